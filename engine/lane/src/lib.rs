@@ -1,0 +1,1 @@
+//! Bounded lock-free lanes between threads, with wakers.

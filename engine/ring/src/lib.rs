@@ -1,0 +1,1 @@
+//! A shard's own io_uring beside its glommio executor.

@@ -1,0 +1,1 @@
+//! A seeded disk that tears, reorders and forgets.

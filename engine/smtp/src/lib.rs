@@ -1,0 +1,1 @@
+//! SMTP as pure rules: bytes in, actions out.

@@ -1,0 +1,1 @@
+//! The small sender, sink and fault rigs behind ./dev.
