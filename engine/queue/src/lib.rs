@@ -1,1 +1,38 @@
-//! The life of a queued message as pure rules.
+//! The life of a queued message as pure rules: no clock, no I/O, `now` and outcomes in, attempts and records out.
+//!
+//! ```text
+//! enqueue / recover -> waiting (timer wheel) <-> ready (per destination) -> attempting -> delivered | failed | waiting
+//! ```
+//! One [`Queue`] per shard, used by one thread. Read [`Queue`] first, then `destination.rs` for when mail may go.
+//!
+//! The driver's loop: after anything that changed the queue, call [`Queue::poll`] until it returns `None`, then arm one timer
+//! for [`Queue::next_due`]. Each [`Dispatch`] ends in exactly one of [`Queue::settle`], [`Queue::unreachable`] or
+//! [`Queue::abandon`]. Each record that a call wrote goes to the spool, and [`Queue::recorded`] tells that it is safe.
+//!
+//! All times are unix milliseconds of a clock that never steps: unix time at start plus monotonic time since.
+//! A `now` before an earlier one is harmless (nothing fires early).
+#![forbid(unsafe_code)]
+
+mod arena;
+mod command;
+mod destination;
+mod message;
+mod outcome;
+mod queue;
+mod queue_id;
+mod ready;
+mod retry;
+mod route;
+mod slab;
+mod transition;
+mod view;
+mod wheel;
+
+pub use destination::{Breaker, DestinationId, HostIndex, HostsTried};
+pub use message::{Envelope, Location, MessageKey, NewMessage, NewRecipient, PRIORITY_MAX, RECIPIENTS_MAX};
+pub use outcome::{DecodeError, Outcome, REPLY_BYTES_MAX};
+pub use queue::{Dispatch, Queue, QueueSettings, Settled, Work};
+pub use queue_id::{ParseQueueIdError, QueueId};
+pub use retry::{Jitter, RetryPolicy};
+pub use route::{DestinationLimits, HOSTS_MAX, Route, RouteError, RouteId, Routes, Via};
+pub use view::{Cursor, DestinationView, Filter, MessageView, QueueCounts, RecipientView, State};

@@ -1,0 +1,167 @@
+//! Short slices in size classes: addresses, replies and recipients of queued messages, without an allocation per message.
+
+/// Smallest class, in elements; classes below eight steps grow by one step, then four per doubling (a quarter is wasted at most).
+const STEPS: usize = 8;
+
+/// Bytes that a page of small slots takes at least.
+const PAGE_BYTES: usize = 16 * 1024;
+
+/// Names a slice of an [`Arena`]. The empty slice takes no room.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Span {
+    slot: u32,
+    length: u32,
+}
+
+impl Span {
+    pub(crate) fn len(self) -> usize {
+        self.length as usize
+    }
+}
+
+/// Slices of `T`, each in a slot of the smallest class that holds it. Memory is kept for reuse until [`Arena::trim`].
+#[derive(Debug)]
+pub(crate) struct Arena<T> {
+    /// Elements by which the smallest classes differ.
+    step: usize,
+    classes: Vec<Class<T>>,
+    used: usize,
+}
+
+#[derive(Debug)]
+struct Class<T> {
+    slot_length: usize,
+    slots_per_page: usize,
+    pages: Vec<Box<[T]>>,
+    free: Vec<u32>,
+}
+
+impl<T: Copy + Default> Arena<T> {
+    pub(crate) const fn new(step: usize) -> Self {
+        Self { step, classes: Vec::new(), used: 0 }
+    }
+
+    /// Takes a slice of `length` elements, whose values are whatever its last user left.
+    pub(crate) fn take(&mut self, length: usize) -> Span {
+        if length == 0 {
+            return Span::default();
+        }
+        let (index, _) = self.class_of(length);
+        while self.classes.len() <= index {
+            let slot_length = self.class_length(self.classes.len());
+            let slots_per_page = (PAGE_BYTES / (slot_length * size_of::<T>())).max(1);
+            self.classes.push(Class { slot_length, slots_per_page, pages: Vec::new(), free: Vec::new() });
+        }
+        self.used += 1;
+        Span { slot: self.classes[index].take(), length: u32::try_from(length).expect("the caller bounds slices to 16 MiB") }
+    }
+
+    /// Gives a slice back.
+    pub(crate) fn give(&mut self, span: Span) {
+        if span.length > 0 {
+            let (index, _) = self.class_of(span.len());
+            self.classes[index].free.push(span.slot);
+            self.used -= 1;
+        }
+    }
+
+    pub(crate) fn get(&self, span: Span) -> &[T] {
+        if span.length == 0 {
+            return &[];
+        }
+        let class = &self.classes[self.class_of(span.len()).0];
+        let (page, start) = class.place(span.slot);
+        &class.pages[page][start..start + span.len()]
+    }
+
+    pub(crate) fn get_mut(&mut self, span: Span) -> &mut [T] {
+        if span.length == 0 {
+            return &mut [];
+        }
+        let index = self.class_of(span.len()).0;
+        let class = &mut self.classes[index];
+        let (page, start) = class.place(span.slot);
+        &mut class.pages[page][start..start + span.len()]
+    }
+
+    /// Drops all memory if nothing is in use.
+    pub(crate) fn trim(&mut self) {
+        if self.used == 0 {
+            self.classes = Vec::new();
+        }
+    }
+
+    /// The class for a length and the length of its slots.
+    fn class_of(&self, length: usize) -> (usize, usize) {
+        let steps = length.div_ceil(self.step);
+        if steps <= STEPS {
+            return (steps - 1, steps * self.step);
+        }
+        // Above: four classes per doubling. `shift` scales the length to 5..=8 quarters.
+        let shift = (usize::BITS - (steps - 1).leading_zeros()) as usize - 3;
+        let quarters = steps.div_ceil(1 << shift);
+        (STEPS + (shift - 1) * 4 + quarters - 5, (quarters << shift) * self.step)
+    }
+
+    fn class_length(&self, index: usize) -> usize {
+        if index < STEPS {
+            return (index + 1) * self.step;
+        }
+        let shift = (index - STEPS) / 4 + 1;
+        (((index - STEPS) % 4 + 5) << shift) * self.step
+    }
+}
+
+impl<T: Copy + Default> Class<T> {
+    fn take(&mut self) -> u32 {
+        if self.free.is_empty() {
+            let first = self.pages.len() * self.slots_per_page;
+            self.pages.push(vec![T::default(); self.slot_length * self.slots_per_page].into_boxed_slice());
+            let slots = self.pages.len() * self.slots_per_page;
+            // Room for every slot, so that giving back never allocates; doubling keeps the copies few.
+            if self.free.capacity() < slots {
+                self.free.reserve_exact(slots + slots / 8);
+            }
+            self.free.extend((first as u32..slots as u32).rev());
+        }
+        self.free.pop().expect("a page was just added")
+    }
+
+    fn place(&self, slot: u32) -> (usize, usize) {
+        let slot = slot as usize;
+        (slot / self.slots_per_page, slot % self.slots_per_page * self.slot_length)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_length_fits_its_class_and_wastes_a_quarter_at_most() {
+        let arena = Arena::<u8>::new(16);
+        let mut last = 0;
+        for length in 1..70_000 {
+            let (index, slot) = arena.class_of(length);
+            assert_eq!(arena.class_length(index), slot, "{length}");
+            assert!(slot >= length && (slot < length + 16 || slot * 4 <= length * 5 + 64), "{length} in {slot}");
+            assert!(index == last || index == last + 1 || length == 1, "{length}");
+            last = index;
+        }
+    }
+
+    #[test]
+    fn slices_do_not_overlap_and_are_used_again() {
+        let mut arena = Arena::<u8>::new(16);
+        let spans: Vec<_> = (0..2000usize).map(|n| (arena.take(n % 700), n as u8)).collect();
+        for &(span, fill) in &spans {
+            arena.get_mut(span).fill(fill);
+        }
+        for &(span, fill) in &spans {
+            assert!(arena.get(span).iter().all(|&b| b == fill));
+        }
+        let freed = spans[100].0;
+        arena.give(freed);
+        assert_eq!(arena.take(100).slot, freed.slot);
+    }
+}

@@ -1,0 +1,108 @@
+//! What operators do to queued mail: retry, hold, release, delete, pause.
+//!
+//! Each call answers `None` if the message has left the queue, else what to persist before the command is confirmed. For
+//! "all", go through [`Queue::page`] and apply the command to each key.
+
+use crate::destination::DestinationId;
+use crate::message::{Flags, MessageKey, NO_RECIPIENT, Place};
+use crate::queue::{Queue, Settled};
+use crate::slab::NONE;
+
+impl Queue {
+    /// Makes all recipients that are not delivered ready now, failed ones included; dead destinations are probed at once.
+    /// Mail past its lifetime gets one more attempt. A held message stays held.
+    pub fn retry(&mut self, key: MessageKey, now: u64, record: &mut Vec<u8>) -> Option<Settled> {
+        let index = self.find_open(key)?;
+        let span = self.messages[index].recipients;
+        let mut changed = false;
+        let mut group = self.messages[index].first_group;
+        while group != NONE {
+            let mut next = self.groups[group].first;
+            while next != NO_RECIPIENT {
+                let recipient = &mut self.recipients.get_mut(span)[usize::from(next)];
+                let (this, place) = (next, recipient.place);
+                next = recipient.next_in_group;
+                if matches!(place, Place::Waiting | Place::Failed) {
+                    recipient.next_attempt = now;
+                    self.place(index, this, Place::Waiting);
+                    changed = true;
+                }
+            }
+            self.destinations[self.groups[group].destination as usize].revive(now);
+            self.refresh(self.groups[group].destination, now);
+            group = self.groups[group].next_in_message;
+        }
+        if !changed {
+            return Some(Settled::Nothing);
+        }
+        self.grant_grace(index, now);
+        self.write_record(index, |recipient| recipient.place == Place::Waiting && recipient.next_attempt == now, record);
+        self.messages[index].unrecorded += 1;
+        self.start(index, now);
+        Some(Settled::Outcome)
+    }
+
+    /// Holds a message until it is released: it is not attempted and does not expire. Attempts in progress run to their end.
+    pub fn hold(&mut self, key: MessageKey, now: u64, record: &mut Vec<u8>) -> Option<Settled> {
+        let index = self.find_open(key)?;
+        if self.messages[index].flags.has(Flags::HELD) {
+            return Some(Settled::Nothing);
+        }
+        self.withdraw(index);
+        self.messages[index].flags.set(Flags::HELD, true);
+        self.arm(index);
+        self.refresh_all(index, now);
+        Some(self.persist_flags(index, record))
+    }
+
+    /// Ends a hold by command. Recipients whose time has come are ready; mail past its lifetime gets one more attempt.
+    pub fn release(&mut self, key: MessageKey, now: u64, record: &mut Vec<u8>) -> Option<Settled> {
+        let index = self.find_open(key)?;
+        if !self.messages[index].flags.has(Flags::HELD) {
+            return Some(Settled::Nothing);
+        }
+        self.messages[index].flags.set(Flags::HELD, false);
+        self.grant_grace(index, now);
+        self.start(index, now);
+        Some(self.persist_flags(index, record))
+    }
+
+    /// Deletes a message, whatever its state; what an attempt in progress comes to is no longer kept.
+    pub fn delete(&mut self, key: MessageKey, now: u64) -> Option<Settled> {
+        let index = self.find_open(key)?;
+        self.begin_closing(index);
+        self.refresh_all(index, now);
+        Some(Settled::Done)
+    }
+
+    /// Starts no attempts at a destination (or does so again); not persisted.
+    pub fn pause(&mut self, destination: DestinationId, paused: bool, now: u64) {
+        self.destinations[destination.index()].paused = paused;
+        self.refresh(destination.0, now);
+    }
+
+    /// Probes a dead destination at once if mail waits for it.
+    pub fn revive(&mut self, destination: DestinationId, now: u64) {
+        self.destinations[destination.index()].revive(now);
+        self.refresh(destination.0, now);
+    }
+
+    /// A message that is neither done nor deleted.
+    fn find_open(&self, key: MessageKey) -> Option<u32> {
+        self.find(key).filter(|&index| !self.messages[index].flags.has(Flags::CLOSING))
+    }
+
+    fn persist_flags(&mut self, index: u32, record: &mut Vec<u8>) -> Settled {
+        self.write_record(index, |_| false, record);
+        self.messages[index].unrecorded += 1;
+        Settled::Outcome
+    }
+
+    fn refresh_all(&mut self, index: u32, now: u64) {
+        let mut group = self.messages[index].first_group;
+        while group != NONE {
+            self.refresh(self.groups[group].destination, now);
+            group = self.groups[group].next_in_message;
+        }
+    }
+}

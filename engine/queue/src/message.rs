@@ -1,0 +1,254 @@
+//! What the queue keeps of a message: a few words in memory, everything else stays in the spool (S25).
+
+use crate::arena::Span;
+use crate::destination::DestinationId;
+use crate::outcome::Settling;
+use crate::queue_id::QueueId;
+use crate::slab::NONE;
+
+/// Recipients of one message at most.
+pub const RECIPIENTS_MAX: usize = 60_000;
+
+/// Highest priority; a message of a lower one is sent later, but never starves.
+pub const PRIORITY_MAX: u8 = 9;
+
+/// No recipient.
+pub(crate) const NO_RECIPIENT: u16 = u16::MAX;
+
+/// Names a queued message while it is queued. Cheaper than its [`QueueId`]; never shown, never stored.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct MessageKey {
+    pub(crate) index: u32,
+    pub(crate) generation: u32,
+}
+
+/// Where the spool holds the message record. Opaque to the queue; changes when the segment is compacted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Location {
+    /// Number of the segment.
+    pub segment: u64,
+    /// Byte offset of the record in the segment.
+    pub offset: u32,
+    /// Length of the record in bytes.
+    pub bytes: u32,
+    /// Chunk records that hold the content; 0 when the record itself does.
+    pub chunks: u32,
+}
+
+/// A message to be queued, after its record is acknowledged (S21).
+#[derive(Clone, Copy, Debug)]
+pub struct NewMessage<'a> {
+    /// Its name; must not be queued yet.
+    pub id: QueueId,
+    /// Where its record is.
+    pub location: Location,
+    /// Content bytes, as the next hop's SIZE wants them.
+    pub size: u64,
+    /// Unix milliseconds.
+    pub accepted_at: u64,
+    /// Unix milliseconds; `None` leaves it to the lifetime of each recipient's route, which also holds when it is earlier.
+    pub expires_at: Option<u64>,
+    /// 0 to [`PRIORITY_MAX`]; more is clamped.
+    pub priority: u8,
+    /// The content has bytes above 127 (BODY=8BITMIME).
+    pub eight_bit: bool,
+    /// The transaction asked for SMTPUTF8.
+    pub smtputf8: bool,
+    /// Reverse-path without brackets; empty is the null reverse-path. At most 65,535 bytes.
+    pub reverse_path: &'a [u8],
+}
+
+/// A recipient of a [`NewMessage`].
+#[derive(Clone, Copy, Debug)]
+pub struct NewRecipient<'a> {
+    /// Forward-path without brackets.
+    pub address: &'a [u8],
+    /// From [`Queue::route`](crate::Queue::route).
+    pub destination: DestinationId,
+}
+
+/// What an attempt needs to know of its message besides its recipients.
+#[derive(Clone, Copy, Debug)]
+pub struct Envelope<'a> {
+    /// Name.
+    pub id: QueueId,
+    /// Where the record is now.
+    pub location: Location,
+    /// Content bytes.
+    pub size: u64,
+    /// Unix milliseconds.
+    pub accepted_at: u64,
+    /// The content has bytes above 127.
+    pub eight_bit: bool,
+    /// SMTPUTF8 is needed.
+    pub smtputf8: bool,
+    /// Without brackets; empty is the null reverse-path.
+    pub reverse_path: &'a [u8],
+}
+
+/// The message itself. Its addresses are one slice of text: reverse-path, then the recipients' in order.
+#[derive(Debug)]
+pub(crate) struct Message {
+    pub(crate) id: QueueId,
+    pub(crate) size: u64,
+    pub(crate) accepted_at: u64,
+    /// `u64::MAX` when only the routes' lifetimes count.
+    pub(crate) expires_at: u64,
+    /// Does not expire before; 0 unless it was past its lifetime when it was recovered, released or retried.
+    pub(crate) grace_until: u64,
+    pub(crate) segment: u64,
+    pub(crate) offset: u32,
+    pub(crate) bytes: u32,
+    pub(crate) chunks: u32,
+    pub(crate) generation: u32,
+    pub(crate) addresses: Span,
+    pub(crate) recipients: Span,
+    pub(crate) first_group: u32,
+    /// Records handed to the engine that it has not acknowledged.
+    pub(crate) unrecorded: u32,
+    pub(crate) reverse_bytes: u16,
+    /// Dispatches not settled.
+    pub(crate) in_flight: u16,
+    pub(crate) next_dispatch: u16,
+    pub(crate) priority: u8,
+    pub(crate) flags: Flags,
+}
+
+/// Facts about a message.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Flags {
+    bits: u8,
+}
+
+impl Flags {
+    /// The slot is in use.
+    pub(crate) const QUEUED: u8 = 1;
+    /// Held by command.
+    pub(crate) const HELD: u8 = 2;
+    /// Delivered to all or deleted: leaves when the record is acknowledged and no attempt runs.
+    pub(crate) const CLOSING: u8 = 4;
+    pub(crate) const EIGHT_BIT: u8 = 8;
+    pub(crate) const SMTPUTF8: u8 = 16;
+
+    pub(crate) fn has(self, flag: u8) -> bool {
+        self.bits & flag != 0
+    }
+
+    pub(crate) fn set(&mut self, flag: u8, on: bool) {
+        self.bits = if on { self.bits | flag } else { self.bits & !flag };
+    }
+}
+
+impl Default for Message {
+    fn default() -> Self {
+        Self {
+            id: QueueId::default(),
+            size: 0,
+            accepted_at: 0,
+            expires_at: u64::MAX,
+            grace_until: 0,
+            segment: 0,
+            offset: 0,
+            bytes: 0,
+            chunks: 0,
+            generation: 0,
+            addresses: Span::default(),
+            recipients: Span::default(),
+            first_group: NONE,
+            unrecorded: 0,
+            reverse_bytes: 0,
+            in_flight: 0,
+            next_dispatch: 0,
+            priority: 0,
+            flags: Flags::default(),
+        }
+    }
+}
+
+/// Where a recipient is: always in exactly one of these.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) enum Place {
+    /// Until its next attempt is due.
+    #[default]
+    Waiting,
+    /// In its destination's ready queue.
+    Ready,
+    /// In the dispatch of the recipient's `dispatch` number.
+    Attempting,
+    Delivered,
+    Failed,
+}
+
+/// Number of places.
+pub(crate) const PLACES: usize = Place::Failed as usize + 1;
+
+impl Place {
+    pub(crate) fn is_open(self) -> bool {
+        matches!(self, Self::Waiting | Self::Ready | Self::Attempting)
+    }
+
+    pub(crate) fn settling(self) -> Settling {
+        match self {
+            Self::Waiting | Self::Ready | Self::Attempting => Settling::Waiting,
+            Self::Delivered => Settling::Delivered,
+            Self::Failed => Settling::Failed,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Recipient {
+    pub(crate) last_attempt: u64,
+    pub(crate) next_attempt: u64,
+    pub(crate) reply: Span,
+    pub(crate) group: u32,
+    /// End of its address in the message's addresses; it begins where the one before ends.
+    pub(crate) address_end: u32,
+    pub(crate) next_in_group: u16,
+    pub(crate) attempts: u16,
+    pub(crate) dispatch: u16,
+    pub(crate) place: Place,
+    pub(crate) deferrals: u8,
+    pub(crate) untried: u8,
+}
+
+impl Recipient {
+    pub(crate) fn is_in(&self, dispatch: u16) -> bool {
+        self.place == Place::Attempting && self.dispatch == dispatch
+    }
+}
+
+/// The recipients of one message that share a destination: what a ready queue holds.
+#[derive(Debug)]
+pub(crate) struct Group {
+    pub(crate) ready_since: u64,
+    pub(crate) message: u32,
+    pub(crate) destination: u32,
+    pub(crate) next_in_message: u32,
+    pub(crate) previous: u32,
+    pub(crate) next: u32,
+    pub(crate) first: u16,
+    /// Recipients that are ready; the group is in the ready queue while this is above 0.
+    pub(crate) ready: u16,
+    pub(crate) priority: u8,
+}
+
+impl Default for Group {
+    fn default() -> Self {
+        Self {
+            ready_since: 0,
+            message: NONE,
+            destination: 0,
+            next_in_message: NONE,
+            previous: NONE,
+            next: NONE,
+            first: NO_RECIPIENT,
+            ready: 0,
+            priority: 0,
+        }
+    }
+}
+
+const _: () = assert!(size_of::<Message>() <= 104);
+const _: () = assert!(size_of::<Recipient>() <= 48);
+const _: () = assert!(size_of::<Group>() <= 40);

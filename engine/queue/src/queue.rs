@@ -1,0 +1,406 @@
+//! The queue of one shard: who waits, who may go, what came of it.
+
+use std::collections::VecDeque;
+
+use hashbrown::HashTable;
+
+use crate::arena::Arena;
+use crate::destination::{Destination, DestinationId, HostIndex, HostsTried};
+use crate::message::{Envelope, Flags, Group, Location, Message, MessageKey, NO_RECIPIENT, NewMessage, NewRecipient, PLACES, Recipient};
+use crate::outcome::{DecodeError, Outcome};
+use crate::retry::{Jitter, RetryPolicy};
+use crate::route::{DestinationLimits, Routes, Via};
+use crate::slab::Slab;
+use crate::wheel::{Popped, Wheel};
+
+/// Timers handled by one call of [`Queue::poll`] at most; the rest follow at the next call, so that other tasks get their turn.
+const TIMERS_PER_POLL: usize = 1024;
+
+/// Pause of a destination whose attempt found no host although one seemed alive (a shortage of our own, say).
+const SHORTAGE_PAUSE_MS: u64 = 1000;
+
+/// What holds for all routes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct QueueSettings {
+    /// Messages in the queue from which [`Queue::has_room`] says no; derived by the engine from its memory budget.
+    pub messages_max: usize,
+    /// Waiting that outweighs one priority in a ready queue.
+    pub age_step_ms: u64,
+    /// Mail past its lifetime when it is recovered, released or retried gets one more attempt within this time.
+    pub grace_ms: u64,
+}
+
+impl Default for QueueSettings {
+    fn default() -> Self {
+        Self { messages_max: 4_000_000, age_step_ms: 30_000, grace_ms: 4 * 3_600_000 }
+    }
+}
+
+/// What [`Queue::poll`] wants done.
+#[derive(Debug)]
+#[must_use]
+pub enum Work {
+    /// Try these recipients now.
+    Attempt(Dispatch),
+    /// The lifetime of some recipients of this message ended; they are failed. Persist the record that `poll` wrote as an
+    /// outcome, then call [`Queue::recorded`].
+    Expired(MessageKey),
+}
+
+/// Permission to try some recipients of one message at one destination, once. Must be given back to the queue in exactly one
+/// of [`Queue::settle`], [`Queue::unreachable`] and [`Queue::abandon`], or its place in the window is lost.
+#[derive(Debug)]
+#[must_use]
+pub struct Dispatch {
+    pub(crate) key: MessageKey,
+    pub(crate) destination: DestinationId,
+    pub(crate) group: u32,
+    pub(crate) number: u16,
+    pub(crate) recipients: u16,
+    pub(crate) attempt: u16,
+}
+
+impl Dispatch {
+    /// The message.
+    pub fn key(&self) -> MessageKey {
+        self.key
+    }
+
+    /// Where to.
+    pub fn destination(&self) -> DestinationId {
+        self.destination
+    }
+
+    /// Number of recipients, at least 1.
+    pub fn recipients(&self) -> usize {
+        self.recipients.into()
+    }
+
+    /// 1 for the first attempt of its most tried recipient.
+    pub fn attempt(&self) -> u16 {
+        self.attempt
+    }
+}
+
+/// What the driver does after an attempt was settled.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum Settled {
+    /// Persist the record that was appended as an outcome of this message, then call [`Queue::recorded`].
+    Outcome,
+    /// Every recipient is delivered, or the message was deleted: persist a settled record (nothing was appended), then call
+    /// [`Queue::recorded`], which drops the message.
+    Done,
+    /// Nothing changed that must outlive a crash.
+    Nothing,
+}
+
+/// All mail of one shard. See the crate's page for the driver's loop.
+#[derive(Debug)]
+pub struct Queue {
+    pub(crate) settings: QueueSettings,
+    pub(crate) routes: Routes,
+    pub(crate) jitter: Jitter,
+    pub(crate) messages: Slab<Message>,
+    pub(crate) groups: Slab<Group>,
+    pub(crate) recipients: Arena<Recipient>,
+    pub(crate) texts: Arena<u8>,
+    pub(crate) by_id: HashTable<u32>,
+    pub(crate) timers: Wheel,
+    pub(crate) destinations: Vec<Destination>,
+    pub(crate) destination_timers: Wheel,
+    /// Destinations that may be served, each at most once, in turn.
+    pub(crate) serving: VecDeque<u32>,
+    /// Recipients by place.
+    pub(crate) placed: [usize; PLACES],
+}
+
+impl Queue {
+    /// An empty queue. `seed` feeds the jitter; `now` is unix milliseconds.
+    pub fn new(settings: QueueSettings, routes: Routes, seed: u64, now: u64) -> Self {
+        let unrouted = Destination::new(None, Via::Hold, DestinationLimits::default(), RetryPolicy::default(), "unrouted".into());
+        let mut destinations = vec![unrouted];
+        for (index, route) in routes.all().iter().enumerate() {
+            let id = crate::route::RouteId(index as u16);
+            destinations.push(Destination::new(Some(id), route.via.clone(), route.limits, route.retry, route.pattern.clone()));
+        }
+        destinations[0].reason.push_str("no route for this domain");
+        Self {
+            settings,
+            routes,
+            jitter: Jitter::new(seed),
+            messages: Slab::new(),
+            groups: Slab::new(),
+            recipients: Arena::new(1),
+            texts: Arena::new(16),
+            by_id: HashTable::new(),
+            timers: Wheel::new(now),
+            destination_timers: Wheel::new(now),
+            serving: VecDeque::with_capacity(destinations.len()),
+            destinations,
+            placed: [0; PLACES],
+        }
+    }
+
+    /// The destination for a recipient's domain; [`DestinationId::UNROUTED`] when no route matches, so that a policy can refuse
+    /// the recipient. Does not allocate.
+    pub fn route(&self, domain: &[u8]) -> DestinationId {
+        self.routes.find(domain).map_or(DestinationId::UNROUTED, |route| DestinationId(u32::from(route.0) + 1))
+    }
+
+    /// What is done with mail for a destination; [`Via::Discard`] is settled as delivered by the driver itself.
+    pub fn via(&self, destination: DestinationId) -> &Via {
+        &self.destinations[destination.index()].via
+    }
+
+    /// False when the queue is as long as memory allows: MAIL is answered with 452. What is accepted is queued all the same.
+    pub fn has_room(&self) -> bool {
+        self.len() < self.settings.messages_max
+    }
+
+    /// Messages in the queue, failed ones included.
+    pub fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    /// No message is queued.
+    pub fn is_empty(&self) -> bool {
+        self.by_id.is_empty()
+    }
+
+    /// Queues a message whose record is acknowledged (S21). Its recipients are ready at once.
+    ///
+    /// Panics if the id is queued already, there is no recipient or more than [`RECIPIENTS_MAX`], or the reverse-path is longer
+    /// than 65,535 bytes: the session's limits are far below.
+    pub fn enqueue<'a>(
+        &mut self,
+        message: &NewMessage<'_>,
+        recipients: impl Iterator<Item = NewRecipient<'a>> + Clone,
+        now: u64,
+    ) -> MessageKey {
+        let index = self.insert(message, recipients);
+        self.start(index, now);
+        self.key(index)
+    }
+
+    /// Queues a message found by recovery, with its outcome records, oldest first (later ones win, S11).
+    ///
+    /// Delivered and failed recipients stay so, others wait for their persisted time; mail past its lifetime gets one more
+    /// attempt. If all are delivered the message is queued as done: `true` says that a settled record is wanted, to be followed
+    /// by [`Queue::recorded`]. A record that cannot be read is an error and nothing is queued: the engine reports and keeps it.
+    pub fn recover<'a, 'r>(
+        &mut self,
+        message: &NewMessage<'_>,
+        recipients: impl Iterator<Item = NewRecipient<'a>> + Clone,
+        records: impl Iterator<Item = &'r [u8]>,
+        now: u64,
+    ) -> Result<(MessageKey, bool), DecodeError> {
+        let index = self.insert(message, recipients);
+        for record in records {
+            if let Err(error) = self.apply(index, record) {
+                self.messages[index].flags.set(Flags::CLOSING, true);
+                self.close(index);
+                return Err(error);
+            }
+        }
+        let done = self.is_delivered(index);
+        if done {
+            self.begin_closing(index);
+        } else {
+            self.grant_grace(index, now);
+            self.start(index, now);
+        }
+        Ok((self.key(index), done))
+    }
+
+    /// The next thing to do, if any; call until `None`. For [`Work::Expired`] the record is appended to `record`.
+    pub fn poll(&mut self, now: u64, record: &mut Vec<u8>) -> Option<Work> {
+        for _ in 0..TIMERS_PER_POLL {
+            match self.destination_timers.pop(now) {
+                Popped::Due(destination) => self.refresh(destination, now),
+                Popped::Working => {}
+                Popped::Nothing => break,
+            }
+        }
+        for _ in 0..TIMERS_PER_POLL {
+            match self.timers.pop(now) {
+                Popped::Due(index) => {
+                    if self.ripen(index, now, record) {
+                        self.messages[index].unrecorded += 1;
+                        return Some(Work::Expired(self.key(index)));
+                    }
+                }
+                Popped::Working => {}
+                Popped::Nothing => break,
+            }
+        }
+        while let Some(destination) = self.serving.pop_front() {
+            self.destinations[destination as usize].listed = false;
+            let dispatch = self.destinations[destination as usize].may_start(now).then(|| self.dispatch(destination)).flatten();
+            self.refresh(destination, now);
+            if let Some(dispatch) = dispatch {
+                return Some(Work::Attempt(dispatch));
+            }
+        }
+        None
+    }
+
+    /// A further message for a connection that is already open and about to be free: the driver chains its MAIL behind the dot
+    /// of the transaction before, or reuses the connection. Uses no place of the window, so the driver asks at most one ahead.
+    pub fn poll_next(&mut self, destination: DestinationId, now: u64) -> Option<Dispatch> {
+        if self.destinations[destination.index()].window(now) == 0 {
+            return None;
+        }
+        let dispatch = self.dispatch(destination.0)?;
+        self.destinations[destination.index()].chained += 1;
+        self.refresh(destination.0, now);
+        Some(dispatch)
+    }
+
+    /// When to call [`Queue::poll`] again if nothing else happens (unix ms, `now` if there is work left); arm one timer for it.
+    pub fn next_due(&self, now: u64) -> Option<u64> {
+        if !self.serving.is_empty() {
+            return Some(now);
+        }
+        [self.timers.next_due(), self.destination_timers.next_due()].into_iter().flatten().min().map(|at| at.max(now))
+    }
+
+    /// Sender, size and place of a queued message; `None` if it has left the queue.
+    pub fn envelope(&self, key: MessageKey) -> Option<Envelope<'_>> {
+        let message = &self.messages[self.find(key)?];
+        Some(Envelope {
+            id: message.id,
+            location: Location { segment: message.segment, offset: message.offset, bytes: message.bytes, chunks: message.chunks },
+            size: message.size,
+            accepted_at: message.accepted_at,
+            eight_bit: message.flags.has(Flags::EIGHT_BIT),
+            smtputf8: message.flags.has(Flags::SMTPUTF8),
+            reverse_path: &self.texts.get(message.addresses)[..usize::from(message.reverse_bytes)],
+        })
+    }
+
+    /// The recipients of an attempt: their number in the message (for [`Queue::settle`]) and forward-path.
+    pub fn recipients(&self, dispatch: &Dispatch) -> impl Iterator<Item = (u16, &[u8])> + Clone {
+        let message = &self.messages[dispatch.key.index];
+        let recipients = self.recipients.get(message.recipients);
+        let mut next = self.groups[dispatch.group].first;
+        let chain = std::iter::from_fn(move || {
+            let index = (next != NO_RECIPIENT).then_some(next)?;
+            next = recipients[usize::from(index)].next_in_group;
+            Some(index)
+        });
+        let number = dispatch.number;
+        chain.filter(move |&index| recipients[usize::from(index)].is_in(number)).map(|index| (index, self.address(message, index)))
+    }
+
+    /// Moves a message that compaction copied; `false` if it has left the queue.
+    pub fn relocate(&mut self, key: MessageKey, location: Location) -> bool {
+        let Some(index) = self.find(key) else { return false };
+        let message = &mut self.messages[index];
+        (message.segment, message.offset, message.bytes, message.chunks) =
+            (location.segment, location.offset, location.bytes, location.chunks);
+        true
+    }
+
+    /// Takes in what came of an attempt. Recipients not named in `outcomes` count as [`Outcome::Untried`]. The record is
+    /// appended to `record`. Panics if an outcome names a recipient that is not of this attempt, or one twice.
+    pub fn settle(&mut self, dispatch: Dispatch, outcomes: &[(u16, Outcome<'_>)], now: u64, record: &mut Vec<u8>) -> Settled {
+        let index = dispatch.key.index;
+        let span = self.messages[index].recipients;
+        let policy = self.destinations[dispatch.destination.index()].retry;
+        let (mut delivered, mut changed) = (false, false);
+        // One draw for the whole attempt: what was deferred together comes back together, in one transaction.
+        let draw = self.jitter.below(u64::MAX);
+        for (recipient, outcome) in outcomes {
+            let state = &self.recipients.get(span)[usize::from(*recipient)];
+            assert!(state.is_in(dispatch.number) && state.group == dispatch.group, "an outcome is of its own attempt");
+            delivered |= matches!(outcome, Outcome::Delivered { .. });
+            changed |= self.settle_recipient(index, *recipient, outcome, now, &policy, draw);
+        }
+        if delivered {
+            self.destinations[dispatch.destination.index()].succeeded();
+        }
+        self.end_attempt(&dispatch, now, |queue, recipient| {
+            changed |= queue.settle_recipient(index, recipient, &Outcome::Untried, now, &policy, draw);
+        });
+        self.conclude(&dispatch, changed, now, record)
+    }
+
+    /// No host of the destination could be reached: the recipients are ready again, before all others, and go as soon as the
+    /// destination is alive. Report each host with [`Queue::host_failed`] first.
+    pub fn unreachable(&mut self, dispatch: Dispatch, now: u64, record: &mut Vec<u8>) -> Settled {
+        let index = dispatch.key.index;
+        let destination = &mut self.destinations[dispatch.destination.index()];
+        if destination.window(now) > 0 && destination.is_all_alive() {
+            destination.pause_until(now + SHORTAGE_PAUSE_MS);
+        }
+        self.end_attempt(&dispatch, now, |queue, recipient| {
+            let span = queue.messages[index].recipients;
+            let state = &mut queue.recipients.get_mut(span)[usize::from(recipient)];
+            state.attempts = state.attempts.saturating_add(1);
+            state.last_attempt = now;
+            queue.make_ready_again(index, recipient, now);
+        });
+        self.conclude(&dispatch, true, now, record)
+    }
+
+    /// The attempt was not made at all (drain, a task that was dropped): the recipients are ready again, nothing is counted.
+    pub fn abandon(&mut self, dispatch: Dispatch, now: u64) {
+        let index = dispatch.key.index;
+        self.end_attempt(&dispatch, now, |queue, recipient| queue.make_ready_again(index, recipient, now));
+        self.arm(index);
+        self.close(index);
+    }
+
+    /// A record of this message is acknowledged. The last one of a done or deleted message drops it.
+    pub fn recorded(&mut self, key: MessageKey) {
+        let index = self.find(key).expect("a message stays queued until its records are acknowledged");
+        let message = &mut self.messages[index];
+        message.unrecorded = message.unrecorded.checked_sub(1).expect("each record is acknowledged once");
+        self.close(index);
+    }
+
+    /// Appends the whole state of a message as one record: what compaction carries forward, in place of all records before.
+    /// `false` if it has left the queue. Not counted by [`Queue::recorded`].
+    pub fn state(&self, key: MessageKey, record: &mut Vec<u8>) -> bool {
+        let Some(index) = self.find(key) else { return false };
+        self.write_record(index, |recipient| recipient.attempts > 0 || !recipient.place.is_open(), record);
+        true
+    }
+
+    /// The host to connect to for an attempt: the first in the route's order that is not known to be dead and was not tried.
+    /// `None`: call [`Queue::unreachable`].
+    pub fn next_host(&mut self, destination: DestinationId, tried: &mut HostsTried, now: u64) -> Option<HostIndex> {
+        self.destinations[destination.index()].next_host(tried, now)
+    }
+
+    /// The address of a host as configured.
+    pub fn host_address(&self, destination: DestinationId, host: HostIndex) -> Option<&str> {
+        self.destinations[destination.index()].address(host)
+    }
+
+    /// A connection to this host is up and greeted. If the destination was dead, what waits goes at once.
+    pub fn host_reached(&mut self, destination: DestinationId, host: HostIndex, now: u64) {
+        self.destinations[destination.index()].host_reached(host);
+        self.refresh(destination.0, now);
+    }
+
+    /// No usable connection to this host; `reason` is shown to operators: `connect to 127.0.0.1:2600: refused`.
+    pub fn host_failed(&mut self, destination: DestinationId, host: HostIndex, reason: &str, now: u64) {
+        self.destinations[destination.index()].host_failed(host, reason, now, &mut self.jitter);
+        self.refresh(destination.0, now);
+    }
+
+    /// The destination asked for less (421 in a session, "too many connections"): its window shrinks by one.
+    pub fn refused(&mut self, destination: DestinationId) {
+        self.destinations[destination.index()].refused();
+    }
+
+    /// Gives memory back if the queue is empty and nothing is in flight.
+    pub fn trim(&mut self) {
+        if self.is_empty() {
+            self.recipients.trim();
+            self.texts.trim();
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! The ready queue of one destination: groups that may be attempted now, by priority and age.
+
+use crate::message::{Group, PRIORITY_MAX};
+use crate::slab::{NONE, Slab};
+
+const PRIORITIES: usize = PRIORITY_MAX as usize + 1;
+
+/// One list per priority, linked through the groups, each in the order of arrival.
+#[derive(Debug)]
+pub(crate) struct ReadyQueue {
+    heads: [u32; PRIORITIES],
+    tails: [u32; PRIORITIES],
+    groups: usize,
+}
+
+impl ReadyQueue {
+    pub(crate) const fn new() -> Self {
+        Self { heads: [NONE; PRIORITIES], tails: [NONE; PRIORITIES], groups: 0 }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.groups
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.groups == 0
+    }
+
+    /// Appends a group, whose `ready_since` counts from now on.
+    pub(crate) fn push(&mut self, groups: &mut Slab<Group>, index: u32, now: u64) {
+        let priority = usize::from(groups[index].priority);
+        let tail = self.tails[priority];
+        let group = &mut groups[index];
+        (group.previous, group.next, group.ready_since) = (tail, NONE, now);
+        match tail {
+            NONE => self.heads[priority] = index,
+            tail => groups[tail].next = index,
+        }
+        self.tails[priority] = index;
+        self.groups += 1;
+    }
+
+    /// Puts a group back before all others of its priority, with the age it had.
+    pub(crate) fn put_back(&mut self, groups: &mut Slab<Group>, index: u32) {
+        let priority = usize::from(groups[index].priority);
+        let head = self.heads[priority];
+        let group = &mut groups[index];
+        (group.previous, group.next) = (NONE, head);
+        match head {
+            NONE => self.tails[priority] = index,
+            head => groups[head].previous = index,
+        }
+        self.heads[priority] = index;
+        self.groups += 1;
+    }
+
+    pub(crate) fn remove(&mut self, groups: &mut Slab<Group>, index: u32) {
+        let Group { previous, next, priority, .. } = groups[index];
+        match previous {
+            NONE => self.heads[usize::from(priority)] = next,
+            previous => groups[previous].next = next,
+        }
+        match next {
+            NONE => self.tails[usize::from(priority)] = previous,
+            next => groups[next].previous = previous,
+        }
+        self.groups -= 1;
+    }
+
+    /// The group whose turn it is. Each priority is worth `age_step_ms` of waiting, so a message of priority 0 waits at most
+    /// nine steps longer than one of priority 9 that came at the same time, however many of those come after it.
+    pub(crate) fn first(&self, groups: &Slab<Group>, age_step_ms: u64) -> Option<u32> {
+        let turn = |index: u32| groups[index].ready_since + (u64::from(PRIORITY_MAX - groups[index].priority)) * age_step_ms;
+        // On equal turns the higher priority, which comes first here, wins.
+        self.heads.iter().rev().copied().filter(|&head| head != NONE).min_by_key(|&head| turn(head))
+    }
+}

@@ -1,0 +1,196 @@
+//! Which way mail for a domain goes.
+
+use std::collections::HashMap;
+
+use thiserror::Error;
+
+use crate::retry::RetryPolicy;
+
+/// Longest domain that is looked up, in bytes (RFC 5321 4.5.3.1.2); a longer one matches only `*`.
+const DOMAIN_BYTES_MAX: usize = 255;
+
+/// Hosts of one smarthost route at most.
+pub const HOSTS_MAX: usize = 32;
+
+/// One line of the routing table.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// `example.org` (that domain), `*.example.org` (every domain below it, not itself) or `*` (all that no other line matches).
+    /// Case does not matter.
+    pub pattern: String,
+    /// What is done with the mail.
+    pub via: Via,
+    /// Back-off and lifetime of this route's mail.
+    pub retry: RetryPolicy,
+    /// Limits of each destination that the route leads to.
+    pub limits: DestinationLimits,
+}
+
+/// What a route does with mail. Later ways (mx, lmtp, maildir) are further variants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Via {
+    /// Hands it to the first of these hosts that answers, at most [`HOSTS_MAX`]. Each is `address:port` in the form that is
+    /// connected to and shown; the queue does not read it.
+    Smarthost {
+        /// In order of preference: after a fail-over the first is tried again when its dead time is over.
+        hosts: Vec<String>,
+    },
+    /// Counts as delivered and is dropped.
+    Discard,
+    /// Waits for as long as the configuration says so. A restart with another route sends it.
+    Hold,
+}
+
+/// Limits per destination of one shard; the engine divides those of the configuration by the number of shards.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DestinationLimits {
+    /// Most attempts at a time, so most connections.
+    pub connections_max: u32,
+    /// Attempts at a time to begin with, and after the destination was dead.
+    pub window_initial: u32,
+    /// Recipients of one transaction at most (RFC 5321 4.5.3.1.8: 100 are always allowed).
+    pub recipients_max: u16,
+    /// First dead time of a host that failed; doubles up to `dead_max_ms`. Short, so that a next hop that is only restarted
+    /// costs seconds; mail that waits meanwhile costs nothing, because only one probe is made per dead time.
+    pub dead_first_ms: u64,
+    /// Longest dead time.
+    pub dead_max_ms: u64,
+}
+
+impl Default for DestinationLimits {
+    fn default() -> Self {
+        Self { connections_max: 20, window_initial: 5, recipients_max: 100, dead_first_ms: 1000, dead_max_ms: 300_000 }
+    }
+}
+
+/// Index of a route in the table.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct RouteId(pub u16);
+
+/// The routing table: the most specific pattern wins (exact, then the longest `*.suffix`, then `*`).
+#[derive(Clone, Debug, Default)]
+pub struct Routes {
+    routes: Vec<Route>,
+    exact: HashMap<Box<[u8]>, RouteId>,
+    below: HashMap<Box<[u8]>, RouteId>,
+    all: Option<RouteId>,
+}
+
+/// The table is refused; the configuration names the pattern to the operator.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+pub enum RouteError {
+    /// Two routes have the same pattern, so one would never be used.
+    #[error("domain {0:?} has two routes")]
+    Twice(String),
+    /// Neither a domain, nor `*.domain`, nor `*`.
+    #[error("{0:?} is not a domain, \"*.domain\" or \"*\"")]
+    Pattern(String),
+    /// A smarthost route needs 1 to [`HOSTS_MAX`] hosts.
+    #[error("route for {0:?} needs 1 to {HOSTS_MAX} hosts")]
+    Hosts(String),
+    /// More than 65,534 routes.
+    #[error("too many routes")]
+    TooMany,
+}
+
+impl Routes {
+    /// Builds the table.
+    pub fn new(routes: Vec<Route>) -> Result<Self, RouteError> {
+        let mut table = Self::default();
+        if routes.len() >= usize::from(u16::MAX) {
+            return Err(RouteError::TooMany);
+        }
+        for (index, route) in routes.iter().enumerate() {
+            let id = RouteId(index as u16);
+            if let Via::Smarthost { hosts } = &route.via
+                && (hosts.is_empty() || hosts.len() > HOSTS_MAX)
+            {
+                return Err(RouteError::Hosts(route.pattern.clone()));
+            }
+            let pattern = route.pattern.to_ascii_lowercase();
+            let before = match (pattern.as_str(), pattern.strip_prefix("*.")) {
+                ("*", _) => table.all.replace(id),
+                (_, Some(suffix)) if is_domain(suffix) => table.below.insert(suffix.as_bytes().into(), id),
+                (exact, None) if is_domain(exact) => table.exact.insert(exact.as_bytes().into(), id),
+                _ => return Err(RouteError::Pattern(route.pattern.clone())),
+            };
+            if before.is_some() {
+                return Err(RouteError::Twice(route.pattern.clone()));
+            }
+        }
+        table.routes = routes;
+        Ok(table)
+    }
+
+    /// The route of a recipient's domain (the part after the last `@`, in any case), or none. Does not allocate.
+    pub fn find(&self, domain: &[u8]) -> Option<RouteId> {
+        let mut lower = [0; DOMAIN_BYTES_MAX];
+        let domain = domain.strip_suffix(b".").unwrap_or(domain);
+        let Some(lower) = lower.get_mut(..domain.len()) else { return self.all };
+        lower.copy_from_slice(domain);
+        lower.make_ascii_lowercase();
+        if let Some(id) = self.exact.get(&*lower) {
+            return Some(*id);
+        }
+        if !self.below.is_empty() {
+            let mut rest = &*lower;
+            while let Some(dot) = rest.iter().position(|&b| b == b'.') {
+                rest = &rest[dot + 1..];
+                if let Some(id) = self.below.get(rest) {
+                    return Some(*id);
+                }
+            }
+        }
+        self.all
+    }
+
+    /// All routes, by [`RouteId`].
+    pub fn all(&self) -> &[Route] {
+        &self.routes
+    }
+}
+
+fn is_domain(text: &str) -> bool {
+    !text.is_empty() && text.len() <= DOMAIN_BYTES_MAX && !text.contains('*') && text.bytes().all(|b| b > b' ' && b != b'@' && b != 0x7F)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn route(pattern: &str) -> Route {
+        Route { pattern: pattern.into(), via: Via::Discard, retry: RetryPolicy::default(), limits: DestinationLimits::default() }
+    }
+
+    #[test]
+    fn the_most_specific_pattern_wins_in_any_case() {
+        let routes = Routes::new(["*", "*.a.test", "A.test", "*.b.a.test", "[192.0.2.1]"].map(route).into()).unwrap();
+        let long = [b'x'; 400];
+        for (domain, expected) in [
+            (&b"other.test"[..], 0),
+            (b"a.TEST", 2),
+            (b"a.test.", 2),
+            (b"x.a.test", 1),
+            (b"y.x.A.test", 1),
+            (b"b.a.test", 1),
+            (b"c.B.a.test", 3),
+            (b"xa.test", 0),
+            (b"[192.0.2.1]", 4),
+            (b"", 0),
+            (&long, 0),
+        ] {
+            assert_eq!(routes.find(domain), Some(RouteId(expected)), "{}", String::from_utf8_lossy(domain));
+        }
+        assert_eq!(Routes::new(vec![route("a.test")]).unwrap().find(b"b.test"), None);
+    }
+
+    #[test]
+    fn a_table_that_contradicts_itself_is_refused() {
+        assert_eq!(Routes::new(vec![route("a.test"), route("A.TEST")]).unwrap_err(), RouteError::Twice("A.TEST".into()));
+        for pattern in ["", "*a.test", "*.", "a b", "x@y", "a.*"] {
+            assert_eq!(Routes::new(vec![route(pattern)]).unwrap_err(), RouteError::Pattern(pattern.into()));
+        }
+        let nowhere = Route { via: Via::Smarthost { hosts: vec![] }, ..route("*") };
+        assert_eq!(Routes::new(vec![nowhere]).unwrap_err(), RouteError::Hosts("*".into()));
+    }
+}
