@@ -1,0 +1,225 @@
+//! The receive arena: memory the kernel fills on its own initiative.
+//!
+//! A provided-buffer ring. An idle connection owns none of it: the kernel takes a buffer when bytes have arrived, and dropping the
+//! [`Received`] that lends it gives it back. What a connection has not read yet is a list threaded through the buffers themselves, so
+//! that an idle connection pays for an empty list only.
+
+use std::{
+    cell::{Cell, RefCell},
+    fmt, io,
+    ops::Deref,
+    ptr,
+    rc::Rc,
+    sync::atomic::{AtomicU16, Ordering},
+};
+
+use io_uring::types::BufRingEntry;
+
+use crate::{kernel::Kernel, ring::Shared};
+
+/// The arena's buffer group in its ring.
+pub(crate) const GROUP: u16 = 0;
+
+/// End of a list of buffers. Never a buffer: there are at most 32,768 of them.
+const NONE: u16 = u16::MAX;
+
+pub(crate) struct Arena {
+    entries: Mapping,
+    memory: Mapping,
+    count: u16,
+    buffer_bytes: u32,
+    /// Where the next returned buffer goes; published to the kernel at once.
+    tail: Cell<u16>,
+    /// Buffers the kernel can still take.
+    free: Cell<u16>,
+    links: RefCell<Vec<Link>>,
+}
+
+/// A buffer that is taken: its bytes, and the next one of its connection.
+#[derive(Clone, Copy)]
+struct Link {
+    next: u16,
+    len: u32,
+}
+
+/// The buffers that one connection has not read yet, oldest first.
+#[derive(Debug)]
+pub(crate) struct Unread {
+    head: u16,
+    tail: u16,
+    bytes: u32,
+}
+
+impl Unread {
+    pub(crate) const EMPTY: Unread = Unread { head: NONE, tail: NONE, bytes: 0 };
+
+    pub(crate) fn bytes(&self) -> u32 {
+        self.bytes
+    }
+}
+
+impl Arena {
+    /// `count` buffers (a power of two, at most 32,768) of `buffer_bytes`. Pages of it cost nothing until the kernel fills them.
+    pub(crate) fn new(kernel: &Kernel, count: u16, buffer_bytes: u32) -> io::Result<Arena> {
+        assert!(count.is_power_of_two(), "the kernel indexes the ring of buffers by a mask");
+        let arena = Arena {
+            entries: Mapping::new(usize::from(count) * size_of::<BufRingEntry>())?,
+            memory: Mapping::new(usize::from(count) * buffer_bytes as usize)?,
+            count,
+            buffer_bytes,
+            tail: Cell::new(0),
+            free: Cell::new(0),
+            links: RefCell::new(vec![Link { next: NONE, len: 0 }; usize::from(count)]),
+        };
+        let base = arena.entries.at(0) as u64;
+        // SAFETY: both mappings are page aligned, and outlive the kernel's use of them: `Shared` unmaps after nothing is armed.
+        kernel.with_submitter(|s| unsafe { s.register_buf_ring_with_flags(base, count, GROUP, 0) })?;
+        (0..count).for_each(|bid| arena.give_back(bid));
+        Ok(arena)
+    }
+
+    pub(crate) fn free(&self) -> u16 {
+        self.free.get()
+    }
+
+    pub(crate) fn count(&self) -> u16 {
+        self.count
+    }
+
+    /// The kernel took a buffer: it is ours until `give_back`.
+    pub(crate) fn taken(&self) {
+        self.free.set(self.free.get() - 1);
+    }
+
+    pub(crate) fn give_back(&self, bid: u16) {
+        let tail = self.tail.get();
+        let at = usize::from(tail & (self.count - 1)) * size_of::<BufRingEntry>();
+        // SAFETY: `at` lies inside `entries`, and the kernel reads the entry only after the tail has moved past it. The tail overlays
+        // the first entry's reserved field, which the setters never touch.
+        unsafe {
+            let entry = &mut *self.entries.at(at).cast::<BufRingEntry>();
+            entry.set_addr(self.memory.at(usize::from(bid) * self.buffer_bytes as usize) as u64);
+            entry.set_len(self.buffer_bytes);
+            entry.set_bid(bid);
+            let shared = BufRingEntry::tail(self.entries.at(0).cast::<BufRingEntry>());
+            (*shared.cast::<AtomicU16>()).store(tail.wrapping_add(1), Ordering::Release);
+        }
+        self.tail.set(tail.wrapping_add(1));
+        self.free.set(self.free.get() + 1);
+    }
+
+    /// Appends a filled buffer to what a connection has not read. Small pieces share a buffer, so that a peer who sends byte by byte
+    /// cannot take more of the arena than one who sends in bulk.
+    pub(crate) fn append(&self, unread: &mut Unread, bid: u16, len: u32) {
+        let mut links = self.links.borrow_mut();
+        unread.bytes += len;
+        if unread.tail != NONE {
+            let last = &mut links[usize::from(unread.tail)];
+            if last.len + len <= self.buffer_bytes {
+                // SAFETY: both buffers are taken and distinct, and the list's last one has room for `len` bytes more.
+                unsafe { ptr::copy_nonoverlapping(self.start(bid), self.start(unread.tail).add(last.len as usize), len as usize) };
+                last.len += len;
+                drop(links);
+                return self.give_back(bid);
+            }
+            last.next = bid;
+        } else {
+            unread.head = bid;
+        }
+        unread.tail = bid;
+        links[usize::from(bid)] = Link { next: NONE, len };
+    }
+
+    /// The oldest unread buffer and its length.
+    pub(crate) fn pop(&self, unread: &mut Unread) -> Option<(u16, u32)> {
+        let bid = unread.head;
+        if bid == NONE {
+            return None;
+        }
+        let Link { next, len } = self.links.borrow()[usize::from(bid)];
+        unread.head = next;
+        if next == NONE {
+            unread.tail = NONE;
+        }
+        unread.bytes -= len;
+        Some((bid, len))
+    }
+
+    fn start(&self, bid: u16) -> *mut u8 {
+        self.memory.at(usize::from(bid) * self.buffer_bytes as usize)
+    }
+
+    /// # Safety
+    /// `bid` is taken and not shared with another list, and the kernel wrote `len` bytes of it.
+    unsafe fn bytes(&self, bid: u16, len: u32) -> &[u8] {
+        // SAFETY: the buffer lies inside `memory`, and nobody writes it before it is given back.
+        unsafe { std::slice::from_raw_parts(self.start(bid), len as usize) }
+    }
+}
+
+/// Received bytes, at least one, lent from the arena and given back on drop.
+///
+/// Drop it in the turn in which it was read: a reader that finds the arena empty waits for it.
+pub struct Received {
+    shared: Rc<Shared>,
+    bid: u16,
+    len: u32,
+}
+
+impl Received {
+    pub(crate) fn new(shared: Rc<Shared>, bid: u16, len: u32) -> Received {
+        Received { shared, bid, len }
+    }
+}
+
+impl Deref for Received {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: the buffer was taken off its connection's list and is given back in `drop`; `len` is what the kernel wrote.
+        unsafe { self.shared.arena.bytes(self.bid, self.len) }
+    }
+}
+
+impl fmt::Debug for Received {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Received").field("len", &self.len).finish()
+    }
+}
+
+impl Drop for Received {
+    fn drop(&mut self) {
+        self.shared.give_back(self.bid);
+    }
+}
+
+/// Anonymous memory, aligned to pages, which cost nothing until touched.
+pub(crate) struct Mapping {
+    base: *mut u8,
+    len: usize,
+}
+
+impl Mapping {
+    pub(crate) fn new(len: usize) -> io::Result<Mapping> {
+        let (prot, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_ANONYMOUS | libc::MAP_PRIVATE);
+        // SAFETY: a fresh private mapping touches nothing that exists.
+        let base = unsafe { libc::mmap(ptr::null_mut(), len, prot, flags, -1, 0) };
+        if base == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Mapping { base: base.cast(), len })
+    }
+
+    pub(crate) fn at(&self, offset: usize) -> *mut u8 {
+        assert!(offset < self.len, "an offset into the mapping");
+        // SAFETY: the offset lies inside the mapping.
+        unsafe { self.base.add(offset) }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours, and its owner hands out no reference that outlives it.
+        unsafe { libc::munmap(self.base.cast(), self.len) };
+    }
+}

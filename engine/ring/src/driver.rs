@@ -1,0 +1,109 @@
+//! Driving the ring from inside a glommio executor, and sleeping through glommio.
+//!
+//! Two tasks. The driver turns the ring while there is work; when there is none it suspends, and glommio may put the thread to sleep in
+//! its own ring. The doorbell is what glommio sleeps on: a read of the eventfd that our ring signals and other threads write, through
+//! `BufferedFile`, the one public type of glommio's that reads any descriptor.
+//!
+//! Under load glommio never goes idle, and looks at its own rings (timers, files, wakes from other threads) only then. So the driver
+//! lets it in every [`VISIT`], by waiting for the bell to come through glommio. While the shard is busy the bell is always rung ahead,
+//! so that glommio cannot fall asleep with tasks that could run, as 0.9 does now and then after a preemption.
+
+use std::{
+    future::poll_fn,
+    io,
+    os::fd::{FromRawFd, IntoRawFd},
+    rc::{Rc, Weak},
+    time::{Duration, Instant},
+};
+
+use futures_lite::future::yield_now;
+use glommio::io::BufferedFile;
+
+use crate::ring::Shared;
+
+/// How often a busy driver lets glommio look at its own rings. A visit costs a few microseconds.
+const VISIT: Duration = Duration::from_micros(500);
+
+/// Turns without a sleep after which a shard counts as busy: shorter bursts need no bell.
+const BUSY_TURNS: u32 = 8;
+
+pub(crate) fn spawn(shared: &Rc<Shared>) -> io::Result<()> {
+    let descriptor = shared.bell.second_fd()?;
+    // SAFETY: the descriptor is ours, and the file takes it over.
+    let bell = unsafe { BufferedFile::from_raw_fd(descriptor.into_raw_fd()) };
+    glommio::spawn_local(drive(Rc::downgrade(shared))).detach();
+    glommio::spawn_local(doorbell(Rc::downgrade(shared), bell)).detach();
+    Ok(())
+}
+
+/// How long the driver has been awake.
+struct Awake {
+    visited: Instant,
+    turns: u32,
+    rung_ahead: bool,
+}
+
+/// Holds the ring only while it uses it, so that the last of its owners ends it.
+async fn drive(weak: Weak<Shared>) {
+    let mut awake = Awake { visited: Instant::now(), turns: 0, rung_ahead: false };
+    while let Some(shared) = weak.upgrade() {
+        if shared.is_shut_down() {
+            return;
+        }
+        // Lost completions or an unusable ring: nothing that was promised could be kept.
+        let woken = shared.turn().expect("io_uring_enter");
+        if shared.visited.take() {
+            awake.visited = shared.now.get();
+            awake.rung_ahead = false;
+        }
+        let idle = woken == 0 && !shared.has_work();
+        if idle {
+            shared.kernel.arm_eventfd(true);
+            drop(shared);
+            sleep(&weak, |shared| shared.has_work()).await;
+            let Some(shared) = weak.upgrade() else { return };
+            shared.kernel.arm_eventfd(false);
+            awake.turns = 0;
+            continue;
+        }
+        awake.turns += 1;
+        if awake.turns >= BUSY_TURNS && !awake.rung_ahead {
+            shared.bell.strike();
+            awake.rung_ahead = true;
+        }
+        let visit = awake.rung_ahead && shared.now.get().saturating_duration_since(awake.visited) >= VISIT;
+        drop(shared);
+        if visit {
+            sleep(&weak, |shared| shared.visited.get()).await;
+        } else {
+            yield_now().await; // the woken tasks run first
+        }
+    }
+}
+
+async fn sleep(weak: &Weak<Shared>, ready: impl Fn(&Shared) -> bool) {
+    poll_fn(|cx| match weak.upgrade() {
+        Some(shared) => {
+            let ready = shared.is_shut_down() || ready(&shared);
+            shared.poll_sleep(cx, ready)
+        }
+        None => std::task::Poll::Ready(()),
+    })
+    .await;
+}
+
+async fn doorbell(weak: Weak<Shared>, bell: BufferedFile) {
+    loop {
+        let read = bell.read_at(0, 8).await;
+        let Some(shared) = weak.upgrade() else { break };
+        // Another error than an interruption cannot happen to an eventfd; without the bell the shard would sleep for ever.
+        read.expect("an eventfd can be read");
+        if shared.is_shut_down() {
+            break;
+        }
+        shared.visited.set(true);
+        shared.wake_driver();
+    }
+    // The descriptor is closed either way; a failed close of an eventfd loses nothing.
+    let _ = bell.close().await;
+}

@@ -1,0 +1,171 @@
+//! Sockets: addresses and options, and connecting.
+
+use std::{
+    io, mem,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, SocketAddrV4, SocketAddrV6},
+    os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+};
+
+use io_uring::{opcode, types};
+
+use crate::{conn::Conn, ring::Ring, slot::Lent};
+
+/// An address as the kernel reads it.
+pub(crate) struct RawAddress {
+    storage: libc::sockaddr_storage,
+    len: libc::socklen_t,
+}
+
+impl RawAddress {
+    fn empty() -> RawAddress {
+        // SAFETY: zeros are an unspecified address.
+        RawAddress { storage: unsafe { mem::zeroed() }, len: size_of::<libc::sockaddr_storage>() as libc::socklen_t }
+    }
+
+    fn as_ptr(&self) -> *const libc::sockaddr {
+        (&raw const self.storage).cast()
+    }
+
+    fn to_std(&self) -> io::Result<SocketAddr> {
+        match i32::from(self.storage.ss_family) {
+            libc::AF_INET => {
+                // SAFETY: the family says that it is one of these, and the storage is large enough and aligned for either.
+                let raw = unsafe { &*(&raw const self.storage).cast::<libc::sockaddr_in>() };
+                let ip = Ipv4Addr::from(raw.sin_addr.s_addr.to_ne_bytes());
+                Ok(SocketAddrV4::new(ip, u16::from_be(raw.sin_port)).into())
+            }
+            libc::AF_INET6 => {
+                // SAFETY: as above.
+                let raw = unsafe { &*(&raw const self.storage).cast::<libc::sockaddr_in6>() };
+                let ip = Ipv6Addr::from(raw.sin6_addr.s6_addr);
+                Ok(SocketAddrV6::new(ip, u16::from_be(raw.sin6_port), raw.sin6_flowinfo, raw.sin6_scope_id).into())
+            }
+            _ => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+}
+
+impl From<SocketAddr> for RawAddress {
+    fn from(address: SocketAddr) -> RawAddress {
+        let mut raw = RawAddress::empty();
+        match address {
+            SocketAddr::V4(a) => {
+                let v4 = libc::sockaddr_in {
+                    sin_family: libc::AF_INET as libc::sa_family_t,
+                    sin_port: a.port().to_be(),
+                    sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(a.ip().octets()) },
+                    sin_zero: [0; 8],
+                };
+                // SAFETY: the storage is large enough and aligned for any address.
+                unsafe { (&raw mut raw.storage).cast::<libc::sockaddr_in>().write(v4) };
+                raw.len = size_of::<libc::sockaddr_in>() as libc::socklen_t;
+            }
+            SocketAddr::V6(a) => {
+                let v6 = libc::sockaddr_in6 {
+                    sin6_family: libc::AF_INET6 as libc::sa_family_t,
+                    sin6_port: a.port().to_be(),
+                    sin6_flowinfo: a.flowinfo(),
+                    sin6_addr: libc::in6_addr { s6_addr: a.ip().octets() },
+                    sin6_scope_id: a.scope_id(),
+                };
+                // SAFETY: as above.
+                unsafe { (&raw mut raw.storage).cast::<libc::sockaddr_in6>().write(v6) };
+                raw.len = size_of::<libc::sockaddr_in6>() as libc::socklen_t;
+            }
+        }
+        raw
+    }
+}
+
+impl Ring {
+    /// Connects to `to`, from `source` where given, without Nagle's delay. Dropping the future gives up; there is no time limit but the
+    /// kernel's.
+    pub async fn connect(&self, to: SocketAddr, source: Option<IpAddr>) -> io::Result<Conn> {
+        let socket = stream_socket(to)?;
+        set_option(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_NODELAY, &1i32)?;
+        if let Some(source) = source {
+            // The port is chosen with the peer known, so that one source has 64 Ki ports per peer, not in all.
+            set_option(socket.as_raw_fd(), libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, &1i32)?;
+            let from = RawAddress::from(SocketAddr::new(source, 0));
+            // SAFETY: the address is valid for the call.
+            check(unsafe { libc::bind(socket.as_raw_fd(), from.as_ptr(), from.len) })?;
+        }
+        let entry = |lent: &mut Lent| {
+            let Lent::Connecting(socket, address) = lent else { unreachable!("it was lent as a socket and an address") };
+            opcode::Connect::new(types::Fd(socket.as_raw_fd()), address.as_ptr(), address.len).build()
+        };
+        // SAFETY: the address is boxed in the slot, which holds the socket, too.
+        let op = unsafe { self.0.issue(Lent::Connecting(socket, Box::new(to.into())), entry) }.cancel_on_drop();
+        let done = op.await;
+        done.result()?;
+        let Lent::Connecting(socket, _) = done.lent else { unreachable!("a slot gives back what it lent") };
+        Ok(self.0.adopt(socket))
+    }
+}
+
+fn stream_socket(to: SocketAddr) -> io::Result<OwnedFd> {
+    let domain = if to.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    // SAFETY: a system call without pointers.
+    let raw = check(unsafe { libc::socket(domain, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) })?;
+    // SAFETY: the descriptor is fresh and ours.
+    Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+}
+
+/// Replies and envelopes are small and waited for. Accepted sockets inherit it.
+pub(crate) fn set_no_delay(fd: RawFd) -> io::Result<()> {
+    match set_option(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, &1i32) {
+        // A local socket has no such delay.
+        Err(e) if matches!(e.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOPROTOOPT)) => Ok(()),
+        outcome => outcome,
+    }
+}
+
+pub(crate) fn reset_on_close(fd: RawFd) -> io::Result<()> {
+    set_option(fd, libc::SOL_SOCKET, libc::SO_LINGER, &libc::linger { l_onoff: 1, l_linger: 0 })
+}
+
+pub(crate) fn shut_down(fd: RawFd, how: Shutdown) -> io::Result<()> {
+    let how = match how {
+        Shutdown::Read => libc::SHUT_RD,
+        Shutdown::Write => libc::SHUT_WR,
+        Shutdown::Both => libc::SHUT_RDWR,
+    };
+    // SAFETY: a system call without pointers.
+    check(unsafe { libc::shutdown(fd, how) }).map(drop)
+}
+
+pub(crate) fn peer_addr(fd: RawFd) -> io::Result<SocketAddr> {
+    let mut raw = RawAddress::empty();
+    // SAFETY: the storage and its length are valid for the call.
+    check(unsafe { libc::getpeername(fd, (&raw mut raw.storage).cast(), &mut raw.len) })?;
+    raw.to_std()
+}
+
+pub(crate) fn local_addr(fd: RawFd) -> io::Result<SocketAddr> {
+    let mut raw = RawAddress::empty();
+    // SAFETY: the storage and its length are valid for the call.
+    check(unsafe { libc::getsockname(fd, (&raw mut raw.storage).cast(), &mut raw.len) })?;
+    raw.to_std()
+}
+
+fn set_option<T>(fd: RawFd, level: i32, name: i32, value: &T) -> io::Result<()> {
+    // SAFETY: the value is valid for the call, and its length is its own.
+    check(unsafe { libc::setsockopt(fd, level, name, (&raw const *value).cast(), size_of::<T>() as libc::socklen_t) }).map(drop)
+}
+
+fn check(result: i32) -> io::Result<i32> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_survive_the_way_to_the_kernel_and_back() {
+        for address in ["127.0.0.1:25", "[::1]:2525", "[fe80::1%3]:65535", "0.0.0.0:0"] {
+            let address: SocketAddr = address.parse().unwrap();
+            assert_eq!(RawAddress::from(address).to_std().unwrap(), address);
+        }
+    }
+}
