@@ -1,1 +1,49 @@
-//! The durable log as pure rules.
+//! The durable log as pure rules: no I/O, no clock, no async.
+//!
+//! One [`Log`] is the whole spool of one shard, one state machine. The driver turns a crank:
+//!
+//! ```text
+//! append:    begin -> put .. -> finish = Appended { ticket, .. }     outcome, settle = ticket
+//! drive:     while let Some(op) = log.poll(now)   { execute op }
+//! on result: log.completed(id, result, now)
+//!            while let Some(event) = log.event()  { Acknowledged(ticket) -> say 250 to all up to it, Poisoned -> 451, ... }
+//! sleep:     until a completion, an append, or log.next_deadline()
+//! ```
+//!
+//! Payloads are opaque. The format is in `docs/spool-format.md`; the rules S1 to S26 that the code cites are the spool's contract.
+
+#![forbid(unsafe_code)]
+
+mod append;
+mod batch;
+mod check;
+mod commit;
+mod compaction;
+mod config;
+mod event;
+mod id_table;
+mod index;
+mod log;
+mod op;
+mod open_batch;
+mod read;
+mod record;
+mod recovery;
+mod segment;
+mod segments;
+mod supply;
+
+pub use append::{AppendError, Appended, Content, RecordWriter};
+pub use batch::{BATCH_BYTES_MAX, BATCH_HEADER_BYTES, BLOCK_BYTES};
+pub use commit::{BATCHES_IN_FLIGHT_MAX, Ticket};
+#[cfg(feature = "controls")]
+pub use config::Controls;
+pub use config::{LogConfig, PREPARE_RETRY, RIDE_IN_RESERVE_MAX, RIDE_MAX, Role, WITNESS_AFTER};
+pub use event::{Damage, DamageKind, Event, PoisonReason, RecoveryError, RecoveryReport};
+pub use log::{FoundFile, Log, Space};
+pub use op::{BatchBuffer, Host, Op, OpId, OpKind, OpResult};
+pub use read::{Location, QueuedMessage, RecordDamaged};
+pub use record::{ID_PART_MAX, RECORD_HEADER_BYTES, RecordId, RecordKind};
+pub use segment::{FORMAT, SegmentFile};
+pub use segments::RESERVE_SEGMENTS;
+pub use supply::Room;

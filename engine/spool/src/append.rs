@@ -1,0 +1,478 @@
+//! Appending: records go straight into the batch that gathers, and the index learns of them.
+
+use std::ops::Range;
+use std::time::Instant;
+
+use thiserror::Error;
+
+use crate::batch::{BATCH_HEADER_BYTES, BLOCK_BYTES};
+use crate::check::{Generation, u32_at, u64_at};
+use crate::commit::Ticket;
+use crate::config::Role;
+use crate::index::{MessageState, PieceKind, Place};
+use crate::log::{Log, Phase};
+use crate::op::Host;
+use crate::open_batch::OpenBatch;
+use crate::read::Location;
+use crate::record::{RECORD_HEADER_BYTES, RecordHeader, RecordId, RecordKind, record_span};
+use crate::segments::{RESERVE_SEGMENTS, SEAL_BYTES, SegmentState};
+
+/// Bytes in front of the payload of a message that has chunks: their bytes and the CRC over their CRCs.
+pub(crate) const CHUNKS_BYTES: usize = 16;
+
+/// Segments that a settled record can name as homes of its message.
+pub(crate) const HOMES_MAX: usize = 16;
+
+/// Why nothing was appended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+pub enum AppendError {
+    /// No room in the batch that gathers, no buffer, or no segment at this moment: try again after the next completion.
+    #[error("the batch is full")]
+    Full,
+    /// No segment left and none can be made: 452 4.3.1, recovers by itself.
+    #[error("the spool is full")]
+    NoSpace,
+    /// Too many bytes belong to uploads that are not committed yet: 452 for this one.
+    #[error("too many bytes in open transactions")]
+    OpenMax,
+    /// The record can never fit into a batch: write it in chunks.
+    #[error("larger than a batch")]
+    TooLarge,
+    /// A write or a flush failed, or the log is stopping or was refused: 451 4.3.0, and no attempts either.
+    #[error("the log takes nothing any more")]
+    Closed,
+    /// The log is still being opened: try again after [`Event::Opened`](crate::Event::Opened).
+    #[error("the log is not open yet")]
+    NotOpen,
+    /// An adopted log takes only outcomes.
+    #[error("the log is adopted")]
+    Adopted,
+    /// The message isn't in the log, or is settled already.
+    #[error("no such message")]
+    Unknown,
+}
+
+/// What [`Log::begin`] begins.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Content {
+    /// The message record: what it holds is opaque. Chunks that were written for the id before become its content.
+    Message,
+    /// The next chunk of the message's content; the first one has index 0.
+    Chunk,
+}
+
+/// What became of a record.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Appended {
+    /// Durable when this is acknowledged.
+    pub ticket: Ticket,
+    /// Where it will stand.
+    pub location: Location,
+    /// Where the payload stands in the buffer of the batch with this ticket.
+    pub payload: Range<usize>,
+}
+
+/// Something that stops counting once a later record is acknowledged.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Release {
+    /// A live record.
+    Record { slot: u32, body_bytes: u32 },
+    /// A settled record that stood in the use `number` of `slot` for the sake of `home`.
+    Settled { slot: u32, number: u64, home: u64 },
+    /// A seal in the use `number` of `slot` for the use `sealed`.
+    Seal { slot: u32, number: u64, sealed: u64 },
+}
+
+/// Who asks for room.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Asks {
+    /// New mail: leaves the reserve alone.
+    Content,
+    /// Outcomes, settled, seals, witnesses: may take the last segment.
+    Bookkeeping,
+    /// Compaction: leaves one segment for bookkeeping.
+    Copy,
+}
+
+/// A record being written. Dropped without [`finish`](RecordWriter::finish) it leaves no trace.
+pub struct RecordWriter<'a, H: Host> {
+    log: &'a mut Log<H>,
+    content: Content,
+    id: RecordId,
+    /// Bytes that the log itself put in front of the payload.
+    prelude: usize,
+}
+
+impl<H: Host> RecordWriter<'_, H> {
+    /// Appends to the payload, which stays within the bound stated at the beginning (asserted). The bytes are summed as they are copied.
+    pub fn put(&mut self, bytes: &[u8]) {
+        self.log.open.as_mut().expect("the record is open").put(bytes);
+    }
+
+    /// Payload bytes put so far.
+    pub fn payload_bytes(&self) -> usize {
+        self.log.open.as_ref().expect("the record is open").put_bytes() as usize - self.prelude
+    }
+
+    /// The record is complete; it goes out with the batch. Cannot fail.
+    pub fn finish(self) -> Appended {
+        let log = &mut *self.log;
+        let (header, place, at) = log.finish_record();
+        match self.content {
+            Content::Message => log.message_appended(self.id, place),
+            Content::Chunk => log.chunk_appended(self.id, &header, place),
+        }
+        let open = log.open.as_mut().expect("the batch is open");
+        open.urgent = true;
+        let start = at + RECORD_HEADER_BYTES + self.prelude;
+        let payload = start..at + RECORD_HEADER_BYTES + header.body_bytes as usize;
+        Appended { ticket: log.commit.next(), location: log.location(place), payload }
+    }
+
+    /// Rolls the open batch back: the record was never begun.
+    pub fn abort(self) {}
+}
+
+impl<H: Host> Drop for RecordWriter<'_, H> {
+    fn drop(&mut self) {
+        // After `finish` no record is open and this does nothing.
+        if let Some(open) = self.log.open.as_mut() {
+            open.abort();
+        }
+    }
+}
+
+impl<H: Host> Log<H> {
+    /// Begins a message or a chunk of at most `payload_bytes_max` bytes in the batch that gathers.
+    ///
+    /// `id` must be new to the log for a message without chunks (asserted). See [`AppendError`] for what each refusal means.
+    pub fn begin(
+        &mut self,
+        content: Content,
+        id: RecordId,
+        payload_bytes_max: u32,
+        now: Instant,
+    ) -> Result<RecordWriter<'_, H>, AppendError> {
+        self.check_open()?;
+        if self.config.role == Role::Adopted {
+            return Err(AppendError::Adopted);
+        }
+        let known = self.index.find(id);
+        if let Some(known) = known {
+            assert!(self.index.message(known).state == MessageState::Open, "a message is committed once");
+        }
+        let chunks = known.map_or(0, |known| self.index.message(known).chunks);
+        let (kind, prelude) = match content {
+            Content::Message if chunks > 0 => (RecordKind::Message, CHUNKS_BYTES),
+            Content::Message => (RecordKind::Message, 0),
+            Content::Chunk => (RecordKind::Chunk, 0),
+        };
+        if content == Content::Chunk && self.open_bytes + u64::from(payload_bytes_max) > self.config.open_bytes_max {
+            return Err(AppendError::OpenMax);
+        }
+        if self.reserve && content == Content::Message && chunks == 0 {
+            return Err(AppendError::NoSpace);
+        }
+        let body_bytes_max = payload_bytes_max.checked_add(prelude as u32).ok_or(AppendError::TooLarge)?;
+        let header = RecordHeader { kind, id, index: chunks, body_bytes: 0, body_check: 0 };
+        self.begin_record(header, body_bytes_max, Asks::Content, now)?;
+        if prelude > 0 {
+            let summary = self.chunks_summary(known.expect("it has chunks"));
+            self.open.as_mut().expect("a record was begun").put(&summary);
+        }
+        Ok(RecordWriter { log: self, content, id, prelude })
+    }
+
+    /// The client went away before its message was complete: its chunks stop counting at once.
+    pub fn abandon(&mut self, id: RecordId) {
+        let Some(at) = self.index.find(id) else { return };
+        assert!(self.index.message(at).state == MessageState::Open, "a committed message is settled, not abandoned");
+        let Log { index, segments, .. } = self;
+        for piece in index.pieces(at) {
+            segments.get_mut(piece.place.slot).release(piece.place.body_bytes);
+        }
+        self.open_bytes -= self.index.message(at).open_bytes;
+        self.index.remove(at);
+    }
+
+    /// Appends the state of one recipient, absolute. It rides on the next batch, at most 5 ms later (100 ms in reserve mode).
+    ///
+    /// It replaces what was appended for the same (id, index) before; which recipient `index` is, or whether 0 stands for all, is the
+    /// caller's affair. The message must have been acknowledged before (no record relies on one that is not).
+    pub fn outcome(&mut self, id: RecordId, index: u32, payload: &[u8], now: Instant) -> Result<Ticket, AppendError> {
+        self.check_open()?;
+        let at = self.committed(id)?;
+        let header = RecordHeader { kind: RecordKind::Outcome, id, index, body_bytes: 0, body_check: 0 };
+        let place = self.append_small(header, &[payload], Asks::Bookkeeping, now)?;
+        self.segments.get_mut(place.slot).hold(place.body_bytes);
+        let ticket = self.commit.next();
+        match self.index.piece_mut(at, PieceKind::Outcome, index) {
+            Some(piece) => {
+                let older = std::mem::replace(&mut piece.place, place);
+                self.release_later(Release::Record { slot: older.slot, body_bytes: older.body_bytes });
+            }
+            None => self.index.add_piece(at, PieceKind::Outcome, index, place, 0),
+        }
+        Ok(ticket)
+    }
+
+    /// Appends that nothing is left to do for the message, with a last word (at most 1 KiB) for those who read the log. Rides as outcomes do.
+    ///
+    /// The settled record takes the place of all outcomes; it counts as long as a copy of the message record stands anywhere.
+    pub fn settle(&mut self, id: RecordId, payload: &[u8], now: Instant) -> Result<Ticket, AppendError> {
+        self.check_open()?;
+        let at = self.committed(id)?;
+        let (homes, count) = self.homes(at);
+        let place = self.append_settled(id, &homes[..count], payload, Asks::Bookkeeping, now)?;
+        self.hold_settled(place.slot, &homes[..count]);
+        let message = self.index.message(at).place;
+        self.release_later(Release::Record { slot: message.slot, body_bytes: message.body_bytes });
+        let Log { index, releases, commit, .. } = self;
+        for piece in index.pieces(at).filter(|piece| piece.kind != PieceKind::Copy) {
+            releases.push_back((commit.next(), Release::Record { slot: piece.place.slot, body_bytes: piece.place.body_bytes }));
+        }
+        index.remove(at);
+        Ok(self.commit.next())
+    }
+
+    pub(crate) fn check_open(&self) -> Result<(), AppendError> {
+        match self.phase {
+            Phase::Open => Ok(()),
+            Phase::Recovering => Err(AppendError::NotOpen),
+            Phase::Stopping | Phase::Stopped | Phase::Poisoned | Phase::Retiring => Err(AppendError::Closed),
+        }
+    }
+
+    fn committed(&self, id: RecordId) -> Result<u32, AppendError> {
+        let at = self.index.find(id).ok_or(AppendError::Unknown)?;
+        if self.index.message(at).state == MessageState::Committed { Ok(at) } else { Err(AppendError::Unknown) }
+    }
+
+    pub(crate) fn append_witness(&mut self, now: Instant) -> Result<(), AppendError> {
+        let id = RecordId { boot: 0, shard: 0, sequence: 0 };
+        let header = RecordHeader { kind: RecordKind::Witness, id, index: 0, body_bytes: 0, body_check: 0 };
+        let fresh = self.open.as_ref().is_none_or(OpenBatch::is_empty);
+        self.append_small(header, &[], Asks::Bookkeeping, now)?;
+        let open = self.open.as_mut().expect("a record was appended");
+        open.urgent = true;
+        open.is_witness = fresh;
+        Ok(())
+    }
+
+    /// Appends the seal of the use `number`: all behind `end` is to be ignored.
+    pub(crate) fn append_seal(&mut self, seal: Seal, asks: Asks, now: Instant) -> Result<u32, AppendError> {
+        let id = RecordId { boot: 0, shard: 0, sequence: 0 };
+        let header = RecordHeader { kind: RecordKind::Seal, id, index: 0, body_bytes: 0, body_check: 0 };
+        let place = self.append_small(header, &[&seal.encode()], asks, now)?;
+        self.segments.get_mut(place.slot).seals_for.push(seal.number);
+        Ok(place.slot)
+    }
+
+    /// A settled record that names the segments where copies of its message stand.
+    pub(crate) fn append_settled(
+        &mut self,
+        id: RecordId,
+        homes: &[u64],
+        payload: &[u8],
+        asks: Asks,
+        now: Instant,
+    ) -> Result<Place, AppendError> {
+        let mut named = [0; HOMES_MAX * 8];
+        for (bytes, home) in named.chunks_exact_mut(8).zip(homes) {
+            bytes.copy_from_slice(&home.to_le_bytes());
+        }
+        let header = RecordHeader { kind: RecordKind::Settled, id, index: homes.len() as u32, body_bytes: 0, body_check: 0 };
+        self.append_small(header, &[&named[..homes.len() * 8], payload], asks, now)
+    }
+
+    /// The segment in `slot` now holds a settled record for these homes; for its own sake none is held.
+    pub(crate) fn hold_settled(&mut self, slot: u32, homes: &[u64]) {
+        if self.config.controls().outcomes_not_live {
+            return;
+        }
+        let segment = self.segments.get_mut(slot);
+        let own = segment.number;
+        homes.iter().filter(|&&home| home != own).for_each(|&home| segment.hold_for(home));
+    }
+
+    /// A whole record at once, riding.
+    pub(crate) fn append_small(&mut self, header: RecordHeader, parts: &[&[u8]], asks: Asks, now: Instant) -> Result<Place, AppendError> {
+        let bytes: usize = parts.iter().map(|part| part.len()).sum();
+        self.begin_record(header, u32::try_from(bytes).map_err(|_| AppendError::TooLarge)?, asks, now)?;
+        let ride_until = self.ride_until(now);
+        let open = self.open.as_mut().expect("a record was begun");
+        parts.iter().for_each(|part| open.put(part));
+        open.ride_until.get_or_insert(ride_until);
+        Ok(self.finish_record().1)
+    }
+
+    /// Opens a record in the batch that gathers, opening a batch and a segment where needed.
+    pub(crate) fn begin_record(&mut self, header: RecordHeader, body_bytes_max: u32, asks: Asks, now: Instant) -> Result<(), AppendError> {
+        if BATCH_HEADER_BYTES as u64 + record_span(body_bytes_max) > u64::from(self.config.batch_bytes) {
+            return Err(AppendError::TooLarge);
+        }
+        loop {
+            match &mut self.open {
+                Some(open) if open.has_room(body_bytes_max) => {
+                    open.is_witness = false;
+                    open.begin(header, body_bytes_max);
+                    return Ok(());
+                }
+                Some(open) if !open.is_empty() => {
+                    open.urgent = true;
+                    return Err(AppendError::Full);
+                }
+                // Bound to what was left of its segment, and that is too little.
+                Some(_) => self.open = None,
+                None => self.open_batch(body_bytes_max, asks, now)?,
+            }
+        }
+    }
+
+    fn open_batch(&mut self, body_bytes_max: u32, asks: Asks, now: Instant) -> Result<(), AppendError> {
+        let needed = (BATCH_HEADER_BYTES as u64 + record_span(body_bytes_max)).next_multiple_of(BLOCK_BYTES as u64) as u32;
+        let left = |log: &Self| log.segments.active.map_or(0, |slot| log.segments.get(slot).bytes - log.segments.get(slot).used);
+        if left(self) < needed {
+            self.activate(asks, now)?;
+        }
+        let slot = self.segments.active.expect("a segment was activated");
+        let capacity = left(self).min(self.config.batch_bytes) as usize;
+        let buffer = self.host.take_buffer(self.config.batch_bytes as usize).ok_or(AppendError::Full)?;
+        let segment = self.segments.get(slot);
+        self.open = Some(OpenBatch::new(buffer, slot, segment.used, segment.generation, capacity));
+        Ok(())
+    }
+
+    /// Goes on in a free segment.
+    pub(crate) fn activate(&mut self, asks: Asks, now: Instant) -> Result<(), AppendError> {
+        let (free, more) = (self.segments.free_count(), self.can_prepare(now));
+        let kept = match asks {
+            Asks::Content => RESERVE_SEGMENTS,
+            Asks::Copy => 1,
+            Asks::Bookkeeping => 0,
+        };
+        if free == 0 || (free <= kept && !more) {
+            return Err(if more || self.segments.coming_count() > kept { AppendError::Full } else { AppendError::NoSpace });
+        }
+        let slot = self.segments.take_free().expect("one is free");
+        if let Some(left) = self.segments.active.replace(slot) {
+            self.segments.get_mut(left).state = SegmentState::Full;
+        }
+        let first = (self.config.boot, self.commit.next().0);
+        let segment = self.segments.get_mut(slot);
+        segment.state = SegmentState::Active;
+        segment.first = first;
+        Ok(())
+    }
+
+    /// Closes the open record: its header, its place in the segment, its offset in the batch.
+    pub(crate) fn finish_record(&mut self) -> (RecordHeader, Place, usize) {
+        let open = self.open.as_mut().expect("a record is open");
+        let (header, at) = open.finish();
+        (header, Place { slot: open.slot, offset: open.offset + at as u32, body_bytes: header.body_bytes }, at)
+    }
+
+    fn message_appended(&mut self, id: RecordId, place: Place) {
+        let at = self.index.find(id).unwrap_or_else(|| self.index.insert(id, MessageState::Open));
+        let message = self.index.message_mut(at);
+        self.open_bytes -= std::mem::take(&mut message.open_bytes);
+        message.state = MessageState::Committed;
+        message.place = place;
+        self.segments.get_mut(place.slot).hold(place.body_bytes);
+    }
+
+    fn chunk_appended(&mut self, id: RecordId, header: &RecordHeader, place: Place) {
+        let at = self.index.find(id).unwrap_or_else(|| self.index.insert(id, MessageState::Open));
+        let message = self.index.message_mut(at);
+        message.chunks += 1;
+        message.open_bytes += u64::from(header.body_bytes);
+        self.open_bytes += u64::from(header.body_bytes);
+        let check = self.segments.get(place.slot).generation.plain_check(header.body_check, header.body_bytes);
+        self.index.add_piece(at, PieceKind::Chunk, header.index, place, check);
+        self.segments.get_mut(place.slot).hold(place.body_bytes);
+    }
+
+    /// Bytes of the chunks and a CRC over their CRCs, as a message record carries them.
+    pub(crate) fn chunks_summary(&mut self, at: u32) -> [u8; CHUNKS_BYTES] {
+        let (mut bytes, mut check) = (0u64, 0);
+        for key in 0..self.index.message(at).chunks {
+            if let Some(piece) = self.index.piece_mut(at, PieceKind::Chunk, key) {
+                bytes += u64::from(piece.place.body_bytes);
+                check = crc32c::crc32c_append(check, &piece.check.to_le_bytes());
+            }
+        }
+        let mut summary = [0; CHUNKS_BYTES];
+        summary[0..8].copy_from_slice(&bytes.to_le_bytes());
+        summary[8..12].copy_from_slice(&check.to_le_bytes());
+        summary
+    }
+
+    /// The uses of segments in which a copy of the message record stands.
+    fn homes(&self, at: u32) -> ([u64; HOMES_MAX], usize) {
+        let (mut homes, mut count) = ([0; HOMES_MAX], 1);
+        homes[0] = self.segments.get(self.index.message(at).place.slot).number;
+        for piece in self.index.pieces(at).filter(|piece| piece.kind == PieceKind::Copy) {
+            let segment = self.segments.get(piece.place.slot);
+            if segment.stands() && segment.number as u32 == piece.key && count < HOMES_MAX {
+                homes[count] = segment.number;
+                count += 1;
+            }
+        }
+        (homes, count)
+    }
+
+    /// When the batch that gathers is acknowledged.
+    pub(crate) fn release_later(&mut self, release: Release) {
+        self.releases.push_back((self.commit.next(), release));
+    }
+
+    pub(crate) fn release(&mut self, release: Release) {
+        match release {
+            Release::Record { slot, body_bytes } => self.segments.get_mut(slot).release(body_bytes),
+            Release::Settled { slot, number, home } => {
+                let segment = self.segments.get_mut(slot);
+                if segment.number == number {
+                    segment.release_for(home);
+                }
+            }
+            Release::Seal { slot, number, sealed } => {
+                let segment = self.segments.get_mut(slot);
+                if segment.number == number
+                    && let Some(at) = segment.seals_for.iter().position(|&held| held == sealed)
+                {
+                    segment.seals_for.swap_remove(at);
+                }
+            }
+        }
+    }
+}
+
+/// The end of an earlier life's log in a segment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Seal {
+    /// Of the use.
+    pub(crate) number: u64,
+    pub(crate) generation: Generation,
+    /// Log position of the last batch that counts; zeros when none does.
+    pub(crate) last: (u64, u64),
+    /// Offset behind it.
+    pub(crate) end: u32,
+}
+
+impl Seal {
+    pub(crate) fn encode(&self) -> [u8; SEAL_BYTES as usize] {
+        let mut bytes = [0; SEAL_BYTES as usize];
+        let words = [self.number, self.generation.0, self.last.0, self.last.1];
+        for (place, word) in bytes.chunks_exact_mut(8).zip(words) {
+            place.copy_from_slice(&word.to_le_bytes());
+        }
+        bytes[32..36].copy_from_slice(&self.end.to_le_bytes());
+        bytes
+    }
+
+    pub(crate) fn decode(body: &[u8]) -> Option<Self> {
+        let body = body.get(..SEAL_BYTES as usize)?;
+        let generation = Generation(u64_at(body, 8));
+        Some(Seal { number: u64_at(body, 0), generation, last: (u64_at(body, 16), u64_at(body, 24)), end: u32_at(body, 32) })
+    }
+}

@@ -1,0 +1,225 @@
+//! The segments of a log in memory: what each holds, which are free, which one is written to.
+//!
+//! What keeps a segment from being freed: unsettled messages, chunks and outcomes (`live`), settled records of messages whose record still
+//! stands in another segment (`held_for`), and seals of segments that still stand (`seals_for`).
+
+use std::collections::VecDeque;
+
+use crate::batch::BLOCK_BYTES;
+use crate::check::Generation;
+use crate::commit::Ticket;
+use crate::record::record_span;
+use crate::segment::SegmentFile;
+
+/// Free segments that only outcomes and compaction may take.
+pub const RESERVE_SEGMENTS: usize = 2;
+
+/// Where a segment is in its life.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum SegmentState {
+    /// Its file is being made.
+    Preparing,
+    /// Recovery looks at it.
+    Loading,
+    /// Nothing in it counts; a new header has to be written.
+    Blank,
+    /// Its header is synced and nothing was written behind it.
+    Free,
+    /// Batches are appended.
+    Active,
+    /// No batch will be appended.
+    Full,
+    /// The file is gone; the slot is used again.
+    Unlinked,
+}
+
+/// One segment file and its present use.
+pub(crate) struct Segment {
+    pub(crate) file: SegmentFile,
+    pub(crate) bytes: u32,
+    pub(crate) number: u64,
+    pub(crate) generation: Generation,
+    pub(crate) state: SegmentState,
+    /// Log position (boot, sequence) of its first batch: newer records stand in segments with a greater one.
+    pub(crate) first: (u64, u64),
+    /// Bytes from the start up to the end of the last batch.
+    pub(crate) used: u32,
+    /// The last batch of this run in it.
+    pub(crate) last: Ticket,
+    pub(crate) live: u32,
+    pub(crate) live_bytes: u64,
+    /// (number of the home's use, settled records here for its sake).
+    pub(crate) held_for: Vec<(u64, u32)>,
+    /// Numbers of the uses whose end a record here seals.
+    pub(crate) seals_for: Vec<u64>,
+    /// Readers that hold locations in it.
+    pub(crate) pins: u32,
+    /// Compaction could not empty it (damage): not tried again in this run.
+    pub(crate) stuck: bool,
+    /// Where an earlier recovery or this one found the log's end in it.
+    pub(crate) sealed_end: Option<(u64, u32)>,
+}
+
+impl Segment {
+    pub(crate) fn new(file: SegmentFile, bytes: u32, state: SegmentState) -> Self {
+        Segment {
+            file,
+            bytes,
+            number: 0,
+            generation: Generation(0),
+            state,
+            first: (0, 0),
+            used: BLOCK_BYTES as u32,
+            last: Ticket(0),
+            live: 0,
+            live_bytes: 0,
+            held_for: Vec::new(),
+            seals_for: Vec::new(),
+            pins: 0,
+            stuck: false,
+            sealed_end: None,
+        }
+    }
+
+    /// Whether records of an unfreed use may be in it.
+    pub(crate) fn stands(&self) -> bool {
+        matches!(self.state, SegmentState::Loading | SegmentState::Active | SegmentState::Full)
+    }
+
+    /// Whether nothing in it counts any more.
+    pub(crate) fn is_dead(&self) -> bool {
+        self.live == 0 && self.held_for.is_empty() && self.seals_for.is_empty()
+    }
+
+    /// Bytes that compaction would copy.
+    pub(crate) fn weight(&self) -> u64 {
+        let settled: u64 = self.held_for.iter().map(|&(_, count)| u64::from(count) * record_span(16)).sum();
+        self.live_bytes + settled + self.seals_for.len() as u64 * record_span(SEAL_BYTES)
+    }
+
+    pub(crate) fn hold(&mut self, body_bytes: u32) {
+        self.live += 1;
+        self.live_bytes += record_span(body_bytes);
+    }
+
+    pub(crate) fn release(&mut self, body_bytes: u32) {
+        self.live = self.live.checked_sub(1).expect("what is released was held");
+        self.live_bytes -= record_span(body_bytes);
+    }
+
+    pub(crate) fn hold_for(&mut self, home: u64) {
+        match self.held_for.iter_mut().find(|held| held.0 == home) {
+            Some(held) => held.1 += 1,
+            None => self.held_for.push((home, 1)),
+        }
+    }
+
+    /// One settled record for `home` was carried forward. The home may have been freed since.
+    pub(crate) fn release_for(&mut self, home: u64) {
+        if let Some(at) = self.held_for.iter().position(|held| held.0 == home) {
+            self.held_for[at].1 -= 1;
+            if self.held_for[at].1 == 0 {
+                self.held_for.swap_remove(at);
+            }
+        }
+    }
+}
+
+/// Body of a seal: number, generation, boot, last batch, end.
+pub(crate) const SEAL_BYTES: u32 = 40;
+
+/// All segments of a log.
+pub(crate) struct Segments {
+    pub(crate) slots: Vec<Segment>,
+    pub(crate) active: Option<u32>,
+    /// Nothing in them counts; each gets a new header, one after the other.
+    pub(crate) blank: VecDeque<u32>,
+    /// The one whose header is being written.
+    pub(crate) heading: Option<u32>,
+    /// Number of the use that ends with it.
+    pub(crate) ending: u64,
+    free: Vec<u32>,
+    pub(crate) next_number: u64,
+    pub(crate) next_file: u32,
+}
+
+impl Segments {
+    pub(crate) fn new() -> Self {
+        Segments {
+            slots: Vec::new(),
+            active: None,
+            blank: VecDeque::new(),
+            heading: None,
+            ending: 0,
+            free: Vec::new(),
+            next_number: 1,
+            next_file: 1,
+        }
+    }
+
+    pub(crate) fn get(&self, slot: u32) -> &Segment {
+        &self.slots[slot as usize]
+    }
+
+    pub(crate) fn get_mut(&mut self, slot: u32) -> &mut Segment {
+        &mut self.slots[slot as usize]
+    }
+
+    /// Slots whose file exists, or is being made.
+    pub(crate) fn files(&self) -> usize {
+        self.slots.iter().filter(|segment| segment.state != SegmentState::Unlinked).count()
+    }
+
+    pub(crate) fn free_count(&self) -> usize {
+        self.free.len()
+    }
+
+    /// Free now or as soon as their header is written.
+    pub(crate) fn coming_count(&self) -> usize {
+        self.free.len() + self.blank.len() + usize::from(self.heading.is_some())
+    }
+
+    /// A slot for a file that is to be made.
+    pub(crate) fn add(&mut self, segment: Segment) -> u32 {
+        match self.slots.iter().position(|slot| slot.state == SegmentState::Unlinked) {
+            Some(slot) => {
+                self.slots[slot] = segment;
+                slot as u32
+            }
+            None => {
+                self.slots.push(segment);
+                self.slots.len() as u32 - 1
+            }
+        }
+    }
+
+    /// The header of `slot` is synced.
+    pub(crate) fn set_free(&mut self, slot: u32) {
+        self.get_mut(slot).state = SegmentState::Free;
+        self.free.push(slot);
+    }
+
+    /// The free segment of the lowest number.
+    pub(crate) fn take_free(&mut self) -> Option<u32> {
+        let at = (0..self.free.len()).min_by_key(|&at| self.get(self.free[at]).number)?;
+        Some(self.free.swap_remove(at))
+    }
+
+    /// All free segments, which are about to be unlinked.
+    pub(crate) fn drain_free(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.free)
+    }
+
+    /// The use `number` of a segment is gone durably: what stood elsewhere for its sake counts no more.
+    pub(crate) fn use_ended(&mut self, number: u64) {
+        for segment in &mut self.slots {
+            segment.held_for.retain(|held| held.0 != number);
+            segment.seals_for.retain(|&sealed| sealed != number);
+        }
+    }
+
+    /// The slot whose present use has this number, if records may stand in it.
+    pub(crate) fn standing(&self, number: u64) -> Option<u32> {
+        self.slots.iter().position(|segment| segment.number == number && segment.stands()).map(|slot| slot as u32)
+    }
+}
