@@ -1,0 +1,465 @@
+//! The state of one outbound connection.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::action::{Action, CloseReason, Disconnect, ProtocolError, RecipientOutcome, TransactionId, Verdict};
+use super::offer::Offer;
+use super::timeouts::Timeouts;
+use super::transaction::{Slot, Stage, Transaction, verdict_of};
+use crate::reply::{Class, Reply, ReplyReader};
+
+/// What holds for every connection.
+#[derive(Clone, Debug)]
+pub struct ClientSettings {
+    /// Our name for EHLO: a domain or an address literal, without CR and LF.
+    pub helo_name: String,
+    /// Send commands in groups to servers that announce it.
+    pub pipelining: bool,
+    /// Deadlines.
+    pub timeouts: Timeouts,
+}
+
+impl Default for ClientSettings {
+    fn default() -> Self {
+        Self { helo_name: "localhost".into(), pipelining: true, timeouts: Timeouts::default() }
+    }
+}
+
+/// A command that was sent (or is in `out`) and not answered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Expected {
+    Banner,
+    Ehlo,
+    Helo,
+    Mail(usize),
+    Rcpt(usize, u16),
+    Data(usize),
+    Dot(usize),
+    Rset,
+    Quit,
+}
+
+/// One connection to a next hop, from its greeting on. Holds at most two transactions: the one whose content is sent or
+/// awaited, and one chained behind it.
+#[derive(Debug)]
+pub struct Client {
+    timeouts: Timeouts,
+    pipelining: bool,
+    greeting: String,
+    reader: ReplyReader,
+    offer: Offer,
+    expected: VecDeque<Expected>,
+    slots: [Slot; 2],
+    /// The slot of the older transaction.
+    current: usize,
+    transactions: u32,
+    ehlo_lines: usize,
+    greeted: bool,
+    /// RSET goes before the next MAIL.
+    reset_wanted: bool,
+    outcome: Option<RecipientOutcome>,
+    closing: Option<CloseReason>,
+    /// An answer to EHLO that is being read; kept apart until it is known to be 2yz.
+    learning: Offer,
+}
+
+impl Client {
+    /// A connection that is just up; the first thing to do is [`Client::next`], which waits for the greeting.
+    pub fn new(settings: &ClientSettings) -> Self {
+        assert!(!settings.helo_name.bytes().any(|b| b <= b' '), "the configuration checks the name");
+        Self {
+            timeouts: settings.timeouts,
+            pipelining: settings.pipelining,
+            greeting: settings.helo_name.clone(),
+            reader: ReplyReader::default(),
+            offer: Offer::default(),
+            expected: VecDeque::from([Expected::Banner]),
+            slots: Default::default(),
+            current: 0,
+            transactions: 0,
+            ehlo_lines: 0,
+            greeted: false,
+            reset_wanted: false,
+            outcome: None,
+            closing: None,
+            learning: Offer::default(),
+        }
+    }
+
+    /// Whether [`Client::begin`] takes a transaction now: there is room for it, and the server allows it.
+    pub fn can_begin(&self) -> bool {
+        let room = self.slots.iter().any(|slot| slot.stage == Stage::Free);
+        let allowed = self.offer.mail_max.is_none_or(|most| self.transactions < most);
+        room && allowed && self.closing.is_none() && !self.expected.contains(&Expected::Quit)
+    }
+
+    /// Gives the client a transaction, to be sent as soon as that is allowed; commands that may be sent at once are appended
+    /// to `out` (those that follow content, if the peer pipelines: see [`Action::SendContent`]). Each recipient gets exactly
+    /// one [`Action::Outcome`], whatever happens. Panics unless [`Client::can_begin`], or without recipients.
+    pub fn begin<'r>(
+        &mut self,
+        transaction: &Transaction<'r>,
+        recipients: impl Iterator<Item = &'r [u8]>,
+        out: &mut Vec<u8>,
+    ) -> TransactionId {
+        assert!(self.can_begin(), "the driver asks can_begin first");
+        let id = self.transactions;
+        self.transactions += 1;
+        let free = if self.slots[self.current].stage == Stage::Free { self.current } else { 1 - self.current };
+        self.slots[free].fill(id, transaction, recipients);
+        self.advance(out);
+        TransactionId(id)
+    }
+
+    /// Takes what was received and says what to do next. Commands are appended to `out`, which the driver sends before it
+    /// waits or sends content. `input` is advanced over what was taken; what is left is given again.
+    pub fn next(&mut self, input: &mut &[u8], out: &mut Vec<u8>) -> Action {
+        loop {
+            if let Some(outcome) = self.outcome.take() {
+                return Action::Outcome(outcome);
+            }
+            if let Some(action) = self.tell() {
+                return action;
+            }
+            if let Some(reason) = self.closing {
+                return Action::Close(reason);
+            }
+            self.advance(out);
+            if self.slots.iter().any(|slot| slot.stage == Stage::Complete) {
+                continue;
+            }
+            if self.expected.is_empty() && input.is_empty() && !self.reader.is_within_reply() {
+                let slot = &mut self.slots[self.current];
+                match slot.stage {
+                    // Only with nothing unread: a reply that is here already cannot be the one to this content.
+                    Stage::ContentWanted => {
+                        slot.stage = Stage::Content;
+                        self.expected.push_back(Expected::Dot(self.current));
+                        return Action::SendContent(slot.transaction());
+                    }
+                    _ => return Action::Ready,
+                }
+            }
+            if input.is_empty() {
+                return Action::Read;
+            }
+            let (learning, lines) = (&mut self.learning, &mut self.ehlo_lines);
+            let is_ehlo = self.expected.front() == Some(&Expected::Ehlo);
+            let read = self.reader.next(input, |line| {
+                if is_ehlo && *lines > 0 {
+                    learning.learn(line);
+                }
+                *lines += usize::from(is_ehlo);
+            });
+            match read {
+                Ok(None) => {}
+                Ok(Some(reply)) => self.answered(&reply, out),
+                Err(error) => self.give_up(CloseReason::Protocol(error.into())),
+            }
+        }
+    }
+
+    /// The content and its terminator are sent whole.
+    pub fn content_sent(&mut self) {
+        let slot = &mut self.slots[self.current];
+        if slot.stage == Stage::Content {
+            slot.stage = Stage::Dot;
+        }
+    }
+
+    /// Content is wanted or being sent; a further transaction given now is sent right behind it.
+    pub fn is_sending_content(&self) -> bool {
+        self.slots[self.current].stage == Stage::Content
+    }
+
+    /// How long the next [`Action::Read`] may wait (or, while content is sent, each block of it).
+    pub fn timeout(&self) -> Duration {
+        if self.is_sending_content() {
+            return self.timeouts.block;
+        }
+        match self.expected.front() {
+            Some(Expected::Banner) => self.timeouts.banner,
+            Some(Expected::Ehlo | Expected::Helo) => self.timeouts.ehlo,
+            Some(Expected::Mail(_)) | None => self.timeouts.mail,
+            Some(Expected::Rcpt(..)) => self.timeouts.rcpt,
+            Some(Expected::Data(_)) => self.timeouts.data,
+            Some(Expected::Dot(_)) => self.timeouts.dot,
+            Some(Expected::Rset) => self.timeouts.rset,
+            Some(Expected::Quit) => self.timeouts.quit,
+        }
+    }
+
+    /// The connection is gone, or the driver gives it up. `next` then tells the outcomes that are left, and `Close`.
+    pub fn disconnected(&mut self, why: Disconnect) {
+        let quitting = self.expected.front() == Some(&Expected::Quit);
+        self.give_up(if quitting { CloseReason::Quit } else { CloseReason::Disconnected(why) });
+    }
+
+    /// Asks with RSET whether an idle connection is alive: `next` says `Ready` again, or `Close`. Only when `Ready`.
+    pub fn probe(&mut self, out: &mut Vec<u8>) {
+        assert!(self.is_idle(), "a probe is for an idle connection");
+        self.send_rset(out);
+    }
+
+    /// Ends the session politely. Only when `Ready`.
+    pub fn quit(&mut self, out: &mut Vec<u8>) {
+        assert!(self.is_idle(), "QUIT ends an idle session");
+        out.extend_from_slice(b"QUIT\r\n");
+        self.expected.push_back(Expected::Quit);
+    }
+
+    /// Greeted, with nothing in progress.
+    pub fn is_idle(&self) -> bool {
+        let free = self.slots.iter().all(|slot| slot.stage == Stage::Free);
+        self.greeted && free && self.expected.is_empty() && self.closing.is_none() && self.outcome.is_none()
+    }
+
+    /// What the server offers; all false before its answer to EHLO.
+    pub fn offer(&self) -> &Offer {
+        &self.offer
+    }
+
+    /// Transactions begun on this connection.
+    pub fn transactions(&self) -> u32 {
+        self.transactions
+    }
+
+    /// Sends whatever may be sent now.
+    fn advance(&mut self, out: &mut Vec<u8>) {
+        if !self.greeted || self.closing.is_some() {
+            return;
+        }
+        let current = self.current;
+        match self.slots[current].stage {
+            Stage::Waiting if self.expected.is_empty() => self.open(current, out),
+            Stage::Envelope if self.expected.is_empty() => self.send_one(current, out),
+            Stage::Content | Stage::Dot if self.pipelines() && self.slots[1 - current].stage == Stage::Waiting => {
+                // RFC 2920 3.1: commands may follow the content at once. No RSET: any answer to the dot clears the server's state.
+                self.open(1 - current, out);
+            }
+            _ => {}
+        }
+    }
+
+    /// Begins to send a transaction, or decides it if this server cannot take it.
+    fn open(&mut self, index: usize, out: &mut Vec<u8>) {
+        let slot = &mut self.slots[index];
+        if let Err(line) = slot.check(&self.offer) {
+            let reply = Reply::local(line);
+            slot.decide(verdict_of(&reply), reply);
+            slot.stage = Stage::Complete;
+            return;
+        }
+        if self.offer.mail_max.is_some_and(|most| slot.id >= most) {
+            slot.decide(Verdict::Untried, Reply::local("452 4.5.3 the next hop takes no further message on this connection"));
+            slot.stage = Stage::Complete;
+            return;
+        }
+        if self.reset_wanted {
+            self.send_rset(out);
+            if !self.pipelines() {
+                return; // Still waiting: opened again when RSET is answered.
+            }
+        }
+        self.slots[index].stage = Stage::Envelope;
+        self.send_one(index, out);
+        if self.pipelines() {
+            let slot = &mut self.slots[index];
+            for recipient in 0..slot.offered {
+                slot.write_rcpt(recipient, out);
+                self.expected.push_back(Expected::Rcpt(index, recipient));
+            }
+            slot.sent += usize::from(slot.offered);
+            self.send_data(index, out);
+        }
+    }
+
+    /// Sends the next command of a transaction, each after the answer to the one before (no PIPELINING).
+    fn send_one(&mut self, index: usize, out: &mut Vec<u8>) {
+        let slot = &mut self.slots[index];
+        let sent = slot.sent;
+        if sent == 0 {
+            slot.write_mail(&self.offer, out);
+            self.expected.push_back(Expected::Mail(index));
+        } else if slot.is_decided() {
+            return self.refused(index);
+        } else if sent <= usize::from(slot.offered) {
+            slot.write_rcpt(sent as u16 - 1, out);
+            self.expected.push_back(Expected::Rcpt(index, sent as u16 - 1));
+        } else if slot.accepted == 0 {
+            return self.refused(index);
+        } else {
+            return self.send_data(index, out);
+        }
+        slot.sent += 1;
+    }
+
+    fn send_data(&mut self, index: usize, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"DATA\r\n");
+        self.expected.push_back(Expected::Data(index));
+    }
+
+    fn send_rset(&mut self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"RSET\r\n");
+        self.expected.push_back(Expected::Rset);
+        self.reset_wanted = false;
+    }
+
+    /// A transaction that ended before its content: the server may still be inside it.
+    fn refused(&mut self, index: usize) {
+        self.slots[index].stage = Stage::Complete;
+        self.reset_wanted = true;
+    }
+
+    fn pipelines(&self) -> bool {
+        self.pipelining && self.offer.pipelining
+    }
+
+    /// Matches a reply to the oldest command that has none.
+    fn answered(&mut self, reply: &Reply, out: &mut Vec<u8>) {
+        let Some(expected) = self.expected.pop_front() else {
+            return self.give_up(if reply.code() == 421 {
+                CloseReason::ServiceClosing(*reply)
+            } else {
+                CloseReason::Protocol(ProtocolError::Unasked)
+            });
+        };
+        let class = reply.class();
+        match expected {
+            Expected::Mail(index) | Expected::Rcpt(index, _) | Expected::Data(index) | Expected::Dot(index) => {
+                self.slots[index].answered = true;
+                self.transaction_answered(expected, index, reply, out);
+            }
+            Expected::Banner if class == Class::Completed => {
+                self.say_hello("EHLO ", Expected::Ehlo, out);
+            }
+            Expected::Ehlo if class == Class::Completed => {
+                self.offer = self.learning;
+                self.greeted = true;
+            }
+            // RFC 5321 4.1.1.1: a server that does not know EHLO is greeted with HELO, and offers nothing.
+            Expected::Ehlo if class == Class::Permanent => self.say_hello("HELO ", Expected::Helo, out),
+            Expected::Helo if class == Class::Completed => self.greeted = true,
+            Expected::Banner | Expected::Ehlo | Expected::Helo | Expected::Rset
+                if class == Class::Transient || class == Class::Permanent =>
+            {
+                if expected != Expected::Rset || reply.code() != 421 {
+                    out.extend_from_slice(b"QUIT\r\n");
+                }
+                self.give_up(CloseReason::Refused(*reply));
+            }
+            Expected::Rset if class == Class::Completed => {}
+            Expected::Quit => self.give_up(CloseReason::Quit),
+            Expected::Banner | Expected::Ehlo | Expected::Helo | Expected::Rset => {
+                self.give_up(CloseReason::Protocol(ProtocolError::Class))
+            }
+        }
+    }
+
+    fn say_hello(&mut self, verb: &str, expected: Expected, out: &mut Vec<u8>) {
+        out.extend_from_slice(verb.as_bytes());
+        out.extend_from_slice(self.greeting.as_bytes());
+        out.extend_from_slice(b"\r\n");
+        self.expected.push_back(expected);
+    }
+
+    fn transaction_answered(&mut self, expected: Expected, index: usize, reply: &Reply, out: &mut Vec<u8>) {
+        let slot = &mut self.slots[index];
+        let class = reply.class();
+        if reply.code() == 421 {
+            // RFC 5321 3.8: the service closes; transient for the transaction, whatever it answered.
+            slot.decide(Verdict::Deferred, *reply);
+            return self.give_up(CloseReason::ServiceClosing(*reply));
+        }
+        let go_on = matches!(expected, Expected::Data(_));
+        if (class == Class::Intermediate) != (go_on && class != Class::Transient && class != Class::Permanent) {
+            return self.give_up(CloseReason::Protocol(ProtocolError::Class));
+        }
+        match expected {
+            Expected::Mail(_) if class != Class::Completed => slot.decide(verdict_of(reply), *reply),
+            Expected::Rcpt(_, recipient) => self.outcome = slot.rcpt_answered(recipient, reply),
+            Expected::Data(_) if class == Class::Intermediate && slot.accepted > 0 && !slot.is_decided() => {
+                slot.stage = Stage::ContentWanted
+            }
+            Expected::Data(_) if class == Class::Intermediate => {
+                // RFC 2920 3.1: all recipients were refused and the server wants content all the same: it gets none.
+                out.extend_from_slice(b".\r\n");
+                slot.stage = Stage::Dot;
+                self.expected.push_back(Expected::Dot(index));
+            }
+            Expected::Data(_) => {
+                if slot.accepted > 0 {
+                    slot.decide(verdict_of(reply), *reply);
+                }
+                self.refused(index);
+            }
+            Expected::Dot(_) if slot.stage == Stage::Content => {
+                // Before the content is sent whole: a refusal is one, but nobody can take what was not sent.
+                if class == Class::Completed {
+                    return self.give_up(CloseReason::Protocol(ProtocolError::Unasked));
+                }
+                slot.decide(verdict_of(reply), *reply);
+                self.give_up(CloseReason::ServiceClosing(*reply));
+            }
+            Expected::Dot(_) => {
+                if slot.accepted > 0 {
+                    slot.decide(verdict_of(reply), *reply);
+                }
+                slot.stage = Stage::Complete;
+            }
+            _ => {}
+        }
+    }
+
+    /// Decides everything that is open and closes.
+    fn give_up(&mut self, reason: CloseReason) {
+        if self.closing.is_some() {
+            return;
+        }
+        self.closing = Some(reason);
+        self.expected.clear();
+        let why = match reason {
+            CloseReason::Disconnected(Disconnect::Closed) => "421 4.4.2 connection closed by the next hop",
+            CloseReason::Disconnected(Disconnect::Lost) => "421 4.4.2 connection to the next hop lost",
+            CloseReason::Disconnected(Disconnect::TimedOut) => "421 4.4.2 the next hop did not answer in time",
+            CloseReason::Disconnected(Disconnect::Abandoned) => "421 4.3.2 the attempt was given up",
+            CloseReason::Protocol(_) => "451 4.5.0 the next hop broke the protocol",
+            CloseReason::Quit | CloseReason::Refused(_) | CloseReason::ServiceClosing(_) => "421 4.4.2 session ended by the next hop",
+        };
+        let reply = match reason {
+            CloseReason::Refused(reply) | CloseReason::ServiceClosing(reply) => reply,
+            _ => Reply::local(why),
+        };
+        for slot in self.slots.iter_mut().filter(|slot| slot.stage != Stage::Free && slot.stage != Stage::Complete) {
+            let verdict = match slot.stage {
+                // 421 in place of the answer to content is an answer; anything else leaves open what became of it.
+                Stage::Dot if slot.accepted > 0 => Verdict::Unknown,
+                _ if slot.answered => Verdict::Deferred,
+                _ => Verdict::Untried,
+            };
+            slot.decide(verdict, reply);
+            slot.stage = Stage::Complete;
+        }
+    }
+
+    /// Tells outcomes of complete transactions, the older first.
+    fn tell(&mut self) -> Option<Action> {
+        for index in [self.current, 1 - self.current] {
+            let slot = &mut self.slots[index];
+            if slot.stage != Stage::Complete {
+                continue;
+            }
+            if let Some(outcome) = slot.tell() {
+                return Some(Action::Outcome(outcome));
+            }
+            slot.stage = Stage::Free;
+            let transaction = slot.transaction();
+            if index == self.current && self.slots[1 - index].stage != Stage::Free {
+                self.current = 1 - index;
+            }
+            return Some(Action::Done(transaction));
+        }
+        None
+    }
+}

@@ -1,0 +1,31 @@
+//! The client side of SMTP: one connection as a state machine without socket or clock.
+//!
+//! Read [`Client`] and [`Action`] first, then `transaction.rs`. The driver's loop:
+//! ```text
+//! loop {
+//!     match client.next(&mut received, &mut out) {
+//!         Read => { send(out); received = read(client.timeout())?  or client.disconnected(why) }
+//!         Ready => client.begin(transaction, recipients, &mut out), probe, quit, or wait for mail
+//!         SendContent(_) => {
+//!             client.begin(next transaction, ..., &mut behind);              // only if there is one; where the peer pipelines
+//!             send_vectored(out, stuffed content, terminator, behind); client.content_sent();
+//!         }
+//!         Outcome(outcome) => note it, Done(transaction) => settle it, Close(why) => { send(out); break }
+//!     }
+//! }
+//! ```
+//! Each answer is matched to its command by order. What cannot be matched, and whatever is unclear, ends the connection and
+//! defers. A permanent refusal is only what a peer said in answer to MAIL, RCPT, DATA or the content, or what we know before
+//! anything is sent.
+
+mod action;
+mod connection;
+mod offer;
+mod timeouts;
+mod transaction;
+
+pub use action::{Action, CloseReason, Disconnect, ProtocolError, RecipientOutcome, TransactionId, Verdict};
+pub use connection::{Client, ClientSettings};
+pub use offer::Offer;
+pub use timeouts::Timeouts;
+pub use transaction::Transaction;

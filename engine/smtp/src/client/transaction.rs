@@ -1,0 +1,242 @@
+//! One transaction as the client sees it: its commands, and where each recipient stands.
+
+use super::action::{RecipientOutcome, TransactionId, Verdict};
+use super::offer::Offer;
+use crate::reply::{Class, Reply};
+
+/// What the driver wants sent. Recipients are given beside it.
+#[derive(Clone, Copy, Debug)]
+pub struct Transaction<'a> {
+    /// Without brackets; empty is the null reverse-path.
+    pub reverse_path: &'a [u8],
+    /// Bytes of the content with CRLF, before dot-stuffing (RFC 1870 3).
+    pub size: u64,
+    /// The content has bytes above 127.
+    pub eight_bit: bool,
+    /// An address or the header has non-ASCII text (RFC 6531).
+    pub smtputf8: bool,
+}
+
+/// Where a transaction stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) enum Stage {
+    /// No transaction.
+    #[default]
+    Free,
+    /// Given by the driver, nothing sent.
+    Waiting,
+    /// Commands are sent and answered.
+    Envelope,
+    /// 354 was read; the driver is asked for the content.
+    ContentWanted,
+    /// The driver sends the content.
+    Content,
+    /// The dot is sent. Without accepted recipients it is a lone one.
+    Dot,
+    /// Nothing is expected any more; outcomes are told.
+    Complete,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Standing {
+    /// No word about it.
+    Open,
+    /// Accepted at RCPT.
+    Accepted,
+    /// Its outcome was told.
+    Told,
+}
+
+/// A transaction's memory; two of them are used in turn for a connection's life.
+#[derive(Debug, Default)]
+pub(super) struct Slot {
+    pub(super) id: u32,
+    pub(super) stage: Stage,
+    /// A reply to one of its commands was read.
+    pub(super) answered: bool,
+    pub(super) accepted: u32,
+    /// Recipients for which RCPT is sent; the rest exceeds a limit of the server.
+    pub(super) offered: u16,
+    /// Commands sent: 0 MAIL, then the recipients' RCPT.
+    pub(super) sent: usize,
+    envelope: Envelope,
+    standing: Vec<Standing>,
+    /// Addresses: reverse-path, then recipients.
+    paths: Vec<u8>,
+    path_ends: Vec<u32>,
+    verdict: Option<(Verdict, Reply)>,
+    told: u16,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Envelope {
+    size: u64,
+    eight_bit: bool,
+    smtputf8: bool,
+}
+
+impl Slot {
+    pub(super) fn fill<'r>(&mut self, id: u32, transaction: &Transaction<'r>, recipients: impl Iterator<Item = &'r [u8]>) {
+        self.id = id;
+        self.stage = Stage::Waiting;
+        (self.answered, self.accepted, self.offered, self.sent, self.verdict, self.told) = (false, 0, 0, 0, None, 0);
+        self.envelope = Envelope { size: transaction.size, eight_bit: transaction.eight_bit, smtputf8: transaction.smtputf8 };
+        self.standing.clear();
+        self.paths.clear();
+        self.path_ends.clear();
+        for path in std::iter::once(transaction.reverse_path).chain(recipients) {
+            self.paths.extend_from_slice(path);
+            self.path_ends.push(u32::try_from(self.paths.len()).expect("a transaction's addresses are below 4 GiB"));
+        }
+        self.standing.resize(self.path_ends.len() - 1, Standing::Open);
+        assert!((1..=usize::from(u16::MAX)).contains(&self.standing.len()), "a transaction has 1 to 65,535 recipients");
+    }
+
+    pub(super) fn transaction(&self) -> TransactionId {
+        TransactionId(self.id)
+    }
+
+    /// Path 0 is the reverse-path, path n + 1 that of recipient n.
+    fn path(&self, index: usize) -> &[u8] {
+        let start = if index == 0 { 0 } else { self.path_ends[index - 1] as usize };
+        &self.paths[start..self.path_ends[index] as usize]
+    }
+
+    /// Decides before anything is sent whether this server can take it, and how many of the recipients.
+    pub(super) fn check(&mut self, offer: &Offer) -> Result<(), &'static str> {
+        let non_ascii = !self.paths.is_ascii();
+        if (self.envelope.smtputf8 || non_ascii) && !offer.smtputf8 {
+            return Err("553 5.6.7 the next hop does not offer SMTPUTF8, which this message needs");
+        }
+        if self.envelope.eight_bit && !offer.eight_bit_mime {
+            return Err("554 5.6.3 the next hop does not offer 8BITMIME, which this message needs");
+        }
+        if offer.size_max.is_some_and(|limit| self.envelope.size > limit) {
+            return Err("552 5.3.4 the message is larger than the next hop takes");
+        }
+        // A line end or a stray bracket in an address would let a sender write commands of ours.
+        if self.paths.iter().any(|&b| b < b' ' || b == 0x7F) {
+            return Err("553 5.1.3 an address has a control character");
+        }
+        let most = offer.rcpt_max.map_or(usize::from(u16::MAX), |most| most as usize);
+        let most = most.min(offer.rcpt_domain_max.map_or(usize::MAX, |domains| self.within_domains(domains as usize)));
+        self.offered = self.standing.len().min(most.max(1)) as u16;
+        Ok(())
+    }
+
+    /// How many of the recipients, from the first on, have at most `most` different domains.
+    fn within_domains(&self, most: usize) -> usize {
+        let count = self.standing.len();
+        let mut domains = 0;
+        for recipient in 0..count {
+            let domain = domain_of(self.path(recipient + 1));
+            let seen = (0..recipient).rev().any(|other| domain_of(self.path(other + 1)).eq_ignore_ascii_case(domain));
+            domains += usize::from(!seen);
+            if domains > most {
+                return recipient;
+            }
+        }
+        count
+    }
+
+    pub(super) fn write_mail(&self, offer: &Offer, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"MAIL FROM:<");
+        out.extend_from_slice(self.path(0));
+        out.push(b'>');
+        if offer.size {
+            out.extend_from_slice(b" SIZE=");
+            write_number(self.envelope.size, out);
+        }
+        if self.envelope.eight_bit {
+            out.extend_from_slice(b" BODY=8BITMIME");
+        }
+        if self.envelope.smtputf8 || !self.paths.is_ascii() {
+            out.extend_from_slice(b" SMTPUTF8");
+        }
+        out.extend_from_slice(b"\r\n");
+    }
+
+    pub(super) fn write_rcpt(&self, recipient: u16, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"RCPT TO:<");
+        out.extend_from_slice(self.path(usize::from(recipient) + 1));
+        out.extend_from_slice(b">\r\n");
+    }
+
+    /// Takes in the answer to a RCPT; an outcome if it is a refusal that counts.
+    pub(super) fn rcpt_answered(&mut self, recipient: u16, reply: &Reply) -> Option<RecipientOutcome> {
+        if self.verdict.is_some() {
+            return None; // MAIL was refused: what is said about recipients behind it says nothing.
+        }
+        if reply.class() == Class::Completed {
+            self.standing[usize::from(recipient)] = Standing::Accepted;
+            self.accepted += 1;
+            return None;
+        }
+        self.standing[usize::from(recipient)] = Standing::Told;
+        // RFC 5321 4.5.3.1.10: "too many recipients" (452, of old 552) only ends this transaction; the rest goes in the next.
+        let too_many =
+            reply.code() == 452 || (reply.code() == 552 && reply.enhanced().is_none_or(|code| (code.subject, code.detail) == (5, 3)));
+        let verdict = if too_many && self.accepted > 0 { Verdict::Untried } else { verdict_of(reply) };
+        Some(RecipientOutcome { transaction: self.transaction(), recipient, verdict, reply: *reply })
+    }
+
+    /// Decides all recipients that were not told yet, unless that was decided before.
+    pub(super) fn decide(&mut self, verdict: Verdict, reply: Reply) {
+        self.verdict.get_or_insert((verdict, reply));
+    }
+
+    pub(super) fn is_decided(&self) -> bool {
+        self.verdict.is_some()
+    }
+
+    /// The next outcome of a complete transaction.
+    pub(super) fn tell(&mut self) -> Option<RecipientOutcome> {
+        while usize::from(self.told) < self.standing.len() {
+            let recipient = self.told;
+            self.told += 1;
+            let standing = std::mem::replace(&mut self.standing[usize::from(recipient)], Standing::Told);
+            if standing == Standing::Told {
+                continue;
+            }
+            let exceeding = recipient >= self.offered && self.offered > 0;
+            let (verdict, reply) = match self.verdict {
+                _ if exceeding => (Verdict::Untried, Reply::local("452 4.5.3 more recipients than the next hop takes at a time")),
+                Some(decided) => decided,
+                None => (Verdict::Deferred, Reply::local("451 4.5.0 the next hop did not answer for this recipient")),
+            };
+            return Some(RecipientOutcome { transaction: self.transaction(), recipient, verdict, reply });
+        }
+        None
+    }
+}
+
+/// What a reply of the peer means for a recipient; what is unclear is deferred.
+pub(super) fn verdict_of(reply: &Reply) -> Verdict {
+    match reply.class() {
+        // 421 is about the service, whatever it answers (RFC 5321 3.8).
+        _ if reply.code() == 421 => Verdict::Deferred,
+        Class::Completed => Verdict::Delivered,
+        Class::Permanent => Verdict::Failed,
+        Class::Transient | Class::Intermediate => Verdict::Deferred,
+    }
+}
+
+fn domain_of(path: &[u8]) -> &[u8] {
+    path.iter().rposition(|&b| b == b'@').map_or(&[][..], |at| &path[at + 1..])
+}
+
+/// Decimal digits, without allocating.
+fn write_number(number: u64, out: &mut Vec<u8>) {
+    let mut digits = [0; 20];
+    let mut start = digits.len();
+    let mut rest = number;
+    loop {
+        start -= 1;
+        digits[start] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[start..]);
+}
