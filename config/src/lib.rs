@@ -1,1 +1,57 @@
 //! Typed settings with units, and their checks.
+//!
+//! Pure: the caller reads the file and passes its text and path to [`Config::parse`]; nothing here opens a file or looks at the
+//! machine. All mistakes of a file are reported at once, each with file, line, key, value and what is allowed. What can only be
+//! checked later (a core this machine lacks, a port in use) is reported with the same line by [`Config::error_at`].
+//!
+//! [`DEFAULT_TOML`] documents every key. Read [`Config`] first, then [`topology::Plan`].
+#![forbid(unsafe_code)]
+
+mod byte_size;
+mod check;
+mod choice;
+mod config;
+mod core_set;
+mod delivery;
+mod domain;
+mod duration;
+mod error;
+mod listener;
+mod log;
+mod name;
+mod network;
+mod percent;
+mod process;
+mod queue;
+mod route;
+mod section;
+mod setting;
+mod shards;
+mod smtp;
+mod source;
+mod spool;
+pub mod topology;
+
+pub use byte_size::{ByteRate, ByteSize};
+pub use config::Config;
+pub use core_set::{CORE_ID_MAX, CoreSet};
+pub use delivery::Delivery;
+pub use domain::{Domain, Domains};
+pub use duration::{format_duration, parse_duration};
+pub use error::{ConfigError, ConfigErrors};
+pub use listener::Listener;
+pub use log::{Log, LogFormat, LogLevel, MailLog, MailOutput};
+pub use network::{Network, Relay};
+pub use percent::Percent;
+pub use process::{Control, Memory};
+pub use queue::{Queue, Retry};
+pub use route::{DomainPattern, Route, RouteOverrides, Routes, Via};
+pub use shards::{CoordinatorCore, Cores, IoWq, Shards, Smt};
+pub use smtp::{BareNewline, Smtp, TextLine};
+pub use spool::{OnDiskFailure, Spool};
+
+/// The documented defaults, as `ringpost config default` prints them.
+///
+/// Every key stands in it with its default (those without one are commented out), and a sentence: what it bounds and what happens
+/// at the bound. It parses, to [`Config::default`].
+pub const DEFAULT_TOML: &str = include_str!("../default.toml");

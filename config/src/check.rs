@@ -1,0 +1,116 @@
+//! Contradictions between keys that are each right by themselves.
+
+use std::collections::BTreeMap;
+
+use crate::section::Document;
+use crate::{Config, Domain, DomainPattern, Listener, Relay, Retry, Route, Routes, format_duration};
+
+/// No address twice. An unreadable listener is None, so that the numbers stay those of the file.
+pub(crate) fn listeners(document: &Document<'_>, listeners: Option<&[Option<Listener>]>) {
+    let Some(listeners) = listeners else { return };
+    if listeners.is_empty() {
+        document.refuse("listener", "is empty: without it Ringpost listens on 127.0.0.1:2525, with it on what it names");
+    }
+    let mut addresses = BTreeMap::new();
+    let mut names = BTreeMap::new();
+    for (index, listener) in (1..).zip(listeners) {
+        let Some(listener) = listener else { continue };
+        if let Some(first) = addresses.insert(listener.address, index) {
+            let line = document.line(&format!("listener[{first}].address"));
+            document.refuse(&format!("listener[{index}].address"), format!("is listened on already, see line {line}"));
+        } else if let Some(first) = names.insert(listener.name.as_str(), index) {
+            let line = document.line(&format!("listener[{first}]"));
+            document.refuse(&format!("listener[{index}].name"), format!("names another listener already, see line {line}"));
+        }
+    }
+}
+
+/// No domain twice.
+pub(crate) fn domains(document: &Document<'_>, domains: &[Option<Domain>]) {
+    let mut names = BTreeMap::new();
+    for (index, domain) in (1..).zip(domains) {
+        let Some(domain) = domain else { continue };
+        if let Some(first) = names.insert(domain.name(), index) {
+            let line = document.line(&format!("domain[{first}].name"));
+            document.refuse(&format!("domain[{index}].name"), format!("has a [[domain]] already, see line {line}"));
+        }
+    }
+}
+
+/// No pattern twice, and a route for whatever can be accepted.
+pub(crate) fn routes(document: &Document<'_>, routes: Option<&[Option<Route>]>, domains: &[Option<Domain>], relay: &Relay) {
+    let Some(routes) = routes else { return };
+    let mut patterns = BTreeMap::new();
+    for (index, route) in (1..).zip(routes) {
+        let Some(route) = route else { continue };
+        for pattern in &route.domains {
+            if let Some(first) = patterns.insert(pattern, index) {
+                let line = document.line(&format!("route[{first}].domain"));
+                document
+                    .refuse(&format!("route[{index}].domain"), format!("repeats {pattern}, which has a route already, see line {line}"));
+            }
+        }
+        retry(document, &format!("route[{index}]"), &route.retry);
+    }
+    // A route that could not be read may be the one that is missing: its own error is enough.
+    if routes.iter().any(Option::is_none) || patterns.contains_key(&DomainPattern::Any) {
+        return;
+    }
+    if !relay.networks.is_empty() {
+        let message = "no route for \"*\", where relay.networks may send to: add a [[route]] with domain = \"*\" (via = \"hold\" keeps such mail), \
+                       or write networks = [] in [relay]";
+        document.refuse("route", message);
+    }
+    let table = Routes::new(routes.iter().flatten().cloned().collect());
+    for (index, domain) in (1..).zip(domains) {
+        if let Some(domain) = domain
+            && table.get(domain.name()).is_none()
+        {
+            document.refuse(&format!("domain[{index}].name"), "has no route: add a [[route]] for it or for \"*\"");
+        }
+    }
+}
+
+/// Checks across sections.
+pub(crate) fn sections(document: &Document<'_>, config: &Config) {
+    let (spool, smtp) = (&config.spool, &config.smtp);
+    if spool.reserve > spool.min_free_bytes {
+        // The error stands at the key that is in the file.
+        let key = if document.line("spool.reserve") > 0 { "spool.reserve" } else { "spool.min_free_bytes" };
+        let message =
+            format!("leaves no reserve: spool.reserve ({}) is more than spool.min_free_bytes ({})", spool.reserve, spool.min_free_bytes);
+        document.refuse(key, message);
+    }
+    if spool.open_max < smtp.content_max {
+        let key = if document.line("spool.open_max") > 0 { "spool.open_max" } else { "smtp.content_max" };
+        let message = format!(
+            "does not fit: spool.open_max ({}) holds the content of open transactions, smtp.content_max ({}) is one of them",
+            spool.open_max, smtp.content_max
+        );
+        document.refuse(key, message);
+    }
+    if smtp.bad_commands_max < smtp.bad_commands_soft {
+        let key = if document.line("smtp.bad_commands_max") > 0 { "smtp.bad_commands_max" } else { "smtp.bad_commands_soft" };
+        let message = format!(
+            "is a contradiction: smtp.bad_commands_max ({}) is less than smtp.bad_commands_soft ({})",
+            smtp.bad_commands_max, smtp.bad_commands_soft
+        );
+        document.refuse(key, message);
+    }
+    if smtp.path_max.bytes() < smtp.local_part_max.bytes() + 1 {
+        document.refuse("smtp.path_max", format!("is less than a local part of smtp.local_part_max ({}) and @", smtp.local_part_max));
+    }
+    retry(document, "queue", &config.queue.retry);
+}
+
+/// `section` is where the settings stand: `queue`, or a route that overrides it.
+fn retry(document: &Document<'_>, section: &str, retry: &Retry) {
+    if retry.base <= retry.cap {
+        return;
+    }
+    // Where neither key stands in a route, they come from [queue], and are reported there.
+    let keys = ["retry_base", "retry_cap"].map(|key| format!("{section}.{key}"));
+    let Some(key) = keys.iter().find(|key| document.line(key) > 0) else { return };
+    let (base, cap) = (format_duration(retry.base), format_duration(retry.cap));
+    document.refuse(key, format!("is a contradiction: retry_base ({base}) is more than retry_cap ({cap})"));
+}

@@ -1,0 +1,158 @@
+//! The whole of the settings.
+
+use std::path::Path;
+
+use crate::name::parse_domain;
+use crate::section::{Document, Section};
+use crate::source::Source;
+use crate::{
+    ConfigError, ConfigErrors, Control, Delivery, Domain, Domains, Listener, Log, Memory, Queue, Relay, Route, Routes, Shards, Smtp, Spool,
+    check,
+};
+
+/// All settings of one file. Two are equal when their settings are, wherever they stand in their files.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The name in the banner, EHLO and Received; None: the machine's own name, which the caller looks up.
+    pub hostname: Option<String>,
+    /// `[shards]`
+    pub shards: Shards,
+    /// `[spool]`
+    pub spool: Spool,
+    /// `[control]`
+    pub control: Control,
+    /// `[[listener]]`, in the order of the file; absent, 127.0.0.1:2525. Never empty, no address twice.
+    pub listeners: Vec<Listener>,
+    /// `[relay]`
+    pub relay: Relay,
+    /// `[[domain]]`
+    pub domains: Domains,
+    /// `[[route]]`; absent, all mail is held.
+    pub routes: Routes,
+    /// `[smtp]`
+    pub smtp: Smtp,
+    /// `[queue]`
+    pub queue: Queue,
+    /// `[delivery]`
+    pub delivery: Delivery,
+    /// `[log]`
+    pub log: Log,
+    /// `[memory]`
+    pub memory: Memory,
+    source: Source,
+}
+
+impl Config {
+    /// Reads a file's text. `path` is used for messages, and its folder is where relative paths of the file start.
+    ///
+    /// Fails with everything that is wrong, in the order of the lines: text that is not TOML, unknown keys, wrong values,
+    /// contradictions between sections.
+    pub fn parse(text: &str, path: &Path) -> Result<Config, ConfigErrors> {
+        let document = Document::new(text, path);
+        let tree = document.tree()?;
+        let config = Config::read(Section::root(&document, &tree));
+        let source = document.finish()?;
+        Ok(Config { source, ..config })
+    }
+
+    fn read(mut root: Section<'_, '_>) -> Config {
+        let hostname = root.optional::<String>("hostname").and_then(|name| match parse_domain(&name) {
+            Ok(name) => Some(name),
+            Err(message) => {
+                root.refuse("hostname", message);
+                None
+            }
+        });
+        let shards = Shards::read(root.section("shards"));
+        let spool = Spool::read(root.section("spool"));
+        let control = Control::read(root.section("control"));
+        let listeners: Option<Vec<Option<Listener>>> =
+            root.sections("listener").map(|sections| sections.into_iter().map(Listener::read).collect());
+        let relay = Relay::read(root.section("relay"));
+        let smtp = Smtp::read(root.section("smtp"));
+        let queue = Queue::read(root.section("queue"));
+        let domains: Vec<Option<Domain>> = root.sections("domain").unwrap_or_default().into_iter().map(Domain::read).collect();
+        let routes: Option<Vec<Option<Route>>> =
+            root.sections("route").map(|sections| sections.into_iter().map(|section| Route::read(section, &queue)).collect());
+        let delivery = Delivery::read(root.section("delivery"));
+        let log = Log::read(root.section("log"));
+        let memory = Memory::read(root.section("memory"));
+        let document = root.document;
+        root.finish();
+
+        check::listeners(document, listeners.as_deref());
+        check::domains(document, &domains);
+        check::routes(document, routes.as_deref(), &domains, &relay);
+        let default_routes = || vec![Route { retry: queue.retry, ..Route::held() }];
+        let config = Config {
+            hostname,
+            shards,
+            spool,
+            control,
+            listeners: listeners.map_or_else(|| vec![Listener::default()], |listeners| listeners.into_iter().flatten().collect()),
+            relay,
+            domains: Domains::new(domains.into_iter().flatten().collect()),
+            routes: Routes::new(routes.map_or_else(default_routes, |routes| routes.into_iter().flatten().collect())),
+            smtp,
+            queue,
+            delivery,
+            log,
+            memory,
+            source: Source::default(),
+        };
+        check::sections(document, &config);
+        config
+    }
+
+    /// An error for something that only the caller could see, with the line where `key` (for instance `shards.cores` or
+    /// `listener[1].address`, counted from 1) stands in the file. `message` reads on after the value.
+    pub fn error_at(&self, key: &str, message: impl Into<String>) -> ConfigError {
+        self.source.error(key, message)
+    }
+
+    /// The file this was read from, as the caller named it; empty for the defaults.
+    pub fn path(&self) -> &Path {
+        self.source.path()
+    }
+}
+
+impl PartialEq for Config {
+    fn eq(&self, other: &Config) -> bool {
+        let Config { hostname, shards, spool, control, listeners, relay, domains, routes, smtp, queue, delivery, log, memory, source: _ } =
+            self;
+        *hostname == other.hostname
+            && *shards == other.shards
+            && *spool == other.spool
+            && *control == other.control
+            && *listeners == other.listeners
+            && *relay == other.relay
+            && *domains == other.domains
+            && *routes == other.routes
+            && *smtp == other.smtp
+            && *queue == other.queue
+            && *delivery == other.delivery
+            && *log == other.log
+            && *memory == other.memory
+    }
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            hostname: None,
+            shards: Shards::default(),
+            spool: Spool::default(),
+            control: Control::default(),
+            listeners: vec![Listener::default()],
+            relay: Relay::default(),
+            domains: Domains::default(),
+            routes: Routes::default(),
+            smtp: Smtp::default(),
+            queue: Queue::default(),
+            delivery: Delivery::default(),
+            log: Log::default(),
+            memory: Memory::default(),
+            source: Source::default(),
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! `[delivery]`: Ringpost as a client.
+
+use std::time::Duration;
+
+use crate::section::Section;
+
+/// `[delivery]`: connections to next hops and their deadlines (RFC 5321 4.5.3.2).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delivery {
+    /// Connections to one destination at most, over all shards.
+    pub connections_max: u32,
+    /// Connections to one destination to begin with; success lets it grow to `connections_max`.
+    pub window_initial: u32,
+    /// Messages over one connection; None: as many as `max_lifetime` allows.
+    pub messages_per_connection: Option<u32>,
+    /// How long a connection without work is kept.
+    pub idle_timeout: Duration,
+    /// Age at which a connection is not used again.
+    pub max_lifetime: Duration,
+    /// Idleness after which a connection is tested with RSET before it is used again.
+    pub probe_after: Duration,
+    /// How long a destination that cannot be reached is left alone.
+    pub dead_destination: Duration,
+    /// Deadline of the TCP connection.
+    pub connect_timeout: Duration,
+    /// Deadline of the banner.
+    pub banner_timeout: Duration,
+    /// Deadline of the reply to EHLO or HELO.
+    pub ehlo_timeout: Duration,
+    /// Deadline of the reply to MAIL, and to RSET.
+    pub mail_timeout: Duration,
+    /// Deadline of the reply to RCPT.
+    pub rcpt_timeout: Duration,
+    /// Deadline of the reply to DATA.
+    pub data_timeout: Duration,
+    /// Deadline for a block of content to be taken by the peer.
+    pub block_timeout: Duration,
+    /// Deadline of the reply to the end of content.
+    pub dot_timeout: Duration,
+    /// Deadline of the reply to QUIT.
+    pub quit_timeout: Duration,
+}
+
+/// Connections one destination can be allowed.
+pub(crate) const CONNECTIONS_MAX: u32 = 10_000;
+/// Messages one connection can be allowed.
+pub(crate) const MESSAGES_PER_CONNECTION_MAX: u32 = 1_000_000;
+
+impl Delivery {
+    pub(crate) fn read(mut section: Section<'_, '_>) -> Delivery {
+        let second = Duration::from_secs(1);
+        let hour = Duration::from_secs(3600);
+        let default = Delivery::default();
+        let messages_per_connection = default.messages_per_connection;
+        let connections_max = section.within("connections_max", default.connections_max, 1..=CONNECTIONS_MAX);
+        // Few connections make a small window, unless the file asks for both.
+        let window_default = default.window_initial.min(connections_max);
+        let window_initial = section.within("window_initial", window_default, 1..=CONNECTIONS_MAX);
+        if window_initial > connections_max {
+            section.refuse("window_initial", format!("is more than delivery.connections_max, which is {connections_max}"));
+        }
+        let delivery = Delivery {
+            connections_max,
+            window_initial,
+            messages_per_connection: section.word_or_within(
+                "messages_per_connection",
+                "off",
+                messages_per_connection,
+                1..=MESSAGES_PER_CONNECTION_MAX,
+            ),
+            idle_timeout: section.within("idle_timeout", default.idle_timeout, Duration::ZERO..=hour),
+            max_lifetime: section.within("max_lifetime", default.max_lifetime, second..=hour * 24),
+            probe_after: section.within("probe_after", default.probe_after, Duration::ZERO..=hour),
+            dead_destination: section.within("dead_destination", default.dead_destination, second..=hour * 24),
+            connect_timeout: section.within("connect_timeout", default.connect_timeout, second..=hour),
+            banner_timeout: section.within("banner_timeout", default.banner_timeout, second..=hour),
+            ehlo_timeout: section.within("ehlo_timeout", default.ehlo_timeout, second..=hour),
+            mail_timeout: section.within("mail_timeout", default.mail_timeout, second..=hour),
+            rcpt_timeout: section.within("rcpt_timeout", default.rcpt_timeout, second..=hour),
+            data_timeout: section.within("data_timeout", default.data_timeout, second..=hour),
+            block_timeout: section.within("block_timeout", default.block_timeout, second..=hour),
+            dot_timeout: section.within("dot_timeout", default.dot_timeout, second..=hour),
+            quit_timeout: section.within("quit_timeout", default.quit_timeout, second..=hour),
+        };
+        section.finish();
+        delivery
+    }
+}
+
+impl Default for Delivery {
+    fn default() -> Delivery {
+        Delivery {
+            connections_max: 20,
+            window_initial: 5,
+            messages_per_connection: None,
+            idle_timeout: Duration::from_secs(5),
+            max_lifetime: Duration::from_secs(300),
+            probe_after: Duration::from_secs(1),
+            dead_destination: Duration::from_secs(300),
+            connect_timeout: Duration::from_secs(30),
+            banner_timeout: Duration::from_secs(300),
+            ehlo_timeout: Duration::from_secs(300),
+            mail_timeout: Duration::from_secs(300),
+            rcpt_timeout: Duration::from_secs(300),
+            data_timeout: Duration::from_secs(120),
+            block_timeout: Duration::from_secs(180),
+            dot_timeout: Duration::from_secs(600),
+            quit_timeout: Duration::from_secs(10),
+        }
+    }
+}

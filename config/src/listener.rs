@@ -1,0 +1,54 @@
+//! `[[listener]]`: where mail comes in.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use toml::de::DeValue;
+
+use crate::section::Section;
+use crate::setting::{Setting, text};
+
+/// `[[listener]]`: one address; every shard listens on it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// IPv4 or IPv6 address and port, `0.0.0.0:25` or `[::1]:2525`.
+    pub address: SocketAddr,
+    /// What logs and metrics call it; absent, its address.
+    pub name: String,
+}
+
+impl Listener {
+    pub(crate) fn read(mut section: Section<'_, '_>) -> Option<Listener> {
+        if !section.has("address") {
+            section.refuse("address", "is missing: write for instance address = \"0.0.0.0:25\"");
+        }
+        let address = section.optional("address");
+        let name: Option<String> = section.optional("name");
+        if name
+            .as_deref()
+            .is_some_and(|name| name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)))
+        {
+            section.refuse("name", "is not a name: letters, digits, - _ and .");
+        }
+        section.finish();
+        address.map(|address: SocketAddr| Listener { address, name: name.unwrap_or_else(|| address.to_string()) })
+    }
+}
+
+impl Default for Listener {
+    fn default() -> Listener {
+        let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 2525);
+        Listener { address, name: address.to_string() }
+    }
+}
+
+impl Setting for SocketAddr {
+    fn read(value: &DeValue<'_>) -> Result<SocketAddr, String> {
+        let text = text(value, "an address and port in quotes, for instance \"0.0.0.0:25\" or \"[::]:25\"")?;
+        let address: Result<SocketAddr, _> = text.parse();
+        match address {
+            Ok(address) if address.port() > 0 => Ok(address),
+            Ok(_) => Err("has no port: it is 1 to 65535".to_owned()),
+            Err(_) => Err("is not an address and port: write for instance \"0.0.0.0:25\" or \"[::]:25\"".to_owned()),
+        }
+    }
+}

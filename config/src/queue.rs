@@ -1,0 +1,79 @@
+//! `[queue]`: how long Ringpost keeps trying.
+
+use std::time::Duration;
+
+use crate::Percent;
+use crate::section::Section;
+
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// `[queue]`: retries and expiry; a route can say otherwise.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Queue {
+    /// When a deferred recipient is tried again, and until when.
+    pub retry: Retry,
+}
+
+/// When a deferred recipient is tried again, and until when (RFC 5321 4.5.4.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retry {
+    /// Wait after the first failure; doubles with each further one.
+    pub base: Duration,
+    /// Longest wait between two attempts; at least `base`.
+    pub cap: Duration,
+    /// Each wait is lengthened or shortened at random by up to this share.
+    pub jitter: Percent,
+    /// Age at which an undelivered recipient fails for good.
+    pub expiry: Duration,
+    /// Age at which the sender is told that the message is late; from `expiry` on it is not told.
+    pub warning_after: Duration,
+}
+
+/// Retry settings of a route; None: as in `[queue]`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct RetryOverrides {
+    pub(crate) base: Option<Duration>,
+    pub(crate) cap: Option<Duration>,
+    pub(crate) jitter: Option<Percent>,
+    pub(crate) expiry: Option<Duration>,
+    pub(crate) warning_after: Option<Duration>,
+}
+
+impl RetryOverrides {
+    /// The keys are the same in `[queue]` and in a `[[route]]`.
+    pub(crate) fn read(section: &mut Section<'_, '_>) -> RetryOverrides {
+        RetryOverrides {
+            base: section.optional_within("retry_base", Duration::from_secs(1)..=DAY),
+            cap: section.optional_within("retry_cap", Duration::from_secs(1)..=DAY),
+            jitter: section.optional_within("retry_jitter", Percent::new(0)..=Percent::new(50)),
+            expiry: section.optional_within("expiry", MINUTE..=DAY * 30),
+            warning_after: section.optional_within("warning_after", MINUTE..=DAY * 30),
+        }
+    }
+
+    pub(crate) fn over(&self, retry: Retry) -> Retry {
+        Retry {
+            base: self.base.unwrap_or(retry.base),
+            cap: self.cap.unwrap_or(retry.cap),
+            jitter: self.jitter.unwrap_or(retry.jitter),
+            expiry: self.expiry.unwrap_or(retry.expiry),
+            warning_after: self.warning_after.unwrap_or(retry.warning_after),
+        }
+    }
+}
+
+impl Queue {
+    pub(crate) fn read(mut section: Section<'_, '_>) -> Queue {
+        let retry = RetryOverrides::read(&mut section).over(Retry::default());
+        section.finish();
+        Queue { retry }
+    }
+}
+
+impl Default for Retry {
+    fn default() -> Retry {
+        Retry { base: MINUTE * 5, cap: HOUR * 4, jitter: Percent::new(20), expiry: DAY * 5, warning_after: HOUR * 4 }
+    }
+}

@@ -1,0 +1,336 @@
+//! `[[route]]`: where mail goes from here.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
+
+use toml::de::DeValue;
+
+use crate::choice::refuse;
+use crate::delivery::{CONNECTIONS_MAX, MESSAGES_PER_CONNECTION_MAX};
+use crate::name::{compare, parse_domain};
+use crate::queue::RetryOverrides;
+use crate::section::Section;
+use crate::setting::{Setting, text};
+use crate::{Delivery, Queue, Retry};
+
+/// Next hops of one route: they are tried in turn, so more than this would only delay the verdict.
+const HOSTS_MAX: usize = 64;
+/// The port of a host written without one (RFC 5321 4.5.4.2).
+const SMTP_PORT: u16 = 25;
+
+/// `[[route]]`: what happens to mail for the domains it names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// The domains, at least one.
+    pub domains: Vec<DomainPattern>,
+    /// What happens to their mail.
+    pub via: Via,
+    /// Limits of this route; what it does not set is as in `[delivery]`.
+    pub overrides: RouteOverrides,
+    /// Retries of this route, with what it does not set as in `[queue]`.
+    pub retry: Retry,
+}
+
+/// What happens to mail.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Via {
+    /// To the first of these hosts that takes it, in this order; at least one.
+    Smarthost {
+        /// Address and port of each next hop.
+        hosts: Vec<SocketAddr>,
+    },
+    /// Accepted and thrown away.
+    Discard,
+    /// Kept in the queue while the route says so.
+    Hold,
+}
+
+impl Via {
+    /// The word as written in the file.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Via::Smarthost { .. } => "smarthost",
+            Via::Discard => "discard",
+            Via::Hold => "hold",
+        }
+    }
+}
+
+/// Limits a route sets for itself; None: as in `[delivery]`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RouteOverrides {
+    /// Connections to one destination of this route.
+    pub connections_max: Option<u32>,
+    /// Messages over one connection.
+    pub messages_per_connection: Option<u32>,
+}
+
+impl Route {
+    /// All mail is kept: what holds for a file without a route.
+    pub(crate) fn held() -> Route {
+        Route { domains: vec![DomainPattern::Any], via: Via::Hold, overrides: RouteOverrides::default(), retry: Retry::default() }
+    }
+
+    /// Connections to one destination of this route, over all shards.
+    pub fn connections_max(&self, delivery: &Delivery) -> u32 {
+        self.overrides.connections_max.unwrap_or(delivery.connections_max)
+    }
+
+    /// Messages over one connection of this route; None: as many as its lifetime allows.
+    pub fn messages_per_connection(&self, delivery: &Delivery) -> Option<u32> {
+        self.overrides.messages_per_connection.or(delivery.messages_per_connection)
+    }
+
+    pub(crate) fn read(mut section: Section<'_, '_>, queue: &Queue) -> Option<Route> {
+        if !section.has("domain") {
+            section.refuse("domain", "is missing: write for instance domain = \"*\"");
+        }
+        let domains = section.one_or_list("domain", str::parse);
+        if domains.as_ref().is_some_and(Vec::is_empty) && section.has_empty_list("domain") {
+            section.refuse("domain", "names no domain: write for instance domain = \"*\"");
+        }
+        if !section.has("via") {
+            section.refuse("via", "is missing: write via = \"smarthost\" or \"discard\" or \"hold\"");
+        }
+        let word: Option<ViaWord> = section.optional("via");
+        let via = Route::read_via(&mut section, word);
+        let overrides = RouteOverrides {
+            connections_max: section.optional_within("connections_max", 1..=CONNECTIONS_MAX),
+            messages_per_connection: section.optional_within("messages_per_connection", 1..=MESSAGES_PER_CONNECTION_MAX),
+        };
+        let retry = RetryOverrides::read(&mut section).over(queue.retry);
+        section.finish();
+        Some(Route { domains: domains?, via: via?, overrides, retry })
+    }
+
+    fn read_via(section: &mut Section<'_, '_>, word: Option<ViaWord>) -> Option<Via> {
+        let hosts = section.list("hosts", parse_host);
+        match word? {
+            ViaWord::Smarthost => {
+                match &hosts {
+                    None => section.refuse("hosts", "is missing: via = \"smarthost\" needs hosts = [\"192.0.2.1:25\"]"),
+                    Some(_) if section.has_empty_list("hosts") => {
+                        section.refuse("hosts", "names no host: write for instance [\"192.0.2.1:25\"]")
+                    }
+                    Some(hosts) if hosts.len() > HOSTS_MAX => section.refuse("hosts", format!("has more than {HOSTS_MAX} hosts")),
+                    Some(hosts) => {
+                        for (index, host) in hosts.iter().enumerate() {
+                            if hosts[..index].contains(host) {
+                                section.refuse("hosts", format!("names {host} twice"));
+                            }
+                        }
+                    }
+                }
+                hosts.map(|hosts| Via::Smarthost { hosts })
+            }
+            word => {
+                let via = if word == ViaWord::Discard { Via::Discard } else { Via::Hold };
+                if hosts.is_some() {
+                    section.refuse("hosts", format!("is not used by via = \"{}\": only smarthost has hosts", via.as_str()));
+                }
+                Some(via)
+            }
+        }
+    }
+}
+
+/// The word of `via`, before its hosts are known.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum ViaWord {
+    Smarthost,
+    Discard,
+    Hold,
+}
+
+impl Setting for ViaWord {
+    fn read(value: &DeValue<'_>) -> Result<ViaWord, String> {
+        const NOW: [&str; 3] = ["smarthost", "discard", "hold"];
+        match text(value, "a word in quotes")? {
+            "smarthost" => Ok(ViaWord::Smarthost),
+            "discard" => Ok(ViaWord::Discard),
+            "hold" => Ok(ViaWord::Hold),
+            "mx" | "lmtp" | "maildir" => Err(format!("comes with a later version: now write \"{}\"", NOW.join("\" or \""))),
+            word => Err(refuse(word, &NOW)),
+        }
+    }
+}
+
+/// An IP address with or without a port.
+fn parse_host(text: &str) -> Result<SocketAddr, String> {
+    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    let parsed = text.parse().ok().or_else(|| bare.parse::<IpAddr>().ok().map(|address| SocketAddr::new(address, SMTP_PORT)));
+    match parsed {
+        Some(host) if host.port() == 0 => Err("has no port: it is 1 to 65535".to_owned()),
+        Some(host) => Ok(host),
+        None if parse_domain(text.rsplit_once(':').map_or(text, |(name, _)| name)).is_ok() => {
+            Err("is not an address: host names come with a later version, write for instance \"192.0.2.1:25\" or \"[2001:db8::1]:25\""
+                .to_owned())
+        }
+        None => Err("is not an address: write for instance \"192.0.2.1:25\" or \"[2001:db8::1]:25\"".to_owned()),
+    }
+}
+
+/// The domains a route is for. The most exact pattern wins: a name before `*.name`, a longer `*.name` before a shorter, `*` last.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum DomainPattern {
+    /// `example.org`: this domain, in lower case.
+    Exact(String),
+    /// `*.example.org`: every domain below it, not itself; held without `*.`, in lower case.
+    Below(String),
+    /// `*`: every domain without another route, address literals too.
+    Any,
+}
+
+impl FromStr for DomainPattern {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<DomainPattern, String> {
+        if text == "*" {
+            return Ok(DomainPattern::Any);
+        }
+        let pattern = match text.strip_prefix("*.") {
+            Some(parent) => parse_domain(parent).map(DomainPattern::Below),
+            None => parse_domain(text).map(DomainPattern::Exact),
+        };
+        pattern.map_err(|_| "is not a domain: write \"*\", \"example.org\" or \"*.example.org\"".to_owned())
+    }
+}
+
+impl fmt::Display for DomainPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DomainPattern::Exact(name) => f.write_str(name),
+            DomainPattern::Below(parent) => write!(f, "*.{parent}"),
+            DomainPattern::Any => f.write_str("*"),
+        }
+    }
+}
+
+/// All routes, found by domain in logarithmic time and without copying.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Routes {
+    /// In the order of the file; an index into it names a route for as long as this table lives.
+    routes: Vec<Route>,
+    /// By name.
+    exact: Vec<(String, usize)>,
+    /// By name of the parent.
+    below: Vec<(String, usize)>,
+    any: Option<usize>,
+}
+
+impl Routes {
+    /// Of two equal patterns the first wins; `Config::parse` refuses them.
+    pub(crate) fn new(routes: Vec<Route>) -> Routes {
+        let mut table = Routes { routes, exact: Vec::new(), below: Vec::new(), any: None };
+        for (index, route) in table.routes.iter().enumerate() {
+            for pattern in &route.domains {
+                match pattern {
+                    DomainPattern::Exact(name) => table.exact.push((name.clone(), index)),
+                    DomainPattern::Below(parent) => table.below.push((parent.clone(), index)),
+                    DomainPattern::Any => table.any = table.any.or(Some(index)),
+                }
+            }
+        }
+        for names in [&mut table.exact, &mut table.below] {
+            names.sort();
+            names.dedup_by(|later, earlier| later.0 == earlier.0);
+        }
+        table
+    }
+
+    /// Index of the route for a domain, without regard to ASCII case; None: no route fits.
+    pub fn index_of(&self, domain: &str) -> Option<usize> {
+        let find = |names: &[(String, usize)], name: &str| {
+            let found = names.binary_search_by(|(lower, _)| compare(lower, name)).ok();
+            found.map(|at| names[at].1)
+        };
+        if let Some(index) = find(&self.exact, domain) {
+            return Some(index);
+        }
+        let mut rest = domain;
+        while let Some((label, parent)) = rest.split_once('.') {
+            if !label.is_empty()
+                && let Some(index) = find(&self.below, parent)
+            {
+                return Some(index);
+            }
+            rest = parent;
+        }
+        self.any
+    }
+
+    /// The route for a domain, without regard to ASCII case; None: no route fits.
+    pub fn get(&self, domain: &str) -> Option<&Route> {
+        self.index_of(domain).map(|index| &self.routes[index])
+    }
+
+    /// All routes in the order of the file.
+    pub fn as_slice(&self) -> &[Route] {
+        &self.routes
+    }
+}
+
+impl Default for Routes {
+    /// Mail is kept in the queue until the file has a route.
+    fn default() -> Routes {
+        Routes::new(vec![Route::held()])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn routes(patterns: &[&str]) -> Routes {
+        let route = |pattern: &&str| Route {
+            domains: vec![pattern.parse().unwrap()],
+            via: Via::Hold,
+            overrides: RouteOverrides::default(),
+            retry: Retry::default(),
+        };
+        Routes::new(patterns.iter().map(route).collect())
+    }
+
+    #[test]
+    fn the_most_exact_pattern_wins() {
+        let table = routes(&["*", "*.example.org", "mx.example.org", "*.a.example.org", "example.org"]);
+        let cases = [
+            ("other.test", 0),
+            ("b.example.org", 1),
+            ("c.b.Example.Org", 1),
+            ("mx.example.org", 2),
+            ("x.mx.example.org", 1),
+            ("x.a.example.org", 3),
+            ("a.example.org", 1),
+            ("EXAMPLE.org", 4),
+            ("notexample.org", 0),
+            (".example.org", 0),
+            ("[192.0.2.1]", 0),
+        ];
+        for (domain, index) in cases {
+            assert_eq!(table.index_of(domain), Some(index), "{domain}");
+        }
+        assert_eq!(routes(&["example.org"]).index_of("other.test"), None);
+    }
+
+    #[test]
+    fn hosts_are_addresses_with_a_port_of_25_by_default() {
+        let cases = [
+            ("127.0.0.1:2600", "127.0.0.1:2600"),
+            ("192.0.2.1", "192.0.2.1:25"),
+            ("[::1]:26", "[::1]:26"),
+            ("[::1]", "[::1]:25"),
+            ("::1", "[::1]:25"),
+        ];
+        for (text, host) in cases {
+            assert_eq!(parse_host(text), Ok(host.parse().unwrap()), "{text}");
+        }
+        assert!(parse_host("relay.example:25").unwrap_err().contains("host names come with a later version"));
+        assert!(parse_host("relay.example").unwrap_err().contains("host names come with a later version"));
+        assert!(parse_host("127.0.0.1:0").unwrap_err().contains("has no port"));
+        for text in ["", ":25", "127.0.0.1:65536", "[::1", "a b", "[x]"] {
+            assert!(parse_host(text).is_err(), "{text}");
+        }
+    }
+}
