@@ -57,7 +57,7 @@ pub(crate) fn routes(document: &Document<'_>, routes: Option<&[Option<Route>]>, 
         return;
     }
     if !relay.networks.is_empty() {
-        let message = "no route for \"*\", where relay.networks may send to: add a [[route]] with domain = \"*\" (via = \"hold\" keeps such mail), \
+        let message = "lacks one for \"*\", where relay.networks may send to: add a [[route]] with domain = \"*\" (via = \"hold\" keeps such mail), \
                        or write networks = [] in [relay]";
         document.refuse("route", message);
     }

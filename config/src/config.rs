@@ -156,3 +156,28 @@ impl Default for Config {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::DEFAULT_TOML;
+
+    #[test]
+    fn every_key_is_documented_in_the_defaults() {
+        let text = format!("{DEFAULT_TOML}\n[[domain]]\nname = \"example.org\"\n");
+        let document = Document::new(&text, Path::new("default.toml"));
+        let tree = document.tree().unwrap();
+        Config::read(Section::root(&document, &tree));
+        let known = document.known.borrow().clone();
+        assert!(known.len() > 80, "{}", known.len());
+        for key in known {
+            let (section, name) = key.rsplit_once('.').unwrap_or(("", &key));
+            let is_documented = match section.split_once('[') {
+                // In a section that can stand more than once, keys without a default are commented out.
+                Some(_) => text.contains(&format!("\n{name} = ")) || text.contains(&format!("\n# {name} = ")),
+                None => document.line(&key) > 0 || text.contains(&format!("\n# {name} = ")),
+            };
+            assert!(is_documented, "{key}");
+        }
+    }
+}

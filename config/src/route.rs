@@ -101,7 +101,7 @@ impl Route {
         };
         let retry = RetryOverrides::read(&mut section).over(queue.retry);
         section.finish();
-        Some(Route { domains: domains?, via: via?, overrides, retry })
+        Some(Route { domains: domains.filter(|domains| !domains.is_empty())?, via: via?, overrides, retry })
     }
 
     fn read_via(section: &mut Section<'_, '_>, word: Option<ViaWord>) -> Option<Via> {

@@ -9,12 +9,13 @@ use toml::de::{DeTable, DeValue};
 
 use crate::choice::nearest;
 use crate::setting::{Bounded, Setting, article, text};
-use crate::source::{Source, line_of, written};
+use crate::source::{Lines, Source, written};
 use crate::{ConfigError, ConfigErrors};
 
 /// The file being read: its text, where its settings stand, and what is wrong so far.
 pub(crate) struct Document<'t> {
     text: &'t str,
+    lines: Lines,
     source: RefCell<Source>,
     errors: RefCell<Vec<ConfigError>>,
     /// Every key that was asked for: the keys there are. `default.toml` is tested to name them all.
@@ -26,6 +27,7 @@ impl<'t> Document<'t> {
     pub(crate) fn new(text: &'t str, path: &Path) -> Document<'t> {
         Document {
             text,
+            lines: Lines::new(text),
             source: RefCell::new(Source::new(path)),
             errors: RefCell::default(),
             #[cfg(test)]
@@ -42,7 +44,7 @@ impl<'t> Document<'t> {
         let path = self.source.borrow().path().to_path_buf();
         let error = |error: toml::de::Error| ConfigError {
             path: path.clone(),
-            line: error.span().map(|span| line_of(self.text, span.start)),
+            line: error.span().map(|span| self.lines.of(span.start)),
             key: String::new(),
             value: error.span().filter(|span| !span.is_empty()).and_then(|span| written(self.text, span)),
             message: format!("is not TOML: {}", error.message()),
@@ -57,7 +59,7 @@ impl<'t> Document<'t> {
 
     /// A value inside a list is named by itself, not by the whole list.
     fn refuse_value(&self, key: &str, value: &Spanned<DeValue<'_>>, message: String) {
-        let line = Some(line_of(self.text, value.span().start));
+        let line = Some(self.lines.of(value.span().start));
         let path = self.source.borrow().path().to_path_buf();
         let value = written(self.text, value.span());
         self.errors.borrow_mut().push(ConfigError { path, line, key: key.to_owned(), value, message });
@@ -108,13 +110,15 @@ impl<'d, 't> Section<'d, 't> {
 
     /// The value of a key as written, and from now on the place of its errors.
     fn find(&mut self, key: &'static str) -> Option<&'d Spanned<DeValue<'t>>> {
-        self.keys.push(key);
+        if !self.keys.contains(&key) {
+            self.keys.push(key);
+        }
         let name = self.key(key);
         #[cfg(test)]
         self.document.known.borrow_mut().insert(name.clone());
         let (at, value) = self.table?.get_key_value(key)?;
         // The key's line, not the value's: a table under a header spans from its header, a long list starts where its key stands.
-        let line = line_of(self.document.text, at.span().start);
+        let line = self.document.lines.of(at.span().start);
         let shown = match value.get_ref() {
             DeValue::Table(_) => None,
             _ => written(self.document.text, value.span()),
@@ -241,13 +245,19 @@ impl<'d, 't> Section<'d, 't> {
         Section { document: self.document, name: self.key(key), table, keys: Vec::new() }
     }
 
-    /// The tables `[[key]]` in order; None when there is none.
+    /// The tables `[[key]]` in order; None when the key is absent or something else.
     pub(crate) fn sections(&mut self, key: &'static str) -> Option<Vec<Section<'d, 't>>> {
         let value = self.find(key)?;
         let Some(elements) = value.get_ref().as_array() else {
             self.refuse(key, format!("can stand more than once: write [[{key}]]"));
-            return Some(Vec::new());
+            return None;
         };
+        if !elements.is_empty() {
+            // The text of all the tables is not a value one wants to read in a message.
+            let name = self.key(key);
+            let line = self.document.line(&name);
+            self.document.source.borrow_mut().record(&name, line, None);
+        }
         let mut sections = Vec::with_capacity(elements.len());
         for (index, element) in elements.iter().enumerate() {
             let name = format!("{}[{}]", self.key(key), index + 1);
@@ -255,7 +265,7 @@ impl<'d, 't> Section<'d, 't> {
                 self.document.refuse_value(&name, element, format!("is {}, not a section: write [[{key}]]", article(element.get_ref())));
                 continue;
             };
-            let line = line_of(self.document.text, element.span().start);
+            let line = self.document.lines.of(element.span().start);
             self.document.source.borrow_mut().record(&name, line, None);
             sections.push(Section { document: self.document, name, table: Some(table), keys: Vec::new() });
         }
@@ -270,7 +280,7 @@ impl<'d, 't> Section<'d, 't> {
             if self.keys.contains(&word) {
                 continue;
             }
-            let line = line_of(self.document.text, key.span().start);
+            let line = self.document.lines.of(key.span().start);
             self.document.source.borrow_mut().record(&self.key(word), line, None);
             let hint = match nearest(word, self.keys.iter().copied()) {
                 Some(meant) => format!("did you mean {meant}?"),

@@ -1,0 +1,447 @@
+//! Whole files: those that must be read, and what is said about those that are wrong.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ringpost_config::{
+    BareNewline, ByteRate, ByteSize, Config, CoordinatorCore, Cores, DEFAULT_TOML, IoWq, LogFormat, LogLevel, MailLog, MailOutput,
+    OnDiskFailure, Percent, Smt, TextLine, Via,
+};
+
+fn parse(text: &str) -> Config {
+    Config::parse(text, Path::new("/etc/ringpost/ringpost.toml")).unwrap_or_else(|errors| panic!("{errors}"))
+}
+
+/// What is said about a file, one line a mistake.
+fn refused(text: &str) -> Vec<String> {
+    let errors = Config::parse(text, Path::new("ringpost.toml")).expect_err("the file must be refused");
+    errors.to_string().lines().map(str::to_owned).collect()
+}
+
+#[track_caller]
+fn assert_refused(text: &str, expected: &[&str]) {
+    assert_eq!(refused(text), expected, "{text}");
+}
+
+#[test]
+fn the_first_mail_file_is_read() {
+    let config = parse(include_str!("../examples/first-mail.toml"));
+    assert_eq!(config.hostname.as_deref(), Some("mx1.example.test"));
+    assert_eq!(config.shards.cores, Cores::List("0".parse().unwrap()));
+    assert_eq!(config.spool.path, PathBuf::from("/etc/ringpost/spool"));
+    assert_eq!(config.control.socket, PathBuf::from("/etc/ringpost/ringpost.sock"));
+    assert_eq!(config.listeners.len(), 1);
+    assert_eq!(config.listeners[0].address, "127.0.0.1:2525".parse().unwrap());
+    let loopback: IpAddr = "::ffff:127.0.0.1".parse().unwrap();
+    assert!(config.relay.allows(loopback));
+    assert!(!config.relay.allows("192.0.2.1".parse().unwrap()));
+    let domain = config.domains.get("Y.Test").unwrap();
+    assert!(domain.accepts("b") && domain.accepts("C") && domain.accepts("postmaster") && !domain.accepts("d"));
+    let route = config.routes.get("anywhere.example").unwrap();
+    assert_eq!(route.via, Via::Smarthost { hosts: vec!["127.0.0.1:2600".parse().unwrap()] });
+    assert_eq!(route.retry, config.queue.retry);
+    assert_eq!(route.connections_max(&config.delivery), 20);
+}
+
+#[test]
+fn the_other_examples_are_read() {
+    let store = parse(include_str!("../examples/store-relay.toml"));
+    assert!(store.relay.networks.is_empty());
+    assert!(store.domains.get("lists.example.org").unwrap().accepts("anything"));
+    assert_eq!(store.routes.get("example.org").unwrap().retry.cap, Duration::from_secs(1800));
+    assert_eq!(store.routes.get("example.org").unwrap().retry.base, Duration::from_secs(300));
+    assert!(store.routes.get("elsewhere.test").is_none());
+
+    let outbound = parse(include_str!("../examples/outbound.toml"));
+    assert_eq!(outbound.routes.get("a.invalid").unwrap().via, Via::Discard);
+    let route = outbound.routes.get("example.com").unwrap();
+    assert_eq!(route.connections_max(&outbound.delivery), 100);
+    let Via::Smarthost { hosts } = &route.via else { panic!("{:?}", route.via) };
+    assert_eq!(hosts[0], "198.51.100.1:25".parse().unwrap());
+    assert_eq!(outbound.log.mail_output, MailOutput::File(PathBuf::from("/var/log/ringpost/mail.log")));
+}
+
+#[test]
+fn the_documented_defaults_are_those_of_the_code() {
+    let documented = Config::parse(DEFAULT_TOML, Path::new("default.toml")).unwrap_or_else(|errors| panic!("{errors}"));
+    assert_eq!(documented, Config::default());
+    assert_eq!(Config::parse("", Path::new("empty.toml")).unwrap(), Config::default());
+}
+
+#[test]
+fn every_commented_example_of_the_defaults_is_a_right_value() {
+    // The keys without a default are commented out: with them in, only what they contradict may be said.
+    let mut text = String::new();
+    for line in DEFAULT_TOML.lines() {
+        let key = line.strip_prefix("# ").filter(|rest| rest.starts_with("[[domain]]") || rest.split(' ').nth(1) == Some("="));
+        text.push_str(key.unwrap_or(line));
+        text.push('\n');
+    }
+    let text = text.replace("via = \"hold\"", "via = \"smarthost\"");
+    let config = parse(&text);
+    assert_eq!(config.hostname.as_deref(), Some("mx1.example.org"));
+    assert_eq!(config.listeners[0].name, "public");
+    assert_eq!(config.domains.get("example.org").unwrap().recipients().map(<[String]>::len), Some(2));
+    let route = &config.routes.as_slice()[0];
+    assert_eq!(route.overrides.messages_per_connection, Some(1000));
+    assert_eq!(route.retry, config.queue.retry);
+}
+
+#[test]
+fn every_key_takes_effect() {
+    let config = parse(
+        r#"
+        shards = { cores = "1-2", smt = "use", coordinator_core = 3, io_wq = "shard" }
+        spool = { path = "/s", segment_bytes = "1 MiB", prepared_segments = 1, reserve = "2 MiB", min_free_bytes = "3 MiB",
+                  min_free_inodes = 5, open_max = "4 MiB", on_disk_failure = "stop-accepting", allow_unsafe_spool = true }
+        [smtp]
+        content_max = "1 MiB"
+        recipients_max = 101
+        messages_per_connection = 2
+        command_line_max = "3 KiB"
+        auth_line_max = "13 KiB"
+        local_part_max = "65 B"
+        path_max = "257 B"
+        bare_newline = "normalize"
+        text_line = "strict"
+        header_max = "17 KiB"
+        header_lines_max = 101
+        received_max = 11
+        sessions_max = 12
+        sessions_per_address = 13
+        connections_per_minute = 14
+        messages_per_minute = 15
+        recipients_per_minute = 16
+        idle_timeout = "17s"
+        command_timeout = "18s"
+        data_timeout = "19s"
+        data_rate_min = "20 B/s"
+        bad_commands_soft = 21
+        bad_command_delay = "22s"
+        bad_commands_max = 23
+        junk_commands_max = 24
+        [queue]
+        retry_base = "1m"
+        retry_cap = "2m"
+        retry_jitter = "3 %"
+        expiry = "4m"
+        warning_after = "5m"
+        [delivery]
+        connections_max = 6
+        window_initial = 4
+        messages_per_connection = 7
+        idle_timeout = "8s"
+        max_lifetime = "9s"
+        probe_after = "10s"
+        dead_destination = "11s"
+        connect_timeout = "12s"
+        banner_timeout = "13s"
+        ehlo_timeout = "14s"
+        mail_timeout = "15s"
+        rcpt_timeout = "16s"
+        data_timeout = "17s"
+        block_timeout = "18s"
+        dot_timeout = "19s"
+        quit_timeout = "20s"
+        [log]
+        format = "json"
+        level = "debug"
+        mail = "required"
+        mail_output = "mail.log"
+        [memory]
+        max_memory = "1 GiB"
+        "#,
+    );
+    assert_eq!((config.shards.smt, config.shards.coordinator_core, config.shards.io_wq), (Smt::Use, CoordinatorCore::Core(3), IoWq::Shard));
+    let spool = &config.spool;
+    assert_eq!((spool.segment_bytes, spool.reserve, spool.min_free_bytes, spool.open_max), {
+        let mib = ByteSize::mib;
+        (mib(1), mib(2), mib(3), mib(4))
+    });
+    assert_eq!((spool.prepared_segments, spool.min_free_inodes), (1, 5));
+    assert_eq!((spool.on_disk_failure, spool.allow_unsafe_spool), (OnDiskFailure::StopAccepting, true));
+
+    let seconds = |count| Duration::from_secs(count);
+    let smtp = &config.smtp;
+    assert_eq!((smtp.content_max, smtp.command_line_max, smtp.auth_line_max), (ByteSize::mib(1), ByteSize::kib(3), ByteSize::kib(13)));
+    assert_eq!((smtp.local_part_max, smtp.path_max, smtp.header_max), (ByteSize::new(65), ByteSize::new(257), ByteSize::kib(17)));
+    assert_eq!((smtp.bare_newline, smtp.text_line), (BareNewline::Normalize, TextLine::Strict));
+    assert_eq!((smtp.recipients_max, smtp.messages_per_connection, smtp.header_lines_max, smtp.received_max), (101, 2, 101, 11));
+    assert_eq!((smtp.sessions_max, smtp.sessions_per_address), (Some(12), 13));
+    assert_eq!((smtp.connections_per_minute, smtp.messages_per_minute, smtp.recipients_per_minute), (Some(14), Some(15), Some(16)));
+    assert_eq!((smtp.idle_timeout, smtp.command_timeout, smtp.data_timeout), (seconds(17), seconds(18), seconds(19)));
+    assert_eq!((smtp.data_rate_min, smtp.bad_command_delay), (ByteRate::new(20), seconds(22)));
+    assert_eq!((smtp.bad_commands_soft, smtp.bad_commands_max, smtp.junk_commands_max), (21, 23, 24));
+
+    let retry = config.queue.retry;
+    assert_eq!((retry.base, retry.cap, retry.jitter), (seconds(60), seconds(120), Percent::new(3)));
+    assert_eq!((retry.expiry, retry.warning_after), (seconds(240), seconds(300)));
+    // Absent, the only route holds, with the retries of this file.
+    assert_eq!(config.routes.get("a.test").map(|route| route.retry), Some(retry));
+
+    let delivery = &config.delivery;
+    assert_eq!((delivery.connections_max, delivery.window_initial, delivery.messages_per_connection), (6, 4, Some(7)));
+    let times = [delivery.idle_timeout, delivery.max_lifetime, delivery.probe_after, delivery.dead_destination, delivery.connect_timeout];
+    assert_eq!(times, [8, 9, 10, 11, 12].map(seconds));
+    let replies = [delivery.banner_timeout, delivery.ehlo_timeout, delivery.mail_timeout, delivery.rcpt_timeout, delivery.data_timeout];
+    assert_eq!(replies, [13, 14, 15, 16, 17].map(seconds));
+    assert_eq!([delivery.block_timeout, delivery.dot_timeout, delivery.quit_timeout], [18, 19, 20].map(seconds));
+
+    let log = &config.log;
+    assert_eq!((log.format, log.level, log.mail), (LogFormat::Json, LogLevel::Debug, MailLog::Required));
+    assert_eq!(log.mail_output, MailOutput::File(PathBuf::from("/etc/ringpost/mail.log")));
+    assert_eq!(config.memory.max_memory, Some(ByteSize::gib(1)));
+}
+
+#[test]
+fn all_mistakes_are_said_at_once_in_the_order_of_their_lines() {
+    assert_refused(
+        r#"hostname = "mx 1"
+[shards]
+cores = "0-"
+[relay]
+networks = [
+  "127.0.0.0/8",
+  "10.0.0.0/33",
+  7,
+]
+[spool]
+segmnet_bytes = "64 MiB"
+segment_bytes = 67108864
+colour = "red"
+[smpt]
+size = 1
+"#,
+        &[
+            "ringpost.toml:1: hostname: \"mx 1\" is not a domain name, for instance \"example.org\"",
+            "ringpost.toml:3: shards.cores: \"0-\" is not a list of cores: write for instance \"0,2-5\", numbers up to 8191; or \"auto\"",
+            "ringpost.toml:7: relay.networks: \"10.0.0.0/33\" is not a network: the prefix length is 0 to 32",
+            "ringpost.toml:8: relay.networks: 7 is an integer, not a string",
+            "ringpost.toml:11: spool.segmnet_bytes: unknown key; did you mean segment_bytes?",
+            "ringpost.toml:12: spool.segment_bytes: 67108864 is an integer, not a size in quotes with its unit, for instance \"25 MiB\", \
+             \"64 KiB\" or \"512 B\"",
+            "ringpost.toml:13: spool.colour: unknown key; allowed here: path, segment_bytes, prepared_segments, reserve, min_free_bytes, \
+             min_free_inodes, open_max, on_disk_failure, allow_unsafe_spool",
+            "ringpost.toml:14: smpt: unknown key; did you mean smtp?",
+        ],
+    );
+}
+
+#[test]
+fn text_that_is_not_toml_names_its_line() {
+    let said = refused("hostname = \"a\"\n[spool\npath = \"x\"\n");
+    assert!(said[0].starts_with("ringpost.toml:2: "), "{said:?}");
+    assert!(said[0].contains("is not TOML"), "{said:?}");
+    let said = refused("[spool]\npath = \"a\"\npath = \"b\"\n");
+    assert!(said[0].starts_with("ringpost.toml:3: ") && said[0].contains("duplicate key"), "{said:?}");
+}
+
+#[test]
+fn values_out_of_bounds_name_the_bounds() {
+    assert_refused(
+        "[spool]\nsegment_bytes = \"2 GiB\"\n[smtp]\nrecipients_max = 10\nsessions_max = \"many\"\nmessages_per_minute = 0\n\
+         [queue]\nretry_jitter = \"60 %\"\nexpiry = \"1s\"\n",
+        &[
+            "ringpost.toml:2: spool.segment_bytes: \"2 GiB\" is out of bounds: allowed is \"1 MiB\" to \"1 GiB\"",
+            "ringpost.toml:4: smtp.recipients_max: 10 is out of bounds: allowed is 100 to 100000",
+            "ringpost.toml:5: smtp.sessions_max: \"many\" is a string, not a whole number, or \"auto\"",
+            "ringpost.toml:6: smtp.messages_per_minute: 0 is out of bounds: allowed is 1 to 10000000, or \"off\"",
+            "ringpost.toml:8: queue.retry_jitter: \"60 %\" is out of bounds: allowed is \"0 %\" to \"50 %\"",
+            "ringpost.toml:9: queue.expiry: \"1s\" is out of bounds: allowed is \"1m\" to \"30d\"",
+        ],
+    );
+    assert_refused(
+        "[spool]\nsegment_bytes = \"1500 KiB\"\n",
+        &["ringpost.toml:2: spool.segment_bytes: \"1500 KiB\" is not a multiple of 1 MiB"],
+    );
+}
+
+#[test]
+fn words_that_are_not_allowed_name_those_that_are() {
+    assert_refused(
+        "[smtp]\nbare_newline = \"rejct\"\n[log]\nlevel = \"loud\"\n[spool]\non_disk_failure = true\n",
+        &[
+            "ringpost.toml:2: smtp.bare_newline: \"rejct\" is not allowed: write \"reject\" or \"normalize\"; did you mean \"reject\"?",
+            "ringpost.toml:4: log.level: \"loud\" is not allowed: write \"error\" or \"warn\" or \"info\" or \"debug\" or \"trace\"",
+            "ringpost.toml:6: spool.on_disk_failure: true is a boolean, not a word in quotes",
+        ],
+    );
+}
+
+#[test]
+fn routes_of_later_versions_say_so() {
+    for via in ["mx", "lmtp", "maildir"] {
+        assert_refused(
+            &format!("[[route]]\ndomain = \"*\"\nvia = \"{via}\"\n"),
+            &[&format!(
+                "ringpost.toml:3: route[1].via: \"{via}\" comes with a later version: now write \"smarthost\" or \"discard\" or \"hold\""
+            )],
+        );
+    }
+    assert_refused(
+        "[[route]]\ndomain = \"*\"\nvia = \"smarthost\"\nhosts = [\"relay.example:25\"]\n",
+        &["ringpost.toml:4: route[1].hosts: \"relay.example:25\" is not an address: host names come with a later version, write for \
+           instance \"192.0.2.1:25\" or \"[2001:db8::1]:25\""],
+    );
+}
+
+#[test]
+fn a_route_that_is_not_whole_says_what_is_missing() {
+    assert_refused("[[route]]\nvia = \"hold\"\n", &["ringpost.toml:1: route[1].domain: is missing: write for instance domain = \"*\""]);
+    assert_refused(
+        "[[route]]\ndomain = \"*\"\n",
+        &["ringpost.toml:1: route[1].via: is missing: write via = \"smarthost\" or \"discard\" or \"hold\""],
+    );
+    assert_refused(
+        "[[route]]\ndomain = \"*\"\nvia = \"smarthost\"\n",
+        &["ringpost.toml:1: route[1].hosts: is missing: via = \"smarthost\" needs hosts = [\"192.0.2.1:25\"]"],
+    );
+    assert_refused(
+        "[[route]]\ndomain = \"*\"\nvia = \"hold\"\nhosts = [\"192.0.2.1\"]\n",
+        &["ringpost.toml:4: route[1].hosts: [\"192.0.2.1\"] is not used by via = \"hold\": only smarthost has hosts"],
+    );
+    assert_refused(
+        "[[route]]\ndomain = []\nvia = \"smarthost\"\nhosts = []\n",
+        &[
+            "ringpost.toml:2: route[1].domain: [] names no domain: write for instance domain = \"*\"",
+            "ringpost.toml:4: route[1].hosts: [] names no host: write for instance [\"192.0.2.1:25\"]",
+        ],
+    );
+    assert_refused(
+        "[[route]]\ndomain = \"*\"\nvia = \"smarthost\"\nhosts = [\"192.0.2.1\", \"192.0.2.1:25\"]\n",
+        &["ringpost.toml:4: route[1].hosts: [\"192.0.2.1\", \"192.0.2.1:25\"] names 192.0.2.1:25 twice"],
+    );
+}
+
+#[test]
+fn mail_that_could_be_accepted_must_have_a_route() {
+    let said = refused("[[route]]\ndomain = \"example.org\"\nvia = \"discard\"\n");
+    assert_eq!(said.len(), 1);
+    assert!(said[0].starts_with("ringpost.toml:1: route: lacks one for \"*\""), "{said:?}");
+    assert_refused(
+        "[relay]\nnetworks = []\n[[domain]]\nname = \"a.test\"\n[[domain]]\nname = \"b.test\"\n[[route]]\ndomain = \"*.a.test\"\nvia = \"hold\"\n\
+         [[route]]\ndomain = \"b.test\"\nvia = \"hold\"\n",
+        &["ringpost.toml:4: domain[1].name: \"a.test\" has no route: add a [[route]] for it or for \"*\""],
+    );
+}
+
+#[test]
+fn what_stands_twice_names_both_lines() {
+    assert_refused(
+        "[[listener]]\naddress = \"127.0.0.1:25\"\n[[listener]]\naddress = \"127.0.0.1:25\"\n",
+        &["ringpost.toml:4: listener[2].address: \"127.0.0.1:25\" is listened on already, see line 2"],
+    );
+    assert_refused(
+        "[[domain]]\nname = \"a.test\"\n[[domain]]\nname = \"A.test\"\n",
+        &["ringpost.toml:4: domain[2].name: \"A.test\" has a [[domain]] already, see line 2"],
+    );
+    assert_refused(
+        "[[route]]\ndomain = \"*\"\nvia = \"hold\"\n[[route]]\ndomain = [\"a.test\", \"*\"]\nvia = \"hold\"\n",
+        &["ringpost.toml:5: route[2].domain: [\"a.test\", \"*\"] repeats *, which has a route already, see line 2"],
+    );
+}
+
+#[test]
+fn contradictions_between_sections_name_the_key_that_is_in_the_file() {
+    assert_refused(
+        "[smtp]\ncontent_max = \"1 GiB\"\nbad_commands_soft = 30\n[spool]\nopen_max = \"512 MiB\"\nmin_free_bytes = \"1 MiB\"\n\
+         [queue]\nretry_base = \"5h\"\n[delivery]\nconnections_max = 2\nwindow_initial = 3\n",
+        &[
+            "ringpost.toml:3: smtp.bad_commands_soft: 30 is a contradiction: smtp.bad_commands_max (20) is less than \
+             smtp.bad_commands_soft (30)",
+            "ringpost.toml:5: spool.open_max: \"512 MiB\" does not fit: spool.open_max (512 MiB) holds the content of open transactions, \
+             smtp.content_max (1 GiB) is one of them",
+            "ringpost.toml:6: spool.min_free_bytes: \"1 MiB\" leaves no reserve: spool.reserve (128 MiB) is more than \
+             spool.min_free_bytes (1 MiB)",
+            "ringpost.toml:8: queue.retry_base: \"5h\" is a contradiction: retry_base (5h) is more than retry_cap (4h)",
+            "ringpost.toml:11: delivery.window_initial: 3 is more than delivery.connections_max, which is 2",
+        ],
+    );
+    assert_eq!(parse("[delivery]\nconnections_max = 2\n").delivery.window_initial, 2);
+    assert_refused(
+        "[[route]]\ndomain = \"*\"\nvia = \"hold\"\nretry_cap = \"1m\"\n",
+        &["ringpost.toml:4: route[1].retry_cap: \"1m\" is a contradiction: retry_base (5m) is more than retry_cap (1m)"],
+    );
+}
+
+#[test]
+fn sections_and_lists_of_the_wrong_kind_are_refused() {
+    assert_refused(
+        "spool = 1\nlistener = { address = \"127.0.0.1:25\" }\nroute = [1]\nrelay = { networks = \"127.0.0.1\" }\n",
+        &[
+            "ringpost.toml:1: spool: 1 is an integer, not a section: write [spool]",
+            "ringpost.toml:2: listener: can stand more than once: write [[listener]]",
+            "ringpost.toml:3: route[1]: 1 is an integer, not a section: write [[route]]",
+            "ringpost.toml:4: relay.networks: \"127.0.0.1\" is a string, not a list in brackets",
+        ],
+    );
+    assert_refused("[[listener]]\n", &["ringpost.toml:1: listener[1].address: is missing: write for instance address = \"0.0.0.0:25\""]);
+    assert_refused(
+        "[[listener]]\naddress = \"127.0.0.1\"\n[[listener]]\naddress = \"127.0.0.1:0\"\n",
+        &[
+            "ringpost.toml:2: listener[1].address: \"127.0.0.1\" is not an address and port: write for instance \"0.0.0.0:25\" or \"[::]:25\"",
+            "ringpost.toml:4: listener[2].address: \"127.0.0.1:0\" has no port: it is 1 to 65535",
+        ],
+    );
+}
+
+#[test]
+fn a_later_check_names_the_line_too() {
+    let config = parse("[shards]\ncores = \"9\"\n[[listener]]\naddress = \"127.0.0.1:25\"\n");
+    let machine = ringpost_config::topology::Machine::new(Vec::new());
+    let error = ringpost_config::topology::Plan::new(&machine, &config.shards).unwrap_err();
+    let said = config.error_at(error.key, error.message).to_string();
+    assert!(said.starts_with("/etc/ringpost/ringpost.toml:2: shards.cores: \"9\" core 9 is not on this machine"), "{said}");
+    let said = config.error_at("listener[1].address", "is in use").to_string();
+    assert_eq!(said, "/etc/ringpost/ringpost.toml:4: listener[1].address: \"127.0.0.1:25\" is in use");
+    // A key that is not in the file is said at its section.
+    assert_eq!(config.error_at("shards.io_wq", "is odd").line, Some(1));
+    assert_eq!(config.error_at("memory.max_memory", "is odd").line, None);
+}
+
+#[test]
+fn random_damage_to_the_defaults_is_refused_or_read_but_never_a_panic() {
+    let seed = 0x5eed_c0f1u64;
+    println!("seed {seed:#x}");
+    let mut state = seed;
+    let mut random = move |below: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % below
+    };
+    let (mut read, mut refused) = (0, 0);
+    for _ in 0..2000 {
+        let mut bytes = DEFAULT_TOML.as_bytes().to_vec();
+        for _ in 0..=random(4) {
+            let at = random(bytes.len());
+            match random(3) {
+                0 => bytes[at] = b"0\"[]={}\n.-,#a\xc3"[random(14)],
+                1 => drop(bytes.remove(at)),
+                _ => bytes.truncate(at.max(1)),
+            }
+        }
+        let text = String::from_utf8_lossy(&bytes);
+        match Config::parse(&text, Path::new("damaged.toml")) {
+            Ok(_) => read += 1,
+            Err(errors) => {
+                refused += 1;
+                assert!(!errors.0.is_empty());
+                assert!(errors.0.iter().all(|error| error.line.is_none_or(|line| line as usize <= text.lines().count() + 1)), "{errors}");
+            }
+        }
+    }
+    assert!(read > 0 && refused > 0, "{read} read, {refused} refused");
+}
+
+#[test]
+fn ten_thousand_domains_are_read_and_found() {
+    let mut text = String::from("[[route]]\ndomain = \"*\"\nvia = \"hold\"\n");
+    for number in 0..10_000 {
+        text.push_str(&format!("[[domain]]\nname = \"d{number}.test\"\nrecipients = [\"a\", \"b\"]\n"));
+    }
+    let config = parse(&text);
+    assert_eq!(config.domains.len(), 10_000);
+    assert!(config.domains.get("D9999.test").is_some_and(|domain| domain.accepts("b")));
+    text.push_str("[[domain]]\nname = \"d5000.test\"\n");
+    assert_refused(&text, &["ringpost.toml:30005: domain[10001].name: \"d5000.test\" has a [[domain]] already, see line 15005"]);
+}
