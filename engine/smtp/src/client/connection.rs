@@ -418,6 +418,13 @@ impl Client {
             return;
         }
         self.closing = Some(reason);
+        // Silence and nonsense are an answer of a kind. A connection that just ends is not: an idle one may end at any time.
+        let spoken = matches!(reason, CloseReason::Protocol(_) | CloseReason::Disconnected(Disconnect::TimedOut));
+        if let Some(&(Expected::Mail(index) | Expected::Rcpt(index, _) | Expected::Data(index) | Expected::Dot(index))) =
+            self.expected.front()
+        {
+            self.slots[index].answered |= spoken;
+        }
         self.expected.clear();
         let why = match reason {
             CloseReason::Disconnected(Disconnect::Closed) => "421 4.4.2 connection closed by the next hop",
