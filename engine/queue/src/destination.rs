@@ -17,6 +17,9 @@ const REASON_BYTES_MAX: usize = 200;
 /// A host being probed is nobody else's first choice for this long.
 const PROBE_MS: u64 = 60_000;
 
+/// Pause after an attempt that found no host for a reason of our own.
+const SHORTAGE_PAUSE_MS: u64 = 1000;
+
 /// The window is counted in thousandths of an attempt.
 const ONE: u32 = 1000;
 
@@ -94,6 +97,8 @@ pub(crate) struct Destination {
     hosts: Vec<Host>,
     window: u32,
     pause_until: u64,
+    /// A host failed since an attempt last found none.
+    failure_told: bool,
 }
 
 impl Destination {
@@ -122,6 +127,7 @@ impl Destination {
             hosts,
             window: 0,
             pause_until: 0,
+            failure_told: false,
         };
         destination.reset_window();
         destination
@@ -151,13 +157,13 @@ impl Destination {
         }
     }
 
-    /// No host is to blame for an attempt that found none.
-    pub(crate) fn is_all_alive(&self) -> bool {
-        self.hosts.iter().all(|host| host.dead_until == 0 && host.failures == 0)
-    }
-
     pub(crate) fn may_start(&self, now: u64) -> bool {
         !self.ready.is_empty() && self.in_flight.saturating_sub(self.chained) < self.window(now)
+    }
+
+    /// A further attempt on a connection in use; not while there are more of them than the window now allows.
+    pub(crate) fn may_chain(&self, now: u64) -> bool {
+        !self.ready.is_empty() && self.in_flight.saturating_sub(self.chained) <= self.window(now)
     }
 
     pub(crate) fn breaker(&self, now: u64) -> Breaker {
@@ -204,6 +210,7 @@ impl Destination {
         let was_dead = self.hosts.iter().all(|host| host.dead_until > 0);
         let Some(host) = self.hosts.get_mut(usize::from(host.0)) else { return };
         (host.dead_until, host.dead_times, host.failures, host.probing) = (0, 0, 0, false);
+        self.pause_until = 0;
         if was_dead {
             self.reset_window();
             self.reason.clear();
@@ -214,6 +221,7 @@ impl Destination {
         let open = self.in_flight.saturating_sub(self.chained).max(1);
         let limits = self.limits;
         let Some(host) = self.hosts.get_mut(usize::from(host.0)) else { return };
+        self.failure_told = true;
         self.reason.clear();
         for character in reason.chars() {
             if self.reason.len() + character.len_utf8() > REASON_BYTES_MAX {
@@ -224,7 +232,9 @@ impl Destination {
         if host.dead_until > now && !host.probing {
             return; // A straggler of the cohort that already counted.
         }
-        self.window = self.window.saturating_sub(ONE).max(ONE);
+        if host.dead_until == 0 {
+            self.window = self.window.saturating_sub(ONE).max(ONE);
+        }
         if host.failures == 0 {
             host.cohort = open;
         }
@@ -251,9 +261,20 @@ impl Destination {
         self.window = self.window.saturating_sub(ONE).max(ONE);
     }
 
-    /// Starts nothing for a while, for a reason that no host is to blame for.
-    pub(crate) fn pause_until(&mut self, until: u64) {
-        self.pause_until = self.pause_until.max(until);
+    /// An attempt found no host. If none was reported to have failed, the reason is our own (no descriptors, say), and the next
+    /// attempt waits a little; so a driver that cannot connect does not spin.
+    pub(crate) fn unreachable(&mut self, now: u64) {
+        if !std::mem::take(&mut self.failure_told) {
+            self.pause_until = self.pause_until.max(now + SHORTAGE_PAUSE_MS);
+        }
+    }
+
+    /// No attempt is open, so no probe is either: one that ended without a word is made again soon.
+    pub(crate) fn forget_probes(&mut self, now: u64) {
+        for host in self.hosts.iter_mut().filter(|host| host.probing) {
+            host.probing = false;
+            host.dead_until = now + self.limits.dead_first_ms;
+        }
     }
 
     /// Forgets that hosts are dead: each is probed when mail waits.

@@ -24,6 +24,7 @@ mod ready;
 mod retry;
 mod route;
 mod slab;
+mod storage;
 mod transition;
 mod view;
 mod wheel;

@@ -40,8 +40,8 @@ pub enum Outcome<'a> {
         /// Why.
         reply: &'a [u8],
     },
-    /// Nothing was said about this recipient (the connection ended before its turn): ready again at once, counted as no
-    /// attempt. After the third time in a row it is deferred.
+    /// Nothing was said about this recipient (the connection ended before its turn, or the transaction was full): ready again
+    /// at once, counted as no attempt. After the third attempt in a row that decides nobody it is deferred.
     Untried,
 }
 

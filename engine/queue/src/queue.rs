@@ -11,13 +11,11 @@ use crate::outcome::{DecodeError, Outcome};
 use crate::retry::{Jitter, RetryPolicy};
 use crate::route::{DestinationLimits, Routes, Via};
 use crate::slab::Slab;
+use crate::transition::Attempted;
 use crate::wheel::{Popped, Wheel};
 
 /// Timers handled by one call of [`Queue::poll`] at most; the rest follow at the next call, so that other tasks get their turn.
 const TIMERS_PER_POLL: usize = 1024;
-
-/// Pause of a destination whose attempt found no host although one seemed alive (a shortage of our own, say).
-const SHORTAGE_PAUSE_MS: u64 = 1000;
 
 /// What holds for all routes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -245,13 +243,20 @@ impl Queue {
         None
     }
 
-    /// A further message for a connection that is already open and about to be free: the driver chains its MAIL behind the dot
-    /// of the transaction before, or reuses the connection. Uses no place of the window, so the driver asks at most one ahead.
+    /// The next attempt at one destination, for a connection that has just become free.
     pub fn poll_next(&mut self, destination: DestinationId, now: u64) -> Option<Dispatch> {
-        if self.destinations[destination.index()].window(now) == 0 {
-            return None;
-        }
-        let dispatch = self.dispatch(destination.0)?;
+        let may = self.destinations[destination.index()].may_start(now);
+        let dispatch = may.then(|| self.dispatch(destination.0)).flatten();
+        self.refresh(destination.0, now);
+        dispatch
+    }
+
+    /// An attempt to be chained behind an open one on the same connection: its MAIL goes right behind the dot of `before`.
+    /// Uses no place of the window; at most one behind each open attempt.
+    pub fn poll_behind(&mut self, before: &Dispatch, now: u64) -> Option<Dispatch> {
+        let destination = before.destination;
+        let may = self.destinations[destination.index()].may_chain(now);
+        let dispatch = may.then(|| self.dispatch(destination.0)).flatten()?;
         self.destinations[destination.index()].chained += 1;
         self.refresh(destination.0, now);
         Some(dispatch)
@@ -307,21 +312,24 @@ impl Queue {
     pub fn settle(&mut self, dispatch: Dispatch, outcomes: &[(u16, Outcome<'_>)], now: u64, record: &mut Vec<u8>) -> Settled {
         let index = dispatch.key.index;
         let span = self.messages[index].recipients;
-        let policy = self.destinations[dispatch.destination.index()].retry;
+        let attempted = Attempted {
+            now,
+            policy: self.destinations[dispatch.destination.index()].retry,
+            draw: self.jitter.below(u64::MAX),
+            progress: outcomes.iter().any(|(_, outcome)| *outcome != Outcome::Untried),
+        };
         let (mut delivered, mut changed) = (false, false);
-        // One draw for the whole attempt: what was deferred together comes back together, in one transaction.
-        let draw = self.jitter.below(u64::MAX);
         for (recipient, outcome) in outcomes {
             let state = &self.recipients.get(span)[usize::from(*recipient)];
             assert!(state.is_in(dispatch.number) && state.group == dispatch.group, "an outcome is of its own attempt");
             delivered |= matches!(outcome, Outcome::Delivered { .. });
-            changed |= self.settle_recipient(index, *recipient, outcome, now, &policy, draw);
+            changed |= self.settle_recipient(index, *recipient, outcome, &attempted);
         }
         if delivered {
             self.destinations[dispatch.destination.index()].succeeded();
         }
         self.end_attempt(&dispatch, now, |queue, recipient| {
-            changed |= queue.settle_recipient(index, recipient, &Outcome::Untried, now, &policy, draw);
+            changed |= queue.settle_recipient(index, recipient, &Outcome::Untried, &attempted);
         });
         self.conclude(&dispatch, changed, now, record)
     }
@@ -330,10 +338,7 @@ impl Queue {
     /// destination is alive. Report each host with [`Queue::host_failed`] first.
     pub fn unreachable(&mut self, dispatch: Dispatch, now: u64, record: &mut Vec<u8>) -> Settled {
         let index = dispatch.key.index;
-        let destination = &mut self.destinations[dispatch.destination.index()];
-        if destination.window(now) > 0 && destination.is_all_alive() {
-            destination.pause_until(now + SHORTAGE_PAUSE_MS);
-        }
+        self.destinations[dispatch.destination.index()].unreachable(now);
         self.end_attempt(&dispatch, now, |queue, recipient| {
             let span = queue.messages[index].recipients;
             let state = &mut queue.recipients.get_mut(span)[usize::from(recipient)];

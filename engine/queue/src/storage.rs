@@ -1,0 +1,186 @@
+//! How a message is laid down in the queue's memory, changed by its records, written as one, and taken out again.
+
+use crate::message::{Flags, Group, Message, MessageKey, NewMessage, NewRecipient, PRIORITY_MAX, Place, RECIPIENTS_MAX, Recipient};
+use crate::outcome::{DecodeError, REPLY_BYTES_MAX, RecipientState, RecordWriter, Settling, read_record, sanitise};
+use crate::queue::Queue;
+use crate::queue_id::QueueId;
+use crate::slab::NONE;
+
+impl Queue {
+    pub(crate) fn key(&self, index: u32) -> MessageKey {
+        MessageKey { index, generation: self.messages[index].generation }
+    }
+
+    pub(crate) fn find(&self, key: MessageKey) -> Option<u32> {
+        let message = self.messages.get(key.index)?;
+        (message.generation == key.generation && message.flags.has(Flags::QUEUED)).then_some(key.index)
+    }
+
+    pub(crate) fn find_id(&self, id: QueueId) -> Option<u32> {
+        self.by_id.find(id.spread(), |&index| self.messages[index].id == id).copied()
+    }
+
+    pub(crate) fn address(&self, message: &Message, recipient: u16) -> &[u8] {
+        let recipients = self.recipients.get(message.recipients);
+        let start = match recipient {
+            0 => usize::from(message.reverse_bytes),
+            after => recipients[usize::from(after) - 1].address_end as usize,
+        };
+        &self.texts.get(message.addresses)[start..recipients[usize::from(recipient)].address_end as usize]
+    }
+
+    /// Stores a message with all recipients waiting.
+    pub(crate) fn insert<'a>(&mut self, new: &NewMessage<'_>, recipients: impl Iterator<Item = NewRecipient<'a>> + Clone) -> u32 {
+        let (count, bytes) = recipients.clone().fold((0, new.reverse_path.len()), |(n, bytes), r| (n + 1, bytes + r.address.len()));
+        assert!((1..=RECIPIENTS_MAX).contains(&count), "the session limits recipients");
+        assert!(self.find_id(new.id).is_none(), "an id is given out once");
+        let index = self.messages.take();
+        let addresses = self.texts.take(bytes);
+        let span = self.recipients.take(count);
+        let text = self.texts.get_mut(addresses);
+        text[..new.reverse_path.len()].copy_from_slice(new.reverse_path);
+        let mut end = new.reverse_path.len();
+        for (state, recipient) in self.recipients.get_mut(span).iter_mut().zip(recipients) {
+            text[end..end + recipient.address.len()].copy_from_slice(recipient.address);
+            end += recipient.address.len();
+            // Until the groups are made, `group` holds the destination.
+            *state = Recipient { address_end: end as u32, group: recipient.destination.0, ..Recipient::default() };
+        }
+        let message = &mut self.messages[index];
+        *message = Message {
+            id: new.id,
+            size: new.size,
+            accepted_at: new.accepted_at,
+            expires_at: new.expires_at.unwrap_or(u64::MAX),
+            segment: new.location.segment,
+            offset: new.location.offset,
+            bytes: new.location.bytes,
+            chunks: new.location.chunks,
+            generation: message.generation,
+            addresses,
+            recipients: span,
+            reverse_bytes: u16::try_from(new.reverse_path.len()).expect("the session limits paths"),
+            priority: new.priority.min(PRIORITY_MAX),
+            ..Message::default()
+        };
+        message.flags.set(Flags::QUEUED, true);
+        message.flags.set(Flags::EIGHT_BIT, new.eight_bit);
+        message.flags.set(Flags::SMTPUTF8, new.smtputf8);
+        self.placed[Place::Waiting as usize] += count;
+        for recipient in (0..count as u16).rev() {
+            let destination = self.recipients.get(span)[usize::from(recipient)].group;
+            let group = self.group_of(index, destination);
+            let state = &mut self.recipients.get_mut(span)[usize::from(recipient)];
+            (state.group, state.next_in_group) = (group, self.groups[group].first);
+            self.groups[group].first = recipient;
+        }
+        let messages = &self.messages;
+        self.by_id.insert_unique(new.id.spread(), index, |&other| messages[other].id.spread());
+        index
+    }
+
+    /// The group of a message being stored for a destination. Its groups are the newest of their destinations.
+    fn group_of(&mut self, message: u32, destination: u32) -> u32 {
+        let newest = self.destinations[destination as usize].newest_group;
+        if newest != NONE && self.groups[newest].message == message && self.groups[newest].destination == destination {
+            return newest;
+        }
+        let group = self.groups.take();
+        let Message { first_group, priority, .. } = &mut self.messages[message];
+        self.groups[group] = Group { message, destination, next_in_message: *first_group, priority: *priority, ..Group::default() };
+        *first_group = group;
+        let destination = &mut self.destinations[destination as usize];
+        destination.newest_group = group;
+        destination.groups += 1;
+        group
+    }
+
+    /// Takes in a persisted record.
+    pub(crate) fn apply(&mut self, index: u32, record: &[u8]) -> Result<(), DecodeError> {
+        let span = self.messages[index].recipients;
+        let held = read_record(record, |state| {
+            if usize::from(state.recipient) >= span.len() {
+                return Err(DecodeError::Recipient(state.recipient));
+            }
+            let place = match state.settling {
+                Settling::Waiting => Place::Waiting,
+                Settling::Delivered => Place::Delivered,
+                Settling::Failed => Place::Failed,
+            };
+            self.place(index, state.recipient, place);
+            self.keep_reply(index, state.recipient, &[state.reply]);
+            let recipient = &mut self.recipients.get_mut(span)[usize::from(state.recipient)];
+            (recipient.attempts, recipient.deferrals) = (state.attempts, state.deferrals);
+            (recipient.last_attempt, recipient.next_attempt) = (state.last_attempt, state.next_attempt);
+            Ok(())
+        })?;
+        self.messages[index].flags.set(Flags::HELD, held);
+        Ok(())
+    }
+
+    /// Drops a message that is done or deleted, once nothing is open any more.
+    pub(crate) fn close(&mut self, index: u32) {
+        let message = &self.messages[index];
+        if !message.flags.has(Flags::CLOSING) || message.unrecorded > 0 || message.in_flight > 0 {
+            return;
+        }
+        let Message { id, addresses, recipients: span, mut first_group, generation, .. } = *message;
+        for recipient in 0..span.len() {
+            let Recipient { reply, place, .. } = self.recipients.get(span)[recipient];
+            self.texts.give(reply);
+            self.placed[place as usize] -= 1;
+        }
+        while first_group != NONE {
+            let group = &mut self.groups[first_group];
+            assert_eq!(group.ready, 0, "a closing message is in no ready queue");
+            group.message = NONE;
+            self.destinations[group.destination as usize].groups -= 1;
+            let next = group.next_in_message;
+            self.groups.give(first_group);
+            first_group = next;
+        }
+        self.texts.give(addresses);
+        self.recipients.give(span);
+        self.timers.cancel(index);
+        let entry = self.by_id.find_entry(id.spread(), |&other| other == index);
+        entry.expect("a queued message is found by its id").remove();
+        self.messages[index] = Message { generation: generation.wrapping_add(1), ..Message::default() };
+        self.messages.give(index);
+    }
+
+    /// Keeps the last word about a recipient: `parts` in one sanitised line.
+    pub(crate) fn keep_reply(&mut self, index: u32, recipient: u16, parts: &[&[u8]]) {
+        let mut line = [0; REPLY_BYTES_MAX];
+        let mut length = 0;
+        for part in parts {
+            let mut clean = [0; REPLY_BYTES_MAX];
+            let bytes = sanitise(part, &mut clean).min(REPLY_BYTES_MAX - length);
+            let bytes = (0..=bytes).rev().find(|&end| std::str::from_utf8(&clean[..end]).is_ok()).unwrap_or(0);
+            line[length..length + bytes].copy_from_slice(&clean[..bytes]);
+            length += bytes;
+        }
+        let span = self.messages[index].recipients;
+        let old = self.recipients.get(span)[usize::from(recipient)].reply;
+        self.texts.give(old);
+        let reply = self.texts.take(length);
+        self.texts.get_mut(reply).copy_from_slice(&line[..length]);
+        self.recipients.get_mut(span)[usize::from(recipient)].reply = reply;
+    }
+
+    /// Appends the state of the recipients that `select` picks.
+    pub(crate) fn write_record(&self, index: u32, select: impl Fn(&Recipient) -> bool, record: &mut Vec<u8>) {
+        let message = &self.messages[index];
+        let mut writer = RecordWriter::new(record, message.flags.has(Flags::HELD));
+        for (number, recipient) in self.recipients.get(message.recipients).iter().enumerate().filter(|(_, recipient)| select(recipient)) {
+            writer.push(&RecipientState {
+                recipient: number as u16,
+                settling: recipient.place.settling(),
+                deferrals: recipient.deferrals,
+                attempts: recipient.attempts,
+                last_attempt: recipient.last_attempt,
+                next_attempt: recipient.next_attempt,
+                reply: self.texts.get(recipient.reply),
+            });
+        }
+    }
+}
