@@ -1,25 +1,16 @@
 //! Connections over loopback, on the small executor and on glommio, with and without the receive window.
 
+mod fixture;
+
 use std::{
     io::{Read, Write},
-    net::{TcpListener, TcpStream},
-    os::fd::OwnedFd,
+    net::TcpStream,
     thread,
     time::{Duration, Instant},
 };
 
-use ringpost_ring::{Conn, Ring, RingConfig, local};
-
-fn both_ways() -> [RingConfig; 2] {
-    let windowed = RingConfig { entries: 64, buffers: 64, ..RingConfig::default() };
-    [windowed, RingConfig { one_shot_receives: true, ..windowed }]
-}
-
-fn loopback() -> (OwnedFd, std::net::SocketAddr) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    (listener.into(), address)
-}
+use fixture::*;
+use ringpost_ring::{Conn, Ring, local};
 
 async fn echo(conn: Conn, ring: Ring) {
     while let Some(received) = conn.read().await.unwrap() {
