@@ -1,1 +1,19 @@
-//! The small sender, sink and fault rigs behind ./dev.
+//! The small sender, sink and fault rigs behind `./dev`.
+//!
+//! Small and honest: every message carries its identity, length and hash; the sender writes a ledger of what was
+//! acknowledged, the sink one of what arrived, and [`ledger::difference`] judges.
+#![forbid(unsafe_code)]
+
+pub mod content;
+pub mod crash;
+pub mod demo;
+pub mod disk;
+pub mod engine;
+pub mod ledger;
+pub mod machine;
+pub mod random;
+pub mod sender;
+mod sender_session;
+pub mod sink;
+mod sink_session;
+pub mod volume;

@@ -1,0 +1,237 @@
+//! `kill -9` under load, again and again: nothing acknowledged may be lost, whatever the moment.
+
+use std::collections::VecDeque;
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+
+use crate::engine::{Engine, EngineOptions, Route, rig_folder};
+use crate::ledger::difference;
+use crate::random::Random;
+use crate::sender::{Latency, LoadHandle, LoadOptions};
+use crate::sink::{Sink, SinkHandle, SinkOptions};
+
+/// Outcomes ride on the next batch after at most this long (RELIABILITY S11).
+const OUTCOME_DELAY: Duration = Duration::from_millis(5);
+/// Acknowledgements every cycle must reach before its kill.
+const ACKNOWLEDGED_MIN: u64 = 500;
+/// The kill comes between these moments after the first 250 of its cycle.
+const KILL_MS: (u64, u64) = (50, 1500);
+/// A cycle without its first 250 after this long has failed.
+const FIRST_MAX: Duration = Duration::from_secs(60);
+/// Every such cycle has a second kill during recovery: a quarter of all kills.
+const RECOVERY_KILL_EVERY: u64 = 3;
+
+/// What to run.
+#[derive(Debug, Args)]
+pub struct CrashArguments {
+    /// The engine's binary.
+    #[arg(long)]
+    engine: PathBuf,
+    /// Cycles of start, load and kill.
+    #[arg(long, default_value_t = 200)]
+    cycles: u64,
+    /// Decides delays and sizes; chosen and printed when absent.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Keep the folder of the run.
+    #[arg(long)]
+    keep: bool,
+}
+
+/// Figures of a whole run.
+#[derive(Debug, Default)]
+struct Tally {
+    kills: u64,
+    recovery_kills: u64,
+    down_cycles: u64,
+    /// Cycles that did not reach 500 acknowledgements within 1,500 ms.
+    short_cycles: u64,
+    acknowledged_min: Option<u64>,
+    duplicates_max: u64,
+    start_max: Duration,
+}
+
+/// Runs the cycles; true when nothing was lost or damaged, every cycle had its load, and duplicates kept their bound.
+pub fn run(arguments: &CrashArguments) -> Result<bool, Box<dyn std::error::Error>> {
+    let seed = arguments.seed.unwrap_or_else(Random::fresh_seed);
+    println!("crash: {} cycles, seed {seed}", arguments.cycles);
+    let mut random = Random::new(seed);
+    let folder = rig_folder("crash")?;
+    let place = folder.path().to_path_buf();
+    let (received, sent_a, sent_b) = (place.join("received"), place.join("sent-pipelined"), place.join("sent-plain"));
+    let sink = Sink::spawn(SinkOptions { ledger: Some(received.clone()), ..SinkOptions::on_loopback() })?;
+    let mut options = EngineOptions::new(&arguments.engine, &place, Route::Smarthost(sink.address))?;
+    options.segment_mib = Some(1);
+    let mut engine = Engine::new(options)?;
+
+    let sizes = "1KiB..5MiB".parse()?;
+    let base = LoadOptions { sizes, seed, ..LoadOptions::new(engine.address) };
+    let pipelined = LoadOptions { sessions: 40, pipeline: true, ledger: Some(sent_a.clone()), ..base.clone() };
+    let plain = LoadOptions { sessions: 10, per_connection: 20, recipients: 3, bdat: true, ledger: Some(sent_b.clone()), ..base };
+    let loads = [LoadHandle::start(pipelined)?, LoadHandle::start(plain)?];
+    hold(&loads, true);
+
+    let mut tally = Tally::default();
+    let outcome = (0..arguments.cycles).try_for_each(|number| cycle(number, &mut engine, &sink, &loads, &mut random, &mut tally));
+    if let Err(error) = outcome {
+        let kept = folder.keep();
+        return Err(format!("{error} (seed {seed}; everything is kept in {})", kept.display()).into());
+    }
+
+    // The last life: nothing new, the next hop up, until the queue is empty.
+    hold(&loads, true);
+    let reports = loads.into_iter().map(|load| {
+        load.state.stop.store(true, Relaxed);
+        load.join()
+    });
+    let reports = reports.collect::<io::Result<Vec<_>>>()?;
+    sink.state.down.store(false, Relaxed);
+    engine.start()?;
+    let drained = engine.drain(Duration::from_secs(30), || sink.state.accepted.load(Relaxed));
+    let queued = engine.queued().unwrap_or_default();
+    let status = engine.terminate(Duration::from_secs(30))?;
+    let arrived = sink.stop()?;
+    let result = difference(&[&sent_a, &sent_b], &received, &queued)?;
+
+    println!(
+        "kills {} ({} during recovery), next hop down in {} cycles, slowest start {:?}",
+        tally.kills, tally.recovery_kills, tally.down_cycles, tally.start_max
+    );
+    println!(
+        "acknowledged {} (at least {} a cycle, {} cycles short of {ACKNOWLEDGED_MIN}), without answer {}, arrivals {}",
+        result.acknowledged,
+        tally.acknowledged_min.unwrap_or(0),
+        tally.short_cycles,
+        reports.iter().map(|report| report.unknown).sum::<u64>(),
+        arrived.accepted,
+    );
+    println!("lost {}, damaged {}, foreign {}, still queued {}", result.lost, result.damaged, result.foreign, queued.len());
+    println!(
+        "duplicates {} (bound {}: attempts open, deliveries of the last 5 ms and two batches)",
+        result.duplicated, tally.duplicates_max
+    );
+    for example in &result.examples {
+        println!("  {example}");
+    }
+    if let Err(error) = &drained {
+        println!("{error}");
+    }
+    if !status.success() {
+        println!("SIGTERM at the end: {status}: {}", engine.last_words());
+    }
+    let good = result.is_intact()
+        && drained.is_ok()
+        && status.success()
+        && result.foreign == 0
+        && tally.short_cycles == 0
+        && result.duplicated <= tally.duplicates_max;
+    println!("{}", if good { "crash: OK" } else { "crash: FAILED" });
+    if arguments.keep || !good {
+        println!("kept: {}", folder.keep().display());
+    }
+    Ok(good)
+}
+
+fn hold(loads: &[LoadHandle], hold: bool) {
+    for load in loads {
+        load.state.hold.store(hold, Relaxed);
+    }
+}
+
+fn acknowledged(loads: &[LoadHandle]) -> u64 {
+    loads.iter().map(|load| load.state.acknowledged.load(Relaxed)).sum()
+}
+
+/// One life of the engine under load, and its sudden end.
+fn cycle(
+    number: u64,
+    engine: &mut Engine,
+    sink: &SinkHandle,
+    loads: &[LoadHandle],
+    random: &mut Random,
+    tally: &mut Tally,
+) -> io::Result<()> {
+    // Of each two cycles one, so that the queue does not grow for long.
+    let down = if number.is_multiple_of(2) { random.one_in(2) } else { tally.down_cycles * 2 < number + 1 };
+    tally.down_cycles += u64::from(down);
+    sink.state.down.store(down, Relaxed);
+
+    let mut window = VecDeque::new();
+    if number % RECOVERY_KILL_EVERY == RECOVERY_KILL_EVERY - 1 {
+        engine.spawn()?;
+        let moment = Duration::from_micros(random.below(2 * tally.start_max.as_micros() as u64 + 1));
+        let until = Instant::now() + moment;
+        while Instant::now() < until {
+            observe(&mut window, sink);
+        }
+        tally.duplicates_max += duplicates_bound(&window, sink, 10_000);
+        engine.must_run()?;
+        engine.kill()?;
+        tally.kills += 1;
+        tally.recovery_kills += 1;
+    }
+
+    let took = engine.start()?;
+    tally.start_max = tally.start_max.max(took);
+    let before = acknowledged(loads);
+    hold(loads, false);
+    let began = Instant::now();
+    while acknowledged(loads) == before {
+        engine.must_run()?;
+        if began.elapsed() > FIRST_MAX {
+            return Err(io::Error::other(format!("cycle {number}: no 250 after {FIRST_MAX:?}: {}", trouble(loads))));
+        }
+        std::thread::sleep(Duration::from_micros(200));
+    }
+    let first = Instant::now();
+    let delay = Duration::from_millis(random.between(KILL_MS.0, KILL_MS.1));
+    let last = Duration::from_millis(KILL_MS.1);
+    while first.elapsed() < delay || (acknowledged(loads) - before < ACKNOWLEDGED_MIN && first.elapsed() < last) {
+        observe(&mut window, sink);
+    }
+    engine.must_run()?;
+    let slowest = loads.iter().map(p99_us).max().unwrap_or(0);
+    tally.duplicates_max += duplicates_bound(&window, sink, slowest);
+    engine.kill()?;
+    hold(loads, true);
+    tally.kills += 1;
+    let reached = acknowledged(loads) - before;
+    tally.short_cycles += u64::from(reached < ACKNOWLEDGED_MIN);
+    tally.acknowledged_min = Some(tally.acknowledged_min.map_or(reached, |least| least.min(reached)));
+    if number.is_multiple_of(10) {
+        println!("cycle {number}: {reached} acknowledged, start {took:?}, arrivals {}", sink.state.accepted.load(Relaxed));
+    }
+    Ok(())
+}
+
+/// Waits a moment and notes how much has arrived.
+fn observe(window: &mut VecDeque<(Instant, u64)>, sink: &SinkHandle) {
+    std::thread::sleep(Duration::from_millis(1));
+    window.push_back((Instant::now(), sink.state.accepted.load(Relaxed)));
+    if window.len() > 2000 {
+        window.pop_front();
+    }
+}
+
+/// S11: attempts open, plus what arrived in the last 5 ms and while two batches were written. How long a batch takes is not
+/// visible from outside; the 99th percentile from the final dot to the 250 of this cycle stands for it.
+/// Multi-recipient messages count each recipient.
+fn duplicates_bound(window: &VecDeque<(Instant, u64)>, sink: &SinkHandle, batch_us: u64) -> u64 {
+    let from = Instant::now() - OUTCOME_DELAY - 2 * Duration::from_micros(batch_us);
+    let now = sink.state.accepted.load(Relaxed);
+    let then = window.iter().rev().find(|(when, _)| *when <= from).or(window.front()).map_or(now, |(_, count)| *count);
+    3 * (sink.state.open.load(Relaxed) + now - then)
+}
+
+fn p99_us(load: &LoadHandle) -> u64 {
+    let taken = load.state.recent.lock().ok().and_then(|mut recent| recent.take());
+    taken.map_or(0, |histogram| Latency::of(&histogram).p99)
+}
+
+fn trouble(loads: &[LoadHandle]) -> String {
+    loads.iter().filter_map(|load| load.state.last_trouble.lock().ok().map(|text| text.clone())).collect::<Vec<_>>().join("; ")
+}

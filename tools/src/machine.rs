@@ -1,0 +1,126 @@
+//! What the rigs ask of the machine they run on: cores, limits, processes.
+
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
+/// Cores this process may use, in order.
+pub fn cores() -> io::Result<Vec<usize>> {
+    let set = sched_getaffinity(None)?;
+    Ok((0..CpuSet::MAX_CPU).filter(|&core| set.is_set(core)).collect())
+}
+
+/// Binds the calling thread to a core; nothing for `None`.
+pub(crate) fn run_on(core: Option<usize>) -> io::Result<()> {
+    if let Some(core) = core {
+        let mut set = CpuSet::new();
+        set.set(core);
+        sched_setaffinity(None, &set)?;
+    }
+    Ok(())
+}
+
+/// Splits the cores into those for the engine's shards and the one for the rig: the last, where there is more than one.
+pub fn shares() -> io::Result<(Vec<usize>, Option<usize>)> {
+    let mut cores = cores()?;
+    let own = if cores.len() > 1 { cores.pop() } else { None };
+    Ok((cores, own))
+}
+
+/// Allows as many open files as the system permits, and says how many that is.
+pub fn raise_open_files() -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    let _kept_as_it_was = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+/// CPU time a process has used in all its threads, io_uring's workers and ended threads included (`utime + stime` of its stat).
+pub fn process_cpu(pid: u32) -> io::Result<Duration> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let bad = || io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{pid}/stat: {text:?}"));
+    // The name in parentheses may hold spaces; fields are counted behind it (utime is number 14, state number 3).
+    let fields: Vec<&str> = text.rsplit_once(')').ok_or_else(bad)?.1.split_ascii_whitespace().collect();
+    let ticks = |at: usize| fields.get(at).and_then(|field| field.parse::<u64>().ok()).ok_or_else(bad);
+    let total = ticks(11)? + ticks(12)?;
+    Ok(Duration::from_secs_f64(total as f64 / rustix::param::clock_ticks_per_second() as f64))
+}
+
+/// CPU time of several processes together; those that have ended meanwhile count nothing.
+pub fn processes_cpu(pids: &[u32]) -> Duration {
+    pids.iter().filter_map(|&pid| process_cpu(pid).ok()).sum()
+}
+
+/// Processes below `root`, itself included.
+pub fn descendants(root: u32) -> io::Result<Vec<u32>> {
+    let mut parents = Vec::new();
+    for entry in std::fs::read_dir("/proc")? {
+        let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        let Ok(text) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
+        let parent = text.rsplit_once(')').and_then(|(_, rest)| rest.split_ascii_whitespace().nth(1)?.parse::<u32>().ok());
+        parents.push((pid, parent.unwrap_or(0)));
+    }
+    let mut found = vec![root];
+    let mut at = 0;
+    while at < found.len() {
+        let parent = found[at];
+        found.extend(parents.iter().filter(|&&(pid, of)| of == parent && pid != root).map(|&(pid, _)| pid));
+        at += 1;
+    }
+    Ok(found)
+}
+
+/// A figure of `/proc/PID/status` in KiB, such as `VmRSS`.
+pub fn status_kib(pid: u32, key: &str) -> io::Result<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    text.lines()
+        .find_map(|line| line.strip_prefix(key)?.strip_prefix(':')?.trim().strip_suffix(" kB")?.parse().ok())
+        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("/proc/{pid}/status has no {key}")))
+}
+
+/// Octets free for this user on the file system of `path`.
+pub fn free_bytes(path: &Path) -> io::Result<u64> {
+    let stat = rustix::fs::statvfs(path)?;
+    Ok(stat.f_bavail * stat.f_frsize)
+}
+
+/// One line that names the machine, for every table of figures.
+pub fn description() -> String {
+    let uname = rustix::system::uname();
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let model = std::fs::read_to_string("/proc/cpuinfo")
+        .ok()
+        .and_then(|text| {
+            text.lines().find_map(|line| line.strip_prefix("model name").map(|rest| rest.trim_matches([' ', '\t', ':']).to_string()))
+        })
+        .unwrap_or_else(|| "unknown processor".into());
+    format!("{} {}, {cores} cores, {model}", uname.sysname().to_string_lossy(), uname.release().to_string_lossy())
+}
+
+/// True when this process may mount and make loop devices.
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_is_its_own_descendant_and_has_used_cpu_and_memory() {
+        let pid = std::process::id();
+        assert!(descendants(pid).unwrap().contains(&pid));
+        assert!(process_cpu(pid).is_ok());
+        assert!(status_kib(pid, "VmRSS").unwrap() > 100);
+        assert!(status_kib(pid, "VmNothing").is_err());
+    }
+
+    #[test]
+    fn the_rig_takes_one_core_and_leaves_the_others() {
+        let (shards, own) = shares().unwrap();
+        assert!(!shards.is_empty());
+        assert!(own.is_none_or(|core| !shards.contains(&core)));
+    }
+}
