@@ -1,0 +1,204 @@
+//! MAIL, RCPT, DATA and BDAT, and what is made of content that ended.
+
+use super::replies::{Line, Replies, lines};
+use super::session::{Action, Session, State, Transaction};
+use super::settings::HOLD_SECONDS_MAX;
+use crate::address::PathKind;
+use crate::command::path_and_parameters;
+use crate::content::{ContentScanner, Defect, Framing};
+use crate::envelope::Origin;
+use crate::extension::{Body, Extensions, Hold, MailParameters, ParameterError, RecipientParameters};
+
+impl Session {
+    pub(super) fn mail_command(&mut self, argument: &[u8], replies: &mut Replies<'_>) -> Option<Action> {
+        if self.helo.is_empty() {
+            self.bad(lines::GREET_FIRST, replies);
+            return None;
+        }
+        if !matches!(self.transaction, Transaction::None) {
+            self.bad(lines::NESTED_MAIL, replies);
+            return None;
+        }
+        if self.messages >= self.settings.options().messages_max {
+            self.leave("421 4.7.0 ", " Enough messages on this connection", replies);
+            return None;
+        }
+        match self.take_mail(argument) {
+            Ok(size) => {
+                self.mail_refused = false;
+                self.ask(State::AwaitsMail, Action::Mail { size })
+            }
+            Err(line) => {
+                self.envelope.clear();
+                self.bad(line, replies);
+                self.mail_refused = true;
+                None
+            }
+        }
+    }
+
+    /// Reads reverse-path and parameters into the envelope.
+    fn take_mail(&mut self, argument: &[u8]) -> Result<Option<u64>, Line> {
+        let origin = Origin { peer: self.peer(), protocol: self.protocol, helo: &self.helo };
+        let begun = self.envelope.begin(&origin, |out| path_and_parameters(argument, PathKind::Reverse, out));
+        let (path, rest) = begun.map_err(|_| lines::BAD_SENDER)?;
+        let options = self.settings.options();
+        let parameters = MailParameters::parse(rest, options.extensions).map_err(parameter_line)?;
+        if path.non_ascii && !parameters.smtputf8 {
+            return Err(lines::NEEDS_SMTPUTF8);
+        }
+        // RFC 1870 6.1 (2).
+        if parameters.size.is_some_and(|size| size > options.content.content_bytes_max) {
+            return Err(lines::TOO_LARGE);
+        }
+        if matches!(parameters.hold, Some(Hold::For(seconds)) if seconds > HOLD_SECONDS_MAX) {
+            return Err(lines::BAD_PARAMETER);
+        }
+        self.envelope.set_parameters(&parameters);
+        Ok(parameters.size)
+    }
+
+    pub(super) fn rcpt_command(&mut self, argument: &[u8], replies: &mut Replies<'_>) -> Option<Action> {
+        match &self.transaction {
+            Transaction::Recipients => {}
+            Transaction::None => {
+                self.out_of_order(lines::MAIL_FIRST, replies);
+                return None;
+            }
+            Transaction::Content(_) | Transaction::Failed => {
+                self.bad(lines::AFTER_BDAT, replies);
+                return None;
+            }
+        }
+        // RFC 5321 4.5.3.1.10: 452, so that the rest is sent in another transaction.
+        if self.envelope.recipient_count() >= self.settings.options().recipients_max {
+            replies.line(lines::TOO_MANY_RECIPIENTS);
+            return None;
+        }
+        match self.take_recipient(argument) {
+            Ok(()) => self.ask(State::AwaitsRecipient, Action::Recipient),
+            Err(line) => {
+                self.recipient_refused = true;
+                self.bad(line, replies);
+                None
+            }
+        }
+    }
+
+    /// Reads forward-path and parameters into the envelope, or leaves it as it was.
+    fn take_recipient(&mut self, argument: &[u8]) -> Result<(), Line> {
+        let pushed = self.envelope.push_recipient(|out| path_and_parameters(argument, PathKind::Forward, out));
+        let (path, rest) = pushed.map_err(|_| lines::BAD_RECIPIENT)?;
+        let smtputf8 = self.envelope.view().smtputf8();
+        let parameters = RecipientParameters::parse(rest, self.settings.options().extensions, smtputf8).map_err(parameter_line);
+        match parameters {
+            Ok(parameters) if smtputf8 || !path.non_ascii => {
+                self.envelope.set_recipient_parameters(&parameters);
+                Ok(())
+            }
+            refused => {
+                self.envelope.pop_recipient();
+                Err(refused.err().unwrap_or(lines::NEEDS_SMTPUTF8))
+            }
+        }
+    }
+
+    pub(super) fn data_command(&mut self, replies: &mut Replies<'_>) {
+        match self.transaction {
+            Transaction::None => return self.out_of_order(lines::MAIL_FIRST, replies),
+            Transaction::Content(_) | Transaction::Failed => return self.bad(lines::AFTER_BDAT, replies),
+            Transaction::Recipients => {}
+        }
+        if self.envelope.recipient_count() == 0 {
+            // RFC 2920 3.1: a client that pipelined learns here that all its RCPTs were refused.
+            return if self.recipient_refused { replies.line(lines::NO_RECIPIENTS) } else { self.bad(lines::RCPT_FIRST, replies) };
+        }
+        if self.envelope.view().body() == Body::BinaryMime {
+            return self.bad(lines::BINARY_NEEDS_BDAT, replies);
+        }
+        self.content_begins(Framing::Dots);
+        self.state = State::Data;
+        replies.lines("354 End data with <CR><LF>.<CR><LF>\r\n");
+    }
+
+    /// RFC 3030 2. The octets follow whatever the answer will be, so they are read in any case.
+    pub(super) fn bdat_command(&mut self, bytes: u64, last: bool, replies: &mut Replies<'_>) {
+        if !self.settings.options().extensions.has(Extensions::CHUNKING) {
+            return self.close(lines::NO_CHUNKING, replies);
+        }
+        if matches!(self.transaction, Transaction::Recipients) && self.envelope.recipient_count() > 0 {
+            let binary = self.envelope.view().body() == Body::BinaryMime;
+            self.content_begins(if binary { Framing::Binary } else { Framing::Chunks });
+        }
+        self.begin_phase();
+        self.state = State::Chunk { left: bytes, last };
+        if bytes == 0 && !last {
+            // A message of endless nothing.
+            self.count_junk(replies);
+        }
+    }
+
+    fn content_begins(&mut self, framing: Framing) {
+        self.begin_phase();
+        self.transaction = Transaction::Content(ContentScanner::new(framing));
+        self.content_open = true;
+    }
+
+    /// Answers content that ended badly, or a chunk that is not the last; asks for the commit of a whole message.
+    pub(super) fn content_ended(&mut self, last: bool, replies: &mut Replies<'_>) -> Option<Action> {
+        let (refusal, ends_session) = match &self.transaction {
+            Transaction::None => (lines::MAIL_FIRST, false),
+            Transaction::Recipients if self.recipient_refused => (lines::NO_RECIPIENTS, false),
+            Transaction::Recipients => (lines::RCPT_FIRST, false),
+            Transaction::Failed => (lines::BDAT_FAILED, false),
+            Transaction::Content(scanner) => match scanner.defect() {
+                Some(defect) => (defect_line(defect), defect == Defect::BareNewline),
+                None if last => {
+                    let facts = scanner.facts();
+                    self.envelope.set_content(&facts);
+                    return self.ask(State::AwaitsCommit, Action::Commit);
+                }
+                None => {
+                    self.state = State::Commands;
+                    replies.line(lines::CHUNK_OK);
+                    return None;
+                }
+            },
+        };
+        if ends_session {
+            self.close(refusal, replies);
+        } else if last {
+            replies.line(refusal);
+            self.message_answered(replies);
+        } else {
+            replies.line(refusal);
+            self.state = State::Commands;
+            if !matches!(self.transaction, Transaction::None) {
+                self.clear();
+                self.transaction = Transaction::Failed;
+            }
+            self.begin_phase();
+        }
+        None
+    }
+}
+
+fn parameter_line(error: ParameterError) -> Line {
+    match error {
+        ParameterError::Unknown => lines::UNKNOWN_PARAMETER,
+        ParameterError::Value => lines::BAD_PARAMETER,
+    }
+}
+
+fn defect_line(defect: Defect) -> Line {
+    match defect {
+        Defect::NoRoom => lines::NO_ROOM,
+        Defect::NotStored => lines::NOT_STORED,
+        Defect::TooLarge => lines::TOO_LARGE,
+        Defect::HeaderTooLarge => lines::HEADER_TOO_LARGE,
+        Defect::Loop => lines::LOOP,
+        Defect::LineTooLong => lines::TEXT_LINE_TOO_LONG,
+        Defect::Nul => lines::NUL,
+        Defect::BareNewline => lines::BARE_NEWLINE,
+    }
+}
