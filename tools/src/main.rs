@@ -33,6 +33,10 @@ enum Command {
     Demo(ringpost_tools::demo::DemoArguments),
     /// Kill the engine under load again and again.
     Crash(ringpost_tools::crash::CrashArguments),
+    /// Cut the power of the engine's disk again and again (root).
+    Powercut(ringpost_tools::powercut::PowercutArguments),
+    /// When the disk is flushed: per lone message, and under load (root).
+    Flushes(ringpost_tools::flushes::FlushesArguments),
 }
 
 #[derive(Debug, Args)]
@@ -153,6 +157,8 @@ fn main() -> ExitCode {
         Command::Diff(arguments) => diff(&arguments),
         Command::Demo(arguments) => ringpost_tools::demo::run(&arguments),
         Command::Crash(arguments) => ringpost_tools::crash::run(&arguments),
+        Command::Powercut(arguments) => ringpost_tools::powercut::run(&arguments),
+        Command::Flushes(arguments) => ringpost_tools::flushes::run(&arguments),
     };
     match verdict {
         Ok(true) => ExitCode::SUCCESS,

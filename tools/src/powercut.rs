@@ -1,0 +1,218 @@
+//! Power cuts under the release binary: what was acknowledged must be on the platter.
+//!
+//! Each cut: a fresh ext4 on a disk with a volatile cache, the engine's spool on it, mail, the cut, and then a start of the
+//! engine on what the platter holds. The same with a build that never syncs must lose, or the rig proves nothing.
+
+use std::collections::HashSet;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+
+use crate::disk::{Cut, Disk};
+use crate::engine::{Engine, EngineOptions, Route, rig_folder};
+use crate::ledger::{Difference, difference};
+use crate::random::Random;
+use crate::sender::{LoadHandle, LoadOptions};
+use crate::sink::{Sink, SinkOptions};
+use crate::volume::{Volume, fresh_ext4, must_be_possible};
+
+/// Size of the disk in MiB.
+const DISK_MIB: u64 = 192;
+/// One cut in this many follows a lone message.
+const LONE_EVERY: u64 = 3;
+/// A cut comes within this of a lone message's 250.
+const LONE_MS_MAX: u64 = 50;
+/// A cut under load comes between these moments after the first 250.
+const LOAD_MS: (u64, u64) = (20, 900);
+/// A 250 that does not come within this is a failure of the rig.
+const ANSWER_MAX: Duration = Duration::from_secs(60);
+
+/// What to run.
+#[derive(Debug, Args)]
+pub struct PowercutArguments {
+    /// The engine's binary.
+    #[arg(long)]
+    engine: PathBuf,
+    /// A build without its fdatasync: it must lose.
+    #[arg(long)]
+    mutant: Option<PathBuf>,
+    /// Cuts with each binary.
+    #[arg(long, default_value_t = 20)]
+    cuts: u64,
+    /// Decides moments and sectors; chosen and printed when absent.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Keep the folder of the run, with the image of each cut that lost.
+    #[arg(long)]
+    keep: bool,
+}
+
+#[derive(Debug, Default)]
+struct Tally {
+    cuts: u64,
+    lone: u64,
+    /// Lone cuts that came within 50 ms of the 250.
+    lone_in_time: u64,
+    acknowledged: u64,
+    lost: u64,
+    damaged: u64,
+    duplicated: u64,
+    torn: u64,
+}
+
+/// Runs the cuts with the engine, which must lose nothing, and with the mutant, which must lose.
+pub fn run(arguments: &PowercutArguments) -> Result<bool, Box<dyn std::error::Error>> {
+    must_be_possible()?;
+    let seed = arguments.seed.unwrap_or_else(Random::fresh_seed);
+    println!("powercut: {} cuts, seed {seed}", arguments.cuts);
+    let folder = rig_folder("powercut")?;
+    let content = fresh_ext4(DISK_MIB, folder.path())?;
+    let whole = all_cuts(&arguments.engine, arguments.cuts, seed, &content, folder.path());
+    let whole = match whole {
+        Ok(tally) => tally,
+        Err(error) => return Err(format!("{error} (seed {seed}; kept in {})", folder.keep().display()).into()),
+    };
+    let lone_wanted = if arguments.cuts >= 20 { 5 } else { 1 };
+    let mut good = whole.lost == 0 && whole.damaged == 0 && whole.lone_in_time >= lone_wanted;
+    report("engine", &whole);
+    if let Some(mutant) = &arguments.mutant {
+        let control = all_cuts(mutant, arguments.cuts, seed, &content, folder.path());
+        match control {
+            Ok(tally) => {
+                report("without fdatasync", &tally);
+                if tally.lost == 0 {
+                    println!("the build without fdatasync lost nothing: this rig proves nothing");
+                    good = false;
+                }
+            }
+            Err(error) => {
+                return Err(format!("the build without fdatasync: {error} (seed {seed}; kept in {})", folder.keep().display()).into());
+            }
+        }
+    }
+    println!("{}", if good { "powercut: OK" } else { "powercut: FAILED" });
+    if arguments.keep || !good {
+        println!("kept: {}", folder.keep().display());
+    }
+    Ok(good)
+}
+
+fn report(name: &str, tally: &Tally) {
+    println!(
+        "{name}: {} cuts ({} with torn or lost sectors, {} after a lone message, {} of these within {LONE_MS_MAX} ms of its 250)",
+        tally.cuts, tally.torn, tally.lone, tally.lone_in_time
+    );
+    println!(
+        "{name}: acknowledged {}, lost {}, damaged {}, duplicates {}",
+        tally.acknowledged, tally.lost, tally.damaged, tally.duplicated
+    );
+}
+
+fn all_cuts(binary: &Path, cuts: u64, seed: u64, content: &[u8], place: &Path) -> io::Result<Tally> {
+    let mut random = Random::new(seed);
+    let mut tally = Tally::default();
+    for number in 0..cuts {
+        let folder = place.join(format!("cut-{number}"));
+        std::fs::create_dir_all(&folder)?;
+        let (result, cut, since_last) =
+            one_cut(number, binary, content, &folder, &mut random).map_err(|error| io::Error::other(format!("cut {number}: {error}")))?;
+        let lone = is_lone(number);
+        tally.cuts += 1;
+        tally.lone += u64::from(lone);
+        tally.lone_in_time += u64::from(lone && since_last <= Duration::from_millis(LONE_MS_MAX));
+        tally.acknowledged += result.acknowledged;
+        tally.lost += result.lost;
+        tally.damaged += result.damaged;
+        tally.duplicated += result.duplicated;
+        tally.torn += u64::from(cut.kept < cut.unflushed);
+        println!(
+            "cut {number}: {}{} acknowledged, {} sectors in the cache, {} of them kept, lost {}, damaged {}",
+            if lone { "lone, " } else { "" },
+            result.acknowledged,
+            cut.unflushed,
+            cut.kept,
+            result.lost,
+            result.damaged
+        );
+        if result.is_intact() {
+            std::fs::remove_dir_all(&folder)?;
+        }
+    }
+    Ok(tally)
+}
+
+fn is_lone(number: u64) -> bool {
+    number % LONE_EVERY == 1 || number == 0
+}
+
+/// One disk's life; returns what became of the mail, what the cut did, and how long after the last 250 it came.
+fn one_cut(number: u64, binary: &Path, content: &[u8], folder: &Path, random: &mut Random) -> io::Result<(Difference, Cut, Duration)> {
+    let (sent, received, image, mounted) = (folder.join("sent"), folder.join("received"), folder.join("image"), folder.join("fs"));
+    let sink = Sink::spawn(SinkOptions { ledger: Some(received.clone()), ..SinkOptions::on_loopback() })?;
+    // A loss shows only on what is not delivered yet, so the next hop is up in one cut of four only.
+    sink.state.down.store(is_lone(number) || !random.one_in(4), Relaxed);
+    let disk = Disk::mount(content.to_vec(), &folder.join("disk"), Duration::ZERO)?;
+    let control = disk.control();
+    let volume = Volume::mount(&disk.file(), &mounted)?;
+    let mut options = EngineOptions::new(binary, folder, Route::Smarthost(sink.address))?;
+    options.spool = Some(mounted.join("spool"));
+    options.segment_mib = Some(2);
+    options.lines.push(("spool", small_disk()));
+    let mut engine = Engine::new(options)?;
+    engine.start()?;
+
+    let lone = is_lone(number);
+    let load = LoadHandle::start(LoadOptions {
+        sessions: if lone { 1 } else { 30 },
+        messages: lone.then_some(1),
+        sizes: if lone { "1KiB..16KiB" } else { "1KiB..256KiB" }.parse().expect("the text is a constant"),
+        pipeline: random.one_in(2),
+        // The content fits the disk also when nothing of it is delivered.
+        rate: Some(2000.0),
+        ledger: Some(sent.clone()),
+        seed: random.bits(),
+        ..LoadOptions::new(engine.address)
+    })?;
+    let began = Instant::now();
+    while load.state.acknowledged.load(Relaxed) == 0 {
+        engine.must_run()?;
+        if began.elapsed() > ANSWER_MAX {
+            return Err(io::Error::other("no 250"));
+        }
+        std::thread::yield_now();
+    }
+    let first = Instant::now();
+    let delay = if lone { random.below(LONE_MS_MAX - 5) } else { random.between(LOAD_MS.0, LOAD_MS.1) };
+    std::thread::sleep(Duration::from_millis(delay));
+    let since_last = first.elapsed();
+    let cut = control.cut(random, &image)?;
+
+    // Whoever still runs meets a dead disk: nothing may be promised any more.
+    std::thread::sleep(Duration::from_millis(50));
+    load.state.hold.store(true, Relaxed);
+    load.state.stop.store(true, Relaxed);
+    engine.kill()?;
+    load.join()?;
+    drop((volume, disk));
+
+    sink.state.down.store(false, Relaxed);
+    let volume = Volume::mount(&image, &mounted)?;
+    engine.start()?;
+    engine.drain(Duration::from_secs(20), || sink.state.accepted.load(Relaxed))?;
+    let status = engine.terminate(Duration::from_secs(30))?;
+    if !status.success() {
+        return Err(io::Error::other(format!("SIGTERM after the recovery: {status}: {}", engine.last_words())));
+    }
+    volume.unmount()?;
+    sink.stop()?;
+    let result = difference(&[&sent], &received, &HashSet::new())?;
+    Ok((result, cut, since_last))
+}
+
+/// Lines for `[spool]` that let it live on a disk of these rigs.
+pub(crate) fn small_disk() -> String {
+    "reserve = \"4 MiB\"\nmin_free_bytes = \"16 MiB\"\nprepared_segments = 2".into()
+}
