@@ -14,6 +14,15 @@ pub(crate) struct Span {
 }
 
 impl Span {
+    pub(crate) fn slot(self) -> u32 {
+        self.slot
+    }
+
+    /// The span with these parts; for holders that have no room for a whole one.
+    pub(crate) fn from_parts(slot: u32, length: u8) -> Self {
+        Self { slot, length: length.into() }
+    }
+
     pub(crate) fn len(self) -> usize {
         self.length as usize
     }
@@ -118,10 +127,6 @@ impl<T: Copy + Default> Class<T> {
             let first = self.pages.len() * self.slots_per_page;
             self.pages.push(vec![T::default(); self.slot_length * self.slots_per_page].into_boxed_slice());
             let slots = self.pages.len() * self.slots_per_page;
-            // Room for every slot, so that giving back never allocates; doubling keeps the copies few.
-            if self.free.capacity() < slots {
-                self.free.reserve_exact(slots + slots / 8);
-            }
             self.free.extend((first as u32..slots as u32).rev());
         }
         self.free.pop().expect("a page was just added")

@@ -200,8 +200,8 @@ impl Place {
 pub(crate) struct Recipient {
     pub(crate) last_attempt: u64,
     pub(crate) next_attempt: u64,
-    pub(crate) reply: Span,
     pub(crate) group: u32,
+    reply_slot: u32,
     /// End of its address in the message's addresses; it begins where the one before ends.
     pub(crate) address_end: u32,
     pub(crate) next_in_group: u16,
@@ -210,9 +210,23 @@ pub(crate) struct Recipient {
     pub(crate) place: Place,
     pub(crate) deferrals: u8,
     pub(crate) untried: u8,
+    reply_bytes: u8,
 }
 
 impl Recipient {
+    pub(crate) fn waiting(address_end: u32, group: u32) -> Self {
+        Self { address_end, group, ..Self::default() }
+    }
+
+    pub(crate) fn reply(&self) -> Span {
+        Span::from_parts(self.reply_slot, self.reply_bytes)
+    }
+
+    pub(crate) fn set_reply(&mut self, reply: Span) {
+        self.reply_slot = reply.slot();
+        self.reply_bytes = u8::try_from(reply.len()).expect("replies are cut when they are kept");
+    }
+
     pub(crate) fn is_in(&self, dispatch: u16) -> bool {
         self.place == Place::Attempting && self.dispatch == dispatch
     }
@@ -221,7 +235,8 @@ impl Recipient {
 /// The recipients of one message that share a destination: what a ready queue holds.
 #[derive(Debug)]
 pub(crate) struct Group {
-    pub(crate) ready_since: u64,
+    /// Unix seconds: enough for ageing, and half the room of milliseconds.
+    pub(crate) ready_since_s: u32,
     pub(crate) message: u32,
     pub(crate) destination: u32,
     pub(crate) next_in_message: u32,
@@ -236,7 +251,7 @@ pub(crate) struct Group {
 impl Default for Group {
     fn default() -> Self {
         Self {
-            ready_since: 0,
+            ready_since_s: 0,
             message: NONE,
             destination: 0,
             next_in_message: NONE,
@@ -250,5 +265,5 @@ impl Default for Group {
 }
 
 const _: () = assert!(size_of::<Message>() <= 104);
-const _: () = assert!(size_of::<Recipient>() <= 48);
-const _: () = assert!(size_of::<Group>() <= 40);
+const _: () = assert!(size_of::<Recipient>() <= 40);
+const _: () = assert!(size_of::<Group>() <= 32);

@@ -168,7 +168,7 @@ impl Queue {
 
     /// Queues a message whose record is acknowledged (S21). Its recipients are ready at once.
     ///
-    /// Panics if the id is queued already, there is no recipient or more than [`RECIPIENTS_MAX`], or the reverse-path is longer
+    /// Panics if the id is queued already, there is no recipient or more than [`RECIPIENTS_MAX`](crate::RECIPIENTS_MAX), or the reverse-path is longer
     /// than 65,535 bytes: the session's limits are far below.
     pub fn enqueue<'a>(
         &mut self,

@@ -26,12 +26,12 @@ impl ReadyQueue {
         self.groups == 0
     }
 
-    /// Appends a group, whose `ready_since` counts from now on.
+    /// Appends a group, whose age counts from now on.
     pub(crate) fn push(&mut self, groups: &mut Slab<Group>, index: u32, now: u64) {
         let priority = usize::from(groups[index].priority);
         let tail = self.tails[priority];
         let group = &mut groups[index];
-        (group.previous, group.next, group.ready_since) = (tail, NONE, now);
+        (group.previous, group.next, group.ready_since_s) = (tail, NONE, u32::try_from(now / 1000).unwrap_or(u32::MAX));
         match tail {
             NONE => self.heads[priority] = index,
             tail => groups[tail].next = index,
@@ -70,7 +70,8 @@ impl ReadyQueue {
     /// The group whose turn it is. Each priority is worth `age_step_ms` of waiting, so a message of priority 0 waits at most
     /// nine steps longer than one of priority 9 that came at the same time, however many of those come after it.
     pub(crate) fn first(&self, groups: &Slab<Group>, age_step_ms: u64) -> Option<u32> {
-        let turn = |index: u32| groups[index].ready_since + (u64::from(PRIORITY_MAX - groups[index].priority)) * age_step_ms;
+        let turn =
+            |index: u32| u64::from(groups[index].ready_since_s) * 1000 + u64::from(PRIORITY_MAX - groups[index].priority) * age_step_ms;
         // On equal turns the higher priority, which comes first here, wins.
         self.heads.iter().rev().copied().filter(|&head| head != NONE).min_by_key(|&head| turn(head))
     }

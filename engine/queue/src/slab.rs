@@ -51,9 +51,7 @@ impl<T: Default> Slab<T> {
         let first = self.slots() as u32;
         assert!(first < NONE - PAGE_SLOTS as u32, "the caller bounds the number of messages");
         self.pages.push((0..PAGE_SLOTS).map(|_| T::default()).collect());
-        // Room for every slot, so that giving back never allocates.
         let slots = self.slots();
-        self.free.reserve_exact(slots);
         self.free.extend((first..slots as u32).rev());
     }
 }

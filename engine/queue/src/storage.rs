@@ -44,7 +44,7 @@ impl Queue {
             text[end..end + recipient.address.len()].copy_from_slice(recipient.address);
             end += recipient.address.len();
             // Until the groups are made, `group` holds the destination.
-            *state = Recipient { address_end: end as u32, group: recipient.destination.0, ..Recipient::default() };
+            *state = Recipient::waiting(end as u32, recipient.destination.0);
         }
         let message = &mut self.messages[index];
         *message = Message {
@@ -126,9 +126,9 @@ impl Queue {
         }
         let Message { id, addresses, recipients: span, mut first_group, generation, .. } = *message;
         for recipient in 0..span.len() {
-            let Recipient { reply, place, .. } = self.recipients.get(span)[recipient];
-            self.texts.give(reply);
-            self.placed[place as usize] -= 1;
+            let state = self.recipients.get(span)[recipient];
+            self.texts.give(state.reply());
+            self.placed[state.place as usize] -= 1;
         }
         while first_group != NONE {
             let group = &mut self.groups[first_group];
@@ -160,11 +160,11 @@ impl Queue {
             length += bytes;
         }
         let span = self.messages[index].recipients;
-        let old = self.recipients.get(span)[usize::from(recipient)].reply;
+        let old = self.recipients.get(span)[usize::from(recipient)].reply();
         self.texts.give(old);
         let reply = self.texts.take(length);
         self.texts.get_mut(reply).copy_from_slice(&line[..length]);
-        self.recipients.get_mut(span)[usize::from(recipient)].reply = reply;
+        self.recipients.get_mut(span)[usize::from(recipient)].set_reply(reply);
     }
 
     /// Appends the state of the recipients that `select` picks.
@@ -179,7 +179,7 @@ impl Queue {
                 attempts: recipient.attempts,
                 last_attempt: recipient.last_attempt,
                 next_attempt: recipient.next_attempt,
-                reply: self.texts.get(recipient.reply),
+                reply: self.texts.get(recipient.reply()),
             });
         }
     }

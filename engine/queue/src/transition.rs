@@ -115,8 +115,8 @@ impl Queue {
     fn fail_expired(&mut self, index: u32, recipient: u16) {
         let state = self.recipients.get(self.messages[index].recipients)[usize::from(recipient)];
         let mut last = [0; REPLY_BYTES_MAX];
-        let length = if state.reply.len() > 0 {
-            sanitise(self.texts.get(state.reply), &mut last)
+        let length = if state.reply().len() > 0 {
+            sanitise(self.texts.get(state.reply()), &mut last)
         } else {
             sanitise(self.destinations[self.groups[state.group].destination as usize].reason.as_bytes(), &mut last)
         };

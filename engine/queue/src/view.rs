@@ -293,7 +293,7 @@ impl<'q> RecipientView<'q> {
 
     /// The last word of the next hop about it; may be empty.
     pub fn reply(&self) -> Cow<'q, str> {
-        String::from_utf8_lossy(self.message.queue.texts.get(self.recipient().reply))
+        String::from_utf8_lossy(self.message.queue.texts.get(self.recipient().reply()))
     }
 
     /// Why it is still here, in one sentence; empty if there is nothing to say.

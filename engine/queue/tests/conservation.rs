@@ -1,0 +1,445 @@
+//! Random operations with restarts against a model: every recipient of every accepted message is in exactly one place, is never
+//! attempted twice at a time or after it was settled, and survives restarts with what was recorded.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ringpost_queue::{
+    Cursor, DestinationId, DestinationLimits, Dispatch, Filter, HostsTried, Jitter, Location, MessageKey, NewMessage, NewRecipient,
+    Outcome, Queue, QueueId, QueueSettings, RetryPolicy, Route, Routes, Settled, State, Via, Work,
+};
+
+const START: u64 = 1_790_000_000_000;
+const HOUR: u64 = 3_600_000;
+const DOMAINS: [&str; 5] = ["a.test", "b.test", "discard.test", "hold.test", "nowhere.example"];
+
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Fate {
+    Open,
+    Delivered,
+    Failed,
+}
+
+#[derive(Clone)]
+struct Accepted {
+    accepted_at: u64,
+    recipients: Vec<String>,
+    fate: Vec<Fate>,
+    /// What records on disk say.
+    durable_fate: Vec<Fate>,
+    held: bool,
+    durable_held: bool,
+    records: Vec<Vec<u8>>,
+    settled: bool,
+}
+
+/// A record that the disk has not acknowledged, and the state that it makes durable.
+struct Unacknowledged {
+    id: QueueId,
+    key: MessageKey,
+    record: Option<Vec<u8>>,
+    fate: Vec<Fate>,
+    held: bool,
+}
+
+struct World {
+    queue: Queue,
+    random: Jitter,
+    now: u64,
+    accepted: BTreeMap<QueueId, Accepted>,
+    keys: BTreeMap<QueueId, MessageKey>,
+    in_flight: Vec<(Dispatch, QueueId, Vec<u16>)>,
+    attempting: BTreeSet<(QueueId, u16)>,
+    unacknowledged: Vec<Unacknowledged>,
+    dead: bool,
+    attempts: usize,
+    expired: usize,
+}
+
+fn routes(hold_is_open: bool) -> Routes {
+    let route = |pattern: &str, via: Via| Route {
+        pattern: pattern.into(),
+        via,
+        retry: RetryPolicy { lifetime_ms: 30 * HOUR, ..RetryPolicy::default() },
+        limits: DestinationLimits { recipients_max: 3, ..DestinationLimits::default() },
+    };
+    let smarthost = |hosts: &[&str]| Via::Smarthost { hosts: hosts.iter().map(|host| host.to_string()).collect() };
+    Routes::new(vec![
+        route("a.test", smarthost(&["192.0.2.1:25"])),
+        route("b.test", smarthost(&["192.0.2.2:25", "192.0.2.3:25"])),
+        route("discard.test", Via::Discard),
+        route("hold.test", if hold_is_open { smarthost(&["192.0.2.4:25"]) } else { Via::Hold }),
+    ])
+    .unwrap()
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        Self {
+            queue: Queue::new(QueueSettings::default(), routes(false), seed, START),
+            random: Jitter::new(seed),
+            now: START,
+            accepted: BTreeMap::new(),
+            keys: BTreeMap::new(),
+            in_flight: Vec::new(),
+            attempting: BTreeSet::new(),
+            unacknowledged: Vec::new(),
+            dead: false,
+            attempts: 0,
+            expired: 0,
+        }
+    }
+
+    fn enqueue(&mut self) {
+        let id = QueueId { boot: 1, shard: 0, sequence: self.accepted.len() as u64 };
+        let count = 1 + self.random.below(8);
+        let recipients: Vec<String> = (0..count).map(|n| format!("r{n}@{}", DOMAINS[self.random.below(5) as usize])).collect();
+        let open = vec![Fate::Open; recipients.len()];
+        let accepted = Accepted {
+            accepted_at: self.now,
+            recipients,
+            fate: open.clone(),
+            durable_fate: open,
+            held: false,
+            durable_held: false,
+            records: vec![],
+            settled: false,
+        };
+        let (message, domains) = (new_message(id, self.now), destinations(&self.queue, &accepted));
+        let key = self.queue.enqueue(&message, recipients_of(&accepted, &domains), self.now);
+        self.accepted.insert(id, accepted);
+        self.keys.insert(id, key);
+    }
+
+    /// Notes what has to be made durable.
+    fn persist(&mut self, id: QueueId, settled: Settled, record: Vec<u8>) {
+        let accepted = &self.accepted[&id];
+        let record = match settled {
+            Settled::Nothing => return assert!(record.is_empty()),
+            Settled::Outcome => Some(record),
+            Settled::Done => {
+                assert!(record.is_empty());
+                None
+            }
+        };
+        self.unacknowledged.push(Unacknowledged { id, key: self.keys[&id], record, fate: accepted.fate.clone(), held: accepted.held });
+    }
+
+    fn acknowledge_one(&mut self) {
+        if self.unacknowledged.is_empty() {
+            return;
+        }
+        let write = self.unacknowledged.remove(0);
+        let accepted = self.accepted.get_mut(&write.id).unwrap();
+        match write.record {
+            Some(record) => {
+                accepted.records.push(record);
+                (accepted.durable_fate, accepted.durable_held) = (write.fate, write.held);
+            }
+            None => accepted.settled = true,
+        }
+        self.queue.recorded(write.key);
+    }
+
+    fn id_of(&self, key: MessageKey) -> QueueId {
+        self.queue.envelope(key).expect("queued").id
+    }
+
+    fn take(&mut self, dispatch: Dispatch) {
+        let id = self.id_of(dispatch.key());
+        let recipients: Vec<u16> = self.queue.recipients(&dispatch).map(|(number, _)| number).collect();
+        assert_eq!(recipients.len(), dispatch.recipients());
+        assert!((1..=3).contains(&recipients.len()));
+        let accepted = &self.accepted[&id];
+        assert!(!accepted.held, "held mail is not attempted");
+        for (number, address) in self.queue.recipients(&dispatch) {
+            assert_eq!(address, accepted.recipients[number as usize].as_bytes());
+            assert_eq!(accepted.fate[number as usize], Fate::Open, "settled recipients are not attempted");
+            let domain = accepted.recipients[number as usize].split_once('@').unwrap().1;
+            assert_eq!(self.queue.route(domain.as_bytes()), dispatch.destination());
+            assert!(self.attempting.insert((id, number)), "nobody is attempted twice at a time");
+        }
+        self.attempts += 1;
+        self.in_flight.push((dispatch, id, recipients));
+    }
+
+    /// Polls once; false when there is nothing to do.
+    fn poll(&mut self) -> bool {
+        let mut record = Vec::new();
+        match self.queue.poll(self.now, &mut record) {
+            None => return self.queue.next_due(self.now) == Some(self.now),
+            Some(Work::Attempt(dispatch)) => {
+                assert!(record.is_empty());
+                self.take(dispatch);
+            }
+            Some(Work::Expired(key)) => {
+                let id = self.id_of(key);
+                let accepted = self.accepted.get_mut(&id).unwrap();
+                let mut failed = 0;
+                for recipient in self.queue.show(key).unwrap().recipients() {
+                    let fate = &mut accepted.fate[recipient.number() as usize];
+                    if recipient.state() == State::Failed && *fate == Fate::Open {
+                        assert!(self.now >= accepted.accepted_at + 30 * HOUR && !accepted.held);
+                        *fate = Fate::Failed;
+                        failed += 1;
+                    }
+                }
+                assert!(failed > 0);
+                self.expired += failed;
+                self.persist(id, Settled::Outcome, record);
+            }
+        }
+        true
+    }
+
+    fn finish_one(&mut self) {
+        if self.in_flight.is_empty() {
+            return;
+        }
+        let index = self.random.below(self.in_flight.len() as u64) as usize;
+        let (dispatch, id, recipients) = self.in_flight.swap_remove(index);
+        for &number in &recipients {
+            self.attempting.remove(&(id, number));
+        }
+        let (destination, mut record) = (dispatch.destination(), Vec::new());
+        let key = dispatch.key();
+        if matches!(self.queue.via(destination), Via::Smarthost { .. }) {
+            let mut tried = HostsTried::default();
+            let mut reached = false;
+            while let Some(host) = self.queue.next_host(destination, &mut tried, self.now) {
+                if self.dead || self.random.below(10) == 0 {
+                    self.queue.host_failed(destination, host, "connect: refused", self.now);
+                } else {
+                    self.queue.host_reached(destination, host, self.now);
+                    reached = true;
+                    break;
+                }
+            }
+            if !reached {
+                let settled = self.queue.unreachable(dispatch, self.now, &mut record);
+                return self.persist(id, settled, record);
+            }
+        }
+        if self.random.below(20) == 0 {
+            return self.queue.abandon(dispatch, self.now);
+        }
+        let fates: Vec<(u16, u64)> = recipients.iter().map(|&number| (number, self.random.below(10))).collect();
+        let outcomes: Vec<(u16, Outcome<'_>)> = fates
+            .iter()
+            .filter(|(_, fate)| *fate < 9)
+            .map(|&(number, fate)| {
+                let outcome = match fate {
+                    0 => Outcome::Failed { reply: b"550 5.1.1 no" },
+                    1..=3 => Outcome::Deferred { reply: b"450 4.2.0 later" },
+                    4 => Outcome::Untried,
+                    _ => Outcome::Delivered { reply: b"250 ok" },
+                };
+                (number, outcome)
+            })
+            .collect();
+        let deleted = self.queue.show(key).is_some_and(|message| message.is_closing());
+        let settled = self.queue.settle(dispatch, &outcomes, self.now, &mut record);
+        let accepted = self.accepted.get_mut(&id).unwrap();
+        if deleted {
+            assert_eq!(settled, Settled::Nothing);
+            return;
+        }
+        for (number, outcome) in &outcomes {
+            accepted.fate[*number as usize] = match outcome {
+                Outcome::Delivered { .. } => Fate::Delivered,
+                Outcome::Failed { .. } => Fate::Failed,
+                _ => Fate::Open,
+            };
+        }
+        // A deferral beyond the lifetime is a failure.
+        let view = self.queue.show(key).expect("a message stays until its last record is acknowledged");
+        for recipient in view.recipients().filter(|recipient| recipient.state() == State::Failed) {
+            let fate = &mut accepted.fate[recipient.number() as usize];
+            if *fate == Fate::Open {
+                assert!(self.now >= accepted.accepted_at + 30 * HOUR);
+                *fate = Fate::Failed;
+            }
+        }
+        assert_eq!(settled == Settled::Done, accepted.fate.iter().all(|fate| *fate == Fate::Delivered));
+        self.persist(id, settled, record);
+    }
+
+    fn command(&mut self) {
+        let Some((&id, &key)) = self.keys.iter().nth(self.random.below(self.keys.len().max(1) as u64) as usize) else { return };
+        let (now, mut record) = (self.now, Vec::new());
+        let accepted = self.accepted.get_mut(&id).unwrap();
+        let answer = match self.random.below(8) {
+            0..=1 => self.queue.hold(key, now, &mut record).inspect(|_| accepted.held = true),
+            2..=4 => self.queue.release(key, now, &mut record).inspect(|_| accepted.held = false),
+            5..=6 => self.queue.retry(key, now, &mut record).inspect(|_| {
+                accepted.fate.iter_mut().filter(|fate| **fate == Fate::Failed).for_each(|fate| *fate = Fate::Open);
+            }),
+            _ => self.queue.delete(key, now).inspect(|_| accepted.fate.fill(Fate::Delivered)),
+        };
+        if let Some(settled) = answer {
+            self.persist(id, settled, record);
+        }
+    }
+
+    fn check(&self) {
+        let mut listed = BTreeSet::new();
+        let mut cursor = Some(Cursor::default());
+        while let Some(at) = cursor {
+            cursor = self.queue.page(&Filter::default(), at, 7, |message| {
+                let id = message.envelope().id;
+                assert!(listed.insert(id));
+                let accepted = &self.accepted[&id];
+                assert_eq!(message.is_held(), accepted.held);
+                for (recipient, fate) in message.recipients().zip(&accepted.fate) {
+                    let attempting = self.attempting.contains(&(id, recipient.number()));
+                    let expected = match (recipient.state(), attempting) {
+                        (State::Attempting, true) => Fate::Open,
+                        (State::Delivered, false) => Fate::Delivered,
+                        (State::Failed, false) => Fate::Failed,
+                        (State::Deferred | State::Ready, false) => {
+                            assert!(!accepted.held);
+                            Fate::Open
+                        }
+                        (State::Held, false) => Fate::Open,
+                        wrong => panic!("{wrong:?}"),
+                    };
+                    assert_eq!(*fate, expected);
+                }
+            });
+        }
+        let live =
+            self.accepted.iter().filter(|(_, accepted)| accepted.fate.iter().any(|fate| *fate != Fate::Delivered)).map(|(id, _)| *id);
+        assert_eq!(listed, live.collect::<BTreeSet<_>>(), "what is not delivered or deleted is in the queue");
+        let counts = self.queue.counts();
+        let places = counts.waiting + counts.ready + counts.attempting + counts.delivered + counts.failed;
+        let kept: usize =
+            self.accepted.keys().filter(|id| self.queue.key_of(**id).is_some()).map(|id| self.accepted[id].recipients.len()).sum();
+        assert_eq!(places, kept, "every recipient is in exactly one place");
+        // Deleted messages leave when their last attempt ended, so there may be more of these.
+        assert!(counts.attempting >= self.attempting.len());
+    }
+
+    /// The process dies, with what was not acknowledged, and starts again from what was.
+    fn restart(&mut self, routes: Routes) {
+        self.in_flight.clear();
+        self.attempting.clear();
+        self.unacknowledged.clear();
+        self.keys.clear();
+        self.queue = Queue::new(QueueSettings::default(), routes, 7, self.now);
+        for (id, accepted) in &mut self.accepted {
+            if accepted.settled {
+                continue;
+            }
+            accepted.fate = accepted.durable_fate.clone();
+            accepted.held = accepted.durable_held;
+            let domains = destinations(&self.queue, accepted);
+            let message = new_message(*id, accepted.accepted_at);
+            let records = accepted.records.iter().map(Vec::as_slice);
+            let (key, done) = self.queue.recover(&message, recipients_of(accepted, &domains), records, self.now).unwrap();
+            assert!(!done, "a message that was delivered to all had a settled record, not outcomes");
+            self.keys.insert(*id, key);
+            // Compaction writes one record in place of all.
+            let mut state = Vec::new();
+            assert!(self.queue.state(key, &mut state));
+            accepted.records = vec![state];
+        }
+    }
+}
+
+fn new_message(id: QueueId, accepted_at: u64) -> NewMessage<'static> {
+    NewMessage {
+        id,
+        location: Location { segment: 1, offset: id.sequence as u32 * 4096, bytes: 100, chunks: 0 },
+        size: 100,
+        accepted_at,
+        expires_at: None,
+        priority: (id.sequence % 10) as u8,
+        eight_bit: false,
+        smtputf8: false,
+        reverse_path: b"sender@x.test",
+    }
+}
+
+fn destinations(queue: &Queue, accepted: &Accepted) -> Vec<DestinationId> {
+    accepted.recipients.iter().map(|address| queue.route(address.split_once('@').unwrap().1.as_bytes())).collect()
+}
+
+fn recipients_of<'a>(accepted: &'a Accepted, destinations: &'a [DestinationId]) -> impl Iterator<Item = NewRecipient<'a>> + Clone {
+    accepted.recipients.iter().zip(destinations).map(|(address, &destination)| NewRecipient { address: address.as_bytes(), destination })
+}
+
+#[test]
+fn every_recipient_is_in_exactly_one_place_whatever_happens() {
+    let (mut attempts, mut expired) = (0, 0);
+    for seed in 0..60 {
+        eprintln!("seed {seed}");
+        let mut world = World::new(seed);
+        for step in 0..1500 {
+            match world.random.below(40) {
+                0..=3 => world.enqueue(),
+                4..=13 => _ = world.poll(),
+                14..=22 => world.finish_one(),
+                23..=30 => world.acknowledge_one(),
+                31..=32 => world.command(),
+                33..=35 => world.now += world.random.below(60_000),
+                36 => {
+                    world.now = match world.random.below(8) {
+                        0 => world.now + world.random.below(12 * HOUR),
+                        _ => world.queue.next_due(world.now).unwrap_or(world.now),
+                    }
+                }
+                37 => world.dead = world.random.below(3) == 0,
+                38 => {
+                    if let Some((dispatch, ..)) = world.in_flight.first()
+                        && let Some(behind) = world.queue.poll_behind(dispatch, world.now)
+                    {
+                        world.take(behind);
+                    }
+                }
+                _ if world.random.below(30) == 0 => {
+                    let hold_is_open = world.random.below(2) == 0;
+                    world.restart(routes(hold_is_open));
+                }
+                _ => {}
+            }
+            if step % 16 == 0 {
+                world.check();
+            }
+        }
+        attempts += world.attempts;
+        expired += world.expired;
+        // All goes well from here on: waking only when told, all that is not held by a route leaves or fails.
+        world.dead = false;
+        for (&id, &key) in &world.keys.clone() {
+            let mut record = Vec::new();
+            if let Some(settled) = world.queue.release(key, world.now, &mut record) {
+                world.accepted.get_mut(&id).unwrap().held = false;
+                world.persist(id, settled, record);
+            }
+        }
+        for _ in 0..200_000 {
+            while world.poll() {}
+            while !world.in_flight.is_empty() {
+                world.finish_one();
+            }
+            while !world.unacknowledged.is_empty() {
+                world.acknowledge_one();
+            }
+            match world.queue.next_due(world.now) {
+                Some(at) => world.now = at,
+                None => break,
+            }
+        }
+        world.check();
+        let mut left = 0;
+        world.queue.page(&Filter::default(), Cursor::default(), usize::MAX, |message| {
+            for recipient in message.recipients() {
+                assert!(matches!(recipient.state(), State::Failed | State::Held | State::Delivered), "{:?}", recipient.state());
+                left += 1;
+            }
+        });
+        let counts = world.queue.counts();
+        assert_eq!(left, counts.ready + counts.waiting + counts.failed + counts.delivered);
+        assert_eq!((counts.waiting, counts.attempting), (0, 0));
+    }
+    assert!(attempts > 10_000 && expired > 100, "the test does its work: {attempts} attempts, {expired} expired");
+}

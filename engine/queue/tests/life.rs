@@ -1,0 +1,382 @@
+//! The life of a message: retries, expiry wherever it is, holds, commands, and what survives a restart.
+
+use ringpost_queue::{
+    Cursor, DecodeError, DestinationLimits, Dispatch, Filter, HostsTried, MessageKey, NewMessage, NewRecipient, Outcome, Queue, QueueId,
+    QueueSettings, RetryPolicy, Route, Routes, Settled, State, Via, Work,
+};
+
+const START: u64 = 1_790_000_000_000;
+const MINUTE: u64 = 60_000;
+const DAY: u64 = 24 * 60 * MINUTE;
+const LATER: Outcome<'_> = Outcome::Deferred { reply: b"450 4.2.0 later" };
+const DELIVERED: Outcome<'_> = Outcome::Delivered { reply: b"250 ok" };
+
+fn queue() -> Queue {
+    let route = |pattern: &str, lifetime_ms| Route {
+        pattern: pattern.into(),
+        via: Via::Smarthost { hosts: vec!["h:25".into()] },
+        retry: RetryPolicy { lifetime_ms, ..RetryPolicy::default() },
+        limits: DestinationLimits::default(),
+    };
+    Queue::new(QueueSettings::default(), Routes::new(vec![route("*", 5 * DAY), route("short.test", DAY)]).unwrap(), 1, START)
+}
+
+const ID: QueueId = QueueId { boot: 1, shard: 0, sequence: 1 };
+
+fn message(id: QueueId) -> NewMessage<'static> {
+    NewMessage {
+        id,
+        location: Default::default(),
+        size: 10,
+        accepted_at: START,
+        expires_at: None,
+        priority: 5,
+        eight_bit: false,
+        smtputf8: false,
+        reverse_path: b"s@x.test",
+    }
+}
+
+fn recipients<'a>(queue: &Queue, addresses: &[&'a str]) -> Vec<NewRecipient<'a>> {
+    let route = |address: &'a str| NewRecipient {
+        address: address.as_bytes(),
+        destination: queue.route(address.split_once('@').unwrap().1.as_bytes()),
+    };
+    addresses.iter().map(|address| route(address)).collect()
+}
+
+fn enqueue(queue: &mut Queue, addresses: &[&str]) -> MessageKey {
+    let recipients = recipients(queue, addresses);
+    queue.enqueue(&message(ID), recipients.into_iter(), START)
+}
+
+fn attempt(queue: &mut Queue, now: u64) -> Option<Dispatch> {
+    match queue.poll(now, &mut Vec::new())? {
+        Work::Attempt(dispatch) => Some(dispatch),
+        Work::Expired(_) => panic!("not yet"),
+    }
+}
+
+fn expire(queue: &mut Queue, now: u64) -> Vec<u8> {
+    let mut record = Vec::new();
+    match queue.poll(now, &mut record) {
+        Some(Work::Expired(_)) => record,
+        other => panic!("{other:?} at {now}"),
+    }
+}
+
+fn state(queue: &Queue, key: MessageKey) -> (State, String) {
+    let recipient = queue.show(key).unwrap().recipients().next().unwrap();
+    (recipient.state(), recipient.reply().into_owned())
+}
+
+#[test]
+fn deferred_mail_waits_five_minutes_doubling_to_four_hours_and_fails_after_five_days() {
+    let mut queue = queue();
+    let key = enqueue(&mut queue, &["b@y.test", "c@y.test"]);
+    let (mut now, mut waits) = (START, Vec::new());
+    loop {
+        let dispatch = attempt(&mut queue, now).unwrap();
+        assert_eq!(dispatch.recipients(), 2, "what was deferred together comes back together");
+        assert_eq!(dispatch.attempt() as usize, waits.len() + 1);
+        assert_eq!(queue.settle(dispatch, &[(0, LATER), (1, LATER)], now, &mut Vec::new()), Settled::Outcome);
+        let next = queue.show(key).unwrap().recipients().next().unwrap().next_attempt(now).unwrap();
+        waits.push(next - now);
+        while now < next.min(START + 5 * DAY) {
+            now = queue.next_due(now).unwrap();
+            if now < next.min(START + 5 * DAY) {
+                assert!(attempt(&mut queue, now).is_none());
+            }
+        }
+        if now >= START + 5 * DAY {
+            break;
+        }
+    }
+    for (wait, minutes) in waits.iter().zip([5, 10, 20, 40, 80, 160, 240, 240]) {
+        assert!((minutes * 48_000..=minutes * 72_000).contains(wait), "{waits:?}");
+    }
+    assert_eq!(now, START + 5 * DAY, "expiry is an event of its own");
+    expire(&mut queue, now);
+    assert_eq!(state(&queue, key), (State::Failed, "5.4.7 expired; last: 450 4.2.0 later".into()));
+    assert_eq!(queue.next_due(now), None);
+}
+
+#[test]
+fn mail_expires_in_the_ready_queue_of_a_dead_destination() {
+    let mut queue = queue();
+    let key = enqueue(&mut queue, &["b@y.test"]);
+    let mut now = START;
+    loop {
+        let mut record = Vec::new();
+        match queue.poll(now, &mut record) {
+            Some(Work::Attempt(dispatch)) => {
+                let (destination, mut tried) = (dispatch.destination(), HostsTried::default());
+                while let Some(host) = queue.next_host(destination, &mut tried, now) {
+                    queue.host_failed(destination, host, "connect to h:25: refused", now);
+                }
+                let _ = queue.unreachable(dispatch, now, &mut record);
+            }
+            Some(Work::Expired(_)) => break,
+            None => now = queue.next_due(now).unwrap(),
+        }
+    }
+    assert_eq!(now, START + 5 * DAY);
+    assert_eq!(state(&queue, key), (State::Failed, "5.4.7 expired; last: connect to h:25: refused".into()));
+    assert!(attempt(&mut queue, now + DAY).is_none());
+    assert_eq!(queue.destinations(now).nth(1).unwrap().ready, 0);
+}
+
+#[test]
+fn mail_expires_in_the_ready_queue_of_a_paused_destination_and_behind_a_full_window() {
+    let mut queue = queue();
+    let destination = queue.route(b"y.test");
+    queue.pause(destination, true, START);
+    let key = enqueue(&mut queue, &["b@y.test"]);
+    assert_eq!(queue.next_due(START).map(|at| at <= START + 5 * DAY), Some(true));
+    assert!(attempt(&mut queue, START + 5 * DAY - 1).is_none());
+    expire(&mut queue, START + 5 * DAY);
+    assert_eq!(state(&queue, key), (State::Failed, "5.4.7 expired".into()));
+}
+
+#[test]
+fn an_attempt_open_at_the_end_of_life_is_heard_first() {
+    for (outcome, expected) in
+        [(DELIVERED, None), (LATER, Some("5.4.7 expired; last: 450 4.2.0 later")), (Outcome::Untried, Some("5.4.7 expired"))]
+    {
+        let mut queue = queue();
+        let key = enqueue(&mut queue, &["b@y.test"]);
+        let dispatch = attempt(&mut queue, START).unwrap();
+        let now = START + 6 * DAY;
+        assert!(attempt(&mut queue, now).is_none());
+        let settled = queue.settle(dispatch, &[(0, outcome)], now, &mut Vec::new());
+        match expected {
+            None => assert_eq!(settled, Settled::Done),
+            Some(reply) => {
+                if settled == Settled::Nothing {
+                    expire(&mut queue, now);
+                }
+                assert_eq!(state(&queue, key), (State::Failed, reply.into()));
+            }
+        }
+    }
+}
+
+#[test]
+fn each_route_has_its_own_lifetime_and_the_message_may_have_a_shorter_one() {
+    let mut queue = queue();
+    let recipients = recipients(&queue, &["b@y.test", "c@short.test"]);
+    let first = queue.enqueue(&message(ID), recipients.clone().into_iter(), START);
+    let urgent = NewMessage { expires_at: Some(START + MINUTE), ..message(QueueId { sequence: 2, ..ID }) };
+    let second = queue.enqueue(&urgent, recipients.into_iter(), START);
+    for id in [1, 2] {
+        queue.pause(queue.route(if id == 1 { b"y.test" } else { b"short.test" }), true, START);
+    }
+    let states = |queue: &Queue, key| queue.show(key).unwrap().recipients().map(|recipient| recipient.state()).collect::<Vec<_>>();
+    expire(&mut queue, START + MINUTE);
+    assert_eq!(states(&queue, second), [State::Failed; 2]);
+    expire(&mut queue, START + DAY);
+    assert_eq!(states(&queue, first), [State::Ready, State::Failed]);
+    expire(&mut queue, START + 5 * DAY);
+    assert_eq!(states(&queue, first), [State::Failed; 2]);
+}
+
+#[test]
+fn held_mail_neither_goes_nor_expires_and_gets_one_attempt_after_its_release() {
+    let mut queue = queue();
+    let key = enqueue(&mut queue, &["b@y.test"]);
+    let mut record = Vec::new();
+    assert_eq!(queue.hold(key, START, &mut record), Some(Settled::Outcome));
+    assert_eq!(queue.hold(key, START, &mut Vec::new()), Some(Settled::Nothing));
+    queue.recorded(key);
+    assert!(attempt(&mut queue, START).is_none());
+    assert_eq!(queue.next_due(START), None);
+    let now = START + 9 * DAY;
+    assert!(attempt(&mut queue, now).is_none());
+    assert_eq!(state(&queue, key).0, State::Held);
+    // The hold survives a restart.
+    let again = self::queue();
+    let (mut queue, recipients) = (self::queue(), recipients(&again, &["b@y.test"]));
+    let (key, done) = queue.recover(&message(ID), recipients.into_iter(), [&record[..]].into_iter(), now).unwrap();
+    assert!(!done);
+    assert!(attempt(&mut queue, now).is_none());
+    assert_eq!(queue.release(key, now, &mut Vec::new()), Some(Settled::Outcome));
+    let dispatch = attempt(&mut queue, now).unwrap();
+    let _ = queue.settle(dispatch, &[(0, LATER)], now, &mut Vec::new());
+    assert_eq!(state(&queue, key), (State::Failed, "5.4.7 expired; last: 450 4.2.0 later".into()));
+}
+
+#[test]
+fn mail_recovered_after_its_end_gets_one_attempt_and_at_most_the_grace() {
+    let now = START + 8 * DAY;
+    let mut queue = queue();
+    let recipients = recipients(&queue, &["b@y.test"]);
+    let (key, _) = queue.recover(&message(ID), recipients.clone().into_iter(), std::iter::empty(), now).unwrap();
+    let dispatch = attempt(&mut queue, now).unwrap();
+    let _ = queue.settle(dispatch, &[(0, LATER)], now, &mut Vec::new());
+    assert_eq!(state(&queue, key).0, State::Failed);
+
+    let mut queue = self::queue();
+    queue.pause(queue.route(b"y.test"), true, now);
+    queue.recover(&message(ID), recipients.into_iter(), std::iter::empty(), now).unwrap();
+    assert!(attempt(&mut queue, now + 4 * 60 * MINUTE - 1).is_none());
+    expire(&mut queue, now + 4 * 60 * MINUTE);
+}
+
+#[test]
+fn a_hold_during_an_attempt_lets_it_end_and_keeps_the_rest() {
+    let mut queue = queue();
+    let key = enqueue(&mut queue, &["b@y.test", "c@y.test"]);
+    let dispatch = attempt(&mut queue, START).unwrap();
+    queue.hold(key, START, &mut Vec::new());
+    let _ = queue.settle(dispatch, &[(0, DELIVERED)], START, &mut Vec::new());
+    let states: Vec<_> = queue.show(key).unwrap().recipients().map(|recipient| recipient.state()).collect();
+    assert_eq!(states, [State::Delivered, State::Held]);
+    assert!(attempt(&mut queue, START + DAY).is_none());
+    queue.release(key, START, &mut Vec::new());
+    assert_eq!(attempt(&mut queue, START).unwrap().recipients(), 1);
+}
+
+#[test]
+fn a_refusal_stays_visible_until_it_is_retried_or_deleted() {
+    let mut queue = queue();
+    let key = enqueue(&mut queue, &["b@y.test", "c@y.test"]);
+    let dispatch = attempt(&mut queue, START).unwrap();
+    let outcomes = [(0, DELIVERED), (1, Outcome::Failed { reply: b"550 5.1.1 no\r\nsuch \x00user" })];
+    let mut record = Vec::new();
+    assert_eq!(queue.settle(dispatch, &outcomes, START, &mut record), Settled::Outcome);
+    queue.recorded(key);
+    assert_eq!(queue.next_due(START), None);
+    let view = queue.show(key).unwrap();
+    let failed = view.recipients().nth(1).unwrap();
+    assert_eq!((failed.state(), failed.reply().as_ref(), failed.attempts()), (State::Failed, "550 5.1.1 no  such  user", 1));
+    // Retried by the operator, it is attempted at once; the delivered one is not.
+    assert_eq!(queue.retry(key, START + 1, &mut Vec::new()), Some(Settled::Outcome));
+    queue.recorded(key);
+    let dispatch = attempt(&mut queue, START + 1).unwrap();
+    assert_eq!(queue.recipients(&dispatch).collect::<Vec<_>>(), [(1, &b"c@y.test"[..])]);
+    assert_eq!(dispatch.attempt(), 2);
+    // Deleted during the attempt: what comes of it is no longer kept, and the message leaves when both are over.
+    assert_eq!(queue.delete(key, START), Some(Settled::Done));
+    assert_eq!(queue.delete(key, START), None);
+    queue.recorded(key);
+    assert_eq!(queue.len(), 1);
+    assert_eq!(queue.settle(dispatch, &[(1, LATER)], START, &mut Vec::new()), Settled::Nothing);
+    assert!(queue.is_empty());
+    assert!(queue.show(key).is_none() && queue.envelope(key).is_none() && queue.retry(key, START, &mut Vec::new()).is_none());
+}
+
+#[test]
+fn attempts_times_and_replies_survive_a_restart_and_the_newest_record_wins() {
+    let mut queue = queue();
+    let key = enqueue(&mut queue, &["b@y.test", "c@y.test", "d@short.test"]);
+    let (mut records, mut now) = (Vec::new(), START);
+    for round in 0..3 {
+        while let Some(dispatch) = attempt(&mut queue, now) {
+            let numbers: Vec<u16> = queue.recipients(&dispatch).map(|(number, _)| number).collect();
+            let outcomes: Vec<_> = numbers.iter().map(|&n| (n, if n == 1 && round == 1 { DELIVERED } else { LATER })).collect();
+            let mut record = Vec::new();
+            assert_eq!(queue.settle(dispatch, &outcomes, now, &mut record), Settled::Outcome);
+            records.push(record);
+        }
+        now = queue.show(key).unwrap().recipients().filter_map(|recipient| recipient.next_attempt(now)).max().unwrap();
+    }
+    let facts = |queue: &Queue, key| {
+        let view = queue.show(key).unwrap();
+        let fact = |recipient: ringpost_queue::RecipientView<'_>| {
+            (recipient.state(), recipient.attempts(), recipient.last_attempt(), recipient.next_attempt(0), recipient.reply().into_owned())
+        };
+        view.recipients().map(fact).collect::<Vec<_>>()
+    };
+    let before = facts(&queue, key);
+    assert_eq!(before[0].1, 3);
+    let mut whole = Vec::new();
+    assert!(queue.state(key, &mut whole));
+    let recipients = recipients(&queue, &["b@y.test", "c@y.test", "d@short.test"]);
+    for records in [records.iter().map(Vec::as_slice).collect::<Vec<_>>(), vec![&whole[..]]] {
+        let mut recovered = self::queue();
+        let (key, done) = recovered.recover(&message(ID), recipients.clone().into_iter(), records.into_iter(), START + 1).unwrap();
+        assert!(!done);
+        let after = facts(&recovered, key);
+        assert_eq!(after, before);
+        assert!(attempt(&mut recovered, START + 1).is_none(), "it waits for its time");
+    }
+    // A newer format or a foreign record is an error, and leaves nothing behind.
+    let mut recovered = self::queue();
+    for (record, error) in [(&[2, 0, 0, 0][..], DecodeError::Version(2)), (&whole[..9], DecodeError::Length)] {
+        let result = recovered.recover(&message(ID), recipients.clone().into_iter(), [record].into_iter(), START);
+        assert_eq!(result.unwrap_err(), error);
+    }
+    let alone = recovered.recover(&message(ID), recipients[..1].iter().copied(), [&whole[..]].into_iter(), START);
+    assert_eq!(alone.unwrap_err(), DecodeError::Recipient(1));
+    assert!(recovered.is_empty() && recovered.next_due(START).is_none());
+    assert_eq!(recovered.counts(), Default::default());
+}
+
+#[test]
+fn a_message_whose_settled_record_was_lost_is_done_after_recovery() {
+    let mut queue = queue();
+    let recipients = recipients(&queue, &["b@y.test", "c@short.test"]);
+    let delivered = b"\x01\x00\x02\x00\
+        \x00\x00\x01\x00\x01\x00\x08\x07\x06\x05\x04\x03\x02\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\
+        \x01\x00\x01\x00\x01\x00\x08\x07\x06\x05\x04\x03\x02\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00";
+    let (key, done) = queue.recover(&message(ID), recipients.into_iter(), [&delivered[..]].into_iter(), START).unwrap();
+    assert!(done);
+    assert!(attempt(&mut queue, START).is_none());
+    queue.recorded(key);
+    assert!(queue.is_empty());
+}
+
+#[test]
+fn listing_filters_and_pages() {
+    let mut queue = queue();
+    for sequence in 0..100 {
+        let address = if sequence % 10 == 0 { "b@short.test" } else { "b@y.test" };
+        let recipients = recipients(&queue, &["a@Third.test", address]);
+        let new = NewMessage { reverse_path: if sequence == 5 { b"" } else { b"s@x.test" }, ..message(QueueId { sequence, ..ID }) };
+        queue.enqueue(&new, recipients.into_iter(), START);
+    }
+    let count = |filter: &Filter, limit| {
+        let (mut found, mut pages, mut cursor) = (Vec::new(), 0, Some(Cursor::default()));
+        while let Some(at) = cursor {
+            let before = found.len();
+            cursor = queue.page(filter, at, limit, |message| found.push(message.envelope().id.sequence));
+            assert!(found.len() - before <= limit);
+            pages += 1;
+        }
+        (found, pages)
+    };
+    assert_eq!(count(&Filter::default(), 1000).0.len(), 100);
+    let (found, pages) = count(&Filter::default(), 7);
+    assert_eq!(found, (0..100).collect::<Vec<_>>());
+    assert!(pages >= 15);
+    assert_eq!(count(&Filter { sender: Some("".into()), ..Filter::default() }, 9).0, [5]);
+    assert_eq!(count(&Filter { sender: Some("S@X.TEST".into()), ..Filter::default() }, 9).0.len(), 99);
+    assert_eq!(count(&Filter { recipient_domain: Some("SHORT.test".into()), ..Filter::default() }, 9).0.len(), 10);
+    assert_eq!(count(&Filter { recipient_domain: Some("third.test".into()), ..Filter::default() }, 9).0.len(), 100);
+    assert_eq!(count(&Filter { id: Some(QueueId { sequence: 42, ..ID }), ..Filter::default() }, 9).0, [42]);
+    assert_eq!(count(&Filter { state: Some(State::Failed), ..Filter::default() }, 9).0, []);
+    assert_eq!(count(&Filter { state: Some(State::Ready), ..Filter::default() }, 9).0.len(), 100);
+}
+
+#[test]
+fn recipients_of_one_transaction_are_bounded_and_destinations_kept_apart() {
+    let mut queue = queue();
+    let addresses: Vec<String> = (0..1000).map(|n| format!("r{n}@{}", if n % 4 == 0 { "short.test" } else { "y.test" })).collect();
+    let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
+    let key = enqueue(&mut queue, &addresses);
+    let (mut sizes, mut seen) = (Vec::new(), Vec::new());
+    while let Some(dispatch) = attempt(&mut queue, START) {
+        sizes.push(dispatch.recipients());
+        let outcomes: Vec<_> = queue.recipients(&dispatch).map(|(number, _)| (number, DELIVERED)).collect();
+        seen.extend(outcomes.iter().map(|outcome| outcome.0));
+        if queue.settle(dispatch, &outcomes, START, &mut Vec::new()) == Settled::Done {
+            assert_eq!(seen.len(), 1000);
+        }
+        queue.recorded(key);
+    }
+    seen.sort_unstable();
+    assert_eq!(seen, (0..1000).collect::<Vec<_>>());
+    sizes.sort_unstable();
+    assert_eq!(sizes, [50, 50, 100, 100, 100, 100, 100, 100, 100, 100, 100]);
+    assert!(queue.is_empty());
+}
