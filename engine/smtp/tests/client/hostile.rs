@@ -1,0 +1,156 @@
+//! Servers that break off, garble, flood or answer out of turn.
+
+use ringpost_smtp::client::{Action, Client, ClientSettings, CloseReason, ProtocolError, Transaction, Verdict};
+use ringpost_smtp::reply::ReplyError;
+
+use crate::server::{PIPELINED, PLAIN, Server, converse, mail, run};
+
+#[test]
+fn a_connection_that_ends_at_any_byte_never_loses_or_invents_an_outcome() {
+    for ehlo in [PLAIN, PIPELINED] {
+        let mails = [mail(&["b@y.test", "c@y.test"]), mail(&["d@y.test"])];
+        let mut sizes = Server::with(ehlo, &[]);
+        run(&mut sizes, &mails);
+        for end in 0..420 {
+            let mut server = Server::with(ehlo, &[]);
+            let log = converse(&mut server, &mails, usize::MAX, end);
+            for (transaction, _, verdict, _) in &log.outcomes {
+                let sent_whole = server.contents.len() > *transaction as usize;
+                match verdict {
+                    Verdict::Delivered | Verdict::Unknown => assert!(sent_whole, "{end}"),
+                    Verdict::Deferred | Verdict::Untried => assert!(!sent_whole, "{end}: the peer may have it"),
+                    Verdict::Failed => panic!("nothing was refused"),
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_host_that_does_not_want_us_says_nothing_about_mail() {
+    for (place, reply) in [("EHLO", "421 4.7.0 busy\r\n"), ("EHLO", "450 later\r\n"), ("HELO", "550 go away\r\n")] {
+        let replies = [(place, reply)];
+        let mut server = Server::with("500 no\r\n", &replies);
+        let log = run(&mut server, &[mail(&["b@y.test"])]);
+        assert!(matches!(log.close, CloseReason::Refused(said) if said.line() == reply.trim_end()), "{log:?}");
+        assert_eq!(server.groups.last().map(String::as_str), Some("QUIT\r\n"));
+        assert_eq!(log.outcomes, []);
+    }
+    let mut server = Server::new(|command| if command.is_empty() { "554 5.7.1 no\r\n".into() } else { "221 bye\r\n".into() });
+    assert!(matches!(run(&mut server, &[mail(&["b@y.test"])]).close, CloseReason::Refused(reply) if reply.code() == 554));
+}
+
+#[test]
+fn service_closing_is_transient_wherever_it_is_said() {
+    for ehlo in [PLAIN, PIPELINED] {
+        for place in ["MAIL", "RCPT TO:<b", "RCPT TO:<c", "DATA", "."] {
+            let log =
+                run(&mut Server::with(ehlo, &[(place, "421 4.3.2 closing\r\n")]), &[mail(&["b@y.test", "c@y.test"]), mail(&["d@y.test"])]);
+            assert!(matches!(log.close, CloseReason::ServiceClosing(_)), "{place}: {log:?}");
+            assert!(log.outcomes.iter().filter(|outcome| outcome.0 == 0).all(|outcome| outcome.2 == Verdict::Deferred), "{place}: {log:?}");
+            assert!(log.outcomes.iter().filter(|outcome| outcome.0 == 1).all(|outcome| outcome.2 == Verdict::Untried), "{place}: {log:?}");
+        }
+    }
+}
+
+#[test]
+fn answers_to_nothing_deliver_nothing() {
+    // All answers of a session at once, before anything was said: none may be taken for the answer to content.
+    let early = "220 hi\r\n250 hi\r\n250 ok\r\n250 ok\r\n354 go\r\n250 taken\r\n221 bye\r\n";
+    let mut server = Server::new(|command| if command.is_empty() { early.into() } else { String::new() });
+    let log = run(&mut server, &[mail(&["b@y.test"])]);
+    assert_eq!(log.close, CloseReason::Protocol(ProtocolError::Unasked));
+    assert!(log.verdicts().iter().all(|verdict| *verdict != Verdict::Delivered));
+    // The answer to content together with 354.
+    for ehlo in [PLAIN, PIPELINED] {
+        let log = run(&mut Server::with(ehlo, &[("DATA", "354 go\r\n250 taken\r\n")]), &[mail(&["b@y.test"])]);
+        assert_eq!((log.verdicts(), log.close), (vec![Verdict::Deferred], CloseReason::Protocol(ProtocolError::Unasked)));
+    }
+}
+
+#[test]
+fn replies_of_an_impossible_class_defer() {
+    for ehlo in [PLAIN, PIPELINED] {
+        for (place, reply) in [("MAIL", "354 go\r\n"), ("RCPT", "334 x\r\n"), ("DATA", "250 ok\r\n"), (".", "354 more\r\n")] {
+            let log = run(&mut Server::with(ehlo, &[(place, reply)]), &[mail(&["b@y.test"])]);
+            assert_eq!(log.close, CloseReason::Protocol(ProtocolError::Class), "{place}");
+            assert!(matches!(log.verdicts()[..], [Verdict::Deferred | Verdict::Unknown]), "{place}: {log:?}");
+        }
+    }
+}
+
+#[test]
+fn endless_long_and_garbled_replies_end_the_connection() {
+    let endless = "250-more\r\n".repeat(5000);
+    let long = format!("250 {}\r\n", "x".repeat(1 << 20));
+    for (reply, error) in [
+        (endless.as_str(), ReplyError::TooManyLines),
+        (&long, ReplyError::LineTooLong),
+        ("\0\0\0\r\n", ReplyError::Malformed),
+        ("HTTP/1.1 200 OK\r\n", ReplyError::Malformed),
+        ("250-a\r\n550 b\r\n", ReplyError::TwoCodes),
+    ] {
+        for place in ["EHLO", "MAIL", "RCPT", "DATA", "."] {
+            for chunk in [13, usize::MAX] {
+                let log = converse(&mut Server::with(PIPELINED, &[(place, reply)]), &[mail(&["b@y.test"])], chunk, usize::MAX);
+                assert_eq!(log.close, CloseReason::Protocol(ProtocolError::Reply(error)), "{place}");
+                assert!(log.verdicts().iter().all(|verdict| matches!(verdict, Verdict::Deferred | Verdict::Unknown)), "{place}: {log:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn random_servers_never_break_the_account() {
+    for seed in 0..3000u64 {
+        let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+        let mut random = move |bound: u64| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 11) % bound
+        };
+        let ehlo = if random(2) == 0 { PLAIN } else { PIPELINED };
+        let chunk = [1, 5, usize::MAX][random(3) as usize];
+        let end = if random(3) == 0 { random(600) as usize } else { usize::MAX };
+        let mut good = Server::with(ehlo, &[]);
+        let mut server = Server::new(|command| match random(12) {
+            0 => ["250 ok\r\n", "354 go\r\n", "421 bye\r\n", "450 x\r\n", "550 x\r\n", "", "\0", "250-", "25", "999 x\r\n"]
+                [random(10) as usize]
+                .into(),
+            1 => format!("{}{}", (good.rule)(command), ["250 extra\r\n", "x", "550 extra\r\n"][random(3) as usize]),
+            _ => (good.rule)(command),
+        });
+        let mails = [mail(&["b@y.test", "c@y.test"]), mail(&["d@y.test"]), mail(&["e@y.test", "f@y.test", "g@y.test"])];
+        // `converse` checks that each recipient has one outcome.
+        let log = converse(&mut server, &mails, chunk, end);
+        for (transaction, _, verdict, _) in &log.outcomes {
+            if *verdict == Verdict::Delivered {
+                assert!(
+                    server.groups.iter().filter(|group| group.contains("..dot\r\n.\r\n")).count() > 0,
+                    "seed {seed} transaction {transaction}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn an_answer_before_the_content_is_sent_whole_is_no_delivery() {
+    for (reply, verdict) in
+        [("250 taken\r\n", Verdict::Deferred), ("552 5.3.4 stop\r\n", Verdict::Failed), ("421 bye\r\n", Verdict::Deferred)]
+    {
+        let mut client = Client::new(&ClientSettings::default());
+        let mut out = Vec::new();
+        let transaction = Transaction { reverse_path: b"", size: 1, eight_bit: false, smtputf8: false };
+        let mut input = &b"220 x\r\n250 x\r\n"[..];
+        assert_eq!(client.next(&mut input, &mut out), Action::Ready);
+        client.begin(&transaction, [&b"b@y.test"[..]].into_iter(), &mut out);
+        let mut input = &b"250 x\r\n250 x\r\n354 x\r\n"[..];
+        assert!(matches!(client.next(&mut input, &mut out), Action::SendContent(_)));
+        let mut input = reply.as_bytes();
+        assert!(matches!(client.next(&mut input, &mut out), Action::Outcome(outcome) if outcome.verdict == verdict), "{reply}");
+        assert!(matches!(client.next(&mut input, &mut out), Action::Done(_)));
+        assert!(matches!(client.next(&mut input, &mut out), Action::Close(_)));
+    }
+}
