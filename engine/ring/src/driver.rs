@@ -6,7 +6,8 @@
 //!
 //! Under load glommio never goes idle, and looks at its own rings (timers, files, wakes from other threads) only then. So the driver
 //! lets it in every [`VISIT`], by waiting for the bell to come through glommio. While the shard is busy the bell is always rung ahead,
-//! so that glommio cannot fall asleep with tasks that could run, as 0.9 does now and then after a preemption.
+//! so that glommio cannot fall asleep with tasks that could run, as 0.9 does now and then after a preemption. While the ring is idle
+//! and other tasks are not, glommio looks at its rings when it preempts them: see [`PREEMPT_TIMER`].
 
 use std::{
     future::poll_fn,
@@ -23,6 +24,13 @@ use crate::ring::Shared;
 
 /// How often a busy driver lets glommio look at its own rings. A visit costs a few microseconds.
 const VISIT: Duration = Duration::from_micros(500);
+
+/// What to build a shard's executor with: `LocalExecutorBuilder::preempt_timer(PREEMPT_TIMER)`.
+///
+/// While the ring has nothing to do and other tasks keep the thread busy, glommio hears the bell only when it preempts them: by default
+/// after 100 ms, which is how late deadlines and the bell would then be. It costs nothing on a shard whose ring is busy, since the driver
+/// lets glommio in more often than that.
+pub const PREEMPT_TIMER: Duration = Duration::from_millis(1);
 
 /// Turns without a sleep after which a shard counts as busy: shorter bursts need no bell.
 const BUSY_TURNS: u32 = 8;

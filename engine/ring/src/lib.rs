@@ -1,7 +1,7 @@
 //! A shard's own io_uring beside its glommio executor: sockets, the spool's writes, deadlines, and the bell.
 //!
 //! Tasks queue requests; once per turn everything queued goes to the kernel in one system call, what has completed is collected, and the
-//! tasks concerned are woken. Start with [`Ring::start`] inside a glommio executor. Read [`ring`](Ring) first, then [`Conn`],
+//! tasks concerned are woken. Start with [`Ring::start`] inside a glommio executor that was built with [`PREEMPT_TIMER`]. Read [`ring`](Ring) first, then [`Conn`],
 //! [`Ring::write_synced`] and [`Deadline`]; `driver.rs` says how the ring and glommio share a thread.
 //!
 //! - An idle connection holds no buffer: the arena lends one when bytes have arrived, and dropping [`Received`] gives it back.
@@ -39,6 +39,7 @@ pub use crate::{
     bell::Bell,
     conn::Conn,
     deadline::Deadline,
+    driver::PREEMPT_TIMER,
     file::File,
     listener::Listener,
     pages::{PAGE_BYTES, PageSlice, Pages, PagesMut},

@@ -121,7 +121,8 @@ pub(crate) struct Shared {
 }
 
 impl Ring {
-    /// Makes the ring of this thread and spawns the tasks that drive it. Call it inside a glommio executor.
+    /// Makes the ring of this thread and spawns the tasks that drive it. Call it inside a glommio executor, built with
+    /// [`PREEMPT_TIMER`](crate::PREEMPT_TIMER).
     ///
     /// # Errors
     /// [`RingError::Missing`] says in one sentence what the kernel lacks or forbids, and the mend.

@@ -1,7 +1,5 @@
 //! Connections over loopback, on the small executor and on glommio, with and without the receive window.
 
-mod fixture;
-
 use std::{
     io::{Read, Write},
     net::TcpStream,
@@ -9,8 +7,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fixture::*;
 use ringpost_ring::{Conn, Ring, local};
+
+use crate::fixture::*;
 
 async fn echo(conn: Conn, ring: Ring) {
     while let Some(received) = conn.read().await.unwrap() {
@@ -41,6 +40,7 @@ fn client(address: std::net::SocketAddr, bytes: usize) -> thread::JoinHandle<()>
 
 #[test]
 fn what_is_sent_comes_back_in_order_however_it_is_received() {
+    let _alone = alone();
     for config in both_ways() {
         let (socket, address) = loopback();
         let clients: Vec<_> = [1, 100, 16 << 10, 3_000_000, 1_000_001].map(|bytes| client(address, bytes)).into();
@@ -62,6 +62,7 @@ fn what_is_sent_comes_back_in_order_however_it_is_received() {
 
 #[test]
 fn the_same_on_glommio() {
+    let _alone = alone();
     for config in both_ways() {
         let (socket, address) = loopback();
         let clients: Vec<_> = [1, 5_000_000, 100].map(|bytes| client(address, bytes)).into();
