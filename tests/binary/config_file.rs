@@ -1,0 +1,154 @@
+//! What the binary says about its config file and its surroundings before it serves.
+
+use std::net::TcpListener;
+use std::process::Output;
+
+use crate::node::{Node, Setup, ringpost, write_config};
+
+/// sysexits EX_CONFIG.
+const CONFIG_IS_WRONG: i32 = 78;
+
+/// The file of the documentation, as an operator would write it.
+const GOOD: &str = r#"hostname = "mx1.example.test"
+[shards]
+cores = "0"
+[spool]
+path = "spool"
+[control]
+socket = "ringpost.sock"
+[[listener]]
+address = "127.0.0.1:2525"
+[relay]
+networks = ["127.0.0.0/8", "::1/128"]
+[[domain]]
+name = "y.test"
+recipients = ["b", "c"]
+[[route]]
+domain = "*"
+via = "smarthost"
+hosts = ["127.0.0.1:2600"]
+"#;
+
+fn check(text: &str) -> Output {
+    let folder = tempfile::tempdir().unwrap();
+    let config = write_config(folder.path(), text);
+    ringpost().args(["check", "-c"]).arg(config).output().unwrap()
+}
+
+/// Replaces `from` by `to` in the good file; the complaint must name the file, the line and each of `words`.
+fn is_refused(from: &str, to: &str, line: usize, words: &[&str]) {
+    assert!(GOOD.contains(from), "{from:?} is not in the good file");
+    let output = check(&GOOD.replace(from, to));
+    let words_said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(CONFIG_IS_WRONG), "{to:?}: {words_said}");
+    assert!(words_said.contains(&format!("ringpost.toml:{line}")), "{to:?}: no file and line {line} in {words_said:?}");
+    for word in words {
+        assert!(words_said.contains(word), "{to:?}: {word:?} is not in {words_said:?}");
+    }
+}
+
+#[test]
+fn the_file_of_the_documentation_is_accepted() {
+    let output = check(GOOD);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn unknown_keys_are_named_with_file_and_line() {
+    is_refused("path = \"spool\"", "paht = \"spool\"", 5, &["paht"]);
+    is_refused("[spool]", "[spoool]", 4, &["spoool"]);
+    is_refused("via = \"smarthost\"", "via = \"smarthost\"\nhost = \"127.0.0.1\"", 18, &["host"]);
+}
+
+#[test]
+fn wrong_values_are_named_with_what_is_allowed() {
+    is_refused("via = \"smarthost\"", "via = \"smart\"", 17, &["via", "smart", "hold", "discard"]);
+    is_refused("address = \"127.0.0.1:2525\"", "address = \"127.0.0.1\"", 9, &["address", "127.0.0.1"]);
+    is_refused("networks = [\"127.0.0.0/8\", \"::1/128\"]", "networks = [\"127.0.0.0/80\"]", 11, &["networks", "127.0.0.0/80"]);
+    is_refused("cores = \"0\"", "cores = \"5-2\"", 3, &["cores", "5-2"]);
+    is_refused("path = \"spool\"", "path = \"spool\"\nsegment_bytes = \"12 parsecs\"", 6, &["segment_bytes", "parsecs"]);
+    is_refused("cores = \"0\"", "cores = 7", 3, &["cores"]);
+}
+
+#[test]
+fn contradictions_are_named() {
+    is_refused("hosts = [\"127.0.0.1:2600\"]\n", "", 17, &["hosts"]);
+    is_refused("name = \"y.test\"", "name = \"y.test\"\n[[domain]]\nname = \"Y.TEST\"", 15, &["Y.TEST"]);
+}
+
+#[test]
+fn text_that_is_not_toml_is_named_with_its_line() {
+    is_refused("hostname = \"mx1.example.test\"", "hostname = mx1 example", 1, &[]);
+}
+
+#[test]
+fn a_missing_file_is_named() {
+    let output = ringpost().args(["check", "-c", "/nonexistent/ringpost.toml"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(CONFIG_IS_WRONG));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("/nonexistent/ringpost.toml"));
+}
+
+#[test]
+fn serve_refuses_what_check_refuses() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = write_config(folder.path(), &GOOD.replace("[spool]", "[spoool]"));
+    let output = ringpost().args(["serve", "-c"]).arg(config).output().unwrap();
+    assert_eq!(output.status.code(), Some(CONFIG_IS_WRONG));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("spoool"));
+    assert!(!folder.path().join("spool").exists(), "nothing is made for a config that is refused");
+}
+
+#[test]
+fn the_embedded_defaults_are_a_good_file() {
+    let output = ringpost().args(["config", "default"]).output().unwrap();
+    assert!(output.status.success());
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("[spool]") && check(&text).status.success());
+}
+
+#[test]
+fn the_version_names_the_commit() {
+    let output = ringpost().arg("--version").output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.starts_with("ringpost ") && text.contains('(') && text.contains(')'), "{text}");
+}
+
+#[test]
+fn a_port_in_use_is_said_with_its_address() {
+    let setup = Setup::new();
+    let _holder = TcpListener::bind(setup.address).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let text = GOOD.replace("127.0.0.1:2525", &setup.address.to_string()).replace("[spool]", "[spool]\nallow_unsafe_spool = true");
+    let config = write_config(folder.path(), &text);
+    let output = ringpost().args(["serve", "-c"]).arg(config).output().unwrap();
+    let words = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(!output.status.success());
+    assert!(words.contains(&setup.address.to_string()) && words.contains("in use"), "{words}");
+}
+
+#[test]
+fn a_second_engine_on_the_same_spool_is_refused() {
+    let setup = Setup::new();
+    let mut node = Node::start(&setup);
+    let other = Setup::new();
+    let text = std::fs::read_to_string(node.folder.path().join("ringpost.toml")).unwrap();
+    let second = node.folder.path().join("second.toml");
+    let text = text.replace(&setup.address.to_string(), &other.address.to_string()).replace("ringpost.sock", "second.sock");
+    std::fs::write(&second, text).unwrap();
+    let output = ringpost().args(["serve", "-c"]).arg(second).output().unwrap();
+    let words = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(!output.status.success() && words.contains("spool"), "{words}");
+    assert!(node.is_running());
+}
+
+#[test]
+fn topology_names_the_cores() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = write_config(folder.path(), GOOD);
+    let output = ringpost().args(["topology", "-c"]).arg(&config).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("core"));
+    let output = ringpost().args(["topology", "--json", "-c"]).arg(&config).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.lines().all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()), "{text}");
+}

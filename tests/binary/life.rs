@@ -1,0 +1,145 @@
+//! Start, drain, sudden end and start again.
+
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use crate::client::Client;
+use crate::next_hop::NextHop;
+use crate::node::{Node, Setup};
+
+#[test]
+fn a_message_goes_in_and_comes_out_byte_by_byte() {
+    let hop = NextHop::start();
+    let node = Node::start(&Setup::to(hop.address));
+    let body = "Subject: hello\r\n\r\nfirst\r\n..a dot\r\n.. \r\n\u{fc}ber\r\n\r\nlast";
+    let mut client = Client::greeted(node.address);
+    client.must("MAIL FROM:<a@x.test> BODY=8BITMIME", "250 2.1.0");
+    client.must("RCPT TO:<b@y.test>", "250 2.1.5");
+    client.must("RCPT TO:<c@y.test>", "250 2.1.5");
+    client.must("DATA", "354");
+    client.must(&format!("{body}\r\n."), "250 2.0.0 ");
+    client.must("QUIT", "221");
+    let messages = hop.wait_for(1);
+    let message = &messages[0];
+    assert_eq!(message.sender, "a@x.test");
+    let mut reached: Vec<&str> = messages.iter().flat_map(|message| message.recipients.iter().map(String::as_str)).collect();
+    reached.sort_unstable();
+    assert_eq!(reached, ["b@y.test", "c@y.test"]);
+    let text = message.text();
+    assert!(text.ends_with(&format!("{body}\r\n")), "{text}");
+    let received = &text[..text.len() - body.len() - 2];
+    assert!(received.starts_with("Received: from client.x.test"), "{received}");
+    for part in ["127.0.0.1", "by mx1.example.test", "with ESMTP", " id "] {
+        assert!(received.contains(part), "{part:?} is not in {received:?}");
+    }
+    node.wait_for_queue(<[_]>::is_empty);
+}
+
+#[test]
+fn an_acknowledged_message_survives_kill_9() {
+    let hop = NextHop::start();
+    let mut node = Node::start(&Setup::new());
+    let id = Client::greeted(node.address).deliver("b@y.test", "Subject: kept\r\n\r\nkept");
+    node.kill();
+    node.restart();
+    let queue = node.wait_for_queue(|queue| !queue.is_empty());
+    assert_eq!(queue[0]["id"], id.as_str());
+    node.kill();
+    // A hold by route lasts while the route says so.
+    node.reconfigure(&Setup { address: node.address, ..Setup::to(hop.address) });
+    node.restart();
+    assert!(hop.wait_for(1)[0].text().ends_with("Subject: kept\r\n\r\nkept\r\n"));
+    node.wait_for_queue(<[_]>::is_empty);
+}
+
+#[test]
+fn what_was_delivered_before_kill_9_is_not_delivered_again() {
+    let hop = NextHop::start();
+    let mut node = Node::start(&Setup::to(hop.address));
+    for number in 0..20 {
+        Client::greeted(node.address).deliver("b@y.test", &format!("Subject: {number}\r\n\r\nonce"));
+    }
+    hop.wait_for(20);
+    node.wait_for_queue(<[_]>::is_empty);
+    // Outcomes ride on the next batch, at most 5 ms later; the queue is empty and a second later all of them are on disk.
+    std::thread::sleep(Duration::from_secs(1));
+    node.kill();
+    node.restart();
+    Client::greeted(node.address).deliver("b@y.test", "Subject: after\r\n\r\nonce");
+    let messages = hop.wait_for(21);
+    node.wait_for_queue(<[_]>::is_empty);
+    assert_eq!(messages.len(), 21);
+    assert_eq!(hop.messages().len(), 21);
+}
+
+#[test]
+fn sigterm_dismisses_idle_sessions_and_finishes_data_in_progress() {
+    let hop = NextHop::start();
+    let mut node = Node::start(&Setup::to(hop.address));
+    let mut idle = Client::greeted(node.address);
+    let mut busy = Client::greeted(node.address);
+    busy.must("MAIL FROM:<a@x.test>", "250");
+    busy.must("RCPT TO:<b@y.test>", "250");
+    busy.must("DATA", "354");
+    busy.send(b"Subject: in progress\r\n\r\nhalf");
+    let began = Instant::now();
+    node.signal(Signal::TERM);
+    let farewell = idle.reply();
+    assert!(farewell.starts_with("421 4."), "{farewell:?}");
+    assert_eq!(idle.reply(), "");
+    busy.must(" whole\r\n.", "250 2.0.0 ");
+    assert!(node.wait().success(), "{}", node.log());
+    assert!(began.elapsed() < Duration::from_secs(30));
+    node.restart();
+    assert!(hop.wait_for(1)[0].text().contains("half whole"));
+}
+
+#[test]
+fn a_second_signal_ends_at_once() {
+    let mut node = Node::start(&Setup::new());
+    let mut busy = Client::greeted(node.address);
+    let id = Client::greeted(node.address).deliver("b@y.test", "Subject: kept\r\n\r\nkept");
+    busy.must("MAIL FROM:<a@x.test>", "250");
+    busy.must("RCPT TO:<b@y.test>", "250");
+    busy.must("DATA", "354");
+    let began = Instant::now();
+    node.signal(Signal::TERM);
+    while !node.log().contains("drain") && began.elapsed() < Duration::from_secs(5) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    node.signal(Signal::TERM);
+    node.wait();
+    assert!(began.elapsed() < Duration::from_secs(10), "the second signal did not end it: {}", node.log());
+    node.restart();
+    assert_eq!(node.wait_for_queue(|queue| !queue.is_empty())[0]["id"], id.as_str());
+}
+
+#[test]
+fn a_next_hop_that_is_down_defers_and_gets_all_when_it_is_back() {
+    let hop = NextHop::start();
+    let address = hop.address;
+    drop(hop);
+    let node = Node::start(&Setup::to(address));
+    Client::greeted(node.address).deliver("b@y.test", "Subject: later\r\n\r\nlater");
+    let queue = node.wait_for_queue(|queue| queue.first().is_some_and(|message| message["recipients"][0]["state"] == "deferred"));
+    assert_eq!(queue.len(), 1);
+    let hop = NextHop::start_at(address);
+    assert!(hop.wait_for(1)[0].text().contains("later"));
+    node.wait_for_queue(<[_]>::is_empty);
+}
+
+#[test]
+fn the_log_tells_the_life_of_a_message_by_its_id() {
+    let hop = NextHop::start();
+    let mut node = Node::start(&Setup::to(hop.address));
+    let id = Client::greeted(node.address).deliver("b@y.test", "Subject: told\r\n\r\ntold");
+    hop.wait_for(1);
+    node.wait_for_queue(<[_]>::is_empty);
+    node.signal(Signal::TERM);
+    assert!(node.wait().success());
+    let log = std::fs::read_to_string(node.folder.path().join("mail.log")).unwrap();
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains(&id)).collect();
+    assert!(lines.len() >= 2, "one line per accepted message and per attempt: {log}");
+    assert!(lines.iter().any(|line| line.contains("to=<b@y.test>") && line.contains("outcome=delivered")), "{log}");
+}

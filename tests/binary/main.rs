@@ -1,0 +1,11 @@
+//! The built binary from outside: config file in, SMTP and commands, exit codes and mail out.
+
+mod client;
+mod config_file;
+mod hostile_input;
+mod life;
+mod next_hop;
+mod node;
+mod queue_commands;
+mod relay;
+mod smuggling;

@@ -1,0 +1,135 @@
+//! The next hop: takes every message and keeps it.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use crate::node::{PATIENCE, free_port};
+
+/// One message as it came over the wire: dots still stuffed, without the final dot line.
+#[derive(Debug, Clone)]
+pub(crate) struct Message {
+    pub(crate) sender: String,
+    pub(crate) recipients: Vec<String>,
+    pub(crate) wire: Vec<u8>,
+}
+
+impl Message {
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.wire).into_owned()
+    }
+
+    /// What stands behind the header.
+    pub(crate) fn body(&self) -> String {
+        self.text().split_once("\r\n\r\n").map(|(_, body)| body.to_string()).unwrap_or_default()
+    }
+}
+
+type Mailbox = Arc<Mutex<Vec<Message>>>;
+
+/// Listens until dropped.
+pub(crate) struct NextHop {
+    pub(crate) address: SocketAddr,
+    mailbox: Mailbox,
+    stop: Arc<AtomicBool>,
+}
+
+impl NextHop {
+    pub(crate) fn start() -> Self {
+        Self::start_at(SocketAddr::from(([127, 0, 0, 1], free_port())))
+    }
+
+    pub(crate) fn start_at(address: SocketAddr) -> Self {
+        let listener = TcpListener::bind(address).unwrap();
+        let mailbox = Mailbox::default();
+        let stop = Arc::new(AtomicBool::new(false));
+        let (theirs, stopped) = (Arc::clone(&mailbox), Arc::clone(&stop));
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                if stopped.load(Ordering::Relaxed) {
+                    return;
+                }
+                let mailbox = Arc::clone(&theirs);
+                // A connection that breaks is the business of the test, not of its next hop.
+                std::thread::spawn(move || stream.and_then(|stream| converse(stream, &mailbox)));
+            }
+        });
+        Self { address, mailbox, stop }
+    }
+
+    pub(crate) fn messages(&self) -> Vec<Message> {
+        self.mailbox.lock().unwrap().clone()
+    }
+
+    /// Waits until `count` messages have arrived; returns all there are.
+    pub(crate) fn wait_for(&self, count: usize) -> Vec<Message> {
+        let began = Instant::now();
+        while self.messages().len() < count {
+            assert!(began.elapsed() < PATIENCE, "{} of {count} messages arrived", self.messages().len());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        self.messages()
+    }
+}
+
+impl Drop for NextHop {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let _woken = TcpStream::connect(self.address);
+    }
+}
+
+fn converse(stream: TcpStream, mailbox: &Mailbox) -> std::io::Result<()> {
+    let mut writer = stream.try_clone()?;
+    let mut reader = BufReader::new(stream);
+    writer.write_all(b"220 hop.test ESMTP\r\n")?;
+    let (mut sender, mut recipients) = (String::new(), Vec::new());
+    let path =
+        |line: &str| line.split_once('<').and_then(|(_, rest)| rest.split_once('>')).map(|(path, _)| path.to_string()).unwrap_or_default();
+    loop {
+        let mut line = String::new();
+        if reader.read_line(&mut line)? == 0 {
+            return Ok(());
+        }
+        let verb = line.get(..4).unwrap_or("").to_ascii_uppercase();
+        let reply = match verb.as_str() {
+            "EHLO" => "250-hop.test\r\n250-PIPELINING\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250-ENHANCEDSTATUSCODES\r\n250 SIZE 104857600\r\n",
+            "MAIL" => {
+                (sender, recipients) = (path(&line), Vec::new());
+                "250 2.1.0 Ok\r\n"
+            }
+            "RCPT" => {
+                recipients.push(path(&line));
+                "250 2.1.5 Ok\r\n"
+            }
+            "DATA" => {
+                writer.write_all(b"354 Go on\r\n")?;
+                let wire = content(&mut reader)?;
+                mailbox.lock().unwrap().push(Message { sender: sender.clone(), recipients: std::mem::take(&mut recipients), wire });
+                "250 2.0.0 Ok\r\n"
+            }
+            "QUIT" => {
+                writer.write_all(b"221 2.0.0 Bye\r\n")?;
+                return Ok(());
+            }
+            _ => "250 2.0.0 Ok\r\n",
+        };
+        writer.write_all(reply.as_bytes())?;
+    }
+}
+
+/// Reads to CRLF.CRLF and nothing else.
+fn content(reader: &mut impl BufRead) -> std::io::Result<Vec<u8>> {
+    let mut wire = Vec::new();
+    loop {
+        if reader.read_until(b'\n', &mut wire)? == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        if wire.ends_with(b"\r\n.\r\n") || wire == b".\r\n" {
+            wire.truncate(wire.len() - 3);
+            return Ok(wire);
+        }
+    }
+}

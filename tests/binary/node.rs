@@ -1,0 +1,199 @@
+//! A running `ringpost` with a folder and a port of its own.
+
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+/// How long a test waits for what must happen.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The binary under test.
+pub(crate) fn ringpost() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_ringpost"))
+}
+
+/// A free port below the range that outgoing connections are given, so that no client of a test takes it.
+pub(crate) fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let spread = (std::process::id() % 500) as u16 * 40;
+    for _ in 0..1000 {
+        let port = 10_000 + (spread + NEXT.fetch_add(1, Ordering::Relaxed)) % 20_000;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("no free port between 10000 and 30000");
+}
+
+/// Writes `text` as a config file into `folder`.
+pub(crate) fn write_config(folder: &Path, text: &str) -> PathBuf {
+    let path = folder.join("ringpost.toml");
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
+/// What differs from node to node.
+pub(crate) struct Setup {
+    pub(crate) networks: &'static str,
+    pub(crate) domains: &'static str,
+    pub(crate) route: String,
+    pub(crate) extra: &'static str,
+    pub(crate) address: SocketAddr,
+}
+
+impl Setup {
+    /// Loopback may relay, `y.test` has b and c, all mail is held.
+    pub(crate) fn new() -> Self {
+        Self {
+            networks: r#"["127.0.0.0/8", "::1/128"]"#,
+            domains: "[[domain]]\nname = \"y.test\"\nrecipients = [\"b\", \"c\"]\n",
+            route: "via = \"hold\"".into(),
+            extra: "",
+            address: SocketAddr::from(([127, 0, 0, 1], free_port())),
+        }
+    }
+
+    /// All mail goes to `hop`.
+    pub(crate) fn to(hop: SocketAddr) -> Self {
+        Self { route: format!("via = \"smarthost\"\nhosts = [\"{hop}\"]"), ..Self::new() }
+    }
+
+    fn text(&self) -> String {
+        format!(
+            "hostname = \"mx1.example.test\"\n\
+             [spool]\npath = \"spool\"\nsegment_bytes = \"1 MiB\"\nprepared_segments = 2\nreserve = \"1 MiB\"\nmin_free_bytes = \"1 MiB\"\n\
+             min_free_inodes = 10\nallow_unsafe_spool = true\n\
+             [control]\nsocket = \"ringpost.sock\"\n\
+             [log]\nmail_output = \"mail.log\"\n\
+             [queue]\nretry_base = \"1s\"\nretry_cap = \"2s\"\n[delivery]\ndead_destination = \"1s\"\n\
+             [[listener]]\naddress = \"{}\"\n[relay]\nnetworks = {}\n{}[[route]]\ndomain = \"*\"\n{}\n{}\n",
+            self.address, self.networks, self.domains, self.route, self.extra
+        )
+    }
+}
+
+/// A process that is killed when dropped.
+pub(crate) struct Node {
+    pub(crate) folder: TempDir,
+    pub(crate) address: SocketAddr,
+    config: PathBuf,
+    child: Option<Child>,
+}
+
+impl Node {
+    pub(crate) fn start(setup: &Setup) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let config = write_config(folder.path(), &setup.text());
+        let mut node = Self { folder, address: setup.address, config, child: None };
+        node.restart();
+        node
+    }
+
+    /// Changes the config file for the next start.
+    pub(crate) fn reconfigure(&self, setup: &Setup) {
+        write_config(self.folder.path(), &setup.text());
+    }
+
+    /// Starts it and waits for its banner.
+    pub(crate) fn restart(&mut self) {
+        assert!(self.child.is_none());
+        let log = || -> File { OpenOptions::new().append(true).create(true).open(self.folder.path().join("log")).unwrap() };
+        let child = ringpost().args(["serve", "-c"]).arg(&self.config).stdin(Stdio::null()).stdout(log()).stderr(log()).spawn().unwrap();
+        self.child = Some(child);
+        let began = Instant::now();
+        while !self.greets() {
+            assert_eq!(self.child.as_mut().unwrap().try_wait().unwrap(), None, "ended at its start: {}", self.log());
+            assert!(began.elapsed() < PATIENCE, "no banner: {}", self.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn greets(&self) -> bool {
+        let Ok(stream) = TcpStream::connect_timeout(&self.address, Duration::from_secs(1)) else { return false };
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut line = String::new();
+        let read = BufReader::new(&stream).read_line(&mut line);
+        let _polite = (&stream).write_all(b"QUIT\r\n");
+        read.is_ok() && line.starts_with("220 ")
+    }
+
+    pub(crate) fn log(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(self.folder.path().join("log")).unwrap_or_default()).into_owned()
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(&mut self) {
+        let mut child = self.child.take().expect("the node runs");
+        assert_eq!(child.try_wait().unwrap(), None, "ended by itself: {}", self.log());
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// Sends a signal and goes on.
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.child.as_ref().expect("the node runs").id() as i32).unwrap();
+        kill_process(pid, signal).unwrap();
+    }
+
+    /// Waits for the end of a process that was told to end.
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        let mut child = self.child.take().expect("the node runs");
+        let began = Instant::now();
+        loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                return status;
+            }
+            if began.elapsed() > Duration::from_secs(35) {
+                child.kill().unwrap();
+                panic!("did not end: {}", self.log());
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.as_mut().is_some_and(|child| child.try_wait().unwrap().is_none())
+    }
+
+    /// Runs `ringpost ARGUMENTS -c CONFIG`.
+    pub(crate) fn ask(&self, arguments: &[&str]) -> Output {
+        ringpost().args(arguments).arg("-c").arg(&self.config).output().unwrap()
+    }
+
+    /// The lines of `queue ls --json`.
+    pub(crate) fn queue(&self) -> Vec<serde_json::Value> {
+        let output = self.ask(&["queue", "ls", "--json"]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).expect("one JSON object a line")).collect()
+    }
+
+    /// Waits until the queue satisfies `wanted`.
+    pub(crate) fn wait_for_queue(&self, wanted: impl Fn(&[serde_json::Value]) -> bool) -> Vec<serde_json::Value> {
+        let began = Instant::now();
+        loop {
+            let queue = self.queue();
+            if wanted(&queue) {
+                return queue;
+            }
+            assert!(began.elapsed() < PATIENCE, "the queue stays {queue:?}; {}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ended = child.kill();
+            let _reaped = child.wait();
+        }
+    }
+}

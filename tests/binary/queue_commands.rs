@@ -1,0 +1,128 @@
+//! `ringpost queue` and `ringpost spool` against a running engine.
+
+use serde_json::Value;
+
+use crate::client::Client;
+use crate::next_hop::NextHop;
+use crate::node::{Node, Setup};
+
+const ANSWER_IS_NO: i32 = 1;
+const NOT_RUNNING: i32 = 69;
+
+fn state(message: &Value) -> &str {
+    message["recipients"][0]["state"].as_str().unwrap_or("none")
+}
+
+#[test]
+fn ls_shows_what_was_accepted() {
+    let node = Node::start(&Setup::new());
+    let id = Client::greeted(node.address).deliver("b@y.test", "Subject: x\r\n\r\nx");
+    let queue = node.queue();
+    assert_eq!(queue.len(), 1);
+    let message = &queue[0];
+    assert_eq!(message["id"], id.as_str());
+    assert_eq!(message["sender"], "a@x.test");
+    assert_eq!(message["recipients"][0]["address"], "b@y.test");
+    assert_eq!(state(message), "held");
+    for key in ["attempts", "next_attempt", "size", "accepted_at"] {
+        assert!(message.get(key).is_some(), "{key} is missing in {message}");
+    }
+    let text = node.ask(&["queue", "ls"]);
+    assert!(text.status.success());
+    assert!(String::from_utf8_lossy(&text.stdout).contains(&id));
+    let shown = node.ask(&["queue", "show", &id]);
+    assert!(shown.status.success());
+    assert!(String::from_utf8_lossy(&shown.stdout).contains("b@y.test"));
+}
+
+#[test]
+fn delete_removes_for_good() {
+    let mut node = Node::start(&Setup::new());
+    let mut client = Client::greeted(node.address);
+    let gone = client.deliver("b@y.test", "Subject: gone\r\n\r\ngone");
+    let kept = client.deliver("b@y.test", "Subject: kept\r\n\r\nkept");
+    assert!(node.ask(&["queue", "delete", &gone]).status.success());
+    assert_eq!(node.queue().len(), 1);
+    node.kill();
+    node.restart();
+    let queue = node.wait_for_queue(|queue| !queue.is_empty());
+    assert_eq!(queue.len(), 1, "a deleted message came back: {queue:?}");
+    assert_eq!(queue[0]["id"], kept.as_str());
+}
+
+#[test]
+fn a_hold_by_command_lasts_over_a_restart_until_released() {
+    let hop = NextHop::start();
+    let address = hop.address;
+    drop(hop);
+    let mut node = Node::start(&Setup::to(address));
+    let id = Client::greeted(node.address).deliver("b@y.test", "Subject: x\r\n\r\nx");
+    node.wait_for_queue(|queue| queue.first().is_some_and(|message| state(message) == "deferred"));
+    assert!(node.ask(&["queue", "hold", &id]).status.success());
+    node.wait_for_queue(|queue| state(&queue[0]) == "held");
+    node.kill();
+    let hop = NextHop::start_at(address);
+    node.restart();
+    node.wait_for_queue(|queue| queue.first().is_some_and(|message| state(message) == "held"));
+    // Later mail goes, so the next hop is in use and the held message had its chance.
+    Client::greeted(node.address).deliver("b@y.test", "Subject: other\r\n\r\nother");
+    assert!(hop.wait_for(1)[0].text().contains("Subject: other"));
+    assert_eq!(node.queue().len(), 1);
+    assert!(node.ask(&["queue", "release", "--all"]).status.success());
+    assert!(hop.wait_for(2)[1].text().contains("Subject: x"));
+    node.wait_for_queue(<[_]>::is_empty);
+}
+
+#[test]
+fn retry_does_not_wait_for_its_time() {
+    let hop = NextHop::start();
+    let address = hop.address;
+    drop(hop);
+    let slow = Setup {
+        route: format!("via = \"smarthost\"\nhosts = [\"{address}\"]\nretry_base = \"1h\"\nretry_cap = \"2h\""),
+        ..Setup::to(address)
+    };
+    let node = Node::start(&slow);
+    let id = Client::greeted(node.address).deliver("b@y.test", "Subject: x\r\n\r\nx");
+    node.wait_for_queue(|queue| queue.first().is_some_and(|message| state(message) == "deferred"));
+    let hop = NextHop::start_at(address);
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    assert!(hop.messages().is_empty());
+    assert!(node.ask(&["queue", "retry", &id]).status.success());
+    hop.wait_for(1);
+}
+
+#[test]
+fn exit_codes_tell_absence_from_failure() {
+    let mut node = Node::start(&Setup::new());
+    let id = Client::greeted(node.address).deliver("b@y.test", "Subject: x\r\n\r\nx");
+    assert!(node.ask(&["queue", "delete", &id]).status.success());
+    for call in ["show", "retry", "hold", "release", "delete"] {
+        let output = node.ask(&["queue", call, &id]);
+        assert_eq!(output.status.code(), Some(ANSWER_IS_NO), "{call}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    node.kill();
+    let output = node.ask(&["queue", "ls"]);
+    assert_eq!(output.status.code(), Some(NOT_RUNNING));
+    assert!(!output.stderr.is_empty());
+}
+
+#[test]
+fn the_spool_is_read_while_running_and_when_stopped() {
+    let mut node = Node::start(&Setup::new());
+    let id = Client::greeted(node.address).deliver("b@y.test", "Subject: inside\r\n\r\n..dots and text");
+    for stopped in [false, true] {
+        if stopped {
+            node.signal(rustix::process::Signal::TERM);
+            assert!(node.wait().success());
+        }
+        let output = node.ask(&["spool", "verify"]);
+        assert!(output.status.success(), "stopped {stopped}: {}", String::from_utf8_lossy(&output.stderr));
+        let output = node.ask(&["spool", "ls", "--json"]);
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(text.contains(&id), "stopped {stopped}: {text}");
+        let output = node.ask(&["spool", "cat", &id]);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(text.ends_with("Subject: inside\r\n\r\n.dots and text\r\n"), "stopped {stopped}: {text:?}");
+    }
+}
