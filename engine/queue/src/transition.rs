@@ -84,11 +84,8 @@ impl Queue {
         }
     }
 
-    /// Fails the recipients that wait beyond their lifetime. What is held does not expire.
+    /// Fails the recipients that wait beyond their lifetime. What is held does not expire: by command it has no timer.
     fn expire(&mut self, index: u32, now: u64) -> bool {
-        if self.messages[index].flags.has(Flags::HELD) {
-            return false;
-        }
         let span = self.messages[index].recipients;
         let mut expired = false;
         let mut group = self.messages[index].first_group;

@@ -229,10 +229,10 @@ fn a_driver_that_cannot_connect_does_not_spin() {
     let mut queue = smarthost(&["h:25"]);
     enqueue(&mut queue, 1, 5, START);
     let mut now = START;
-    for _ in 0..20 {
+    for attempt in 0..20 {
         let before = now;
         let dispatch = sleep(&mut queue, &mut now);
-        assert!(before == START || now >= before + 1000);
+        assert!(attempt == 0 || now >= before + 1000);
         assert_eq!(queue.unreachable(dispatch, now, &mut Vec::new()), Settled::Outcome);
     }
     // Probes that end without a word neither spin nor block.
