@@ -31,6 +31,9 @@ fn block_on<F: Future>(future: F) -> F::Output {
     }
 }
 
+/// Passes so many numbers in batches of such a size.
+type Throughput = fn(u64, u64) -> (Duration, u64);
+
 /// A function that passes `count` numbers in batches through a queue; it gives the time, and the sum as a check that they came.
 macro_rules! throughput {
     ($name:ident, $queue:ident) => {
@@ -102,7 +105,7 @@ fn main() {
     let is_bench = std::env::args().any(|argument| argument == "--bench");
     let (count, wakes) = if is_bench { (20_000_000, 5_000) } else { (20_000, 20) };
     let expected = (0..count).fold(0u64, u64::wrapping_add);
-    let queues: [(&str, fn(u64, u64) -> (Duration, u64)); 2] = [("lane", lane_throughput), ("mailbox", mailbox_throughput)];
+    let queues: [(&str, Throughput); 2] = [("lane", lane_throughput), ("mailbox", mailbox_throughput)];
     for batch in [1, 32] {
         for (name, throughput) in queues {
             let (time, sum) = throughput(count, batch);

@@ -81,7 +81,8 @@ fn a_listener_may_leave_while_it_is_rung() {
         let ringer = thread::spawn(move || bell.ring());
         let waker = Waker::noop();
         let _ = listener.poll_ring(&mut Context::from_waker(waker));
-        // A second poll takes the waker back, or meets the ringer.
+        // A second poll takes the waker back, or meets the ringer, or the ring; a third registers after the ringer has left.
+        let _ = listener.poll_ring(&mut Context::from_waker(waker));
         let _ = listener.poll_ring(&mut Context::from_waker(waker));
         drop(listener);
         ringer.join().unwrap();

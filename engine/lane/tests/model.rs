@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
-use ringpost_lane::{Endpoint, Full, Incoming, LaneSettings, MeshCredit, Refusal, ShardId, bell, lane, mailbox, mesh};
+use ringpost_lane::{Endpoint, Full, Incoming, LaneSettings, MeshCredit, MeshPermit, Refusal, ShardId, bell, lane, mailbox, mesh};
 
 /// A small generator (xorshift), so that a seed says everything.
 struct Random(u64);
@@ -183,6 +183,8 @@ fn a_mailbox_is_a_bounded_queue_with_bells() {
 struct Shard {
     endpoint: Endpoint<(ShardId, u64), u64>,
     credits: Vec<(u64, MeshCredit)>,
+    /// Reserved, and neither sent nor cancelled.
+    permits: Vec<MeshPermit>,
     /// By peer: requests without a reply, and the next number.
     open: Vec<VecDeque<u64>>,
     next: Vec<u64>,
@@ -191,20 +193,29 @@ struct Shard {
 }
 
 impl Shard {
-    fn request(&mut self, peer: ShardId, window: u32) {
-        let place = usize::from(peer.0);
+    fn reserve(&mut self, peer: ShardId, window: u32) {
+        let open = self.open[usize::from(peer.0)].len() + self.permits.iter().filter(|permit| permit.peer() == peer).count();
         match self.endpoint.reserve(peer) {
             Ok(permit) => {
-                assert!(self.open[place].len() < window as usize);
-                let number = self.next[place];
-                self.endpoint.send(permit, (self.endpoint.id(), number));
-                self.next[place] += 1;
-                self.open[place].push_back(number);
+                assert!(open < window as usize);
+                self.permits.push(permit);
             }
-            Err(Refusal::WindowFull) => assert_eq!(self.open[place].len(), window as usize),
+            Err(Refusal::WindowFull) => assert_eq!(open, window as usize),
             Err(Refusal::LaneFull) => {}
             Err(Refusal::Closed) => panic!("nobody is gone"),
         }
+    }
+
+    fn send(&mut self, random: &mut Random) {
+        if self.permits.is_empty() {
+            return;
+        }
+        let permit = self.permits.swap_remove(random.below(self.permits.len()));
+        let place = usize::from(permit.peer().0);
+        let number = self.next[place];
+        self.endpoint.send(permit, (self.endpoint.id(), number));
+        self.next[place] += 1;
+        self.open[place].push_back(number);
     }
 
     fn receive(&mut self) -> bool {
@@ -242,6 +253,7 @@ fn every_request_has_one_reply_whatever_is_full() {
         let shard = |endpoint| Shard {
             endpoint,
             credits: Vec::new(),
+            permits: Vec::new(),
             open: vec![VecDeque::new(); count],
             next: vec![0; count],
             seen: vec![0; count],
@@ -252,13 +264,14 @@ fn every_request_has_one_reply_whatever_is_full() {
             let at = random.below(count);
             let peer = ShardId(((at + 1 + random.below(count - 1)) % count) as u16);
             let shard = &mut shards[at];
-            match random.below(10) {
-                0..=4 => shard.request(peer, settings.window),
-                5..=6 => drop(shard.receive()),
-                7 => shard.reply(&mut random),
-                8 => shard.endpoint.flush(),
+            match random.below(12) {
+                0..=2 => shard.reserve(peer, settings.window),
+                3..=5 => shard.send(&mut random),
+                6..=7 => drop(shard.receive()),
+                8..=9 => shard.reply(&mut random),
+                10 => shard.endpoint.flush(),
                 _ => {
-                    if let Ok(permit) = shard.endpoint.reserve(peer) {
+                    if let Some(permit) = shard.permits.pop() {
                         shard.endpoint.cancel(permit);
                         cancelled += 1;
                     }
@@ -270,6 +283,7 @@ fn every_request_has_one_reply_whatever_is_full() {
         for _ in 0..10_000 {
             for shard in &mut shards {
                 while shard.receive() {}
+                shard.send(&mut random);
                 shard.reply(&mut random);
                 shard.endpoint.flush();
             }
