@@ -1,14 +1,12 @@
-//! Test messages that carry their own identity, length and hash, and the check of one that arrived.
+//! Test messages that carry their own identity, length and hash.
 //!
 //! A body is a prebuilt block of random lines plus one unique line, so that composing costs no walk over the
-//! content: the hash continues from the block's saved state. The check at the sink walks every byte.
+//! content: the hash continues from the block's saved state. The check of one that arrived (`arrival`) walks every byte.
 
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
-use std::sync::LazyLock;
 
-use memchr::memmem::Finder;
 use sha2::{Digest, Sha256};
 
 use crate::random::Random;
@@ -42,7 +40,7 @@ impl FromStr for HashKind {
 
 /// The state of a sum in the middle of a body; cheap to clone.
 #[derive(Debug, Clone)]
-enum Sum {
+pub(crate) enum Sum {
     Sha256(Sha256),
     Crc32c(u32),
 }
@@ -57,21 +55,21 @@ pub enum ContentHash {
 }
 
 impl Sum {
-    fn new(kind: HashKind) -> Self {
+    pub(crate) fn new(kind: HashKind) -> Self {
         match kind {
             HashKind::Sha256 => Self::Sha256(Sha256::new()),
             HashKind::Crc32c => Self::Crc32c(0),
         }
     }
 
-    fn update(&mut self, bytes: &[u8]) {
+    pub(crate) fn update(&mut self, bytes: &[u8]) {
         match self {
             Self::Sha256(state) => state.update(bytes),
             Self::Crc32c(state) => *state = crc32c::crc32c_append(*state, bytes),
         }
     }
 
-    fn finish(self) -> ContentHash {
+    pub(crate) fn finish(self) -> ContentHash {
         match self {
             Self::Sha256(state) => ContentHash::Sha256(state.finalize().into()),
             Self::Crc32c(state) => ContentHash::Crc32c(state),
@@ -262,16 +260,31 @@ impl Composer {
         sum.update(&tail[tail_start..]);
         let hash = sum.finish();
 
-        head.extend_from_slice(b"From: sender <sender@x.test>\r\nTo: <b@y.test>\r\nSubject: ringpost load\r\nX-Ringpost-Id: ");
-        id.push_to(head);
-        head.extend_from_slice(b"\r\nX-Ringpost-Length: ");
-        let mut digits = [0u8; 20];
-        head.extend_from_slice(decimal(block.raw.len() + tail.len() - tail_start, &mut digits));
-        head.extend_from_slice(b"\r\nX-Ringpost-Hash: ");
-        hash.push_to(head);
-        head.extend_from_slice(b"\r\n\r\n");
+        push_header(head, id, &hash, block.raw.len() + tail.len() - tail_start);
         Composed { id, hash, block: index }
     }
+}
+
+/// A whole message (unstuffed) around a body of the caller's, which must end with CRLF: its identity and hash, and its octets.
+pub fn sealed(id: MessageId, body: &[u8]) -> (ContentHash, Vec<u8>) {
+    let mut sum = Sum::new(HashKind::Sha256);
+    sum.update(body);
+    let hash = sum.finish();
+    let mut content = Vec::with_capacity(HEADER_BYTES + body.len());
+    push_header(&mut content, id, &hash, body.len());
+    content.extend_from_slice(body);
+    (hash, content)
+}
+
+fn push_header(head: &mut Vec<u8>, id: MessageId, hash: &ContentHash, body_bytes: usize) {
+    head.extend_from_slice(b"From: sender <sender@x.test>\r\nTo: <b@y.test>\r\nSubject: ringpost load\r\nX-Ringpost-Id: ");
+    id.push_to(head);
+    head.extend_from_slice(b"\r\nX-Ringpost-Length: ");
+    let mut digits = [0u8; 20];
+    head.extend_from_slice(decimal(body_bytes, &mut digits));
+    head.extend_from_slice(b"\r\nX-Ringpost-Hash: ");
+    hash.push_to(head);
+    head.extend_from_slice(b"\r\n\r\n");
 }
 
 /// Writes `number` into `digits` without allocating.
@@ -331,154 +344,9 @@ fn lines(bytes: usize, random: &mut Random) -> (Vec<u8>, Vec<u8>) {
     (raw, stuffed)
 }
 
-/// What is wrong with a message that arrived.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Damage {
-    /// No header this module writes: somebody else's mail.
-    Foreign,
-    /// A CR without LF or an LF without CR.
-    BareLineEnd,
-    /// A line that begins with a dot was not stuffed by the engine.
-    NotStuffed,
-    /// More or fewer octets than its header says.
-    Length,
-    /// The right length but other octets.
-    Hash,
-}
-
-/// A message as it was found by [`verify`].
-#[derive(Debug, Clone, Copy)]
-pub struct Arrived {
-    /// Its identity, where its header could be read.
-    pub id: Option<MessageId>,
-    /// What its header says it hashes to.
-    pub hash: Option<ContentHash>,
-    /// None for an intact message.
-    pub damage: Option<Damage>,
-}
-
-/// Checks content as DATA carried it, without the final dot line: line ends, stuffing, length, hash.
-pub fn verify(wire: &[u8]) -> Arrived {
-    let mut arrived = Arrived { id: None, hash: None, damage: Some(Damage::Foreign) };
-    let Some(header_end) = BLANK_LINE.find(wire) else { return arrived };
-    let (header, body) = (&wire[..header_end + 2], &wire[header_end + 4..]);
-    arrived.id = field(header, &ID_FIELD).and_then(MessageId::parse);
-    arrived.hash = field(header, &HASH_FIELD).and_then(ContentHash::parse);
-    let length = field(header, &LENGTH_FIELD).and_then(|text| std::str::from_utf8(text).ok()?.parse::<usize>().ok());
-    let (Some(_), Some(hash), Some(length)) = (arrived.id, arrived.hash, length) else { return arrived };
-
-    let mut sum = Sum::new(if matches!(hash, ContentHash::Sha256(_)) { HashKind::Sha256 } else { HashKind::Crc32c });
-    let mut octets = 0;
-    let mut not_stuffed = false;
-    // RFC 5321 4.5.2: a line of content that begins with a dot was sent with one more; any other dot in front is damage.
-    let mut from = 0;
-    let mut at = 0;
-    loop {
-        if body[at..].starts_with(b".") {
-            not_stuffed |= !body[at..].starts_with(b"..");
-            sum.update(&body[from..at]);
-            octets += at - from;
-            from = at + 1;
-        }
-        match LINE_DOT.find(&body[at..]) {
-            Some(next) => at += next + 2,
-            None => break,
-        }
-    }
-    sum.update(&body[from..]);
-    octets += body.len() - from;
-    arrived.damage = if has_bare_line_end(wire) {
-        Some(Damage::BareLineEnd)
-    } else if not_stuffed {
-        Some(Damage::NotStuffed)
-    } else if octets != length {
-        Some(Damage::Length)
-    } else if sum.finish() != hash {
-        Some(Damage::Hash)
-    } else {
-        None
-    };
-    arrived
-}
-
-/// True when a CR stands without LF or an LF without CR anywhere in `bytes`.
-pub fn has_bare_line_end(bytes: &[u8]) -> bool {
-    let mut at = 0;
-    while let Some(found) = memchr::memchr2(b'\r', b'\n', &bytes[at..]) {
-        if !bytes[at + found..].starts_with(b"\r\n") {
-            return true;
-        }
-        at += found + 2;
-    }
-    false
-}
-
-/// The value of the header field `name` (with CRLF in front and the colon behind).
-fn field<'a>(header: &'a [u8], name: &Finder<'_>) -> Option<&'a [u8]> {
-    let start = name.find(header)? + name.needle().len();
-    let end = start + memchr::memchr(b'\r', &header[start..])?;
-    Some(header[start..end].trim_ascii())
-}
-
-static BLANK_LINE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\r\n\r\n"));
-static LINE_DOT: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\r\n."));
-static ID_FIELD: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\r\nX-Ringpost-Id:"));
-static LENGTH_FIELD: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\r\nX-Ringpost-Length:"));
-static HASH_FIELD: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\r\nX-Ringpost-Hash:"));
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn message(kind: HashKind, size: u64) -> (Composed, Vec<u8>) {
-        let mut composer = Composer::new(5, 9, &SizeRange(size..=size), kind);
-        let (mut head, mut tail) = (Vec::new(), Vec::new());
-        let composed = composer.compose(&mut head, &mut tail);
-        head.extend_from_slice(composer.block(composed.block).stuffed());
-        head.extend_from_slice(&tail);
-        (composed, head)
-    }
-
-    #[test]
-    fn an_untouched_message_is_intact_at_every_size() {
-        for kind in [HashKind::Sha256, HashKind::Crc32c] {
-            for size in (0..1200).chain([4096, 70_000]) {
-                let (composed, wire) = message(kind, size);
-                let arrived = verify(&wire);
-                assert_eq!(arrived.damage, None, "size {size}");
-                assert_eq!((arrived.id, arrived.hash), (Some(composed.id), Some(composed.hash)));
-                assert!(size < 400 || (wire.len() as u64).abs_diff(size) <= 64 + size / 64, "size {size} became {}", wire.len());
-            }
-        }
-    }
-
-    #[test]
-    fn every_flipped_bit_of_the_body_is_noticed() {
-        let (_, wire) = message(HashKind::Sha256, 700);
-        let body = BLANK_LINE.find(&wire).unwrap() + 4;
-        for at in body..wire.len() {
-            for bit in 0..8 {
-                let mut damaged = wire.clone();
-                damaged[at] ^= 1 << bit;
-                assert!(verify(&damaged).damage.is_some(), "bit {bit} of octet {at}");
-            }
-        }
-    }
-
-    #[test]
-    fn missing_stuffing_lost_octets_and_bare_line_ends_are_named() {
-        let (_, wire) = message(HashKind::Sha256, 4096);
-        let stuffed = memchr::memmem::find(&wire, b"\r\n..").unwrap() + 2;
-        let mut other = wire.clone();
-        other.remove(stuffed);
-        assert!(matches!(verify(&other).damage, Some(Damage::NotStuffed | Damage::Length)));
-        assert_eq!(verify(&wire[..wire.len() - 10]).damage, Some(Damage::Length));
-        let mut bare = wire.clone();
-        let end = bare.len() - 2;
-        bare.remove(end);
-        assert_eq!(verify(&bare).damage, Some(Damage::BareLineEnd));
-        assert_eq!(verify(b"Subject: x\r\n\r\nhello\r\n").damage, Some(Damage::Foreign));
-    }
 
     #[test]
     fn sizes_are_read_with_units_and_refused_without_sense() {

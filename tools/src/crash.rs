@@ -10,8 +10,9 @@ use clap::Args;
 
 use crate::engine::{Engine, EngineOptions, Route, rig_folder};
 use crate::ledger::difference;
+use crate::load::{Latency, LoadOptions};
 use crate::random::Random;
-use crate::sender::{Latency, LoadHandle, LoadOptions};
+use crate::sender::LoadHandle;
 use crate::sink::{Sink, SinkHandle, SinkOptions};
 
 /// Outcomes ride on the next batch after at most this long (RELIABILITY S11).

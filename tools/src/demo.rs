@@ -10,8 +10,9 @@ use serde_json::Value;
 
 use crate::engine::{Engine, EngineOptions, Route, rig_folder};
 use crate::ledger::difference;
+use crate::load::{Latency, LoadOptions};
 use crate::machine;
-use crate::sender::{Latency, LoadHandle, LoadOptions};
+use crate::sender::LoadHandle;
 use crate::sink::{Sink, SinkHandle, SinkOptions};
 
 /// How long mail is pushed.

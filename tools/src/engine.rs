@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -114,7 +114,7 @@ pub struct Engine {
 impl Engine {
     /// Writes the config file for a free port. The engine isn't started.
     pub fn new(options: EngineOptions) -> io::Result<Self> {
-        let address = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?;
+        let address = crate::machine::free_port()?;
         std::fs::create_dir_all(&options.folder)?;
         let config = options.folder.join("ringpost.toml");
         let log = options.folder.join("engine.log");

@@ -13,9 +13,10 @@ use crate::content::{Composer, HashKind, SizeRange};
 use crate::demo::per_sync;
 use crate::disk::{Disk, Event};
 use crate::engine::{Engine, EngineOptions, Route, rig_folder};
+use crate::load::LoadOptions;
 use crate::powercut::small_disk;
 use crate::random::Random;
-use crate::sender::{LoadHandle, LoadOptions};
+use crate::sender::LoadHandle;
 use crate::volume::{Volume, fresh_ext4, must_be_possible};
 
 /// Time between two lone messages.

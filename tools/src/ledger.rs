@@ -10,7 +10,8 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::content::{Arrived, ContentHash, Damage, MessageId, decimal};
+use crate::arrival::{Arrived, Damage};
+use crate::content::{ContentHash, MessageId, decimal};
 
 /// Lines gathered before they are written, in octets, unless [`LedgerWriter::flush`] comes first.
 const GATHERED_BYTES_MAX: usize = 64 << 10;

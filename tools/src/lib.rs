@@ -4,6 +4,7 @@
 //! acknowledged, the sink one of what arrived, and [`ledger::difference`] judges.
 #![forbid(unsafe_code)]
 
+pub mod arrival;
 pub mod content;
 pub mod crash;
 pub mod demo;
@@ -11,6 +12,7 @@ pub mod disk;
 pub mod engine;
 pub mod flushes;
 pub mod ledger;
+pub mod load;
 pub mod machine;
 pub mod powercut;
 pub mod random;

@@ -1,7 +1,9 @@
 //! What the rigs ask of the machine they run on: cores, limits, processes.
 
 use std::io;
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -30,6 +32,21 @@ pub fn shares() -> io::Result<(Vec<usize>, Option<usize>)> {
     Ok((cores, own))
 }
 
+/// A free port of loopback below the range that outgoing connections are given: while the engine or the sink is down, the
+/// connections that are tried meanwhile must not be able to take its port.
+pub fn free_port() -> io::Result<SocketAddr> {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let spread = (std::process::id() % 500) as u16 * 40;
+    for _ in 0..1000 {
+        let port = 10_000 + (spread + NEXT.fetch_add(1, Ordering::Relaxed)) % 20_000;
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        if TcpListener::bind(address).is_ok() {
+            return Ok(address);
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::AddrInUse, "no free port between 10000 and 30000"))
+}
+
 /// Allows as many open files as the system permits, and says how many that is.
 pub fn raise_open_files() -> u64 {
     let limit = getrlimit(Resource::Nofile);
@@ -40,17 +57,26 @@ pub fn raise_open_files() -> u64 {
 /// CPU time a process has used in all its threads, io_uring's workers and ended threads included (`utime + stime` of its stat).
 pub fn process_cpu(pid: u32) -> io::Result<Duration> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let bad = || io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{pid}/stat: {text:?}"));
-    // The name in parentheses may hold spaces; fields are counted behind it (utime is number 14, state number 3).
-    let fields: Vec<&str> = text.rsplit_once(')').ok_or_else(bad)?.1.split_ascii_whitespace().collect();
-    let ticks = |at: usize| fields.get(at).and_then(|field| field.parse::<u64>().ok()).ok_or_else(bad);
-    let total = ticks(11)? + ticks(12)?;
-    Ok(Duration::from_secs_f64(total as f64 / rustix::param::clock_ticks_per_second() as f64))
+    let ticks = cpu_ticks(&text, 2).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{pid}/stat: {text:?}")))?;
+    Ok(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
 }
 
-/// CPU time of several processes together; those that have ended meanwhile count nothing.
-pub fn processes_cpu(pids: &[u32]) -> Duration {
-    pids.iter().filter_map(|&pid| process_cpu(pid).ok()).sum()
+/// CPU time of a process, of all below it, and of those of them that have ended (Postfix starts and ends processes all the time).
+pub fn tree_cpu(root: u32) -> io::Result<Duration> {
+    let mut ticks = 0;
+    for pid in descendants(root)? {
+        // Whoever ended between the listing and now has left its time with its parent.
+        let Ok(text) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
+        ticks += cpu_ticks(&text, 4).unwrap_or(0);
+    }
+    Ok(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
+}
+
+/// Sums the first `count` of utime, stime, cutime and cstime of a stat line.
+fn cpu_ticks(stat: &str, count: usize) -> Option<u64> {
+    // The name in parentheses may hold spaces; fields are counted behind it (utime is number 14, state number 3).
+    let fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
+    fields.skip(11).take(count).map(|field| field.parse::<u64>().ok()).sum()
 }
 
 /// Processes below `root`, itself included.
@@ -112,7 +138,8 @@ mod tests {
     fn this_process_is_its_own_descendant_and_has_used_cpu_and_memory() {
         let pid = std::process::id();
         assert!(descendants(pid).unwrap().contains(&pid));
-        assert!(process_cpu(pid).is_ok());
+        assert!(process_cpu(pid).unwrap() <= tree_cpu(pid).unwrap());
+        assert_eq!(cpu_ticks("7 (a ) b) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15", 4), Some(11 + 12 + 13 + 14));
         assert!(status_kib(pid, "VmRSS").unwrap() > 100);
         assert!(status_kib(pid, "VmNothing").is_err());
     }

@@ -11,7 +11,8 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use ringpost_tools::content::{HashKind, SizeRange};
 use ringpost_tools::ledger;
-use ringpost_tools::sender::{LoadHandle, LoadOptions};
+use ringpost_tools::load::LoadOptions;
+use ringpost_tools::sender::LoadHandle;
 use ringpost_tools::sink::{Sink, SinkOptions};
 
 #[derive(Debug, Parser)]
@@ -185,6 +186,7 @@ fn send(arguments: SendArguments) -> Verdict {
         sizes: arguments.size,
         pipeline: arguments.pipeline,
         per_connection: arguments.per_connection,
+        linger: false,
         recipients: arguments.recipients,
         domain: arguments.domain,
         rate: arguments.rate,

@@ -14,8 +14,9 @@ use clap::Args;
 use crate::disk::{Cut, Disk};
 use crate::engine::{Engine, EngineOptions, Route, rig_folder};
 use crate::ledger::{Difference, difference};
+use crate::load::LoadOptions;
 use crate::random::Random;
-use crate::sender::{LoadHandle, LoadOptions};
+use crate::sender::LoadHandle;
 use crate::sink::{Sink, SinkOptions};
 use crate::volume::{Volume, fresh_ext4, must_be_possible};
 

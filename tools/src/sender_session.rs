@@ -87,13 +87,15 @@ pub(crate) struct Session {
     chunking: bool,
     /// Messages this connection may still begin; none: no limit.
     left: Option<u32>,
-    recipients_accepted: usize,
+    /// The connection stays open, silent, after its last message.
+    lingers: bool,
     next_recipient: usize,
 }
 
 impl Session {
-    /// Wraps a stream that is being connected. `messages_max` 0 stands for no limit.
-    pub(crate) fn new(stream: TcpStream, messages_max: u32) -> Self {
+    /// Wraps a stream that is being connected. `messages_max` 0 stands for no limit; a session that `lingers` doesn't say QUIT
+    /// at that limit.
+    pub(crate) fn new(stream: TcpStream, messages_max: u32, lingers: bool) -> Self {
         Self {
             stream,
             expected: VecDeque::from([Expect::Banner]),
@@ -112,7 +114,7 @@ impl Session {
             eight_bit: false,
             chunking: false,
             left: (messages_max > 0).then_some(messages_max),
-            recipients_accepted: 0,
+            lingers,
             next_recipient: 0,
         }
     }
@@ -163,7 +165,6 @@ impl Session {
         if let Some(left) = &mut self.left {
             *left -= 1;
         }
-        self.recipients_accepted = 0;
         self.tail.extend_from_slice(if self.eight_bit { &script.mail_8bit } else { &script.mail });
         self.expected.push_back(Expect::Mail);
         self.next_recipient = 0;
@@ -204,7 +205,7 @@ impl Session {
         self.ended_at = None;
         self.expected.push_back(Expect::Dot);
         if self.left == Some(0) {
-            if self.pipelining {
+            if self.pipelining && !self.lingers {
                 self.tail.extend_from_slice(b"QUIT\r\n");
                 self.expected.push_back(Expect::Quit);
             }
@@ -334,7 +335,6 @@ impl Session {
             (Expect::Hello, b'2') => notify(Notice::Ready, b""),
             (Expect::Mail, b'2') if self.pipelining => {}
             (Expect::Mail, b'2') | (Expect::Recipient, b'2') => {
-                self.recipients_accepted += usize::from(expect == Expect::Recipient);
                 if !self.pipelining {
                     match script.recipients.get(self.next_recipient) {
                         Some(recipient) => {
@@ -376,6 +376,9 @@ impl Session {
     /// Goes on after the answer to a message.
     fn after_message(&mut self, notify: &mut impl FnMut(Notice, &[u8])) {
         if !self.expected.is_empty() {
+            return;
+        }
+        if self.left == Some(0) && self.lingers {
             return;
         }
         if self.left == Some(0) {

@@ -13,7 +13,7 @@ use mio::net::TcpListener;
 use mio::{Events, Interest, Poll, Token};
 use serde::Serialize;
 
-use crate::content::Damage;
+use crate::arrival::Damage;
 use crate::ledger::LedgerWriter;
 use crate::random::Random;
 use crate::sink_session::{SinkSession, Step};
@@ -25,7 +25,7 @@ const WAIT_MAX: Duration = Duration::from_millis(10);
 /// What the sink does.
 #[derive(Debug, Clone)]
 pub struct SinkOptions {
-    /// Where to listen; port 0 chooses a free one.
+    /// Where to listen; port 0 chooses a free one of loopback.
     pub listen: SocketAddr,
     /// Where arrivals are recorded.
     pub ledger: Option<PathBuf>,
@@ -154,8 +154,8 @@ impl Sink {
     /// Binds. Fails when the address is in use.
     pub fn bind(options: SinkOptions) -> io::Result<Self> {
         let poll = Poll::new()?;
-        let mut listener = TcpListener::bind(options.listen)?;
-        let address = listener.local_addr()?;
+        let address = if options.listen.port() == 0 { crate::machine::free_port()? } else { options.listen };
+        let mut listener = TcpListener::bind(address)?;
         poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
         Ok(Self { options, state: Arc::new(SinkState::default()), listener: Some(listener), address, poll })
     }

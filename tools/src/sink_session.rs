@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use memchr::memmem::Finder;
 use mio::net::TcpStream;
 
-use crate::content::verify;
+use crate::arrival::verify;
 use crate::sink::Desk;
 
 /// Octets of the input buffer at first; it doubles while a message does not fit.
