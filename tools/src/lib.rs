@@ -4,16 +4,21 @@
 //! acknowledged, the sink one of what arrived, and [`ledger::difference`] judges.
 #![forbid(unsafe_code)]
 
+pub mod allocations;
 pub mod arrival;
+pub mod bench;
+pub mod connections;
 pub mod content;
 pub mod crash;
 pub mod demo;
 pub mod disk;
 pub mod engine;
 pub mod flushes;
+pub mod interop;
 pub mod ledger;
 pub mod load;
 pub mod machine;
+pub mod postfix;
 pub mod powercut;
 pub mod random;
 pub mod sender;

@@ -38,6 +38,14 @@ enum Command {
     Powercut(ringpost_tools::powercut::PowercutArguments),
     /// When the disk is flushed: per lone message, and under load (root).
     Flushes(ringpost_tools::flushes::FlushesArguments),
+    /// Accepted messages per second and CPU per message beside Postfix (root).
+    Bench(ringpost_tools::bench::BenchArguments),
+    /// Memory and CPU of thousands of idle connections.
+    Connections(ringpost_tools::connections::ConnectionsArguments),
+    /// Allocations per message in the steady state.
+    Allocations(ringpost_tools::allocations::AllocationsArguments),
+    /// Clients that others wrote.
+    Interop(ringpost_tools::interop::InteropArguments),
 }
 
 #[derive(Debug, Args)]
@@ -160,6 +168,10 @@ fn main() -> ExitCode {
         Command::Crash(arguments) => ringpost_tools::crash::run(&arguments),
         Command::Powercut(arguments) => ringpost_tools::powercut::run(&arguments),
         Command::Flushes(arguments) => ringpost_tools::flushes::run(&arguments),
+        Command::Bench(arguments) => ringpost_tools::bench::run(&arguments),
+        Command::Connections(arguments) => ringpost_tools::connections::run(&arguments),
+        Command::Allocations(arguments) => ringpost_tools::allocations::run(&arguments),
+        Command::Interop(arguments) => ringpost_tools::interop::run(&arguments),
     };
     match verdict {
         Ok(true) => ExitCode::SUCCESS,

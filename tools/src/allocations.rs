@@ -1,0 +1,89 @@
+//! Allocations of the running engine per message in the steady state, by a build that counts them.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use serde_json::Value;
+
+use crate::engine::{Engine, EngineOptions, Route, rig_folder};
+use crate::load::LoadOptions;
+use crate::sender::LoadHandle;
+use crate::sink::{Sink, SinkOptions};
+
+/// Messages before the counting begins, and at its end.
+const FROM: u64 = 10_000;
+const TO: u64 = 110_000;
+/// Allocations per message in between.
+const PER_MESSAGE_MAX: f64 = 0.01;
+/// A quiet engine has nothing under way after this long.
+const QUIET: Duration = Duration::from_millis(500);
+
+/// What to measure.
+#[derive(Debug, Args)]
+pub struct AllocationsArguments {
+    /// A build of the engine with the feature `count-allocations`.
+    #[arg(long)]
+    engine: PathBuf,
+}
+
+/// Runs it with mail discarded and with mail relayed; true when both keep the limit.
+pub fn run(arguments: &AllocationsArguments) -> Result<bool, Box<dyn std::error::Error>> {
+    let mut good = true;
+    for relayed in [false, true] {
+        good &= one(&arguments.engine, relayed)?;
+    }
+    println!("{}", if good { "allocations: OK" } else { "allocations: FAILED" });
+    Ok(good)
+}
+
+fn one(binary: &Path, relayed: bool) -> Result<bool, Box<dyn std::error::Error>> {
+    let folder = rig_folder("allocations")?;
+    let sink = Sink::spawn(SinkOptions::on_loopback())?;
+    let route = if relayed { Route::Smarthost(sink.address) } else { Route::Discard };
+    let mut engine = Engine::new(EngineOptions::new(binary, folder.path(), route)?)?;
+    engine.start()?;
+    let load = LoadHandle::start(LoadOptions { sessions: 100, pipeline: true, ..LoadOptions::new(engine.address) })?;
+    let mut readings = Vec::new();
+    for mark in [FROM, TO] {
+        load.state.pause.store(false, Relaxed);
+        let began = Instant::now();
+        while load.state.acknowledged.load(Relaxed) < mark {
+            engine.must_run()?;
+            if began.elapsed() > Duration::from_secs(120) {
+                return Err(format!("{} of {mark} messages after two minutes", load.state.acknowledged.load(Relaxed)).into());
+            }
+            std::thread::sleep(Duration::from_micros(500));
+        }
+        // Sessions stay; what is under way ends, and what was accepted is delivered.
+        load.state.pause.store(true, Relaxed);
+        let (mut seen, mut since) = ((0, 0), Instant::now());
+        while since.elapsed() < QUIET {
+            let now = (load.state.acknowledged.load(Relaxed), sink.state.accepted.load(Relaxed));
+            if now != seen {
+                (seen, since) = (now, Instant::now());
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        readings.push((seen.0, engine.stats()));
+    }
+    load.state.stop.store(true, Relaxed);
+    load.join()?;
+    let count = |stats: &Value| {
+        stats["allocations"].as_u64().ok_or("`ringpost stats --json` shows no `allocations`: build with --features count-allocations")
+    };
+    let messages = readings[1].0 - readings[0].0;
+    let allocations = count(&readings[1].1)? - count(&readings[0].1)?;
+    let per_message = allocations as f64 / messages as f64;
+    let way = if relayed { "relayed" } else { "discarded" };
+    println!("{way}: {allocations} allocations over {messages} messages = {per_message:.4} a message (at most {PER_MESSAGE_MAX})");
+    let good = per_message <= PER_MESSAGE_MAX;
+    if !good {
+        // The build lists its call sites where it knows them.
+        for (key, value) in readings[1].1.as_object().into_iter().flatten().filter(|(key, _)| key.starts_with("allocation")) {
+            println!("  {key}: {value}");
+        }
+    }
+    Ok(good)
+}

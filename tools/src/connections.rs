@@ -1,0 +1,87 @@
+//! What an idle connection costs: memory and CPU of thousands that have sent one message and then say nothing.
+
+use std::path::PathBuf;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+
+use crate::content::SizeRange;
+use crate::engine::{Engine, EngineOptions, Route, rig_folder};
+use crate::load::LoadOptions;
+use crate::machine;
+use crate::sender::LoadHandle;
+
+/// Growth of memory per connection, in octets.
+const GROWTH_BYTES_MAX: u64 = 4096;
+/// CPU of the idle process a minute.
+const IDLE_CPU_MAX: Duration = Duration::from_millis(50);
+/// All connections must be up and have sent within this.
+const ALL_UP_MAX: Duration = Duration::from_secs(60);
+
+/// What to measure.
+#[derive(Debug, Args)]
+pub struct ConnectionsArguments {
+    /// The engine's binary.
+    #[arg(long)]
+    engine: PathBuf,
+    /// Connections at once.
+    #[arg(long, default_value_t = 10_000)]
+    connections: usize,
+    /// Minutes of silence over which CPU is measured.
+    #[arg(long, default_value_t = 1.0)]
+    minutes: f64,
+}
+
+/// Runs the measurement; true when both limits are kept.
+pub fn run(arguments: &ConnectionsArguments) -> Result<bool, Box<dyn std::error::Error>> {
+    let files = machine::raise_open_files();
+    let wanted = arguments.connections as u64;
+    if files < wanted + 200 {
+        return Err(format!("{wanted} connections need as many open files, and the limit is {files}: raise it (ulimit -n)").into());
+    }
+    let folder = rig_folder("connections")?;
+    // Accepted mail is forgotten, so that only connections are counted.
+    let mut options = EngineOptions::new(&arguments.engine, folder.path(), Route::Discard)?;
+    options.lines.push(("smtp", format!("sessions_max = {}", wanted + 200)));
+    let mut engine = Engine::new(options)?;
+    engine.start()?;
+    let pid = engine.pid().expect("the engine was started");
+    let base = LoadOptions { sizes: SizeRange(1024..=1024), ..LoadOptions::new(engine.address) };
+
+    // Memory that every path needs once is touched before the first reading.
+    LoadHandle::start(LoadOptions { sessions: 50, messages: Some(20_000), pipeline: true, ..base.clone() })?.join()?;
+    std::thread::sleep(Duration::from_secs(2));
+    let before = machine::status_kib(pid, "VmRSS")?;
+
+    let load = LoadHandle::start(LoadOptions { sessions: arguments.connections, per_connection: 1, linger: true, ..base })?;
+    let began = Instant::now();
+    while load.state.acknowledged.load(Relaxed) < wanted {
+        engine.must_run()?;
+        if began.elapsed() > ALL_UP_MAX {
+            let trouble = load.state.last_trouble.lock().map(|text| text.clone()).unwrap_or_default();
+            return Err(format!("{} of {wanted} connections sent their message: {trouble}", load.state.acknowledged.load(Relaxed)).into());
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let took = began.elapsed();
+    std::thread::sleep(Duration::from_secs(3));
+    let after = machine::status_kib(pid, "VmRSS")?;
+    let growth = after.saturating_sub(before) * 1024 / wanted;
+    println!("{}", machine::description());
+    println!("{wanted} connections, EHLO and one message each in {took:.1?}; memory {before} KiB -> {after} KiB");
+    println!("growth {growth} octets a connection (at most {GROWTH_BYTES_MAX})");
+
+    let cpu_before = machine::process_cpu(pid)?;
+    std::thread::sleep(Duration::from_secs_f64(60.0 * arguments.minutes));
+    let cpu = (machine::process_cpu(pid)? - cpu_before).div_f64(arguments.minutes);
+    engine.must_run()?;
+    println!("{cpu:?} of CPU a minute (at most {IDLE_CPU_MAX:?}; the kernel counts in steps of 10 ms)");
+    let broken = load.state.broken.load(Relaxed);
+    println!("connections that broke: {broken}");
+    load.state.stop.store(true, Relaxed);
+    drop(load);
+    let good = growth <= GROWTH_BYTES_MAX && cpu <= IDLE_CPU_MAX && broken == 0;
+    println!("{}", if good { "connections: OK" } else { "connections: FAILED" });
+    Ok(good)
+}
