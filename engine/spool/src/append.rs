@@ -9,7 +9,8 @@ use crate::batch::{BATCH_HEADER_BYTES, BLOCK_BYTES};
 use crate::check::{Generation, u32_at, u64_at};
 use crate::commit::Ticket;
 use crate::config::Role;
-use crate::index::{MessageState, PieceKind, Place};
+use crate::controls::Controls;
+use crate::index::{MessageState, Piece, PieceKind, Place};
 use crate::log::{Log, Phase};
 use crate::op::Host;
 use crate::open_batch::OpenBatch;
@@ -75,6 +76,12 @@ pub struct Appended {
 /// Something that stops counting once a later record is acknowledged.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Release {
+    /// Nothing: a control of the tests does not count it.
+    Nothing,
+    /// A message record was copied; the copy can be read from now on.
+    MovedMessage { id: RecordId, from: Place, to: Place },
+    /// The same of a chunk or an outcome.
+    MovedPiece { id: RecordId, kind: PieceKind, key: u32, from: Place, to: Place },
     /// A live record.
     Record { slot: u32, body_bytes: u32 },
     /// A settled record that stood in the use `number` of `slot` for the sake of `home`.
@@ -83,15 +90,24 @@ pub(crate) enum Release {
     Seal { slot: u32, number: u64, sealed: u64 },
 }
 
+impl Release {
+    pub(crate) fn of(kind: PieceKind, place: Place, controls: Controls) -> Self {
+        if kind == PieceKind::Outcome && controls.outcomes_not_live {
+            return Release::Nothing;
+        }
+        Release::Record { slot: place.slot, body_bytes: place.body_bytes }
+    }
+}
+
 /// Who asks for room.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Asks {
     /// New mail: leaves the reserve alone.
     Content,
-    /// Outcomes, settled, seals, witnesses: may take the last segment.
+    /// Outcomes, settled, seals, witnesses, and copies by compaction: leave one segment for the next start.
     Bookkeeping,
-    /// Compaction: leaves one segment for bookkeeping.
-    Copy,
+    /// A start: takes the last one.
+    Start,
 }
 
 /// A record being written. Dropped without [`finish`](RecordWriter::finish) it leaves no trace.
@@ -191,6 +207,7 @@ impl<H: Host> Log<H> {
         for piece in index.pieces(at) {
             segments.get_mut(piece.place.slot).release(piece.place.body_bytes);
         }
+        self.is_changed = true;
         self.open_bytes -= self.index.message(at).open_bytes;
         self.index.remove(at);
     }
@@ -204,16 +221,16 @@ impl<H: Host> Log<H> {
         let at = self.committed(id)?;
         let header = RecordHeader { kind: RecordKind::Outcome, id, index, body_bytes: 0, body_check: 0 };
         let place = self.append_small(header, &[payload], Asks::Bookkeeping, now)?;
-        self.segments.get_mut(place.slot).hold(place.body_bytes);
-        let ticket = self.commit.next();
+        self.hold_piece(PieceKind::Outcome, place);
         match self.index.piece_mut(at, PieceKind::Outcome, index) {
             Some(piece) => {
+                // The older one counts until the newer one is acknowledged.
                 let older = std::mem::replace(&mut piece.place, place);
-                self.release_later(Release::Record { slot: older.slot, body_bytes: older.body_bytes });
+                self.release_later(self.release_of(PieceKind::Outcome, older));
             }
             None => self.index.add_piece(at, PieceKind::Outcome, index, place, 0),
         }
-        Ok(ticket)
+        Ok(self.commit.next())
     }
 
     /// Appends that nothing is left to do for the message, with a last word (at most 1 KiB) for those who read the log. Rides as outcomes do.
@@ -227,12 +244,45 @@ impl<H: Host> Log<H> {
         self.hold_settled(place.slot, &homes[..count]);
         let message = self.index.message(at).place;
         self.release_later(Release::Record { slot: message.slot, body_bytes: message.body_bytes });
-        let Log { index, releases, commit, .. } = self;
+        let Log { index, releases, commit, config, .. } = self;
         for piece in index.pieces(at).filter(|piece| piece.kind != PieceKind::Copy) {
-            releases.push_back((commit.next(), Release::Record { slot: piece.place.slot, body_bytes: piece.place.body_bytes }));
+            releases.push_back((commit.next(), Release::of(piece.kind, piece.place, config.controls())));
         }
         index.remove(at);
         Ok(self.commit.next())
+    }
+
+    fn message_moved(&mut self, id: RecordId, from: Place, to: Place) {
+        let found = self.index.find(id).filter(|&at| self.index.message(at).place == from);
+        let left = match found {
+            Some(at) => {
+                self.index.message_mut(at).place = to;
+                self.index.retain_pieces(at, |piece| piece.kind != PieceKind::Copy || piece.place != to);
+                let number = self.segments.get(from.slot).number;
+                self.index.add_piece(at, PieceKind::Copy, number as u32, from, 0);
+                from
+            }
+            // Settled in between.
+            None => to,
+        };
+        self.segments.get_mut(left.slot).release(left.body_bytes);
+    }
+
+    pub(crate) fn hold_piece(&mut self, kind: PieceKind, place: Place) {
+        if kind != PieceKind::Outcome || !self.config.controls().outcomes_not_live {
+            self.segments.get_mut(place.slot).hold(place.body_bytes);
+        }
+    }
+
+    pub(crate) fn release_of(&self, kind: PieceKind, place: Place) -> Release {
+        Release::of(kind, place, self.config.controls())
+    }
+
+    /// Whether the use `number` of some segment may still be found by a recovery.
+    pub(crate) fn holds_use(&self, number: u64) -> bool {
+        let segments = &self.segments;
+        (segments.heading.is_some() && segments.ending == number)
+            || segments.slots.iter().any(|segment| segment.number == number && segment.may_be_found())
     }
 
     pub(crate) fn check_open(&self) -> Result<(), AppendError> {
@@ -260,12 +310,12 @@ impl<H: Host> Log<H> {
     }
 
     /// Appends the seal of the use `number`: all behind `end` is to be ignored.
-    pub(crate) fn append_seal(&mut self, seal: Seal, asks: Asks, now: Instant) -> Result<u32, AppendError> {
+    pub(crate) fn append_seal(&mut self, seal: Seal, asks: Asks, now: Instant) -> Result<(), AppendError> {
         let id = RecordId { boot: 0, shard: 0, sequence: 0 };
         let header = RecordHeader { kind: RecordKind::Seal, id, index: 0, body_bytes: 0, body_check: 0 };
         let place = self.append_small(header, &[&seal.encode()], asks, now)?;
         self.segments.get_mut(place.slot).seals_for.push(seal.number);
-        Ok(place.slot)
+        Ok(())
     }
 
     /// A settled record that names the segments where copies of its message stand.
@@ -348,8 +398,8 @@ impl<H: Host> Log<H> {
         let (free, more) = (self.segments.free_count(), self.can_prepare(now));
         let kept = match asks {
             Asks::Content => RESERVE_SEGMENTS,
-            Asks::Copy => 1,
-            Asks::Bookkeeping => 0,
+            Asks::Bookkeeping => 1,
+            Asks::Start => 0,
         };
         if free == 0 || (free <= kept && !more) {
             return Err(if more || self.segments.coming_count() > kept { AppendError::Full } else { AppendError::NoSpace });
@@ -358,6 +408,7 @@ impl<H: Host> Log<H> {
         if let Some(left) = self.segments.active.replace(slot) {
             self.segments.get_mut(left).state = SegmentState::Full;
         }
+        self.is_changed = true;
         let first = (self.config.boot, self.commit.next().0);
         let segment = self.segments.get_mut(slot);
         segment.state = SegmentState::Active;
@@ -412,13 +463,21 @@ impl<H: Host> Log<H> {
         let (mut homes, mut count) = ([0; HOMES_MAX], 1);
         homes[0] = self.segments.get(self.index.message(at).place.slot).number;
         for piece in self.index.pieces(at).filter(|piece| piece.kind == PieceKind::Copy) {
-            let segment = self.segments.get(piece.place.slot);
-            if segment.stands() && segment.number as u32 == piece.key && count < HOMES_MAX {
-                homes[count] = segment.number;
+            if let Some(number) = self.use_of_copy(&piece) {
+                assert!(count < HOMES_MAX, "compaction stops copying before");
+                homes[count] = number;
                 count += 1;
             }
         }
         (homes, count)
+    }
+
+    /// The number of the use in which this older copy of a message record may still be found.
+    pub(crate) fn use_of_copy(&self, piece: &Piece) -> Option<u64> {
+        let segment = self.segments.get(piece.place.slot);
+        let ending = (self.segments.heading == Some(piece.place.slot)).then_some(self.segments.ending);
+        let present = segment.may_be_found().then_some(segment.number);
+        [ending, present].into_iter().flatten().find(|&number| number as u32 == piece.key)
     }
 
     /// When the batch that gathers is acknowledged.
@@ -427,7 +486,20 @@ impl<H: Host> Log<H> {
     }
 
     pub(crate) fn release(&mut self, release: Release) {
+        self.is_changed = true;
         match release {
+            Release::Nothing => (),
+            Release::MovedMessage { id, from, to } => self.message_moved(id, from, to),
+            Release::MovedPiece { id, kind, key, from, to } => {
+                let found = self.index.find(id);
+                let piece = found.and_then(|at| self.index.piece_mut(at, kind, key)).filter(|piece| piece.place == from);
+                // A newer one came in between: then the copy is what doesn't count.
+                let left = match piece {
+                    Some(piece) => std::mem::replace(&mut piece.place, to),
+                    None => to,
+                };
+                self.release(self.release_of(kind, left));
+            }
             Release::Record { slot, body_bytes } => self.segments.get_mut(slot).release(body_bytes),
             Release::Settled { slot, number, home } => {
                 let segment = self.segments.get_mut(slot);

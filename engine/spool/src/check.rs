@@ -5,7 +5,7 @@
 /// They stand in the segment's header and in every batch header, and seed every CRC, so that neither the old content of a recycled
 /// segment nor a batch forged inside a message's content verifies. Never shown outside the spool.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Generation(pub u64);
+pub(crate) struct Generation(pub(crate) u64);
 
 impl std::fmt::Debug for Generation {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

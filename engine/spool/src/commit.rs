@@ -63,6 +63,11 @@ impl GroupCommit {
         self.chain
     }
 
+    /// A control of the tests: the next batch is chained to one of an earlier life.
+    pub(crate) fn resume(&mut self, chain: u32) {
+        self.chain = chain;
+    }
+
     pub(crate) fn in_flight(&self) -> usize {
         self.flights.len()
     }

@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use crate::batch::{BATCH_BYTES_MAX, BLOCK_BYTES};
+use crate::controls::Controls;
+use crate::segment::FIRST_BATCH;
 
 /// Longest time that outcomes wait for a batch to ride on.
 pub const RIDE_MAX: Duration = Duration::from_millis(5);
@@ -33,7 +35,7 @@ pub struct LogConfig {
     pub boot: u64,
     /// Own or adopted.
     pub role: Role,
-    /// Length of segments made from now on, a multiple of 4 KiB, at least twice `batch_bytes` plus a block, at most 1 GiB.
+    /// Length of segments made from now on, a multiple of 4 KiB, at least twice `batch_bytes` plus 8 KiB, at most 1 GiB.
     pub segment_bytes: u32,
     /// Longest batch, a multiple of 4 KiB, at most 1 MiB: bounds a record.
     pub batch_bytes: u32,
@@ -86,34 +88,18 @@ impl LogConfig {
         let block = BLOCK_BYTES as u32;
         assert!(self.segment_bytes.is_multiple_of(block) && self.segment_bytes <= 1 << 30);
         assert!(self.batch_bytes.is_multiple_of(block) && self.batch_bytes >= block && self.batch_bytes as usize <= BATCH_BYTES_MAX);
-        assert!(self.segment_bytes >= 2 * self.batch_bytes + block);
+        assert!(self.segment_bytes >= 2 * self.batch_bytes + FIRST_BATCH);
         assert!(self.read_bytes.is_multiple_of(block) && self.read_bytes >= self.batch_bytes);
         assert!(self.prepared_segments >= 3 && self.segments_max > self.prepared_segments);
     }
 
+    #[cfg(feature = "controls")]
     pub(crate) fn controls(&self) -> Controls {
-        #[cfg(feature = "controls")]
-        return self.controls;
-        #[cfg(not(feature = "controls"))]
+        self.controls
+    }
+
+    #[cfg(not(feature = "controls"))]
+    pub(crate) fn controls(&self) -> Controls {
         Controls::default()
     }
-}
-
-/// Mechanisms that can be left out, one at a time, to see that the disk model notices. All off, and constant without the feature.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Controls {
-    /// Acknowledges when the write is handed out.
-    pub ack_before_sync: bool,
-    /// Recovery and compaction take bodies as they are.
-    pub crc_unchecked: bool,
-    /// The generation of a segment is its number.
-    pub generation_guessable: bool,
-    /// Outcomes and settled records do not keep a segment.
-    pub outcomes_not_live: bool,
-    /// After a start the log goes on in the segment where it ended.
-    pub append_after_restart: bool,
-    /// Compaction copies what was live when it read, not what is when it appends.
-    pub stale_compaction: bool,
-    /// Two batches in flight in two segments.
-    pub in_flight_across_segments: bool,
 }

@@ -86,6 +86,8 @@ pub struct Log<H: Host> {
     pub(crate) recovery: Option<Recovery<H::Buffer>>,
     pub(crate) events: VecDeque<Event<'static>>,
     pub(crate) reserve: bool,
+    /// Something stopped counting, or may be freed, since segments were last looked at.
+    pub(crate) is_changed: bool,
     /// Bytes of chunks whose message isn't committed.
     pub(crate) open_bytes: u64,
     outstanding: Vec<(OpId, Purpose)>,
@@ -113,6 +115,7 @@ impl<H: Host> Log<H> {
             compaction: Compaction::new(now),
             events: VecDeque::new(),
             reserve: false,
+            is_changed: false,
             open_bytes: 0,
             outstanding: Vec::new(),
             next_op: 1,
@@ -131,7 +134,7 @@ impl<H: Host> Log<H> {
             return self.retire_op();
         }
         if self.recovery.is_some()
-            && let Some(op) = self.recovery_op()
+            && let Some(op) = self.recovery_op(now)
         {
             return Some(op);
         }
@@ -328,6 +331,8 @@ impl<H: Host> Log<H> {
             let (_, release) = self.releases.pop_front().expect("the front was just seen");
             self.release(release);
         }
+        // The last batch of a segment that was left may be what kept it.
+        self.is_changed |= self.commit.in_flight() == 0;
         if self.commit.in_flight() == 0 && self.commit.lacks_witness() {
             self.idle_since = Some(now);
         }

@@ -68,10 +68,6 @@ impl<B: BatchBuffer> OpenBatch<B> {
         self.used as u64 + record_span(body_bytes) <= self.capacity as u64
     }
 
-    pub(crate) fn capacity(&self) -> usize {
-        self.capacity
-    }
-
     /// Opens a record; room was seen.
     pub(crate) fn begin(&mut self, header: RecordHeader, body_bytes_max: u32) {
         assert!(self.building.is_none(), "one record at a time");

@@ -47,7 +47,7 @@ impl<H: Host> Log<H> {
         Location { file, offset: place.offset, body_bytes: place.body_bytes, slot: place.slot }
     }
 
-    /// Where the message record of `id` stands now; `None` when it isn't in the log, isn't committed or is settled.
+    /// Where the message record of `id` stands now, to be read once its ticket is acknowledged; `None` when it isn't in the log, isn't committed or is settled.
     pub fn message(&self, id: RecordId) -> Option<QueuedMessage> {
         let message = self.index.message(self.index.find(id)?);
         (message.state == MessageState::Committed).then(|| QueuedMessage { location: self.location(message.place), chunks: message.chunks })
@@ -60,7 +60,7 @@ impl<H: Host> Log<H> {
         pieces.find(|piece| piece.kind == PieceKind::Chunk && piece.key == index).map(|piece| self.location(piece.place))
     }
 
-    /// Where the newest outcomes of a message stand: (recipient, location).
+    /// Where the newest outcomes of a message stand: (recipient, location), to be read once their tickets are acknowledged.
     pub fn outcomes(&self, id: RecordId) -> impl Iterator<Item = (u32, Location)> + '_ {
         let pieces = self.index.find(id).map(|at| self.index.pieces(at));
         let outcomes = pieces.into_iter().flatten().filter(|piece| piece.kind == PieceKind::Outcome);
@@ -82,6 +82,7 @@ impl<H: Host> Log<H> {
     pub fn unpin(&mut self, location: &Location) {
         let pins = &mut self.segments.get_mut(location.slot).pins;
         *pins = pins.checked_sub(1).expect("it was pinned");
+        self.is_changed = true;
     }
 
     /// The payload of the record of `id` at `location` within `blocks`, which were read as [`Location::blocks`] says.

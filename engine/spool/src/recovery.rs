@@ -1,47 +1,339 @@
-//! The start of a log.
+//! The start of a log: clean, flush, read the heads, read each segment from the newest to the oldest, seal the ends, open the write side.
+//!
+//! Nothing that was there is truncated, zeroed or appended to. A segment in which nothing verifies gets a new header before it is used.
 
-use std::marker::PhantomData;
+use std::collections::HashMap;
+use std::time::Instant;
 
-use crate::event::{Event, RecoveryReport};
-use crate::log::{FoundFile, Log, Phase};
-use crate::op::{Host, Op, OpResult};
+use crate::append::Seal;
+use crate::batch::{BLOCK_BYTES, BatchHeader};
+use crate::event::{Damage, DamageKind, Event, RecoveryError, RecoveryReport};
+use crate::load::Known;
+use crate::log::{FoundFile, Log, Phase, Purpose, done, filled};
+use crate::op::{BatchBuffer, Host, Op, OpKind, OpResult};
+use crate::reading::{LogEnd, Reading};
+use crate::scan::Window;
+use crate::segment::{FIRST_BATCH, HeaderFault, SegmentHeader};
+use crate::segments::{Segment, SegmentState};
 
-pub(crate) struct Recovery<B> {
-    files: Vec<FoundFile>,
-    buffer: PhantomData<B>,
+/// Blocks at the front of a segment that tell what it is: its headers, and the front of its first batch.
+const HEAD_BYTES: u32 = FIRST_BATCH + BLOCK_BYTES as u32;
+
+/// How far the start has come. `Recovery::next` counts the files, slots or places in `order` that are done with.
+#[derive(Clone, Copy)]
+pub(crate) enum Stage {
+    /// Leftovers of preparations are unlinked.
+    Clean { synced: bool },
+    /// Each segment is flushed: what is read must be what the disk has (S9).
+    Flush,
+    /// Headers and first batches.
+    Heads,
+    /// The header of a segment can't be read: its batches are searched for a generation.
+    Search { at: u32, best: Option<BatchHeader> },
+    /// Segment by segment.
+    Scan,
+    /// The whole log is known; waits for a segment to go on in.
+    Finish,
 }
 
-pub(crate) enum FoundItem {}
+/// Memory with a piece of a segment in it.
+pub(crate) struct Held<B> {
+    pub(crate) buffer: B,
+    pub(crate) at: u32,
+    pub(crate) bytes: usize,
+}
+
+/// The state of a start.
+pub(crate) struct Recovery<B> {
+    files: Vec<FoundFile>,
+    pub(crate) stage: Stage,
+    pub(crate) next: usize,
+    /// The segment that is being read.
+    pub(crate) reading: Option<Reading>,
+    pub(crate) held: Option<Held<B>>,
+    is_waiting: bool,
+    /// Slots from the newest use to the oldest.
+    pub(crate) order: Vec<u32>,
+    /// Batches up to here were acknowledged, by boot.
+    pub(crate) witnessed: HashMap<u64, u64>,
+    /// The ends of the log found, by boot: last batch, its check, the slot that holds it, whether a seal was there.
+    pub(crate) ends: HashMap<u64, LogEnd>,
+    /// Seals met, and those to be written for ends that have none.
+    pub(crate) seals: Vec<Seal>,
+    pub(crate) seals_wanted: Vec<Seal>,
+    pub(crate) known: Known,
+    pub(crate) report: RecoveryReport,
+}
 
 impl<B> Recovery<B> {
     pub(crate) fn new(files: &[FoundFile]) -> Self {
-        Recovery { files: files.to_vec(), buffer: PhantomData }
+        Recovery {
+            files: files.to_vec(),
+            stage: Stage::Clean { synced: false },
+            next: 0,
+            reading: None,
+            held: None,
+            is_waiting: false,
+            order: Vec::new(),
+            witnessed: HashMap::new(),
+            ends: HashMap::new(),
+            seals: Vec::new(),
+            seals_wanted: Vec::new(),
+            known: Known::default(),
+            report: RecoveryReport::default(),
+        }
+    }
+
+    pub(crate) fn window(&self) -> Window<'_>
+    where
+        B: BatchBuffer,
+    {
+        match &self.held {
+            Some(held) => Window { at: held.at, bytes: &held.buffer.bytes()[..held.bytes] },
+            None => Window { at: 0, bytes: &[] },
+        }
+    }
+
+    pub(crate) fn begin(&mut self, stage: Stage) {
+        (self.stage, self.next) = (stage, 0);
+    }
+
+    pub(crate) fn witness(&mut self, boot: u64, upto: u64) {
+        let known = self.witnessed.entry(boot).or_default();
+        *known = (*known).max(upto);
     }
 }
 
 impl<H: Host> Log<H> {
+    /// Whether numbers and names of segments aren't all known yet, or old segments are still being read.
     pub(crate) fn is_reading_old_log(&self) -> bool {
-        false
+        self.recovery.as_ref().is_some_and(|recovery| !matches!(recovery.stage, Stage::Finish))
     }
 
-    pub(crate) fn recovery_op(&mut self) -> Option<Op<H::Buffer>> {
-        None
-    }
-
-    pub(crate) fn recovery_completed(&mut self, _result: OpResult<H::Buffer>) {}
-
-    pub(crate) fn recovery_step(&mut self) -> Option<FoundItem> {
-        let recovery = self.recovery.as_ref()?;
-        if recovery.files.is_empty() && self.segments.free_count() > 0 {
-            self.recovery = None;
-            self.phase = Phase::Open;
-            self.events.push_back(Event::Opened);
-            self.events.push_back(Event::Loaded(RecoveryReport::default()));
+    pub(crate) fn recovery_op(&mut self, now: Instant) -> Option<Op<H::Buffer>> {
+        let mut recovery = self.recovery.take()?;
+        if recovery.is_waiting {
+            self.recovery = Some(recovery);
+            return None;
         }
-        None
+        let op = match self.next_recovery_op(&mut recovery) {
+            Ok(op) => op,
+            Err(error) => {
+                self.refuse(error);
+                return None;
+            }
+        };
+        recovery.is_waiting = op.is_some();
+        let opened = matches!(recovery.stage, Stage::Finish) && self.open_write_side(&mut recovery, now);
+        if !opened {
+            self.recovery = Some(recovery);
+        }
+        op
     }
 
-    pub(crate) fn found_event(&self, found: FoundItem) -> Event<'_> {
-        match found {}
+    fn next_recovery_op(&mut self, recovery: &mut Recovery<H::Buffer>) -> Result<Option<Op<H::Buffer>>, RecoveryError> {
+        loop {
+            let next = recovery.next;
+            match recovery.stage {
+                Stage::Clean { synced } => match recovery.files.get(next) {
+                    Some(found) if found.temporary => {
+                        return Ok(Some(self.op(Purpose::Recovery, OpKind::Unlink { file: found.file, temporary: true })));
+                    }
+                    Some(_) => recovery.next += 1,
+                    // Always: a name that the last life did not get to sync must not be relied on.
+                    None if !synced => return Ok(Some(self.op(Purpose::Recovery, OpKind::SyncDirectory))),
+                    None => {
+                        let last = recovery.files.iter().map(|found| found.file.0).max();
+                        self.segments.next_file = last.map_or(1, |last| last + 1);
+                        recovery.files.retain(|found| !found.temporary);
+                        recovery.begin(Stage::Flush);
+                    }
+                },
+                Stage::Flush => match recovery.files.get(next) {
+                    Some(found) => return Ok(Some(self.op(Purpose::Recovery, OpKind::Sync { file: found.file }))),
+                    None => {
+                        for found in &recovery.files {
+                            let block = BLOCK_BYTES as u64;
+                            let bytes = (found.bytes / block * block).min(1 << 30) as u32;
+                            self.segments.add(Segment::new(found.file, bytes, SegmentState::Loading));
+                        }
+                        recovery.report.segments = recovery.files.len() as u64;
+                        recovery.begin(Stage::Heads);
+                    }
+                },
+                Stage::Heads if next < self.segments.slots.len() => return Ok(self.read_op(recovery, next as u32, 0, HEAD_BYTES)),
+                Stage::Heads => {
+                    recovery.order = (0..next as u32).collect();
+                    recovery.order.sort_by_key(|&slot| std::cmp::Reverse(self.segments.get(slot).number));
+                    self.segments.next_number = recovery.order.first().map_or(1, |&slot| self.segments.get(slot).number + 1);
+                    recovery.begin(Stage::Scan);
+                }
+                Stage::Search { at, .. } => return Ok(self.read_op(recovery, next as u32, at, self.config.read_bytes)),
+                Stage::Scan => {
+                    if recovery.window().bytes.is_empty() || recovery.reading.is_none() {
+                        // Nothing at hand that the driver has not been told of yet.
+                        self.read_on(recovery)?;
+                    }
+                    let wanted = recovery.reading.as_ref().and_then(|reading| Some((reading.slot, reading.wanted?)));
+                    match wanted {
+                        Some((slot, (offset, bytes))) => {
+                            return Ok(self.read_op(recovery, slot, offset, bytes.max(self.config.read_bytes)));
+                        }
+                        None if matches!(recovery.stage, Stage::Scan) => return Ok(None),
+                        None => (),
+                    }
+                }
+                Stage::Finish => return Ok(None),
+            }
+        }
+    }
+
+    fn read_op(&mut self, recovery: &mut Recovery<H::Buffer>, slot: u32, offset: u32, bytes: u32) -> Option<Op<H::Buffer>> {
+        let buffer = match recovery.held.take() {
+            Some(held) => held.buffer,
+            None => self.host.take_buffer(self.config.read_bytes.max(HEAD_BYTES) as usize)?,
+        };
+        let segment = self.segments.get(slot);
+        let bytes = bytes.min(segment.bytes.saturating_sub(offset)) as usize;
+        let kind = OpKind::Read { file: segment.file, offset: u64::from(offset), buffer, bytes };
+        Some(self.op(Purpose::Recovery, kind))
+    }
+
+    pub(crate) fn recovery_completed(&mut self, result: OpResult<H::Buffer>) {
+        let Some(mut recovery) = self.recovery.take() else { return };
+        recovery.is_waiting = false;
+        match self.advance_recovery(&mut recovery, result) {
+            Ok(()) => self.recovery = Some(recovery),
+            Err(error) => self.refuse(error),
+        }
+    }
+
+    /// The log stays as it is: nothing was written to it.
+    pub(crate) fn refuse(&mut self, error: RecoveryError) {
+        self.phase = Phase::Poisoned;
+        self.events.push_back(Event::Refused(error));
+    }
+
+    fn advance_recovery(&mut self, recovery: &mut Recovery<H::Buffer>, result: OpResult<H::Buffer>) -> Result<(), RecoveryError> {
+        let next = recovery.next;
+        match recovery.stage {
+            Stage::Clean { .. } => {
+                let result = done(&result);
+                if result < 0 {
+                    return Err(RecoveryError::Directory { result });
+                }
+                recovery.stage = Stage::Clean { synced: next >= recovery.files.len() };
+                recovery.next += 1;
+            }
+            Stage::Flush => {
+                let (result, file) = (done(&result), recovery.files[next].file);
+                if result < 0 {
+                    return Err(RecoveryError::SyncFailed { file, result });
+                }
+                recovery.next += 1;
+            }
+            Stage::Heads => {
+                let OpResult::Read { buffer, result } = result else { panic!("the answer to a read") };
+                let bytes = filled(&buffer, result).len();
+                recovery.next += 1;
+                let taken = self.take_head(recovery, next as u32, filled(&buffer, result));
+                recovery.held = Some(Held { buffer, at: 0, bytes });
+                taken?;
+            }
+            Stage::Search { at, best } => {
+                let OpResult::Read { buffer, result } = result else { panic!("the answer to a read") };
+                self.search(recovery, at, best, filled(&buffer, result));
+                recovery.held = Some(Held { buffer, at: 0, bytes: 0 });
+            }
+            Stage::Scan => {
+                let OpResult::Read { mut buffer, result } = result else { panic!("the answer to a read") };
+                let reading = recovery.reading.as_mut().expect("a segment is being read");
+                let (at, needed) = reading.wanted.take().expect("a read was under way");
+                let mut bytes = filled(&buffer, result).len();
+                if bytes < needed as usize {
+                    // What can't be read is unverifiable, and the segment isn't used again in this run.
+                    buffer.bytes_mut()[bytes..needed as usize].fill(0);
+                    bytes = needed as usize;
+                    reading.failed = true;
+                    let file = self.segments.get(reading.slot).file;
+                    let damage = Damage { file, offset: u64::from(at), bytes: u64::from(needed), kind: DamageKind::ReadFailed };
+                    self.events.push_back(Event::Damaged(damage));
+                }
+                recovery.report.bytes += bytes as u64;
+                recovery.held = Some(Held { buffer, at, bytes });
+            }
+            Stage::Finish => unreachable!("nothing was under way"),
+        }
+        Ok(())
+    }
+
+    fn take_head(&mut self, recovery: &mut Recovery<H::Buffer>, slot: u32, head: &[u8]) -> Result<(), RecoveryError> {
+        let file = self.segments.get(slot).file;
+        let first = head.get(FIRST_BATCH as usize..).and_then(BatchHeader::decode).map(|(header, _)| header);
+        let mut damaged = None;
+        let mut present: Option<SegmentHeader> = None;
+        for block in 0..2 {
+            match SegmentHeader::decode(head.get(usize::from(block) * BLOCK_BYTES..).unwrap_or(&[])) {
+                Ok(header) if header.spool != self.config.spool || header.shard != self.config.shard => {
+                    return Err(RecoveryError::Foreign { file, spool: header.spool, shard: header.shard });
+                }
+                Ok(header) if present.is_none_or(|known| known.number < header.number) => {
+                    present = Some(header);
+                    self.segments.get_mut(slot).header_block = block;
+                }
+                Ok(_) | Err(HeaderFault::Absent) => (),
+                Err(HeaderFault::Newer(format)) => return Err(RecoveryError::NewerFormat { file, format }),
+                Err(HeaderFault::Unreadable) => damaged = Some(block),
+            }
+        }
+        if let Some(header) = present {
+            let segment = self.segments.get_mut(slot);
+            (segment.number, segment.generation) = (header.number, header.generation);
+            segment.bytes = segment.bytes.min(header.bytes);
+        }
+        if let Some(block) = damaged {
+            recovery.report.headers_unreadable += 1;
+            // Torn while the segment was being freed: then the other one holds. Or gone bad later: then there are batches of a later use.
+            // No content ever stands at the front of a first batch: its header is ours, or nothing.
+            let later = first.filter(|first| present.is_none_or(|present| present.number < first.number));
+            if let Some(header) = later {
+                self.adopt_generation(slot, &header);
+                self.segments.get_mut(slot).header_block = block;
+            } else if present.is_none() {
+                recovery.next = slot as usize;
+                recovery.stage = Stage::Search { at: FIRST_BATCH, best: None };
+            }
+            if later.is_some() || present.is_none() {
+                let (offset, bytes) = (u64::from(block) * BLOCK_BYTES as u64, BLOCK_BYTES as u64);
+                self.events.push_back(Event::Damaged(Damage { file, offset, bytes, kind: DamageKind::SegmentHeader }));
+            }
+        }
+        if let Some(header) = first.filter(|header| header.generation == self.segments.get(slot).generation) {
+            recovery.witness(header.boot, header.durable_upto);
+        }
+        Ok(())
+    }
+
+    /// The generation of the batch with the highest log position (S7).
+    fn search(&mut self, recovery: &mut Recovery<H::Buffer>, at: u32, mut best: Option<BatchHeader>, bytes: &[u8]) {
+        for (header, _) in bytes.chunks(BLOCK_BYTES).filter_map(BatchHeader::decode) {
+            if best.is_none_or(|best| (best.boot, best.sequence) < (header.boot, header.sequence)) {
+                best = Some(header);
+            }
+        }
+        let at = at + (bytes.len() as u32).max(BLOCK_BYTES as u32);
+        recovery.stage = Stage::Search { at, best };
+        let slot = recovery.next as u32;
+        if at >= self.segments.get(slot).bytes {
+            if let Some(header) = best {
+                self.adopt_generation(slot, &header);
+            }
+            (recovery.stage, recovery.next) = (Stage::Heads, slot as usize + 1);
+        }
+    }
+
+    fn adopt_generation(&mut self, slot: u32, header: &BatchHeader) {
+        let segment = self.segments.get_mut(slot);
+        (segment.number, segment.generation) = (header.number, header.generation);
     }
 }

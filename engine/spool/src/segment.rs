@@ -10,8 +10,14 @@ pub const FORMAT: u32 = 1;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"RPSEGMT1");
 
-/// Bytes of block 0 that carry the header; the rest of the block is zero.
-const HEADER_BYTES: usize = 64;
+/// Where the first batch of a segment stands: behind two blocks for headers.
+///
+/// A header goes into the block that doesn't hold the present one, so that a torn write leaves the present one whole. Were the only
+/// header torn, what remains could be batches of a use before the last, whose messages are long settled.
+pub(crate) const FIRST_BATCH: u32 = 2 * BLOCK_BYTES as u32;
+
+/// Bytes of a block that carry the header: a sector, with its check at the very end, so that a torn one doesn't verify.
+const HEADER_BYTES: usize = 512;
 
 /// One segment file of a log's directory. A recycled segment keeps its file; the number of each use stands in its header.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -52,15 +58,17 @@ pub(crate) struct SegmentHeader {
     pub(crate) generation: Generation,
 }
 
-/// Why block 0 is no header that can be used.
+/// Why a block is no header that can be used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum HeaderFault {
+    /// All zero: none was ever written.
+    Absent,
     Unreadable,
     Newer(u32),
 }
 
 impl SegmentHeader {
-    /// Writes block 0.
+    /// Writes one header block.
     pub(crate) fn encode(&self, block: &mut [u8]) {
         block[..BLOCK_BYTES].fill(0);
         block[0..8].copy_from_slice(&MAGIC.to_le_bytes());
@@ -76,6 +84,9 @@ impl SegmentHeader {
 
     pub(crate) fn decode(block: &[u8]) -> Result<Self, HeaderFault> {
         let block = block.get(..HEADER_BYTES).ok_or(HeaderFault::Unreadable)?;
+        if block.iter().all(|&byte| byte == 0) {
+            return Err(HeaderFault::Absent);
+        }
         if u64_at(block, 0) != MAGIC || crc32c::crc32c(&block[..HEADER_BYTES - 4]) != u32_at(block, HEADER_BYTES - 4) {
             return Err(HeaderFault::Unreadable);
         }
@@ -115,10 +126,11 @@ mod tests {
         let mut block = vec![0xff; BLOCK_BYTES];
         header.encode(&mut block);
         assert_eq!(SegmentHeader::decode(&block), Ok(header));
+        assert_eq!(SegmentHeader::decode(&[0; BLOCK_BYTES]), Err(HeaderFault::Absent));
         block[8] = 9;
         assert_eq!(SegmentHeader::decode(&block), Err(HeaderFault::Unreadable));
-        let check = crc32c::crc32c(&block[..60]);
-        block[60..64].copy_from_slice(&check.to_le_bytes());
+        let check = crc32c::crc32c(&block[..508]);
+        block[508..512].copy_from_slice(&check.to_le_bytes());
         assert_eq!(SegmentHeader::decode(&block), Err(HeaderFault::Newer(9)));
     }
 }

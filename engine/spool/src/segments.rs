@@ -5,11 +5,10 @@
 
 use std::collections::VecDeque;
 
-use crate::batch::BLOCK_BYTES;
 use crate::check::Generation;
 use crate::commit::Ticket;
 use crate::record::record_span;
-use crate::segment::SegmentFile;
+use crate::segment::{FIRST_BATCH, SegmentFile};
 
 /// Free segments that only outcomes and compaction may take.
 pub const RESERVE_SEGMENTS: usize = 2;
@@ -40,6 +39,8 @@ pub(crate) struct Segment {
     pub(crate) number: u64,
     pub(crate) generation: Generation,
     pub(crate) state: SegmentState,
+    /// Which of the two header blocks holds the header of the present use; the next one goes into the other.
+    pub(crate) header_block: u8,
     /// Log position (boot, sequence) of its first batch: newer records stand in segments with a greater one.
     pub(crate) first: (u64, u64),
     /// Bytes from the start up to the end of the last batch.
@@ -56,8 +57,6 @@ pub(crate) struct Segment {
     pub(crate) pins: u32,
     /// Compaction could not empty it (damage): not tried again in this run.
     pub(crate) stuck: bool,
-    /// Where an earlier recovery or this one found the log's end in it.
-    pub(crate) sealed_end: Option<(u64, u32)>,
 }
 
 impl Segment {
@@ -69,7 +68,8 @@ impl Segment {
             generation: Generation(0),
             state,
             first: (0, 0),
-            used: BLOCK_BYTES as u32,
+            used: FIRST_BATCH,
+            header_block: 1,
             last: Ticket(0),
             live: 0,
             live_bytes: 0,
@@ -77,13 +77,12 @@ impl Segment {
             seals_for: Vec::new(),
             pins: 0,
             stuck: false,
-            sealed_end: None,
         }
     }
 
-    /// Whether records of an unfreed use may be in it.
-    pub(crate) fn stands(&self) -> bool {
-        matches!(self.state, SegmentState::Loading | SegmentState::Active | SegmentState::Full)
+    /// Whether a recovery may find records of its present use.
+    pub(crate) fn may_be_found(&self) -> bool {
+        matches!(self.state, SegmentState::Loading | SegmentState::Blank | SegmentState::Active | SegmentState::Full)
     }
 
     /// Whether nothing in it counts any more.
@@ -112,6 +111,10 @@ impl Segment {
             Some(held) => held.1 += 1,
             None => self.held_for.push((home, 1)),
         }
+    }
+
+    pub(crate) fn is_held_for(&self, home: u64) -> bool {
+        self.held_for.iter().any(|held| held.0 == home)
     }
 
     /// One settled record for `home` was carried forward. The home may have been freed since.
@@ -216,10 +219,5 @@ impl Segments {
             segment.held_for.retain(|held| held.0 != number);
             segment.seals_for.retain(|&sealed| sealed != number);
         }
-    }
-
-    /// The slot whose present use has this number, if records may stand in it.
-    pub(crate) fn standing(&self, number: u64) -> Option<u32> {
-        self.slots.iter().position(|segment| segment.number == number && segment.stands()).map(|slot| slot as u32)
     }
 }

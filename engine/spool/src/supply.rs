@@ -10,7 +10,7 @@ use crate::config::PREPARE_RETRY;
 use crate::event::{Event, PoisonReason};
 use crate::log::{Log, Phase, Purpose, Space, check_write, done};
 use crate::op::{BatchBuffer, Host, Op, OpKind, OpResult, is_no_space};
-use crate::segment::{SegmentFile, SegmentHeader};
+use crate::segment::{FIRST_BATCH, SegmentFile, SegmentHeader};
 use crate::segments::{RESERVE_SEGMENTS, Segment, SegmentState};
 
 /// Zeros written at once.
@@ -68,9 +68,14 @@ impl<H: Host> Log<H> {
         self.supply.space = Some(space);
     }
 
+    /// Keeps so many more segments ready than the settings say, for this run.
+    pub fn prepare_more(&mut self, segments: u32) {
+        self.config.prepared_segments = self.config.prepared_segments.saturating_add(segments).min(self.config.segments_max - 1);
+    }
+
     /// What can still be promised to new messages.
     pub fn room(&self, now: Instant) -> Room {
-        let usable = u64::from(self.config.segment_bytes) - BLOCK_BYTES as u64;
+        let usable = u64::from(self.config.segment_bytes - FIRST_BATCH);
         let left = self.segments.active.map_or(0, |slot| self.segments.get(slot).bytes - self.segments.get(slot).used);
         let free = self.segments.coming_count().saturating_sub(RESERVE_SEGMENTS) as u64;
         let bytes = if self.reserve || self.phase != Phase::Open { 0 } else { u64::from(left) + (free + self.preparable(now)) * usable };
@@ -104,6 +109,10 @@ impl<H: Host> Log<H> {
         if self.supply.retry_at.is_some_and(|at| at > now) {
             return 0;
         }
+        if self.phase == Phase::Recovering && self.segments.coming_count() == 0 {
+            // A start needs one segment, whatever the limits: without it nothing could ever be freed again.
+            return 1;
+        }
         let by_count = u64::from(self.config.segments_max).saturating_sub(self.segments.files() as u64);
         let by_space = self.supply.space.map_or(u64::MAX, |space| {
             let inodes = space.inodes.saturating_sub(self.config.free_inodes_min);
@@ -119,7 +128,7 @@ impl<H: Host> Log<H> {
 
     /// Segments in which nothing counts any more are to get a new header.
     pub(crate) fn free_dead_segments(&mut self) {
-        if self.recovery.is_some() {
+        if self.recovery.is_some() || !self.is_changed {
             return;
         }
         let acknowledged = self.commit.acknowledged();
@@ -211,10 +220,18 @@ impl<H: Host> Log<H> {
         let header = SegmentHeader { spool: self.config.spool, shard: self.config.shard, bytes, number, generation };
         header.encode(&mut buffer.bytes_mut()[..BLOCK_BYTES]);
         let file = self.segments.get(slot).file;
-        let fresh = Segment { number, generation, ..Segment::new(file, bytes, SegmentState::Blank) };
+        let header_block = 1 - self.segments.get(slot).header_block;
+        let fresh = Segment { number, generation, header_block, ..Segment::new(file, bytes, SegmentState::Blank) };
         // The old use ends when the header is synced, not before: its number is kept until then.
         self.segments.ending = std::mem::replace(self.segments.get_mut(slot), fresh).number;
-        let kind = OpKind::WriteSynced { file, temporary: purpose == Purpose::Prepare, offset: 0, buffer, bytes: BLOCK_BYTES, batch: None };
+        let kind = OpKind::WriteSynced {
+            file,
+            temporary: purpose == Purpose::Prepare,
+            offset: u64::from(header_block) * BLOCK_BYTES as u64,
+            buffer,
+            bytes: BLOCK_BYTES,
+            batch: None,
+        };
         self.op(purpose, kind)
     }
 
@@ -225,6 +242,7 @@ impl<H: Host> Log<H> {
         self.segments.heading = None;
         self.segments.use_ended(self.segments.ending);
         self.segments.set_free(slot);
+        self.is_changed = true;
         self.events.push_back(Event::SegmentFreed { file: self.segments.get(slot).file });
     }
 
