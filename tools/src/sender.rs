@@ -23,6 +23,8 @@ use crate::sender_session::{Notice, Script, Session, Supply};
 const RECONNECT_AFTER: Duration = Duration::from_millis(20);
 /// How long one wait for events lasts at most.
 const WAIT_MAX: Duration = Duration::from_millis(5);
+/// Connections begun in one turn: more at once overflow the backlog of a listener, and a lost SYN costs a second.
+const CONNECTS_PER_TURN: usize = 128;
 /// At the end, messages under way get this long to be answered.
 const DRAIN_MAX: Duration = Duration::from_secs(30);
 /// Above this share of its core the sender, not the engine, decides the result.
@@ -240,7 +242,8 @@ impl Load {
     }
 
     fn connect_due(&mut self, now: Instant) {
-        while let Some(&(when, at)) = self.broken.front() {
+        for _ in 0..CONNECTS_PER_TURN {
+            let Some(&(when, at)) = self.broken.front() else { return };
             if when > now {
                 return;
             }
