@@ -1,1 +1,116 @@
-fn main() {}
+//! The `ringpost` command. What each call does is in the module it names; nothing imports this crate.
+#![forbid(unsafe_code)]
+
+mod cli;
+mod control_client;
+mod control_server;
+mod control_wire;
+mod logging;
+mod mail_log_writer;
+mod node;
+mod queue_cli;
+mod socket;
+mod spool_cli;
+mod topology;
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+};
+
+use clap::{CommandFactory, Parser};
+use cli::{Cli, Command, ConfigCall, ConfigFile, Control, EXIT_CONFIG, EXIT_IO, EXIT_OK};
+use ringpost_config::Config;
+use topology::CorePlan;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(code) => code,
+        Err(Failure { message, code }) => {
+            eprintln!("ringpost: {message}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+/// What ends a command early.
+struct Failure {
+    message: String,
+    code: u8,
+}
+
+impl Failure {
+    fn config(message: impl ToString) -> Self {
+        Failure { message: message.to_string(), code: EXIT_CONFIG }
+    }
+}
+
+fn run(cli: Cli) -> Result<ExitCode, Failure> {
+    match cli.command {
+        Command::Serve(file) => serve(&file),
+        Command::Check(file) => {
+            let config = read_config(&file)?;
+            let plan = CorePlan::new(&config).map_err(Failure::config)?;
+            plan.warnings.iter().for_each(|warning| eprintln!("ringpost: warning: {warning}"));
+            queue_cli::say("the config is good");
+            Ok(ExitCode::from(EXIT_OK))
+        }
+        Command::Topology { config, output } => {
+            let plan = CorePlan::new(&read_config(&config)?).map_err(Failure::config)?;
+            if output.json {
+                queue_cli::say(&serde_json::to_string(&plan).expect("a plan is plain data"));
+            } else {
+                queue_cli::say(plan.to_string().trim_end());
+            }
+            Ok(ExitCode::from(EXIT_OK))
+        }
+        Command::Config { call: ConfigCall::Default } => {
+            queue_cli::say(ringpost_config::DEFAULT_TOML.trim_end());
+            Ok(ExitCode::from(EXIT_OK))
+        }
+        Command::Spool { call } => spool_cli::spool(call, |file| read_config(file).map_err(|failure| failure.message)),
+        Command::Queue { control, call } => Ok(queue_cli::queue(&socket_path(&control)?, call)),
+        Command::Stats { control, output } => Ok(queue_cli::stats(&socket_path(&control)?, output)),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "ringpost", &mut std::io::stdout());
+            Ok(ExitCode::from(EXIT_OK))
+        }
+        Command::Man => clap_mangen::Man::new(Cli::command())
+            .render(&mut std::io::stdout())
+            .map(|()| ExitCode::from(EXIT_OK))
+            .map_err(|error| Failure { message: error.to_string(), code: EXIT_IO }),
+    }
+}
+
+fn serve(file: &ConfigFile) -> Result<ExitCode, Failure> {
+    let config = read_config(file)?;
+    logging::start(&config.log);
+    let plan = CorePlan::new(&config).map_err(Failure::config)?;
+    node::serve(Arc::new(config), plan).map_err(|error| Failure { message: error.to_string(), code: error.exit_code() })
+}
+
+fn socket_path(control: &Control) -> Result<PathBuf, Failure> {
+    match &control.socket {
+        Some(path) => Ok(path.clone()),
+        None => Ok(read_config(&control.config)?.control.socket),
+    }
+}
+
+/// The file named, else the first of the usual places, else the defaults.
+fn read_config(file: &ConfigFile) -> Result<Config, Failure> {
+    const USUAL: [&str; 2] = ["ringpost.toml", "/etc/ringpost/ringpost.toml"];
+    let path = match &file.file {
+        Some(path) => path.as_path(),
+        None => match USUAL.iter().map(Path::new).find(|path| path.exists()) {
+            Some(path) => path,
+            None => return Ok(Config::default()),
+        },
+    };
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| Failure::config(format!("{}: cannot read the config file: {error}", path.display())))?;
+    Config::parse(&text, path).map_err(Failure::config)
+}

@@ -1,1 +1,31 @@
-//! One core's engine: sessions, committer, queue, delivery.
+//! One core's engine: sessions, committer, queue and delivery of a shard. Read [`shard`] first.
+//!
+//! The rules are elsewhere and pure (`ringpost-smtp`, `ringpost-spool`, `ringpost-queue`); what is here drives them over the ring.
+#![forbid(unsafe_code)]
+
+mod admission;
+mod attempt;
+mod clock;
+mod committer;
+mod content;
+pub mod control;
+mod delivery;
+mod inbound;
+mod incoming;
+pub mod inspection;
+mod listener;
+pub mod mail_log;
+pub mod message_record;
+mod metrics;
+mod outbound;
+mod policy;
+mod pool;
+pub mod preparation;
+mod record_id;
+mod recovering;
+pub mod request_lane;
+mod segment_files;
+pub mod shard;
+mod shard_control;
+pub mod spool_home;
+mod staging;

@@ -59,6 +59,18 @@ pub struct Filter {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Cursor(u32);
 
+impl Cursor {
+    /// A cursor from its [`Cursor::position`], for listings that go on in a later call from outside.
+    pub fn at(position: u32) -> Self {
+        Self(position)
+    }
+
+    /// Where it stands.
+    pub fn position(self) -> u32 {
+        self.0
+    }
+}
+
 /// A queued message.
 #[derive(Clone, Copy, Debug)]
 pub struct MessageView<'q> {

@@ -1,0 +1,65 @@
+//! A dispatch on its way to a next hop, and what is known of its recipients.
+
+use ringpost_queue::{Dispatch, Outcome};
+use ringpost_smtp::{
+    client::{TransactionId, Verdict},
+    reply::Reply,
+};
+
+/// What one recipient came to.
+#[derive(Clone, Copy)]
+pub struct RecipientOutcome {
+    /// Its number in the message.
+    pub recipient: u16,
+    /// Delivered, deferred or refused.
+    pub verdict: Verdict,
+    /// The word of the next hop, or one of our own.
+    pub reply: Reply,
+}
+
+impl RecipientOutcome {
+    /// As the queue wants it.
+    pub fn outcome(&self) -> Outcome<'_> {
+        let reply = self.reply.line().as_bytes();
+        match self.verdict {
+            Verdict::Delivered => Outcome::Delivered { reply },
+            Verdict::Deferred | Verdict::Unknown => Outcome::Deferred { reply },
+            Verdict::Failed => Outcome::Failed { reply },
+            Verdict::Untried => Outcome::Untried,
+        }
+    }
+}
+
+/// The vectors of an attempt, kept for the next one.
+#[derive(Default)]
+pub struct AttemptStorage {
+    /// Numbers of the recipients in the order in which the client was given them.
+    pub recipients: Vec<u16>,
+    /// Those that are decided.
+    pub outcomes: Vec<RecipientOutcome>,
+}
+
+/// One attempt.
+pub struct Attempt {
+    /// To be given back to the queue.
+    pub dispatch: Dispatch,
+    /// The client's transaction, once begun.
+    pub transaction: Option<TransactionId>,
+    /// Recipients and outcomes.
+    pub storage: AttemptStorage,
+}
+
+impl Attempt {
+    /// Nothing is known yet. `storage` is emptied.
+    pub fn new(dispatch: Dispatch, mut storage: AttemptStorage) -> Self {
+        storage.recipients.clear();
+        storage.outcomes.clear();
+        Attempt { dispatch, transaction: None, storage }
+    }
+
+    /// A recipient is decided: `position` in the order given to the client.
+    pub fn decide(&mut self, position: u16, verdict: Verdict, reply: Reply) {
+        let recipient = self.storage.recipients[usize::from(position)];
+        self.storage.outcomes.push(RecipientOutcome { recipient, verdict, reply });
+    }
+}

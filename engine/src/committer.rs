@@ -1,0 +1,429 @@
+//! Drives one log: starts its operations on the ring, tells it what became of them, and wakes who waits for a ticket.
+//!
+//! The rules (what is written, in which order, when it counts as durable) are `ringpost_spool::Log`'s. Read [`Committer::run`] first.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    future::{Future, poll_fn},
+    io,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, Waker},
+    time::{Duration, Instant},
+};
+
+use ringpost_ring::{PageSlice, Pages, Ring, WriteSynced};
+use ringpost_spool::{
+    AppendError, Appended, BATCHES_IN_FLIGHT_MAX, Content, Event, Host, Location, Log, LogConfig, Op, OpId, OpKind, RecordId, RecordWriter,
+    SegmentFile, Ticket,
+};
+
+use crate::{
+    metrics::Metrics,
+    segment_files::{PageBuffer, SegmentFiles, write_result},
+};
+
+/// Batches kept in memory for the first attempts of their messages (S25); with buffers of 256 KiB at most 16 MiB of them.
+const RECENT_BATCHES_MAX: usize = 64;
+/// And no longer than this.
+const RECENT_FOR: Duration = Duration::from_secs(1);
+/// How often the room on the file system is looked up while mail arrives.
+const SPACE_EVERY: Duration = Duration::from_millis(200);
+
+/// The commit failed: nothing more is promised by this process (S8).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("the spool failed")]
+pub struct Poisoned;
+
+/// What the log needs from this shard.
+pub struct LogHost {
+    ring: Ring,
+}
+
+impl Host for LogHost {
+    type Buffer = PageBuffer;
+
+    fn take_buffer(&mut self, bytes: usize) -> Option<PageBuffer> {
+        Some(PageBuffer(self.ring.take_pages_unzeroed(bytes)))
+    }
+
+    fn random(&mut self) -> u64 {
+        let mut bytes = [0; 8];
+        getrandom::fill(&mut bytes).expect("the kernel gives random bytes");
+        u64::from_ne_bytes(bytes)
+    }
+}
+
+/// A batch whose memory is still at hand.
+struct Recent {
+    file: SegmentFile,
+    offset: u64,
+    pages: Pages,
+    since: Instant,
+}
+
+struct Writing {
+    id: OpId,
+    bytes: usize,
+    write: WriteSynced,
+}
+
+/// Drives one log.
+pub struct Committer {
+    ring: Ring,
+    log: RefCell<Log<LogHost>>,
+    files: SegmentFiles,
+    metrics: Rc<Metrics>,
+    acknowledged: Cell<Ticket>,
+    poisoned: Cell<bool>,
+    stopped: Cell<bool>,
+    waiters: RefCell<Vec<(Ticket, Waker)>>,
+    /// Those who found no room and try again after the next completion.
+    crowded: RefCell<Vec<Waker>>,
+    recent: RefCell<VecDeque<Recent>>,
+    pump: RefCell<Option<Waker>>,
+    kicked: Cell<bool>,
+    space_at: Cell<Option<Instant>>,
+}
+
+impl Committer {
+    /// Opens the log in `files`' directory. Nothing happens until [`Committer::run`] is polled.
+    pub fn open(ring: Ring, files: SegmentFiles, config: LogConfig, metrics: Rc<Metrics>) -> io::Result<Rc<Committer>> {
+        let found = files.found()?;
+        let log = Log::open(config, LogHost { ring: ring.clone() }, &found, ring.now());
+        Ok(Rc::new(Committer {
+            ring,
+            log: RefCell::new(log),
+            files,
+            metrics,
+            acknowledged: Cell::new(Ticket(0)),
+            poisoned: Cell::new(false),
+            stopped: Cell::new(false),
+            waiters: RefCell::default(),
+            crowded: RefCell::default(),
+            recent: RefCell::default(),
+            pump: RefCell::default(),
+            kicked: Cell::new(true),
+            space_at: Cell::new(None),
+        }))
+    }
+
+    /// The pump: runs until the log has stopped, or was poisoned. `on_event` is told everything but acknowledgements.
+    pub async fn run(self: Rc<Self>, on_event: impl Fn(&Event<'_>)) {
+        let mut writes: [Option<Writing>; BATCHES_IN_FLIGHT_MAX] = [const { None }; BATCHES_IN_FLIGHT_MAX];
+        let deadline = self.ring.deadline();
+        poll_fn(|cx| {
+            self.pump.borrow_mut().replace(cx.waker().clone());
+            loop {
+                self.kicked.set(false);
+                self.reap(&mut writes, cx);
+                self.drain_events(&on_event);
+                self.start_operations(&mut writes);
+                self.drain_events(&on_event);
+                if self.stopped.get() || self.poisoned.get() {
+                    return Poll::Ready(());
+                }
+                if self.kicked.get() {
+                    continue;
+                }
+                match self.log.borrow().next_deadline() {
+                    Some(at) => deadline.set(at),
+                    None => deadline.clear(),
+                }
+                if deadline.poll_expired(cx).is_pending() {
+                    return Poll::Pending;
+                }
+            }
+        })
+        .await;
+    }
+
+    fn reap(&self, writes: &mut [Option<Writing>], cx: &mut Context<'_>) {
+        for slot in writes {
+            let Some(writing) = slot else { continue };
+            let Poll::Ready(result) = Pin::new(&mut writing.write).poll(cx) else { continue };
+            let (id, bytes) = (writing.id, writing.bytes);
+            *slot = None;
+            if result.is_ok() {
+                self.metrics.batches.increment();
+                self.metrics.batch_bytes.add(bytes as u64);
+            }
+            self.log.borrow_mut().completed(id, write_result(bytes, result), self.ring.now());
+            self.crowded.borrow_mut().drain(..).for_each(Waker::wake);
+            self.kicked.set(true);
+        }
+    }
+
+    fn start_operations(self: &Rc<Self>, writes: &mut [Option<Writing>]) {
+        self.look_at_space();
+        loop {
+            let now = self.ring.now();
+            let Some(Op { id, kind }) = self.log.borrow_mut().poll(now) else { break };
+            match kind {
+                OpKind::WriteSynced { file, temporary, offset, buffer, bytes, batch: Some(_) } => {
+                    let pages = buffer.0.freeze();
+                    self.remember(Recent { file, offset, pages: pages.clone(), since: now });
+                    match self.files.write_synced(file, temporary, offset, pages, bytes) {
+                        Ok(write) => {
+                            let free = writes.iter_mut().find(|slot| slot.is_none()).expect("the log keeps to the flight slots");
+                            *free = Some(Writing { id, bytes, write });
+                            self.metrics.in_flight_max.raise(writes.iter().flatten().count() as u64);
+                            self.kicked.set(true);
+                        }
+                        Err(error) => {
+                            let failed = Err(ringpost_ring::WriteError::Write(error));
+                            self.log.borrow_mut().completed(id, write_result(bytes, failed), now);
+                            self.kicked.set(true);
+                        }
+                    }
+                }
+                kind => {
+                    let committer = self.clone();
+                    glommio::spawn_local(async move {
+                        let result = committer.files.execute(kind).await;
+                        committer.log.borrow_mut().completed(id, result, committer.ring.now());
+                        committer.crowded.borrow_mut().drain(..).for_each(Waker::wake);
+                        committer.kick();
+                    })
+                    .detach();
+                }
+            }
+        }
+    }
+
+    fn drain_events(&self, on_event: &impl Fn(&Event<'_>)) {
+        let mut log = self.log.borrow_mut();
+        while let Some(event) = log.event() {
+            match &event {
+                Event::Acknowledged(ticket) => self.acknowledge(*ticket),
+                Event::Poisoned(_) | Event::Refused(_) => {
+                    self.poisoned.set(true);
+                    self.wake_all();
+                }
+                Event::Stopped | Event::Retired => {
+                    self.stopped.set(true);
+                    self.wake_all();
+                }
+                _ => {}
+            }
+            if !matches!(event, Event::Acknowledged(_)) {
+                on_event(&event);
+            }
+        }
+    }
+
+    fn acknowledge(&self, ticket: Ticket) {
+        self.acknowledged.set(ticket);
+        let mut waiters = self.waiters.borrow_mut();
+        let mut at = 0;
+        while at < waiters.len() {
+            if waiters[at].0 <= ticket {
+                waiters.swap_remove(at).1.wake();
+            } else {
+                at += 1;
+            }
+        }
+    }
+
+    fn wake_all(&self) {
+        self.waiters.borrow_mut().drain(..).for_each(|(_, waker)| waker.wake());
+        self.crowded.borrow_mut().drain(..).for_each(Waker::wake);
+    }
+
+    /// Lets the pump look at the log again.
+    pub fn kick(&self) {
+        if !self.kicked.replace(true)
+            && let Some(pump) = &*self.pump.borrow()
+        {
+            pump.wake_by_ref();
+        }
+    }
+
+    /// Waits until everything with this ticket is durable.
+    pub async fn durable(&self, ticket: Ticket) -> Result<(), Poisoned> {
+        self.kick();
+        poll_fn(|cx| {
+            if self.acknowledged.get() >= ticket {
+                return Poll::Ready(Ok(()));
+            }
+            if self.poisoned.get() || self.stopped.get() {
+                return Poll::Ready(Err(Poisoned));
+            }
+            let mut waiters = self.waiters.borrow_mut();
+            if !waiters.iter().any(|(wanted, waker)| *wanted == ticket && waker.will_wake(cx.waker())) {
+                waiters.push((ticket, cx.waker().clone()));
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Waits until the log has stopped, after `Log::stop`.
+    pub async fn stopped(&self) -> Result<(), Poisoned> {
+        self.kick();
+        poll_fn(|cx| {
+            if self.poisoned.get() {
+                return Poll::Ready(Err(Poisoned));
+            }
+            if self.stopped.get() {
+                return Poll::Ready(Ok(()));
+            }
+            self.waiters.borrow_mut().push((Ticket(u64::MAX), cx.waker().clone()));
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Waits for a completion, after which an append that found the batch full may succeed.
+    pub async fn room(&self) {
+        self.kick();
+        let mut waited = false;
+        poll_fn(|cx| {
+            if waited || self.poisoned.get() || self.stopped.get() {
+                return Poll::Ready(());
+            }
+            waited = true;
+            self.crowded.borrow_mut().push(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// Writes a message or chunk record of at most `payload_bytes_max` bytes; `write` puts the payload and says whether to keep it.
+    ///
+    /// Synchronous: nothing else is appended in between. `Ok(None)` when `write` declined and the record was rolled back.
+    pub fn append<R>(
+        &self,
+        content: Content,
+        id: RecordId,
+        payload_bytes_max: u32,
+        write: impl FnOnce(&mut RecordWriter<'_, LogHost>) -> (bool, R),
+    ) -> Result<(Option<Appended>, R), AppendError> {
+        let mut log = self.log.borrow_mut();
+        let mut record = log.begin(content, id, payload_bytes_max, self.ring.now())?;
+        let (keep, result) = write(&mut record);
+        let appended = if keep {
+            Some(record.finish())
+        } else {
+            record.abort();
+            None
+        };
+        drop(log);
+        if appended.is_some() {
+            self.kick();
+        }
+        Ok((appended, result))
+    }
+
+    /// The transaction ended without its message: its chunks die.
+    pub fn abandon(&self, id: RecordId) {
+        self.log.borrow_mut().abandon(id);
+    }
+
+    /// Appends a message's whole recipient state; rides on the next batch.
+    pub fn outcome(&self, id: RecordId, state: &[u8]) -> Result<Ticket, AppendError> {
+        let ticket = self.log.borrow_mut().outcome(id, 0, state, self.ring.now());
+        self.kick();
+        ticket
+    }
+
+    /// Appends that nothing is left to do for the message; rides on the next batch.
+    pub fn settle(&self, id: RecordId) -> Result<Ticket, AppendError> {
+        let ticket = self.log.borrow_mut().settle(id, &[], self.ring.now());
+        self.kick();
+        ticket
+    }
+
+    /// Looks something up in the log.
+    pub fn log(&self) -> std::cell::Ref<'_, Log<LogHost>> {
+        self.log.borrow()
+    }
+
+    /// Changes something in the log, then lets the pump look.
+    pub fn with_log<R>(&self, change: impl FnOnce(&mut Log<LogHost>) -> R) -> R {
+        let result = change(&mut self.log.borrow_mut());
+        self.kick();
+        result
+    }
+
+    /// Has a write or flush failed, here or in another log of this spool?
+    pub fn is_poisoned(&self) -> bool {
+        self.poisoned.get()
+    }
+
+    fn look_at_space(&self) {
+        let now = self.ring.now();
+        if self.space_at.get().is_some_and(|at| now < at) {
+            return;
+        }
+        self.space_at.set(Some(now + SPACE_EVERY));
+        if let Ok(space) = self.files.space() {
+            self.log.borrow_mut().set_space(space);
+        }
+    }
+
+    fn remember(&self, batch: Recent) {
+        let mut recent = self.recent.borrow_mut();
+        while recent.len() >= RECENT_BATCHES_MAX || recent.front().is_some_and(|old| batch.since.duration_since(old.since) > RECENT_FOR) {
+            recent.pop_front();
+        }
+        recent.push_back(batch);
+    }
+
+    /// Gives up memory that is kept for speed only. Called by the shard about once a second while there is some.
+    pub fn forget_recent(&self, now: Instant) -> bool {
+        let mut recent = self.recent.borrow_mut();
+        while recent.front().is_some_and(|old| now.duration_since(old.since) > RECENT_FOR) {
+            recent.pop_front();
+        }
+        !recent.is_empty()
+    }
+
+    /// The blocks around a record, if its batch is still in memory.
+    fn blocks_in_memory(&self, location: &Location) -> Option<PageSlice> {
+        let (start, bytes) = location.blocks();
+        let recent = self.recent.borrow();
+        // The newest first: a recycled segment may be in the list with both of its uses.
+        let batch = recent.iter().rev().find(|batch| {
+            batch.file == location.file && start >= batch.offset && start + bytes as u64 <= batch.offset + batch.pages.len() as u64
+        })?;
+        let at = usize::try_from(start - batch.offset).expect("within the batch");
+        Some(batch.pages.slice(at..at + bytes))
+    }
+
+    /// The payload of a record of `id`: from memory while its batch is there, else from the disk, verified.
+    pub async fn payload(&self, id: RecordId, location: Location) -> Result<PageSlice, ReadError> {
+        if let Some(blocks) = self.blocks_in_memory(&location) {
+            return self.checked(id, &location, blocks);
+        }
+        self.metrics.content_reads.increment();
+        let (offset, bytes) = location.blocks();
+        self.log.borrow_mut().pin(&location);
+        let (pages, result) = self.files.read(location.file, offset, self.ring.take_pages_unzeroed(bytes), bytes).await;
+        self.log.borrow_mut().unpin(&location);
+        match result {
+            Ok(read) if read == bytes => self.checked(id, &location, pages.freeze().slice(0..bytes)),
+            Ok(_) => Err(ReadError::Damaged),
+            Err(error) => Err(ReadError::Io(error)),
+        }
+    }
+
+    fn checked(&self, id: RecordId, location: &Location, blocks: PageSlice) -> Result<PageSlice, ReadError> {
+        let log = self.log.borrow();
+        let payload = log.check(id, location, &blocks).map_err(|_| ReadError::Damaged)?;
+        let start = payload.as_ptr().addr() - blocks.as_ptr().addr();
+        Ok(blocks.slice(start..start + payload.len()))
+    }
+}
+
+/// Content cannot be had from the spool now.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The disk said no.
+    #[error("reading the spool: {0}")]
+    Io(#[source] io::Error),
+    /// What it gave is not what was written.
+    #[error("the record in the spool is damaged")]
+    Damaged,
+}

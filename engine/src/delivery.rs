@@ -1,0 +1,375 @@
+//! Between the queue and the connections: starts the attempts that the queue allows, and records what became of them.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    future::poll_fn,
+    rc::Rc,
+    task::{Poll, Waker},
+};
+
+use ringpost_queue::{Dispatch, MessageKey, QueueId, Settled, Via, Work};
+use ringpost_ring::{Deadline, Ring};
+use ringpost_smtp::{client::Verdict, reply::Reply};
+use ringpost_spool::{AppendError, Ticket};
+use tracing::{error, warn};
+
+use crate::{
+    attempt::{Attempt, AttemptStorage, RecipientOutcome},
+    mail_log::Escaped,
+    outbound,
+    record_id::record_id,
+    shard::Shard,
+};
+
+/// Outcomes that wait for room in a batch, beyond which no attempt is begun: what could not be recorded would be delivered twice.
+const BACKLOG_MAX: usize = 1024;
+/// Attempts begun in one go before other tasks get their turn.
+const STARTS_PER_TURN: usize = 256;
+/// Attempt storages kept; more attempts than this at once allocate.
+const SPARE_MAX: usize = 256;
+
+/// What the delivery of a shard keeps.
+pub struct Delivery {
+    deadline: Deadline,
+    waker: RefCell<Option<Waker>>,
+    kicked: Cell<bool>,
+    /// Appended and not acknowledged, oldest first, with the number of the log.
+    unrecorded: RefCell<VecDeque<(u16, Ticket, MessageKey)>>,
+    /// Settled in the queue, not appended for want of room.
+    backlog: RefCell<VecDeque<(MessageKey, Settled)>>,
+    /// Attempts under way, connecting ones included.
+    attempts: Cell<usize>,
+    record: RefCell<Vec<u8>>,
+    /// Storage of ended attempts for new ones.
+    spare: RefCell<Vec<AttemptStorage>>,
+}
+
+impl Delivery {
+    /// Nothing under way.
+    pub fn new(ring: &Ring) -> Self {
+        Delivery {
+            deadline: ring.deadline(),
+            waker: RefCell::default(),
+            kicked: Cell::new(true),
+            unrecorded: RefCell::default(),
+            backlog: RefCell::default(),
+            attempts: Cell::default(),
+            record: RefCell::default(),
+            spare: RefCell::default(),
+        }
+    }
+
+    /// Empty storage for an attempt.
+    pub(crate) fn storage(&self) -> AttemptStorage {
+        self.spare.borrow_mut().pop().unwrap_or_default()
+    }
+
+    /// The queue changed, or room came: look again.
+    pub fn kick(&self) {
+        if !self.kicked.replace(true)
+            && let Some(waker) = &*self.waker.borrow()
+        {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// No attempt under way and nothing left to append.
+    pub fn is_quiet(&self) -> bool {
+        self.attempts.get() == 0 && self.backlog.borrow().is_empty()
+    }
+
+    /// A log's records up to `ticket` are durable. Called from within the log's events: touches the queue, never a log.
+    pub fn acknowledged(&self, shard: &Shard, log: u16, ticket: Ticket) {
+        let mut unrecorded = self.unrecorded.borrow_mut();
+        let mut queue = shard.queue.borrow_mut();
+        if unrecorded.iter().all(|(number, ..)| *number == log) {
+            while let Some((_, wanted, key)) = unrecorded.front().copied()
+                && wanted <= ticket
+            {
+                unrecorded.pop_front();
+                queue.recorded(key);
+            }
+        } else {
+            unrecorded.retain(|(number, wanted, key)| {
+                let done = *number == log && *wanted <= ticket;
+                if done {
+                    queue.recorded(*key);
+                }
+                !done
+            });
+        }
+        if !self.backlog.borrow().is_empty() {
+            self.kick();
+        }
+    }
+
+    /// An attempt begins.
+    pub(crate) fn attempt_began(&self) {
+        self.attempts.set(self.attempts.get() + 1);
+    }
+
+    /// An attempt was given back to the queue.
+    pub(crate) fn attempt_ended(&self, shard: &Shard) {
+        self.attempts.set(self.attempts.get() - 1);
+        if shard.is_ending() {
+            shard.wake_life();
+        }
+        self.kick();
+    }
+}
+
+impl Shard {
+    /// The delivery's task: polls the queue whenever something changed or a time has come.
+    pub(crate) async fn deliver(self: Rc<Self>) {
+        poll_fn(|cx| {
+            self.delivery.waker.replace(Some(cx.waker().clone()));
+            self.delivery.kicked.set(false);
+            self.drain_backlog();
+            let more = self.start_attempts();
+            if self.delivery.kicked.get() || more {
+                // Others first: what they do may fill the connections that this would open.
+                self.delivery.kicked.set(true);
+                cx.waker().wake_by_ref();
+                return Poll::<()>::Pending;
+            }
+            if let Some(due) = self.queue.borrow().next_due(self.now_ms()) {
+                self.delivery.deadline.set(self.clock.instant_of(due));
+            } else {
+                self.delivery.deadline.clear();
+            }
+            if self.delivery.deadline.poll_expired(cx).is_ready() {
+                self.delivery.kicked.set(true);
+                cx.waker().wake_by_ref();
+            }
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// May attempts be begun? Not while their outcomes could not be recorded (S15).
+    pub(crate) fn may_attempt(&self) -> bool {
+        !self.is_ending() && self.delivery.backlog.borrow().len() < BACKLOG_MAX
+    }
+
+    /// Returns whether there may be more to start.
+    fn start_attempts(self: &Rc<Self>) -> bool {
+        for _ in 0..STARTS_PER_TURN {
+            if !self.may_attempt() {
+                return false;
+            }
+            let mut record = self.delivery.record.borrow_mut();
+            record.clear();
+            let work = self.queue.borrow_mut().poll(self.now_ms(), &mut record);
+            drop(record);
+            match work {
+                None => return false,
+                Some(Work::Expired(key)) => {
+                    self.log_expiry(key);
+                    self.persist(key, Settled::Outcome);
+                }
+                Some(Work::Attempt(dispatch)) => self.start_attempt(dispatch),
+            }
+        }
+        true
+    }
+
+    fn start_attempt(self: &Rc<Self>, dispatch: Dispatch) {
+        self.delivery.attempt_began();
+        let discards = matches!(self.queue.borrow().via(dispatch.destination()), Via::Discard);
+        if discards {
+            let mut attempt = Attempt::new(dispatch, self.delivery.storage());
+            attempt.storage.recipients.extend(self.queue.borrow().recipients(&attempt.dispatch).map(|(number, _)| number));
+            for position in 0..attempt.storage.recipients.len() {
+                let position = u16::try_from(position).expect("a message has fewer recipients");
+                attempt.decide(position, Verdict::Delivered, Reply::local("250 2.0.0 discarded by route"));
+            }
+            self.settle_attempt(attempt, "discard");
+            return;
+        }
+        if let Err(dispatch) = self.pool.hand(dispatch) {
+            glommio::spawn_local(outbound::deliver(self.clone(), dispatch)).detach();
+        }
+    }
+
+    /// Takes in what an attempt came to: mail log, queue, spool.
+    pub(crate) fn settle_attempt(&self, attempt: Attempt, relay: &str) {
+        let now = self.now_ms();
+        let key = attempt.dispatch.key();
+        let Attempt { dispatch, storage, .. } = attempt;
+        {
+            let queue = self.queue.borrow();
+            if let Some(envelope) = queue.envelope(key) {
+                for (number, address) in queue.recipients(&dispatch) {
+                    if let Some(outcome) = storage.outcomes.iter().find(|outcome| outcome.recipient == number) {
+                        self.count(outcome.verdict);
+                        self.log_outcome(envelope.id, address, relay, now.saturating_sub(envelope.accepted_at), outcome);
+                    }
+                }
+            }
+        }
+        let settled = {
+            let mut record = self.delivery.record.borrow_mut();
+            record.clear();
+            let mut queue = self.queue.borrow_mut();
+            match &*storage.outcomes {
+                // The usual case needs no list.
+                [only] => queue.settle(dispatch, &[(only.recipient, only.outcome())], now, &mut record),
+                many => {
+                    let outcomes: Vec<_> = many.iter().map(|outcome| (outcome.recipient, outcome.outcome())).collect();
+                    queue.settle(dispatch, &outcomes, now, &mut record)
+                }
+            }
+        };
+        self.persist(key, settled);
+        let mut spare = self.delivery.spare.borrow_mut();
+        if spare.len() < SPARE_MAX {
+            spare.push(storage);
+        }
+        drop(spare);
+        self.delivery.attempt_ended(self);
+    }
+
+    fn count(&self, verdict: Verdict) {
+        match verdict {
+            Verdict::Delivered => self.metrics.delivered.increment(),
+            Verdict::Deferred | Verdict::Unknown => self.metrics.deferred.increment(),
+            Verdict::Failed => self.metrics.failed.increment(),
+            Verdict::Untried => {}
+        }
+    }
+
+    /// No host could be reached: the message waits in its destination's ready queue.
+    pub(crate) fn attempt_unreachable(&self, dispatch: Dispatch) {
+        let key = dispatch.key();
+        let settled = {
+            let mut record = self.delivery.record.borrow_mut();
+            record.clear();
+            self.queue.borrow_mut().unreachable(dispatch, self.now_ms(), &mut record)
+        };
+        self.persist(key, settled);
+        self.delivery.attempt_ended(self);
+    }
+
+    /// The attempt was not made.
+    pub(crate) fn attempt_abandoned(&self, dispatch: Dispatch) {
+        self.queue.borrow_mut().abandon(dispatch, self.now_ms());
+        self.delivery.attempt_ended(self);
+    }
+
+    /// Appends what the queue wants kept. Order between records of one message does not matter: each holds its whole state.
+    pub(crate) fn persist(&self, key: MessageKey, settled: Settled) {
+        if settled == Settled::Nothing {
+            return;
+        }
+        if !self.delivery.backlog.borrow().is_empty() || !self.try_persist(key, settled) {
+            self.delivery.backlog.borrow_mut().push_back((key, settled));
+        }
+    }
+
+    fn drain_backlog(&self) {
+        loop {
+            let Some((key, settled)) = self.delivery.backlog.borrow().front().copied() else { return };
+            if !self.try_persist(key, settled) {
+                return;
+            }
+            self.delivery.backlog.borrow_mut().pop_front();
+        }
+    }
+
+    /// Waits until everything that was to be persisted so far is durable, or the spool failed.
+    pub(crate) async fn records_durable(&self) {
+        loop {
+            let last = self.delivery.unrecorded.borrow().back().copied();
+            let waiting = !self.delivery.backlog.borrow().is_empty();
+            let Some((log, ticket, _)) = last else {
+                if !waiting || self.is_ending() {
+                    return;
+                }
+                self.own.room().await;
+                continue;
+            };
+            let Some(committer) = self.committer_of(log) else { return };
+            if committer.durable(ticket).await.is_err() {
+                return;
+            }
+            if !waiting && self.delivery.unrecorded.borrow().back().is_none_or(|(_, newest, _)| *newest <= ticket) {
+                return;
+            }
+        }
+    }
+
+    /// False when there is no room just now.
+    fn try_persist(&self, key: MessageKey, settled: Settled) -> bool {
+        let id = match self.queue.borrow().envelope(key) {
+            Some(envelope) => envelope.id,
+            None => return true,
+        };
+        let Some(committer) = self.committer_of(id.shard) else {
+            error!(queue_id = %id, "no log for this message: its outcome is not recorded");
+            return true;
+        };
+        let appended = if settled == Settled::Done {
+            committer.settle(record_id(id))
+        } else {
+            let mut state = self.delivery.record.borrow_mut();
+            state.clear();
+            if !self.queue.borrow().state(key, &mut state) {
+                return true;
+            }
+            committer.outcome(record_id(id), &state)
+        };
+        match appended {
+            Ok(ticket) => {
+                self.delivery.unrecorded.borrow_mut().push_back((id.shard, ticket, key));
+                true
+            }
+            Err(AppendError::Full | AppendError::NoSpace | AppendError::NotOpen) => false,
+            // The process is leaving; the next start finds the outcome missing and tries again (at least once).
+            Err(AppendError::Closed) => true,
+            Err(AppendError::Unknown) if settled == Settled::Done => {
+                self.queue.borrow_mut().recorded(key);
+                true
+            }
+            Err(reason) => {
+                warn!(queue_id = %id, %reason, "an outcome could not be recorded");
+                self.queue.borrow_mut().recorded(key);
+                true
+            }
+        }
+    }
+
+    fn log_outcome(&self, id: QueueId, address: &[u8], relay: &str, delay_ms: u64, outcome: &RecipientOutcome) {
+        let word = match outcome.verdict {
+            Verdict::Delivered => "delivered",
+            Verdict::Deferred | Verdict::Unknown => "deferred",
+            Verdict::Failed => "bounced",
+            Verdict::Untried => return,
+        };
+        let line = outcome.reply.line();
+        let (to, reply) = (Escaped(address), Escaped(line.as_bytes()));
+        match outcome.reply.enhanced() {
+            Some(dsn) => self.log_mail(format_args!(
+                "queue_id={id} event=attempt to=<{to}> relay={relay} delay_ms={delay_ms} dsn={dsn} outcome={word} reply=\"{reply}\""
+            )),
+            None => self.log_mail(format_args!(
+                "queue_id={id} event=attempt to=<{to}> relay={relay} delay_ms={delay_ms} dsn={}.0.0 outcome={word} reply=\"{reply}\"",
+                outcome.reply.code() / 100
+            )),
+        }
+    }
+
+    fn log_expiry(&self, key: MessageKey) {
+        let queue = self.queue.borrow();
+        let Some(view) = queue.show(key) else { return };
+        let (id, age_ms) = (view.envelope().id, self.now_ms().saturating_sub(view.envelope().accepted_at));
+        for recipient in view.recipients().filter(|recipient| recipient.state() == ringpost_queue::State::Failed) {
+            self.metrics.failed.increment();
+            self.log_mail(format_args!(
+                "queue_id={id} event=expired to=<{}> delay_ms={age_ms} dsn=4.4.7 outcome=bounced reply=\"{}\"",
+                Escaped(recipient.address()),
+                Escaped(recipient.reply().as_bytes())
+            ));
+        }
+    }
+}

@@ -1,0 +1,454 @@
+//! One inbound session: drives `smtp::server::Session` over its connection, and brings messages into the spool.
+//!
+//! Content that ends within the bytes at hand is copied once, into the batch that gathers; what arrives in pieces goes through
+//! [`Incoming`]'s staging. No receive buffer outlives the turn in which it was read (S24).
+
+use std::{
+    future::poll_fn,
+    net::SocketAddr,
+    rc::Rc,
+    task::Poll,
+    time::{Duration, Instant},
+};
+
+use memchr::memmem;
+use ringpost_config::{BareNewline, Config, TextLine};
+use ringpost_ring::{Conn, Deadline, Received};
+use ringpost_smtp::{
+    content::{self, ContentRules},
+    extension::Extensions,
+    line::Unread,
+    server::{Action, CommitFailure, ContentStep, Line, REPLIES_BYTES_MAX, Replies, ServerOptions, ServerSettings, Session, Verdict},
+};
+
+use crate::{
+    admission::Admitted,
+    incoming::{Direct, Incoming, Stored},
+    mail_log::Escaped,
+    policy::{self, Decision},
+    shard::Shard,
+};
+
+/// Refusals before the session began; whole lines.
+pub(crate) const TOO_MANY_SESSIONS: &str = "421 4.7.0 Too many sessions, try again later\r\n";
+pub(crate) const TOO_MANY_FROM_ADDRESS: &str = "421 4.7.0 Too many sessions from your address\r\n";
+pub(crate) const TOO_FAST: &str = "421 4.7.0 Too many connections from your address, slow down\r\n";
+
+const RELAY_DENIED: Line = Line::new("550 5.7.1 Relaying denied");
+const NO_SUCH_RECIPIENT: Line = Line::new("550 5.1.1 No such recipient here");
+const NO_ROOM: Line = Line::new("452 4.3.1 Insufficient system storage");
+const LOG_BUSY: Line = Line::new("452 4.3.1 Mail log busy, try again");
+const TOO_MANY_RECIPIENTS: Line = Line::new("452 4.5.3 Too many recipients");
+const RATE: Line = Line::new("450 4.7.1 Rate limit exceeded, try again later");
+const SPOOL_FAILED: Line = Line::new("451 4.3.0 Mail store unavailable, try again later");
+
+/// The end of content is looked for in so many last bytes of what was received: behind it stand at most the next commands.
+const END_WITHIN: usize = 2048;
+/// An envelope leaves room for content in the same record: a thousand recipients of 130 octets each, or a hundred of any length.
+const ENVELOPE_BYTES_MAX: usize = 128 * 1024;
+/// A closing session reads on for so long, so that the peer gets to read the last reply before a reset.
+const LINGER: Duration = Duration::from_secs(2);
+/// And so many bytes.
+const LINGER_BYTES: usize = 1 << 20;
+/// A peer that does not take the last replies within this is cut.
+const LAST_WORDS: Duration = Duration::from_secs(10);
+
+/// What all sessions of a shard share.
+pub struct InboundSettings {
+    /// The server's limits and texts.
+    pub server: Rc<ServerSettings>,
+}
+
+impl InboundSettings {
+    /// From the config, which was checked.
+    pub fn new(config: &Config, hostname: &str) -> Self {
+        let smtp = &config.smtp;
+        let options = ServerOptions {
+            hostname: hostname.to_owned(),
+            extensions: Extensions::DEFAULT,
+            content: ContentRules {
+                content_bytes_max: smtp.content_max.bytes(),
+                header_bytes_max: smtp.header_max.bytes(),
+                header_lines_max: smtp.header_lines_max,
+                hops_max: smtp.received_max,
+                bare_newline: match smtp.bare_newline {
+                    BareNewline::Reject => content::BareNewline::Reject,
+                    BareNewline::Normalize => content::BareNewline::Normalize,
+                },
+                text_line: match smtp.text_line {
+                    TextLine::Relaxed => content::TextLine::Relaxed,
+                    TextLine::Strict => content::TextLine::Strict,
+                },
+            },
+            recipients_max: smtp.recipients_max as usize,
+            messages_max: smtp.messages_per_connection,
+            bad_commands_soft: u16::try_from(smtp.bad_commands_soft).unwrap_or(u16::MAX),
+            bad_commands_hard: u16::try_from(smtp.bad_commands_max).unwrap_or(u16::MAX),
+            junk_commands_max: u16::try_from(smtp.junk_commands_max).unwrap_or(u16::MAX),
+            bad_command_delay: smtp.bad_command_delay,
+            idle_timeout: smtp.idle_timeout,
+            command_timeout: smtp.command_timeout,
+            data_timeout: smtp.data_timeout,
+            data_rate_min: u32::try_from(smtp.data_rate_min.bytes_per_second()).unwrap_or(u32::MAX).max(1),
+        };
+        InboundSettings { server: Rc::new(ServerSettings::new(options).expect("the config has the same limits")) }
+    }
+}
+
+/// Bytes received and not consumed.
+enum Input {
+    None,
+    /// Lent by the arena, for this turn only.
+    Lent(Received, usize),
+    /// A copy, because something has to be waited for.
+    Kept(Vec<u8>, usize),
+}
+
+impl Input {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Input::None => &[],
+            Input::Lent(bytes, at) => &bytes[*at..],
+            Input::Kept(bytes, at) => &bytes[*at..],
+        }
+    }
+
+    fn advance(&mut self, count: usize) {
+        match self {
+            Input::None => debug_assert_eq!(count, 0),
+            Input::Lent(_, at) | Input::Kept(_, at) => *at += count,
+        }
+        if self.bytes().is_empty() {
+            *self = Input::None;
+        }
+    }
+}
+
+enum Heard {
+    Bytes,
+    /// The peer will send no more, or is gone.
+    End,
+    TimedOut,
+    ShuttingDown,
+}
+
+/// One session with its connection.
+pub(crate) struct Inbound {
+    shard: Rc<Shard>,
+    conn: Conn,
+    session: Session,
+    admitted: Admitted,
+    relaying: bool,
+    deadline: Deadline,
+    /// The phase of time that runs, and since when.
+    phase: (u32, Instant),
+    replies: Vec<u8>,
+    input: Input,
+    incoming: Incoming,
+    told_to_stop: bool,
+}
+
+impl Inbound {
+    pub(crate) fn new(shard: Rc<Shard>, conn: Conn, peer: SocketAddr, relaying: bool, admitted: Admitted) -> Self {
+        Inbound {
+            session: Session::new(shard.inbound.server.clone(), peer),
+            deadline: shard.ring.deadline(),
+            phase: (u32::MAX, shard.ring.now()),
+            replies: shard.ring.take_vec(),
+            input: Input::None,
+            incoming: Incoming::default(),
+            told_to_stop: false,
+            conn,
+            admitted,
+            relaying,
+            shard,
+        }
+    }
+
+    /// Runs the session to its end.
+    pub(crate) async fn serve(mut self) {
+        let life = self.shard.life_of_task().await;
+        self.talk().await;
+        self.incoming.abandon(&self.shard);
+        self.shard.forget_waiter(life);
+        self.shard.metrics.sessions.set(self.shard.metrics.sessions.get() - 1);
+        if self.shard.is_ending() {
+            self.shard.wake_life();
+        }
+    }
+
+    async fn talk(&mut self) {
+        if let Some(Ok(Some(early))) = self.conn.try_read() {
+            self.input = Input::Lent(early, 0);
+        }
+        self.session.banner(&Unread::new(self.input.bytes()), &mut Replies::new(&mut self.replies));
+        let mut then = None;
+        loop {
+            let action = then.take().unwrap_or_else(|| self.step(|session, input, replies| session.next(input, replies)));
+            match action {
+                Action::Read => {
+                    if !self.send().await || !self.hear().await {
+                        return;
+                    }
+                }
+                Action::Send => {
+                    if !self.send().await {
+                        return;
+                    }
+                }
+                Action::Mail { size } => {
+                    let verdict = self.judge_mail(size);
+                    self.session.mail(verdict, &mut Replies::new(&mut self.replies));
+                }
+                Action::Recipient => {
+                    let verdict = self.judge_recipient();
+                    self.session.recipient(verdict, &mut Replies::new(&mut self.replies));
+                }
+                Action::Content => {
+                    if !self.content(&mut then).await {
+                        return;
+                    }
+                }
+                Action::Abort => self.incoming.abandon(&self.shard),
+                Action::Commit => self.commit().await,
+                Action::Delay(pause) => {
+                    if !self.send().await {
+                        return;
+                    }
+                    self.keep_input();
+                    self.shard.ring.sleep_until(self.shard.ring.now() + pause).await;
+                }
+                Action::Close => return self.close().await,
+            }
+        }
+    }
+
+    /// Lets the session work on the input at hand.
+    fn step<R>(&mut self, work: impl FnOnce(&mut Session, &mut Unread<'_>, &mut Replies<'_>) -> R) -> R {
+        let mut unread = Unread::new(self.input.bytes()).with_more_behind(self.conn.unread_bytes() > 0);
+        let result = work(&mut self.session, &mut unread, &mut Replies::new(&mut self.replies));
+        let consumed = unread.consumed();
+        self.input.advance(consumed);
+        result
+    }
+
+    /// Queues the replies as one send; waits only for a peer that does not read. False when it is gone.
+    async fn send(&mut self) -> bool {
+        if !self.replies.is_empty() {
+            let replies = std::mem::replace(&mut self.replies, self.shard.ring.take_vec());
+            if self.conn.send(replies).is_err() {
+                return false;
+            }
+        }
+        if self.conn.unsent_bytes() <= REPLIES_BYTES_MAX {
+            return true;
+        }
+        self.keep_input();
+        let limit = self.session.settings().options().idle_timeout;
+        self.flush(limit).await
+    }
+
+    async fn flush(&mut self, limit: Duration) -> bool {
+        self.deadline.set(self.shard.ring.now() + limit);
+        let (conn, deadline) = (&self.conn, &self.deadline);
+        poll_fn(|cx| match conn.poll_flush(cx) {
+            Poll::Ready(result) => Poll::Ready(result.is_ok()),
+            Poll::Pending => deadline.poll_expired(cx).map(|()| false),
+        })
+        .await
+    }
+
+    /// Waits for bytes within the session's limit of time. False when the connection is of no more use.
+    async fn hear(&mut self) -> bool {
+        debug_assert!(matches!(self.input, Input::None), "the input was used up");
+        let timeout = self.session.timeout();
+        if self.phase.0 != timeout.phase {
+            self.phase = (timeout.phase, self.shard.ring.now());
+        }
+        self.deadline.set(self.phase.1 + timeout.after);
+        let (conn, deadline, shard, told) = (&self.conn, &self.deadline, &self.shard, self.told_to_stop);
+        let (heard, bytes) = poll_fn(|cx| match conn.poll_read(cx) {
+            Poll::Ready(Ok(Some(bytes))) => Poll::Ready((Heard::Bytes, Some(bytes))),
+            Poll::Ready(_) => Poll::Ready((Heard::End, None)),
+            Poll::Pending if shard.is_ending() && !told => Poll::Ready((Heard::ShuttingDown, None)),
+            Poll::Pending => deadline.poll_expired(cx).map(|()| (Heard::TimedOut, None)),
+        })
+        .await;
+        let mut replies = Replies::new(&mut self.replies);
+        match heard {
+            Heard::Bytes => self.input = bytes.map_or(Input::None, |bytes| Input::Lent(bytes, 0)),
+            Heard::End => return false,
+            Heard::TimedOut => self.session.timed_out(timeout.kind, &mut replies),
+            Heard::ShuttingDown => {
+                self.told_to_stop = true;
+                self.session.shutdown(&mut replies);
+            }
+        }
+        true
+    }
+
+    /// Copies what is left of a receive buffer, which goes back to the arena before anything is waited for.
+    fn keep_input(&mut self) {
+        if let Input::Lent(bytes, at) = &self.input {
+            let mut kept = self.shard.ring.take_vec();
+            kept.extend_from_slice(&bytes[*at..]);
+            self.input = Input::Kept(kept, 0);
+        }
+    }
+
+    fn judge_mail(&mut self, size: Option<u64>) -> Verdict {
+        let shard = &self.shard;
+        if shard.spool_has_failed() {
+            return Verdict::Close(SPOOL_FAILED);
+        }
+        let now = shard.ring.now();
+        let room = shard.own.log().room(now);
+        if room.reserve || room.bytes < size.unwrap_or(0) || !shard.queue.borrow().has_room() || !shard.may_accept() {
+            shard.metrics.deferred_by_us.increment();
+            return Verdict::Refuse(NO_ROOM);
+        }
+        if shard.config.log.mail == ringpost_config::MailLog::Required && !shard.mail_log.has_room() {
+            shard.metrics.deferred_by_us.increment();
+            return Verdict::Refuse(LOG_BUSY);
+        }
+        if !self.admitted.message(now) {
+            return Verdict::Refuse(RATE);
+        }
+        Verdict::Accept
+    }
+
+    fn judge_recipient(&mut self) -> Verdict {
+        let recipient = self.session.recipient_path();
+        match policy::decide(&self.shard.config, self.relaying, recipient) {
+            Decision::Accept if self.session.envelope().as_bytes().len() > ENVELOPE_BYTES_MAX => Verdict::Refuse(TOO_MANY_RECIPIENTS),
+            Decision::Accept if !self.admitted.recipient(self.shard.ring.now()) => Verdict::Refuse(RATE),
+            Decision::Accept => Verdict::Accept,
+            Decision::NoSuchRecipient => Verdict::Refuse(NO_SUCH_RECIPIENT),
+            Decision::RelayDenied => Verdict::Refuse(RELAY_DENIED),
+        }
+    }
+
+    /// Brings content in until it, or a chunk of it, has ended. False when the connection is of no more use. `then` is set
+    /// when the session has already said what comes next.
+    async fn content(&mut self, then: &mut Option<Action>) -> bool {
+        loop {
+            if self.incoming.is_empty() && self.ends_within_input() {
+                let more_behind = self.conn.unread_bytes() > 0;
+                let bytes = self.input.bytes();
+                match self.incoming.direct(&self.shard, &mut self.session, bytes, more_behind, &mut self.replies) {
+                    Direct::Done { consumed, action } => {
+                        self.input.advance(consumed);
+                        *then = Some(action);
+                        return true;
+                    }
+                    Direct::Refused { consumed } => self.input.advance(consumed),
+                    Direct::Full => {
+                        self.keep_input();
+                        self.shard.own.room().await;
+                        continue;
+                    }
+                    Direct::NotPossible => {}
+                }
+            }
+            let shard = self.shard.clone();
+            let mut incoming = std::mem::take(&mut self.incoming);
+            let step = self.step(|session, input, _| session.content(input, &mut incoming.sink(&shard)));
+            self.incoming = incoming;
+            if self.incoming.wants_flush() {
+                self.keep_input();
+                self.incoming.flush(&shard).await;
+            }
+            match step {
+                ContentStep::End => return true,
+                ContentStep::Refused => self.incoming.abandon(&self.shard),
+                ContentStep::More => {
+                    if !self.send().await || !self.hear().await {
+                        return false;
+                    }
+                    // Timed out: the session says what comes next.
+                    if !self.session.in_content() {
+                        return true;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Does CRLF.CRLF stand in what was received? Then this content ends there at the latest.
+    fn ends_within_input(&self) -> bool {
+        let bytes = self.input.bytes();
+        memmem::rfind(&bytes[bytes.len().saturating_sub(END_WITHIN)..], b"\r\n.\r\n").is_some()
+    }
+
+    /// Waits until the message is durable, queues it, and answers.
+    async fn commit(&mut self) {
+        self.keep_input();
+        let stored = self.incoming.store(&self.shard, &self.session).await;
+        let result = match stored {
+            Ok(Stored { id, ticket, accepted_at_ms }) => match self.shard.own.durable(ticket).await {
+                Ok(()) => {
+                    self.accepted(id, accepted_at_ms);
+                    Ok(id)
+                }
+                Err(_) => Err(CommitFailure::NotStored),
+            },
+            Err(failure) => Err(failure),
+        };
+        self.incoming.reset(&self.shard, result.is_ok());
+        let mut text = [0; ringpost_queue::QueueId::TEXT_BYTES_MAX];
+        let mut replies = Replies::new(&mut self.replies);
+        match result {
+            Ok(id) => self.session.committed(Ok(id.write_text(&mut text)), &mut replies),
+            Err(failure) => {
+                self.shard.metrics.deferred_by_us.increment();
+                self.session.committed(Err(failure), &mut replies);
+            }
+        }
+    }
+
+    fn accepted(&self, id: ringpost_queue::QueueId, accepted_at_ms: u64) {
+        let envelope = self.session.envelope();
+        let bytes = self.incoming.stored_bytes();
+        self.shard.enqueue(id, &envelope, bytes, accepted_at_ms);
+        self.shard.metrics.accepted.increment();
+        self.shard.metrics.accepted_bytes.add(bytes);
+        self.shard.log_mail(format_args!(
+            "queue_id={id} event=accepted client={} helo={} from=<{}> size={bytes} recipients={}",
+            self.session.peer(),
+            Escaped(self.session.helo().as_bytes()),
+            Escaped(envelope.reverse_path().as_str().as_bytes()),
+            envelope.recipient_count(),
+        ));
+    }
+
+    /// Says the last words, and lets the peer read them.
+    async fn close(&mut self) {
+        self.incoming.abandon(&self.shard);
+        let unread = !matches!(self.input, Input::None) || self.conn.unread_bytes() > 0;
+        self.input = Input::None;
+        if !self.replies.is_empty() {
+            let replies = std::mem::take(&mut self.replies);
+            if self.conn.send(replies).is_err() {
+                return;
+            }
+        }
+        if !self.flush(LAST_WORDS).await || !unread {
+            return;
+        }
+        // RFC 1122 4.2.2.13: closing with input unread resets the connection, and the reset may overtake the reply.
+        let _ = self.conn.shutdown_write();
+        self.deadline.set(self.shard.ring.now() + LINGER);
+        let mut left = LINGER_BYTES;
+        let (conn, deadline) = (&self.conn, &self.deadline);
+        poll_fn(|cx| {
+            loop {
+                match conn.poll_read(cx) {
+                    Poll::Ready(Ok(Some(bytes))) if bytes.len() < left => left -= bytes.len(),
+                    Poll::Ready(_) => return Poll::Ready(()),
+                    Poll::Pending => return deadline.poll_expired(cx),
+                }
+            }
+        })
+        .await;
+    }
+}

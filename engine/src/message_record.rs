@@ -1,0 +1,124 @@
+//! What a message record of the spool holds: content, envelope, and a trailer that says where one ends and the other begins.
+//!
+//! ```text
+//! offset            bytes  field
+//! 0                 C      content: the Received field and, unless chunked, all that the client sent
+//! C                 E      envelope (`ringpost_smtp::envelope`), which states facts of the content and so comes behind it
+//! C + E             32     trailer
+//!
+//! trailer  0        1      version, 1
+//!          1        1      flags: 1 chunk records follow C
+//!          2        2      zero
+//!          4        4      E
+//!          8        8      accepted at, unix milliseconds
+//!          16       8      content bytes in all: C and every chunk
+//!          24       8      zero
+//! ```
+//! Numbers are little-endian. The trailer is last because the length is known last: content goes straight into the open batch.
+
+/// Bytes of the trailer.
+pub const TRAILER_BYTES: usize = 32;
+const VERSION: u8 = 1;
+const FLAG_CHUNKED: u8 = 1;
+
+/// The trailer's fields.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Trailer {
+    /// Bytes of the envelope.
+    pub envelope_bytes: u32,
+    /// When the message was accepted, unix milliseconds.
+    pub accepted_at_ms: u64,
+    /// Content in all, Received field and chunks included.
+    pub content_bytes: u64,
+    /// Chunk records hold the rest; the spool counts and joins them.
+    pub chunked: bool,
+}
+
+/// Why bytes are no message record; says nothing about the disk, which the spool's sums have already cleared.
+#[derive(thiserror::Error, Debug, PartialEq, Eq)]
+pub enum MessageRecordError {
+    /// Shorter than its trailer, or lengths that do not add up.
+    #[error("the message record's lengths do not add up ({0} bytes)")]
+    Length(usize),
+    /// Written by a newer version.
+    #[error("the message record has version {0}, this program knows {VERSION}")]
+    Version(u8),
+}
+
+impl Trailer {
+    /// The bytes that end a record.
+    pub fn encode(&self) -> [u8; TRAILER_BYTES] {
+        let mut bytes = [0; TRAILER_BYTES];
+        bytes[0] = VERSION;
+        bytes[1] = if self.chunked { FLAG_CHUNKED } else { 0 };
+        bytes[4..8].copy_from_slice(&self.envelope_bytes.to_le_bytes());
+        bytes[8..16].copy_from_slice(&self.accepted_at_ms.to_le_bytes());
+        bytes[16..24].copy_from_slice(&self.content_bytes.to_le_bytes());
+        bytes
+    }
+
+    /// Reads the trailer of a whole record body and checks that its parts fit.
+    pub fn decode(body: &[u8]) -> Result<Trailer, MessageRecordError> {
+        let Some((front, bytes)) = body.split_last_chunk::<TRAILER_BYTES>() else {
+            return Err(MessageRecordError::Length(body.len()));
+        };
+        if bytes[0] != VERSION {
+            return Err(MessageRecordError::Version(bytes[0]));
+        }
+        let u32_at = |at: usize| u32::from_le_bytes(*bytes[at..].first_chunk().expect("within the trailer"));
+        let u64_at = |at: usize| u64::from_le_bytes(*bytes[at..].first_chunk().expect("within the trailer"));
+        let trailer = Trailer {
+            envelope_bytes: u32_at(4),
+            accepted_at_ms: u64_at(8),
+            content_bytes: u64_at(16),
+            chunked: bytes[1] & FLAG_CHUNKED != 0,
+        };
+        let inline = front.len().checked_sub(trailer.envelope_bytes as usize).ok_or(MessageRecordError::Length(body.len()))? as u64;
+        let fits = if trailer.chunked { inline <= trailer.content_bytes } else { inline == trailer.content_bytes };
+        if fits { Ok(trailer) } else { Err(MessageRecordError::Length(body.len())) }
+    }
+
+    /// Where the content lies in a record body of `body_bytes`.
+    pub fn content(&self, body_bytes: usize) -> std::ops::Range<usize> {
+        0..body_bytes - TRAILER_BYTES - self.envelope_bytes as usize
+    }
+
+    /// Where the envelope lies in a record body of `body_bytes`.
+    pub fn envelope(&self, body_bytes: usize) -> std::ops::Range<usize> {
+        let end = body_bytes - TRAILER_BYTES;
+        end - self.envelope_bytes as usize..end
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn body(trailer: Trailer, inline: usize) -> Vec<u8> {
+        let mut body = vec![b'x'; trailer.envelope_bytes as usize + inline];
+        body.extend_from_slice(&trailer.encode());
+        body
+    }
+
+    #[test]
+    fn a_trailer_comes_back_as_it_was_written() {
+        let whole = Trailer { envelope_bytes: 10, accepted_at_ms: 7, content_bytes: 20, chunked: false };
+        assert_eq!(Trailer::decode(&body(whole, 20)), Ok(whole));
+        let chunked = Trailer { content_bytes: 1 << 40, chunked: true, ..whole };
+        assert_eq!(Trailer::decode(&body(chunked, 20)), Ok(chunked));
+        assert_eq!(whole.content(body(whole, 20).len()), 0..20);
+        assert_eq!(whole.envelope(body(whole, 20).len()), 20..30);
+    }
+
+    #[test]
+    fn lengths_that_do_not_add_up_are_refused() {
+        let trailer = Trailer { envelope_bytes: 10, content_bytes: 20, ..Trailer::default() };
+        let good = body(trailer, 20);
+        assert!(Trailer::decode(&good[1..]).is_err());
+        assert!(Trailer::decode(&good[..40]).is_err());
+        let mut newer = good.clone();
+        let at = newer.len() - TRAILER_BYTES;
+        newer[at] = 2;
+        assert_eq!(Trailer::decode(&newer), Err(MessageRecordError::Version(2)));
+    }
+}

@@ -1,0 +1,92 @@
+//! A shard's counters: plain cells, read by the control socket.
+
+use std::cell::Cell;
+
+/// One counter that only grows, or a gauge that is set.
+#[derive(Default, Debug)]
+pub struct Counter(Cell<u64>);
+
+impl Counter {
+    /// Adds one.
+    pub fn increment(&self) {
+        self.add(1);
+    }
+
+    /// Adds `n`; wraps after 2^64.
+    pub fn add(&self, n: u64) {
+        self.0.set(self.0.get().wrapping_add(n));
+    }
+
+    /// Sets a gauge.
+    pub fn set(&self, value: u64) {
+        self.0.set(value);
+    }
+
+    /// Raises a high-water mark.
+    pub fn raise(&self, value: u64) {
+        self.0.set(self.0.get().max(value));
+    }
+
+    /// The present value.
+    pub fn get(&self) -> u64 {
+        self.0.get()
+    }
+}
+
+macro_rules! metrics {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// Everything one shard counts.
+        #[derive(Default, Debug)]
+        pub struct Metrics { $($(#[$doc])* pub $name: Counter,)* }
+
+        impl Metrics {
+            /// Name and value of each, in declaration order.
+            pub fn snapshot(&self) -> Vec<(&'static str, u64)> {
+                vec![$((stringify!($name), self.$name.get()),)*]
+            }
+        }
+    };
+}
+
+metrics! {
+    /// Sessions accepted.
+    connections,
+    /// Sessions open now.
+    sessions,
+    /// Sessions refused with 421 at a limit.
+    connections_refused,
+    /// Messages answered with 250.
+    accepted,
+    /// Bytes of content of those.
+    accepted_bytes,
+    /// Messages refused at or after their data.
+    refused,
+    /// Transactions told to come back (452, 451).
+    deferred_by_us,
+    /// Recipients that the next hop took.
+    delivered,
+    /// Attempts that deferred a recipient.
+    deferred,
+    /// Recipients refused for good or expired.
+    failed,
+    /// Outbound connections made.
+    connects,
+    /// Outbound connections that failed.
+    connect_failures,
+    /// Transactions on a kept connection.
+    reused,
+    /// Transactions whose MAIL left with the dot before.
+    chained,
+    /// Batches made durable.
+    batches,
+    /// Bytes of those.
+    batch_bytes,
+    /// Most batches in flight at once.
+    in_flight_max,
+    /// Segments written on before they were prepared.
+    segments_unprepared,
+    /// Messages read back from disk for an attempt.
+    content_reads,
+    /// Mail log lines dropped because the coordinator did not keep up.
+    log_lines_lost,
+}

@@ -1,0 +1,460 @@
+//! One outbound connection: connects, drives `smtp::client`, sends content straight from the batch, and stays for further mail.
+
+use std::{
+    future::{Future, poll_fn},
+    io,
+    net::SocketAddr,
+    pin::pin,
+    rc::Rc,
+    task::Poll,
+    time::{Duration, Instant},
+};
+
+use ringpost_queue::{DestinationId, Dispatch, HostIndex, HostsTried};
+use ringpost_ring::{Conn, Deadline, Received};
+use ringpost_smtp::{
+    client::{Action, Client, ClientSettings, CloseReason, Disconnect, Timeouts, Transaction, TransactionId},
+    stuffing::Stuffing,
+};
+use tracing::{debug, error};
+
+use crate::{
+    attempt::Attempt,
+    content::{ContentError, MessageContent},
+    pool::Parked,
+    record_id::record_id,
+    shard::Shard,
+};
+
+/// While the shard drains a peer has so long for what it still owes us.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
+/// Ranges of dot-stuffed content in one gathered send; content that is nothing but dots leaves in more of them.
+const RANGES_PER_SEND: usize = 512;
+/// Transactions of one connection at once: one whose content is sent or awaited, and one chained behind it.
+const TRANSACTIONS: usize = 2;
+
+/// Brings one dispatch to a host of its destination, over a new connection that then serves others.
+pub(crate) async fn deliver(shard: Rc<Shard>, mut dispatch: Dispatch) {
+    let destination = dispatch.destination();
+    let mut tried = HostsTried::default();
+    let settings = client_settings(&shard);
+    loop {
+        if shard.is_ending() {
+            return shard.attempt_abandoned(dispatch);
+        }
+        let host = shard.queue.borrow_mut().next_host(destination, &mut tried, shard.now_ms());
+        let Some(host) = host else {
+            return shard.attempt_unreachable(dispatch);
+        };
+        let address = shard.queue.borrow().host_address(destination, host).unwrap_or_default().to_owned();
+        match connect(&shard, &address).await {
+            Ok(conn) => {
+                shard.metrics.connects.increment();
+                match Outbound::new(&shard, conn, &settings, destination, host, address).run(dispatch).await {
+                    None => return,
+                    // It did not come to a greeting: another host may be of a better mind.
+                    Some(back) => dispatch = back,
+                }
+            }
+            Err(reason) => {
+                shard.metrics.connect_failures.increment();
+                let reason = format!("connect to {address}: {}", connect_reason(&reason));
+                debug!(shard = shard.id, reason, "no connection");
+                shard.queue.borrow_mut().host_failed(destination, host, &reason, shard.now_ms());
+            }
+        }
+    }
+}
+
+fn client_settings(shard: &Shard) -> ClientSettings {
+    let delivery = &shard.config.delivery;
+    let timeouts = Timeouts {
+        banner: delivery.banner_timeout,
+        ehlo: delivery.ehlo_timeout,
+        mail: delivery.mail_timeout,
+        rcpt: delivery.rcpt_timeout,
+        data: delivery.data_timeout,
+        block: delivery.block_timeout,
+        dot: delivery.dot_timeout,
+        quit: delivery.quit_timeout,
+        ..Timeouts::default()
+    };
+    ClientSettings { helo_name: shard.hostname.clone(), pipelining: true, timeouts }
+}
+
+fn connect_reason(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => "refused".to_owned(),
+        io::ErrorKind::TimedOut => "timed out".to_owned(),
+        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => "unreachable".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+async fn connect(shard: &Shard, address: &str) -> io::Result<Conn> {
+    let to: SocketAddr = address.parse().map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "not an address and port"))?;
+    let deadline = shard.ring.deadline();
+    deadline.set(shard.ring.now() + shard.config.delivery.connect_timeout);
+    let mut connecting = pin!(shard.ring.connect(to, None));
+    let mut registered = None;
+    let result = poll_fn(|cx| {
+        if let Poll::Ready(result) = connecting.as_mut().poll(cx) {
+            return Poll::Ready(result);
+        }
+        registered.get_or_insert_with(|| shard.remember_waiter(cx.waker().clone()));
+        if deadline.poll_expired(cx).is_ready() || shard.is_ending() {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        Poll::Pending
+    })
+    .await;
+    if let Some(key) = registered {
+        shard.forget_waiter(key);
+    }
+    result
+}
+
+/// What ended a wait.
+enum Event {
+    Bytes(Received),
+    Handed(Dispatch),
+    Ended(Disconnect),
+    /// Idle for as long as was asked.
+    TimeOut,
+}
+
+/// A connection that is up.
+struct Outbound<'s> {
+    shard: &'s Rc<Shard>,
+    conn: Conn,
+    client: Client,
+    destination: DestinationId,
+    host: HostIndex,
+    relay: String,
+    deadline: Deadline,
+    /// Registered with the shard's life, to notice a drain.
+    life: Option<usize>,
+    out: Vec<u8>,
+    attempts: [Option<Attempt>; TRANSACTIONS],
+    /// Waits for the connection to be greeted, or for a probe to be answered.
+    next: Option<Dispatch>,
+    since: Instant,
+    greeted: bool,
+}
+
+impl<'s> Outbound<'s> {
+    fn new(
+        shard: &'s Rc<Shard>,
+        conn: Conn,
+        settings: &ClientSettings,
+        destination: DestinationId,
+        host: HostIndex,
+        relay: String,
+    ) -> Self {
+        Outbound {
+            conn,
+            client: Client::new(settings),
+            destination,
+            host,
+            relay,
+            deadline: shard.ring.deadline(),
+            life: None,
+            out: shard.ring.take_vec(),
+            attempts: [None, None],
+            next: None,
+            since: shard.ring.now(),
+            greeted: false,
+            shard,
+        }
+    }
+
+    /// Runs until the connection ends. Gives the dispatch back if it did not even come to a greeting.
+    async fn run(mut self, first: Dispatch) -> Option<Dispatch> {
+        self.next = Some(first);
+        let mut received: Option<Received> = None;
+        let mut consumed = 0;
+        loop {
+            let mut input = received.as_deref().map_or(&[][..], |bytes| &bytes[consumed..]);
+            let before = input.len();
+            let action = self.client.next(&mut input, &mut self.out);
+            consumed += before - input.len();
+            if received.as_ref().is_some_and(|bytes| consumed == bytes.len()) {
+                (received, consumed) = (None, 0);
+            }
+            match action {
+                Action::Read => {
+                    self.send_out();
+                    match self.wait(self.client.timeout(), None).await {
+                        Event::Bytes(bytes) => (received, consumed) = (Some(bytes), 0),
+                        Event::Ended(why) => self.client.disconnected(why),
+                        Event::TimeOut | Event::Handed(_) => self.client.disconnected(Disconnect::TimedOut),
+                    }
+                }
+                Action::Ready => {
+                    if !self.greeted {
+                        self.greeted = true;
+                        self.shard.queue.borrow_mut().host_reached(self.destination, self.host, self.shard.now_ms());
+                        self.shard.delivery.kick();
+                    }
+                    let next = self.next.take().or_else(|| self.take_next());
+                    match next {
+                        Some(dispatch) => self.begin_now(dispatch),
+                        None => match self.idle().await {
+                            Some(bytes) => (received, consumed) = (Some(bytes), 0),
+                            None => continue,
+                        },
+                    }
+                }
+                Action::SendContent(id) => {
+                    if let Err(why) = self.send_content(id).await {
+                        self.client.disconnected(why);
+                    }
+                }
+                Action::Outcome(outcome) => {
+                    let attempt = self.attempt_of(outcome.transaction);
+                    attempt.decide(outcome.recipient, outcome.verdict, outcome.reply);
+                }
+                Action::Done(id) => self.settle(id),
+                Action::Close(reason) => return self.close(reason),
+            }
+        }
+    }
+
+    fn attempt_of(&mut self, id: TransactionId) -> &mut Attempt {
+        self.attempts.iter_mut().flatten().find(|attempt| attempt.transaction == Some(id)).expect("the client speaks of what it was given")
+    }
+
+    /// A message to be chained behind the one whose content is about to be sent.
+    fn take_behind(&mut self, before: TransactionId) -> Option<Dispatch> {
+        if !self.client.offer().pipelining || !self.may_serve() || !self.client.can_begin() {
+            return None;
+        }
+        let (shard, now) = (self.shard, self.shard.now_ms());
+        let dispatch = shard.queue.borrow_mut().poll_behind(&self.attempt_of(before).dispatch, now)?;
+        shard.delivery.attempt_began();
+        Some(dispatch)
+    }
+
+    /// A message for this connection, which has nothing to do.
+    fn take_next(&mut self) -> Option<Dispatch> {
+        if !self.may_serve() || !self.client.can_begin() {
+            return None;
+        }
+        let dispatch = self.shard.queue.borrow_mut().poll_next(self.destination, self.shard.now_ms())?;
+        self.shard.delivery.attempt_began();
+        Some(dispatch)
+    }
+
+    fn may_serve(&self) -> bool {
+        let limits = &self.shard.pool.limits;
+        self.shard.may_attempt()
+            && self.client.transactions() < limits.messages_max
+            && self.shard.ring.now().duration_since(self.since) < limits.max_lifetime
+    }
+
+    fn settle(&mut self, id: TransactionId) {
+        let place = self.attempts.iter_mut().find(|attempt| attempt.as_ref().is_some_and(|attempt| attempt.transaction == Some(id)));
+        let attempt = place.and_then(Option::take).expect("the client speaks of what it was given");
+        self.shard.settle_attempt(attempt, &self.relay);
+    }
+
+    fn begin_now(&mut self, dispatch: Dispatch) {
+        let mut out = std::mem::take(&mut self.out);
+        self.begin(dispatch, &mut out);
+        self.out = out;
+    }
+
+    /// Gives the client a transaction; what may be sent at once is appended to `out`.
+    fn begin(&mut self, dispatch: Dispatch, out: &mut Vec<u8>) {
+        if self.client.transactions() > 0 {
+            self.shard.metrics.reused.increment();
+        }
+        let mut attempt = Attempt::new(dispatch, self.shard.delivery.storage());
+        let queue = self.shard.queue.borrow();
+        let Some(envelope) = queue.envelope(attempt.dispatch.key()) else {
+            drop(queue);
+            return self.shard.attempt_abandoned(attempt.dispatch);
+        };
+        let transaction = Transaction {
+            reverse_path: envelope.reverse_path,
+            size: envelope.size,
+            eight_bit: envelope.eight_bit,
+            smtputf8: envelope.smtputf8,
+        };
+        let recipients = queue.recipients(&attempt.dispatch);
+        attempt.storage.recipients.extend(recipients.clone().map(|(number, _)| number));
+        attempt.transaction = Some(self.client.begin(&transaction, recipients.map(|(_, address)| address), out));
+        drop(queue);
+        let place = self.attempts.iter_mut().find(|place| place.is_none()).expect("the client takes no more than there are places");
+        *place = Some(attempt);
+    }
+
+    fn send_out(&mut self) {
+        if !self.out.is_empty() {
+            let out = std::mem::replace(&mut self.out, self.shard.ring.take_vec());
+            // A failed send shows in the next read.
+            let _ = self.conn.send(out);
+        }
+    }
+
+    /// Waits for bytes, for at most `patience`; with a place in the pool also for an attempt handed over.
+    async fn wait(&mut self, patience: Duration, parked: Option<&Parked>) -> Event {
+        let now = self.shard.ring.now();
+        self.deadline.set(now + patience);
+        let shard = self.shard.clone();
+        let mut draining_since = None;
+        let (conn, deadline, life) = (&self.conn, &self.deadline, &mut self.life);
+        poll_fn(|cx| {
+            if let Some(Poll::Ready(dispatch)) = parked.map(|parked| parked.poll_handed(cx)) {
+                return Poll::Ready(Event::Handed(dispatch));
+            }
+            match conn.poll_read(cx) {
+                Poll::Ready(Ok(Some(bytes))) => return Poll::Ready(Event::Bytes(bytes)),
+                Poll::Ready(Ok(None)) => return Poll::Ready(Event::Ended(Disconnect::Closed)),
+                Poll::Ready(Err(_)) => return Poll::Ready(Event::Ended(Disconnect::Lost)),
+                Poll::Pending => {}
+            }
+            if life.is_none() {
+                *life = Some(shard.remember_waiter(cx.waker().clone()));
+            }
+            if shard.is_ending() && draining_since.is_none() {
+                if parked.is_some() {
+                    return Poll::Ready(Event::TimeOut);
+                }
+                draining_since = Some(());
+                deadline.set(deadline.at().unwrap_or(now).min(shard.ring.now() + DRAIN_PATIENCE));
+            }
+            if deadline.poll_expired(cx).is_ready() {
+                return Poll::Ready(if parked.is_some() { Event::TimeOut } else { Event::Ended(Disconnect::TimedOut) });
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Nothing to do: waits in the pool for an attempt, a word of the peer, or the end of patience. Returns bytes that came.
+    async fn idle(&mut self) -> Option<Received> {
+        self.send_out();
+        if !self.may_serve() || !self.client.can_begin() {
+            self.client.quit(&mut self.out);
+            return None;
+        }
+        let parked = Rc::new(Parked::default());
+        self.shard.pool.park(self.destination, &parked);
+        let idle_since = self.shard.ring.now();
+        let event = self.wait(self.shard.pool.limits.idle_timeout, Some(&parked)).await;
+        self.shard.pool.leave(&parked);
+        match event {
+            Event::Handed(dispatch) => {
+                self.next = Some(dispatch);
+                if self.shard.ring.now().duration_since(idle_since) >= self.shard.pool.limits.probe_after {
+                    self.client.probe(&mut self.out);
+                }
+                None
+            }
+            Event::Bytes(bytes) => {
+                self.next = parked.take();
+                Some(bytes)
+            }
+            Event::Ended(why) => {
+                self.next = parked.take();
+                self.client.disconnected(why);
+                None
+            }
+            Event::TimeOut => {
+                self.next = parked.take();
+                if self.next.is_none() {
+                    self.client.quit(&mut self.out);
+                }
+                None
+            }
+        }
+    }
+
+    async fn send_content(&mut self, id: TransactionId) -> Result<(), Disconnect> {
+        let key = self.attempt_of(id).dispatch.key();
+        let queue_id = self.shard.queue.borrow().envelope(key).map(|envelope| envelope.id);
+        let content = match queue_id.and_then(|queue_id| self.shard.committer_of(queue_id.shard).map(|log| (log, queue_id))) {
+            Some((log, queue_id)) => MessageContent::open(log, record_id(queue_id)).await,
+            None => Err(ContentError::Gone),
+        };
+        let unreadable = |reason: ContentError| {
+            error!(shard = self.shard.id, queue_id = ?queue_id, %reason, "the content cannot be read; the attempt is deferred");
+            Disconnect::Abandoned
+        };
+        let content = content.map_err(unreadable)?;
+        let mut behind = self.shard.ring.take_vec();
+        if let Some(next) = self.take_behind(id) {
+            self.begin(next, &mut behind);
+            if !behind.is_empty() {
+                self.shard.metrics.chained.increment();
+            }
+        }
+        self.send_out();
+        let mut stuffing = Stuffing::new();
+        for index in 0..content.pieces() {
+            let piece = content.piece(index).await.map_err(|reason| {
+                error!(shard = self.shard.id, queue_id = ?queue_id, %reason, "the content cannot be read; the attempt is deferred");
+                Disconnect::Abandoned
+            })?;
+            let mut gather = self.shard.ring.gather();
+            for range in stuffing.piece(&piece) {
+                let start = range.as_ptr().addr() - piece.as_ptr().addr();
+                gather.push_pages(piece.slice(start..start + range.len()));
+                if gather.pieces() >= RANGES_PER_SEND {
+                    self.conn.send(std::mem::replace(&mut gather, self.shard.ring.gather())).map_err(|_| Disconnect::Lost)?;
+                    self.flush().await?;
+                }
+            }
+            let is_last = index + 1 == content.pieces();
+            if is_last {
+                gather.push_static(stuffing.terminator());
+                if !behind.is_empty() {
+                    gather.push_vec(std::mem::take(&mut behind));
+                }
+            }
+            self.conn.send(gather).map_err(|_| Disconnect::Lost)?;
+            if !is_last {
+                self.flush().await?;
+            }
+        }
+        self.client.content_sent();
+        Ok(())
+    }
+
+    /// Waits until the socket has taken what was queued, for at most the time of a block.
+    async fn flush(&mut self) -> Result<(), Disconnect> {
+        self.deadline.set(self.shard.ring.now() + self.client.timeout());
+        let (conn, deadline) = (&self.conn, &self.deadline);
+        poll_fn(|cx| match conn.poll_flush(cx) {
+            Poll::Ready(result) => Poll::Ready(result.map_err(|_| Disconnect::Lost)),
+            Poll::Pending => deadline.poll_expired(cx).map(|()| Err(Disconnect::TimedOut)),
+        })
+        .await
+    }
+
+    fn close(mut self, reason: CloseReason) -> Option<Dispatch> {
+        self.send_out();
+        if let Some(key) = self.life.take() {
+            self.shard.forget_waiter(key);
+        }
+        let now = self.shard.now_ms();
+        if !self.greeted {
+            let word = match reason {
+                CloseReason::Refused(reply) | CloseReason::ServiceClosing(reply) => reply.line().to_owned(),
+                CloseReason::Protocol(error) => error.to_string(),
+                CloseReason::Disconnected(why) => why.to_string(),
+                CloseReason::Quit => "closed".to_owned(),
+            };
+            self.shard.queue.borrow_mut().host_failed(self.destination, self.host, &format!("{}: {word}", self.relay), now);
+            return self.next.take();
+        }
+        if matches!(reason, CloseReason::ServiceClosing(_)) {
+            self.shard.queue.borrow_mut().refused(self.destination);
+        }
+        if let Some(dispatch) = self.next.take() {
+            self.shard.attempt_abandoned(dispatch);
+        }
+        None
+    }
+}

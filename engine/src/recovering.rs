@@ -1,0 +1,72 @@
+//! What a log tells while it loads, gathered until it is known which messages are still live, then queued.
+
+use std::{collections::HashMap, rc::Rc};
+
+use ringpost_smtp::envelope::EnvelopeView;
+use ringpost_spool::{Event, RecordId};
+use tracing::error;
+
+use crate::{committer::Committer, message_record::Trailer, record_id::queue_id, shard::Shard};
+
+/// Messages queued before other tasks get their turn.
+const QUEUED_PER_TURN: usize = 512;
+
+#[derive(Default)]
+struct Found {
+    /// The envelope, when the message record was met.
+    envelope: Option<Box<[u8]>>,
+    accepted_at_ms: u64,
+    content_bytes: u64,
+    /// The newest state of its recipients.
+    state: Option<Box<[u8]>>,
+}
+
+/// Everything found so far. A message costs its envelope and its state, for as long as the log loads.
+#[derive(Default)]
+pub struct Recovering {
+    messages: HashMap<RecordId, Found>,
+}
+
+impl Recovering {
+    /// Takes in `Found`, `FoundOutcome` and `FoundSettled`.
+    pub fn found(&mut self, event: &Event<'_>) {
+        match event {
+            Event::Found { id, payload, .. } => match Trailer::decode(payload) {
+                Ok(trailer) => {
+                    let found = self.messages.entry(*id).or_default();
+                    found.envelope = Some(payload[trailer.envelope(payload.len())].into());
+                    found.accepted_at_ms = trailer.accepted_at_ms;
+                    found.content_bytes = trailer.content_bytes;
+                }
+                Err(reason) => error!(?id, %reason, "a message in the spool cannot be read by this version; it stays there"),
+            },
+            Event::FoundOutcome { id, payload, .. } => self.messages.entry(*id).or_default().state = Some((*payload).into()),
+            Event::FoundSettled { id } => drop(self.messages.remove(id)),
+            _ => {}
+        }
+    }
+
+    /// Queues what is live, once the whole log is known.
+    pub async fn enqueue(self, shard: &Rc<Shard>, number: u16, committer: &Rc<Committer>) {
+        for (at, (id, found)) in self.messages.into_iter().enumerate() {
+            if at % QUEUED_PER_TURN == QUEUED_PER_TURN - 1 {
+                shard.delivery.kick();
+                futures_lite::future::yield_now().await;
+            }
+            let Found { envelope: Some(envelope), accepted_at_ms, content_bytes, state } = found else { continue };
+            if committer.log().message(id).is_none() {
+                continue;
+            }
+            if let Err(reason) = queue_one(shard, id, &envelope, accepted_at_ms, content_bytes, state.as_deref()) {
+                error!(shard = shard.id, log = number, ?id, reason, "a message in the spool cannot be queued; it stays there");
+            }
+        }
+        shard.delivery.kick();
+    }
+}
+
+fn queue_one(shard: &Shard, id: RecordId, envelope: &[u8], accepted_at: u64, size: u64, state: Option<&[u8]>) -> Result<(), String> {
+    let view = EnvelopeView::decode(envelope).map_err(|reason| reason.to_string())?;
+    let id = queue_id(id).ok_or("its boot number is beyond this version's")?;
+    shard.queue_message(id, &view, size, accepted_at, state)
+}

@@ -1,0 +1,178 @@
+//! A shard's answers to the coordinator: list, show and steer queued messages, counters, drain.
+
+use std::{rc::Rc, sync::Arc};
+
+use ringpost_queue::{Cursor, Filter, MessageKey, MessageView as QueuedView, Queue, Settled, State};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+use crate::{
+    control::{Answer, Change, Command, ListQuery, MessageView, PAGE_MESSAGES_MAX, RecipientView, Request, Selection},
+    request_lane::RequestLane,
+    shard::Shard,
+};
+
+/// Messages changed before other tasks get their turn.
+const CHANGES_PER_TURN: usize = 1024;
+
+/// Answers until the shard ends.
+pub(crate) async fn answer_requests(shard: Rc<Shard>, requests: Arc<RequestLane>) {
+    loop {
+        while let Some(Request { command, answer }) = requests.take() {
+            answer(reply(&shard, command).await);
+        }
+        shard.look_at_spool();
+        shard.ring.bell_rung().await;
+    }
+}
+
+async fn reply(shard: &Rc<Shard>, command: Command) -> Answer {
+    match command {
+        Command::List(query) => match list(shard, &query) {
+            Ok((views, next)) => Answer::Messages(views, next),
+            Err(reason) => Answer::Failed(reason),
+        },
+        Command::Show(id) => {
+            let queue = shard.queue.borrow();
+            let view = queue.key_of(id).and_then(|key| queue.show(key)).filter(|view| !view.is_closing());
+            Answer::Message(view.map(|view| Box::new(view_of(&view, shard.now_ms()))))
+        }
+        Command::Change(change, selection) => Answer::Changed(apply(shard, change, selection).await),
+        Command::Stats => Answer::Stats(stats(shard)),
+        Command::Prepare(segments) => {
+            shard.own.with_log(|log| log.prepare_more(segments));
+            Answer::Done
+        }
+        Command::Drain => {
+            shard.begin_drain();
+            Answer::Done
+        }
+    }
+}
+
+fn stats(shard: &Shard) -> Vec<(&'static str, u64)> {
+    let mut stats = shard.metrics.snapshot();
+    let counts = shard.queue.borrow().counts();
+    stats.extend([
+        ("queue_messages", counts.messages as u64),
+        ("queue_waiting", counts.waiting as u64),
+        ("queue_ready", counts.ready as u64),
+        ("queue_attempting", counts.attempting as u64),
+        ("queue_failed", counts.failed as u64),
+        ("connections_idle", shard.pool.idle() as u64),
+        ("arena_bytes", shard.ring.pages_bytes() as u64),
+        ("staging_bytes", shard.staging.taken() as u64),
+        ("receive_buffers_free", shard.ring.buffers_free() as u64),
+    ]);
+    stats
+}
+
+fn state_named(word: &str) -> Result<State, String> {
+    let states = [State::Deferred, State::Ready, State::Attempting, State::Held, State::Delivered, State::Failed];
+    states
+        .into_iter()
+        .find(|state| state.as_str() == word || (word == "active" && *state == State::Attempting))
+        .ok_or_else(|| format!("{word:?} is not a state: ready, deferred, active, held, failed"))
+}
+
+fn list(shard: &Shard, query: &ListQuery) -> Result<(Vec<MessageView>, Option<u64>), String> {
+    let filter = Filter {
+        id: None,
+        sender: query.sender.clone(),
+        recipient_domain: query.domain.clone(),
+        state: query.state.as_deref().map(state_named).transpose()?,
+    };
+    let cursor = match query.after {
+        None => Cursor::default(),
+        Some(after) => Cursor::at(u32::try_from(after).map_err(|_| "no such page".to_owned())?),
+    };
+    let limit = query.limit.unwrap_or(PAGE_MESSAGES_MAX).min(PAGE_MESSAGES_MAX);
+    let (queue, now) = (shard.queue.borrow(), shard.now_ms());
+    let mut views = Vec::new();
+    let next = queue.page(&filter, cursor, limit, |view| views.push(view_of(&view, now)));
+    Ok((views, next.map(|cursor| u64::from(cursor.position()))))
+}
+
+fn view_of(view: &QueuedView<'_>, now: u64) -> MessageView {
+    let envelope = view.envelope();
+    let recipients: Vec<_> = view
+        .recipients()
+        .map(|recipient| RecipientView {
+            address: String::from_utf8_lossy(recipient.address()).into_owned(),
+            state: if recipient.state() == State::Attempting { "active" } else { recipient.state().as_str() }.to_owned(),
+            attempts: u32::from(recipient.attempts()),
+            next_attempt: recipient.next_attempt(now).map(time_text),
+            last_reply: Some(recipient.reply()).filter(|reply| !reply.is_empty()).map(|reply| reply.into_owned()),
+        })
+        .collect();
+    let next_attempt = view.recipients().filter_map(|recipient| recipient.next_attempt(now)).min();
+    let reason =
+        view.recipients().map(|recipient| recipient.reason(now).into_owned()).find(|reason| !reason.is_empty()).unwrap_or_default();
+    MessageView {
+        id: envelope.id.to_string(),
+        sender: String::from_utf8_lossy(envelope.reverse_path).into_owned(),
+        attempts: recipients.iter().map(|recipient| recipient.attempts).max().unwrap_or(0),
+        recipients,
+        next_attempt: next_attempt.map(time_text),
+        size: envelope.size,
+        accepted_at: time_text(envelope.accepted_at),
+        reason,
+    }
+}
+
+fn time_text(unix_ms: u64) -> String {
+    let nanos = i128::from(unix_ms) * 1_000_000;
+    OffsetDateTime::from_unix_timestamp_nanos(nanos).ok().and_then(|at| at.format(&Rfc3339).ok()).unwrap_or_else(|| unix_ms.to_string())
+}
+
+/// Applies a change and waits until it is durable. Returns how many messages it found.
+async fn apply(shard: &Rc<Shard>, change: Change, selection: Selection) -> u64 {
+    let keys: Vec<MessageKey> = {
+        let queue = shard.queue.borrow();
+        match selection {
+            Selection::Ids(ids) => ids.iter().filter_map(|id| queue.key_of(*id)).collect(),
+            Selection::All => all_keys(&queue),
+        }
+    };
+    let mut found = 0;
+    for (at, key) in keys.into_iter().enumerate() {
+        if at % CHANGES_PER_TURN == CHANGES_PER_TURN - 1 {
+            shard.delivery.kick();
+            futures_lite::future::yield_now().await;
+        }
+        let settled = {
+            let (mut queue, now, mut record) = (shard.queue.borrow_mut(), shard.now_ms(), Vec::new());
+            match change {
+                Change::Retry => queue.retry(key, now, &mut record),
+                Change::Hold => queue.hold(key, now, &mut record),
+                Change::Release => queue.release(key, now, &mut record),
+                Change::Delete => queue.delete(key, now),
+            }
+        };
+        if let Some(settled) = settled {
+            found += 1;
+            if settled == Settled::Done {
+                log_deletion(shard, key);
+            }
+            shard.persist(key, settled);
+        }
+    }
+    shard.delivery.kick();
+    shard.records_durable().await;
+    found
+}
+
+fn log_deletion(shard: &Shard, key: MessageKey) {
+    let queue = shard.queue.borrow();
+    if let Some(envelope) = queue.envelope(key) {
+        shard.log_mail(format_args!("queue_id={} event=deleted reason=\"by command\"", envelope.id));
+    }
+}
+
+fn all_keys(queue: &Queue) -> Vec<MessageKey> {
+    let (filter, mut keys) = (Filter::default(), Vec::with_capacity(queue.len()));
+    let mut cursor = Some(Cursor::default());
+    while let Some(at) = cursor {
+        cursor = queue.page(&filter, at, PAGE_MESSAGES_MAX, |view| keys.push(view.key()));
+    }
+    keys
+}

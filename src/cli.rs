@@ -1,0 +1,220 @@
+//! The command line: what can be asked of `ringpost`, and the exit codes scripts rely on (2, wrong usage, is clap's own).
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// The command did what was asked.
+pub const EXIT_OK: u8 = 0;
+/// The command ran and the answer is no: damage found, no such message.
+pub const EXIT_NEGATIVE: u8 = 1;
+/// The running engine could not be reached (sysexits EX_UNAVAILABLE).
+pub const EXIT_UNAVAILABLE: u8 = 69;
+/// The disk or the system failed (sysexits EX_IOERR).
+pub const EXIT_IO: u8 = 74;
+/// The config file is wrong (sysexits EX_CONFIG).
+pub const EXIT_CONFIG: u8 = 78;
+
+/// A mail engine for people who run mail on their own hardware.
+#[derive(Parser)]
+#[command(name = "ringpost", version = version(), propagate_version = true, subcommand_required = true, arg_required_else_help = true)]
+#[command(
+    after_help = "Exit codes: 0 done; 1 the answer is no (damage found, no such message); 2 wrong usage;\n69 the engine is not running; 74 disk or system error; 78 the config file is wrong."
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Version and commit, as `--version` prints them.
+pub fn version() -> &'static str {
+    concat!(env!("CARGO_PKG_VERSION"), " (", env!("RINGPOST_COMMIT"), ")")
+}
+
+/// The calls of the command line.
+#[derive(Subcommand)]
+pub enum Command {
+    /// Carry mail: accept by SMTP, make durable, deliver onward.
+    Serve(ConfigFile),
+    /// Read the config file, say what is wrong with it, and stop.
+    Check(ConfigFile),
+    /// Print which core does what, and warn of what would slow it down.
+    Topology {
+        #[command(flatten)]
+        config: ConfigFile,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Print the config file's defaults, documented.
+    Config {
+        #[command(subcommand)]
+        call: ConfigCall,
+    },
+    /// Look into the spool, of a running engine or a stopped one.
+    Spool {
+        #[command(subcommand)]
+        call: SpoolCall,
+    },
+    /// See and steer queued messages of the running engine.
+    Queue {
+        #[command(flatten)]
+        control: Control,
+        #[command(subcommand)]
+        call: QueueCall,
+    },
+    /// Print the running engine's counters.
+    Stats {
+        #[command(flatten)]
+        control: Control,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Print a completion script for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page (roff).
+    Man,
+}
+
+/// Where the config file is.
+#[derive(Args, Clone, Default)]
+pub struct ConfigFile {
+    /// The config file [default: ./ringpost.toml, then /etc/ringpost/ringpost.toml, then the embedded defaults]
+    #[arg(short = 'c', long = "config", value_name = "FILE", global = true)]
+    pub file: Option<PathBuf>,
+}
+
+/// How to find the running engine.
+#[derive(Args, Clone, Default)]
+pub struct Control {
+    #[command(flatten)]
+    pub config: ConfigFile,
+    /// The control socket [default: `control.socket` of the config file]
+    #[arg(long, value_name = "PATH", global = true)]
+    pub socket: Option<PathBuf>,
+}
+
+/// Text for people or JSON for programs.
+#[derive(Args, Clone, Copy, Default)]
+pub struct Output {
+    /// JSON instead of text; lists print one object per line
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+/// `ringpost config …`
+#[derive(Subcommand)]
+pub enum ConfigCall {
+    /// Print the embedded default config file.
+    Default,
+}
+
+/// `ringpost spool …`
+#[derive(Subcommand)]
+pub enum SpoolCall {
+    /// Check every batch and record; exit 1 if an acknowledged one is damaged.
+    Verify(SpoolPlace),
+    /// List the messages that the spool holds and that are not settled.
+    Ls(SpoolPlace),
+    /// Print one message's content as it was accepted.
+    Cat {
+        /// The queue id.
+        id: String,
+        #[command(flatten)]
+        place: SpoolPlace,
+    },
+    /// Write segments ahead, so that a burst finds them ready.
+    Prepare {
+        /// Segments to add for each shard.
+        #[arg(default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=4096))]
+        segments: u32,
+        #[command(flatten)]
+        place: SpoolPlace,
+    },
+}
+
+/// Which spool.
+#[derive(Args, Clone)]
+pub struct SpoolPlace {
+    #[command(flatten)]
+    pub config: ConfigFile,
+    /// The spool's folder [default: `spool.path` of the config file]
+    #[arg(long, value_name = "DIR")]
+    pub path: Option<PathBuf>,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `ringpost queue …`
+#[derive(Subcommand)]
+pub enum QueueCall {
+    /// List queued messages.
+    Ls {
+        #[command(flatten)]
+        filter: ListFilter,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Show one message: each recipient, its attempts, the last reply, and why it is still here.
+    Show {
+        /// The queue id.
+        id: String,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Try now instead of at the scheduled time.
+    Retry(Selection),
+    /// Keep from being delivered until released.
+    Hold(Selection),
+    /// End a hold.
+    Release(Selection),
+    /// Remove for good, without a bounce.
+    Delete(Selection),
+}
+
+/// What `queue ls` shows.
+#[derive(Args, Clone, Default)]
+pub struct ListFilter {
+    /// Only messages with a recipient in this state
+    #[arg(long, value_enum)]
+    pub state: Option<State>,
+    /// Only messages from this sender address
+    #[arg(long, value_name = "ADDRESS")]
+    pub sender: Option<String>,
+    /// Only messages with a recipient in this domain
+    #[arg(long, value_name = "DOMAIN")]
+    pub domain: Option<String>,
+    /// At most so many
+    #[arg(long, value_name = "N")]
+    pub limit: Option<usize>,
+}
+
+/// A recipient's state, as users name it.
+#[derive(Clone, Copy, ValueEnum, PartialEq, Eq, Debug)]
+pub enum State {
+    /// May be tried now.
+    Ready,
+    /// Waits for its next attempt.
+    Deferred,
+    /// An attempt is under way.
+    Active,
+    /// Held by route or by command.
+    Held,
+    /// Refused for good, or expired.
+    Failed,
+}
+
+/// Which messages a command is about.
+#[derive(Args, Clone)]
+#[group(required = true, multiple = false)]
+pub struct Selection {
+    /// The queue ids.
+    #[arg(value_name = "ID")]
+    pub ids: Vec<String>,
+    /// Every message in the queue
+    #[arg(long)]
+    pub all: bool,
+}

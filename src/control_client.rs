@@ -1,0 +1,55 @@
+//! The other end of the control socket: one request, its answer lines, its end.
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    os::unix::net::UnixStream,
+    path::Path,
+    time::Duration,
+};
+
+use crate::control_wire::{End, WireRequest};
+
+/// The engine answers a page within moments; commands over a long queue take longer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Why there is no answer.
+#[derive(thiserror::Error, Debug)]
+pub enum ControlError {
+    /// Nobody listens.
+    #[error("{path}: cannot reach the engine: {reason}; is `ringpost serve` running with this config?")]
+    Unreachable {
+        /// The socket.
+        path: String,
+        /// What the system said.
+        reason: String,
+    },
+    /// The engine said why not.
+    #[error("{0}")]
+    Refused(String),
+    /// The answer broke off.
+    #[error("the engine's answer broke off: {0}")]
+    BrokenOff(String),
+}
+
+/// Asks, hands each answer line to `each`, returns the count of the end.
+pub fn ask(socket: &Path, request: &WireRequest, mut each: impl FnMut(&str)) -> Result<u64, ControlError> {
+    let unreachable = |reason: std::io::Error| ControlError::Unreachable { path: socket.display().to_string(), reason: reason.to_string() };
+    let broken = |reason: std::io::Error| ControlError::BrokenOff(reason.to_string());
+    let mut stream = UnixStream::connect(socket).map_err(unreachable)?;
+    stream.set_read_timeout(Some(ANSWER_TIMEOUT)).map_err(broken)?;
+    let mut line = serde_json::to_string(request).expect("a request is plain data");
+    line.push('\n');
+    stream.write_all(line.as_bytes()).map_err(broken)?;
+    for line in BufReader::new(stream).lines() {
+        let line = line.map_err(broken)?;
+        if line.starts_with("{\"end\":") {
+            let end: End = serde_json::from_str(&line).map_err(|reason| ControlError::BrokenOff(reason.to_string()))?;
+            return match end.error {
+                Some(reason) => Err(ControlError::Refused(reason)),
+                None => Ok(end.count),
+            };
+        }
+        each(&line);
+    }
+    Err(ControlError::BrokenOff("it has no end".to_owned()))
+}

@@ -1,0 +1,184 @@
+//! The control socket: requests of `ringpost queue|stats|spool` to the running engine, passed on to the shards.
+//!
+//! Each connection carries one request. A slow or silent client holds a connection, never a shard: shards answer into memory.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{Arc, atomic::AtomicUsize, atomic::Ordering},
+    time::Duration,
+};
+
+use ringpost_engine::{
+    control::{Answer, Command, ListQuery, PAGE_MESSAGES_MAX, Selection},
+    request_lane::RequestLane,
+};
+use ringpost_queue::QueueId;
+use serde::Serialize;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::{UnixListener, UnixStream},
+    sync::oneshot,
+    time::timeout,
+};
+use tracing::warn;
+
+use crate::control_wire::{End, REQUEST_BYTES_MAX, WireRequest};
+
+/// Control connections at once; a further one is closed.
+const CONNECTIONS_MAX: usize = 64;
+/// A client that neither asks nor reads for so long is dropped.
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(30);
+/// A shard answers within milliseconds; one that does not is reported.
+const SHARD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why a request was not answered in full; a sentence for the operator.
+type Refusal = String;
+
+/// Serves requests over a socket.
+pub struct ControlServer {
+    shards: Arc<Vec<Arc<RequestLane>>>,
+    connections: Arc<AtomicUsize>,
+}
+
+impl ControlServer {
+    /// Over the request lanes of all shards, in order of their numbers.
+    pub fn new(shards: Vec<Arc<RequestLane>>) -> Self {
+        ControlServer { shards: Arc::new(shards), connections: Arc::default() }
+    }
+
+    /// Accepts for ever.
+    pub async fn serve(&self, listener: &UnixListener) {
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    if self.connections.fetch_add(1, Ordering::Relaxed) >= CONNECTIONS_MAX {
+                        self.connections.fetch_sub(1, Ordering::Relaxed);
+                        continue;
+                    }
+                    let (shards, connections) = (self.shards.clone(), self.connections.clone());
+                    tokio::spawn(async move {
+                        // A client that went away needs no answer.
+                        let _ = converse(stream, &shards).await;
+                        connections.fetch_sub(1, Ordering::Relaxed);
+                    });
+                }
+                Err(reason) => {
+                    warn!(%reason, "control socket: accept failed");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+}
+
+async fn converse(mut stream: UnixStream, shards: &[Arc<RequestLane>]) -> io::Result<()> {
+    let (read, mut write) = stream.split();
+    let mut line = String::new();
+    let mut reader = BufReader::new(read.take(REQUEST_BYTES_MAX));
+    if timeout(CLIENT_TIMEOUT, reader.read_line(&mut line)).await.is_err() {
+        return Ok(());
+    }
+    let end = match serde_json::from_str::<WireRequest>(&line) {
+        Err(reason) => Err(format!("not a request: {reason}")),
+        Ok(request) => answer(request, shards, &mut write).await,
+    };
+    let end = match end {
+        Ok(count) => End { end: true, count, error: None },
+        Err(error) => End { end: true, count: 0, error: Some(error) },
+    };
+    send(&mut write, &end).await
+}
+
+async fn send(write: &mut (impl AsyncWriteExt + Unpin), value: &impl Serialize) -> io::Result<()> {
+    let mut line = serde_json::to_vec(value)?;
+    line.push(b'\n');
+    timeout(CLIENT_TIMEOUT, write.write_all(&line)).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+}
+
+async fn ask(shard: &RequestLane, command: Command) -> Result<Answer, Refusal> {
+    let (sender, receiver) = oneshot::channel();
+    let sent = shard.send(command, Box::new(move |answer| drop(sender.send(answer))));
+    if !sent {
+        return Err("a shard has too many requests waiting; try again".to_owned());
+    }
+    match timeout(SHARD_TIMEOUT, receiver).await {
+        Ok(Ok(Answer::Failed(reason))) => Err(reason),
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(_)) => Err("a shard ended before it answered".to_owned()),
+        Err(_) => Err(format!("a shard has not answered within {} s", SHARD_TIMEOUT.as_secs())),
+    }
+}
+
+async fn answer(request: WireRequest, shards: &[Arc<RequestLane>], write: &mut (impl AsyncWriteExt + Unpin)) -> Result<u64, Refusal> {
+    match request {
+        WireRequest::QueueList { query } => list(query, shards, write).await,
+        WireRequest::QueueShow { id } => {
+            let id = parse_id(&id)?;
+            for shard in shards {
+                if let Answer::Message(Some(view)) = ask(shard, Command::Show(id)).await? {
+                    send(write, &view).await.map_err(|reason| reason.to_string())?;
+                    return Ok(1);
+                }
+            }
+            Ok(0)
+        }
+        WireRequest::QueueChange { change, ids } => {
+            let selection = match ids {
+                None => Selection::All,
+                Some(ids) => Selection::Ids(ids.iter().map(|id| parse_id(id)).collect::<Result<_, _>>()?),
+            };
+            let mut changed = 0;
+            for shard in shards {
+                if let Answer::Changed(count) = ask(shard, Command::Change(change, selection.clone())).await? {
+                    changed += count;
+                }
+            }
+            Ok(changed)
+        }
+        WireRequest::Stats => {
+            let mut sums = BTreeMap::new();
+            for shard in shards {
+                if let Answer::Stats(counters) = ask(shard, Command::Stats).await? {
+                    for (name, value) in counters {
+                        let sum = sums.entry(name).or_insert(0_u64);
+                        *sum = if name.ends_with("_max") { (*sum).max(value) } else { *sum + value };
+                    }
+                }
+            }
+            send(write, &sums).await.map_err(|reason| reason.to_string())?;
+            Ok(1)
+        }
+        WireRequest::SpoolPrepare { segments } => {
+            for shard in shards {
+                ask(shard, Command::Prepare(segments)).await?;
+            }
+            Ok(u64::from(segments) * shards.len() as u64)
+        }
+    }
+}
+
+async fn list(query: ListQuery, shards: &[Arc<RequestLane>], write: &mut (impl AsyncWriteExt + Unpin)) -> Result<u64, Refusal> {
+    let limit = query.limit.unwrap_or(usize::MAX);
+    let mut listed = 0;
+    for shard in shards {
+        let mut after = None;
+        while listed < limit {
+            let page = ListQuery { after, limit: Some((limit - listed).min(PAGE_MESSAGES_MAX)), ..query.clone() };
+            let Answer::Messages(views, next) = ask(shard, Command::List(page)).await? else { break };
+            for view in &views {
+                send(write, view).await.map_err(|reason| reason.to_string())?;
+            }
+            listed += views.len();
+            match next {
+                Some(next) => after = Some(next),
+                None => break,
+            }
+        }
+    }
+    Ok(listed as u64)
+}
+
+fn parse_id(text: &str) -> Result<QueueId, Refusal> {
+    text.parse().map_err(|reason| format!("{text:?}: {reason}"))
+}

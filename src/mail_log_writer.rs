@@ -1,0 +1,125 @@
+//! Writes the mail log of all shards: one thread, so that a slow disk or a full pipe stalls neither shards nor control.
+
+use std::{
+    fs::OpenOptions,
+    io::{self, Write},
+    path::PathBuf,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle, Thread},
+};
+
+use ringpost_engine::mail_log::MailLogChannel;
+use tracing::error;
+
+/// Where lines go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// Appended to this file; made if missing. Reopened when it was renamed away (log rotation).
+    File(PathBuf),
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// The writer's thread and the shards' channels to it.
+pub struct MailLogWriter {
+    channels: Vec<Arc<MailLogChannel>>,
+    ending: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+impl MailLogWriter {
+    /// Opens the destination and starts the thread, with one channel for each of `shards`.
+    pub fn start(destination: Destination, shards: usize) -> io::Result<MailLogWriter> {
+        let mut sink = Sink::open(destination)?;
+        let handle: Arc<OnceLock<Thread>> = Arc::default();
+        let channels: Vec<_> = (0..shards)
+            .map(|_| {
+                let handle = handle.clone();
+                MailLogChannel::new(Box::new(move || {
+                    if let Some(thread) = handle.get() {
+                        thread.unpark();
+                    }
+                }))
+            })
+            .collect();
+        let ending = Arc::new(AtomicBool::new(false));
+        let thread = {
+            let (channels, ending) = (channels.clone(), ending.clone());
+            thread::Builder::new().name("mail-log".to_owned()).spawn(move || {
+                loop {
+                    let last_round = ending.load(Ordering::Acquire);
+                    let mut wrote = false;
+                    for channel in &channels {
+                        while let Some(buffer) = channel.take() {
+                            sink.write(&buffer);
+                            channel.recycle(buffer);
+                            wrote = true;
+                        }
+                    }
+                    if last_round && !wrote {
+                        return;
+                    }
+                    if !wrote {
+                        thread::park();
+                    }
+                }
+            })?
+        };
+        handle.set(thread.thread().clone()).expect("set once");
+        thread.thread().unpark();
+        Ok(MailLogWriter { channels, ending, thread })
+    }
+
+    /// The channel of each shard, in order.
+    pub fn channels(&self) -> &[Arc<MailLogChannel>] {
+        &self.channels
+    }
+
+    /// Writes what has been passed on, then ends.
+    pub fn finish(self) {
+        self.ending.store(true, Ordering::Release);
+        self.thread.thread().unpark();
+        let _ = self.thread.join();
+    }
+}
+
+struct Sink {
+    destination: Destination,
+    out: Box<dyn Write + Send>,
+    failed: bool,
+}
+
+impl Sink {
+    fn open(destination: Destination) -> io::Result<Sink> {
+        let out: Box<dyn Write + Send> = match &destination {
+            Destination::File(path) => Box::new(OpenOptions::new().append(true).create(true).open(path)?),
+            Destination::Stdout => Box::new(io::stdout()),
+            Destination::Stderr => Box::new(io::stderr()),
+        };
+        Ok(Sink { destination, out, failed: false })
+    }
+
+    /// Writes whole lines; a failure is said once and ends with the next success.
+    fn write(&mut self, lines: &[u8]) {
+        if let Destination::File(path) = &self.destination
+            && !path.exists()
+            && let Ok(reopened) = Sink::open(self.destination.clone())
+        {
+            self.out = reopened.out;
+        }
+        match self.out.write_all(lines).and_then(|()| self.out.flush()) {
+            Ok(()) => self.failed = false,
+            Err(reason) => {
+                if !self.failed {
+                    error!(%reason, destination = ?self.destination, "the mail log cannot be written; its lines are lost until it can");
+                }
+                self.failed = true;
+            }
+        }
+    }
+}

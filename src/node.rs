@@ -1,0 +1,288 @@
+//! One node: start the shards, watch them, drain them, stop. The thread that runs this is the coordinator.
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    path::PathBuf,
+    process::ExitCode,
+    sync::{Arc, atomic::AtomicBool},
+    time::{Duration, Instant},
+};
+
+use ringpost_config::{Config, MailOutput, OnDiskFailure};
+use ringpost_engine::{
+    control::Command,
+    request_lane::RequestLane,
+    shard::{self, ShardEvent, ShardPlan},
+    spool_home::SpoolHome,
+};
+use tokio::{
+    net::UnixListener,
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+};
+use tracing::{error, info, warn};
+
+use crate::{
+    cli::{EXIT_CONFIG, EXIT_IO, EXIT_OK},
+    control_server::ControlServer,
+    mail_log_writer::{Destination, MailLogWriter},
+    socket,
+    topology::CorePlan,
+};
+
+/// A drain that takes longer is cut off; what was acknowledged is on disk.
+const DRAIN_MAX: Duration = Duration::from_secs(30);
+/// After a failed write or flush the process leaves within this (S8 allows 5 s): time for the 451 replies.
+const LEAVE_AFTER_FAILURE: Duration = Duration::from_secs(2);
+
+/// Why the node did not start. Each message names what is wrong and the mend.
+#[derive(thiserror::Error, Debug)]
+pub enum NodeError {
+    /// A listener could not be opened.
+    #[error("listener.address: cannot listen on {address}: {reason}")]
+    Listen {
+        /// The address of the config.
+        address: SocketAddr,
+        /// What the system said, and the mend.
+        reason: String,
+    },
+    /// The control socket could not be made.
+    #[error("control.socket: {0}")]
+    Control(String),
+    /// The mail log could not be opened.
+    #[error("log.mail_file: {0}")]
+    MailLog(io::Error),
+    /// The spool could not be opened.
+    #[error(transparent)]
+    Spool(#[from] ringpost_engine::spool_home::SpoolHomeError),
+    /// A shard did not start.
+    #[error("shard {shard}: {reason}")]
+    Shard {
+        /// Which.
+        shard: u16,
+        /// Why.
+        reason: String,
+    },
+    /// The kernel lacks something, or forbids it.
+    #[error("{0}")]
+    Kernel(String),
+    /// The runtime of the coordinator could not be built.
+    #[error("coordinator: {0}")]
+    Coordinator(io::Error),
+}
+
+impl NodeError {
+    /// The exit code that scripts see.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            NodeError::Listen { .. } | NodeError::Control(_) | NodeError::MailLog(_) => EXIT_CONFIG,
+            NodeError::Spool(_) | NodeError::Shard { .. } | NodeError::Kernel(_) | NodeError::Coordinator(_) => EXIT_IO,
+        }
+    }
+}
+
+/// The machine's name, for want of `hostname` in the config.
+fn machine_name() -> String {
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let is_name = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.');
+    if is_name { name } else { "localhost".to_owned() }
+}
+
+/// Runs the node until it is told to stop. Returns the process's exit code.
+pub fn serve(config: Arc<Config>, plan: CorePlan) -> Result<ExitCode, NodeError> {
+    abort_on_panic();
+    for warning in &plan.warnings {
+        warn!("{warning}");
+    }
+    // Sessions need descriptors; what the hard limit allows is asked for.
+    if let Err(reason) = rlimit::increase_nofile_limit(u64::MAX) {
+        warn!(%reason, "the limit of open files could not be raised");
+    }
+    let features = ringpost_ring::probe::check().map_err(|missing| NodeError::Kernel(missing.to_string()))?;
+    info!(version = crate::cli::version(), ?features, "starting");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(NodeError::Coordinator)?;
+    let guard = runtime.enter();
+    let node = Node::start(&config, &plan)?;
+    drop(guard);
+    if let Err(reason) = plan.pin_coordinator() {
+        warn!(%reason, core = plan.coordinator, "the coordinator is not pinned");
+    }
+    Ok(runtime.block_on(node.run()))
+}
+
+/// A panic ends the process at once: a half-dead shard would keep mail from others, and nothing more is written.
+fn abort_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        eprintln!("ringpost: a shard panicked: the process ends; everything acknowledged is in the spool");
+        std::process::abort();
+    }));
+}
+
+struct Node {
+    shards: Vec<Arc<RequestLane>>,
+    events: mpsc::UnboundedReceiver<ShardEvent>,
+    mail_log: MailLogWriter,
+    control: UnixListener,
+    control_path: PathBuf,
+    on_disk_failure: OnDiskFailure,
+    /// Keeps the spool's lock until the process has ended its shards.
+    _home: Arc<SpoolHome>,
+}
+
+impl Node {
+    fn start(config: &Arc<Config>, plan: &CorePlan) -> Result<Node, NodeError> {
+        let mut node_if_new = [0; 8];
+        getrandom::fill(&mut node_if_new).expect("the kernel gives random bytes");
+        let home = SpoolHome::open(&config.spool.path, u64::from_ne_bytes(node_if_new), config.spool.allow_unsafe_spool)?;
+        let home = Arc::new(home);
+        let shards = u16::try_from(plan.shards.len()).unwrap_or(u16::MAX);
+        let mut sockets: Vec<Vec<TcpListener>> = (0..shards).map(|_| Vec::new()).collect();
+        for listener in &config.listeners {
+            let opened = socket::listeners(listener.address, usize::from(shards))
+                .map_err(|error| NodeError::Listen { address: listener.address, reason: socket::listen_reason(&error) })?;
+            if let Some(address) = opened.first().and_then(|socket| socket.local_addr().ok()) {
+                info!(%address, "listening");
+            }
+            for (of_shard, socket) in sockets.iter_mut().zip(opened) {
+                of_shard.push(socket);
+            }
+        }
+        let control = socket::control(&config.control.socket).map_err(NodeError::Control)?;
+        let control = UnixListener::from_std(control).map_err(NodeError::Coordinator)?;
+        let destination = match &config.log.mail_output {
+            MailOutput::Stdout => Destination::Stdout,
+            MailOutput::Stderr => Destination::Stderr,
+            MailOutput::File(path) => Destination::File(path.clone()),
+        };
+        let mail_log = MailLogWriter::start(destination, usize::from(shards)).map_err(NodeError::MailLog)?;
+        let orphans = home.logs_beyond(shards)?;
+        let spool_failed = Arc::new(AtomicBool::new(false));
+        let (sender, events) = mpsc::unbounded_channel();
+        let hostname = config.hostname.clone().unwrap_or_else(machine_name);
+        let mut lanes = Vec::new();
+        for ((core, listeners), mail_log) in plan.shards.iter().zip(sockets).zip(mail_log.channels()) {
+            let lane = Arc::new(RequestLane::default());
+            let sender = sender.clone();
+            shard::spawn(ShardPlan {
+                id: core.shard,
+                shards,
+                core: core.core as usize,
+                io_wq_core: plan.io_wq.map(|core| core as usize),
+                listeners,
+                config: config.clone(),
+                hostname: hostname.clone(),
+                home: home.clone(),
+                adopted: orphans.iter().copied().filter(|orphan| orphan % shards == core.shard).collect(),
+                requests: lane.clone(),
+                mail_log: mail_log.clone(),
+                spool_failed: spool_failed.clone(),
+                on_event: Box::new(move |event| drop(sender.send(event))),
+            })
+            .map_err(|reason| NodeError::Shard { shard: core.shard, reason: reason.to_string() })?;
+            lanes.push(lane);
+        }
+        Ok(Node {
+            shards: lanes,
+            events,
+            mail_log,
+            control,
+            control_path: config.control.socket.clone(),
+            on_disk_failure: config.spool.on_disk_failure,
+            _home: home,
+        })
+    }
+
+    async fn run(mut self) -> ExitCode {
+        let (mut terminate, mut interrupt) = match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+            (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
+            (Err(reason), _) | (_, Err(reason)) => {
+                error!(%reason, "cannot watch signals");
+                return ExitCode::from(EXIT_IO);
+            }
+        };
+        let server = ControlServer::new(self.shards.clone());
+        let control = server.serve(&self.control);
+        tokio::pin!(control);
+        let mut ready = 0;
+        let code = loop {
+            tokio::select! {
+                () = &mut control => unreachable!("the control server does not end"),
+                _ = terminate.recv() => break drain(&self.shards, &mut self.events, &mut terminate, &mut interrupt).await,
+                _ = interrupt.recv() => break drain(&self.shards, &mut self.events, &mut terminate, &mut interrupt).await,
+                event = self.events.recv() => match event {
+                    Some(ShardEvent::Ready { shard }) => {
+                        ready += 1;
+                        info!(shard, "shard accepts mail");
+                        if ready == self.shards.len() {
+                            info!(shards = ready, "ready");
+                            let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+                        }
+                    }
+                    Some(ShardEvent::SpoolFailed { shard, reason }) => {
+                        error!(shard, reason, "the spool failed: nothing more is promised; the process leaves and the next start finds out what the disk has");
+                        for shard in &self.shards {
+                            shard.wake();
+                        }
+                        if self.on_disk_failure == OnDiskFailure::StopAccepting {
+                            error!("spool.on_disk_failure = \"stop-accepting\": the process stays for inspection and takes no mail");
+                            continue;
+                        }
+                        tokio::time::sleep(LEAVE_AFTER_FAILURE).await;
+                        let _ = std::fs::remove_file(&self.control_path);
+                        // Not a return: threads that still hold sockets and the ring end with the process, at once.
+                        std::process::exit(i32::from(EXIT_IO));
+                    }
+                    Some(ShardEvent::Ended { shard, failure }) => {
+                        let reason = failure.unwrap_or_else(|| "it ended by itself".to_owned());
+                        error!(shard, reason, "shard ended");
+                        break EXIT_IO;
+                    }
+                    None => break EXIT_IO,
+                },
+            }
+        };
+        let _ = std::fs::remove_file(&self.control_path);
+        self.mail_log.finish();
+        if code != EXIT_OK {
+            std::process::exit(i32::from(code));
+        }
+        ExitCode::from(code)
+    }
+}
+
+/// Drains every shard; a second signal, or [`DRAIN_MAX`], ends it at once.
+async fn drain(
+    shards: &[Arc<RequestLane>],
+    events: &mut mpsc::UnboundedReceiver<ShardEvent>,
+    terminate: &mut tokio::signal::unix::Signal,
+    interrupt: &mut tokio::signal::unix::Signal,
+) -> u8 {
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    info!("draining: no new sessions, what is under way is finished");
+    let began = Instant::now();
+    for shard in shards.iter() {
+        shard.send(Command::Drain, Box::new(|_| ()));
+    }
+    let mut left = shards.len();
+    let deadline = tokio::time::sleep(DRAIN_MAX);
+    tokio::pin!(deadline);
+    while left > 0 {
+        tokio::select! {
+            _ = terminate.recv() => { warn!("second signal: stopping at once"); return EXIT_IO; }
+            _ = interrupt.recv() => { warn!("second signal: stopping at once"); return EXIT_IO; }
+            () = &mut deadline => { warn!(shards = left, "the drain took too long: stopping; what was acknowledged is on disk"); return EXIT_IO; }
+            event = events.recv() => match event {
+                Some(ShardEvent::Ended { failure: None, .. }) => left -= 1,
+                Some(ShardEvent::Ended { shard, failure: Some(reason) }) => { error!(shard, reason, "shard ended badly"); return EXIT_IO; }
+                Some(ShardEvent::SpoolFailed { shard, reason }) => { error!(shard, reason, "the spool failed while draining"); return EXIT_IO; }
+                Some(ShardEvent::Ready { .. }) => {}
+                None => return EXIT_IO,
+            },
+        }
+    }
+    info!(took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX), "drained");
+    EXIT_OK
+}

@@ -1,0 +1,166 @@
+//! `ringpost spool`: verify, ls and cat read the logs themselves; prepare asks the running engine, or says that it prepares at its start.
+
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use ringpost_config::Config;
+use ringpost_engine::{
+    inspection::{self, Inspection},
+    spool_home::SpoolHome,
+};
+use serde_json::json;
+
+use crate::{
+    Failure,
+    cli::{ConfigFile, EXIT_CONFIG, EXIT_IO, EXIT_NEGATIVE, EXIT_OK, SpoolCall, SpoolPlace},
+    control_client::{ControlError, ask},
+    control_wire::WireRequest,
+    queue_cli::{code, say},
+};
+
+/// Runs a spool command.
+pub fn spool(call: SpoolCall, read_config: impl Fn(&ConfigFile) -> Result<Config, String>) -> Result<ExitCode, Failure> {
+    let config = |place: &SpoolPlace| read_config(&place.config).map_err(|message| Failure { message, code: EXIT_CONFIG });
+    let folder = |place: &SpoolPlace| -> Result<PathBuf, Failure> {
+        match &place.path {
+            Some(path) => Ok(path.clone()),
+            None => Ok(config(place)?.spool.path),
+        }
+    };
+    match call {
+        SpoolCall::Verify(place) => verify(&read(folder(&place)?)?, place.output.json),
+        SpoolCall::Ls(place) => list(&read(folder(&place)?)?, place.output.json),
+        SpoolCall::Cat { id, place } => cat(&read(folder(&place)?)?, &id),
+        SpoolCall::Prepare { segments, place } => prepare(&config(&place)?, segments),
+    }
+}
+
+fn read(spool: PathBuf) -> Result<Vec<(u16, Inspection)>, Failure> {
+    let io_failure = |message: String| Failure { message, code: EXIT_IO };
+    let logs = inspection::logs(&spool).map_err(|reason| io_failure(format!("{}: {reason}", spool.display())))?;
+    if logs.is_empty() {
+        return Err(io_failure(format!("{}: no logs here; is this the `spool.path` of the config?", spool.display())));
+    }
+    let read = |(number, directory): (u16, PathBuf)| {
+        Inspection::read(&spool, number, &directory).map(|inspection| (number, inspection)).map_err(io_failure)
+    };
+    logs.into_iter().map(read).collect()
+}
+
+fn verify(logs: &[(u16, Inspection)], as_json: bool) -> Result<ExitCode, Failure> {
+    let mut harmful = 0;
+    for (number, log) in logs {
+        for damage in &log.damages {
+            let kind = format!("{:?}", damage.kind);
+            let is_tail = damage.kind == ringpost_spool::DamageKind::UnacknowledgedTail;
+            harmful += usize::from(!is_tail);
+            if as_json {
+                say(&json!({"log": number, "file": damage.file.to_string(), "offset": damage.offset, "bytes": damage.bytes, "kind": kind})
+                    .to_string());
+            } else if is_tail {
+                say(&format!(
+                    "log {number}: {} at {}: unacknowledged_tail, {} bytes: nobody was told 250 for them",
+                    damage.file, damage.offset, damage.bytes
+                ));
+            } else {
+                say(&format!("log {number}: {} at {}: {} bytes damaged ({kind})", damage.file, damage.offset, damage.bytes));
+            }
+        }
+        for id in &log.incomplete {
+            harmful += 1;
+            say(&if as_json {
+                json!({"log": number, "incomplete": format!("{id:?}")}).to_string()
+            } else {
+                format!("log {number}: message {id:?} lacks a part of its content")
+            });
+        }
+        let mut unreadable = 0;
+        for message in &log.messages {
+            if let Err(reason) = log.content(message.record, |_| Ok(())) {
+                unreadable += 1;
+                say(&if as_json {
+                    json!({"log": number, "id": message.id, "damaged": reason}).to_string()
+                } else {
+                    format!("log {number}: message {}: {reason}", message.id)
+                });
+            }
+        }
+        harmful += unreadable;
+        let report = &log.report;
+        if as_json {
+            say(&json!({"log": number, "segments": report.segments, "batches": report.batches, "records": report.records, "messages": log.messages.len()}).to_string());
+        } else {
+            say(&format!(
+                "log {number}: {} segments, {} batches, {} records, {} messages not settled",
+                report.segments,
+                report.batches,
+                report.records,
+                log.messages.len()
+            ));
+        }
+    }
+    Ok(ExitCode::from(if harmful == 0 { EXIT_OK } else { EXIT_NEGATIVE }))
+}
+
+fn list(logs: &[(u16, Inspection)], as_json: bool) -> Result<ExitCode, Failure> {
+    for (number, log) in logs {
+        for message in &log.messages {
+            if as_json {
+                say(&json!({"id": message.id, "log": number, "sender": message.sender, "recipients": message.recipients, "size": message.size, "accepted_at_ms": message.accepted_at_ms, "chunks": message.chunks}).to_string());
+            } else {
+                let plain = |text: &str| text.chars().map(|c| if c.is_control() { '?' } else { c }).collect::<String>();
+                let recipients: Vec<_> = message.recipients.iter().map(|recipient| plain(recipient)).collect();
+                say(&format!("{:<24}{:>10}  <{}> -> {}", message.id, message.size, plain(&message.sender), recipients.join(", ")));
+            }
+        }
+    }
+    Ok(ExitCode::from(EXIT_OK))
+}
+
+fn cat(logs: &[(u16, Inspection)], id: &str) -> Result<ExitCode, Failure> {
+    let found = logs
+        .iter()
+        .find_map(|(_, log)| log.messages.iter().find(|message| message.id.eq_ignore_ascii_case(id)).map(|message| (log, message)));
+    let Some((log, message)) = found else {
+        eprintln!("ringpost: no message {id} in the spool");
+        return Ok(ExitCode::from(EXIT_NEGATIVE));
+    };
+    let mut out = io::stdout().lock();
+    log.content(message.record, |piece| out.write_all(piece)).map_err(|message| Failure { message, code: EXIT_IO })?;
+    Ok(ExitCode::from(EXIT_OK))
+}
+
+fn prepare(config: &Config, segments: u32) -> Result<ExitCode, Failure> {
+    match ask(&config.control.socket, &WireRequest::SpoolPrepare { segments }, |_| ()) {
+        Ok(count) => {
+            say(&format!("{count} more segments are being prepared; `ringpost stats` counts them"));
+            Ok(ExitCode::from(EXIT_OK))
+        }
+        Err(ControlError::Unreachable { .. }) => {
+            let path = &config.spool.path;
+            let home = SpoolHome::open(path, fresh_node(), config.spool.allow_unsafe_spool)
+                .map_err(|reason| Failure { message: reason.to_string(), code: EXIT_IO })?;
+            let shards = crate::topology::CorePlan::new(config).map_err(Failure::config)?.shards.len();
+            for number in 0..shards {
+                let directory = home.path().join(format!("shard-{number:03}"));
+                let made = ringpost_engine::preparation::prepare(&directory, config.spool.segment_bytes.bytes(), segments, |done, all| {
+                    eprint!("\rlog {number}: {done} of {all} segments prepared");
+                });
+                eprintln!();
+                made.map_err(|reason| Failure { message: format!("{}: {reason}", directory.display()), code: EXIT_IO })?;
+            }
+            say(&format!("{} segments prepared", shards * segments as usize));
+            Ok(ExitCode::from(EXIT_OK))
+        }
+        Err(error) => Ok(code(Err(error))),
+    }
+}
+
+fn fresh_node() -> u64 {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes).expect("the kernel gives random bytes");
+    u64::from_ne_bytes(bytes)
+}
