@@ -201,8 +201,9 @@ impl<'a> MailParameters<'a> {
             if is(key, "SIZE") {
                 on(Extensions::SIZE, std::mem::replace(&mut seen_size, true))?;
                 // RFC 1870 6.1: up to 20 digits; more than fits in 64 bits is certainly too much.
-                let digits =
-                    value.filter(|digits| digits.len() <= 20 && digits.iter().all(u8::is_ascii_digit)).ok_or(ParameterError::Value)?;
+                let digits = value
+                    .filter(|digits| (1..=20).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit))
+                    .ok_or(ParameterError::Value)?;
                 parameters.size = Some(decimal(digits).unwrap_or(u64::MAX)).filter(|&size| size > 0);
             } else if is(key, "BODY") {
                 on(Extensions::EIGHT_BIT_MIME, std::mem::replace(&mut seen_body, true))?;

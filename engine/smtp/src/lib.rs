@@ -3,7 +3,7 @@
 //! Nothing here has a socket, a clock or a task. The server side starts at [`server::Session`], the client side at
 //! [`client`]. Both are driven: give them the bytes that arrived, do what the returned action says, tell them the result.
 //!
-//! The path of a received message: [`line`] finds the command line, [`command`] takes it apart, [`address`] and
+//! The path of a received message: [`mod@line`] finds the command line, [`command`] takes it apart, [`address`] and
 //! [`extension`] read its arguments straight into the [`envelope`] (which is its own persisted form), [`content`] scans
 //! what follows `DATA` or `BDAT`, and [`header`] writes the `Received` field in front of it.
 #![forbid(unsafe_code)]

@@ -1,7 +1,8 @@
 //! Commands outside of transactions, and what is said about bad ones.
 
+use super::action::Action;
 use super::replies::{Line, Replies, lines};
-use super::session::{Action, Session, State};
+use super::session::{Session, State};
 use crate::command::{Command, CommandError};
 use crate::envelope::Protocol;
 use crate::line::Unread;

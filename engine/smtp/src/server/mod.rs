@@ -17,12 +17,14 @@
 //! } }
 //! ```
 
+mod action;
 mod commands;
 mod replies;
 mod session;
 mod settings;
 mod transaction;
 
+pub use action::{Action, CommitFailure, ContentStep, Timeout, TimeoutKind, Verdict};
 pub use replies::{Line, Replies};
-pub use session::{Action, CommitFailure, ContentStep, REPLIES_BYTES_MAX, Session, Timeout, TimeoutKind, Verdict};
+pub use session::{REPLIES_BYTES_MAX, Session};
 pub use settings::{ServerOptions, ServerSettings, SettingsError};

@@ -1,7 +1,8 @@
 //! MAIL, RCPT, DATA and BDAT, and what is made of content that ended.
 
+use super::action::Action;
 use super::replies::{Line, Replies, lines};
-use super::session::{Action, Session, State, Transaction};
+use super::session::{Session, State, Transaction};
 use super::settings::HOLD_SECONDS_MAX;
 use crate::address::PathKind;
 use crate::command::path_and_parameters;
