@@ -131,9 +131,11 @@ impl Committer {
                     Some(at) => deadline.set(at),
                     None => deadline.clear(),
                 }
-                if deadline.poll_expired(cx).is_pending() {
-                    return Poll::Pending;
+                if deadline.poll_expired(cx).is_ready() {
+                    // Others first, completions above all: what is due may wait for one.
+                    cx.waker().wake_by_ref();
                 }
+                return Poll::Pending;
             }
         })
         .await;

@@ -20,6 +20,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_lite::future::yield_now;
 use glommio::{LocalExecutorBuilder, Placement};
 use ringpost_config::Config;
 use ringpost_queue::{
@@ -390,8 +391,12 @@ impl Shard {
                     info!(shard = shard.id, log = number, messages = report.messages, segments = report.segments, batches = report.batches, "spool loaded");
                     if let Some(recovering) = recovering.take() {
                         let (shard, committer) = (shard.clone(), committer.clone());
-                        // Not within the event: enqueueing asks the log what is still live.
-                        glommio::spawn_local(async move { recovering.enqueue(&shard, number, &committer).await }).detach();
+                        // Not within the event: enqueueing asks the log what is still live. A spawned task begins at once.
+                        glommio::spawn_local(async move {
+                            yield_now().await;
+                            recovering.enqueue(&shard, number, &committer).await;
+                        })
+                        .detach();
                     }
                 }
                 Event::Incomplete { id } => error!(shard = shard.id, ?id, "a message lacks a part of its content and cannot be delivered; it stays in the spool"),
@@ -430,9 +435,10 @@ impl Shard {
     }
 
     fn poison_logs(&self) {
-        // Deferred to its own task: the event that brought us here may hold a log.
+        // Deferred: the event that brought us here may hold a log, and a spawned task begins at once.
         let logs: Vec<_> = std::iter::once(self.own.clone()).chain(self.adopted.borrow().iter().map(|(_, log)| log.clone())).collect();
         glommio::spawn_local(async move {
+            yield_now().await;
             for log in logs.iter().filter(|log| !log.is_poisoned()) {
                 log.with_log(|log| log.poison(PoisonReason::Elsewhere));
             }

@@ -7,7 +7,6 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use crate::append::Release;
 use crate::batch::BLOCK_BYTES;
 use crate::check::Generation;
 use crate::commit::{GroupCommit, Ticket};
@@ -18,6 +17,7 @@ use crate::index::Index;
 use crate::op::{BatchBuffer, Host, Op, OpId, OpKind, OpResult};
 use crate::open_batch::{Chained, OpenBatch};
 use crate::recovery::Recovery;
+use crate::release::Release;
 use crate::segment::SegmentFile;
 use crate::segments::Segments;
 use crate::supply::Supply;
@@ -193,7 +193,10 @@ impl<H: Host> Log<H> {
             _ => None,
         };
         let witness = self.idle_since.map(|since| since + WITNESS_AFTER);
-        [batch, witness, self.supply.deadline(), self.compaction.deadline()].into_iter().flatten().min()
+        // What waits for an operation goes on when that completes, whatever its time.
+        let supply = self.supply.deadline().filter(|_| !self.is_outstanding(|purpose| purpose == Purpose::Prepare));
+        let compaction = self.compaction.deadline().filter(|_| !self.is_outstanding(|purpose| purpose == Purpose::Compaction));
+        [batch, witness, supply, compaction].into_iter().flatten().min()
     }
 
     /// Nothing is promised any more: for a failure that another log of the same spool met. Events tell it as for an own failure.
