@@ -31,7 +31,7 @@ pub fn payload(sequence: u64, index: u32, bytes: usize, filling: Filling, into: 
         Filling::Noise => {
             let mut random = Random::new(sequence << 8 | u64::from(index));
             while into.len() < bytes {
-                into.extend_from_slice(&random.next().to_le_bytes());
+                into.extend_from_slice(&random.draw().to_le_bytes());
             }
         }
         Filling::Forged { guess, boot, sequence, victim } => {

@@ -47,8 +47,6 @@ counters! {
     cuts_with_two_in_flight,
     /// Cuts at which a write landed in part.
     torn_writes,
-    /// Cuts in the middle of a header's write.
-    header_writes_cut,
     /// Writes and flushes made to fail.
     faults,
     /// Messages acknowledged.
@@ -75,6 +73,8 @@ counters! {
     reuses,
     /// Seeds in which some segment was used at least three times.
     seeds_with_three_uses,
+    /// Adopted logs that became empty and were removed.
+    retired,
     /// Records of outcomes that compaction carried forward.
     outcome_carried_forward,
     /// Other records that it carried forward.

@@ -174,9 +174,9 @@ impl Disk {
     /// Copies out what a reader sees; less than asked for at the end of the file.
     pub fn read(&self, name: Name, offset: usize, into: &mut [u8]) -> i64 {
         let Some(&at) = self.names.get(&name) else { return NO_ENTRY };
-        let live = &self.files[at].live;
-        let bytes = live.len().saturating_sub(offset).min(into.len());
-        into[..bytes].copy_from_slice(&live[offset..offset + bytes]);
+        let left = self.files[at].live.get(offset..).unwrap_or(&[]);
+        let bytes = left.len().min(into.len());
+        into[..bytes].copy_from_slice(&left[..bytes]);
         bytes as i64
     }
 

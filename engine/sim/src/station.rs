@@ -31,7 +31,7 @@ impl Host for SimHost {
     }
 
     fn random(&mut self) -> u64 {
-        self.random.next()
+        self.random.draw()
     }
 }
 
@@ -105,7 +105,7 @@ impl Station {
     ) -> Log<SimHost> {
         config.controls = control.map_or(Controls::default(), Control::of_log);
         let starve_in = if random.one_in(4) { 20 } else { 0 };
-        let host = SimHost { pool: Rc::clone(pool), random: Random::new(random.next()), starve_in };
+        let host = SimHost { pool: Rc::clone(pool), random: Random::new(random.draw()), starve_in };
         let files: Vec<FoundFile> = disk.list();
         Log::open(config, host, &files, now)
     }

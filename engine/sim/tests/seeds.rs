@@ -1,6 +1,6 @@
 //! A few thousand seeds, and each control until it goes red: the full figures come from `ringpost-disk-model`.
 
-use ringpost_sim::{Control, Counters, run};
+use ringpost_sim::{Control, Counters, run, run_shards};
 
 /// Seeds of the smoke run. Unoptimised builds take fewer, to stay within seconds.
 const SEEDS: u64 = if cfg!(debug_assertions) { 200 } else { 4000 };
@@ -16,9 +16,21 @@ fn acknowledged_messages_survive_every_cut() {
     }
     for (name, count) in counters.all() {
         println!("{name:32} {count:>12}");
-        let is_rare = matches!(name, "room_made" | "header_torn");
+        let is_rare = matches!(name, "room_made" | "header_torn" | "retired");
         assert!(count > 0 || is_rare, "{name} was never met");
     }
+}
+
+#[test]
+fn logs_whose_shard_is_gone_are_adopted_and_nothing_is_lost() {
+    let mut counters = Counters::default();
+    for seed in 1..=SEEDS / 4 {
+        match run_shards(seed, None) {
+            Ok(met) => counters.add(&met),
+            Err(loss) => panic!("{loss}"),
+        }
+    }
+    assert!(counters.retired > 0 && counters.bounced > 0 && counters.settled > 0);
 }
 
 #[test]

@@ -6,17 +6,17 @@ use std::time::Instant;
 use thiserror::Error;
 
 use crate::batch::{BATCH_HEADER_BYTES, BLOCK_BYTES};
-use crate::check::{Generation, u32_at, u64_at};
 use crate::commit::Ticket;
 use crate::config::Role;
-use crate::controls::Controls;
-use crate::index::{MessageState, Piece, PieceKind, Place};
+use crate::index::{MessageState, PieceKind, Place};
 use crate::log::{Log, Phase};
 use crate::op::Host;
 use crate::open_batch::OpenBatch;
 use crate::read::Location;
 use crate::record::{RECORD_HEADER_BYTES, RecordHeader, RecordId, RecordKind, record_span};
-use crate::segments::{RESERVE_SEGMENTS, SEAL_BYTES, SegmentState};
+use crate::release::Release;
+use crate::seal::Seal;
+use crate::segments::{RESERVE_SEGMENTS, SegmentState};
 
 /// Bytes in front of the payload of a message that has chunks: their bytes and the CRC over their CRCs.
 pub(crate) const CHUNKS_BYTES: usize = 16;
@@ -71,32 +71,6 @@ pub struct Appended {
     pub location: Location,
     /// Where the payload stands in the buffer of the batch with this ticket.
     pub payload: Range<usize>,
-}
-
-/// Something that stops counting once a later record is acknowledged.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Release {
-    /// Nothing: a control of the tests does not count it.
-    Nothing,
-    /// A message record was copied; the copy can be read from now on.
-    MovedMessage { id: RecordId, from: Place, to: Place },
-    /// The same of a chunk or an outcome.
-    MovedPiece { id: RecordId, kind: PieceKind, key: u32, from: Place, to: Place },
-    /// A live record.
-    Record { slot: u32, body_bytes: u32 },
-    /// A settled record that stood in the use `number` of `slot` for the sake of `home`.
-    Settled { slot: u32, number: u64, home: u64 },
-    /// A seal in the use `number` of `slot` for the use `sealed`.
-    Seal { slot: u32, number: u64, sealed: u64 },
-}
-
-impl Release {
-    pub(crate) fn of(kind: PieceKind, place: Place, controls: Controls) -> Self {
-        if kind == PieceKind::Outcome && controls.outcomes_not_live {
-            return Release::Nothing;
-        }
-        Release::Record { slot: place.slot, body_bytes: place.body_bytes }
-    }
 }
 
 /// Who asks for room.
@@ -252,39 +226,6 @@ impl<H: Host> Log<H> {
         Ok(self.commit.next())
     }
 
-    fn message_moved(&mut self, id: RecordId, from: Place, to: Place) {
-        let found = self.index.find(id).filter(|&at| self.index.message(at).place == from);
-        let left = match found {
-            Some(at) => {
-                self.index.message_mut(at).place = to;
-                self.index.retain_pieces(at, |piece| piece.kind != PieceKind::Copy || piece.place != to);
-                let number = self.segments.get(from.slot).number;
-                self.index.add_piece(at, PieceKind::Copy, number as u32, from, 0);
-                from
-            }
-            // Settled in between.
-            None => to,
-        };
-        self.segments.get_mut(left.slot).release(left.body_bytes);
-    }
-
-    pub(crate) fn hold_piece(&mut self, kind: PieceKind, place: Place) {
-        if kind != PieceKind::Outcome || !self.config.controls().outcomes_not_live {
-            self.segments.get_mut(place.slot).hold(place.body_bytes);
-        }
-    }
-
-    pub(crate) fn release_of(&self, kind: PieceKind, place: Place) -> Release {
-        Release::of(kind, place, self.config.controls())
-    }
-
-    /// Whether the use `number` of some segment may still be found by a recovery.
-    pub(crate) fn holds_use(&self, number: u64) -> bool {
-        let segments = &self.segments;
-        (segments.heading.is_some() && segments.ending == number)
-            || segments.slots.iter().any(|segment| segment.number == number && segment.may_be_found())
-    }
-
     pub(crate) fn check_open(&self) -> Result<(), AppendError> {
         match self.phase {
             Phase::Open => Ok(()),
@@ -333,16 +274,6 @@ impl<H: Host> Log<H> {
         }
         let header = RecordHeader { kind: RecordKind::Settled, id, index: homes.len() as u32, body_bytes: 0, body_check: 0 };
         self.append_small(header, &[&named[..homes.len() * 8], payload], asks, now)
-    }
-
-    /// The segment in `slot` now holds a settled record for these homes; for its own sake none is held.
-    pub(crate) fn hold_settled(&mut self, slot: u32, homes: &[u64]) {
-        if self.config.controls().outcomes_not_live {
-            return;
-        }
-        let segment = self.segments.get_mut(slot);
-        let own = segment.number;
-        homes.iter().filter(|&&home| home != own).for_each(|&home| segment.hold_for(home));
     }
 
     /// A whole record at once, riding.
@@ -456,95 +387,5 @@ impl<H: Host> Log<H> {
         summary[0..8].copy_from_slice(&bytes.to_le_bytes());
         summary[8..12].copy_from_slice(&check.to_le_bytes());
         summary
-    }
-
-    /// The uses of segments in which a copy of the message record stands.
-    fn homes(&self, at: u32) -> ([u64; HOMES_MAX], usize) {
-        let (mut homes, mut count) = ([0; HOMES_MAX], 1);
-        homes[0] = self.segments.get(self.index.message(at).place.slot).number;
-        for piece in self.index.pieces(at).filter(|piece| piece.kind == PieceKind::Copy) {
-            if let Some(number) = self.use_of_copy(&piece) {
-                assert!(count < HOMES_MAX, "compaction stops copying before");
-                homes[count] = number;
-                count += 1;
-            }
-        }
-        (homes, count)
-    }
-
-    /// The number of the use in which this older copy of a message record may still be found.
-    pub(crate) fn use_of_copy(&self, piece: &Piece) -> Option<u64> {
-        let segment = self.segments.get(piece.place.slot);
-        let ending = (self.segments.heading == Some(piece.place.slot)).then_some(self.segments.ending);
-        let present = segment.may_be_found().then_some(segment.number);
-        [ending, present].into_iter().flatten().find(|&number| number as u32 == piece.key)
-    }
-
-    /// When the batch that gathers is acknowledged.
-    pub(crate) fn release_later(&mut self, release: Release) {
-        self.releases.push_back((self.commit.next(), release));
-    }
-
-    pub(crate) fn release(&mut self, release: Release) {
-        self.is_changed = true;
-        match release {
-            Release::Nothing => (),
-            Release::MovedMessage { id, from, to } => self.message_moved(id, from, to),
-            Release::MovedPiece { id, kind, key, from, to } => {
-                let found = self.index.find(id);
-                let piece = found.and_then(|at| self.index.piece_mut(at, kind, key)).filter(|piece| piece.place == from);
-                // A newer one came in between: then the copy is what doesn't count.
-                let left = match piece {
-                    Some(piece) => std::mem::replace(&mut piece.place, to),
-                    None => to,
-                };
-                self.release(self.release_of(kind, left));
-            }
-            Release::Record { slot, body_bytes } => self.segments.get_mut(slot).release(body_bytes),
-            Release::Settled { slot, number, home } => {
-                let segment = self.segments.get_mut(slot);
-                if segment.number == number {
-                    segment.release_for(home);
-                }
-            }
-            Release::Seal { slot, number, sealed } => {
-                let segment = self.segments.get_mut(slot);
-                if segment.number == number
-                    && let Some(at) = segment.seals_for.iter().position(|&held| held == sealed)
-                {
-                    segment.seals_for.swap_remove(at);
-                }
-            }
-        }
-    }
-}
-
-/// The end of an earlier life's log in a segment.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Seal {
-    /// Of the use.
-    pub(crate) number: u64,
-    pub(crate) generation: Generation,
-    /// Log position of the last batch that counts; zeros when none does.
-    pub(crate) last: (u64, u64),
-    /// Offset behind it.
-    pub(crate) end: u32,
-}
-
-impl Seal {
-    pub(crate) fn encode(&self) -> [u8; SEAL_BYTES as usize] {
-        let mut bytes = [0; SEAL_BYTES as usize];
-        let words = [self.number, self.generation.0, self.last.0, self.last.1];
-        for (place, word) in bytes.chunks_exact_mut(8).zip(words) {
-            place.copy_from_slice(&word.to_le_bytes());
-        }
-        bytes[32..36].copy_from_slice(&self.end.to_le_bytes());
-        bytes
-    }
-
-    pub(crate) fn decode(body: &[u8]) -> Option<Self> {
-        let body = body.get(..SEAL_BYTES as usize)?;
-        let generation = Generation(u64_at(body, 8));
-        Some(Seal { number: u64_at(body, 0), generation, last: (u64_at(body, 16), u64_at(body, 24)), end: u32_at(body, 32) })
     }
 }

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use crate::append::{AppendError, Asks, HOMES_MAX, Release, Seal};
+use crate::append::{AppendError, Asks, HOMES_MAX};
 use crate::check::u64_at;
 use crate::commit::Ticket;
 use crate::event::{Damage, DamageKind, Event};
@@ -14,7 +14,9 @@ use crate::index::{MessageState, PieceKind, Place};
 use crate::log::{Log, Purpose, filled};
 use crate::op::{BatchBuffer, Host, Op, OpKind, OpResult};
 use crate::record::{RecordHeader, RecordKind};
+use crate::release::Release;
 use crate::scan::{Scan, ScanOf, Step, Window};
+use crate::seal::Seal;
 use crate::segment::FIRST_BATCH;
 use crate::segments::{RESERVE_SEGMENTS, Segment, SegmentState};
 

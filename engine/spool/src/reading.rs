@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::append::{AppendError, Asks, Seal};
+use crate::append::{AppendError, Asks};
 use crate::event::{Damage, DamageKind, Event, RecoveryError};
 use crate::index::Place;
 use crate::load::Found;
@@ -12,6 +12,7 @@ use crate::read::payload;
 use crate::record::RecordKind;
 use crate::recovery::{Recovery, Stage};
 use crate::scan::{Scan, ScanOf, Step};
+use crate::seal::Seal;
 use crate::segment::FIRST_BATCH;
 use crate::segments::SegmentState;
 

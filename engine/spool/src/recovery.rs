@@ -5,7 +5,6 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
-use crate::append::Seal;
 use crate::batch::{BLOCK_BYTES, BatchHeader};
 use crate::event::{Damage, DamageKind, Event, RecoveryError, RecoveryReport};
 use crate::load::Known;
@@ -13,6 +12,7 @@ use crate::log::{FoundFile, Log, Phase, Purpose, done, filled};
 use crate::op::{BatchBuffer, Host, Op, OpKind, OpResult};
 use crate::reading::{LogEnd, Reading};
 use crate::scan::Window;
+use crate::seal::Seal;
 use crate::segment::{FIRST_BATCH, HeaderFault, SegmentHeader};
 use crate::segments::{Segment, SegmentState};
 

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use crate::check::Generation;
 use crate::commit::Ticket;
 use crate::record::record_span;
+use crate::seal::SEAL_BYTES;
 use crate::segment::{FIRST_BATCH, SegmentFile};
 
 /// Free segments that only outcomes and compaction may take.
@@ -127,9 +128,6 @@ impl Segment {
         }
     }
 }
-
-/// Body of a seal: number, generation, boot, last batch, end.
-pub(crate) const SEAL_BYTES: u32 = 40;
 
 /// All segments of a log.
 pub(crate) struct Segments {

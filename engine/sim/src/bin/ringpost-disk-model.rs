@@ -1,20 +1,21 @@
-//! Runs many seeds of the disk model: `ringpost-disk-model --seeds N [--from S] [--control NAME]`. Exits 1 at the first loss.
+//! Runs many seeds of the disk model: `ringpost-disk-model --seeds N [--from S] [--control NAME] [--shards yes]`. Exits 1 at the first loss.
 
 use std::process::ExitCode;
 use std::time::Instant;
 
-use ringpost_sim::{Control, Counters, run};
+use ringpost_sim::{Control, Counters, run, run_shards};
 
-const USAGE: &str = "usage: ringpost-disk-model --seeds N [--from S] [--control NAME]";
+const USAGE: &str = "usage: ringpost-disk-model --seeds N [--from S] [--control NAME] [--shards yes]";
 
 struct Arguments {
     seeds: u64,
     from: u64,
     control: Option<Control>,
+    shards: bool,
 }
 
 fn main() -> ExitCode {
-    let Arguments { seeds, from, control } = match arguments() {
+    let Arguments { seeds, from, control, shards } = match arguments() {
         Ok(arguments) => arguments,
         Err(what) => {
             eprintln!("{what}\n{USAGE}");
@@ -25,7 +26,7 @@ fn main() -> ExitCode {
     };
     let (mut counters, begun) = (Counters::default(), Instant::now());
     for seed in from..from + seeds {
-        match run(seed, control) {
+        match if shards { run_shards(seed, control) } else { run(seed, control) } {
             Ok(met) => counters.add(&met),
             Err(loss) => {
                 println!("LOSS {loss}");
@@ -43,7 +44,7 @@ fn main() -> ExitCode {
 }
 
 fn arguments() -> Result<Arguments, String> {
-    let mut parsed = Arguments { seeds: 0, from: 1, control: None };
+    let mut parsed = Arguments { seeds: 0, from: 1, control: None, shards: false };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let value = words.next().ok_or_else(|| format!("{word} needs a value"))?;
@@ -52,6 +53,7 @@ fn arguments() -> Result<Arguments, String> {
             "--seeds" => parsed.seeds = number()?,
             "--from" => parsed.from = number()?,
             "--control" => parsed.control = Some(Control::named(&value).ok_or_else(|| format!("no control is called {value}"))?),
+            "--shards" => parsed.shards = value == "yes",
             _ => return Err(format!("{word} is unknown")),
         }
     }
