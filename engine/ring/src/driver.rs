@@ -6,8 +6,8 @@
 //!
 //! Under load glommio never goes idle, and looks at its own rings (timers, files, wakes from other threads) only then. So the driver
 //! lets it in every [`VISIT`], by waiting for the bell to come through glommio. While the shard is busy the bell is always rung ahead,
-//! so that glommio cannot fall asleep with tasks that could run, as 0.9 does now and then after a preemption. While the ring is idle
-//! and other tasks are not, glommio looks at its rings when it preempts them: see [`PREEMPT_TIMER`].
+//! so that glommio does not sleep long with tasks that could run. 0.9 may do that after a preemption, whence [`PREEMPT_TIMER`]. Tasks
+//! that keep the thread busy without the ring yield by `Ring::yield_now`, which keeps the driver awake, too.
 
 use std::{
     future::poll_fn,
@@ -25,12 +25,12 @@ use crate::ring::Shared;
 /// How often a busy driver lets glommio look at its own rings. A visit costs a few microseconds.
 const VISIT: Duration = Duration::from_micros(500);
 
-/// What to build a shard's executor with: `LocalExecutorBuilder::preempt_timer(PREEMPT_TIMER)`.
+/// What to build a shard's executor with: `LocalExecutorBuilder::preempt_timer(PREEMPT_TIMER)`. Long on purpose.
 ///
-/// While the ring has nothing to do and other tasks keep the thread busy, glommio hears the bell only when it preempts them: by default
-/// after 100 ms, which is how late deadlines and the bell would then be. It costs nothing on a shard whose ring is busy, since the driver
-/// lets glommio in more often than that.
-pub const PREEMPT_TIMER: Duration = Duration::from_millis(1);
+/// glommio 0.9 goes to sleep with tasks that could run when its preemption timer fires between being set and being looked at, and then
+/// nothing may ever wake it. That takes a thread that loses its core for as long as the timer runs: often with 1 ms, now and then with the
+/// default of 100 ms, not with this. Tasks that run for long let others in with [`Ring::yield_now`](crate::Ring::yield_now) instead.
+pub const PREEMPT_TIMER: Duration = Duration::from_secs(1);
 
 /// Turns without a sleep after which a shard counts as busy: shorter bursts need no bell.
 const BUSY_TURNS: u32 = 8;
@@ -64,11 +64,11 @@ async fn drive(weak: Weak<Shared>) {
             awake.visited = shared.now.get();
             awake.rung_ahead = false;
         }
-        let idle = woken == 0 && !shared.has_work();
+        let idle = woken == 0 && !shared.nudged.take() && !shared.has_work();
         if idle {
             shared.kernel.arm_eventfd(true);
             drop(shared);
-            sleep(&weak, |shared| shared.has_work()).await;
+            sleep(&weak, |shared| shared.nudged.get() || shared.has_work()).await;
             let Some(shared) = weak.upgrade() else { return };
             shared.kernel.arm_eventfd(false);
             awake.turns = 0;
@@ -82,7 +82,7 @@ async fn drive(weak: Weak<Shared>) {
         let visit = awake.rung_ahead && shared.now.get().saturating_duration_since(awake.visited) >= VISIT;
         drop(shared);
         if visit {
-            sleep(&weak, |shared| shared.visited.get()).await;
+            sleep(&weak, |shared| shared.visited.get() || shared.nudged.get()).await;
         } else {
             yield_now().await; // the woken tasks run first
         }

@@ -116,6 +116,8 @@ pub(crate) struct Shared {
     sleeper: Cell<Option<Waker>>,
     /// The bell has woken glommio since the driver last listened for that.
     pub(crate) visited: Cell<bool>,
+    /// A task yielded through the ring since the last turn.
+    pub(crate) nudged: Cell<bool>,
     reaped: RefCell<Vec<Completion>>,
     shut_down: Cell<bool>,
 }
@@ -165,6 +167,7 @@ impl Ring {
             bell_waiter: RefCell::default(),
             sleeper: Cell::default(),
             visited: Cell::new(false),
+            nudged: Cell::new(false),
             reaped: RefCell::default(),
             shut_down: Cell::new(false),
         })))
@@ -250,6 +253,15 @@ impl Ring {
         let deadline = self.deadline();
         deadline.set(at);
         deadline.expired().await;
+    }
+
+    /// Lets other tasks run, and the ring turn. What works for long without waiting for the ring yields here, at least every
+    /// millisecond: while the ring sleeps, glommio hears neither its deadlines nor its bell before a task waits or
+    /// [`PREEMPT_TIMER`](crate::PREEMPT_TIMER) is over.
+    pub async fn yield_now(&self) {
+        self.0.nudged.set(true);
+        self.0.wake_driver();
+        futures_lite::future::yield_now().await;
     }
 
     // ---- other threads -----------------------------------------------------

@@ -16,7 +16,6 @@ use std::{
 };
 
 use crate::fixture::*;
-use futures_lite::future::yield_now;
 use ringpost_ring::{PREEMPT_TIMER, Ring, RingConfig};
 
 fn on_glommio<F: Future<Output = ()> + 'static>(config: RingConfig, main: impl FnOnce(Ring) -> F + Send + 'static) {
@@ -150,10 +149,10 @@ fn deadlines_come_in_time_on_an_idle_shard_and_on_a_busy_one() {
     on_glommio(RingConfig::default(), |ring| async move {
         for busy in [false, true] {
             let working = Rc::new(Cell::new(busy));
-            let keeps_busy = working.clone();
+            let (keeps_busy, yielding) = (working.clone(), ring.clone());
             let worker = glommio::spawn_local(async move {
                 while keeps_busy.get() {
-                    yield_now().await;
+                    yielding.yield_now().await;
                 }
             });
             let mut late = Vec::new();
@@ -194,10 +193,10 @@ fn the_bell_wakes_a_sleeping_shard_and_is_heard_by_a_busy_one() {
     on_glommio(RingConfig::default(), |ring| async move {
         for busy in [false, true] {
             let working = Rc::new(Cell::new(busy));
-            let keeps_busy = working.clone();
+            let (keeps_busy, yielding) = (working.clone(), ring.clone());
             let worker = glommio::spawn_local(async move {
                 while keeps_busy.get() {
-                    yield_now().await;
+                    yielding.yield_now().await;
                 }
             });
             let (bell, sent) = (ring.bell(), Arc::new(AtomicU64::new(0)));
