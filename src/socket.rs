@@ -5,6 +5,7 @@ use std::{
     net::{SocketAddr, TcpListener},
     os::unix::fs::PermissionsExt,
     path::Path,
+    time::{Duration, Instant},
 };
 
 use rustix::net::{AddressFamily, SocketType, bind, listen, socket, sockopt};
@@ -12,10 +13,20 @@ use rustix::net::{AddressFamily, SocketType, bind, listen, socket, sockopt};
 /// Connections that the kernel keeps while a shard is busy.
 const BACKLOG: i32 = 4096;
 
+/// A killed engine's sockets live on until the kernel has taken its ring down, which it does in the background.
+const TAKE_OVER: Duration = Duration::from_secs(5);
+const TAKE_OVER_STEP: Duration = Duration::from_millis(20);
+
 /// One listening socket for each shard. With port 0 all of them get the port that the first was given.
 pub fn listeners(address: SocketAddr, shards: usize) -> io::Result<Vec<TcpListener>> {
     // SO_REUSEPORT would let a second process share the port in silence: one without it tells whether the port is free.
-    let probe = open(address, false)?;
+    let began = Instant::now();
+    let probe = loop {
+        match open(address, false) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && began.elapsed() < TAKE_OVER => std::thread::sleep(TAKE_OVER_STEP),
+            result => break result?,
+        }
+    };
     let address = SocketAddr::new(address.ip(), probe.local_addr()?.port());
     drop(probe);
     (0..shards).map(|_| open(address, true)).collect()
