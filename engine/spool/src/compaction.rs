@@ -136,6 +136,7 @@ impl<H: Host> Log<H> {
             all_acknowledged: true,
             boot: None,
             witnesses: Default::default(),
+            next_first: None,
             read_bytes: self.config.read_bytes,
             check_bodies: !self.config.controls().crc_unchecked,
             later_boots: self.config.controls().append_after_restart,

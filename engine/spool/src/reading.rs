@@ -134,6 +134,7 @@ impl<H: Host> Log<H> {
             all_acknowledged: sealed.is_some(),
             boot: sealed.map(|seal| seal.last.0).filter(|&boot| boot > 0),
             witnesses: recovery.witnessed.clone(),
+            next_first: recovery.firsts.get(&(segment.number + 1)).copied(),
             read_bytes: self.config.read_bytes,
             check_bodies: !self.config.controls().crc_unchecked,
             later_boots: self.config.controls().append_after_restart,

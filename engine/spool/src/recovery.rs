@@ -56,6 +56,8 @@ pub(crate) struct Recovery<B> {
     pub(crate) order: Vec<u32>,
     /// Batches up to here were acknowledged, by boot.
     pub(crate) witnessed: HashMap<u64, u64>,
+    /// Log position of the first batch, by number of the use.
+    pub(crate) firsts: HashMap<u64, (u64, u64)>,
     /// The ends of the log found, by boot: last batch, its check, the slot that holds it, whether a seal was there.
     pub(crate) ends: HashMap<u64, LogEnd>,
     /// Seals met, and those to be written for ends that have none.
@@ -76,6 +78,7 @@ impl<B> Recovery<B> {
             is_waiting: false,
             order: Vec::new(),
             witnessed: HashMap::new(),
+            firsts: HashMap::new(),
             ends: HashMap::new(),
             seals: Vec::new(),
             seals_wanted: Vec::new(),
@@ -291,25 +294,27 @@ impl<H: Host> Log<H> {
             (segment.number, segment.generation) = (header.number, header.generation);
             segment.bytes = segment.bytes.min(header.bytes);
         }
-        if let Some(block) = damaged {
-            recovery.report.headers_unreadable += 1;
-            // Torn while the segment was being freed: then the other one holds. Or gone bad later: then there are batches of a later use.
-            // No content ever stands at the front of a first batch: its header is ours, or nothing.
-            let later = first.filter(|first| present.is_none_or(|present| present.number < first.number));
-            if let Some(header) = later {
-                self.adopt_generation(slot, &header);
-                self.segments.get_mut(slot).header_block = block;
-            } else if present.is_none() {
+        recovery.report.headers_unreadable += u64::from(damaged.is_some());
+        // A header torn while the segment was being freed: then the other one holds. One that went bad later: then there are batches of
+        // a later use. No content ever stands at the front of a first batch: its header is ours, or nothing.
+        let later = first.filter(|first| present.is_none_or(|present| present.number < first.number));
+        if later.is_some() || present.is_none() {
+            let block = damaged.unwrap_or(1 - self.segments.get(slot).header_block);
+            self.segments.get_mut(slot).header_block = block;
+            let (offset, bytes) = (u64::from(block) * BLOCK_BYTES as u64, BLOCK_BYTES as u64);
+            self.events.push_back(Event::Damaged(Damage { file, offset, bytes, kind: DamageKind::SegmentHeader }));
+        }
+        match later {
+            Some(header) => self.adopt_generation(slot, &header),
+            None if present.is_none() => {
                 recovery.next = slot as usize;
                 recovery.stage = Stage::Search { at: FIRST_BATCH, best: None };
             }
-            if later.is_some() || present.is_none() {
-                let (offset, bytes) = (u64::from(block) * BLOCK_BYTES as u64, BLOCK_BYTES as u64);
-                self.events.push_back(Event::Damaged(Damage { file, offset, bytes, kind: DamageKind::SegmentHeader }));
-            }
+            None => (),
         }
         if let Some(header) = first.filter(|header| header.generation == self.segments.get(slot).generation) {
             recovery.witness(header.boot, header.durable_upto);
+            recovery.firsts.insert(header.number, (header.boot, header.sequence));
         }
         Ok(())
     }

@@ -26,6 +26,8 @@ pub(crate) struct ScanOf {
     pub(crate) boot: Option<u64>,
     /// Per boot, the batch up to which all are known to have been acknowledged.
     pub(crate) witnesses: HashMap<u64, u64>,
+    /// Log position of the first batch in the use with the next number, if it stands: segments are written in the order of numbers.
+    pub(crate) next_first: Option<(u64, u64)>,
     /// Most that can be looked at in one piece.
     pub(crate) read_bytes: u32,
     /// Whether bodies are summed.
@@ -286,9 +288,16 @@ impl Scan {
             return traces.then_some(Step::Damaged { offset: from, bytes: until - from, kind: DamageKind::UnacknowledgedTail });
         }
         if next.is_none() && broken_bytes.is_none() && !self.of.all_acknowledged {
-            // It was acknowledged, but a segment that was left for another ends just like this. Then nothing of this generation is here.
-            self.mode = Mode::Rescue(Rescue { at: from, until, go_on: false, in_doubt: true });
-            return None;
+            let goes_on_at = self.of.next_first.filter(|&(boot, _)| Some(boot) == self.boot).map(|(_, sequence)| sequence);
+            if goes_on_at.is_some() && goes_on_at == self.expected {
+                self.mode = Mode::Done;
+                return None;
+            }
+            if goes_on_at.is_none() {
+                // The batch may have stood in a segment that was freed since: then nothing of this generation is here.
+                self.mode = Mode::Rescue(Rescue { at: from, until, go_on: false, in_doubt: true });
+                return None;
+            }
         }
         let go_on = next.is_some_and(|(_, sequence)| was_acknowledged(sequence - 1));
         if let Some((_, sequence)) = next.filter(|_| go_on) {

@@ -144,7 +144,11 @@ impl<H: Host> Log<H> {
 
     pub(crate) fn supply_op(&mut self, now: Instant) -> Option<Op<H::Buffer>> {
         self.set_reserve(now);
+        // One header at a time until its segment is free: segments become free, and are written to, in the order of their numbers.
+        let is_numbered =
+            self.supply.making.is_some_and(|making| matches!(making.step, Step::Header | Step::Publish | Step::SyncDirectory));
         if self.segments.heading.is_none()
+            && !is_numbered
             && let Some(slot) = self.segments.blank.front().copied()
             && let Some(buffer) = self.host.take_buffer(BLOCK_BYTES)
         {
@@ -200,6 +204,7 @@ impl<H: Host> Log<H> {
                 self.supply.fill_at = now + Duration::from_nanos(nanos);
                 OpKind::Fill { file, offset: u64::from(from), bytes: bytes as usize }
             }
+            Step::Header if self.segments.heading.is_some() => return None,
             Step::Header => {
                 let buffer = self.host.take_buffer(BLOCK_BYTES)?;
                 return Some(self.header_op(slot, buffer, Purpose::Prepare));
