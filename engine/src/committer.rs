@@ -109,7 +109,7 @@ impl Committer {
         }))
     }
 
-    /// The pump: runs until the log has stopped, or was poisoned. `on_event` is told everything but acknowledgements.
+    /// The pump: runs until the log has stopped, or was poisoned. `on_event` is told everything; it must not touch this log.
     pub async fn run(self: Rc<Self>, on_event: impl Fn(&Event<'_>)) {
         let mut writes: [Option<Writing>; BATCHES_IN_FLIGHT_MAX] = [const { None }; BATCHES_IN_FLIGHT_MAX];
         let deadline = self.ring.deadline();
@@ -209,9 +209,7 @@ impl Committer {
                 }
                 _ => {}
             }
-            if !matches!(event, Event::Acknowledged(_)) {
-                on_event(&event);
-            }
+            on_event(&event);
         }
     }
 

@@ -26,7 +26,7 @@ use ringpost_config::Config;
 use ringpost_queue::{
     DestinationId, DestinationLimits, NewMessage, NewRecipient, Queue, QueueId, QueueSettings, RetryPolicy, Route, Routes, Settled, Via,
 };
-use ringpost_ring::{Ring, RingConfig};
+use ringpost_ring::{PREEMPT_TIMER, Ring, RingConfig};
 use ringpost_smtp::{
     envelope::EnvelopeView,
     header::{DateText, RECEIVED_BYTES_MAX},
@@ -165,7 +165,7 @@ pub fn spawn(plan: ShardPlan) -> io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name(format!("shard-{}", plan.id)).spawn(move || {
         let id = plan.id;
         // glommio's own rings serve timers and cold files only: small, and next to no locked memory.
-        let executor = LocalExecutorBuilder::new(Placement::Fixed(plan.core)).ring_depth(64).io_memory(64 << 10).make();
+        let executor = LocalExecutorBuilder::new(Placement::Fixed(plan.core)).preempt_timer(PREEMPT_TIMER).ring_depth(64).io_memory(64 << 10).make();
         match executor {
             Ok(executor) => executor.run(run(plan)),
             Err(reason) => {

@@ -100,6 +100,7 @@ pub fn run(arguments: &DemoArguments) -> Result<bool, Box<dyn std::error::Error>
     let latency = &report.latency_us;
     println!("\n{:<28}{:>14}", "accepted", result.acknowledged);
     println!("{:<28}{:>14}", "delivered", result.delivered);
+    println!("{:<28}{:>14}", "  of these without a 250", result.unacknowledged);
     println!("{:<28}{:>14}", "lost", result.lost);
     println!("{:<28}{:>14}", "damaged", result.damaged);
     println!("{:<28}{:>14}", "duplicates", result.duplicated);

@@ -83,6 +83,8 @@ counters! {
     reserve,
     /// Times the disk had to grow for a start to find a segment.
     room_made,
+    /// Write sides opened while older segments were still being read.
+    opened_before_loaded,
     /// Recoveries completed.
     recoveries,
     /// Batches of recovery that verified.

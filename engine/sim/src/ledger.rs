@@ -175,15 +175,18 @@ impl Ledger {
     }
 
     /// The whole log of `shard` is known: every promise must hold.
-    pub fn verify(&mut self, shard: u16, log: &Log<SimHost>, disk: &Disk) -> Result<(), String> {
+    ///
+    /// Messages of the present life, `boot`, are no affair of the recovery.
+    pub fn verify(&mut self, shard: u16, boot: u64, log: &Log<SimHost>, disk: &Disk) -> Result<(), String> {
         let mut present = 0;
         for number in 0..self.messages.len() {
-            if self.messages[number].id.shard == shard && self.verify_message(number, log, disk)? {
+            let id = self.messages[number].id;
+            if id.shard == shard && id.boot < boot && self.verify_message(number, log, disk)? {
                 present += 1;
                 self.live.push(number);
             }
         }
-        let queued = log.queued().count();
+        let queued = log.queued().filter(|id| id.boot < boot).count();
         if queued != present {
             return Err(format!("{queued} messages are queued, {present} of them were sent"));
         }

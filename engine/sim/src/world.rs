@@ -55,7 +55,7 @@ impl Place {
     }
 
     fn is_active(&self) -> bool {
-        self.life.is_loaded && !self.life.is_poisoned && !self.life.is_stopping
+        self.life.is_open && !self.life.is_poisoned && !self.life.is_stopping
     }
 
     fn is_over(&self) -> bool {
@@ -249,17 +249,20 @@ impl World {
     }
 
     fn take_events(&mut self, at: usize) -> Result<(), String> {
-        let World { places, ledger, counters, .. } = self;
+        let World { places, ledger, counters, config, .. } = self;
         let Place { station, life, uses, shard, .. } = &mut places[at];
         while let Some(event) = station.log.event() {
             match event {
-                Event::Opened => life.is_open = true,
+                Event::Opened => {
+                    life.is_open = true;
+                    counters.opened_before_loaded += u64::from(station.log.is_loading());
+                    station.forget_late();
+                }
                 Event::Found { .. } | Event::FoundOutcome { .. } => ledger.found(&event)?,
                 Event::FoundSettled { .. } => (),
                 Event::Loaded(report) => {
                     counters.add_report(&report);
-                    ledger.verify(*shard, &station.log, &station.disk)?;
-                    station.forget_late();
+                    ledger.verify(*shard, config.boot, &station.log, &station.disk)?;
                     life.is_loaded = true;
                 }
                 Event::Incomplete { id } => return Err(format!("{id:?} is incomplete")),

@@ -42,7 +42,8 @@ pub enum AppendError {
     /// A write or a flush failed, or the log is stopping or was refused: 451 4.3.0, and no attempts either.
     #[error("the log takes nothing any more")]
     Closed,
-    /// The log is still being opened: try again after [`Event::Opened`](crate::Event::Opened).
+    /// The log is still being opened: try again after [`Event::Opened`](crate::Event::Opened), for messages of
+    /// earlier lives after [`Event::Loaded`](crate::Event::Loaded).
     #[error("the log is not open yet")]
     NotOpen,
     /// An adopted log takes only outcomes.
@@ -235,6 +236,10 @@ impl<H: Host> Log<H> {
     }
 
     fn committed(&self, id: RecordId) -> Result<u32, AppendError> {
+        if self.recovery.is_some() && id.boot != self.config.boot {
+            // What is known of an old message isn't complete before the old log is read.
+            return Err(AppendError::NotOpen);
+        }
         let at = self.index.find(id).ok_or(AppendError::Unknown)?;
         if self.index.message(at).state == MessageState::Committed { Ok(at) } else { Err(AppendError::Unknown) }
     }

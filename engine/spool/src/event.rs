@@ -9,7 +9,8 @@ use crate::segment::SegmentFile;
 /// One thing that happened, in order. `Found` events come between the start and [`Event::Loaded`].
 #[derive(Debug, PartialEq, Eq)]
 pub enum Event<'a> {
-    /// The write side is open: records may be appended. What was found until here is not complete yet, see [`Event::Loaded`].
+    /// The write side is open: new messages may be appended, while older segments are still being read. What was found until here is not
+    /// complete, see [`Event::Loaded`].
     Opened,
     /// A message record was read. May come again for the same id (a copy), and may be followed by [`Event::FoundSettled`].
     Found {

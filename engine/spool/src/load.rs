@@ -123,6 +123,10 @@ impl<H: Host> Log<H> {
     pub(crate) fn finish_loading(&mut self, known: &Known, report: &mut RecoveryReport) {
         let all: Vec<u32> = self.index.all().collect();
         for at in all {
+            if self.index.id(at).boot == self.config.boot {
+                // Came in while the old log was read.
+                continue;
+            }
             if self.index.message(at).state == MessageState::Unseen {
                 report.orphaned_chunks += self.index.pieces(at).filter(|piece| piece.kind == PieceKind::Chunk).count() as u64;
                 self.release_pieces(at);

@@ -224,6 +224,11 @@ impl<H: Host> Log<H> {
         self.commit.acknowledged()
     }
 
+    /// Whether older segments are still being read, see [`Event::Loaded`].
+    pub fn is_loading(&self) -> bool {
+        self.recovery.is_some()
+    }
+
     /// Unsettled messages, open uploads included.
     pub fn messages(&self) -> usize {
         self.index.len()

@@ -16,6 +16,9 @@ use crate::seal::Seal;
 use crate::segment::FIRST_BATCH;
 use crate::segments::SegmentState;
 
+/// A life whose batches up to this one are acknowledged has sealed the ends before it: its seals are in its first batches.
+const SEALED_AFTER: u64 = 8;
+
 /// The segment that is read now.
 pub(crate) struct Reading {
     pub(crate) slot: u32,
@@ -69,6 +72,9 @@ impl<H: Host> Log<H> {
     pub(crate) fn read_on(&mut self, recovery: &mut Recovery<H::Buffer>) -> Result<Option<Found>, RecoveryError> {
         loop {
             let Some(mut reading) = recovery.reading.take() else {
+                if !recovery.may_open && self.knows_ends(recovery) {
+                    self.allow_opening(recovery)?;
+                }
                 let Some(&slot) = recovery.order.get(recovery.next) else {
                     self.finish_reading(recovery)?;
                     return Ok(None);
@@ -181,16 +187,46 @@ impl<H: Host> Log<H> {
             segment.stuck = true;
             segment.pins += 1;
         }
+        if recovery.may_open {
+            // Older than the life before: its end was sealed then, or it was left for another.
+            if segment.state == SegmentState::Blank {
+                self.segments.blank.push_back(slot);
+            }
+            return;
+        }
         if !reading.is_sealed && segment.number > 0 {
             let last = scan.last().unwrap_or((0, 0));
             recovery.seals_wanted.push(Seal { number: segment.number, generation: segment.generation, last, end: segment.used });
         }
     }
 
-    fn finish_reading(&mut self, recovery: &mut Recovery<H::Buffer>) -> Result<(), RecoveryError> {
-        let newest = recovery.ends.keys().copied().max().unwrap_or(0);
+    /// Whether the segments read so far hold all ends that have no seal: the newest life got so far that its own seals are acknowledged.
+    fn knows_ends(&self, recovery: &Recovery<H::Buffer>) -> bool {
+        let newest = recovery.ends.keys().max();
+        newest.is_some_and(|boot| recovery.witnessed.get(boot).is_some_and(|&upto| upto >= SEALED_AFTER))
+    }
+
+    /// The write side may open, with a seal for each of these ends.
+    fn allow_opening(&mut self, recovery: &mut Recovery<H::Buffer>) -> Result<(), RecoveryError> {
+        let met = recovery.firsts.values().map(|first| first.0).chain(recovery.ends.keys().copied());
+        let newest = met.max().unwrap_or(0);
         if newest >= self.config.boot {
             return Err(RecoveryError::BootNotNewer { boot: newest });
+        }
+        recovery.may_open = true;
+        let ends = &recovery.ends;
+        // A segment that was left for another is complete: its end needs no seal.
+        recovery.seals_wanted.retain(|seal| ends.get(&seal.last.0).is_none_or(|end| end.sequence == seal.last.1));
+        let mut blank: Vec<u32> =
+            (0..self.segments.slots.len() as u32).filter(|&slot| self.segments.get(slot).state == SegmentState::Blank).collect();
+        blank.sort_by_key(|&slot| self.segments.get(slot).number);
+        self.segments.blank.extend(blank);
+        Ok(())
+    }
+
+    fn finish_reading(&mut self, recovery: &mut Recovery<H::Buffer>) -> Result<(), RecoveryError> {
+        if !recovery.may_open {
+            self.allow_opening(recovery)?;
         }
         self.finish_loading(&recovery.known, &mut recovery.report);
         recovery.known = Default::default();
@@ -200,27 +236,20 @@ impl<H: Host> Log<H> {
             .iter()
             .filter(|(boot, end)| !end.is_sealed && recovery.witnessed.get(boot).is_none_or(|&upto| upto < end.sequence));
         recovery.report.tails_without_witness = unwitnessed.count() as u64;
-        let ends = &recovery.ends;
-        // A segment that was left for another is complete: its end needs no seal.
-        recovery.seals_wanted.retain(|seal| ends.get(&seal.last.0).is_none_or(|end| end.sequence == seal.last.1));
-        let mut blank: Vec<u32> =
-            (0..self.segments.slots.len() as u32).filter(|&slot| self.segments.get(slot).state == SegmentState::Blank).collect();
-        blank.sort_by_key(|&slot| self.segments.get(slot).number);
-        self.segments.blank.extend(blank);
         recovery.begin(Stage::Finish);
         Ok(())
     }
 
-    /// Goes on in a free segment; the ends of the old log are sealed there before anything else. Returns whether the log is open now.
-    pub(crate) fn open_write_side(&mut self, recovery: &mut Recovery<H::Buffer>, now: Instant) -> bool {
+    /// Goes on in a free segment, if there is one; the ends of the old log are sealed there before anything else.
+    pub(crate) fn open_write_side(&mut self, recovery: &mut Recovery<H::Buffer>, now: Instant) {
         if self.config.controls().append_after_restart {
             self.resume(recovery);
         }
         if self.segments.active.is_none() && self.activate(Asks::Start, now).is_err() {
-            if self.segments.coming_count() == 0 {
+            if self.segments.coming_count() == 0 && matches!(recovery.stage, Stage::Finish) {
                 self.reclaim_seals(recovery);
             }
-            return false;
+            return;
         }
         while let Some(&seal) = recovery.seals_wanted.last() {
             if !self.holds_use(seal.number) {
@@ -229,7 +258,7 @@ impl<H: Host> Log<H> {
             }
             match self.append_seal(seal, Asks::Bookkeeping, now) {
                 Ok(()) => recovery.seals_wanted.pop(),
-                Err(AppendError::Full | AppendError::NoSpace) => return false,
+                Err(AppendError::Full | AppendError::NoSpace) => return,
                 Err(error) => unreachable!("a seal is small: {error}"),
             };
         }
@@ -237,10 +266,7 @@ impl<H: Host> Log<H> {
             open.urgent = true;
         }
         self.phase = Phase::Open;
-        self.is_changed = true;
         self.events.push_back(Event::Opened);
-        self.events.push_back(Event::Loaded(recovery.report));
-        true
     }
 
     /// No segment is left to go on in: those that hold nothing but seals are used again, and the ends sealed anew.

@@ -32,7 +32,7 @@ pub(crate) enum Stage {
     Search { at: u32, best: Option<BatchHeader> },
     /// Segment by segment.
     Scan,
-    /// The whole log is known; waits for a segment to go on in.
+    /// The whole log is known.
     Finish,
 }
 
@@ -60,6 +60,8 @@ pub(crate) struct Recovery<B> {
     pub(crate) firsts: HashMap<u64, (u64, u64)>,
     /// The ends of the log found, by boot: last batch, its check, the slot that holds it, whether a seal was there.
     pub(crate) ends: HashMap<u64, LogEnd>,
+    /// All ends without a seal are known: the write side may open while older segments are still being read.
+    pub(crate) may_open: bool,
     /// Seals met, and those to be written for ends that have none.
     pub(crate) seals: Vec<Seal>,
     pub(crate) seals_wanted: Vec<Seal>,
@@ -80,6 +82,7 @@ impl<B> Recovery<B> {
             witnessed: HashMap::new(),
             firsts: HashMap::new(),
             ends: HashMap::new(),
+            may_open: false,
             seals: Vec::new(),
             seals_wanted: Vec::new(),
             known: Known::default(),
@@ -108,9 +111,9 @@ impl<B> Recovery<B> {
 }
 
 impl<H: Host> Log<H> {
-    /// Whether numbers and names of segments aren't all known yet, or old segments are still being read.
-    pub(crate) fn is_reading_old_log(&self) -> bool {
-        self.recovery.as_ref().is_some_and(|recovery| !matches!(recovery.stage, Stage::Finish))
+    /// Whether a segment can't be made yet: numbers and names aren't all known.
+    pub(crate) fn is_reading_ends(&self) -> bool {
+        self.recovery.as_ref().is_some_and(|recovery| !recovery.may_open)
     }
 
     pub(crate) fn recovery_op(&mut self, now: Instant) -> Option<Op<H::Buffer>> {
@@ -127,8 +130,13 @@ impl<H: Host> Log<H> {
             }
         };
         recovery.is_waiting = op.is_some();
-        let opened = matches!(recovery.stage, Stage::Finish) && self.open_write_side(&mut recovery, now);
-        if !opened {
+        if recovery.may_open && self.phase == Phase::Recovering {
+            self.open_write_side(&mut recovery, now);
+        }
+        if self.phase != Phase::Recovering && matches!(recovery.stage, Stage::Finish) {
+            self.is_changed = true;
+            self.events.push_back(Event::Loaded(recovery.report));
+        } else {
             self.recovery = Some(recovery);
         }
         op

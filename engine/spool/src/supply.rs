@@ -181,7 +181,7 @@ impl<H: Host> Log<H> {
 
     fn begin_making(&mut self, now: Instant) {
         let wanted = self.segments.coming_count() < self.config.prepared_segments as usize;
-        if !wanted || self.preparable(now) == 0 || !matches!(self.phase, Phase::Open | Phase::Recovering) || self.is_reading_old_log() {
+        if !wanted || self.preparable(now) == 0 || !matches!(self.phase, Phase::Open | Phase::Recovering) || self.is_reading_ends() {
             return;
         }
         self.supply.retry_at = None;
