@@ -16,7 +16,7 @@ use std::{
 use ringpost_ring::{PageSlice, Pages, Ring, WriteSynced};
 use ringpost_spool::{
     AppendError, Appended, BATCHES_IN_FLIGHT_MAX, Content, Event, Host, Location, Log, LogConfig, Op, OpId, OpKind, RecordId, RecordWriter,
-    SegmentFile, Ticket,
+    Role, SegmentFile, Ticket,
 };
 
 use crate::{
@@ -85,12 +85,14 @@ pub struct Committer {
     pump: RefCell<Option<Waker>>,
     kicked: Cell<bool>,
     space_at: Cell<Option<Instant>>,
+    is_adopted: bool,
 }
 
 impl Committer {
     /// Opens the log in `files`' directory. Nothing happens until [`Committer::run`] is polled.
     pub fn open(ring: Ring, files: SegmentFiles, config: LogConfig, metrics: Rc<Metrics>) -> io::Result<Rc<Committer>> {
         let found = files.found()?;
+        let is_adopted = config.role == Role::Adopted;
         let log = Log::open(config, LogHost { ring: ring.clone() }, &found, ring.now());
         Ok(Rc::new(Committer {
             ring,
@@ -106,6 +108,7 @@ impl Committer {
             pump: RefCell::default(),
             kicked: Cell::new(true),
             space_at: Cell::new(None),
+            is_adopted,
         }))
     }
 
@@ -159,6 +162,9 @@ impl Committer {
 
     fn start_operations(self: &Rc<Self>, writes: &mut [Option<Writing>]) {
         self.look_at_space();
+        if self.is_adopted && self.log.borrow().is_retirable() {
+            self.log.borrow_mut().retire();
+        }
         loop {
             let now = self.ring.now();
             let Some(Op { id, kind }) = self.log.borrow_mut().poll(now) else { break };
@@ -350,6 +356,11 @@ impl Committer {
     /// Has a write or flush failed, here or in another log of this spool?
     pub fn is_poisoned(&self) -> bool {
         self.poisoned.get()
+    }
+
+    /// Removes the directory of a retired log.
+    pub fn remove_directory(&self) -> io::Result<()> {
+        self.files.remove_directory()
     }
 
     fn look_at_space(&self) {

@@ -51,7 +51,7 @@ impl Recovering {
         for (at, (id, found)) in self.messages.into_iter().enumerate() {
             if at % QUEUED_PER_TURN == QUEUED_PER_TURN - 1 {
                 shard.delivery.kick();
-                futures_lite::future::yield_now().await;
+                shard.ring.yield_now().await;
             }
             let Found { envelope: Some(envelope), accepted_at_ms, content_bytes, state } = found else { continue };
             if committer.log().message(id).is_none() {

@@ -64,6 +64,13 @@ impl SegmentFiles {
         Ok(Space { bytes: stat.f_bavail.saturating_mul(stat.f_frsize), inodes })
     }
 
+    /// Removes the directory, which must be empty.
+    pub fn remove_directory(&self) -> io::Result<()> {
+        self.open.borrow_mut().clear();
+        fs::remove_dir(&self.directory)?;
+        self.directory.parent().map_or(Ok(()), crate::spool_home::sync_folder)
+    }
+
     /// Starts a write linked to its flush; `None` when the file cannot be opened.
     pub fn write_synced(&self, file: SegmentFile, temporary: bool, offset: u64, pages: Pages, bytes: usize) -> io::Result<WriteSynced> {
         Ok(self.ring.write_synced(&self.file(file, temporary)?, pages, bytes, offset))

@@ -20,7 +20,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_lite::future::yield_now;
 use glommio::{LocalExecutorBuilder, Placement};
 use ringpost_config::Config;
 use ringpost_queue::{
@@ -393,7 +392,7 @@ impl Shard {
                         let (shard, committer) = (shard.clone(), committer.clone());
                         // Not within the event: enqueueing asks the log what is still live. A spawned task begins at once.
                         glommio::spawn_local(async move {
-                            yield_now().await;
+                            shard.ring.yield_now().await;
                             recovering.enqueue(&shard, number, &committer).await;
                         })
                         .detach();
@@ -411,9 +410,29 @@ impl Shard {
                 Event::SegmentPrepared { written: false, .. } => shard.metrics.segments_unprepared.increment(),
                 Event::PrepareFailed { result } => warn!(shard = shard.id, errno = -result, "no room to prepare a segment; tried again"),
                 Event::Reserve(on) => warn!(shard = shard.id, on, "spool reserve: new mail is answered with 452 while this is on, deliveries go on"),
-                Event::SegmentPrepared { .. } | Event::SegmentFreed { .. } | Event::Stopped | Event::Retired => {}
+                Event::SegmentPrepared { .. } | Event::SegmentFreed { .. } | Event::Stopped => {}
+                Event::Retired => {
+                    info!(shard = shard.id, log = number, "the log of a shard that no longer exists is empty and gone");
+                    let shard = shard.clone();
+                    glommio::spawn_local(async move {
+                        shard.ring.yield_now().await;
+                        shard.forget_adopted(number);
+                    })
+                    .detach();
+                }
             })
             .await;
+    }
+
+    /// An adopted log is empty and its files are unlinked.
+    fn forget_adopted(&self, number: u16) {
+        let mut adopted = self.adopted.borrow_mut();
+        if let Some(at) = adopted.iter().position(|(log, _)| *log == number) {
+            let (_, log) = adopted.remove(at);
+            if let Err(reason) = log.remove_directory() {
+                warn!(shard = self.id, log = number, %reason, "the folder of an empty log could not be removed");
+            }
+        }
     }
 
     /// A write or flush failed somewhere: every log of this shard is closed, every waiting session gets its 451.
@@ -437,8 +456,9 @@ impl Shard {
     fn poison_logs(&self) {
         // Deferred: the event that brought us here may hold a log, and a spawned task begins at once.
         let logs: Vec<_> = std::iter::once(self.own.clone()).chain(self.adopted.borrow().iter().map(|(_, log)| log.clone())).collect();
+        let ring = self.ring.clone();
         glommio::spawn_local(async move {
-            yield_now().await;
+            ring.yield_now().await;
             for log in logs.iter().filter(|log| !log.is_poisoned()) {
                 log.with_log(|log| log.poison(PoisonReason::Elsewhere));
             }

@@ -137,7 +137,7 @@ async fn apply(shard: &Rc<Shard>, change: Change, selection: Selection) -> u64 {
     for (at, key) in keys.into_iter().enumerate() {
         if at % CHANGES_PER_TURN == CHANGES_PER_TURN - 1 {
             shard.delivery.kick();
-            futures_lite::future::yield_now().await;
+            shard.ring.yield_now().await;
         }
         let settled = {
             let (mut queue, now, mut record) = (shard.queue.borrow_mut(), shard.now_ms(), Vec::new());
