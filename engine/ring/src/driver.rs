@@ -41,8 +41,19 @@ pub(crate) fn spawn(shared: &Rc<Shared>) -> io::Result<()> {
     let bell = unsafe { BufferedFile::from_raw_fd(descriptor.into_raw_fd()) };
     glommio::spawn_local(drive(Rc::downgrade(shared))).detach();
     glommio::spawn_local(doorbell(Rc::downgrade(shared), bell)).detach();
+    glommio::spawn_local(night_watch(Rc::downgrade(shared))).detach();
     Ok(())
 }
+
+/// How long glommio may sleep with tasks that could run, while the shard has worked lately and while it has not.
+///
+/// glommio 0.9 asks whether to preempt before it runs the first task of a round, and goes to sleep if the answer is yes: the completion
+/// of a cancelled preemption timer is enough for that. The doorbell's read is then consumed and nothing would ever wake the thread (seen
+/// under relay load, some seconds in). A timer of its own bounds that sleep.
+const NAP_MAX: Duration = Duration::from_millis(5);
+const IDLE_NAP_MAX: Duration = Duration::from_millis(250);
+/// What "lately" means.
+const LATELY: Duration = Duration::from_secs(1);
 
 /// How long the driver has been awake.
 struct Awake {
@@ -86,6 +97,19 @@ async fn drive(weak: Weak<Shared>) {
         } else {
             yield_now().await; // the woken tasks run first
         }
+    }
+}
+
+/// Keeps a timer in glommio, see [`NAP_MAX`].
+async fn night_watch(weak: Weak<Shared>) {
+    loop {
+        let nap = match weak.upgrade() {
+            Some(shared) if !shared.is_shut_down() => {
+                if shared.now.get().elapsed() < LATELY { NAP_MAX } else { IDLE_NAP_MAX }
+            }
+            _ => return,
+        };
+        glommio::timer::sleep(nap).await;
     }
 }
 
