@@ -1,18 +1,24 @@
 //! Writes the mail log of all shards: one thread, so that a slow disk or a full pipe stalls neither shards nor control.
 
 use std::{
-    fs::OpenOptions,
+    fs::{self, OpenOptions},
     io::{self, Write},
-    path::PathBuf,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
+        mpsc,
     },
     thread::{self, JoinHandle, Thread},
+    time::Duration,
 };
 
 use ringpost_engine::mail_log::MailLogChannel;
 use tracing::error;
+
+/// How long the end of the process waits for the last lines.
+const LAST_LINES: Duration = Duration::from_secs(2);
 
 /// Where lines go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +36,7 @@ pub struct MailLogWriter {
     channels: Vec<Arc<MailLogChannel>>,
     ending: Arc<AtomicBool>,
     thread: JoinHandle<()>,
+    ended: mpsc::Receiver<()>,
 }
 
 impl MailLogWriter {
@@ -48,6 +55,7 @@ impl MailLogWriter {
             })
             .collect();
         let ending = Arc::new(AtomicBool::new(false));
+        let (on_end, ended) = mpsc::channel();
         let thread = {
             let (channels, ending) = (channels.clone(), ending.clone());
             thread::Builder::new().name("mail-log".to_owned()).spawn(move || {
@@ -62,6 +70,7 @@ impl MailLogWriter {
                         }
                     }
                     if last_round && !wrote {
+                        let _ = on_end.send(());
                         return;
                     }
                     if !wrote {
@@ -72,7 +81,7 @@ impl MailLogWriter {
         };
         handle.set(thread.thread().clone()).expect("set once");
         thread.thread().unpark();
-        Ok(MailLogWriter { channels, ending, thread })
+        Ok(MailLogWriter { channels, ending, thread, ended })
     }
 
     /// The channel of each shard, in order.
@@ -84,13 +93,20 @@ impl MailLogWriter {
     pub fn finish(self) {
         self.ending.store(true, Ordering::Release);
         self.thread.thread().unpark();
-        let _ = self.thread.join();
+        // A pipe that nobody reads must not keep the process from its end.
+        let _ = self.ended.recv_timeout(LAST_LINES);
     }
+}
+
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    fs::metadata(path).ok().map(|file| (file.dev(), file.ino()))
 }
 
 struct Sink {
     destination: Destination,
     out: Box<dyn Write + Send>,
+    /// Device and inode of the file: another one under its name means that the log was rotated.
+    identity: Option<(u64, u64)>,
     failed: bool,
 }
 
@@ -101,16 +117,20 @@ impl Sink {
             Destination::Stdout => Box::new(io::stdout()),
             Destination::Stderr => Box::new(io::stderr()),
         };
-        Ok(Sink { destination, out, failed: false })
+        let identity = match &destination {
+            Destination::File(path) => identity(path),
+            Destination::Stdout | Destination::Stderr => None,
+        };
+        Ok(Sink { destination, out, identity, failed: false })
     }
 
     /// Writes whole lines; a failure is said once and ends with the next success.
     fn write(&mut self, lines: &[u8]) {
         if let Destination::File(path) = &self.destination
-            && !path.exists()
+            && identity(path) != self.identity
             && let Ok(reopened) = Sink::open(self.destination.clone())
         {
-            self.out = reopened.out;
+            (self.out, self.identity) = (reopened.out, reopened.identity);
         }
         match self.out.write_all(lines).and_then(|()| self.out.flush()) {
             Ok(()) => self.failed = false,

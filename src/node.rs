@@ -263,8 +263,11 @@ async fn drain(
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     info!("draining: no new sessions, what is under way is finished");
     let began = Instant::now();
-    for shard in shards.iter() {
-        shard.send(Command::Drain, Box::new(|_| ()));
+    for shard in shards {
+        // A full lane empties within moments: shards answer requests whatever else they do.
+        while !shard.send(Command::Drain, Box::new(|_| ())) && began.elapsed() < DRAIN_MAX {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
     let mut left = shards.len();
     let deadline = tokio::time::sleep(DRAIN_MAX);

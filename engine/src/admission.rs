@@ -81,7 +81,7 @@ impl Admission {
         let share = |limit: u32| limit.div_ceil(u32::from(shards)).max(1);
         let smtp = &config.smtp;
         let auto = || {
-            let budget = config.memory.max_memory.map_or_else(machine_memory, |max| max.bytes()) / 2;
+            let budget = memory_budget(config) / 2;
             // A descriptor for each session; a quarter of them stays for spool, control and outbound connections.
             let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX) / 4 * 3;
             u32::try_from((budget / SESSION_BYTES).min(descriptors)).unwrap_or(u32::MAX)
@@ -174,6 +174,11 @@ impl Drop for Admitted {
             sites.remove(&site);
         }
     }
+}
+
+/// `memory.max_memory`, for all shards together.
+pub(crate) fn memory_budget(config: &Config) -> u64 {
+    config.memory.max_memory.map_or_else(machine_memory, |max| max.bytes())
 }
 
 /// Half of what the machine or the control group has.

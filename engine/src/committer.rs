@@ -24,8 +24,8 @@ use crate::{
     segment_files::{PageBuffer, SegmentFiles, write_result},
 };
 
-/// Batches kept in memory for the first attempts of their messages (S25); with buffers of 256 KiB at most 16 MiB of them.
-const RECENT_BATCHES_MAX: usize = 64;
+/// Batches kept in memory for the first attempts of their messages (S25); with buffers of 512 KiB at most 16 MiB of them.
+const RECENT_BATCHES_MAX: usize = 32;
 /// And no longer than this.
 const RECENT_FOR: Duration = Duration::from_secs(1);
 /// How often the room on the file system is looked up while mail arrives.
@@ -130,10 +130,15 @@ impl Committer {
                 if self.kicked.get() {
                     continue;
                 }
-                match self.log.borrow().next_deadline() {
+                let now = self.ring.now();
+                let log = self.log.borrow();
+                // A full disk is looked at again although nothing happens on it.
+                let look_again = log.room(now).reserve.then(|| now + SPACE_EVERY);
+                match [log.next_deadline(), look_again].into_iter().flatten().min() {
                     Some(at) => deadline.set(at),
                     None => deadline.clear(),
                 }
+                drop(log);
                 if deadline.poll_expired(cx).is_ready() {
                     // Others first, completions above all: what is due may wait for one.
                     cx.waker().wake_by_ref();
@@ -256,10 +261,8 @@ impl Committer {
             if self.poisoned.get() || self.stopped.get() {
                 return Poll::Ready(Err(Poisoned));
             }
-            let mut waiters = self.waiters.borrow_mut();
-            if !waiters.iter().any(|(wanted, waker)| *wanted == ticket && waker.will_wake(cx.waker())) {
-                waiters.push((ticket, cx.waker().clone()));
-            }
+            // Woken for nothing else, a task comes here once.
+            self.waiters.borrow_mut().push((ticket, cx.waker().clone()));
             Poll::Pending
         })
         .await

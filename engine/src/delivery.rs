@@ -133,6 +133,11 @@ impl Shard {
                 cx.waker().wake_by_ref();
                 return Poll::<()>::Pending;
             }
+            if !self.may_attempt() {
+                // What ends this state kicks: an acknowledgement, a segment freed, the end of an attempt.
+                self.delivery.deadline.clear();
+                return Poll::Pending;
+            }
             if let Some(due) = self.queue.borrow().next_due(self.now_ms()) {
                 self.delivery.deadline.set(self.clock.instant_of(due));
             } else {
@@ -274,26 +279,29 @@ impl Shard {
                 return;
             }
             self.delivery.backlog.borrow_mut().pop_front();
+            if self.is_ending() && self.delivery.backlog.borrow().is_empty() {
+                self.wake_life();
+            }
         }
     }
 
     /// Waits until everything that was to be persisted so far is durable, or the spool failed.
     pub(crate) async fn records_durable(&self) {
-        loop {
-            let last = self.delivery.unrecorded.borrow().back().copied();
-            let waiting = !self.delivery.backlog.borrow().is_empty();
-            let Some((log, ticket, _)) = last else {
-                if !waiting || self.is_ending() {
-                    return;
-                }
-                self.own.room().await;
-                continue;
-            };
-            let Some(committer) = self.committer_of(log) else { return };
-            if committer.durable(ticket).await.is_err() {
-                return;
+        while !self.delivery.backlog.borrow().is_empty() && !self.is_ending() {
+            self.own.room().await;
+        }
+        // The newest ticket of each log now; what is appended later is not waited for.
+        let mut newest: Vec<(u16, Ticket)> = Vec::new();
+        for &(log, ticket, _) in self.delivery.unrecorded.borrow().iter() {
+            match newest.iter_mut().find(|(number, _)| *number == log) {
+                Some((_, last)) => *last = ticket.max(*last),
+                None => newest.push((log, ticket)),
             }
-            if !waiting && self.delivery.unrecorded.borrow().back().is_none_or(|(_, newest, _)| *newest <= ticket) {
+        }
+        for (log, ticket) in newest {
+            if let Some(committer) = self.committer_of(log)
+                && committer.durable(ticket).await.is_err()
+            {
                 return;
             }
         }

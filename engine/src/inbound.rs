@@ -35,6 +35,7 @@ pub(crate) const TOO_MANY_FROM_ADDRESS: &str = "421 4.7.0 Too many sessions from
 pub(crate) const TOO_FAST: &str = "421 4.7.0 Too many connections from your address, slow down\r\n";
 
 const RELAY_DENIED: Line = Line::new("550 5.7.1 Relaying denied");
+const NO_ROUTE: Line = Line::new("550 5.4.4 No route to this domain");
 const NO_SUCH_RECIPIENT: Line = Line::new("550 5.1.1 No such recipient here");
 const NO_ROOM: Line = Line::new("452 4.3.1 Insufficient system storage");
 const LOG_BUSY: Line = Line::new("452 4.3.1 Mail log busy, try again");
@@ -117,9 +118,6 @@ impl Input {
         match self {
             Input::None => debug_assert_eq!(count, 0),
             Input::Lent(_, at) | Input::Kept(_, at) => *at += count,
-        }
-        if self.bytes().is_empty() {
-            *self = Input::None;
         }
     }
 }
@@ -226,17 +224,30 @@ impl Inbound {
     /// Lets the session work on the input at hand.
     fn step<R>(&mut self, work: impl FnOnce(&mut Session, &mut Unread<'_>, &mut Replies<'_>) -> R) -> R {
         let mut unread = Unread::new(self.input.bytes()).with_more_behind(self.conn.unread_bytes() > 0);
+        if self.replies.capacity() == 0 {
+            self.replies = self.shard.ring.take_vec();
+        }
         let result = work(&mut self.session, &mut unread, &mut Replies::new(&mut self.replies));
         let consumed = unread.consumed();
-        self.input.advance(consumed);
+        self.consume(consumed);
         result
+    }
+
+    /// Takes bytes off the input; an empty one gives its buffer back.
+    fn consume(&mut self, count: usize) {
+        self.input.advance(count);
+        if self.input.bytes().is_empty()
+            && let Input::Kept(kept, _) = std::mem::replace(&mut self.input, Input::None)
+        {
+            self.shard.ring.put_vec(kept);
+        }
     }
 
     /// Queues the replies as one send; waits only for a peer that does not read. False when it is gone.
     async fn send(&mut self) -> bool {
         if !self.replies.is_empty() {
-            let replies = std::mem::replace(&mut self.replies, self.shard.ring.take_vec());
-            if self.conn.send(replies).is_err() {
+            // An idle session holds no buffer: the next step takes one.
+            if self.conn.send(std::mem::take(&mut self.replies)).is_err() {
                 return false;
             }
         }
@@ -249,7 +260,7 @@ impl Inbound {
     }
 
     async fn flush(&mut self, limit: Duration) -> bool {
-        self.deadline.set(self.shard.ring.now() + limit);
+        self.deadline.set(self.shard.before_drain_ends(self.shard.ring.now() + limit));
         let (conn, deadline) = (&self.conn, &self.deadline);
         poll_fn(|cx| match conn.poll_flush(cx) {
             Poll::Ready(result) => Poll::Ready(result.is_ok()),
@@ -265,7 +276,7 @@ impl Inbound {
         if self.phase.0 != timeout.phase {
             self.phase = (timeout.phase, self.shard.ring.now());
         }
-        self.deadline.set(self.phase.1 + timeout.after);
+        self.deadline.set(self.shard.before_drain_ends(self.phase.1 + timeout.after));
         let (conn, deadline, shard, told) = (&self.conn, &self.deadline, &self.shard, self.told_to_stop);
         let (heard, bytes) = poll_fn(|cx| match conn.poll_read(cx) {
             Poll::Ready(Ok(Some(bytes))) => Poll::Ready((Heard::Bytes, Some(bytes))),
@@ -274,14 +285,17 @@ impl Inbound {
             Poll::Pending => deadline.poll_expired(cx).map(|()| (Heard::TimedOut, None)),
         })
         .await;
-        let mut replies = Replies::new(&mut self.replies);
         match heard {
             Heard::Bytes => self.input = bytes.map_or(Input::None, |bytes| Input::Lent(bytes, 0)),
-            Heard::End => return false,
-            Heard::TimedOut => self.session.timed_out(timeout.kind, &mut replies),
+            // A peer that has closed its side only still reads: some do so behind the dot.
+            Heard::End => {
+                self.flush(LAST_WORDS).await;
+                return false;
+            }
+            Heard::TimedOut => self.session.timed_out(timeout.kind, &mut Replies::new(&mut self.replies)),
             Heard::ShuttingDown => {
                 self.told_to_stop = true;
-                self.session.shutdown(&mut replies);
+                self.session.shutdown(&mut Replies::new(&mut self.replies));
             }
         }
         true
@@ -303,6 +317,10 @@ impl Inbound {
         }
         let now = shard.ring.now();
         let room = shard.own.log().room(now);
+        if room.reserve {
+            // Nothing else may be going on that would have the log look at the disk again.
+            shard.own.kick();
+        }
         if room.reserve || room.bytes < size.unwrap_or(0) || !shard.queue.borrow().has_room() || !shard.may_accept() {
             shard.metrics.deferred_by_us.increment();
             return Verdict::Refuse(NO_ROOM);
@@ -321,6 +339,7 @@ impl Inbound {
         let recipient = self.session.recipient_path();
         match policy::decide(&self.shard.config, self.relaying, recipient) {
             Decision::Accept if self.session.envelope().as_bytes().len() > ENVELOPE_BYTES_MAX => Verdict::Refuse(TOO_MANY_RECIPIENTS),
+            Decision::Accept if !self.shard.has_route(recipient) => Verdict::Refuse(NO_ROUTE),
             Decision::Accept if !self.admitted.recipient(self.shard.ring.now()) => Verdict::Refuse(RATE),
             Decision::Accept => Verdict::Accept,
             Decision::NoSuchRecipient => Verdict::Refuse(NO_SUCH_RECIPIENT),
@@ -332,16 +351,16 @@ impl Inbound {
     /// when the session has already said what comes next.
     async fn content(&mut self, then: &mut Option<Action>) -> bool {
         loop {
-            if self.incoming.is_empty() && self.ends_within_input() {
+            if self.incoming.is_empty() && self.session.in_dot_content() && self.ends_within_input() {
                 let more_behind = self.conn.unread_bytes() > 0;
                 let bytes = self.input.bytes();
                 match self.incoming.direct(&self.shard, &mut self.session, bytes, more_behind, &mut self.replies) {
                     Direct::Done { consumed, action } => {
-                        self.input.advance(consumed);
+                        self.consume(consumed);
                         *then = Some(action);
                         return true;
                     }
-                    Direct::Refused { consumed } => self.input.advance(consumed),
+                    Direct::Refused { consumed } => self.consume(consumed),
                     Direct::Full => {
                         self.keep_input();
                         self.shard.own.room().await;
@@ -386,15 +405,15 @@ impl Inbound {
         let stored = self.incoming.store(&self.shard, &self.session).await;
         let result = match stored {
             Ok(Stored { id, ticket, accepted_at_ms }) => match self.shard.own.durable(ticket).await {
-                Ok(()) => {
+                Ok(()) if !self.shard.spool_has_failed() => {
                     self.accepted(id, accepted_at_ms);
                     Ok(id)
                 }
-                Err(_) => Err(CommitFailure::NotStored),
+                _ => Err(CommitFailure::NotStored),
             },
             Err(failure) => Err(failure),
         };
-        self.incoming.reset(&self.shard, result.is_ok());
+        self.incoming.reset(&self.shard);
         let mut text = [0; ringpost_queue::QueueId::TEXT_BYTES_MAX];
         let mut replies = Replies::new(&mut self.replies);
         match result {

@@ -229,8 +229,9 @@ impl Incoming {
     }
 
     /// The message is answered: what was staged goes, what was written stays.
-    pub(crate) fn reset(&mut self, shard: &Shard, was_stored: bool) {
-        if was_stored {
+    pub(crate) fn reset(&mut self, shard: &Shard) {
+        if self.stored.is_some() {
+            // The chunks belong to a message record, whether or not it was promised.
             self.chunks = 0;
         }
         self.abandon(shard);

@@ -26,8 +26,6 @@ use crate::{
     shard::Shard,
 };
 
-/// While the shard drains a peer has so long for what it still owes us.
-const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
 /// Ranges of dot-stuffed content in one gathered send; content that is nothing but dots leaves in more of them.
 const RANGES_PER_SEND: usize = 512;
 /// Transactions of one connection at once: one whose content is sent or awaited, and one chained behind it.
@@ -140,6 +138,8 @@ struct Outbound<'s> {
     next: Option<Dispatch>,
     since: Instant,
     greeted: bool,
+    /// Its place in the pool, used again and again.
+    parked: Rc<Parked>,
 }
 
 impl<'s> Outbound<'s> {
@@ -164,6 +164,7 @@ impl<'s> Outbound<'s> {
             next: None,
             since: shard.ring.now(),
             greeted: false,
+            parked: Rc::default(),
             shard,
         }
     }
@@ -205,11 +206,11 @@ impl<'s> Outbound<'s> {
                         },
                     }
                 }
-                Action::SendContent(id) => {
-                    if let Err(why) = self.send_content(id).await {
-                        self.client.disconnected(why);
-                    }
-                }
+                Action::SendContent(id) => match self.send_content(id).await {
+                    // The peer may have said why before it went: what it said is read next, or its end.
+                    Ok(()) | Err(Disconnect::Lost) => {}
+                    Err(why) => self.client.disconnected(why),
+                },
                 Action::Outcome(outcome) => {
                     let attempt = self.attempt_of(outcome.transaction);
                     attempt.decide(outcome.recipient, outcome.verdict, outcome.reply);
@@ -248,7 +249,7 @@ impl<'s> Outbound<'s> {
     fn may_serve(&self) -> bool {
         let limits = &self.shard.pool.limits;
         self.shard.may_attempt()
-            && self.client.transactions() < limits.messages_max
+            && self.client.transactions() < self.shard.pool.messages_max(self.destination)
             && self.shard.ring.now().duration_since(self.since) < limits.max_lifetime
     }
 
@@ -300,7 +301,7 @@ impl<'s> Outbound<'s> {
     /// Waits for bytes, for at most `patience`; with a place in the pool also for an attempt handed over.
     async fn wait(&mut self, patience: Duration, parked: Option<&Parked>) -> Event {
         let now = self.shard.ring.now();
-        self.deadline.set(now + patience);
+        self.deadline.set(self.shard.before_drain_ends(now + patience));
         let shard = self.shard.clone();
         let mut draining_since = None;
         let (conn, deadline, life) = (&self.conn, &self.deadline, &mut self.life);
@@ -322,7 +323,7 @@ impl<'s> Outbound<'s> {
                     return Poll::Ready(Event::TimeOut);
                 }
                 draining_since = Some(());
-                deadline.set(deadline.at().unwrap_or(now).min(shard.ring.now() + DRAIN_PATIENCE));
+                deadline.set(shard.before_drain_ends(deadline.at().unwrap_or(now)));
             }
             if deadline.poll_expired(cx).is_ready() {
                 return Poll::Ready(if parked.is_some() { Event::TimeOut } else { Event::Ended(Disconnect::TimedOut) });
@@ -339,7 +340,7 @@ impl<'s> Outbound<'s> {
             self.client.quit(&mut self.out);
             return None;
         }
-        let parked = Rc::new(Parked::default());
+        let parked = self.parked.clone();
         self.shard.pool.park(self.destination, &parked);
         let idle_since = self.shard.ring.now();
         let event = self.wait(self.shard.pool.limits.idle_timeout, Some(&parked)).await;
@@ -424,7 +425,7 @@ impl<'s> Outbound<'s> {
 
     /// Waits until the socket has taken what was queued, for at most the time of a block.
     async fn flush(&mut self) -> Result<(), Disconnect> {
-        self.deadline.set(self.shard.ring.now() + self.client.timeout());
+        self.deadline.set(self.shard.before_drain_ends(self.shard.ring.now() + self.client.timeout()));
         let (conn, deadline) = (&self.conn, &self.deadline);
         poll_fn(|cx| match conn.poll_flush(cx) {
             Poll::Ready(result) => Poll::Ready(result.map_err(|_| Disconnect::Lost)),

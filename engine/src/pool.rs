@@ -19,8 +19,6 @@ pub struct PoolLimits {
     pub max_lifetime: Duration,
     /// Idle longer than this, it is tried with RSET before the next message.
     pub probe_after: Duration,
-    /// Messages it takes in all.
-    pub messages_max: u32,
 }
 
 /// A connection's place in the pool while it is idle.
@@ -63,6 +61,9 @@ impl Parked {
 pub struct Pool {
     /// What holds for each.
     pub limits: PoolLimits,
+    /// Messages that one connection takes in all, by destination: the first is where unrouted mail waits, then one for each
+    /// pattern of the routes, in order.
+    messages_max: Vec<u32>,
     idle: RefCell<Vec<(DestinationId, Rc<Parked>)>>,
 }
 
@@ -75,10 +76,21 @@ impl Pool {
                 idle_timeout: delivery.idle_timeout,
                 max_lifetime: delivery.max_lifetime,
                 probe_after: delivery.probe_after,
-                messages_max: delivery.messages_per_connection.unwrap_or(u32::MAX),
             },
+            messages_max: std::iter::once(None)
+                .chain(config.routes.as_slice().iter().flat_map(|route| {
+                    let most = route.messages_per_connection(delivery);
+                    route.domains.iter().map(move |_| most)
+                }))
+                .map(|most| most.unwrap_or(u32::MAX))
+                .collect(),
             idle: RefCell::default(),
         }
+    }
+
+    /// Messages that one connection to this destination takes in all.
+    pub fn messages_max(&self, destination: DestinationId) -> u32 {
+        self.messages_max.get(destination.index()).copied().unwrap_or(u32::MAX)
     }
 
     /// Gives an attempt to an idle connection, the one used last (the others may then time out); or gives it back.

@@ -41,7 +41,8 @@ impl Recovering {
                 Err(reason) => error!(?id, %reason, "a message in the spool cannot be read by this version; it stays there"),
             },
             Event::FoundOutcome { id, payload, .. } => self.messages.entry(*id).or_default().state = Some((*payload).into()),
-            Event::FoundSettled { id } => drop(self.messages.remove(id)),
+            // Without all of its content a message cannot be delivered; it stays in the spool, reported.
+            Event::FoundSettled { id } | Event::Incomplete { id } => drop(self.messages.remove(id)),
             _ => {}
         }
     }
@@ -68,5 +69,5 @@ impl Recovering {
 fn queue_one(shard: &Shard, id: RecordId, envelope: &[u8], accepted_at: u64, size: u64, state: Option<&[u8]>) -> Result<(), String> {
     let view = EnvelopeView::decode(envelope).map_err(|reason| reason.to_string())?;
     let id = queue_id(id).ok_or("its boot number is beyond this version's")?;
-    shard.queue_message(id, &view, size, accepted_at, state)
+    shard.requeue(id, &view, size, accepted_at, state)
 }

@@ -34,7 +34,7 @@ use ringpost_spool::{Event, LogConfig, PoisonReason, Role};
 use tracing::{error, info, warn};
 
 use crate::{
-    admission::Admission,
+    admission::{Admission, memory_budget},
     clock::Clock,
     committer::Committer,
     delivery::Delivery,
@@ -63,11 +63,17 @@ const RECEIVE_BUFFER_BYTES: u32 = 16 * 1024;
 const RECEIVE_WINDOW_BYTES: u32 = 64 * 1024;
 /// Housekeeping while there is something to give back.
 const TRIM_EVERY: Duration = Duration::from_secs(1);
-/// Messages held in the memory of one shard's queue: 250 bytes each and addresses, so about half a gigabyte.
-const QUEUE_MESSAGES_MAX: usize = 2_000_000;
+/// What a queued message is reckoned with: 250 bytes, addresses, the last reply, and its place in the spool's index.
+const QUEUED_BYTES: u64 = 1024;
 
-/// Bytes that sessions may stage in all while content arrives in pieces.
-const STAGING_BYTES_MAX: usize = 256 << 20;
+/// So long a drain waits for clients and next hops; what they did not finish by then is not acknowledged, and tried again.
+pub(crate) const DRAIN_PATIENCE: Duration = Duration::from_secs(20);
+/// And so long more for their tasks to end.
+const DRAIN_REST: Duration = Duration::from_secs(3);
+
+/// The share of the memory budget that sessions may stage while content arrives in pieces; a quarter is the queue's.
+const STAGING_SHARE: u64 = 8;
+const QUEUE_SHARE: u64 = 4;
 
 /// Everything a shard is told at its start.
 pub struct ShardPlan {
@@ -152,8 +158,12 @@ pub struct Shard {
     routes_scratch: RefCell<Vec<DestinationId>>,
     next_sequence: Cell<u64>,
     life: Cell<Life>,
+    /// When the drain stops waiting for others.
+    drain_until: Cell<Option<Instant>>,
     spool_failed: Arc<AtomicBool>,
-    /// Woken when the shard drains or the spool fails.
+    /// Who waits in [`Shard::poll_life`]: the shard's main task.
+    life_watch: RefCell<Option<Waker>>,
+    /// Woken when the shard drains or the spool fails; each owner takes its own back.
     life_waiters: RefCell<slab::Slab<Waker>>,
     on_event: Box<dyn Fn(ShardEvent) + Send>,
     housekeeping: RefCell<Option<Waker>>,
@@ -215,7 +225,9 @@ fn start(plan: ShardPlan) -> Result<(Rc<Shard>, Vec<TcpListener>), (OnEvent, Str
         Ok(routes) => routes,
         Err(reason) => return Err((plan.on_event, format!("route: {reason}"))),
     };
-    let settings = QueueSettings { messages_max: QUEUE_MESSAGES_MAX, ..QueueSettings::default() };
+    let budget = memory_budget(&config) / u64::from(plan.shards);
+    let in_bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+    let settings = QueueSettings { messages_max: in_bytes(budget / QUEUE_SHARE / QUEUED_BYTES), ..QueueSettings::default() };
     let queue = Queue::new(settings, routes, random(), now);
     let open = |number: u16, role: Role| {
         let directory = plan.home.path().join(format!("shard-{number:03}"));
@@ -245,14 +257,16 @@ fn start(plan: ShardPlan) -> Result<(Rc<Shard>, Vec<TcpListener>), (OnEvent, Str
         admission: Rc::new(Admission::new(&config, plan.shards)),
         delivery: Delivery::new(&ring),
         pool: Pool::new(&config),
-        staging: StagingBudget::new(STAGING_BYTES_MAX),
+        staging: StagingBudget::new(in_bytes(budget / STAGING_SHARE)),
         hostname: plan.hostname,
         date: RefCell::new(DateText::new(0)),
         received_text: RefCell::new(Vec::with_capacity(RECEIVED_BYTES_MAX)),
         routes_scratch: RefCell::default(),
         next_sequence: Cell::new(1),
         life: Cell::new(Life::Running),
+        drain_until: Cell::new(None),
         spool_failed: plan.spool_failed,
+        life_watch: RefCell::default(),
         life_waiters: RefCell::default(),
         on_event: plan.on_event,
         housekeeping: RefCell::default(),
@@ -308,6 +322,22 @@ fn routes_of(config: &Config, shards: u16) -> Vec<Route> {
     routes
 }
 
+/// Recipients of an envelope with their destinations.
+#[derive(Clone)]
+struct Recipients<'a> {
+    envelope: ringpost_smtp::envelope::Recipients<'a>,
+    routes: std::slice::Iter<'a, DestinationId>,
+}
+
+impl<'a> Iterator for Recipients<'a> {
+    type Item = NewRecipient<'a>;
+
+    fn next(&mut self) -> Option<NewRecipient<'a>> {
+        let (recipient, destination) = (self.envelope.next()?, *self.routes.next()?);
+        Some(NewRecipient { address: recipient.path.as_str().as_bytes(), destination })
+    }
+}
+
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
@@ -339,7 +369,8 @@ impl Shard {
         poll_fn(|cx| self.poll_life(cx, Shard::is_ending)).await;
         if self.spool_has_failed() {
             // The coordinator ends the process; sessions answer 451 until then.
-            return std::future::pending().await;
+            poll_fn(|cx| self.poll_life(cx, |shard| shard.life.get() == Life::Draining)).await;
+            return Err("the spool failed before".to_owned());
         }
         self.drain().await
     }
@@ -349,13 +380,33 @@ impl Shard {
         if ready(self) {
             return Poll::Ready(());
         }
-        self.life_waiters.borrow_mut().insert(cx.waker().clone());
+        self.life_watch.replace(Some(cx.waker().clone()));
         Poll::Pending
+    }
+
+    /// While the shard drains, no wait goes on beyond its patience.
+    pub(crate) fn before_drain_ends(&self, at: Instant) -> Instant {
+        self.drain_until.get().map_or(at, |until| at.min(until))
+    }
+
+    /// Is there a route for this recipient?
+    pub(crate) fn has_route(&self, recipient: ringpost_smtp::address::Path<'_>) -> bool {
+        let domain = recipient.domain().unwrap_or(&self.hostname);
+        self.queue.borrow().route(domain.as_bytes()) != DestinationId::UNROUTED
     }
 
     async fn drain(&self) -> Result<(), String> {
         info!(shard = self.id, sessions = self.metrics.sessions.get(), "shard drains");
-        poll_fn(|cx| self.poll_life(cx, |shard| shard.metrics.sessions.get() == 0 && shard.delivery.is_quiet())).await;
+        let deadline = self.ring.deadline();
+        deadline.set(self.ring.now() + DRAIN_PATIENCE + DRAIN_REST);
+        poll_fn(|cx| {
+            let quiet = |shard: &Shard| shard.metrics.sessions.get() == 0 && shard.delivery.is_quiet();
+            match deadline.poll_expired(cx) {
+                Poll::Ready(()) => Poll::Ready(()),
+                Poll::Pending => self.poll_life(cx, quiet),
+            }
+        })
+        .await;
         self.mail_log.pass_on();
         let logs: Vec<_> = std::iter::once(self.own.clone()).chain(self.adopted.borrow().iter().map(|(_, log)| log.clone())).collect();
         for log in &logs {
@@ -398,7 +449,12 @@ impl Shard {
                         .detach();
                     }
                 }
-                Event::Incomplete { id } => error!(shard = shard.id, ?id, "a message lacks a part of its content and cannot be delivered; it stays in the spool"),
+                Event::Incomplete { id } => {
+                    if let Some(recovering) = &mut *recovering.borrow_mut() {
+                        recovering.found(event);
+                    }
+                    error!(shard = shard.id, ?id, "a message lacks a part of its content and cannot be delivered; it stays in the spool");
+                }
                 Event::Damaged(damage) => match damage.kind {
                     ringpost_spool::DamageKind::UnacknowledgedTail => {
                         info!(shard = shard.id, file = %damage.file, offset = damage.offset, bytes = damage.bytes, "unacknowledged_tail: the log ends here, nobody was told 250 for the rest");
@@ -409,8 +465,12 @@ impl Shard {
                 Event::Refused(reason) => shard.fail(format!("log {number} cannot be opened: {reason}")),
                 Event::SegmentPrepared { written: false, .. } => shard.metrics.segments_unprepared.increment(),
                 Event::PrepareFailed { result } => warn!(shard = shard.id, errno = -result, "no room to prepare a segment; tried again"),
-                Event::Reserve(on) => warn!(shard = shard.id, on, "spool reserve: new mail is answered with 452 while this is on, deliveries go on"),
-                Event::SegmentPrepared { .. } | Event::SegmentFreed { .. } | Event::Stopped => {}
+                Event::Reserve(on) => {
+                    shard.delivery.kick();
+                    warn!(shard = shard.id, on, "spool reserve: new mail is answered with 452 while this is on, deliveries go on");
+                }
+                Event::SegmentPrepared { .. } | Event::Stopped => {}
+                Event::SegmentFreed { .. } => shard.delivery.kick(),
                 Event::Retired => {
                     info!(shard = shard.id, log = number, "the log of a shard that no longer exists is empty and gone");
                     let shard = shard.clone();
@@ -479,14 +539,20 @@ impl Shard {
 
     /// Begins the drain.
     pub(crate) fn begin_drain(&self) {
-        self.life.set(Life::Draining);
+        if self.life.replace(Life::Draining) == Life::Running {
+            self.drain_until.set(Some(self.ring.now() + DRAIN_PATIENCE));
+        }
         self.wake_life();
     }
 
     /// Wakes all that wait for the shard's end.
     pub(crate) fn wake_life(&self) {
-        let waiters: Vec<_> = self.life_waiters.borrow_mut().drain().collect();
-        waiters.into_iter().for_each(Waker::wake);
+        for (_, waiter) in self.life_waiters.borrow().iter() {
+            waiter.wake_by_ref();
+        }
+        if let Some(waiter) = self.life_watch.take() {
+            waiter.wake();
+        }
         self.delivery.kick();
     }
 
@@ -507,13 +573,13 @@ impl Shard {
 
     /// Queues a message whose record is durable.
     pub(crate) fn enqueue(&self, id: QueueId, envelope: &EnvelopeView<'_>, size: u64, accepted_at: u64) {
-        // A message just accepted has no state: it cannot be unreadable.
-        let _ = self.queue_message(id, envelope, size, accepted_at, None);
+        let now = self.now_ms();
+        self.with_message(id, envelope, size, accepted_at, |queue, message, recipients| queue.enqueue(message, recipients, now));
         self.delivery.kick();
     }
 
-    /// Queues a message with the state that its recipients had, if any.
-    pub(crate) fn queue_message(
+    /// Queues a message found in the spool, with the state that its recipients had, if any.
+    pub(crate) fn requeue(
         &self,
         id: QueueId,
         envelope: &EnvelopeView<'_>,
@@ -521,10 +587,29 @@ impl Shard {
         accepted_at: u64,
         state: Option<&[u8]>,
     ) -> Result<(), String> {
-        let mut queue = self.queue.borrow_mut();
-        if queue.key_of(id).is_some() {
+        if self.queue.borrow().key_of(id).is_some() {
             return Ok(());
         }
+        let now = self.now_ms();
+        let recovered = self.with_message(id, envelope, size, accepted_at, |queue, message, recipients| {
+            queue.recover(message, recipients, state.into_iter(), now)
+        });
+        let (key, done) = recovered.map_err(|reason| reason.to_string())?;
+        if done {
+            self.persist(key, Settled::Done);
+        }
+        Ok(())
+    }
+
+    fn with_message<R>(
+        &self,
+        id: QueueId,
+        envelope: &EnvelopeView<'_>,
+        size: u64,
+        accepted_at: u64,
+        put: impl FnOnce(&mut Queue, &NewMessage<'_>, Recipients<'_>) -> R,
+    ) -> R {
+        let mut queue = self.queue.borrow_mut();
         let facts = envelope.content();
         let message = NewMessage {
             id,
@@ -540,21 +625,7 @@ impl Shard {
         let mut routes = self.routes_scratch.borrow_mut();
         routes.clear();
         routes.extend(envelope.recipients().map(|recipient| queue.route(recipient.path.domain().unwrap_or(&self.hostname).as_bytes())));
-        let recipients = envelope
-            .recipients()
-            .zip(routes.iter())
-            .map(|(recipient, destination)| NewRecipient { address: recipient.path.as_str().as_bytes(), destination: *destination });
-        let now = self.now_ms();
-        let Some(state) = state else {
-            queue.enqueue(&message, recipients, now);
-            return Ok(());
-        };
-        let (key, done) = queue.recover(&message, recipients, std::iter::once(state), now).map_err(|reason| reason.to_string())?;
-        drop((queue, routes));
-        if done {
-            self.persist(key, Settled::Done);
-        }
-        Ok(())
+        put(&mut queue, &message, Recipients { envelope: envelope.recipients(), routes: routes.iter() })
     }
 
     /// Is there room for the outcomes of what would be accepted?
@@ -601,6 +672,7 @@ impl Shard {
     /// Passes mail log lines on after 100 ms, gives memory back after a second; sleeps without a timer when there is nothing.
     async fn keep_house(self: Rc<Self>) {
         let mut trim_at: Option<Instant> = None;
+        let mut quiet_rounds = 0;
         loop {
             if !self.mail_log.is_waiting() && trim_at.is_none() {
                 let mut slept = false;
@@ -617,13 +689,19 @@ impl Shard {
             let now = self.ring.now();
             let busy = self.mail_log.pass_on();
             if busy && trim_at.is_none() {
+                quiet_rounds = 0;
                 trim_at = Some(now + TRIM_EVERY);
             }
             if trim_at.is_some_and(|at| now >= at) {
-                let kept = self.own.forget_recent(now);
+                let mut kept = self.own.forget_recent(now);
+                for (_, log) in &*self.adopted.borrow() {
+                    kept |= log.forget_recent(now);
+                }
                 self.ring.trim(now);
                 self.metrics.log_lines_lost.set(self.mail_log.lost_total());
-                trim_at = (kept || busy).then(|| now + TRIM_EVERY);
+                // What was found unused now is given back when it still is in a second: two quiet rounds end it.
+                quiet_rounds = if kept || busy { 0 } else { quiet_rounds + 1 };
+                trim_at = (quiet_rounds < 3).then(|| now + TRIM_EVERY);
             }
         }
     }

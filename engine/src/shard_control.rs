@@ -18,14 +18,21 @@ const CHANGES_PER_TURN: usize = 1024;
 pub(crate) async fn answer_requests(shard: Rc<Shard>, requests: Arc<RequestLane>) {
     loop {
         while let Some(Request { command, answer }) = requests.take() {
-            answer(reply(&shard, command).await);
+            match command {
+                // What waits for the disk or goes over a long queue does not hold up the rest, a drain least of all.
+                Command::Change(change, selection) => {
+                    let shard = shard.clone();
+                    glommio::spawn_local(async move { answer(Answer::Changed(apply(&shard, change, selection).await)) }).detach();
+                }
+                command => answer(reply(&shard, command)),
+            }
         }
         shard.look_at_spool();
         shard.ring.bell_rung().await;
     }
 }
 
-async fn reply(shard: &Rc<Shard>, command: Command) -> Answer {
+fn reply(shard: &Rc<Shard>, command: Command) -> Answer {
     match command {
         Command::List(query) => match list(shard, &query) {
             Ok((views, next)) => Answer::Messages(views, next),
@@ -36,7 +43,7 @@ async fn reply(shard: &Rc<Shard>, command: Command) -> Answer {
             let view = queue.key_of(id).and_then(|key| queue.show(key)).filter(|view| !view.is_closing());
             Answer::Message(view.map(|view| Box::new(view_of(&view, shard.now_ms()))))
         }
-        Command::Change(change, selection) => Answer::Changed(apply(shard, change, selection).await),
+        Command::Change(..) => unreachable!("changes have tasks of their own"),
         Command::Stats => Answer::Stats(stats(shard)),
         Command::Prepare(segments) => {
             shard.own.with_log(|log| log.prepare_more(segments));

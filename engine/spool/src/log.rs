@@ -189,7 +189,8 @@ impl<H: Host> Log<H> {
     /// When [`poll`](Log::poll) has something to do even if nothing happens before.
     pub fn next_deadline(&self) -> Option<Instant> {
         let batch = match &self.open {
-            Some(open) if !open.is_empty() => open.ride_until,
+            // With both flight slots taken it goes on at the next completion.
+            Some(open) if !open.is_empty() && self.commit.may_send(open.slot) => open.ride_until,
             _ => None,
         };
         let witness = self.idle_since.map(|since| since + WITNESS_AFTER);

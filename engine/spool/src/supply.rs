@@ -180,11 +180,13 @@ impl<H: Host> Log<H> {
     }
 
     fn begin_making(&mut self, now: Instant) {
+        if self.supply.retry_at.is_some_and(|at| now >= at) {
+            self.supply.retry_at = None;
+        }
         let wanted = self.segments.coming_count() < self.config.prepared_segments as usize;
         if !wanted || self.preparable(now) == 0 || !matches!(self.phase, Phase::Open | Phase::Recovering) || self.is_reading_ends() {
             return;
         }
-        self.supply.retry_at = None;
         let file = SegmentFile(self.segments.next_file);
         self.segments.next_file += 1;
         let slot = self.segments.add(Segment::new(file, self.config.segment_bytes, SegmentState::Preparing));

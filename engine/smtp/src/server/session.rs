@@ -399,6 +399,11 @@ impl Session {
         self.messages
     }
 
+    /// Whether content is on its way that ends at CRLF.CRLF, not one that is counted.
+    pub fn in_dot_content(&self) -> bool {
+        matches!(self.state, State::Data)
+    }
+
     /// Whether content of a message is on its way, or its commit.
     pub fn in_content(&self) -> bool {
         matches!(self.state, State::Data | State::Chunk { .. } | State::ContentEnded { .. } | State::AwaitsCommit)
