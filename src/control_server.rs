@@ -29,8 +29,8 @@ use crate::control_wire::{End, REQUEST_BYTES_MAX, WireRequest};
 const CONNECTIONS_MAX: usize = 64;
 /// A client that neither asks nor reads for so long is dropped.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(30);
-/// A shard answers within milliseconds; one that does not is reported.
-const SHARD_TIMEOUT: Duration = Duration::from_secs(10);
+/// A shard answers within milliseconds, or when it has loaded the mail of earlier runs; one that does not is reported.
+const SHARD_TIMEOUT: Duration = Duration::from_secs(100);
 
 /// Why a request was not answered in full; a sentence for the operator.
 type Refusal = String;

@@ -156,6 +156,8 @@ pub struct Shard {
     pub(crate) date: RefCell<DateText>,
     pub(crate) received_text: RefCell<Vec<u8>>,
     routes_scratch: RefCell<Vec<DestinationId>>,
+    /// Logs whose messages are not all queued yet.
+    loading: Cell<usize>,
     next_sequence: Cell<u64>,
     life: Cell<Life>,
     /// When the drain stops waiting for others.
@@ -262,6 +264,7 @@ fn start(plan: ShardPlan) -> Result<(Rc<Shard>, Vec<TcpListener>), (OnEvent, Str
         date: RefCell::new(DateText::new(0)),
         received_text: RefCell::new(Vec::with_capacity(RECEIVED_BYTES_MAX)),
         routes_scratch: RefCell::default(),
+        loading: Cell::new(1 + plan.adopted.len()),
         next_sequence: Cell::new(1),
         life: Cell::new(Life::Running),
         drain_until: Cell::new(None),
@@ -389,6 +392,18 @@ impl Shard {
         self.drain_until.get().map_or(at, |until| at.min(until))
     }
 
+    /// Waits until the mail of earlier runs is queued: before, a listing of the queue would be short of it.
+    pub(crate) async fn loaded(&self) {
+        let key = self.life_of_task().await;
+        poll_fn(|_| if self.loading.get() == 0 || self.is_ending() { Poll::Ready(()) } else { Poll::Pending }).await;
+        self.forget_waiter(key);
+    }
+
+    /// Logs that are still being loaded.
+    pub(crate) fn logs_loading(&self) -> usize {
+        self.loading.get()
+    }
+
     /// Is there a route for this recipient?
     pub(crate) fn has_route(&self, recipient: ringpost_smtp::address::Path<'_>) -> bool {
         let domain = recipient.domain().unwrap_or(&self.hostname);
@@ -445,6 +460,8 @@ impl Shard {
                         glommio::spawn_local(async move {
                             shard.ring.yield_now().await;
                             recovering.enqueue(&shard, number, &committer).await;
+                            shard.loading.set(shard.loading.get() - 1);
+                            shard.wake_life();
                         })
                         .detach();
                     }

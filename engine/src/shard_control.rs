@@ -24,6 +24,15 @@ pub(crate) async fn answer_requests(shard: Rc<Shard>, requests: Arc<RequestLane>
                     let shard = shard.clone();
                     glommio::spawn_local(async move { answer(Answer::Changed(apply(&shard, change, selection).await)) }).detach();
                 }
+                // So does what must not be answered before the mail of earlier runs is queued.
+                command @ (Command::List(_) | Command::Show(_)) if shard.logs_loading() > 0 => {
+                    let shard = shard.clone();
+                    glommio::spawn_local(async move {
+                        shard.loaded().await;
+                        answer(reply(&shard, command));
+                    })
+                    .detach();
+                }
                 command => answer(reply(&shard, command)),
             }
         }
@@ -65,6 +74,7 @@ fn stats(shard: &Shard) -> Vec<(&'static str, u64)> {
         ("queue_ready", counts.ready as u64),
         ("queue_attempting", counts.attempting as u64),
         ("queue_failed", counts.failed as u64),
+        ("logs_loading", shard.logs_loading() as u64),
         ("connections_idle", shard.pool.idle() as u64),
         ("arena_bytes", shard.ring.pages_bytes() as u64),
         ("staging_bytes", shard.staging.taken() as u64),
@@ -133,6 +143,7 @@ fn time_text(unix_ms: u64) -> String {
 
 /// Applies a change and waits until it is durable. Returns how many messages it found.
 async fn apply(shard: &Rc<Shard>, change: Change, selection: Selection) -> u64 {
+    shard.loaded().await;
     let keys: Vec<MessageKey> = {
         let queue = shard.queue.borrow();
         match selection {

@@ -44,6 +44,8 @@ pub(crate) struct Setup {
     pub(crate) networks: &'static str,
     pub(crate) domains: &'static str,
     pub(crate) route: String,
+    /// `[queue]` and `[delivery]`.
+    pub(crate) retries: &'static str,
     pub(crate) extra: &'static str,
     pub(crate) address: SocketAddr,
 }
@@ -55,6 +57,7 @@ impl Setup {
             networks: r#"["127.0.0.0/8", "::1/128"]"#,
             domains: "[[domain]]\nname = \"y.test\"\nrecipients = [\"b\", \"c\"]\n",
             route: "via = \"hold\"".into(),
+            retries: "[queue]\nretry_base = \"1s\"\nretry_cap = \"2s\"\n[delivery]\ndead_destination = \"1s\"\n",
             extra: "",
             address: SocketAddr::from(([127, 0, 0, 1], free_port())),
         }
@@ -72,9 +75,8 @@ impl Setup {
              min_free_inodes = 10\nallow_unsafe_spool = true\n\
              [control]\nsocket = \"ringpost.sock\"\n\
              [log]\nmail_output = \"mail.log\"\n\
-             [queue]\nretry_base = \"1s\"\nretry_cap = \"2s\"\n[delivery]\ndead_destination = \"1s\"\n\
-             [[listener]]\naddress = \"{}\"\n[relay]\nnetworks = {}\n{}[[route]]\ndomain = \"*\"\n{}\n{}\n",
-            self.address, self.networks, self.domains, self.route, self.extra
+             {}[[listener]]\naddress = \"{}\"\n[relay]\nnetworks = {}\n{}[[route]]\ndomain = \"*\"\n{}\n{}\n",
+            self.retries, self.address, self.networks, self.domains, self.route, self.extra
         )
     }
 }

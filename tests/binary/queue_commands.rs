@@ -79,7 +79,7 @@ fn retry_does_not_wait_for_its_time() {
     let address = hop.address;
     drop(hop);
     let slow = Setup {
-        route: format!("via = \"smarthost\"\nhosts = [\"{address}\"]\nretry_base = \"1h\"\nretry_cap = \"2h\""),
+        retries: "[queue]\nretry_base = \"1h\"\nretry_cap = \"2h\"\n[delivery]\ndead_destination = \"1h\"\n",
         ..Setup::to(address)
     };
     let node = Node::start(&slow);
