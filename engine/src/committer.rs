@@ -24,8 +24,8 @@ use crate::{
     segment_files::{PageBuffer, SegmentFiles, write_result},
 };
 
-/// Batches kept in memory for the first attempts of their messages (S25); with buffers of 512 KiB at most 16 MiB of them.
-const RECENT_BATCHES_MAX: usize = 32;
+/// Batches kept in memory for the first attempts of their messages (S25); with buffers of 512 KiB at most 8 MiB of them.
+const RECENT_BATCHES_MAX: usize = 16;
 /// And no longer than this.
 const RECENT_FOR: Duration = Duration::from_secs(1);
 /// How often the room on the file system is looked up while mail arrives.

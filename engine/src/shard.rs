@@ -57,7 +57,7 @@ pub const BATCH_BYTES: u32 = 480 * 1024;
 /// Submission queue entries of a shard's ring.
 const RING_ENTRIES: u32 = 1024;
 /// Receive buffers of a shard; a power of two. One is lent for each receive that has bytes, for one turn.
-const RECEIVE_BUFFERS: u16 = 1024;
+const RECEIVE_BUFFERS: u16 = 512;
 const RECEIVE_BUFFER_BYTES: u32 = 16 * 1024;
 /// Bytes a connection may be sent before its reader asks for more.
 const RECEIVE_WINDOW_BYTES: u32 = 64 * 1024;

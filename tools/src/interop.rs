@@ -174,7 +174,6 @@ fn send_by(client: &str, to: SocketAddr, file: &Path) -> Outcome<()> {
                 "b@y.test",
                 "--data",
                 &format!("@{path}"),
-                "--no-data-fixup",
                 "--suppress-data",
                 "--hide-all",
             ]);

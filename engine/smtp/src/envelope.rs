@@ -35,7 +35,7 @@ const FIXED_BYTES: usize = 64;
 const RECIPIENT_BYTES: usize = 5;
 const HELO_BYTES_MAX: usize = 255;
 /// Storage of at most this capacity is kept between transactions, so that ordinary mail allocates nothing.
-const BYTES_KEPT: usize = 512;
+const BYTES_KEPT: usize = 256;
 
 mod view;
 
