@@ -146,6 +146,11 @@ async fn answer(request: WireRequest, shards: &[Arc<RequestLane>], write: &mut (
                     }
                 }
             }
+            #[cfg(feature = "count-allocations")]
+            {
+                let counted = stats_alloc::INSTRUMENTED_SYSTEM.stats();
+                sums.insert("allocations", (counted.allocations + counted.reallocations) as u64);
+            }
             send(write, &sums).await.map_err(|reason| reason.to_string())?;
             Ok(1)
         }

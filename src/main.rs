@@ -24,8 +24,13 @@ use cli::{Cli, Command, ConfigCall, ConfigFile, Control, EXIT_CONFIG, EXIT_IO, E
 use ringpost_config::Config;
 use topology::CorePlan;
 
+#[cfg(not(feature = "count-allocations"))]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+#[cfg(feature = "count-allocations")]
+#[global_allocator]
+static ALLOCATOR: &stats_alloc::StatsAlloc<std::alloc::System> = &stats_alloc::INSTRUMENTED_SYSTEM;
 
 fn main() -> ExitCode {
     match run(Cli::parse()) {
