@@ -58,28 +58,34 @@ impl Client {
 
     /// Reads one reply; empty when the peer has closed.
     pub(crate) fn reply(&mut self) -> String {
+        self.reply_or_silence().expect("the peer says something or closes in time")
+    }
+
+    /// Reads one reply; empty when the peer has closed, none when it says nothing for a long time.
+    pub(crate) fn reply_or_silence(&mut self) -> Option<String> {
         let mut reply = String::new();
         loop {
-            let line = self.line();
+            let line = self.line()?;
             reply.push_str(&line);
             if line.is_empty() || line.as_bytes().get(3) != Some(&b'-') {
-                return reply;
+                return Some(reply);
             }
         }
     }
 
-    fn line(&mut self) -> String {
+    fn line(&mut self) -> Option<String> {
         loop {
             if let Some(end) = self.unread.iter().position(|&byte| byte == b'\n') {
                 let line: Vec<u8> = self.unread.drain(..=end).collect();
                 assert!(line.ends_with(b"\r\n"), "a reply line without CRLF: {line:?}");
-                return String::from_utf8_lossy(&line).into_owned();
+                return Some(String::from_utf8_lossy(&line).into_owned());
             }
             let mut octets = [0; 4096];
             match self.stream.read(&mut octets) {
-                Ok(0) => return String::new(),
+                Ok(0) => return Some(String::new()),
                 Ok(count) => self.unread.extend_from_slice(&octets[..count]),
-                Err(error) if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => return String::new(),
+                Err(error) if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => return Some(String::new()),
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => return None,
                 Err(error) => panic!("no reply: {error}"),
             }
         }

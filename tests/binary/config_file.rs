@@ -72,7 +72,7 @@ fn wrong_values_are_named_with_what_is_allowed() {
 
 #[test]
 fn contradictions_are_named() {
-    is_refused("hosts = [\"127.0.0.1:2600\"]\n", "", 17, &["hosts"]);
+    is_refused("hosts = [\"127.0.0.1:2600\"]\n", "", 15, &["hosts"]);
     is_refused("name = \"y.test\"", "name = \"y.test\"\n[[domain]]\nname = \"Y.TEST\"", 15, &["Y.TEST"]);
 }
 

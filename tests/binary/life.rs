@@ -122,10 +122,27 @@ fn a_next_hop_that_is_down_defers_and_gets_all_when_it_is_back() {
     drop(hop);
     let node = Node::start(&Setup::to(address));
     Client::greeted(node.address).deliver("b@y.test", "Subject: later\r\n\r\nlater");
-    let queue = node.wait_for_queue(|queue| queue.first().is_some_and(|message| message["recipients"][0]["state"] == "deferred"));
+    // Nothing was said about the message: it stays ready, and the next hop is asked again now and then.
+    let tried = |message: &serde_json::Value| message["reason"].as_str().is_some_and(|reason| reason.contains("refused"));
+    let queue = node.wait_for_queue(|queue| queue.first().is_some_and(tried));
     assert_eq!(queue.len(), 1);
     let hop = NextHop::start_at(address);
     assert!(hop.wait_for(1)[0].text().contains("later"));
+    node.wait_for_queue(<[_]>::is_empty);
+}
+
+#[test]
+fn a_next_hop_that_is_busy_defers_and_the_reply_is_shown() {
+    let hop = NextHop::start();
+    hop.set_busy(true);
+    let node = Node::start(&Setup::to(hop.address));
+    Client::greeted(node.address).deliver("b@y.test", "Subject: later\r\n\r\nlater");
+    let queue = node.wait_for_queue(|queue| queue.first().is_some_and(|message| message["recipients"][0]["state"] == "deferred"));
+    let recipient = &queue[0]["recipients"][0];
+    assert!(recipient["last_reply"].as_str().is_some_and(|reply| reply.contains("450 4.2.1 Busy")), "{recipient}");
+    assert!(recipient["next_attempt"].is_string() && recipient["attempts"].as_u64() >= Some(1), "{recipient}");
+    hop.set_busy(false);
+    hop.wait_for(1);
     node.wait_for_queue(<[_]>::is_empty);
 }
 

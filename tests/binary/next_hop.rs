@@ -33,6 +33,7 @@ type Mailbox = Arc<Mutex<Vec<Message>>>;
 pub(crate) struct NextHop {
     pub(crate) address: SocketAddr,
     mailbox: Mailbox,
+    busy: Arc<AtomicBool>,
     stop: Arc<AtomicBool>,
 }
 
@@ -45,18 +46,24 @@ impl NextHop {
         let listener = TcpListener::bind(address).unwrap();
         let mailbox = Mailbox::default();
         let stop = Arc::new(AtomicBool::new(false));
-        let (theirs, stopped) = (Arc::clone(&mailbox), Arc::clone(&stop));
+        let busy = Arc::new(AtomicBool::new(false));
+        let (theirs, stopped, refuses) = (Arc::clone(&mailbox), Arc::clone(&stop), Arc::clone(&busy));
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 if stopped.load(Ordering::Relaxed) {
                     return;
                 }
-                let mailbox = Arc::clone(&theirs);
+                let (mailbox, busy) = (Arc::clone(&theirs), Arc::clone(&refuses));
                 // A connection that breaks is the business of the test, not of its next hop.
-                std::thread::spawn(move || stream.and_then(|stream| converse(stream, &mailbox)));
+                std::thread::spawn(move || stream.and_then(|stream| converse(stream, &mailbox, &busy)));
             }
         });
-        Self { address, mailbox, stop }
+        Self { address, mailbox, busy, stop }
+    }
+
+    /// While busy it answers every recipient with 450.
+    pub(crate) fn set_busy(&self, busy: bool) {
+        self.busy.store(busy, Ordering::Relaxed);
     }
 
     pub(crate) fn messages(&self) -> Vec<Message> {
@@ -81,7 +88,7 @@ impl Drop for NextHop {
     }
 }
 
-fn converse(stream: TcpStream, mailbox: &Mailbox) -> std::io::Result<()> {
+fn converse(stream: TcpStream, mailbox: &Mailbox, busy: &AtomicBool) -> std::io::Result<()> {
     let mut writer = stream.try_clone()?;
     let mut reader = BufReader::new(stream);
     writer.write_all(b"220 hop.test ESMTP\r\n")?;
@@ -100,10 +107,12 @@ fn converse(stream: TcpStream, mailbox: &Mailbox) -> std::io::Result<()> {
                 (sender, recipients) = (path(&line), Vec::new());
                 "250 2.1.0 Ok\r\n"
             }
+            "RCPT" if busy.load(Ordering::Relaxed) => "450 4.2.1 Busy\r\n",
             "RCPT" => {
                 recipients.push(path(&line));
                 "250 2.1.5 Ok\r\n"
             }
+            "DATA" if recipients.is_empty() => "503 5.5.1 No recipients\r\n",
             "DATA" => {
                 writer.write_all(b"354 Go on\r\n")?;
                 let wire = content(&mut reader)?;
