@@ -228,14 +228,19 @@ impl Inbound {
 
     /// Lets the session work on the input at hand.
     fn step<R>(&mut self, work: impl FnOnce(&mut Session, &mut Unread<'_>, &mut Replies<'_>) -> R) -> R {
+        self.open_replies();
         let mut unread = Unread::new(self.input.bytes()).with_more_behind(self.conn.unread_bytes() > 0);
-        if self.replies.capacity() == 0 {
-            self.replies = self.shard.ring.take_vec();
-        }
         let result = work(&mut self.session, &mut unread, &mut Replies::new(&mut self.replies));
         let consumed = unread.consumed();
         self.consume(consumed);
         result
+    }
+
+    /// Takes a buffer for replies, if there is none.
+    fn open_replies(&mut self) {
+        if self.replies.capacity() == 0 {
+            self.replies = self.shard.ring.take_vec();
+        }
     }
 
     /// Takes bytes off the input; an empty one gives its buffer back.
@@ -419,6 +424,7 @@ impl Inbound {
             Err(failure) => Err(failure),
         };
         self.incoming.reset(&self.shard);
+        self.open_replies();
         let mut text = [0; ringpost_queue::QueueId::TEXT_BYTES_MAX];
         let mut replies = Replies::new(&mut self.replies);
         match result {

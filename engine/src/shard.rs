@@ -10,6 +10,7 @@ use std::{
     io,
     net::TcpListener,
     os::fd::OwnedFd,
+    path::Path,
     rc::Rc,
     sync::{
         Arc,
@@ -43,6 +44,7 @@ use crate::{
     mail_log::{MailLog, MailLogChannel},
     metrics::Metrics,
     pool::Pool,
+    preparation,
     recovering::Recovering,
     request_lane::RequestLane,
     segment_files::SegmentFiles,
@@ -233,6 +235,9 @@ fn start(plan: ShardPlan) -> Result<(Rc<Shard>, Vec<TcpListener>), (OnEvent, Str
     let queue = Queue::new(settings, routes, random(), now);
     let open = |number: u16, role: Role| {
         let directory = plan.home.path().join(format!("shard-{number:03}"));
+        if role == Role::Own {
+            prepare_first(&config, &directory);
+        }
         let files = SegmentFiles::open(ring.clone(), directory.clone(), plan.home.write_mode())
             .map_err(|reason| format!("{}: {reason}", directory.display()))?;
         let log = log_config(&config, &plan.home, number, role);
@@ -277,6 +282,21 @@ fn start(plan: ShardPlan) -> Result<(Rc<Shard>, Vec<TcpListener>), (OnEvent, Str
         config,
     });
     Ok((shard, plan.listeners))
+}
+
+/// A new log gets its first segment written with zeros before it is opened: the first mail is not to pay for a segment that was only
+/// reserved. Without room for it the log makes do.
+fn prepare_first(config: &Config, directory: &Path) {
+    let segment_bytes = config.spool.segment_bytes.bytes();
+    let is_new = std::fs::read_dir(directory).map_or(true, |mut entries| entries.next().is_none());
+    let room =
+        directory.parent().and_then(|spool| rustix::fs::statvfs(spool).ok()).map_or(0, |stat| stat.f_bavail.saturating_mul(stat.f_frsize));
+    if is_new
+        && room > config.spool.min_free_bytes.bytes().saturating_add(segment_bytes)
+        && let Err(reason) = preparation::prepare(directory, segment_bytes, 1, |_, _| ())
+    {
+        warn!(directory = %directory.display(), %reason, "the first segment could not be prepared; the log makes do without");
+    }
 }
 
 fn log_config(config: &Config, home: &SpoolHome, number: u16, role: Role) -> LogConfig {
