@@ -45,15 +45,13 @@ pub(crate) fn spawn(shared: &Rc<Shared>) -> io::Result<()> {
     Ok(())
 }
 
-/// How long glommio may sleep with tasks that could run, while the shard has worked lately and while it has not.
+/// How long glommio may sleep with tasks that could run: the least while the shard works, doubling to the most while it does not.
 ///
 /// glommio 0.9 asks whether to preempt before it runs the first task of a round, and goes to sleep if the answer is yes: the completion
 /// of a cancelled preemption timer is enough for that. The doorbell's read is then consumed and nothing would ever wake the thread (seen
 /// under relay load, some seconds in). A timer of its own bounds that sleep.
-const NAP_MAX: Duration = Duration::from_millis(5);
-const IDLE_NAP_MAX: Duration = Duration::from_millis(250);
-/// What "lately" means.
-const LATELY: Duration = Duration::from_secs(1);
+const NAP_MIN: Duration = Duration::from_millis(5);
+const NAP_MAX: Duration = Duration::from_millis(320);
 
 /// How long the driver has been awake.
 struct Awake {
@@ -100,15 +98,17 @@ async fn drive(weak: Weak<Shared>) {
     }
 }
 
-/// Keeps a timer in glommio, see [`NAP_MAX`].
+/// Keeps a timer in glommio, see [`NAP_MIN`].
 async fn night_watch(weak: Weak<Shared>) {
+    let (mut nap, mut seen) = (NAP_MIN, None);
     loop {
-        let nap = match weak.upgrade() {
+        match weak.upgrade() {
             Some(shared) if !shared.is_shut_down() => {
-                if shared.now.get().elapsed() < LATELY { NAP_MAX } else { IDLE_NAP_MAX }
+                let turned = shared.now.get();
+                nap = if seen.replace(turned) == Some(turned) { (nap * 2).min(NAP_MAX) } else { NAP_MIN };
             }
             _ => return,
-        };
+        }
         glommio::timer::sleep(nap).await;
     }
 }
