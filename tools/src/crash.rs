@@ -23,6 +23,10 @@ const ACKNOWLEDGED_MIN: u64 = 500;
 const KILL_MS: (u64, u64) = (50, 1500);
 /// A cycle without its first 250 after this long has failed.
 const FIRST_MAX: Duration = Duration::from_secs(60);
+/// Recipients of a message at most.
+const RECIPIENTS_MAX: u64 = 3;
+/// During recovery nobody measures how long a batch takes; this is what one takes on a slow disk.
+const RECOVERY_BATCH_US: u64 = 10_000;
 /// Every such cycle has a second kill during recovery: a quarter of all kills.
 const RECOVERY_KILL_EVERY: u64 = 3;
 
@@ -72,7 +76,14 @@ pub fn run(arguments: &CrashArguments) -> Result<bool, Box<dyn std::error::Error
     let sizes = "1KiB..5MiB".parse()?;
     let base = LoadOptions { sizes, seed, ..LoadOptions::new(engine.address) };
     let pipelined = LoadOptions { sessions: 40, pipeline: true, ledger: Some(sent_a.clone()), ..base.clone() };
-    let plain = LoadOptions { sessions: 10, per_connection: 20, recipients: 3, bdat: true, ledger: Some(sent_b.clone()), ..base };
+    let plain = LoadOptions {
+        sessions: 10,
+        per_connection: 20,
+        recipients: RECIPIENTS_MAX as usize,
+        bdat: true,
+        ledger: Some(sent_b.clone()),
+        ..base
+    };
     let loads = [LoadHandle::start(pipelined)?, LoadHandle::start(plain)?];
     hold(&loads, true);
 
@@ -169,7 +180,7 @@ fn cycle(
         while Instant::now() < until {
             observe(&mut window, sink);
         }
-        tally.duplicates_max += duplicates_bound(&window, sink, 10_000);
+        tally.duplicates_max += duplicates_bound(&window, sink, RECOVERY_BATCH_US);
         engine.must_run()?;
         engine.kill()?;
         tally.kills += 1;
@@ -195,8 +206,8 @@ fn cycle(
         observe(&mut window, sink);
     }
     engine.must_run()?;
-    let slowest = loads.iter().map(p99_us).max().unwrap_or(0);
-    tally.duplicates_max += duplicates_bound(&window, sink, slowest);
+    let batch_us = loads.iter().map(median_us).min().unwrap_or(0);
+    tally.duplicates_max += duplicates_bound(&window, sink, batch_us);
     engine.kill()?;
     hold(loads, true);
     tally.kills += 1;
@@ -212,25 +223,24 @@ fn cycle(
 /// Waits a moment and notes how much has arrived.
 fn observe(window: &mut VecDeque<(Instant, u64)>, sink: &SinkHandle) {
     std::thread::sleep(Duration::from_millis(1));
-    window.push_back((Instant::now(), sink.state.accepted.load(Relaxed)));
+    window.push_back((Instant::now(), sink.state.deliveries.load(Relaxed)));
     if window.len() > 2000 {
         window.pop_front();
     }
 }
 
-/// S11: attempts open, plus what arrived in the last 5 ms and while two batches were written. How long a batch takes is not
-/// visible from outside; the 99th percentile from the final dot to the 250 of this cycle stands for it.
-/// Multi-recipient messages count each recipient.
+/// S11: attempts open, plus the deliveries of the last 5 ms and of two batches. How long a batch takes is not visible from
+/// outside: the median from the final dot to the 250 of this life stands for it. A delivery is a message to one recipient.
 fn duplicates_bound(window: &VecDeque<(Instant, u64)>, sink: &SinkHandle, batch_us: u64) -> u64 {
     let from = Instant::now() - OUTCOME_DELAY - 2 * Duration::from_micros(batch_us);
-    let now = sink.state.accepted.load(Relaxed);
+    let now = sink.state.deliveries.load(Relaxed);
     let then = window.iter().rev().find(|(when, _)| *when <= from).or(window.front()).map_or(now, |(_, count)| *count);
-    3 * (sink.state.open.load(Relaxed) + now - then)
+    RECIPIENTS_MAX * sink.state.open.load(Relaxed) + now - then
 }
 
-fn p99_us(load: &LoadHandle) -> u64 {
+fn median_us(load: &LoadHandle) -> u64 {
     let taken = load.state.recent.lock().ok().and_then(|mut recent| recent.take());
-    taken.map_or(0, |histogram| Latency::of(&histogram).p99)
+    taken.map_or(0, |histogram| Latency::of(&histogram).p50)
 }
 
 fn trouble(loads: &[LoadHandle]) -> String {

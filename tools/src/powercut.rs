@@ -21,13 +21,15 @@ use crate::sink::{Sink, SinkOptions};
 use crate::volume::{Volume, fresh_ext4, must_be_possible};
 
 /// Size of the disk in MiB.
-const DISK_MIB: u64 = 192;
+const DISK_MIB: u64 = 256;
 /// One cut in this many follows a lone message.
 const LONE_EVERY: u64 = 3;
 /// A cut comes within this of a lone message's 250.
 const LONE_MS_MAX: u64 = 50;
 /// A cut under load comes between these moments after the first 250.
 const LOAD_MS: (u64, u64) = (20, 900);
+/// A flush of the disk takes up to this long.
+const FLUSH_US_MAX: u64 = 5_000;
 /// A 250 that does not come within this is a failure of the rig.
 const ANSWER_MAX: Duration = Duration::from_secs(60);
 
@@ -155,7 +157,9 @@ fn one_cut(number: u64, binary: &Path, content: &[u8], folder: &Path, random: &m
     let sink = Sink::spawn(SinkOptions { ledger: Some(received.clone()), ..SinkOptions::on_loopback() })?;
     // A loss shows only on what is not delivered yet, so the next hop is up in one cut of four only.
     sink.state.down.store(is_lone(number) || !random.one_in(4), Relaxed);
-    let disk = Disk::mount(content.to_vec(), &folder.join("disk"), Duration::ZERO)?;
+    // A flush that takes time leaves more in the cache for the cut to tear.
+    let flush_time = Duration::from_micros(if is_lone(number) { 0 } else { random.below(FLUSH_US_MAX) });
+    let disk = Disk::mount(content.to_vec(), &folder.join("disk"), flush_time)?;
     let control = disk.control();
     let volume = Volume::mount(&disk.file(), &mounted)?;
     let mut options = EngineOptions::new(binary, folder, Route::Smarthost(sink.address))?;
@@ -172,7 +176,7 @@ fn one_cut(number: u64, binary: &Path, content: &[u8], folder: &Path, random: &m
         sizes: if lone { "1KiB..16KiB" } else { "1KiB..256KiB" }.parse().expect("the text is a constant"),
         pipeline: random.one_in(2),
         // The content fits the disk also when nothing of it is delivered.
-        rate: Some(2000.0),
+        rate: Some(4000.0),
         ledger: Some(sent.clone()),
         seed: random.bits(),
         ..LoadOptions::new(engine.address)

@@ -70,6 +70,8 @@ impl SinkOptions {
 pub struct SinkState {
     /// Messages answered with 250.
     pub accepted: AtomicU64,
+    /// Recipients of them, in all.
+    pub deliveries: AtomicU64,
     /// Messages whose check failed.
     pub damaged: AtomicU64,
     /// Messages without our headers.

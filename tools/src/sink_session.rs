@@ -248,6 +248,7 @@ impl SinkSession {
             let arrived = verify(wire);
             desk.count(arrived.damage, wire.len());
             desk.ledger.arrived(&arrived, desk.since.elapsed().as_millis() as u64, &self.recipients)?;
+            desk.state.deliveries.fetch_add(memchr::memchr_iter(b',', &self.recipients).count() as u64 + 1, Relaxed);
             let number = desk.state.accepted.fetch_add(1, Relaxed);
             if let Some(folder) = &desk.options.keep {
                 std::fs::write(folder.join(format!("{number:06}")), wire)?;

@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+/// A volume that is in use after this long stays in use.
+const UNMOUNT_MAX: Duration = Duration::from_secs(5);
+
 /// Runs a program and returns what it printed. Fails with its words on another exit code than 0.
 pub(crate) fn run(program: &str, arguments: &[&std::ffi::OsStr]) -> io::Result<String> {
     let output = Command::new(program).args(arguments).output().map_err(|error| {
@@ -45,10 +48,17 @@ impl Volume {
         Ok(volume)
     }
 
-    /// Unmounts in order. Fails when it is in use.
+    /// Unmounts in order. The kernel closes the files of an io_uring a moment after its process has ended, so this waits a
+    /// little; fails when the volume stays in use.
     pub fn unmount(self) -> io::Result<()> {
-        run("umount", &[self.folder.as_ref()])?;
-        Ok(())
+        let began = Instant::now();
+        loop {
+            match run("umount", &[self.folder.as_ref()]) {
+                Ok(_) => return Ok(()),
+                Err(error) if began.elapsed() > UNMOUNT_MAX => return Err(error),
+                Err(_) => std::thread::sleep(Duration::from_millis(10)),
+            }
+        }
     }
 }
 
@@ -56,7 +66,7 @@ impl Drop for Volume {
     fn drop(&mut self) {
         let began = Instant::now();
         // Memory of a killed process may hold on for a moment.
-        while is_mounted(&self.folder) && began.elapsed() < Duration::from_secs(5) {
+        while is_mounted(&self.folder) && began.elapsed() < UNMOUNT_MAX {
             if run("umount", &[self.folder.as_ref()]).is_err() {
                 std::thread::sleep(Duration::from_millis(20));
             }
