@@ -10,7 +10,7 @@
 //! Everything that is sent is published at once, and the other side is woken once per [`Sender::flush`]: send a batch, then flush.
 //! A full lane gives the item back and counts; its sender's bell rings when there is room again.
 //!
-//! The unsafe code is in `bell` and `lane`, tested under loom (`RUSTFLAGS="--cfg loom" cargo test --release -p ringpost-lane`).
+//! The unsafe code is in `bell` and `lane`, tested under loom (`RUSTFLAGS="--cfg loom" cargo test --release -p ringpost-lane --test loom`).
 
 mod bell;
 mod lane;
