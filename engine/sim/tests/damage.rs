@@ -103,6 +103,20 @@ fn an_undamaged_log_is_found_whole() {
     assert_eq!(damages, []);
 }
 
+/// The first start of a new spool said that it was damaged: its first segment is written in advance, as zeros without a header.
+#[test]
+fn a_file_written_in_advance_is_no_damage() {
+    let (mut random, now) = (Random::new(1), Instant::now());
+    let (mut disk, file) = (Disk::new(4 << 20), SegmentFile(1));
+    disk.create((file, false));
+    disk.allocate((file, false), 128 << 10);
+    disk.sync((file, false));
+    disk.sync_directory();
+    let station = Station::new(disk, config(1), None, &mut random, now);
+    let mut bench = Bench { station, random, now, stands: BTreeMap::new() };
+    assert_eq!(bench.recover(), (BTreeSet::new(), vec![]));
+}
+
 #[test]
 fn one_bad_block_costs_only_what_stands_in_it() {
     let rounds = if cfg!(debug_assertions) { 60 } else { 1000 };

@@ -29,7 +29,7 @@ pub(crate) enum Stage {
     /// Headers and first batches.
     Heads,
     /// The header of a segment can't be read: its batches are searched for a generation.
-    Search { at: u32, best: Option<BatchHeader> },
+    Search { at: u32, best: Option<BatchHeader>, had_header: bool },
     /// Segment by segment.
     Scan,
     /// The whole log is known.
@@ -251,9 +251,13 @@ impl<H: Host> Log<H> {
                 recovery.held = Some(Held { buffer, at: 0, bytes });
                 taken?;
             }
-            Stage::Search { at, best } => {
+            Stage::Search { at, mut best, had_header } => {
                 let OpResult::Read { buffer, result } = result else { panic!("the answer to a read") };
-                self.search(recovery, at, best, filled(&buffer, result));
+                let searched = filled(&buffer, result);
+                best = newest(best, searched);
+                let at = at + (searched.len() as u32).max(BLOCK_BYTES as u32);
+                recovery.stage = Stage::Search { at, best, had_header };
+                self.end_search(recovery);
                 recovery.held = Some(Held { buffer, at: 0, bytes: 0 });
             }
             Stage::Scan => {
@@ -309,14 +313,15 @@ impl<H: Host> Log<H> {
         if later.is_some() || present.is_none() {
             let block = damaged.unwrap_or(1 - self.segments.get(slot).header_block);
             self.segments.get_mut(slot).header_block = block;
-            let (offset, bytes) = (u64::from(block) * BLOCK_BYTES as u64, BLOCK_BYTES as u64);
-            self.events.push_back(Event::Damaged(Damage { file, offset, bytes, kind: DamageKind::SegmentHeader }));
         }
         match later {
-            Some(header) => self.adopt_generation(slot, &header),
+            Some(header) => {
+                self.tell_lost_header(slot);
+                self.adopt_generation(slot, &header);
+            }
             None if present.is_none() => {
                 recovery.next = slot as usize;
-                recovery.stage = Stage::Search { at: FIRST_BATCH, best: None };
+                recovery.stage = Stage::Search { at: FIRST_BATCH, best: None, had_header: damaged.is_some() };
             }
             None => (),
         }
@@ -327,26 +332,37 @@ impl<H: Host> Log<H> {
         Ok(())
     }
 
-    /// The generation of the batch with the highest log position (S7).
-    fn search(&mut self, recovery: &mut Recovery<H::Buffer>, at: u32, mut best: Option<BatchHeader>, bytes: &[u8]) {
-        for (header, _) in bytes.chunks(BLOCK_BYTES).filter_map(BatchHeader::decode) {
-            if best.is_none_or(|best| (best.boot, best.sequence) < (header.boot, header.sequence)) {
-                best = Some(header);
-            }
-        }
-        let at = at + (bytes.len() as u32).max(BLOCK_BYTES as u32);
-        recovery.stage = Stage::Search { at, best };
+    /// At the segment's end: its generation is that of the batch with the highest log position (S7).
+    fn end_search(&mut self, recovery: &mut Recovery<H::Buffer>) {
+        let Stage::Search { at, best, had_header } = recovery.stage else { return };
         let slot = recovery.next as u32;
-        if at >= self.segments.get(slot).bytes {
-            if let Some(header) = best {
-                self.adopt_generation(slot, &header);
-            }
-            (recovery.stage, recovery.next) = (Stage::Heads, slot as usize + 1);
+        if at < self.segments.get(slot).bytes {
+            return;
         }
+        // Zeros in place of both headers and no batch behind them: a file written in advance, which never had one.
+        if had_header || best.is_some() {
+            self.tell_lost_header(slot);
+        }
+        if let Some(header) = best {
+            self.adopt_generation(slot, &header);
+        }
+        (recovery.stage, recovery.next) = (Stage::Heads, slot as usize + 1);
+    }
+
+    fn tell_lost_header(&mut self, slot: u32) {
+        let &Segment { file, header_block, .. } = self.segments.get(slot);
+        let (offset, bytes) = (u64::from(header_block) * BLOCK_BYTES as u64, BLOCK_BYTES as u64);
+        self.events.push_back(Event::Damaged(Damage { file, offset, bytes, kind: DamageKind::SegmentHeader }));
     }
 
     fn adopt_generation(&mut self, slot: u32, header: &BatchHeader) {
         let segment = self.segments.get_mut(slot);
         (segment.number, segment.generation) = (header.number, header.generation);
     }
+}
+
+/// The batch with the highest log position.
+fn newest(known: Option<BatchHeader>, bytes: &[u8]) -> Option<BatchHeader> {
+    let headers = bytes.chunks(BLOCK_BYTES).filter_map(BatchHeader::decode).map(|(header, _)| header);
+    known.into_iter().chain(headers).reduce(|best, next| if (best.boot, best.sequence) < (next.boot, next.sequence) { next } else { best })
 }
