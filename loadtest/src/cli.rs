@@ -1,0 +1,91 @@
+//! The command line of `ringpost-load`. Each call's arguments live in the module that does it.
+
+use std::{io, process::ExitCode};
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+/// The command did what was asked.
+pub const EXIT_OK: u8 = 0;
+/// The command ran and the answer is no: a regression, lost mail, a scenario that failed.
+pub const EXIT_NEGATIVE: u8 = 1;
+/// An input file is not what it should be (sysexits EX_DATAERR).
+pub const EXIT_DATA: u8 = 65;
+/// The server under test could not be reached (sysexits EX_UNAVAILABLE).
+pub const EXIT_UNAVAILABLE: u8 = 69;
+/// The disk or the system failed (sysexits EX_IOERR).
+pub const EXIT_IO: u8 = 74;
+
+/// Load for mail servers: send, receive, account, measure, compare.
+#[derive(Parser)]
+#[command(name = "ringpost-load", version = version(), propagate_version = true, subcommand_required = true, arg_required_else_help = true)]
+#[command(
+    after_help = "Exit codes: 0 done; 1 the answer is no (a regression, lost mail, a scenario that failed); 2 wrong usage;\n65 an input file is wrong; 69 the server is not reachable; 74 disk or system error."
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Version and commit, as `--version` prints them and results carry them.
+pub fn version() -> &'static str {
+    concat!(env!("CARGO_PKG_VERSION"), " (", env!("RINGPOST_COMMIT"), ")")
+}
+
+/// The calls of the command line.
+#[derive(Subcommand)]
+pub enum Command {
+    /// Print a completion script for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page (roff).
+    Man,
+}
+
+/// What ends a command early, and the exit code that says so.
+#[derive(thiserror::Error, Debug)]
+pub enum Failure {
+    /// A file that was given is not what it should be.
+    #[error("{0}")]
+    Data(String),
+    /// The server under test could not be reached.
+    #[error("{0}")]
+    Unavailable(String),
+    /// Disk or system.
+    #[error("{0}")]
+    Io(String),
+}
+
+impl Failure {
+    /// Disk or system, with what it was about.
+    pub fn io(about: impl std::fmt::Display, reason: impl std::fmt::Display) -> Self {
+        Failure::Io(format!("{about}: {reason}"))
+    }
+
+    /// The exit code for scripts.
+    pub fn exit_code(&self) -> ExitCode {
+        ExitCode::from(match self {
+            Failure::Data(_) => EXIT_DATA,
+            Failure::Unavailable(_) => EXIT_UNAVAILABLE,
+            Failure::Io(_) => EXIT_IO,
+        })
+    }
+}
+
+impl Cli {
+    /// Does what was asked; the exit code is [`EXIT_OK`] or [`EXIT_NEGATIVE`].
+    pub fn run(self) -> Result<ExitCode, Failure> {
+        match self.command {
+            Command::Completions { shell } => {
+                clap_complete::generate(shell, &mut Cli::command(), "ringpost-load", &mut io::stdout());
+                Ok(ExitCode::from(EXIT_OK))
+            }
+            Command::Man => {
+                clap_mangen::Man::new(Cli::command()).render(&mut io::stdout()).map_err(|reason| Failure::io("standard output", reason))?;
+                Ok(ExitCode::from(EXIT_OK))
+            }
+        }
+    }
+}

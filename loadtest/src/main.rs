@@ -1,0 +1,20 @@
+//! The `ringpost-load` command. What each call does is in the library module it names.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use ringpost_loadtest::cli::Cli;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    match Cli::parse().run() {
+        Ok(code) => code,
+        Err(failure) => {
+            eprintln!("ringpost-load: {failure}");
+            failure.exit_code()
+        }
+    }
+}

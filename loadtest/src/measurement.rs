@@ -1,0 +1,393 @@
+//! What happened during a run: recorded by each thread without locks, gathered once a second.
+//!
+//! A thread owns a [`Recorder`]; when its clock enters a new second of the run it sends [`Recorder::take`] with the number of the
+//! second that ended over a channel. The collector gives the parts to [`Measurement::add`]; parts of one second from several
+//! threads become one interval, and all become the totals.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    encoded_histogram::{EncodedHistogram, LATENCY_MAX_NS, latency_histogram},
+    error_kind::{ErrorCounts, ErrorKind},
+    phase::Phase,
+    process::ProcessSample,
+};
+
+/// Intervals one run keeps. At the bound neighbours are merged and an interval becomes twice as long: 1 s for the first hour,
+/// 2 s until two hours, and so on.
+pub const INTERVALS_MAX: usize = 3600;
+/// Seconds that are still open for parts of threads that are late; a later part counts into the oldest open one.
+const OPEN_SECONDS: usize = 4;
+
+/// What one thread, or all, measured within a time.
+#[derive(Clone, Debug)]
+pub struct Part {
+    histograms: [Histogram<u64>; Phase::COUNT],
+    /// Transactions begun (MAIL sent).
+    pub sent: u64,
+    /// Transactions acknowledged (250 after the content).
+    pub acknowledged: u64,
+    /// Content bytes of the acknowledged.
+    pub acknowledged_bytes: u64,
+    /// Transactions open at the end of the time.
+    pub in_flight: u64,
+    /// Connections open at the end of the time.
+    pub connections: u64,
+    /// What went wrong.
+    pub errors: ErrorCounts,
+}
+
+impl Default for Part {
+    fn default() -> Self {
+        Part {
+            histograms: std::array::from_fn(|_| latency_histogram()),
+            sent: 0,
+            acknowledged: 0,
+            acknowledged_bytes: 0,
+            in_flight: 0,
+            connections: 0,
+            errors: ErrorCounts::default(),
+        }
+    }
+}
+
+impl Part {
+    /// Latencies of a phase, nanoseconds.
+    pub fn histogram(&self, phase: Phase) -> &Histogram<u64> {
+        &self.histograms[phase as usize]
+    }
+
+    /// Adds what another thread measured at the same time: gauges add up.
+    pub fn merge_thread(&mut self, other: &Part) {
+        self.merge_counts(other);
+        self.in_flight += other.in_flight;
+        self.connections += other.connections;
+    }
+
+    fn merge_counts(&mut self, other: &Part) {
+        for (own, others) in self.histograms.iter_mut().zip(&other.histograms) {
+            if !others.is_empty() {
+                own.add(others).expect("all have the same bounds");
+            }
+        }
+        self.sent += other.sent;
+        self.acknowledged += other.acknowledged;
+        self.acknowledged_bytes += other.acknowledged_bytes;
+        self.errors.merge(&other.errors);
+    }
+}
+
+/// One thread's side of a measurement.
+#[derive(Default, Debug)]
+pub struct Recorder {
+    part: Box<Part>,
+}
+
+impl Recorder {
+    /// Nothing recorded.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Records a latency; beyond an hour it counts as an hour.
+    #[inline]
+    pub fn record(&mut self, phase: Phase, latency: Duration) {
+        self.record_ns(phase, u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX));
+    }
+
+    /// Records a latency in nanoseconds; 0 counts as 1, beyond an hour as an hour.
+    #[inline]
+    pub fn record_ns(&mut self, phase: Phase, latency_ns: u64) {
+        self.part.histograms[phase as usize].record(latency_ns.clamp(1, LATENCY_MAX_NS)).expect("clamped into the bounds");
+    }
+
+    /// Counts a transaction begun.
+    #[inline]
+    pub fn sent(&mut self) {
+        self.part.sent += 1;
+    }
+
+    /// Counts a transaction acknowledged, with the bytes of its content.
+    #[inline]
+    pub fn acknowledged(&mut self, content_bytes: u64) {
+        self.part.acknowledged += 1;
+        self.part.acknowledged_bytes += content_bytes;
+    }
+
+    /// Counts an error.
+    pub fn error(&mut self, kind: ErrorKind) {
+        self.part.errors.add(kind, 1);
+    }
+
+    /// Ends an interval: what was recorded since the last call, with the gauges as they are now.
+    pub fn take(&mut self, in_flight: u64, connections: u64) -> Box<Part> {
+        self.part.in_flight = in_flight;
+        self.part.connections = connections;
+        std::mem::take(&mut self.part)
+    }
+}
+
+/// One interval of a run, as results keep it.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Interval {
+    /// Seconds since the run began.
+    pub start_s: u64,
+    /// Seconds it covers.
+    pub length_s: u64,
+    /// Transactions begun.
+    pub sent: u64,
+    /// Transactions acknowledged.
+    pub acknowledged: u64,
+    /// Content bytes of the acknowledged.
+    pub acknowledged_bytes: u64,
+    /// Transactions open at its end.
+    pub in_flight: u64,
+    /// Connections open at its end.
+    pub connections: u64,
+    /// What went wrong.
+    pub errors: ErrorCounts,
+    /// Latencies by phase; phases without any are absent.
+    pub histograms: BTreeMap<Phase, EncodedHistogram>,
+    /// The engine's process, when it is on this machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine: Option<ProcessSample>,
+    /// The generator's own process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generator: Option<ProcessSample>,
+}
+
+impl Interval {
+    /// Latencies of a phase; empty when there are none or they cannot be read.
+    pub fn histogram(&self, phase: Phase) -> Histogram<u64> {
+        self.histograms.get(&phase).and_then(|encoded| encoded.decode().ok()).unwrap_or_else(latency_histogram)
+    }
+
+    fn merge_later(&mut self, later: &Interval) {
+        let mean = |a: Option<ProcessSample>, b: Option<ProcessSample>| match (a, b) {
+            (Some(a), Some(b)) => Some(ProcessSample { cpu_percent: (a.cpu_percent + b.cpu_percent) / 2.0, memory_bytes: b.memory_bytes }),
+            (a, b) => b.or(a),
+        };
+        self.length_s += later.length_s;
+        self.sent += later.sent;
+        self.acknowledged += later.acknowledged;
+        self.acknowledged_bytes += later.acknowledged_bytes;
+        self.in_flight = later.in_flight;
+        self.connections = later.connections;
+        self.errors.merge(&later.errors);
+        self.engine = mean(self.engine, later.engine);
+        self.generator = mean(self.generator, later.generator);
+        for &phase in later.histograms.keys() {
+            let mut sum = self.histogram(phase);
+            sum.add(later.histogram(phase)).expect("both have this crate's bounds");
+            self.histograms.insert(phase, EncodedHistogram::new(&sum));
+        }
+    }
+}
+
+/// A second that still takes parts.
+#[derive(Default, Debug)]
+struct OpenSecond {
+    part: Part,
+    engine: Option<ProcessSample>,
+    generator: Option<ProcessSample>,
+}
+
+/// Everything a run measured.
+#[derive(Debug)]
+pub struct Measurement {
+    totals: Part,
+    open: BTreeMap<u64, OpenSecond>,
+    intervals: Vec<Interval>,
+    seconds_per_interval: u64,
+    intervals_max: usize,
+    connections_max: u64,
+    first_open: u64,
+}
+
+impl Default for Measurement {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Measurement {
+    /// Nothing measured.
+    pub fn new() -> Self {
+        Self::with_intervals_max(INTERVALS_MAX)
+    }
+
+    fn with_intervals_max(intervals_max: usize) -> Self {
+        Measurement {
+            totals: Part::default(),
+            open: BTreeMap::new(),
+            intervals: Vec::new(),
+            seconds_per_interval: 1,
+            intervals_max,
+            connections_max: 0,
+            first_open: 0,
+        }
+    }
+
+    /// Adds what a thread measured in a second of the run (0 is the first). One call per thread and second; a thread that was away
+    /// for several seconds hands in what it has under the last of them.
+    pub fn add(&mut self, second: u64, part: &Part) {
+        self.totals.merge_counts(part);
+        let open = self.open_second(second);
+        open.part.merge_thread(part);
+        let connections = open.part.connections;
+        self.connections_max = self.connections_max.max(connections);
+    }
+
+    /// Notes what the processes used in a second.
+    pub fn sample(&mut self, second: u64, engine: Option<ProcessSample>, generator: Option<ProcessSample>) {
+        let open = self.open_second(second);
+        (open.engine, open.generator) = (engine, generator);
+    }
+
+    /// Everything so far. The gauges are zero.
+    pub fn totals(&self) -> &Part {
+        &self.totals
+    }
+
+    /// A second that is still open (one of the last few), for live views.
+    pub fn second(&self, second: u64) -> Option<&Part> {
+        self.open.get(&second).map(|open| &open.part)
+    }
+
+    /// Most connections open at the end of a second.
+    pub fn connections_max(&self) -> u64 {
+        self.connections_max
+    }
+
+    /// Ends it: totals and intervals.
+    pub fn finish(mut self) -> (Part, Vec<Interval>) {
+        while !self.open.is_empty() {
+            self.close_oldest();
+        }
+        (self.totals, self.intervals)
+    }
+
+    fn open_second(&mut self, second: u64) -> &mut OpenSecond {
+        let mut second = second.max(self.first_open);
+        if !self.open.contains_key(&second) {
+            while self.open.len() >= OPEN_SECONDS {
+                self.close_oldest();
+            }
+            second = second.max(self.first_open);
+        }
+        self.open.entry(second).or_default()
+    }
+
+    fn close_oldest(&mut self) {
+        let Some((second, closed)) = self.open.pop_first() else { return };
+        self.first_open = second + 1;
+        let histograms = Phase::ALL
+            .into_iter()
+            .filter(|&phase| !closed.part.histogram(phase).is_empty())
+            .map(|phase| (phase, EncodedHistogram::new(closed.part.histogram(phase))))
+            .collect();
+        let interval = Interval {
+            start_s: second / self.seconds_per_interval * self.seconds_per_interval,
+            length_s: 1,
+            sent: closed.part.sent,
+            acknowledged: closed.part.acknowledged,
+            acknowledged_bytes: closed.part.acknowledged_bytes,
+            in_flight: closed.part.in_flight,
+            connections: closed.part.connections,
+            errors: closed.part.errors,
+            histograms,
+            engine: closed.engine,
+            generator: closed.generator,
+        };
+        self.push(interval);
+    }
+
+    fn push(&mut self, interval: Interval) {
+        match self.intervals.last_mut() {
+            Some(last) if last.start_s == interval.start_s => last.merge_later(&interval),
+            _ => self.intervals.push(interval),
+        }
+        if self.intervals.len() > self.intervals_max {
+            self.seconds_per_interval *= 2;
+            for mut interval in std::mem::take(&mut self.intervals) {
+                interval.start_s = interval.start_s / self.seconds_per_interval * self.seconds_per_interval;
+                match self.intervals.last_mut() {
+                    Some(last) if last.start_s == interval.start_s => last.merge_later(&interval),
+                    _ => self.intervals.push(interval),
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn part(acknowledged: u64, latency_ns: u64) -> Box<Part> {
+        let mut recorder = Recorder::new();
+        for _ in 0..acknowledged {
+            recorder.sent();
+            recorder.acknowledged(100);
+            recorder.record_ns(Phase::Transaction, latency_ns);
+        }
+        recorder.error(ErrorKind::Reply(451));
+        recorder.take(acknowledged, 2)
+    }
+
+    #[test]
+    fn threads_of_one_second_become_one_interval_and_the_totals_are_exact() {
+        let mut run = Measurement::new();
+        for second in 0..10 {
+            for thread in 0..3 {
+                run.add(second, &part(5 + thread, 1_000_000 * (second + 1)));
+            }
+        }
+        assert_eq!(run.connections_max(), 6);
+        let (totals, intervals) = run.finish();
+        assert_eq!((totals.acknowledged, totals.acknowledged_bytes, totals.errors.total()), (180, 18_000, 30));
+        assert_eq!(intervals.len(), 10);
+        assert_eq!((intervals[3].start_s, intervals[3].length_s, intervals[3].in_flight, intervals[3].connections), (3, 1, 18, 6));
+        let all: u64 = intervals.iter().map(|interval| interval.histogram(Phase::Transaction).len()).sum();
+        assert_eq!(all, totals.histogram(Phase::Transaction).len());
+        assert!(intervals[0].histogram(Phase::Banner).is_empty() && !intervals[0].histograms.contains_key(&Phase::Banner));
+    }
+
+    #[test]
+    fn a_late_part_is_counted_and_a_closed_second_stays_closed() {
+        let mut run = Measurement::new();
+        (0..20).for_each(|second| run.add(second, &part(1, 1000)));
+        run.add(2, &part(7, 1000));
+        let (totals, intervals) = run.finish();
+        assert_eq!(totals.acknowledged, 27);
+        assert_eq!(intervals.iter().map(|interval| interval.acknowledged).sum::<u64>(), 27);
+        assert_eq!(intervals[2].acknowledged, 1);
+        assert!(intervals.windows(2).all(|pair| pair[0].start_s < pair[1].start_s));
+    }
+
+    #[test]
+    fn a_long_run_keeps_its_sums_in_fewer_intervals() {
+        let mut run = Measurement::with_intervals_max(20);
+        let seconds = 20 * 4 + 11;
+        let one = part(1, 5000);
+        (0..seconds).for_each(|second| run.add(second, &one));
+        let (_, intervals) = run.finish();
+        assert!(intervals.len() <= 20);
+        assert_eq!((intervals[1].start_s, intervals[1].length_s), (8, 8));
+        assert_eq!(intervals.iter().map(|interval| interval.length_s).sum::<u64>(), seconds);
+        assert_eq!(intervals.iter().map(|interval| interval.histogram(Phase::Transaction).len()).sum::<u64>(), seconds);
+    }
+
+    #[test]
+    fn latencies_beyond_the_bounds_are_kept_at_the_bounds() {
+        let mut recorder = Recorder::new();
+        recorder.record(Phase::Connect, Duration::ZERO);
+        recorder.record(Phase::Connect, Duration::from_secs(1_000_000));
+        let part = recorder.take(0, 0);
+        assert_eq!(part.histogram(Phase::Connect).len(), 2);
+        assert!(part.histogram(Phase::Connect).max() >= LATENCY_MAX_NS);
+    }
+}

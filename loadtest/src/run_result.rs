@@ -1,0 +1,289 @@
+//! The result of one run: the JSON that `report`, `compare` and `history` read.
+//!
+//! The first fields have the names that users of other mail load tests know; times there are seconds. Everything behind them is
+//! what makes the numbers trustworthy: full percentiles (nanoseconds), intervals, machine, command line.
+
+use std::{collections::BTreeMap, fs, io, path::Path, time::SystemTime};
+
+use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+
+use crate::{
+    cli::Failure, encoded_histogram::EncodedHistogram, error_kind::ErrorCounts, machine::Machine, measurement::Interval,
+    measurement::Measurement, phase::Phase,
+};
+
+/// Version of this file's shape; a reader refuses others.
+pub const FORMAT: u32 = 1;
+/// The largest result that is read: an hour of intervals of all phases is a tenth of it.
+const FILE_BYTES_MAX: u64 = 1 << 30;
+
+/// Percentiles that summaries list, by the names they have in JSON.
+pub const PERCENTILES: [(&str, f64); 9] = [
+    ("p50", 50.0),
+    ("p75", 75.0),
+    ("p90", 90.0),
+    ("p95", 95.0),
+    ("p99", 99.0),
+    ("p99.9", 99.9),
+    ("p99.99", 99.99),
+    ("p99.999", 99.999),
+    ("p100", 100.0),
+];
+
+/// One run.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct RunResult {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// Scenario or free name.
+    pub test_name: String,
+    /// Seconds.
+    pub duration: f64,
+    /// Everything that the scenario demands held.
+    pub success: bool,
+    /// Messages acknowledged.
+    pub emails_sent: u64,
+    /// Messages acknowledged per second.
+    pub emails_per_second: f64,
+    /// Mean of whole transactions ([`Phase::Transaction`]), seconds.
+    pub avg_response_time: f64,
+    /// Median, seconds.
+    pub median_response_time: f64,
+    /// 95th percentile, seconds.
+    pub p95_response_time: f64,
+    /// 99th percentile, seconds.
+    pub p99_response_time: f64,
+    /// Shortest, seconds.
+    pub min_response_time: f64,
+    /// Longest, seconds.
+    pub max_response_time: f64,
+    /// Errors by SMTP code or kind.
+    pub errors: ErrorCounts,
+    /// CPU of the server under test, percent of one core, mean over the run; 0 when it is not on this machine.
+    pub cpu_usage: f64,
+    /// Most resident memory of the server under test, MiB; 0 when it is not on this machine.
+    pub memory_usage_mb: f64,
+    /// When the run began.
+    #[serde(with = "time::serde::rfc3339")]
+    pub timestamp: OffsetDateTime,
+    /// Why `success` is false: each demand that did not hold, as a sentence.
+    #[serde(default)]
+    pub failures: Vec<String>,
+    /// Transactions begun.
+    pub transactions_begun: u64,
+    /// Content bytes acknowledged.
+    pub acknowledged_bytes: u64,
+    /// Most connections open at the end of a second.
+    pub connections_max: u64,
+    /// Memory of the server for each open connection, where the scenario measures it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_bytes_per_connection: Option<f64>,
+    /// CPU of the generator, percent of one core, mean.
+    pub generator_cpu_usage: f64,
+    /// CPU of the server for each acknowledged message, microseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_us_per_message: Option<f64>,
+    /// The load that was asked for.
+    pub load: Load,
+    /// Latencies by phase.
+    pub phases: BTreeMap<Phase, PhaseSummary>,
+    /// The run second by second.
+    pub intervals: Vec<Interval>,
+    /// The server's counters before the run (`ringpost stats --json`).
+    #[serde(default)]
+    pub initial_metrics: BTreeMap<String, f64>,
+    /// The server's counters after it.
+    #[serde(default)]
+    pub final_metrics: BTreeMap<String, f64>,
+    /// What the scenario was told, all of it.
+    #[serde(default)]
+    pub settings: serde_json::Value,
+    /// Arguments of the command that made this.
+    pub command_line: Vec<String>,
+    /// Where it was measured.
+    pub machine: Machine,
+}
+
+/// How the load was offered.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Load {
+    /// Messages per second that the schedule asked for; absent in a closed loop, where the server sets the pace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub offered_per_second: Option<f64>,
+    /// Sessions at once.
+    pub sessions: u64,
+    /// Threads of the generator.
+    pub generator_threads: u32,
+    /// Cores given to the server, where that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server_cores: Option<u32>,
+    /// MAIL, RCPT and DATA leave in one flight.
+    pub pipelined: bool,
+}
+
+/// Latencies of one phase, nanoseconds.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct PhaseSummary {
+    /// Values recorded.
+    pub count: u64,
+    /// Shortest.
+    pub min_ns: u64,
+    /// Mean.
+    pub mean_ns: f64,
+    /// Standard deviation.
+    pub stdev_ns: f64,
+    /// Longest.
+    pub max_ns: u64,
+    /// By the names of [`PERCENTILES`].
+    pub percentiles_ns: BTreeMap<String, u64>,
+    /// All of it: HdrHistogram V2, deflate, base64.
+    pub histogram: EncodedHistogram,
+}
+
+impl PhaseSummary {
+    /// Of a histogram in nanoseconds.
+    pub fn new(histogram: &Histogram<u64>) -> Self {
+        PhaseSummary {
+            count: histogram.len(),
+            min_ns: if histogram.is_empty() { 0 } else { histogram.min() },
+            mean_ns: histogram.mean(),
+            stdev_ns: histogram.stdev(),
+            max_ns: histogram.max(),
+            percentiles_ns: PERCENTILES.iter().map(|&(name, at)| (name.to_owned(), histogram.value_at_percentile(at))).collect(),
+            histogram: EncodedHistogram::new(histogram),
+        }
+    }
+
+    /// A percentile of [`PERCENTILES`]; 0 when the file does not have it.
+    pub fn percentile_ns(&self, name: &str) -> u64 {
+        self.percentiles_ns.get(name).copied().unwrap_or(0)
+    }
+}
+
+/// What a run's result needs beside what was measured.
+#[derive(Clone, Debug)]
+pub struct RunFacts {
+    /// Scenario or free name.
+    pub test_name: String,
+    /// When it began.
+    pub started: SystemTime,
+    /// Seconds from the first transaction to the last reply.
+    pub duration_s: f64,
+    /// Demands that did not hold, as sentences; none is success.
+    pub failures: Vec<String>,
+    /// The load asked for.
+    pub load: Load,
+    /// Settings of the scenario.
+    pub settings: serde_json::Value,
+    /// Server counters before.
+    pub initial_metrics: BTreeMap<String, f64>,
+    /// Server counters after.
+    pub final_metrics: BTreeMap<String, f64>,
+    /// CPU seconds the server used during the run, where it is on this machine.
+    pub server_cpu_s: Option<f64>,
+    /// Server memory for each open connection, where measured.
+    pub memory_bytes_per_connection: Option<f64>,
+    /// The machine.
+    pub machine: Machine,
+}
+
+impl RunResult {
+    /// Puts a result together. The command line is this process's.
+    pub fn new(measurement: Measurement, facts: RunFacts) -> Self {
+        let connections_max = measurement.connections_max();
+        let (totals, intervals) = measurement.finish();
+        let response = PhaseSummary::new(totals.histogram(Phase::Transaction));
+        let seconds = |ns: u64| ns as f64 / 1e9;
+        let mean = |values: Vec<f64>| if values.is_empty() { 0.0 } else { values.iter().sum::<f64>() / values.len() as f64 };
+        let engine_cpu = mean(intervals.iter().filter_map(|i| Some(i.engine?.cpu_percent)).collect());
+        let generator_cpu = mean(intervals.iter().filter_map(|i| Some(i.generator?.cpu_percent)).collect());
+        let memory_max = intervals.iter().filter_map(|i| Some(i.engine?.memory_bytes)).max().unwrap_or(0);
+        RunResult {
+            format: FORMAT,
+            test_name: facts.test_name,
+            duration: facts.duration_s,
+            success: facts.failures.is_empty(),
+            emails_sent: totals.acknowledged,
+            emails_per_second: if facts.duration_s > 0.0 { totals.acknowledged as f64 / facts.duration_s } else { 0.0 },
+            avg_response_time: response.mean_ns / 1e9,
+            median_response_time: seconds(response.percentile_ns("p50")),
+            p95_response_time: seconds(response.percentile_ns("p95")),
+            p99_response_time: seconds(response.percentile_ns("p99")),
+            min_response_time: seconds(response.min_ns),
+            max_response_time: seconds(response.max_ns),
+            errors: totals.errors.clone(),
+            cpu_usage: match facts.server_cpu_s {
+                Some(cpu) if facts.duration_s > 0.0 => cpu / facts.duration_s * 100.0,
+                _ => engine_cpu,
+            },
+            memory_usage_mb: memory_max as f64 / f64::from(1 << 20),
+            timestamp: OffsetDateTime::from(facts.started),
+            failures: facts.failures,
+            transactions_begun: totals.sent,
+            acknowledged_bytes: totals.acknowledged_bytes,
+            connections_max,
+            memory_bytes_per_connection: facts.memory_bytes_per_connection,
+            generator_cpu_usage: generator_cpu,
+            cpu_us_per_message: facts.server_cpu_s.filter(|_| totals.acknowledged > 0).map(|cpu| cpu * 1e6 / totals.acknowledged as f64),
+            load: facts.load,
+            phases: Phase::ALL
+                .into_iter()
+                .filter(|&phase| !totals.histogram(phase).is_empty())
+                .map(|phase| (phase, PhaseSummary::new(totals.histogram(phase))))
+                .collect(),
+            intervals,
+            initial_metrics: facts.initial_metrics,
+            final_metrics: facts.final_metrics,
+            settings: facts.settings,
+            command_line: std::env::args().collect(),
+            machine: facts.machine,
+        }
+    }
+
+    /// Reads a result. [`Failure::Io`] when it cannot be read, [`Failure::Data`] when it is none or of another format.
+    pub fn read(path: &Path) -> Result<Self, Failure> {
+        Self::parse(&read_text(path)?).map_err(|reason| Failure::Data(format!("{}: {reason}", path.display())))
+    }
+
+    /// Parses a result.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let result: RunResult = serde_json::from_str(text).map_err(|reason| format!("not a result: {reason}"))?;
+        if result.format != FORMAT {
+            return Err(format!("format {} is not the one this version reads ({FORMAT})", result.format));
+        }
+        Ok(result)
+    }
+
+    /// Writes it, whole or not at all.
+    pub fn write(&self, path: &Path) -> Result<(), Failure> {
+        let mut text = serde_json::to_string_pretty(self).expect("a result is plain data");
+        text.push('\n');
+        write_whole(path, text.as_bytes()).map_err(|reason| Failure::io(path.display(), reason))
+    }
+}
+
+/// Reads a text file of at most 1 GiB.
+pub fn read_text(path: &Path) -> Result<String, Failure> {
+    let fail = |reason: io::Error| Failure::io(path.display(), reason);
+    let bytes = fs::metadata(path).map_err(fail)?.len();
+    if bytes > FILE_BYTES_MAX {
+        return Err(Failure::Data(format!("{}: {bytes} bytes are more than a result has", path.display())));
+    }
+    fs::read_to_string(path).map_err(fail)
+}
+
+/// Writes a file under another name in the same folder and renames it, so that a reader sees the old or the new one.
+pub fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut name = path.file_name().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "not a file name"))?.to_owned();
+    name.push(format!(".{}.new", std::process::id()));
+    let fresh = path.with_file_name(name);
+    let written = fs::write(&fresh, bytes).and_then(|()| fs::rename(&fresh, path));
+    if written.is_err() {
+        // What could not be put in place is of no use; that it may not be removable either is not the news.
+        let _ = fs::remove_file(&fresh);
+    }
+    written
+}
