@@ -75,8 +75,12 @@ pub enum Command {
         /// The shell.
         shell: clap_complete::Shell,
     },
-    /// Print the manual page (roff).
-    Man,
+    /// Print the manual page (roff), or write all of them into a folder.
+    Man {
+        /// Write the manual page and one for each command into this folder
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
 }
 
 /// Where the config file is.
@@ -116,9 +120,19 @@ pub enum ConfigCall {
 #[derive(Subcommand)]
 pub enum SpoolCall {
     /// Check every batch and record; exit 1 if an acknowledged one is damaged.
-    Verify(SpoolPlace),
+    Verify {
+        #[command(flatten)]
+        place: SpoolPlace,
+        #[command(flatten)]
+        output: Output,
+    },
     /// List the messages that the spool holds and that are not settled.
-    Ls(SpoolPlace),
+    Ls {
+        #[command(flatten)]
+        place: SpoolPlace,
+        #[command(flatten)]
+        output: Output,
+    },
     /// Print one message's content as it was accepted.
     Cat {
         /// The queue id.
@@ -132,7 +146,7 @@ pub enum SpoolCall {
         #[arg(default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=4096))]
         segments: u32,
         #[command(flatten)]
-        place: SpoolPlace,
+        config: ConfigFile,
     },
 }
 
@@ -144,8 +158,6 @@ pub struct SpoolPlace {
     /// The spool's folder [default: `spool.path` of the config file]
     #[arg(long, value_name = "DIR")]
     pub path: Option<PathBuf>,
-    #[command(flatten)]
-    pub output: Output,
 }
 
 /// `ringpost queue …`

@@ -81,14 +81,26 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Queue { control, call } => Ok(queue_cli::queue(&socket_path(&control)?, call)),
         Command::Stats { control, output } => Ok(queue_cli::stats(&socket_path(&control)?, output)),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "ringpost", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "ringpost", &mut script);
+            queue_cli::say(String::from_utf8_lossy(&script).trim_end());
             Ok(ExitCode::from(EXIT_OK))
         }
-        Command::Man => clap_mangen::Man::new(Cli::command())
-            .render(&mut std::io::stdout())
-            .map(|()| ExitCode::from(EXIT_OK))
-            .map_err(|error| Failure { message: error.to_string(), code: EXIT_IO }),
+        Command::Man { dir } => man(dir.as_deref()),
     }
+}
+
+fn man(folder: Option<&Path>) -> Result<ExitCode, Failure> {
+    let failure = |error: std::io::Error| Failure { message: error.to_string(), code: EXIT_IO };
+    match folder {
+        Some(folder) => clap_mangen::generate_to(Cli::command(), folder).map_err(failure)?,
+        None => {
+            let mut page = Vec::new();
+            clap_mangen::Man::new(Cli::command()).render(&mut page).map_err(failure)?;
+            queue_cli::say(String::from_utf8_lossy(&page).trim_end());
+        }
+    }
+    Ok(ExitCode::from(EXIT_OK))
 }
 
 fn serve(file: &ConfigFile) -> Result<ExitCode, Failure> {

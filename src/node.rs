@@ -51,7 +51,7 @@ pub enum NodeError {
     #[error("control.socket: {0}")]
     Control(String),
     /// The mail log could not be opened.
-    #[error("log.mail_file: {0}")]
+    #[error("log.mail_output: {0}")]
     MailLog(io::Error),
     /// The spool could not be opened.
     #[error(transparent)]

@@ -97,7 +97,13 @@ fn show(socket: &Path, id: String, output: Output) -> ExitCode {
             say(&format!("reason     {}", plain(&view.reason)));
         }
         for recipient in &view.recipients {
-            say(&format!("recipient  <{}> {}, {} attempts", plain(&recipient.address), recipient.state, recipient.attempts));
+            say(&format!(
+                "recipient  <{}> {}, {} attempt{}",
+                plain(&recipient.address),
+                recipient.state,
+                recipient.attempts,
+                if recipient.attempts == 1 { "" } else { "s" }
+            ));
             if let Some(next) = &recipient.next_attempt {
                 say(&format!("           next attempt {next}"));
             }

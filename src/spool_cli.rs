@@ -1,4 +1,4 @@
-//! `ringpost spool`: verify, ls and cat read the logs themselves; prepare asks the running engine, or says that it prepares at its start.
+//! `ringpost spool`: verify, ls and cat read the logs themselves; prepare asks the running engine, or writes them itself.
 
 use std::{
     io::{self, Write},
@@ -23,18 +23,18 @@ use crate::{
 
 /// Runs a spool command.
 pub fn spool(call: SpoolCall, read_config: impl Fn(&ConfigFile) -> Result<Config, String>) -> Result<ExitCode, Failure> {
-    let config = |place: &SpoolPlace| read_config(&place.config).map_err(|message| Failure { message, code: EXIT_CONFIG });
+    let config = |file: &ConfigFile| read_config(file).map_err(|message| Failure { message, code: EXIT_CONFIG });
     let folder = |place: &SpoolPlace| -> Result<PathBuf, Failure> {
         match &place.path {
             Some(path) => Ok(path.clone()),
-            None => Ok(config(place)?.spool.path),
+            None => Ok(config(&place.config)?.spool.path),
         }
     };
     match call {
-        SpoolCall::Verify(place) => verify(&read(folder(&place)?)?, place.output.json),
-        SpoolCall::Ls(place) => list(&read(folder(&place)?)?, place.output.json),
+        SpoolCall::Verify { place, output } => verify(&read(folder(&place)?)?, output.json),
+        SpoolCall::Ls { place, output } => list(&read(folder(&place)?)?, output.json),
         SpoolCall::Cat { id, place } => cat(&read(folder(&place)?)?, &id),
-        SpoolCall::Prepare { segments, place } => prepare(&config(&place)?, segments),
+        SpoolCall::Prepare { segments, config: file } => prepare(&config(&file)?, segments),
     }
 }
 

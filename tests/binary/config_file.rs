@@ -107,6 +107,16 @@ fn the_embedded_defaults_are_a_good_file() {
 }
 
 #[test]
+fn each_command_has_a_manual_page() {
+    let folder = tempfile::tempdir().unwrap();
+    assert!(ringpost().args(["man", "--dir"]).arg(folder.path()).status().unwrap().success());
+    for page in ["ringpost.1", "ringpost-serve.1", "ringpost-spool-verify.1", "ringpost-queue-ls.1"] {
+        let text = std::fs::read_to_string(folder.path().join(page)).unwrap();
+        assert!(text.contains(".SH SYNOPSIS"), "{page}");
+    }
+}
+
+#[test]
 fn the_version_names_the_commit() {
     let output = ringpost().arg("--version").output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
