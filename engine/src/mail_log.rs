@@ -97,7 +97,7 @@ impl MailLog {
         MailLog { channel, open: RefCell::default(), lost: Cell::default(), lost_total: Cell::default() }
     }
 
-    /// Appends `<time> <line>\n`; cut at [`LINE_BYTES_MAX`].
+    /// Appends `<time> <line>\n`; cut at 4 KiB.
     pub fn line(&self, clock: &Clock, line: fmt::Arguments<'_>) {
         let now = clock.unix_ms();
         let mut open = self.open.borrow_mut();

@@ -1,11 +1,11 @@
 //! Bounded lock-free lanes between threads, with wakers.
 //!
-//! - [`bell`]: one listener, many ringers. A thread sleeps on one bell, whatever number of lanes lead to it.
-//! - [`lane`]: single producer, single consumer; between two shards.
+//! - [`bell()`]: one listener, many ringers. A thread sleeps on one bell, whatever number of lanes lead to it.
+//! - [`lane()`]: single producer, single consumer; between two shards.
 //! - [`Port`]: two lanes between two shards, carrying requests and replies. A request reserves the place of its reply first, so a
 //!   reply is never refused and two full directions cannot deadlock.
-//! - [`mesh`]: the ports of all shards, each made at its first use.
-//! - [`mailbox`]: many producers; between a shard and the coordinator's ordinary thread.
+//! - [`mesh()`]: the ports of all shards, each made at its first use.
+//! - [`mailbox()`]: many producers; between a shard and the coordinator's ordinary thread.
 //!
 //! Everything that is sent is published at once, and the other side is woken once per [`Sender::flush`]: send a batch, then flush.
 //! A full lane gives the item back and counts; its sender's bell rings when there is room again.
