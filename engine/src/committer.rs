@@ -82,6 +82,9 @@ pub struct Committer {
     /// Those who found no room and try again after the next completion.
     crowded: RefCell<Vec<Waker>>,
     recent: RefCell<VecDeque<Recent>>,
+    /// Operations beside the batches that no hand has taken yet, and the hands that have nothing to do.
+    cold: RefCell<VecDeque<Op<PageBuffer>>>,
+    idle_hands: RefCell<Vec<Waker>>,
     pump: RefCell<Option<Waker>>,
     kicked: Cell<bool>,
     space_at: Cell<Option<Instant>>,
@@ -105,6 +108,8 @@ impl Committer {
             waiters: RefCell::default(),
             crowded: RefCell::default(),
             recent: RefCell::default(),
+            cold: RefCell::default(),
+            idle_hands: RefCell::default(),
             pump: RefCell::default(),
             kicked: Cell::new(true),
             space_at: Cell::new(None),
@@ -191,18 +196,41 @@ impl Committer {
                         }
                     }
                 }
-                kind => {
-                    let committer = self.clone();
-                    glommio::spawn_local(async move {
-                        let result = committer.files.execute(kind).await;
-                        committer.log.borrow_mut().completed(id, result, committer.ring.now());
-                        committer.crowded.borrow_mut().drain(..).for_each(Waker::wake);
-                        committer.kick();
-                    })
-                    .detach();
-                }
+                kind => self.hand_over(Op { id, kind }),
             }
         }
+    }
+
+    /// Gives an operation to a hand that has nothing to do, or to a new one: there are as many as operations were ever under way at once,
+    /// which the log bounds.
+    fn hand_over(self: &Rc<Self>, op: Op<PageBuffer>) {
+        self.cold.borrow_mut().push_back(op);
+        let idle = self.idle_hands.borrow_mut().pop();
+        match idle {
+            Some(hand) => hand.wake(),
+            None => drop(self.ring.spawn(self.clone().execute_cold()).detach()),
+        }
+    }
+
+    /// A hand: executes one operation after the other until the log ends.
+    async fn execute_cold(self: Rc<Self>) {
+        while let Some(Op { id, kind }) = poll_fn(|cx| self.poll_cold(cx)).await {
+            let result = self.files.execute(kind).await;
+            self.log.borrow_mut().completed(id, result, self.ring.now());
+            self.crowded.borrow_mut().drain(..).for_each(Waker::wake);
+            self.kick();
+        }
+    }
+
+    fn poll_cold(&self, cx: &mut Context<'_>) -> Poll<Option<Op<PageBuffer>>> {
+        if let Some(op) = self.cold.borrow_mut().pop_front() {
+            return Poll::Ready(Some(op));
+        }
+        if self.poisoned.get() || self.stopped.get() {
+            return Poll::Ready(None);
+        }
+        self.idle_hands.borrow_mut().push(cx.waker().clone());
+        Poll::Pending
     }
 
     fn drain_events(&self, on_event: &impl Fn(&Event<'_>)) {
@@ -240,6 +268,7 @@ impl Committer {
     fn wake_all(&self) {
         self.waiters.borrow_mut().drain(..).for_each(|(_, waker)| waker.wake());
         self.crowded.borrow_mut().drain(..).for_each(Waker::wake);
+        self.idle_hands.borrow_mut().drain(..).for_each(Waker::wake);
     }
 
     /// Lets the pump look at the log again.

@@ -193,7 +193,7 @@ impl Shard {
             return;
         }
         if let Err(dispatch) = self.pool.hand(dispatch) {
-            glommio::spawn_local(outbound::deliver(self.clone(), dispatch)).detach();
+            self.ring.spawn(outbound::deliver(self.clone(), dispatch)).detach();
         }
     }
 

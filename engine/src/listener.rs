@@ -35,7 +35,7 @@ pub(crate) async fn accept(shard: Rc<Shard>, listener: Listener) {
                 match shard.admission.admit(peer.ip(), relaying, shard.ring.now()) {
                     Ok(admitted) => {
                         shard.metrics.sessions.set(shard.metrics.sessions.get() + 1);
-                        glommio::spawn_local(Inbound::new(shard.clone(), conn, peer, relaying, admitted).serve()).detach();
+                        shard.ring.spawn(Inbound::new(shard.clone(), conn, peer, relaying, admitted).serve()).detach();
                     }
                     Err(refusal) => {
                         shard.metrics.connections_refused.increment();
@@ -46,10 +46,12 @@ pub(crate) async fn accept(shard: Rc<Shard>, listener: Listener) {
                         };
                         // The kernel's buffer of a fresh connection holds a line: nobody waits for the peer.
                         let _ = conn.send(line.as_bytes());
-                        glommio::spawn_local(async move {
-                            let _ = conn.flush().await;
-                        })
-                        .detach();
+                        shard
+                            .ring
+                            .spawn(async move {
+                                let _ = conn.flush().await;
+                            })
+                            .detach();
                     }
                 }
             }

@@ -177,7 +177,7 @@ pub struct Shard {
 pub fn spawn(plan: ShardPlan) -> io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name(format!("shard-{}", plan.id)).spawn(move || {
         let id = plan.id;
-        // glommio's own rings serve timers and cold files only: small, and next to no locked memory.
+        // glommio's own rings have nothing to do: small, and next to no locked memory.
         let executor = LocalExecutorBuilder::new(Placement::Fixed(plan.core)).preempt_timer(PREEMPT_TIMER).ring_depth(64).io_memory(64 << 10).make();
         match executor {
             Ok(executor) => executor.run(run(plan)),
@@ -198,7 +198,7 @@ async fn run(plan: ShardPlan) {
     match start(plan) {
         Ok((shard, listeners)) => {
             let shard: Rc<Shard> = shard;
-            let failure = shard.clone().live(listeners, requests).await.err();
+            let failure = shard.ring.watch(shard.clone().live(listeners, requests)).await.err();
             (shard.on_event)(ShardEvent::Ended { shard: id, failure });
             shard.ring.shutdown();
         }
@@ -376,16 +376,16 @@ impl Shard {
         let opened = Rc::new(Cell::new(0_usize));
         let logs: Vec<_> = std::iter::once((self.id, self.own.clone())).chain(self.adopted.borrow().iter().cloned()).collect();
         for (number, committer) in logs {
-            glommio::spawn_local(self.clone().run_log(number, committer, opened.clone())).detach();
+            self.ring.spawn(self.clone().run_log(number, committer, opened.clone())).detach();
         }
-        glommio::spawn_local(self.clone().deliver()).detach();
-        glommio::spawn_local(self.clone().keep_house()).detach();
-        glommio::spawn_local(shard_control::answer_requests(self.clone(), requests)).detach();
+        self.ring.spawn(self.clone().deliver()).detach();
+        self.ring.spawn(self.clone().keep_house()).detach();
+        self.ring.spawn(shard_control::answer_requests(self.clone(), requests)).detach();
         // The write side of the own log is enough to accept mail: old mail loads in the background (S13).
         poll_fn(|cx| self.poll_life(cx, |shard| opened.get() > 0 || shard.is_ending())).await;
         if !self.is_ending() {
             for socket in listeners {
-                glommio::spawn_local(listener::accept(self.clone(), self.ring.listen(OwnedFd::from(socket)))).detach();
+                self.ring.spawn(listener::accept(self.clone(), self.ring.listen(OwnedFd::from(socket)))).detach();
             }
             (self.on_event)(ShardEvent::Ready { shard: self.id });
         }
@@ -475,9 +475,9 @@ impl Shard {
                 Event::Loaded(report) => {
                     info!(shard = shard.id, log = number, messages = report.messages, segments = report.segments, batches = report.batches, "spool loaded");
                     if let Some(recovering) = recovering.take() {
-                        let (shard, committer) = (shard.clone(), committer.clone());
+                        let (shard, committer, ring) = (shard.clone(), committer.clone(), shard.ring.clone());
                         // Not within the event: enqueueing asks the log what is still live. A spawned task begins at once.
-                        glommio::spawn_local(async move {
+                        ring.spawn(async move {
                             shard.ring.yield_now().await;
                             recovering.enqueue(&shard, number, &committer).await;
                             shard.loading.set(shard.loading.get() - 1);
@@ -510,8 +510,8 @@ impl Shard {
                 Event::SegmentFreed { .. } => shard.delivery.kick(),
                 Event::Retired => {
                     info!(shard = shard.id, log = number, "the log of a shard that no longer exists is empty and gone");
-                    let shard = shard.clone();
-                    glommio::spawn_local(async move {
+                    let (shard, ring) = (shard.clone(), shard.ring.clone());
+                    ring.spawn(async move {
                         shard.ring.yield_now().await;
                         shard.forget_adopted(number);
                     })
@@ -554,13 +554,14 @@ impl Shard {
         // Deferred: the event that brought us here may hold a log, and a spawned task begins at once.
         let logs: Vec<_> = std::iter::once(self.own.clone()).chain(self.adopted.borrow().iter().map(|(_, log)| log.clone())).collect();
         let ring = self.ring.clone();
-        glommio::spawn_local(async move {
-            ring.yield_now().await;
-            for log in logs.iter().filter(|log| !log.is_poisoned()) {
-                log.with_log(|log| log.poison(PoisonReason::Elsewhere));
-            }
-        })
-        .detach();
+        self.ring
+            .spawn(async move {
+                ring.yield_now().await;
+                for log in logs.iter().filter(|log| !log.is_poisoned()) {
+                    log.with_log(|log| log.poison(PoisonReason::Elsewhere));
+                }
+            })
+            .detach();
         self.wake_life();
     }
 

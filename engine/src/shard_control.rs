@@ -21,17 +21,19 @@ pub(crate) async fn answer_requests(shard: Rc<Shard>, requests: Arc<RequestLane>
             match command {
                 // What waits for the disk or goes over a long queue does not hold up the rest, a drain least of all.
                 Command::Change(change, selection) => {
-                    let shard = shard.clone();
-                    glommio::spawn_local(async move { answer(Answer::Changed(apply(&shard, change, selection).await)) }).detach();
+                    let changing = shard.clone();
+                    shard.ring.spawn(async move { answer(Answer::Changed(apply(&changing, change, selection).await)) }).detach();
                 }
                 // So does what must not be answered before the mail of earlier runs is queued.
                 command @ (Command::List(_) | Command::Show(_)) if shard.logs_loading() > 0 => {
-                    let shard = shard.clone();
-                    glommio::spawn_local(async move {
-                        shard.loaded().await;
-                        answer(reply(&shard, command));
-                    })
-                    .detach();
+                    let loading = shard.clone();
+                    shard
+                        .ring
+                        .spawn(async move {
+                            loading.loaded().await;
+                            answer(reply(&loading, command));
+                        })
+                        .detach();
                 }
                 command => answer(reply(&shard, command)),
             }

@@ -61,18 +61,6 @@ impl Bell {
     pub(crate) fn raw_fd(&self) -> RawFd {
         self.0.eventfd.as_raw_fd()
     }
-
-    /// A second descriptor of the same count, for glommio to own.
-    pub(crate) fn second_fd(&self) -> io::Result<OwnedFd> {
-        self.0.eventfd.try_clone()
-    }
-
-    /// Sleeps until the descriptor is written.
-    pub(crate) fn wait(&self) {
-        let mut count = [0u8; 8];
-        // SAFETY: eight writable bytes. EINTR only ends the sleep early, which every caller can bear.
-        unsafe { libc::read(self.0.eventfd.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
-    }
 }
 
 impl fmt::Debug for Bell {

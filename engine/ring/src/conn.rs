@@ -267,7 +267,6 @@ impl Conn {
                 self.shared.starved.borrow_mut().push_back(self.key);
             } else {
                 self.shared.arm_receive(slot, self.key);
-                self.shared.wake_driver();
             }
         }
         drop(conns);
@@ -324,7 +323,6 @@ impl Conn {
         }
         drop(pool);
         drop(conns);
-        self.shared.wake_driver();
         queued.map_err(|_| io::Error::from(io::ErrorKind::WouldBlock))
     }
 
@@ -426,6 +424,5 @@ impl Drop for Conn {
         let close = opcode::Close::new(types::Fd(fd)).build().flags(squeue::Flags::SKIP_SUCCESS);
         // SAFETY: it names no memory.
         unsafe { shared.kernel.push(close.user_data(Tag::Forget.with(0))) };
-        shared.wake_driver();
     }
 }

@@ -207,7 +207,6 @@ impl Deadline {
     pub fn set(&self, at: Instant) {
         if self.shared.deadlines.heap.borrow_mut().set(self.key, Some(at)) {
             self.shared.deadlines.nearer.set(true);
-            self.shared.wake_driver();
         }
     }
 

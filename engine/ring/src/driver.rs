@@ -1,141 +1,85 @@
-//! Driving the ring from inside a glommio executor, and sleeping through glommio.
+//! Driving the ring from inside a glommio executor: glommio schedules, the ring waits.
 //!
-//! Two tasks. The driver turns the ring while there is work; when there is none it suspends, and glommio may put the thread to sleep in
-//! its own ring. The doorbell is what glommio sleeps on: a read of the eventfd that our ring signals and other threads write, through
-//! `BufferedFile`, the one public type of glommio's that reads any descriptor.
+//! The driver is a task like the others. It turns the ring, lets every task run that can, and when none could it sleeps in the ring
+//! itself until something completes: a socket, a write, the nearest deadline, or the bell that other threads ring. To glommio it never
+//! stops being busy, so glommio never looks at rings of its own: its timers and files do not work beside this ring, and are not needed.
 //!
-//! Under load glommio never goes idle, and looks at its own rings (timers, files, wakes from other threads) only then. So the driver
-//! lets it in every [`VISIT`], by waiting for the bell to come through glommio. While the shard is busy the bell is always rung ahead,
-//! so that glommio does not sleep long with tasks that could run. 0.9 may do that after a preemption, whence [`PREEMPT_TIMER`]. Tasks
-//! that keep the thread busy without the ring yield by `Ring::yield_now`, which keeps the driver awake, too.
+//! Whether a task can still run is not for glommio to say, so the ring counts the polls of all tasks ([`Ring::spawn`], [`Ring::watch`]):
+//! glommio runs tasks in the order in which they were woken, so when none was polled between two polls of the driver, none can run. A task
+//! that was spawned in another way may wait until something else completes.
 
 use std::{
-    future::poll_fn,
-    io,
-    os::fd::{FromRawFd, IntoRawFd},
+    future::{Future, poll_fn},
+    pin::pin,
     rc::{Rc, Weak},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use futures_lite::future::yield_now;
-use glommio::io::BufferedFile;
+use glommio::Task;
 
-use crate::ring::Shared;
-
-/// How often a busy driver lets glommio look at its own rings. A visit costs a few microseconds.
-const VISIT: Duration = Duration::from_micros(500);
+use crate::ring::{Ring, Shared};
 
 /// What to build a shard's executor with: `LocalExecutorBuilder::preempt_timer(PREEMPT_TIMER)`. Long on purpose.
 ///
-/// glommio 0.9 goes to sleep with tasks that could run when its preemption timer fires between being set and being looked at, and then
-/// nothing may ever wake it. That takes a thread that loses its core for as long as the timer runs: often with 1 ms, now and then with the
-/// default of 100 ms, not with this. Tasks that run for long let others in with [`Ring::yield_now`](crate::Ring::yield_now) instead.
-pub const PREEMPT_TIMER: Duration = Duration::from_secs(1);
+/// When this timer fires glommio looks at its own rings, which have nothing, and 0.9 may then go to sleep with tasks that could run.
+/// A timer of [`NAP`] bounds that sleep. Tasks that run for long let others in with [`Ring::yield_now`] instead.
+pub const PREEMPT_TIMER: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Turns without a sleep after which a shard counts as busy: shorter bursts need no bell.
-const BUSY_TURNS: u32 = 8;
+/// The longest that glommio may sleep in spite of the driver.
+const NAP: Duration = Duration::from_millis(50);
 
-pub(crate) fn spawn(shared: &Rc<Shared>) -> io::Result<()> {
-    let descriptor = shared.bell.second_fd()?;
-    // SAFETY: the descriptor is ours, and the file takes it over.
-    let bell = unsafe { BufferedFile::from_raw_fd(descriptor.into_raw_fd()) };
+#[expect(clippy::disallowed_methods, reason = "the driver is the one that watches")]
+pub(crate) fn spawn(shared: &Rc<Shared>) {
     glommio::spawn_local(drive(Rc::downgrade(shared))).detach();
-    glommio::spawn_local(doorbell(Rc::downgrade(shared), bell)).detach();
     glommio::spawn_local(night_watch(Rc::downgrade(shared))).detach();
-    Ok(())
-}
-
-/// How long glommio may sleep with tasks that could run: the least while the shard works, doubling to the most while it does not.
-///
-/// glommio 0.9 asks whether to preempt before it runs the first task of a round, and goes to sleep if the answer is yes: the completion
-/// of a cancelled preemption timer is enough for that. The doorbell's read is then consumed and nothing would ever wake the thread (seen
-/// under relay load, some seconds in). A timer of its own bounds that sleep.
-const NAP_MIN: Duration = Duration::from_millis(5);
-const NAP_MAX: Duration = Duration::from_millis(320);
-
-/// How long the driver has been awake.
-struct Awake {
-    visited: Instant,
-    turns: u32,
-    rung_ahead: bool,
 }
 
 /// Holds the ring only while it uses it, so that the last of its owners ends it.
 async fn drive(weak: Weak<Shared>) {
-    let mut awake = Awake { visited: Instant::now(), turns: 0, rung_ahead: false };
-    while let Some(shared) = weak.upgrade() {
-        if shared.is_shut_down() {
-            return;
-        }
-        // Lost completions or an unusable ring: nothing that was promised could be kept.
-        let woken = shared.turn().expect("io_uring_enter");
-        if shared.visited.take() {
-            awake.visited = shared.now.get();
-            awake.rung_ahead = false;
-        }
-        let idle = woken == 0 && !shared.nudged.take() && !shared.has_work();
-        if idle {
-            shared.kernel.arm_eventfd(true);
-            drop(shared);
-            sleep(&weak, |shared| shared.nudged.get() || shared.has_work()).await;
-            let Some(shared) = weak.upgrade() else { return };
-            shared.kernel.arm_eventfd(false);
-            awake.turns = 0;
-            continue;
-        }
-        awake.turns += 1;
-        if awake.turns >= BUSY_TURNS && !awake.rung_ahead {
-            shared.bell.strike();
-            awake.rung_ahead = true;
-        }
-        let visit = awake.rung_ahead && shared.now.get().saturating_duration_since(awake.visited) >= VISIT;
-        drop(shared);
-        if visit {
-            sleep(&weak, |shared| shared.visited.get() || shared.nudged.get()).await;
-        } else {
-            yield_now().await; // the woken tasks run first
-        }
-    }
-}
-
-/// Keeps a timer in glommio, see [`NAP_MIN`].
-async fn night_watch(weak: Weak<Shared>) {
-    let (mut nap, mut seen) = (NAP_MIN, None);
+    let mut polls_seen = None;
     loop {
         match weak.upgrade() {
             Some(shared) if !shared.is_shut_down() => {
-                let turned = shared.now.get();
-                nap = if seen.replace(turned) == Some(turned) { (nap * 2).min(NAP_MAX) } else { NAP_MIN };
+                let polls = shared.polls.get();
+                let none_ran = polls_seen.replace(polls) == Some(polls);
+                // Lost completions or an unusable ring: nothing that was promised could be kept.
+                let turned = if none_ran && !shared.has_work() { shared.turn_asleep() } else { shared.turn() };
+                turned.expect("io_uring_enter");
             }
             _ => return,
         }
-        glommio::timer::sleep(nap).await;
+        yield_now().await; // the woken tasks run first
     }
 }
 
-async fn sleep(weak: &Weak<Shared>, ready: impl Fn(&Shared) -> bool) {
-    poll_fn(|cx| match weak.upgrade() {
-        Some(shared) => {
-            let ready = shared.is_shut_down() || ready(&shared);
-            shared.poll_sleep(cx, ready)
-        }
-        None => std::task::Poll::Ready(()),
-    })
-    .await;
+/// Keeps a timer in glommio, see [`PREEMPT_TIMER`]. It is looked at only when glommio sleeps.
+#[expect(clippy::disallowed_methods, reason = "this timer is for glommio's own sleep")]
+async fn night_watch(weak: Weak<Shared>) {
+    while weak.upgrade().is_some_and(|shared| !shared.is_shut_down()) {
+        glommio::timer::sleep(NAP).await;
+    }
 }
 
-async fn doorbell(weak: Weak<Shared>, bell: BufferedFile) {
-    loop {
-        let read = bell.read_at(0, 8).await;
-        let Some(shared) = weak.upgrade() else { break };
-        // Another error than an interruption cannot happen to an eventfd; without the bell the shard would sleep for ever.
-        read.expect("an eventfd can be read");
-        if shared.is_shut_down() {
-            break;
-        }
-        shared.visited.set(true);
-        shared.wake_driver();
+impl Ring {
+    /// Runs a task on this thread, at once up to its first wait: call it while nothing is borrowed.
+    #[expect(clippy::disallowed_methods, reason = "the task is watched")]
+    pub fn spawn<T: 'static>(&self, task: impl Future<Output = T> + 'static) -> Task<T> {
+        glommio::spawn_local(self.watch(task))
     }
-    // The descriptor is closed either way; a failed close of an eventfd loses nothing.
-    let _ = bell.close().await;
+
+    /// Lets the ring know whenever `task` runs. The executor's main future needs this, what [`Ring::spawn`] runs has it.
+    pub fn watch<F: Future>(&self, task: F) -> impl Future<Output = F::Output> + use<F> {
+        let polls = Rc::downgrade(&self.0);
+        async move {
+            let mut task = pin!(task);
+            poll_fn(|cx| {
+                if let Some(shared) = polls.upgrade() {
+                    shared.polls.set(shared.polls.get() + 1);
+                }
+                task.as_mut().poll(cx)
+            })
+            .await
+        }
+    }
 }

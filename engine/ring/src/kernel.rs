@@ -8,8 +8,6 @@ use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
     io,
-    os::fd::RawFd,
-    sync::atomic::{Ordering, fence},
     time::Duration,
 };
 
@@ -140,10 +138,10 @@ impl Kernel {
         Ok(())
     }
 
-    /// Like `turn`, but sleeps until there is a completion or `patience` is over.
-    pub(crate) fn turn_and_wait(&self, patience: Duration, into: &mut Vec<Completion>) -> io::Result<()> {
+    /// Like `turn`, but sleeps until there is a completion or `patience`, if any, is over.
+    pub(crate) fn turn_and_wait(&self, patience: Option<Duration>, into: &mut Vec<Completion>) -> io::Result<()> {
         self.drain_backlog();
-        self.enter(1, Some(patience))?;
+        self.enter(1, patience)?;
         self.reap(into);
         Ok(())
     }
@@ -232,26 +230,6 @@ impl Kernel {
             || !self.backlog.borrow().is_empty()
             || !self.early.borrow().is_empty()
             || !self.uring.borrow_mut().completion().is_empty()
-    }
-
-    /// Signals `eventfd` whenever there is a completion, while the bell is armed.
-    pub(crate) fn register_eventfd(&self, eventfd: RawFd) -> io::Result<()> {
-        self.with_submitter(|s| s.register_eventfd(eventfd))?;
-        self.arm_eventfd(false);
-        Ok(())
-    }
-
-    /// Switches the signal on before a sleep and off after it. Look at `has_work` once more after switching it on.
-    pub(crate) fn arm_eventfd(&self, on: bool) {
-        let mut uring = self.uring.borrow_mut();
-        let cq = uring.completion();
-        if on {
-            cq.enable_eventfd();
-            // The flag must be visible to the kernel before the queues are looked at once more.
-            fence(Ordering::SeqCst);
-        } else {
-            cq.disable_eventfd();
-        }
     }
 
     /// Where the entry that was pushed last stands, for `has_taken`. `None`: it waits in the backlog.

@@ -112,7 +112,6 @@ impl Listener {
             let entry = opcode::AcceptMulti::new(types::Fd(self.socket.as_raw_fd())).flags(libc::SOCK_CLOEXEC).build();
             // SAFETY: it names no memory.
             unsafe { self.shared.kernel.push(entry.user_data(Tag::Accept.with(self.key))) };
-            self.shared.wake_driver();
         }
         drop(listeners);
         drop(before);

@@ -1,4 +1,4 @@
-//! The smallest executor that can run a ring, for tests and tools: tasks of one thread, sleeping on the bell.
+//! The smallest executor that can run a ring, for tests and tools: tasks of one thread, sleeping in the ring.
 //!
 //! A shard runs on glommio: see [`Ring::start`].
 
@@ -127,11 +127,7 @@ pub fn run<T, F: Future<Output = T>>(config: RingConfig, main: impl FnOnce(Ring,
         }
         let woken = shared.turn().expect("io_uring_enter");
         if woken == 0 && ready.is_empty() && !shared.has_work() {
-            shared.kernel.arm_eventfd(true);
-            if !shared.has_work() && ready.is_empty() {
-                shared.bell.wait();
-            }
-            shared.kernel.arm_eventfd(false);
+            shared.turn_asleep().expect("io_uring_enter");
         }
     }
 }

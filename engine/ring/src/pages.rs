@@ -211,6 +211,9 @@ impl fmt::Debug for PageSlice {
     }
 }
 
+/// So many shared blocks are looked through at each allocation: that costs less than a block more.
+const SWEPT_AT_ONCE: usize = 32;
+
 /// Blocks of one size.
 #[derive(Default)]
 struct Class {
@@ -233,7 +236,7 @@ impl Class {
                 at += 1;
             }
         }
-        self.until_sweep = self.shared.len() / 4;
+        self.until_sweep = if self.shared.len() <= SWEPT_AT_ONCE { 0 } else { self.shared.len() / 4 };
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+    os::fd::{AsRawFd, FromRawFd, OwnedFd},
     os::unix::net::UnixStream,
     time::{Duration, Instant},
 };
@@ -137,7 +137,7 @@ impl Probe {
             if start.elapsed() > PATIENCE {
                 return Err(failed(io::ErrorKind::TimedOut.into()));
             }
-            self.kernel.turn_and_wait(Duration::from_millis(100), &mut done).map_err(failed)?;
+            self.kernel.turn_and_wait(Some(Duration::from_millis(100)), &mut done).map_err(failed)?;
         }
         if let Some(refused) = done.iter().find(|c| c.result < 0) {
             return Err(failed(io::Error::from_raw_os_error(-refused.result)));
@@ -229,19 +229,18 @@ impl Probe {
     }
 
     fn rings_the_bell(&self) -> Result<(), Missing> {
-        const WHAT: &str = "a registered eventfd";
+        const WHAT: &str = "a read of an eventfd";
         let bell = crate::bell::Bell::new().map_err(|e| Missing::from_io(WHAT, e))?;
-        self.kernel.register_eventfd(bell.raw_fd()).map_err(|e| Missing::from_io(WHAT, e))?;
-        self.kernel.arm_eventfd(true);
-        self.run(WHAT, opcode::Nop::new().build(), 1)?;
-        if is_readable(bell.raw_fd()) { Ok(()) } else { Err(Missing::Feature { what: WHAT, error: io::ErrorKind::TimedOut.into() }) }
+        let mut count = Box::new(0_u64);
+        let read = opcode::Read::new(types::Fd(bell.raw_fd()), (&raw mut *count).cast(), size_of::<u64>() as u32).build();
+        bell.strike();
+        let result = self.run(WHAT, read, 1);
+        if result.is_err() {
+            // The kernel may still hold the read.
+            Box::leak(count);
+        }
+        result.map(drop)
     }
-}
-
-fn is_readable(fd: RawFd) -> bool {
-    let mut poll = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
-    // SAFETY: one valid entry.
-    unsafe { libc::poll(&mut poll, 1, PATIENCE.as_millis() as i32) == 1 }
 }
 
 fn write_all(mut to: &UnixStream, bytes: &[u8]) -> io::Result<()> {

@@ -1,7 +1,7 @@
 //! The ring itself: what a shard holds, and one turn of it.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, RefCell, UnsafeCell},
     collections::VecDeque,
     fmt,
     future::poll_fn,
@@ -13,7 +13,7 @@ use std::{
 };
 
 use io_uring::types::CancelBuilder;
-use io_uring::{opcode, squeue};
+use io_uring::{opcode, squeue, types};
 use slab::Slab;
 
 use crate::{
@@ -112,12 +112,11 @@ pub(crate) struct Shared {
     /// The bell was heard and nobody has taken notice yet.
     bell_heard: Cell<bool>,
     bell_waiter: RefCell<Option<Waker>>,
-    /// The driver, while it sleeps.
-    sleeper: Cell<Option<Waker>>,
-    /// The bell has woken glommio since the driver last listened for that.
-    pub(crate) visited: Cell<bool>,
-    /// A task yielded through the ring since the last turn.
-    pub(crate) nudged: Cell<bool>,
+    /// Is the read of the bell with the kernel, and where it puts the count that nobody looks at.
+    bell_armed: Cell<bool>,
+    bell_count: Box<UnsafeCell<u64>>,
+    /// How often tasks of this thread were polled, so that the driver knows when none can run.
+    pub(crate) polls: Cell<u64>,
     reaped: RefCell<Vec<Completion>>,
     shut_down: Cell<bool>,
 }
@@ -130,7 +129,7 @@ impl Ring {
     /// [`RingError::Missing`] says in one sentence what the kernel lacks or forbids, and the mend.
     pub fn start(config: RingConfig) -> Result<Ring, RingError> {
         let ring = Ring::new(config)?;
-        driver::spawn(&ring.0).map_err(|e| Missing::from_io("an eventfd", e))?;
+        driver::spawn(&ring.0);
         Ok(ring)
     }
 
@@ -142,7 +141,6 @@ impl Ring {
         let arena =
             Arena::new(&kernel, config.buffers, config.buffer_bytes).map_err(|e| Missing::from_io("a ring of receive buffers", e))?;
         let bell = Bell::new().map_err(|e| Missing::from_io("an eventfd", e))?;
-        kernel.register_eventfd(bell.raw_fd()).map_err(|e| Missing::from_io("a registered eventfd", e))?;
         if let Some(core) = config.iowq_core {
             bind_workers(&kernel, core).map_err(|e| Missing::from_io("binding the kernel's workers to a core", e))?;
         }
@@ -165,9 +163,9 @@ impl Ring {
             bell,
             bell_heard: Cell::new(false),
             bell_waiter: RefCell::default(),
-            sleeper: Cell::default(),
-            visited: Cell::new(false),
-            nudged: Cell::new(false),
+            bell_armed: Cell::new(false),
+            bell_count: Box::default(),
+            polls: Cell::new(0),
             reaped: RefCell::default(),
             shut_down: Cell::new(false),
         })))
@@ -256,11 +254,8 @@ impl Ring {
     }
 
     /// Lets other tasks run, and the ring turn. What works for long without waiting for the ring yields here, at least every
-    /// millisecond: while the ring sleeps, glommio hears neither its deadlines nor its bell before a task waits or
-    /// [`PREEMPT_TIMER`](crate::PREEMPT_TIMER) is over.
+    /// millisecond.
     pub async fn yield_now(&self) {
-        self.0.nudged.set(true);
-        self.0.wake_driver();
         futures_lite::future::yield_now().await;
     }
 
@@ -288,9 +283,9 @@ impl Ring {
 
     // ---- the end -----------------------------------------------------------
 
-    /// Requests that the kernel holds.
+    /// Requests that the kernel holds, beside the one for the bell that it always has.
     pub fn armed(&self) -> usize {
-        self.0.armed.get()
+        self.0.armed.get() - usize::from(self.0.bell_armed.get())
     }
 
     /// Do receives keep a window on this kernel (from 6.17), or is each a request of its own?
@@ -351,7 +346,15 @@ impl Shared {
         Ok(self.hand_out())
     }
 
+    /// As `turn`, but sleeps until something completes.
+    pub(crate) fn turn_asleep(&self) -> io::Result<usize> {
+        self.prepare();
+        self.kernel.turn_and_wait(None, &mut self.reaped.borrow_mut())?;
+        Ok(self.hand_out())
+    }
+
     fn prepare(&self) {
+        self.arm_bell();
         self.arm_deadline();
         if !self.to_send.borrow().is_empty() {
             self.push_sends();
@@ -359,6 +362,24 @@ impl Shared {
         if !self.starved.borrow().is_empty() {
             self.arm_starved();
         }
+    }
+
+    /// Keeps a read of the bell's descriptor with the kernel, so that another thread ends a sleep.
+    fn arm_bell(&self) {
+        if self.is_shut_down() || self.bell_armed.replace(true) {
+            return;
+        }
+        let entry = opcode::Read::new(types::Fd(self.bell.raw_fd()), self.bell_count.get().cast(), size_of::<u64>() as u32);
+        self.armed.set(self.armed.get() + 1);
+        // SAFETY: the count is boxed in `Shared`, outlives the kernel's queues, and is written by the kernel alone.
+        unsafe { self.kernel.push(entry.build().user_data(Tag::Bell.with(0))) };
+    }
+
+    fn complete_bell(&self, result: i32) {
+        // Without its bell a shard would sleep for ever.
+        let understood = [size_of::<u64>() as i32, -libc::EINTR, -libc::EAGAIN, -libc::ECANCELED].contains(&result);
+        assert!(understood, "an eventfd can be read: {}", io::Error::from_raw_os_error(-result));
+        self.bell_armed.set(false);
     }
 
     fn hand_out(&self) -> usize {
@@ -397,6 +418,10 @@ impl Shared {
             Tag::Send => self.complete_send(key, done.result),
             Tag::First => self.complete_op(key, false, done.result),
             Tag::Second => self.complete_op(key, true, done.result),
+            Tag::Bell => {
+                self.complete_bell(done.result);
+                false
+            }
             Tag::Timeout => {
                 self.deadlines.timed_out();
                 false
@@ -413,28 +438,8 @@ impl Shared {
             || (!self.starved.borrow().is_empty() && self.arena.free() > 0)
     }
 
-    // ---- the driver's sleep ------------------------------------------------
-
-    /// Sleeps until `ready`; tasks that queue something and the bell make it look again.
-    pub(crate) fn poll_sleep(&self, cx: &mut Context<'_>, ready: bool) -> Poll<()> {
-        if ready {
-            return Poll::Ready(());
-        }
-        drop(self.sleeper.replace(Some(cx.waker().clone())));
-        Poll::Pending
-    }
-
-    pub(crate) fn wake_driver(&self) {
-        if let Some(driver) = self.sleeper.take() {
-            driver.wake();
-        }
-    }
-
     pub(crate) fn give_back(&self, bid: u16) {
         self.arena.give_back(bid);
-        if !self.starved.borrow().is_empty() {
-            self.wake_driver();
-        }
     }
 
     // ---- the end -----------------------------------------------------------
@@ -459,7 +464,7 @@ impl Shared {
                 if left.is_zero() {
                     break;
                 }
-                let waited = self.kernel.turn_and_wait(left, &mut self.reaped.borrow_mut());
+                let waited = self.kernel.turn_and_wait(Some(left), &mut self.reaped.borrow_mut());
                 // Without the kernel's answer memory may still be lent, and going on would hand it to others.
                 waited.expect("the kernel answers a ring that is being closed");
                 self.hand_out();
@@ -470,8 +475,6 @@ impl Shared {
         last.expect("the kernel answers a ring that is being closed");
         self.hand_out();
         self.wake_all();
-        self.bell.strike();
-        self.wake_driver();
     }
 
     /// Wakes whoever waits for something that will not come, to be told so.

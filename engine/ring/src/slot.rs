@@ -34,6 +34,7 @@ pub(crate) enum Tag {
     /// The second part of a chain.
     Second = 5,
     Timeout = 6,
+    Bell = 7,
 }
 
 impl Tag {
@@ -50,6 +51,7 @@ impl Tag {
             4 => Tag::First,
             5 => Tag::Second,
             6 => Tag::Timeout,
+            7 => Tag::Bell,
             other => unreachable!("the kernel hands back what it was given, not tag {other}"),
         };
         (tag, user_data as u32)
@@ -122,7 +124,6 @@ impl Shared {
             self.armed.set(self.armed.get() + 1);
             // SAFETY: the slot keeps what is lent until the completion; the caller answers for the rest.
             unsafe { self.kernel.push(entry.user_data(Tag::First.with(op.key))) };
-            self.wake_driver();
         }
         op
     }
@@ -148,7 +149,6 @@ impl Shared {
                 self.kernel.push_chain(chain, op.key);
             }
         }
-        self.wake_driver();
         op
     }
 
@@ -202,7 +202,6 @@ impl Shared {
         let entry = opcode::AsyncCancel::new(user_data).build().flags(squeue::Flags::SKIP_SUCCESS);
         // SAFETY: a cancellation names no memory.
         unsafe { self.kernel.push(entry.user_data(Tag::Forget.with(0))) };
-        self.wake_driver();
     }
 }
 

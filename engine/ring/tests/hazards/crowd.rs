@@ -1,7 +1,8 @@
 //! Many connections and deadlines, and what they cost while nothing happens. On glommio, as a shard runs.
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
+    future::poll_fn,
     io::{Read, Write},
     net::TcpStream,
     os::fd::AsRawFd,
@@ -11,6 +12,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    task::{Poll, Waker},
     thread,
     time::{Duration, Instant},
 };
@@ -22,7 +24,7 @@ fn on_glommio<F: Future<Output = ()> + 'static>(config: RingConfig, main: impl F
     let executor = glommio::LocalExecutorBuilder::new(glommio::Placement::Unbound).io_memory(1 << 20).preempt_timer(PREEMPT_TIMER);
     let run = move || async move {
         let ring = Ring::start(config).unwrap();
-        main(ring.clone()).await;
+        ring.watch(main(ring.clone())).await;
         ring.shutdown();
         assert_eq!(ring.armed(), 0);
     };
@@ -68,18 +70,20 @@ fn ten_thousand_connections_are_served_and_cost_a_kibibyte_each_while_idle() {
             let conn = listener.accept().await.unwrap();
             let (echoed, open, ring) = (echoed.clone(), open.clone(), ring.clone());
             open.set(open.get() + 1);
-            glommio::spawn_local(async move {
-                let idle = ring.deadline();
-                while let Some(received) = conn.read().await.unwrap() {
-                    idle.set(ring.now() + Duration::from_secs(300));
-                    let mut reply = ring.take_vec();
-                    reply.extend_from_slice(&received);
-                    echoed.set(echoed.get() + 1);
-                    conn.send(reply).unwrap();
-                }
-                open.set(open.get() - 1);
-            })
-            .detach();
+            let spawner = ring.clone();
+            spawner
+                .spawn(async move {
+                    let idle = ring.deadline();
+                    while let Some(received) = conn.read().await.unwrap() {
+                        idle.set(ring.now() + Duration::from_secs(300));
+                        let mut reply = ring.take_vec();
+                        reply.extend_from_slice(&received);
+                        echoed.set(echoed.get() + 1);
+                        conn.send(reply).unwrap();
+                    }
+                    open.set(open.get() - 1);
+                })
+                .detach();
         }
         let mut go = child.stdin.take().unwrap();
         let mut round = |n: usize| {
@@ -150,7 +154,7 @@ fn deadlines_come_in_time_on_an_idle_shard_and_on_a_busy_one() {
         for busy in [false, true] {
             let working = Rc::new(Cell::new(busy));
             let (keeps_busy, yielding) = (working.clone(), ring.clone());
-            let worker = glommio::spawn_local(async move {
+            let worker = ring.spawn(async move {
                 while keeps_busy.get() {
                     yielding.yield_now().await;
                 }
@@ -194,7 +198,7 @@ fn the_bell_wakes_a_sleeping_shard_and_is_heard_by_a_busy_one() {
         for busy in [false, true] {
             let working = Rc::new(Cell::new(busy));
             let (keeps_busy, yielding) = (working.clone(), ring.clone());
-            let worker = glommio::spawn_local(async move {
+            let worker = ring.spawn(async move {
                 while keeps_busy.get() {
                     yielding.yield_now().await;
                 }
@@ -228,43 +232,55 @@ fn the_bell_wakes_a_sleeping_shard_and_is_heard_by_a_busy_one() {
     });
 }
 
-/// glommio's own timers and wakes from other threads are served while the ring has work without end.
+/// The ring sleeps only when no task can run: here each step is woken by the one before it, and by nothing of the ring.
 #[test]
-fn glommio_is_let_in_while_the_ring_is_busy() {
+fn tasks_that_wake_each_other_are_not_slept_through() {
     let _alone = alone();
     on_glommio(RingConfig::default(), |ring| async move {
-        let (ours, peer) = pair();
-        let conn = Rc::new(ring.adopt(ours));
-        let echo = conn.clone();
-        glommio::spawn_local(async move {
-            while let Ok(Some(received)) = echo.read().await {
-                echo.send(received.to_vec()).unwrap();
-            }
-        })
-        .detach();
-        let mut writer = peer.try_clone().unwrap();
-        let stop = Arc::new(AtomicU64::new(0));
-        let stopped = stop.clone();
-        let flood = thread::spawn(move || {
-            let mut reader = peer;
-            let mut part = vec![0; 64 << 10];
-            while stopped.load(Ordering::Relaxed) == 0 {
-                writer.write_all(&[7; 4096]).unwrap();
-                reader.read_exact(&mut part[..4096]).unwrap();
-            }
-        });
-        let mut late = Vec::new();
-        for _ in 0..50 {
-            let start = Instant::now();
-            glommio::timer::sleep(Duration::from_millis(2)).await;
-            late.push(start.elapsed() - Duration::from_millis(2));
+        let steps: Rc<[Step; 50]> = Rc::new(std::array::from_fn(|_| Step::default()));
+        for at in 1..steps.len() {
+            let steps = steps.clone();
+            ring.spawn(async move {
+                steps[at - 1].reached().await;
+                // Another round through the queue of tasks, alone.
+                futures_lite::future::yield_now().await;
+                steps[at].reach();
+            })
+            .detach();
         }
-        late.sort();
-        println!("glommio's timers: half at most {:?} late, all {:?}", late[25], late[49]);
-        assert!(late[25] < Duration::from_millis(10));
-        stop.store(1, Ordering::Relaxed);
-        drop(conn);
-        pause(&ring, 20).await;
-        flood.join().unwrap();
+        let began = Instant::now();
+        // Ends a wrong sleep, late.
+        let (alarm, end) = (ring.clone(), began + Duration::from_millis(200));
+        ring.spawn(async move { alarm.sleep_until(end).await }).detach();
+        steps[0].reach();
+        steps[steps.len() - 1].reached().await;
+        assert!(began.elapsed() < Duration::from_millis(20), "{:?}", began.elapsed());
     });
+}
+
+/// Something that one task waits for and another reaches.
+#[derive(Default)]
+struct Step {
+    is_reached: Cell<bool>,
+    waiter: RefCell<Option<Waker>>,
+}
+
+impl Step {
+    fn reach(&self) {
+        self.is_reached.set(true);
+        if let Some(waiter) = self.waiter.take() {
+            waiter.wake();
+        }
+    }
+
+    async fn reached(&self) {
+        poll_fn(|cx| {
+            if self.is_reached.get() {
+                return Poll::Ready(());
+            }
+            self.waiter.replace(Some(cx.waker().clone()));
+            Poll::Pending
+        })
+        .await;
+    }
 }

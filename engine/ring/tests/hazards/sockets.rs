@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ringpost_ring::{Conn, Ring, local};
+use ringpost_ring::{Conn, PREEMPT_TIMER, Ring, local};
 
 use crate::fixture::*;
 
@@ -66,20 +66,23 @@ fn the_same_on_glommio() {
     for config in both_ways() {
         let (socket, address) = loopback();
         let clients: Vec<_> = [1, 5_000_000, 100].map(|bytes| client(address, bytes)).into();
-        let executor = glommio::LocalExecutorBuilder::new(glommio::Placement::Unbound).io_memory(1 << 20);
+        let executor = glommio::LocalExecutorBuilder::new(glommio::Placement::Unbound).io_memory(1 << 20).preempt_timer(PREEMPT_TIMER);
         let serve = move || async move {
             let ring = Ring::start(config).unwrap();
             let listener = ring.listen(socket);
-            let mut tasks = Vec::new();
-            for _ in 0..3 {
-                let conn = listener.accept().await.unwrap();
-                tasks.push(glommio::spawn_local(echo(conn, ring.clone())));
-            }
-            for task in tasks {
-                task.await;
-            }
+            let spawner = ring.clone();
+            ring.watch(async move {
+                let mut tasks = Vec::new();
+                for _ in 0..3 {
+                    let conn = listener.accept().await.unwrap();
+                    tasks.push(spawner.spawn(echo(conn, spawner.clone())));
+                }
+                for task in tasks {
+                    task.await;
+                }
+            })
+            .await;
             assert_eq!(ring.buffers_free(), ring.buffers());
-            drop(listener);
             ring.shutdown();
             assert_eq!(ring.armed(), 0);
         };
