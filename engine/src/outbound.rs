@@ -384,8 +384,9 @@ impl<'s> Outbound<'s> {
             Disconnect::Abandoned
         };
         let content = content.map_err(unreadable)?;
-        let mut behind = self.shard.ring.take_vec();
+        let mut behind = Vec::new();
         if let Some(next) = self.take_behind(id) {
+            behind = self.shard.ring.take_vec();
             self.begin(next, &mut behind);
             if !behind.is_empty() {
                 self.shard.metrics.chained.increment();

@@ -18,6 +18,8 @@ const SLICES_MAX: usize = 1024;
 /// Vectors the ring keeps for later, and the largest it keeps.
 const POOLED_MAX: usize = 1024;
 const POOLED_BYTES_MAX: usize = 64 << 10;
+/// What a new vector holds without growing: a group of replies, or a whole envelope's commands.
+const VEC_BYTES: usize = 512;
 
 /// Bytes to send.
 #[derive(Debug)]
@@ -132,7 +134,7 @@ pub(crate) struct SendPool {
 
 impl SendPool {
     pub(crate) fn take_vec(&mut self) -> Vec<u8> {
-        self.vecs.pop().unwrap_or_default()
+        self.vecs.pop().unwrap_or_else(|| Vec::with_capacity(VEC_BYTES))
     }
 
     pub(crate) fn take_gather(&mut self) -> Gather {
