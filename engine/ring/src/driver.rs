@@ -23,7 +23,7 @@ use crate::ring::{Ring, Shared};
 /// What to build a shard's executor with: `LocalExecutorBuilder::preempt_timer(PREEMPT_TIMER)`. Long on purpose.
 ///
 /// When this timer fires glommio looks at its own rings, which have nothing, and 0.9 may then go to sleep with tasks that could run.
-/// A timer of [`NAP`] bounds that sleep. Tasks that run for long let others in with [`Ring::yield_now`] instead.
+/// A timer of 50 ms bounds that sleep. Tasks that run for long let others in with [`Ring::yield_now`] instead.
 pub const PREEMPT_TIMER: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The longest that glommio may sleep in spite of the driver.
