@@ -3,11 +3,25 @@
 //! A run is measured by one [`measurement::Recorder`] per thread; a [`measurement::Measurement`] gathers their parts once a
 //! second and ends as a [`run_result::RunResult`], the JSON that everything behind it reads.
 
+#![forbid(unsafe_code)]
+
+pub mod addresses;
 pub mod cli;
+pub mod content;
+pub mod diff;
 pub mod encoded_histogram;
 pub mod error_kind;
+pub mod identity;
+pub mod ledger;
 pub mod machine;
 pub mod measurement;
 pub mod phase;
+pub mod pinning;
 pub mod process;
+pub mod random;
 pub mod run_result;
+pub mod schedule;
+pub mod sink;
+pub mod sizes;
+pub mod source;
+pub mod template;

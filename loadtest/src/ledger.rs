@@ -1,0 +1,106 @@
+//! Append-only ledgers: what was acknowledged to a source, and what arrived at a sink.
+//!
+//! A line of the accepted ledger is written after the 250 was read: `ID LENGTH CHECKSUM TIME_US RECIPIENTS`. A line of the delivered one is
+//! written before the sink says 250: `ID LENGTH CHECKSUM TIME_US VERDICT RECIPIENT,RECIPIENT`, `-` for a part that is not known.
+//! Lines are gathered and written whole, so that several threads, and several processes, may share a file.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, Write},
+    path::Path,
+};
+
+use crate::{
+    identity::{Mark, push_decimal, write_hex},
+    sink::verify::Arrival,
+};
+
+/// Lines are written when this many octets have been gathered, unless [`LedgerWriter::flush`] comes first.
+const GATHERED_BYTES_MAX: usize = 64 << 10;
+
+/// Appends to a ledger, or to none.
+#[derive(Debug)]
+pub struct LedgerWriter {
+    file: Option<File>,
+    gathered: Vec<u8>,
+}
+
+impl LedgerWriter {
+    /// Opens for appending; `None`: keeps none.
+    pub fn open(path: Option<&Path>) -> io::Result<LedgerWriter> {
+        let open = |path: &Path| {
+            let file = OpenOptions::new().append(true).create(true).open(path);
+            file.map_err(|error| io::Error::new(error.kind(), format!("the ledger {}: {error}", path.display())))
+        };
+        Ok(LedgerWriter { file: path.map(open).transpose()?, gathered: Vec::new() })
+    }
+
+    /// Records an acknowledgement for so many recipients.
+    pub fn accepted(&mut self, mark: &Mark, time_us: u64, recipients: u32) -> io::Result<()> {
+        if self.file.is_none() {
+            return Ok(());
+        }
+        self.push_mark(Some(mark), time_us);
+        push_decimal(u64::from(recipients), &mut self.gathered);
+        self.end_line()
+    }
+
+    /// Records an arrival; `recipients` are joined by commas.
+    pub fn delivered(&mut self, arrival: &Arrival, time_us: u64, recipients: &[u8]) -> io::Result<()> {
+        if self.file.is_none() {
+            return Ok(());
+        }
+        self.push_mark(arrival.mark.as_ref(), time_us);
+        let verdict = match (arrival.damage, arrival.mark) {
+            (Some(damage), _) => damage.name(),
+            (None, Some(_)) => "ok",
+            (None, None) => "foreign",
+        };
+        self.gathered.extend_from_slice(verdict.as_bytes());
+        self.gathered.push(b' ');
+        self.gathered.extend_from_slice(if recipients.is_empty() { b"-" } else { recipients });
+        self.end_line()
+    }
+
+    /// Writes what was gathered.
+    pub fn flush(&mut self) -> io::Result<()> {
+        if let Some(file) = &mut self.file
+            && !self.gathered.is_empty()
+        {
+            file.write_all(&self.gathered)?;
+            self.gathered.clear();
+        }
+        Ok(())
+    }
+
+    fn push_mark(&mut self, mark: Option<&Mark>, time_us: u64) {
+        let out = &mut self.gathered;
+        match mark {
+            Some(mark) => {
+                mark.id.push_to(out);
+                out.push(b' ');
+                push_decimal(mark.length, out);
+                out.push(b' ');
+                let mut checksum = [0; 8];
+                write_hex(u64::from(mark.checksum), &mut checksum);
+                out.extend_from_slice(&checksum);
+            }
+            None => out.extend_from_slice(b"- - -"),
+        }
+        out.push(b' ');
+        push_decimal(time_us, out);
+        out.push(b' ');
+    }
+
+    fn end_line(&mut self) -> io::Result<()> {
+        self.gathered.push(b'\n');
+        if self.gathered.len() >= GATHERED_BYTES_MAX { self.flush() } else { Ok(()) }
+    }
+}
+
+impl Drop for LedgerWriter {
+    fn drop(&mut self) {
+        // Whoever needs to know of a failure flushes before; this is for early ends.
+        let _ = self.flush();
+    }
+}

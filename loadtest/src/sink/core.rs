@@ -1,0 +1,380 @@
+//! One core of the sink: its listener, its connections, and what they are counted in.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::{BTreeMap, HashMap},
+    future::poll_fn,
+    hash::{BuildHasher, RandomState},
+    io,
+    net::IpAddr,
+    os::fd::OwnedFd,
+    rc::Rc,
+    sync::{Arc, PoisonError, atomic::Ordering::Relaxed, mpsc::Sender},
+    task::Poll,
+    time::{Duration, Instant},
+};
+
+use hdrhistogram::Histogram;
+use ringpost_ring::{Conn, Deadline, Listener, Received, Ring, RingConfig, local, local::Spawner};
+
+use crate::{
+    encoded_histogram::latency_histogram,
+    error_kind::ErrorKind,
+    ledger::LedgerWriter,
+    measurement::Recorder,
+    phase::Phase,
+    pinning,
+    random::Random,
+    sink::{
+        ClientReport, Shared, SinkOptions, SinkReport,
+        fault::FaultKind,
+        listener,
+        session::{Behaviour, Next, ServerSession},
+        verify::Arrival,
+    },
+    source::{CorePart, SourceError, clock::Clock, host::Stage},
+};
+
+/// How often a core looks at its stop flag and its seconds.
+const TICK: Duration = Duration::from_millis(20);
+
+/// Client addresses that are counted apart.
+const CLIENTS_MAX: usize = 1000;
+
+/// Senders and recipients that greylisting remembers. When it is full, new ones pass.
+const GREYLIST_MAX: usize = 1_000_000;
+
+/// Without descriptors a listener waits for so long.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
+
+/// Connections by client address.
+#[derive(Debug, Default)]
+pub(crate) struct Clients {
+    pub(crate) by_address: BTreeMap<IpAddr, ClientReport>,
+    now: u64,
+    pub(crate) concurrent_max: u64,
+}
+
+impl Clients {
+    /// Counts a connection, or tells that it is one too many.
+    fn open(&mut self, address: IpAddr, options: &SinkOptions) -> bool {
+        let own = self.by_address.get(&address).map_or(0, |client| client.now);
+        if options.connections_max.is_some_and(|most| self.now >= most) || options.per_client_max.is_some_and(|most| own >= most) {
+            return false;
+        }
+        self.now += 1;
+        self.concurrent_max = self.concurrent_max.max(self.now);
+        if self.by_address.len() < CLIENTS_MAX || own > 0 {
+            let client = self.by_address.entry(address).or_default();
+            client.connections += 1;
+            client.now += 1;
+            client.concurrent_max = client.concurrent_max.max(client.now);
+        }
+        true
+    }
+
+    fn close(&mut self, address: IpAddr, messages: u64) {
+        self.now -= 1;
+        if let Some(client) = self.by_address.get_mut(&address) {
+            client.now = client.now.saturating_sub(1);
+            client.messages += messages;
+        }
+    }
+}
+
+/// When each sender and recipient first came.
+#[derive(Debug, Default)]
+pub(crate) struct Greylist {
+    first: HashMap<u64, Instant>,
+    hasher: RandomState,
+}
+
+impl Greylist {
+    fn is_early(&mut self, reverse_path: &[u8], forward_path: &[u8], now: Instant, delay: Duration) -> bool {
+        let key = self.hasher.hash_one((reverse_path, forward_path));
+        if self.first.len() >= GREYLIST_MAX && !self.first.contains_key(&key) {
+            return false;
+        }
+        now.saturating_duration_since(*self.first.entry(key).or_insert(now)) < delay
+    }
+}
+
+pub(super) struct Setup {
+    pub(super) share: usize,
+    pub(super) listener: OwnedFd,
+    pub(super) began: Instant,
+    pub(super) options: SinkOptions,
+    pub(super) shared: Arc<Shared>,
+    pub(super) parts: Sender<CorePart>,
+}
+
+struct Core {
+    ring: Ring,
+    options: SinkOptions,
+    shared: Arc<Shared>,
+    desk: RefCell<Desk>,
+    connections: Cell<u64>,
+    began: Instant,
+}
+
+/// The part of a core that sessions' machines talk to.
+struct Desk {
+    options: SinkOptions,
+    shared: Arc<Shared>,
+    random: Random,
+    recorder: Recorder,
+    ledger: LedgerWriter,
+    ledger_failed: Option<io::Error>,
+    report: SinkReport,
+    end_to_end: Histogram<u64>,
+    clock: Clock,
+    /// The time of the read that is being handled.
+    now: Instant,
+    began: Instant,
+}
+
+impl Behaviour for Desk {
+    fn fault(&mut self, stage: Stage) -> Option<FaultKind> {
+        let fault = self.options.faults.draw(stage, &mut self.random);
+        if let Some(FaultKind::Drop | FaultKind::Half) = fault {
+            self.report.dropped += 1;
+        }
+        fault
+    }
+
+    fn is_greylisted(&mut self, reverse_path: &[u8], forward_path: &[u8]) -> bool {
+        self.options.greylist.is_some_and(|delay| {
+            let mut greylist = self.shared.greylist.lock().unwrap_or_else(PoisonError::into_inner);
+            greylist.is_early(reverse_path, forward_path, self.now, delay)
+        })
+    }
+
+    fn arrived(&mut self, arrival: &Arrival, recipients: &[u8]) {
+        let report = &mut self.report;
+        report.messages += 1;
+        report.bytes += arrival.bytes;
+        report.bare_line_ends += arrival.bare_line_ends;
+        report.seconds = self.now.saturating_duration_since(self.began).as_secs_f64();
+        match (arrival.damage, &arrival.mark) {
+            (Some(damage), _) => report.count_damage(damage),
+            (None, Some(_)) => report.intact += 1,
+            (None, None) => report.foreign += 1,
+        }
+        self.recorder.acknowledged(arrival.bytes);
+        let now_us = self.clock.us(self.now);
+        if let Some(mark) = &arrival.mark {
+            let latency = Duration::from_micros(now_us.saturating_sub(mark.due_us));
+            self.recorder.record(Phase::EndToEnd, latency);
+            self.end_to_end.saturating_record((latency.as_nanos() as u64).max(1));
+        }
+        if let Err(error) = self.ledger.delivered(arrival, now_us, recipients) {
+            self.ledger_failed.get_or_insert(error);
+        }
+        self.shared.messages.fetch_add(1, Relaxed);
+    }
+
+    fn refused(&mut self, code: u16) {
+        *self.report.refusals.entry(code).or_default() += 1;
+        self.recorder.error(ErrorKind::Reply(code));
+    }
+}
+
+/// Runs a core until it is stopped or has what it wants.
+pub(super) fn run(setup: Setup) -> Result<(SinkReport, Histogram<u64>), SourceError> {
+    let core_number = setup.options.cores[setup.share];
+    pinning::pin(core_number)?;
+    let ledger = LedgerWriter::open(setup.options.ledger.as_deref())?;
+    let config = RingConfig { entries: 4096, buffers: 2048, buffer_bytes: 16 << 10, ..RingConfig::default() };
+    let ran = local::run(config, |ring, spawner| async move {
+        let cpu = pinning::thread_cpu();
+        let began = setup.began;
+        let desk = Desk {
+            options: setup.options.clone(),
+            shared: setup.shared.clone(),
+            random: Random::part(setup.options.seed, setup.share as u64),
+            recorder: Recorder::new(),
+            ledger,
+            ledger_failed: None,
+            report: SinkReport::default(),
+            end_to_end: latency_histogram(),
+            clock: Clock::now(),
+            now: began,
+            began,
+        };
+        let core = Rc::new(Core {
+            ring,
+            options: setup.options,
+            shared: setup.shared,
+            desk: RefCell::new(desk),
+            connections: Cell::new(0),
+            began,
+        });
+        spawner.spawn(serve(core.clone(), setup.listener, spawner.clone()));
+        supervise(&core, &setup.parts).await?;
+        let mut desk = core.desk.borrow_mut();
+        desk.report.cpu = pinning::thread_cpu().saturating_sub(cpu);
+        Ok((desk.report.clone(), desk.end_to_end.clone()))
+    });
+    ran.map_err(|reason| SourceError::Ring { core: core_number, reason })?
+}
+
+/// Looks after the stop flag and hands in what each second measured.
+async fn supervise(core: &Core, parts: &Sender<CorePart>) -> Result<(), SourceError> {
+    let mut second = 0;
+    let deadline = core.ring.deadline();
+    loop {
+        deadline.set(Instant::now() + TICK);
+        deadline.expired().await;
+        let enough = core.options.messages.is_some_and(|messages| core.shared.messages.load(Relaxed) >= messages);
+        let over = enough || core.shared.stop.load(Relaxed);
+        let current = core.began.elapsed().as_secs();
+        let mut desk = core.desk.borrow_mut();
+        if let Some(error) = desk.ledger_failed.take() {
+            return Err(error.into());
+        }
+        if current > second || over {
+            let part = desk.recorder.take(0, core.connections.get());
+            // Whoever listens may have gone: then nobody wants to know.
+            let _unheard = parts.send(CorePart { second: if over { current } else { current - 1 }, part });
+            second = current;
+        }
+        desk.ledger.flush()?;
+        if over {
+            return Ok(());
+        }
+    }
+}
+
+/// Accepts, and goes up and down where that is asked for.
+async fn serve(core: Rc<Core>, first: OwnedFd, spawner: Spawner) {
+    let mut socket = Some(first);
+    let deadline = core.ring.deadline();
+    loop {
+        let ends = core.options.flapping.map(|flapping| Instant::now() + flapping.up);
+        let bound = match socket.take() {
+            Some(socket) => Ok(socket),
+            None => listener(core.options.listen),
+        };
+        // Up again on a port that somebody else took meanwhile: stays down, as a host would.
+        if let Ok(socket) = bound {
+            let listener = core.ring.listen(socket);
+            accept(&core, &listener, &deadline, ends, &spawner).await;
+        }
+        let Some(flapping) = core.options.flapping else { return };
+        deadline.set(Instant::now() + flapping.down);
+        deadline.expired().await;
+    }
+}
+
+async fn accept(core: &Rc<Core>, listener: &Listener, deadline: &Deadline, ends: Option<Instant>, spawner: &Spawner) {
+    loop {
+        match ends {
+            Some(ends) => deadline.set(ends),
+            None => deadline.clear(),
+        }
+        let accepted = poll_fn(|cx| match listener.poll_accept(cx) {
+            Poll::Ready(accepted) => Poll::Ready(Some(accepted)),
+            Poll::Pending if deadline.poll_expired(cx).is_ready() => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        });
+        match accepted.await {
+            None => return,
+            Some(Ok(conn)) => spawner.spawn(connection(core.clone(), conn, ends)),
+            Some(Err(error)) if error.raw_os_error() == Some(rustix::io::Errno::SHUTDOWN.raw_os_error()) => return,
+            Some(Err(_)) => {
+                core.desk.borrow_mut().recorder.error(ErrorKind::Local);
+                deadline.set(Instant::now() + ACCEPT_AGAIN);
+                deadline.expired().await;
+            }
+        }
+    }
+}
+
+async fn connection(core: Rc<Core>, conn: Conn, ends: Option<Instant>) {
+    let Ok(peer) = conn.peer_addr() else { return };
+    let clients = || core.shared.clients.lock().unwrap_or_else(PoisonError::into_inner);
+    if !clients().open(peer.ip(), &core.options) {
+        core.desk.borrow_mut().report.connections_refused += 1;
+        // A client that does not read it gets no better treatment.
+        let _unread = conn.send(b"421 4.7.0 Too many connections\r\n");
+        let _unsent = conn.flush().await;
+        return;
+    }
+    core.connections.set(core.connections.get() + 1);
+    let deadline = core.ring.deadline();
+    let messages = speak(&core, conn, &deadline, ends).await;
+    core.connections.set(core.connections.get() - 1);
+    clients().close(peer.ip(), messages);
+    let report = &mut core.desk.borrow_mut().report;
+    report.connections += 1;
+    report.connections_over += 1;
+    report.messages_over += messages;
+    report.messages_per_connection_max = report.messages_per_connection_max.max(messages);
+}
+
+/// Speaks with a client until one of the two has had enough. Returns the messages taken.
+async fn speak(core: &Core, conn: Conn, deadline: &Deadline, ends: Option<Instant>) -> u64 {
+    let mut out = core.ring.take_vec();
+    let (mut session, mut next) = {
+        let mut desk = core.desk.borrow_mut();
+        desk.now = Instant::now();
+        ServerSession::begin(&core.options.announcement, &mut *desk, &mut out)
+    };
+    loop {
+        if next == Next::Drop {
+            conn.abort();
+            return session.messages();
+        }
+        if !out.is_empty() {
+            if !core.options.reply_delay.is_zero() {
+                pause(deadline, core.options.reply_delay).await;
+            }
+            if conn.send(std::mem::replace(&mut out, core.ring.take_vec())).is_err() {
+                return session.messages();
+            }
+        }
+        if next == Next::Close {
+            // The client may be gone; nothing is owed to it any more.
+            let _unsent = conn.flush().await;
+            return session.messages();
+        }
+        let idle = Instant::now() + core.options.idle_timeout;
+        deadline.set(ends.map_or(idle, |ends| ends.min(idle)));
+        let received = match next_read(&conn, deadline).await {
+            Ok(Some(received)) => received,
+            Ok(None) => return session.messages(),
+            Err(_) => {
+                // Time is over, for the client or for the sink.
+                conn.abort();
+                return session.messages();
+            }
+        };
+        if let Some(rate) = core.options.read_bytes_per_s {
+            pause(deadline, Duration::from_secs_f64(received.len() as f64 / rate.max(1) as f64)).await;
+        }
+        let mut desk = core.desk.borrow_mut();
+        desk.now = Instant::now();
+        next = session.receive(&received, &core.options.announcement, &mut *desk, &mut out);
+        drop(received);
+        while next == Next::Read
+            && core.options.read_bytes_per_s.is_none()
+            && let Some(Ok(Some(more))) = conn.try_read()
+        {
+            next = session.receive(&more, &core.options.announcement, &mut *desk, &mut out);
+        }
+    }
+}
+
+async fn pause(deadline: &Deadline, length: Duration) {
+    deadline.set(Instant::now() + length);
+    deadline.expired().await;
+}
+
+async fn next_read(conn: &Conn, deadline: &Deadline) -> io::Result<Option<Received>> {
+    poll_fn(|cx| match conn.poll_read(cx) {
+        Poll::Ready(outcome) => Poll::Ready(outcome),
+        Poll::Pending if deadline.poll_expired(cx).is_ready() => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+        Poll::Pending => Poll::Pending,
+    })
+    .await
+}

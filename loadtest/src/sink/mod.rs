@@ -1,0 +1,318 @@
+//! The sink: a next hop for SMTP or LMTP on several cores that takes mail, checks every octet of it and keeps accounts.
+//!
+//! Each core has a thread of its own with a ring and a listener (SO_REUSEPORT). Read `session.rs` for what is said, `verify.rs` for
+//! the check, `core.rs` for connections, limits and delays.
+
+mod core;
+pub mod fault;
+pub mod session;
+pub mod terminator;
+pub mod verify;
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::SocketAddr,
+    os::fd::OwnedFd,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        mpsc::{Receiver, channel},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use hdrhistogram::Histogram;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, listen, socket_with, sockopt};
+use serde::Serialize;
+
+use crate::{
+    random::Random,
+    sink::{core::Clients, fault::Faults, session::Announcement, verify::Damage},
+    source::{CorePart, SourceError},
+};
+
+/// Connections that the kernel keeps until they are accepted.
+const BACKLOG: i32 = 8192;
+
+/// Up and down in turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Flapping {
+    /// How long it takes connections.
+    pub up: Duration,
+    /// How long it does not: connections are refused, and those there are reset.
+    pub down: Duration,
+}
+
+/// What a sink does.
+#[derive(Debug, Clone)]
+pub struct SinkOptions {
+    /// Where it listens; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Each gets a thread that is pinned to it. Never empty.
+    pub cores: Vec<usize>,
+    /// What it says of itself.
+    pub announcement: Announcement,
+    /// Where arrivals are recorded.
+    pub ledger: Option<PathBuf>,
+    /// What goes wrong.
+    pub faults: Faults,
+    /// A sender and recipient are answered 451 until so much time after they first came.
+    pub greylist: Option<Duration>,
+    /// Connections at once; further ones get 421.
+    pub connections_max: Option<u64>,
+    /// Connections at once from one address; further ones get 421.
+    pub per_client_max: Option<u64>,
+    /// Up and down in turn.
+    pub flapping: Option<Flapping>,
+    /// Octets per second that a connection is read with.
+    pub read_bytes_per_s: Option<u64>,
+    /// How long every reply is held back.
+    pub reply_delay: Duration,
+    /// A connection that says nothing for so long is closed.
+    pub idle_timeout: Duration,
+    /// Ends after so many messages.
+    pub messages: Option<u64>,
+    /// Decides which faults happen when.
+    pub seed: u64,
+}
+
+impl SinkOptions {
+    /// A good next hop on one core.
+    pub fn new(listen: SocketAddr, core: usize) -> SinkOptions {
+        SinkOptions {
+            listen,
+            cores: vec![core],
+            announcement: Announcement::default(),
+            ledger: None,
+            faults: Faults::default(),
+            greylist: None,
+            connections_max: None,
+            per_client_max: None,
+            flapping: None,
+            read_bytes_per_s: None,
+            reply_delay: Duration::ZERO,
+            idle_timeout: Duration::from_secs(300),
+            messages: None,
+            seed: Random::fresh_seed(),
+        }
+    }
+}
+
+/// What one client address did.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct ClientReport {
+    /// Connections in all.
+    pub connections: u64,
+    /// Most of them at once.
+    pub concurrent_max: u64,
+    /// Messages.
+    pub messages: u64,
+    #[serde(skip)]
+    now: u64,
+}
+
+/// What came in all.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct SinkReport {
+    /// Seconds from the start to the last message.
+    pub seconds: f64,
+    /// Messages taken, damaged ones and other people's, too. Under LMTP one per recipient.
+    pub messages: u64,
+    /// Messages per second.
+    pub messages_per_second: f64,
+    /// Messages with a mark that are as they were sent.
+    pub intact: u64,
+    /// By what is wrong.
+    pub damaged: BTreeMap<&'static str, u64>,
+    /// Messages without a mark.
+    pub foreign: u64,
+    /// Octets of content.
+    pub bytes: u64,
+    /// Bare CR and LF in content.
+    pub bare_line_ends: u64,
+    /// Connections in all.
+    pub connections: u64,
+    /// Connections that were over a limit.
+    pub connections_refused: u64,
+    /// Most at once.
+    pub concurrent_max: u64,
+    /// Mean over connections that are over.
+    pub messages_per_connection_mean: f64,
+    /// The most of one.
+    pub messages_per_connection_max: u64,
+    /// By client address; at most 1,000 of them.
+    pub clients: BTreeMap<String, ClientReport>,
+    /// Refusals by code.
+    pub refusals: BTreeMap<u16, u64>,
+    /// Connections dropped on purpose.
+    pub dropped: u64,
+    /// From when a message was due at its source until it was whole here, microseconds, by percentile.
+    pub end_to_end_us: BTreeMap<String, u64>,
+    /// CPU time of its threads by message, microseconds.
+    pub cpu_us_per_message: f64,
+    #[serde(skip)]
+    cpu: Duration,
+    #[serde(skip)]
+    connections_over: u64,
+    #[serde(skip)]
+    messages_over: u64,
+}
+
+impl SinkReport {
+    fn count_damage(&mut self, damage: Damage) {
+        *self.damaged.entry(damage.name()).or_default() += 1;
+    }
+
+    /// Messages that are not as they were sent.
+    pub fn damaged_all(&self) -> u64 {
+        self.damaged.values().sum()
+    }
+
+    fn add(&mut self, other: SinkReport) {
+        self.seconds = self.seconds.max(other.seconds);
+        self.messages += other.messages;
+        self.intact += other.intact;
+        self.foreign += other.foreign;
+        self.bytes += other.bytes;
+        self.bare_line_ends += other.bare_line_ends;
+        self.connections += other.connections;
+        self.connections_refused += other.connections_refused;
+        self.dropped += other.dropped;
+        self.cpu += other.cpu;
+        self.connections_over += other.connections_over;
+        self.messages_over += other.messages_over;
+        self.messages_per_connection_max = self.messages_per_connection_max.max(other.messages_per_connection_max);
+        other.damaged.into_iter().for_each(|(name, count)| *self.damaged.entry(name).or_default() += count);
+        other.refusals.into_iter().for_each(|(code, count)| *self.refusals.entry(code).or_default() += count);
+    }
+
+    fn finish(&mut self, clients: &Clients, end_to_end_ns: &Histogram<u64>) {
+        self.messages_per_second = if self.seconds > 0.0 { self.messages as f64 / self.seconds } else { 0.0 };
+        self.messages_per_connection_mean = self.messages_over as f64 / self.connections_over.max(1) as f64;
+        self.cpu_us_per_message = self.cpu.as_secs_f64() * 1e6 / self.messages.max(1) as f64;
+        self.concurrent_max = clients.concurrent_max;
+        self.clients = clients.by_address.iter().map(|(address, client)| (address.to_string(), client.clone())).collect();
+        for (name, at) in crate::run_result::PERCENTILES {
+            self.end_to_end_us.insert(name.into(), end_to_end_ns.value_at_percentile(at) / 1000);
+        }
+    }
+}
+
+/// What the cores of a sink share.
+#[derive(Debug, Default)]
+pub(crate) struct Shared {
+    pub(crate) stop: AtomicBool,
+    pub(crate) messages: AtomicU64,
+    pub(crate) clients: Mutex<Clients>,
+    pub(crate) greylist: Mutex<core::Greylist>,
+}
+
+/// A sink that runs. Stopped when dropped.
+#[derive(Debug)]
+pub struct Sink {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// When it began: second 0 of its parts.
+    pub began: Instant,
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<Result<(SinkReport, Histogram<u64>), SourceError>>>,
+    parts: Receiver<CorePart>,
+}
+
+impl Sink {
+    /// Binds and starts a thread on each core.
+    ///
+    /// # Errors
+    /// An address that cannot be had, no thread. What the ring lacks comes from [`Sink::join`].
+    pub fn start(options: SinkOptions) -> Result<Sink, SourceError> {
+        if options.cores.is_empty() {
+            return Err(SourceError::Options("a sink needs a core at least".into()));
+        }
+        let mut listeners = vec![listener(options.listen)?];
+        let address = address_of(&listeners[0])?;
+        for _ in 1..options.cores.len() {
+            listeners.push(listener(address)?);
+        }
+        let (sender, parts) = channel();
+        let mut sink = Sink { address, began: Instant::now(), shared: Arc::default(), threads: Vec::new(), parts };
+        for (share, listener) in listeners.into_iter().enumerate() {
+            let setup = core::Setup {
+                share,
+                listener,
+                began: sink.began,
+                options: SinkOptions { listen: address, ..options.clone() },
+                shared: sink.shared.clone(),
+                parts: sender.clone(),
+            };
+            let name = format!("sink-{}", options.cores[share]);
+            sink.threads.push(std::thread::Builder::new().name(name).spawn(move || core::run(setup))?);
+        }
+        Ok(sink)
+    }
+
+    /// Messages so far.
+    pub fn messages(&self) -> u64 {
+        self.shared.messages.load(Relaxed)
+    }
+
+    /// Ends it soon, connections and all.
+    pub fn stop(&self) {
+        self.shared.stop.store(true, Relaxed);
+    }
+
+    /// Has it ended, by its number of messages or a failure?
+    pub fn is_over(&self) -> bool {
+        self.threads.iter().all(JoinHandle::is_finished)
+    }
+
+    /// The next part that a core has measured, waiting for at most `limit`.
+    pub fn next_part(&self, limit: Duration) -> Option<CorePart> {
+        self.parts.recv_timeout(limit).ok()
+    }
+
+    /// Waits for the end.
+    ///
+    /// # Errors
+    /// The first thread that failed: no ring, or a ledger that could not be written.
+    pub fn join(mut self) -> Result<(SinkReport, Vec<CorePart>), SourceError> {
+        let mut report = SinkReport::default();
+        let mut end_to_end = crate::encoded_histogram::latency_histogram();
+        for thread in self.threads.drain(..) {
+            let ended = thread.join().map_err(|_| io::Error::other("a thread of the sink panicked"))?;
+            let (part, histogram) = ended?;
+            report.add(part);
+            end_to_end.add(&histogram).expect("all latencies have the same bounds");
+        }
+        report.finish(&self.shared.clients.lock().unwrap_or_else(PoisonError::into_inner), &end_to_end);
+        let parts = std::mem::replace(&mut self.parts, channel().1);
+        Ok((report, parts.try_iter().collect()))
+    }
+}
+
+impl Drop for Sink {
+    fn drop(&mut self) {
+        self.stop();
+        for thread in self.threads.drain(..) {
+            let _ended = thread.join();
+        }
+    }
+}
+
+/// A listening socket that shares its port with others of this process.
+pub(crate) fn listener(address: SocketAddr) -> io::Result<OwnedFd> {
+    let wrong = |error: rustix::io::Errno| io::Error::new(io::Error::from(error).kind(), format!("listen on {address}: {error}"));
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None).map_err(wrong)?;
+    sockopt::set_socket_reuseaddr(&socket, true).map_err(wrong)?;
+    sockopt::set_socket_reuseport(&socket, true).map_err(wrong)?;
+    bind(&socket, &address).map_err(wrong)?;
+    listen(&socket, BACKLOG).map_err(wrong)?;
+    Ok(socket)
+}
+
+fn address_of(socket: &OwnedFd) -> io::Result<SocketAddr> {
+    SocketAddr::try_from(getsockname(socket)?).map_err(io::Error::from)
+}

@@ -1,0 +1,457 @@
+//! The server side of the sink: SMTP and LMTP as a state machine without socket or clock.
+//!
+//! It takes what a next hop takes and no more: no VRFY, no authentication. Content goes straight to the verifier; nothing of it is
+//! kept. Read [`ServerSession::receive`] first; [`Behaviour`] is what the machine asks of its driver.
+
+use std::ops::ControlFlow;
+
+use crate::{
+    identity::push_decimal,
+    sink::{
+        fault::FaultKind,
+        terminator::Terminator,
+        verify::{Arrival, Verifier},
+    },
+    source::host::Stage,
+};
+
+/// Octets of a command line; more than any client needs.
+const COMMAND_BYTES_MAX: usize = 8192;
+
+/// Recipients of a transaction.
+const RECIPIENTS_MAX: u32 = 10_000;
+
+/// What a sink says of itself.
+#[derive(Debug, Clone)]
+pub struct Announcement {
+    /// Its name in banner and EHLO reply.
+    pub hostname: String,
+    /// LMTP instead of SMTP.
+    pub lmtp: bool,
+    /// Octets a message may have; announced as SIZE.
+    pub size_max: u64,
+    /// PIPELINING.
+    pub pipelining: bool,
+    /// CHUNKING.
+    pub chunking: bool,
+    /// 8BITMIME.
+    pub eight_bit: bool,
+    /// SMTPUTF8.
+    pub smtputf8: bool,
+}
+
+impl Default for Announcement {
+    fn default() -> Announcement {
+        Announcement {
+            hostname: "sink.load.test".into(),
+            lmtp: false,
+            size_max: 512 << 20,
+            pipelining: true,
+            chunking: true,
+            eight_bit: true,
+            smtputf8: true,
+        }
+    }
+}
+
+impl Announcement {
+    fn push_hello(&self, extended: bool, out: &mut Vec<u8>) {
+        if !extended {
+            out.extend_from_slice(format!("250 {}\r\n", self.hostname).as_bytes());
+            return;
+        }
+        let size = format!("SIZE {}", self.size_max);
+        let words = [
+            (true, self.hostname.as_str()),
+            (self.pipelining, "PIPELINING"),
+            (self.chunking, "CHUNKING"),
+            (self.eight_bit, "8BITMIME"),
+            (self.smtputf8, "SMTPUTF8"),
+            (true, "ENHANCEDSTATUSCODES"),
+            (true, &size),
+        ];
+        let words: Vec<&str> = words.iter().filter(|(announced, _)| *announced).map(|&(_, word)| word).collect();
+        for (at, word) in words.iter().enumerate() {
+            out.extend_from_slice(if at + 1 < words.len() { b"250-" } else { b"250 " });
+            out.extend_from_slice(word.as_bytes());
+            out.extend_from_slice(b"\r\n");
+        }
+    }
+}
+
+/// What the machine asks of its driver.
+pub trait Behaviour {
+    /// What goes wrong here, if anything.
+    fn fault(&mut self, stage: Stage) -> Option<FaultKind>;
+    /// Is this sender and recipient to come again later?
+    fn is_greylisted(&mut self, reverse_path: &[u8], forward_path: &[u8]) -> bool;
+    /// A message is whole, before it is answered. `recipients` are joined by commas.
+    fn arrived(&mut self, arrival: &Arrival, recipients: &[u8]);
+    /// A message was refused, or a command answered by 4xx or 5xx.
+    fn refused(&mut self, code: u16);
+}
+
+/// How the session goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Send the replies, then read.
+    Read,
+    /// Send the replies, then close.
+    Close,
+    /// Close at once, without the replies.
+    Drop,
+}
+
+#[derive(Debug)]
+enum State {
+    Command,
+    Data(Terminator),
+    /// Octets of this chunk still to come, and whether it is the last.
+    Chunk {
+        left: u64,
+        last: bool,
+        /// There is no recipient for it: its octets are swallowed, then it is refused.
+        refused: bool,
+    },
+    /// Nothing is answered any more.
+    Silent,
+}
+
+/// One session.
+#[derive(Debug)]
+pub struct ServerSession {
+    state: State,
+    partial: Vec<u8>,
+    greeted: bool,
+    reverse_path: Option<Vec<u8>>,
+    recipients: Vec<u8>,
+    recipients_taken: u32,
+    /// A chunk has come: DATA is out of order.
+    chunked: bool,
+    verifier: Verifier,
+    messages: u64,
+}
+
+/// Ends the handling of what was read with this.
+type Step = ControlFlow<Next>;
+
+impl ServerSession {
+    /// A new session, and its banner.
+    pub fn begin(announcement: &Announcement, behaviour: &mut impl Behaviour, out: &mut Vec<u8>) -> (ServerSession, Next) {
+        let mut session = ServerSession {
+            state: State::Command,
+            partial: Vec::new(),
+            greeted: false,
+            reverse_path: None,
+            recipients: Vec::new(),
+            recipients_taken: 0,
+            chunked: false,
+            verifier: Verifier::new(),
+            messages: 0,
+        };
+        let kind = if announcement.lmtp { "LMTP" } else { "ESMTP" };
+        let step = session.or_fault(Stage::Banner, behaviour, out, |_, out| {
+            out.extend_from_slice(format!("220 {} {kind}\r\n", announcement.hostname).as_bytes());
+        });
+        // A host that refuses at the banner has nothing more to say (RFC 5321 3.1).
+        let refused = !out.is_empty() && out[0] != b'2';
+        let next = step.break_value().unwrap_or(if refused { Next::Close } else { Next::Read });
+        (session, next)
+    }
+
+    /// Messages taken on this connection.
+    pub fn messages(&self) -> u64 {
+        self.messages
+    }
+
+    /// Handles what was read and appends the replies.
+    pub fn receive(&mut self, bytes: &[u8], announcement: &Announcement, behaviour: &mut impl Behaviour, out: &mut Vec<u8>) -> Next {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let step = match self.state {
+                State::Command => self.take_line(&mut rest, announcement, behaviour, out),
+                State::Data(_) => self.take_content(&mut rest, announcement, behaviour, out),
+                State::Chunk { .. } => self.take_chunk(&mut rest, announcement, behaviour, out),
+                State::Silent => return Next::Read,
+            };
+            if let ControlFlow::Break(next) = step {
+                return next;
+            }
+        }
+        Next::Read
+    }
+
+    fn take_line(&mut self, rest: &mut &[u8], announcement: &Announcement, behaviour: &mut impl Behaviour, out: &mut Vec<u8>) -> Step {
+        let Some(end) = memchr::memchr(b'\n', rest) else {
+            self.partial.extend_from_slice(rest);
+            *rest = b"";
+            if self.partial.len() > COMMAND_BYTES_MAX {
+                out.extend_from_slice(b"500 5.5.2 Line too long\r\n");
+                return Step::Break(Next::Close);
+            }
+            return Step::Continue(());
+        };
+        let (line, behind) = rest.split_at(end + 1);
+        *rest = behind;
+        if self.partial.is_empty() {
+            return self.command(line.trim_ascii_end(), announcement, behaviour, out);
+        }
+        let mut whole = std::mem::take(&mut self.partial);
+        whole.extend_from_slice(line);
+        let step = self.command(whole.trim_ascii_end(), announcement, behaviour, out);
+        whole.clear();
+        self.partial = whole;
+        step
+    }
+
+    fn command(&mut self, line: &[u8], announcement: &Announcement, behaviour: &mut impl Behaviour, out: &mut Vec<u8>) -> Step {
+        let (verb, argument) = line.split_at(memchr::memchr(b' ', line).unwrap_or(line.len()));
+        let is = |word: &[u8]| verb.eq_ignore_ascii_case(word);
+        if is(b"MAIL") {
+            self.mail(argument, behaviour, out)
+        } else if is(b"RCPT") {
+            self.rcpt(argument, behaviour, out)
+        } else if is(b"DATA") {
+            self.data(behaviour, out)
+        } else if is(b"BDAT") && announcement.chunking {
+            self.bdat(argument, behaviour, out)
+        } else if is(if announcement.lmtp { b"LHLO" } else { b"EHLO" }) || (is(b"HELO") && !announcement.lmtp) {
+            let extended = !is(b"HELO");
+            self.reset();
+            self.greeted = true;
+            self.or_fault(Stage::Hello, behaviour, out, |_, out| announcement.push_hello(extended, out))
+        } else if is(b"RSET") {
+            self.reset();
+            out.extend_from_slice(b"250 2.0.0 Ok\r\n");
+            Step::Continue(())
+        } else if is(b"NOOP") {
+            out.extend_from_slice(b"250 2.0.0 Ok\r\n");
+            Step::Continue(())
+        } else if is(b"QUIT") {
+            out.extend_from_slice(b"221 2.0.0 Bye\r\n");
+            Step::Break(Next::Close)
+        } else {
+            refuse(500, "5.5.2 Unknown command", behaviour, out)
+        }
+    }
+
+    fn mail(&mut self, argument: &[u8], behaviour: &mut impl Behaviour, out: &mut Vec<u8>) -> Step {
+        if !self.greeted || self.reverse_path.is_some() {
+            return refuse(503, "5.5.1 Out of order", behaviour, out);
+        }
+        let Some(path) = bracketed(argument) else { return refuse(501, "5.1.7 No path", behaviour, out) };
+        let path = path.to_vec();
+        self.or_fault(Stage::Mail, behaviour, out, |session, out| {
+            session.reverse_path = Some(path);
+            out.extend_from_slice(b"250 2.1.0 Ok\r\n");
+        })
+    }
+
+    fn rcpt(&mut self, argument: &[u8], behaviour: &mut impl Behaviour, out: &mut Vec<u8>) -> Step {
+        let Some(reverse_path) = &self.reverse_path else { return refuse(503, "5.5.1 Out of order", behaviour, out) };
+        let Some(path) = bracketed(argument) else { return refuse(501, "5.1.3 No path", behaviour, out) };
+        if self.recipients_taken >= RECIPIENTS_MAX {
+            return refuse(452, "4.5.3 Too many recipients", behaviour, out);
+        }
+        if behaviour.is_greylisted(reverse_path, path) {
+            return refuse(451, "4.7.1 Greylisted, come again", behaviour, out);
+        }
+        self.or_fault(Stage::Rcpt, behaviour, out, |session, out| {
+            session.recipients_taken += 1;
+            if !session.recipients.is_empty() {
+                session.recipients.push(b',');
+            }
+            // A ledger separates by spaces and commas.
+            session.recipients.extend(path.iter().map(|&byte| if byte.is_ascii_graphic() && byte != b',' { byte } else { b'?' }));
+            out.extend_from_slice(b"250 2.1.5 Ok\r\n");
+        })
+    }
+
+    fn data(&mut self, behaviour: &mut impl Behaviour, out: &mut Vec<u8>) -> Step {
+        if self.recipients_taken == 0 || self.chunked {
+            return refuse(503, "5.5.1 Out of order", behaviour, out);
+        }
+        self.or_fault(Stage::Data, behaviour, out, |session, out| {
+            session.verifier.begin(true);
+            session.state = State::Data(Terminator::new());
+            out.extend_from_slice(b"354 Go ahead\r\n");
+        })
+    }
+
+    fn bdat(&mut self, argument: &[u8], behaviour: &mut impl Behaviour, out: &mut Vec<u8>) -> Step {
+        let mut words = argument.split(|&byte| byte == b' ').filter(|word| !word.is_empty());
+        let left = words.next().and_then(|word| std::str::from_utf8(word).ok()?.parse().ok());
+        let last = words.next();
+        let (Some(left), true) = (left, last.is_none_or(|word| word.eq_ignore_ascii_case(b"LAST"))) else {
+            // How many octets follow is not known: nothing behind this can be read.
+            out.extend_from_slice(b"501 5.5.4 BDAT SIZE [LAST]\r\n");
+            return Step::Break(Next::Close);
+        };
+        let refused = self.recipients_taken == 0;
+        if !self.chunked {
+            self.verifier.begin(false);
+            self.chunked = true;
+        }
+        let last = last.is_some();
+        self.state = State::Chunk { left, last, refused };
+        if left == 0 { self.chunk_ended(last, refused, None, behaviour, out) } else { Step::Continue(()) }
+    }
+
+    fn take_content(&mut self, rest: &mut &[u8], announcement: &Announcement, behaviour: &mut impl Behaviour, out: &mut Vec<u8>) -> Step {
+        if let Some(FaultKind::Drop) = behaviour.fault(Stage::Content) {
+            return Step::Break(Next::Drop);
+        }
+        let State::Data(terminator) = &mut self.state else { unreachable!("called in this state") };
+        let verifier = &mut self.verifier;
+        match terminator.feed(rest, |content| verifier.feed(content)) {
+            None => {
+                *rest = b"";
+                Step::Continue(())
+            }
+            Some(consumed) => {
+                *rest = &rest[consumed..];
+                self.message_ended(announcement.lmtp, behaviour, out)
+            }
+        }
+    }
+
+    fn take_chunk(&mut self, rest: &mut &[u8], announcement: &Announcement, behaviour: &mut impl Behaviour, out: &mut Vec<u8>) -> Step {
+        if let Some(FaultKind::Drop) = behaviour.fault(Stage::Content) {
+            return Step::Break(Next::Drop);
+        }
+        let State::Chunk { left, last, refused } = &mut self.state else { unreachable!("called in this state") };
+        let take = usize::try_from(*left).unwrap_or(usize::MAX).min(rest.len());
+        let (content, behind) = rest.split_at(take);
+        *rest = behind;
+        *left -= take as u64;
+        let (done, last, refused) = (*left == 0, *last, *refused);
+        self.verifier.feed(content);
+        if done { self.chunk_ended(last, refused, Some(announcement), behaviour, out) } else { Step::Continue(()) }
+    }
+
+    fn chunk_ended(
+        &mut self,
+        last: bool,
+        refused: bool,
+        announcement: Option<&Announcement>,
+        behaviour: &mut impl Behaviour,
+        out: &mut Vec<u8>,
+    ) -> Step {
+        self.state = State::Command;
+        if refused {
+            self.reset();
+            return refuse(503, "5.5.1 No recipients", behaviour, out);
+        }
+        if last {
+            return self.message_ended(announcement.is_some_and(|announcement| announcement.lmtp), behaviour, out);
+        }
+        out.extend_from_slice(b"250 2.0.0 Ok\r\n");
+        Step::Continue(())
+    }
+
+    fn message_ended(&mut self, lmtp: bool, behaviour: &mut impl Behaviour, out: &mut Vec<u8>) -> Step {
+        self.state = State::Command;
+        let arrival = self.verifier.finish();
+        let recipients = std::mem::take(&mut self.recipients);
+        let replies = if lmtp { self.recipients_taken } else { 1 };
+        self.reset();
+        if !lmtp {
+            let step = self.or_fault_with(Stage::Dot, behaviour, out, |session, behaviour, out| {
+                session.messages += 1;
+                behaviour.arrived(&arrival, &recipients);
+                session.push_taken(out);
+            });
+            self.recipients = recipients;
+            self.recipients.clear();
+            return step;
+        }
+        // RFC 2033 4.2: a reply for each recipient, which may differ.
+        for recipient in recipients.split(|&byte| byte == b',').take(replies as usize) {
+            let step = self.or_fault_with(Stage::Dot, behaviour, out, |session, behaviour, out| {
+                session.messages += 1;
+                behaviour.arrived(&arrival, recipient);
+                session.push_taken(out);
+            });
+            if step.is_break() {
+                return step;
+            }
+        }
+        Step::Continue(())
+    }
+
+    fn push_taken(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"250 2.0.0 Ok: taken as number ");
+        push_decimal(self.messages, out);
+        out.extend_from_slice(b" here\r\n");
+    }
+
+    fn reset(&mut self) {
+        self.reverse_path = None;
+        self.recipients.clear();
+        self.recipients_taken = 0;
+        self.chunked = false;
+    }
+
+    fn or_fault<B: Behaviour>(
+        &mut self,
+        stage: Stage,
+        behaviour: &mut B,
+        out: &mut Vec<u8>,
+        well: impl FnOnce(&mut ServerSession, &mut Vec<u8>),
+    ) -> Step {
+        self.or_fault_with(stage, behaviour, out, |session, _, out| well(session, out))
+    }
+
+    /// Does what is right, unless something goes wrong here.
+    fn or_fault_with<B: Behaviour>(
+        &mut self,
+        stage: Stage,
+        behaviour: &mut B,
+        out: &mut Vec<u8>,
+        well: impl FnOnce(&mut ServerSession, &mut B, &mut Vec<u8>),
+    ) -> Step {
+        match behaviour.fault(stage) {
+            None => {
+                well(self, behaviour, out);
+                Step::Continue(())
+            }
+            Some(FaultKind::Reply(421)) => {
+                let _closing_anyway = refuse(421, "4.3.2 Closing", behaviour, out);
+                Step::Break(Next::Close)
+            }
+            Some(FaultKind::Reply(code)) => {
+                let class = if code < 500 { "4.3.0 Try again" } else { "5.3.0 No" };
+                refuse(code, class, behaviour, out)
+            }
+            Some(FaultKind::Drop) => Step::Break(Next::Drop),
+            Some(FaultKind::Garble) => {
+                out.extend_from_slice(b"2\x00 what? \xFF\r\n");
+                Step::Continue(())
+            }
+            Some(FaultKind::Half) => {
+                out.extend_from_slice(b"25");
+                Step::Break(Next::Close)
+            }
+            Some(FaultKind::Silence) => {
+                self.state = State::Silent;
+                Step::Continue(())
+            }
+        }
+    }
+}
+
+fn refuse(code: u16, text: &str, behaviour: &mut impl Behaviour, out: &mut Vec<u8>) -> Step {
+    behaviour.refused(code);
+    push_decimal(u64::from(code), out);
+    out.push(b' ');
+    out.extend_from_slice(text.as_bytes());
+    out.extend_from_slice(b"\r\n");
+    Step::Continue(())
+}
+
+/// What stands between the first `<` and the last `>` behind it.
+fn bracketed(argument: &[u8]) -> Option<&[u8]> {
+    let open = memchr::memchr(b'<', argument)?;
+    let close = memchr::memchr(b'>', &argument[open..])?;
+    Some(&argument[open + 1..open + close])
+}

@@ -1,0 +1,265 @@
+//! The check of content as it arrives, octet by octet and in pieces of any length: line ends, stuffing, length, checksum.
+//!
+//! Independent of the engine's own code on purpose, so that both would have to be wrong in the same way. Pure.
+
+use crate::identity::{FIELD, Mark};
+
+/// What is wrong with a message that arrived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Damage {
+    /// A CR without LF or an LF without CR.
+    BareLineEnd,
+    /// A line that begins with one dot: not stuffed.
+    NotStuffed,
+    /// More or fewer octets than the mark says.
+    Length,
+    /// The right number, but others.
+    Checksum,
+}
+
+impl Damage {
+    /// Its word in a ledger.
+    pub fn name(self) -> &'static str {
+        match self {
+            Damage::BareLineEnd => "bare-line-end",
+            Damage::NotStuffed => "not-stuffed",
+            Damage::Length => "length",
+            Damage::Checksum => "checksum",
+        }
+    }
+}
+
+/// A message as it was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Arrival {
+    /// Its mark; none: somebody else's mail.
+    pub mark: Option<Mark>,
+    /// None for an intact message.
+    pub damage: Option<Damage>,
+    /// Octets of content, unstuffed.
+    pub bytes: u64,
+    /// Bare CR and LF.
+    pub bare_line_ends: u64,
+}
+
+/// Header lines longer than this are not looked into.
+const HEADER_LINE_BYTES_MAX: usize = 256;
+
+/// Checks one message.
+#[derive(Debug, Clone)]
+pub struct Verifier {
+    /// Undo stuffing: content of DATA. BDAT has none.
+    unstuff: bool,
+    /// The octet before the next one; the content begins behind a line end.
+    last: u8,
+    /// At the beginning of a line.
+    line_starts: bool,
+    /// A stuffing dot was just removed; another octet must follow that makes it one.
+    after_dot: bool,
+    /// The header is being looked through; its lines are gathered here.
+    line: Option<Vec<u8>>,
+    mark: Option<Mark>,
+    covered: u64,
+    checksum: u32,
+    bytes: u64,
+    bare_line_ends: u64,
+    not_stuffed: bool,
+}
+
+impl Verifier {
+    /// At the beginning of a message.
+    pub fn new() -> Verifier {
+        Verifier {
+            unstuff: true,
+            last: b'\n',
+            line_starts: true,
+            after_dot: false,
+            line: Some(Vec::with_capacity(HEADER_LINE_BYTES_MAX)),
+            mark: None,
+            covered: 0,
+            checksum: 0,
+            bytes: 0,
+            bare_line_ends: 0,
+            not_stuffed: false,
+        }
+    }
+
+    /// Begins the next message; `stuffed`: it comes after DATA.
+    pub fn begin(&mut self, stuffed: bool) {
+        let mut line = self.line.take().unwrap_or_default();
+        line.clear();
+        *self = Verifier { unstuff: stuffed, line: Some(line), ..Verifier::new() };
+    }
+
+    /// The next octets, without those of the final dot line.
+    pub fn feed(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let end = memchr::memchr(b'\n', bytes).map_or(bytes.len(), |at| at + 1);
+            let (part, rest) = bytes.split_at(end);
+            self.feed_part(part);
+            bytes = rest;
+        }
+    }
+
+    /// Octets of one line, its end included where it is there.
+    fn feed_part(&mut self, part: &[u8]) {
+        let ends = part.ends_with(b"\n");
+        self.count_line_ends(part, ends);
+        let mut content = part;
+        if self.unstuff {
+            if self.after_dot {
+                // RFC 5321 4.5.2: only a dot is stuffed. Anything else behind a removed one shows that it was content.
+                self.not_stuffed |= part[0] != b'.';
+                self.after_dot = false;
+            } else if self.line_starts && part[0] == b'.' {
+                content = &part[1..];
+                match content.first() {
+                    Some(&next) => self.not_stuffed |= next != b'.',
+                    None => self.after_dot = true,
+                }
+            }
+        }
+        self.line_starts = ends;
+        self.bytes += content.len() as u64;
+        if self.mark.is_some() {
+            self.covered += content.len() as u64;
+            self.checksum = crc32c::crc32c_append(self.checksum, content);
+        } else if let Some(line) = &mut self.line {
+            let room = HEADER_LINE_BYTES_MAX - line.len();
+            line.extend_from_slice(&content[..content.len().min(room)]);
+            if ends {
+                self.mark = parse_mark(line);
+                let header_ends = line.as_slice() == b"\r\n" || line.as_slice() == b"\n";
+                line.clear();
+                if header_ends {
+                    self.line = None;
+                }
+            }
+        }
+    }
+
+    fn count_line_ends(&mut self, part: &[u8], ends: bool) {
+        // A CR is well only as the last octet before LF; a piece may end between the two.
+        let before = if ends { &part[..part.len() - 1] } else { part };
+        let (inner, closing) = match before.split_last() {
+            Some((&last, inner)) => (inner, last),
+            None => (before, self.last),
+        };
+        if self.last == b'\r' && !before.is_empty() {
+            self.bare_line_ends += 1;
+        }
+        self.bare_line_ends += memchr::memchr_iter(b'\r', inner).count() as u64;
+        if ends && closing != b'\r' {
+            self.bare_line_ends += 1;
+        }
+        self.last = part[part.len() - 1];
+    }
+
+    /// The message is over. The verifier is ready for `begin`.
+    pub fn finish(&mut self) -> Arrival {
+        if self.last == b'\r' {
+            self.bare_line_ends += 1;
+            self.last = b'\n';
+        }
+        let damage = match self.mark {
+            _ if self.bare_line_ends > 0 => Some(Damage::BareLineEnd),
+            _ if self.not_stuffed || self.after_dot => Some(Damage::NotStuffed),
+            Some(mark) if mark.length != self.covered => Some(Damage::Length),
+            Some(mark) if mark.checksum != self.checksum => Some(Damage::Checksum),
+            _ => None,
+        };
+        Arrival { mark: self.mark, damage, bytes: self.bytes, bare_line_ends: self.bare_line_ends }
+    }
+}
+
+impl Default for Verifier {
+    fn default() -> Verifier {
+        Verifier::new()
+    }
+}
+
+fn parse_mark(line: &[u8]) -> Option<Mark> {
+    let name = FIELD.trim_ascii_end();
+    let (field, value) = line.split_at_checked(name.len())?;
+    if field.eq_ignore_ascii_case(name) { Mark::parse(value) } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        content::{Composer, ContentKind, Form},
+        sizes::Sizes,
+    };
+
+    fn message(size: u64, form: Form) -> (Mark, Vec<u8>) {
+        let (mut composer, items) = Composer::new(&ContentKind::Text(Sizes::fixed(size)), 7, 1, 0);
+        let plan = composer.plan(3, 9, form);
+        let mut out = b"Received: from a by b\r\n".to_vec();
+        composer.write_head(&plan, &mut out);
+        let body = composer.body(&plan).unwrap();
+        out.extend_from_slice(&if form == Form::Raw { &items[0].raw } else { &items[0].stuffed }[body.range.clone()]);
+        composer.write_tail(&plan, &mut out);
+        (plan.mark, out)
+    }
+
+    fn verify(wire: &[u8], stuffed: bool, piece: usize) -> Arrival {
+        let mut verifier = Verifier::new();
+        verifier.begin(stuffed);
+        wire.chunks(piece).for_each(|piece| verifier.feed(piece));
+        verifier.finish()
+    }
+
+    #[test]
+    fn an_untouched_message_is_intact_in_pieces_of_any_length() {
+        for size in [1, 700, 4096, 70_000] {
+            for (form, stuffed) in [(Form::Stuffed, true), (Form::Raw, false)] {
+                let (mark, wire) = message(size, form);
+                for piece in [1, 2, 3, 7, 64, 1000, wire.len()] {
+                    let arrival = verify(&wire, stuffed, piece);
+                    assert_eq!((arrival.mark, arrival.damage), (Some(mark), None), "size {size}, pieces of {piece}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_of_the_covered_part_is_noticed() {
+        let (_, wire) = message(1200, Form::Stuffed);
+        let covered = memchr::memmem::find(&wire, b"\r\nFrom:").unwrap() + 2;
+        for at in covered..wire.len() {
+            for bit in 0..8 {
+                let mut other = wire.clone();
+                other[at] ^= 1 << bit;
+                assert!(verify(&other, true, 64).damage.is_some(), "bit {bit} of octet {at}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_missing_dot_a_lost_line_and_bare_line_ends_are_named() {
+        let (_, wire) = message(4096, Form::Stuffed);
+        let stuffed = memchr::memmem::find(&wire, b"\r\n..").unwrap() + 2;
+        for piece in [1, 5, 4096] {
+            let mut other = wire.clone();
+            other.remove(stuffed);
+            assert_eq!(verify(&other, true, piece).damage, Some(Damage::NotStuffed));
+            assert_eq!(verify(&wire[..wire.len() - 10], true, piece).damage, Some(Damage::Length));
+            let (mut bare_lf, mut bare_cr) = (wire.clone(), wire.clone());
+            bare_lf.remove(wire.len() - 2);
+            bare_cr.remove(wire.len() - 1);
+            for bare in [bare_lf, bare_cr] {
+                let arrival = verify(&bare, true, piece);
+                assert_eq!((arrival.damage, arrival.bare_line_ends), (Some(Damage::BareLineEnd), 1));
+            }
+            assert_eq!(verify(b"a\rb\r\n\nc\r\r\n", true, piece).bare_line_ends, 3);
+        }
+    }
+
+    #[test]
+    fn a_mark_in_the_body_is_no_mark() {
+        let (_, wire) = message(700, Form::Stuffed);
+        let forged = [b"Subject: x\r\n\r\n", &wire[..]].concat();
+        assert_eq!(verify(&forged, true, 4096), Arrival { mark: None, damage: None, bytes: verify(&forged, true, 1).bytes, bare_line_ends: 0 });
+    }
+}

@@ -1,0 +1,519 @@
+//! The SMTP or LMTP client of the load: a state machine without socket or clock. Bytes and `now` in, bytes out.
+//!
+//! With PIPELINING an envelope and DATA leave in one send (RFC 2920), and the next envelope with the content before it: RFC 2920 3.1
+//! lets content be the first part of a group. So a message costs one send where the server keeps up.
+//! Read [`Client::receive`] first; [`Host`] is what the machine asks of its driver.
+
+use std::{collections::VecDeque, time::Instant};
+
+use crate::{
+    content::{Body, Form, Plan},
+    identity::push_decimal,
+    phase::Phase,
+    source::{
+        host::{ClientError, Flow, Host, Job, Outcome, Script, Sent, Stage},
+        outbox::Outbox,
+    },
+};
+
+/// Octets of a reply line; RFC 5321 4.5.3.1.5 allows 512.
+const REPLY_LINE_BYTES_MAX: usize = 4096;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    Banner,
+    Hello,
+    Mail,
+    Rcpt,
+    Data,
+    Dot,
+    /// The reply to a dot without content, after all recipients were refused.
+    LoneDot,
+    Rset,
+    Quit,
+}
+
+impl Asked {
+    fn stage(self) -> Stage {
+        match self {
+            Asked::Banner => Stage::Banner,
+            Asked::Hello => Stage::Hello,
+            Asked::Mail => Stage::Mail,
+            Asked::Rcpt => Stage::Rcpt,
+            Asked::Data => Stage::Data,
+            Asked::Dot | Asked::LoneDot | Asked::Rset | Asked::Quit => Stage::Dot,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Transaction {
+    job: Job,
+    began: Instant,
+    /// Set when content is composed.
+    sent: Option<Sent>,
+    mail_taken: bool,
+    recipients_taken: u32,
+    recipients_asked: u32,
+    /// LMTP: replies after the dot that are 2xx.
+    delivered: u32,
+    /// LMTP: replies after the dot still to come.
+    replies_left: u32,
+    /// The first refusal.
+    refused: Option<(Stage, u16)>,
+}
+
+/// One session.
+#[derive(Debug)]
+pub struct Client {
+    asked: VecDeque<(Asked, Instant)>,
+    /// The one the next replies are about, and, sent ahead, the one after it.
+    open: VecDeque<Transaction>,
+    partial: Vec<u8>,
+    greeted: bool,
+    pipelining: bool,
+    chunking: bool,
+    eight_bit: bool,
+    left: Option<u32>,
+}
+
+impl Client {
+    /// A session whose connection began at `now`.
+    pub fn new(script: &Script, now: Instant) -> Client {
+        Client {
+            asked: VecDeque::from([(Asked::Banner, now)]),
+            open: VecDeque::new(),
+            partial: Vec::new(),
+            greeted: false,
+            pipelining: false,
+            chunking: false,
+            eight_bit: false,
+            left: script.per_connection,
+        }
+    }
+
+    /// Could a message begin at once?
+    pub fn rests(&self) -> bool {
+        self.greeted && self.asked.is_empty() && self.open.is_empty() && self.left != Some(0)
+    }
+
+    /// Begins a message where the session rests and there is one. Tells whether it did.
+    pub fn begin(&mut self, script: &Script, now: Instant, host: &mut impl Host, out: &mut Outbox) -> bool {
+        if !self.rests() {
+            return false;
+        }
+        let Some(job) = host.take(now) else { return false };
+        self.envelope(script, job, now, host, out);
+        true
+    }
+
+    /// Says QUIT where the session rests.
+    pub fn quit(&mut self, now: Instant, out: &mut Outbox) {
+        if self.greeted && self.asked.is_empty() {
+            out.bytes().extend_from_slice(b"QUIT\r\n");
+            self.asked.push_back((Asked::Quit, now));
+        }
+    }
+
+    /// The content that was put into the outbox last has left at `now`, later than it was put there.
+    pub fn content_left(&mut self, now: Instant) {
+        if let Some((_, since)) = self.asked.iter_mut().rev().find(|(asked, _)| *asked == Asked::Dot) {
+            *since = now;
+        }
+    }
+
+    /// Reads replies and puts what follows from them into the outbox.
+    ///
+    /// # Errors
+    /// The session cannot go on: close the connection. What was open has been settled.
+    pub fn receive(
+        &mut self,
+        script: &Script,
+        bytes: &[u8],
+        now: Instant,
+        host: &mut impl Host,
+        out: &mut Outbox,
+    ) -> Result<Flow, ClientError> {
+        let outcome = self.read_lines(script, bytes, now, host, out);
+        if !matches!(outcome, Ok(Flow::Go)) {
+            self.broke(now, host);
+        }
+        outcome
+    }
+
+    /// The connection has ended or is given up: settles what is open.
+    pub fn broke(&mut self, now: Instant, host: &mut impl Host) {
+        for transaction in self.open.drain(..) {
+            let outcome = if transaction.sent.is_some() { Outcome::Unknown } else { Outcome::Unsent };
+            host.settle(&transaction.job, transaction.sent.as_ref(), outcome, now);
+        }
+        self.asked.clear();
+    }
+
+    fn read_lines(
+        &mut self,
+        script: &Script,
+        bytes: &[u8],
+        now: Instant,
+        host: &mut impl Host,
+        out: &mut Outbox,
+    ) -> Result<Flow, ClientError> {
+        let mut rest = bytes;
+        while let Some(end) = memchr::memchr(b'\n', rest) {
+            let (line, behind) = rest.split_at(end + 1);
+            rest = behind;
+            let flow = if self.partial.is_empty() {
+                self.reply_line(script, line, now, host, out)?
+            } else {
+                let mut whole = std::mem::take(&mut self.partial);
+                whole.extend_from_slice(line);
+                let flow = self.reply_line(script, &whole, now, host, out)?;
+                whole.clear();
+                self.partial = whole;
+                flow
+            };
+            if flow != Flow::Go {
+                return Ok(flow);
+            }
+        }
+        self.partial.extend_from_slice(rest);
+        if self.partial.len() > REPLY_LINE_BYTES_MAX {
+            return Err(ClientError::NotAReply(shown(&self.partial)));
+        }
+        Ok(Flow::Go)
+    }
+
+    fn reply_line(
+        &mut self,
+        script: &Script,
+        line: &[u8],
+        now: Instant,
+        host: &mut impl Host,
+        out: &mut Outbox,
+    ) -> Result<Flow, ClientError> {
+        let (code, goes_on) = parse_reply(line).ok_or_else(|| ClientError::NotAReply(shown(line)))?;
+        let Some(&(asked, since)) = self.asked.front() else {
+            return Err(match code {
+                421 => closing(Stage::Dot, code, line),
+                _ => ClientError::Unasked(shown(line)),
+            });
+        };
+        if asked == Asked::Hello && code == 250 {
+            let word = line[4..].trim_ascii_end();
+            self.pipelining |= script.pipelining && word.eq_ignore_ascii_case(b"PIPELINING");
+            self.chunking |= script.chunking && word.eq_ignore_ascii_case(b"CHUNKING");
+            self.eight_bit |= word.eq_ignore_ascii_case(b"8BITMIME");
+        }
+        if goes_on {
+            return Ok(Flow::Go);
+        }
+        self.asked.pop_front();
+        if code == 421 {
+            // RFC 5321 4.2.2: the channel closes, whatever this was the answer to.
+            if let Some(transaction) = self.open.pop_front() {
+                host.settle(&transaction.job, transaction.sent.as_ref(), Outcome::Refused { stage: asked.stage(), code }, now);
+            }
+            return Err(closing(asked.stage(), code, line));
+        }
+        self.answered(script, (asked, since), code, line, now, host, out)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one call, split from `reply_line` for its length")]
+    fn answered(
+        &mut self,
+        script: &Script,
+        (asked, since): (Asked, Instant),
+        code: u16,
+        line: &[u8],
+        now: Instant,
+        host: &mut impl Host,
+        out: &mut Outbox,
+    ) -> Result<Flow, ClientError> {
+        let good = code / 100 == 2;
+        match asked {
+            Asked::Banner => {
+                host.observe(Phase::Banner, since, now);
+                if !good {
+                    return Err(closing(Stage::Banner, code, line));
+                }
+                if host.gives_up(Stage::Banner) {
+                    return Ok(Flow::GiveUp);
+                }
+                out.bytes().extend_from_slice(&script.hello);
+                self.asked.push_back((Asked::Hello, now));
+            }
+            Asked::Hello => {
+                host.observe(Phase::Ehlo, since, now);
+                if !good {
+                    return Err(closing(Stage::Hello, code, line));
+                }
+                if host.gives_up(Stage::Hello) {
+                    return Ok(Flow::GiveUp);
+                }
+                self.greeted();
+                self.begin(script, now, host, out);
+            }
+            Asked::Mail => {
+                host.observe(Phase::Mail, since, now);
+                let transaction = self.open.front_mut().expect("MAIL opened it");
+                transaction.mail_taken = good;
+                if !good {
+                    transaction.refused.get_or_insert((Stage::Mail, code));
+                }
+                if host.gives_up(Stage::Mail) {
+                    return Ok(Flow::GiveUp);
+                }
+                if !self.pipelining {
+                    if good {
+                        self.next_recipient(now, host, out);
+                    } else {
+                        self.refused(script, now, host, out);
+                    }
+                }
+            }
+            Asked::Rcpt => {
+                host.observe(Phase::Rcpt, since, now);
+                let transaction = self.open.front_mut().expect("MAIL opened it");
+                if good {
+                    transaction.recipients_taken += 1;
+                } else {
+                    transaction.refused.get_or_insert((Stage::Rcpt, code));
+                }
+                if host.gives_up(Stage::Rcpt) {
+                    return Ok(Flow::GiveUp);
+                }
+                if !self.pipelining {
+                    let (taken, asked) = (transaction.recipients_taken, transaction.recipients_asked);
+                    if asked < script.recipients {
+                        self.next_recipient(now, host, out);
+                    } else if taken == 0 {
+                        self.refused(script, now, host, out);
+                    } else if self.chunking {
+                        return Ok(self.content(script, now, host, out));
+                    } else {
+                        self.ask(Asked::Data, b"DATA\r\n", now, out);
+                    }
+                }
+            }
+            Asked::Data => {
+                host.observe(Phase::Data, since, now);
+                if host.gives_up(Stage::Data) {
+                    return Ok(Flow::GiveUp);
+                }
+                let transaction = self.open.front_mut().expect("MAIL opened it");
+                if code / 100 != 3 {
+                    transaction.refused.get_or_insert((Stage::Data, code));
+                    self.refused(script, now, host, out);
+                } else if transaction.recipients_taken == 0 {
+                    // RFC 2920 3.1: a client that got 354 though all recipients were refused sends a lone dot.
+                    self.ask(Asked::LoneDot, b".\r\n", now, out);
+                } else {
+                    return Ok(self.content(script, now, host, out));
+                }
+            }
+            Asked::Dot => return Ok(self.dot_answered(script, since, code, now, host, out)),
+            Asked::LoneDot => {
+                // Whatever the reply is, the envelope is gone.
+                self.open.front_mut().expect("MAIL opened it").mail_taken = false;
+                self.refused(script, now, host, out);
+            }
+            Asked::Rset => {
+                if self.open.is_empty() {
+                    self.go_on(script, now, host, out);
+                }
+            }
+            Asked::Quit => return Ok(Flow::Over),
+        }
+        Ok(Flow::Go)
+    }
+
+    /// Behind the reply to EHLO: STARTTLS (with a new EHLO) and AUTH belong here.
+    fn greeted(&mut self) {
+        self.greeted = true;
+    }
+
+    fn ask(&mut self, asked: Asked, command: &[u8], now: Instant, out: &mut Outbox) {
+        out.bytes().extend_from_slice(command);
+        self.asked.push_back((asked, now));
+    }
+
+    fn envelope(&mut self, script: &Script, job: Job, now: Instant, host: &mut impl Host, out: &mut Outbox) {
+        if let Some(left) = &mut self.left {
+            *left -= 1;
+        }
+        host.began();
+        self.open.push_back(Transaction {
+            job,
+            began: now,
+            sent: None,
+            mail_taken: false,
+            recipients_taken: 0,
+            recipients_asked: 0,
+            delivered: 0,
+            replies_left: 0,
+            refused: None,
+        });
+        let bytes = out.bytes();
+        bytes.extend_from_slice(b"MAIL FROM:<");
+        bytes.extend_from_slice(&script.reverse_path);
+        bytes.extend_from_slice(if self.eight_bit { b"> BODY=8BITMIME\r\n" } else { b">\r\n" });
+        self.asked.push_back((Asked::Mail, now));
+        if !self.pipelining {
+            return;
+        }
+        for _ in 0..script.recipients {
+            self.next_recipient(now, host, out);
+        }
+        // BDAT ahead of the replies would be legal, too, but a server that refuses the recipients still has to be fed all content.
+        if !self.chunking {
+            self.ask(Asked::Data, b"DATA\r\n", now, out);
+        } else if self.open.len() == 1 {
+            self.content(script, now, host, out);
+        }
+    }
+
+    fn next_recipient(&mut self, now: Instant, host: &mut impl Host, out: &mut Outbox) {
+        let transaction = self.open.back_mut().expect("MAIL opened it");
+        transaction.recipients_asked += 1;
+        let bytes = out.bytes();
+        bytes.extend_from_slice(b"RCPT TO:<");
+        host.push_recipient(bytes);
+        bytes.extend_from_slice(b">\r\n");
+        self.asked.push_back((Asked::Rcpt, now));
+    }
+
+    /// Puts the content of the last open message into the outbox and, where that is allowed, the next envelope or QUIT behind it.
+    fn content(&mut self, script: &Script, now: Instant, host: &mut impl Host, out: &mut Outbox) -> Flow {
+        let form = if self.chunking { Form::Raw } else { Form::Stuffed };
+        let transaction = self.open.back_mut().expect("MAIL opened it");
+        let composer = host.composer();
+        let plan: Plan = composer.plan(transaction.job.sequence, transaction.job.due_us, form);
+        if self.chunking {
+            let bytes = out.bytes();
+            bytes.extend_from_slice(b"BDAT ");
+            push_decimal(plan.content_bytes, bytes);
+            bytes.extend_from_slice(b" LAST\r\n");
+        }
+        composer.write_head(&plan, out.bytes());
+        let body = composer.body(&plan).cloned();
+        if host.gives_up(Stage::Content) {
+            if let Some(Body { item, range }) = body {
+                let half = range.start + range.len() / 2;
+                out.push_body(form, Body { item, range: range.start..half });
+            }
+            return Flow::GiveUp;
+        }
+        if let Some(body) = body {
+            out.push_body(form, body);
+        }
+        host.composer().write_tail(&plan, out.bytes());
+        if !self.chunking {
+            out.bytes().extend_from_slice(b".\r\n");
+        }
+        let transaction = self.open.back_mut().expect("MAIL opened it");
+        transaction.sent = Some(Sent { mark: plan.mark, content_bytes: plan.content_bytes, began: transaction.began });
+        // With BDAT sent ahead the number of recipients taken isn't known yet: it is when the replies to the dot come.
+        transaction.replies_left = u32::from(!script.lmtp);
+        self.asked.push_back((Asked::Dot, now));
+        out.content_ends();
+        if host.gives_up(Stage::Dot) {
+            return Flow::GiveUp;
+        }
+        if self.pipelining {
+            if self.left == Some(0) {
+                self.ask(Asked::Quit, b"QUIT\r\n", now, out);
+            } else if !self.chunking
+                && !script.lmtp
+                && let Some(job) = host.take(now)
+            {
+                self.envelope(script, job, now, host, out);
+            }
+        }
+        Flow::Go
+    }
+
+    fn dot_answered(&mut self, script: &Script, since: Instant, code: u16, now: Instant, host: &mut impl Host, out: &mut Outbox) -> Flow {
+        let transaction = self.open.front_mut().expect("content belongs to a message");
+        let good = code / 100 == 2;
+        if script.lmtp {
+            // RFC 2033 4.2: one reply per recipient that was taken, in order. All of them are asked with one dot.
+            if transaction.replies_left == 0 {
+                transaction.replies_left = transaction.recipients_taken.max(1);
+            }
+            transaction.replies_left -= 1;
+            transaction.delivered += u32::from(good);
+            if !good {
+                transaction.refused.get_or_insert((Stage::Dot, code));
+            }
+            if transaction.replies_left > 0 {
+                self.asked.push_front((Asked::Dot, since));
+                return Flow::Go;
+            }
+        }
+        host.observe(Phase::DotTo250, since, now);
+        let transaction = self.open.pop_front().expect("it was just looked at");
+        let accepted = if script.lmtp { transaction.delivered } else { transaction.recipients_taken };
+        let outcome = if (good && !script.lmtp) || (script.lmtp && transaction.delivered > 0) {
+            Outcome::Accepted { recipients: accepted }
+        } else {
+            let (stage, code) = transaction.refused.unwrap_or((Stage::Dot, code));
+            Outcome::Refused { stage, code }
+        };
+        host.settle(&transaction.job, transaction.sent.as_ref(), outcome, now);
+        if self.open.is_empty() && self.asked.is_empty() {
+            if self.chunking && !good {
+                // RFC 3030 2: after a refused BDAT the envelope is there until RSET.
+                self.ask(Asked::Rset, b"RSET\r\n", now, out);
+            } else {
+                self.go_on(script, now, host, out);
+            }
+        }
+        Flow::Go
+    }
+
+    /// The message at the front was refused before its content.
+    fn refused(&mut self, script: &Script, now: Instant, host: &mut impl Host, out: &mut Outbox) {
+        let transaction = self.open.pop_front().expect("a refusal is about a message");
+        let (stage, code) = transaction.refused.unwrap_or((Stage::Data, 554));
+        host.settle(&transaction.job, transaction.sent.as_ref(), Outcome::Refused { stage, code }, now);
+        if transaction.mail_taken {
+            // The server may still hold the envelope.
+            self.ask(Asked::Rset, b"RSET\r\n", now, out);
+        } else if self.asked.is_empty() {
+            self.go_on(script, now, host, out);
+        }
+    }
+
+    fn go_on(&mut self, script: &Script, now: Instant, host: &mut impl Host, out: &mut Outbox) {
+        if self.left == Some(0) {
+            self.quit(now, out);
+        } else {
+            self.begin(script, now, host, out);
+        }
+    }
+}
+
+/// The code and whether further lines follow.
+fn parse_reply(line: &[u8]) -> Option<(u16, bool)> {
+    let line = line.strip_suffix(b"\n")?;
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    let (code, rest) = line.split_at_checked(3)?;
+    if !(b'2'..=b'5').contains(&code[0]) || !code.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let code = code.iter().fold(0, |number, digit| number * 10 + u16::from(digit - b'0'));
+    match rest.first() {
+        None | Some(b' ') => Some((code, false)),
+        Some(b'-') => Some((code, true)),
+        Some(_) => None,
+    }
+}
+
+fn closing(stage: Stage, code: u16, line: &[u8]) -> ClientError {
+    ClientError::Closing { stage, code, text: shown(line.get(4..).unwrap_or_default()) }
+}
+
+/// The beginning of what a peer said, for an error.
+fn shown(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(&bytes[..bytes.len().min(120)]).trim_end().to_string()
+}

@@ -1,0 +1,169 @@
+//! What a session of the load says, what it asks of its driver, and what becomes of its messages.
+
+use std::{fmt, str::FromStr, time::Instant};
+
+use crate::{content::Composer, identity::Mark, phase::Phase};
+
+/// A point of a session at which it can be given up, and which names where a message was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Stage {
+    /// The banner was read.
+    Banner,
+    /// The reply to EHLO or LHLO was read. STARTTLS and AUTH have their place behind it, in `Client::greeted`.
+    Hello,
+    /// The reply to MAIL was read.
+    Mail,
+    /// The reply to an RCPT was read.
+    Rcpt,
+    /// The reply to DATA was read.
+    Data,
+    /// Half of the content is sent.
+    Content,
+    /// All of it is sent, and the reply not waited for.
+    Dot,
+}
+
+impl Stage {
+    /// All, in the order of a session.
+    pub const ALL: [Stage; 7] = [Stage::Banner, Stage::Hello, Stage::Mail, Stage::Rcpt, Stage::Data, Stage::Content, Stage::Dot];
+
+    /// Its word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Stage::Banner => "banner",
+            Stage::Hello => "ehlo",
+            Stage::Mail => "mail",
+            Stage::Rcpt => "rcpt",
+            Stage::Data => "data",
+            Stage::Content => "content",
+            Stage::Dot => "dot",
+        }
+    }
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Stage {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Stage, String> {
+        let names: Vec<&str> = Stage::ALL.iter().map(|stage| stage.name()).collect();
+        Stage::ALL.into_iter().find(|stage| stage.name() == text).ok_or_else(|| format!("{text:?} is none of {}", names.join(", ")))
+    }
+}
+
+/// What all sessions of a load say.
+#[derive(Debug, Clone)]
+pub struct Script {
+    /// The first command, CRLF included.
+    pub hello: Vec<u8>,
+    /// LMTP: one reply per recipient after the dot (RFC 2033 4.2).
+    pub lmtp: bool,
+    /// The sender of all messages, without brackets.
+    pub reverse_path: Vec<u8>,
+    /// Recipients of each message.
+    pub recipients: u32,
+    /// Send ahead where PIPELINING is announced.
+    pub pipelining: bool,
+    /// BDAT instead of DATA where CHUNKING is announced.
+    pub chunking: bool,
+    /// Messages a connection carries before QUIT; none: no limit.
+    pub per_connection: Option<u32>,
+}
+
+/// One message that the load wants sent.
+#[derive(Debug, Clone, Copy)]
+pub struct Job {
+    /// Its number in the run.
+    pub sequence: u64,
+    /// When it was due: under an open loop the scheduled time, else when it was taken.
+    pub due: Instant,
+    /// The same as microseconds since 1970.
+    pub due_us: u64,
+}
+
+/// How a message ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The server answered 2xx to its end: it is the server's now. Under LMTP: for so many of its recipients.
+    Accepted {
+        /// Recipients that were accepted.
+        recipients: u32,
+    },
+    /// The server answered with this code.
+    Refused {
+        /// To what.
+        stage: Stage,
+        /// 400 to 599, or an unexpected code.
+        code: u16,
+    },
+    /// The connection ended, or was given up, after the end of content was sent: it may have been accepted or not.
+    Unknown,
+    /// The connection ended, or was given up, before.
+    Unsent,
+}
+
+/// What was sent of a message.
+#[derive(Debug, Clone, Copy)]
+pub struct Sent {
+    /// What it says of itself.
+    pub mark: Mark,
+    /// All its octets before stuffing.
+    pub content_bytes: u64,
+    /// When MAIL was sent.
+    pub began: Instant,
+}
+
+/// What the machine asks of its driver.
+pub trait Host {
+    /// The next message that is due; none: nothing to do for now.
+    fn take(&mut self, now: Instant) -> Option<Job>;
+    /// Appends a forward-path without brackets.
+    fn push_recipient(&mut self, out: &mut Vec<u8>);
+    /// What composes the messages.
+    fn composer(&mut self) -> &mut Composer;
+    /// MAIL was sent.
+    fn began(&mut self);
+    /// A phase began then and is over now.
+    fn observe(&mut self, phase: Phase, since: Instant, now: Instant);
+    /// A message has ended. `content` is known once it was composed.
+    fn settle(&mut self, job: &Job, content: Option<&Sent>, outcome: Outcome, now: Instant);
+    /// Shall the session be given up here?
+    fn gives_up(&mut self, stage: Stage) -> bool;
+}
+
+/// How the session goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flow {
+    /// Send what is in the outbox, then read.
+    Go,
+    /// Send what is in the outbox, then close without a word.
+    GiveUp,
+    /// The session is over; close.
+    Over,
+}
+
+/// Why a session is over before its time. What was open has been settled by the time `receive` returns it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ClientError {
+    /// The server closes: 421, or a refusal where none can be borne.
+    #[error("{stage}: {code} {text}")]
+    Closing {
+        /// What it was the answer to.
+        stage: Stage,
+        /// The code.
+        code: u16,
+        /// The line behind it.
+        text: String,
+    },
+    /// Something that is no reply.
+    #[error("not a reply: {0:?}")]
+    NotAReply(String),
+    /// A reply to nothing.
+    #[error("a reply to nothing: {0:?}")]
+    Unasked(String),
+}

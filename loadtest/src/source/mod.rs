@@ -1,0 +1,283 @@
+//! The source: many sessions on each core that send mail and measure what becomes of it.
+//!
+//! Each core has a thread of its own with a ring; no thread waits for another. [`Source::start`] starts them, and what they measure
+//! comes out of a channel once a second. Read `client.rs` for what is said, `core.rs` for what a core holds, `session.rs` for one
+//! connection's life.
+
+pub mod client;
+pub(crate) mod clock;
+mod core;
+pub mod host;
+pub mod outbox;
+mod session;
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+        mpsc::{Receiver, Sender, channel},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use ringpost_ring::RingError;
+
+use crate::{
+    addresses::RecipientPlan,
+    content::ContentKind,
+    measurement::Part,
+    random::Random,
+    schedule::Rate,
+    source::host::{Script, Stage},
+};
+
+/// Sessions of one core at most: each has a descriptor and some memory.
+pub const SESSIONS_MAX: usize = 500_000;
+
+/// What a load consists of.
+#[derive(Debug, Clone)]
+pub struct SourceOptions {
+    /// Where to.
+    pub to: SocketAddr,
+    /// Each gets a thread that is pinned to it. Never empty.
+    pub cores: Vec<usize>,
+    /// Connections at once, over all cores.
+    pub sessions: usize,
+    /// Messages in all; none: until the time is over.
+    pub messages: Option<u64>,
+    /// How long messages are begun.
+    pub duration: Option<Duration>,
+    /// Open loop: when messages are due. None: closed loop, each session as fast as it is answered.
+    pub rate: Option<Rate>,
+    /// What is in them.
+    pub content: ContentKind,
+    /// Whom they go to.
+    pub recipients: RecipientPlan,
+    /// The sender of all.
+    pub reverse_path: String,
+    /// What EHLO names.
+    pub hello: String,
+    /// LMTP instead of SMTP.
+    pub lmtp: bool,
+    /// Send ahead where the server announces PIPELINING.
+    pub pipelining: bool,
+    /// BDAT where it announces CHUNKING.
+    pub chunking: bool,
+    /// Messages per connection; none: no limit.
+    pub per_connection: Option<u32>,
+    /// Local addresses that connections take in turn; none: the system's choice.
+    pub addresses: Vec<IpAddr>,
+    /// Pause of a session between two messages.
+    pub think: Duration,
+    /// Octets per second that a session sends; none: as fast as it goes.
+    pub bytes_per_s: Option<u64>,
+    /// Where sessions are given up, and how often.
+    pub aborts: Vec<(Stage, f64)>,
+    /// Where acknowledged messages are recorded.
+    pub ledger: Option<PathBuf>,
+    /// Decides content, sizes, recipients, Poisson arrivals, aborts.
+    pub seed: u64,
+    /// How long a connection or a reply is waited for.
+    pub timeout: Duration,
+    /// How long replies are waited for after the last message was begun.
+    pub drain: Duration,
+}
+
+impl SourceOptions {
+    /// One closed-loop session on one core, pipelined, with messages of this content.
+    pub fn new(to: SocketAddr, core: usize, content: ContentKind) -> SourceOptions {
+        SourceOptions {
+            to,
+            cores: vec![core],
+            sessions: 1,
+            messages: None,
+            duration: None,
+            rate: None,
+            content,
+            recipients: RecipientPlan::default(),
+            reverse_path: "sender@load.test".into(),
+            hello: "source.load.test".into(),
+            lmtp: false,
+            pipelining: true,
+            chunking: false,
+            per_connection: None,
+            addresses: Vec::new(),
+            think: Duration::ZERO,
+            bytes_per_s: None,
+            aborts: Vec::new(),
+            ledger: None,
+            seed: Random::fresh_seed(),
+            timeout: Duration::from_secs(60),
+            drain: Duration::from_secs(30),
+        }
+    }
+
+    fn script(&self) -> Script {
+        Script {
+            hello: format!("{} {}\r\n", if self.lmtp { "LHLO" } else { "EHLO" }, self.hello).into_bytes(),
+            lmtp: self.lmtp,
+            reverse_path: self.reverse_path.clone().into_bytes(),
+            recipients: self.recipients.per_message as u32,
+            pipelining: self.pipelining,
+            chunking: self.chunking,
+            per_connection: self.per_connection,
+        }
+    }
+}
+
+/// What a core measured in one second of the run.
+#[derive(Debug)]
+pub struct CorePart {
+    /// Which second; the first is 0.
+    pub second: u64,
+    /// What it measured.
+    pub part: Box<Part>,
+}
+
+/// What a core has done in all.
+#[derive(Debug, Clone, Default)]
+pub struct CoreReport {
+    /// Messages that ended in any way.
+    pub settled: u64,
+    /// Messages that were acknowledged.
+    pub acknowledged: u64,
+    /// Messages whose connection ended between the end of content and the reply.
+    pub unknown: u64,
+    /// Messages whose connection ended before.
+    pub unsent: u64,
+    /// Messages answered with 4xx or 5xx.
+    pub refused: u64,
+    /// Messages that were due but never taken, because all sessions were busy until the end.
+    pub never_begun: u64,
+    /// CPU time of its thread.
+    pub cpu: Duration,
+    /// The last thing that went wrong, in words.
+    pub last_trouble: Option<String>,
+}
+
+impl CoreReport {
+    fn add(&mut self, other: CoreReport) {
+        self.settled += other.settled;
+        self.acknowledged += other.acknowledged;
+        self.unknown += other.unknown;
+        self.unsent += other.unsent;
+        self.refused += other.refused;
+        self.never_begun += other.never_begun;
+        self.cpu += other.cpu;
+        self.last_trouble = other.last_trouble.or(self.last_trouble.take());
+    }
+}
+
+/// Why a source could not start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// Nothing to do, or too much.
+    #[error("{0}")]
+    Options(String),
+    /// No ring on this machine.
+    #[error("core {core}: {reason}")]
+    Ring {
+        /// Where.
+        core: usize,
+        /// What the kernel lacks.
+        reason: RingError,
+    },
+    /// The ledger or a thread.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+/// A load that runs. Stopped when dropped.
+#[derive(Debug)]
+pub struct Source {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<Result<CoreReport, SourceError>>>,
+    parts: Receiver<CorePart>,
+    /// When it began: second 0.
+    pub began: Instant,
+    /// The run that its messages carry.
+    pub run: u64,
+}
+
+impl Source {
+    /// Starts a thread on each core.
+    ///
+    /// # Errors
+    /// Options that make no sense together, a ledger that cannot be opened, no thread. What the ring lacks comes from [`Source::join`].
+    pub fn start(options: SourceOptions) -> Result<Source, SourceError> {
+        let wrong = |text: &str| Err(SourceError::Options(text.into()));
+        if options.cores.is_empty() || options.sessions == 0 {
+            return wrong("a source needs a core and a session at least");
+        }
+        if options.sessions.div_ceil(options.cores.len()) > SESSIONS_MAX {
+            return wrong("a core carries 500000 sessions at most");
+        }
+        if options.messages.is_none() && options.duration.is_none() {
+            return wrong("how much? Give a number of messages or a duration");
+        }
+        if options.recipients.per_message == 0 || options.recipients.domains == 0 {
+            return wrong("a message needs a recipient and a domain at least");
+        }
+        let (sender, parts): (Sender<CorePart>, _) = channel();
+        let (stop, began, run) = (Arc::new(AtomicBool::new(false)), Instant::now(), Random::fresh_seed());
+        let mut source = Source { stop, threads: Vec::new(), parts, began, run };
+        let shares = options.cores.len().min(options.sessions);
+        for share in 0..shares {
+            let setup = core::Setup {
+                share,
+                shares,
+                run,
+                began,
+                script: options.script(),
+                options: options.clone(),
+                stop: source.stop.clone(),
+                parts: sender.clone(),
+            };
+            let name = format!("source-{}", options.cores[share]);
+            source.threads.push(std::thread::Builder::new().name(name).spawn(move || core::run(setup))?);
+        }
+        Ok(source)
+    }
+
+    /// Begins no further messages and ends when those under way are answered.
+    pub fn stop(&self) {
+        self.stop.store(true, Relaxed);
+    }
+
+    /// The next part that a core has measured, waiting for at most `limit`; `None` when there is none, for now or any more.
+    pub fn next_part(&self, limit: Duration) -> Option<CorePart> {
+        self.parts.recv_timeout(limit).ok()
+    }
+
+    /// Has every thread ended?
+    pub fn is_over(&self) -> bool {
+        self.threads.iter().all(JoinHandle::is_finished)
+    }
+
+    /// Waits for the end, and returns what is left in the channel, too.
+    ///
+    /// # Errors
+    /// The first thread that failed.
+    pub fn join(mut self) -> Result<(CoreReport, Vec<CorePart>), SourceError> {
+        let mut report = CoreReport::default();
+        for thread in self.threads.drain(..) {
+            let ended = thread.join().map_err(|_| io::Error::other("a thread of the source panicked"))?;
+            report.add(ended?);
+        }
+        let parts = std::mem::replace(&mut self.parts, channel().1);
+        Ok((report, parts.try_iter().collect()))
+    }
+}
+
+impl Drop for Source {
+    fn drop(&mut self) {
+        self.stop();
+        for thread in self.threads.drain(..) {
+            let _ended = thread.join();
+        }
+    }
+}

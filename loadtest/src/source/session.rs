@@ -1,0 +1,282 @@
+//! The life of one connection after the other: connect, speak, rest, close.
+
+use std::{
+    future::poll_fn,
+    io,
+    net::IpAddr,
+    rc::Rc,
+    task::Poll,
+    time::{Duration, Instant},
+};
+
+use ringpost_ring::{Conn, Deadline, Received};
+
+use crate::{
+    error_kind::ErrorKind,
+    phase::Phase,
+    source::{
+        client::Client,
+        core::Core,
+        host::{ClientError, Flow, Host},
+        outbox::Piece,
+    },
+};
+
+/// After a failure a connection is tried again, first after this, then each time after twice as long.
+const RECONNECT_FIRST: Duration = Duration::from_millis(10);
+/// Never after longer than this.
+const RECONNECT_MOST: Duration = Duration::from_secs(1);
+
+/// Content of this size and more is waited for until it has left, so that its sending is not taken for the server's time.
+const FLUSHED_BYTES_MIN: usize = 64 << 10;
+
+/// Slow senders send this often.
+const SLOW_STEP: Duration = Duration::from_millis(50);
+
+/// How a connection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// As it should, or given up on purpose.
+    Well,
+    /// By a failure: the next one waits.
+    Badly,
+}
+
+enum Event {
+    Bytes(Received),
+    /// A message is due and the session rests.
+    Due,
+    /// There will be no more messages and the session rests.
+    Exhausted,
+    TimedOut,
+    Failed(io::Error),
+}
+
+pub(super) async fn run(core: Rc<Core>, index: usize) {
+    let deadline = core.slots.borrow()[index].deadline.clone();
+    let address = match core.options.addresses[..] {
+        [] => None,
+        ref addresses => Some(addresses[index % addresses.len()]),
+    };
+    let mut pause = RECONNECT_FIRST;
+    let waits_for_due = core.options.rate.is_some() && core.options.per_connection == Some(1);
+    while !core.desk.borrow().is_exhausted() {
+        if waits_for_due && !due_or_over(&core, index).await {
+            break;
+        }
+        match connection(&core, index, address, &deadline).await {
+            End::Well => pause = RECONNECT_FIRST,
+            End::Badly => {
+                if core.desk.borrow().is_exhausted() {
+                    break;
+                }
+                deadline.set(Instant::now() + pause);
+                deadline.expired().await;
+                pause = (pause * 2).min(RECONNECT_MOST);
+            }
+        }
+        // It may have been woken for a message that it could not take.
+        if core.options.rate.is_some() && core.desk.borrow().has_due() {
+            core.wake_idle(1);
+        }
+    }
+    core.live.set(core.live.get() - 1);
+}
+
+/// Waits for a message to be due. False: there will be none.
+async fn due_or_over(core: &Core, index: usize) -> bool {
+    poll_fn(|cx| {
+        let desk = core.desk.borrow();
+        if desk.has_due() || desk.is_exhausted() {
+            return Poll::Ready(desk.has_due());
+        }
+        core.rest(index, cx.waker());
+        Poll::Pending
+    })
+    .await
+}
+
+async fn connection(core: &Rc<Core>, index: usize, address: Option<IpAddr>, deadline: &Deadline) -> End {
+    let turn = core.may_connect().await;
+    let began = Instant::now();
+    deadline.set(began + core.options.timeout);
+    let connecting = core.ring.connect(core.options.to, address);
+    let connected = {
+        let mut connecting = std::pin::pin!(connecting);
+        poll_fn(|cx| match connecting.as_mut().poll(cx) {
+            Poll::Ready(outcome) => Poll::Ready(outcome),
+            Poll::Pending if deadline.poll_expired(cx).is_ready() => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            Poll::Pending => Poll::Pending,
+        })
+        .await
+    };
+    drop(turn);
+    let now = Instant::now();
+    let conn = match connected {
+        Ok(conn) => conn,
+        Err(error) => {
+            core.desk.borrow_mut().trouble(ErrorKind::from(&error), || format!("connect to {}: {error}", core.options.to));
+            return End::Badly;
+        }
+    };
+    core.desk.borrow_mut().observe(Phase::Connect, began, now);
+    core.connections.set(core.connections.get() + 1);
+    let mut client = Client::new(&core.script, now);
+    let end = speak(core, index, &conn, &mut client, deadline).await;
+    // What is open when a connection ends by a failure; in all other cases there is nothing.
+    client.broke(Instant::now(), &mut *core.desk.borrow_mut());
+    core.connections.set(core.connections.get() - 1);
+    end
+}
+
+async fn speak(core: &Rc<Core>, index: usize, conn: &Conn, client: &mut Client, deadline: &Deadline) -> End {
+    loop {
+        deadline.set(Instant::now() + core.options.timeout);
+        let flow = match next_event(core, index, conn, client, deadline).await {
+            Event::Bytes(received) => {
+                let now = Instant::now();
+                let (mut desk, mut outbox) = (core.desk.borrow_mut(), core.outbox.borrow_mut());
+                let mut flow = client.receive(&core.script, &received, now, &mut *desk, &mut outbox);
+                drop(received);
+                while let (Ok(Flow::Go), Some(Ok(Some(more)))) = (&flow, conn.try_read()) {
+                    flow = client.receive(&core.script, &more, now, &mut *desk, &mut outbox);
+                }
+                flow
+            }
+            Event::Due => {
+                if !core.options.think.is_zero() {
+                    deadline.set(Instant::now() + core.options.think);
+                    deadline.expired().await;
+                }
+                let now = Instant::now();
+                let mut desk = core.desk.borrow_mut();
+                let thinks = std::mem::replace(&mut desk.thinking, false);
+                client.begin(&core.script, now, &mut *desk, &mut core.outbox.borrow_mut());
+                desk.thinking = thinks;
+                Ok(Flow::Go)
+            }
+            Event::Exhausted => {
+                client.quit(Instant::now(), &mut core.outbox.borrow_mut());
+                Ok(Flow::Go)
+            }
+            Event::TimedOut => {
+                core.desk.borrow_mut().trouble(ErrorKind::ReplyTimeout, || "no reply in time".into());
+                return End::Badly;
+            }
+            Event::Failed(error) => {
+                core.desk.borrow_mut().trouble(ErrorKind::from(&error), || format!("reading: {error}"));
+                return End::Badly;
+            }
+        };
+        let sent = send(core, conn, client, deadline).await;
+        match (flow, sent) {
+            (Ok(Flow::Go), Ok(())) => {}
+            (Ok(Flow::Over), _) => return End::Well,
+            (Ok(Flow::GiveUp), _) => {
+                // What was said so far arrives; then the connection ends in the middle. A peer that does not read ends the wait.
+                let _given_up_anyway = flush(conn, deadline).await;
+                return End::Well;
+            }
+            (Ok(Flow::Go), Err(error)) => {
+                core.desk.borrow_mut().trouble(ErrorKind::from(&error), || format!("sending: {error}"));
+                return End::Badly;
+            }
+            (Err(error), _) => {
+                let kind = match &error {
+                    ClientError::Closing { code, .. } => ErrorKind::Reply(*code),
+                    ClientError::NotAReply(_) | ClientError::Unasked(_) => ErrorKind::BrokenReply,
+                };
+                core.desk.borrow_mut().trouble(kind, || error.to_string());
+                return End::Badly;
+            }
+        }
+    }
+}
+
+async fn next_event(core: &Core, index: usize, conn: &Conn, client: &Client, deadline: &Deadline) -> Event {
+    let rests = client.rests();
+    poll_fn(|cx| {
+        match conn.poll_read(cx) {
+            Poll::Ready(Ok(Some(received))) => return Poll::Ready(Event::Bytes(received)),
+            Poll::Ready(Ok(None)) => return Poll::Ready(Event::Failed(io::ErrorKind::UnexpectedEof.into())),
+            Poll::Ready(Err(error)) => return Poll::Ready(Event::Failed(error)),
+            Poll::Pending => {}
+        }
+        if !rests {
+            return deadline.poll_expired(cx).map(|()| Event::TimedOut);
+        }
+        let desk = core.desk.borrow();
+        if desk.has_due() {
+            return Poll::Ready(Event::Due);
+        }
+        if desk.is_exhausted() {
+            return Poll::Ready(Event::Exhausted);
+        }
+        core.rest(index, cx.waker());
+        Poll::Pending
+    })
+    .await
+}
+
+/// Sends what is in the outbox.
+async fn send(core: &Core, conn: &Conn, client: &mut Client, deadline: &Deadline) -> io::Result<()> {
+    let mut bytes = 0;
+    let ends_content;
+    let mut slow = Vec::new();
+    {
+        let mut outbox = core.outbox.borrow_mut();
+        if outbox.is_empty() {
+            return Ok(());
+        }
+        let (pieces, ends) = outbox.drain();
+        ends_content = ends;
+        for piece in pieces {
+            let queued = match piece {
+                Piece::Bytes(vec) if core.options.bytes_per_s.is_some() => {
+                    slow.extend_from_slice(&vec);
+                    Ok(())
+                }
+                Piece::Body(form, body) if core.options.bytes_per_s.is_some() => {
+                    slow.extend_from_slice(&core.body(form, body));
+                    Ok(())
+                }
+                Piece::Bytes(vec) => {
+                    bytes += vec.len();
+                    conn.send(vec)
+                }
+                Piece::Body(form, body) => {
+                    bytes += body.range.len();
+                    conn.send(core.body(form, body))
+                }
+            };
+            queued?;
+        }
+        outbox.refill(4, || core.ring.take_vec());
+    }
+    if let Some(rate) = core.options.bytes_per_s {
+        let step = (rate as f64 * SLOW_STEP.as_secs_f64()).max(1.0) as usize;
+        let pause = Duration::from_secs_f64(step as f64 / rate.max(1) as f64);
+        let mut due = Instant::now();
+        for part in slow.chunks(step) {
+            conn.send(part.to_vec())?;
+            due += pause;
+            deadline.set(due);
+            deadline.expired().await;
+        }
+        deadline.set(Instant::now() + core.options.timeout);
+    }
+    if ends_content && (bytes >= FLUSHED_BYTES_MIN || core.options.bytes_per_s.is_some()) {
+        flush(conn, deadline).await?;
+        client.content_left(Instant::now());
+    }
+    Ok(())
+}
+
+async fn flush(conn: &Conn, deadline: &Deadline) -> io::Result<()> {
+    poll_fn(|cx| match conn.poll_flush(cx) {
+        Poll::Ready(outcome) => Poll::Ready(outcome),
+        Poll::Pending if deadline.poll_expired(cx).is_ready() => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+        Poll::Pending => Poll::Pending,
+    })
+    .await
+}

@@ -1,0 +1,238 @@
+//! Messages made from a template: `{{seq}}` and `{{id}}` in any line, further header fields, attachments.
+
+use std::{fmt::Write as _, path::Path};
+
+use crate::{
+    content::{Form, Item, normalise, stuff},
+    identity::{ID_CHARS, MessageId, push_decimal},
+};
+
+/// The largest attachment, in octets.
+const ATTACHMENT_BYTES_MAX: u64 = 256 << 20;
+
+/// What separates the parts of a message with attachments. Nothing that base64 or a text without it can contain.
+const BOUNDARY: &str = "=_ringpost_load_part";
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Piece {
+    Fixed { raw: Vec<u8>, stuffed: Vec<u8> },
+    Sequence,
+    Id,
+}
+
+/// A message with places for what differs from one to the next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Template {
+    pieces: Vec<Piece>,
+}
+
+impl Template {
+    /// Reads the text of a template. Line ends become CRLF; a text without header gets an empty one.
+    ///
+    /// # Errors
+    /// A `{{` without end, or a name that is none: the line and the names there are.
+    pub fn parse(text: &[u8]) -> Result<Template, String> {
+        let text = normalise(text);
+        let mut pieces = Vec::new();
+        let (mut at, mut line_starts) = (0, true);
+        while let Some(found) = memchr::memmem::find(&text[at..], b"{{") {
+            let open = at + found;
+            push_fixed(&mut pieces, &text[at..open], line_starts);
+            let line = 1 + memchr::memchr_iter(b'\n', &text[..open]).count();
+            let Some(length) = memchr::memmem::find(&text[open..], b"}}") else {
+                return Err(format!("line {line}: {{{{ has no end"));
+            };
+            pieces.push(match text[open + 2..open + length].trim_ascii() {
+                b"seq" => Piece::Sequence,
+                b"id" => Piece::Id,
+                other => return Err(format!("line {line}: {:?} is not known; there are seq and id", String::from_utf8_lossy(other))),
+            });
+            at = open + length + 2;
+            line_starts = false;
+        }
+        push_fixed(&mut pieces, &text[at..], line_starts);
+        Ok(Template { pieces })
+    }
+
+    /// A message of these header fields (`Name: value`), this text and these files as attachments.
+    ///
+    /// # Errors
+    /// A file that cannot be read or is larger than 256 MiB, a field without colon, and what [`Template::parse`] refuses.
+    pub fn assemble(fields: &[String], text: &[u8], attachments: &[std::path::PathBuf]) -> Result<Template, String> {
+        let mut message = String::from("From: <sender@load.test>\r\nMIME-Version: 1.0\r\n");
+        for field in fields {
+            let named = field.split_once(':').is_some_and(|(name, _)| !name.is_empty() && name.bytes().all(|b| (33..=126).contains(&b)));
+            if !named || field.contains(['\r', '\n']) {
+                return Err(format!("{field:?} is no header field such as \"Subject: number {{{{seq}}}}\""));
+            }
+            message.push_str(field);
+            message.push_str("\r\n");
+        }
+        if !fields.iter().any(|field| field.to_ascii_lowercase().starts_with("subject:")) {
+            message.push_str("Subject: Ringpost load {{seq}}\r\n");
+        }
+        if attachments.is_empty() {
+            message.push_str("\r\n");
+            return Template::parse(&[message.as_bytes(), text].concat());
+        }
+        write!(message, "Content-Type: multipart/mixed; boundary=\"{BOUNDARY}\"\r\n\r\n--{BOUNDARY}\r\n\r\n")
+            .expect("writing to a string does not fail");
+        let mut bytes = [message.as_bytes(), text, b"\r\n"].concat();
+        for path in attachments {
+            let part = attach(path)?;
+            bytes.extend_from_slice(part.as_bytes());
+        }
+        bytes.extend_from_slice(format!("--{BOUNDARY}--\r\n").as_bytes());
+        Template::parse(&bytes)
+    }
+
+    /// Octets and CRC32C of the message with this identity.
+    pub fn measure(&self, id: MessageId) -> (u64, u32) {
+        let mut scratch = Vec::with_capacity(32);
+        self.pieces.iter().fold((0, 0), |(length, checksum), piece| {
+            scratch.clear();
+            let raw = match piece {
+                Piece::Fixed { raw, .. } => raw,
+                _ => {
+                    piece.write(id, Form::Raw, &mut scratch);
+                    &scratch
+                }
+            };
+            (length + raw.len() as u64, crc32c::crc32c_append(checksum, raw))
+        })
+    }
+
+    /// Appends the message with this identity.
+    pub fn render(&self, id: MessageId, form: Form, out: &mut Vec<u8>) {
+        self.pieces.iter().for_each(|piece| piece.write(id, form, out));
+    }
+}
+
+impl Piece {
+    fn write(&self, id: MessageId, form: Form, out: &mut Vec<u8>) {
+        match (self, form) {
+            (Piece::Fixed { raw, .. }, Form::Raw) => out.extend_from_slice(raw),
+            (Piece::Fixed { stuffed, .. }, Form::Stuffed) => out.extend_from_slice(stuffed),
+            // Neither begins with a dot, so neither needs stuffing.
+            (Piece::Sequence, _) => push_decimal(id.sequence, out),
+            (Piece::Id, _) => {
+                let mut text = [0; ID_CHARS];
+                id.write(&mut text);
+                out.extend_from_slice(&text);
+            }
+        }
+    }
+}
+
+fn push_fixed(pieces: &mut Vec<Piece>, raw: &[u8], line_starts: bool) {
+    if !raw.is_empty() {
+        pieces.push(Piece::Fixed { raw: raw.to_vec(), stuffed: stuff(raw, line_starts) });
+    }
+}
+
+fn attach(path: &Path) -> Result<String, String> {
+    let wrong = |what: &dyn std::fmt::Display| format!("the attachment {}: {what}", path.display());
+    let bytes = std::fs::metadata(path).map_err(|error| wrong(&error))?.len();
+    if bytes > ATTACHMENT_BYTES_MAX {
+        return Err(wrong(&"larger than 256 MiB"));
+    }
+    let content = std::fs::read(path).map_err(|error| wrong(&error))?;
+    let name: String = path.file_name().unwrap_or_default().to_string_lossy().chars().filter(|c| c.is_ascii_graphic() && *c != '"').collect();
+    let mut part = format!(
+        "--{BOUNDARY}\r\nContent-Type: application/octet-stream\r\nContent-Transfer-Encoding: base64\r\n\
+         Content-Disposition: attachment; filename=\"{name}\"\r\n\r\n"
+    );
+    // 57 octets make a line of 76 characters (RFC 2045 6.8).
+    content.chunks(57).for_each(|line| {
+        push_base64(line, &mut part);
+        part.push_str("\r\n");
+    });
+    Ok(part)
+}
+
+fn push_base64(bytes: &[u8], out: &mut String) {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    for group in bytes.chunks(3) {
+        let number = group.iter().fold(0u32, |number, &byte| number << 8 | u32::from(byte)) << (8 * (3 - group.len()));
+        for digit in 0..4 {
+            let letter = ALPHABET[(number >> (18 - 6 * digit)) as usize & 63];
+            out.push(if digit <= group.len() { char::from(letter) } else { '=' });
+        }
+    }
+}
+
+/// Reads all `.eml` files of a folder, in the order of their names, with CRLF as line end.
+///
+/// # Errors
+/// A folder or file that cannot be read, or no such file.
+pub fn read_corpus(folder: &Path) -> Result<Vec<Item>, String> {
+    let wrong = |path: &Path, error: std::io::Error| format!("the corpus {}: {error}", path.display());
+    let mut paths = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(|error| wrong(folder, error))? {
+        let path = entry.map_err(|error| wrong(folder, error))?.path();
+        if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("eml")) {
+            paths.push(path);
+        }
+    }
+    if paths.is_empty() {
+        return Err(format!("the corpus {} has no file whose name ends in .eml", folder.display()));
+    }
+    paths.sort();
+    paths.iter().map(|path| Ok(Item::new(normalise(&std::fs::read(path).map_err(|error| wrong(path, error))?)))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: MessageId = MessageId { run: 1, sequence: 42 };
+
+    fn rendered(template: &Template, form: Form) -> String {
+        let mut out = Vec::new();
+        template.render(ID, form, &mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn places_are_filled_and_lines_stuffed() {
+        let template = Template::parse(b"Subject: no {{seq}}\n\n.dot {{ id }}.\n{{seq}}.x\n.").unwrap();
+        let raw = format!("Subject: no 42\r\n\r\n.dot {ID}.\r\n42.x\r\n.\r\n");
+        assert_eq!(rendered(&template, Form::Raw), raw);
+        assert_eq!(rendered(&template, Form::Stuffed).as_bytes(), stuff(raw.as_bytes(), true));
+        assert_eq!(template.measure(ID), (raw.len() as u64, crc32c::crc32c(raw.as_bytes())));
+    }
+
+    #[test]
+    fn wrong_places_are_named_with_their_line() {
+        assert!(Template::parse(b"a\nb {{who}}").unwrap_err().starts_with("line 2: \"who\""));
+        assert!(Template::parse(b"{{seq").unwrap_err().starts_with("line 1"));
+    }
+
+    #[test]
+    fn attachments_are_base64_in_short_lines() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a b.bin");
+        std::fs::write(&path, [b"Man".as_slice(), &[0xFF; 100]].concat()).unwrap();
+        let template = Template::assemble(&["X-One: {{seq}}".into()], b"hello", &[path]).unwrap();
+        let text = rendered(&template, Form::Raw);
+        assert!(text.contains("X-One: 42\r\n") && text.contains("\r\nTWFu") && text.contains("filename=\"ab.bin\""));
+        assert!(text.ends_with(&format!("--{BOUNDARY}--\r\n")));
+        assert!(text.split("\r\n").all(|line| line.len() <= 78));
+        assert!(Template::assemble(&["no colon".into()], b"", &[]).is_err());
+        let mut out = String::new();
+        push_base64(b"a", &mut out);
+        push_base64(b"ab", &mut out);
+        assert_eq!(out, "YQ==YWI=");
+    }
+
+    #[test]
+    fn a_corpus_is_read_in_order_and_an_empty_one_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(read_corpus(folder.path()).unwrap_err().contains(".eml"));
+        std::fs::write(folder.path().join("b.eml"), "Subject: b\n\nb\n").unwrap();
+        std::fs::write(folder.path().join("a.EML"), "Subject: a\r\n\r\na").unwrap();
+        std::fs::write(folder.path().join("c.txt"), "no").unwrap();
+        let items = read_corpus(folder.path()).unwrap();
+        assert_eq!(items.iter().map(|item| item.raw.as_slice()).collect::<Vec<_>>(), [b"Subject: a\r\n\r\na\r\n".as_slice(), b"Subject: b\r\n\r\nb\r\n"]);
+    }
+}
