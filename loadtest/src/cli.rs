@@ -4,6 +4,8 @@ use std::{io, process::ExitCode};
 
 use clap::{CommandFactory, Parser, Subcommand};
 
+use crate::{diff::DiffArguments, sink::arguments::SinkArguments, source::arguments::SourceArguments};
+
 /// The command did what was asked.
 pub const EXIT_OK: u8 = 0;
 /// The command ran and the answer is no: a regression, lost mail, a scenario that failed.
@@ -35,6 +37,12 @@ pub fn version() -> &'static str {
 /// The calls of the command line.
 #[derive(Subcommand)]
 pub enum Command {
+    /// Send mail as load, measure it, record what was acknowledged.
+    Source(Box<SourceArguments>),
+    /// Take mail as a next hop, check every octet, record what arrived.
+    Sink(Box<SinkArguments>),
+    /// Compare what was acknowledged with what arrived: lost, duplicated, damaged, foreign.
+    Diff(DiffArguments),
     /// Print a completion script for a shell.
     Completions {
         /// The shell.
@@ -78,6 +86,9 @@ impl Cli {
     /// Does what was asked; the exit code is [`EXIT_OK`] or [`EXIT_NEGATIVE`].
     pub fn run(self) -> Result<ExitCode, Failure> {
         match self.command {
+            Command::Source(arguments) => arguments.run().map(ExitCode::from),
+            Command::Sink(arguments) => arguments.run().map(ExitCode::from),
+            Command::Diff(arguments) => arguments.run().map(ExitCode::from),
             Command::Completions { shell } => {
                 clap_complete::generate(shell, &mut Cli::command(), "ringpost-load", &mut io::stdout());
                 Ok(ExitCode::from(EXIT_OK))

@@ -120,8 +120,7 @@ impl Composer {
                 (Source::Text { sizes: sizes.clone(), cuts }, vec![item])
             }
             ContentKind::Corpus(items) => {
-                let whole =
-                    |item: &Item| Cut { raw: item.raw.len() as u32, stuffed: item.stuffed.len() as u32, checksum: item.checksum };
+                let whole = |item: &Item| Cut { raw: item.raw.len() as u32, stuffed: item.stuffed.len() as u32, checksum: item.checksum };
                 (Source::Corpus(items.iter().map(whole).collect()), items.clone())
             }
             ContentKind::Template(template) => (Source::Template(template.clone()), Vec::new()),
@@ -255,11 +254,7 @@ fn generate(bytes: usize, seed: u64) -> (Item, Vec<Cut>) {
             stuffed.push(b'.');
         }
         stuffed.extend_from_slice(part);
-        cut = Cut {
-            raw: cut.raw + part.len() as u32,
-            stuffed: stuffed.len() as u32,
-            checksum: crc32c::crc32c_append(cut.checksum, part),
-        };
+        cut = Cut { raw: cut.raw + part.len() as u32, stuffed: stuffed.len() as u32, checksum: crc32c::crc32c_append(cut.checksum, part) };
         cuts.push(cut);
     }
     (Item { checksum: cut.checksum, raw, stuffed }, cuts)

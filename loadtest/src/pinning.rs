@@ -3,6 +3,7 @@
 use std::{io, time::Duration};
 
 use rustix::{
+    process::{Resource, Rlimit, getrlimit, setrlimit},
     thread::{CpuSet, sched_getaffinity, sched_setaffinity},
     time::{ClockId, clock_gettime},
 };
@@ -25,6 +26,14 @@ pub fn pin(core: usize) -> io::Result<()> {
     let mut set = CpuSet::new();
     set.set(core);
     sched_setaffinity(None, &set).map_err(|error| wrong(error.into()))
+}
+
+/// Allows as many open files as the system permits, and says how many that is.
+pub fn raise_open_files() -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    // Where even that is refused, the limit stays, and whoever needs more is told by what is returned.
+    let _kept_as_it_was = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
 /// CPU time the calling thread has used.

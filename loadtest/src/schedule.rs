@@ -11,8 +11,7 @@ use crate::random::Random;
 pub const RATE_MAX: f64 = 10_000_000.0;
 
 /// What a text for a rate may look like.
-pub const RATE_FORM: &str =
-    "N (messages per second), A..B/SECONDS (a ramp), poisson:N, or spikes:BASE:PEAK:EVERY:LENGTH (rates, seconds)";
+pub const RATE_FORM: &str = "N (messages per second), A..B/SECONDS (a ramp), poisson:N, or spikes:BASE:PEAK:EVERY:LENGTH (rates, seconds)";
 
 /// A rate over time, in messages per second.
 #[derive(Debug, Clone, Copy, PartialEq)]

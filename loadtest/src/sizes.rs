@@ -147,7 +147,8 @@ fn parse_log_normal(text: &str) -> Result<Sizes, String> {
     let mut words = text.split(':');
     let median = parse_bytes(words.next().unwrap_or_default())?;
     let sigma = words.next().unwrap_or("1.5");
-    let sigma: f64 = sigma.parse().ok().filter(|sigma| (0.0..=10.0).contains(sigma)).ok_or(format!("{sigma:?} is no SIGMA from 0 to 10"))?;
+    let sigma: f64 =
+        sigma.parse().ok().filter(|sigma| (0.0..=10.0).contains(sigma)).ok_or(format!("{sigma:?} is no SIGMA from 0 to 10"))?;
     let (least, most) = match words.next().map(|range| range.split_once("..").ok_or(range)) {
         None => (256, 25 << 20),
         Some(Ok((least, most))) => parse_range(least, most)?,

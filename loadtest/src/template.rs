@@ -137,7 +137,8 @@ fn attach(path: &Path) -> Result<String, String> {
         return Err(wrong(&"larger than 256 MiB"));
     }
     let content = std::fs::read(path).map_err(|error| wrong(&error))?;
-    let name: String = path.file_name().unwrap_or_default().to_string_lossy().chars().filter(|c| c.is_ascii_graphic() && *c != '"').collect();
+    let name: String =
+        path.file_name().unwrap_or_default().to_string_lossy().chars().filter(|c| c.is_ascii_graphic() && *c != '"').collect();
     let mut part = format!(
         "--{BOUNDARY}\r\nContent-Type: application/octet-stream\r\nContent-Transfer-Encoding: base64\r\n\
          Content-Disposition: attachment; filename=\"{name}\"\r\n\r\n"
@@ -233,6 +234,9 @@ mod tests {
         std::fs::write(folder.path().join("a.EML"), "Subject: a\r\n\r\na").unwrap();
         std::fs::write(folder.path().join("c.txt"), "no").unwrap();
         let items = read_corpus(folder.path()).unwrap();
-        assert_eq!(items.iter().map(|item| item.raw.as_slice()).collect::<Vec<_>>(), [b"Subject: a\r\n\r\na\r\n".as_slice(), b"Subject: b\r\n\r\nb\r\n"]);
+        assert_eq!(
+            items.iter().map(|item| item.raw.as_slice()).collect::<Vec<_>>(),
+            [b"Subject: a\r\n\r\na\r\n".as_slice(), b"Subject: b\r\n\r\nb\r\n"]
+        );
     }
 }

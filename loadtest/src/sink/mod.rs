@@ -3,6 +3,7 @@
 //! Each core has a thread of its own with a ring and a listener (SO_REUSEPORT). Read `session.rs` for what is said, `verify.rs` for
 //! the check, `core.rs` for connections, limits and delays.
 
+pub mod arguments;
 mod core;
 pub mod fault;
 pub mod session;
@@ -210,6 +211,9 @@ pub(crate) struct Shared {
     pub(crate) greylist: Mutex<core::Greylist>,
 }
 
+/// What a core took, and its latencies.
+type CoreResult = Result<(SinkReport, Histogram<u64>), SourceError>;
+
 /// A sink that runs. Stopped when dropped.
 #[derive(Debug)]
 pub struct Sink {
@@ -218,7 +222,7 @@ pub struct Sink {
     /// When it began: second 0 of its parts.
     pub began: Instant,
     shared: Arc<Shared>,
-    threads: Vec<JoinHandle<Result<(SinkReport, Histogram<u64>), SourceError>>>,
+    threads: Vec<JoinHandle<CoreResult>>,
     parts: Receiver<CorePart>,
 }
 

@@ -260,6 +260,9 @@ mod tests {
     fn a_mark_in_the_body_is_no_mark() {
         let (_, wire) = message(700, Form::Stuffed);
         let forged = [b"Subject: x\r\n\r\n", &wire[..]].concat();
-        assert_eq!(verify(&forged, true, 4096), Arrival { mark: None, damage: None, bytes: verify(&forged, true, 1).bytes, bare_line_ends: 0 });
+        assert_eq!(
+            verify(&forged, true, 4096),
+            Arrival { mark: None, damage: None, bytes: verify(&forged, true, 1).bytes, bare_line_ends: 0 }
+        );
     }
 }

@@ -108,6 +108,7 @@ pub(super) struct Desk {
     /// A session that thinks begins its next message itself.
     pub(super) thinking: bool,
     open_loop: bool,
+    began: Instant,
 }
 
 impl Host for Desk {
@@ -149,6 +150,7 @@ impl Host for Desk {
     fn settle(&mut self, job: &Job, content: Option<&Sent>, outcome: Outcome, now: Instant) {
         self.in_flight -= 1;
         self.report.settled += 1;
+        self.report.lasted = now.saturating_duration_since(self.began);
         match (outcome, content) {
             (Outcome::Accepted { recipients }, Some(sent)) => {
                 self.report.acknowledged += 1;
@@ -245,7 +247,7 @@ fn part_of(whole: u64, share: usize, shares: usize) -> u64 {
 
 impl Core {
     fn new(ring: Ring, setup: Setup, ledger: LedgerWriter) -> Core {
-        let Setup { share, shares, run, script, options, .. } = setup;
+        let Setup { share, shares, run, began, script, options, .. } = setup;
         let (composer, items) = Composer::new(&options.content, run, options.seed, share as u64);
         let prepared = |item: &Item| Prepared {
             raw: if options.chunking { place(&ring, &item.raw) } else { place(&ring, b"") },
@@ -269,6 +271,7 @@ impl Core {
             closed: false,
             thinking: !options.think.is_zero(),
             open_loop: options.rate.is_some(),
+            began,
         };
         Core {
             items: items.iter().map(prepared).collect(),

@@ -4,6 +4,7 @@
 //! comes out of a channel once a second. Read `client.rs` for what is said, `core.rs` for what a core holds, `session.rs` for one
 //! connection's life.
 
+pub mod arguments;
 pub mod client;
 pub(crate) mod clock;
 mod core;
@@ -155,6 +156,8 @@ pub struct CoreReport {
     pub never_begun: u64,
     /// CPU time of its thread.
     pub cpu: Duration,
+    /// From the start of the run to the last message that ended.
+    pub lasted: Duration,
     /// The last thing that went wrong, in words.
     pub last_trouble: Option<String>,
 }
@@ -168,6 +171,7 @@ impl CoreReport {
         self.refused += other.refused;
         self.never_begun += other.never_begun;
         self.cpu += other.cpu;
+        self.lasted = self.lasted.max(other.lasted);
         self.last_trouble = other.last_trouble.or(self.last_trouble.take());
     }
 }

@@ -1,0 +1,232 @@
+//! A run while it goes on: gathers what the cores measure, once a second, and shows it.
+
+use std::{
+    io::{IsTerminal, Write, stderr},
+    time::{Duration, SystemTime},
+};
+
+use hdrhistogram::Histogram;
+
+use crate::{
+    measurement::{Measurement, Part},
+    phase::Phase,
+    process::{ProcessMeter, ProcessSample},
+    signals::StopSignal,
+    sink::Sink,
+    source::{CorePart, CoreReport, Source, SourceError, SourceOptions},
+};
+
+/// How often a run is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// One second of a run.
+#[derive(Debug)]
+pub struct Second<'a> {
+    /// Which; the first is 0.
+    pub number: u64,
+    /// What all cores measured in it.
+    pub part: &'a Part,
+    /// All so far.
+    pub totals: &'a Part,
+    /// The server under test, where its process is known.
+    pub server: Option<ProcessSample>,
+    /// This process.
+    pub generator: Option<ProcessSample>,
+}
+
+/// Shows a run, and may end it.
+pub trait Viewer {
+    /// A second is over.
+    fn second(&mut self, second: &Second<'_>);
+    /// Called some times a second; false asks for the end of the run.
+    fn goes_on(&mut self) -> bool {
+        true
+    }
+}
+
+/// Shows nothing.
+#[derive(Debug, Default)]
+pub struct Quiet;
+
+impl Viewer for Quiet {
+    fn second(&mut self, _: &Second<'_>) {}
+}
+
+/// One line per second on standard error.
+#[derive(Debug)]
+pub struct Lines {
+    phase: Phase,
+    what: &'static str,
+}
+
+impl Lines {
+    /// For a source: whole transactions.
+    pub fn of_source() -> Lines {
+        Lines { phase: Phase::Transaction, what: "acknowledged" }
+    }
+
+    /// For a sink: end to end.
+    pub fn of_sink() -> Lines {
+        Lines { phase: Phase::EndToEnd, what: "taken" }
+    }
+}
+
+impl Viewer for Lines {
+    fn second(&mut self, second: &Second<'_>) {
+        let (part, latency) = (second.part, second.part.histogram(self.phase));
+        let mut line = format!(
+            "{:>4} s  {:>8}/s {}  in flight {:>5}  connections {:>6}  p50 {:>9}  p99 {:>9}  max {:>9}  errors {}",
+            second.number + 1,
+            part.acknowledged,
+            self.what,
+            part.in_flight,
+            part.connections,
+            shown(latency, 50.0),
+            shown(latency, 99.0),
+            shown(latency, 100.0),
+            part.errors.total(),
+        );
+        if let Some(server) = second.server {
+            line.push_str(&format!("  server {:.0} %", server.cpu_percent));
+        }
+        if let Some(generator) = second.generator {
+            line.push_str(&format!("  own {:.0} %", generator.cpu_percent));
+        }
+        // Standard error may be gone; the run is worth more than its lines.
+        let _unread = writeln!(stderr(), "{line}");
+    }
+}
+
+/// A percentile of latencies for people.
+pub fn shown(latency: &Histogram<u64>, percentile: f64) -> String {
+    if latency.is_empty() { "-".into() } else { shown_ns(latency.value_at_percentile(percentile)) }
+}
+
+/// A time for people: three digits or so, and its unit.
+pub fn shown_ns(ns: u64) -> String {
+    match ns {
+        0..1_000_000 => format!("{:.0} us", ns as f64 / 1e3),
+        1_000_000..10_000_000 => format!("{:.2} ms", ns as f64 / 1e6),
+        10_000_000..1_000_000_000 => format!("{:.0} ms", ns as f64 / 1e6),
+        _ => format!("{:.2} s", ns as f64 / 1e9),
+    }
+}
+
+/// Lines where somebody looks, else nothing.
+pub fn usual_viewer(quiet: bool, lines: Lines) -> Box<dyn Viewer> {
+    if quiet || !stderr().is_terminal() { Box::new(Quiet) } else { Box::new(lines) }
+}
+
+/// A run of a source from its start to its end.
+#[derive(Debug)]
+pub struct SourceRun {
+    /// When it began.
+    pub started: SystemTime,
+    /// What was measured.
+    pub measurement: Measurement,
+    /// What was done.
+    pub report: CoreReport,
+    /// The run that its messages carry.
+    pub run: u64,
+}
+
+/// Gathers parts and calls the viewer when all of a second are there.
+struct Gatherer<'a> {
+    measurement: Measurement,
+    viewer: &'a mut dyn Viewer,
+    threads: usize,
+    parts_seen: usize,
+    second: u64,
+    server: Option<ProcessMeter>,
+    generator: Option<ProcessMeter>,
+}
+
+impl<'a> Gatherer<'a> {
+    fn new(threads: usize, server_pid: Option<u32>, viewer: &'a mut dyn Viewer) -> Gatherer<'a> {
+        Gatherer {
+            measurement: Measurement::new(),
+            viewer,
+            threads,
+            parts_seen: 0,
+            second: 0,
+            // A process that is not there (any more) is not measured.
+            server: server_pid.and_then(|pid| ProcessMeter::new(pid).ok()),
+            generator: ProcessMeter::own().ok(),
+        }
+    }
+
+    fn add(&mut self, part: &CorePart) {
+        if part.second > self.second && self.parts_seen > 0 {
+            self.show();
+        }
+        self.second = part.second;
+        self.measurement.add(part.second, &part.part);
+        self.parts_seen += 1;
+        if self.parts_seen >= self.threads {
+            self.show();
+        }
+    }
+
+    fn show(&mut self) {
+        self.parts_seen = 0;
+        let sample = |meter: &mut Option<ProcessMeter>| meter.as_mut().and_then(|meter| meter.sample().ok());
+        let (server, generator) = (sample(&mut self.server), sample(&mut self.generator));
+        self.measurement.sample(self.second, server, generator);
+        if let Some(part) = self.measurement.second(self.second) {
+            let totals = self.measurement.totals();
+            self.viewer.second(&Second { number: self.second, part, totals, server, generator });
+        }
+    }
+}
+
+/// Runs a source to its end, and shows it meanwhile. `server_pid` is the process under test, where it is on this machine.
+///
+/// # Errors
+/// As [`Source::start`] and [`Source::join`].
+pub fn run_source(
+    options: SourceOptions,
+    server_pid: Option<u32>,
+    stop: &StopSignal,
+    viewer: &mut dyn Viewer,
+) -> Result<SourceRun, SourceError> {
+    let threads = options.cores.len().min(options.sessions);
+    let started = SystemTime::now();
+    let source = Source::start(options)?;
+    let run = source.run;
+    let mut gatherer = Gatherer::new(threads, server_pid, viewer);
+    while !source.is_over() {
+        if stop.is_asked() || !gatherer.viewer.goes_on() {
+            source.stop();
+        }
+        if let Some(part) = source.next_part(LOOK_EVERY) {
+            gatherer.add(&part);
+        }
+    }
+    let (report, rest) = source.join()?;
+    rest.iter().for_each(|part| gatherer.add(part));
+    Ok(SourceRun { started, measurement: gatherer.measurement, report, run })
+}
+
+/// Watches a sink until it is over or the end is asked for.
+pub fn watch_sink(sink: &Sink, threads: usize, limit: Option<Duration>, stop: &StopSignal, viewer: &mut dyn Viewer) {
+    let mut gatherer = Gatherer::new(threads, None, viewer);
+    while !sink.is_over() {
+        if stop.is_asked() || !gatherer.viewer.goes_on() || limit.is_some_and(|limit| sink.began.elapsed() >= limit) {
+            return;
+        }
+        if let Some(part) = sink.next_part(LOOK_EVERY) {
+            gatherer.add(&part);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_shown_with_a_fitting_unit() {
+        let shown: Vec<String> = [0, 999_499, 1_500_000, 44_000_000, 2_345_000_000].into_iter().map(shown_ns).collect();
+        assert_eq!(shown, ["0 us", "999 us", "1.50 ms", "44 ms", "2.35 s"]);
+    }
+}

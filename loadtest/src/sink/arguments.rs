@@ -1,0 +1,183 @@
+//! `ringpost-load sink`: its command line, and what it prints.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::Args;
+
+use crate::{
+    cli::{EXIT_NEGATIVE, EXIT_OK, Failure},
+    live::{Lines, usual_viewer, watch_sink},
+    pinning,
+    random::Random,
+    signals::StopSignal,
+    sink::{
+        Flapping, Sink, SinkOptions, SinkReport,
+        fault::{FAULT_FORM, Fault, Faults},
+        session::Announcement,
+    },
+    sizes::parse_bytes,
+    source::arguments::{Cores, last_core, parse_cores, resolve, seconds},
+};
+
+/// Arguments of `sink`.
+#[derive(Args, Debug, Clone)]
+pub struct SinkArguments {
+    /// Where to listen: HOST:PORT; port 0 takes a free one.
+    #[arg(long, default_value = "127.0.0.1:2600")]
+    pub listen: String,
+    /// Cores: 0,1 or 0-3. Default: the last one this process may use.
+    #[arg(long, value_parser = parse_cores)]
+    pub cores: Option<Cores>,
+    /// LMTP instead of SMTP.
+    #[arg(long)]
+    pub lmtp: bool,
+    /// Where arrivals are recorded, a line each.
+    #[arg(long)]
+    pub ledger: Option<PathBuf>,
+    /// End after this many messages.
+    #[arg(long)]
+    pub messages: Option<u64>,
+    /// End after this many seconds. Without both: at SIGINT or SIGTERM.
+    #[arg(long)]
+    pub seconds: Option<f64>,
+    /// What goes wrong: STAGE:WHAT:PROBABILITY. May be repeated.
+    #[arg(long, long_help = FAULT_FORM, help_heading = "Behaviour")]
+    pub fault: Vec<Fault>,
+    /// Answer 451 to a sender and recipient until this many seconds after they first came.
+    #[arg(long, help_heading = "Behaviour")]
+    pub greylist: Option<f64>,
+    /// Connections at once; further ones get 421.
+    #[arg(long, help_heading = "Behaviour")]
+    pub connections_max: Option<u64>,
+    /// Connections at once from one address; further ones get 421.
+    #[arg(long, help_heading = "Behaviour")]
+    pub per_client_max: Option<u64>,
+    /// Go up and down: UP:DOWN, seconds.
+    #[arg(long, value_parser = parse_flapping, help_heading = "Behaviour")]
+    pub flap: Option<Flapping>,
+    /// Octets per second that each connection is read with.
+    #[arg(long, help_heading = "Behaviour")]
+    pub read_bytes_per_s: Option<u64>,
+    /// Milliseconds that every reply is held back.
+    #[arg(long, default_value_t = 0, help_heading = "Behaviour")]
+    pub delay_ms: u64,
+    /// Extensions that are not announced: pipelining, chunking, 8bitmime, smtputf8. May be repeated or separated by commas.
+    #[arg(long, value_delimiter = ',', value_parser = ["pipelining", "chunking", "8bitmime", "smtputf8"], help_heading = "Behaviour")]
+    pub without: Vec<String>,
+    /// Announced as SIZE.
+    #[arg(long, default_value = "512MiB", value_parser = parse_bytes, help_heading = "Behaviour")]
+    pub size_max: u64,
+    /// Decides which faults happen when.
+    #[arg(long, help_heading = "Behaviour")]
+    pub seed: Option<u64>,
+    /// Print the summary as one JSON object.
+    #[arg(long)]
+    pub json: bool,
+    /// No live line per second.
+    #[arg(long)]
+    pub quiet: bool,
+    /// A live line per second also where standard error is no terminal.
+    #[arg(long, conflicts_with = "quiet")]
+    pub live: bool,
+}
+
+/// Reads `UP:DOWN` in seconds.
+pub fn parse_flapping(text: &str) -> Result<Flapping, String> {
+    let time = |word: &str| word.parse().ok().filter(|s: &f64| *s > 0.0 && *s < 1e6).map(Duration::from_secs_f64);
+    let times = text.split_once(':').and_then(|(up, down)| Some(Flapping { up: time(up)?, down: time(down)? }));
+    times.ok_or_else(|| format!("{text:?} is not UP:DOWN in seconds, such as 5:1"))
+}
+
+impl SinkArguments {
+    /// The options that these arguments describe.
+    ///
+    /// # Errors
+    /// A host without address.
+    pub fn options(&self) -> Result<SinkOptions, Failure> {
+        let announced = |name: &str| !self.without.iter().any(|word| word == name);
+        Ok(SinkOptions {
+            listen: resolve(&self.listen)?,
+            cores: match &self.cores {
+                Some(cores) => cores.0.clone(),
+                None => vec![last_core()?],
+            },
+            announcement: Announcement {
+                lmtp: self.lmtp,
+                size_max: self.size_max,
+                pipelining: announced("pipelining"),
+                chunking: announced("chunking"),
+                eight_bit: announced("8bitmime"),
+                smtputf8: announced("smtputf8"),
+                ..Announcement::default()
+            },
+            ledger: self.ledger.clone(),
+            faults: Faults::new(self.fault.clone()),
+            greylist: self.greylist.map(|number| seconds(number, "--greylist")).transpose()?,
+            connections_max: self.connections_max,
+            per_client_max: self.per_client_max,
+            flapping: self.flap,
+            read_bytes_per_s: self.read_bytes_per_s,
+            reply_delay: Duration::from_millis(self.delay_ms),
+            idle_timeout: Duration::from_secs(300),
+            messages: self.messages,
+            seed: self.seed.unwrap_or_else(Random::fresh_seed),
+        })
+    }
+
+    /// Takes mail until its end, and prints what came. The exit code: 0 no message was damaged, 1 some were.
+    ///
+    /// # Errors
+    /// An address that cannot be had, a ledger that cannot be written.
+    pub fn run(&self) -> Result<u8, Failure> {
+        let options = self.options()?;
+        pinning::raise_open_files();
+        let stop = StopSignal::listen().map_err(|error| Failure::io("signals", error))?;
+        let limit = self.seconds.map(|number| seconds(number, "--seconds")).transpose()?;
+        let sink = Sink::start(options.clone())?;
+        eprintln!("listening on {}", sink.address);
+        let mut lines = Lines::of_sink();
+        let mut viewer = usual_viewer(self.quiet, Lines::of_sink());
+        let viewer = if self.live { &mut lines } else { &mut *viewer };
+        watch_sink(&sink, options.cores.len(), limit, &stop, viewer);
+        sink.stop();
+        let (report, _) = sink.join()?;
+        if self.json {
+            println!("{}", serde_json::to_string(&report).map_err(|error| Failure::io("standard output", error))?);
+        } else {
+            print_report(&report);
+        }
+        Ok(if report.damaged_all() == 0 { EXIT_OK } else { EXIT_NEGATIVE })
+    }
+}
+
+fn print_report(report: &SinkReport) {
+    println!(
+        "{} messages in {:.2} s: {:.0}/s; intact {}, damaged {}, foreign {}, bare CR or LF {}",
+        report.messages,
+        report.seconds,
+        report.messages_per_second,
+        report.intact,
+        report.damaged_all(),
+        report.foreign,
+        report.bare_line_ends
+    );
+    report.damaged.iter().for_each(|(name, count)| println!("damaged, {name}: {count}"));
+    println!(
+        "{} connections, at most {} at once, {} refused, {} dropped; messages per connection {:.1}, at most {}; {:.2} us of own CPU per message",
+        report.connections,
+        report.concurrent_max,
+        report.connections_refused,
+        report.dropped,
+        report.messages_per_connection_mean,
+        report.messages_per_connection_max,
+        report.cpu_us_per_message
+    );
+    for (address, client) in &report.clients {
+        println!("{address}: {} connections, at most {} at once, {} messages", client.connections, client.concurrent_max, client.messages);
+    }
+    report.refusals.iter().for_each(|(code, count)| println!("refused with {code}: {count}"));
+    let words: Vec<String> = report.end_to_end_us.iter().map(|(name, us)| format!("{name} {us} us")).collect();
+    if report.intact > 0 {
+        println!("end to end: {}", words.join(", "));
+    }
+}

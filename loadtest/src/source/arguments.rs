@@ -1,0 +1,364 @@
+//! `ringpost-load source`: its command line, and what it prints.
+
+use std::{
+    net::{IpAddr, SocketAddr, ToSocketAddrs},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use clap::Args;
+use serde_json::json;
+
+use crate::{
+    addresses::{DOMAINS_MAX, RecipientPlan, Spread},
+    cli::{EXIT_NEGATIVE, EXIT_OK, Failure},
+    content::ContentKind,
+    live::{Lines, SourceRun, run_source, shown_ns, usual_viewer},
+    machine::Machine,
+    phase::Phase,
+    pinning,
+    random::Random,
+    run_result::{Load, RunFacts, RunResult},
+    schedule::{RATE_FORM, Rate},
+    signals::StopSignal,
+    sizes::{SIZES_FORM, Sizes},
+    source::{SourceError, SourceOptions, host::Stage},
+    template::{Template, read_corpus},
+};
+
+/// Arguments of `source`.
+#[derive(Args, Debug, Clone)]
+pub struct SourceArguments {
+    /// Where to: HOST:PORT.
+    #[arg(long)]
+    pub to: String,
+    /// Cores of the generator: 0,1 or 0-3. Default: the last one this process may use.
+    #[arg(long, value_parser = parse_cores)]
+    pub cores: Option<Cores>,
+    /// Connections at once.
+    #[arg(long, default_value_t = 10)]
+    pub sessions: usize,
+    /// End after this many messages.
+    #[arg(long, required_unless_present = "seconds")]
+    pub messages: Option<u64>,
+    /// Begin messages for this long.
+    #[arg(long)]
+    pub seconds: Option<f64>,
+    /// Open loop: N, A..B/SECONDS, poisson:N or spikes:BASE:PEAK:EVERY:LENGTH. Latencies count from the scheduled time.
+    #[arg(long, help_heading = "Load", long_help = RATE_FORM)]
+    pub rate: Option<Rate>,
+    /// Octets of a message: 4KiB, 1KiB..5MiB, 4KiB*8,64KiB*2, lognormal:MEDIAN:SIGMA[:LEAST..MOST] or @FILE.
+    #[arg(long, default_value = "4KiB", value_parser = Sizes::read, help_heading = "Load", long_help = SIZES_FORM)]
+    pub size: Sizes,
+    /// Messages per connection; 0: no limit.
+    #[arg(long, default_value_t = 0, help_heading = "Load")]
+    pub per_connection: u32,
+    /// Wait for each reply even where PIPELINING is announced.
+    #[arg(long, help_heading = "Load")]
+    pub no_pipelining: bool,
+    /// BDAT where CHUNKING is announced.
+    #[arg(long, help_heading = "Load")]
+    pub chunking: bool,
+    /// LMTP instead of SMTP.
+    #[arg(long, help_heading = "Load")]
+    pub lmtp: bool,
+    /// Pause of a session between two messages, milliseconds.
+    #[arg(long, default_value_t = 0, help_heading = "Load")]
+    pub think_ms: u64,
+    /// Octets per second that a session sends: slow senders.
+    #[arg(long, help_heading = "Load")]
+    pub bytes_per_s: Option<u64>,
+    /// Give sessions up: STAGE:PROBABILITY with banner, ehlo, mail, rcpt, data, content or dot. May be repeated.
+    #[arg(long, value_parser = parse_abort, help_heading = "Load")]
+    pub abort: Vec<(Stage, f64)>,
+    /// Recipients of each message.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000), help_heading = "Addresses")]
+    pub recipients: u32,
+    /// Domains they are spread over: d0.DOMAIN, d1.DOMAIN …; with one, DOMAIN itself.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=DOMAINS_MAX as i64), help_heading = "Addresses")]
+    pub domains: u32,
+    /// How: uniform, zipf or zipf:EXPONENT.
+    #[arg(long, default_value = "uniform", help_heading = "Addresses")]
+    pub spread: Spread,
+    /// Domain of the recipients.
+    #[arg(long, default_value = "load.test", help_heading = "Addresses")]
+    pub domain: String,
+    /// Sender of all messages.
+    #[arg(long, default_value = "sender@load.test", help_heading = "Addresses")]
+    pub sender: String,
+    /// Name in EHLO.
+    #[arg(long, default_value = "source.load.test", help_heading = "Addresses")]
+    pub hello: String,
+    /// Local addresses that connections take in turn: more ports, more clients. May be repeated or separated by commas.
+    #[arg(long, value_delimiter = ',', help_heading = "Addresses")]
+    pub from_address: Vec<IpAddr>,
+    /// A message with {{seq}} and {{id}} in it.
+    #[arg(long, conflicts_with_all = ["corpus", "header", "attach"], help_heading = "Content")]
+    pub template: Option<PathBuf>,
+    /// A header field, {{seq}} and {{id}} allowed. May be repeated.
+    #[arg(long, conflicts_with = "corpus", help_heading = "Content")]
+    pub header: Vec<String>,
+    /// A file to attach. May be repeated.
+    #[arg(long, conflicts_with = "corpus", help_heading = "Content")]
+    pub attach: Vec<PathBuf>,
+    /// A folder of .eml files that are sent in turn.
+    #[arg(long, help_heading = "Content")]
+    pub corpus: Option<PathBuf>,
+    /// Where acknowledged messages are recorded, a line each.
+    #[arg(long, help_heading = "Results")]
+    pub ledger: Option<PathBuf>,
+    /// Decides content, sizes, recipients and arrivals; chosen and printed when absent.
+    #[arg(long, help_heading = "Results")]
+    pub seed: Option<u64>,
+    /// How long a connection or a reply is waited for, seconds.
+    #[arg(long, default_value_t = 60.0, help_heading = "Results")]
+    pub timeout: f64,
+    /// Process of the server, when it is on this machine: its CPU and memory are measured.
+    #[arg(long, help_heading = "Results")]
+    pub server_pid: Option<u32>,
+    /// Name in the result.
+    #[arg(long, default_value = "source", help_heading = "Results")]
+    pub name: String,
+    /// Write the result as JSON.
+    #[arg(long, help_heading = "Results")]
+    pub output: Option<PathBuf>,
+    /// Print a summary as one JSON object instead of lines.
+    #[arg(long, help_heading = "Results")]
+    pub json: bool,
+    /// No live line per second (there is none either where standard error is no terminal, unless --live).
+    #[arg(long, help_heading = "Results")]
+    pub quiet: bool,
+    /// A live line per second also where standard error is no terminal.
+    #[arg(long, conflicts_with = "quiet", help_heading = "Results")]
+    pub live: bool,
+}
+
+/// Cores as an argument: clap takes a list type of its own for one value.
+#[derive(Debug, Clone)]
+pub struct Cores(pub Vec<usize>);
+
+/// Reads cores for clap.
+pub fn parse_cores(text: &str) -> Result<Cores, String> {
+    pinning::parse_cores(text).map(Cores)
+}
+
+/// Reads `STAGE:PROBABILITY`.
+pub fn parse_abort(text: &str) -> Result<(Stage, f64), String> {
+    let (stage, probability) = text.split_once(':').unwrap_or((text, "1"));
+    let probability = probability.parse().ok().filter(|p: &f64| (0.0..=1.0).contains(p));
+    Ok((stage.parse()?, probability.ok_or_else(|| format!("{text:?}: the probability is a number from 0 to 1"))?))
+}
+
+/// The first address of HOST:PORT.
+///
+/// # Errors
+/// [`Failure::Unavailable`] for a name without address.
+pub fn resolve(host_port: &str) -> Result<SocketAddr, Failure> {
+    let wrong = |reason: &dyn std::fmt::Display| Failure::Unavailable(format!("{host_port}: {reason} (HOST:PORT is wanted)"));
+    host_port.to_socket_addrs().map_err(|error| wrong(&error))?.next().ok_or_else(|| wrong(&"no address"))
+}
+
+/// Seconds from a command line; refuses what is no time.
+pub fn seconds(number: f64, what: &str) -> Result<Duration, Failure> {
+    Duration::try_from_secs_f64(number).map_err(|_| Failure::Data(format!("{what}: {number} is no number of seconds")))
+}
+
+/// The core for a generator that was not told one: the last allowed, as servers begin with the first.
+pub fn last_core() -> Result<usize, Failure> {
+    let cores = pinning::cores().map_err(|error| Failure::io("the cores of this machine", error))?;
+    cores.last().copied().ok_or_else(|| Failure::Io("no core is allowed to this process".into()))
+}
+
+impl From<SourceError> for Failure {
+    fn from(error: SourceError) -> Failure {
+        match error {
+            SourceError::Options(text) => Failure::Data(text),
+            other => Failure::Io(other.to_string()),
+        }
+    }
+}
+
+impl SourceArguments {
+    fn content(&self) -> Result<ContentKind, Failure> {
+        if let Some(folder) = &self.corpus {
+            return read_corpus(folder).map(ContentKind::Corpus).map_err(Failure::Data);
+        }
+        if let Some(path) = &self.template {
+            let text = std::fs::read(path).map_err(|error| Failure::io(path.display(), error))?;
+            let template = Template::parse(&text).map_err(|error| Failure::Data(format!("{}: {error}", path.display())))?;
+            return Ok(ContentKind::Template(template));
+        }
+        if !self.header.is_empty() || !self.attach.is_empty() {
+            let text = b"A message of a load test, number {{seq}}.\r\n";
+            return Template::assemble(&self.header, text, &self.attach).map(ContentKind::Template).map_err(Failure::Data);
+        }
+        Ok(ContentKind::Text(self.size.clone()))
+    }
+
+    /// The options that these arguments describe.
+    ///
+    /// # Errors
+    /// A host without address, a file that cannot be read, a time that is none.
+    pub fn options(&self) -> Result<SourceOptions, Failure> {
+        Ok(SourceOptions {
+            to: resolve(&self.to)?,
+            cores: match &self.cores {
+                Some(cores) => cores.0.clone(),
+                None => vec![last_core()?],
+            },
+            sessions: self.sessions,
+            messages: self.messages,
+            duration: self.seconds.map(|number| seconds(number, "--seconds")).transpose()?,
+            rate: self.rate,
+            content: self.content()?,
+            recipients: RecipientPlan {
+                per_message: self.recipients as usize,
+                domains: self.domains as usize,
+                spread: self.spread,
+                domain: self.domain.clone(),
+                ..RecipientPlan::default()
+            },
+            reverse_path: self.sender.clone(),
+            hello: self.hello.clone(),
+            lmtp: self.lmtp,
+            pipelining: !self.no_pipelining,
+            chunking: self.chunking,
+            per_connection: (self.per_connection > 0).then_some(self.per_connection),
+            addresses: self.from_address.clone(),
+            think: Duration::from_millis(self.think_ms),
+            bytes_per_s: self.bytes_per_s,
+            aborts: self.abort.clone(),
+            ledger: self.ledger.clone(),
+            seed: self.seed.unwrap_or_else(Random::fresh_seed),
+            timeout: seconds(self.timeout, "--timeout")?,
+            drain: Duration::from_secs(30),
+        })
+    }
+
+    /// Sends, shows, prints. The exit code: 0 some messages were acknowledged and none got lost on the way; 1 otherwise.
+    ///
+    /// # Errors
+    /// What makes a run impossible.
+    pub fn run(&self) -> Result<u8, Failure> {
+        let options = self.options()?;
+        pinning::raise_open_files();
+        let stop = StopSignal::listen().map_err(|error| Failure::io("signals", error))?;
+        let mut lines = Lines::of_source();
+        let mut viewer = usual_viewer(self.quiet || self.json, Lines::of_source());
+        let viewer = if self.live { &mut lines } else { &mut *viewer };
+        let run = run_source(options.clone(), self.server_pid, &stop, viewer)?;
+        if self.json {
+            println!("{}", summary(&options, &run));
+        } else {
+            print_summary(&options, &run);
+        }
+        let well = run.report.acknowledged > 0 && run.report.acknowledged == run.report.settled;
+        if let Some(path) = &self.output {
+            self.result(&options, run).write(path)?;
+        }
+        Ok(if well { EXIT_OK } else { EXIT_NEGATIVE })
+    }
+
+    fn result(&self, options: &SourceOptions, run: SourceRun) -> RunResult {
+        let failures = match run.report.settled - run.report.acknowledged {
+            0 => Vec::new(),
+            failed => vec![format!("{failed} messages were not acknowledged")],
+        };
+        let facts = RunFacts {
+            test_name: self.name.clone(),
+            started: run.started,
+            duration_s: run.report.lasted.as_secs_f64(),
+            failures,
+            load: load_of(options),
+            settings: json!({ "to": self.to, "seed": options.seed, "size": self.size.to_string() }),
+            initial_metrics: Default::default(),
+            final_metrics: Default::default(),
+            server_cpu_s: None,
+            memory_bytes_per_connection: None,
+            machine: Machine::observe(Path::new("."), ""),
+        };
+        RunResult::new(run.measurement, facts)
+    }
+}
+
+/// What was asked for, as results keep it.
+pub fn load_of(options: &SourceOptions) -> Load {
+    Load {
+        offered_per_second: options.rate.map(|rate| rate.peak()),
+        sessions: options.sessions as u64,
+        generator_threads: options.cores.len().min(options.sessions) as u32,
+        server_cores: None,
+        pipelined: options.pipelining,
+    }
+}
+
+fn cpu_us_per_message(run: &SourceRun) -> f64 {
+    run.report.cpu.as_secs_f64() * 1e6 / run.report.acknowledged.max(1) as f64
+}
+
+/// A run as one JSON object.
+pub fn summary(options: &SourceOptions, run: &SourceRun) -> serde_json::Value {
+    let (report, totals) = (&run.report, run.measurement.totals());
+    let lasted = report.lasted.as_secs_f64();
+    let phases: serde_json::Map<String, serde_json::Value> = Phase::ALL
+        .into_iter()
+        .filter(|&phase| !totals.histogram(phase).is_empty())
+        .map(|phase| {
+            let latency = totals.histogram(phase);
+            let at = |percentile: f64| latency.value_at_percentile(percentile) / 1000;
+            let text = json!({ "count": latency.len(), "mean_us": latency.mean() / 1000.0, "p50_us": at(50.0), "p90_us": at(90.0),
+                "p99_us": at(99.0), "p99.9_us": at(99.9), "p99.99_us": at(99.99), "max_us": latency.max() / 1000 });
+            (phase.name().to_string(), text)
+        })
+        .collect();
+    json!({
+        "acknowledged": report.acknowledged, "refused": report.refused, "unknown": report.unknown, "unsent": report.unsent,
+        "never_begun": report.never_begun, "seconds": lasted, "messages_per_second": report.acknowledged as f64 / lasted.max(1e-9),
+        "own_cpu_us_per_message": cpu_us_per_message(run), "own_cpu_seconds": report.cpu.as_secs_f64(),
+        "errors": totals.errors, "last_trouble": report.last_trouble, "seed": options.seed,
+        "run": format!("{:016x}", run.run), "phases": phases,
+    })
+}
+
+fn print_summary(options: &SourceOptions, run: &SourceRun) {
+    let (report, totals) = (&run.report, run.measurement.totals());
+    let lasted = report.lasted.as_secs_f64();
+    println!(
+        "acknowledged {} in {lasted:.2} s: {:.0} messages/s, {:.1} MiB/s, {:.2} us of own CPU per message; seed {}",
+        report.acknowledged,
+        report.acknowledged as f64 / lasted.max(1e-9),
+        totals.acknowledged_bytes as f64 / f64::from(1 << 20) / lasted.max(1e-9),
+        cpu_us_per_message(run),
+        options.seed,
+    );
+    if report.settled > report.acknowledged || report.never_begun > 0 {
+        println!(
+            "refused {}, unknown {} (the connection ended before the reply), unsent {}, never begun {}",
+            report.refused, report.unknown, report.unsent, report.never_begun
+        );
+    }
+    println!("{:<20}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}", "phase", "count", "p50", "p90", "p99", "p99.9", "p99.99", "max");
+    for phase in Phase::ALL {
+        let latency = totals.histogram(phase);
+        if !latency.is_empty() {
+            let at = |percentile: f64| shown_ns(latency.value_at_percentile(percentile));
+            println!(
+                "{:<20}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}",
+                phase.title(),
+                latency.len(),
+                at(50.0),
+                at(90.0),
+                at(99.0),
+                at(99.9),
+                at(99.99),
+                shown_ns(latency.max())
+            );
+        }
+    }
+    for (kind, count) in totals.errors.iter() {
+        println!("error {kind}: {count}");
+    }
+    if let Some(trouble) = &report.last_trouble {
+        println!("the last trouble: {trouble}");
+    }
+}

@@ -1,0 +1,276 @@
+//! The client of the source against servers of any kind, byte by byte and without a socket.
+
+use std::time::{Duration, Instant};
+
+use ringpost_loadtest::{
+    content::{Body, Composer, ContentKind, Form, Item},
+    phase::Phase,
+    sizes::Sizes,
+    source::{
+        client::Client,
+        host::{ClientError, Flow, Host, Job, Outcome, Script, Sent, Stage},
+        outbox::{Outbox, Piece},
+    },
+};
+
+struct Desk {
+    composer: Composer,
+    items: Vec<Item>,
+    left: u32,
+    given: u64,
+    gives_up: Option<Stage>,
+    outcomes: Vec<(u64, Outcome)>,
+    phases: Vec<(Phase, Duration)>,
+}
+
+impl Desk {
+    fn new(messages: u32) -> Desk {
+        let (composer, items) = Composer::new(&ContentKind::Text(Sizes::fixed(700)), 1, 1, 0);
+        Desk { composer, items, left: messages, given: 0, gives_up: None, outcomes: Vec::new(), phases: Vec::new() }
+    }
+}
+
+impl Host for Desk {
+    fn take(&mut self, now: Instant) -> Option<Job> {
+        self.left = self.left.checked_sub(1)?;
+        self.given += 1;
+        Some(Job { sequence: self.given, due: now, due_us: 0 })
+    }
+
+    fn push_recipient(&mut self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"r@y.test");
+    }
+
+    fn composer(&mut self) -> &mut Composer {
+        &mut self.composer
+    }
+
+    fn began(&mut self) {}
+
+    fn observe(&mut self, phase: Phase, since: Instant, now: Instant) {
+        self.phases.push((phase, now - since));
+    }
+
+    fn settle(&mut self, job: &Job, content: Option<&Sent>, outcome: Outcome, _: Instant) {
+        assert!(content.is_some() || !matches!(outcome, Outcome::Accepted { .. } | Outcome::Unknown));
+        self.outcomes.push((job.sequence, outcome));
+    }
+
+    fn gives_up(&mut self, stage: Stage) -> bool {
+        self.gives_up == Some(stage)
+    }
+}
+
+struct Dialogue {
+    script: Script,
+    desk: Desk,
+    client: Client,
+    now: Instant,
+    /// Replies are cut into pieces of this length.
+    piece: usize,
+}
+
+fn script() -> Script {
+    Script {
+        hello: b"EHLO me\r\n".to_vec(),
+        lmtp: false,
+        reverse_path: b"s@x.test".to_vec(),
+        recipients: 1,
+        pipelining: true,
+        chunking: false,
+        per_connection: None,
+    }
+}
+
+impl Dialogue {
+    fn new(script: Script, messages: u32, piece: usize) -> Dialogue {
+        let now = Instant::now();
+        Dialogue { client: Client::new(&script, now), desk: Desk::new(messages), script, now, piece }
+    }
+
+    /// The server says this; what the client says next, each content as `<content>`.
+    fn server(&mut self, text: &str) -> String {
+        self.server_result(text).1
+    }
+
+    fn server_result(&mut self, text: &str) -> (Result<Flow, ClientError>, String) {
+        let mut outbox = Outbox::default();
+        let mut flow = Ok(Flow::Go);
+        self.now += Duration::from_millis(1);
+        for piece in text.as_bytes().chunks(self.piece) {
+            flow = self.client.receive(&self.script, piece, self.now, &mut self.desk, &mut outbox);
+            if flow != Ok(Flow::Go) {
+                break;
+            }
+        }
+        (flow, said(&mut outbox, &self.desk.items))
+    }
+
+    fn outcomes(&self) -> Vec<Outcome> {
+        self.desk.outcomes.iter().map(|&(_, outcome)| outcome).collect()
+    }
+}
+
+fn said(outbox: &mut Outbox, items: &[Item]) -> String {
+    let mut text = String::new();
+    for piece in outbox.drain().0 {
+        match piece {
+            Piece::Bytes(bytes) => text.push_str(std::str::from_utf8(&bytes).unwrap()),
+            Piece::Body(Form::Stuffed, Body { item, range }) => text.push_str(std::str::from_utf8(&items[item].stuffed[range]).unwrap()),
+            Piece::Body(Form::Raw, Body { item, range }) => text.push_str(std::str::from_utf8(&items[item].raw[range]).unwrap()),
+        }
+    }
+    // From the first header field to the last line: content.
+    while let (Some(from), Some(last)) = (text.find("Message-ID:"), text.find("ringpost-load ")) {
+        let to = last + text[last..].find("\r\n").unwrap() + 2;
+        text.replace_range(from..to, "<content>");
+    }
+    text
+}
+
+const PIPELINING: &str = "250-here\r\n250-8BITMIME\r\n250 PIPELINING\r\n";
+const ENVELOPE: &str = "MAIL FROM:<s@x.test> BODY=8BITMIME\r\nRCPT TO:<r@y.test>\r\nDATA\r\n";
+
+#[test]
+fn pipelined_the_next_envelope_leaves_with_the_content() {
+    for piece in [1, 2, 7, 1000] {
+        let mut dialogue = Dialogue::new(script(), 2, piece);
+        assert_eq!(dialogue.server("220 hello\r\n"), "EHLO me\r\n");
+        assert_eq!(dialogue.server(PIPELINING), ENVELOPE);
+        assert_eq!(dialogue.server("250 a\r\n250 b\r\n354 c\r\n"), format!("<content>.\r\n{ENVELOPE}"));
+        assert_eq!(dialogue.server("250 d\r\n250 a\r\n250 b\r\n354 c\r\n"), "<content>.\r\n");
+        assert_eq!(dialogue.server("250 d\r\n"), "");
+        assert!(dialogue.client.rests());
+        assert_eq!(dialogue.outcomes(), [Outcome::Accepted { recipients: 1 }; 2]);
+        let dots: Vec<_> = dialogue.desk.phases.iter().filter(|(phase, _)| *phase == Phase::DotTo250).collect();
+        assert_eq!(dots.len(), 2);
+        let mut outbox = Outbox::default();
+        dialogue.client.quit(dialogue.now, &mut outbox);
+        assert_eq!(said(&mut outbox, &[]), "QUIT\r\n");
+        assert_eq!(dialogue.server_result("221 bye\r\n").0, Ok(Flow::Over));
+    }
+}
+
+#[test]
+fn a_server_without_pipelining_is_asked_one_thing_at_a_time() {
+    let mut dialogue = Dialogue::new(Script { recipients: 2, ..script() }, 1, 1000);
+    dialogue.server("220 hello\r\n");
+    assert_eq!(dialogue.server("250 here\r\n"), "MAIL FROM:<s@x.test>\r\n");
+    assert_eq!(dialogue.server("250 a\r\n"), "RCPT TO:<r@y.test>\r\n");
+    assert_eq!(dialogue.server("250 b\r\n"), "RCPT TO:<r@y.test>\r\n");
+    assert_eq!(dialogue.server("550 no\r\n"), "DATA\r\n");
+    assert_eq!(dialogue.server("354 c\r\n"), "<content>.\r\n");
+    assert_eq!(dialogue.server("250 d\r\n"), "");
+    assert_eq!(dialogue.outcomes(), [Outcome::Accepted { recipients: 1 }]);
+}
+
+#[test]
+fn the_last_message_of_a_connection_takes_quit_with_it() {
+    let mut dialogue = Dialogue::new(Script { per_connection: Some(1), ..script() }, 5, 1000);
+    dialogue.server("220 hello\r\n");
+    dialogue.server(PIPELINING);
+    assert_eq!(dialogue.server("250 a\r\n250 b\r\n354 c\r\n"), "<content>.\r\nQUIT\r\n");
+    assert_eq!(dialogue.server_result("250 d\r\n221 bye\r\n").0, Ok(Flow::Over));
+    assert_eq!(dialogue.outcomes(), [Outcome::Accepted { recipients: 1 }]);
+}
+
+#[test]
+fn a_354_to_nobody_gets_a_lone_dot() {
+    let mut dialogue = Dialogue::new(script(), 2, 1000);
+    dialogue.server("220 hello\r\n");
+    dialogue.server(PIPELINING);
+    assert_eq!(dialogue.server("250 a\r\n550 no\r\n354 go\r\n"), ".\r\n");
+    assert_eq!(dialogue.server("554 no recipients\r\n"), ENVELOPE);
+    assert_eq!(dialogue.outcomes(), [Outcome::Refused { stage: Stage::Rcpt, code: 550 }]);
+}
+
+#[test]
+fn a_refused_envelope_is_reset_before_the_next() {
+    let mut dialogue = Dialogue::new(script(), 3, 1000);
+    dialogue.server("220 hello\r\n");
+    dialogue.server(PIPELINING);
+    assert_eq!(dialogue.server("250 a\r\n451 later\r\n503 no\r\n"), "RSET\r\n");
+    assert_eq!(dialogue.server("250 ok\r\n"), ENVELOPE);
+    assert_eq!(dialogue.server("452 full\r\n503 no\r\n503 no\r\n"), ENVELOPE);
+    assert_eq!(
+        dialogue.outcomes(),
+        [Outcome::Refused { stage: Stage::Rcpt, code: 451 }, Outcome::Refused { stage: Stage::Mail, code: 452 }]
+    );
+}
+
+#[test]
+fn chunks_follow_the_envelope_at_once_and_a_refused_one_is_reset() {
+    let mut dialogue = Dialogue::new(Script { chunking: true, ..script() }, 2, 1000);
+    dialogue.server("220 hello\r\n");
+    let envelope = "MAIL FROM:<s@x.test>\r\nRCPT TO:<r@y.test>\r\nBDAT 700 LAST\r\n<content>";
+    assert_eq!(dialogue.server("250-here\r\n250-CHUNKING\r\n250 PIPELINING\r\n"), envelope);
+    assert_eq!(dialogue.server("250 a\r\n250 b\r\n552 no\r\n"), "RSET\r\n");
+    assert_eq!(dialogue.server("250 ok\r\n"), envelope);
+    assert_eq!(dialogue.server("250 a\r\n250 b\r\n250 c\r\n"), "");
+    assert_eq!(dialogue.outcomes(), [Outcome::Refused { stage: Stage::Dot, code: 552 }, Outcome::Accepted { recipients: 1 }]);
+}
+
+#[test]
+fn lmtp_counts_a_reply_per_recipient() {
+    let mut dialogue = Dialogue::new(Script { lmtp: true, recipients: 3, ..script() }, 1, 3);
+    dialogue.server("220 hello\r\n");
+    dialogue.server(PIPELINING);
+    assert_eq!(dialogue.server("250 a\r\n250 b\r\n550 no\r\n250 b\r\n354 c\r\n"), "<content>.\r\n");
+    dialogue.server("250 first\r\n");
+    assert!(dialogue.desk.outcomes.is_empty());
+    dialogue.server("452 second\r\n");
+    assert_eq!(dialogue.outcomes(), [Outcome::Accepted { recipients: 1 }]);
+    assert!(dialogue.client.rests());
+}
+
+#[test]
+fn a_421_closes_and_what_was_sent_ahead_is_unsent() {
+    let mut dialogue = Dialogue::new(script(), 5, 1000);
+    dialogue.server("220 hello\r\n");
+    dialogue.server(PIPELINING);
+    dialogue.server("250 a\r\n250 b\r\n354 c\r\n");
+    let (flow, _) = dialogue.server_result("421 4.3.2 closing\r\n");
+    assert!(matches!(flow, Err(ClientError::Closing { stage: Stage::Dot, code: 421, .. })), "{flow:?}");
+    assert_eq!(dialogue.outcomes(), [Outcome::Refused { stage: Stage::Dot, code: 421 }, Outcome::Unsent]);
+}
+
+#[test]
+fn a_connection_that_breaks_behind_the_dot_leaves_the_message_unknown() {
+    let mut dialogue = Dialogue::new(script(), 5, 1000);
+    dialogue.server("220 hello\r\n");
+    dialogue.server(PIPELINING);
+    dialogue.server("250 a\r\n250 b\r\n354 c\r\n");
+    dialogue.client.broke(dialogue.now, &mut dialogue.desk);
+    assert_eq!(dialogue.outcomes(), [Outcome::Unknown, Outcome::Unsent]);
+}
+
+#[test]
+fn nonsense_is_no_reply_and_never_a_panic() {
+    for text in ["hello\r\n", "\r\n", "999 x\r\n", "25\r\n", "250x\r\n", "2 0 x\r\n"] {
+        let mut dialogue = Dialogue::new(script(), 1, 1000);
+        assert!(matches!(dialogue.server_result(text).0, Err(ClientError::NotAReply(_))), "{text:?}");
+    }
+    let mut dialogue = Dialogue::new(script(), 1, 1000);
+    assert!(matches!(dialogue.server_result(&"x".repeat(10_000)).0, Err(ClientError::NotAReply(_))));
+    let mut dialogue = Dialogue::new(script(), 0, 1000);
+    dialogue.server("220 hello\r\n");
+    dialogue.server(PIPELINING);
+    assert!(matches!(dialogue.server_result("250 what?\r\n").0, Err(ClientError::Unasked(_))));
+}
+
+#[test]
+fn a_session_is_given_up_where_it_is_asked_for() {
+    for stage in Stage::ALL {
+        let mut dialogue = Dialogue::new(script(), 5, 1000);
+        dialogue.desk.gives_up = Some(stage);
+        let replies = ["220 hello\r\n", PIPELINING, "250 a\r\n", "250 b\r\n", "354 c\r\n", "250 d\r\n"];
+        let flow = replies.iter().map(|reply| dialogue.server_result(reply).0).find(|flow| *flow != Ok(Flow::Go));
+        assert_eq!(flow, Some(Ok(Flow::GiveUp)), "{stage}");
+        let wanted: &[Outcome] = match stage {
+            Stage::Banner | Stage::Hello => &[],
+            Stage::Dot => &[Outcome::Unknown],
+            _ => &[Outcome::Unsent],
+        };
+        assert_eq!(dialogue.outcomes(), wanted, "{stage}");
+    }
+}

@@ -1,0 +1,220 @@
+//! The source against the sink over loopback, and what the ledgers say of it; damage planted on the way is found.
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    net::{SocketAddr, TcpStream},
+    path::Path,
+    time::Duration,
+};
+
+use ringpost_loadtest::{
+    content::{Composer, ContentKind, Form, Item},
+    diff::{Difference, compare},
+    ledger::LedgerWriter,
+    live::{Quiet, SourceRun, run_source},
+    phase::Phase,
+    pinning,
+    signals::StopSignal,
+    sink::{Flapping, Sink, SinkOptions, SinkReport, fault::Faults},
+    sizes::Sizes,
+    source::{SourceOptions, host::Stage},
+};
+
+fn loopback() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 0))
+}
+
+fn core() -> usize {
+    pinning::cores().unwrap()[0]
+}
+
+/// Runs a load into a sink, both with ledgers.
+fn run(sink: impl FnOnce(&mut SinkOptions), source: impl FnOnce(&mut SourceOptions)) -> (SourceRun, SinkReport, Difference) {
+    let folder = tempfile::tempdir().unwrap();
+    let (accepted, delivered) = (folder.path().join("accepted"), folder.path().join("delivered"));
+    let mut options = SinkOptions { ledger: Some(delivered.clone()), ..SinkOptions::new(loopback(), core()) };
+    sink(&mut options);
+    let listening = Sink::start(options).unwrap();
+    let mut options = SourceOptions {
+        sessions: 4,
+        messages: Some(200),
+        ledger: Some(accepted.clone()),
+        timeout: Duration::from_secs(20),
+        ..SourceOptions::new(listening.address, core(), ContentKind::Text(Sizes::fixed(1500)))
+    };
+    source(&mut options);
+    let ran = run_source(options, None, &StopSignal::never(), &mut Quiet).unwrap();
+    listening.stop();
+    let (report, _) = listening.join().unwrap();
+    let difference = compare(&[&accepted], &delivered).unwrap();
+    (ran, report, difference)
+}
+
+fn assert_clean(run: &SourceRun, sink: &SinkReport, difference: &Difference, messages: u64) {
+    assert!(difference.is_clean(false), "{difference:?}, {:?}", run.report.last_trouble);
+    assert_eq!((run.report.acknowledged, difference.accepted), (messages, messages), "{:?}", run.report);
+    assert_eq!(run.measurement.totals().histogram(Phase::Transaction).len(), messages);
+    assert_eq!(sink.damaged_all() + sink.foreign + sink.bare_line_ends, 0, "{sink:?}");
+}
+
+#[test]
+fn every_way_of_sending_arrives_whole() {
+    type Change = fn(&mut SourceOptions);
+    let ways: [(&str, Change); 7] = [
+        ("pipelined", |_| {}),
+        ("one command at a time", |o| o.pipelining = false),
+        ("in chunks", |o| o.chunking = true),
+        ("one message per connection", |o| o.per_connection = Some(1)),
+        ("sizes up to 300 KB", |o| o.content = ContentKind::Text("700..300000".parse().unwrap())),
+        ("three recipients", |o| o.recipients.per_message = 3),
+        ("open loop", |o| o.rate = Some("poisson:2000".parse().unwrap())),
+    ];
+    for (name, way) in ways {
+        let (ran, sink, difference) = run(|_| {}, way);
+        println!("{name}");
+        assert_clean(&ran, &sink, &difference, 200);
+        let connections = if name.starts_with("one message") { 200 } else { 4 };
+        assert_eq!(sink.connections, connections, "{name}");
+        assert!(sink.concurrent_max <= 4);
+    }
+}
+
+#[test]
+fn lmtp_delivers_to_each_recipient() {
+    let (ran, sink, difference) = run(|o| o.announcement.lmtp = true, |o| (o.lmtp, o.recipients.per_message) = (true, 3));
+    assert_clean(&ran, &sink, &difference, 200);
+    assert_eq!((sink.messages, difference.owed), (600, 600));
+}
+
+#[test]
+fn slow_readers_senders_and_thinkers_lose_nothing() {
+    let slow = |o: &mut SourceOptions| (o.bytes_per_s, o.messages) = (Some(20_000), Some(8));
+    let (ran, sink, difference) = run(|_| {}, slow);
+    assert_clean(&ran, &sink, &difference, 8);
+    let think = |o: &mut SourceOptions| (o.think, o.messages) = (Duration::from_millis(20), Some(40));
+    let (ran, sink, difference) = run(|o| (o.read_bytes_per_s, o.reply_delay) = (Some(1_000_000), Duration::from_millis(1)), think);
+    assert_clean(&ran, &sink, &difference, 40);
+    assert!(ran.report.lasted >= Duration::from_millis(20 * 9), "{:?}", ran.report.lasted);
+}
+
+#[test]
+fn refusals_drops_and_broken_replies_are_counted_and_nothing_is_lost() {
+    let faults = [
+        "banner:421:0.05",
+        "ehlo:garble:0.03",
+        "mail:451:0.1",
+        "rcpt:550:0.1",
+        "data:452:0.05",
+        "content:drop:0.05",
+        "dot:451:0.1",
+        "dot:half:0.03",
+    ];
+    let faults = Faults::new(faults.iter().map(|fault| fault.parse().unwrap()).collect());
+    let (ran, sink, difference) = run(|o| (o.faults, o.seed) = (faults, 1), |o| (o.messages, o.seed) = (Some(400), 1));
+    assert!(difference.is_clean(false), "{difference:?}");
+    let report = &ran.report;
+    assert_eq!(report.settled, 400, "{report:?}");
+    assert_eq!(report.acknowledged + report.refused + report.unknown + report.unsent, 400);
+    assert!(report.refused > 50 && report.unknown + report.unsent > 5 && report.acknowledged > 100, "{report:?}");
+    assert!(sink.refusals[&451] > 20 && sink.dropped > 5, "{sink:?}");
+}
+
+#[test]
+fn sessions_given_up_at_any_stage_leave_no_damage() {
+    let aborts = Stage::ALL.map(|stage| (stage, 0.05)).to_vec();
+    let (ran, sink, difference) = run(|_| {}, |o| (o.aborts, o.per_connection, o.messages) = (aborts, Some(3), Some(300)));
+    assert!(difference.is_clean(false), "{difference:?}");
+    assert_eq!(ran.report.settled, 300);
+    assert!(ran.report.unknown > 0 && ran.report.unsent > 0 && sink.connections > 100, "{:?}", ran.report);
+}
+
+#[test]
+fn greylisted_mail_comes_in_later_and_limits_refuse_connections() {
+    let grey = |o: &mut SinkOptions| o.greylist = Some(Duration::from_millis(300));
+    let (ran, _, difference) = run(grey, |o| (o.messages, o.rate, o.recipients.mailboxes) = (Some(100), Some("100".parse().unwrap()), 5));
+    assert!(difference.is_clean(false) && ran.report.refused > 5 && ran.report.acknowledged > 30, "{:?}", ran.report);
+    let (ran, sink, _) = run(|o| o.per_client_max = Some(2), |o| (o.messages, o.duration) = (None, Some(Duration::from_millis(300))));
+    assert!(sink.connections_refused > 0 && sink.concurrent_max == 2 && ran.report.acknowledged > 0, "{sink:?}");
+}
+
+#[test]
+fn a_sink_that_goes_up_and_down_is_found_again() {
+    let flap = |o: &mut SinkOptions| o.flapping = Some(Flapping { up: Duration::from_millis(200), down: Duration::from_millis(100) });
+    let (ran, sink, difference) = run(flap, |o| (o.messages, o.duration) = (None, Some(Duration::from_millis(1500))));
+    assert_eq!((difference.lost, difference.damaged, difference.foreign), (0, 0, 0), "{difference:?}");
+    assert!(sink.connections >= 8 && ran.report.acknowledged > 0 && ran.measurement.totals().errors.total() > 0, "{sink:?}");
+}
+
+/// Sends content as it is, by hand.
+fn send_by_hand(stream: &mut BufReader<TcpStream>, content: &[u8]) {
+    let mut say = |text: &[u8], wanted: &str| {
+        stream.get_mut().write_all(text).unwrap();
+        let mut line = String::new();
+        stream.read_line(&mut line).unwrap();
+        assert!(line.starts_with(wanted), "{line:?}");
+    };
+    say(b"MAIL FROM:<a@x.test>\r\n", "250");
+    say(b"RCPT TO:<b@y.test>\r\n", "250");
+    say(b"DATA\r\n", "354");
+    say(&[content, b".\r\n"].concat(), "250");
+}
+
+/// What a planted fault makes of five good messages.
+fn planted(fault: impl Fn(u64, Vec<u8>) -> Vec<Vec<u8>>) -> Difference {
+    let folder = tempfile::tempdir().unwrap();
+    let (accepted, delivered) = (folder.path().join("accepted"), folder.path().join("delivered"));
+    let sink = Sink::start(SinkOptions { ledger: Some(delivered.clone()), ..SinkOptions::new(loopback(), core()) }).unwrap();
+    send_planted(sink.address, &accepted, fault);
+    sink.stop();
+    sink.join().unwrap();
+    compare(&[&accepted], &delivered).unwrap()
+}
+
+fn send_planted(to: SocketAddr, accepted: &Path, fault: impl Fn(u64, Vec<u8>) -> Vec<Vec<u8>>) {
+    let mut stream = BufReader::new(TcpStream::connect(to).unwrap());
+    let mut line = String::new();
+    stream.read_line(&mut line).unwrap();
+    stream.get_mut().write_all(b"HELO me\r\n").unwrap();
+    stream.read_line(&mut line).unwrap();
+    let (mut composer, items): (Composer, Vec<Item>) = Composer::new(&ContentKind::Text(Sizes::fixed(2000)), 9, 1, 0);
+    let mut ledger = LedgerWriter::open(Some(accepted)).unwrap();
+    for sequence in 0..5 {
+        let plan = composer.plan(sequence, 0, Form::Stuffed);
+        let mut content = Vec::new();
+        composer.write_head(&plan, &mut content);
+        let body = composer.body(&plan).unwrap();
+        content.extend_from_slice(&items[body.item].stuffed[body.range.clone()]);
+        composer.write_tail(&plan, &mut content);
+        for content in fault(sequence, content) {
+            send_by_hand(&mut stream, &content);
+        }
+        ledger.accepted(&plan.mark, 0, 1).unwrap();
+    }
+    ledger.flush().unwrap();
+}
+
+#[test]
+fn the_ledgers_find_planted_loss_duplicates_flipped_bytes_and_missing_dots() {
+    let counts = |d: &Difference| (d.lost, d.duplicated, d.damaged, d.foreign);
+    assert_eq!(counts(&planted(|_, content| vec![content])), (0, 0, 0, 0));
+    assert_eq!(counts(&planted(|n, content| if n == 2 { vec![] } else { vec![content] })), (1, 0, 0, 0));
+    assert_eq!(counts(&planted(|n, content| if n == 2 { vec![content.clone(), content] } else { vec![content] })), (0, 1, 0, 0));
+    let flip = |n, mut content: Vec<u8>| {
+        if n == 2 {
+            let at = content.len() / 2;
+            content[at] ^= 0x01;
+        }
+        vec![content]
+    };
+    assert_eq!(counts(&planted(flip)), (1, 0, 1, 0));
+    let unstuff = |n, mut content: Vec<u8>| {
+        if n == 2 {
+            let at = content.windows(4).position(|four| four == b"\r\n..").unwrap();
+            content.remove(at + 2);
+        }
+        vec![content]
+    };
+    assert_eq!(counts(&planted(unstuff)), (1, 0, 1, 0));
+    let foreign = |n, content: Vec<u8>| if n == 2 { vec![content, b"Subject: x\r\n\r\nhello\r\n".to_vec()] } else { vec![content] };
+    assert_eq!(counts(&planted(foreign)), (0, 0, 0, 1));
+}
