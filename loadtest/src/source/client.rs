@@ -13,6 +13,7 @@ use crate::{
     source::{
         host::{ClientError, Flow, Host, Job, Outcome, Script, Sent, Stage},
         outbox::Outbox,
+        reply::{closing, parse_reply, shown},
     },
 };
 
@@ -491,29 +492,4 @@ impl Client {
             self.begin(script, now, host, out);
         }
     }
-}
-
-/// The code and whether further lines follow.
-fn parse_reply(line: &[u8]) -> Option<(u16, bool)> {
-    let line = line.strip_suffix(b"\n")?;
-    let line = line.strip_suffix(b"\r").unwrap_or(line);
-    let (code, rest) = line.split_at_checked(3)?;
-    if !(b'2'..=b'5').contains(&code[0]) || !code.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    let code = code.iter().fold(0, |number, digit| number * 10 + u16::from(digit - b'0'));
-    match rest.first() {
-        None | Some(b' ') => Some((code, false)),
-        Some(b'-') => Some((code, true)),
-        Some(_) => None,
-    }
-}
-
-fn closing(stage: Stage, code: u16, line: &[u8]) -> ClientError {
-    ClientError::Closing { stage, code, text: shown(line.get(4..).unwrap_or_default()) }
-}
-
-/// The beginning of what a peer said, for an error.
-fn shown(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(&bytes[..bytes.len().min(120)]).trim_end().to_string()
 }

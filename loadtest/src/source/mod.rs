@@ -10,6 +10,7 @@ pub(crate) mod clock;
 mod core;
 pub mod host;
 pub mod outbox;
+mod reply;
 mod session;
 
 use std::{
