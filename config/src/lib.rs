@@ -47,7 +47,7 @@ pub use process::{Control, Memory};
 pub use queue::{Queue, Retry};
 pub use route::{DomainPattern, Route, RouteOverrides, Routes, Via};
 pub use shards::{CoordinatorCore, Cores, IoWq, Shards, Smt};
-pub use smtp::{BareNewline, Smtp, TextLine};
+pub use smtp::{BareNewline, RECIPIENTS_MAX, Smtp, TextLine};
 pub use spool::{OnDiskFailure, Spool};
 
 /// The documented defaults, as `ringpost config default` prints them.

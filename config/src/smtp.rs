@@ -6,12 +6,15 @@ use crate::choice::choice;
 use crate::section::Section;
 use crate::{ByteRate, ByteSize};
 
+/// Most recipients that a transaction can be allowed: the state of all of them, with a reply to each, is one record of the spool.
+pub const RECIPIENTS_MAX: u32 = 2000;
+
 /// `[smtp]`: what one session, one transaction and one peer may take.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Smtp {
     /// Content of one message, as SIZE announces it (RFC 1870); beyond it 552 5.3.4.
     pub content_max: ByteSize,
-    /// Recipients of one transaction, 100 at least (RFC 5321 4.5.3.1.8); each further one 452 4.5.3.
+    /// Recipients of one transaction, 100 (RFC 5321 4.5.3.1.8) to [`RECIPIENTS_MAX`]; each further one 452 4.5.3.
     pub recipients_max: u32,
     /// Messages of one connection; then 421 4.7.0.
     pub messages_per_connection: u32,
@@ -91,7 +94,7 @@ impl Smtp {
         let smtp = Smtp {
             // RFC 5321 4.5.3.1.7: at least 64 KiB of content must be possible.
             content_max: section.within("content_max", default.content_max, ByteSize::kib(64)..=ByteSize::gib(1)),
-            recipients_max: section.within("recipients_max", default.recipients_max, 100..=100_000),
+            recipients_max: section.within("recipients_max", default.recipients_max, 100..=RECIPIENTS_MAX),
             messages_per_connection: section.within("messages_per_connection", default.messages_per_connection, 1..=1_000_000),
             command_line_max: section.within("command_line_max", default.command_line_max, bytes(1024)..=ByteSize::kib(16)),
             auth_line_max: section.within("auth_line_max", default.auth_line_max, bytes(12_288)..=ByteSize::kib(64)),

@@ -22,9 +22,10 @@ use std::{
 };
 
 use glommio::{LocalExecutorBuilder, Placement};
-use ringpost_config::Config;
+use ringpost_config::{Config, RECIPIENTS_MAX};
 use ringpost_queue::{
-    DestinationId, DestinationLimits, NewMessage, NewRecipient, Queue, QueueId, QueueSettings, RetryPolicy, Route, Routes, Settled, Via,
+    DestinationId, DestinationLimits, NewMessage, NewRecipient, Queue, QueueId, QueueSettings, REPLY_BYTES_MAX, RetryPolicy, Route, Routes,
+    Settled, Via,
 };
 use ringpost_ring::{PREEMPT_TIMER, Ring, RingConfig};
 use ringpost_smtp::{
@@ -56,6 +57,10 @@ use crate::{
 /// Longest batch: bounds a record and so the size of what leaves staging as a chunk.
 /// Two of them fit into the smallest segment, 1 MiB, beside its header; a message with a thousand recipients fits, with the replies to each.
 pub const BATCH_BYTES: u32 = 480 * 1024;
+/// Beside its reply a recipient takes less than this in an outcome record, which holds the state of all recipients of its message. One
+/// that did not fit could not be recorded, and what was delivered would go out again after a crash.
+const RECIPIENT_STATE_BYTES: usize = 32;
+const _: () = assert!(RECIPIENTS_MAX as usize * (RECIPIENT_STATE_BYTES + REPLY_BYTES_MAX) <= BATCH_BYTES as usize - 4096);
 /// Submission queue entries of a shard's ring.
 const RING_ENTRIES: u32 = 1024;
 /// Receive buffers of a shard; a power of two. One is lent for each receive that has bytes, for one turn.
