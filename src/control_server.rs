@@ -98,10 +98,7 @@ async fn send(write: &mut (impl AsyncWriteExt + Unpin), value: &impl Serialize) 
 
 async fn ask(shard: &RequestLane, command: Command) -> Result<Answer, Refusal> {
     let (sender, receiver) = oneshot::channel();
-    let sent = shard.send(command, Box::new(move |answer| drop(sender.send(answer))));
-    if !sent {
-        return Err("a shard has too many requests waiting; try again".to_owned());
-    }
+    shard.send(command, Box::new(move |answer| drop(sender.send(answer)))).map_err(|refused| refused.to_string())?;
     match timeout(SHARD_TIMEOUT, receiver).await {
         Ok(Ok(Answer::Failed(reason))) => Err(reason),
         Ok(Ok(answer)) => Ok(answer),

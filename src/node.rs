@@ -12,7 +12,7 @@ use std::{
 use ringpost_config::{Config, MailOutput, OnDiskFailure};
 use ringpost_engine::{
     control::Command,
-    request_lane::RequestLane,
+    request_lane::{RequestLane, RequestRefused, request_lane},
     shard::{self, ShardEvent, ShardPlan},
     spool_home::SpoolHome,
 };
@@ -164,7 +164,7 @@ impl Node {
         let hostname = config.hostname.clone().unwrap_or_else(machine_name);
         let mut lanes = Vec::new();
         for ((core, listeners), mail_log) in plan.shards.iter().zip(sockets).zip(mail_log.channels()) {
-            let lane = Arc::new(RequestLane::default());
+            let (lane, requests) = request_lane();
             let sender = sender.clone();
             shard::spawn(ShardPlan {
                 id: core.shard,
@@ -176,13 +176,13 @@ impl Node {
                 hostname: hostname.clone(),
                 home: home.clone(),
                 adopted: orphans.iter().copied().filter(|orphan| orphan % shards == core.shard).collect(),
-                requests: lane.clone(),
+                requests,
                 mail_log: mail_log.clone(),
                 spool_failed: spool_failed.clone(),
                 on_event: Box::new(move |event| drop(sender.send(event))),
             })
             .map_err(|reason| NodeError::Shard { shard: core.shard, reason: reason.to_string() })?;
-            lanes.push(lane);
+            lanes.push(Arc::new(lane));
         }
         Ok(Node {
             shards: lanes,
@@ -265,7 +265,7 @@ async fn drain(
     let began = Instant::now();
     for shard in shards {
         // A full lane empties within moments: shards answer requests whatever else they do.
-        while !shard.send(Command::Drain, Box::new(|_| ())) && began.elapsed() < DRAIN_MAX {
+        while shard.send(Command::Drain, Box::new(|_| ())) == Err(RequestRefused::Full) && began.elapsed() < DRAIN_MAX {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }

@@ -1,50 +1,73 @@
-//! The way of requests from the coordinator to one shard.
+//! The way of requests from the coordinator to one shard: a bounded mailbox whose bell the shard hears.
 
-use std::sync::OnceLock;
-
-use crossbeam::queue::ArrayQueue;
-use ringpost_ring::Bell;
+use ringpost_lane::{Listener, MailReceiver, MailSender, bell, mailbox};
+use ringpost_ring::Ring;
 
 use crate::control::{Answer, Command, Request};
 
 /// Requests that may wait for a shard; a further one is refused and the operator told to try again.
 const REQUESTS_MAX: usize = 64;
 
-/// Bounded; each push rings the shard's bell once it has one.
-pub struct RequestLane {
-    queue: ArrayQueue<Request>,
-    bell: OnceLock<Bell>,
+/// Makes both ends of the way to one shard.
+pub fn request_lane() -> (RequestLane, RequestReceiver) {
+    let (shard_bell, listener) = bell();
+    // Nobody waits for room: a full lane is an answer.
+    let (coordinator_bell, _) = bell();
+    let (sender, receiver) = mailbox(REQUESTS_MAX, shard_bell, coordinator_bell);
+    (RequestLane { sender }, RequestReceiver { receiver, listener })
 }
 
-impl Default for RequestLane {
-    fn default() -> Self {
-        RequestLane { queue: ArrayQueue::new(REQUESTS_MAX), bell: OnceLock::new() }
-    }
+/// The coordinator's end.
+pub struct RequestLane {
+    sender: MailSender<Request>,
+}
+
+/// The shard's end. What was not taken when it is dropped is never answered: the closures for the answers go with it.
+pub struct RequestReceiver {
+    receiver: MailReceiver<Request>,
+    listener: Listener,
+}
+
+/// A request was not passed on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum RequestRefused {
+    /// So many wait already; try again.
+    #[error("a shard has too many requests waiting; try again")]
+    Full,
+    /// Nobody takes requests any more.
+    #[error("a shard has ended")]
+    Ended,
 }
 
 impl RequestLane {
-    /// Passes a command on. False when the lane is full: nothing was passed on.
-    pub fn send(&self, command: Command, answer: Box<dyn FnOnce(Answer) + Send>) -> bool {
-        let sent = self.queue.push(Request { command, answer }).is_ok();
-        self.wake();
-        sent
+    /// Passes a command on; `answer` is called on the shard's thread.
+    pub fn send(&self, command: Command, answer: Box<dyn FnOnce(Answer) + Send>) -> Result<(), RequestRefused> {
+        if self.sender.is_closed() {
+            return Err(RequestRefused::Ended);
+        }
+        self.sender.try_send(Request { command, answer }).map_err(|_| RequestRefused::Full)
     }
 
     /// Wakes the shard to look at what it shares with others.
     pub fn wake(&self) {
-        if let Some(bell) = self.bell.get() {
-            bell.ring();
-        }
+        self.sender.flush();
+    }
+}
+
+impl RequestReceiver {
+    /// The next request, if there is one.
+    pub(crate) fn take(&mut self) -> Option<Request> {
+        self.receiver.pop()
     }
 
-    /// The shard's side: the next request.
-    pub(crate) fn take(&self) -> Option<Request> {
-        self.queue.pop()
+    /// Waits until there may be a request, or the shard was woken.
+    pub(crate) async fn rung(&mut self, ring: &Ring) {
+        ring.hear(self.listener.wait()).await;
     }
+}
 
-    /// The shard's side: how it is woken from now on.
-    pub(crate) fn attach(&self, bell: Bell) {
-        // A lane belongs to one shard for its life; a second bell would be a fault of the wiring.
-        assert!(self.bell.set(bell).is_ok(), "a lane is attached once");
+impl Drop for RequestReceiver {
+    fn drop(&mut self) {
+        while self.receiver.pop().is_some() {}
     }
 }

@@ -47,7 +47,7 @@ use crate::{
     pool::Pool,
     preparation,
     recovering::Recovering,
-    request_lane::RequestLane,
+    request_lane::RequestReceiver,
     segment_files::SegmentFiles,
     shard_control,
     spool_home::SpoolHome,
@@ -103,7 +103,7 @@ pub struct ShardPlan {
     /// Logs of shards that no longer exist, adopted by this one (S18).
     pub adopted: Vec<u16>,
     /// Requests of the coordinator.
-    pub requests: Arc<RequestLane>,
+    pub requests: RequestReceiver,
     /// Where mail log lines go.
     pub mail_log: Arc<MailLogChannel>,
     /// Set when any log of this spool failed: nobody promises anything any more (S8).
@@ -199,9 +199,8 @@ pub fn spawn(plan: ShardPlan) -> io::Result<JoinHandle<()>> {
 
 async fn run(plan: ShardPlan) {
     let id = plan.id;
-    let requests = plan.requests.clone();
     match start(plan) {
-        Ok((shard, listeners)) => {
+        Ok((shard, listeners, requests)) => {
             let shard: Rc<Shard> = shard;
             let failure = shard.ring.watch(shard.clone().live(listeners, requests)).await.err();
             (shard.on_event)(ShardEvent::Ended { shard: id, failure });
@@ -213,7 +212,10 @@ async fn run(plan: ShardPlan) {
 
 type OnEvent = Box<dyn Fn(ShardEvent) + Send>;
 
-fn start(plan: ShardPlan) -> Result<(Rc<Shard>, Vec<TcpListener>), (OnEvent, String)> {
+/// What the shard's main task goes on with.
+type Started = (Rc<Shard>, Vec<TcpListener>, RequestReceiver);
+
+fn start(plan: ShardPlan) -> Result<Started, (OnEvent, String)> {
     let ring = match Ring::start(RingConfig {
         entries: RING_ENTRIES,
         buffers: RECEIVE_BUFFERS,
@@ -225,7 +227,6 @@ fn start(plan: ShardPlan) -> Result<(Rc<Shard>, Vec<TcpListener>), (OnEvent, Str
         Ok(ring) => ring,
         Err(reason) => return Err((plan.on_event, reason.to_string())),
     };
-    plan.requests.attach(ring.bell());
     let config = plan.config;
     let clock = Clock::default();
     let now = clock.steady_ms(ring.now());
@@ -286,7 +287,7 @@ fn start(plan: ShardPlan) -> Result<(Rc<Shard>, Vec<TcpListener>), (OnEvent, Str
         ring,
         config,
     });
-    Ok((shard, plan.listeners))
+    Ok((shard, plan.listeners, plan.requests))
 }
 
 /// A new log gets its first segment written with zeros before it is opened: the first mail is not to pay for a segment that was only
@@ -377,7 +378,7 @@ fn random() -> u64 {
 }
 
 impl Shard {
-    async fn live(self: Rc<Self>, listeners: Vec<TcpListener>, requests: Arc<RequestLane>) -> Result<(), String> {
+    async fn live(self: Rc<Self>, listeners: Vec<TcpListener>, requests: RequestReceiver) -> Result<(), String> {
         let opened = Rc::new(Cell::new(0_usize));
         let logs: Vec<_> = std::iter::once((self.id, self.own.clone())).chain(self.adopted.borrow().iter().cloned()).collect();
         for (number, committer) in logs {

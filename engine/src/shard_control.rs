@@ -1,13 +1,13 @@
 //! A shard's answers to the coordinator: list, show and steer queued messages, counters, drain.
 
-use std::{rc::Rc, sync::Arc};
+use std::rc::Rc;
 
 use ringpost_queue::{Cursor, Filter, MessageKey, MessageView as QueuedView, Queue, Settled, State};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::{
     control::{Answer, Change, Command, ListQuery, MessageView, PAGE_MESSAGES_MAX, RecipientView, Request, Selection},
-    request_lane::RequestLane,
+    request_lane::RequestReceiver,
     shard::Shard,
 };
 
@@ -15,7 +15,7 @@ use crate::{
 const CHANGES_PER_TURN: usize = 1024;
 
 /// Answers until the shard ends.
-pub(crate) async fn answer_requests(shard: Rc<Shard>, requests: Arc<RequestLane>) {
+pub(crate) async fn answer_requests(shard: Rc<Shard>, mut requests: RequestReceiver) {
     loop {
         while let Some(Request { command, answer }) = requests.take() {
             match command {
@@ -39,7 +39,7 @@ pub(crate) async fn answer_requests(shard: Rc<Shard>, requests: Arc<RequestLane>
             }
         }
         shard.look_at_spool();
-        shard.ring.bell_rung().await;
+        requests.rung(&shard.ring).await;
     }
 }
 

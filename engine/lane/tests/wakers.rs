@@ -5,20 +5,25 @@ use std::thread;
 
 use glommio::{LocalExecutorBuilder, Placement};
 use ringpost_lane::{Endpoint, Incoming, LaneSettings, ShardId, bell, mailbox, mesh};
+use ringpost_ring::{PREEMPT_TIMER, Ring, RingConfig};
 
 /// Items of each direction; small, as each may be a sleep and a wake.
 const COUNT: u32 = 2_000;
 
 /// Runs a shard of `work` on a thread of its own, as the engine does.
-fn shard<F: Future<Output = ()> + 'static>(work: impl FnOnce() -> F + Send + 'static) -> thread::JoinHandle<()> {
+fn shard<F: Future<Output = ()> + 'static>(work: impl FnOnce(Ring) -> F + Send + 'static) -> thread::JoinHandle<()> {
     thread::spawn(move || {
-        let executor = LocalExecutorBuilder::new(Placement::Unbound).make().expect("io_uring is here");
-        executor.run(work());
+        let executor = LocalExecutorBuilder::new(Placement::Unbound).preempt_timer(PREEMPT_TIMER).make().expect("io_uring is here");
+        executor.run(async {
+            let ring = Ring::start(RingConfig::default()).expect("io_uring is here");
+            ring.watch(work(ring.clone())).await;
+            ring.shutdown();
+        });
     })
 }
 
 /// Asks the peer one question after the other, and answers the peer's.
-async fn talk(mut endpoint: Endpoint<u32, u32>, peer: ShardId) {
+async fn talk(ring: Ring, mut endpoint: Endpoint<u32, u32>, peer: ShardId) {
     let (mut sent, mut replies, mut answered) = (0, 0, 0);
     while replies < COUNT || answered < COUNT || endpoint.backlog() > 0 {
         // One at a time: each question finds the other asleep or about to be.
@@ -46,7 +51,7 @@ async fn talk(mut endpoint: Endpoint<u32, u32>, peer: ShardId) {
         }
         endpoint.flush();
         if received == 0 {
-            endpoint.wait().await;
+            ring.hear(endpoint.wait()).await;
         }
     }
 }
@@ -55,7 +60,7 @@ async fn talk(mut endpoint: Endpoint<u32, u32>, peer: ShardId) {
 fn sleeping_shards_wake_each_other() {
     let mut endpoints = mesh(2, LaneSettings::default()).into_iter();
     let (first, second) = (endpoints.next().unwrap(), endpoints.next().unwrap());
-    let threads = [shard(move || talk(first, ShardId(1))), shard(move || talk(second, ShardId(0)))];
+    let threads = [shard(move |ring| talk(ring, first, ShardId(1))), shard(move |ring| talk(ring, second, ShardId(0)))];
     for thread in threads {
         thread.join().unwrap();
     }
@@ -67,8 +72,8 @@ fn a_sleeping_shard_and_the_coordinator_wake_each_other() {
     let (coordinator_bell, mut coordinator_listener) = bell();
     let (to_shard, mut from_coordinator) = mailbox::<u32>(4, shard_bell.clone(), coordinator_bell.clone());
     let (to_coordinator, mut from_shard) = mailbox::<u32>(4, coordinator_bell, shard_bell);
-    let shard = shard(move || async move {
-        while let Some(number) = from_coordinator.recv(&mut shard_listener).await {
+    let shard = shard(move |ring| async move {
+        while let Some(number) = ring.hear(from_coordinator.recv(&mut shard_listener)).await {
             to_coordinator.try_send(number).unwrap();
         }
     });

@@ -10,6 +10,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    task::{Wake, Waker},
 };
 
 /// Wakes a shard from any thread. Cheap to clone.
@@ -60,6 +61,19 @@ impl Bell {
 
     pub(crate) fn raw_fd(&self) -> RawFd {
         self.0.eventfd.as_raw_fd()
+    }
+}
+
+impl Bell {
+    /// A waker that rings. It works from every thread, unlike a task's own: glommio's wakers do not reach a shard that sleeps.
+    pub(crate) fn waker(&self) -> Waker {
+        Waker::from(self.0.clone())
+    }
+}
+
+impl Wake for Inner {
+    fn wake(self: Arc<Self>) {
+        Bell(self).ring();
     }
 }
 

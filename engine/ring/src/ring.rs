@@ -7,6 +7,7 @@ use std::{
     future::poll_fn,
     io,
     os::fd::{AsRawFd, OwnedFd},
+    pin::pin,
     rc::Rc,
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
@@ -269,6 +270,24 @@ impl Ring {
     /// Waits until the bell has been rung since the last call. One task waits: the last one to call.
     pub async fn bell_rung(&self) {
         poll_fn(|cx| self.poll_bell_rung(cx)).await;
+    }
+
+    /// Waits for a future that another thread wakes: a lane's, a channel's. What it waits for wakes it by the bell, whose one task is this.
+    pub async fn hear<F: Future>(&self, future: F) -> F::Output {
+        let waker = self.0.bell.waker();
+        let mut future = pin!(future);
+        poll_fn(|cx| {
+            loop {
+                if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+                    return Poll::Ready(output);
+                }
+                // Rung between the two polls: it may have been for this.
+                if self.poll_bell_rung(cx).is_pending() {
+                    return Poll::Pending;
+                }
+            }
+        })
+        .await
     }
 
     /// `bell_rung` for those who poll.
