@@ -12,6 +12,8 @@ use crate::setting::{Setting, text};
 pub struct Shards {
     /// The cores that get a shard.
     pub cores: Cores,
+    /// Shards on each of them, 1 to 16. More than one is slower; it lets a small machine test many shards.
+    pub per_core: u32,
     /// Whether `cores = "auto"` takes both threads of a physical core.
     pub smt: Smt,
     /// The core of the coordinator (control socket, logs, later cluster and DNS).
@@ -66,6 +68,7 @@ impl Shards {
         let default = Shards::default();
         let shards = Shards {
             cores: section.read("cores", default.cores),
+            per_core: section.within("per_core", default.per_core, 1..=16),
             smt: section.read("smt", default.smt),
             coordinator_core: section.read("coordinator_core", default.coordinator_core),
             io_wq: section.read("io_wq", default.io_wq),
@@ -77,7 +80,7 @@ impl Shards {
 
 impl Default for Shards {
     fn default() -> Shards {
-        Shards { cores: Cores::Auto, smt: Smt::Avoid, coordinator_core: CoordinatorCore::Auto, io_wq: IoWq::Auto }
+        Shards { cores: Cores::Auto, per_core: 1, smt: Smt::Avoid, coordinator_core: CoordinatorCore::Auto, io_wq: IoWq::Auto }
     }
 }
 

@@ -120,6 +120,12 @@ impl Plan {
                 list.iter().collect()
             }
         };
+        if settings.per_core > 1 {
+            warnings
+                .push(format!("{} shards share each core, as shards.per_core says: good for tests, slower than one", settings.per_core));
+        }
+        // Round by round over the cores: neighbours in number are on different cores.
+        let shards: Vec<u32> = (0..settings.per_core).flat_map(|_| shards.iter().copied()).collect();
         let Some(last_shard) = shards.last().copied() else {
             return Err(PlanError { key: "shards.cores", message: "leaves no core for a shard".to_owned() });
         };
@@ -272,6 +278,14 @@ mod tests {
         assert_eq!(plan(&machine_with_threads(4), &list("0-2")).1, 3);
         let both_threads = Plan::new(&machine_with_threads(2), &list("0,2")).unwrap();
         assert!(both_threads.warnings[0].contains("cores 0 and 2 share one physical core"), "{:?}", both_threads.warnings);
+    }
+
+    #[test]
+    fn several_shards_on_a_core_are_said() {
+        let settings = Shards { per_core: 2, ..list("0-1") };
+        let plan = Plan::new(&machine(3), &settings).unwrap();
+        assert_eq!((plan.shards, plan.coordinator_core), (vec![0, 1, 0, 1], 2));
+        assert!(plan.warnings[0].contains("2 shards share each core"), "{:?}", plan.warnings);
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! `kill -9` under load, again and again: nothing acknowledged may be lost, whatever the moment.
 
-use std::collections::VecDeque;
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering::Relaxed;
@@ -10,13 +9,14 @@ use clap::Args;
 
 use crate::engine::{Engine, EngineOptions, Route, rig_folder};
 use crate::ledger::difference;
-use crate::load::{Latency, LoadOptions};
+use crate::load::LoadOptions;
 use crate::random::Random;
 use crate::sender::LoadHandle;
 use crate::sink::{Sink, SinkHandle, SinkOptions};
+use crate::witness::Witness;
 
-/// Outcomes ride on the next batch after at most this long (RELIABILITY S11).
-const OUTCOME_DELAY: Duration = Duration::from_millis(5);
+/// Pace of looking at the counters.
+const LOOK_EVERY: Duration = Duration::from_millis(1);
 /// Acknowledgements every cycle must reach before its kill.
 const ACKNOWLEDGED_MIN: u64 = 500;
 /// The kill comes between these moments after the first 250 of its cycle.
@@ -25,8 +25,6 @@ const KILL_MS: (u64, u64) = (50, 1500);
 const FIRST_MAX: Duration = Duration::from_secs(60);
 /// Recipients of a message at most.
 const RECIPIENTS_MAX: u64 = 3;
-/// During recovery nobody measures how long a batch takes; this is what one takes on a slow disk.
-const RECOVERY_BATCH_US: u64 = 10_000;
 /// Every such cycle has a second kill during recovery: a quarter of all kills.
 const RECOVERY_KILL_EVERY: u64 = 3;
 
@@ -123,7 +121,7 @@ pub fn run(arguments: &CrashArguments) -> Result<bool, Box<dyn std::error::Error
     );
     println!("lost {}, damaged {}, foreign {}, still queued {}", result.lost, result.damaged, result.foreign, queued.len());
     println!(
-        "duplicates {} (bound {}: attempts open, deliveries of the last 5 ms and two batches)",
+        "duplicates {} (bound {}: deliveries that the next hop took and whose outcome was not yet durable at a kill)",
         result.duplicated, tally.duplicates_max
     );
     for example in &result.examples {
@@ -172,21 +170,23 @@ fn cycle(
     tally.down_cycles += u64::from(down);
     sink.state.down.store(down, Relaxed);
 
-    let mut window = VecDeque::new();
     if number % RECOVERY_KILL_EVERY == RECOVERY_KILL_EVERY - 1 {
+        let witness = Witness::start(engine.socket(), &sink.state)?;
         engine.spawn()?;
         let moment = Duration::from_micros(random.below(2 * tally.start_max.as_micros() as u64 + 1));
         let until = Instant::now() + moment;
         while Instant::now() < until {
-            observe(&mut window, sink);
+            std::thread::sleep(LOOK_EVERY);
         }
-        tally.duplicates_max += duplicates_bound(&window, sink, RECOVERY_BATCH_US);
         engine.must_run()?;
+        let written = witness.written();
         engine.kill()?;
+        tally.duplicates_max += witness.may_come_again(written)?;
         tally.kills += 1;
         tally.recovery_kills += 1;
     }
 
+    let witness = Witness::start(engine.socket(), &sink.state)?;
     let took = engine.start()?;
     tally.start_max = tally.start_max.max(took);
     let before = acknowledged(loads);
@@ -203,44 +203,25 @@ fn cycle(
     let delay = Duration::from_millis(random.between(KILL_MS.0, KILL_MS.1));
     let last = Duration::from_millis(KILL_MS.1);
     while first.elapsed() < delay || (acknowledged(loads) - before < ACKNOWLEDGED_MIN && first.elapsed() < last) {
-        observe(&mut window, sink);
+        std::thread::sleep(LOOK_EVERY);
     }
     engine.must_run()?;
-    let batch_us = loads.iter().map(median_us).min().unwrap_or(0);
-    tally.duplicates_max += duplicates_bound(&window, sink, batch_us);
+    let written = witness.written();
     engine.kill()?;
     hold(loads, true);
+    let bound = witness.may_come_again(written)?;
+    tally.duplicates_max += bound;
     tally.kills += 1;
     let reached = acknowledged(loads) - before;
     tally.short_cycles += u64::from(reached < ACKNOWLEDGED_MIN);
     tally.acknowledged_min = Some(tally.acknowledged_min.map_or(reached, |least| least.min(reached)));
     if number.is_multiple_of(10) {
-        println!("cycle {number}: {reached} acknowledged, start {took:?}, arrivals {}", sink.state.accepted.load(Relaxed));
+        println!(
+            "cycle {number}: {reached} acknowledged, start {took:?}, arrivals {}, may come again {bound}",
+            sink.state.accepted.load(Relaxed)
+        );
     }
     Ok(())
-}
-
-/// Waits a moment and notes how much has arrived.
-fn observe(window: &mut VecDeque<(Instant, u64)>, sink: &SinkHandle) {
-    std::thread::sleep(Duration::from_millis(1));
-    window.push_back((Instant::now(), sink.state.deliveries.load(Relaxed)));
-    if window.len() > 2000 {
-        window.pop_front();
-    }
-}
-
-/// S11: attempts open, plus the deliveries of the last 5 ms and of two batches. How long a batch takes is not visible from
-/// outside: the median from the final dot to the 250 of this life stands for it. A delivery is a message to one recipient.
-fn duplicates_bound(window: &VecDeque<(Instant, u64)>, sink: &SinkHandle, batch_us: u64) -> u64 {
-    let from = Instant::now() - OUTCOME_DELAY - 2 * Duration::from_micros(batch_us);
-    let now = sink.state.deliveries.load(Relaxed);
-    let then = window.iter().rev().find(|(when, _)| *when <= from).or(window.front()).map_or(now, |(_, count)| *count);
-    RECIPIENTS_MAX * sink.state.open.load(Relaxed) + now - then
-}
-
-fn median_us(load: &LoadHandle) -> u64 {
-    let taken = load.state.recent.lock().ok().and_then(|mut recent| recent.take());
-    taken.map_or(0, |histogram| Latency::of(&histogram).p50)
 }
 
 fn trouble(loads: &[LoadHandle]) -> String {

@@ -40,6 +40,8 @@ pub struct EngineOptions {
     pub spool: Option<PathBuf>,
     /// Cores of the shards.
     pub cores: Vec<usize>,
+    /// Shards on each of them.
+    pub per_core: u32,
     /// Length of a segment in MiB; none: the default.
     pub segment_mib: Option<u64>,
     /// The route of all mail.
@@ -57,6 +59,7 @@ impl EngineOptions {
             folder: folder.to_path_buf(),
             spool: None,
             cores: cores[..1].to_vec(),
+            per_core: 1,
             segment_mib: None,
             route,
             lines: vec![
@@ -70,7 +73,7 @@ impl EngineOptions {
         let spool = self.spool.clone().unwrap_or_else(|| self.folder.join("spool"));
         let cores: Vec<String> = self.cores.iter().map(usize::to_string).collect();
         let mut sections: Vec<(&str, String)> = vec![
-            ("shards", format!("cores = \"{}\"", cores.join(","))),
+            ("shards", format!("cores = \"{}\"\nper_core = {}", cores.join(","), self.per_core)),
             ("spool", format!("path = {spool:?}")),
             ("control", "socket = \"ringpost.sock\"".into()),
             ("log", "mail_output = \"mail.log\"".into()),
@@ -131,6 +134,11 @@ impl Engine {
     /// The config file.
     pub fn config(&self) -> &Path {
         &self.config
+    }
+
+    /// Its control socket.
+    pub fn socket(&self) -> PathBuf {
+        self.options.folder.join("ringpost.sock")
     }
 
     /// The process id while it runs.
@@ -293,6 +301,7 @@ mod tests {
             folder: "/tmp/x".into(),
             spool: None,
             cores: vec![0, 2],
+            per_core: 3,
             segment_mib: Some(1),
             route: Route::Hold,
             lines: vec![("spool", "reserve = \"1 MiB\"".into()), ("queue", "expiry = \"1d\"".into())],
@@ -300,6 +309,6 @@ mod tests {
         let text = options.config(SocketAddr::from(([127, 0, 0, 1], 25)));
         assert_eq!(text.matches("[spool]").count(), 1);
         assert!(text.contains("segment_bytes = \"1 MiB\"\nreserve = \"1 MiB\"\n"));
-        assert!(text.contains("cores = \"0,2\"") && text.contains("[queue]\nexpiry"));
+        assert!(text.contains("cores = \"0,2\"\nper_core = 3\n") && text.contains("[queue]\nexpiry"));
     }
 }

@@ -23,6 +23,8 @@ pub mod powercut;
 pub mod random;
 pub mod sender;
 mod sender_session;
+pub mod shards;
 pub mod sink;
 mod sink_session;
 pub mod volume;
+pub mod witness;
