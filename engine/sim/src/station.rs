@@ -122,6 +122,9 @@ impl Station {
                 kind => Running::Other { id, kind },
             });
         }
+        // A driver sleeps until the deadline: one that has passed, with nothing to do, would let it spin.
+        let due = self.log.next_deadline().filter(|at| *at <= now);
+        assert!(due.is_none(), "nothing is to be done, and the log asks to be polled again at once");
     }
 
     /// Operations under way.

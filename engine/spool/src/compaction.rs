@@ -20,6 +20,9 @@ use crate::seal::Seal;
 use crate::segment::FIRST_BATCH;
 use crate::segments::{RESERVE_SEGMENTS, Segment, SegmentState};
 
+/// When a read found no buffer it is tried again after this.
+const BUFFER_RETRY: Duration = Duration::from_millis(10);
+
 /// A record that was read and waits for room.
 struct Waiting {
     header: RecordHeader,
@@ -194,7 +197,14 @@ impl<H: Host> Log<H> {
         }
         let buffer = match victim.held.take() {
             Some(buffer) => buffer,
-            None => self.host.take_buffer(self.config.read_bytes as usize)?,
+            None => match self.host.take_buffer(self.config.read_bytes as usize) {
+                Some(buffer) => buffer,
+                None => {
+                    // Nobody tells when there is memory again.
+                    self.compaction.read_at = now + BUFFER_RETRY;
+                    return None;
+                }
+            },
         };
         victim.held_bytes = 0;
         let segment = self.segments.get(victim.slot);

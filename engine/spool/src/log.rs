@@ -188,6 +188,10 @@ impl<H: Host> Log<H> {
 
     /// When [`poll`](Log::poll) has something to do even if nothing happens before.
     pub fn next_deadline(&self) -> Option<Instant> {
+        if matches!(self.phase, Phase::Retiring | Phase::Stopped | Phase::Poisoned) {
+            // What was planned before, such as the next read of a compaction, is not done any more: its time is nobody's business.
+            return None;
+        }
         let batch = match &self.open {
             // With both flight slots taken it goes on at the next completion.
             Some(open) if !open.is_empty() && self.commit.may_send(open.slot) => open.ride_until,
@@ -196,7 +200,10 @@ impl<H: Host> Log<H> {
         let witness = self.idle_since.map(|since| since + WITNESS_AFTER);
         // What waits for an operation goes on when that completes, whatever its time.
         let supply = self.supply.deadline().filter(|_| !self.is_outstanding(|purpose| purpose == Purpose::Prepare));
-        let compaction = self.compaction.deadline().filter(|_| !self.is_outstanding(|purpose| purpose == Purpose::Compaction));
+        let compaction = self
+            .compaction
+            .deadline()
+            .filter(|_| self.phase == Phase::Open && !self.is_outstanding(|purpose| purpose == Purpose::Compaction));
         [batch, witness, supply, compaction].into_iter().flatten().min()
     }
 
