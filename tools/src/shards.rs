@@ -98,7 +98,10 @@ pub fn run(arguments: &ShardsArguments) -> Result<bool, Box<dyn std::error::Erro
     engine.start()?;
     let drained = engine.drain(Duration::from_secs(30), || sink.state.accepted.load(Relaxed));
     let queued = engine.queued().unwrap_or_default();
-    let status = engine.terminate(Duration::from_secs(30))?;
+    let status = match engine.terminate(Duration::from_secs(30)) {
+        Ok(status) => status,
+        Err(error) => return Err(format!("{error} (seed {seed}; everything is kept in {})", folder.keep().display()).into()),
+    };
     sink.stop()?;
     let result = difference(&[&sent[0], &sent[1]], &received, &queued)?;
     let repeated = repeated(&tally, &received)?;
@@ -248,10 +251,12 @@ fn note_written(engine: &Engine, ledgers: &Ledgers<'_>, tally: &mut Tally) -> io
     }
     let queued = engine.queued()?;
     outcomes_durable(&engine.socket())?;
+    // A message that came again between the first look and the listing did so before its outcome was written.
+    let looked_at = lines(ledgers.received)?.len();
     for line in &arrived {
         for delivery in deliveries(line) {
             if queue_id.get(&delivery.0).is_some_and(|name| !queued.contains(name)) {
-                tally.written.entry(delivery).or_insert(arrived.len());
+                tally.written.entry(delivery).or_insert(looked_at);
             }
         }
     }
