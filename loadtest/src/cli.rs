@@ -1,10 +1,13 @@
 //! The command line of `ringpost-load`. Each call's arguments live in the module that does it.
 
-use std::{io, process::ExitCode};
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::{diff::DiffArguments, sink::arguments::SinkArguments, source::arguments::SourceArguments};
+use crate::{diff::DiffArguments, report::ReportArguments, sink::arguments::SinkArguments, source::arguments::SourceArguments};
 
 /// The command did what was asked.
 pub const EXIT_OK: u8 = 0;
@@ -43,6 +46,8 @@ pub enum Command {
     Sink(Box<SinkArguments>),
     /// Compare what was acknowledged with what arrived: lost, duplicated, damaged, foreign.
     Diff(DiffArguments),
+    /// Turn results into a table, an HTML page, files for HdrHistogram viewers, advice.
+    Report(ReportArguments),
     /// Print a completion script for a shell.
     Completions {
         /// The shell.
@@ -82,6 +87,15 @@ impl Failure {
     }
 }
 
+/// Prints to standard output; a reader that went away is no failure.
+pub fn say(text: &str) -> Result<(), Failure> {
+    let end = if text.ends_with('\n') { "" } else { "\n" };
+    match write!(io::stdout(), "{text}{end}").and_then(|()| io::stdout().flush()) {
+        Err(reason) if reason.kind() != io::ErrorKind::BrokenPipe => Err(Failure::io("standard output", reason)),
+        _ => Ok(()),
+    }
+}
+
 impl Cli {
     /// Does what was asked; the exit code is [`EXIT_OK`] or [`EXIT_NEGATIVE`].
     pub fn run(self) -> Result<ExitCode, Failure> {
@@ -89,6 +103,7 @@ impl Cli {
             Command::Source(arguments) => arguments.run().map(ExitCode::from),
             Command::Sink(arguments) => arguments.run().map(ExitCode::from),
             Command::Diff(arguments) => arguments.run().map(ExitCode::from),
+            Command::Report(arguments) => arguments.run().map(ExitCode::from),
             Command::Completions { shell } => {
                 clap_complete::generate(shell, &mut Cli::command(), "ringpost-load", &mut io::stdout());
                 Ok(ExitCode::from(EXIT_OK))

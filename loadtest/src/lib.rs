@@ -20,7 +20,10 @@ pub mod phase;
 pub mod pinning;
 pub mod process;
 pub mod random;
+pub mod report;
 pub mod run_result;
+#[cfg(test)]
+mod sample_run;
 pub mod schedule;
 pub mod signals;
 pub mod sink;

@@ -251,10 +251,16 @@ impl RunResult {
     /// Parses a result.
     pub fn parse(text: &str) -> Result<Self, String> {
         let result: RunResult = serde_json::from_str(text).map_err(|reason| format!("not a result: {reason}"))?;
-        if result.format != FORMAT {
-            return Err(format!("format {} is not the one this version reads ({FORMAT})", result.format));
-        }
+        result.check_format()?;
         Ok(result)
+    }
+
+    /// Refuses a result of another version's shape.
+    pub fn check_format(&self) -> Result<(), String> {
+        match self.format {
+            FORMAT => Ok(()),
+            other => Err(format!("format {other} is not the one this version reads ({FORMAT})")),
+        }
     }
 
     /// Writes it, whole or not at all.

@@ -1,0 +1,426 @@
+//! What set the pace of a run, and what the server could carry: from measured numbers only, in sentences that hold the numbers.
+//!
+//! Rules in order, the first that applies names the bottleneck: refusals at a limit, the generator, the server's cores, the whole
+//! machine, the schedule (a server that kept up has no bottleneck), the disk's sync, too few sessions. A next hop that falls
+//! behind does not slow acceptance (mail waits in the queue), so it is named only when nothing before it applies.
+
+use serde::Serialize;
+
+use crate::{error_kind::ErrorKind, phase::Phase, run_result::RunResult};
+
+/// Share of its cores at which a process counts as busy: above it queues build up whatever the load's shape.
+const BUSY: f64 = 0.85;
+/// Share of begun transactions turned away from which a limit sets the pace.
+const LIMIT_SHARE: f64 = 0.01;
+/// Share of the offered messages acknowledged at which a server has kept up.
+const KEPT_UP: f64 = 0.98;
+/// Share of a transaction between the last byte and the 250 from which the wait for the disk dominates.
+const SYNC_SHARE: f64 = 0.5;
+/// Share of accepted messages that stayed in the queue from which the next hop is behind.
+const BEHIND_SHARE: f64 = 0.05;
+
+/// What set the pace.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Bottleneck {
+    /// A limit of the server turned mail away (421, 452, 451).
+    Limit,
+    /// The load generator itself; the server could do more.
+    Generator,
+    /// The server's cores.
+    EngineCpu,
+    /// All cores of the machine together, server and generator.
+    Machine,
+    /// Nothing: the server did what the schedule asked.
+    Nothing,
+    /// The wait for stable storage.
+    DiskSync,
+    /// Delivery is slower than acceptance.
+    NextHop,
+    /// Too few sessions: each waits for its replies.
+    Concurrency,
+    /// The numbers do not say.
+    Unknown,
+}
+
+/// The verdict on one run.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct Advice {
+    /// What set the pace.
+    pub bottleneck: Bottleneck,
+    /// Why, with the numbers used, and what to try.
+    pub sentences: Vec<String>,
+    /// What the server could carry, where CPU was measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub capacity: Option<Capacity>,
+}
+
+/// An estimate of what the server could carry.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct Capacity {
+    /// Messages per second with its cores at 85 %.
+    pub messages_per_second: f64,
+    /// How it was reckoned, and what runs out first.
+    pub sentences: Vec<String>,
+}
+
+/// Judges a run.
+pub fn advise(run: &RunResult) -> Advice {
+    let numbers = Numbers::new(run);
+    let (bottleneck, mut sentences) = verdict(run, &numbers);
+    if bottleneck != Bottleneck::NextHop
+        && let Some(behind) = next_hop_behind(&numbers)
+    {
+        sentences.push(behind);
+    }
+    if numbers.generator_share > 0.5 && bottleneck != Bottleneck::Generator {
+        sentences.push(format!(
+            "The generator used {:.0} % of its {} thread(s); latencies below a millisecond include its own delays.",
+            numbers.generator_share * 100.0,
+            numbers.generator_threads
+        ));
+    }
+    if run.machine.load_average > f64::from(run.machine.cores_allowed) * 0.5 {
+        sentences.push(format!(
+            "The machine had a load average of {:.2} before the run began: something else was at work, repeat it on a quiet machine.",
+            run.machine.load_average
+        ));
+    }
+    Advice { bottleneck, sentences, capacity: capacity(run, &numbers) }
+}
+
+/// Numbers that several rules use.
+struct Numbers {
+    generator_threads: u32,
+    /// Of its threads, 0 to 1.
+    generator_share: f64,
+    server_cores: u32,
+    /// Of its cores, 0 to 1; none when the server's CPU was not measured.
+    server_share: Option<f64>,
+    /// Of all cores, server and generator, 0 to 1.
+    machine_share: f64,
+    turned_away: u64,
+    turned_away_share: f64,
+    accepted: f64,
+    settled: Option<f64>,
+    batches: Option<f64>,
+}
+
+impl Numbers {
+    fn new(run: &RunResult) -> Self {
+        let cores = run.machine.cores_allowed.max(1);
+        let generator_threads = run.load.generator_threads.max(1);
+        let server_cores = run.load.server_cores.unwrap_or(cores).max(1);
+        let turned_away: u64 = [421, 450, 451, 452].into_iter().map(|code| run.errors.of(ErrorKind::Reply(code))).sum();
+        let delta = |name: &str| Some(run.final_metrics.get(name)? - run.initial_metrics.get(name).copied().unwrap_or(0.0));
+        Numbers {
+            generator_threads,
+            generator_share: run.generator_cpu_usage / 100.0 / f64::from(generator_threads),
+            server_cores,
+            server_share: (run.cpu_usage > 0.0).then(|| run.cpu_usage / 100.0 / f64::from(server_cores)),
+            machine_share: (run.cpu_usage + run.generator_cpu_usage) / 100.0 / f64::from(cores),
+            turned_away,
+            turned_away_share: turned_away as f64 / (run.transactions_begun.max(turned_away).max(1)) as f64,
+            accepted: delta("accepted").unwrap_or(run.emails_sent as f64),
+            settled: delta("delivered").map(|delivered| delivered + delta("failed").unwrap_or(0.0)),
+            batches: delta("batches").filter(|&batches| batches > 0.0),
+        }
+    }
+}
+
+fn verdict(run: &RunResult, numbers: &Numbers) -> (Bottleneck, Vec<String>) {
+    let server = numbers.server_share.map_or_else(
+        || "the server's CPU was not measured (it runs elsewhere)".to_owned(),
+        |share| format!("the server used {:.0} % of its {} core(s)", share * 100.0, numbers.server_cores),
+    );
+    if numbers.turned_away_share > LIMIT_SHARE {
+        let codes: Vec<String> = run.errors.iter().take(4).map(|(kind, count)| format!("{count} times {kind}")).collect();
+        return (
+            Bottleneck::Limit,
+            vec![format!(
+                "{} of {} transactions ({:.1} %) were turned away for now ({}): a limit of the server set the pace, {server}. \
+                 Raise the limit that its log names, or read the figures as what happens at that limit.",
+                numbers.turned_away,
+                run.transactions_begun,
+                numbers.turned_away_share * 100.0,
+                codes.join(", ")
+            )],
+        );
+    }
+    if numbers.generator_share >= BUSY && numbers.server_share.is_none_or(|share| share < BUSY) {
+        return (
+            Bottleneck::Generator,
+            vec![format!(
+                "The generator used {:.0} % of its {} thread(s) while {server}: the figures say how fast the generator is. \
+                 Give it more threads or another machine.",
+                numbers.generator_share * 100.0,
+                numbers.generator_threads
+            )],
+        );
+    }
+    if let Some(share) = numbers.server_share.filter(|&share| share >= BUSY) {
+        let mut text = format!(
+            "The server used {:.0} % of its {} core(s) at {:.0} messages/s: its CPU set the pace",
+            share * 100.0,
+            numbers.server_cores,
+            run.emails_per_second
+        );
+        if let Some(cost) = run.cpu_us_per_message {
+            text.push_str(&format!(", {cost:.1} us for each message"));
+        }
+        text.push_str(". More cores, pipelining and several messages per connection bring more.");
+        return (Bottleneck::EngineCpu, vec![text]);
+    }
+    if numbers.machine_share >= 0.95 {
+        return (
+            Bottleneck::Machine,
+            vec![format!(
+                "Server and generator together used {:.0} % of all {} core(s) ({:.0} % and {:.0} % of one): they took CPU from each \
+                 other. Run the generator on a machine of its own, or pin both to cores of their own.",
+                numbers.machine_share * 100.0,
+                run.machine.cores_allowed,
+                run.cpu_usage,
+                run.generator_cpu_usage
+            )],
+        );
+    }
+    if let Some(offered) = run.load.offered_per_second.filter(|&offered| run.emails_per_second >= offered * KEPT_UP) {
+        return (
+            Bottleneck::Nothing,
+            vec![format!(
+                "{:.0} of {offered:.0} offered messages/s were acknowledged and {server}: it kept up. Offer more to find its limit.",
+                run.emails_per_second
+            )],
+        );
+    }
+    waiting(run, numbers, &server)
+}
+
+/// Nobody was busy: who was waited for?
+fn waiting(run: &RunResult, numbers: &Numbers, server: &str) -> (Bottleneck, Vec<String>) {
+    let whole = run.phases.get(&Phase::TransactionNaive).or_else(|| run.phases.get(&Phase::Transaction));
+    let share = whole.zip(run.phases.get(&Phase::DotTo250)).filter(|(whole, _)| whole.mean_ns > 0.0);
+    if let Some((whole, dot)) = share.filter(|(whole, dot)| dot.mean_ns / whole.mean_ns >= SYNC_SHARE) {
+        let mut text = format!(
+            "{:.0} % of a transaction ({:.2} of {:.2} ms on average) passed between the last byte and the 250, and {server}: the wait \
+             for stable storage set the pace.",
+            dot.mean_ns / whole.mean_ns * 100.0,
+            dot.mean_ns / 1e6,
+            whole.mean_ns / 1e6
+        );
+        if let Some(batches) = numbers.batches {
+            text.push_str(&format!(
+                " The spool made {:.0} batches a second durable, {:.1} messages in each; more sessions share each sync.",
+                batches / run.duration.max(1e-9),
+                numbers.accepted / batches
+            ));
+        } else {
+            text.push_str(" More sessions share each sync; a disk with a faster flush helps every one.");
+        }
+        return (Bottleneck::DiskSync, vec![text]);
+    }
+    if let Some(behind) = next_hop_behind(numbers) {
+        return (Bottleneck::NextHop, vec![behind]);
+    }
+    let in_flight = whole.map_or(0.0, |whole| run.emails_per_second * whole.mean_ns / 1e9);
+    if run.load.offered_per_second.is_none() && run.load.sessions > 0 && in_flight >= run.load.sessions as f64 * 0.7 {
+        return (
+            Bottleneck::Concurrency,
+            vec![format!(
+                "{:.1} of {} sessions had a transaction open at any time and {server}: each waited for its replies ({:.2} ms a \
+                 transaction). More sessions or pipelining would bring more.",
+                in_flight,
+                run.load.sessions,
+                whole.map_or(0.0, |whole| whole.mean_ns / 1e6)
+            )],
+        );
+    }
+    (
+        Bottleneck::Unknown,
+        vec![format!(
+            "The numbers name no bottleneck: {server}, the generator {:.0} % of its {} thread(s). Connections that are made anew, think \
+             time or the network may have set the pace.",
+            numbers.generator_share * 100.0,
+            numbers.generator_threads
+        )],
+    )
+}
+
+fn next_hop_behind(numbers: &Numbers) -> Option<String> {
+    let left = numbers.accepted - numbers.settled?;
+    (left > numbers.accepted * BEHIND_SHARE && numbers.accepted > 0.0).then(|| {
+        format!(
+            "{left:.0} of {:.0} accepted messages ({:.0} %) were still queued at the end: the next hop, or delivery to it, is slower than \
+             acceptance.",
+            numbers.accepted,
+            left / numbers.accepted * 100.0
+        )
+    })
+}
+
+fn capacity(run: &RunResult, numbers: &Numbers) -> Option<Capacity> {
+    let share = numbers.server_share?;
+    if run.emails_per_second <= 0.0 {
+        return None;
+    }
+    let cpu_bound = run.emails_per_second * BUSY / share;
+    let mut sentences = vec![format!(
+        "At {:.0} messages/s the server used {:.0} % of its {} core(s); if the cost per message stays, its cores are 85 % busy at about \
+         {cpu_bound:.0} messages/s.",
+        run.emails_per_second,
+        share * 100.0,
+        numbers.server_cores
+    )];
+    if share < 0.2 {
+        sentences.push("That is a long way from where it was measured: the estimate is a direction, not a figure.".to_owned());
+    }
+    sentences.extend(memory_runs_out(run));
+    if let Some(settled) = numbers.settled {
+        let growth = (numbers.accepted - settled) / run.duration.max(1e-9);
+        if growth > run.emails_per_second * BEHIND_SHARE {
+            sentences.push(format!(
+                "The queue grew by {growth:.0} messages/s: what leaves ({:.0} messages/s) is what it can carry for long.",
+                settled / run.duration.max(1e-9)
+            ));
+        }
+    }
+    Some(Capacity { messages_per_second: cpu_bound, sentences })
+}
+
+/// When the machine's memory is gone if the server's goes on growing as in the second half of the run.
+fn memory_runs_out(run: &RunResult) -> Option<String> {
+    let samples: Vec<(u64, u64)> = run.intervals.iter().filter_map(|i| Some((i.start_s, i.engine?.memory_bytes))).collect();
+    let (&(from_s, from), &(to_s, to)) = (samples.get(samples.len() / 2)?, samples.last()?);
+    if to_s < from_s + 5 {
+        return None;
+    }
+    let growth = (to as f64 - from as f64) / (to_s - from_s) as f64;
+    let free = run.machine.memory_mib as f64 * 1048576.0 - to as f64;
+    (growth > 1048576.0 && free > 0.0).then(|| {
+        format!(
+            "Its memory grew by {:.1} MiB/s to {:.0} MiB in the second half of the run: at that pace the machine's {} MiB are gone after {:.0} \
+             minutes.",
+            growth / 1048576.0,
+            to as f64 / 1048576.0,
+            run.machine.memory_mib,
+            free / growth / 60.0
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample_run::SampleRun;
+
+    fn judged(change: impl FnOnce(&mut RunResult)) -> Advice {
+        let mut run = SampleRun::default().result();
+        run.load.server_cores = Some(1);
+        run.cpu_usage = 50.0;
+        run.generator_cpu_usage = 40.0;
+        run.machine.cores_allowed = 2;
+        run.machine.load_average = 0.1;
+        change(&mut run);
+        advise(&run)
+    }
+
+    #[test]
+    fn busy_cores_of_the_server_are_named_with_the_cost_per_message() {
+        let advice = judged(|run| {
+            run.cpu_usage = 97.0;
+            run.cpu_us_per_message = Some(12.34);
+        });
+        assert_eq!(advice.bottleneck, Bottleneck::EngineCpu);
+        assert!(advice.sentences[0].contains("97 % of its 1 core(s)") && advice.sentences[0].contains("12.3 us"), "{advice:?}");
+        let capacity = advice.capacity.unwrap();
+        assert!(capacity.messages_per_second < SampleRun::default().result().emails_per_second);
+    }
+
+    #[test]
+    fn a_busy_generator_before_an_idle_server_is_the_bottleneck() {
+        let advice = judged(|run| {
+            run.generator_cpu_usage = 99.0;
+            run.load.generator_threads = 1;
+        });
+        assert_eq!(advice.bottleneck, Bottleneck::Generator);
+    }
+
+    #[test]
+    fn both_busy_blames_the_server_and_both_half_busy_on_two_cores_nobody() {
+        let both = judged(|run| (run.cpu_usage, run.generator_cpu_usage) = (96.0, 96.0));
+        assert_eq!(both.bottleneck, Bottleneck::EngineCpu);
+        let shared = judged(|run| {
+            run.load.server_cores = Some(2);
+            run.load.generator_threads = 2;
+            (run.cpu_usage, run.generator_cpu_usage) = (100.0, 95.0);
+        });
+        assert_eq!(shared.bottleneck, Bottleneck::Machine);
+    }
+
+    #[test]
+    fn refusals_at_a_limit_come_before_everything() {
+        let advice = judged(|run| {
+            run.cpu_usage = 99.0;
+            run.errors.add(ErrorKind::Reply(452), run.transactions_begun / 10);
+        });
+        assert_eq!(advice.bottleneck, Bottleneck::Limit);
+        assert!(advice.sentences[0].contains("times 452"), "{advice:?}");
+    }
+
+    #[test]
+    fn an_open_loop_that_was_served_has_no_bottleneck() {
+        let advice = judged(|run| run.load.offered_per_second = Some(run.emails_per_second * 1.001));
+        assert_eq!(advice.bottleneck, Bottleneck::Nothing);
+    }
+
+    #[test]
+    fn waiting_for_the_250_is_the_disk_with_batches_as_counted() {
+        let advice = judged(|run| {
+            run.final_metrics.insert("accepted".into(), run.emails_sent as f64);
+            run.final_metrics.insert("batches".into(), run.emails_sent as f64 / 4.0);
+        });
+        assert_eq!(advice.bottleneck, Bottleneck::DiskSync);
+        assert!(advice.sentences[0].contains("4.0 messages in each"), "{advice:?}");
+    }
+
+    #[test]
+    fn a_queue_that_grew_names_the_next_hop() {
+        let advice = judged(|run| {
+            run.phases.remove(&Phase::DotTo250);
+            run.final_metrics.insert("accepted".into(), 1000.0);
+            run.final_metrics.insert("delivered".into(), 400.0);
+        });
+        assert_eq!(advice.bottleneck, Bottleneck::NextHop);
+        assert!(advice.sentences[0].contains("600 of 1000"), "{advice:?}");
+        assert!(advice.capacity.unwrap().sentences.iter().any(|text| text.contains("queue grew")));
+    }
+
+    #[test]
+    fn few_sessions_that_always_wait_are_too_few() {
+        let advice = judged(|run| {
+            run.phases.remove(&Phase::DotTo250);
+            run.emails_per_second = 0.9 * run.load.sessions as f64 / run.avg_response_time;
+        });
+        assert_eq!(advice.bottleneck, Bottleneck::Concurrency);
+    }
+
+    #[test]
+    fn without_numbers_nothing_is_claimed() {
+        let advice = judged(|run| {
+            run.phases.clear();
+            run.intervals.clear();
+            run.cpu_usage = 0.0;
+            run.emails_per_second = 0.0;
+            run.emails_sent = 0;
+            run.duration = 0.0;
+        });
+        assert_eq!(advice.bottleneck, Bottleneck::Unknown);
+        assert_eq!(advice.capacity, None);
+    }
+
+    #[test]
+    fn a_busy_machine_is_said() {
+        let advice = judged(|run| run.machine.load_average = 1.7);
+        assert!(advice.sentences.iter().any(|text| text.contains("load average of 1.70")));
+    }
+}

@@ -1,0 +1,189 @@
+//! The charts of a report.
+
+use std::collections::BTreeMap;
+
+use super::{
+    chart::{Chart, Mark, SERIES_MAX, Scale, Series},
+    format::{bytes, latency, number},
+};
+use crate::{error_kind::ErrorKind, measurement::Interval, phase::Phase, run_result::RunResult};
+
+/// Points for each halving of the distance to 100 %.
+const TICKS_PER_HALF_DISTANCE: u32 = 5;
+/// Kinds of errors with a colour of their own; the others are one.
+const ERROR_KINDS_MAX: usize = 6;
+
+/// Whole transactions, the wait for the 250, end to end, by percentile.
+pub fn percentiles(run: &RunResult) -> String {
+    let phases = [Phase::Transaction, Phase::TransactionNaive, Phase::DotTo250, Phase::EndToEnd];
+    percentile_chart("Latency by percentile", phases.into_iter().filter_map(|phase| percentile_series(run, phase, phase.title())).collect())
+}
+
+/// The parts of connections and transactions, by percentile.
+pub fn percentiles_of_commands(run: &RunResult) -> String {
+    let phases = [Phase::Connect, Phase::Banner, Phase::Ehlo, Phase::Mail, Phase::Rcpt, Phase::Data];
+    percentile_chart("Replies by percentile", phases.into_iter().filter_map(|phase| percentile_series(run, phase, phase.title())).collect())
+}
+
+/// Whole transactions of several runs beside each other.
+pub fn percentiles_of_runs(runs: &[RunResult]) -> String {
+    let series = runs.iter().take(SERIES_MAX).filter_map(|run| percentile_series(run, Phase::Transaction, &run.test_name)).collect();
+    percentile_chart("Transactions by percentile, all tests", series)
+}
+
+fn percentile_series(run: &RunResult, phase: Phase, name: &str) -> Option<Series> {
+    let histogram = run.phases.get(&phase)?.histogram.decode().ok()?;
+    let last = histogram.len() as f64;
+    let points = histogram
+        .iter_quantiles(TICKS_PER_HALF_DISTANCE)
+        // Beyond one value in all there is nothing more to tell.
+        .map(|step| ((1.0 / (1.0 - step.quantile_iterated_to()).max(1e-12)).min(last.max(1.0)), step.value_iterated_to() as f64))
+        .collect();
+    Some(Series::new(name, points))
+}
+
+fn percentile_chart(title: &str, series: Vec<Series>) -> String {
+    Chart {
+        title,
+        x_title: "percentile",
+        x_scale: Scale::Percentile,
+        y_scale: Scale::Log,
+        mark: Mark::Lines,
+        x_label: &percentile_label,
+        y_label: &latency,
+        series,
+        y_at_least: 0.0,
+    }
+    .figure()
+}
+
+/// 1/(1-p) as the percentile p: 10 is 90 %, 1000 is 99.9 %.
+fn percentile_label(inverse: f64) -> String {
+    let percent = 100.0 * (1.0 - 1.0 / inverse.max(1.0));
+    let nines = inverse.max(1.0).log10().ceil() as usize;
+    let text = format!("{percent:.*}", nines.saturating_sub(2).max(usize::from(nines > 0 && inverse.log10().fract() > 1e-9)));
+    format!("{text} %")
+}
+
+/// Acknowledged and begun per second, and what was offered.
+pub fn throughput(run: &RunResult) -> String {
+    let rate = |count: fn(&Interval) -> u64| over_time(run, |i| Some(count(i) as f64 / i.length_s.max(1) as f64));
+    let mut series = vec![Series::new("acknowledged", rate(|i| i.acknowledged))];
+    if let (Some(offered), Some(last)) = (run.load.offered_per_second, run.intervals.last()) {
+        let ends = vec![(0.0, offered), ((last.start_s + last.length_s) as f64, offered)];
+        series.push(Series { dashed: true, ..Series::new("offered, on average", ends) });
+    }
+    time_chart("Messages per second", &number, series)
+}
+
+/// p50, p99 and the longest of each interval.
+pub fn latency_over_time(run: &RunResult) -> String {
+    let phase = Phase::Transaction;
+    let histograms: Vec<_> = run.intervals.iter().map(|i| (middle(i), i.histogram(phase))).filter(|(_, h)| !h.is_empty()).collect();
+    let at = |percentile: f64| histograms.iter().map(|(x, h)| (*x, h.value_at_percentile(percentile) as f64)).collect();
+    let series = vec![Series::new("p50", at(50.0)), Series::new("p99", at(99.0)), Series::new("longest", at(100.0))];
+    Chart { y_scale: Scale::Log, ..time_chart_of("Transactions over time", &latency, series) }.figure()
+}
+
+/// CPU of server and generator, percent of one core.
+pub fn cpu(run: &RunResult) -> String {
+    let series = vec![
+        Series::new("server", over_time(run, |i| Some(i.engine?.cpu_percent))),
+        Series::new("generator", over_time(run, |i| Some(i.generator?.cpu_percent))),
+    ];
+    let chart = time_chart_of("CPU, percent of one core", &number, present(series));
+    Chart { y_at_least: 100.0, ..chart }.figure()
+}
+
+/// Resident memory of server and generator.
+pub fn memory(run: &RunResult) -> String {
+    let series = vec![
+        Series::new("server", over_time(run, |i| Some(i.engine?.memory_bytes as f64))),
+        Series::new("generator", over_time(run, |i| Some(i.generator?.memory_bytes as f64))),
+    ];
+    time_chart("Resident memory", &bytes, present(series))
+}
+
+/// Transactions and connections open at the end of each interval.
+pub fn in_flight(run: &RunResult) -> String {
+    let series = vec![
+        Series::new("transactions open", over_time(run, |i| Some(i.in_flight as f64))),
+        Series::new("connections", over_time(run, |i| Some(i.connections as f64))),
+    ];
+    time_chart("In flight", &number, series)
+}
+
+/// Errors of each interval by kind; empty without any.
+pub fn errors(run: &RunResult) -> String {
+    let mut totals: BTreeMap<ErrorKind, u64> = BTreeMap::new();
+    run.intervals.iter().flat_map(|i| i.errors.iter()).for_each(|(kind, n)| *totals.entry(kind).or_insert(0) += n);
+    if totals.is_empty() {
+        return String::new();
+    }
+    let mut kinds: Vec<(ErrorKind, u64)> = totals.into_iter().collect();
+    kinds.sort_by_key(|&(_, n)| std::cmp::Reverse(n));
+    let named: Vec<ErrorKind> = kinds.iter().take(ERROR_KINDS_MAX).map(|&(kind, _)| kind).collect();
+    let mut series: Vec<Series> =
+        named.iter().map(|&kind| Series::new(kind.to_string(), over_time(run, |i| Some(i.errors.of(kind) as f64)))).collect();
+    if kinds.len() > named.len() {
+        let others = |i: &Interval| i.errors.total() - named.iter().map(|&kind| i.errors.of(kind)).sum::<u64>();
+        series.push(Series::new("others", over_time(run, |i| Some(others(i) as f64))));
+    }
+    Chart { mark: Mark::StackedBars, ..time_chart_of("Errors", &number, series) }.figure()
+}
+
+fn present(mut series: Vec<Series>) -> Vec<Series> {
+    series.retain(|series| !series.points.is_empty());
+    series
+}
+
+fn middle(interval: &Interval) -> f64 {
+    interval.start_s as f64 + interval.length_s as f64 / 2.0
+}
+
+fn over_time(run: &RunResult, value: impl Fn(&Interval) -> Option<f64>) -> Vec<(f64, f64)> {
+    run.intervals.iter().filter_map(|interval| Some((middle(interval), value(interval)?))).collect()
+}
+
+fn time_chart_of<'a>(title: &'a str, y_label: &'a dyn Fn(f64) -> String, series: Vec<Series>) -> Chart<'a> {
+    Chart {
+        title,
+        x_title: "",
+        x_scale: Scale::Linear,
+        y_scale: Scale::Linear,
+        mark: Mark::Lines,
+        x_label: &seconds,
+        y_label,
+        series,
+        y_at_least: 0.0,
+    }
+}
+
+fn time_chart(title: &str, y_label: &dyn Fn(f64) -> String, series: Vec<Series>) -> String {
+    time_chart_of(title, y_label, series).figure()
+}
+
+fn seconds(s: f64) -> String {
+    if s.fract() == 0.0 { format!("{s:.0} s") } else { format!("{s:.1} s") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample_run::SampleRun;
+
+    #[test]
+    fn the_percentile_axis_counts_nines() {
+        assert_eq!([1.0, 10.0, 100.0, 1000.0, 10_000.0].map(percentile_label), ["0 %", "90 %", "99 %", "99.9 %", "99.99 %"]);
+        assert_eq!(percentile_label(2.0), "50.0 %");
+    }
+
+    #[test]
+    fn errors_of_many_kinds_are_all_counted() {
+        let mut run = SampleRun::default().result();
+        (0..20).for_each(|n| run.intervals[1].errors.add(ErrorKind::Reply(420 + n), u64::from(n) + 1));
+        let text = errors(&run);
+        assert!(text.contains("others"), "{text}");
+        assert!(errors(&SampleRun::default().result()).is_empty());
+    }
+}

@@ -1,0 +1,264 @@
+//! The report as one HTML file: nothing is fetched, it can be mailed and archived.
+
+use std::fmt::Write;
+
+use time::format_description::well_known::Rfc3339;
+
+use super::{
+    advice::{Advice, advise},
+    charts,
+    format::{bytes, escape, latency, number},
+    suite::Suite,
+};
+use crate::{
+    phase::Phase,
+    run_result::{PERCENTILES, RunResult},
+};
+
+/// The whole page.
+pub fn page(suite: &Suite) -> String {
+    let mut body = String::new();
+    let verdict = match suite.failed_tests {
+        0 => format!("<span class=\"good\">all {} passed</span>", suite.total_tests),
+        failed => format!("<span class=\"bad\">{failed} of {} failed</span>", suite.total_tests),
+    };
+    let when = suite.timestamp.format(&Rfc3339).unwrap_or_default();
+    push(&mut body, format_args!("<h1>{}</h1><p class=\"quiet\">{} · {verdict}</p>", escape(&suite.test_suite), escape(&when)));
+    if suite.results.len() > 1 {
+        body.push_str(&overview(&suite.results));
+        body.push_str(&format!("<div class=\"charts\">{}</div>", charts::percentiles_of_runs(&suite.results)));
+    }
+    if let Some(first) = suite.results.first() {
+        body.push_str(&machine(first));
+    }
+    suite.results.iter().enumerate().for_each(|(index, result)| run(&mut body, index, result));
+    format!(
+        "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
+         <title>{}</title><style>{}</style></head><body><main>{body}</main><script>{}</script></body></html>\n",
+        escape(&suite.test_suite),
+        include_str!("page.css"),
+        include_str!("page.js")
+    )
+}
+
+fn push(text: &mut String, what: std::fmt::Arguments<'_>) {
+    text.write_fmt(what).expect("a string takes all");
+}
+
+fn overview(results: &[RunResult]) -> String {
+    let mut text = String::from(
+        "<div class=\"scroll\"><table><tr><th>test</th><th>verdict</th><th>messages</th><th>messages/s</th><th>p50</th><th>p95</th><th>p99</th>\
+         <th>max</th><th>errors</th><th>CPU</th><th>memory</th></tr>",
+    );
+    for (index, run) in results.iter().enumerate() {
+        push(
+            &mut text,
+            format_args!(
+                "<tr><td><a href=\"#run{index}\">{}</a></td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{} %</td><td>{} MiB</td></tr>",
+                escape(&run.test_name),
+                if run.success { "<span class=\"good\">passed</span>" } else { "<span class=\"bad\">failed</span>" },
+                number(run.emails_sent as f64),
+                number(run.emails_per_second),
+                latency(run.median_response_time * 1e9),
+                latency(run.p95_response_time * 1e9),
+                latency(run.p99_response_time * 1e9),
+                latency(run.max_response_time * 1e9),
+                number(run.errors.total() as f64),
+                number(run.cpu_usage),
+                number(run.memory_usage_mb),
+            ),
+        );
+    }
+    text.push_str("</table></div>");
+    text
+}
+
+fn machine(run: &RunResult) -> String {
+    let machine = &run.machine;
+    let facts = [
+        ("processor", format!("{}, {} of {} cores", machine.cpu_model, machine.cores_allowed, machine.cores)),
+        ("memory", format!("{} MiB", number(machine.memory_mib as f64))),
+        ("kernel", machine.kernel.clone()),
+        ("disk", machine.disk.clone()),
+        ("server", if machine.engine.is_empty() { "not known".to_owned() } else { machine.engine.clone() }),
+        ("tool", machine.tool.clone()),
+        ("load average before", format!("{:.2}", machine.load_average)),
+    ];
+    let mut text = String::from("<h3>Measured on</h3><table>");
+    for (name, value) in facts {
+        push(&mut text, format_args!("<tr><td class=\"quiet\">{name}</td><td class=\"text\">{}</td></tr>", escape(&value)));
+    }
+    text + "</table>"
+}
+
+fn run(body: &mut String, index: usize, run: &RunResult) {
+    let mark = if run.success { "<span class=\"good\">passed</span>" } else { "<span class=\"bad\">failed</span>" };
+    let kind = match run.load.offered_per_second {
+        Some(rate) => format!("open loop, {} messages/s offered", number(rate)),
+        None => "closed loop: the server set the pace".to_owned(),
+    };
+    push(
+        body,
+        format_args!(
+            "<h2 id=\"run{index}\">{}</h2><p class=\"quiet\">{mark} · {} s · {} sessions, {} · {kind}</p>",
+            escape(&run.test_name),
+            number(run.duration),
+            run.load.sessions,
+            if run.load.pipelined { "pipelined" } else { "not pipelined" },
+        ),
+    );
+    run.failures.iter().for_each(|failure| push(body, format_args!("<p class=\"bad\">{}</p>", escape(failure))));
+    tiles(body, run);
+    advice(body, &advise(run));
+    body.push_str("<div class=\"charts\">");
+    body.push_str(&charts::percentiles(run));
+    body.push_str(&charts::percentiles_of_commands(run));
+    body.push_str(&charts::throughput(run));
+    body.push_str(&charts::latency_over_time(run));
+    body.push_str(&charts::cpu(run));
+    body.push_str(&charts::memory(run));
+    body.push_str(&charts::in_flight(run));
+    body.push_str(&charts::errors(run));
+    body.push_str("</div>");
+    if run.errors.total() == 0 {
+        body.push_str("<p class=\"quiet\">No errors.</p>");
+    } else {
+        errors(body, run);
+    }
+    phases(body, run);
+    let command = run.command_line.join(" ");
+    let settings = serde_json::to_string_pretty(&run.settings).unwrap_or_default();
+    push(
+        body,
+        format_args!(
+            "<details><summary>Command line and settings</summary><pre>{}</pre><pre>{}</pre></details>",
+            escape(&command),
+            escape(&settings)
+        ),
+    );
+    counters(body, run);
+}
+
+fn tiles(body: &mut String, run: &RunResult) {
+    let transaction = run.phases.get(&Phase::Transaction);
+    let at = |name: &str| transaction.map_or_else(|| "–".to_owned(), |summary| latency(summary.percentile_ns(name) as f64));
+    let mut tiles = vec![
+        (number(run.emails_per_second), "messages/s acknowledged"),
+        (number(run.emails_sent as f64), "messages"),
+        (at("p50"), "p50"),
+        (at("p99"), "p99"),
+        (at("p99.9"), "p99.9"),
+        (at("p100"), "longest"),
+        (number(run.errors.total() as f64), "errors"),
+    ];
+    if let Some(cost) = run.cpu_us_per_message {
+        tiles.push((format!("{} us", number(cost)), "server CPU per message"));
+    }
+    if let Some(cost) = run.memory_bytes_per_connection {
+        tiles.push((bytes(cost), "server memory per connection"));
+    }
+    body.push_str("<div class=\"tiles\">");
+    for (value, name) in tiles {
+        push(body, format_args!("<div class=\"tile\"><b>{value}</b><span>{name}</span></div>"));
+    }
+    body.push_str("</div>");
+}
+
+fn advice(body: &mut String, advice: &Advice) {
+    body.push_str("<h3>What set the pace</h3>");
+    advice.sentences.iter().for_each(|text| push(body, format_args!("<p>{}</p>", escape(text))));
+    if let Some(capacity) = &advice.capacity {
+        capacity.sentences.iter().for_each(|text| push(body, format_args!("<p>{}</p>", escape(text))));
+    }
+}
+
+fn errors(body: &mut String, run: &RunResult) {
+    body.push_str("<h3>Errors</h3><table><tr><th>kind</th><th>count</th></tr>");
+    for (kind, count) in run.errors.iter() {
+        push(body, format_args!("<tr><td>{kind}</td><td>{}</td></tr>", number(count as f64)));
+    }
+    body.push_str("</table>");
+}
+
+fn phases(body: &mut String, run: &RunResult) {
+    body.push_str("<h3>Latency by phase</h3><div class=\"scroll\"><table><tr><th>phase</th><th>count</th><th>min</th><th>mean</th>");
+    PERCENTILES.iter().for_each(|(name, _)| push(body, format_args!("<th>{}</th>", if *name == "p100" { "max" } else { name })));
+    body.push_str("</tr>");
+    for (phase, summary) in &run.phases {
+        push(
+            body,
+            format_args!(
+                "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td>",
+                phase.title(),
+                number(summary.count as f64),
+                latency(summary.min_ns as f64),
+                latency(summary.mean_ns)
+            ),
+        );
+        for (name, at) in PERCENTILES {
+            // A percentile that fewer than one value lies beyond is the maximum under another name.
+            let known = at >= 100.0 || summary.count as f64 * (100.0 - at) / 100.0 >= 1.0;
+            let text = if known { latency(summary.percentile_ns(name) as f64) } else { "–".to_owned() };
+            push(body, format_args!("<td>{text}</td>"));
+        }
+        body.push_str("</tr>");
+    }
+    body.push_str("</table></div>");
+}
+
+fn counters(body: &mut String, run: &RunResult) {
+    if run.final_metrics.is_empty() {
+        return;
+    }
+    body.push_str(
+        "<details><summary>Counters of the server</summary><table><tr><th>counter</th><th>before</th><th>after</th><th>change</th></tr>",
+    );
+    for (name, after) in &run.final_metrics {
+        let before = run.initial_metrics.get(name).copied().unwrap_or(0.0);
+        push(
+            body,
+            format_args!(
+                "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
+                escape(name),
+                number(before),
+                number(*after),
+                number(after - before)
+            ),
+        );
+    }
+    body.push_str("</table></details>");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{error_kind::ErrorKind, sample_run::SampleRun};
+
+    #[test]
+    fn a_report_needs_no_network_and_shows_what_was_measured() {
+        let mut run = SampleRun::default().result();
+        run.test_name = "<b>baseline</b>".into();
+        run.errors.add(ErrorKind::Reply(451), 3);
+        run.intervals[2].errors.add(ErrorKind::Reply(451), 3);
+        let text = page(&Suite::new("suite", vec![run.clone(), run]));
+        for forbidden in ["http://", "https://", "<link", "src=", "@import", "<b>baseline", "NaN", "inf ms"] {
+            assert!(!text.contains(forbidden), "{forbidden}");
+        }
+        for wanted in ["dot to 250", "messages/s acknowledged", "p99.9", "Measured on", "<td>451</td>", "What set the pace"] {
+            assert!(text.contains(wanted), "{wanted}");
+        }
+        assert_eq!(text.matches("<figure").count(), text.matches("</figure>").count());
+    }
+
+    #[test]
+    fn a_run_that_measured_nothing_has_a_page_too() {
+        let mut run = SampleRun { seconds: 1, ..SampleRun::default() }.result();
+        run.phases.clear();
+        run.intervals.clear();
+        run.emails_sent = 0;
+        run.emails_per_second = 0.0;
+        let text = page(&Suite::new("empty", vec![run]));
+        assert!(text.contains("</html>") && !text.contains("NaN"));
+        assert!(page(&Suite::new("none", vec![])).contains("</html>"));
+    }
+}

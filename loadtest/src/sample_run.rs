@@ -1,0 +1,74 @@
+//! Runs that never took place, for tests: latencies and rates from a seeded model of a noisy machine.
+
+use std::{collections::BTreeMap, time::SystemTime};
+
+use crate::{
+    machine::Machine,
+    measurement::{Measurement, Recorder},
+    phase::Phase,
+    process::ProcessSample,
+    random::Random,
+    run_result::{Load, RunFacts, RunResult},
+};
+
+/// The model.
+#[derive(Clone, Debug)]
+pub struct SampleRun {
+    /// Seed of everything random.
+    pub seed: u64,
+    /// 1.0 is the ordinary speed; 1.15 takes 15 % longer.
+    pub slowness: f64,
+    /// Standard deviation between runs, relative.
+    pub noise: f64,
+    /// Seconds of the run.
+    pub seconds: u64,
+}
+
+impl Default for SampleRun {
+    fn default() -> Self {
+        SampleRun { seed: 1, slowness: 1.0, noise: 0.0, seconds: 10 }
+    }
+}
+
+impl SampleRun {
+    /// The result of such a run: 8 sessions in a closed loop, a wait of about 0.4 ms for the 250.
+    pub fn result(&self) -> RunResult {
+        let mut random = Random::part(self.seed, 0);
+        let pace = self.slowness * (random.normal() * self.noise).exp();
+        let tail = (random.normal() * self.noise * 2.0).exp();
+        let mut run = Measurement::new();
+        for second in 0..self.seconds {
+            let mut recorder = Recorder::new();
+            let messages = (400.0 / pace * (random.normal() * 0.02).exp()) as u64;
+            for _ in 0..messages {
+                let slow = if random.unit() < 0.02 { 6.0 * tail } else { 1.0 };
+                let dot = 400_000.0 * pace * (random.normal() * 0.2).exp() * slow;
+                recorder.sent();
+                recorder.acknowledged(4096);
+                recorder.record_ns(Phase::Mail, (30_000.0 * pace) as u64);
+                recorder.record_ns(Phase::DotTo250, dot as u64);
+                recorder.record_ns(Phase::Transaction, (dot + 100_000.0 * pace) as u64);
+            }
+            run.add(second, &recorder.take(8, 8));
+            let engine = ProcessSample { cpu_percent: 60.0 + random.normal(), memory_bytes: 50_000_000 + second * 10_000 };
+            run.sample(second, Some(engine), Some(ProcessSample { cpu_percent: 40.0, memory_bytes: 9_000_000 }));
+        }
+        let cpu_s = self.seconds as f64 * 0.6;
+        RunResult::new(
+            run,
+            RunFacts {
+                test_name: "baseline".into(),
+                started: SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_700_000_000 + self.seed % 1_000_000),
+                duration_s: self.seconds as f64,
+                failures: vec![],
+                load: Load { offered_per_second: None, sessions: 8, generator_threads: 1, server_cores: Some(1), pipelined: true },
+                settings: serde_json::json!({"size": "4 KiB"}),
+                initial_metrics: BTreeMap::new(),
+                final_metrics: BTreeMap::new(),
+                server_cpu_s: Some(cpu_s),
+                memory_bytes_per_connection: None,
+                machine: Machine { cores: 2, cores_allowed: 2, memory_mib: 1000, kernel: "Linux 6.1".into(), ..Machine::default() },
+            },
+        )
+    }
+}
