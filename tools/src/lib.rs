@@ -7,8 +7,10 @@
 pub mod allocations;
 pub mod arrival;
 pub mod bench;
+pub mod bench_floor;
 pub mod connections;
 pub mod content;
+pub mod contest;
 pub mod crash;
 pub mod demo;
 pub mod disk;
@@ -18,6 +20,7 @@ pub mod interop;
 pub mod ledger;
 pub mod load;
 pub mod machine;
+pub mod peer;
 pub mod postfix;
 pub mod powercut;
 pub mod random;

@@ -42,6 +42,8 @@ enum Command {
     Flushes(ringpost_tools::flushes::FlushesArguments),
     /// Accepted messages per second and CPU per message beside Postfix (root).
     Bench(ringpost_tools::bench::BenchArguments),
+    /// What a message costs the engine beside the floor and Postfix (root for Postfix).
+    BenchFloor(ringpost_tools::bench_floor::FloorArguments),
     /// Memory and CPU of thousands of idle connections.
     Connections(ringpost_tools::connections::ConnectionsArguments),
     /// Allocations per message in the steady state.
@@ -172,6 +174,7 @@ fn main() -> ExitCode {
         Command::Powercut(arguments) => ringpost_tools::powercut::run(&arguments),
         Command::Flushes(arguments) => ringpost_tools::flushes::run(&arguments),
         Command::Bench(arguments) => ringpost_tools::bench::run(&arguments),
+        Command::BenchFloor(arguments) => ringpost_tools::bench_floor::run(&arguments),
         Command::Connections(arguments) => ringpost_tools::connections::run(&arguments),
         Command::Allocations(arguments) => ringpost_tools::allocations::run(&arguments),
         Command::Interop(arguments) => ringpost_tools::interop::run(&arguments),

@@ -18,7 +18,8 @@ pub struct Postfix {
     /// Where it listens.
     pub address: SocketAddr,
     config: PathBuf,
-    master: u32,
+    /// Its process above all others.
+    pub master: u32,
     /// Its version, for the table.
     pub version: String,
 }
@@ -98,11 +99,6 @@ impl Postfix {
         }
         let log = fs::read_to_string(folder.join("maillog")).unwrap_or_default();
         Err(io::Error::other(format!("no banner from Postfix: {log}")))
-    }
-
-    /// CPU time of all its processes since its start.
-    pub fn cpu(&self) -> io::Result<Duration> {
-        machine::tree_cpu(self.master)
     }
 }
 

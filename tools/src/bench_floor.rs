@@ -1,0 +1,153 @@
+//! What a message costs the engine, in floors: floor, engine and Postfix one after the other under the same load.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde::Serialize;
+
+use crate::contest::{Contestant, Figure, Scenario, measure, median};
+use crate::engine::rig_folder;
+use crate::machine;
+use crate::peer::Program;
+
+/// Postfix takes seconds to start so many processes, and says nothing new then.
+const POSTFIX_SESSIONS_MAX: usize = 100;
+
+/// What to measure.
+#[derive(Debug, Args)]
+pub struct FloorArguments {
+    /// The engine's binary.
+    #[arg(long)]
+    engine: PathBuf,
+    /// The floor's binary.
+    #[arg(long)]
+    floor: PathBuf,
+    /// Seconds of each measurement.
+    #[arg(long, default_value_t = 2.0)]
+    seconds: f64,
+    /// Interleaved rounds; medians by CPU per message are reported.
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// Octets of a message; can be given more than once.
+    #[arg(long, default_values_t = [1024, 4096, 65536])]
+    size: Vec<u64>,
+    /// Sessions of the sender; can be given more than once.
+    #[arg(long, default_values_t = [1, 10, 100, 1000])]
+    sessions: Vec<usize>,
+    /// Only with or only without pipelining.
+    #[arg(long, value_parser = ["yes", "no"])]
+    pipelined: Option<String>,
+    /// Relay to a next hop instead of only accepting; without Postfix.
+    #[arg(long)]
+    relay: bool,
+    /// Leave Postfix out.
+    #[arg(long)]
+    no_postfix: bool,
+    /// One JSON object for each server and load.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Line<'a> {
+    server: &'a str,
+    bytes: u64,
+    sessions: usize,
+    pipelined: bool,
+    relay: bool,
+    rounds: usize,
+    figure: &'a Figure,
+    /// CPU per message in floors.
+    cpu_ratio: f64,
+}
+
+/// Runs all measurements; false when one of them is void.
+pub fn run(arguments: &FloorArguments) -> Result<bool, Box<dyn std::error::Error>> {
+    machine::raise_open_files();
+    let folder = rig_folder("floor")?;
+    let (shards, own) = machine::shares()?;
+    let mut scenarios = Vec::new();
+    for &bytes in &arguments.size {
+        for &sessions in &arguments.sessions {
+            for pipeline in [true, false] {
+                if arguments.pipelined.as_deref().is_none_or(|only| (only == "yes") == pipeline) {
+                    scenarios.push(Scenario { bytes, sessions, pipeline, per_connection: 0, relay: arguments.relay });
+                }
+            }
+        }
+    }
+    let mut contestants = vec![Contestant::Floor(arguments.floor.clone()), Contestant::Engine(arguments.engine.clone())];
+    if !arguments.no_postfix && !arguments.relay && Program::Postfix.is_there() && machine::is_root() {
+        contestants.push(Contestant::Peer(Program::Postfix));
+    }
+    if !arguments.json {
+        println!("{}", machine::description());
+        println!(
+            "{} rounds of {} s; servers on core {}, sender on {own:?}, kept connections, every 250 synced, {}",
+            arguments.rounds,
+            arguments.seconds,
+            shards[0],
+            if arguments.relay { "relayed over 16 connections, measured until all arrived" } else { "accepted into a held queue" }
+        );
+        println!(
+            "\n   size sessions piped server       msg/s     us CPU  floors    calls   flushes       p50       p99     p99.9 ms (dot to 250)"
+        );
+    }
+    let mut good = true;
+    for scenario in &scenarios {
+        let takes_part = |contestant: &&Contestant| !matches!(contestant, Contestant::Peer(_)) || scenario.sessions <= POSTFIX_SESSIONS_MAX;
+        let present: Vec<&Contestant> = contestants.iter().filter(takes_part).collect();
+        let mut figures: Vec<Vec<Figure>> = present.iter().map(|_| Vec::new()).collect();
+        for _ in 0..arguments.rounds {
+            for (at, contestant) in present.iter().enumerate() {
+                let figure = measure(contestant, scenario, arguments.seconds, folder.path());
+                figures[at].push(figure.map_err(|error| format!("{} under {scenario:?}: {error}", contestant.name()))?);
+            }
+        }
+        let floor_us = median(&figures[0]).cpu_us;
+        for (contestant, figures) in present.iter().zip(&figures) {
+            let figure = median(figures);
+            good &= !figure.void;
+            let line = Line {
+                server: contestant.name(),
+                bytes: scenario.bytes,
+                sessions: scenario.sessions,
+                pipelined: scenario.pipeline,
+                relay: scenario.relay,
+                rounds: arguments.rounds,
+                figure,
+                cpu_ratio: figure.cpu_us / floor_us,
+            };
+            if arguments.json {
+                println!("{}", serde_json::to_string(&line)?);
+            } else {
+                print(&line);
+            }
+        }
+    }
+    println!("{}", if good { "bench floor: OK" } else { "bench floor: some figures are VOID" });
+    Ok(good)
+}
+
+fn print(line: &Line<'_>) {
+    let figure = line.figure;
+    let ms = |us: u64| us as f64 / 1000.0;
+    let optional = |value: Option<f64>| value.map_or("-".into(), |value| format!("{value:.3}"));
+    println!(
+        "{:>7} {:>8} {:<5} {:<10} {:>1}{:>8.0} {:>9.1} {:>7.2} {:>8} {:>9} {:>9.2} {:>9.2} {:>9.2}{}",
+        line.bytes,
+        line.sessions,
+        if line.pipelined { "yes" } else { "no" },
+        line.server,
+        if figure.rate_is_lower_bound { ">" } else { "" },
+        figure.messages_per_s,
+        figure.cpu_us,
+        line.cpu_ratio,
+        optional(figure.calls),
+        optional(figure.flushes),
+        ms(figure.latency_us.p50),
+        ms(figure.latency_us.p99),
+        ms(figure.latency_us.p999),
+        if figure.void { "  VOID: sender above 95 %" } else { "" }
+    );
+}

@@ -1,0 +1,335 @@
+//! One server under one load: what a message cost it. Whoever compares servers runs them through here, one after the other.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::content::{HashKind, SizeRange};
+use crate::engine::{Engine, EngineOptions, Route};
+use crate::load::{Latency, LoadOptions, LoadReport};
+use crate::machine;
+use crate::peer::{Peer, Program};
+use crate::random::Random;
+use crate::sender::LoadHandle;
+use crate::sink::{Sink, SinkHandle, SinkOptions};
+
+/// A sender at its limit is run again at this part of what it reached, so that CPU per message can be judged.
+const RATE_BELOW_LIMIT: f64 = 0.85;
+/// Disk that measurements leave alone.
+const DISK_KEPT_FREE: u64 = 4 << 30;
+/// What can be accepted in a second at most, by messages and by octets: decides how many segments are written beforehand.
+const MESSAGES_PER_S_MAX: f64 = 130_000.0;
+const BYTES_PER_S_MAX: f64 = 1.6e9;
+/// Before the measurement: processes are started, memory is touched.
+const WARM_UP: Duration = Duration::from_millis(500);
+/// How long system calls are counted, apart from the measurement, which counting would slow down.
+const COUNTING: Duration = Duration::from_millis(700);
+/// After the load a relay has so long without a delivery.
+const DRAIN_MAX: Duration = Duration::from_secs(20);
+/// A server that has no banner after so long has failed.
+const START_MAX: Duration = Duration::from_secs(30);
+
+/// Who is measured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Contestant {
+    /// The engine's binary.
+    Engine(PathBuf),
+    /// The floor's binary.
+    Floor(PathBuf),
+    /// Another mail server of this machine.
+    Peer(Program),
+}
+
+impl Contestant {
+    /// For tables.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Engine(_) => "engine",
+            Self::Floor(_) => "floor",
+            Self::Peer(program) => program.name(),
+        }
+    }
+}
+
+/// One load.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Scenario {
+    /// Octets of a message.
+    pub bytes: u64,
+    /// Connections at once.
+    pub sessions: usize,
+    /// MAIL, RCPT and DATA go ahead.
+    pub pipeline: bool,
+    /// Messages per connection; 0 keeps it.
+    pub per_connection: u32,
+    /// To a next hop, and measured until nothing is queued; else accepted only.
+    pub relay: bool,
+}
+
+/// What a message cost.
+#[derive(Debug, Clone, Serialize)]
+pub struct Figure {
+    /// Acknowledged messages per second.
+    pub messages_per_s: f64,
+    /// The sender was at its limit, so the rate is a lower bound.
+    pub rate_is_lower_bound: bool,
+    /// CPU of all threads and processes of the server, io_uring's workers included, per message.
+    pub cpu_us: f64,
+    /// System calls per message, where `perf` could count them.
+    pub calls: Option<f64>,
+    /// Flushes per message, where the server counts them.
+    pub flushes: Option<f64>,
+    /// Dot to 250.
+    pub latency_us: Latency,
+    /// Share of its core the sender used.
+    pub sender_core_percent: f64,
+    /// The sender was at its limit even below what it reached before.
+    pub void: bool,
+}
+
+/// A server that runs.
+enum Running {
+    Engine(Box<Engine>),
+    Floor(Floor),
+    Peer(Peer),
+}
+
+struct Floor {
+    child: Child,
+    address: SocketAddr,
+}
+
+impl Floor {
+    fn start(binary: &Path, folder: &Path, core: usize, relay: Option<SocketAddr>) -> io::Result<Self> {
+        let address = machine::free_port()?;
+        let binary = binary.canonicalize().map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", binary.display())))?;
+        let mut command = Command::new(binary);
+        command.args(["--listen", &address.to_string(), "--log"]).arg(folder.join("log"));
+        if let Some(relay) = relay {
+            command.args(["--relay", &relay.to_string()]);
+        }
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        // Started from a thread bound to the core: the process inherits the binding.
+        let spawn = move || {
+            machine::run_on(Some(core))?;
+            command.spawn()
+        };
+        let child = std::thread::spawn(spawn).join().map_err(|_| io::Error::other("the thread that started the floor panicked"))??;
+        let mut floor = Self { child, address };
+        let began = Instant::now();
+        while std::net::TcpStream::connect(address).is_err() {
+            if let Some(status) = floor.child.try_wait()? {
+                return Err(io::Error::other(format!("the floor ended at its start: {status}")));
+            }
+            if began.elapsed() > START_MAX {
+                return Err(io::Error::other("the floor does not listen"));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(floor)
+    }
+
+    /// Ends it and reads what it counted.
+    fn stop(mut self) -> io::Result<Value> {
+        drop(self.child.stdin.take());
+        let mut text = String::new();
+        if let Some(mut output) = self.child.stdout.take() {
+            io::Read::read_to_string(&mut output, &mut text)?;
+        }
+        let status = self.child.wait()?;
+        if !status.success() {
+            return Err(io::Error::other(format!("the floor ended with {status}")));
+        }
+        serde_json::from_str(&text).map_err(io::Error::other)
+    }
+}
+
+impl Drop for Floor {
+    fn drop(&mut self) {
+        let _already_ended = self.child.kill();
+        let _reaped = self.child.wait();
+    }
+}
+
+impl Running {
+    fn start(contestant: &Contestant, scenario: &Scenario, seconds: f64, folder: &Path, hop: Option<SocketAddr>) -> io::Result<Self> {
+        std::fs::create_dir_all(folder)?;
+        let (shards, _) = machine::shares()?;
+        match contestant {
+            Contestant::Floor(binary) => Floor::start(binary, folder, shards[0], hop).map(Self::Floor),
+            Contestant::Peer(program) => Peer::start(*program, folder, Some(shards[0]), scenario.sessions).map(Self::Peer),
+            Contestant::Engine(binary) => {
+                let mut options = EngineOptions::new(binary, folder, hop.map_or(Route::Hold, Route::Smarthost))?;
+                options.cores = shards[..1].to_vec();
+                options.lines.push(("shards", format!("coordinator_core = \"{}\"", shards[0])));
+                options.lines.push(("smtp", "messages_per_connection = 999999".into()));
+                if hop.is_some() {
+                    options.lines.push(("delivery", "connections_max = 16\nwindow_initial = 16".into()));
+                }
+                // Segments enough for all that is accepted, written before, as an operator would who expects a burst.
+                let per_s = (MESSAGES_PER_S_MAX * (scenario.bytes + 600) as f64).min(BYTES_PER_S_MAX);
+                let expected = per_s * (2.0 * seconds + COUNTING.as_secs_f64() + 1.0);
+                let room = machine::free_bytes(folder)?.saturating_sub(DISK_KEPT_FREE) as f64;
+                let segments = (expected.min(room) / f64::from(64 << 20)).ceil() as u64;
+                let mut engine = Engine::new(options)?;
+                engine.start()?;
+                engine.ask(&["spool", "prepare", &segments.to_string()])?;
+                Ok(Self::Engine(Box::new(engine)))
+            }
+        }
+    }
+
+    fn address(&self) -> SocketAddr {
+        match self {
+            Self::Engine(engine) => engine.address,
+            Self::Floor(floor) => floor.address,
+            Self::Peer(peer) => peer.address,
+        }
+    }
+
+    fn cpu(&self) -> io::Result<Duration> {
+        match self {
+            Self::Engine(engine) => machine::process_cpu(engine.pid().ok_or_else(|| io::Error::other("the engine has ended"))?),
+            Self::Floor(floor) => machine::process_cpu(floor.child.id()),
+            Self::Peer(peer) => peer.cpu(),
+        }
+    }
+
+    fn processes(&self) -> io::Result<Vec<u32>> {
+        match self {
+            Self::Engine(engine) => Ok(engine.pid().into_iter().collect()),
+            Self::Floor(floor) => Ok(vec![floor.child.id()]),
+            Self::Peer(peer) => machine::descendants(peer.master),
+        }
+    }
+
+    /// Ends it; flushes per message over its life, where it counts them.
+    fn stop(self) -> io::Result<Option<f64>> {
+        let counts = match self {
+            Self::Engine(mut engine) => {
+                let stats = engine.stats();
+                engine.must_run()?;
+                stats
+            }
+            Self::Floor(floor) => floor.stop()?,
+            Self::Peer(_) => return Ok(None),
+        };
+        Ok(counts["batches"].as_f64().zip(counts["accepted"].as_f64()).map(|(batches, accepted)| batches / accepted.max(1.0)))
+    }
+}
+
+/// Measures one server under one load, in a folder of its own that is removed afterwards.
+pub fn measure(contestant: &Contestant, scenario: &Scenario, seconds: f64, place: &Path) -> io::Result<Figure> {
+    let folder = place.join(contestant.name());
+    let (_, own) = machine::shares()?;
+    let sink = match scenario.relay {
+        true => Some(Sink::spawn(SinkOptions { core: own, ..SinkOptions::on_loopback() })?),
+        false => None,
+    };
+    let running = Running::start(contestant, scenario, seconds, &folder, sink.as_ref().map(|sink| sink.address))?;
+    let options = LoadOptions {
+        sessions: scenario.sessions,
+        sizes: SizeRange(scenario.bytes..=scenario.bytes),
+        pipeline: scenario.pipeline,
+        per_connection: scenario.per_connection,
+        hash: HashKind::Crc32c,
+        seed: Random::fresh_seed(),
+        core: own,
+        ..LoadOptions::new(running.address())
+    };
+    let load = Load { running: &running, options, sink: sink.as_ref() };
+    load.run(WARM_UP, None)?;
+    let calls = load.calls()?;
+    let (mut figure, report) = load.run(Duration::from_secs_f64(seconds), None)?;
+    if report.is_void {
+        // Its rate stands; what a message costs is judged below the sender's limit.
+        let free = figure.messages_per_s;
+        figure = load.run(Duration::from_secs_f64(seconds), Some(free * RATE_BELOW_LIMIT))?.0;
+        (figure.messages_per_s, figure.rate_is_lower_bound) = (free, true);
+    }
+    drop(load);
+    figure.calls = calls;
+    figure.flushes = running.stop()?;
+    std::fs::remove_dir_all(&folder)?;
+    Ok(figure)
+}
+
+struct Load<'a> {
+    running: &'a Running,
+    options: LoadOptions,
+    sink: Option<&'a SinkHandle>,
+}
+
+impl Load<'_> {
+    fn run(&self, duration: Duration, rate: Option<f64>) -> io::Result<(Figure, LoadReport)> {
+        let arrived = || self.sink.map_or(0, |sink| sink.state.accepted.load(Relaxed));
+        let (before, arrived_before) = (self.running.cpu()?, arrived());
+        let began = Instant::now();
+        let report = LoadHandle::start(LoadOptions { duration: Some(duration), rate, ..self.options.clone() })?.join()?;
+        if report.acknowledged == 0 || report.refused > 0 {
+            return Err(io::Error::other(format!("{} refused: {}", report.refused, report.last_trouble)));
+        }
+        let mut seconds = report.seconds;
+        if self.sink.is_some() {
+            // Whoever queues is measured until its queue is empty.
+            let (mut seen, mut since) = (arrived(), Instant::now());
+            while arrived() - arrived_before < report.acknowledged {
+                std::thread::sleep(Duration::from_millis(2));
+                if arrived() != seen {
+                    (seen, since) = (arrived(), Instant::now());
+                } else if since.elapsed() > DRAIN_MAX {
+                    let missing = report.acknowledged - (seen - arrived_before);
+                    return Err(io::Error::other(format!("{missing} messages do not arrive at the next hop")));
+                }
+            }
+            seconds = began.elapsed().as_secs_f64();
+        }
+        let used = self.running.cpu()? - before;
+        let figure = Figure {
+            messages_per_s: report.acknowledged as f64 / seconds,
+            rate_is_lower_bound: false,
+            cpu_us: used.as_secs_f64() * 1e6 / report.acknowledged as f64,
+            calls: None,
+            flushes: None,
+            latency_us: report.latency_us.clone(),
+            sender_core_percent: report.own_core_percent,
+            void: report.is_void,
+        };
+        Ok((figure, report))
+    }
+
+    /// System calls per message, counted by the kernel in a load of its own; nothing where `perf` is missing or may not.
+    fn calls(&self) -> io::Result<Option<f64>> {
+        let processes: Vec<String> = self.running.processes()?.iter().map(u32::to_string).collect();
+        let mut perf = Command::new("perf");
+        perf.args(["stat", "-x", ",", "-e", "raw_syscalls:sys_enter", "-p", &processes.join(",")]);
+        let Ok(mut child) = perf.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn() else { return Ok(None) };
+        // It attaches meanwhile; a load that runs is what it counts, so it may begin late but not end early.
+        std::thread::sleep(Duration::from_millis(150));
+        let (_, report) = self.run(COUNTING, None)?;
+        let pid = rustix::process::Pid::from_raw(child.id() as i32).expect("a child has a process id");
+        if child.try_wait()?.is_none() {
+            rustix::process::kill_process(pid, rustix::process::Signal::INT)?;
+        }
+        let mut text = String::new();
+        if let Some(mut errors) = child.stderr.take() {
+            io::Read::read_to_string(&mut errors, &mut text)?;
+        }
+        child.wait()?;
+        let count = text.lines().find(|line| line.contains("sys_enter")).and_then(|line| line.split(',').next()?.parse::<f64>().ok());
+        Ok(count.map(|count| count / report.acknowledged as f64))
+    }
+}
+
+/// The median of the rounds by CPU per message. Panics without rounds.
+pub fn median(figures: &[Figure]) -> &Figure {
+    let mut order: Vec<&Figure> = figures.iter().collect();
+    order.sort_by(|a, b| a.cpu_us.total_cmp(&b.cpu_us));
+    order[order.len() / 2]
+}
