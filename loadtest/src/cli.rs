@@ -7,7 +7,10 @@ use std::{
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::{diff::DiffArguments, report::ReportArguments, sink::arguments::SinkArguments, source::arguments::SourceArguments};
+use crate::{
+    compare::CompareArguments, diff::DiffArguments, report::ReportArguments, sink::arguments::SinkArguments,
+    source::arguments::SourceArguments,
+};
 
 /// The command did what was asked.
 pub const EXIT_OK: u8 = 0;
@@ -48,6 +51,8 @@ pub enum Command {
     Diff(DiffArguments),
     /// Turn results into a table, an HTML page, files for HdrHistogram viewers, advice.
     Report(ReportArguments),
+    /// Say what changed between two results, or sets of repeated runs; exit 1 when something regressed.
+    Compare(CompareArguments),
     /// Print a completion script for a shell.
     Completions {
         /// The shell.
@@ -104,6 +109,7 @@ impl Cli {
             Command::Sink(arguments) => arguments.run().map(ExitCode::from),
             Command::Diff(arguments) => arguments.run().map(ExitCode::from),
             Command::Report(arguments) => arguments.run().map(ExitCode::from),
+            Command::Compare(arguments) => arguments.run().map(ExitCode::from),
             Command::Completions { shell } => {
                 clap_complete::generate(shell, &mut Cli::command(), "ringpost-load", &mut io::stdout());
                 Ok(ExitCode::from(EXIT_OK))

@@ -7,6 +7,7 @@
 
 pub mod addresses;
 pub mod cli;
+pub mod compare;
 pub mod content;
 pub mod diff;
 pub mod encoded_histogram;

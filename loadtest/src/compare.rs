@@ -1,0 +1,149 @@
+//! `ringpost-load compare`: did it become slower? With bands from repeated runs, so that noise is not taken for an answer.
+
+pub mod change;
+pub mod comparison;
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::{
+    cli::{EXIT_NEGATIVE, EXIT_OK, Failure, say},
+    report::{
+        format::{bytes, latency, number},
+        suite::read_results,
+    },
+};
+use comparison::{Comparison, MetricChange, Thresholds, Verdict, compare};
+
+/// `ringpost-load compare …`
+#[derive(Args, Clone, Debug)]
+pub struct CompareArguments {
+    /// Before: a result, a suite, or a folder of repeated runs
+    pub a: PathBuf,
+    /// After: the same
+    pub b: PathBuf,
+    /// Further files or folders of A
+    #[arg(long, value_name = "PATH", help_heading = "Repeated runs")]
+    pub also_a: Vec<PathBuf>,
+    /// Further files or folders of B
+    #[arg(long, value_name = "PATH", help_heading = "Repeated runs")]
+    pub also_b: Vec<PathBuf>,
+    /// When a change counts
+    #[command(flatten, next_help_heading = "Thresholds")]
+    pub thresholds: Thresholds,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl CompareArguments {
+    /// Reads both sides, prints; the exit code is 1 when something regressed.
+    pub fn run(&self) -> Result<u8, Failure> {
+        let side = |first: &PathBuf, also: &[PathBuf]| {
+            let paths: Vec<&PathBuf> = std::iter::once(first).chain(also).collect();
+            read_results(&paths)
+        };
+        let comparison = compare(&side(&self.a, &self.also_a)?, &side(&self.b, &self.also_b)?, &self.thresholds);
+        if comparison.tests.is_empty() {
+            let names = comparison.unmatched.join(", ");
+            return Err(Failure::Data(format!("the two sides have no test of the same name ({names}): there is nothing to compare")));
+        }
+        if self.json {
+            say(&serde_json::to_string_pretty(&comparison).expect("a comparison is plain data"))?;
+        } else {
+            say(&text(&comparison))?;
+        }
+        Ok(if comparison.verdict == Verdict::Regressed { EXIT_NEGATIVE } else { EXIT_OK })
+    }
+}
+
+/// A table for each test and a last line with the verdict.
+pub fn text(comparison: &Comparison) -> String {
+    let mut text = String::new();
+    for test in &comparison.tests {
+        text.push_str(&format!("{} ({} runs against {})\n", test.test_name, test.runs[0], test.runs[1]));
+        text.push_str(&format!("  {:<22} {:>11} {:>11} {:>9} {:>9} {:>9}  verdict\n", "metric", "A", "B", "change", "noise", "counts"));
+        for change in &test.metrics {
+            let points = if change.metric == "errors_percent" { "pt" } else { "%" };
+            text.push_str(&format!(
+                "  {:<22} {:>11} {:>11} {:>+7.1} {points:<2} {:>5.1} {points:<2} {:>6.1} {points:<2}  {}\n",
+                change.metric,
+                value(change.metric, change.a),
+                value(change.metric, change.b),
+                change.change_percent,
+                change.noise_percent,
+                change.threshold_percent,
+                words(change)
+            ));
+        }
+        test.notes.iter().for_each(|note| text.push_str(&format!("  note: {note}\n")));
+    }
+    if !comparison.unmatched.is_empty() {
+        text.push_str(&format!("only on one side: {}\n", comparison.unmatched.join(", ")));
+    }
+    if comparison.tests.iter().flat_map(|test| &test.metrics).any(|change| !change.noise_measured) {
+        text.push_str("Without repeated runs the noise is assumed; three or more on each side measure it, five see more.\n");
+    }
+    text.push_str(match comparison.verdict {
+        Verdict::Regressed => "REGRESSED\n",
+        Verdict::Improved => "improved\n",
+        Verdict::Same => "same\n",
+    });
+    text
+}
+
+fn words(change: &MetricChange) -> String {
+    let verdict = match change.verdict {
+        Verdict::Improved => "improved",
+        Verdict::Same if change.unclear => "same (beyond the threshold, within the noise: more runs would tell)",
+        Verdict::Same => "same",
+        Verdict::Regressed => "REGRESSED",
+    };
+    if change.noise_measured { verdict.to_owned() } else { format!("{verdict} (noise assumed)") }
+}
+
+fn value(metric: &str, value: f64) -> String {
+    match metric {
+        "p50" | "p95" | "p99" => latency(value * 1e9),
+        "memory_per_connection" => bytes(value),
+        "cpu_us_per_message" => format!("{} us", number(value)),
+        "errors_percent" => format!("{} %", number(value)),
+        _ => number(value),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{run_result::RunResult, sample_run::SampleRun};
+
+    fn written(folder: &std::path::Path, name: &str, slowness: f64) -> PathBuf {
+        let side = folder.join(name);
+        std::fs::create_dir(&side).unwrap();
+        for seed in 0..5 {
+            let run = SampleRun { seed: seed + name.len() as u64 * 50, slowness, noise: 0.02, seconds: 2 }.result();
+            run.write(&side.join(format!("{seed}.json"))).unwrap();
+        }
+        side
+    }
+
+    #[test]
+    fn folders_of_runs_are_compared_and_the_exit_code_tells() {
+        let folder = tempfile::tempdir().unwrap();
+        let (before, after, again) =
+            (written(folder.path(), "before", 1.0), written(folder.path(), "after", 1.2), written(folder.path(), "again!!", 1.0));
+        let call = |a: &PathBuf, b: &PathBuf, json| {
+            let thresholds = Thresholds::default();
+            CompareArguments { a: a.clone(), b: b.clone(), also_a: vec![], also_b: vec![], thresholds, json }.run()
+        };
+        assert_eq!(call(&before, &after, false).unwrap(), EXIT_NEGATIVE);
+        assert_eq!(call(&before, &again, true).unwrap(), EXIT_OK);
+        assert_eq!(call(&before.join("0.json"), &before, false).unwrap(), EXIT_OK);
+        assert!(matches!(call(&before, &folder.path().join("nothing"), false), Err(Failure::Io(_))));
+        let mut other = RunResult::read(&before.join("0.json")).unwrap();
+        other.test_name = "other".into();
+        other.write(&folder.path().join("other.json")).unwrap();
+        assert!(matches!(call(&before, &folder.path().join("other.json"), false), Err(Failure::Data(_))));
+    }
+}

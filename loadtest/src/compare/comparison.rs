@@ -1,0 +1,420 @@
+//! Two sets of runs, test by test and metric by metric.
+
+use std::collections::BTreeMap;
+
+use clap::Args;
+use hdrhistogram::Histogram;
+use serde::Serialize;
+
+use super::change::{Change, median};
+use crate::{encoded_histogram::latency_histogram, measurement::Interval, phase::Phase, run_result::RunResult};
+
+/// Share of a threshold that one run's noise is assumed to be where there are no repeated runs: two single runs then have a band
+/// of 85 % of the threshold, and a change beyond the threshold counts.
+const ASSUMED_NOISE_SHARE: f64 = 0.3;
+/// Parts a single run is cut into, to see how steady it was.
+const BATCHES: usize = 8;
+
+/// From which change on a metric counts as regressed (or, the other way, improved). All are percent.
+#[derive(Args, Clone, Debug, Serialize)]
+pub struct Thresholds {
+    /// Fewer messages per second by so many percent
+    #[arg(long, value_name = "PERCENT", default_value_t = 10.0, value_parser = percent)]
+    pub throughput: f64,
+    /// Longer median by so many percent
+    #[arg(long, value_name = "PERCENT", default_value_t = 10.0, value_parser = percent)]
+    pub p50: f64,
+    /// Longer 95th percentile by so many percent
+    #[arg(long, value_name = "PERCENT", default_value_t = 15.0, value_parser = percent)]
+    pub p95: f64,
+    /// Longer 99th percentile by so many percent
+    #[arg(long, value_name = "PERCENT", default_value_t = 20.0, value_parser = percent)]
+    pub p99: f64,
+    /// More memory for each connection by so many percent
+    #[arg(long, value_name = "PERCENT", default_value_t = 20.0, value_parser = percent)]
+    pub memory: f64,
+    /// More CPU for each message by so many percent
+    #[arg(long, value_name = "PERCENT", default_value_t = 10.0, value_parser = percent)]
+    pub cpu: f64,
+    /// Transactions that fail: more by so many percent of all
+    #[arg(long, value_name = "POINTS", default_value_t = 1.0, value_parser = percent)]
+    pub errors: f64,
+    /// Noise of one run, percent, where there are no repeated runs [default: 30 % of the metric's threshold, or what the run shows]
+    #[arg(long, value_name = "PERCENT", value_parser = percent)]
+    pub noise: Option<f64>,
+}
+
+impl Default for Thresholds {
+    fn default() -> Self {
+        Thresholds { throughput: 10.0, p50: 10.0, p95: 15.0, p99: 20.0, memory: 20.0, cpu: 10.0, errors: 1.0, noise: None }
+    }
+}
+
+fn percent(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if value > 0.0 && value < 100.0 => Ok(value),
+        _ => Err("a number above 0 and below 100 is wanted".to_owned()),
+    }
+}
+
+/// What became of a metric.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// Better by more than threshold and noise.
+    Improved,
+    /// No change that counts.
+    Same,
+    /// Worse by more than threshold and noise.
+    Regressed,
+}
+
+/// One metric of one test.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct MetricChange {
+    /// Its name.
+    pub metric: &'static str,
+    /// Median of A's runs.
+    pub a: f64,
+    /// Median of B's runs.
+    pub b: f64,
+    /// B against A in percent (for errors: points).
+    pub change_percent: f64,
+    /// A change within plus and minus this can be noise.
+    pub noise_percent: f64,
+    /// The noise was measured from repeated runs.
+    pub noise_measured: bool,
+    /// From here on it counts.
+    pub threshold_percent: f64,
+    /// What became of it.
+    pub verdict: Verdict,
+    /// Beyond the threshold but within the noise: more runs would tell.
+    pub unclear: bool,
+}
+
+/// One test.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct TestComparison {
+    /// Its name.
+    pub test_name: String,
+    /// Runs of A and B.
+    pub runs: [usize; 2],
+    /// Its metrics, those that both sides have.
+    pub metrics: Vec<MetricChange>,
+    /// What a reader should know: other machine, other load, failed runs.
+    pub notes: Vec<String>,
+    /// The worst of the metrics.
+    pub verdict: Verdict,
+}
+
+/// All tests.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct Comparison {
+    /// Tests that both sides have.
+    pub tests: Vec<TestComparison>,
+    /// Tests that only one side has.
+    pub unmatched: Vec<String>,
+    /// The worst of the tests.
+    pub verdict: Verdict,
+}
+
+/// Compares; runs are matched by test name.
+pub fn compare(a: &[RunResult], b: &[RunResult], thresholds: &Thresholds) -> Comparison {
+    let mut sides: BTreeMap<&str, (Vec<&RunResult>, Vec<&RunResult>)> = BTreeMap::new();
+    a.iter().for_each(|run| sides.entry(&run.test_name).or_default().0.push(run));
+    b.iter().for_each(|run| sides.entry(&run.test_name).or_default().1.push(run));
+    let (mut tests, mut unmatched) = (Vec::new(), Vec::new());
+    for (name, (a, b)) in sides {
+        match (a.is_empty(), b.is_empty()) {
+            (false, false) => tests.push(compare_test(name, &a, &b, thresholds)),
+            _ => unmatched.push(name.to_owned()),
+        }
+    }
+    let verdict = worst(tests.iter().map(|test| test.verdict));
+    Comparison { tests, unmatched, verdict }
+}
+
+fn worst(verdicts: impl Iterator<Item = Verdict> + Clone) -> Verdict {
+    let has = |wanted| verdicts.clone().any(|verdict| verdict == wanted);
+    match (has(Verdict::Regressed), has(Verdict::Improved)) {
+        (true, _) => Verdict::Regressed,
+        (false, true) => Verdict::Improved,
+        (false, false) => Verdict::Same,
+    }
+}
+
+fn compare_test(name: &str, a: &[&RunResult], b: &[&RunResult], thresholds: &Thresholds) -> TestComparison {
+    let mut metrics: Vec<MetricChange> = METRICS.iter().filter_map(|metric| metric.compare(a, b, thresholds)).collect();
+    metrics.push(compare_errors(a, b, thresholds));
+    let mut verdict = worst(metrics.iter().map(|metric| metric.verdict));
+    let mut notes = differences(a, b);
+    let failed = |runs: &[&RunResult]| runs.iter().filter(|run| !run.success).count();
+    if failed(b) > 0 {
+        notes.push(format!("{} of {} runs of B failed", failed(b), b.len()));
+        if failed(a) == 0 {
+            verdict = Verdict::Regressed;
+        }
+    }
+    TestComparison { test_name: name.to_owned(), runs: [a.len(), b.len()], metrics, notes, verdict }
+}
+
+/// A metric that is above 0 and whose changes are factors.
+struct Metric {
+    name: &'static str,
+    value: fn(&RunResult) -> Option<f64>,
+    /// The same from a part of a run, to see how steady the run was.
+    part: Option<fn(&[Interval]) -> f64>,
+    threshold: fn(&Thresholds) -> f64,
+    more_is_better: bool,
+}
+
+const METRICS: [Metric; 6] = [
+    Metric {
+        name: "messages_per_second",
+        value: |run| Some(run.emails_per_second),
+        part: Some(|part| {
+            part.iter().map(|i| i.acknowledged).sum::<u64>() as f64 / part.iter().map(|i| i.length_s).sum::<u64>().max(1) as f64
+        }),
+        threshold: |thresholds| thresholds.throughput,
+        more_is_better: true,
+    },
+    Metric {
+        name: "p50",
+        value: |run| Some(run.median_response_time),
+        part: Some(|part| percentile(part, 50.0)),
+        threshold: |thresholds| thresholds.p50,
+        more_is_better: false,
+    },
+    Metric {
+        name: "p95",
+        value: |run| Some(run.p95_response_time),
+        part: Some(|part| percentile(part, 95.0)),
+        threshold: |thresholds| thresholds.p95,
+        more_is_better: false,
+    },
+    Metric {
+        name: "p99",
+        value: |run| Some(run.p99_response_time),
+        part: Some(|part| percentile(part, 99.0)),
+        threshold: |thresholds| thresholds.p99,
+        more_is_better: false,
+    },
+    Metric {
+        name: "memory_per_connection",
+        value: |run| run.memory_bytes_per_connection,
+        part: None,
+        threshold: |thresholds| thresholds.memory,
+        more_is_better: false,
+    },
+    Metric {
+        name: "cpu_us_per_message",
+        value: |run| run.cpu_us_per_message,
+        part: None,
+        threshold: |thresholds| thresholds.cpu,
+        more_is_better: false,
+    },
+];
+
+impl Metric {
+    fn compare(&self, a: &[&RunResult], b: &[&RunResult], thresholds: &Thresholds) -> Option<MetricChange> {
+        let values = |runs: &[&RunResult]| -> Vec<f64> { runs.iter().filter_map(|run| (self.value)(run)).filter(|v| *v > 0.0).collect() };
+        let (of_a, of_b) = (values(a), values(b));
+        let threshold = (self.threshold)(thresholds);
+        let assumed = match thresholds.noise {
+            Some(noise) => noise / 100.0,
+            None => {
+                let shown = a.iter().chain(b).filter_map(|run| self.unsteadiness(run)).fold(0.0, f64::max);
+                (threshold / 100.0 * ASSUMED_NOISE_SHARE).max(shown)
+            }
+        };
+        let change = Change::between(&of_a, &of_b, assumed)?;
+        // Better or worse, turned so that more is worse: a loss of 10 % and the gain that undoes it are one threshold.
+        let (worse, limit) = if self.more_is_better {
+            (-change.log_ratio, -(1.0 - threshold / 100.0).ln())
+        } else {
+            (change.log_ratio, (1.0 + threshold / 100.0).ln())
+        };
+        let counts = worse.abs() >= limit;
+        let verdict = match (counts && change.beyond_noise(), worse > 0.0) {
+            (false, _) => Verdict::Same,
+            (true, true) => Verdict::Regressed,
+            (true, false) => Verdict::Improved,
+        };
+        Some(MetricChange {
+            metric: self.name,
+            a: median(of_a)?,
+            b: median(of_b)?,
+            change_percent: change.percent(),
+            noise_percent: change.band_percent(),
+            noise_measured: change.measured,
+            threshold_percent: threshold,
+            verdict,
+            unclear: counts && verdict == Verdict::Same,
+        })
+    }
+
+    /// Standard error of a single run's figure, relative, from the spread between its parts (batch means). None where a run is too
+    /// short to be cut.
+    fn unsteadiness(&self, run: &RunResult) -> Option<f64> {
+        let part = self.part?;
+        // The last interval is seldom whole.
+        let whole = run.intervals.split_last()?.1;
+        let size = whole.len() / BATCHES;
+        if size == 0 {
+            return None;
+        }
+        let logs: Vec<f64> = whole.chunks_exact(size).take(BATCHES).map(part).filter(|value| *value > 0.0).map(f64::ln).collect();
+        let mean = logs.iter().sum::<f64>() / logs.len() as f64;
+        let variance = logs.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (logs.len() as f64 - 1.0);
+        (logs.len() == BATCHES).then(|| (variance / BATCHES as f64).sqrt())
+    }
+}
+
+fn percentile(part: &[Interval], at: f64) -> f64 {
+    let mut sum: Histogram<u64> = latency_histogram();
+    part.iter().for_each(|interval| sum.add(interval.histogram(Phase::Transaction)).expect("both have this crate's bounds"));
+    sum.value_at_percentile(at) as f64
+}
+
+/// Errors are a share, often 0: compared as points, with the noise that counting has.
+fn compare_errors(a: &[&RunResult], b: &[&RunResult], thresholds: &Thresholds) -> MetricChange {
+    let counted = |runs: &[&RunResult]| -> (f64, f64) {
+        let errors: u64 = runs.iter().map(|run| run.errors.total()).sum();
+        let begun: u64 = runs.iter().map(|run| run.transactions_begun.max(run.errors.total())).sum();
+        (errors as f64, begun.max(1) as f64)
+    };
+    let ((errors_a, all_a), (errors_b, all_b)) = (counted(a), counted(b));
+    let (share_a, share_b) = (errors_a / all_a, errors_b / all_b);
+    let both = (errors_a + errors_b) / (all_a + all_b);
+    let noise = 3.0 * (both * (1.0 - both) * (1.0 / all_a + 1.0 / all_b)).sqrt();
+    let change = share_b - share_a;
+    let counts = change.abs() * 100.0 >= thresholds.errors;
+    let verdict = match (counts && change.abs() > noise, change > 0.0) {
+        (false, _) => Verdict::Same,
+        (true, true) => Verdict::Regressed,
+        (true, false) => Verdict::Improved,
+    };
+    MetricChange {
+        metric: "errors_percent",
+        a: share_a * 100.0,
+        b: share_b * 100.0,
+        change_percent: change * 100.0,
+        noise_percent: noise * 100.0,
+        noise_measured: true,
+        threshold_percent: thresholds.errors,
+        verdict,
+        unclear: counts && verdict == Verdict::Same,
+    }
+}
+
+/// What was not the same between the sides although it should have been.
+fn differences(a: &[&RunResult], b: &[&RunResult]) -> Vec<String> {
+    type Fact = (&'static str, fn(&RunResult) -> String);
+    let facts: [Fact; 9] = [
+        ("processor", |run| run.machine.cpu_model.clone()),
+        ("cores", |run| run.machine.cores_allowed.to_string()),
+        ("kernel", |run| run.machine.kernel.clone()),
+        ("disk", |run| run.machine.disk.clone()),
+        ("tool", |run| run.machine.tool.clone()),
+        ("sessions", |run| run.load.sessions.to_string()),
+        ("pipelining", |run| run.load.pipelined.to_string()),
+        ("offered rate", |run| run.load.offered_per_second.map_or_else(|| "closed loop".to_owned(), |rate| rate.to_string())),
+        ("settings", |run| run.settings.to_string()),
+    ];
+    let mut notes = Vec::new();
+    for (name, fact) in facts {
+        let mut values: Vec<String> = a.iter().chain(b).map(|run| fact(run)).collect();
+        values.sort();
+        values.dedup();
+        if let [first, .., last] = values.as_slice() {
+            let short = first.len() + last.len() < 120;
+            notes.push(if short { format!("not the same {name}: {first} / {last}") } else { format!("not the same {name}") });
+        }
+    }
+    notes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{error_kind::ErrorKind, sample_run::SampleRun};
+
+    fn runs(seed: u64, count: u64, slowness: f64, noise: f64) -> Vec<RunResult> {
+        (0..count).map(|n| SampleRun { seed: seed * 1000 + n, slowness, noise, seconds: 2 }.result()).collect()
+    }
+
+    #[test]
+    fn a_planted_slowdown_of_fifteen_percent_is_found_in_each_of_ten_tries() {
+        for attempt in 0..10 {
+            let (a, b) = (runs(attempt, 5, 1.0, 0.03), runs(100 + attempt, 5, 1.15, 0.03));
+            let found = compare(&a, &b, &Thresholds::default());
+            assert_eq!(found.verdict, Verdict::Regressed, "try {attempt}: {found:#?}");
+            assert_eq!(compare(&b, &a, &Thresholds::default()).verdict, Verdict::Improved, "try {attempt}, swapped");
+        }
+    }
+
+    #[test]
+    fn two_equal_sets_of_noisy_runs_are_the_same_in_each_of_ten_tries() {
+        for attempt in 0..10 {
+            let (a, b) = (runs(200 + attempt, 5, 1.0, 0.05), runs(300 + attempt, 5, 1.0, 0.05));
+            let found = compare(&a, &b, &Thresholds::default());
+            assert_eq!(found.verdict, Verdict::Same, "try {attempt}: {found:#?}");
+        }
+    }
+
+    #[test]
+    fn single_runs_show_a_large_change_and_hide_a_small_one() {
+        let (a, small, large) = (runs(1, 1, 1.0, 0.0), runs(2, 1, 1.04, 0.0), runs(3, 1, 1.3, 0.0));
+        assert_eq!(compare(&a, &small, &Thresholds::default()).verdict, Verdict::Same);
+        let found = compare(&a, &large, &Thresholds::default());
+        assert_eq!(found.verdict, Verdict::Regressed);
+        assert!(found.tests[0].metrics.iter().filter(|m| m.metric == "p50").all(|m| !m.noise_measured));
+    }
+
+    #[test]
+    fn a_single_run_that_was_unsteady_has_a_wider_band() {
+        let steady = SampleRun { seconds: 17, ..SampleRun::default() }.result();
+        let mut unsteady = steady.clone();
+        unsteady.intervals.iter_mut().for_each(|i| i.acknowledged = if i.start_s < 8 { i.acknowledged } else { i.acknowledged / 3 });
+        let band = |run: &RunResult| {
+            let found = compare(std::slice::from_ref(run), std::slice::from_ref(run), &Thresholds::default());
+            found.tests[0].metrics[0].noise_percent
+        };
+        assert!(band(&unsteady) > band(&steady) * 2.0, "{} {}", band(&unsteady), band(&steady));
+    }
+
+    #[test]
+    fn errors_count_in_points_and_a_failed_run_is_a_regression() {
+        let a = runs(1, 3, 1.0, 0.01);
+        let mut b = a.clone();
+        b.iter_mut().for_each(|run| run.errors.add(ErrorKind::Reply(451), run.transactions_begun / 20));
+        assert_eq!(compare(&a, &b, &Thresholds::default()).verdict, Verdict::Regressed);
+        assert_eq!(compare(&a, &b, &Thresholds { errors: 10.0, ..Thresholds::default() }).verdict, Verdict::Same);
+        let mut failed = a.clone();
+        failed[0].success = false;
+        assert_eq!(compare(&a, &failed, &Thresholds::default()).verdict, Verdict::Regressed);
+        assert_eq!(compare(&failed, &failed, &Thresholds::default()).verdict, Verdict::Same);
+    }
+
+    #[test]
+    fn memory_for_each_connection_has_its_threshold_and_tests_are_matched_by_name() {
+        let mut a = runs(1, 3, 1.0, 0.0);
+        a.iter_mut().for_each(|run| run.memory_bytes_per_connection = Some(1000.0));
+        let mut b = a.clone();
+        b.iter_mut().for_each(|run| run.memory_bytes_per_connection = Some(1250.0));
+        assert_eq!(compare(&a, &b, &Thresholds::default()).verdict, Verdict::Regressed);
+        b.iter_mut().for_each(|run| run.test_name = "other".into());
+        let apart = compare(&a, &b, &Thresholds::default());
+        assert_eq!((apart.tests.len(), apart.unmatched.len(), apart.verdict), (0, 2, Verdict::Same));
+    }
+
+    #[test]
+    fn another_kernel_or_load_is_said() {
+        let a = runs(1, 1, 1.0, 0.0);
+        let mut b = a.clone();
+        b[0].machine.kernel = "Linux 7.0".into();
+        b[0].load.sessions = 99;
+        let notes = compare(&a, &b, &Thresholds::default()).tests.remove(0).notes;
+        assert_eq!(notes, ["not the same kernel: Linux 6.1 / Linux 7.0", "not the same sessions: 8 / 99"]);
+    }
+}
