@@ -19,7 +19,7 @@ pub mod message_record;
 mod metrics;
 mod outbound;
 mod policy;
-mod pool;
+pub mod pool;
 pub mod preparation;
 mod record_id;
 mod recovering;

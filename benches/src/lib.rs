@@ -1,0 +1,162 @@
+//! What the benches share: how a run is sized, measured, printed and profiled, and the mail they work on.
+//!
+//! A bench is real under `cargo bench` and small under `cargo test`, so that it cannot rot. Read [`Run`] first. A line says operations per
+//! second, p50 and p99 of one operation (the mean of a sample of so many, since a clock takes longer than some of them), the goal where
+//! there is one, and a checksum of the work.
+#![forbid(unsafe_code)]
+
+pub mod exchange;
+pub mod flame_graph;
+pub mod mail;
+pub mod profile;
+pub mod queued;
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+
+use crate::profile::Profile;
+
+/// Longest operation that is told apart.
+const NANOSECONDS_MAX: u64 = 60_000_000_000;
+/// Random numbers of the benches; the same in every run.
+const SEED: u64 = 0x9E37_79B9_7F4A_7C15;
+
+/// A histogram of nanoseconds.
+pub fn nanoseconds() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, NANOSECONDS_MAX, 3).expect("the bounds are constants in order")
+}
+
+/// How often a real run does something, and a small one.
+#[derive(Debug, Clone, Copy)]
+pub struct Size {
+    /// Samples that are timed.
+    pub samples: usize,
+    /// Operations of a sample.
+    pub operations: u64,
+}
+
+/// One run of one bench program.
+#[derive(Debug)]
+pub struct Run {
+    real: bool,
+    only: Vec<String>,
+    profile: Option<Profile>,
+    missed: usize,
+}
+
+impl Run {
+    /// Reads the arguments (`--bench` makes it real, `--profile FILE`, names of what is to be measured) and says where it runs.
+    pub fn begin(name: &str) -> Self {
+        let (mut real, mut only, mut profile) = (false, Vec::new(), None);
+        let mut arguments = std::env::args().skip(1);
+        while let Some(argument) = arguments.next() {
+            match argument.as_str() {
+                "--bench" => real = true,
+                "--profile" => profile = Some(PathBuf::from(arguments.next().expect("--profile wants a file"))),
+                // Cargo's own test harness has options that mean nothing here.
+                option if option.starts_with('-') => {}
+                part => only.push(part.to_owned()),
+            }
+        }
+        if real {
+            println!("{name}: {}, commit {}", ringpost_tools::machine::description(), commit());
+        }
+        Self { real, only, profile: profile.map(|path| Profile::begin(path).expect("the profiler starts")), missed: 0 }
+    }
+
+    /// Under `cargo bench`.
+    pub fn is_real(&self) -> bool {
+        self.real
+    }
+
+    /// The first in a real run, the second in a small one.
+    pub fn of<T>(&self, real: T, small: T) -> T {
+        if self.real { real } else { small }
+    }
+
+    /// Was this asked for?
+    pub fn wants(&self, name: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|part| name.contains(part.as_str()))
+    }
+
+    /// Times samples of `work`, which does `size.operations` and gives a checksum. `goal`: millions a second.
+    pub fn measure(&mut self, name: &str, goal: Option<f64>, size: Size, mut work: impl FnMut() -> u64) {
+        if !self.wants(name) {
+            return;
+        }
+        let samples = self.of(size.samples, 2);
+        let (mut histogram, mut spent, mut sum) = (nanoseconds(), Duration::ZERO, 0u64);
+        for _ in 0..samples / 10 + 1 {
+            work();
+        }
+        for _ in 0..samples {
+            let begun = Instant::now();
+            sum = sum.rotate_left(7) ^ work();
+            let took = begun.elapsed();
+            spent += took;
+            histogram.saturating_record(took.as_nanos() as u64 / size.operations);
+        }
+        self.report(name, goal, &histogram, samples as u64 * size.operations, spent, sum);
+    }
+
+    /// Prints one line. `histogram` holds nanoseconds of one operation.
+    pub fn report(&mut self, name: &str, goal: Option<f64>, histogram: &Histogram<u64>, operations: u64, spent: Duration, sum: u64) {
+        let millions = operations as f64 / spent.as_secs_f64().max(1e-9) / 1e6;
+        let verdict = match goal {
+            Some(goal) if !self.real => format!(", goal {goal} M/s"),
+            Some(goal) if millions >= goal => format!(", goal {goal} M/s: reached"),
+            Some(goal) => {
+                self.missed += 1;
+                format!(", goal {goal} M/s: MISSED")
+            }
+            None => String::new(),
+        };
+        let at = |quantile| histogram.value_at_quantile(quantile);
+        println!("{name:44} {millions:10.4} M/s, p50 {:>7} ns, p99 {:>7} ns{verdict}, checksum {sum:016x}", at(0.5), at(0.99));
+    }
+
+    /// Writes the profile, if one was asked for.
+    pub fn end(self) {
+        if let Some(profile) = self.profile {
+            profile.end().expect("the profile can be written");
+        }
+        if self.missed > 0 {
+            println!("{} goals missed", self.missed);
+        }
+    }
+}
+
+/// The commit that is checked out, with a mark if the tree has changes.
+fn commit() -> String {
+    let git = |arguments: &[&str]| {
+        let output = Command::new("git").args(arguments).output().ok().filter(|output| output.status.success())?;
+        Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    let Some(commit) = git(&["rev-parse", "--short", "HEAD"]) else { return "unknown".into() };
+    let changed = git(&["status", "--porcelain", "--untracked-files=no"]).is_some_and(|changes| !changes.is_empty());
+    if changed { commit + " with changes" } else { commit }
+}
+
+/// A small fast source of numbers (xorshift64*), the same in every run.
+#[derive(Debug, Clone)]
+pub struct Random(u64);
+
+impl Default for Random {
+    fn default() -> Self {
+        Self(SEED)
+    }
+}
+
+impl Random {
+    /// A number below `bound`.
+    pub fn below(&mut self, bound: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        let drawn = self.0.wrapping_mul(0x2545_F491_4F6C_DD1D);
+        ((u128::from(drawn) * bound as u128) >> 64) as usize
+    }
+}

@@ -1,0 +1,59 @@
+//! A CPU profile of a bench: pprof format, and a flame graph beside it.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::PathBuf;
+
+use pprof::protos::Message;
+use pprof::{ProfilerGuard, ProfilerGuardBuilder};
+
+use crate::flame_graph;
+
+/// Samples a second; no multiple of what programs do by the clock.
+const SAMPLES_PER_S: i32 = 997;
+
+/// A profile being taken.
+pub struct Profile {
+    path: PathBuf,
+    guard: ProfilerGuard<'static>,
+}
+
+impl std::fmt::Debug for Profile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Profile").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+impl Profile {
+    /// Samples all threads of this process from now on.
+    pub fn begin(path: PathBuf) -> Result<Self, Box<dyn std::error::Error>> {
+        // Unwinding through these from a signal may meet a lock that the interrupted thread holds.
+        let guard = ProfilerGuardBuilder::default().frequency(SAMPLES_PER_S).blocklist(&["libc", "libgcc", "pthread", "vdso"]).build()?;
+        Ok(Self { path, guard })
+    }
+
+    /// Writes the profile to its file and the flame graph beside it.
+    pub fn end(self) -> Result<(), Box<dyn std::error::Error>> {
+        let report = self.guard.report().build()?;
+        fs::write(&self.path, report.pprof()?.encode_to_vec())?;
+        let mut stacks: BTreeMap<Vec<String>, u64> = BTreeMap::new();
+        for (frames, count) in &report.data {
+            let stack = frames.frames.iter().rev().flat_map(|frame| frame.iter().rev()).map(|symbol| symbol.name());
+            *stacks.entry(stack.collect()).or_default() += u64::try_from(*count).unwrap_or(0);
+        }
+        let picture = self.path.with_extension("svg");
+        fs::write(&picture, flame_graph::draw(&stacks))?;
+        let mut leaves: BTreeMap<&str, u64> = BTreeMap::new();
+        stacks.iter().for_each(|(stack, count)| *leaves.entry(stack.last().map_or("", String::as_str)).or_default() += count);
+        let all: u64 = leaves.values().sum();
+        let mut order: Vec<(&str, u64)> = leaves.into_iter().collect();
+        order.sort_by_key(|&(_, count)| std::cmp::Reverse(count));
+        let mut text = format!("profile: {} and {}, {all} samples; most in", self.path.display(), picture.display());
+        for (name, count) in order.iter().take(12) {
+            write!(text, "\n  {:5.1} % {name}", 100.0 * *count as f64 / all.max(1) as f64)?;
+        }
+        println!("{text}");
+        Ok(())
+    }
+}
