@@ -62,10 +62,22 @@ pub(crate) enum Phase {
 /// What an operation under way is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Purpose {
-    Batch { bytes: usize },
-    Header { slot: u32 },
+    Batch {
+        bytes: usize,
+    },
+    Header {
+        slot: u32,
+    },
     Prepare,
     Recovery,
+    /// At the start, of one segment.
+    Flush {
+        file: SegmentFile,
+    },
+    /// At the start, of one segment.
+    Head {
+        slot: u32,
+    },
     Compaction,
     Retire,
 }
@@ -167,6 +179,8 @@ impl<H: Host> Log<H> {
             Purpose::Header { slot } => self.header_completed(slot, &result),
             Purpose::Prepare => self.prepare_completed(&result, now),
             Purpose::Recovery => self.recovery_completed(result),
+            Purpose::Flush { file } => self.flush_completed(file, &result),
+            Purpose::Head { slot } => self.head_completed(slot, result),
             Purpose::Compaction => self.compaction_completed(result),
             Purpose::Retire => self.retire_completed(&result),
         }

@@ -13,13 +13,16 @@ use crate::op::{BatchBuffer, Host, Op, OpKind, OpResult};
 use crate::reading::{LogEnd, Reading};
 use crate::scan::Window;
 use crate::seal::Seal;
-use crate::segment::{FIRST_BATCH, HeaderFault, SegmentHeader};
+use crate::segment::{FIRST_BATCH, HeaderFault, SegmentFile, SegmentHeader};
 use crate::segments::{Segment, SegmentState};
 
 /// Blocks at the front of a segment that tell what it is: its headers, and the front of its first batch.
 const HEAD_BYTES: u32 = FIRST_BATCH + BLOCK_BYTES as u32;
 
-/// How far the start has come. `Recovery::next` counts the files, slots or places in `order` that are done with.
+/// Flushes or reads of heads under way at once: a spool has many segments, and accepting waits for these.
+const AT_ONCE: usize = 32;
+
+/// How far the start has come. `Recovery::next` counts the files, slots or places in `order` that were begun with.
 #[derive(Clone, Copy)]
 pub(crate) enum Stage {
     /// Leftovers of preparations are unlinked.
@@ -29,7 +32,7 @@ pub(crate) enum Stage {
     /// Headers and first batches.
     Heads,
     /// The header of a segment can't be read: its batches are searched for a generation.
-    Search { at: u32, best: Option<BatchHeader>, had_header: bool },
+    Search { slot: u32, at: u32, best: Option<BatchHeader>, had_header: bool },
     /// Segment by segment.
     Scan,
     /// The whole log is known.
@@ -51,7 +54,10 @@ pub(crate) struct Recovery<B> {
     /// The segment that is being read.
     pub(crate) reading: Option<Reading>,
     pub(crate) held: Option<Held<B>>,
-    is_waiting: bool,
+    /// Operations that have not ended.
+    under_way: usize,
+    /// Slots without a readable header that are still to be searched, and whether a header had stood there.
+    headless: Vec<(u32, bool)>,
     /// Slots from the newest use to the oldest.
     pub(crate) order: Vec<u32>,
     /// Batches up to here were acknowledged, by boot.
@@ -77,7 +83,8 @@ impl<B> Recovery<B> {
             next: 0,
             reading: None,
             held: None,
-            is_waiting: false,
+            under_way: 0,
+            headless: Vec::new(),
             order: Vec::new(),
             witnessed: HashMap::new(),
             firsts: HashMap::new(),
@@ -118,7 +125,8 @@ impl<H: Host> Log<H> {
 
     pub(crate) fn recovery_op(&mut self, now: Instant) -> Option<Op<H::Buffer>> {
         let mut recovery = self.recovery.take()?;
-        if recovery.is_waiting {
+        let at_once = if matches!(recovery.stage, Stage::Flush | Stage::Heads) { AT_ONCE } else { 1 };
+        if recovery.under_way >= at_once {
             self.recovery = Some(recovery);
             return None;
         }
@@ -129,7 +137,7 @@ impl<H: Host> Log<H> {
                 return None;
             }
         };
-        recovery.is_waiting = op.is_some();
+        recovery.under_way += usize::from(op.is_some());
         if recovery.may_open && self.phase == Phase::Recovering {
             self.open_write_side(&mut recovery, now);
         }
@@ -161,7 +169,11 @@ impl<H: Host> Log<H> {
                     }
                 },
                 Stage::Flush => match recovery.files.get(next) {
-                    Some(found) => return Ok(Some(self.op(Purpose::Recovery, OpKind::Sync { file: found.file }))),
+                    Some(&FoundFile { file, .. }) => {
+                        recovery.next += 1;
+                        return Ok(Some(self.op(Purpose::Flush { file }, OpKind::Sync { file })));
+                    }
+                    None if recovery.under_way > 0 => return Ok(None),
                     None => {
                         for found in &recovery.files {
                             let block = BLOCK_BYTES as u64;
@@ -172,14 +184,23 @@ impl<H: Host> Log<H> {
                         recovery.begin(Stage::Heads);
                     }
                 },
-                Stage::Heads if next < self.segments.slots.len() => return Ok(self.read_op(recovery, next as u32, 0, HEAD_BYTES)),
+                Stage::Heads if next < self.segments.slots.len() => {
+                    let op = self.head_op(next as u32);
+                    recovery.next += usize::from(op.is_some());
+                    return Ok(op);
+                }
+                Stage::Heads if recovery.under_way > 0 => return Ok(None),
                 Stage::Heads => {
+                    if let Some((slot, had_header)) = recovery.headless.pop() {
+                        recovery.stage = Stage::Search { slot, at: FIRST_BATCH, best: None, had_header };
+                        continue;
+                    }
                     recovery.order = (0..next as u32).collect();
                     recovery.order.sort_by_key(|&slot| std::cmp::Reverse(self.segments.get(slot).number));
                     self.segments.next_number = recovery.order.first().map_or(1, |&slot| self.segments.get(slot).number + 1);
                     recovery.begin(Stage::Scan);
                 }
-                Stage::Search { at, .. } => return Ok(self.read_op(recovery, next as u32, at, self.config.read_bytes)),
+                Stage::Search { slot, at, .. } => return Ok(self.read_op(recovery, slot, at, self.config.read_bytes)),
                 Stage::Scan => {
                     if recovery.window().bytes.is_empty() || recovery.reading.is_none() {
                         // Nothing at hand that the driver has not been told of yet.
@@ -199,6 +220,14 @@ impl<H: Host> Log<H> {
         }
     }
 
+    fn head_op(&mut self, slot: u32) -> Option<Op<H::Buffer>> {
+        let buffer = self.host.take_buffer(HEAD_BYTES as usize)?;
+        let segment = self.segments.get(slot);
+        let bytes = HEAD_BYTES.min(segment.bytes) as usize;
+        let kind = OpKind::Read { file: segment.file, offset: 0, buffer, bytes };
+        Some(self.op(Purpose::Head { slot }, kind))
+    }
+
     fn read_op(&mut self, recovery: &mut Recovery<H::Buffer>, slot: u32, offset: u32, bytes: u32) -> Option<Op<H::Buffer>> {
         let buffer = match recovery.held.take() {
             Some(held) => held.buffer,
@@ -211,9 +240,24 @@ impl<H: Host> Log<H> {
     }
 
     pub(crate) fn recovery_completed(&mut self, result: OpResult<H::Buffer>) {
+        self.recover(|log, recovery| log.advance_recovery(recovery, result));
+    }
+
+    pub(crate) fn flush_completed(&mut self, file: SegmentFile, result: &OpResult<H::Buffer>) {
+        let result = done(result);
+        self.recover(|_, _| if result < 0 { Err(RecoveryError::SyncFailed { file, result }) } else { Ok(()) });
+    }
+
+    pub(crate) fn head_completed(&mut self, slot: u32, result: OpResult<H::Buffer>) {
+        let OpResult::Read { buffer, result } = result else { panic!("the answer to a read") };
+        self.recover(|log, recovery| log.take_head(recovery, slot, filled(&buffer, result)));
+    }
+
+    /// One operation of the start has ended; `advance` takes what it brought.
+    fn recover(&mut self, advance: impl FnOnce(&mut Self, &mut Recovery<H::Buffer>) -> Result<(), RecoveryError>) {
         let Some(mut recovery) = self.recovery.take() else { return };
-        recovery.is_waiting = false;
-        match self.advance_recovery(&mut recovery, result) {
+        recovery.under_way -= 1;
+        match advance(self, &mut recovery) {
             Ok(()) => self.recovery = Some(recovery),
             Err(error) => self.refuse(error),
         }
@@ -236,27 +280,13 @@ impl<H: Host> Log<H> {
                 recovery.stage = Stage::Clean { synced: next >= recovery.files.len() };
                 recovery.next += 1;
             }
-            Stage::Flush => {
-                let (result, file) = (done(&result), recovery.files[next].file);
-                if result < 0 {
-                    return Err(RecoveryError::SyncFailed { file, result });
-                }
-                recovery.next += 1;
-            }
-            Stage::Heads => {
-                let OpResult::Read { buffer, result } = result else { panic!("the answer to a read") };
-                let bytes = filled(&buffer, result).len();
-                recovery.next += 1;
-                let taken = self.take_head(recovery, next as u32, filled(&buffer, result));
-                recovery.held = Some(Held { buffer, at: 0, bytes });
-                taken?;
-            }
-            Stage::Search { at, mut best, had_header } => {
+            Stage::Flush | Stage::Heads => unreachable!("their operations have completions of their own"),
+            Stage::Search { slot, at, mut best, had_header } => {
                 let OpResult::Read { buffer, result } = result else { panic!("the answer to a read") };
                 let searched = filled(&buffer, result);
                 best = newest(best, searched);
                 let at = at + (searched.len() as u32).max(BLOCK_BYTES as u32);
-                recovery.stage = Stage::Search { at, best, had_header };
+                recovery.stage = Stage::Search { slot, at, best, had_header };
                 self.end_search(recovery);
                 recovery.held = Some(Held { buffer, at: 0, bytes: 0 });
             }
@@ -320,8 +350,7 @@ impl<H: Host> Log<H> {
                 self.adopt_generation(slot, &header);
             }
             None if present.is_none() => {
-                recovery.next = slot as usize;
-                recovery.stage = Stage::Search { at: FIRST_BATCH, best: None, had_header: damaged.is_some() };
+                recovery.headless.push((slot, damaged.is_some()));
             }
             None => (),
         }
@@ -334,8 +363,7 @@ impl<H: Host> Log<H> {
 
     /// At the segment's end: its generation is that of the batch with the highest log position (S7).
     fn end_search(&mut self, recovery: &mut Recovery<H::Buffer>) {
-        let Stage::Search { at, best, had_header } = recovery.stage else { return };
-        let slot = recovery.next as u32;
+        let Stage::Search { slot, at, best, had_header } = recovery.stage else { return };
         if at < self.segments.get(slot).bytes {
             return;
         }
@@ -346,7 +374,7 @@ impl<H: Host> Log<H> {
         if let Some(header) = best {
             self.adopt_generation(slot, &header);
         }
-        (recovery.stage, recovery.next) = (Stage::Heads, slot as usize + 1);
+        recovery.stage = Stage::Heads;
     }
 
     fn tell_lost_header(&mut self, slot: u32) {
