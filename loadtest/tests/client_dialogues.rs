@@ -274,3 +274,17 @@ fn a_session_is_given_up_where_it_is_asked_for() {
         assert_eq!(dialogue.outcomes(), wanted, "{stage}");
     }
 }
+
+#[test]
+fn a_server_that_announces_a_limit_of_messages_gets_no_more() {
+    let mut dialogue = Dialogue::new(script(), 5, 1000);
+    dialogue.server("220 hello\r\n");
+    dialogue.server("250-here\r\n250-LIMITS RCPTMAX=10 MAILMAX=1\r\n250 PIPELINING\r\n");
+    assert_eq!(dialogue.server("250 a\r\n250 b\r\n354 c\r\n"), "<content>.\r\nQUIT\r\n");
+    for nonsense in ["LIMITS", "LIMITS MAILMAX=", "LIMITS MAILMAX=0", "LIMITS MAILMAX=99999999", "LIMITS MAILMAX=x"] {
+        let mut dialogue = Dialogue::new(script(), 5, 1000);
+        dialogue.server("220 hello\r\n");
+        dialogue.server(&format!("250-{nonsense}\r\n250 PIPELINING\r\n"));
+        assert!(dialogue.server("250 a\r\n250 b\r\n354 c\r\n").ends_with(ENVELOPE), "{nonsense}");
+    }
+}

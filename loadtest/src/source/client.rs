@@ -13,7 +13,7 @@ use crate::{
     source::{
         host::{ClientError, Flow, Host, Job, Outcome, Script, Sent, Stage},
         outbox::Outbox,
-        reply::{closing, parse_reply, shown},
+        reply::{closing, mail_max, parse_reply, shown},
     },
 };
 
@@ -204,6 +204,10 @@ impl Client {
             self.pipelining |= script.pipelining && word.eq_ignore_ascii_case(b"PIPELINING");
             self.chunking |= script.chunking && word.eq_ignore_ascii_case(b"CHUNKING");
             self.eight_bit |= word.eq_ignore_ascii_case(b"8BITMIME");
+            if let Some(most) = mail_max(word) {
+                // RFC 9422 4.1: whoever goes on anyway is answered 421.
+                self.left = Some(self.left.map_or(most, |left| left.min(most)));
+            }
         }
         if goes_on {
             return Ok(Flow::Go);

@@ -18,6 +18,20 @@ pub(super) fn parse_reply(line: &[u8]) -> Option<(u16, bool)> {
     }
 }
 
+/// Messages per connection that a server allows: `LIMITS MAILMAX=n` (RFC 9422 4.1), n from 1 to 6 digits.
+pub(super) fn mail_max(word: &[u8]) -> Option<u32> {
+    let mut words = word.split(|&byte| byte == b' ');
+    if !words.next()?.eq_ignore_ascii_case(b"LIMITS") {
+        return None;
+    }
+    let value = words.find_map(|limit| {
+        let (name, value) = limit.split_at_checked(8)?;
+        name.eq_ignore_ascii_case(b"MAILMAX=").then_some(value)
+    })?;
+    let number = if value.len() <= 6 { std::str::from_utf8(value).ok()?.parse().ok() } else { None };
+    number.filter(|&most| most > 0)
+}
+
 pub(super) fn closing(stage: Stage, code: u16, line: &[u8]) -> ClientError {
     ClientError::Closing { stage, code, text: shown(line.get(4..).unwrap_or_default()) }
 }

@@ -1,0 +1,320 @@
+//! Scenarios: what is sent, to what kind of engine and next hop, for how long, and what must hold. TOML files, some of them built in.
+
+pub mod run;
+pub mod runner;
+
+use std::{fmt, path::Path, str::FromStr, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    addresses::{RecipientPlan, Spread},
+    content::ContentKind,
+    schedule::Rate,
+    sink::{
+        arguments::parse_flapping,
+        fault::{Fault, Faults},
+    },
+    sizes::Sizes,
+    source::{
+        SourceOptions,
+        arguments::{Cores, parse_abort},
+    },
+    template::read_corpus,
+};
+
+/// The built-in scenarios by name, in the order of a suite.
+pub const BUILT_IN: [(&str, &str); 12] = [
+    ("baseline", include_str!("../../scenarios/baseline.toml")),
+    ("concurrent", include_str!("../../scenarios/concurrent.toml")),
+    ("large", include_str!("../../scenarios/large.toml")),
+    ("sustained", include_str!("../../scenarios/sustained.toml")),
+    ("spike", include_str!("../../scenarios/spike.toml")),
+    ("pooling", include_str!("../../scenarios/pooling.toml")),
+    ("limits", include_str!("../../scenarios/limits.toml")),
+    ("relay", include_str!("../../scenarios/relay.toml")),
+    ("many-destinations", include_str!("../../scenarios/many-destinations.toml")),
+    ("slow-clients", include_str!("../../scenarios/slow-clients.toml")),
+    ("mixed-sizes", include_str!("../../scenarios/mixed-sizes.toml")),
+    ("recovery-after-kill", include_str!("../../scenarios/recovery-after-kill.toml")),
+];
+
+/// A scenario.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scenario {
+    /// Its name in results.
+    pub name: String,
+    /// What it shows, in a sentence.
+    pub about: String,
+    /// How long messages are begun.
+    pub seconds: f64,
+    /// What is measured.
+    pub load: LoadPlan,
+    /// What goes on beside it and is not measured.
+    #[serde(default)]
+    pub background: Option<LoadPlan>,
+    /// The engine, where it is one of its own.
+    #[serde(default)]
+    pub engine: EnginePlan,
+    /// The next hop. Absent: accepted mail is settled without a delivery.
+    #[serde(default)]
+    pub sink: Option<SinkPlan>,
+    /// What must hold.
+    #[serde(default)]
+    pub expect: Expectations,
+}
+
+/// Sessions and what they send. The keys are those of `ringpost-load source`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LoadPlan {
+    /// Connections at once.
+    pub sessions: usize,
+    /// Messages in all; absent: until the time is over.
+    pub messages: Option<u64>,
+    /// Open loop; absent: closed loop.
+    pub rate: Option<Text<Rate>>,
+    /// Octets of a message.
+    pub size: Text<Sizes>,
+    /// Messages per connection, 0: no limit.
+    pub per_connection: u32,
+    /// MAIL, RCPT, DATA and content are sent ahead.
+    pub pipelining: bool,
+    /// BDAT.
+    pub chunking: bool,
+    /// Recipients of a message.
+    pub recipients: usize,
+    /// Domains they are spread over.
+    pub domains: usize,
+    /// How.
+    pub spread: Text<Spread>,
+    /// Pause between two messages of a session, milliseconds.
+    pub think_ms: u64,
+    /// Octets per second that a session sends.
+    pub bytes_per_s: Option<u64>,
+    /// Where sessions are given up: `STAGE:PROBABILITY`.
+    pub abort: Vec<String>,
+    /// A folder of .eml files instead of generated text.
+    pub corpus: Option<std::path::PathBuf>,
+    /// How long a connection or reply is waited for, seconds.
+    pub timeout_s: f64,
+}
+
+impl Default for LoadPlan {
+    fn default() -> LoadPlan {
+        LoadPlan {
+            sessions: 1,
+            messages: None,
+            rate: None,
+            size: Text(Sizes::fixed(4096)),
+            per_connection: 0,
+            pipelining: true,
+            chunking: false,
+            recipients: 1,
+            domains: 1,
+            spread: Text(Spread::Uniform),
+            think_ms: 0,
+            bytes_per_s: None,
+            abort: Vec::new(),
+            corpus: None,
+            timeout_s: 60.0,
+        }
+    }
+}
+
+/// The engine of a scenario.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EnginePlan {
+    /// Settings by section, as in the engine's config file.
+    pub settings: toml::Table,
+    /// SIGKILL after so many seconds, and a new start at once.
+    pub kill_after_s: Option<f64>,
+}
+
+/// The next hop of a scenario. The keys are those of `ringpost-load sink`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SinkPlan {
+    /// What goes wrong: `STAGE:WHAT:PROBABILITY`.
+    pub fault: Vec<String>,
+    /// Up and down: `UP:DOWN`, seconds.
+    pub flap: Option<String>,
+    /// Every reply is held back so long, milliseconds.
+    pub delay_ms: u64,
+    /// Connections at once; further ones get 421.
+    pub connections_max: Option<u64>,
+    /// Octets per second that each connection is read with.
+    pub read_bytes_per_s: Option<u64>,
+}
+
+/// What must hold at the end. Loss, damage and foreign mail are failures always.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Expectations {
+    /// Errors by begun transactions, at most.
+    pub error_share_max: f64,
+    /// At least one reply of each of these codes came: the limit was met.
+    pub codes: Vec<u16>,
+    /// Acknowledged messages per second, at least.
+    pub messages_per_s_min: f64,
+    /// Shares of messages that came twice; 0: none.
+    pub duplicate_share_max: f64,
+    /// Queue empty within so many seconds after the last message, where there is a sink.
+    pub drain_s_max: f64,
+}
+
+impl Default for Expectations {
+    fn default() -> Expectations {
+        Expectations { error_share_max: 0.0, codes: Vec::new(), messages_per_s_min: 1.0, duplicate_share_max: 0.0, drain_s_max: 60.0 }
+    }
+}
+
+/// A value that stands as text in a scenario.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Text<T>(pub T);
+
+impl<'de, T: FromStr<Err = String>> Deserialize<'de> for Text<T> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map(Text).map_err(serde::de::Error::custom)
+    }
+}
+
+impl<T: fmt::Display> Serialize for Text<T> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+impl Scenario {
+    /// Reads a scenario's text. `origin` names it in errors.
+    ///
+    /// # Errors
+    /// Line, key, and what is allowed.
+    pub fn parse(text: &str, origin: &str) -> Result<Scenario, String> {
+        let scenario: Scenario = toml::from_str(text).map_err(|error| format!("{origin}: {error}"))?;
+        scenario.check().map_err(|error| format!("{origin}: {error}"))?;
+        Ok(scenario)
+    }
+
+    /// A built-in scenario by name, else a file.
+    ///
+    /// # Errors
+    /// No such name and no such file: the names there are; or what [`Scenario::parse`] says.
+    pub fn find(name: &str) -> Result<Scenario, String> {
+        if let Some((name, text)) = BUILT_IN.iter().find(|(built_in, _)| *built_in == name) {
+            return Scenario::parse(text, name);
+        }
+        let text = std::fs::read_to_string(Path::new(name)).map_err(|error| {
+            let names: Vec<&str> = BUILT_IN.iter().map(|&(name, _)| name).collect();
+            format!("{name} is no built-in scenario ({}) and no file: {error}", names.join(", "))
+        })?;
+        Scenario::parse(&text, name)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if !(0.1..=86_400.0).contains(&self.seconds) {
+            return Err(format!("seconds = {}: a run lasts from 0.1 s to a day", self.seconds));
+        }
+        for (name, load) in std::iter::once(("load", &self.load)).chain(self.background.as_ref().map(|load| ("background", load))) {
+            load.check().map_err(|error| format!("[{name}] {error}"))?;
+        }
+        self.sink.as_ref().map_or(Ok(()), |sink| sink.parts().map(drop).map_err(|error| format!("[sink] {error}")))
+    }
+}
+
+impl LoadPlan {
+    fn check(&self) -> Result<(), String> {
+        if self.sessions == 0 || self.recipients == 0 || self.domains == 0 {
+            return Err("sessions, recipients and domains are 1 at least".into());
+        }
+        if Duration::try_from_secs_f64(self.timeout_s).is_err() {
+            return Err(format!("timeout_s = {} is no time", self.timeout_s));
+        }
+        self.abort.iter().try_for_each(|abort| parse_abort(abort).map(drop))
+    }
+
+    /// The options of a source that does this, to `to` from these cores for `seconds`.
+    ///
+    /// # Errors
+    /// A corpus that cannot be read.
+    pub fn options(&self, to: std::net::SocketAddr, cores: &Cores, seconds: f64) -> Result<SourceOptions, String> {
+        let content = match &self.corpus {
+            Some(folder) => ContentKind::Corpus(read_corpus(folder)?),
+            None => ContentKind::Text(self.size.0.clone()),
+        };
+        Ok(SourceOptions {
+            cores: cores.0.clone(),
+            sessions: self.sessions,
+            messages: self.messages,
+            duration: Some(Duration::from_secs_f64(seconds)),
+            rate: self.rate.as_ref().map(|rate| rate.0),
+            recipients: RecipientPlan {
+                per_message: self.recipients,
+                domains: self.domains,
+                spread: self.spread.0,
+                ..RecipientPlan::default()
+            },
+            pipelining: self.pipelining,
+            chunking: self.chunking,
+            per_connection: (self.per_connection > 0).then_some(self.per_connection),
+            think: Duration::from_millis(self.think_ms),
+            bytes_per_s: self.bytes_per_s,
+            aborts: self.abort.iter().map(|abort| parse_abort(abort)).collect::<Result<_, _>>()?,
+            timeout: Duration::from_secs_f64(self.timeout_s),
+            ..SourceOptions::new(to, cores.0[0], content)
+        })
+    }
+}
+
+impl SinkPlan {
+    /// Its faults and flapping.
+    pub(crate) fn parts(&self) -> Result<(Faults, Option<crate::sink::Flapping>), String> {
+        let faults: Vec<Fault> = self.fault.iter().map(|fault| fault.parse()).collect::<Result<_, _>>()?;
+        Ok((Faults::new(faults), self.flap.as_deref().map(parse_flapping).transpose()?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_built_in_scenarios_are_read_and_survive_being_written() {
+        for (name, text) in BUILT_IN {
+            let scenario = Scenario::parse(text, name).unwrap_or_else(|error| panic!("{error}"));
+            assert_eq!(scenario.name, name);
+            assert!(scenario.about.ends_with('.'), "{name}");
+            assert_eq!(Scenario::parse(&toml::to_string(&scenario).unwrap(), name), Ok(scenario));
+            serde_json::to_value(Scenario::find(name).unwrap()).unwrap();
+        }
+    }
+
+    #[test]
+    fn unknown_keys_are_named_with_their_line_and_what_is_allowed() {
+        let text = "name = \"x\"\nabout = \"y\"\nseconds = 1\n[load]\nsession = 3\n";
+        let error = Scenario::parse(text, "my.toml").unwrap_err();
+        for part in ["my.toml", "line 5", "session", "sessions", "per_connection"] {
+            assert!(error.contains(part), "{part}: {error}");
+        }
+        let error = Scenario::find("no-such").unwrap_err();
+        assert!(error.contains("baseline") && error.contains("no-such"), "{error}");
+    }
+
+    #[test]
+    fn wrong_values_are_refused() {
+        let base = "name = \"x\"\nabout = \"y\"\nseconds = 1\n";
+        for (line, part) in [
+            ("[load]\nsessions = 0\n", "sessions"),
+            ("[load]\nrate = \"fast\"\n", "line 5"),
+            ("[load]\nsize = \"4 parsecs\"\n", "line 5"),
+            ("[load]\nabort = [\"mail:2\"]\n", "[load]"),
+            ("[load]\n[sink]\nfault = [\"x\"]\n", "[sink]"),
+            ("[load]\n[sink]\nflap = \"x\"\n", "[sink]"),
+        ] {
+            let error = Scenario::parse(&format!("{base}{line}"), "f").unwrap_err();
+            assert!(error.contains(part), "{line}: {error}");
+        }
+    }
+}
