@@ -8,7 +8,7 @@ use std::{
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::{
-    compare::CompareArguments, diff::DiffArguments, report::ReportArguments, sink::arguments::SinkArguments,
+    compare::CompareArguments, diff::DiffArguments, report::ReportArguments, scenario::run::RunArguments, sink::arguments::SinkArguments,
     source::arguments::SourceArguments,
 };
 
@@ -49,6 +49,8 @@ pub enum Command {
     Sink(Box<SinkArguments>),
     /// Compare what was acknowledged with what arrived: lost, duplicated, damaged, foreign.
     Diff(DiffArguments),
+    /// Run scenarios against an engine of one's own, or a server that runs, and report.
+    Run(Box<RunArguments>),
     /// Turn results into a table, an HTML page, files for HdrHistogram viewers, advice.
     Report(ReportArguments),
     /// Say what changed between two results, or sets of repeated runs; exit 1 when something regressed.
@@ -108,6 +110,7 @@ impl Cli {
             Command::Source(arguments) => arguments.run().map(ExitCode::from),
             Command::Sink(arguments) => arguments.run().map(ExitCode::from),
             Command::Diff(arguments) => arguments.run().map(ExitCode::from),
+            Command::Run(arguments) => arguments.run().map(ExitCode::from),
             Command::Report(arguments) => arguments.run().map(ExitCode::from),
             Command::Compare(arguments) => arguments.run().map(ExitCode::from),
             Command::Completions { shell } => {

@@ -11,6 +11,7 @@ pub mod compare;
 pub mod content;
 pub mod diff;
 pub mod encoded_histogram;
+pub mod engine;
 pub mod error_kind;
 pub mod identity;
 pub mod ledger;
@@ -25,6 +26,7 @@ pub mod report;
 pub mod run_result;
 #[cfg(test)]
 mod sample_run;
+pub mod scenario;
 pub mod schedule;
 pub mod signals;
 pub mod sink;

@@ -2,7 +2,7 @@
 
 use std::{
     io::{IsTerminal, Write, stderr},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use hdrhistogram::Histogram;
@@ -122,6 +122,8 @@ pub fn usual_viewer(quiet: bool, lines: Lines) -> Box<dyn Viewer> {
 pub struct SourceRun {
     /// When it began.
     pub started: SystemTime,
+    /// The same by the clock that does not jump.
+    pub began: Instant,
     /// What was measured.
     pub measurement: Measurement,
     /// What was done.
@@ -130,29 +132,41 @@ pub struct SourceRun {
     pub run: u64,
 }
 
+/// What runs beside a source and is looked at meanwhile.
+#[derive(Clone, Copy, Default)]
+pub struct Beside<'a> {
+    /// The process under test at this moment, where it is on this machine.
+    pub server_pid: Option<&'a dyn Fn() -> Option<u32>>,
+    /// Next hops, whose end to end latencies belong to the run.
+    pub sinks: &'a [Sink],
+}
+
 /// Gathers parts and calls the viewer when all of a second are there.
 struct Gatherer<'a> {
     measurement: Measurement,
     viewer: &'a mut dyn Viewer,
+    beside: Beside<'a>,
     threads: usize,
     parts_seen: usize,
     second: u64,
-    server: Option<ProcessMeter>,
+    server: Option<(u32, ProcessMeter)>,
     generator: Option<ProcessMeter>,
 }
 
 impl<'a> Gatherer<'a> {
-    fn new(threads: usize, server_pid: Option<u32>, viewer: &'a mut dyn Viewer) -> Gatherer<'a> {
-        Gatherer {
+    fn new(threads: usize, beside: Beside<'a>, viewer: &'a mut dyn Viewer) -> Gatherer<'a> {
+        let mut gatherer = Gatherer {
             measurement: Measurement::new(),
             viewer,
+            beside,
             threads,
             parts_seen: 0,
             second: 0,
-            // A process that is not there (any more) is not measured.
-            server: server_pid.and_then(|pid| ProcessMeter::new(pid).ok()),
+            server: None,
             generator: ProcessMeter::own().ok(),
-        }
+        };
+        gatherer.sample_server();
+        gatherer
     }
 
     fn add(&mut self, part: &CorePart) {
@@ -167,10 +181,22 @@ impl<'a> Gatherer<'a> {
         }
     }
 
+    /// What the server used since the last call. One that was started meanwhile counts from now on.
+    fn sample_server(&mut self) -> Option<ProcessSample> {
+        let pid = self.beside.server_pid.and_then(|pid| pid())?;
+        match &mut self.server {
+            Some((known, meter)) if *known == pid => meter.sample().ok(),
+            _ => {
+                self.server = ProcessMeter::new(pid).ok().map(|meter| (pid, meter));
+                None
+            }
+        }
+    }
+
     fn show(&mut self) {
         self.parts_seen = 0;
-        let sample = |meter: &mut Option<ProcessMeter>| meter.as_mut().and_then(|meter| meter.sample().ok());
-        let (server, generator) = (sample(&mut self.server), sample(&mut self.generator));
+        let server = self.sample_server();
+        let generator = self.generator.as_mut().and_then(|meter| meter.sample().ok());
         self.measurement.sample(self.second, server, generator);
         if let Some(part) = self.measurement.second(self.second) {
             let totals = self.measurement.totals();
@@ -179,24 +205,35 @@ impl<'a> Gatherer<'a> {
     }
 }
 
-/// Runs a source to its end, and shows it meanwhile. `server_pid` is the process under test, where it is on this machine.
+/// Adds what sinks measured to a run that began at `began`.
+pub fn add_end_to_end(measurement: &mut Measurement, began: Instant, sink_began: Instant, parts: impl IntoIterator<Item = CorePart>) {
+    let offset = began.saturating_duration_since(sink_began).as_secs();
+    for part in parts {
+        measurement.add_latencies(part.second.saturating_sub(offset), Phase::EndToEnd, &part.part);
+    }
+}
+
+/// Runs a source to its end, and shows it meanwhile.
 ///
 /// # Errors
 /// As [`Source::start`] and [`Source::join`].
 pub fn run_source(
     options: SourceOptions,
-    server_pid: Option<u32>,
+    beside: Beside<'_>,
     stop: &StopSignal,
     viewer: &mut dyn Viewer,
 ) -> Result<SourceRun, SourceError> {
     let threads = options.cores.len().min(options.sessions);
     let started = SystemTime::now();
     let source = Source::start(options)?;
-    let run = source.run;
-    let mut gatherer = Gatherer::new(threads, server_pid, viewer);
+    let (run, began) = (source.run, source.began);
+    let mut gatherer = Gatherer::new(threads, beside, viewer);
     while !source.is_over() {
         if stop.is_asked() || !gatherer.viewer.goes_on() {
             source.stop();
+        }
+        for sink in beside.sinks {
+            add_end_to_end(&mut gatherer.measurement, began, sink.began, std::iter::from_fn(|| sink.next_part(Duration::ZERO)));
         }
         if let Some(part) = source.next_part(LOOK_EVERY) {
             gatherer.add(&part);
@@ -204,12 +241,12 @@ pub fn run_source(
     }
     let (report, rest) = source.join()?;
     rest.iter().for_each(|part| gatherer.add(part));
-    Ok(SourceRun { started, measurement: gatherer.measurement, report, run })
+    Ok(SourceRun { started, began, measurement: gatherer.measurement, report, run })
 }
 
 /// Watches a sink until it is over or the end is asked for.
 pub fn watch_sink(sink: &Sink, threads: usize, limit: Option<Duration>, stop: &StopSignal, viewer: &mut dyn Viewer) {
-    let mut gatherer = Gatherer::new(threads, None, viewer);
+    let mut gatherer = Gatherer::new(threads, Beside::default(), viewer);
     while !sink.is_over() {
         if stop.is_asked() || !gatherer.viewer.goes_on() || limit.is_some_and(|limit| sink.began.elapsed() >= limit) {
             return;

@@ -241,6 +241,17 @@ impl Measurement {
         self.connections_max = self.connections_max.max(connections);
     }
 
+    /// Adds the latencies of one phase that another party measured in a second, such as the sink's end to end; its counts are not
+    /// those of this run.
+    pub fn add_latencies(&mut self, second: u64, phase: Phase, part: &Part) {
+        let latencies = part.histogram(phase);
+        if !latencies.is_empty() {
+            let fits = "all have the same bounds";
+            self.totals.histograms[phase as usize].add(latencies).expect(fits);
+            self.open_second(second).part.histograms[phase as usize].add(latencies).expect(fits);
+        }
+    }
+
     /// Notes what the processes used in a second.
     pub fn sample(&mut self, second: u64, engine: Option<ProcessSample>, generator: Option<ProcessSample>) {
         let open = self.open_second(second);
@@ -354,6 +365,17 @@ mod tests {
         let all: u64 = intervals.iter().map(|interval| interval.histogram(Phase::Transaction).len()).sum();
         assert_eq!(all, totals.histogram(Phase::Transaction).len());
         assert!(intervals[0].histogram(Phase::Banner).is_empty() && !intervals[0].histograms.contains_key(&Phase::Banner));
+    }
+
+    #[test]
+    fn latencies_of_another_party_come_without_its_counts() {
+        let mut run = Measurement::new();
+        run.add(0, &part(2, 1000));
+        run.add_latencies(0, Phase::Transaction, &part(5, 1000));
+        run.add_latencies(0, Phase::Banner, &part(5, 1000));
+        let (totals, intervals) = run.finish();
+        assert_eq!((totals.acknowledged, totals.histogram(Phase::Transaction).len()), (2, 7));
+        assert_eq!((intervals[0].acknowledged, intervals[0].histogram(Phase::Transaction).len()), (2, 7));
     }
 
     #[test]

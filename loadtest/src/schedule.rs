@@ -52,6 +52,17 @@ impl Rate {
         }
     }
 
+    /// The same course within `factor` times the time.
+    pub fn stretched(self, factor: f64) -> Rate {
+        match self {
+            Rate::Ramp { from, to, over } => Rate::Ramp { from, to, over: over.mul_f64(factor) },
+            Rate::Spikes { base, peak, every, length } => {
+                Rate::Spikes { base, peak, every: every.mul_f64(factor), length: length.mul_f64(factor) }
+            }
+            steady => steady,
+        }
+    }
+
     /// Messages due from the start until `seconds` later, on average.
     fn due_until(&self, seconds: f64) -> f64 {
         match *self {
@@ -217,6 +228,16 @@ mod tests {
                 let slack = if text.starts_with('p') { 4.0 * expected.sqrt() } else { 1.5 };
                 assert!((f64::from(due) - expected).abs() <= slack, "{text} until {until}: {due} instead of {expected}");
             }
+        }
+    }
+
+    #[test]
+    fn a_stretched_course_has_the_same_number_of_messages_by_its_length() {
+        for text in RATES {
+            let rate: Rate = text.parse().unwrap();
+            let whole = Schedule::expected(&rate, Duration::from_secs(8));
+            let half = Schedule::expected(&rate.stretched(0.5), Duration::from_secs(4));
+            assert!((whole / 2.0 - half).abs() < 1e-6, "{text}");
         }
     }
 

@@ -11,7 +11,7 @@ use ringpost_loadtest::{
     content::{Composer, ContentKind, Form, Item},
     diff::{Difference, compare},
     ledger::LedgerWriter,
-    live::{Quiet, SourceRun, run_source},
+    live::{Beside, Quiet, SourceRun, run_source},
     phase::Phase,
     pinning,
     signals::StopSignal,
@@ -43,7 +43,7 @@ fn run(sink: impl FnOnce(&mut SinkOptions), source: impl FnOnce(&mut SourceOptio
         ..SourceOptions::new(listening.address, core(), ContentKind::Text(Sizes::fixed(1500)))
     };
     source(&mut options);
-    let ran = run_source(options, None, &StopSignal::never(), &mut Quiet).unwrap();
+    let ran = run_source(options, Beside::default(), &StopSignal::never(), &mut Quiet).unwrap();
     listening.stop();
     let (report, _) = listening.join().unwrap();
     let difference = compare(&[&accepted], &delivered).unwrap();

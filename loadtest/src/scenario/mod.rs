@@ -235,11 +235,11 @@ impl LoadPlan {
         self.abort.iter().try_for_each(|abort| parse_abort(abort).map(drop))
     }
 
-    /// The options of a source that does this, to `to` from these cores for `seconds`.
+    /// The options of a source that does this, to `to` from these cores for `seconds`, `stretch` times what was planned.
     ///
     /// # Errors
     /// A corpus that cannot be read.
-    pub fn options(&self, to: std::net::SocketAddr, cores: &Cores, seconds: f64) -> Result<SourceOptions, String> {
+    pub fn options(&self, to: std::net::SocketAddr, cores: &Cores, seconds: f64, stretch: f64) -> Result<SourceOptions, String> {
         let content = match &self.corpus {
             Some(folder) => ContentKind::Corpus(read_corpus(folder)?),
             None => ContentKind::Text(self.size.0.clone()),
@@ -249,7 +249,7 @@ impl LoadPlan {
             sessions: self.sessions,
             messages: self.messages,
             duration: Some(Duration::from_secs_f64(seconds)),
-            rate: self.rate.as_ref().map(|rate| rate.0),
+            rate: self.rate.as_ref().map(|rate| rate.0.stretched(stretch)),
             recipients: RecipientPlan {
                 per_message: self.recipients,
                 domains: self.domains,
@@ -285,7 +285,7 @@ mod tests {
         for (name, text) in BUILT_IN {
             let scenario = Scenario::parse(text, name).unwrap_or_else(|error| panic!("{error}"));
             assert_eq!(scenario.name, name);
-            assert!(scenario.about.ends_with('.'), "{name}");
+            assert!(scenario.about.ends_with(['.', '?']), "{name}");
             assert_eq!(Scenario::parse(&toml::to_string(&scenario).unwrap(), name), Ok(scenario));
             serde_json::to_value(Scenario::find(name).unwrap()).unwrap();
         }

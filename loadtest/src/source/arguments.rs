@@ -13,7 +13,7 @@ use crate::{
     addresses::{DOMAINS_MAX, RecipientPlan, Spread},
     cli::{EXIT_NEGATIVE, EXIT_OK, Failure},
     content::ContentKind,
-    live::{Lines, SourceRun, run_source, shown_ns, usual_viewer},
+    live::{Beside, Lines, SourceRun, run_source, shown_ns, usual_viewer},
     machine::Machine,
     phase::Phase,
     pinning,
@@ -246,7 +246,9 @@ impl SourceArguments {
         let mut lines = Lines::of_source();
         let mut viewer = usual_viewer(self.quiet || self.json, Lines::of_source());
         let viewer = if self.live { &mut lines } else { &mut *viewer };
-        let run = run_source(options.clone(), self.server_pid, &stop, viewer)?;
+        let server_pid = || self.server_pid;
+        let beside = Beside { server_pid: Some(&server_pid), sinks: &[] };
+        let run = run_source(options.clone(), beside, &stop, viewer)?;
         if self.json {
             println!("{}", summary(&options, &run));
         } else {

@@ -1,0 +1,178 @@
+//! `ringpost-load run`: scenarios by name or file, one or the whole suite.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::{
+    cli::{EXIT_NEGATIVE, EXIT_OK, Failure, say},
+    engine::find_binary,
+    live::{Lines, usual_viewer},
+    pinning,
+    report::{self, html, suite::Suite},
+    run_result::{RunResult, write_whole},
+    scenario::{
+        BUILT_IN, Scenario,
+        runner::{self, Place, Server},
+    },
+    signals::StopSignal,
+    source::arguments::{Cores, parse_cores, resolve},
+};
+
+/// `ringpost-load run …`
+#[derive(Args, Debug, Clone)]
+pub struct RunArguments {
+    /// Built-in scenarios by name, or files.
+    #[arg(required_unless_present_any = ["suite", "list"], value_name = "SCENARIO")]
+    pub scenarios: Vec<String>,
+    /// All built-in scenarios, one after the other, into one report.
+    #[arg(long, conflicts_with = "scenarios")]
+    pub suite: bool,
+    /// Print the built-in scenarios and what they show; with a name: its text, to begin a scenario of one's own from.
+    #[arg(long, num_args = 0..=1, default_missing_value = "", value_name = "SCENARIO", conflicts_with_all = ["scenarios", "suite"])]
+    pub list: Option<String>,
+    /// Seconds of each run instead of the scenario's own.
+    #[arg(long)]
+    pub seconds: Option<f64>,
+    /// A server that runs: HOST:PORT, instead of an engine of one's own.
+    #[arg(long, help_heading = "Server")]
+    pub to: Option<String>,
+    /// With --to: where that server sends what it accepts; the next hop listens there.
+    #[arg(long, requires = "to", value_name = "HOST:PORT", help_heading = "Server")]
+    pub next_hop: Option<String>,
+    /// With --to: its process, when it is on this machine.
+    #[arg(long, requires = "to", help_heading = "Server")]
+    pub server_pid: Option<u32>,
+    /// The engine. Default: `ringpost` beside this program.
+    #[arg(long, conflicts_with = "to", value_name = "PATH", help_heading = "Server")]
+    pub engine: Option<PathBuf>,
+    /// Cores of the engine: 0,1 or 0-3. Default: all but the last of those this process may use.
+    #[arg(long, conflicts_with = "to", value_parser = parse_cores, help_heading = "Server")]
+    pub engine_cores: Option<Cores>,
+    /// Cores of generator and next hop. Default: the last of those this process may use.
+    #[arg(long, value_parser = parse_cores, help_heading = "Server")]
+    pub cores: Option<Cores>,
+    /// A folder on the disk that is to be measured.
+    #[arg(long, default_value = "/var/tmp", help_heading = "Server")]
+    pub folder: PathBuf,
+    /// Keep spool, logs and ledgers.
+    #[arg(long, help_heading = "Server")]
+    pub keep: bool,
+    /// Write each result as DIR/NAME.json, and suite.json and report.html beside them.
+    #[arg(long, value_name = "DIR", help_heading = "Results")]
+    pub output: Option<PathBuf>,
+    /// No live lines.
+    #[arg(long, help_heading = "Results")]
+    pub quiet: bool,
+    /// Live lines also where standard error is no terminal.
+    #[arg(long, conflicts_with = "quiet", help_heading = "Results")]
+    pub live: bool,
+}
+
+impl RunArguments {
+    /// Runs what was asked. The exit code: 0 all that the scenarios demand held, 1 something did not.
+    ///
+    /// # Errors
+    /// A scenario that cannot be read, a server that cannot be reached or started, a disk that fails.
+    pub fn run(&self) -> Result<u8, Failure> {
+        if let Some(name) = &self.list {
+            return list(name);
+        }
+        let names: Vec<&str> = match self.suite {
+            true => BUILT_IN.iter().map(|&(name, _)| name).collect(),
+            false => self.scenarios.iter().map(String::as_str).collect(),
+        };
+        let scenarios: Vec<Scenario> = names.into_iter().map(Scenario::find).collect::<Result<_, _>>().map_err(Failure::Data)?;
+        if self.seconds.is_some_and(|seconds| !(0.1..=86_400.0).contains(&seconds)) {
+            return Err(Failure::Data("--seconds: a run lasts from 0.1 s to a day".into()));
+        }
+        let place = self.place()?;
+        pinning::raise_open_files();
+        let stop = StopSignal::listen().map_err(|error| Failure::io("signals", error))?;
+        let mut results = Vec::new();
+        for scenario in scenarios {
+            if stop.is_asked() {
+                break;
+            }
+            if scenario.engine.kill_after_s.is_some() && self.to.is_some() && self.suite {
+                say(&format!("{}: left out, as a server that runs is not killed", scenario.name))?;
+                continue;
+            }
+            say(&format!("{}: {}", scenario.name, scenario.about))?;
+            let mut lines = Lines::of_source();
+            let mut viewer = usual_viewer(self.quiet, Lines::of_source());
+            let viewer = if self.live { &mut lines } else { &mut *viewer };
+            let result = runner::run(&scenario, &place, &stop, viewer)?;
+            if let Some(folder) = &self.output {
+                std::fs::create_dir_all(folder).map_err(|error| Failure::io(folder.display(), error))?;
+                result.write(&folder.join(format!("{}.json", result.test_name)))?;
+            }
+            results.push(result);
+        }
+        say(&report::text(&results, false))?;
+        for result in results.iter().filter(|result| !result.success) {
+            say(&format!("{} failed: {}", result.test_name, result.failures.join("; ")))?;
+        }
+        self.finish(results)
+    }
+
+    fn place(&self) -> Result<Place, Failure> {
+        let allowed = pinning::cores().map_err(|error| Failure::io("the cores of this machine", error))?;
+        let last = *allowed.last().ok_or_else(|| Failure::Io("no core is allowed to this process".into()))?;
+        let cores = self.cores.clone().unwrap_or(Cores(vec![last]));
+        let server = match &self.to {
+            Some(to) => {
+                Server::Running { to: resolve(to)?, next_hop: self.next_hop.as_deref().map(resolve).transpose()?, pid: self.server_pid }
+            }
+            None => Server::Own {
+                binary: find_binary(self.engine.as_deref()).map_err(Failure::Unavailable)?,
+                cores: match &self.engine_cores {
+                    Some(cores) => cores.0.clone(),
+                    None => engine_cores(&allowed, &cores.0),
+                },
+            },
+        };
+        Ok(Place { server, cores, folder: self.folder.clone(), keep: self.keep, seconds: self.seconds })
+    }
+
+    fn finish(&self, results: Vec<RunResult>) -> Result<u8, Failure> {
+        let suite = Suite::new(if self.suite { "Ringpost load test" } else { "Ringpost scenarios" }, results);
+        if let Some(folder) = &self.output {
+            suite.write(&folder.join("suite.json"))?;
+            let page = folder.join("report.html");
+            write_whole(&page, html::page(&suite).as_bytes()).map_err(|error| Failure::io(page.display(), error))?;
+            say(&format!("{} of {} held; {}", suite.passed_tests, suite.total_tests, page.display()))?;
+        }
+        Ok(if suite.failed_tests == 0 { EXIT_OK } else { EXIT_NEGATIVE })
+    }
+}
+
+/// All cores but the generator's, or where none is left, the generator's too.
+fn engine_cores(allowed: &[usize], generator: &[usize]) -> Vec<usize> {
+    let others: Vec<usize> = allowed.iter().copied().filter(|core| !generator.contains(core)).collect();
+    if others.is_empty() { allowed[..1].to_vec() } else { others }
+}
+
+fn list(name: &str) -> Result<u8, Failure> {
+    if name.is_empty() {
+        for (name, _) in BUILT_IN {
+            let scenario = Scenario::find(name).map_err(Failure::Data)?;
+            say(&format!("{name:<20} {:>4} s  {}", scenario.seconds, scenario.about))?;
+        }
+        return Ok(EXIT_OK);
+    }
+    let text = BUILT_IN.iter().find(|(built_in, _)| *built_in == name).map(|&(_, text)| text);
+    say(text.ok_or_else(|| Failure::Data(format!("{name} is no built-in scenario")))?.trim_end())?;
+    Ok(EXIT_OK)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_engine_gets_what_the_generator_leaves() {
+        assert_eq!(engine_cores(&[0, 1, 2], &[2]), [0, 1]);
+        assert_eq!(engine_cores(&[3], &[3]), [3]);
+    }
+}

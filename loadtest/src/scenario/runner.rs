@@ -1,0 +1,377 @@
+//! One scenario from its start to its result: engine, next hops, load, accounts, verdict.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        mpsc::{Sender, channel},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use serde_json::json;
+
+use crate::{
+    cli::Failure,
+    diff::{Difference, compare},
+    engine::{Engine, EngineOptions, Route, version_of},
+    live::{Beside, SourceRun, Viewer, add_end_to_end, run_source},
+    machine::Machine,
+    process::process_use,
+    run_result::{RunFacts, RunResult},
+    scenario::Scenario,
+    signals::StopSignal,
+    sink::{Sink, SinkOptions, SinkReport},
+    source::{
+        Source,
+        arguments::{Cores, load_of},
+    },
+};
+
+/// Where a scenario runs.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// The server under test.
+    pub server: Server,
+    /// Cores of the generator; the next hop takes them, too.
+    pub cores: Cores,
+    /// The folder that holds spools and ledgers, on the disk that is measured.
+    pub folder: PathBuf,
+    /// Keep what a run leaves there.
+    pub keep: bool,
+    /// Instead of the scenario's seconds; what happens within it is moved in proportion.
+    pub seconds: Option<f64>,
+}
+
+/// The server under test.
+#[derive(Debug, Clone)]
+pub enum Server {
+    /// An engine of one's own.
+    Own {
+        /// The binary.
+        binary: PathBuf,
+        /// Its cores.
+        cores: Vec<usize>,
+    },
+    /// One that runs.
+    Running {
+        /// Where it listens.
+        to: SocketAddr,
+        /// Where it sends what it accepts, if that is to be us.
+        next_hop: Option<SocketAddr>,
+        /// Its process, when it is on this machine.
+        pid: Option<u32>,
+    },
+}
+
+/// What became of the next hops and their ledger.
+struct Deliveries {
+    sink: Option<SinkReport>,
+    difference: Option<Difference>,
+    drain_s: Option<f64>,
+    failures: Vec<String>,
+}
+
+/// Runs a scenario.
+///
+/// # Errors
+/// What makes a run impossible. A run that shows something bad is a result with `success` false.
+pub fn run(scenario: &Scenario, place: &Place, stop: &StopSignal, viewer: &mut dyn Viewer) -> Result<RunResult, Failure> {
+    let folder = tempfile::Builder::new().prefix(&format!("ringpost-{}-", scenario.name)).tempdir_in(&place.folder);
+    let mut folder = folder.map_err(|error| Failure::io(place.folder.display(), error))?;
+    folder.disable_cleanup(place.keep);
+    let machine = Machine::observe(folder.path(), &place.server.version());
+    let (accepted, delivered) = (folder.path().join("accepted.ledger"), folder.path().join("delivered.ledger"));
+    let sinks = start_sinks(scenario, place, &delivered)?;
+    let mut under_test = UnderTest::start(scenario, place, folder.path(), sinks.first().map(|sink| sink.address))?;
+    let seconds = place.seconds.unwrap_or(scenario.seconds);
+    let stretch = seconds / scenario.seconds;
+    let data = |error: String| Failure::Data(format!("{}: {error}", scenario.name));
+    let mut options = scenario.load.options(under_test.address, &place.cores, seconds, stretch).map_err(data)?;
+    options.ledger = Some(accepted.clone());
+    let background = match &scenario.background {
+        Some(plan) => Some(Source::start(plan.options(under_test.address, &place.cores, seconds + 5.0, stretch).map_err(data)?)?),
+        None => None,
+    };
+    let initial_metrics = under_test.counters();
+    let cpu_before = under_test.cpu();
+    under_test.kill_later(scenario.engine.kill_after_s.map(|after| after * stretch));
+    let pid = || under_test.pid();
+    let beside = Beside { server_pid: Some(&pid), sinks: &sinks };
+    let mut ran = run_source(options.clone(), beside, stop, viewer)?;
+    // The noise in the background ends with what was measured; how it fared is not asked.
+    drop(background);
+    let recovery_s = under_test.killed()?;
+    let deliveries = account(scenario, &mut under_test, sinks, &mut ran, &accepted, &delivered)?;
+    let server_cpu_s = under_test.cpu().zip(cpu_before).map(|(after, before)| after.saturating_sub(before).as_secs_f64());
+    let final_metrics = under_test.counters();
+    let mut failures = judge(scenario, &ran, &deliveries);
+    failures.extend(under_test.end());
+    let mut load = load_of(&options);
+    load.server_cores = place.server.cores();
+    let settings = json!({
+        "scenario": scenario, "seconds": seconds, "seed": options.seed, "server": place.server.describe(), "recovery_s": recovery_s,
+        "sink": deliveries.sink, "difference": deliveries.difference, "drain_s": deliveries.drain_s,
+        "messages": { "refused": ran.report.refused, "unknown": ran.report.unknown, "unsent": ran.report.unsent,
+            "never_begun": ran.report.never_begun },
+        "last_trouble": ran.report.last_trouble,
+    });
+    let facts = RunFacts {
+        test_name: scenario.name.clone(),
+        started: ran.started,
+        duration_s: ran.report.lasted.as_secs_f64(),
+        failures,
+        load,
+        settings,
+        initial_metrics,
+        final_metrics,
+        server_cpu_s,
+        memory_bytes_per_connection: None,
+        machine,
+    };
+    if place.keep {
+        eprintln!("{}: kept {}", scenario.name, folder.path().display());
+    }
+    Ok(RunResult::new(ran.measurement, facts))
+}
+
+impl Server {
+    fn version(&self) -> String {
+        match self {
+            Server::Own { binary, .. } => version_of(binary),
+            Server::Running { .. } => String::new(),
+        }
+    }
+
+    fn cores(&self) -> Option<u32> {
+        match self {
+            Server::Own { cores, .. } => Some(cores.len() as u32),
+            Server::Running { .. } => None,
+        }
+    }
+
+    fn describe(&self) -> String {
+        match self {
+            Server::Own { binary, cores } => format!("{} on cores {cores:?}", binary.display()),
+            Server::Running { to, .. } => to.to_string(),
+        }
+    }
+}
+
+fn start_sinks(scenario: &Scenario, place: &Place, ledger: &Path) -> Result<Vec<Sink>, Failure> {
+    let listen = match (&scenario.sink, &place.server) {
+        (None, _) | (_, Server::Running { next_hop: None, .. }) => return Ok(Vec::new()),
+        (_, Server::Running { next_hop: Some(address), .. }) => *address,
+        (_, Server::Own { .. }) => SocketAddr::from(([127, 0, 0, 1], 0)),
+    };
+    let plan = scenario.sink.as_ref().expect("it was just looked at");
+    let (faults, flapping) = plan.parts().map_err(Failure::Data)?;
+    let options = SinkOptions {
+        cores: place.cores.0.clone(),
+        ledger: Some(ledger.to_path_buf()),
+        faults,
+        flapping,
+        reply_delay: Duration::from_millis(plan.delay_ms),
+        connections_max: plan.connections_max,
+        read_bytes_per_s: plan.read_bytes_per_s,
+        ..SinkOptions::new(listen, place.cores.0[0])
+    };
+    Ok(vec![Sink::start(options)?])
+}
+
+/// Tells how long the start after the kill took; nothing when it was called off.
+type Killer = JoinHandle<io::Result<Option<Duration>>>;
+
+/// The server while a scenario runs.
+struct UnderTest {
+    address: SocketAddr,
+    engine: Option<Arc<Mutex<Engine>>>,
+    foreign_pid: Option<u32>,
+    /// CPU of processes that were killed.
+    cpu_gone: Arc<Mutex<Duration>>,
+    /// What calls the kill off, and the thread that does it.
+    killer: Option<(Sender<()>, Killer)>,
+}
+
+impl UnderTest {
+    fn start(scenario: &Scenario, place: &Place, folder: &Path, next_hop: Option<SocketAddr>) -> Result<UnderTest, Failure> {
+        let (engine, address, foreign_pid) = match &place.server {
+            Server::Running { to, pid, .. } => {
+                if scenario.engine.kill_after_s.is_some() {
+                    return Err(Failure::Data(format!("{}: a server that runs elsewhere is not killed; leave out --to", scenario.name)));
+                }
+                (None, *to, *pid)
+            }
+            Server::Own { binary, cores } => {
+                let options = EngineOptions {
+                    binary: binary.clone(),
+                    folder: folder.join("engine"),
+                    cores: cores.clone(),
+                    route: next_hop.map_or(Route::Discard, Route::Smarthost),
+                    settings: scenario.engine.settings.clone(),
+                };
+                let unavailable = |error: io::Error| Failure::Unavailable(format!("{}: {error}", scenario.name));
+                let mut engine = Engine::new(options).map_err(unavailable)?;
+                engine.start().map_err(unavailable)?;
+                let address = engine.address;
+                (Some(Arc::new(Mutex::new(engine))), address, None)
+            }
+        };
+        Ok(UnderTest { address, engine, foreign_pid, cpu_gone: Arc::default(), killer: None })
+    }
+
+    fn pid(&self) -> Option<u32> {
+        match &self.engine {
+            // While it is killed and started again somebody else holds it, and it has no process to look at.
+            Some(engine) => engine.try_lock().ok().and_then(|engine| engine.pid()),
+            None => self.foreign_pid,
+        }
+    }
+
+    fn counters(&self) -> BTreeMap<String, f64> {
+        self.engine.as_ref().map(|engine| hold(engine).counters()).unwrap_or_default()
+    }
+
+    /// CPU time of all processes it was.
+    fn cpu(&self) -> Option<Duration> {
+        let gone = *self.cpu_gone.lock().unwrap_or_else(PoisonError::into_inner);
+        let pid = match &self.engine {
+            Some(engine) => hold(engine).pid(),
+            None => self.foreign_pid,
+        };
+        Some(gone + process_use(pid?).ok()?.cpu)
+    }
+
+    /// Kills it after so many seconds and starts it again.
+    fn kill_later(&mut self, after_s: Option<f64>) {
+        let (Some(engine), Some(after_s)) = (&self.engine, after_s) else { return };
+        let (engine, cpu_gone, (cancel, cancelled)) = (engine.clone(), self.cpu_gone.clone(), channel::<()>());
+        let killer = std::thread::spawn(move || {
+            if cancelled.recv_timeout(Duration::from_secs_f64(after_s)).is_ok() {
+                return Ok(None);
+            }
+            let mut engine = hold(&engine);
+            if let Some(used) = engine.pid().and_then(|pid| process_use(pid).ok()) {
+                *cpu_gone.lock().unwrap_or_else(PoisonError::into_inner) += used.cpu;
+            }
+            engine.kill()?;
+            engine.start().map(Some)
+        });
+        self.killer = Some((cancel, killer));
+    }
+
+    /// Waits for the kill and the new start; how long the start took.
+    fn killed(&mut self) -> Result<Option<f64>, Failure> {
+        let Some((cancel, killer)) = self.killer.take() else { return Ok(None) };
+        // It may have done its work and gone.
+        let _done_already = cancel.send(());
+        let took = killer.join().map_err(|_| Failure::Io("the thread that kills the engine panicked".into()))?;
+        let took = took.map_err(|error| Failure::Unavailable(format!("after SIGKILL: {error}")))?;
+        Ok(took.map(|took| took.as_secs_f64()))
+    }
+
+    /// Ends it in order; what went wrong with that.
+    fn end(self) -> Option<String> {
+        let ended = hold(self.engine.as_ref()?).terminate();
+        match ended {
+            Ok(status) if status.success() => None,
+            Ok(status) => Some(format!("the engine ended with {status}")),
+            Err(error) => Some(error.to_string()),
+        }
+    }
+}
+
+fn hold(engine: &Mutex<Engine>) -> MutexGuard<'_, Engine> {
+    engine.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Waits until the queue is empty, ends the next hops and compares the ledgers.
+fn account(
+    scenario: &Scenario,
+    under_test: &mut UnderTest,
+    sinks: Vec<Sink>,
+    ran: &mut SourceRun,
+    accepted: &Path,
+    delivered: &Path,
+) -> Result<Deliveries, Failure> {
+    let mut deliveries = Deliveries { sink: None, difference: None, drain_s: None, failures: Vec::new() };
+    let Some(sink) = sinks.into_iter().next() else { return Ok(deliveries) };
+    let (began, patience) = (Instant::now(), Duration::from_secs_f64(scenario.expect.drain_s_max.clamp(0.1, 1e6)));
+    match &under_test.engine {
+        Some(engine) => match hold(engine).drain(patience, || sink.messages()) {
+            Ok(()) => deliveries.drain_s = Some(began.elapsed().as_secs_f64()),
+            Err(error) => deliveries.failures.push(error.to_string()),
+        },
+        None => wait_for_quiet(&sink, ran.report.acknowledged, patience),
+    }
+    sink.stop();
+    let sink_began = sink.began;
+    let (report, parts) = sink.join()?;
+    add_end_to_end(&mut ran.measurement, ran.began, sink_began, parts);
+    if report.foreign > 0 && under_test.engine.is_none() {
+        deliveries.failures.push(format!("the next hop got {} messages of somebody else", report.foreign));
+    }
+    deliveries.sink = Some(report);
+    deliveries.difference = Some(compare(&[accepted], delivered)?);
+    Ok(deliveries)
+}
+
+/// For a server that cannot be asked for its queue: until as much has come as was accepted, or nothing more comes.
+fn wait_for_quiet(sink: &Sink, wanted: u64, patience: Duration) {
+    let (mut seen, mut since) = (sink.messages(), Instant::now());
+    while seen < wanted && since.elapsed() < patience {
+        // Parts come once a second; nothing else tells of an arrival.
+        let _part = sink.next_part(Duration::from_millis(100));
+        if sink.messages() != seen {
+            (seen, since) = (sink.messages(), Instant::now());
+        }
+    }
+}
+
+/// What did not hold, as sentences.
+fn judge(scenario: &Scenario, ran: &SourceRun, deliveries: &Deliveries) -> Vec<String> {
+    let (expect, totals, report) = (&scenario.expect, ran.measurement.totals(), &ran.report);
+    let mut failures = deliveries.failures.clone();
+    let errors = totals.errors.total();
+    if errors as f64 > expect.error_share_max * totals.sent.max(1) as f64 {
+        let kinds: Vec<String> = totals.errors.iter().map(|(kind, count)| format!("{kind}: {count}")).collect();
+        failures.push(format!(
+            "{errors} errors in {} transactions ({}), {:.2} % are allowed; the last: {}",
+            totals.sent,
+            kinds.join(", "),
+            expect.error_share_max * 100.0,
+            report.last_trouble.as_deref().unwrap_or("a refusal")
+        ));
+    }
+    for code in &expect.codes {
+        if totals.errors.of(crate::error_kind::ErrorKind::Reply(*code)) == 0 {
+            failures.push(format!("nothing was answered {code}, so the limit was not met"));
+        }
+    }
+    let per_second = report.acknowledged as f64 / report.lasted.as_secs_f64().max(1e-9);
+    if per_second < expect.messages_per_s_min {
+        failures.push(format!("{per_second:.1} messages per second are fewer than {}", expect.messages_per_s_min));
+    }
+    if report.never_begun > 0 {
+        failures.push(format!("{} messages were due and never begun: more sessions or a lower rate", report.never_begun));
+    }
+    if let Some(difference) = &deliveries.difference {
+        if difference.lost + difference.damaged + difference.foreign > 0 {
+            failures.push(format!(
+                "lost {}, damaged {}, foreign {}: {}",
+                difference.lost,
+                difference.damaged,
+                difference.foreign,
+                difference.examples.join("; ")
+            ));
+        }
+        if difference.duplicated as f64 > expect.duplicate_share_max * difference.owed as f64 {
+            failures.push(format!("{} of {} deliveries came twice", difference.duplicated, difference.owed));
+        }
+    }
+    failures
+}
