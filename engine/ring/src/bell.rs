@@ -1,16 +1,26 @@
 //! The bell: how another thread wakes a shard.
 //!
-//! One descriptor wakes the sleeping thread for whatever reason, be it another thread or a completion on the ring. The flag tells a
+//! The ring always has a read of the bell's descriptor with the kernel, so that ringing is a completion like others. The flag tells a
 //! shard that is awake without any system call.
 
 use std::{
-    fmt, io,
+    fmt,
+    future::poll_fn,
+    io,
     os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    task::{Wake, Waker},
+    task::{Context, Poll, Wake, Waker},
+};
+
+use io_uring::{opcode, types};
+
+use crate::{
+    ring::{Ring, Shared},
+    slot::Tag,
 };
 
 /// Wakes a shard from any thread. Cheap to clone.
@@ -74,6 +84,66 @@ impl Bell {
 impl Wake for Inner {
     fn wake(self: Arc<Self>) {
         Bell(self).ring();
+    }
+}
+
+impl Ring {
+    /// What wakes this shard from another thread.
+    pub fn bell(&self) -> Bell {
+        self.0.bell.clone()
+    }
+
+    /// Waits until the bell has been rung since the last call. One task waits: the last one to call.
+    pub async fn bell_rung(&self) {
+        poll_fn(|cx| self.poll_bell_rung(cx)).await;
+    }
+
+    /// Waits for a future that another thread wakes: a lane's, a channel's. What it waits for wakes it by the bell, whose one task is this.
+    pub async fn hear<F: Future>(&self, future: F) -> F::Output {
+        let waker = self.0.bell.waker();
+        let mut future = pin!(future);
+        poll_fn(|cx| {
+            loop {
+                if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+                    return Poll::Ready(output);
+                }
+                // Rung between the two polls: it may have been for this.
+                if self.poll_bell_rung(cx).is_pending() {
+                    return Poll::Pending;
+                }
+            }
+        })
+        .await
+    }
+
+    /// `bell_rung` for those who poll.
+    pub fn poll_bell_rung(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.0.bell_heard.take() | self.0.bell.take() {
+            return Poll::Ready(());
+        }
+        let before = self.0.bell_waiter.borrow_mut().replace(cx.waker().clone());
+        drop(before);
+        Poll::Pending
+    }
+}
+
+impl Shared {
+    /// Keeps a read of the bell's descriptor with the kernel, so that another thread ends a sleep.
+    pub(crate) fn arm_bell(&self) {
+        if self.is_shut_down() || self.bell_armed.replace(true) {
+            return;
+        }
+        let entry = opcode::Read::new(types::Fd(self.bell.raw_fd()), self.bell_count.get().cast(), size_of::<u64>() as u32);
+        self.armed.set(self.armed.get() + 1);
+        // SAFETY: the count is boxed in `Shared`, outlives the kernel's queues, and is written by the kernel alone.
+        unsafe { self.kernel.push(entry.build().user_data(Tag::Bell.with(0))) };
+    }
+
+    pub(crate) fn complete_bell(&self, result: i32) {
+        // Without its bell a shard would sleep for ever.
+        let understood = [size_of::<u64>() as i32, -libc::EINTR, -libc::EAGAIN, -libc::ECANCELED].contains(&result);
+        assert!(understood, "an eventfd can be read: {}", io::Error::from_raw_os_error(-result));
+        self.bell_armed.set(false);
     }
 }
 

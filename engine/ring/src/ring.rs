@@ -3,11 +3,8 @@
 use std::{
     cell::{Cell, RefCell, UnsafeCell},
     collections::VecDeque,
-    fmt,
-    future::poll_fn,
-    io,
+    fmt, io,
     os::fd::{AsRawFd, OwnedFd},
-    pin::pin,
     rc::Rc,
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
@@ -111,11 +108,11 @@ pub(crate) struct Shared {
     pub(crate) now: Cell<Instant>,
     pub(crate) bell: Bell,
     /// The bell was heard and nobody has taken notice yet.
-    bell_heard: Cell<bool>,
-    bell_waiter: RefCell<Option<Waker>>,
+    pub(crate) bell_heard: Cell<bool>,
+    pub(crate) bell_waiter: RefCell<Option<Waker>>,
     /// Is the read of the bell with the kernel, and where it puts the count that nobody looks at.
-    bell_armed: Cell<bool>,
-    bell_count: Box<UnsafeCell<u64>>,
+    pub(crate) bell_armed: Cell<bool>,
+    pub(crate) bell_count: Box<UnsafeCell<u64>>,
     /// How often tasks of this thread were polled, so that the driver knows when none can run.
     pub(crate) polls: Cell<u64>,
     reaped: RefCell<Vec<Completion>>,
@@ -260,46 +257,6 @@ impl Ring {
         futures_lite::future::yield_now().await;
     }
 
-    // ---- other threads -----------------------------------------------------
-
-    /// What wakes this shard from another thread.
-    pub fn bell(&self) -> Bell {
-        self.0.bell.clone()
-    }
-
-    /// Waits until the bell has been rung since the last call. One task waits: the last one to call.
-    pub async fn bell_rung(&self) {
-        poll_fn(|cx| self.poll_bell_rung(cx)).await;
-    }
-
-    /// Waits for a future that another thread wakes: a lane's, a channel's. What it waits for wakes it by the bell, whose one task is this.
-    pub async fn hear<F: Future>(&self, future: F) -> F::Output {
-        let waker = self.0.bell.waker();
-        let mut future = pin!(future);
-        poll_fn(|cx| {
-            loop {
-                if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
-                    return Poll::Ready(output);
-                }
-                // Rung between the two polls: it may have been for this.
-                if self.poll_bell_rung(cx).is_pending() {
-                    return Poll::Pending;
-                }
-            }
-        })
-        .await
-    }
-
-    /// `bell_rung` for those who poll.
-    pub fn poll_bell_rung(&self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.0.bell_heard.take() | self.0.bell.take() {
-            return Poll::Ready(());
-        }
-        let before = self.0.bell_waiter.borrow_mut().replace(cx.waker().clone());
-        drop(before);
-        Poll::Pending
-    }
-
     // ---- the end -----------------------------------------------------------
 
     /// Requests that the kernel holds, beside the one for the bell that it always has.
@@ -381,24 +338,6 @@ impl Shared {
         if !self.starved.borrow().is_empty() {
             self.arm_starved();
         }
-    }
-
-    /// Keeps a read of the bell's descriptor with the kernel, so that another thread ends a sleep.
-    fn arm_bell(&self) {
-        if self.is_shut_down() || self.bell_armed.replace(true) {
-            return;
-        }
-        let entry = opcode::Read::new(types::Fd(self.bell.raw_fd()), self.bell_count.get().cast(), size_of::<u64>() as u32);
-        self.armed.set(self.armed.get() + 1);
-        // SAFETY: the count is boxed in `Shared`, outlives the kernel's queues, and is written by the kernel alone.
-        unsafe { self.kernel.push(entry.build().user_data(Tag::Bell.with(0))) };
-    }
-
-    fn complete_bell(&self, result: i32) {
-        // Without its bell a shard would sleep for ever.
-        let understood = [size_of::<u64>() as i32, -libc::EINTR, -libc::EAGAIN, -libc::ECANCELED].contains(&result);
-        assert!(understood, "an eventfd can be read: {}", io::Error::from_raw_os_error(-result));
-        self.bell_armed.set(false);
     }
 
     fn hand_out(&self) -> usize {
