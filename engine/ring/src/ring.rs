@@ -6,12 +6,12 @@ use std::{
     fmt, io,
     os::fd::{AsRawFd, OwnedFd},
     rc::Rc,
-    task::{Context, Poll, Waker},
+    task::Waker,
     time::{Duration, Instant},
 };
 
 use io_uring::types::CancelBuilder;
-use io_uring::{opcode, squeue, types};
+use io_uring::{opcode, squeue};
 use slab::Slab;
 
 use crate::{
