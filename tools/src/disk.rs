@@ -34,8 +34,21 @@ pub enum Event {
     Flush(Instant, Instant),
 }
 
+/// How the disk fails while its power is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Fault {
+    /// It does not.
+    #[default]
+    None,
+    /// Writes get EIO and change nothing.
+    Writes,
+    /// Flushes get EIO, and what they were to make durable is lost: a later flush succeeds without it.
+    Flushes,
+}
+
 #[derive(Debug)]
 struct Platter {
+    fault: Fault,
     durable: Vec<u8>,
     current: Vec<u8>,
     /// Writes since the last flush, in order: offset and octets.
@@ -88,6 +101,11 @@ impl Control {
         }
         std::fs::write(image, &platter.durable)?;
         Ok(cut)
+    }
+
+    /// Lets the disk fail from now on, or heals it.
+    pub fn fail(&self, fault: Fault) {
+        self.lock().fault = fault;
     }
 
     /// From now on writes that hold these octets are marked in the events; clears the events.
@@ -278,7 +296,7 @@ impl Filesystem for Device {
     ) {
         let mut platter = self.platter();
         let start = offset.max(0) as usize;
-        if platter.dead || start + data.len() > platter.current.len() {
+        if platter.dead || platter.fault == Fault::Writes || start + data.len() > platter.current.len() {
             return reply.error(libc::EIO);
         }
         platter.current[start..start + data.len()].copy_from_slice(data);
@@ -293,6 +311,14 @@ impl Filesystem for Device {
         let came = Instant::now();
         let mut platter = self.platter();
         if platter.dead {
+            return reply.error(libc::EIO);
+        }
+        if platter.fault == Fault::Flushes {
+            for (offset, bytes) in std::mem::take(&mut platter.unflushed) {
+                let range = offset..offset + bytes.len();
+                let Platter { current, durable, .. } = &mut *platter;
+                current[range.clone()].copy_from_slice(&durable[range]);
+            }
             return reply.error(libc::EIO);
         }
         let covers = platter.unflushed.len();
@@ -338,6 +364,7 @@ impl Disk {
             durable: content,
             unflushed: Vec::new(),
             dead: false,
+            fault: Fault::None,
             flushes: 0,
             writes: 0,
             events: Vec::new(),

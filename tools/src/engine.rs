@@ -216,6 +216,16 @@ impl Engine {
         let Some(mut child) = self.child.take() else { return Err(io::Error::other("the engine does not run")) };
         let pid = Pid::from_raw(child.id() as i32).expect("a child has a process id");
         kill_process(pid, Signal::TERM)?;
+        self.ended(&mut child, limit, "after SIGTERM")
+    }
+
+    /// Waits for a process that ends by itself; kills and fails after `limit`.
+    pub fn wait(&mut self, limit: Duration) -> io::Result<ExitStatus> {
+        let Some(mut child) = self.child.take() else { return Err(io::Error::other("the engine does not run")) };
+        self.ended(&mut child, limit, "by itself")
+    }
+
+    fn ended(&self, child: &mut Child, limit: Duration, how: &str) -> io::Result<ExitStatus> {
         let began = Instant::now();
         while began.elapsed() < limit {
             if let Some(status) = child.try_wait()? {
@@ -225,7 +235,7 @@ impl Engine {
         }
         child.kill()?;
         child.wait()?;
-        Err(io::Error::other(format!("the engine did not end within {limit:?} of SIGTERM: {}", self.last_words())))
+        Err(io::Error::other(format!("the engine did not end {how} within {limit:?}: {}", self.last_words())))
     }
 
     /// Fails when the process has ended by itself.

@@ -36,6 +36,8 @@ enum Command {
     Crash(ringpost_tools::crash::CrashArguments),
     /// Change the number of shards, with kills in between.
     Shards(ringpost_tools::shards::ShardsArguments),
+    /// Full and failing disks, surroundings that forbid, broken peers, drains.
+    Faults(ringpost_tools::faults::FaultsArguments),
     /// Cut the power of the engine's disk again and again (root).
     Powercut(ringpost_tools::powercut::PowercutArguments),
     /// When the disk is flushed: per lone message, and under load (root).
@@ -171,6 +173,7 @@ fn main() -> ExitCode {
         Command::Demo(arguments) => ringpost_tools::demo::run(&arguments),
         Command::Crash(arguments) => ringpost_tools::crash::run(&arguments),
         Command::Shards(arguments) => ringpost_tools::shards::run(&arguments),
+        Command::Faults(arguments) => ringpost_tools::faults::run(&arguments),
         Command::Powercut(arguments) => ringpost_tools::powercut::run(&arguments),
         Command::Flushes(arguments) => ringpost_tools::flushes::run(&arguments),
         Command::Bench(arguments) => ringpost_tools::bench::run(&arguments),

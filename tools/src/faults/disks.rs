@@ -1,0 +1,160 @@
+//! Disks that are full or fail.
+
+use std::collections::HashSet;
+use std::io;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use super::{Case, Needs, Place, Seen};
+use crate::dialogue::Dialogue;
+use crate::disk::{Disk, Fault};
+use crate::engine::{Engine, EngineOptions, Route};
+use crate::ledger::difference;
+use crate::load::LoadOptions;
+use crate::sender::LoadHandle;
+use crate::sink::{Sink, SinkOptions};
+use crate::volume::{Volume, fresh_ext4};
+use crate::witness::outcomes_durable;
+
+/// Size of the file systems in MiB.
+const DISK_MIB: u64 = 128;
+/// Whatever is waited for comes within this.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// The process is gone within this of the disk's failure (S8).
+const LEAVE_MAX: Duration = Duration::from_secs(5);
+
+pub(super) const CASES: &[Case] = &[
+    ("disk: full", Needs::Root, full),
+    ("disk: EIO on write", Needs::Disks, |place| failing(place, Fault::Writes)),
+    ("disk: EIO on flush", Needs::Disks, |place| failing(place, Fault::Flushes)),
+];
+
+fn options(place: &Place<'_>, mounted: &std::path::Path, route: Route) -> io::Result<EngineOptions> {
+    let mut options = EngineOptions::new(place.engine, &place.folder, route)?;
+    options.spool = Some(mounted.join("spool"));
+    options.segment_mib = Some(1);
+    options.lines.push(("spool", crate::powercut::small_disk()));
+    Ok(options)
+}
+
+fn wait_until(what: &str, mut done: impl FnMut() -> io::Result<bool>) -> io::Result<Duration> {
+    let began = Instant::now();
+    while !done()? {
+        if began.elapsed() > PATIENCE {
+            return Err(io::Error::other(format!("{what}: not within {PATIENCE:?}")));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(began.elapsed())
+}
+
+/// 452 while it is full, deliveries go on and are recorded for good, and mail is taken again when there is space.
+fn full(place: &Place<'_>) -> Seen {
+    let (image, mounted) = (place.folder.join("image"), place.folder.join("fs"));
+    let (sent, received) = (place.folder.join("sent"), place.folder.join("received"));
+    std::fs::write(&image, fresh_ext4(DISK_MIB, &place.folder)?)?;
+    let volume = Volume::mount(&image, &mounted)?;
+    let sink = Sink::spawn(SinkOptions { ledger: Some(received.clone()), ..SinkOptions::on_loopback() })?;
+    sink.state.down.store(true, Relaxed);
+    let mut engine = Engine::new(options(place, &mounted, Route::Smarthost(sink.address))?)?;
+    engine.start()?;
+    let load = LoadOptions { sessions: 5, messages: Some(1000), ledger: Some(sent.clone()), ..LoadOptions::new(engine.address) };
+    LoadHandle::start(load)?.join()?;
+
+    let filler = mounted.join("filler");
+    let mut rest = crate::machine::free_bytes(&mounted)?;
+    let file = std::fs::File::create(&filler)?;
+    let mut size = 0;
+    // The last blocks go to metadata: take less and less until nothing more is to be had.
+    while rest >= 4096 {
+        match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), size, rest) {
+            Ok(()) => size += rest,
+            Err(_) => rest /= 2,
+        }
+    }
+    let mut reply = String::new();
+    wait_until("452", || {
+        // What fits in segments that are there already is taken, and makes the engine look at the disk.
+        let mut client = Dialogue::greeted(engine.address, PATIENCE)?;
+        reply = client.say("MAIL FROM:<a@x.test>")?;
+        if reply.starts_with("250") {
+            client.say("RSET")?;
+            reply = client.message().unwrap_or_else(|error| error.to_string());
+        }
+        Ok(reply.starts_with("452"))
+    })?;
+    sink.state.down.store(false, Relaxed);
+    engine.drain(PATIENCE, || sink.state.accepted.load(Relaxed))?;
+    outcomes_durable(&engine.socket())?;
+    let delivered = sink.state.deliveries.load(Relaxed);
+    engine.kill()?;
+    engine.start()?;
+    engine.drain(PATIENCE, || sink.state.accepted.load(Relaxed))?;
+    let again = sink.state.deliveries.load(Relaxed) - delivered;
+    drop(file);
+    std::fs::remove_file(&filler)?;
+    let recovered = wait_until("250 after space is back", || {
+        engine.must_run()?;
+        Ok(Dialogue::greeted(engine.address, PATIENCE)?.message().is_ok_and(|reply| reply.starts_with("250")))
+    })?;
+    let status = engine.terminate(PATIENCE)?;
+    sink.stop()?;
+    volume.unmount()?;
+    let result = difference(&[&sent], &received, &HashSet::new())?;
+    let good = reply.starts_with("452 4.3.1") && again == 0 && result.is_intact() && status.success();
+    Ok((
+        good,
+        format!(
+            "{:?}; {delivered} delivered while full, {again} of them again after a kill; lost {}; takes mail {:.1} s after space is back",
+            reply.trim_end(),
+            result.lost,
+            recovered.as_secs_f64()
+        ),
+    ))
+}
+
+/// Who waits gets 451, nothing more is promised, the process leaves, and the healed disk has everything acknowledged.
+fn failing(place: &Place<'_>, fault: Fault) -> Seen {
+    let (sent, received, mounted) = (place.folder.join("sent"), place.folder.join("received"), place.folder.join("fs"));
+    let disk = Disk::mount(fresh_ext4(DISK_MIB, &place.folder)?, &place.folder.join("disk"), Duration::ZERO)?;
+    let volume = Volume::mount(&disk.file(), &mounted)?;
+    let sink = Sink::spawn(SinkOptions { ledger: Some(received.clone()), ..SinkOptions::on_loopback() })?;
+    let mut engine = Engine::new(options(place, &mounted, Route::Smarthost(sink.address))?)?;
+    engine.start()?;
+    let load = LoadOptions { sessions: 20, rate: Some(1000.0), ledger: Some(sent.clone()), ..LoadOptions::new(engine.address) };
+    let load = LoadHandle::start(load)?;
+    wait_until("mail", || Ok(load.state.acknowledged.load(Relaxed) > 500))?;
+    let mut waiting = Dialogue::greeted(engine.address, PATIENCE)?;
+    waiting.begin_content()?;
+    disk.control().fail(fault);
+    let began = Instant::now();
+    let answer = waiting.say("Subject: too late\r\n\r\ntext\r\n.").unwrap_or_else(|error| error.to_string());
+    let status = engine.wait(PATIENCE)?;
+    let took = began.elapsed();
+    load.state.hold.store(true, Relaxed);
+    load.state.stop.store(true, Relaxed);
+    let refused = load.join()?;
+    disk.control().fail(Fault::None);
+    volume.unmount()?;
+    let volume = Volume::mount(&disk.file(), &mounted)?;
+    engine.start()?;
+    engine.drain(PATIENCE, || sink.state.accepted.load(Relaxed))?;
+    let last = engine.terminate(PATIENCE)?;
+    sink.stop()?;
+    volume.unmount()?;
+    drop(disk);
+    let result = difference(&[&sent], &received, &HashSet::new())?;
+    let good = answer.starts_with("451") && !status.success() && took < LEAVE_MAX && result.is_intact() && last.success();
+    Ok((
+        good,
+        format!(
+            "{:?}, {status} after {:.1} s; {} acknowledged, {} answered 4xx, lost {}, damaged {}",
+            answer.trim_end(),
+            took.as_secs_f64(),
+            result.acknowledged,
+            refused.refused,
+            result.lost,
+            result.damaged
+        ),
+    ))
+}
