@@ -174,6 +174,8 @@ impl<'s> Outbound<'s> {
         self.next = Some(first);
         let mut received: Option<Received> = None;
         let mut consumed = 0;
+        // The reply that is waited for, and until when: a peer that dribbles gets no more time than one that is silent.
+        let mut awaited: Option<(usize, Instant)> = None;
         loop {
             let mut input = received.as_deref().map_or(&[][..], |bytes| &bytes[consumed..]);
             let before = input.len();
@@ -184,8 +186,14 @@ impl<'s> Outbound<'s> {
             }
             match action {
                 Action::Read => {
+                    let (owed, now) = (self.client.replies_owed(), self.shard.ring.now());
+                    let due = match awaited {
+                        Some((same, due)) if same == owed && self.out.is_empty() => due,
+                        _ => now + self.client.timeout(),
+                    };
+                    awaited = Some((owed, due));
                     self.send_out();
-                    match self.wait(self.client.timeout(), None).await {
+                    match self.wait(due.saturating_duration_since(now), None).await {
                         Event::Bytes(bytes) => (received, consumed) = (Some(bytes), 0),
                         Event::Ended(why) => self.client.disconnected(why),
                         Event::TimeOut | Event::Handed(_) => self.client.disconnected(Disconnect::TimedOut),
@@ -206,11 +214,14 @@ impl<'s> Outbound<'s> {
                         },
                     }
                 }
-                Action::SendContent(id) => match self.send_content(id).await {
-                    // The peer may have said why before it went: what it said is read next, or its end.
-                    Ok(()) | Err(Disconnect::Lost) => {}
-                    Err(why) => self.client.disconnected(why),
-                },
+                Action::SendContent(id) => {
+                    awaited = None;
+                    match self.send_content(id).await {
+                        // The peer may have said why before it went: what it said is read next, or its end.
+                        Ok(()) | Err(Disconnect::Lost) => {}
+                        Err(why) => self.client.disconnected(why),
+                    }
+                }
                 Action::Outcome(outcome) => {
                     let attempt = self.attempt_of(outcome.transaction);
                     attempt.decide(outcome.recipient, outcome.verdict, outcome.reply);

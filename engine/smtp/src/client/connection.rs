@@ -190,6 +190,12 @@ impl Client {
         }
     }
 
+    /// Replies that the peer still owes: with the same number and nothing sent, a [`Action::Read`] goes on waiting for the same one,
+    /// and its time (RFC 5321 4.5.3.2) goes on too, however many octets have come.
+    pub fn replies_owed(&self) -> usize {
+        self.expected.len()
+    }
+
     /// The connection is gone, or the driver gives it up. `next` then tells the outcomes that are left, and `Close`.
     pub fn disconnected(&mut self, why: Disconnect) {
         let quitting = self.expected.front() == Some(&Expected::Quit);
