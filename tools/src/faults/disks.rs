@@ -88,6 +88,8 @@ fn full(place: &Place<'_>) -> Seen {
     outcomes_durable(&engine.socket())?;
     let delivered = sink.state.deliveries.load(Relaxed);
     engine.kill()?;
+    // A start writes its boot number into a new file: it needs one block. Still far below the watermark.
+    file.set_len(size - (256 << 10))?;
     engine.start()?;
     engine.drain(PATIENCE, || sink.state.accepted.load(Relaxed))?;
     let again = sink.state.deliveries.load(Relaxed) - delivered;

@@ -141,7 +141,8 @@ fn runs(place: &Place<'_>, wrapper: &[&str]) -> Seen {
     let seen = loop {
         if let Some(status) = child.try_wait()? {
             let text = String::from_utf8_lossy(&std::fs::read(&said)?).into_owned();
-            let sentence = text.lines().rev().find(|line| line.starts_with("ringpost: ")).unwrap_or("no sentence");
+            let is_said = |line: &&str| line.starts_with("ringpost: ") || line.contains(" ERROR ");
+            let sentence = text.lines().rev().find(is_said).unwrap_or("no sentence");
             break (
                 !text.contains("panicked") && status.code().is_some_and(|code| code != 0) && sentence != "no sentence",
                 format!("refused: {sentence}"),
