@@ -8,8 +8,8 @@ use std::{
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::{
-    compare::CompareArguments, diff::DiffArguments, report::ReportArguments, scenario::run::RunArguments, sink::arguments::SinkArguments,
-    source::arguments::SourceArguments,
+    compare::CompareArguments, diff::DiffArguments, history::HistoryArguments, report::ReportArguments, scenario::run::RunArguments,
+    sink::arguments::SinkArguments, source::arguments::SourceArguments,
 };
 
 /// The command did what was asked.
@@ -55,6 +55,8 @@ pub enum Command {
     Report(ReportArguments),
     /// Say what changed between two results, or sets of repeated runs; exit 1 when something regressed.
     Compare(CompareArguments),
+    /// Keep the figures of runs, and see how they went.
+    History(HistoryArguments),
     /// Print a completion script for a shell.
     Completions {
         /// The shell.
@@ -113,6 +115,7 @@ impl Cli {
             Command::Run(arguments) => arguments.run().map(ExitCode::from),
             Command::Report(arguments) => arguments.run().map(ExitCode::from),
             Command::Compare(arguments) => arguments.run().map(ExitCode::from),
+            Command::History(arguments) => arguments.run().map(ExitCode::from),
             Command::Completions { shell } => {
                 clap_complete::generate(shell, &mut Cli::command(), "ringpost-load", &mut io::stdout());
                 Ok(ExitCode::from(EXIT_OK))

@@ -13,6 +13,7 @@ pub mod diff;
 pub mod encoded_histogram;
 pub mod engine;
 pub mod error_kind;
+pub mod history;
 pub mod identity;
 pub mod ledger;
 pub mod live;

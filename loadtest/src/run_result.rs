@@ -3,7 +3,13 @@
 //! The first fields have the names that users of other mail load tests know; times there are seconds. Everything behind them is
 //! what makes the numbers trustworthy: full percentiles (nanoseconds), intervals, machine, command line.
 
-use std::{collections::BTreeMap, fs, io, path::Path, time::SystemTime};
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{self, Write},
+    path::Path,
+    time::SystemTime,
+};
 
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
@@ -182,7 +188,7 @@ pub struct RunFacts {
     pub initial_metrics: BTreeMap<String, f64>,
     /// Server counters after.
     pub final_metrics: BTreeMap<String, f64>,
-    /// CPU seconds the server used during the run, where it is on this machine.
+    /// CPU seconds the server used during the run, where that is known exactly; else the mean of its seconds counts.
     pub server_cpu_s: Option<f64>,
     /// Server memory for each open connection, where measured.
     pub memory_bytes_per_connection: Option<f64>,
@@ -198,7 +204,9 @@ impl RunResult {
         let response = PhaseSummary::new(totals.histogram(Phase::Transaction));
         let seconds = |ns: u64| ns as f64 / 1e9;
         let mean = |values: Vec<f64>| if values.is_empty() { 0.0 } else { values.iter().sum::<f64>() / values.len() as f64 };
+        // Without the exact figure, the mean of the seconds.
         let engine_cpu = mean(intervals.iter().filter_map(|i| Some(i.engine?.cpu_percent)).collect());
+        let server_cpu_s = facts.server_cpu_s.or_else(|| (engine_cpu > 0.0).then(|| engine_cpu / 100.0 * facts.duration_s));
         let generator_cpu = mean(intervals.iter().filter_map(|i| Some(i.generator?.cpu_percent)).collect());
         let memory_max = intervals.iter().filter_map(|i| Some(i.engine?.memory_bytes)).max().unwrap_or(0);
         RunResult {
@@ -215,10 +223,7 @@ impl RunResult {
             min_response_time: seconds(response.min_ns),
             max_response_time: seconds(response.max_ns),
             errors: totals.errors.clone(),
-            cpu_usage: match facts.server_cpu_s {
-                Some(cpu) if facts.duration_s > 0.0 => cpu / facts.duration_s * 100.0,
-                _ => engine_cpu,
-            },
+            cpu_usage: server_cpu_s.filter(|_| facts.duration_s > 0.0).map_or(0.0, |cpu| cpu / facts.duration_s * 100.0),
             memory_usage_mb: memory_max as f64 / f64::from(1 << 20),
             timestamp: OffsetDateTime::from(facts.started),
             failures: facts.failures,
@@ -227,7 +232,7 @@ impl RunResult {
             connections_max,
             memory_bytes_per_connection: facts.memory_bytes_per_connection,
             generator_cpu_usage: generator_cpu,
-            cpu_us_per_message: facts.server_cpu_s.filter(|_| totals.acknowledged > 0).map(|cpu| cpu * 1e6 / totals.acknowledged as f64),
+            cpu_us_per_message: server_cpu_s.filter(|_| totals.acknowledged > 0).map(|cpu| cpu * 1e6 / totals.acknowledged as f64),
             load: facts.load,
             phases: Phase::ALL
                 .into_iter()
@@ -286,7 +291,14 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut name = path.file_name().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "not a file name"))?.to_owned();
     name.push(format!(".{}.new", std::process::id()));
     let fresh = path.with_file_name(name);
-    let written = fs::write(&fresh, bytes).and_then(|()| fs::rename(&fresh, path));
+    // Synced first: after a power cut the name must not be there without the bytes.
+    let write = || {
+        let mut file = fs::File::create(&fresh)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&fresh, path)
+    };
+    let written = write();
     if written.is_err() {
         // What could not be put in place is of no use; that it may not be removable either is not the news.
         let _ = fs::remove_file(&fresh);

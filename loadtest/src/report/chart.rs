@@ -8,7 +8,7 @@ use super::format::escape;
 const WIDTH: f64 = 640.0;
 const HEIGHT: f64 = 260.0;
 const LEFT: f64 = 62.0;
-const RIGHT: f64 = 14.0;
+const RIGHT: f64 = 24.0;
 const TOP: f64 = 12.0;
 const BOTTOM: f64 = 30.0;
 /// Points one series is drawn with; of more, every n-th span's highest is drawn, so that no peak is lost.
@@ -95,7 +95,11 @@ impl Chart<'_> {
                 format!("<span class=\"key\"><i class=\"swatch c{index}{kind}\"></i>{}</span>", escape(&series.name))
             })
             .collect();
-        let legend = if series.len() > 1 { format!("<div class=\"legend\">{legend}</div>") } else { String::new() };
+        let legend = if series.len() > 1 || self.mark == Mark::StackedBars {
+            format!("<div class=\"legend\">{legend}</div>")
+        } else {
+            String::new()
+        };
         format!(
             "<figure class=\"chart\" data-points=\"{data}\"><figcaption>{title}</figcaption>{legend}<div class=\"plot\">\
              <svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{title}\">{svg}<line class=\"cursor\" y1=\"{TOP}\" y2=\"{bottom}\"/></svg>\
@@ -144,7 +148,7 @@ impl Chart<'_> {
                 WIDTH - RIGHT,
                 LEFT - 6.0,
                 at + 4.0,
-                escape(&(self.y_label)(y))
+                escape(&short((self.y_label)(y)))
             )
             .expect("a string takes all");
         }
@@ -156,7 +160,7 @@ impl Chart<'_> {
                 "<line class=\"grid\" x1=\"{at:.1}\" x2=\"{at:.1}\" y1=\"{bottom}\" y2=\"{}\"/><text class=\"tick\" text-anchor=\"middle\" x=\"{at:.1}\" y=\"{}\">{}</text>",
                 bottom + 4.0,
                 bottom + 16.0,
-                escape(&(self.x_label)(x))
+                escape(&short((self.x_label)(x)))
             )
             .expect("a string takes all");
         }
@@ -241,6 +245,13 @@ fn ticks(scale: Scale, min: f64, max: f64) -> Vec<f64> {
         }
         Scale::Percentile => (0..10).map(|power| 10_f64.powi(power)).filter(|&tick| tick >= min * 0.999 && tick <= max * 1.001).collect(),
     }
+}
+
+/// A label without zeros that say nothing: `10.0 ms` is `10 ms`.
+fn short(label: String) -> String {
+    let (figure, unit) = label.split_once(' ').map_or((label.as_str(), None), |(figure, unit)| (figure, Some(unit)));
+    let figure = if figure.contains('.') { figure.trim_end_matches('0').trim_end_matches('.') } else { figure };
+    unit.map_or_else(|| figure.to_owned(), |unit| format!("{figure} {unit}"))
 }
 
 /// The next of 1, 2, 5 times a power of ten.
@@ -342,6 +353,7 @@ mod tests {
 
     #[test]
     fn ticks_are_few_and_round() {
+        assert_eq!(["10.0 ms", "2.50", "100", "99.90 %"].map(|label| short(label.to_owned())), ["10 ms", "2.5", "100", "99.9 %"]);
         assert_eq!(ticks(Scale::Linear, 0.0, 100.0), [0.0, 20.0, 40.0, 60.0, 80.0, 100.0]);
         assert_eq!(ticks(Scale::Log, 1.0, 10_000.0), [1.0, 10.0, 100.0, 1000.0, 10_000.0]);
         assert_eq!(ticks(Scale::Percentile, 1.0, 5000.0), [1.0, 10.0, 100.0, 1000.0]);

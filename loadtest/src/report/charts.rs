@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{
     chart::{Chart, Mark, SERIES_MAX, Scale, Series},
-    format::{bytes, latency, number},
+    format::{latency, number},
 };
 use crate::{error_kind::ErrorKind, measurement::Interval, phase::Phase, run_result::RunResult};
 
@@ -65,10 +65,10 @@ fn percentile_label(inverse: f64) -> String {
     format!("{text} %")
 }
 
-/// Acknowledged and begun per second, and what was offered.
+/// Acknowledged per second, and what was offered.
 pub fn throughput(run: &RunResult) -> String {
-    let rate = |count: fn(&Interval) -> u64| over_time(run, |i| Some(count(i) as f64 / i.length_s.max(1) as f64));
-    let mut series = vec![Series::new("acknowledged", rate(|i| i.acknowledged))];
+    let rate = over_time(run, |i| Some(i.acknowledged as f64 / i.length_s.max(1) as f64));
+    let mut series = vec![Series::new("acknowledged", rate)];
     if let (Some(offered), Some(last)) = (run.load.offered_per_second, run.intervals.last()) {
         let ends = vec![(0.0, offered), ((last.start_s + last.length_s) as f64, offered)];
         series.push(Series { dashed: true, ..Series::new("offered, on average", ends) });
@@ -79,7 +79,7 @@ pub fn throughput(run: &RunResult) -> String {
 /// p50, p99 and the longest of each interval.
 pub fn latency_over_time(run: &RunResult) -> String {
     let phase = Phase::Transaction;
-    let histograms: Vec<_> = run.intervals.iter().map(|i| (middle(i), i.histogram(phase))).filter(|(_, h)| !h.is_empty()).collect();
+    let histograms: Vec<_> = whole_intervals(run).map(|i| (middle(i), i.histogram(phase))).filter(|(_, h)| !h.is_empty()).collect();
     let at = |percentile: f64| histograms.iter().map(|(x, h)| (*x, h.value_at_percentile(percentile) as f64)).collect();
     let series = vec![Series::new("p50", at(50.0)), Series::new("p99", at(99.0)), Series::new("longest", at(100.0))];
     Chart { y_scale: Scale::Log, ..time_chart_of("Transactions over time", &latency, series) }.figure()
@@ -97,11 +97,12 @@ pub fn cpu(run: &RunResult) -> String {
 
 /// Resident memory of server and generator.
 pub fn memory(run: &RunResult) -> String {
+    let mib = |bytes: u64| Some(bytes as f64 / 1048576.0);
     let series = vec![
-        Series::new("server", over_time(run, |i| Some(i.engine?.memory_bytes as f64))),
-        Series::new("generator", over_time(run, |i| Some(i.generator?.memory_bytes as f64))),
+        Series::new("server", over_time(run, |i| mib(i.engine?.memory_bytes))),
+        Series::new("generator", over_time(run, |i| mib(i.generator?.memory_bytes))),
     ];
-    time_chart("Resident memory", &bytes, present(series))
+    time_chart("Resident memory, MiB", &number, present(series))
 }
 
 /// Transactions and connections open at the end of each interval.
@@ -142,7 +143,13 @@ fn middle(interval: &Interval) -> f64 {
 }
 
 fn over_time(run: &RunResult, value: impl Fn(&Interval) -> Option<f64>) -> Vec<(f64, f64)> {
-    run.intervals.iter().filter_map(|interval| Some((middle(interval), value(interval)?))).collect()
+    whole_intervals(run).filter_map(|interval| Some((middle(interval), value(interval)?))).collect()
+}
+
+/// Intervals that the run filled: the last one is seldom whole, and its rates would look like a collapse.
+fn whole_intervals(run: &RunResult) -> impl Iterator<Item = &Interval> + '_ {
+    let only = run.intervals.len() == 1;
+    run.intervals.iter().filter(move |i| only || (i.start_s + i.length_s) as f64 <= run.duration + 0.05)
 }
 
 fn time_chart_of<'a>(title: &'a str, y_label: &'a dyn Fn(f64) -> String, series: Vec<Series>) -> Chart<'a> {
@@ -176,6 +183,15 @@ mod tests {
     fn the_percentile_axis_counts_nines() {
         assert_eq!([1.0, 10.0, 100.0, 1000.0, 10_000.0].map(percentile_label), ["0 %", "90 %", "99 %", "99.9 %", "99.99 %"]);
         assert_eq!(percentile_label(2.0), "50.0 %");
+    }
+
+    #[test]
+    fn a_last_second_that_was_cut_short_is_not_drawn_as_a_collapse() {
+        let mut run = SampleRun::default().result();
+        run.duration = 9.02;
+        assert_eq!(over_time(&run, |i| Some(i.acknowledged as f64)).len(), 9);
+        run.duration = 9.99;
+        assert_eq!(over_time(&run, |i| Some(i.acknowledged as f64)).len(), 10);
     }
 
     #[test]

@@ -32,10 +32,15 @@ pub fn page(suite: &Suite) -> String {
         body.push_str(&machine(first));
     }
     suite.results.iter().enumerate().for_each(|(index, result)| run(&mut body, index, result));
+    document(&suite.test_suite, &body)
+}
+
+/// A page around a body, with the style and the script that charts need.
+pub fn document(title: &str, body: &str) -> String {
     format!(
         "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
          <title>{}</title><style>{}</style></head><body><main>{body}</main><script>{}</script></body></html>\n",
-        escape(&suite.test_suite),
+        escape(title),
         include_str!("page.css"),
         include_str!("page.js")
     )

@@ -1,0 +1,224 @@
+//! `ringpost-load history`: the figures of every run that was kept, one JSON object a line, and how they went over time.
+
+pub mod entry;
+pub mod trend;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use clap::{Args, Subcommand, ValueEnum};
+use rustix::fs::{FlockOperation, flock};
+
+use crate::{
+    cli::{EXIT_OK, Failure, say},
+    report::suite::read_results,
+    run_result::{RunResult, read_text, write_whole},
+};
+use entry::{Entry, Metric};
+
+/// Runs that are kept; of more, the oldest go.
+pub const ENTRIES_MAX: usize = 1000;
+
+/// `ringpost-load history …`
+#[derive(Args, Clone, Debug)]
+pub struct HistoryArguments {
+    /// The history's file
+    #[arg(long, value_name = "FILE", default_value = "loadtest-history.jsonl", global = true)]
+    pub file: PathBuf,
+    /// What to do
+    #[command(subcommand)]
+    pub call: HistoryCall,
+}
+
+/// The calls.
+#[derive(Subcommand, Clone, Debug)]
+pub enum HistoryCall {
+    /// Keep the figures of results; one that is there already is not added again.
+    Add {
+        /// Results or suites (JSON), or folders of them
+        #[arg(required = true, value_name = "RESULT")]
+        results: Vec<PathBuf>,
+    },
+    /// List what is kept, oldest first.
+    List {
+        /// Which runs.
+        #[command(flatten)]
+        filter: Filter,
+        /// One JSON object a line
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show the trend of a metric: a line of bars for each test, or an HTML page.
+    Plot {
+        /// Which runs.
+        #[command(flatten)]
+        filter: Filter,
+        /// The metric of the text's bars (the page shows all)
+        #[arg(long, value_enum, default_value_t = MetricName::MessagesPerSecond)]
+        metric: MetricName,
+        /// Write a self-contained HTML page
+        #[arg(long, value_name = "FILE")]
+        html: Option<PathBuf>,
+    },
+}
+
+/// Which entries.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Filter {
+    /// Only this test
+    #[arg(long, value_name = "NAME")]
+    pub test: Option<String>,
+    /// Only the newest so many
+    #[arg(long, value_name = "N")]
+    pub limit: Option<usize>,
+}
+
+/// Metrics as the command line names them.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MetricName {
+    /// Messages acknowledged per second.
+    MessagesPerSecond,
+    /// Median of whole transactions.
+    P50,
+    /// 99th percentile.
+    P99,
+    /// 99.9th percentile.
+    P999,
+    /// CPU of the server for each message.
+    CpuPerMessage,
+    /// Resident memory of the server.
+    Memory,
+}
+
+impl HistoryArguments {
+    /// Adds, lists or plots.
+    pub fn run(&self) -> Result<u8, Failure> {
+        match &self.call {
+            HistoryCall::Add { results } => {
+                let (added, kept) = add(&self.file, &read_results(results)?)?;
+                say(&format!("added {added}, {kept} kept in {}", self.file.display()))?;
+            }
+            HistoryCall::List { filter, json } => {
+                let entries = filter.pick(read(&self.file)?);
+                let lines = entries.iter().map(|entry| if *json { entry.json_line() } else { entry.to_string() });
+                let head = if *json { String::new() } else { Entry::heading() + "\n" };
+                say(&(head + &lines.collect::<Vec<_>>().join("\n")))?;
+            }
+            HistoryCall::Plot { filter, metric, html } => {
+                let entries = filter.pick(read(&self.file)?);
+                match html {
+                    None => say(&trend::text(&entries, Metric::of(*metric)))?,
+                    Some(path) => {
+                        write_whole(path, trend::page(&entries).as_bytes()).map_err(|reason| Failure::io(path.display(), reason))?
+                    }
+                }
+            }
+        }
+        Ok(EXIT_OK)
+    }
+}
+
+impl Filter {
+    fn pick(&self, mut entries: Vec<Entry>) -> Vec<Entry> {
+        entries.retain(|entry| self.test.as_ref().is_none_or(|test| *test == entry.test_name));
+        let from = entries.len().saturating_sub(self.limit.unwrap_or(usize::MAX));
+        entries.split_off(from)
+    }
+}
+
+/// Reads a history. [`Failure::Data`] names the line that is none.
+pub fn read(file: &Path) -> Result<Vec<Entry>, Failure> {
+    let text = read_text(file)?;
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    lines
+        .map(|(number, line)| {
+            serde_json::from_str(line).map_err(|reason| Failure::Data(format!("{}:{}: not a run: {reason}", file.display(), number + 1)))
+        })
+        .collect()
+}
+
+/// Adds results, keeps the newest [`ENTRIES_MAX`]; how many were new, and how many there are. The file is replaced whole; a lock
+/// beside it lets several commands add at once.
+pub fn add(file: &Path, results: &[RunResult]) -> Result<(usize, usize), Failure> {
+    let mut lock_name = file.as_os_str().to_owned();
+    lock_name.push(".lock");
+    let lock_path = PathBuf::from(lock_name);
+    let lock = fs::File::create(&lock_path).map_err(|reason| Failure::io(lock_path.display(), reason))?;
+    flock(&lock, FlockOperation::LockExclusive).map_err(|reason| Failure::io(lock_path.display(), reason))?;
+    let mut entries = if file.exists() { read(file)? } else { Vec::new() };
+    let mut added = 0;
+    for entry in results.iter().map(Entry::new) {
+        if !entries.iter().any(|known| known.timestamp == entry.timestamp && known.test_name == entry.test_name) {
+            entries.push(entry);
+            added += 1;
+        }
+    }
+    entries.sort_by_key(|entry| entry.timestamp);
+    let entries = entries.split_off(entries.len().saturating_sub(ENTRIES_MAX));
+    let text: String = entries.iter().map(|entry| entry.json_line() + "\n").collect();
+    write_whole(file, text.as_bytes()).map_err(|reason| Failure::io(file.display(), reason))?;
+    Ok((added, entries.len()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample_run::SampleRun;
+
+    fn run(seed: u64) -> RunResult {
+        let mut run = SampleRun { seed, seconds: 1, ..SampleRun::default() }.result();
+        run.intervals.clear();
+        run
+    }
+
+    #[test]
+    fn runs_are_kept_once_in_order_of_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("history.jsonl");
+        let (first, second) = (run(5), run(9));
+        assert_eq!(add(&file, &[second.clone(), first.clone()]).unwrap(), (2, 2));
+        assert_eq!(add(&file, std::slice::from_ref(&first)).unwrap(), (0, 2));
+        let entries = read(&file).unwrap();
+        assert_eq!(entries, [Entry::new(&first), Entry::new(&second)]);
+        assert_eq!(Filter { test: None, limit: Some(1) }.pick(entries.clone()), [Entry::new(&second)]);
+        assert!(Filter { test: Some("other".into()), limit: None }.pick(entries).is_empty());
+    }
+
+    #[test]
+    fn beyond_a_thousand_the_oldest_go() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("history.jsonl");
+        let one = run(1);
+        let many: Vec<RunResult> = (0..ENTRIES_MAX as i64 + 7)
+            .map(|n| RunResult { timestamp: one.timestamp + time::Duration::seconds(n), ..one.clone() })
+            .collect();
+        assert_eq!(add(&file, &many).unwrap(), (ENTRIES_MAX + 7, ENTRIES_MAX));
+        assert_eq!(read(&file).unwrap()[0].timestamp, one.timestamp + time::Duration::seconds(7));
+    }
+
+    #[test]
+    fn several_that_add_at_once_lose_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("history.jsonl");
+        std::thread::scope(|scope| {
+            for seed in 1..=8 {
+                let file = &file;
+                scope.spawn(move || add(file, &[run(seed)]).unwrap());
+            }
+        });
+        assert_eq!(read(&file).unwrap().len(), 8);
+    }
+
+    #[test]
+    fn a_damaged_line_is_named_and_the_file_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("history.jsonl");
+        add(&file, &[run(1)]).unwrap();
+        let damaged = fs::read_to_string(&file).unwrap() + "{\"half\": \n";
+        fs::write(&file, &damaged).unwrap();
+        assert!(matches!(add(&file, &[run(2)]), Err(Failure::Data(reason)) if reason.contains("jsonl:2:")));
+        assert_eq!(fs::read_to_string(&file).unwrap(), damaged);
+    }
+}
