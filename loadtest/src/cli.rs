@@ -1,7 +1,9 @@
 //! The command line of `ringpost-load`. Each call's arguments live in the module that does it.
 
 use std::{
+    fs,
     io::{self, Write},
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
@@ -62,8 +64,12 @@ pub enum Command {
         /// The shell.
         shell: clap_complete::Shell,
     },
-    /// Print the manual page (roff).
-    Man,
+    /// Print the manual page (roff), or write all of them into a folder.
+    Man {
+        /// Write the manual page and one for each command into this folder
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
 }
 
 /// What ends a command early, and the exit code that says so.
@@ -117,13 +123,42 @@ impl Cli {
             Command::Compare(arguments) => arguments.run().map(ExitCode::from),
             Command::History(arguments) => arguments.run().map(ExitCode::from),
             Command::Completions { shell } => {
-                clap_complete::generate(shell, &mut Cli::command(), "ringpost-load", &mut io::stdout());
+                let mut script = Vec::new();
+                clap_complete::generate(shell, &mut Cli::command(), "ringpost-load", &mut script);
+                say(&String::from_utf8_lossy(&script))?;
                 Ok(ExitCode::from(EXIT_OK))
             }
-            Command::Man => {
-                clap_mangen::Man::new(Cli::command()).render(&mut io::stdout()).map_err(|reason| Failure::io("standard output", reason))?;
-                Ok(ExitCode::from(EXIT_OK))
-            }
+            Command::Man { dir } => man(dir.as_deref()).map(|()| ExitCode::from(EXIT_OK)),
         }
+    }
+}
+
+fn man(folder: Option<&Path>) -> Result<(), Failure> {
+    if let Some(folder) = folder {
+        fs::create_dir_all(folder).map_err(|reason| Failure::io(folder.display(), reason))?;
+        return clap_mangen::generate_to(Cli::command(), folder).map_err(|reason| Failure::io(folder.display(), reason));
+    }
+    let mut page = Vec::new();
+    clap_mangen::Man::new(Cli::command()).render(&mut page).expect("memory takes every page");
+    say(&String::from_utf8_lossy(&page))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound_and_every_command_has_a_page() {
+        Cli::command().debug_assert();
+        let folder = tempfile::tempdir().unwrap();
+        man(Some(&folder.path().join("man"))).unwrap();
+        for call in Cli::command().get_subcommands() {
+            assert!(folder.path().join("man").join(format!("ringpost-load-{}.1", call.get_name())).exists(), "{}", call.get_name());
+        }
+    }
+
+    #[test]
+    fn the_version_names_version_and_commit() {
+        assert!(version().starts_with(env!("CARGO_PKG_VERSION")) && version().ends_with(')'));
     }
 }
