@@ -10,8 +10,14 @@ use std::{
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::{
-    compare::CompareArguments, diff::DiffArguments, history::HistoryArguments, report::ReportArguments, scenario::run::RunArguments,
-    sink::arguments::SinkArguments, source::arguments::SourceArguments,
+    compare::CompareArguments,
+    connections::arguments::{ChurnArguments, IdleArguments, SlowlorisArguments},
+    diff::DiffArguments,
+    history::HistoryArguments,
+    report::ReportArguments,
+    scenario::run::RunArguments,
+    sink::arguments::SinkArguments,
+    source::arguments::SourceArguments,
 };
 
 /// The command did what was asked.
@@ -51,6 +57,12 @@ pub enum Command {
     Sink(Box<SinkArguments>),
     /// Compare what was acknowledged with what arrived: lost, duplicated, damaged, foreign.
     Diff(DiffArguments),
+    /// Open many connections and hold them.
+    Idle(IdleArguments),
+    /// Hold connections by saying one octet after the other, and see when the server has had enough.
+    Slowloris(SlowlorisArguments),
+    /// Connect and leave, again and again, as fast as it goes.
+    Churn(ChurnArguments),
     /// Run scenarios against an engine of one's own, or a server that runs, and report.
     Run(Box<RunArguments>),
     /// Turn results into a table, an HTML page, files for HdrHistogram viewers, advice.
@@ -118,6 +130,9 @@ impl Cli {
             Command::Source(arguments) => arguments.run().map(ExitCode::from),
             Command::Sink(arguments) => arguments.run().map(ExitCode::from),
             Command::Diff(arguments) => arguments.run().map(ExitCode::from),
+            Command::Idle(arguments) => arguments.run().map(ExitCode::from),
+            Command::Slowloris(arguments) => arguments.run().map(ExitCode::from),
+            Command::Churn(arguments) => arguments.run().map(ExitCode::from),
             Command::Run(arguments) => arguments.run().map(ExitCode::from),
             Command::Report(arguments) => arguments.run().map(ExitCode::from),
             Command::Compare(arguments) => arguments.run().map(ExitCode::from),

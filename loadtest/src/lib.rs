@@ -8,6 +8,7 @@
 pub mod addresses;
 pub mod cli;
 pub mod compare;
+pub mod connections;
 pub mod content;
 pub mod diff;
 pub mod encoded_histogram;

@@ -65,6 +65,11 @@ impl Lines {
         Lines { phase: Phase::Transaction, what: "acknowledged" }
     }
 
+    /// For connections: greetings.
+    pub fn of_connections() -> Lines {
+        Lines { phase: Phase::Banner, what: "greeted" }
+    }
+
     /// For a sink: end to end.
     pub fn of_sink() -> Lines {
         Lines { phase: Phase::EndToEnd, what: "taken" }
@@ -213,6 +218,44 @@ pub fn add_end_to_end(measurement: &mut Measurement, began: Instant, sink_began:
     }
 }
 
+/// What is followed until it is over.
+pub(crate) struct Followed<'a> {
+    /// Threads that hand in parts.
+    pub(crate) threads: usize,
+    /// When its second 0 began.
+    pub(crate) began: Instant,
+    /// The next part, waiting for at most so long.
+    pub(crate) next_part: &'a dyn Fn(Duration) -> Option<CorePart>,
+    /// Is it over?
+    pub(crate) is_over: &'a dyn Fn() -> bool,
+    /// Asks it to end.
+    pub(crate) stop: &'a dyn Fn(),
+}
+
+/// Gathers what is measured and shows it, until it is over.
+pub(crate) fn follow(followed: &Followed<'_>, beside: Beside<'_>, stop: &StopSignal, viewer: &mut dyn Viewer) -> Measurement {
+    let mut gatherer = Gatherer::new(followed.threads, beside, viewer);
+    loop {
+        // Asked before the channel is emptied, so that nothing comes later than the last look.
+        let over = (followed.is_over)();
+        if stop.is_asked() || !gatherer.viewer.goes_on() {
+            (followed.stop)();
+        }
+        for sink in beside.sinks {
+            let parts = std::iter::from_fn(|| sink.next_part(Duration::ZERO));
+            add_end_to_end(&mut gatherer.measurement, followed.began, sink.began, parts);
+        }
+        let mut wait = if over { Duration::ZERO } else { LOOK_EVERY };
+        while let Some(part) = (followed.next_part)(wait) {
+            gatherer.add(&part);
+            wait = Duration::ZERO;
+        }
+        if over {
+            return gatherer.measurement;
+        }
+    }
+}
+
 /// Runs a source to its end, and shows it meanwhile.
 ///
 /// # Errors
@@ -227,21 +270,11 @@ pub fn run_source(
     let started = SystemTime::now();
     let source = Source::start(options)?;
     let (run, began) = (source.run, source.began);
-    let mut gatherer = Gatherer::new(threads, beside, viewer);
-    while !source.is_over() {
-        if stop.is_asked() || !gatherer.viewer.goes_on() {
-            source.stop();
-        }
-        for sink in beside.sinks {
-            add_end_to_end(&mut gatherer.measurement, began, sink.began, std::iter::from_fn(|| sink.next_part(Duration::ZERO)));
-        }
-        if let Some(part) = source.next_part(LOOK_EVERY) {
-            gatherer.add(&part);
-        }
-    }
-    let (report, rest) = source.join()?;
-    rest.iter().for_each(|part| gatherer.add(part));
-    Ok(SourceRun { started, began, measurement: gatherer.measurement, report, run })
+    let followed =
+        Followed { threads, began, next_part: &|limit| source.next_part(limit), is_over: &|| source.is_over(), stop: &|| source.stop() };
+    let measurement = follow(&followed, beside, stop, viewer);
+    let report = source.join()?;
+    Ok(SourceRun { started, began, measurement, report, run })
 }
 
 /// Watches a sink until it is over or the end is asked for.

@@ -29,6 +29,7 @@ use crate::{
     source::{
         CorePart, CoreReport, SourceError, SourceOptions,
         clock::Clock,
+        connect_gate::ConnectGate,
         host::{Host, Job, Outcome, Script, Sent, Stage},
         outbox::Outbox,
         session,
@@ -37,9 +38,6 @@ use crate::{
 
 /// How often a core looks at its stop flag, its time and its seconds.
 const TICK: Duration = Duration::from_millis(20);
-
-/// Connections that a core has under way at once: more overflow the backlog of a listener, and a lost SYN costs a second.
-const CONNECTING_MAX: usize = 128;
 
 /// Messages that may be due and wait for a session. Further ones are counted as never begun.
 const BACKLOG_MAX: usize = 1_000_000;
@@ -72,8 +70,7 @@ pub(super) struct Core {
     pub(super) slots: RefCell<Vec<Slot>>,
     /// Sessions that rest, the one that rests longest first.
     idle: RefCell<VecDeque<usize>>,
-    connecting: Cell<usize>,
-    connect_queue: RefCell<VecDeque<Waker>>,
+    pub(super) connect_gate: ConnectGate,
     pub(super) live: Cell<usize>,
     pub(super) connections: Cell<u64>,
 }
@@ -282,8 +279,7 @@ impl Core {
             outbox: RefCell::default(),
             slots: RefCell::default(),
             idle: RefCell::default(),
-            connecting: Cell::new(0),
-            connect_queue: RefCell::default(),
+            connect_gate: ConnectGate::default(),
             live: Cell::new(0),
             connections: Cell::new(0),
         }
@@ -324,20 +320,6 @@ impl Core {
         }
     }
 
-    /// Waits until fewer than [`CONNECTING_MAX`] connections are under way, and counts as one.
-    pub(super) async fn may_connect(self: &Rc<Core>) -> Connecting {
-        poll_fn(|cx| {
-            if self.connecting.get() < CONNECTING_MAX {
-                self.connecting.set(self.connecting.get() + 1);
-                return Poll::Ready(());
-            }
-            self.connect_queue.borrow_mut().push_back(cx.waker().clone());
-            Poll::Pending
-        })
-        .await;
-        Connecting(self.clone())
-    }
-
     fn close(&self, now: Instant) {
         self.desk.borrow_mut().closed = true;
         self.end_waits(now + self.options.drain);
@@ -351,17 +333,6 @@ impl Core {
                 slot.deadline.set(limit);
             }
         }
-    }
-}
-
-/// Counts as a connection under way until it is dropped.
-pub(super) struct Connecting(Rc<Core>);
-
-impl Drop for Connecting {
-    fn drop(&mut self) {
-        self.0.connecting.set(self.0.connecting.get() - 1);
-        let next = self.0.connect_queue.borrow_mut().pop_front();
-        next.into_iter().for_each(Waker::wake);
     }
 }
 

@@ -7,11 +7,12 @@
 pub mod arguments;
 pub mod client;
 pub(crate) mod clock;
+pub(crate) mod connect_gate;
 mod core;
 pub mod host;
 pub mod outbox;
 mod reply;
-mod session;
+pub(crate) mod session;
 
 use std::{
     io,
@@ -131,6 +132,18 @@ impl SourceOptions {
     }
 }
 
+/// Connections that one local address carries to one port: the usual range of ports has 28,232, and closed ones rest a minute.
+const CONNECTIONS_PER_ADDRESS: usize = 20_000;
+
+/// Local addresses for so many connections: those given, or where one of loopback has too few ports, as many as are needed.
+pub fn local_addresses(to: SocketAddr, connections: usize, given: Vec<IpAddr>) -> Vec<IpAddr> {
+    if !given.is_empty() || connections <= CONNECTIONS_PER_ADDRESS || !to.ip().is_loopback() || to.is_ipv6() {
+        return given;
+    }
+    let count = connections.div_ceil(CONNECTIONS_PER_ADDRESS).min(250) as u8;
+    (1..=count).map(|last| IpAddr::from([127, 0, 1, last])).collect()
+}
+
 /// What a core measured in one second of the run.
 #[derive(Debug)]
 pub struct CorePart {
@@ -227,6 +240,8 @@ impl Source {
         if options.recipients.per_message == 0 || options.recipients.domains == 0 {
             return wrong("a message needs a recipient and a domain at least");
         }
+        let addresses = local_addresses(options.to, options.sessions, options.addresses);
+        let options = SourceOptions { addresses, ..options };
         let (sender, parts): (Sender<CorePart>, _) = channel();
         let (stop, began, run) = (Arc::new(AtomicBool::new(false)), Instant::now(), Random::fresh_seed());
         let mut source = Source { stop, threads: Vec::new(), parts, began, run };
@@ -263,18 +278,17 @@ impl Source {
         self.threads.iter().all(JoinHandle::is_finished)
     }
 
-    /// Waits for the end, and returns what is left in the channel, too.
+    /// Waits for the end. Parts that nobody took are lost: take them first.
     ///
     /// # Errors
     /// The first thread that failed.
-    pub fn join(mut self) -> Result<(CoreReport, Vec<CorePart>), SourceError> {
+    pub fn join(mut self) -> Result<CoreReport, SourceError> {
         let mut report = CoreReport::default();
         for thread in self.threads.drain(..) {
             let ended = thread.join().map_err(|_| io::Error::other("a thread of the source panicked"))?;
             report.add(ended?);
         }
-        let parts = std::mem::replace(&mut self.parts, channel().1);
-        Ok((report, parts.try_iter().collect()))
+        Ok(report)
     }
 }
 
@@ -284,5 +298,20 @@ impl Drop for Source {
         for thread in self.threads.drain(..) {
             let _ended = thread.join();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_connections_to_loopback_come_from_several_addresses() {
+        let to = SocketAddr::from(([127, 0, 0, 1], 25));
+        assert!(local_addresses(to, 20_000, Vec::new()).is_empty());
+        assert_eq!(local_addresses(to, 50_000, Vec::new()).len(), 3);
+        let given = vec![IpAddr::from([127, 0, 0, 9])];
+        assert_eq!(local_addresses(to, 50_000, given.clone()), given);
+        assert!(local_addresses(SocketAddr::from(([192, 0, 2, 1], 25)), 50_000, Vec::new()).is_empty());
     }
 }

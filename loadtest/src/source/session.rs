@@ -3,13 +3,13 @@
 use std::{
     future::poll_fn,
     io,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     rc::Rc,
     task::Poll,
     time::{Duration, Instant},
 };
 
-use ringpost_ring::{Conn, Deadline, Received};
+use ringpost_ring::{Conn, Deadline, Received, Ring};
 
 use crate::{
     error_kind::ErrorKind,
@@ -97,19 +97,10 @@ async fn due_or_over(core: &Core, index: usize) -> bool {
 }
 
 async fn connection(core: &Rc<Core>, index: usize, address: Option<IpAddr>, deadline: &Deadline) -> End {
-    let turn = core.may_connect().await;
+    let turn = core.connect_gate.enter().await;
     let began = Instant::now();
     deadline.set(began + core.options.timeout);
-    let connecting = core.ring.connect(core.options.to, address);
-    let connected = {
-        let mut connecting = std::pin::pin!(connecting);
-        poll_fn(|cx| match connecting.as_mut().poll(cx) {
-            Poll::Ready(outcome) => Poll::Ready(outcome),
-            Poll::Pending if deadline.poll_expired(cx).is_ready() => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
-            Poll::Pending => Poll::Pending,
-        })
-        .await
-    };
+    let connected = connect(&core.ring, core.options.to, address, deadline).await;
     drop(turn);
     let now = Instant::now();
     let conn = match connected {
@@ -127,6 +118,17 @@ async fn connection(core: &Rc<Core>, index: usize, address: Option<IpAddr>, dead
     client.broke(Instant::now(), &mut *core.desk.borrow_mut());
     core.connections.set(core.connections.get() - 1);
     end
+}
+
+/// Connects, until the deadline.
+pub(crate) async fn connect(ring: &Ring, to: SocketAddr, from: Option<IpAddr>, deadline: &Deadline) -> io::Result<Conn> {
+    let mut connecting = std::pin::pin!(ring.connect(to, from));
+    poll_fn(|cx| match connecting.as_mut().poll(cx) {
+        Poll::Ready(outcome) => Poll::Ready(outcome),
+        Poll::Pending if deadline.poll_expired(cx).is_ready() => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+        Poll::Pending => Poll::Pending,
+    })
+    .await
 }
 
 async fn speak(core: &Rc<Core>, index: usize, conn: &Conn, client: &mut Client, deadline: &Deadline) -> End {

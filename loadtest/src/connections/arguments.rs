@@ -1,0 +1,220 @@
+//! `ringpost-load idle`, `slowloris` and `churn`: their command lines, and what they print.
+
+use std::{net::IpAddr, time::Duration};
+
+use clap::Args;
+use serde_json::json;
+
+use crate::{
+    cli::{EXIT_NEGATIVE, EXIT_OK, Failure, say},
+    connections::{ConnectionsOptions, ConnectionsReport, Mode, run},
+    live::{Beside, Lines, shown_ns, usual_viewer},
+    measurement::Measurement,
+    phase::Phase,
+    process::process_use,
+    signals::StopSignal,
+    source::arguments::{Cores, last_core, parse_cores, resolve, seconds},
+};
+
+/// What the three have in common.
+#[derive(Args, Debug, Clone)]
+pub struct Common {
+    /// Where to: HOST:PORT.
+    #[arg(long)]
+    pub to: String,
+    /// Cores: 0,1 or 0-3. Default: the last one this process may use.
+    #[arg(long, value_parser = parse_cores)]
+    pub cores: Option<Cores>,
+    /// How long, seconds.
+    #[arg(long, default_value_t = 10.0)]
+    pub seconds: f64,
+    /// Local addresses that connections take in turn. Default: several of 127.0.1.0/24 where loopback has too few ports.
+    #[arg(long, value_delimiter = ',')]
+    pub from_address: Vec<IpAddr>,
+    /// How long a connection or a reply is waited for, seconds.
+    #[arg(long, default_value_t = 30.0)]
+    pub timeout: f64,
+    /// Process of the server, when it is on this machine: its memory and CPU are measured.
+    #[arg(long)]
+    pub server_pid: Option<u32>,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
+    /// No live line per second.
+    #[arg(long)]
+    pub quiet: bool,
+}
+
+/// `ringpost-load idle …`
+#[derive(Args, Debug, Clone)]
+pub struct IdleArguments {
+    #[command(flatten)]
+    common: Common,
+    /// Connections at once.
+    #[arg(long, default_value_t = 10_000)]
+    connections: usize,
+    /// Say NOOP now and then: seconds between two.
+    #[arg(long)]
+    noop_every: Option<f64>,
+}
+
+/// `ringpost-load slowloris …`
+#[derive(Args, Debug, Clone)]
+pub struct SlowlorisArguments {
+    #[command(flatten)]
+    common: Common,
+    /// Connections at once.
+    #[arg(long, default_value_t = 1000)]
+    connections: usize,
+    /// Seconds between two octets.
+    #[arg(long, default_value_t = 1.0)]
+    octet_every: f64,
+    /// Content behind DATA instead of a command.
+    #[arg(long)]
+    in_content: bool,
+}
+
+/// `ringpost-load churn …`
+#[derive(Args, Debug, Clone)]
+pub struct ChurnArguments {
+    #[command(flatten)]
+    common: Common,
+    /// Connections at once.
+    #[arg(long, default_value_t = 20)]
+    connections: usize,
+}
+
+impl IdleArguments {
+    /// Holds connections. The exit code: 0 all were greeted and none closed by the server, 1 otherwise.
+    ///
+    /// # Errors
+    /// What makes it impossible.
+    pub fn run(&self) -> Result<u8, Failure> {
+        let noop_every = self.noop_every.map(|every| seconds(every, "--noop-every")).transpose()?;
+        self.common.run("idle", self.connections, Mode::Idle { noop_every }, |report| report.failed + report.closed_by_server == 0)
+    }
+}
+
+impl SlowlorisArguments {
+    /// Holds connections slowly. The exit code: 0 the connections were made; that the server ends them is its right.
+    ///
+    /// # Errors
+    /// What makes it impossible.
+    pub fn run(&self) -> Result<u8, Failure> {
+        let mode = Mode::Slowloris { octet_every: seconds(self.octet_every, "--octet-every")?, in_content: self.in_content };
+        self.common.run("slowloris", self.connections, mode, |report| report.greeted > 0)
+    }
+}
+
+impl ChurnArguments {
+    /// Connects and leaves. The exit code: 0 no connection failed, 1 some did.
+    ///
+    /// # Errors
+    /// What makes it impossible.
+    pub fn run(&self) -> Result<u8, Failure> {
+        self.common.run("churn", self.connections, Mode::Churn, |report| report.failed == 0 && report.greeted > 0)
+    }
+}
+
+impl Common {
+    fn run(&self, name: &str, connections: usize, mode: Mode, is_well: impl Fn(&ConnectionsReport) -> bool) -> Result<u8, Failure> {
+        let options = ConnectionsOptions {
+            to: resolve(&self.to)?,
+            cores: match &self.cores {
+                Some(cores) => cores.0.clone(),
+                None => vec![last_core()?],
+            },
+            connections,
+            duration: seconds(self.seconds, "--seconds")?,
+            mode,
+            addresses: self.from_address.clone(),
+            timeout: seconds(self.timeout, "--timeout")?,
+        };
+        let stop = StopSignal::listen().map_err(|error| Failure::io("signals", error))?;
+        let mut viewer = usual_viewer(self.quiet || self.json, Lines::of_connections());
+        let used = || self.server_pid.and_then(|pid| process_use(pid).ok());
+        let before = used();
+        let mut memory_per_connection = None;
+        let mut when_open = |open: u64| {
+            if let (Some(before), Some(now)) = (before, used()) {
+                memory_per_connection = Some(now.memory_bytes.saturating_sub(before.memory_bytes) as f64 / open.max(1) as f64);
+            }
+        };
+        let server_pid = || self.server_pid;
+        let beside = Beside { server_pid: Some(&server_pid), sinks: &[] };
+        let (report, measurement) = run(options, beside, &stop, &mut *viewer, &mut when_open)?;
+        let server_cpu = before.zip(used()).map(|(before, after)| after.cpu.saturating_sub(before.cpu).as_secs_f64());
+        let text = summary(name, self.seconds, &report, &measurement, memory_per_connection, server_cpu);
+        if self.json {
+            say(&text.to_string())?;
+        } else {
+            print(name, self.seconds, &report, &measurement, memory_per_connection, server_cpu)?;
+        }
+        Ok(if is_well(&report) { EXIT_OK } else { EXIT_NEGATIVE })
+    }
+}
+
+fn us(time: Duration) -> u64 {
+    time.as_micros() as u64
+}
+
+fn summary(
+    name: &str,
+    seconds: f64,
+    report: &ConnectionsReport,
+    measurement: &Measurement,
+    memory_per_connection: Option<f64>,
+    server_cpu_s: Option<f64>,
+) -> serde_json::Value {
+    let percentiles = |phase: Phase| {
+        let latency = measurement.totals().histogram(phase);
+        json!({ "count": latency.len(), "p50_us": latency.value_at_percentile(50.0) / 1000, "p99_us": latency.value_at_percentile(99.0) / 1000,
+            "max_us": latency.max() / 1000 })
+    };
+    json!({
+        "mode": name, "greeted": report.greeted, "failed": report.failed, "open_max": report.open_max, "open_at_end": report.open_at_end,
+        "closed_by_server": report.closed_by_server, "told_421": report.told_421,
+        "closed_after_us": report.closed_after.map(|(least, most)| [us(least), us(most)]),
+        "greeted_per_second": report.greeted as f64 / seconds, "errors": measurement.totals().errors,
+        "memory_bytes_per_connection": memory_per_connection, "server_cpu_s": server_cpu_s,
+        "own_cpu_us_per_connection": report.cpu.as_secs_f64() * 1e6 / report.greeted.max(1) as f64,
+        "connect": percentiles(Phase::Connect), "banner": percentiles(Phase::Banner), "ehlo": percentiles(Phase::Ehlo),
+        "last_trouble": report.last_trouble,
+    })
+}
+
+fn print(
+    name: &str,
+    seconds: f64,
+    report: &ConnectionsReport,
+    measurement: &Measurement,
+    memory_per_connection: Option<f64>,
+    server_cpu_s: Option<f64>,
+) -> Result<(), Failure> {
+    say(&format!(
+        "{name}: {} connections greeted ({:.0}/s), {} failed, at most {} at once, {} open at the end",
+        report.greeted,
+        report.greeted as f64 / seconds,
+        report.failed,
+        report.open_max,
+        report.open_at_end
+    ))?;
+    if let Some((least, most)) = report.closed_after {
+        let (closed, told) = (report.closed_by_server, report.told_421);
+        say(&format!("the server closed {closed} of them, {told} with 421, after {least:.1?} to {most:.1?}"))?;
+    }
+    for phase in [Phase::Connect, Phase::Banner, Phase::Ehlo] {
+        let latency = measurement.totals().histogram(phase);
+        if !latency.is_empty() {
+            let at = |percentile: f64| shown_ns(latency.value_at_percentile(percentile));
+            say(&format!("{:<10} p50 {}, p99 {}, max {}", phase.title(), at(50.0), at(99.0), shown_ns(latency.max())))?;
+        }
+    }
+    if let Some(bytes) = memory_per_connection {
+        say(&format!("memory of the server per open connection: {:.2} KiB", bytes / 1024.0))?;
+    }
+    if let Some(cpu) = server_cpu_s {
+        say(&format!("CPU of the server: {cpu:.2} s in {seconds} s"))?;
+    }
+    report.last_trouble.as_ref().map_or(Ok(()), |trouble| say(&format!("the last trouble: {trouble}")))
+}

@@ -1,0 +1,286 @@
+//! One core's connections.
+
+use std::{
+    cell::{Cell, RefCell},
+    future::poll_fn,
+    io,
+    net::IpAddr,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        mpsc::Sender,
+    },
+    task::Poll,
+    time::{Duration, Instant},
+};
+
+use ringpost_ring::{Conn, Deadline, Ring, RingConfig, local};
+
+use crate::{
+    connections::{ConnectionsOptions, ConnectionsReport, Mode},
+    error_kind::ErrorKind,
+    measurement::Recorder,
+    phase::Phase,
+    pinning,
+    source::{CorePart, SourceError, connect_gate::ConnectGate, session::connect},
+};
+
+/// How often a core looks at its stop flag and its seconds.
+const TICK: Duration = Duration::from_millis(50);
+
+/// Where a connection of `Churn` failed, the next waits so long.
+const AGAIN: Duration = Duration::from_millis(20);
+
+/// Octets of a reply that is waited for.
+const REPLY_BYTES_MAX: usize = 8192;
+
+pub(super) struct Shared {
+    pub(super) stop: AtomicBool,
+    /// Connections that were greeted or have failed.
+    pub(super) settled: AtomicU64,
+    /// Greeted ones that are open.
+    pub(super) open: AtomicU64,
+}
+
+pub(super) struct Setup {
+    pub(super) share: usize,
+    pub(super) shares: usize,
+    pub(super) began: Instant,
+    pub(super) options: ConnectionsOptions,
+    pub(super) shared: Arc<Shared>,
+    pub(super) parts: Sender<CorePart>,
+}
+
+struct Core {
+    ring: Ring,
+    options: ConnectionsOptions,
+    shared: Arc<Shared>,
+    desk: RefCell<Desk>,
+    gate: ConnectGate,
+    /// When it is over.
+    ends: Instant,
+    open: Cell<u64>,
+}
+
+#[derive(Default)]
+struct Desk {
+    recorder: Recorder,
+    report: ConnectionsReport,
+}
+
+impl Desk {
+    fn failed(&mut self, error: &io::Error) {
+        self.report.failed += 1;
+        self.recorder.error(ErrorKind::from(error));
+        self.report.last_trouble = Some(error.to_string());
+    }
+}
+
+pub(super) fn run(setup: Setup) -> Result<ConnectionsReport, SourceError> {
+    let Setup { share, shares, began, options, shared, parts } = setup;
+    let core_number = options.cores[share];
+    pinning::pin(core_number)?;
+    let own = options.connections / shares + usize::from(share < options.connections % shares);
+    let config = RingConfig { entries: 4096, buffers: 2048, buffer_bytes: 1024, window_bytes: 4096, ..RingConfig::default() };
+    let ran = local::run(config, |ring, spawner| async move {
+        let cpu = pinning::thread_cpu();
+        let ends = began + options.duration;
+        let core =
+            Rc::new(Core { ring, options, shared, desk: RefCell::default(), gate: ConnectGate::default(), ends, open: Cell::new(0) });
+        for index in 0..own {
+            spawner.spawn(keep(core.clone(), share + index * shares));
+        }
+        supervise(&core, began, &parts).await;
+        let mut desk = core.desk.borrow_mut();
+        desk.report.open_at_end = core.open.get();
+        desk.report.cpu = pinning::thread_cpu().saturating_sub(cpu);
+        desk.report.clone()
+    });
+    ran.map_err(|reason| SourceError::Ring { core: core_number, reason })
+}
+
+async fn supervise(core: &Core, began: Instant, parts: &Sender<CorePart>) {
+    let mut second = 0;
+    let deadline = core.ring.deadline();
+    loop {
+        deadline.set(Instant::now() + TICK);
+        deadline.expired().await;
+        let now = Instant::now();
+        let over = now >= core.ends || core.shared.stop.load(Relaxed);
+        let current = (now - began).as_secs();
+        if current > second || over {
+            let part = core.desk.borrow_mut().recorder.take(0, core.open.get());
+            // Whoever listens may have gone: then nobody wants to know.
+            let _unheard = parts.send(CorePart { second: if over { current } else { current - 1 }, part });
+            second = current;
+        }
+        if over {
+            return;
+        }
+    }
+}
+
+async fn keep(core: Rc<Core>, index: usize) {
+    let deadline = core.ring.deadline();
+    let from = match core.options.addresses[..] {
+        [] => None,
+        ref addresses => Some(addresses[index % addresses.len()]),
+    };
+    let mut first = true;
+    loop {
+        let settle = |core: &Core| core.shared.settled.fetch_add(1, Relaxed);
+        match greet(&core, from, &deadline).await {
+            Ok(conn) => {
+                count(&core, true);
+                if std::mem::take(&mut first) {
+                    settle(&core);
+                }
+                hold(&core, &conn, &deadline).await;
+                count(&core, false);
+            }
+            Err(error) => {
+                core.desk.borrow_mut().failed(&error);
+                if std::mem::take(&mut first) {
+                    settle(&core);
+                }
+                deadline.set(Instant::now() + AGAIN);
+                deadline.expired().await;
+            }
+        }
+        if core.options.mode != Mode::Churn {
+            return;
+        }
+    }
+}
+
+fn count(core: &Core, opens: bool) {
+    let open = if opens { core.open.get() + 1 } else { core.open.get() - 1 };
+    core.open.set(open);
+    if opens {
+        core.shared.open.fetch_add(1, Relaxed);
+        let mut desk = core.desk.borrow_mut();
+        desk.report.greeted += 1;
+        desk.report.open_max = desk.report.open_max.max(open);
+        desk.recorder.acknowledged(0);
+    } else {
+        core.shared.open.fetch_sub(1, Relaxed);
+    }
+}
+
+/// Connects, reads the banner and, unless it leaves at once, says EHLO.
+async fn greet(core: &Core, from: Option<IpAddr>, deadline: &Deadline) -> io::Result<Conn> {
+    let place = core.gate.enter().await;
+    let began = Instant::now();
+    deadline.set(began + core.options.timeout);
+    core.desk.borrow_mut().recorder.sent();
+    let conn = connect(&core.ring, core.options.to, from, deadline).await?;
+    let connected = Instant::now();
+    core.desk.borrow_mut().recorder.record(Phase::Connect, connected - began);
+    reply(&conn, deadline, b'2').await?;
+    let greeted = Instant::now();
+    core.desk.borrow_mut().recorder.record(Phase::Banner, greeted - connected);
+    if core.options.mode != Mode::Churn {
+        conn.send(b"EHLO idle.load.test\r\n")?;
+        reply(&conn, deadline, b'2').await?;
+        core.desk.borrow_mut().recorder.record(Phase::Ehlo, greeted.elapsed());
+    }
+    drop(place);
+    Ok(conn)
+}
+
+/// Reads a reply to its last line; anything but the class that is wanted is an error.
+async fn reply(conn: &Conn, deadline: &Deadline, class: u8) -> io::Result<()> {
+    let mut text = Vec::new();
+    loop {
+        let received = poll_fn(|cx| match conn.poll_read(cx) {
+            Poll::Ready(outcome) => Poll::Ready(outcome),
+            Poll::Pending if deadline.poll_expired(cx).is_ready() => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            Poll::Pending => Poll::Pending,
+        });
+        let Some(received) = received.await? else { return Err(io::ErrorKind::UnexpectedEof.into()) };
+        text.extend_from_slice(&received);
+        let last = text.strip_suffix(b"\n").map(|lines| lines.rsplit(|&byte| byte == b'\n').next().unwrap_or(lines));
+        if let Some(line) = last.filter(|line| line.get(3) != Some(&b'-')) {
+            let fits = line.first() == Some(&class);
+            let shown = || io::Error::other(String::from_utf8_lossy(line.trim_ascii_end()).into_owned());
+            return if fits { Ok(()) } else { Err(shown()) };
+        }
+        if text.len() > REPLY_BYTES_MAX {
+            return Err(io::Error::other("a reply without end"));
+        }
+    }
+}
+
+/// Does what the mode says until its end or the server's.
+async fn hold(core: &Core, conn: &Conn, deadline: &Deadline) {
+    let began = Instant::now();
+    let failed = match core.options.mode {
+        Mode::Churn => {
+            deadline.set(began + core.options.timeout);
+            // It leaves; how the server takes that is not asked.
+            let _left = conn.send(b"QUIT\r\n");
+            let _bye = reply(conn, deadline, b'2').await;
+            return;
+        }
+        Mode::Idle { noop_every } => chat(core, conn, deadline, noop_every, b"NOOP\r\n").await,
+        Mode::Slowloris { octet_every, in_content } => {
+            let opened = if in_content { open_content(core, conn, deadline).await } else { Ok(()) };
+            match opened {
+                Ok(()) => chat(core, conn, deadline, Some(octet_every), b"a").await,
+                Err(error) => Err((error, false)),
+            }
+        }
+    };
+    let Err((error, told)) = failed else { return };
+    let mut desk = core.desk.borrow_mut();
+    let after = began.elapsed();
+    desk.recorder.error(if told { ErrorKind::Reply(421) } else { ErrorKind::from(&error) });
+    let report = &mut desk.report;
+    report.closed_by_server += 1;
+    report.told_421 += u64::from(told);
+    report.closed_after = Some(report.closed_after.map_or((after, after), |(least, most)| (least.min(after), most.max(after))));
+    report.last_trouble = Some(error.to_string());
+}
+
+async fn open_content(core: &Core, conn: &Conn, deadline: &Deadline) -> io::Result<()> {
+    for (command, class) in [(&b"MAIL FROM:<slow@load.test>\r\n"[..], b'2'), (b"RCPT TO:<slow@load.test>\r\n", b'2'), (b"DATA\r\n", b'3')] {
+        deadline.set(Instant::now() + core.options.timeout);
+        conn.send(command.to_vec())?;
+        reply(conn, deadline, class).await?;
+    }
+    Ok(())
+}
+
+/// Says something now and then until the end. The error tells whether the server said 421.
+async fn chat(
+    core: &Core,
+    conn: &Conn,
+    deadline: &Deadline,
+    every: Option<Duration>,
+    words: &'static [u8],
+) -> Result<(), (io::Error, bool)> {
+    let mut next = every.map(|every| Instant::now() + every);
+    loop {
+        deadline.set(next.map_or(core.ends, |next| next.min(core.ends)));
+        let received = poll_fn(|cx| match conn.poll_read(cx) {
+            Poll::Ready(outcome) => Poll::Ready(Some(outcome)),
+            Poll::Pending if deadline.poll_expired(cx).is_ready() => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        });
+        match received.await {
+            Some(Ok(Some(received))) if received.starts_with(b"421") => {
+                return Err((io::Error::other(String::from_utf8_lossy(received.trim_ascii_end()).into_owned()), true));
+            }
+            // The reply to a NOOP.
+            Some(Ok(Some(_))) => {}
+            Some(Ok(None)) => return Err((io::ErrorKind::UnexpectedEof.into(), false)),
+            Some(Err(error)) => return Err((error, false)),
+            None if Instant::now() >= core.ends => return Ok(()),
+            None => {
+                conn.send(words).map_err(|error| (error, false))?;
+                next = every.map(|every| Instant::now() + every);
+            }
+        }
+    }
+}

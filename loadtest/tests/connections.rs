@@ -1,0 +1,67 @@
+//! Connections without mail against the sink.
+
+use std::{net::SocketAddr, time::Duration};
+
+use ringpost_loadtest::{
+    connections::{ConnectionsOptions, ConnectionsReport, Mode, run},
+    live::{Beside, Quiet},
+    phase::Phase,
+    pinning,
+    signals::StopSignal,
+    sink::{Sink, SinkOptions, SinkReport},
+};
+
+fn against_sink(
+    change: impl FnOnce(&mut SinkOptions),
+    connections: usize,
+    mode: Mode,
+    duration: Duration,
+) -> (ConnectionsReport, SinkReport, Option<u64>) {
+    let core = pinning::cores().unwrap()[0];
+    let mut options = SinkOptions::new(SocketAddr::from(([127, 0, 0, 1], 0)), core);
+    change(&mut options);
+    let sink = Sink::start(options).unwrap();
+    let options = ConnectionsOptions {
+        to: sink.address,
+        cores: vec![core],
+        connections,
+        duration,
+        mode,
+        addresses: Vec::new(),
+        timeout: Duration::from_secs(10),
+    };
+    let mut opened = None;
+    let (report, measurement) = run(options, Beside::default(), &StopSignal::never(), &mut Quiet, &mut |open| opened = Some(open)).unwrap();
+    assert_eq!(measurement.totals().histogram(Phase::Banner).len(), report.greeted);
+    sink.stop();
+    (report, sink.join().unwrap().0, opened)
+}
+
+#[test]
+fn idle_connections_stay_and_are_counted_by_both_ends() {
+    let mode = Mode::Idle { noop_every: Some(Duration::from_millis(50)) };
+    let (report, sink, opened) = against_sink(|_| {}, 300, mode, Duration::from_millis(1200));
+    assert_eq!((report.greeted, report.failed, report.closed_by_server, report.open_at_end), (300, 0, 0, 300), "{report:?}");
+    assert_eq!((opened, sink.concurrent_max), (Some(300), 300));
+}
+
+#[test]
+fn a_server_that_has_had_enough_of_idle_or_slow_connections_is_seen_to_close_them() {
+    let impatient = |o: &mut SinkOptions| o.idle_timeout = Duration::from_millis(200);
+    let (report, _, _) = against_sink(impatient, 20, Mode::Idle { noop_every: None }, Duration::from_millis(1500));
+    assert_eq!((report.greeted, report.closed_by_server, report.open_at_end), (20, 20, 0), "{report:?}");
+    let (least, _) = report.closed_after.unwrap();
+    assert!(least >= Duration::from_millis(150), "{least:?}");
+    let slow = Mode::Slowloris { octet_every: Duration::from_millis(20), in_content: true };
+    let (report, sink, _) = against_sink(|_| {}, 20, slow, Duration::from_millis(500));
+    assert_eq!((report.greeted, report.closed_by_server, sink.messages), (20, 0, 0), "{report:?}");
+}
+
+#[test]
+fn connections_that_come_and_go_are_many() {
+    let (report, sink, _) = against_sink(|_| {}, 5, Mode::Churn, Duration::from_millis(500));
+    assert!(report.greeted > 50 && report.failed == 0, "{report:?}");
+    assert!(sink.concurrent_max <= 10 && sink.connections > 50, "{sink:?}");
+    let (report, sink, _) = against_sink(|o| o.connections_max = Some(2), 5, Mode::Idle { noop_every: None }, Duration::from_millis(500));
+    assert_eq!((report.greeted, report.failed, sink.connections_refused), (2, 3, 3), "{report:?}");
+}
