@@ -19,7 +19,7 @@ use comparison::{Comparison, MetricChange, Thresholds, Verdict, compare};
 /// `ringpost-load compare …`
 #[derive(Args, Clone, Debug)]
 pub struct CompareArguments {
-    /// Before: a result, a suite, or a folder of repeated runs
+    /// Before: a result, a suite, or a folder with repeated runs in it or in folders below it
     pub a: PathBuf,
     /// After: the same
     pub b: PathBuf,

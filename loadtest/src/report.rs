@@ -170,6 +170,7 @@ mod tests {
         let suite = Suite::read(&folder.path().join("suite.json")).unwrap();
         assert_eq!((suite.test_suite.as_str(), suite.total_tests, suite.passed_tests, suite.failed_tests), ("two", 2, 2, 0));
         assert_eq!(read_results(&[folder.path().join("suite.json")]).unwrap(), suite.results);
+        assert_eq!(read_results(&[folder.path()]).unwrap().len(), 2, "a run by itself and in its suite counts once");
     }
 
     #[test]

@@ -1,6 +1,10 @@
 //! Several results as one file.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
 
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -77,24 +81,44 @@ impl Suite {
     }
 }
 
-/// Reads all results of the given files and folders; of a folder every `.json` file, in order of name.
+/// Folders below a folder that are looked into: repeated runs lie in folders of their own.
+const DEPTH_MAX: usize = 3;
+
+/// Reads all results of the given files and folders; of a folder every `.json` file in it and below it, in order of name. A run that is
+/// there twice, by itself and in its suite, counts once.
 pub fn read_results(paths: &[impl AsRef<Path>]) -> Result<Vec<RunResult>, Failure> {
-    let mut results = Vec::new();
+    let mut results: Vec<RunResult> = Vec::new();
     for path in paths.iter().map(AsRef::as_ref) {
+        let mut files = vec![path.to_owned()];
         if path.is_dir() {
-            let listing = std::fs::read_dir(path).map_err(|reason| Failure::io(path.display(), reason))?;
-            let mut files: Vec<_> = listing.filter_map(|entry| Some(entry.ok()?.path())).collect();
-            files.retain(|file| file.extension().is_some_and(|extension| extension == "json"));
-            files.sort();
+            files = json_files(path, DEPTH_MAX)?;
             if files.is_empty() {
                 return Err(Failure::Data(format!("{}: no .json file in this folder", path.display())));
             }
-            for file in files {
-                results.extend(Suite::read(&file)?.results);
+        }
+        for file in files {
+            for result in Suite::read(&file)?.results {
+                if !results.iter().any(|known| known.timestamp == result.timestamp && known.test_name == result.test_name) {
+                    results.push(result);
+                }
             }
-        } else {
-            results.extend(Suite::read(path)?.results);
         }
     }
     Ok(results)
+}
+
+fn json_files(folder: &Path, depth: usize) -> Result<Vec<PathBuf>, Failure> {
+    let fail = |reason| Failure::io(folder.display(), reason);
+    let mut entries: Vec<PathBuf> =
+        fs::read_dir(folder).map_err(fail)?.map(|entry| Ok(entry?.path())).collect::<Result<_, _>>().map_err(fail)?;
+    entries.sort();
+    let mut files = Vec::new();
+    for entry in entries {
+        if entry.is_dir() && depth > 0 {
+            files.extend(json_files(&entry, depth - 1)?);
+        } else if entry.extension().is_some_and(|extension| extension == "json") {
+            files.push(entry);
+        }
+    }
+    Ok(files)
 }
