@@ -15,6 +15,10 @@ use ringpost_queue::{RetryPolicy, Route, Routes, Via};
 const BURST: usize = 256;
 const GOAL: Option<f64> = Some(20.0);
 
+/// As in the engine.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() {
     let mut run = Run::begin("checkout");
     for domains in [10, 10_000] {

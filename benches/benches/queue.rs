@@ -16,6 +16,10 @@ const OPEN: usize = 512;
 /// Memory of a waiting message, index and addresses included, generously.
 const MESSAGE_BYTES: usize = 500;
 
+/// As in the engine.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() {
     let mut run = Run::begin("queue");
     let room = available_bytes();

@@ -20,6 +20,10 @@ const COMMANDS: [&[u8]; 8] = [
     b"QUIT",
 ];
 
+/// As in the engine.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() {
     let mut run = Run::begin("session");
     run.measure("a command taken apart", Some(20.0), Size { samples: 20_000, operations: 64 * COMMANDS.len() as u64 }, || {

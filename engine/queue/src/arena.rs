@@ -31,8 +31,8 @@ impl Span {
 /// Slices of `T`, each in a slot of the smallest class that holds it. Memory is kept for reuse until [`Arena::trim`].
 #[derive(Debug)]
 pub(crate) struct Arena<T> {
-    /// Elements by which the smallest classes differ.
-    step: usize,
+    /// Elements by which the smallest classes differ, as a power of two: dividing by a variable costs more than all the rest.
+    step_bits: u32,
     classes: Vec<Class<T>>,
     used: usize,
 }
@@ -40,14 +40,17 @@ pub(crate) struct Arena<T> {
 #[derive(Debug)]
 struct Class<T> {
     slot_length: usize,
-    slots_per_page: usize,
+    /// Slots of a page, as a power of two.
+    page_bits: u32,
     pages: Vec<Box<[T]>>,
     free: Vec<u32>,
 }
 
 impl<T: Copy + Default> Arena<T> {
+    /// An empty one. `step`, a power of two, is the length of its smallest slots.
     pub(crate) const fn new(step: usize) -> Self {
-        Self { step, classes: Vec::new(), used: 0 }
+        assert!(step.is_power_of_two(), "lengths are divided by it");
+        Self { step_bits: step.trailing_zeros(), classes: Vec::new(), used: 0 }
     }
 
     /// Takes a slice of `length` elements, whose values are whatever its last user left.
@@ -58,8 +61,8 @@ impl<T: Copy + Default> Arena<T> {
         let (index, _) = self.class_of(length);
         while self.classes.len() <= index {
             let slot_length = self.class_length(self.classes.len());
-            let slots_per_page = (PAGE_BYTES / (slot_length * size_of::<T>())).max(1);
-            self.classes.push(Class { slot_length, slots_per_page, pages: Vec::new(), free: Vec::new() });
+            let slots_per_page = PAGE_BYTES.div_ceil(slot_length * size_of::<T>()).next_power_of_two();
+            self.classes.push(Class { slot_length, page_bits: slots_per_page.trailing_zeros(), pages: Vec::new(), free: Vec::new() });
         }
         self.used += 1;
         Span { slot: self.classes[index].take(), length: u32::try_from(length).expect("the caller bounds slices to 16 MiB") }
@@ -102,31 +105,31 @@ impl<T: Copy + Default> Arena<T> {
 
     /// The class for a length and the length of its slots.
     fn class_of(&self, length: usize) -> (usize, usize) {
-        let steps = length.div_ceil(self.step);
+        let steps = (length + (1 << self.step_bits) - 1) >> self.step_bits;
         if steps <= STEPS {
-            return (steps - 1, steps * self.step);
+            return (steps - 1, steps << self.step_bits);
         }
         // Above: four classes per doubling. `shift` scales the length to 5..=8 quarters.
         let shift = (usize::BITS - (steps - 1).leading_zeros()) as usize - 3;
-        let quarters = steps.div_ceil(1 << shift);
-        (STEPS + (shift - 1) * 4 + quarters - 5, (quarters << shift) * self.step)
+        let quarters = (steps + (1 << shift) - 1) >> shift;
+        (STEPS + (shift - 1) * 4 + quarters - 5, quarters << shift << self.step_bits)
     }
 
     fn class_length(&self, index: usize) -> usize {
         if index < STEPS {
-            return (index + 1) * self.step;
+            return (index + 1) << self.step_bits;
         }
         let shift = (index - STEPS) / 4 + 1;
-        (((index - STEPS) % 4 + 5) << shift) * self.step
+        ((index - STEPS) % 4 + 5) << shift << self.step_bits
     }
 }
 
 impl<T: Copy + Default> Class<T> {
     fn take(&mut self) -> u32 {
         if self.free.is_empty() {
-            let first = self.pages.len() * self.slots_per_page;
-            self.pages.push(vec![T::default(); self.slot_length * self.slots_per_page].into_boxed_slice());
-            let slots = self.pages.len() * self.slots_per_page;
+            let first = self.pages.len() << self.page_bits;
+            self.pages.push(vec![T::default(); self.slot_length << self.page_bits].into_boxed_slice());
+            let slots = self.pages.len() << self.page_bits;
             self.free.extend((first as u32..slots as u32).rev());
         }
         self.free.pop().expect("a page was just added")
@@ -134,7 +137,7 @@ impl<T: Copy + Default> Class<T> {
 
     fn place(&self, slot: u32) -> (usize, usize) {
         let slot = slot as usize;
-        (slot / self.slots_per_page, slot % self.slots_per_page * self.slot_length)
+        (slot >> self.page_bits, (slot & ((1 << self.page_bits) - 1)) * self.slot_length)
     }
 }
 

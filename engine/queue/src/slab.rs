@@ -9,7 +9,7 @@ pub(crate) const NONE: u32 = u32::MAX;
 /// Values addressed by a 32-bit index. Whoever needs to tell uses of a slot apart keeps a generation in the value.
 #[derive(Debug)]
 pub(crate) struct Slab<T> {
-    pages: Vec<Vec<T>>,
+    pages: Vec<Box<[T; PAGE_SLOTS]>>,
     free: Vec<u32>,
 }
 
@@ -43,17 +43,22 @@ impl<T: Default> Slab<T> {
     /// Makes sure that `index` has a slot, without taking it; for slabs whose indices another slab hands out.
     pub(crate) fn cover(&mut self, index: u32) {
         while self.slots() <= index as usize {
-            self.pages.push((0..PAGE_SLOTS).map(|_| T::default()).collect());
+            self.pages.push(page());
         }
     }
 
     fn grow(&mut self) {
         let first = self.slots() as u32;
         assert!(first < NONE - PAGE_SLOTS as u32, "the caller bounds the number of messages");
-        self.pages.push((0..PAGE_SLOTS).map(|_| T::default()).collect());
+        self.pages.push(page());
         let slots = self.slots();
         self.free.extend((first..slots as u32).rev());
     }
+}
+
+fn page<T: Default>() -> Box<[T; PAGE_SLOTS]> {
+    let slots: Box<[T]> = (0..PAGE_SLOTS).map(|_| T::default()).collect();
+    slots.try_into().unwrap_or_else(|_| unreachable!("so many were collected"))
 }
 
 impl<T> std::ops::Index<u32> for Slab<T> {
