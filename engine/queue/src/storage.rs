@@ -1,5 +1,7 @@
 //! How a message is laid down in the queue's memory, changed by its records, written as one, and taken out again.
 
+use hashbrown::hash_table::Entry;
+
 use crate::message::{Flags, Group, Message, MessageKey, NewMessage, NewRecipient, PRIORITY_MAX, Place, RECIPIENTS_MAX, Recipient};
 use crate::outcome::{DecodeError, REPLY_BYTES_MAX, RecipientState, RecordWriter, Settling, read_record, sanitise};
 use crate::queue::Queue;
@@ -33,8 +35,12 @@ impl Queue {
     pub(crate) fn insert<'a>(&mut self, new: &NewMessage<'_>, recipients: impl Iterator<Item = NewRecipient<'a>> + Clone) -> u32 {
         let (count, bytes) = recipients.clone().fold((0, new.reverse_path.len()), |(n, bytes), r| (n + 1, bytes + r.address.len()));
         assert!((1..=RECIPIENTS_MAX).contains(&count), "the session limits recipients");
-        assert!(self.find_id(new.id).is_none(), "an id is given out once");
         let index = self.messages.take();
+        let messages = &self.messages;
+        match self.by_id.entry(new.id.spread(), |&other| messages[other].id == new.id, |&other| messages[other].id.spread()) {
+            Entry::Vacant(place) => drop(place.insert(index)),
+            Entry::Occupied(_) => panic!("an id is given out once"),
+        }
         let addresses = self.texts.take(bytes);
         let span = self.recipients.take(count);
         let text = self.texts.get_mut(addresses);
@@ -74,8 +80,6 @@ impl Queue {
             (state.group, state.next_in_group) = (group, self.groups[group].first);
             self.groups[group].first = recipient;
         }
-        let messages = &self.messages;
-        self.by_id.insert_unique(new.id.spread(), index, |&other| messages[other].id.spread());
         index
     }
 
@@ -150,6 +154,11 @@ impl Queue {
 
     /// Keeps the last word about a recipient: `parts` in one sanitised line.
     pub(crate) fn keep_reply(&mut self, index: u32, recipient: u16, parts: &[&[u8]]) {
+        let span = self.messages[index].recipients;
+        let old = self.recipients.get(span)[usize::from(recipient)].reply();
+        if parts.is_empty() && old.len() == 0 {
+            return; // Most mail is delivered at once and has nothing to forget.
+        }
         let mut line = [0; REPLY_BYTES_MAX];
         let mut length = 0;
         for part in parts {
@@ -159,8 +168,6 @@ impl Queue {
             line[length..length + bytes].copy_from_slice(&clean[..bytes]);
             length += bytes;
         }
-        let span = self.messages[index].recipients;
-        let old = self.recipients.get(span)[usize::from(recipient)].reply();
         self.texts.give(old);
         let reply = self.texts.take(length);
         self.texts.get_mut(reply).copy_from_slice(&line[..length]);
