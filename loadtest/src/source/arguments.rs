@@ -19,7 +19,7 @@ use crate::{
     pinning,
     random::Random,
     run_result::{Load, RunFacts, RunResult},
-    schedule::{RATE_FORM, Rate},
+    schedule::{RATE_FORM, Rate, Schedule},
     signals::StopSignal,
     sizes::{SIZES_FORM, Sizes},
     source::{SourceError, SourceOptions, host::Stage},
@@ -286,7 +286,11 @@ impl SourceArguments {
 /// What was asked for, as results keep it.
 pub fn load_of(options: &SourceOptions) -> Load {
     Load {
-        offered_per_second: options.rate.map(|rate| rate.peak()),
+        // Of a ramp or of spikes the mean over the run; without an end in time nobody knows it, and the highest is said.
+        offered_per_second: options.rate.map(|rate| match options.duration {
+            Some(duration) if !duration.is_zero() => Schedule::expected(&rate, duration) / duration.as_secs_f64(),
+            _ => rate.peak(),
+        }),
         sessions: options.sessions as u64,
         generator_threads: options.cores.len().min(options.sessions) as u32,
         server_cores: None,
