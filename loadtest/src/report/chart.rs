@@ -289,7 +289,7 @@ fn bars(svg: &mut String, frame: &Frame, series: &[Series]) {
             let (low, high) = (frame.y(*below), frame.y(*below + y));
             *below += y;
             if low - high > 0.0 {
-                let left = (frame.x(x) - width / 2.0).max(LEFT);
+                let left = (frame.x(x) - width / 2.0).clamp(LEFT, WIDTH - RIGHT - width);
                 write!(
                     svg,
                     "<rect class=\"bar c{index}\" x=\"{left:.1}\" y=\"{high:.1}\" width=\"{width:.1}\" height=\"{:.1}\"/>",

@@ -30,6 +30,7 @@ pub fn page(suite: &Suite) -> String {
     }
     if let Some(first) = suite.results.first() {
         body.push_str(&machine(first));
+        other_machines(&mut body, &suite.results);
     }
     suite.results.iter().enumerate().for_each(|(index, result)| run(&mut body, index, result));
     document(&suite.test_suite, &body)
@@ -94,6 +95,15 @@ fn machine(run: &RunResult) -> String {
         push(&mut text, format_args!("<tr><td class=\"quiet\">{name}</td><td class=\"text\">{}</td></tr>", escape(&value)));
     }
     text + "</table>"
+}
+
+/// Runs that were measured elsewhere than the first, or on another server.
+fn other_machines(body: &mut String, results: &[RunResult]) {
+    let place = |run: &RunResult| format!("{}; server {}; tool {}", run.machine.line(), run.machine.engine, run.machine.tool);
+    let Some((first, others)) = results.split_first() else { return };
+    for run in others.iter().filter(|run| place(run) != place(first)) {
+        push(body, format_args!("<p class=\"warn\">{} was measured elsewhere: {}</p>", escape(&run.test_name), escape(&place(run))));
+    }
 }
 
 fn run(body: &mut String, index: usize, run: &RunResult) {
@@ -252,12 +262,16 @@ mod tests {
         for wanted in ["dot to 250", "messages/s acknowledged", "p99.9", "Measured on", "<td>451</td>", "What set the pace"] {
             assert!(text.contains(wanted), "{wanted}");
         }
+        assert!(!text.contains("measured elsewhere"));
         assert_eq!(text.matches("<figure").count(), text.matches("</figure>").count());
     }
 
     #[test]
     fn a_run_that_measured_nothing_has_a_page_too() {
         let mut run = SampleRun { seconds: 1, ..SampleRun::default() }.result();
+        let mut other = run.clone();
+        other.machine.kernel = "Linux 7".into();
+        assert!(page(&Suite::new("two", vec![run.clone(), other])).contains("measured elsewhere"));
         run.phases.clear();
         run.intervals.clear();
         run.emails_sent = 0;
