@@ -10,6 +10,8 @@ use std::{
 
 use ringpost_config::Config;
 
+use crate::share::Share;
+
 /// Addresses remembered for their rates at once. When there are more, those without a session are forgotten first.
 const ADDRESSES_MAX: usize = 65_536;
 /// What "per minute" means: a count starts anew when so much time has passed since its start.
@@ -76,9 +78,9 @@ pub struct Admitted {
 }
 
 impl Admission {
-    /// Limits for one of `shards` shards.
-    pub fn new(config: &Config, shards: u16) -> Self {
-        let share = |limit: u32| limit.div_ceil(u32::from(shards)).max(1);
+    /// Limits for one shard.
+    pub fn new(config: &Config, share: Share) -> Self {
+        let share = |limit: u32| share.of(limit);
         let smtp = &config.smtp;
         let auto = || {
             let budget = memory_budget(config) / 2;

@@ -9,31 +9,23 @@ use std::{
     future::poll_fn,
     io,
     net::TcpListener,
+    num::NonZeroU16,
     os::fd::OwnedFd,
     path::Path,
     rc::Rc,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    task::{Poll, Waker},
+    sync::{Arc, atomic::AtomicBool},
+    task::Waker,
     thread::JoinHandle,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use glommio::{LocalExecutorBuilder, Placement};
 use ringpost_config::{Config, RECIPIENTS_MAX};
-use ringpost_queue::{
-    DestinationId, DestinationLimits, NewMessage, NewRecipient, Queue, QueueId, QueueSettings, REPLY_BYTES_MAX, RetryPolicy, Route, Routes,
-    Settled, Via,
-};
+use ringpost_queue::{DestinationId, Queue, QueueId, QueueSettings, REPLY_BYTES_MAX, Routes};
 use ringpost_ring::{PREEMPT_TIMER, Ring, RingConfig};
-use ringpost_smtp::{
-    envelope::EnvelopeView,
-    header::{DateText, RECEIVED_BYTES_MAX},
-};
-use ringpost_spool::{Event, LogConfig, PoisonReason, Role};
-use tracing::{error, info, warn};
+use ringpost_smtp::header::{DateText, RECEIVED_BYTES_MAX};
+use ringpost_spool::{LogConfig, Role};
+use tracing::warn;
 
 use crate::{
     admission::{Admission, memory_budget},
@@ -41,15 +33,17 @@ use crate::{
     committer::Committer,
     delivery::Delivery,
     inbound::InboundSettings,
-    listener, mail_log,
+    listener,
     mail_log::{MailLog, MailLogChannel},
     metrics::Metrics,
     pool::Pool,
     preparation,
-    recovering::Recovering,
     request_lane::RequestReceiver,
+    routes::routes_of,
     segment_files::SegmentFiles,
     shard_control,
+    shard_life::Life,
+    share::Share,
     spool_home::SpoolHome,
     staging::StagingBudget,
 };
@@ -68,15 +62,8 @@ const RECEIVE_BUFFERS: u16 = 512;
 const RECEIVE_BUFFER_BYTES: u32 = 16 * 1024;
 /// Bytes a connection may be sent before its reader asks for more.
 const RECEIVE_WINDOW_BYTES: u32 = 64 * 1024;
-/// Housekeeping while there is something to give back.
-const TRIM_EVERY: Duration = Duration::from_secs(1);
 /// What a queued message is reckoned with: 250 bytes, addresses, the last reply, and its place in the spool's index.
 const QUEUED_BYTES: u64 = 1024;
-
-/// So long a drain waits for clients and next hops; what they did not finish by then is not acknowledged, and tried again.
-pub(crate) const DRAIN_PATIENCE: Duration = Duration::from_secs(20);
-/// And so long more for their tasks to end.
-const DRAIN_REST: Duration = Duration::from_secs(3);
 
 /// The share of the memory budget that sessions may stage while content arrives in pieces; a quarter is the queue's.
 const STAGING_SHARE: u64 = 8;
@@ -136,12 +123,6 @@ pub enum ShardEvent {
     },
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Life {
-    Running,
-    Draining,
-}
-
 /// What all tasks of a shard share.
 pub struct Shard {
     pub(crate) id: u16,
@@ -162,20 +143,20 @@ pub struct Shard {
     pub(crate) hostname: String,
     pub(crate) date: RefCell<DateText>,
     pub(crate) received_text: RefCell<Vec<u8>>,
-    routes_scratch: RefCell<Vec<DestinationId>>,
+    pub(crate) routes_scratch: RefCell<Vec<DestinationId>>,
     /// Logs whose messages are not all queued yet.
-    loading: Cell<usize>,
-    next_sequence: Cell<u64>,
-    life: Cell<Life>,
+    pub(crate) loading: Cell<usize>,
+    pub(crate) next_sequence: Cell<u64>,
+    pub(crate) life: Cell<Life>,
     /// When the drain stops waiting for others.
-    drain_until: Cell<Option<Instant>>,
-    spool_failed: Arc<AtomicBool>,
+    pub(crate) drain_until: Cell<Option<Instant>>,
+    pub(crate) spool_failed: Arc<AtomicBool>,
     /// Who waits in [`Shard::poll_life`]: the shard's main task.
-    life_watch: RefCell<Option<Waker>>,
+    pub(crate) life_watch: RefCell<Option<Waker>>,
     /// Woken when the shard drains or the spool fails; each owner takes its own back.
-    life_waiters: RefCell<slab::Slab<Waker>>,
-    on_event: Box<dyn Fn(ShardEvent) + Send>,
-    housekeeping: RefCell<Option<Waker>>,
+    pub(crate) life_waiters: RefCell<slab::Slab<Waker>>,
+    pub(crate) on_event: Box<dyn Fn(ShardEvent) + Send>,
+    pub(crate) housekeeping: RefCell<Option<Waker>>,
 }
 
 /// Starts the shard's thread. Its events tell the rest.
@@ -231,7 +212,8 @@ fn start(plan: ShardPlan) -> Result<Started, (OnEvent, String)> {
     let clock = Clock::default();
     let now = clock.steady_ms(ring.now());
     let metrics: Rc<Metrics> = Rc::default();
-    let routes = match Routes::new(routes_of(&config, plan.shards)) {
+    let share = Share { shard: plan.id, shards: NonZeroU16::new(plan.shards).expect("a node has shards") };
+    let routes = match Routes::new(routes_of(&config, share)) {
         Ok(routes) => routes,
         Err(reason) => return Err((plan.on_event, format!("route: {reason}"))),
     };
@@ -267,7 +249,7 @@ fn start(plan: ShardPlan) -> Result<Started, (OnEvent, String)> {
         metrics,
         mail_log: MailLog::new(plan.mail_log),
         inbound: InboundSettings::new(&config, &plan.hostname),
-        admission: Rc::new(Admission::new(&config, plan.shards)),
+        admission: Rc::new(Admission::new(&config, share)),
         delivery: Delivery::new(&ring),
         pool: Pool::new(&config),
         staging: StagingBudget::new(in_bytes(budget / STAGING_SHARE)),
@@ -319,58 +301,6 @@ fn log_config(config: &Config, home: &SpoolHome, number: u16, role: Role) -> Log
     log
 }
 
-fn routes_of(config: &Config, shards: u16) -> Vec<Route> {
-    let share = |limit: u32| limit.div_ceil(u32::from(shards)).max(1);
-    let mut routes = Vec::new();
-    for route in config.routes.as_slice() {
-        let via = match &route.via {
-            ringpost_config::Via::Smarthost { hosts } => Via::Smarthost { hosts: hosts.iter().map(ToString::to_string).collect() },
-            ringpost_config::Via::Discard => Via::Discard,
-            ringpost_config::Via::Hold => Via::Hold,
-        };
-        let connections_max = route.connections_max(&config.delivery);
-        for pattern in &route.domains {
-            routes.push(Route {
-                pattern: pattern.to_string(),
-                via: via.clone(),
-                retry: RetryPolicy {
-                    first_ms: millis(route.retry.base),
-                    max_ms: millis(route.retry.cap),
-                    jitter_percent: route.retry.jitter.percent(),
-                    lifetime_ms: millis(route.retry.expiry),
-                },
-                limits: DestinationLimits {
-                    connections_max: share(connections_max),
-                    window_initial: share(config.delivery.window_initial.min(connections_max)),
-                    dead_max_ms: millis(config.delivery.dead_destination),
-                    ..DestinationLimits::default()
-                },
-            });
-        }
-    }
-    routes
-}
-
-/// Recipients of an envelope with their destinations.
-#[derive(Clone)]
-struct Recipients<'a> {
-    envelope: ringpost_smtp::envelope::Recipients<'a>,
-    routes: std::slice::Iter<'a, DestinationId>,
-}
-
-impl<'a> Iterator for Recipients<'a> {
-    type Item = NewRecipient<'a>;
-
-    fn next(&mut self) -> Option<NewRecipient<'a>> {
-        let (recipient, destination) = (self.envelope.next()?, *self.routes.next()?);
-        Some(NewRecipient { address: recipient.path.as_str().as_bytes(), destination })
-    }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
 fn random() -> u64 {
     let mut bytes = [0; 8];
     getrandom::fill(&mut bytes).expect("the kernel gives random bytes");
@@ -404,274 +334,6 @@ impl Shard {
         self.drain().await
     }
 
-    /// Waits for a change of the shard's life.
-    fn poll_life(&self, cx: &mut std::task::Context<'_>, ready: impl Fn(&Shard) -> bool) -> Poll<()> {
-        if ready(self) {
-            return Poll::Ready(());
-        }
-        self.life_watch.replace(Some(cx.waker().clone()));
-        Poll::Pending
-    }
-
-    /// While the shard drains, no wait goes on beyond its patience.
-    pub(crate) fn before_drain_ends(&self, at: Instant) -> Instant {
-        self.drain_until.get().map_or(at, |until| at.min(until))
-    }
-
-    /// Waits until the mail of earlier runs is queued: before, a listing of the queue would be short of it.
-    pub(crate) async fn loaded(&self) {
-        let key = self.life_of_task().await;
-        poll_fn(|_| if self.loading.get() == 0 || self.is_ending() { Poll::Ready(()) } else { Poll::Pending }).await;
-        self.forget_waiter(key);
-    }
-
-    /// Logs that are still being loaded.
-    pub(crate) fn logs_loading(&self) -> usize {
-        self.loading.get()
-    }
-
-    /// Is there a route for this recipient?
-    pub(crate) fn has_route(&self, recipient: ringpost_smtp::address::Path<'_>) -> bool {
-        let domain = recipient.domain().unwrap_or(&self.hostname);
-        self.queue.borrow().route(domain.as_bytes()) != DestinationId::UNROUTED
-    }
-
-    async fn drain(&self) -> Result<(), String> {
-        info!(shard = self.id, sessions = self.metrics.sessions.get(), "shard drains");
-        let deadline = self.ring.deadline();
-        deadline.set(self.ring.now() + DRAIN_PATIENCE + DRAIN_REST);
-        poll_fn(|cx| {
-            let quiet = |shard: &Shard| shard.metrics.sessions.get() == 0 && shard.delivery.is_quiet();
-            match deadline.poll_expired(cx) {
-                Poll::Ready(()) => Poll::Ready(()),
-                Poll::Pending => self.poll_life(cx, quiet),
-            }
-        })
-        .await;
-        self.mail_log.pass_on();
-        let logs: Vec<_> = std::iter::once(self.own.clone()).chain(self.adopted.borrow().iter().map(|(_, log)| log.clone())).collect();
-        for log in &logs {
-            log.with_log(|log| log.stop());
-        }
-        for log in &logs {
-            log.stopped().await.map_err(|_| "the spool failed while draining".to_owned())?;
-        }
-        self.mail_log.pass_on();
-        Ok(())
-    }
-
-    async fn run_log(self: Rc<Self>, number: u16, committer: Rc<Committer>, opened: Rc<Cell<usize>>) {
-        let recovering = RefCell::new(Some(Recovering::default()));
-        let shard = &self;
-        let driver = committer.clone();
-        driver
-            .run(|event| match event {
-                Event::Opened => {
-                    if number == shard.id {
-                        opened.set(1);
-                        shard.wake_life();
-                    }
-                }
-                Event::Acknowledged(ticket) => shard.delivery.acknowledged(shard, number, *ticket),
-                Event::Found { .. } | Event::FoundOutcome { .. } | Event::FoundSettled { .. } => {
-                    if let Some(recovering) = &mut *recovering.borrow_mut() {
-                        recovering.found(event);
-                    }
-                }
-                Event::Loaded(report) => {
-                    info!(shard = shard.id, log = number, messages = report.messages, segments = report.segments, batches = report.batches, "spool loaded");
-                    if let Some(recovering) = recovering.take() {
-                        let (shard, committer, ring) = (shard.clone(), committer.clone(), shard.ring.clone());
-                        // Not within the event: enqueueing asks the log what is still live. A spawned task begins at once.
-                        ring.spawn(async move {
-                            shard.ring.yield_now().await;
-                            recovering.enqueue(&shard, number, &committer).await;
-                            shard.loading.set(shard.loading.get() - 1);
-                            shard.wake_life();
-                        })
-                        .detach();
-                    }
-                }
-                Event::Incomplete { id } => {
-                    if let Some(recovering) = &mut *recovering.borrow_mut() {
-                        recovering.found(event);
-                    }
-                    error!(shard = shard.id, ?id, "a message lacks a part of its content and cannot be delivered; it stays in the spool");
-                }
-                Event::Damaged(damage) => match damage.kind {
-                    ringpost_spool::DamageKind::UnacknowledgedTail => {
-                        info!(shard = shard.id, file = %damage.file, offset = damage.offset, bytes = damage.bytes, "unacknowledged_tail: the log ends here, nobody was told 250 for the rest");
-                    }
-                    kind => error!(shard = shard.id, file = %damage.file, offset = damage.offset, bytes = damage.bytes, ?kind, "the spool is damaged here; everything else is delivered"),
-                },
-                Event::Poisoned(reason) => shard.fail(reason.to_string()),
-                Event::Refused(reason) => shard.fail(format!("log {number} cannot be opened: {reason}")),
-                Event::SegmentPrepared { written: false, .. } => shard.metrics.segments_unprepared.increment(),
-                Event::PrepareFailed { result } => warn!(shard = shard.id, errno = -result, "no room to prepare a segment; tried again"),
-                Event::Reserve(on) => {
-                    shard.delivery.kick();
-                    warn!(shard = shard.id, on, "spool reserve: new mail is answered with 452 while this is on, deliveries go on");
-                }
-                Event::SegmentPrepared { .. } | Event::Stopped => {}
-                Event::SegmentFreed { .. } => shard.delivery.kick(),
-                Event::Retired => {
-                    info!(shard = shard.id, log = number, "the log of a shard that no longer exists is empty and gone");
-                    let (shard, ring) = (shard.clone(), shard.ring.clone());
-                    ring.spawn(async move {
-                        shard.ring.yield_now().await;
-                        shard.forget_adopted(number);
-                    })
-                    .detach();
-                }
-            })
-            .await;
-    }
-
-    /// An adopted log is empty and its files are unlinked.
-    fn forget_adopted(&self, number: u16) {
-        let mut adopted = self.adopted.borrow_mut();
-        if let Some(at) = adopted.iter().position(|(log, _)| *log == number) {
-            let (_, log) = adopted.remove(at);
-            if let Err(reason) = log.remove_directory() {
-                warn!(shard = self.id, log = number, %reason, "the folder of an empty log could not be removed");
-            }
-        }
-    }
-
-    /// A write or flush failed somewhere: every log of this shard is closed, every waiting session gets its 451.
-    fn fail(&self, reason: String) {
-        if self.spool_failed.swap(true, Ordering::SeqCst) && reason == PoisonReason::Elsewhere.to_string() {
-            self.wake_life();
-            return;
-        }
-        error!(shard = self.id, reason, "the spool failed");
-        self.poison_logs();
-        (self.on_event)(ShardEvent::SpoolFailed { shard: self.id, reason });
-    }
-
-    /// Looks whether another shard's log failed. Called when the coordinator rings.
-    pub(crate) fn look_at_spool(&self) {
-        if self.spool_failed.load(Ordering::SeqCst) {
-            self.poison_logs();
-        }
-    }
-
-    fn poison_logs(&self) {
-        // Deferred: the event that brought us here may hold a log, and a spawned task begins at once.
-        let logs: Vec<_> = std::iter::once(self.own.clone()).chain(self.adopted.borrow().iter().map(|(_, log)| log.clone())).collect();
-        let ring = self.ring.clone();
-        self.ring
-            .spawn(async move {
-                ring.yield_now().await;
-                for log in logs.iter().filter(|log| !log.is_poisoned()) {
-                    log.with_log(|log| log.poison(PoisonReason::Elsewhere));
-                }
-            })
-            .detach();
-        self.wake_life();
-    }
-
-    /// Has any log of this spool failed?
-    pub(crate) fn spool_has_failed(&self) -> bool {
-        self.spool_failed.load(Ordering::Relaxed)
-    }
-
-    /// Draining, or the spool failed: nothing new is begun.
-    pub(crate) fn is_ending(&self) -> bool {
-        self.life.get() == Life::Draining || self.spool_has_failed()
-    }
-
-    /// Begins the drain.
-    pub(crate) fn begin_drain(&self) {
-        if self.life.replace(Life::Draining) == Life::Running {
-            self.drain_until.set(Some(self.ring.now() + DRAIN_PATIENCE));
-        }
-        self.wake_life();
-    }
-
-    /// Wakes all that wait for the shard's end.
-    pub(crate) fn wake_life(&self) {
-        for (_, waiter) in self.life_waiters.borrow().iter() {
-            waiter.wake_by_ref();
-        }
-        if let Some(waiter) = self.life_watch.take() {
-            waiter.wake();
-        }
-        self.delivery.kick();
-    }
-
-    /// Registers for [`Shard::wake_life`]; the key is for [`Shard::forget_waiter`].
-    pub(crate) fn remember_waiter(&self, waker: Waker) -> usize {
-        self.life_waiters.borrow_mut().insert(waker)
-    }
-
-    /// Takes a registration back.
-    pub(crate) fn forget_waiter(&self, key: usize) {
-        self.life_waiters.borrow_mut().try_remove(key);
-    }
-
-    /// Registers the calling task for [`Shard::wake_life`].
-    pub(crate) async fn life_of_task(&self) -> usize {
-        poll_fn(|cx| Poll::Ready(self.remember_waiter(cx.waker().clone()))).await
-    }
-
-    /// Queues a message whose record is durable.
-    pub(crate) fn enqueue(&self, id: QueueId, envelope: &EnvelopeView<'_>, size: u64, accepted_at: u64) {
-        let now = self.now_ms();
-        self.with_message(id, envelope, size, accepted_at, |queue, message, recipients| queue.enqueue(message, recipients, now));
-        self.delivery.kick();
-    }
-
-    /// Queues a message found in the spool, with the state that its recipients had, if any.
-    pub(crate) fn requeue(
-        &self,
-        id: QueueId,
-        envelope: &EnvelopeView<'_>,
-        size: u64,
-        accepted_at: u64,
-        state: Option<&[u8]>,
-    ) -> Result<(), String> {
-        if self.queue.borrow().key_of(id).is_some() {
-            return Ok(());
-        }
-        let now = self.now_ms();
-        let recovered = self.with_message(id, envelope, size, accepted_at, |queue, message, recipients| {
-            queue.recover(message, recipients, state.into_iter(), now)
-        });
-        let (key, done) = recovered.map_err(|reason| reason.to_string())?;
-        if done {
-            self.persist(key, Settled::Done);
-        }
-        Ok(())
-    }
-
-    fn with_message<R>(
-        &self,
-        id: QueueId,
-        envelope: &EnvelopeView<'_>,
-        size: u64,
-        accepted_at: u64,
-        put: impl FnOnce(&mut Queue, &NewMessage<'_>, Recipients<'_>) -> R,
-    ) -> R {
-        let mut queue = self.queue.borrow_mut();
-        let facts = envelope.content();
-        let message = NewMessage {
-            id,
-            location: Default::default(),
-            size,
-            accepted_at,
-            expires_at: None,
-            priority: 0,
-            eight_bit: facts.eight_bit_header || facts.eight_bit_body,
-            smtputf8: envelope.smtputf8(),
-            reverse_path: envelope.reverse_path().as_str().as_bytes(),
-        };
-        let mut routes = self.routes_scratch.borrow_mut();
-        routes.clear();
-        routes.extend(envelope.recipients().map(|recipient| queue.route(recipient.path.domain().unwrap_or(&self.hostname).as_bytes())));
-        put(&mut queue, &message, Recipients { envelope: envelope.recipients(), routes: routes.iter() })
-    }
-
     /// Is there room for the outcomes of what would be accepted?
     pub(crate) fn may_accept(&self) -> bool {
         self.may_attempt() || self.is_ending()
@@ -695,58 +357,5 @@ impl Shard {
     /// Unix milliseconds of the queue's clock.
     pub(crate) fn now_ms(&self) -> u64 {
         self.clock.steady_ms(self.ring.now())
-    }
-
-    /// Writes a mail log line, and sees to it that it is passed on in time.
-    pub(crate) fn log_mail(&self, line: std::fmt::Arguments<'_>) {
-        let was_waiting = self.mail_log.is_waiting();
-        self.mail_log.line(&self.clock, line);
-        if !was_waiting {
-            self.wake_housekeeping();
-        }
-    }
-
-    /// There is something to give back or pass on later.
-    pub(crate) fn wake_housekeeping(&self) {
-        if let Some(waker) = self.housekeeping.take() {
-            waker.wake();
-        }
-    }
-
-    /// Passes mail log lines on after 100 ms, gives memory back after a second; sleeps without a timer when there is nothing.
-    async fn keep_house(self: Rc<Self>) {
-        let mut trim_at: Option<Instant> = None;
-        let mut quiet_rounds = 0;
-        loop {
-            if !self.mail_log.is_waiting() && trim_at.is_none() {
-                let mut slept = false;
-                poll_fn(|cx| {
-                    if std::mem::replace(&mut slept, true) || self.mail_log.is_waiting() {
-                        return Poll::Ready(());
-                    }
-                    self.housekeeping.replace(Some(cx.waker().clone()));
-                    Poll::Pending
-                })
-                .await;
-            }
-            self.ring.sleep_until(self.ring.now() + mail_log::FLUSH_AFTER).await;
-            let now = self.ring.now();
-            let busy = self.mail_log.pass_on();
-            if busy && trim_at.is_none() {
-                quiet_rounds = 0;
-                trim_at = Some(now + TRIM_EVERY);
-            }
-            if trim_at.is_some_and(|at| now >= at) {
-                let mut kept = self.own.forget_recent(now);
-                for (_, log) in &*self.adopted.borrow() {
-                    kept |= log.forget_recent(now);
-                }
-                self.ring.trim(now);
-                self.metrics.log_lines_lost.set(self.mail_log.lost_total());
-                // What was found unused now is given back when it still is in a second: two quiet rounds end it.
-                quiet_rounds = if kept || busy { 0 } else { quiet_rounds + 1 };
-                trim_at = (quiet_rounds < 3).then(|| now + TRIM_EVERY);
-            }
-        }
     }
 }

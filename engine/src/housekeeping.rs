@@ -1,0 +1,68 @@
+//! Passing mail log lines on, and giving back memory that is kept for speed only.
+
+use std::{
+    future::poll_fn,
+    rc::Rc,
+    task::Poll,
+    time::{Duration, Instant},
+};
+
+use crate::{mail_log, shard::Shard};
+
+/// Housekeeping while there is something to give back.
+const TRIM_EVERY: Duration = Duration::from_secs(1);
+
+impl Shard {
+    /// Writes a mail log line, and sees to it that it is passed on in time.
+    pub(crate) fn log_mail(&self, line: std::fmt::Arguments<'_>) {
+        let was_waiting = self.mail_log.is_waiting();
+        self.mail_log.line(&self.clock, line);
+        if !was_waiting {
+            self.wake_housekeeping();
+        }
+    }
+
+    /// There is something to give back or pass on later.
+    pub(crate) fn wake_housekeeping(&self) {
+        if let Some(waker) = self.housekeeping.take() {
+            waker.wake();
+        }
+    }
+
+    /// Passes mail log lines on after 100 ms, gives memory back after a second; sleeps without a timer when there is nothing.
+    pub(crate) async fn keep_house(self: Rc<Self>) {
+        let mut trim_at: Option<Instant> = None;
+        let mut quiet_rounds = 0;
+        loop {
+            if !self.mail_log.is_waiting() && trim_at.is_none() {
+                let mut slept = false;
+                poll_fn(|cx| {
+                    if std::mem::replace(&mut slept, true) || self.mail_log.is_waiting() {
+                        return Poll::Ready(());
+                    }
+                    self.housekeeping.replace(Some(cx.waker().clone()));
+                    Poll::Pending
+                })
+                .await;
+            }
+            self.ring.sleep_until(self.ring.now() + mail_log::FLUSH_AFTER).await;
+            let now = self.ring.now();
+            let busy = self.mail_log.pass_on();
+            if busy && trim_at.is_none() {
+                quiet_rounds = 0;
+                trim_at = Some(now + TRIM_EVERY);
+            }
+            if trim_at.is_some_and(|at| now >= at) {
+                let mut kept = self.own.forget_recent(now);
+                for (_, log) in &*self.adopted.borrow() {
+                    kept |= log.forget_recent(now);
+                }
+                self.ring.trim(now);
+                self.metrics.log_lines_lost.set(self.mail_log.lost_total());
+                // What was found unused now is given back when it still is in a second: two quiet rounds end it.
+                quiet_rounds = if kept || busy { 0 } else { quiet_rounds + 1 };
+                trim_at = (quiet_rounds < 3).then(|| now + TRIM_EVERY);
+            }
+        }
+    }
+}

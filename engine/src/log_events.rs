@@ -1,0 +1,92 @@
+//! What a log of the spool tells its shard.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+};
+
+use ringpost_spool::Event;
+use tracing::{error, info, warn};
+
+use crate::{committer::Committer, recovering::Recovering, shard::Shard};
+
+impl Shard {
+    /// Drives a log and tells the shard what it finds; ends with the log.
+    pub(crate) async fn run_log(self: Rc<Self>, number: u16, committer: Rc<Committer>, opened: Rc<Cell<usize>>) {
+        let recovering = RefCell::new(Some(Recovering::default()));
+        let shard = &self;
+        let driver = committer.clone();
+        driver
+            .run(|event| match event {
+                Event::Opened => {
+                    if number == shard.id {
+                        opened.set(1);
+                        shard.wake_life();
+                    }
+                }
+                Event::Acknowledged(ticket) => shard.delivery.acknowledged(shard, number, *ticket),
+                Event::Found { .. } | Event::FoundOutcome { .. } | Event::FoundSettled { .. } => {
+                    if let Some(recovering) = &mut *recovering.borrow_mut() {
+                        recovering.found(event);
+                    }
+                }
+                Event::Loaded(report) => {
+                    info!(shard = shard.id, log = number, messages = report.messages, segments = report.segments, batches = report.batches, "spool loaded");
+                    if let Some(recovering) = recovering.take() {
+                        let (shard, committer, ring) = (shard.clone(), committer.clone(), shard.ring.clone());
+                        // Not within the event: enqueueing asks the log what is still live. A spawned task begins at once.
+                        ring.spawn(async move {
+                            shard.ring.yield_now().await;
+                            recovering.enqueue(&shard, number, &committer).await;
+                            shard.loading.set(shard.loading.get() - 1);
+                            shard.wake_life();
+                        })
+                        .detach();
+                    }
+                }
+                Event::Incomplete { id } => {
+                    if let Some(recovering) = &mut *recovering.borrow_mut() {
+                        recovering.found(event);
+                    }
+                    error!(shard = shard.id, ?id, "a message lacks a part of its content and cannot be delivered; it stays in the spool");
+                }
+                Event::Damaged(damage) => match damage.kind {
+                    ringpost_spool::DamageKind::UnacknowledgedTail => {
+                        info!(shard = shard.id, file = %damage.file, offset = damage.offset, bytes = damage.bytes, "unacknowledged_tail: the log ends here, nobody was told 250 for the rest");
+                    }
+                    kind => error!(shard = shard.id, file = %damage.file, offset = damage.offset, bytes = damage.bytes, ?kind, "the spool is damaged here; everything else is delivered"),
+                },
+                Event::Poisoned(reason) => shard.fail(reason.to_string()),
+                Event::Refused(reason) => shard.fail(format!("log {number} cannot be opened: {reason}")),
+                Event::SegmentPrepared { written: false, .. } => shard.metrics.segments_unprepared.increment(),
+                Event::PrepareFailed { result } => warn!(shard = shard.id, errno = -result, "no room to prepare a segment; tried again"),
+                Event::Reserve(on) => {
+                    shard.delivery.kick();
+                    warn!(shard = shard.id, on, "spool reserve: new mail is answered with 452 while this is on, deliveries go on");
+                }
+                Event::SegmentPrepared { .. } | Event::Stopped => {}
+                Event::SegmentFreed { .. } => shard.delivery.kick(),
+                Event::Retired => {
+                    info!(shard = shard.id, log = number, "the log of a shard that no longer exists is empty and gone");
+                    let (shard, ring) = (shard.clone(), shard.ring.clone());
+                    ring.spawn(async move {
+                        shard.ring.yield_now().await;
+                        shard.forget_adopted(number);
+                    })
+                    .detach();
+                }
+            })
+            .await;
+    }
+
+    /// An adopted log is empty and its files are unlinked.
+    fn forget_adopted(&self, number: u16) {
+        let mut adopted = self.adopted.borrow_mut();
+        if let Some(at) = adopted.iter().position(|(log, _)| *log == number) {
+            let (_, log) = adopted.remove(at);
+            if let Err(reason) = log.remove_directory() {
+                warn!(shard = self.id, log = number, %reason, "the folder of an empty log could not be removed");
+            }
+        }
+    }
+}

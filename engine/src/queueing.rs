@@ -1,0 +1,87 @@
+//! Messages enter the queue: accepted ones, and those of earlier runs.
+
+use ringpost_queue::{DestinationId, NewMessage, NewRecipient, Queue, QueueId, Settled};
+use ringpost_smtp::envelope::EnvelopeView;
+
+use crate::shard::Shard;
+
+/// Recipients of an envelope with their destinations.
+#[derive(Clone)]
+struct Recipients<'a> {
+    envelope: ringpost_smtp::envelope::Recipients<'a>,
+    routes: std::slice::Iter<'a, DestinationId>,
+}
+
+impl<'a> Iterator for Recipients<'a> {
+    type Item = NewRecipient<'a>;
+
+    fn next(&mut self) -> Option<NewRecipient<'a>> {
+        let (recipient, destination) = (self.envelope.next()?, *self.routes.next()?);
+        Some(NewRecipient { address: recipient.path.as_str().as_bytes(), destination })
+    }
+}
+
+impl Shard {
+    /// Queues a message whose record is durable.
+    pub(crate) fn enqueue(&self, id: QueueId, envelope: &EnvelopeView<'_>, size: u64, accepted_at: u64) {
+        let now = self.now_ms();
+        self.with_message(id, envelope, size, accepted_at, |queue, message, recipients| queue.enqueue(message, recipients, now));
+        self.delivery.kick();
+    }
+
+    /// Queues a message found in the spool, with the state that its recipients had, if any.
+    pub(crate) fn requeue(
+        &self,
+        id: QueueId,
+        envelope: &EnvelopeView<'_>,
+        size: u64,
+        accepted_at: u64,
+        state: Option<&[u8]>,
+    ) -> Result<(), String> {
+        if self.queue.borrow().key_of(id).is_some() {
+            return Ok(());
+        }
+        let now = self.now_ms();
+        let recovered = self.with_message(id, envelope, size, accepted_at, |queue, message, recipients| {
+            queue.recover(message, recipients, state.into_iter(), now)
+        });
+        let (key, done) = recovered.map_err(|reason| reason.to_string())?;
+        if done {
+            self.persist(key, Settled::Done);
+        }
+        Ok(())
+    }
+
+    fn with_message<R>(
+        &self,
+        id: QueueId,
+        envelope: &EnvelopeView<'_>,
+        size: u64,
+        accepted_at: u64,
+        put: impl FnOnce(&mut Queue, &NewMessage<'_>, Recipients<'_>) -> R,
+    ) -> R {
+        let mut queue = self.queue.borrow_mut();
+        let facts = envelope.content();
+        let message = NewMessage {
+            id,
+            location: Default::default(),
+            size,
+            accepted_at,
+            expires_at: None,
+            priority: 0,
+            eight_bit: facts.eight_bit_header || facts.eight_bit_body,
+            smtputf8: envelope.smtputf8(),
+            reverse_path: envelope.reverse_path().as_str().as_bytes(),
+        };
+        let mut routes = self.routes_scratch.borrow_mut();
+        routes.clear();
+        routes.extend(envelope.recipients().map(|recipient| queue.route(recipient.path.domain().unwrap_or(&self.hostname).as_bytes())));
+        put(&mut queue, &message, Recipients { envelope: envelope.recipients(), routes: routes.iter() })
+    }
+
+    /// Is there a route for this recipient?
+    pub(crate) fn has_route(&self, recipient: ringpost_smtp::address::Path<'_>) -> bool {
+        let domain = recipient.domain().unwrap_or(&self.hostname);
+        self.queue.borrow().route(domain.as_bytes()) != DestinationId::UNROUTED
+    }
+}

@@ -1,0 +1,45 @@
+//! The routes of the config as the queue of one shard knows them.
+
+use std::time::Duration;
+
+use ringpost_config::Config;
+use ringpost_queue::{DestinationLimits, RetryPolicy, Route, Via};
+
+use crate::share::Share;
+
+/// All routes, in the order of the config, with this shard's share of their limits.
+pub(crate) fn routes_of(config: &Config, share: Share) -> Vec<Route> {
+    let share = |limit: u32| share.of(limit);
+    let mut routes = Vec::new();
+    for route in config.routes.as_slice() {
+        let via = match &route.via {
+            ringpost_config::Via::Smarthost { hosts } => Via::Smarthost { hosts: hosts.iter().map(ToString::to_string).collect() },
+            ringpost_config::Via::Discard => Via::Discard,
+            ringpost_config::Via::Hold => Via::Hold,
+        };
+        let connections_max = route.connections_max(&config.delivery);
+        for pattern in &route.domains {
+            routes.push(Route {
+                pattern: pattern.to_string(),
+                via: via.clone(),
+                retry: RetryPolicy {
+                    first_ms: millis(route.retry.base),
+                    max_ms: millis(route.retry.cap),
+                    jitter_percent: route.retry.jitter.percent(),
+                    lifetime_ms: millis(route.retry.expiry),
+                },
+                limits: DestinationLimits {
+                    connections_max: share(connections_max),
+                    window_initial: share(config.delivery.window_initial.min(connections_max)),
+                    dead_max_ms: millis(config.delivery.dead_destination),
+                    ..DestinationLimits::default()
+                },
+            });
+        }
+    }
+    routes
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
