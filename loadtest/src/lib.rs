@@ -35,3 +35,4 @@ pub mod sink;
 pub mod sizes;
 pub mod source;
 pub mod template;
+pub mod tui;

@@ -215,7 +215,7 @@ async fn reply(conn: &Conn, deadline: &Deadline, class: u8) -> io::Result<()> {
 /// Does what the mode says until its end or the server's.
 async fn hold(core: &Core, conn: &Conn, deadline: &Deadline) {
     let began = Instant::now();
-    let failed = match core.options.mode {
+    let (error, told) = match core.options.mode {
         Mode::Churn => {
             deadline.set(began + core.options.timeout);
             // It leaves; how the server takes that is not asked.
@@ -223,16 +223,15 @@ async fn hold(core: &Core, conn: &Conn, deadline: &Deadline) {
             let _bye = reply(conn, deadline, b'2').await;
             return;
         }
-        Mode::Idle { noop_every } => chat(core, conn, deadline, noop_every, b"NOOP\r\n").await,
+        Mode::Idle { noop_every } => chat(conn, deadline, noop_every, b"NOOP\r\n").await,
         Mode::Slowloris { octet_every, in_content } => {
             let opened = if in_content { open_content(core, conn, deadline).await } else { Ok(()) };
             match opened {
-                Ok(()) => chat(core, conn, deadline, Some(octet_every), b"a").await,
-                Err(error) => Err((error, false)),
+                Ok(()) => chat(conn, deadline, Some(octet_every), b"a").await,
+                Err(error) => (error, false),
             }
         }
     };
-    let Err((error, told)) = failed else { return };
     let mut desk = core.desk.borrow_mut();
     let after = began.elapsed();
     desk.recorder.error(if told { ErrorKind::Reply(421) } else { ErrorKind::from(&error) });
@@ -252,17 +251,14 @@ async fn open_content(core: &Core, conn: &Conn, deadline: &Deadline) -> io::Resu
     Ok(())
 }
 
-/// Says something now and then until the end. The error tells whether the server said 421.
-async fn chat(
-    core: &Core,
-    conn: &Conn,
-    deadline: &Deadline,
-    every: Option<Duration>,
-    words: &'static [u8],
-) -> Result<(), (io::Error, bool)> {
+/// Says something now and then, until the server has had enough or the core ends. The error tells whether the server said 421.
+async fn chat(conn: &Conn, deadline: &Deadline, every: Option<Duration>, words: &'static [u8]) -> (io::Error, bool) {
     let mut next = every.map(|every| Instant::now() + every);
     loop {
-        deadline.set(next.map_or(core.ends, |next| next.min(core.ends)));
+        match next {
+            Some(next) => deadline.set(next),
+            None => deadline.clear(),
+        }
         let received = poll_fn(|cx| match conn.poll_read(cx) {
             Poll::Ready(outcome) => Poll::Ready(Some(outcome)),
             Poll::Pending if deadline.poll_expired(cx).is_ready() => Poll::Ready(None),
@@ -270,15 +266,16 @@ async fn chat(
         });
         match received.await {
             Some(Ok(Some(received))) if received.starts_with(b"421") => {
-                return Err((io::Error::other(String::from_utf8_lossy(received.trim_ascii_end()).into_owned()), true));
+                return (io::Error::other(String::from_utf8_lossy(received.trim_ascii_end()).into_owned()), true);
             }
             // The reply to a NOOP.
             Some(Ok(Some(_))) => {}
-            Some(Ok(None)) => return Err((io::ErrorKind::UnexpectedEof.into(), false)),
-            Some(Err(error)) => return Err((error, false)),
-            None if Instant::now() >= core.ends => return Ok(()),
+            Some(Ok(None)) => return (io::ErrorKind::UnexpectedEof.into(), false),
+            Some(Err(error)) => return (error, false),
             None => {
-                conn.send(words).map_err(|error| (error, false))?;
+                if let Err(error) = conn.send(words) {
+                    return (error, false);
+                }
                 next = every.map(|every| Instant::now() + every);
             }
         }

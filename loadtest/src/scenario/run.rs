@@ -7,7 +7,6 @@ use clap::Args;
 use crate::{
     cli::{EXIT_NEGATIVE, EXIT_OK, Failure, say},
     engine::find_binary,
-    live::{Lines, usual_viewer},
     pinning,
     report::{self, html, suite::Suite},
     run_result::{RunResult, write_whole},
@@ -16,7 +15,7 @@ use crate::{
         runner::{self, Place, Server},
     },
     signals::StopSignal,
-    source::arguments::{Cores, parse_cores, resolve},
+    source::arguments::{Cores, parse_cores, resolve, viewer},
 };
 
 /// `ringpost-load run …`
@@ -67,6 +66,9 @@ pub struct RunArguments {
     /// Live lines also where standard error is no terminal.
     #[arg(long, conflicts_with = "quiet", help_heading = "Results")]
     pub live: bool,
+    /// A full-screen view: latencies by phase, rates, errors, CPU. q ends the runs.
+    #[arg(long, conflicts_with_all = ["quiet", "live"], help_heading = "Results")]
+    pub tui: bool,
 }
 
 impl RunArguments {
@@ -99,10 +101,12 @@ impl RunArguments {
                 continue;
             }
             say(&format!("{}: {}", scenario.name, scenario.about))?;
-            let mut lines = Lines::of_source();
-            let mut viewer = usual_viewer(self.quiet, Lines::of_source());
-            let viewer = if self.live { &mut lines } else { &mut *viewer };
-            let result = runner::run(&scenario, &place, &stop, viewer)?;
+            let mut viewer = viewer(&scenario.name, self.tui, self.live, self.quiet)?;
+            let result = runner::run(&scenario, &place, &stop, &mut *viewer)?;
+            if !viewer.goes_on() {
+                stop.ask();
+            }
+            drop(viewer);
             if let Some(folder) = &self.output {
                 std::fs::create_dir_all(folder).map_err(|error| Failure::io(folder.display(), error))?;
                 result.write(&folder.join(format!("{}.json", result.test_name)))?;

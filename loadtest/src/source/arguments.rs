@@ -13,7 +13,7 @@ use crate::{
     addresses::{DOMAINS_MAX, RecipientPlan, Spread},
     cli::{EXIT_NEGATIVE, EXIT_OK, Failure},
     content::ContentKind,
-    live::{Beside, Lines, SourceRun, run_source, shown_ns, usual_viewer},
+    live::{Beside, Lines, SourceRun, Viewer, run_source, shown_ns, usual_viewer},
     machine::Machine,
     phase::Phase,
     pinning,
@@ -24,6 +24,7 @@ use crate::{
     sizes::{SIZES_FORM, Sizes},
     source::{SourceError, SourceOptions, host::Stage},
     template::{Template, read_corpus},
+    tui::Tui,
 };
 
 /// Arguments of `source`.
@@ -131,6 +132,9 @@ pub struct SourceArguments {
     /// A live line per second also where standard error is no terminal.
     #[arg(long, conflicts_with = "quiet", help_heading = "Results")]
     pub live: bool,
+    /// A full-screen view: latencies by phase, rates, errors, CPU. q ends the run.
+    #[arg(long, conflicts_with_all = ["quiet", "live"], help_heading = "Results")]
+    pub tui: bool,
 }
 
 /// Cores as an argument: clap takes a list type of its own for one value.
@@ -167,6 +171,18 @@ pub fn seconds(number: f64, what: &str) -> Result<Duration, Failure> {
 pub fn last_core() -> Result<usize, Failure> {
     let cores = pinning::cores().map_err(|error| Failure::io("the cores of this machine", error))?;
     cores.last().copied().ok_or_else(|| Failure::Io("no core is allowed to this process".into()))
+}
+
+/// What shows a source: a full screen, lines, or nothing.
+///
+/// # Errors
+/// No terminal for a full screen.
+pub fn viewer(title: &str, tui: bool, live: bool, quiet: bool) -> Result<Box<dyn Viewer>, Failure> {
+    match (tui, live) {
+        (true, _) => Ok(Box::new(Tui::start(title).map_err(|error| Failure::io("the terminal", error))?)),
+        (false, true) => Ok(Box::new(Lines::of_source())),
+        (false, false) => Ok(usual_viewer(quiet, Lines::of_source())),
+    }
 }
 
 impl From<SourceError> for Failure {
@@ -243,12 +259,11 @@ impl SourceArguments {
         let options = self.options()?;
         pinning::raise_open_files();
         let stop = StopSignal::listen().map_err(|error| Failure::io("signals", error))?;
-        let mut lines = Lines::of_source();
-        let mut viewer = usual_viewer(self.quiet || self.json, Lines::of_source());
-        let viewer = if self.live { &mut lines } else { &mut *viewer };
+        let mut viewer = viewer(&self.name, self.tui, self.live, self.quiet || self.json)?;
         let server_pid = || self.server_pid;
         let beside = Beside { server_pid: Some(&server_pid), sinks: &[] };
-        let run = run_source(options.clone(), beside, &stop, viewer)?;
+        let run = run_source(options.clone(), beside, &stop, &mut *viewer)?;
+        drop(viewer);
         if self.json {
             println!("{}", summary(&options, &run));
         } else {

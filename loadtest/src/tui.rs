@@ -1,0 +1,355 @@
+//! A run on a full screen: latencies by phase, their distribution, rates over time, errors, CPU. `q` ends the run.
+//!
+//! [`Screen`] holds what is shown and draws it; [`Tui`] has the terminal and the keys. The terminal is put back when the view is
+//! dropped, and by the panic hook of `ratatui` when something panics.
+
+use std::{
+    collections::VecDeque,
+    io::{self, IsTerminal},
+    time::Duration,
+};
+
+use hdrhistogram::Histogram;
+use ratatui::{
+    DefaultTerminal, Frame,
+    crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers},
+    layout::{Alignment, Constraint, Layout, Rect},
+    style::{Color, Modifier, Style},
+    symbols::Marker,
+    text::{Line, Span},
+    widgets::{Axis, Bar, BarChart, BarGroup, Block, Chart, Dataset, Gauge, GraphType, Paragraph, Row, Table},
+};
+
+use crate::{
+    error_kind::ErrorCounts,
+    live::{Second, Viewer, shown_ns},
+    phase::Phase,
+    process::ProcessSample,
+};
+
+/// Seconds that the curves go back.
+const HISTORY_MAX: usize = 300;
+
+/// Steps of a distribution for each doubling of time.
+const STEPS_PER_OCTAVE: f64 = 1.0;
+
+/// One second on the curves.
+#[derive(Debug, Clone, Copy, Default)]
+struct Point {
+    rate: f64,
+    errors: f64,
+    p99_ms: f64,
+}
+
+/// One phase so far.
+#[derive(Debug, Clone)]
+struct PhaseRow {
+    phase: Phase,
+    count: u64,
+    percentiles_ns: [u64; 6],
+    /// Lower bound in nanoseconds and count, in order.
+    steps: Vec<(u64, u64)>,
+}
+
+/// What is shown.
+#[derive(Debug, Default)]
+pub struct Screen {
+    title: String,
+    seconds: u64,
+    acknowledged: u64,
+    in_flight: u64,
+    connections: u64,
+    points: VecDeque<Point>,
+    phases: Vec<PhaseRow>,
+    selected: usize,
+    errors: ErrorCounts,
+    server: Option<ProcessSample>,
+    generator: Option<ProcessSample>,
+    ending: bool,
+}
+
+impl Screen {
+    /// An empty screen with this title.
+    pub fn new(title: &str) -> Screen {
+        Screen { title: title.to_string(), ..Screen::default() }
+    }
+
+    /// Takes up a second.
+    pub fn add(&mut self, second: &Second<'_>) {
+        self.seconds = second.number + 1;
+        self.acknowledged = second.totals.acknowledged;
+        (self.in_flight, self.connections) = (second.part.in_flight, second.part.connections);
+        (self.server, self.generator) = (second.server, second.generator);
+        self.errors = second.totals.errors.clone();
+        if self.points.len() == HISTORY_MAX {
+            self.points.pop_front();
+        }
+        let p99_ns = second.part.histogram(Phase::Transaction).value_at_percentile(99.0);
+        let rate = second.part.acknowledged as f64;
+        self.points.push_back(Point { rate, errors: second.part.errors.total() as f64, p99_ms: p99_ns as f64 / 1e6 });
+        let known = |phase: &Phase| !second.totals.histogram(*phase).is_empty();
+        self.phases = Phase::ALL.into_iter().filter(known).map(|phase| PhaseRow::new(phase, second.totals.histogram(phase))).collect();
+        self.selected = self.selected.min(self.phases.len().saturating_sub(1));
+    }
+
+    /// Shows another phase's distribution: the next one, or the one before.
+    pub fn select(&mut self, down: bool) {
+        let last = self.phases.len().saturating_sub(1);
+        self.selected = if down { (self.selected + 1).min(last) } else { self.selected.saturating_sub(1) };
+    }
+
+    /// Draws it all.
+    pub fn draw(&self, frame: &mut Frame<'_>) {
+        let [head, middle, curves, foot] =
+            Layout::vertical([Constraint::Length(1), Constraint::Length(13), Constraint::Min(8), Constraint::Length(7)])
+                .areas(frame.area());
+        self.draw_head(frame, head);
+        let [table, distribution] = Layout::horizontal([Constraint::Length(76), Constraint::Min(20)]).areas(middle);
+        self.draw_phases(frame, table);
+        self.draw_distribution(frame, distribution);
+        let [rates, latencies] = Layout::horizontal([Constraint::Fill(1), Constraint::Fill(1)]).areas(curves);
+        self.draw_curve(frame, rates, "acknowledged per second, errors in red", |point| point.rate, Some(|point: &Point| point.errors));
+        self.draw_curve(frame, latencies, "p99 of transactions, ms", |point| point.p99_ms, None);
+        let [errors, load] = Layout::horizontal([Constraint::Fill(1), Constraint::Fill(1)]).areas(foot);
+        self.draw_errors(frame, errors);
+        self.draw_cpu(frame, load);
+    }
+
+    fn draw_head(&self, frame: &mut Frame<'_>, area: Rect) {
+        let bold = Style::new().add_modifier(Modifier::BOLD);
+        let state = if self.ending { "  ending …" } else { "" };
+        let line = Line::from(vec![
+            Span::styled(format!(" {} ", self.title), bold.bg(Color::Blue).fg(Color::White)),
+            Span::raw(format!(
+                "  {} s   {} acknowledged   {} in flight   {} connections{state}",
+                self.seconds, self.acknowledged, self.in_flight, self.connections
+            )),
+        ]);
+        frame.render_widget(line, area);
+        frame.render_widget(Line::raw("arrows: phase   q: end ").alignment(Alignment::Right), area);
+    }
+
+    fn draw_phases(&self, frame: &mut Frame<'_>, area: Rect) {
+        let rows = self.phases.iter().enumerate().map(|(at, row)| {
+            let style = if at == self.selected { Style::new().add_modifier(Modifier::REVERSED) } else { Style::new() };
+            let cells = [row.phase.title().to_string(), row.count.to_string()].into_iter();
+            Row::new(cells.chain(row.percentiles_ns.iter().map(|&ns| shown_ns(ns)))).style(style)
+        });
+        let header = Row::new(["phase", "count", "p50", "p90", "p99", "p99.9", "p99.99", "max"]).style(Style::new().fg(Color::Cyan));
+        let widths = [19, 9, 7, 7, 7, 7, 7, 7].map(Constraint::Length);
+        frame.render_widget(Table::new(rows, widths).header(header).block(Block::bordered().title("latency by phase")), area);
+    }
+
+    fn draw_distribution(&self, frame: &mut Frame<'_>, area: Rect) {
+        let Some(row) = self.phases.get(self.selected) else {
+            frame.render_widget(Block::bordered(), area);
+            return;
+        };
+        let most = row.steps.iter().map(|&(_, count)| count).max().unwrap_or(1).max(1);
+        // A long tail is thin: the root lets it be seen.
+        let height = |count: u64| ((count as f64 / most as f64).sqrt() * 1000.0).ceil() as u64;
+        let bars: Vec<Bar<'_>> = row
+            .steps
+            .iter()
+            .map(|&(from_ns, count)| Bar::default().value(height(count)).label(Line::from(short(from_ns))).text_value(String::new()))
+            .collect();
+        let title = format!("{} (root of counts)", row.phase.title());
+        let chart = BarChart::default()
+            .block(Block::bordered().title(title))
+            .data(BarGroup::default().bars(&bars))
+            .bar_width(4)
+            .bar_gap(0)
+            .max(1000)
+            .bar_style(Style::new().fg(Color::Green));
+        frame.render_widget(chart, area);
+    }
+
+    fn draw_curve(&self, frame: &mut Frame<'_>, area: Rect, title: &str, value: impl Fn(&Point) -> f64, second: Option<fn(&Point) -> f64>) {
+        let line = |value: &dyn Fn(&Point) -> f64| -> Vec<(f64, f64)> {
+            self.points.iter().enumerate().map(|(at, point)| (at as f64, value(point))).collect()
+        };
+        let (main, other) = (line(&value), second.map(|second| line(&second)).unwrap_or_default());
+        let top = main.iter().chain(&other).map(|&(_, y)| y).fold(1.0, f64::max);
+        let first = self.seconds.saturating_sub(self.points.len() as u64);
+        let axis_x = Axis::default()
+            .bounds([0.0, (self.points.len() as f64 - 1.0).max(1.0)])
+            .labels([format!("{first} s"), format!("{} s", self.seconds)]);
+        let axis_y = Axis::default().bounds([0.0, top]).labels(["0".to_string(), format!("{top:.0}")]);
+        let dataset =
+            |data, color| Dataset::default().marker(Marker::Braille).graph_type(GraphType::Line).style(Style::new().fg(color)).data(data);
+        let datasets = vec![dataset(&main, Color::Green), dataset(&other, Color::Red)];
+        let chart = Chart::new(datasets).block(Block::bordered().title(title.to_string())).x_axis(axis_x).y_axis(axis_y);
+        frame.render_widget(chart, area);
+    }
+
+    fn draw_errors(&self, frame: &mut Frame<'_>, area: Rect) {
+        let mut kinds: Vec<_> = self.errors.iter().collect();
+        kinds.sort_by_key(|&(_, count)| std::cmp::Reverse(count));
+        let mut lines: Vec<Line<'_>> = kinds.iter().map(|(kind, count)| Line::raw(format!("{kind:<16} {count}"))).collect();
+        if lines.is_empty() {
+            lines.push(Line::raw("none"));
+        }
+        let title = format!("errors: {}", self.errors.total());
+        frame.render_widget(Paragraph::new(lines).block(Block::bordered().title(title)), area);
+    }
+
+    fn draw_cpu(&self, frame: &mut Frame<'_>, area: Rect) {
+        let block = Block::bordered().title("CPU, percent of one core");
+        let inner = block.inner(area);
+        frame.render_widget(block, area);
+        let rows = Layout::vertical([Constraint::Length(1); 4]).split(inner);
+        for (at, (name, sample)) in [("server", self.server), ("generator", self.generator)].into_iter().enumerate() {
+            let percent = sample.map_or(0.0, |sample| sample.cpu_percent);
+            let label = match sample {
+                Some(sample) => format!("{name}: {percent:.0} %, {} MiB", sample.memory_bytes >> 20),
+                None => format!("{name}: not measured"),
+            };
+            let gauge = Gauge::default().ratio((percent / 100.0).clamp(0.0, 1.0)).label(label).gauge_style(Style::new().fg(Color::Blue));
+            frame.render_widget(gauge, rows[2 * at]);
+        }
+    }
+}
+
+impl PhaseRow {
+    fn new(phase: Phase, latency: &Histogram<u64>) -> PhaseRow {
+        let percentiles_ns = [50.0, 90.0, 99.0, 99.9, 99.99, 100.0].map(|at| latency.value_at_percentile(at));
+        let step = |ns: u64| ((ns.max(1) as f64).log2() * STEPS_PER_OCTAVE).floor() as u32;
+        let (first, last) = (step(latency.min()), step(latency.max()));
+        let mut counts = vec![0u64; (last - first) as usize + 1];
+        for value in latency.iter_recorded() {
+            counts[(step(value.value_iterated_to()).clamp(first, last) - first) as usize] += value.count_at_value();
+        }
+        let from_ns = |at: usize| ((f64::from(first) + at as f64) / STEPS_PER_OCTAVE).exp2() as u64;
+        let steps = counts.iter().enumerate().map(|(at, &count)| (from_ns(at), count)).collect();
+        PhaseRow { phase, count: latency.len(), percentiles_ns, steps }
+    }
+}
+
+/// A time in four characters.
+fn short(ns: u64) -> String {
+    match ns {
+        0..1_000_000 => format!("{}u", ns / 1000),
+        1_000_000..1_000_000_000 => format!("{}m", ns / 1_000_000),
+        _ => format!("{}s", ns / 1_000_000_000),
+    }
+}
+
+/// The terminal and its keys.
+#[derive(Debug)]
+pub struct Tui {
+    terminal: DefaultTerminal,
+    screen: Screen,
+    changed: bool,
+}
+
+impl Tui {
+    /// Takes the terminal over.
+    ///
+    /// # Errors
+    /// Standard output is no terminal, or one that cannot be used.
+    pub fn start(title: &str) -> io::Result<Tui> {
+        if !io::stdout().is_terminal() {
+            return Err(io::Error::other("--tui needs a terminal as standard output"));
+        }
+        Ok(Tui { terminal: ratatui::try_init()?, screen: Screen::new(title), changed: true })
+    }
+
+    fn handle_keys(&mut self) -> io::Result<()> {
+        while event::poll(Duration::ZERO)? {
+            match event::read()? {
+                Event::Key(key) if key.kind == KeyEventKind::Press => match key.code {
+                    KeyCode::Char('q') | KeyCode::Esc => self.screen.ending = true,
+                    KeyCode::Char('c') if key.modifiers.contains(KeyModifiers::CONTROL) => self.screen.ending = true,
+                    KeyCode::Down | KeyCode::Char('j') => self.screen.select(true),
+                    KeyCode::Up | KeyCode::Char('k') => self.screen.select(false),
+                    _ => continue,
+                },
+                Event::Resize(..) => {}
+                _ => continue,
+            }
+            self.changed = true;
+        }
+        Ok(())
+    }
+}
+
+impl Viewer for Tui {
+    fn second(&mut self, second: &Second<'_>) {
+        self.screen.add(second);
+        self.changed = true;
+    }
+
+    fn goes_on(&mut self) -> bool {
+        // A terminal that is gone ends the view, and the run with it.
+        if self.handle_keys().is_err() {
+            self.screen.ending = true;
+        }
+        if std::mem::take(&mut self.changed) && self.terminal.draw(|frame| self.screen.draw(frame)).is_err() {
+            self.screen.ending = true;
+        }
+        !self.screen.ending
+    }
+}
+
+impl Drop for Tui {
+    fn drop(&mut self) {
+        ratatui::restore();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ratatui::{Terminal, backend::TestBackend};
+
+    use super::*;
+    use crate::{error_kind::ErrorKind, measurement::Recorder};
+
+    fn drawn(screen: &Screen, width: u16, height: u16) -> String {
+        let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
+        terminal.draw(|frame| screen.draw(frame)).unwrap();
+        let buffer = terminal.backend().buffer();
+        let rows: Vec<String> =
+            buffer.content.chunks(usize::from(width)).map(|row| row.iter().map(|cell| cell.symbol()).collect()).collect();
+        rows.join("\n")
+    }
+
+    fn filled() -> Screen {
+        let mut screen = Screen::new("relay");
+        for number in 0..5 {
+            let mut recorder = Recorder::new();
+            for latency_us in 1..100u64 {
+                recorder.sent();
+                recorder.acknowledged(10);
+                recorder.record_ns(Phase::Mail, latency_us * 10_000);
+                recorder.record_ns(Phase::Transaction, latency_us * 50_000);
+            }
+            recorder.error(ErrorKind::Reply(451));
+            let part = recorder.take(7, 3);
+            let sample = Some(ProcessSample { cpu_percent: 42.0, memory_bytes: 8 << 20 });
+            screen.add(&Second { number, part: &part, totals: &part, server: sample, generator: None });
+        }
+        screen
+    }
+
+    #[test]
+    fn everything_that_is_promised_is_on_the_screen() {
+        let mut screen = filled();
+        let text = drawn(&screen, 140, 40);
+        for part in
+            ["relay", "7 in flight", "MAIL", "transaction", "p99.99", "451", "server: 42 %, 8 MiB", "generator: not measured", "5 s"]
+        {
+            assert!(text.contains(part), "{part} in\n{text}");
+        }
+        assert!(text.contains("MAIL (root of counts)"));
+        screen.select(true);
+        assert!(drawn(&screen, 140, 40).contains("transaction (root of counts)"));
+    }
+
+    #[test]
+    fn no_screen_is_too_small_and_none_too_empty() {
+        for (width, height) in [(1, 1), (10, 5), (40, 12), (80, 24), (300, 100)] {
+            drawn(&filled(), width, height);
+            drawn(&Screen::new("x"), width, height);
+        }
+    }
+}
