@@ -14,6 +14,8 @@ use crate::{
     connections::arguments::{ChurnArguments, IdleArguments, SlowlorisArguments},
     diff::DiffArguments,
     history::HistoryArguments,
+    omission::OmissionArguments,
+    own_floor::OwnFloorArguments,
     report::ReportArguments,
     scenario::run::RunArguments,
     sink::arguments::SinkArguments,
@@ -63,6 +65,10 @@ pub enum Command {
     Slowloris(SlowlorisArguments),
     /// Connect and leave, again and again, as fast as it goes.
     Churn(ChurnArguments),
+    /// Show that a server that stands still is seen by an open loop and missed by a closed one (coordinated omission).
+    Omission(OmissionArguments),
+    /// Measure what this tool adds to latencies, against a server that does nothing.
+    OwnFloor(OwnFloorArguments),
     /// Run scenarios against an engine of one's own, or a server that runs, and report.
     Run(Box<RunArguments>),
     /// Turn results into a table, an HTML page, files for HdrHistogram viewers, advice.
@@ -133,6 +139,8 @@ impl Cli {
             Command::Idle(arguments) => arguments.run().map(ExitCode::from),
             Command::Slowloris(arguments) => arguments.run().map(ExitCode::from),
             Command::Churn(arguments) => arguments.run().map(ExitCode::from),
+            Command::Omission(arguments) => arguments.run().map(ExitCode::from),
+            Command::OwnFloor(arguments) => arguments.run().map(ExitCode::from),
             Command::Run(arguments) => arguments.run().map(ExitCode::from),
             Command::Report(arguments) => arguments.run().map(ExitCode::from),
             Command::Compare(arguments) => arguments.run().map(ExitCode::from),

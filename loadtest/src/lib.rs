@@ -20,6 +20,8 @@ pub mod ledger;
 pub mod live;
 pub mod machine;
 pub mod measurement;
+pub mod omission;
+pub mod own_floor;
 pub mod phase;
 pub mod pinning;
 pub mod process;

@@ -62,6 +62,8 @@ pub struct Screen {
     points: VecDeque<Point>,
     phases: Vec<PhaseRow>,
     selected: usize,
+    /// Somebody has chosen a phase.
+    chosen: bool,
     errors: ErrorCounts,
     server: Option<ProcessSample>,
     generator: Option<ProcessSample>,
@@ -89,12 +91,16 @@ impl Screen {
         self.points.push_back(Point { rate, errors: second.part.errors.total() as f64, p99_ms: p99_ns as f64 / 1e6 });
         let known = |phase: &Phase| !second.totals.histogram(*phase).is_empty();
         self.phases = Phase::ALL.into_iter().filter(known).map(|phase| PhaseRow::new(phase, second.totals.histogram(phase))).collect();
+        if !self.chosen {
+            self.selected = self.phases.iter().position(|row| row.phase == Phase::Transaction).unwrap_or(0);
+        }
         self.selected = self.selected.min(self.phases.len().saturating_sub(1));
     }
 
     /// Shows another phase's distribution: the next one, or the one before.
     pub fn select(&mut self, down: bool) {
         let last = self.phases.len().saturating_sub(1);
+        self.chosen = true;
         self.selected = if down { (self.selected + 1).min(last) } else { self.selected.saturating_sub(1) };
     }
 
@@ -104,7 +110,7 @@ impl Screen {
             Layout::vertical([Constraint::Length(1), Constraint::Length(13), Constraint::Min(8), Constraint::Length(7)])
                 .areas(frame.area());
         self.draw_head(frame, head);
-        let [table, distribution] = Layout::horizontal([Constraint::Length(76), Constraint::Min(20)]).areas(middle);
+        let [table, distribution] = Layout::horizontal([Constraint::Length(84), Constraint::Min(20)]).areas(middle);
         self.draw_phases(frame, table);
         self.draw_distribution(frame, distribution);
         let [rates, latencies] = Layout::horizontal([Constraint::Fill(1), Constraint::Fill(1)]).areas(curves);
@@ -136,7 +142,7 @@ impl Screen {
             Row::new(cells.chain(row.percentiles_ns.iter().map(|&ns| shown_ns(ns)))).style(style)
         });
         let header = Row::new(["phase", "count", "p50", "p90", "p99", "p99.9", "p99.99", "max"]).style(Style::new().fg(Color::Cyan));
-        let widths = [19, 9, 7, 7, 7, 7, 7, 7].map(Constraint::Length);
+        let widths = [19, 9, 8, 8, 8, 8, 8, 8].map(Constraint::Length);
         frame.render_widget(Table::new(rows, widths).header(header).block(Block::bordered().title("latency by phase")), area);
     }
 
@@ -340,9 +346,9 @@ mod tests {
         {
             assert!(text.contains(part), "{part} in\n{text}");
         }
-        assert!(text.contains("MAIL (root of counts)"));
-        screen.select(true);
-        assert!(drawn(&screen, 140, 40).contains("transaction (root of counts)"));
+        assert!(text.contains("transaction (root of counts)"));
+        screen.select(false);
+        assert!(drawn(&screen, 140, 40).contains("MAIL (root of counts)"));
     }
 
     #[test]

@@ -320,8 +320,20 @@ impl Core {
         }
     }
 
-    fn close(&self, now: Instant) {
-        self.desk.borrow_mut().closed = true;
+    /// A closed loop begins nothing after its time; an open one still owes what was due within it.
+    fn is_over(&self, lasted: Duration, duration: Duration) -> bool {
+        let waiting = self.desk.borrow().backlog.as_ref().is_some_and(|backlog| !backlog.is_empty());
+        lasted >= duration && (!waiting || lasted >= duration + self.options.drain)
+    }
+
+    fn close(&self, now: Instant, stopped: bool) {
+        let mut desk = self.desk.borrow_mut();
+        desk.closed = true;
+        if let (Some(backlog), true) = (&mut desk.backlog, stopped) {
+            // Whoever ends a run early does not want to know what would have come.
+            backlog.clear();
+        }
+        drop(desk);
         self.end_waits(now + self.options.drain);
         self.wake_idle(usize::MAX);
     }
@@ -386,10 +398,11 @@ async fn supervise(core: &Rc<Core>, stop: &AtomicBool, parts: &Sender<CorePart>,
         poll_fn(|cx| if core.live.get() == 0 { Poll::Ready(()) } else { deadline.poll_expired(cx) }).await;
         let now = Instant::now();
         next = next.max(now);
-        let late = core.options.duration.is_some_and(|duration| now - began >= duration);
-        if closed_at.is_none() && (late || stop.load(Relaxed) || core.desk.borrow().closed) {
+        let late = core.options.duration.is_some_and(|duration| core.is_over(now - began, duration));
+        let stopped = stop.load(Relaxed);
+        if closed_at.is_none() && (late || stopped || core.desk.borrow().closed) {
             closed_at = Some(now);
-            core.close(now);
+            core.close(now, stopped);
         }
         let over = core.live.get() == 0 || closed_at.is_some_and(|closed| now - closed > core.options.drain + Duration::from_secs(2));
         let current = (now - began).as_secs();

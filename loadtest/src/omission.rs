@@ -1,0 +1,201 @@
+//! Coordinated omission, shown: a server that stands still now and then is measured by an open and by a closed loop.
+//!
+//! A closed loop sends nothing while it waits, so a second of standstill costs it one slow message per session, which its percentiles
+//! forget. An open loop counts from the time at which each message was due, so that all that should have come meanwhile are late.
+
+use std::{
+    io::{self, BufRead, BufReader},
+    net::SocketAddr,
+    process::{Child, ChildStderr, Command, Stdio},
+    sync::mpsc::{Sender, channel},
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use clap::Args;
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::{
+    cli::{EXIT_NEGATIVE, EXIT_OK, Failure, say},
+    content::ContentKind,
+    live::{Beside, Lines, run_source, shown, usual_viewer},
+    measurement::Part,
+    phase::Phase,
+    schedule::Rate,
+    signals::StopSignal,
+    sizes::Sizes,
+    source::{
+        SourceOptions,
+        arguments::{last_core, resolve, seconds},
+    },
+};
+
+/// `ringpost-load omission …`
+#[derive(Args, Debug, Clone)]
+pub struct OmissionArguments {
+    /// A server that runs: HOST:PORT. Default: a sink of one's own.
+    #[arg(long, requires = "server_pid")]
+    pub to: Option<String>,
+    /// With --to: the process that is stopped and continued (SIGSTOP, SIGCONT).
+    #[arg(long, requires = "to")]
+    pub server_pid: Option<u32>,
+    /// Seconds of each of the two loads.
+    #[arg(long, default_value_t = 30.0)]
+    pub seconds: f64,
+    /// Seconds from one standstill to the next.
+    #[arg(long, default_value_t = 10.0)]
+    pub every: f64,
+    /// Seconds of each standstill.
+    #[arg(long, default_value_t = 1.0)]
+    pub stall: f64,
+    /// Messages per second of the open loop.
+    #[arg(long, default_value_t = 1000.0)]
+    pub rate: f64,
+    /// Sessions of both.
+    #[arg(long, default_value_t = 5)]
+    pub sessions: usize,
+    /// No live line per second.
+    #[arg(long)]
+    pub quiet: bool,
+}
+
+impl OmissionArguments {
+    /// Measures twice and prints both. The exit code: 0 the open loop's p99.9 shows the standstill and the closed loop's does not,
+    /// 1 otherwise.
+    ///
+    /// # Errors
+    /// No server, or a process that cannot be stopped.
+    pub fn run(&self) -> Result<u8, Failure> {
+        let (every, stall) = (seconds(self.every, "--every")?, seconds(self.stall, "--stall")?);
+        if stall >= every || stall.is_zero() || !(self.rate > 0.0 && self.rate <= 1e6) {
+            return Err(Failure::Data("--stall is above 0 and below --every, --rate above 0".into()));
+        }
+        let sink = match &self.to {
+            Some(_) => None,
+            None => Some(SinkProcess::start().map_err(|error| Failure::io("a sink", error))?),
+        };
+        let (to, pid) = match (&sink, &self.to) {
+            (Some(sink), _) => (sink.address, sink.child.id()),
+            (None, to) => (resolve(to.as_deref().unwrap_or_default())?, self.server_pid.unwrap_or_default()),
+        };
+        say(&format!("the server stands still for {stall:?} of every {every:?}; {} sessions, {} s each", self.sessions, self.seconds))?;
+        let stop = StopSignal::listen().map_err(|error| Failure::io("signals", error))?;
+        let mut p999 = Vec::new();
+        for rate in [None, Some(Rate::Fixed(self.rate))] {
+            let options = SourceOptions {
+                sessions: self.sessions,
+                duration: Some(seconds(self.seconds, "--seconds")?),
+                rate,
+                ..SourceOptions::new(to, last_core()?, ContentKind::Text(Sizes::fixed(1024)))
+            };
+            let stalls = Stalls::start(pid, every, stall)?;
+            let mut viewer = usual_viewer(self.quiet, Lines::of_source());
+            let ran = run_source(options, Beside::default(), &stop, &mut *viewer)?;
+            let count = stalls.end()?;
+            let totals = ran.measurement.totals();
+            let name = if rate.is_some() { "open loop, from the scheduled time" } else { "closed loop" };
+            say(&line(name, totals, Phase::Transaction, count))?;
+            if rate.is_some() {
+                say(&line("open loop, from when it was sent", totals, Phase::TransactionNaive, count))?;
+            }
+            p999.push(totals.histogram(Phase::Transaction).value_at_percentile(99.9));
+        }
+        let stall_ns = stall.as_nanos() as u64;
+        let (hidden, seen) = (p999[0] < stall_ns / 4, p999[1] > stall_ns / 2);
+        let verdict = |holds: bool, yes: &'static str, no: &'static str| if holds { yes } else { no };
+        say(&format!(
+            "p99.9: the open loop {} the standstill, the closed loop {} it",
+            verdict(seen, "shows", "does not show"),
+            verdict(hidden, "hides", "does not hide")
+        ))?;
+        Ok(if hidden && seen { EXIT_OK } else { EXIT_NEGATIVE })
+    }
+}
+
+fn line(name: &str, totals: &Part, phase: Phase, stalls: u32) -> String {
+    let latency = totals.histogram(phase);
+    let at = |percentile: f64| shown(latency, percentile);
+    format!(
+        "{name:<36}{:>9} messages, {stalls} standstills: p50 {}, p90 {}, p99 {}, p99.9 {}, p99.99 {}, max {}",
+        latency.len(),
+        at(50.0),
+        at(90.0),
+        at(99.0),
+        at(99.9),
+        at(99.99),
+        at(100.0)
+    )
+}
+
+/// A sink in a process of its own, so that it can be stopped alone.
+struct SinkProcess {
+    child: Child,
+    address: SocketAddr,
+    /// Kept, or the sink's writes to it would fail.
+    _words: BufReader<ChildStderr>,
+}
+
+impl SinkProcess {
+    fn start() -> io::Result<SinkProcess> {
+        let core = crate::pinning::cores()?.first().copied().unwrap_or_default();
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(["sink", "--listen", "127.0.0.1:0", "--quiet", "--cores", &core.to_string()]);
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+        let mut words = BufReader::new(child.stderr.take().expect("it was piped"));
+        let mut line = String::new();
+        words.read_line(&mut line)?;
+        match line.trim().strip_prefix("listening on ").and_then(|address| address.parse().ok()) {
+            Some(address) => Ok(SinkProcess { child, address, _words: words }),
+            None => {
+                let _ended = child.kill();
+                child.wait()?;
+                Err(io::Error::other(format!("the sink did not say where it listens: {line:?}")))
+            }
+        }
+    }
+}
+
+impl Drop for SinkProcess {
+    fn drop(&mut self) {
+        let _gone_already = self.child.kill();
+        let _reaped = self.child.wait();
+    }
+}
+
+/// Stops and continues a process, in a thread of its own.
+struct Stalls {
+    cancel: Sender<()>,
+    thread: JoinHandle<io::Result<u32>>,
+}
+
+impl Stalls {
+    fn start(pid: u32, every: Duration, stall: Duration) -> Result<Stalls, Failure> {
+        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or_else(|| Failure::Data(format!("{pid} is no process")))?;
+        let (cancel, cancelled) = channel::<()>();
+        let thread = std::thread::spawn(move || {
+            let mut next = Instant::now() + every / 2;
+            let mut count = 0;
+            loop {
+                if cancelled.recv_timeout(next.saturating_duration_since(Instant::now())).is_ok() {
+                    return Ok(count);
+                }
+                kill_process(pid, Signal::STOP)?;
+                let over = cancelled.recv_timeout(stall).is_ok();
+                kill_process(pid, Signal::CONT)?;
+                count += 1;
+                if over {
+                    return Ok(count);
+                }
+                next += every;
+            }
+        });
+        Ok(Stalls { cancel, thread })
+    }
+
+    fn end(self) -> Result<u32, Failure> {
+        // The thread may have failed and gone: its result says so.
+        let _gone = self.cancel.send(());
+        let count = self.thread.join().map_err(|_| Failure::Io("the thread that stops the server panicked".into()))?;
+        count.map_err(|error| Failure::io("stopping the server", error))
+    }
+}
