@@ -38,9 +38,10 @@ fn options() -> Result<(SocketAddr, Options), String> {
 
 fn run() -> Result<(), Box<dyn std::error::Error>> {
     let (listen, options) = options()?;
+    let server = Server::new(&options)?;
+    // Whoever can connect is served at once.
     let listener = TcpListener::bind(listen)?;
-    let server = Server::new(listener, &options)?;
-    let counts = server.run(0)?;
+    let counts = server.run(&listener, 0)?;
     println!("{}", counts.json());
     Ok(())
 }

@@ -55,7 +55,6 @@ pub struct Server {
     kernel: Kernel,
     log: Log,
     relay: Option<Relay>,
-    listener: TcpListener,
     clients: Vec<Option<Client>>,
     free: Vec<u32>,
     /// Clients with something to send, at most once each.
@@ -67,8 +66,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// Makes the log, connects to the next hop. Nothing is accepted before [`Server::run`].
-    pub fn new(listener: TcpListener, options: &Options) -> io::Result<Self> {
+    /// Makes the log, connects to the next hop. Takes as long as the log takes to be written.
+    pub fn new(options: &Options) -> io::Result<Self> {
         let mut kernel = Kernel::new()?;
         let log = Log::create(&options.log, options.log_bytes)?;
         let relay = match options.relay {
@@ -79,7 +78,6 @@ impl Server {
             kernel,
             log,
             relay,
-            listener,
             clients: Vec::new(),
             free: Vec::new(),
             dirty: Vec::new(),
@@ -90,8 +88,8 @@ impl Server {
     }
 
     /// Serves until `input` becomes readable or ends. Fails at the first failure of disk or next hop.
-    pub fn run(mut self, input: RawFd) -> io::Result<Counts> {
-        self.kernel.accept(self.listener.as_raw_fd());
+    pub fn run(mut self, listener: &TcpListener, input: RawFd) -> io::Result<Counts> {
+        self.kernel.accept(listener.as_raw_fd());
         self.kernel.readable(input);
         let mut completions = Vec::new();
         loop {
@@ -100,7 +98,7 @@ impl Server {
                 if completion.kind == Kind::Input {
                     return Ok(self.counts());
                 }
-                self.completed(completion)?;
+                self.completed(completion, listener)?;
             }
             self.acknowledge();
             self.log.begin(&mut self.kernel);
@@ -117,14 +115,14 @@ impl Server {
         Counts { accepted: self.accepted, delivered, batches: self.log.durable, calls: self.kernel.calls }
     }
 
-    fn completed(&mut self, completion: &Completion) -> io::Result<()> {
+    fn completed(&mut self, completion: &Completion, listener: &TcpListener) -> io::Result<()> {
         match completion.kind {
             Kind::Accept => {
                 if completion.result >= 0 {
                     self.accept(completion.result);
                 }
                 if !completion.more() {
-                    self.kernel.accept(self.listener.as_raw_fd());
+                    self.kernel.accept(listener.as_raw_fd());
                 }
             }
             Kind::Receive => self.receive(completion),

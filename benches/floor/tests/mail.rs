@@ -20,7 +20,7 @@ fn through(folder: &Path, relayed: bool, chained: bool, pipeline: bool, per_conn
     let address = listener.local_addr().unwrap();
     let options = Options { log: folder.join("log"), log_bytes: 8 << 20, relay: relayed.then_some(sink.address), connections: 3, chained };
     let (ended, end) = std::io::pipe().unwrap();
-    let server = thread::spawn(move || Server::new(listener, &options).unwrap().run(ended.as_raw_fd()).unwrap());
+    let server = thread::spawn(move || Server::new(&options).unwrap().run(&listener, ended.as_raw_fd()).unwrap());
     let load = LoadHandle::start(LoadOptions {
         sessions: 20,
         messages: Some(500),
