@@ -31,5 +31,6 @@ mod sender_session;
 pub mod shards;
 pub mod sink;
 mod sink_session;
+pub mod unpacked;
 pub mod volume;
 pub mod witness;

@@ -7,29 +7,38 @@ use std::time::Duration;
 
 use crate::machine;
 use crate::postfix::Postfix;
+use crate::unpacked::{Package, Unpacked};
 
 /// Which one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Program {
     /// From the package `postfix`.
     Postfix,
+    /// From the package `opensmtpd`, unpacked.
+    OpenSmtpd,
+    /// From the package `exim4-daemon-light`, unpacked.
+    Exim,
 }
 
 impl Program {
     /// All of them.
-    pub const ALL: [Self; 1] = [Self::Postfix];
+    pub const ALL: [Self; 3] = [Self::Postfix, Self::OpenSmtpd, Self::Exim];
 
     /// For tables.
     pub fn name(self) -> &'static str {
         match self {
             Self::Postfix => "Postfix",
+            Self::OpenSmtpd => "OpenSMTPD",
+            Self::Exim => "Exim",
         }
     }
 
-    /// Installed here.
+    /// Can be started here.
     pub fn is_there(self) -> bool {
         match self {
             Self::Postfix => Path::new("/usr/sbin/postfix").exists(),
+            Self::OpenSmtpd => Package::OpenSmtpd.path().is_some(),
+            Self::Exim => Package::Exim.path().is_some(),
         }
     }
 
@@ -37,8 +46,10 @@ impl Program {
     pub fn settings(self) -> &'static str {
         match self {
             Self::Postfix => {
-                "synced before each 250 as always; mail held; no name look-ups, no chroot, in_flow_delay 0, a process for each session"
+                "synced before each 250, as always; mail held; no name look-ups, no chroot, in_flow_delay 0, a process a session"
             }
+            Self::OpenSmtpd => "NOT synced before 250: it has no setting for that; relaying paused; one process for all sessions",
+            Self::Exim => "synced before each 250, as always; queue_only; no name look-ups, no ident, a process a session",
         }
     }
 }
@@ -49,20 +60,23 @@ pub struct Peer {
     pub address: SocketAddr,
     /// The process above all of its others.
     pub master: u32,
-    /// For the table.
-    pub version: String,
-    _process: Postfix,
+    /// Ends the processes when it is dropped.
+    _process: Box<dyn std::any::Any>,
 }
 
 impl Peer {
-    /// Starts it below `folder` on `core`, for up to `sessions` sessions, accepting into a queue that holds.
+    /// Starts it below `folder` on `core`, for up to `sessions` sessions, accepting into a queue that holds. Needs root.
     pub fn start(program: Program, folder: &Path, core: Option<usize>, sessions: usize) -> io::Result<Self> {
-        match program {
+        let package = match program {
             Program::Postfix => {
                 let postfix = Postfix::start(folder, core, sessions)?;
-                Ok(Self { address: postfix.address, master: postfix.master, version: postfix.version.clone(), _process: postfix })
+                return Ok(Self { address: postfix.address, master: postfix.master, _process: Box::new(postfix) });
             }
-        }
+            Program::OpenSmtpd => Package::OpenSmtpd,
+            Program::Exim => Package::Exim,
+        };
+        let server = Unpacked::start(package, folder, core, sessions)?;
+        Ok(Self { address: server.address, master: server.master(), _process: Box::new(server) })
     }
 
     /// CPU time of all its processes since its start.
