@@ -23,10 +23,16 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 const STOP_MAX: Duration = Duration::from_secs(60);
 
 /// Where the engine sends what it accepted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Route {
-    /// To this next hop.
-    Smarthost(SocketAddr),
+    /// To these next hops, one at least: domain number k (`d<k>.load.test`) of so many to hop k modulo their number, all other domains to
+    /// the first.
+    Smarthosts {
+        /// The next hops.
+        hops: Vec<SocketAddr>,
+        /// Domains that are spread over them.
+        domains: usize,
+    },
     /// Nowhere: accepted mail stays queued.
     Hold,
     /// Accepted, durable, and settled without a delivery.
@@ -244,15 +250,11 @@ fn has_banner(address: SocketAddr) -> bool {
 
 fn config_text(options: &EngineOptions, listen: SocketAddr) -> io::Result<String> {
     let cores: Vec<String> = options.cores.iter().map(usize::to_string).collect();
-    let route = match options.route {
-        Route::Smarthost(hop) => format!("via = \"smarthost\"\nhosts = [\"{hop}\"]"),
-        Route::Hold => "via = \"hold\"".into(),
-        Route::Discard => "via = \"discard\"".into(),
-    };
+    let route = routes(&options.route);
     let own = format!(
         "hostname = \"engine.load.test\"\n[shards]\ncores = \"{}\"\n[spool]\npath = \"spool\"\n[control]\nsocket = \"ringpost.sock\"\n\
          [log]\nmail_output = \"mail.log\"\n[[listener]]\naddress = \"{listen}\"\n[relay]\nnetworks = [\"127.0.0.0/8\", \"::1/128\"]\n\
-         [[route]]\ndomain = \"*\"\n{route}\n",
+         {route}",
         cores.join(",")
     );
     let invalid = |error: &dyn std::fmt::Display| io::Error::new(io::ErrorKind::InvalidData, format!("the engine's settings: {error}"));
@@ -266,6 +268,25 @@ fn config_text(options: &EngineOptions, listen: SocketAddr) -> io::Result<String
     let mut text = String::new();
     write!(text, "{}", toml::to_string(&table).map_err(|error| invalid(&error))?).expect("writing to a string does not fail");
     Ok(text)
+}
+
+fn routes(route: &Route) -> String {
+    let to = |domain: &str, how: &str| format!("[[route]]\ndomain = {domain}\n{how}\n");
+    match route {
+        Route::Hold => to("\"*\"", "via = \"hold\""),
+        Route::Discard => to("\"*\"", "via = \"discard\""),
+        Route::Smarthosts { hops, domains } => {
+            let how = |hop: &SocketAddr| format!("via = \"smarthost\"\nhosts = [\"{hop}\"]");
+            let mut text = hops.first().map(|hop| to("\"*\"", &how(hop))).unwrap_or_default();
+            for (at, hop) in hops.iter().enumerate().skip(1) {
+                let names: Vec<String> = (at..*domains).step_by(hops.len()).map(|k| format!("\"d{k}.load.test\"")).collect();
+                if !names.is_empty() {
+                    text.push_str(&to(&format!("[{}]", names.join(", ")), &how(hop)));
+                }
+            }
+            text
+        }
+    }
 }
 
 /// Numbers by their path in a JSON object.
@@ -305,6 +326,18 @@ mod tests {
         assert_eq!(table["smtp"]["sessions_max"].as_integer(), Some(10));
         assert_eq!(table["log"]["mail_output"].as_str(), Some("stdout"));
         assert_eq!(table["route"][0]["via"].as_str(), Some("hold"));
+    }
+
+    #[test]
+    fn domains_are_spread_over_the_next_hops() {
+        let hops = [25, 26, 27].map(|port| SocketAddr::from(([127, 0, 0, 1], port))).to_vec();
+        let table: toml::Table = routes(&Route::Smarthosts { hops, domains: 5 }).parse().unwrap();
+        let routes = table["route"].as_array().unwrap();
+        assert_eq!(routes.len(), 3);
+        assert_eq!(routes[0]["domain"].as_str(), Some("*"));
+        let names: Vec<&str> = routes[1]["domain"].as_array().unwrap().iter().filter_map(toml::Value::as_str).collect();
+        assert_eq!(names, ["d1.load.test", "d4.load.test"]);
+        assert_eq!(routes[2]["hosts"][0].as_str(), Some("127.0.0.1:27"));
     }
 
     #[test]

@@ -134,9 +134,11 @@ pub struct EnginePlan {
 }
 
 /// The next hop of a scenario. The keys are those of `ringpost-load sink`.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SinkPlan {
+    /// How many next hops, each with a port of its own; domain number k goes to number k modulo this. At most 100.
+    pub hosts: usize,
     /// What goes wrong: `STAGE:WHAT:PROBABILITY`.
     pub fault: Vec<String>,
     /// Up and down: `UP:DOWN`, seconds.
@@ -147,6 +149,12 @@ pub struct SinkPlan {
     pub connections_max: Option<u64>,
     /// Octets per second that each connection is read with.
     pub read_bytes_per_s: Option<u64>,
+}
+
+impl Default for SinkPlan {
+    fn default() -> SinkPlan {
+        SinkPlan { hosts: 1, fault: Vec::new(), flap: None, delay_ms: 0, connections_max: None, read_bytes_per_s: None }
+    }
 }
 
 /// What must hold at the end. Loss, damage and foreign mail are failures always.
@@ -271,6 +279,9 @@ impl LoadPlan {
 impl SinkPlan {
     /// Its faults and flapping.
     pub(crate) fn parts(&self) -> Result<(Faults, Option<crate::sink::Flapping>), String> {
+        if !(1..=100).contains(&self.hosts) {
+            return Err(format!("hosts = {}: there are 1 to 100", self.hosts));
+        }
         let faults: Vec<Fault> = self.fault.iter().map(|fault| fault.parse()).collect::<Result<_, _>>()?;
         Ok((Faults::new(faults), self.flap.as_deref().map(parse_flapping).transpose()?))
     }
