@@ -12,6 +12,8 @@ use crate::{encoded_histogram::latency_histogram, measurement::Interval, phase::
 /// Share of a threshold that one run's noise is assumed to be where there are no repeated runs: two single runs then have a band
 /// of 85 % of the threshold, and a change beyond the threshold counts.
 const ASSUMED_NOISE_SHARE: f64 = 0.3;
+/// Values beyond a percentile from which it is compared: with fewer it is the luck of a few messages.
+const BEYOND_MIN: f64 = 10.0;
 /// Parts a single run is cut into, to see how steady it was.
 const BATCHES: usize = 8;
 
@@ -180,21 +182,21 @@ const METRICS: [Metric; 6] = [
     },
     Metric {
         name: "p50",
-        value: |run| Some(run.median_response_time),
+        value: |run| known(run, 50.0, run.median_response_time),
         part: Some(|part| percentile(part, 50.0)),
         threshold: |thresholds| thresholds.p50,
         more_is_better: false,
     },
     Metric {
         name: "p95",
-        value: |run| Some(run.p95_response_time),
+        value: |run| known(run, 95.0, run.p95_response_time),
         part: Some(|part| percentile(part, 95.0)),
         threshold: |thresholds| thresholds.p95,
         more_is_better: false,
     },
     Metric {
         name: "p99",
-        value: |run| Some(run.p99_response_time),
+        value: |run| known(run, 99.0, run.p99_response_time),
         part: Some(|part| percentile(part, 99.0)),
         threshold: |thresholds| thresholds.p99,
         more_is_better: false,
@@ -214,6 +216,11 @@ const METRICS: [Metric; 6] = [
         more_is_better: false,
     },
 ];
+
+/// A percentile of a run, where enough messages lie beyond it.
+fn known(run: &RunResult, percentile: f64, value: f64) -> Option<f64> {
+    (run.emails_sent as f64 * (100.0 - percentile) / 100.0 >= BEYOND_MIN).then_some(value)
+}
 
 impl Metric {
     fn compare(&self, a: &[&RunResult], b: &[&RunResult], thresholds: &Thresholds) -> Option<MetricChange> {
@@ -307,10 +314,10 @@ fn compare_errors(a: &[&RunResult], b: &[&RunResult], thresholds: &Thresholds) -
     }
 }
 
-/// What was not the same between the sides although it should have been.
+/// What was not the same between the sides although it should have been. Seeds and addresses may differ.
 fn differences(a: &[&RunResult], b: &[&RunResult]) -> Vec<String> {
     type Fact = (&'static str, fn(&RunResult) -> String);
-    let facts: [Fact; 9] = [
+    let facts: [Fact; 10] = [
         ("processor", |run| run.machine.cpu_model.clone()),
         ("cores", |run| run.machine.cores_allowed.to_string()),
         ("kernel", |run| run.machine.kernel.clone()),
@@ -319,7 +326,8 @@ fn differences(a: &[&RunResult], b: &[&RunResult]) -> Vec<String> {
         ("sessions", |run| run.load.sessions.to_string()),
         ("pipelining", |run| run.load.pipelined.to_string()),
         ("offered rate", |run| run.load.offered_per_second.map_or_else(|| "closed loop".to_owned(), |rate| rate.to_string())),
-        ("settings", |run| run.settings.to_string()),
+        ("scenario", |run| run.settings["scenario"].to_string()),
+        ("sizes", |run| run.settings["size"].to_string()),
     ];
     let mut notes = Vec::new();
     for (name, fact) in facts {
@@ -340,7 +348,7 @@ mod tests {
     use crate::{error_kind::ErrorKind, sample_run::SampleRun};
 
     fn runs(seed: u64, count: u64, slowness: f64, noise: f64) -> Vec<RunResult> {
-        (0..count).map(|n| SampleRun { seed: seed * 1000 + n, slowness, noise, seconds: 2 }.result()).collect()
+        (0..count).map(|n| SampleRun { seed: seed * 1000 + n, slowness, noise, seconds: 3 }.result()).collect()
     }
 
     #[test]
@@ -409,11 +417,20 @@ mod tests {
     }
 
     #[test]
+    fn a_percentile_that_few_messages_lie_beyond_is_not_compared() {
+        let mut few = runs(1, 1, 1.0, 0.0);
+        few[0].emails_sent = 250;
+        let names: Vec<&str> = compare(&few, &few, &Thresholds::default()).tests[0].metrics.iter().map(|m| m.metric).collect();
+        assert_eq!(names, ["messages_per_second", "p50", "p95", "cpu_us_per_message", "errors_percent"]);
+    }
+
+    #[test]
     fn another_kernel_or_load_is_said() {
         let a = runs(1, 1, 1.0, 0.0);
         let mut b = a.clone();
         b[0].machine.kernel = "Linux 7.0".into();
         b[0].load.sessions = 99;
+        b[0].settings["seed"] = 7.into();
         let notes = compare(&a, &b, &Thresholds::default()).tests.remove(0).notes;
         assert_eq!(notes, ["not the same kernel: Linux 6.1 / Linux 7.0", "not the same sessions: 8 / 99"]);
     }

@@ -115,10 +115,11 @@ fn run(body: &mut String, index: usize, run: &RunResult) {
     push(
         body,
         format_args!(
-            "<h2 id=\"run{index}\">{}</h2><p class=\"quiet\">{mark} · {} s · {} sessions, {} · {kind}</p>",
+            "<h2 id=\"run{index}\">{}</h2><p class=\"quiet\">{mark} · {} s · {} session{}, {} · {kind}</p>",
             escape(&run.test_name),
             number(run.duration),
             run.load.sessions,
+            if run.load.sessions == 1 { "" } else { "s" },
             if run.load.pipelined { "pipelined" } else { "not pipelined" },
         ),
     );

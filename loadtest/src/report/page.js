@@ -1,5 +1,5 @@
 "use strict";
-// The pointer's read-out: the values of every line at the nearest x.
+// The pointer's read-out: the values at the nearest x of every line that has one nearby.
 for (const figure of document.querySelectorAll("figure.chart")) {
   const series = JSON.parse(figure.dataset.points);
   const svg = figure.querySelector("svg");
@@ -18,7 +18,7 @@ for (const figure of document.querySelectorAll("figure.chart")) {
   svg.addEventListener("pointermove", (event) => {
     const box = svg.getBoundingClientRect();
     const x = (event.clientX - box.left) / box.width * svg.viewBox.baseVal.width;
-    const rows = series.map((one, index) => ({ name: one.name, index, point: nearest(one.points, x) })).filter((row) => row.point);
+    const rows = series.map((one, index) => ({ name: one.name, index, point: nearest(one.points, x) })).filter((row) => row.point && Math.abs(row.point[0] - x) < 25);
     if (rows.length === 0) return hide();
     const closest = rows.reduce((a, b) => Math.abs(a.point[0] - x) <= Math.abs(b.point[0] - x) ? a : b).point;
     tip.textContent = "";
