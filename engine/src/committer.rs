@@ -16,7 +16,7 @@ use std::{
 use ringpost_ring::{PageSlice, Pages, Ring, WriteSynced};
 use ringpost_spool::{
     AppendError, Appended, BATCHES_IN_FLIGHT_MAX, Content, Event, Host, Location, Log, LogConfig, Op, OpId, OpKind, RecordId, RecordWriter,
-    Role, SegmentFile, Ticket,
+    Role, Room, SegmentFile, Ticket,
 };
 
 use crate::{
@@ -395,15 +395,17 @@ impl Committer {
         self.files.remove_directory()
     }
 
-    fn look_at_space(&self) {
+    /// Whether it was time to look.
+    fn look_at_space(&self) -> bool {
         let now = self.ring.now();
         if self.space_at.get().is_some_and(|at| now < at) {
-            return;
+            return false;
         }
         self.space_at.set(Some(now + SPACE_EVERY));
         if let Ok(space) = self.files.space() {
             self.log.borrow_mut().set_space(space);
         }
+        true
     }
 
     fn remember(&self, batch: Recent) {
@@ -412,6 +414,14 @@ impl Committer {
             recent.pop_front();
         }
         recent.push_back(batch);
+    }
+
+    /// What can be promised to new messages now. An idle log would not notice that others have filled the disk, so this looks.
+    pub fn available(&self) -> Room {
+        if self.look_at_space() {
+            self.kick();
+        }
+        self.log.borrow().room(self.ring.now())
     }
 
     /// Gives up memory that is kept for speed only. Called by the shard about once a second while there is some.

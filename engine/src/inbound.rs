@@ -326,11 +326,7 @@ impl Inbound {
             return Verdict::Close(SPOOL_FAILED);
         }
         let now = shard.ring.now();
-        let room = shard.own.log().room(now);
-        if room.reserve {
-            // Nothing else may be going on that would have the log look at the disk again.
-            shard.own.kick();
-        }
+        let room = shard.own.available();
         if room.reserve || room.bytes < size.unwrap_or(0) || !shard.queue.borrow().has_room() || !shard.may_accept() {
             shard.metrics.deferred_by_us.increment();
             return Verdict::Refuse(NO_ROOM);

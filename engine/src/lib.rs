@@ -5,6 +5,7 @@
 
 mod admission;
 mod attempt;
+mod boot_number;
 mod clock;
 mod committer;
 mod content;

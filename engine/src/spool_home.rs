@@ -3,7 +3,8 @@
 //! ```text
 //! spool/lock          flock'ed while a process has the spool; holds its pid and boot number
 //! spool/identity      "ringpost-spool 1 <node: 16 hex digits>\n", made once
-//! spool/boot          "<boot>\n": the number of the newest start, synced before an id of it is given out (S18)
+//! spool/boot          the number of the newest start, synced before an id of it is given out (`boot_number.rs`)
+//! spool/self-test     4 KiB that each start overwrites and reads back (S17)
 //! spool/shard-NNN/    one log for each shard (docs/spool-format.md)
 //! ```
 
@@ -15,15 +16,18 @@ use std::{
         unix::fs::{FileExt, OpenOptionsExt},
     },
     path::{Path, PathBuf},
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 use rustix::fs::{FlockOperation, OFlags};
 use tracing::warn;
 
+use crate::boot_number::next_boot;
+
 /// The folder format this build writes and the newest it reads.
 const FORMAT: u32 = 1;
 const BLOCK_BYTES: usize = 4096;
+/// Room for a pid and a boot number.
+const LOCK_LINE_BYTES: usize = 60;
 
 /// Why the spool cannot be used. Each message names the path and the mend.
 #[derive(thiserror::Error, Debug)]
@@ -108,9 +112,12 @@ impl SpoolHome {
         let node = identity(&path, node_if_new)?;
         let boot = next_boot(&path)?;
         let write_mode = self_test(&path)?;
-        lock.set_len(0)
-            .and_then(|()| lock.write_all_at(format!("pid {} boot {boot}\n", std::process::id()).as_bytes(), 0))
-            .map_err(io_error(&path.join("lock"), "write"))?;
+        // For whoever finds the spool taken. It overwrites the line before, padded to a length that never grows; without room for it the
+        // lock itself still holds.
+        let holder = format!("{:<LOCK_LINE_BYTES$}\n", format!("pid {} boot {boot}", std::process::id()));
+        if let Err(reason) = lock.write_all_at(holder.as_bytes(), 0) {
+            warn!(path = %path.join("lock").display(), %reason, "the lock file does not say who has the spool");
+        }
         if write_mode == WriteMode::Buffered {
             warn!(path = %path.display(), "the file system refuses O_DIRECT: batches are written through the page cache, slower and as durable");
         }
@@ -150,7 +157,7 @@ impl SpoolHome {
     }
 }
 
-fn io_error(path: &Path, what: &'static str) -> impl FnOnce(io::Error) -> SpoolHomeError {
+pub(crate) fn io_error(path: &Path, what: &'static str) -> impl FnOnce(io::Error) -> SpoolHomeError {
     let path = path.to_owned();
     move |source| SpoolHomeError::Io { path, what, source }
 }
@@ -225,40 +232,29 @@ pub fn read_identity(spool: &Path) -> Result<u64, SpoolHomeError> {
     }
 }
 
-/// max(last + 1, unix seconds), on disk with its folder before it is returned.
-fn next_boot(spool: &Path) -> Result<u64, SpoolHomeError> {
-    let path = spool.join("boot");
-    let last = match read_bounded(&path) {
-        Ok(text) => match text.trim().parse::<u64>() {
-            Ok(last) => last,
-            Err(_) => return Err(SpoolHomeError::Unreadable { path, found: text.chars().take(64).collect() }),
-        },
-        Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
-        Err(error) => return Err(io_error(&path, "read")(error)),
-    };
-    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let boot = last.saturating_add(1).max(seconds);
-    write_synced(spool, "boot", &format!("{boot}\n")).map_err(io_error(&path, "write"))?;
-    Ok(boot)
-}
-
 /// Write, flush, rename, folder flush, read back, and whether O_DIRECT works: what the log will need later is needed now (S17).
+///
+/// The file stays, so that only the first start needs room for it: a full disk is no reason not to deliver what is in the spool.
 fn self_test(spool: &Path) -> Result<WriteMode, SpoolHomeError> {
-    let (probe, renamed) = (spool.join("self-test.tmp"), spool.join("self-test"));
-    let failed = |what| io_error(&probe, what);
-    let page = vec![0x5a; BLOCK_BYTES];
-    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&probe).map_err(failed("create a file"))?;
+    let (kept, renamed) = (spool.join("self-test"), spool.join("self-test.tmp"));
+    let failed = |what| io_error(&kept, what);
+    // A start that was cut short leaves the other name.
+    match fs::rename(&kept, &renamed) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("rename")(error)),
+        _ => (),
+    }
+    let page = vec![(std::process::id() as u8) | 1; BLOCK_BYTES];
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&renamed).map_err(failed("create a file"))?;
     file.write_all_at(&page, 0).map_err(failed("write"))?;
     file.sync_data().map_err(failed("flush"))?;
-    fs::rename(&probe, &renamed).map_err(failed("rename"))?;
+    fs::rename(&renamed, &kept).map_err(failed("rename"))?;
     sync_folder(spool).map_err(failed("flush the folder"))?;
     let mut back = vec![0; BLOCK_BYTES];
-    File::open(&renamed).and_then(|file| file.read_exact_at(&mut back, 0)).map_err(failed("read back"))?;
+    File::open(&kept).and_then(|file| file.read_exact_at(&mut back, 0)).map_err(failed("read back"))?;
     if back != page {
         return Err(failed("read back what was written")(io::ErrorKind::InvalidData.into()));
     }
-    let direct = OpenOptions::new().read(true).write(true).custom_flags(OFlags::DIRECT.bits() as i32).open(&renamed);
-    fs::remove_file(&renamed).map_err(failed("remove"))?;
+    let direct = OpenOptions::new().read(true).write(true).custom_flags(OFlags::DIRECT.bits() as i32).open(&kept);
     Ok(if direct.is_ok() { WriteMode::Direct } else { WriteMode::Buffered })
 }
 
@@ -315,13 +311,6 @@ mod tests {
         fs::write(folder.path().join("identity"), "ringpost-spool 9 00000000000000aa\n").unwrap();
         assert!(matches!(open(folder.path()), Err(SpoolHomeError::TooNew { found: 9, .. })));
         fs::write(folder.path().join("identity"), "something else").unwrap();
-        assert!(matches!(open(folder.path()), Err(SpoolHomeError::Unreadable { .. })));
-    }
-
-    #[test]
-    fn a_damaged_boot_number_stops_the_start_instead_of_repeating_ids() {
-        let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join("boot"), "x").unwrap();
         assert!(matches!(open(folder.path()), Err(SpoolHomeError::Unreadable { .. })));
     }
 }
