@@ -2,6 +2,7 @@
 
 mod client;
 mod config_file;
+mod control_socket;
 mod hostile_input;
 mod life;
 mod next_hop;

@@ -1,0 +1,58 @@
+//! The control socket: whose it is, what it makes of nonsense, and commands while mail flows.
+
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use crate::client::Client;
+use crate::next_hop::NextHop;
+use crate::node::{Node, Setup};
+
+#[test]
+fn it_belongs_to_its_owner_alone() {
+    let node = Node::start(&Setup::new());
+    let mode = std::fs::metadata(node.folder.path().join("ringpost.sock")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600, "{mode:o}");
+}
+
+#[test]
+fn nonsense_gets_one_line_and_harms_nobody() {
+    let mut node = Node::start(&Setup::new());
+    let long = "x".repeat(2 << 20);
+    for words in
+        ["\n", "hello\n", "{}\n", "{\"call\":\"queue_show\",\"id\":\"!\"}\n", "\0\u{1}\n", &long]
+    {
+        let mut stream = UnixStream::connect(node.folder.path().join("ringpost.sock")).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        // The engine reads no more than a request may have: a longer one may break off.
+        let _as_much_as_is_taken = stream.write_all(words.as_bytes());
+        let _may_be_gone = stream.shutdown(Shutdown::Write);
+        let mut answer = String::new();
+        match stream.read_to_string(&mut answer) {
+            Ok(_) => assert!(answer.contains("\"error\""), "{:?}: {answer:?}", &words[..words.len().min(40)]),
+            Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{:?}", &words[..words.len().min(40)]),
+        }
+    }
+    assert!(node.is_running() && node.ask(&["stats"]).status.success());
+}
+
+#[test]
+fn holding_and_releasing_all_while_mail_flows_loses_nothing() {
+    let hop = NextHop::start();
+    let node = Node::start(&Setup::to(hop.address));
+    let mut client = Client::greeted(node.address);
+    for turn in 0..5 {
+        for number in 0..10 {
+            client.deliver("b@y.test", &format!("Subject: {turn}-{number}\r\n\r\nx"));
+        }
+        assert!(node.ask(&["queue", "hold", "--all"]).status.success());
+        client.deliver("b@y.test", &format!("Subject: {turn}-after\r\n\r\nx"));
+        assert!(node.ask(&["queue", "retry", "--all"]).status.success());
+        assert!(node.ask(&["queue", "release", "--all"]).status.success());
+    }
+    let messages = hop.wait_for(55);
+    node.wait_for_queue(<[_]>::is_empty);
+    assert_eq!((messages.len(), hop.messages().len()), (55, 55), "each once");
+}
