@@ -1,8 +1,9 @@
 //! Append-only ledgers: what was acknowledged to a source, and what arrived at a sink.
 //!
-//! A line of the accepted ledger is written after the 250 was read: `ID LENGTH CHECKSUM TIME_US RECIPIENTS`. A line of the delivered one is
-//! written before the sink says 250: `ID LENGTH CHECKSUM TIME_US VERDICT RECIPIENT,RECIPIENT`, `-` for a part that is not known.
-//! Lines are gathered and written whole, so that several threads, and several processes, may share a file.
+//! A line of the accepted ledger is made when the 250 was read: `ID LENGTH CHECKSUM TIME_US RECIPIENTS`. A line of the delivered one is
+//! made before the sink says 250: `ID LENGTH CHECKSUM TIME_US VERDICT RECIPIENT,RECIPIENT`, `-` for a part that is not known.
+//! Lines are gathered for 20 ms and written whole, so that several threads, and several processes, may share a file. A ledger survives
+//! the end of the server under test, not a kill of the process that keeps it.
 
 use std::{
     fs::{File, OpenOptions},

@@ -93,47 +93,87 @@ impl Verifier {
 
     /// The next octets, without those of the final dot line.
     pub fn feed(&mut self, mut bytes: &[u8]) {
-        while !bytes.is_empty() {
+        // Until the mark is found, or there is none, lines are looked into.
+        while !bytes.is_empty() && self.mark.is_none() && self.line.is_some() {
             let end = memchr::memchr(b'\n', bytes).map_or(bytes.len(), |at| at + 1);
             let (part, rest) = bytes.split_at(end);
-            self.feed_part(part);
+            self.feed_header(part);
             bytes = rest;
+        }
+        if !bytes.is_empty() {
+            self.feed_body(bytes);
         }
     }
 
-    /// Octets of one line, its end included where it is there.
-    fn feed_part(&mut self, part: &[u8]) {
-        let ends = part.ends_with(b"\n");
-        self.count_line_ends(part, ends);
-        let mut content = part;
-        if self.unstuff {
-            if self.after_dot {
-                // RFC 5321 4.5.2: only a dot is stuffed. Anything else behind a removed one shows that it was content.
-                self.not_stuffed |= part[0] != b'.';
-                self.after_dot = false;
-            } else if self.line_starts && part[0] == b'.' {
-                content = &part[1..];
-                match content.first() {
-                    Some(&next) => self.not_stuffed |= next != b'.',
-                    None => self.after_dot = true,
-                }
+    /// Any number of lines, in runs between the dots that are taken out.
+    fn feed_body(&mut self, bytes: &[u8]) {
+        let mut run = self.unstuff_start(bytes);
+        let mut line_ends = 0;
+        for at in memchr::memchr_iter(b'\n', bytes) {
+            match at.checked_sub(1).map_or(self.last, |before| bytes[before]) {
+                b'\r' => line_ends += u64::from(at > 0),
+                _ => self.bare_line_ends += 1,
+            }
+            if self.unstuff && bytes.get(at + 1) == Some(&b'.') {
+                self.take(&bytes[run..=at]);
+                run = at + 2;
+                self.removed_dot(bytes.get(run));
             }
         }
-        self.line_starts = ends;
+        self.take(&bytes[run..]);
+        // Each CR that is not followed by LF; whether the last one is, the next piece will show.
+        let last = bytes[bytes.len() - 1];
+        let all = memchr::memchr_iter(b'\r', bytes).count() as u64;
+        self.bare_line_ends += all - line_ends - u64::from(last == b'\r');
+        self.bare_line_ends += u64::from(self.last == b'\r' && bytes[0] != b'\n');
+        self.line_starts = last == b'\n';
+        self.last = last;
+    }
+
+    /// Takes out a stuffing dot at the very beginning. Returns where content begins: at 0 or behind it.
+    fn unstuff_start(&mut self, bytes: &[u8]) -> usize {
+        if self.after_dot {
+            self.after_dot = false;
+            self.not_stuffed |= bytes[0] != b'.';
+        } else if self.unstuff && self.line_starts && bytes[0] == b'.' {
+            self.removed_dot(bytes.get(1));
+            return 1;
+        }
+        0
+    }
+
+    /// RFC 5321 4.5.2: only a dot is stuffed. Anything else behind a removed one shows that it was content.
+    fn removed_dot(&mut self, next: Option<&u8>) {
+        match next {
+            Some(&next) => self.not_stuffed |= next != b'.',
+            None => self.after_dot = true,
+        }
+    }
+
+    fn take(&mut self, content: &[u8]) {
         self.bytes += content.len() as u64;
         if self.mark.is_some() {
             self.covered += content.len() as u64;
             self.checksum = crc32c::crc32c_append(self.checksum, content);
-        } else if let Some(line) = &mut self.line {
-            let room = HEADER_LINE_BYTES_MAX - line.len();
-            line.extend_from_slice(&content[..content.len().min(room)]);
-            if ends {
-                self.mark = parse_mark(line);
-                let header_ends = line.as_slice() == b"\r\n" || line.as_slice() == b"\n";
-                line.clear();
-                if header_ends {
-                    self.line = None;
-                }
+        }
+    }
+
+    /// Octets of one header line, its end included where it is there.
+    fn feed_header(&mut self, part: &[u8]) {
+        let content = &part[self.unstuff_start(part)..];
+        let ends = part.ends_with(b"\n");
+        self.count_line_ends(part, ends);
+        self.line_starts = ends;
+        self.bytes += content.len() as u64;
+        let line = self.line.as_mut().expect("called while there is a header");
+        let room = HEADER_LINE_BYTES_MAX - line.len();
+        line.extend_from_slice(&content[..content.len().min(room)]);
+        if ends {
+            self.mark = parse_mark(line);
+            let header_ends = line.as_slice() == b"\r\n" || line.as_slice() == b"\n";
+            line.clear();
+            if header_ends {
+                self.line = None;
             }
         }
     }
@@ -253,6 +293,29 @@ mod tests {
                 assert_eq!((arrival.damage, arrival.bare_line_ends), (Some(Damage::BareLineEnd), 1));
             }
             assert_eq!(verify(b"a\rb\r\n\nc\r\r\n", true, piece).bare_line_ends, 3);
+        }
+    }
+
+    #[test]
+    fn pieces_of_any_length_give_what_single_octets_give() {
+        let mut random = crate::random::Random::new(4);
+        let (mark, _) = message(700, Form::Stuffed);
+        let mut value = [0; crate::identity::VALUE_CHARS];
+        mark.write(&mut value);
+        for round in 0..20_000 {
+            let mut wire = if round % 2 == 0 { [FIELD, &value, b"\r\n"].concat() } else { b"\r\n".to_vec() };
+            wire.extend((0..random.below(30)).map(|_| b"\r\n..x"[random.below(5) as usize]));
+            let stuffed = random.below(2) == 0;
+            let whole = |piece: usize| {
+                let mut verifier = Verifier::new();
+                verifier.begin(stuffed);
+                wire.chunks(piece).for_each(|piece| verifier.feed(piece));
+                (verifier.finish(), verifier.checksum, verifier.covered)
+            };
+            let octets = whole(1);
+            for piece in [2, 3, 5, 200] {
+                assert_eq!(whole(piece), octets, "{:?} in pieces of {piece}", String::from_utf8_lossy(&wire));
+            }
         }
     }
 

@@ -413,8 +413,8 @@ async fn supervise(core: &Rc<Core>, stop: &AtomicBool, parts: &Sender<CorePart>,
             // Whoever listens may have gone: then nobody wants to know.
             let _unheard = parts.send(CorePart { second: if over { current } else { current - 1 }, part });
             second = current;
-            desk.ledger.flush()?;
         }
+        core.desk.borrow_mut().ledger.flush()?;
         if over {
             return Ok(());
         }
