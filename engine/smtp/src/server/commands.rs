@@ -90,7 +90,7 @@ impl Session {
 
     /// Refuses a command that only fails because the MAIL before it did: a pipelining client could not know.
     pub(super) fn out_of_order(&mut self, line: Line, replies: &mut Replies<'_>) {
-        if self.mail_refused { replies.line(line) } else { self.bad(line, replies) }
+        if self.mail_refused { self.refuse(line, replies) } else { self.bad(line, replies) }
     }
 
     /// Waits for the driver's word.

@@ -18,6 +18,10 @@ use crate::line::{Line as CommandLine, LineReader, Unread};
 /// our memory.
 pub const REPLIES_BYTES_MAX: usize = 8 * 1024;
 
+/// Refusals without an accepted message, beyond which the session ends. Those of a pipelining client with unlucky recipients, so there
+/// may be many: ten transactions of a thousand.
+const REFUSALS_MAX: u16 = 10_000;
+
 /// What the session waits for.
 #[derive(Debug)]
 pub(super) enum State {
@@ -72,6 +76,8 @@ pub struct Session {
     pub(super) messages: u32,
     pub(super) bad_commands: u16,
     pub(super) junk_commands: u16,
+    /// Commands refused that were no bad ones, since the last accepted message.
+    refusals: u16,
     pub(super) protocol: Protocol,
     /// The last MAIL was refused, so what a pipelining client sent behind it is no fault of its own.
     pub(super) mail_refused: bool,
@@ -105,6 +111,7 @@ impl Session {
             messages: 0,
             bad_commands: 0,
             junk_commands: 0,
+            refusals: 0,
             protocol: Protocol::Smtp,
             mail_refused: false,
             recipient_refused: false,
@@ -220,7 +227,7 @@ impl Session {
             Verdict::Refuse(line) => {
                 self.envelope.clear();
                 self.mail_refused = true;
-                replies.line(line);
+                self.refuse(line, replies);
             }
             Verdict::Close(line) => self.close(line, replies),
         }
@@ -235,7 +242,7 @@ impl Session {
             Verdict::Refuse(line) => {
                 self.envelope.pop_recipient();
                 self.recipient_refused = true;
-                replies.line(line);
+                self.refuse(line, replies);
             }
             Verdict::Close(line) => self.close(line, replies),
         }
@@ -294,6 +301,7 @@ impl Session {
                 self.messages += 1;
                 self.bad_commands = 0;
                 self.junk_commands = 0;
+                self.refusals = 0;
             }
             Err(CommitFailure::NoRoom) => replies.line(lines::NO_ROOM),
             Err(CommitFailure::NotStored) => replies.line(lines::NOT_STORED),
@@ -302,6 +310,7 @@ impl Session {
         }
         // The driver has the content, or has dropped it.
         self.content_open = false;
+        self.message_ended();
         self.message_answered(replies);
     }
 
@@ -440,12 +449,26 @@ impl Session {
         self.abort |= mem::take(&mut self.content_open);
     }
 
-    /// The end of a message was answered: nothing of it stays.
-    pub(super) fn message_answered(&mut self, replies: &mut Replies<'_>) {
+    /// Refuses what a client may ask for in good faith, but not for ever.
+    pub(super) fn refuse(&mut self, line: Line, replies: &mut Replies<'_>) {
+        self.refusals += 1;
+        if self.refusals > REFUSALS_MAX {
+            self.leave("421 4.7.0 ", " Too many errors", replies);
+        } else {
+            replies.line(line);
+        }
+    }
+
+    /// A message has ended, well or badly: nothing of it stays.
+    pub(super) fn message_ended(&mut self) {
         self.clear();
         self.state = State::Commands;
         self.begin_phase();
-        if self.closing {
+    }
+
+    /// The end of a message was answered.
+    pub(super) fn message_answered(&mut self, replies: &mut Replies<'_>) {
+        if self.closing && !matches!(self.state, State::Closed) {
             self.leave("421 4.3.2 ", " Shutting down", replies);
         }
     }

@@ -73,7 +73,7 @@ impl Session {
         }
         // RFC 5321 4.5.3.1.10: 452, so that the rest is sent in another transaction.
         if self.envelope.recipient_count() >= self.settings.options().recipients_max {
-            replies.line(lines::TOO_MANY_RECIPIENTS);
+            self.refuse(lines::TOO_MANY_RECIPIENTS, replies);
             return None;
         }
         match self.take_recipient(argument) {
@@ -112,7 +112,7 @@ impl Session {
         }
         if self.envelope.recipient_count() == 0 {
             // RFC 2920 3.1: a client that pipelined learns here that all its RCPTs were refused.
-            return if self.recipient_refused { replies.line(lines::NO_RECIPIENTS) } else { self.bad(lines::RCPT_FIRST, replies) };
+            return if self.recipient_refused { self.refuse(lines::NO_RECIPIENTS, replies) } else { self.bad(lines::RCPT_FIRST, replies) };
         }
         if self.envelope.view().body() == Body::BinaryMime {
             return self.bad(lines::BINARY_NEEDS_BDAT, replies);
@@ -168,17 +168,31 @@ impl Session {
         };
         if ends_session {
             self.close(refusal, replies);
-        } else if last {
-            replies.line(refusal);
-            self.message_answered(replies);
+            return None;
+        }
+        // As for DATA: a chunk without a transaction is the client's fault, unless it could not know yet.
+        let is_bad = match &self.transaction {
+            Transaction::None => !self.mail_refused,
+            Transaction::Recipients => !self.recipient_refused,
+            Transaction::Content(_) | Transaction::Failed => false,
+        };
+        if last {
+            self.message_ended();
         } else {
-            replies.line(refusal);
             self.state = State::Commands;
             if !matches!(self.transaction, Transaction::None) {
                 self.clear();
                 self.transaction = Transaction::Failed;
             }
             self.begin_phase();
+        }
+        if is_bad {
+            self.bad(refusal, replies);
+        } else {
+            self.refuse(refusal, replies);
+        }
+        if last {
+            self.message_answered(replies);
         }
         None
     }

@@ -226,3 +226,22 @@ fn settings_that_contradict_are_refused() {
     assert_eq!(with(|options| options.extensions = Extensions::BINARY_MIME), Some(SettingsError::Extensions));
     assert_eq!(with(|options| options.extensions = Extensions::SMTPUTF8), Some(SettingsError::Extensions));
 }
+
+/// Recipients that are refused, and what follows a refused MAIL, were answered without end: such a session never went away.
+#[test]
+fn a_session_of_nothing_but_refusals_ends() {
+    for (before, again) in [("MAIL FROM:<bad\r\n", "RCPT TO:<b@y.test>\r\n"), ("MAIL FROM:<bad\r\n", "BDAT 1\r\nx")] {
+        let mut driver = greeted();
+        driver.receive(before.as_bytes());
+        let mut refused = 0;
+        while !driver.is_closed() {
+            driver.events.clear();
+            driver.receive(again.as_bytes());
+            refused += 1;
+            assert!(refused <= 10_001, "{again:?} is answered for ever");
+        }
+        assert_eq!(driver.events[0], Event::Reply("421 4.7.0 localhost Too many errors".into()));
+        // A client that pipelines a long list of unlucky recipients is not one of those.
+        assert!(refused > 5_000, "{refused}");
+    }
+}
