@@ -2,23 +2,25 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use ringpost_loadtest::content::ContentKind;
+use ringpost_loadtest::diff::compare;
+use ringpost_loadtest::live::{Beside, Second, Viewer, run_source, shown};
+use ringpost_loadtest::phase::Phase;
+use ringpost_loadtest::schedule::Rate;
+use ringpost_loadtest::signals::StopSignal;
+use ringpost_loadtest::sink::{Sink, SinkOptions};
+use ringpost_loadtest::sizes::Sizes;
+use ringpost_loadtest::source::SourceOptions;
 use serde_json::Value;
 
 use crate::engine::{Engine, EngineOptions, Route, rig_folder};
-use crate::ledger::difference;
-use crate::load::{Latency, LoadOptions};
 use crate::machine;
-use crate::sender::LoadHandle;
-use crate::sink::{Sink, SinkHandle, SinkOptions};
 
 /// How long mail is pushed.
 const PUSH: Duration = Duration::from_secs(10);
-/// Pace of the live line.
-const LINE_EVERY: Duration = Duration::from_millis(500);
 /// Octets of a message of the demo.
 const MESSAGE_BYTES: u64 = 4096;
 /// Disk the demo leaves alone.
@@ -44,7 +46,8 @@ pub fn run(arguments: &DemoArguments) -> Result<bool, Box<dyn std::error::Error>
     let place = folder.path().to_path_buf();
     let (sent, received) = (place.join("sent"), place.join("received"));
     let (shards, own) = machine::shares()?;
-    let sink = Sink::spawn(SinkOptions { ledger: Some(received.clone()), core: own, ..SinkOptions::on_loopback() })?;
+    let own = own.or_else(|| shards.first().copied()).unwrap_or_default();
+    let sink = Sink::start(SinkOptions { ledger: Some(received.clone()), ..SinkOptions::new(([127, 0, 0, 1], 0).into(), own) })?;
     let mut options = EngineOptions::new(&arguments.engine, &place, Route::Smarthost(sink.address))?;
     options.cores = shards;
     let mut engine = Engine::new(options)?;
@@ -59,62 +62,44 @@ pub fn run(arguments: &DemoArguments) -> Result<bool, Box<dyn std::error::Error>
     if affordable < 1000.0 {
         return Err(format!("{}: too little disk space for the demo; want at least 4 GiB free", place.display()).into());
     }
-    let load = LoadHandle::start(LoadOptions {
+    let options = SourceOptions {
         sessions: arguments.sessions,
-        sizes: crate::content::SizeRange(MESSAGE_BYTES..=MESSAGE_BYTES),
-        pipeline: !arguments.no_pipelining,
+        pipelining: !arguments.no_pipelining,
         ledger: Some(sent.clone()),
         duration: Some(PUSH),
-        rate: (affordable < 150_000.0).then_some(affordable),
-        core: own,
-        ..LoadOptions::new(engine.address)
-    })?;
-
-    let mut live = Live::new();
-    let began = Instant::now();
-    let mut first_life = Value::Null;
-    let mut restarted = None;
-    while began.elapsed() < PUSH {
-        std::thread::sleep(LINE_EVERY.min(PUSH.saturating_sub(began.elapsed())));
-        live.line(&load, &sink);
-        if restarted.is_none() && began.elapsed() >= PUSH / 2 {
-            first_life = engine.stats();
-            engine.must_run()?;
-            engine.kill()?;
-            live.event("kill -9");
-            restarted = Some(engine.start()?);
-            live.event(&format!("started again: banner after {} ms", restarted.unwrap_or_default().as_millis()));
-        }
-    }
-    while !load.is_over() {
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    let report = load.join()?;
+        rate: (affordable < 150_000.0).then_some(Rate::Fixed(affordable)),
+        ..SourceOptions::new(engine.address, own, ContentKind::Text(Sizes::fixed(MESSAGE_BYTES)))
+    };
+    let mut live = Live::new(engine, &sink);
+    let ran = run_source(options, Beside::default(), &StopSignal::never(), &mut live)?;
     live.event("sender done, waiting for the queue to empty");
-    engine.drain(Duration::from_secs(30), || sink.state.accepted.load(Relaxed))?;
+    let (mut engine, first_life) = live.into_engine()?;
+    engine.drain(Duration::from_secs(30), || sink.messages())?;
     let second_life = engine.stats();
     let status = engine.terminate(Duration::from_secs(30))?;
-    sink.stop()?;
-    let result = difference(&[&sent], &received, &Default::default())?;
+    sink.stop();
+    sink.join()?;
+    let result = compare(&[&sent], &received)?;
 
-    let latency = &report.latency_us;
-    println!("\n{:<28}{:>14}", "accepted", result.acknowledged);
+    let (report, latency) = (&ran.report, ran.measurement.totals().histogram(Phase::DotTo250));
+    let wall = report.lasted.as_secs_f64().max(1e-9);
+    println!("\n{:<28}{:>14}", "accepted", result.accepted);
     println!("{:<28}{:>14}", "delivered", result.delivered);
     println!("{:<28}{:>14}", "  of these without a 250", result.unacknowledged);
     println!("{:<28}{:>14}", "lost", result.lost);
     println!("{:<28}{:>14}", "damaged", result.damaged);
     println!("{:<28}{:>14}", "duplicates", result.duplicated);
     println!("{:<28}{:>14}", "without answer at the kill", report.unknown);
-    println!("{:<28}{:>14.0}", "accepted/s over all", report.messages_per_s);
-    for (name, us) in [("p50", latency.p50), ("p90", latency.p90), ("p99", latency.p99), ("p99.9", latency.p999), ("max", latency.max)] {
-        println!("{:<28}{:>11.2} ms", format!("dot to 250, {name}"), us as f64 / 1000.0);
+    println!("{:<28}{:>14.0}", "accepted/s over all", report.acknowledged as f64 / wall);
+    for (name, at) in [("p50", 50.0), ("p90", 90.0), ("p99", 99.0), ("p99.9", 99.9), ("max", 100.0)] {
+        println!("{:<28}{:>14}", format!("dot to 250, {name}"), shown(latency, at));
     }
     println!("{:<28}{:>14}", "messages per sync", per_sync(&[&first_life, &second_life]));
-    println!("{:<28}{:>13.0}%", "sender's share of its core", report.own_core_percent);
+    println!("{:<28}{:>13.0}%", "sender's share of its core", 100.0 * report.cpu.as_secs_f64() / wall);
     if !status.success() {
         println!("SIGTERM at the end: {status}: {}", engine.last_words());
     }
-    Ok(result.is_intact() && status.success() && result.acknowledged > 0)
+    Ok(result.lost + result.damaged == 0 && status.success() && result.accepted > 0)
 }
 
 /// `accepted / batches` over the lives that told both; `-` where none did.
@@ -124,42 +109,71 @@ pub(crate) fn per_sync(lives: &[&Value]) -> String {
     if batches == 0 { "-".into() } else { format!("{:.1}", accepted as f64 / batches as f64) }
 }
 
-/// The line that moves: rewritten in place on a terminal, one under the other elsewhere.
-struct Live {
+/// The line that moves, rewritten in place on a terminal, one under the other elsewhere; and the kill in the middle.
+struct Live<'a> {
     terminal: bool,
-    since: Instant,
-    acknowledged: u64,
+    began: Instant,
+    sink: &'a Sink,
     delivered: u64,
+    engine: Engine,
+    /// What the engine counted before it was killed.
+    first_life: Option<Value>,
+    trouble: Option<io::Error>,
 }
 
-impl Live {
-    fn new() -> Self {
-        Self { terminal: io::stdout().is_terminal(), since: Instant::now(), acknowledged: 0, delivered: 0 }
+impl<'a> Live<'a> {
+    fn new(engine: Engine, sink: &'a Sink) -> Self {
+        let terminal = io::stdout().is_terminal();
+        Self { terminal, began: Instant::now(), sink, delivered: 0, engine, first_life: None, trouble: None }
     }
 
-    fn line(&mut self, load: &LoadHandle, sink: &SinkHandle) {
-        let seconds = self.since.elapsed().as_secs_f64().max(1e-3);
-        let (acknowledged, delivered) = (load.state.acknowledged.load(Relaxed), sink.state.accepted.load(Relaxed));
-        let taken = load.state.recent.lock().ok().and_then(|mut recent| recent.take());
-        let latency = taken.map(|histogram| Latency::of(&histogram)).unwrap_or_default();
+    fn event(&mut self, text: &str) {
+        println!("{}-- {text}", if self.terminal { "\n" } else { "" });
+    }
+
+    fn kill_and_start(&mut self) -> io::Result<()> {
+        self.first_life = Some(self.engine.stats());
+        self.engine.must_run()?;
+        self.engine.kill()?;
+        self.event("kill -9");
+        let took = self.engine.start()?;
+        self.event(&format!("started again: banner after {} ms", took.as_millis()));
+        Ok(())
+    }
+
+    /// The engine in its second life, and the counters of its first.
+    fn into_engine(self) -> io::Result<(Engine, Value)> {
+        match self.trouble {
+            None => Ok((self.engine, self.first_life.unwrap_or_default())),
+            Some(error) => Err(error),
+        }
+    }
+}
+
+impl Viewer for Live<'_> {
+    fn second(&mut self, second: &Second<'_>) {
+        let (latency, delivered) = (second.part.histogram(Phase::DotTo250), self.sink.messages());
         let text = format!(
-            "accepted {:>7.0}/s  delivered {:>7.0}/s  queue {:>8}  dot to 250: p50 {:>7.2} ms  p99 {:>7.2} ms",
-            (acknowledged - self.acknowledged) as f64 / seconds,
-            (delivered - self.delivered) as f64 / seconds,
-            acknowledged.saturating_sub(delivered),
-            latency.p50 as f64 / 1000.0,
-            latency.p99 as f64 / 1000.0,
+            "accepted {:>7}/s  delivered {:>7}/s  queue {:>8}  dot to 250: p50 {:>8}  p99 {:>8}",
+            second.part.acknowledged,
+            delivered - self.delivered,
+            second.totals.acknowledged.saturating_sub(delivered),
+            shown(latency, 50.0),
+            shown(latency, 99.0),
         );
+        self.delivered = delivered;
         if self.terminal {
             print!("\r{text}");
             let _shown_later = io::stdout().flush();
         } else {
             println!("{text}");
         }
-        (self.since, self.acknowledged, self.delivered) = (Instant::now(), acknowledged, delivered);
     }
 
-    fn event(&mut self, text: &str) {
-        println!("{}-- {text}", if self.terminal { "\n" } else { "" });
+    fn goes_on(&mut self) -> bool {
+        if self.first_life.is_none() && self.began.elapsed() >= PUSH / 2 {
+            self.trouble = self.kill_and_start().err();
+        }
+        self.trouble.is_none()
     }
 }
