@@ -8,7 +8,7 @@ use std::{
     task::{Poll, Waker},
 };
 
-use ringpost_queue::{Dispatch, MessageKey, QueueId, Settled, Via, Work};
+use ringpost_queue::{Dispatch, MessageKey, QueueId, Settled, State, Via, Work};
 use ringpost_ring::{Deadline, Ring};
 use ringpost_smtp::{client::Verdict, reply::Reply};
 use ringpost_spool::{AppendError, Ticket};
@@ -226,6 +226,7 @@ impl Shard {
                 }
             }
         };
+        self.log_given_up(key, &storage, relay, now);
         self.persist(key, settled);
         let mut spare = self.delivery.spare.borrow_mut();
         if spare.len() < SPARE_MAX {
@@ -247,6 +248,7 @@ impl Shard {
     /// No host could be reached: the message waits in its destination's ready queue.
     pub(crate) fn attempt_unreachable(&self, dispatch: Dispatch) {
         let key = dispatch.key();
+        self.log_unreachable(&dispatch);
         let settled = {
             let mut record = self.delivery.record.borrow_mut();
             record.clear();
@@ -364,6 +366,41 @@ impl Shard {
                 "queue_id={id} event=attempt to=<{to}> relay={relay} delay_ms={delay_ms} dsn={}.0.0 outcome={word} reply=\"{reply}\"",
                 outcome.reply.code() / 100
             )),
+        }
+    }
+
+    /// Recipients that were not tried for so many times that the queue has deferred them: attempts that came to nothing, too.
+    fn log_given_up(&self, key: MessageKey, storage: &AttemptStorage, relay: &str, now: u64) {
+        let was_untried =
+            |number| storage.outcomes.iter().any(|outcome| outcome.recipient == number && outcome.verdict == Verdict::Untried);
+        if storage.outcomes.iter().all(|outcome| outcome.verdict != Verdict::Untried) {
+            return;
+        }
+        let queue = self.queue.borrow();
+        let Some(view) = queue.show(key) else { return };
+        let (id, delay_ms) = (view.envelope().id, now.saturating_sub(view.envelope().accepted_at));
+        for recipient in view.recipients().filter(|recipient| recipient.state() == State::Deferred && was_untried(recipient.number())) {
+            self.metrics.deferred.increment();
+            self.log_mail(format_args!(
+                "queue_id={id} event=attempt to=<{}> relay={relay} delay_ms={delay_ms} dsn=4.4.2 outcome=deferred reply=\"{}\"",
+                Escaped(recipient.address()),
+                Escaped(recipient.reply().as_bytes())
+            ));
+        }
+    }
+
+    /// An attempt that found no host that answers.
+    fn log_unreachable(&self, dispatch: &Dispatch) {
+        let (queue, now) = (self.queue.borrow(), self.now_ms());
+        let Some(envelope) = queue.envelope(dispatch.key()) else { return };
+        let (id, delay_ms) = (envelope.id, now.saturating_sub(envelope.accepted_at));
+        let reason = queue.destinations(now).nth(dispatch.destination().index()).map_or("", |destination| destination.reason);
+        for (_, address) in queue.recipients(dispatch) {
+            self.log_mail(format_args!(
+                "queue_id={id} event=attempt to=<{}> relay=none delay_ms={delay_ms} dsn=4.4.1 outcome=deferred reply=\"{}\"",
+                Escaped(address),
+                Escaped(reason.as_bytes())
+            ));
         }
     }
 

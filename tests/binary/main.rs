@@ -5,6 +5,7 @@ mod config_file;
 mod control_socket;
 mod hostile_input;
 mod life;
+mod mail_log;
 mod next_hop;
 mod node;
 mod queue_commands;

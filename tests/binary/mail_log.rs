@@ -1,0 +1,50 @@
+//! What the mail log says of attempts that come to nothing.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::time::{Duration, Instant};
+
+use crate::client::Client;
+use crate::node::{Node, PATIENCE, Setup, free_port};
+
+/// Waits for a line of the mail log with all of `parts`.
+fn wait_for_line(node: &Node, parts: &[&str]) {
+    let began = Instant::now();
+    loop {
+        let log = std::fs::read_to_string(node.folder.path().join("mail.log")).unwrap_or_default();
+        if log.lines().any(|line| parts.iter().all(|part| line.contains(part))) {
+            return;
+        }
+        assert!(began.elapsed() < PATIENCE, "no line with {parts:?} in {log}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Such an attempt was counted, and no line told of it.
+#[test]
+fn an_attempt_that_reaches_no_host_is_a_line() {
+    let node = Node::start(&Setup::to(SocketAddr::from(([127, 0, 0, 1], free_port()))));
+    Client::greeted(node.address).deliver("b@y.test", "Subject: x\r\n\r\nhi\r\n");
+    wait_for_line(&node, &["event=attempt to=<b@y.test> relay=none", "dsn=4.4.1 outcome=deferred reply=\"connect to ", "refused"]);
+}
+
+/// After three of them the queue defers the recipient, and no line told of it: such mail was in no log.
+#[test]
+fn a_next_hop_that_always_hangs_up_is_a_line() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let _gone = stream.write_all(b"220 hop.test ESMTP\r\n");
+            let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
+            if lines.next().is_some() {
+                let _gone = stream.write_all(b"250 hop.test\r\n");
+            }
+            // The next line is MAIL.
+            lines.next();
+        }
+    });
+    let node = Node::start(&Setup::to(address));
+    Client::greeted(node.address).deliver("b@y.test", "Subject: x\r\n\r\nhi\r\n");
+    wait_for_line(&node, &["event=attempt to=<b@y.test>", "dsn=4.4.2 outcome=deferred reply=\"451 4.4.2 the connection ended"]);
+}
