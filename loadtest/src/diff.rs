@@ -12,7 +12,7 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::{
-    cli::{EXIT_NEGATIVE, EXIT_OK, Failure},
+    cli::{EXIT_NEGATIVE, EXIT_OK, Failure, say},
     identity::{MessageId, read_hex},
 };
 
@@ -70,12 +70,13 @@ impl Difference {
         }
     }
 
-    fn print(&self) {
-        println!(
+    fn text(&self) -> String {
+        let mut text = format!(
             "accepted {} (owed {} deliveries), delivered {}: lost {}, duplicated {}, damaged {}, foreign {}, unacknowledged {}",
             self.accepted, self.owed, self.delivered, self.lost, self.duplicated, self.damaged, self.foreign, self.unacknowledged
         );
-        self.examples.iter().for_each(|example| println!("  {example}"));
+        self.examples.iter().for_each(|example| text.push_str(&format!("\n  {example}")));
+        text
     }
 }
 
@@ -88,9 +89,9 @@ impl DiffArguments {
         let accepted: Vec<&Path> = self.accepted.iter().map(PathBuf::as_path).collect();
         let difference = compare(&accepted, &self.delivered)?;
         if self.json {
-            println!("{}", serde_json::to_string(&difference).map_err(|error| Failure::io("standard output", error))?);
+            say(&serde_json::to_string(&difference).expect("a difference is plain data"))?;
         } else {
-            difference.print();
+            say(&difference.text())?;
         }
         Ok(if difference.is_clean(self.allow_duplicates) { EXIT_OK } else { EXIT_NEGATIVE })
     }

@@ -83,3 +83,21 @@ fn a_standstill_is_seen_by_the_open_loop() {
     let (number, unit) = p90.split_once(' ').unwrap();
     assert!(unit.starts_with("ms") && number.parse::<f64>().unwrap() > 100.0, "{line}");
 }
+
+#[test]
+fn a_reader_that_goes_away_is_no_failure() {
+    let core = ringpost_loadtest::pinning::cores().unwrap()[0];
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+    let sink = ringpost_loadtest::sink::Sink::start(ringpost_loadtest::sink::SinkOptions::new(address, core)).unwrap();
+    let to = sink.address.to_string();
+    for arguments in [
+        vec!["source", "--to", &to, "--messages", "10"],
+        vec!["run", "--list"],
+        vec!["sink", "--listen", "127.0.0.1:0", "--seconds", "0.1"],
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ringpost-load"));
+        let mut child = command.args(&arguments).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::null()).spawn().unwrap();
+        drop(child.stdout.take());
+        assert_eq!(child.wait().unwrap().code(), Some(0), "{arguments:?}");
+    }
+}

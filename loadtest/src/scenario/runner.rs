@@ -16,7 +16,7 @@ use std::{
 use serde_json::json;
 
 use crate::{
-    cli::Failure,
+    cli::{Failure, say},
     diff::{Difference, compare},
     engine::{Engine, EngineOptions, Route, version_of},
     live::{Beside, SourceRun, Viewer, add_end_to_end, run_source},
@@ -134,7 +134,7 @@ pub fn run(scenario: &Scenario, place: &Place, stop: &StopSignal, viewer: &mut d
         machine,
     };
     if place.keep {
-        eprintln!("{}: kept {}", scenario.name, folder.path().display());
+        say(&format!("{}: kept {}", scenario.name, folder.path().display()))?;
     }
     Ok(RunResult::new(ran.measurement, facts))
 }

@@ -1,11 +1,15 @@
 //! `ringpost-load sink`: its command line, and what it prints.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    io::{Write, stderr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use clap::Args;
 
 use crate::{
-    cli::{EXIT_NEGATIVE, EXIT_OK, Failure},
+    cli::{EXIT_NEGATIVE, EXIT_OK, Failure, say},
     live::{Lines, usual_viewer, watch_sink},
     pinning,
     random::Random,
@@ -134,7 +138,8 @@ impl SinkArguments {
         let stop = StopSignal::listen().map_err(|error| Failure::io("signals", error))?;
         let limit = self.seconds.map(|number| seconds(number, "--seconds")).transpose()?;
         let sink = Sink::start(options.clone())?;
-        eprintln!("listening on {}", sink.address);
+        // Whoever started it and does not listen knows the address.
+        let _unread = writeln!(stderr(), "listening on {}", sink.address);
         let mut lines = Lines::of_sink();
         let mut viewer = usual_viewer(self.quiet, Lines::of_sink());
         let viewer = if self.live { &mut lines } else { &mut *viewer };
@@ -142,16 +147,18 @@ impl SinkArguments {
         sink.stop();
         let (report, _) = sink.join()?;
         if self.json {
-            println!("{}", serde_json::to_string(&report).map_err(|error| Failure::io("standard output", error))?);
+            say(&serde_json::to_string(&report).expect("a report is plain data"))?;
         } else {
-            print_report(&report);
+            say(&report_text(&report))?;
         }
         Ok(if report.damaged_all() == 0 { EXIT_OK } else { EXIT_NEGATIVE })
     }
 }
 
-fn print_report(report: &SinkReport) {
-    println!(
+/// What came, as lines.
+fn report_text(report: &SinkReport) -> String {
+    let mut lines = Vec::new();
+    lines.push(format!(
         "{} messages in {:.2} s: {:.0}/s; intact {}, damaged {}, foreign {}, bare CR or LF {}",
         report.messages,
         report.seconds,
@@ -160,9 +167,9 @@ fn print_report(report: &SinkReport) {
         report.damaged_all(),
         report.foreign,
         report.bare_line_ends
-    );
-    report.damaged.iter().for_each(|(name, count)| println!("damaged, {name}: {count}"));
-    println!(
+    ));
+    report.damaged.iter().for_each(|(name, count)| lines.push(format!("damaged, {name}: {count}")));
+    lines.push(format!(
         "{} connections, at most {} at once, {} refused, {} dropped; messages per connection {:.1}, at most {}; {:.2} us of own CPU per message",
         report.connections,
         report.concurrent_max,
@@ -171,13 +178,17 @@ fn print_report(report: &SinkReport) {
         report.messages_per_connection_mean,
         report.messages_per_connection_max,
         report.cpu_us_per_message
-    );
+    ));
     for (address, client) in &report.clients {
-        println!("{address}: {} connections, at most {} at once, {} messages", client.connections, client.concurrent_max, client.messages);
+        lines.push(format!(
+            "{address}: {} connections, at most {} at once, {} messages",
+            client.connections, client.concurrent_max, client.messages
+        ));
     }
-    report.refusals.iter().for_each(|(code, count)| println!("refused with {code}: {count}"));
+    report.refusals.iter().for_each(|(code, count)| lines.push(format!("refused with {code}: {count}")));
     let words: Vec<String> = report.end_to_end_us.iter().map(|(name, us)| format!("{name} {us} us")).collect();
     if report.intact > 0 {
-        println!("end to end: {}", words.join(", "));
+        lines.push(format!("end to end: {}", words.join(", ")));
     }
+    lines.join("\n")
 }

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::{
     addresses::{DOMAINS_MAX, RecipientPlan, Spread},
-    cli::{EXIT_NEGATIVE, EXIT_OK, Failure},
+    cli::{EXIT_NEGATIVE, EXIT_OK, Failure, say},
     content::ContentKind,
     live::{Beside, Lines, SourceRun, Viewer, run_source, shown_ns, usual_viewer},
     machine::Machine,
@@ -265,9 +265,9 @@ impl SourceArguments {
         let run = run_source(options.clone(), beside, &stop, &mut *viewer)?;
         drop(viewer);
         if self.json {
-            println!("{}", summary(&options, &run));
+            say(&summary(&options, &run).to_string())?;
         } else {
-            print_summary(&options, &run);
+            say(&summary_text(&options, &run))?;
         }
         let well = run.report.acknowledged > 0 && run.report.acknowledged == run.report.settled;
         if let Some(path) = &self.output {
@@ -341,29 +341,32 @@ pub fn summary(options: &SourceOptions, run: &SourceRun) -> serde_json::Value {
     })
 }
 
-fn print_summary(options: &SourceOptions, run: &SourceRun) {
+/// A run as lines.
+fn summary_text(options: &SourceOptions, run: &SourceRun) -> String {
     let (report, totals) = (&run.report, run.measurement.totals());
     let lasted = report.lasted.as_secs_f64();
-    println!(
+    let mut lines = Vec::new();
+    lines.push(format!(
         "acknowledged {} in {lasted:.2} s: {:.0} messages/s, {:.1} MiB/s, {:.2} us of own CPU per message; seed {}",
         report.acknowledged,
         report.acknowledged as f64 / lasted.max(1e-9),
         totals.acknowledged_bytes as f64 / f64::from(1 << 20) / lasted.max(1e-9),
         cpu_us_per_message(run),
         options.seed,
-    );
+    ));
     if report.settled > report.acknowledged || report.never_begun > 0 {
-        println!(
+        lines.push(format!(
             "refused {}, unknown {} (the connection ended before the reply), unsent {}, never begun {}",
             report.refused, report.unknown, report.unsent, report.never_begun
-        );
+        ));
     }
-    println!("{:<20}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}", "phase", "count", "p50", "p90", "p99", "p99.9", "p99.99", "max");
+    lines
+        .push(format!("{:<20}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}", "phase", "count", "p50", "p90", "p99", "p99.9", "p99.99", "max"));
     for phase in Phase::ALL {
         let latency = totals.histogram(phase);
         if !latency.is_empty() {
             let at = |percentile: f64| shown_ns(latency.value_at_percentile(percentile));
-            println!(
+            lines.push(format!(
                 "{:<20}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}",
                 phase.title(),
                 latency.len(),
@@ -373,13 +376,14 @@ fn print_summary(options: &SourceOptions, run: &SourceRun) {
                 at(99.9),
                 at(99.99),
                 shown_ns(latency.max())
-            );
+            ));
         }
     }
     for (kind, count) in totals.errors.iter() {
-        println!("error {kind}: {count}");
+        lines.push(format!("error {kind}: {count}"));
     }
     if let Some(trouble) = &report.last_trouble {
-        println!("the last trouble: {trouble}");
+        lines.push(format!("the last trouble: {trouble}"));
     }
+    lines.join("\n")
 }
