@@ -60,6 +60,8 @@ pub struct Station {
     pub log: Log<SimHost>,
     /// After so many writes one fails.
     pub fault: Option<(u64, Fault)>,
+    /// So many further reads of this file fail.
+    pub unreadable: Option<(SegmentFile, u32)>,
     control: Option<Control>,
     running: Vec<Running>,
     late: Vec<Landing>,
@@ -86,7 +88,7 @@ impl Station {
     pub fn new(disk: Disk, config: LogConfig, control: Option<Control>, random: &mut Random, now: Instant) -> Self {
         let pool = Rc::default();
         let log = Self::open(&disk, config, control, &pool, random, now);
-        Station { disk, log, fault: None, control, running: Vec::new(), late: Vec::new(), pool }
+        Station { disk, log, fault: None, unreadable: None, control, running: Vec::new(), late: Vec::new(), pool }
     }
 
     /// The next life on what the disk has.
@@ -182,6 +184,10 @@ impl Station {
     fn execute(&mut self, kind: OpKind<Vec<u8>>) -> OpResult<Vec<u8>> {
         let disk = &mut self.disk;
         let result = match kind {
+            OpKind::Read { file, buffer, .. } if self.unreadable.is_some_and(|(bad, times)| bad == file && times > 0) => {
+                self.unreadable = self.unreadable.map(|(bad, times)| (bad, times - 1));
+                return OpResult::Read { buffer, result: -5 };
+            }
             OpKind::Read { file, offset, mut buffer, bytes } => {
                 let result = disk.read((file, false), offset as usize, &mut buffer[..bytes]);
                 return OpResult::Read { buffer, result };

@@ -73,7 +73,11 @@ impl Bench {
 
     /// The next life: messages found, damage told.
     fn recover(&mut self) -> (BTreeSet<u64>, Vec<(SegmentFile, DamageKind)>) {
-        self.station.reopen(config(2), &mut self.random, self.now);
+        self.recover_as(2)
+    }
+
+    fn recover_as(&mut self, boot: u64) -> (BTreeSet<u64>, Vec<(SegmentFile, DamageKind)>) {
+        self.station.reopen(config(boot), &mut self.random, self.now);
         let (mut found, mut damages, mut loaded) = (BTreeSet::new(), Vec::new(), false);
         let mut body = Vec::new();
         for _ in 0..10_000 {
@@ -151,4 +155,23 @@ fn one_bad_block_costs_only_what_stands_in_it() {
         if lost.is_empty() { harmless += 1 } else { costly += 1 }
     }
     assert!(harmless > 0 && costly > 0, "{harmless} {costly}");
+}
+
+/// A segment whose headers and batches could not be read for a moment passed for one that nothing was ever written to: it got a new
+/// header, and what was acknowledged in it was gone.
+#[test]
+fn a_segment_that_could_not_be_read_for_a_moment_is_not_used_again() {
+    let blocks = (128 << 10) / BLOCK_BYTES as u32;
+    for seed in 1..20 {
+        let mut bench = Bench::new(seed);
+        let file = bench.stands[&(MESSAGES / 2)].0;
+        // Its head, and then each block behind the headers in the search for a batch.
+        bench.station.unreadable = Some((file, 1 + blocks - 2));
+        let (found, damages) = bench.recover();
+        assert_eq!(bench.station.unreadable, Some((file, 0)), "all that was to fail did");
+        assert!(found.len() < MESSAGES as usize && damages.contains(&(file, DamageKind::ReadFailed)), "{damages:?}");
+        (0..2000).for_each(|_| bench.turn(|_| ()));
+        let (found, _) = bench.recover_as(3);
+        assert_eq!(found, (0..MESSAGES).collect(), "seed {seed}");
+    }
 }

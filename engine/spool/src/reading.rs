@@ -181,9 +181,11 @@ impl<H: Host> Log<H> {
         let segment = self.segments.get_mut(slot);
         segment.used = scan.log_end();
         let is_blank = segment.used == FIRST_BATCH;
-        segment.state = if is_blank && !reading.failed { SegmentState::Blank } else { SegmentState::Full };
+        // What could not be read may hold what was acknowledged.
+        let failed = reading.failed || segment.stuck;
+        segment.state = if is_blank && !failed { SegmentState::Blank } else { SegmentState::Full };
         recovery.report.blank_segments += u64::from(is_blank);
-        if reading.failed {
+        if failed {
             segment.stuck = true;
             segment.pins += 1;
         }

@@ -284,6 +284,10 @@ impl<H: Host> Log<H> {
             Stage::Search { slot, at, mut best, had_header } => {
                 let OpResult::Read { buffer, result } = result else { panic!("the answer to a read") };
                 let searched = filled(&buffer, result);
+                // A file may be too short for a batch: then there is nothing to read.
+                if searched.is_empty() && at < self.segments.get(slot).bytes {
+                    self.tell_unreadable(slot, at);
+                }
                 best = newest(best, searched);
                 let at = at + (searched.len() as u32).max(BLOCK_BYTES as u32);
                 recovery.stage = Stage::Search { slot, at, best, had_header };
@@ -375,6 +379,15 @@ impl<H: Host> Log<H> {
             self.adopt_generation(slot, &header);
         }
         recovery.stage = Stage::Heads;
+    }
+
+    /// A newer batch than those that were found may stand here, or the only one: the segment isn't used again in this run.
+    fn tell_unreadable(&mut self, slot: u32, at: u32) {
+        let segment = self.segments.get_mut(slot);
+        if !std::mem::replace(&mut segment.stuck, true) {
+            let (file, bytes) = (segment.file, u64::from(segment.bytes - at));
+            self.events.push_back(Event::Damaged(Damage { file, offset: u64::from(at), bytes, kind: DamageKind::ReadFailed }));
+        }
     }
 
     fn tell_lost_header(&mut self, slot: u32) {
