@@ -138,6 +138,8 @@ struct Outbound<'s> {
     next: Option<Dispatch>,
     since: Instant,
     greeted: bool,
+    /// The content's last octets are queued; the client is told when the socket has them: an answer that comes before is not to this content.
+    dot_queued: bool,
     /// Its place in the pool, used again and again.
     parked: Rc<Parked>,
 }
@@ -164,6 +166,7 @@ impl<'s> Outbound<'s> {
             next: None,
             since: shard.ring.now(),
             greeted: false,
+            dot_queued: false,
             parked: Rc::default(),
             shard,
         }
@@ -193,8 +196,12 @@ impl<'s> Outbound<'s> {
                     };
                     awaited = Some((owed, due));
                     self.send_out();
-                    match self.wait(due.saturating_duration_since(now), None).await {
+                    let event = self.wait(due.saturating_duration_since(now), None).await;
+                    let dot_left = self.note_dot();
+                    match event {
                         Event::Bytes(bytes) => (received, consumed) = (Some(bytes), 0),
+                        // That was the time of a block; the answer to the whole content has one of its own.
+                        Event::Ended(Disconnect::TimedOut) if dot_left && !self.shard.is_ending() => awaited = None,
                         Event::Ended(why) => self.client.disconnected(why),
                         Event::TimeOut | Event::Handed(_) => self.client.disconnected(Disconnect::TimedOut),
                     }
@@ -217,8 +224,9 @@ impl<'s> Outbound<'s> {
                 Action::SendContent(id) => {
                     awaited = None;
                     match self.send_content(id).await {
+                        Ok(Some(early)) => (received, consumed) = (Some(early), 0),
                         // The peer may have said why before it went: what it said is read next, or its end.
-                        Ok(()) | Err(Disconnect::Lost) => {}
+                        Ok(None) | Err(Disconnect::Lost) => {}
                         Err(why) => self.client.disconnected(why),
                     }
                 }
@@ -383,7 +391,18 @@ impl<'s> Outbound<'s> {
         }
     }
 
-    async fn send_content(&mut self, id: TransactionId) -> Result<(), Disconnect> {
+    /// Tells the client once that the socket has the whole content. Whether it did.
+    fn note_dot(&mut self) -> bool {
+        let left = self.dot_queued && self.conn.unsent_bytes() == 0;
+        if left {
+            self.dot_queued = false;
+            self.client.content_sent();
+        }
+        left
+    }
+
+    /// Sends the content whole, or up to a word of the peer, which comes back: it cannot be the answer to all of it.
+    async fn send_content(&mut self, id: TransactionId) -> Result<Option<Received>, Disconnect> {
         let key = self.attempt_of(id).dispatch.key();
         let queue_id = self.shard.queue.borrow().envelope(key).map(|envelope| envelope.id);
         let content = match queue_id.and_then(|queue_id| self.shard.committer_of(queue_id.shard).map(|log| (log, queue_id))) {
@@ -416,7 +435,9 @@ impl<'s> Outbound<'s> {
                 gather.push_pages(piece.slice(start..start + range.len()));
                 if gather.pieces() >= RANGES_PER_SEND {
                     self.conn.send(std::mem::replace(&mut gather, self.shard.ring.gather())).map_err(|_| Disconnect::Lost)?;
-                    self.flush().await?;
+                    if let Some(early) = self.flush().await? {
+                        return Ok(Some(early));
+                    }
                 }
             }
             let is_last = index + 1 == content.pieces();
@@ -427,21 +448,30 @@ impl<'s> Outbound<'s> {
                 }
             }
             self.conn.send(gather).map_err(|_| Disconnect::Lost)?;
-            if !is_last {
-                self.flush().await?;
+            if !is_last && let Some(early) = self.flush().await? {
+                return Ok(Some(early));
             }
         }
-        self.client.content_sent();
-        Ok(())
+        self.dot_queued = true;
+        Ok(None)
     }
 
-    /// Waits until the socket has taken what was queued, for at most the time of a block.
-    async fn flush(&mut self) -> Result<(), Disconnect> {
+    /// Waits until the socket has taken what was queued, for at most the time of a block, or until the peer says something.
+    async fn flush(&mut self) -> Result<Option<Received>, Disconnect> {
         self.deadline.set(self.shard.before_drain_ends(self.shard.ring.now() + self.client.timeout()));
         let (conn, deadline) = (&self.conn, &self.deadline);
-        poll_fn(|cx| match conn.poll_flush(cx) {
-            Poll::Ready(result) => Poll::Ready(result.map_err(|_| Disconnect::Lost)),
-            Poll::Pending => deadline.poll_expired(cx).map(|()| Err(Disconnect::TimedOut)),
+        poll_fn(|cx| {
+            // A peer that has answered may have stopped reading: its word comes first.
+            match conn.poll_read(cx) {
+                Poll::Ready(Ok(Some(bytes))) => return Poll::Ready(Ok(Some(bytes))),
+                Poll::Ready(Ok(None)) => return Poll::Ready(Err(Disconnect::Closed)),
+                Poll::Ready(Err(_)) => return Poll::Ready(Err(Disconnect::Lost)),
+                Poll::Pending => {}
+            }
+            match conn.poll_flush(cx) {
+                Poll::Ready(result) => Poll::Ready(result.map(|()| None).map_err(|_| Disconnect::Lost)),
+                Poll::Pending => deadline.poll_expired(cx).map(|()| Err(Disconnect::TimedOut)),
+            }
         })
         .await
     }

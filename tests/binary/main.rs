@@ -3,6 +3,7 @@
 mod client;
 mod config_file;
 mod control_socket;
+mod early_answer;
 mod hostile_input;
 mod life;
 mod mail_log;
