@@ -34,7 +34,7 @@ impl World {
             7..9 => self.record_outcome(at)?,
             9..12 => self.settle(at)?,
             12 => self.read(at)?,
-            13 if self.random.one_in(60) => {
+            13 if self.random.one_in(60) && (!self.is_last || self.places[at].life.is_loaded) => {
                 let place = &mut self.places[at];
                 place.station.log.stop();
                 place.life.is_stopping = true;

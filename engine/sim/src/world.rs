@@ -73,6 +73,8 @@ pub(crate) struct World {
     pub(crate) now: Instant,
     /// Bytes of a disk that has all segments a log may have.
     capacity: usize,
+    /// This life is to find everything: it isn't stopped before it has.
+    pub(crate) is_last: bool,
 }
 
 /// One log, three to five lives. Fails with the first promise that was broken.
@@ -107,13 +109,14 @@ impl World {
         let room = if random.one_in(3) { segments_max - 1 } else { segments_max + 1 };
         let capacity = (room * segment_blocks * block) as usize;
         let (ledger, counters, now) = (Ledger::default(), Counters::default(), Instant::now());
-        World { random, places: Vec::new(), ledger, counters, control, config, now, capacity }
+        World { random, places: Vec::new(), ledger, counters, control, config, now, capacity, is_last: false }
     }
 
     /// One life per entry of `shards`, and one more that is not cut and finds everything.
     fn play(mut self, seed: u64, shards: &[usize]) -> Result<Counters, Loss> {
         for (life, &count) in shards.iter().chain(shards.last()).enumerate() {
             let is_last = life == shards.len();
+            self.is_last = is_last;
             self.open(count);
             self.live(is_last).map_err(|what| Loss { seed, life: life as u32, what })?;
             if !is_last {
