@@ -27,8 +27,6 @@ pub struct Retry {
     pub jitter: Percent,
     /// Age at which an undelivered recipient fails for good.
     pub expiry: Duration,
-    /// Age at which the sender is told that the message is late; from `expiry` on it is not told.
-    pub warning_after: Duration,
 }
 
 /// Retry settings of a route; None: as in `[queue]`.
@@ -38,7 +36,6 @@ pub(crate) struct RetryOverrides {
     pub(crate) cap: Option<Duration>,
     pub(crate) jitter: Option<Percent>,
     pub(crate) expiry: Option<Duration>,
-    pub(crate) warning_after: Option<Duration>,
 }
 
 impl RetryOverrides {
@@ -49,7 +46,6 @@ impl RetryOverrides {
             cap: section.optional_within("retry_cap", Duration::from_secs(1)..=DAY),
             jitter: section.optional_within("retry_jitter", Percent::new(0)..=Percent::new(50)),
             expiry: section.optional_within("expiry", MINUTE..=DAY * 30),
-            warning_after: section.optional_within("warning_after", MINUTE..=DAY * 30),
         }
     }
 
@@ -59,7 +55,6 @@ impl RetryOverrides {
             cap: self.cap.unwrap_or(retry.cap),
             jitter: self.jitter.unwrap_or(retry.jitter),
             expiry: self.expiry.unwrap_or(retry.expiry),
-            warning_after: self.warning_after.unwrap_or(retry.warning_after),
         }
     }
 }
@@ -74,6 +69,6 @@ impl Queue {
 
 impl Default for Retry {
     fn default() -> Retry {
-        Retry { base: MINUTE * 5, cap: HOUR * 4, jitter: Percent::new(20), expiry: DAY * 5, warning_after: HOUR * 4 }
+        Retry { base: MINUTE * 5, cap: HOUR * 4, jitter: Percent::new(20), expiry: DAY * 5 }
     }
 }

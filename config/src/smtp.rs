@@ -20,11 +20,9 @@ pub struct Smtp {
     pub messages_per_connection: u32,
     /// A command line with its CRLF; beyond it 500 5.5.2.
     pub command_line_max: ByteSize,
-    /// A line of an AUTH exchange with its CRLF (RFC 4954 4); beyond it 500 5.5.2.
-    pub auth_line_max: ByteSize,
-    /// Octets of a local part, 64 at least (RFC 5321 4.5.3.1.1); beyond it 501 5.1.3.
+    /// Octets of a local part, 64 at least (RFC 5321 4.5.3.1.1); beyond it 501 5.1.3 or 5.1.7.
     pub local_part_max: ByteSize,
-    /// Octets of a path, 256 at least (RFC 5321 4.5.3.1.3); beyond it 501 5.1.3 or 5.1.7.
+    /// Octets of a path, 256 (RFC 5321 4.5.3.1.3) to 512; beyond it 501 5.1.3 or 5.1.7.
     pub path_max: ByteSize,
     /// A CR or LF by itself inside content.
     pub bare_newline: BareNewline,
@@ -97,9 +95,8 @@ impl Smtp {
             recipients_max: section.within("recipients_max", default.recipients_max, 100..=RECIPIENTS_MAX),
             messages_per_connection: section.within("messages_per_connection", default.messages_per_connection, 1..=1_000_000),
             command_line_max: section.within("command_line_max", default.command_line_max, bytes(1024)..=ByteSize::kib(16)),
-            auth_line_max: section.within("auth_line_max", default.auth_line_max, bytes(12_288)..=ByteSize::kib(64)),
             local_part_max: section.within("local_part_max", default.local_part_max, bytes(64)..=bytes(255)),
-            path_max: section.within("path_max", default.path_max, bytes(256)..=bytes(900)),
+            path_max: section.within("path_max", default.path_max, bytes(256)..=bytes(512)),
             bare_newline: section.read("bare_newline", default.bare_newline),
             text_line: section.read("text_line", default.text_line),
             header_max: section.within("header_max", default.header_max, ByteSize::kib(16)..=ByteSize::mib(16)),
@@ -131,7 +128,6 @@ impl Default for Smtp {
             recipients_max: 1000,
             messages_per_connection: 1000,
             command_line_max: ByteSize::new(2048),
-            auth_line_max: ByteSize::new(12_288),
             local_part_max: ByteSize::new(64),
             path_max: ByteSize::new(256),
             bare_newline: BareNewline::Reject,

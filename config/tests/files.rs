@@ -100,7 +100,6 @@ fn every_key_takes_effect() {
         recipients_max = 101
         messages_per_connection = 2
         command_line_max = "3 KiB"
-        auth_line_max = "13 KiB"
         local_part_max = "65 B"
         path_max = "257 B"
         bare_newline = "normalize"
@@ -126,7 +125,6 @@ fn every_key_takes_effect() {
         retry_cap = "2m"
         retry_jitter = "3 %"
         expiry = "4m"
-        warning_after = "5m"
         [delivery]
         connections_max = 6
         window_initial = 4
@@ -165,7 +163,7 @@ fn every_key_takes_effect() {
 
     let seconds = |count| Duration::from_secs(count);
     let smtp = &config.smtp;
-    assert_eq!((smtp.content_max, smtp.command_line_max, smtp.auth_line_max), (ByteSize::mib(1), ByteSize::kib(3), ByteSize::kib(13)));
+    assert_eq!((smtp.content_max, smtp.command_line_max), (ByteSize::mib(1), ByteSize::kib(3)));
     assert_eq!((smtp.local_part_max, smtp.path_max, smtp.header_max), (ByteSize::new(65), ByteSize::new(257), ByteSize::kib(17)));
     assert_eq!((smtp.bare_newline, smtp.text_line), (BareNewline::Normalize, TextLine::Strict));
     assert_eq!((smtp.recipients_max, smtp.messages_per_connection, smtp.header_lines_max, smtp.received_max), (101, 2, 101, 11));
@@ -177,7 +175,7 @@ fn every_key_takes_effect() {
 
     let retry = config.queue.retry;
     assert_eq!((retry.base, retry.cap, retry.jitter), (seconds(60), seconds(120), Percent::new(3)));
-    assert_eq!((retry.expiry, retry.warning_after), (seconds(240), seconds(300)));
+    assert_eq!(retry.expiry, seconds(240));
     // Absent, the only route holds, with the retries of this file.
     assert_eq!(config.routes.get("a.test").map(|route| route.retry), Some(retry));
 

@@ -15,6 +15,7 @@ use memchr::memmem;
 use ringpost_config::{BareNewline, Config, TextLine};
 use ringpost_ring::{Conn, Deadline, Received};
 use ringpost_smtp::{
+    address::PathLimits,
     content::{self, ContentRules},
     extension::Extensions,
     line::Unread,
@@ -81,6 +82,11 @@ impl InboundSettings {
                     TextLine::Strict => content::TextLine::Strict,
                 },
             },
+            command_line_bytes_max: smtp.command_line_max.bytes() as usize,
+            paths: PathLimits {
+                local_part_bytes_max: smtp.local_part_max.bytes() as usize,
+                path_bytes_max: smtp.path_max.bytes() as usize,
+            },
             recipients_max: smtp.recipients_max as usize,
             messages_max: smtp.messages_per_connection,
             bad_commands_soft: u16::try_from(smtp.bad_commands_soft).unwrap_or(u16::MAX),
@@ -90,7 +96,7 @@ impl InboundSettings {
             idle_timeout: smtp.idle_timeout,
             command_timeout: smtp.command_timeout,
             data_timeout: smtp.data_timeout,
-            data_rate_min: u32::try_from(smtp.data_rate_min.bytes_per_second()).unwrap_or(u32::MAX).max(1),
+            data_rate_min: u32::try_from(smtp.data_rate_min.bytes_per_second()).unwrap_or(u32::MAX),
         };
         InboundSettings { server: Rc::new(ServerSettings::new(options).expect("the config has the same limits")) }
     }

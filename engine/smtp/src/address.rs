@@ -8,12 +8,10 @@
 use std::io::Write;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-/// RFC 5321 4.5.3.1.1, in octets, quotes included.
-pub const LOCAL_PART_BYTES_MAX: usize = 64;
 /// RFC 5321 4.5.3.1.2, in octets.
 pub const DOMAIN_BYTES_MAX: usize = 255;
-/// RFC 5321 4.5.3.1.3, in octets, with the angle brackets, a source route and all separators.
-pub const PATH_BYTES_MAX: usize = 256;
+/// The most octets that [`PathLimits`] can allow a path: what an envelope holds.
+pub const PATH_BYTES_MAX: usize = 512;
 /// RFC 1035 2.3.4: one label of an ASCII domain.
 const LABEL_BYTES_MAX: usize = 63;
 
@@ -24,6 +22,22 @@ pub enum PathKind {
     Reverse,
     /// `RCPT TO`: may be `<Postmaster>` in any case (RFC 5321 4.5.1).
     Forward,
+}
+
+/// How long a path may be. The default is what RFC 5321 4.5.3.1 names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PathLimits {
+    /// Octets of a local part, quotes included. RFC 5321 4.5.3.1.1: 64 at least.
+    pub local_part_bytes_max: usize,
+    /// Octets of a path, with the angle brackets, a source route and all separators, up to [`PATH_BYTES_MAX`]; more are
+    /// allowed nobody. RFC 5321 4.5.3.1.3: 256 at least.
+    pub path_bytes_max: usize,
+}
+
+impl Default for PathLimits {
+    fn default() -> Self {
+        Self { local_part_bytes_max: 64, path_bytes_max: 256 }
+    }
 }
 
 /// Why a path was not understood. The reply is 501 5.1.7 for a reverse-path, 501 5.1.3 for a forward-path.
@@ -100,7 +114,7 @@ impl<'a> Path<'a> {
 ///
 /// `text` may go on behind the path (parameters follow). On an error `out` may hold a part: the caller truncates it.
 /// The text appended is UTF-8 and shorter than [`PATH_BYTES_MAX`].
-pub fn parse_path(text: &[u8], kind: PathKind, out: &mut Vec<u8>) -> Result<ParsedPath, AddressError> {
+pub fn parse_path(text: &[u8], kind: PathKind, limits: PathLimits, out: &mut Vec<u8>) -> Result<ParsedPath, AddressError> {
     let mut cursor = Cursor { text, at: 0 };
     cursor.expect(b'<')?;
     let start = out.len();
@@ -111,7 +125,7 @@ pub fn parse_path(text: &[u8], kind: PathKind, out: &mut Vec<u8>) -> Result<Pars
         };
     }
     source_route(&mut cursor)?;
-    local_part(&mut cursor, out)?;
+    local_part(&mut cursor, limits, out)?;
     match cursor.peek() {
         Some(b'@') => {
             cursor.at += 1;
@@ -126,7 +140,8 @@ pub fn parse_path(text: &[u8], kind: PathKind, out: &mut Vec<u8>) -> Result<Pars
         _ => return Err(AddressError::Syntax),
     }
     cursor.expect(b'>')?;
-    if cursor.at > PATH_BYTES_MAX || out.len() - start > PATH_BYTES_MAX {
+    let bytes_max = limits.path_bytes_max.min(PATH_BYTES_MAX);
+    if cursor.at > bytes_max || out.len() - start > bytes_max {
         return Err(AddressError::TooLong);
     }
     let non_ascii = !text[..cursor.at].is_ascii();
@@ -176,7 +191,7 @@ fn source_route(cursor: &mut Cursor<'_>) -> Result<(), AddressError> {
     }
 }
 
-fn local_part(cursor: &mut Cursor<'_>, out: &mut Vec<u8>) -> Result<(), AddressError> {
+fn local_part(cursor: &mut Cursor<'_>, limits: PathLimits, out: &mut Vec<u8>) -> Result<(), AddressError> {
     let (start, written_from) = (cursor.at, out.len());
     match cursor.peek() {
         Some(b'"') => quoted_string(cursor, out)?,
@@ -190,7 +205,7 @@ fn local_part(cursor: &mut Cursor<'_>, out: &mut Vec<u8>) -> Result<(), AddressE
             out.extend_from_slice(text);
         }
     }
-    match cursor.at - start > LOCAL_PART_BYTES_MAX || out.len() - written_from > LOCAL_PART_BYTES_MAX {
+    match (cursor.at - start).max(out.len() - written_from) > limits.local_part_bytes_max {
         true => Err(AddressError::TooLong),
         false => Ok(()),
     }
@@ -311,7 +326,7 @@ mod tests {
 
     fn parse(text: &[u8], kind: PathKind) -> Result<String, AddressError> {
         let mut out = b"kept".to_vec();
-        let parsed = parse_path(text, kind, &mut out)?;
+        let parsed = parse_path(text, kind, PathLimits::default(), &mut out)?;
         assert_eq!(parsed.consumed, text.len(), "the whole of {text:?} is the path");
         Ok(String::from_utf8(out).expect("canonical text is UTF-8").split_off(4))
     }
@@ -459,9 +474,15 @@ mod tests {
     #[test]
     fn octets_beyond_ascii_are_noticed() {
         let mut out = Vec::new();
-        assert!(parse_path("<jürgen@y.test>".as_bytes(), PathKind::Reverse, &mut out).is_ok_and(|path| path.non_ascii));
-        assert!(parse_path("<b@bücher.test> X".as_bytes(), PathKind::Reverse, &mut out).is_ok_and(|path| path.non_ascii));
-        assert!(parse_path("<b@y.test> ü".as_bytes(), PathKind::Reverse, &mut out).is_ok_and(|path| !path.non_ascii));
+        assert!(
+            parse_path("<jürgen@y.test>".as_bytes(), PathKind::Reverse, PathLimits::default(), &mut out).is_ok_and(|path| path.non_ascii)
+        );
+        assert!(
+            parse_path("<b@bücher.test> X".as_bytes(), PathKind::Reverse, PathLimits::default(), &mut out).is_ok_and(|path| path.non_ascii)
+        );
+        assert!(
+            parse_path("<b@y.test> ü".as_bytes(), PathKind::Reverse, PathLimits::default(), &mut out).is_ok_and(|path| !path.non_ascii)
+        );
     }
 
     #[test]

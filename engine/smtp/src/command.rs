@@ -1,6 +1,6 @@
 //! One command line taken apart: verb and argument, nothing copied.
 
-use crate::address::{ParsedPath, PathKind};
+use crate::address::{ParsedPath, PathKind, PathLimits};
 
 /// A command of RFC 5321 4.1 and its extensions, with its argument as it stood in the line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,9 +120,10 @@ pub fn is_foreign_start(first: u8) -> bool {
 pub fn path_and_parameters<'a>(
     argument: &'a [u8],
     kind: PathKind,
+    limits: PathLimits,
     out: &mut Vec<u8>,
 ) -> Result<(ParsedPath, &'a [u8]), crate::address::AddressError> {
-    let parsed = crate::address::parse_path(argument, kind, out)?;
+    let parsed = crate::address::parse_path(argument, kind, limits, out)?;
     let rest = &argument[parsed.consumed..];
     match rest.first() {
         Some(&byte) if !is_space(byte) => Err(crate::address::AddressError::Syntax),
@@ -250,8 +251,8 @@ mod tests {
     #[test]
     fn a_path_and_its_parameters_are_parted_by_a_blank() {
         let mut out = Vec::new();
-        let (_, rest) = path_and_parameters(b"<a@b>  SIZE=1 X ", PathKind::Reverse, &mut out).unwrap();
+        let (_, rest) = path_and_parameters(b"<a@b>  SIZE=1 X ", PathKind::Reverse, PathLimits::default(), &mut out).unwrap();
         assert_eq!((rest, &out[..]), (&b"SIZE=1 X"[..], &b"a@b"[..]));
-        assert!(path_and_parameters(b"<a@b>SIZE=1", PathKind::Reverse, &mut out).is_err());
+        assert!(path_and_parameters(b"<a@b>SIZE=1", PathKind::Reverse, PathLimits::default(), &mut out).is_err());
     }
 }

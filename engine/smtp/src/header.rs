@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use crate::envelope::{EnvelopeView, Protocol};
 
 /// The most octets [`write_received`] appends, for a host name and a queue id of at most 255 octets.
-pub const RECEIVED_BYTES_MAX: usize = 1280;
+pub const RECEIVED_BYTES_MAX: usize = 1536;
 
 /// The date of RFC 5322 3.3, kept as text because it changes once a second and is written for every message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,9 +5,6 @@
 
 use memchr::memchr;
 
-/// The longest command line in octets, CRLF included. RFC 5321 4.5.3.1.4 asks for 512 and room for parameters.
-pub const LINE_BYTES_MAX: usize = 2048;
-
 /// A carry of at most this capacity is kept for the next line that straddles, a larger one is given back at once.
 const CARRY_BYTES_KEPT: usize = 128;
 
@@ -67,7 +64,7 @@ impl<'a> Unread<'a> {
 pub enum Line<'a> {
     /// A whole line without its CRLF.
     Complete(&'a [u8]),
-    /// A line of more than [`LINE_BYTES_MAX`] octets ended here; it was thrown away.
+    /// A line of more octets than allowed ended here; it was thrown away.
     TooLong,
     /// An LF without a CR before it. RFC 5321 2.3.8: it ends no line, and what was meant is anybody's guess.
     BareLf,
@@ -103,15 +100,18 @@ impl LineReader {
 
     /// Takes the next line out of `input`, or keeps what is there of it.
     ///
+    /// A line has at most `bytes_max` octets, CRLF included; the limit stays the same while a line is at hand. RFC 5321
+    /// 4.5.3.1.4 asks for 512 and room for parameters.
+    ///
     /// The line borrows `input` when it lies whole in it, else this reader. It is valid until the next call.
-    pub fn next<'l, 'a: 'l>(&'l mut self, input: &mut Unread<'a>) -> Line<'l> {
+    pub fn next<'l, 'a: 'l>(&'l mut self, input: &mut Unread<'a>, bytes_max: usize) -> Line<'l> {
         if self.handed_out {
             self.forget();
         }
         let bytes = input.remaining();
         let Some(at) = memchr(b'\n', bytes) else {
             input.advance(bytes.len());
-            self.keep(bytes);
+            self.keep(bytes, bytes_max);
             return Line::Incomplete;
         };
         input.advance(at + 1);
@@ -124,11 +124,11 @@ impl LineReader {
         if self.carry.is_empty() {
             return match piece.strip_suffix(b"\r") {
                 None => Line::BareLf,
-                Some(line) if line.len() + 2 > LINE_BYTES_MAX => Line::TooLong,
+                Some(line) if line.len() + 2 > bytes_max => Line::TooLong,
                 Some(line) => Line::Complete(line),
             };
         }
-        if self.carry.len() + at + 1 > LINE_BYTES_MAX {
+        if self.carry.len() + at + 1 > bytes_max {
             let ended = piece.last().or(self.carry.last()) == Some(&b'\r');
             self.forget();
             return if ended { Line::TooLong } else { Line::BareLf };
@@ -158,9 +158,9 @@ impl LineReader {
     }
 
     /// Keeps the beginning of a line, or notes that it grew too long.
-    fn keep(&mut self, bytes: &[u8]) {
+    fn keep(&mut self, bytes: &[u8], bytes_max: usize) {
         let Some(&last) = bytes.last() else { return };
-        if self.discarding || self.carry.len() + bytes.len() >= LINE_BYTES_MAX {
+        if self.discarding || self.carry.len() + bytes.len() >= bytes_max {
             self.forget();
             self.discarding = true;
             self.discarded_cr = last == b'\r';
@@ -177,6 +177,8 @@ impl LineReader {
 mod tests {
     use super::*;
 
+    const LINE_BYTES_MAX: usize = 2048;
+
     /// Every line of `stream`, given in pieces of `piece` octets, as text.
     fn lines(stream: &[u8], piece: usize) -> Vec<String> {
         let mut reader = LineReader::default();
@@ -185,7 +187,7 @@ mod tests {
             let mut input = Unread::new(bytes);
             while !input.is_empty() {
                 let mut cursor = input.clone();
-                match reader.next(&mut cursor) {
+                match reader.next(&mut cursor, LINE_BYTES_MAX) {
                     Line::Complete(line) => seen.push(String::from_utf8_lossy(line).into_owned()),
                     Line::TooLong => seen.push("<too long>".into()),
                     Line::BareLf => seen.push("<bare LF>".into()),
@@ -215,11 +217,11 @@ mod tests {
         let mut reader = LineReader::default();
         let filler = [b'a'; 4096];
         for _ in 0..256 {
-            assert_eq!(reader.next(&mut Unread::new(&filler)), Line::Incomplete);
+            assert_eq!(reader.next(&mut Unread::new(&filler), LINE_BYTES_MAX), Line::Incomplete);
             assert!(reader.heap_bytes() <= LINE_BYTES_MAX);
         }
-        assert_eq!(reader.next(&mut Unread::new(b"\r\n")), Line::TooLong);
-        assert_eq!(reader.next(&mut Unread::new(b"NOOP\r\n")), Line::Complete(b"NOOP"));
+        assert_eq!(reader.next(&mut Unread::new(b"\r\n"), LINE_BYTES_MAX), Line::TooLong);
+        assert_eq!(reader.next(&mut Unread::new(b"NOOP\r\n"), LINE_BYTES_MAX), Line::Complete(b"NOOP"));
         assert_eq!(reader.heap_bytes(), 0);
     }
 
@@ -227,8 +229,8 @@ mod tests {
     fn whole_lines_hold_no_memory() {
         let mut reader = LineReader::default();
         let mut input = Unread::new(b"NOOP\r\nRSET\r\n");
-        assert_eq!(reader.next(&mut input), Line::Complete(b"NOOP"));
-        assert_eq!(reader.next(&mut input), Line::Complete(b"RSET"));
+        assert_eq!(reader.next(&mut input, LINE_BYTES_MAX), Line::Complete(b"NOOP"));
+        assert_eq!(reader.next(&mut input, LINE_BYTES_MAX), Line::Complete(b"RSET"));
         assert_eq!(reader.heap_bytes(), 0);
     }
 }

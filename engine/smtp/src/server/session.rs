@@ -188,7 +188,7 @@ impl Session {
             return None;
         }
         let mut reader = mem::take(&mut self.lines);
-        let action = match reader.next(input) {
+        let action = match reader.next(input, self.settings.options().command_line_bytes_max) {
             CommandLine::Incomplete => {
                 if reader.is_partial() && !mem::replace(&mut self.partial, true) {
                     self.begin_phase();
@@ -318,7 +318,8 @@ impl Session {
     pub fn timeout(&self) -> Timeout {
         let options = self.settings.options();
         let (kind, after) = if self.in_content() {
-            let earned = Duration::from_secs(self.data_bytes / u64::from(options.data_rate_min));
+            // Without a minimum the whole of `data_timeout` is earned at once.
+            let earned = self.data_bytes.checked_div(options.data_rate_min.into()).map_or(Duration::MAX, Duration::from_secs);
             (TimeoutKind::Data, options.data_timeout.min(options.idle_timeout.saturating_add(earned)))
         } else if self.partial {
             (TimeoutKind::Command, options.command_timeout)

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use crate::address::is_domain;
+use crate::address::{PATH_BYTES_MAX, PathLimits, is_domain};
 use crate::content::ContentRules;
 use crate::envelope::RECIPIENTS_MAX;
 use crate::extension::Extensions;
@@ -20,6 +20,10 @@ pub struct ServerOptions {
     pub extensions: Extensions,
     /// Limits of a message. `content_bytes_max` is what SIZE announces; above it 552 5.3.4.
     pub content: ContentRules,
+    /// A command line with its CRLF, in octets, at least 512 (RFC 5321 4.5.3.1.4); beyond it 500 5.5.2.
+    pub command_line_bytes_max: usize,
+    /// Paths of MAIL and RCPT; beyond them 501 5.1.7 and 501 5.1.3.
+    pub paths: PathLimits,
     /// Recipients of one transaction, 100 (RFC 5321 4.5.3.1.8) to [`RECIPIENTS_MAX`]; each further one gets 452 4.5.3.
     pub recipients_max: usize,
     /// Messages accepted on one connection, 1 to 999,999; a further MAIL gets 421 4.7.0.
@@ -39,7 +43,7 @@ pub struct ServerOptions {
     pub command_timeout: Duration,
     /// From DATA or the first BDAT to the end of the message.
     pub data_timeout: Duration,
-    /// Octets per second that content must have on average, once `idle_timeout` is over.
+    /// Octets per second that content must have on average, once `idle_timeout` is over; 0: as few as `data_timeout` allows.
     pub data_rate_min: u32,
 }
 
@@ -49,6 +53,8 @@ impl Default for ServerOptions {
             hostname: "localhost".into(),
             extensions: Extensions::DEFAULT,
             content: ContentRules::default(),
+            command_line_bytes_max: 2048,
+            paths: PathLimits::default(),
             recipients_max: 1000,
             messages_max: 1000,
             bad_commands_soft: 10,
@@ -75,9 +81,12 @@ pub enum SettingsError {
     /// Out of range.
     #[error("the limit of messages per connection must be between 1 and 999999")]
     Messages,
-    /// Zero.
-    #[error("the minimum data rate must be above 0")]
-    DataRate,
+    /// Shorter than RFC 5321 4.5.3.1.4 asks for.
+    #[error("the limit of a command line must be 512 octets at least")]
+    CommandLine,
+    /// Shorter than RFC 5321 4.5.3.1 asks for, or longer than an envelope holds.
+    #[error("the limits must be 64 octets at least for a local part, 256 to {PATH_BYTES_MAX} for a path")]
+    Paths,
     /// An extension without the one it builds on.
     #[error("BINARYMIME needs CHUNKING, SMTPUTF8 needs 8BITMIME")]
     Extensions,
@@ -104,8 +113,11 @@ impl ServerSettings {
         if !(1..=999_999).contains(&options.messages_max) {
             return Err(SettingsError::Messages);
         }
-        if options.data_rate_min == 0 {
-            return Err(SettingsError::DataRate);
+        if options.command_line_bytes_max < 512 {
+            return Err(SettingsError::CommandLine);
+        }
+        if options.paths.local_part_bytes_max < 64 || !(256..=PATH_BYTES_MAX).contains(&options.paths.path_bytes_max) {
+            return Err(SettingsError::Paths);
         }
         if extensions.has(Extensions::BINARY_MIME) && !extensions.has(Extensions::CHUNKING)
             || extensions.has(Extensions::SMTPUTF8) && !extensions.has(Extensions::EIGHT_BIT_MIME)

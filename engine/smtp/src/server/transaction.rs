@@ -41,7 +41,8 @@ impl Session {
     /// Reads reverse-path and parameters into the envelope.
     fn take_mail(&mut self, argument: &[u8]) -> Result<Option<u64>, Line> {
         let origin = Origin { peer: self.peer(), protocol: self.protocol, helo: &self.helo };
-        let begun = self.envelope.begin(&origin, |out| path_and_parameters(argument, PathKind::Reverse, out));
+        let limits = self.settings.options().paths;
+        let begun = self.envelope.begin(&origin, |out| path_and_parameters(argument, PathKind::Reverse, limits, out));
         let (path, rest) = begun.map_err(|_| lines::BAD_SENDER)?;
         let options = self.settings.options();
         let parameters = MailParameters::parse(rest, options.extensions).map_err(parameter_line)?;
@@ -88,7 +89,8 @@ impl Session {
 
     /// Reads forward-path and parameters into the envelope, or leaves it as it was.
     fn take_recipient(&mut self, argument: &[u8]) -> Result<(), Line> {
-        let pushed = self.envelope.push_recipient(|out| path_and_parameters(argument, PathKind::Forward, out));
+        let limits = self.settings.options().paths;
+        let pushed = self.envelope.push_recipient(|out| path_and_parameters(argument, PathKind::Forward, limits, out));
         let (path, rest) = pushed.map_err(|_| lines::BAD_RECIPIENT)?;
         let smtputf8 = self.envelope.view().smtputf8();
         let parameters = RecipientParameters::parse(rest, self.settings.options().extensions, smtputf8).map_err(parameter_line);

@@ -196,6 +196,9 @@ fn parse(path: &Path) -> Dialogue {
 fn option(options: &mut ServerOptions, key: &str, value: &str) {
     let number = || value.parse::<u32>().expect("a number");
     match key {
+        "command_line" => options.command_line_bytes_max = number() as usize,
+        "local_part" => options.paths.local_part_bytes_max = number() as usize,
+        "path" => options.paths.path_bytes_max = number() as usize,
         "size" => options.content.content_bytes_max = number().into(),
         "header_bytes" => options.content.header_bytes_max = number().into(),
         "header_lines" => options.content.header_lines_max = number(),

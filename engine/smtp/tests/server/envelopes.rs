@@ -73,7 +73,7 @@ fn another_version_or_length_is_refused() {
 
 #[test]
 fn too_much_is_refused() {
-    let long = format!("{}@x.test", "a".repeat(300));
+    let long = format!("{}@x.test", "a".repeat(600));
     assert_eq!(Envelope::build(&origin("192.0.2.7:25"), &long, &MailParameters::default(), []).err(), Some(EnvelopeError::Full));
     let many = (0..=RECIPIENTS_MAX).map(|_| ("b@y.test", RecipientParameters::default()));
     assert_eq!(Envelope::build(&origin("192.0.2.7:25"), "", &MailParameters::default(), many).err(), Some(EnvelopeError::Full));

@@ -221,7 +221,11 @@ fn settings_that_contradict_are_refused() {
     assert_eq!(with(|options| options.recipients_max = 99), Some(SettingsError::Recipients));
     assert_eq!(with(|options| options.messages_max = 0), Some(SettingsError::Messages));
     assert_eq!(with(|options| options.messages_max = 1_000_000), Some(SettingsError::Messages));
-    assert_eq!(with(|options| options.data_rate_min = 0), Some(SettingsError::DataRate));
+    assert_eq!(with(|options| options.data_rate_min = 0), None);
+    assert_eq!(with(|options| options.command_line_bytes_max = 511), Some(SettingsError::CommandLine));
+    assert_eq!(with(|options| options.paths.local_part_bytes_max = 63), Some(SettingsError::Paths));
+    assert_eq!(with(|options| options.paths.path_bytes_max = 255), Some(SettingsError::Paths));
+    assert_eq!(with(|options| options.paths.path_bytes_max = 513), Some(SettingsError::Paths));
     use ringpost_smtp::extension::Extensions;
     assert_eq!(with(|options| options.extensions = Extensions::BINARY_MIME), Some(SettingsError::Extensions));
     assert_eq!(with(|options| options.extensions = Extensions::SMTPUTF8), Some(SettingsError::Extensions));
@@ -244,4 +248,25 @@ fn a_session_of_nothing_but_refusals_ends() {
         // A client that pipelines a long list of unlucky recipients is not one of those.
         assert!(refused > 5_000, "{refused}");
     }
+}
+
+#[test]
+fn without_a_minimum_rate_content_may_take_the_whole_data_timeout() {
+    let after = |data_rate_min| {
+        let options = ServerOptions { data_rate_min, ..ServerOptions::default() };
+        let mut session = Session::new(Rc::new(ServerSettings::new(options).unwrap()), "192.0.2.1:25".parse().unwrap());
+        let mut replies = Vec::new();
+        let mut replies = Replies::new(&mut replies);
+        session.banner(&Unread::new(b""), &mut replies);
+        assert_eq!(session.next(&mut Unread::new(b"EHLO client.test\r\n"), &mut replies), Action::Read);
+        let mut input = Unread::new(b"MAIL FROM:<a@x.test>\r\nRCPT TO:<b@y.test>\r\nDATA\r\n");
+        assert_eq!(session.next(&mut input, &mut replies), Action::Mail { size: None });
+        session.mail(Verdict::Accept, &mut replies);
+        assert_eq!(session.next(&mut input, &mut replies), Action::Recipient);
+        session.recipient(Verdict::Accept, &mut replies);
+        assert_eq!(session.next(&mut input, &mut replies), Action::Content);
+        session.timeout().after
+    };
+    assert_eq!(after(0), ServerOptions::default().data_timeout);
+    assert_eq!(after(1), ServerOptions::default().idle_timeout, "nothing was earned yet");
 }
