@@ -144,7 +144,7 @@ impl Node {
             let opened = socket::listeners(listener.address, usize::from(shards))
                 .map_err(|error| NodeError::Listen { address: listener.address, reason: socket::listen_reason(&error) })?;
             if let Some(address) = opened.first().and_then(|socket| socket.local_addr().ok()) {
-                info!(%address, "listening");
+                info!(%address, name = listener.name, "listening");
             }
             for (of_shard, socket) in sockets.iter_mut().zip(opened) {
                 of_shard.push(socket);

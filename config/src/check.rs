@@ -74,13 +74,6 @@ pub(crate) fn routes(document: &Document<'_>, routes: Option<&[Option<Route>]>, 
 /// Checks across sections.
 pub(crate) fn sections(document: &Document<'_>, config: &Config) {
     let (spool, smtp) = (&config.spool, &config.smtp);
-    if spool.reserve > spool.min_free_bytes {
-        // The error stands at the key that is in the file.
-        let key = if document.line("spool.reserve") > 0 { "spool.reserve" } else { "spool.min_free_bytes" };
-        let message =
-            format!("leaves no reserve: spool.reserve ({}) is more than spool.min_free_bytes ({})", spool.reserve, spool.min_free_bytes);
-        document.refuse(key, message);
-    }
     if spool.open_max < smtp.content_max {
         let key = if document.line("spool.open_max") > 0 { "spool.open_max" } else { "smtp.content_max" };
         let message = format!(

@@ -93,7 +93,7 @@ impl Smtp {
             // RFC 5321 4.5.3.1.7: at least 64 KiB of content must be possible.
             content_max: section.within("content_max", default.content_max, ByteSize::kib(64)..=ByteSize::gib(1)),
             recipients_max: section.within("recipients_max", default.recipients_max, 100..=RECIPIENTS_MAX),
-            messages_per_connection: section.within("messages_per_connection", default.messages_per_connection, 1..=1_000_000),
+            messages_per_connection: section.within("messages_per_connection", default.messages_per_connection, 1..=999_999),
             command_line_max: section.within("command_line_max", default.command_line_max, bytes(1024)..=ByteSize::kib(16)),
             local_part_max: section.within("local_part_max", default.local_part_max, bytes(64)..=bytes(255)),
             path_max: section.within("path_max", default.path_max, bytes(256)..=bytes(512)),
@@ -114,7 +114,7 @@ impl Smtp {
             bad_commands_soft: section.within("bad_commands_soft", default.bad_commands_soft, 1..=1000),
             bad_command_delay: section.within("bad_command_delay", default.bad_command_delay, Duration::ZERO..=second * 30),
             bad_commands_max: section.within("bad_commands_max", default.bad_commands_max, 1..=1000),
-            junk_commands_max: section.within("junk_commands_max", default.junk_commands_max, 1..=100_000),
+            junk_commands_max: section.within("junk_commands_max", default.junk_commands_max, 1..=65_535),
         };
         section.finish();
         smtp

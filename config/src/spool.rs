@@ -18,8 +18,6 @@ pub struct Spool {
     pub segment_bytes: ByteSize,
     /// Segments kept written and free for each shard.
     pub prepared_segments: u32,
-    /// Space kept back so that deliveries are recorded when the disk is full, for all shards; at most `min_free_bytes`.
-    pub reserve: ByteSize,
     /// Free space of the file system below which MAIL is refused with 452.
     pub min_free_bytes: ByteSize,
     /// Free inodes of the file system below which MAIL is refused with 452.
@@ -48,8 +46,7 @@ impl Spool {
         let spool = Spool {
             path: section.path("path", "spool"),
             segment_bytes: section.within("segment_bytes", default.segment_bytes, SEGMENT_STEP..=ByteSize::gib(1)),
-            prepared_segments: section.within("prepared_segments", default.prepared_segments, 0..=4096),
-            reserve: section.within("reserve", default.reserve, ByteSize::mib(1)..=ByteSize::gib(1024)),
+            prepared_segments: section.within("prepared_segments", default.prepared_segments, 3..=4096),
             min_free_bytes: section.within("min_free_bytes", default.min_free_bytes, ByteSize::mib(1)..=ByteSize::gib(1024)),
             min_free_inodes: section.within("min_free_inodes", default.min_free_inodes, 0..=100_000_000),
             open_max: section.within("open_max", default.open_max, ByteSize::mib(1)..=ByteSize::gib(1024)),
@@ -70,7 +67,6 @@ impl Default for Spool {
             path: PathBuf::from("spool"),
             segment_bytes: ByteSize::mib(64),
             prepared_segments: 4,
-            reserve: ByteSize::mib(128),
             min_free_bytes: ByteSize::mib(512),
             min_free_inodes: 1000,
             open_max: ByteSize::gib(1),

@@ -93,7 +93,7 @@ fn every_key_takes_effect() {
     let config = parse(
         r#"
         shards = { cores = "1-2", per_core = 2, smt = "use", coordinator_core = 3, io_wq = "shard" }
-        spool = { path = "/s", segment_bytes = "1 MiB", prepared_segments = 1, reserve = "2 MiB", min_free_bytes = "3 MiB",
+        spool = { path = "/s", segment_bytes = "1 MiB", prepared_segments = 3, min_free_bytes = "3 MiB",
                   min_free_inodes = 5, open_max = "4 MiB", on_disk_failure = "stop-accepting", allow_unsafe_spool = true }
         [smtp]
         content_max = "1 MiB"
@@ -154,11 +154,11 @@ fn every_key_takes_effect() {
     assert_eq!(config.shards.per_core, 2);
     assert_eq!((config.shards.smt, config.shards.coordinator_core, config.shards.io_wq), (Smt::Use, CoordinatorCore::Core(3), IoWq::Shard));
     let spool = &config.spool;
-    assert_eq!((spool.segment_bytes, spool.reserve, spool.min_free_bytes, spool.open_max), {
+    assert_eq!((spool.segment_bytes, spool.min_free_bytes, spool.open_max), {
         let mib = ByteSize::mib;
-        (mib(1), mib(2), mib(3), mib(4))
+        (mib(1), mib(3), mib(4))
     });
-    assert_eq!((spool.prepared_segments, spool.min_free_inodes), (1, 5));
+    assert_eq!((spool.prepared_segments, spool.min_free_inodes), (3, 5));
     assert_eq!((spool.on_disk_failure, spool.allow_unsafe_spool), (OnDiskFailure::StopAccepting, true));
 
     let seconds = |count| Duration::from_secs(count);
@@ -220,7 +220,7 @@ size = 1
             "ringpost.toml:11: spool.segmnet_bytes: unknown key; did you mean segment_bytes?",
             "ringpost.toml:12: spool.segment_bytes: 67108864 is an integer, not a size in quotes with its unit, for instance \"25 MiB\", \
              \"64 KiB\" or \"512 B\"",
-            "ringpost.toml:13: spool.colour: unknown key; allowed here: path, segment_bytes, prepared_segments, reserve, min_free_bytes, \
+            "ringpost.toml:13: spool.colour: unknown key; allowed here: path, segment_bytes, prepared_segments, min_free_bytes, \
              min_free_inodes, open_max, on_disk_failure, allow_unsafe_spool",
             "ringpost.toml:14: smpt: unknown key; did you mean smtp?",
         ],
@@ -344,17 +344,15 @@ fn what_stands_twice_names_both_lines() {
 #[test]
 fn contradictions_between_sections_name_the_key_that_is_in_the_file() {
     assert_refused(
-        "[smtp]\ncontent_max = \"1 GiB\"\nbad_commands_soft = 30\n[spool]\nopen_max = \"512 MiB\"\nmin_free_bytes = \"1 MiB\"\n\
+        "[smtp]\ncontent_max = \"1 GiB\"\nbad_commands_soft = 30\n[spool]\nopen_max = \"512 MiB\"\n\
          [queue]\nretry_base = \"5h\"\n[delivery]\nconnections_max = 2\nwindow_initial = 3\n",
         &[
             "ringpost.toml:3: smtp.bad_commands_soft: 30 is a contradiction: smtp.bad_commands_max (20) is less than \
              smtp.bad_commands_soft (30)",
             "ringpost.toml:5: spool.open_max: \"512 MiB\" does not fit: spool.open_max (512 MiB) holds the content of open transactions, \
              smtp.content_max (1 GiB) is one of them",
-            "ringpost.toml:6: spool.min_free_bytes: \"1 MiB\" leaves no reserve: spool.reserve (128 MiB) is more than \
-             spool.min_free_bytes (1 MiB)",
-            "ringpost.toml:8: queue.retry_base: \"5h\" is a contradiction: retry_base (5h) is more than retry_cap (4h)",
-            "ringpost.toml:11: delivery.window_initial: 3 is more than delivery.connections_max, which is 2",
+            "ringpost.toml:7: queue.retry_base: \"5h\" is a contradiction: retry_base (5h) is more than retry_cap (4h)",
+            "ringpost.toml:10: delivery.window_initial: 3 is more than delivery.connections_max, which is 2",
         ],
     );
     assert_eq!(parse("[delivery]\nconnections_max = 2\n").delivery.window_initial, 2);

@@ -292,7 +292,7 @@ fn log_config(config: &Config, home: &SpoolHome, number: u16, role: Role) -> Log
     log.role = role;
     log.segment_bytes = u32::try_from(config.spool.segment_bytes.bytes()).expect("the config allows at most 1 GiB");
     log.batch_bytes = BATCH_BYTES;
-    log.prepared_segments = config.spool.prepared_segments.max(3);
+    log.prepared_segments = config.spool.prepared_segments;
     // Enough numbers for a terabyte of the smallest segments.
     log.segments_max = 1 << 20;
     log.open_bytes_max = config.spool.open_max.bytes();

@@ -71,7 +71,7 @@ impl Setup {
     fn text(&self) -> String {
         format!(
             "hostname = \"mx1.example.test\"\n\
-             [spool]\npath = \"spool\"\nsegment_bytes = \"1 MiB\"\nprepared_segments = 2\nreserve = \"1 MiB\"\nmin_free_bytes = \"1 MiB\"\n\
+             [spool]\npath = \"spool\"\nsegment_bytes = \"1 MiB\"\nprepared_segments = 3\nmin_free_bytes = \"1 MiB\"\n\
              min_free_inodes = 10\nallow_unsafe_spool = true\n\
              [control]\nsocket = \"ringpost.sock\"\n\
              [log]\nmail_output = \"mail.log\"\n\

@@ -314,11 +314,11 @@ mod tests {
             per_core: 3,
             segment_mib: Some(1),
             route: Route::Hold,
-            lines: vec![("spool", "reserve = \"1 MiB\"".into()), ("queue", "expiry = \"1d\"".into())],
+            lines: vec![("spool", "min_free_inodes = 7".into()), ("queue", "expiry = \"1d\"".into())],
         };
         let text = options.config(SocketAddr::from(([127, 0, 0, 1], 25)));
         assert_eq!(text.matches("[spool]").count(), 1);
-        assert!(text.contains("segment_bytes = \"1 MiB\"\nreserve = \"1 MiB\"\n"));
+        assert!(text.contains("segment_bytes = \"1 MiB\"\nmin_free_inodes = 7\n"));
         assert!(text.contains("cores = \"0,2\"\nper_core = 3\n") && text.contains("[queue]\nexpiry"));
     }
 }

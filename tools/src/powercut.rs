@@ -219,5 +219,5 @@ fn one_cut(number: u64, binary: &Path, content: &[u8], folder: &Path, random: &m
 
 /// Lines for `[spool]` that let it live on a disk of these rigs.
 pub(crate) fn small_disk() -> String {
-    "reserve = \"4 MiB\"\nmin_free_bytes = \"16 MiB\"\nprepared_segments = 2".into()
+    "min_free_bytes = \"16 MiB\"\nprepared_segments = 3".into()
 }
