@@ -12,14 +12,10 @@ use std::{
 };
 
 use memchr::memmem;
-use ringpost_config::{BareNewline, Config, TextLine};
 use ringpost_ring::{Conn, Deadline, Received};
 use ringpost_smtp::{
-    address::PathLimits,
-    content::{self, ContentRules},
-    extension::Extensions,
     line::Unread,
-    server::{Action, CommitFailure, ContentStep, Line, REPLIES_BYTES_MAX, Replies, ServerOptions, ServerSettings, Session, Verdict},
+    server::{Action, CommitFailure, ContentStep, Line, REPLIES_BYTES_MAX, Replies, Session, Verdict},
 };
 
 use crate::{
@@ -54,53 +50,6 @@ const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 1 << 20;
 /// A peer that does not take the last replies within this is cut.
 const LAST_WORDS: Duration = Duration::from_secs(10);
-
-/// What all sessions of a shard share.
-pub struct InboundSettings {
-    /// The server's limits and texts.
-    pub server: Rc<ServerSettings>,
-}
-
-impl InboundSettings {
-    /// From the config, which was checked.
-    pub fn new(config: &Config, hostname: &str) -> Self {
-        let smtp = &config.smtp;
-        let options = ServerOptions {
-            hostname: hostname.to_owned(),
-            extensions: Extensions::DEFAULT,
-            content: ContentRules {
-                content_bytes_max: smtp.content_max.bytes(),
-                header_bytes_max: smtp.header_max.bytes(),
-                header_lines_max: smtp.header_lines_max,
-                hops_max: smtp.received_max,
-                bare_newline: match smtp.bare_newline {
-                    BareNewline::Reject => content::BareNewline::Reject,
-                    BareNewline::Normalize => content::BareNewline::Normalize,
-                },
-                text_line: match smtp.text_line {
-                    TextLine::Relaxed => content::TextLine::Relaxed,
-                    TextLine::Strict => content::TextLine::Strict,
-                },
-            },
-            command_line_bytes_max: smtp.command_line_max.bytes() as usize,
-            paths: PathLimits {
-                local_part_bytes_max: smtp.local_part_max.bytes() as usize,
-                path_bytes_max: smtp.path_max.bytes() as usize,
-            },
-            recipients_max: smtp.recipients_max as usize,
-            messages_max: smtp.messages_per_connection,
-            bad_commands_soft: u16::try_from(smtp.bad_commands_soft).unwrap_or(u16::MAX),
-            bad_commands_hard: u16::try_from(smtp.bad_commands_max).unwrap_or(u16::MAX),
-            junk_commands_max: u16::try_from(smtp.junk_commands_max).unwrap_or(u16::MAX),
-            bad_command_delay: smtp.bad_command_delay,
-            idle_timeout: smtp.idle_timeout,
-            command_timeout: smtp.command_timeout,
-            data_timeout: smtp.data_timeout,
-            data_rate_min: u32::try_from(smtp.data_rate_min.bytes_per_second()).unwrap_or(u32::MAX),
-        };
-        InboundSettings { server: Rc::new(ServerSettings::new(options).expect("the config has the same limits")) }
-    }
-}
 
 /// Bytes received and not consumed.
 enum Input {
@@ -186,10 +135,24 @@ impl Inbound {
         }
     }
 
-    async fn talk(&mut self) {
-        if let Some(Ok(Some(early))) = self.conn.try_read() {
-            self.input = Input::Lent(early, 0);
+    /// Takes what the peer sent before our banner, without waiting for it: one turn of the ring brings what is there.
+    async fn hear_early(&mut self) {
+        for is_asked in [false, true] {
+            match poll_fn(|cx| Poll::Ready(self.conn.poll_read(cx))).await {
+                Poll::Ready(Ok(Some(early))) => self.input = Input::Lent(early, 0),
+                Poll::Pending if !is_asked => {
+                    self.shard.ring.yield_now().await;
+                    continue;
+                }
+                // Nothing, or its end: the first read tells.
+                _ => {}
+            }
+            return;
         }
+    }
+
+    async fn talk(&mut self) {
+        self.hear_early().await;
         self.session.banner(&Unread::new(self.input.bytes()), &mut Replies::new(&mut self.replies));
         let mut then = None;
         loop {

@@ -13,6 +13,7 @@ pub mod control;
 mod delivery;
 mod housekeeping;
 mod inbound;
+mod inbound_settings;
 mod incoming;
 pub mod inspection;
 mod listener;

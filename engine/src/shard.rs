@@ -32,7 +32,7 @@ use crate::{
     clock::Clock,
     committer::Committer,
     delivery::Delivery,
-    inbound::InboundSettings,
+    inbound_settings::InboundSettings,
     listener,
     mail_log::{MailLog, MailLogChannel},
     metrics::Metrics,

@@ -125,15 +125,15 @@ fn the_version_names_the_commit() {
 
 #[test]
 fn a_port_in_use_is_said_with_its_address() {
-    let setup = Setup::new();
-    let _holder = TcpListener::bind(setup.address).unwrap();
+    let holder = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = holder.local_addr().unwrap().to_string();
     let folder = tempfile::tempdir().unwrap();
-    let text = GOOD.replace("127.0.0.1:2525", &setup.address.to_string()).replace("[spool]", "[spool]\nallow_unsafe_spool = true");
+    let text = GOOD.replace("127.0.0.1:2525", &address).replace("[spool]", "[spool]\nallow_unsafe_spool = true");
     let config = write_config(folder.path(), &text);
     let output = ringpost().args(["serve", "-c"]).arg(config).output().unwrap();
     let words = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(!output.status.success());
-    assert!(words.contains(&setup.address.to_string()) && words.contains("in use"), "{words}");
+    assert!(words.contains(&address) && words.contains("in use"), "{words}");
 }
 
 #[test]

@@ -213,3 +213,20 @@ fn a_flood_of_half_open_sessions_does_not_stop_mail() {
         assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     }
 }
+
+/// Connects and speaks while the node stands still, so that the bytes are there before its banner.
+#[test]
+fn whoever_speaks_before_the_banner_is_sent_away() {
+    let hop = NextHop::start();
+    let mut node = Node::start(&Setup::to(hop.address));
+    node.signal(rustix::process::Signal::STOP);
+    let mut early = Client::silent(node.address);
+    early.send(b"EHLO early.test\r\n");
+    let mut patient = Client::silent(node.address);
+    node.signal(rustix::process::Signal::CONT);
+    let reply = early.reply();
+    assert!(reply.starts_with("554 5.5.0"), "{reply}");
+    let banner = patient.reply();
+    assert!(banner.starts_with("220 "), "{banner}");
+    is_well(&mut node, &hop);
+}

@@ -1,0 +1,58 @@
+//! What the config says about inbound sessions, as the SMTP server wants it.
+
+use std::rc::Rc;
+
+use ringpost_config::{BareNewline, Config, TextLine};
+use ringpost_smtp::{
+    address::PathLimits,
+    content::{self, ContentRules},
+    extension::Extensions,
+    server::{ServerOptions, ServerSettings},
+};
+
+/// What all sessions of a shard share.
+pub struct InboundSettings {
+    /// The server's limits and texts.
+    pub server: Rc<ServerSettings>,
+}
+
+impl InboundSettings {
+    /// From the config, which was checked.
+    pub fn new(config: &Config, hostname: &str) -> Self {
+        let smtp = &config.smtp;
+        let options = ServerOptions {
+            hostname: hostname.to_owned(),
+            extensions: Extensions::DEFAULT,
+            content: ContentRules {
+                content_bytes_max: smtp.content_max.bytes(),
+                header_bytes_max: smtp.header_max.bytes(),
+                header_lines_max: smtp.header_lines_max,
+                hops_max: smtp.received_max,
+                bare_newline: match smtp.bare_newline {
+                    BareNewline::Reject => content::BareNewline::Reject,
+                    BareNewline::Normalize => content::BareNewline::Normalize,
+                },
+                text_line: match smtp.text_line {
+                    TextLine::Relaxed => content::TextLine::Relaxed,
+                    TextLine::Strict => content::TextLine::Strict,
+                },
+            },
+            command_line_bytes_max: smtp.command_line_max.bytes() as usize,
+            paths: PathLimits {
+                local_part_bytes_max: smtp.local_part_max.bytes() as usize,
+                path_bytes_max: smtp.path_max.bytes() as usize,
+            },
+            recipients_max: smtp.recipients_max as usize,
+            messages_max: smtp.messages_per_connection,
+            bad_commands_soft: u16::try_from(smtp.bad_commands_soft).unwrap_or(u16::MAX),
+            bad_commands_hard: u16::try_from(smtp.bad_commands_max).unwrap_or(u16::MAX),
+            junk_commands_max: u16::try_from(smtp.junk_commands_max).unwrap_or(u16::MAX),
+            bad_command_delay: smtp.bad_command_delay,
+            idle_timeout: smtp.idle_timeout,
+            command_timeout: smtp.command_timeout,
+            data_timeout: smtp.data_timeout,
+            data_rate_min: u32::try_from(smtp.data_rate_min.bytes_per_second()).unwrap_or(u32::MAX),
+        };
+        InboundSettings { server: Rc::new(ServerSettings::new(options).expect("the config has the same limits")) }
+    }
+}
