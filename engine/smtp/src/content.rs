@@ -1,12 +1,13 @@
 //! Content as it streams in: un-dot-stuffed, checked, counted, handed on in slices as large as they came.
 //!
 //! [`ContentScanner`] looks at CR, LF, NUL and the first octets of each header line, and skips over everything between
-//! with `memchr`. It keeps no content: what straddles two buffers is at most one CR or one dot, remembered as a state.
+//! with `memchr`; over a body without anything odd it goes in blocks. It keeps no content: what straddles two buffers is at most one CR or one dot, remembered as a state.
 
-use memchr::memchr3;
+use memchr::{memchr3, memrchr};
 
 use crate::envelope::ContentFacts;
 use crate::line::Unread;
+use crate::plain::{BLOCK_BYTES, plain_bytes};
 
 /// Where content goes. It is called with slices of the input (and now and then with two octets of its own).
 ///
@@ -215,8 +216,19 @@ impl ContentScanner {
         let bytes = input.remaining();
         let mut run = Run { bytes, from: 0, at: 0 };
         let mut scanned = Scanned::More;
+        // Where something odd was seen, it is looked for in whole blocks again only behind it.
+        let mut blocks_from = 0;
         while run.at < bytes.len() {
             let byte = bytes[run.at];
+            if run.at >= blocks_from && self.may_be_plain(rules, byte) {
+                let count = plain_bytes(&bytes[run.at..]);
+                if count > 0 {
+                    self.plain(&bytes[run.at..run.at + count]);
+                    run.at += count;
+                    continue;
+                }
+                blocks_from = run.at + BLOCK_BYTES;
+            }
             match self.position {
                 Position::Text => self.text(rules, &mut run, sink),
                 // RFC 5321 4.5.2: the first dot of a line is removed.
@@ -251,6 +263,25 @@ impl ContentScanner {
         self.put(rules, run.take(), sink);
         input.advance(run.at);
         scanned
+    }
+
+    /// Whether what begins with `byte` may be taken in blocks: the body, where no line is too long, and no octet whose meaning depends on
+    /// what stood before it.
+    fn may_be_plain(&self, rules: &ContentRules, byte: u8) -> bool {
+        let known = match self.position {
+            Position::Text => byte != b'\n',
+            Position::LineStart => byte != b'\n' && byte != b'.',
+            Position::Dot | Position::DotCr | Position::Cr => false,
+        };
+        known && self.section == Section::Body && rules.text_line == TextLine::Relaxed
+    }
+
+    /// Takes note of octets of the body that hold nothing to decide.
+    fn plain(&mut self, bytes: &[u8]) {
+        let behind_line = memrchr(b'\n', bytes).map(|at| bytes.len() - at - 1);
+        self.line_bytes = behind_line.map_or(self.line_bytes + bytes.len() as u64, |count| count as u64);
+        let at_start = behind_line == Some(0) && self.framing == Framing::Dots;
+        self.position = if at_start { Position::LineStart } else { Position::Text };
     }
 
     /// Ends chunked content: a CR that waited for its LF will not get it.

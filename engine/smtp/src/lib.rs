@@ -16,6 +16,7 @@ pub mod envelope;
 pub mod extension;
 pub mod header;
 pub mod line;
+mod plain;
 pub mod reply;
 pub mod server;
 pub mod stuffing;

@@ -121,6 +121,30 @@ fn every_short_string_is_scanned_as_the_model_says() {
     assert!(ended > 100, "some end early: {ended}");
 }
 
+/// Blocks of the body are skipped when nothing in them is odd: what is odd must be seen wherever in a block it stands, and whatever
+/// length its neighbours have.
+#[test]
+fn what_is_odd_is_seen_wherever_it_stands_in_a_long_body() {
+    for line in [&b"short\r\n"[..], b"a line of some length that is no multiple of anything, 73 octets in all.\r\n"] {
+        let plain = line.repeat(400 / line.len());
+        for odd in
+            [&b"\n"[..], b"\r", b"\0", b"\r\n.", b"\r\n..", b"\r\n.\r\n", b"\r\n.\r", b"\n.\r\n", b"\r\r\n", b"\n\r\n", b"\r\n", b"."]
+        {
+            for at in 0..200 {
+                let bytes = [b"S: x\r\n\r\n", &plain[..at], odd, &plain[at..], b"\r\n.\r\n"].concat();
+                for bare_newline in [BareNewline::Reject, BareNewline::Normalize] {
+                    let (end, defect, text) = model(&bytes, bare_newline);
+                    for cut in [at + 3, at + 12, bytes.len()] {
+                        let seen = scan(&bytes, bare_newline, cut);
+                        assert_eq!((seen.0, seen.1), (end, defect), "{} at {at} {bare_newline:?} cut {cut}", odd.escape_ascii());
+                        assert!(defect.is_some() || seen.2 == text, "{} at {at} {bare_newline:?} cut {cut}", odd.escape_ascii());
+                    }
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn octets_beyond_ascii_are_found_in_header_and_body() {
     for (content, header, body) in [
