@@ -53,7 +53,8 @@ impl Shard {
                 trim_at = Some(now + TRIM_EVERY);
             }
             if trim_at.is_some_and(|at| now >= at) {
-                let mut kept = self.own.forget_recent(now);
+                let mut kept = self.staging.trim();
+                kept |= self.own.forget_recent(now);
                 for (_, log) in &*self.adopted.borrow() {
                     kept |= log.forget_recent(now);
                 }

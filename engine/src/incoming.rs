@@ -23,9 +23,7 @@ use crate::{
 };
 
 /// Staging of this size leaves as a chunk. A receive buffer more fits into a batch beside headers.
-const CHUNK_BYTES: usize = 128 * 1024;
-/// Staging grows in these steps.
-const STAGING_BYTES: [usize; 4] = [4 * 1024, 16 * 1024, 64 * 1024, CHUNK_BYTES + 16 * 1024];
+pub(crate) const CHUNK_BYTES: usize = 128 * 1024;
 /// The largest payload that certainly fits into an empty batch.
 const PAYLOAD_BYTES_MAX: usize = BATCH_BYTES as usize - 4096;
 
@@ -85,17 +83,8 @@ impl ContentSink for StagingSink<'_> {
             return Err(if failure == CommitFailure::NoRoom { SinkError::Full } else { SinkError::Failed });
         }
         let staging = &mut self.incoming.staging;
-        let needed = staging.len() + bytes.len();
-        if needed > staging.capacity() {
-            let step = STAGING_BYTES.iter().copied().find(|step| *step >= needed).unwrap_or_else(|| needed.next_power_of_two());
-            let more = step - staging.capacity();
-            if !self.shard.staging.take(more) {
-                return Err(SinkError::Full);
-            }
-            staging.reserve_exact(step - staging.len());
-            // The allocator may give more than was asked for; what counts is what was asked for.
-            let extra = staging.capacity() - step;
-            self.shard.staging.give_more(extra);
+        if !self.shard.staging.grow(staging, staging.len() + bytes.len()) {
+            return Err(SinkError::Full);
         }
         staging.extend_from_slice(bytes);
         Ok(())
@@ -244,9 +233,7 @@ impl Incoming {
         {
             shard.own.abandon(record_id(id));
         }
-        if self.staging.capacity() > 0 {
-            shard.staging.give_back(self.staging.capacity());
-        }
+        shard.staging.give_back(std::mem::take(&mut self.staging));
         *self = Incoming::default();
     }
 }

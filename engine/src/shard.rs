@@ -45,7 +45,7 @@ use crate::{
     shard_life::Life,
     share::Share,
     spool_home::SpoolHome,
-    staging::StagingBudget,
+    staging::Staging,
 };
 
 /// Longest batch: bounds a record and so the size of what leaves staging as a chunk.
@@ -139,7 +139,7 @@ pub struct Shard {
     pub(crate) admission: Rc<Admission>,
     pub(crate) delivery: Delivery,
     pub(crate) pool: Pool,
-    pub(crate) staging: StagingBudget,
+    pub(crate) staging: Staging,
     pub(crate) hostname: String,
     pub(crate) date: RefCell<DateText>,
     pub(crate) received_text: RefCell<Vec<u8>>,
@@ -252,7 +252,7 @@ fn start(plan: ShardPlan) -> Result<Started, (OnEvent, String)> {
         admission: Rc::new(Admission::new(&config, share)),
         delivery: Delivery::new(&ring),
         pool: Pool::new(&config),
-        staging: StagingBudget::new(in_bytes(budget / STAGING_SHARE)),
+        staging: Staging::new(in_bytes(budget / STAGING_SHARE)),
         hostname: plan.hostname,
         date: RefCell::new(DateText::new(0)),
         received_text: RefCell::new(Vec::with_capacity(RECEIVED_BYTES_MAX)),
