@@ -11,6 +11,7 @@ use std::{
 
 use ringpost_config::{Config, MailOutput, OnDiskFailure};
 use ringpost_engine::{
+    admission::listening_shards,
     control::Command,
     request_lane::{RequestLane, RequestRefused, request_lane},
     shard::{self, ShardEvent, ShardPlan},
@@ -140,8 +141,9 @@ impl Node {
         let home = Arc::new(home);
         let shards = u16::try_from(plan.shards.len()).unwrap_or(u16::MAX);
         let mut sockets: Vec<Vec<TcpListener>> = (0..shards).map(|_| Vec::new()).collect();
+        let listening = listening_shards(config, shards);
         for listener in &config.listeners {
-            let opened = socket::listeners(listener.address, usize::from(shards))
+            let opened = socket::listeners(listener.address, usize::from(listening))
                 .map_err(|error| NodeError::Listen { address: listener.address, reason: socket::listen_reason(&error) })?;
             if let Some(address) = opened.first().and_then(|socket| socket.local_addr().ok()) {
                 info!(%address, name = listener.name, "listening");

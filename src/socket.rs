@@ -17,7 +17,7 @@ const BACKLOG: i32 = 4096;
 const TAKE_OVER: Duration = Duration::from_secs(5);
 const TAKE_OVER_STEP: Duration = Duration::from_millis(20);
 
-/// One listening socket for each shard. With port 0 all of them get the port that the first was given.
+/// One listening socket for each of `shards` shards. With port 0 all of them get the port that the first was given.
 pub fn listeners(address: SocketAddr, shards: usize) -> io::Result<Vec<TcpListener>> {
     // SO_REUSEPORT would let a second process share the port in silence: one without it tells whether the port is free.
     let began = Instant::now();

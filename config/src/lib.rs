@@ -29,6 +29,7 @@ mod setting;
 mod shards;
 mod smtp;
 mod source;
+mod split_limits;
 mod spool;
 pub mod topology;
 

@@ -72,6 +72,11 @@ impl Route {
         Route { domains: vec![DomainPattern::Any], via: Via::Hold, overrides: RouteOverrides::default(), retry: Retry::default() }
     }
 
+    /// Mail of this route leaves over connections.
+    pub(crate) fn is_over_network(&self) -> bool {
+        matches!(self.via, Via::Smarthost { .. })
+    }
+
     /// Connections to one destination of this route, over all shards.
     pub fn connections_max(&self, delivery: &Delivery) -> u32 {
         self.overrides.connections_max.unwrap_or(delivery.connections_max)

@@ -80,21 +80,15 @@ pub struct Admitted {
 impl Admission {
     /// Limits for one shard.
     pub fn new(config: &Config, share: Share) -> Self {
-        let share = |limit: u32| share.of(limit);
+        let part = |limit: u32| share.of(limit);
         let smtp = &config.smtp;
-        let auto = || {
-            let budget = memory_budget(config) / 2;
-            // A descriptor for each session; a quarter of them stays for spool, control and outbound connections.
-            let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX) / 4 * 3;
-            u32::try_from((budget / SESSION_BYTES).min(descriptors)).unwrap_or(u32::MAX)
-        };
         Admission {
             limits: Limits {
-                sessions: share(smtp.sessions_max.unwrap_or_else(auto)),
-                sessions_per_address: share(smtp.sessions_per_address),
-                connections_per_minute: smtp.connections_per_minute.map(share),
-                messages_per_minute: smtp.messages_per_minute.map(share),
-                recipients_per_minute: smtp.recipients_per_minute.map(share),
+                sessions: share.exact(sessions_max(config)),
+                sessions_per_address: part(smtp.sessions_per_address),
+                connections_per_minute: smtp.connections_per_minute.map(part),
+                messages_per_minute: smtp.messages_per_minute.map(part),
+                recipients_per_minute: smtp.recipients_per_minute.map(part),
             },
             sessions: Cell::default(),
             sites: RefCell::default(),
@@ -176,6 +170,23 @@ impl Drop for Admitted {
             sites.remove(&site);
         }
     }
+}
+
+/// `smtp.sessions_max`, or what "auto" comes to.
+fn sessions_max(config: &Config) -> u32 {
+    let auto = || {
+        let budget = memory_budget(config) / 2;
+        // A descriptor for each session; a quarter of them stays for spool, control and outbound connections.
+        let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX) / 4 * 3;
+        u32::try_from((budget / SESSION_BYTES).min(descriptors)).unwrap_or(u32::MAX)
+    };
+    config.smtp.sessions_max.unwrap_or_else(auto).max(1)
+}
+
+/// The shards that listen, counted from the first: all of them, unless there are fewer sessions than shards. One that may have no
+/// session at all would refuse what others have room for.
+pub fn listening_shards(config: &Config, shards: u16) -> u16 {
+    u16::try_from(sessions_max(config)).map_or(shards, |sessions| sessions.min(shards))
 }
 
 /// `memory.max_memory`, for all shards together.

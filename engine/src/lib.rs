@@ -3,7 +3,7 @@
 //! The rules are elsewhere and pure (`ringpost-smtp`, `ringpost-spool`, `ringpost-queue`); what is here drives them over the ring.
 #![forbid(unsafe_code)]
 
-mod admission;
+pub mod admission;
 mod attempt;
 mod boot_number;
 mod clock;

@@ -79,7 +79,7 @@ pub struct ShardPlan {
     pub core: usize,
     /// Where the kernel's workers of its ring run; `None` for the shard's core.
     pub io_wq_core: Option<usize>,
-    /// One listening socket for each `[[listener]]`, with SO_REUSEPORT.
+    /// One listening socket for each `[[listener]]`, with SO_REUSEPORT; none beyond [`crate::admission::listening_shards`].
     pub listeners: Vec<TcpListener>,
     /// The settings.
     pub config: Arc<Config>,

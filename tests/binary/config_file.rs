@@ -162,3 +162,12 @@ fn topology_names_the_cores() {
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.lines().all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()), "{text}");
 }
+
+#[test]
+fn a_limit_below_the_number_of_shards_is_a_warning() {
+    let output =
+        check(&format!("{GOOD}\n[delivery]\nconnections_max = 2\nwindow_initial = 1\n").replace("[shards]", "[shards]\nper_core = 4"));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("delivery.connections_max = 2 is less than the number of shards"), "{said}");
+}

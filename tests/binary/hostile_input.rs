@@ -230,3 +230,27 @@ fn whoever_speaks_before_the_banner_is_sent_away() {
     assert!(banner.starts_with("220 "), "{banner}");
     is_well(&mut node, &hop);
 }
+
+#[test]
+fn fewer_sessions_than_shards_are_no_more_than_was_said() {
+    let hop = NextHop::start();
+    let setup = Setup { extra: "[shards]\ncores = \"0\"\nper_core = 4\n[smtp]\nsessions_max = 1\n", ..Setup::to(hop.address) };
+    let node = Node::start(&setup);
+    // The session that saw the banner at the start may not have ended yet.
+    let began = Instant::now();
+    let mut only = Client::silent(node.address);
+    while !only.reply().starts_with("220 ") {
+        assert!(began.elapsed() < Duration::from_secs(30), "nobody is let in");
+        only = Client::silent(node.address);
+    }
+    for _ in 0..10 {
+        for _ in 0..10 {
+            let refusal = Client::silent(node.address).reply();
+            assert!(refusal.starts_with("421 4.7.0 "), "{refusal:?}");
+        }
+        only.must("QUIT", "221");
+        assert_eq!(only.reply(), "", "its place is free when the connection ends");
+        // Whichever shard the kernel chooses has room.
+        only = Client::connect(node.address);
+    }
+}
