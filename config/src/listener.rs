@@ -12,7 +12,7 @@ use crate::setting::{Setting, text};
 pub struct Listener {
     /// IPv4 or IPv6 address and port, `0.0.0.0:25` or `[::1]:2525`.
     pub address: SocketAddr,
-    /// What logs and metrics call it; absent, its address.
+    /// What the log and the mail log call it; absent, its address.
     pub name: String,
 }
 

@@ -92,6 +92,8 @@ pub(crate) struct Inbound {
     session: Session,
     admitted: Admitted,
     relaying: bool,
+    /// Which `[[listener]]` it came in by, in the order of the config.
+    listener: usize,
     deadline: Deadline,
     /// The phase of time that runs, and since when.
     phase: (u32, Instant),
@@ -102,7 +104,7 @@ pub(crate) struct Inbound {
 }
 
 impl Inbound {
-    pub(crate) fn new(shard: Rc<Shard>, conn: Conn, peer: SocketAddr, relaying: bool, admitted: Admitted) -> Self {
+    pub(crate) fn new(shard: Rc<Shard>, conn: Conn, peer: SocketAddr, relaying: bool, listener: usize, admitted: Admitted) -> Self {
         Inbound {
             session: Session::new(shard.inbound.server.clone(), peer),
             deadline: shard.ring.deadline(),
@@ -114,6 +116,7 @@ impl Inbound {
             conn,
             admitted,
             relaying,
+            listener,
             shard,
         }
     }
@@ -408,7 +411,8 @@ impl Inbound {
         self.shard.metrics.accepted.increment();
         self.shard.metrics.accepted_bytes.add(bytes);
         self.shard.log_mail(format_args!(
-            "queue_id={id} event=accepted client={} helo={} from=<{}> size={bytes} recipients={}",
+            "queue_id={id} event=accepted listener={} client={} helo={} from=<{}> size={bytes} recipients={}",
+            self.shard.config.listeners[self.listener].name,
             self.session.peer(),
             Escaped(self.session.helo().as_bytes()),
             Escaped(envelope.reverse_path().as_str().as_bytes()),

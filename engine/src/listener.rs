@@ -15,8 +15,8 @@ use crate::{
 /// After a failed accept (no descriptors left, most likely) so long is waited: a session that ends gives one back.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Accepts until the shard ends.
-pub(crate) async fn accept(shard: Rc<Shard>, listener: Listener) {
+/// Accepts until the shard ends. `number` is the `[[listener]]`'s, in the order of the config.
+pub(crate) async fn accept(shard: Rc<Shard>, listener: Listener, number: usize) {
     let life = shard.life_of_task().await;
     loop {
         let accepted = std::future::poll_fn(|cx| {
@@ -35,7 +35,7 @@ pub(crate) async fn accept(shard: Rc<Shard>, listener: Listener) {
                 match shard.admission.admit(peer.ip(), relaying, shard.ring.now()) {
                     Ok(admitted) => {
                         shard.metrics.sessions.set(shard.metrics.sessions.get() + 1);
-                        shard.ring.spawn(Inbound::new(shard.clone(), conn, peer, relaying, admitted).serve()).detach();
+                        shard.ring.spawn(Inbound::new(shard.clone(), conn, peer, relaying, number, admitted).serve()).detach();
                     }
                     Err(refusal) => {
                         shard.metrics.connections_refused.increment();
@@ -56,7 +56,8 @@ pub(crate) async fn accept(shard: Rc<Shard>, listener: Listener) {
                 }
             }
             Some(Err(reason)) => {
-                warn!(shard = shard.id, %reason, "accept failed; raise the limit of open files (`ulimit -n`, LimitNOFILE=) if it is reached");
+                let name = &shard.config.listeners[number].name;
+                warn!(shard = shard.id, listener = %name, %reason, "accept failed; raise the limit of open files (`ulimit -n`, LimitNOFILE=) if it is reached");
                 shard.ring.sleep_until(shard.ring.now() + PAUSE).await;
             }
         }

@@ -79,7 +79,7 @@ pub struct ShardPlan {
     pub core: usize,
     /// Where the kernel's workers of its ring run; `None` for the shard's core.
     pub io_wq_core: Option<usize>,
-    /// One listening socket for each `[[listener]]`, with SO_REUSEPORT; none beyond [`crate::admission::listening_shards`].
+    /// One listening socket for each `[[listener]]`, in the order of the config, with SO_REUSEPORT; none beyond [`crate::admission::listening_shards`].
     pub listeners: Vec<TcpListener>,
     /// The settings.
     pub config: Arc<Config>,
@@ -320,8 +320,8 @@ impl Shard {
         // The write side of the own log is enough to accept mail: old mail loads in the background (S13).
         poll_fn(|cx| self.poll_life(cx, |shard| opened.get() > 0 || shard.is_ending())).await;
         if !self.is_ending() {
-            for socket in listeners {
-                self.ring.spawn(listener::accept(self.clone(), self.ring.listen(OwnedFd::from(socket)))).detach();
+            for (number, socket) in listeners.into_iter().enumerate() {
+                self.ring.spawn(listener::accept(self.clone(), self.ring.listen(OwnedFd::from(socket)), number)).detach();
             }
             (self.on_event)(ShardEvent::Ready { shard: self.id });
         }

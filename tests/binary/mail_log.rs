@@ -48,3 +48,16 @@ fn a_next_hop_that_always_hangs_up_is_a_line() {
     Client::greeted(node.address).deliver("b@y.test", "Subject: x\r\n\r\nhi\r\n");
     wait_for_line(&node, &["event=attempt to=<b@y.test>", "dsn=4.4.2 outcome=deferred reply=\"451 4.4.2 the connection ended"]);
 }
+
+/// The key was read, and nothing called a listener by its name.
+#[test]
+fn an_accepted_message_names_its_listener() {
+    let second = free_port();
+    let extra = format!("[[listener]]\naddress = \"127.0.0.1:{second}\"\nname = \"second\"\n");
+    let node = Node::start(&Setup { extra: extra.leak(), ..Setup::new() });
+    Client::greeted(node.address).deliver("b@y.test", "Subject: x\r\n\r\nhi\r\n");
+    wait_for_line(&node, &[&format!("event=accepted listener={} client=127.0.0.1:", node.address)]);
+    Client::greeted(SocketAddr::from(([127, 0, 0, 1], second))).deliver("b@y.test", "Subject: x\r\n\r\nhi\r\n");
+    wait_for_line(&node, &["event=accepted listener=second client=127.0.0.1:"]);
+    assert!(node.log().contains("name=\"second\""), "{}", node.log());
+}
