@@ -9,14 +9,16 @@
 //! that was spawned in another way may wait until something else completes.
 
 use std::{
-    future::{Future, poll_fn},
-    pin::pin,
+    future::Future,
+    pin::Pin,
     rc::{Rc, Weak},
+    task::{Context, Poll},
     time::Duration,
 };
 
 use futures_lite::future::yield_now;
 use glommio::Task;
+use pin_project_lite::pin_project;
 
 use crate::ring::{Ring, Shared};
 
@@ -70,16 +72,48 @@ impl Ring {
 
     /// Lets the ring know whenever `task` runs. The executor's main future needs this, what [`Ring::spawn`] runs has it.
     pub fn watch<F: Future>(&self, task: F) -> impl Future<Output = F::Output> + use<F> {
-        let polls = Rc::downgrade(&self.0);
-        async move {
-            let mut task = pin!(task);
-            poll_fn(|cx| {
-                if let Some(shared) = polls.upgrade() {
-                    shared.polls.set(shared.polls.get() + 1);
-                }
-                task.as_mut().poll(cx)
-            })
-            .await
+        Watched { ring: Rc::downgrade(&self.0), task }
+    }
+}
+
+pin_project! {
+    /// Not an `async` block: that would keep the task twice, as what it captured and as what it polls.
+    struct Watched<F> {
+        ring: Weak<Shared>,
+        #[pin]
+        task: F,
+    }
+}
+
+impl<F: Future> Future for Watched<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let this = self.project();
+        if let Some(shared) = this.ring.upgrade() {
+            shared.polls.set(shared.polls.get() + 1);
         }
+        this.task.poll(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::mem::size_of;
+
+    use super::*;
+
+    fn growth<F: Future>(_: F) -> usize {
+        size_of::<Watched<F>>() - size_of::<F>()
+    }
+
+    #[test]
+    fn a_watched_task_is_kept_once() {
+        let task = async {
+            let kept = [0u8; 1000];
+            yield_now().await;
+            std::hint::black_box(kept);
+        };
+        assert!(growth(task) <= 16);
     }
 }
