@@ -16,8 +16,8 @@ use tracing::{error, warn};
 
 use crate::{
     attempt::{Attempt, AttemptStorage, RecipientOutcome},
+    dialing,
     mail_log::Escaped,
-    outbound,
     record_id::record_id,
     shard::Shard,
 };
@@ -193,7 +193,7 @@ impl Shard {
             return;
         }
         if let Err(dispatch) = self.pool.hand(dispatch) {
-            self.ring.spawn(outbound::deliver(self.clone(), dispatch)).detach();
+            self.ring.spawn(dialing::deliver(self.clone(), dispatch)).detach();
         }
     }
 

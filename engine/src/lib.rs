@@ -11,6 +11,7 @@ mod committer;
 mod content;
 pub mod control;
 mod delivery;
+mod dialing;
 mod housekeeping;
 mod inbound;
 mod inbound_settings;

@@ -1,22 +1,19 @@
-//! One outbound connection: connects, drives `smtp::client`, sends content straight from the batch, and stays for further mail.
+//! One outbound connection: drives `smtp::client`, sends content straight from the batch, and stays for further mail.
 
 use std::{
-    future::{Future, poll_fn},
-    io,
-    net::SocketAddr,
-    pin::pin,
+    future::poll_fn,
     rc::Rc,
     task::Poll,
     time::{Duration, Instant},
 };
 
-use ringpost_queue::{DestinationId, Dispatch, HostIndex, HostsTried};
+use ringpost_queue::{DestinationId, Dispatch, HostIndex};
 use ringpost_ring::{Conn, Deadline, Received};
 use ringpost_smtp::{
-    client::{Action, Client, ClientSettings, CloseReason, Disconnect, Timeouts, Transaction, TransactionId},
+    client::{Action, Client, ClientSettings, CloseReason, Disconnect, Transaction, TransactionId},
     stuffing::Stuffing,
 };
-use tracing::{debug, error};
+use tracing::error;
 
 use crate::{
     attempt::Attempt,
@@ -31,87 +28,6 @@ const RANGES_PER_SEND: usize = 512;
 /// Transactions of one connection at once: one whose content is sent or awaited, and one chained behind it.
 const TRANSACTIONS: usize = 2;
 
-/// Brings one dispatch to a host of its destination, over a new connection that then serves others.
-pub(crate) async fn deliver(shard: Rc<Shard>, mut dispatch: Dispatch) {
-    let destination = dispatch.destination();
-    let mut tried = HostsTried::default();
-    let settings = client_settings(&shard);
-    loop {
-        if shard.is_ending() {
-            return shard.attempt_abandoned(dispatch);
-        }
-        let host = shard.queue.borrow_mut().next_host(destination, &mut tried, shard.now_ms());
-        let Some(host) = host else {
-            return shard.attempt_unreachable(dispatch);
-        };
-        let address = shard.queue.borrow().host_address(destination, host).unwrap_or_default().to_owned();
-        match connect(&shard, &address).await {
-            Ok(conn) => {
-                shard.metrics.connects.increment();
-                match Outbound::new(&shard, conn, &settings, destination, host, address).run(dispatch).await {
-                    None => return,
-                    // It did not come to a greeting: another host may be of a better mind.
-                    Some(back) => dispatch = back,
-                }
-            }
-            Err(reason) => {
-                shard.metrics.connect_failures.increment();
-                let reason = format!("connect to {address}: {}", connect_reason(&reason));
-                debug!(shard = shard.id, reason, "no connection");
-                shard.queue.borrow_mut().host_failed(destination, host, &reason, shard.now_ms());
-            }
-        }
-    }
-}
-
-fn client_settings(shard: &Shard) -> ClientSettings {
-    let delivery = &shard.config.delivery;
-    let timeouts = Timeouts {
-        banner: delivery.banner_timeout,
-        ehlo: delivery.ehlo_timeout,
-        mail: delivery.mail_timeout,
-        rcpt: delivery.rcpt_timeout,
-        data: delivery.data_timeout,
-        block: delivery.block_timeout,
-        dot: delivery.dot_timeout,
-        quit: delivery.quit_timeout,
-        ..Timeouts::default()
-    };
-    ClientSettings { helo_name: shard.hostname.clone(), pipelining: true, timeouts }
-}
-
-fn connect_reason(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::ConnectionRefused => "refused".to_owned(),
-        io::ErrorKind::TimedOut => "timed out".to_owned(),
-        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => "unreachable".to_owned(),
-        _ => error.to_string(),
-    }
-}
-
-async fn connect(shard: &Shard, address: &str) -> io::Result<Conn> {
-    let to: SocketAddr = address.parse().map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "not an address and port"))?;
-    let deadline = shard.ring.deadline();
-    deadline.set(shard.ring.now() + shard.config.delivery.connect_timeout);
-    let mut connecting = pin!(shard.ring.connect(to, None));
-    let mut registered = None;
-    let result = poll_fn(|cx| {
-        if let Poll::Ready(result) = connecting.as_mut().poll(cx) {
-            return Poll::Ready(result);
-        }
-        registered.get_or_insert_with(|| shard.remember_waiter(cx.waker().clone()));
-        if deadline.poll_expired(cx).is_ready() || shard.is_ending() {
-            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
-        }
-        Poll::Pending
-    })
-    .await;
-    if let Some(key) = registered {
-        shard.forget_waiter(key);
-    }
-    result
-}
-
 /// What ended a wait.
 enum Event {
     Bytes(Received),
@@ -122,7 +38,7 @@ enum Event {
 }
 
 /// A connection that is up.
-struct Outbound<'s> {
+pub(crate) struct Outbound<'s> {
     shard: &'s Rc<Shard>,
     conn: Conn,
     client: Client,
@@ -145,7 +61,8 @@ struct Outbound<'s> {
 }
 
 impl<'s> Outbound<'s> {
-    fn new(
+    /// Takes over a connection of `destination` to `host`, whose address for people is `relay`.
+    pub(crate) fn new(
         shard: &'s Rc<Shard>,
         conn: Conn,
         settings: &ClientSettings,
@@ -173,7 +90,7 @@ impl<'s> Outbound<'s> {
     }
 
     /// Runs until the connection ends. Gives the dispatch back if it did not even come to a greeting.
-    async fn run(mut self, first: Dispatch) -> Option<Dispatch> {
+    pub(crate) async fn run(mut self, first: Dispatch) -> Option<Dispatch> {
         self.next = Some(first);
         let mut received: Option<Received> = None;
         let mut consumed = 0;
