@@ -106,7 +106,7 @@ pub(crate) struct Inbound {
 impl Inbound {
     pub(crate) fn new(shard: Rc<Shard>, conn: Conn, peer: SocketAddr, relaying: bool, listener: usize, admitted: Admitted) -> Self {
         Inbound {
-            session: Session::new(shard.inbound.server.clone(), peer),
+            session: shard.spare_sessions.open(&shard.inbound.server, peer),
             deadline: shard.ring.deadline(),
             phase: (u32::MAX, shard.ring.now()),
             replies: shard.ring.take_vec(),
@@ -131,6 +131,7 @@ impl Inbound {
             inbound.talk().await;
             inbound.incoming.abandon(&inbound.shard);
             inbound.shard.forget_waiter(life);
+            inbound.shard.spare_sessions.keep(inbound.session);
             inbound.shard.metrics.sessions.set(inbound.shard.metrics.sessions.get() - 1);
             if inbound.shard.is_ending() {
                 inbound.shard.wake_life();

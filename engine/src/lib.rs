@@ -36,5 +36,6 @@ pub mod shard;
 mod shard_control;
 mod shard_life;
 pub mod share;
+mod spare_sessions;
 pub mod spool_home;
 mod staging;

@@ -44,6 +44,7 @@ use crate::{
     shard_control,
     shard_life::Life,
     share::Share,
+    spare_sessions::SpareSessions,
     spool_home::SpoolHome,
     staging::Staging,
 };
@@ -140,6 +141,7 @@ pub struct Shard {
     pub(crate) delivery: Delivery,
     pub(crate) pool: Pool,
     pub(crate) staging: Staging,
+    pub(crate) spare_sessions: SpareSessions,
     pub(crate) hostname: String,
     pub(crate) date: RefCell<DateText>,
     pub(crate) received_text: RefCell<Vec<u8>>,
@@ -253,6 +255,7 @@ fn start(plan: ShardPlan) -> Result<Started, (OnEvent, String)> {
         delivery: Delivery::new(&ring),
         pool: Pool::new(&config),
         staging: Staging::new(in_bytes(budget / STAGING_SHARE)),
+        spare_sessions: SpareSessions::default(),
         hostname: plan.hostname,
         date: RefCell::new(DateText::new(0)),
         received_text: RefCell::new(Vec::with_capacity(RECEIVED_BYTES_MAX)),
