@@ -1,7 +1,7 @@
 //! Slots of one type in pages that never move: growing copies nothing, and a freed slot is used again.
 
-/// Slots of a page. A page is the unit in which memory is taken.
-const PAGE_SLOTS: usize = 1024;
+/// Slots of a page. A page is the unit in which memory is taken: a queue that deepens takes some nine of them for so many messages.
+const PAGE_SLOTS: usize = 4096;
 
 /// No slot.
 pub(crate) const NONE: u32 = u32::MAX;
