@@ -133,7 +133,7 @@ async fn answer(request: WireRequest, shards: &[Arc<RequestLane>], write: &mut (
             }
             Ok(changed)
         }
-        WireRequest::Stats => {
+        WireRequest::Stats {} => {
             let mut sums = BTreeMap::new();
             for shard in shards {
                 if let Answer::Stats(counters) = ask(shard, Command::Stats).await? {

@@ -28,7 +28,8 @@ pub enum WireRequest {
         ids: Option<Vec<String>>,
     },
     /// `stats`: one object with the counters of all shards added up.
-    Stats,
+    // Braces: without them serde lets unknown fields pass.
+    Stats {},
     /// `spool prepare`.
     SpoolPrepare {
         /// Segments for each shard.

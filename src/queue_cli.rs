@@ -28,7 +28,7 @@ pub fn queue(socket: &Path, call: QueueCall) -> ExitCode {
 
 /// Prints the engine's counters.
 pub fn stats(socket: &Path, output: Output) -> ExitCode {
-    let result = ask(socket, &WireRequest::Stats, |line| {
+    let result = ask(socket, &WireRequest::Stats {}, |line| {
         if output.json {
             say(line);
         } else if let Ok(serde_json::Value::Object(counters)) = serde_json::from_str(line) {

@@ -21,7 +21,9 @@ fn it_belongs_to_its_owner_alone() {
 fn nonsense_gets_one_line_and_harms_nobody() {
     let mut node = Node::start(&Setup::new());
     let long = "x".repeat(2 << 20);
-    for words in ["\n", "hello\n", "{}\n", "{\"call\":\"queue_show\",\"id\":\"!\"}\n", "\0\u{1}\n", &long] {
+    for words in
+        ["\n", "hello\n", "{}\n", "{\"call\":\"queue_show\",\"id\":\"!\"}\n", "{\"call\":\"stats\",\"more\":1}\n", "\0\u{1}\n", &long]
+    {
         let mut stream = UnixStream::connect(node.folder.path().join("ringpost.sock")).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         // The engine reads no more than a request may have: a longer one may break off.
