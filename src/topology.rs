@@ -47,6 +47,7 @@ impl CorePlan {
         let plan = Plan::new(&machine, &config.shards).map_err(|error| config.error_at(error.key, error.message))?;
         let mut warnings = plan.warnings.clone();
         warnings.extend(config.exceeded_by_shards(u32::try_from(plan.shards.len()).unwrap_or(u32::MAX)));
+        warnings.extend(config.relay.open_to_strangers());
         warnings.extend(machine_warnings(&plan));
         let shards = plan.shards.iter().enumerate().map(|(at, &core)| {
             let known = machine.core(core);
@@ -136,7 +137,7 @@ fn machine_warnings(plan: &Plan) -> Vec<String> {
     let (memlock, nofile) = (limit(rustix::process::Resource::Memlock), limit(rustix::process::Resource::Nofile));
     if memlock < MEMLOCK_BYTES_MIN && !rustix::process::geteuid().is_root() {
         warnings.push(format!(
-            "locked memory is limited to {} KiB: raise it to {} MiB (`ulimit -l`, LimitMEMLOCK= in the unit)",
+            "locked memory is limited to {} KiB: raise it to 64 MiB a shard (`ulimit -l`, LimitMEMLOCK= in the unit), at least to {} MiB",
             memlock >> 10,
             MEMLOCK_BYTES_MIN >> 20
         ));

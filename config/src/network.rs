@@ -99,6 +99,18 @@ impl Relay {
         self.networks.iter().any(|network| network.contains(address))
     }
 
+    /// A sentence for each network so wide that strangers are in it: anyone could send through this node.
+    pub fn open_to_strangers(&self) -> Vec<String> {
+        // Nobody owns an IPv4 network wider than /8; the widest IPv6 network of one owner is fc00::/7, the private addresses.
+        let is_too_wide = |network: &&Network| network.prefix_len < if network.first.is_ipv4() { 8 } else { 7 };
+        let sentence = |network: &Network| {
+            format!(
+                "relay.networks has \"{network}\": strangers are in it and may send to anywhere through this node; list your own networks only"
+            )
+        };
+        self.networks.iter().filter(is_too_wide).map(sentence).collect()
+    }
+
     pub(crate) fn read(mut section: Section<'_, '_>) -> Relay {
         let networks = section.list("networks", str::parse).unwrap_or_else(|| Relay::default().networks);
         section.finish();
@@ -172,6 +184,16 @@ mod tests {
             let error = text.parse::<Network>().unwrap_err();
             assert!(error.contains(expected), "{text} {error}");
         }
+    }
+
+    #[test]
+    fn a_network_with_strangers_in_it_is_named() {
+        let relay = |texts: &[&str]| Relay { networks: texts.iter().map(|text| network(text)).collect() };
+        for text in ["0.0.0.0/0", "128.0.0.0/1", "::/0", "2000::/3"] {
+            let sentences = relay(&["127.0.0.0/8", text]).open_to_strangers();
+            assert!(sentences.len() == 1 && sentences[0].contains(text), "{sentences:?}");
+        }
+        assert!(relay(&["127.0.0.0/8", "10.0.0.0/8", "::1/128", "fc00::/7", "2001:db8::/32"]).open_to_strangers().is_empty());
     }
 
     #[test]
