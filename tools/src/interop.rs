@@ -129,26 +129,25 @@ fn to_checking_sink(binary: &Path, messages: u64, folder: &Path) -> Outcome<bool
 fn to_smtp_sink(binary: &Path, messages: u64, folder: &Path) -> Outcome<bool> {
     let address = machine::free_port()?;
     // -c counts; it prints its counters as they change.
+    std::fs::create_dir_all(folder)?;
+    let counts = folder.join("smtp-sink.counts");
     let mut sink = Command::new("smtp-sink")
         .args(["-c", "-u", "nobody"][..if machine::is_root() { 3 } else { 1 }].iter())
         .args([&address.to_string(), "1000"])
-        .stdout(Stdio::piped())
+        // Not a pipe: a full one that nobody reads would stop the sink.
+        .stdout(std::fs::File::create(&counts)?)
         .stderr(Stdio::null())
         .spawn()
         .map_err(|error| format!("smtp-sink: {error} (package postfix)"))?;
     let mut engine = Engine::new(EngineOptions::new(binary, folder, Route::Smarthost(address))?)?;
     engine.start()?;
     smtp_source(engine.address, messages)?;
-    let began = Instant::now();
-    let drained = engine.drain(Duration::from_secs(30), || began.elapsed().as_secs() / 10);
+    let drained = engine.drain(Duration::from_secs(30), || std::fs::metadata(&counts).map_or(0, |counts| counts.len()));
     engine.terminate(Duration::from_secs(30))?;
-    let mut printed = String::new();
     sink.kill()?;
-    if let Some(output) = &mut sink.stdout {
-        output.read_to_string(&mut printed)?;
-    }
     sink.wait()?;
     drained?;
+    let printed = std::fs::read_to_string(&counts)?;
     let arrived = printed
         .split(['\r', '\n'])
         .filter_map(|line| line.split_once("mesg=")?.1.split(|letter: char| !letter.is_ascii_digit()).next()?.parse::<u64>().ok())
