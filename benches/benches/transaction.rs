@@ -9,11 +9,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ringpost_benches::Run;
-use ringpost_tools::content::{HashKind, SizeRange};
+use ringpost_loadtest::source::SourceOptions;
 use ringpost_tools::engine::{Engine, EngineOptions, Route, rig_folder};
-use ringpost_tools::load::LoadOptions;
-use ringpost_tools::machine::{process_cpu, shares};
-use ringpost_tools::sender::LoadHandle;
+use ringpost_tools::machine::process_cpu;
+use ringpost_tools::traffic::{Sent, texts};
 
 fn main() {
     let run = Run::begin("transaction");
@@ -22,9 +21,8 @@ fn main() {
         return;
     };
     println!("{}", binary.display());
-    let (_, own) = shares().expect("the cores can be asked for");
-    for (sessions, pipeline) in [(1, false), (1, true), (10, true), (100, false), (100, true)] {
-        let name = format!("{sessions} sessions, {}", if pipeline { "pipelined" } else { "not pipelined" });
+    for (sessions, pipelining) in [(1, false), (1, true), (10, true), (100, false), (100, true)] {
+        let name = format!("{sessions} sessions, {}", if pipelining { "pipelined" } else { "not pipelined" });
         if !run.wants(&name) {
             continue;
         }
@@ -35,16 +33,8 @@ fn main() {
         engine.start().expect("the engine starts");
         let pid = engine.pid().expect("it runs");
         let load = |duration| {
-            let options = LoadOptions {
-                sessions,
-                pipeline,
-                duration: Some(duration),
-                sizes: SizeRange(1024..=1024),
-                hash: HashKind::Crc32c,
-                core: own,
-                ..LoadOptions::new(engine.address)
-            };
-            LoadHandle::start(options).and_then(LoadHandle::join).expect("the load runs")
+            let options = texts(engine.address, "1KiB").expect("the cores can be asked for");
+            Sent::run(SourceOptions { sessions, pipelining, duration: Some(duration), ..options }).expect("the load runs")
         };
         load(Duration::from_millis(run.of(300, 20)));
         let before = process_cpu(pid).expect("it runs");

@@ -8,6 +8,7 @@
 use std::ops::Range;
 
 use crate::{
+    checksum::Checksum,
     identity::{FIELD, ID_CHARS, Mark, MessageId, VALUE_CHARS},
     random::Random,
     sizes::Sizes,
@@ -39,14 +40,14 @@ pub struct Item {
     pub raw: Vec<u8>,
     /// With stuffing.
     pub stuffed: Vec<u8>,
-    checksum: u32,
+    checksum: Checksum,
 }
 
 impl Item {
     /// Takes content whose line ends are CRLF.
     pub fn new(raw: Vec<u8>) -> Item {
         let stuffed = stuff(&raw, true);
-        let checksum = crc32c::crc32c(&raw);
+        let checksum = Checksum::of(&raw);
         Item { raw, stuffed, checksum }
     }
 }
@@ -56,7 +57,7 @@ impl Item {
 struct Cut {
     raw: u32,
     stuffed: u32,
-    checksum: u32,
+    checksum: Checksum,
 }
 
 #[derive(Debug)]
@@ -140,7 +141,7 @@ impl Composer {
                 let (cut, padding) = (cuts[lines], room % LINE_BYTES);
                 let mut last = [0; LAST_LINE.len() + ID_CHARS + LINE_BYTES + 2];
                 let last = write_last_line(&mut last, id, padding);
-                let checksum = crc32c::crc32c_append(cut.checksum, last);
+                let checksum = cut.checksum.append(last);
                 let length = cut.raw as usize + last.len();
                 let mark = Mark { id, length: length as u64, checksum, due_us };
                 let body = Some(Body { item: 0, range: 0..pick(form, &cut) });
@@ -190,6 +191,18 @@ impl Composer {
             let mut last = [0; LAST_LINE.len() + ID_CHARS + LINE_BYTES + 2];
             out.extend_from_slice(write_last_line(&mut last, plan.mark.id, plan.padding));
         }
+    }
+
+    /// All of a message in its form, without the final dot. `items` are those that came with the composer.
+    pub fn whole(&self, plan: &Plan, items: &[Item]) -> Vec<u8> {
+        let mut content = Vec::with_capacity(plan.content_bytes as usize);
+        self.write_head(plan, &mut content);
+        if let Some(Body { item, range }) = &plan.body {
+            let item = &items[*item];
+            content.extend_from_slice(&if plan.form == Form::Raw { &item.raw } else { &item.stuffed }[range.clone()]);
+        }
+        self.write_tail(plan, &mut content);
+        content
     }
 }
 
@@ -246,7 +259,7 @@ fn generate(bytes: usize, seed: u64) -> (Item, Vec<Cut>) {
         raw.extend_from_slice(b"\r\n");
     }
     let mut cuts = Vec::with_capacity(lines + 1);
-    let mut cut = Cut { raw: 0, stuffed: 0, checksum: 0 };
+    let mut cut = Cut { raw: 0, stuffed: 0, checksum: Checksum::default() };
     let mut stuffed = Vec::with_capacity(raw.len() + raw.len() / LINE_BYTES);
     let (header, body) = raw.split_at(header_bytes);
     for part in std::iter::once(header).chain(body.chunks(LINE_BYTES)) {
@@ -254,7 +267,7 @@ fn generate(bytes: usize, seed: u64) -> (Item, Vec<Cut>) {
             stuffed.push(b'.');
         }
         stuffed.extend_from_slice(part);
-        cut = Cut { raw: cut.raw + part.len() as u32, stuffed: stuffed.len() as u32, checksum: crc32c::crc32c_append(cut.checksum, part) };
+        cut = Cut { raw: cut.raw + part.len() as u32, stuffed: stuffed.len() as u32, checksum: cut.checksum.append(part) };
         cuts.push(cut);
     }
     (Item { checksum: cut.checksum, raw, stuffed }, cuts)
@@ -295,14 +308,8 @@ mod tests {
 
     fn compose(composer: &mut Composer, items: &[Item], sequence: u64, form: Form) -> (Plan, Vec<u8>) {
         let plan = composer.plan(sequence, 5, form);
-        let mut out = Vec::new();
-        composer.write_head(&plan, &mut out);
-        if let Some(body) = composer.body(&plan) {
-            let item = &items[body.item];
-            out.extend_from_slice(&if form == Form::Raw { &item.raw } else { &item.stuffed }[body.range.clone()]);
-        }
-        composer.write_tail(&plan, &mut out);
-        (plan, out)
+        let content = composer.whole(&plan, items);
+        (plan, content)
     }
 
     fn covered(content: &[u8]) -> &[u8] {
@@ -318,7 +325,7 @@ mod tests {
             assert_eq!(content.len() as u64, size);
             assert_eq!(plan.content_bytes, size);
             assert_eq!(plan.mark.length, covered(&content).len() as u64);
-            assert_eq!(plan.mark.checksum, crc32c::crc32c(covered(&content)), "size {size}");
+            assert_eq!(plan.mark.checksum, Checksum::of(covered(&content)), "size {size}");
             let (_, wire) = compose(&mut composer, &items, 3, Form::Stuffed);
             let head = wire.len() - covered(&wire).len();
             assert_eq!(wire[head..], stuff(covered(&content), true));
@@ -339,7 +346,7 @@ mod tests {
         let (mut composer, items) = Composer::new(&ContentKind::Text(Sizes::fixed(1)), 7, 1, 0);
         let (plan, content) = compose(&mut composer, &items, 3, Form::Raw);
         assert_eq!(plan.content_bytes, content.len() as u64);
-        assert_eq!(plan.mark.checksum, crc32c::crc32c(covered(&content)));
+        assert_eq!(plan.mark.checksum, Checksum::of(covered(&content)));
     }
 
     #[test]

@@ -12,8 +12,9 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::{
+    checksum::Checksum,
     cli::{EXIT_NEGATIVE, EXIT_OK, Failure, say},
-    identity::{MessageId, read_hex},
+    identity::MessageId,
 };
 
 /// Examples that a difference names.
@@ -59,9 +60,14 @@ pub struct Difference {
 }
 
 impl Difference {
+    /// Is nothing missing and nothing other than it was sent? Duplicates and foreign mail are not asked for.
+    pub fn is_intact(&self) -> bool {
+        self.lost == 0 && self.damaged == 0
+    }
+
     /// Is every message there, whole, and nothing else?
     pub fn is_clean(&self, allow_duplicates: bool) -> bool {
-        self.lost == 0 && self.damaged == 0 && self.foreign == 0 && (allow_duplicates || self.duplicated == 0)
+        self.is_intact() && self.foreign == 0 && (allow_duplicates || self.duplicated == 0)
     }
 
     fn example(&mut self, text: impl FnOnce() -> String) {
@@ -100,7 +106,7 @@ impl DiffArguments {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Sent {
     length: u64,
-    checksum: u32,
+    checksum: Checksum,
     recipients: u32,
 }
 
@@ -113,7 +119,7 @@ pub fn compare(accepted: &[&Path], delivered: &Path) -> Result<Difference, Failu
     let mut sent: HashMap<MessageId, Sent> = HashMap::new();
     for path in accepted {
         read_lines(path, |words| {
-            let [id, length, checksum, _time, recipients] = words else { return Err("not five parts") };
+            let [id, length, checksum, _time, recipients, _queue_id] = words else { return Err("not six parts") };
             let id = MessageId::parse(id.as_bytes()).ok_or("no identity")?;
             let (length, checksum) = length_and_checksum(length, checksum).ok_or("no length or checksum")?;
             let recipients = recipients.parse().map_err(|_| "no number of recipients")?;
@@ -168,9 +174,8 @@ pub fn compare(accepted: &[&Path], delivered: &Path) -> Result<Difference, Failu
     Ok(result)
 }
 
-fn length_and_checksum(length: &str, checksum: &str) -> Option<(u64, u32)> {
-    let checksum = read_hex(checksum.as_bytes()).filter(|_| checksum.len() == 8)?;
-    Some((length.parse().ok()?, checksum as u32))
+fn length_and_checksum(length: &str, checksum: &str) -> Option<(u64, Checksum)> {
+    Some((length.parse().ok()?, Checksum::parse(checksum.as_bytes())?))
 }
 
 fn read_lines(path: &Path, mut take: impl FnMut(&[&str]) -> Result<(), &'static str>) -> Result<(), Failure> {
@@ -200,7 +205,7 @@ mod tests {
     };
 
     fn mark(sequence: u64) -> Mark {
-        Mark { id: MessageId { run: 1, sequence }, length: 10, checksum: sequence as u32, due_us: 0 }
+        Mark { id: MessageId { run: 1, sequence }, length: 10, checksum: Checksum::from_bits(sequence), due_us: 0 }
     }
 
     fn arrival(sequence: u64, damage: Option<Damage>) -> Arrival {
@@ -211,7 +216,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (a, b) = (folder.path().join("accepted"), folder.path().join("delivered"));
         let mut writer = LedgerWriter::open(Some(&a)).unwrap();
-        sent.iter().for_each(|&sequence| writer.accepted(&mark(sequence), 5, recipients).unwrap());
+        sent.iter().for_each(|&sequence| writer.accepted(&mark(sequence), 5, recipients, b"7F3A").unwrap());
         writer.flush().unwrap();
         let mut writer = LedgerWriter::open(Some(&b)).unwrap();
         received.iter().for_each(|(arrival, recipients)| writer.delivered(arrival, 6, recipients.as_bytes()).unwrap());
@@ -247,7 +252,7 @@ mod tests {
 
     #[test]
     fn another_checksum_than_acknowledged_is_damage() {
-        let other = Arrival { mark: Some(Mark { checksum: 77, ..mark(1) }), ..arrival(1, None) };
+        let other = Arrival { mark: Some(Mark { checksum: Checksum::from_bits(77), ..mark(1) }), ..arrival(1, None) };
         assert_eq!(compared(&[1], 1, &[(other, "a")]).damaged, 1);
     }
 
@@ -256,7 +261,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (path, empty) = (folder.path().join("accepted"), folder.path().join("empty"));
         std::fs::write(&empty, "").unwrap();
-        for text in ["0000000000000001-000000000001 10 00000001 5 1", "hello\n", "- - - 5 1\n"] {
+        for text in ["0000000000000001-000000000001 10 0000000000000001 5 1 -", "hello\n", "- - - 5 1\n"] {
             std::fs::write(&path, text).unwrap();
             let error = compare(&[&path], &empty).unwrap_err().to_string();
             assert!(error.contains("accepted:1: "), "{error}");

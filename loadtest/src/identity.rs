@@ -1,9 +1,11 @@
 //! What a test message carries to be known again: run, number, length, checksum and the time it was to be sent.
 //!
-//! One header field, `X-Ringpost-Load`, whose parts have fixed widths, so that composing patches octets. Length and checksum (CRC32C)
-//! cover everything behind the line of that field, as it was before dot-stuffing; what relays put in front does not matter.
+//! One header field, `X-Ringpost-Load`, whose parts have fixed widths, so that composing patches octets. Length and checksum cover
+//! everything behind the line of that field, as it was before dot-stuffing; what relays put in front does not matter.
 
 use std::fmt;
+
+use crate::checksum::{CHECKSUM_CHARS, Checksum};
 
 /// The field with its colon and space, as it is written. Read without regard to case.
 pub const FIELD: &[u8] = b"X-Ringpost-Load: ";
@@ -12,7 +14,7 @@ pub const FIELD: &[u8] = b"X-Ringpost-Load: ";
 pub const ID_CHARS: usize = 29;
 
 /// Characters of the field's value: id, length, checksum, time, with spaces between them.
-pub const VALUE_CHARS: usize = ID_CHARS + 1 + 10 + 1 + 8 + 1 + 16;
+pub const VALUE_CHARS: usize = ID_CHARS + 1 + 10 + 1 + CHECKSUM_CHARS + 1 + 16;
 
 /// Which message: 64 random bits of the run that sent it, and a number in that run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -60,8 +62,8 @@ pub struct Mark {
     pub id: MessageId,
     /// Octets behind the field's line, before dot-stuffing.
     pub length: u64,
-    /// Their CRC32C.
-    pub checksum: u32,
+    /// Their checksum.
+    pub checksum: Checksum,
     /// When it was to be sent: microseconds since 1970. Under an open loop this is the scheduled time.
     pub due_us: u64,
 }
@@ -74,9 +76,9 @@ impl Mark {
         rest[0] = b' ';
         write_decimal(self.length, &mut rest[1..11]);
         rest[11] = b' ';
-        write_hex(u64::from(self.checksum), &mut rest[12..20]);
-        rest[20] = b' ';
-        write_hex(self.due_us, &mut rest[21..37]);
+        write_hex(self.checksum.bits(), &mut rest[12..28]);
+        rest[28] = b' ';
+        write_hex(self.due_us, &mut rest[29..45]);
     }
 
     /// Reads the value of the field, white space around it allowed; `None` when it is not what [`Mark::write`] writes.
@@ -88,7 +90,7 @@ impl Mark {
         let mut words = value.split(|&byte| byte == b' ');
         let id = MessageId::parse(words.next()?)?;
         let length = std::str::from_utf8(words.next()?).ok()?.parse().ok()?;
-        let checksum = u32::try_from(read_hex(words.next()?)?).ok()?;
+        let checksum = Checksum::parse(words.next()?)?;
         let due_us = read_hex(words.next()?)?;
         words.next().is_none().then_some(Mark { id, length, checksum, due_us })
     }
@@ -143,7 +145,7 @@ mod tests {
         let mark = Mark {
             id: MessageId { run: u64::MAX - 5, sequence: 0xABCD_EF01_2345 },
             length: 4096,
-            checksum: 0x00C0_FFEE,
+            checksum: Checksum::from_bits(0x00C0_FFEE_0000_0001),
             due_us: 1_790_000_000_123_456,
         };
         let mut text = [0; VALUE_CHARS];

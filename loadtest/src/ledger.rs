@@ -1,7 +1,8 @@
 //! Append-only ledgers: what was acknowledged to a source, and what arrived at a sink.
 //!
-//! A line of the accepted ledger is made when the 250 was read: `ID LENGTH CHECKSUM TIME_US RECIPIENTS`. A line of the delivered one is
-//! made before the sink says 250: `ID LENGTH CHECKSUM TIME_US VERDICT RECIPIENT,RECIPIENT`, `-` for a part that is not known.
+//! A line of the accepted ledger is made when the 250 was read: `ID LENGTH CHECKSUM TIME_US RECIPIENTS QUEUE-ID`, the last
+//! as the 250 named it. A line of the delivered one is made before the sink says 250:
+//! `ID LENGTH CHECKSUM TIME_US VERDICT RECIPIENT,RECIPIENT`. `-` stands for a part that is not known.
 //! Lines are gathered for 20 ms and written whole, so that several threads, and several processes, may share a file. A ledger survives
 //! the end of the server under test, not a kill of the process that keeps it.
 
@@ -12,6 +13,7 @@ use std::{
 };
 
 use crate::{
+    checksum::CHECKSUM_CHARS,
     identity::{Mark, push_decimal, write_hex},
     sink::verify::Arrival,
 };
@@ -36,13 +38,15 @@ impl LedgerWriter {
         Ok(LedgerWriter { file: path.map(open).transpose()?, gathered: Vec::new() })
     }
 
-    /// Records an acknowledgement for so many recipients.
-    pub fn accepted(&mut self, mark: &Mark, time_us: u64, recipients: u32) -> io::Result<()> {
+    /// Records an acknowledgement for so many recipients; `queue_id` is the server's name for the message, empty where it told none.
+    pub fn accepted(&mut self, mark: &Mark, time_us: u64, recipients: u32, queue_id: &[u8]) -> io::Result<()> {
         if self.file.is_none() {
             return Ok(());
         }
         self.push_mark(Some(mark), time_us);
         push_decimal(u64::from(recipients), &mut self.gathered);
+        self.gathered.push(b' ');
+        self.gathered.extend_from_slice(if queue_id.is_empty() { b"-" } else { queue_id });
         self.end_line()
     }
 
@@ -82,8 +86,8 @@ impl LedgerWriter {
                 out.push(b' ');
                 push_decimal(mark.length, out);
                 out.push(b' ');
-                let mut checksum = [0; 8];
-                write_hex(u64::from(mark.checksum), &mut checksum);
+                let mut checksum = [0; CHECKSUM_CHARS];
+                write_hex(mark.checksum.bits(), &mut checksum);
                 out.extend_from_slice(&checksum);
             }
             None => out.extend_from_slice(b"- - -"),

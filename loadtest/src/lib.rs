@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod addresses;
+pub mod checksum;
 pub mod cli;
 pub mod compare;
 pub mod connections;
@@ -22,6 +23,7 @@ pub mod machine;
 pub mod measurement;
 pub mod omission;
 pub mod own_floor;
+pub mod parts;
 pub mod phase;
 pub mod pinning;
 pub mod process;

@@ -9,11 +9,12 @@ use hdrhistogram::Histogram;
 
 use crate::{
     measurement::{Measurement, Part},
+    parts::CorePart,
     phase::Phase,
     process::{ProcessMeter, ProcessSample},
     signals::StopSignal,
     sink::Sink,
-    source::{CorePart, CoreReport, Source, SourceError, SourceOptions},
+    source::{CoreReport, Source, SourceError, SourceOptions},
 };
 
 /// How often a run is looked at.

@@ -35,6 +35,16 @@ impl Random {
         if limit == 0 { 0 } else { ((u128::from(self.bits()) * u128::from(limit)) >> 64) as u64 }
     }
 
+    /// A number in `low..=high`.
+    pub fn between(&mut self, low: u64, high: u64) -> u64 {
+        low + self.below(high - low + 1)
+    }
+
+    /// True once in `n` on average; never when `n` is 0.
+    pub fn one_in(&mut self, n: u64) -> bool {
+        n != 0 && self.below(n) == 0
+    }
+
     /// A number in `[0, 1)`.
     pub fn unit(&mut self) -> f64 {
         (self.bits() >> 11) as f64 / (1u64 << 53) as f64
@@ -104,6 +114,14 @@ mod tests {
         assert!((mean((0..n).map(|_| f64::from(u8::from(random.happens(0.25)))).sum()) - 0.25).abs() < 0.01);
         let below: Vec<u64> = (0..n).map(|_| random.below(10)).collect();
         assert!((0..10).all(|wanted| below.iter().filter(|&&got| got == wanted).count() > 9_000));
+    }
+
+    #[test]
+    fn between_stays_inside_and_reaches_both_ends() {
+        let mut random = Random::new(1);
+        let seen: Vec<u64> = (0..200).map(|_| random.between(3, 5)).collect();
+        assert!(seen.iter().all(|n| (3..=5).contains(n)) && seen.contains(&3) && seen.contains(&5));
+        assert!((0..100).all(|_| !random.one_in(0) && random.one_in(1)));
     }
 
     #[test]

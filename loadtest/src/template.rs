@@ -3,6 +3,7 @@
 use std::{fmt::Write as _, path::Path};
 
 use crate::{
+    checksum::Checksum,
     content::{Form, Item, normalise, stuff},
     identity::{ID_CHARS, MessageId, push_decimal},
 };
@@ -86,10 +87,10 @@ impl Template {
         Template::parse(&bytes)
     }
 
-    /// Octets and CRC32C of the message with this identity.
-    pub fn measure(&self, id: MessageId) -> (u64, u32) {
+    /// Octets and checksum of the message with this identity.
+    pub fn measure(&self, id: MessageId) -> (u64, Checksum) {
         let mut scratch = Vec::with_capacity(32);
-        self.pieces.iter().fold((0, 0), |(length, checksum), piece| {
+        self.pieces.iter().fold((0, Checksum::default()), |(length, checksum), piece| {
             scratch.clear();
             let raw = match piece {
                 Piece::Fixed { raw, .. } => raw,
@@ -98,7 +99,7 @@ impl Template {
                     &scratch
                 }
             };
-            (length + raw.len() as u64, crc32c::crc32c_append(checksum, raw))
+            (length + raw.len() as u64, checksum.append(raw))
         })
     }
 
@@ -200,7 +201,7 @@ mod tests {
         let raw = format!("Subject: no 42\r\n\r\n.dot {ID}.\r\n42.x\r\n.\r\n");
         assert_eq!(rendered(&template, Form::Raw), raw);
         assert_eq!(rendered(&template, Form::Stuffed).as_bytes(), stuff(raw.as_bytes(), true));
-        assert_eq!(template.measure(ID), (raw.len() as u64, crc32c::crc32c(raw.as_bytes())));
+        assert_eq!(template.measure(ID), (raw.len() as u64, Checksum::of(raw.as_bytes())));
     }
 
     #[test]

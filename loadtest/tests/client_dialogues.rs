@@ -51,7 +51,7 @@ impl Host for Desk {
         self.phases.push((phase, now - since));
     }
 
-    fn settle(&mut self, job: &Job, content: Option<&Sent>, outcome: Outcome, _: Instant) {
+    fn settle(&mut self, job: &Job, content: Option<&Sent>, outcome: Outcome, _: &[u8], _: Instant) {
         assert!(content.is_some() || !matches!(outcome, Outcome::Accepted { .. } | Outcome::Unknown));
         self.outcomes.push((job.sequence, outcome));
     }
@@ -79,6 +79,7 @@ fn script() -> Script {
         pipelining: true,
         chunking: false,
         per_connection: None,
+        linger: false,
     }
 }
 
@@ -196,6 +197,26 @@ fn a_refused_envelope_is_reset_before_the_next() {
         dialogue.outcomes(),
         [Outcome::Refused { stage: Stage::Rcpt, code: 451 }, Outcome::Refused { stage: Stage::Mail, code: 452 }]
     );
+}
+
+#[test]
+fn a_session_that_lingers_says_nothing_behind_its_last_message_until_it_is_told_to_quit() {
+    for hello in ["250 here\r\n", PIPELINING] {
+        let mut dialogue = Dialogue::new(Script { per_connection: Some(1), linger: true, ..script() }, 5, 1000);
+        dialogue.server("220 hello\r\n");
+        dialogue.server(hello);
+        let mut text = String::new();
+        for reply in ["250 a\r\n", "250 b\r\n", "354 c\r\n"] {
+            assert!(!dialogue.client.lingers());
+            text.push_str(&dialogue.server(reply));
+        }
+        assert!(text.ends_with("<content>.\r\n"), "{text}");
+        assert_eq!(dialogue.server("250 d, id=7F3A\r\n"), "");
+        assert!(dialogue.client.lingers() && !dialogue.client.rests());
+        let mut outbox = Outbox::default();
+        dialogue.client.quit(dialogue.now, &mut outbox);
+        assert_eq!(said(&mut outbox, &dialogue.desk.items), "QUIT\r\n");
+    }
 }
 
 #[test]

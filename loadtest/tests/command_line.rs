@@ -18,8 +18,8 @@ fn diff_ends_with_0_1_or_65() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
     let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
-    write("accepted", "0000000000000001-000000000001 10 0000000a 5 1\n");
-    write("delivered", "0000000000000001-000000000001 10 0000000a 6 ok a@b\n");
+    write("accepted", "0000000000000001-000000000001 10 000000000000000a 5 1 -\n");
+    write("delivered", "0000000000000001-000000000001 10 000000000000000a 6 ok a@b\n");
     write("empty", "");
     write("cut", "0000000000000001-0000000");
     let exit = |a: &str, b: &str| ringpost_load(&["diff", &path(a), &path(b)]).status.code();

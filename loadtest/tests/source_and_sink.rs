@@ -4,10 +4,11 @@ use std::{
     io::{BufRead, BufReader, Write},
     net::{SocketAddr, TcpStream},
     path::Path,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use ringpost_loadtest::{
+    addresses::RecipientPlan,
     content::{Composer, ContentKind, Form, Item},
     diff::{Difference, compare},
     ledger::LedgerWriter,
@@ -17,7 +18,7 @@ use ringpost_loadtest::{
     signals::StopSignal,
     sink::{Flapping, Sink, SinkOptions, SinkReport, fault::Faults},
     sizes::Sizes,
-    source::{SourceOptions, host::Stage},
+    source::{Source, SourceOptions, host::Stage},
 };
 
 fn loopback() -> SocketAddr {
@@ -145,6 +146,147 @@ fn a_sink_that_goes_up_and_down_is_found_again() {
     assert!(sink.connections >= 8 && ran.report.acknowledged > 0 && ran.measurement.totals().errors.total() > 0, "{sink:?}");
 }
 
+/// Waits for what another thread does.
+fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !done() {
+        assert!(began.elapsed() < Duration::from_secs(20), "{what}");
+        std::thread::yield_now();
+    }
+}
+
+/// A load without end into a sink, both with ledgers; what is done meanwhile; and what the ledgers say.
+fn meanwhile(change: impl FnOnce(&mut SourceOptions), done: impl FnOnce(&Sink, &Source)) -> (u64, Difference) {
+    let folder = tempfile::tempdir().unwrap();
+    let (accepted, delivered) = (folder.path().join("accepted"), folder.path().join("delivered"));
+    let sink = Sink::start(SinkOptions { ledger: Some(delivered.clone()), ..SinkOptions::new(loopback(), core()) }).unwrap();
+    let mut options = SourceOptions {
+        sessions: 4,
+        ledger: Some(accepted.clone()),
+        ..SourceOptions::new(sink.address, core(), ContentKind::Text(Sizes::fixed(1500)))
+    };
+    change(&mut options);
+    let source = Source::start(options).unwrap();
+    wait_for("the first messages", || source.acknowledged() > 10);
+    done(&sink, &source);
+    source.stop();
+    let report = source.join().unwrap();
+    sink.stop();
+    sink.join().unwrap();
+    (report.unknown, compare(&[&accepted], &delivered).unwrap())
+}
+
+#[test]
+fn a_paused_source_sends_nothing_and_keeps_its_connections() {
+    let (unknown, difference) = meanwhile(
+        |_| {},
+        |sink, source| {
+            source.pause(true);
+            // What was under way when the pause began ends; then the count stands still.
+            let mut seen = u64::MAX;
+            wait_for("the pause", || {
+                let before = std::mem::replace(&mut seen, source.acknowledged());
+                std::thread::sleep(Duration::from_millis(100));
+                before == seen
+            });
+            assert_eq!((sink.counters().connections_open(), sink.messages()), (4, seen));
+            source.pause(false);
+            wait_for("messages after the pause", || source.acknowledged() > seen);
+            assert_eq!(source.broken(), 0);
+        },
+    );
+    assert!(unknown == 0 && difference.is_clean(false), "{difference:?}");
+}
+
+#[test]
+fn a_held_source_has_no_connections_and_what_was_under_way_is_unknown_or_unsent() {
+    for rate in [None, Some("2000".parse().unwrap())] {
+        let (_, difference) = meanwhile(
+            |o| o.rate = rate,
+            |sink, source| {
+                for _ in 0..3 {
+                    source.hold(true);
+                    wait_for("the end of the connections", || sink.counters().connections_open() == 0);
+                    let (seen, taken) = (source.acknowledged(), sink.messages());
+                    std::thread::sleep(Duration::from_millis(100));
+                    assert_eq!((source.acknowledged(), sink.messages()), (seen, taken));
+                    source.hold(false);
+                    wait_for("messages after the hold", || source.acknowledged() > seen + 10);
+                }
+                assert_eq!(source.broken(), 0, "{:?}", source.last_trouble());
+                source.hold(true);
+            },
+        );
+        assert!(difference.is_clean(false), "{difference:?}");
+    }
+}
+
+#[test]
+fn a_sink_that_is_down_refuses_connections_and_is_found_again() {
+    let (_, difference) = meanwhile(
+        |_| {},
+        |sink, source| {
+            for _ in 0..3 {
+                sink.set_down(true);
+                wait_for("the end of the connections", || sink.counters().connections_open() == 0);
+                let (seen, broken) = (source.acknowledged(), source.broken());
+                wait_for("refused connections", || source.broken() > broken + 4);
+                assert!(TcpStream::connect(sink.address).is_err());
+                wait_for("its trouble in words", || source.last_trouble().is_some());
+                sink.set_down(false);
+                wait_for("messages after that", || source.acknowledged() > seen + 10);
+            }
+        },
+    );
+    assert_eq!((difference.lost, difference.damaged, difference.foreign), (0, 0, 0), "{difference:?}");
+}
+
+#[test]
+fn a_sink_is_down_while_its_file_is_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("down");
+    let sink = Sink::start(SinkOptions { down_file: Some(file.clone()), ..SinkOptions::new(loopback(), core()) }).unwrap();
+    for _ in 0..2 {
+        wait_for("up", || TcpStream::connect(sink.address).is_ok());
+        std::fs::write(&file, "").unwrap();
+        wait_for("down", || TcpStream::connect(sink.address).is_err());
+        std::fs::remove_file(&file).unwrap();
+    }
+}
+
+#[test]
+fn connections_linger_behind_their_last_message_until_the_end() {
+    let (unknown, difference) = meanwhile(
+        |o| (o.sessions, o.per_connection, o.linger) = (20, Some(1), true),
+        |sink, source| {
+            wait_for("a message of each", || source.acknowledged() == 20);
+            std::thread::sleep(Duration::from_millis(100));
+            assert_eq!((sink.counters().connections_open(), source.acknowledged(), source.broken()), (20, 20, 0));
+        },
+    );
+    assert!(unknown == 0 && difference.is_clean(false) && difference.accepted == 20, "{difference:?}");
+    let lingering = SourceOptions { linger: true, ..SourceOptions::new(loopback(), core(), ContentKind::Text(Sizes::fixed(700))) };
+    assert!(Source::start(lingering).is_err());
+}
+
+#[test]
+fn the_ledger_of_a_running_sink_can_be_read_once_it_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let delivered = folder.path().join("delivered");
+    let sink = Sink::start(SinkOptions { ledger: Some(delivered.clone()), ..SinkOptions::new(loopback(), core()) }).unwrap();
+    let options = SourceOptions {
+        messages: Some(3),
+        recipients: RecipientPlan { per_message: 2, ..RecipientPlan::default() },
+        ..SourceOptions::new(sink.address, core(), ContentKind::Text(Sizes::fixed(1500)))
+    };
+    for round in 1..=5 {
+        Source::start(options.clone()).unwrap().join().unwrap();
+        sink.write_ledger();
+        assert_eq!(std::fs::read_to_string(&delivered).unwrap().lines().count(), 3 * round);
+        assert_eq!((sink.messages(), sink.counters().deliveries()), (3 * round as u64, 6 * round as u64));
+    }
+}
+
 /// Sends content as it is, by hand.
 fn send_by_hand(stream: &mut BufReader<TcpStream>, content: &[u8]) {
     let mut say = |text: &[u8], wanted: &str| {
@@ -180,15 +322,10 @@ fn send_planted(to: SocketAddr, accepted: &Path, fault: impl Fn(u64, Vec<u8>) ->
     let mut ledger = LedgerWriter::open(Some(accepted)).unwrap();
     for sequence in 0..5 {
         let plan = composer.plan(sequence, 0, Form::Stuffed);
-        let mut content = Vec::new();
-        composer.write_head(&plan, &mut content);
-        let body = composer.body(&plan).unwrap();
-        content.extend_from_slice(&items[body.item].stuffed[body.range.clone()]);
-        composer.write_tail(&plan, &mut content);
-        for content in fault(sequence, content) {
+        for content in fault(sequence, composer.whole(&plan, &items)) {
             send_by_hand(&mut stream, &content);
         }
-        ledger.accepted(&plan.mark, 0, 1).unwrap();
+        ledger.accepted(&plan.mark, 0, 1, b"").unwrap();
     }
     ledger.flush().unwrap();
 }

@@ -1,16 +1,15 @@
 //! Allocations of the running engine per message in the steady state, by a build that counts them.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use ringpost_loadtest::sink::Sink;
+use ringpost_loadtest::source::{Source, SourceOptions};
 use serde_json::Value;
 
 use crate::engine::{Engine, EngineOptions, Route, rig_folder};
-use crate::load::LoadOptions;
-use crate::sender::LoadHandle;
-use crate::sink::{Sink, SinkOptions};
+use crate::traffic::{next_hop, texts};
 
 /// Messages before the counting begins, and at its end.
 const FROM: u64 = 10_000;
@@ -40,27 +39,27 @@ pub fn run(arguments: &AllocationsArguments) -> Result<bool, Box<dyn std::error:
 
 fn one(binary: &Path, relayed: bool) -> Result<bool, Box<dyn std::error::Error>> {
     let folder = rig_folder("allocations")?;
-    let sink = Sink::spawn(SinkOptions::on_loopback())?;
+    let sink = Sink::start(next_hop(None)?)?;
     let route = if relayed { Route::Smarthost(sink.address) } else { Route::Discard };
     let mut engine = Engine::new(EngineOptions::new(binary, folder.path(), route)?)?;
     engine.start()?;
-    let load = LoadHandle::start(LoadOptions { sessions: 100, pipeline: true, ..LoadOptions::new(engine.address) })?;
+    let load = Source::start(SourceOptions { sessions: 100, ..texts(engine.address, "4KiB")? })?;
     let mut readings = Vec::new();
     for mark in [FROM, TO] {
-        load.state.pause.store(false, Relaxed);
+        load.pause(false);
         let began = Instant::now();
-        while load.state.acknowledged.load(Relaxed) < mark {
+        while load.acknowledged() < mark {
             engine.must_run()?;
             if began.elapsed() > Duration::from_secs(120) {
-                return Err(format!("{} of {mark} messages after two minutes", load.state.acknowledged.load(Relaxed)).into());
+                return Err(format!("{} of {mark} messages after two minutes", load.acknowledged()).into());
             }
             std::thread::sleep(Duration::from_micros(500));
         }
         // Sessions stay; what is under way ends, and what was accepted is delivered.
-        load.state.pause.store(true, Relaxed);
+        load.pause(true);
         let (mut seen, mut since) = ((0, 0), Instant::now());
         while since.elapsed() < QUIET {
-            let now = (load.state.acknowledged.load(Relaxed), sink.state.accepted.load(Relaxed));
+            let now = (load.acknowledged(), sink.messages());
             if now != seen {
                 (seen, since) = (now, Instant::now());
             }
@@ -68,7 +67,7 @@ fn one(binary: &Path, relayed: bool) -> Result<bool, Box<dyn std::error::Error>>
         }
         readings.push((seen.0, engine.stats()));
     }
-    load.state.stop.store(true, Relaxed);
+    load.stop();
     load.join()?;
     let count = |stats: &Value| {
         stats["allocations"].as_u64().ok_or("`ringpost stats --json` shows no `allocations`: build with --features count-allocations")

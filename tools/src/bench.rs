@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use ringpost_loadtest::pinning::raise_open_files;
 use serde::Serialize;
 
 use crate::contest::{Contestant, Figure, Scenario, measure, median};
@@ -57,7 +58,7 @@ struct Line<'a> {
 
 /// Runs all measurements; true when every ratio to Postfix is reached and nothing is void.
 pub fn run(arguments: &BenchArguments) -> Result<bool, Box<dyn std::error::Error>> {
-    machine::raise_open_files();
+    raise_open_files();
     let folder = rig_folder("bench")?;
     let (shards, own) = machine::shares()?;
     let mut scenarios = Vec::new();
@@ -93,16 +94,27 @@ pub fn run(arguments: &BenchArguments) -> Result<bool, Box<dyn std::error::Error
     }
     let mut good = true;
     for (scenario, wanted) in &scenarios {
-        let mut figures: Vec<Vec<Figure>> = contestants.iter().map(|_| Vec::new()).collect();
+        let mut figures: Vec<Result<Vec<Figure>, String>> = contestants.iter().map(|_| Ok(Vec::new())).collect();
         for _ in 0..arguments.rounds {
-            for (at, contestant) in contestants.iter().enumerate() {
-                let figure = measure(contestant, scenario, arguments.seconds, folder.path());
-                figures[at].push(figure.map_err(|error| format!("{} under {scenario:?}: {error}", contestant.name()))?);
+            for (figures, contestant) in figures.iter_mut().zip(&contestants) {
+                let Ok(known) = figures else { continue };
+                match measure(contestant, scenario, arguments.seconds, folder.path()) {
+                    Ok(figure) => known.push(figure),
+                    Err(error) => *figures = Err(format!("{} under {scenario:?}: {error}", contestant.name())),
+                }
             }
         }
-        let engine_us = median(&figures[0]).cpu_us;
+        let engine_us = median(figures[0].as_ref().map_err(String::clone)?).cpu_us;
         for (contestant, figures) in contestants.iter().zip(&figures) {
-            let figure = median(figures);
+            let figure = match figures {
+                Ok(figures) => median(figures),
+                Err(reason) => {
+                    // The others are measured all the same. Without Postfix there is nothing to compare with.
+                    eprintln!("left out: {reason}");
+                    good &= *contestant != Contestant::Peer(Program::Postfix);
+                    continue;
+                }
+            };
             let ratio = figure.cpu_us / engine_us;
             let ratio_wanted = (*contestant == Contestant::Peer(Program::Postfix)).then_some(*wanted);
             let line = Line {

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use ringpost_loadtest::pinning::raise_open_files;
 use serde::Serialize;
 
 use crate::contest::{Contestant, Figure, Scenario, measure, median};
@@ -63,7 +64,7 @@ struct Line<'a> {
 
 /// Runs all measurements; false when one of them is void.
 pub fn run(arguments: &FloorArguments) -> Result<bool, Box<dyn std::error::Error>> {
-    machine::raise_open_files();
+    raise_open_files();
     let folder = rig_folder("floor")?;
     let (shards, own) = machine::shares()?;
     let mut scenarios = Vec::new();

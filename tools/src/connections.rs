@@ -1,16 +1,15 @@
 //! What an idle connection costs: memory and CPU of thousands that have sent one message and then say nothing.
 
 use std::path::PathBuf;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use ringpost_loadtest::pinning::raise_open_files;
+use ringpost_loadtest::source::{Source, SourceOptions};
 
-use crate::content::SizeRange;
 use crate::engine::{Engine, EngineOptions, Route, rig_folder};
-use crate::load::LoadOptions;
 use crate::machine;
-use crate::sender::LoadHandle;
+use crate::traffic::{Sent, texts};
 
 /// Growth of memory per connection, in octets.
 const GROWTH_BYTES_MAX: u64 = 4096;
@@ -35,7 +34,7 @@ pub struct ConnectionsArguments {
 
 /// Runs the measurement; true when both limits are kept.
 pub fn run(arguments: &ConnectionsArguments) -> Result<bool, Box<dyn std::error::Error>> {
-    let files = machine::raise_open_files();
+    let files = raise_open_files();
     let wanted = arguments.connections as u64;
     if files < wanted + 200 {
         return Err(format!("{wanted} connections need as many open files, and the limit is {files}: raise it (ulimit -n)").into());
@@ -47,20 +46,21 @@ pub fn run(arguments: &ConnectionsArguments) -> Result<bool, Box<dyn std::error:
     let mut engine = Engine::new(options)?;
     engine.start()?;
     let pid = engine.pid().expect("the engine was started");
-    let base = LoadOptions { sizes: SizeRange(1024..=1024), ..LoadOptions::new(engine.address) };
+    let base = texts(engine.address, "1KiB")?;
 
     // Memory that every path needs once is touched before the first reading.
-    LoadHandle::start(LoadOptions { sessions: 50, messages: Some(20_000), pipeline: true, ..base.clone() })?.join()?;
+    Sent::run(SourceOptions { sessions: 50, messages: Some(20_000), ..base.clone() })?;
     std::thread::sleep(Duration::from_secs(2));
     let before = machine::status_kib(pid, "VmRSS")?;
 
-    let load = LoadHandle::start(LoadOptions { sessions: arguments.connections, per_connection: 1, linger: true, ..base })?;
+    let sessions = arguments.connections;
+    let load = Source::start(SourceOptions { sessions, per_connection: Some(1), linger: true, pipelining: false, ..base })?;
     let began = Instant::now();
-    while load.state.acknowledged.load(Relaxed) < wanted {
+    while load.acknowledged() < wanted {
         engine.must_run()?;
         if began.elapsed() > ALL_UP_MAX {
-            let trouble = load.state.last_trouble.lock().map(|text| text.clone()).unwrap_or_default();
-            return Err(format!("{} of {wanted} connections sent their message: {trouble}", load.state.acknowledged.load(Relaxed)).into());
+            let trouble = load.last_trouble().unwrap_or_default();
+            return Err(format!("{} of {wanted} connections sent their message: {trouble}", load.acknowledged()).into());
         }
         std::thread::sleep(Duration::from_millis(20));
     }
@@ -77,9 +77,8 @@ pub fn run(arguments: &ConnectionsArguments) -> Result<bool, Box<dyn std::error:
     let cpu = (machine::process_cpu(pid)? - cpu_before).div_f64(arguments.minutes);
     engine.must_run()?;
     println!("{cpu:?} of CPU a minute (at most {IDLE_CPU_MAX:?}; the kernel counts in steps of 10 ms)");
-    let broken = load.state.broken.load(Relaxed);
+    let broken = load.broken();
     println!("connections that broke: {broken}");
-    load.state.stop.store(true, Relaxed);
     drop(load);
     let good = growth <= GROWTH_BYTES_MAX && cpu <= IDLE_CPU_MAX && broken == 0;
     println!("{}", if good { "connections: OK" } else { "connections: FAILED" });

@@ -4,20 +4,18 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
+use ringpost_loadtest::schedule::Rate;
+use ringpost_loadtest::sink::Sink;
+use ringpost_loadtest::source::SourceOptions;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::content::{HashKind, SizeRange};
 use crate::engine::{Engine, EngineOptions, Route};
-use crate::load::{Latency, LoadOptions, LoadReport};
 use crate::machine;
 use crate::peer::{Peer, Program};
-use crate::random::Random;
-use crate::sender::LoadHandle;
-use crate::sink::{Sink, SinkHandle, SinkOptions};
+use crate::traffic::{Latency, Sent, next_hop, texts};
 
 /// A sender at its limit is run again at this part of what it reached, so that CPU per message can be judged.
 const RATE_BELOW_LIMIT: f64 = 0.85;
@@ -227,28 +225,25 @@ impl Running {
 /// Measures one server under one load, in a folder of its own that is removed afterwards.
 pub fn measure(contestant: &Contestant, scenario: &Scenario, seconds: f64, place: &Path) -> io::Result<Figure> {
     let folder = place.join(contestant.name());
-    let (_, own) = machine::shares()?;
-    let sink = match scenario.relay {
-        true => Some(Sink::spawn(SinkOptions { core: own, ..SinkOptions::on_loopback() })?),
-        false => None,
-    };
+    let sink = if scenario.relay { Some(Sink::start(next_hop(None)?)?) } else { None };
     let running = Running::start(contestant, scenario, seconds, &folder, sink.as_ref().map(|sink| sink.address))?;
-    let options = LoadOptions {
+    let options = SourceOptions {
         sessions: scenario.sessions,
-        sizes: SizeRange(scenario.bytes..=scenario.bytes),
-        pipeline: scenario.pipeline,
-        per_connection: scenario.per_connection,
-        hash: HashKind::Crc32c,
-        seed: Random::fresh_seed(),
-        core: own,
-        ..LoadOptions::new(running.address())
+        pipelining: scenario.pipeline,
+        per_connection: (scenario.per_connection > 0).then_some(scenario.per_connection),
+        gently: matches!(contestant, Contestant::Peer(program) if program.keeps_few_connections()),
+        ..texts(running.address(), &scenario.bytes.to_string())?
     };
     let load = Load { running: &running, options, sink: sink.as_ref() };
     let began = Instant::now();
     // Some greet before they can take mail.
-    while load.run(WARM_UP, None)?.1.acknowledged == 0 {
+    loop {
+        let report = load.run(WARM_UP, None)?.1;
+        if report.acknowledged > 0 {
+            break;
+        }
         if began.elapsed() > START_MAX {
-            return Err(io::Error::other("nothing is taken"));
+            return Err(io::Error::other(format!("nothing is taken: {}", report.last_trouble)));
         }
     }
     let calls = load.calls()?;
@@ -271,16 +266,16 @@ pub fn measure(contestant: &Contestant, scenario: &Scenario, seconds: f64, place
 
 struct Load<'a> {
     running: &'a Running,
-    options: LoadOptions,
-    sink: Option<&'a SinkHandle>,
+    options: SourceOptions,
+    sink: Option<&'a Sink>,
 }
 
 impl Load<'_> {
-    fn run(&self, duration: Duration, rate: Option<f64>) -> io::Result<(Figure, LoadReport)> {
-        let arrived = || self.sink.map_or(0, |sink| sink.state.accepted.load(Relaxed));
+    fn run(&self, duration: Duration, rate: Option<f64>) -> io::Result<(Figure, Sent)> {
+        let arrived = || self.sink.map_or(0, |sink| sink.messages());
         let (before, arrived_before) = (self.running.cpu()?, arrived());
         let began = Instant::now();
-        let report = LoadHandle::start(LoadOptions { duration: Some(duration), rate, ..self.options.clone() })?.join()?;
+        let report = Sent::run(SourceOptions { duration: Some(duration), rate: rate.map(Rate::Fixed), ..self.options.clone() })?;
         if report.refused > 0 {
             return Err(io::Error::other(format!("{} refused: {}", report.refused, report.last_trouble)));
         }

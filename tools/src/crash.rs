@@ -2,17 +2,16 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use ringpost_loadtest::random::Random;
+use ringpost_loadtest::sink::Sink;
+use ringpost_loadtest::source::{Source, SourceOptions};
 
 use crate::engine::{Engine, EngineOptions, Route, rig_folder};
-use crate::ledger::difference;
-use crate::load::LoadOptions;
-use crate::random::Random;
-use crate::sender::LoadHandle;
-use crate::sink::{Sink, SinkHandle, SinkOptions};
+use crate::odd_content;
+use crate::traffic::{acknowledged, difference, hold, next_hop, texts, trouble};
 use crate::witness::Witness;
 
 /// Pace of looking at the counters.
@@ -24,7 +23,9 @@ const KILL_MS: (u64, u64) = (50, 1500);
 /// A cycle without its first 250 after this long has failed.
 const FIRST_MAX: Duration = Duration::from_secs(60);
 /// Recipients of a message at most.
-const RECIPIENTS_MAX: u64 = 3;
+const RECIPIENTS_MAX: usize = 3;
+/// Octets of a message: half of them at most 1.5 KiB, one in 150 has 5 MiB.
+const SIZES: &str = "lognormal:1536:3.3:1KiB..5MiB";
 /// Every such cycle has a second kill during recovery: a quarter of all kills.
 const RECOVERY_KILL_EVERY: u64 = 3;
 
@@ -66,23 +67,24 @@ pub fn run(arguments: &CrashArguments) -> Result<bool, Box<dyn std::error::Error
     let folder = rig_folder("crash")?;
     let place = folder.path().to_path_buf();
     let (received, sent_a, sent_b) = (place.join("received"), place.join("sent-pipelined"), place.join("sent-plain"));
-    let sink = Sink::spawn(SinkOptions { ledger: Some(received.clone()), ..SinkOptions::on_loopback() })?;
+    let sink = Sink::start(next_hop(Some(received.clone()))?)?;
     let mut options = EngineOptions::new(&arguments.engine, &place, Route::Smarthost(sink.address))?;
     options.segment_mib = Some(1);
     let mut engine = Engine::new(options)?;
 
-    let sizes = "1KiB..5MiB".parse()?;
-    let base = LoadOptions { sizes, seed, ..LoadOptions::new(engine.address) };
-    let pipelined = LoadOptions { sessions: 40, pipeline: true, ledger: Some(sent_a.clone()), ..base.clone() };
-    let plain = LoadOptions {
+    let base = SourceOptions { seed, ..texts(engine.address, SIZES)? };
+    let pipelined = SourceOptions { sessions: 40, ledger: Some(sent_a.clone()), ..base.clone() };
+    let mut plain = SourceOptions {
         sessions: 10,
-        per_connection: 20,
-        recipients: RECIPIENTS_MAX as usize,
-        bdat: true,
+        per_connection: Some(20),
+        content: odd_content::corpus(1 << 10, 5 << 20, seed),
+        pipelining: false,
+        chunking: true,
         ledger: Some(sent_b.clone()),
         ..base
     };
-    let loads = [LoadHandle::start(pipelined)?, LoadHandle::start(plain)?];
+    plain.recipients.per_message = RECIPIENTS_MAX;
+    let loads = [Source::start(pipelined)?, Source::start(plain)?];
     hold(&loads, true);
 
     let mut tally = Tally::default();
@@ -95,17 +97,18 @@ pub fn run(arguments: &CrashArguments) -> Result<bool, Box<dyn std::error::Error
     // The last life: nothing new, the next hop up, until the queue is empty.
     hold(&loads, true);
     let reports = loads.into_iter().map(|load| {
-        load.state.stop.store(true, Relaxed);
+        load.stop();
         load.join()
     });
-    let reports = reports.collect::<io::Result<Vec<_>>>()?;
-    sink.state.down.store(false, Relaxed);
+    let reports = reports.collect::<Result<Vec<_>, _>>()?;
+    sink.set_down(false);
     engine.start()?;
-    let drained = engine.drain(Duration::from_secs(30), || sink.state.accepted.load(Relaxed));
+    let drained = engine.drain(Duration::from_secs(30), || sink.messages());
     let queued = engine.queued().unwrap_or_default();
     let status = engine.terminate(Duration::from_secs(30))?;
-    let arrived = sink.stop()?;
-    let result = difference(&[&sent_a, &sent_b], &received, &queued)?;
+    sink.stop();
+    let (arrived, _) = sink.join()?;
+    let result = difference(&[&sent_a, &sent_b], &received)?;
 
     println!(
         "kills {} ({} during recovery), next hop down in {} cycles, slowest start {:?}",
@@ -113,11 +116,11 @@ pub fn run(arguments: &CrashArguments) -> Result<bool, Box<dyn std::error::Error
     );
     println!(
         "acknowledged {} (at least {} a cycle, {} cycles short of {ACKNOWLEDGED_MIN}), without answer {}, arrivals {}",
-        result.acknowledged,
+        result.accepted,
         tally.acknowledged_min.unwrap_or(0),
         tally.short_cycles,
         reports.iter().map(|report| report.unknown).sum::<u64>(),
-        arrived.accepted,
+        arrived.messages,
     );
     println!("lost {}, damaged {}, foreign {}, still queued {}", result.lost, result.damaged, result.foreign, queued.len());
     println!(
@@ -146,32 +149,15 @@ pub fn run(arguments: &CrashArguments) -> Result<bool, Box<dyn std::error::Error
     Ok(good)
 }
 
-fn hold(loads: &[LoadHandle], hold: bool) {
-    for load in loads {
-        load.state.hold.store(hold, Relaxed);
-    }
-}
-
-fn acknowledged(loads: &[LoadHandle]) -> u64 {
-    loads.iter().map(|load| load.state.acknowledged.load(Relaxed)).sum()
-}
-
 /// One life of the engine under load, and its sudden end.
-fn cycle(
-    number: u64,
-    engine: &mut Engine,
-    sink: &SinkHandle,
-    loads: &[LoadHandle],
-    random: &mut Random,
-    tally: &mut Tally,
-) -> io::Result<()> {
+fn cycle(number: u64, engine: &mut Engine, sink: &Sink, loads: &[Source], random: &mut Random, tally: &mut Tally) -> io::Result<()> {
     // Of each two cycles one, so that the queue does not grow for long.
     let down = if number.is_multiple_of(2) { random.one_in(2) } else { tally.down_cycles * 2 < number + 1 };
     tally.down_cycles += u64::from(down);
-    sink.state.down.store(down, Relaxed);
+    sink.set_down(down);
 
     if number % RECOVERY_KILL_EVERY == RECOVERY_KILL_EVERY - 1 {
-        let witness = Witness::start(engine.socket(), &sink.state)?;
+        let witness = Witness::start(engine.socket(), sink.counters())?;
         engine.spawn()?;
         let moment = Duration::from_micros(random.below(2 * tally.start_max.as_micros() as u64 + 1));
         let until = Instant::now() + moment;
@@ -186,7 +172,7 @@ fn cycle(
         tally.recovery_kills += 1;
     }
 
-    let witness = Witness::start(engine.socket(), &sink.state)?;
+    let witness = Witness::start(engine.socket(), sink.counters())?;
     let took = engine.start()?;
     tally.start_max = tally.start_max.max(took);
     let before = acknowledged(loads);
@@ -216,14 +202,7 @@ fn cycle(
     tally.short_cycles += u64::from(reached < ACKNOWLEDGED_MIN);
     tally.acknowledged_min = Some(tally.acknowledged_min.map_or(reached, |least| least.min(reached)));
     if number.is_multiple_of(10) {
-        println!(
-            "cycle {number}: {reached} acknowledged, start {took:?}, arrivals {}, may come again {bound}",
-            sink.state.accepted.load(Relaxed)
-        );
+        println!("cycle {number}: {reached} acknowledged, start {took:?}, arrivals {}, may come again {bound}", sink.messages());
     }
     Ok(())
-}
-
-fn trouble(loads: &[LoadHandle]) -> String {
-    loads.iter().filter_map(|load| load.state.last_trouble.lock().ok().map(|text| text.clone())).collect::<Vec<_>>().join("; ")
 }

@@ -45,8 +45,7 @@ pub fn run(arguments: &DemoArguments) -> Result<bool, Box<dyn std::error::Error>
     let folder = rig_folder("demo")?;
     let place = folder.path().to_path_buf();
     let (sent, received) = (place.join("sent"), place.join("received"));
-    let (shards, own) = machine::shares()?;
-    let own = own.or_else(|| shards.first().copied()).unwrap_or_default();
+    let ((shards, _), own) = (machine::shares()?, machine::own_core()?);
     let sink = Sink::start(SinkOptions { ledger: Some(received.clone()), ..SinkOptions::new(([127, 0, 0, 1], 0).into(), own) })?;
     let mut options = EngineOptions::new(&arguments.engine, &place, Route::Smarthost(sink.address))?;
     options.cores = shards;

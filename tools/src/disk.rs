@@ -14,7 +14,7 @@ use fuser::{
     ReplyWrite, Request, TimeOrNow,
 };
 
-use crate::random::Random;
+use ringpost_loadtest::random::Random;
 
 /// What the disk writes in one piece.
 const SECTOR: usize = 512;

@@ -1,5 +1,6 @@
 //! The engine as a process: its config file, its start, its sudden end, and what it says of itself.
 
+use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
@@ -10,8 +11,6 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-
-use crate::ledger::queue_ids;
 
 /// A start that has no banner after this long has failed.
 const START_MAX: Duration = Duration::from_secs(60);
@@ -263,7 +262,7 @@ impl Engine {
     }
 
     /// Queue ids of all messages it still keeps.
-    pub fn queued(&self) -> io::Result<std::collections::HashSet<String>> {
+    pub fn queued(&self) -> io::Result<HashSet<String>> {
         queue_ids(&self.ask(&["queue", "ls", "--json"])?).map_err(io::Error::other)
     }
 
@@ -288,6 +287,18 @@ impl Engine {
     }
 }
 
+/// The queue ids in the output of `ringpost queue ls --json` (one object per line, key `id`).
+fn queue_ids(listing: &str) -> Result<HashSet<String>, String> {
+    listing
+        .lines()
+        .filter(|line| !line.trim().is_empty())
+        .map(|line| {
+            let value: Value = serde_json::from_str(line).map_err(|error| format!("{error} in {line:?}"))?;
+            value["id"].as_str().map(str::to_string).ok_or_else(|| format!("no id in {line:?}"))
+        })
+        .collect()
+}
+
 impl Drop for Engine {
     fn drop(&mut self) {
         let _already_ended = self.kill();
@@ -303,6 +314,12 @@ pub fn rig_folder(name: &str) -> io::Result<tempfile::TempDir> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn queue_listings_are_read_line_by_line() {
+        assert_eq!(queue_ids("{\"id\":\"A\"}\n{\"id\":\"B\",\"size\":3}\n").unwrap().len(), 2);
+        assert!(queue_ids("{\"name\":1}").is_err());
+    }
 
     #[test]
     fn lines_of_one_section_are_joined() {

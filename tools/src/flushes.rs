@@ -1,28 +1,30 @@
 //! When the disk is flushed: before each lone 250, and once for many messages under load.
 
-use std::io::{self, BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use ringpost_loadtest::content::{Composer, ContentKind, Form};
+use ringpost_loadtest::random::Random;
+use ringpost_loadtest::sizes::Sizes;
+use ringpost_loadtest::source::SourceOptions;
 use serde_json::Value;
 
-use crate::content::{Composer, HashKind, SizeRange};
 use crate::demo::per_sync;
+use crate::dialogue::Dialogue;
 use crate::disk::{Control, Disk, Event};
 use crate::engine::{Engine, EngineOptions, Route, rig_folder};
-use crate::load::LoadOptions;
 use crate::powercut::small_disk;
-use crate::random::Random;
-use crate::sender::LoadHandle;
+use crate::traffic::{Sent, texts};
 use crate::volume::{Volume, fresh_ext4, must_be_possible};
 
 /// Time between two lone messages.
 const APART: Duration = Duration::from_millis(200);
 /// What one flush of the slow disk takes.
 const SLOW_FLUSH: Duration = Duration::from_millis(4);
+/// An answer comes within this.
+const ANSWER_MAX: Duration = Duration::from_secs(30);
 /// Messages a flush of the slow disk must serve.
 const MESSAGES_PER_FLUSH_MIN: f64 = 25.0;
 
@@ -106,22 +108,22 @@ fn wait_until_quiet(control: &Control) {
 fn lone(binary: &Path, messages: u64, folder: &Path) -> io::Result<u64> {
     let mut stage = stage(binary, folder, 128, 4, Duration::ZERO)?;
     let control = stage.disk.control();
-    let mut composer = Composer::new(Random::fresh_seed(), 1, &SizeRange(2048..=2048), HashKind::Sha256);
-    let mut client = Client::connect(stage.engine.address)?;
+    let (mut composer, texts) = Composer::new(&ContentKind::Text(Sizes::fixed(2048)), Random::fresh_seed(), 1, 0);
+    let mut client = Dialogue::greeted(stage.engine.address, ANSWER_MAX)?;
     let mut flushed = 0;
     for number in 0..messages {
         std::thread::sleep(APART);
-        let (mut content, mut tail) = (Vec::new(), Vec::new());
-        let composed = composer.compose(&mut content, &mut tail);
-        content.extend_from_slice(composer.block(composed.block).stuffed());
-        content.extend_from_slice(&tail);
+        let plan = composer.plan(number, 0, Form::Stuffed);
+        let mut content = composer.whole(&plan, &texts);
         content.extend_from_slice(b".\r\n");
-        control.watch(composed.id.to_string().as_bytes());
-        client.say(b"MAIL FROM:<sender@x.test>\r\n", b"250")?;
-        client.say(b"RCPT TO:<b@y.test>\r\n", b"250")?;
-        client.say(b"DATA\r\n", b"354")?;
-        client.say(&content, b"250")?;
+        control.watch(plan.mark.id.to_string().as_bytes());
+        client.begin_content()?;
+        client.send(&content)?;
+        let answer = client.reply()?;
         let answered = Instant::now();
+        if !answer.starts_with("250") {
+            return Err(io::Error::other(format!("message {number} was answered {answer:?}")));
+        }
         let events = control.events();
         let last_write = events
             .iter()
@@ -144,53 +146,33 @@ fn lone(binary: &Path, messages: u64, folder: &Path) -> io::Result<u64> {
 fn under_load(binary: &Path, seconds: f64, folder: &Path) -> io::Result<f64> {
     let mut stage = stage(binary, folder, 768, 16, SLOW_FLUSH)?;
     let control = stage.disk.control();
-    let load = LoadHandle::start(LoadOptions {
-        sessions: 100,
-        pipeline: true,
-        sizes: SizeRange(1024..=1024),
-        duration: Some(Duration::from_secs_f64(seconds)),
-        ..LoadOptions::new(stage.engine.address)
-    })?;
+    let options = SourceOptions { sessions: 100, duration: Some(Duration::from_secs_f64(seconds)), ..texts(stage.engine.address, "1KiB")? };
     let (_, before) = control.counts();
-    while !load.is_over() {
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    let sent = Sent::run(options)?;
     let (_, after) = control.counts();
-    let report = load.join()?;
     stage.engine.must_run()?;
     let stats = stage.engine.stats();
     println!(
         "slow disk: {} messages, {} flushes, {:.0} messages/s, p50 {} us from dot to 250, {} messages per batch by the engine's count, {} segments not prepared",
-        report.acknowledged,
+        sent.acknowledged,
         after - before,
-        report.messages_per_s,
-        report.latency_us.p50,
+        sent.messages_per_s,
+        sent.latency_us.p50,
         per_sync(&[&stats]),
         stats["segments_unprepared"]
     );
-    Ok(report.acknowledged as f64 / (after - before).max(1) as f64)
+    Ok(sent.acknowledged as f64 / (after - before).max(1) as f64)
 }
 
 /// What the engine tells of its batches on the real disk.
 fn real_disk(binary: &Path, seconds: f64, folder: &Path) -> io::Result<()> {
-    let (shards, own) = crate::machine::shares()?;
+    let (shards, _) = crate::machine::shares()?;
     let mut options = EngineOptions::new(binary, folder, Route::Discard)?;
     options.cores = shards[..1].to_vec();
     let mut engine = Engine::new(options)?;
     engine.start()?;
-    let load = LoadHandle::start(LoadOptions {
-        sessions: 100,
-        pipeline: true,
-        duration: Some(Duration::from_secs_f64(seconds)),
-        core: own,
-        ..LoadOptions::new(engine.address)
-    })?;
-    let mut seen = 0;
-    while !load.is_over() {
-        std::thread::sleep(Duration::from_millis(10));
-        seen = seen.max(load.state.acknowledged.load(Relaxed));
-    }
-    let report = load.join()?;
+    let sent =
+        Sent::run(SourceOptions { sessions: 100, duration: Some(Duration::from_secs_f64(seconds)), ..texts(engine.address, "4KiB")? })?;
     let stats = engine.stats();
     let figure = |key: &str| match &stats[key] {
         Value::Null => "-".to_string(),
@@ -198,45 +180,11 @@ fn real_disk(binary: &Path, seconds: f64, folder: &Path) -> io::Result<()> {
     };
     println!(
         "real disk: {:.0} messages/s, {} messages per sync, batches {}, batch bytes {}, most batches in flight {}",
-        report.messages_per_s,
+        sent.messages_per_s,
         per_sync(&[&stats]),
         figure("batches"),
         figure("batch_bytes"),
         figure("in_flight_max")
     );
     Ok(())
-}
-
-/// A client that waits for each reply.
-struct Client {
-    stream: BufReader<TcpStream>,
-}
-
-impl Client {
-    fn connect(address: SocketAddr) -> io::Result<Self> {
-        let stream = TcpStream::connect(address)?;
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(Duration::from_secs(30)))?;
-        let mut client = Self { stream: BufReader::new(stream) };
-        client.say(b"", b"220")?;
-        client.say(b"EHLO sender.x.test\r\n", b"250")?;
-        Ok(client)
-    }
-
-    fn say(&mut self, words: &[u8], expected: &[u8]) -> io::Result<()> {
-        self.stream.get_mut().write_all(words)?;
-        let mut line = Vec::new();
-        loop {
-            line.clear();
-            if self.stream.read_until(b'\n', &mut line)? == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            if !line.starts_with(expected) {
-                return Err(io::Error::other(String::from_utf8_lossy(&line).into_owned()));
-            }
-            if line.get(3) != Some(&b'-') {
-                return Ok(());
-            }
-        }
-    }
 }

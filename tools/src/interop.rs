@@ -1,21 +1,20 @@
 //! Clients that others wrote, through the engine to a sink that checks every octet and to Postfix's `smtp-sink`.
 
-use std::collections::HashSet;
 use std::io::Read;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::atomic::Ordering::Relaxed;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use ringpost_loadtest::content::{Composer, ContentKind, Form, Item};
+use ringpost_loadtest::ledger::LedgerWriter;
+use ringpost_loadtest::random::Random;
+use ringpost_loadtest::sink::Sink;
 
-use crate::content::{MessageId, sealed};
 use crate::engine::{Engine, EngineOptions, Route, rig_folder};
-use crate::ledger::{LedgerWriter, difference};
 use crate::machine;
-use crate::random::Random;
-use crate::sink::{Sink, SinkOptions};
+use crate::traffic::{difference, next_hop};
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
@@ -71,49 +70,38 @@ fn bodies() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-/// Content as it goes over the wire: RFC 5321 4.5.2, with the final dot.
-fn stuffed(content: &[u8]) -> Vec<u8> {
-    let mut wire = Vec::with_capacity(content.len() + 16);
-    for line in content.split_inclusive(|byte| *byte == b'\n') {
-        if line.starts_with(b".") {
-            wire.push(b'.');
-        }
-        wire.extend_from_slice(line);
-    }
-    wire.extend_from_slice(b".\r\n");
-    wire
-}
-
 fn to_checking_sink(binary: &Path, messages: u64, folder: &Path) -> Outcome<bool> {
     std::fs::create_dir_all(folder)?;
     let (sent, received) = (folder.join("sent"), folder.join("received"));
-    let sink = Sink::spawn(SinkOptions { ledger: Some(received.clone()), ..SinkOptions::on_loopback() })?;
+    let sink = Sink::start(next_hop(Some(received.clone()))?)?;
     let mut engine = Engine::new(EngineOptions::new(binary, folder, Route::Smarthost(sink.address))?)?;
     engine.start()?;
     let mut ledger = LedgerWriter::open(Some(&sent))?;
     let run = Random::fresh_seed();
     let mut sequence = 0;
     for (name, body) in bodies() {
+        let message = [b"From: a@x.test\r\nTo: b@y.test\r\nSubject: interop\r\n\r\n", &body[..]].concat();
+        let (mut composer, items) = Composer::new(&ContentKind::Corpus(vec![Item::new(message)]), run, 0, 0);
         for client in ["smtplib", "curl", "swaks"] {
-            let id = MessageId { run, sequence };
-            sequence += 1;
-            let (hash, content) = sealed(id, &body);
-            let file = folder.join("content");
             // swaks adds an empty line unless it sends the data as it is, dots and end included.
-            let content = if client == "swaks" { stuffed(&content) } else { content };
-            std::fs::write(&file, content)?;
+            let (form, end) = if client == "swaks" { (Form::Stuffed, &b".\r\n"[..]) } else { (Form::Raw, &b""[..]) };
+            let plan = composer.plan(sequence, 0, form);
+            sequence += 1;
+            let file = folder.join("content");
+            std::fs::write(&file, [&composer.whole(&plan, &items), end].concat())?;
             let outcome = send_by(client, engine.address, &file);
             println!("{client:<10} {name:<10} {}", outcome.as_ref().map_or_else(ToString::to_string, |()| "accepted".into()));
             outcome?;
-            ledger.acknowledged(id, &hash, 1, b"")?;
+            ledger.accepted(&plan.mark, 0, 1, b"")?;
         }
     }
     ledger.flush()?;
     smtp_source(engine.address, messages)?;
-    engine.drain(Duration::from_secs(30), || sink.state.accepted.load(Relaxed))?;
+    engine.drain(Duration::from_secs(30), || sink.messages())?;
     engine.terminate(Duration::from_secs(30))?;
-    let report = sink.stop()?;
-    let result = difference(&[&sent], &received, &HashSet::new())?;
+    sink.stop();
+    let (report, _) = sink.join()?;
+    let result = difference(&[&sent], &received)?;
     println!(
         "checking sink: {} of {sequence} contents intact, damaged {}, lost {}, twice {}; {} of {messages} messages of smtp-source",
         result.delivered, result.damaged, result.lost, result.duplicated, report.foreign
@@ -127,33 +115,42 @@ fn to_checking_sink(binary: &Path, messages: u64, folder: &Path) -> Outcome<bool
 }
 
 fn to_smtp_sink(binary: &Path, messages: u64, folder: &Path) -> Outcome<bool> {
-    let address = machine::free_port()?;
-    // -c counts; it prints its counters as they change.
     std::fs::create_dir_all(folder)?;
-    let counts = folder.join("smtp-sink.counts");
-    let mut sink = Command::new("smtp-sink")
+    let (address, counters) = (machine::free_port()?, folder.join("counters"));
+    // -c counts; it prints its counters as they change. Into a file: it would stand still before a full pipe.
+    let sink = Command::new("smtp-sink")
         .args(["-c", "-u", "nobody"][..if machine::is_root() { 3 } else { 1 }].iter())
         .args([&address.to_string(), "1000"])
-        // Not a pipe: a full one that nobody reads would stop the sink.
-        .stdout(std::fs::File::create(&counts)?)
+        .stdout(std::fs::File::create(&counters)?)
         .stderr(Stdio::null())
         .spawn()
         .map_err(|error| format!("smtp-sink: {error} (package postfix)"))?;
+    let sink = Running(sink);
     let mut engine = Engine::new(EngineOptions::new(binary, folder, Route::Smarthost(address))?)?;
     engine.start()?;
     smtp_source(engine.address, messages)?;
-    let drained = engine.drain(Duration::from_secs(30), || std::fs::metadata(&counts).map_or(0, |counts| counts.len()));
-    engine.terminate(Duration::from_secs(30))?;
-    sink.kill()?;
-    sink.wait()?;
+    let drained = engine.drain(Duration::from_secs(30), || std::fs::metadata(&counters).map_or(0, |file| file.len()));
+    let ended = engine.terminate(Duration::from_secs(30));
+    drop(sink);
     drained?;
-    let printed = std::fs::read_to_string(&counts)?;
+    ended?;
+    let printed = String::from_utf8_lossy(&std::fs::read(&counters)?).into_owned();
     let arrived = printed
         .split(['\r', '\n'])
         .filter_map(|line| line.split_once("mesg=")?.1.split(|letter: char| !letter.is_ascii_digit()).next()?.parse::<u64>().ok())
         .next_back();
     println!("smtp-sink: {arrived:?} of {messages} messages of smtp-source");
     Ok(arrived == Some(messages))
+}
+
+/// A program that ends when this is dropped.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _already_ended = self.0.kill();
+        let _reaped = self.0.wait();
+    }
 }
 
 fn send_by(client: &str, to: SocketAddr, file: &Path) -> Outcome<()> {

@@ -6,30 +6,24 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
-
-/// Cores this process may use, in order.
-pub fn cores() -> io::Result<Vec<usize>> {
-    let set = sched_getaffinity(None)?;
-    Ok((0..CpuSet::MAX_CPU).filter(|&core| set.is_set(core)).collect())
-}
+use ringpost_loadtest::pinning;
 
 /// Binds the calling thread to a core; nothing for `None`.
 pub(crate) fn run_on(core: Option<usize>) -> io::Result<()> {
-    if let Some(core) = core {
-        let mut set = CpuSet::new();
-        set.set(core);
-        sched_setaffinity(None, &set)?;
-    }
-    Ok(())
+    core.map_or(Ok(()), pinning::pin)
 }
 
 /// Splits the cores into those for the engine's shards and the one for the rig: the last, where there is more than one.
 pub fn shares() -> io::Result<(Vec<usize>, Option<usize>)> {
-    let mut cores = cores()?;
+    let mut cores = pinning::cores()?;
     let own = if cores.len() > 1 { cores.pop() } else { None };
     Ok((cores, own))
+}
+
+/// The core of the rig, which is the engine's, too, where there is no other.
+pub fn own_core() -> io::Result<usize> {
+    let (shards, own) = shares()?;
+    own.or_else(|| shards.first().copied()).ok_or_else(|| io::Error::other("no core is allowed to this process"))
 }
 
 /// A free port of loopback below the range that outgoing connections are given: while the engine or the sink is down, the
@@ -47,18 +41,9 @@ pub fn free_port() -> io::Result<SocketAddr> {
     Err(io::Error::new(io::ErrorKind::AddrInUse, "no free port between 10000 and 30000"))
 }
 
-/// Allows as many open files as the system permits, and says how many that is.
-pub fn raise_open_files() -> u64 {
-    let limit = getrlimit(Resource::Nofile);
-    let _kept_as_it_was = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
-    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
-}
-
 /// CPU time a process has used in all its threads, io_uring's workers and ended threads included (`utime + stime` of its stat).
 pub fn process_cpu(pid: u32) -> io::Result<Duration> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let ticks = cpu_ticks(&text, 2).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{pid}/stat: {text:?}")))?;
-    Ok(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
+    Ok(ringpost_loadtest::process::process_use(pid)?.cpu)
 }
 
 /// CPU time of a process, of all below it, and of those of them that have ended (Postfix starts and ends processes all the time).
@@ -67,16 +52,16 @@ pub fn tree_cpu(root: u32) -> io::Result<Duration> {
     for pid in descendants(root)? {
         // Whoever ended between the listing and now has left its time with its parent.
         let Ok(text) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
-        ticks += cpu_ticks(&text, 4).unwrap_or(0);
+        ticks += cpu_ticks(&text).unwrap_or(0);
     }
     Ok(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
 }
 
-/// Sums the first `count` of utime, stime, cutime and cstime of a stat line.
-fn cpu_ticks(stat: &str, count: usize) -> Option<u64> {
+/// Sums utime, stime, cutime and cstime of a stat line.
+fn cpu_ticks(stat: &str) -> Option<u64> {
     // The name in parentheses may hold spaces; fields are counted behind it (utime is number 14, state number 3).
     let fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
-    fields.skip(11).take(count).map(|field| field.parse::<u64>().ok()).sum()
+    fields.skip(11).take(4).map(|field| field.parse::<u64>().ok()).sum()
 }
 
 /// Processes below `root`, itself included.
@@ -139,7 +124,7 @@ mod tests {
         let pid = std::process::id();
         assert!(descendants(pid).unwrap().contains(&pid));
         assert!(process_cpu(pid).unwrap() <= tree_cpu(pid).unwrap());
-        assert_eq!(cpu_ticks("7 (a ) b) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15", 4), Some(11 + 12 + 13 + 14));
+        assert_eq!(cpu_ticks("7 (a ) b) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15"), Some(11 + 12 + 13 + 14));
         assert!(status_kib(pid, "VmRSS").unwrap() > 100);
         assert!(status_kib(pid, "VmNothing").is_err());
     }

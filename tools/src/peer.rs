@@ -42,13 +42,21 @@ impl Program {
         }
     }
 
+    /// Does its listener ask the kernel for a backlog of a few connections? Of a hundred SYNs that come at once most are lost then, and
+    /// come again after a second: it waits for nothing, and nothing is measured.
+    pub fn keeps_few_connections(self) -> bool {
+        self == Self::OpenSmtpd
+    }
+
     /// How it is set up, in a sentence.
     pub fn settings(self) -> &'static str {
         match self {
             Self::Postfix => {
                 "synced before each 250, as always; mail held; no name look-ups, no chroot, in_flow_delay 0, a process a session"
             }
-            Self::OpenSmtpd => "NOT synced before 250: it has no setting for that; relaying paused; one process for all sessions",
+            Self::OpenSmtpd => {
+                "NOT synced before 250: it has no setting for that; relaying paused; one process for all sessions; 4 connections begun at once (its backlog is 5)"
+            }
             Self::Exim => "synced before each 250, as always; queue_only; no name look-ups, no ident, a process a session",
         }
     }

@@ -3,21 +3,20 @@
 //! Each cut: a fresh ext4 on a disk with a volatile cache, the engine's spool on it, mail, the cut, and then a start of the
 //! engine on what the platter holds. The same with a build that never syncs must lose, or the rig proves nothing.
 
-use std::collections::HashSet;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use ringpost_loadtest::diff::Difference;
+use ringpost_loadtest::random::Random;
+use ringpost_loadtest::schedule::Rate;
+use ringpost_loadtest::sink::Sink;
+use ringpost_loadtest::source::{Source, SourceOptions};
 
 use crate::disk::{Cut, Disk};
 use crate::engine::{Engine, EngineOptions, Route, rig_folder};
-use crate::ledger::{Difference, difference};
-use crate::load::LoadOptions;
-use crate::random::Random;
-use crate::sender::LoadHandle;
-use crate::sink::{Sink, SinkOptions};
+use crate::traffic::{difference, next_hop, texts};
 use crate::volume::{Volume, fresh_ext4, must_be_possible};
 
 /// Size of the disk in MiB.
@@ -32,6 +31,12 @@ const LOAD_MS: (u64, u64) = (20, 900);
 const FLUSH_US_MAX: u64 = 5_000;
 /// A 250 that does not come within this is a failure of the rig.
 const ANSWER_MAX: Duration = Duration::from_secs(60);
+/// Octets of a lone message.
+const LONE_SIZES: &str = "lognormal:1536:1:1KiB..16KiB";
+/// Octets of a message under load; with the rate they fit the disk also when nothing of them is delivered.
+const LOAD_SIZES: &str = "lognormal:1536:2.2:1KiB..256KiB";
+/// Messages a second under load.
+const LOAD_RATE: Rate = Rate::Fixed(4000.0);
 
 /// What to run.
 #[derive(Debug, Args)]
@@ -126,7 +131,7 @@ fn all_cuts(binary: &Path, cuts: u64, seed: u64, content: &[u8], place: &Path) -
         tally.cuts += 1;
         tally.lone += u64::from(lone);
         tally.lone_in_time += u64::from(lone && since_last <= Duration::from_millis(LONE_MS_MAX));
-        tally.acknowledged += result.acknowledged;
+        tally.acknowledged += result.accepted;
         tally.lost += result.lost;
         tally.damaged += result.damaged;
         tally.duplicated += result.duplicated;
@@ -134,7 +139,7 @@ fn all_cuts(binary: &Path, cuts: u64, seed: u64, content: &[u8], place: &Path) -
         println!(
             "cut {number}: {}{} acknowledged, {} sectors in the cache, {} of them kept, lost {}, damaged {}",
             if lone { "lone, " } else { "" },
-            result.acknowledged,
+            result.accepted,
             cut.unflushed,
             cut.kept,
             result.lost,
@@ -154,9 +159,9 @@ fn is_lone(number: u64) -> bool {
 /// One disk's life; returns what became of the mail, what the cut did, and how long after the last 250 it came.
 fn one_cut(number: u64, binary: &Path, content: &[u8], folder: &Path, random: &mut Random) -> io::Result<(Difference, Cut, Duration)> {
     let (sent, received, image, mounted) = (folder.join("sent"), folder.join("received"), folder.join("image"), folder.join("fs"));
-    let sink = Sink::spawn(SinkOptions { ledger: Some(received.clone()), ..SinkOptions::on_loopback() })?;
+    let sink = Sink::start(next_hop(Some(received.clone()))?)?;
     // A loss shows only on what is not delivered yet, so the next hop is up in one cut of four only.
-    sink.state.down.store(is_lone(number) || !random.one_in(4), Relaxed);
+    sink.set_down(is_lone(number) || !random.one_in(4));
     // A flush that takes time leaves more in the cache for the cut to tear.
     let flush_time = Duration::from_micros(if is_lone(number) { 0 } else { random.below(FLUSH_US_MAX) });
     let disk = Disk::mount(content.to_vec(), &folder.join("disk"), flush_time)?;
@@ -170,22 +175,20 @@ fn one_cut(number: u64, binary: &Path, content: &[u8], folder: &Path, random: &m
     engine.start()?;
 
     let lone = is_lone(number);
-    let load = LoadHandle::start(LoadOptions {
+    let load = Source::start(SourceOptions {
         sessions: if lone { 1 } else { 30 },
         messages: lone.then_some(1),
-        sizes: if lone { "1KiB..16KiB" } else { "1KiB..256KiB" }.parse().expect("the text is a constant"),
-        pipeline: random.one_in(2),
-        // The content fits the disk also when nothing of it is delivered.
-        rate: Some(4000.0),
+        pipelining: random.one_in(2),
+        rate: (!lone).then_some(LOAD_RATE),
         ledger: Some(sent.clone()),
         seed: random.bits(),
-        ..LoadOptions::new(engine.address)
+        ..texts(engine.address, if lone { LONE_SIZES } else { LOAD_SIZES })?
     })?;
     let began = Instant::now();
-    while load.state.acknowledged.load(Relaxed) == 0 {
+    while load.acknowledged() == 0 {
         engine.must_run()?;
         if began.elapsed() > ANSWER_MAX {
-            return Err(io::Error::other("no 250"));
+            return Err(io::Error::other(format!("no 250: {}", load.last_trouble().unwrap_or_default())));
         }
         std::thread::yield_now();
     }
@@ -197,23 +200,24 @@ fn one_cut(number: u64, binary: &Path, content: &[u8], folder: &Path, random: &m
 
     // Whoever still runs meets a dead disk: nothing may be promised any more.
     std::thread::sleep(Duration::from_millis(50));
-    load.state.hold.store(true, Relaxed);
-    load.state.stop.store(true, Relaxed);
+    load.hold(true);
+    load.stop();
     engine.kill()?;
     load.join()?;
     drop((volume, disk));
 
-    sink.state.down.store(false, Relaxed);
+    sink.set_down(false);
     let volume = Volume::mount(&image, &mounted)?;
     engine.start()?;
-    engine.drain(Duration::from_secs(20), || sink.state.accepted.load(Relaxed))?;
+    engine.drain(Duration::from_secs(20), || sink.messages())?;
     let status = engine.terminate(Duration::from_secs(30))?;
     if !status.success() {
         return Err(io::Error::other(format!("SIGTERM after the recovery: {status}: {}", engine.last_words())));
     }
     volume.unmount()?;
-    sink.stop()?;
-    let result = difference(&[&sent], &received, &HashSet::new())?;
+    sink.stop();
+    sink.join()?;
+    let result = difference(&[&sent], &received)?;
     Ok((result, cut, since_last))
 }
 

@@ -4,18 +4,17 @@
 use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use ringpost_loadtest::identity::MessageId;
+use ringpost_loadtest::random::Random;
+use ringpost_loadtest::sink::fault::Faults;
+use ringpost_loadtest::sink::{Sink, SinkOptions};
+use ringpost_loadtest::source::{Source, SourceOptions};
 
-use crate::content::MessageId;
 use crate::engine::{Engine, EngineOptions, Route, rig_folder};
-use crate::ledger::difference;
-use crate::load::LoadOptions;
-use crate::random::Random;
-use crate::sender::LoadHandle;
-use crate::sink::{Sink, SinkHandle, SinkOptions};
+use crate::traffic::{acknowledged, difference, hold, next_hop, texts, trouble};
 use crate::witness::{Witness, outcomes_durable};
 
 /// Shards of the lives of one round.
@@ -30,6 +29,10 @@ const FIRST_MAX: Duration = Duration::from_secs(60);
 const RECOVERY_KILL_ONE_IN: u64 = 3;
 /// The next hop is up in the lives whose number is no multiple of this.
 const DOWN_EVERY: u64 = 3;
+/// Octets of a message.
+const SIZES: &str = "lognormal:1536:2.3:1KiB..200KiB";
+/// The next hop defers one message in twenty.
+const DEFERS: &str = "dot:451:0.05";
 
 /// What to run.
 #[derive(Debug, Args)]
@@ -68,15 +71,16 @@ pub fn run(arguments: &ShardsArguments) -> Result<bool, Box<dyn std::error::Erro
     let folder = rig_folder("shards")?;
     let place = folder.path().to_path_buf();
     let (received, sent) = (place.join("received"), [place.join("sent-single"), place.join("sent-several")]);
-    let sink = Sink::spawn(SinkOptions { ledger: Some(received.clone()), defer_one_in: 20, ..SinkOptions::on_loopback() })?;
+    let faults = Faults::new(vec![DEFERS.parse()?]);
+    let sink = Sink::start(SinkOptions { faults, ..next_hop(Some(received.clone()))? })?;
     let mut options = EngineOptions::new(&arguments.engine, &place, Route::Smarthost(sink.address))?;
     options.segment_mib = Some(1);
     let mut engine = Engine::new(options)?;
-    let base = LoadOptions { sizes: "1KiB..200KiB".parse()?, seed, pipeline: true, ..LoadOptions::new(engine.address) };
-    let loads = [
-        LoadHandle::start(LoadOptions { sessions: 20, ledger: Some(sent[0].clone()), ..base.clone() })?,
-        LoadHandle::start(LoadOptions { sessions: 10, recipients: 3, per_connection: 20, ledger: Some(sent[1].clone()), ..base })?,
-    ];
+    let base = SourceOptions { seed, ..texts(engine.address, SIZES)? };
+    let single = SourceOptions { sessions: 20, ledger: Some(sent[0].clone()), ..base.clone() };
+    let mut several = SourceOptions { sessions: 10, per_connection: Some(20), ledger: Some(sent[1].clone()), ..base };
+    several.recipients.per_message = 3;
+    let loads = [Source::start(single)?, Source::start(several)?];
     hold(&loads, true);
 
     let mut tally = Tally::default();
@@ -90,24 +94,25 @@ pub fn run(arguments: &ShardsArguments) -> Result<bool, Box<dyn std::error::Erro
 
     hold(&loads, true);
     for load in loads {
-        load.state.stop.store(true, Relaxed);
+        load.stop();
         load.join()?;
     }
-    sink.state.down.store(false, Relaxed);
+    sink.set_down(false);
     set_shards(&mut engine, 1)?;
     engine.start()?;
-    let drained = engine.drain(Duration::from_secs(30), || sink.state.accepted.load(Relaxed));
+    let drained = engine.drain(Duration::from_secs(30), || sink.messages());
     let queued = engine.queued().unwrap_or_default();
     let status = match engine.terminate(Duration::from_secs(30)) {
         Ok(status) => status,
         Err(error) => return Err(format!("{error} (seed {seed}; everything is kept in {})", folder.keep().display()).into()),
     };
-    sink.stop()?;
-    let result = difference(&[&sent[0], &sent[1]], &received, &queued)?;
+    sink.stop();
+    sink.join()?;
+    let result = difference(&[&sent[0], &sent[1]], &received)?;
     let repeated = repeated(&tally, &received)?;
 
     println!("kills {}, next hop down in {} lives", tally.kills, tally.down);
-    println!("acknowledged {}, deliveries {}, still queued {}", result.acknowledged, result.delivered, queued.len());
+    println!("acknowledged {}, deliveries {}, still queued {}", result.accepted, result.delivered, queued.len());
     println!("lost {}, damaged {}, foreign {}", result.lost, result.damaged, result.foreign);
     println!("outcomes written before a kill {}, repeated after it {}", tally.written.len(), repeated.len());
     println!("duplicates {} (bound {}: outcome not yet durable at a kill)", result.duplicated, tally.duplicates_max);
@@ -140,8 +145,8 @@ pub fn run(arguments: &ShardsArguments) -> Result<bool, Box<dyn std::error::Erro
 
 /// What surrounds the engine.
 struct Scene<'a> {
-    sink: &'a SinkHandle,
-    loads: &'a [LoadHandle],
+    sink: &'a Sink,
+    loads: &'a [Source],
     ledgers: Ledgers<'a>,
 }
 
@@ -150,19 +155,9 @@ struct Ledgers<'a> {
     received: &'a Path,
 }
 
-fn hold(loads: &[LoadHandle], hold: bool) {
-    for load in loads {
-        load.state.hold.store(hold, Relaxed);
-    }
-}
-
-fn acknowledged(loads: &[LoadHandle]) -> u64 {
-    loads.iter().map(|load| load.state.acknowledged.load(Relaxed)).sum()
-}
-
 /// On cores of their own where there are enough, else all on the first.
 fn set_shards(engine: &mut Engine, shards: usize) -> io::Result<()> {
-    let cores = crate::machine::cores()?;
+    let cores = ringpost_loadtest::pinning::cores()?;
     engine.change(|options| {
         if shards <= cores.len() {
             (options.cores, options.per_core) = (cores[..shards].to_vec(), 1);
@@ -178,15 +173,15 @@ fn life(number: u64, engine: &mut Engine, scene: &Scene<'_>, random: &mut Random
     let shards = SHARDS[number as usize % SHARDS.len()];
     let down = number.is_multiple_of(DOWN_EVERY);
     tally.down += u64::from(down);
-    sink.state.down.store(down, Relaxed);
+    sink.set_down(down);
     set_shards(engine, shards)?;
     if random.one_in(RECOVERY_KILL_ONE_IN) {
-        let witness = Witness::start(engine.socket(), &sink.state)?;
+        let witness = Witness::start(engine.socket(), sink.counters())?;
         engine.spawn()?;
         std::thread::sleep(Duration::from_millis(random.below(300)));
         kill(engine, witness, tally)?;
     }
-    let witness = Witness::start(engine.socket(), &sink.state)?;
+    let witness = Witness::start(engine.socket(), sink.counters())?;
     engine.start()?;
     let before = acknowledged(loads);
     hold(loads, false);
@@ -194,12 +189,12 @@ fn life(number: u64, engine: &mut Engine, scene: &Scene<'_>, random: &mut Random
     while acknowledged(loads) == before {
         engine.must_run()?;
         if began.elapsed() > FIRST_MAX {
-            return Err(io::Error::other("no 250"));
+            return Err(io::Error::other(format!("no 250: {}", trouble(loads))));
         }
         std::thread::sleep(Duration::from_millis(1));
     }
     std::thread::sleep(Duration::from_millis(random.between(LOAD_MS.0, LOAD_MS.1)));
-    note_written(engine, ledgers, tally)?;
+    note_written(engine, sink, ledgers, tally)?;
     std::thread::sleep(Duration::from_millis(random.between(KILL_MS.0, KILL_MS.1)));
     kill(engine, witness, tally)?;
     hold(loads, true);
@@ -231,20 +226,23 @@ fn lines(path: &Path) -> io::Result<Vec<String>> {
 /// Deliveries of a line of the sink's ledger.
 fn deliveries(line: &str) -> Vec<Delivery> {
     let words: Vec<&str> = line.split(' ').collect();
-    let [id, _, "ok", _, recipients] = words[..] else { return Vec::new() };
+    let [id, _, _, _, "ok", recipients] = words[..] else { return Vec::new() };
     let Some(id) = MessageId::parse(id.as_bytes()) else { return Vec::new() };
     recipients.split(',').map(|recipient| (id, recipient.to_string())).collect()
 }
 
 /// Adds what has arrived, is gone from the queue, and is durable as gone. In this order: what arrives or leaves the queue
 /// while this looks is left for the next time.
-fn note_written(engine: &Engine, ledgers: &Ledgers<'_>, tally: &mut Tally) -> io::Result<()> {
+fn note_written(engine: &Engine, sink: &Sink, ledgers: &Ledgers<'_>, tally: &mut Tally) -> io::Result<()> {
+    sink.write_ledger();
     let arrived = lines(ledgers.received)?;
     let mut queue_id = HashMap::new();
     for sent in ledgers.sent {
         for line in lines(sent)? {
-            let mut words = line.split(' ');
-            if let (Some(id), Some(name)) = (words.next().and_then(|id| MessageId::parse(id.as_bytes())), words.nth(2)) {
+            let words: Vec<&str> = line.split(' ').collect();
+            if let [id, _, _, _, _, name] = words[..]
+                && let Some(id) = MessageId::parse(id.as_bytes())
+            {
                 queue_id.insert(id, name.to_string());
             }
         }
@@ -252,6 +250,7 @@ fn note_written(engine: &Engine, ledgers: &Ledgers<'_>, tally: &mut Tally) -> io
     let queued = engine.queued()?;
     outcomes_durable(&engine.socket())?;
     // A message that came again between the first look and the listing did so before its outcome was written.
+    sink.write_ledger();
     let looked_at = lines(ledgers.received)?.len();
     for line in &arrived {
         for delivery in deliveries(line) {

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::sink::SinkState;
+use ringpost_loadtest::sink::SinkCounters;
 
 /// From the next hop's 250 to the turn in which a shard reads it; a busy shard's turn is well under that.
 const READ_MAX: Duration = Duration::from_millis(5);
@@ -49,7 +49,7 @@ pub fn ask(socket: &Path, request: &str) -> io::Result<String> {
 /// Watches one life of the engine.
 #[derive(Debug)]
 pub struct Witness {
-    sink: Arc<SinkState>,
+    sink: SinkCounters,
     written: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
@@ -57,16 +57,16 @@ pub struct Witness {
 
 impl Witness {
     /// Begins before the engine starts: everything that was delivered until now belongs to earlier lives.
-    pub fn start(socket: PathBuf, sink: &Arc<SinkState>) -> io::Result<Self> {
-        let written = Arc::new(AtomicU64::new(sink.deliveries.load(SeqCst)));
+    pub fn start(socket: PathBuf, sink: SinkCounters) -> io::Result<Self> {
+        let written = Arc::new(AtomicU64::new(sink.deliveries()));
         let stop = Arc::new(AtomicBool::new(false));
-        let mut watch = Self { sink: Arc::clone(sink), written, stop, threads: Vec::new() };
+        let mut watch = Self { sink: sink.clone(), written, stop, threads: Vec::new() };
         for _ in 0..ASKING {
             let (written, stop) = (Arc::clone(&watch.written), Arc::clone(&watch.stop));
-            let (sink, socket) = (Arc::clone(sink), socket.clone());
+            let (sink, socket) = (sink.clone(), socket.clone());
             watch.threads.push(std::thread::Builder::new().name("witness".into()).spawn(move || {
                 while !stop.load(SeqCst) {
-                    let taken = sink.deliveries.load(SeqCst);
+                    let taken = sink.deliveries();
                     std::thread::sleep(READ_MAX);
                     if outcomes_durable(&socket).is_ok() {
                         written.fetch_max(taken, SeqCst);
@@ -86,13 +86,13 @@ impl Witness {
     /// next hop has seen the end of every connection, so that what stood in its sockets counts.
     pub fn may_come_again(self, written: u64) -> io::Result<u64> {
         let began = Instant::now();
-        while self.sink.open.load(SeqCst) > 0 {
+        while self.sink.connections_open() > 0 {
             if began.elapsed() > CLOSED_MAX {
                 return Err(io::Error::other("connections of the killed engine stay open"));
             }
             std::thread::sleep(Duration::from_millis(1));
         }
-        Ok(self.sink.deliveries.load(SeqCst) - written)
+        Ok(self.sink.deliveries() - written)
     }
 }
 

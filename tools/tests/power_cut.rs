@@ -6,8 +6,8 @@ use std::os::unix::fs::FileExt;
 use std::process::Command;
 use std::time::Duration;
 
+use ringpost_loadtest::random::Random;
 use ringpost_tools::disk::{Disk, Event};
-use ringpost_tools::random::Random;
 use ringpost_tools::volume::{Volume, fresh_ext4, must_be_possible};
 
 /// The rig needs root. `./dev test` is where it must work or be excused by name; here it only says that it did not run.

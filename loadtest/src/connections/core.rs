@@ -9,7 +9,6 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
-        mpsc::Sender,
     },
     task::Poll,
     time::{Duration, Instant},
@@ -21,9 +20,10 @@ use crate::{
     connections::{ConnectionsOptions, ConnectionsReport, Mode},
     error_kind::ErrorKind,
     measurement::Recorder,
+    parts::{CorePart, PartSender},
     phase::Phase,
     pinning,
-    source::{CorePart, SourceError, connect_gate::ConnectGate, session::connect},
+    source::{SourceError, connect_gate::ConnectGate, session::connect},
 };
 
 /// How often a core looks at its stop flag and its seconds.
@@ -49,7 +49,7 @@ pub(super) struct Setup {
     pub(super) began: Instant,
     pub(super) options: ConnectionsOptions,
     pub(super) shared: Arc<Shared>,
-    pub(super) parts: Sender<CorePart>,
+    pub(super) parts: PartSender,
 }
 
 struct Core {
@@ -87,7 +87,7 @@ pub(super) fn run(setup: Setup) -> Result<ConnectionsReport, SourceError> {
         let cpu = pinning::thread_cpu();
         let ends = began + options.duration;
         let core =
-            Rc::new(Core { ring, options, shared, desk: RefCell::default(), gate: ConnectGate::default(), ends, open: Cell::new(0) });
+            Rc::new(Core { ring, options, shared, desk: RefCell::default(), gate: ConnectGate::new(false), ends, open: Cell::new(0) });
         for index in 0..own {
             spawner.spawn(keep(core.clone(), share + index * shares));
         }
@@ -100,7 +100,7 @@ pub(super) fn run(setup: Setup) -> Result<ConnectionsReport, SourceError> {
     ran.map_err(|reason| SourceError::Ring { core: core_number, reason })
 }
 
-async fn supervise(core: &Core, began: Instant, parts: &Sender<CorePart>) {
+async fn supervise(core: &Core, began: Instant, parts: &PartSender) {
     let mut second = 0;
     let deadline = core.ring.deadline();
     loop {
@@ -109,10 +109,9 @@ async fn supervise(core: &Core, began: Instant, parts: &Sender<CorePart>) {
         let now = Instant::now();
         let over = now >= core.ends || core.shared.stop.load(Relaxed);
         let current = (now - began).as_secs();
-        if current > second || over {
+        if (current > second && parts.has_room()) || over {
             let part = core.desk.borrow_mut().recorder.take(0, core.open.get());
-            // Whoever listens may have gone: then nobody wants to know.
-            let _unheard = parts.send(CorePart { second: if over { current } else { current - 1 }, part });
+            parts.send(CorePart { second: if over { current } else { current - 1 }, part });
             second = current;
         }
         if over {

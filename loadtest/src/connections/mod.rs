@@ -9,7 +9,6 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
-        mpsc::{Receiver, channel},
     },
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -18,8 +17,9 @@ use std::{
 use crate::{
     live::{Beside, Followed, Viewer, follow},
     measurement::Measurement,
+    parts::channel,
     signals::StopSignal,
-    source::{CorePart, SourceError, local_addresses},
+    source::{SourceError, local_addresses},
 };
 
 /// What the connections do.
@@ -123,7 +123,7 @@ pub fn run(
     }
     let addresses = local_addresses(options.to, options.connections, options.addresses);
     let options = ConnectionsOptions { addresses, ..options };
-    let (sender, parts): (_, Receiver<CorePart>) = channel();
+    let (sender, parts) = channel();
     let shared = Arc::new(core::Shared { stop: AtomicBool::new(false), settled: AtomicU64::new(0), open: AtomicU64::new(0) });
     let began = Instant::now();
     let shares = options.cores.len().min(options.connections);
@@ -138,7 +138,7 @@ pub fn run(
     let followed = Followed {
         threads: shares,
         began,
-        next_part: &|limit| parts.recv_timeout(limit).ok(),
+        next_part: &|limit| parts.next(limit),
         is_over: &|| {
             if shared.settled.load(Relaxed) >= options.connections as u64
                 && let Some(announce) = announced.borrow_mut().take()

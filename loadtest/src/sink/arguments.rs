@@ -60,6 +60,9 @@ pub struct SinkArguments {
     /// Go up and down: UP:DOWN, seconds.
     #[arg(long, value_parser = parse_flapping, help_heading = "Behaviour")]
     pub flap: Option<Flapping>,
+    /// Be down while this file exists: connections are refused, and those there are reset.
+    #[arg(long, value_name = "FILE", help_heading = "Behaviour")]
+    pub down: Option<PathBuf>,
     /// Octets per second that each connection is read with.
     #[arg(long, help_heading = "Behaviour")]
     pub read_bytes_per_s: Option<u64>,
@@ -121,6 +124,7 @@ impl SinkArguments {
             connections_max: self.connections_max,
             per_client_max: self.per_client_max,
             flapping: self.flap,
+            down_file: self.down.clone(),
             read_bytes_per_s: self.read_bytes_per_s,
             reply_delay: Duration::from_millis(self.delay_ms),
             idle_timeout: Duration::from_secs(300),

@@ -9,7 +9,10 @@ use std::{
     net::IpAddr,
     os::fd::OwnedFd,
     rc::Rc,
-    sync::{Arc, PoisonError, atomic::Ordering::Relaxed, mpsc::Sender},
+    sync::{
+        Arc, PoisonError,
+        atomic::Ordering::{Relaxed, SeqCst},
+    },
     task::Poll,
     time::{Duration, Instant},
 };
@@ -22,6 +25,7 @@ use crate::{
     error_kind::ErrorKind,
     ledger::LedgerWriter,
     measurement::Recorder,
+    parts::{CorePart, PartSender},
     phase::Phase,
     pinning,
     random::Random,
@@ -32,7 +36,7 @@ use crate::{
         session::{Behaviour, Next, ServerSession},
         verify::Arrival,
     },
-    source::{CorePart, SourceError, clock::Clock, host::Stage},
+    source::{SourceError, clock::Clock, host::Stage},
 };
 
 /// How often a core looks at its stop flag and its seconds.
@@ -56,8 +60,13 @@ pub(crate) struct Clients {
 }
 
 impl Clients {
+    /// Connections that are open.
+    pub(crate) fn open(&self) -> u64 {
+        self.now
+    }
+
     /// Counts a connection, or tells that it is one too many.
-    fn open(&mut self, address: IpAddr, options: &SinkOptions) -> bool {
+    fn admit(&mut self, address: IpAddr, options: &SinkOptions) -> bool {
         let own = self.by_address.get(&address).map_or(0, |client| client.now);
         if options.connections_max.is_some_and(|most| self.now >= most) || options.per_client_max.is_some_and(|most| own >= most) {
             return false;
@@ -105,7 +114,7 @@ pub(super) struct Setup {
     pub(super) began: Instant,
     pub(super) options: SinkOptions,
     pub(super) shared: Arc<Shared>,
-    pub(super) parts: Sender<CorePart>,
+    pub(super) parts: PartSender,
 }
 
 struct Core {
@@ -115,6 +124,26 @@ struct Core {
     desk: RefCell<Desk>,
     connections: Cell<u64>,
     began: Instant,
+    /// Nothing listens for now.
+    down: Cell<bool>,
+    /// What the listener and the connections wait for at most, so that going down ends the wait.
+    listening: Deadline,
+    waits: RefCell<HashMap<u64, Rc<Deadline>>>,
+    accepted: Cell<u64>,
+}
+
+impl Core {
+    /// Goes down or comes up, as it is asked for.
+    fn follow_down(&self) {
+        let by_file = self.options.down_file.as_ref().is_some_and(|file| file.exists());
+        let down = by_file || self.shared.down.load(Relaxed);
+        if down && !self.down.replace(down) {
+            let now = Instant::now();
+            self.listening.set(now);
+            self.waits.borrow().values().for_each(|wait| wait.set(now));
+        }
+        self.down.set(down);
+    }
 }
 
 /// The part of a core that sessions' machines talk to.
@@ -170,7 +199,9 @@ impl Behaviour for Desk {
         if let Err(error) = self.ledger.delivered(arrival, now_us, recipients) {
             self.ledger_failed.get_or_insert(error);
         }
-        self.shared.messages.fetch_add(1, Relaxed);
+        let recipients = memchr::memchr_iter(b',', recipients).count() as u64 + 1;
+        self.shared.deliveries.fetch_add(recipients, SeqCst);
+        self.shared.messages.fetch_add(1, SeqCst);
     }
 
     fn refused(&mut self, code: u16) {
@@ -202,6 +233,10 @@ pub(super) fn run(setup: Setup) -> Result<(SinkReport, Histogram<u64>), SourceEr
             began,
         };
         let core = Rc::new(Core {
+            listening: ring.deadline(),
+            waits: RefCell::default(),
+            accepted: Cell::new(0),
+            down: Cell::new(false),
             ring,
             options: setup.options,
             shared: setup.shared,
@@ -210,7 +245,7 @@ pub(super) fn run(setup: Setup) -> Result<(SinkReport, Histogram<u64>), SourceEr
             began,
         });
         spawner.spawn(serve(core.clone(), setup.listener, spawner.clone()));
-        supervise(&core, &setup.parts).await?;
+        supervise(&core, setup.share, &setup.parts).await?;
         let mut desk = core.desk.borrow_mut();
         desk.report.cpu = pinning::thread_cpu().saturating_sub(cpu);
         Ok((desk.report.clone(), desk.end_to_end.clone()))
@@ -219,12 +254,13 @@ pub(super) fn run(setup: Setup) -> Result<(SinkReport, Histogram<u64>), SourceEr
 }
 
 /// Looks after the stop flag and hands in what each second measured.
-async fn supervise(core: &Core, parts: &Sender<CorePart>) -> Result<(), SourceError> {
+async fn supervise(core: &Core, share: usize, parts: &PartSender) -> Result<(), SourceError> {
     let mut second = 0;
     let deadline = core.ring.deadline();
     loop {
         deadline.set(Instant::now() + TICK);
         deadline.expired().await;
+        core.follow_down();
         let enough = core.options.messages.is_some_and(|messages| core.shared.messages.load(Relaxed) >= messages);
         let over = enough || core.shared.stop.load(Relaxed);
         let current = core.began.elapsed().as_secs();
@@ -232,13 +268,14 @@ async fn supervise(core: &Core, parts: &Sender<CorePart>) -> Result<(), SourceEr
         if let Some(error) = desk.ledger_failed.take() {
             return Err(error.into());
         }
-        if current > second || over {
+        if (current > second && parts.has_room()) || over {
             let part = desk.recorder.take(0, core.connections.get());
-            // Whoever listens may have gone: then nobody wants to know.
-            let _unheard = parts.send(CorePart { second: if over { current } else { current - 1 }, part });
+            parts.send(CorePart { second: if over { current } else { current - 1 }, part });
             second = current;
         }
+        let asked = core.shared.ledger_asked.load(SeqCst);
         desk.ledger.flush()?;
+        core.shared.ledger_written[share].store(asked, SeqCst);
         if over {
             return Ok(());
         }
@@ -250,24 +287,27 @@ async fn serve(core: Rc<Core>, first: OwnedFd, spawner: Spawner) {
     let mut socket = Some(first);
     let deadline = core.ring.deadline();
     loop {
+        while core.down.get() {
+            socket = None;
+            pause(&deadline, TICK).await;
+        }
         let ends = core.options.flapping.map(|flapping| Instant::now() + flapping.up);
         let bound = match socket.take() {
             Some(socket) => Ok(socket),
             None => listener(core.options.listen),
         };
-        // Up again on a port that somebody else took meanwhile: stays down, as a host would.
+        // Up again on a port that somebody else took meanwhile: stays down until it is free, as a host would.
         if let Ok(socket) = bound {
             let listener = core.ring.listen(socket);
-            accept(&core, &listener, &deadline, ends, &spawner).await;
+            accept(&core, &listener, ends, &spawner).await;
         }
-        let Some(flapping) = core.options.flapping else { return };
-        deadline.set(Instant::now() + flapping.down);
-        deadline.expired().await;
+        pause(&deadline, core.options.flapping.map_or(TICK, |flapping| flapping.down)).await;
     }
 }
 
-async fn accept(core: &Rc<Core>, listener: &Listener, deadline: &Deadline, ends: Option<Instant>, spawner: &Spawner) {
-    loop {
+async fn accept(core: &Rc<Core>, listener: &Listener, ends: Option<Instant>, spawner: &Spawner) {
+    let deadline = &core.listening;
+    while !core.down.get() {
         match ends {
             Some(ends) => deadline.set(ends),
             None => deadline.clear(),
@@ -293,7 +333,7 @@ async fn accept(core: &Rc<Core>, listener: &Listener, deadline: &Deadline, ends:
 async fn connection(core: Rc<Core>, conn: Conn, ends: Option<Instant>) {
     let Ok(peer) = conn.peer_addr() else { return };
     let clients = || core.shared.clients.lock().unwrap_or_else(PoisonError::into_inner);
-    if !clients().open(peer.ip(), &core.options) {
+    if !clients().admit(peer.ip(), &core.options) {
         core.desk.borrow_mut().report.connections_refused += 1;
         // A client that does not read it gets no better treatment.
         let _unread = conn.send(b"421 4.7.0 Too many connections\r\n");
@@ -301,8 +341,11 @@ async fn connection(core: Rc<Core>, conn: Conn, ends: Option<Instant>) {
         return;
     }
     core.connections.set(core.connections.get() + 1);
-    let deadline = core.ring.deadline();
+    let (deadline, number) = (Rc::new(core.ring.deadline()), core.accepted.get());
+    core.accepted.set(number + 1);
+    core.waits.borrow_mut().insert(number, deadline.clone());
     let messages = speak(&core, conn, &deadline, ends).await;
+    core.waits.borrow_mut().remove(&number);
     core.connections.set(core.connections.get() - 1);
     clients().close(peer.ip(), messages);
     let report = &mut core.desk.borrow_mut().report;
@@ -321,7 +364,7 @@ async fn speak(core: &Core, conn: Conn, deadline: &Deadline, ends: Option<Instan
         ServerSession::begin(&core.options.announcement, &mut *desk, &mut out)
     };
     loop {
-        if next == Next::Drop {
+        if next == Next::Drop || core.down.get() {
             conn.abort();
             return session.messages();
         }

@@ -18,8 +18,10 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
-        mpsc::{Receiver, channel},
+        atomic::{
+            AtomicBool, AtomicU64,
+            Ordering::{Relaxed, SeqCst},
+        },
     },
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -30,13 +32,17 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, lis
 use serde::Serialize;
 
 use crate::{
+    parts::{CorePart, PartReceiver, channel},
     random::Random,
     sink::{core::Clients, fault::Faults, session::Announcement, verify::Damage},
-    source::{CorePart, SourceError},
+    source::SourceError,
 };
 
 /// Connections that the kernel keeps until they are accepted.
 const BACKLOG: i32 = 8192;
+
+/// Pace of looking whether what was asked for has been done.
+const LOOK_EVERY: Duration = Duration::from_millis(1);
 
 /// Up and down in turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +74,8 @@ pub struct SinkOptions {
     pub per_client_max: Option<u64>,
     /// Up and down in turn.
     pub flapping: Option<Flapping>,
+    /// Down while this file exists.
+    pub down_file: Option<PathBuf>,
     /// Octets per second that a connection is read with.
     pub read_bytes_per_s: Option<u64>,
     /// How long every reply is held back.
@@ -93,6 +101,7 @@ impl SinkOptions {
             connections_max: None,
             per_client_max: None,
             flapping: None,
+            down_file: None,
             read_bytes_per_s: None,
             reply_delay: Duration::ZERO,
             idle_timeout: Duration::from_secs(300),
@@ -206,13 +215,41 @@ impl SinkReport {
 #[derive(Debug, Default)]
 pub(crate) struct Shared {
     pub(crate) stop: AtomicBool,
+    pub(crate) down: AtomicBool,
     pub(crate) messages: AtomicU64,
+    pub(crate) deliveries: AtomicU64,
+    /// How often somebody has asked for the ledger to be written, and what of it each core has done.
+    pub(crate) ledger_asked: AtomicU64,
+    pub(crate) ledger_written: Box<[AtomicU64]>,
     pub(crate) clients: Mutex<Clients>,
     pub(crate) greylist: Mutex<core::Greylist>,
 }
 
 /// What a core took, and its latencies.
 type CoreResult = Result<(SinkReport, Histogram<u64>), SourceError>;
+
+/// The counters of a sink, for any thread, while it runs and afterwards.
+#[derive(Debug, Clone)]
+pub struct SinkCounters {
+    shared: Arc<Shared>,
+}
+
+impl SinkCounters {
+    /// Messages so far.
+    pub fn messages(&self) -> u64 {
+        self.shared.messages.load(SeqCst)
+    }
+
+    /// Recipients of them. A message counts before it is answered.
+    pub fn deliveries(&self) -> u64 {
+        self.shared.deliveries.load(SeqCst)
+    }
+
+    /// Connections that are open: the end of each of the others has been seen, and all that stood in it counts.
+    pub fn connections_open(&self) -> u64 {
+        self.shared.clients.lock().unwrap_or_else(PoisonError::into_inner).open()
+    }
+}
 
 /// A sink that runs. Stopped when dropped.
 #[derive(Debug)]
@@ -223,7 +260,7 @@ pub struct Sink {
     pub began: Instant,
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<CoreResult>>,
-    parts: Receiver<CorePart>,
+    parts: PartReceiver,
 }
 
 impl Sink {
@@ -241,7 +278,9 @@ impl Sink {
             listeners.push(listener(address)?);
         }
         let (sender, parts) = channel();
-        let mut sink = Sink { address, began: Instant::now(), shared: Arc::default(), threads: Vec::new(), parts };
+        let ledger_written = options.cores.iter().map(|_| AtomicU64::new(0)).collect();
+        let shared = Arc::new(Shared { ledger_written, ..Shared::default() });
+        let mut sink = Sink { address, began: Instant::now(), shared, threads: Vec::new(), parts };
         for (share, listener) in listeners.into_iter().enumerate() {
             let setup = core::Setup {
                 share,
@@ -262,6 +301,24 @@ impl Sink {
         self.shared.messages.load(Relaxed)
     }
 
+    /// The same and more for any thread.
+    pub fn counters(&self) -> SinkCounters {
+        SinkCounters { shared: self.shared.clone() }
+    }
+
+    /// Goes down soon, or comes up again: down, it refuses connections and resets those there are.
+    pub fn set_down(&self, down: bool) {
+        self.shared.down.store(down, Relaxed);
+    }
+
+    /// Waits until each arrival so far stands in the ledger's file, or the sink is over.
+    pub fn write_ledger(&self) {
+        let asked = self.shared.ledger_asked.fetch_add(1, SeqCst) + 1;
+        while self.shared.ledger_written.iter().any(|written| written.load(SeqCst) < asked) && !self.is_over() {
+            std::thread::sleep(LOOK_EVERY);
+        }
+    }
+
     /// Ends it soon, connections and all.
     pub fn stop(&self) {
         self.shared.stop.store(true, Relaxed);
@@ -274,7 +331,7 @@ impl Sink {
 
     /// The next part that a core has measured, waiting for at most `limit`.
     pub fn next_part(&self, limit: Duration) -> Option<CorePart> {
-        self.parts.recv_timeout(limit).ok()
+        self.parts.next(limit)
     }
 
     /// Waits for the end.
@@ -291,8 +348,7 @@ impl Sink {
             end_to_end.add(&histogram).expect("all latencies have the same bounds");
         }
         report.finish(&self.shared.clients.lock().unwrap_or_else(PoisonError::into_inner), &end_to_end);
-        let parts = std::mem::replace(&mut self.parts, channel().1);
-        Ok((report, parts.try_iter().collect()))
+        Ok((report, self.parts.rest()))
     }
 }
 

@@ -2,7 +2,10 @@
 //!
 //! Independent of the engine's own code on purpose, so that both would have to be wrong in the same way. Pure.
 
-use crate::identity::{FIELD, Mark};
+use crate::{
+    checksum::Checksum,
+    identity::{FIELD, Mark},
+};
 
 /// What is wrong with a message that arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -60,7 +63,7 @@ pub struct Verifier {
     line: Option<Vec<u8>>,
     mark: Option<Mark>,
     covered: u64,
-    checksum: u32,
+    checksum: Checksum,
     bytes: u64,
     bare_line_ends: u64,
     not_stuffed: bool,
@@ -77,7 +80,7 @@ impl Verifier {
             line: Some(Vec::with_capacity(HEADER_LINE_BYTES_MAX)),
             mark: None,
             covered: 0,
-            checksum: 0,
+            checksum: Checksum::default(),
             bytes: 0,
             bare_line_ends: 0,
             not_stuffed: false,
@@ -154,7 +157,7 @@ impl Verifier {
         self.bytes += content.len() as u64;
         if self.mark.is_some() {
             self.covered += content.len() as u64;
-            self.checksum = crc32c::crc32c_append(self.checksum, content);
+            self.checksum = self.checksum.append(content);
         }
     }
 
@@ -236,10 +239,7 @@ mod tests {
         let (mut composer, items) = Composer::new(&ContentKind::Text(Sizes::fixed(size)), 7, 1, 0);
         let plan = composer.plan(3, 9, form);
         let mut out = b"Received: from a by b\r\n".to_vec();
-        composer.write_head(&plan, &mut out);
-        let body = composer.body(&plan).unwrap();
-        out.extend_from_slice(&if form == Form::Raw { &items[0].raw } else { &items[0].stuffed }[body.range.clone()]);
-        composer.write_tail(&plan, &mut out);
+        out.extend_from_slice(&composer.whole(&plan, &items));
         (plan.mark, out)
     }
 

@@ -54,6 +54,12 @@ pub struct SourceArguments {
     /// Messages per connection; 0: no limit.
     #[arg(long, default_value_t = 0, help_heading = "Load")]
     pub per_connection: u32,
+    /// Keep a connection open, silent, behind the last of these messages, until the time is over.
+    #[arg(long, requires = "per_connection", help_heading = "Load")]
+    pub linger: bool,
+    /// Begin no more than 4 connections at once, each until its banner: for listeners with a short backlog.
+    #[arg(long, help_heading = "Load")]
+    pub gently: bool,
     /// Wait for each reply even where PIPELINING is announced.
     #[arg(long, help_heading = "Load")]
     pub no_pipelining: bool,
@@ -240,6 +246,8 @@ impl SourceArguments {
             pipelining: !self.no_pipelining,
             chunking: self.chunking,
             per_connection: (self.per_connection > 0).then_some(self.per_connection),
+            linger: self.linger,
+            gently: self.gently,
             addresses: self.from_address.clone(),
             think: Duration::from_millis(self.think_ms),
             bytes_per_s: self.bytes_per_s,

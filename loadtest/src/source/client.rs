@@ -14,55 +14,12 @@ use crate::{
         host::{ClientError, Flow, Host, Job, Outcome, Script, Sent, Stage},
         outbox::Outbox,
         reply::{closing, mail_max, parse_reply, shown},
+        transaction::{Asked, Transaction},
     },
 };
 
 /// Octets of a reply line; RFC 5321 4.5.3.1.5 allows 512.
 const REPLY_LINE_BYTES_MAX: usize = 4096;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Asked {
-    Banner,
-    Hello,
-    Mail,
-    Rcpt,
-    Data,
-    Dot,
-    /// The reply to a dot without content, after all recipients were refused.
-    LoneDot,
-    Rset,
-    Quit,
-}
-
-impl Asked {
-    fn stage(self) -> Stage {
-        match self {
-            Asked::Banner => Stage::Banner,
-            Asked::Hello => Stage::Hello,
-            Asked::Mail => Stage::Mail,
-            Asked::Rcpt => Stage::Rcpt,
-            Asked::Data => Stage::Data,
-            Asked::Dot | Asked::LoneDot | Asked::Rset | Asked::Quit => Stage::Dot,
-        }
-    }
-}
-
-#[derive(Debug)]
-struct Transaction {
-    job: Job,
-    began: Instant,
-    /// Set when content is composed.
-    sent: Option<Sent>,
-    mail_taken: bool,
-    recipients_taken: u32,
-    recipients_asked: u32,
-    /// LMTP: replies after the dot that are 2xx.
-    delivered: u32,
-    /// LMTP: replies after the dot still to come.
-    replies_left: u32,
-    /// The first refusal.
-    refused: Option<(Stage, u16)>,
-}
 
 /// One session.
 #[derive(Debug)]
@@ -96,6 +53,11 @@ impl Client {
     /// Could a message begin at once?
     pub fn rests(&self) -> bool {
         self.greeted && self.asked.is_empty() && self.open.is_empty() && self.left != Some(0)
+    }
+
+    /// Has it sent all it may, and stays?
+    pub fn lingers(&self) -> bool {
+        self.greeted && self.left == Some(0) && self.asked.is_empty() && self.open.is_empty()
     }
 
     /// Begins a message where the session rests and there is one. Tells whether it did.
@@ -146,7 +108,7 @@ impl Client {
     pub fn broke(&mut self, now: Instant, host: &mut impl Host) {
         for transaction in self.open.drain(..) {
             let outcome = if transaction.sent.is_some() { Outcome::Unknown } else { Outcome::Unsent };
-            host.settle(&transaction.job, transaction.sent.as_ref(), outcome, now);
+            host.settle(&transaction.job, transaction.sent.as_ref(), outcome, b"", now);
         }
         self.asked.clear();
     }
@@ -216,7 +178,7 @@ impl Client {
         if code == 421 {
             // RFC 5321 4.2.2: the channel closes, whatever this was the answer to.
             if let Some(transaction) = self.open.pop_front() {
-                host.settle(&transaction.job, transaction.sent.as_ref(), Outcome::Refused { stage: asked.stage(), code }, now);
+                host.settle(&transaction.job, transaction.sent.as_ref(), Outcome::Refused { stage: asked.stage(), code }, line, now);
             }
             return Err(closing(asked.stage(), code, line));
         }
@@ -272,7 +234,7 @@ impl Client {
                     if good {
                         self.next_recipient(now, host, out);
                     } else {
-                        self.refused(script, now, host, out);
+                        self.refused(script, line, now, host, out);
                     }
                 }
             }
@@ -292,7 +254,7 @@ impl Client {
                     if asked < script.recipients {
                         self.next_recipient(now, host, out);
                     } else if taken == 0 {
-                        self.refused(script, now, host, out);
+                        self.refused(script, line, now, host, out);
                     } else if self.chunking {
                         return Ok(self.content(script, now, host, out));
                     } else {
@@ -308,7 +270,7 @@ impl Client {
                 let transaction = self.open.front_mut().expect("MAIL opened it");
                 if code / 100 != 3 {
                     transaction.refused.get_or_insert((Stage::Data, code));
-                    self.refused(script, now, host, out);
+                    self.refused(script, line, now, host, out);
                 } else if transaction.recipients_taken == 0 {
                     // RFC 2920 3.1: a client that got 354 though all recipients were refused sends a lone dot.
                     self.ask(Asked::LoneDot, b".\r\n", now, out);
@@ -316,11 +278,11 @@ impl Client {
                     return Ok(self.content(script, now, host, out));
                 }
             }
-            Asked::Dot => return Ok(self.dot_answered(script, since, code, now, host, out)),
+            Asked::Dot => return Ok(self.dot_answered(script, since, (code, line), now, host, out)),
             Asked::LoneDot => {
                 // Whatever the reply is, the envelope is gone.
                 self.open.front_mut().expect("MAIL opened it").mail_taken = false;
-                self.refused(script, now, host, out);
+                self.refused(script, line, now, host, out);
             }
             Asked::Rset => {
                 if self.open.is_empty() {
@@ -426,7 +388,9 @@ impl Client {
         }
         if self.pipelining {
             if self.left == Some(0) {
-                self.ask(Asked::Quit, b"QUIT\r\n", now, out);
+                if !script.linger {
+                    self.ask(Asked::Quit, b"QUIT\r\n", now, out);
+                }
             } else if !self.chunking
                 && !script.lmtp
                 && let Some(job) = host.take(now)
@@ -437,7 +401,15 @@ impl Client {
         Flow::Go
     }
 
-    fn dot_answered(&mut self, script: &Script, since: Instant, code: u16, now: Instant, host: &mut impl Host, out: &mut Outbox) -> Flow {
+    fn dot_answered(
+        &mut self,
+        script: &Script,
+        since: Instant,
+        (code, line): (u16, &[u8]),
+        now: Instant,
+        host: &mut impl Host,
+        out: &mut Outbox,
+    ) -> Flow {
         let transaction = self.open.front_mut().expect("content belongs to a message");
         let good = code / 100 == 2;
         if script.lmtp {
@@ -464,7 +436,7 @@ impl Client {
             let (stage, code) = transaction.refused.unwrap_or((Stage::Dot, code));
             Outcome::Refused { stage, code }
         };
-        host.settle(&transaction.job, transaction.sent.as_ref(), outcome, now);
+        host.settle(&transaction.job, transaction.sent.as_ref(), outcome, line, now);
         if self.open.is_empty() && self.asked.is_empty() {
             if self.chunking && !good {
                 // RFC 3030 2: after a refused BDAT the envelope is there until RSET.
@@ -477,10 +449,10 @@ impl Client {
     }
 
     /// The message at the front was refused before its content.
-    fn refused(&mut self, script: &Script, now: Instant, host: &mut impl Host, out: &mut Outbox) {
+    fn refused(&mut self, script: &Script, line: &[u8], now: Instant, host: &mut impl Host, out: &mut Outbox) {
         let transaction = self.open.pop_front().expect("a refusal is about a message");
         let (stage, code) = transaction.refused.unwrap_or((Stage::Data, 554));
-        host.settle(&transaction.job, transaction.sent.as_ref(), Outcome::Refused { stage, code }, now);
+        host.settle(&transaction.job, transaction.sent.as_ref(), Outcome::Refused { stage, code }, line, now);
         if transaction.mail_taken {
             // The server may still hold the envelope.
             self.ask(Asked::Rset, b"RSET\r\n", now, out);
@@ -491,7 +463,9 @@ impl Client {
 
     fn go_on(&mut self, script: &Script, now: Instant, host: &mut impl Host, out: &mut Outbox) {
         if self.left == Some(0) {
-            self.quit(now, out);
+            if !script.linger {
+                self.quit(now, out);
+            }
         } else {
             self.begin(script, now, host, out);
         }

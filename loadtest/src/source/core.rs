@@ -5,11 +5,7 @@ use std::{
     collections::VecDeque,
     future::poll_fn,
     rc::Rc,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-        mpsc::Sender,
-    },
+    sync::{Arc, atomic::Ordering::Relaxed},
     task::{Poll, Waker},
     time::{Duration, Instant},
 };
@@ -22,16 +18,19 @@ use crate::{
     error_kind::ErrorKind,
     ledger::LedgerWriter,
     measurement::Recorder,
+    parts::{CorePart, PartSender},
     phase::Phase,
     pinning,
     random::Random,
     schedule::Schedule,
     source::{
-        CorePart, CoreReport, SourceError, SourceOptions,
+        CoreReport, SourceError, SourceOptions,
         clock::Clock,
         connect_gate::ConnectGate,
+        control::{Control, Progress},
         host::{Host, Job, Outcome, Script, Sent, Stage},
         outbox::Outbox,
+        reply::{queue_id, shown},
         session,
     },
 };
@@ -49,8 +48,9 @@ pub(super) struct Setup {
     pub(super) began: Instant,
     pub(super) script: Script,
     pub(super) options: SourceOptions,
-    pub(super) stop: Arc<AtomicBool>,
-    pub(super) parts: Sender<CorePart>,
+    pub(super) control: Arc<Control>,
+    pub(super) progress: Arc<Progress>,
+    pub(super) parts: PartSender,
 }
 
 /// A prepared text in the memory that the ring sends from.
@@ -73,6 +73,8 @@ pub(super) struct Core {
     pub(super) connect_gate: ConnectGate,
     pub(super) live: Cell<usize>,
     pub(super) connections: Cell<u64>,
+    /// No connections are wanted for now.
+    pub(super) held: Cell<bool>,
 }
 
 /// What a core knows of a session beside its task.
@@ -91,6 +93,7 @@ pub(super) struct Desk {
     random: Random,
     aborts: Vec<(Stage, f64)>,
     report: CoreReport,
+    progress: Arc<Progress>,
     clock: Clock,
     /// Closed loop: messages still to be begun; none: no limit.
     left: Option<u64>,
@@ -102,6 +105,8 @@ pub(super) struct Desk {
     in_flight: u64,
     /// No message is begun any more.
     pub(super) closed: bool,
+    /// None is begun for now.
+    paused: bool,
     /// A session that thinks begins its next message itself.
     pub(super) thinking: bool,
     open_loop: bool,
@@ -110,7 +115,7 @@ pub(super) struct Desk {
 
 impl Host for Desk {
     fn take(&mut self, now: Instant) -> Option<Job> {
-        if self.closed || self.thinking {
+        if self.closed || self.paused || self.thinking {
             return None;
         }
         let due = match &mut self.backlog {
@@ -144,7 +149,7 @@ impl Host for Desk {
         self.recorder.record(phase, now.saturating_duration_since(since));
     }
 
-    fn settle(&mut self, job: &Job, content: Option<&Sent>, outcome: Outcome, now: Instant) {
+    fn settle(&mut self, job: &Job, content: Option<&Sent>, outcome: Outcome, reply: &[u8], now: Instant) {
         self.in_flight -= 1;
         self.report.settled += 1;
         self.report.lasted = now.saturating_duration_since(self.began);
@@ -156,15 +161,19 @@ impl Host for Desk {
                 if self.open_loop {
                     self.observe(Phase::TransactionNaive, sent.began, now);
                 }
-                if let Err(error) = self.ledger.accepted(&sent.mark, self.clock.us(now), recipients) {
-                    // A ledger with holes proves nothing, so nothing more is sent.
-                    self.closed = true;
-                    self.trouble(ErrorKind::Local, || format!("the ledger: {error}"));
+                match self.ledger.accepted(&sent.mark, self.clock.us(now), recipients, queue_id(reply)) {
+                    Ok(()) => self.progress.show_acknowledged(self.report.acknowledged),
+                    Err(error) => {
+                        // A ledger with holes proves nothing, so nothing more is sent.
+                        self.closed = true;
+                        self.trouble(ErrorKind::Local, || format!("the ledger: {error}"));
+                    }
                 }
             }
             (Outcome::Accepted { .. }, None) => unreachable!("what was accepted was composed"),
             (Outcome::Refused { code, .. }, _) => {
                 self.report.refused += 1;
+                self.report.last_trouble = Some(format!("refused: {}", shown(reply)));
                 self.recorder.error(ErrorKind::Reply(code));
             }
             // The end of the connection is counted as the error; these tell what it did to messages.
@@ -182,6 +191,7 @@ impl Desk {
     /// Counts something that went wrong with a connection.
     pub(super) fn trouble(&mut self, kind: ErrorKind, text: impl FnOnce() -> String) {
         self.recorder.error(kind);
+        self.progress.count_broken();
         self.report.last_trouble = Some(text());
     }
 
@@ -197,6 +207,7 @@ impl Desk {
     /// Is there a message to begin at once?
     pub(super) fn has_due(&self) -> bool {
         !self.closed
+            && !self.paused
             && match &self.backlog {
                 Some(backlog) => !backlog.is_empty(),
                 None => self.left != Some(0),
@@ -214,8 +225,7 @@ pub(super) fn run(setup: Setup) -> Result<CoreReport, SourceError> {
     let config = RingConfig { entries: 4096, buffers, buffer_bytes: 4096, window_bytes: 16 << 10, ..RingConfig::default() };
     let ran = local::run(config, |ring, spawner| async move {
         let cpu = pinning::thread_cpu();
-        let stop = setup.stop.clone();
-        let (parts, began) = (setup.parts.clone(), setup.began);
+        let (control, parts, began) = (setup.control.clone(), setup.parts.clone(), setup.began);
         let schedule = setup.options.rate.map(|rate| Schedule::new(rate, setup.share, setup.shares, setup.options.seed));
         let core = Rc::new(Core::new(ring, setup, ledger));
         for index in 0..sessions {
@@ -227,7 +237,7 @@ pub(super) fn run(setup: Setup) -> Result<CoreReport, SourceError> {
         if let Some(schedule) = schedule {
             spawner.spawn(keep_schedule(core.clone(), schedule, began));
         }
-        let outcome = supervise(&core, &stop, &parts, began).await;
+        let outcome = supervise(&core, &control, &parts, began).await;
         let mut desk = core.desk.borrow_mut();
         let never_begun = desk.backlog.as_ref().map_or(0, VecDeque::len) as u64;
         desk.report.never_begun += never_begun;
@@ -244,7 +254,7 @@ fn part_of(whole: u64, share: usize, shares: usize) -> u64 {
 
 impl Core {
     fn new(ring: Ring, setup: Setup, ledger: LedgerWriter) -> Core {
-        let Setup { share, shares, run, began, script, options, .. } = setup;
+        let Setup { share, shares, run, began, script, options, progress, .. } = setup;
         let (composer, items) = Composer::new(&options.content, run, options.seed, share as u64);
         let prepared = |item: &Item| Prepared {
             raw: if options.chunking { place(&ring, &item.raw) } else { place(&ring, b"") },
@@ -258,6 +268,7 @@ impl Core {
             random: Random::part(options.seed ^ 0xAB0, share as u64),
             aborts: options.aborts.clone(),
             report: CoreReport::default(),
+            progress,
             clock: Clock::now(),
             left: options.messages.map(|messages| part_of(messages, share, shares)),
             backlog: options.rate.is_some().then(VecDeque::new),
@@ -266,6 +277,7 @@ impl Core {
             sequence_step: shares as u64,
             in_flight: 0,
             closed: false,
+            paused: false,
             thinking: !options.think.is_zero(),
             open_loop: options.rate.is_some(),
             began,
@@ -274,14 +286,15 @@ impl Core {
             items: items.iter().map(prepared).collect(),
             ring,
             script,
+            connect_gate: ConnectGate::new(options.gently),
             options,
             desk: RefCell::new(desk),
             outbox: RefCell::default(),
             slots: RefCell::default(),
             idle: RefCell::default(),
-            connect_gate: ConnectGate::default(),
             live: Cell::new(0),
             connections: Cell::new(0),
+            held: Cell::new(false),
         }
     }
 
@@ -293,14 +306,19 @@ impl Core {
         }
     }
 
-    /// Lists a session as resting, to be woken when a message is due.
-    pub(super) fn rest(&self, index: usize, waker: &Waker) {
-        let mut slots = self.slots.borrow_mut();
-        let slot = &mut slots[index];
+    /// Keeps a session's waker for [`Core::wake_all`].
+    pub(super) fn keep(&self, index: usize, waker: &Waker) {
+        let slot = &mut self.slots.borrow_mut()[index];
         match &slot.waker {
             Some(known) if known.will_wake(waker) => {}
             _ => slot.waker = Some(waker.clone()),
         }
+    }
+
+    /// Lists a session as resting, to be woken when a message is due.
+    pub(super) fn rest(&self, index: usize, waker: &Waker) {
+        self.keep(index, waker);
+        let slot = &mut self.slots.borrow_mut()[index];
         if !slot.idle {
             slot.idle = true;
             self.idle.borrow_mut().push_back(index);
@@ -320,6 +338,30 @@ impl Core {
         }
     }
 
+    /// Wakes all sessions that wait for more than the next event of their connection.
+    fn wake_all(&self) {
+        self.idle.borrow_mut().clear();
+        let mut wakers = Vec::new();
+        for slot in self.slots.borrow_mut().iter_mut() {
+            slot.idle = false;
+            wakers.extend(slot.waker.take());
+        }
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// Does what the switches ask for.
+    fn obey(&self, control: &Control, now: Instant) {
+        let (pause, hold) = (control.pause.load(Relaxed), control.hold.load(Relaxed));
+        let paused = std::mem::replace(&mut self.desk.borrow_mut().paused, pause);
+        let held = self.held.replace(hold);
+        if hold && !held {
+            self.end_waits(now);
+        }
+        if hold != held || (paused && !pause) {
+            self.wake_all();
+        }
+    }
+
     /// A closed loop begins nothing after its time; an open one still owes what was due within it.
     fn is_over(&self, lasted: Duration, duration: Duration) -> bool {
         let waiting = self.desk.borrow().backlog.as_ref().is_some_and(|backlog| !backlog.is_empty());
@@ -335,7 +377,7 @@ impl Core {
         }
         drop(desk);
         self.end_waits(now + self.options.drain);
-        self.wake_idle(usize::MAX);
+        self.wake_all();
     }
 
     /// Lets nobody wait for longer than until then.
@@ -387,7 +429,7 @@ async fn keep_schedule(core: Rc<Core>, mut schedule: Schedule, began: Instant) {
 }
 
 /// Looks after time and the stop flag until all sessions have ended, and hands in what each second measured.
-async fn supervise(core: &Rc<Core>, stop: &AtomicBool, parts: &Sender<CorePart>, began: Instant) -> Result<(), SourceError> {
+async fn supervise(core: &Rc<Core>, control: &Control, parts: &PartSender, began: Instant) -> Result<(), SourceError> {
     let mut second = 0;
     let mut closed_at = None;
     let mut next = Instant::now();
@@ -399,22 +441,23 @@ async fn supervise(core: &Rc<Core>, stop: &AtomicBool, parts: &Sender<CorePart>,
         let now = Instant::now();
         next = next.max(now);
         let late = core.options.duration.is_some_and(|duration| core.is_over(now - began, duration));
-        let stopped = stop.load(Relaxed);
+        let stopped = control.stop.load(Relaxed);
+        core.obey(control, now);
         if closed_at.is_none() && (late || stopped || core.desk.borrow().closed) {
             closed_at = Some(now);
             core.close(now, stopped);
         }
         let over = core.live.get() == 0 || closed_at.is_some_and(|closed| now - closed > core.options.drain + Duration::from_secs(2));
         let current = (now - began).as_secs();
-        if current > second || over {
-            let mut desk = core.desk.borrow_mut();
+        let mut desk = core.desk.borrow_mut();
+        if (current > second && parts.has_room()) || over {
             let in_flight = desk.in_flight;
             let part = desk.recorder.take(in_flight, core.connections.get());
-            // Whoever listens may have gone: then nobody wants to know.
-            let _unheard = parts.send(CorePart { second: if over { current } else { current - 1 }, part });
+            parts.send(CorePart { second: if over { current } else { current - 1 }, part });
             second = current;
         }
-        core.desk.borrow_mut().ledger.flush()?;
+        desk.report.last_trouble.iter().for_each(|trouble| control.note(trouble));
+        desk.ledger.flush()?;
         if over {
             return Ok(());
         }

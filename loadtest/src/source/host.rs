@@ -73,6 +73,8 @@ pub struct Script {
     pub chunking: bool,
     /// Messages a connection carries before QUIT; none: no limit.
     pub per_connection: Option<u32>,
+    /// No QUIT then: the connection stays, silent.
+    pub linger: bool,
 }
 
 /// One message that the load wants sent.
@@ -130,8 +132,8 @@ pub trait Host {
     fn began(&mut self);
     /// A phase began then and is over now.
     fn observe(&mut self, phase: Phase, since: Instant, now: Instant);
-    /// A message has ended. `content` is known once it was composed.
-    fn settle(&mut self, job: &Job, content: Option<&Sent>, outcome: Outcome, now: Instant);
+    /// A message has ended. `content` is known once it was composed; `reply` is the line that decided, empty where there was none.
+    fn settle(&mut self, job: &Job, content: Option<&Sent>, outcome: Outcome, reply: &[u8], now: Instant);
     /// Shall the session be given up here?
     fn gives_up(&mut self, stage: Stage) -> bool;
 }

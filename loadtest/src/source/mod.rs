@@ -8,21 +8,19 @@ pub mod arguments;
 pub mod client;
 pub(crate) mod clock;
 pub(crate) mod connect_gate;
+mod control;
 mod core;
 pub mod host;
 pub mod outbox;
 mod reply;
 pub(crate) mod session;
+mod transaction;
 
 use std::{
     io,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-        mpsc::{Receiver, Sender, channel},
-    },
+    sync::{Arc, atomic::Ordering::Relaxed},
     thread::JoinHandle,
     time::{Duration, Instant},
 };
@@ -32,10 +30,13 @@ use ringpost_ring::RingError;
 use crate::{
     addresses::RecipientPlan,
     content::ContentKind,
-    measurement::Part,
+    parts::{CorePart, PartReceiver, channel},
     random::Random,
     schedule::Rate,
-    source::host::{Script, Stage},
+    source::{
+        control::{Control, Progress},
+        host::{Script, Stage},
+    },
 };
 
 /// Sessions of one core at most: each has a descriptor and some memory.
@@ -50,7 +51,7 @@ pub struct SourceOptions {
     pub cores: Vec<usize>,
     /// Connections at once, over all cores.
     pub sessions: usize,
-    /// Messages in all; none: until the time is over.
+    /// Messages in all; none: until the time is over, and without that until it is stopped.
     pub messages: Option<u64>,
     /// How long messages are begun.
     pub duration: Option<Duration>,
@@ -72,6 +73,10 @@ pub struct SourceOptions {
     pub chunking: bool,
     /// Messages per connection; none: no limit.
     pub per_connection: Option<u32>,
+    /// A connection that has carried all it may stays, silent, until the time is over or the source is stopped.
+    pub linger: bool,
+    /// A core begins no more than 4 connections at once, each until its banner: for listeners that keep few and lose the others' SYNs.
+    pub gently: bool,
     /// Local addresses that connections take in turn; none: the system's choice.
     pub addresses: Vec<IpAddr>,
     /// Pause of a session between two messages.
@@ -108,6 +113,8 @@ impl SourceOptions {
             pipelining: true,
             chunking: false,
             per_connection: None,
+            linger: false,
+            gently: false,
             addresses: Vec::new(),
             think: Duration::ZERO,
             bytes_per_s: None,
@@ -128,6 +135,7 @@ impl SourceOptions {
             pipelining: self.pipelining,
             chunking: self.chunking,
             per_connection: self.per_connection,
+            linger: self.linger,
         }
     }
 }
@@ -142,15 +150,6 @@ pub fn local_addresses(to: SocketAddr, connections: usize, given: Vec<IpAddr>) -
     }
     let count = connections.div_ceil(CONNECTIONS_PER_ADDRESS).min(250) as u8;
     (1..=count).map(|last| IpAddr::from([127, 0, 1, last])).collect()
-}
-
-/// What a core measured in one second of the run.
-#[derive(Debug)]
-pub struct CorePart {
-    /// Which second; the first is 0.
-    pub second: u64,
-    /// What it measured.
-    pub part: Box<Part>,
 }
 
 /// What a core has done in all.
@@ -209,12 +208,22 @@ pub enum SourceError {
     Io(#[from] io::Error),
 }
 
+impl From<SourceError> for io::Error {
+    fn from(error: SourceError) -> io::Error {
+        match error {
+            SourceError::Io(error) => error,
+            other => io::Error::other(other),
+        }
+    }
+}
+
 /// A load that runs. Stopped when dropped.
 #[derive(Debug)]
 pub struct Source {
-    stop: Arc<AtomicBool>,
+    control: Arc<Control>,
+    progress: Vec<Arc<Progress>>,
     threads: Vec<JoinHandle<Result<CoreReport, SourceError>>>,
-    parts: Receiver<CorePart>,
+    parts: PartReceiver,
     /// When it began: second 0.
     pub began: Instant,
     /// The run that its messages carry.
@@ -234,18 +243,19 @@ impl Source {
         if options.sessions.div_ceil(options.cores.len()) > SESSIONS_MAX {
             return wrong("a core carries 500000 sessions at most");
         }
-        if options.messages.is_none() && options.duration.is_none() {
-            return wrong("how much? Give a number of messages or a duration");
+        if options.linger && options.per_connection.is_none() {
+            return wrong("connections linger behind their last message: say how many messages each carries");
         }
         if options.recipients.per_message == 0 || options.recipients.domains == 0 {
             return wrong("a message needs a recipient and a domain at least");
         }
         let addresses = local_addresses(options.to, options.sessions, options.addresses);
         let options = SourceOptions { addresses, ..options };
-        let (sender, parts): (Sender<CorePart>, _) = channel();
-        let (stop, began, run) = (Arc::new(AtomicBool::new(false)), Instant::now(), Random::fresh_seed());
-        let mut source = Source { stop, threads: Vec::new(), parts, began, run };
+        let (sender, parts) = channel();
+        let (began, run) = (Instant::now(), Random::fresh_seed());
         let shares = options.cores.len().min(options.sessions);
+        let progress = (0..shares).map(|_| Arc::default()).collect();
+        let mut source = Source { control: Arc::default(), progress, threads: Vec::new(), parts, began, run };
         for share in 0..shares {
             let setup = core::Setup {
                 share,
@@ -254,7 +264,8 @@ impl Source {
                 began,
                 script: options.script(),
                 options: options.clone(),
-                stop: source.stop.clone(),
+                control: source.control.clone(),
+                progress: source.progress[share].clone(),
                 parts: sender.clone(),
             };
             let name = format!("source-{}", options.cores[share]);
@@ -265,12 +276,39 @@ impl Source {
 
     /// Begins no further messages and ends when those under way are answered.
     pub fn stop(&self) {
-        self.stop.store(true, Relaxed);
+        self.control.stop.store(true, Relaxed);
+    }
+
+    /// Begins no messages from now on, or begins them again. Connections stay, and what is under way goes on. An open loop gathers what
+    /// is due meanwhile.
+    pub fn pause(&self, pause: bool) {
+        self.control.pause.store(pause, Relaxed);
+    }
+
+    /// Cuts all connections and makes none, or makes them again, as if the network were gone for a time. What is under way on them ends
+    /// as unknown or unsent.
+    pub fn hold(&self, hold: bool) {
+        self.control.hold.store(hold, Relaxed);
+    }
+
+    /// Messages acknowledged so far.
+    pub fn acknowledged(&self) -> u64 {
+        self.progress.iter().map(|core| core.acknowledged()).sum()
+    }
+
+    /// Connections so far that could not be made or ended before their time, those cut by [`Source::hold`] apart.
+    pub fn broken(&self) -> u64 {
+        self.progress.iter().map(|core| core.broken()).sum()
+    }
+
+    /// The last thing that went wrong so far, in words.
+    pub fn last_trouble(&self) -> Option<String> {
+        self.control.last_trouble()
     }
 
     /// The next part that a core has measured, waiting for at most `limit`; `None` when there is none, for now or any more.
     pub fn next_part(&self, limit: Duration) -> Option<CorePart> {
-        self.parts.recv_timeout(limit).ok()
+        self.parts.next(limit)
     }
 
     /// Has every thread ended?

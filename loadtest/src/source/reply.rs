@@ -32,6 +32,15 @@ pub(super) fn mail_max(word: &[u8]) -> Option<u32> {
     number.filter(|&most| most > 0)
 }
 
+/// The server's name for a message, as the 250 after its content tells it: behind `id=` or `queued as `; empty where it tells none.
+pub(super) fn queue_id(line: &[u8]) -> &[u8] {
+    let behind = |word: &[u8]| memchr::memmem::find(line, word).map(|at| at + word.len());
+    let Some(start) = behind(b"id=").or_else(|| behind(b"queued as ")) else { return b"" };
+    let part = &line[start..];
+    let end = part.iter().position(|&byte| !byte.is_ascii_alphanumeric() && byte != b'-' && byte != b'_');
+    &part[..end.unwrap_or(part.len())]
+}
+
 pub(super) fn closing(stage: Stage, code: u16, line: &[u8]) -> ClientError {
     ClientError::Closing { stage, code, text: shown(line.get(4..).unwrap_or_default()) }
 }
@@ -39,4 +48,17 @@ pub(super) fn closing(stage: Stage, code: u16, line: &[u8]) -> ClientError {
 /// The beginning of what a peer said, for an error.
 pub(super) fn shown(bytes: &[u8]) -> String {
     String::from_utf8_lossy(&bytes[..bytes.len().min(120)]).trim_end().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::queue_id;
+
+    #[test]
+    fn the_queue_id_is_read_from_the_replies_of_this_engine_and_of_postfix() {
+        assert_eq!(queue_id(b"250 2.0.0 Message accepted for delivery, id=7F3A\r\n"), b"7F3A");
+        assert_eq!(queue_id(b"250 2.0.0 Ok: queued as 4ABC\r\n"), b"4ABC");
+        assert_eq!(queue_id(b"250 2.0.0 Ok: queued as 4ABC"), b"4ABC");
+        assert_eq!(queue_id(b"250 OK\r\n"), b"");
+    }
 }

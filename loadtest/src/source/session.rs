@@ -16,6 +16,7 @@ use crate::{
     phase::Phase,
     source::{
         client::Client,
+        connect_gate::Inside,
         core::Core,
         host::{ClientError, Flow, Host},
         outbox::Piece,
@@ -48,6 +49,8 @@ enum Event {
     Due,
     /// There will be no more messages and the session rests.
     Exhausted,
+    /// Connections are not wanted for now.
+    Held,
     TimedOut,
     Failed(io::Error),
 }
@@ -61,6 +64,11 @@ pub(super) async fn run(core: Rc<Core>, index: usize) {
     let mut pause = RECONNECT_FIRST;
     let waits_for_due = core.options.rate.is_some() && core.options.per_connection == Some(1);
     while !core.desk.borrow().is_exhausted() {
+        if core.held.get() {
+            released_or_over(&core, index).await;
+            pause = RECONNECT_FIRST;
+            continue;
+        }
         if waits_for_due && !due_or_over(&core, index).await {
             break;
         }
@@ -69,6 +77,9 @@ pub(super) async fn run(core: Rc<Core>, index: usize) {
             End::Badly => {
                 if core.desk.borrow().is_exhausted() {
                     break;
+                }
+                if core.held.get() {
+                    continue;
                 }
                 deadline.set(Instant::now() + pause);
                 deadline.expired().await;
@@ -81,6 +92,18 @@ pub(super) async fn run(core: Rc<Core>, index: usize) {
         }
     }
     core.live.set(core.live.get() - 1);
+}
+
+/// Waits until connections are wanted again.
+async fn released_or_over(core: &Core, index: usize) {
+    poll_fn(|cx| {
+        if !core.held.get() || core.desk.borrow().is_exhausted() {
+            return Poll::Ready(());
+        }
+        core.keep(index, cx.waker());
+        Poll::Pending
+    })
+    .await;
 }
 
 /// Waits for a message to be due. False: there will be none.
@@ -98,13 +121,17 @@ async fn due_or_over(core: &Core, index: usize) -> bool {
 
 async fn connection(core: &Rc<Core>, index: usize, address: Option<IpAddr>, deadline: &Deadline) -> End {
     let turn = core.connect_gate.enter().await;
+    if core.held.get() {
+        return End::Well;
+    }
     let began = Instant::now();
     deadline.set(began + core.options.timeout);
     let connected = connect(&core.ring, core.options.to, address, deadline).await;
-    drop(turn);
+    let turn = core.options.gently.then_some(turn);
     let now = Instant::now();
     let conn = match connected {
         Ok(conn) => conn,
+        Err(_) if core.held.get() => return End::Well,
         Err(error) => {
             core.desk.borrow_mut().trouble(ErrorKind::from(&error), || format!("connect to {}: {error}", core.options.to));
             return End::Badly;
@@ -113,7 +140,7 @@ async fn connection(core: &Rc<Core>, index: usize, address: Option<IpAddr>, dead
     core.desk.borrow_mut().observe(Phase::Connect, began, now);
     core.connections.set(core.connections.get() + 1);
     let mut client = Client::new(&core.script, now);
-    let end = speak(core, index, &conn, &mut client, deadline).await;
+    let end = speak(core, index, &conn, &mut client, turn, deadline).await;
     // What is open when a connection ends by a failure; in all other cases there is nothing.
     client.broke(Instant::now(), &mut *core.desk.borrow_mut());
     core.connections.set(core.connections.get() - 1);
@@ -131,10 +158,13 @@ pub(crate) async fn connect(ring: &Ring, to: SocketAddr, from: Option<IpAddr>, d
     .await
 }
 
-async fn speak(core: &Rc<Core>, index: usize, conn: &Conn, client: &mut Client, deadline: &Deadline) -> End {
+/// `turn` is given back when the peer has spoken.
+async fn speak(core: &Rc<Core>, index: usize, conn: &Conn, client: &mut Client, mut turn: Option<Inside<'_>>, deadline: &Deadline) -> End {
     loop {
         deadline.set(Instant::now() + core.options.timeout);
-        let flow = match next_event(core, index, conn, client, deadline).await {
+        let event = next_event(core, index, conn, client, deadline).await;
+        drop(turn.take());
+        let flow = match event {
             Event::Bytes(received) => {
                 let now = Instant::now();
                 let (mut desk, mut outbox) = (core.desk.borrow_mut(), core.outbox.borrow_mut());
@@ -151,6 +181,7 @@ async fn speak(core: &Rc<Core>, index: usize, conn: &Conn, client: &mut Client, 
                     deadline.expired().await;
                 }
                 let now = Instant::now();
+                deadline.set(now + core.options.timeout);
                 let mut desk = core.desk.borrow_mut();
                 let thinks = std::mem::replace(&mut desk.thinking, false);
                 client.begin(&core.script, now, &mut *desk, &mut core.outbox.borrow_mut());
@@ -161,6 +192,7 @@ async fn speak(core: &Rc<Core>, index: usize, conn: &Conn, client: &mut Client, 
                 client.quit(Instant::now(), &mut core.outbox.borrow_mut());
                 Ok(Flow::Go)
             }
+            Event::Held => return End::Well,
             Event::TimedOut => {
                 core.desk.borrow_mut().trouble(ErrorKind::ReplyTimeout, || "no reply in time".into());
                 return End::Badly;
@@ -179,6 +211,7 @@ async fn speak(core: &Rc<Core>, index: usize, conn: &Conn, client: &mut Client, 
                 let _given_up_anyway = flush(conn, deadline).await;
                 return End::Well;
             }
+            (Ok(Flow::Go), Err(_)) if core.held.get() => return End::Well,
             (Ok(Flow::Go), Err(error)) => {
                 core.desk.borrow_mut().trouble(ErrorKind::from(&error), || format!("sending: {error}"));
                 return End::Badly;
@@ -196,13 +229,20 @@ async fn speak(core: &Rc<Core>, index: usize, conn: &Conn, client: &mut Client, 
 }
 
 async fn next_event(core: &Core, index: usize, conn: &Conn, client: &Client, deadline: &Deadline) -> Event {
-    let rests = client.rests();
+    let (rests, lingers) = (client.rests(), client.lingers());
     poll_fn(|cx| {
+        if core.held.get() {
+            return Poll::Ready(Event::Held);
+        }
         match conn.poll_read(cx) {
             Poll::Ready(Ok(Some(received))) => return Poll::Ready(Event::Bytes(received)),
             Poll::Ready(Ok(None)) => return Poll::Ready(Event::Failed(io::ErrorKind::UnexpectedEof.into())),
             Poll::Ready(Err(error)) => return Poll::Ready(Event::Failed(error)),
             Poll::Pending => {}
+        }
+        if lingers {
+            core.keep(index, cx.waker());
+            return if core.desk.borrow().closed { Poll::Ready(Event::Exhausted) } else { Poll::Pending };
         }
         if !rests {
             return deadline.poll_expired(cx).map(|()| Event::TimedOut);
@@ -264,6 +304,9 @@ async fn send(core: &Core, conn: &Conn, client: &mut Client, deadline: &Deadline
             due += pause;
             deadline.set(due);
             deadline.expired().await;
+            if core.held.get() {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
         }
         deadline.set(Instant::now() + core.options.timeout);
     }

@@ -1,18 +1,17 @@
 //! Disks that are full or fail.
 
-use std::collections::HashSet;
 use std::io;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
+
+use ringpost_loadtest::schedule::Rate;
+use ringpost_loadtest::sink::Sink;
+use ringpost_loadtest::source::{Source, SourceOptions};
 
 use super::{Case, Needs, Place, Seen};
 use crate::dialogue::Dialogue;
 use crate::disk::{Disk, Fault};
 use crate::engine::{Engine, EngineOptions, Route};
-use crate::ledger::difference;
-use crate::load::LoadOptions;
-use crate::sender::LoadHandle;
-use crate::sink::{Sink, SinkOptions};
+use crate::traffic::{Sent, difference, next_hop, texts};
 use crate::volume::{Volume, fresh_ext4};
 use crate::witness::outcomes_durable;
 
@@ -54,12 +53,12 @@ fn full(place: &Place<'_>) -> Seen {
     let (sent, received) = (place.folder.join("sent"), place.folder.join("received"));
     std::fs::write(&image, fresh_ext4(DISK_MIB, &place.folder)?)?;
     let volume = Volume::mount(&image, &mounted)?;
-    let sink = Sink::spawn(SinkOptions { ledger: Some(received.clone()), ..SinkOptions::on_loopback() })?;
-    sink.state.down.store(true, Relaxed);
+    let sink = Sink::start(next_hop(Some(received.clone()))?)?;
+    sink.set_down(true);
     let mut engine = Engine::new(options(place, &mounted, Route::Smarthost(sink.address))?)?;
     engine.start()?;
-    let load = LoadOptions { sessions: 5, messages: Some(1000), ledger: Some(sent.clone()), ..LoadOptions::new(engine.address) };
-    LoadHandle::start(load)?.join()?;
+    let load = texts(engine.address, "4KiB")?;
+    Sent::run(SourceOptions { sessions: 5, messages: Some(1000), pipelining: false, ledger: Some(sent.clone()), ..load })?;
 
     let filler = mounted.join("filler");
     let mut rest = crate::machine::free_bytes(&mounted)?;
@@ -83,10 +82,10 @@ fn full(place: &Place<'_>) -> Seen {
         }
         Ok(reply.starts_with("452"))
     })?;
-    sink.state.down.store(false, Relaxed);
-    engine.drain(PATIENCE, || sink.state.accepted.load(Relaxed))?;
+    sink.set_down(false);
+    engine.drain(PATIENCE, || sink.messages())?;
     outcomes_durable(&engine.socket())?;
-    let delivered = sink.state.deliveries.load(Relaxed);
+    let delivered = sink.counters().deliveries();
     engine.kill()?;
     // What the kill gave back is taken, too: a start needs no block.
     let mut rest = crate::machine::free_bytes(&mounted)?;
@@ -97,8 +96,8 @@ fn full(place: &Place<'_>) -> Seen {
         }
     }
     engine.start()?;
-    engine.drain(PATIENCE, || sink.state.accepted.load(Relaxed))?;
-    let again = sink.state.deliveries.load(Relaxed) - delivered;
+    engine.drain(PATIENCE, || sink.messages())?;
+    let again = sink.counters().deliveries() - delivered;
     drop(file);
     std::fs::remove_file(&filler)?;
     let recovered = wait_until("250 after space is back", || {
@@ -106,9 +105,10 @@ fn full(place: &Place<'_>) -> Seen {
         Ok(Dialogue::greeted(engine.address, PATIENCE)?.message().is_ok_and(|reply| reply.starts_with("250")))
     })?;
     let status = engine.terminate(PATIENCE)?;
-    sink.stop()?;
+    sink.stop();
+    sink.join()?;
     volume.unmount()?;
-    let result = difference(&[&sent], &received, &HashSet::new())?;
+    let result = difference(&[&sent], &received)?;
     let good = reply.starts_with("452 4.3.1") && again == 0 && result.is_intact() && status.success();
     Ok((
         good,
@@ -126,12 +126,12 @@ fn failing(place: &Place<'_>, fault: Fault) -> Seen {
     let (sent, received, mounted) = (place.folder.join("sent"), place.folder.join("received"), place.folder.join("fs"));
     let disk = Disk::mount(fresh_ext4(DISK_MIB, &place.folder)?, &place.folder.join("disk"), Duration::ZERO)?;
     let volume = Volume::mount(&disk.file(), &mounted)?;
-    let sink = Sink::spawn(SinkOptions { ledger: Some(received.clone()), ..SinkOptions::on_loopback() })?;
+    let sink = Sink::start(next_hop(Some(received.clone()))?)?;
     let mut engine = Engine::new(options(place, &mounted, Route::Smarthost(sink.address))?)?;
     engine.start()?;
-    let load = LoadOptions { sessions: 20, rate: Some(1000.0), ledger: Some(sent.clone()), ..LoadOptions::new(engine.address) };
-    let load = LoadHandle::start(load)?;
-    wait_until("mail", || Ok(load.state.acknowledged.load(Relaxed) > 500))?;
+    let (load, rate) = (texts(engine.address, "4KiB")?, Some(Rate::Fixed(1000.0)));
+    let load = Source::start(SourceOptions { sessions: 20, pipelining: false, rate, ledger: Some(sent.clone()), ..load })?;
+    wait_until("mail", || Ok(load.acknowledged() > 500))?;
     let mut waiting = Dialogue::greeted(engine.address, PATIENCE)?;
     waiting.begin_content()?;
     disk.control().fail(fault);
@@ -139,19 +139,20 @@ fn failing(place: &Place<'_>, fault: Fault) -> Seen {
     let answer = waiting.say("Subject: too late\r\n\r\ntext\r\n.").unwrap_or_else(|error| error.to_string());
     let status = engine.wait(PATIENCE)?;
     let took = began.elapsed();
-    load.state.hold.store(true, Relaxed);
-    load.state.stop.store(true, Relaxed);
+    load.hold(true);
+    load.stop();
     let refused = load.join()?;
     disk.control().fail(Fault::None);
     volume.unmount()?;
     let volume = Volume::mount(&disk.file(), &mounted)?;
     engine.start()?;
-    engine.drain(PATIENCE, || sink.state.accepted.load(Relaxed))?;
+    engine.drain(PATIENCE, || sink.messages())?;
     let last = engine.terminate(PATIENCE)?;
-    sink.stop()?;
+    sink.stop();
+    sink.join()?;
     volume.unmount()?;
     drop(disk);
-    let result = difference(&[&sent], &received, &HashSet::new())?;
+    let result = difference(&[&sent], &received)?;
     let good = answer.starts_with("451") && !status.success() && took < LEAVE_MAX && result.is_intact() && last.success();
     Ok((
         good,
@@ -159,7 +160,7 @@ fn failing(place: &Place<'_>, fault: Fault) -> Seen {
             "{:?}, {status} after {:.1} s; {} acknowledged, {} answered 4xx, lost {}, damaged {}",
             answer.trim_end(),
             took.as_secs_f64(),
-            result.acknowledged,
+            result.accepted,
             refused.refused,
             result.lost,
             result.damaged

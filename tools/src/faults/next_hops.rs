@@ -7,10 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use ringpost_loadtest::sink::{Sink, SinkOptions};
+
 use super::{Case, Needs, Place, Seen};
 use crate::dialogue::Dialogue;
 use crate::engine::{Engine, EngineOptions, Route};
-use crate::sink::{Sink, SinkOptions};
+use crate::traffic::next_hop;
 
 /// An attempt whose deadlines are a second each has ended after this.
 const ATTEMPT_MAX: Duration = Duration::from_secs(30);
@@ -176,9 +178,9 @@ fn is_survived(place: &Place<'_>, manner: Manner) -> Seen {
     let took = began.elapsed();
     let meanwhile = Dialogue::greeted(engine.address, ATTEMPT_MAX)?.message()?;
     drop(hop);
-    let sink = Sink::spawn(SinkOptions { listen: address, ..SinkOptions::on_loopback() })?;
-    let drained = engine.drain(Duration::from_secs(20), || sink.state.accepted.load(SeqCst));
-    let arrived = sink.state.accepted.load(SeqCst);
+    let sink = Sink::start(SinkOptions { listen: address, ..next_hop(None)? })?;
+    let drained = engine.drain(Duration::from_secs(20), || sink.messages());
+    let arrived = sink.messages();
     let good = meanwhile.starts_with("250") && drained.is_ok() && arrived == 2;
     Ok((good, format!("after {:.1} s: {reason:?}; then {arrived} of 2 arrive", took.as_secs_f64())))
 }
