@@ -28,6 +28,7 @@ const ACCOUNTS: [(&str, u32); 3] = [("opensmtpd", 941), ("opensmtpq", 942), ("De
 
 /// Lays a folder over the machine's own and becomes the program. `$0` is the folder.
 const ENTER: &str = "set -e; mount --make-rprivate /; mount --bind \"$0/passwd\" /etc/passwd; mount --bind \"$0/group\" /etc/group; \
+    test ! -e /etc/resolv.conf || mount --bind \"$0/resolv.conf\" /etc/resolv.conf; \
     mount --bind \"$0/spool\" /var/spool; mount --bind \"$0/lib\" /var/lib; mount --bind \"$0/run\" /run; exec \"$@\"";
 
 /// Which one.
@@ -108,16 +109,22 @@ impl Unpacked {
         }
         chown(folder.join("spool/exim4"), Some(ACCOUNTS[2].1), Some(ACCOUNTS[2].1))?;
         let config = folder.join("peer.conf");
-        for (path, text) in
-            [(folder.join("passwd"), passwd), (folder.join("group"), group), (config.clone(), package.config(address, sessions))]
-        {
+        // OpenSMTPD looks up each client before its banner, and asks DNS before /etc/hosts unless it is told.
+        let resolver = "lookup file\n".to_owned();
+        for (path, text) in [
+            (folder.join("passwd"), passwd),
+            (folder.join("group"), group),
+            (folder.join("resolv.conf"), resolver),
+            (config.clone(), package.config(address, sessions)),
+        ] {
             fs::write(&path, text)?;
             open(&path, 0o644)?;
         }
         let log = folder.join("log");
         let mut command = Command::new("unshare");
         command.args(["-m", "sh", "-c", ENTER]).arg(folder).arg(&program).args(package.arguments()).arg(&config);
-        command.env("LD_LIBRARY_PATH", libraries).stdin(Stdio::null()).stdout(fs::File::create(&log)?).stderr(Stdio::null());
+        let log = fs::File::create(&log)?;
+        command.env("LD_LIBRARY_PATH", libraries).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         // Started from a thread bound to the core: its processes inherit the binding.
         let spawn = move || {
             machine::run_on(core)?;
