@@ -122,7 +122,7 @@ mod tests {
         let side = folder.join(name);
         std::fs::create_dir(&side).unwrap();
         for seed in 0..5 {
-            let run = SampleRun { seed: seed + name.len() as u64 * 50, slowness, noise: 0.02, seconds: 2 }.result();
+            let run = SampleRun { seed: seed + name.len() as u64 * 50, slowness, noise: 0.02, seconds: 2, ..SampleRun::default() }.result();
             run.write(&side.join(format!("{seed}.json"))).unwrap();
         }
         side

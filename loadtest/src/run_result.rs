@@ -25,6 +25,9 @@ pub const FORMAT: u32 = 1;
 /// The largest result that is read: an hour of intervals of all phases is a tenth of it.
 const FILE_BYTES_MAX: u64 = 1 << 30;
 
+/// Fewer open connections than this say nothing of what a connection costs: the mail under way weighs more.
+pub const CONNECTIONS_THAT_COUNT: u64 = 500;
+
 /// Percentiles that summaries list, by the names they have in JSON.
 pub const PERCENTILES: [(&str, f64); 9] = [
     ("p50", 50.0),
@@ -83,7 +86,8 @@ pub struct RunResult {
     pub acknowledged_bytes: u64,
     /// Most connections open at the end of a second.
     pub connections_max: u64,
-    /// Memory of the server for each open connection, where the scenario measures it.
+    /// What the server's memory grew by for each of [`Self::connections_max`], mail under way included; known where its process
+    /// is and at least [`CONNECTIONS_THAT_COUNT`] were open.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_bytes_per_connection: Option<f64>,
     /// CPU of the generator, percent of one core, mean.
@@ -190,8 +194,8 @@ pub struct RunFacts {
     pub final_metrics: BTreeMap<String, f64>,
     /// CPU seconds the server used during the run, where that is known exactly; else the mean of its seconds counts.
     pub server_cpu_s: Option<f64>,
-    /// Server memory for each open connection, where measured.
-    pub memory_bytes_per_connection: Option<f64>,
+    /// Memory of the server before the load, bytes.
+    pub server_memory_before: Option<u64>,
     /// The machine.
     pub machine: Machine,
 }
@@ -230,7 +234,10 @@ impl RunResult {
             transactions_begun: totals.sent,
             acknowledged_bytes: totals.acknowledged_bytes,
             connections_max,
-            memory_bytes_per_connection: facts.memory_bytes_per_connection,
+            memory_bytes_per_connection: facts
+                .server_memory_before
+                .filter(|_| memory_max > 0 && connections_max >= CONNECTIONS_THAT_COUNT)
+                .map(|before| memory_max.saturating_sub(before) as f64 / connections_max as f64),
             generator_cpu_usage: generator_cpu,
             cpu_us_per_message: server_cpu_s.filter(|_| totals.acknowledged > 0).map(|cpu| cpu * 1e6 / totals.acknowledged as f64),
             load: facts.load,
@@ -304,4 +311,18 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
         let _ = fs::remove_file(&fresh);
     }
     written
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample_run::SampleRun;
+
+    #[test]
+    fn memory_per_connection_is_its_growth_and_only_said_of_many() {
+        let cost = |connections| SampleRun { connections, ..SampleRun::default() }.result().memory_bytes_per_connection;
+        // 50.09 MB at most, 40 before.
+        assert_eq!(cost(1000), Some(10_090.0));
+        assert_eq!(cost(CONNECTIONS_THAT_COUNT - 1), None);
+    }
 }

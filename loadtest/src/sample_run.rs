@@ -22,11 +22,13 @@ pub struct SampleRun {
     pub noise: f64,
     /// Seconds of the run.
     pub seconds: u64,
+    /// Connections open all the time.
+    pub connections: u64,
 }
 
 impl Default for SampleRun {
     fn default() -> Self {
-        SampleRun { seed: 1, slowness: 1.0, noise: 0.0, seconds: 10 }
+        SampleRun { seed: 1, slowness: 1.0, noise: 0.0, seconds: 10, connections: 8 }
     }
 }
 
@@ -49,7 +51,7 @@ impl SampleRun {
                 recorder.record_ns(Phase::DotTo250, dot as u64);
                 recorder.record_ns(Phase::Transaction, (dot + 100_000.0 * pace) as u64);
             }
-            run.add(second, &recorder.take(8, 8));
+            run.add(second, &recorder.take(8, self.connections));
             let engine = ProcessSample { cpu_percent: 60.0 + random.normal(), memory_bytes: 50_000_000 + second * 10_000 };
             run.sample(second, Some(engine), Some(ProcessSample { cpu_percent: 40.0, memory_bytes: 9_000_000 }));
         }
@@ -66,7 +68,7 @@ impl SampleRun {
                 initial_metrics: BTreeMap::new(),
                 final_metrics: BTreeMap::new(),
                 server_cpu_s: Some(cpu_s),
-                memory_bytes_per_connection: None,
+                server_memory_before: Some(40_000_000),
                 machine: Machine { cores: 2, cores_allowed: 2, memory_mib: 1000, kernel: "Linux 6.1".into(), ..Machine::default() },
             },
         )

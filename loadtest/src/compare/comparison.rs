@@ -348,7 +348,7 @@ mod tests {
     use crate::{error_kind::ErrorKind, sample_run::SampleRun};
 
     fn runs(seed: u64, count: u64, slowness: f64, noise: f64) -> Vec<RunResult> {
-        (0..count).map(|n| SampleRun { seed: seed * 1000 + n, slowness, noise, seconds: 3 }.result()).collect()
+        (0..count).map(|n| SampleRun { seed: seed * 1000 + n, slowness, noise, seconds: 3, ..SampleRun::default() }.result()).collect()
     }
 
     #[test]

@@ -99,6 +99,7 @@ pub fn run(scenario: &Scenario, place: &Place, stop: &StopSignal, viewer: &mut d
     };
     let initial_metrics = under_test.counters();
     let cpu_before = under_test.cpu();
+    let server_memory_before = under_test.pid().and_then(|pid| Some(process_use(pid).ok()?.memory_bytes));
     under_test.kill_later(scenario.engine.kill_after_s.map(|after| after * stretch));
     let pid = || under_test.pid();
     let beside = Beside { server_pid: Some(&pid), sinks: &sinks };
@@ -130,7 +131,7 @@ pub fn run(scenario: &Scenario, place: &Place, stop: &StopSignal, viewer: &mut d
         initial_metrics,
         final_metrics,
         server_cpu_s,
-        memory_bytes_per_connection: None,
+        server_memory_before,
         machine,
     };
     if place.keep {

@@ -17,6 +17,7 @@ use crate::{
     machine::Machine,
     phase::Phase,
     pinning,
+    process::process_use,
     random::Random,
     run_result::{Load, RunFacts, RunResult},
     schedule::{RATE_FORM, Rate, Schedule},
@@ -268,6 +269,7 @@ impl SourceArguments {
         pinning::raise_open_files();
         let stop = StopSignal::listen().map_err(|error| Failure::io("signals", error))?;
         let mut viewer = viewer(&self.name, self.tui, self.live, self.quiet || self.json)?;
+        let server_memory_before = self.server_pid.and_then(|pid| Some(process_use(pid).ok()?.memory_bytes));
         let server_pid = || self.server_pid;
         let beside = Beside { server_pid: Some(&server_pid), sinks: &[] };
         let run = run_source(options.clone(), beside, &stop, &mut *viewer)?;
@@ -279,12 +281,12 @@ impl SourceArguments {
         }
         let well = run.report.acknowledged > 0 && run.report.acknowledged == run.report.settled;
         if let Some(path) = &self.output {
-            self.result(&options, run).write(path)?;
+            self.result(&options, run, server_memory_before).write(path)?;
         }
         Ok(if well { EXIT_OK } else { EXIT_NEGATIVE })
     }
 
-    fn result(&self, options: &SourceOptions, run: SourceRun) -> RunResult {
+    fn result(&self, options: &SourceOptions, run: SourceRun, server_memory_before: Option<u64>) -> RunResult {
         let failures = match run.report.settled - run.report.acknowledged {
             0 => Vec::new(),
             failed => vec![format!("{failed} messages were not acknowledged")],
@@ -299,7 +301,7 @@ impl SourceArguments {
             initial_metrics: Default::default(),
             final_metrics: Default::default(),
             server_cpu_s: None,
-            memory_bytes_per_connection: None,
+            server_memory_before,
             machine: Machine::observe(Path::new("."), ""),
         };
         RunResult::new(run.measurement, facts)
