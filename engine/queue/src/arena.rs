@@ -77,6 +77,7 @@ impl<T: Copy + Default> Arena<T> {
         }
     }
 
+    #[inline]
     pub(crate) fn get(&self, span: Span) -> &[T] {
         if span.length == 0 {
             return &[];
@@ -86,6 +87,7 @@ impl<T: Copy + Default> Arena<T> {
         &class.pages[page][start..start + span.len()]
     }
 
+    #[inline]
     pub(crate) fn get_mut(&mut self, span: Span) -> &mut [T] {
         if span.length == 0 {
             return &mut [];
@@ -104,11 +106,13 @@ impl<T: Copy + Default> Arena<T> {
     }
 
     /// The class for a length and the length of its slots.
+    #[inline]
     fn class_of(&self, length: usize) -> (usize, usize) {
         let steps = (length + (1 << self.step_bits) - 1) >> self.step_bits;
-        if steps <= STEPS {
-            return (steps - 1, steps << self.step_bits);
-        }
+        if steps <= STEPS { (steps - 1, steps << self.step_bits) } else { self.large_class_of(steps) }
+    }
+
+    fn large_class_of(&self, steps: usize) -> (usize, usize) {
         // Above: four classes per doubling. `shift` scales the length to 5..=8 quarters.
         let shift = (usize::BITS - (steps - 1).leading_zeros()) as usize - 3;
         let quarters = (steps + (1 << shift) - 1) >> shift;

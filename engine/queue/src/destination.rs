@@ -99,6 +99,8 @@ pub(crate) struct Destination {
     pause_until: u64,
     /// A host failed since an attempt last found none.
     failure_told: bool,
+    /// All hosts are alive and none has failed since it was last reached.
+    is_well: bool,
 }
 
 impl Destination {
@@ -128,6 +130,7 @@ impl Destination {
             window: 0,
             pause_until: 0,
             failure_told: false,
+            is_well: true,
         };
         destination.reset_window();
         destination
@@ -145,6 +148,9 @@ impl Destination {
         }
         if self.hosts.is_empty() {
             return self.limits.connections_max.max(1);
+        }
+        if self.is_well {
+            return self.window / ONE;
         }
         match self.breaker(now) {
             // Failures of a cohort count against the window until it is known what they mean.
@@ -198,6 +204,7 @@ impl Destination {
         if host.dead_until > 0 {
             host.dead_until = now + PROBE_MS;
             host.probing = true;
+            self.is_well = false;
         }
         Some(HostIndex(index as u8))
     }
@@ -210,6 +217,7 @@ impl Destination {
         let was_dead = self.hosts.iter().all(|host| host.dead_until > 0);
         let Some(host) = self.hosts.get_mut(usize::from(host.0)) else { return };
         (host.dead_until, host.dead_times, host.failures, host.probing) = (0, 0, 0, false);
+        self.note_health();
         self.pause_until = 0;
         if was_dead {
             self.reset_window();
@@ -221,7 +229,7 @@ impl Destination {
         let open = self.in_flight.saturating_sub(self.chained).max(1);
         let limits = self.limits;
         let Some(host) = self.hosts.get_mut(usize::from(host.0)) else { return };
-        self.failure_told = true;
+        (self.failure_told, self.is_well) = (true, false);
         self.reason.clear();
         for character in reason.chars() {
             if self.reason.len() + character.len_utf8() > REASON_BYTES_MAX {
@@ -249,8 +257,9 @@ impl Destination {
 
     /// A transaction was delivered: the destination bears more.
     pub(crate) fn succeeded(&mut self) {
-        for host in self.hosts.iter_mut().filter(|host| host.dead_until == 0) {
-            host.failures = 0;
+        if !self.is_well {
+            self.hosts.iter_mut().filter(|host| host.dead_until == 0).for_each(|host| host.failures = 0);
+            self.note_health();
         }
         let most = self.limits.connections_max.max(1).saturating_mul(ONE);
         self.window = (self.window + ONE * ONE / self.window).min(most);
@@ -283,6 +292,10 @@ impl Destination {
         for host in self.hosts.iter_mut().filter(|host| host.dead_until > 0 && !host.probing) {
             host.dead_until = now.max(1);
         }
+    }
+
+    fn note_health(&mut self) {
+        self.is_well = self.hosts.iter().all(|host| host.dead_until == 0 && host.failures == 0 && !host.probing);
     }
 
     fn reset_window(&mut self) {

@@ -50,14 +50,17 @@ impl Queue {
         while group != NONE {
             let mut due = 0;
             let mut next = self.groups[group].first;
+            let recipients = self.recipients.get_mut(span);
             while next != NO_RECIPIENT {
-                let recipient = self.recipients.get(span)[usize::from(next)];
+                let recipient = &mut recipients[usize::from(next)];
                 if recipient.place == Place::Waiting && recipient.next_attempt <= now {
-                    self.place(index, next, Place::Ready);
+                    recipient.place = Place::Ready;
                     due += 1;
                 }
                 next = recipient.next_in_group;
             }
+            self.placed[Place::Waiting as usize] -= usize::from(due);
+            self.placed[Place::Ready as usize] += usize::from(due);
             if due > 0 {
                 self.add_ready(group, due, |ready, groups| ready.push(groups, group, now));
                 self.refresh(self.groups[group].destination, now);
@@ -213,17 +216,18 @@ impl Queue {
         let span = message.recipients;
         let (mut taken, mut tried) = (0, 0);
         let mut next = self.groups[group].first;
+        let recipients = self.recipients.get_mut(span);
         while next != NO_RECIPIENT && taken < most {
-            let recipient = &mut self.recipients.get_mut(span)[usize::from(next)];
-            let (this, place) = (next, recipient.place);
+            let recipient = &mut recipients[usize::from(next)];
             next = recipient.next_in_group;
-            if place == Place::Ready {
-                recipient.dispatch = number;
+            if recipient.place == Place::Ready {
+                (recipient.place, recipient.dispatch) = (Place::Attempting, number);
                 tried = recipient.attempts.max(tried);
-                self.place(index, this, Place::Attempting);
                 taken += 1;
             }
         }
+        self.placed[Place::Ready as usize] -= usize::from(taken);
+        self.placed[Place::Attempting as usize] += usize::from(taken);
         self.subtract_ready(group, taken);
         self.destinations[destination as usize].in_flight += 1;
         let (key, destination) = (self.key(index), DestinationId(destination));

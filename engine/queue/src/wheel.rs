@@ -47,12 +47,15 @@ pub(crate) struct Wheel {
     heads: Box<[u32; LEVELS * SLOTS]>,
     occupied: [u64; LEVELS],
     cascading: Option<u16>,
+    /// Nothing is to be done before: at or before the start of the earliest occupied slot.
+    quiet_until: u64,
 }
 
 impl Wheel {
     /// `now` only needs to be near: earlier deadlines are due at once.
     pub(crate) fn new(now: u64) -> Self {
-        Self { base: now, nodes: Slab::new(), heads: Box::new([NONE; LEVELS * SLOTS]), occupied: [0; LEVELS], cascading: None }
+        let heads = Box::new([NONE; LEVELS * SLOTS]);
+        Self { base: now, nodes: Slab::new(), heads, occupied: [0; LEVELS], cascading: None, quiet_until: 0 }
     }
 
     /// Sets or moves the deadline of `index`.
@@ -77,6 +80,13 @@ impl Wheel {
 
     /// The next index whose deadline is at or before `now`.
     pub(crate) fn pop(&mut self, now: u64) -> Popped {
+        if now < self.quiet_until && self.cascading.is_none() {
+            return Popped::Nothing;
+        }
+        self.turn(now)
+    }
+
+    fn turn(&mut self, now: u64) -> Popped {
         let now = now.max(self.base);
         loop {
             if let Some(place) = self.cascading
@@ -85,11 +95,11 @@ impl Wheel {
                 return Popped::Working;
             }
             let Some((level, slot, start)) = self.earliest() else {
-                self.base = now;
+                (self.base, self.quiet_until) = (now, u64::MAX);
                 return Popped::Nothing;
             };
             if start > now {
-                self.base = now;
+                (self.base, self.quiet_until) = (now, start);
                 return Popped::Nothing;
             }
             self.base = self.base.max(start);
@@ -140,6 +150,8 @@ impl Wheel {
     fn link(&mut self, index: u32) {
         let deadline = self.nodes[index].deadline.max(self.base);
         let level = (63 - ((self.base ^ deadline) | 63).leading_zeros() as usize) / 6;
+        let start = deadline >> (6 * level) << (6 * level);
+        self.quiet_until = self.quiet_until.min(start);
         let slot = (deadline >> (6 * level)) as usize % SLOTS;
         let place = level * SLOTS + slot;
         let head = self.heads[place];
