@@ -311,6 +311,8 @@ impl Queue {
     /// appended to `record`. Panics if an outcome names a recipient that is not of this attempt, or one twice.
     pub fn settle(&mut self, dispatch: Dispatch, outcomes: &[(u16, Outcome<'_>)], now: u64, record: &mut Vec<u8>) -> Settled {
         let index = dispatch.key.index;
+        // Read by its end, and seldom in the cache: the load begins here and nothing waits for it.
+        self.timers.touch(index);
         let span = self.messages[index].recipients;
         let attempted = Attempted {
             now,

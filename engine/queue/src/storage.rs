@@ -86,7 +86,9 @@ impl Queue {
     /// The group of a message being stored for a destination. Its groups are the newest of their destinations.
     fn group_of(&mut self, message: u32, destination: u32) -> u32 {
         let newest = self.destinations[destination as usize].newest_group;
-        if newest != NONE && self.groups[newest].message == message && self.groups[newest].destination == destination {
+        // The first recipient has none: no need to look at a group that is not in the cache.
+        let has_groups = self.messages[message].first_group != NONE;
+        if has_groups && newest != NONE && self.groups[newest].message == message && self.groups[newest].destination == destination {
             return newest;
         }
         let group = self.groups.take();

@@ -3,6 +3,8 @@
 //! Eleven levels of 64 slots cover every 64-bit time, so nothing is ever "too far". A deadline sits at the level of the
 //! highest base-64 digit in which it differs from the base time, and moves down when the base reaches its slot.
 
+use std::hint::black_box;
+
 use crate::slab::{NONE, Slab};
 
 const LEVELS: usize = 11;
@@ -76,6 +78,11 @@ impl Wheel {
         if self.nodes.get(index).is_some_and(|node| node.place != IDLE) {
             self.unlink(index);
         }
+    }
+
+    /// Brings the deadline of `index` into the cache without waiting for it.
+    pub(crate) fn touch(&self, index: u32) {
+        black_box(self.nodes.get(index).map(|node| node.place));
     }
 
     /// The next index whose deadline is at or before `now`.
