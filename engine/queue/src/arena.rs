@@ -6,10 +6,14 @@ const STEPS: usize = 8;
 /// Bytes that a page of small slots takes at least.
 const PAGE_BYTES: usize = 16 * 1024;
 
+/// Bits of a [`Span`]'s length; its class lies above them.
+const LENGTH_BITS: u32 = 24;
+
 /// Names a slice of an [`Arena`]. The empty slice takes no room.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Span {
     slot: u32,
+    /// The length in the lower bits, the class in the upper: looking is then a few instructions.
     length: u32,
 }
 
@@ -18,13 +22,18 @@ impl Span {
         self.slot
     }
 
+    /// Its class in the arena, which [`Span::from_parts`] wants back.
+    pub(crate) fn class(self) -> u8 {
+        (self.length >> LENGTH_BITS) as u8
+    }
+
     /// The span with these parts; for holders that have no room for a whole one.
-    pub(crate) fn from_parts(slot: u32, length: u8) -> Self {
-        Self { slot, length: length.into() }
+    pub(crate) fn from_parts(slot: u32, class: u8, length: u8) -> Self {
+        Self { slot, length: u32::from(class) << LENGTH_BITS | u32::from(length) }
     }
 
     pub(crate) fn len(self) -> usize {
-        self.length as usize
+        (self.length & ((1 << LENGTH_BITS) - 1)) as usize
     }
 }
 
@@ -58,6 +67,7 @@ impl<T: Copy + Default> Arena<T> {
         if length == 0 {
             return Span::default();
         }
+        assert!(length < 1 << LENGTH_BITS, "the caller bounds slices to 16 MiB");
         let (index, _) = self.class_of(length);
         while self.classes.len() <= index {
             let slot_length = self.class_length(self.classes.len());
@@ -65,14 +75,13 @@ impl<T: Copy + Default> Arena<T> {
             self.classes.push(Class { slot_length, page_bits: slots_per_page.trailing_zeros(), pages: Vec::new(), free: Vec::new() });
         }
         self.used += 1;
-        Span { slot: self.classes[index].take(), length: u32::try_from(length).expect("the caller bounds slices to 16 MiB") }
+        Span { slot: self.classes[index].take(), length: (index as u32) << LENGTH_BITS | length as u32 }
     }
 
     /// Gives a slice back.
     pub(crate) fn give(&mut self, span: Span) {
         if span.length > 0 {
-            let (index, _) = self.class_of(span.len());
-            self.classes[index].free.push(span.slot);
+            self.classes[usize::from(span.class())].free.push(span.slot);
             self.used -= 1;
         }
     }
@@ -82,7 +91,7 @@ impl<T: Copy + Default> Arena<T> {
         if span.length == 0 {
             return &[];
         }
-        let class = &self.classes[self.class_of(span.len()).0];
+        let class = &self.classes[usize::from(span.class())];
         let (page, start) = class.place(span.slot);
         &class.pages[page][start..start + span.len()]
     }
@@ -92,8 +101,7 @@ impl<T: Copy + Default> Arena<T> {
         if span.length == 0 {
             return &mut [];
         }
-        let index = self.class_of(span.len()).0;
-        let class = &mut self.classes[index];
+        let class = &mut self.classes[usize::from(span.class())];
         let (page, start) = class.place(span.slot);
         &mut class.pages[page][start..start + span.len()]
     }
@@ -106,13 +114,11 @@ impl<T: Copy + Default> Arena<T> {
     }
 
     /// The class for a length and the length of its slots.
-    #[inline]
     fn class_of(&self, length: usize) -> (usize, usize) {
         let steps = (length + (1 << self.step_bits) - 1) >> self.step_bits;
-        if steps <= STEPS { (steps - 1, steps << self.step_bits) } else { self.large_class_of(steps) }
-    }
-
-    fn large_class_of(&self, steps: usize) -> (usize, usize) {
+        if steps <= STEPS {
+            return (steps - 1, steps << self.step_bits);
+        }
         // Above: four classes per doubling. `shift` scales the length to 5..=8 quarters.
         let shift = (usize::BITS - (steps - 1).leading_zeros()) as usize - 3;
         let quarters = (steps + (1 << shift) - 1) >> shift;

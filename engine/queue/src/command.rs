@@ -70,6 +70,7 @@ impl Queue {
     /// Deletes a message, whatever its state; what an attempt in progress comes to is no longer kept.
     pub fn delete(&mut self, key: MessageKey, now: u64) -> Option<Settled> {
         let index = self.find_open(key)?;
+        self.withdraw(index);
         self.begin_closing(index);
         self.refresh_all(index, now);
         Some(Settled::Done)

@@ -138,7 +138,7 @@ impl Destination {
 
     /// Held by its route.
     pub(crate) fn is_held(&self) -> bool {
-        self.via == Via::Hold
+        matches!(self.via, Via::Hold)
     }
 
     /// Attempts at a time that are allowed just now.

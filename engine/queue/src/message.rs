@@ -211,6 +211,7 @@ pub(crate) struct Recipient {
     pub(crate) deferrals: u8,
     pub(crate) untried: u8,
     reply_bytes: u8,
+    reply_class: u8,
 }
 
 impl Recipient {
@@ -219,11 +220,15 @@ impl Recipient {
     }
 
     pub(crate) fn reply(&self) -> Span {
-        Span::from_parts(self.reply_slot, self.reply_bytes)
+        Span::from_parts(self.reply_slot, self.reply_class, self.reply_bytes)
+    }
+
+    pub(crate) fn has_reply(&self) -> bool {
+        self.reply_bytes > 0
     }
 
     pub(crate) fn set_reply(&mut self, reply: Span) {
-        self.reply_slot = reply.slot();
+        (self.reply_slot, self.reply_class) = (reply.slot(), reply.class());
         self.reply_bytes = u8::try_from(reply.len()).expect("replies are cut when they are kept");
     }
 

@@ -314,10 +314,12 @@ impl Queue {
         // Read by its end, and seldom in the cache: the load begins here and nothing waits for it.
         self.timers.touch(index);
         let span = self.messages[index].recipients;
+        // Then nobody is deferred, and nothing is drawn.
+        let decides_all = !outcomes.is_empty() && outcomes.iter().all(|(_, outcome)| matches!(outcome, Outcome::Delivered { .. }));
         let attempted = Attempted {
             now,
             policy: self.destinations[dispatch.destination.index()].retry,
-            draw: self.jitter.below(u64::MAX),
+            draw: if decides_all { 0 } else { self.jitter.below(u64::MAX) },
             progress: outcomes.iter().any(|(_, outcome)| *outcome != Outcome::Untried),
         };
         let (mut delivered, mut changed) = (false, false);

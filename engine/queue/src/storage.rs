@@ -131,8 +131,7 @@ impl Queue {
             return;
         }
         let Message { id, addresses, recipients: span, mut first_group, generation, .. } = *message;
-        for recipient in 0..span.len() {
-            let state = self.recipients.get(span)[recipient];
+        for state in self.recipients.get(span) {
             self.texts.give(state.reply());
             self.placed[state.place as usize] -= 1;
         }
@@ -150,7 +149,9 @@ impl Queue {
         self.timers.cancel(index);
         let entry = self.by_id.find_entry(id.spread(), |&other| other == index);
         entry.expect("a queued message is found by its id").remove();
-        self.messages[index] = Message { generation: generation.wrapping_add(1), ..Message::default() };
+        // The rest is written by the next user of the slot.
+        let message = &mut self.messages[index];
+        (message.generation, message.flags) = (generation.wrapping_add(1), Flags::default());
         self.messages.give(index);
     }
 
@@ -159,7 +160,7 @@ impl Queue {
         let span = self.messages[index].recipients;
         let old = self.recipients.get(span)[usize::from(recipient)].reply();
         if parts.is_empty() && old.len() == 0 {
-            return; // Most mail is delivered at once and has nothing to forget.
+            return;
         }
         let mut line = [0; REPLY_BYTES_MAX];
         let mut length = 0;

@@ -1,7 +1,7 @@
 //! How recipients move between their places; every move goes through [`Queue::place`].
 
-use crate::destination::DestinationId;
-use crate::message::{Flags, Group, NO_RECIPIENT, Place};
+use crate::destination::{Destination, DestinationId};
+use crate::message::{Flags, Group, Message, NO_RECIPIENT, Place};
 use crate::outcome::{Outcome, REPLY_BYTES_MAX, sanitise};
 use crate::queue::{Dispatch, Queue, Settled};
 use crate::retry::{Jitter, RetryPolicy};
@@ -130,15 +130,13 @@ impl Queue {
     /// When the recipients of a group expire by their message's age alone.
     fn end_of_life(&self, group: u32) -> u64 {
         let Group { message, destination, .. } = self.groups[group];
-        let message = &self.messages[message];
-        message.expires_at.min(message.accepted_at.saturating_add(self.destinations[destination as usize].retry.lifetime_ms))
+        end_of_life(&self.messages[message], &self.destinations[destination as usize])
     }
 
     /// When the recipients of a group expire where they wait; never while their route holds them.
     fn deadline(&self, group: u32) -> Option<u64> {
         let Group { message, destination, .. } = self.groups[group];
-        let held = self.destinations[destination as usize].is_held();
-        (!held).then(|| self.end_of_life(group).max(self.messages[message].grace_until))
+        deadline(&self.messages[message], &self.destinations[destination as usize])
     }
 
     /// Gives mail that is past its lifetime the time for one more attempt.
@@ -176,10 +174,11 @@ impl Queue {
                 }
                 next = recipient.next_in_group;
             }
+            let Group { destination, next_in_message, .. } = self.groups[group];
             if open {
-                nearest = nearest.min(self.deadline(group).unwrap_or(u64::MAX));
+                nearest = nearest.min(deadline(message, &self.destinations[destination as usize]).unwrap_or(u64::MAX));
             }
-            group = self.groups[group].next_in_message;
+            group = next_in_message;
         }
         match nearest {
             u64::MAX => self.timers.cancel(index),
@@ -253,8 +252,14 @@ impl Queue {
         state.last_attempt = now;
         match outcome {
             Outcome::Delivered { .. } => {
-                self.place(index, recipient, Place::Delivered);
-                self.keep_reply(index, recipient, &[]);
+                let has_reply = state.has_reply();
+                self.placed[state.place as usize] -= 1;
+                self.placed[Place::Delivered as usize] += 1;
+                state.place = Place::Delivered;
+                // Most mail is delivered at once and has nothing to forget.
+                if has_reply {
+                    self.keep_reply(index, recipient, &[]);
+                }
             }
             Outcome::Failed { reply } => {
                 self.place(index, recipient, Place::Failed);
@@ -294,11 +299,12 @@ impl Queue {
         let span = self.messages[dispatch.key.index].recipients;
         let mut next = self.groups[dispatch.group].first;
         while next != NO_RECIPIENT {
-            let recipient = self.recipients.get(span)[usize::from(next)];
-            if recipient.is_in(dispatch.number) {
-                each(self, next);
-            }
+            let recipient = &self.recipients.get(span)[usize::from(next)];
+            let (this, is_open) = (next, recipient.is_in(dispatch.number));
             next = recipient.next_in_group;
+            if is_open {
+                each(self, this);
+            }
         }
         self.messages[dispatch.key.index].in_flight -= 1;
         let destination = &mut self.destinations[dispatch.destination.index()];
@@ -318,7 +324,8 @@ impl Queue {
             Settled::Nothing
         } else if self.is_delivered(index) {
             self.begin_closing(index);
-            Settled::Done
+            // Its timer is gone, and it stays until this is recorded.
+            return Settled::Done;
         } else if changed {
             self.write_record(index, |recipient| recipient.dispatch == dispatch.number && recipient.last_attempt == now, record);
             self.messages[index].unrecorded += 1;
@@ -335,11 +342,11 @@ impl Queue {
         self.recipients.get(self.messages[index].recipients).iter().all(|recipient| recipient.place == Place::Delivered)
     }
 
-    /// From here on only the acknowledgement of the settled record and open attempts keep the message.
+    /// From here on only the acknowledgement of the settled record and open attempts keep the message. No recipient is ready.
     pub(crate) fn begin_closing(&mut self, index: u32) {
-        self.withdraw(index);
-        self.messages[index].flags.set(Flags::CLOSING, true);
-        self.messages[index].unrecorded += 1;
+        let message = &mut self.messages[index];
+        message.flags.set(Flags::CLOSING, true);
+        message.unrecorded += 1;
         self.timers.cancel(index);
     }
 
@@ -368,4 +375,12 @@ impl Queue {
         self.placed[place as usize] += 1;
         state.place = place;
     }
+}
+
+fn end_of_life(message: &Message, destination: &Destination) -> u64 {
+    message.expires_at.min(message.accepted_at.saturating_add(destination.retry.lifetime_ms))
+}
+
+fn deadline(message: &Message, destination: &Destination) -> Option<u64> {
+    (!destination.is_held()).then(|| end_of_life(message, destination).max(message.grace_until))
 }
