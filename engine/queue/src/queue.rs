@@ -313,10 +313,11 @@ impl Queue {
         let index = dispatch.key.index;
         // Read by its end, and seldom in the cache: the load begins here and nothing waits for it.
         self.timers.touch(index);
-        let span = self.messages[index].recipients;
         // Then nobody is deferred, and nothing is drawn.
         let decides_all = !outcomes.is_empty() && outcomes.iter().all(|(_, outcome)| matches!(outcome, Outcome::Delivered { .. }));
         let attempted = Attempted {
+            group: dispatch.group,
+            number: dispatch.number,
             now,
             policy: self.destinations[dispatch.destination.index()].retry,
             draw: if decides_all { 0 } else { self.jitter.below(u64::MAX) },
@@ -324,17 +325,19 @@ impl Queue {
         };
         let (mut delivered, mut changed) = (false, false);
         for (recipient, outcome) in outcomes {
-            let state = &self.recipients.get(span)[usize::from(*recipient)];
-            assert!(state.is_in(dispatch.number) && state.group == dispatch.group, "an outcome is of its own attempt");
             delivered |= matches!(outcome, Outcome::Delivered { .. });
             changed |= self.settle_recipient(index, *recipient, outcome, &attempted);
         }
         if delivered {
             self.destinations[dispatch.destination.index()].succeeded();
         }
-        self.end_attempt(&dispatch, now, |queue, recipient| {
-            changed |= queue.settle_recipient(index, recipient, &Outcome::Untried, &attempted);
-        });
+        // Each outcome is of another recipient, so they are all there when there are so many.
+        if outcomes.len() < dispatch.recipients() {
+            self.each_open(&dispatch, |queue, recipient| {
+                changed |= queue.settle_recipient(index, recipient, &Outcome::Untried, &attempted);
+            });
+        }
+        self.end_attempt(&dispatch, now);
         self.conclude(&dispatch, changed, now, record)
     }
 
@@ -343,20 +346,22 @@ impl Queue {
     pub fn unreachable(&mut self, dispatch: Dispatch, now: u64, record: &mut Vec<u8>) -> Settled {
         let index = dispatch.key.index;
         self.destinations[dispatch.destination.index()].unreachable(now);
-        self.end_attempt(&dispatch, now, |queue, recipient| {
+        self.each_open(&dispatch, |queue, recipient| {
             let span = queue.messages[index].recipients;
             let state = &mut queue.recipients.get_mut(span)[usize::from(recipient)];
             state.attempts = state.attempts.saturating_add(1);
             state.last_attempt = now;
             queue.make_ready_again(index, recipient, now);
         });
+        self.end_attempt(&dispatch, now);
         self.conclude(&dispatch, true, now, record)
     }
 
     /// The attempt was not made at all (drain, a task that was dropped): the recipients are ready again, nothing is counted.
     pub fn abandon(&mut self, dispatch: Dispatch, now: u64) {
         let index = dispatch.key.index;
-        self.end_attempt(&dispatch, now, |queue, recipient| queue.make_ready_again(index, recipient, now));
+        self.each_open(&dispatch, |queue, recipient| queue.make_ready_again(index, recipient, now));
+        self.end_attempt(&dispatch, now);
         self.arm(index);
         self.close(index);
     }

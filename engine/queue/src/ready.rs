@@ -10,12 +10,14 @@ const PRIORITIES: usize = PRIORITY_MAX as usize + 1;
 pub(crate) struct ReadyQueue {
     heads: [u32; PRIORITIES],
     tails: [u32; PRIORITIES],
+    /// Bit p: there are groups of priority p.
+    occupied: u16,
     groups: usize,
 }
 
 impl ReadyQueue {
     pub(crate) const fn new() -> Self {
-        Self { heads: [NONE; PRIORITIES], tails: [NONE; PRIORITIES], groups: 0 }
+        Self { heads: [NONE; PRIORITIES], tails: [NONE; PRIORITIES], occupied: 0, groups: 0 }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -37,6 +39,7 @@ impl ReadyQueue {
             tail => groups[tail].next = index,
         }
         self.tails[priority] = index;
+        self.occupied |= 1 << priority;
         self.groups += 1;
     }
 
@@ -51,6 +54,7 @@ impl ReadyQueue {
             head => groups[head].previous = index,
         }
         self.heads[priority] = index;
+        self.occupied |= 1 << priority;
         self.groups += 1;
     }
 
@@ -64,12 +68,18 @@ impl ReadyQueue {
             NONE => self.tails[usize::from(priority)] = previous,
             next => groups[next].previous = previous,
         }
+        if self.heads[usize::from(priority)] == NONE {
+            self.occupied &= !(1 << priority);
+        }
         self.groups -= 1;
     }
 
     /// The group whose turn it is. Each priority is worth `age_step_ms` of waiting, so a message of priority 0 waits at most
     /// nine steps longer than one of priority 9 that came at the same time, however many of those come after it.
     pub(crate) fn first(&self, groups: &Slab<Group>, age_step_ms: u64) -> Option<u32> {
+        if self.occupied.is_power_of_two() {
+            return Some(self.heads[self.occupied.trailing_zeros() as usize]);
+        }
         let turn =
             |index: u32| u64::from(groups[index].ready_since_s) * 1000 + u64::from(PRIORITY_MAX - groups[index].priority) * age_step_ms;
         // On equal turns the higher priority, which comes first here, wins.

@@ -15,6 +15,8 @@ const EXPIRED: &str = "5.4.7 expired";
 
 /// What holds for all recipients of an attempt that is settled.
 pub(crate) struct Attempted {
+    pub(crate) group: u32,
+    pub(crate) number: u16,
     pub(crate) now: u64,
     pub(crate) policy: RetryPolicy,
     /// Jitter drawn once: what was deferred together comes back together, in one transaction.
@@ -26,8 +28,11 @@ pub(crate) struct Attempted {
 impl Queue {
     /// Lets a message live in the queue: what is due is ready, the rest waits for its time.
     pub(crate) fn start(&mut self, index: u32, now: u64) {
-        self.ready_due(index, now);
-        self.arm(index);
+        if self.ready_due(index, now) {
+            self.arm_for_end(index);
+        } else {
+            self.arm(index);
+        }
     }
 
     /// Handles a message's timer. True if recipients expired; the record is then appended.
@@ -40,11 +45,12 @@ impl Queue {
         expired
     }
 
-    /// Moves recipients whose time has come into the ready queues, unless the message is held.
-    fn ready_due(&mut self, index: u32, now: u64) {
+    /// Moves recipients whose time has come into the ready queues, unless the message is held. True if none waits any more.
+    fn ready_due(&mut self, index: u32, now: u64) -> bool {
         if self.messages[index].flags.has(Flags::HELD) {
-            return;
+            return false;
         }
+        let mut waiting = 0;
         let span = self.messages[index].recipients;
         let mut group = self.messages[index].first_group;
         while group != NONE {
@@ -53,9 +59,12 @@ impl Queue {
             let recipients = self.recipients.get_mut(span);
             while next != NO_RECIPIENT {
                 let recipient = &mut recipients[usize::from(next)];
-                if recipient.place == Place::Waiting && recipient.next_attempt <= now {
-                    recipient.place = Place::Ready;
-                    due += 1;
+                if recipient.place == Place::Waiting {
+                    waiting += 1;
+                    if recipient.next_attempt <= now {
+                        recipient.place = Place::Ready;
+                        due += 1;
+                    }
                 }
                 next = recipient.next_in_group;
             }
@@ -65,8 +74,10 @@ impl Queue {
                 self.add_ready(group, due, |ready, groups| ready.push(groups, group, now));
                 self.refresh(self.groups[group].destination, now);
             }
+            waiting -= due;
             group = self.groups[group].next_in_message;
         }
+        waiting == 0
     }
 
     /// Counts recipients as ready; `enter` puts the group into the ready queue if it is not there yet.
@@ -147,6 +158,23 @@ impl Queue {
                 self.messages[index].grace_until = now + self.settings.grace_ms;
             }
             group = self.groups[group].next_in_message;
+        }
+    }
+
+    /// Sets the timer of a message, neither held nor closing, of which no recipient waits: to its end.
+    fn arm_for_end(&mut self, index: u32) {
+        let message = &self.messages[index];
+        let (mut nearest, mut group) = (u64::MAX, message.first_group);
+        while group != NONE {
+            let Group { destination, next_in_message, ready, .. } = self.groups[group];
+            if ready > 0 {
+                nearest = nearest.min(deadline(message, &self.destinations[destination as usize]).unwrap_or(u64::MAX));
+            }
+            group = next_in_message;
+        }
+        match nearest {
+            u64::MAX => self.timers.cancel(index),
+            nearest => self.timers.set(index, nearest),
         }
     }
 
@@ -234,10 +262,12 @@ impl Queue {
     }
 
     /// Takes in the outcome for one recipient of an attempt; true if its persisted state changes.
+    /// Panics if it is not, or no longer, of this attempt.
     pub(crate) fn settle_recipient(&mut self, index: u32, recipient: u16, outcome: &Outcome<'_>, attempted: &Attempted) -> bool {
         let now = attempted.now;
         let span = self.messages[index].recipients;
         let state = &mut self.recipients.get_mut(span)[usize::from(recipient)];
+        assert!(state.is_in(attempted.number) && state.group == attempted.group, "an outcome is of its own attempt");
         if *outcome == Outcome::Untried {
             state.untried = if attempted.progress { 0 } else { state.untried.saturating_add(1) };
             if state.untried >= UNTRIED_MAX {
@@ -294,8 +324,8 @@ impl Queue {
         self.add_ready(group, 1, |ready, groups| ready.put_back(groups, group));
     }
 
-    /// Ends an attempt, calling `each` for the recipients that no outcome was given for; each must move them on.
-    pub(crate) fn end_attempt(&mut self, dispatch: &Dispatch, now: u64, mut each: impl FnMut(&mut Self, u16)) {
+    /// Calls `each` for the recipients of an attempt that no outcome was given for; each must move them on.
+    pub(crate) fn each_open(&mut self, dispatch: &Dispatch, mut each: impl FnMut(&mut Self, u16)) {
         let span = self.messages[dispatch.key.index].recipients;
         let mut next = self.groups[dispatch.group].first;
         while next != NO_RECIPIENT {
@@ -306,6 +336,10 @@ impl Queue {
                 each(self, this);
             }
         }
+    }
+
+    /// Ends an attempt none of whose recipients is open any more.
+    pub(crate) fn end_attempt(&mut self, dispatch: &Dispatch, now: u64) {
         self.messages[dispatch.key.index].in_flight -= 1;
         let destination = &mut self.destinations[dispatch.destination.index()];
         destination.in_flight -= 1;
