@@ -1,6 +1,6 @@
 //! The way of measured parts from the cores of a run to whoever looks at it.
 //!
-//! Bounded: while [`UNTAKEN_MAX`] parts wait, cores go on measuring into the one they have and hand it in under a later second. So a
+//! Bounded: while `UNTAKEN_MAX` parts wait, cores go on measuring into the one they have and hand it in under a later second. So a
 //! run that nobody looks at keeps its sums and little memory.
 
 use std::{
