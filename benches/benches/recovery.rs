@@ -9,7 +9,7 @@ use ringpost_benches::exchange::Exchange;
 use ringpost_benches::mail::{ENVELOPE, TEXT_LINE, message, with_dot};
 use ringpost_benches::{Run, nanoseconds};
 use ringpost_engine::message_record::{TRAILER_BYTES, Trailer};
-use ringpost_queue::{Location, NewMessage, NewRecipient, Queue, QueueId, QueueSettings, RetryPolicy, Route, Routes, Via};
+use ringpost_queue::{NewMessage, NewRecipient, Queue, QueueId, QueueSettings, RetryPolicy, Route, Routes, Via};
 use ringpost_smtp::envelope::EnvelopeView;
 use ringpost_spool::{AppendError, Content, Event, FoundFile, Host, Log, LogConfig, Op, OpKind, OpResult, RecordId, SegmentFile, Space};
 
@@ -170,7 +170,6 @@ fn main() {
 fn recover(queue: &mut Queue, id: RecordId, view: &EnvelopeView<'_>, size: u64) {
     let message = NewMessage {
         id: QueueId { boot: id.boot as u32, shard: id.shard, sequence: id.sequence },
-        location: Location::default(),
         size,
         accepted_at: START,
         expires_at: None,

@@ -1,8 +1,8 @@
 //! A queue with real entries over many destinations, and what is done with it.
 
 use ringpost_queue::{
-    DestinationId, DestinationLimits, Dispatch, Location, NewMessage, NewRecipient, Outcome, Queue, QueueId, QueueSettings, RetryPolicy,
-    Route, Routes, Settled, Via, Work,
+    DestinationId, DestinationLimits, Dispatch, NewMessage, NewRecipient, Outcome, Queue, QueueId, QueueSettings, RetryPolicy, Route,
+    Routes, Settled, Via, Work,
 };
 
 use crate::Random;
@@ -63,7 +63,6 @@ impl Queued {
         let at = self.random.below(DESTINATIONS);
         let message = NewMessage {
             id: QueueId { boot: 7, shard: 0, sequence: self.sequence },
-            location: Location { segment: 3, offset: 4096, bytes: 4500, chunks: 0 },
             size: 4096,
             accepted_at: self.now,
             expires_at: None,

@@ -64,7 +64,6 @@ impl Shard {
         let facts = envelope.content();
         let message = NewMessage {
             id,
-            location: Default::default(),
             size,
             accepted_at,
             expires_at: None,

@@ -30,7 +30,7 @@ mod view;
 mod wheel;
 
 pub use destination::{Breaker, DestinationId, HostIndex, HostsTried};
-pub use message::{Envelope, Location, MessageKey, NewMessage, NewRecipient, PRIORITY_MAX, RECIPIENTS_MAX};
+pub use message::{Envelope, MessageKey, NewMessage, NewRecipient, PRIORITY_MAX, RECIPIENTS_MAX};
 pub use outcome::{DecodeError, Outcome, REPLY_BYTES_MAX};
 pub use queue::{Dispatch, Queue, QueueSettings, Settled, Work};
 pub use queue_id::{ParseQueueIdError, QueueId};

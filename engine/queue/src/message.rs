@@ -1,4 +1,5 @@
-//! What the queue keeps of a message: a few words in memory, everything else stays in the spool (S25).
+//! What the queue keeps of a message: a few words in memory, everything else stays in the spool (S25), which finds it by its
+//! id.
 
 use crate::arena::Span;
 use crate::destination::DestinationId;
@@ -22,26 +23,11 @@ pub struct MessageKey {
     pub(crate) generation: u32,
 }
 
-/// Where the spool holds the message record. Opaque to the queue; changes when the segment is compacted.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Location {
-    /// Number of the segment.
-    pub segment: u64,
-    /// Byte offset of the record in the segment.
-    pub offset: u32,
-    /// Length of the record in bytes.
-    pub bytes: u32,
-    /// Chunk records that hold the content; 0 when the record itself does.
-    pub chunks: u32,
-}
-
 /// A message to be queued, after its record is acknowledged (S21).
 #[derive(Clone, Copy, Debug)]
 pub struct NewMessage<'a> {
     /// Its name; must not be queued yet.
     pub id: QueueId,
-    /// Where its record is.
-    pub location: Location,
     /// Content bytes, as the next hop's SIZE wants them.
     pub size: u64,
     /// Unix milliseconds.
@@ -72,8 +58,6 @@ pub struct NewRecipient<'a> {
 pub struct Envelope<'a> {
     /// Name.
     pub id: QueueId,
-    /// Where the record is now.
-    pub location: Location,
     /// Content bytes.
     pub size: u64,
     /// Unix milliseconds.
@@ -96,10 +80,6 @@ pub(crate) struct Message {
     pub(crate) expires_at: u64,
     /// Does not expire before; 0 unless it was past its lifetime when it was recovered, released or retried.
     pub(crate) grace_until: u64,
-    pub(crate) segment: u64,
-    pub(crate) offset: u32,
-    pub(crate) bytes: u32,
-    pub(crate) chunks: u32,
     pub(crate) generation: u32,
     pub(crate) addresses: Span,
     pub(crate) recipients: Span,
@@ -147,10 +127,6 @@ impl Default for Message {
             accepted_at: 0,
             expires_at: u64::MAX,
             grace_until: 0,
-            segment: 0,
-            offset: 0,
-            bytes: 0,
-            chunks: 0,
             generation: 0,
             addresses: Span::default(),
             recipients: Span::default(),
@@ -269,6 +245,6 @@ impl Default for Group {
     }
 }
 
-const _: () = assert!(size_of::<Message>() <= 104);
+const _: () = assert!(size_of::<Message>() <= 88);
 const _: () = assert!(size_of::<Recipient>() <= 40);
 const _: () = assert!(size_of::<Group>() <= 32);

@@ -6,7 +6,7 @@ use hashbrown::HashTable;
 
 use crate::arena::Arena;
 use crate::destination::{Destination, DestinationId, HostIndex, HostsTried};
-use crate::message::{Envelope, Flags, Group, Location, Message, MessageKey, NO_RECIPIENT, NewMessage, NewRecipient, PLACES, Recipient};
+use crate::message::{Envelope, Flags, Group, Message, MessageKey, NO_RECIPIENT, NewMessage, NewRecipient, PLACES, Recipient};
 use crate::outcome::{DecodeError, Outcome};
 use crate::retry::{Jitter, RetryPolicy};
 use crate::route::{DestinationLimits, Routes, Via};
@@ -270,12 +270,11 @@ impl Queue {
         [self.timers.next_due(), self.destination_timers.next_due()].into_iter().flatten().min().map(|at| at.max(now))
     }
 
-    /// Sender, size and place of a queued message; `None` if it has left the queue.
+    /// Sender and size of a queued message; `None` if it has left the queue.
     pub fn envelope(&self, key: MessageKey) -> Option<Envelope<'_>> {
         let message = &self.messages[self.find(key)?];
         Some(Envelope {
             id: message.id,
-            location: Location { segment: message.segment, offset: message.offset, bytes: message.bytes, chunks: message.chunks },
             size: message.size,
             accepted_at: message.accepted_at,
             eight_bit: message.flags.has(Flags::EIGHT_BIT),
@@ -296,15 +295,6 @@ impl Queue {
         });
         let number = dispatch.number;
         chain.filter(move |&index| recipients[usize::from(index)].is_in(number)).map(|index| (index, self.address(message, index)))
-    }
-
-    /// Moves a message that compaction copied; `false` if it has left the queue.
-    pub fn relocate(&mut self, key: MessageKey, location: Location) -> bool {
-        let Some(index) = self.find(key) else { return false };
-        let message = &mut self.messages[index];
-        (message.segment, message.offset, message.bytes, message.chunks) =
-            (location.segment, location.offset, location.bytes, location.chunks);
-        true
     }
 
     /// Takes in what came of an attempt. Recipients not named in `outcomes` count as [`Outcome::Untried`]. The record is

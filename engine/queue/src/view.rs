@@ -204,7 +204,7 @@ impl<'q> MessageView<'q> {
         self.queue.key(self.index)
     }
 
-    /// Id, sender, size, time of acceptance, place in the spool.
+    /// Id, sender, size, time of acceptance.
     pub fn envelope(&self) -> Envelope<'q> {
         self.queue.envelope(self.key()).expect("a view is of a queued message")
     }

@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ringpost_queue::{
-    Cursor, DestinationId, DestinationLimits, Dispatch, Filter, HostsTried, Jitter, Location, MessageKey, NewMessage, NewRecipient,
-    Outcome, Queue, QueueId, QueueSettings, RetryPolicy, Route, Routes, Settled, State, Via, Work,
+    Cursor, DestinationId, DestinationLimits, Dispatch, Filter, HostsTried, Jitter, MessageKey, NewMessage, NewRecipient, Outcome, Queue,
+    QueueId, QueueSettings, RetryPolicy, Route, Routes, Settled, State, Via, Work,
 };
 
 const START: u64 = 1_790_000_000_000;
@@ -348,7 +348,6 @@ impl World {
 fn new_message(id: QueueId, accepted_at: u64) -> NewMessage<'static> {
     NewMessage {
         id,
-        location: Location { segment: 1, offset: id.sequence as u32 * 4096, bytes: 100, chunks: 0 },
         size: 100,
         accepted_at,
         expires_at: None,

@@ -20,7 +20,6 @@ fn enqueue(queue: &mut Queue, sequence: u64, priority: u8, now: u64) {
     let id = QueueId { boot: 1, shard: 0, sequence };
     let message = NewMessage {
         id,
-        location: Default::default(),
         size: 10,
         accepted_at: now,
         expires_at: None,

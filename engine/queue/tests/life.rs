@@ -26,7 +26,6 @@ const ID: QueueId = QueueId { boot: 1, shard: 0, sequence: 1 };
 fn message(id: QueueId) -> NewMessage<'static> {
     NewMessage {
         id,
-        location: Default::default(),
         size: 10,
         accepted_at: START,
         expires_at: None,

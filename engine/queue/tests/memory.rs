@@ -1,9 +1,7 @@
 //! What a queued message costs: bytes while it waits, allocations while it passes.
 
 use allocation_counter::measure;
-use ringpost_queue::{
-    Location, NewMessage, NewRecipient, Outcome, Queue, QueueId, QueueSettings, RetryPolicy, Route, Routes, Settled, Via, Work,
-};
+use ringpost_queue::{NewMessage, NewRecipient, Outcome, Queue, QueueId, QueueSettings, RetryPolicy, Route, Routes, Settled, Via, Work};
 
 const START: u64 = 1_790_000_000_000;
 const SENDER: &[u8] = b"newsletter-bounces@lists.example.org";
@@ -22,7 +20,6 @@ fn queue() -> Queue {
 fn message(sequence: u64, now: u64) -> NewMessage<'static> {
     NewMessage {
         id: QueueId { boot: 1_790_000_000, shard: 1, sequence },
-        location: Location { segment: 3, offset: 4096, bytes: 4500, chunks: 0 },
         size: 4096,
         accepted_at: now,
         expires_at: None,
