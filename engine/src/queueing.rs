@@ -1,7 +1,8 @@
 //! Messages enter the queue: accepted ones, and those of earlier runs.
 
-use ringpost_queue::{DestinationId, NewMessage, NewRecipient, Queue, QueueId, Settled};
+use ringpost_queue::{DestinationId, NewMessage, NewRecipient, Queue, QueueId, Recovered, Settled};
 use ringpost_smtp::envelope::EnvelopeView;
+use tracing::warn;
 
 use crate::shard::Shard;
 
@@ -45,7 +46,10 @@ impl Shard {
         let recovered = self.with_message(id, envelope, size, accepted_at, |queue, message, recipients| {
             queue.recover(message, recipients, state.into_iter(), now)
         });
-        let (key, done) = recovered.map_err(|reason| reason.to_string())?;
+        let Recovered { key, done, lost_route } = recovered.map_err(|reason| reason.to_string())?;
+        if let Some(route) = lost_route {
+            warn!(queue_id = %id, route, "this message was re-routed to a route that the config no longer has; it goes the way of its domains");
+        }
         if done {
             self.persist(key, Settled::Done);
         }

@@ -76,6 +76,7 @@ fn stats(shard: &Shard) -> Vec<(&'static str, u64)> {
         ("queue_ready", counts.ready as u64),
         ("queue_attempting", counts.attempting as u64),
         ("queue_failed", counts.failed as u64),
+        ("queue_bounced", counts.bounced as u64),
         ("logs_loading", shard.logs_loading() as u64),
         ("connections_idle", shard.pool.idle() as u64),
         ("arena_bytes", shard.ring.pages_bytes() as u64),
@@ -86,7 +87,7 @@ fn stats(shard: &Shard) -> Vec<(&'static str, u64)> {
 }
 
 fn state_named(word: &str) -> Result<State, String> {
-    let states = [State::Deferred, State::Ready, State::Attempting, State::Held, State::Delivered, State::Failed];
+    let states = [State::Deferred, State::Ready, State::Attempting, State::Held, State::Delivered, State::Failed, State::Bounced];
     states
         .into_iter()
         .find(|state| state.as_str() == word || (word == "active" && *state == State::Attempting))

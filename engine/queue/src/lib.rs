@@ -32,7 +32,7 @@ mod wheel;
 pub use destination::{Breaker, DestinationId, HostIndex, HostsTried};
 pub use message::{Envelope, MessageKey, NewMessage, NewRecipient, PRIORITY_MAX, RECIPIENTS_MAX};
 pub use outcome::{DecodeError, Outcome, REPLY_BYTES_MAX};
-pub use queue::{Dispatch, Queue, QueueSettings, Settled, Work};
+pub use queue::{Dispatch, Queue, QueueSettings, Recovered, Settled, Work};
 pub use queue_id::{ParseQueueIdError, QueueId};
 pub use retry::{Jitter, RetryPolicy};
 pub use route::{DestinationLimits, HOSTS_MAX, Route, RouteError, RouteId, Routes, Via};

@@ -90,31 +90,39 @@ pub(crate) struct Message {
     /// Dispatches not settled.
     pub(crate) in_flight: u16,
     pub(crate) next_dispatch: u16,
+    /// The route that it was sent to by command, whatever its recipients' domains; a [`RouteId`](crate::RouteId) or
+    /// [`NOT_REROUTED`].
+    pub(crate) rerouted: u16,
     pub(crate) priority: u8,
     pub(crate) flags: Flags,
 }
 
+/// No command changed the route.
+pub(crate) const NOT_REROUTED: u16 = u16::MAX;
+
 /// Facts about a message.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Flags {
-    bits: u8,
+    bits: u16,
 }
 
 impl Flags {
     /// The slot is in use.
-    pub(crate) const QUEUED: u8 = 1;
+    pub(crate) const QUEUED: u16 = 1;
     /// Held by command.
-    pub(crate) const HELD: u8 = 2;
+    pub(crate) const HELD: u16 = 2;
     /// Delivered to all or deleted: leaves when the record is acknowledged and no attempt runs.
-    pub(crate) const CLOSING: u8 = 4;
-    pub(crate) const EIGHT_BIT: u8 = 8;
-    pub(crate) const SMTPUTF8: u8 = 16;
+    pub(crate) const CLOSING: u16 = 4;
+    pub(crate) const EIGHT_BIT: u16 = 8;
+    pub(crate) const SMTPUTF8: u16 = 16;
+    /// `expires_at` was set by command: records keep it.
+    pub(crate) const EXPIRY_SET: u16 = 32;
 
-    pub(crate) fn has(self, flag: u8) -> bool {
+    pub(crate) fn has(self, flag: u16) -> bool {
         self.bits & flag != 0
     }
 
-    pub(crate) fn set(&mut self, flag: u8, on: bool) {
+    pub(crate) fn set(&mut self, flag: u16, on: bool) {
         self.bits = if on { self.bits | flag } else { self.bits & !flag };
     }
 }
@@ -135,6 +143,7 @@ impl Default for Message {
             reverse_bytes: 0,
             in_flight: 0,
             next_dispatch: 0,
+            rerouted: NOT_REROUTED,
             priority: 0,
             flags: Flags::default(),
         }
@@ -152,15 +161,23 @@ pub(crate) enum Place {
     /// In the dispatch of the recipient's `dispatch` number.
     Attempting,
     Delivered,
+    /// For good, and its sender is to be told.
     Failed,
+    /// For good, and its sender was told, or need not be.
+    Bounced,
 }
 
 /// Number of places.
-pub(crate) const PLACES: usize = Place::Failed as usize + 1;
+pub(crate) const PLACES: usize = Place::Bounced as usize + 1;
 
 impl Place {
     pub(crate) fn is_open(self) -> bool {
         matches!(self, Self::Waiting | Self::Ready | Self::Attempting)
+    }
+
+    /// Nothing is left to do.
+    pub(crate) fn is_settled(self) -> bool {
+        matches!(self, Self::Delivered | Self::Bounced)
     }
 
     pub(crate) fn settling(self) -> Settling {
@@ -168,6 +185,7 @@ impl Place {
             Self::Waiting | Self::Ready | Self::Attempting => Settling::Waiting,
             Self::Delivered => Settling::Delivered,
             Self::Failed => Settling::Failed,
+            Self::Bounced => Settling::Bounced,
         }
     }
 }
@@ -184,6 +202,8 @@ pub(crate) struct Recipient {
     pub(crate) attempts: u16,
     pub(crate) dispatch: u16,
     pub(crate) place: Place,
+    /// What its sender was told: [`TOLD_DELAY`](crate::outcome::TOLD_DELAY).
+    pub(crate) told: u8,
     pub(crate) deferrals: u8,
     pub(crate) untried: u8,
     reply_bytes: u8,
@@ -245,6 +265,6 @@ impl Default for Group {
     }
 }
 
-const _: () = assert!(size_of::<Message>() <= 88);
+const _: () = assert!(size_of::<Message>() <= 96);
 const _: () = assert!(size_of::<Recipient>() <= 40);
 const _: () = assert!(size_of::<Group>() <= 32);

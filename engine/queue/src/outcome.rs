@@ -1,11 +1,16 @@
 //! What came of an attempt, and its form in the spool: absolute per recipient, so that the newest record wins (S11).
 //!
 //! ```text
-//! version u8 = 1 · flags u8 (1 = held by command) · count u16 ·
-//! count x { recipient u16 · state u8 (0 waiting, 1 delivered, 2 failed) · deferrals u8 · attempts u16 ·
-//!           last_attempt u64 · next_attempt u64 (unix ms, 0 = none) · reply length u8 (at most 200) · reply }
+//! version u8 = 2 · flags u8 (1 held by command, 2 expires_at follows, 4 route follows) · count u16 ·
+//! [expires_at u64 (unix ms)] · [length u8 (at least 1) · pattern of the route it was re-routed to] ·
+//! count x { recipient u16 · state u8 (0 waiting, 1 delivered, 2 failed, 3 bounced) · told u8 (1 delay reported) ·
+//!           deferrals u8 · attempts u16 · last_attempt u64 · next_attempt u64 (unix ms, 0 = none) ·
+//!           reply length u8 (at most 200) · reply }
 //! ```
-//! Little endian. A record names only the recipients it changes; those of a message are read oldest first.
+//! Little endian. A record names only the recipients it changes, and the head's overrides whole; those of a message are read
+//! oldest first. `failed` is on its way to a report; `bounced` is one whose report is durable, or to whom none is due.
+//!
+//! Version 1 has no overrides, no `told` and no `bounced`: its head ends with the count, its recipients lack `told`.
 
 use thiserror::Error;
 
@@ -15,11 +20,15 @@ pub const REPLY_BYTES_MAX: usize = 200;
 /// Length of a record's head.
 const HEAD_BYTES: usize = 4;
 
-/// Length of a recipient's state without its reply.
-const STATE_BYTES: usize = 23;
-
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const FLAG_HELD: u8 = 1;
+const FLAG_EXPIRES_AT: u8 = 2;
+const FLAG_ROUTE: u8 = 4;
+const FLAGS_KNOWN: [u8; 2] = [FLAG_HELD, FLAG_HELD | FLAG_EXPIRES_AT | FLAG_ROUTE];
+
+/// Bit of [`RecipientState::told`]: the sender was told that this recipient is delayed, or need not be.
+pub(crate) const TOLD_DELAY: u8 = 1;
+const TOLD_KNOWN: u8 = TOLD_DELAY;
 
 /// What an attempt came to for one recipient. `reply` is the peer's (or our own) last word, in one line with its code;
 /// control characters are replaced and at most [`REPLY_BYTES_MAX`] bytes are kept.
@@ -35,7 +44,7 @@ pub enum Outcome<'a> {
         /// Why.
         reply: &'a [u8],
     },
-    /// Refused for good. Kept in the queue as failed, for the operator to see.
+    /// Refused for good.
     Failed {
         /// Why.
         reply: &'a [u8],
@@ -51,6 +60,18 @@ pub(crate) enum Settling {
     Waiting,
     Delivered,
     Failed,
+    Bounced,
+}
+
+/// What a record says about the message as a whole.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct RecordHead<'a> {
+    /// Held by command.
+    pub(crate) held: bool,
+    /// Lifetime set by command, in place of the one that came with the message.
+    pub(crate) expires_at: Option<u64>,
+    /// Pattern of the route it was re-routed to; 1 to 255 bytes.
+    pub(crate) route: Option<&'a str>,
 }
 
 /// One recipient in a record.
@@ -58,6 +79,7 @@ pub(crate) enum Settling {
 pub(crate) struct RecipientState<'a> {
     pub(crate) recipient: u16,
     pub(crate) settling: Settling,
+    pub(crate) told: u8,
     pub(crate) deferrals: u8,
     pub(crate) attempts: u16,
     pub(crate) last_attempt: u64,
@@ -91,9 +113,19 @@ pub(crate) struct RecordWriter<'a> {
 }
 
 impl<'a> RecordWriter<'a> {
-    pub(crate) fn new(out: &'a mut Vec<u8>, held: bool) -> Self {
+    pub(crate) fn new(out: &'a mut Vec<u8>, head: &RecordHead<'_>) -> Self {
         let start = out.len();
-        out.extend_from_slice(&[VERSION, if held { FLAG_HELD } else { 0 }, 0, 0]);
+        let flags = if head.held { FLAG_HELD } else { 0 }
+            | if head.expires_at.is_some() { FLAG_EXPIRES_AT } else { 0 }
+            | if head.route.is_some() { FLAG_ROUTE } else { 0 };
+        out.extend_from_slice(&[VERSION, flags, 0, 0]);
+        if let Some(expires_at) = head.expires_at {
+            out.extend_from_slice(&expires_at.to_le_bytes());
+        }
+        if let Some(route) = head.route {
+            out.push(u8::try_from(route.len()).expect("the routing table limits patterns"));
+            out.extend_from_slice(route.as_bytes());
+        }
         Self { out, start, count: 0 }
     }
 
@@ -102,9 +134,10 @@ impl<'a> RecordWriter<'a> {
             Settling::Waiting => 0,
             Settling::Delivered => 1,
             Settling::Failed => 2,
+            Settling::Bounced => 3,
         };
         self.out.extend_from_slice(&state.recipient.to_le_bytes());
-        self.out.extend_from_slice(&[settling, state.deferrals]);
+        self.out.extend_from_slice(&[settling, state.told, state.deferrals]);
         self.out.extend_from_slice(&state.attempts.to_le_bytes());
         self.out.extend_from_slice(&state.last_attempt.to_le_bytes());
         self.out.extend_from_slice(&state.next_attempt.to_le_bytes());
@@ -116,43 +149,85 @@ impl<'a> RecordWriter<'a> {
     }
 }
 
-/// Reads a record, calling `visit` for each recipient, and returns whether the message is held by command.
-/// An error of `visit` ends the reading.
+/// Takes bytes off the front of a record.
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn take<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
+        let (bytes, rest) = self.0.split_first_chunk().ok_or(DecodeError::Length)?;
+        self.0 = rest;
+        Ok(*bytes)
+    }
+
+    fn u16(&mut self) -> Result<u16, DecodeError> {
+        self.take().map(u16::from_le_bytes)
+    }
+
+    fn u64(&mut self) -> Result<u64, DecodeError> {
+        self.take().map(u64::from_le_bytes)
+    }
+
+    /// Bytes behind their length.
+    fn counted(&mut self) -> Result<&'a [u8], DecodeError> {
+        let [length] = self.take()?;
+        let (bytes, rest) = self.0.split_at_checked(length.into()).ok_or(DecodeError::Length)?;
+        self.0 = rest;
+        Ok(bytes)
+    }
+
+    fn head(&mut self) -> Result<(u8, RecordHead<'a>, u16), DecodeError> {
+        let [version, flags] = self.take()?;
+        let count = self.u16()?;
+        let known = match version {
+            0 => return Err(DecodeError::Value),
+            1..=VERSION => FLAGS_KNOWN[usize::from(version) - 1],
+            newer => return Err(DecodeError::Version(newer)),
+        };
+        if flags & !known != 0 {
+            return Err(DecodeError::Value);
+        }
+        let expires_at = if flags & FLAG_EXPIRES_AT != 0 { Some(self.u64()?) } else { None };
+        let route = if flags & FLAG_ROUTE != 0 { Some(self.counted()?) } else { None };
+        let route = route.map(|route| std::str::from_utf8(route).ok().filter(|route| !route.is_empty()).ok_or(DecodeError::Value));
+        Ok((version, RecordHead { held: flags & FLAG_HELD != 0, expires_at, route: route.transpose()? }, count))
+    }
+
+    fn recipient(&mut self, version: u8) -> Result<RecipientState<'a>, DecodeError> {
+        let recipient = self.u16()?;
+        let [settling] = self.take()?;
+        let settling = match (settling, version) {
+            (0, _) => Settling::Waiting,
+            (1, _) => Settling::Delivered,
+            (2, _) => Settling::Failed,
+            (3, 2..) => Settling::Bounced,
+            _ => return Err(DecodeError::Value),
+        };
+        let [told] = if version == 1 { [0] } else { self.take()? };
+        let [deferrals] = self.take()?;
+        let (attempts, last_attempt, next_attempt) = (self.u16()?, self.u64()?, self.u64()?);
+        if told & !TOLD_KNOWN != 0 || self.0.first().is_some_and(|&length| usize::from(length) > REPLY_BYTES_MAX) {
+            return Err(DecodeError::Value);
+        }
+        Ok(RecipientState { recipient, settling, told, deferrals, attempts, last_attempt, next_attempt, reply: self.counted()? })
+    }
+}
+
+/// Reads what a record says about the message as a whole.
+pub(crate) fn read_head(record: &[u8]) -> Result<RecordHead<'_>, DecodeError> {
+    Reader(record).head().map(|(_, head, _)| head)
+}
+
+/// Reads a record, calling `visit` for each recipient. An error of `visit` ends the reading.
 pub(crate) fn read_record<'a>(
     record: &'a [u8],
     mut visit: impl FnMut(RecipientState<'a>) -> Result<(), DecodeError>,
-) -> Result<bool, DecodeError> {
-    let (&[version, flags, low, high], mut rest) = record.split_first_chunk::<HEAD_BYTES>().ok_or(DecodeError::Length)?;
-    if version > VERSION {
-        return Err(DecodeError::Version(version));
+) -> Result<RecordHead<'a>, DecodeError> {
+    let mut reader = Reader(record);
+    let (version, head, count) = reader.head()?;
+    for _ in 0..count {
+        visit(reader.recipient(version)?)?;
     }
-    if version == 0 || flags & !FLAG_HELD != 0 {
-        return Err(DecodeError::Value);
-    }
-    for _ in 0..u16::from_le_bytes([low, high]) {
-        let (fixed, after) = rest.split_first_chunk::<STATE_BYTES>().ok_or(DecodeError::Length)?;
-        let reply_bytes = usize::from(fixed[22]);
-        if reply_bytes > REPLY_BYTES_MAX {
-            return Err(DecodeError::Value);
-        }
-        let (reply, after) = after.split_at_checked(reply_bytes).ok_or(DecodeError::Length)?;
-        visit(RecipientState {
-            recipient: u16::from_le_bytes([fixed[0], fixed[1]]),
-            settling: match fixed[2] {
-                0 => Settling::Waiting,
-                1 => Settling::Delivered,
-                2 => Settling::Failed,
-                _ => return Err(DecodeError::Value),
-            },
-            deferrals: fixed[3],
-            attempts: u16::from_le_bytes([fixed[4], fixed[5]]),
-            last_attempt: u64::from_le_bytes(fixed[6..14].try_into().expect("eight bytes")),
-            next_attempt: u64::from_le_bytes(fixed[14..22].try_into().expect("eight bytes")),
-            reply,
-        })?;
-        rest = after;
-    }
-    if rest.is_empty() { Ok(flags & FLAG_HELD != 0) } else { Err(DecodeError::Length) }
+    if reader.0.is_empty() { Ok(head) } else { Err(DecodeError::Length) }
 }
 
 /// Copies `reply` into `out` as one printable line of at most [`REPLY_BYTES_MAX`] bytes and returns its length.
@@ -182,61 +257,109 @@ mod tests {
     const STATE: RecipientState<'_> = RecipientState {
         recipient: 513,
         settling: Settling::Waiting,
+        told: TOLD_DELAY,
         deferrals: 3,
         attempts: 4,
         last_attempt: 1_790_000_000_000,
         next_attempt: 1_790_000_300_000,
         reply: b"450 4.2.0 later",
     };
+    const BOUNCED: RecipientState<'_> = RecipientState { recipient: 0, settling: Settling::Bounced, told: 0, reply: b"", ..STATE };
+    const HEAD: RecordHead<'_> = RecordHead { held: true, expires_at: Some(1_790_000_900_000), route: Some("*.a.test") };
 
-    fn record() -> Vec<u8> {
+    fn record(head: &RecordHead<'_>) -> Vec<u8> {
         let mut out = b"before".to_vec();
-        let mut writer = RecordWriter::new(&mut out, true);
+        let mut writer = RecordWriter::new(&mut out, head);
         writer.push(&STATE);
-        writer.push(&RecipientState { recipient: 0, settling: Settling::Failed, reply: b"", ..STATE });
+        writer.push(&BOUNCED);
         out.split_off(6)
+    }
+
+    fn read(record: &[u8]) -> Result<(RecordHead<'_>, Vec<RecipientState<'_>>), DecodeError> {
+        let mut seen = Vec::new();
+        let head = read_record(record, |state| {
+            seen.push(state);
+            Ok(())
+        })?;
+        assert_eq!(read_head(record), Ok(head));
+        Ok((head, seen))
     }
 
     #[test]
     fn a_record_reads_back_as_written() {
-        let record = record();
-        let mut seen = Vec::new();
-        let held = read_record(&record, |state| {
-            seen.push(state);
-            Ok(())
-        });
-        assert_eq!(held, Ok(true));
-        assert_eq!(seen, [STATE, RecipientState { recipient: 0, settling: Settling::Failed, reply: b"", ..STATE }]);
+        for (expires_at, route) in [(None, None), (HEAD.expires_at, None), (None, HEAD.route), (HEAD.expires_at, HEAD.route)] {
+            for held in [false, true] {
+                let head = RecordHead { held, expires_at, route };
+                assert_eq!(read(&record(&head)), Ok((head, vec![STATE, BOUNCED])));
+            }
+        }
     }
 
     #[test]
     fn the_bytes_of_version_1_stay_readable() {
-        let record = b"\x01\x00\x01\x00\x02\x01\x00\x01\x02\x00\x08\x07\x06\x05\x04\x03\x02\x01\x09\x00\x00\x00\x00\x00\x00\x00\x02ok";
-        let held = read_record(record, |state| {
-            assert_eq!((state.recipient, state.settling, state.deferrals, state.attempts), (258, Settling::Waiting, 1, 2));
-            assert_eq!((state.last_attempt, state.next_attempt, state.reply), (0x0102_0304_0506_0708, 9, &b"ok"[..]));
-            Ok(())
-        });
-        assert_eq!(held, Ok(false));
+        let record = b"\x01\x01\x01\x00\x02\x01\x02\x01\x02\x00\x08\x07\x06\x05\x04\x03\x02\x01\x09\x00\x00\x00\x00\x00\x00\x00\x02ok";
+        let state = RecipientState {
+            recipient: 258,
+            settling: Settling::Failed,
+            told: 0,
+            deferrals: 1,
+            attempts: 2,
+            last_attempt: 0x0102_0304_0506_0708,
+            next_attempt: 9,
+            reply: b"ok",
+        };
+        assert_eq!(read(record), Ok((RecordHead { held: true, ..RecordHead::default() }, vec![state])));
+        // What version 1 could not say was never written by it.
+        for (place, value) in [(1, 2), (1, 4), (6, 3)] {
+            let mut bad = *record;
+            bad[place] = value;
+            assert_eq!(read(&bad), Err(DecodeError::Value), "{place}");
+        }
+    }
+
+    #[test]
+    fn the_bytes_of_version_2_stay_readable_and_are_what_is_written() {
+        let bytes = b"\x02\x07\x01\x00\x00\x00\x00\x00\x00\x00\x00\x10\x06a.test\
+            \x02\x01\x03\x01\x05\x02\x00\x08\x07\x06\x05\x04\x03\x02\x01\x09\x00\x00\x00\x00\x00\x00\x00\x02ok";
+        let head = RecordHead { held: true, expires_at: Some(1 << 60), route: Some("a.test") };
+        let state = RecipientState {
+            recipient: 258,
+            settling: Settling::Bounced,
+            told: TOLD_DELAY,
+            deferrals: 5,
+            attempts: 2,
+            last_attempt: 0x0102_0304_0506_0708,
+            next_attempt: 9,
+            reply: b"ok",
+        };
+        assert_eq!(read(bytes), Ok((head, vec![state])));
+        let mut written = Vec::new();
+        RecordWriter::new(&mut written, &head).push(&state);
+        assert_eq!(written, bytes);
     }
 
     #[test]
     fn damaged_and_newer_records_are_errors() {
-        let good = record();
-        for cut in 0..good.len() {
-            assert_eq!(read_record(&good[..cut], |_| Ok(())), Err(DecodeError::Length), "{cut}");
+        for good in [record(&HEAD), record(&RecordHead::default())] {
+            for cut in 0..good.len() {
+                assert_eq!(read_record(&good[..cut], |_| Ok(())), Err(DecodeError::Length), "{cut}");
+            }
+            let mut long = good.clone();
+            long.push(0);
+            assert_eq!(read_record(&long, |_| Ok(())), Err(DecodeError::Length));
         }
-        let mut long = good.clone();
-        long.push(0);
-        assert_eq!(read_record(&long, |_| Ok(())), Err(DecodeError::Length));
+        let states = 4 + 8 + 1 + 8;
         for (place, value, error) in [
-            (0, 2, DecodeError::Version(2)),
+            (0, 3, DecodeError::Version(3)),
             (0, 0, DecodeError::Value),
-            (1, 2, DecodeError::Value),
-            (6, 3, DecodeError::Value),
-            (26, 201, DecodeError::Value),
+            (1, 15, DecodeError::Value),
+            (12, 0, DecodeError::Value),
+            (13, 0xFF, DecodeError::Value),
+            (states + 2, 4, DecodeError::Value),
+            (states + 3, 2, DecodeError::Value),
+            (states + 23, 201, DecodeError::Value),
         ] {
-            let mut bad = good.clone();
+            let mut bad = record(&HEAD);
             bad[place] = value;
             assert_eq!(read_record(&bad, |_| Ok(())), Err(error), "{place}");
         }

@@ -6,10 +6,12 @@ use hashbrown::HashTable;
 
 use crate::arena::Arena;
 use crate::destination::{Destination, DestinationId, HostIndex, HostsTried};
-use crate::message::{Envelope, Flags, Group, Message, MessageKey, NO_RECIPIENT, NewMessage, NewRecipient, PLACES, Recipient};
-use crate::outcome::{DecodeError, Outcome};
+use crate::message::{
+    Envelope, Flags, Group, Message, MessageKey, NO_RECIPIENT, NOT_REROUTED, NewMessage, NewRecipient, PLACES, Recipient,
+};
+use crate::outcome::{DecodeError, Outcome, read_head};
 use crate::retry::{Jitter, RetryPolicy};
-use crate::route::{DestinationLimits, Routes, Via};
+use crate::route::{DestinationLimits, RouteId, Routes, Via};
 use crate::slab::Slab;
 use crate::transition::Attempted;
 use crate::wheel::{Popped, Wheel};
@@ -86,11 +88,23 @@ impl Dispatch {
 pub enum Settled {
     /// Persist the record that was appended as an outcome of this message, then call [`Queue::recorded`].
     Outcome,
-    /// Every recipient is delivered, or the message was deleted: persist a settled record (nothing was appended), then call
+    /// Every recipient is delivered or bounced, or the message was deleted: persist a settled record (nothing was appended), then call
     /// [`Queue::recorded`], which drops the message.
     Done,
     /// Nothing changed that must outlive a crash.
     Nothing,
+}
+
+/// A message found by recovery, as the queue has it now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub struct Recovered<'r> {
+    /// Its key.
+    pub key: MessageKey,
+    /// All recipients are settled: a settled record is wanted, to be followed by [`Queue::recorded`].
+    pub done: bool,
+    /// It was re-routed by command to a route that does not exist any more, so it goes the way of its domains: say so.
+    pub lost_route: Option<&'r str>,
 }
 
 /// All mail of one shard. See the crate's page for the driver's loop.
@@ -119,7 +133,7 @@ impl Queue {
         let unrouted = Destination::new(None, Via::Hold, DestinationLimits::default(), RetryPolicy::default(), "unrouted".into());
         let mut destinations = vec![unrouted];
         for (index, route) in routes.all().iter().enumerate() {
-            let id = crate::route::RouteId(index as u16);
+            let id = RouteId(index as u16);
             destinations.push(Destination::new(Some(id), route.via.clone(), route.limits, route.retry, route.pattern.clone()));
         }
         destinations[0].reason.push_str("no route for this domain");
@@ -143,7 +157,12 @@ impl Queue {
     /// The destination for a recipient's domain; [`DestinationId::UNROUTED`] when no route matches, so that a policy can refuse
     /// the recipient. Does not allocate.
     pub fn route(&self, domain: &[u8]) -> DestinationId {
-        self.routes.find(domain).map_or(DestinationId::UNROUTED, |route| DestinationId(u32::from(route.0) + 1))
+        self.routes.find(domain).map_or(DestinationId::UNROUTED, |route| self.destination_of(route))
+    }
+
+    /// The destination of a route.
+    fn destination_of(&self, route: RouteId) -> DestinationId {
+        DestinationId(u32::from(route.0) + 1)
     }
 
     /// What is done with mail for a destination; [`Via::Discard`] is settled as delivered by the driver itself.
@@ -183,17 +202,24 @@ impl Queue {
 
     /// Queues a message found by recovery, with its outcome records, oldest first (later ones win, S11).
     ///
-    /// Delivered and failed recipients stay so, others wait for their persisted time; mail past its lifetime gets one more
-    /// attempt. If all are delivered the message is queued as done: `true` says that a settled record is wanted, to be followed
-    /// by [`Queue::recorded`]. A record that cannot be read is an error and nothing is queued: the engine reports and keeps it.
+    /// Settled and failed recipients stay so, others wait for their persisted time; mail past its lifetime gets one more
+    /// attempt. A record that cannot be read is an error and nothing is queued: the engine reports and keeps it.
     pub fn recover<'a, 'r>(
         &mut self,
         message: &NewMessage<'_>,
         recipients: impl Iterator<Item = NewRecipient<'a>> + Clone,
-        records: impl Iterator<Item = &'r [u8]>,
+        records: impl Iterator<Item = &'r [u8]> + Clone,
         now: u64,
-    ) -> Result<(MessageKey, bool), DecodeError> {
+    ) -> Result<Recovered<'r>, DecodeError> {
+        let mut route = None;
+        for record in records.clone() {
+            route = read_head(record)?.route;
+        }
+        let rerouted = route.and_then(|pattern| self.routes.by_pattern(pattern));
+        let to = rerouted.map(|route| self.destination_of(route));
+        let recipients = recipients.map(|recipient| NewRecipient { destination: to.unwrap_or(recipient.destination), ..recipient });
         let index = self.insert(message, recipients);
+        self.messages[index].rerouted = rerouted.map_or(NOT_REROUTED, |route| route.0);
         for record in records {
             if let Err(error) = self.apply(index, record) {
                 self.messages[index].flags.set(Flags::CLOSING, true);
@@ -201,14 +227,14 @@ impl Queue {
                 return Err(error);
             }
         }
-        let done = self.is_delivered(index);
+        let done = self.is_settled(index);
         if done {
             self.begin_closing(index);
         } else {
             self.grant_grace(index, now);
             self.start(index, now);
         }
-        Ok((self.key(index), done))
+        Ok(Recovered { key: self.key(index), done, lost_route: route.filter(|_| rerouted.is_none()) })
     }
 
     /// The next thing to do, if any; call until `None`. For [`Work::Expired`] the record is appended to `record`.

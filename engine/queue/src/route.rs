@@ -16,7 +16,7 @@ pub const HOSTS_MAX: usize = 32;
 #[derive(Clone, Debug)]
 pub struct Route {
     /// `example.org` (that domain), `*.example.org` (every domain below it, not itself) or `*` (all that no other line matches).
-    /// Case does not matter.
+    /// Case does not matter; 255 bytes at most.
     pub pattern: String,
     /// What is done with the mail.
     pub via: Via,
@@ -108,6 +108,9 @@ impl Routes {
                 return Err(RouteError::Hosts(route.pattern.clone()));
             }
             let pattern = route.pattern.to_ascii_lowercase();
+            if pattern.len() > DOMAIN_BYTES_MAX {
+                return Err(RouteError::Pattern(route.pattern.clone()));
+            }
             let before = match (pattern.as_str(), pattern.strip_prefix("*.")) {
                 ("*", _) => table.all.replace(id),
                 (_, Some(suffix)) if is_domain(suffix) => table.below.insert(suffix.as_bytes().into(), id),
@@ -142,6 +145,16 @@ impl Routes {
             }
         }
         self.all
+    }
+
+    /// The route with this pattern, in any case; not what a domain of that name would match.
+    pub fn by_pattern(&self, pattern: &str) -> Option<RouteId> {
+        let pattern = pattern.to_ascii_lowercase();
+        match pattern.strip_prefix("*.") {
+            Some(suffix) => self.below.get(suffix.as_bytes()).copied(),
+            None if pattern == "*" => self.all,
+            None => self.exact.get(pattern.as_bytes()).copied(),
+        }
     }
 
     /// All routes, by [`RouteId`].
@@ -180,6 +193,9 @@ mod tests {
             (&long, 0),
         ] {
             assert_eq!(routes.find(domain), Some(RouteId(expected)), "{}", String::from_utf8_lossy(domain));
+        }
+        for (pattern, expected) in [("*", Some(0)), ("*.a.TEST", Some(1)), ("a.test", Some(2)), ("x.a.test", None), ("*.x.a.test", None)] {
+            assert_eq!(routes.by_pattern(pattern), expected.map(RouteId), "{pattern}");
         }
         assert_eq!(Routes::new(vec![route("a.test")]).unwrap().find(b"b.test"), None);
     }

@@ -2,8 +2,10 @@
 
 use hashbrown::hash_table::Entry;
 
-use crate::message::{Flags, Group, Message, MessageKey, NewMessage, NewRecipient, PRIORITY_MAX, Place, RECIPIENTS_MAX, Recipient};
-use crate::outcome::{DecodeError, REPLY_BYTES_MAX, RecipientState, RecordWriter, Settling, read_record, sanitise};
+use crate::message::{
+    Flags, Group, Message, MessageKey, NOT_REROUTED, NewMessage, NewRecipient, PRIORITY_MAX, Place, RECIPIENTS_MAX, Recipient,
+};
+use crate::outcome::{DecodeError, REPLY_BYTES_MAX, RecipientState, RecordHead, RecordWriter, Settling, read_record, sanitise};
 use crate::queue::Queue;
 use crate::queue_id::QueueId;
 use crate::slab::NONE;
@@ -100,7 +102,7 @@ impl Queue {
     /// Takes in a persisted record.
     pub(crate) fn apply(&mut self, index: u32, record: &[u8]) -> Result<(), DecodeError> {
         let span = self.messages[index].recipients;
-        let held = read_record(record, |state| {
+        let head = read_record(record, |state| {
             if usize::from(state.recipient) >= span.len() {
                 return Err(DecodeError::Recipient(state.recipient));
             }
@@ -108,15 +110,21 @@ impl Queue {
                 Settling::Waiting => Place::Waiting,
                 Settling::Delivered => Place::Delivered,
                 Settling::Failed => Place::Failed,
+                Settling::Bounced => Place::Bounced,
             };
             self.place(index, state.recipient, place);
             self.keep_reply(index, state.recipient, &[state.reply]);
             let recipient = &mut self.recipients.get_mut(span)[usize::from(state.recipient)];
-            (recipient.attempts, recipient.deferrals) = (state.attempts, state.deferrals);
+            (recipient.attempts, recipient.deferrals, recipient.told) = (state.attempts, state.deferrals, state.told);
             (recipient.last_attempt, recipient.next_attempt) = (state.last_attempt, state.next_attempt);
             Ok(())
         })?;
-        self.messages[index].flags.set(Flags::HELD, held);
+        let message = &mut self.messages[index];
+        message.flags.set(Flags::HELD, head.held);
+        if let Some(expires_at) = head.expires_at {
+            message.expires_at = expires_at;
+            message.flags.set(Flags::EXPIRY_SET, true);
+        }
         Ok(())
     }
 
@@ -176,11 +184,18 @@ impl Queue {
     /// Appends the state of the recipients that `select` picks.
     pub(crate) fn write_record(&self, index: u32, select: impl Fn(&Recipient) -> bool, record: &mut Vec<u8>) {
         let message = &self.messages[index];
-        let mut writer = RecordWriter::new(record, message.flags.has(Flags::HELD));
+        let rerouted = (message.rerouted != NOT_REROUTED).then_some(usize::from(message.rerouted));
+        let head = RecordHead {
+            held: message.flags.has(Flags::HELD),
+            expires_at: message.flags.has(Flags::EXPIRY_SET).then_some(message.expires_at),
+            route: rerouted.map(|route| self.routes.all()[route].pattern.as_str()),
+        };
+        let mut writer = RecordWriter::new(record, &head);
         for (number, recipient) in self.recipients.get(message.recipients).iter().enumerate().filter(|(_, recipient)| select(recipient)) {
             writer.push(&RecipientState {
                 recipient: number as u16,
                 settling: recipient.place.settling(),
+                told: recipient.told,
                 deferrals: recipient.deferrals,
                 attempts: recipient.attempts,
                 last_attempt: recipient.last_attempt,

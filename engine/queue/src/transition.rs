@@ -198,7 +198,7 @@ impl Queue {
                         nearest = nearest.min(recipient.next_attempt);
                     }
                     Place::Ready => open = true,
-                    Place::Attempting | Place::Delivered | Place::Failed => {}
+                    Place::Attempting | Place::Delivered | Place::Failed | Place::Bounced => {}
                 }
                 next = recipient.next_in_group;
             }
@@ -356,7 +356,7 @@ impl Queue {
         let index = dispatch.key.index;
         let settled = if self.messages[index].flags.has(Flags::CLOSING) {
             Settled::Nothing
-        } else if self.is_delivered(index) {
+        } else if self.is_settled(index) {
             self.begin_closing(index);
             // Its timer is gone, and it stays until this is recorded.
             return Settled::Done;
@@ -372,8 +372,8 @@ impl Queue {
         settled
     }
 
-    pub(crate) fn is_delivered(&self, index: u32) -> bool {
-        self.recipients.get(self.messages[index].recipients).iter().all(|recipient| recipient.place == Place::Delivered)
+    pub(crate) fn is_settled(&self, index: u32) -> bool {
+        self.recipients.get(self.messages[index].recipients).iter().all(|recipient| recipient.place.is_settled())
     }
 
     /// From here on only the acknowledgement of the settled record and open attempts keep the message. No recipient is ready.

@@ -26,6 +26,8 @@ pub enum State {
     Delivered,
     /// Refused for good, or past its lifetime. Stays until it is retried or deleted.
     Failed,
+    /// Failed, and its sender was told or need not be: nothing is left to do.
+    Bounced,
 }
 
 impl State {
@@ -38,6 +40,7 @@ impl State {
             Self::Held => "held",
             Self::Delivered => "delivered",
             Self::Failed => "failed",
+            Self::Bounced => "bounced",
         }
     }
 }
@@ -127,6 +130,8 @@ pub struct QueueCounts {
     pub delivered: usize,
     /// Failed recipients.
     pub failed: usize,
+    /// Bounced recipients of messages that are not done yet.
+    pub bounced: usize,
 }
 
 impl Queue {
@@ -194,6 +199,7 @@ impl Queue {
             attempting: self.placed[Place::Attempting as usize],
             delivered: self.placed[Place::Delivered as usize],
             failed: self.placed[Place::Failed as usize],
+            bounced: self.placed[Place::Bounced as usize],
         }
     }
 }
@@ -274,6 +280,7 @@ impl<'q> RecipientView<'q> {
             Place::Attempting => State::Attempting,
             Place::Delivered => State::Delivered,
             Place::Failed => State::Failed,
+            Place::Bounced => State::Bounced,
         }
     }
 
@@ -299,7 +306,7 @@ impl<'q> RecipientView<'q> {
             State::Ready => {
                 self.message.queue.destinations[self.destination().index()].wakes_at(now).map_or(Some(now), |at| Some(at.max(now)))
             }
-            State::Attempting | State::Held | State::Delivered | State::Failed => None,
+            State::Attempting | State::Held | State::Delivered | State::Failed | State::Bounced => None,
         }
     }
 
@@ -318,7 +325,7 @@ impl<'q> RecipientView<'q> {
             State::Ready if destination.paused => format!("destination {:?} is paused by command", destination.name).into(),
             State::Ready if destination.breaker(now) != Breaker::Closed => destination.reason.as_str().into(),
             State::Ready if destination.window(now) <= destination.in_flight => "waits for its turn at the destination".into(),
-            State::Ready | State::Deferred | State::Failed => self.reply(),
+            State::Ready | State::Deferred | State::Failed | State::Bounced => self.reply(),
             State::Attempting | State::Delivered => "".into(),
         }
     }

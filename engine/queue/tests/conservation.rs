@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ringpost_queue::{
     Cursor, DestinationId, DestinationLimits, Dispatch, Filter, HostsTried, Jitter, MessageKey, NewMessage, NewRecipient, Outcome, Queue,
-    QueueId, QueueSettings, RetryPolicy, Route, Routes, Settled, State, Via, Work,
+    QueueId, QueueSettings, Recovered, RetryPolicy, Route, Routes, Settled, State, Via, Work,
 };
 
 const START: u64 = 1_790_000_000_000;
@@ -310,7 +310,7 @@ impl World {
             self.accepted.iter().filter(|(_, accepted)| accepted.fate.iter().any(|fate| *fate != Fate::Delivered)).map(|(id, _)| *id);
         assert_eq!(listed, live.collect::<BTreeSet<_>>(), "what is not delivered or deleted is in the queue");
         let counts = self.queue.counts();
-        let places = counts.waiting + counts.ready + counts.attempting + counts.delivered + counts.failed;
+        let places = counts.waiting + counts.ready + counts.attempting + counts.delivered + counts.failed + counts.bounced;
         let kept: usize =
             self.accepted.keys().filter(|id| self.queue.key_of(**id).is_some()).map(|id| self.accepted[id].recipients.len()).sum();
         assert_eq!(places, kept, "every recipient is in exactly one place");
@@ -334,7 +334,7 @@ impl World {
             let domains = destinations(&self.queue, accepted);
             let message = new_message(*id, accepted.accepted_at);
             let records = accepted.records.iter().map(Vec::as_slice);
-            let (key, done) = self.queue.recover(&message, recipients_of(accepted, &domains), records, self.now).unwrap();
+            let Recovered { key, done, .. } = self.queue.recover(&message, recipients_of(accepted, &domains), records, self.now).unwrap();
             assert!(!done, "a message that was delivered to all had a settled record, not outcomes");
             self.keys.insert(*id, key);
             // Compaction writes one record in place of all.

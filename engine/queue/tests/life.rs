@@ -2,7 +2,7 @@
 
 use ringpost_queue::{
     Cursor, DecodeError, DestinationLimits, Dispatch, Filter, HostsTried, MessageKey, NewMessage, NewRecipient, Outcome, Queue, QueueId,
-    QueueSettings, RetryPolicy, Route, Routes, Settled, State, Via, Work,
+    QueueSettings, Recovered, RetryPolicy, Route, Routes, Settled, State, Via, Work,
 };
 
 const START: u64 = 1_790_000_000_000;
@@ -195,7 +195,7 @@ fn held_mail_neither_goes_nor_expires_and_gets_one_attempt_after_its_release() {
     // The hold survives a restart.
     let again = self::queue();
     let (mut queue, recipients) = (self::queue(), recipients(&again, &["b@y.test"]));
-    let (key, done) = queue.recover(&message(ID), recipients.into_iter(), [&record[..]].into_iter(), now).unwrap();
+    let Recovered { key, done, .. } = queue.recover(&message(ID), recipients.into_iter(), [&record[..]].into_iter(), now).unwrap();
     assert!(!done);
     assert!(attempt(&mut queue, now).is_none());
     assert_eq!(queue.release(key, now, &mut Vec::new()), Some(Settled::Outcome));
@@ -209,14 +209,14 @@ fn mail_recovered_after_its_end_gets_one_attempt_and_at_most_the_grace() {
     let now = START + 8 * DAY;
     let mut queue = queue();
     let recipients = recipients(&queue, &["b@y.test"]);
-    let (key, _) = queue.recover(&message(ID), recipients.clone().into_iter(), std::iter::empty(), now).unwrap();
+    let Recovered { key, .. } = queue.recover(&message(ID), recipients.clone().into_iter(), std::iter::empty(), now).unwrap();
     let dispatch = attempt(&mut queue, now).unwrap();
     let _ = queue.settle(dispatch, &[(0, LATER)], now, &mut Vec::new());
     assert_eq!(state(&queue, key).0, State::Failed);
 
     let mut queue = self::queue();
     queue.pause(queue.route(b"y.test"), true, now);
-    queue.recover(&message(ID), recipients.into_iter(), std::iter::empty(), now).unwrap();
+    let _ = queue.recover(&message(ID), recipients.into_iter(), std::iter::empty(), now).unwrap();
     assert!(attempt(&mut queue, now + 4 * 60 * MINUTE - 1).is_none());
     expire(&mut queue, now + 4 * 60 * MINUTE);
 }
@@ -293,7 +293,8 @@ fn attempts_times_and_replies_survive_a_restart_and_the_newest_record_wins() {
     let recipients = recipients(&queue, &["b@y.test", "c@y.test", "d@short.test"]);
     for records in [records.iter().map(Vec::as_slice).collect::<Vec<_>>(), vec![&whole[..]]] {
         let mut recovered = self::queue();
-        let (key, done) = recovered.recover(&message(ID), recipients.clone().into_iter(), records.into_iter(), START + 1).unwrap();
+        let Recovered { key, done, .. } =
+            recovered.recover(&message(ID), recipients.clone().into_iter(), records.into_iter(), START + 1).unwrap();
         assert!(!done);
         let after = facts(&recovered, key);
         assert_eq!(after, before);
@@ -301,7 +302,7 @@ fn attempts_times_and_replies_survive_a_restart_and_the_newest_record_wins() {
     }
     // A newer format or a foreign record is an error, and leaves nothing behind.
     let mut recovered = self::queue();
-    for (record, error) in [(&[2, 0, 0, 0][..], DecodeError::Version(2)), (&whole[..9], DecodeError::Length)] {
+    for (record, error) in [(&[3, 0, 0, 0][..], DecodeError::Version(3)), (&whole[..9], DecodeError::Length)] {
         let result = recovered.recover(&message(ID), recipients.clone().into_iter(), [record].into_iter(), START);
         assert_eq!(result.unwrap_err(), error);
     }
@@ -318,11 +319,65 @@ fn a_message_whose_settled_record_was_lost_is_done_after_recovery() {
     let delivered = b"\x01\x00\x02\x00\
         \x00\x00\x01\x00\x01\x00\x08\x07\x06\x05\x04\x03\x02\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\
         \x01\x00\x01\x00\x01\x00\x08\x07\x06\x05\x04\x03\x02\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00";
-    let (key, done) = queue.recover(&message(ID), recipients.into_iter(), [&delivered[..]].into_iter(), START).unwrap();
+    let Recovered { key, done, .. } = queue.recover(&message(ID), recipients.into_iter(), [&delivered[..]].into_iter(), START).unwrap();
     assert!(done);
     assert!(attempt(&mut queue, START).is_none());
     queue.recorded(key);
     assert!(queue.is_empty());
+}
+
+/// One delivered, one bounced (version 2).
+const SETTLED: [u8; 54] = *b"\x02\x00\x02\x00\
+    \x00\x00\x01\x00\x00\x01\x00\x08\x07\x06\x05\x04\x03\x02\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\
+    \x01\x00\x03\x00\x00\x01\x00\x08\x07\x06\x05\x04\x03\x02\x01\x00\x00\x00\x00\x00\x00\x00\x00\x02no";
+
+#[test]
+fn a_bounced_recipient_stays_so_and_counts_as_settled() {
+    let mut queue = queue();
+    let (two, three) = (recipients(&queue, &["b@y.test", "c@y.test"]), recipients(&queue, &["b@y.test", "c@y.test", "d@y.test"]));
+    let Recovered { key, done, .. } = queue.recover(&message(ID), two.into_iter(), [&SETTLED[..]].into_iter(), START).unwrap();
+    assert!(done);
+    queue.recorded(key);
+    assert!(queue.is_empty());
+    let Recovered { key, done, .. } = queue.recover(&message(ID), three.into_iter(), [&SETTLED[..]].into_iter(), START).unwrap();
+    assert!(!done);
+    let states: Vec<_> =
+        queue.show(key).unwrap().recipients().map(|recipient| (recipient.state(), recipient.reply().into_owned())).collect();
+    assert_eq!(states, [(State::Delivered, String::new()), (State::Bounced, "no".into()), (State::Ready, String::new())]);
+    assert_eq!(queue.counts().bounced, 1);
+    let mut whole = Vec::new();
+    assert!(queue.state(key, &mut whole));
+    assert_eq!(whole, SETTLED);
+    let dispatch = attempt(&mut queue, START).unwrap();
+    assert_eq!(queue.recipients(&dispatch).collect::<Vec<_>>(), [(2, &b"d@y.test"[..])]);
+    assert_eq!(queue.settle(dispatch, &[(2, DELIVERED)], START, &mut Vec::new()), Settled::Done);
+}
+
+#[test]
+fn a_lifetime_and_a_route_set_by_command_survive_restarts_while_the_route_exists() {
+    let head = |route: &str| {
+        let mut record = vec![2, 6, 0, 0];
+        record.extend_from_slice(&(START + MINUTE).to_le_bytes());
+        record.push(route.len() as u8);
+        record.extend_from_slice(route.as_bytes());
+        record
+    };
+    for (pattern, to, lost) in [("short.test", 2, None), ("gone.test", 1, Some("gone.test"))] {
+        let mut queue = queue();
+        let recipients = recipients(&queue, &["b@y.test"]);
+        let record = head(pattern);
+        let recovered = queue.recover(&message(ID), recipients.into_iter(), [&record[..]].into_iter(), START).unwrap();
+        assert_eq!((recovered.done, recovered.lost_route), (false, lost));
+        let key = recovered.key;
+        let destination = queue.show(key).unwrap().recipients().next().unwrap().destination();
+        assert_eq!(destination.index(), to);
+        let mut whole = Vec::new();
+        assert!(queue.state(key, &mut whole));
+        assert_eq!(whole == record, lost.is_none(), "what is in force is written again");
+        queue.pause(destination, true, START);
+        expire(&mut queue, START + MINUTE);
+        assert_eq!(state(&queue, key).0, State::Failed);
+    }
 }
 
 #[test]
