@@ -177,6 +177,7 @@ fn recover(queue: &mut Queue, id: RecordId, view: &EnvelopeView<'_>, size: u64) 
         eight_bit: false,
         smtputf8: false,
         reverse_path: view.reverse_path().as_str().as_bytes(),
+        ..NewMessage::default()
     };
     let destination = queue.route(b"mail.example.com");
     let recipients = view.recipients().map(|recipient| NewRecipient { address: recipient.path.as_str().as_bytes(), destination });

@@ -70,6 +70,7 @@ impl Queued {
             eight_bit: false,
             smtputf8: false,
             reverse_path: b"newsletter-bounces@lists.example.org",
+            ..NewMessage::default()
         };
         let recipient = NewRecipient { address: self.addresses[at].as_bytes(), destination: self.destinations[at] };
         self.queue.enqueue(&message, std::iter::once(recipient), self.now);

@@ -39,3 +39,4 @@ pub mod share;
 mod spare_sessions;
 pub mod spool_home;
 mod staging;
+pub mod stored_envelope;

@@ -15,13 +15,7 @@ use ringpost_smtp::{
 };
 use tracing::error;
 
-use crate::{
-    attempt::Attempt,
-    content::{ContentError, MessageContent},
-    pool::Parked,
-    record_id::record_id,
-    shard::Shard,
-};
+use crate::{attempt::Attempt, content::MessageContent, pool::Parked, record_id::record_id, shard::Shard, stored_envelope::RecordError};
 
 /// Ranges of dot-stuffed content in one gathered send; content that is nothing but dots leaves in more of them.
 const RANGES_PER_SEND: usize = 512;
@@ -324,9 +318,9 @@ impl<'s> Outbound<'s> {
         let queue_id = self.shard.queue.borrow().envelope(key).map(|envelope| envelope.id);
         let content = match queue_id.and_then(|queue_id| self.shard.committer_of(queue_id.shard).map(|log| (log, queue_id))) {
             Some((log, queue_id)) => MessageContent::open(log, record_id(queue_id)).await,
-            None => Err(ContentError::Gone),
+            None => Err(RecordError::Gone),
         };
-        let unreadable = |reason: ContentError| {
+        let unreadable = |reason: RecordError| {
             error!(shard = self.shard.id, queue_id = ?queue_id, %reason, "the content cannot be read; the attempt is deferred");
             Disconnect::Abandoned
         };

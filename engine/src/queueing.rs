@@ -70,11 +70,11 @@ impl Shard {
             id,
             size,
             accepted_at,
-            expires_at: None,
-            priority: 0,
             eight_bit: facts.eight_bit_header || facts.eight_bit_body,
             smtputf8: envelope.smtputf8(),
+            extended: envelope.is_extended(),
             reverse_path: envelope.reverse_path().as_str().as_bytes(),
+            ..NewMessage::default()
         };
         let mut routes = self.routes_scratch.borrow_mut();
         routes.clear();

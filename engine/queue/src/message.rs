@@ -24,7 +24,7 @@ pub struct MessageKey {
 }
 
 /// A message to be queued, after its record is acknowledged (S21).
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct NewMessage<'a> {
     /// Its name; must not be queued yet.
     pub id: QueueId,
@@ -34,12 +34,16 @@ pub struct NewMessage<'a> {
     pub accepted_at: u64,
     /// Unix milliseconds; `None` leaves it to the lifetime of each recipient's route, which also holds when it is earlier.
     pub expires_at: Option<u64>,
+    /// Unix milliseconds; not tried before, and its routes' lifetimes count from then (RFC 4865 4).
+    pub not_before: Option<u64>,
     /// 0 to [`PRIORITY_MAX`]; more is clamped.
     pub priority: u8,
     /// The content has bytes above 127 (BODY=8BITMIME).
     pub eight_bit: bool,
     /// The transaction asked for SMTPUTF8.
     pub smtputf8: bool,
+    /// The envelope says more than addresses: the driver reads it from the record before MAIL.
+    pub extended: bool,
     /// Reverse-path without brackets; empty is the null reverse-path. At most 65,535 bytes.
     pub reverse_path: &'a [u8],
 }
@@ -66,6 +70,8 @@ pub struct Envelope<'a> {
     pub eight_bit: bool,
     /// SMTPUTF8 is needed.
     pub smtputf8: bool,
+    /// The envelope in the record says more than addresses.
+    pub extended: bool,
     /// Without brackets; empty is the null reverse-path.
     pub reverse_path: &'a [u8],
 }
@@ -84,6 +90,8 @@ pub(crate) struct Message {
     pub(crate) addresses: Span,
     pub(crate) recipients: Span,
     pub(crate) first_group: u32,
+    /// Seconds from the acceptance to the release, rounded up; 0 unless it came with a time of release.
+    pub(crate) release_after_s: u32,
     /// Records handed to the engine that it has not acknowledged.
     pub(crate) unrecorded: u32,
     pub(crate) reverse_bytes: u16,
@@ -99,6 +107,13 @@ pub(crate) struct Message {
 
 /// No command changed the route.
 pub(crate) const NOT_REROUTED: u16 = u16::MAX;
+
+impl Message {
+    /// Unix milliseconds from which lifetimes count.
+    pub(crate) fn released_at(&self) -> u64 {
+        self.accepted_at.saturating_add(u64::from(self.release_after_s) * 1000)
+    }
+}
 
 /// Facts about a message.
 #[derive(Clone, Copy, Debug, Default)]
@@ -117,6 +132,8 @@ impl Flags {
     pub(crate) const SMTPUTF8: u16 = 16;
     /// `expires_at` was set by command: records keep it.
     pub(crate) const EXPIRY_SET: u16 = 32;
+    /// The envelope in the record says more than addresses.
+    pub(crate) const EXTENDED: u16 = 64;
 
     pub(crate) fn has(self, flag: u16) -> bool {
         self.bits & flag != 0
@@ -139,6 +156,7 @@ impl Default for Message {
             addresses: Span::default(),
             recipients: Span::default(),
             first_group: NONE,
+            release_after_s: 0,
             unrecorded: 0,
             reverse_bytes: 0,
             in_flight: 0,

@@ -185,7 +185,7 @@ impl Queue {
         self.by_id.is_empty()
     }
 
-    /// Queues a message whose record is acknowledged (S21). Its recipients are ready at once.
+    /// Queues a message whose record is acknowledged (S21). Its recipients are ready at once, or when its time of release has come.
     ///
     /// Panics if the id is queued already, there is no recipient or more than [`RECIPIENTS_MAX`](crate::RECIPIENTS_MAX), or the reverse-path is longer
     /// than 65,535 bytes: the session's limits are far below.
@@ -305,6 +305,7 @@ impl Queue {
             accepted_at: message.accepted_at,
             eight_bit: message.flags.has(Flags::EIGHT_BIT),
             smtputf8: message.flags.has(Flags::SMTPUTF8),
+            extended: message.flags.has(Flags::EXTENDED),
             reverse_path: &self.texts.get(message.addresses)[..usize::from(message.reverse_bytes)],
         })
     }

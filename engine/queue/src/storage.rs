@@ -48,11 +48,13 @@ impl Queue {
         let text = self.texts.get_mut(addresses);
         text[..new.reverse_path.len()].copy_from_slice(new.reverse_path);
         let mut end = new.reverse_path.len();
+        let wait_ms = new.not_before.unwrap_or(0).saturating_sub(new.accepted_at);
         for (state, recipient) in self.recipients.get_mut(span).iter_mut().zip(recipients) {
             text[end..end + recipient.address.len()].copy_from_slice(recipient.address);
             end += recipient.address.len();
             // Until the groups are made, `group` holds the destination.
             *state = Recipient::waiting(end as u32, recipient.destination.0);
+            state.next_attempt = new.not_before.unwrap_or(0);
         }
         let message = &mut self.messages[index];
         *message = Message {
@@ -63,6 +65,7 @@ impl Queue {
             generation: message.generation,
             addresses,
             recipients: span,
+            release_after_s: u32::try_from(wait_ms.div_ceil(1000)).unwrap_or(u32::MAX),
             reverse_bytes: u16::try_from(new.reverse_path.len()).expect("the session limits paths"),
             priority: new.priority.min(PRIORITY_MAX),
             ..Message::default()
@@ -70,6 +73,7 @@ impl Queue {
         message.flags.set(Flags::QUEUED, true);
         message.flags.set(Flags::EIGHT_BIT, new.eight_bit);
         message.flags.set(Flags::SMTPUTF8, new.smtputf8);
+        message.flags.set(Flags::EXTENDED, new.extended);
         self.placed[Place::Waiting as usize] += count;
         for recipient in (0..count as u16).rev() {
             let destination = self.recipients.get(span)[usize::from(recipient)].group;

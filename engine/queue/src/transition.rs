@@ -412,7 +412,7 @@ impl Queue {
 }
 
 fn end_of_life(message: &Message, destination: &Destination) -> u64 {
-    message.expires_at.min(message.accepted_at.saturating_add(destination.retry.lifetime_ms))
+    message.expires_at.min(message.released_at().saturating_add(destination.retry.lifetime_ms))
 }
 
 fn deadline(message: &Message, destination: &Destination) -> Option<u64> {

@@ -355,6 +355,7 @@ fn new_message(id: QueueId, accepted_at: u64) -> NewMessage<'static> {
         eight_bit: false,
         smtputf8: false,
         reverse_path: b"sender@x.test",
+        ..NewMessage::default()
     }
 }
 

@@ -27,6 +27,7 @@ fn enqueue(queue: &mut Queue, sequence: u64, priority: u8, now: u64) {
         eight_bit: false,
         smtputf8: false,
         reverse_path: b"s@x.test",
+        ..NewMessage::default()
     };
     let destination = queue.route(b"y.test");
     queue.enqueue(&message, [NewRecipient { address: b"b@y.test", destination }].into_iter(), now);

@@ -33,6 +33,7 @@ fn message(id: QueueId) -> NewMessage<'static> {
         eight_bit: false,
         smtputf8: false,
         reverse_path: b"s@x.test",
+        ..NewMessage::default()
     }
 }
 
@@ -67,6 +68,32 @@ fn expire(queue: &mut Queue, now: u64) -> Vec<u8> {
 fn state(queue: &Queue, key: MessageKey) -> (State, String) {
     let recipient = queue.show(key).unwrap().recipients().next().unwrap();
     (recipient.state(), recipient.reply().into_owned())
+}
+
+#[test]
+fn mail_for_later_waits_for_its_release_and_its_lifetime_counts_from_then() {
+    for recovered in [false, true] {
+        let mut queue = queue();
+        let recipients = recipients(&queue, &["b@y.test"]);
+        let message = NewMessage { not_before: Some(START + DAY), extended: true, ..message(ID) };
+        let key = if recovered {
+            queue.recover(&message, recipients.into_iter(), std::iter::empty(), START + MINUTE).unwrap().key
+        } else {
+            queue.enqueue(&message, recipients.into_iter(), START)
+        };
+        assert!(queue.envelope(key).unwrap().extended);
+        assert!(attempt(&mut queue, START + DAY - 1).is_none());
+        while queue.next_due(START + DAY - 1).unwrap() < START + DAY {
+            assert!(attempt(&mut queue, START + DAY - 1).is_none());
+        }
+        let dispatch = attempt(&mut queue, START + DAY).unwrap();
+        queue.abandon(dispatch, START + DAY);
+        queue.pause(queue.route(b"y.test"), true, START + DAY);
+        assert!(attempt(&mut queue, START + 6 * DAY - 1).is_none());
+        assert_eq!(state(&queue, key).0, State::Ready);
+        expire(&mut queue, START + 6 * DAY);
+        assert_eq!(state(&queue, key).0, State::Failed);
+    }
 }
 
 #[test]

@@ -27,6 +27,7 @@ fn message(sequence: u64, now: u64) -> NewMessage<'static> {
         eight_bit: false,
         smtputf8: false,
         reverse_path: SENDER,
+        ..NewMessage::default()
     }
 }
 

@@ -163,6 +163,16 @@ impl<'a> EnvelopeView<'a> {
         }
     }
 
+    /// Whether there is more to pass on than addresses, size and SMTPUTF8: BODY=BINARYMIME, RET, ENVID, MT-PRIORITY, BY, NOTIFY or ORCPT.
+    pub fn is_extended(&self) -> bool {
+        let asks = self.bytes[at::RET] != 0
+            || self.bytes[at::ENVELOPE_ID_LENGTH] != 0
+            || self.bytes[at::BY_MODE] != 0
+            || self.priority().is_some()
+            || self.body() == Body::BinaryMime;
+        asks || self.recipients().any(|recipient| recipient.notify != Notify::UNSAID || recipient.original.is_some())
+    }
+
     pub(super) fn flags(&self) -> u16 {
         u16_at(self.bytes, at::FLAGS)
     }

@@ -61,6 +61,28 @@ fn a_plain_envelope_says_nothing_that_was_not_said() {
 }
 
 #[test]
+fn whatever_is_to_be_passed_on_beside_addresses_makes_an_envelope_extended() {
+    let plain =
+        MailParameters { size: Some(4096), body: Body::EightBitMime, smtputf8: true, hold: Some(Hold::For(60)), ..Default::default() };
+    let is_extended = |mail: &MailParameters<'_>, recipient: RecipientParameters<'_>| {
+        let recipients = [("a@y.test", RecipientParameters::default()), ("b@y.test", recipient)];
+        Envelope::build(&origin("192.0.2.7:25"), "s@x.test", mail, recipients).expect("it fits").view().is_extended()
+    };
+    assert!(!is_extended(&plain, RecipientParameters::default()));
+    for mail in [
+        MailParameters { ret: Some(Return::Full), ..plain },
+        MailParameters { envelope_id: Some(b"x"), ..plain },
+        MailParameters { priority: Some(0), ..plain },
+        MailParameters { body: Body::BinaryMime, ..plain },
+        MailParameters { deliver_by: Some(DeliverBy { seconds: 1, mode: ByMode::Return, trace: false }), ..plain },
+    ] {
+        assert!(is_extended(&mail, RecipientParameters::default()), "{mail:?}");
+    }
+    assert!(is_extended(&plain, RecipientParameters { notify: Notify::NEVER, ..Default::default() }));
+    assert!(is_extended(&plain, RecipientParameters { original_recipient: Some(b"rfc822;b@y.test"), ..Default::default() }));
+}
+
+#[test]
 fn another_version_or_length_is_refused() {
     let bytes = sample().as_bytes().to_vec();
     assert_eq!(EnvelopeView::decode(&[]), Err(EnvelopeError::Damaged));

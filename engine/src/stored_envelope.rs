@@ -1,0 +1,90 @@
+//! The envelope of one queued message, as the spool has it: for what the queue's memory does not hold (NOTIFY, ORCPT, RET, ENVID, BY,
+//! MT-PRIORITY, BODY).
+
+use std::rc::Rc;
+
+use ringpost_ring::PageSlice;
+use ringpost_smtp::envelope::{EnvelopeError, EnvelopeView};
+use ringpost_spool::{Location, RecordId};
+
+use crate::{
+    committer::{Committer, ReadError},
+    message_record::{MessageRecordError, Trailer},
+};
+
+/// Why a message cannot be read from the spool now. The attempt is deferred, whatever it is.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// The log does not know the message any more.
+    #[error("the spool does not hold the message any more")]
+    Gone,
+    /// The disk, or a sum that does not match.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The record verifies and is none of ours.
+    #[error(transparent)]
+    Record(#[from] MessageRecordError),
+    /// The envelope in it does.
+    #[error(transparent)]
+    Envelope(#[from] EnvelopeError),
+}
+
+/// A message record that was read and verified. Holds the memory of the record (content that is not chunked included): not for long.
+pub struct MessageRecord {
+    bytes: PageSlice,
+    trailer: Trailer,
+    chunks: u32,
+}
+
+impl MessageRecord {
+    /// Reads the record of a message: from memory while its batch is there, else from the disk.
+    pub async fn read(committer: &Committer, id: RecordId) -> Result<MessageRecord, RecordError> {
+        let (location, chunks): (Location, u32) = {
+            let log = committer.log();
+            let queued = log.message(id).ok_or(RecordError::Gone)?;
+            (queued.location, queued.chunks)
+        };
+        let bytes = committer.payload(id, location).await?;
+        let trailer = Trailer::decode(&bytes)?;
+        Ok(MessageRecord { bytes, trailer, chunks })
+    }
+
+    /// Chunk records that follow the content in this one.
+    pub fn chunks(&self) -> u32 {
+        self.chunks
+    }
+
+    /// Accepted at, sizes.
+    pub fn trailer(&self) -> &Trailer {
+        &self.trailer
+    }
+
+    /// The content that is in the record itself: the Received field and, unless there are chunks, all that the client sent.
+    pub fn content(&self) -> PageSlice {
+        self.bytes.slice(self.trailer.content(self.bytes.len()))
+    }
+
+    /// The envelope, checked.
+    pub fn envelope(&self) -> Result<StoredEnvelope, RecordError> {
+        let bytes = self.bytes.slice(self.trailer.envelope(self.bytes.len()));
+        EnvelopeView::decode(&bytes)?;
+        Ok(StoredEnvelope { bytes })
+    }
+}
+
+/// The envelope of a queued message. Its recipients stand in the order of their numbers in the queue.
+pub struct StoredEnvelope {
+    bytes: PageSlice,
+}
+
+impl StoredEnvelope {
+    /// Reads it from the record of a message.
+    pub async fn read(committer: Rc<Committer>, id: RecordId) -> Result<StoredEnvelope, RecordError> {
+        MessageRecord::read(&committer, id).await?.envelope()
+    }
+
+    /// All that MAIL and RCPT said.
+    pub fn view(&self) -> EnvelopeView<'_> {
+        EnvelopeView::decode(&self.bytes).expect("it was checked when it was read, and frozen pages do not change")
+    }
+}
