@@ -2,11 +2,13 @@
 
 use std::borrow::Cow;
 
-use crate::destination::{Breaker, DestinationId};
+use crate::breaker::Breaker;
+use crate::destination::DestinationId;
 use crate::message::{Envelope, Flags, MessageKey, Place, Recipient};
 use crate::queue::Queue;
 use crate::queue_id::QueueId;
 use crate::route::{RouteId, Via};
+use crate::wait::Wait;
 
 /// Slots looked at by one call of [`Queue::page`] at most, so that listing a long queue never stalls delivery.
 const SLOTS_PER_PAGE: usize = 4096;
@@ -111,7 +113,15 @@ pub struct DestinationView<'q> {
     pub breaker: Breaker,
     /// Paused by command.
     pub paused: bool,
-    /// Last reason for which it was dead; empty if it is not.
+    /// Attempts at a time that it may be given at most.
+    pub connections_max: u32,
+    /// What its mail waits for now, and until when.
+    pub wait: Wait,
+    /// End of the pause that it asked for, unix milliseconds.
+    pub throttled_until: Option<u64>,
+    /// When its rate lets the next message go, unix milliseconds, if that is not now.
+    pub rate_next: Option<u64>,
+    /// Why it is dead or throttled, in its own words where it said any; empty if it is well.
     pub reason: &'q str,
 }
 
@@ -186,6 +196,10 @@ impl Queue {
             messages: destination.groups,
             breaker: destination.breaker(now),
             paused: destination.paused,
+            connections_max: destination.limits.connections_max,
+            wait: destination.wait(now),
+            throttled_until: destination.throttled_until(now),
+            rate_next: destination.rate_next(now),
             reason: &destination.reason,
         })
     }
@@ -324,8 +338,12 @@ impl<'q> RecipientView<'q> {
             State::Held => format!("held by route {:?}", destination.name).into(),
             State::Ready if destination.paused => format!("destination {:?} is paused by command", destination.name).into(),
             State::Ready if destination.breaker(now) != Breaker::Closed => destination.reason.as_str().into(),
-            State::Ready if destination.window(now) <= destination.in_flight => "waits for its turn at the destination".into(),
-            State::Ready | State::Deferred | State::Failed | State::Bounced => self.reply(),
+            State::Ready => match destination.wait(now) {
+                Wait::Turn => self.reply(),
+                wait @ Wait::Throttled { .. } => format!("{wait}: {}", destination.reason).into(),
+                wait => wait.to_string().into(),
+            },
+            State::Deferred | State::Failed | State::Bounced => self.reply(),
             State::Attempting | State::Delivered => "".into(),
         }
     }
