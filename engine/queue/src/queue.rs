@@ -7,6 +7,7 @@ use hashbrown::HashTable;
 use crate::arena::Arena;
 use crate::breaker::{Break, BreakerChange};
 use crate::destination::{Destination, DestinationId, HostIndex, HostsTried};
+use crate::index::Index;
 use crate::message::{
     Envelope, Flags, Group, Message, MessageKey, NO_RECIPIENT, NOT_REROUTED, NewMessage, NewRecipient, PLACES, Recipient,
 };
@@ -132,6 +133,7 @@ pub struct Queue {
     pub(crate) recipients: Arena<Recipient>,
     pub(crate) texts: Arena<u8>,
     pub(crate) by_id: HashTable<u32>,
+    pub(crate) index: Index,
     pub(crate) timers: Wheel,
     pub(crate) destinations: Vec<Destination>,
     pub(crate) destination_timers: Wheel,
@@ -159,8 +161,9 @@ impl Queue {
             messages: Slab::new(),
             groups: Slab::new(),
             recipients: Arena::new(1),
-            texts: Arena::new(16),
+            texts: Arena::new(8),
             by_id: HashTable::new(),
+            index: Index::new(seed.rotate_left(17)),
             timers: Wheel::new(now),
             destination_timers: Wheel::new(now),
             serving: VecDeque::with_capacity(destinations.len()),

@@ -29,6 +29,7 @@ fn enqueue(queue: &mut Queue, sequence: u64, domain: &str, now: u64) {
         eight_bit: false,
         smtputf8: false,
         reverse_path: b"s@x.test",
+        ..NewMessage::default()
     };
     let destination = queue.route(domain.as_bytes());
     let address = format!("b@{domain}");
