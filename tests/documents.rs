@@ -79,12 +79,14 @@ fn is_word_in(text: &str, word: &str) -> bool {
     text.match_indices(word).any(|(at, _)| !text[..at].ends_with(is_name) && !text[at + word.len()..].starts_with(is_name))
 }
 
-/// A dialogue `d/name`, or `d/front*` for several.
+/// A dialogue `d/name`, or `d/front*` for several; those of the client are `d/client/name`.
 fn is_dialogue(name: &str) -> bool {
     let folder = root().join("engine/smtp/tests/dialogues");
     match name.strip_suffix('*') {
         None => folder.join(format!("{name}.txt")).exists(),
-        Some(front) => files(&folder, "txt").iter().any(|path| path.file_stem().unwrap().to_str().unwrap().starts_with(front)),
+        Some(front) => files(&folder.join(Path::new(front).parent().unwrap()), "txt")
+            .iter()
+            .any(|path| path.starts_with(&folder) && shown(path).starts_with(&shown(&folder.join(front)))),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use ringpost_queue::{Dispatch, Outcome};
 use ringpost_smtp::{
-    client::{TransactionId, Verdict},
+    client::{SuccessReport, TransactionId, Verdict},
     reply::Reply,
 };
 
@@ -15,6 +15,9 @@ pub struct RecipientOutcome {
     pub verdict: Verdict,
     /// The word of the next hop, or one of our own.
     pub reply: Reply,
+    /// Who reports its success, if it was delivered and the sender wants to know.
+    #[expect(dead_code, reason = "read by the reports of success")]
+    pub success_report: SuccessReport,
 }
 
 impl RecipientOutcome {
@@ -57,9 +60,17 @@ impl Attempt {
         Attempt { dispatch, transaction: None, storage }
     }
 
+    /// All recipients come to the same, by a word of our own.
+    pub fn decide_all(&mut self, verdict: Verdict, reply: Reply) {
+        for position in 0..self.storage.recipients.len() {
+            let position = u16::try_from(position).expect("a message has fewer recipients");
+            self.decide(position, verdict, reply, SuccessReport::Delivered);
+        }
+    }
+
     /// A recipient is decided: `position` in the order given to the client.
-    pub fn decide(&mut self, position: u16, verdict: Verdict, reply: Reply) {
+    pub fn decide(&mut self, position: u16, verdict: Verdict, reply: Reply, success_report: SuccessReport) {
         let recipient = self.storage.recipients[usize::from(position)];
-        self.storage.outcomes.push(RecipientOutcome { recipient, verdict, reply });
+        self.storage.outcomes.push(RecipientOutcome { recipient, verdict, reply, success_report });
     }
 }

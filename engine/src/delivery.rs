@@ -185,10 +185,7 @@ impl Shard {
         if discards {
             let mut attempt = Attempt::new(dispatch, self.delivery.storage());
             attempt.storage.recipients.extend(self.queue.borrow().recipients(&attempt.dispatch).map(|(number, _)| number));
-            for position in 0..attempt.storage.recipients.len() {
-                let position = u16::try_from(position).expect("a message has fewer recipients");
-                attempt.decide(position, Verdict::Delivered, Reply::local("250 2.0.0 discarded by route"));
-            }
+            attempt.decide_all(Verdict::Delivered, Reply::local("250 2.0.0 discarded by route"));
             self.settle_attempt(attempt, "discard");
             return;
         }

@@ -55,7 +55,7 @@ fn client_settings(shard: &Shard) -> ClientSettings {
         quit: delivery.quit_timeout,
         ..Timeouts::default()
     };
-    ClientSettings { helo_name: shard.hostname.clone(), pipelining: true, timeouts }
+    ClientSettings { helo_name: shard.hostname.clone(), timeouts, ..ClientSettings::default() }
 }
 
 fn connect_reason(error: &io::Error) -> String {

@@ -10,15 +10,14 @@ use std::{
 use ringpost_queue::{DestinationId, Dispatch, HostIndex};
 use ringpost_ring::{Conn, Deadline, Received};
 use ringpost_smtp::{
-    client::{Action, Client, ClientSettings, CloseReason, Disconnect, Transaction, TransactionId},
-    stuffing::Stuffing,
+    client::{Action, Client, ClientSettings, CloseReason, Disconnect, Rcpt, Transaction, TransactionId, Verdict},
+    extension::{Body, Notify},
+    reply::Reply,
 };
 use tracing::error;
 
-use crate::{attempt::Attempt, content::MessageContent, pool::Parked, record_id::record_id, shard::Shard, stored_envelope::RecordError};
+use crate::{attempt::Attempt, envelope_times::deliver_by_left, pool::Parked, shard::Shard, stored_envelope::StoredEnvelope};
 
-/// Ranges of dot-stuffed content in one gathered send; content that is nothing but dots leaves in more of them.
-const RANGES_PER_SEND: usize = 512;
 /// Transactions of one connection at once: one whose content is sent or awaited, and one chained behind it.
 const TRANSACTIONS: usize = 2;
 
@@ -33,13 +32,13 @@ enum Event {
 
 /// A connection that is up.
 pub(crate) struct Outbound<'s> {
-    shard: &'s Rc<Shard>,
-    conn: Conn,
-    client: Client,
+    pub(crate) shard: &'s Rc<Shard>,
+    pub(crate) conn: Conn,
+    pub(crate) client: Client,
     destination: DestinationId,
     host: HostIndex,
     relay: String,
-    deadline: Deadline,
+    pub(crate) deadline: Deadline,
     /// Registered with the shard's life, to notice a drain.
     life: Option<usize>,
     out: Vec<u8>,
@@ -49,7 +48,7 @@ pub(crate) struct Outbound<'s> {
     since: Instant,
     greeted: bool,
     /// The content's last octets are queued; the client is told when the socket has them: an answer that comes before is not to this content.
-    dot_queued: bool,
+    pub(crate) dot_queued: bool,
     /// Its place in the pool, used again and again.
     parked: Rc<Parked>,
 }
@@ -125,16 +124,16 @@ impl<'s> Outbound<'s> {
                     }
                     let next = self.next.take().or_else(|| self.take_next());
                     match next {
-                        Some(dispatch) => self.begin_now(dispatch),
+                        Some(dispatch) => self.begin_now(dispatch).await,
                         None => match self.idle().await {
                             Some(bytes) => (received, consumed) = (Some(bytes), 0),
                             None => continue,
                         },
                     }
                 }
-                Action::SendContent(id) => {
+                Action::SendContent(id, form) => {
                     awaited = None;
-                    match self.send_content(id).await {
+                    match self.send_content(id, form).await {
                         Ok(Some(early)) => (received, consumed) = (Some(early), 0),
                         // The peer may have said why before it went: what it said is read next, or its end.
                         Ok(None) | Err(Disconnect::Lost) => {}
@@ -143,7 +142,7 @@ impl<'s> Outbound<'s> {
                 }
                 Action::Outcome(outcome) => {
                     let attempt = self.attempt_of(outcome.transaction);
-                    attempt.decide(outcome.recipient, outcome.verdict, outcome.reply);
+                    attempt.decide(outcome.recipient, outcome.verdict, outcome.reply, outcome.success_report);
                 }
                 Action::Done(id) => self.settle(id),
                 Action::Close(reason) => return self.close(reason),
@@ -151,12 +150,12 @@ impl<'s> Outbound<'s> {
         }
     }
 
-    fn attempt_of(&mut self, id: TransactionId) -> &mut Attempt {
+    pub(crate) fn attempt_of(&mut self, id: TransactionId) -> &mut Attempt {
         self.attempts.iter_mut().flatten().find(|attempt| attempt.transaction == Some(id)).expect("the client speaks of what it was given")
     }
 
     /// A message to be chained behind the one whose content is about to be sent.
-    fn take_behind(&mut self, before: TransactionId) -> Option<Dispatch> {
+    pub(crate) fn take_behind(&mut self, before: TransactionId) -> Option<Dispatch> {
         if !self.client.offer().pipelining || !self.may_serve() || !self.client.can_begin() {
             return None;
         }
@@ -189,38 +188,73 @@ impl<'s> Outbound<'s> {
         self.shard.settle_attempt(attempt, &self.relay);
     }
 
-    fn begin_now(&mut self, dispatch: Dispatch) {
+    async fn begin_now(&mut self, dispatch: Dispatch) {
         let mut out = std::mem::take(&mut self.out);
-        self.begin(dispatch, &mut out);
+        self.begin(dispatch, &mut out).await;
         self.out = out;
     }
 
-    /// Gives the client a transaction; what may be sent at once is appended to `out`.
-    fn begin(&mut self, dispatch: Dispatch, out: &mut Vec<u8>) {
+    /// Gives the client a transaction; what may be sent at once is appended to `out`. An envelope that says more than addresses is
+    /// read from the spool first.
+    pub(crate) async fn begin(&mut self, dispatch: Dispatch, out: &mut Vec<u8>) {
         if self.client.transactions() > 0 {
             self.shard.metrics.reused.increment();
         }
         let mut attempt = Attempt::new(dispatch, self.shard.delivery.storage());
+        let extended =
+            self.shard.queue.borrow().envelope(attempt.dispatch.key()).and_then(|envelope| envelope.extended.then_some(envelope.id));
+        let stored = match extended {
+            None => None,
+            Some(id) => match self.shard.stored_envelope(id).await {
+                Ok(stored) => Some(stored),
+                Err(reason) => {
+                    error!(shard = self.shard.id, queue_id = %id, %reason, "the envelope cannot be read; the attempt is deferred");
+                    attempt.storage.recipients.extend(self.shard.queue.borrow().recipients(&attempt.dispatch).map(|(number, _)| number));
+                    attempt.decide_all(Verdict::Deferred, Reply::local("451 4.3.0 the message cannot be read from the spool"));
+                    return self.shard.settle_attempt(attempt, &self.relay);
+                }
+            },
+        };
+        let view = stored.as_ref().map(StoredEnvelope::view);
         let queue = self.shard.queue.borrow();
         let Some(envelope) = queue.envelope(attempt.dispatch.key()) else {
             drop(queue);
             return self.shard.attempt_abandoned(attempt.dispatch);
         };
-        let transaction = Transaction {
+        let mut transaction = Transaction {
             reverse_path: envelope.reverse_path,
             size: envelope.size,
             eight_bit: envelope.eight_bit,
             smtputf8: envelope.smtputf8,
+            ..Transaction::default()
         };
+        if let Some(view) = &view {
+            transaction.binary = view.body() == Body::BinaryMime;
+            transaction.ret = view.ret();
+            transaction.envelope_id = view.envelope_id();
+            transaction.priority = view.priority();
+            transaction.deliver_by = deliver_by_left(view, envelope.accepted_at, self.shard.now_ms());
+        }
         let recipients = queue.recipients(&attempt.dispatch);
         attempt.storage.recipients.extend(recipients.clone().map(|(number, _)| number));
-        attempt.transaction = Some(self.client.begin(&transaction, recipients.map(|(_, address)| address), out));
+        attempt.transaction = Some(match view {
+            None => self.client.begin(&transaction, recipients.map(|(_, address)| address), out),
+            Some(view) => {
+                // Both are in the order of the recipients' numbers.
+                let mut said = (0..).zip(view.recipients());
+                let rcpts = recipients.map(|(number, path)| {
+                    let said = said.find(|(at, _)| *at == number).map(|(_, said)| said);
+                    Rcpt { path, notify: said.map_or(Notify::UNSAID, |said| said.notify), original: said.and_then(|said| said.original) }
+                });
+                self.client.begin(&transaction, rcpts, out)
+            }
+        });
         drop(queue);
         let place = self.attempts.iter_mut().find(|place| place.is_none()).expect("the client takes no more than there are places");
         *place = Some(attempt);
     }
 
-    fn send_out(&mut self) {
+    pub(crate) fn send_out(&mut self) {
         if !self.out.is_empty() {
             let out = std::mem::replace(&mut self.out, self.shard.ring.take_vec());
             // A failed send shows in the next read.
@@ -310,81 +344,6 @@ impl<'s> Outbound<'s> {
             self.client.content_sent();
         }
         left
-    }
-
-    /// Sends the content whole, or up to a word of the peer, which comes back: it cannot be the answer to all of it.
-    async fn send_content(&mut self, id: TransactionId) -> Result<Option<Received>, Disconnect> {
-        let key = self.attempt_of(id).dispatch.key();
-        let queue_id = self.shard.queue.borrow().envelope(key).map(|envelope| envelope.id);
-        let content = match queue_id.and_then(|queue_id| self.shard.committer_of(queue_id.shard).map(|log| (log, queue_id))) {
-            Some((log, queue_id)) => MessageContent::open(log, record_id(queue_id)).await,
-            None => Err(RecordError::Gone),
-        };
-        let unreadable = |reason: RecordError| {
-            error!(shard = self.shard.id, queue_id = ?queue_id, %reason, "the content cannot be read; the attempt is deferred");
-            Disconnect::Abandoned
-        };
-        let content = content.map_err(unreadable)?;
-        let mut behind = Vec::new();
-        if let Some(next) = self.take_behind(id) {
-            behind = self.shard.ring.take_vec();
-            self.begin(next, &mut behind);
-            if !behind.is_empty() {
-                self.shard.metrics.chained.increment();
-            }
-        }
-        self.send_out();
-        let mut stuffing = Stuffing::new();
-        for index in 0..content.pieces() {
-            let piece = content.piece(index).await.map_err(|reason| {
-                error!(shard = self.shard.id, queue_id = ?queue_id, %reason, "the content cannot be read; the attempt is deferred");
-                Disconnect::Abandoned
-            })?;
-            let mut gather = self.shard.ring.gather();
-            for range in stuffing.piece(&piece) {
-                let start = range.as_ptr().addr() - piece.as_ptr().addr();
-                gather.push_pages(piece.slice(start..start + range.len()));
-                if gather.pieces() >= RANGES_PER_SEND {
-                    self.conn.send(std::mem::replace(&mut gather, self.shard.ring.gather())).map_err(|_| Disconnect::Lost)?;
-                    if let Some(early) = self.flush().await? {
-                        return Ok(Some(early));
-                    }
-                }
-            }
-            let is_last = index + 1 == content.pieces();
-            if is_last {
-                gather.push_static(stuffing.terminator());
-                if !behind.is_empty() {
-                    gather.push_vec(std::mem::take(&mut behind));
-                }
-            }
-            self.conn.send(gather).map_err(|_| Disconnect::Lost)?;
-            if !is_last && let Some(early) = self.flush().await? {
-                return Ok(Some(early));
-            }
-        }
-        self.dot_queued = true;
-        Ok(None)
-    }
-
-    /// Waits until the socket has taken what was queued, for at most the time of a block, or until the peer says something.
-    async fn flush(&mut self) -> Result<Option<Received>, Disconnect> {
-        self.deadline.set(self.shard.before_drain_ends(self.shard.ring.now() + self.client.timeout()));
-        let (conn, deadline) = (&self.conn, &self.deadline);
-        poll_fn(|cx| {
-            // A peer that has answered may have stopped reading: its word comes first.
-            match conn.poll_read(cx) {
-                Poll::Ready(Ok(Some(bytes))) => return Poll::Ready(Ok(Some(bytes))),
-                Poll::Ready(Ok(None)) => return Poll::Ready(Err(Disconnect::Closed)),
-                Poll::Ready(Err(_)) => return Poll::Ready(Err(Disconnect::Lost)),
-                Poll::Pending => {}
-            }
-            match conn.poll_flush(cx) {
-                Poll::Ready(result) => Poll::Ready(result.map(|()| None).map_err(|_| Disconnect::Lost)),
-                Poll::Pending => deadline.poll_expired(cx).map(|()| Err(Disconnect::TimedOut)),
-            }
-        })
-        .await
     }
 
     fn close(mut self, reason: CloseReason) -> Option<Dispatch> {

@@ -1,8 +1,7 @@
 //! The envelope of one queued message, as the spool has it: for what the queue's memory does not hold (NOTIFY, ORCPT, RET, ENVID, BY,
 //! MT-PRIORITY, BODY).
 
-use std::rc::Rc;
-
+use ringpost_queue::QueueId;
 use ringpost_ring::PageSlice;
 use ringpost_smtp::envelope::{EnvelopeError, EnvelopeView};
 use ringpost_spool::{Location, RecordId};
@@ -10,6 +9,8 @@ use ringpost_spool::{Location, RecordId};
 use crate::{
     committer::{Committer, ReadError},
     message_record::{MessageRecordError, Trailer},
+    record_id::record_id,
+    shard::Shard,
 };
 
 /// Why a message cannot be read from the spool now. The attempt is deferred, whatever it is.
@@ -54,11 +55,6 @@ impl MessageRecord {
         self.chunks
     }
 
-    /// Accepted at, sizes.
-    pub fn trailer(&self) -> &Trailer {
-        &self.trailer
-    }
-
     /// The content that is in the record itself: the Received field and, unless there are chunks, all that the client sent.
     pub fn content(&self) -> PageSlice {
         self.bytes.slice(self.trailer.content(self.bytes.len()))
@@ -78,13 +74,16 @@ pub struct StoredEnvelope {
 }
 
 impl StoredEnvelope {
-    /// Reads it from the record of a message.
-    pub async fn read(committer: Rc<Committer>, id: RecordId) -> Result<StoredEnvelope, RecordError> {
-        MessageRecord::read(&committer, id).await?.envelope()
-    }
-
     /// All that MAIL and RCPT said.
     pub fn view(&self) -> EnvelopeView<'_> {
         EnvelopeView::decode(&self.bytes).expect("it was checked when it was read, and frozen pages do not change")
+    }
+}
+
+impl Shard {
+    /// The envelope of a queued message.
+    pub(crate) async fn stored_envelope(&self, id: QueueId) -> Result<StoredEnvelope, RecordError> {
+        let committer = self.committer_of(id.shard).ok_or(RecordError::Gone)?;
+        MessageRecord::read(&committer, record_id(id)).await?.envelope()
     }
 }

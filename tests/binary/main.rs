@@ -11,5 +11,4 @@ mod next_hop;
 mod node;
 mod queue_commands;
 mod relay;
-mod shards;
 mod smuggling;

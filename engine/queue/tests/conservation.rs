@@ -280,18 +280,17 @@ impl World {
         }
     }
 
-    fn check(&mut self) {
-        let Self { queue, accepted, attempting, .. } = self;
+    fn check(&self) {
         let mut listed = BTreeSet::new();
         let mut cursor = Some(Cursor::default());
         while let Some(at) = cursor {
-            let page = queue.page(&Filter::default(), at, 7, |message| {
+            cursor = self.queue.page(&Filter::default(), at, 7, |message| {
                 let id = message.envelope().id;
                 assert!(listed.insert(id));
-                let accepted = &accepted[&id];
+                let accepted = &self.accepted[&id];
                 assert_eq!(message.is_held(), accepted.held);
                 for (recipient, fate) in message.recipients().zip(&accepted.fate) {
-                    let attempting = attempting.contains(&(id, recipient.number()));
+                    let attempting = self.attempting.contains(&(id, recipient.number()));
                     let expected = match (recipient.state(), attempting) {
                         (State::Attempting, true) => Fate::Open,
                         (State::Delivered, false) => Fate::Delivered,
@@ -306,7 +305,6 @@ impl World {
                     assert_eq!(*fate, expected);
                 }
             });
-            cursor = page.expect("no other listing is under way");
         }
         let live =
             self.accepted.iter().filter(|(_, accepted)| accepted.fate.iter().any(|fate| *fate != Fate::Delivered)).map(|(id, _)| *id);
@@ -433,13 +431,12 @@ fn every_recipient_is_in_exactly_one_place_whatever_happens() {
         }
         world.check();
         let mut left = 0;
-        let page = world.queue.page(&Filter::default(), Cursor::default(), usize::MAX, |message| {
+        world.queue.page(&Filter::default(), Cursor::default(), usize::MAX, |message| {
             for recipient in message.recipients() {
                 assert!(matches!(recipient.state(), State::Failed | State::Held | State::Delivered), "{:?}", recipient.state());
                 left += 1;
             }
         });
-        assert_eq!(page, Ok(None));
         let counts = world.queue.counts();
         assert_eq!(left, counts.ready + counts.waiting + counts.failed + counts.delivered);
         assert_eq!((counts.waiting, counts.attempting), (0, 0));

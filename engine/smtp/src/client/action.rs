@@ -14,13 +14,13 @@ pub struct TransactionId(pub u32);
 pub enum Action {
     /// Send `out`, then wait for bytes for at most [`Client::timeout`](super::Client::timeout), then call `next` with them.
     Read,
-    /// Send `out`, then the dot-stuffed content of this transaction with its terminator ([`crate::stuffing`]), then call
-    /// [`Client::content_sent`](super::Client::content_sent) and `next`.
+    /// Send `out`, then the content of this transaction in this form, then call [`Client::content_sent`](super::Client::content_sent)
+    /// and `next`.
     ///
     /// Before sending, [`Client::begin`](super::Client::begin) may be given the next transaction: where the peer pipelines, its
     /// commands are to be sent right behind the content (give `begin` a buffer of its own for them). Each block that is sent
     /// may take [`Timeouts::block`](super::Timeouts::block).
-    SendContent(TransactionId),
+    SendContent(TransactionId, ContentForm),
     /// One recipient is decided.
     Outcome(RecipientOutcome),
     /// All recipients of this transaction are decided.
@@ -30,6 +30,27 @@ pub enum Action {
     Ready,
     /// Send `out` if that does not wait, and close. All outcomes were told.
     Close(CloseReason),
+}
+
+/// How content is sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ContentForm {
+    /// Dot-stuffed, with its terminator ([`crate::stuffing`]).
+    Dots,
+    /// As it is, exactly [`Transaction::size`](super::Transaction::size) bytes: `out` ends with the BDAT that says so.
+    Chunk,
+}
+
+/// Who reports that a recipient was delivered, if the sender asked for that (RFC 3461 5.2).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum SuccessReport {
+    /// We do, as `relayed`: the next hop knows nothing of DSN.
+    #[default]
+    Relayed,
+    /// We do, as `delivered`: it was a mailbox.
+    Delivered,
+    /// The next hop: it offered DSN and was told what the sender wants.
+    PassedOn,
 }
 
 /// What came of one recipient.
@@ -43,6 +64,8 @@ pub struct RecipientOutcome {
     pub verdict: Verdict,
     /// The peer's reply, or one of our own where no peer spoke.
     pub reply: Reply,
+    /// Whose word on success it is from here on; of a meaning only with [`Verdict::Delivered`].
+    pub success_report: SuccessReport,
 }
 
 /// What it came to.

@@ -1,13 +1,25 @@
 //! The state of one outbound connection.
 
 use std::collections::VecDeque;
+use std::io::Write;
 use std::time::Duration;
 
-use super::action::{Action, CloseReason, Disconnect, ProtocolError, RecipientOutcome, TransactionId, Verdict};
+use super::action::{Action, CloseReason, ContentForm, Disconnect, ProtocolError, RecipientOutcome, TransactionId, Verdict};
 use super::offer::Offer;
+use super::rcpt::Rcpt;
 use super::timeouts::Timeouts;
 use super::transaction::{Slot, Stage, Transaction, verdict_of};
 use crate::reply::{Class, Reply, ReplyReader};
+
+/// What the peer speaks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Protocol {
+    /// SMTP (RFC 5321).
+    #[default]
+    Smtp,
+    /// LMTP (RFC 2033): a store of mailboxes, which answers the content once for each accepted recipient.
+    Lmtp,
+}
 
 /// What holds for every connection.
 #[derive(Clone, Debug)]
@@ -18,11 +30,13 @@ pub struct ClientSettings {
     pub pipelining: bool,
     /// Deadlines.
     pub timeouts: Timeouts,
+    /// What the peer speaks.
+    pub protocol: Protocol,
 }
 
 impl Default for ClientSettings {
     fn default() -> Self {
-        Self { helo_name: "localhost".into(), pipelining: true, timeouts: Timeouts::default() }
+        Self { helo_name: "localhost".into(), pipelining: true, timeouts: Timeouts::default(), protocol: Protocol::default() }
     }
 }
 
@@ -35,7 +49,8 @@ enum Expected {
     Mail(usize),
     Rcpt(usize, u16),
     Data(usize),
-    Dot(usize),
+    /// The answer to the content; with LMTP one for each accepted recipient.
+    Dot(usize, Option<u16>),
     Rset,
     Quit,
 }
@@ -46,6 +61,7 @@ enum Expected {
 pub struct Client {
     timeouts: Timeouts,
     pipelining: bool,
+    protocol: Protocol,
     greeting: String,
     reader: ReplyReader,
     offer: Offer,
@@ -71,6 +87,7 @@ impl Client {
         Self {
             timeouts: settings.timeouts,
             pipelining: settings.pipelining,
+            protocol: settings.protocol,
             greeting: settings.helo_name.clone(),
             reader: ReplyReader::default(),
             offer: Offer::default(),
@@ -97,17 +114,17 @@ impl Client {
     /// Gives the client a transaction, to be sent as soon as that is allowed; commands that may be sent at once are appended
     /// to `out` (those that follow content, if the peer pipelines: see [`Action::SendContent`]). Each recipient gets exactly
     /// one [`Action::Outcome`], whatever happens. Panics unless [`Client::can_begin`], or without recipients.
-    pub fn begin<'r>(
+    pub fn begin<'r, R: Into<Rcpt<'r>>>(
         &mut self,
         transaction: &Transaction<'r>,
-        recipients: impl Iterator<Item = &'r [u8]>,
+        recipients: impl Iterator<Item = R>,
         out: &mut Vec<u8>,
     ) -> TransactionId {
         assert!(self.can_begin(), "the driver asks can_begin first");
         let id = self.transactions;
         self.transactions += 1;
         let free = if self.slots[self.current].stage == Stage::Free { self.current } else { 1 - self.current };
-        self.slots[free].fill(id, transaction, recipients);
+        self.slots[free].fill(id, transaction, recipients.map(Into::into));
         self.advance(out);
         TransactionId(id)
     }
@@ -130,16 +147,11 @@ impl Client {
                 continue;
             }
             if self.expected.is_empty() && input.is_empty() && !self.reader.is_within_reply() {
-                let slot = &mut self.slots[self.current];
-                match slot.stage {
+                return match self.slots[self.current].stage {
                     // Only with nothing unread: a reply that is here already cannot be the one to this content.
-                    Stage::ContentWanted => {
-                        slot.stage = Stage::Content;
-                        self.expected.push_back(Expected::Dot(self.current));
-                        return Action::SendContent(slot.transaction());
-                    }
-                    _ => return Action::Ready,
-                }
+                    Stage::ContentWanted => self.want_content(out),
+                    _ => Action::Ready,
+                };
             }
             if input.is_empty() {
                 return Action::Read;
@@ -158,6 +170,23 @@ impl Client {
                 Err(error) => self.give_up(CloseReason::Protocol(error.into())),
             }
         }
+    }
+
+    fn want_content(&mut self, out: &mut Vec<u8>) -> Action {
+        let current = self.current;
+        let slot = &mut self.slots[current];
+        slot.stage = Stage::Content;
+        match self.protocol {
+            Protocol::Smtp => self.expected.push_back(Expected::Dot(current, None)),
+            // RFC 2033 4.2: in the order of their RCPT.
+            Protocol::Lmtp => self.expected.extend(slot.accepted_recipients().map(|recipient| Expected::Dot(current, Some(recipient)))),
+        }
+        let form = if slot.is_binary() { ContentForm::Chunk } else { ContentForm::Dots };
+        if form == ContentForm::Chunk {
+            // RFC 3030 2: its length is in octets, and nothing marks its end.
+            write!(out, "BDAT {} LAST\r\n", slot.size()).expect("writing into a Vec cannot fail");
+        }
+        Action::SendContent(slot.transaction(), form)
     }
 
     /// The content and its terminator are sent whole.
@@ -184,7 +213,7 @@ impl Client {
             Some(Expected::Mail(_)) | None => self.timeouts.mail,
             Some(Expected::Rcpt(..)) => self.timeouts.rcpt,
             Some(Expected::Data(_)) => self.timeouts.data,
-            Some(Expected::Dot(_)) => self.timeouts.dot,
+            Some(Expected::Dot(..)) => self.timeouts.dot,
             Some(Expected::Rset) => self.timeouts.rset,
             Some(Expected::Quit) => self.timeouts.quit,
         }
@@ -251,7 +280,7 @@ impl Client {
     /// Begins to send a transaction, or decides it if this server cannot take it.
     fn open(&mut self, index: usize, out: &mut Vec<u8>) {
         let slot = &mut self.slots[index];
-        if let Err(line) = slot.check(&self.offer) {
+        if let Err(line) = slot.check(&self.offer, self.protocol == Protocol::Lmtp) {
             let reply = Reply::local(line);
             slot.decide(verdict_of(&reply), reply);
             slot.stage = Stage::Complete;
@@ -273,11 +302,14 @@ impl Client {
         if self.pipelines() {
             let slot = &mut self.slots[index];
             for recipient in 0..slot.offered {
-                slot.write_rcpt(recipient, out);
+                slot.write_rcpt(recipient, &self.offer, out);
                 self.expected.push_back(Expected::Rcpt(index, recipient));
             }
             slot.sent += usize::from(slot.offered);
-            self.send_data(index, out);
+            // A chunk waits for the answers: content for nobody is a waste, however small its command.
+            if !slot.is_binary() {
+                self.send_data(index, out);
+            }
         }
     }
 
@@ -291,10 +323,13 @@ impl Client {
         } else if slot.is_decided() {
             return self.refused(index);
         } else if sent <= usize::from(slot.offered) {
-            slot.write_rcpt(sent as u16 - 1, out);
+            slot.write_rcpt(sent as u16 - 1, &self.offer, out);
             self.expected.push_back(Expected::Rcpt(index, sent as u16 - 1));
         } else if slot.accepted == 0 {
             return self.refused(index);
+        } else if slot.is_binary() {
+            slot.stage = Stage::ContentWanted;
+            return;
         } else {
             return self.send_data(index, out);
         }
@@ -333,19 +368,20 @@ impl Client {
         };
         let class = reply.class();
         match expected {
-            Expected::Mail(index) | Expected::Rcpt(index, _) | Expected::Data(index) | Expected::Dot(index) => {
+            Expected::Mail(index) | Expected::Rcpt(index, _) | Expected::Data(index) | Expected::Dot(index, _) => {
                 self.slots[index].answered = true;
                 self.transaction_answered(expected, index, reply, out);
             }
             Expected::Banner if class == Class::Completed => {
-                self.say_hello("EHLO ", Expected::Ehlo, out);
+                let verb = if self.protocol == Protocol::Lmtp { "LHLO " } else { "EHLO " };
+                self.say_hello(verb, Expected::Ehlo, out);
             }
             Expected::Ehlo if class == Class::Completed => {
                 self.offer = self.learning;
                 self.greeted = true;
             }
             // RFC 5321 4.1.1.1: a server that does not know EHLO is greeted with HELO, and offers nothing.
-            Expected::Ehlo if class == Class::Permanent => self.say_hello("HELO ", Expected::Helo, out),
+            Expected::Ehlo if class == Class::Permanent && self.protocol == Protocol::Smtp => self.say_hello("HELO ", Expected::Helo, out),
             Expected::Helo if class == Class::Completed => self.greeted = true,
             Expected::Banner | Expected::Ehlo | Expected::Helo | Expected::Rset
                 if class == Class::Transient || class == Class::Permanent =>
@@ -388,11 +424,15 @@ impl Client {
             Expected::Data(_) if class == Class::Intermediate && slot.accepted > 0 && !slot.is_decided() => {
                 slot.stage = Stage::ContentWanted
             }
+            // RFC 2033 4.2: it must be refused with 503; behind a dot no answer would come.
+            Expected::Data(_) if class == Class::Intermediate && self.protocol == Protocol::Lmtp => {
+                self.give_up(CloseReason::Protocol(ProtocolError::Class));
+            }
             Expected::Data(_) if class == Class::Intermediate => {
                 // RFC 2920 3.1: all recipients were refused and the server wants content all the same: it gets none.
                 out.extend_from_slice(b".\r\n");
                 slot.stage = Stage::Dot;
-                self.expected.push_back(Expected::Dot(index));
+                self.expected.push_back(Expected::Dot(index, None));
             }
             Expected::Data(_) => {
                 if slot.accepted > 0 {
@@ -400,7 +440,7 @@ impl Client {
                 }
                 self.refused(index);
             }
-            Expected::Dot(_) if slot.stage == Stage::Content => {
+            Expected::Dot(..) if slot.stage == Stage::Content => {
                 // Before the content is sent whole: a refusal is one, but nobody can take what was not sent.
                 if class == Class::Completed {
                     return self.give_up(CloseReason::Protocol(ProtocolError::Unasked));
@@ -408,7 +448,13 @@ impl Client {
                 slot.decide(verdict_of(reply), *reply);
                 self.give_up(CloseReason::ServiceClosing(*reply));
             }
-            Expected::Dot(_) => {
+            Expected::Dot(_, Some(recipient)) => {
+                self.outcome = Some(slot.delivery_answered(recipient, reply));
+                if slot.accepted == 0 {
+                    slot.stage = Stage::Complete;
+                }
+            }
+            Expected::Dot(_, None) => {
                 if slot.accepted > 0 {
                     slot.decide(verdict_of(reply), *reply);
                 }
@@ -426,7 +472,7 @@ impl Client {
         self.closing = Some(reason);
         // Silence and nonsense are an answer of a kind. A connection that just ends is not: an idle one may end at any time.
         let spoken = matches!(reason, CloseReason::Protocol(_) | CloseReason::Disconnected(Disconnect::TimedOut));
-        if let Some(&(Expected::Mail(index) | Expected::Rcpt(index, _) | Expected::Data(index) | Expected::Dot(index))) =
+        if let Some(&(Expected::Mail(index) | Expected::Rcpt(index, _) | Expected::Data(index) | Expected::Dot(index, _))) =
             self.expected.front()
         {
             self.slots[index].answered |= spoken;

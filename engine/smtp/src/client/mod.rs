@@ -6,9 +6,9 @@
 //!     match client.next(&mut received, &mut out) {
 //!         Read => { send(out); received = read(client.timeout())?  or client.disconnected(why) }
 //!         Ready => client.begin(transaction, recipients, &mut out), probe, quit, or wait for mail
-//!         SendContent(_) => {
+//!         SendContent(_, form) => {
 //!             client.begin(next transaction, ..., &mut behind);              // only if there is one; where the peer pipelines
-//!             send_vectored(out, stuffed content, terminator, behind); client.content_sent();
+//!             send_vectored(out, content in this form, behind); client.content_sent();
 //!         }
 //!         Outcome(outcome) => note it, Done(transaction) => settle it, Close(why) => { send(out); break }
 //!     }
@@ -21,11 +21,13 @@
 mod action;
 mod connection;
 mod offer;
+mod rcpt;
 mod timeouts;
 mod transaction;
 
-pub use action::{Action, CloseReason, Disconnect, ProtocolError, RecipientOutcome, TransactionId, Verdict};
-pub use connection::{Client, ClientSettings};
+pub use action::{Action, CloseReason, ContentForm, Disconnect, ProtocolError, RecipientOutcome, SuccessReport, TransactionId, Verdict};
+pub use connection::{Client, ClientSettings, Protocol};
 pub use offer::Offer;
+pub use rcpt::Rcpt;
 pub use timeouts::Timeouts;
 pub use transaction::Transaction;

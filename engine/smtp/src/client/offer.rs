@@ -15,8 +15,14 @@ pub struct Offer {
     pub size_max: Option<u64>,
     /// CHUNKING (RFC 3030).
     pub chunking: bool,
+    /// BINARYMIME (RFC 3030).
+    pub binary_mime: bool,
     /// DSN (RFC 3461).
     pub dsn: bool,
+    /// DELIVERBY (RFC 2852), with the least time it takes in seconds; 0 when it names none.
+    pub deliver_by: Option<u32>,
+    /// MT-PRIORITY (RFC 6710).
+    pub mt_priority: bool,
     /// STARTTLS (RFC 3207).
     pub starttls: bool,
     /// LIMITS MAILMAX (RFC 9422): transactions of this session.
@@ -45,8 +51,15 @@ impl Offer {
             self.size_max = words.next().and_then(|word| number(word, 20)).filter(|&limit| limit > 0);
         } else if is("CHUNKING") {
             self.chunking = true;
+        } else if is("BINARYMIME") {
+            self.binary_mime = true;
         } else if is("DSN") {
             self.dsn = true;
+        } else if is("MT-PRIORITY") {
+            self.mt_priority = true;
+        } else if is("DELIVERBY") {
+            // RFC 2852 2: up to nine digits.
+            self.deliver_by = Some(words.next().and_then(|word| number(word, 9)).map_or(0, |least| least as u32));
         } else if is("STARTTLS") {
             self.starttls = true;
         } else if is("LIMITS") {
@@ -88,6 +101,11 @@ mod tests {
             "pipelining",
             "8BITMIME",
             "Size 1000",
+            "DELIVERBY 30",
+            "mt-priority MIXER",
+            "dsn",
+            "CHUNKING",
+            "BinaryMime",
             "LIMITS RCPTMAX=20 mailmax=5 RCPTDOMAINMAX=03 X=1 RCPTDOMAINMAX=1234567",
             "",
             "X-NEW thing",
@@ -101,9 +119,16 @@ mod tests {
             size_max: Some(1000),
             rcpt_max: Some(20),
             mail_max: Some(5),
+            deliver_by: Some(30),
+            mt_priority: true,
+            dsn: true,
+            chunking: true,
+            binary_mime: true,
             ..Offer::default()
         };
         assert_eq!(offer, expected);
+        offer.learn(b"DELIVERBY");
+        assert_eq!(offer.deliver_by, Some(0));
         for (line, limit) in [
             ("SIZE", None),
             ("SIZE 0", None),

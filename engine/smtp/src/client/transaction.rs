@@ -1,11 +1,16 @@
 //! One transaction as the client sees it: its commands, and where each recipient stands.
 
-use super::action::{RecipientOutcome, TransactionId, Verdict};
+use std::io::Write;
+
+use super::action::{RecipientOutcome, SuccessReport, TransactionId, Verdict};
 use super::offer::Offer;
+use super::rcpt::{Parameters, Rcpt};
+use crate::extension::{ByMode, DeliverBy, Return};
 use crate::reply::{Class, Reply};
 
-/// What the driver wants sent. Recipients are given beside it.
-#[derive(Clone, Copy, Debug)]
+/// What the driver wants sent. Recipients are given beside it. What is asked for here and not offered by the server is left out,
+/// or the transaction fails unsent, as the extension's RFC says.
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Transaction<'a> {
     /// Without brackets; empty is the null reverse-path.
     pub reverse_path: &'a [u8],
@@ -15,6 +20,16 @@ pub struct Transaction<'a> {
     pub eight_bit: bool,
     /// An address or the header has non-ASCII text (RFC 6531).
     pub smtputf8: bool,
+    /// The content came as BODY=BINARYMIME: it goes by BDAT or not at all, and `size` is exact (RFC 3030 3).
+    pub binary: bool,
+    /// RET, to a server that offers DSN (RFC 3461 5.2.1).
+    pub ret: Option<Return>,
+    /// ENVID as it came, xtext.
+    pub envelope_id: Option<&'a str>,
+    /// BY with the seconds that are left now (RFC 2852).
+    pub deliver_by: Option<DeliverBy>,
+    /// MT-PRIORITY (RFC 6710).
+    pub priority: Option<i8>,
 }
 
 /// Where a transaction stands.
@@ -64,8 +79,13 @@ pub(super) struct Slot {
     /// Addresses: reverse-path, then recipients.
     paths: Vec<u8>,
     path_ends: Vec<u32>,
+    /// NOTIFY and ORCPT of the recipients.
+    parameters: Parameters,
+    /// ENVID; empty when there is none.
+    envelope_id: Vec<u8>,
     verdict: Option<(Verdict, Reply)>,
     told: u16,
+    success_report: SuccessReport,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -73,23 +93,47 @@ struct Envelope {
     size: u64,
     eight_bit: bool,
     smtputf8: bool,
+    binary: bool,
+    ret: Option<Return>,
+    deliver_by: Option<DeliverBy>,
+    priority: Option<i8>,
 }
 
 impl Slot {
-    pub(super) fn fill<'r>(&mut self, id: u32, transaction: &Transaction<'r>, recipients: impl Iterator<Item = &'r [u8]>) {
+    pub(super) fn fill<'r>(&mut self, id: u32, transaction: &Transaction<'r>, recipients: impl Iterator<Item = Rcpt<'r>>) {
         self.id = id;
         self.stage = Stage::Waiting;
         (self.answered, self.accepted, self.offered, self.sent, self.verdict, self.told) = (false, 0, 0, 0, None, 0);
-        self.envelope = Envelope { size: transaction.size, eight_bit: transaction.eight_bit, smtputf8: transaction.smtputf8 };
+        let Transaction { size, eight_bit, smtputf8, binary, ret, deliver_by, priority, .. } = *transaction;
+        self.envelope = Envelope { size, eight_bit, smtputf8, binary, ret, deliver_by, priority };
+        self.envelope_id.clear();
+        self.envelope_id.extend_from_slice(transaction.envelope_id.unwrap_or_default().as_bytes());
         self.standing.clear();
         self.paths.clear();
         self.path_ends.clear();
-        for path in std::iter::once(transaction.reverse_path).chain(recipients) {
-            self.paths.extend_from_slice(path);
-            self.path_ends.push(u32::try_from(self.paths.len()).expect("a transaction's addresses are below 4 GiB"));
+        self.parameters.clear();
+        self.push_path(transaction.reverse_path);
+        for recipient in recipients {
+            self.push_path(recipient.path);
+            self.parameters.push(&recipient);
         }
         self.standing.resize(self.path_ends.len() - 1, Standing::Open);
         assert!((1..=usize::from(u16::MAX)).contains(&self.standing.len()), "a transaction has 1 to 65,535 recipients");
+    }
+
+    fn push_path(&mut self, path: &[u8]) {
+        self.paths.extend_from_slice(path);
+        self.path_ends.push(u32::try_from(self.paths.len()).expect("a transaction's addresses are below 4 GiB"));
+    }
+
+    /// The content goes as one chunk.
+    pub(super) fn is_binary(&self) -> bool {
+        self.envelope.binary
+    }
+
+    /// Its length, exact.
+    pub(super) fn size(&self) -> u64 {
+        self.envelope.size
     }
 
     pub(super) fn transaction(&self) -> TransactionId {
@@ -103,19 +147,41 @@ impl Slot {
     }
 
     /// Decides before anything is sent whether this server can take it, and how many of the recipients.
-    pub(super) fn check(&mut self, offer: &Offer) -> Result<(), &'static str> {
+    ///
+    /// `is_final`: the server delivers into mailboxes (LMTP).
+    pub(super) fn check(&mut self, offer: &Offer, is_final: bool) -> Result<(), &'static str> {
+        self.success_report = match is_final {
+            _ if offer.dsn => SuccessReport::PassedOn,
+            true => SuccessReport::Delivered,
+            false => SuccessReport::Relayed,
+        };
         let non_ascii = !self.paths.is_ascii();
         if (self.envelope.smtputf8 || non_ascii) && !offer.smtputf8 {
             return Err("553 5.6.7 the next hop does not offer SMTPUTF8, which this message needs");
         }
-        if self.envelope.eight_bit && !offer.eight_bit_mime {
+        if self.envelope.binary && !(offer.binary_mime && offer.chunking) {
+            return Err("554 5.6.3 the next hop does not offer BINARYMIME, which this message needs");
+        }
+        if self.envelope.eight_bit && !self.envelope.binary && !offer.eight_bit_mime {
             return Err("554 5.6.3 the next hop does not offer 8BITMIME, which this message needs");
         }
         if offer.size_max.is_some_and(|limit| self.envelope.size > limit) {
             return Err("552 5.3.4 the message is larger than the next hop takes");
         }
+        if let Some(by) = self.envelope.deliver_by.filter(|by| by.mode == ByMode::Return) {
+            // RFC 2852 4.1: what is to come back in time is not given to who knows nothing of time; a store of mailboxes is the end.
+            match offer.deliver_by {
+                _ if by.seconds <= 0 => return Err("554 5.4.7 the time that the sender gave is over"),
+                None if !is_final => return Err("554 5.3.3 the next hop does not offer DELIVERBY, which this message needs"),
+                Some(least) if i64::from(by.seconds) < i64::from(least) => {
+                    return Err("554 5.4.7 the next hop needs more time than the sender gave");
+                }
+                _ => {}
+            }
+        }
         // A line end or a stray bracket in an address would let a sender write commands of ours.
-        if self.paths.iter().any(|&b| b < b' ' || b == 0x7F) {
+        let is_control = |b: &u8| *b < b' ' || *b == 0x7F;
+        if self.paths.iter().any(is_control) || self.envelope_id.iter().chain(self.parameters.as_bytes()).any(is_control) {
             return Err("553 5.1.3 an address has a control character");
         }
         let most = offer.rcpt_max.map_or(usize::from(u16::MAX), |most| most as usize);
@@ -147,19 +213,45 @@ impl Slot {
             out.extend_from_slice(b" SIZE=");
             write_number(self.envelope.size, out);
         }
-        if self.envelope.eight_bit {
+        if self.envelope.binary {
+            out.extend_from_slice(b" BODY=BINARYMIME");
+        } else if self.envelope.eight_bit {
             out.extend_from_slice(b" BODY=8BITMIME");
         }
         if self.envelope.smtputf8 || !self.paths.is_ascii() {
             out.extend_from_slice(b" SMTPUTF8");
         }
+        if offer.dsn {
+            match self.envelope.ret {
+                None => {}
+                Some(Return::Full) => out.extend_from_slice(b" RET=FULL"),
+                Some(Return::Headers) => out.extend_from_slice(b" RET=HDRS"),
+            }
+            if !self.envelope_id.is_empty() {
+                out.extend_from_slice(b" ENVID=");
+                out.extend_from_slice(&self.envelope_id);
+            }
+        }
+        if let (Some(_), Some(by)) = (offer.deliver_by, self.envelope.deliver_by) {
+            let mode = if by.mode == ByMode::Return { 'R' } else { 'N' };
+            // RFC 2852 4: nine digits.
+            let seconds = by.seconds.clamp(-999_999_999, 999_999_999);
+            write!(out, " BY={seconds};{mode}{}", if by.trace { "T" } else { "" }).expect("writing into a Vec cannot fail");
+        }
+        if let (true, Some(priority)) = (offer.mt_priority, self.envelope.priority) {
+            write!(out, " MT-PRIORITY={priority}").expect("writing into a Vec cannot fail");
+        }
         out.extend_from_slice(b"\r\n");
     }
 
-    pub(super) fn write_rcpt(&self, recipient: u16, out: &mut Vec<u8>) {
+    pub(super) fn write_rcpt(&self, recipient: u16, offer: &Offer, out: &mut Vec<u8>) {
         out.extend_from_slice(b"RCPT TO:<");
         out.extend_from_slice(self.path(usize::from(recipient) + 1));
-        out.extend_from_slice(b">\r\n");
+        out.push(b'>');
+        if offer.dsn {
+            out.extend_from_slice(self.parameters.of(recipient));
+        }
+        out.extend_from_slice(b"\r\n");
     }
 
     /// Takes in the answer to a RCPT; an outcome if it is a refusal that counts.
@@ -177,7 +269,23 @@ impl Slot {
         let too_many =
             reply.code() == 452 || (reply.code() == 552 && reply.enhanced().is_none_or(|code| (code.subject, code.detail) == (5, 3)));
         let verdict = if too_many && self.accepted > 0 { Verdict::Untried } else { verdict_of(reply) };
-        Some(RecipientOutcome { transaction: self.transaction(), recipient, verdict, reply: *reply })
+        Some(self.outcome(recipient, verdict, *reply))
+    }
+
+    /// Takes in the answer to the content for one accepted recipient (LMTP).
+    pub(super) fn delivery_answered(&mut self, recipient: u16, reply: &Reply) -> RecipientOutcome {
+        self.standing[usize::from(recipient)] = Standing::Told;
+        self.accepted -= 1;
+        self.outcome(recipient, verdict_of(reply), *reply)
+    }
+
+    /// The recipients that were accepted at RCPT and have no outcome yet, in order.
+    pub(super) fn accepted_recipients(&self) -> impl Iterator<Item = u16> {
+        (0..).zip(&self.standing).filter(|(_, standing)| **standing == Standing::Accepted).map(|(recipient, _)| recipient)
+    }
+
+    fn outcome(&self, recipient: u16, verdict: Verdict, reply: Reply) -> RecipientOutcome {
+        RecipientOutcome { transaction: self.transaction(), recipient, verdict, reply, success_report: self.success_report }
     }
 
     /// Decides all recipients that were not told yet, unless that was decided before.
@@ -204,7 +312,7 @@ impl Slot {
                 Some(decided) => decided,
                 None => (Verdict::Deferred, Reply::local("451 4.5.0 the next hop did not answer for this recipient")),
             };
-            return Some(RecipientOutcome { transaction: self.transaction(), recipient, verdict, reply });
+            return Some(self.outcome(recipient, verdict, reply));
         }
         None
     }

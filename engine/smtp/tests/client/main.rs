@@ -1,5 +1,6 @@
 //! Dialogues of the client with servers that are good, poor and hostile.
 
+mod dialogues;
 mod hostile;
 mod server;
 
@@ -186,14 +187,14 @@ fn each_state_has_its_deadline() {
     let mut client = Client::new(&ClientSettings::default());
     let mut out = Vec::new();
     let mut seconds = Vec::new();
-    let transaction = Transaction { reverse_path: b"", size: 1, eight_bit: false, smtputf8: false };
+    let transaction = Transaction { size: 1, ..Transaction::default() };
     for reply in ["220 x\r\n", "250 x\r\n", "250 x\r\n", "250 x\r\n", "354 x\r\n", "250 x\r\n"] {
         assert_eq!(client.next(&mut &b""[..], &mut out), Action::Read);
         seconds.push(client.timeout());
         let mut input = reply.as_bytes();
         match client.next(&mut input, &mut out) {
             Action::Ready => _ = client.begin(&transaction, [&b"b@y.test"[..]].into_iter(), &mut out),
-            Action::SendContent(_) => {
+            Action::SendContent(..) => {
                 seconds.push(client.timeout());
                 client.content_sent();
             }

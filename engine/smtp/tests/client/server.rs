@@ -122,8 +122,13 @@ pub(crate) fn converse(server: &mut Server<'_>, mails: &[Mail], chunk: usize, by
         }
         let Some(mail) = waiting.pop_front() else { return false };
         let Mail { sender, recipients, content, eight_bit, smtputf8 } = mail;
-        let transaction =
-            Transaction { reverse_path: sender.as_bytes(), size: content.len() as u64, eight_bit: *eight_bit, smtputf8: *smtputf8 };
+        let transaction = Transaction {
+            reverse_path: sender.as_bytes(),
+            size: content.len() as u64,
+            eight_bit: *eight_bit,
+            smtputf8: *smtputf8,
+            ..Transaction::default()
+        };
         let id = client.begin(&transaction, recipients.iter().map(|path| path.as_bytes()), out);
         assert_eq!(id.0 as usize, begun.len());
         begun.push(mail);
@@ -149,7 +154,7 @@ pub(crate) fn converse(server: &mut Server<'_>, mails: &[Mail], chunk: usize, by
                     client.quit(&mut out);
                 }
             }
-            Action::SendContent(id) => {
+            Action::SendContent(id, _) => {
                 let mut behind = Vec::new();
                 begin(&mut client, &mut behind);
                 let mut stuffing = Stuffing::new();

@@ -1,0 +1,105 @@
+//! How an outbound connection sends content: straight from the batch or the spool, dots doubled by ranges, or as one exact chunk.
+
+use std::{future::poll_fn, task::Poll};
+
+use ringpost_ring::Received;
+use ringpost_smtp::{
+    client::{ContentForm, Disconnect, TransactionId},
+    stuffing::Stuffing,
+};
+use tracing::error;
+
+use crate::{content::MessageContent, outbound::Outbound, record_id::record_id, stored_envelope::RecordError};
+
+/// Ranges of dot-stuffed content in one gathered send; content that is nothing but dots leaves in more of them.
+const RANGES_PER_SEND: usize = 512;
+
+impl Outbound<'_> {
+    /// Sends the content whole, or up to a word of the peer, which comes back: it cannot be the answer to all of it.
+    pub(crate) async fn send_content(&mut self, id: TransactionId, form: ContentForm) -> Result<Option<Received>, Disconnect> {
+        let key = self.attempt_of(id).dispatch.key();
+        let named = self.shard.queue.borrow().envelope(key).map(|envelope| (envelope.id, envelope.size));
+        let unreadable = |reason: RecordError| {
+            error!(shard = self.shard.id, queue_id = ?named.map(|(id, _)| id), %reason, "the content cannot be read; the attempt is deferred");
+            Disconnect::Abandoned
+        };
+        let (queue_id, size) = named.ok_or_else(|| unreadable(RecordError::Gone))?;
+        let log = self.shard.committer_of(queue_id.shard).ok_or_else(|| unreadable(RecordError::Gone))?;
+        let content = MessageContent::open(log, record_id(queue_id)).await.map_err(unreadable)?;
+        let mut behind = Vec::new();
+        if let Some(next) = self.take_behind(id) {
+            behind = self.shard.ring.take_vec();
+            self.begin(next, &mut behind).await;
+            if !behind.is_empty() {
+                self.shard.metrics.chained.increment();
+            }
+        }
+        self.send_out();
+        let mut stuffing = Stuffing::new();
+        let mut left = size;
+        for index in 0..content.pieces() {
+            let is_last = index + 1 == content.pieces();
+            let piece = content.piece(index).await.map_err(|reason| {
+                error!(shard = self.shard.id, %queue_id, %reason, "the content cannot be read; the attempt is deferred");
+                Disconnect::Abandoned
+            })?;
+            let mut gather = self.shard.ring.gather();
+            match form {
+                ContentForm::Dots => {
+                    for range in stuffing.piece(&piece) {
+                        let start = range.as_ptr().addr() - piece.as_ptr().addr();
+                        gather.push_pages(piece.slice(start..start + range.len()));
+                        if gather.pieces() >= RANGES_PER_SEND {
+                            self.conn.send(std::mem::replace(&mut gather, self.shard.ring.gather())).map_err(|_| Disconnect::Lost)?;
+                            if let Some(early) = self.flush().await? {
+                                return Ok(Some(early));
+                            }
+                        }
+                    }
+                    if is_last {
+                        gather.push_static(stuffing.terminator());
+                    }
+                }
+                ContentForm::Chunk => {
+                    let bytes = piece.len() as u64;
+                    // The peer counts: a byte more or less, and content would be taken for commands.
+                    if bytes > left || is_last && bytes != left {
+                        error!(shard = self.shard.id, %queue_id, size, "the content has another length than was promised; the attempt is deferred");
+                        return Err(Disconnect::Abandoned);
+                    }
+                    left -= bytes;
+                    gather.push_pages(piece);
+                }
+            }
+            if is_last && !behind.is_empty() {
+                gather.push_vec(std::mem::take(&mut behind));
+            }
+            self.conn.send(gather).map_err(|_| Disconnect::Lost)?;
+            if !is_last && let Some(early) = self.flush().await? {
+                return Ok(Some(early));
+            }
+        }
+        self.dot_queued = true;
+        Ok(None)
+    }
+
+    /// Waits until the socket has taken what was queued, for at most the time of a block, or until the peer says something.
+    async fn flush(&mut self) -> Result<Option<Received>, Disconnect> {
+        self.deadline.set(self.shard.before_drain_ends(self.shard.ring.now() + self.client.timeout()));
+        let (conn, deadline) = (&self.conn, &self.deadline);
+        poll_fn(|cx| {
+            // A peer that has answered may have stopped reading: its word comes first.
+            match conn.poll_read(cx) {
+                Poll::Ready(Ok(Some(bytes))) => return Poll::Ready(Ok(Some(bytes))),
+                Poll::Ready(Ok(None)) => return Poll::Ready(Err(Disconnect::Closed)),
+                Poll::Ready(Err(_)) => return Poll::Ready(Err(Disconnect::Lost)),
+                Poll::Pending => {}
+            }
+            match conn.poll_flush(cx) {
+                Poll::Ready(result) => Poll::Ready(result.map(|()| None).map_err(|_| Disconnect::Lost)),
+                Poll::Pending => deadline.poll_expired(cx).map(|()| Err(Disconnect::TimedOut)),
+            }
+        })
+        .await
+    }
+}
