@@ -13,6 +13,8 @@ use ringpost_config::{Config, MailOutput, OnDiskFailure};
 use ringpost_engine::{
     admission::listening_shards,
     control::Command,
+    load::Loads,
+    mesh::mesh_of,
     request_lane::{RequestLane, RequestRefused, request_lane},
     shard::{self, ShardEvent, ShardPlan},
     spool_home::SpoolHome,
@@ -164,8 +166,9 @@ impl Node {
         let spool_failed = Arc::new(AtomicBool::new(false));
         let (sender, events) = mpsc::unbounded_channel();
         let hostname = config.hostname.clone().unwrap_or_else(machine_name);
+        let loads = Arc::new(Loads::new(shards));
         let mut lanes = Vec::new();
-        for ((core, listeners), mail_log) in plan.shards.iter().zip(sockets).zip(mail_log.channels()) {
+        for (((core, listeners), mail_log), mesh) in plan.shards.iter().zip(sockets).zip(mail_log.channels()).zip(mesh_of(shards)) {
             let (lane, requests) = request_lane();
             let sender = sender.clone();
             shard::spawn(ShardPlan {
@@ -179,6 +182,8 @@ impl Node {
                 home: home.clone(),
                 adopted: orphans.iter().copied().filter(|orphan| orphan % shards == core.shard).collect(),
                 requests,
+                mesh,
+                loads: loads.clone(),
                 mail_log: mail_log.clone(),
                 spool_failed: spool_failed.clone(),
                 on_event: Box::new(move |event| drop(sender.send(event))),

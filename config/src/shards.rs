@@ -14,6 +14,8 @@ pub struct Shards {
     pub cores: Cores,
     /// Shards on each of them, 1 to 16. More than one is slower; it lets a small machine test many shards.
     pub per_core: u32,
+    /// Whether a shard with more connections, or more to do, than 1.25 of the mean passes new ones on.
+    pub pass_connections: bool,
     /// Whether `cores = "auto"` takes both threads of a physical core.
     pub smt: Smt,
     /// The core of the coordinator (control socket, logs, later cluster and DNS).
@@ -69,6 +71,7 @@ impl Shards {
         let shards = Shards {
             cores: section.read("cores", default.cores),
             per_core: section.within("per_core", default.per_core, 1..=16),
+            pass_connections: section.read("pass_connections", default.pass_connections),
             smt: section.read("smt", default.smt),
             coordinator_core: section.read("coordinator_core", default.coordinator_core),
             io_wq: section.read("io_wq", default.io_wq),
@@ -80,7 +83,14 @@ impl Shards {
 
 impl Default for Shards {
     fn default() -> Shards {
-        Shards { cores: Cores::Auto, per_core: 1, smt: Smt::Avoid, coordinator_core: CoordinatorCore::Auto, io_wq: IoWq::Auto }
+        Shards {
+            cores: Cores::Auto,
+            per_core: 1,
+            pass_connections: true,
+            smt: Smt::Avoid,
+            coordinator_core: CoordinatorCore::Auto,
+            io_wq: IoWq::Auto,
+        }
     }
 }
 

@@ -92,7 +92,7 @@ fn every_commented_example_of_the_defaults_is_a_right_value() {
 fn every_key_takes_effect() {
     let config = parse(
         r#"
-        shards = { cores = "1-2", per_core = 2, smt = "use", coordinator_core = 3, io_wq = "shard" }
+        shards = { cores = "1-2", per_core = 2, pass_connections = false, smt = "use", coordinator_core = 3, io_wq = "shard" }
         spool = { path = "/s", segment_bytes = "1 MiB", prepared_segments = 3, min_free_bytes = "3 MiB",
                   min_free_inodes = 5, open_max = "4 MiB", on_disk_failure = "stop-accepting", allow_unsafe_spool = true }
         [smtp]
@@ -151,7 +151,7 @@ fn every_key_takes_effect() {
         max_memory = "1 GiB"
         "#,
     );
-    assert_eq!(config.shards.per_core, 2);
+    assert_eq!((config.shards.per_core, config.shards.pass_connections), (2, false));
     assert_eq!((config.shards.smt, config.shards.coordinator_core, config.shards.io_wq), (Smt::Use, CoordinatorCore::Core(3), IoWq::Shard));
     let spool = &config.spool;
     assert_eq!((spool.segment_bytes, spool.min_free_bytes, spool.open_max), {

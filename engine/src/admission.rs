@@ -68,6 +68,8 @@ pub enum Refusal {
     Address,
     /// The address connects too often.
     Rate,
+    /// The shard drains, or its spool failed, and another has just passed it this connection.
+    Ending,
 }
 
 /// A session's place.

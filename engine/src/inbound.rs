@@ -30,6 +30,7 @@ use crate::{
 pub(crate) const TOO_MANY_SESSIONS: &str = "421 4.7.0 Too many sessions, try again later\r\n";
 pub(crate) const TOO_MANY_FROM_ADDRESS: &str = "421 4.7.0 Too many sessions from your address\r\n";
 pub(crate) const TOO_FAST: &str = "421 4.7.0 Too many connections from your address, slow down\r\n";
+pub(crate) const ENDING: &str = "421 4.3.2 Service shutting down\r\n";
 
 const RELAY_DENIED: Line = Line::new("550 5.7.1 Relaying denied");
 const NO_ROUTE: Line = Line::new("550 5.4.4 No route to this domain");
@@ -132,7 +133,7 @@ impl Inbound {
             inbound.incoming.abandon(&inbound.shard);
             inbound.shard.forget_waiter(life);
             inbound.shard.spare_sessions.keep(inbound.session);
-            inbound.shard.metrics.sessions.set(inbound.shard.metrics.sessions.get() - 1);
+            inbound.shard.count_sessions(-1);
             if inbound.shard.is_ending() {
                 inbound.shard.wake_life();
             }

@@ -2,7 +2,7 @@
 
 use std::{rc::Rc, time::Duration};
 
-use ringpost_ring::Listener;
+use ringpost_ring::{Accepted, Listener};
 use tracing::warn;
 
 use crate::{
@@ -23,36 +23,14 @@ pub(crate) async fn accept(shard: Rc<Shard>, listener: Listener, number: usize) 
             if shard.is_ending() {
                 return std::task::Poll::Ready(None);
             }
-            listener.poll_accept(cx).map(Some)
+            listener.poll_accepted(cx).map(Some)
         })
         .await;
         match accepted {
             None => break,
-            Some(Ok(conn)) => {
-                let Ok(peer) = conn.peer_addr() else { continue };
-                shard.metrics.connections.increment();
-                let relaying = policy::may_relay(&shard.config, peer.ip());
-                match shard.admission.admit(peer.ip(), relaying, shard.ring.now()) {
-                    Ok(admitted) => {
-                        shard.metrics.sessions.set(shard.metrics.sessions.get() + 1);
-                        shard.ring.spawn(Inbound::new(shard.clone(), conn, peer, relaying, number, admitted).serve()).detach();
-                    }
-                    Err(refusal) => {
-                        shard.metrics.connections_refused.increment();
-                        let line = match refusal {
-                            Refusal::Full => inbound::TOO_MANY_SESSIONS,
-                            Refusal::Address => inbound::TOO_MANY_FROM_ADDRESS,
-                            Refusal::Rate => inbound::TOO_FAST,
-                        };
-                        // The kernel's buffer of a fresh connection holds a line: nobody waits for the peer.
-                        let _ = conn.send(line.as_bytes());
-                        shard
-                            .ring
-                            .spawn(async move {
-                                let _ = conn.flush().await;
-                            })
-                            .detach();
-                    }
+            Some(Ok(accepted)) => {
+                if let Some(accepted) = shard.pass_on(accepted, number) {
+                    shard.serve(accepted, number);
                 }
             }
             Some(Err(reason)) => {
@@ -63,4 +41,37 @@ pub(crate) async fn accept(shard: Rc<Shard>, listener: Listener, number: usize) 
         }
     }
     shard.forget_waiter(life);
+}
+
+impl Shard {
+    /// Gives a fresh connection a session, or a 421. `listener` is the number of the `[[listener]]` it came in by.
+    pub(crate) fn serve(self: &Rc<Self>, accepted: Accepted, listener: usize) {
+        let Ok(peer) = accepted.peer_addr() else { return };
+        let conn = self.ring.take_in(accepted);
+        self.metrics.connections.increment();
+        let relaying = policy::may_relay(&self.config, peer.ip());
+        let admitted = if self.is_ending() { Err(Refusal::Ending) } else { self.admission.admit(peer.ip(), relaying, self.ring.now()) };
+        let refusal = match admitted {
+            Ok(admitted) => {
+                self.count_sessions(1);
+                self.ring.spawn(Inbound::new(self.clone(), conn, peer, relaying, listener, admitted).serve()).detach();
+                return;
+            }
+            Err(refusal) => refusal,
+        };
+        self.metrics.connections_refused.increment();
+        let line = match refusal {
+            Refusal::Full => inbound::TOO_MANY_SESSIONS,
+            Refusal::Address => inbound::TOO_MANY_FROM_ADDRESS,
+            Refusal::Rate => inbound::TOO_FAST,
+            Refusal::Ending => inbound::ENDING,
+        };
+        // The kernel's buffer of a fresh connection holds a line: nobody waits for the peer.
+        let _ = conn.send(line.as_bytes());
+        self.ring
+            .spawn(async move {
+                let _ = conn.flush().await;
+            })
+            .detach();
+    }
 }

@@ -55,6 +55,12 @@ metrics! {
     sessions,
     /// Sessions refused with 421 at a limit.
     connections_refused,
+    /// Connections passed to a shard with less to do.
+    connections_passed,
+    /// Connections that another shard passed to this one.
+    connections_taken,
+    /// Connections kept although another shard has less to do: the lane to it was full.
+    connections_not_passed,
     /// Messages answered with 250.
     accepted,
     /// Bytes of content of those.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ringpost_config::Config;
-use ringpost_queue::{DestinationLimits, RetryPolicy, Route, Via};
+use ringpost_queue::{BreakerSettings, DestinationLimits, RetryPolicy, Route, Via};
 
 use crate::share::Share;
 
@@ -31,7 +31,7 @@ pub(crate) fn routes_of(config: &Config, share: Share) -> Vec<Route> {
                 limits: DestinationLimits {
                     connections_max: share(connections_max),
                     window_initial: share(config.delivery.window_initial.min(connections_max)),
-                    dead_max_ms: millis(config.delivery.dead_destination),
+                    breaker: BreakerSettings { timeout_max_ms: millis(config.delivery.dead_destination), ..BreakerSettings::default() },
                     ..DestinationLimits::default()
                 },
             });

@@ -34,8 +34,11 @@ use crate::{
     delivery::Delivery,
     inbound_settings::InboundSettings,
     listener,
+    load::Loads,
     mail_log::{MailLog, MailLogChannel},
+    mesh::{Mesh, MeshEnd},
     metrics::Metrics,
+    passing::Passing,
     pool::Pool,
     preparation,
     request_lane::RequestReceiver,
@@ -92,6 +95,10 @@ pub struct ShardPlan {
     pub adopted: Vec<u16>,
     /// Requests of the coordinator.
     pub requests: RequestReceiver,
+    /// Its end of the lanes to the other shards.
+    pub mesh: MeshEnd,
+    /// What each shard has to do, for all to see.
+    pub loads: Arc<Loads>,
     /// Where mail log lines go.
     pub mail_log: Arc<MailLogChannel>,
     /// Set when any log of this spool failed: nobody promises anything any more (S8).
@@ -127,6 +134,8 @@ pub enum ShardEvent {
 /// What all tasks of a shard share.
 pub struct Shard {
     pub(crate) id: u16,
+    /// How many there are.
+    pub(crate) shards: u16,
     pub(crate) boot: u32,
     pub(crate) ring: Ring,
     pub(crate) config: Arc<Config>,
@@ -138,6 +147,8 @@ pub struct Shard {
     pub(crate) mail_log: MailLog,
     pub(crate) inbound: InboundSettings,
     pub(crate) admission: Rc<Admission>,
+    pub(crate) mesh: Mesh,
+    pub(crate) passing: Passing,
     pub(crate) delivery: Delivery,
     pub(crate) pool: Pool,
     pub(crate) staging: Staging,
@@ -243,6 +254,7 @@ fn start(plan: ShardPlan) -> Result<Started, (OnEvent, String)> {
     let (_, own) = committers.remove(0);
     let shard = Rc::new(Shard {
         id: plan.id,
+        shards: plan.shards,
         boot: u32::try_from(plan.home.boot()).unwrap_or(u32::MAX),
         own,
         adopted: RefCell::new(committers),
@@ -252,6 +264,8 @@ fn start(plan: ShardPlan) -> Result<Started, (OnEvent, String)> {
         mail_log: MailLog::new(plan.mail_log),
         inbound: InboundSettings::new(&config, &plan.hostname),
         admission: Rc::new(Admission::new(&config, share)),
+        mesh: Mesh::new(plan.mesh),
+        passing: Passing::new(plan.loads),
         delivery: Delivery::new(&ring),
         pool: Pool::new(&config),
         staging: Staging::new(in_bytes(budget / STAGING_SHARE)),
@@ -320,9 +334,17 @@ impl Shard {
         self.ring.spawn(self.clone().deliver()).detach();
         self.ring.spawn(self.clone().keep_house()).detach();
         self.ring.spawn(shard_control::answer_requests(self.clone(), requests)).detach();
+        if self.shards > 1 {
+            self.passing.observe(&self.ring, self.id);
+            self.ring.spawn(self.clone().serve_mesh()).detach();
+        }
         // The write side of the own log is enough to accept mail: old mail loads in the background (S13).
         poll_fn(|cx| self.poll_life(cx, |shard| opened.get() > 0 || shard.is_ending())).await;
         if !self.is_ending() {
+            // One that does not listen may have no session: see `listening_shards`.
+            if !listeners.is_empty() {
+                self.open_to_connections();
+            }
             for (number, socket) in listeners.into_iter().enumerate() {
                 self.ring.spawn(listener::accept(self.clone(), self.ring.listen(OwnedFd::from(socket)), number)).detach();
             }

@@ -96,20 +96,20 @@ fn state_named(word: &str) -> Result<State, String> {
 
 fn list(shard: &Shard, query: &ListQuery) -> Result<(Vec<MessageView>, Option<u64>), String> {
     let filter = Filter {
-        id: None,
         sender: query.sender.clone(),
         recipient_domain: query.domain.clone(),
         state: query.state.as_deref().map(state_named).transpose()?,
+        ..Filter::default()
     };
     let cursor = match query.after {
         None => Cursor::default(),
-        Some(after) => Cursor::at(u32::try_from(after).map_err(|_| "no such page".to_owned())?),
+        Some(after) => Cursor::at(after),
     };
     let limit = query.limit.unwrap_or(PAGE_MESSAGES_MAX).min(PAGE_MESSAGES_MAX);
-    let (queue, now) = (shard.queue.borrow(), shard.now_ms());
+    let now = shard.now_ms();
     let mut views = Vec::new();
-    let next = queue.page(&filter, cursor, limit, |view| views.push(view_of(&view, now)));
-    Ok((views, next.map(|cursor| u64::from(cursor.position()))))
+    let next = shard.queue.borrow_mut().page(&filter, cursor, limit, |view| views.push(view_of(&view, now)));
+    Ok((views, next.map_err(|lost| lost.to_string())?.map(Cursor::position)))
 }
 
 fn view_of(view: &QueuedView<'_>, now: u64) -> MessageView {
@@ -148,10 +148,10 @@ fn time_text(unix_ms: u64) -> String {
 async fn apply(shard: &Rc<Shard>, change: Change, selection: Selection) -> u64 {
     shard.loaded().await;
     let keys: Vec<MessageKey> = {
-        let queue = shard.queue.borrow();
+        let mut queue = shard.queue.borrow_mut();
         match selection {
             Selection::Ids(ids) => ids.iter().filter_map(|id| queue.key_of(*id)).collect(),
-            Selection::All => all_keys(&queue),
+            Selection::All => all_keys(&mut queue),
         }
     };
     let mut found = 0;
@@ -189,11 +189,11 @@ fn log_deletion(shard: &Shard, key: MessageKey) {
     }
 }
 
-fn all_keys(queue: &Queue) -> Vec<MessageKey> {
+fn all_keys(queue: &mut Queue) -> Vec<MessageKey> {
     let (filter, mut keys) = (Filter::default(), Vec::with_capacity(queue.len()));
     let mut cursor = Some(Cursor::default());
     while let Some(at) = cursor {
-        cursor = queue.page(&filter, at, PAGE_MESSAGES_MAX, |view| keys.push(view.key()));
+        cursor = queue.page(&filter, at, PAGE_MESSAGES_MAX, |view| keys.push(view.key())).unwrap_or(None);
     }
     keys
 }

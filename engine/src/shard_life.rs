@@ -128,6 +128,9 @@ impl Shard {
 
     /// Wakes all that wait for the shard's end.
     pub(crate) fn wake_life(&self) {
+        if self.is_ending() {
+            self.close_to_connections();
+        }
         for (_, waiter) in self.life_waiters.borrow().iter() {
             waiter.wake_by_ref();
         }

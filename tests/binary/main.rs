@@ -11,4 +11,5 @@ mod next_hop;
 mod node;
 mod queue_commands;
 mod relay;
+mod shards;
 mod smuggling;

@@ -1,7 +1,7 @@
 //! Short slices in size classes: addresses, replies and recipients of queued messages, without an allocation per message.
 
-/// Smallest class, in elements; classes below eight steps grow by one step, then four per doubling (a quarter is wasted at most).
-const STEPS: usize = 8;
+/// Classes up to so many steps grow by one step, then four per doubling (a quarter is wasted at most).
+const STEPS: usize = 16;
 
 /// Bytes that a page of small slots takes at least.
 const PAGE_BYTES: usize = 16 * 1024;
@@ -122,14 +122,14 @@ impl<T: Copy + Default> Arena<T> {
         // Above: four classes per doubling. `shift` scales the length to 5..=8 quarters.
         let shift = (usize::BITS - (steps - 1).leading_zeros()) as usize - 3;
         let quarters = (steps + (1 << shift) - 1) >> shift;
-        (STEPS + (shift - 1) * 4 + quarters - 5, quarters << shift << self.step_bits)
+        (STEPS + (shift - 2) * 4 + quarters - 5, quarters << shift << self.step_bits)
     }
 
     fn class_length(&self, index: usize) -> usize {
         if index < STEPS {
             return (index + 1) << self.step_bits;
         }
-        let shift = (index - STEPS) / 4 + 1;
+        let shift = (index - STEPS) / 4 + 2;
         ((index - STEPS) % 4 + 5) << shift << self.step_bits
     }
 }

@@ -1,30 +1,25 @@
 //! A next hop: how many attempts it bears, which of its hosts answer, and what waits for it.
 //!
-//! The window of attempts at a time begins at 5, grows by 1/window per delivered transaction and loses one per failed
-//! connection. A host is dead after as many failures in a row as attempts were open at the first of them (a failed cohort).
-//! Its dead time is short at first (1 s, doubling to 5 min, +-20 %), because nothing waits on a connection meanwhile: one
-//! probe is made per dead time, and the mail stays in the ready queue. A restarted next hop so costs seconds, and one that
-//! is gone for a day costs a probe every five minutes.
+//! Each rule is a file of its own: `window.rs` (attempts at a time), `breaker.rs` (hosts that failed), `throttling.rs` (it asked
+//! for less), `rate.rs` (messages per time). Here they meet: may an attempt start now, and if not, what is waited for and
+//! until when. Mail of a destination that may not be tried stays in its ready queue and costs nothing there; the destination
+//! has one timer, for the time at which the first of what forbids it ends.
 
+use crate::breaker::{Break, Breaker, BreakerChange, Circuit};
+use crate::rate::RateLimiter;
 use crate::ready::ReadyQueue;
-use crate::retry::{Jitter, back_off_ms};
+use crate::retry::Jitter;
 use crate::route::{DestinationLimits, HOSTS_MAX, RouteId, Via};
 use crate::slab::NONE;
+use crate::throttling::Throttle;
+use crate::wait::Wait;
+use crate::window::Window;
 
 /// Longest reason that is kept, in bytes.
 const REASON_BYTES_MAX: usize = 200;
 
-/// A host being probed is nobody else's first choice for this long.
-const PROBE_MS: u64 = 60_000;
-
 /// Pause after an attempt that found no host for a reason of our own.
 const SHORTAGE_PAUSE_MS: u64 = 1000;
-
-/// The window is counted in thousandths of an attempt.
-const ONE: u32 = 1000;
-
-/// Spread of dead times.
-const JITTER_PERCENT: u8 = 20;
 
 /// A route and its next-hop site.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -50,29 +45,10 @@ pub struct HostsTried(u32);
 
 const _: () = assert!(HOSTS_MAX <= 32, "one bit per host");
 
-/// What the breaker of a destination says.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Breaker {
-    /// At least one host answers, as far as is known.
-    Closed,
-    /// No host answers; the next probe is made at this time (unix ms), if mail waits.
-    Open {
-        /// Unix milliseconds.
-        until: u64,
-    },
-    /// The dead time is over: one attempt at a time until a host answers.
-    HalfOpen,
-}
-
 #[derive(Debug)]
 struct Host {
     address: String,
-    /// 0 while it is taken to be alive.
-    dead_until: u64,
-    dead_times: u32,
-    failures: u32,
-    cohort: u32,
-    probing: bool,
+    circuit: Circuit,
 }
 
 #[derive(Debug)]
@@ -95,7 +71,10 @@ pub(crate) struct Destination {
     pub(crate) chained: u32,
     pub(crate) reason: String,
     hosts: Vec<Host>,
-    window: u32,
+    window: Window,
+    throttle: Throttle,
+    rate: RateLimiter,
+    /// After a shortage of our own.
     pause_until: u64,
     /// A host failed since an attempt last found none.
     failure_told: bool,
@@ -106,13 +85,10 @@ pub(crate) struct Destination {
 impl Destination {
     pub(crate) fn new(route: Option<RouteId>, via: Via, limits: DestinationLimits, retry: crate::retry::RetryPolicy, name: String) -> Self {
         let hosts = match &via {
-            Via::Smarthost { hosts } => hosts
-                .iter()
-                .map(|address| Host { address: address.clone(), dead_until: 0, dead_times: 0, failures: 0, cohort: 0, probing: false })
-                .collect(),
+            Via::Smarthost { hosts } => hosts.iter().map(|address| Host { address: address.clone(), circuit: Circuit::new() }).collect(),
             Via::Discard | Via::Hold => Vec::new(),
         };
-        let mut destination = Self {
+        Self {
             route,
             name,
             via,
@@ -127,13 +103,13 @@ impl Destination {
             chained: 0,
             reason: String::new(),
             hosts,
-            window: 0,
+            window: Window::new(&limits),
+            throttle: Throttle::default(),
+            rate: RateLimiter::default(),
             pause_until: 0,
             failure_told: false,
             is_well: true,
-        };
-        destination.reset_window();
-        destination
+        }
     }
 
     /// Held by its route.
@@ -141,7 +117,7 @@ impl Destination {
         matches!(self.via, Via::Hold)
     }
 
-    /// Attempts at a time that are allowed just now.
+    /// Attempts at a time that are allowed just now, whatever the rate.
     pub(crate) fn window(&self, now: u64) -> u32 {
         if self.is_held() || self.paused || now < self.pause_until {
             return 0;
@@ -150,34 +126,86 @@ impl Destination {
             return self.limits.connections_max.max(1);
         }
         if self.is_well {
-            return self.window / ONE;
+            return self.window.attempts();
+        }
+        if self.throttle.until(now).is_some() {
+            return 0;
         }
         match self.breaker(now) {
             // Failures of a cohort count against the window until it is known what they mean.
             Breaker::Closed => {
-                let failures = self.hosts.iter().filter(|host| host.dead_until == 0).map(|host| host.failures).min().unwrap_or(0);
-                (self.window / ONE).saturating_sub(failures).max(1)
+                let failures = self.hosts.iter().filter(|host| host.circuit.is_closed()).map(|host| host.circuit.failures()).min();
+                self.window.attempts().saturating_sub(failures.unwrap_or(0)).max(1)
             }
-            Breaker::HalfOpen => 1,
+            Breaker::HalfOpen => self.limits.breaker.max_requests.max(1),
             Breaker::Open { .. } => 0,
         }
     }
 
     pub(crate) fn may_start(&self, now: u64) -> bool {
-        !self.ready.is_empty() && self.in_flight.saturating_sub(self.chained) < self.window(now)
+        !self.ready.is_empty() && self.in_flight.saturating_sub(self.chained) < self.window(now) && self.rate_allows(now)
     }
 
     /// A further attempt on a connection in use; not while there are more of them than the window now allows.
     pub(crate) fn may_chain(&self, now: u64) -> bool {
-        !self.ready.is_empty() && self.in_flight.saturating_sub(self.chained) <= self.window(now)
+        !self.ready.is_empty() && self.in_flight.saturating_sub(self.chained) <= self.window(now) && self.rate_allows(now)
+    }
+
+    fn rate_allows(&self, now: u64) -> bool {
+        self.limits.rate.is_none_or(|rate| self.rate.next_at(rate) <= now)
+    }
+
+    /// An attempt begins.
+    pub(crate) fn started(&mut self, now: u64) {
+        self.in_flight += 1;
+        if let Some(rate) = self.limits.rate {
+            self.rate.take(rate, now);
+        }
     }
 
     pub(crate) fn breaker(&self, now: u64) -> Breaker {
-        if self.hosts.is_empty() || self.hosts.iter().any(|host| host.dead_until == 0) {
-            return Breaker::Closed;
+        let mut soonest: Option<u64> = None;
+        for host in &self.hosts {
+            match host.circuit.breaker(now) {
+                Breaker::Closed => return Breaker::Closed,
+                Breaker::Open { until } => soonest = Some(soonest.map_or(until, |other| other.min(until))),
+                Breaker::HalfOpen => soonest = Some(0),
+            }
         }
-        let until = self.hosts.iter().map(|host| host.dead_until).min().unwrap_or(0);
-        if until <= now || self.hosts.iter().any(|host| host.probing) { Breaker::HalfOpen } else { Breaker::Open { until } }
+        match soonest {
+            None => Breaker::Closed,
+            Some(until) if until <= now => Breaker::HalfOpen,
+            Some(until) => Breaker::Open { until },
+        }
+    }
+
+    /// Why nothing more is started now, if there is mail. What lasts longest and explains most comes first.
+    pub(crate) fn wait(&self, now: u64) -> Wait {
+        if self.is_held() {
+            return Wait::Held;
+        }
+        if self.paused {
+            return Wait::Paused;
+        }
+        match self.breaker(now) {
+            Breaker::Open { until } => return Wait::BreakerOpen { until },
+            Breaker::HalfOpen if self.in_flight >= self.window(now) => return Wait::Probing,
+            Breaker::HalfOpen | Breaker::Closed => {}
+        }
+        if let Some(until) = self.throttle.until(now) {
+            return Wait::Throttled { until };
+        }
+        if now < self.pause_until {
+            return Wait::Shortage { until: self.pause_until };
+        }
+        let (attempts, window) = (self.in_flight.saturating_sub(self.chained), self.window(now));
+        if attempts >= window {
+            return Wait::Window { attempts, window };
+        }
+        match self.limits.rate {
+            Some(rate) if self.rate.next_at(rate) > now => Wait::Rate { until: self.rate.next_at(rate), rate },
+            _ => Wait::Turn,
+        }
     }
 
     /// When something may be started that may not be now, by time alone.
@@ -188,86 +216,120 @@ impl Destination {
         if now < self.pause_until {
             return Some(self.pause_until);
         }
-        match self.breaker(now) {
-            Breaker::Open { until } => Some(until),
-            Breaker::Closed | Breaker::HalfOpen => None,
+        if let Some(until) = self.throttle.until(now) {
+            return Some(until);
         }
+        if let Breaker::Open { until } = self.breaker(now) {
+            return Some(until);
+        }
+        // A full window is opened by an attempt that ends; the rate, by time.
+        let next = self.limits.rate.map_or(now, |rate| self.rate.next_at(rate));
+        (next > now && self.in_flight.saturating_sub(self.chained) < self.window(now)).then_some(next)
     }
 
-    pub(crate) fn next_host(&mut self, tried: &mut HostsTried, now: u64) -> Option<HostIndex> {
+    /// The host to connect to. The second value says that this made it half-open.
+    pub(crate) fn next_host(&mut self, tried: &mut HostsTried, now: u64) -> Option<(HostIndex, bool)> {
+        let settings = &self.limits.breaker;
         let index = self.hosts.iter().enumerate().position(|(index, host)| {
             let untried = tried.0 & (1 << index) == 0;
-            untried && host.dead_until <= now
+            untried && host.circuit.may_try(settings, now)
         })?;
         tried.0 |= 1 << index;
-        let host = &mut self.hosts[index];
-        if host.dead_until > 0 {
-            host.dead_until = now + PROBE_MS;
-            host.probing = true;
-            self.is_well = false;
-        }
-        Some(HostIndex(index as u8))
+        let circuit = &mut self.hosts[index].circuit;
+        let half_open = circuit.begin(now);
+        self.is_well &= circuit.is_well();
+        Some((HostIndex(index as u8), half_open))
     }
 
     pub(crate) fn address(&self, host: HostIndex) -> Option<&str> {
         self.hosts.get(usize::from(host.0)).map(|host| host.address.as_str())
     }
 
-    pub(crate) fn host_reached(&mut self, host: HostIndex) {
-        let was_dead = self.hosts.iter().all(|host| host.dead_until > 0);
-        let Some(host) = self.hosts.get_mut(usize::from(host.0)) else { return };
-        (host.dead_until, host.dead_times, host.failures, host.probing) = (0, 0, 0, false);
-        self.note_health();
-        self.pause_until = 0;
-        if was_dead {
-            self.reset_window();
-            self.reason.clear();
-        }
+    /// The breaker of this host is closed.
+    pub(crate) fn is_closed(&self, host: HostIndex) -> bool {
+        self.hosts.get(usize::from(host.0)).is_some_and(|host| host.circuit.is_closed())
     }
 
-    pub(crate) fn host_failed(&mut self, host: HostIndex, reason: &str, now: u64, jitter: &mut Jitter) {
+    /// A host greeted. True if its breaker closed.
+    pub(crate) fn host_reached(&mut self, host: HostIndex) -> bool {
+        let was_broken = self.hosts.iter().all(|host| !host.circuit.is_closed());
+        let settings = self.limits.breaker;
+        let Some(host) = self.hosts.get_mut(usize::from(host.0)) else { return false };
+        let closed = host.circuit.reached(&settings);
+        self.pause_until = 0;
+        self.note_health(was_broken && closed);
+        closed
+    }
+
+    /// A host answered an attempt. True if its breaker closed.
+    pub(crate) fn host_served(&mut self, host: HostIndex, now: u64) -> bool {
+        let settings = self.limits.breaker;
+        let Some(host) = self.hosts.get_mut(usize::from(host.0)) else { return false };
+        let closed = host.circuit.served(&settings, now);
+        if closed {
+            let was_broken = self.hosts.iter().filter(|host| host.circuit.is_closed()).count() == 1;
+            self.note_health(was_broken);
+        }
+        closed
+    }
+
+    /// An attempt at a host broke off. True if its breaker opened.
+    pub(crate) fn host_failed(&mut self, host: HostIndex, how: Break, reason: &str, now: u64, jitter: &mut Jitter) -> bool {
         let open = self.in_flight.saturating_sub(self.chained).max(1);
-        let limits = self.limits;
-        let Some(host) = self.hosts.get_mut(usize::from(host.0)) else { return };
-        (self.failure_told, self.is_well) = (true, false);
-        self.reason.clear();
-        for character in reason.chars() {
-            if self.reason.len() + character.len_utf8() > REASON_BYTES_MAX {
-                break;
-            }
-            self.reason.push(if character.is_control() { ' ' } else { character });
+        let settings = self.limits.breaker;
+        let Some(host) = self.hosts.get_mut(usize::from(host.0)) else { return false };
+        if how == Break::BeforeGreeting {
+            self.failure_told = true;
         }
-        if host.dead_until > now && !host.probing {
-            return; // A straggler of the cohort that already counted.
+        if host.circuit.is_closed() {
+            self.window.lose_one();
         }
-        if host.dead_until == 0 {
-            self.window = self.window.saturating_sub(ONE).max(ONE);
+        let opened = host.circuit.failed(how, open, &settings, now, jitter);
+        if opened || how == Break::BeforeGreeting {
+            self.keep_reason(reason);
         }
-        if host.failures == 0 {
-            host.cohort = open;
-        }
-        host.failures += 1;
-        if host.dead_times == 0 && host.failures < host.cohort && open > 1 {
-            return;
-        }
-        host.dead_times = host.dead_times.saturating_add(1);
-        host.dead_until = now + back_off_ms(limits.dead_first_ms, limits.dead_max_ms, host.dead_times, JITTER_PERCENT, jitter);
-        (host.failures, host.probing) = (0, false);
+        self.note_health(false);
+        opened
     }
 
     /// A transaction was delivered: the destination bears more.
-    pub(crate) fn succeeded(&mut self) {
+    pub(crate) fn succeeded(&mut self, now: u64) {
         if !self.is_well {
-            self.hosts.iter_mut().filter(|host| host.dead_until == 0).for_each(|host| host.failures = 0);
-            self.note_health();
+            self.throttle.delivered(now);
+            self.hosts.iter_mut().for_each(|host| host.circuit.forgive());
+            self.note_health(false);
         }
-        let most = self.limits.connections_max.max(1).saturating_mul(ONE);
-        self.window = (self.window + ONE * ONE / self.window).min(most);
+        self.window.grow(&self.limits);
     }
 
     /// The destination said that it bears less.
     pub(crate) fn refused(&mut self) {
-        self.window = self.window.saturating_sub(ONE).max(ONE);
+        self.window.lose_one();
+    }
+
+    /// An attempt delivered nothing because the destination is asked for too much; `reply` says so. True if it pauses.
+    pub(crate) fn throttled(&mut self, reply: &str, now: u64, jitter: &mut Jitter) -> bool {
+        let open = self.in_flight.saturating_sub(self.chained).max(1);
+        let limits = &self.limits;
+        let pauses = self.throttle.throttled(open, limits.throttle_pause_ms, limits.breaker.timeout_max_ms, now, jitter);
+        if pauses {
+            self.window.halve();
+        } else if self.throttle.until(now).is_none() {
+            self.window.lose_one();
+        }
+        self.is_well = false;
+        self.keep_reason(reply);
+        pauses
+    }
+
+    /// The end of a pause that it asked for.
+    pub(crate) fn throttled_until(&self, now: u64) -> Option<u64> {
+        self.throttle.until(now)
+    }
+
+    /// When the rate lets the next message go, if that is later than `now`.
+    pub(crate) fn rate_next(&self, now: u64) -> Option<u64> {
+        self.limits.rate.map(|rate| self.rate.next_at(rate)).filter(|&at| at > now)
     }
 
     /// An attempt found no host. If none was reported to have failed, the reason is our own (no descriptors, say), and the next
@@ -280,25 +342,45 @@ impl Destination {
 
     /// No attempt is open, so no probe is either: one that ended without a word is made again soon.
     pub(crate) fn forget_probes(&mut self, now: u64) {
-        for host in self.hosts.iter_mut().filter(|host| host.probing) {
-            host.probing = false;
-            host.dead_until = now + self.limits.dead_first_ms;
+        if self.is_well {
+            return;
         }
+        let settings = self.limits.breaker;
+        self.hosts.iter_mut().for_each(|host| host.circuit.forget_probes(&settings, now));
     }
 
-    /// Forgets that hosts are dead: each is probed when mail waits.
+    /// Forgets that hosts are dead and that it asked for less: it is tried when mail waits.
     pub(crate) fn revive(&mut self, now: u64) {
         self.pause_until = 0;
-        for host in self.hosts.iter_mut().filter(|host| host.dead_until > 0 && !host.probing) {
-            host.dead_until = now.max(1);
+        self.throttle.end();
+        self.hosts.iter_mut().for_each(|host| host.circuit.revive(now));
+        self.note_health(false);
+    }
+
+    /// A change of a host's breaker, as it is told.
+    pub(crate) fn change(&self, id: DestinationId, host: HostIndex, was_broken: bool, now: u64) -> BreakerChange {
+        let breaker = self.hosts.get(usize::from(host.0)).map_or(Breaker::Closed, |host| host.circuit.breaker(now));
+        BreakerChange { destination: id, host, now: breaker, was_broken }
+    }
+
+    /// `begins_anew`: it was away, and is back.
+    fn note_health(&mut self, begins_anew: bool) {
+        self.is_well = self.throttle.is_quiet() && self.hosts.iter().all(|host| host.circuit.is_well());
+        if begins_anew {
+            self.window = Window::new(&self.limits);
+        }
+        if begins_anew || self.is_well {
+            self.reason.clear();
         }
     }
 
-    fn note_health(&mut self) {
-        self.is_well = self.hosts.iter().all(|host| host.dead_until == 0 && host.failures == 0 && !host.probing);
-    }
-
-    fn reset_window(&mut self) {
-        self.window = self.limits.window_initial.clamp(1, self.limits.connections_max.max(1)).saturating_mul(ONE);
+    fn keep_reason(&mut self, reason: &str) {
+        self.reason.clear();
+        for character in reason.chars() {
+            if self.reason.len() + character.len_utf8() > REASON_BYTES_MAX {
+                break;
+            }
+            self.reason.push(if character.is_control() { ' ' } else { character });
+        }
     }
 }

@@ -14,26 +14,37 @@
 #![forbid(unsafe_code)]
 
 mod arena;
+mod breaker;
 mod command;
 mod destination;
+mod index;
 mod message;
 mod outcome;
 mod queue;
 mod queue_id;
+mod rate;
 mod ready;
 mod retry;
 mod route;
 mod slab;
 mod storage;
+mod throttling;
 mod transition;
 mod view;
+mod wait;
 mod wheel;
+mod window;
 
-pub use destination::{Breaker, DestinationId, HostIndex, HostsTried};
+pub use breaker::{Breaker, BreakerChange, BreakerSettings};
+pub use destination::{DestinationId, HostIndex, HostsTried};
+pub use index::{TAG_BYTES_MAX, TAGS_MAX, TermKind};
 pub use message::{Envelope, MessageKey, NewMessage, NewRecipient, PRIORITY_MAX, RECIPIENTS_MAX};
 pub use outcome::{DecodeError, Outcome, REPLY_BYTES_MAX};
-pub use queue::{Dispatch, Queue, QueueSettings, Recovered, Settled, Work};
+pub use queue::{Change, Dispatch, Queue, QueueSettings, Recovered, Settled, Work};
 pub use queue_id::{ParseQueueIdError, QueueId};
+pub use rate::{RATE_PERIOD_MS_MAX, Rate};
 pub use retry::{Jitter, RetryPolicy};
 pub use route::{DestinationLimits, HOSTS_MAX, Route, RouteError, RouteId, Routes, Via};
-pub use view::{Cursor, DestinationView, Filter, MessageView, QueueCounts, RecipientView, State};
+pub use throttling::Throttled;
+pub use view::{Cursor, CursorLost, DestinationView, Filter, MessageView, QueueCounts, RecipientView, State};
+pub use wait::Wait;

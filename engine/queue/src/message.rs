@@ -46,6 +46,8 @@ pub struct NewMessage<'a> {
     pub extended: bool,
     /// Reverse-path without brackets; empty is the null reverse-path. At most 65,535 bytes.
     pub reverse_path: &'a [u8],
+    /// What operators find it by beside its addresses: at most [`TAGS_MAX`](crate::TAGS_MAX), the rest is left out. An empty one is none.
+    pub tags: &'a [&'a [u8]],
 }
 
 /// A recipient of a [`NewMessage`].
@@ -134,6 +136,8 @@ impl Flags {
     pub(crate) const EXPIRY_SET: u16 = 32;
     /// The envelope in the record says more than addresses.
     pub(crate) const EXTENDED: u16 = 64;
+    /// It is in lists of the index.
+    pub(crate) const LISTED: u16 = 1024;
 
     pub(crate) fn has(self, flag: u16) -> bool {
         self.bits & flag != 0

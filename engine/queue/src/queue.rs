@@ -5,7 +5,9 @@ use std::collections::VecDeque;
 use hashbrown::HashTable;
 
 use crate::arena::Arena;
+use crate::breaker::{Break, BreakerChange};
 use crate::destination::{Destination, DestinationId, HostIndex, HostsTried};
+use crate::index::Index;
 use crate::message::{
     Envelope, Flags, Group, Message, MessageKey, NO_RECIPIENT, NOT_REROUTED, NewMessage, NewRecipient, PLACES, Recipient,
 };
@@ -13,11 +15,15 @@ use crate::outcome::{DecodeError, Outcome, read_head};
 use crate::retry::{Jitter, RetryPolicy};
 use crate::route::{DestinationLimits, RouteId, Routes, Via};
 use crate::slab::Slab;
+use crate::throttling::{Throttled, is_throttling};
 use crate::transition::Attempted;
 use crate::wheel::{Popped, Wheel};
 
 /// Timers handled by one call of [`Queue::poll`] at most; the rest follow at the next call, so that other tasks get their turn.
 const TIMERS_PER_POLL: usize = 1024;
+
+/// Changes kept for [`Queue::take_change`]; a driver that takes them after each turn never sees one dropped.
+const CHANGES_MAX: usize = 4096;
 
 /// What holds for all routes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -45,6 +51,15 @@ pub enum Work {
     /// The lifetime of some recipients of this message ended; they are failed. Persist the record that `poll` wrote as an
     /// outcome, then call [`Queue::recorded`].
     Expired(MessageKey),
+}
+
+/// What happened to a destination, for the log and the counters.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Change {
+    /// The breaker of a host opened, is half-open or closed.
+    Breaker(BreakerChange),
+    /// It asked for less and pauses.
+    Throttled(Throttled),
 }
 
 /// Permission to try some recipients of one message at one destination, once. Must be given back to the queue in exactly one
@@ -118,11 +133,13 @@ pub struct Queue {
     pub(crate) recipients: Arena<Recipient>,
     pub(crate) texts: Arena<u8>,
     pub(crate) by_id: HashTable<u32>,
+    pub(crate) index: Index,
     pub(crate) timers: Wheel,
     pub(crate) destinations: Vec<Destination>,
     pub(crate) destination_timers: Wheel,
     /// Destinations that may be served, each at most once, in turn.
     pub(crate) serving: VecDeque<u32>,
+    pub(crate) changes: VecDeque<Change>,
     /// Recipients by place.
     pub(crate) placed: [usize; PLACES],
 }
@@ -144,12 +161,14 @@ impl Queue {
             messages: Slab::new(),
             groups: Slab::new(),
             recipients: Arena::new(1),
-            texts: Arena::new(16),
+            texts: Arena::new(8),
             by_id: HashTable::new(),
+            index: Index::new(seed.rotate_left(17)),
             timers: Wheel::new(now),
             destination_timers: Wheel::new(now),
             serving: VecDeque::with_capacity(destinations.len()),
             destinations,
+            changes: VecDeque::new(),
             placed: [0; PLACES],
         }
     }
@@ -260,7 +279,7 @@ impl Queue {
         }
         while let Some(destination) = self.serving.pop_front() {
             self.destinations[destination as usize].listed = false;
-            let dispatch = self.destinations[destination as usize].may_start(now).then(|| self.dispatch(destination)).flatten();
+            let dispatch = self.destinations[destination as usize].may_start(now).then(|| self.dispatch(destination, now)).flatten();
             self.refresh(destination, now);
             if let Some(dispatch) = dispatch {
                 return Some(Work::Attempt(dispatch));
@@ -272,7 +291,7 @@ impl Queue {
     /// The next attempt at one destination, for a connection that has just become free.
     pub fn poll_next(&mut self, destination: DestinationId, now: u64) -> Option<Dispatch> {
         let may = self.destinations[destination.index()].may_start(now);
-        let dispatch = may.then(|| self.dispatch(destination.0)).flatten();
+        let dispatch = may.then(|| self.dispatch(destination.0, now)).flatten();
         self.refresh(destination.0, now);
         dispatch
     }
@@ -282,7 +301,7 @@ impl Queue {
     pub fn poll_behind(&mut self, before: &Dispatch, now: u64) -> Option<Dispatch> {
         let destination = before.destination;
         let may = self.destinations[destination.index()].may_chain(now);
-        let dispatch = may.then(|| self.dispatch(destination.0)).flatten()?;
+        let dispatch = may.then(|| self.dispatch(destination.0, now)).flatten()?;
         self.destinations[destination.index()].chained += 1;
         self.refresh(destination.0, now);
         Some(dispatch)
@@ -346,7 +365,9 @@ impl Queue {
             changed |= self.settle_recipient(index, *recipient, outcome, &attempted);
         }
         if delivered {
-            self.destinations[dispatch.destination.index()].succeeded();
+            self.destinations[dispatch.destination.index()].succeeded(now);
+        } else {
+            self.heed(dispatch.destination, outcomes, now);
         }
         // Each outcome is of another recipient, so they are all there when there are so many.
         if outcomes.len() < dispatch.recipients() {
@@ -402,7 +423,9 @@ impl Queue {
     /// The host to connect to for an attempt: the first in the route's order that is not known to be dead and was not tried.
     /// `None`: call [`Queue::unreachable`].
     pub fn next_host(&mut self, destination: DestinationId, tried: &mut HostsTried, now: u64) -> Option<HostIndex> {
-        self.destinations[destination.index()].next_host(tried, now)
+        let (host, is_half_open) = self.destinations[destination.index()].next_host(tried, now)?;
+        self.note_breaker(is_half_open, destination, host, true, now);
+        Some(host)
     }
 
     /// The address of a host as configured.
@@ -412,19 +435,74 @@ impl Queue {
 
     /// A connection to this host is up and greeted. If the destination was dead, what waits goes at once.
     pub fn host_reached(&mut self, destination: DestinationId, host: HostIndex, now: u64) {
-        self.destinations[destination.index()].host_reached(host);
+        let closed = self.destinations[destination.index()].host_reached(host);
+        self.note_breaker(closed, destination, host, true, now);
         self.refresh(destination.0, now);
+    }
+
+    /// This host answered an attempt, well or not: counted for its breaker.
+    pub fn host_served(&mut self, destination: DestinationId, host: HostIndex, now: u64) {
+        if self.destinations[destination.index()].host_served(host, now) {
+            self.note_breaker(true, destination, host, true, now);
+            self.refresh(destination.0, now);
+        }
     }
 
     /// No usable connection to this host; `reason` is shown to operators: `connect to 127.0.0.1:2600: refused`.
     pub fn host_failed(&mut self, destination: DestinationId, host: HostIndex, reason: &str, now: u64) {
-        self.destinations[destination.index()].host_failed(host, reason, now, &mut self.jitter);
+        self.host_broke(destination, host, Break::BeforeGreeting, reason, now);
+    }
+
+    /// The connection to this host broke off, or nothing more was heard, with an attempt under way. For the attempt itself see
+    /// [`Queue::settle`].
+    pub fn host_faltered(&mut self, destination: DestinationId, host: HostIndex, reason: &str, now: u64) {
+        self.host_broke(destination, host, Break::AfterGreeting, reason, now);
+    }
+
+    fn host_broke(&mut self, destination: DestinationId, host: HostIndex, how: Break, reason: &str, now: u64) {
+        let state = &mut self.destinations[destination.index()];
+        let was_closed = state.is_closed(host);
+        let opened = state.host_failed(host, how, reason, now, &mut self.jitter);
+        self.note_breaker(opened, destination, host, !was_closed, now);
         self.refresh(destination.0, now);
     }
 
-    /// The destination asked for less (421 in a session, "too many connections"): its window shrinks by one.
+    /// The destination closed a connection (421 between transactions): its window shrinks by one.
     pub fn refused(&mut self, destination: DestinationId) {
         self.destinations[destination.index()].refused();
+    }
+
+    /// What happened to destinations since the last call, oldest first.
+    pub fn take_change(&mut self) -> Option<Change> {
+        self.changes.pop_front()
+    }
+
+    /// Takes in what an attempt that delivered nothing says about its destination.
+    fn heed(&mut self, destination: DestinationId, outcomes: &[(u16, Outcome<'_>)], now: u64) {
+        let throttling = outcomes.iter().find_map(|(_, outcome)| match outcome {
+            Outcome::Deferred { reply } if is_throttling(reply) => Some(*reply),
+            _ => None,
+        });
+        let Some(reply) = throttling else { return };
+        let state = &mut self.destinations[destination.index()];
+        if state.throttled(&String::from_utf8_lossy(reply), now, &mut self.jitter)
+            && let Some(until) = state.throttled_until(now)
+        {
+            self.note(Change::Throttled(Throttled { destination, until }));
+        }
+    }
+
+    fn note_breaker(&mut self, changed: bool, destination: DestinationId, host: HostIndex, was_broken: bool, now: u64) {
+        if changed {
+            let change = self.destinations[destination.index()].change(destination, host, was_broken, now);
+            self.note(Change::Breaker(change));
+        }
+    }
+
+    fn note(&mut self, change: Change) {
+        if self.changes.len() < CHANGES_MAX {
+            self.changes.push_back(change);
+        }
     }
 
     /// Gives memory back if the queue is empty and nothing is in flight.

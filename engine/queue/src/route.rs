@@ -4,6 +4,8 @@ use std::collections::HashMap;
 
 use thiserror::Error;
 
+use crate::breaker::BreakerSettings;
+use crate::rate::Rate;
 use crate::retry::RetryPolicy;
 
 /// Longest domain that is looked up, in bytes (RFC 5321 4.5.3.1.2); a longer one matches only `*`.
@@ -50,16 +52,24 @@ pub struct DestinationLimits {
     pub window_initial: u32,
     /// Recipients of one transaction at most (RFC 5321 4.5.3.1.8: 100 are always allowed).
     pub recipients_max: u16,
-    /// First dead time of a host that failed; doubles up to `dead_max_ms`. Short, so that a next hop that is only restarted
-    /// costs seconds; mail that waits meanwhile costs nothing, because only one probe is made per dead time.
-    pub dead_first_ms: u64,
-    /// Longest dead time.
-    pub dead_max_ms: u64,
+    /// Messages per time; `None` is as fast as the window allows.
+    pub rate: Option<Rate>,
+    /// When a host is taken to be dead, and when it is tried again.
+    pub breaker: BreakerSettings,
+    /// First pause of a destination that asks for less; doubles up to the breaker's longest time.
+    pub throttle_pause_ms: u64,
 }
 
 impl Default for DestinationLimits {
     fn default() -> Self {
-        Self { connections_max: 20, window_initial: 5, recipients_max: 100, dead_first_ms: 1000, dead_max_ms: 300_000 }
+        Self {
+            connections_max: 20,
+            window_initial: 5,
+            recipients_max: 100,
+            rate: None,
+            breaker: BreakerSettings::default(),
+            throttle_pause_ms: 10_000,
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use hashbrown::hash_table::Entry;
 
+use crate::index::TAGS_MAX;
 use crate::message::{
     Flags, Group, Message, MessageKey, NOT_REROUTED, NewMessage, NewRecipient, PRIORITY_MAX, Place, RECIPIENTS_MAX, Recipient,
 };
@@ -82,7 +83,29 @@ impl Queue {
             (state.group, state.next_in_group) = (group, self.groups[group].first);
             self.groups[group].first = recipient;
         }
+        if !new.tags.is_empty() {
+            let listed =
+                new.tags.iter().take(TAGS_MAX).filter(|tag| !tag.is_empty()).fold(false, |listed, tag| self.index.tag(index, tag) | listed);
+            self.messages[index].flags.set(Flags::LISTED, listed);
+        }
+        if let Some(earlier) = self.index.note(self.key(index)) {
+            self.list(earlier);
+        }
         index
+    }
+
+    /// Puts a message, if it is still there, into the lists of its domains.
+    pub(crate) fn list(&mut self, key: MessageKey) {
+        let Some(index) = self.find(key) else { return };
+        let message = &mut self.messages[index];
+        message.flags.set(Flags::LISTED, true);
+        let text = self.texts.get(message.addresses);
+        let sender = usize::from(message.reverse_bytes);
+        let recipients = self.recipients.get(message.recipients).iter().scan(sender, |start, recipient| {
+            let end = recipient.address_end as usize;
+            Some(&text[std::mem::replace(start, end)..end])
+        });
+        self.index.link(index, &text[..sender], recipients);
     }
 
     /// The group of a message being stored for a destination. Its groups are the newest of their destinations.
@@ -138,7 +161,7 @@ impl Queue {
         if !message.flags.has(Flags::CLOSING) || message.unrecorded > 0 || message.in_flight > 0 {
             return;
         }
-        let Message { id, addresses, recipients: span, mut first_group, generation, .. } = *message;
+        let Message { id, addresses, recipients: span, mut first_group, generation, flags, .. } = *message;
         for state in self.recipients.get(span) {
             self.texts.give(state.reply());
             self.placed[state.place as usize] -= 1;
@@ -151,6 +174,9 @@ impl Queue {
             let next = group.next_in_message;
             self.groups.give(first_group);
             first_group = next;
+        }
+        if flags.has(Flags::LISTED) {
+            self.index.unlink(index);
         }
         self.texts.give(addresses);
         self.recipients.give(span);

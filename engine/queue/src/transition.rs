@@ -231,7 +231,7 @@ impl Queue {
     }
 
     /// Takes the next recipients from a ready queue.
-    pub(crate) fn dispatch(&mut self, destination: u32) -> Option<Dispatch> {
+    pub(crate) fn dispatch(&mut self, destination: u32, now: u64) -> Option<Dispatch> {
         let state = &self.destinations[destination as usize];
         let group = state.ready.first(&self.groups, self.settings.age_step_ms)?;
         let most = state.limits.recipients_max.max(1);
@@ -256,7 +256,7 @@ impl Queue {
         self.placed[Place::Ready as usize] -= usize::from(taken);
         self.placed[Place::Attempting as usize] += usize::from(taken);
         self.subtract_ready(group, taken);
-        self.destinations[destination as usize].in_flight += 1;
+        self.destinations[destination as usize].started(now);
         let (key, destination) = (self.key(index), DestinationId(destination));
         Some(Dispatch { key, destination, group, number, recipients: taken, attempt: tried.saturating_add(1) })
     }

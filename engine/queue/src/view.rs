@@ -2,14 +2,24 @@
 
 use std::borrow::Cow;
 
-use crate::destination::{Breaker, DestinationId};
+use thiserror::Error;
+
+use crate::breaker::Breaker;
+use crate::destination::DestinationId;
+use crate::index::{Chain, TAG_BYTES_MAX, TermKind, after_at};
 use crate::message::{Envelope, Flags, MessageKey, Place, Recipient};
 use crate::queue::Queue;
 use crate::queue_id::QueueId;
 use crate::route::{RouteId, Via};
+use crate::slab::NONE;
+use crate::wait::Wait;
 
-/// Slots looked at by one call of [`Queue::page`] at most, so that listing a long queue never stalls delivery.
-const SLOTS_PER_PAGE: usize = 4096;
+/// Messages looked at by one call of [`Queue::page`] at most, so that listing a long queue never stalls delivery.
+const LOOKS_PER_PAGE: usize = 4096;
+
+/// New messages put into lists by one call of [`Queue::page`], as long as there are more than [`FEW_FRESH`].
+const LINKS_PER_PAGE: usize = 2048;
+const FEW_FRESH: usize = 256;
 
 /// Where a recipient is, in the operator's words.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -45,32 +55,82 @@ impl State {
     }
 }
 
-/// Which messages to list; absent parts match everything.
+/// Which messages to list; absent parts match everything. With a destination, a domain or a tag only messages under it are looked at.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
     /// Exactly this message.
     pub id: Option<QueueId>,
     /// Reverse-path, in any case; empty is the null reverse-path.
     pub sender: Option<String>,
-    /// Domain of at least one recipient, in any case.
+    /// Domain of the reverse-path, in any case; empty is the null reverse-path.
+    pub sender_domain: Option<String>,
+    /// A tag, exactly.
+    pub tag: Option<String>,
+    /// Accepted at this time (unix ms) or before.
+    pub accepted_until: Option<u64>,
+    /// Domain of at least one recipient, in any case. This and the next two are to be met by the same recipient.
     pub recipient_domain: Option<String>,
-    /// State of at least one recipient (of that domain, if one is given).
+    /// Where at least one recipient leads.
+    pub destination: Option<DestinationId>,
+    /// State of at least one recipient.
     pub state: Option<State>,
 }
 
-/// Where a listing goes on.
+impl Filter {
+    /// Is there a list for it?
+    fn is_indexed(&self) -> bool {
+        self.sender.is_some() || self.sender_domain.is_some() || self.recipient_domain.is_some() || self.tag.is_some()
+    }
+
+    /// Does it ask for anything of single recipients?
+    pub fn is_about_recipients(&self) -> bool {
+        self.recipient_domain.is_some() || self.destination.is_some() || self.state.is_some()
+    }
+}
+
+/// Where a listing goes on. Outlives any change of the queue; thirty-two listings can be under way.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Cursor(u32);
+pub struct Cursor(u64);
+
+/// The listing was too long ago: so many others were begun since.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+#[error("too many listings at once: this one was given up; begin it again")]
+pub struct CursorLost;
+
+/// Where a [`Cursor`] stands: the upper half says in what.
+enum Stand {
+    /// At a message's slot.
+    Slot(u32),
+    /// At a walk of the index.
+    Walk(Chain, u32),
+}
 
 impl Cursor {
     /// A cursor from its [`Cursor::position`], for listings that go on in a later call from outside.
-    pub fn at(position: u32) -> Self {
+    pub fn at(position: u64) -> Self {
         Self(position)
     }
 
     /// Where it stands.
-    pub fn position(self) -> u32 {
+    pub fn position(self) -> u64 {
         self.0
+    }
+
+    fn stand(self) -> Stand {
+        let number = self.0 as u32;
+        match self.0 >> 32 {
+            0 => Stand::Slot(number),
+            1 => Stand::Walk(Chain::Term, number),
+            _ => Stand::Walk(Chain::Groups, number),
+        }
+    }
+
+    fn walk(chain: Chain, number: u32) -> Self {
+        let kind = match chain {
+            Chain::Term => 1,
+            Chain::Groups => 2,
+        };
+        Self(kind << 32 | u64::from(number))
     }
 }
 
@@ -111,7 +171,15 @@ pub struct DestinationView<'q> {
     pub breaker: Breaker,
     /// Paused by command.
     pub paused: bool,
-    /// Last reason for which it was dead; empty if it is not.
+    /// Attempts at a time that it may be given at most.
+    pub connections_max: u32,
+    /// What its mail waits for now, and until when.
+    pub wait: Wait,
+    /// End of the pause that it asked for, unix milliseconds.
+    pub throttled_until: Option<u64>,
+    /// When its rate lets the next message go, unix milliseconds, if that is not now.
+    pub rate_next: Option<u64>,
+    /// Why it is dead or throttled, in its own words where it said any; empty if it is well.
     pub reason: &'q str,
 }
 
@@ -146,31 +214,109 @@ impl Queue {
     }
 
     /// Visits up to `limit` messages that match, from `cursor` on ([`Cursor::default`] begins), and returns where to go on;
-    /// `None` at the end. Bounded work per call, so a page can be short or empty before the end. Messages that come or go
-    /// between pages may be missed, none is visited twice. Done messages are not listed.
-    pub fn page<'q>(&'q self, filter: &Filter, cursor: Cursor, limit: usize, mut visit: impl FnMut(MessageView<'q>)) -> Option<Cursor> {
-        let mut offer = |index: u32| {
-            let flags = self.messages[index].flags;
-            let view = MessageView { queue: self, index };
-            let matches = flags.has(Flags::QUEUED) && !flags.has(Flags::CLOSING) && view.matches(filter);
-            if matches {
+    /// `None` at the end. Bounded work per call, so a page can be short or empty before the end. No message that stays is missed or
+    /// visited twice; one that comes meanwhile may be visited. Done messages are not listed.
+    pub fn page(
+        &mut self,
+        filter: &Filter,
+        cursor: Cursor,
+        limit: usize,
+        mut visit: impl FnMut(MessageView<'_>),
+    ) -> Result<Option<Cursor>, CursorLost> {
+        if let Some(id) = filter.id {
+            if let Some(view) = self.find_id(id).map(|index| MessageView { queue: self, index }).filter(|view| view.is_listed(filter)) {
                 visit(view);
             }
-            matches
-        };
-        if let Some(id) = filter.id {
-            self.find_id(id).map(&mut offer);
-            return None;
+            return Ok(None);
         }
-        let end = (cursor.0 as usize + SLOTS_PER_PAGE).min(self.messages.slots()) as u32;
-        let mut found = 0;
-        for index in cursor.0..end {
-            if found == limit {
-                return Some(Cursor(index));
+        let (chain, at) = match cursor.stand() {
+            Stand::Slot(0) if filter.is_indexed() => {
+                if !self.catch_up() {
+                    return Ok(Some(cursor));
+                }
+                match self.shortest_list(filter) {
+                    None => return Ok(None),
+                    Some(at) => at,
+                }
             }
-            found += usize::from(offer(index));
+            Stand::Slot(slot) => return Ok(self.page_of_slots(filter, slot, limit, visit)),
+            Stand::Walk(chain, number) => (chain, self.index.resume(chain, number).ok_or(CursorLost)?),
+        };
+        let (mut at, mut found, mut looks) = (at, 0, 0);
+        while at != NONE && found < limit && looks < LOOKS_PER_PAGE {
+            let (index, next) = self.step(chain, at);
+            let view = MessageView { queue: self, index };
+            if view.is_listed(filter) {
+                visit(view);
+                found += 1;
+            }
+            (at, looks) = (next, looks + 1);
         }
-        ((end as usize) < self.messages.slots()).then_some(Cursor(end))
+        Ok((at != NONE).then(|| Cursor::walk(chain, self.index.rest(chain, at))))
+    }
+
+    /// Puts new messages into the lists. False when there are too many for one call.
+    fn catch_up(&mut self) -> bool {
+        for _ in 0..LINKS_PER_PAGE {
+            let Some(key) = self.index.next_fresh() else { return true };
+            self.list(key);
+        }
+        if self.index.fresh() > FEW_FRESH {
+            return false;
+        }
+        while let Some(key) = self.index.next_fresh() {
+            self.list(key);
+        }
+        true
+    }
+
+    /// The beginning of the shortest list that holds all messages that can match; `None` when none can.
+    fn shortest_list(&self, filter: &Filter) -> Option<(Chain, u32)> {
+        let of_sender = filter.sender.as_ref().map(|sender| sender.rsplit_once('@').map_or("", |(_, domain)| domain));
+        let terms = [
+            (TermKind::SenderDomain, of_sender),
+            (TermKind::SenderDomain, filter.sender_domain.as_deref()),
+            (TermKind::RecipientDomain, filter.recipient_domain.as_deref()),
+            (TermKind::Tag, filter.tag.as_deref()),
+        ];
+        let mut shortest: Option<(usize, (Chain, u32))> = None;
+        for (kind, name) in terms {
+            let Some(name) = name else { continue };
+            let (first, count) = self.index.list(kind, name)?;
+            if shortest.is_none_or(|(least, _)| count < least) {
+                shortest = Some((count, (Chain::Term, first)));
+            }
+        }
+        shortest.map(|(_, list)| list)
+    }
+
+    /// The message of an element and the element behind it.
+    fn step(&self, chain: Chain, at: u32) -> (u32, u32) {
+        match chain {
+            Chain::Term => self.index.step(at),
+            Chain::Groups => unreachable!("no such walk is begun"),
+        }
+    }
+
+    fn page_of_slots(&self, filter: &Filter, slot: u32, limit: usize, mut visit: impl FnMut(MessageView<'_>)) -> Option<Cursor> {
+        let end = (slot as usize + LOOKS_PER_PAGE).min(self.messages.slots()) as u32;
+        let mut found = 0;
+        for index in slot..end {
+            if found == limit {
+                return Some(Cursor(index.into()));
+            }
+            let view = MessageView { queue: self, index };
+            if view.is_listed(filter) {
+                visit(view);
+                found += 1;
+            }
+        }
+        ((end as usize) < self.messages.slots()).then_some(Cursor(end.into()))
+    }
+
+    /// Domains or tags of queued messages with the number of messages under each, in no order. Messages that came just now may be missing.
+    pub fn terms(&self, kind: TermKind) -> impl Iterator<Item = (&[u8], usize)> {
+        self.index.terms(kind)
     }
 
     /// All destinations; the first is [`DestinationId::UNROUTED`].
@@ -186,6 +332,10 @@ impl Queue {
             messages: destination.groups,
             breaker: destination.breaker(now),
             paused: destination.paused,
+            connections_max: destination.limits.connections_max,
+            wait: destination.wait(now),
+            throttled_until: destination.throttled_until(now),
+            rate_next: destination.rate_next(now),
             reason: &destination.reason,
         })
     }
@@ -237,19 +387,38 @@ impl<'q> MessageView<'q> {
         (0..count).map(move |number| RecipientView { message, number })
     }
 
-    fn matches(&self, filter: &Filter) -> bool {
-        if filter.sender.as_ref().is_some_and(|sender| !self.envelope().reverse_path.eq_ignore_ascii_case(sender.as_bytes())) {
-            return false;
-        }
-        if filter.recipient_domain.is_none() && filter.state.is_none() {
-            return true;
-        }
-        self.recipients().any(|recipient| {
-            let domain = filter.recipient_domain.as_ref();
-            domain.is_none_or(|domain| recipient.domain().eq_ignore_ascii_case(domain.as_bytes()))
-                && filter.state.is_none_or(|state| recipient.state() == state)
-        })
+    /// What it can be found by beside its addresses.
+    pub fn tags(&self) -> impl Iterator<Item = &'q [u8]> + use<'q> {
+        self.queue.index.tags(self.index)
     }
+
+    /// Is it to be listed? A done message is not.
+    fn is_listed(&self, filter: &Filter) -> bool {
+        let flags = self.queue.messages[self.index].flags;
+        flags.has(Flags::QUEUED) && !flags.has(Flags::CLOSING) && self.matches(filter)
+    }
+
+    /// Does it meet a filter, its id aside?
+    pub fn matches(&self, filter: &Filter) -> bool {
+        let envelope = self.envelope();
+        let is = |wanted: &Option<String>, own: &[u8]| wanted.as_ref().is_none_or(|wanted| is_name(wanted, own));
+        filter.accepted_until.is_none_or(|until| envelope.accepted_at <= until)
+            && is(&filter.sender, envelope.reverse_path)
+            && is(&filter.sender_domain, after_at(envelope.reverse_path))
+            && filter.tag.as_ref().is_none_or(|tag| self.tags().any(|own| own == cut_tag(tag)))
+            && (!filter.is_about_recipients() || self.recipients().any(|recipient| recipient.matches(filter)))
+    }
+}
+
+/// Case does not matter, nor does a final dot.
+fn is_name(wanted: &str, own: &[u8]) -> bool {
+    let wanted = wanted.as_bytes();
+    let plain = |name: &'_ [u8]| name.strip_suffix(b".").map_or(name.len(), <[u8]>::len);
+    wanted[..plain(wanted)].eq_ignore_ascii_case(&own[..plain(own)])
+}
+
+fn cut_tag(tag: &str) -> &[u8] {
+    &tag.as_bytes()[..tag.len().min(TAG_BYTES_MAX)]
 }
 
 impl<'q> RecipientView<'q> {
@@ -265,8 +434,14 @@ impl<'q> RecipientView<'q> {
 
     /// What follows the last `@` of the address; empty if there is none.
     pub fn domain(&self) -> &'q [u8] {
-        let address = self.address();
-        address.iter().rposition(|&b| b == b'@').map_or(&[][..], |at| &address[at + 1..])
+        after_at(self.address())
+    }
+
+    /// Does it meet what a filter asks of single recipients?
+    pub fn matches(&self, filter: &Filter) -> bool {
+        filter.recipient_domain.as_ref().is_none_or(|domain| is_name(domain, self.domain()))
+            && filter.destination.is_none_or(|destination| self.destination() == destination)
+            && filter.state.is_none_or(|state| self.state() == state)
     }
 
     /// Where it is.
@@ -324,8 +499,12 @@ impl<'q> RecipientView<'q> {
             State::Held => format!("held by route {:?}", destination.name).into(),
             State::Ready if destination.paused => format!("destination {:?} is paused by command", destination.name).into(),
             State::Ready if destination.breaker(now) != Breaker::Closed => destination.reason.as_str().into(),
-            State::Ready if destination.window(now) <= destination.in_flight => "waits for its turn at the destination".into(),
-            State::Ready | State::Deferred | State::Failed | State::Bounced => self.reply(),
+            State::Ready => match destination.wait(now) {
+                Wait::Turn => self.reply(),
+                wait @ Wait::Throttled { .. } => format!("{wait}: {}", destination.reason).into(),
+                wait => wait.to_string().into(),
+            },
+            State::Deferred | State::Failed | State::Bounced => self.reply(),
             State::Attempting | State::Delivered => "".into(),
         }
     }

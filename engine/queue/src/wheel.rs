@@ -15,7 +15,8 @@ const CASCADE_MAX: usize = 256;
 
 #[derive(Debug, Clone, Copy)]
 struct Node {
-    deadline: u64,
+    /// In halves, so that a node takes 20 bytes.
+    deadline: [u32; 2],
     previous: u32,
     next: u32,
     /// `level * 64 + slot`, or [`IDLE`].
@@ -24,9 +25,17 @@ struct Node {
 
 const IDLE: u16 = u16::MAX;
 
+impl Node {
+    fn deadline(&self) -> u64 {
+        u64::from(self.deadline[1]) << 32 | u64::from(self.deadline[0])
+    }
+}
+
+const _: () = assert!(size_of::<Node>() <= 20);
+
 impl Default for Node {
     fn default() -> Self {
-        Self { deadline: 0, previous: NONE, next: NONE, place: IDLE }
+        Self { deadline: [0; 2], previous: NONE, next: NONE, place: IDLE }
     }
 }
 
@@ -64,12 +73,12 @@ impl Wheel {
     pub(crate) fn set(&mut self, index: u32, deadline: u64) {
         self.nodes.cover(index);
         if self.nodes[index].place != IDLE {
-            if self.nodes[index].deadline == deadline {
+            if self.nodes[index].deadline() == deadline {
                 return;
             }
             self.unlink(index);
         }
-        self.nodes[index].deadline = deadline;
+        self.nodes[index].deadline = [deadline as u32, (deadline >> 32) as u32];
         self.link(index);
     }
 
@@ -155,7 +164,7 @@ impl Wheel {
     }
 
     fn link(&mut self, index: u32) {
-        let deadline = self.nodes[index].deadline.max(self.base);
+        let deadline = self.nodes[index].deadline().max(self.base);
         let level = (63 - ((self.base ^ deadline) | 63).leading_zeros() as usize) / 6;
         let start = deadline >> (6 * level) << (6 * level);
         self.quiet_until = self.quiet_until.min(start);

@@ -280,17 +280,18 @@ impl World {
         }
     }
 
-    fn check(&self) {
+    fn check(&mut self) {
+        let Self { queue, accepted, attempting, .. } = self;
         let mut listed = BTreeSet::new();
         let mut cursor = Some(Cursor::default());
         while let Some(at) = cursor {
-            cursor = self.queue.page(&Filter::default(), at, 7, |message| {
+            let page = queue.page(&Filter::default(), at, 7, |message| {
                 let id = message.envelope().id;
                 assert!(listed.insert(id));
-                let accepted = &self.accepted[&id];
+                let accepted = &accepted[&id];
                 assert_eq!(message.is_held(), accepted.held);
                 for (recipient, fate) in message.recipients().zip(&accepted.fate) {
-                    let attempting = self.attempting.contains(&(id, recipient.number()));
+                    let attempting = attempting.contains(&(id, recipient.number()));
                     let expected = match (recipient.state(), attempting) {
                         (State::Attempting, true) => Fate::Open,
                         (State::Delivered, false) => Fate::Delivered,
@@ -305,6 +306,7 @@ impl World {
                     assert_eq!(*fate, expected);
                 }
             });
+            cursor = page.expect("no other listing is under way");
         }
         let live =
             self.accepted.iter().filter(|(_, accepted)| accepted.fate.iter().any(|fate| *fate != Fate::Delivered)).map(|(id, _)| *id);
@@ -431,12 +433,13 @@ fn every_recipient_is_in_exactly_one_place_whatever_happens() {
         }
         world.check();
         let mut left = 0;
-        world.queue.page(&Filter::default(), Cursor::default(), usize::MAX, |message| {
+        let page = world.queue.page(&Filter::default(), Cursor::default(), usize::MAX, |message| {
             for recipient in message.recipients() {
                 assert!(matches!(recipient.state(), State::Failed | State::Held | State::Delivered), "{:?}", recipient.state());
                 left += 1;
             }
         });
+        assert_eq!(page, Ok(None));
         let counts = world.queue.counts();
         assert_eq!(left, counts.ready + counts.waiting + counts.failed + counts.delivered);
         assert_eq!((counts.waiting, counts.attempting), (0, 0));

@@ -416,11 +416,11 @@ fn listing_filters_and_pages() {
         let new = NewMessage { reverse_path: if sequence == 5 { b"" } else { b"s@x.test" }, ..message(QueueId { sequence, ..ID }) };
         queue.enqueue(&new, recipients.into_iter(), START);
     }
-    let count = |filter: &Filter, limit| {
+    let mut count = |filter: &Filter, limit| {
         let (mut found, mut pages, mut cursor) = (Vec::new(), 0, Some(Cursor::default()));
         while let Some(at) = cursor {
             let before = found.len();
-            cursor = queue.page(filter, at, limit, |message| found.push(message.envelope().id.sequence));
+            cursor = queue.page(filter, at, limit, |message| found.push(message.envelope().id.sequence)).unwrap();
             assert!(found.len() - before <= limit);
             pages += 1;
         }

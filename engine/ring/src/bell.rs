@@ -93,22 +93,26 @@ impl Ring {
         self.0.bell.clone()
     }
 
-    /// Waits until the bell has been rung since the last call. One task waits: the last one to call.
+    /// Waits until the bell has been rung since the last call. One task waits in this way; others [`Ring::hear`].
     pub async fn bell_rung(&self) {
         poll_fn(|cx| self.poll_bell_rung(cx)).await;
     }
 
-    /// Waits for a future that another thread wakes: a lane's, a channel's. What it waits for wakes it by the bell, whose one task is this.
+    /// Waits for a future that another thread wakes: a lane's, a channel's. What it waits for wakes it by the bell, which every task
+    /// that hears it then looks at.
     pub async fn hear<F: Future>(&self, future: F) -> F::Output {
         let waker = self.0.bell.waker();
         let mut future = pin!(future);
+        let mut seen = self.0.bell_rings();
         poll_fn(|cx| {
             loop {
                 if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
                     return Poll::Ready(output);
                 }
-                // Rung between the two polls: it may have been for this.
-                if self.poll_bell_rung(cx).is_pending() {
+                // Rung between the two looks: it may have been for this.
+                let rings = self.0.bell_rings();
+                if std::mem::replace(&mut seen, rings) == rings {
+                    self.0.wait_for_bell(cx);
                     return Poll::Pending;
                 }
             }
@@ -118,11 +122,11 @@ impl Ring {
 
     /// `bell_rung` for those who poll.
     pub fn poll_bell_rung(&self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.0.bell_heard.take() | self.0.bell.take() {
+        let rings = self.0.bell_rings();
+        if self.0.bell_seen.replace(rings) != rings {
             return Poll::Ready(());
         }
-        let before = self.0.bell_waiter.borrow_mut().replace(cx.waker().clone());
-        drop(before);
+        self.0.wait_for_bell(cx);
         Poll::Pending
     }
 }
@@ -137,6 +141,34 @@ impl Shared {
         self.armed.set(self.armed.get() + 1);
         // SAFETY: the count is boxed in `Shared`, outlives the kernel's queues, and is written by the kernel alone.
         unsafe { self.kernel.push(entry.build().user_data(Tag::Bell.with(0))) };
+    }
+
+    /// How often the bell was heard, a ring that nobody has noticed yet included.
+    fn bell_rings(&self) -> u64 {
+        self.hear_bell();
+        self.bell_heard.get()
+    }
+
+    /// Takes the ring if there is one, and wakes all that wait for it. Returns how many.
+    pub(crate) fn hear_bell(&self) -> usize {
+        if !self.bell.take() {
+            return 0;
+        }
+        self.bell_heard.set(self.bell_heard.get().wrapping_add(1));
+        let mut waiters = self.bell_waiters.take();
+        let woken = waiters.len();
+        waiters.drain(..).for_each(Waker::wake);
+        // The vector is kept; nobody has registered while they were woken, as a wake-up runs nothing.
+        self.bell_waiters.replace(waiters);
+        woken
+    }
+
+    fn wait_for_bell(&self, cx: &Context<'_>) {
+        let mut waiters = self.bell_waiters.borrow_mut();
+        // As many as there are tasks that hear: a few.
+        if !waiters.iter().any(|waiter| waiter.will_wake(cx.waker())) {
+            waiters.push(cx.waker().clone());
+        }
     }
 
     pub(crate) fn complete_bell(&self, result: i32) {

@@ -41,7 +41,7 @@ pub use crate::{
     deadline::Deadline,
     driver::PREEMPT_TIMER,
     file::File,
-    listener::Listener,
+    listener::{Accepted, Listener},
     pages::{PAGE_BYTES, PageSlice, Pages, PagesMut},
     ring::{Ring, RingConfig, RingError},
     sending::{Gather, PIECES_MAX, SendBuf},

@@ -5,6 +5,7 @@ use std::{
     fmt,
     future::poll_fn,
     io,
+    net::SocketAddr,
     os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
     rc::Rc,
     task::{Context, Poll, Waker},
@@ -12,7 +13,7 @@ use std::{
 
 use io_uring::{cqueue, opcode, types};
 
-use crate::{conn::Conn, ring::Shared, slot::Tag};
+use crate::{conn::Conn, ring::Shared, slot::Tag, socket};
 
 /// Connections accepted ahead of the task that takes them. Beyond this they wait in the kernel's backlog.
 const AHEAD_MAX: usize = 256;
@@ -30,6 +31,21 @@ pub(crate) struct ListenerSlot {
 impl ListenerSlot {
     pub(crate) fn take_waker(&mut self) -> Option<Waker> {
         self.waiter.take()
+    }
+}
+
+/// A connection that was accepted and that no ring drives yet: it may cross threads. Closed when dropped.
+#[derive(Debug)]
+pub struct Accepted(OwnedFd);
+
+impl Accepted {
+    /// Who is at the other end. One system call.
+    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
+        socket::peer_addr(self.0.as_raw_fd())
+    }
+
+    pub(crate) fn into_socket(self) -> OwnedFd {
+        self.0
     }
 }
 
@@ -91,13 +107,18 @@ impl Listener {
 
     /// `accept` for those who poll.
     pub fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<Conn>> {
+        self.poll_accepted(cx).map_ok(|accepted| self.shared.adopt(accepted.into_socket()))
+    }
+
+    /// As `poll_accept`, and the connection may still be given to the ring of another thread: see [`Ring::take_in`](crate::Ring::take_in).
+    pub fn poll_accepted(&self, cx: &mut Context<'_>) -> Poll<io::Result<Accepted>> {
         let mut listeners = self.shared.listeners.borrow_mut();
         let slot = &mut listeners[self.key as usize];
         match slot.accepted.pop_front() {
             Some(fd) if fd >= 0 => {
                 drop(listeners);
                 // SAFETY: the kernel accepted it for us, and it has just left the slot's list.
-                return Poll::Ready(Ok(self.shared.adopt(unsafe { OwnedFd::from_raw_fd(fd) })));
+                return Poll::Ready(Ok(Accepted(unsafe { OwnedFd::from_raw_fd(fd) })));
             }
             Some(errno) => return Poll::Ready(Err(io::Error::from_raw_os_error(-errno))),
             None => {}

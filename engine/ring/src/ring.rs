@@ -21,7 +21,7 @@ use crate::{
     deadline::{Deadline, Deadlines},
     driver,
     kernel::{Completion, Kernel},
-    listener::{Listener, ListenerSlot},
+    listener::{Accepted, Listener, ListenerSlot},
     pages::{PagesMut, Pool},
     probe::{self, Missing},
     sending::{Gather, SendPool},
@@ -107,9 +107,11 @@ pub(crate) struct Shared {
     /// The time of the last turn.
     pub(crate) now: Cell<Instant>,
     pub(crate) bell: Bell,
-    /// The bell was heard and nobody has taken notice yet.
-    pub(crate) bell_heard: Cell<bool>,
-    pub(crate) bell_waiter: RefCell<Option<Waker>>,
+    /// How often the bell was heard, and how often when its one direct listener last looked.
+    pub(crate) bell_heard: Cell<u64>,
+    pub(crate) bell_seen: Cell<u64>,
+    /// The tasks that wait for it, each once.
+    pub(crate) bell_waiters: RefCell<Vec<Waker>>,
     /// Is the read of the bell with the kernel, and where it puts the count that nobody looks at.
     pub(crate) bell_armed: Cell<bool>,
     pub(crate) bell_count: Box<UnsafeCell<u64>>,
@@ -117,7 +119,18 @@ pub(crate) struct Shared {
     pub(crate) polls: Cell<u64>,
     reaped: RefCell<Vec<Completion>>,
     shut_down: Cell<bool>,
+    /// Time spent asleep so far.
+    slept: Cell<Duration>,
+    /// Told how the shard fares, and when it was last told.
+    observer: RefCell<Option<Observer>>,
+    observed_at: Cell<Instant>,
 }
+
+/// See [`Ring::observe`].
+type Observer = Box<dyn Fn(Instant, Duration)>;
+
+/// An observer of a busy shard is called once in this time.
+const OBSERVE_EVERY: Duration = Duration::from_millis(1);
 
 impl Ring {
     /// Makes the ring of this thread and spawns the tasks that drive it. Call it inside a glommio executor, built with
@@ -159,13 +172,17 @@ impl Ring {
             window_bytes: config.window_bytes,
             now: Cell::new(now),
             bell,
-            bell_heard: Cell::new(false),
-            bell_waiter: RefCell::default(),
+            bell_heard: Cell::new(0),
+            bell_seen: Cell::new(0),
+            bell_waiters: RefCell::default(),
             bell_armed: Cell::new(false),
             bell_count: Box::default(),
             polls: Cell::new(0),
             reaped: RefCell::default(),
             shut_down: Cell::new(false),
+            slept: Cell::default(),
+            observer: RefCell::default(),
+            observed_at: Cell::new(now),
         })))
     }
 
@@ -176,6 +193,11 @@ impl Ring {
         // Best effort: replies then wait for acknowledgements, and nothing else is worse.
         let _ = socket::set_no_delay(socket.as_raw_fd());
         self.0.listen(socket)
+    }
+
+    /// Takes over a connection that some ring of this process accepted.
+    pub fn take_in(&self, accepted: Accepted) -> Conn {
+        self.0.adopt(accepted.into_socket())
     }
 
     /// Takes over a connected stream socket that was made elsewhere. It must not be O_NONBLOCK.
@@ -251,6 +273,12 @@ impl Ring {
         deadline.expired().await;
     }
 
+    /// Has `observer` told the time of the turn and the time slept so far: once a millisecond while the shard is busy, and each time
+    /// it goes to sleep. It is called between two turns and must not use the ring.
+    pub fn observe(&self, observer: impl Fn(Instant, Duration) + 'static) {
+        self.0.observer.replace(Some(Box::new(observer)));
+    }
+
     /// Lets other tasks run, and the ring turn. What works for long without waiting for the ring yields here, at least every
     /// millisecond.
     pub async fn yield_now(&self) {
@@ -319,14 +347,30 @@ impl Shared {
     pub(crate) fn turn(&self) -> io::Result<usize> {
         self.prepare();
         self.kernel.turn(&mut self.reaped.borrow_mut())?;
-        Ok(self.hand_out())
+        let woken = self.hand_out();
+        let now = self.now.get();
+        if now.saturating_duration_since(self.observed_at.get()) >= OBSERVE_EVERY {
+            self.tell_observer(now);
+        }
+        Ok(woken)
     }
 
     /// As `turn`, but sleeps until something completes.
     pub(crate) fn turn_asleep(&self) -> io::Result<usize> {
         self.prepare();
+        let asleep_from = Instant::now();
+        self.tell_observer(asleep_from);
         self.kernel.turn_and_wait(None, &mut self.reaped.borrow_mut())?;
-        Ok(self.hand_out())
+        let woken = self.hand_out();
+        self.slept.set(self.slept.get() + self.now.get().saturating_duration_since(asleep_from));
+        Ok(woken)
+    }
+
+    fn tell_observer(&self, now: Instant) {
+        self.observed_at.set(now);
+        if let Some(observer) = &*self.observer.borrow() {
+            observer(now, self.slept.get());
+        }
     }
 
     fn prepare(&self) {
@@ -356,12 +400,7 @@ impl Shared {
         if !self.is_shut_down() {
             woken += self.deadlines.expire(now);
         }
-        if self.bell.take() {
-            self.bell_heard.set(true);
-            let waiter = self.bell_waiter.borrow_mut().take();
-            woken += usize::from(waiter.map(Waker::wake).is_some());
-        }
-        woken
+        woken + self.hear_bell()
     }
 
     fn complete(&self, done: Completion) -> bool {
@@ -444,7 +483,7 @@ impl Shared {
         for (_, slot) in self.listeners.borrow_mut().iter_mut() {
             wakers.extend(slot.take_waker());
         }
-        wakers.extend(self.bell_waiter.borrow_mut().take());
+        wakers.append(&mut self.bell_waiters.borrow_mut());
         wakers.into_iter().for_each(Waker::wake);
     }
 }

@@ -232,6 +232,43 @@ fn the_bell_wakes_a_sleeping_shard_and_is_heard_by_a_busy_one() {
     });
 }
 
+/// Until several tasks could hear the bell, the one that asked last took every ring, and the other slept on its lane.
+#[test]
+fn every_task_that_hears_the_bell_looks_after_each_ring() {
+    let _alone = alone();
+    on_glommio(RingConfig::default(), |ring| async move {
+        let sent = Arc::new(AtomicU64::new(0));
+        let hearers: Vec<_> = (0..3)
+            .map(|_| {
+                let (hears, sent) = (ring.clone(), sent.clone());
+                ring.spawn(async move {
+                    for wanted in 1..=200 {
+                        let come = std::future::poll_fn(|_| match sent.load(Ordering::Acquire) >= wanted {
+                            true => std::task::Poll::Ready(()),
+                            false => std::task::Poll::Pending,
+                        });
+                        hears.hear(come).await;
+                    }
+                })
+            })
+            .collect();
+        let bell = ring.bell();
+        let ringer = thread::spawn(move || {
+            for _ in 0..200 {
+                thread::sleep(Duration::from_micros(200));
+                sent.fetch_add(1, Ordering::Release);
+                bell.ring();
+            }
+        });
+        let began = Instant::now();
+        for hearer in hearers {
+            hearer.await;
+        }
+        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+        ringer.join().unwrap();
+    });
+}
+
 /// The ring sleeps only when no task can run: here each step is woken by the one before it, and by nothing of the ring.
 #[test]
 fn tasks_that_wake_each_other_are_not_slept_through() {

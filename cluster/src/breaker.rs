@@ -1,0 +1,101 @@
+//! When Valkey is asked and when it is left alone: three failures open the circuit, probes come with growing, jittered gaps (Q17).
+
+use std::time::Duration;
+
+use crate::boot_time::BootTime;
+
+/// Failures in a row that open the circuit.
+const FAILURES_MAX: u32 = 3;
+/// The gap before the first probe; it doubles.
+const GAP_MIN: Duration = Duration::from_millis(100);
+/// The longest gap: how long after Valkey's return a node may notice it.
+const GAP_MAX: Duration = Duration::from_secs(2);
+
+/// Closed, open until a time, or half-open with one probe under way.
+#[derive(Clone, Debug, Default)]
+pub struct Breaker {
+    failures: u32,
+    probes: u32,
+    open_until: Option<BootTime>,
+    is_probing: bool,
+}
+
+impl Breaker {
+    /// Whether a call may be sent now. In the half-open state only the first one may; it decides.
+    pub fn allows(&mut self, now: BootTime) -> bool {
+        match self.open_until {
+            None => true,
+            Some(until) if now >= until && !self.is_probing => {
+                self.is_probing = true;
+                true
+            }
+            Some(_) => false,
+        }
+    }
+
+    /// Whether calls are refused for want of a server.
+    pub fn is_open(&self) -> bool {
+        self.open_until.is_some()
+    }
+
+    /// When the next probe may go; None while the circuit is closed.
+    pub fn opens_at(&self) -> Option<BootTime> {
+        self.open_until
+    }
+
+    /// A call was answered. True when that closed the circuit.
+    pub fn succeeded(&mut self) -> bool {
+        let was_open = self.is_open();
+        *self = Breaker::default();
+        was_open
+    }
+
+    /// A call failed for want of a sound server. True when that opened the circuit. `random` spreads the probes of many nodes.
+    pub fn failed(&mut self, now: BootTime, random: u64) -> bool {
+        self.failures = self.failures.saturating_add(1);
+        if self.open_until.is_some() && !self.is_probing {
+            // A call that was sent before the circuit opened.
+            return false;
+        }
+        if self.failures < FAILURES_MAX && self.open_until.is_none() {
+            return false;
+        }
+        let was_open = self.is_open();
+        let gap = GAP_MIN.saturating_mul(1 << self.probes.min(10)).min(GAP_MAX);
+        // Half to all of the gap.
+        let gap = gap / 2 + gap / 2 * u32::try_from(random % 1024).expect("below 1024") / 1024;
+        self.probes = self.probes.saturating_add(1);
+        self.is_probing = false;
+        self.open_until = Some(now + gap);
+        !was_open
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn three_failures_open_it_and_one_probe_decides() {
+        let at = |ms| BootTime::after_boot(Duration::from_millis(ms));
+        let mut breaker = Breaker::default();
+        assert!(!breaker.failed(at(0), 1023) && !breaker.failed(at(1), 1023) && breaker.allows(at(2)));
+        assert!(breaker.failed(at(2), 1023) && breaker.is_open());
+        assert!(!breaker.allows(at(50)));
+        assert!(breaker.allows(at(103)) && !breaker.allows(at(103)), "one probe");
+        assert!(!breaker.failed(at(110), 1023), "it was open");
+        assert!(!breaker.allows(at(111)));
+        let mut gaps = 0;
+        let mut now = 200;
+        for _ in 0..20 {
+            while !breaker.allows(at(now)) {
+                now += 1;
+                gaps += 1;
+            }
+            breaker.failed(at(now), 1023);
+        }
+        assert!((20_000..45_000).contains(&gaps), "capped at two seconds: {gaps}");
+        now += 5000;
+        assert!(breaker.allows(at(now)) && breaker.succeeded() && !breaker.is_open() && breaker.allows(at(now)));
+    }
+}

@@ -1,0 +1,14 @@
+//! Several nodes as one engine, over Valkey: membership, election, work queue, config distribution, shared throttles.
+//!
+//! Valkey stores, nodes decide, and nothing that a mail needs waits for it. The rules are pure (`now` is an argument) and the
+//! modules below each hold one: read [`election`] and [`fence`] first, they say why two leaders do no harm.
+#![forbid(unsafe_code)]
+
+pub mod boot_time;
+pub mod breaker;
+pub mod election;
+pub mod fence;
+pub mod identity;
+pub mod membership;
+pub mod progress;
+pub mod standing;

@@ -1,0 +1,324 @@
+//! Who is in the cluster and how each node is, from the heartbeats that Valkey keeps.
+//!
+//! Pure. Ages are by the server's clock, which stamps every heartbeat: node clocks play no part.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use crate::identity::{Epoch, NodeId, Role};
+
+/// The longest record of one heartbeat, in bytes of JSON.
+pub const RECORD_BYTES_MAX: usize = 4096;
+
+/// What a node says of itself with each heartbeat.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct NodeRecord {
+    /// Its name.
+    pub id: NodeId,
+    /// Which life of the process.
+    pub incarnation: String,
+    /// Where clients and other nodes reach it.
+    pub address: String,
+    /// What it may become.
+    pub role: Role,
+    /// The program's version.
+    pub version: String,
+    /// The highest epoch it has accepted.
+    pub epoch: Epoch,
+    /// The pushed config it runs; 0: its own file alone.
+    pub config_version: u64,
+    /// Why it refused a later one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_refused: Option<ConfigRefused>,
+    /// SMTP sessions.
+    pub connections: u64,
+    /// Messages in its queue.
+    pub queue_depth: u64,
+    /// 0.0 idle to 1.0 at its bounds.
+    pub load: f64,
+    /// Takes no new mail, or less of it.
+    pub shedding: bool,
+    /// What is wrong, if it can tell: the node calls itself degraded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
+    /// One running number a shard: how often it answered.
+    pub progress: Vec<u64>,
+    /// Anything else that operators attach.
+    #[serde(default)]
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// A config version that a node did not take.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ConfigRefused {
+    /// Which.
+    pub version: u64,
+    /// Why, as for `ringpost check`.
+    pub reason: String,
+}
+
+/// How a node is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// Its heartbeats come.
+    Healthy,
+    /// They come and say that something is wrong.
+    Degraded,
+    /// Two were missed.
+    Unhealthy,
+    /// None for `node_ttl`.
+    Offline,
+}
+
+/// A record as Valkey keeps it.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Member {
+    /// What the node said last.
+    pub record: NodeRecord,
+    /// When that was, in milliseconds of the server's clock.
+    pub last_seen_ms: u64,
+    /// When this life of the node was first heard, by the same clock.
+    pub started_at_ms: u64,
+}
+
+/// A node as shown to people and programs; field names are those of the admin API.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct NodeView {
+    /// Name.
+    pub id: NodeId,
+    /// Where it is reached.
+    pub address: String,
+    /// What it may become.
+    pub role: Role,
+    /// How it is.
+    pub status: Status,
+    /// Unix milliseconds of the last heartbeat.
+    pub last_seen: u64,
+    /// Unix milliseconds of the first one of this process.
+    pub started_at: u64,
+    /// Program version.
+    pub version: String,
+    /// Pushed config it runs.
+    pub config_version: u64,
+    /// Why it refused a later one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_refused: Option<ConfigRefused>,
+    /// Highest epoch accepted.
+    pub epoch: Epoch,
+    /// SMTP sessions.
+    pub connections: u64,
+    /// Messages queued there.
+    pub queue_depth: u64,
+    /// 0.0 to 1.0.
+    pub load: f64,
+    /// What is wrong, by its own word.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
+    /// What operators attached.
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// What changed between two looks.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum MemberEvent {
+    /// A node that was not there.
+    Joined(NodeId),
+    /// A node left in order, or was forgotten.
+    Left(NodeId),
+    /// From one status to another.
+    HealthChanged(NodeId, Status, Status),
+}
+
+/// Counts over all nodes; field names are those of the admin API.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct MemberCounts {
+    /// Nodes that have not left.
+    pub total_nodes: u64,
+    /// Of these, healthy.
+    pub healthy_nodes: u64,
+    /// Degraded.
+    pub degraded_nodes: u64,
+    /// Unhealthy or offline.
+    pub unhealthy_nodes: u64,
+    /// SMTP sessions of the nodes that are not offline.
+    pub total_connections: u64,
+    /// Messages queued on all nodes.
+    pub total_queue_depth: u64,
+    /// Mean load of the nodes that are not offline.
+    pub avg_load: f64,
+}
+
+/// The nodes as last read.
+#[derive(Clone, Debug)]
+pub struct Members {
+    heartbeat_interval: Duration,
+    node_ttl: Duration,
+    nodes: BTreeMap<NodeId, (Member, Status)>,
+}
+
+impl Members {
+    /// None yet. `node_ttl` is at least three times `heartbeat_interval`, or nodes go from healthy to offline at once.
+    pub fn new(heartbeat_interval: Duration, node_ttl: Duration) -> Members {
+        Members { heartbeat_interval, node_ttl, nodes: BTreeMap::new() }
+    }
+
+    /// Takes the whole list as read at `server_now_ms`, and says what changed.
+    pub fn update(&mut self, members: Vec<Member>, server_now_ms: u64) -> Vec<MemberEvent> {
+        let mut events = Vec::new();
+        let mut nodes = BTreeMap::new();
+        for member in members {
+            let id = member.record.id.clone();
+            let status = self.status(&member, server_now_ms);
+            match self.nodes.get(&id) {
+                None => events.push(MemberEvent::Joined(id.clone())),
+                Some((_, before)) if *before != status => events.push(MemberEvent::HealthChanged(id.clone(), *before, status)),
+                Some(_) => {}
+            }
+            nodes.insert(id, (member, status));
+        }
+        let left = self.nodes.keys().filter(|id| !nodes.contains_key(*id));
+        events.extend(left.map(|id| MemberEvent::Left(id.clone())));
+        self.nodes = nodes;
+        events
+    }
+
+    fn status(&self, member: &Member, server_now_ms: u64) -> Status {
+        let age = Duration::from_millis(server_now_ms.saturating_sub(member.last_seen_ms));
+        if age >= self.node_ttl {
+            Status::Offline
+        } else if age > self.heartbeat_interval * 2 {
+            Status::Unhealthy
+        } else if member.record.last_error.is_some() || member.record.shedding {
+            Status::Degraded
+        } else {
+            Status::Healthy
+        }
+    }
+
+    /// Whether a node that may lead sends heartbeats; standby nodes stand when none does.
+    pub fn masters_alive(&self) -> bool {
+        self.nodes.values().any(|(member, status)| member.record.role == Role::Master && *status < Status::Unhealthy)
+    }
+
+    /// The nodes, by name.
+    pub fn views(&self) -> Vec<NodeView> {
+        self.nodes.values().map(|(member, status)| view(member, *status)).collect()
+    }
+
+    /// The status of one node; None when it is not known.
+    pub fn status_of(&self, id: &NodeId) -> Option<Status> {
+        self.nodes.get(id).map(|(_, status)| *status)
+    }
+
+    /// Counts over all.
+    pub fn counts(&self) -> MemberCounts {
+        let mut counts = MemberCounts::default();
+        let (mut load, mut alive) = (0.0, 0_u32);
+        for (member, status) in self.nodes.values() {
+            counts.total_nodes += 1;
+            match status {
+                Status::Healthy => counts.healthy_nodes += 1,
+                Status::Degraded => counts.degraded_nodes += 1,
+                Status::Unhealthy | Status::Offline => counts.unhealthy_nodes += 1,
+            }
+            counts.total_queue_depth += member.record.queue_depth;
+            if *status != Status::Offline {
+                counts.total_connections += member.record.connections;
+                load += member.record.load;
+                alive += 1;
+            }
+        }
+        counts.avg_load = if alive == 0 { 0.0 } else { load / f64::from(alive) };
+        counts
+    }
+}
+
+fn view(member: &Member, status: Status) -> NodeView {
+    let NodeRecord {
+        id,
+        address,
+        role,
+        version,
+        epoch,
+        config_version,
+        config_refused,
+        connections,
+        queue_depth,
+        load,
+        last_error,
+        metadata,
+        ..
+    } = member.record.clone();
+    NodeView {
+        id,
+        address,
+        role,
+        status,
+        last_seen: member.last_seen_ms,
+        started_at: member.started_at_ms,
+        version,
+        config_version,
+        config_refused,
+        epoch,
+        connections,
+        queue_depth,
+        load,
+        last_error,
+        metadata,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(id: &str, last_seen_ms: u64) -> Member {
+        let record = NodeRecord {
+            id: id.parse().unwrap(),
+            incarnation: String::new(),
+            address: "127.0.0.1:2525".to_owned(),
+            role: Role::Master,
+            version: "1".to_owned(),
+            epoch: Epoch(0),
+            config_version: 0,
+            config_refused: None,
+            connections: 2,
+            queue_depth: 10,
+            load: 0.5,
+            shedding: false,
+            last_error: None,
+            progress: vec![1],
+            metadata: BTreeMap::new(),
+        };
+        Member { record, last_seen_ms, started_at_ms: 0 }
+    }
+
+    #[test]
+    fn missed_heartbeats_make_a_node_unhealthy_and_then_offline() {
+        let id: NodeId = "n1".parse().unwrap();
+        let mut members = Members::new(Duration::from_secs(1), Duration::from_secs(5));
+        assert_eq!(members.update(vec![member("n1", 10_000)], 10_500), [MemberEvent::Joined(id.clone())]);
+        assert_eq!(members.update(vec![member("n1", 10_000)], 12_000), []);
+        let unhealthy = MemberEvent::HealthChanged(id.clone(), Status::Healthy, Status::Unhealthy);
+        assert_eq!(members.update(vec![member("n1", 10_000)], 12_001), [unhealthy]);
+        assert!(!members.masters_alive());
+        let offline = MemberEvent::HealthChanged(id.clone(), Status::Unhealthy, Status::Offline);
+        assert_eq!(members.update(vec![member("n1", 10_000)], 15_000), [offline]);
+        assert_eq!((members.counts().total_connections, members.counts().total_queue_depth), (0, 10));
+        assert_eq!(members.update(Vec::new(), 16_000), [MemberEvent::Left(id)]);
+        assert_eq!(members.counts().total_nodes, 0);
+    }
+
+    #[test]
+    fn a_node_that_says_so_is_degraded() {
+        let mut members = Members::new(Duration::from_secs(1), Duration::from_secs(5));
+        let mut ill = member("n2", 10_000);
+        ill.record.last_error = Some("disk".to_owned());
+        members.update(vec![member("n1", 10_000), ill], 10_100);
+        let counts = members.counts();
+        assert_eq!((counts.healthy_nodes, counts.degraded_nodes, counts.unhealthy_nodes), (1, 1, 0));
+        assert!(members.masters_alive());
+    }
+}

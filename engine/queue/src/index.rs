@@ -1,0 +1,555 @@
+//! Lists of messages by sender domain, recipient domain and tag, so that a few among a million are found without looking at the rest.
+//!
+//! A term is one such domain or tag with its list. Lists are linked through nodes: two for each message (its sender's domain, its first
+//! recipient's), further ones where there are more domains or tags. Most mail is gone before anybody asks for it, so domains are
+//! linked only when a message has seen [`FRESH_MAX`] others come, or when somebody asks. Read [`Index::link`] first.
+
+use std::collections::VecDeque;
+
+use hashbrown::HashTable;
+
+use crate::arena::{Arena, Span};
+use crate::message::MessageKey;
+use crate::slab::{NONE, Slab};
+
+/// Messages that wait to be linked: so many may pass unlisted, and so many are linked at once when somebody asks.
+pub(crate) const FRESH_MAX: usize = 16_384;
+
+/// Longest tag, in bytes; of a longer one the beginning counts.
+pub const TAG_BYTES_MAX: usize = 64;
+
+/// Tags of one message at most.
+pub const TAGS_MAX: usize = 4;
+
+/// Different tags at once; messages with further ones are listed without them.
+const TAG_TERMS_MAX: usize = 65_536;
+
+/// Longest domain that is told from others (RFC 5321 4.5.3.1.2).
+const NAME_BYTES_MAX: usize = 255;
+
+/// Listings that can be under way; a further one ends the one that was used longest ago.
+const WALKS_MAX: usize = 32;
+
+/// Marks a node that is not one of the two that each message has.
+const EXTRA: u32 = 1 << 31;
+
+/// What a term is the name of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TermKind {
+    /// Domain of the reverse-path, lower case; empty for the null reverse-path.
+    SenderDomain,
+    /// Domain of a forward-path, lower case.
+    RecipientDomain,
+    /// A tag, as it was given.
+    Tag,
+}
+
+#[derive(Debug)]
+struct Term {
+    kind: TermKind,
+    name: Span,
+    first: u32,
+    last: u32,
+    messages: u32,
+}
+
+impl Default for Term {
+    fn default() -> Self {
+        Self { kind: TermKind::Tag, name: Span::default(), first: NONE, last: NONE, messages: 0 }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Node {
+    /// [`NONE`] while it is in no list.
+    term: u32,
+    previous: u32,
+    next: u32,
+}
+
+impl Default for Node {
+    fn default() -> Self {
+        Self { term: NONE, previous: NONE, next: NONE }
+    }
+}
+
+/// What each message has: addressed by the message's own index.
+#[derive(Debug)]
+struct Entry {
+    nodes: [Node; 2],
+    /// The first of its further nodes.
+    extras: u32,
+}
+
+impl Default for Entry {
+    fn default() -> Self {
+        Self { nodes: [Node::default(); 2], extras: NONE }
+    }
+}
+
+#[derive(Debug)]
+struct Extra {
+    node: Node,
+    message: u32,
+    sibling: u32,
+}
+
+impl Default for Extra {
+    fn default() -> Self {
+        Self { node: Node::default(), message: NONE, sibling: NONE }
+    }
+}
+
+/// Which lists a walk goes along.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Chain {
+    /// Nodes of a term.
+    Term,
+    /// Groups of a destination.
+    Groups,
+}
+
+/// A listing that goes on in a later call; moved along when the element it stands on leaves.
+#[derive(Debug)]
+struct Walk {
+    number: u32,
+    chain: Chain,
+    at: u32,
+    used: u32,
+}
+
+/// All terms of one queue.
+#[derive(Debug)]
+pub(crate) struct Index {
+    seed: u64,
+    terms: Slab<Term>,
+    by_name: HashTable<u32>,
+    names: Arena<u8>,
+    entries: Slab<Entry>,
+    extras: Slab<Extra>,
+    tag_terms: usize,
+    /// Messages whose domains are not linked yet, oldest first; those that have left are among them.
+    fresh: VecDeque<MessageKey>,
+    walks: Vec<Walk>,
+    walk_numbers: u32,
+    clock: u32,
+}
+
+impl Index {
+    /// Without terms. `seed` keeps senders from aiming at one slot of the table.
+    pub(crate) fn new(seed: u64) -> Self {
+        Self {
+            seed: seed | 1,
+            terms: Slab::new(),
+            by_name: HashTable::new(),
+            names: Arena::new(8),
+            entries: Slab::new(),
+            extras: Slab::new(),
+            tag_terms: 0,
+            fresh: VecDeque::with_capacity(FRESH_MAX),
+            walks: Vec::new(),
+            walk_numbers: 0,
+            clock: 0,
+        }
+    }
+
+    /// Notes a message that is to be linked later, and gives the one whose turn it is now, if it is time for one.
+    pub(crate) fn note(&mut self, key: MessageKey) -> Option<MessageKey> {
+        let due = if self.fresh.len() == FRESH_MAX { self.fresh.pop_front() } else { None };
+        self.fresh.push_back(key);
+        due
+    }
+
+    /// The next message to link before a list is complete.
+    pub(crate) fn next_fresh(&mut self) -> Option<MessageKey> {
+        self.fresh.pop_front()
+    }
+
+    /// How many may be waiting to be linked; those that have left count, too.
+    pub(crate) fn fresh(&self) -> usize {
+        self.fresh.len()
+    }
+
+    /// Puts a message under its sender's domain and its recipients'; once for each domain. Not while it is there.
+    pub(crate) fn link<'a>(&mut self, message: u32, sender: &[u8], recipients: impl Iterator<Item = &'a [u8]>) {
+        assert!(message < EXTRA / 2, "the caller bounds the number of messages");
+        let mut lower = [0; NAME_BYTES_MAX];
+        let term = self.term(TermKind::SenderDomain, domain(sender, &mut lower));
+        self.append(term, message * 2);
+        let (mut last, mut is_first) = (None, true);
+        for address in recipients {
+            let own = after_at(address);
+            if last == Some(own) {
+                continue;
+            }
+            last = Some(own);
+            let term = self.term(TermKind::RecipientDomain, domain(address, &mut lower));
+            let newest = self.terms[term].last;
+            if newest != NONE && self.message_of(newest) == message {
+                continue;
+            }
+            if std::mem::take(&mut is_first) {
+                self.append(term, message * 2 + 1);
+            } else {
+                self.append_extra(term, message);
+            }
+        }
+    }
+
+    /// Puts a message under a tag. False when there are too many different ones.
+    pub(crate) fn tag(&mut self, message: u32, tag: &[u8]) -> bool {
+        let tag = &tag[..tag.len().min(TAG_BYTES_MAX)];
+        if self.tag_terms >= TAG_TERMS_MAX && self.find(TermKind::Tag, tag).is_none() {
+            return false;
+        }
+        let term = self.term(TermKind::Tag, tag);
+        let newest = self.terms[term].last;
+        if newest == NONE || self.message_of(newest) != message {
+            self.append_extra(term, message);
+        }
+        true
+    }
+
+    /// Takes a message out of all lists.
+    pub(crate) fn unlink(&mut self, message: u32) {
+        if self.entries.slots() <= message as usize {
+            return;
+        }
+        for node in [message * 2, message * 2 + 1] {
+            self.remove(node);
+        }
+        let mut extra = std::mem::replace(&mut self.entries[message].extras, NONE);
+        while extra != NONE {
+            self.remove(EXTRA | extra);
+            let next = self.extras[extra].sibling;
+            self.extras[extra].message = NONE;
+            self.extras.give(extra);
+            extra = next;
+        }
+    }
+
+    /// The tags of a message.
+    pub(crate) fn tags(&self, message: u32) -> impl Iterator<Item = &[u8]> {
+        let mut next = self.entries.get(message).map_or(NONE, |entry| entry.extras);
+        std::iter::from_fn(move || {
+            let extra = (next != NONE).then(|| &self.extras[next])?;
+            next = extra.sibling;
+            Some(&self.terms[extra.node.term])
+        })
+        .filter(|term| term.kind == TermKind::Tag)
+        .map(|term| self.names.get(term.name))
+    }
+
+    /// Name and number of messages of each term of a kind, in no order.
+    pub(crate) fn terms(&self, kind: TermKind) -> impl Iterator<Item = (&[u8], usize)> {
+        self.by_name
+            .iter()
+            .map(|&term| &self.terms[term])
+            .filter(move |term| term.kind == kind)
+            .map(|term| (self.names.get(term.name), term.messages as usize))
+    }
+
+    /// The first node and the length of a term's list.
+    pub(crate) fn list(&self, kind: TermKind, name: &str) -> Option<(u32, usize)> {
+        let mut lower = [0; NAME_BYTES_MAX];
+        let name = match kind {
+            TermKind::Tag => &name.as_bytes()[..name.len().min(TAG_BYTES_MAX)],
+            TermKind::SenderDomain | TermKind::RecipientDomain => lower_case(name.as_bytes(), &mut lower),
+        };
+        self.find(kind, name).map(|term| (self.terms[term].first, self.terms[term].messages as usize))
+    }
+
+    /// The message of a node and the node behind it.
+    pub(crate) fn step(&self, node: u32) -> (u32, u32) {
+        (self.message_of(node), self.node(node).next)
+    }
+
+    /// Leaves a listing for a later call at this element; the number finds it again.
+    pub(crate) fn rest(&mut self, chain: Chain, at: u32) -> u32 {
+        self.clock = self.clock.wrapping_add(1);
+        self.walk_numbers = self.walk_numbers.wrapping_add(1);
+        let walk = Walk { number: self.walk_numbers, chain, at, used: self.clock };
+        if self.walks.len() < WALKS_MAX {
+            self.walks.push(walk);
+        } else if let Some(oldest) = self.walks.iter_mut().min_by_key(|walk| walk.used) {
+            *oldest = walk;
+        }
+        self.walk_numbers
+    }
+
+    /// Where a listing goes on; it is known no more afterwards.
+    pub(crate) fn resume(&mut self, chain: Chain, number: u32) -> Option<u32> {
+        let at = self.walks.iter().position(|walk| walk.number == number && walk.chain == chain)?;
+        Some(self.walks.swap_remove(at).at)
+    }
+
+    /// An element leaves its list: who stands on it goes on with the one behind.
+    #[inline]
+    pub(crate) fn leaves(&mut self, chain: Chain, at: u32, next: u32) {
+        for walk in self.walks.iter_mut().filter(|walk| walk.at == at && walk.chain == chain) {
+            walk.at = next;
+        }
+    }
+
+    fn append_extra(&mut self, term: u32, message: u32) {
+        self.entries.cover(message);
+        let extra = self.extras.take();
+        let first = &mut self.entries[message].extras;
+        self.extras[extra] = Extra { node: Node::default(), message, sibling: *first };
+        *first = extra;
+        self.append(term, EXTRA | extra);
+    }
+
+    fn append(&mut self, term: u32, node: u32) {
+        if node & EXTRA == 0 {
+            self.entries.cover(node / 2);
+        }
+        let list = &mut self.terms[term];
+        let previous = std::mem::replace(&mut list.last, node);
+        list.messages += 1;
+        if previous == NONE {
+            list.first = node;
+        }
+        *self.node_mut(node) = Node { term, previous, next: NONE };
+        if previous != NONE {
+            self.node_mut(previous).next = node;
+        }
+    }
+
+    fn remove(&mut self, node: u32) {
+        let Node { term, previous, next } = *self.node(node);
+        if term == NONE {
+            return;
+        }
+        self.node_mut(node).term = NONE;
+        match previous {
+            NONE => self.terms[term].first = next,
+            previous => self.node_mut(previous).next = next,
+        }
+        match next {
+            NONE => self.terms[term].last = previous,
+            next => self.node_mut(next).previous = previous,
+        }
+        self.leaves(Chain::Term, node, next);
+        self.terms[term].messages -= 1;
+        if self.terms[term].messages == 0 {
+            self.forget(term);
+        }
+    }
+
+    fn forget(&mut self, term: u32) {
+        let Term { kind, name, .. } = self.terms[term];
+        let hash = self.hash(kind, self.names.get(name));
+        let entry = self.by_name.find_entry(hash, |&other| other == term);
+        entry.expect("a term is found by its name").remove();
+        self.names.give(name);
+        self.tag_terms -= usize::from(kind == TermKind::Tag);
+        self.terms.give(term);
+    }
+
+    fn find(&self, kind: TermKind, name: &[u8]) -> Option<u32> {
+        let is_it = |&term: &u32| self.terms[term].kind == kind && self.names.get(self.terms[term].name) == name;
+        self.by_name.find(self.hash(kind, name), is_it).copied()
+    }
+
+    fn term(&mut self, kind: TermKind, name: &[u8]) -> u32 {
+        if let Some(term) = self.find(kind, name) {
+            return term;
+        }
+        let span = self.names.take(name.len());
+        self.names.get_mut(span).copy_from_slice(name);
+        let term = self.terms.take();
+        self.terms[term] = Term { kind, name: span, ..Term::default() };
+        self.tag_terms += usize::from(kind == TermKind::Tag);
+        let (seed, terms, names) = (self.seed, &self.terms, &self.names);
+        let hash_of = |&other: &u32| hash(seed, terms[other].kind, names.get(terms[other].name));
+        self.by_name.insert_unique(hash(seed, kind, name), term, hash_of);
+        term
+    }
+
+    fn hash(&self, kind: TermKind, name: &[u8]) -> u64 {
+        hash(self.seed, kind, name)
+    }
+
+    fn message_of(&self, node: u32) -> u32 {
+        if node & EXTRA == 0 { node / 2 } else { self.extras[node & !EXTRA].message }
+    }
+
+    fn node(&self, node: u32) -> &Node {
+        if node & EXTRA == 0 { &self.entries[node / 2].nodes[(node & 1) as usize] } else { &self.extras[node & !EXTRA].node }
+    }
+
+    fn node_mut(&mut self, node: u32) -> &mut Node {
+        if node & EXTRA == 0 { &mut self.entries[node / 2].nodes[(node & 1) as usize] } else { &mut self.extras[node & !EXTRA].node }
+    }
+}
+
+/// A seeded hash by folded multiplication, eight bytes at a time.
+fn hash(seed: u64, kind: TermKind, name: &[u8]) -> u64 {
+    let fold = |a: u64, b: u64| {
+        let wide = u128::from(a) * u128::from(b);
+        wide as u64 ^ (wide >> 64) as u64
+    };
+    let mut state = seed ^ (kind as u64) << 56 ^ name.len() as u64;
+    let (chunks, rest) = name.as_chunks::<8>();
+    for chunk in chunks {
+        state = fold(state ^ u64::from_le_bytes(*chunk), 0x9E37_79B9_7F4A_7C15 ^ seed);
+    }
+    let mut last = [0; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    fold(state ^ u64::from_le_bytes(last), 0xD6E8_FEB8_6659_FD93 ^ seed.rotate_left(32))
+}
+
+/// What follows the last `@`; empty if there is none.
+pub(crate) fn after_at(address: &[u8]) -> &[u8] {
+    address.iter().rposition(|&byte| byte == b'@').map_or(&[][..], |at| &address[at + 1..])
+}
+
+fn domain<'b>(address: &[u8], lower: &'b mut [u8; NAME_BYTES_MAX]) -> &'b [u8] {
+    lower_case(after_at(address), lower)
+}
+
+/// In lower case without a final dot, cut where no domain goes on.
+fn lower_case<'b>(name: &[u8], lower: &'b mut [u8; NAME_BYTES_MAX]) -> &'b [u8] {
+    let name = name.strip_suffix(b".").unwrap_or(name);
+    let length = name.len().min(NAME_BYTES_MAX);
+    let lower = &mut lower[..length];
+    lower.copy_from_slice(&name[..length]);
+    lower.make_ascii_lowercase();
+    lower
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::retry::Jitter;
+
+    struct Model {
+        kind: TermKind,
+        name: String,
+        messages: Vec<u32>,
+    }
+
+    fn walk(index: &Index, kind: TermKind, name: &str) -> Vec<u32> {
+        let Some((mut node, count)) = index.list(kind, name) else { return Vec::new() };
+        let mut messages = Vec::new();
+        while node != NONE {
+            let (message, next) = index.step(node);
+            messages.push(message);
+            node = next;
+        }
+        assert_eq!(messages.len(), count);
+        messages
+    }
+
+    /// Every list is the Vec that a model keeps, whatever comes, leaves and is listed meanwhile; a listing under way sees each message that
+    /// stays exactly once.
+    #[test]
+    fn lists_agree_with_vectors_while_messages_come_and_go() {
+        const DOMAINS: [&str; 5] = ["a.test", "b.test", "c.test", "", "A.Test."];
+        for seed in 0..30 {
+            let mut random = Jitter::new(seed);
+            let mut index = Index::new(seed);
+            let mut models: Vec<Model> = Vec::new();
+            let mut live: Vec<u32> = Vec::new();
+            // A walk under way: its term, what is still to come for certain, and its number.
+            let mut walks: Vec<(usize, Vec<u32>, u32)> = Vec::new();
+            let note = |models: &mut Vec<Model>, kind, name: &str, message| {
+                let name = if kind == TermKind::Tag { name.to_owned() } else { name.trim_end_matches('.').to_lowercase() };
+                match models.iter_mut().find(|model| model.kind == kind && model.name == name) {
+                    Some(model) if model.messages.contains(&message) => {}
+                    Some(model) => model.messages.push(message),
+                    None => models.push(Model { kind, name, messages: vec![message] }),
+                }
+            };
+            for _ in 0..1500 {
+                match random.below(10) {
+                    0..=4 => {
+                        let message = (0..).find(|message| !live.contains(message)).unwrap();
+                        live.push(message);
+                        let address = |random: &mut Jitter| match DOMAINS[random.below(5) as usize] {
+                            "" => "postmaster".to_owned(),
+                            domain => format!("x@y@{domain}"),
+                        };
+                        let sender = address(&mut random);
+                        let count = 1 + random.below(6);
+                        let recipients: Vec<String> = (0..count).map(|_| address(&mut random)).collect();
+                        index.link(message, sender.as_bytes(), recipients.iter().map(|address| address.as_bytes()));
+                        note(&mut models, TermKind::SenderDomain, sender.rsplit_once('@').map_or("", |(_, domain)| domain), message);
+                        for address in &recipients {
+                            note(
+                                &mut models,
+                                TermKind::RecipientDomain,
+                                address.rsplit_once('@').map_or("", |(_, domain)| domain),
+                                message,
+                            );
+                        }
+                        for tag in &["Bulk", "bulk"][..random.below(3) as usize] {
+                            assert!(index.tag(message, tag.as_bytes()) && index.tag(message, tag.as_bytes()));
+                            note(&mut models, TermKind::Tag, tag, message);
+                            assert!(index.tags(message).any(|own| own == tag.as_bytes()));
+                        }
+                    }
+                    5..=7 if !live.is_empty() => {
+                        let message = live.swap_remove(random.below(live.len() as u64) as usize);
+                        index.unlink(message);
+                        models.iter_mut().for_each(|model| model.messages.retain(|&other| other != message));
+                        walks.iter_mut().for_each(|(_, rest, _)| rest.retain(|&other| other != message));
+                    }
+                    8 if !models.is_empty() => {
+                        let model = random.below(models.len() as u64) as usize;
+                        let name = models[model].name.clone();
+                        if let Some((first, _)) = index.list(models[model].kind, &name) {
+                            walks.push((model, models[model].messages.clone(), index.rest(Chain::Term, first)));
+                        }
+                        if walks.len() > WALKS_MAX {
+                            let (_, _, number) = walks.remove(0);
+                            assert_eq!(index.resume(Chain::Term, number), None, "the oldest was ended");
+                        }
+                    }
+                    _ => {
+                        for (model, rest, number) in &mut walks {
+                            let at = index.resume(Chain::Term, *number).expect("it is known");
+                            assert_eq!(at == NONE, rest.is_empty() && at == NONE);
+                            let mut at = at;
+                            if at != NONE {
+                                let (message, next) = index.step(at);
+                                // What came after the listing began may be seen, too.
+                                if rest.first() == Some(&message) {
+                                    rest.remove(0);
+                                } else {
+                                    assert!(models[*model].messages.contains(&message) && rest.is_empty(), "seed {seed}");
+                                }
+                                at = next;
+                            } else {
+                                assert!(rest.is_empty(), "seed {seed}: {rest:?} missed");
+                            }
+                            *number = index.rest(Chain::Term, at);
+                        }
+                    }
+                }
+                for model in &models {
+                    assert_eq!(walk(&index, model.kind, &model.name), model.messages, "seed {seed}: {:?} {:?}", model.kind, model.name);
+                }
+                for kind in [TermKind::SenderDomain, TermKind::RecipientDomain, TermKind::Tag] {
+                    let known = models.iter().filter(|model| model.kind == kind && !model.messages.is_empty()).count();
+                    assert_eq!(index.terms(kind).count(), known);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_flood_of_tags_stays_bounded() {
+        let mut index = Index::new(1);
+        for number in 0..TAG_TERMS_MAX as u32 {
+            assert!(index.tag(number, format!("tag {number}").as_bytes()));
+        }
+        assert!(!index.tag(70_000, b"one more") && index.tag(70_000, b"tag 7"));
+        index.unlink(9);
+        assert!(index.tag(70_000, b"one more"));
+        let long = "x".repeat(500);
+        index.unlink(10);
+        assert!(index.tag(3, long.as_bytes()) && index.tags(3).any(|tag| tag == &long.as_bytes()[..TAG_BYTES_MAX]));
+    }
+}

@@ -1,0 +1,165 @@
+//! When a destination says "too much": which replies mean it, and how long it is then left alone.
+//!
+//! A throttled attempt is one that delivered nothing and got such a reply. As many of them in a row as attempts were open at
+//! the first (a throttled cohort) pause the destination; the pause doubles with each cohort until something is delivered.
+//! One such reply among deliveries only costs a place of the window.
+
+use crate::destination::DestinationId;
+use crate::retry::{Jitter, back_off_ms};
+
+/// Spread of pauses to both sides.
+const JITTER_PERCENT: u8 = 20;
+
+/// What a transient reply says about the destination rather than about the message. `reply` is one line with its code.
+///
+/// RFC 5321 3.8 and 4.2.1: 421 is about the service. RFC 3463: X.3.2 system not accepting messages, X.4.5 mail system
+/// congestion, X.7.x policy, which is where rate limits are told (`4.7.0`, `4.7.28`). What speaks of grey-listing is about one
+/// sender and recipient: others at the destination need not wait for it. `452 4.5.3` limits a transaction, not the destination.
+pub(crate) fn is_throttling(reply: &[u8]) -> bool {
+    let Some((code, text)) = reply.split_at_checked(3) else { return false };
+    if code[0] != b'4' || speaks_of_greylisting(text) {
+        return false;
+    }
+    match enhanced(text) {
+        Some((3, 2) | (4, 5) | (7, _)) => true,
+        // 4.4.1 and 4.4.2 are about the line, and also what we say ourselves when it breaks.
+        Some((4, _)) => false,
+        _ => code == b"421",
+    }
+}
+
+fn speaks_of_greylisting(text: &[u8]) -> bool {
+    text.windows(4).any(|word| word.eq_ignore_ascii_case(b"grey") || word.eq_ignore_ascii_case(b"gray"))
+}
+
+/// Subject and detail of the enhanced code at the start of a reply's text.
+fn enhanced(text: &[u8]) -> Option<(u16, u16)> {
+    let text = text.strip_prefix(b" ").or_else(|| text.strip_prefix(b"-"))?;
+    let end = text.iter().position(|b| !b.is_ascii_digit() && *b != b'.').unwrap_or(text.len());
+    let mut parts = std::str::from_utf8(&text[..end]).ok()?.split('.');
+    let (class, subject, detail) = (parts.next()?, parts.next()?, parts.next()?);
+    (class == "4").then(|| Some((subject.parse().ok()?, detail.parse().ok()?)))?
+}
+
+/// A pause that a destination asked for.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Throttle {
+    /// Unix milliseconds; 0 when it does not pause.
+    until: u64,
+    /// Pauses since something was delivered.
+    times: u32,
+    in_a_row: u32,
+    cohort: u32,
+}
+
+impl Throttle {
+    /// The end of the pause, while it lasts.
+    pub(crate) fn until(self, now: u64) -> Option<u64> {
+        (now < self.until).then_some(self.until)
+    }
+
+    /// It has not asked for less since something was delivered.
+    pub(crate) fn is_quiet(self) -> bool {
+        self.until == 0 && self.in_a_row == 0
+    }
+
+    /// An attempt was throttled while `open` of them were under way. True if the destination pauses from now on.
+    pub(crate) fn throttled(&mut self, open: u32, first_ms: u64, max_ms: u64, now: u64, jitter: &mut Jitter) -> bool {
+        if now < self.until {
+            return false; // A straggler of the cohort that already counted.
+        }
+        if self.in_a_row == 0 {
+            self.cohort = open.max(1);
+        }
+        self.in_a_row += 1;
+        if self.in_a_row < self.cohort {
+            return false;
+        }
+        self.in_a_row = 0;
+        self.times = self.times.saturating_add(1);
+        self.until = now + back_off_ms(first_ms, max_ms, self.times, JITTER_PERCENT, jitter);
+        true
+    }
+
+    /// Something was delivered: it takes mail. A pause that it asked for lasts all the same.
+    pub(crate) fn delivered(&mut self, now: u64) {
+        self.in_a_row = 0;
+        if now >= self.until {
+            (self.until, self.times) = (0, 0);
+        }
+    }
+
+    /// An operator wants it tried now.
+    pub(crate) fn end(&mut self) {
+        self.until = 0;
+    }
+}
+
+/// A pause of a destination that began, for the log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Throttled {
+    /// Which.
+    pub destination: DestinationId,
+    /// Its end, unix milliseconds.
+    pub until: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replies_that_ask_for_less_are_told_from_those_about_a_message() {
+        for reply in [
+            "421 too many connections",
+            "421 4.7.0 Try again later",
+            "421-4.7.28 Our system has detected an unusual rate",
+            "451 4.7.1 too many messages from your address",
+            "450 4.7.1 slow down",
+            "452 4.3.2 not accepting network messages",
+            "451 4.4.5 congestion",
+            "421",
+        ] {
+            assert!(is_throttling(reply.as_bytes()), "{reply}");
+        }
+        for reply in [
+            "450 4.7.1 <a@b.test>: Recipient address rejected: Greylisted, see http://x.test",
+            "451 4.7.1 graylisting in action",
+            "450 4.2.1 mailbox busy",
+            "452 4.2.2 over quota",
+            "452 4.5.3 too many recipients",
+            "451 local error",
+            "421 4.4.2 connection to the next hop lost",
+            "550 5.7.1 no",
+            "250 4.7.0 odd",
+            "42",
+            "",
+        ] {
+            assert!(!is_throttling(reply.as_bytes()), "{reply}");
+        }
+    }
+
+    #[test]
+    fn a_cohort_pauses_one_reply_does_not_and_pauses_double_until_a_delivery() {
+        let (mut throttle, mut jitter) = (Throttle::default(), Jitter::new(1));
+        assert!(!throttle.throttled(3, 10_000, 300_000, 1000, &mut jitter));
+        throttle.delivered(1000);
+        assert!(throttle.is_quiet());
+        let mut now = 1000;
+        for (times, expected) in [(1, 10_000), (2, 20_000), (3, 40_000), (4, 80_000), (5, 160_000), (6, 300_000), (7, 300_000)] {
+            for _ in 0..2 {
+                assert!(!throttle.throttled(3, 10_000, 300_000, now, &mut jitter), "{times}");
+            }
+            assert!(throttle.throttled(3, 10_000, 300_000, now, &mut jitter));
+            let pause = throttle.until(now).unwrap() - now;
+            assert!((expected * 8 / 10..=expected * 12 / 10).contains(&pause), "{times}: {pause}");
+            assert!(!throttle.throttled(1, 10_000, 300_000, now, &mut jitter), "a straggler changes nothing");
+            throttle.delivered(now);
+            now += pause;
+            assert_eq!(throttle.until(now), None);
+        }
+        throttle.delivered(now);
+        assert!(throttle.throttled(1, 10_000, 300_000, now, &mut jitter));
+        assert!(throttle.until(now).unwrap() - now <= 12_000);
+    }
+}

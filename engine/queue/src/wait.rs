@@ -1,0 +1,91 @@
+//! Why mail in a ready queue waits, in words and with its end.
+
+use std::fmt;
+
+use crate::rate::Rate;
+
+/// What keeps the next attempt at a destination from starting.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Wait {
+    /// Its route holds it.
+    Held,
+    /// An operator paused it.
+    Paused,
+    /// No host serves; the next probe is made then. Unix milliseconds.
+    BreakerOpen {
+        /// Unix milliseconds.
+        until: u64,
+    },
+    /// A host that failed is being tried again, and what that comes to is waited for.
+    Probing,
+    /// It asked for less.
+    Throttled {
+        /// Unix milliseconds.
+        until: u64,
+    },
+    /// An attempt could not be made for a reason of our own.
+    Shortage {
+        /// Unix milliseconds.
+        until: u64,
+    },
+    /// As many attempts are open as it is thought to bear.
+    Window {
+        /// Open now.
+        attempts: u32,
+        /// Allowed now.
+        window: u32,
+    },
+    /// The route's rate is used up.
+    Rate {
+        /// When the next message may go, unix milliseconds.
+        until: u64,
+        /// The rate of this shard.
+        rate: Rate,
+    },
+    /// Nothing: its turn comes at once.
+    Turn,
+}
+
+impl Wait {
+    /// When time alone ends it, unix milliseconds.
+    pub const fn until(self) -> Option<u64> {
+        match self {
+            Self::BreakerOpen { until } | Self::Throttled { until } | Self::Shortage { until } | Self::Rate { until, .. } => Some(until),
+            Self::Held | Self::Paused | Self::Probing | Self::Window { .. } | Self::Turn => None,
+        }
+    }
+
+    /// One word for listings and `--json`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Held => "held",
+            Self::Paused => "paused",
+            Self::BreakerOpen { .. } => "breaker-open",
+            Self::Probing => "probing",
+            Self::Throttled { .. } => "throttled",
+            Self::Shortage { .. } => "shortage",
+            Self::Window { .. } => "window",
+            Self::Rate { .. } => "rate",
+            Self::Turn => "turn",
+        }
+    }
+}
+
+/// A part of a sentence, without times and without what the peer said: `waits for one of 5 connections`.
+impl fmt::Display for Wait {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Held => f.write_str("held by its route"),
+            Self::Paused => f.write_str("the destination is paused by command"),
+            Self::BreakerOpen { .. } => f.write_str("no host of the destination answers; the next probe is due at the time given"),
+            Self::Probing => f.write_str("the destination is being probed"),
+            Self::Throttled { .. } => f.write_str("the destination asked for less mail and is left alone"),
+            Self::Shortage { .. } => f.write_str("no connection could be made for a reason on this machine"),
+            Self::Window { window, .. } => {
+                write!(f, "waits for its turn: {window} attempts at a time are open, as many as the destination is given")
+            }
+            Self::Rate { rate, .. } => write!(f, "waits for the rate of the destination, {rate}"),
+            Self::Turn => f.write_str("its turn comes at once"),
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! What a destination bears: its rate, its "too much", a next hop that breaks off; and that others pay nothing for it.
+
+use ringpost_queue::{
+    Breaker, BreakerSettings, Change, DestinationId, DestinationLimits, Dispatch, HostsTried, NewMessage, NewRecipient, Outcome, Queue,
+    QueueId, QueueSettings, Rate, RetryPolicy, Route, Routes, Settled, Via, Wait, Work,
+};
+
+const START: u64 = 1_790_000_000_000;
+
+fn queue(limits: DestinationLimits) -> Queue {
+    let route = |pattern: &str| Route {
+        pattern: pattern.into(),
+        via: Via::Smarthost { hosts: vec![format!("{pattern}:25")] },
+        retry: RetryPolicy::default(),
+        limits,
+    };
+    Queue::new(QueueSettings::default(), Routes::new(vec![route("a.test"), route("b.test")]).unwrap(), 1, START)
+}
+
+fn enqueue(queue: &mut Queue, sequence: u64, domain: &str, now: u64) {
+    let message = NewMessage {
+        id: QueueId { boot: 1, shard: 0, sequence },
+        size: 10,
+        accepted_at: now,
+        expires_at: None,
+        not_before: None,
+        extended: false,
+        priority: 0,
+        eight_bit: false,
+        smtputf8: false,
+        reverse_path: b"s@x.test",
+        ..NewMessage::default()
+    };
+    let destination = queue.route(domain.as_bytes());
+    let address = format!("b@{domain}");
+    queue.enqueue(&message, [NewRecipient { address: address.as_bytes(), destination }].into_iter(), now);
+}
+
+fn poll(queue: &mut Queue, now: u64) -> Option<Dispatch> {
+    match queue.poll(now, &mut Vec::new())? {
+        Work::Attempt(dispatch) => Some(dispatch),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn settle(queue: &mut Queue, dispatch: Dispatch, outcome: Outcome<'_>, now: u64) {
+    let key = dispatch.key();
+    if queue.settle(dispatch, &[(0, outcome)], now, &mut Vec::new()) != Settled::Nothing {
+        queue.recorded(key);
+    }
+}
+
+fn deliver(queue: &mut Queue, dispatch: Dispatch, now: u64) {
+    settle(queue, dispatch, Outcome::Delivered { reply: b"250 ok" }, now);
+}
+
+fn wait(queue: &Queue, destination: DestinationId, now: u64) -> Wait {
+    queue.destinations(now).find(|view| view.id == destination).unwrap().wait
+}
+
+/// Sleeps as the queue says, in few steps, until an attempt may start; the time of that.
+fn sleep(queue: &mut Queue, mut now: u64) -> u64 {
+    for _ in 0..8 {
+        if queue.destinations(now).any(|view| view.ready > 0 && view.wait == Wait::Turn) {
+            return now;
+        }
+        assert!(queue.poll(now, &mut Vec::new()).is_none(), "nothing goes early");
+        now = queue.next_due(now).expect("it waits for something");
+    }
+    panic!("too many steps");
+}
+
+/// Everything is delivered at once; the times of the attempts.
+fn drain(queue: &mut Queue, mut now: u64) -> Vec<u64> {
+    let mut times = Vec::new();
+    loop {
+        while let Some(dispatch) = poll(queue, now) {
+            times.push(now);
+            let behind = queue.poll_behind(&dispatch, now);
+            deliver(queue, dispatch, now);
+            if let Some(behind) = behind {
+                times.push(now);
+                deliver(queue, behind, now);
+            }
+        }
+        match queue.next_due(now) {
+            Some(at) => {
+                assert!(at > now, "nothing spins");
+                now = at;
+            }
+            None => return times,
+        }
+    }
+}
+
+#[test]
+fn a_rate_holds_with_chained_attempts_and_every_wait_ends_at_its_millisecond() {
+    let rate = Rate { messages: 50, per_ms: 1000, burst: 2 };
+    let mut queue = queue(DestinationLimits { rate: Some(rate), ..DestinationLimits::default() });
+    for sequence in 0..200 {
+        enqueue(&mut queue, sequence, "a.test", START);
+    }
+    let destination = queue.route(b"a.test");
+    let times = drain(&mut queue, START);
+    assert_eq!(times.len(), 200);
+    let offsets: Vec<_> = times.iter().map(|at| at - START).collect();
+    assert_eq!(offsets[..5], [0, 0, 20, 40, 60]);
+    assert_eq!(*offsets.last().unwrap(), 198 * 20);
+    let end = START + 198 * 20;
+    enqueue(&mut queue, 1000, "a.test", end);
+    assert!(poll(&mut queue, end).is_none());
+    assert_eq!(wait(&queue, destination, end), Wait::Rate { until: end + 20, rate });
+    let view = queue.show(queue.key_of(QueueId { boot: 1, shard: 0, sequence: 1000 }).unwrap()).unwrap();
+    let recipient = view.recipients().next().unwrap();
+    assert_eq!(recipient.next_attempt(end), Some(end + 20));
+    assert_eq!(recipient.reason(end), "waits for the rate of the destination, 50/s");
+    assert_eq!(sleep(&mut queue, end), end + 20);
+}
+
+#[test]
+fn a_destination_that_says_too_much_is_left_alone_and_its_window_halves() {
+    let limits = DestinationLimits { window_initial: 8, throttle_pause_ms: 10_000, ..DestinationLimits::default() };
+    let mut queue = queue(limits);
+    for sequence in 0..100 {
+        enqueue(&mut queue, sequence, "a.test", START);
+    }
+    let destination = queue.route(b"a.test");
+    let open: Vec<_> = std::iter::from_fn(|| poll(&mut queue, START)).collect();
+    assert_eq!(open.len(), 8);
+    assert_eq!(wait(&queue, destination, START), Wait::Window { attempts: 8, window: 8 });
+    for dispatch in open {
+        settle(&mut queue, dispatch, Outcome::Deferred { reply: b"421 4.7.0 too many messages" }, START);
+    }
+    assert!(poll(&mut queue, START).is_none());
+    let Wait::Throttled { until } = wait(&queue, destination, START) else { panic!("{:?}", wait(&queue, destination, START)) };
+    assert!((8_000..=12_000).contains(&(until - START)));
+    let view = queue.destinations(START).find(|view| view.id == destination).unwrap();
+    assert_eq!((view.throttled_until, view.reason, view.breaker), (Some(until), "421 4.7.0 too many messages", Breaker::Closed));
+    assert_eq!(queue.take_change().map(|change| matches!(change, Change::Throttled(_))), Some(true));
+    assert_eq!(queue.take_change(), None);
+    // Then it goes on, carefully.
+    assert_eq!(sleep(&mut queue, START), until);
+    let open: Vec<_> = std::iter::from_fn(|| poll(&mut queue, until)).collect();
+    assert!((1..=4).contains(&open.len()), "{}", open.len());
+    for dispatch in open {
+        deliver(&mut queue, dispatch, until);
+    }
+    let view = queue.destinations(until).find(|view| view.id == destination).unwrap();
+    assert_eq!((view.throttled_until, view.reason), (None, ""));
+}
+
+#[test]
+fn grey_listing_pauses_nobody() {
+    let mut queue = queue(DestinationLimits::default());
+    for sequence in 0..5 {
+        enqueue(&mut queue, sequence, "a.test", START);
+    }
+    while let Some(dispatch) = poll(&mut queue, START) {
+        settle(&mut queue, dispatch, Outcome::Deferred { reply: b"450 4.7.1 <b@a.test>: Greylisted" }, START);
+    }
+    assert_eq!(queue.counts().waiting, 5);
+    enqueue(&mut queue, 9, "a.test", START);
+    assert!(poll(&mut queue, START).is_some());
+}
+
+#[test]
+fn a_next_hop_that_greets_and_breaks_off_is_found_by_its_share_of_failures() {
+    let breaker = BreakerSettings { minimum: 10, failure_percent: 60, max_requests: 1, ..BreakerSettings::default() };
+    let mut queue = queue(DestinationLimits { breaker, ..DestinationLimits::default() });
+    let destination = queue.route(b"a.test");
+    for sequence in 0..100 {
+        enqueue(&mut queue, sequence, "a.test", START);
+    }
+    let mut attempts = 0;
+    while let Some(dispatch) = poll(&mut queue, START) {
+        let host = queue.next_host(destination, &mut HostsTried::default(), START).unwrap();
+        queue.host_reached(destination, host, START);
+        queue.host_faltered(destination, host, "a.test:25: the connection was lost", START);
+        settle(&mut queue, dispatch, Outcome::Deferred { reply: b"421 4.4.2 connection to the next hop lost" }, START);
+        attempts += 1;
+    }
+    assert_eq!(attempts, 10);
+    let Wait::BreakerOpen { until } = wait(&queue, destination, START) else { panic!("{:?}", wait(&queue, destination, START)) };
+    let Some(Change::Breaker(change)) = queue.take_change() else { panic!("it is told") };
+    assert!(!change.was_broken && change.now == Breaker::Open { until });
+
+    // One probe; that it greets is not enough.
+    let probe = poll(&mut queue, until).unwrap();
+    let host = queue.next_host(destination, &mut HostsTried::default(), until).unwrap();
+    queue.host_reached(destination, host, until);
+    assert!(poll(&mut queue, until).is_none());
+    assert_eq!(wait(&queue, destination, until), Wait::Probing);
+    queue.host_served(destination, host, until);
+    deliver(&mut queue, probe, until);
+    assert!(poll(&mut queue, until).is_some());
+    let words: Vec<_> = std::iter::from_fn(|| queue.take_change())
+        .map(|change| match change {
+            Change::Breaker(change) => change.now.as_str(),
+            Change::Throttled(_) => "throttled",
+        })
+        .collect();
+    assert_eq!(words, ["half-open", "closed"]);
+}
+
+#[test]
+fn a_destination_that_is_dead_throttled_or_slow_delays_no_other() {
+    let mut queue = queue(DestinationLimits::default());
+    let (bad, good) = (queue.route(b"a.test"), queue.route(b"b.test"));
+    for sequence in 0..1000 {
+        enqueue(&mut queue, sequence, "a.test", START);
+    }
+    let mut held = Vec::new();
+    while let Some(dispatch) = poll(&mut queue, START) {
+        held.push(dispatch); // Slow: nothing comes of them.
+    }
+    for sequence in 1000..1100 {
+        enqueue(&mut queue, sequence, "b.test", START);
+        let dispatch = poll(&mut queue, START).expect("its turn comes at once");
+        assert_eq!(dispatch.destination(), good);
+        deliver(&mut queue, dispatch, START);
+    }
+    for dispatch in held {
+        let mut tried = HostsTried::default();
+        while let Some(host) = queue.next_host(bad, &mut tried, START) {
+            queue.host_failed(bad, host, "connect to a.test:25: refused", START);
+        }
+        let key = dispatch.key();
+        assert_eq!(queue.unreachable(dispatch, START, &mut Vec::new()), Settled::Outcome);
+        queue.recorded(key);
+    }
+    for sequence in 2000..2100 {
+        enqueue(&mut queue, sequence, "b.test", START);
+        let dispatch = poll(&mut queue, START).expect("its turn comes at once");
+        assert_eq!(dispatch.destination(), good);
+        deliver(&mut queue, dispatch, START);
+        assert!(poll(&mut queue, START).is_none());
+    }
+}

@@ -1,0 +1,202 @@
+//! Listing by sender domain, recipient domain and tag: what is found, that no more than that is looked at, and that pages fit together
+//! while the queue changes between them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ringpost_queue::{
+    Cursor, CursorLost, Filter, Jitter, MessageKey, NewMessage, NewRecipient, Outcome, Queue, QueueId, QueueSettings, RetryPolicy, Route,
+    Routes, State, TermKind, Via, Work,
+};
+
+const START: u64 = 1_790_000_000_000;
+const DOMAINS: [&str; 4] = ["a.test", "b.test", "c.test", "d.test"];
+const TAGS: [&str; 3] = ["", "bulk", "news"];
+
+fn queue(seed: u64) -> Queue {
+    let route = Route {
+        pattern: "*".into(),
+        via: Via::Smarthost { hosts: vec!["192.0.2.1:25".into()] },
+        retry: RetryPolicy::default(),
+        limits: Default::default(),
+    };
+    Queue::new(QueueSettings::default(), Routes::new(vec![route]).unwrap(), seed, START)
+}
+
+struct Known {
+    key: MessageKey,
+    sender_domain: String,
+    recipient_domains: BTreeSet<String>,
+    tags: BTreeSet<String>,
+}
+
+fn put(queue: &mut Queue, random: &mut Jitter, sequence: u64) -> Known {
+    let domain = |random: &mut Jitter| DOMAINS[random.below(4) as usize].to_owned();
+    let sender_domain = domain(random);
+    let sender = format!("s{sequence}@{}", sender_domain.to_uppercase());
+    let recipients: Vec<String> = (0..1 + random.below(5)).map(|number| format!("r{number}@{}", domain(random))).collect();
+    let tags: Vec<&[u8]> = (0..random.below(3)).map(|_| TAGS[random.below(3) as usize].as_bytes()).collect();
+    let message = NewMessage {
+        id: QueueId { boot: 1, shard: 0, sequence },
+        accepted_at: START + sequence,
+        reverse_path: sender.as_bytes(),
+        tags: &tags,
+        ..NewMessage::default()
+    };
+    let destination = queue.route(b"a.test");
+    let new = recipients.iter().map(|address| NewRecipient { address: address.as_bytes(), destination });
+    Known {
+        key: queue.enqueue(&message, new, START + sequence),
+        sender_domain,
+        recipient_domains: recipients.iter().map(|address| address.rsplit_once('@').unwrap().1.to_owned()).collect(),
+        tags: tags.iter().filter(|tag| !tag.is_empty()).map(|tag| String::from_utf8(tag.to_vec()).unwrap()).collect(),
+    }
+}
+
+fn all(queue: &mut Queue, filter: &Filter, limit: usize) -> Vec<u64> {
+    let (mut found, mut cursor) = (Vec::new(), Some(Cursor::default()));
+    while let Some(at) = cursor {
+        let before = found.len();
+        cursor = queue.page(filter, at, limit, |message| found.push(message.envelope().id.sequence)).unwrap();
+        assert!(found.len() - before <= limit);
+    }
+    found
+}
+
+/// Each filter finds what a plain map says, in the order of arrival, at any depth of messages that were not put into lists yet.
+#[test]
+fn every_filter_finds_what_a_map_finds() {
+    for seed in 0..8 {
+        let (mut queue, mut random) = (queue(seed), Jitter::new(seed));
+        let mut known: BTreeMap<u64, Known> = BTreeMap::new();
+        for sequence in 0..2500 {
+            known.insert(sequence, put(&mut queue, &mut random, sequence));
+            if random.below(3) == 0 {
+                let gone = random.below(sequence + 1);
+                if let Some(message) = known.remove(&gone) {
+                    let _settled_record = queue.delete(message.key, START + sequence);
+                    queue.recorded(message.key);
+                }
+            }
+            if sequence % 250 != 0 {
+                continue;
+            }
+            for domain in DOMAINS {
+                for tag in [None, Some("bulk"), Some("none")] {
+                    let filter = Filter { recipient_domain: Some(domain.to_uppercase()), tag: tag.map(str::to_owned), ..Filter::default() };
+                    let expected: Vec<u64> = known
+                        .iter()
+                        .filter(|(_, message)| {
+                            message.recipient_domains.contains(domain) && tag.is_none_or(|tag| message.tags.contains(tag))
+                        })
+                        .map(|(sequence, _)| *sequence)
+                        .collect();
+                    assert_eq!(all(&mut queue, &filter, 7), expected, "seed {seed}: {filter:?}");
+                }
+                let filter = Filter { sender_domain: Some(format!("{domain}.")), accepted_until: Some(START + 900), ..Filter::default() };
+                let expected: Vec<u64> = known
+                    .iter()
+                    .filter(|(sequence, message)| message.sender_domain == domain && **sequence <= 900)
+                    .map(|(sequence, _)| *sequence)
+                    .collect();
+                assert_eq!(all(&mut queue, &filter, 1000), expected, "seed {seed}: {filter:?}");
+                let counted = known.values().filter(|message| message.sender_domain == domain).count();
+                let term = queue.terms(TermKind::SenderDomain).find(|(name, _)| *name == domain.as_bytes());
+                assert_eq!(term.map_or(0, |(_, count)| count), counted);
+            }
+        }
+    }
+}
+
+/// Before, a page went on at a slot's number; in a list the message it would go on at can be gone.
+#[test]
+fn pages_fit_together_although_messages_leave_between_them() {
+    let (mut queue, mut random) = (queue(3), Jitter::new(3));
+    let mut known: Vec<Known> = (0..3000).map(|sequence| put(&mut queue, &mut random, sequence)).collect();
+    let filter = Filter { recipient_domain: Some("b.test".into()), ..Filter::default() };
+    let mut expected: BTreeSet<u64> =
+        (0..).zip(&known).filter(|(_, message)| message.recipient_domains.contains("b.test")).map(|(at, _)| at).collect();
+    let (mut seen, mut cursor, mut removed) = (BTreeSet::new(), Some(Cursor::default()), 0);
+    while let Some(at) = cursor {
+        cursor = queue.page(&filter, at, 10, |message| assert!(seen.insert(message.envelope().id.sequence))).unwrap();
+        // What comes next is what leaves, above all.
+        let next: Vec<u64> = expected.difference(&seen).take(3).copied().collect();
+        for sequence in next {
+            let key = known[sequence as usize].key;
+            let _settled_record = queue.delete(key, START);
+            queue.recorded(key);
+            expected.remove(&sequence);
+            removed += 1;
+        }
+        known.push(put(&mut queue, &mut random, known.len() as u64));
+    }
+    assert!(removed > 100 && expected.is_subset(&seen));
+}
+
+#[test]
+fn a_listing_that_was_given_up_says_so() {
+    let (mut queue, mut random) = (queue(3), Jitter::new(3));
+    (0..100).for_each(|sequence| drop(put(&mut queue, &mut random, sequence)));
+    let filter = Filter { sender_domain: Some("a.test".into()), ..Filter::default() };
+    let first = queue.page(&filter, Cursor::default(), 1, |_| ()).unwrap().unwrap();
+    for _ in 0..32 {
+        let _others = queue.page(&filter, Cursor::default(), 1, |_| ()).unwrap().unwrap();
+    }
+    assert_eq!(queue.page(&filter, first, 1, |_| ()), Err(CursorLost));
+    assert_eq!(queue.page(&filter, Cursor::at(u64::MAX), 1, |_| ()), Err(CursorLost));
+}
+
+/// Looking for a few among many goes along a list: a scan would take a page for each few thousand messages.
+#[test]
+fn few_among_many_are_found_on_a_few_pages() {
+    let mut queue = queue(1);
+    let destination = queue.route(b"a.test");
+    for sequence in 0..200_000 {
+        let rare = sequence % 50_000 == 49_999;
+        let tags: &[&[u8]] = if rare { &[b"rare"] } else { &[] };
+        let message = NewMessage {
+            id: QueueId { boot: 1, shard: 0, sequence },
+            reverse_path: if rare { b"s@rare.test" } else { b"s@x.test" },
+            tags,
+            ..NewMessage::default()
+        };
+        let address: &[u8] = if rare { b"r@few.test" } else { b"r@many.test" };
+        queue.enqueue(&message, [NewRecipient { address, destination }].into_iter(), START);
+    }
+    let by = [
+        Filter { tag: Some("rare".into()), ..Filter::default() },
+        Filter { sender_domain: Some("rare.test".into()), recipient_domain: Some("few.test".into()), ..Filter::default() },
+        Filter { sender: Some("S@Rare.test".into()), state: Some(State::Ready), ..Filter::default() },
+    ];
+    for filter in by {
+        let (mut found, mut cursor) = (Vec::new(), Cursor::default());
+        // New messages are put into lists first, a bounded number for each call.
+        let pages = (1..).find(|_| match queue.page(&filter, cursor, 10, |message| found.push(message.envelope().id.sequence)).unwrap() {
+            Some(next) => {
+                cursor = next;
+                false
+            }
+            None => true,
+        });
+        assert_eq!(found, [49_999, 99_999, 149_999, 199_999], "{filter:?}");
+        assert!(pages.unwrap() <= 9, "{pages:?}");
+    }
+}
+
+/// A delivered message leaves its lists, and a queue that is empty again has no terms.
+#[test]
+fn what_is_delivered_is_in_no_list() {
+    let (mut queue, mut random) = (queue(9), Jitter::new(9));
+    let mut record = Vec::new();
+    (0..500).for_each(|sequence| drop(put(&mut queue, &mut random, sequence)));
+    assert!(!all(&mut queue, &Filter { sender_domain: Some("a.test".into()), ..Filter::default() }, 100).is_empty());
+    while let Some(Work::Attempt(dispatch)) = queue.poll(START + 1000, &mut record) {
+        let key = dispatch.key();
+        let outcomes: Vec<_> = queue.recipients(&dispatch).map(|(number, _)| (number, Outcome::Delivered { reply: b"250 ok" })).collect();
+        let _all_are_delivered = queue.settle(dispatch, &outcomes, START + 1000, &mut record);
+        queue.recorded(key);
+    }
+    assert!(queue.is_empty());
+    for kind in [TermKind::SenderDomain, TermKind::RecipientDomain, TermKind::Tag] {
+        assert_eq!(queue.terms(kind).count(), 0, "{kind:?}");
+    }
+}

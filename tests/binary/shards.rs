@@ -1,0 +1,89 @@
+//! Several shards of one node: who serves a connection.
+
+use std::time::{Duration, Instant};
+
+use crate::client::Client;
+use crate::node::{Node, PATIENCE, Setup};
+
+/// Connections that a client keeps.
+const KEPT: usize = 10;
+const TRIALS: usize = 50;
+
+/// Two shards, on the first core this process may use.
+pub(crate) fn two_shards(setup: Setup) -> Setup {
+    let allowed = rustix::thread::sched_getaffinity(None).unwrap();
+    let core = (0..rustix::thread::CpuSet::MAX_CPU).find(|&core| allowed.is_set(core)).unwrap();
+    let extra = format!("[shards]\ncores = \"{core}\"\nper_core = 2\n{}", setup.extra);
+    Setup { extra: extra.leak(), ..setup }
+}
+
+/// A counter of the running node.
+pub(crate) fn counter(node: &Node, name: &str) -> u64 {
+    let output = node.ask(&["stats", "--json"]);
+    let stats: serde_json::Value = serde_json::from_slice(&output.stdout).expect("stats are one JSON object");
+    stats[name].as_u64().unwrap_or_else(|| panic!("no counter {name}: {stats}"))
+}
+
+/// The shard that accepted the message, from its queue id.
+pub(crate) fn shard_of(queue_id: &str) -> usize {
+    queue_id[7..11].parse().expect("shards below ten are decimal in base 32, too")
+}
+
+fn wait_for_no_session(node: &Node) {
+    let began = Instant::now();
+    while counter(node, "sessions") > 0 {
+        assert!(began.elapsed() < PATIENCE, "sessions do not end");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[test]
+fn ten_kept_connections_are_spread_over_two_shards_six_to_four_at_worst() {
+    let node = Node::start(&two_shards(Setup { route: "via = \"discard\"".into(), ..Setup::new() }));
+    let mut distribution = [0; KEPT + 1];
+    for _ in 0..TRIALS {
+        wait_for_no_session(&node);
+        // All at once, before any of them is served.
+        let clients: Vec<Client> = (0..KEPT).map(|_| Client::silent(node.address)).collect();
+        let on_first = clients
+            .into_iter()
+            .map(|mut client| {
+                assert!(client.reply().starts_with("220 "));
+                client.must("EHLO client.x.test", "250");
+                let shard = shard_of(&client.deliver("d@z.test", "Subject: x\r\n\r\nx"));
+                (client, shard)
+            })
+            // Collected, so that all are open until the last is served.
+            .collect::<Vec<_>>()
+            .iter()
+            .filter(|(_, shard)| *shard == 0)
+            .count();
+        distribution[on_first] += 1;
+    }
+    println!("connections on the first of two shards, trials: {distribution:?}");
+    assert_eq!(distribution[4..=6].iter().sum::<usize>(), TRIALS, "{distribution:?}");
+    assert!(counter(&node, "connections_passed") > 0, "the kernel's hash alone does not do this");
+    assert_eq!(counter(&node, "connections_taken"), counter(&node, "connections_passed"));
+}
+
+#[test]
+fn limits_hold_for_connections_that_were_passed_on() {
+    let setup = Setup {
+        route: "via = \"discard\"".into(),
+        networks: "[\"192.0.2.0/24\"]",
+        extra: "[smtp]\nsessions_per_address = 6\n",
+        ..Setup::new()
+    };
+    let node = Node::start(&two_shards(setup));
+    wait_for_no_session(&node);
+    let clients: Vec<(Client, String)> = (0..12)
+        .map(|_| {
+            let mut client = Client::silent(node.address);
+            let banner = client.reply();
+            (client, banner)
+        })
+        .collect();
+    let served = clients.iter().filter(|(_, banner)| banner.starts_with("220 ")).count();
+    assert_eq!(served, 6, "each shard has half of the address's six: {:?}", clients.iter().map(|(_, banner)| banner).collect::<Vec<_>>());
+    assert!(clients.iter().all(|(_, banner)| banner.starts_with("220 ") || banner.starts_with("421 ")));
+}
