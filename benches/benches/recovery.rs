@@ -9,7 +9,7 @@ use ringpost_benches::exchange::Exchange;
 use ringpost_benches::mail::{ENVELOPE, TEXT_LINE, message, with_dot};
 use ringpost_benches::{Run, nanoseconds};
 use ringpost_engine::message_record::{TRAILER_BYTES, Trailer};
-use ringpost_queue::{NewMessage, NewRecipient, Queue, QueueId, QueueSettings, RetryPolicy, Route, Routes, Via};
+use ringpost_queue::{NewMessage, NewRecipient, Notify, Queue, QueueId, QueueSettings, RetryPolicy, Route, Routes, Via};
 use ringpost_smtp::envelope::EnvelopeView;
 use ringpost_spool::{AppendError, Content, Event, FoundFile, Host, Log, LogConfig, Op, OpKind, OpResult, RecordId, SegmentFile, Space};
 
@@ -180,7 +180,11 @@ fn recover(queue: &mut Queue, id: RecordId, view: &EnvelopeView<'_>, size: u64) 
         ..NewMessage::default()
     };
     let destination = queue.route(b"mail.example.com");
-    let recipients = view.recipients().map(|recipient| NewRecipient { address: recipient.path.as_str().as_bytes(), destination });
+    let recipients = view.recipients().map(|recipient| NewRecipient {
+        address: recipient.path.as_str().as_bytes(),
+        destination,
+        notify: Notify::UNSAID,
+    });
     let done = queue.recover(&message, recipients, std::iter::empty(), START).expect("there is no record of outcomes").done;
     assert!(!done, "nothing was delivered");
 }

@@ -1,8 +1,8 @@
 //! A queue with real entries over many destinations, and what is done with it.
 
 use ringpost_queue::{
-    DestinationId, DestinationLimits, Dispatch, NewMessage, NewRecipient, Outcome, Queue, QueueId, QueueSettings, RetryPolicy, Route,
-    Routes, Settled, Via, Work,
+    DestinationId, DestinationLimits, Dispatch, NewMessage, NewRecipient, Notify, Outcome, Queue, QueueId, QueueSettings, RetryPolicy,
+    Route, Routes, Settled, Via, Work,
 };
 
 use crate::Random;
@@ -72,7 +72,7 @@ impl Queued {
             reverse_path: b"newsletter-bounces@lists.example.org",
             ..NewMessage::default()
         };
-        let recipient = NewRecipient { address: self.addresses[at].as_bytes(), destination: self.destinations[at] };
+        let recipient = NewRecipient { address: self.addresses[at].as_bytes(), destination: self.destinations[at], notify: Notify::UNSAID };
         self.queue.enqueue(&message, std::iter::once(recipient), self.now);
     }
 

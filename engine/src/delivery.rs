@@ -173,6 +173,7 @@ impl Shard {
                     self.log_expiry(key);
                     self.persist(key, Settled::Outcome);
                 }
+                Some(Work::Report(_)) => unreachable!("reports are not switched on"),
                 Some(Work::Attempt(dispatch)) => self.start_attempt(dispatch),
             }
         }

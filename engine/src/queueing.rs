@@ -1,6 +1,6 @@
 //! Messages enter the queue: accepted ones, and those of earlier runs.
 
-use ringpost_queue::{DestinationId, NewMessage, NewRecipient, Queue, QueueId, Recovered, Settled};
+use ringpost_queue::{DestinationId, NewMessage, NewRecipient, Notify, Queue, QueueId, Recovered, Settled};
 use ringpost_smtp::envelope::EnvelopeView;
 use tracing::warn;
 
@@ -18,8 +18,16 @@ impl<'a> Iterator for Recipients<'a> {
 
     fn next(&mut self) -> Option<NewRecipient<'a>> {
         let (recipient, destination) = (self.envelope.next()?, *self.routes.next()?);
-        Some(NewRecipient { address: recipient.path.as_str().as_bytes(), destination })
+        Some(NewRecipient { address: recipient.path.as_str().as_bytes(), destination, notify: notify_of(recipient.notify) })
     }
+}
+
+/// NOTIFY as the queue keeps it.
+fn notify_of(notify: ringpost_smtp::extension::Notify) -> Notify {
+    use ringpost_smtp::extension::Notify as Said;
+    let conditions =
+        [(Said::NEVER, Notify::NEVER), (Said::SUCCESS, Notify::SUCCESS), (Said::FAILURE, Notify::FAILURE), (Said::DELAY, Notify::DELAY)];
+    conditions.into_iter().filter(|(said, _)| notify.has(*said)).fold(Notify::UNSAID, |set, (_, condition)| set.with(condition))
 }
 
 impl Shard {

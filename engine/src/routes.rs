@@ -27,6 +27,7 @@ pub(crate) fn routes_of(config: &Config, share: Share) -> Vec<Route> {
                     max_ms: millis(route.retry.cap),
                     jitter_percent: route.retry.jitter.percent(),
                     lifetime_ms: millis(route.retry.expiry),
+                    warn_after_ms: None,
                 },
                 limits: DestinationLimits {
                     connections_max: share(connections_max),

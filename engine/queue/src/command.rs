@@ -89,7 +89,7 @@ impl Queue {
     }
 
     /// A message that is neither done nor deleted.
-    fn find_open(&self, key: MessageKey) -> Option<u32> {
+    pub(crate) fn find_open(&self, key: MessageKey) -> Option<u32> {
         self.find(key).filter(|&index| !self.messages[index].flags.has(Flags::CLOSING))
     }
 

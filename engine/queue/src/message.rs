@@ -3,8 +3,9 @@
 
 use crate::arena::Span;
 use crate::destination::DestinationId;
-use crate::outcome::Settling;
+use crate::outcome::{SUCCESS_DUE, Settling};
 use crate::queue_id::QueueId;
+use crate::report::Notify;
 use crate::slab::NONE;
 
 /// Recipients of one message at most.
@@ -36,6 +37,9 @@ pub struct NewMessage<'a> {
     pub expires_at: Option<u64>,
     /// Unix milliseconds; not tried before, and its routes' lifetimes count from then (RFC 4865 4).
     pub not_before: Option<u64>,
+    /// Unix milliseconds at which the sender is told of a delay, where it wants to be (RFC 2852 4: BY with N); `None` leaves it
+    /// to the routes.
+    pub warn_at: Option<u64>,
     /// 0 to [`PRIORITY_MAX`]; more is clamped.
     pub priority: u8,
     /// The content has bytes above 127 (BODY=8BITMIME).
@@ -57,6 +61,8 @@ pub struct NewRecipient<'a> {
     pub address: &'a [u8],
     /// From [`Queue::route`](crate::Queue::route).
     pub destination: DestinationId,
+    /// What its sender wants to know.
+    pub notify: Notify,
 }
 
 /// What an attempt needs to know of its message besides its recipients.
@@ -94,6 +100,8 @@ pub(crate) struct Message {
     pub(crate) first_group: u32,
     /// Seconds from the acceptance to the release, rounded up; 0 unless it came with a time of release.
     pub(crate) release_after_s: u32,
+    /// Seconds from the acceptance to the report of a delay; 0 leaves it to the routes.
+    pub(crate) warn_after_s: u32,
     /// Records handed to the engine that it has not acknowledged.
     pub(crate) unrecorded: u32,
     pub(crate) reverse_bytes: u16,
@@ -132,6 +140,10 @@ impl Flags {
     pub(crate) const CLOSING: u16 = 4;
     pub(crate) const EIGHT_BIT: u16 = 8;
     pub(crate) const SMTPUTF8: u16 = 16;
+    /// Somebody is to be told something.
+    pub(crate) const REPORT_DUE: u16 = 128;
+    /// Its report is under way, from the wish to the acknowledgement.
+    pub(crate) const REPORT_SET: u16 = 256;
     /// `expires_at` was set by command: records keep it.
     pub(crate) const EXPIRY_SET: u16 = 32;
     /// The envelope in the record says more than addresses.
@@ -161,6 +173,7 @@ impl Default for Message {
             recipients: Span::default(),
             first_group: NONE,
             release_after_s: 0,
+            warn_after_s: 0,
             unrecorded: 0,
             reverse_bytes: 0,
             in_flight: 0,
@@ -197,11 +210,6 @@ impl Place {
         matches!(self, Self::Waiting | Self::Ready | Self::Attempting)
     }
 
-    /// Nothing is left to do.
-    pub(crate) fn is_settled(self) -> bool {
-        matches!(self, Self::Delivered | Self::Bounced)
-    }
-
     pub(crate) fn settling(self) -> Settling {
         match self {
             Self::Waiting | Self::Ready | Self::Attempting => Settling::Waiting,
@@ -224,7 +232,7 @@ pub(crate) struct Recipient {
     pub(crate) attempts: u16,
     pub(crate) dispatch: u16,
     pub(crate) place: Place,
-    /// What its sender was told: [`TOLD_DELAY`](crate::outcome::TOLD_DELAY).
+    /// What its sender was told and is to be told (`outcome.rs`), and in memory beside it what it wants to know (`report.rs`).
     pub(crate) told: u8,
     pub(crate) deferrals: u8,
     pub(crate) untried: u8,
@@ -235,6 +243,15 @@ pub(crate) struct Recipient {
 impl Recipient {
     pub(crate) fn waiting(address_end: u32, group: u32) -> Self {
         Self { address_end, group, ..Self::default() }
+    }
+
+    /// Nothing is left to do.
+    pub(crate) fn is_settled(&self) -> bool {
+        match self.place {
+            Place::Delivered => self.told & SUCCESS_DUE == 0,
+            Place::Bounced => true,
+            Place::Waiting | Place::Ready | Place::Attempting | Place::Failed => false,
+        }
     }
 
     pub(crate) fn reply(&self) -> Span {
@@ -269,6 +286,8 @@ pub(crate) struct Group {
     /// Recipients that are ready; the group is in the ready queue while this is above 0.
     pub(crate) ready: u16,
     pub(crate) priority: u8,
+    /// The time at which its sender is told of the delay has passed.
+    pub(crate) warned: bool,
 }
 
 impl Default for Group {
@@ -283,6 +302,7 @@ impl Default for Group {
             first: NO_RECIPIENT,
             ready: 0,
             priority: 0,
+            warned: false,
         }
     }
 }

@@ -3,7 +3,7 @@
 //! ```text
 //! version u8 = 2 · flags u8 (1 held by command, 2 expires_at follows, 4 route follows) · count u16 ·
 //! [expires_at u64 (unix ms)] · [length u8 (at least 1) · pattern of the route it was re-routed to] ·
-//! count x { recipient u16 · state u8 (0 waiting, 1 delivered, 2 failed, 3 bounced) · told u8 (1 delay reported) ·
+//! count x { recipient u16 · state u8 (0 waiting, 1 delivered, 2 failed, 3 bounced) · told u8 (1 delay reported, 2 success to be reported, 4 as relayed) ·
 //!           deferrals u8 · attempts u16 · last_attempt u64 · next_attempt u64 (unix ms, 0 = none) ·
 //!           reply length u8 (at most 200) · reply }
 //! ```
@@ -26,16 +26,25 @@ const FLAG_EXPIRES_AT: u8 = 2;
 const FLAG_ROUTE: u8 = 4;
 const FLAGS_KNOWN: [u8; 2] = [FLAG_HELD, FLAG_HELD | FLAG_EXPIRES_AT | FLAG_ROUTE];
 
-/// Bit of [`RecipientState::told`]: the sender was told that this recipient is delayed, or need not be.
+/// Bit of [`RecipientState::told`]: the sender was told that this recipient is delayed.
 pub(crate) const TOLD_DELAY: u8 = 1;
-const TOLD_KNOWN: u8 = TOLD_DELAY;
+/// It is delivered, and its sender has still to be told so.
+pub(crate) const SUCCESS_DUE: u8 = 2;
+/// And told that it was relayed; only with [`SUCCESS_DUE`].
+pub(crate) const SUCCESS_RELAYED: u8 = 4;
+pub(crate) const TOLD_KNOWN: u8 = TOLD_DELAY | SUCCESS_DUE | SUCCESS_RELAYED;
 
 /// What an attempt came to for one recipient. `reply` is the peer's (or our own) last word, in one line with its code;
 /// control characters are replaced and at most [`REPLY_BYTES_MAX`] bytes are kept.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Outcome<'a> {
-    /// The next hop took responsibility.
+    /// The next hop took responsibility. If its sender wants to know, it is told.
     Delivered {
+        /// Its reply to the content.
+        reply: &'a [u8],
+    },
+    /// The next hop took responsibility, and with it the duty to report (RFC 3461 6.2.1): it was given NOTIFY.
+    PassedOn {
         /// Its reply to the content.
         reply: &'a [u8],
     },
@@ -52,6 +61,12 @@ pub enum Outcome<'a> {
     /// Nothing was said about this recipient (the connection ended before its turn, or the transaction was full): ready again
     /// at once, counted as no attempt. After the third attempt in a row that decides nobody it is deferred.
     Untried,
+}
+
+impl Outcome<'_> {
+    pub(crate) fn is_delivery(&self) -> bool {
+        matches!(self, Self::Delivered { .. } | Self::PassedOn { .. })
+    }
 }
 
 /// The states that are persisted.
@@ -356,7 +371,7 @@ mod tests {
             (12, 0, DecodeError::Value),
             (13, 0xFF, DecodeError::Value),
             (states + 2, 4, DecodeError::Value),
-            (states + 3, 2, DecodeError::Value),
+            (states + 3, 8, DecodeError::Value),
             (states + 23, 201, DecodeError::Value),
         ] {
             let mut bad = record(&HEAD);

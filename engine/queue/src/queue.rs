@@ -12,6 +12,7 @@ use crate::message::{
     Envelope, Flags, Group, Message, MessageKey, NO_RECIPIENT, NOT_REROUTED, NewMessage, NewRecipient, PLACES, Recipient,
 };
 use crate::outcome::{DecodeError, Outcome, read_head};
+use crate::report::{ReportLimits, Reports};
 use crate::retry::{Jitter, RetryPolicy};
 use crate::route::{DestinationLimits, RouteId, Routes, Via};
 use crate::slab::Slab;
@@ -24,6 +25,8 @@ const TIMERS_PER_POLL: usize = 1024;
 
 /// Changes kept for [`Queue::take_change`]; a driver that takes them after each turn never sees one dropped.
 const CHANGES_MAX: usize = 4096;
+/// Polls from one look at the reports to the next while attempts can be begun.
+const REPORT_EVERY: u32 = 64;
 
 /// What holds for all routes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -34,11 +37,13 @@ pub struct QueueSettings {
     pub age_step_ms: u64,
     /// Mail past its lifetime when it is recovered, released or retried gets one more attempt within this time.
     pub grace_ms: u64,
+    /// How fast senders are told; `None`: they are not, and failed recipients stay until a command takes them away.
+    pub reports: Option<ReportLimits>,
 }
 
 impl Default for QueueSettings {
     fn default() -> Self {
-        Self { messages_max: 4_000_000, age_step_ms: 30_000, grace_ms: 4 * 3_600_000 }
+        Self { messages_max: 4_000_000, age_step_ms: 30_000, grace_ms: 4 * 3_600_000, reports: None }
     }
 }
 
@@ -51,6 +56,9 @@ pub enum Work {
     /// The lifetime of some recipients of this message ended; they are failed. Persist the record that `poll` wrote as an
     /// outcome, then call [`Queue::recorded`].
     Expired(MessageKey),
+    /// Tell the sender what [`Queue::report`] says, then call [`Queue::reported`], or [`Queue::postpone_report`] if that cannot
+    /// be done now.
+    Report(MessageKey),
 }
 
 /// What happened to a destination, for the log and the counters.
@@ -103,7 +111,7 @@ impl Dispatch {
 pub enum Settled {
     /// Persist the record that was appended as an outcome of this message, then call [`Queue::recorded`].
     Outcome,
-    /// Every recipient is delivered or bounced, or the message was deleted: persist a settled record (nothing was appended), then call
+    /// Every recipient is delivered or bounced and nobody is to be told anything, or the message was deleted: persist a settled record (nothing was appended), then call
     /// [`Queue::recorded`], which drops the message.
     Done,
     /// Nothing changed that must outlive a crash.
@@ -137,6 +145,8 @@ pub struct Queue {
     pub(crate) timers: Wheel,
     pub(crate) destinations: Vec<Destination>,
     pub(crate) destination_timers: Wheel,
+    pub(crate) reports: Reports,
+    polls: u32,
     /// Destinations that may be served, each at most once, in turn.
     pub(crate) serving: VecDeque<u32>,
     pub(crate) changes: VecDeque<Change>,
@@ -166,6 +176,8 @@ impl Queue {
             index: Index::new(seed.rotate_left(17)),
             timers: Wheel::new(now),
             destination_timers: Wheel::new(now),
+            reports: Reports::new(settings.reports, seed, now),
+            polls: 0,
             serving: VecDeque::with_capacity(destinations.len()),
             destinations,
             changes: VecDeque::new(),
@@ -252,6 +264,7 @@ impl Queue {
         } else {
             self.grant_grace(index, now);
             self.start(index, now);
+            self.want_what_is_left(index, now);
         }
         Ok(Recovered { key: self.key(index), done, lost_route: route.filter(|_| rerouted.is_none()) })
     }
@@ -277,6 +290,13 @@ impl Queue {
                 Popped::Nothing => break,
             }
         }
+        // After the attempts, so that what fails together is told together; now and then before them, so that no load starves reports.
+        self.polls = self.polls.wrapping_add(1);
+        if self.polls.is_multiple_of(REPORT_EVERY)
+            && let Some(key) = self.poll_report(now)
+        {
+            return Some(Work::Report(key));
+        }
         while let Some(destination) = self.serving.pop_front() {
             self.destinations[destination as usize].listed = false;
             let dispatch = self.destinations[destination as usize].may_start(now).then(|| self.dispatch(destination, now)).flatten();
@@ -285,7 +305,7 @@ impl Queue {
                 return Some(Work::Attempt(dispatch));
             }
         }
-        None
+        self.poll_report(now).map(Work::Report)
     }
 
     /// The next attempt at one destination, for a connection that has just become free.
@@ -312,7 +332,8 @@ impl Queue {
         if !self.serving.is_empty() {
             return Some(now);
         }
-        [self.timers.next_due(), self.destination_timers.next_due()].into_iter().flatten().min().map(|at| at.max(now))
+        let next = [self.timers.next_due(), self.destination_timers.next_due(), self.next_report(now)];
+        next.into_iter().flatten().min().map(|at| at.max(now))
     }
 
     /// Sender and size of a queued message; `None` if it has left the queue.
@@ -350,7 +371,7 @@ impl Queue {
         // Read by its end, and seldom in the cache: the load begins here and nothing waits for it.
         self.timers.touch(index);
         // Then nobody is deferred, and nothing is drawn.
-        let decides_all = !outcomes.is_empty() && outcomes.iter().all(|(_, outcome)| matches!(outcome, Outcome::Delivered { .. }));
+        let decides_all = !outcomes.is_empty() && outcomes.iter().all(|(_, outcome)| outcome.is_delivery());
         let attempted = Attempted {
             group: dispatch.group,
             number: dispatch.number,
@@ -361,7 +382,7 @@ impl Queue {
         };
         let (mut delivered, mut changed) = (false, false);
         for (recipient, outcome) in outcomes {
-            delivered |= matches!(outcome, Outcome::Delivered { .. });
+            delivered |= outcome.is_delivery();
             changed |= self.settle_recipient(index, *recipient, outcome, &attempted);
         }
         if delivered {

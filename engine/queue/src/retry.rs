@@ -11,12 +11,20 @@ pub struct RetryPolicy {
     pub jitter_percent: u8,
     /// Age at which a recipient that is still not delivered fails (RFC 5321 4.5.4.1: at least 4 to 5 days).
     pub lifetime_ms: u64,
+    /// Age at which the sender is told that a recipient is delayed; `None`: it is not.
+    pub warn_after_ms: Option<u64>,
 }
 
 impl Default for RetryPolicy {
     fn default() -> Self {
         const MINUTE: u64 = 60_000;
-        Self { first_ms: 5 * MINUTE, max_ms: 240 * MINUTE, jitter_percent: 20, lifetime_ms: 5 * 24 * 60 * MINUTE }
+        Self {
+            first_ms: 5 * MINUTE,
+            max_ms: 240 * MINUTE,
+            jitter_percent: 20,
+            lifetime_ms: 5 * 24 * 60 * MINUTE,
+            warn_after_ms: Some(240 * MINUTE),
+        }
     }
 }
 

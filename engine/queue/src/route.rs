@@ -43,6 +43,13 @@ pub enum Via {
     Hold,
 }
 
+impl Via {
+    /// No further hop has the mail then: what is delivered so is reported as delivered, not as relayed (RFC 3464 2.3.3).
+    pub fn is_final(&self) -> bool {
+        matches!(self, Self::Discard)
+    }
+}
+
 /// Limits per destination of one shard; the engine divides those of the configuration by the number of shards.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct DestinationLimits {

@@ -6,7 +6,10 @@ use crate::index::TAGS_MAX;
 use crate::message::{
     Flags, Group, Message, MessageKey, NOT_REROUTED, NewMessage, NewRecipient, PRIORITY_MAX, Place, RECIPIENTS_MAX, Recipient,
 };
-use crate::outcome::{DecodeError, REPLY_BYTES_MAX, RecipientState, RecordHead, RecordWriter, Settling, read_record, sanitise};
+use crate::outcome::{
+    DecodeError, REPLY_BYTES_MAX, RecipientState, RecordHead, RecordWriter, SUCCESS_DUE, SUCCESS_RELAYED, Settling, TOLD_KNOWN,
+    read_record, sanitise,
+};
 use crate::queue::Queue;
 use crate::queue_id::QueueId;
 use crate::slab::NONE;
@@ -56,6 +59,7 @@ impl Queue {
             // Until the groups are made, `group` holds the destination.
             *state = Recipient::waiting(end as u32, recipient.destination.0);
             state.next_attempt = new.not_before.unwrap_or(0);
+            state.set_notify(recipient.notify);
         }
         let message = &mut self.messages[index];
         *message = Message {
@@ -67,6 +71,9 @@ impl Queue {
             addresses,
             recipients: span,
             release_after_s: u32::try_from(wait_ms.div_ceil(1000)).unwrap_or(u32::MAX),
+            warn_after_s: new
+                .warn_at
+                .map_or(0, |at| u32::try_from(at.saturating_sub(new.accepted_at).div_ceil(1000)).unwrap_or(u32::MAX).max(1)),
             reverse_bytes: u16::try_from(new.reverse_path.len()).expect("the session limits paths"),
             priority: new.priority.min(PRIORITY_MAX),
             ..Message::default()
@@ -128,7 +135,7 @@ impl Queue {
 
     /// Takes in a persisted record.
     pub(crate) fn apply(&mut self, index: u32, record: &[u8]) -> Result<(), DecodeError> {
-        let span = self.messages[index].recipients;
+        let (span, reports) = (self.messages[index].recipients, self.settings.reports.is_some());
         let head = read_record(record, |state| {
             if usize::from(state.recipient) >= span.len() {
                 return Err(DecodeError::Recipient(state.recipient));
@@ -142,7 +149,11 @@ impl Queue {
             self.place(index, state.recipient, place);
             self.keep_reply(index, state.recipient, &[state.reply]);
             let recipient = &mut self.recipients.get_mut(span)[usize::from(state.recipient)];
-            (recipient.attempts, recipient.deferrals, recipient.told) = (state.attempts, state.deferrals, state.told);
+            (recipient.attempts, recipient.deferrals) = (state.attempts, state.deferrals);
+            recipient.told = recipient.told & !TOLD_KNOWN | state.told;
+            if !reports {
+                recipient.told &= !(SUCCESS_DUE | SUCCESS_RELAYED);
+            }
             (recipient.last_attempt, recipient.next_attempt) = (state.last_attempt, state.next_attempt);
             Ok(())
         })?;
@@ -181,6 +192,7 @@ impl Queue {
         self.texts.give(addresses);
         self.recipients.give(span);
         self.timers.cancel(index);
+        self.reports.forget(index);
         let entry = self.by_id.find_entry(id.spread(), |&other| other == index);
         entry.expect("a queued message is found by its id").remove();
         // The rest is written by the next user of the slot.
@@ -213,6 +225,11 @@ impl Queue {
 
     /// Appends the state of the recipients that `select` picks.
     pub(crate) fn write_record(&self, index: u32, select: impl Fn(&Recipient) -> bool, record: &mut Vec<u8>) {
+        self.write_numbered(index, |_, recipient| select(recipient), record);
+    }
+
+    /// As [`Queue::write_record`], by number and state.
+    pub(crate) fn write_numbered(&self, index: u32, select: impl Fn(u16, &Recipient) -> bool, record: &mut Vec<u8>) {
         let message = &self.messages[index];
         let rerouted = (message.rerouted != NOT_REROUTED).then_some(usize::from(message.rerouted));
         let head = RecordHead {
@@ -221,11 +238,12 @@ impl Queue {
             route: rerouted.map(|route| self.routes.all()[route].pattern.as_str()),
         };
         let mut writer = RecordWriter::new(record, &head);
-        for (number, recipient) in self.recipients.get(message.recipients).iter().enumerate().filter(|(_, recipient)| select(recipient)) {
+        let recipients = (0..).zip(self.recipients.get(message.recipients));
+        for (number, recipient) in recipients.filter(|&(number, recipient)| select(number, recipient)) {
             writer.push(&RecipientState {
-                recipient: number as u16,
+                recipient: number,
                 settling: recipient.place.settling(),
-                told: recipient.told,
+                told: recipient.told & TOLD_KNOWN,
                 deferrals: recipient.deferrals,
                 attempts: recipient.attempts,
                 last_attempt: recipient.last_attempt,

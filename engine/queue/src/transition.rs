@@ -1,9 +1,10 @@
 //! How recipients move between their places; every move goes through [`Queue::place`].
 
 use crate::destination::{Destination, DestinationId};
-use crate::message::{Flags, Group, Message, NO_RECIPIENT, Place};
+use crate::message::{Flags, Group, Message, NO_RECIPIENT, Place, Recipient};
 use crate::outcome::{Outcome, REPLY_BYTES_MAX, sanitise};
 use crate::queue::{Dispatch, Queue, Settled};
+use crate::report::Notify;
 use crate::retry::{Jitter, RetryPolicy};
 use crate::slab::NONE;
 
@@ -41,7 +42,9 @@ impl Queue {
         if expired {
             self.write_record(index, |recipient| recipient.place == Place::Failed, record);
         }
+        self.warn(index, now);
         self.start(index, now);
+        self.want_report(index, now);
         expired
     }
 
@@ -132,6 +135,7 @@ impl Queue {
             sanitise(self.destinations[self.groups[state.group].destination as usize].reason.as_bytes(), &mut last)
         };
         self.place(index, recipient, Place::Failed);
+        self.messages[index].flags.set(Flags::REPORT_DUE, true);
         match length {
             0 => self.keep_reply(index, recipient, &[EXPIRED.as_bytes()]),
             length => self.keep_reply(index, recipient, &[EXPIRED.as_bytes(), b"; last: ", &last[..length]]),
@@ -139,7 +143,7 @@ impl Queue {
     }
 
     /// When the recipients of a group expire by their message's age alone.
-    fn end_of_life(&self, group: u32) -> u64 {
+    pub(crate) fn end_of_life(&self, group: u32) -> u64 {
         let Group { message, destination, .. } = self.groups[group];
         end_of_life(&self.messages[message], &self.destinations[destination as usize])
     }
@@ -169,6 +173,7 @@ impl Queue {
             let Group { destination, next_in_message, ready, .. } = self.groups[group];
             if ready > 0 {
                 nearest = nearest.min(deadline(message, &self.destinations[destination as usize]).unwrap_or(u64::MAX));
+                nearest = nearest.min(self.warn_at(group).unwrap_or(u64::MAX));
             }
             group = next_in_message;
         }
@@ -205,6 +210,7 @@ impl Queue {
             let Group { destination, next_in_message, .. } = self.groups[group];
             if open {
                 nearest = nearest.min(deadline(message, &self.destinations[destination as usize]).unwrap_or(u64::MAX));
+                nearest = nearest.min(self.warn_at(group).unwrap_or(u64::MAX));
             }
             group = next_in_message;
         }
@@ -281,8 +287,9 @@ impl Queue {
         state.attempts = state.attempts.saturating_add(1);
         state.last_attempt = now;
         match outcome {
-            Outcome::Delivered { .. } => {
+            Outcome::Delivered { .. } | Outcome::PassedOn { .. } => {
                 let has_reply = state.has_reply();
+                let wants_success = state.notify().has(Notify::SUCCESS) && matches!(outcome, Outcome::Delivered { .. });
                 self.placed[state.place as usize] -= 1;
                 self.placed[Place::Delivered as usize] += 1;
                 state.place = Place::Delivered;
@@ -290,9 +297,14 @@ impl Queue {
                 if has_reply {
                     self.keep_reply(index, recipient, &[]);
                 }
+                if wants_success {
+                    let destination = self.groups[attempted.group].destination;
+                    self.note_success(index, recipient, self.destinations[destination as usize].via.is_final());
+                }
             }
             Outcome::Failed { reply } => {
                 self.place(index, recipient, Place::Failed);
+                self.messages[index].flags.set(Flags::REPORT_DUE, true);
                 self.keep_reply(index, recipient, &[reply]);
             }
             Outcome::Deferred { reply } => {
@@ -368,12 +380,13 @@ impl Queue {
             Settled::Nothing
         };
         self.arm(index);
+        self.want_report(index, now);
         self.close(index);
         settled
     }
 
     pub(crate) fn is_settled(&self, index: u32) -> bool {
-        self.recipients.get(self.messages[index].recipients).iter().all(|recipient| recipient.place.is_settled())
+        self.recipients.get(self.messages[index].recipients).iter().all(Recipient::is_settled)
     }
 
     /// From here on only the acknowledgement of the settled record and open attempts keep the message. No recipient is ready.
@@ -382,6 +395,7 @@ impl Queue {
         message.flags.set(Flags::CLOSING, true);
         message.unrecorded += 1;
         self.timers.cancel(index);
+        self.reports.forget(index);
     }
 
     /// Takes all recipients of a message out of the ready queues; they wait.

@@ -10,6 +10,7 @@ use crate::index::{Chain, TAG_BYTES_MAX, TermKind, after_at};
 use crate::message::{Envelope, Flags, MessageKey, Place, Recipient};
 use crate::queue::Queue;
 use crate::queue_id::QueueId;
+use crate::report::{Notice, Notify};
 use crate::route::{RouteId, Via};
 use crate::slab::NONE;
 use crate::wait::Wait;
@@ -483,6 +484,27 @@ impl<'q> RecipientView<'q> {
             }
             State::Attempting | State::Held | State::Delivered | State::Failed | State::Bounced => None,
         }
+    }
+
+    /// What its sender is to be told and was not yet.
+    pub fn notice(&self) -> Option<Notice> {
+        self.recipient().notice()
+    }
+
+    /// Whether its sender is to be told of its [`RecipientView::notice`]: NOTIFY may say that it is not. Failures of mail with
+    /// the null reverse-path are told to nobody, or to whom the driver knows.
+    pub fn is_told(&self) -> bool {
+        self.recipient().is_told()
+    }
+
+    /// NOTIFY.
+    pub fn notify(&self) -> Notify {
+        self.recipient().notify()
+    }
+
+    /// When it fails if it is not delivered before (unix ms); what is held does not.
+    pub fn expires_at(&self) -> u64 {
+        self.message.queue.end_of_life(self.recipient().group)
     }
 
     /// The last word of the next hop about it; may be empty.

@@ -89,6 +89,11 @@ impl Wheel {
         }
     }
 
+    /// Whether `index` has a deadline.
+    pub(crate) fn is_set(&self, index: u32) -> bool {
+        self.nodes.get(index).is_some_and(|node| node.place != IDLE)
+    }
+
     /// Brings the deadline of `index` into the cache without waiting for it.
     pub(crate) fn touch(&self, index: u32) {
         black_box(self.nodes.get(index).map(|node| node.place));

@@ -1,11 +1,13 @@
 //! Random operations with restarts against a model: every recipient of every accepted message is in exactly one place, is never
-//! attempted twice at a time or after it was settled, and survives restarts with what was recorded.
+//! attempted twice at a time or after it was settled, survives restarts with what was recorded, and leaves only delivered,
+//! deleted, or with its failure reported; no report is lost, and none is made twice without a restart between.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU32;
 
 use ringpost_queue::{
-    Cursor, DestinationId, DestinationLimits, Dispatch, Filter, HostsTried, Jitter, MessageKey, NewMessage, NewRecipient, Outcome, Queue,
-    QueueId, QueueSettings, Recovered, RetryPolicy, Route, Routes, Settled, State, Via, Work,
+    About, Cursor, DestinationId, DestinationLimits, Dispatch, Filter, HostsTried, Jitter, MessageKey, NewMessage, NewRecipient, Notice,
+    Notify, Outcome, Queue, QueueId, QueueSettings, Recovered, ReportLimits, RetryPolicy, Route, Routes, Settled, State, Via, Work,
 };
 
 const START: u64 = 1_790_000_000_000;
@@ -15,14 +17,25 @@ const DOMAINS: [&str; 5] = ["a.test", "b.test", "discard.test", "hold.test", "no
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum Fate {
     Open,
+    /// And its sender is told so, or does not want to know.
     Delivered,
+    /// And its sender is still to be told.
+    SuccessDue,
     Failed,
+    Bounced,
+}
+
+impl Fate {
+    fn is_settled(self) -> bool {
+        matches!(self, Fate::Delivered | Fate::Bounced)
+    }
 }
 
 #[derive(Clone)]
 struct Accepted {
     accepted_at: u64,
     recipients: Vec<String>,
+    notify: Vec<Notify>,
     fate: Vec<Fate>,
     /// What records on disk say.
     durable_fate: Vec<Fate>,
@@ -30,6 +43,7 @@ struct Accepted {
     durable_held: bool,
     records: Vec<Vec<u8>>,
     settled: bool,
+    deleted: bool,
 }
 
 /// A record that the disk has not acknowledged, and the state that it makes durable.
@@ -50,9 +64,21 @@ struct World {
     in_flight: Vec<(Dispatch, QueueId, Vec<u16>)>,
     attempting: BTreeSet<(QueueId, u16)>,
     unacknowledged: Vec<Unacknowledged>,
+    /// Reports that the driver is at.
+    reporting: Vec<(MessageKey, QueueId)>,
+    /// Reports that are durable: recipient and kind, with the restarts before it.
+    told: BTreeMap<(QueueId, u16, bool), usize>,
+    restarts: usize,
+    with_reports: bool,
     dead: bool,
     attempts: usize,
     expired: usize,
+    reports: usize,
+}
+
+fn settings(with_reports: bool) -> QueueSettings {
+    let limits = ReportLimits { per_second: NonZeroU32::new(2), per_minute_and_sender: NonZeroU32::new(30) };
+    QueueSettings { reports: with_reports.then_some(limits), ..QueueSettings::default() }
 }
 
 fn routes(hold_is_open: bool) -> Routes {
@@ -75,7 +101,7 @@ fn routes(hold_is_open: bool) -> Routes {
 impl World {
     fn new(seed: u64) -> Self {
         Self {
-            queue: Queue::new(QueueSettings::default(), routes(false), seed, START),
+            queue: Queue::new(settings(seed.is_multiple_of(2)), routes(false), seed, START),
             random: Jitter::new(seed),
             now: START,
             accepted: BTreeMap::new(),
@@ -83,9 +109,14 @@ impl World {
             in_flight: Vec::new(),
             attempting: BTreeSet::new(),
             unacknowledged: Vec::new(),
+            reporting: Vec::new(),
+            told: BTreeMap::new(),
+            restarts: 0,
+            with_reports: seed.is_multiple_of(2),
             dead: false,
             attempts: 0,
             expired: 0,
+            reports: 0,
         }
     }
 
@@ -93,16 +124,20 @@ impl World {
         let id = QueueId { boot: 1, shard: 0, sequence: self.accepted.len() as u64 };
         let count = 1 + self.random.below(8);
         let recipients: Vec<String> = (0..count).map(|n| format!("r{n}@{}", DOMAINS[self.random.below(5) as usize])).collect();
+        let sets = [Notify::UNSAID, Notify::UNSAID, Notify::NEVER, Notify::SUCCESS, Notify::FAILURE.with(Notify::DELAY)];
+        let notify = recipients.iter().map(|_| sets[self.random.below(5) as usize]).collect();
         let open = vec![Fate::Open; recipients.len()];
         let accepted = Accepted {
             accepted_at: self.now,
             recipients,
+            notify,
             fate: open.clone(),
             durable_fate: open,
             held: false,
             durable_held: false,
             records: vec![],
             settled: false,
+            deleted: false,
         };
         let (message, domains) = (new_message(id, self.now), destinations(&self.queue, &accepted));
         let key = self.queue.enqueue(&message, recipients_of(&accepted, &domains), self.now);
@@ -171,6 +206,12 @@ impl World {
                 assert!(record.is_empty());
                 self.take(dispatch);
             }
+            Some(Work::Report(key)) => {
+                assert!(self.with_reports);
+                let id = self.id_of(key);
+                assert!(self.reporting.iter().all(|(_, other)| *other != id), "one report at a time for each message");
+                self.reporting.push((key, id));
+            }
             Some(Work::Expired(key)) => {
                 let id = self.id_of(key);
                 let accepted = self.accepted.get_mut(&id).unwrap();
@@ -189,6 +230,52 @@ impl World {
             }
         }
         true
+    }
+
+    fn finish_report(&mut self) {
+        if self.reporting.is_empty() {
+            return;
+        }
+        let index = self.random.below(self.reporting.len() as u64) as usize;
+        let (key, id) = self.reporting.swap_remove(index);
+        if self.random.below(10) == 0 {
+            return self.queue.postpone_report(key, self.now + 1000);
+        }
+        let (mut record, now) = (Vec::new(), self.now);
+        let Some(report) = self.queue.report(key) else {
+            assert_eq!(self.queue.reported(key, About::Failure, &[], now, &mut record), Settled::Nothing);
+            return assert!(record.is_empty());
+        };
+        let accepted = self.accepted.get_mut(&id).unwrap();
+        let view = self.queue.show(key).unwrap();
+        for recipient in report.recipients.iter().map(|number| view.recipients().nth(usize::from(*number)).unwrap()) {
+            let number = recipient.number();
+            let fate = &mut accepted.fate[usize::from(number)];
+            let notify = accepted.notify[usize::from(number)];
+            let wants = |condition| notify == Notify::UNSAID || notify.has(condition);
+            match (report.about, recipient.notice().unwrap()) {
+                (About::Failure, Notice::Failed) => {
+                    assert_eq!((*fate, recipient.is_told()), (Fate::Failed, wants(Notify::FAILURE)));
+                    *fate = Fate::Bounced;
+                }
+                (About::Success, Notice::Delivered | Notice::Relayed) => {
+                    assert_eq!((*fate, notify), (Fate::SuccessDue, Notify::SUCCESS));
+                    *fate = Fate::Delivered;
+                }
+                (About::Delay, Notice::Delayed) => {
+                    assert!(*fate == Fate::Open && wants(Notify::DELAY) && now >= accepted.accepted_at + 4 * HOUR);
+                }
+                wrong => panic!("{wrong:?}"),
+            }
+            if recipient.is_told() {
+                let before = self.told.insert((id, number, report.about == About::Delay), self.restarts);
+                // A retried recipient can fail again.
+                assert!(before.is_none_or(|restarts| restarts < self.restarts) || report.about == About::Failure, "told twice");
+            }
+        }
+        self.reports += 1;
+        let settled = self.queue.reported(key, report.about, &report.recipients, now, &mut record);
+        self.persist(id, settled, record);
     }
 
     fn finish_one(&mut self) {
@@ -231,6 +318,7 @@ impl World {
                     0 => Outcome::Failed { reply: b"550 5.1.1 no" },
                     1..=3 => Outcome::Deferred { reply: b"450 4.2.0 later" },
                     4 => Outcome::Untried,
+                    5 => Outcome::PassedOn { reply: b"250 ok" },
                     _ => Outcome::Delivered { reply: b"250 ok" },
                 };
                 (number, outcome)
@@ -244,8 +332,10 @@ impl World {
             return;
         }
         for (number, outcome) in &outcomes {
+            let wants_success = self.with_reports && accepted.notify[*number as usize].has(Notify::SUCCESS);
             accepted.fate[*number as usize] = match outcome {
-                Outcome::Delivered { .. } => Fate::Delivered,
+                Outcome::Delivered { .. } if wants_success => Fate::SuccessDue,
+                Outcome::Delivered { .. } | Outcome::PassedOn { .. } => Fate::Delivered,
                 Outcome::Failed { .. } => Fate::Failed,
                 _ => Fate::Open,
             };
@@ -259,7 +349,7 @@ impl World {
                 *fate = Fate::Failed;
             }
         }
-        assert_eq!(settled == Settled::Done, accepted.fate.iter().all(|fate| *fate == Fate::Delivered));
+        assert_eq!(settled == Settled::Done, accepted.fate.iter().all(|fate| fate.is_settled()));
         self.persist(id, settled, record);
     }
 
@@ -273,7 +363,10 @@ impl World {
             5..=6 => self.queue.retry(key, now, &mut record).inspect(|_| {
                 accepted.fate.iter_mut().filter(|fate| **fate == Fate::Failed).for_each(|fate| *fate = Fate::Open);
             }),
-            _ => self.queue.delete(key, now).inspect(|_| accepted.fate.fill(Fate::Delivered)),
+            _ => self.queue.delete(key, now).inspect(|_| {
+                accepted.fate.fill(Fate::Delivered);
+                accepted.deleted = true;
+            }),
         };
         if let Some(settled) = answer {
             self.persist(id, settled, record);
@@ -294,7 +387,9 @@ impl World {
                     let attempting = attempting.contains(&(id, recipient.number()));
                     let expected = match (recipient.state(), attempting) {
                         (State::Attempting, true) => Fate::Open,
+                        (State::Delivered, false) if recipient.notice().is_some() => Fate::SuccessDue,
                         (State::Delivered, false) => Fate::Delivered,
+                        (State::Bounced, false) => Fate::Bounced,
                         (State::Failed, false) => Fate::Failed,
                         (State::Deferred | State::Ready, false) => {
                             assert!(!accepted.held);
@@ -308,9 +403,8 @@ impl World {
             });
             cursor = page.expect("no other listing is under way");
         }
-        let live =
-            self.accepted.iter().filter(|(_, accepted)| accepted.fate.iter().any(|fate| *fate != Fate::Delivered)).map(|(id, _)| *id);
-        assert_eq!(listed, live.collect::<BTreeSet<_>>(), "what is not delivered or deleted is in the queue");
+        let live = self.accepted.iter().filter(|(_, accepted)| accepted.fate.iter().any(|fate| !fate.is_settled())).map(|(id, _)| *id);
+        assert_eq!(listed, live.collect::<BTreeSet<_>>(), "what is not delivered, bounced or deleted is in the queue");
         let counts = self.queue.counts();
         let places = counts.waiting + counts.ready + counts.attempting + counts.delivered + counts.failed + counts.bounced;
         let kept: usize =
@@ -326,13 +420,16 @@ impl World {
         self.attempting.clear();
         self.unacknowledged.clear();
         self.keys.clear();
-        self.queue = Queue::new(QueueSettings::default(), routes, 7, self.now);
+        self.reporting.clear();
+        self.restarts += 1;
+        self.queue = Queue::new(settings(self.with_reports), routes, 7, self.now);
         for (id, accepted) in &mut self.accepted {
             if accepted.settled {
                 continue;
             }
             accepted.fate = accepted.durable_fate.clone();
             accepted.held = accepted.durable_held;
+            accepted.deleted = false;
             let domains = destinations(&self.queue, accepted);
             let message = new_message(*id, accepted.accepted_at);
             let records = accepted.records.iter().map(Vec::as_slice);
@@ -366,12 +463,13 @@ fn destinations(queue: &Queue, accepted: &Accepted) -> Vec<DestinationId> {
 }
 
 fn recipients_of<'a>(accepted: &'a Accepted, destinations: &'a [DestinationId]) -> impl Iterator<Item = NewRecipient<'a>> + Clone {
-    accepted.recipients.iter().zip(destinations).map(|(address, &destination)| NewRecipient { address: address.as_bytes(), destination })
+    let facts = accepted.recipients.iter().zip(destinations).zip(&accepted.notify);
+    facts.map(|((address, &destination), &notify)| NewRecipient { address: address.as_bytes(), destination, notify })
 }
 
 #[test]
 fn every_recipient_is_in_exactly_one_place_whatever_happens() {
-    let (mut attempts, mut expired) = (0, 0);
+    let (mut attempts, mut expired, mut reports) = (0, 0, 0);
     for seed in 0..60 {
         eprintln!("seed {seed}");
         let mut world = World::new(seed);
@@ -379,7 +477,8 @@ fn every_recipient_is_in_exactly_one_place_whatever_happens() {
             match world.random.below(40) {
                 0..=3 => world.enqueue(),
                 4..=13 => _ = world.poll(),
-                14..=22 => world.finish_one(),
+                14..=20 => world.finish_one(),
+                21..=22 => world.finish_report(),
                 23..=30 => world.acknowledge_one(),
                 31..=32 => world.command(),
                 33..=35 => world.now += world.random.below(60_000),
@@ -409,6 +508,7 @@ fn every_recipient_is_in_exactly_one_place_whatever_happens() {
         }
         attempts += world.attempts;
         expired += world.expired;
+        reports += world.reports;
         // All goes well from here on: waking only when told, all that is not held by a route leaves or fails.
         world.dead = false;
         for (&id, &key) in &world.keys.clone() {
@@ -423,6 +523,9 @@ fn every_recipient_is_in_exactly_one_place_whatever_happens() {
             while !world.in_flight.is_empty() {
                 world.finish_one();
             }
+            while !world.reporting.is_empty() {
+                world.finish_report();
+            }
             while !world.unacknowledged.is_empty() {
                 world.acknowledge_one();
             }
@@ -435,14 +538,22 @@ fn every_recipient_is_in_exactly_one_place_whatever_happens() {
         let mut left = 0;
         let page = world.queue.page(&Filter::default(), Cursor::default(), usize::MAX, |message| {
             for recipient in message.recipients() {
-                assert!(matches!(recipient.state(), State::Failed | State::Held | State::Delivered), "{:?}", recipient.state());
+                let is_end = matches!(recipient.state(), State::Held | State::Delivered | State::Bounced);
+                assert!(is_end || recipient.state() == State::Failed && !world.with_reports, "{:?}", recipient.state());
                 left += 1;
             }
         });
         assert_eq!(page, Ok(None));
         let counts = world.queue.counts();
-        assert_eq!(left, counts.ready + counts.waiting + counts.failed + counts.delivered);
-        assert_eq!((counts.waiting, counts.attempting), (0, 0));
+        assert_eq!(left, counts.ready + counts.waiting + counts.failed + counts.delivered + counts.bounced);
+        assert_eq!((counts.waiting, counts.attempting, world.queue.reports_waiting()), (0, 0, 0));
+        for (id, accepted) in world.accepted.iter().filter(|(_, accepted)| !accepted.deleted) {
+            for (number, (fate, notify)) in (0..).zip(accepted.fate.iter().zip(&accepted.notify)) {
+                let is_told = *notify == Notify::UNSAID || notify.has(Notify::FAILURE);
+                assert!(*fate != Fate::Bounced || !is_told || world.told.contains_key(&(*id, number, false)), "a report was lost");
+            }
+        }
     }
-    assert!(attempts > 10_000 && expired > 100, "the test does its work: {attempts} attempts, {expired} expired");
+    let work = format!("{attempts} attempts, {expired} expired, {reports} reports");
+    assert!(attempts > 10_000 && expired > 100 && reports > 1000, "the test does its work: {work}");
 }

@@ -1,7 +1,7 @@
 //! When mail may go: windows, dead hosts, fail-over, revival, holds by route, priorities.
 
 use ringpost_queue::{
-    Breaker, DestinationId, DestinationLimits, Dispatch, HostIndex, HostsTried, NewMessage, NewRecipient, Outcome, Queue, QueueId,
+    Breaker, DestinationId, DestinationLimits, Dispatch, HostIndex, HostsTried, NewMessage, NewRecipient, Notify, Outcome, Queue, QueueId,
     QueueSettings, RetryPolicy, Route, Routes, Settled, State, Via, Work,
 };
 
@@ -30,13 +30,13 @@ fn enqueue(queue: &mut Queue, sequence: u64, priority: u8, now: u64) {
         ..NewMessage::default()
     };
     let destination = queue.route(b"y.test");
-    queue.enqueue(&message, [NewRecipient { address: b"b@y.test", destination }].into_iter(), now);
+    queue.enqueue(&message, [NewRecipient { address: b"b@y.test", destination, notify: Notify::UNSAID }].into_iter(), now);
 }
 
 fn poll(queue: &mut Queue, now: u64) -> Option<Dispatch> {
     match queue.poll(now, &mut Vec::new())? {
         Work::Attempt(dispatch) => Some(dispatch),
-        Work::Expired(_) => panic!("nothing is that old"),
+        Work::Expired(_) | Work::Report(_) => panic!("nothing is that old"),
     }
 }
 

@@ -1,8 +1,8 @@
 //! The life of a message: retries, expiry wherever it is, holds, commands, and what survives a restart.
 
 use ringpost_queue::{
-    Cursor, DecodeError, DestinationLimits, Dispatch, Filter, HostsTried, MessageKey, NewMessage, NewRecipient, Outcome, Queue, QueueId,
-    QueueSettings, Recovered, RetryPolicy, Route, Routes, Settled, State, Via, Work,
+    Cursor, DecodeError, DestinationLimits, Dispatch, Filter, HostsTried, MessageKey, NewMessage, NewRecipient, Notify, Outcome, Queue,
+    QueueId, QueueSettings, Recovered, RetryPolicy, Route, Routes, Settled, State, Via, Work,
 };
 
 const START: u64 = 1_790_000_000_000;
@@ -41,6 +41,7 @@ fn recipients<'a>(queue: &Queue, addresses: &[&'a str]) -> Vec<NewRecipient<'a>>
     let route = |address: &'a str| NewRecipient {
         address: address.as_bytes(),
         destination: queue.route(address.split_once('@').unwrap().1.as_bytes()),
+        notify: Notify::UNSAID,
     };
     addresses.iter().map(|address| route(address)).collect()
 }
@@ -53,7 +54,7 @@ fn enqueue(queue: &mut Queue, addresses: &[&str]) -> MessageKey {
 fn attempt(queue: &mut Queue, now: u64) -> Option<Dispatch> {
     match queue.poll(now, &mut Vec::new())? {
         Work::Attempt(dispatch) => Some(dispatch),
-        Work::Expired(_) => panic!("not yet"),
+        other => panic!("not yet: {other:?}"),
     }
 }
 
@@ -143,6 +144,7 @@ fn mail_expires_in_the_ready_queue_of_a_dead_destination() {
                 let _ = queue.unreachable(dispatch, now, &mut record);
             }
             Some(Work::Expired(_)) => break,
+            Some(Work::Report(_)) => unreachable!("reports are off"),
             None => now = queue.next_due(now).unwrap(),
         }
     }

@@ -1,8 +1,8 @@
 //! What a destination bears: its rate, its "too much", a next hop that breaks off; and that others pay nothing for it.
 
 use ringpost_queue::{
-    Breaker, BreakerSettings, Change, DestinationId, DestinationLimits, Dispatch, HostsTried, NewMessage, NewRecipient, Outcome, Queue,
-    QueueId, QueueSettings, Rate, RetryPolicy, Route, Routes, Settled, Via, Wait, Work,
+    Breaker, BreakerSettings, Change, DestinationId, DestinationLimits, Dispatch, HostsTried, NewMessage, NewRecipient, Notify, Outcome,
+    Queue, QueueId, QueueSettings, Rate, RetryPolicy, Route, Routes, Settled, Via, Wait, Work,
 };
 
 const START: u64 = 1_790_000_000_000;
@@ -22,18 +22,12 @@ fn enqueue(queue: &mut Queue, sequence: u64, domain: &str, now: u64) {
         id: QueueId { boot: 1, shard: 0, sequence },
         size: 10,
         accepted_at: now,
-        expires_at: None,
-        not_before: None,
-        extended: false,
-        priority: 0,
-        eight_bit: false,
-        smtputf8: false,
         reverse_path: b"s@x.test",
         ..NewMessage::default()
     };
     let destination = queue.route(domain.as_bytes());
     let address = format!("b@{domain}");
-    queue.enqueue(&message, [NewRecipient { address: address.as_bytes(), destination }].into_iter(), now);
+    queue.enqueue(&message, [NewRecipient { address: address.as_bytes(), destination, notify: Notify::UNSAID }].into_iter(), now);
 }
 
 fn poll(queue: &mut Queue, now: u64) -> Option<Dispatch> {

@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ringpost_queue::{
-    Cursor, CursorLost, Filter, Jitter, MessageKey, NewMessage, NewRecipient, Outcome, Queue, QueueId, QueueSettings, RetryPolicy, Route,
-    Routes, State, TermKind, Via, Work,
+    Cursor, CursorLost, Filter, Jitter, MessageKey, NewMessage, NewRecipient, Notify, Outcome, Queue, QueueId, QueueSettings, RetryPolicy,
+    Route, Routes, State, TermKind, Via, Work,
 };
 
 const START: u64 = 1_790_000_000_000;
@@ -43,7 +43,7 @@ fn put(queue: &mut Queue, random: &mut Jitter, sequence: u64) -> Known {
         ..NewMessage::default()
     };
     let destination = queue.route(b"a.test");
-    let new = recipients.iter().map(|address| NewRecipient { address: address.as_bytes(), destination });
+    let new = recipients.iter().map(|address| NewRecipient { address: address.as_bytes(), destination, notify: Notify::UNSAID });
     Known {
         key: queue.enqueue(&message, new, START + sequence),
         sender_domain,
@@ -160,7 +160,7 @@ fn few_among_many_are_found_on_a_few_pages() {
             ..NewMessage::default()
         };
         let address: &[u8] = if rare { b"r@few.test" } else { b"r@many.test" };
-        queue.enqueue(&message, [NewRecipient { address, destination }].into_iter(), START);
+        queue.enqueue(&message, [NewRecipient { address, destination, notify: Notify::UNSAID }].into_iter(), START);
     }
     let by = [
         Filter { tag: Some("rare".into()), ..Filter::default() },

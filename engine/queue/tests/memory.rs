@@ -1,7 +1,9 @@
 //! What a queued message costs: bytes while it waits, allocations while it passes.
 
 use allocation_counter::measure;
-use ringpost_queue::{NewMessage, NewRecipient, Outcome, Queue, QueueId, QueueSettings, RetryPolicy, Route, Routes, Settled, Via, Work};
+use ringpost_queue::{
+    NewMessage, NewRecipient, Notify, Outcome, Queue, QueueId, QueueSettings, RetryPolicy, Route, Routes, Settled, Via, Work,
+};
 
 const START: u64 = 1_790_000_000_000;
 const SENDER: &[u8] = b"newsletter-bounces@lists.example.org";
@@ -33,7 +35,7 @@ fn message(sequence: u64, now: u64) -> NewMessage<'static> {
 
 fn enqueue(queue: &mut Queue, sequence: u64, now: u64) {
     let destination = queue.route(b"mail.example.com");
-    queue.enqueue(&message(sequence, now), [NewRecipient { address: RECIPIENT, destination }].into_iter(), now);
+    queue.enqueue(&message(sequence, now), [NewRecipient { address: RECIPIENT, destination, notify: Notify::UNSAID }].into_iter(), now);
 }
 
 #[test]

@@ -1,0 +1,316 @@
+//! Who is told what became of a message: failures, delays and successes as NOTIFY asks, at a bounded pace, over restarts.
+
+use std::num::NonZeroU32;
+
+use ringpost_queue::{
+    About, DestinationLimits, Dispatch, MessageKey, NewMessage, NewRecipient, Notice, Notify, Outcome, Queue, QueueId, QueueSettings,
+    Recovered, ReportLimits, RetryPolicy, Route, Routes, Settled, State, Via, Work,
+};
+
+const START: u64 = 1_790_000_000_000;
+const HOUR: u64 = 3_600_000;
+const LATER: Outcome<'_> = Outcome::Deferred { reply: b"450 4.2.0 later" };
+const DELIVERED: Outcome<'_> = Outcome::Delivered { reply: b"250 ok" };
+const PASSED_ON: Outcome<'_> = Outcome::PassedOn { reply: b"250 ok" };
+const REFUSED: Outcome<'_> = Outcome::Failed { reply: b"550 5.1.1 no" };
+const ID: QueueId = QueueId { boot: 1, shard: 0, sequence: 1 };
+
+fn queue_with(limits: ReportLimits) -> Queue {
+    let route = |pattern: &str, via, warn_after_ms| Route {
+        pattern: pattern.into(),
+        via,
+        retry: RetryPolicy { warn_after_ms, ..RetryPolicy::default() },
+        limits: DestinationLimits::default(),
+    };
+    let smarthost = || Via::Smarthost { hosts: vec!["h:25".into()] };
+    let routes = Routes::new(vec![
+        route("*", smarthost(), Some(4 * HOUR)),
+        route("slow.test", smarthost(), Some(9 * HOUR)),
+        route("silent.test", smarthost(), None),
+        route("final.test", Via::Discard, Some(4 * HOUR)),
+    ]);
+    Queue::new(QueueSettings { reports: Some(limits), ..QueueSettings::default() }, routes.unwrap(), 1, START)
+}
+
+fn queue() -> Queue {
+    queue_with(ReportLimits::default())
+}
+
+fn message(sequence: u64) -> NewMessage<'static> {
+    NewMessage { id: QueueId { sequence, ..ID }, size: 10, accepted_at: START, reverse_path: b"s@x.test", ..NewMessage::default() }
+}
+
+fn recipients<'a>(queue: &Queue, addresses: &[(&'a str, Notify)]) -> Vec<NewRecipient<'a>> {
+    let route = |&(address, notify): &(&'a str, Notify)| NewRecipient {
+        address: address.as_bytes(),
+        destination: queue.route(address.split_once('@').unwrap().1.as_bytes()),
+        notify,
+    };
+    addresses.iter().map(route).collect()
+}
+
+fn enqueue(queue: &mut Queue, message: &NewMessage<'_>, addresses: &[(&str, Notify)]) -> MessageKey {
+    let recipients = recipients(queue, addresses);
+    queue.enqueue(message, recipients.into_iter(), START)
+}
+
+fn attempt(queue: &mut Queue, now: u64) -> Dispatch {
+    match queue.poll(now, &mut Vec::new()) {
+        Some(Work::Attempt(dispatch)) => dispatch,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Attempts whatever may be attempted now, each with its recipients' outcomes; a report that is wanted then is taken.
+fn attempt_all(queue: &mut Queue, now: u64, outcome: impl Fn(u16) -> Outcome<'static>) -> Vec<Vec<u8>> {
+    let mut records = Vec::new();
+    while let Some(Work::Attempt(dispatch)) = queue.poll(now, &mut Vec::new()) {
+        let outcomes: Vec<_> = queue.recipients(&dispatch).map(|(number, _)| (number, outcome(number))).collect();
+        let mut record = Vec::new();
+        let _ = queue.settle(dispatch, &outcomes, now, &mut record);
+        records.push(record);
+    }
+    records
+}
+
+fn report(queue: &mut Queue, now: u64) -> MessageKey {
+    match queue.poll(now, &mut Vec::new()) {
+        Some(Work::Report(key)) => key,
+        other => panic!("{other:?} at {now}"),
+    }
+}
+
+fn states(queue: &Queue, key: MessageKey) -> Vec<State> {
+    queue.show(key).unwrap().recipients().map(|recipient| recipient.state()).collect()
+}
+
+fn told(queue: &Queue, key: MessageKey) -> Vec<(u16, Option<Notice>, bool)> {
+    queue.show(key).unwrap().recipients().map(|recipient| (recipient.number(), recipient.notice(), recipient.is_told())).collect()
+}
+
+#[test]
+fn what_failed_together_is_one_report_and_settled_when_that_is_durable() {
+    let mut queue = queue();
+    let key =
+        enqueue(&mut queue, &message(1), &[("b@y.test", Notify::UNSAID), ("c@y.test", Notify::FAILURE), ("d@y.test", Notify::UNSAID)]);
+    let dispatch = attempt(&mut queue, START);
+    let mut record = Vec::new();
+    assert_eq!(queue.settle(dispatch, &[(0, REFUSED), (1, REFUSED), (2, DELIVERED)], START, &mut record), Settled::Outcome);
+    queue.recorded(key);
+    assert_eq!(report(&mut queue, START), key);
+    assert!(queue.poll(START, &mut Vec::new()).is_none(), "one report at a time for each message");
+    let due = queue.report(key).unwrap();
+    assert_eq!((due.about, &due.recipients[..]), (About::Failure, &[0, 1][..]));
+    assert_eq!(states(&queue, key), [State::Failed, State::Failed, State::Delivered]);
+    assert_eq!(queue.reported(key, due.about, &due.recipients, START, &mut Vec::new()), Settled::Done);
+    queue.recorded(key);
+    assert!(queue.is_empty());
+    assert_eq!((queue.next_due(START), queue.reports_waiting()), (None, 0));
+}
+
+#[test]
+fn a_failure_recorded_before_a_crash_is_reported_after_it_and_a_bounce_is_not() {
+    let mut queue = queue();
+    let addresses = [("b@y.test", Notify::UNSAID), ("c@slow.test", Notify::UNSAID)];
+    enqueue(&mut queue, &message(1), &addresses);
+    let records = attempt_all(&mut queue, START, |number| if number == 0 { REFUSED } else { LATER });
+    let all: Vec<&[u8]> = records.iter().map(Vec::as_slice).collect();
+    let again = recipients(&queue, &addresses);
+    let mut recovered = self::queue();
+    let Recovered { key: after, done, .. } = recovered.recover(&message(1), again.clone().into_iter(), all.into_iter(), START).unwrap();
+    assert!(!done);
+    assert_eq!(report(&mut recovered, START), after);
+    assert_eq!(recovered.report(after).unwrap().recipients, [0]);
+    // The report became durable before the crash: it is found, and no other is made.
+    let mut record = Vec::new();
+    assert_eq!(recovered.was_reported(after, About::Failure, &[0, 9], START, &mut record), Settled::Outcome);
+    assert_eq!(states(&recovered, after), [State::Bounced, State::Deferred]);
+    assert_eq!(recovered.report(after), None);
+    assert_eq!(recovered.was_reported(after, About::Failure, &[0], START, &mut Vec::new()), Settled::Nothing);
+    // The driver that was already at it says that there was nothing to say.
+    assert_eq!(recovered.reported(after, About::Failure, &[], START, &mut Vec::new()), Settled::Nothing);
+    let mut whole = Vec::new();
+    assert!(recovered.state(after, &mut whole));
+    let mut third = self::queue();
+    let Recovered { key, .. } = third.recover(&message(1), again.into_iter(), [&whole[..]].into_iter(), START).unwrap();
+    assert_eq!(states(&third, key), [State::Bounced, State::Deferred]);
+    assert!(third.poll(START, &mut Vec::new()).is_none());
+    assert!(!record.is_empty());
+}
+
+#[test]
+fn a_report_that_cannot_be_made_now_is_made_later() {
+    let mut queue = queue();
+    let key = enqueue(&mut queue, &message(1), &[("b@y.test", Notify::UNSAID)]);
+    attempt_all(&mut queue, START, |_| REFUSED);
+    assert_eq!(queue.report(key).unwrap().recipients, [0]);
+    queue.postpone_report(key, START + 60_000);
+    assert_eq!(queue.next_due(START).map(|at| at <= START + 60_000), Some(true));
+    assert!(queue.poll(START + 59_999, &mut Vec::new()).is_none());
+    assert_eq!(states(&queue, key), [State::Failed]);
+    assert_eq!(report(&mut queue, START + 60_000), key);
+    assert_eq!(queue.reported(key, About::Failure, &[0], START, &mut Vec::new()), Settled::Done);
+}
+
+#[test]
+fn a_recipient_retried_while_its_report_is_made_stays_open_and_a_deleted_message_asks_for_none() {
+    let mut queue = queue();
+    let key = enqueue(&mut queue, &message(1), &[("b@y.test", Notify::UNSAID)]);
+    attempt_all(&mut queue, START, |_| REFUSED);
+    assert_eq!(queue.retry(key, START, &mut Vec::new()), Some(Settled::Outcome));
+    assert_eq!(queue.reported(key, About::Failure, &[0], START, &mut Vec::new()), Settled::Outcome);
+    let dispatch = attempt(&mut queue, START);
+    let _ = queue.settle(dispatch, &[(0, REFUSED)], START, &mut Vec::new());
+    assert_eq!(queue.delete(key, START), Some(Settled::Done));
+    assert!(queue.poll(START, &mut Vec::new()).is_none());
+    assert_eq!(queue.reported(key, About::Failure, &[0], START, &mut Vec::new()), Settled::Nothing);
+}
+
+/// NOTIFY against what happens: what is told to whom.
+#[test]
+fn notify_decides_who_is_told_what() {
+    let all = Notify::SUCCESS.with(Notify::FAILURE).with(Notify::DELAY);
+    for (notify, failed, delayed, succeeded) in [
+        (Notify::UNSAID, true, true, false),
+        (Notify::NEVER, false, false, false),
+        (Notify::SUCCESS, false, false, true),
+        (Notify::FAILURE, true, false, false),
+        (Notify::DELAY, false, true, false),
+        (all, true, true, true),
+    ] {
+        let case = |address: &'static str, outcome: Outcome<'static>, now: u64| {
+            let mut queue = queue();
+            let key = enqueue(&mut queue, &message(1), &[(address, notify)]);
+            attempt_all(&mut queue, START, |_| outcome);
+            while now > START && matches!(queue.poll(now, &mut Vec::new()), Some(Work::Attempt(_))) {}
+            (told(&queue, key)[0].1, told(&queue, key)[0].2, states(&queue, key)[0])
+        };
+        assert_eq!(case("b@y.test", REFUSED, START), (Some(Notice::Failed), failed, State::Failed), "{notify:?}");
+        let expected = delayed.then_some(Notice::Delayed);
+        assert_eq!(case("b@y.test", LATER, START + 4 * HOUR).0, expected, "{notify:?}");
+        assert_eq!(case("b@silent.test", LATER, START + 40 * HOUR).0, None, "no warning on this route");
+        let expected = |notice| succeeded.then_some(notice);
+        assert_eq!(case("b@y.test", DELIVERED, START).0, expected(Notice::Relayed), "{notify:?}");
+        assert_eq!(case("b@final.test", DELIVERED, START).0, expected(Notice::Delivered), "{notify:?}");
+        assert_eq!(case("b@y.test", PASSED_ON, START).0, None, "{notify:?}: the next hop reports");
+    }
+    // Nobody is told of what became of a report, but whether it failed is the driver's to judge.
+    let null = NewMessage { reverse_path: b"", ..message(1) };
+    for (outcome, expected) in [(DELIVERED, None), (LATER, None), (REFUSED, Some(Notice::Failed))] {
+        let mut queue = queue();
+        let key = enqueue(&mut queue, &null, &[("b@y.test", all)]);
+        attempt_all(&mut queue, START, |_| outcome);
+        while matches!(queue.poll(START + 5 * HOUR, &mut Vec::new()), Some(Work::Attempt(_))) {}
+        assert_eq!(told(&queue, key)[0].1, expected);
+    }
+}
+
+#[test]
+fn a_success_that_is_to_be_told_keeps_the_message_over_a_restart() {
+    let addresses = [("b@y.test", Notify::SUCCESS), ("c@final.test", Notify::SUCCESS)];
+    let mut queue = queue();
+    let key = enqueue(&mut queue, &message(1), &addresses);
+    attempt_all(&mut queue, START, |_| DELIVERED);
+    let mut whole = Vec::new();
+    assert!(queue.state(key, &mut whole));
+    let mut queue = self::queue();
+    let again = recipients(&queue, &addresses);
+    let Recovered { key, done, .. } = queue.recover(&message(1), again.clone().into_iter(), [&whole[..]].into_iter(), START).unwrap();
+    assert!(!done);
+    assert_eq!(report(&mut queue, START), key);
+    let due = queue.report(key).unwrap();
+    assert_eq!((due.about, &due.recipients[..]), (About::Success, &[0, 1][..]));
+    assert_eq!(told(&queue, key), [(0, Some(Notice::Relayed), true), (1, Some(Notice::Delivered), true)]);
+    assert_eq!(queue.reported(key, due.about, &due.recipients, START, &mut Vec::new()), Settled::Done);
+    // With reports switched off nobody waits for one.
+    let mut off = Queue::new(QueueSettings::default(), Routes::new(vec![]).unwrap(), 1, START);
+    let again = recipients(&off, &addresses);
+    assert!(off.recover(&message(1), again.into_iter(), [&whole[..]].into_iter(), START).unwrap().done);
+}
+
+#[test]
+fn a_delay_is_told_once_at_its_time_and_not_again_after_a_restart() {
+    let addresses = [("b@y.test", Notify::UNSAID), ("c@slow.test", Notify::UNSAID), ("d@y.test", Notify::NEVER)];
+    let mut queue = queue();
+    let key = enqueue(&mut queue, &message(1), &addresses);
+    let mut now = START;
+    let mut reports = Vec::new();
+    while now < START + 20 * HOUR {
+        match queue.poll(now, &mut Vec::new()) {
+            Some(Work::Attempt(dispatch)) => {
+                let outcomes: Vec<_> = queue.recipients(&dispatch).map(|(number, _)| (number, LATER)).collect();
+                let _ = queue.settle(dispatch, &outcomes, now, &mut Vec::new());
+            }
+            Some(Work::Report(key)) => {
+                let due = queue.report(key).unwrap();
+                assert_eq!(due.about, About::Delay);
+                assert_eq!(queue.reported(key, due.about, &due.recipients, now, &mut Vec::new()), Settled::Outcome);
+                reports.push(((now - START) / HOUR, due.recipients));
+            }
+            Some(Work::Expired(_)) => unreachable!("five days"),
+            None => now = queue.next_due(now).unwrap(),
+        }
+    }
+    assert_eq!(reports, [(4, vec![0]), (9, vec![1])], "each by its route, NEVER never");
+    let mut whole = Vec::new();
+    assert!(queue.state(key, &mut whole));
+    let mut queue = self::queue();
+    let again = recipients(&queue, &addresses);
+    let _ = queue.recover(&message(1), again.into_iter(), [&whole[..]].into_iter(), now).unwrap();
+    while let Some(work) = queue.poll(now, &mut Vec::new()) {
+        assert!(matches!(work, Work::Attempt(_)), "{work:?}");
+    }
+}
+
+#[test]
+fn a_delay_is_told_of_mail_in_the_ready_queue_and_at_the_time_the_message_says() {
+    let mut queue = queue();
+    queue.pause(queue.route(b"y.test"), true, START);
+    let first = enqueue(&mut queue, &message(1), &[("b@y.test", Notify::UNSAID)]);
+    let second = enqueue(&mut queue, &NewMessage { warn_at: Some(START + HOUR), ..message(2) }, &[("b@y.test", Notify::UNSAID)]);
+    assert!(queue.poll(START + HOUR - 1, &mut Vec::new()).is_none());
+    assert_eq!(report(&mut queue, START + HOUR), second);
+    assert!(queue.poll(START + 4 * HOUR - 1, &mut Vec::new()).is_none());
+    assert_eq!(report(&mut queue, START + 4 * HOUR), first);
+    assert_eq!(told(&queue, first), [(0, Some(Notice::Delayed), true)]);
+}
+
+#[test]
+fn a_storm_is_reported_at_the_pace_of_its_sender_and_of_all_and_nothing_is_dropped() {
+    let limits = ReportLimits { per_second: NonZeroU32::new(10), per_minute_and_sender: NonZeroU32::new(6) };
+    let mut queue = queue_with(limits);
+    for sequence in 0..60 {
+        let reverse_path: &[u8] = if sequence < 40 { b"storm@x.test" } else { b"calm@x.test" };
+        // NEVER needs no report, so it waits for none.
+        let notify = if sequence == 59 { Notify::NEVER } else { Notify::UNSAID };
+        enqueue(&mut queue, &NewMessage { reverse_path, ..message(sequence) }, &[("b@final.test", notify)]);
+    }
+    let (mut now, mut times) = (START, Vec::new());
+    loop {
+        match queue.poll(now, &mut Vec::new()) {
+            Some(Work::Attempt(dispatch)) => {
+                let key = dispatch.key();
+                let _ = queue.settle(dispatch, &[(0, REFUSED)], now, &mut Vec::new());
+                queue.recorded(key);
+            }
+            Some(Work::Report(key)) => {
+                let sequence = queue.envelope(key).unwrap().id.sequence;
+                times.push((now - START, sequence));
+                assert_eq!(queue.reported(key, About::Failure, &[0], now, &mut Vec::new()), Settled::Done);
+                queue.recorded(key);
+            }
+            Some(Work::Expired(_)) => unreachable!("nothing waits so long"),
+            None if queue.is_empty() => break,
+            None => now = queue.next_due(now).unwrap(),
+        }
+    }
+    assert_eq!(times.len(), 60);
+    let last =
+        |range: std::ops::Range<u64>| times.iter().filter(|(_, sequence)| range.contains(sequence)).map(|(at, _)| *at).max().unwrap();
+    assert_eq!(last(0..40), 340_000, "six at once, then one every ten seconds");
+    assert_eq!(last(40..59), 130_000, "another sender does not wait for the storm");
+    assert_eq!(last(59..60), 0);
+    for at in times.iter().map(|(at, _)| *at) {
+        assert!(times.iter().filter(|(other, _)| (at..at + 1000).contains(other)).count() <= 20, "a second's worth and its burst");
+    }
+}
