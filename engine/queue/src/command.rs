@@ -93,7 +93,7 @@ impl Queue {
         self.find(key).filter(|&index| !self.messages[index].flags.has(Flags::CLOSING))
     }
 
-    fn persist_flags(&mut self, index: u32, record: &mut Vec<u8>) -> Settled {
+    pub(crate) fn persist_flags(&mut self, index: u32, record: &mut Vec<u8>) -> Settled {
         self.write_record(index, |_| false, record);
         self.messages[index].unrecorded += 1;
         Settled::Outcome

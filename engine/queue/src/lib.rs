@@ -28,6 +28,7 @@ mod report;
 mod retry;
 mod route;
 mod slab;
+mod steering;
 mod storage;
 mod throttling;
 mod transition;

@@ -150,6 +150,8 @@ impl Flags {
     pub(crate) const EXTENDED: u16 = 64;
     /// It is in lists of the index.
     pub(crate) const LISTED: u16 = 1024;
+    /// Its recipients lead elsewhere than their groups say: grouped anew when no attempt runs.
+    pub(crate) const REGROUP: u16 = 2048;
 
     pub(crate) fn has(self, flag: u16) -> bool {
         self.bits & flag != 0

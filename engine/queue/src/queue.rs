@@ -142,6 +142,8 @@ pub struct Queue {
     pub(crate) texts: Arena<u8>,
     pub(crate) by_id: HashTable<u32>,
     pub(crate) index: Index,
+    /// The domain that a recipient without one is routed by.
+    pub(crate) local_domain: String,
     pub(crate) timers: Wheel,
     pub(crate) destinations: Vec<Destination>,
     pub(crate) destination_timers: Wheel,
@@ -173,6 +175,7 @@ impl Queue {
             recipients: Arena::new(1),
             texts: Arena::new(8),
             by_id: HashTable::new(),
+            local_domain: String::new(),
             index: Index::new(seed.rotate_left(17)),
             timers: Wheel::new(now),
             destination_timers: Wheel::new(now),
@@ -192,8 +195,13 @@ impl Queue {
     }
 
     /// The destination of a route.
-    fn destination_of(&self, route: RouteId) -> DestinationId {
+    pub(crate) fn destination_of(&self, route: RouteId) -> DestinationId {
         DestinationId(u32::from(route.0) + 1)
+    }
+
+    /// Sets the domain that recipients without one (a bare `postmaster`) are routed by when a change of routes sends them elsewhere.
+    pub fn set_local_domain(&mut self, domain: &str) {
+        self.local_domain = domain.to_owned();
     }
 
     /// What is done with mail for a destination; [`Via::Discard`] is settled as delivered by the driver itself.
@@ -421,8 +429,7 @@ impl Queue {
         let index = dispatch.key.index;
         self.each_open(&dispatch, |queue, recipient| queue.make_ready_again(index, recipient, now));
         self.end_attempt(&dispatch, now);
-        self.arm(index);
-        self.close(index);
+        self.go_on(index, now);
     }
 
     /// A record of this message is acknowledged. The last one of a done or deleted message drops it.

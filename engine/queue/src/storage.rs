@@ -83,13 +83,7 @@ impl Queue {
         message.flags.set(Flags::SMTPUTF8, new.smtputf8);
         message.flags.set(Flags::EXTENDED, new.extended);
         self.placed[Place::Waiting as usize] += count;
-        for recipient in (0..count as u16).rev() {
-            let destination = self.recipients.get(span)[usize::from(recipient)].group;
-            let group = self.group_of(index, destination);
-            let state = &mut self.recipients.get_mut(span)[usize::from(recipient)];
-            (state.group, state.next_in_group) = (group, self.groups[group].first);
-            self.groups[group].first = recipient;
-        }
+        self.make_groups(index);
         if !new.tags.is_empty() {
             let listed =
                 new.tags.iter().take(TAGS_MAX).filter(|tag| !tag.is_empty()).fold(false, |listed, tag| self.index.tag(index, tag) | listed);
@@ -113,6 +107,31 @@ impl Queue {
             Some(&text[std::mem::replace(start, end)..end])
         });
         self.index.link(index, &text[..sender], recipients);
+    }
+
+    /// Puts each recipient, whose `group` holds its destination, into the group of that destination.
+    pub(crate) fn make_groups(&mut self, index: u32) {
+        let span = self.messages[index].recipients;
+        for recipient in (0..span.len() as u16).rev() {
+            let destination = self.recipients.get(span)[usize::from(recipient)].group;
+            let group = self.group_of(index, destination);
+            let state = &mut self.recipients.get_mut(span)[usize::from(recipient)];
+            (state.group, state.next_in_group) = (group, self.groups[group].first);
+            self.groups[group].first = recipient;
+        }
+    }
+
+    /// Gives the groups of a message back, none of which is in a ready queue.
+    pub(crate) fn drop_groups(&mut self, index: u32) {
+        let mut group = std::mem::replace(&mut self.messages[index].first_group, NONE);
+        while group != NONE {
+            let Group { ready, destination, next_in_message, .. } = self.groups[group];
+            assert_eq!(ready, 0, "a ready recipient is in its queue");
+            self.groups[group].message = NONE;
+            self.destinations[destination as usize].groups -= 1;
+            self.groups.give(group);
+            group = next_in_message;
+        }
     }
 
     /// The group of a message being stored for a destination. Its groups are the newest of their destinations.
@@ -172,20 +191,12 @@ impl Queue {
         if !message.flags.has(Flags::CLOSING) || message.unrecorded > 0 || message.in_flight > 0 {
             return;
         }
-        let Message { id, addresses, recipients: span, mut first_group, generation, flags, .. } = *message;
+        let Message { id, addresses, recipients: span, generation, flags, .. } = *message;
         for state in self.recipients.get(span) {
             self.texts.give(state.reply());
             self.placed[state.place as usize] -= 1;
         }
-        while first_group != NONE {
-            let group = &mut self.groups[first_group];
-            assert_eq!(group.ready, 0, "a closing message is in no ready queue");
-            group.message = NONE;
-            self.destinations[group.destination as usize].groups -= 1;
-            let next = group.next_in_message;
-            self.groups.give(first_group);
-            first_group = next;
-        }
+        self.drop_groups(index);
         if flags.has(Flags::LISTED) {
             self.index.unlink(index);
         }

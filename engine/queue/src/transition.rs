@@ -92,7 +92,7 @@ impl Queue {
     }
 
     /// Takes recipients out of the ready queue's count; the last one takes the group out of the queue.
-    fn subtract_ready(&mut self, group: u32, count: u16) {
+    pub(crate) fn subtract_ready(&mut self, group: u32, count: u16) {
         let ready = &mut self.groups[group].ready;
         *ready = ready.checked_sub(count).expect("a ready recipient is counted by its group");
         if *ready == 0 && count > 0 {
@@ -379,10 +379,20 @@ impl Queue {
         } else {
             Settled::Nothing
         };
-        self.arm(index);
         self.want_report(index, now);
-        self.close(index);
+        self.go_on(index, now);
         settled
+    }
+
+    /// After an attempt: sets the timer, groups anew what was re-routed meanwhile, and drops what has no reason to stay.
+    pub(crate) fn go_on(&mut self, index: u32, now: u64) {
+        let Message { flags, in_flight, .. } = self.messages[index];
+        if flags.has(Flags::REGROUP) && in_flight == 0 && !flags.has(Flags::CLOSING) {
+            self.regroup(index, now);
+        } else {
+            self.arm(index);
+        }
+        self.close(index);
     }
 
     pub(crate) fn is_settled(&self, index: u32) -> bool {

@@ -470,6 +470,15 @@ impl<'q> RecipientView<'q> {
         DestinationId(self.message.queue.groups[self.recipient().group].destination)
     }
 
+    /// Nothing is left to do for it.
+    pub fn is_settled(&self) -> bool {
+        self.recipient().is_settled()
+    }
+
+    pub(crate) fn place(&self) -> Place {
+        self.recipient().place
+    }
+
     /// Attempts so far.
     pub fn attempts(&self) -> u16 {
         self.recipient().attempts

@@ -1,0 +1,126 @@
+//! What operators do to some recipients of a message, or to its course: bounce, purge, re-route, another end of life.
+//!
+//! As in `command.rs`, each call answers `None` if the message has left the queue, else what to persist before the command is confirmed.
+
+use crate::destination::DestinationId;
+use crate::index::after_at;
+use crate::message::{Flags, MessageKey, NOT_REROUTED, Place};
+use crate::outcome::{REPLY_BYTES_MAX, sanitise};
+use crate::queue::{Queue, Settled};
+use crate::route::RouteId;
+use crate::view::Filter;
+
+impl Queue {
+    /// Fails the recipients that meet the filter and are not being attempted, with `reply` as the last word about them, so that their
+    /// sender is told. A held message is bounced, too.
+    pub fn bounce(&mut self, key: MessageKey, filter: &Filter, reply: &[u8], now: u64, record: &mut Vec<u8>) -> Option<Settled> {
+        let index = self.find_open(key)?;
+        let mut line = [0; REPLY_BYTES_MAX];
+        let length = sanitise(reply, &mut line);
+        let chosen = self.chosen(key, filter, |place| matches!(place, Place::Waiting | Place::Ready));
+        for &recipient in &chosen {
+            self.leave_ready(index, recipient, now);
+            self.place(index, recipient, Place::Failed);
+            self.keep_reply(index, recipient, &[&line[..length]]);
+        }
+        Some(self.conclude_steering(index, &chosen, now, record))
+    }
+
+    /// Takes the recipients that meet the filter out for good and tells nobody. When none is left that is open, the message leaves; else
+    /// those that are being attempted stay.
+    pub fn purge(&mut self, key: MessageKey, filter: &Filter, now: u64, record: &mut Vec<u8>) -> Option<Settled> {
+        let index = self.find_open(key)?;
+        let view = self.show(key).expect("it was found");
+        if view.recipients().all(|recipient| recipient.matches(filter) || recipient.is_settled()) {
+            return self.delete(key, now);
+        }
+        let chosen = self.chosen(key, filter, |place| matches!(place, Place::Waiting | Place::Ready | Place::Failed));
+        for &recipient in &chosen {
+            self.leave_ready(index, recipient, now);
+            self.place(index, recipient, Place::Bounced);
+        }
+        Some(self.conclude_steering(index, &chosen, now, record))
+    }
+
+    /// Sends a message another way, whatever its recipients' domains say; attempts under way run to their end first. It is tried there
+    /// at once. `None` also for a route that does not exist.
+    pub fn reroute(&mut self, key: MessageKey, to: RouteId, now: u64, record: &mut Vec<u8>) -> Option<Settled> {
+        let index = self.find_open(key)?;
+        if usize::from(to.0) >= self.routes.all().len() {
+            return None;
+        }
+        self.messages[index].rerouted = to.0;
+        let span = self.messages[index].recipients;
+        for recipient in self.recipients.get_mut(span).iter_mut().filter(|recipient| recipient.place == Place::Waiting) {
+            recipient.next_attempt = now;
+        }
+        self.grant_grace(index, now);
+        self.regroup(index, now);
+        Some(self.persist_flags(index, record))
+    }
+
+    /// Sets when a message expires, unix milliseconds; the lifetimes of its recipients' routes still hold when they end earlier.
+    pub fn set_expiry(&mut self, key: MessageKey, expires_at: u64, record: &mut Vec<u8>) -> Option<Settled> {
+        let index = self.find_open(key)?;
+        let message = &mut self.messages[index];
+        message.expires_at = expires_at;
+        message.grace_until = 0;
+        message.flags.set(Flags::EXPIRY_SET, true);
+        self.arm(index);
+        Some(self.persist_flags(index, record))
+    }
+
+    /// Groups a message's recipients anew by where they lead now. While attempts run it is left to the last of them to end.
+    pub(crate) fn regroup(&mut self, index: u32, now: u64) {
+        if self.messages[index].in_flight > 0 {
+            return self.messages[index].flags.set(Flags::REGROUP, true);
+        }
+        self.messages[index].flags.set(Flags::REGROUP, false);
+        self.withdraw(index);
+        self.drop_groups(index);
+        for recipient in 0..self.messages[index].recipients.len() as u16 {
+            let destination = self.destination_now(index, recipient).0;
+            self.recipients.get_mut(self.messages[index].recipients)[usize::from(recipient)].group = destination;
+        }
+        self.make_groups(index);
+        self.start(index, now);
+    }
+
+    /// Where a recipient leads by command or by its domain.
+    fn destination_now(&self, index: u32, recipient: u16) -> DestinationId {
+        let message = &self.messages[index];
+        if message.rerouted != NOT_REROUTED {
+            return self.destination_of(RouteId(message.rerouted));
+        }
+        match after_at(self.address(message, recipient)) {
+            b"" => self.route(self.local_domain.as_bytes()),
+            domain => self.route(domain),
+        }
+    }
+
+    /// The recipients that meet a filter and are in one of these places.
+    fn chosen(&self, key: MessageKey, filter: &Filter, is_one: impl Fn(Place) -> bool) -> Vec<u16> {
+        let view = self.show(key).expect("the caller found it");
+        view.recipients().filter(|recipient| is_one(recipient.place()) && recipient.matches(filter)).map(|one| one.number()).collect()
+    }
+
+    fn leave_ready(&mut self, index: u32, recipient: u16, now: u64) {
+        let state = self.recipients.get(self.messages[index].recipients)[usize::from(recipient)];
+        if state.place == Place::Ready {
+            self.subtract_ready(state.group, 1);
+            self.place(index, recipient, Place::Waiting);
+            self.refresh(self.groups[state.group].destination, now);
+        }
+    }
+
+    fn conclude_steering(&mut self, index: u32, chosen: &[u16], now: u64, record: &mut Vec<u8>) -> Settled {
+        if chosen.is_empty() {
+            return Settled::Nothing;
+        }
+        self.write_record(index, |recipient| !recipient.place.is_open(), record);
+        self.messages[index].unrecorded += 1;
+        self.arm(index);
+        self.want_what_is_left(index, now);
+        Settled::Outcome
+    }
+}

@@ -1,0 +1,185 @@
+//! Bounce, purge, re-route and another end of life: what changes, what is recorded, and what a restart makes of the records.
+
+use ringpost_queue::{
+    Dispatch, Filter, MessageKey, NewMessage, NewRecipient, Outcome, Queue, QueueId, QueueSettings, RetryPolicy, Route, RouteId, Routes,
+    Settled, State, Via, Work,
+};
+
+const START: u64 = 1_790_000_000_000;
+const HOUR: u64 = 3_600_000;
+const ID: QueueId = QueueId { boot: 1, shard: 0, sequence: 7 };
+const ADDRESSES: [&str; 3] = ["b@y.test", "c@z.test", "d@y.test"];
+
+fn queue(last_pattern: &str) -> Queue {
+    let route = |pattern: &str| Route {
+        pattern: pattern.into(),
+        via: Via::Smarthost { hosts: vec![format!("192.0.2.1:{}", pattern.len())] },
+        retry: RetryPolicy::default(),
+        limits: Default::default(),
+    };
+    let mut queue =
+        Queue::new(QueueSettings::default(), Routes::new(vec![route("*"), route("z.test"), route(last_pattern)]).unwrap(), 1, START);
+    queue.set_local_domain("mx1.example.test");
+    queue
+}
+
+fn message() -> NewMessage<'static> {
+    NewMessage { id: ID, accepted_at: START, reverse_path: b"s@x.test", ..NewMessage::default() }
+}
+
+fn recipients(queue: &Queue) -> Vec<NewRecipient<'static>> {
+    let route = |address: &str| queue.route(address.rsplit_once('@').unwrap().1.as_bytes());
+    ADDRESSES
+        .iter()
+        .map(|address| NewRecipient { address: address.as_bytes(), destination: route(address), notify: Default::default() })
+        .collect()
+}
+
+fn enqueue(queue: &mut Queue) -> MessageKey {
+    let recipients = recipients(queue);
+    queue.enqueue(&message(), recipients.into_iter(), START)
+}
+
+fn recover(record: &[u8], last_pattern: &str) -> (Queue, MessageKey) {
+    let mut queue = queue(last_pattern);
+    let recipients = recipients(&queue);
+    let recovered = queue.recover(&message(), recipients.into_iter(), [record].into_iter(), START + HOUR).unwrap();
+    (queue, recovered.key)
+}
+
+fn attempt(queue: &mut Queue, now: u64) -> Option<Dispatch> {
+    match queue.poll(now, &mut Vec::new())? {
+        Work::Attempt(dispatch) => Some(dispatch),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn states(queue: &Queue, key: MessageKey) -> Vec<State> {
+    queue.show(key).unwrap().recipients().map(|recipient| recipient.state()).collect()
+}
+
+fn destinations(queue: &Queue, key: MessageKey) -> Vec<String> {
+    let name = |index: usize| queue.destinations(START).nth(index).unwrap().name.to_owned();
+    queue.show(key).unwrap().recipients().map(|recipient| name(recipient.destination().index())).collect()
+}
+
+fn by_domain(domain: &str) -> Filter {
+    Filter { recipient_domain: Some(domain.into()), ..Filter::default() }
+}
+
+#[test]
+fn bounce_fails_those_it_is_about_with_the_reason() {
+    let (mut queue, mut record) = (queue("backup.test"), Vec::new());
+    let key = enqueue(&mut queue);
+    assert_eq!(queue.bounce(key, &by_domain("Y.test"), b"554 5.0.0 no\r\nsuch campaign", START, &mut record), Some(Settled::Outcome));
+    queue.recorded(key);
+    assert_eq!(states(&queue, key), [State::Failed, State::Ready, State::Failed]);
+    assert_eq!(queue.show(key).unwrap().recipients().next().unwrap().reply(), "554 5.0.0 no  such campaign");
+    let (recovered, key) = recover(&record, "backup.test");
+    assert_eq!(states(&recovered, key), [State::Failed, State::Ready, State::Failed]);
+    // The other one goes its way.
+    assert_eq!(attempt(&mut queue, START).unwrap().recipients(), 1);
+    assert!(attempt(&mut queue, START).is_none());
+}
+
+#[test]
+fn bounce_leaves_what_is_being_attempted() {
+    let (mut queue, mut record) = (queue("backup.test"), Vec::new());
+    let key = enqueue(&mut queue);
+    let dispatch = attempt(&mut queue, START).unwrap();
+    let changed = queue.bounce(key, &Filter::default(), b"554 5.0.0 no", START, &mut record);
+    assert_eq!(changed, Some(Settled::Outcome));
+    queue.recorded(key);
+    let count = |queue: &Queue, state| states(queue, key).iter().filter(|own| **own == state).count();
+    assert_eq!((count(&queue, State::Attempting), count(&queue, State::Failed)), (dispatch.recipients(), 3 - dispatch.recipients()));
+    let nothing = queue.bounce(key, &Filter::default(), b"554 5.0.0 no", START, &mut record);
+    assert_eq!(nothing, Some(Settled::Nothing));
+    queue.abandon(dispatch, START);
+}
+
+#[test]
+fn purge_of_some_recipients_keeps_the_others_and_of_all_the_message_goes() {
+    let (mut queue, mut record) = (queue("backup.test"), Vec::new());
+    let key = enqueue(&mut queue);
+    assert_eq!(queue.purge(key, &by_domain("y.test"), START, &mut record), Some(Settled::Outcome));
+    queue.recorded(key);
+    let (recovered, recovered_key) = recover(&record, "backup.test");
+    let left = |queue: &Queue, key| queue.show(key).unwrap().recipients().filter(|recipient| !recipient.is_settled()).count();
+    assert_eq!((left(&queue, key), left(&recovered, recovered_key)), (1, 1));
+    assert_eq!(queue.purge(key, &by_domain("z.test"), START, &mut record), Some(Settled::Done), "nobody else is open");
+    queue.recorded(key);
+    assert!(queue.is_empty() && attempt(&mut queue, START).is_none());
+}
+
+#[test]
+fn a_rerouted_message_goes_the_other_way_at_once_and_after_a_restart() {
+    let (mut queue, mut record) = (queue("backup.test"), Vec::new());
+    let key = enqueue(&mut queue);
+    assert_eq!(destinations(&queue, key), ["*", "z.test", "*"]);
+    assert_eq!(queue.reroute(key, RouteId(9), START, &mut record), None);
+    assert_eq!(queue.reroute(key, RouteId(2), START, &mut record), Some(Settled::Outcome));
+    queue.recorded(key);
+    assert_eq!(destinations(&queue, key), ["backup.test"; 3]);
+    let dispatch = attempt(&mut queue, START).unwrap();
+    assert_eq!((dispatch.recipients(), queue.destinations(START).map(|one| one.messages).collect::<Vec<_>>()), (3, vec![0, 0, 0, 1]));
+    queue.abandon(dispatch, START);
+    let (recovered, key) = recover(&record, "backup.test");
+    assert_eq!(destinations(&recovered, key), ["backup.test"; 3]);
+    let (recovered, key) = recover(&record, "other.test");
+    assert_eq!(destinations(&recovered, key), ["*", "z.test", "*"], "a route that is gone is none");
+}
+
+#[test]
+fn a_message_rerouted_during_attempts_moves_when_the_last_has_ended() {
+    let (mut queue, mut record) = (queue("backup.test"), Vec::new());
+    let key = enqueue(&mut queue);
+    let (first, second) = (attempt(&mut queue, START).unwrap(), attempt(&mut queue, START).unwrap());
+    assert_eq!(queue.reroute(key, RouteId(2), START, &mut record), Some(Settled::Outcome));
+    queue.recorded(key);
+    let deferred: Vec<_> = queue.recipients(&first).map(|(number, _)| (number, Outcome::Deferred { reply: b"450 later" })).collect();
+    assert_eq!(queue.settle(first, &deferred, START, &mut record), Settled::Outcome);
+    queue.recorded(key);
+    assert_eq!(destinations(&queue, key), ["*", "z.test", "*"], "an attempt is still open");
+    queue.abandon(second, START);
+    assert_eq!(destinations(&queue, key), ["backup.test"; 3]);
+    // What was not decided goes at once, what was deferred at its time; both to the new destination.
+    let dispatch = attempt(&mut queue, START).unwrap();
+    assert_eq!(dispatch.recipients() + deferred.len(), 3);
+    queue.abandon(dispatch, START);
+    let counts = queue.counts();
+    assert_eq!((counts.ready, counts.waiting, counts.attempting), (3 - deferred.len(), deferred.len(), 0));
+}
+
+#[test]
+fn a_held_message_keeps_its_hold_when_it_is_rerouted_or_bounced() {
+    let (mut queue, mut record) = (queue("backup.test"), Vec::new());
+    let key = enqueue(&mut queue);
+    for settled in [queue.hold(key, START, &mut record), queue.reroute(key, RouteId(2), START, &mut record)] {
+        assert_eq!(settled, Some(Settled::Outcome));
+        queue.recorded(key);
+    }
+    assert_eq!((states(&queue, key), attempt(&mut queue, START).is_none()), (vec![State::Held; 3], true));
+    assert_eq!(queue.bounce(key, &by_domain("z.test"), b"554 5.0.0 no", START, &mut record), Some(Settled::Outcome));
+    queue.recorded(key);
+    assert_eq!(states(&queue, key), [State::Held, State::Failed, State::Held]);
+}
+
+#[test]
+fn an_end_of_life_set_by_command_counts_at_once_and_after_a_restart() {
+    let (mut queue, mut record) = (queue("backup.test"), Vec::new());
+    let key = enqueue(&mut queue);
+    for _ in 0..2 {
+        let dispatch = attempt(&mut queue, START).unwrap();
+        let outcomes: Vec<_> = queue.recipients(&dispatch).map(|(number, _)| (number, Outcome::Deferred { reply: b"450 later" })).collect();
+        assert_eq!(queue.settle(dispatch, &outcomes, START, &mut record), Settled::Outcome);
+        queue.recorded(key);
+    }
+    record.clear();
+    assert_eq!(queue.set_expiry(key, START + 60_000, &mut record), Some(Settled::Outcome));
+    queue.recorded(key);
+    assert!(attempt(&mut queue, START + 59_999).is_none());
+    let mut expired = Vec::new();
+    assert!(matches!(queue.poll(START + 60_000, &mut expired), Some(Work::Expired(own)) if own == key));
+    assert_eq!(states(&queue, key), [State::Failed; 3]);
+    assert_eq!(queue.set_expiry(key, START + 9 * HOUR, &mut record), Some(Settled::Outcome));
+}
