@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use crate::destination_policy::{CONNECTIONS_MAX, DestinationPolicy, PolicyOverrides};
 use crate::section::Section;
 
 /// `[delivery]`: connections to next hops and their deadlines (RFC 5321 4.5.3.2).
@@ -14,8 +13,12 @@ pub struct Delivery {
     pub window_initial: u32,
     /// Messages over one connection; None: as many as `max_lifetime` allows.
     pub messages_per_connection: Option<u32>,
-    /// How each destination is treated.
-    pub policy: DestinationPolicy,
+    /// How long a connection without work is kept.
+    pub idle_timeout: Duration,
+    /// Age at which a connection is not used again.
+    pub max_lifetime: Duration,
+    /// Idleness after which a connection is tested with RSET before it is used again.
+    pub probe_after: Duration,
     /// How long a destination that cannot be reached is left alone.
     pub dead_destination: Duration,
     /// Deadline of the TCP connection.
@@ -38,6 +41,8 @@ pub struct Delivery {
     pub quit_timeout: Duration,
 }
 
+/// Connections one destination can be allowed.
+pub(crate) const CONNECTIONS_MAX: u32 = 10_000;
 /// Messages one connection can be allowed.
 pub(crate) const MESSAGES_PER_CONNECTION_MAX: u32 = 1_000_000;
 
@@ -54,8 +59,6 @@ impl Delivery {
         if window_initial > connections_max {
             section.refuse("window_initial", format!("is more than delivery.connections_max, which is {connections_max}"));
         }
-        let policy = PolicyOverrides::read(&mut section);
-        policy.check(&section, default.policy);
         let delivery = Delivery {
             connections_max,
             window_initial,
@@ -65,7 +68,9 @@ impl Delivery {
                 messages_per_connection,
                 1..=MESSAGES_PER_CONNECTION_MAX,
             ),
-            policy: policy.over(default.policy),
+            idle_timeout: section.within("idle_timeout", default.idle_timeout, Duration::ZERO..=hour),
+            max_lifetime: section.within("max_lifetime", default.max_lifetime, second..=hour * 24),
+            probe_after: section.within("probe_after", default.probe_after, Duration::ZERO..=hour),
             dead_destination: section.within("dead_destination", default.dead_destination, second..=hour * 24),
             connect_timeout: section.within("connect_timeout", default.connect_timeout, second..=hour),
             banner_timeout: section.within("banner_timeout", default.banner_timeout, second..=hour),
@@ -88,7 +93,9 @@ impl Default for Delivery {
             connections_max: 20,
             window_initial: 5,
             messages_per_connection: None,
-            policy: DestinationPolicy::default(),
+            idle_timeout: Duration::from_secs(5),
+            max_lifetime: Duration::from_secs(300),
+            probe_after: Duration::from_secs(1),
             dead_destination: Duration::from_secs(300),
             connect_timeout: Duration::from_secs(30),
             banner_timeout: Duration::from_secs(300),

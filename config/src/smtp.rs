@@ -16,6 +16,9 @@ pub struct Smtp {
     pub content_max: ByteSize,
     /// Recipients of one transaction, 100 (RFC 5321 4.5.3.1.8) to [`RECIPIENTS_MAX`]; each further one 452 4.5.3.
     pub recipients_max: u32,
+    /// The longest time that a client of a relay network may have a message held for (RFC 4865); zero announces no such thing.
+    /// Beyond it 501 5.5.4.
+    pub hold_max: Duration,
     /// Messages of one connection; then 421 4.7.0.
     pub messages_per_connection: u32,
     /// A command line with its CRLF; beyond it 500 5.5.2.
@@ -93,6 +96,7 @@ impl Smtp {
             // RFC 5321 4.5.3.1.7: at least 64 KiB of content must be possible.
             content_max: section.within("content_max", default.content_max, ByteSize::kib(64)..=ByteSize::gib(1)),
             recipients_max: section.within("recipients_max", default.recipients_max, 100..=RECIPIENTS_MAX),
+            hold_max: section.within("hold_max", default.hold_max, Duration::ZERO..=day * 365),
             messages_per_connection: section.within("messages_per_connection", default.messages_per_connection, 1..=999_999),
             command_line_max: section.within("command_line_max", default.command_line_max, bytes(1024)..=ByteSize::kib(16)),
             local_part_max: section.within("local_part_max", default.local_part_max, bytes(64)..=bytes(255)),
@@ -126,6 +130,7 @@ impl Default for Smtp {
         Smtp {
             content_max: ByteSize::mib(50),
             recipients_max: 1000,
+            hold_max: Duration::from_secs(30 * 86_400),
             messages_per_connection: 1000,
             command_line_max: ByteSize::new(2048),
             local_part_max: ByteSize::new(64),

@@ -14,6 +14,7 @@ use std::{
 use memchr::memmem;
 use ringpost_ring::{Conn, Deadline, Received};
 use ringpost_smtp::{
+    extension::Hold,
     line::Unread,
     server::{Action, CommitFailure, ContentStep, Line, REPLIES_BYTES_MAX, Replies, Session, Verdict},
 };
@@ -39,6 +40,7 @@ const NO_ROOM: Line = Line::new("452 4.3.1 Insufficient system storage");
 const LOG_BUSY: Line = Line::new("452 4.3.1 Mail log busy, try again");
 const TOO_MANY_RECIPIENTS: Line = Line::new("452 4.5.3 Too many recipients");
 const RATE: Line = Line::new("450 4.7.1 Rate limit exceeded, try again later");
+const HELD_TOO_LONG: Line = Line::new("501 5.5.4 Time of release beyond the limit");
 const SPOOL_FAILED: Line = Line::new("451 4.3.0 Mail store unavailable, try again later");
 
 /// The end of content is looked for in so many last bytes of what was received: behind it stand at most the next commands.
@@ -106,8 +108,10 @@ pub(crate) struct Inbound {
 
 impl Inbound {
     pub(crate) fn new(shard: Rc<Shard>, conn: Conn, peer: SocketAddr, relaying: bool, listener: usize, admitted: Admitted) -> Self {
+        let settings = if relaying { &shard.inbound.trusted } else { &shard.inbound.strangers };
+        settings.tell_time(i64::try_from(shard.clock.unix_ms() / 1000).unwrap_or(i64::MAX));
         Inbound {
-            session: shard.spare_sessions.open(&shard.inbound.server, peer),
+            session: shard.spare_sessions.open(settings, peer),
             deadline: shard.ring.deadline(),
             phase: (u32::MAX, shard.ring.now()),
             replies: shard.ring.take_vec(),
@@ -298,6 +302,13 @@ impl Inbound {
         let shard = &self.shard;
         if shard.spool_has_failed() {
             return Verdict::Close(SPOOL_FAILED);
+        }
+        if let Some(Hold::Until(release_s)) = self.session.envelope().hold() {
+            // RFC 4865 4.2: what cannot be held for so long is refused at MAIL.
+            let most = i64::from(self.session.settings().options().hold_seconds_max);
+            if release_s.saturating_sub(i64::try_from(shard.clock.unix_ms() / 1000).unwrap_or(i64::MAX)) > most {
+                return Verdict::Refuse(HELD_TOO_LONG);
+            }
         }
         let now = shard.ring.now();
         let room = shard.own.available();

@@ -12,8 +12,10 @@ use ringpost_smtp::{
 
 /// What all sessions of a shard share.
 pub struct InboundSettings {
-    /// The server's limits and texts.
-    pub server: Rc<ServerSettings>,
+    /// The server's limits and texts for strangers.
+    pub strangers: Rc<ServerSettings>,
+    /// For relay networks: priorities count, and mail may be for later (RFC 4865 is for submission).
+    pub trusted: Rc<ServerSettings>,
 }
 
 impl InboundSettings {
@@ -42,6 +44,8 @@ impl InboundSettings {
                 local_part_bytes_max: smtp.local_part_max.bytes() as usize,
                 path_bytes_max: smtp.path_max.bytes() as usize,
             },
+            hold_seconds_max: u32::try_from(smtp.hold_max.as_secs()).unwrap_or(u32::MAX),
+            priority_max: 0,
             recipients_max: smtp.recipients_max as usize,
             messages_max: smtp.messages_per_connection,
             bad_commands_soft: u16::try_from(smtp.bad_commands_soft).unwrap_or(u16::MAX),
@@ -53,6 +57,11 @@ impl InboundSettings {
             data_timeout: smtp.data_timeout,
             data_rate_min: u32::try_from(smtp.data_rate_min.bytes_per_second()).unwrap_or(u32::MAX),
         };
-        InboundSettings { server: Rc::new(ServerSettings::new(options).expect("the config has the same limits")) }
+        let mut trusted = ServerOptions { priority_max: 9, ..options.clone() };
+        if trusted.hold_seconds_max > 0 {
+            trusted.extensions = trusted.extensions.with(Extensions::FUTURE_RELEASE);
+        }
+        let settings = |options| Rc::new(ServerSettings::new(options).expect("the config has the same limits"));
+        InboundSettings { strangers: settings(options), trusted: settings(trusted) }
     }
 }

@@ -1,10 +1,13 @@
 //! Messages enter the queue: accepted ones, and those of earlier runs.
 
 use ringpost_queue::{DestinationId, NewMessage, NewRecipient, Notify, Queue, QueueId, Recovered, Settled};
-use ringpost_smtp::envelope::EnvelopeView;
+use ringpost_smtp::{envelope::EnvelopeView, extension::ByMode};
 use tracing::warn;
 
-use crate::shard::Shard;
+use crate::{
+    envelope_times::{deliver_by_ms, release_at_ms},
+    shard::Shard,
+};
 
 /// Recipients of an envelope with their destinations.
 #[derive(Clone)]
@@ -74,12 +77,16 @@ impl Shard {
     ) -> R {
         let mut queue = self.queue.borrow_mut();
         let facts = envelope.content();
+        // RFC 2852 4.1: with R the message goes back when its time is over; with N it goes on, and only a report says so.
+        let expires_at = deliver_by_ms(envelope, accepted_at).filter(|(_, mode)| *mode == ByMode::Return).map(|(at, _)| at);
         let message = NewMessage {
             id,
             size,
             accepted_at,
             eight_bit: facts.eight_bit_header || facts.eight_bit_body,
             smtputf8: envelope.smtputf8(),
+            not_before: release_at_ms(envelope, accepted_at),
+            expires_at,
             extended: envelope.is_extended(),
             reverse_path: envelope.reverse_path().as_str().as_bytes(),
             ..NewMessage::default()

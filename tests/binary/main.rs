@@ -4,6 +4,7 @@ mod client;
 mod config_file;
 mod control_socket;
 mod early_answer;
+mod extensions;
 mod hostile_input;
 mod life;
 mod mail_log;

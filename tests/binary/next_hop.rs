@@ -1,6 +1,6 @@
 //! The next hop: takes every message and keeps it.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -13,6 +13,10 @@ use crate::node::{PATIENCE, free_port};
 pub(crate) struct Message {
     pub(crate) sender: String,
     pub(crate) recipients: Vec<String>,
+    /// MAIL and each RCPT as they were said, without CRLF.
+    pub(crate) commands: Vec<String>,
+    /// By BDAT: then the wire has no dots stuffed.
+    pub(crate) chunk: bool,
     pub(crate) wire: Vec<u8>,
 }
 
@@ -35,6 +39,7 @@ pub(crate) struct NextHop {
     mailbox: Mailbox,
     busy: Arc<AtomicBool>,
     stop: Arc<AtomicBool>,
+    offer: Arc<Mutex<String>>,
 }
 
 impl NextHop {
@@ -47,18 +52,24 @@ impl NextHop {
         let mailbox = Mailbox::default();
         let stop = Arc::new(AtomicBool::new(false));
         let busy = Arc::new(AtomicBool::new(false));
-        let (theirs, stopped, refuses) = (Arc::clone(&mailbox), Arc::clone(&stop), Arc::clone(&busy));
+        let offer = Arc::new(Mutex::new(String::new()));
+        let (theirs, stopped, refuses, offered) = (Arc::clone(&mailbox), Arc::clone(&stop), Arc::clone(&busy), Arc::clone(&offer));
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 if stopped.load(Ordering::Relaxed) {
                     return;
                 }
-                let (mailbox, busy) = (Arc::clone(&theirs), Arc::clone(&refuses));
+                let (mailbox, busy, offer) = (Arc::clone(&theirs), Arc::clone(&refuses), offered.lock().unwrap().clone());
                 // A connection that breaks is the business of the test, not of its next hop.
-                std::thread::spawn(move || stream.and_then(|stream| converse(stream, &mailbox, &busy)));
+                std::thread::spawn(move || stream.and_then(|stream| converse(stream, &mailbox, &busy, &offer)));
             }
         });
-        Self { address, mailbox, busy, stop }
+        Self { address, mailbox, busy, stop, offer }
+    }
+
+    /// Offers these keywords too, on connections from now on.
+    pub(crate) fn offer(&self, keywords: &[&str]) {
+        *self.offer.lock().unwrap() = keywords.iter().map(|keyword| format!("250-{keyword}\r\n")).collect();
     }
 
     /// While busy it answers every recipient with 450.
@@ -88,11 +99,14 @@ impl Drop for NextHop {
     }
 }
 
-fn converse(stream: TcpStream, mailbox: &Mailbox, busy: &AtomicBool) -> std::io::Result<()> {
+fn converse(stream: TcpStream, mailbox: &Mailbox, busy: &AtomicBool, offer: &str) -> std::io::Result<()> {
     let mut writer = stream.try_clone()?;
     let mut reader = BufReader::new(stream);
     writer.write_all(b"220 hop.test ESMTP\r\n")?;
-    let (mut sender, mut recipients) = (String::new(), Vec::new());
+    let (mut sender, mut recipients, mut commands) = (String::new(), Vec::new(), Vec::new());
+    let ehlo = format!(
+        "250-hop.test\r\n{offer}250-PIPELINING\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250-ENHANCEDSTATUSCODES\r\n250 SIZE 104857600\r\n"
+    );
     let path =
         |line: &str| line.split_once('<').and_then(|(_, rest)| rest.split_once('>')).map(|(path, _)| path.to_string()).unwrap_or_default();
     loop {
@@ -102,21 +116,32 @@ fn converse(stream: TcpStream, mailbox: &Mailbox, busy: &AtomicBool) -> std::io:
         }
         let verb = line.get(..4).unwrap_or("").to_ascii_uppercase();
         let reply = match verb.as_str() {
-            "EHLO" => "250-hop.test\r\n250-PIPELINING\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250-ENHANCEDSTATUSCODES\r\n250 SIZE 104857600\r\n",
+            "EHLO" => &ehlo,
             "MAIL" => {
-                (sender, recipients) = (path(&line), Vec::new());
+                (sender, recipients, commands) = (path(&line), Vec::new(), vec![line.trim_end().to_owned()]);
                 "250 2.1.0 Ok\r\n"
             }
             "RCPT" if busy.load(Ordering::Relaxed) => "450 4.2.1 Busy\r\n",
             "RCPT" => {
                 recipients.push(path(&line));
+                commands.push(line.trim_end().to_owned());
                 "250 2.1.5 Ok\r\n"
             }
             "DATA" if recipients.is_empty() => "503 5.5.1 No recipients\r\n",
             "DATA" => {
                 writer.write_all(b"354 Go on\r\n")?;
                 let wire = content(&mut reader)?;
-                mailbox.lock().unwrap().push(Message { sender: sender.clone(), recipients: std::mem::take(&mut recipients), wire });
+                let (recipients, commands) = (std::mem::take(&mut recipients), std::mem::take(&mut commands));
+                mailbox.lock().unwrap().push(Message { sender: sender.clone(), recipients, commands, chunk: false, wire });
+                "250 2.0.0 Ok\r\n"
+            }
+            // One chunk only: more than the engine sends.
+            "BDAT" => {
+                let size = line.trim_end().strip_suffix(" LAST").and_then(|line| line[5..].parse().ok());
+                let mut wire = vec![0; size.ok_or(std::io::ErrorKind::InvalidInput)?];
+                reader.read_exact(&mut wire)?;
+                let (recipients, commands) = (std::mem::take(&mut recipients), std::mem::take(&mut commands));
+                mailbox.lock().unwrap().push(Message { sender: sender.clone(), recipients, commands, chunk: true, wire });
                 "250 2.0.0 Ok\r\n"
             }
             "QUIT" => {

@@ -177,6 +177,19 @@ impl Node {
         text.lines().map(|line| serde_json::from_str(line).expect("one JSON object a line")).collect()
     }
 
+    /// Waits until the mail log has `text`; returns the whole of it.
+    pub(crate) fn wait_for_mail_log(&self, text: &str) -> String {
+        let began = Instant::now();
+        loop {
+            let log = String::from_utf8_lossy(&std::fs::read(self.folder.path().join("mail.log")).unwrap_or_default()).into_owned();
+            if log.contains(text) {
+                return log;
+            }
+            assert!(began.elapsed() < PATIENCE, "no {text:?} in {log}; {}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// Waits until the queue satisfies `wanted`.
     pub(crate) fn wait_for_queue(&self, wanted: impl Fn(&[serde_json::Value]) -> bool) -> Vec<serde_json::Value> {
         let began = Instant::now();

@@ -3,7 +3,11 @@
 use std::{
     io, mem,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, SocketAddrV4, SocketAddrV6},
-    os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+    os::{
+        fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+        unix::ffi::OsStrExt,
+    },
+    path::Path,
 };
 
 use io_uring::{opcode, types};
@@ -20,6 +24,25 @@ impl RawAddress {
     fn empty() -> RawAddress {
         // SAFETY: zeros are an unspecified address.
         RawAddress { storage: unsafe { mem::zeroed() }, len: size_of::<libc::sockaddr_storage>() as libc::socklen_t }
+    }
+
+    /// The address of a socket in the file system.
+    fn local(path: &Path) -> io::Result<RawAddress> {
+        let bytes = path.as_os_str().as_bytes();
+        let mut name = [0; size_of::<libc::sockaddr_un>() - size_of::<libc::sa_family_t>()];
+        // The last byte stays 0: the kernel reads a string.
+        if bytes.is_empty() || bytes.len() >= name.len() || bytes.contains(&0) {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the path of a socket has 1 to 107 bytes"));
+        }
+        for (to, from) in name.iter_mut().zip(bytes) {
+            *to = from.cast_signed();
+        }
+        let mut raw = RawAddress::empty();
+        let local = libc::sockaddr_un { sun_family: libc::AF_UNIX as libc::sa_family_t, sun_path: name };
+        // SAFETY: the storage is large enough and aligned for any address.
+        unsafe { (&raw mut raw.storage).cast::<libc::sockaddr_un>().write(local) };
+        raw.len = size_of::<libc::sockaddr_un>() as libc::socklen_t;
+        Ok(raw)
     }
 
     fn as_ptr(&self) -> *const libc::sockaddr {
@@ -81,7 +104,7 @@ impl Ring {
     /// Connects to `to`, from `source` where given, without Nagle's delay. Dropping the future gives up; there is no time limit but the
     /// kernel's.
     pub async fn connect(&self, to: SocketAddr, source: Option<IpAddr>) -> io::Result<Conn> {
-        let socket = stream_socket(to)?;
+        let socket = stream_socket(if to.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 })?;
         set_option(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_NODELAY, &1i32)?;
         if let Some(source) = source {
             // The port is chosen with the peer known, so that one source has 64 Ki ports per peer, not in all.
@@ -90,12 +113,23 @@ impl Ring {
             // SAFETY: the address is valid for the call.
             check(unsafe { libc::bind(socket.as_raw_fd(), from.as_ptr(), from.len) })?;
         }
+        self.connect_socket(socket, to.into()).await
+    }
+
+    /// Connects to the stream socket at `path`. Fails with `InvalidInput` if the path has more than 107 bytes or a NUL. Dropping the
+    /// future gives up.
+    pub async fn connect_unix(&self, path: &Path) -> io::Result<Conn> {
+        let address = RawAddress::local(path)?;
+        self.connect_socket(stream_socket(libc::AF_UNIX)?, address).await
+    }
+
+    async fn connect_socket(&self, socket: OwnedFd, to: RawAddress) -> io::Result<Conn> {
         let entry = |lent: &mut Lent| {
             let Lent::Connecting(socket, address) = lent else { unreachable!("it was lent as a socket and an address") };
             opcode::Connect::new(types::Fd(socket.as_raw_fd()), address.as_ptr(), address.len).build()
         };
         // SAFETY: the address is boxed in the slot, which holds the socket, too.
-        let op = unsafe { self.0.issue(Lent::Connecting(socket, Box::new(to.into())), entry) }.cancel_on_drop();
+        let op = unsafe { self.0.issue(Lent::Connecting(socket, Box::new(to)), entry) }.cancel_on_drop();
         let done = op.await;
         done.result()?;
         let Lent::Connecting(socket, _) = done.lent else { unreachable!("a slot gives back what it lent") };
@@ -103,8 +137,7 @@ impl Ring {
     }
 }
 
-fn stream_socket(to: SocketAddr) -> io::Result<OwnedFd> {
-    let domain = if to.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+fn stream_socket(domain: i32) -> io::Result<OwnedFd> {
     // SAFETY: a system call without pointers.
     let raw = check(unsafe { libc::socket(domain, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) })?;
     // SAFETY: the descriptor is fresh and ours.

@@ -46,14 +46,16 @@ impl Extensions {
     /// RFC 5321 4.1.1.8.
     pub const HELP: Self = Self(1 << 12);
 
-    /// What works from end to end today.
+    /// What works from end to end for every client. FUTURERELEASE is for those that may relay (RFC 4865: submission).
     pub const DEFAULT: Self = Self::PIPELINING
         .with(Self::SIZE)
         .with(Self::EIGHT_BIT_MIME)
         .with(Self::SMTPUTF8)
         .with(Self::ENHANCED_STATUS_CODES)
         .with(Self::CHUNKING)
+        .with(Self::BINARY_MIME)
         .with(Self::LIMITS)
+        .with(Self::MT_PRIORITY)
         .with(Self::HELP);
 
     /// Both sets together.

@@ -5,7 +5,11 @@ use std::{
     fs,
     io::{ErrorKind, Read, Write},
     net::TcpStream,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    os::{
+        fd::{AsRawFd, FromRawFd, OwnedFd},
+        unix::net::UnixListener,
+    },
+    path::Path,
     rc::Rc,
     time::{Duration, Instant},
 };
@@ -399,6 +403,32 @@ fn a_long_gather_arrives_whole_and_in_order_and_its_vectors_come_back() {
         conn.flush().await.unwrap();
         assert_eq!(conn.unsent_bytes(), 0);
         assert!(reader.join().unwrap() == expected);
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_local_socket_is_connected_to_by_its_path() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("lmtp.sock");
+    local::run(RingConfig::default(), move |ring, _| async move {
+        let missing = ring.connect_unix(&path).await.unwrap_err();
+        assert_eq!(missing.kind(), ErrorKind::NotFound);
+        let listener = UnixListener::bind(&path).unwrap();
+        let conn = ring.connect_unix(&path).await.unwrap();
+        let (mut peer, _) = listener.accept().unwrap();
+        conn.send(b"LHLO").unwrap();
+        conn.flush().await.unwrap();
+        let mut said = [0; 4];
+        peer.read_exact(&mut said).unwrap();
+        peer.write_all(b"250").unwrap();
+        assert_eq!((&said, &conn.read().await.unwrap().unwrap()[..]), (b"LHLO", &b"250"[..]));
+        drop(listener);
+        assert!(ring.connect_unix(&path).await.is_err_and(|e| e.kind() == ErrorKind::ConnectionRefused));
+        for name in ["", &"x".repeat(108), "nul\0"] {
+            assert!(ring.connect_unix(Path::new(name)).await.is_err_and(|e| e.kind() == ErrorKind::InvalidInput), "{name:?}");
+        }
     })
     .unwrap();
 }

@@ -54,7 +54,7 @@ impl Session {
         self.helo.reserve_exact(name.len());
         self.helo.push_str(std::str::from_utf8(name).expect("the parser took ASCII only"));
         match protocol {
-            Protocol::Esmtp => replies.lines(self.settings.ehlo()),
+            Protocol::Esmtp => replies.lines(&self.settings.ehlo()),
             Protocol::Smtp => replies.parts(&["250 ", self.settings.hostname()]),
         }
     }

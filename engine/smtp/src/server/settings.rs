@@ -1,5 +1,6 @@
 //! Limits and texts of a listener, worked out once for all of its sessions.
 
+use std::cell::{Cell, Ref, RefCell};
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -7,9 +8,6 @@ use crate::address::{PATH_BYTES_MAX, PathLimits, is_domain};
 use crate::content::ContentRules;
 use crate::envelope::RECIPIENTS_MAX;
 use crate::extension::Extensions;
-
-/// The longest HOLDFOR, in seconds: 30 days.
-pub(crate) const HOLD_SECONDS_MAX: u32 = 2_592_000;
 
 /// What can be set for a listener. The defaults are safe on the open internet.
 #[derive(Debug, Clone)]
@@ -26,6 +24,10 @@ pub struct ServerOptions {
     pub paths: PathLimits,
     /// Recipients of one transaction, 100 (RFC 5321 4.5.3.1.8) to [`RECIPIENTS_MAX`]; each further one gets 452 4.5.3.
     pub recipients_max: usize,
+    /// The longest HOLDFOR in seconds, and for the driver the latest HOLDUNTIL, counted from now; beyond it 501 5.5.4.
+    pub hold_seconds_max: u32,
+    /// The highest MT-PRIORITY that is taken as it is, -9 to 9; a higher one becomes this (RFC 6710 4.1).
+    pub priority_max: i8,
     /// Messages accepted on one connection, 1 to 999,999; a further MAIL gets 421 4.7.0.
     pub messages_max: u32,
     /// Bad commands that are answered at once; each further one costs [`ServerOptions::bad_command_delay`].
@@ -56,6 +58,8 @@ impl Default for ServerOptions {
             command_line_bytes_max: 2048,
             paths: PathLimits::default(),
             recipients_max: 1000,
+            hold_seconds_max: 30 * 86_400,
+            priority_max: 0,
             messages_max: 1000,
             bad_commands_soft: 10,
             bad_commands_hard: 20,
@@ -97,7 +101,9 @@ pub enum SettingsError {
 pub struct ServerSettings {
     options: ServerOptions,
     banner: String,
-    ehlo: String,
+    ehlo: RefCell<String>,
+    /// The minute whose latest time of release [`ServerSettings::ehlo`] names, since 1970.
+    announced_minute: Cell<i64>,
 }
 
 impl ServerSettings {
@@ -126,8 +132,8 @@ impl ServerSettings {
         }
         options.hostname.shrink_to_fit();
         let banner = format!("220 {} ESMTP\r\n", options.hostname);
-        let ehlo = ehlo(&options);
-        Ok(Self { options, banner, ehlo })
+        let ehlo = RefCell::new(ehlo(&options, 0));
+        Ok(Self { options, banner, ehlo, announced_minute: Cell::new(0) })
     }
 
     /// The options.
@@ -146,17 +152,28 @@ impl ServerSettings {
     }
 
     /// The whole reply to EHLO.
-    pub(crate) fn ehlo(&self) -> &str {
-        &self.ehlo
+    pub(crate) fn ehlo(&self) -> Ref<'_, String> {
+        self.ehlo.borrow()
+    }
+
+    /// Tells the time, for the latest time of release that FUTURERELEASE announces (RFC 4865 3). To be called before a session is
+    /// greeted; does nothing within the same minute.
+    pub fn tell_time(&self, unix_s: i64) {
+        let minute = unix_s.div_euclid(60);
+        if self.options.extensions.has(Extensions::FUTURE_RELEASE) && self.announced_minute.replace(minute) != minute {
+            *self.ehlo.borrow_mut() = ehlo(&self.options, minute);
+        }
     }
 }
 
 /// RFC 5321 4.1.1.1: the keywords, one a line, always in this order.
-fn ehlo(options: &ServerOptions) -> String {
+fn ehlo(options: &ServerOptions, minute: i64) -> String {
     let size = format!("SIZE {}", options.content.content_bytes_max);
     // RFC 9422 3.
     let limits = format!("LIMITS MAILMAX={} RCPTMAX={}", options.messages_max, options.recipients_max);
-    let future_release = format!("FUTURERELEASE {HOLD_SECONDS_MAX} 9999-12-31T23:59:59Z");
+    let latest = time::OffsetDateTime::from_unix_timestamp(minute.saturating_mul(60).saturating_add(options.hold_seconds_max.into()));
+    let latest = latest.ok().and_then(|latest| latest.format(&time::format_description::well_known::Rfc3339).ok());
+    let future_release = format!("FUTURERELEASE {} {}", options.hold_seconds_max, latest.as_deref().unwrap_or("9999-12-31T23:59:59Z"));
     let keywords = [
         (Extensions::PIPELINING, "PIPELINING"),
         (Extensions::SIZE, &size),

@@ -3,7 +3,6 @@
 use super::action::Action;
 use super::replies::{Line, Replies, lines};
 use super::session::{Session, State, Transaction};
-use super::settings::HOLD_SECONDS_MAX;
 use crate::address::PathKind;
 use crate::command::path_and_parameters;
 use crate::content::{ContentScanner, Defect, Framing};
@@ -45,7 +44,7 @@ impl Session {
         let begun = self.envelope.begin(&origin, |out| path_and_parameters(argument, PathKind::Reverse, limits, out));
         let (path, rest) = begun.map_err(|_| lines::BAD_SENDER)?;
         let options = self.settings.options();
-        let parameters = MailParameters::parse(rest, options.extensions).map_err(parameter_line)?;
+        let mut parameters = MailParameters::parse(rest, options.extensions).map_err(parameter_line)?;
         if path.non_ascii && !parameters.smtputf8 {
             return Err(lines::NEEDS_SMTPUTF8);
         }
@@ -53,9 +52,11 @@ impl Session {
         if parameters.size.is_some_and(|size| size > options.content.content_bytes_max) {
             return Err(lines::TOO_LARGE);
         }
-        if matches!(parameters.hold, Some(Hold::For(seconds)) if seconds > HOLD_SECONDS_MAX) {
+        if matches!(parameters.hold, Some(Hold::For(seconds)) if seconds > options.hold_seconds_max) {
             return Err(lines::BAD_PARAMETER);
         }
+        // RFC 6710 4.1: a server may lower what a client asks for.
+        parameters.priority = parameters.priority.map(|priority| priority.min(options.priority_max));
         self.envelope.set_parameters(&parameters);
         Ok(parameters.size)
     }

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use ringpost_smtp::content::{ContentSink, SinkError};
+use ringpost_smtp::extension::Extensions;
 use ringpost_smtp::line::Unread;
 use ringpost_smtp::server::{
     Action, ContentStep, REPLIES_BYTES_MAX, Replies, ServerOptions, ServerSettings, Session, SettingsError, TimeoutKind, Verdict,
@@ -29,6 +30,40 @@ fn an_idle_session_is_small() {
     assert_eq!(driver.session.heap_bytes(), "client.test".len(), "after EHLO only the peer's name is on the heap");
     driver.receive(MESSAGE);
     assert!(driver.session.heap_bytes() <= 600, "{} octets after a message", driver.session.heap_bytes());
+}
+
+#[test]
+fn a_priority_above_the_limit_of_the_listener_is_lowered() {
+    for (limit, expected) in [(0, [0, -9]), (5, [5, -9]), (9, [9, -9])] {
+        let mut driver = Driver::new(ServerOptions { priority_max: limit, ..ServerOptions::default() });
+        driver.banner(b"");
+        driver.receive(b"EHLO client.test\r\n");
+        for (asked, taken) in [9, -9].into_iter().zip(expected) {
+            driver.receive(format!("RSET\r\nMAIL FROM:<a@x.test> MT-PRIORITY={asked}\r\n").as_bytes());
+            assert_eq!(driver.session.envelope().priority(), Some(taken));
+        }
+    }
+}
+
+#[test]
+fn the_latest_time_of_release_moves_with_the_time() {
+    let options =
+        ServerOptions { extensions: Extensions::NONE.with(Extensions::FUTURE_RELEASE), hold_seconds_max: 60, ..ServerOptions::default() };
+    let settings = Rc::new(ServerSettings::new(options).unwrap());
+    let announced = |unix_s| {
+        settings.tell_time(unix_s);
+        let mut session = Session::new(settings.clone(), SocketAddr::from(([192, 0, 2, 7], 40_000)));
+        let mut replies = Vec::new();
+        session.banner(&Unread::new(b""), &mut Replies::new(&mut replies));
+        let mut input = Unread::new(b"EHLO x\r\n");
+        assert!(matches!(session.next(&mut input, &mut Replies::new(&mut replies)), Action::Read));
+        String::from_utf8(replies).unwrap().lines().last().unwrap().to_owned()
+    };
+    for (unix_s, expected) in
+        [(0, "1970-01-01T00:01:00Z"), (59, "1970-01-01T00:01:00Z"), (60, "1970-01-01T00:02:00Z"), (i64::MAX, "9999-12-31T23:59:59Z")]
+    {
+        assert_eq!(announced(unix_s), format!("250 FUTURERELEASE 60 {expected}"));
+    }
 }
 
 #[test]

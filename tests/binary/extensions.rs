@@ -1,0 +1,88 @@
+//! What a client asks for beside addresses, from end to end: it reaches the next hop, or the message does not.
+
+use std::time::{Duration, Instant};
+
+use crate::client::Client;
+use crate::next_hop::NextHop;
+use crate::node::{Node, Setup};
+
+/// Sends one message whose MAIL has these parameters, by BDAT; returns the final reply.
+fn send(client: &mut Client, parameters: &str, content: &[u8]) -> String {
+    client.must(&format!("MAIL FROM:<a@x.test> {parameters}"), "250 2.1.0");
+    client.must("RCPT TO:<b@z.test>", "250 2.1.5");
+    client.send(format!("BDAT {} LAST\r\n", content.len()).as_bytes());
+    client.send(content);
+    client.reply()
+}
+
+#[test]
+fn content_without_lines_passes_octet_by_octet_to_a_hop_that_takes_it_and_to_no_other() {
+    let content = b"Subject: x\r\n\r\n\n.\n\r.\r\0\xFF.\r\n.";
+    let hop = NextHop::start();
+    hop.offer(&["CHUNKING", "BINARYMIME"]);
+    let node = Node::start(&Setup::to(hop.address));
+    let mut client = Client::greeted(node.address);
+    assert!(send(&mut client, "BODY=BINARYMIME", content).starts_with("250 2.0.0 "));
+    let message = &hop.wait_for(1)[0];
+    assert!(message.chunk && message.wire.ends_with(content), "{:?}", message.text());
+    assert!(message.commands[0].contains(" BODY=BINARYMIME"), "{:?}", message.commands);
+    // The same hop takes lines by DATA afterwards, on the same connection.
+    client.deliver("c@z.test", "Subject: lines\r\n\r\ntext");
+    assert!(!hop.wait_for(2)[1].chunk);
+    node.wait_for_queue(<[_]>::is_empty);
+
+    let hop = NextHop::start();
+    hop.offer(&["CHUNKING"]);
+    let node = Node::start(&Setup::to(hop.address));
+    assert!(send(&mut Client::greeted(node.address), "BODY=BINARYMIME", content).starts_with("250 2.0.0 "));
+    let log = node.wait_for_mail_log("5.6.3");
+    assert!(log.contains("outcome=bounced") && hop.messages().is_empty(), "{log}");
+}
+
+#[test]
+fn a_priority_is_passed_on_and_a_strangers_is_lowered() {
+    let hop = NextHop::start();
+    hop.offer(&["MT-PRIORITY"]);
+    let node = Node::start(&Setup::to(hop.address));
+    send(&mut Client::greeted(node.address), "MT-PRIORITY=4", b"x\r\n");
+    assert!(hop.wait_for(1)[0].commands[0].ends_with(" MT-PRIORITY=4"), "{:?}", hop.messages());
+
+    let hop = NextHop::start();
+    hop.offer(&["MT-PRIORITY"]);
+    let node = Node::start(&Setup { networks: "[\"192.0.2.0/24\"]", ..Setup::to(hop.address) });
+    let mut stranger = Client::greeted(node.address);
+    stranger.must("MAIL FROM:<a@x.test> MT-PRIORITY=4", "250 2.1.0");
+    stranger.must("RCPT TO:<b@y.test>", "250 2.1.5");
+    stranger.must("DATA", "354");
+    stranger.must("x\r\n.", "250 2.0.0");
+    assert!(hop.wait_for(1)[0].commands[0].ends_with(" MT-PRIORITY=0"), "{:?}", hop.messages());
+}
+
+#[test]
+fn mail_for_later_waits_over_a_kill_and_goes_at_its_time() {
+    let hop = NextHop::start();
+    let mut node = Node::start(&Setup::to(hop.address));
+    let mut client = Client::connect(node.address);
+    let ehlo = client.must("EHLO client.x.test", "250");
+    assert!(ehlo.contains("250-FUTURERELEASE 2592000 2"), "{ehlo}");
+    client.must("MAIL FROM:<a@x.test> HOLDFOR=2592001", "501 5.5.4");
+    client.must("MAIL FROM:<a@x.test> HOLDUNTIL=2999-01-01T00:00:00Z", "501 5.5.4");
+    let accepted = Instant::now();
+    assert!(send(&mut client, "HOLDFOR=3", b"Subject: later\r\n\r\n").starts_with("250 2.0.0 "));
+    assert!(send(&mut client, "HOLDUNTIL=2001-01-01T00:00:00Z", b"Subject: long ago\r\n\r\n").starts_with("250 2.0.0 "));
+    assert!(hop.wait_for(1)[0].text().contains("long ago"));
+    node.wait_for_queue(|queue| queue.len() == 1);
+    node.kill();
+    node.restart();
+    assert!(hop.wait_for(2)[1].text().contains("later"));
+    assert!(accepted.elapsed() >= Duration::from_millis(2900), "{:?}", accepted.elapsed());
+}
+
+#[test]
+fn strangers_are_not_offered_to_have_mail_held() {
+    let node = Node::start(&Setup { networks: "[\"192.0.2.0/24\"]", ..Setup::new() });
+    let mut client = Client::connect(node.address);
+    let ehlo = client.must("EHLO client.x.test", "250");
+    assert!(!ehlo.contains("FUTURERELEASE"), "{ehlo}");
+    client.must("MAIL FROM:<a@x.test> HOLDFOR=1", "555 5.5.4");
+}
