@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::destination_policy::{CONNECTIONS_MAX, DestinationPolicy, PolicyOverrides};
 use crate::section::Section;
 
 /// `[delivery]`: connections to next hops and their deadlines (RFC 5321 4.5.3.2).
@@ -13,12 +14,8 @@ pub struct Delivery {
     pub window_initial: u32,
     /// Messages over one connection; None: as many as `max_lifetime` allows.
     pub messages_per_connection: Option<u32>,
-    /// How long a connection without work is kept.
-    pub idle_timeout: Duration,
-    /// Age at which a connection is not used again.
-    pub max_lifetime: Duration,
-    /// Idleness after which a connection is tested with RSET before it is used again.
-    pub probe_after: Duration,
+    /// How each destination is treated.
+    pub policy: DestinationPolicy,
     /// How long a destination that cannot be reached is left alone.
     pub dead_destination: Duration,
     /// Deadline of the TCP connection.
@@ -41,8 +38,6 @@ pub struct Delivery {
     pub quit_timeout: Duration,
 }
 
-/// Connections one destination can be allowed.
-pub(crate) const CONNECTIONS_MAX: u32 = 10_000;
 /// Messages one connection can be allowed.
 pub(crate) const MESSAGES_PER_CONNECTION_MAX: u32 = 1_000_000;
 
@@ -59,6 +54,8 @@ impl Delivery {
         if window_initial > connections_max {
             section.refuse("window_initial", format!("is more than delivery.connections_max, which is {connections_max}"));
         }
+        let policy = PolicyOverrides::read(&mut section);
+        policy.check(&section, default.policy);
         let delivery = Delivery {
             connections_max,
             window_initial,
@@ -68,9 +65,7 @@ impl Delivery {
                 messages_per_connection,
                 1..=MESSAGES_PER_CONNECTION_MAX,
             ),
-            idle_timeout: section.within("idle_timeout", default.idle_timeout, Duration::ZERO..=hour),
-            max_lifetime: section.within("max_lifetime", default.max_lifetime, second..=hour * 24),
-            probe_after: section.within("probe_after", default.probe_after, Duration::ZERO..=hour),
+            policy: policy.over(default.policy),
             dead_destination: section.within("dead_destination", default.dead_destination, second..=hour * 24),
             connect_timeout: section.within("connect_timeout", default.connect_timeout, second..=hour),
             banner_timeout: section.within("banner_timeout", default.banner_timeout, second..=hour),
@@ -93,9 +88,7 @@ impl Default for Delivery {
             connections_max: 20,
             window_initial: 5,
             messages_per_connection: None,
-            idle_timeout: Duration::from_secs(5),
-            max_lifetime: Duration::from_secs(300),
-            probe_after: Duration::from_secs(1),
+            policy: DestinationPolicy::default(),
             dead_destination: Duration::from_secs(300),
             connect_timeout: Duration::from_secs(30),
             banner_timeout: Duration::from_secs(300),

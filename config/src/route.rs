@@ -7,7 +7,8 @@ use std::str::FromStr;
 use toml::de::DeValue;
 
 use crate::choice::refuse;
-use crate::delivery::{CONNECTIONS_MAX, MESSAGES_PER_CONNECTION_MAX};
+use crate::delivery::MESSAGES_PER_CONNECTION_MAX;
+use crate::destination_policy::{CONNECTIONS_MAX, DestinationPolicy, PolicyOverrides};
 use crate::name::{compare, parse_domain};
 use crate::queue::RetryOverrides;
 use crate::section::Section;
@@ -64,6 +65,8 @@ pub struct RouteOverrides {
     pub connections_max: Option<u32>,
     /// Messages over one connection.
     pub messages_per_connection: Option<u32>,
+    /// How a destination of this route is treated.
+    pub policy: PolicyOverrides,
 }
 
 impl Route {
@@ -87,6 +90,11 @@ impl Route {
         self.overrides.messages_per_connection.or(delivery.messages_per_connection)
     }
 
+    /// How each destination of this route is treated.
+    pub fn policy(&self, delivery: &Delivery) -> DestinationPolicy {
+        self.overrides.policy.over(delivery.policy)
+    }
+
     pub(crate) fn read(mut section: Section<'_, '_>, queue: &Queue) -> Option<Route> {
         if !section.has("domain") {
             section.refuse("domain", "is missing: write for instance domain = \"*\"");
@@ -103,7 +111,10 @@ impl Route {
         let overrides = RouteOverrides {
             connections_max: section.optional_within("connections_max", 1..=CONNECTIONS_MAX),
             messages_per_connection: section.optional_within("messages_per_connection", 1..=MESSAGES_PER_CONNECTION_MAX),
+            policy: PolicyOverrides::read(&mut section),
         };
+        // Against the defaults: what [delivery] says is read after the routes, and is checked by itself.
+        overrides.policy.check(&section, DestinationPolicy::default());
         let retry = RetryOverrides::read(&mut section).over(queue.retry);
         section.finish();
         Some(Route { domains: domains.filter(|domains| !domains.is_empty())?, via: via?, overrides, retry })

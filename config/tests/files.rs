@@ -181,7 +181,8 @@ fn every_key_takes_effect() {
 
     let delivery = &config.delivery;
     assert_eq!((delivery.connections_max, delivery.window_initial, delivery.messages_per_connection), (6, 4, Some(7)));
-    let times = [delivery.idle_timeout, delivery.max_lifetime, delivery.probe_after, delivery.dead_destination, delivery.connect_timeout];
+    let pool = &delivery.policy.pool;
+    let times = [pool.idle_timeout, pool.max_lifetime, pool.probe_after, delivery.dead_destination, delivery.connect_timeout];
     assert_eq!(times, [8, 9, 10, 11, 12].map(seconds));
     let replies = [delivery.banner_timeout, delivery.ehlo_timeout, delivery.mail_timeout, delivery.rcpt_timeout, delivery.data_timeout];
     assert_eq!(replies, [13, 14, 15, 16, 17].map(seconds));
@@ -191,6 +192,63 @@ fn every_key_takes_effect() {
     assert_eq!((log.format, log.level, log.mail), (LogFormat::Json, LogLevel::Debug, MailLog::Required));
     assert_eq!(log.mail_output, MailOutput::File(PathBuf::from("/etc/ringpost/mail.log")));
     assert_eq!(config.memory.max_memory, Some(ByteSize::gib(1)));
+}
+
+#[test]
+fn a_route_says_how_its_destinations_are_treated_and_delivery_says_the_rest() {
+    let config = parse(
+        r#"
+        [[route]]
+        domain = "a.test"
+        via = "smarthost"
+        hosts = ["192.0.2.1"]
+        rate = "1000/min"
+        breaker_failure_ratio = "30 %"
+        max_idle = 3
+        [[route]]
+        domain = "*"
+        via = "smarthost"
+        hosts = ["192.0.2.2"]
+        rate = "off"
+        test_on_return = true
+        [delivery]
+        rate = "5/s"
+        rate_burst = 4
+        throttle_pause = "3s"
+        breaker_max_requests = 2
+        breaker_interval = "30s"
+        breaker_timeout = "2s"
+        breaker_minimum = 7
+        min_idle = 1
+        max_active = 9
+        wait_timeout = "4s"
+        test_on_borrow = false
+        test_while_idle = false
+        test_interval = "6s"
+        "#,
+    );
+    let seconds = |count| Duration::from_secs(count);
+    let first = config.routes.get("a.test").unwrap().policy(&config.delivery);
+    assert_eq!((first.rate, first.rate_burst, first.throttle_pause), (Some("1000/min".parse().unwrap()), 4, seconds(3)));
+    let breaker = first.breaker;
+    assert_eq!((breaker.max_requests, breaker.minimum, breaker.failure_ratio), (2, 7, Percent::new(30)));
+    assert_eq!((breaker.interval, breaker.timeout), (seconds(30), seconds(2)));
+    let pool = first.pool;
+    assert_eq!((pool.min_idle, pool.max_idle, pool.max_active, pool.wait_timeout), (1, 3, 9, seconds(4)));
+    assert_eq!((pool.test_on_borrow, pool.test_on_return, pool.test_while_idle, pool.test_interval), (false, false, false, seconds(6)));
+    let second = config.routes.get("b.test").unwrap().policy(&config.delivery);
+    assert_eq!((second.rate, second.pool.test_on_return, second.pool.max_idle), (None, true, 50));
+    assert_eq!(config.delivery.policy.rate, Some("5/s".parse().unwrap()));
+
+    assert_refused(
+        "[delivery]\nrate = \"fast\"\nmin_idle = 60\nbreaker_failure_ratio = \"0 %\"\nmax_active = 0\n",
+        &[
+            "ringpost.toml:2: delivery.rate: \"fast\" is not a rate: write for instance \"100/s\", \"1000/min\", \"500/h\" or \"2000/d\", or \"off\"",
+            "ringpost.toml:3: delivery.min_idle: 60 contradicts itself: min_idle is 60, max_idle is 50",
+            "ringpost.toml:4: delivery.breaker_failure_ratio: \"0 %\" is out of bounds: allowed is \"1 %\" to \"100 %\"",
+            "ringpost.toml:5: delivery.max_active: 0 is out of bounds: allowed is 1 to 10000",
+        ],
+    );
 }
 
 #[test]

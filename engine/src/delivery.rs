@@ -127,6 +127,7 @@ impl Shard {
             self.delivery.kicked.set(false);
             self.drain_backlog();
             let more = self.start_attempts();
+            self.tell_changes();
             if self.delivery.kicked.get() || more {
                 // Others first: what they do may fill the connections that this would open.
                 self.delivery.kicked.set(true);

@@ -12,6 +12,7 @@ mod content;
 mod content_sending;
 pub mod control;
 mod delivery;
+mod destination_events;
 mod dialing;
 mod envelope_times;
 mod housekeeping;

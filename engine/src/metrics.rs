@@ -83,6 +83,14 @@ metrics! {
     reused,
     /// Transactions whose MAIL left with the dot before.
     chained,
+    /// Breakers of hosts that opened, probes that failed included.
+    breakers_opened,
+    /// Breakers that became half-open: a host that had failed was tried again.
+    breakers_half_open,
+    /// Breakers that closed again.
+    breakers_closed,
+    /// Pauses of destinations that asked for less.
+    throttled,
     /// Batches made durable.
     batches,
     /// Bytes of those.

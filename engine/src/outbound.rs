@@ -47,6 +47,10 @@ pub(crate) struct Outbound<'s> {
     next: Option<Dispatch>,
     since: Instant,
     greeted: bool,
+    /// Attempts that the peer answered.
+    served: u32,
+    /// The end of the connection decided an attempt that the peer had begun to answer.
+    broke_off: bool,
     /// The content's last octets are queued; the client is told when the socket has them: an answer that comes before is not to this content.
     pub(crate) dot_queued: bool,
     /// Its place in the pool, used again and again.
@@ -76,6 +80,8 @@ impl<'s> Outbound<'s> {
             next: None,
             since: shard.ring.now(),
             greeted: false,
+            served: 0,
+            broke_off: false,
             dot_queued: false,
             parked: Rc::default(),
             shard,
@@ -141,8 +147,11 @@ impl<'s> Outbound<'s> {
                     }
                 }
                 Action::Outcome(outcome) => {
+                    // A peer that has enough of a connection that it served says nothing about the message: it goes over another.
+                    let is_enough = self.served > 0 && outcome.verdict == Verdict::Deferred && outcome.reply.code() == 421;
+                    let verdict = if is_enough { Verdict::Untried } else { outcome.verdict };
                     let attempt = self.attempt_of(outcome.transaction);
-                    attempt.decide(outcome.recipient, outcome.verdict, outcome.reply, outcome.success_report);
+                    attempt.decide(outcome.recipient, verdict, outcome.reply, outcome.success_report);
                 }
                 Action::Done(id) => self.settle(id),
                 Action::Close(reason) => return self.close(reason),
@@ -185,6 +194,12 @@ impl<'s> Outbound<'s> {
     fn settle(&mut self, id: TransactionId) {
         let place = self.attempts.iter_mut().find(|attempt| attempt.as_ref().is_some_and(|attempt| attempt.transaction == Some(id)));
         let attempt = place.and_then(Option::take).expect("the client speaks of what it was given");
+        if self.client.is_ending() {
+            self.broke_off |= attempt.storage.outcomes.iter().any(|outcome| outcome.verdict != Verdict::Untried);
+        } else {
+            self.served += 1;
+            self.shard.queue.borrow_mut().host_served(self.destination, self.host, self.shard.now_ms());
+        }
         self.shard.settle_attempt(attempt, &self.relay);
     }
 
@@ -362,8 +377,19 @@ impl<'s> Outbound<'s> {
             self.shard.queue.borrow_mut().host_failed(self.destination, self.host, &format!("{}: {word}", self.relay), now);
             return self.next.take();
         }
-        if matches!(reason, CloseReason::ServiceClosing(_)) {
-            self.shard.queue.borrow_mut().refused(self.destination);
+        match reason {
+            CloseReason::ServiceClosing(_) => self.shard.queue.borrow_mut().refused(self.destination),
+            CloseReason::Protocol(_) | CloseReason::Disconnected(Disconnect::Closed | Disconnect::Lost | Disconnect::TimedOut)
+                if self.broke_off =>
+            {
+                let word = match reason {
+                    CloseReason::Protocol(error) => error.to_string(),
+                    CloseReason::Disconnected(why) => why.to_string(),
+                    _ => String::new(),
+                };
+                self.shard.queue.borrow_mut().host_faltered(self.destination, self.host, &format!("{}: {word}", self.relay), now);
+            }
+            _ => {}
         }
         if let Some(dispatch) = self.next.take() {
             self.shard.attempt_abandoned(dispatch);

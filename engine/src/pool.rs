@@ -73,9 +73,9 @@ impl Pool {
         let delivery = &config.delivery;
         Pool {
             limits: PoolLimits {
-                idle_timeout: delivery.idle_timeout,
-                max_lifetime: delivery.max_lifetime,
-                probe_after: delivery.probe_after,
+                idle_timeout: delivery.policy.pool.idle_timeout,
+                max_lifetime: delivery.policy.pool.max_lifetime,
+                probe_after: delivery.policy.pool.probe_after,
             },
             messages_max: std::iter::once(None)
                 .chain(config.routes.as_slice().iter().flat_map(|route| {

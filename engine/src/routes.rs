@@ -3,13 +3,12 @@
 use std::time::Duration;
 
 use ringpost_config::Config;
-use ringpost_queue::{BreakerSettings, DestinationLimits, RetryPolicy, Route, Via};
+use ringpost_queue::{BreakerSettings, DestinationLimits, Rate, RetryPolicy, Route, Via};
 
 use crate::share::Share;
 
 /// All routes, in the order of the config, with this shard's share of their limits.
 pub(crate) fn routes_of(config: &Config, share: Share) -> Vec<Route> {
-    let share = |limit: u32| share.of(limit);
     let mut routes = Vec::new();
     for route in config.routes.as_slice() {
         let via = match &route.via {
@@ -17,6 +16,7 @@ pub(crate) fn routes_of(config: &Config, share: Share) -> Vec<Route> {
             ringpost_config::Via::Discard => Via::Discard,
             ringpost_config::Via::Hold => Via::Hold,
         };
+        let policy = route.policy(&config.delivery);
         let connections_max = route.connections_max(&config.delivery);
         for pattern in &route.domains {
             routes.push(Route {
@@ -30,9 +30,21 @@ pub(crate) fn routes_of(config: &Config, share: Share) -> Vec<Route> {
                     warn_after_ms: None,
                 },
                 limits: DestinationLimits {
-                    connections_max: share(connections_max),
-                    window_initial: share(config.delivery.window_initial.min(connections_max)),
-                    breaker: BreakerSettings { timeout_max_ms: millis(config.delivery.dead_destination), ..BreakerSettings::default() },
+                    connections_max: share.of(connections_max),
+                    window_initial: share.of(config.delivery.window_initial.min(connections_max)),
+                    rate: policy.rate.map(|rate| {
+                        Rate { messages: rate.messages, per_ms: millis(rate.per), burst: policy.rate_burst }
+                            .divided(share.shards.get().into())
+                    }),
+                    breaker: BreakerSettings {
+                        max_requests: policy.breaker.max_requests,
+                        interval_ms: millis(policy.breaker.interval),
+                        timeout_ms: millis(policy.breaker.timeout),
+                        timeout_max_ms: millis(config.delivery.dead_destination),
+                        failure_percent: policy.breaker.failure_ratio.percent(),
+                        minimum: policy.breaker.minimum,
+                    },
+                    throttle_pause_ms: millis(policy.throttle_pause),
                     ..DestinationLimits::default()
                 },
             });

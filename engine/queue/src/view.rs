@@ -322,8 +322,13 @@ impl Queue {
 
     /// All destinations; the first is [`DestinationId::UNROUTED`].
     pub fn destinations(&self, now: u64) -> impl Iterator<Item = DestinationView<'_>> {
-        self.destinations.iter().enumerate().map(move |(index, destination)| DestinationView {
-            id: DestinationId(index as u32),
+        (0..self.destinations.len()).filter_map(move |index| self.destination(DestinationId(index as u32), now))
+    }
+
+    /// One destination.
+    pub fn destination(&self, id: DestinationId, now: u64) -> Option<DestinationView<'_>> {
+        self.destinations.get(id.index()).map(|destination| DestinationView {
+            id,
             name: &destination.name,
             route: destination.route,
             via: &destination.via,

@@ -250,6 +250,11 @@ impl Client {
         self.greeted && free && self.expected.is_empty() && self.closing.is_none() && self.outcome.is_none()
     }
 
+    /// The connection is of no more use: what is told from now on was decided by its end, or by a 421.
+    pub fn is_ending(&self) -> bool {
+        self.closing.is_some()
+    }
+
     /// What the server offers; all false before its answer to EHLO.
     pub fn offer(&self) -> &Offer {
         &self.offer
@@ -482,7 +487,7 @@ impl Client {
             CloseReason::Disconnected(Disconnect::Closed) => "421 4.4.2 connection closed by the next hop",
             CloseReason::Disconnected(Disconnect::Lost) => "421 4.4.2 connection to the next hop lost",
             CloseReason::Disconnected(Disconnect::TimedOut) => "421 4.4.2 the next hop did not answer in time",
-            CloseReason::Disconnected(Disconnect::Abandoned) => "421 4.3.2 the attempt was given up",
+            CloseReason::Disconnected(Disconnect::Abandoned) => "451 4.3.0 the attempt was given up",
             CloseReason::Protocol(_) => "451 4.5.0 the next hop broke the protocol",
             CloseReason::Quit | CloseReason::Refused(_) | CloseReason::ServiceClosing(_) => "421 4.4.2 session ended by the next hop",
         };
