@@ -36,10 +36,10 @@ impl Queued {
     pub fn new(depth: usize) -> Self {
         let limits = DestinationLimits { connections_max: ATTEMPTS_MAX, window_initial: ATTEMPTS_MAX, ..Default::default() };
         let domains: Vec<String> = (0..DESTINATIONS).map(|number| format!("mx{number}.example.com")).collect();
-        let via = Via::Smarthost { hosts: vec!["192.0.2.1:25".into()] };
+        let via = Via::Smarthost { hosts: vec!["192.0.2.1:25".parse().expect("an address")] };
         let route = |pattern: &String| Route { pattern: pattern.clone(), via: via.clone(), retry: RetryPolicy::default(), limits };
         let routes = Routes::new(domains.iter().map(route).collect()).expect("the table is valid");
-        let queue = Queue::new(QueueSettings { messages_max: usize::MAX, ..Default::default() }, routes, 1, START);
+        let mut queue = Queue::new(QueueSettings { messages_max: usize::MAX, ..Default::default() }, routes, 1, START);
         let destinations = domains.iter().map(|domain| queue.route(domain.as_bytes())).collect();
         let addresses = domains.iter().map(|domain| format!("some.recipient@{domain}")).collect();
         let mut queued = Self {

@@ -176,6 +176,7 @@ impl Shard {
                 }
                 Some(Work::Report(_)) => unreachable!("reports are not switched on"),
                 Some(Work::Attempt(dispatch)) => self.start_attempt(dispatch),
+                Some(Work::Resolve(lookup)) => self.queue.borrow_mut().not_asked(lookup.destination, self.now_ms()),
             }
         }
         true
@@ -393,7 +394,7 @@ impl Shard {
         let (queue, now) = (self.queue.borrow(), self.now_ms());
         let Some(envelope) = queue.envelope(dispatch.key()) else { return };
         let (id, delay_ms) = (envelope.id, now.saturating_sub(envelope.accepted_at));
-        let reason = queue.destinations(now).nth(dispatch.destination().index()).map_or("", |destination| destination.reason);
+        let reason = queue.destination(dispatch.destination(), now).map_or("", |destination| destination.reason);
         for (_, address) in queue.recipients(dispatch) {
             self.log_mail(format_args!(
                 "queue_id={id} event=attempt to=<{}> relay=none delay_ms={delay_ms} dsn=4.4.1 outcome=deferred reply=\"{}\"",

@@ -13,7 +13,7 @@ impl Shard {
             match change {
                 Change::Breaker(change) => {
                     let queue = self.queue.borrow();
-                    let host = queue.host_address(change.destination, change.host).unwrap_or_default();
+                    let host = queue.host_address(change.destination, change.host).map_or("", |host| &host.name);
                     let (destination, reason) = self.name_and_reason(&queue, change.destination);
                     let shard = self.id;
                     match change.now {

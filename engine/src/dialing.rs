@@ -1,8 +1,8 @@
 //! From a dispatch to a connection: the hosts of its destination are tried in turn until one greets.
 
-use std::{future::Future, future::poll_fn, io, net::SocketAddr, pin::pin, rc::Rc, task::Poll};
+use std::{future::Future, future::poll_fn, io, pin::pin, rc::Rc, task::Poll};
 
-use ringpost_queue::{Dispatch, HostsTried};
+use ringpost_queue::{Dispatch, HostAddress, HostsTried, NextHop};
 use ringpost_ring::Conn;
 use ringpost_smtp::client::{ClientSettings, Timeouts};
 use tracing::debug;
@@ -22,11 +22,12 @@ pub(crate) async fn deliver(shard: Rc<Shard>, mut dispatch: Dispatch) {
         let Some(host) = host else {
             return shard.attempt_unreachable(dispatch);
         };
-        let address = shard.queue.borrow().host_address(destination, host).unwrap_or_default().to_owned();
+        // Its hosts may have changed since.
+        let Some(NextHop { name, address, .. }) = shard.queue.borrow().host_address(destination, host).cloned() else { continue };
         match connect(&shard, &address).await {
             Ok(conn) => {
                 shard.metrics.connects.increment();
-                match Outbound::new(&shard, conn, &settings, destination, host, address).run(dispatch).await {
+                match Outbound::new(&shard, conn, &settings, destination, host, name).run(dispatch).await {
                     None => return,
                     // It did not come to a greeting: another host may be of a better mind.
                     Some(back) => dispatch = back,
@@ -34,7 +35,7 @@ pub(crate) async fn deliver(shard: Rc<Shard>, mut dispatch: Dispatch) {
             }
             Err(reason) => {
                 shard.metrics.connect_failures.increment();
-                let reason = format!("connect to {address}: {}", connect_reason(&reason));
+                let reason = format!("connect to {name}: {}", connect_reason(&reason));
                 debug!(shard = shard.id, reason, "no connection");
                 shard.queue.borrow_mut().host_failed(destination, host, &reason, shard.now_ms());
             }
@@ -67,8 +68,10 @@ fn connect_reason(error: &io::Error) -> String {
     }
 }
 
-async fn connect(shard: &Shard, address: &str) -> io::Result<Conn> {
-    let to: SocketAddr = address.parse().map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "not an address and port"))?;
+async fn connect(shard: &Shard, address: &HostAddress) -> io::Result<Conn> {
+    let HostAddress::Tcp(to) = *address else {
+        return Err(io::Error::new(io::ErrorKind::Unsupported, "not over TCP"));
+    };
     let deadline = shard.ring.deadline();
     deadline.set(shard.ring.now() + shard.config.delivery.connect_timeout);
     let mut connecting = pin!(shard.ring.connect(to, None));

@@ -38,6 +38,8 @@ pub(crate) struct Outbound<'s> {
     destination: DestinationId,
     host: HostIndex,
     relay: String,
+    /// Messages that it takes in all.
+    messages_max: u32,
     pub(crate) deadline: Deadline,
     /// Registered with the shard's life, to notice a drain.
     life: Option<usize>,
@@ -73,6 +75,7 @@ impl<'s> Outbound<'s> {
             destination,
             host,
             relay,
+            messages_max: shard.pool.messages_max(shard.queue.borrow().route_of(destination)),
             deadline: shard.ring.deadline(),
             life: None,
             out: shard.ring.take_vec(),
@@ -187,7 +190,7 @@ impl<'s> Outbound<'s> {
     fn may_serve(&self) -> bool {
         let limits = &self.shard.pool.limits;
         self.shard.may_attempt()
-            && self.client.transactions() < self.shard.pool.messages_max(self.destination)
+            && self.client.transactions() < self.messages_max
             && self.shard.ring.now().duration_since(self.since) < limits.max_lifetime
     }
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use ringpost_config::Config;
-use ringpost_queue::{DestinationId, Dispatch};
+use ringpost_queue::{DestinationId, Dispatch, RouteId};
 
 /// How long and how often connections are reused.
 #[derive(Clone, Copy, Debug)]
@@ -61,8 +61,7 @@ impl Parked {
 pub struct Pool {
     /// What holds for each.
     pub limits: PoolLimits,
-    /// Messages that one connection takes in all, by destination: the first is where unrouted mail waits, then one for each
-    /// pattern of the routes, in order.
+    /// Messages that one connection takes in all, for each pattern of the routes, in order.
     messages_max: Vec<u32>,
     idle: RefCell<Vec<(DestinationId, Rc<Parked>)>>,
 }
@@ -77,20 +76,20 @@ impl Pool {
                 max_lifetime: delivery.policy.pool.max_lifetime,
                 probe_after: delivery.policy.pool.probe_after,
             },
-            messages_max: std::iter::once(None)
-                .chain(config.routes.as_slice().iter().flat_map(|route| {
+            messages_max: (config.routes.as_slice().iter())
+                .flat_map(|route| {
                     let most = route.messages_per_connection(delivery);
                     route.domains.iter().map(move |_| most)
-                }))
+                })
                 .map(|most| most.unwrap_or(u32::MAX))
                 .collect(),
             idle: RefCell::default(),
         }
     }
 
-    /// Messages that one connection to this destination takes in all.
-    pub fn messages_max(&self, destination: DestinationId) -> u32 {
-        self.messages_max.get(destination.index()).copied().unwrap_or(u32::MAX)
+    /// Messages that one connection of this route takes in all.
+    pub fn messages_max(&self, route: Option<RouteId>) -> u32 {
+        route.and_then(|route| self.messages_max.get(usize::from(route.0))).copied().unwrap_or(u32::MAX)
     }
 
     /// Gives an attempt to an idle connection, the one used last (the others may then time out); or gives it back.

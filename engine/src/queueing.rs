@@ -100,6 +100,6 @@ impl Shard {
     /// Is there a route for this recipient?
     pub(crate) fn has_route(&self, recipient: ringpost_smtp::address::Path<'_>) -> bool {
         let domain = recipient.domain().unwrap_or(&self.hostname);
-        self.queue.borrow().route(domain.as_bytes()) != DestinationId::UNROUTED
+        self.queue.borrow().has_route(domain.as_bytes())
     }
 }

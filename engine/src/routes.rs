@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ringpost_config::Config;
-use ringpost_queue::{BreakerSettings, DestinationLimits, Rate, RetryPolicy, Route, Via};
+use ringpost_queue::{BreakerSettings, DestinationLimits, NextHop, Rate, RetryPolicy, Route, Via};
 
 use crate::share::Share;
 
@@ -12,7 +12,10 @@ pub(crate) fn routes_of(config: &Config, share: Share) -> Vec<Route> {
     let mut routes = Vec::new();
     for route in config.routes.as_slice() {
         let via = match &route.via {
-            ringpost_config::Via::Smarthost { hosts } => Via::Smarthost { hosts: hosts.iter().map(ToString::to_string).collect() },
+            ringpost_config::Via::Smarthost { hosts } => Via::Smarthost {
+                // The order of the list is the order of preference.
+                hosts: (0..).zip(hosts).map(|(preference, host)| NextHop { preference, ..NextHop::from(*host) }).collect(),
+            },
             ringpost_config::Via::Discard => Via::Discard,
             ringpost_config::Via::Hold => Via::Hold,
         };

@@ -28,8 +28,7 @@ impl Queue {
                     changed = true;
                 }
             }
-            self.destinations[self.groups[group].destination as usize].revive(now);
-            self.refresh(self.groups[group].destination, now);
+            self.revive_home(self.groups[group].destination, now);
             group = self.groups[group].next_in_message;
         }
         if !changed {
@@ -78,14 +77,17 @@ impl Queue {
 
     /// Starts no attempts at a destination (or does so again); not persisted.
     pub fn pause(&mut self, destination: DestinationId, paused: bool, now: u64) {
-        self.destinations[destination.index()].paused = paused;
-        self.refresh(destination.0, now);
+        if let Some(state) = self.live_mut(destination) {
+            state.paused = paused;
+            self.refresh(destination.slot, now);
+        }
     }
 
     /// Probes a dead destination at once if mail waits for it.
     pub fn revive(&mut self, destination: DestinationId, now: u64) {
-        self.destinations[destination.index()].revive(now);
-        self.refresh(destination.0, now);
+        if self.live(destination).is_some() {
+            self.revive_home(destination.slot, now);
+        }
     }
 
     /// A message that is neither done nor deleted.

@@ -9,7 +9,8 @@ use crate::breaker::{Break, Breaker, BreakerChange, Circuit};
 use crate::rate::RateLimiter;
 use crate::ready::ReadyQueue;
 use crate::retry::Jitter;
-use crate::route::{DestinationLimits, HOSTS_MAX, RouteId, Via};
+use crate::route::{DestinationLimits, HOSTS_MAX, NextHop, RouteId, Via};
+use crate::site::Role;
 use crate::slab::NONE;
 use crate::throttling::Throttle;
 use crate::wait::Wait;
@@ -21,23 +22,37 @@ const REASON_BYTES_MAX: usize = 200;
 /// Pause after an attempt that found no host for a reason of our own.
 const SHORTAGE_PAUSE_MS: u64 = 1000;
 
-/// A route and its next-hop site.
+/// A route, a domain of an mx route, or a site that domains share. Never means another one later: what is told about a
+/// destination that was dropped meanwhile is ignored.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct DestinationId(pub(crate) u32);
+pub struct DestinationId {
+    pub(crate) slot: u32,
+    pub(crate) generation: u32,
+}
 
 impl DestinationId {
     /// Where recipients wait for whom no route is configured (a restart with fewer routes): held until there is one.
-    pub const UNROUTED: Self = Self(0);
+    pub const UNROUTED: Self = Self { slot: 0, generation: 0 };
 
-    /// Position in the list of destinations: stable for the life of the queue, 0 is [`Self::UNROUTED`].
+    /// A small number that no other destination has at the same time; 0 is [`Self::UNROUTED`].
     pub fn index(self) -> usize {
-        self.0 as usize
+        self.slot as usize
     }
 }
 
-/// Position of a host in its smarthost route.
+/// A host of a destination. When the hosts change, it never means another one.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct HostIndex(pub u8);
+pub struct HostIndex {
+    slot: u8,
+    since: u32,
+}
+
+impl HostIndex {
+    /// Its position among the destination's hosts.
+    pub fn position(self) -> usize {
+        self.slot.into()
+    }
+}
 
 /// The hosts that an attempt has tried; a fresh one for each attempt.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -47,21 +62,32 @@ const _: () = assert!(HOSTS_MAX <= 32, "one bit per host");
 
 #[derive(Debug)]
 struct Host {
-    address: String,
+    hop: NextHop,
+    /// Number of the set of hosts with which it came.
+    since: u32,
     circuit: Circuit,
+}
+
+impl Host {
+    fn new(hop: NextHop, since: u32) -> Self {
+        Self { hop, since, circuit: Circuit::new() }
+    }
 }
 
 #[derive(Debug)]
 pub(crate) struct Destination {
+    pub(crate) role: Role,
+    /// Counts the uses of this slot.
+    pub(crate) generation: u32,
     pub(crate) route: Option<RouteId>,
     pub(crate) name: String,
     pub(crate) via: Via,
     pub(crate) limits: DestinationLimits,
     pub(crate) retry: crate::retry::RetryPolicy,
     pub(crate) ready: ReadyQueue,
-    /// Groups of all states that lead here.
+    /// Groups of all states that lead here, linked from the oldest to the newest.
     pub(crate) groups: usize,
-    /// The newest group, to find the group of a message that is being queued.
+    pub(crate) oldest_group: u32,
     pub(crate) newest_group: u32,
     pub(crate) paused: bool,
     /// In the queue's list of destinations that may be served.
@@ -70,7 +96,11 @@ pub(crate) struct Destination {
     /// Attempts that follow another on the same connection, so use no place of the window.
     pub(crate) chained: u32,
     pub(crate) reason: String,
+    /// Since when nobody uses it (unix ms); 0 while somebody does. Only for those that are dropped then.
+    pub(crate) idle_since: u64,
     hosts: Vec<Host>,
+    /// Number of the newest set of hosts.
+    hosts_set: u32,
     window: Window,
     throttle: Throttle,
     rate: RateLimiter,
@@ -85,10 +115,12 @@ pub(crate) struct Destination {
 impl Destination {
     pub(crate) fn new(route: Option<RouteId>, via: Via, limits: DestinationLimits, retry: crate::retry::RetryPolicy, name: String) -> Self {
         let hosts = match &via {
-            Via::Smarthost { hosts } => hosts.iter().map(|address| Host { address: address.clone(), circuit: Circuit::new() }).collect(),
-            Via::Discard | Via::Hold => Vec::new(),
+            Via::Smarthost { hosts } => hosts.iter().map(|hop| Host::new(hop.clone(), 0)).collect(),
+            Via::Mx { .. } | Via::Discard | Via::Hold => Vec::new(),
         };
         Self {
+            role: Role::Route,
+            generation: 0,
             route,
             name,
             via,
@@ -96,13 +128,16 @@ impl Destination {
             retry,
             ready: ReadyQueue::new(),
             groups: 0,
+            oldest_group: NONE,
             newest_group: NONE,
             paused: false,
             listed: false,
             in_flight: 0,
             chained: 0,
             reason: String::new(),
+            idle_since: 0,
             hosts,
+            hosts_set: 0,
             window: Window::new(&limits),
             throttle: Throttle::default(),
             rate: RateLimiter::default(),
@@ -142,13 +177,21 @@ impl Destination {
         }
     }
 
+    /// Is there mail that may be attempted here?
+    pub(crate) fn has_ready(&self) -> bool {
+        match &self.role {
+            Role::Site(site) => site.has_queued(),
+            Role::Route | Role::Domain(_) | Role::Vacant => !self.ready.is_empty(),
+        }
+    }
+
     pub(crate) fn may_start(&self, now: u64) -> bool {
-        !self.ready.is_empty() && self.in_flight.saturating_sub(self.chained) < self.window(now) && self.rate_allows(now)
+        self.has_ready() && self.in_flight.saturating_sub(self.chained) < self.window(now) && self.rate_allows(now)
     }
 
     /// A further attempt on a connection in use; not while there are more of them than the window now allows.
     pub(crate) fn may_chain(&self, now: u64) -> bool {
-        !self.ready.is_empty() && self.in_flight.saturating_sub(self.chained) <= self.window(now) && self.rate_allows(now)
+        self.has_ready() && self.in_flight.saturating_sub(self.chained) <= self.window(now) && self.rate_allows(now)
     }
 
     fn rate_allows(&self, now: u64) -> bool {
@@ -210,7 +253,7 @@ impl Destination {
 
     /// When something may be started that may not be now, by time alone.
     pub(crate) fn wakes_at(&self, now: u64) -> Option<u64> {
-        if self.ready.is_empty() || self.is_held() || self.paused {
+        if !self.has_ready() || self.is_held() || self.paused {
             return None;
         }
         if now < self.pause_until {
@@ -227,34 +270,85 @@ impl Destination {
         (next > now && self.in_flight.saturating_sub(self.chained) < self.window(now)).then_some(next)
     }
 
-    /// The host to connect to. The second value says that this made it half-open.
-    pub(crate) fn next_host(&mut self, tried: &mut HostsTried, now: u64) -> Option<(HostIndex, bool)> {
-        let settings = &self.limits.breaker;
-        let index = self.hosts.iter().enumerate().position(|(index, host)| {
-            let untried = tried.0 & (1 << index) == 0;
-            untried && host.circuit.may_try(settings, now)
-        })?;
-        tried.0 |= 1 << index;
-        let circuit = &mut self.hosts[index].circuit;
+    /// The host to connect to: of those that may be tried and were not, one of the lowest preference, drawn by weight. The
+    /// second value says that this made it half-open.
+    pub(crate) fn next_host(&mut self, tried: &mut HostsTried, now: u64, jitter: &mut Jitter) -> Option<(HostIndex, bool)> {
+        let (tried_before, settings) = (tried.0, &self.limits.breaker);
+        let eligible = |(slot, host): &(usize, &Host)| tried_before & (1 << slot) == 0 && host.circuit.may_try(settings, now);
+        let preference = self.hosts.iter().enumerate().filter(eligible).map(|(_, host)| host.hop.preference).min()?;
+        let equals = || self.hosts.iter().enumerate().filter(eligible).filter(|(_, host)| host.hop.preference == preference);
+        let weight = |host: &Host| u64::from(host.hop.weight.max(1));
+        let (mut slot, _) = equals().next()?;
+        if equals().nth(1).is_some() {
+            let mut draw = jitter.below(equals().map(|(_, host)| weight(host)).sum());
+            for (at, host) in equals() {
+                slot = at;
+                match draw.checked_sub(weight(host)) {
+                    Some(rest) => draw = rest,
+                    None => break,
+                }
+            }
+        }
+        tried.0 |= 1 << slot;
+        let Host { since, circuit, .. } = &mut self.hosts[slot];
         let half_open = circuit.begin(now);
         self.is_well &= circuit.is_well();
-        Some((HostIndex(index as u8), half_open))
+        Some((HostIndex { slot: slot as u8, since: *since }, half_open))
     }
 
-    pub(crate) fn address(&self, host: HostIndex) -> Option<&str> {
-        self.hosts.get(usize::from(host.0)).map(|host| host.address.as_str())
+    /// Replaces the hosts, at most [`HOSTS_MAX`]: what is known of those that stay is kept. True if something changed.
+    pub(crate) fn set_hosts(&mut self, hops: &[NextHop]) -> bool {
+        let hops = &hops[..hops.len().min(HOSTS_MAX)];
+        if self.hosts.len() == hops.len() && self.hosts.iter().all(|host| hops.contains(&host.hop)) {
+            return false;
+        }
+        self.hosts_set += 1;
+        let set = self.hosts_set;
+        let came: Vec<_> = hops.iter().filter(|hop| self.hosts.iter().all(|host| host.hop != **hop)).cloned().collect();
+        let mut came = came.into_iter();
+        // Those that stay keep their slots, which attempts in progress name.
+        for host in &mut self.hosts {
+            if !hops.contains(&host.hop)
+                && let Some(hop) = came.next()
+            {
+                *host = Host::new(hop, set);
+            }
+        }
+        self.hosts.extend(came.map(|hop| Host::new(hop, set)));
+        while let Some(left) = self.hosts.iter().position(|host| !hops.contains(&host.hop)) {
+            self.hosts.swap_remove(left);
+            if let Some(moved) = self.hosts.get_mut(left) {
+                moved.since = set;
+            }
+        }
+        self.note_health(false);
+        true
+    }
+
+    /// The hosts, in the order of their slots.
+    pub(crate) fn hops(&self) -> impl Iterator<Item = &NextHop> {
+        self.hosts.iter().map(|host| &host.hop)
+    }
+
+    pub(crate) fn hop(&self, index: HostIndex) -> Option<&NextHop> {
+        self.host(index).map(|host| &host.hop)
+    }
+
+    /// The host, unless another one has its slot by now.
+    fn host(&self, index: HostIndex) -> Option<&Host> {
+        self.hosts.get(index.position()).filter(|host| host.since == index.since)
     }
 
     /// The breaker of this host is closed.
     pub(crate) fn is_closed(&self, host: HostIndex) -> bool {
-        self.hosts.get(usize::from(host.0)).is_some_and(|host| host.circuit.is_closed())
+        self.host(host).is_some_and(|host| host.circuit.is_closed())
     }
 
     /// A host greeted. True if its breaker closed.
     pub(crate) fn host_reached(&mut self, host: HostIndex) -> bool {
         let was_broken = self.hosts.iter().all(|host| !host.circuit.is_closed());
         let settings = self.limits.breaker;
-        let Some(host) = self.hosts.get_mut(usize::from(host.0)) else { return false };
+        let Some(host) = self.hosts.get_mut(host.position()).filter(|other| other.since == host.since) else { return false };
         let closed = host.circuit.reached(&settings);
         self.pause_until = 0;
         self.note_health(was_broken && closed);
@@ -264,7 +358,7 @@ impl Destination {
     /// A host answered an attempt. True if its breaker closed.
     pub(crate) fn host_served(&mut self, host: HostIndex, now: u64) -> bool {
         let settings = self.limits.breaker;
-        let Some(host) = self.hosts.get_mut(usize::from(host.0)) else { return false };
+        let Some(host) = self.hosts.get_mut(host.position()).filter(|other| other.since == host.since) else { return false };
         let closed = host.circuit.served(&settings, now);
         if closed {
             let was_broken = self.hosts.iter().filter(|host| host.circuit.is_closed()).count() == 1;
@@ -277,7 +371,7 @@ impl Destination {
     pub(crate) fn host_failed(&mut self, host: HostIndex, how: Break, reason: &str, now: u64, jitter: &mut Jitter) -> bool {
         let open = self.in_flight.saturating_sub(self.chained).max(1);
         let settings = self.limits.breaker;
-        let Some(host) = self.hosts.get_mut(usize::from(host.0)) else { return false };
+        let Some(host) = self.hosts.get_mut(host.position()).filter(|other| other.since == host.since) else { return false };
         if how == Break::BeforeGreeting {
             self.failure_told = true;
         }
@@ -359,7 +453,7 @@ impl Destination {
 
     /// A change of a host's breaker, as it is told.
     pub(crate) fn change(&self, id: DestinationId, host: HostIndex, was_broken: bool, now: u64) -> BreakerChange {
-        let breaker = self.hosts.get(usize::from(host.0)).map_or(Breaker::Closed, |host| host.circuit.breaker(now));
+        let breaker = self.host(host).map_or(Breaker::Closed, |host| host.circuit.breaker(now));
         BreakerChange { destination: id, host, now: breaker, was_broken }
     }
 

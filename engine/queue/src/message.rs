@@ -282,8 +282,12 @@ pub(crate) struct Group {
     pub(crate) message: u32,
     pub(crate) destination: u32,
     pub(crate) next_in_message: u32,
+    /// In the ready queue.
     pub(crate) previous: u32,
     pub(crate) next: u32,
+    /// Among all groups of its destination, in the order of their coming.
+    pub(crate) previous_here: u32,
+    pub(crate) next_here: u32,
     pub(crate) first: u16,
     /// Recipients that are ready; the group is in the ready queue while this is above 0.
     pub(crate) ready: u16,
@@ -301,6 +305,8 @@ impl Default for Group {
             next_in_message: NONE,
             previous: NONE,
             next: NONE,
+            previous_here: NONE,
+            next_here: NONE,
             first: NO_RECIPIENT,
             ready: 0,
             priority: 0,
@@ -311,4 +317,4 @@ impl Default for Group {
 
 const _: () = assert!(size_of::<Message>() <= 96);
 const _: () = assert!(size_of::<Recipient>() <= 40);
-const _: () = assert!(size_of::<Group>() <= 32);
+const _: () = assert!(size_of::<Group>() <= 40);

@@ -7,7 +7,8 @@ use hashbrown::HashTable;
 use crate::arena::Arena;
 use crate::breaker::{Break, BreakerChange};
 use crate::destination::{Destination, DestinationId, HostIndex, HostsTried};
-use crate::index::Index;
+use crate::directory::Directory;
+use crate::index::{Index, after_at};
 use crate::message::{
     Envelope, Flags, Group, Message, MessageKey, NO_RECIPIENT, NOT_REROUTED, NewMessage, NewRecipient, PLACES, Recipient,
 };
@@ -15,6 +16,7 @@ use crate::outcome::{DecodeError, Outcome, read_head};
 use crate::report::{ReportLimits, Reports};
 use crate::retry::{Jitter, RetryPolicy};
 use crate::route::{DestinationLimits, RouteId, Routes, Via};
+use crate::site::{Lookup, Role};
 use crate::slab::Slab;
 use crate::throttling::{Throttled, is_throttling};
 use crate::transition::Attempted;
@@ -33,6 +35,8 @@ const REPORT_EVERY: u32 = 64;
 pub struct QueueSettings {
     /// Messages in the queue from which [`Queue::has_room`] says no; derived by the engine from its memory budget.
     pub messages_max: usize,
+    /// Destinations in use from which [`Queue::has_room`] says no: mx routes have one for each domain with mail.
+    pub destinations_max: usize,
     /// Waiting that outweighs one priority in a ready queue.
     pub age_step_ms: u64,
     /// Mail past its lifetime when it is recovered, released or retried gets one more attempt within this time.
@@ -43,7 +47,7 @@ pub struct QueueSettings {
 
 impl Default for QueueSettings {
     fn default() -> Self {
-        Self { messages_max: 4_000_000, age_step_ms: 30_000, grace_ms: 4 * 3_600_000, reports: None }
+        Self { messages_max: 4_000_000, destinations_max: 1 << 18, age_step_ms: 30_000, grace_ms: 4 * 3_600_000, reports: None }
     }
 }
 
@@ -59,6 +63,8 @@ pub enum Work {
     /// Tell the sender what [`Queue::report`] says, then call [`Queue::reported`], or [`Queue::postpone_report`] if that cannot
     /// be done now.
     Report(MessageKey),
+    /// Ask DNS; no mail waits for it but that of this destination. Ends in [`Queue::resolved`] or [`Queue::not_asked`].
+    Resolve(Lookup),
 }
 
 /// What happened to a destination, for the log and the counters.
@@ -147,6 +153,7 @@ pub struct Queue {
     pub(crate) timers: Wheel,
     pub(crate) destinations: Vec<Destination>,
     pub(crate) destination_timers: Wheel,
+    pub(crate) directory: Directory,
     pub(crate) reports: Reports,
     polls: u32,
     /// Destinations that may be served, each at most once, in turn.
@@ -179,6 +186,7 @@ impl Queue {
             index: Index::new(seed.rotate_left(17)),
             timers: Wheel::new(now),
             destination_timers: Wheel::new(now),
+            directory: Directory::default(),
             reports: Reports::new(settings.reports, seed, now),
             polls: 0,
             serving: VecDeque::with_capacity(destinations.len()),
@@ -188,17 +196,6 @@ impl Queue {
         }
     }
 
-    /// The destination for a recipient's domain; [`DestinationId::UNROUTED`] when no route matches, so that a policy can refuse
-    /// the recipient. Does not allocate.
-    pub fn route(&self, domain: &[u8]) -> DestinationId {
-        self.routes.find(domain).map_or(DestinationId::UNROUTED, |route| self.destination_of(route))
-    }
-
-    /// The destination of a route.
-    pub(crate) fn destination_of(&self, route: RouteId) -> DestinationId {
-        DestinationId(u32::from(route.0) + 1)
-    }
-
     /// Sets the domain that recipients without one (a bare `postmaster`) are routed by when a change of routes sends them elsewhere.
     pub fn set_local_domain(&mut self, domain: &str) {
         self.local_domain = domain.to_owned();
@@ -206,12 +203,12 @@ impl Queue {
 
     /// What is done with mail for a destination; [`Via::Discard`] is settled as delivered by the driver itself.
     pub fn via(&self, destination: DestinationId) -> &Via {
-        &self.destinations[destination.index()].via
+        self.live(destination).map_or(&Via::Hold, |destination| &destination.via)
     }
 
     /// False when the queue is as long as memory allows: MAIL is answered with 452. What is accepted is queued all the same.
     pub fn has_room(&self) -> bool {
-        self.len() < self.settings.messages_max
+        self.len() < self.settings.messages_max && self.destinations_len() < self.settings.destinations_max
     }
 
     /// Messages in the queue, failed ones included.
@@ -255,9 +252,17 @@ impl Queue {
             route = read_head(record)?.route;
         }
         let rerouted = route.and_then(|pattern| self.routes.by_pattern(pattern));
-        let to = rerouted.map(|route| self.destination_of(route));
-        let recipients = recipients.map(|recipient| NewRecipient { destination: to.unwrap_or(recipient.destination), ..recipient });
-        let index = self.insert(message, recipients);
+        let index = match rerouted {
+            None => self.insert(message, recipients),
+            Some(route) => {
+                let to = |recipient: NewRecipient<'a>| NewRecipient {
+                    destination: self.destination_by(route, after_at(recipient.address)),
+                    ..recipient
+                };
+                let recipients: Vec<_> = recipients.map(to).collect();
+                self.insert(message, recipients.into_iter())
+            }
+        };
         self.messages[index].rerouted = rerouted.map_or(NOT_REROUTED, |route| route.0);
         for record in records {
             if let Err(error) = self.apply(index, record) {
@@ -306,8 +311,15 @@ impl Queue {
             return Some(Work::Report(key));
         }
         while let Some(destination) = self.serving.pop_front() {
-            self.destinations[destination as usize].listed = false;
-            let dispatch = self.destinations[destination as usize].may_start(now).then(|| self.dispatch(destination, now)).flatten();
+            let state = &mut self.destinations[destination as usize];
+            state.listed = false;
+            if matches!(state.role, Role::Domain(_)) {
+                match self.serve_domain(destination, now) {
+                    Some(work) => return Some(work),
+                    None => continue,
+                }
+            }
+            let dispatch = state.may_start(now).then(|| self.dispatch(destination, now)).flatten();
             self.refresh(destination, now);
             if let Some(dispatch) = dispatch {
                 return Some(Work::Attempt(dispatch));
@@ -318,9 +330,9 @@ impl Queue {
 
     /// The next attempt at one destination, for a connection that has just become free.
     pub fn poll_next(&mut self, destination: DestinationId, now: u64) -> Option<Dispatch> {
-        let may = self.destinations[destination.index()].may_start(now);
-        let dispatch = may.then(|| self.dispatch(destination.0, now)).flatten();
-        self.refresh(destination.0, now);
+        let may = self.live(destination)?.may_start(now);
+        let dispatch = may.then(|| self.dispatch(destination.slot, now)).flatten();
+        self.refresh(destination.slot, now);
         dispatch
     }
 
@@ -329,9 +341,9 @@ impl Queue {
     pub fn poll_behind(&mut self, before: &Dispatch, now: u64) -> Option<Dispatch> {
         let destination = before.destination;
         let may = self.destinations[destination.index()].may_chain(now);
-        let dispatch = may.then(|| self.dispatch(destination.0, now)).flatten()?;
+        let dispatch = may.then(|| self.dispatch(destination.slot, now)).flatten()?;
         self.destinations[destination.index()].chained += 1;
-        self.refresh(destination.0, now);
+        self.refresh(destination.slot, now);
         Some(dispatch)
     }
 
@@ -448,31 +460,29 @@ impl Queue {
         true
     }
 
-    /// The host to connect to for an attempt: the first in the route's order that is not known to be dead and was not tried.
-    /// `None`: call [`Queue::unreachable`].
+    /// The host to connect to for an attempt: of those that may be tried and were not, one of the lowest preference, drawn by
+    /// weight. `None`: call [`Queue::unreachable`].
     pub fn next_host(&mut self, destination: DestinationId, tried: &mut HostsTried, now: u64) -> Option<HostIndex> {
-        let (host, is_half_open) = self.destinations[destination.index()].next_host(tried, now)?;
+        self.live(destination)?;
+        let (host, is_half_open) = self.destinations[destination.index()].next_host(tried, now, &mut self.jitter)?;
         self.note_breaker(is_half_open, destination, host, true, now);
         Some(host)
     }
 
-    /// The address of a host as configured.
-    pub fn host_address(&self, destination: DestinationId, host: HostIndex) -> Option<&str> {
-        self.destinations[destination.index()].address(host)
-    }
-
     /// A connection to this host is up and greeted. If the destination was dead, what waits goes at once.
     pub fn host_reached(&mut self, destination: DestinationId, host: HostIndex, now: u64) {
-        let closed = self.destinations[destination.index()].host_reached(host);
+        let Some(state) = self.live_mut(destination) else { return };
+        let closed = state.host_reached(host);
         self.note_breaker(closed, destination, host, true, now);
-        self.refresh(destination.0, now);
+        self.refresh(destination.slot, now);
     }
 
     /// This host answered an attempt, well or not: counted for its breaker.
     pub fn host_served(&mut self, destination: DestinationId, host: HostIndex, now: u64) {
-        if self.destinations[destination.index()].host_served(host, now) {
+        let Some(state) = self.live_mut(destination) else { return };
+        if state.host_served(host, now) {
             self.note_breaker(true, destination, host, true, now);
-            self.refresh(destination.0, now);
+            self.refresh(destination.slot, now);
         }
     }
 
@@ -488,16 +498,21 @@ impl Queue {
     }
 
     fn host_broke(&mut self, destination: DestinationId, host: HostIndex, how: Break, reason: &str, now: u64) {
+        if self.live(destination).is_none() {
+            return;
+        }
         let state = &mut self.destinations[destination.index()];
         let was_closed = state.is_closed(host);
         let opened = state.host_failed(host, how, reason, now, &mut self.jitter);
         self.note_breaker(opened, destination, host, !was_closed, now);
-        self.refresh(destination.0, now);
+        self.refresh(destination.slot, now);
     }
 
     /// The destination closed a connection (421 between transactions): its window shrinks by one.
     pub fn refused(&mut self, destination: DestinationId) {
-        self.destinations[destination.index()].refused();
+        if let Some(state) = self.live_mut(destination) {
+            state.refused();
+        }
     }
 
     /// What happened to destinations since the last call, oldest first.

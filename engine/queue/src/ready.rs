@@ -28,6 +28,11 @@ impl ReadyQueue {
         self.groups == 0
     }
 
+    /// The highest priority of a group in it; 0 when it is empty.
+    pub(crate) fn best_priority(&self) -> u8 {
+        (u16::BITS - self.occupied.leading_zeros()).saturating_sub(1) as u8
+    }
+
     /// Appends a group, whose age counts from now on.
     pub(crate) fn push(&mut self, groups: &mut Slab<Group>, index: u32, now: u64) {
         let priority = usize::from(groups[index].priority);
@@ -80,9 +85,14 @@ impl ReadyQueue {
         if self.occupied.is_power_of_two() {
             return Some(self.heads[self.occupied.trailing_zeros() as usize]);
         }
-        let turn =
-            |index: u32| u64::from(groups[index].ready_since_s) * 1000 + u64::from(PRIORITY_MAX - groups[index].priority) * age_step_ms;
         // On equal turns the higher priority, which comes first here, wins.
-        self.heads.iter().rev().copied().filter(|&head| head != NONE).min_by_key(|&head| turn(head))
+        self.heads.iter().rev().copied().filter(|&head| head != NONE).min_by_key(|&head| groups[head].turn(age_step_ms))
+    }
+}
+
+impl Group {
+    /// What decides who is first: the time since when it is ready, later by a step for each priority below the highest.
+    pub(crate) fn turn(&self, age_step_ms: u64) -> u64 {
+        u64::from(self.ready_since_s) * 1000 + u64::from(PRIORITY_MAX - self.priority) * age_step_ms
     }
 }

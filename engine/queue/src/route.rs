@@ -1,6 +1,10 @@
 //! Which way mail for a domain goes.
 
 use std::collections::HashMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
 
 use thiserror::Error;
 
@@ -9,9 +13,9 @@ use crate::rate::Rate;
 use crate::retry::RetryPolicy;
 
 /// Longest domain that is looked up, in bytes (RFC 5321 4.5.3.1.2); a longer one matches only `*`.
-const DOMAIN_BYTES_MAX: usize = 255;
+pub(crate) const DOMAIN_BYTES_MAX: usize = 255;
 
-/// Hosts of one smarthost route at most.
+/// Hosts of one destination at most: of a smarthost route, or of what DNS says of a domain.
 pub const HOSTS_MAX: usize = 32;
 
 /// One line of the routing table.
@@ -28,14 +32,20 @@ pub struct Route {
     pub limits: DestinationLimits,
 }
 
-/// What a route does with mail. Later ways (mx, lmtp, maildir) are further variants.
+/// What a route does with mail. Later ways (lmtp, maildir) are further variants.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Via {
-    /// Hands it to the first of these hosts that answers, at most [`HOSTS_MAX`]. Each is `address:port` in the form that is
-    /// connected to and shown; the queue does not read it.
+    /// Hands it to one of these hosts, 1 to [`HOSTS_MAX`], of the lowest preference that answers: after a fail-over the first
+    /// is tried again when its dead time is over.
     Smarthost {
-        /// In order of preference: after a fail-over the first is tried again when its dead time is over.
-        hosts: Vec<String>,
+        /// The next hops.
+        hosts: Vec<NextHop>,
+    },
+    /// To the hosts that DNS names for each domain (RFC 5321 5.1): each domain has a destination of its own, and those with
+    /// the same MX set share a site.
+    Mx {
+        /// TCP port of all hosts, 25 but for tests.
+        port: u16,
     },
     /// Counts as delivered and is dropped.
     Discard,
@@ -47,6 +57,62 @@ impl Via {
     /// No further hop has the mail then: what is delivered so is reported as delivered, not as relayed (RFC 3464 2.3.3).
     pub fn is_final(&self) -> bool {
         matches!(self, Self::Discard)
+    }
+}
+
+/// Where a connection goes.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum HostAddress {
+    /// Over TCP.
+    Tcp(SocketAddr),
+    /// To a stream socket of this machine.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for HostAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// One host of a destination.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NextHop {
+    /// For people, in the mail log too: `mx1.example.org[192.0.2.7]:25`, or the address alone where there is no name.
+    pub name: String,
+    /// What is connected to.
+    pub address: HostAddress,
+    /// Lower goes first, as in an MX record.
+    pub preference: u32,
+    /// Share of the attempts among hosts of equal preference; 0 counts as 1.
+    pub weight: u16,
+}
+
+impl From<HostAddress> for NextHop {
+    /// A host without a name.
+    fn from(address: HostAddress) -> Self {
+        Self { name: address.to_string(), address, preference: 0, weight: 1 }
+    }
+}
+
+impl From<SocketAddr> for NextHop {
+    fn from(address: SocketAddr) -> Self {
+        HostAddress::Tcp(address).into()
+    }
+}
+
+impl FromStr for NextHop {
+    type Err = std::net::AddrParseError;
+
+    /// `192.0.2.1:25`, `[2001:db8::1]:25` or `unix:/run/lmtp.sock`.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.strip_prefix("unix:") {
+            Some(path) => Ok(HostAddress::Unix(path.into()).into()),
+            None => text.parse::<SocketAddr>().map(Self::from),
+        }
     }
 }
 

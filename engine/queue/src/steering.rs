@@ -79,7 +79,7 @@ impl Queue {
         self.withdraw(index);
         self.drop_groups(index);
         for recipient in 0..self.messages[index].recipients.len() as u16 {
-            let destination = self.destination_now(index, recipient).0;
+            let destination = self.destination_now(index, recipient).slot;
             self.recipients.get_mut(self.messages[index].recipients)[usize::from(recipient)].group = destination;
         }
         self.make_groups(index);
@@ -87,14 +87,15 @@ impl Queue {
     }
 
     /// Where a recipient leads by command or by its domain.
-    fn destination_now(&self, index: u32, recipient: u16) -> DestinationId {
+    fn destination_now(&mut self, index: u32, recipient: u16) -> DestinationId {
         let message = &self.messages[index];
-        if message.rerouted != NOT_REROUTED {
-            return self.destination_of(RouteId(message.rerouted));
-        }
-        match after_at(self.address(message, recipient)) {
-            b"" => self.route(self.local_domain.as_bytes()),
-            domain => self.route(domain),
+        let domain = match after_at(self.address(message, recipient)) {
+            b"" => self.local_domain.clone().into_bytes(),
+            domain => domain.to_vec(),
+        };
+        match message.rerouted {
+            NOT_REROUTED => self.route(&domain),
+            route => self.destination_by(RouteId(route), &domain),
         }
     }
 

@@ -12,6 +12,7 @@ use crate::outcome::{
 };
 use crate::queue::Queue;
 use crate::queue_id::QueueId;
+use crate::site::Role;
 use crate::slab::NONE;
 
 impl Queue {
@@ -57,7 +58,7 @@ impl Queue {
             text[end..end + recipient.address.len()].copy_from_slice(recipient.address);
             end += recipient.address.len();
             // Until the groups are made, `group` holds the destination.
-            *state = Recipient::waiting(end as u32, recipient.destination.0);
+            *state = Recipient::waiting(end as u32, recipient.destination.slot);
             state.next_attempt = new.not_before.unwrap_or(0);
             state.set_notify(recipient.notify);
         }
@@ -125,10 +126,10 @@ impl Queue {
     pub(crate) fn drop_groups(&mut self, index: u32) {
         let mut group = std::mem::replace(&mut self.messages[index].first_group, NONE);
         while group != NONE {
-            let Group { ready, destination, next_in_message, .. } = self.groups[group];
+            let Group { ready, next_in_message, .. } = self.groups[group];
             assert_eq!(ready, 0, "a ready recipient is in its queue");
+            self.leave_destination(group);
             self.groups[group].message = NONE;
-            self.destinations[destination as usize].groups -= 1;
             self.groups.give(group);
             group = next_in_message;
         }
@@ -146,10 +147,39 @@ impl Queue {
         let Message { first_group, priority, .. } = &mut self.messages[message];
         self.groups[group] = Group { message, destination, next_in_message: *first_group, priority: *priority, ..Group::default() };
         *first_group = group;
-        let destination = &mut self.destinations[destination as usize];
-        destination.newest_group = group;
-        destination.groups += 1;
+        self.enter_destination(group);
         group
+    }
+
+    /// Puts a group behind all others of its destination.
+    pub(crate) fn enter_destination(&mut self, group: u32) {
+        let destination = &mut self.destinations[self.groups[group].destination as usize];
+        let before = std::mem::replace(&mut destination.newest_group, group);
+        destination.groups += 1;
+        (self.groups[group].previous_here, self.groups[group].next_here) = (before, NONE);
+        match before {
+            NONE => destination.oldest_group = group,
+            before => self.groups[before].next_here = group,
+        }
+    }
+
+    /// Takes a group, of which nothing is ready, out of those of its destination.
+    pub(crate) fn leave_destination(&mut self, group: u32) {
+        let Group { destination: slot, previous_here, next_here, .. } = self.groups[group];
+        let destination = &mut self.destinations[slot as usize];
+        destination.groups -= 1;
+        match previous_here {
+            NONE => destination.oldest_group = next_here,
+            before => self.groups[before].next_here = next_here,
+        }
+        match next_here {
+            NONE => destination.newest_group = previous_here,
+            behind => self.groups[behind].previous_here = previous_here,
+        }
+        if destination.groups == 0 && matches!(destination.role, Role::Domain(_)) {
+            // Without mail it is dropped in time.
+            self.serve(slot);
+        }
     }
 
     /// Takes in a persisted record.

@@ -1,11 +1,12 @@
 //! How recipients move between their places; every move goes through [`Queue::place`].
 
-use crate::destination::{Destination, DestinationId};
+use crate::destination::Destination;
 use crate::message::{Flags, Group, Message, NO_RECIPIENT, Place, Recipient};
 use crate::outcome::{Outcome, REPLY_BYTES_MAX, sanitise};
 use crate::queue::{Dispatch, Queue, Settled};
 use crate::report::Notify;
 use crate::retry::{Jitter, RetryPolicy};
+use crate::site::Role;
 use crate::slab::NONE;
 
 /// An attempt that ends before a recipient's turn so many times in a row counts as a deferral.
@@ -132,7 +133,7 @@ impl Queue {
         let length = if state.reply().len() > 0 {
             sanitise(self.texts.get(state.reply()), &mut last)
         } else {
-            sanitise(self.destinations[self.groups[state.group].destination as usize].reason.as_bytes(), &mut last)
+            sanitise(self.reason_of(self.groups[state.group].destination).as_bytes(), &mut last)
         };
         self.place(index, recipient, Place::Failed);
         self.messages[index].flags.set(Flags::REPORT_DUE, true);
@@ -223,6 +224,9 @@ impl Queue {
     /// Puts a destination into the list of those that may be served, or sees to it that it wakes when it may.
     pub(crate) fn refresh(&mut self, destination: u32, now: u64) {
         let state = &mut self.destinations[destination as usize];
+        if matches!(state.role, Role::Domain(_)) {
+            return self.refresh_domain(destination, now);
+        }
         if state.may_start(now) {
             if !state.listed {
                 state.listed = true;
@@ -232,13 +236,31 @@ impl Queue {
         }
         match state.wakes_at(now) {
             Some(at) => self.destination_timers.set(destination, at),
+            None if matches!(state.role, Role::Site(_)) => self.rest(destination, now),
             None => self.destination_timers.cancel(destination),
         }
     }
 
-    /// Takes the next recipients from a ready queue.
+    /// Why mail of this destination waits, if it does not wait for its turn.
+    pub(crate) fn reason_of(&self, home: u32) -> &str {
+        let own = &self.destinations[home as usize].reason;
+        if own.is_empty() { &self.acting(home).reason } else { own }
+    }
+
+    /// Takes the next recipients that may be attempted at a destination.
     pub(crate) fn dispatch(&mut self, destination: u32, now: u64) -> Option<Dispatch> {
-        let state = &self.destinations[destination as usize];
+        if matches!(self.destinations[destination as usize].role, Role::Site(_)) {
+            let home = self.next_domain(destination, now)?;
+            let dispatch = self.take(home, destination, now);
+            self.refresh_domain(home, now);
+            return dispatch;
+        }
+        self.take(destination, destination, now)
+    }
+
+    /// Takes the next recipients from the ready queue of `home` for an attempt at `destination`.
+    pub(crate) fn take(&mut self, home: u32, destination: u32, now: u64) -> Option<Dispatch> {
+        let state = &self.destinations[home as usize];
         let group = state.ready.first(&self.groups, self.settings.age_step_ms)?;
         let most = state.limits.recipients_max.max(1);
         let index = self.groups[group].message;
@@ -263,7 +285,7 @@ impl Queue {
         self.placed[Place::Attempting as usize] += usize::from(taken);
         self.subtract_ready(group, taken);
         self.destinations[destination as usize].started(now);
-        let (key, destination) = (self.key(index), DestinationId(destination));
+        let (key, destination) = (self.key(index), self.id(destination));
         Some(Dispatch { key, destination, group, number, recipients: taken, attempt: tried.saturating_add(1) })
     }
 
@@ -360,7 +382,7 @@ impl Queue {
         if destination.in_flight == 0 {
             destination.forget_probes(now);
         }
-        self.refresh(dispatch.destination.0, now);
+        self.refresh(dispatch.destination.slot, now);
     }
 
     /// After an attempt: what has to be persisted.

@@ -12,6 +12,7 @@ use crate::queue::Queue;
 use crate::queue_id::QueueId;
 use crate::report::{Notice, Notify};
 use crate::route::{RouteId, Via};
+use crate::site::Role;
 use crate::slab::NONE;
 use crate::wait::Wait;
 
@@ -154,12 +155,15 @@ pub struct RecipientView<'q> {
 pub struct DestinationView<'q> {
     /// Its id.
     pub id: DestinationId,
-    /// The route's pattern, or `unrouted`.
+    /// The route's pattern, or `unrouted`; the domain, or the first host of the site, where the route is by mx.
     pub name: &'q str,
     /// Its route.
     pub route: Option<RouteId>,
     /// What is done with its mail.
     pub via: &'q Via,
+    /// The site whose hosts serve it, by its first host; only for a domain whose hosts are known. Attempts, limits, window and
+    /// breaker are then those of the site.
+    pub site: Option<&'q str>,
     /// Attempts in progress.
     pub in_flight: u32,
     /// Attempts at a time that are allowed now.
@@ -322,28 +326,45 @@ impl Queue {
 
     /// All destinations; the first is [`DestinationId::UNROUTED`].
     pub fn destinations(&self, now: u64) -> impl Iterator<Item = DestinationView<'_>> {
-        (0..self.destinations.len()).filter_map(move |index| self.destination(DestinationId(index as u32), now))
+        let used = (0..self.destinations.len() as u32).filter(|&slot| !matches!(self.destinations[slot as usize].role, Role::Vacant));
+        used.map(move |slot| self.view_of(slot, now))
     }
 
-    /// One destination.
+    /// One destination; `None` if it was dropped.
     pub fn destination(&self, id: DestinationId, now: u64) -> Option<DestinationView<'_>> {
-        self.destinations.get(id.index()).map(|destination| DestinationView {
-            id,
+        self.live(id).map(|_| self.view_of(id.slot, now))
+    }
+
+    fn view_of(&self, slot: u32, now: u64) -> DestinationView<'_> {
+        let (destination, acting) = (&self.destinations[slot as usize], self.acting(slot));
+        DestinationView {
+            id: self.id(slot),
             name: &destination.name,
             route: destination.route,
             via: &destination.via,
-            in_flight: destination.in_flight,
-            window: destination.window(now),
+            site: (!std::ptr::eq(destination, acting)).then_some(&*acting.name),
+            in_flight: acting.in_flight,
+            window: acting.window(now),
             ready: destination.ready.len(),
             messages: destination.groups,
-            breaker: destination.breaker(now),
+            breaker: acting.breaker(now),
             paused: destination.paused,
-            connections_max: destination.limits.connections_max,
-            wait: destination.wait(now),
-            throttled_until: destination.throttled_until(now),
-            rate_next: destination.rate_next(now),
-            reason: &destination.reason,
-        })
+            connections_max: acting.limits.connections_max,
+            wait: self.wait_of(slot, now),
+            throttled_until: acting.throttled_until(now),
+            rate_next: acting.rate_next(now),
+            reason: self.reason_of(slot),
+        }
+    }
+
+    /// What keeps the mail of a destination, at its site where it has one.
+    fn wait_of(&self, home: u32, now: u64) -> Wait {
+        let state = &self.destinations[home as usize];
+        match &state.role {
+            Role::Domain(_) if state.paused => Wait::Paused,
+            Role::Domain(domain) => domain.wait(now).unwrap_or_else(|| self.acting(home).wait(now)),
+            Role::Route | Role::Site(_) | Role::Vacant => state.wait(now),
+        }
     }
 
     /// Counts for metrics; O(1).
@@ -467,7 +488,11 @@ impl<'q> RecipientView<'q> {
 
     /// Where to.
     pub fn destination(&self) -> DestinationId {
-        DestinationId(self.message.queue.groups[self.recipient().group].destination)
+        self.message.queue.id(self.home())
+    }
+
+    fn home(&self) -> u32 {
+        self.message.queue.groups[self.recipient().group].destination
     }
 
     /// Nothing is left to do for it.
@@ -494,7 +519,9 @@ impl<'q> RecipientView<'q> {
         match self.state() {
             State::Deferred => Some(self.recipient().next_attempt.max(now)),
             State::Ready => {
-                self.message.queue.destinations[self.destination().index()].wakes_at(now).map_or(Some(now), |at| Some(at.max(now)))
+                let queue = self.message.queue;
+                let by_dns = queue.wait_of(self.home(), now).until();
+                Some(queue.acting(self.home()).wakes_at(now).or(by_dns).map_or(now, |at| at.max(now)))
             }
             State::Attempting | State::Held | State::Delivered | State::Failed | State::Bounced => None,
         }
@@ -528,16 +555,20 @@ impl<'q> RecipientView<'q> {
 
     /// Why it is still here, in one sentence; empty if there is nothing to say.
     pub fn reason(&self, now: u64) -> Cow<'q, str> {
-        let destination = &self.message.queue.destinations[self.destination().index()];
+        let queue = self.message.queue;
+        let destination = &queue.destinations[self.home() as usize];
+        let acting = queue.acting(self.home());
         match self.state() {
             State::Held if self.message.is_held() => "held by command".into(),
             State::Held if self.destination() == DestinationId::UNROUTED => destination.reason.as_str().into(),
             State::Held => format!("held by route {:?}", destination.name).into(),
             State::Ready if destination.paused => format!("destination {:?} is paused by command", destination.name).into(),
-            State::Ready if destination.breaker(now) != Breaker::Closed => destination.reason.as_str().into(),
-            State::Ready => match destination.wait(now) {
+            State::Ready if acting.breaker(now) != Breaker::Closed => acting.reason.as_str().into(),
+            State::Ready => match queue.wait_of(self.home(), now) {
                 Wait::Turn => self.reply(),
-                wait @ Wait::Throttled { .. } => format!("{wait}: {}", destination.reason).into(),
+                Wait::Asking if destination.reason.is_empty() => format!("waits for DNS of {}", destination.name).into(),
+                Wait::Asking | Wait::Unanswered { .. } => destination.reason.as_str().into(),
+                wait @ Wait::Throttled { .. } => format!("{wait}: {}", acting.reason).into(),
                 wait => wait.to_string().into(),
             },
             State::Deferred | State::Failed | State::Bounced => self.reply(),

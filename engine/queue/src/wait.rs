@@ -11,6 +11,13 @@ pub enum Wait {
     Held,
     /// An operator paused it.
     Paused,
+    /// DNS has not answered yet.
+    Asking,
+    /// DNS gave no answer that could be used; it is asked again then.
+    Unanswered {
+        /// Unix milliseconds.
+        until: u64,
+    },
     /// No host serves; the next probe is made then. Unix milliseconds.
     BreakerOpen {
         /// Unix milliseconds.
@@ -50,8 +57,12 @@ impl Wait {
     /// When time alone ends it, unix milliseconds.
     pub const fn until(self) -> Option<u64> {
         match self {
-            Self::BreakerOpen { until } | Self::Throttled { until } | Self::Shortage { until } | Self::Rate { until, .. } => Some(until),
-            Self::Held | Self::Paused | Self::Probing | Self::Window { .. } | Self::Turn => None,
+            Self::Unanswered { until }
+            | Self::BreakerOpen { until }
+            | Self::Throttled { until }
+            | Self::Shortage { until }
+            | Self::Rate { until, .. } => Some(until),
+            Self::Held | Self::Paused | Self::Asking | Self::Probing | Self::Window { .. } | Self::Turn => None,
         }
     }
 
@@ -60,6 +71,8 @@ impl Wait {
         match self {
             Self::Held => "held",
             Self::Paused => "paused",
+            Self::Asking => "dns",
+            Self::Unanswered { .. } => "dns-failed",
             Self::BreakerOpen { .. } => "breaker-open",
             Self::Probing => "probing",
             Self::Throttled { .. } => "throttled",
@@ -77,6 +90,8 @@ impl fmt::Display for Wait {
         match self {
             Self::Held => f.write_str("held by its route"),
             Self::Paused => f.write_str("the destination is paused by command"),
+            Self::Asking => f.write_str("waits for an answer of DNS"),
+            Self::Unanswered { .. } => f.write_str("DNS gave no answer; it is asked again at the time given"),
             Self::BreakerOpen { .. } => f.write_str("no host of the destination answers; the next probe is due at the time given"),
             Self::Probing => f.write_str("the destination is being probed"),
             Self::Throttled { .. } => f.write_str("the destination asked for less mail and is left alone"),

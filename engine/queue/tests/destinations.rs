@@ -1,8 +1,8 @@
 //! When mail may go: windows, dead hosts, fail-over, revival, holds by route, priorities.
 
 use ringpost_queue::{
-    Breaker, DestinationId, DestinationLimits, Dispatch, HostIndex, HostsTried, NewMessage, NewRecipient, Notify, Outcome, Queue, QueueId,
-    QueueSettings, RetryPolicy, Route, Routes, Settled, State, Via, Work,
+    Breaker, DestinationId, DestinationLimits, Dispatch, HostIndex, HostsTried, NewMessage, NewRecipient, NextHop, Notify, Outcome, Queue,
+    QueueId, QueueSettings, RetryPolicy, Route, Routes, Settled, State, Via, Work,
 };
 
 const START: u64 = 1_790_000_000_000;
@@ -12,8 +12,13 @@ fn queue(via: Via) -> Queue {
     Queue::new(QueueSettings::default(), Routes::new(vec![route]).unwrap(), 1, START)
 }
 
+/// In order of preference.
+fn next_hops(hosts: &[&str]) -> Vec<NextHop> {
+    (0..).zip(hosts).map(|(preference, host)| NextHop { preference, ..host.parse().unwrap() }).collect()
+}
+
 fn smarthost(hosts: &[&str]) -> Queue {
-    queue(Via::Smarthost { hosts: hosts.iter().map(|host| host.to_string()).collect() })
+    queue(Via::Smarthost { hosts: next_hops(hosts) })
 }
 
 fn enqueue(queue: &mut Queue, sequence: u64, priority: u8, now: u64) {
@@ -36,7 +41,7 @@ fn enqueue(queue: &mut Queue, sequence: u64, priority: u8, now: u64) {
 fn poll(queue: &mut Queue, now: u64) -> Option<Dispatch> {
     match queue.poll(now, &mut Vec::new())? {
         Work::Attempt(dispatch) => Some(dispatch),
-        Work::Expired(_) | Work::Report(_) => panic!("nothing is that old"),
+        Work::Expired(_) | Work::Report(_) | Work::Resolve(_) => panic!("nothing is that old, or looked up"),
     }
 }
 
@@ -70,7 +75,7 @@ fn sleep(queue: &mut Queue, now: &mut u64) -> Dispatch {
 fn connect(queue: &mut Queue, dispatch: Dispatch, answers: impl Fn(&str) -> bool, now: u64) -> Result<(Dispatch, HostIndex), Vec<String>> {
     let (destination, mut tried, mut failed) = (dispatch.destination(), HostsTried::default(), Vec::new());
     while let Some(host) = queue.next_host(destination, &mut tried, now) {
-        let address = queue.host_address(destination, host).unwrap().to_string();
+        let address = queue.host_address(destination, host).unwrap().name.clone();
         if answers(&address) {
             queue.host_reached(destination, host, now);
             return Ok((dispatch, host));
@@ -86,7 +91,7 @@ fn connect(queue: &mut Queue, dispatch: Dispatch, answers: impl Fn(&str) -> bool
 
 #[test]
 fn the_window_begins_at_five_and_grows_with_deliveries_up_to_the_connection_limit() {
-    let mut queue = smarthost(&["h:25"]);
+    let mut queue = smarthost(&["192.0.2.1:25"]);
     for sequence in 0..500 {
         enqueue(&mut queue, sequence, 5, START);
     }
@@ -105,7 +110,7 @@ fn the_window_begins_at_five_and_grows_with_deliveries_up_to_the_connection_limi
 
 #[test]
 fn chained_attempts_use_no_place_of_the_window_and_give_none_away() {
-    let mut queue = smarthost(&["h:25"]);
+    let mut queue = smarthost(&["192.0.2.1:25"]);
     for sequence in 0..100 {
         enqueue(&mut queue, sequence, 5, START);
     }
@@ -173,7 +178,7 @@ fn a_dead_next_hop_costs_one_probe_per_dead_time_and_what_waits_goes_at_once_whe
 
 #[test]
 fn a_next_hop_that_is_away_for_ten_seconds_is_used_again_within_ten_more() {
-    let mut queue = smarthost(&["h:25"]);
+    let mut queue = smarthost(&["192.0.2.1:25"]);
     enqueue(&mut queue, 1, 5, START);
     let mut now = START;
     loop {
@@ -190,7 +195,7 @@ fn a_next_hop_that_is_away_for_ten_seconds_is_used_again_within_ten_more() {
 
 #[test]
 fn one_failed_connection_among_good_ones_kills_nothing() {
-    let mut queue = smarthost(&["h:25"]);
+    let mut queue = smarthost(&["192.0.2.1:25"]);
     for sequence in 0..50 {
         enqueue(&mut queue, sequence, 5, START);
     }
@@ -206,15 +211,15 @@ fn one_failed_connection_among_good_ones_kills_nothing() {
 
 #[test]
 fn mail_fails_over_to_the_next_host_and_returns_to_the_first() {
-    let mut queue = smarthost(&["first:25", "second:25"]);
+    let mut queue = smarthost(&["192.0.2.1:25", "192.0.2.2:25"]);
     let mut now = START;
     let mut used = Vec::new();
     for sequence in 0..60 {
         enqueue(&mut queue, sequence, 5, now);
         let dispatch = poll(&mut queue, now).expect("a live host is left");
         let first_lives = now >= START + 20_000;
-        let (dispatch, host) = connect(&mut queue, dispatch, |address| address != "first:25" || first_lives, now).unwrap();
-        used.push(host.0);
+        let (dispatch, host) = connect(&mut queue, dispatch, |address| address != "192.0.2.1:25" || first_lives, now).unwrap();
+        used.push(host.position());
         deliver(&mut queue, dispatch, now);
         now += 1000;
     }
@@ -226,7 +231,7 @@ fn mail_fails_over_to_the_next_host_and_returns_to_the_first() {
 
 #[test]
 fn a_driver_that_cannot_connect_does_not_spin() {
-    let mut queue = smarthost(&["h:25"]);
+    let mut queue = smarthost(&["192.0.2.1:25"]);
     enqueue(&mut queue, 1, 5, START);
     let mut now = START;
     for attempt in 0..20 {
@@ -249,7 +254,7 @@ fn a_driver_that_cannot_connect_does_not_spin() {
 
 #[test]
 fn recipients_that_were_never_tried_go_again_at_once_but_not_for_ever() {
-    let mut queue = smarthost(&["h:25"]);
+    let mut queue = smarthost(&["192.0.2.1:25"]);
     enqueue(&mut queue, 1, 5, START);
     for attempt in 1..=3 {
         let dispatch = poll(&mut queue, START).unwrap();
@@ -280,7 +285,7 @@ fn mail_for_a_hold_route_or_none_waits_without_a_timer() {
 
 #[test]
 fn a_paused_destination_starts_nothing_until_it_is_resumed() {
-    let mut queue = smarthost(&["h:25"]);
+    let mut queue = smarthost(&["192.0.2.1:25"]);
     let destination = queue.route(b"y.test");
     queue.pause(destination, true, START);
     enqueue(&mut queue, 1, 5, START);
@@ -293,7 +298,7 @@ fn a_paused_destination_starts_nothing_until_it_is_resumed() {
 fn higher_priorities_go_first_and_lower_ones_age() {
     let route = Route {
         pattern: "*".into(),
-        via: Via::Smarthost { hosts: vec!["h:25".into()] },
+        via: Via::Smarthost { hosts: next_hops(&["192.0.2.1:25"]) },
         retry: RetryPolicy::default(),
         limits: DestinationLimits { connections_max: 1, ..DestinationLimits::default() },
     };

@@ -14,7 +14,7 @@ const DELIVERED: Outcome<'_> = Outcome::Delivered { reply: b"250 ok" };
 fn queue() -> Queue {
     let route = |pattern: &str, lifetime_ms| Route {
         pattern: pattern.into(),
-        via: Via::Smarthost { hosts: vec!["h:25".into()] },
+        via: Via::Smarthost { hosts: vec!["192.0.2.1:25".parse().unwrap()] },
         retry: RetryPolicy { lifetime_ms, ..RetryPolicy::default() },
         limits: DestinationLimits::default(),
     };
@@ -37,8 +37,8 @@ fn message(id: QueueId) -> NewMessage<'static> {
     }
 }
 
-fn recipients<'a>(queue: &Queue, addresses: &[&'a str]) -> Vec<NewRecipient<'a>> {
-    let route = |address: &'a str| NewRecipient {
+fn recipients<'a>(queue: &mut Queue, addresses: &[&'a str]) -> Vec<NewRecipient<'a>> {
+    let mut route = |address: &'a str| NewRecipient {
         address: address.as_bytes(),
         destination: queue.route(address.split_once('@').unwrap().1.as_bytes()),
         notify: Notify::UNSAID,
@@ -75,7 +75,7 @@ fn state(queue: &Queue, key: MessageKey) -> (State, String) {
 fn mail_for_later_waits_for_its_release_and_its_lifetime_counts_from_then() {
     for recovered in [false, true] {
         let mut queue = queue();
-        let recipients = recipients(&queue, &["b@y.test"]);
+        let recipients = recipients(&mut queue, &["b@y.test"]);
         let message = NewMessage { not_before: Some(START + DAY), extended: true, ..message(ID) };
         let key = if recovered {
             queue.recover(&message, recipients.into_iter(), std::iter::empty(), START + MINUTE).unwrap().key
@@ -89,7 +89,8 @@ fn mail_for_later_waits_for_its_release_and_its_lifetime_counts_from_then() {
         }
         let dispatch = attempt(&mut queue, START + DAY).unwrap();
         queue.abandon(dispatch, START + DAY);
-        queue.pause(queue.route(b"y.test"), true, START + DAY);
+        let destination = queue.route(b"y.test");
+        queue.pause(destination, true, START + DAY);
         assert!(attempt(&mut queue, START + 6 * DAY - 1).is_none());
         assert_eq!(state(&queue, key).0, State::Ready);
         expire(&mut queue, START + 6 * DAY);
@@ -144,7 +145,7 @@ fn mail_expires_in_the_ready_queue_of_a_dead_destination() {
                 let _ = queue.unreachable(dispatch, now, &mut record);
             }
             Some(Work::Expired(_)) => break,
-            Some(Work::Report(_)) => unreachable!("reports are off"),
+            Some(Work::Report(_) | Work::Resolve(_)) => unreachable!("reports are off, and no route needs DNS"),
             None => now = queue.next_due(now).unwrap(),
         }
     }
@@ -192,12 +193,13 @@ fn an_attempt_open_at_the_end_of_life_is_heard_first() {
 #[test]
 fn each_route_has_its_own_lifetime_and_the_message_may_have_a_shorter_one() {
     let mut queue = queue();
-    let recipients = recipients(&queue, &["b@y.test", "c@short.test"]);
+    let recipients = recipients(&mut queue, &["b@y.test", "c@short.test"]);
     let first = queue.enqueue(&message(ID), recipients.clone().into_iter(), START);
     let urgent = NewMessage { expires_at: Some(START + MINUTE), ..message(QueueId { sequence: 2, ..ID }) };
     let second = queue.enqueue(&urgent, recipients.into_iter(), START);
     for id in [1, 2] {
-        queue.pause(queue.route(if id == 1 { b"y.test" } else { b"short.test" }), true, START);
+        let destination = queue.route(if id == 1 { b"y.test" } else { b"short.test" });
+        queue.pause(destination, true, START);
     }
     let states = |queue: &Queue, key| queue.show(key).unwrap().recipients().map(|recipient| recipient.state()).collect::<Vec<_>>();
     expire(&mut queue, START + MINUTE);
@@ -222,8 +224,8 @@ fn held_mail_neither_goes_nor_expires_and_gets_one_attempt_after_its_release() {
     assert!(attempt(&mut queue, now).is_none());
     assert_eq!(state(&queue, key).0, State::Held);
     // The hold survives a restart.
-    let again = self::queue();
-    let (mut queue, recipients) = (self::queue(), recipients(&again, &["b@y.test"]));
+    let mut again = self::queue();
+    let (mut queue, recipients) = (self::queue(), recipients(&mut again, &["b@y.test"]));
     let Recovered { key, done, .. } = queue.recover(&message(ID), recipients.into_iter(), [&record[..]].into_iter(), now).unwrap();
     assert!(!done);
     assert!(attempt(&mut queue, now).is_none());
@@ -237,14 +239,15 @@ fn held_mail_neither_goes_nor_expires_and_gets_one_attempt_after_its_release() {
 fn mail_recovered_after_its_end_gets_one_attempt_and_at_most_the_grace() {
     let now = START + 8 * DAY;
     let mut queue = queue();
-    let recipients = recipients(&queue, &["b@y.test"]);
+    let recipients = recipients(&mut queue, &["b@y.test"]);
     let Recovered { key, .. } = queue.recover(&message(ID), recipients.clone().into_iter(), std::iter::empty(), now).unwrap();
     let dispatch = attempt(&mut queue, now).unwrap();
     let _ = queue.settle(dispatch, &[(0, LATER)], now, &mut Vec::new());
     assert_eq!(state(&queue, key).0, State::Failed);
 
     let mut queue = self::queue();
-    queue.pause(queue.route(b"y.test"), true, now);
+    let destination = queue.route(b"y.test");
+    queue.pause(destination, true, now);
     let _ = queue.recover(&message(ID), recipients.into_iter(), std::iter::empty(), now).unwrap();
     assert!(attempt(&mut queue, now + 4 * 60 * MINUTE - 1).is_none());
     expire(&mut queue, now + 4 * 60 * MINUTE);
@@ -319,7 +322,7 @@ fn attempts_times_and_replies_survive_a_restart_and_the_newest_record_wins() {
     assert_eq!(before[0].1, 3);
     let mut whole = Vec::new();
     assert!(queue.state(key, &mut whole));
-    let recipients = recipients(&queue, &["b@y.test", "c@y.test", "d@short.test"]);
+    let recipients = recipients(&mut queue, &["b@y.test", "c@y.test", "d@short.test"]);
     for records in [records.iter().map(Vec::as_slice).collect::<Vec<_>>(), vec![&whole[..]]] {
         let mut recovered = self::queue();
         let Recovered { key, done, .. } =
@@ -344,7 +347,7 @@ fn attempts_times_and_replies_survive_a_restart_and_the_newest_record_wins() {
 #[test]
 fn a_message_whose_settled_record_was_lost_is_done_after_recovery() {
     let mut queue = queue();
-    let recipients = recipients(&queue, &["b@y.test", "c@short.test"]);
+    let recipients = recipients(&mut queue, &["b@y.test", "c@short.test"]);
     let delivered = b"\x01\x00\x02\x00\
         \x00\x00\x01\x00\x01\x00\x08\x07\x06\x05\x04\x03\x02\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\
         \x01\x00\x01\x00\x01\x00\x08\x07\x06\x05\x04\x03\x02\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00";
@@ -363,7 +366,7 @@ const SETTLED: [u8; 54] = *b"\x02\x00\x02\x00\
 #[test]
 fn a_bounced_recipient_stays_so_and_counts_as_settled() {
     let mut queue = queue();
-    let (two, three) = (recipients(&queue, &["b@y.test", "c@y.test"]), recipients(&queue, &["b@y.test", "c@y.test", "d@y.test"]));
+    let (two, three) = (recipients(&mut queue, &["b@y.test", "c@y.test"]), recipients(&mut queue, &["b@y.test", "c@y.test", "d@y.test"]));
     let Recovered { key, done, .. } = queue.recover(&message(ID), two.into_iter(), [&SETTLED[..]].into_iter(), START).unwrap();
     assert!(done);
     queue.recorded(key);
@@ -393,7 +396,7 @@ fn a_lifetime_and_a_route_set_by_command_survive_restarts_while_the_route_exists
     };
     for (pattern, to, lost) in [("short.test", 2, None), ("gone.test", 1, Some("gone.test"))] {
         let mut queue = queue();
-        let recipients = recipients(&queue, &["b@y.test"]);
+        let recipients = recipients(&mut queue, &["b@y.test"]);
         let record = head(pattern);
         let recovered = queue.recover(&message(ID), recipients.into_iter(), [&record[..]].into_iter(), START).unwrap();
         assert_eq!((recovered.done, recovered.lost_route), (false, lost));
@@ -414,7 +417,7 @@ fn listing_filters_and_pages() {
     let mut queue = queue();
     for sequence in 0..100 {
         let address = if sequence % 10 == 0 { "b@short.test" } else { "b@y.test" };
-        let recipients = recipients(&queue, &["a@Third.test", address]);
+        let recipients = recipients(&mut queue, &["a@Third.test", address]);
         let new = NewMessage { reverse_path: if sequence == 5 { b"" } else { b"s@x.test" }, ..message(QueueId { sequence, ..ID }) };
         queue.enqueue(&new, recipients.into_iter(), START);
     }

@@ -10,7 +10,7 @@ const START: u64 = 1_790_000_000_000;
 fn queue(limits: DestinationLimits) -> Queue {
     let route = |pattern: &str| Route {
         pattern: pattern.into(),
-        via: Via::Smarthost { hosts: vec![format!("{pattern}:25")] },
+        via: Via::Smarthost { hosts: vec!["192.0.2.1:25".parse().unwrap()] },
         retry: RetryPolicy::default(),
         limits,
     };

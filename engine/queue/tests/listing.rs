@@ -15,7 +15,7 @@ const TAGS: [&str; 3] = ["", "bulk", "news"];
 fn queue(seed: u64) -> Queue {
     let route = Route {
         pattern: "*".into(),
-        via: Via::Smarthost { hosts: vec!["192.0.2.1:25".into()] },
+        via: Via::Smarthost { hosts: vec!["192.0.2.1:25".parse().unwrap()] },
         retry: RetryPolicy::default(),
         limits: Default::default(),
     };

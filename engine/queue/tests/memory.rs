@@ -12,7 +12,7 @@ const RECIPIENT: &[u8] = b"some.recipient@mail.example.com";
 fn queue() -> Queue {
     let route = Route {
         pattern: "*".into(),
-        via: Via::Smarthost { hosts: vec!["192.0.2.1:25".into()] },
+        via: Via::Smarthost { hosts: vec!["192.0.2.1:25".parse().unwrap()] },
         retry: RetryPolicy::default(),
         limits: Default::default(),
     };

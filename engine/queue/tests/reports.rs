@@ -22,7 +22,7 @@ fn queue_with(limits: ReportLimits) -> Queue {
         retry: RetryPolicy { warn_after_ms, ..RetryPolicy::default() },
         limits: DestinationLimits::default(),
     };
-    let smarthost = || Via::Smarthost { hosts: vec!["h:25".into()] };
+    let smarthost = || Via::Smarthost { hosts: vec!["192.0.2.1:25".parse().unwrap()] };
     let routes = Routes::new(vec![
         route("*", smarthost(), Some(4 * HOUR)),
         route("slow.test", smarthost(), Some(9 * HOUR)),
@@ -40,7 +40,7 @@ fn message(sequence: u64) -> NewMessage<'static> {
     NewMessage { id: QueueId { sequence, ..ID }, size: 10, accepted_at: START, reverse_path: b"s@x.test", ..NewMessage::default() }
 }
 
-fn recipients<'a>(queue: &Queue, addresses: &[(&'a str, Notify)]) -> Vec<NewRecipient<'a>> {
+fn recipients<'a>(queue: &mut Queue, addresses: &[(&'a str, Notify)]) -> Vec<NewRecipient<'a>> {
     let route = |&(address, notify): &(&'a str, Notify)| NewRecipient {
         address: address.as_bytes(),
         destination: queue.route(address.split_once('@').unwrap().1.as_bytes()),
@@ -115,7 +115,7 @@ fn a_failure_recorded_before_a_crash_is_reported_after_it_and_a_bounce_is_not() 
     enqueue(&mut queue, &message(1), &addresses);
     let records = attempt_all(&mut queue, START, |number| if number == 0 { REFUSED } else { LATER });
     let all: Vec<&[u8]> = records.iter().map(Vec::as_slice).collect();
-    let again = recipients(&queue, &addresses);
+    let again = recipients(&mut queue, &addresses);
     let mut recovered = self::queue();
     let Recovered { key: after, done, .. } = recovered.recover(&message(1), again.clone().into_iter(), all.into_iter(), START).unwrap();
     assert!(!done);
@@ -214,7 +214,7 @@ fn a_success_that_is_to_be_told_keeps_the_message_over_a_restart() {
     let mut whole = Vec::new();
     assert!(queue.state(key, &mut whole));
     let mut queue = self::queue();
-    let again = recipients(&queue, &addresses);
+    let again = recipients(&mut queue, &addresses);
     let Recovered { key, done, .. } = queue.recover(&message(1), again.clone().into_iter(), [&whole[..]].into_iter(), START).unwrap();
     assert!(!done);
     assert_eq!(report(&mut queue, START), key);
@@ -224,7 +224,7 @@ fn a_success_that_is_to_be_told_keeps_the_message_over_a_restart() {
     assert_eq!(queue.reported(key, due.about, &due.recipients, START, &mut Vec::new()), Settled::Done);
     // With reports switched off nobody waits for one.
     let mut off = Queue::new(QueueSettings::default(), Routes::new(vec![]).unwrap(), 1, START);
-    let again = recipients(&off, &addresses);
+    let again = recipients(&mut off, &addresses);
     assert!(off.recover(&message(1), again.into_iter(), [&whole[..]].into_iter(), START).unwrap().done);
 }
 
@@ -247,7 +247,7 @@ fn a_delay_is_told_once_at_its_time_and_not_again_after_a_restart() {
                 assert_eq!(queue.reported(key, due.about, &due.recipients, now, &mut Vec::new()), Settled::Outcome);
                 reports.push(((now - START) / HOUR, due.recipients));
             }
-            Some(Work::Expired(_)) => unreachable!("five days"),
+            Some(Work::Expired(_) | Work::Resolve(_)) => unreachable!("five days"),
             None => now = queue.next_due(now).unwrap(),
         }
     }
@@ -255,7 +255,7 @@ fn a_delay_is_told_once_at_its_time_and_not_again_after_a_restart() {
     let mut whole = Vec::new();
     assert!(queue.state(key, &mut whole));
     let mut queue = self::queue();
-    let again = recipients(&queue, &addresses);
+    let again = recipients(&mut queue, &addresses);
     let _ = queue.recover(&message(1), again.into_iter(), [&whole[..]].into_iter(), now).unwrap();
     while let Some(work) = queue.poll(now, &mut Vec::new()) {
         assert!(matches!(work, Work::Attempt(_)), "{work:?}");
@@ -265,7 +265,8 @@ fn a_delay_is_told_once_at_its_time_and_not_again_after_a_restart() {
 #[test]
 fn a_delay_is_told_of_mail_in_the_ready_queue_and_at_the_time_the_message_says() {
     let mut queue = queue();
-    queue.pause(queue.route(b"y.test"), true, START);
+    let destination = queue.route(b"y.test");
+    queue.pause(destination, true, START);
     let first = enqueue(&mut queue, &message(1), &[("b@y.test", Notify::UNSAID)]);
     let second = enqueue(&mut queue, &NewMessage { warn_at: Some(START + HOUR), ..message(2) }, &[("b@y.test", Notify::UNSAID)]);
     assert!(queue.poll(START + HOUR - 1, &mut Vec::new()).is_none());
@@ -299,7 +300,7 @@ fn a_storm_is_reported_at_the_pace_of_its_sender_and_of_all_and_nothing_is_dropp
                 assert_eq!(queue.reported(key, About::Failure, &[0], now, &mut Vec::new()), Settled::Done);
                 queue.recorded(key);
             }
-            Some(Work::Expired(_)) => unreachable!("nothing waits so long"),
+            Some(Work::Expired(_) | Work::Resolve(_)) => unreachable!("nothing waits so long"),
             None if queue.is_empty() => break,
             None => now = queue.next_due(now).unwrap(),
         }

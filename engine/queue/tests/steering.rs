@@ -13,7 +13,7 @@ const ADDRESSES: [&str; 3] = ["b@y.test", "c@z.test", "d@y.test"];
 fn queue(last_pattern: &str) -> Queue {
     let route = |pattern: &str| Route {
         pattern: pattern.into(),
-        via: Via::Smarthost { hosts: vec![format!("192.0.2.1:{}", pattern.len())] },
+        via: Via::Smarthost { hosts: vec![format!("192.0.2.1:{}", pattern.len()).parse().unwrap()] },
         retry: RetryPolicy::default(),
         limits: Default::default(),
     };
@@ -27,8 +27,8 @@ fn message() -> NewMessage<'static> {
     NewMessage { id: ID, accepted_at: START, reverse_path: b"s@x.test", ..NewMessage::default() }
 }
 
-fn recipients(queue: &Queue) -> Vec<NewRecipient<'static>> {
-    let route = |address: &str| queue.route(address.rsplit_once('@').unwrap().1.as_bytes());
+fn recipients(queue: &mut Queue) -> Vec<NewRecipient<'static>> {
+    let mut route = |address: &str| queue.route(address.rsplit_once('@').unwrap().1.as_bytes());
     ADDRESSES
         .iter()
         .map(|address| NewRecipient { address: address.as_bytes(), destination: route(address), notify: Default::default() })
@@ -42,7 +42,7 @@ fn enqueue(queue: &mut Queue) -> MessageKey {
 
 fn recover(record: &[u8], last_pattern: &str) -> (Queue, MessageKey) {
     let mut queue = queue(last_pattern);
-    let recipients = recipients(&queue);
+    let recipients = recipients(&mut queue);
     let recovered = queue.recover(&message(), recipients.into_iter(), [record].into_iter(), START + HOUR).unwrap();
     (queue, recovered.key)
 }

@@ -1,0 +1,439 @@
+//! Which destinations there are: found by route, domain and site; created at first use, dropped when nobody has used them for
+//! a while.
+
+use std::hash::{BuildHasher, RandomState};
+
+use hashbrown::HashTable;
+
+use crate::destination::{Destination, DestinationId, HostIndex};
+use crate::message::{MessageKey, PRIORITY_MAX};
+use crate::queue::{Dispatch, Queue, Work};
+use crate::route::{DOMAIN_BYTES_MAX, NextHop, RouteId, Via};
+use crate::site::{Answer, Domain, Lookup, Question, Resolution, Role, Site, Step, Verdict};
+use crate::slab::NONE;
+
+/// How long a destination without mail is kept, so that its answer, its window and its breaker are still known to the next.
+const IDLE_MS: u64 = 600_000;
+
+/// Destinations without mail that are kept at most, besides the sites of such domains; a further one is dropped at once.
+const IDLE_MAX: usize = 4096;
+
+/// The dynamic destinations by route and name.
+#[derive(Debug, Default)]
+pub(crate) struct Directory {
+    entries: HashTable<u32>,
+    /// Domains come from outside: nobody is to choose those that collide.
+    hasher: RandomState,
+    vacant: Vec<u32>,
+    idle: usize,
+}
+
+impl Queue {
+    /// The destination for a recipient's domain; [`DestinationId::UNROUTED`] when no route matches. That of an mx route is
+    /// made at its first use, and dropped when it has had no mail for ten minutes.
+    pub fn route(&mut self, domain: &[u8]) -> DestinationId {
+        self.routes.find(domain).map_or(DestinationId::UNROUTED, |route| self.destination_by(route, domain))
+    }
+
+    /// The destination for a domain by a route that was chosen already.
+    pub(crate) fn destination_by(&mut self, route: RouteId, domain: &[u8]) -> DestinationId {
+        match self.routes.all()[usize::from(route.0)].via {
+            Via::Mx { .. } => self.domain_by(route, domain),
+            Via::Smarthost { .. } | Via::Discard | Via::Hold => self.id(u32::from(route.0) + 1),
+        }
+    }
+
+    /// Does a route match this domain? So that a policy can refuse a recipient. Does not allocate.
+    pub fn has_route(&self, domain: &[u8]) -> bool {
+        self.routes.find(domain).is_some()
+    }
+
+    /// The route of a destination; `None` for what is unrouted or was dropped.
+    pub fn route_of(&self, destination: DestinationId) -> Option<RouteId> {
+        self.live(destination).and_then(|destination| destination.route)
+    }
+
+    /// A number that is the same for this destination in every queue with the same routes, and spread evenly: for choosing
+    /// one of several homes. 0 for what was dropped.
+    pub fn spread(&self, destination: DestinationId) -> u64 {
+        let Some(state) = self.live(destination) else { return 0 };
+        let route = state.route.map_or("", |route| &self.routes.all()[usize::from(route.0)].pattern);
+        let own = match &state.role {
+            Role::Domain(_) => state.name.as_str(),
+            Role::Site(site) => site.key.as_str(),
+            Role::Route | Role::Vacant => "",
+        };
+        // FNV-1a, then one round of mixing: stable between processes, which the standard hashers are not.
+        let bytes = route.bytes().chain([0, state.role.tag()]).chain(own.bytes());
+        let hash = bytes.fold(0xCBF2_9CE4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3));
+        (hash ^ hash >> 32).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+    }
+
+    /// Takes in an answer to a [`Lookup`]. What was asked for a destination that was dropped meanwhile is ignored.
+    pub fn resolved(&mut self, destination: DestinationId, resolution: &Resolution, now: u64) {
+        let slot = destination.slot;
+        let Some(Destination { role: Role::Domain(domain), reason, route, .. }) = self.live_mut(destination) else { return };
+        let route = *route;
+        match resolution {
+            Resolution::Site { key, name, hosts, until } => {
+                reason.clear();
+                domain.answered(Answer::Known { until: *until });
+                let route = route.expect("a domain has a route");
+                let site = self.site_of(route, key, name);
+                self.destinations[site as usize].set_hosts(hosts);
+                self.join(slot, Some(site), now);
+                self.refresh(site, now);
+            }
+            Resolution::Refused { reply, until } => {
+                reason.clone_from(reply);
+                domain.answered(Answer::Refused { until: *until, reply: reply.clone() });
+                self.join(slot, None, now);
+            }
+            Resolution::Unanswered { reason: why } => {
+                reason.clone_from(why);
+                let mut jitter = self.jitter.clone();
+                if let Role::Domain(domain) = &mut self.destinations[slot as usize].role {
+                    domain.no_answer(now, &mut jitter);
+                }
+                self.jitter = jitter;
+            }
+        }
+        self.refresh(slot, now);
+    }
+
+    /// A [`Lookup`] could not be passed on: it comes again soon.
+    pub fn not_asked(&mut self, destination: DestinationId, now: u64) {
+        if let Some(Destination { role: Role::Domain(domain), .. }) = self.live_mut(destination) {
+            domain.not_asked(now);
+            self.refresh(destination.slot, now);
+        }
+    }
+
+    /// What DNS says about the mail of an attempt, if its destination is a domain that has no hosts.
+    pub fn verdict(&self, dispatch: &Dispatch) -> Option<Verdict> {
+        match &self.destinations[dispatch.destination.index()].role {
+            Role::Domain(Domain { answer: Answer::Refused { reply, .. }, .. }) => Some(Verdict::Refused(reply.clone())),
+            Role::Domain(_) => Some(Verdict::Unanswered),
+            Role::Route | Role::Site(_) | Role::Vacant => None,
+        }
+    }
+
+    /// Replaces the hosts of a destination, at most [`HOSTS_MAX`](crate::HOSTS_MAX); what is known of those that stay is kept.
+    pub fn set_hosts(&mut self, destination: DestinationId, hosts: &[NextHop], now: u64) {
+        if let Some(state) = self.live_mut(destination)
+            && state.set_hosts(hosts)
+        {
+            self.refresh(destination.slot, now);
+        }
+    }
+
+    /// The hosts of a destination, in no particular order.
+    pub fn hosts(&self, destination: DestinationId) -> impl Iterator<Item = &NextHop> {
+        self.live(destination).into_iter().flat_map(Destination::hops)
+    }
+
+    /// What an attempt connects to, and its name for people; `None` if the host is no longer one of the destination's.
+    pub fn host_address(&self, destination: DestinationId, host: HostIndex) -> Option<&NextHop> {
+        self.live(destination).and_then(|destination| destination.hop(host))
+    }
+
+    /// All messages with recipients that lead to a destination, at a site those of its domains; in the order in which they came. A
+    /// message comes once for each of its domains at a site.
+    pub fn messages_of(&self, destination: DestinationId) -> impl Iterator<Item = MessageKey> {
+        let (members, own) = match self.live(destination).map(|destination| &destination.role) {
+            Some(Role::Site(site)) => (&site.members[..], None),
+            Some(_) => (&[][..], Some(destination.slot)),
+            None => (&[][..], None),
+        };
+        members.iter().copied().chain(own).flat_map(move |home| {
+            let group = |index: u32| (index != NONE).then_some(index);
+            let all =
+                std::iter::successors(group(self.destinations[home as usize].oldest_group), move |&at| group(self.groups[at].next_here));
+            all.map(|group| self.key(self.groups[group].message))
+        })
+    }
+
+    pub(crate) fn id(&self, slot: u32) -> DestinationId {
+        DestinationId { slot, generation: self.destinations[slot as usize].generation }
+    }
+
+    pub(crate) fn live(&self, id: DestinationId) -> Option<&Destination> {
+        self.destinations.get(id.index()).filter(|destination| destination.generation == id.generation)
+    }
+
+    pub(crate) fn live_mut(&mut self, id: DestinationId) -> Option<&mut Destination> {
+        self.destinations.get_mut(id.index()).filter(|destination| destination.generation == id.generation)
+    }
+
+    /// The destination whose hosts, window and breaker decide about the mail of `home`.
+    pub(crate) fn acting(&self, home: u32) -> &Destination {
+        let state = &self.destinations[home as usize];
+        match state.role {
+            Role::Domain(Domain { site: Some((site, _)), answer: Answer::Known { .. }, .. }) => &self.destinations[site as usize],
+            _ => state,
+        }
+    }
+
+    /// Asks and probes at once what the mail of `home` waits for.
+    pub(crate) fn revive_home(&mut self, home: u32, now: u64) {
+        let mut acting = home;
+        if let Role::Domain(domain) = &mut self.destinations[home as usize].role {
+            domain.revive();
+            acting = domain.site.map_or(home, |(site, _)| site);
+        }
+        self.destinations[acting as usize].revive(now);
+        self.refresh(acting, now);
+        self.refresh(home, now);
+    }
+
+    /// The domain's destination in an mx route.
+    fn domain_by(&mut self, route: RouteId, domain: &[u8]) -> DestinationId {
+        let domain = domain.strip_suffix(b".").unwrap_or(domain);
+        let mut buffer = [0; DOMAIN_BYTES_MAX];
+        // What is longer than DNS allows is cut: it is no domain, and DNS says so.
+        let lower = &mut buffer[..domain.len().min(DOMAIN_BYTES_MAX)];
+        lower.copy_from_slice(&domain[..lower.len()]);
+        lower.make_ascii_lowercase();
+        let name = String::from_utf8_lossy(lower);
+        let slot = match self.look_up(Role::DOMAIN, route, name.as_bytes()) {
+            Some(slot) => slot,
+            None => {
+                let slot = self.create(route, Role::Domain(Domain::new()), name.into_owned());
+                // Looked at by the next poll: if no mail comes of it, it is dropped in time.
+                self.serve(slot);
+                slot
+            }
+        };
+        self.id(slot)
+    }
+
+    fn site_of(&mut self, route: RouteId, key: &str, name: &str) -> u32 {
+        let found = self.look_up(Role::SITE, route, key.as_bytes());
+        found.unwrap_or_else(|| self.create(route, Role::Site(Box::new(Site::new(key.to_owned()))), name.to_owned()))
+    }
+
+    fn look_up(&self, tag: u8, route: RouteId, name: &[u8]) -> Option<u32> {
+        let is_it = |slot: &u32| {
+            let state = &self.destinations[*slot as usize];
+            state.role.tag() == tag && state.route == Some(route) && state.key() == name
+        };
+        self.directory.entries.find(self.directory.hasher.hash_one((tag, route, name)), is_it).copied()
+    }
+
+    fn create(&mut self, route: RouteId, role: Role, name: String) -> u32 {
+        let of_route = &self.routes.all()[usize::from(route.0)];
+        let mut state = Destination::new(Some(route), of_route.via.clone(), of_route.limits, of_route.retry, name);
+        state.role = role;
+        let hash = self.directory.hasher.hash_one((state.role.tag(), route, state.key()));
+        let slot = match self.directory.vacant.pop() {
+            Some(slot) => {
+                state.generation = self.destinations[slot as usize].generation;
+                self.destinations[slot as usize] = state;
+                slot
+            }
+            None => {
+                self.destinations.push(state);
+                self.destinations.len() as u32 - 1
+            }
+        };
+        let (destinations, hasher) = (&self.destinations, &self.directory.hasher);
+        let rehash = |&slot: &u32| {
+            let state = &destinations[slot as usize];
+            hasher.hash_one((state.role.tag(), state.route.expect("it was made for one"), state.key()))
+        };
+        self.directory.entries.insert_unique(hash, slot, rehash);
+        slot
+    }
+
+    fn forget(&mut self, slot: u32, now: u64) {
+        self.join(slot, None, now);
+        let state = &mut self.destinations[slot as usize];
+        let hash = self.directory.hasher.hash_one((state.role.tag(), state.route.expect("it was made for one"), state.key()));
+        let entry = self.directory.entries.find_entry(hash, |&other| other == slot);
+        entry.expect("a dynamic destination is found by its name").remove();
+        self.destination_timers.cancel(slot);
+        let generation = state.generation.wrapping_add(1);
+        *state = Destination::new(None, Via::Hold, state.limits, state.retry, String::new());
+        (state.role, state.generation) = (Role::Vacant, generation);
+        self.directory.vacant.push(slot);
+    }
+
+    /// Links a domain to the site of its answer, or to none.
+    fn join(&mut self, slot: u32, site: Option<u32>, now: u64) {
+        let Role::Domain(domain) = &mut self.destinations[slot as usize].role else { return };
+        let before = domain.site;
+        if before.map(|(site, _)| site) == site {
+            return;
+        }
+        (domain.site, domain.queued_at) = (None, None);
+        if let Some((left, position)) = before {
+            let Role::Site(old) = &mut self.destinations[left as usize].role else { unreachable!("domains join sites") };
+            old.members.swap_remove(position as usize);
+            if let Some(&moved) = old.members.get(position as usize)
+                && let Role::Domain(domain) = &mut self.destinations[moved as usize].role
+            {
+                domain.site = Some((left, position));
+            }
+            self.refresh(left, now);
+        }
+        if let Some(joined) = site {
+            let Role::Site(new) = &mut self.destinations[joined as usize].role else { unreachable!("domains join sites") };
+            let position = new.members.len() as u32;
+            new.members.push(slot);
+            if let Role::Domain(domain) = &mut self.destinations[slot as usize].role {
+                domain.site = Some((joined, position));
+            }
+        }
+    }
+
+    /// Destinations in use or kept.
+    pub(crate) fn destinations_len(&self) -> usize {
+        self.destinations.len() - self.directory.vacant.len()
+    }
+
+    /// Puts a destination into the list of those that [`Queue::poll`] looks at.
+    pub(crate) fn serve(&mut self, slot: u32) {
+        if !std::mem::replace(&mut self.destinations[slot as usize].listed, true) {
+            self.serving.push_back(slot);
+        }
+    }
+
+    /// What [`Queue::refresh`] is for a domain.
+    pub(crate) fn refresh_domain(&mut self, slot: u32, now: u64) {
+        let state = &mut self.destinations[slot as usize];
+        let Role::Domain(domain) = &mut state.role else { unreachable!("the caller looked") };
+        if state.ready.is_empty() || state.paused {
+            domain.queued_at = None;
+            return self.rest(slot, now);
+        }
+        self.directory.idle -= usize::from(std::mem::take(&mut state.idle_since) > 0);
+        match domain.step(now) {
+            Step::Ask | Step::Tell => self.serve(slot),
+            Step::Wait { until } => self.destination_timers.set(slot, until),
+            Step::Serve { site, until } => {
+                let best = state.ready.best_priority();
+                if domain.queued_at.is_none_or(|at| at < best) {
+                    domain.queued_at = Some(best);
+                    let Role::Site(queue) = &mut self.destinations[site as usize].role else { unreachable!("domains join sites") };
+                    queue.push(slot, best);
+                    self.refresh(site, now);
+                }
+                // Mail that waits for a dead site is not to wait there for ever: its domain may have another one by now.
+                self.destination_timers.set(slot, until);
+            }
+        }
+    }
+
+    /// A dynamic destination that has nothing to do is dropped when that has lasted.
+    pub(crate) fn rest(&mut self, slot: u32, now: u64) {
+        let state = &mut self.destinations[slot as usize];
+        let in_use = state.groups > 0 || state.in_flight > 0 || state.paused;
+        let is_idle = !in_use && matches!(&state.role, Role::Domain(_))
+            || matches!(&state.role, Role::Site(site) if site.members.is_empty() && !in_use);
+        if !is_idle {
+            self.directory.idle -= usize::from(state.idle_since > 0);
+            state.idle_since = 0;
+            return self.destination_timers.cancel(slot);
+        }
+        if state.idle_since == 0 {
+            state.idle_since = now.max(1);
+            self.directory.idle += 1;
+        }
+        let until = if self.directory.idle > IDLE_MAX { now } else { state.idle_since + IDLE_MS };
+        if until <= now && !state.listed {
+            self.directory.idle -= 1;
+            return self.forget(slot, now);
+        }
+        self.destination_timers.set(slot, until.max(now + 1));
+    }
+
+    /// A domain's turn in the list of [`Queue::poll`].
+    pub(crate) fn serve_domain(&mut self, slot: u32, now: u64) -> Option<Work> {
+        let state = &mut self.destinations[slot as usize];
+        let Role::Domain(domain) = &mut state.role else { unreachable!("the caller looked") };
+        let work = if state.ready.is_empty() || state.paused {
+            None
+        } else {
+            match domain.step(now) {
+                Step::Ask => {
+                    domain.asked(now);
+                    let Via::Mx { port } = state.via else { unreachable!("domains are of mx routes") };
+                    let question = Question::Mx { domain: state.name.clone(), port };
+                    Some(Work::Resolve(Lookup { destination: self.id(slot), question }))
+                }
+                Step::Tell => {
+                    if let Answer::Unanswered { told, .. } = &mut domain.answer {
+                        *told = true;
+                    }
+                    self.take(slot, slot, now).map(Work::Attempt)
+                }
+                Step::Serve { .. } | Step::Wait { .. } => None,
+            }
+        };
+        self.refresh(slot, now);
+        work
+    }
+
+    /// The domain whose turn it is at a site, among those with ready mail and an answer that is not old. It is no longer queued.
+    pub(crate) fn next_domain(&mut self, site: u32, now: u64) -> Option<u32> {
+        loop {
+            let Role::Site(queue) = &self.destinations[site as usize].role else { unreachable!("the caller looked") };
+            let mut best: Option<(u64, u8, u32)> = None;
+            for priority in (0..=PRIORITY_MAX).rev() {
+                let Some(domain) = queue.first(priority) else { continue };
+                let turn = self.turn_of(domain, site, priority).unwrap_or(0);
+                if best.is_none_or(|(least, ..)| turn < least) {
+                    best = Some((turn, priority, domain));
+                }
+            }
+            let (_, priority, slot) = best?;
+            let Role::Site(queue) = &mut self.destinations[site as usize].role else { unreachable!("the caller looked") };
+            queue.pop(priority);
+            let state = &mut self.destinations[slot as usize];
+            let Role::Domain(domain) = &mut state.role else { continue };
+            let is_here = domain.site.is_some_and(|(at, _)| at == site) && domain.queued_at == Some(priority);
+            if !is_here {
+                continue;
+            }
+            domain.queued_at = None;
+            match domain.step(now) {
+                Step::Serve { .. } if !state.ready.is_empty() && !state.paused => return Some(slot),
+                // It is asked about first, or has nothing to send any more.
+                _ => self.refresh(slot, now),
+            }
+        }
+    }
+
+    /// When the first message of a domain has its turn, if it is queued at the site under this priority.
+    fn turn_of(&self, slot: u32, site: u32, priority: u8) -> Option<u64> {
+        let state = &self.destinations[slot as usize];
+        let Role::Domain(domain) = &state.role else { return None };
+        if domain.queued_at != Some(priority) || domain.site.is_none_or(|(at, _)| at != site) {
+            return None;
+        }
+        state.ready.first(&self.groups, self.settings.age_step_ms).map(|group| self.groups[group].turn(self.settings.age_step_ms))
+    }
+}
+
+impl Role {
+    const DOMAIN: u8 = 1;
+    const SITE: u8 = 2;
+
+    fn tag(&self) -> u8 {
+        match self {
+            Self::Route | Self::Vacant => 0,
+            Self::Domain(_) => Self::DOMAIN,
+            Self::Site(_) => Self::SITE,
+        }
+    }
+}
+
+impl Destination {
+    /// What it is found by within its route.
+    fn key(&self) -> &[u8] {
+        match &self.role {
+            Role::Site(site) => site.key.as_bytes(),
+            _ => self.name.as_bytes(),
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! Destinations that come and go: the domains of mx routes, and the sites that domains share.
+//!
+//! A domain keeps its own mail; what is ready is queued, as a domain, at its site, whose hosts, window and breaker serve all
+//! of its domains in turn. So a domain whose MX set changes moves with all its mail in one step, and none is looked at.
+//! ```text
+//! unknown -> asked -> known (queued at its site) -> asked anew when the answer has grown old and mail is ready
+//!                  -> refused (its mail fails) · unanswered (its mail waits for the next question)
+//! ```
+
+use std::collections::VecDeque;
+
+use crate::destination::DestinationId;
+use crate::message::PRIORITY_MAX;
+use crate::retry::{Jitter, back_off_ms};
+use crate::route::NextHop;
+use crate::wait::Wait;
+
+const PRIORITIES: usize = PRIORITY_MAX as usize + 1;
+
+/// First wait after a question that got no answer; doubles up to [`UNANSWERED_MAX_MS`].
+const UNANSWERED_FIRST_MS: u64 = 5_000;
+const UNANSWERED_MAX_MS: u64 = 900_000;
+const UNANSWERED_JITTER_PERCENT: u8 = 20;
+
+/// A question that nobody came back to is put again after this.
+const ASKED_MAX_MS: u64 = 120_000;
+
+/// A question that could not be passed on is put again after this.
+const NOT_ASKED_MS: u64 = 100;
+
+/// What DNS is to be asked for a destination.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Question {
+    /// The hosts that take mail for a domain (RFC 5321 5.1), or the address of a literal.
+    Mx {
+        /// Lower case; may be an address literal.
+        domain: String,
+        /// Port of the hosts.
+        port: u16,
+    },
+}
+
+/// A question with the destination that waits for it: ends in [`Queue::resolved`](crate::Queue::resolved) or
+/// [`Queue::not_asked`](crate::Queue::not_asked).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Lookup {
+    /// Who asks.
+    pub destination: DestinationId,
+    /// What.
+    pub question: Question,
+}
+
+/// What came of a [`Question`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Resolution {
+    /// The hosts are known.
+    Site {
+        /// Names the site within its route: the same for all domains with the same MX set.
+        key: String,
+        /// For people: the first host's name.
+        name: String,
+        /// At least one, at most [`HOSTS_MAX`](crate::HOSTS_MAX).
+        hosts: Vec<NextHop>,
+        /// Asked again for mail that is to be sent later than this (unix ms).
+        until: u64,
+    },
+    /// DNS says for sure that the domain takes no mail: its mail fails with this reply (`550 5.1.2 ...`).
+    Refused {
+        /// Code, enhanced code, text.
+        reply: String,
+        /// Unix ms.
+        until: u64,
+    },
+    /// No answer that could be used: its mail waits, and the question is put again after a back-off.
+    Unanswered {
+        /// `MX of example.org: SERVFAIL`.
+        reason: String,
+    },
+}
+
+/// What DNS says about the mail of an attempt, instead of hosts.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// Fail the recipients with this reply.
+    Refused(String),
+    /// Give the attempt back with [`Queue::unreachable`](crate::Queue::unreachable); the reason is the destination's.
+    Unanswered,
+}
+
+/// What a destination is.
+#[derive(Debug)]
+pub(crate) enum Role {
+    /// All mail of a route that names its hosts itself, or needs none.
+    Route,
+    /// Mail of one domain.
+    Domain(Domain),
+    /// Hosts that domains share.
+    Site(Box<Site>),
+    /// A free slot.
+    Vacant,
+}
+
+#[derive(Debug)]
+pub(crate) struct Domain {
+    pub(crate) answer: Answer,
+    /// The site of the last answer and the domain's position among its members.
+    pub(crate) site: Option<(u32, u32)>,
+    /// The priority under which it is queued at its site.
+    pub(crate) queued_at: Option<u8>,
+    /// Questions without an answer in a row.
+    unanswered: u32,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Answer {
+    /// To be asked as soon as mail is ready.
+    Unknown,
+    Asked {
+        again_at: u64,
+    },
+    Known {
+        until: u64,
+    },
+    Refused {
+        until: u64,
+        reply: String,
+    },
+    /// `told`: one attempt was spent on it, so that the mail log and the message say why it waits.
+    Unanswered {
+        until: u64,
+        told: bool,
+    },
+}
+
+/// What is to be done for a domain with ready mail.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Step {
+    Ask,
+    /// An attempt that ends with what DNS said.
+    Tell,
+    /// Queue it at its site; look again at the time.
+    Serve {
+        site: u32,
+        until: u64,
+    },
+    Wait {
+        until: u64,
+    },
+}
+
+impl Domain {
+    pub(crate) fn new() -> Self {
+        Self { answer: Answer::Unknown, site: None, queued_at: None, unanswered: 0 }
+    }
+
+    pub(crate) fn step(&self, now: u64) -> Step {
+        match self.answer {
+            Answer::Unknown => Step::Ask,
+            Answer::Asked { again_at: until }
+            | Answer::Known { until }
+            | Answer::Refused { until, .. }
+            | Answer::Unanswered { until, .. }
+                if until <= now =>
+            {
+                Step::Ask
+            }
+            Answer::Asked { again_at } => Step::Wait { until: again_at },
+            Answer::Known { until } => match self.site {
+                Some((site, _)) => Step::Serve { site, until },
+                None => Step::Ask,
+            },
+            Answer::Refused { .. } | Answer::Unanswered { told: false, .. } => Step::Tell,
+            Answer::Unanswered { until, told: true } => Step::Wait { until },
+        }
+    }
+
+    pub(crate) fn asked(&mut self, now: u64) {
+        self.answer = Answer::Asked { again_at: now + ASKED_MAX_MS };
+    }
+
+    pub(crate) fn not_asked(&mut self, now: u64) {
+        self.answer = Answer::Asked { again_at: now + NOT_ASKED_MS };
+    }
+
+    pub(crate) fn answered(&mut self, answer: Answer) {
+        self.unanswered = 0;
+        self.answer = answer;
+    }
+
+    pub(crate) fn no_answer(&mut self, now: u64, jitter: &mut Jitter) {
+        self.unanswered = self.unanswered.saturating_add(1);
+        let wait = back_off_ms(UNANSWERED_FIRST_MS, UNANSWERED_MAX_MS, self.unanswered, UNANSWERED_JITTER_PERCENT, jitter);
+        self.answer = Answer::Unanswered { until: now + wait, told: false };
+    }
+
+    /// What its mail waits for, if that is DNS.
+    pub(crate) fn wait(&self, now: u64) -> Option<Wait> {
+        match self.answer {
+            Answer::Known { until } if now < until => None,
+            Answer::Refused { .. } => Some(Wait::Turn),
+            Answer::Unanswered { until, .. } => Some(Wait::Unanswered { until }),
+            Answer::Unknown | Answer::Asked { .. } | Answer::Known { .. } => Some(Wait::Asking),
+        }
+    }
+
+    /// Asks again at once what got no answer, or a refusal.
+    pub(crate) fn revive(&mut self) {
+        if matches!(self.answer, Answer::Unanswered { .. } | Answer::Refused { .. }) {
+            self.answer = Answer::Unknown;
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Site {
+    /// What it is found by, within its route.
+    pub(crate) key: String,
+    /// Domains whose last answer led here.
+    pub(crate) members: Vec<u32>,
+    /// Domains with ready mail, by the priority of their best; a domain whose `queued_at` says otherwise has moved on.
+    queued: [VecDeque<u32>; PRIORITIES],
+    entries: usize,
+}
+
+impl Site {
+    pub(crate) fn new(key: String) -> Self {
+        Self { key, ..Self::default() }
+    }
+
+    pub(crate) fn has_queued(&self) -> bool {
+        self.entries > 0
+    }
+
+    pub(crate) fn push(&mut self, domain: u32, priority: u8) {
+        self.queued[usize::from(priority)].push_back(domain);
+        self.entries += 1;
+    }
+
+    pub(crate) fn first(&self, priority: u8) -> Option<u32> {
+        self.queued[usize::from(priority)].front().copied()
+    }
+
+    pub(crate) fn pop(&mut self, priority: u8) {
+        let popped = self.queued[usize::from(priority)].pop_front();
+        self.entries -= usize::from(popped.is_some());
+    }
+}
