@@ -6,9 +6,18 @@
 
 pub mod boot_time;
 pub mod breaker;
+pub mod control_plane;
 pub mod election;
 pub mod fence;
 pub mod identity;
+pub mod keyspace;
 pub mod membership;
 pub mod progress;
+mod reply;
+pub mod script;
 pub mod standing;
+pub mod target;
+pub mod valkey;
+pub mod valkey_error;
+pub mod work_item;
+pub mod work_queue;

@@ -1,0 +1,35 @@
+-- A node lives. Raises the epoch to what the node has accepted (L6) and answers with all that changes.
+-- KEYS members, nodes, leader, epoch, generation, configs, plan
+-- ARGV node, incarnation, floor, record, is_first, random, channel
+-- {1, now_ms, epoch, leader, generation, config_version, config_hash, poll_ms, plan} | {0, other_incarnation}
+local floor = tonumber(ARGV[3])
+if not floor or floor < 0 then return redis.error_reply('ERR ringpost: floor') end
+local before = redis.call('HGET', KEYS[2], ARGV[1])
+local t = redis.call('TIME')
+local now = tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
+local started = now
+local is_new = true
+if before then
+  local incarnation, at = string.match(before, '^([^\n]*)\n(%d+)\n')
+  if incarnation == ARGV[2] then
+    started, is_new = tonumber(at), false
+  elseif ARGV[5] == '0' then
+    return {0, incarnation or ''}
+  end
+end
+local epoch = tonumber(redis.call('GET', KEYS[4]) or '0') or 0
+if floor > epoch then
+  epoch = floor
+  redis.call('SET', KEYS[4], string.format('%.0f', epoch))
+end
+local generation = redis.call('GET', KEYS[5])
+if not generation then
+  generation = ARGV[6]
+  redis.call('SET', KEYS[5], generation)
+end
+redis.call('ZADD', KEYS[1], now, ARGV[1])
+redis.call('HSET', KEYS[2], ARGV[1], ARGV[2] .. '\n' .. string.format('%.0f', started) .. '\n' .. ARGV[4])
+if is_new then redis.call('PUBLISH', ARGV[7], 'joined ' .. ARGV[1]) end
+local config = redis.call('HMGET', KEYS[6], 'current', 'hash', 'poll_ms')
+return {1, now, epoch, redis.call('GET', KEYS[3]) or '', generation, tonumber(config[1] or '0'), config[2] or '', tonumber(config[3] or '0'),
+  redis.call('GET', KEYS[7]) or ''}

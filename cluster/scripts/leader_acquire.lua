@@ -1,0 +1,19 @@
+-- Takes the lease when nobody holds it, with an epoch above all that were seen (L1): epoch and lease in one step.
+-- KEYS leader, epoch    ARGV incarnation, floor, ttl_ms
+-- {1, epoch} | {0, holder, remaining_ms}
+local floor, ttl = tonumber(ARGV[2]), tonumber(ARGV[3])
+if not floor or not ttl or floor < 0 or ttl < 1 then return redis.error_reply('ERR ringpost: floor or ttl') end
+local holder = redis.call('GET', KEYS[1])
+local epoch = tonumber(redis.call('GET', KEYS[2]) or '0')
+if not epoch then return redis.error_reply('ERR ringpost: the epoch is no number') end
+if holder then
+  local remaining = redis.call('PTTL', KEYS[1])
+  -- A lease without an end, or one far longer than ours: the server's clock was stepped back. It may cost time, not for ever (L8).
+  if remaining < 0 or remaining > ttl * 4 then redis.call('PEXPIRE', KEYS[1], ttl) end
+  return {0, holder, remaining}
+end
+epoch = math.max(epoch, floor) + 1
+local text = string.format('%.0f', epoch)
+redis.call('SET', KEYS[2], text)
+redis.call('SET', KEYS[1], ARGV[1] .. '/' .. text, 'PX', ttl)
+return {1, epoch}

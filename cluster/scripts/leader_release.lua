@@ -1,0 +1,9 @@
+-- Gives the lease of exactly this leadership back (L3), and says so to who listens.
+-- KEYS leader    ARGV leadership, channel
+-- 1 | 0
+if redis.call('GET', KEYS[1]) == ARGV[1] then
+  redis.call('DEL', KEYS[1])
+  redis.call('PUBLISH', ARGV[2], 'released')
+  return 1
+end
+return 0

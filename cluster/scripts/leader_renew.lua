@@ -1,0 +1,9 @@
+-- Renews the lease of exactly this leadership, unless a higher epoch was seen; never makes an absent one (L3).
+-- KEYS leader, epoch    ARGV leadership, epoch, ttl_ms
+-- {1} | {0, epoch}
+local seen = tonumber(redis.call('GET', KEYS[2]) or '0') or 0
+if redis.call('GET', KEYS[1]) == ARGV[1] and tonumber(ARGV[2]) >= seen then
+  redis.call('PEXPIRE', KEYS[1], ARGV[3])
+  return {1}
+end
+return {0, seen}

@@ -1,0 +1,8 @@
+-- A leader's word for all nodes (the plan, the roll-out's account). Fenced; the same word twice changes nothing.
+-- KEYS epoch, target    ARGV epoch, text
+-- {1} | {0, epoch}
+local mine, seen = tonumber(ARGV[1]), tonumber(redis.call('GET', KEYS[1]) or '0') or 0
+if not mine or mine < seen then return {0, seen} end
+redis.call('SET', KEYS[1], string.format('%.0f', mine))
+redis.call('SET', KEYS[2], ARGV[2])
+return {1}

@@ -1,0 +1,59 @@
+-- Ends leases for good, each by its token (Q3, Q4). The outcome stays until the owner has settled it (Q18).
+-- KEYS of the queue    ARGV random, channel_prefix, keep_ms, then for each: id, token, result
+-- {generation, code, ...}: 1 completed | 2 was completed by this token | 0 not yours | -1 was never heard of
+local HELD, TIMED, META, BODY, COUNTERS, DONE, OUTCOME, GENERATION = KEYS[4], KEYS[5], KEYS[8], KEYS[9], KEYS[10], KEYS[11], KEYS[12], KEYS[13]
+local items = (#ARGV - 3) / 3
+if items ~= math.floor(items) or items < 1 or items > 64 then return redis.error_reply('ERR ringpost: 1 to 64 items') end
+local keep = tonumber(ARGV[3])
+if not keep then return redis.error_reply('ERR ringpost: keep') end
+local metas = {}
+for i = 0, items - 1 do
+  local packed = redis.call('HGET', META, ARGV[4 + i * 3])
+  metas[i] = packed and cmsgpack.unpack(packed) or false
+end
+local t = redis.call('TIME')
+local now = tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
+local generation = redis.call('GET', GENERATION)
+if not generation then
+  generation = ARGV[1]
+  redis.call('SET', GENERATION, generation)
+end
+local answer, told = {generation}, {}
+for i = 0, items - 1 do
+  local id, token, result, meta = ARGV[4 + i * 3], ARGV[5 + i * 3], ARGV[6 + i * 3], metas[i]
+  -- One id twice in one call: the second finds the first's outcome.
+  if meta and redis.call('HEXISTS', META, id) == 0 then meta = false end
+  if meta and meta[1] == 'L' and meta[8] == token then
+    redis.call('ZREM', HELD, meta[9] .. '/' .. id)
+    redis.call('ZREM', TIMED, id)
+    redis.call('HDEL', META, id)
+    redis.call('HDEL', BODY, id)
+    redis.call('HSET', OUTCOME, id, token .. '\n' .. meta[7] .. '\n' .. result)
+    redis.call('ZADD', DONE, now, id)
+    redis.call('HINCRBY', COUNTERS, 'completed', 1)
+    local lines = told[meta[7]] or {}
+    lines[#lines + 1] = id .. ' ' .. result
+    told[meta[7]] = lines
+    answer[#answer + 1] = 1
+  elseif meta then
+    redis.call('HINCRBY', COUNTERS, 'stale', 1)
+    answer[#answer + 1] = 0
+  else
+    local outcome = redis.call('HGET', OUTCOME, id)
+    if not outcome then
+      answer[#answer + 1] = -1
+    elseif string.match(outcome, '^([^\n]*)\n') == token then
+      answer[#answer + 1] = 2
+    else
+      redis.call('HINCRBY', COUNTERS, 'stale', 1)
+      answer[#answer + 1] = 0
+    end
+  end
+end
+for owner, lines in pairs(told) do redis.call('PUBLISH', ARGV[2] .. owner, table.concat(lines, '\n')) end
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', DONE, '-inf', string.format('%.0f', now - keep), 'LIMIT', 0, 32)) do
+  redis.call('ZREM', DONE, id)
+  redis.call('HDEL', OUTCOME, id)
+  redis.call('HINCRBY', COUNTERS, 'outcomes_dropped', 1)
+end
+return answer

@@ -1,0 +1,54 @@
+-- Adds items, each once by its id (Q2), while there is room (Q14).
+-- KEYS of the queue    ARGV random, capacity, channel, then for each: id, owner, priority, max_attempts, delay_ms, expires_in_ms, body
+-- {generation, code, ...}: 1 added | 0 is there | 2 was completed | -1 no room
+local READY, AGES, SCHED, META, BODY, COUNTERS, OUTCOME, GENERATION = KEYS[1], KEYS[2], KEYS[3], KEYS[8], KEYS[9], KEYS[10], KEYS[12], KEYS[13]
+local items = (#ARGV - 3) / 7
+if items ~= math.floor(items) or items < 1 or items > 64 then return redis.error_reply('ERR ringpost: 1 to 64 items') end
+local capacity = tonumber(ARGV[2])
+for i = 0, items - 1 do
+  local at = 3 + i * 7
+  local priority, attempts, delay, expires = tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4]), tonumber(ARGV[at + 5]), tonumber(ARGV[at + 6])
+  if not priority or priority < 0 or priority > 9 or not attempts or attempts < 1 or not delay or delay < 0 or not expires or expires < 0 then
+    return redis.error_reply('ERR ringpost: an item is not sound')
+  end
+end
+local t = redis.call('TIME')
+local now = tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
+local generation = redis.call('GET', GENERATION)
+if not generation then
+  generation = ARGV[1]
+  redis.call('SET', GENERATION, generation)
+end
+local used = redis.call('HLEN', META) + redis.call('HLEN', OUTCOME)
+local answer = {generation}
+local added_ready = false
+for i = 0, items - 1 do
+  local at = 3 + i * 7
+  local id, owner, priority, attempts = ARGV[at + 1], ARGV[at + 2], tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4])
+  local delay, expires = tonumber(ARGV[at + 5]), tonumber(ARGV[at + 6])
+  if redis.call('HEXISTS', META, id) == 1 then
+    answer[#answer + 1] = 0
+  elseif redis.call('HEXISTS', OUTCOME, id) == 1 then
+    answer[#answer + 1] = 2
+  elseif used >= capacity then
+    answer[#answer + 1] = -1
+  else
+    used = used + 1
+    local sequence = redis.call('HINCRBY', COUNTERS, 'sequence', 1)
+    -- state, priority, attempts, max_attempts, created, expires, owner, token, worker, reason
+    local meta = {delay > 0 and 'S' or 'R', priority, 0, attempts, now, expires > 0 and now + expires or 0, owner, '', '', ''}
+    redis.call('HSET', META, id, cmsgpack.pack(meta))
+    redis.call('HSET', BODY, id, ARGV[at + 7])
+    if delay > 0 then
+      redis.call('ZADD', SCHED, now + delay, id)
+    else
+      redis.call('ZADD', READY, priority * 1099511627776 + sequence, id)
+      redis.call('ZADD', AGES, sequence, id)
+      added_ready = true
+    end
+    redis.call('HINCRBY', COUNTERS, 'enqueued', 1)
+    answer[#answer + 1] = 1
+  end
+end
+if added_ready then redis.call('PUBLISH', ARGV[3], 'work') end
+return answer

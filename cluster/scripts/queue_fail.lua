@@ -1,0 +1,36 @@
+-- Ends one lease without success: again after a delay, or dead. What goes by time and not by attempts gives its attempt back (Q6).
+-- KEYS of the queue    ARGV id, token, retries, delay_ms, counts, reason, dead_max
+-- 1 waits | 2 dead | 0 not yours
+local SCHED, HELD, TIMED, DEAD, META, COUNTERS = KEYS[3], KEYS[4], KEYS[5], KEYS[7], KEYS[8], KEYS[10]
+local id, token, delay, dead_max = ARGV[1], ARGV[2], tonumber(ARGV[4]), tonumber(ARGV[7])
+if not delay or delay < 0 or not dead_max then return redis.error_reply('ERR ringpost: delay') end
+local packed = redis.call('HGET', META, id)
+local meta = packed and cmsgpack.unpack(packed)
+if not meta or meta[1] ~= 'L' or meta[8] ~= token then
+  redis.call('HINCRBY', COUNTERS, 'stale', 1)
+  return 0
+end
+local t = redis.call('TIME')
+local now = tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
+redis.call('ZREM', HELD, meta[9] .. '/' .. id)
+redis.call('ZREM', TIMED, id)
+if ARGV[5] == '0' then meta[3] = math.max(meta[3] - 1, 0) end
+meta[8], meta[9], meta[10] = '', '', ARGV[6]
+local answer = 1
+local is_dead = ARGV[3] == '0' or meta[3] >= meta[4]
+if is_dead and redis.call('ZCARD', DEAD) < dead_max then
+  meta[1], answer = 'D', 2
+  redis.call('ZADD', DEAD, now, id)
+  redis.call('HINCRBY', COUNTERS, 'died', 1)
+else
+  if is_dead then
+    -- No room among the dead: it waits with its attempts used up, so that it goes there and to no worker.
+    meta[3], delay = math.max(meta[3], meta[4]), 60000
+    redis.call('HINCRBY', COUNTERS, 'dead_full', 1)
+  end
+  meta[1] = 'S'
+  redis.call('ZADD', SCHED, now + delay, id)
+  redis.call('HINCRBY', COUNTERS, 'failed', 1)
+end
+redis.call('HSET', META, id, cmsgpack.pack(meta))
+return answer

@@ -1,0 +1,20 @@
+-- What became of ids: the owner's question after silence (Q18). KEYS of the queue    ARGV random, id... (at most 128)
+-- {generation, answer, ...}: '' unknown | R S L D, where it is | 'X' and the completer's result
+local META, OUTCOME, GENERATION = KEYS[8], KEYS[12], KEYS[13]
+if #ARGV > 129 then return redis.error_reply('ERR ringpost: at most 128 ids') end
+local generation = redis.call('GET', GENERATION)
+if not generation then
+  generation = ARGV[1]
+  redis.call('SET', GENERATION, generation)
+end
+local answer = {generation}
+for i = 2, #ARGV do
+  local packed = redis.call('HGET', META, ARGV[i])
+  if packed then
+    answer[i] = cmsgpack.unpack(packed)[1]
+  else
+    local outcome = redis.call('HGET', OUTCOME, ARGV[i])
+    answer[i] = outcome and ('X' .. string.match(outcome, '^[^\n]*\n[^\n]*\n(.*)$')) or ''
+  end
+end
+return answer

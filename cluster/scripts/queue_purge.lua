@@ -1,0 +1,24 @@
+-- Removes dead letters: those named, or up to 128 that died before a time. A leader's retention is fenced by its epoch (0: an operator).
+-- KEYS of the queue    ARGV epoch, older_than_ms, id... (none: by age)
+-- {1, removed} | {0, epoch}
+local DEAD, META, BODY, COUNTERS, EPOCH = KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[14]
+local mine, seen = tonumber(ARGV[1]), tonumber(redis.call('GET', EPOCH) or '0') or 0
+if mine > 0 and mine < seen then return {0, seen} end
+local ids = {}
+for i = 3, math.min(#ARGV, 130) do ids[#ids + 1] = ARGV[i] end
+if #ids == 0 then
+  local t = redis.call('TIME')
+  local before = tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000) - tonumber(ARGV[2])
+  ids = redis.call('ZRANGEBYSCORE', DEAD, '-inf', string.format('%.0f', before), 'LIMIT', 0, 128)
+end
+if mine > 0 then redis.call('SET', EPOCH, string.format('%.0f', mine)) end
+local removed = 0
+for _, id in ipairs(ids) do
+  if redis.call('ZREM', DEAD, id) == 1 then
+    redis.call('HDEL', META, id)
+    redis.call('HDEL', BODY, id)
+    removed = removed + 1
+  end
+end
+if removed > 0 then redis.call('HINCRBY', COUNTERS, 'purged', removed) end
+return {1, removed}

@@ -1,0 +1,49 @@
+-- Takes back the leases of workers that are gone and those whose time is over. By anybody, as often as one likes (L10).
+-- KEYS of the queue    ARGV limit (at most 128), jitter_ms, random, dead_max
+-- {recovered, dead}
+local SCHED, HELD, TIMED, WORKERS, DEAD, META, COUNTERS = KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[10]
+local limit, jitter, random, dead_max = math.min(tonumber(ARGV[1]), 128), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local t = redis.call('TIME')
+local now = tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
+local now_text = string.format('%.0f', now)
+local ids = redis.call('ZRANGEBYSCORE', TIMED, '-inf', now_text, 'LIMIT', 0, limit)
+local gone = {}
+for _, worker in ipairs(redis.call('ZRANGEBYSCORE', WORKERS, '-inf', now_text, 'LIMIT', 0, 8)) do
+  local room = limit - #ids
+  if room <= 0 then break end
+  local held = redis.call('ZRANGEBYLEX', HELD, '[' .. worker .. '/', '(' .. worker .. '0', 'LIMIT', 0, room)
+  for _, member in ipairs(held) do ids[#ids + 1] = string.sub(member, #worker + 2) end
+  if #held < room then gone[#gone + 1] = worker end
+end
+local metas = {}
+for i, id in ipairs(ids) do
+  local packed = redis.call('HGET', META, id)
+  metas[i] = packed and cmsgpack.unpack(packed) or false
+end
+for _, worker in ipairs(gone) do redis.call('ZREM', WORKERS, worker) end
+local dead, died, recovered = redis.call('ZCARD', DEAD), 0, 0
+for i, id in ipairs(ids) do
+  local meta = metas[i]
+  redis.call('ZREM', TIMED, id)
+  if meta then
+    redis.call('ZREM', HELD, meta[9] .. '/' .. id)
+    meta[8], meta[9], meta[10] = '', '', 'its worker went away'
+    if meta[3] >= meta[4] and dead < dead_max then
+      dead, died, meta[1] = dead + 1, died + 1, 'D'
+      redis.call('ZADD', DEAD, now, id)
+    else
+      -- Recovered leases come back one after another, not as a herd (Q10); those that should be dead wait for room there.
+      local delay = jitter > 0 and (random + i * 7919) % jitter or 0
+      if meta[3] >= meta[4] then
+        delay = 60000
+        redis.call('HINCRBY', COUNTERS, 'dead_full', 1)
+      end
+      recovered, meta[1] = recovered + 1, 'S'
+      redis.call('ZADD', SCHED, now + delay, id)
+    end
+    redis.call('HSET', META, id, cmsgpack.pack(meta))
+  end
+end
+if recovered > 0 then redis.call('HINCRBY', COUNTERS, 'recovered', recovered) end
+if died > 0 then redis.call('HINCRBY', COUNTERS, 'died', died) end
+return {recovered, died}

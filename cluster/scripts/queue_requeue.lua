@@ -1,0 +1,26 @@
+-- Dead letters get their attempts back and go to the ready ones. KEYS of the queue    ARGV channel, id... (none: the oldest 128)
+-- number requeued
+local READY, AGES, DEAD, META, COUNTERS = KEYS[1], KEYS[2], KEYS[7], KEYS[8], KEYS[10]
+if #ARGV > 129 then return redis.error_reply('ERR ringpost: at most 128 ids') end
+local ids = {}
+for i = 2, #ARGV do ids[#ids + 1] = ARGV[i] end
+if #ids == 0 then ids = redis.call('ZRANGE', DEAD, 0, 127) end
+local metas = {}
+for i, id in ipairs(ids) do
+  local packed = redis.call('HGET', META, id)
+  metas[i] = packed and cmsgpack.unpack(packed) or false
+end
+local moved = 0
+for i, id in ipairs(ids) do
+  local meta = metas[i]
+  if meta and redis.call('ZREM', DEAD, id) == 1 then
+    local sequence = redis.call('HINCRBY', COUNTERS, 'sequence', 1)
+    meta[1], meta[3], meta[6], meta[10] = 'R', 0, 0, ''
+    redis.call('HSET', META, id, cmsgpack.pack(meta))
+    redis.call('ZADD', READY, meta[2] * 1099511627776 + sequence, id)
+    redis.call('ZADD', AGES, sequence, id)
+    moved = moved + 1
+  end
+end
+if moved > 0 then redis.call('PUBLISH', ARGV[1], 'work') end
+return moved

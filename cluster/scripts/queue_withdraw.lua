@@ -1,0 +1,25 @@
+-- The owner takes items back that nobody holds. KEYS of the queue    ARGV owner, id... (at most 128)
+-- {code, ...}: 1 withdrawn | 0 it is leased, or another's | -1 unknown
+local READY, AGES, SCHED, DEAD, META, BODY, COUNTERS = KEYS[1], KEYS[2], KEYS[3], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
+if #ARGV > 129 then return redis.error_reply('ERR ringpost: at most 128 ids') end
+local metas = {}
+for i = 2, #ARGV do
+  local packed = redis.call('HGET', META, ARGV[i])
+  metas[i] = packed and cmsgpack.unpack(packed) or false
+end
+local answer = {}
+for i = 2, #ARGV do
+  local id, meta = ARGV[i], metas[i]
+  if not meta or redis.call('HEXISTS', META, id) == 0 then
+    answer[#answer + 1] = -1
+  elseif meta[1] == 'L' or meta[7] ~= ARGV[1] then
+    answer[#answer + 1] = 0
+  else
+    for _, set in ipairs({READY, AGES, SCHED, DEAD}) do redis.call('ZREM', set, id) end
+    redis.call('HDEL', META, id)
+    redis.call('HDEL', BODY, id)
+    redis.call('HINCRBY', COUNTERS, 'withdrawn', 1)
+    answer[#answer + 1] = 1
+  end
+end
+return answer

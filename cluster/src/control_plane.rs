@@ -1,0 +1,348 @@
+//! Calls about the cluster itself: election, heartbeats, members, configs, the leader's word, shared limits.
+
+use std::{sync::Arc, time::Duration};
+
+use redis::Value;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::{
+    election::{Answer, Step},
+    identity::{Epoch, Incarnation, Leadership, NodeId},
+    keyspace::Keyspace,
+    membership::{Member, NodeRecord, RECORD_BYTES_MAX},
+    reply::{Reply, number},
+    valkey::{Valkey, random_u64},
+    valkey_error::ValkeyError,
+};
+
+/// The longest config that can be pushed, in bytes of text.
+pub const CONFIG_BYTES_MAX: usize = 1024 * 1024;
+/// Versions that are kept.
+pub const CONFIG_HISTORY: usize = 32;
+/// The most nodes that are read; far more than a cluster has.
+const NODES_MAX: u64 = 4096;
+const MEMBERS_PAGE: u64 = 256;
+
+/// The answer to a heartbeat.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Pulse {
+    /// Milliseconds of the server's clock.
+    pub now_ms: u64,
+    /// The highest epoch that Valkey knows.
+    pub epoch: Epoch,
+    /// Who holds the lease.
+    pub leader: Option<Leadership>,
+    /// Changes when Valkey's data began anew.
+    pub generation: String,
+    /// The current config; 0: none.
+    pub config_version: u64,
+    /// Its hash.
+    pub config_hash: String,
+    /// How often nodes ask for a config; None: as they were configured.
+    pub poll: Option<Duration>,
+    /// The leader's word, as it wrote it.
+    pub plan: String,
+}
+
+/// What a heartbeat is answered with.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Heartbeat {
+    /// Taken.
+    Taken(Pulse),
+    /// Another process uses this node's id.
+    Displaced(String),
+}
+
+/// One version of the pushed config.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ConfigVersion {
+    /// Which.
+    pub version: u64,
+    /// SHA-256 of the text, in hexadecimal.
+    pub hash: String,
+    /// Who pushed it.
+    pub author: String,
+    /// Unix milliseconds of the server's clock.
+    pub at: u64,
+    /// The version whose text this is again, after a roll-back; 0: none.
+    pub of: u64,
+}
+
+/// What publishing came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Published {
+    /// It is this version.
+    Version(u64),
+    /// The current version has this text already.
+    Same(u64),
+    /// This version came in between; nothing was published.
+    Overtaken(u64),
+}
+
+/// The hash by which texts are compared.
+pub fn config_hash(text: &str) -> String {
+    Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The calls, bound to a keyspace.
+#[derive(Clone)]
+pub struct ControlPlane {
+    valkey: Arc<Valkey>,
+    keyspace: Keyspace,
+    random: Arc<str>,
+}
+
+impl ControlPlane {
+    /// Calls under `keyspace`.
+    pub fn new(valkey: Arc<Valkey>, keyspace: Keyspace) -> ControlPlane {
+        ControlPlane { valkey, keyspace, random: format!("{:016x}{:016x}", random_u64(), random_u64()).into() }
+    }
+
+    /// The driver below.
+    pub fn valkey(&self) -> &Arc<Valkey> {
+        &self.valkey
+    }
+
+    /// The channel of joins, leaves, releases and configs.
+    pub fn events_channel(&self) -> String {
+        self.keyspace.events()
+    }
+
+    async fn run(&self, script: &'static str, keys: &[String], args: &[&str]) -> Result<Value, ValkeyError> {
+        let args: Vec<&[u8]> = args.iter().map(|text| text.as_bytes()).collect();
+        self.valkey.script(script, keys, &args).await
+    }
+
+    /// Sends what the election asks for. Every error is [`Answer::Unknown`]: it may have happened.
+    ///
+    /// `replicas` above 0 asks for so many replicas to have the lease before it counts (L7).
+    pub async fn elect(&self, me: &Incarnation, step: &Step, ttl: Duration, replicas: u32) -> Answer {
+        self.try_elect(me, step, ttl, replicas).await.unwrap_or(Answer::Unknown)
+    }
+
+    async fn try_elect(&self, me: &Incarnation, step: &Step, ttl: Duration, replicas: u32) -> Result<Answer, ValkeyError> {
+        let ttl = ttl.as_millis().to_string();
+        let keys = [self.keyspace.leader(), self.keyspace.epoch()];
+        match step {
+            Step::Wait(_) => Ok(Answer::Unknown),
+            Step::Acquire(floor) => {
+                let mut reply = Reply::new(self.run("leader_acquire", &keys, &[&me.to_string(), &floor.to_string(), &ttl]).await?)?;
+                if reply.number()? == 1 {
+                    let epoch = Epoch(reply.count()?);
+                    if replicas > 0 && self.replicated().await? < u64::from(replicas) {
+                        let mine = Leadership { incarnation: me.clone(), epoch };
+                        self.run("leader_release", &keys[..1], &[&mine.to_string(), &self.keyspace.events()]).await?;
+                        return Ok(Answer::Unknown);
+                    }
+                    return Ok(Answer::Acquired(epoch));
+                }
+                let holder = reply.text()?.parse().map_err(|_| ValkeyError::Malformed("a leader"))?;
+                Ok(Answer::Held(holder, Duration::from_millis(u64::try_from(reply.number()?).unwrap_or(0))))
+            }
+            Step::Renew(mine) => {
+                let mut reply = Reply::new(self.run("leader_renew", &keys, &[&mine.to_string(), &mine.epoch.to_string(), &ttl]).await?)?;
+                if reply.number()? == 1 { Ok(Answer::Renewed) } else { Ok(Answer::Lost(Epoch(reply.count()?))) }
+            }
+            Step::Release(mine) => {
+                self.run("leader_release", &keys[..1], &[&mine.to_string(), &self.keyspace.events()]).await?;
+                Ok(Answer::Released)
+            }
+        }
+    }
+
+    /// Replicas that have everything written over this connection, within 40 ms.
+    async fn replicated(&self) -> Result<u64, ValkeyError> {
+        let mut command = redis::cmd("WAIT");
+        command.arg(1).arg(40);
+        Ok(u64::try_from(number(self.valkey.command(&command).await?)?).unwrap_or(0))
+    }
+
+    /// This node lives. `is_first` takes the id over from an earlier process of the node.
+    pub async fn heartbeat(&self, me: &Incarnation, floor: Epoch, record: &NodeRecord, is_first: bool) -> Result<Heartbeat, ValkeyError> {
+        let k = &self.keyspace;
+        let keys = [k.members(), k.nodes(), k.leader(), k.epoch(), k.generation(), k.configs(), k.plan()];
+        let json = serde_json::to_string(record).expect("a record is plain data");
+        if json.len() > RECORD_BYTES_MAX {
+            return Err(ValkeyError::Malformed("the own record is too long"));
+        }
+        let first = if is_first { "1" } else { "0" };
+        let args = [me.node().as_str(), &me.to_string(), &floor.to_string(), &json, first, &self.random, &k.events()];
+        let mut reply = Reply::new(self.run("heartbeat", &keys, &args).await?)?;
+        if reply.number()? == 0 {
+            return Ok(Heartbeat::Displaced(reply.text()?));
+        }
+        let (now_ms, epoch, leader, generation) = (reply.count()?, Epoch(reply.count()?), reply.text()?, reply.text()?);
+        let leader = if leader.is_empty() { None } else { Some(leader.parse().map_err(|_| ValkeyError::Malformed("a leader"))?) };
+        let (config_version, config_hash, poll_ms, plan) = (reply.count()?, reply.text()?, reply.count()?, reply.text()?);
+        let poll = (poll_ms > 0).then(|| Duration::from_millis(poll_ms));
+        Ok(Heartbeat::Taken(Pulse { now_ms, epoch, leader, generation, config_version, config_hash, poll, plan }))
+    }
+
+    /// This node leaves in order.
+    pub async fn leave(&self, me: &Incarnation) -> Result<(), ValkeyError> {
+        let keys = [self.keyspace.members(), self.keyspace.nodes()];
+        self.run("leave", &keys, &[me.node().as_str(), &me.to_string(), &self.keyspace.events()]).await.map(drop)
+    }
+
+    /// All nodes, and the server's time. Records that cannot be read are left out.
+    pub async fn members(&self) -> Result<(u64, Vec<Member>), ValkeyError> {
+        let keys = [self.keyspace.members(), self.keyspace.nodes()];
+        let (mut members, mut now_ms, mut offset) = (Vec::new(), 0, 0);
+        while offset < NODES_MAX {
+            let mut reply = Reply::new(self.run("members", &keys, &[&offset.to_string(), &MEMBERS_PAGE.to_string()]).await?)?;
+            now_ms = reply.count()?;
+            let mut page = 0;
+            while !reply.is_empty() {
+                let (id, last_seen_ms, record) = (reply.text()?, reply.count()?, reply.text()?);
+                page += 1;
+                members.extend(member(&id, last_seen_ms, &record));
+            }
+            offset += page;
+            if page < MEMBERS_PAGE {
+                break;
+            }
+        }
+        Ok((now_ms, members))
+    }
+
+    /// The leader forgets nodes that were not seen for `older_than`. Err(epoch): another leads.
+    pub async fn prune_members(&self, epoch: Epoch, older_than: Duration) -> Result<Result<u64, Epoch>, ValkeyError> {
+        let keys = [self.keyspace.epoch(), self.keyspace.members(), self.keyspace.nodes()];
+        fenced(self.run("members_prune", &keys, &[&epoch.to_string(), &older_than.as_millis().to_string()]).await?)
+    }
+
+    /// The leader writes its word for the nodes. Err(epoch): another leads.
+    pub async fn write_plan(&self, epoch: Epoch, text: &str) -> Result<Result<u64, Epoch>, ValkeyError> {
+        fenced(self.run("leader_write", &[self.keyspace.epoch(), self.keyspace.plan()], &[&epoch.to_string(), text]).await?)
+    }
+
+    /// The leader writes which node runs which config. Err(epoch): another leads.
+    pub async fn write_rollout(&self, epoch: Epoch, text: &str) -> Result<Result<u64, Epoch>, ValkeyError> {
+        fenced(self.run("leader_write", &[self.keyspace.epoch(), self.keyspace.rollout()], &[&epoch.to_string(), text]).await?)
+    }
+
+    /// Publishes `text` as the next version, above `floor` (the version this node runs). `expected`: only if that is current.
+    pub async fn publish_config(
+        &self,
+        text: &str,
+        author: &str,
+        of: u64,
+        floor: u64,
+        expected: Option<u64>,
+    ) -> Result<Published, ValkeyError> {
+        self.publish("next", floor, text, author, of, expected).await
+    }
+
+    /// Gives Valkey a version back that it has lost.
+    pub async fn restore_config(&self, version: u64, text: &str) -> Result<Published, ValkeyError> {
+        self.publish("restore", version, text, "restored", 0, None).await
+    }
+
+    async fn publish(
+        &self,
+        mode: &str,
+        number: u64,
+        text: &str,
+        author: &str,
+        of: u64,
+        expected: Option<u64>,
+    ) -> Result<Published, ValkeyError> {
+        if text.len() > CONFIG_BYTES_MAX {
+            return Err(ValkeyError::Malformed("the config is too long"));
+        }
+        let author: String = author.chars().filter(|c| !c.is_control()).take(128).collect();
+        let expected = expected.map_or(String::new(), |version| version.to_string());
+        let args = [
+            mode,
+            &number.to_string(),
+            &config_hash(text),
+            &author,
+            text,
+            &of.to_string(),
+            &expected,
+            &CONFIG_HISTORY.to_string(),
+            &self.keyspace.events(),
+        ];
+        let mut reply = Reply::new(self.run("config_publish", &[self.keyspace.configs()], &args).await?)?;
+        let code = reply.number()?;
+        let version = reply.count()?;
+        match code {
+            1 => Ok(Published::Version(version)),
+            2 => Ok(Published::Same(version)),
+            0 => Ok(Published::Overtaken(version)),
+            _ => Err(ValkeyError::Malformed("a code of publish")),
+        }
+    }
+
+    /// A version (None: the current one) with its text. None: there is none, or it has `known_hash`.
+    pub async fn read_config(&self, version: Option<u64>, known_hash: &str) -> Result<Option<(ConfigVersion, String)>, ValkeyError> {
+        let version = version.map_or(String::new(), |version| version.to_string());
+        let mut reply = Reply::new(self.run("config_read", &[self.keyspace.configs()], &[&version, known_hash]).await?)?;
+        let version = reply.count()?;
+        if reply.is_empty() {
+            return Ok(None);
+        }
+        let blob = reply.text()?;
+        let mut parts = blob.splitn(5, '\n');
+        let found = config_head(version, &mut parts)?;
+        let text = parts.next().ok_or(ValkeyError::Malformed("a config without text"))?;
+        // What was damaged or forged on its way is not run.
+        if config_hash(text) != found.hash {
+            return Err(ValkeyError::Malformed("a config does not have its hash"));
+        }
+        Ok(Some((found, text.to_owned())))
+    }
+
+    /// The current version and what is kept, the newest first.
+    pub async fn config_history(&self) -> Result<(u64, Vec<ConfigVersion>), ValkeyError> {
+        let mut reply = Reply::new(self.run("config_history", &[self.keyspace.configs()], &[]).await?)?;
+        let current = reply.count()?;
+        let mut versions = Vec::new();
+        while !reply.is_empty() {
+            let (version, head) = (reply.count()?, reply.text()?);
+            versions.push(config_head(version, &mut head.splitn(4, '\n'))?);
+        }
+        Ok((current, versions))
+    }
+
+    /// How often nodes ask for a config when they hear of none.
+    pub async fn set_config_poll(&self, poll: Duration) -> Result<(), ValkeyError> {
+        self.run("config_poll", &[self.keyspace.configs()], &[&poll.as_millis().to_string()]).await.map(drop)
+    }
+
+    /// GCRA over all nodes: `cost` units of a flow of one unit an `interval`, up to `burst` ahead. Err: how long to wait.
+    pub async fn throttle(&self, name: &str, interval: Duration, burst: u32, cost: u32) -> Result<Result<(), Duration>, ValkeyError> {
+        let name: String = name.chars().map(|c| if c == '{' || c == '}' || c.is_control() { '_' } else { c }).take(256).collect();
+        let args = [interval.as_micros().to_string(), burst.to_string(), cost.to_string()];
+        let mut reply = Reply::new(self.run("throttle", &[self.keyspace.throttle(&name)], &args.each_ref().map(String::as_str)).await?)?;
+        let passes = reply.number()? == 1;
+        let wait = Duration::from_micros(reply.count()?);
+        Ok(if passes { Ok(()) } else { Err(wait) })
+    }
+
+    /// For a node id of `text`, if it is one.
+    pub fn node_id(text: &str) -> Option<NodeId> {
+        text.parse().ok()
+    }
+}
+
+fn fenced(value: Value) -> Result<Result<u64, Epoch>, ValkeyError> {
+    let mut reply = Reply::new(value)?;
+    if reply.number()? == 1 { Ok(Ok(if reply.is_empty() { 0 } else { reply.count()? })) } else { Ok(Err(Epoch(reply.count()?))) }
+}
+
+fn config_head<'b>(version: u64, parts: &mut impl Iterator<Item = &'b str>) -> Result<ConfigVersion, ValkeyError> {
+    let mut part = || parts.next().ok_or(ValkeyError::Malformed("a config's head"));
+    let (hash, author) = (part()?.to_owned(), part()?.to_owned());
+    let mut number = || part()?.parse().map_err(|_| ValkeyError::Malformed("a number of a config's head"));
+    Ok(ConfigVersion { version, hash, author, at: number()?, of: number()? })
+}
+
+fn member(id: &str, last_seen_ms: u64, text: &str) -> Option<Member> {
+    let mut parts = text.splitn(3, '\n');
+    let (incarnation, started, json) = (parts.next()?, parts.next()?, parts.next()?);
+    let record: NodeRecord = serde_json::from_str(json).ok()?;
+    let is_sound = record.id.as_str() == id && record.incarnation == incarnation;
+    is_sound.then_some(Member { record, last_seen_ms, started_at_ms: started.parse().ok()? })
+}

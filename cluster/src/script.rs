@@ -1,0 +1,88 @@
+//! The Lua scripts, one transition each, compiled into the program.
+
+use std::{collections::HashMap, sync::LazyLock};
+
+/// One script and the hash by which the server knows it.
+#[derive(Debug)]
+pub struct Script {
+    /// The file's name without its ending.
+    pub name: &'static str,
+    source: String,
+    hash: String,
+}
+
+impl Script {
+    /// For tests that change a script to see that it is missed.
+    pub fn new(name: &'static str, source: String) -> Script {
+        let hash = redis::Script::new(&source).get_hash().to_owned();
+        Script { name, source, hash }
+    }
+
+    /// The Lua text.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// SHA-1 of the text, in hexadecimal.
+    pub fn hash(&self) -> &str {
+        &self.hash
+    }
+}
+
+/// All scripts, by name.
+#[derive(Debug)]
+pub struct Scripts(HashMap<&'static str, Script>);
+
+macro_rules! sources {
+    ($($name:literal),* $(,)?) => { [$(($name, include_str!(concat!("../scripts/", $name, ".lua")))),*] };
+}
+
+/// Name and text of each.
+const SOURCES: &[(&str, &str)] = &sources![
+    "leader_acquire",
+    "leader_renew",
+    "leader_release",
+    "leader_write",
+    "heartbeat",
+    "leave",
+    "members",
+    "members_prune",
+    "config_publish",
+    "config_read",
+    "config_history",
+    "config_poll",
+    "throttle",
+    "queue_enqueue",
+    "queue_lease",
+    "queue_complete",
+    "queue_fail",
+    "queue_extend",
+    "queue_renew",
+    "queue_recover",
+    "queue_known",
+    "queue_settled",
+    "queue_withdraw",
+    "queue_dead",
+    "queue_requeue",
+    "queue_purge",
+    "queue_stats",
+];
+
+static SHIPPED: LazyLock<Scripts> =
+    LazyLock::new(|| Scripts(SOURCES.iter().map(|(name, source)| (*name, Script::new(name, (*source).to_owned()))).collect()));
+
+impl Scripts {
+    /// As shipped.
+    pub fn shipped() -> &'static Scripts {
+        &SHIPPED
+    }
+
+    /// As shipped, but with `change` applied to each text: a negative control.
+    pub fn changed(change: impl Fn(&str, &str) -> String) -> Scripts {
+        Scripts(SOURCES.iter().map(|(name, source)| (*name, Script::new(name, change(name, source)))).collect())
+    }
+
+    pub(crate) fn get(&self, name: &'static str) -> &Script {
+        self.0.get(name).expect("the name is one of the list")
+    }
+}

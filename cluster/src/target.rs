@@ -1,0 +1,127 @@
+//! Where Valkey is: one server, Sentinels that know the primary, or a cluster.
+//!
+//! `valkey://[user[:password]@]host[:port][/db]`, `valkeys://` with TLS (`redis://` and `rediss://` mean the same);
+//! `valkey+sentinel://host:26379,host:26379/name` and `valkey+cluster://host:port,host:port`, with `s` after `valkey` for TLS.
+
+use std::fmt;
+
+use redis::{ConnectionInfo, IntoConnectionInfo, TlsCertificates};
+
+/// A parsed `valkey_url`. Its text shows no password.
+#[derive(Clone)]
+pub struct Target {
+    pub(crate) place: Place,
+    pub(crate) certificates: Option<TlsCertificates>,
+    pub(crate) uses_tls: bool,
+    shown: String,
+}
+
+#[derive(Clone)]
+pub(crate) enum Place {
+    Single(ConnectionInfo),
+    Sentinel { sentinels: Vec<ConnectionInfo>, name: String, node: ConnectionInfo },
+    Cluster(Vec<ConnectionInfo>),
+}
+
+/// The most hosts in one URL.
+const HOSTS_MAX: usize = 32;
+
+impl Target {
+    /// Reads a URL. `password` (from a file or the environment) takes the place of one in the URL; `ca` is PEM that the server's
+    /// certificate must lead to, else the system's authorities.
+    ///
+    /// Fails with a sentence that goes on after the value.
+    pub fn parse(url: &str, password: Option<&str>, ca: Option<Vec<u8>>) -> Result<Target, String> {
+        let (scheme, rest) = url.split_once("://").ok_or("is not a URL: valkey://host:port")?;
+        let (kind, form) = scheme.split_once('+').map_or((scheme, ""), |(kind, form)| (kind, form));
+        let uses_tls = match kind {
+            "valkey" | "redis" => false,
+            "valkeys" | "rediss" => true,
+            _ => return Err("starts with none of valkey://, valkeys://, redis://, rediss://".to_owned()),
+        };
+        let (user, rest) = rest.rsplit_once('@').map_or(("", rest), |(user, rest)| (user, rest));
+        let (hosts, path) = rest.split_once('/').unwrap_or((rest, ""));
+        let hosts: Vec<&str> = hosts.split(',').collect();
+        if hosts.len() > HOSTS_MAX || hosts.iter().any(|host| host.is_empty()) {
+            return Err(format!("names no host, an empty one, or more than {HOSTS_MAX}"));
+        }
+        let user = match (user, password) {
+            (user, Some(_)) => user.split(':').next().unwrap_or_default(),
+            (user, None) => user,
+        };
+        let open = |host: &str, user: &str, path: &str| -> Result<ConnectionInfo, String> {
+            let scheme = if uses_tls { "rediss" } else { "redis" };
+            let at = if user.is_empty() { "" } else { "@" };
+            let info = format!("{scheme}://{user}{at}{host}/{path}")
+                .as_str()
+                .into_connection_info()
+                .map_err(|error| format!("is no URL of a Valkey: {error}"))?;
+            let settings = info.redis_settings().clone();
+            let settings = match password {
+                Some(password) => settings.set_password(password),
+                None => settings,
+            };
+            Ok(info.set_redis_settings(settings))
+        };
+        let place = match form {
+            "" if hosts.len() == 1 => Place::Single(open(hosts[0], user, path)?),
+            "" => return Err("names several hosts: write valkey+sentinel:// or valkey+cluster://".to_owned()),
+            "sentinel" if path.is_empty() => return Err("lacks the primary's name: valkey+sentinel://host:26379/NAME".to_owned()),
+            "sentinel" => {
+                let scheme = if uses_tls { "rediss" } else { "redis" };
+                let sentinels = hosts
+                    .iter()
+                    .map(|host| format!("{scheme}://{host}/").as_str().into_connection_info().map_err(|error| error.to_string()));
+                let sentinels = sentinels.collect::<Result<_, String>>()?;
+                Place::Sentinel { sentinels, name: path.to_owned(), node: open(hosts[0], user, "")? }
+            }
+            "cluster" => Place::Cluster(hosts.iter().map(|host| open(host, user, "")).collect::<Result<_, String>>()?),
+            _ => return Err("has a form that is neither +sentinel nor +cluster".to_owned()),
+        };
+        let certificates = ca.map(|ca| TlsCertificates { client_tls: None, root_cert: Some(ca) });
+        let shown = format!("{scheme}://{}{}{path}", hosts.join(","), if path.is_empty() { "" } else { "/" });
+        Ok(Target { place, certificates, uses_tls, shown })
+    }
+
+    /// Whether what is sent can be read on the way, and the way leaves this machine.
+    pub fn is_exposed(&self) -> bool {
+        let hosts = self.shown.split_once("://").map_or("", |(_, rest)| rest).split('/').next().unwrap_or_default();
+        !self.uses_tls
+            && hosts.split(',').any(|host| !(host.starts_with("127.") || host.starts_with("localhost") || host.starts_with("[::1]")))
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.shown)
+    }
+}
+
+impl fmt::Debug for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.shown)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_form_is_read_and_no_password_is_shown() {
+        let single = Target::parse("valkey://mail:secret@10.0.0.1:7000/2", None, None).unwrap();
+        assert!(matches!(&single.place, Place::Single(_)) && single.is_exposed());
+        assert_eq!(single.to_string(), "valkey://10.0.0.1:7000/2");
+        assert_eq!(format!("{single:?}"), "valkey://10.0.0.1:7000/2");
+        for url in ["redis://127.0.0.1:6379", "valkeys://example.org", "rediss://[::1]:6380"] {
+            assert!(!Target::parse(url, Some("p"), None).unwrap().is_exposed(), "{url}");
+        }
+        let sentinel = Target::parse("valkey+sentinel://a:26379,b:26379/mail", None, None).unwrap();
+        assert!(matches!(&sentinel.place, Place::Sentinel { sentinels, name, .. } if sentinels.len() == 2 && name == "mail"));
+        let cluster = Target::parse("valkeys+cluster://a:1,b:2,c:3", None, None).unwrap();
+        assert!(matches!(&cluster.place, Place::Cluster(hosts) if hosts.len() == 3));
+        for bad in ["", "http://x", "valkey://a,b", "valkey+sentinel://a", "valkey+ring://a", "valkey://", "valkey://a:notaport"] {
+            assert!(Target::parse(bad, None, None).is_err(), "{bad}");
+        }
+    }
+}

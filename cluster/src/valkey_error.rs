@@ -1,0 +1,76 @@
+//! What can go wrong with a call to Valkey, told apart by what the caller does about it (Q16).
+
+/// A call that brought no answer.
+#[derive(thiserror::Error, Debug, Clone, PartialEq, Eq)]
+pub enum ValkeyError {
+    /// The circuit is open: nothing was sent.
+    #[error("Valkey is left alone for the moment: earlier calls failed")]
+    CircuitOpen,
+    /// No connection, or no answer within the deadline: it may have been done or not. Safe to repeat (Q9).
+    #[error("Valkey cannot be reached: {0}")]
+    Unreachable(String),
+    /// It answers, but cannot serve now: loading, read-only, out of memory, without replicas, a busy script. Go local, try later.
+    #[error("Valkey cannot serve: {0}")]
+    Unavailable(String),
+    /// The operator has to act: password, rights, eviction policy. Go local, and say so loudly.
+    #[error("Valkey refuses this node: {0}")]
+    Misconfigured(String),
+    /// A script refused its arguments, or the server a command: our bug, or damaged data. Nothing was changed.
+    #[error("Valkey refuses the call: {0}")]
+    Refused(String),
+    /// The server does not know the script's hash: it was restarted. The driver sends the text.
+    #[error("Valkey does not know the script")]
+    NoScript,
+    /// An answer in a form that scripts do not give. Data in Valkey is not trusted.
+    #[error("an answer of Valkey is not understood: {0}")]
+    Malformed(&'static str),
+}
+
+impl ValkeyError {
+    /// Whether the server itself is to blame, so that the circuit counts it.
+    pub fn is_outage(&self) -> bool {
+        matches!(self, ValkeyError::Unreachable(_) | ValkeyError::Unavailable(_) | ValkeyError::Misconfigured(_))
+    }
+
+    /// By the first word of a server's error and the whole of it.
+    pub(crate) fn of_reply(code: &str, text: String) -> ValkeyError {
+        match code {
+            "LOADING" | "READONLY" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" | "NOREPLICAS" | "MISCONF" | "OOM" | "BUSY"
+            | "EXECABORT" | "MOVED" | "ASK" | "UNKILLABLE" => ValkeyError::Unavailable(text),
+            "NOAUTH" | "NOPERM" | "WRONGPASS" | "DENIED" => ValkeyError::Misconfigured(text),
+            "NOSCRIPT" => ValkeyError::NoScript,
+            _ => ValkeyError::Refused(text),
+        }
+    }
+
+    pub(crate) fn of_client(error: &redis::RedisError) -> ValkeyError {
+        let text = error.to_string();
+        match error.code() {
+            Some(code) => ValkeyError::of_reply(code, text),
+            None => match error.kind() {
+                redis::ErrorKind::AuthenticationFailed => ValkeyError::Misconfigured(text),
+                redis::ErrorKind::UnexpectedReturnType | redis::ErrorKind::Parse => ValkeyError::Unreachable(text),
+                redis::ErrorKind::InvalidClientConfig => ValkeyError::Misconfigured(text),
+                _ => ValkeyError::Unreachable(text),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn server_errors_are_told_apart() {
+        let of = |code: &str| ValkeyError::of_reply(code, String::new());
+        for code in ["LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS", "MISCONF", "OOM", "BUSY", "EXECABORT"] {
+            assert!(matches!(of(code), ValkeyError::Unavailable(_)) && of(code).is_outage(), "{code}");
+        }
+        for code in ["NOAUTH", "NOPERM", "WRONGPASS"] {
+            assert!(matches!(of(code), ValkeyError::Misconfigured(_)), "{code}");
+        }
+        assert!(matches!(of("ERR"), ValkeyError::Refused(_)) && !of("ERR").is_outage());
+        assert!(matches!(of("CROSSSLOT"), ValkeyError::Refused(_)));
+    }
+}

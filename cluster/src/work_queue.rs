@@ -1,0 +1,521 @@
+//! The shared work queue: items of one kind, spread over partitions (Q1 to Q19).
+//!
+//! Valkey never holds the only copy of anything: an item's owner keeps the original until it hears that another has taken it over.
+//! Every call is safe to repeat when its outcome is unknown; a lease that nobody answers for runs out.
+
+use std::sync::Arc;
+
+use redis::Value;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    identity::{Epoch, Incarnation, NodeId},
+    keyspace::Keyspace,
+    reply::{Reply, number},
+    valkey::{Valkey, random_u64},
+    valkey_error::ValkeyError,
+    work_item::{ItemError, ItemKey, Label, NewItem, is_item_id},
+};
+
+/// The most items in one call of enqueue, lease or complete.
+pub const ITEMS_PER_CALL: usize = 64;
+/// The most ids in one call of known, settled, withdraw, requeue or purge.
+pub const IDS_PER_CALL: usize = 128;
+/// The most bytes one lease call brings back, but for its last item.
+const LEASE_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// How long an outcome waits for its owner: longer than mail lives.
+const OUTCOME_KEPT_MS: u64 = 7 * 24 * 3600 * 1000;
+/// The longest text of a result or a reason, in bytes.
+pub const RESULT_BYTES_MAX: usize = 512;
+
+/// Bounds of a queue.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct QueueBounds {
+    /// Partitions; all nodes have the same number.
+    pub partitions: u16,
+    /// Items and unsettled outcomes in one partition; beyond, enqueue answers [`Enqueued::Full`].
+    pub capacity: u64,
+    /// Dead letters in one partition; beyond, the dead wait among the scheduled ones.
+    pub dead_max: u64,
+}
+
+/// A call that brought no answer, or an item that is none.
+#[derive(thiserror::Error, Debug, Clone, PartialEq, Eq)]
+pub enum QueueError {
+    /// See [`ValkeyError`].
+    #[error(transparent)]
+    Valkey(#[from] ValkeyError),
+    /// See [`ItemError`].
+    #[error(transparent)]
+    Item(#[from] ItemError),
+}
+
+/// What became of an item that was to be added.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Enqueued {
+    /// It is there now.
+    Added,
+    /// It was there.
+    Present,
+    /// It was completed; its owner has not settled it yet.
+    Completed,
+    /// No room: keep it and try later.
+    Full,
+}
+
+/// An item that this worker has for a while.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Leased {
+    /// The item's name.
+    pub id: String,
+    /// The node that holds the original.
+    pub owner: NodeId,
+    /// 0 to 9.
+    pub priority: u8,
+    /// Leases so far, this one included.
+    pub attempts: u32,
+    /// Leases at most.
+    pub max_attempts: u32,
+    /// When it was enqueued, in milliseconds of the server's clock.
+    pub created_ms: u64,
+    /// When it ends; 0: never.
+    pub expires_ms: u64,
+    /// What complete, fail and extend have to present.
+    pub token: String,
+    /// The data, or why it is not to be used.
+    pub data: Result<Vec<u8>, ItemError>,
+}
+
+/// What complete says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Completed {
+    /// Done now.
+    Done,
+    /// Done before, by this token: an answer was lost.
+    DoneBefore,
+    /// The lease is another's by now: drop what was made of it.
+    Stale,
+    /// Valkey never heard of it: its data is gone, or the owner has settled it.
+    Unknown,
+}
+
+/// What fail says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Failed {
+    /// It waits for its next lease.
+    Waits,
+    /// It is a dead letter.
+    Dead,
+    /// The lease is another's by now.
+    Stale,
+}
+
+/// How a lease ends without success.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Retry {
+    /// Not again.
+    Never,
+    /// After so many milliseconds; it counts against the item's attempts.
+    Counted(u64),
+    /// After so many milliseconds; the item was not to blame.
+    Free(u64),
+}
+
+/// Where an item is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Known {
+    /// Nowhere: never enqueued, forgotten, or lost with Valkey's data.
+    Unknown,
+    /// Ready or scheduled.
+    Waiting,
+    /// Leased.
+    Leased,
+    /// Among the dead letters.
+    Dead,
+    /// Completed, with what the completer said.
+    Completed(String),
+}
+
+/// One dead letter.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DeadLetter {
+    /// Name.
+    pub id: String,
+    /// Unix milliseconds of its death.
+    pub died_at: u64,
+    /// The node that holds the original.
+    pub owner: String,
+    /// 0 to 9.
+    pub priority: u8,
+    /// Leases it had.
+    pub attempts: u32,
+    /// Leases it could have.
+    pub max_attempts: u32,
+    /// Unix milliseconds of its enqueueing.
+    pub created_at: u64,
+    /// The last thing that went wrong.
+    pub reason: String,
+}
+
+/// Counts over all partitions; the first four names are those of the admin API.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct QueueStats {
+    /// Ready and scheduled.
+    pub pending: u64,
+    /// Leased.
+    pub processing: u64,
+    /// Dead letters.
+    pub failed: u64,
+    /// All three.
+    pub total: u64,
+    /// Of the pending, those that wait for a time.
+    pub scheduled: u64,
+    /// Completed, not yet settled by their owners.
+    pub unsettled: u64,
+    /// Age of the oldest dead letter, in milliseconds.
+    pub oldest_dead_age_ms: u64,
+    /// Since the data's beginning: enqueued, leased, completed, failed, recovered, died, stale, dead_full, purged, withdrawn.
+    pub counters: std::collections::BTreeMap<String, u64>,
+}
+
+/// One queue of one kind of items. Cheap to clone.
+#[derive(Clone)]
+pub struct WorkQueue {
+    valkey: Arc<Valkey>,
+    keyspace: Keyspace,
+    name: Arc<str>,
+    bounds: QueueBounds,
+    key: ItemKey,
+    me: Incarnation,
+    random: Arc<str>,
+}
+
+impl WorkQueue {
+    /// `name` is the kind of its items, for instance `email_delivery`. Fails with [`ItemError::Id`] for a name that is none.
+    pub fn new(
+        valkey: Arc<Valkey>,
+        keyspace: Keyspace,
+        name: &str,
+        bounds: QueueBounds,
+        key: ItemKey,
+        me: Incarnation,
+    ) -> Result<WorkQueue, ItemError> {
+        if !is_item_id(name) || name.contains(':') {
+            return Err(ItemError::Id(name.chars().take(128).collect()));
+        }
+        let random = format!("{:016x}{:016x}", random_u64(), random_u64()).into();
+        Ok(WorkQueue { valkey, keyspace, name: name.into(), bounds, key, me, random })
+    }
+
+    /// The bounds it was made with.
+    pub fn bounds(&self) -> QueueBounds {
+        self.bounds
+    }
+
+    /// The partition of an id; the same on every node.
+    pub fn partition(&self, id: &str) -> u16 {
+        // FNV-1a: ids need spreading, not defending; a flood of one partition ends at its capacity.
+        let hash = id.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+        u16::try_from((hash >> 32) % u64::from(self.bounds.partitions)).expect("below the number of partitions")
+    }
+
+    /// The channel on which this node hears that its items were completed. Payload: lines of `id result`.
+    pub fn done_channel(&self) -> String {
+        format!("{}{}", self.keyspace.done_channel(&self.name), self.me.node())
+    }
+
+    /// The channel that says that there is work.
+    pub fn work_channel(&self) -> String {
+        self.keyspace.work_channel(&self.name)
+    }
+
+    async fn run(&self, script: &'static str, partition: u16, args: &[&[u8]]) -> Result<Value, ValkeyError> {
+        assert!(partition < self.bounds.partitions, "the partition is one of this queue's");
+        self.valkey.script(script, &self.keyspace.queue(&self.name, partition), args).await
+    }
+
+    /// Adds up to [`ITEMS_PER_CALL`] items of one partition. Returns the data's generation and an answer for each item.
+    pub async fn enqueue(&self, partition: u16, items: &[NewItem]) -> Result<(String, Vec<Enqueued>), QueueError> {
+        let (capacity, channel) = (self.bounds.capacity.to_string(), self.work_channel());
+        let mut texts = Vec::with_capacity(items.len());
+        for item in items {
+            if !is_item_id(&item.id) {
+                return Err(ItemError::Id(item.id.chars().take(128).collect()).into());
+            }
+            let priority = item.priority.min(9);
+            let label = Label { queue: &self.name, id: &item.id, owner: item.owner.as_str(), priority };
+            let body = self.key.seal(&label, &item.data)?;
+            texts.push((
+                priority.to_string(),
+                item.max_attempts.max(1).to_string(),
+                item.delay_ms.to_string(),
+                item.expires_in_ms.to_string(),
+                body,
+            ));
+        }
+        let mut args: Vec<&[u8]> = vec![self.random.as_bytes(), capacity.as_bytes(), channel.as_bytes()];
+        for (item, (priority, attempts, delay, expires, body)) in items.iter().zip(&texts) {
+            args.extend([
+                item.id.as_bytes(),
+                item.owner.as_str().as_bytes(),
+                priority.as_bytes(),
+                attempts.as_bytes(),
+                delay.as_bytes(),
+                expires.as_bytes(),
+                body,
+            ]);
+        }
+        let mut reply = Reply::new(self.run("queue_enqueue", partition, &args).await?)?;
+        let generation = reply.text()?;
+        let mut answers = Vec::with_capacity(items.len());
+        for _ in items {
+            answers.push(match reply.number()? {
+                1 => Enqueued::Added,
+                0 => Enqueued::Present,
+                2 => Enqueued::Completed,
+                -1 => Enqueued::Full,
+                _ => return Err(ValkeyError::Malformed("a code of enqueue").into()),
+            });
+        }
+        Ok((generation, answers))
+    }
+
+    /// Leases up to `count` (at most [`ITEMS_PER_CALL`]) items, by priority. `lease_ms` 0: as long as this worker renews
+    /// ([`WorkQueue::renew`]), else for that long. `data_bytes_max` bounds what an item may unpack to.
+    pub async fn lease(
+        &self,
+        partition: u16,
+        count: usize,
+        worker_ttl_ms: u64,
+        lease_ms: u64,
+        data_bytes_max: usize,
+    ) -> Result<(String, Vec<Leased>), QueueError> {
+        let token = format!("{:016x}", random_u64());
+        let args = [
+            self.random.to_string(),
+            self.me.to_string(),
+            count.clamp(1, ITEMS_PER_CALL).to_string(),
+            token,
+            worker_ttl_ms.to_string(),
+            lease_ms.to_string(),
+            self.bounds.dead_max.to_string(),
+            LEASE_BYTES_MAX.to_string(),
+        ];
+        let args: Vec<&[u8]> = args.iter().map(String::as_bytes).collect();
+        let mut reply = Reply::new(self.run("queue_lease", partition, &args).await?)?;
+        let generation = reply.text()?;
+        reply.count()?;
+        let mut items = Vec::new();
+        while !reply.is_empty() {
+            items.push(self.leased(reply.list()?, data_bytes_max)?);
+        }
+        Ok((generation, items))
+    }
+
+    fn leased(&self, mut item: Reply, data_bytes_max: usize) -> Result<Leased, ValkeyError> {
+        let id = item.text()?;
+        let owner = item.text()?.parse().map_err(|_| ValkeyError::Malformed("an owner is no node id"))?;
+        let priority = u8::try_from(item.count()?).map_err(|_| ValkeyError::Malformed("a priority"))?;
+        let mut small = || item.count().map(|number| u32::try_from(number).unwrap_or(u32::MAX));
+        let (attempts, max_attempts) = (small()?, small()?);
+        let (created_ms, expires_ms) = (item.count()?, item.count()?);
+        let (token, body) = (item.text()?, item.bytes()?);
+        let data = if is_item_id(&id) {
+            self.key.open(&Label { queue: &self.name, id: &id, owner: NodeId::as_str(&owner), priority }, &body, data_bytes_max)
+        } else {
+            Err(ItemError::Id(id.chars().take(128).collect()))
+        };
+        Ok(Leased { id, owner, priority, attempts, max_attempts, created_ms, expires_ms, token, data })
+    }
+
+    /// Completes up to [`ITEMS_PER_CALL`] leases of one partition: id, token and what the owner is told (at most [`RESULT_BYTES_MAX`] bytes,
+    /// no line ends).
+    pub async fn complete(&self, partition: u16, leases: &[(&str, &str, &str)]) -> Result<(String, Vec<Completed>), QueueError> {
+        let (channel, kept) = (self.keyspace.done_channel(&self.name), OUTCOME_KEPT_MS.to_string());
+        let results: Vec<String> = leases.iter().map(|(_, _, result)| one_line(result)).collect();
+        let mut args: Vec<&[u8]> = vec![self.random.as_bytes(), channel.as_bytes(), kept.as_bytes()];
+        for ((id, token, _), result) in leases.iter().zip(&results) {
+            args.extend([id.as_bytes(), token.as_bytes(), result.as_bytes()]);
+        }
+        let mut reply = Reply::new(self.run("queue_complete", partition, &args).await?)?;
+        let generation = reply.text()?;
+        let mut answers = Vec::with_capacity(leases.len());
+        for _ in leases {
+            answers.push(match reply.number()? {
+                1 => Completed::Done,
+                2 => Completed::DoneBefore,
+                0 => Completed::Stale,
+                -1 => Completed::Unknown,
+                _ => return Err(ValkeyError::Malformed("a code of complete").into()),
+            });
+        }
+        Ok((generation, answers))
+    }
+
+    /// Ends a lease without success.
+    pub async fn fail(&self, id: &str, token: &str, retry: Retry, reason: &str) -> Result<Failed, QueueError> {
+        let (retries, delay, counts) = match retry {
+            Retry::Never => ("0", 0, "1"),
+            Retry::Counted(delay) => ("1", delay, "1"),
+            Retry::Free(delay) => ("1", delay, "0"),
+        };
+        let (delay, reason, dead_max) = (delay.to_string(), one_line(reason), self.bounds.dead_max.to_string());
+        let args = [id, token, retries, &delay, counts, &reason, &dead_max].map(str::as_bytes);
+        match number(self.run("queue_fail", self.partition(id), &args).await?)? {
+            1 => Ok(Failed::Waits),
+            2 => Ok(Failed::Dead),
+            0 => Ok(Failed::Stale),
+            _ => Err(ValkeyError::Malformed("a code of fail").into()),
+        }
+    }
+
+    /// Lets a lease run for `lease_ms` from now; false: it is another's by now.
+    pub async fn extend(&self, id: &str, token: &str, lease_ms: u64) -> Result<bool, QueueError> {
+        let lease = lease_ms.to_string();
+        Ok(number(self.run("queue_extend", self.partition(id), &[id.as_bytes(), token.as_bytes(), lease.as_bytes()]).await?)? == 1)
+    }
+
+    /// This worker lives: its leases in the partition go on for `worker_ttl_ms`. Returns the data's generation.
+    pub async fn renew(&self, partition: u16, worker_ttl_ms: u64) -> Result<String, QueueError> {
+        let (me, ttl) = (self.me.to_string(), worker_ttl_ms.to_string());
+        match self.run("queue_renew", partition, &[self.random.as_bytes(), me.as_bytes(), ttl.as_bytes()]).await? {
+            Value::BulkString(generation) => Ok(String::from_utf8_lossy(&generation).into_owned()),
+            _ => Err(ValkeyError::Malformed("a generation").into()),
+        }
+    }
+
+    /// Takes back leases that ran out, up to 128 a call: how many wait again and how many died.
+    pub async fn recover(&self, partition: u16, jitter_ms: u64) -> Result<(u64, u64), QueueError> {
+        let args = ["128".to_owned(), jitter_ms.to_string(), (random_u64() % 1_000_000).to_string(), self.bounds.dead_max.to_string()];
+        let args: Vec<&[u8]> = args.iter().map(String::as_bytes).collect();
+        let mut reply = Reply::new(self.run("queue_recover", partition, &args).await?)?;
+        Ok((reply.count()?, reply.count()?))
+    }
+
+    /// Where up to [`IDS_PER_CALL`] items of one partition are.
+    pub async fn known(&self, partition: u16, ids: &[&str]) -> Result<(String, Vec<Known>), QueueError> {
+        let mut args: Vec<&[u8]> = vec![self.random.as_bytes()];
+        args.extend(ids.iter().map(|id| id.as_bytes()));
+        let mut reply = Reply::new(self.run("queue_known", partition, &args).await?)?;
+        let generation = reply.text()?;
+        let mut answers = Vec::with_capacity(ids.len());
+        for _ in ids {
+            let answer = reply.text()?;
+            answers.push(match answer.as_str() {
+                "" => Known::Unknown,
+                "R" | "S" => Known::Waiting,
+                "L" => Known::Leased,
+                "D" => Known::Dead,
+                other => match other.strip_prefix('X') {
+                    Some(result) => Known::Completed(result.to_owned()),
+                    None => return Err(ValkeyError::Malformed("a state").into()),
+                },
+            });
+        }
+        Ok((generation, answers))
+    }
+
+    async fn with_ids(&self, script: &'static str, partition: u16, first: &[&str], ids: &[&str]) -> Result<Value, ValkeyError> {
+        let args: Vec<&[u8]> = first.iter().chain(ids).map(|text| text.as_bytes()).collect();
+        self.run(script, partition, &args).await
+    }
+
+    /// This node has settled what was completed: the outcomes are forgotten. Returns how many there were.
+    pub async fn settled(&self, partition: u16, ids: &[&str]) -> Result<u64, QueueError> {
+        let forgotten = number(self.with_ids("queue_settled", partition, &[self.me.node().as_str()], ids).await?)?;
+        Ok(u64::try_from(forgotten).unwrap_or(0))
+    }
+
+    /// Takes this node's items back. True for each that is out of the queue; false: it is leased.
+    pub async fn withdraw(&self, partition: u16, ids: &[&str]) -> Result<Vec<bool>, QueueError> {
+        let mut reply = Reply::new(self.with_ids("queue_withdraw", partition, &[self.me.node().as_str()], ids).await?)?;
+        ids.iter().map(|_| Ok(reply.number()? != 0)).collect()
+    }
+
+    /// Up to 128 dead letters from `offset` on, the oldest first.
+    pub async fn dead(&self, partition: u16, offset: u64, count: u64) -> Result<Vec<DeadLetter>, QueueError> {
+        let (offset, count) = (offset.to_string(), count.to_string());
+        let mut reply = Reply::new(self.with_ids("queue_dead", partition, &[&offset, &count], &[]).await?)?;
+        let mut letters = Vec::new();
+        while !reply.is_empty() {
+            let mut letter = reply.list()?;
+            let (id, died_at, owner) = (letter.text()?, letter.count()?, letter.text()?);
+            let mut small = || letter.count().map(|number| u32::try_from(number).unwrap_or(u32::MAX));
+            let (priority, attempts, max_attempts) = (small()?, small()?, small()?);
+            let priority = u8::try_from(priority).map_err(|_| ValkeyError::Malformed("a priority"))?;
+            letters.push(DeadLetter {
+                id,
+                died_at,
+                owner,
+                priority,
+                attempts,
+                max_attempts,
+                created_at: letter.count()?,
+                reason: letter.text()?,
+            });
+        }
+        Ok(letters)
+    }
+
+    /// Dead letters get their attempts back: those named (up to [`IDS_PER_CALL`]), or the oldest 128. Returns how many.
+    pub async fn requeue(&self, partition: u16, ids: &[&str]) -> Result<u64, QueueError> {
+        let moved = number(self.with_ids("queue_requeue", partition, &[&self.work_channel()], ids).await?)?;
+        Ok(u64::try_from(moved).unwrap_or(0))
+    }
+
+    /// Removes dead letters: those named, or up to 128 that died longer than `older_than_ms` ago. With `epoch` a leader's chore, which
+    /// answers the higher epoch when another leads.
+    pub async fn purge(
+        &self,
+        partition: u16,
+        epoch: Option<Epoch>,
+        older_than_ms: u64,
+        ids: &[&str],
+    ) -> Result<Result<u64, Epoch>, QueueError> {
+        let (epoch, older) = (epoch.unwrap_or_default().to_string(), older_than_ms.to_string());
+        let mut reply = Reply::new(self.with_ids("queue_purge", partition, &[&epoch, &older], ids).await?)?;
+        let is_done = reply.number()? == 1;
+        let number = reply.count()?;
+        Ok(if is_done { Ok(number) } else { Err(Epoch(number)) })
+    }
+
+    /// Counts over all partitions.
+    pub async fn stats(&self) -> Result<QueueStats, QueueError> {
+        let mut stats = QueueStats::default();
+        for partition in 0..self.bounds.partitions {
+            let mut reply = Reply::new(self.run("queue_stats", partition, &[]).await?)?;
+            let now = reply.count()?;
+            let (ready, scheduled, leased, dead, unsettled) =
+                (reply.count()?, reply.count()?, reply.count()?, reply.count()?, reply.count()?);
+            let oldest = reply.count()?;
+            reply.count()?;
+            stats.pending += ready + scheduled;
+            stats.scheduled += scheduled;
+            stats.processing += leased;
+            stats.failed += dead;
+            stats.unsettled += unsettled;
+            if oldest > 0 {
+                stats.oldest_dead_age_ms = stats.oldest_dead_age_ms.max(now.saturating_sub(oldest));
+            }
+            while !reply.is_empty() {
+                let (name, value) = (reply.text()?, reply.count()?);
+                if !matches!(name.as_str(), "sequence" | "turns") {
+                    *stats.counters.entry(name).or_default() += value;
+                }
+            }
+        }
+        stats.total = stats.pending + stats.processing + stats.failed;
+        Ok(stats)
+    }
+}
+
+/// What others read as one line: cut, and without control characters.
+fn one_line(text: &str) -> String {
+    let mut line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let mut end = line.len().min(RESULT_BYTES_MAX);
+    while !line.is_char_boundary(end) {
+        end -= 1;
+    }
+    line.truncate(end);
+    line
+}
