@@ -20,6 +20,7 @@ mod destination;
 mod directory;
 mod index;
 mod message;
+pub mod mx;
 mod outcome;
 mod queue;
 mod queue_id;
