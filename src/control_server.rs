@@ -143,6 +143,9 @@ async fn answer(request: WireRequest, shards: &[Arc<RequestLane>], write: &mut (
                     }
                 }
             }
+            if let (Some(&time), Some(&count)) = (sums.get("pool_wait_time_us"), sums.get("pool_wait_count")) {
+                sums.insert("pool_avg_wait_time_us", time.checked_div(count).unwrap_or(0));
+            }
             #[cfg(feature = "count-allocations")]
             {
                 let counted = stats_alloc::INSTRUMENTED_SYSTEM.stats();

@@ -3,14 +3,16 @@
 #![forbid(unsafe_code)]
 
 use std::hint::black_box;
+use std::num::NonZeroU16;
 use std::path::Path;
 use std::rc::Rc;
 
 use ringpost_benches::queued::{DESTINATIONS, Queued};
 use ringpost_benches::{Random, Run, Size};
 use ringpost_config::Config;
-use ringpost_engine::pool::{Parked, Pool};
-use ringpost_queue::{RetryPolicy, Route, Routes, Via};
+use ringpost_engine::pool::{Acquired, Parked, Pool, PoolLimits};
+use ringpost_engine::share::Share;
+use ringpost_queue::{Dispatch, RetryPolicy, Route, Routes, Via};
 
 const BURST: usize = 256;
 const GOAL: Option<f64> = Some(20.0);
@@ -45,7 +47,9 @@ fn main() {
     }
     let config = Config::parse("hostname = \"bench.example.com\"\n", Path::new("bench.toml")).expect("the defaults are valid");
     for idle in [DESTINATIONS, 1_000] {
-        let pool = Pool::new(&config);
+        let share = Share { shard: 0, shards: NonZeroU16::MIN };
+        let pool = Rc::new(Pool::new(&config, share, Rc::default()));
+        let limits = PoolLimits { max_idle: idle, connections_max: u32::MAX, ..pool.limits(None) };
         let mut queued = Queued::new(4 * BURST);
         // Dispatches to many destinations, and for each destination connections that wait.
         let mut dispatches = Vec::new();
@@ -54,11 +58,11 @@ fn main() {
             dispatches.extend(queued.take_open());
         }
         // The youngest idle connection of a destination is the one that is handed the attempt.
-        let mut parked: Vec<Vec<Rc<Parked>>> = vec![Vec::new(); DESTINATIONS + 1];
+        let mut parked: Vec<Vec<Rc<Parked<Dispatch>>>> = vec![Vec::new(); DESTINATIONS + 1];
         for number in 0..idle {
             let connection = Rc::new(Parked::default());
             let destination = dispatches[number % BURST].destination();
-            pool.park(destination, &connection);
+            pool.park(destination, &connection, &limits);
             parked[destination.index()].push(connection);
         }
         dispatches.retain(|dispatch| !parked[dispatch.destination().index()].is_empty());
@@ -68,10 +72,11 @@ fn main() {
             for _ in 0..BURST {
                 let dispatch = dispatches.swap_remove(random.below(dispatches.len()));
                 let destination = dispatch.destination();
-                pool.hand(dispatch).expect("a connection of each destination is idle");
+                let acquired = pool.acquire(destination, dispatch, &limits);
+                assert!(matches!(acquired, Acquired::Handed), "a connection of each destination is idle");
                 let connection = parked[destination.index()].last().expect("as was just seen");
                 dispatches.push(connection.take().expect("the youngest is taken"));
-                pool.park(destination, connection);
+                pool.park(destination, connection, &limits);
                 sum += destination.index() as u64;
             }
             sum

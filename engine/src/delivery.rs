@@ -18,6 +18,7 @@ use crate::{
     attempt::{Attempt, AttemptStorage, RecipientOutcome},
     dialing,
     mail_log::Escaped,
+    pool::Acquired,
     record_id::record_id,
     shard::Shard,
 };
@@ -192,8 +193,16 @@ impl Shard {
             self.settle_attempt(attempt, "discard");
             return;
         }
-        if let Err(dispatch) = self.pool.hand(dispatch) {
-            self.ring.spawn(dialing::deliver(self.clone(), dispatch)).detach();
+        let destination = dispatch.destination();
+        let limits = self.pool.limits(self.queue.borrow().route_of(destination));
+        match self.pool.acquire(destination, dispatch, &limits) {
+            Acquired::Handed => {}
+            Acquired::Seated(dispatch, seat) => {
+                self.ring.spawn(dialing::deliver(self.clone(), dispatch, seat)).detach();
+            }
+            Acquired::Waits(waiting) => {
+                self.ring.spawn(dialing::wait_and_deliver(self.clone(), waiting, limits.wait_timeout)).detach();
+            }
         }
     }
 

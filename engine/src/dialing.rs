@@ -1,36 +1,118 @@
 //! From a dispatch to a connection: the hosts of its destination are tried in turn until one greets.
 
-use std::{future::Future, future::poll_fn, io, pin::pin, rc::Rc, task::Poll};
+use std::{
+    future::{Future, poll_fn},
+    io,
+    pin::pin,
+    rc::Rc,
+    task::Poll,
+    time::{Duration, Instant},
+};
 
-use ringpost_queue::{Dispatch, HostAddress, HostsTried, NextHop};
+use ringpost_queue::{DestinationId, Dispatch, HostAddress, HostsTried, NextHop};
 use ringpost_ring::Conn;
 use ringpost_smtp::client::{ClientSettings, Timeouts};
 use tracing::debug;
 
-use crate::{outbound::Outbound, shard::Shard};
+use crate::{
+    outbound::Outbound,
+    pool::{Seat, Waiting},
+    shard::Shard,
+};
 
 /// Brings one dispatch to a host of its destination, over a new connection that then serves others.
-pub(crate) async fn deliver(shard: Rc<Shard>, mut dispatch: Dispatch) {
+pub(crate) async fn deliver(shard: Rc<Shard>, dispatch: Dispatch, seat: Seat<Dispatch>) {
     let destination = dispatch.destination();
+    let used = shard.ring.now();
+    match dial(&shard, destination, Some(dispatch), used).await {
+        Dialed::Served => {}
+        Dialed::NoHost(Some(dispatch)) => {
+            shard.metrics.pool_acquire_failed.increment();
+            // Before the seat, so that who waits for it finds the breaker as it is now.
+            shard.attempt_unreachable(dispatch);
+        }
+        Dialed::NoHost(None) => {}
+        Dialed::Ending(dispatch) => {
+            if let Some(dispatch) = dispatch {
+                shard.attempt_abandoned(dispatch);
+            }
+        }
+    }
+    drop(seat);
+}
+
+/// Waits for a connection to become free, or for the right to make one; not longer than the destination's `wait_timeout`.
+pub(crate) async fn wait_and_deliver(shard: Rc<Shard>, waiting: Rc<Waiting<Dispatch>>, patience: Duration) {
+    let began = shard.ring.now();
+    let deadline = shard.ring.deadline();
+    deadline.set(began + patience);
+    let mut registered = None;
+    let seated = poll_fn(|cx| {
+        if let Poll::Ready(seated) = waiting.poll_seated(cx) {
+            return Poll::Ready(seated);
+        }
+        registered.get_or_insert_with(|| shard.remember_waiter(cx.waker().clone()));
+        if deadline.poll_expired(cx).is_ready() || shard.is_ending() {
+            return Poll::Ready(None);
+        }
+        Poll::Pending
+    })
+    .await;
+    if let Some(key) = registered {
+        shard.forget_waiter(key);
+    }
+    let waited = shard.ring.now().duration_since(began);
+    shard.metrics.pool_wait_time_us.add(u64::try_from(waited.as_micros()).unwrap_or(u64::MAX));
+    if let Some((dispatch, seat)) = seated {
+        return deliver(shard, dispatch, seat).await;
+    }
+    if let Some(dispatch) = shard.pool.give_up(&waiting) {
+        shard.metrics.pool_acquire_failed.increment();
+        shard.attempt_abandoned(dispatch);
+    }
+}
+
+/// Makes a connection that waits for mail, for a destination that was last used at `used`.
+pub(crate) async fn warm(shard: Rc<Shard>, destination: DestinationId, seat: Seat<Dispatch>, used: Instant) {
+    match dial(&shard, destination, None, used).await {
+        // It can have been given an attempt before it was greeted.
+        Dialed::NoHost(Some(dispatch)) => shard.attempt_unreachable(dispatch),
+        Dialed::Ending(Some(dispatch)) => shard.attempt_abandoned(dispatch),
+        Dialed::Served | Dialed::NoHost(None) | Dialed::Ending(None) => {}
+    }
+    drop(seat);
+}
+
+/// What came of dialing; an attempt that nobody had comes back.
+enum Dialed {
+    /// A connection was made, and has ended.
+    Served,
+    /// None of the hosts took it.
+    NoHost(Option<Dispatch>),
+    /// The shard drains.
+    Ending(Option<Dispatch>),
+}
+
+async fn dial(shard: &Rc<Shard>, destination: DestinationId, mut dispatch: Option<Dispatch>, used: Instant) -> Dialed {
     let mut tried = HostsTried::default();
-    let settings = client_settings(&shard);
+    let settings = client_settings(shard);
     loop {
         if shard.is_ending() {
-            return shard.attempt_abandoned(dispatch);
+            return Dialed::Ending(dispatch);
         }
         let host = shard.queue.borrow_mut().next_host(destination, &mut tried, shard.now_ms());
-        let Some(host) = host else {
-            return shard.attempt_unreachable(dispatch);
-        };
+        let Some(host) = host else { return Dialed::NoHost(dispatch) };
         // Its hosts may have changed since.
         let Some(NextHop { name, address, .. }) = shard.queue.borrow().host_address(destination, host).cloned() else { continue };
-        match connect(&shard, &address).await {
+        match connect(shard, &address).await {
             Ok(conn) => {
                 shard.metrics.connects.increment();
-                match Outbound::new(&shard, conn, &settings, destination, host, name).run(dispatch).await {
-                    None => return,
+                let had_one = dispatch.is_some();
+                match Outbound::new(shard, conn, &settings, destination, host, name, used).run(dispatch).await {
+                    None if had_one => return Dialed::Served,
+                    None => return Dialed::NoHost(None),
                     // It did not come to a greeting: another host may be of a better mind.
-                    Some(back) => dispatch = back,
+                    Some(back) => dispatch = Some(back),
                 }
             }
             Err(reason) => {

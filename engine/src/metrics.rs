@@ -83,6 +83,22 @@ metrics! {
     reused,
     /// Transactions whose MAIL left with the dot before.
     chained,
+    /// Connections that were made and have ended.
+    pool_destroyed,
+    /// Attempts that had to wait for a connection.
+    pool_wait_count,
+    /// Microseconds that they waited, all together.
+    pool_wait_time_us,
+    /// Attempts that found a connection: an idle one, or a new one that was greeted.
+    pool_acquire_success,
+    /// Attempts that found none: no host took one, or the time to wait was over.
+    pool_acquire_failed,
+    /// Connections closed because they were idle for too long.
+    pool_idle_timeouts,
+    /// Connections closed because they were too old.
+    pool_lifetime_expired,
+    /// Connections that did not pass a test.
+    pool_health_check_fail,
     /// Breakers of hosts that opened, probes that failed included.
     breakers_opened,
     /// Breakers that became half-open: a host that had failed was tried again.

@@ -16,13 +16,20 @@ use ringpost_smtp::{
 };
 use tracing::error;
 
-use crate::{attempt::Attempt, envelope_times::deliver_by_left, pool::Parked, shard::Shard, stored_envelope::StoredEnvelope};
+use crate::{
+    attempt::Attempt,
+    envelope_times::deliver_by_left,
+    idling::Idling,
+    pool::{Parked, PoolLimits},
+    shard::Shard,
+    stored_envelope::StoredEnvelope,
+};
 
 /// Transactions of one connection at once: one whose content is sent or awaited, and one chained behind it.
 const TRANSACTIONS: usize = 2;
 
 /// What ended a wait.
-enum Event {
+pub(crate) enum Event {
     Bytes(Received),
     Handed(Dispatch),
     Ended(Disconnect),
@@ -35,19 +42,20 @@ pub(crate) struct Outbound<'s> {
     pub(crate) shard: &'s Rc<Shard>,
     pub(crate) conn: Conn,
     pub(crate) client: Client,
-    destination: DestinationId,
+    pub(crate) destination: DestinationId,
     host: HostIndex,
     relay: String,
-    /// Messages that it takes in all.
-    messages_max: u32,
     pub(crate) deadline: Deadline,
     /// Registered with the shard's life, to notice a drain.
     life: Option<usize>,
-    out: Vec<u8>,
+    pub(crate) out: Vec<u8>,
     attempts: [Option<Attempt>; TRANSACTIONS],
-    /// Waits for the connection to be greeted, or for a probe to be answered.
-    next: Option<Dispatch>,
+    /// Waits for the connection to be greeted, or for a test to be answered.
+    pub(crate) next: Option<Dispatch>,
     since: Instant,
+    /// How it is kept.
+    pub(crate) limits: PoolLimits,
+    pub(crate) idling: Idling,
     greeted: bool,
     /// Attempts that the peer answered.
     served: u32,
@@ -56,7 +64,7 @@ pub(crate) struct Outbound<'s> {
     /// The content's last octets are queued; the client is told when the socket has them: an answer that comes before is not to this content.
     pub(crate) dot_queued: bool,
     /// Its place in the pool, used again and again.
-    parked: Rc<Parked>,
+    pub(crate) parked: Rc<Parked<Dispatch>>,
 }
 
 impl<'s> Outbound<'s> {
@@ -68,6 +76,7 @@ impl<'s> Outbound<'s> {
         destination: DestinationId,
         host: HostIndex,
         relay: String,
+        used: Instant,
     ) -> Self {
         Outbound {
             conn,
@@ -75,13 +84,14 @@ impl<'s> Outbound<'s> {
             destination,
             host,
             relay,
-            messages_max: shard.pool.messages_max(shard.queue.borrow().route_of(destination)),
             deadline: shard.ring.deadline(),
             life: None,
             out: shard.ring.take_vec(),
             attempts: [None, None],
             next: None,
             since: shard.ring.now(),
+            limits: shard.pool.limits(shard.queue.borrow().route_of(destination)),
+            idling: Idling::new(used),
             greeted: false,
             served: 0,
             broke_off: false,
@@ -92,8 +102,8 @@ impl<'s> Outbound<'s> {
     }
 
     /// Runs until the connection ends. Gives the dispatch back if it did not even come to a greeting.
-    pub(crate) async fn run(mut self, first: Dispatch) -> Option<Dispatch> {
-        self.next = Some(first);
+    pub(crate) async fn run(mut self, first: Option<Dispatch>) -> Option<Dispatch> {
+        self.next = first;
         let mut received: Option<Received> = None;
         let mut consumed = 0;
         // The reply that is waited for, and until when: a peer that dribbles gets no more time than one that is silent.
@@ -128,10 +138,14 @@ impl<'s> Outbound<'s> {
                 Action::Ready => {
                     if !self.greeted {
                         self.greeted = true;
+                        if self.next.is_some() {
+                            self.shard.metrics.pool_acquire_success.increment();
+                        }
                         self.shard.queue.borrow_mut().host_reached(self.destination, self.host, self.shard.now_ms());
                         self.shard.delivery.kick();
                     }
-                    let next = self.next.take().or_else(|| self.take_next());
+                    self.idling.passed();
+                    let next = self.next.take().or_else(|| self.take_waiting()).or_else(|| self.take_next());
                     match next {
                         Some(dispatch) => self.begin_now(dispatch).await,
                         None => match self.idle().await {
@@ -187,11 +201,19 @@ impl<'s> Outbound<'s> {
         Some(dispatch)
     }
 
-    fn may_serve(&self) -> bool {
-        let limits = &self.shard.pool.limits;
+    /// A message that waits in the pool for a connection.
+    fn take_waiting(&mut self) -> Option<Dispatch> {
+        (self.may_serve() && self.client.can_begin()).then(|| self.shard.take_waiting(self.destination)).flatten()
+    }
+
+    pub(crate) fn may_serve(&self) -> bool {
         self.shard.may_attempt()
-            && self.client.transactions() < self.messages_max
-            && self.shard.ring.now().duration_since(self.since) < limits.max_lifetime
+            && self.client.transactions() < self.limits.messages_max
+            && self.age(self.shard.ring.now()) < self.limits.max_lifetime
+    }
+
+    pub(crate) fn age(&self, now: Instant) -> Duration {
+        now.duration_since(self.since)
     }
 
     fn settle(&mut self, id: TransactionId) {
@@ -218,6 +240,7 @@ impl<'s> Outbound<'s> {
         if self.client.transactions() > 0 {
             self.shard.metrics.reused.increment();
         }
+        self.idling.end(self.shard.ring.now());
         let mut attempt = Attempt::new(dispatch, self.shard.delivery.storage());
         let extended =
             self.shard.queue.borrow().envelope(attempt.dispatch.key()).and_then(|envelope| envelope.extended.then_some(envelope.id));
@@ -281,7 +304,7 @@ impl<'s> Outbound<'s> {
     }
 
     /// Waits for bytes, for at most `patience`; with a place in the pool also for an attempt handed over.
-    async fn wait(&mut self, patience: Duration, parked: Option<&Parked>) -> Event {
+    pub(crate) async fn wait(&mut self, patience: Duration, parked: Option<&Parked<Dispatch>>) -> Event {
         let now = self.shard.ring.now();
         self.deadline.set(self.shard.before_drain_ends(now + patience));
         let shard = self.shard.clone();
@@ -315,45 +338,6 @@ impl<'s> Outbound<'s> {
         .await
     }
 
-    /// Nothing to do: waits in the pool for an attempt, a word of the peer, or the end of patience. Returns bytes that came.
-    async fn idle(&mut self) -> Option<Received> {
-        self.send_out();
-        if !self.may_serve() || !self.client.can_begin() {
-            self.client.quit(&mut self.out);
-            return None;
-        }
-        let parked = self.parked.clone();
-        self.shard.pool.park(self.destination, &parked);
-        let idle_since = self.shard.ring.now();
-        let event = self.wait(self.shard.pool.limits.idle_timeout, Some(&parked)).await;
-        self.shard.pool.leave(&parked);
-        match event {
-            Event::Handed(dispatch) => {
-                self.next = Some(dispatch);
-                if self.shard.ring.now().duration_since(idle_since) >= self.shard.pool.limits.probe_after {
-                    self.client.probe(&mut self.out);
-                }
-                None
-            }
-            Event::Bytes(bytes) => {
-                self.next = parked.take();
-                Some(bytes)
-            }
-            Event::Ended(why) => {
-                self.next = parked.take();
-                self.client.disconnected(why);
-                None
-            }
-            Event::TimeOut => {
-                self.next = parked.take();
-                if self.next.is_none() {
-                    self.client.quit(&mut self.out);
-                }
-                None
-            }
-        }
-    }
-
     /// Tells the client once that the socket has the whole content. Whether it did.
     fn note_dot(&mut self) -> bool {
         let left = self.dot_queued && self.conn.unsent_bytes() == 0;
@@ -366,6 +350,10 @@ impl<'s> Outbound<'s> {
 
     fn close(mut self, reason: CloseReason) -> Option<Dispatch> {
         self.send_out();
+        self.shard.metrics.pool_destroyed.increment();
+        if self.idling.has_failed() {
+            self.shard.metrics.pool_health_check_fail.increment();
+        }
         if let Some(key) = self.life.take() {
             self.shard.forget_waiter(key);
         }

@@ -1,38 +1,83 @@
-//! Kept outbound connections of a shard: each idle one is a parked task that waits for an attempt to be handed to it.
+//! Outbound connections of a shard, by destination: how many there may be, which are idle, and who waits for one.
+//!
+//! A connection is a task. It takes a [`Seat`] before it dials and gives it back when its socket is closed, so that a destination
+//! never sees more of them than it allows, however they end. An idle one is parked here and is handed the next attempt; an
+//! attempt that finds neither an idle connection nor a free seat waits, in order, until one of both comes or its time is up.
+//! Every step is O(1) in the number of destinations and connections.
 
 use std::{
     cell::{Cell, RefCell},
+    collections::{HashMap, VecDeque},
     rc::Rc,
     task::{Context, Poll, Waker},
     time::Duration,
 };
 
 use ringpost_config::Config;
-use ringpost_queue::{DestinationId, Dispatch, RouteId};
+use ringpost_queue::{DestinationId, RouteId};
 
-/// How long and how often connections are reused.
+use crate::{metrics::Metrics, share::Share};
+
+/// Descriptors that are neither a session's nor an outbound connection's: the spool, logs, control.
+const OTHER_DESCRIPTORS: u64 = 256;
+/// Outbound connections of a node at least, whatever the limit of open files.
+const TOTAL_MIN: u64 = 64;
+
+/// How the connections of one destination are kept, for one shard.
 #[derive(Clone, Copy, Debug)]
 pub struct PoolLimits {
-    /// Idle longer than this, a connection is closed with QUIT.
-    pub idle_timeout: Duration,
+    /// Idle ones that stay whatever their idleness.
+    pub min_idle: usize,
+    /// Idle ones at most.
+    pub max_idle: usize,
+    /// Connections at most: dialing, in use, idle, saying goodbye.
+    pub connections_max: u32,
+    /// Messages over one connection.
+    pub messages_max: u32,
     /// Older than this, it takes no further message.
     pub max_lifetime: Duration,
-    /// Idle longer than this, it is tried with RSET before the next message.
-    pub probe_after: Duration,
+    /// Idle longer than this, it is closed with QUIT.
+    pub idle_timeout: Duration,
+    /// How long an attempt waits for a connection.
+    pub wait_timeout: Duration,
+    /// Idle longer than this, it is tested before the next message; `None`: never.
+    pub test_on_borrow: Option<Duration>,
+    /// It is tested before it becomes idle.
+    pub test_on_return: bool,
+    /// While idle it is tested so often; `None`: never.
+    pub test_while_idle: Option<Duration>,
 }
 
-/// A connection's place in the pool while it is idle.
-#[derive(Default)]
-pub struct Parked {
-    dispatch: Cell<Option<Dispatch>>,
+/// The connections of one destination, as counted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct PoolView {
+    /// Dialing, in use or saying goodbye.
+    pub active: u32,
+    /// Idle.
+    pub idle: u32,
+    /// Both.
+    pub total: u32,
+    /// Attempts that wait for one.
+    pub waiting: u32,
+}
+
+/// A connection's place while it is idle. `T` is what is handed to it: an attempt.
+pub struct Parked<T> {
+    handed: Cell<Option<T>>,
     waker: RefCell<Option<Waker>>,
 }
 
-impl Parked {
-    /// The attempt that was handed over.
-    pub fn poll_handed(&self, cx: &mut Context<'_>) -> Poll<Dispatch> {
-        match self.dispatch.take() {
-            Some(dispatch) => Poll::Ready(dispatch),
+impl<T> Default for Parked<T> {
+    fn default() -> Self {
+        Parked { handed: Cell::new(None), waker: RefCell::new(None) }
+    }
+}
+
+impl<T> Parked<T> {
+    /// What was handed over.
+    pub fn poll_handed(&self, cx: &mut Context<'_>) -> Poll<T> {
+        match self.handed.take() {
+            Some(item) => Poll::Ready(item),
             None => {
                 self.waker.replace(Some(cx.waker().clone()));
                 Poll::Pending
@@ -41,82 +86,441 @@ impl Parked {
     }
 
     /// What was handed over to a connection that is about to end; the caller gives it to another one.
-    pub fn take(&self) -> Option<Dispatch> {
-        self.dispatch.take()
+    pub fn take(&self) -> Option<T> {
+        self.handed.take()
     }
 
-    fn hand(&self, dispatch: Dispatch) {
-        self.dispatch.set(Some(dispatch));
-        self.wake();
+    fn hand(&self, item: T) {
+        self.handed.set(Some(item));
+        wake(&self.waker);
     }
+}
 
-    fn wake(&self) {
-        if let Some(waker) = self.waker.take() {
-            waker.wake();
+/// An attempt that waits for a connection.
+pub struct Waiting<T> {
+    destination: DestinationId,
+    item: Cell<Option<T>>,
+    seat: Cell<Option<Seat<T>>>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl<T> Waiting<T> {
+    /// Ready with a seat and the attempt, or with `None` when a connection that became free has taken the attempt over.
+    pub fn poll_seated(&self, cx: &mut Context<'_>) -> Poll<Option<(T, Seat<T>)>> {
+        match (self.item.take(), self.seat.take()) {
+            (Some(item), Some(seat)) => Poll::Ready(Some((item, seat))),
+            (None, _) => Poll::Ready(None),
+            (item, None) => {
+                self.item.set(item);
+                self.waker.replace(Some(cx.waker().clone()));
+                Poll::Pending
+            }
         }
     }
 }
 
-/// The idle connections.
-pub struct Pool {
-    /// What holds for each.
-    pub limits: PoolLimits,
-    /// Messages that one connection takes in all, for each pattern of the routes, in order.
-    messages_max: Vec<u32>,
-    idle: RefCell<Vec<(DestinationId, Rc<Parked>)>>,
+fn wake(waker: &RefCell<Option<Waker>>) {
+    if let Some(waker) = waker.take() {
+        waker.wake();
+    }
 }
 
-impl Pool {
+/// The right to one connection; given back when dropped.
+pub struct Seat<T> {
+    pool: Rc<Pool<T>>,
+    destination: DestinationId,
+}
+
+impl<T> Drop for Seat<T> {
+    fn drop(&mut self) {
+        self.pool.give_back(self.destination);
+    }
+}
+
+/// What became of an attempt that wants a connection.
+pub enum Acquired<T> {
+    /// An idle connection has it.
+    Handed,
+    /// A new connection may be made for it.
+    Seated(T, Seat<T>),
+    /// It waits.
+    Waits(Rc<Waiting<T>>),
+}
+
+struct Place<T> {
+    /// The one used last is at the back and is used next, so that the others may time out.
+    idle: VecDeque<Rc<Parked<T>>>,
+    connections: u32,
+    connections_max: u32,
+    waiting: VecDeque<Rc<Waiting<T>>>,
+}
+
+/// The connections of a shard.
+pub struct Pool<T> {
+    /// By pattern of the routes, in order.
+    limits: Vec<PoolLimits>,
+    /// Destinations with a connection or an attempt that waits for one.
+    places: RefCell<HashMap<DestinationId, Place<T>>>,
+    total: Cell<u32>,
+    total_max: u32,
+    idle: Cell<u32>,
+    /// Destinations with an attempt that waits because there are `total_max` connections.
+    starved: RefCell<VecDeque<DestinationId>>,
+    metrics: Rc<Metrics>,
+}
+
+impl<T> Pool<T> {
     /// Without connections.
-    pub fn new(config: &Config) -> Self {
-        let delivery = &config.delivery;
+    pub fn new(config: &Config, share: Share, metrics: Rc<Metrics>) -> Self {
+        let limits = config.routes.as_slice().iter().flat_map(|route| {
+            let limits = limits_of(config, route, share);
+            route.domains.iter().map(move |_| limits)
+        });
+        let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
+        // Three quarters are the sessions'.
+        let total_max = (descriptors / 4).saturating_sub(OTHER_DESCRIPTORS).max(TOTAL_MIN);
+        let total_max = share.of(u32::try_from(total_max).unwrap_or(u32::MAX));
+        Pool::with_limits(limits.collect(), total_max, metrics)
+    }
+
+    fn with_limits(limits: Vec<PoolLimits>, total_max: u32, metrics: Rc<Metrics>) -> Self {
         Pool {
-            limits: PoolLimits {
-                idle_timeout: delivery.policy.pool.idle_timeout,
-                max_lifetime: delivery.policy.pool.max_lifetime,
-                probe_after: delivery.policy.pool.probe_after,
-            },
-            messages_max: (config.routes.as_slice().iter())
-                .flat_map(|route| {
-                    let most = route.messages_per_connection(delivery);
-                    route.domains.iter().map(move |_| most)
-                })
-                .map(|most| most.unwrap_or(u32::MAX))
-                .collect(),
-            idle: RefCell::default(),
+            limits,
+            places: RefCell::default(),
+            total: Cell::new(0),
+            total_max,
+            idle: Cell::new(0),
+            starved: RefCell::default(),
+            metrics,
         }
     }
 
-    /// Messages that one connection of this route takes in all.
-    pub fn messages_max(&self, route: Option<RouteId>) -> u32 {
-        route.and_then(|route| self.messages_max.get(usize::from(route.0))).copied().unwrap_or(u32::MAX)
-    }
-
-    /// Gives an attempt to an idle connection, the one used last (the others may then time out); or gives it back.
-    pub fn hand(&self, dispatch: Dispatch) -> Result<(), Dispatch> {
-        let mut idle = self.idle.borrow_mut();
-        let Some(at) = idle.iter().rposition(|(destination, _)| *destination == dispatch.destination()) else {
-            return Err(dispatch);
+    /// What holds for a destination of this route.
+    pub fn limits(&self, route: Option<RouteId>) -> PoolLimits {
+        const UNROUTED: PoolLimits = PoolLimits {
+            min_idle: 0,
+            max_idle: 0,
+            connections_max: 1,
+            messages_max: 1,
+            max_lifetime: Duration::ZERO,
+            idle_timeout: Duration::ZERO,
+            wait_timeout: Duration::ZERO,
+            test_on_borrow: None,
+            test_on_return: false,
+            test_while_idle: None,
         };
-        // Order among the rest is kept: `rposition` finds the youngest.
-        let (_, parked) = idle.remove(at);
-        drop(idle);
-        parked.hand(dispatch);
-        Ok(())
+        route.and_then(|route| self.limits.get(usize::from(route.0))).copied().unwrap_or(UNROUTED)
     }
 
-    /// Puts a connection in.
-    pub fn park(&self, destination: DestinationId, parked: &Rc<Parked>) {
-        self.idle.borrow_mut().push((destination, parked.clone()));
+    /// Finds a connection for an attempt: an idle one, a seat for a new one, or a place in the line.
+    pub fn acquire(self: &Rc<Self>, destination: DestinationId, item: T, limits: &PoolLimits) -> Acquired<T> {
+        let mut places = self.places.borrow_mut();
+        let place = places.entry(destination).or_default();
+        place.connections_max = limits.connections_max;
+        if let Some(parked) = place.idle.pop_back() {
+            drop(places);
+            self.idle.set(self.idle.get() - 1);
+            self.metrics.pool_acquire_success.increment();
+            parked.hand(item);
+            return Acquired::Handed;
+        }
+        let is_total = self.total.get() >= self.total_max;
+        if place.connections < place.connections_max && !is_total {
+            place.connections += 1;
+            drop(places);
+            self.total.set(self.total.get() + 1);
+            return Acquired::Seated(item, Seat { pool: self.clone(), destination });
+        }
+        let waiting = Rc::new(Waiting { destination, item: Cell::new(Some(item)), seat: Cell::new(None), waker: RefCell::new(None) });
+        place.waiting.push_back(waiting.clone());
+        drop(places);
+        if is_total {
+            self.starved.borrow_mut().push_back(destination);
+        }
+        self.metrics.pool_wait_count.increment();
+        Acquired::Waits(waiting)
     }
 
-    /// Takes a connection out that will not be idle any more; nothing if it was handed an attempt.
-    pub fn leave(&self, parked: &Rc<Parked>) {
-        self.idle.borrow_mut().retain(|(_, other)| !Rc::ptr_eq(other, parked));
+    /// A seat for a connection without an attempt, to have `min_idle` of them.
+    pub fn seat_for_idle(self: &Rc<Self>, destination: DestinationId, limits: &PoolLimits) -> Option<Seat<T>> {
+        let mut places = self.places.borrow_mut();
+        let place = places.entry(destination).or_default();
+        let lacks = place.idle.len() < limits.min_idle && place.connections < limits.connections_max;
+        if !lacks || self.total.get() >= self.total_max || !place.waiting.is_empty() {
+            return None;
+        }
+        place.connections += 1;
+        drop(places);
+        self.total.set(self.total.get() + 1);
+        Some(Seat { pool: self.clone(), destination })
     }
 
-    /// Connections that are idle now.
-    pub fn idle(&self) -> usize {
-        self.idle.borrow().len()
+    /// The attempt that has waited longest for a connection to this destination, for one that has become free.
+    pub fn take_waiting(&self, destination: DestinationId) -> Option<T> {
+        let waiting = self.places.borrow_mut().get_mut(&destination)?.waiting.pop_front()?;
+        let item = waiting.item.take();
+        wake(&waiting.waker);
+        item
+    }
+
+    /// An attempt has waited long enough: it comes back, unless it was served at this moment.
+    pub fn give_up(&self, waiting: &Rc<Waiting<T>>) -> Option<T> {
+        let mut places = self.places.borrow_mut();
+        if let Some(place) = places.get_mut(&waiting.destination) {
+            place.waiting.retain(|other| !Rc::ptr_eq(other, waiting));
+            if place.is_unused() {
+                places.remove(&waiting.destination);
+            }
+        }
+        drop(places);
+        // A seat that was granted meanwhile goes on to the next.
+        drop(waiting.seat.take());
+        waiting.item.take()
+    }
+
+    /// Puts an idle connection in; `false` if there are enough.
+    pub fn park(&self, destination: DestinationId, parked: &Rc<Parked<T>>, limits: &PoolLimits) -> bool {
+        let mut places = self.places.borrow_mut();
+        let idle = &mut places.entry(destination).or_default().idle;
+        if idle.len() >= limits.max_idle {
+            return false;
+        }
+        idle.push_back(parked.clone());
+        self.idle.set(self.idle.get() + 1);
+        true
+    }
+
+    /// Takes a connection out that is not idle any more; nothing if it was handed an attempt.
+    pub fn leave(&self, destination: DestinationId, parked: &Rc<Parked<T>>) {
+        let mut places = self.places.borrow_mut();
+        let Some(Place { idle, .. }) = places.get_mut(&destination) else { return };
+        // The ones that time out are the oldest, at the front.
+        if let Some(at) = idle.iter().position(|other| Rc::ptr_eq(other, parked)) {
+            idle.remove(at);
+            self.idle.set(self.idle.get() - 1);
+        }
+    }
+
+    /// Idle connections of a destination.
+    pub fn idle_of(&self, destination: DestinationId) -> usize {
+        self.places.borrow().get(&destination).map_or(0, |place| place.idle.len())
+    }
+
+    /// The connections of one destination.
+    pub fn view(&self, destination: DestinationId) -> PoolView {
+        let places = self.places.borrow();
+        let Some(place) = places.get(&destination) else { return PoolView::default() };
+        let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        let (idle, total) = (count(place.idle.len()), place.connections);
+        PoolView { active: total.saturating_sub(idle), idle, total, waiting: count(place.waiting.len()) }
+    }
+
+    /// The connections of all destinations; `waiting` is not counted.
+    pub fn all(&self) -> PoolView {
+        let (idle, total) = (self.idle.get(), self.total.get());
+        PoolView { active: total.saturating_sub(idle), idle, total, waiting: 0 }
+    }
+
+    /// A connection is gone: its seat goes to who waits at its destination, then to who waits for any.
+    fn give_back(self: &Rc<Self>, destination: DestinationId) {
+        self.total.set(self.total.get() - 1);
+        self.places.borrow_mut().get_mut(&destination).expect("a seat is counted at its destination").connections -= 1;
+        if self.grant(destination) {
+            return;
+        }
+        loop {
+            let Some(starved) = self.starved.borrow_mut().pop_front() else { return };
+            if self.grant(starved) {
+                return;
+            }
+        }
+    }
+
+    /// Gives a seat to the first in line at a destination, if both are there.
+    fn grant(self: &Rc<Self>, destination: DestinationId) -> bool {
+        let mut places = self.places.borrow_mut();
+        let Some(place) = places.get_mut(&destination) else { return false };
+        if place.is_unused() {
+            places.remove(&destination);
+            return false;
+        }
+        if place.connections >= place.connections_max || self.total.get() >= self.total_max {
+            return false;
+        }
+        let Some(waiting) = place.waiting.pop_front() else { return false };
+        place.connections += 1;
+        drop(places);
+        self.total.set(self.total.get() + 1);
+        waiting.seat.set(Some(Seat { pool: self.clone(), destination }));
+        wake(&waiting.waker);
+        true
+    }
+}
+
+impl<T> Default for Place<T> {
+    fn default() -> Self {
+        Place { idle: VecDeque::new(), connections: 0, connections_max: 0, waiting: VecDeque::new() }
+    }
+}
+
+impl<T> Place<T> {
+    fn is_unused(&self) -> bool {
+        self.connections == 0 && self.waiting.is_empty()
+    }
+}
+
+fn limits_of(config: &Config, route: &ringpost_config::Route, share: Share) -> PoolLimits {
+    let pool = route.policy(&config.delivery).pool;
+    let connections_max = route.connections_max(&config.delivery).min(pool.max_active);
+    let count = |count: u32| usize::try_from(count).unwrap_or(usize::MAX);
+    PoolLimits {
+        min_idle: count(share.exact(pool.min_idle)),
+        max_idle: count(pool.max_idle),
+        connections_max: share.of(connections_max),
+        messages_max: route.messages_per_connection(&config.delivery).unwrap_or(u32::MAX),
+        max_lifetime: pool.max_lifetime,
+        idle_timeout: pool.idle_timeout,
+        wait_timeout: pool.wait_timeout,
+        test_on_borrow: pool.test_on_borrow.then_some(pool.probe_after),
+        test_on_return: pool.test_on_return,
+        test_while_idle: pool.test_while_idle.then_some(pool.test_interval),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use ringpost_queue::{DestinationLimits, Jitter, Queue, QueueSettings, RetryPolicy, Route, Routes, Via};
+
+    use super::*;
+
+    fn limits(connections_max: u32) -> PoolLimits {
+        PoolLimits {
+            min_idle: 0,
+            max_idle: 3,
+            connections_max,
+            messages_max: u32::MAX,
+            max_lifetime: Duration::MAX,
+            idle_timeout: Duration::MAX,
+            wait_timeout: Duration::MAX,
+            test_on_borrow: None,
+            test_on_return: false,
+            test_while_idle: None,
+        }
+    }
+
+    fn pool(total_max: u32) -> Rc<Pool<u64>> {
+        Rc::new(Pool::with_limits(vec![limits(2)], total_max, Rc::default()))
+    }
+
+    fn poll(waiting: &Waiting<u64>) -> Poll<Option<(u64, Seat<u64>)>> {
+        waiting.poll_seated(&mut Context::from_waker(Waker::noop()))
+    }
+
+    /// Ids are made by a queue alone: that of route `index`.
+    fn destination(index: usize) -> DestinationId {
+        let route = |index: usize| Route {
+            pattern: format!("{index}.test"),
+            via: Via::Discard,
+            retry: RetryPolicy::default(),
+            limits: DestinationLimits::default(),
+        };
+        let routes = Routes::new((0..4).map(route).collect()).unwrap();
+        Queue::new(QueueSettings::default(), routes, 1, 0).route(format!("{index}.test").as_bytes())
+    }
+
+    #[test]
+    fn an_attempt_waits_for_a_seat_or_a_connection_that_becomes_free() {
+        let (pool, to, limits) = (pool(100), destination(1), limits(2));
+        let Acquired::Seated(1, first) = pool.acquire(to, 1, &limits) else { panic!("a seat is free") };
+        let Acquired::Seated(2, second) = pool.acquire(to, 2, &limits) else { panic!("a seat is free") };
+        let Acquired::Waits(third) = pool.acquire(to, 3, &limits) else { panic!("no seat is free") };
+        let Acquired::Waits(fourth) = pool.acquire(to, 4, &limits) else { panic!("no seat is free") };
+        let Acquired::Waits(fifth) = pool.acquire(to, 5, &limits) else { panic!("no seat is free") };
+        assert!(poll(&third).is_pending());
+        // A connection that became free takes the first in line, without becoming idle.
+        assert_eq!(pool.take_waiting(to), Some(3));
+        assert!(matches!(poll(&third), Poll::Ready(None)));
+        // One that ended leaves its seat to the next.
+        drop(first);
+        let Poll::Ready(Some((4, seat))) = poll(&fourth) else { panic!("the seat is its own") };
+        assert_eq!(pool.view(to), PoolView { active: 2, idle: 0, total: 2, waiting: 1 });
+        assert_eq!(pool.give_up(&fifth), Some(5));
+        drop((second, seat));
+        assert_eq!(pool.view(to), PoolView::default());
+        assert_eq!(pool.metrics.pool_wait_count.get(), 3);
+    }
+
+    #[test]
+    fn idle_connections_are_handed_out_youngest_first_and_no_more_than_wanted_are_kept() {
+        let (pool, to, limits) = (pool(100), destination(1), PoolLimits { max_idle: 2, ..limits(9) });
+        let parked: Vec<Rc<Parked<u64>>> = (0..3).map(|_| Rc::default()).collect();
+        assert!(pool.park(to, &parked[0], &limits) && pool.park(to, &parked[1], &limits));
+        assert!(!pool.park(to, &parked[2], &limits));
+        assert!(matches!(pool.acquire(to, 7, &limits), Acquired::Handed));
+        assert_eq!((parked[0].take(), parked[1].take()), (None, Some(7)));
+        pool.leave(to, &parked[1]);
+        assert_eq!(pool.idle_of(to), 1);
+        pool.leave(to, &parked[0]);
+        assert_eq!((pool.idle_of(to), pool.all().idle), (0, 0));
+    }
+
+    #[test]
+    fn random_lives_keep_every_limit_and_lose_no_attempt() {
+        for seed in 0..200 {
+            let mut random = Jitter::new(seed);
+            let total_max = 2 + random.below(6) as u32;
+            let most = 1 + random.below(4) as u32;
+            let (pool, limits) = (pool(total_max), limits(most));
+            let mut seats: Vec<(usize, Seat<u64>)> = Vec::new();
+            let mut waiting: Vec<(usize, Rc<Waiting<u64>>)> = Vec::new();
+            let (mut began, mut ended) = (0_u64, 0_u64);
+            for _ in 0..500 {
+                let to = random.below(4) as usize;
+                match random.below(5) {
+                    0 | 1 => {
+                        began += 1;
+                        match pool.acquire(destination(to), began, &limits) {
+                            Acquired::Handed => panic!("none is idle"),
+                            Acquired::Seated(_, seat) => seats.push((to, seat)),
+                            Acquired::Waits(wait) => waiting.push((to, wait)),
+                        }
+                    }
+                    2 if !seats.is_empty() => {
+                        ended += 1;
+                        let at = random.below(seats.len() as u64) as usize;
+                        drop(seats.swap_remove(at));
+                    }
+                    // A connection has become free: it takes one over, whose own is then counted as ended.
+                    3 => ended += u64::from(pool.take_waiting(destination(to)).is_some()),
+                    4 if !waiting.is_empty() => {
+                        let at = random.below(waiting.len() as u64) as usize;
+                        ended += u64::from(pool.give_up(&waiting.swap_remove(at).1).is_some());
+                    }
+                    _ => {}
+                }
+                waiting.retain(|(to, wait)| match poll(wait) {
+                    Poll::Ready(Some((_, seat))) => {
+                        seats.push((*to, seat));
+                        false
+                    }
+                    Poll::Ready(None) => false,
+                    Poll::Pending => true,
+                });
+                assert_eq!(began, ended + seats.len() as u64 + waiting.len() as u64, "seed {seed}");
+                assert_eq!(pool.all().total as usize, seats.len());
+                assert!(seats.len() <= total_max as usize, "seed {seed}");
+                for to in 0..4 {
+                    let of = |seats: &[(usize, Seat<u64>)]| seats.iter().filter(|(other, _)| *other == to).count();
+                    let (used, waits) = (of(&seats), waiting.iter().filter(|(other, _)| *other == to).count());
+                    assert!(used <= most as usize, "seed {seed}");
+                    assert!(
+                        waits == 0 || used == most as usize || seats.len() == total_max as usize,
+                        "seed {seed}: nobody waits for nothing"
+                    );
+                }
+            }
+        }
     }
 }

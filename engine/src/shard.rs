@@ -21,7 +21,7 @@ use std::{
 
 use glommio::{LocalExecutorBuilder, Placement};
 use ringpost_config::{Config, RECIPIENTS_MAX};
-use ringpost_queue::{DestinationId, Queue, QueueId, QueueSettings, REPLY_BYTES_MAX, Routes};
+use ringpost_queue::{DestinationId, Dispatch, Queue, QueueId, QueueSettings, REPLY_BYTES_MAX, Routes};
 use ringpost_ring::{PREEMPT_TIMER, Ring, RingConfig};
 use ringpost_smtp::header::{DateText, RECEIVED_BYTES_MAX};
 use ringpost_spool::{LogConfig, Role};
@@ -150,7 +150,7 @@ pub struct Shard {
     pub(crate) mesh: Mesh,
     pub(crate) passing: Passing,
     pub(crate) delivery: Delivery,
-    pub(crate) pool: Pool,
+    pub(crate) pool: Rc<Pool<Dispatch>>,
     pub(crate) staging: Staging,
     pub(crate) spare_sessions: SpareSessions,
     pub(crate) hostname: String,
@@ -252,6 +252,7 @@ fn start(plan: ShardPlan) -> Result<Started, (OnEvent, String)> {
         }
     }
     let (_, own) = committers.remove(0);
+    let pool = Rc::new(Pool::new(&config, share, metrics.clone()));
     let shard = Rc::new(Shard {
         id: plan.id,
         shards: plan.shards,
@@ -267,7 +268,7 @@ fn start(plan: ShardPlan) -> Result<Started, (OnEvent, String)> {
         mesh: Mesh::new(plan.mesh),
         passing: Passing::new(plan.loads),
         delivery: Delivery::new(&ring),
-        pool: Pool::new(&config),
+        pool,
         staging: Staging::new(in_bytes(budget / STAGING_SHARE)),
         spare_sessions: SpareSessions::default(),
         hostname: plan.hostname,

@@ -70,6 +70,7 @@ fn reply(shard: &Rc<Shard>, command: Command) -> Answer {
 fn stats(shard: &Shard) -> Vec<(&'static str, u64)> {
     let mut stats = shard.metrics.snapshot();
     let counts = shard.queue.borrow().counts();
+    let connections = shard.pool.all();
     stats.extend([
         ("queue_messages", counts.messages as u64),
         ("queue_waiting", counts.waiting as u64),
@@ -78,7 +79,12 @@ fn stats(shard: &Shard) -> Vec<(&'static str, u64)> {
         ("queue_failed", counts.failed as u64),
         ("queue_bounced", counts.bounced as u64),
         ("logs_loading", shard.logs_loading() as u64),
-        ("connections_idle", shard.pool.idle() as u64),
+        ("connections_idle", connections.idle.into()),
+        ("pool_created", shard.metrics.connects.get()),
+        ("pool_reused", shard.metrics.reused.get()),
+        ("pool_active", connections.active.into()),
+        ("pool_idle", connections.idle.into()),
+        ("pool_total", connections.total.into()),
         ("arena_bytes", shard.ring.pages_bytes() as u64),
         ("staging_bytes", shard.staging.taken() as u64),
         ("receive_buffers_free", shard.ring.buffers_free() as u64),
