@@ -193,7 +193,7 @@ impl<'a> Gatherer<'a> {
         match &mut self.server {
             Some((known, meter)) if *known == pid => meter.sample().ok(),
             _ => {
-                self.server = ProcessMeter::new(pid).ok().map(|meter| (pid, meter));
+                self.server = ProcessMeter::server(pid).ok().map(|meter| (pid, meter));
                 None
             }
         }

@@ -1,4 +1,4 @@
-//! CPU and memory of a process, the engine's or our own.
+//! CPU and memory of a process, the engine's or our own, and of a server that is many processes.
 
 use std::{
     fs, io,
@@ -12,41 +12,46 @@ use serde::{Deserialize, Serialize};
 pub struct ProcessSample {
     /// CPU time by wall time: 100 is one core kept busy. All threads, io_uring's workers included.
     pub cpu_percent: f64,
-    /// Resident memory at the end of the interval, bytes.
+    /// Memory at the end of the interval, bytes.
     pub memory_bytes: u64,
 }
 
-/// CPU time and memory of a process since it started.
+/// CPU time and memory of a process, or of a server's processes, since the start.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ProcessUse {
     /// CPU time of all threads, ended ones included.
     pub cpu: Duration,
-    /// Resident memory, bytes.
+    /// Resident memory, bytes; of processes below the first what they do not share.
     pub memory_bytes: u64,
 }
 
-/// Looks at one process again and again.
+/// Looks at one process, or one and all below it, again and again.
 #[derive(Debug)]
 pub struct ProcessMeter {
     pid: u32,
+    look: fn(u32) -> io::Result<ProcessUse>,
     last: ProcessUse,
     last_at: Instant,
 }
 
 impl ProcessMeter {
-    /// Fails when there is no such process.
-    pub fn new(pid: u32) -> io::Result<Self> {
-        Ok(ProcessMeter { pid, last: process_use(pid)?, last_at: Instant::now() })
+    /// A server and all processes below it. Fails when there is no such process.
+    pub fn server(pid: u32) -> io::Result<Self> {
+        Self::new(pid, tree_use)
     }
 
-    /// This process.
+    /// This process, without those it started.
     pub fn own() -> io::Result<Self> {
-        Self::new(std::process::id())
+        Self::new(std::process::id(), process_use)
+    }
+
+    fn new(pid: u32, look: fn(u32) -> io::Result<ProcessUse>) -> io::Result<Self> {
+        Ok(ProcessMeter { pid, look, last: look(pid)?, last_at: Instant::now() })
     }
 
     /// What it used since the last look. Fails when it has ended.
     pub fn sample(&mut self) -> io::Result<ProcessSample> {
-        let (now, used) = (Instant::now(), process_use(self.pid)?);
+        let (now, used) = (Instant::now(), (self.look)(self.pid)?);
         let wall = now.duration_since(self.last_at).as_secs_f64();
         let cpu = used.cpu.saturating_sub(self.last.cpu).as_secs_f64();
         (self.last, self.last_at) = (used, now);
@@ -56,32 +61,124 @@ impl ProcessMeter {
 
 /// CPU time and memory of a process; fails when there is no such process.
 pub fn process_use(pid: u32) -> io::Result<ProcessUse> {
-    let broken = |file: &str| io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{pid}/{file} is not as expected"));
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let ticks = cpu_ticks(&stat).ok_or_else(|| broken("stat"))?;
-    let statm = fs::read_to_string(format!("/proc/{pid}/statm"))?;
-    let pages: u64 = statm.split_ascii_whitespace().nth(1).and_then(|field| field.parse().ok()).ok_or_else(|| broken("statm"))?;
-    Ok(ProcessUse {
-        cpu: Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64),
-        memory_bytes: pages * rustix::param::page_size() as u64,
-    })
+    let ticks = read_stat(pid)?.cpu_ticks;
+    Ok(ProcessUse { cpu: cpu_of(ticks), memory_bytes: Pages::of(pid)?.resident * page_bytes() })
 }
 
-/// utime and stime of a stat line. The name in parentheses may hold spaces and parentheses; fields are counted behind it.
-fn cpu_ticks(stat: &str) -> Option<u64> {
-    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(11);
-    Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
+/// CPU time of a process, of all below it, and of those of them that have ended and were waited for; memory of all of them, what they
+/// share counted once. Servers such as Postfix start and end processes all the time. Fails when there is no such process.
+pub fn tree_use(root: u32) -> io::Result<ProcessUse> {
+    let mut pages = Pages::of(root)?.resident;
+    let mut ticks = 0;
+    for pid in descendants(root)? {
+        // Whoever ended between the listing and now has left its time with its parent.
+        let Ok(stat) = read_stat(pid) else { continue };
+        ticks += stat.cpu_ticks + stat.cpu_ticks_of_ended;
+        if pid != root {
+            pages += Pages::of(pid).map_or(0, |pages| pages.resident.saturating_sub(pages.shared));
+        }
+    }
+    Ok(ProcessUse { cpu: cpu_of(ticks), memory_bytes: pages * page_bytes() })
+}
+
+/// Processes below `root`, itself included and first.
+pub fn descendants(root: u32) -> io::Result<Vec<u32>> {
+    let mut parents = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        // Whoever has just ended has nobody below it.
+        let Ok(stat) = read_stat(pid) else { continue };
+        parents.push((pid, stat.parent));
+    }
+    let mut found = vec![root];
+    let mut at = 0;
+    while at < found.len() {
+        let parent = found[at];
+        found.extend(parents.iter().filter(|&&(pid, of)| of == parent && pid != root).map(|&(pid, _)| pid));
+        at += 1;
+    }
+    Ok(found)
+}
+
+/// What a line of `/proc/PID/stat` tells.
+#[derive(Debug, PartialEq, Eq)]
+struct Stat {
+    parent: u32,
+    /// utime and stime.
+    cpu_ticks: u64,
+    /// cutime and cstime: of children that have ended and were waited for.
+    cpu_ticks_of_ended: u64,
+}
+
+fn read_stat(pid: u32) -> io::Result<Stat> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    parse_stat(&text).ok_or_else(|| broken(pid, "stat"))
+}
+
+/// The name in parentheses may hold spaces and parentheses; fields are counted behind it (state is number 3, utime number 14).
+fn parse_stat(text: &str) -> Option<Stat> {
+    let mut fields = text.rsplit_once(')')?.1.split_ascii_whitespace().skip(1);
+    let parent = fields.next()?.parse().ok()?;
+    let mut ticks = fields.skip(9).map_while(|field| field.parse::<u64>().ok());
+    let mut two = || Some(ticks.next()? + ticks.next()?);
+    Some(Stat { parent, cpu_ticks: two()?, cpu_ticks_of_ended: two()? })
+}
+
+struct Pages {
+    resident: u64,
+    /// With files and other processes.
+    shared: u64,
+}
+
+impl Pages {
+    fn of(pid: u32) -> io::Result<Pages> {
+        let text = fs::read_to_string(format!("/proc/{pid}/statm"))?;
+        let mut fields = text.split_ascii_whitespace().skip(1).map_while(|field| field.parse().ok());
+        let pages = fields.next().zip(fields.next());
+        pages.map(|(resident, shared)| Pages { resident, shared }).ok_or_else(|| broken(pid, "statm"))
+    }
+}
+
+fn broken(pid: u32, file: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{pid}/{file} is not as expected"))
+}
+
+fn cpu_of(ticks: u64) -> Duration {
+    Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
+}
+
+fn page_bytes() -> u64 {
+    rustix::param::page_size() as u64
 }
 
 #[cfg(test)]
 mod tests {
+    use std::process::{Command, Stdio};
+
     use super::*;
 
     #[test]
     fn this_process_has_memory_and_a_process_that_is_not_is_an_error() {
         assert!(ProcessMeter::own().unwrap().sample().unwrap().memory_bytes > 100_000);
-        assert!(ProcessMeter::new(u32::MAX).is_err());
-        assert_eq!(cpu_ticks("7 (a ) b) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15"), Some(11 + 12));
-        assert_eq!(cpu_ticks("7 (a"), None);
+        assert!(ProcessMeter::server(u32::MAX).is_err());
+        let text = "7 (a ) b) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15";
+        assert_eq!(parse_stat(text), Some(Stat { parent: 1, cpu_ticks: 11 + 12, cpu_ticks_of_ended: 13 + 14 }));
+        assert_eq!(parse_stat("7 (a"), None);
+    }
+
+    #[test]
+    fn a_server_is_its_process_and_all_below_it_ended_ones_too() {
+        // The shell's child counts to a hundred thousand and is waited for; another one waits to be read to.
+        let script = "sh -c 'n=0; while [ $n -lt 100000 ]; do n=$((n+1)); done'; exec 3<&0; cat <&3 & echo ready; wait";
+        let mut shell = Command::new("sh").args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        io::BufRead::read_line(&mut io::BufReader::new(shell.stdout.take().unwrap()), &mut line).unwrap();
+        let (alone, tree) = (process_use(shell.id()).unwrap(), tree_use(shell.id()).unwrap());
+        let below = descendants(shell.id()).unwrap();
+        drop(shell.stdin.take());
+        shell.kill().unwrap();
+        shell.wait().unwrap();
+        assert!(below.len() >= 2 && below[0] == shell.id(), "{below:?}");
+        assert!(tree.cpu > alone.cpu && tree.memory_bytes > alone.memory_bytes, "{alone:?} {tree:?}");
     }
 }

@@ -203,7 +203,7 @@ impl Running {
         match self {
             Self::Engine(engine) => Ok(engine.pid().into_iter().collect()),
             Self::Floor(floor) => Ok(vec![floor.child.id()]),
-            Self::Peer(peer) => machine::descendants(peer.master),
+            Self::Peer(peer) => ringpost_loadtest::process::descendants(peer.master),
         }
     }
 

@@ -159,7 +159,7 @@ fn greets(address: SocketAddr) -> bool {
 
 impl Drop for Unpacked {
     fn drop(&mut self) {
-        let below = machine::descendants(self.child.id()).unwrap_or_default();
+        let below = ringpost_loadtest::process::descendants(self.child.id()).unwrap_or_default();
         let end = |pid: u32, signal| {
             if let Some(pid) = Pid::from_raw(pid as i32) {
                 let _already_ended = kill_process(pid, signal);
