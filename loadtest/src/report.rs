@@ -22,7 +22,7 @@ use crate::{
     phase::Phase,
     run_result::{RunResult, write_whole},
 };
-use format::{latency, number};
+use format::{count, latency, number};
 use suite::{Suite, read_results};
 
 /// `ringpost-load report …`
@@ -87,13 +87,13 @@ pub fn text(results: &[RunResult], with_advice: bool) -> String {
             "{:<24} {:>7} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10} {:>8}\n",
             run.test_name,
             if run.success { "passed" } else { "FAILED" },
-            number(run.emails_sent as f64),
+            count(run.emails_sent),
             number(run.emails_per_second),
             at("p50"),
             at("p99"),
             at("p99.9"),
             at("p100"),
-            number(run.errors.total() as f64)
+            count(run.errors.total())
         ));
         run.failures.iter().for_each(|failure| text.push_str(&format!("    {failure}\n")));
     }

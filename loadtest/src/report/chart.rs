@@ -34,7 +34,7 @@ pub struct Series {
     pub name: String,
     /// x ascending.
     pub points: Vec<(f64, f64)>,
-    /// Drawn dashed: a target, not a measurement.
+    /// Drawn dashed: a target, or what would hide another line.
     pub dashed: bool,
 }
 

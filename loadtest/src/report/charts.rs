@@ -25,10 +25,15 @@ pub fn percentiles_of_commands(run: &RunResult) -> String {
     percentile_chart("Replies by percentile", phases.into_iter().filter_map(|phase| percentile_series(run, phase, phase.title())).collect())
 }
 
-/// Whole transactions of several runs beside each other.
+/// Whole transactions of several runs beside each other, in as many charts as their colours need.
 pub fn percentiles_of_runs(runs: &[RunResult]) -> String {
-    let series = runs.iter().take(SERIES_MAX).filter_map(|run| percentile_series(run, Phase::Transaction, &run.test_name)).collect();
-    percentile_chart("Transactions by percentile, all tests", series)
+    let all: Vec<Series> = runs.iter().filter_map(|run| percentile_series(run, Phase::Transaction, &run.test_name)).collect();
+    let charts = all.len().div_ceil(SERIES_MAX).max(1);
+    let chart = |(at, series): (usize, &[Series])| {
+        let part = if charts > 1 { format!(" ({} of {charts})", at + 1) } else { String::new() };
+        percentile_chart(&format!("Transactions by percentile, all tests{part}"), series.to_vec())
+    };
+    all.chunks(all.len().div_ceil(charts).max(1)).enumerate().map(chart).collect()
 }
 
 fn percentile_series(run: &RunResult, phase: Phase, name: &str) -> Option<Series> {
@@ -109,7 +114,8 @@ pub fn memory(run: &RunResult) -> String {
 pub fn in_flight(run: &RunResult) -> String {
     let series = vec![
         Series::new("transactions open", over_time(run, |i| Some(i.in_flight as f64))),
-        Series::new("connections", over_time(run, |i| Some(i.connections as f64))),
+        // Dashed, so that both are seen where they are the same.
+        Series { dashed: true, ..Series::new("connections", over_time(run, |i| Some(i.connections as f64))) },
     ];
     time_chart("In flight", &number, series)
 }
@@ -183,6 +189,17 @@ mod tests {
     fn the_percentile_axis_counts_nines() {
         assert_eq!([1.0, 10.0, 100.0, 1000.0, 10_000.0].map(percentile_label), ["0 %", "90 %", "99 %", "99.9 %", "99.99 %"]);
         assert_eq!(percentile_label(2.0), "50.0 %");
+    }
+
+    #[test]
+    fn a_suite_of_more_tests_than_colours_shows_all_of_them() {
+        let runs: Vec<RunResult> = (0..12)
+            .map(|n| RunResult { test_name: format!("test-{n}."), ..SampleRun { seconds: 1, ..SampleRun::default() }.result() })
+            .collect();
+        let text = percentiles_of_runs(&runs);
+        assert!((0..12).all(|n| text.contains(&format!("</i>test-{n}.</span>"))), "{text}");
+        assert_eq!(text.matches("<figure").count(), 2);
+        assert_eq!(percentiles_of_runs(&runs[..8]).matches("<figure").count(), 1);
     }
 
     #[test]

@@ -16,6 +16,17 @@ pub fn escape(text: &str) -> String {
     escaped
 }
 
+/// A count: every digit of it, thousands with commas.
+pub fn count(value: u64) -> String {
+    let digits = value.to_string();
+    digits
+        .chars()
+        .enumerate()
+        .flat_map(|(at, digit)| [(at > 0 && (digits.len() - at).is_multiple_of(3)).then_some(','), Some(digit)])
+        .flatten()
+        .collect()
+}
+
 /// Three significant digits, thousands with commas: `0.125`, `12.3`, `1,234`.
 pub fn number(value: f64) -> String {
     if !value.is_finite() {
@@ -79,6 +90,7 @@ mod tests {
             [number(0.0), number(0.1254), number(2.518), number(42.04), number(1_234_567.8)],
             ["0", "0.125", "2.52", "42.0", "1,234,568"]
         );
+        assert_eq!([count(0), count(16), count(999), count(1_234_567)], ["0", "16", "999", "1,234,567"]);
         assert_eq!([number(f64::NAN), number(-1234.0)], ["–", "-1,234"]);
         assert_eq!([latency(850.0), latency(12_300.0), latency(4.56e6), latency(1.2e9)], ["850 ns", "12.3 us", "4.56 ms", "1.20 s"]);
         assert_eq!([bytes(12.0), bytes(2048.0), bytes(5.5 * 1048576.0)], ["12.0 B", "2.00 KiB", "5.50 MiB"]);

@@ -2,12 +2,12 @@
 
 use std::fmt::Write;
 
-use time::format_description::well_known::Rfc3339;
+use time::macros::format_description;
 
 use super::{
     advice::{Advice, advise},
     charts,
-    format::{bytes, escape, latency, number},
+    format::{bytes, count, escape, latency, number},
     suite::Suite,
 };
 use crate::{
@@ -22,7 +22,7 @@ pub fn page(suite: &Suite) -> String {
         0 => format!("<span class=\"good\">all {} passed</span>", suite.total_tests),
         failed => format!("<span class=\"bad\">{failed} of {} failed</span>", suite.total_tests),
     };
-    let when = suite.timestamp.format(&Rfc3339).unwrap_or_default();
+    let when = suite.timestamp.format(format_description!("[year]-[month]-[day] [hour]:[minute]:[second] UTC")).unwrap_or_default();
     push(&mut body, format_args!("<h1>{}</h1><p class=\"quiet\">{} · {verdict}</p>", escape(&suite.test_suite), escape(&when)));
     if suite.results.len() > 1 {
         body.push_str(&overview(&suite.results));
@@ -63,13 +63,13 @@ fn overview(results: &[RunResult]) -> String {
                 "<tr><td><a href=\"#run{index}\">{}</a></td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{} %</td><td>{} MiB</td></tr>",
                 escape(&run.test_name),
                 if run.success { "<span class=\"good\">passed</span>" } else { "<span class=\"bad\">failed</span>" },
-                number(run.emails_sent as f64),
+                count(run.emails_sent),
                 number(run.emails_per_second),
                 latency(run.median_response_time * 1e9),
                 latency(run.p95_response_time * 1e9),
                 latency(run.p99_response_time * 1e9),
                 latency(run.max_response_time * 1e9),
-                number(run.errors.total() as f64),
+                count(run.errors.total()),
                 number(run.cpu_usage),
                 number(run.memory_usage_mb),
             ),
@@ -123,6 +123,7 @@ fn run(body: &mut String, index: usize, run: &RunResult) {
             if run.load.pipelined { "pipelined" } else { "not pipelined" },
         ),
     );
+    facts(body, run);
     run.failures.iter().for_each(|failure| push(body, format_args!("<p class=\"bad\">{}</p>", escape(failure))));
     tiles(body, run);
     advice(body, &advise(run));
@@ -155,17 +156,54 @@ fn run(body: &mut String, index: usize, run: &RunResult) {
     counters(body, run);
 }
 
+/// What the scenario is for, what its messages were like, and what the ledgers of both ends say.
+fn facts(body: &mut String, run: &RunResult) {
+    let scenario = &run.settings["scenario"];
+    if let Some(about) = scenario["about"].as_str() {
+        push(body, format_args!("<p>{}</p>", escape(about)));
+    }
+    let mut words = Vec::new();
+    if let Some(size) = scenario["load"]["size"].as_str().or_else(|| run.settings["size"].as_str()) {
+        words.push(match size.parse::<f64>() {
+            Ok(octets) => format!("messages of {}", bytes(octets)),
+            Err(_) => format!("sizes {size} octets"),
+        });
+    }
+    let ledgers = &run.settings["difference"];
+    let of = |name: &str| ledgers[name].as_u64().map(count).unwrap_or_default();
+    if ledgers.is_object() {
+        words.push(format!(
+            "ledgers compared: {} deliveries owed, {} arrived, {} lost, {} twice, {} damaged, {} foreign",
+            of("owed"),
+            of("delivered"),
+            of("lost"),
+            of("duplicated"),
+            of("damaged"),
+            of("foreign")
+        ));
+    }
+    if let Some(seconds) = run.settings["recovery_s"].as_f64() {
+        words.push(format!("killed, and greeting again {} after the new start", latency(seconds * 1e9)));
+    }
+    if let Some(seconds) = run.settings["drain_s"].as_f64() {
+        words.push(format!("queue empty {} after the load", latency(seconds * 1e9)));
+    }
+    if !words.is_empty() {
+        push(body, format_args!("<p class=\"quiet\">{}</p>", escape(&words.join(" · "))));
+    }
+}
+
 fn tiles(body: &mut String, run: &RunResult) {
     let transaction = run.phases.get(&Phase::Transaction);
     let at = |name: &str| transaction.map_or_else(|| "–".to_owned(), |summary| latency(summary.percentile_ns(name) as f64));
     let mut tiles = vec![
         (number(run.emails_per_second), "messages/s acknowledged"),
-        (number(run.emails_sent as f64), "messages"),
+        (count(run.emails_sent), "messages"),
         (at("p50"), "p50"),
         (at("p99"), "p99"),
         (at("p99.9"), "p99.9"),
         (at("p100"), "longest"),
-        (number(run.errors.total() as f64), "errors"),
+        (count(run.errors.total()), "errors"),
     ];
     if let Some(cost) = run.cpu_us_per_message {
         tiles.push((format!("{} us", number(cost)), "server CPU per message"));
@@ -190,8 +228,8 @@ fn advice(body: &mut String, advice: &Advice) {
 
 fn errors(body: &mut String, run: &RunResult) {
     body.push_str("<h3>Errors</h3><table><tr><th>kind</th><th>count</th></tr>");
-    for (kind, count) in run.errors.iter() {
-        push(body, format_args!("<tr><td>{kind}</td><td>{}</td></tr>", number(count as f64)));
+    for (kind, number) in run.errors.iter() {
+        push(body, format_args!("<tr><td>{kind}</td><td>{}</td></tr>", count(number)));
     }
     body.push_str("</table>");
 }
@@ -206,7 +244,7 @@ fn phases(body: &mut String, run: &RunResult) {
             format_args!(
                 "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td>",
                 phase.title(),
-                number(summary.count as f64),
+                count(summary.count),
                 latency(summary.min_ns as f64),
                 latency(summary.mean_ns)
             ),
