@@ -17,7 +17,7 @@ use ratatui::{
     style::{Color, Modifier, Style},
     symbols::Marker,
     text::{Line, Span},
-    widgets::{Axis, Bar, BarChart, BarGroup, Block, Chart, Dataset, Gauge, GraphType, Paragraph, Row, Table},
+    widgets::{Axis, Bar, BarChart, BarGroup, Block, Chart, Dataset, Gauge, GraphType, Paragraph, Row, Table, TableState},
 };
 
 use crate::{
@@ -29,6 +29,15 @@ use crate::{
 
 /// Seconds that the curves go back.
 const HISTORY_MAX: usize = 300;
+
+/// Columns of the table of phases, its frame included.
+const TABLE_WIDTH: u16 = 84;
+
+/// A distribution in fewer columns says nothing.
+const DISTRIBUTION_WIDTH_MIN: u16 = 20;
+
+/// Lines of the table of phases: all of them, its header and its frame.
+const PHASES_HEIGHT: u16 = Phase::COUNT as u16 + 3;
 
 /// Steps of a distribution for each doubling of time.
 const STEPS_PER_OCTAVE: f64 = 1.0;
@@ -106,13 +115,24 @@ impl Screen {
 
     /// Draws it all.
     pub fn draw(&self, frame: &mut Frame<'_>) {
-        let [head, middle, curves, foot] =
-            Layout::vertical([Constraint::Length(1), Constraint::Length(13), Constraint::Min(8), Constraint::Length(7)])
-                .areas(frame.area());
+        // On a small terminal the phases keep their lines, and the curves and the foot give theirs.
+        let (curves_min, foot_length) = if frame.area().height < 34 { (5, 5) } else { (8, 7) };
+        let [head, middle, curves, foot] = Layout::vertical([
+            Constraint::Length(1),
+            Constraint::Length(PHASES_HEIGHT),
+            Constraint::Fill(curves_min),
+            Constraint::Length(foot_length),
+        ])
+        .areas(frame.area());
         self.draw_head(frame, head);
-        let [table, distribution] = Layout::horizontal([Constraint::Length(84), Constraint::Min(20)]).areas(middle);
-        self.draw_phases(frame, table);
-        self.draw_distribution(frame, distribution);
+        if middle.width < TABLE_WIDTH + DISTRIBUTION_WIDTH_MIN {
+            self.draw_phases(frame, middle);
+        } else {
+            let [table, distribution] =
+                Layout::horizontal([Constraint::Length(TABLE_WIDTH), Constraint::Min(DISTRIBUTION_WIDTH_MIN)]).areas(middle);
+            self.draw_phases(frame, table);
+            self.draw_distribution(frame, distribution);
+        }
         let [rates, latencies] = Layout::horizontal([Constraint::Fill(1), Constraint::Fill(1)]).areas(curves);
         self.draw_curve(frame, rates, "acknowledged per second, errors in red", |point| point.rate, Some(|point: &Point| point.errors));
         self.draw_curve(frame, latencies, "p99 of transactions, ms", |point| point.p99_ms, None);
@@ -131,8 +151,12 @@ impl Screen {
                 self.seconds, self.acknowledged, self.in_flight, self.connections
             )),
         ]);
+        let keys = Line::raw("arrows: phase   q: end ");
+        let fits = line.width() + keys.width() < usize::from(area.width);
         frame.render_widget(line, area);
-        frame.render_widget(Line::raw("arrows: phase   q: end ").alignment(Alignment::Right), area);
+        if fits {
+            frame.render_widget(keys.alignment(Alignment::Right), area);
+        }
     }
 
     fn draw_phases(&self, frame: &mut Frame<'_>, area: Rect) {
@@ -142,8 +166,18 @@ impl Screen {
             Row::new(cells.chain(row.percentiles_ns.iter().map(|&ns| shown_ns(ns)))).style(style)
         });
         let header = Row::new(["phase", "count", "p50", "p90", "p99", "p99.9", "p99.99", "max"]).style(Style::new().fg(Color::Cyan));
-        let widths = [19, 9, 8, 8, 8, 8, 8, 8].map(Constraint::Length);
-        frame.render_widget(Table::new(rows, widths).header(header).block(Block::bordered().title("latency by phase")), area);
+        // Percentiles on the right go first where there is no room for all.
+        let columns = [19, 9, 8, 8, 8, 8, 8, 8];
+        let mut room = area.width.saturating_sub(2);
+        let fitting = columns.into_iter().take_while(|&width| {
+            let fits = width < room;
+            room = room.saturating_sub(width + 1);
+            fits
+        });
+        let widths: Vec<Constraint> = fitting.map(Constraint::Length).collect();
+        let table = Table::new(rows, widths).header(header).block(Block::bordered().title("latency by phase"));
+        // With fewer lines than phases the chosen one is among them.
+        frame.render_stateful_widget(table, area, &mut TableState::default().with_selected(self.selected));
     }
 
     fn draw_distribution(&self, frame: &mut Frame<'_>, area: Rect) {
@@ -349,6 +383,17 @@ mod tests {
         assert!(text.contains("transaction (root of counts)"));
         screen.select(false);
         assert!(drawn(&screen, 140, 40).contains("MAIL (root of counts)"));
+    }
+
+    /// On a terminal of the usual 80 columns and 24 lines the line of whole transactions was not there, and the keys lay over the counts.
+    #[test]
+    fn the_usual_small_terminal_shows_every_phase_and_no_text_over_another() {
+        let text = drawn(&filled(), 80, 24);
+        for part in ["MAIL", "transaction ", "p99.9", "451", "server: 42 %", "generator: not measured"] {
+            assert!(text.contains(part), "{part} in\n{text}");
+        }
+        let head = text.lines().next().unwrap();
+        assert!(head.contains("3 connections") && !head.contains("connectionsarrows"), "{head}");
     }
 
     #[test]
