@@ -9,7 +9,7 @@
 use std::{
     fs::{File, OpenOptions},
     io::{self, Write},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use crate::{
@@ -24,7 +24,7 @@ const GATHERED_BYTES_MAX: usize = 64 << 10;
 /// Appends to a ledger, or to none.
 #[derive(Debug)]
 pub struct LedgerWriter {
-    file: Option<File>,
+    file: Option<(File, PathBuf)>,
     gathered: Vec<u8>,
 }
 
@@ -33,7 +33,7 @@ impl LedgerWriter {
     pub fn open(path: Option<&Path>) -> io::Result<LedgerWriter> {
         let open = |path: &Path| {
             let file = OpenOptions::new().append(true).create(true).open(path);
-            file.map_err(|error| io::Error::new(error.kind(), format!("the ledger {}: {error}", path.display())))
+            file.map(|file| (file, path.to_path_buf())).map_err(|error| about(path, &error))
         };
         Ok(LedgerWriter { file: path.map(open).transpose()?, gathered: Vec::new() })
     }
@@ -67,13 +67,14 @@ impl LedgerWriter {
         self.end_line()
     }
 
-    /// Writes what was gathered.
+    /// Writes what was gathered. What could not be written is gone: half of it may be there, and a second try would repeat that.
     pub fn flush(&mut self) -> io::Result<()> {
-        if let Some(file) = &mut self.file
+        if let Some((file, path)) = &mut self.file
             && !self.gathered.is_empty()
         {
-            file.write_all(&self.gathered)?;
+            let written = file.write_all(&self.gathered);
             self.gathered.clear();
+            written.map_err(|error| about(path, &error))?;
         }
         Ok(())
     }
@@ -103,9 +104,30 @@ impl LedgerWriter {
     }
 }
 
+fn about(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("the ledger {}: {error}", path.display()))
+}
+
 impl Drop for LedgerWriter {
     fn drop(&mut self) {
         // Whoever needs to know of a failure flushes before; this is for early ends.
         let _ = self.flush();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{checksum::Checksum, identity::MessageId};
+
+    /// A full disk was an error without a name, and what had been written in part was written again when the writer was dropped.
+    #[test]
+    fn a_full_disk_is_told_with_the_ledgers_name_and_not_tried_again() {
+        let mark = Mark { id: MessageId { run: 1, sequence: 2 }, length: 10, checksum: Checksum::from_bits(3), due_us: 0 };
+        let mut writer = LedgerWriter::open(Some(Path::new("/dev/full"))).unwrap();
+        writer.accepted(&mark, 5, 1, b"7F3A").unwrap();
+        let error = writer.flush().unwrap_err();
+        assert!(error.kind() == io::ErrorKind::StorageFull && error.to_string().contains("/dev/full"), "{error}");
+        writer.flush().expect("nothing is left to be written");
     }
 }
