@@ -6,12 +6,15 @@ use std::{
     fs::{File, OpenOptions},
     io::{self, BufRead, BufReader, Write},
     net::{SocketAddr, TcpListener, TcpStream},
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Command, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
 
 use rustix::process::{Pid, Signal, kill_process};
+
+use crate::leash::Leashed;
 
 /// A start that has no banner after this long has failed.
 const START_MAX: Duration = Duration::from_secs(60);
@@ -62,7 +65,7 @@ pub struct Engine {
     pub address: SocketAddr,
     config: PathBuf,
     log: PathBuf,
-    child: Option<Child>,
+    child: Option<Leashed>,
 }
 
 /// Finds the engine: what was given, else `ringpost` beside this program.
@@ -99,7 +102,7 @@ impl Engine {
 
     /// The process, while it runs.
     pub fn pid(&self) -> Option<u32> {
-        self.child.as_ref().map(Child::id)
+        self.child.as_ref().map(|child| child.id())
     }
 
     /// Starts it and waits for its banner; how long that took.
@@ -112,8 +115,11 @@ impl Engine {
         let mut command = Command::new(&self.options.binary);
         command.args(["serve", "-c"]).arg(&self.config).current_dir(&self.options.folder);
         command.stdin(Stdio::null()).stdout(log()?).stderr(log()?);
+        // A group of its own: Ctrl-C at the terminal ends the run, which ends the engine when the load is over; see `leash` for ends by force.
+        command.process_group(0);
         let child = command.spawn();
-        self.child = Some(child.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", self.options.binary.display())))?);
+        let child = child.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", self.options.binary.display())))?;
+        self.child = Some(Leashed::new(child));
         while began.elapsed() < START_MAX {
             if let Some(status) = self.child.as_mut().expect("it was just started").try_wait()? {
                 self.child = None;
@@ -162,7 +168,7 @@ impl Engine {
     /// # Errors
     /// Its last words.
     pub fn must_run(&mut self) -> io::Result<()> {
-        match self.child.as_mut().map(Child::try_wait).transpose()? {
+        match self.child.as_mut().map(|child| child.try_wait()).transpose()? {
             Some(None) => Ok(()),
             Some(Some(status)) => Err(io::Error::other(format!("the engine ended by itself ({status}): {}", self.last_words()))),
             None => Err(io::Error::other("the engine does not run")),

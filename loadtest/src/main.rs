@@ -4,12 +4,13 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use ringpost_loadtest::cli::Cli;
+use ringpost_loadtest::{cli::Cli, leash};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    leash::kill_on_panic();
     match Cli::parse().run() {
         Ok(code) => code,
         Err(failure) => {

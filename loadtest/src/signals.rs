@@ -1,4 +1,4 @@
-//! SIGINT and SIGTERM end a run in order: once asks for the end, twice ends at once.
+//! SIGINT and SIGTERM end a run in order: once asks for the end, twice ends at once, and the engine under test with it.
 
 use std::{
     io,
@@ -10,22 +10,32 @@ use std::{
 
 use signal_hook::{
     consts::{SIGINT, SIGTERM},
-    flag,
+    iterator::Signals,
 };
+
+use crate::leash;
 
 /// Whether somebody asked for the end.
 #[derive(Debug, Clone)]
 pub struct StopSignal(Arc<AtomicBool>);
 
 impl StopSignal {
-    /// Listens from now on.
+    /// Listens from now on, in a thread of its own.
+    ///
+    /// # Errors
+    /// The system gives no handler or no thread.
     pub fn listen() -> io::Result<StopSignal> {
         let asked = Arc::new(AtomicBool::new(false));
-        for signal in [SIGINT, SIGTERM] {
-            // In this order: the first signal finds the flag unset, the second one set.
-            flag::register_conditional_shutdown(signal, 128 + signal, asked.clone())?;
-            flag::register(signal, asked.clone())?;
-        }
+        let (mut signals, flag) = (Signals::new([SIGINT, SIGTERM])?, asked.clone());
+        let listen = move || {
+            for signal in signals.forever() {
+                if flag.swap(true, Relaxed) {
+                    leash::kill_all();
+                    std::process::exit(128 + signal);
+                }
+            }
+        };
+        std::thread::Builder::new().name("signals".into()).spawn(listen)?;
         Ok(StopSignal(asked))
     }
 
