@@ -65,7 +65,7 @@ pub fn page(entries: &[Entry]) -> String {
         body.push_str(
             "</div><div class=\"scroll\"><table><tr><th>#</th><th>when</th><th>messages/s</th><th>p50</th><th>p99</th><th>p99.9</th>",
         );
-        body.push_str("<th>CPU per message</th><th>memory</th><th>errors</th><th>server</th><th>kernel</th><th>machine</th></tr>");
+        body.push_str("<th>CPU per message</th><th>memory</th><th>errors</th><th class=\"text\">server</th><th class=\"text\">kernel</th><th class=\"text\">machine</th></tr>");
         for (n, entry) in of_test.iter().enumerate() {
             let cell = |name| {
                 let metric = Metric::of(name);
@@ -81,7 +81,7 @@ pub fn page(entries: &[Entry]) -> String {
             ];
             let figures: String = names.into_iter().map(|name| format!("<td>{}</td>", cell(name))).collect();
             body.push_str(&format!(
-                "<tr><td>{}</td><td>{}</td>{figures}<td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
+                "<tr><td>{}</td><td>{}</td>{figures}<td>{}</td><td class=\"text\">{}</td><td class=\"text\">{}</td><td class=\"text\">{}</td></tr>",
                 n + 1,
                 entry.when(),
                 entry.errors,

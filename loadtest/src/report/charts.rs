@@ -74,8 +74,9 @@ fn percentile_label(inverse: f64) -> String {
 pub fn throughput(run: &RunResult) -> String {
     let rate = over_time(run, |i| Some(i.acknowledged as f64 / i.length_s.max(1) as f64));
     let mut series = vec![Series::new("acknowledged", rate)];
-    if let (Some(offered), Some(last)) = (run.load.offered_per_second, run.intervals.last()) {
-        let ends = vec![(0.0, offered), ((last.start_s + last.length_s) as f64, offered)];
+    if let (Some(offered), true) = (run.load.offered_per_second, run.duration > 0.0) {
+        // Deliveries go on behind the load, and so do the intervals; the offer does not.
+        let ends = vec![(0.0, offered), (run.duration, offered)];
         series.push(Series { dashed: true, ..Series::new("offered, on average", ends) });
     }
     time_chart("Messages per second", &number, series)
@@ -209,6 +210,13 @@ mod tests {
         assert_eq!(over_time(&run, |i| Some(i.acknowledged as f64)).len(), 9);
         run.duration = 9.99;
         assert_eq!(over_time(&run, |i| Some(i.acknowledged as f64)).len(), 10);
+    }
+
+    #[test]
+    fn the_offer_ends_with_the_load_though_deliveries_go_on() {
+        let mut run = SampleRun::default().result();
+        (run.load.offered_per_second, run.duration) = (Some(1000.0), 6.0);
+        assert!(throughput(&run).contains("6 s") && !throughput(&run).contains("10 s"), "{}", throughput(&run));
     }
 
     #[test]
