@@ -18,6 +18,8 @@ pub enum ErrorKind {
     ConnectRefused,
     /// No connection in time.
     ConnectTimeout,
+    /// Connected, and no banner in time or until the end: the kernel took the connection, and no process of the server did.
+    NoBanner,
     /// No reply in time.
     ReplyTimeout,
     /// The connection was reset.
@@ -32,9 +34,10 @@ pub enum ErrorKind {
     Other,
 }
 
-const NAMED: [(ErrorKind, &str); 8] = [
+const NAMED: [(ErrorKind, &str); 9] = [
     (ErrorKind::ConnectRefused, "connect_refused"),
     (ErrorKind::ConnectTimeout, "connect_timeout"),
+    (ErrorKind::NoBanner, "no_banner"),
     (ErrorKind::ReplyTimeout, "reply_timeout"),
     (ErrorKind::Reset, "reset"),
     (ErrorKind::Closed, "closed"),

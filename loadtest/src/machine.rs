@@ -20,7 +20,7 @@ pub struct Machine {
     pub kernel: String,
     /// File system and device of the spool (or of the working folder), model and kind where the system tells.
     pub disk: String,
-    /// Version and commit of the engine; empty for a foreign server.
+    /// Version and commit of the engine; of a foreign server its banner, empty where none was read.
     pub engine: String,
     /// Version and commit of this tool.
     pub tool: String,

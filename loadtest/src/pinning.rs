@@ -19,13 +19,20 @@ pub fn cores() -> io::Result<Vec<usize>> {
 /// # Errors
 /// A core that is not there or not allowed; the message names it.
 pub fn pin(core: usize) -> io::Result<()> {
-    let wrong = |error: io::Error| io::Error::new(error.kind(), format!("core {core} cannot be used: {error}"));
+    let wrong = |error: io::Error| {
+        io::Error::new(error.kind(), format!("core {core} cannot be used ({error}); this process may use {}", shown_cores()))
+    };
     if core >= CpuSet::MAX_CPU {
         return Err(wrong(io::ErrorKind::InvalidInput.into()));
     }
     let mut set = CpuSet::new();
     set.set(core);
     sched_setaffinity(None, &set).map_err(|error| wrong(error.into()))
+}
+
+fn shown_cores() -> String {
+    let words: Vec<String> = cores().unwrap_or_default().iter().map(usize::to_string).collect();
+    words.join(",")
 }
 
 /// Allows as many open files as the system permits, and says how many that is.

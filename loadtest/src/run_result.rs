@@ -293,6 +293,19 @@ pub fn read_text(path: &Path) -> Result<String, Failure> {
     fs::read_to_string(path).map_err(fail)
 }
 
+/// Refuses a place where a file could not be written, before what it is for takes its time.
+///
+/// # Errors
+/// [`Failure::Io`] with the path.
+pub fn check_place(path: &Path) -> Result<(), Failure> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let fail = |reason: io::Error| Failure::io(path.display(), reason);
+    if path.is_dir() {
+        return Err(fail(io::ErrorKind::IsADirectory.into()));
+    }
+    tempfile::tempfile_in(folder).map(drop).map_err(fail)
+}
+
 /// Writes a file under another name in the same folder and renames it, so that a reader sees the old or the new one.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut name = path.file_name().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "not a file name"))?.to_owned();

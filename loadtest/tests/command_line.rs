@@ -101,3 +101,86 @@ fn a_reader_that_goes_away_is_no_failure() {
         assert_eq!(child.wait().unwrap().code(), Some(0), "{arguments:?}");
     }
 }
+
+/// Each of these once ran, or went on for ever, or wasted the run, before it said what was wrong, or did not say it.
+#[test]
+fn what_cannot_be_measured_is_said_before_the_run() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent = listener.local_addr().unwrap().to_string();
+    let source = |more: &[&str]| {
+        let output = ringpost_load(&[&["source", "--to", "127.0.0.1:1", "--messages", "1", "--seconds", "0.1"], more].concat());
+        (output.status.code(), text(&output))
+    };
+    for (arguments, code, word) in [
+        (vec!["--output", "/nowhere/x.json"], 74, "/nowhere/x.json"),
+        (vec!["--output", "/"], 74, "directory"),
+        (vec!["--server-pid", "4194305"], 65, "--server-pid 4194305"),
+        (vec!["--cores", "1023"], 74, "may use"),
+        (vec!["--timeout", "0"], 65, "--timeout"),
+        (vec!["--bytes-per-s", "0"], 2, "bytes-per-s"),
+        (vec!["--think-ms", "18446744073709551615"], 2, "think-ms"),
+        (vec!["--hello", "x\r\nQUIT"], 2, "RFC 5321"),
+        (vec!["--sender", "a b>c"], 2, "RFC 5321"),
+        (vec!["--domain", ""], 2, "octets"),
+    ] {
+        let (ended, said) = source(&arguments);
+        assert_eq!(ended, Some(code), "{arguments:?}: {said}");
+        assert!(said.contains(word), "{arguments:?}: {said}");
+    }
+    let long = ringpost_load(&["source", "--to", "127.0.0.1:1", "--seconds", "1e19"]);
+    assert_eq!(long.status.code(), Some(65), "{}", text(&long));
+    let gone = ringpost_load(&["run", "baseline", "--to", "127.0.0.1:1"]);
+    assert_eq!(gone.status.code(), Some(69), "{}", text(&gone));
+    let idle = ringpost_load(&["idle", "--to", &silent, "--connections", "3", "--seconds", "0.3"]);
+    assert_eq!(idle.status.code(), Some(1), "{}", text(&idle));
+    assert!(text(&idle).contains("3 were connected, or tried to be, and never greeted"), "{}", text(&idle));
+}
+
+/// Ctrl-C reached the engine together with the load, and the run that was ended failed for its 421s.
+#[test]
+fn the_engine_of_a_run_is_not_in_the_terminals_group() {
+    let folder = tempfile::tempdir().unwrap();
+    let (engine, said) = (folder.path().join("ringpost"), folder.path().join("said"));
+    // No engine: it tells its group and ends.
+    std::fs::write(&engine, "#!/bin/sh\n[ \"$1\" = serve ] && cat /proc/$$/stat > \"$SAID\"\nexit 1\n").unwrap();
+    std::fs::set_permissions(&engine, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringpost-load"));
+    command.args(["run", "baseline", "--engine", engine.to_str().unwrap(), "--folder", folder.path().to_str().unwrap()]);
+    let output = command.env("SAID", &said).output().unwrap();
+    assert_eq!(output.status.code(), Some(69), "{}", text(&output));
+    let stat = std::fs::read_to_string(said).unwrap();
+    let fields: Vec<&str> = stat.split_ascii_whitespace().collect();
+    assert_eq!(fields[0], fields[4], "its process is the first of its group: {stat}");
+}
+
+/// A second signal, and a panic, left the engine behind with its port and its core.
+#[test]
+fn two_signals_end_a_run_at_once_and_its_engine_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (engine, said) = (folder.path().join("ringpost"), folder.path().join("said"));
+    // No engine: it tells its number and waits for the end of an input that does not come.
+    let script =
+        "#!/bin/sh\n[ \"$1\" = serve ] || exit 1\nmkfifo fifo\necho $$ > \"$SAID.new\"\nmv \"$SAID.new\" \"$SAID\"\nread line < fifo\n";
+    std::fs::write(&engine, script).unwrap();
+    std::fs::set_permissions(&engine, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringpost-load"));
+    command.args(["run", "baseline", "--engine", engine.to_str().unwrap(), "--folder", folder.path().to_str().unwrap()]);
+    let mut run = command.env("SAID", &said).spawn().unwrap();
+    let pid = loop {
+        match std::fs::read_to_string(&said) {
+            Ok(text) => break text.trim().to_owned(),
+            Err(_) => std::thread::yield_now(),
+        }
+    };
+    // The run waits for a banner that does not come; both signals find it there. Equal ones can merge, so that they differ.
+    for signal in ["-INT", "-TERM"] {
+        assert!(Command::new("kill").args([signal, &run.id().to_string()]).status().unwrap().success());
+    }
+    assert!(matches!(run.wait().unwrap().code(), Some(130 | 143)));
+    let is_gone = || std::fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| stat.contains(") Z "));
+    let began = std::time::Instant::now();
+    while !is_gone() {
+        assert!(began.elapsed() < std::time::Duration::from_secs(20), "the engine goes on");
+        std::thread::yield_now();
+    }
+}

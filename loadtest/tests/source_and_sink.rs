@@ -11,12 +11,13 @@ use ringpost_loadtest::{
     addresses::RecipientPlan,
     content::{Composer, ContentKind, Form, Item},
     diff::{Difference, compare},
+    error_kind::ErrorKind,
     ledger::LedgerWriter,
     live::{Beside, Quiet, SourceRun, run_source},
     phase::Phase,
     pinning,
     signals::StopSignal,
-    sink::{Flapping, Sink, SinkOptions, SinkReport, fault::Faults},
+    sink::{Flapping, Sink, SinkOptions, SinkReport, delay::ReplyDelay, fault::Faults},
     sizes::Sizes,
     source::{Source, SourceOptions, host::Stage},
 };
@@ -93,7 +94,8 @@ fn slow_readers_senders_and_thinkers_lose_nothing() {
     let (ran, sink, difference) = run(|_| {}, slow);
     assert_clean(&ran, &sink, &difference, 8);
     let think = |o: &mut SourceOptions| (o.think, o.messages) = (Duration::from_millis(20), Some(40));
-    let (ran, sink, difference) = run(|o| (o.read_bytes_per_s, o.reply_delay) = (Some(1_000_000), Duration::from_millis(1)), think);
+    let (ran, sink, difference) =
+        run(|o| (o.read_bytes_per_s, o.reply_delay) = (Some(1_000_000), ReplyDelay::fixed(Duration::from_millis(1))), think);
     assert_clean(&ran, &sink, &difference, 40);
     assert!(ran.report.lasted >= Duration::from_millis(20 * 9), "{:?}", ran.report.lasted);
 }
@@ -134,6 +136,8 @@ fn greylisted_mail_comes_in_later_and_limits_refuse_connections() {
     let grey = |o: &mut SinkOptions| o.greylist = Some(Duration::from_millis(300));
     let (ran, _, difference) = run(grey, |o| (o.messages, o.rate, o.recipients.mailboxes) = (Some(100), Some("100".parse().unwrap()), 5));
     assert!(difference.is_clean(false) && ran.report.refused > 5 && ran.report.acknowledged > 30, "{:?}", ran.report);
+    // A pipelining client reads a 503 to its DATA after the 451; it is the 451 that matters.
+    assert!(ran.report.last_trouble.as_deref().is_some_and(|text| text.contains("451")), "{:?}", ran.report);
     let (ran, sink, _) = run(|o| o.per_client_max = Some(2), |o| (o.messages, o.duration) = (None, Some(Duration::from_millis(300))));
     assert!(sink.connections_refused > 0 && sink.concurrent_max == 2 && ran.report.acknowledged > 0, "{sink:?}");
 }
@@ -354,4 +358,73 @@ fn the_ledgers_find_planted_loss_duplicates_flipped_bytes_and_missing_dots() {
     assert_eq!(counts(&planted(unstuff)), (1, 0, 1, 0));
     let foreign = |n, content: Vec<u8>| if n == 2 { vec![content, b"Subject: x\r\n\r\nhello\r\n".to_vec()] } else { vec![content] };
     assert_eq!(counts(&planted(foreign)), (0, 0, 0, 1));
+}
+
+/// Runs a load of four sessions without ledger against `to`.
+fn load(to: SocketAddr, change: impl FnOnce(&mut SourceOptions)) -> SourceRun {
+    let mut options = SourceOptions {
+        sessions: 4,
+        timeout: Duration::from_secs(60),
+        ..SourceOptions::new(to, core(), ContentKind::Text(Sizes::fixed(1500)))
+    };
+    change(&mut options);
+    run_source(options, Beside::default(), &StopSignal::never(), &mut Quiet).unwrap()
+}
+
+/// What happened: Postfix with fewer processes than sessions left half of a load's sessions in its kernel's backlog; they were waited
+/// for until the processes were free again, and the run said that all was well. Now the end of the load ends the wait, and it is told.
+#[test]
+fn connections_that_nobody_greets_are_counted_and_do_not_hold_up_the_end() {
+    let listener = std::net::TcpListener::bind(loopback()).unwrap();
+    let ran = load(listener.local_addr().unwrap(), |o| o.duration = Some(Duration::from_millis(400)));
+    assert_eq!((ran.report.acknowledged, ran.report.ungreeted), (0, 4), "{:?}", ran.report);
+    assert_eq!(ran.measurement.totals().errors.of(ErrorKind::NoBanner), 4);
+    assert!(ran.report.last_trouble.unwrap().contains("no banner in"));
+    assert!(ran.began.elapsed() < Duration::from_secs(10));
+}
+
+/// A server with one process: one connection is served, the others stay where the kernel keeps them.
+#[test]
+fn messages_that_are_all_sent_end_a_load_though_some_sessions_were_never_greeted() {
+    let sink = Sink::start(SinkOptions::new(loopback(), core())).unwrap();
+    let listener = std::net::TcpListener::bind(loopback()).unwrap();
+    let (address, behind) = (listener.local_addr().unwrap(), sink.address);
+    let server = std::thread::spawn(move || {
+        let (mut client, _) = listener.accept().unwrap();
+        let mut hop = TcpStream::connect(behind).unwrap();
+        let (mut from_client, mut to_hop) = (client.try_clone().unwrap(), hop.try_clone().unwrap());
+        let there = std::thread::spawn(move || std::io::copy(&mut from_client, &mut to_hop));
+        std::io::copy(&mut hop, &mut client).unwrap();
+        let _ended = there.join();
+        listener
+    });
+    let ran = load(address, |o| o.messages = Some(50));
+    assert_eq!(ran.report.acknowledged, 50, "{:?}", ran.report);
+    assert!(ran.began.elapsed() < Duration::from_secs(20), "less than the timeout of 60 s and the drain of 30 s");
+    drop(server.join().unwrap());
+}
+
+#[test]
+fn a_load_without_an_end_in_time_gives_up_where_nobody_is() {
+    let free = std::net::TcpListener::bind(loopback()).unwrap().local_addr().unwrap();
+    let ran = load(free, |o| (o.messages, o.timeout) = (Some(5), Duration::from_millis(300)));
+    assert_eq!(ran.report.settled, 0);
+    assert!(ran.measurement.totals().errors.of(ErrorKind::ConnectRefused) > 0);
+    assert!(ran.began.elapsed() < Duration::from_secs(10));
+}
+
+#[test]
+fn the_end_of_a_load_ends_the_longest_pause_between_two_messages() {
+    let sink = Sink::start(SinkOptions::new(loopback(), core())).unwrap();
+    let ran = load(sink.address, |o| (o.duration, o.think) = (Some(Duration::from_millis(300)), Duration::from_secs(100_000)));
+    assert!(ran.began.elapsed() < Duration::from_secs(10), "{:?}", ran.report);
+}
+
+#[test]
+fn replies_are_held_back_as_their_distribution_says() {
+    let delay = "lognormal:4:0.5:40".parse().unwrap();
+    let (ran, sink, difference) = run(|o| o.reply_delay = delay, |o| o.pipelining = false);
+    assert_clean(&ran, &sink, &difference, 200);
+    let dot = ran.measurement.totals().histogram(Phase::DotTo250).clone();
+    assert!(dot.value_at_percentile(50.0) >= 2_000_000 && dot.min() < dot.value_at_percentile(90.0), "{}", dot.value_at_percentile(50.0));
 }

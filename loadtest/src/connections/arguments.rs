@@ -11,9 +11,9 @@ use crate::{
     live::{Beside, Lines, shown_ns, usual_viewer},
     measurement::Measurement,
     phase::Phase,
-    process::process_use,
+    process::tree_use,
     signals::StopSignal,
-    source::arguments::{Cores, last_core, parse_cores, resolve, seconds},
+    source::arguments::{Cores, check_server_pid, last_core, parse_cores, resolve, seconds},
 };
 
 /// What the three have in common.
@@ -34,7 +34,7 @@ pub struct Common {
     /// How long a connection or a reply is waited for, seconds.
     #[arg(long, default_value_t = 30.0)]
     pub timeout: f64,
-    /// Process of the server, when it is on this machine: its memory and CPU are measured.
+    /// Process of the server, when it is on this machine: memory and CPU of it and of all processes below it are measured.
     #[arg(long)]
     pub server_pid: Option<u32>,
     /// Print one JSON object.
@@ -91,7 +91,9 @@ impl IdleArguments {
     /// What makes it impossible.
     pub fn run(&self) -> Result<u8, Failure> {
         let noop_every = self.noop_every.map(|every| seconds(every, "--noop-every")).transpose()?;
-        self.common.run("idle", self.connections, Mode::Idle { noop_every }, |report| report.failed + report.closed_by_server == 0)
+        self.common.run("idle", self.connections, Mode::Idle { noop_every }, |report| {
+            report.failed + report.closed_by_server == 0 && report.greeted >= self.connections as u64
+        })
     }
 }
 
@@ -118,6 +120,7 @@ impl ChurnArguments {
 
 impl Common {
     fn run(&self, name: &str, connections: usize, mode: Mode, is_well: impl Fn(&ConnectionsReport) -> bool) -> Result<u8, Failure> {
+        check_server_pid(self.server_pid)?;
         let options = ConnectionsOptions {
             to: resolve(&self.to)?,
             cores: match &self.cores {
@@ -132,7 +135,7 @@ impl Common {
         };
         let stop = StopSignal::listen().map_err(|error| Failure::io("signals", error))?;
         let mut viewer = usual_viewer(self.quiet || self.json, Lines::of_connections());
-        let used = || self.server_pid.and_then(|pid| process_use(pid).ok());
+        let used = || self.server_pid.and_then(|pid| tree_use(pid).ok());
         let before = used();
         let mut memory_per_connection = None;
         let mut when_open = |open: u64| {
@@ -148,7 +151,7 @@ impl Common {
         if self.json {
             say(&text.to_string())?;
         } else {
-            print(name, self.seconds, &report, &measurement, memory_per_connection, server_cpu)?;
+            print(name, self.seconds, connections as u64, &report, &measurement, memory_per_connection, server_cpu)?;
         }
         Ok(if is_well(&report) { EXIT_OK } else { EXIT_NEGATIVE })
     }
@@ -186,6 +189,7 @@ fn summary(
 fn print(
     name: &str,
     seconds: f64,
+    connections: u64,
     report: &ConnectionsReport,
     measurement: &Measurement,
     memory_per_connection: Option<f64>,
@@ -199,6 +203,9 @@ fn print(
         report.open_max,
         report.open_at_end
     ))?;
+    if let Some(silent) = connections.checked_sub(report.greeted + report.failed).filter(|&silent| silent > 0) {
+        say(&format!("{silent} were connected, or tried to be, and never greeted: the server has too few processes or threads"))?;
+    }
     if let Some((least, most)) = report.closed_after {
         let (closed, told) = (report.closed_by_server, report.told_421);
         say(&format!("the server closed {closed} of them, {told} with 421, after {least:.1?} to {most:.1?}"))?;

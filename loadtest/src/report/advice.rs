@@ -19,6 +19,9 @@ const SYNC_SHARE: f64 = 0.5;
 /// Share of accepted messages that stayed in the queue from which the next hop is behind.
 const BEHIND_SHARE: f64 = 0.05;
 
+/// A banner that takes longer is late, nanoseconds.
+const LATE_NS: u64 = 1_000_000_000;
+
 /// Share of its cores below which the cost of a message is that of a lightly loaded server.
 const LOADED: f64 = 0.6;
 
@@ -78,6 +81,7 @@ pub fn advise(run: &RunResult) -> Advice {
     {
         sentences.push(behind);
     }
+    sentences.extend(greeted_late(run));
     if numbers.generator_share > 0.5 && bottleneck != Bottleneck::Generator {
         sentences.push(format!(
             "The generator used {:.0} % of its {} thread(s); latencies below a millisecond include its own delays.",
@@ -138,6 +142,9 @@ fn verdict(run: &RunResult, numbers: &Numbers) -> (Bottleneck, Vec<String>) {
         || "the server's CPU was not measured (it runs elsewhere)".to_owned(),
         |share| format!("the server used {:.0} % of its {} core(s)", share * 100.0, numbers.server_cores),
     );
+    if let Some(text) = ungreeted(run) {
+        return (Bottleneck::Limit, vec![text]);
+    }
     if numbers.turned_away_share > LIMIT_SHARE {
         let codes: Vec<String> = run.errors.iter().take(4).map(|(kind, count)| format!("{count} times {kind}")).collect();
         return (
@@ -201,6 +208,34 @@ fn verdict(run: &RunResult, numbers: &Numbers) -> (Bottleneck, Vec<String>) {
     waiting(run, numbers, &server)
 }
 
+/// Connections that the server's kernel took and its processes did not.
+fn ungreeted(run: &RunResult) -> Option<String> {
+    let silent = run.errors.of(ErrorKind::NoBanner);
+    let connections = run.phases.get(&Phase::Connect).map_or(silent, |phase| phase.count).max(1);
+    (silent as f64 > connections as f64 * LIMIT_SHARE).then(|| {
+        format!(
+            "{silent} of {connections} connections never got a banner: the server's kernel took them, and no process or thread of the server \
+             did, so that fewer sessions than asked for carried the load. Raise its limit of processes (Postfix: default_process_limit), or \
+             ask for fewer sessions."
+        )
+    })
+}
+
+/// Connections that were greeted late: a server that starts its processes one by one is measured while it does.
+fn greeted_late(run: &RunResult) -> Option<String> {
+    let banner = run.phases.get(&Phase::Banner)?;
+    let histogram = banner.histogram.decode().ok()?;
+    let late = histogram.count_between(LATE_NS, histogram.high());
+    (late as f64 > banner.count as f64 * LIMIT_SHARE).then(|| {
+        format!(
+            "{late} of {} connections waited for their banner for more than a second, the longest {:.1} s: the server makes room for sessions \
+             slowly, and the load was smaller until then. Run it twice, and take the second.",
+            banner.count,
+            banner.max_ns as f64 / 1e9
+        )
+    })
+}
+
 /// Nobody was busy: who was waited for?
 fn waiting(run: &RunResult, numbers: &Numbers, server: &str) -> (Bottleneck, Vec<String>) {
     let whole = run.phases.get(&Phase::TransactionNaive).or_else(|| run.phases.get(&Phase::Transaction));
@@ -227,7 +262,8 @@ fn waiting(run: &RunResult, numbers: &Numbers, server: &str) -> (Bottleneck, Vec
     if let Some(behind) = next_hop_behind(numbers) {
         return (Bottleneck::NextHop, vec![behind]);
     }
-    let in_flight = whole.map_or(0.0, |whole| run.emails_per_second * whole.mean_ns / 1e9);
+    // A pipelined session has the next message's envelope under way with the content before it, and is one session.
+    let in_flight = whole.map_or(0.0, |whole| run.emails_per_second * whole.mean_ns / 1e9).min(run.load.sessions as f64);
     if run.load.offered_per_second.is_none() && run.load.sessions > 0 && in_flight >= run.load.sessions as f64 * 0.7 {
         return (
             Bottleneck::Concurrency,
@@ -344,6 +380,20 @@ mod tests {
         assert!(advice.sentences[0].contains("97 % of its 1 core(s)") && advice.sentences[0].contains("12.3 us"), "{advice:?}");
         let capacity = advice.capacity.unwrap();
         assert!(capacity.messages_per_second < SampleRun::default().result().emails_per_second);
+    }
+
+    #[test]
+    fn connections_that_nobody_greets_are_a_limit_and_late_greetings_are_told() {
+        let advice = judged(|run| run.errors.add(ErrorKind::NoBanner, 50));
+        assert_eq!(advice.bottleneck, Bottleneck::Limit);
+        assert!(advice.sentences[0].contains("50 of ") && advice.sentences[0].contains("default_process_limit"), "{advice:?}");
+        let advice = judged(|run| {
+            let mut late = crate::encoded_histogram::latency_histogram();
+            late.record_n(20_000_000, 50).unwrap();
+            late.record_n(3_000_000_000, 50).unwrap();
+            run.phases.insert(Phase::Banner, crate::run_result::PhaseSummary::new(&late));
+        });
+        assert!(advice.sentences.iter().any(|text| text.contains("50 of 100") && text.contains("3.0 s")), "{advice:?}");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Scenarios: what is sent, to what kind of engine and next hop, for how long, and what must hold. TOML files, some of them built in.
 
+pub mod greeting;
 pub mod run;
 pub mod runner;
 
@@ -8,17 +9,18 @@ use std::{fmt, path::Path, str::FromStr, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    addresses::{RecipientPlan, Spread},
+    addresses::{DOMAINS_MAX, RecipientPlan, Spread},
     content::ContentKind,
     schedule::Rate,
     sink::{
         arguments::parse_flapping,
+        delay::ReplyDelay,
         fault::{Fault, Faults},
     },
     sizes::Sizes,
     source::{
         SourceOptions,
-        arguments::{Cores, parse_abort},
+        arguments::{Cores, MILLISECONDS_MAX, RECIPIENTS_MAX, SECONDS_MAX, parse_abort},
     },
     template::read_corpus,
 };
@@ -143,8 +145,10 @@ pub struct SinkPlan {
     pub fault: Vec<String>,
     /// Up and down: `UP:DOWN`, seconds.
     pub flap: Option<String>,
-    /// Every reply is held back so long, milliseconds.
-    pub delay_ms: u64,
+    /// Replies are held back so long, milliseconds: a number, or a text as `--delay-ms` takes it.
+    pub delay_ms: ReplyDelay,
+    /// A sender and recipient are answered 451 until so many seconds after they first came.
+    pub greylist_s: Option<f64>,
     /// Connections at once; further ones get 421.
     pub connections_max: Option<u64>,
     /// Octets per second that each connection is read with.
@@ -153,7 +157,15 @@ pub struct SinkPlan {
 
 impl Default for SinkPlan {
     fn default() -> SinkPlan {
-        SinkPlan { hosts: 1, fault: Vec::new(), flap: None, delay_ms: 0, connections_max: None, read_bytes_per_s: None }
+        SinkPlan {
+            hosts: 1,
+            fault: Vec::new(),
+            flap: None,
+            delay_ms: ReplyDelay::None,
+            greylist_s: None,
+            connections_max: None,
+            read_bytes_per_s: None,
+        }
     }
 }
 
@@ -223,8 +235,22 @@ impl Scenario {
 
     fn check(&self) -> Result<(), String> {
         if !(0.1..=86_400.0).contains(&self.seconds) {
-            return Err(format!("seconds = {}: a run lasts from 0.1 s to a day", self.seconds));
+            return Err(format!("seconds = {:?}: a run lasts from 0.1 s to a day", self.seconds));
         }
+        // The name is that of folders and files.
+        if self.name.is_empty()
+            || self.name.len() > 80
+            || !self.name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+            || self.name.starts_with('.')
+        {
+            return Err(format!("name = {:?}: a name has 1 to 80 letters, digits, -, _ and ., and does not begin with a dot", self.name));
+        }
+        if let Some(after) = self.engine.kill_after_s
+            && !(0.0..self.seconds).contains(&after)
+        {
+            return Err(format!("[engine] kill_after_s = {after:?}: the kill is within the {} seconds of the run", self.seconds));
+        }
+        self.expect.check().map_err(|error| format!("[expect] {error}"))?;
         for (name, load) in std::iter::once(("load", &self.load)).chain(self.background.as_ref().map(|load| ("background", load))) {
             load.check().map_err(|error| format!("[{name}] {error}"))?;
         }
@@ -237,8 +263,16 @@ impl LoadPlan {
         if self.sessions == 0 || self.recipients == 0 || self.domains == 0 {
             return Err("sessions, recipients and domains are 1 at least".into());
         }
-        if Duration::try_from_secs_f64(self.timeout_s).is_err() {
-            return Err(format!("timeout_s = {} is no time", self.timeout_s));
+        for (name, value, most) in [("recipients", self.recipients, RECIPIENTS_MAX as usize), ("domains", self.domains, DOMAINS_MAX)] {
+            if value > most {
+                return Err(format!("{name} = {value}: {most} at most"));
+            }
+        }
+        if !(self.timeout_s > 0.0 && self.timeout_s <= SECONDS_MAX) {
+            return Err(format!("timeout_s = {:?} is no time above 0", self.timeout_s));
+        }
+        if self.bytes_per_s == Some(0) || self.think_ms > MILLISECONDS_MAX {
+            return Err(format!("bytes_per_s is above 0, think_ms at most {MILLISECONDS_MAX}"));
         }
         self.abort.iter().try_for_each(|abort| parse_abort(abort).map(drop))
     }
@@ -276,11 +310,28 @@ impl LoadPlan {
     }
 }
 
+impl Expectations {
+    fn check(&self) -> Result<(), String> {
+        for (name, share) in [("error_share_max", self.error_share_max), ("duplicate_share_max", self.duplicate_share_max)] {
+            if !(0.0..=1.0).contains(&share) {
+                return Err(format!("{name} = {share:?}: a share is from 0 to 1"));
+            }
+        }
+        if !(self.messages_per_s_min >= 0.0 && self.drain_s_max >= 0.0) {
+            return Err("messages_per_s_min and drain_s_max are not below 0".into());
+        }
+        Ok(())
+    }
+}
+
 impl SinkPlan {
     /// Its faults and flapping.
     pub(crate) fn parts(&self) -> Result<(Faults, Option<crate::sink::Flapping>), String> {
         if !(1..=100).contains(&self.hosts) {
             return Err(format!("hosts = {}: there are 1 to 100", self.hosts));
+        }
+        if self.greylist_s.is_some_and(|greylist_s| !(0.0..=SECONDS_MAX).contains(&greylist_s)) || self.read_bytes_per_s == Some(0) {
+            return Err("greylist_s is a time, and read_bytes_per_s is above 0".into());
         }
         let faults: Vec<Fault> = self.fault.iter().map(|fault| fault.parse()).collect::<Result<_, _>>()?;
         Ok((Faults::new(faults), self.flap.as_deref().map(parse_flapping).transpose()?))
@@ -321,11 +372,28 @@ mod tests {
             ("[load]\nrate = \"fast\"\n", "line 5"),
             ("[load]\nsize = \"4 parsecs\"\n", "line 5"),
             ("[load]\nabort = [\"mail:2\"]\n", "[load]"),
+            ("[load]\nrecipients = 10001\n", "recipients"),
+            ("[load]\ntimeout_s = 0\n", "timeout_s"),
+            ("[load]\ntimeout_s = nan\n", "timeout_s"),
+            ("[load]\nbytes_per_s = 0\n", "bytes_per_s"),
+            // These panicked when the kill was due.
+            ("[load]\n[engine]\nkill_after_s = -1\n", "kill_after_s"),
+            ("[load]\n[engine]\nkill_after_s = nan\n", "kill_after_s"),
+            // The run was over before.
+            ("[load]\n[engine]\nkill_after_s = 2\n", "kill_after_s"),
+            ("[load]\n[expect]\nerror_share_max = -1\n", "error_share_max"),
+            ("[load]\n[expect]\ndrain_s_max = nan\n", "drain_s_max"),
             ("[load]\n[sink]\nfault = [\"x\"]\n", "[sink]"),
+            ("[load]\n[sink]\ndelay_ms = \"x\"\n", "line 6"),
+            ("[load]\n[sink]\ngreylist_s = -1\n", "greylist_s"),
             ("[load]\n[sink]\nflap = \"x\"\n", "[sink]"),
         ] {
             let error = Scenario::parse(&format!("{base}{line}"), "f").unwrap_err();
             assert!(error.contains(part), "{line}: {error}");
+        }
+        for name in ["", "../x", ".x", "a b", "a/b"] {
+            let error = Scenario::parse(&format!("name = \"{name}\"\nabout = \"y\"\nseconds = 1\n[load]\n"), "f").unwrap_err();
+            assert!(error.contains("name"), "{name}: {error}");
         }
     }
 }

@@ -9,13 +9,14 @@ use crate::{
     engine::find_binary,
     pinning,
     report::{self, html, suite::Suite},
-    run_result::{RunResult, write_whole},
+    run_result::{RunResult, check_place, write_whole},
     scenario::{
         BUILT_IN, Scenario,
+        greeting::greeting,
         runner::{self, Place, Server},
     },
     signals::StopSignal,
-    source::arguments::{Cores, parse_cores, resolve, viewer},
+    source::arguments::{Cores, check_server_pid, parse_cores, resolve, viewer},
 };
 
 /// `ringpost-load run …`
@@ -39,7 +40,7 @@ pub struct RunArguments {
     /// With --to: where that server sends what it accepts; the next hop listens there.
     #[arg(long, requires = "to", value_name = "HOST:PORT", help_heading = "Server")]
     pub next_hop: Option<String>,
-    /// With --to: its process, when it is on this machine.
+    /// With --to: its process, when it is on this machine; CPU and memory are those of it and of all processes below it.
     #[arg(long, requires = "to", help_heading = "Server")]
     pub server_pid: Option<u32>,
     /// The engine. Default: `ringpost` beside this program.
@@ -89,6 +90,10 @@ impl RunArguments {
             return Err(Failure::Data("--seconds: a run lasts from 0.1 s to a day".into()));
         }
         let place = self.place()?;
+        if let Some(folder) = &self.output {
+            std::fs::create_dir_all(folder).map_err(|error| Failure::io(folder.display(), error))?;
+            check_place(&folder.join("suite.json"))?;
+        }
         pinning::raise_open_files();
         let stop = StopSignal::listen().map_err(|error| Failure::io("signals", error))?;
         let mut results = Vec::new();
@@ -108,7 +113,6 @@ impl RunArguments {
             }
             drop(viewer);
             if let Some(folder) = &self.output {
-                std::fs::create_dir_all(folder).map_err(|error| Failure::io(folder.display(), error))?;
                 result.write(&folder.join(format!("{}.json", result.test_name)))?;
             }
             results.push(result);
@@ -126,7 +130,9 @@ impl RunArguments {
         let cores = self.cores.clone().unwrap_or(Cores(vec![last]));
         let server = match &self.to {
             Some(to) => {
-                Server::Running { to: resolve(to)?, next_hop: self.next_hop.as_deref().map(resolve).transpose()?, pid: self.server_pid }
+                check_server_pid(self.server_pid)?;
+                let (to, next_hop) = (resolve(to)?, self.next_hop.as_deref().map(resolve).transpose()?);
+                Server::Running { to, next_hop, pid: self.server_pid, banner: greeting(to)? }
             }
             None => Server::Own {
                 binary: find_binary(self.engine.as_deref()).map_err(Failure::Unavailable)?,

@@ -21,7 +21,7 @@ use crate::{
     engine::{Engine, EngineOptions, Route, version_of},
     live::{Beside, SourceRun, Viewer, add_end_to_end, run_source},
     machine::Machine,
-    process::process_use,
+    process::tree_use,
     run_result::{RunFacts, RunResult},
     scenario::Scenario,
     signals::StopSignal,
@@ -65,6 +65,8 @@ pub enum Server {
         next_hop: Option<SocketAddr>,
         /// Its process, when it is on this machine.
         pid: Option<u32>,
+        /// What it says of itself in its banner.
+        banner: String,
     },
 }
 
@@ -99,7 +101,7 @@ pub fn run(scenario: &Scenario, place: &Place, stop: &StopSignal, viewer: &mut d
     };
     let initial_metrics = under_test.counters();
     let cpu_before = under_test.cpu();
-    let server_memory_before = under_test.pid().and_then(|pid| Some(process_use(pid).ok()?.memory_bytes));
+    let server_memory_before = under_test.pid().and_then(|pid| Some(tree_use(pid).ok()?.memory_bytes));
     under_test.kill_later(scenario.engine.kill_after_s.map(|after| after * stretch));
     let pid = || under_test.pid();
     let beside = Beside { server_pid: Some(&pid), sinks: &sinks };
@@ -144,7 +146,7 @@ impl Server {
     fn version(&self) -> String {
         match self {
             Server::Own { binary, .. } => version_of(binary),
-            Server::Running { .. } => String::new(),
+            Server::Running { banner, .. } => banner.clone(),
         }
     }
 
@@ -176,7 +178,8 @@ fn start_sinks(scenario: &Scenario, place: &Place, ledger: &Path) -> Result<Vec<
         ledger: Some(ledger.to_path_buf()),
         faults,
         flapping,
-        reply_delay: Duration::from_millis(plan.delay_ms),
+        reply_delay: plan.delay_ms,
+        greylist: plan.greylist_s.map(Duration::from_secs_f64),
         connections_max: plan.connections_max,
         read_bytes_per_s: plan.read_bytes_per_s,
         ..SinkOptions::new(listen, place.cores.0[0])
@@ -245,7 +248,7 @@ impl UnderTest {
             Some(engine) => hold(engine).pid(),
             None => self.foreign_pid,
         };
-        Some(gone + process_use(pid?).ok()?.cpu)
+        Some(gone + tree_use(pid?).ok()?.cpu)
     }
 
     /// Kills it after so many seconds and starts it again.
@@ -257,7 +260,7 @@ impl UnderTest {
                 return Ok(None);
             }
             let mut engine = hold(&engine);
-            if let Some(used) = engine.pid().and_then(|pid| process_use(pid).ok()) {
+            if let Some(used) = engine.pid().and_then(|pid| tree_use(pid).ok()) {
                 *cpu_gone.lock().unwrap_or_else(PoisonError::into_inner) += used.cpu;
             }
             engine.kill()?;

@@ -17,6 +17,7 @@ use crate::{
     signals::StopSignal,
     sink::{
         Flapping, Sink, SinkOptions, SinkReport,
+        delay::{DELAY_FORM, ReplyDelay},
         fault::{FAULT_FORM, Fault, Faults},
         session::Announcement,
     },
@@ -64,11 +65,11 @@ pub struct SinkArguments {
     #[arg(long, value_name = "FILE", help_heading = "Behaviour")]
     pub down: Option<PathBuf>,
     /// Octets per second that each connection is read with.
-    #[arg(long, help_heading = "Behaviour")]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..), help_heading = "Behaviour")]
     pub read_bytes_per_s: Option<u64>,
-    /// Milliseconds that every reply is held back.
-    #[arg(long, default_value_t = 0, help_heading = "Behaviour")]
-    pub delay_ms: u64,
+    /// Milliseconds that replies are held back: 20, 5..50 or lognormal:MEDIAN:SIGMA:MOST (the last may be left out).
+    #[arg(long, default_value = "0", long_help = DELAY_FORM, help_heading = "Behaviour")]
+    pub delay_ms: ReplyDelay,
     /// Extensions that are not announced: pipelining, chunking, 8bitmime, smtputf8. May be repeated or separated by commas.
     #[arg(long, value_delimiter = ',', value_parser = ["pipelining", "chunking", "8bitmime", "smtputf8"], help_heading = "Behaviour")]
     pub without: Vec<String>,
@@ -126,7 +127,7 @@ impl SinkArguments {
             flapping: self.flap,
             down_file: self.down.clone(),
             read_bytes_per_s: self.read_bytes_per_s,
-            reply_delay: Duration::from_millis(self.delay_ms),
+            reply_delay: self.delay_ms,
             idle_timeout: Duration::from_secs(300),
             messages: self.messages,
             seed: self.seed.unwrap_or_else(Random::fresh_seed),
@@ -175,14 +176,14 @@ fn report_text(report: &SinkReport) -> String {
     ));
     report.damaged.iter().for_each(|(name, count)| lines.push(format!("damaged, {name}: {count}")));
     lines.push(format!(
-        "{} connections, at most {} at once, {} refused, {} dropped; messages per connection {:.1}, at most {}; {:.2} us of own CPU per message",
+        "{} connections, at most {} at once, {} refused, {} dropped; messages per connection {:.1}, at most {}{}",
         report.connections,
         report.concurrent_max,
         report.connections_refused,
         report.dropped,
         report.messages_per_connection_mean,
         report.messages_per_connection_max,
-        report.cpu_us_per_message
+        if report.messages > 0 { format!("; {:.2} us of own CPU per message", report.cpu_us_per_message) } else { String::new() }
     ));
     for (address, client) in &report.clients {
         lines.push(format!(

@@ -369,8 +369,9 @@ async fn speak(core: &Core, conn: Conn, deadline: &Deadline, ends: Option<Instan
             return session.messages();
         }
         if !out.is_empty() {
-            if !core.options.reply_delay.is_zero() {
-                pause(deadline, core.options.reply_delay).await;
+            let delay = core.options.reply_delay.draw(&mut core.desk.borrow_mut().random);
+            if let Some(delay) = delay {
+                pause(deadline, delay).await;
             }
             if conn.send(std::mem::replace(&mut out, core.ring.take_vec())).is_err() {
                 return session.messages();

@@ -5,6 +5,7 @@
 
 pub mod arguments;
 mod core;
+pub mod delay;
 pub mod fault;
 pub mod session;
 pub mod terminator;
@@ -34,7 +35,7 @@ use serde::Serialize;
 use crate::{
     parts::{CorePart, PartReceiver, channel},
     random::Random,
-    sink::{core::Clients, fault::Faults, session::Announcement, verify::Damage},
+    sink::{core::Clients, delay::ReplyDelay, fault::Faults, session::Announcement, verify::Damage},
     source::SourceError,
 };
 
@@ -78,8 +79,8 @@ pub struct SinkOptions {
     pub down_file: Option<PathBuf>,
     /// Octets per second that a connection is read with.
     pub read_bytes_per_s: Option<u64>,
-    /// How long every reply is held back.
-    pub reply_delay: Duration,
+    /// How long replies are held back.
+    pub reply_delay: ReplyDelay,
     /// A connection that says nothing for so long is closed.
     pub idle_timeout: Duration,
     /// Ends after so many messages.
@@ -103,7 +104,7 @@ impl SinkOptions {
             flapping: None,
             down_file: None,
             read_bytes_per_s: None,
-            reply_delay: Duration::ZERO,
+            reply_delay: ReplyDelay::None,
             idle_timeout: Duration::from_secs(300),
             messages: None,
             seed: Random::fresh_seed(),

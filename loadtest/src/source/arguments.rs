@@ -17,13 +17,13 @@ use crate::{
     machine::Machine,
     phase::Phase,
     pinning,
-    process::process_use,
+    process::tree_use,
     random::Random,
-    run_result::{Load, RunFacts, RunResult},
+    run_result::{Load, RunFacts, RunResult, check_place},
     schedule::{RATE_FORM, Rate, Schedule},
     signals::StopSignal,
     sizes::{SIZES_FORM, Sizes},
-    source::{SourceError, SourceOptions, host::Stage},
+    source::{CoreReport, SourceError, SourceOptions, host::Stage},
     template::{Template, read_corpus},
     tui::Tui,
 };
@@ -71,16 +71,16 @@ pub struct SourceArguments {
     #[arg(long, help_heading = "Load")]
     pub lmtp: bool,
     /// Pause of a session between two messages, milliseconds.
-    #[arg(long, default_value_t = 0, help_heading = "Load")]
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=MILLISECONDS_MAX), help_heading = "Load")]
     pub think_ms: u64,
     /// Octets per second that a session sends: slow senders.
-    #[arg(long, help_heading = "Load")]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..), help_heading = "Load")]
     pub bytes_per_s: Option<u64>,
     /// Give sessions up: STAGE:PROBABILITY with banner, ehlo, mail, rcpt, data, content or dot. May be repeated.
     #[arg(long, value_parser = parse_abort, help_heading = "Load")]
     pub abort: Vec<(Stage, f64)>,
     /// Recipients of each message.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000), help_heading = "Addresses")]
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=RECIPIENTS_MAX), help_heading = "Addresses")]
     pub recipients: u32,
     /// Domains they are spread over: d0.DOMAIN, d1.DOMAIN …; with one, DOMAIN itself.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=DOMAINS_MAX as i64), help_heading = "Addresses")]
@@ -89,13 +89,13 @@ pub struct SourceArguments {
     #[arg(long, default_value = "uniform", help_heading = "Addresses")]
     pub spread: Spread,
     /// Domain of the recipients.
-    #[arg(long, default_value = "load.test", help_heading = "Addresses")]
+    #[arg(long, default_value = "load.test", value_parser = parse_domain, help_heading = "Addresses")]
     pub domain: String,
-    /// Sender of all messages.
-    #[arg(long, default_value = "sender@load.test", help_heading = "Addresses")]
+    /// Sender of all messages; an empty one is the null reverse-path of bounces.
+    #[arg(long, default_value = "sender@load.test", value_parser = parse_path, help_heading = "Addresses")]
     pub sender: String,
     /// Name in EHLO.
-    #[arg(long, default_value = "source.load.test", help_heading = "Addresses")]
+    #[arg(long, default_value = "source.load.test", value_parser = parse_domain, help_heading = "Addresses")]
     pub hello: String,
     /// Local addresses that connections take in turn: more ports, more clients. May be repeated or separated by commas.
     #[arg(long, value_delimiter = ',', help_heading = "Addresses")]
@@ -121,7 +121,7 @@ pub struct SourceArguments {
     /// How long a connection or a reply is waited for, seconds.
     #[arg(long, default_value_t = 60.0, help_heading = "Results")]
     pub timeout: f64,
-    /// Process of the server, when it is on this machine: its CPU and memory are measured.
+    /// Process of the server, when it is on this machine: CPU and memory of it and of all processes below it are measured.
     #[arg(long, help_heading = "Results")]
     pub server_pid: Option<u32>,
     /// Name in the result.
@@ -144,6 +144,12 @@ pub struct SourceArguments {
     pub tui: bool,
 }
 
+/// Recipients of a message.
+pub const RECIPIENTS_MAX: i64 = 10_000;
+
+/// A pause in milliseconds that nobody means: ten days.
+pub const MILLISECONDS_MAX: u64 = 864_000_000;
+
 /// Cores as an argument: clap takes a list type of its own for one value.
 #[derive(Debug, Clone)]
 pub struct Cores(pub Vec<usize>);
@@ -151,6 +157,33 @@ pub struct Cores(pub Vec<usize>);
 /// Reads cores for clap.
 pub fn parse_cores(text: &str) -> Result<Cores, String> {
     pinning::parse_cores(text).map(Cores)
+}
+
+/// Reads a domain for clap: what may stand in a command without ending it (RFC 5321 4.1.2), address literals included.
+fn parse_domain(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.len() > 255 {
+        return Err("a domain has 1 to 255 octets".into());
+    }
+    parse_path(text)
+}
+
+/// Reads an address for clap. Odd ones are wanted in tests; what would end the command or leave the brackets is not.
+fn parse_path(text: &str) -> Result<String, String> {
+    match text.chars().find(|&c| c.is_control() || c.is_whitespace() || matches!(c, '<' | '>')) {
+        Some(c) => Err(format!("{c:?} cannot stand in a command's argument (RFC 5321 4.1.2)")),
+        None => Ok(text.to_owned()),
+    }
+}
+
+/// Refuses a process that is not there, before a run that would not measure it.
+///
+/// # Errors
+/// [`Failure::Data`] with its number.
+pub fn check_server_pid(pid: Option<u32>) -> Result<(), Failure> {
+    match pid.map(|pid| (pid, tree_use(pid))) {
+        Some((pid, Err(error))) => Err(Failure::Data(format!("--server-pid {pid}: {error}"))),
+        _ => Ok(()),
+    }
 }
 
 /// Reads `STAGE:PROBABILITY`.
@@ -169,9 +202,18 @@ pub fn resolve(host_port: &str) -> Result<SocketAddr, Failure> {
     host_port.to_socket_addrs().map_err(|error| wrong(&error))?.next().ok_or_else(|| wrong(&"no address"))
 }
 
+/// Ten years: nothing here is meant to last longer, and clocks can still add it.
+pub const SECONDS_MAX: f64 = 315_576_000.0;
+
 /// Seconds from a command line; refuses what is no time.
 pub fn seconds(number: f64, what: &str) -> Result<Duration, Failure> {
-    Duration::try_from_secs_f64(number).map_err(|_| Failure::Data(format!("{what}: {number} is no number of seconds")))
+    let length = Duration::try_from_secs_f64(number).ok().filter(|length| length.as_secs_f64() <= SECONDS_MAX);
+    length.ok_or_else(|| Failure::Data(format!("{what}: {number:?} is no number of seconds up to {SECONDS_MAX:?}")))
+}
+
+/// Refuses a time of nothing.
+fn above_zero(time: Duration) -> Result<Duration, Failure> {
+    if time.is_zero() { Err(Failure::Data("--timeout: nothing answers in no time; it is above 0".into())) } else { Ok(time) }
 }
 
 /// The core for a generator that was not told one: the last allowed, as servers begin with the first.
@@ -255,7 +297,7 @@ impl SourceArguments {
             aborts: self.abort.clone(),
             ledger: self.ledger.clone(),
             seed: self.seed.unwrap_or_else(Random::fresh_seed),
-            timeout: seconds(self.timeout, "--timeout")?,
+            timeout: seconds(self.timeout, "--timeout").and_then(above_zero)?,
             drain: Duration::from_secs(30),
         })
     }
@@ -266,10 +308,13 @@ impl SourceArguments {
     /// What makes a run impossible.
     pub fn run(&self) -> Result<u8, Failure> {
         let options = self.options()?;
+        check_server_pid(self.server_pid)?;
+        self.output.as_deref().map_or(Ok(()), check_place)?;
+        let machine = Machine::observe(Path::new("."), "");
         pinning::raise_open_files();
         let stop = StopSignal::listen().map_err(|error| Failure::io("signals", error))?;
         let mut viewer = viewer(&self.name, self.tui, self.live, self.quiet || self.json)?;
-        let server_memory_before = self.server_pid.and_then(|pid| Some(process_use(pid).ok()?.memory_bytes));
+        let server_memory_before = self.server_pid.and_then(|pid| Some(tree_use(pid).ok()?.memory_bytes));
         let server_pid = || self.server_pid;
         let beside = Beside { server_pid: Some(&server_pid), sinks: &[] };
         let run = run_source(options.clone(), beside, &stop, &mut *viewer)?;
@@ -279,18 +324,20 @@ impl SourceArguments {
         } else {
             say(&summary_text(&options, &run))?;
         }
-        let well = run.report.acknowledged > 0 && run.report.acknowledged == run.report.settled;
+        let well = run.report.acknowledged > 0 && run.report.acknowledged == run.report.settled && run.report.ungreeted == 0;
         if let Some(path) = &self.output {
-            self.result(&options, run, server_memory_before).write(path)?;
+            self.result(&options, run, server_memory_before, machine).write(path)?;
         }
         Ok(if well { EXIT_OK } else { EXIT_NEGATIVE })
     }
 
-    fn result(&self, options: &SourceOptions, run: SourceRun, server_memory_before: Option<u64>) -> RunResult {
-        let failures = match run.report.settled - run.report.acknowledged {
-            0 => Vec::new(),
-            failed => vec![format!("{failed} messages were not acknowledged")],
-        };
+    fn result(&self, options: &SourceOptions, run: SourceRun, server_memory_before: Option<u64>, machine: Machine) -> RunResult {
+        let failed = run.report.settled - run.report.acknowledged;
+        let mut failures = Vec::new();
+        if failed > 0 {
+            failures.push(format!("{failed} messages were not acknowledged"));
+        }
+        failures.extend(ungreeted_text(&run.report));
         let facts = RunFacts {
             test_name: self.name.clone(),
             started: run.started,
@@ -302,7 +349,7 @@ impl SourceArguments {
             final_metrics: Default::default(),
             server_cpu_s: None,
             server_memory_before,
-            machine: Machine::observe(Path::new("."), ""),
+            machine,
         };
         RunResult::new(run.measurement, facts)
     }
@@ -323,8 +370,20 @@ pub fn load_of(options: &SourceOptions) -> Load {
     }
 }
 
-fn cpu_us_per_message(run: &SourceRun) -> f64 {
-    run.report.cpu.as_secs_f64() * 1e6 / run.report.acknowledged.max(1) as f64
+/// Nothing where nothing was acknowledged: there is no message to share the CPU.
+fn cpu_us_per_message(run: &SourceRun) -> Option<f64> {
+    (run.report.acknowledged > 0).then(|| run.report.cpu.as_secs_f64() * 1e6 / run.report.acknowledged as f64)
+}
+
+/// A sentence where the server left connections without a banner.
+pub fn ungreeted_text(report: &CoreReport) -> Option<String> {
+    (report.ungreeted > 0).then(|| {
+        format!(
+            "{} connections were taken by the server's kernel and never greeted, so that fewer sessions than asked for carried the load: \
+             raise the server's limit of processes or threads (Postfix: default_process_limit), or ask for fewer sessions",
+            report.ungreeted
+        )
+    })
 }
 
 /// A run as one JSON object.
@@ -344,7 +403,7 @@ pub fn summary(options: &SourceOptions, run: &SourceRun) -> serde_json::Value {
         .collect();
     json!({
         "acknowledged": report.acknowledged, "refused": report.refused, "unknown": report.unknown, "unsent": report.unsent,
-        "never_begun": report.never_begun, "seconds": lasted, "messages_per_second": report.acknowledged as f64 / lasted.max(1e-9),
+        "never_begun": report.never_begun, "ungreeted": report.ungreeted, "seconds": lasted, "messages_per_second": report.acknowledged as f64 / lasted.max(1e-9),
         "own_cpu_us_per_message": cpu_us_per_message(run), "own_cpu_seconds": report.cpu.as_secs_f64(),
         "errors": totals.errors, "last_trouble": report.last_trouble, "seed": options.seed,
         "run": format!("{:016x}", run.run), "phases": phases,
@@ -357,21 +416,26 @@ fn summary_text(options: &SourceOptions, run: &SourceRun) -> String {
     let lasted = report.lasted.as_secs_f64();
     let mut lines = Vec::new();
     lines.push(format!(
-        "acknowledged {} in {lasted:.2} s: {:.0} messages/s, {:.1} MiB/s, {:.2} us of own CPU per message; seed {}",
+        "acknowledged {} in {lasted:.2} s: {:.0} messages/s, {:.1} MiB/s{}; seed {}",
         report.acknowledged,
         report.acknowledged as f64 / lasted.max(1e-9),
         totals.acknowledged_bytes as f64 / f64::from(1 << 20) / lasted.max(1e-9),
-        cpu_us_per_message(run),
+        cpu_us_per_message(run).map_or_else(String::new, |cost| format!(", {cost:.2} us of own CPU per message")),
         options.seed,
     ));
+    lines.extend(ungreeted_text(report));
     if report.settled > report.acknowledged || report.never_begun > 0 {
         lines.push(format!(
             "refused {}, unknown {} (the connection ended before the reply), unsent {}, never begun {}",
             report.refused, report.unknown, report.unsent, report.never_begun
         ));
     }
-    lines
-        .push(format!("{:<20}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}", "phase", "count", "p50", "p90", "p99", "p99.9", "p99.99", "max"));
+    if Phase::ALL.into_iter().any(|phase| !totals.histogram(phase).is_empty()) {
+        lines.push(format!(
+            "{:<20}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}",
+            "phase", "count", "p50", "p90", "p99", "p99.9", "p99.99", "max"
+        ));
+    }
     for phase in Phase::ALL {
         let latency = totals.histogram(phase);
         if !latency.is_empty() {

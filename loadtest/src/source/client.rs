@@ -55,6 +55,16 @@ impl Client {
         self.greeted && self.asked.is_empty() && self.open.is_empty() && self.left != Some(0)
     }
 
+    /// Has it waited for its banner since it was connected?
+    pub fn awaits_banner(&self) -> bool {
+        matches!(self.asked.front(), Some((Asked::Banner, _)))
+    }
+
+    /// The reply that is waited for, in words.
+    pub fn awaited(&self) -> &'static str {
+        self.asked.front().map_or("nothing", |(asked, _)| asked.reply_name())
+    }
+
     /// Has it sent all it may, and stays?
     pub fn lingers(&self) -> bool {
         self.greeted && self.left == Some(0) && self.asked.is_empty() && self.open.is_empty()
@@ -225,7 +235,7 @@ impl Client {
                 let transaction = self.open.front_mut().expect("MAIL opened it");
                 transaction.mail_taken = good;
                 if !good {
-                    transaction.refused.get_or_insert((Stage::Mail, code));
+                    transaction.refuse(Stage::Mail, code, line);
                 }
                 if host.gives_up(Stage::Mail) {
                     return Ok(Flow::GiveUp);
@@ -244,7 +254,7 @@ impl Client {
                 if good {
                     transaction.recipients_taken += 1;
                 } else {
-                    transaction.refused.get_or_insert((Stage::Rcpt, code));
+                    transaction.refuse(Stage::Rcpt, code, line);
                 }
                 if host.gives_up(Stage::Rcpt) {
                     return Ok(Flow::GiveUp);
@@ -269,7 +279,7 @@ impl Client {
                 }
                 let transaction = self.open.front_mut().expect("MAIL opened it");
                 if code / 100 != 3 {
-                    transaction.refused.get_or_insert((Stage::Data, code));
+                    transaction.refuse(Stage::Data, code, line);
                     self.refused(script, line, now, host, out);
                 } else if transaction.recipients_taken == 0 {
                     // RFC 2920 3.1: a client that got 354 though all recipients were refused sends a lone dot.
@@ -420,7 +430,7 @@ impl Client {
             transaction.replies_left -= 1;
             transaction.delivered += u32::from(good);
             if !good {
-                transaction.refused.get_or_insert((Stage::Dot, code));
+                transaction.refuse(Stage::Dot, code, line);
             }
             if transaction.replies_left > 0 {
                 self.asked.push_front((Asked::Dot, since));
@@ -433,10 +443,11 @@ impl Client {
         let outcome = if (good && !script.lmtp) || (script.lmtp && transaction.delivered > 0) {
             Outcome::Accepted { recipients: accepted }
         } else {
-            let (stage, code) = transaction.refused.unwrap_or((Stage::Dot, code));
+            let (stage, code) = transaction.refused.as_ref().map_or((Stage::Dot, code), |first| (first.stage, first.code));
             Outcome::Refused { stage, code }
         };
-        host.settle(&transaction.job, transaction.sent.as_ref(), outcome, line, now);
+        let decided = if matches!(outcome, Outcome::Refused { .. }) { transaction.decided(line) } else { line };
+        host.settle(&transaction.job, transaction.sent.as_ref(), outcome, decided, now);
         if self.open.is_empty() && self.asked.is_empty() {
             if self.chunking && !good {
                 // RFC 3030 2: after a refused BDAT the envelope is there until RSET.
@@ -451,8 +462,8 @@ impl Client {
     /// The message at the front was refused before its content.
     fn refused(&mut self, script: &Script, line: &[u8], now: Instant, host: &mut impl Host, out: &mut Outbox) {
         let transaction = self.open.pop_front().expect("a refusal is about a message");
-        let (stage, code) = transaction.refused.unwrap_or((Stage::Data, 554));
-        host.settle(&transaction.job, transaction.sent.as_ref(), Outcome::Refused { stage, code }, line, now);
+        let (stage, code) = transaction.refused.as_ref().map_or((Stage::Data, 554), |first| (first.stage, first.code));
+        host.settle(&transaction.job, transaction.sent.as_ref(), Outcome::Refused { stage, code }, transaction.decided(line), now);
         if transaction.mail_taken {
             // The server may still hold the envelope.
             self.ask(Asked::Rset, b"RSET\r\n", now, out);

@@ -24,7 +24,7 @@ use crate::{
     random::Random,
     schedule::Schedule,
     source::{
-        CoreReport, SourceError, SourceOptions,
+        CoreReport, GREETING_PATIENCE, SourceError, SourceOptions,
         clock::Clock,
         connect_gate::ConnectGate,
         control::{Control, Progress},
@@ -92,7 +92,7 @@ pub(super) struct Desk {
     ledger: LedgerWriter,
     random: Random,
     aborts: Vec<(Stage, f64)>,
-    report: CoreReport,
+    pub(super) report: CoreReport,
     progress: Arc<Progress>,
     clock: Clock,
     /// Closed loop: messages still to be begun; none: no limit.
@@ -368,6 +368,22 @@ impl Core {
         lasted >= duration && (!waiting || lasted >= duration + self.options.drain)
     }
 
+    /// All messages have ended: what still waits for its banner would carry none. Lingering connections stay.
+    fn is_done(&self) -> bool {
+        let desk = self.desk.borrow();
+        !self.script.linger && desk.in_flight == 0 && desk.is_exhausted()
+    }
+
+    /// A load without an end in time would knock at a dead server's door for ever.
+    fn finds_nobody(&self, lasted: Duration) -> bool {
+        let desk = self.desk.borrow();
+        self.options.duration.is_none()
+            && lasted >= self.options.timeout
+            && desk.report.settled == 0
+            && desk.in_flight == 0
+            && desk.progress.broken() > 0
+    }
+
     fn close(&self, now: Instant, stopped: bool) {
         let mut desk = self.desk.borrow_mut();
         desk.closed = true;
@@ -378,6 +394,11 @@ impl Core {
         drop(desk);
         self.end_waits(now + self.options.drain);
         self.wake_all();
+    }
+
+    /// How long a connection waits for its banner before that is counted against the server at the end of the load.
+    pub(super) fn greeting_patience(&self) -> Duration {
+        self.options.duration.map_or(GREETING_PATIENCE, |duration| GREETING_PATIENCE.min(duration / 2))
     }
 
     /// Lets nobody wait for longer than until then.
@@ -443,7 +464,7 @@ async fn supervise(core: &Rc<Core>, control: &Control, parts: &PartSender, began
         let late = core.options.duration.is_some_and(|duration| core.is_over(now - began, duration));
         let stopped = control.stop.load(Relaxed);
         core.obey(control, now);
-        if closed_at.is_none() && (late || stopped || core.desk.borrow().closed) {
+        if closed_at.is_none() && (late || stopped || core.desk.borrow().closed || core.is_done() || core.finds_nobody(now - began)) {
             closed_at = Some(now);
             core.close(now, stopped);
         }

@@ -42,6 +42,9 @@ use crate::{
 /// Sessions of one core at most: each has a descriptor and some memory.
 pub const SESSIONS_MAX: usize = 500_000;
 
+/// A banner that takes longer is no matter of load any more: nobody is there to say it. Of a short run half its length counts.
+pub const GREETING_PATIENCE: Duration = Duration::from_secs(1);
+
 /// What a load consists of.
 #[derive(Debug, Clone)]
 pub struct SourceOptions {
@@ -167,6 +170,8 @@ pub struct CoreReport {
     pub refused: u64,
     /// Messages that were due but never taken, because all sessions were busy until the end.
     pub never_begun: u64,
+    /// Connections without a banner when the load was over, though they had waited for [`GREETING_PATIENCE`] at least.
+    pub ungreeted: u64,
     /// CPU time of its thread.
     pub cpu: Duration,
     /// From the start of the run to the last message that ended.
@@ -183,6 +188,7 @@ impl CoreReport {
         self.unsent += other.unsent;
         self.refused += other.refused;
         self.never_begun += other.never_begun;
+        self.ungreeted += other.ungreeted;
         self.cpu += other.cpu;
         self.lasted = self.lasted.max(other.lasted);
         self.last_trouble = other.last_trouble.or(self.last_trouble.take());

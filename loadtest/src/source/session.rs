@@ -52,6 +52,8 @@ enum Event {
     /// Connections are not wanted for now.
     Held,
     TimedOut,
+    /// The load is over, and nobody has said a word on this connection.
+    Ungreeted,
     Failed(io::Error),
 }
 
@@ -126,12 +128,20 @@ async fn connection(core: &Rc<Core>, index: usize, address: Option<IpAddr>, dead
     }
     let began = Instant::now();
     deadline.set(began + core.options.timeout);
-    let connected = connect(&core.ring, core.options.to, address, deadline).await;
+    let connected = connect_or_over(core, index, address, deadline).await;
     let turn = core.options.gently.then_some(turn);
     let now = Instant::now();
     let conn = match connected {
         Ok(conn) => conn,
         Err(_) if core.held.get() => return End::Well,
+        Err(error) if core.desk.borrow().closed && error.kind() == io::ErrorKind::Interrupted => {
+            let waited = now - began;
+            if waited >= core.greeting_patience() {
+                let text = || format!("connect to {}: no connection in {:.1} s", core.options.to, waited.as_secs_f64());
+                core.desk.borrow_mut().trouble(ErrorKind::ConnectTimeout, text);
+            }
+            return End::Well;
+        }
         Err(error) => {
             core.desk.borrow_mut().trouble(ErrorKind::from(&error), || format!("connect to {}: {error}", core.options.to));
             return End::Badly;
@@ -147,6 +157,20 @@ async fn connection(core: &Rc<Core>, index: usize, address: Option<IpAddr>, dead
     end
 }
 
+/// Connects, until the deadline or the end of the load: then [`io::ErrorKind::Interrupted`].
+async fn connect_or_over(core: &Core, index: usize, from: Option<IpAddr>, deadline: &Deadline) -> io::Result<Conn> {
+    let mut connecting = std::pin::pin!(connect(&core.ring, core.options.to, from, deadline));
+    poll_fn(|cx| match connecting.as_mut().poll(cx) {
+        Poll::Ready(outcome) => Poll::Ready(outcome),
+        Poll::Pending if core.desk.borrow().closed => Poll::Ready(Err(io::ErrorKind::Interrupted.into())),
+        Poll::Pending => {
+            core.keep(index, cx.waker());
+            Poll::Pending
+        }
+    })
+    .await
+}
+
 /// Connects, until the deadline.
 pub(crate) async fn connect(ring: &Ring, to: SocketAddr, from: Option<IpAddr>, deadline: &Deadline) -> io::Result<Conn> {
     let mut connecting = std::pin::pin!(ring.connect(to, from));
@@ -160,6 +184,7 @@ pub(crate) async fn connect(ring: &Ring, to: SocketAddr, from: Option<IpAddr>, d
 
 /// `turn` is given back when the peer has spoken.
 async fn speak(core: &Rc<Core>, index: usize, conn: &Conn, client: &mut Client, mut turn: Option<Inside<'_>>, deadline: &Deadline) -> End {
+    let connected = Instant::now();
     loop {
         deadline.set(Instant::now() + core.options.timeout);
         let event = next_event(core, index, conn, client, deadline).await;
@@ -177,8 +202,7 @@ async fn speak(core: &Rc<Core>, index: usize, conn: &Conn, client: &mut Client, 
             }
             Event::Due => {
                 if !core.options.think.is_zero() {
-                    deadline.set(Instant::now() + core.options.think);
-                    deadline.expired().await;
+                    think(core, index, deadline).await;
                 }
                 let now = Instant::now();
                 deadline.set(now + core.options.timeout);
@@ -194,11 +218,27 @@ async fn speak(core: &Rc<Core>, index: usize, conn: &Conn, client: &mut Client, 
             }
             Event::Held => return End::Well,
             Event::TimedOut => {
-                core.desk.borrow_mut().trouble(ErrorKind::ReplyTimeout, || "no reply in time".into());
+                let waited = connected.elapsed();
+                let mut desk = core.desk.borrow_mut();
+                if client.awaits_banner() {
+                    desk.report.ungreeted += 1;
+                    desk.trouble(ErrorKind::NoBanner, || no_banner(waited));
+                } else {
+                    desk.trouble(ErrorKind::ReplyTimeout, || format!("{} did not come in time", client.awaited()));
+                }
                 return End::Badly;
             }
+            Event::Ungreeted => {
+                let waited = connected.elapsed();
+                if waited >= core.greeting_patience() {
+                    let mut desk = core.desk.borrow_mut();
+                    desk.report.ungreeted += 1;
+                    desk.trouble(ErrorKind::NoBanner, || no_banner(waited));
+                }
+                return End::Well;
+            }
             Event::Failed(error) => {
-                core.desk.borrow_mut().trouble(ErrorKind::from(&error), || format!("reading: {error}"));
+                core.desk.borrow_mut().trouble(ErrorKind::from(&error), || format!("while waiting for {}: {error}", client.awaited()));
                 return End::Badly;
             }
         };
@@ -228,6 +268,28 @@ async fn speak(core: &Rc<Core>, index: usize, conn: &Conn, client: &mut Client, 
     }
 }
 
+/// Lets the pause between two messages pass, or the load end.
+async fn think(core: &Core, index: usize, deadline: &Deadline) {
+    deadline.set(Instant::now() + core.options.think);
+    poll_fn(|cx| {
+        if core.desk.borrow().closed || core.held.get() {
+            return Poll::Ready(());
+        }
+        core.keep(index, cx.waker());
+        deadline.poll_expired(cx)
+    })
+    .await;
+}
+
+/// What a connection without banner means; it is the server's limit more often than its end.
+fn no_banner(waited: Duration) -> String {
+    format!(
+        "no banner in {:.1} s: the server's kernel took the connection, and none of its processes did: a limit of processes or threads \
+         (Postfix: default_process_limit), or they start slowly",
+        waited.as_secs_f64()
+    )
+}
+
 async fn next_event(core: &Core, index: usize, conn: &Conn, client: &Client, deadline: &Deadline) -> Event {
     let (rests, lingers) = (client.rests(), client.lingers());
     poll_fn(|cx| {
@@ -243,6 +305,12 @@ async fn next_event(core: &Core, index: usize, conn: &Conn, client: &Client, dea
         if lingers {
             core.keep(index, cx.waker());
             return if core.desk.borrow().closed { Poll::Ready(Event::Exhausted) } else { Poll::Pending };
+        }
+        if client.awaits_banner() {
+            if core.desk.borrow().closed {
+                return Poll::Ready(Event::Ungreeted);
+            }
+            core.keep(index, cx.waker());
         }
         if !rests {
             return deadline.poll_expired(cx).map(|()| Event::TimedOut);

@@ -20,6 +20,20 @@ pub(super) enum Asked {
 }
 
 impl Asked {
+    /// The reply, as errors name it.
+    pub(super) fn reply_name(self) -> &'static str {
+        match self {
+            Asked::Banner => "the banner",
+            Asked::Hello => "the reply to EHLO",
+            Asked::Mail => "the reply to MAIL",
+            Asked::Rcpt => "the reply to RCPT",
+            Asked::Data => "the reply to DATA",
+            Asked::Dot | Asked::LoneDot => "the reply to the content",
+            Asked::Rset => "the reply to RSET",
+            Asked::Quit => "the reply to QUIT",
+        }
+    }
+
     pub(super) fn stage(self) -> Stage {
         match self {
             Asked::Banner => Stage::Banner,
@@ -46,6 +60,27 @@ pub(super) struct Transaction {
     pub(super) delivered: u32,
     /// LMTP: replies after the dot still to come.
     pub(super) replies_left: u32,
-    /// The first refusal.
-    pub(super) refused: Option<(Stage, u16)>,
+    /// The first refusal; what comes behind it, such as a 503 to DATA, only follows from it.
+    pub(super) refused: Option<Refusal>,
+}
+
+/// A reply that decided against a message.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub(super) stage: Stage,
+    pub(super) code: u16,
+    /// Its last line.
+    line: Vec<u8>,
+}
+
+impl Transaction {
+    /// Keeps the first refusal.
+    pub(super) fn refuse(&mut self, stage: Stage, code: u16, line: &[u8]) {
+        self.refused.get_or_insert_with(|| Refusal { stage, code, line: line.to_vec() });
+    }
+
+    /// The line that decided against it: that of the first refusal, or the one just read.
+    pub(super) fn decided<'a>(&'a self, line: &'a [u8]) -> &'a [u8] {
+        self.refused.as_ref().map_or(line, |first| &first.line)
+    }
 }
