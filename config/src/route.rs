@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use toml::de::DeValue;
@@ -9,6 +10,7 @@ use toml::de::DeValue;
 use crate::choice::refuse;
 use crate::delivery::MESSAGES_PER_CONNECTION_MAX;
 use crate::destination_policy::{CONNECTIONS_MAX, DestinationPolicy, PolicyOverrides};
+use crate::mailboxes::{StoreAddress, read_maildir, read_stores};
 use crate::name::{compare, parse_domain};
 use crate::queue::RetryOverrides;
 use crate::section::Section;
@@ -41,6 +43,16 @@ pub enum Via {
         /// Address and port of each next hop.
         hosts: Vec<SocketAddr>,
     },
+    /// To the first of these stores of mailboxes that answers, by LMTP (RFC 2033); at least one.
+    Lmtp {
+        /// Where each listens.
+        hosts: Vec<StoreAddress>,
+    },
+    /// Into maildirs.
+    Maildir {
+        /// Of each recipient's, with `{local}` and `{domain}` in it.
+        path: PathBuf,
+    },
     /// Accepted and thrown away.
     Discard,
     /// Kept in the queue while the route says so.
@@ -52,6 +64,8 @@ impl Via {
     pub fn as_str(&self) -> &'static str {
         match self {
             Via::Smarthost { .. } => "smarthost",
+            Via::Lmtp { .. } => "lmtp",
+            Via::Maildir { .. } => "maildir",
             Via::Discard => "discard",
             Via::Hold => "hold",
         }
@@ -77,7 +91,7 @@ impl Route {
 
     /// Mail of this route leaves over connections.
     pub(crate) fn is_over_network(&self) -> bool {
-        matches!(self.via, Via::Smarthost { .. })
+        matches!(self.via, Via::Smarthost { .. } | Via::Lmtp { .. } | Via::Maildir { .. })
     }
 
     /// Connections to one destination of this route, over all shards.
@@ -104,7 +118,7 @@ impl Route {
             section.refuse("domain", "names no domain: write for instance domain = \"*\"");
         }
         if !section.has("via") {
-            section.refuse("via", "is missing: write via = \"smarthost\" or \"discard\" or \"hold\"");
+            section.refuse("via", "is missing: write via = \"smarthost\", \"lmtp\", \"maildir\", \"discard\" or \"hold\"");
         }
         let word: Option<ViaWord> = section.optional("via");
         let via = Route::read_via(&mut section, word);
@@ -121,8 +135,16 @@ impl Route {
     }
 
     fn read_via(section: &mut Section<'_, '_>, word: Option<ViaWord>) -> Option<Via> {
+        let path = section.optional("path");
+        if path.is_some() && word.is_some_and(|word| word != ViaWord::Maildir) {
+            section.refuse("path", "is used by via = \"maildir\" only");
+        }
+        if word == Some(ViaWord::Lmtp) {
+            return read_stores(section).map(|hosts| Via::Lmtp { hosts });
+        }
         let hosts = section.list("hosts", parse_host);
         match word? {
+            ViaWord::Maildir if hosts.is_none() => read_maildir(section, path).map(|path| Via::Maildir { path }),
             ViaWord::Smarthost => {
                 match &hosts {
                     None => section.refuse("hosts", "is missing: via = \"smarthost\" needs hosts = [\"192.0.2.1:25\"]"),
@@ -141,11 +163,15 @@ impl Route {
                 hosts.map(|hosts| Via::Smarthost { hosts })
             }
             word => {
-                let via = if word == ViaWord::Discard { Via::Discard } else { Via::Hold };
                 if hosts.is_some() {
-                    section.refuse("hosts", format!("is not used by via = \"{}\": only smarthost has hosts", via.as_str()));
+                    let via = match word {
+                        ViaWord::Maildir => "maildir",
+                        ViaWord::Discard => "discard",
+                        _ => "hold",
+                    };
+                    section.refuse("hosts", format!("is not used by via = \"{via}\": only smarthost and lmtp have hosts"));
                 }
-                Some(via)
+                Some(if word == ViaWord::Discard { Via::Discard } else { Via::Hold })
             }
         }
     }
@@ -155,18 +181,22 @@ impl Route {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum ViaWord {
     Smarthost,
+    Lmtp,
+    Maildir,
     Discard,
     Hold,
 }
 
 impl Setting for ViaWord {
     fn read(value: &DeValue<'_>) -> Result<ViaWord, String> {
-        const NOW: [&str; 3] = ["smarthost", "discard", "hold"];
+        const NOW: [&str; 5] = ["smarthost", "lmtp", "maildir", "discard", "hold"];
         match text(value, "a word in quotes")? {
             "smarthost" => Ok(ViaWord::Smarthost),
+            "lmtp" => Ok(ViaWord::Lmtp),
+            "maildir" => Ok(ViaWord::Maildir),
             "discard" => Ok(ViaWord::Discard),
             "hold" => Ok(ViaWord::Hold),
-            "mx" | "lmtp" | "maildir" => Err(format!("comes with a later version: now write \"{}\"", NOW.join("\" or \""))),
+            "mx" => Err(format!("comes with a later version: now write \"{}\"", NOW.join("\" or \""))),
             word => Err(refuse(word, &NOW)),
         }
     }

@@ -70,7 +70,7 @@ impl<'t> Document<'t> {
     }
 
     /// A path of the file: relative ones start at the config file's folder.
-    fn resolve(&self, path: &str) -> PathBuf {
+    fn resolve(&self, path: impl AsRef<Path>) -> PathBuf {
         let source = self.source.borrow();
         source.path().parent().unwrap_or(Path::new("")).join(path)
     }
@@ -199,6 +199,11 @@ impl<'d, 't> Section<'d, 't> {
             path = default.to_owned();
         }
         self.document.resolve(&path)
+    }
+
+    /// This path, a relative one from the config file's folder.
+    pub(crate) fn resolved(&self, path: &Path) -> PathBuf {
+        self.document.resolve(path)
     }
 
     /// A list; each wrong element is an error of its own. None when the key is absent.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ringpost_config::{
     BareNewline, ByteRate, ByteSize, Config, CoordinatorCore, Cores, DEFAULT_TOML, IoWq, LogFormat, LogLevel, MailLog, MailOutput,
-    OnDiskFailure, Percent, Smt, TextLine, Via,
+    OnDiskFailure, Percent, Smt, StoreAddress, TextLine, Via,
 };
 
 fn parse(text: &str) -> Config {
@@ -75,6 +75,8 @@ fn every_commented_example_of_the_defaults_is_a_right_value() {
     let mut text = String::new();
     for line in DEFAULT_TOML.lines() {
         let key = line.strip_prefix("# ").filter(|rest| rest.starts_with("[[domain]]") || rest.split(' ').nth(1) == Some("="));
+        // Of maildirs only: the route becomes one by smarthost.
+        let key = key.filter(|key| !key.starts_with("path = "));
         text.push_str(key.unwrap_or(line));
         text.push('\n');
     }
@@ -86,6 +88,41 @@ fn every_commented_example_of_the_defaults_is_a_right_value() {
     let route = &config.routes.as_slice()[0];
     assert_eq!(route.overrides.messages_per_connection, Some(1000));
     assert_eq!(route.retry, config.queue.retry);
+}
+
+#[test]
+fn routes_into_mailboxes_name_stores_and_paths() {
+    let route = |lines: &str| Config::parse(&format!("[[route]]\ndomain = \"*\"\n{lines}"), Path::new("/etc/ringpost/ringpost.toml"));
+    let via = |lines: &str| route(lines).unwrap_or_else(|errors| panic!("{errors}")).routes.as_slice()[0].via.clone();
+    let stores = via("via = \"lmtp\"\nhosts = [\"127.0.0.1:24\", \"unix:/run/lmtp.sock\", \"unix:lmtp.sock\"]");
+    let expected = vec![
+        StoreAddress::Tcp("127.0.0.1:24".parse().unwrap()),
+        StoreAddress::Unix("/run/lmtp.sock".into()),
+        StoreAddress::Unix("/etc/ringpost/lmtp.sock".into()),
+    ];
+    assert_eq!(stores, Via::Lmtp { hosts: expected });
+    for (path, expected) in [("/m/{domain}/{local}", "/m/{domain}/{local}"), ("{local}", "/etc/ringpost/{local}")] {
+        assert_eq!(via(&format!("via = \"maildir\"\npath = \"{path}\"")), Via::Maildir { path: expected.into() });
+    }
+    for (lines, sentence) in [
+        ("via = \"lmtp\"", "is missing"),
+        ("via = \"lmtp\"\nhosts = []", "names no host"),
+        ("via = \"lmtp\"\nhosts = [\"127.0.0.1:25\"]", "has port 25, which is SMTP's"),
+        ("via = \"lmtp\"\nhosts = [\"127.0.0.1\"]", "is not an address with a port"),
+        ("via = \"lmtp\"\nhosts = [\"unix:\"]", "names no socket"),
+        ("via = \"lmtp\"\nhosts = [\"unix:/a\", \"unix:/a\"]", "twice"),
+        ("via = \"lmtp\"\nhosts = [\"127.0.0.1:24\"]\npath = \"/m\"", "is used by via = \"maildir\" only"),
+        ("via = \"maildir\"", "is missing"),
+        ("via = \"maildir\"\npath = \"/m\"", "has no {local}"),
+        ("via = \"maildir\"\npath = \"/m/{user}/{local}\"", "another word"),
+        ("via = \"maildir\"\npath = \"{local}\"\nhosts = [\"127.0.0.1:24\"]", "is not used by via = \"maildir\""),
+        ("via = \"hold\"\npath = \"{local}\"", "is used by via = \"maildir\" only"),
+    ] {
+        let errors = route(lines).unwrap_err().to_string();
+        assert!(errors.contains(sentence), "{lines}: {errors}");
+    }
+    let long = format!("via = \"lmtp\"\nhosts = [\"unix:/{}\"]", "x".repeat(107));
+    assert!(route(&long).unwrap_err().to_string().contains("longer than the 107 bytes"));
 }
 
 #[test]
@@ -328,14 +365,12 @@ fn words_that_are_not_allowed_name_those_that_are() {
 
 #[test]
 fn routes_of_later_versions_say_so() {
-    for via in ["mx", "lmtp", "maildir"] {
-        assert_refused(
-            &format!("[[route]]\ndomain = \"*\"\nvia = \"{via}\"\n"),
-            &[&format!(
-                "ringpost.toml:3: route[1].via: \"{via}\" comes with a later version: now write \"smarthost\" or \"discard\" or \"hold\""
-            )],
-        );
-    }
+    assert_refused(
+        "[[route]]\ndomain = \"*\"\nvia = \"mx\"\n",
+        &[
+            "ringpost.toml:3: route[1].via: \"mx\" comes with a later version: now write \"smarthost\" or \"lmtp\" or \"maildir\" or \"discard\" or \"hold\"",
+        ],
+    );
     assert_refused(
         "[[route]]\ndomain = \"*\"\nvia = \"smarthost\"\nhosts = [\"relay.example:25\"]\n",
         &["ringpost.toml:4: route[1].hosts: \"relay.example:25\" is not an address: host names come with a later version, write for \
@@ -348,7 +383,7 @@ fn a_route_that_is_not_whole_says_what_is_missing() {
     assert_refused("[[route]]\nvia = \"hold\"\n", &["ringpost.toml:1: route[1].domain: is missing: write for instance domain = \"*\""]);
     assert_refused(
         "[[route]]\ndomain = \"*\"\n",
-        &["ringpost.toml:1: route[1].via: is missing: write via = \"smarthost\" or \"discard\" or \"hold\""],
+        &["ringpost.toml:1: route[1].via: is missing: write via = \"smarthost\", \"lmtp\", \"maildir\", \"discard\" or \"hold\""],
     );
     assert_refused(
         "[[route]]\ndomain = \"*\"\nvia = \"smarthost\"\n",
@@ -356,7 +391,7 @@ fn a_route_that_is_not_whole_says_what_is_missing() {
     );
     assert_refused(
         "[[route]]\ndomain = \"*\"\nvia = \"hold\"\nhosts = [\"192.0.2.1\"]\n",
-        &["ringpost.toml:4: route[1].hosts: [\"192.0.2.1\"] is not used by via = \"hold\": only smarthost has hosts"],
+        &["ringpost.toml:4: route[1].hosts: [\"192.0.2.1\"] is not used by via = \"hold\": only smarthost and lmtp have hosts"],
     );
     assert_refused(
         "[[route]]\ndomain = []\nvia = \"smarthost\"\nhosts = []\n",

@@ -18,6 +18,7 @@ use crate::{
     attempt::{Attempt, AttemptStorage, RecipientOutcome},
     dialing,
     mail_log::Escaped,
+    mailbox_delivery,
     pool::Acquired,
     record_id::record_id,
     shard::Shard,
@@ -185,7 +186,15 @@ impl Shard {
 
     fn start_attempt(self: &Rc<Self>, dispatch: Dispatch) {
         self.delivery.attempt_began();
-        let discards = matches!(self.queue.borrow().via(dispatch.destination()), Via::Discard);
+        let (discards, maildir) = match self.queue.borrow().via(dispatch.destination()) {
+            Via::Discard => (true, None),
+            Via::Maildir { path } => (false, Some(path.clone())),
+            _ => (false, None),
+        };
+        if let Some(path) = maildir {
+            self.ring.spawn(mailbox_delivery::deliver(self.clone(), dispatch, path)).detach();
+            return;
+        }
         if discards {
             let mut attempt = Attempt::new(dispatch, self.delivery.storage());
             attempt.storage.recipients.extend(self.queue.borrow().recipients(&attempt.dispatch).map(|(number, _)| number));

@@ -9,9 +9,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ringpost_queue::{DestinationId, Dispatch, HostAddress, HostsTried, NextHop};
+use ringpost_queue::{DestinationId, Dispatch, HostAddress, HostsTried, NextHop, Via};
 use ringpost_ring::Conn;
-use ringpost_smtp::client::{ClientSettings, Timeouts};
+use ringpost_smtp::client::{ClientSettings, Protocol, Timeouts};
 use tracing::debug;
 
 use crate::{
@@ -95,7 +95,7 @@ enum Dialed {
 
 async fn dial(shard: &Rc<Shard>, destination: DestinationId, mut dispatch: Option<Dispatch>, used: Instant) -> Dialed {
     let mut tried = HostsTried::default();
-    let settings = client_settings(shard);
+    let settings = client_settings(shard, destination);
     loop {
         if shard.is_ending() {
             return Dialed::Ending(dispatch);
@@ -125,7 +125,8 @@ async fn dial(shard: &Rc<Shard>, destination: DestinationId, mut dispatch: Optio
     }
 }
 
-fn client_settings(shard: &Shard) -> ClientSettings {
+fn client_settings(shard: &Shard, destination: DestinationId) -> ClientSettings {
+    let speaks_lmtp = matches!(shard.queue.borrow().via(destination), Via::Lmtp { .. });
     let delivery = &shard.config.delivery;
     let timeouts = Timeouts {
         banner: delivery.banner_timeout,
@@ -138,7 +139,8 @@ fn client_settings(shard: &Shard) -> ClientSettings {
         quit: delivery.quit_timeout,
         ..Timeouts::default()
     };
-    ClientSettings { helo_name: shard.hostname.clone(), timeouts, ..ClientSettings::default() }
+    let protocol = if speaks_lmtp { Protocol::Lmtp } else { Protocol::Smtp };
+    ClientSettings { helo_name: shard.hostname.clone(), pipelining: true, timeouts, protocol }
 }
 
 fn connect_reason(error: &io::Error) -> String {
@@ -151,12 +153,14 @@ fn connect_reason(error: &io::Error) -> String {
 }
 
 async fn connect(shard: &Shard, address: &HostAddress) -> io::Result<Conn> {
-    let HostAddress::Tcp(to) = *address else {
-        return Err(io::Error::new(io::ErrorKind::Unsupported, "not over TCP"));
-    };
     let deadline = shard.ring.deadline();
     deadline.set(shard.ring.now() + shard.config.delivery.connect_timeout);
-    let mut connecting = pin!(shard.ring.connect(to, None));
+    let mut connecting = pin!(async {
+        match address {
+            HostAddress::Tcp(to) => shard.ring.connect(*to, None).await,
+            HostAddress::Unix(path) => shard.ring.connect_unix(path).await,
+        }
+    });
     let mut registered = None;
     let result = poll_fn(|cx| {
         if let Poll::Ready(result) = connecting.as_mut().poll(cx) {

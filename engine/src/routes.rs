@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
-use ringpost_config::Config;
-use ringpost_queue::{BreakerSettings, DestinationLimits, NextHop, Rate, RetryPolicy, Route, Via};
+use ringpost_config::{Config, StoreAddress};
+use ringpost_queue::{BreakerSettings, DestinationLimits, HostAddress, NextHop, Rate, RetryPolicy, Route, Via};
 
 use crate::share::Share;
+
+/// Mailboxes that one attempt writes: each is a file that is open until the message is whole.
+const MAILDIRS_AT_ONCE: u16 = 16;
 
 /// All routes, in the order of the config, with this shard's share of their limits.
 pub(crate) fn routes_of(config: &Config, share: Share) -> Vec<Route> {
@@ -16,6 +19,10 @@ pub(crate) fn routes_of(config: &Config, share: Share) -> Vec<Route> {
                 // The order of the list is the order of preference.
                 hosts: (0..).zip(hosts).map(|(preference, host)| NextHop { preference, ..NextHop::from(*host) }).collect(),
             },
+            ringpost_config::Via::Lmtp { hosts } => Via::Lmtp {
+                hosts: (0..).zip(hosts).map(|(preference, store)| NextHop { preference, ..NextHop::from(store_address(store)) }).collect(),
+            },
+            ringpost_config::Via::Maildir { path } => Via::Maildir { path: path.clone() },
             ringpost_config::Via::Discard => Via::Discard,
             ringpost_config::Via::Hold => Via::Hold,
         };
@@ -48,12 +55,23 @@ pub(crate) fn routes_of(config: &Config, share: Share) -> Vec<Route> {
                         minimum: policy.breaker.minimum,
                     },
                     throttle_pause_ms: millis(policy.throttle_pause),
-                    ..DestinationLimits::default()
+                    recipients_max: if matches!(via, Via::Maildir { .. }) {
+                        MAILDIRS_AT_ONCE
+                    } else {
+                        DestinationLimits::default().recipients_max
+                    },
                 },
             });
         }
     }
     routes
+}
+
+fn store_address(store: &StoreAddress) -> HostAddress {
+    match store {
+        StoreAddress::Tcp(address) => HostAddress::Tcp(*address),
+        StoreAddress::Unix(path) => HostAddress::Unix(path.clone()),
+    }
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -115,8 +115,8 @@ pub(crate) struct Destination {
 impl Destination {
     pub(crate) fn new(route: Option<RouteId>, via: Via, limits: DestinationLimits, retry: crate::retry::RetryPolicy, name: String) -> Self {
         let hosts = match &via {
-            Via::Smarthost { hosts } => hosts.iter().map(|hop| Host::new(hop.clone(), 0)).collect(),
-            Via::Mx { .. } | Via::Discard | Via::Hold => Vec::new(),
+            Via::Smarthost { hosts } | Via::Lmtp { hosts } => hosts.iter().map(|hop| Host::new(hop.clone(), 0)).collect(),
+            Via::Mx { .. } | Via::Maildir { .. } | Via::Discard | Via::Hold => Vec::new(),
         };
         Self {
             role: Role::Route,

@@ -39,7 +39,7 @@ impl Queue {
     pub(crate) fn destination_by(&mut self, route: RouteId, domain: &[u8]) -> DestinationId {
         match self.routes.all()[usize::from(route.0)].via {
             Via::Mx { .. } => self.domain_by(route, domain),
-            Via::Smarthost { .. } | Via::Discard | Via::Hold => self.id(u32::from(route.0) + 1),
+            Via::Smarthost { .. } | Via::Lmtp { .. } | Via::Maildir { .. } | Via::Discard | Via::Hold => self.id(u32::from(route.0) + 1),
         }
     }
 

@@ -201,7 +201,7 @@ impl Queue {
         self.local_domain = domain.to_owned();
     }
 
-    /// What is done with mail for a destination; [`Via::Discard`] is settled as delivered by the driver itself.
+    /// What is done with mail for a destination; [`Via::Discard`] and [`Via::Maildir`] are settled by the driver itself.
     pub fn via(&self, destination: DestinationId) -> &Via {
         self.live(destination).map_or(&Via::Hold, |destination| &destination.via)
     }

@@ -32,7 +32,7 @@ pub struct Route {
     pub limits: DestinationLimits,
 }
 
-/// What a route does with mail. Later ways (lmtp, maildir) are further variants.
+/// What a route does with mail.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Via {
     /// Hands it to one of these hosts, 1 to [`HOSTS_MAX`], of the lowest preference that answers: after a fail-over the first
@@ -47,6 +47,16 @@ pub enum Via {
         /// TCP port of all hosts, 25 but for tests.
         port: u16,
     },
+    /// Gives it to one of these stores of mailboxes, likewise, by LMTP.
+    Lmtp {
+        /// The stores.
+        hosts: Vec<NextHop>,
+    },
+    /// The driver writes it into maildirs.
+    Maildir {
+        /// Of each recipient's, with `{local}` and `{domain}` in it; the queue does not read it.
+        path: PathBuf,
+    },
     /// Counts as delivered and is dropped.
     Discard,
     /// Waits for as long as the configuration says so. A restart with another route sends it.
@@ -56,7 +66,7 @@ pub enum Via {
 impl Via {
     /// No further hop has the mail then: what is delivered so is reported as delivered, not as relayed (RFC 3464 2.3.3).
     pub fn is_final(&self) -> bool {
-        matches!(self, Self::Discard)
+        matches!(self, Self::Discard | Self::Lmtp { .. } | Self::Maildir { .. })
     }
 }
 
@@ -168,7 +178,7 @@ pub enum RouteError {
     /// Neither a domain, nor `*.domain`, nor `*`.
     #[error("{0:?} is not a domain, \"*.domain\" or \"*\"")]
     Pattern(String),
-    /// A smarthost route needs 1 to [`HOSTS_MAX`] hosts.
+    /// A route by smarthost or lmtp needs 1 to [`HOSTS_MAX`] hosts.
     #[error("route for {0:?} needs 1 to {HOSTS_MAX} hosts")]
     Hosts(String),
     /// More than 65,534 routes.
@@ -185,7 +195,7 @@ impl Routes {
         }
         for (index, route) in routes.iter().enumerate() {
             let id = RouteId(index as u16);
-            if let Via::Smarthost { hosts } = &route.via
+            if let Via::Smarthost { hosts } | Via::Lmtp { hosts } = &route.via
                 && (hosts.is_empty() || hosts.len() > HOSTS_MAX)
             {
                 return Err(RouteError::Hosts(route.pattern.clone()));

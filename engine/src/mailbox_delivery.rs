@@ -1,0 +1,171 @@
+//! Attempts that end in maildirs of this machine: the content goes from the spool to threads that write files.
+
+use std::{path::PathBuf, rc::Rc};
+
+use ringpost_queue::{Dispatch, QueueId};
+use ringpost_smtp::{
+    address::Path,
+    client::{SuccessReport, Verdict},
+    extension::{Body, ByMode},
+    reply::Reply,
+};
+use tracing::{error, warn};
+
+use crate::{
+    attempt::Attempt,
+    content::MessageContent,
+    envelope_times::deliver_by_left,
+    file_threads::NotRun,
+    maildir::{Deposit, Deposited, Mailbox, refusal},
+    maildir_path::maildir_of,
+    record_id::record_id,
+    shard::Shard,
+    stored_envelope::RecordError,
+};
+
+/// How the mail log calls it.
+const RELAY: &str = "maildir";
+
+/// Why an attempt came to nothing for all of its recipients.
+enum Unmade {
+    /// The message has left the queue.
+    Gone,
+    Unreadable(RecordError),
+    NotRun(NotRun),
+    /// RFC 2852: it was to be delivered before now.
+    TooLate,
+}
+
+impl From<RecordError> for Unmade {
+    fn from(error: RecordError) -> Self {
+        Unmade::Unreadable(error)
+    }
+}
+
+impl From<NotRun> for Unmade {
+    fn from(error: NotRun) -> Self {
+        Unmade::NotRun(error)
+    }
+}
+
+/// Writes the message into the maildir of each recipient; `path` is the route's.
+pub(crate) async fn deliver(shard: Rc<Shard>, dispatch: Dispatch, path: PathBuf) {
+    let mut attempt = Attempt::new(dispatch, shard.delivery.storage());
+    attempt.storage.recipients.extend(shard.queue.borrow().recipients(&attempt.dispatch).map(|(number, _)| number));
+    match write(&shard, &mut attempt, &path.to_string_lossy()).await {
+        Ok(()) => {}
+        Err(Unmade::Gone) => return shard.attempt_abandoned(attempt.dispatch),
+        Err(Unmade::Unreadable(reason)) => {
+            error!(shard = shard.id, %reason, "a message cannot be read; the attempt is deferred");
+            attempt.decide_all(Verdict::Deferred, Reply::local("451 4.3.0 the message cannot be read from the spool"));
+        }
+        Err(Unmade::NotRun(reason)) => {
+            warn!(shard = shard.id, %reason, "no maildir is written; the attempt is deferred");
+            attempt.decide_all(Verdict::Deferred, Reply::local("451 4.3.2 too many mailboxes are being written"));
+        }
+        Err(Unmade::TooLate) => {
+            attempt.decide_all(Verdict::Failed, Reply::local("554 5.4.7 the time that the sender gave is over"));
+        }
+    }
+    shard.settle_attempt(attempt, RELAY);
+}
+
+async fn write(shard: &Rc<Shard>, attempt: &mut Attempt, path: &str) -> Result<(), Unmade> {
+    let (id, accepted_at, extended, sender) = {
+        let queue = shard.queue.borrow();
+        let envelope = queue.envelope(attempt.dispatch.key()).ok_or(Unmade::Gone)?;
+        (envelope.id, envelope.accepted_at, envelope.extended, envelope.reverse_path.to_vec())
+    };
+    let mut has_lines = true;
+    if extended {
+        let stored = shard.stored_envelope(id).await?;
+        let view = stored.view();
+        has_lines = view.body() != Body::BinaryMime;
+        let left = deliver_by_left(&view, accepted_at, shard.now_ms());
+        if left.is_some_and(|by| by.mode == ByMode::Return && by.seconds <= 0) {
+            return Err(Unmade::TooLate);
+        }
+    }
+    // An attempt of this run has recorded its outcome or not written; one of an earlier run may have died between the two.
+    let is_repeated = id.boot != shard.boot || attempt.dispatch.attempt() > 1;
+    let mut mailboxes = Vec::new();
+    let mut positions = Vec::new();
+    let mut refused = Vec::new();
+    {
+        let queue = shard.queue.borrow();
+        for (position, (number, address)) in (0..).zip(queue.recipients(&attempt.dispatch)) {
+            let address = String::from_utf8_lossy(address);
+            let to = Path::new(&address);
+            match maildir_of(path, to.local_part(), to.domain().unwrap_or(&shard.hostname)) {
+                Ok(folder) => {
+                    positions.push(position);
+                    mailboxes.push(Mailbox {
+                        folder,
+                        name: file_name(id, number, accepted_at, &shard.hostname),
+                        head: head(&sender, address.as_bytes()),
+                        is_repeated,
+                    });
+                }
+                Err(reason) => refused.push((position, reason)),
+            }
+        }
+    }
+    let ends = if mailboxes.is_empty() { Vec::new() } else { deposit(shard, id, mailboxes, has_lines).await? };
+    // Nobody is decided before everybody is: an error above is everybody's.
+    for (position, reason) in refused {
+        attempt.decide(position, Verdict::Failed, Reply::local(&reason.to_string()), SuccessReport::Delivered);
+    }
+    for (position, end) in positions.into_iter().zip(ends) {
+        let (verdict, reply) = match end {
+            Deposited::Written => (Verdict::Delivered, Reply::local("250 2.0.0 written into the maildir")),
+            Deposited::Found => (Verdict::Delivered, Reply::local("250 2.0.0 in the maildir already")),
+            Deposited::Failed(error) => {
+                let line = refusal(&error);
+                (if line.starts_with('5') { Verdict::Failed } else { Verdict::Deferred }, Reply::local(&line))
+            }
+        };
+        attempt.decide(position, verdict, reply, SuccessReport::Delivered);
+    }
+    Ok(())
+}
+
+/// Hands the content to the threads, piece by piece; what came of each mailbox, in their order.
+async fn deposit(shard: &Rc<Shard>, id: QueueId, mailboxes: Vec<Mailbox>, has_lines: bool) -> Result<Vec<Deposited>, Unmade> {
+    let log = shard.committer_of(id.shard).ok_or(RecordError::Gone)?;
+    let content = MessageContent::open(log, record_id(id)).await?;
+    let (threads, ring) = (&shard.file_threads, &shard.ring);
+    let first = content.piece(0).await?;
+    let last = content.pieces() - 1;
+    let begin = move || {
+        let mut deposit = Deposit::begin(mailboxes, has_lines);
+        deposit.write(&first);
+        deposit
+    };
+    if last == 0 {
+        // The usual message is one piece: one step.
+        return Ok(threads.run(ring, move || begin().finish()).await?);
+    }
+    let mut deposit = threads.run(ring, begin).await?;
+    for index in 1..=last {
+        let piece = content.piece(index).await?;
+        deposit = threads
+            .run(ring, move || {
+                deposit.write(&piece);
+                deposit
+            })
+            .await?;
+    }
+    Ok(threads.run(ring, move || deposit.finish()).await?)
+}
+
+/// The same for every attempt, and no other recipient's.
+fn file_name(id: QueueId, recipient: u16, accepted_at_ms: u64, hostname: &str) -> String {
+    // Neither can be in a host name; the convention asks for it all the same.
+    let host = hostname.replace('/', "\\057").replace(':', "\\072");
+    format!("{}.Q{id}R{recipient}.{host}", accepted_at_ms / 1000)
+}
+
+/// What final delivery adds in front (RFC 5321 4.4).
+fn head(sender: &[u8], recipient: &[u8]) -> Vec<u8> {
+    [b"Return-Path: <", sender, b">\r\nDelivered-To: ", recipient, b"\r\n"].concat()
+}

@@ -1,0 +1,345 @@
+//! Messages become files of maildirs: written in `tmp`, synced, renamed into `new`, and the folder synced. Blocking: for threads of
+//! [`crate::file_threads`].
+//!
+//! The name of a file is made of the queue id and the number of the recipient, so that a delivery whose outcome was lost in a crash is
+//! found again: `<accepted, unix s>.Q<queue id>R<recipient>.<host>,S=<bytes>`. Lines end with LF, as maildirs have them; content without
+//! lines (BINARYMIME) is kept as it is.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use memchr::memchr;
+use tracing::warn;
+
+/// Mailboxes are their owner's.
+const FOLDER_MODE: u32 = 0o700;
+const FILE_MODE: u32 = 0o600;
+
+/// One mailbox that a message is for.
+#[derive(Clone, Debug)]
+pub struct Mailbox {
+    /// The maildir, made if it is not there.
+    pub folder: PathBuf,
+    /// The file's name without its size; no `/` and no `:`.
+    pub name: String,
+    /// Lines in front of the content, with CRLF.
+    pub head: Vec<u8>,
+    /// An earlier run may have delivered it: look before writing.
+    pub is_repeated: bool,
+}
+
+/// What came of one mailbox.
+#[derive(Debug)]
+pub enum Deposited {
+    /// It is in `new`, durable.
+    Written,
+    /// An earlier run did it.
+    Found,
+    /// Not, and why; whether to try again is [`refusal`]'s to say.
+    Failed(io::Error),
+}
+
+enum Place {
+    Open { file: File, bytes: u64, mailbox: Mailbox },
+    Ended(Deposited),
+}
+
+/// A message on its way into its mailboxes.
+pub struct Deposit {
+    places: Vec<Place>,
+    /// CRLF becomes LF.
+    has_lines: bool,
+    after_cr: bool,
+    last: u8,
+    converted: Vec<u8>,
+}
+
+impl Deposit {
+    /// Opens a file in each `tmp`, with its head.
+    pub fn begin(mailboxes: Vec<Mailbox>, has_lines: bool) -> Deposit {
+        let places = mailboxes.into_iter().map(|mailbox| match open(&mailbox, has_lines) {
+            Ok(Some((file, bytes))) => Place::Open { file, bytes, mailbox },
+            Ok(None) => Place::Ended(Deposited::Found),
+            Err(error) => Place::Ended(abandon(&mailbox, error)),
+        });
+        Deposit { places: places.collect(), has_lines, after_cr: false, last: b'\n', converted: Vec::new() }
+    }
+
+    /// The next piece of content. A file that cannot be written ends by itself; the others go on.
+    pub fn write(&mut self, piece: &[u8]) {
+        let Some(&last) = piece.last() else { return };
+        let mut converted = std::mem::take(&mut self.converted);
+        converted.clear();
+        let bytes = if self.has_lines {
+            self.after_cr = without_cr(piece, self.after_cr, &mut converted);
+            &converted[..]
+        } else {
+            piece
+        };
+        self.last = last;
+        self.append(bytes);
+        self.converted = converted;
+    }
+
+    fn append(&mut self, piece: &[u8]) {
+        for place in &mut self.places {
+            let Place::Open { file, bytes, mailbox } = place else { continue };
+            match file.write_all(piece) {
+                Ok(()) => *bytes += piece.len() as u64,
+                Err(error) => *place = Place::Ended(abandon(mailbox, error)),
+            }
+        }
+    }
+
+    /// Syncs and renames; what came of each mailbox, in their order.
+    pub fn finish(mut self) -> Vec<Deposited> {
+        if self.after_cr {
+            self.append(b"\r");
+        }
+        if self.has_lines && self.last != b'\n' {
+            self.append(b"\n");
+        }
+        let end = |place| match place {
+            Place::Ended(deposited) => deposited,
+            Place::Open { file, bytes, mailbox } => match settle(&file, bytes, &mailbox) {
+                Ok(()) => Deposited::Written,
+                Err(error) => abandon(&mailbox, error),
+            },
+        };
+        self.places.into_iter().map(end).collect()
+    }
+}
+
+/// The file with its head and how long that is, or none if an earlier run did it all.
+fn open(mailbox: &Mailbox, has_lines: bool) -> io::Result<Option<(File, u64)>> {
+    if mailbox.is_repeated && is_there(mailbox)? {
+        // It was renamed; whether that is on the disk is not known.
+        sync_folder(&mailbox.folder.join("new"))?;
+        return Ok(None);
+    }
+    let path = mailbox.folder.join("tmp").join(&mailbox.name);
+    // What is left of a run that ended half-way is written anew; the name is nobody else's.
+    let create = || OpenOptions::new().write(true).create(true).truncate(true).mode(FILE_MODE).custom_flags(libc::O_NOFOLLOW).open(&path);
+    let mut file = match create() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            for folder in ["tmp", "new", "cur"] {
+                make_folder(&mailbox.folder.join(folder))?;
+            }
+            create()?
+        }
+        opened => opened?,
+    };
+    let mut head = Vec::new();
+    if has_lines {
+        without_cr(&mailbox.head, false, &mut head);
+    } else {
+        head.extend_from_slice(&mailbox.head);
+    }
+    file.write_all(&head)?;
+    Ok(Some((file, head.len() as u64)))
+}
+
+/// Is a file of this name in `new` or `cur`? Readers append what they want to know behind the name.
+fn is_there(mailbox: &Mailbox) -> io::Result<bool> {
+    for folder in ["new", "cur"] {
+        let entries = match fs::read_dir(mailbox.folder.join(folder)) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        for entry in entries {
+            let name = entry?.file_name();
+            let rest = name.to_str().and_then(|name| name.strip_prefix(&mailbox.name));
+            if rest.is_some_and(|rest| rest.is_empty() || rest.starts_with([',', ':'])) {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}
+
+fn settle(file: &File, bytes: u64, mailbox: &Mailbox) -> io::Result<()> {
+    file.sync_all()?;
+    let new = mailbox.folder.join("new");
+    fs::rename(mailbox.folder.join("tmp").join(&mailbox.name), new.join(format!("{},S={bytes}", mailbox.name)))?;
+    sync_folder(&new)
+}
+
+/// Makes a folder with those above it, each durable: a name in a folder that is not itself on the disk would be lost with it.
+fn make_folder(path: &Path) -> io::Result<()> {
+    match DirBuilder::new().mode(FOLDER_MODE).create(path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && path.parent().is_some() => {
+            make_folder(path.parent().expect("it has one"))?;
+            return make_folder(path);
+        }
+        Err(error) => return Err(error),
+    }
+    path.parent().map_or(Ok(()), sync_folder)
+}
+
+fn sync_folder(path: &Path) -> io::Result<()> {
+    // A relative path of one name lies in the working folder.
+    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    File::open(path)?.sync_all()
+}
+
+/// Nothing stays in `tmp`. A sync that failed is not tried again: the next attempt writes a file of its own.
+fn abandon(mailbox: &Mailbox, error: io::Error) -> Deposited {
+    // Best effort: what is left is overwritten by the next attempt, or swept by a reader after 36 hours.
+    let _ = fs::remove_file(mailbox.folder.join("tmp").join(&mailbox.name));
+    warn!(folder = %mailbox.folder.display(), %error, "a maildir cannot be written");
+    Deposited::Failed(error)
+}
+
+/// Appends `piece` with each CRLF as LF. `after_cr` says that the byte before was a CR that is not appended yet; returns the same for the
+/// next piece.
+fn without_cr(piece: &[u8], after_cr: bool, out: &mut Vec<u8>) -> bool {
+    let mut rest = piece;
+    if after_cr && rest.first() != Some(&b'\n') {
+        out.push(b'\r');
+    }
+    while let Some(at) = memchr(b'\r', rest) {
+        out.extend_from_slice(&rest[..at]);
+        rest = &rest[at + 1..];
+        match rest.first() {
+            None => return true,
+            Some(b'\n') => {}
+            Some(_) => out.push(b'\r'),
+        }
+    }
+    out.extend_from_slice(rest);
+    false
+}
+
+/// The reply that stands for an error of the file system. What an operator can mend is deferred; no path is shown.
+pub fn refusal(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(libc::ENOSPC) => "452 4.3.1 no space left for the mailbox".to_owned(),
+        Some(libc::EDQUOT) => "452 4.2.2 the mailbox is over its quota".to_owned(),
+        Some(libc::EACCES | libc::EPERM) => "451 4.3.0 the mailbox may not be written".to_owned(),
+        Some(libc::EROFS) => "451 4.3.0 the mailbox is on a read-only file system".to_owned(),
+        Some(libc::ENAMETOOLONG) => "553 5.1.3 this recipient cannot have a mailbox by its name".to_owned(),
+        _ => format!("451 4.3.0 writing the mailbox: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn mailbox(folder: &Path) -> Mailbox {
+        Mailbox {
+            folder: folder.join("y.test/b/Maildir"),
+            name: "1790000000.Q1-2-3R0.mx.test".into(),
+            head: b"Return-Path: <a@x.test>\r\n".into(),
+            is_repeated: false,
+        }
+    }
+
+    fn deliver(mailbox: &Mailbox, pieces: &[&[u8]], has_lines: bool) -> Deposited {
+        let mut deposit = Deposit::begin(vec![mailbox.clone()], has_lines);
+        pieces.iter().for_each(|piece| deposit.write(piece));
+        deposit.finish().remove(0)
+    }
+
+    fn only_file(folder: &Path) -> (String, Vec<u8>) {
+        let mut files: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert_eq!(files.len(), 1, "{files:?}");
+        let path = files.remove(0);
+        (path.file_name().unwrap().to_str().unwrap().to_owned(), fs::read(path).unwrap())
+    }
+
+    #[test]
+    fn a_message_becomes_one_file_in_new_with_line_feeds_whatever_its_pieces() {
+        let content = b"Subject: x\r\n\r\nbare \r cr\r\n.dot\r\nend\r";
+        for cut in 0..=content.len() {
+            let folder = tempfile::tempdir().unwrap();
+            let to = mailbox(folder.path());
+            assert!(matches!(deliver(&to, &[&content[..cut], b"", &content[cut..]], true), Deposited::Written));
+            let (name, bytes) = only_file(&to.folder.join("new"));
+            assert_eq!(
+                bytes.escape_ascii().to_string(),
+                b"Return-Path: <a@x.test>\nSubject: x\n\nbare \r cr\n.dot\nend\r\n".escape_ascii().to_string()
+            );
+            assert_eq!(name, format!("{},S={}", to.name, bytes.len()));
+            assert_eq!(fs::read_dir(to.folder.join("tmp")).unwrap().count(), 0);
+            let mode = |path: PathBuf| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+            assert_eq!((mode(to.folder.join("cur")), mode(to.folder.join("new").join(name))), (0o700, 0o600));
+        }
+    }
+
+    #[test]
+    fn content_without_lines_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let to = mailbox(folder.path());
+        deliver(&to, &[b"\r\n\n\r\0"], false);
+        assert_eq!(only_file(&to.folder.join("new")).1, b"Return-Path: <a@x.test>\r\n\r\n\n\r\0");
+    }
+
+    #[test]
+    fn what_an_earlier_run_delivered_is_found_wherever_it_was_moved() {
+        for place in ["new", "cur"] {
+            let folder = tempfile::tempdir().unwrap();
+            let to = mailbox(folder.path());
+            deliver(&to, &[b"x\r\n"], true);
+            let (name, _) = only_file(&to.folder.join("new"));
+            if place == "cur" {
+                fs::rename(to.folder.join("new").join(&name), to.folder.join("cur").join(format!("{name}:2,RS"))).unwrap();
+            }
+            let repeated = Mailbox { is_repeated: true, ..to.clone() };
+            assert!(matches!(deliver(&repeated, &[b"x\r\n"], true), Deposited::Found));
+            only_file(&to.folder.join(place));
+            // Another recipient of the same message is another file, also one whose number begins alike.
+            let other = Mailbox { name: to.name.replace("R0.", "R01."), ..repeated };
+            assert!(matches!(deliver(&other, &[b"x\r\n"], true), Deposited::Written));
+        }
+    }
+
+    #[test]
+    fn a_file_left_in_tmp_is_written_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let to = mailbox(folder.path());
+        let mut half = Deposit::begin(vec![to.clone()], true);
+        half.write(b"much more than what comes later\r\n");
+        drop(half);
+        assert!(matches!(deliver(&Mailbox { is_repeated: true, ..to.clone() }, &[b"x\r\n"], true), Deposited::Written));
+        assert_eq!(only_file(&to.folder.join("new")).1, b"Return-Path: <a@x.test>\nx\n");
+    }
+
+    #[test]
+    fn one_mailbox_that_cannot_be_written_does_not_stop_the_others() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("file"), b"").unwrap();
+        let good = mailbox(folder.path());
+        let bad = Mailbox { folder: folder.path().join("file/Maildir"), ..good.clone() };
+        let mut deposit = Deposit::begin(vec![bad, good.clone()], true);
+        deposit.write(b"x\r\n");
+        let ends = deposit.finish();
+        assert!(matches!(&ends[..], [Deposited::Failed(_), Deposited::Written]), "{ends:?}");
+        only_file(&good.folder.join("new"));
+    }
+
+    #[test]
+    fn errors_that_can_be_mended_defer() {
+        for (errno, expected) in [
+            (libc::ENOSPC, "452 4.3.1"),
+            (libc::EDQUOT, "452 4.2.2"),
+            (libc::EACCES, "451 4.3.0"),
+            (libc::EROFS, "451 4.3.0"),
+            (libc::EIO, "451 4.3.0"),
+            (libc::ENOTDIR, "451 4.3.0"),
+            (libc::ENAMETOOLONG, "553 5.1.3"),
+        ] {
+            let line = refusal(&io::Error::from_raw_os_error(errno));
+            assert!(line.starts_with(expected), "{line}");
+        }
+    }
+}
