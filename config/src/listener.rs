@@ -14,6 +14,8 @@ pub struct Listener {
     pub address: SocketAddr,
     /// What the log and the mail log call it; absent, its address.
     pub name: String,
+    /// Of mail that comes in here and says nothing itself, 0 to 9.
+    pub priority: Option<u32>,
 }
 
 impl Listener {
@@ -29,15 +31,16 @@ impl Listener {
         {
             section.refuse("name", "is not a name: letters, digits, - _ and .");
         }
+        let priority = section.optional_within("priority", 0..=9);
         section.finish();
-        address.map(|address: SocketAddr| Listener { address, name: name.unwrap_or_else(|| address.to_string()) })
+        address.map(|address: SocketAddr| Listener { address, name: name.unwrap_or_else(|| address.to_string()), priority })
     }
 }
 
 impl Default for Listener {
     fn default() -> Listener {
         let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 2525);
-        Listener { address, name: address.to_string() }
+        Listener { address, name: address.to_string(), priority: None }
     }
 }
 

@@ -31,6 +31,8 @@ pub struct Route {
     pub via: Via,
     /// Limits of this route; what it does not set is as in `[delivery]`.
     pub overrides: RouteOverrides,
+    /// Of mail that says nothing itself, 0 to 9.
+    pub priority: Option<u32>,
     /// Retries of this route, with what it does not set as in `[queue]`.
     pub retry: Retry,
 }
@@ -86,7 +88,13 @@ pub struct RouteOverrides {
 impl Route {
     /// All mail is kept: what holds for a file without a route.
     pub(crate) fn held() -> Route {
-        Route { domains: vec![DomainPattern::Any], via: Via::Hold, overrides: RouteOverrides::default(), retry: Retry::default() }
+        Route {
+            domains: vec![DomainPattern::Any],
+            via: Via::Hold,
+            overrides: RouteOverrides::default(),
+            priority: None,
+            retry: Retry::default(),
+        }
     }
 
     /// Mail of this route leaves over connections.
@@ -129,9 +137,10 @@ impl Route {
         };
         // Against the defaults: what [delivery] says is read after the routes, and is checked by itself.
         overrides.policy.check(&section, DestinationPolicy::default());
+        let priority = section.optional_within("priority", 0..=9);
         let retry = RetryOverrides::read(&mut section).over(queue.retry);
         section.finish();
-        Some(Route { domains: domains.filter(|domains| !domains.is_empty())?, via: via?, overrides, retry })
+        Some(Route { domains: domains.filter(|domains| !domains.is_empty())?, via: via?, overrides, priority, retry })
     }
 
     fn read_via(section: &mut Section<'_, '_>, word: Option<ViaWord>) -> Option<Via> {
@@ -333,6 +342,7 @@ mod tests {
             domains: vec![pattern.parse().unwrap()],
             via: Via::Hold,
             overrides: RouteOverrides::default(),
+            priority: None,
             retry: Retry::default(),
         };
         Routes::new(patterns.iter().map(route).collect())

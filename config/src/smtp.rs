@@ -19,6 +19,8 @@ pub struct Smtp {
     /// The longest time that a client of a relay network may have a message held for (RFC 4865); zero announces no such thing.
     /// Beyond it 501 5.5.4.
     pub hold_max: Duration,
+    /// The header field in which clients of relay networks say how urgent a message is, 0 to 9; None: none is looked at.
+    pub priority_header: Option<String>,
     /// Messages of one connection; then 421 4.7.0.
     pub messages_per_connection: u32,
     /// A command line with its CRLF; beyond it 500 5.5.2.
@@ -92,10 +94,16 @@ impl Smtp {
         let day = Duration::from_secs(86_400);
         let rates = 1..=10_000_000;
         let default = Smtp::default();
+        let priority_header = section.optional("priority_header").filter(|name: &String| name != "off");
+        if priority_header.as_ref().is_some_and(|name| name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':'))
+        {
+            section.refuse("priority_header", "is not the name of a header field: write for instance \"X-Queue-Priority\", or \"off\"");
+        }
         let smtp = Smtp {
             // RFC 5321 4.5.3.1.7: at least 64 KiB of content must be possible.
             content_max: section.within("content_max", default.content_max, ByteSize::kib(64)..=ByteSize::gib(1)),
             recipients_max: section.within("recipients_max", default.recipients_max, 100..=RECIPIENTS_MAX),
+            priority_header,
             hold_max: section.within("hold_max", default.hold_max, Duration::ZERO..=day * 365),
             messages_per_connection: section.within("messages_per_connection", default.messages_per_connection, 1..=999_999),
             command_line_max: section.within("command_line_max", default.command_line_max, bytes(1024)..=ByteSize::kib(16)),
@@ -130,6 +138,7 @@ impl Default for Smtp {
         Smtp {
             content_max: ByteSize::mib(50),
             recipients_max: 1000,
+            priority_header: None,
             hold_max: Duration::from_secs(30 * 86_400),
             messages_per_connection: 1000,
             command_line_max: ByteSize::new(2048),

@@ -24,6 +24,7 @@ use crate::{
     incoming::{Direct, Incoming, Stored},
     mail_log::Escaped,
     policy::{self, Decision},
+    priority::Origin,
     shard::Shard,
 };
 
@@ -344,8 +345,8 @@ impl Inbound {
         loop {
             if self.incoming.is_empty() && self.session.in_dot_content() && self.ends_within_input() {
                 let more_behind = self.conn.unread_bytes() > 0;
-                let bytes = self.input.bytes();
-                match self.incoming.direct(&self.shard, &mut self.session, bytes, more_behind, &mut self.replies) {
+                let (bytes, origin) = (self.input.bytes(), self.origin());
+                match self.incoming.direct(&self.shard, &mut self.session, origin, bytes, more_behind, &mut self.replies) {
                     Direct::Done { consumed, action } => {
                         self.consume(consumed);
                         *then = Some(action);
@@ -366,7 +367,7 @@ impl Inbound {
             self.incoming = incoming;
             if self.incoming.wants_flush() {
                 self.keep_input();
-                self.incoming.flush(&shard).await;
+                self.incoming.flush(&shard, &self.session, self.origin()).await;
             }
             match step {
                 ContentStep::End => return true,
@@ -390,14 +391,18 @@ impl Inbound {
         memmem::rfind(&bytes[bytes.len().saturating_sub(END_WITHIN)..], b"\r\n.\r\n").is_some()
     }
 
+    fn origin(&self) -> Origin {
+        Origin { listener: self.listener, trusted: self.relaying }
+    }
+
     /// Waits until the message is durable, queues it, and answers.
     async fn commit(&mut self) {
         self.keep_input();
-        let stored = self.incoming.store(&self.shard, &self.session).await;
+        let stored = self.incoming.store(&self.shard, &self.session, self.origin()).await;
         let result = match stored {
-            Ok(Stored { id, ticket, accepted_at_ms }) => match self.shard.own.durable(ticket).await {
+            Ok(Stored { id, ticket, accepted_at_ms, priority }) => match self.shard.own.durable(ticket).await {
                 Ok(()) if !self.shard.spool_has_failed() => {
-                    self.accepted(id, accepted_at_ms);
+                    self.accepted(id, accepted_at_ms, priority);
                     Ok(id)
                 }
                 _ => Err(CommitFailure::NotStored),
@@ -417,10 +422,10 @@ impl Inbound {
         }
     }
 
-    fn accepted(&self, id: ringpost_queue::QueueId, accepted_at_ms: u64) {
+    fn accepted(&self, id: ringpost_queue::QueueId, accepted_at_ms: u64, priority: Option<u8>) {
         let envelope = self.session.envelope();
         let bytes = self.incoming.stored_bytes();
-        self.shard.enqueue(id, &envelope, bytes, accepted_at_ms);
+        self.shard.enqueue(id, &envelope, bytes, accepted_at_ms, priority);
         self.shard.metrics.accepted.increment();
         self.shard.metrics.accepted_bytes.add(bytes);
         self.shard.log_mail(format_args!(

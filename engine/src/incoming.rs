@@ -18,6 +18,7 @@ use ringpost_spool::{AppendError, Content, RecordWriter, Ticket};
 use crate::{
     committer::LogHost,
     message_record::{TRAILER_BYTES, Trailer},
+    priority::Origin,
     record_id::record_id,
     shard::{BATCH_BYTES, Shard},
 };
@@ -34,6 +35,8 @@ pub(crate) struct Stored {
     /// Durable when this is.
     pub(crate) ticket: Ticket,
     pub(crate) accepted_at_ms: u64,
+    /// What was said about its urgency.
+    pub(crate) priority: Option<u8>,
 }
 
 /// What came of [`Incoming::direct`].
@@ -58,6 +61,8 @@ pub(crate) struct Incoming {
     failure: Option<CommitFailure>,
     stored: Option<Stored>,
     stored_bytes: u64,
+    /// What was found in the header, which may have left as a chunk.
+    priority: Option<u8>,
 }
 
 struct RecordSink<'r, 'l> {
@@ -117,6 +122,7 @@ impl Incoming {
         &mut self,
         shard: &Shard,
         session: &mut Session,
+        origin: Origin,
         input: &[u8],
         more_behind: bool,
         replies: &mut Vec<u8>,
@@ -127,6 +133,7 @@ impl Incoming {
             return Direct::NotPossible;
         }
         let (id, accepted_at_ms) = (shard.next_id(), shard.now_ms());
+        let priority = shard.priorities.stated(&session.envelope(), origin, input);
         let appended = shard.own.append(Content::Message, record_id(id), bound as u32, |record| {
             shard.with_received(&session.envelope(), id, |received| record.put(received));
             let mut unread = Unread::new(input).with_more_behind(more_behind);
@@ -139,7 +146,7 @@ impl Incoming {
                     let is_commit = action == Action::Commit;
                     if is_commit {
                         let content_bytes = record.payload_bytes() as u64;
-                        finish_record(record, session, content_bytes, false, accepted_at_ms);
+                        finish_record(record, session, Trailer { accepted_at_ms, content_bytes, priority, ..Trailer::default() });
                         self.stored_bytes = content_bytes;
                     }
                     (is_commit, Direct::Done { consumed: unread.consumed(), action })
@@ -148,7 +155,7 @@ impl Incoming {
         });
         match appended {
             Ok((appended, direct)) => {
-                self.stored = appended.map(|appended| Stored { id, ticket: appended.ticket, accepted_at_ms });
+                self.stored = appended.map(|appended| Stored { id, ticket: appended.ticket, accepted_at_ms, priority });
                 direct
             }
             Err(AppendError::Full | AppendError::NotOpen) => Direct::Full,
@@ -158,7 +165,10 @@ impl Incoming {
     }
 
     /// Writes staging as a chunk. A failure is told with the next `put`, or at the commit.
-    pub(crate) async fn flush(&mut self, shard: &Shard) {
+    pub(crate) async fn flush(&mut self, shard: &Shard, session: &Session, origin: Origin) {
+        if self.chunks == 0 {
+            self.priority = shard.priorities.stated(&session.envelope(), origin, &self.staging);
+        }
         let id = *self.id.get_or_insert_with(|| shard.next_id());
         loop {
             let (staging, bound) = (&self.staging, self.staging.len() as u32);
@@ -181,18 +191,22 @@ impl Incoming {
     }
 
     /// Brings the message's record into a batch, unless [`Incoming::direct`] did.
-    pub(crate) async fn store(&mut self, shard: &Shard, session: &Session) -> Result<Stored, CommitFailure> {
+    pub(crate) async fn store(&mut self, shard: &Shard, session: &Session, origin: Origin) -> Result<Stored, CommitFailure> {
         if let Some(stored) = self.stored {
             return Ok(stored);
         }
         let rest = |staging: &[u8]| RECEIVED_BYTES_MAX + staging.len() + session.envelope().as_bytes().len() + TRAILER_BYTES;
         if self.failure.is_none() && !self.staging.is_empty() && (self.chunks > 0 || rest(&self.staging) > PAYLOAD_BYTES_MAX) {
-            self.flush(shard).await;
+            self.flush(shard, session, origin).await;
         }
         if let Some(failure) = self.failure {
             return Err(failure);
         }
         let id = *self.id.get_or_insert_with(|| shard.next_id());
+        if self.chunks == 0 {
+            self.priority = shard.priorities.stated(&session.envelope(), origin, &self.staging);
+        }
+        let priority = self.priority;
         loop {
             let accepted_at_ms = shard.now_ms();
             let (staging, chunks, chunk_bytes) = (&self.staging, self.chunks, self.chunk_bytes);
@@ -200,12 +214,16 @@ impl Incoming {
                 shard.with_received(&session.envelope(), id, |received| record.put(received));
                 record.put(staging);
                 let content_bytes = record.payload_bytes() as u64 + chunk_bytes;
-                finish_record(record, session, content_bytes, chunks > 0, accepted_at_ms);
+                finish_record(
+                    record,
+                    session,
+                    Trailer { accepted_at_ms, content_bytes, chunked: chunks > 0, priority, ..Trailer::default() },
+                );
                 (true, content_bytes)
             });
             match appended {
                 Ok((Some(appended), content_bytes)) => {
-                    let stored = Stored { id, ticket: appended.ticket, accepted_at_ms };
+                    let stored = Stored { id, ticket: appended.ticket, accepted_at_ms, priority };
                     (self.stored, self.stored_bytes) = (Some(stored), content_bytes);
                     return Ok(stored);
                 }
@@ -238,11 +256,12 @@ impl Incoming {
     }
 }
 
-fn finish_record(record: &mut RecordWriter<'_, LogHost>, session: &Session, content_bytes: u64, chunked: bool, accepted_at_ms: u64) {
+/// `trailer` lacks the length of the envelope only.
+fn finish_record(record: &mut RecordWriter<'_, LogHost>, session: &Session, trailer: Trailer) {
     let envelope = session.envelope();
     record.put(envelope.as_bytes());
     let envelope_bytes = u32::try_from(envelope.as_bytes().len()).expect("it fits into a batch");
-    record.put(&Trailer { envelope_bytes, accepted_at_ms, content_bytes, chunked }.encode());
+    record.put(&Trailer { envelope_bytes, ..trailer }.encode());
 }
 
 /// Calls `put` with the Received field; part of the shard because its text buffer and date are.

@@ -37,6 +37,7 @@ mod passing;
 mod policy;
 pub mod pool;
 pub mod preparation;
+pub mod priority;
 mod queueing;
 mod record_id;
 mod recovering;

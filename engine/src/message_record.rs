@@ -8,7 +8,8 @@
 //!
 //! trailer  0        1      version, 1
 //!          1        1      flags: 1 chunk records follow C
-//!          2        2      zero
+//!          2        1      priority + 1; 0: nothing was said about it
+//!          3        1      zero
 //!          4        4      E
 //!          8        8      accepted at, unix milliseconds
 //!          16       8      content bytes in all: C and every chunk
@@ -32,6 +33,8 @@ pub struct Trailer {
     pub content_bytes: u64,
     /// Chunk records hold the rest; the spool counts and joins them.
     pub chunked: bool,
+    /// 0 to 9, as its client, header or listener said.
+    pub priority: Option<u8>,
 }
 
 /// Why bytes are no message record; says nothing about the disk, which the spool's sums have already cleared.
@@ -51,6 +54,7 @@ impl Trailer {
         let mut bytes = [0; TRAILER_BYTES];
         bytes[0] = VERSION;
         bytes[1] = if self.chunked { FLAG_CHUNKED } else { 0 };
+        bytes[2] = self.priority.map_or(0, |priority| priority.saturating_add(1));
         bytes[4..8].copy_from_slice(&self.envelope_bytes.to_le_bytes());
         bytes[8..16].copy_from_slice(&self.accepted_at_ms.to_le_bytes());
         bytes[16..24].copy_from_slice(&self.content_bytes.to_le_bytes());
@@ -72,6 +76,7 @@ impl Trailer {
             accepted_at_ms: u64_at(8),
             content_bytes: u64_at(16),
             chunked: bytes[1] & FLAG_CHUNKED != 0,
+            priority: bytes[2].checked_sub(1),
         };
         let inline = front.len().checked_sub(trailer.envelope_bytes as usize).ok_or(MessageRecordError::Length(body.len()))? as u64;
         let fits = if trailer.chunked { inline <= trailer.content_bytes } else { inline == trailer.content_bytes };
@@ -102,9 +107,9 @@ mod tests {
 
     #[test]
     fn a_trailer_comes_back_as_it_was_written() {
-        let whole = Trailer { envelope_bytes: 10, accepted_at_ms: 7, content_bytes: 20, chunked: false };
+        let whole = Trailer { envelope_bytes: 10, accepted_at_ms: 7, content_bytes: 20, chunked: false, priority: None };
         assert_eq!(Trailer::decode(&body(whole, 20)), Ok(whole));
-        let chunked = Trailer { content_bytes: 1 << 40, chunked: true, ..whole };
+        let chunked = Trailer { content_bytes: 1 << 40, chunked: true, priority: Some(0), ..whole };
         assert_eq!(Trailer::decode(&body(chunked, 20)), Ok(chunked));
         assert_eq!(whole.content(body(whole, 20).len()), 0..20);
         assert_eq!(whole.envelope(body(whole, 20).len()), 20..30);

@@ -35,9 +35,9 @@ fn notify_of(notify: ringpost_smtp::extension::Notify) -> Notify {
 
 impl Shard {
     /// Queues a message whose record is durable.
-    pub(crate) fn enqueue(&self, id: QueueId, envelope: &EnvelopeView<'_>, size: u64, accepted_at: u64) {
+    pub(crate) fn enqueue(&self, id: QueueId, envelope: &EnvelopeView<'_>, size: u64, accepted_at: u64, priority: Option<u8>) {
         let now = self.now_ms();
-        self.with_message(id, envelope, size, accepted_at, |queue, message, recipients| queue.enqueue(message, recipients, now));
+        self.with_message(id, envelope, size, accepted_at, priority, |queue, message, recipients| queue.enqueue(message, recipients, now));
         self.delivery.kick();
     }
 
@@ -48,13 +48,14 @@ impl Shard {
         envelope: &EnvelopeView<'_>,
         size: u64,
         accepted_at: u64,
+        priority: Option<u8>,
         state: Option<&[u8]>,
     ) -> Result<(), String> {
         if self.queue.borrow().key_of(id).is_some() {
             return Ok(());
         }
         let now = self.now_ms();
-        let recovered = self.with_message(id, envelope, size, accepted_at, |queue, message, recipients| {
+        let recovered = self.with_message(id, envelope, size, accepted_at, priority, |queue, message, recipients| {
             queue.recover(message, recipients, state.into_iter(), now)
         });
         let Recovered { key, done, lost_route } = recovered.map_err(|reason| reason.to_string())?;
@@ -73,12 +74,17 @@ impl Shard {
         envelope: &EnvelopeView<'_>,
         size: u64,
         accepted_at: u64,
+        priority: Option<u8>,
         put: impl FnOnce(&mut Queue, &NewMessage<'_>, Recipients<'_>) -> R,
     ) -> R {
         let mut queue = self.queue.borrow_mut();
         let facts = envelope.content();
         // RFC 2852 4.1: with R the message goes back when its time is over; with N it goes on, and only a report says so.
         let expires_at = deliver_by_ms(envelope, accepted_at).filter(|(_, mode)| *mode == ByMode::Return).map(|(at, _)| at);
+        let mut routes = self.routes_scratch.borrow_mut();
+        routes.clear();
+        routes.extend(envelope.recipients().map(|recipient| queue.route(recipient.path.domain().unwrap_or(&self.hostname).as_bytes())));
+        let priority = priority.unwrap_or_else(|| self.priorities.of_routes(routes.iter().map(|destination| queue.route_of(*destination))));
         let message = NewMessage {
             id,
             size,
@@ -89,11 +95,9 @@ impl Shard {
             expires_at,
             extended: envelope.is_extended(),
             reverse_path: envelope.reverse_path().as_str().as_bytes(),
+            priority,
             ..NewMessage::default()
         };
-        let mut routes = self.routes_scratch.borrow_mut();
-        routes.clear();
-        routes.extend(envelope.recipients().map(|recipient| queue.route(recipient.path.domain().unwrap_or(&self.hostname).as_bytes())));
         put(&mut queue, &message, Recipients { envelope: envelope.recipients(), routes: routes.iter() })
     }
 

@@ -17,6 +17,7 @@ struct Found {
     envelope: Option<Box<[u8]>>,
     accepted_at_ms: u64,
     content_bytes: u64,
+    priority: Option<u8>,
     /// The newest state of its recipients.
     state: Option<Box<[u8]>>,
 }
@@ -37,6 +38,7 @@ impl Recovering {
                     found.envelope = Some(payload[trailer.envelope(payload.len())].into());
                     found.accepted_at_ms = trailer.accepted_at_ms;
                     found.content_bytes = trailer.content_bytes;
+                    found.priority = trailer.priority;
                 }
                 Err(reason) => error!(?id, %reason, "a message in the spool cannot be read by this version; it stays there"),
             },
@@ -54,11 +56,11 @@ impl Recovering {
                 shard.delivery.kick();
                 shard.ring.yield_now().await;
             }
-            let Found { envelope: Some(envelope), accepted_at_ms, content_bytes, state } = found else { continue };
+            let Found { envelope: Some(envelope), accepted_at_ms, content_bytes, priority, state } = found else { continue };
             if committer.log().message(id).is_none() {
                 continue;
             }
-            if let Err(reason) = queue_one(shard, id, &envelope, accepted_at_ms, content_bytes, state.as_deref()) {
+            if let Err(reason) = queue_one(shard, id, &envelope, (accepted_at_ms, content_bytes, priority), state.as_deref()) {
                 error!(shard = shard.id, log = number, ?id, reason, "a message in the spool cannot be queued; it stays there");
             }
         }
@@ -66,8 +68,14 @@ impl Recovering {
     }
 }
 
-fn queue_one(shard: &Shard, id: RecordId, envelope: &[u8], accepted_at: u64, size: u64, state: Option<&[u8]>) -> Result<(), String> {
+fn queue_one(
+    shard: &Shard,
+    id: RecordId,
+    envelope: &[u8],
+    (accepted_at, size, priority): (u64, u64, Option<u8>),
+    state: Option<&[u8]>,
+) -> Result<(), String> {
     let view = EnvelopeView::decode(envelope).map_err(|reason| reason.to_string())?;
     let id = queue_id(id).ok_or("its boot number is beyond this version's")?;
-    shard.requeue(id, &view, size, accepted_at, state)
+    shard.requeue(id, &view, size, accepted_at, priority, state)
 }

@@ -11,6 +11,7 @@ mod mail_log;
 mod mailboxes;
 mod next_hop;
 mod node;
+mod priorities;
 mod queue_commands;
 mod relay;
 mod shards;

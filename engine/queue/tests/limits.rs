@@ -230,3 +230,50 @@ fn a_destination_that_is_dead_throttled_or_slow_delays_no_other() {
         assert!(poll(&mut queue, START).is_none());
     }
 }
+
+fn enqueue_with(queue: &mut Queue, sequence: u64, priority: u8, now: u64) {
+    let id = QueueId { boot: 1, shard: 0, sequence };
+    let message = NewMessage { id, size: 10, accepted_at: now, priority, reverse_path: b"s@x.test", ..NewMessage::default() };
+    let destination = queue.route(b"a.test");
+    queue.enqueue(&message, [NewRecipient { address: b"b@a.test", destination, notify: Notify::UNSAID }].into_iter(), now);
+}
+
+#[test]
+fn behind_a_hundred_thousand_of_low_priority_a_high_one_leaves_first() {
+    let mut queue = queue(DestinationLimits { connections_max: 1, ..DestinationLimits::default() });
+    for sequence in 0..100_000 {
+        enqueue_with(&mut queue, sequence, 0, START);
+    }
+    let mut now = START;
+    for round in 0..100 {
+        let low = poll(&mut queue, now).unwrap();
+        enqueue_with(&mut queue, 200_000 + round, 9, now + 1);
+        deliver(&mut queue, low, now + 1);
+        let next = poll(&mut queue, now + 1).unwrap();
+        assert_eq!(queue.envelope(next.key()).unwrap().id.sequence, 200_000 + round);
+        deliver(&mut queue, next, now + 1);
+        now += 2;
+    }
+}
+
+#[test]
+fn low_priorities_move_on_while_more_comes_of_high_ones_than_can_leave() {
+    let mut queue = queue(DestinationLimits { connections_max: 1, ..DestinationLimits::default() });
+    for sequence in 0..1000 {
+        enqueue_with(&mut queue, sequence, 0, START);
+    }
+    // Ten leave a second; ten of the highest priority come in the same time.
+    let (mut now, mut low_sent, mut since) = (START, 0, Vec::new());
+    for tick in 0..20_000_u64 {
+        enqueue_with(&mut queue, 10_000 + tick, 9, now);
+        let next = poll(&mut queue, now).unwrap();
+        if queue.envelope(next.key()).unwrap().id.sequence < 10_000 {
+            low_sent += 1;
+            since.push(now - START);
+        }
+        deliver(&mut queue, next, now);
+        now += 100;
+    }
+    assert_eq!(low_sent, 1000, "all of them within half an hour");
+    assert!((269_000..=272_000).contains(&since[0]), "nine steps of thirty seconds: {}", since[0]);
+}
