@@ -126,7 +126,8 @@ fn open(mailbox: &Mailbox, has_lines: bool) -> io::Result<Option<(File, u64)>> {
     let create = || OpenOptions::new().write(true).create(true).truncate(true).mode(FILE_MODE).custom_flags(libc::O_NOFOLLOW).open(&path);
     let mut file = match create() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            for folder in ["tmp", "new", "cur"] {
+            // `tmp` last: where it is, the others are.
+            for folder in ["cur", "new", "tmp"] {
                 make_folder(&mailbox.folder.join(folder))?;
             }
             create()?
@@ -165,7 +166,14 @@ fn is_there(mailbox: &Mailbox) -> io::Result<bool> {
 fn settle(file: &File, bytes: u64, mailbox: &Mailbox) -> io::Result<()> {
     file.sync_all()?;
     let new = mailbox.folder.join("new");
-    fs::rename(mailbox.folder.join("tmp").join(&mailbox.name), new.join(format!("{},S={bytes}", mailbox.name)))?;
+    let (from, to) = (mailbox.folder.join("tmp").join(&mailbox.name), new.join(format!("{},S={bytes}", mailbox.name)));
+    match fs::rename(&from, &to) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            make_folder(&new)?;
+            fs::rename(&from, &to)?;
+        }
+        renamed => renamed?,
+    }
     sync_folder(&new)
 }
 
@@ -312,6 +320,16 @@ mod tests {
         drop(half);
         assert!(matches!(deliver(&Mailbox { is_repeated: true, ..to.clone() }, &[b"x\r\n"], true), Deposited::Written));
         assert_eq!(only_file(&to.folder.join("new")).1, b"Return-Path: <a@x.test>\nx\n");
+    }
+
+    /// A kill between the making of `tmp` and that of `new` left a maildir into which nothing could be delivered any more.
+    #[test]
+    fn a_maildir_that_was_made_by_half_is_completed() {
+        let folder = tempfile::tempdir().unwrap();
+        let to = mailbox(folder.path());
+        fs::create_dir_all(to.folder.join("tmp")).unwrap();
+        assert!(matches!(deliver(&to, &[b"x\r\n"], true), Deposited::Written));
+        only_file(&to.folder.join("new"));
     }
 
     #[test]
