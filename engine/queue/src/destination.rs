@@ -6,6 +6,8 @@
 //! has one timer, for the time at which the first of what forbids it ends.
 
 use crate::breaker::{Break, Breaker, BreakerChange, Circuit};
+use crate::guest::Guests;
+use crate::home::{Away, Part};
 use crate::rate::RateLimiter;
 use crate::ready::ReadyQueue;
 use crate::retry::Jitter;
@@ -85,6 +87,12 @@ pub(crate) struct Destination {
     pub(crate) limits: DestinationLimits,
     pub(crate) retry: crate::retry::RetryPolicy,
     pub(crate) ready: ReadyQueue,
+    /// Dispatches of other shards, for which this one is a home.
+    pub(crate) guests: Guests,
+    /// Of limits of the node, which part is this shard's.
+    pub(crate) part: Part,
+    /// This shard is no home: where the homes are, which own the limits and know the hosts.
+    pub(crate) away: Option<Box<Away>>,
     /// Groups of all states that lead here, linked from the oldest to the newest.
     pub(crate) groups: usize,
     pub(crate) oldest_group: u32,
@@ -127,6 +135,9 @@ impl Destination {
             limits,
             retry,
             ready: ReadyQueue::new(),
+            guests: Guests::default(),
+            part: Part::default(),
+            away: None,
             groups: 0,
             oldest_group: NONE,
             newest_group: NONE,
@@ -157,6 +168,9 @@ impl Destination {
         if self.is_held() || self.paused || now < self.pause_until {
             return 0;
         }
+        if let Some(away) = &self.away {
+            return if away.asleep_until(now).is_some() { 0 } else { away.credits_of_all() };
+        }
         if self.hosts.is_empty() {
             return self.limits.connections_max.max(1);
         }
@@ -177,7 +191,7 @@ impl Destination {
         }
     }
 
-    /// Is there mail that may be attempted here?
+    /// Is there mail of this shard that may be attempted here?
     pub(crate) fn has_ready(&self) -> bool {
         match &self.role {
             Role::Site(site) => site.has_queued(),
@@ -185,13 +199,21 @@ impl Destination {
         }
     }
 
+    /// Is there mail that may be attempted here, of this shard or a guest?
+    pub(crate) fn has_mail(&self) -> bool {
+        self.has_ready() || !self.guests.is_empty()
+    }
+
     pub(crate) fn may_start(&self, now: u64) -> bool {
-        self.has_ready() && self.in_flight.saturating_sub(self.chained) < self.window(now) && self.rate_allows(now)
+        if let Some(away) = &self.away {
+            return self.has_ready() && self.window(now) > 0 && away.has_credit(now);
+        }
+        self.has_mail() && self.in_flight.saturating_sub(self.chained) < self.window(now) && self.rate_allows(now)
     }
 
     /// A further attempt on a connection in use; not while there are more of them than the window now allows.
     pub(crate) fn may_chain(&self, now: u64) -> bool {
-        self.has_ready() && self.in_flight.saturating_sub(self.chained) <= self.window(now) && self.rate_allows(now)
+        self.has_mail() && self.in_flight.saturating_sub(self.chained) <= self.window(now) && self.rate_allows(now)
     }
 
     fn rate_allows(&self, now: u64) -> bool {
@@ -207,6 +229,9 @@ impl Destination {
     }
 
     pub(crate) fn breaker(&self, now: u64) -> Breaker {
+        if let Some(away) = &self.away {
+            return away.asleep_until(now).map_or(Breaker::Closed, |until| Breaker::Open { until });
+        }
         let mut soonest: Option<u64> = None;
         for host in &self.hosts {
             match host.circuit.breaker(now) {
@@ -253,21 +278,32 @@ impl Destination {
 
     /// When something may be started that may not be now, by time alone.
     pub(crate) fn wakes_at(&self, now: u64) -> Option<u64> {
-        if !self.has_ready() || self.is_held() || self.paused {
+        if !self.has_mail() || self.is_held() || self.paused {
             return None;
         }
+        if let Some(away) = &self.away {
+            return away.wakes_at(now);
+        }
+        if let Some(until) = self.blocked_until(now) {
+            return Some(until);
+        }
+        // A full window is opened by an attempt that ends; the rate, by time.
+        let next = self.limits.rate.map_or(now, |rate| self.rate.next_at(rate));
+        (next > now && self.in_flight.saturating_sub(self.chained) < self.window(now)).then_some(next)
+    }
+
+    /// Until then no attempt can be started at all.
+    pub(crate) fn blocked_until(&self, now: u64) -> Option<u64> {
         if now < self.pause_until {
             return Some(self.pause_until);
         }
         if let Some(until) = self.throttle.until(now) {
             return Some(until);
         }
-        if let Breaker::Open { until } = self.breaker(now) {
-            return Some(until);
+        match self.breaker(now) {
+            Breaker::Open { until } => Some(until),
+            Breaker::Closed | Breaker::HalfOpen => None,
         }
-        // A full window is opened by an attempt that ends; the rate, by time.
-        let next = self.limits.rate.map_or(now, |rate| self.rate.next_at(rate));
-        (next > now && self.in_flight.saturating_sub(self.chained) < self.window(now)).then_some(next)
     }
 
     /// The host to connect to: of those that may be tried and were not, one of the lowest preference, drawn by weight. The
@@ -322,6 +358,9 @@ impl Destination {
             }
         }
         self.note_health(false);
+        if let Some(away) = &mut self.away {
+            away.site = None;
+        }
         true
     }
 
@@ -388,6 +427,10 @@ impl Destination {
 
     /// A transaction was delivered: the destination bears more.
     pub(crate) fn succeeded(&mut self, now: u64) {
+        if self.away.is_some() {
+            // Whatever kept a home from trying is over; the rest is the home's.
+            return self.reason.clear();
+        }
         if !self.is_well {
             self.throttle.delivered(now);
             self.hosts.iter_mut().for_each(|host| host.circuit.forgive());
@@ -429,6 +472,9 @@ impl Destination {
     /// An attempt found no host. If none was reported to have failed, the reason is our own (no descriptors, say), and the next
     /// attempt waits a little; so a driver that cannot connect does not spin.
     pub(crate) fn unreachable(&mut self, now: u64) {
+        if self.away.is_some() {
+            return; // Its home said how long it sleeps.
+        }
         if !std::mem::take(&mut self.failure_told) {
             self.pause_until = self.pause_until.max(now + SHORTAGE_PAUSE_MS);
         }
@@ -445,6 +491,9 @@ impl Destination {
 
     /// Forgets that hosts are dead and that it asked for less: it is tried when mail waits.
     pub(crate) fn revive(&mut self, now: u64) {
+        if let Some(away) = &mut self.away {
+            away.wake();
+        }
         self.pause_until = 0;
         self.throttle.end();
         self.hosts.iter_mut().for_each(|host| host.circuit.revive(now));
@@ -468,7 +517,7 @@ impl Destination {
         }
     }
 
-    fn keep_reason(&mut self, reason: &str) {
+    pub(crate) fn keep_reason(&mut self, reason: &str) {
         self.reason.clear();
         for character in reason.chars() {
             if self.reason.len() + character.len_utf8() > REASON_BYTES_MAX {

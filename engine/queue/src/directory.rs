@@ -6,6 +6,7 @@ use std::hash::{BuildHasher, RandomState};
 use hashbrown::HashTable;
 
 use crate::destination::{Destination, DestinationId, HostIndex};
+use crate::home::Placement;
 use crate::message::{MessageKey, PRIORITY_MAX};
 use crate::queue::{Dispatch, Queue, Work};
 use crate::route::{DOMAIN_BYTES_MAX, NextHop, RouteId, Via};
@@ -207,7 +208,7 @@ impl Queue {
         self.id(slot)
     }
 
-    fn site_of(&mut self, route: RouteId, key: &str, name: &str) -> u32 {
+    pub(crate) fn site_of(&mut self, route: RouteId, key: &str, name: &str) -> u32 {
         let found = self.look_up(Role::SITE, route, key.as_bytes());
         found.unwrap_or_else(|| self.create(route, Role::Site(Box::new(Site::new(key.to_owned()))), name.to_owned()))
     }
@@ -222,8 +223,12 @@ impl Queue {
 
     fn create(&mut self, route: RouteId, role: Role, name: String) -> u32 {
         let of_route = &self.routes.all()[usize::from(route.0)];
-        let mut state = Destination::new(Some(route), of_route.via.clone(), of_route.limits, of_route.retry, name);
-        state.role = role;
+        let (limits, place) = match &role {
+            Role::Site(site) => self.settings.homes.place(&of_route.pattern, &site.key, &of_route.limits),
+            Role::Route | Role::Domain(_) | Role::Vacant => (of_route.limits, Placement::default()),
+        };
+        let mut state = Destination::new(Some(route), of_route.via.clone(), limits, of_route.retry, name);
+        (state.role, state.part, state.away) = (role, place.part, place.away);
         let hash = self.directory.hasher.hash_one((state.role.tag(), route, state.key()));
         let slot = match self.directory.vacant.pop() {
             Some(slot) => {
@@ -327,7 +332,7 @@ impl Queue {
     /// A dynamic destination that has nothing to do is dropped when that has lasted.
     pub(crate) fn rest(&mut self, slot: u32, now: u64) {
         let state = &mut self.destinations[slot as usize];
-        let in_use = state.groups > 0 || state.in_flight > 0 || state.paused;
+        let in_use = state.groups > 0 || state.in_flight > 0 || state.paused || !state.guests.is_empty();
         let is_idle = !in_use && matches!(&state.role, Role::Domain(_))
             || matches!(&state.role, Role::Site(site) if site.members.is_empty() && !in_use);
         if !is_idle {

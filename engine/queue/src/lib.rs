@@ -18,6 +18,8 @@ mod breaker;
 mod command;
 mod destination;
 mod directory;
+mod guest;
+mod home;
 mod index;
 mod message;
 pub mod mx;
@@ -42,6 +44,8 @@ mod window;
 
 pub use breaker::{Breaker, BreakerChange, BreakerSettings};
 pub use destination::{DestinationId, HostIndex, HostsTried};
+pub use guest::{Guest, Refused};
+pub use home::{CONNECTIONS_PER_HOME, Homes};
 pub use index::{TAG_BYTES_MAX, TAGS_MAX, TermKind};
 pub use message::{Envelope, MessageKey, NewMessage, NewRecipient, PRIORITY_MAX, RECIPIENTS_MAX};
 pub use outcome::{DecodeError, Outcome, REPLY_BYTES_MAX};

@@ -8,6 +8,8 @@ use crate::arena::Arena;
 use crate::breaker::{Break, BreakerChange};
 use crate::destination::{Destination, DestinationId, HostIndex, HostsTried};
 use crate::directory::Directory;
+use crate::guest::{GuestBook, OwnOrGuest};
+use crate::home::{Homes, Placement};
 use crate::index::{Index, after_at};
 use crate::message::{
     Envelope, Flags, Group, Message, MessageKey, NO_RECIPIENT, NOT_REROUTED, NewMessage, NewRecipient, PLACES, Recipient,
@@ -37,6 +39,8 @@ pub struct QueueSettings {
     pub messages_max: usize,
     /// Destinations in use from which [`Queue::has_room`] says no: mx routes have one for each domain with mail.
     pub destinations_max: usize,
+    /// This shard among all: it owns a part of the limits of the destinations that it is a home of.
+    pub homes: Homes,
     /// Waiting that outweighs one priority in a ready queue.
     pub age_step_ms: u64,
     /// Mail past its lifetime when it is recovered, released or retried gets one more attempt within this time.
@@ -47,7 +51,14 @@ pub struct QueueSettings {
 
 impl Default for QueueSettings {
     fn default() -> Self {
-        Self { messages_max: 4_000_000, destinations_max: 1 << 18, age_step_ms: 30_000, grace_ms: 4 * 3_600_000, reports: None }
+        Self {
+            messages_max: 4_000_000,
+            destinations_max: 1 << 18,
+            homes: Homes::default(),
+            age_step_ms: 30_000,
+            grace_ms: 4 * 3_600_000,
+            reports: None,
+        }
     }
 }
 
@@ -87,7 +98,12 @@ pub struct Dispatch {
     pub(crate) number: u16,
     pub(crate) recipients: u16,
     pub(crate) attempt: u16,
+    /// The shard that makes the attempt, or [`OWN`].
+    pub(crate) home: u16,
 }
+
+/// In place of a home: this shard makes the attempt.
+pub(crate) const OWN: u16 = u16::MAX;
 
 impl Dispatch {
     /// The message.
@@ -159,6 +175,8 @@ pub struct Queue {
     /// Destinations that may be served, each at most once, in turn.
     pub(crate) serving: VecDeque<u32>,
     pub(crate) changes: VecDeque<Change>,
+    /// Dispatches of other shards.
+    pub(crate) guests: GuestBook,
     /// Recipients by place.
     pub(crate) placed: [usize; PLACES],
 }
@@ -170,7 +188,13 @@ impl Queue {
         let mut destinations = vec![unrouted];
         for (index, route) in routes.all().iter().enumerate() {
             let id = RouteId(index as u16);
-            destinations.push(Destination::new(Some(id), route.via.clone(), route.limits, route.retry, route.pattern.clone()));
+            let (limits, place) = match route.via {
+                Via::Smarthost { .. } => settings.homes.place(&route.pattern, "", &route.limits),
+                Via::Mx { .. } | Via::Discard | Via::Hold => (route.limits, Placement::default()),
+            };
+            let mut destination = Destination::new(Some(id), route.via.clone(), limits, route.retry, route.pattern.clone());
+            (destination.part, destination.away) = (place.part, place.away);
+            destinations.push(destination);
         }
         destinations[0].reason.push_str("no route for this domain");
         Self {
@@ -192,6 +216,7 @@ impl Queue {
             serving: VecDeque::with_capacity(destinations.len()),
             destinations,
             changes: VecDeque::new(),
+            guests: GuestBook::default(),
             placed: [0; PLACES],
         }
     }
@@ -358,6 +383,9 @@ impl Queue {
 
     /// Sender and size of a queued message; `None` if it has left the queue.
     pub fn envelope(&self, key: MessageKey) -> Option<Envelope<'_>> {
+        if key.is_guest() {
+            return self.guest_envelope(key);
+        }
         let message = &self.messages[self.find(key)?];
         Some(Envelope {
             id: message.id,
@@ -372,6 +400,14 @@ impl Queue {
 
     /// The recipients of an attempt: their number in the message (for [`Queue::settle`]) and forward-path.
     pub fn recipients(&self, dispatch: &Dispatch) -> impl Iterator<Item = (u16, &[u8])> + Clone {
+        if dispatch.is_guest() {
+            OwnOrGuest::Guest(self.guest_recipients(dispatch.key))
+        } else {
+            OwnOrGuest::Own(self.own_recipients(dispatch))
+        }
+    }
+
+    fn own_recipients(&self, dispatch: &Dispatch) -> impl Iterator<Item = (u16, &[u8])> + Clone {
         let message = &self.messages[dispatch.key.index];
         let recipients = self.recipients.get(message.recipients);
         let mut next = self.groups[dispatch.group].first;
@@ -521,7 +557,10 @@ impl Queue {
     }
 
     /// Takes in what an attempt that delivered nothing says about its destination.
-    fn heed(&mut self, destination: DestinationId, outcomes: &[(u16, Outcome<'_>)], now: u64) {
+    pub(crate) fn heed(&mut self, destination: DestinationId, outcomes: &[(u16, Outcome<'_>)], now: u64) {
+        if self.destinations[destination.index()].away.is_some() {
+            return; // Its home has heeded it.
+        }
         let throttling = outcomes.iter().find_map(|(_, outcome)| match outcome {
             Outcome::Deferred { reply } if is_throttling(reply) => Some(*reply),
             _ => None,

@@ -3,7 +3,7 @@
 use crate::destination::Destination;
 use crate::message::{Flags, Group, Message, NO_RECIPIENT, Place, Recipient};
 use crate::outcome::{Outcome, REPLY_BYTES_MAX, sanitise};
-use crate::queue::{Dispatch, Queue, Settled};
+use crate::queue::{Dispatch, OWN, Queue, Settled};
 use crate::report::Notify;
 use crate::retry::{Jitter, RetryPolicy};
 use crate::site::Role;
@@ -234,10 +234,15 @@ impl Queue {
             }
             return;
         }
-        match state.wakes_at(now) {
+        let wakes_at = state.wakes_at(now);
+        let has_guests = !state.guests.is_empty();
+        match wakes_at {
             Some(at) => self.destination_timers.set(destination, at),
             None if matches!(state.role, Role::Site(_)) => self.rest(destination, now),
             None => self.destination_timers.cancel(destination),
+        }
+        if has_guests {
+            self.review_guests(destination, wakes_at, now);
         }
     }
 
@@ -249,6 +254,9 @@ impl Queue {
 
     /// Takes the next recipients that may be attempted at a destination.
     pub(crate) fn dispatch(&mut self, destination: u32, now: u64) -> Option<Dispatch> {
+        if !self.destinations[destination as usize].guests.is_empty() && self.is_guests_turn(destination) {
+            return self.dispatch_guest(destination, now);
+        }
         if matches!(self.destinations[destination as usize].role, Role::Site(_)) {
             let home = self.next_domain(destination, now)?;
             let dispatch = self.take(home, destination, now);
@@ -284,9 +292,11 @@ impl Queue {
         self.placed[Place::Ready as usize] -= usize::from(taken);
         self.placed[Place::Attempting as usize] += usize::from(taken);
         self.subtract_ready(group, taken);
-        self.destinations[destination as usize].started(now);
+        let state = &mut self.destinations[destination as usize];
+        state.started(now);
+        let home = state.away.as_mut().and_then(|away| away.take(now)).unwrap_or(OWN);
         let (key, destination) = (self.key(index), self.id(destination));
-        Some(Dispatch { key, destination, group, number, recipients: taken, attempt: tried.saturating_add(1) })
+        Some(Dispatch { key, destination, group, number, recipients: taken, attempt: tried.saturating_add(1), home })
     }
 
     /// Takes in the outcome for one recipient of an attempt; true if its persisted state changes.
@@ -375,8 +385,21 @@ impl Queue {
     /// Ends an attempt none of whose recipients is open any more.
     pub(crate) fn end_attempt(&mut self, dispatch: &Dispatch, now: u64) {
         self.messages[dispatch.key.index].in_flight -= 1;
+        self.end_at_destination(dispatch, now);
+        // What was given back may be all that the domain has ready: it is queued at its site again.
+        let domain = self.groups[dispatch.group].destination;
+        if domain != dispatch.destination.slot {
+            self.refresh(domain, now);
+        }
+    }
+
+    /// Gives back what an attempt takes of its destination.
+    pub(crate) fn end_at_destination(&mut self, dispatch: &Dispatch, now: u64) {
         let destination = &mut self.destinations[dispatch.destination.index()];
         destination.in_flight -= 1;
+        if let Some(away) = &mut destination.away {
+            away.give_back(dispatch.home);
+        }
         // A chained attempt inherits the place in the window of the one before it.
         destination.chained = destination.chained.saturating_sub(1);
         if destination.in_flight == 0 {

@@ -1,0 +1,449 @@
+//! Dispatches of other shards at a home of their destination: guests.
+//!
+//! A guest is as much of a message as an attempt needs. It takes a place in the home's window like the home's own mail, in turn
+//! with it: as often as there are shards with guests waiting. It is not queued here: it cannot expire, is in no listing, and
+//! nothing of it is persisted. How it ends is told to its owner, who settles it.
+//!
+//! A guest waits while an attempt that ends can make room for it. When the destination can do nothing for longer, because its
+//! breaker is open or it asked for a pause, all guests are refused until then, and their owners keep them.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::destination::Destination;
+use crate::message::{Envelope, MessageKey, PRIORITY_MAX};
+use crate::outcome::Outcome;
+use crate::queue::{Dispatch, OWN, Queue};
+use crate::queue_id::QueueId;
+use crate::route::{NextHop, RouteId, Via};
+use crate::site::Role;
+use crate::slab::NONE;
+
+/// Marks the key of a guest; far above the number of messages.
+const GUEST: u32 = 1 << 31;
+/// A destination that can do nothing for longer than this refuses its guests.
+const WAIT_MAX_MS: u64 = 1000;
+/// Of mail of two priorities at a home, its own and guests', one of the lower goes after so many of the higher.
+const PASSED_OVER_MAX: u8 = 16;
+
+/// A site as a home learns it from the shard that has asked DNS.
+#[derive(Debug)]
+pub(crate) struct GuestSite {
+    key: String,
+    name: String,
+    hosts: Vec<NextHop>,
+}
+
+/// One dispatch of another shard. Goes to the home and comes back, its memory to be used again.
+#[derive(Debug, Default)]
+pub struct Guest {
+    /// What its owner finds it by again.
+    pub owner_call: u32,
+    /// What the home finds the duty to answer by; the owner leaves it alone.
+    pub home_call: u32,
+    owner: u16,
+    route: u16,
+    site: Option<Arc<GuestSite>>,
+    id: QueueId,
+    size: u64,
+    accepted_at: u64,
+    eight_bit: bool,
+    smtputf8: bool,
+    extended: bool,
+    priority: u8,
+    attempt: u16,
+    /// The operator wants the destination tried at once.
+    revive: bool,
+    reverse_bytes: u16,
+    /// Reverse-path, then the addresses of the recipients.
+    text: Vec<u8>,
+    /// Number in the message, and the end of the address in `text`.
+    recipients: Vec<(u16, u32)>,
+}
+
+impl Guest {
+    /// Its message.
+    pub fn id(&self) -> QueueId {
+        self.id
+    }
+
+    /// The shard that it is of.
+    pub fn owner(&self) -> u16 {
+        self.owner
+    }
+
+    fn recipients(&self) -> impl Iterator<Item = (u16, &[u8])> + Clone {
+        (0..self.recipients.len()).map(|position| {
+            let start = position.checked_sub(1).map_or(usize::from(self.reverse_bytes), |before| self.recipients[before].1 as usize);
+            let (number, end) = self.recipients[position];
+            (number, &self.text[start..end as usize])
+        })
+    }
+}
+
+/// A guest that was not tried, and when its owner may ask again.
+#[derive(Debug)]
+pub struct Refused {
+    /// To be answered.
+    pub guest: Guest,
+    /// Unix milliseconds.
+    pub until: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    /// Time of arrival, and what its priority is worth in waiting.
+    turn: u64,
+    slot: u32,
+    owner: u16,
+    priority: u8,
+}
+
+/// The guests that wait for one destination.
+#[derive(Debug, Default)]
+pub(crate) struct Guests {
+    /// By turn.
+    waiting: VecDeque<Waiting>,
+    /// Shards with guests waiting, and how many.
+    owners: Vec<(u16, u32)>,
+    /// Guests that go before it is the home's own mail's turn.
+    turns_left: usize,
+    passed_over: u8,
+}
+
+impl Guests {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    fn push(&mut self, guest: Waiting) {
+        let at = self.waiting.iter().rposition(|other| other.turn <= guest.turn).map_or(0, |before| before + 1);
+        self.waiting.insert(at, guest);
+        match self.owners.iter_mut().find(|(owner, _)| *owner == guest.owner) {
+            Some((_, count)) => *count += 1,
+            None => self.owners.push((guest.owner, 1)),
+        }
+    }
+
+    fn pop(&mut self) -> Option<Waiting> {
+        let guest = self.waiting.pop_front()?;
+        let at = self.owners.iter().position(|(owner, _)| *owner == guest.owner).expect("each is counted");
+        self.owners[at].1 -= 1;
+        if self.owners[at].1 == 0 {
+            self.owners.swap_remove(at);
+        }
+        Some(guest)
+    }
+
+    /// Is it a guest's turn, when the best of the home's own mail has priority `own`?
+    pub(crate) fn go_first(&mut self, own: Option<u8>) -> bool {
+        let (Some(guest), Some(own)) = (self.waiting.front(), own) else { return !self.waiting.is_empty() };
+        if guest.priority == own {
+            self.passed_over = 0;
+            return match self.turns_left.checked_sub(1) {
+                Some(left) => {
+                    self.turns_left = left;
+                    true
+                }
+                None => {
+                    self.turns_left = self.owners.len();
+                    false
+                }
+            };
+        }
+        let higher = guest.priority > own;
+        self.passed_over += 1;
+        if self.passed_over > PASSED_OVER_MAX {
+            self.passed_over = 0;
+            return !higher;
+        }
+        higher
+    }
+}
+
+/// Guests of all destinations, waiting or being attempted.
+#[derive(Debug, Default)]
+pub(crate) struct GuestBook {
+    slots: Vec<Option<Guest>>,
+    free: Vec<u32>,
+    /// Of destinations that can do nothing just now, for the driver.
+    refused: VecDeque<Refused>,
+}
+
+impl GuestBook {
+    fn add(&mut self, guest: Guest) -> u32 {
+        match self.free.pop() {
+            Some(slot) => {
+                self.slots[slot as usize] = Some(guest);
+                slot
+            }
+            None => {
+                self.slots.push(Some(guest));
+                self.slots.len() as u32 - 1
+            }
+        }
+    }
+
+    fn get(&self, key: MessageKey) -> Option<&Guest> {
+        self.slots.get((key.index & !GUEST) as usize)?.as_ref()
+    }
+
+    fn remove(&mut self, slot: u32) -> Guest {
+        let guest = self.slots[slot as usize].take().expect("a guest leaves once");
+        self.free.push(slot);
+        guest
+    }
+}
+
+impl MessageKey {
+    pub(crate) fn is_guest(self) -> bool {
+        self.index & GUEST != 0
+    }
+}
+
+impl Dispatch {
+    /// It is of another shard: its outcome is told to that one, by [`Queue::settle_guest`] and its like.
+    pub fn is_guest(&self) -> bool {
+        self.key.is_guest()
+    }
+
+    /// The shard that is to make the attempt, if not this one.
+    pub fn home(&self) -> Option<u16> {
+        (self.home != OWN).then_some(self.home)
+    }
+}
+
+/// One of two iterators over recipients.
+#[derive(Clone)]
+pub(crate) enum OwnOrGuest<A, B> {
+    Own(A),
+    Guest(B),
+}
+
+impl<T, A: Iterator<Item = T>, B: Iterator<Item = T>> Iterator for OwnOrGuest<A, B> {
+    type Item = T;
+
+    #[inline]
+    fn next(&mut self) -> Option<T> {
+        match self {
+            Self::Own(own) => own.next(),
+            Self::Guest(guest) => guest.next(),
+        }
+    }
+}
+
+impl Destination {
+    fn site_for_guests(&mut self) -> Option<Arc<GuestSite>> {
+        let Role::Site(site) = &self.role else { return None };
+        if self.away.as_ref()?.site.is_none() {
+            let told = GuestSite { key: site.key.clone(), name: self.name.clone(), hosts: self.hops().cloned().collect() };
+            self.away.as_mut()?.site = Some(Arc::new(told));
+        }
+        self.away.as_ref()?.site.clone()
+    }
+}
+
+/// The owner's side.
+impl Queue {
+    /// Writes what a home needs for this dispatch. `owner_call` is the caller's.
+    pub fn describe(&mut self, dispatch: &Dispatch, owner_call: u32, guest: &mut Guest) {
+        let destination = &mut self.destinations[dispatch.destination.index()];
+        guest.revive = destination.away.as_mut().is_some_and(|away| std::mem::take(&mut away.revive));
+        guest.route = destination.route.map_or(u16::MAX, |route| route.0);
+        guest.site = destination.site_for_guests();
+        (guest.owner, guest.owner_call) = (self.settings.homes.shard, owner_call);
+        (guest.attempt, guest.priority) = (dispatch.attempt, self.messages[dispatch.key.index].priority);
+        guest.text.clear();
+        guest.recipients.clear();
+        let Some(envelope) = self.envelope(dispatch.key) else { return };
+        (guest.id, guest.size, guest.accepted_at) = (envelope.id, envelope.size, envelope.accepted_at);
+        (guest.eight_bit, guest.smtputf8, guest.extended) = (envelope.eight_bit, envelope.smtputf8, envelope.extended);
+        guest.text.extend_from_slice(envelope.reverse_path);
+        guest.reverse_bytes = envelope.reverse_path.len() as u16;
+        for (number, address) in self.recipients(dispatch) {
+            guest.text.extend_from_slice(address);
+            guest.recipients.push((number, guest.text.len() as u32));
+        }
+    }
+
+    /// The home of this dispatch can do nothing for the destination before `until`, because of `reason`. Give the dispatch back
+    /// with [`Queue::unreachable`] or [`Queue::abandon`] next.
+    pub fn home_sleeps(&mut self, dispatch: &Dispatch, until: u64, reason: &str) {
+        let Some(home) = dispatch.home() else { return };
+        let destination = &mut self.destinations[dispatch.destination.index()];
+        if let Some(away) = &mut destination.away {
+            away.set_sleep(home, until);
+            destination.keep_reason(reason);
+        }
+    }
+}
+
+/// The home's side.
+impl Queue {
+    /// Takes in a dispatch of another shard; it then comes out of [`Queue::poll`] and its like, or of [`Queue::take_refused`].
+    /// It comes back when this shard is no home of its destination, or knows no such route.
+    pub fn receive(&mut self, guest: Guest, now: u64) -> Result<(), Guest> {
+        let Some(destination) = self.destination_of_guest(&guest) else { return Err(guest) };
+        let state = &mut self.destinations[destination as usize];
+        if state.away.is_some() {
+            return Err(guest);
+        }
+        if guest.revive {
+            state.revive(now);
+        }
+        let (priority, owner) = (guest.priority.min(PRIORITY_MAX), guest.owner);
+        let turn = now + u64::from(PRIORITY_MAX - priority) * self.settings.age_step_ms;
+        let slot = self.guests.add(guest);
+        state.guests.push(Waiting { turn, slot, owner, priority });
+        self.refresh(destination, now);
+        Ok(())
+    }
+
+    fn destination_of_guest(&mut self, guest: &Guest) -> Option<u32> {
+        let route = RouteId(guest.route);
+        let via = &self.routes.all().get(usize::from(guest.route))?.via;
+        match (&guest.site, via) {
+            (Some(site), Via::Mx { .. }) => {
+                let slot = self.site_of(route, &site.key, &site.name);
+                let state = &mut self.destinations[slot as usize];
+                // What DNS told this shard comes before what it told another.
+                if matches!(&state.role, Role::Site(own) if own.members.is_empty()) {
+                    state.set_hosts(&site.hosts);
+                }
+                Some(slot)
+            }
+            (None, Via::Mx { .. }) | (Some(_), _) => None,
+            (None, _) => Some(self.destination_by(route, b"").slot),
+        }
+    }
+
+    /// Is it a guest's turn at this destination, which has some?
+    pub(crate) fn is_guests_turn(&mut self, destination: u32) -> bool {
+        let state = &mut self.destinations[destination as usize];
+        let own = match &state.role {
+            Role::Site(site) => (0..=PRIORITY_MAX).rev().find(|priority| site.first(*priority).is_some()),
+            _ => state.ready.first(&self.groups, self.settings.age_step_ms).map(|group| self.groups[group].priority),
+        };
+        state.guests.go_first(own)
+    }
+
+    /// The next guest that is not to be tried now.
+    pub fn take_refused(&mut self) -> Option<Refused> {
+        self.guests.refused.pop_front()
+    }
+
+    /// Refuses all guests that wait, because this shard ends.
+    pub fn refuse_all(&mut self, now: u64) {
+        for destination in 0..self.destinations.len() as u32 {
+            self.refuse_guests(destination, now);
+        }
+    }
+
+    /// Guests that wait.
+    pub fn guests_waiting(&self) -> usize {
+        self.destinations.iter().map(|destination| destination.guests.len()).sum()
+    }
+
+    /// Refuses the guests of a destination that can do nothing for long; called when it may not start anything.
+    pub(crate) fn review_guests(&mut self, destination: u32, wakes_at: Option<u64>, now: u64) {
+        let state = &self.destinations[destination as usize];
+        match wakes_at {
+            Some(at) if at > now + WAIT_MAX_MS => self.refuse_guests(destination, at),
+            // Nothing will end that could make room: it is paused by command.
+            None if state.in_flight == 0 => self.refuse_guests(destination, now + WAIT_MAX_MS),
+            _ => {}
+        }
+    }
+
+    fn refuse_guests(&mut self, destination: u32, until: u64) {
+        while let Some(waiting) = self.destinations[destination as usize].guests.pop() {
+            let guest = self.guests.remove(waiting.slot);
+            self.guests.refused.push_back(Refused { guest, until });
+        }
+    }
+
+    /// Takes the next guest for an attempt.
+    pub(crate) fn dispatch_guest(&mut self, destination: u32, now: u64) -> Option<Dispatch> {
+        let state = &mut self.destinations[destination as usize];
+        let waiting = state.guests.pop()?;
+        state.started(now);
+        let key = MessageKey { index: waiting.slot | GUEST, generation: u32::MAX };
+        let guest = self.guests.get(key).expect("a waiting guest is in the book");
+        Some(Dispatch {
+            key,
+            destination: self.id(destination),
+            group: NONE,
+            number: 0,
+            recipients: guest.recipients.len() as u16,
+            attempt: guest.attempt,
+            home: OWN,
+        })
+    }
+
+    /// The guest of a dispatch.
+    pub fn guest(&self, dispatch: &Dispatch) -> Option<&Guest> {
+        self.guests.get(dispatch.key)
+    }
+
+    pub(crate) fn guest_envelope(&self, key: MessageKey) -> Option<Envelope<'_>> {
+        let guest = self.guests.get(key)?;
+        Some(Envelope {
+            id: guest.id,
+            size: guest.size,
+            accepted_at: guest.accepted_at,
+            eight_bit: guest.eight_bit,
+            smtputf8: guest.smtputf8,
+            extended: guest.extended,
+            reverse_path: &guest.text[..usize::from(guest.reverse_bytes)],
+        })
+    }
+
+    pub(crate) fn guest_recipients(&self, key: MessageKey) -> impl Iterator<Item = (u16, &[u8])> + Clone {
+        self.guests.get(key).into_iter().flat_map(Guest::recipients)
+    }
+
+    /// As [`Queue::settle`], for a guest: what the outcomes say of the destination is heeded here, the rest by its owner.
+    pub fn settle_guest(&mut self, dispatch: Dispatch, outcomes: &[(u16, Outcome<'_>)], now: u64) -> Guest {
+        if outcomes.iter().any(|(_, outcome)| matches!(outcome, Outcome::Delivered { .. })) {
+            self.destinations[dispatch.destination.index()].succeeded(now);
+        } else {
+            self.heed(dispatch.destination, outcomes, now);
+        }
+        self.end_guest(dispatch, now)
+    }
+
+    /// As [`Queue::unreachable`], for a guest: when its owner may ask again, and why not before.
+    pub fn unreachable_guest(&mut self, dispatch: Dispatch, now: u64) -> (Refused, String) {
+        let destination = dispatch.destination;
+        self.destinations[destination.index()].unreachable(now);
+        let guest = self.end_guest(dispatch, now);
+        let state = &self.destinations[destination.index()];
+        // At the latest then it is tried again, whatever was meant.
+        let until = state.blocked_until(now).unwrap_or(now + WAIT_MAX_MS);
+        (Refused { guest, until }, state.reason.clone())
+    }
+
+    /// As [`Queue::abandon`], for a guest: it waits again, before all others. `None`; or the guest, when this shard `ends`.
+    pub fn abandon_guest(&mut self, dispatch: Dispatch, ends: bool, now: u64) -> Option<Guest> {
+        let destination = dispatch.destination;
+        let guest = self.end_guest(dispatch, now);
+        if ends {
+            return Some(guest);
+        }
+        let (priority, owner) = (guest.priority.min(PRIORITY_MAX), guest.owner);
+        let slot = self.guests.add(guest);
+        self.destinations[destination.index()].guests.push(Waiting { turn: 0, slot, owner, priority });
+        self.refresh(destination.slot, now);
+        None
+    }
+
+    fn end_guest(&mut self, dispatch: Dispatch, now: u64) -> Guest {
+        assert!(dispatch.is_guest(), "the caller asked");
+        self.end_at_destination(&dispatch, now);
+        self.guests.remove(dispatch.key.index & !GUEST)
+    }
+}

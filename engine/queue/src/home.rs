@@ -1,0 +1,297 @@
+//! Home shards: who delivers to a destination, and what of its limits is whose.
+//!
+//! A destination has one home for each [`CONNECTIONS_PER_HOME`] connections that it may be given, up to all shards, chosen by
+//! rendezvous hashing. Each home owns an equal part of the limits, so they hold exactly and nobody counts for another. A shard
+//! that is a home delivers its own mail; the others bring theirs to the homes ([`crate::guest`]), each with a few dispatches
+//! out at a time: its credits. What has no credit stays in the ready queue of its owner.
+
+use std::sync::Arc;
+
+use crate::destination::DestinationId;
+use crate::guest::GuestSite;
+use crate::queue::Queue;
+use crate::route::DestinationLimits;
+
+/// A destination gets a further home when each of those it has would own more than so many of its connections: enough to keep
+/// a core busy, and few enough to be shared by all that the home delivers.
+pub const CONNECTIONS_PER_HOME: u32 = 8;
+
+/// Dispatches that one shard has out at one home at most, whatever the home's part of the limits: each holds memory there.
+const CREDITS_MAX: u32 = 32;
+
+/// This shard among all. The default is the only one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Homes {
+    /// Its number, below `shards`.
+    pub shard: u16,
+    /// How many there are, at least 1.
+    pub shards: u16,
+}
+
+impl Default for Homes {
+    fn default() -> Self {
+        Self { shard: 0, shards: 1 }
+    }
+}
+
+/// One home's place among the homes of a destination.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Part {
+    rank: u32,
+    homes: u32,
+}
+
+impl Default for Part {
+    fn default() -> Self {
+        Self { rank: 0, homes: 1 }
+    }
+}
+
+/// What a shard is for a destination.
+#[derive(Debug, Default)]
+pub(crate) struct Placement {
+    pub(crate) part: Part,
+    /// It is no home: how it reaches those that are.
+    pub(crate) away: Option<Box<Away>>,
+}
+
+impl Part {
+    /// Its part of `limit`: those of all homes add up to it and differ by one at most.
+    pub(crate) fn of(self, limit: u32) -> u32 {
+        limit / self.homes + u32::from(self.rank < limit % self.homes)
+    }
+
+    fn of_limits(self, limits: &DestinationLimits) -> DestinationLimits {
+        DestinationLimits {
+            connections_max: self.of(limits.connections_max.max(1)),
+            window_initial: self.of(limits.window_initial.min(limits.connections_max)).max(1),
+            rate: limits.rate.map(|rate| rate.divided(self.homes)),
+            ..*limits
+        }
+    }
+}
+
+impl Homes {
+    /// The homes of the destination with this name and these limits (of the whole node), in order of rank.
+    ///
+    /// Adding or removing a shard moves the destinations that it is a home of, and no others.
+    pub fn of(self, route: &str, site: &str, limits: &DestinationLimits) -> Vec<u16> {
+        let count = self.count(limits);
+        let key = fnv(site.as_bytes(), fnv(&[0], fnv(route.as_bytes(), FNV_START)));
+        let mut shards: Vec<(u64, u16)> = (0..self.shards).map(|shard| (mix(key ^ mix(u64::from(shard) + 1)), shard)).collect();
+        shards.sort_unstable_by(|a, b| b.cmp(a));
+        shards.truncate(usize::from(count));
+        shards.into_iter().map(|(_, shard)| shard).collect()
+    }
+
+    fn count(self, limits: &DestinationLimits) -> u16 {
+        let by_connections = limits.connections_max.max(1).div_ceil(CONNECTIONS_PER_HOME);
+        // Each home may use its burst at any time, and nobody's is 0.
+        let by_burst = limits.rate.map_or(u32::MAX, |rate| rate.burst.max(1));
+        u16::try_from(by_connections.min(by_burst)).unwrap_or(u16::MAX).min(self.shards)
+    }
+
+    /// What this shard is for a destination with these limits (of the whole node), and what of them is its own.
+    pub(crate) fn place(self, route: &str, site: &str, limits: &DestinationLimits) -> (DestinationLimits, Placement) {
+        if self.shards == 1 {
+            return (*limits, Placement::default());
+        }
+        let homes = self.of(route, site, limits);
+        let count = homes.len() as u32;
+        match (0..count).zip(&homes).find(|(_, home)| **home == self.shard) {
+            Some((rank, _)) => {
+                let part = Part { rank, homes: count };
+                (part.of_limits(limits), Placement { part, away: None })
+            }
+            None => {
+                let away = Away::new(homes, self.shard, limits.connections_max.max(1).div_ceil(count));
+                let limits = DestinationLimits { connections_max: away.credits_of_all(), rate: None, ..*limits };
+                (limits, Placement { part: Part::default(), away: Some(Box::new(away)) })
+            }
+        }
+    }
+}
+
+impl Queue {
+    /// Of a limit of the whole node, what this shard owns for a destination that it is a home of; those of all homes add up to it.
+    pub fn part_of(&self, destination: DestinationId, limit: u32) -> u32 {
+        self.live(destination).map_or(limit, |destination| destination.part.of(limit))
+    }
+
+    /// Connections that this shard may have to a destination.
+    pub fn connections_max(&self, destination: DestinationId) -> u32 {
+        self.live(destination).map_or(0, |destination| destination.limits.connections_max)
+    }
+}
+
+/// How a shard that is no home of a destination stands with those that are.
+#[derive(Debug)]
+pub(crate) struct Away {
+    /// In the order in which this shard prefers them: each shard begins with another.
+    homes: Vec<HomeState>,
+    /// Dispatches out at each, at most.
+    credits: u16,
+    /// The operator wants it tried at once: the next dispatch says so.
+    pub(crate) revive: bool,
+    /// What the homes are told of a site, which they may not have asked DNS about; made at first use.
+    pub(crate) site: Option<Arc<GuestSite>>,
+}
+
+#[derive(Debug)]
+struct HomeState {
+    shard: u16,
+    /// Dispatches out.
+    out: u16,
+    /// It said that it can do nothing before.
+    sleeps_until: u64,
+}
+
+impl Away {
+    fn new(mut homes: Vec<u16>, shard: u16, connections: u32) -> Self {
+        let first = usize::from(shard) % homes.len();
+        homes.rotate_left(first);
+        // Two for each connection, one under way and one chained behind it, and as many more as are on the lanes meanwhile.
+        let credits = (2 * connections + 2).min(CREDITS_MAX) as u16;
+        let homes = homes.into_iter().map(|shard| HomeState { shard, out: 0, sleeps_until: 0 }).collect();
+        Self { homes, credits, revive: false, site: None }
+    }
+
+    pub(crate) fn credits_of_all(&self) -> u32 {
+        u32::from(self.credits) * self.homes.len() as u32
+    }
+
+    fn best(&mut self, now: u64) -> Option<&mut HomeState> {
+        let credits = self.credits;
+        let open = self.homes.iter_mut().filter(|home| home.out < credits && home.sleeps_until <= now);
+        open.min_by_key(|home| home.out)
+    }
+
+    pub(crate) fn has_credit(&self, now: u64) -> bool {
+        self.homes.iter().any(|home| home.out < self.credits && home.sleeps_until <= now)
+    }
+
+    /// Takes a credit of the home with the most left.
+    pub(crate) fn take(&mut self, now: u64) -> Option<u16> {
+        let home = self.best(now)?;
+        home.out += 1;
+        Some(home.shard)
+    }
+
+    /// A dispatch came back.
+    pub(crate) fn give_back(&mut self, shard: u16) {
+        // The homes may be others by now, if the limits were changed meanwhile.
+        if let Some(home) = self.homes.iter_mut().find(|home| home.shard == shard) {
+            home.out = home.out.saturating_sub(1);
+        }
+    }
+
+    pub(crate) fn set_sleep(&mut self, shard: u16, until: u64) {
+        if let Some(home) = self.homes.iter_mut().find(|home| home.shard == shard) {
+            home.sleeps_until = until;
+        }
+    }
+
+    pub(crate) fn wake(&mut self) {
+        self.homes.iter_mut().for_each(|home| home.sleeps_until = 0);
+        self.revive = true;
+    }
+
+    /// When the first of those that sleep is to be asked again.
+    pub(crate) fn wakes_at(&self, now: u64) -> Option<u64> {
+        self.homes.iter().map(|home| home.sleeps_until).filter(|&until| until > now).min()
+    }
+
+    /// All homes sleep until then at least.
+    pub(crate) fn asleep_until(&self, now: u64) -> Option<u64> {
+        self.homes.iter().map(|home| home.sleeps_until).min().filter(|&until| until > now)
+    }
+}
+
+const FNV_START: u64 = 0xCBF2_9CE4_8422_2325;
+
+/// FNV-1a: good enough as `mix` follows, and the same in every run, so that a restart finds the same homes.
+fn fnv(bytes: &[u8], start: u64) -> u64 {
+    bytes.iter().fold(start, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01B3))
+}
+
+/// Spreads each bit over all (the finaliser of splitmix64).
+fn mix(value: u64) -> u64 {
+    let value = (value ^ (value >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let value = (value ^ (value >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    value ^ (value >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rate::Rate;
+
+    fn limits(connections_max: u32) -> DestinationLimits {
+        DestinationLimits { connections_max, ..DestinationLimits::default() }
+    }
+
+    fn node(shards: u16) -> impl Iterator<Item = Homes> {
+        (0..shards).map(move |shard| Homes { shard, shards })
+    }
+
+    #[test]
+    fn parts_of_all_homes_add_up_to_the_limits_whatever_the_number_of_shards() {
+        for shards in [1, 2, 3, 7, 16, 100] {
+            for connections in [1, 2, 7, 8, 9, 20, 64, 1000] {
+                let rate = Some(Rate { messages: 10, per_ms: 1000, burst: 4 });
+                let whole = DestinationLimits { rate, ..limits(connections) };
+                let places: Vec<_> = node(shards).map(|homes| homes.place("*", "example.org", &whole)).collect();
+                let at_home = || places.iter().filter(|(_, place)| place.away.is_none()).map(|(limits, _)| limits);
+                let homes = at_home().count() as u32;
+                assert_eq!(at_home().map(|limits| limits.connections_max).sum::<u32>(), connections, "{shards} shards");
+                assert!(at_home().all(|limits| limits.connections_max > 0));
+                assert!(shards == 1 || at_home().all(|limits| limits.window_initial <= limits.connections_max));
+                assert!(at_home().map(|limits| limits.rate.unwrap().burst).sum::<u32>() <= 4);
+                assert!(homes == 1 || at_home().all(|limits| limits.rate.unwrap().per_ms == 1000 * u64::from(homes)));
+                assert_eq!(homes, connections.div_ceil(CONNECTIONS_PER_HOME).min(4).min(shards.into()));
+                for away in places.iter().filter_map(|(_, place)| place.away.as_ref()) {
+                    assert_eq!(away.homes.len() as u32, homes);
+                    assert!(away.homes.iter().all(|home| places[usize::from(home.shard)].1.away.is_none()), "it is a home");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn destinations_are_spread_evenly_and_few_move_when_a_shard_is_added() {
+        let home = |shards, name: &str| Homes { shard: 0, shards }.of("*", name, &limits(1))[0];
+        let names: Vec<String> = (0..10_000).map(|number| format!("d{number}.test")).collect();
+        let mut counts = [0_u32; 8];
+        names.iter().for_each(|name| counts[usize::from(home(8, name))] += 1);
+        assert!(counts.iter().all(|count| (1100..1400).contains(count)), "{counts:?}");
+        let moved = names.iter().filter(|name| home(8, name) != home(9, name)).count();
+        assert!(names.iter().all(|name| home(8, name) == home(9, name) || home(9, name) == 8));
+        assert!((900..1350).contains(&moved), "{moved} of 10,000 went to the ninth of nine");
+    }
+
+    #[test]
+    fn shards_begin_with_different_homes() {
+        let firsts: std::collections::BTreeSet<u16> =
+            node(64).filter_map(|homes| homes.place("*", "x", &limits(64)).1.away).map(|mut away| away.take(0).unwrap()).collect();
+        assert_eq!(firsts.len(), 8);
+    }
+
+    #[test]
+    fn credits_are_bounded_for_each_home_and_a_sleeping_one_is_left_alone() {
+        let mut away = Away::new(vec![3, 5], 0, 1);
+        let taken: Vec<_> = std::iter::from_fn(|| away.take(10)).collect();
+        assert_eq!(taken, [3, 5, 3, 5, 3, 5, 3, 5]);
+        assert!(!away.has_credit(10));
+        away.give_back(5);
+        away.set_sleep(5, 50);
+        assert!(!away.has_credit(10), "its credit sleeps, too");
+        assert_eq!((away.wakes_at(10), away.asleep_until(10)), (Some(50), None));
+        assert!(away.has_credit(50));
+        away.give_back(3);
+        assert_eq!(away.take(10), Some(3));
+        away.set_sleep(3, 40);
+        assert_eq!(away.asleep_until(10), Some(40));
+        away.wake();
+        assert_eq!((away.take(10), away.revive), (Some(5), true));
+    }
+}
