@@ -97,11 +97,6 @@ impl Route {
         }
     }
 
-    /// Mail of this route leaves over connections.
-    pub(crate) fn is_over_network(&self) -> bool {
-        matches!(self.via, Via::Smarthost { .. } | Via::Lmtp { .. } | Via::Maildir { .. })
-    }
-
     /// Connections to one destination of this route, over all shards.
     pub fn connections_max(&self, delivery: &Delivery) -> u32 {
         self.overrides.connections_max.unwrap_or(delivery.connections_max)

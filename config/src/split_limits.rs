@@ -1,25 +1,17 @@
-//! Limits of the node that are smaller than the number of its shards, each of which has one at least.
+//! Limits of clients that are smaller than the number of shards, each of which has one at least.
 
 use crate::Config;
 
 impl Config {
     /// A sentence for each limit that `shards` shards cannot keep, because no shard's part is less than one.
     pub fn exceeded_by_shards(&self, shards: u32) -> Vec<String> {
-        let (smtp, delivery) = (&self.smtp, &self.delivery);
-        let of_peers = [
+        let smtp = &self.smtp;
+        let limits = [
             ("smtp.sessions_per_address", Some(smtp.sessions_per_address)),
             ("smtp.connections_per_minute", smtp.connections_per_minute),
             ("smtp.messages_per_minute", smtp.messages_per_minute),
             ("smtp.recipients_per_minute", smtp.recipients_per_minute),
         ];
-        let routes = self.routes.as_slice().iter();
-        // A route without the key has that of [delivery].
-        let of_routes = routes.filter_map(|route| {
-            let key = route.overrides.connections_max.map_or("delivery.connections_max", |_| "route.connections_max");
-            route.is_over_network().then(|| (key, Some(route.connections_max(delivery))))
-        });
-        let mut limits: Vec<_> = of_peers.into_iter().chain(of_routes).collect();
-        limits.dedup();
         limits
             .into_iter()
             .filter_map(|(key, limit)| Some((key, limit.filter(|limit| *limit < shards)?)))
@@ -38,7 +30,7 @@ mod tests {
     fn limits_below_the_number_of_shards_are_named() {
         let text = "[smtp]\nsessions_per_address = 3\nmessages_per_minute = 8\nrecipients_per_minute = 7\n\
                     [[route]]\ndomain = \"a.test\"\nvia = \"smarthost\"\nhosts = [\"192.0.2.1\"]\nconnections_max = 1\n\
-                    [[route]]\ndomain = \"*\"\nvia = \"hold\"\nconnections_max = 2\n";
+                    [[route]]\ndomain = \"*\"\nvia = \"hold\"\n";
         let config = Config::parse(text, "ringpost.toml".as_ref()).unwrap();
         assert_eq!(config.exceeded_by_shards(1), [""; 0]);
         assert_eq!(
@@ -46,17 +38,8 @@ mod tests {
             [
                 "smtp.sessions_per_address = 3 is less than the number of shards: each of the 8 allows one, so 8 in all",
                 "smtp.recipients_per_minute = 7 is less than the number of shards: each of the 8 allows one, so 8 in all",
-                "route.connections_max = 1 is less than the number of shards: each of the 8 allows one, so 8 in all",
+                // Limits of destinations hold exactly: each belongs to its home shards.
             ]
         );
-    }
-
-    #[test]
-    fn a_limit_that_several_routes_share_is_named_once() {
-        let text = "[delivery]\nconnections_max = 2\nwindow_initial = 1\n\
-                    [[route]]\ndomain = \"a.test\"\nvia = \"smarthost\"\nhosts = [\"192.0.2.1\"]\n\
-                    [[route]]\ndomain = \"*\"\nvia = \"smarthost\"\nhosts = [\"192.0.2.2\"]\n";
-        let warnings = Config::parse(text, "ringpost.toml".as_ref()).unwrap().exceeded_by_shards(3);
-        assert_eq!(warnings, ["delivery.connections_max = 2 is less than the number of shards: each of the 3 allows one, so 3 in all"]);
     }
 }

@@ -462,6 +462,11 @@ impl Committer {
         }
     }
 
+    /// As `payload`, if the record's batch is in memory and verifies.
+    pub fn payload_in_memory(&self, id: RecordId, location: Location) -> Option<PageSlice> {
+        self.checked(id, &location, self.blocks_in_memory(&location)?).ok()
+    }
+
     fn checked(&self, id: RecordId, location: &Location, blocks: PageSlice) -> Result<PageSlice, ReadError> {
         let log = self.log.borrow();
         let payload = log.check(id, location, &blocks).map_err(|_| ReadError::Damaged)?;

@@ -9,7 +9,7 @@ use ringpost_smtp::{
 };
 use tracing::error;
 
-use crate::{content::MessageContent, outbound::Outbound, record_id::record_id, stored_envelope::RecordError};
+use crate::{content::MessageContent, outbound::Outbound, stored_envelope::RecordError};
 
 /// Ranges of dot-stuffed content in one gathered send; content that is nothing but dots leaves in more of them.
 const RANGES_PER_SEND: usize = 512;
@@ -24,8 +24,8 @@ impl Outbound<'_> {
             Disconnect::Abandoned
         };
         let (queue_id, size) = named.ok_or_else(|| unreadable(RecordError::Gone))?;
-        let log = self.shard.committer_of(queue_id.shard).ok_or_else(|| unreadable(RecordError::Gone))?;
-        let content = MessageContent::open(log, record_id(queue_id)).await.map_err(unreadable)?;
+        let shard = self.shard;
+        let content = MessageContent::open(shard, &self.attempt_of(id).dispatch, queue_id).await.map_err(unreadable)?;
         let mut behind = Vec::new();
         if let Some(next) = self.take_behind(id) {
             behind = self.shard.ring.take_vec();

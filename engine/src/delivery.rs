@@ -67,6 +67,14 @@ impl Delivery {
         self.spare.borrow_mut().pop().unwrap_or_default()
     }
 
+    /// Keeps the storage of an ended attempt for another.
+    pub(crate) fn keep_storage(&self, storage: AttemptStorage) {
+        let mut spare = self.spare.borrow_mut();
+        if spare.len() < SPARE_MAX {
+            spare.push(storage);
+        }
+    }
+
     /// The queue changed, or room came: look again.
     pub fn kick(&self) {
         if !self.kicked.replace(true)
@@ -130,6 +138,9 @@ impl Shard {
             self.drain_backlog();
             let more = self.start_attempts();
             self.tell_changes();
+            if self.shards > 1 {
+                self.tend_guests();
+            }
             if self.delivery.kicked.get() || more {
                 // Others first: what they do may fill the connections that this would open.
                 self.delivery.kicked.set(true);
@@ -186,6 +197,9 @@ impl Shard {
 
     fn start_attempt(self: &Rc<Self>, dispatch: Dispatch) {
         self.delivery.attempt_began();
+        if let Some(home) = dispatch.home() {
+            return self.send_home(dispatch, home);
+        }
         let (discards, maildir) = match self.queue.borrow().via(dispatch.destination()) {
             Via::Discard => (true, None),
             Via::Maildir { path } => (false, Some(path.clone())),
@@ -203,7 +217,7 @@ impl Shard {
             return;
         }
         let destination = dispatch.destination();
-        let limits = self.pool.limits(self.queue.borrow().route_of(destination));
+        let limits = self.pool_limits(destination);
         match self.pool.acquire(destination, dispatch, &limits) {
             Acquired::Handed => {}
             Acquired::Seated(dispatch, seat) => {
@@ -217,6 +231,9 @@ impl Shard {
 
     /// Takes in what an attempt came to: mail log, queue, spool.
     pub(crate) fn settle_attempt(&self, attempt: Attempt, relay: &str) {
+        if attempt.dispatch.is_guest() {
+            return self.settle_guest(attempt, relay);
+        }
         let now = self.now_ms();
         let key = attempt.dispatch.key();
         let Attempt { dispatch, storage, .. } = attempt;
@@ -246,11 +263,7 @@ impl Shard {
         };
         self.log_given_up(key, &storage, relay, now);
         self.persist(key, settled);
-        let mut spare = self.delivery.spare.borrow_mut();
-        if spare.len() < SPARE_MAX {
-            spare.push(storage);
-        }
-        drop(spare);
+        self.delivery.keep_storage(storage);
         self.delivery.attempt_ended(self);
     }
 
@@ -265,6 +278,9 @@ impl Shard {
 
     /// No host could be reached: the message waits in its destination's ready queue.
     pub(crate) fn attempt_unreachable(&self, dispatch: Dispatch) {
+        if dispatch.is_guest() {
+            return self.guest_unreachable(dispatch);
+        }
         let key = dispatch.key();
         self.log_unreachable(&dispatch);
         let settled = {
@@ -278,6 +294,9 @@ impl Shard {
 
     /// The attempt was not made.
     pub(crate) fn attempt_abandoned(&self, dispatch: Dispatch) {
+        if dispatch.is_guest() {
+            return self.guest_abandoned(dispatch);
+        }
         self.queue.borrow_mut().abandon(dispatch, self.now_ms());
         self.delivery.attempt_ended(self);
     }

@@ -144,7 +144,7 @@ impl Outbound<'_> {
 impl Shard {
     /// Makes a connection for a destination that is to have idle ones and has too few; the next is made when this one is idle.
     pub(crate) fn keep_idle(self: &Rc<Self>, destination: DestinationId, used: Instant) {
-        let limits = self.pool.limits(self.queue.borrow().route_of(destination));
+        let limits = self.pool_limits(destination);
         if limits.min_idle == 0 || self.is_ending() || self.ring.now().duration_since(used) >= KEPT_WITHOUT_MAIL {
             return;
         }

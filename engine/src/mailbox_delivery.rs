@@ -18,7 +18,6 @@ use crate::{
     file_threads::NotRun,
     maildir::{Deposit, Deposited, Mailbox, refusal},
     maildir_path::maildir_of,
-    record_id::record_id,
     shard::Shard,
     stored_envelope::RecordError,
 };
@@ -78,7 +77,7 @@ async fn write(shard: &Rc<Shard>, attempt: &mut Attempt, path: &str) -> Result<(
     };
     let mut has_lines = true;
     if extended {
-        let stored = shard.stored_envelope(id).await?;
+        let stored = shard.stored_envelope(&attempt.dispatch, id).await?;
         let view = stored.view();
         has_lines = view.body() != Body::BinaryMime;
         let left = deliver_by_left(&view, accepted_at, shard.now_ms());
@@ -110,7 +109,7 @@ async fn write(shard: &Rc<Shard>, attempt: &mut Attempt, path: &str) -> Result<(
             }
         }
     }
-    let ends = if mailboxes.is_empty() { Vec::new() } else { deposit(shard, id, mailboxes, has_lines).await? };
+    let ends = if mailboxes.is_empty() { Vec::new() } else { deposit(shard, &attempt.dispatch, id, mailboxes, has_lines).await? };
     // Nobody is decided before everybody is: an error above is everybody's.
     for (position, reason) in refused {
         attempt.decide(position, Verdict::Failed, Reply::local(&reason.to_string()), SuccessReport::Delivered);
@@ -130,9 +129,14 @@ async fn write(shard: &Rc<Shard>, attempt: &mut Attempt, path: &str) -> Result<(
 }
 
 /// Hands the content to the threads, piece by piece; what came of each mailbox, in their order.
-async fn deposit(shard: &Rc<Shard>, id: QueueId, mailboxes: Vec<Mailbox>, has_lines: bool) -> Result<Vec<Deposited>, Unmade> {
-    let log = shard.committer_of(id.shard).ok_or(RecordError::Gone)?;
-    let content = MessageContent::open(log, record_id(id)).await?;
+async fn deposit(
+    shard: &Rc<Shard>,
+    dispatch: &Dispatch,
+    id: QueueId,
+    mailboxes: Vec<Mailbox>,
+    has_lines: bool,
+) -> Result<Vec<Deposited>, Unmade> {
+    let content = MessageContent::open(shard, dispatch, id).await?;
     let (threads, ring) = (&shard.file_threads, &shard.ring);
     let first = content.piece(0).await?;
     let last = content.pieces() - 1;

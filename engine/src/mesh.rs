@@ -1,14 +1,24 @@
 //! What shards say to each other, and the task that hears it.
 
-use std::{cell::RefCell, future::poll_fn, rc::Rc};
+use std::{
+    cell::{Cell, RefCell},
+    future::poll_fn,
+    pin::pin,
+    rc::Rc,
+    task::{Poll, Waker},
+};
 
 use ringpost_lane::{Endpoint, Incoming, LaneSettings, MeshCredit, MeshPermit, Refusal, SLOT_BYTES, ShardId, mesh};
-use ringpost_ring::Accepted;
+use ringpost_queue::QueueId;
+use ringpost_ring::{Accepted, Ring};
 
-use crate::shard::Shard;
+use crate::{homes::Parcel, remote_content::Piece, shard::Shard};
 
 /// Messages taken in before other tasks get their turn.
 const MESSAGES_PER_TURN: usize = 256;
+
+/// Open requests that one shard may have with another: dispatches, as many pieces of content, and connections, which are few.
+const WINDOW: u32 = 2048;
 
 /// A request to another shard.
 pub(crate) enum ShardRequest {
@@ -19,12 +29,32 @@ pub(crate) enum ShardRequest {
         /// In the order of the config.
         listener: u16,
     },
+    /// Make this attempt. Full: it waits with its owner, which has a few of them out at a time.
+    Dispatch(Box<Parcel>),
+    /// Read a piece of a message that was dispatched. Full: the attempt waits.
+    Content {
+        /// Names the answer.
+        fetch: u32,
+        /// Of which message.
+        id: QueueId,
+        /// 0 is the message record, 1 and more are its chunks.
+        piece: u32,
+    },
 }
 
-/// What became of one.
+/// What became of one. Never refused.
 pub(crate) enum ShardReply {
     /// The connection is the other shard's, which has counted it.
     Taken,
+    /// The attempt has ended.
+    Dispatch(Box<Parcel>),
+    /// The piece, or why it cannot be read.
+    Content {
+        /// As it was asked for.
+        fetch: u32,
+        /// Shared memory: it crosses without a copy.
+        piece: Result<Piece, Box<str>>,
+    },
 }
 
 const _: () = assert!(size_of::<ShardRequest>() < SLOT_BYTES && size_of::<ShardReply>() < SLOT_BYTES);
@@ -34,36 +64,87 @@ pub struct MeshEnd(Endpoint<ShardRequest, ShardReply>);
 
 /// The ends of `shards` shards, in order.
 pub fn mesh_of(shards: u16) -> Vec<MeshEnd> {
-    mesh(usize::from(shards), LaneSettings::default()).into_iter().map(MeshEnd).collect()
+    mesh(usize::from(shards), LaneSettings { window: WINDOW, ..LaneSettings::default() }).into_iter().map(MeshEnd).collect()
 }
 
-/// The end in use.
-pub(crate) struct Mesh(RefCell<Endpoint<ShardRequest, ShardReply>>);
+/// The end in use. What is sent leaves when the mesh's task runs next, in the same round of tasks.
+pub(crate) struct Mesh {
+    endpoint: RefCell<Endpoint<ShardRequest, ShardReply>>,
+    task: RefCell<Option<Waker>>,
+    is_kicked: Cell<bool>,
+    /// Who waits for room in a lane: told at each ring of the bell.
+    wants_room: RefCell<Vec<Waker>>,
+}
 
 impl Mesh {
     pub(crate) fn new(end: MeshEnd) -> Mesh {
-        Mesh(RefCell::new(end.0))
+        Mesh { endpoint: RefCell::new(end.0), task: RefCell::default(), is_kicked: Cell::default(), wants_room: RefCell::default() }
     }
 
     /// Room for a request to `peer` and its reply, or not now.
     pub(crate) fn reserve(&self, peer: u16) -> Result<MeshPermit, Refusal> {
-        self.0.borrow_mut().reserve(ShardId(peer))
+        self.endpoint.borrow_mut().reserve(ShardId(peer))
     }
 
-    /// Sends a request, and wakes its receiver.
+    /// Waits until there may be room in a lane that was full.
+    pub(crate) async fn room(&self) {
+        let mut is_registered = false;
+        poll_fn(|cx| {
+            if std::mem::replace(&mut is_registered, true) {
+                return Poll::Ready(());
+            }
+            self.wants_room.borrow_mut().push(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// Sends a request with its permit.
     pub(crate) fn send(&self, permit: MeshPermit, request: ShardRequest) {
-        let mut endpoint = self.0.borrow_mut();
-        endpoint.send(permit, request);
-        endpoint.flush();
+        self.endpoint.borrow_mut().send(permit, request);
+        self.kick();
     }
 
-    /// Replies; the peer is woken when the mesh's task waits again.
-    fn reply(&self, credit: MeshCredit, reply: ShardReply) {
-        self.0.borrow_mut().reply(credit, reply);
+    /// Sends a reply.
+    pub(crate) fn reply(&self, credit: MeshCredit, reply: ShardReply) {
+        self.endpoint.borrow_mut().reply(credit, reply);
+        self.kick();
+    }
+
+    /// Replies that wait for room in their lanes.
+    pub(crate) fn backlog(&self) -> usize {
+        self.endpoint.borrow().backlog()
+    }
+
+    fn kick(&self) {
+        if !self.is_kicked.replace(true)
+            && let Some(task) = &*self.task.borrow()
+        {
+            task.wake_by_ref();
+        }
     }
 
     fn receive(&self) -> Option<(ShardId, Incoming<ShardRequest, ShardReply, MeshCredit>)> {
-        self.0.borrow_mut().receive()
+        self.endpoint.borrow_mut().receive()
+    }
+
+    /// Shards whose threads have ended.
+    fn closed(&self) -> Vec<u16> {
+        self.endpoint.borrow().ports().filter(|(_, port)| port.is_closed()).map(|(peer, _)| peer.0).collect()
+    }
+
+    /// Flushes, and waits for the bell.
+    async fn wait(&self, ring: &Ring) {
+        let mut hearing = pin!(ring.hear(poll_fn(|cx| self.endpoint.borrow_mut().poll_ring(cx))));
+        poll_fn(|cx| {
+            if self.task.borrow().as_ref().is_none_or(|task| !task.will_wake(cx.waker())) {
+                self.task.replace(Some(cx.waker().clone()));
+            }
+            // What is sent from here on kicks again.
+            self.is_kicked.set(false);
+            hearing.as_mut().poll(cx)
+        })
+        .await;
     }
 }
 
@@ -71,21 +152,39 @@ impl Shard {
     /// Hears the other shards until the thread ends.
     pub(crate) async fn serve_mesh(self: Rc<Self>) {
         loop {
+            // In this order: what a shard sent before its end is received before it is given up.
+            let closed = self.mesh.closed();
             let mut messages = 0;
             while let Some((_, incoming)) = self.mesh.receive() {
-                match incoming {
-                    Incoming::Request(ShardRequest::Connection { accepted, listener }, credit) => {
-                        self.take_connection(accepted, usize::from(listener));
-                        self.mesh.reply(credit, ShardReply::Taken);
-                    }
-                    Incoming::Reply(ShardReply::Taken) => {}
-                }
+                self.hear_shard(incoming);
                 messages += 1;
                 if messages % MESSAGES_PER_TURN == 0 {
                     self.ring.yield_now().await;
                 }
             }
-            self.ring.hear(poll_fn(|cx| self.mesh.0.borrow_mut().poll_ring(cx))).await;
+            for peer in closed.into_iter().filter(|peer| self.homes.is_waiting_for(*peer)) {
+                self.forget_peer(peer);
+            }
+            self.launch_waiting();
+            self.mesh.wants_room.take().into_iter().for_each(Waker::wake);
+            if self.is_ending() && self.mesh.backlog() == 0 {
+                self.wake_life();
+            }
+            self.mesh.wait(&self.ring).await;
+        }
+    }
+
+    fn hear_shard(self: &Rc<Self>, incoming: Incoming<ShardRequest, ShardReply, MeshCredit>) {
+        match incoming {
+            Incoming::Request(ShardRequest::Connection { accepted, listener }, credit) => {
+                self.take_connection(accepted, usize::from(listener));
+                self.mesh.reply(credit, ShardReply::Taken);
+            }
+            Incoming::Request(ShardRequest::Dispatch(parcel), credit) => self.receive_dispatch(parcel, credit),
+            Incoming::Request(ShardRequest::Content { fetch, id, piece }, credit) => self.read_for_home(fetch, id, piece, credit),
+            Incoming::Reply(ShardReply::Taken) => {}
+            Incoming::Reply(ShardReply::Dispatch(parcel)) => self.take_back(parcel),
+            Incoming::Reply(ShardReply::Content { fetch, piece }) => self.homes.fetches.answered(fetch, piece),
         }
     }
 }

@@ -79,6 +79,14 @@ metrics! {
     connects,
     /// Outbound connections that failed.
     connect_failures,
+    /// Dispatches made by another shard, the home of their destination.
+    dispatched_to_homes,
+    /// Dispatches of other shards taken in as their home.
+    dispatched_for_others,
+    /// Dispatches that a home gave back untried, because its destination could do nothing.
+    homes_refused,
+    /// Pieces of content fetched from the shard that owns the message.
+    content_fetched,
     /// Transactions on a kept connection.
     reused,
     /// Transactions whose MAIL left with the dot before.

@@ -90,7 +90,7 @@ impl<'s> Outbound<'s> {
             attempts: [None, None],
             next: None,
             since: shard.ring.now(),
-            limits: shard.pool.limits(shard.queue.borrow().route_of(destination)),
+            limits: shard.pool_limits(destination),
             idling: Idling::new(used),
             greeted: false,
             served: 0,
@@ -246,7 +246,7 @@ impl<'s> Outbound<'s> {
             self.shard.queue.borrow().envelope(attempt.dispatch.key()).and_then(|envelope| envelope.extended.then_some(envelope.id));
         let stored = match extended {
             None => None,
-            Some(id) => match self.shard.stored_envelope(id).await {
+            Some(id) => match self.shard.stored_envelope(&attempt.dispatch, id).await {
                 Ok(stored) => Some(stored),
                 Err(reason) => {
                     error!(shard = self.shard.id, queue_id = %id, %reason, "the envelope cannot be read; the attempt is deferred");

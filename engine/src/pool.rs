@@ -173,7 +173,7 @@ impl<T> Pool<T> {
     /// Without connections.
     pub fn new(config: &Config, share: Share, metrics: Rc<Metrics>) -> Self {
         let limits = config.routes.as_slice().iter().flat_map(|route| {
-            let limits = limits_of(config, route, share);
+            let limits = limits_of(config, route);
             route.domains.iter().map(move |_| limits)
         });
         let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
@@ -195,7 +195,7 @@ impl<T> Pool<T> {
         }
     }
 
-    /// What holds for a destination of this route.
+    /// What holds for a destination of this route, on all shards: `Shard::pool_limits` takes this one's part.
     pub fn limits(&self, route: Option<RouteId>) -> PoolLimits {
         const UNROUTED: PoolLimits = PoolLimits {
             min_idle: 0,
@@ -369,14 +369,14 @@ impl<T> Place<T> {
     }
 }
 
-fn limits_of(config: &Config, route: &ringpost_config::Route, share: Share) -> PoolLimits {
+fn limits_of(config: &Config, route: &ringpost_config::Route) -> PoolLimits {
     let pool = route.policy(&config.delivery).pool;
     let connections_max = route.connections_max(&config.delivery).min(pool.max_active);
     let count = |count: u32| usize::try_from(count).unwrap_or(usize::MAX);
     PoolLimits {
-        min_idle: count(share.exact(pool.min_idle)),
+        min_idle: count(pool.min_idle),
         max_idle: count(pool.max_idle),
-        connections_max: share.of(connections_max),
+        connections_max,
         messages_max: route.messages_per_connection(&config.delivery).unwrap_or(u32::MAX),
         max_lifetime: pool.max_lifetime,
         idle_timeout: pool.idle_timeout,

@@ -5,13 +5,11 @@ use std::time::Duration;
 use ringpost_config::{Config, StoreAddress};
 use ringpost_queue::{BreakerSettings, DestinationLimits, HostAddress, NextHop, Rate, RetryPolicy, Route, Via};
 
-use crate::share::Share;
-
 /// Mailboxes that one attempt writes: each is a file that is open until the message is whole.
 const MAILDIRS_AT_ONCE: u16 = 16;
 
-/// All routes, in the order of the config, with this shard's share of their limits.
-pub(crate) fn routes_of(config: &Config, share: Share) -> Vec<Route> {
+/// All routes, in the order of the config, with their limits for the whole node: the queue takes the part of a home.
+pub(crate) fn routes_of(config: &Config) -> Vec<Route> {
     let mut routes = Vec::new();
     for route in config.routes.as_slice() {
         let via = match &route.via {
@@ -27,7 +25,7 @@ pub(crate) fn routes_of(config: &Config, share: Share) -> Vec<Route> {
             ringpost_config::Via::Hold => Via::Hold,
         };
         let policy = route.policy(&config.delivery);
-        let connections_max = route.connections_max(&config.delivery);
+        let connections_max = route.connections_max(&config.delivery).min(policy.pool.max_active);
         for pattern in &route.domains {
             routes.push(Route {
                 pattern: pattern.to_string(),
@@ -40,12 +38,9 @@ pub(crate) fn routes_of(config: &Config, share: Share) -> Vec<Route> {
                     warn_after_ms: None,
                 },
                 limits: DestinationLimits {
-                    connections_max: share.of(connections_max),
-                    window_initial: share.of(config.delivery.window_initial.min(connections_max)),
-                    rate: policy.rate.map(|rate| {
-                        Rate { messages: rate.messages, per_ms: millis(rate.per), burst: policy.rate_burst }
-                            .divided(share.shards.get().into())
-                    }),
+                    connections_max,
+                    window_initial: config.delivery.window_initial.min(connections_max),
+                    rate: policy.rate.map(|rate| Rate { messages: rate.messages, per_ms: millis(rate.per), burst: policy.rate_burst }),
                     breaker: BreakerSettings {
                         max_requests: policy.breaker.max_requests,
                         interval_ms: millis(policy.breaker.interval),

@@ -21,7 +21,7 @@ use std::{
 
 use glommio::{LocalExecutorBuilder, Placement};
 use ringpost_config::{Config, RECIPIENTS_MAX};
-use ringpost_queue::{DestinationId, Dispatch, Queue, QueueId, QueueSettings, REPLY_BYTES_MAX, Routes};
+use ringpost_queue::{DestinationId, Dispatch, Homes, Queue, QueueId, QueueSettings, REPLY_BYTES_MAX, Routes};
 use ringpost_ring::{PREEMPT_TIMER, Ring, RingConfig};
 use ringpost_smtp::header::{DateText, RECEIVED_BYTES_MAX};
 use ringpost_spool::{LogConfig, Role};
@@ -33,6 +33,7 @@ use crate::{
     committer::Committer,
     delivery::Delivery,
     file_threads::FileThreads,
+    homes::HomeCalls,
     inbound_settings::InboundSettings,
     listener,
     load::Loads,
@@ -151,6 +152,7 @@ pub struct Shard {
     pub(crate) admission: Rc<Admission>,
     pub(crate) mesh: Mesh,
     pub(crate) passing: Passing,
+    pub(crate) homes: HomeCalls,
     pub(crate) delivery: Delivery,
     pub(crate) pool: Rc<Pool<Dispatch>>,
     pub(crate) priorities: Priorities,
@@ -230,13 +232,17 @@ fn start(plan: ShardPlan) -> Result<Started, (OnEvent, String)> {
     let now = clock.steady_ms(ring.now());
     let metrics: Rc<Metrics> = Rc::default();
     let share = Share { shard: plan.id, shards: NonZeroU16::new(plan.shards).expect("a node has shards") };
-    let routes = match Routes::new(routes_of(&config, share)) {
+    let routes = match Routes::new(routes_of(&config)) {
         Ok(routes) => routes,
         Err(reason) => return Err((plan.on_event, format!("route: {reason}"))),
     };
     let budget = memory_budget(&config) / u64::from(plan.shards);
     let in_bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
-    let settings = QueueSettings { messages_max: in_bytes(budget / QUEUE_SHARE / QUEUED_BYTES), ..QueueSettings::default() };
+    let settings = QueueSettings {
+        messages_max: in_bytes(budget / QUEUE_SHARE / QUEUED_BYTES),
+        homes: Homes { shard: plan.id, shards: plan.shards },
+        ..QueueSettings::default()
+    };
     let queue = Queue::new(settings, routes, random(), now);
     let open = |number: u16, role: Role| {
         let directory = plan.home.path().join(format!("shard-{number:03}"));
@@ -271,6 +277,7 @@ fn start(plan: ShardPlan) -> Result<Started, (OnEvent, String)> {
         admission: Rc::new(Admission::new(&config, share)),
         mesh: Mesh::new(plan.mesh),
         passing: Passing::new(plan.loads),
+        homes: HomeCalls::new(plan.shards),
         delivery: Delivery::new(&ring),
         pool,
         file_threads: FileThreads::default(),

@@ -56,7 +56,9 @@ impl Shard {
         let deadline = self.ring.deadline();
         deadline.set(self.ring.now() + DRAIN_PATIENCE + DRAIN_REST);
         poll_fn(|cx| {
-            let quiet = |shard: &Shard| shard.metrics.sessions.get() == 0 && shard.delivery.is_quiet();
+            let quiet = |shard: &Shard| {
+                shard.metrics.sessions.get() == 0 && shard.delivery.is_quiet() && shard.homes.is_quiet() && shard.mesh.backlog() == 0
+            };
             match deadline.poll_expired(cx) {
                 Poll::Ready(()) => Poll::Ready(()),
                 Poll::Pending => self.poll_life(cx, quiet),

@@ -1,7 +1,7 @@
 //! The envelope of one queued message, as the spool has it: for what the queue's memory does not hold (NOTIFY, ORCPT, RET, ENVID, BY,
 //! MT-PRIORITY, BODY).
 
-use ringpost_queue::QueueId;
+use ringpost_queue::{Dispatch, QueueId};
 use ringpost_ring::PageSlice;
 use ringpost_smtp::envelope::{EnvelopeError, EnvelopeView};
 use ringpost_spool::{Location, RecordId};
@@ -25,6 +25,9 @@ pub enum RecordError {
     /// The record verifies and is none of ours.
     #[error(transparent)]
     Record(#[from] MessageRecordError),
+    /// The shard that owns the message cannot read it.
+    #[error("its shard cannot read it: {0}")]
+    Elsewhere(Box<str>),
     /// The envelope in it does.
     #[error(transparent)]
     Envelope(#[from] EnvelopeError),
@@ -45,9 +48,28 @@ impl MessageRecord {
             let queued = log.message(id).ok_or(RecordError::Gone)?;
             (queued.location, queued.chunks)
         };
-        let bytes = committer.payload(id, location).await?;
+        MessageRecord::from_parts(committer.payload(id, location).await?, chunks)
+    }
+
+    /// As `read`, if that needs no wait; `None` also when it fails, for `read` to say why.
+    pub fn in_memory(committer: &Committer, id: RecordId) -> Option<MessageRecord> {
+        let (location, chunks) = {
+            let log = committer.log();
+            let queued = log.message(id)?;
+            (queued.location, queued.chunks)
+        };
+        MessageRecord::from_parts(committer.payload_in_memory(id, location)?, chunks).ok()
+    }
+
+    /// From what crosses to another shard: bytes that were verified, and the number of chunks.
+    pub fn from_parts(bytes: PageSlice, chunks: u32) -> Result<MessageRecord, RecordError> {
         let trailer = Trailer::decode(&bytes)?;
         Ok(MessageRecord { bytes, trailer, chunks })
+    }
+
+    /// What crosses to another shard.
+    pub fn into_parts(self) -> (PageSlice, u32) {
+        (self.bytes, self.chunks)
     }
 
     /// Chunk records that follow the content in this one.
@@ -81,9 +103,26 @@ impl StoredEnvelope {
 }
 
 impl Shard {
-    /// The envelope of a queued message.
-    pub(crate) async fn stored_envelope(&self, id: QueueId) -> Result<StoredEnvelope, RecordError> {
+    /// The envelope of what is attempted.
+    pub(crate) async fn stored_envelope(&self, dispatch: &Dispatch, id: QueueId) -> Result<StoredEnvelope, RecordError> {
+        if dispatch.is_guest() {
+            return self.record_of_guest(dispatch, id).await?.envelope();
+        }
         let committer = self.committer_of(id.shard).ok_or(RecordError::Gone)?;
         MessageRecord::read(&committer, record_id(id)).await?.envelope()
+    }
+
+    /// The message record of a guest: sent along, or read by its owner.
+    pub(crate) async fn record_of_guest(&self, dispatch: &Dispatch, id: QueueId) -> Result<MessageRecord, RecordError> {
+        let (owner, attached) = {
+            let queue = self.queue.borrow();
+            let guest = queue.guest(dispatch).ok_or(RecordError::Gone)?;
+            (guest.owner(), self.homes.attached(guest))
+        };
+        let (bytes, chunks) = match attached {
+            Some(parts) => parts,
+            None => self.fetch(owner, id, 0).await?,
+        };
+        MessageRecord::from_parts(bytes, chunks)
     }
 }

@@ -165,9 +165,8 @@ fn topology_names_the_cores() {
 
 #[test]
 fn a_limit_below_the_number_of_shards_is_a_warning() {
-    let output =
-        check(&format!("{GOOD}\n[delivery]\nconnections_max = 2\nwindow_initial = 1\n").replace("[shards]", "[shards]\nper_core = 4"));
+    let output = check(&format!("{GOOD}\n[smtp]\nsessions_per_address = 2\n").replace("[shards]", "[shards]\nper_core = 4"));
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{said}");
-    assert!(said.contains("delivery.connections_max = 2 is less than the number of shards"), "{said}");
+    assert!(said.contains("smtp.sessions_per_address = 2 is less than the number of shards"), "{said}");
 }

@@ -5,6 +5,7 @@ mod config_file;
 mod control_socket;
 mod early_answer;
 mod extensions;
+mod homes;
 mod hostile_input;
 mod life;
 mod mail_log;

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -33,11 +33,19 @@ impl Message {
 
 type Mailbox = Arc<Mutex<Vec<Message>>>;
 
+/// Connections now, and the most at once.
+#[derive(Default)]
+struct Connections {
+    open: AtomicUsize,
+    most: AtomicUsize,
+}
+
 /// Listens until dropped.
 pub(crate) struct NextHop {
     pub(crate) address: SocketAddr,
     mailbox: Mailbox,
     busy: Arc<AtomicBool>,
+    connections: Arc<Connections>,
     stop: Arc<AtomicBool>,
     offer: Arc<Mutex<String>>,
 }
@@ -53,6 +61,8 @@ impl NextHop {
         let stop = Arc::new(AtomicBool::new(false));
         let busy = Arc::new(AtomicBool::new(false));
         let offer = Arc::new(Mutex::new(String::new()));
+        let connections = Arc::new(Connections::default());
+        let counted = Arc::clone(&connections);
         let (theirs, stopped, refuses, offered) = (Arc::clone(&mailbox), Arc::clone(&stop), Arc::clone(&busy), Arc::clone(&offer));
         std::thread::spawn(move || {
             for stream in listener.incoming() {
@@ -61,10 +71,18 @@ impl NextHop {
                 }
                 let (mailbox, busy, offer) = (Arc::clone(&theirs), Arc::clone(&refuses), offered.lock().unwrap().clone());
                 // A connection that breaks is the business of the test, not of its next hop.
-                std::thread::spawn(move || stream.and_then(|stream| converse(stream, &mailbox, &busy, &offer)));
+                let connections = Arc::clone(&counted);
+                let open = connections.open.fetch_add(1, Ordering::SeqCst) + 1;
+                connections.most.fetch_max(open, Ordering::SeqCst);
+                std::thread::spawn(move || {
+                    let ended = stream.and_then(|stream| converse(stream, &mailbox, &busy, &offer, &connections));
+                    if ended.is_err() {
+                        connections.open.fetch_sub(1, Ordering::SeqCst);
+                    }
+                });
             }
         });
-        Self { address, mailbox, busy, stop, offer }
+        Self { address, mailbox, busy, connections, stop, offer }
     }
 
     /// Offers these keywords too, on connections from now on.
@@ -79,6 +97,11 @@ impl NextHop {
 
     pub(crate) fn messages(&self) -> Vec<Message> {
         self.mailbox.lock().unwrap().clone()
+    }
+
+    /// Most connections at once so far. One counts until its QUIT or end is read.
+    pub(crate) fn connections_most(&self) -> usize {
+        self.connections.most.load(Ordering::SeqCst)
     }
 
     /// Waits until `count` messages have arrived; returns all there are.
@@ -99,7 +122,8 @@ impl Drop for NextHop {
     }
 }
 
-fn converse(stream: TcpStream, mailbox: &Mailbox, busy: &AtomicBool, offer: &str) -> std::io::Result<()> {
+/// An end without an error is counted before the peer can know of it.
+fn converse(stream: TcpStream, mailbox: &Mailbox, busy: &AtomicBool, offer: &str, connections: &Connections) -> std::io::Result<()> {
     let mut writer = stream.try_clone()?;
     let mut reader = BufReader::new(stream);
     writer.write_all(b"220 hop.test ESMTP\r\n")?;
@@ -112,6 +136,7 @@ fn converse(stream: TcpStream, mailbox: &Mailbox, busy: &AtomicBool, offer: &str
     loop {
         let mut line = String::new();
         if reader.read_line(&mut line)? == 0 {
+            connections.open.fetch_sub(1, Ordering::SeqCst);
             return Ok(());
         }
         let verb = line.get(..4).unwrap_or("").to_ascii_uppercase();
@@ -145,7 +170,8 @@ fn converse(stream: TcpStream, mailbox: &Mailbox, busy: &AtomicBool, offer: &str
                 "250 2.0.0 Ok\r\n"
             }
             "QUIT" => {
-                writer.write_all(b"221 2.0.0 Bye\r\n")?;
+                connections.open.fetch_sub(1, Ordering::SeqCst);
+                let _late = writer.write_all(b"221 2.0.0 Bye\r\n");
                 return Ok(());
             }
             _ => "250 2.0.0 Ok\r\n",

@@ -91,6 +91,13 @@ impl Homes {
         u16::try_from(by_connections.min(by_burst)).unwrap_or(u16::MAX).min(self.shards)
     }
 
+    /// Limits of what every shard does for itself: an even part, and nobody's is nothing.
+    pub(crate) fn share(self, limits: &DestinationLimits) -> DestinationLimits {
+        let part = Part { rank: self.shard.into(), homes: self.shards.into() };
+        let of_part = part.of_limits(limits);
+        DestinationLimits { connections_max: of_part.connections_max.max(1), ..of_part }
+    }
+
     /// What this shard is for a destination with these limits (of the whole node), and what of them is its own.
     pub(crate) fn place(self, route: &str, site: &str, limits: &DestinationLimits) -> (DestinationLimits, Placement) {
         if self.shards == 1 {

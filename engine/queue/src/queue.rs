@@ -189,7 +189,9 @@ impl Queue {
         for (index, route) in routes.all().iter().enumerate() {
             let id = RouteId(index as u16);
             let (limits, place) = match route.via {
-                Via::Smarthost { .. } => settings.homes.place(&route.pattern, "", &route.limits),
+                Via::Smarthost { .. } | Via::Lmtp { .. } => settings.homes.place(&route.pattern, "", &route.limits),
+                // Each shard writes its own mail itself.
+                Via::Maildir { .. } => (settings.homes.share(&route.limits), Placement::default()),
                 Via::Mx { .. } | Via::Discard | Via::Hold => (route.limits, Placement::default()),
             };
             let mut destination = Destination::new(Some(id), route.via.clone(), limits, route.retry, route.pattern.clone());

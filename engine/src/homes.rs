@@ -1,0 +1,347 @@
+//! Dispatches between shards: to the home of their destination, and back with what came of them.
+//!
+//! The owner keeps the dispatch; what travels is a [`Parcel`] with what an attempt needs. The home's queue serves it in turn with
+//! the home's own mail ([`ringpost_queue::Guest`]), and each parcel goes back exactly once: settled, unreachable, refused, or given
+//! up because the home ends. The owner then does with its dispatch what it does after an attempt of its own.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    rc::Rc,
+};
+
+use ringpost_lane::{MeshCredit, Refusal};
+use ringpost_queue::{DestinationId, Dispatch, Guest};
+use ringpost_ring::PageSlice;
+use slab::Slab;
+
+use crate::{
+    attempt::{Attempt, AttemptStorage},
+    mesh::{ShardReply, ShardRequest},
+    pool::PoolLimits,
+    record_id::record_id,
+    remote_content::Fetches,
+    shard::Shard,
+    stored_envelope::MessageRecord,
+};
+
+/// Dispatches that one shard has out at one other at most. As many again of the lane's window are for content.
+const OUT_PER_PEER_MAX: u32 = 512;
+/// Parcels of one shard that carry their content along at most: each keeps a batch of it in memory, where it is anyway for a second.
+const ATTACHED_MAX: usize = 128;
+/// Parcels kept for the next dispatches.
+const SPARE_MAX: usize = 256;
+/// A home that ends is asked again after this, and another then, if this shard does not end, too.
+const ENDED_MS: u64 = 1000;
+
+/// How a dispatch ended at its home.
+#[derive(Default)]
+enum End {
+    /// Not yet.
+    #[default]
+    Open,
+    /// Outcomes are in the storage.
+    Settled,
+    /// No host could be reached; nothing can be done before `until` (unix ms).
+    Unreachable { until: u64, reason: String },
+    /// It was not tried, and would not be before `until`.
+    Refused { until: u64 },
+    /// The home ends.
+    GivenUp,
+}
+
+/// A dispatch on its way to its home and back. Its memory is used again by its owner.
+#[derive(Default)]
+pub(crate) struct Parcel {
+    guest: Guest,
+    /// The message record, while it was in memory when the dispatch left, and the number of its chunks.
+    record: Option<(PageSlice, u32)>,
+    storage: AttemptStorage,
+    /// Who gave the outcomes.
+    relay: String,
+    end: End,
+}
+
+/// A dispatch that is out.
+struct Out {
+    dispatch: Dispatch,
+    home: u16,
+    /// It was sent; else it waits for room in the lane.
+    sent: bool,
+    attached: bool,
+}
+
+/// A guest here.
+struct GuestCall {
+    /// The duty to answer its owner.
+    credit: MeshCredit,
+    parcel: Box<Parcel>,
+}
+
+/// What a shard keeps of its dispatches elsewhere, and of those of others here.
+#[derive(Default)]
+pub(crate) struct HomeCalls {
+    out: RefCell<Slab<Out>>,
+    /// By shard: dispatches that were sent, and those that wait for room.
+    sent: RefCell<Vec<u32>>,
+    waiting: RefCell<Vec<VecDeque<u32>>>,
+    attached: Cell<usize>,
+    #[expect(clippy::vec_box, reason = "they travel in their boxes")]
+    spare: RefCell<Vec<Box<Parcel>>>,
+    guests: RefCell<Slab<GuestCall>>,
+    pub(crate) fetches: Fetches,
+}
+
+impl HomeCalls {
+    pub(crate) fn new(shards: u16) -> HomeCalls {
+        let shards = usize::from(shards);
+        HomeCalls { sent: RefCell::new(vec![0; shards]), waiting: RefCell::new(vec![VecDeque::new(); shards]), ..HomeCalls::default() }
+    }
+
+    /// Every guest was answered.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.guests.borrow().is_empty()
+    }
+
+    /// Dispatches of this shard at others.
+    pub(crate) fn out(&self) -> usize {
+        self.out.borrow().len()
+    }
+
+    /// Dispatches of others here.
+    pub(crate) fn guests(&self) -> usize {
+        self.guests.borrow().len()
+    }
+
+    /// Has this shard anything out at `peer`?
+    pub(crate) fn is_waiting_for(&self, peer: u16) -> bool {
+        self.sent.borrow()[usize::from(peer)] > 0 || self.fetches.is_waiting_for(peer)
+    }
+
+    /// The owner of a guest, and its message record if it was sent along.
+    pub(crate) fn attached(&self, guest: &Guest) -> Option<(PageSlice, u32)> {
+        self.guests.borrow().get(guest.home_call as usize)?.parcel.record.clone()
+    }
+}
+
+/// The owner's side.
+impl Shard {
+    /// Has the attempt made by the home of its destination.
+    pub(crate) fn send_home(&self, dispatch: Dispatch, home: u16) {
+        let out = Out { dispatch, home, sent: false, attached: false };
+        let call = self.homes.out.borrow_mut().insert(out);
+        let call = u32::try_from(call).expect("credits bound the dispatches that are out");
+        let is_first = self.homes.waiting.borrow()[usize::from(home)].is_empty();
+        if !is_first || !self.launch(call, home) {
+            self.homes.waiting.borrow_mut()[usize::from(home)].push_back(call);
+        }
+    }
+
+    /// Sends a dispatch that is out; false when there is no room now. What makes room is an answer or the bell.
+    fn launch(&self, call: u32, home: u16) -> bool {
+        if self.homes.sent.borrow()[usize::from(home)] >= OUT_PER_PEER_MAX {
+            return false;
+        }
+        let permit = match self.mesh.reserve(home) {
+            Ok(permit) => permit,
+            Err(Refusal::LaneFull | Refusal::WindowFull) => return false,
+            Err(Refusal::Closed) => {
+                self.come_back(call, End::GivenUp, None);
+                return true;
+            }
+        };
+        let mut parcel = self.homes.spare.borrow_mut().pop().unwrap_or_default();
+        let mut out = self.homes.out.borrow_mut();
+        let out = out.get_mut(call as usize).expect("it is out");
+        self.queue.borrow_mut().describe(&out.dispatch, call, &mut parcel.guest);
+        if self.homes.attached.get() < ATTACHED_MAX {
+            let id = parcel.guest.id();
+            let record = self.committer_of(id.shard).and_then(|log| MessageRecord::in_memory(&log, record_id(id)));
+            parcel.record = record.map(MessageRecord::into_parts);
+        }
+        out.attached = parcel.record.is_some();
+        out.sent = true;
+        self.homes.attached.set(self.homes.attached.get() + usize::from(out.attached));
+        self.homes.sent.borrow_mut()[usize::from(home)] += 1;
+        self.metrics.dispatched_to_homes.increment();
+        self.mesh.send(permit, ShardRequest::Dispatch(parcel));
+        true
+    }
+
+    /// There may be room in the lanes again.
+    pub(crate) fn launch_waiting(&self) {
+        for home in 0..self.shards {
+            loop {
+                let Some(call) = self.homes.waiting.borrow()[usize::from(home)].front().copied() else { break };
+                if !self.launch(call, home) {
+                    break;
+                }
+                self.homes.waiting.borrow_mut()[usize::from(home)].pop_front();
+            }
+        }
+    }
+
+    /// A parcel is back.
+    pub(crate) fn take_back(&self, mut parcel: Box<Parcel>) {
+        let end = std::mem::take(&mut parcel.end);
+        self.come_back(parcel.guest.owner_call, end, Some(&mut parcel));
+        let mut spare = self.homes.spare.borrow_mut();
+        if spare.len() < SPARE_MAX {
+            parcel.record = None;
+            spare.push(parcel);
+        }
+    }
+
+    fn come_back(&self, call: u32, end: End, parcel: Option<&mut Parcel>) {
+        let Out { dispatch, home, sent, attached } = self.homes.out.borrow_mut().remove(call as usize);
+        if sent {
+            self.homes.sent.borrow_mut()[usize::from(home)] -= 1;
+            self.homes.attached.set(self.homes.attached.get() - usize::from(attached));
+        }
+        match (end, parcel) {
+            (End::Settled, Some(parcel)) => {
+                // The parcel leaves with other vectors, so that the next outcomes find room in them.
+                let storage = std::mem::replace(&mut parcel.storage, self.delivery.storage());
+                self.settle_attempt(Attempt { dispatch, transaction: None, storage }, &parcel.relay);
+            }
+            (End::Unreachable { until, reason }, _) => {
+                self.queue.borrow_mut().home_sleeps(&dispatch, until, &reason);
+                self.attempt_unreachable(dispatch);
+            }
+            (End::Refused { until }, _) => {
+                self.metrics.homes_refused.increment();
+                self.queue.borrow_mut().home_sleeps(&dispatch, until, "the shard that delivers there can do nothing just now");
+                self.attempt_abandoned(dispatch);
+            }
+            (End::GivenUp | End::Open | End::Settled, _) => {
+                let until = self.now_ms() + ENDED_MS;
+                self.queue.borrow_mut().home_sleeps(&dispatch, until, "the shard that delivers there has ended");
+                self.attempt_abandoned(dispatch);
+            }
+        }
+    }
+
+    /// The thread of `peer` has ended: what it was sent does not come back by itself.
+    pub(crate) fn forget_peer(&self, peer: u16) {
+        let lost: Vec<u32> =
+            self.homes.out.borrow().iter().filter(|(_, out)| out.home == peer && out.sent).map(|(call, _)| call as u32).collect();
+        for call in lost {
+            self.come_back(call, End::GivenUp, None);
+        }
+        self.homes.fetches.forget_peer(peer);
+    }
+
+    /// This shard ends: what waits for room is not sent any more, and guests that wait go home.
+    fn end_homes(&self) {
+        for home in 0..usize::from(self.shards) {
+            let waiting = std::mem::take(&mut self.homes.waiting.borrow_mut()[home]);
+            for call in waiting {
+                self.come_back(call, End::GivenUp, None);
+            }
+        }
+        self.queue.borrow_mut().refuse_all(self.now_ms());
+        self.answer_refused();
+    }
+}
+
+/// The home's side.
+impl Shard {
+    /// How this shard keeps its connections to a destination: its part of what holds for the node.
+    pub(crate) fn pool_limits(&self, destination: DestinationId) -> PoolLimits {
+        let queue = self.queue.borrow();
+        let limits = self.pool.limits(queue.route_of(destination));
+        let min_idle = u32::try_from(limits.min_idle).unwrap_or(u32::MAX);
+        PoolLimits {
+            min_idle: queue.part_of(destination, min_idle) as usize,
+            connections_max: queue.connections_max(destination).min(limits.connections_max),
+            ..limits
+        }
+    }
+
+    /// Takes in a dispatch of another shard.
+    pub(crate) fn receive_dispatch(self: &Rc<Self>, mut parcel: Box<Parcel>, credit: MeshCredit) {
+        self.metrics.dispatched_for_others.increment();
+        let mut guest = std::mem::take(&mut parcel.guest);
+        let call = self.homes.guests.borrow_mut().insert(GuestCall { credit, parcel });
+        guest.home_call = u32::try_from(call).expect("the windows of all lanes bound the guests");
+        if self.is_ending() {
+            return self.answer(guest, End::GivenUp);
+        }
+        let received = self.queue.borrow_mut().receive(guest, self.now_ms());
+        if let Err(guest) = received {
+            // Only while the limits of this shard and those of the owner are of different configs.
+            self.answer(guest, End::Refused { until: self.now_ms() + ENDED_MS });
+        }
+        self.delivery.kick();
+    }
+
+    /// Sends a guest home.
+    fn answer(&self, guest: Guest, end: End) {
+        let GuestCall { credit, mut parcel } = self.homes.guests.borrow_mut().remove(guest.home_call as usize);
+        // The content is the owner's again as soon as possible.
+        parcel.record = None;
+        parcel.guest = guest;
+        parcel.end = end;
+        self.mesh.reply(credit, ShardReply::Dispatch(parcel));
+        if self.is_ending() {
+            self.wake_life();
+        }
+    }
+
+    /// After each look at the queue: guests that it does not want go home.
+    pub(crate) fn tend_guests(&self) {
+        if self.is_ending() {
+            self.end_homes();
+        } else {
+            self.answer_refused();
+        }
+    }
+
+    /// Sends those home that are not to be tried now.
+    fn answer_refused(&self) {
+        loop {
+            let Some(refused) = self.queue.borrow_mut().take_refused() else { return };
+            let end = if self.is_ending() { End::GivenUp } else { End::Refused { until: refused.until } };
+            self.answer(refused.guest, end);
+        }
+    }
+
+    /// As [`Shard::settle_attempt`], for a guest.
+    pub(crate) fn settle_guest(&self, attempt: Attempt, relay: &str) {
+        let Attempt { dispatch, mut storage, .. } = attempt;
+        let guest = {
+            let mut queue = self.queue.borrow_mut();
+            match &*storage.outcomes {
+                [only] => queue.settle_guest(dispatch, &[(only.recipient, only.outcome())], self.now_ms()),
+                many => {
+                    let outcomes: Vec<_> = many.iter().map(|outcome| (outcome.recipient, outcome.outcome())).collect();
+                    queue.settle_guest(dispatch, &outcomes, self.now_ms())
+                }
+            }
+        };
+        if let Some(call) = self.homes.guests.borrow_mut().get_mut(guest.home_call as usize) {
+            std::mem::swap(&mut call.parcel.storage, &mut storage);
+            call.parcel.relay.clear();
+            call.parcel.relay.push_str(relay);
+        }
+        self.delivery.keep_storage(storage);
+        self.answer(guest, End::Settled);
+        self.delivery.attempt_ended(self);
+    }
+
+    /// As [`Shard::attempt_unreachable`], for a guest.
+    pub(crate) fn guest_unreachable(&self, dispatch: Dispatch) {
+        let (refused, reason) = self.queue.borrow_mut().unreachable_guest(dispatch, self.now_ms());
+        self.answer(refused.guest, End::Unreachable { until: refused.until, reason });
+        self.delivery.attempt_ended(self);
+    }
+
+    /// As [`Shard::attempt_abandoned`], for a guest.
+    pub(crate) fn guest_abandoned(&self, dispatch: Dispatch) {
+        let guest = self.queue.borrow_mut().abandon_guest(dispatch, self.is_ending(), self.now_ms());
+        if let Some(guest) = guest {
+            self.answer(guest, End::GivenUp);
+        }
+        self.delivery.attempt_ended(self);
+    }
+}
