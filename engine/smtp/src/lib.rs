@@ -18,5 +18,6 @@ pub mod header;
 pub mod line;
 mod plain;
 pub mod reply;
+pub mod report;
 pub mod server;
 pub mod stuffing;

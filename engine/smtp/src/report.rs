@@ -1,0 +1,214 @@
+//! Reports to the sender of a message, as mail: `multipart/report` (RFC 6522) with what a program reads in
+//! `message/delivery-status` (RFC 3464), or their forms for SMTPUTF8 (RFC 6533).
+//!
+//! Pure: facts in, content out. Replies of next hops and addresses are others' text: whatever stands in them, they stay one
+//! line of their field. Read [`write_report`] first.
+
+use std::io::Write;
+
+use memchr::memmem;
+
+use crate::address::Path;
+use crate::extension::decode_xtext;
+use crate::header::DateText;
+
+mod encoding;
+mod fields;
+
+pub use fields::{Action, ReportedRecipient};
+
+/// The most octets a report takes beside its text and what it returns, for each recipient: its paths, reply and dates.
+pub const RECIPIENT_BYTES_MAX: usize = 4 * 1024;
+
+/// All that a report says.
+#[derive(Debug, Clone, Copy)]
+pub struct Report<'a> {
+    /// Our host name.
+    pub hostname: &'a str,
+    /// The queue id of the report: its Message-ID is made of it.
+    pub id: &'a str,
+    /// Now.
+    pub date: &'a DateText,
+    /// Whom it goes to: the reverse-path of the message, or whoever is told of reports that failed.
+    pub to: Path<'a>,
+    /// What is said to people; lines end with LF or CRLF.
+    pub text: &'a str,
+    /// ENVID of the message, as xtext.
+    pub envelope_id: Option<&'a str>,
+    /// When the message was accepted.
+    pub arrival: &'a DateText,
+    /// At least one, all with the same [`Action`] or with those of success.
+    pub recipients: &'a [ReportedRecipient<'a>],
+    /// The message came with SMTPUTF8: addresses and replies may be UTF-8.
+    pub smtputf8: bool,
+    /// What goes back of the message.
+    pub returned: Returned<'a>,
+    /// 128 random bits for the boundary.
+    pub seed: u128,
+}
+
+/// What goes back of the message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Returned<'a> {
+    /// Nothing: its content cannot be read.
+    Nothing,
+    /// Its header, without the blank line; possibly cut.
+    Header(&'a [u8]),
+    /// All of it.
+    Whole(&'a [u8]),
+}
+
+/// What the report's own envelope needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReportNeeds {
+    /// Its content has octets beyond ASCII.
+    pub eight_bit: bool,
+    /// Its header has.
+    pub smtputf8: bool,
+}
+
+/// Appends the content of a report to `out`, without dot-stuffing.
+pub fn write_report(report: &Report<'_>, out: &mut Vec<u8>) -> ReportNeeds {
+    let body = Body::of(report);
+    let boundary = boundary(report.seed, [&body.text, &body.status, body.returned]);
+    let eight_bit_body = [&body.status, body.returned].iter().any(|part| !part.is_ascii());
+    let needs = ReportNeeds { eight_bit: eight_bit_body || !report.to.as_str().is_ascii(), smtputf8: !report.to.as_str().is_ascii() };
+    write_header(report, &boundary, eight_bit_body, out);
+    let part = |out: &mut Vec<u8>, description: &str, kind: &str, encoding: Option<&str>, content: &[u8]| {
+        write(out, format_args!("--{boundary}\r\nContent-Description: {description}\r\nContent-Type: {kind}\r\n"));
+        match encoding {
+            Some(encoding) => write(out, format_args!("Content-Transfer-Encoding: {encoding}\r\n\r\n")),
+            None if content.is_ascii() => out.extend_from_slice(b"\r\n"),
+            None => out.extend_from_slice(b"Content-Transfer-Encoding: 8bit\r\n\r\n"),
+        }
+        out.extend_from_slice(content);
+        if !content.ends_with(b"\r\n") {
+            out.extend_from_slice(b"\r\n");
+        }
+        // The line break before a boundary belongs to it (RFC 2046 5.1.1).
+        out.extend_from_slice(b"\r\n");
+    };
+    let (charset, encoding) = if body.is_plain { ("us-ascii", None) } else { ("utf-8", Some("quoted-printable")) };
+    part(out, "Notification", &format!("text/plain; charset={charset}"), encoding, &body.text);
+    let status = if report.smtputf8 { "message/global-delivery-status" } else { "message/delivery-status" };
+    part(out, "Delivery report", status, None, &body.status);
+    let (description, kind) = match (report.returned, report.smtputf8) {
+        (Returned::Nothing, _) => ("", ""),
+        (Returned::Header(_), false) => ("Header of the message", "text/rfc822-headers"),
+        (Returned::Header(_), true) => ("Header of the message", "message/global-headers"),
+        (Returned::Whole(_), false) => ("The message", "message/rfc822"),
+        (Returned::Whole(_), true) => ("The message", "message/global"),
+    };
+    if report.returned != Returned::Nothing {
+        part(out, description, kind, None, body.returned);
+    }
+    write(out, format_args!("--{boundary}--\r\n"));
+    needs
+}
+
+/// The parts before they are put together.
+struct Body<'a> {
+    text: Vec<u8>,
+    is_plain: bool,
+    status: Vec<u8>,
+    returned: &'a [u8],
+}
+
+impl<'a> Body<'a> {
+    fn of(report: &Report<'a>) -> Self {
+        let is_plain = report.text.is_ascii();
+        let mut text = Vec::with_capacity(report.text.len() + 64);
+        for line in report.text.lines() {
+            match is_plain {
+                true => text.extend(line.bytes().map(|byte| if byte.is_ascii_control() && byte != b'\t' { b' ' } else { byte })),
+                false => encoding::quote_printable(line.as_bytes(), &mut text),
+            }
+            text.extend_from_slice(b"\r\n");
+        }
+        let mut status = Vec::new();
+        fields::write_message_fields(report, &mut status);
+        for recipient in report.recipients {
+            status.extend_from_slice(b"\r\n");
+            fields::write_recipient_fields(recipient, report.smtputf8, &mut status);
+        }
+        let returned = match report.returned {
+            Returned::Nothing => &[][..],
+            Returned::Header(bytes) | Returned::Whole(bytes) => bytes,
+        };
+        Self { text, is_plain, status, returned }
+    }
+}
+
+fn write_header(report: &Report<'_>, boundary: &str, eight_bit_body: bool, out: &mut Vec<u8>) {
+    let Report { hostname, id, date, recipients, .. } = report;
+    let subject = match recipients.first().map(|recipient| recipient.action) {
+        Some(Action::Delayed) => "Delayed mail (still being retried)",
+        Some(Action::Delivered | Action::Relayed) => "Successful mail delivery report",
+        Some(Action::Failed) | None => "Undelivered mail returned to sender",
+    };
+    out.extend_from_slice(b"Date: ");
+    out.extend_from_slice(date.as_bytes());
+    write(out, format_args!("\r\nFrom: Mail Delivery System <MAILER-DAEMON@{hostname}>\r\nTo: <"));
+    fields::put_line(report.to.as_str(), true, out);
+    write(out, format_args!(">\r\nSubject: {subject}\r\nMessage-ID: <{id}@{hostname}>\r\n"));
+    // RFC 3834 5: nothing answers a report.
+    out.extend_from_slice(b"Auto-Submitted: auto-replied\r\nMIME-Version: 1.0\r\n");
+    write(out, format_args!("Content-Type: multipart/report; report-type=delivery-status;\r\n\tboundary=\"{boundary}\"\r\n"));
+    if eight_bit_body {
+        out.extend_from_slice(b"Content-Transfer-Encoding: 8bit\r\n");
+    }
+    out.extend_from_slice(b"\r\nThis is a report in the form of RFC 6522.\r\n\r\n");
+}
+
+/// A boundary that occurs in none of the parts.
+fn boundary(seed: u128, parts: [&[u8]; 3]) -> String {
+    let mut number = seed;
+    loop {
+        let boundary = format!("=_{number:032x}");
+        if parts.iter().all(|part| memmem::find(part, boundary.as_bytes()).is_none()) {
+            return boundary;
+        }
+        number = number.wrapping_add(1);
+    }
+}
+
+/// What people read of the recipients: address, reply.
+pub fn write_list(recipients: &[ReportedRecipient<'_>], out: &mut String) {
+    for (index, recipient) in recipients.iter().enumerate() {
+        if index > 0 {
+            out.push_str("\n\n");
+        }
+        out.push('<');
+        out.extend(recipient.path.as_str().chars().map(|character| if character.is_control() { ' ' } else { character }));
+        out.push('>');
+        if !recipient.reply.is_empty() {
+            out.push_str(":\n    ");
+            out.extend(recipient.reply.chars().map(|character| if character.is_control() { ' ' } else { character }));
+        }
+    }
+}
+
+/// Octets of a content that are its header, without the blank line; all of it if there is none.
+pub fn header_bytes(content: &[u8]) -> usize {
+    if content.starts_with(b"\r\n") {
+        return 0;
+    }
+    memmem::find(content, b"\r\n\r\n").map_or(content.len(), |at| at + 2)
+}
+
+/// What an xtext means if that is printable ASCII, else the xtext itself.
+fn meaning_of(xtext: &str) -> String {
+    let mut bytes = Vec::with_capacity(xtext.len());
+    let is_printable = decode_xtext(xtext.as_bytes(), &mut bytes) && bytes.iter().all(|byte| (b' '..=b'~').contains(byte));
+    match String::from_utf8(bytes) {
+        Ok(text) if is_printable => text,
+        _ => xtext.to_owned(),
+    }
+}
+
+fn write(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
+    out.write_fmt(text).expect("writing into a Vec cannot fail");
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,215 @@
+use super::*;
+
+fn date(unix_s: i64) -> DateText {
+    DateText::new(unix_s)
+}
+
+fn recipient<'a>(path: &'a str, action: Action, reply: &'a str) -> ReportedRecipient<'a> {
+    ReportedRecipient { path: Path::new(path), original: None, action, reply, relay: None, last_attempt: None, will_retry_until: None }
+}
+
+fn report<'a>(recipients: &'a [ReportedRecipient<'a>], returned: Returned<'a>, now: &'a DateText) -> Report<'a> {
+    Report {
+        hostname: "mx1.example.test",
+        id: "REPORT1",
+        date: now,
+        to: Path::new("s@x.test"),
+        text: "It failed.\n",
+        envelope_id: None,
+        arrival: now,
+        recipients,
+        smtputf8: false,
+        returned,
+        seed: 7,
+    }
+}
+
+fn text_of(report: &Report<'_>) -> (String, ReportNeeds) {
+    let mut out = Vec::new();
+    let needs = write_report(report, &mut out);
+    (String::from_utf8(out).unwrap(), needs)
+}
+
+/// The fields of the group of a delivery status that has `address`.
+fn group<'t>(text: &'t str, address: &str) -> Vec<&'t str> {
+    let group = text.split("\r\n\r\n").find(|group| group.contains(&format!("Final-Recipient: {address}")));
+    group.unwrap_or_else(|| panic!("no group of {address} in {text}")).lines().collect()
+}
+
+#[test]
+fn a_failure_report_is_what_the_rfcs_say() {
+    let now = date(1_790_000_000);
+    let failed = ReportedRecipient {
+        original: Some("rfc822;B+2Bx@old.test"),
+        relay: Some("mx1.y.test[192.0.2.7]:25"),
+        last_attempt: Some(date(1_790_000_001)),
+        ..recipient("b@y.test", Action::Failed, "550 5.1.1 no such user")
+    };
+    let recipients = [failed];
+    let facts = Report { envelope_id: Some("a+3Db"), ..report(&recipients, Returned::Whole(b"Subject: x\r\n\r\nbody\r\n"), &now) };
+    let (text, needs) = text_of(&facts);
+    let expected = "Date: Mon, 21 Sep 2026 14:13:20 +0000\r\n\
+        From: Mail Delivery System <MAILER-DAEMON@mx1.example.test>\r\n\
+        To: <s@x.test>\r\n\
+        Subject: Undelivered mail returned to sender\r\n\
+        Message-ID: <REPORT1@mx1.example.test>\r\n\
+        Auto-Submitted: auto-replied\r\n\
+        MIME-Version: 1.0\r\n\
+        Content-Type: multipart/report; report-type=delivery-status;\r\n\tboundary=\"=_00000000000000000000000000000007\"\r\n\
+        \r\n\
+        This is a report in the form of RFC 6522.\r\n\
+        \r\n\
+        --=_00000000000000000000000000000007\r\n\
+        Content-Description: Notification\r\n\
+        Content-Type: text/plain; charset=us-ascii\r\n\
+        \r\n\
+        It failed.\r\n\
+        \r\n\
+        --=_00000000000000000000000000000007\r\n\
+        Content-Description: Delivery report\r\n\
+        Content-Type: message/delivery-status\r\n\
+        \r\n\
+        Original-Envelope-Id: a=b\r\n\
+        Reporting-MTA: dns; mx1.example.test\r\n\
+        Arrival-Date: Mon, 21 Sep 2026 14:13:20 +0000\r\n\
+        \r\n\
+        Original-Recipient: rfc822;B+x@old.test\r\n\
+        Final-Recipient: rfc822; b@y.test\r\n\
+        Action: failed\r\n\
+        Status: 5.1.1\r\n\
+        Remote-MTA: dns; mx1.y.test\r\n\
+        Diagnostic-Code: smtp; 550 5.1.1 no such user\r\n\
+        Last-Attempt-Date: Mon, 21 Sep 2026 14:13:21 +0000\r\n\
+        \r\n\
+        --=_00000000000000000000000000000007\r\n\
+        Content-Description: The message\r\n\
+        Content-Type: message/rfc822\r\n\
+        \r\n\
+        Subject: x\r\n\
+        \r\n\
+        body\r\n\
+        \r\n\
+        --=_00000000000000000000000000000007--\r\n";
+    assert_eq!(text, expected);
+    assert_eq!(needs, ReportNeeds { eight_bit: false, smtputf8: false });
+}
+
+#[test]
+fn status_and_diagnostic_follow_the_last_word() {
+    let now = date(0);
+    for (action, reply, status, diagnostic) in [
+        (Action::Failed, "550 5.7.1 no", "5.7.1", "smtp; 550 5.7.1 no"),
+        (Action::Failed, "550", "5.0.0", "smtp; 550"),
+        (Action::Failed, "550 4.7.1 odd", "5.0.0", "smtp; 550 4.7.1 odd"),
+        (Action::Failed, "5.4.7 expired; last: 450 4.2.0 later", "5.4.7", "smtp; 450 4.2.0 later"),
+        (Action::Failed, "5.4.7 expired; last: connect to h:25: refused", "5.4.7", "x-ringpost; connect to h:25: refused"),
+        (Action::Failed, "5.4.7 expired", "5.4.7", ""),
+        (Action::Failed, "", "5.0.0", ""),
+        (Action::Delayed, "450 4.2.1 busy", "4.2.1", "smtp; 450 4.2.1 busy"),
+        (Action::Delayed, "connect to h:25: refused", "4.4.1", "x-ringpost; connect to h:25: refused"),
+        (Action::Delayed, "", "4.0.0", ""),
+        (Action::Relayed, "250 2.0.0 ok", "2.0.0", ""),
+    ] {
+        let recipients = [recipient("b@y.test", action, reply)];
+        let (text, _) = text_of(&report(&recipients, Returned::Nothing, &now));
+        let group = group(&text, "rfc822; b@y.test");
+        assert!(group.contains(&format!("Status: {status}").as_str()), "{reply}: {group:?}");
+        let found = group.iter().find_map(|line| line.strip_prefix("Diagnostic-Code: ")).unwrap_or("");
+        assert_eq!(found, diagnostic, "{reply}");
+    }
+}
+
+#[test]
+fn the_name_of_a_next_hop_is_a_name_or_an_address_literal() {
+    let now = date(0);
+    for (relay, expected) in
+        [("mx.y.test[192.0.2.7]:25", "mx.y.test"), ("192.0.2.7:2525", "[192.0.2.7]"), ("[2001:db8::1]:25", "[2001:db8::1]")]
+    {
+        let recipients = [ReportedRecipient { relay: Some(relay), ..recipient("b@y.test", Action::Failed, "550 no") }];
+        let (text, _) = text_of(&report(&recipients, Returned::Nothing, &now));
+        assert!(text.contains(&format!("Remote-MTA: dns; {expected}\r\n")), "{text}");
+    }
+}
+
+#[test]
+fn no_text_of_others_makes_a_line_or_a_part_of_its_own() {
+    let now = date(0);
+    let boundary = "--=_00000000000000000000000000000007";
+    let hostile = format!("550 5.1.1 no\r\nX-Forged: yes\r\n\r\n{boundary}\r\n\u{2028}\u{1b}[2J\u{85}z");
+    let recipients = [ReportedRecipient {
+        original: Some("rfc822;a+0D+0AX-Forged:+20yes"),
+        relay: Some("mx.test\r\nX-Forged: yes[1]"),
+        ..recipient("b\r\nX-Forged: yes@y.test", Action::Failed, &hostile)
+    }];
+    let original = format!("Subject: x\r\n\r\n{boundary}--\r\nbehind");
+    let facts = Report {
+        to: Path::new("s\r\nX-Forged: yes@x.test"),
+        envelope_id: Some("e+0D+0AX-Forged:+20yes"),
+        ..report(&recipients, Returned::Whole(original.as_bytes()), &now)
+    };
+    let (text, _) = text_of(&facts);
+    assert!(!text.contains("\nX-Forged"), "{text}");
+    assert!(!text.contains('\u{2028}') && !text.contains('\u{1b}'));
+    let used = text.split("boundary=\"").nth(1).unwrap().split('"').next().unwrap();
+    assert_eq!(used, "=_00000000000000000000000000000008", "the seed's boundary occurs in the content");
+    assert_eq!(text.matches(&format!("--{used}")).count(), 4);
+    for line in text.split("\r\n") {
+        assert!(!line.contains(['\r', '\n']), "{line:?}");
+    }
+}
+
+#[test]
+fn mail_of_any_script_is_reported_in_its_own() {
+    let now = date(0);
+    let recipients = [ReportedRecipient {
+        original: Some(r"utf-8;gr\x{FC}n@y.test"),
+        ..recipient("gr\u{fc}n@y.test", Action::Failed, "550 5.1.1 gibt es nicht: gr\u{fc}n")
+    }];
+    let returned = Returned::Header("Subject: gr\u{fc}n\r\n".as_bytes());
+    let facts = Report { smtputf8: true, text: "Gr\u{fc}\u{df}e\n", ..report(&recipients, returned, &now) };
+    let (text, needs) = text_of(&facts);
+    for part in [
+        "Content-Type: message/global-delivery-status\r\nContent-Transfer-Encoding: 8bit",
+        "Content-Type: message/global-headers\r\nContent-Transfer-Encoding: 8bit",
+        "Original-Recipient: utf-8;gr\\x{FC}n@y.test\r\n",
+        "Final-Recipient: utf-8; gr\u{fc}n@y.test\r\n",
+        "Diagnostic-Code: smtp; 550 5.1.1 gibt es nicht: gr\u{fc}n\r\n",
+        "Content-Transfer-Encoding: quoted-printable\r\n\r\nGr=C3=BC=C3=9Fe\r\n",
+    ] {
+        assert!(text.contains(part), "{part:?} is not in {text}");
+    }
+    assert_eq!(needs, ReportNeeds { eight_bit: true, smtputf8: false });
+    let foreign = Report { to: Path::new("m\u{fc}ller@x.test"), ..facts };
+    assert!(text_of(&foreign).1.smtputf8);
+    // Without SMTPUTF8 a report is ASCII, whatever a next hop says.
+    let plain = [recipient("b@y.test", Action::Failed, "550 5.1.1 gr\u{fc}n")];
+    let (text, needs) = text_of(&report(&plain, Returned::Nothing, &now));
+    assert!(text.contains("Diagnostic-Code: smtp; 550 5.1.1 gr?n\r\n") && !needs.eight_bit);
+}
+
+#[test]
+fn the_header_of_a_content_ends_at_its_blank_line() {
+    for (content, expected) in [("A: b\r\n\r\nbody", 6), ("\r\nbody", 0), ("A: b\r\nC: d", 10), ("", 0), ("A: b\r\n", 6)] {
+        assert_eq!(header_bytes(content.as_bytes()), expected, "{content:?}");
+    }
+}
+
+#[test]
+fn a_report_of_the_largest_recipients_keeps_to_its_bound() {
+    let now = date(0);
+    let (path, reply, original) = ("p".repeat(512), "r".repeat(200), format!("rfc822;{}", "o".repeat(493)));
+    let one = ReportedRecipient {
+        original: Some(&original),
+        relay: Some("mx.test[192.0.2.1]:25"),
+        last_attempt: Some(now),
+        will_retry_until: Some(now),
+        ..recipient(&path, Action::Failed, &reply)
+    };
+    let (few, many) = (vec![one; 1], vec![one; 11]);
+    let size = |recipients: &[ReportedRecipient<'_>]| {
+        let mut list = String::new();
+        write_list(recipients, &mut list);
+        text_of(&Report { text: &list, ..report(recipients, Returned::Nothing, &now) }).0.len()
+    };
+    assert!(size(&many) - size(&few) <= 10 * RECIPIENT_BYTES_MAX, "{}", size(&many) - size(&few));
+}
