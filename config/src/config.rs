@@ -6,8 +6,8 @@ use crate::name::parse_domain;
 use crate::section::{Document, Section};
 use crate::source::Source;
 use crate::{
-    ConfigError, ConfigErrors, Control, Delivery, Domain, Domains, Listener, Log, Memory, Queue, Relay, Route, Routes, Shards, Smtp, Spool,
-    check,
+    Bounce, ConfigError, ConfigErrors, Control, Delivery, Domain, Domains, Listener, Log, Memory, Queue, Relay, Route, Routes, Shards,
+    Smtp, Spool, check,
 };
 
 /// All settings of one file. Two are equal when their settings are, wherever they stand in their files.
@@ -33,6 +33,8 @@ pub struct Config {
     pub smtp: Smtp,
     /// `[queue]`
     pub queue: Queue,
+    /// `[bounce]`
+    pub bounce: Bounce,
     /// `[delivery]`
     pub delivery: Delivery,
     /// `[log]`
@@ -71,6 +73,7 @@ impl Config {
         let relay = Relay::read(root.section("relay"));
         let smtp = Smtp::read(root.section("smtp"));
         let queue = Queue::read(root.section("queue"));
+        let bounce = Bounce::read(root.section("bounce"));
         let domains: Vec<Option<Domain>> = root.sections("domain").unwrap_or_default().into_iter().map(Domain::read).collect();
         let routes: Option<Vec<Option<Route>>> =
             root.sections("route").map(|sections| sections.into_iter().map(|section| Route::read(section, &queue)).collect());
@@ -95,6 +98,7 @@ impl Config {
             routes: Routes::new(routes.map_or_else(default_routes, |routes| routes.into_iter().flatten().collect())),
             smtp,
             queue,
+            bounce,
             delivery,
             log,
             memory,
@@ -118,8 +122,23 @@ impl Config {
 
 impl PartialEq for Config {
     fn eq(&self, other: &Config) -> bool {
-        let Config { hostname, shards, spool, control, listeners, relay, domains, routes, smtp, queue, delivery, log, memory, source: _ } =
-            self;
+        let Config {
+            hostname,
+            shards,
+            spool,
+            control,
+            listeners,
+            relay,
+            domains,
+            routes,
+            smtp,
+            queue,
+            bounce,
+            delivery,
+            log,
+            memory,
+            source: _,
+        } = self;
         *hostname == other.hostname
             && *shards == other.shards
             && *spool == other.spool
@@ -130,6 +149,7 @@ impl PartialEq for Config {
             && *routes == other.routes
             && *smtp == other.smtp
             && *queue == other.queue
+            && *bounce == other.bounce
             && *delivery == other.delivery
             && *log == other.log
             && *memory == other.memory
@@ -149,6 +169,7 @@ impl Default for Config {
             routes: Routes::default(),
             smtp: Smtp::default(),
             queue: Queue::default(),
+            bounce: Bounce::default(),
             delivery: Delivery::default(),
             log: Log::default(),
             memory: Memory::default(),

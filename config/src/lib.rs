@@ -7,6 +7,7 @@
 //! [`DEFAULT_TOML`] documents every key. Read [`Config`] first, then [`topology::Plan`].
 #![forbid(unsafe_code)]
 
+mod bounce;
 mod byte_size;
 mod check;
 mod choice;
@@ -36,6 +37,7 @@ mod split_limits;
 mod spool;
 pub mod topology;
 
+pub use bounce::{Bounce, Placeholder, Template};
 pub use byte_size::{ByteRate, ByteSize};
 pub use config::Config;
 pub use core_set::{CORE_ID_MAX, CoreSet};

@@ -27,6 +27,8 @@ pub struct Retry {
     pub jitter: Percent,
     /// Age at which an undelivered recipient fails for good.
     pub expiry: Duration,
+    /// Age at which the sender is told of a delay; None: it is not.
+    pub warn_after: Option<Duration>,
 }
 
 /// Retry settings of a route; None: as in `[queue]`.
@@ -36,6 +38,8 @@ pub(crate) struct RetryOverrides {
     pub(crate) cap: Option<Duration>,
     pub(crate) jitter: Option<Percent>,
     pub(crate) expiry: Option<Duration>,
+    /// None inside: `off`.
+    pub(crate) warn_after: Option<Option<Duration>>,
 }
 
 impl RetryOverrides {
@@ -46,6 +50,11 @@ impl RetryOverrides {
             cap: section.optional_within("retry_cap", Duration::from_secs(1)..=DAY),
             jitter: section.optional_within("retry_jitter", Percent::new(0)..=Percent::new(50)),
             expiry: section.optional_within("expiry", MINUTE..=DAY * 30),
+            warn_after: {
+                let is_set = section.has("warn_after");
+                let warn_after = section.word_or_within("warn_after", "off", None, Duration::from_secs(1)..=DAY * 30);
+                is_set.then_some(warn_after)
+            },
         }
     }
 
@@ -55,6 +64,7 @@ impl RetryOverrides {
             cap: self.cap.unwrap_or(retry.cap),
             jitter: self.jitter.unwrap_or(retry.jitter),
             expiry: self.expiry.unwrap_or(retry.expiry),
+            warn_after: self.warn_after.unwrap_or(retry.warn_after),
         }
     }
 }
@@ -69,6 +79,6 @@ impl Queue {
 
 impl Default for Retry {
     fn default() -> Retry {
-        Retry { base: MINUTE * 5, cap: HOUR * 4, jitter: Percent::new(20), expiry: DAY * 5 }
+        Retry { base: MINUTE * 5, cap: HOUR * 4, jitter: Percent::new(20), expiry: DAY * 5, warn_after: Some(HOUR * 4) }
     }
 }
