@@ -16,7 +16,6 @@ pub struct RecipientOutcome {
     /// The word of the next hop, or one of our own.
     pub reply: Reply,
     /// Who reports its success, if it was delivered and the sender wants to know.
-    #[expect(dead_code, reason = "read by the reports of success")]
     pub success_report: SuccessReport,
 }
 
@@ -25,7 +24,11 @@ impl RecipientOutcome {
     pub fn outcome(&self) -> Outcome<'_> {
         let reply = self.reply.line().as_bytes();
         match self.verdict {
-            Verdict::Delivered => Outcome::Delivered { reply },
+            Verdict::Delivered => match self.success_report {
+                SuccessReport::Relayed => Outcome::Relayed { reply },
+                SuccessReport::Delivered => Outcome::Delivered { reply },
+                SuccessReport::PassedOn => Outcome::PassedOn { reply },
+            },
             Verdict::Deferred | Verdict::Unknown => Outcome::Deferred { reply },
             Verdict::Failed => Outcome::Failed { reply },
             Verdict::Untried => Outcome::Untried,

@@ -42,6 +42,12 @@ impl MessageContent {
         Ok(MessageContent { source, record })
     }
 
+    /// Reads the record of a message of this shard, for its report.
+    pub(crate) async fn of_log(log: Rc<Committer>, id: RecordId) -> Result<MessageContent, RecordError> {
+        let record = MessageRecord::read(&log, id).await?;
+        Ok(MessageContent { source: Source::Log(log, id), record })
+    }
+
     /// Pieces in all, at least one.
     pub(crate) fn pieces(&self) -> u32 {
         1 + self.record.chunks()

@@ -8,7 +8,7 @@ use std::{
     task::{Poll, Waker},
 };
 
-use ringpost_queue::{Dispatch, MessageKey, QueueId, Settled, State, Via, Work};
+use ringpost_queue::{Dispatch, EXPIRED, MessageKey, QueueId, Settled, State, Via, Work};
 use ringpost_ring::{Deadline, Ring};
 use ringpost_smtp::{client::Verdict, reply::Reply};
 use ringpost_spool::{AppendError, Ticket};
@@ -187,7 +187,7 @@ impl Shard {
                     self.log_expiry(key);
                     self.persist(key, Settled::Outcome);
                 }
-                Some(Work::Report(_)) => unreachable!("reports are not switched on"),
+                Some(Work::Report(key)) => self.start_report(key),
                 Some(Work::Attempt(dispatch)) => self.start_attempt(dispatch),
                 Some(Work::Resolve(lookup)) => self.queue.borrow_mut().not_asked(lookup.destination, self.now_ms()),
             }
@@ -247,6 +247,10 @@ impl Shard {
                     }
                 }
             }
+        }
+        if storage.outcomes.iter().any(|outcome| outcome.verdict == Verdict::Failed) {
+            let refused = storage.outcomes.iter().filter(|outcome| outcome.verdict == Verdict::Failed);
+            self.note_refusal(key, refused.map(|outcome| outcome.recipient), relay);
         }
         let settled = {
             let mut record = self.delivery.record.borrow_mut();
@@ -445,10 +449,11 @@ impl Shard {
         let queue = self.queue.borrow();
         let Some(view) = queue.show(key) else { return };
         let (id, age_ms) = (view.envelope().id, self.now_ms().saturating_sub(view.envelope().accepted_at));
-        for recipient in view.recipients().filter(|recipient| recipient.state() == ringpost_queue::State::Failed) {
+        for recipient in view.recipients().filter(|recipient| recipient.state() == State::Failed && recipient.reply().starts_with(EXPIRED))
+        {
             self.metrics.failed.increment();
             self.log_mail(format_args!(
-                "queue_id={id} event=expired to=<{}> delay_ms={age_ms} dsn=4.4.7 outcome=bounced reply=\"{}\"",
+                "queue_id={id} event=expired to=<{}> delay_ms={age_ms} dsn=5.4.7 outcome=bounced reply=\"{}\"",
                 Escaped(recipient.address()),
                 Escaped(recipient.reply().as_bytes())
             ));

@@ -20,13 +20,11 @@ use crate::{
     message_record::{TRAILER_BYTES, Trailer},
     priority::Origin,
     record_id::record_id,
-    shard::{BATCH_BYTES, Shard},
+    shard::{PAYLOAD_BYTES_MAX, Shard},
 };
 
 /// Staging of this size leaves as a chunk. A receive buffer more fits into a batch beside headers.
 pub(crate) const CHUNK_BYTES: usize = 128 * 1024;
-/// The largest payload that certainly fits into an empty batch.
-const PAYLOAD_BYTES_MAX: usize = BATCH_BYTES as usize - 4096;
 
 /// A message whose record is in a batch.
 #[derive(Clone, Copy)]

@@ -43,6 +43,8 @@ mod queueing;
 mod record_id;
 mod recovering;
 mod remote_content;
+mod report_origin;
+mod reporting;
 pub mod request_lane;
 mod routes;
 mod segment_files;

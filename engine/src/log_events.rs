@@ -39,6 +39,9 @@ impl Shard {
                             shard.ring.yield_now().await;
                             recovering.enqueue(&shard, number, &committer).await;
                             shard.loading.set(shard.loading.get() - 1);
+                            if shard.loading.get() == 0 {
+                                shard.begin_reports();
+                            }
                             shard.wake_life();
                         })
                         .detach();

@@ -75,6 +75,10 @@ metrics! {
     deferred,
     /// Recipients refused for good or expired.
     failed,
+    /// Reports to senders that were made.
+    reports,
+    /// Failures of mail with the null reverse-path of which nobody was told.
+    reports_dropped,
     /// Outbound connections made.
     connects,
     /// Outbound connections that failed.

@@ -1,12 +1,14 @@
 //! The routes of the config as the queue of one shard knows them.
 
-use std::time::Duration;
+use std::{num::NonZeroU32, time::Duration};
 
 use ringpost_config::{Config, StoreAddress};
-use ringpost_queue::{BreakerSettings, DestinationLimits, HostAddress, NextHop, Rate, RetryPolicy, Route, Via};
+use ringpost_queue::{BreakerSettings, DestinationLimits, HostAddress, NextHop, Rate, ReportLimits, RetryPolicy, Route, Via};
 
 /// Mailboxes that one attempt writes: each is a file that is open until the message is whole.
 const MAILDIRS_AT_ONCE: u16 = 16;
+
+use crate::share::Share;
 
 /// All routes, in the order of the config, with their limits for the whole node: the queue takes the part of a home.
 pub(crate) fn routes_of(config: &Config) -> Vec<Route> {
@@ -35,7 +37,7 @@ pub(crate) fn routes_of(config: &Config) -> Vec<Route> {
                     max_ms: millis(route.retry.cap),
                     jitter_percent: route.retry.jitter.percent(),
                     lifetime_ms: millis(route.retry.expiry),
-                    warn_after_ms: None,
+                    warn_after_ms: route.retry.warn_after.map(millis),
                 },
                 limits: DestinationLimits {
                     connections_max,
@@ -60,6 +62,15 @@ pub(crate) fn routes_of(config: &Config) -> Vec<Route> {
         }
     }
     routes
+}
+
+/// How fast this shard may report; `None` when nobody is told anything.
+pub(crate) fn report_limits(config: &Config, share: Share) -> Option<ReportLimits> {
+    let divided = |limit: Option<u32>| NonZeroU32::new(share.of(limit?));
+    config.bounce.enabled.then(|| ReportLimits {
+        per_second: divided(config.bounce.reports_per_second),
+        per_minute_and_sender: divided(config.bounce.reports_per_minute_and_sender),
+    })
 }
 
 fn store_address(store: &StoreAddress) -> HostAddress {

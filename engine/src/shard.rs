@@ -44,8 +44,9 @@ use crate::{
     pool::Pool,
     preparation,
     priority::Priorities,
+    reporting::Reporting,
     request_lane::RequestReceiver,
-    routes::routes_of,
+    routes::{report_limits, routes_of},
     segment_files::SegmentFiles,
     shard_control,
     shard_life::Life,
@@ -58,6 +59,8 @@ use crate::{
 /// Longest batch: bounds a record and so the size of what leaves staging as a chunk.
 /// Two of them fit into the smallest segment, 1 MiB, beside its header; a message with a thousand recipients fits, with the replies to each.
 pub const BATCH_BYTES: u32 = 480 * 1024;
+/// The largest payload that certainly fits into an empty batch.
+pub(crate) const PAYLOAD_BYTES_MAX: usize = BATCH_BYTES as usize - 4096;
 /// Beside its reply a recipient takes less than this in an outcome record, which holds the state of all recipients of its message. One
 /// that did not fit could not be recorded, and what was delivered would go out again after a crash.
 const RECIPIENT_STATE_BYTES: usize = 32;
@@ -154,6 +157,7 @@ pub struct Shard {
     pub(crate) passing: Passing,
     pub(crate) homes: HomeCalls,
     pub(crate) delivery: Delivery,
+    pub(crate) reporting: Reporting,
     pub(crate) pool: Rc<Pool<Dispatch>>,
     pub(crate) priorities: Priorities,
     pub(crate) staging: Staging,
@@ -241,6 +245,7 @@ fn start(plan: ShardPlan) -> Result<Started, (OnEvent, String)> {
     let settings = QueueSettings {
         messages_max: in_bytes(budget / QUEUE_SHARE / QUEUED_BYTES),
         homes: Homes { shard: plan.id, shards: plan.shards },
+        reports: report_limits(&config, share),
         ..QueueSettings::default()
     };
     let queue = Queue::new(settings, routes, random(), now);
@@ -279,6 +284,7 @@ fn start(plan: ShardPlan) -> Result<Started, (OnEvent, String)> {
         passing: Passing::new(plan.loads),
         homes: HomeCalls::new(plan.shards),
         delivery: Delivery::new(&ring),
+        reporting: Reporting::default(),
         pool,
         file_threads: FileThreads::default(),
         priorities: Priorities::new(&config),

@@ -80,6 +80,7 @@ fn stats(shard: &Shard) -> Vec<(&'static str, u64)> {
         ("queue_bounced", counts.bounced as u64),
         ("dispatches_at_homes", shard.homes.out() as u64),
         ("dispatches_of_others", shard.homes.guests() as u64),
+        ("reports_waiting", shard.queue.borrow().reports_waiting() as u64),
         ("logs_loading", shard.logs_loading() as u64),
         ("connections_idle", connections.idle.into()),
         ("pool_created", shard.metrics.connects.get()),

@@ -58,7 +58,8 @@ fn large() -> String {
 
 /// The recipient as `queue ls` shows it once it is in one of `states`, and how long that took.
 fn state_after(answer: &'static str, states: &[&str]) -> (serde_json::Value, Duration) {
-    let node = Node::start(&Setup::to(answering(answer)));
+    // So that what failed stays to be seen.
+    let node = Node::start(&Setup { extra: "[bounce]\nenabled = false\n", ..Setup::to(answering(answer)) });
     Client::greeted(node.address).deliver("b@y.test", &large());
     let began = Instant::now();
     let queue = node.wait_for_queue(|messages| {

@@ -10,8 +10,11 @@ use crate::node::{Node, PATIENCE, Setup};
 use crate::store::Store;
 
 fn lmtp(host: &str) -> Setup {
-    Setup { route: format!("via = \"lmtp\"\nhosts = [\"{host}\"]"), ..Setup::new() }
+    Setup { route: format!("via = \"lmtp\"\nhosts = [\"{host}\"]"), extra: UNTOLD, ..Setup::new() }
 }
+
+/// Reports to senders would go to the same mailboxes.
+const UNTOLD: &str = "[bounce]\nenabled = false\n";
 
 fn send(node: &Node, recipients: &[&str], content: &str) {
     let mut client = Client::greeted(node.address);
@@ -76,7 +79,7 @@ fn a_socket_in_the_file_system_is_a_store_too_and_its_connection_is_kept() {
 }
 
 fn maildirs() -> Setup {
-    Setup { route: "via = \"maildir\"\npath = \"mail/{domain}/{local}\"".into(), ..Setup::new() }
+    Setup { route: "via = \"maildir\"\npath = \"mail/{domain}/{local}\"".into(), extra: UNTOLD, ..Setup::new() }
 }
 
 fn files(folder: &Path) -> Vec<PathBuf> {

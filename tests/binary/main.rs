@@ -15,6 +15,7 @@ mod node;
 mod priorities;
 mod queue_commands;
 mod relay;
+mod reports;
 mod shards;
 mod smuggling;
 mod store;

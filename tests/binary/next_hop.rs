@@ -1,4 +1,4 @@
-//! The next hop: takes every message and keeps it.
+//! The next hop: takes every message and keeps it, except for recipients whose address begins with `no-` (550) or `later-` (450).
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -147,6 +147,8 @@ fn converse(stream: TcpStream, mailbox: &Mailbox, busy: &AtomicBool, offer: &str
                 "250 2.1.0 Ok\r\n"
             }
             "RCPT" if busy.load(Ordering::Relaxed) => "450 4.2.1 Busy\r\n",
+            "RCPT" if path(&line).starts_with("no-") => "550 5.1.1 No such user\r\n",
+            "RCPT" if path(&line).starts_with("later-") => "450 4.2.1 Later\r\n",
             "RCPT" => {
                 recipients.push(path(&line));
                 commands.push(line.trim_end().to_owned());

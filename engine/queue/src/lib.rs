@@ -57,5 +57,6 @@ pub use retry::{Jitter, RetryPolicy};
 pub use route::{DestinationLimits, HOSTS_MAX, HostAddress, NextHop, Route, RouteError, RouteId, Routes, Via};
 pub use site::{Lookup, Question, Resolution, Verdict};
 pub use throttling::Throttled;
+pub use transition::EXPIRED;
 pub use view::{Cursor, CursorLost, DestinationView, Filter, MessageView, QueueCounts, RecipientView, State};
 pub use wait::Wait;

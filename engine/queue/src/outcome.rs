@@ -38,8 +38,13 @@ pub(crate) const TOLD_KNOWN: u8 = TOLD_DELAY | SUCCESS_DUE | SUCCESS_RELAYED;
 /// control characters are replaced and at most [`REPLY_BYTES_MAX`] bytes are kept.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Outcome<'a> {
-    /// The next hop took responsibility. If its sender wants to know, it is told.
+    /// It is where it is kept, or thrown away. If its sender wants to know, it is told.
     Delivered {
+        /// The reply to the content.
+        reply: &'a [u8],
+    },
+    /// The next hop took responsibility, and knows nothing of DSN. If its sender wants to know, it is told.
+    Relayed {
         /// Its reply to the content.
         reply: &'a [u8],
     },
@@ -65,7 +70,7 @@ pub enum Outcome<'a> {
 
 impl Outcome<'_> {
     pub(crate) fn is_delivery(&self) -> bool {
-        matches!(self, Self::Delivered { .. } | Self::PassedOn { .. })
+        matches!(self, Self::Delivered { .. } | Self::Relayed { .. } | Self::PassedOn { .. })
     }
 }
 

@@ -494,7 +494,7 @@ impl Queue {
     /// `false` if it has left the queue. Not counted by [`Queue::recorded`].
     pub fn state(&self, key: MessageKey, record: &mut Vec<u8>) -> bool {
         let Some(index) = self.find(key) else { return false };
-        self.write_record(index, |recipient| recipient.attempts > 0 || !recipient.place.is_open(), record);
+        self.write_record(index, |recipient| recipient.attempts > 0 || recipient.was_told() || !recipient.place.is_open(), record);
         true
     }
 

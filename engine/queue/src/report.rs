@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use std::num::NonZeroU32;
 
 use crate::message::{Flags, Message, MessageKey, NO_RECIPIENT, Place, Recipient};
-use crate::outcome::{SUCCESS_DUE, SUCCESS_RELAYED, TOLD_DELAY};
+use crate::outcome::{SUCCESS_DUE, SUCCESS_RELAYED, TOLD_DELAY, TOLD_KNOWN};
 use crate::queue::{Queue, Settled};
 use crate::slab::NONE;
 use crate::wheel::{Popped, Wheel};
@@ -212,6 +212,11 @@ impl Recipient {
         Notify(self.told >> NOTIFY_SHIFT)
     }
 
+    /// Its record says more than where it is.
+    pub(crate) fn was_told(&self) -> bool {
+        self.told & TOLD_KNOWN != 0
+    }
+
     pub(crate) fn notice(&self) -> Option<Notice> {
         let has = |bit| self.told & bit != 0;
         match self.place {
@@ -223,10 +228,10 @@ impl Recipient {
         }
     }
 
-    /// The sender is to be told of its notice. One with the null reverse-path has none: whether anybody is told of a failure
-    /// of such mail is the driver's decision.
-    pub(crate) fn is_told(&self) -> bool {
-        self.notice() != Some(Notice::Failed) || self.notify().wants(Notify::FAILURE)
+    /// Its notice is to be told. Mail with the null reverse-path has no sender: who is told of its failures is the driver's
+    /// decision, whatever NOTIFY says.
+    pub(crate) fn is_told(&self, has_sender: bool) -> bool {
+        self.notice() != Some(Notice::Failed) || !has_sender || self.notify().wants(Notify::FAILURE)
     }
 }
 
@@ -373,7 +378,8 @@ impl Queue {
     }
 
     fn tells_anybody(&self, index: u32) -> bool {
-        self.recipients.get(self.messages[index].recipients).iter().any(|recipient| recipient.notice().is_some() && recipient.is_told())
+        let Message { recipients: span, reverse_bytes, .. } = self.messages[index];
+        self.recipients.get(span).iter().any(|recipient| recipient.notice().is_some() && recipient.is_told(reverse_bytes > 0))
     }
 
     /// A recipient was delivered: is its sender to be told? `is_final` when no further hop will have it.

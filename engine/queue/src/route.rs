@@ -63,13 +63,6 @@ pub enum Via {
     Hold,
 }
 
-impl Via {
-    /// No further hop has the mail then: what is delivered so is reported as delivered, not as relayed (RFC 3464 2.3.3).
-    pub fn is_final(&self) -> bool {
-        matches!(self, Self::Discard | Self::Lmtp { .. } | Self::Maildir { .. })
-    }
-}
-
 /// Where a connection goes.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum HostAddress {

@@ -12,8 +12,8 @@ use crate::slab::NONE;
 /// An attempt that ends before a recipient's turn so many times in a row counts as a deferral.
 const UNTRIED_MAX: u8 = 3;
 
-/// RFC 3463 3.5: X.4.7, delivery time expired.
-const EXPIRED: &str = "5.4.7 expired";
+/// How the text of a recipient that expired begins; the last reply stands behind it. RFC 3463 3.5: X.4.7, delivery time expired.
+pub const EXPIRED: &str = "5.4.7 expired";
 
 /// What holds for all recipients of an attempt that is settled.
 pub(crate) struct Attempted {
@@ -319,9 +319,9 @@ impl Queue {
         state.attempts = state.attempts.saturating_add(1);
         state.last_attempt = now;
         match outcome {
-            Outcome::Delivered { .. } | Outcome::PassedOn { .. } => {
+            Outcome::Delivered { .. } | Outcome::Relayed { .. } | Outcome::PassedOn { .. } => {
                 let has_reply = state.has_reply();
-                let wants_success = state.notify().has(Notify::SUCCESS) && matches!(outcome, Outcome::Delivered { .. });
+                let wants_success = state.notify().has(Notify::SUCCESS) && !matches!(outcome, Outcome::PassedOn { .. });
                 self.placed[state.place as usize] -= 1;
                 self.placed[Place::Delivered as usize] += 1;
                 state.place = Place::Delivered;
@@ -330,8 +330,7 @@ impl Queue {
                     self.keep_reply(index, recipient, &[]);
                 }
                 if wants_success {
-                    let destination = self.groups[attempted.group].destination;
-                    self.note_success(index, recipient, self.destinations[destination as usize].via.is_final());
+                    self.note_success(index, recipient, matches!(outcome, Outcome::Delivered { .. }));
                 }
             }
             Outcome::Failed { reply } => {

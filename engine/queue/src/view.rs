@@ -533,9 +533,10 @@ impl<'q> RecipientView<'q> {
     }
 
     /// Whether its sender is to be told of its [`RecipientView::notice`]: NOTIFY may say that it is not. Failures of mail with
-    /// the null reverse-path are told to nobody, or to whom the driver knows.
+    /// the null reverse-path are the driver's to tell.
     pub fn is_told(&self) -> bool {
-        self.recipient().is_told()
+        let message = &self.message.queue.messages[self.message.index];
+        self.recipient().is_told(message.reverse_bytes > 0)
     }
 
     /// NOTIFY.

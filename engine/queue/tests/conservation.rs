@@ -355,6 +355,7 @@ impl World {
                     1..=3 => Outcome::Deferred { reply: b"450 4.2.0 later" },
                     4 => Outcome::Untried,
                     5 => Outcome::PassedOn { reply: b"250 ok" },
+                    6 => Outcome::Relayed { reply: b"250 ok" },
                     _ => Outcome::Delivered { reply: b"250 ok" },
                 };
                 (number, outcome)
@@ -370,8 +371,8 @@ impl World {
         for (number, outcome) in &outcomes {
             let wants_success = self.with_reports && accepted.notify[*number as usize].has(Notify::SUCCESS);
             accepted.fate[*number as usize] = match outcome {
-                Outcome::Delivered { .. } if wants_success => Fate::SuccessDue,
-                Outcome::Delivered { .. } | Outcome::PassedOn { .. } => Fate::Delivered,
+                Outcome::Delivered { .. } | Outcome::Relayed { .. } if wants_success => Fate::SuccessDue,
+                Outcome::Delivered { .. } | Outcome::Relayed { .. } | Outcome::PassedOn { .. } => Fate::Delivered,
                 Outcome::Failed { .. } => Fate::Failed,
                 _ => Fate::Open,
             };

@@ -11,6 +11,7 @@ const START: u64 = 1_790_000_000_000;
 const HOUR: u64 = 3_600_000;
 const LATER: Outcome<'_> = Outcome::Deferred { reply: b"450 4.2.0 later" };
 const DELIVERED: Outcome<'_> = Outcome::Delivered { reply: b"250 ok" };
+const RELAYED: Outcome<'_> = Outcome::Relayed { reply: b"250 ok" };
 const PASSED_ON: Outcome<'_> = Outcome::PassedOn { reply: b"250 ok" };
 const REFUSED: Outcome<'_> = Outcome::Failed { reply: b"550 5.1.1 no" };
 const ID: QueueId = QueueId { boot: 1, shard: 0, sequence: 1 };
@@ -190,18 +191,20 @@ fn notify_decides_who_is_told_what() {
         assert_eq!(case("b@y.test", LATER, START + 4 * HOUR).0, expected, "{notify:?}");
         assert_eq!(case("b@silent.test", LATER, START + 40 * HOUR).0, None, "no warning on this route");
         let expected = |notice| succeeded.then_some(notice);
-        assert_eq!(case("b@y.test", DELIVERED, START).0, expected(Notice::Relayed), "{notify:?}");
+        assert_eq!(case("b@y.test", RELAYED, START).0, expected(Notice::Relayed), "{notify:?}");
         assert_eq!(case("b@final.test", DELIVERED, START).0, expected(Notice::Delivered), "{notify:?}");
         assert_eq!(case("b@y.test", PASSED_ON, START).0, None, "{notify:?}: the next hop reports");
     }
     // Nobody is told of what became of a report, but whether it failed is the driver's to judge.
     let null = NewMessage { reverse_path: b"", ..message(1) };
-    for (outcome, expected) in [(DELIVERED, None), (LATER, None), (REFUSED, Some(Notice::Failed))] {
+    for (outcome, notify, expected) in
+        [(DELIVERED, all, None), (LATER, all, None), (REFUSED, all, Some(Notice::Failed)), (REFUSED, Notify::NEVER, Some(Notice::Failed))]
+    {
         let mut queue = queue();
-        let key = enqueue(&mut queue, &null, &[("b@y.test", all)]);
+        let key = enqueue(&mut queue, &null, &[("b@y.test", notify)]);
         attempt_all(&mut queue, START, |_| outcome);
         while matches!(queue.poll(START + 5 * HOUR, &mut Vec::new()), Some(Work::Attempt(_))) {}
-        assert_eq!(told(&queue, key)[0].1, expected);
+        assert_eq!(told(&queue, key)[0], (0, expected, true));
     }
 }
 
@@ -210,7 +213,7 @@ fn a_success_that_is_to_be_told_keeps_the_message_over_a_restart() {
     let addresses = [("b@y.test", Notify::SUCCESS), ("c@final.test", Notify::SUCCESS)];
     let mut queue = queue();
     let key = enqueue(&mut queue, &message(1), &addresses);
-    attempt_all(&mut queue, START, |_| DELIVERED);
+    attempt_all(&mut queue, START, |number| if number == 0 { RELAYED } else { DELIVERED });
     let mut whole = Vec::new();
     assert!(queue.state(key, &mut whole));
     let mut queue = self::queue();

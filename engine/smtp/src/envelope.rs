@@ -286,7 +286,7 @@ impl Envelope {
     }
 
     /// Notes what the content turned out to be. The length of the envelope stays.
-    pub(crate) fn set_content(&mut self, facts: &ContentFacts) {
+    pub fn set_content(&mut self, facts: &ContentFacts) {
         let seen =
             if facts.eight_bit_header { FLAG_EIGHT_BIT_HEADER } else { 0 } | if facts.eight_bit_body { FLAG_EIGHT_BIT_BODY } else { 0 };
         let flags = self.view().flags() & FLAG_SMTPUTF8 | seen;

@@ -54,6 +54,7 @@ impl Extensions {
         .with(Self::ENHANCED_STATUS_CODES)
         .with(Self::CHUNKING)
         .with(Self::BINARY_MIME)
+        .with(Self::DSN)
         .with(Self::LIMITS)
         .with(Self::MT_PRIORITY)
         .with(Self::HELP);

@@ -1,0 +1,400 @@
+//! Reports to senders, from the queue's wish to the durable message: first the report is in the spool, then its recipients are bounced.
+//!
+//! A crash between the two finds the report when the logs are loaded ([`Shard::note_found_report`]) and makes no second one. A report is
+//! mail of its own with the null reverse-path and NOTIFY=NEVER. It says in the place of a HELO name what it reports, and its peer is the
+//! unspecified address, which no client has.
+
+use std::{cell::RefCell, collections::VecDeque, rc::Rc};
+
+use ringpost_config::Placeholder;
+use ringpost_queue::{About, MessageKey, QueueId, REPORT_RECIPIENTS_MAX, Report};
+use ringpost_smtp::{
+    address::Path,
+    envelope::{Envelope, EnvelopeView},
+    extension::{Body, Return},
+    header::DateText,
+    report::{self, Action, RECIPIENT_BYTES_MAX, ReportedRecipient, Returned},
+};
+use ringpost_spool::{AppendError, Content};
+use tracing::warn;
+
+use crate::{
+    content::MessageContent,
+    mail_log::Escaped,
+    message_record::{TRAILER_BYTES, Trailer},
+    record_id::record_id,
+    report_origin::ReportOrigin,
+    shard::{PAYLOAD_BYTES_MAX, Shard},
+    stored_envelope::MessageRecord,
+};
+
+/// Next hops kept by the failures they caused, until these are reported: without one the report lacks its Remote-MTA.
+const RELAYS_MAX: usize = 512;
+/// When a report is tried again that could not be made.
+const POSTPONED_MS: u64 = 10_000;
+/// A text of the config with its placeholders replaced, beside the recipients, and the fields of the report itself.
+const REST_BYTES_MAX: usize = 12 * 1024;
+/// What `bounce.return_max` may be at most.
+const RETURN_BYTES_MAX: usize = 64 * 1024;
+const _: () = assert!(REPORT_RECIPIENTS_MAX * RECIPIENT_BYTES_MAX + RETURN_BYTES_MAX + REST_BYTES_MAX <= PAYLOAD_BYTES_MAX);
+
+/// What the reports of a shard keep.
+#[derive(Default)]
+pub(crate) struct Reporting {
+    /// Which next hop refused whom, oldest first.
+    relays: RefCell<VecDeque<(MessageKey, u16, Rc<str>)>>,
+    /// Reports in the spool at the start.
+    found: RefCell<Vec<ReportOrigin>>,
+    /// Wanted while the logs are still being loaded.
+    early: RefCell<Vec<MessageKey>>,
+}
+
+/// What is known of a message that is reported, taken out of the queue.
+struct Facts {
+    id: QueueId,
+    reverse_path: String,
+    smtputf8: bool,
+    content_bytes: u64,
+    arrival: DateText,
+    until: DateText,
+    recipients: Vec<RecipientFacts>,
+}
+
+struct RecipientFacts {
+    number: u16,
+    path: String,
+    action: Action,
+    reply: String,
+    relay: Option<Rc<str>>,
+    last_attempt: Option<DateText>,
+    until: DateText,
+}
+
+/// Why no report was made, and whether it is tried again.
+enum NotMade {
+    /// It is not to be: `why` is for the mail log.
+    Dropped { why: &'static str },
+    /// Not now.
+    Later,
+    /// The spool failed or the process ends: the next start makes it.
+    Ending,
+}
+
+impl Shard {
+    /// A next hop refused recipients of a message: their report will name it.
+    pub(crate) fn note_refusal(&self, key: MessageKey, recipients: impl Iterator<Item = u16>, relay: &str) {
+        let mut relays = self.reporting.relays.borrow_mut();
+        let relay: Rc<str> = relay.into();
+        for number in recipients {
+            if relays.len() == RELAYS_MAX {
+                relays.pop_front();
+            }
+            relays.push_back((key, number, relay.clone()));
+        }
+    }
+
+    /// A report was found in the spool: what it reports need not be reported again.
+    pub(crate) fn note_found_report(&self, envelope: &EnvelopeView<'_>) {
+        if let Some(origin) = ReportOrigin::of(envelope)
+            && self.loading.get() > 0
+        {
+            self.reporting.found.borrow_mut().push(origin);
+        }
+    }
+
+    /// All logs are loaded: what is reported already is known, the rest may be.
+    pub(crate) fn begin_reports(self: &Rc<Self>) {
+        for origin in self.reporting.found.take() {
+            let mut record = Vec::new();
+            let mut queue = self.queue.borrow_mut();
+            let Some(key) = queue.key_of(origin.message) else { continue };
+            let settled = queue.was_reported(key, origin.about, &origin.recipients, self.now_ms(), &mut record);
+            drop(queue);
+            self.persist(key, settled);
+        }
+        for key in self.reporting.early.take() {
+            self.start_report(key);
+        }
+    }
+
+    /// The queue wants a report of this message.
+    pub(crate) fn start_report(self: &Rc<Self>, key: MessageKey) {
+        if self.loading.get() > 0 {
+            return self.reporting.early.borrow_mut().push(key);
+        }
+        let report = self.queue.borrow().report(key);
+        let Some(report) = report else { return self.end_report(key, About::Failure, &[]) };
+        let Some(facts) = self.facts_of(key, &report) else { return self.end_report(key, About::Failure, &[]) };
+        if facts.recipients.is_empty() {
+            self.log_untold(facts.id, key, &report);
+            return self.end_report(key, report.about, &report.recipients);
+        }
+        self.delivery.attempt_began();
+        self.ring.spawn(self.clone().report(key, report, facts)).detach();
+    }
+
+    async fn report(self: Rc<Self>, key: MessageKey, report: Report, facts: Facts) {
+        match self.make(&report, &facts).await {
+            Ok(()) => {
+                self.log_untold(facts.id, key, &report);
+                self.end_report(key, report.about, &report.recipients);
+            }
+            Err(NotMade::Dropped { why }) => {
+                self.metrics.reports_dropped.increment();
+                for recipient in &facts.recipients {
+                    self.log_mail(format_args!(
+                        "queue_id={} event=report about={} to=<{}> outcome=dropped reason=\"{why}\"",
+                        facts.id,
+                        word(report.about),
+                        Escaped(recipient.path.as_bytes())
+                    ));
+                }
+                self.log_untold(facts.id, key, &report);
+                self.end_report(key, report.about, &report.recipients);
+            }
+            Err(NotMade::Later) => self.queue.borrow_mut().postpone_report(key, self.now_ms() + POSTPONED_MS),
+            Err(NotMade::Ending) => {}
+        }
+        self.delivery.attempt_ended(&self);
+    }
+
+    fn end_report(&self, key: MessageKey, about: About, recipients: &[u16]) {
+        let mut record = Vec::new();
+        let settled = self.queue.borrow_mut().reported(key, about, recipients, self.now_ms(), &mut record);
+        self.persist(key, settled);
+        self.reporting.relays.borrow_mut().retain(|(other, number, _)| *other != key || !recipients.contains(number));
+        self.delivery.kick();
+    }
+
+    /// Makes one report durable and queues it.
+    async fn make(&self, report: &Report, facts: &Facts) -> Result<(), NotMade> {
+        let Some(committer) = self.committer_of(facts.id.shard) else { return Err(NotMade::Later) };
+        let record = MessageRecord::read(&committer, record_id(facts.id)).await;
+        let record = record.inspect_err(|reason| warn!(queue_id = %facts.id, %reason, "a report returns nothing of its message")).ok();
+        let envelope = record.as_ref().and_then(|record| record.envelope().ok());
+        let view = envelope.as_ref().map(|envelope| envelope.view());
+        let is_double = facts.reverse_path.is_empty();
+        let to = match (&self.config.bounce.double_bounce_to, view.as_ref().and_then(ReportOrigin::of)) {
+            _ if !is_double => facts.reverse_path.as_str(),
+            (None, _) => return Err(NotMade::Dropped { why: "the reverse-path is null and there is no bounce.double_bounce_to" }),
+            (Some(_), Some(origin)) if origin.is_double => {
+                return Err(NotMade::Dropped { why: "this was the report of a report that failed" });
+            }
+            // What came from elsewhere with a null reverse-path may be such a report that has gone round.
+            (Some(to), None) if facts.recipients.iter().any(|recipient| recipient.path.eq_ignore_ascii_case(to)) => {
+                return Err(NotMade::Dropped { why: "it was to bounce.double_bounce_to itself" });
+            }
+            (Some(to), _) => to.as_str(),
+        };
+        let wants_whole = report.about == About::Failure
+            && view.is_none_or(|view| view.ret() != Some(Return::Headers) && view.body() != Body::BinaryMime);
+        let content = MessageContent::of_log(committer.clone(), record_id(facts.id)).await.ok();
+        let (returned, is_whole) = self.returned(content, facts.content_bytes, wants_whole).await;
+        let id = self.next_id();
+        let origin = ReportOrigin { message: facts.id, about: report.about, recipients: report.recipients.clone(), is_double };
+        let content = self.content_of(facts, id, to, view, if is_whole { Returned::Whole(&returned) } else { Returned::Header(&returned) });
+        let envelope = origin.envelope(to, &content.needs, content.bytes.len());
+        self.store(id, &content.bytes, &envelope).await?;
+        self.metrics.reports.increment();
+        for recipient in &facts.recipients {
+            self.log_mail(format_args!(
+                "queue_id={} event=report about={} to=<{}> outcome=sent report={id} report_to=<{}>",
+                facts.id,
+                word(report.about),
+                Escaped(recipient.path.as_bytes()),
+                Escaped(to.as_bytes())
+            ));
+        }
+        self.log_mail(format_args!(
+            "queue_id={id} event=accepted listener=report client=none helo=none from=<> size={} recipients=1 reports={}",
+            content.bytes.len(),
+            facts.id
+        ));
+        Ok(())
+    }
+
+    /// Appends the report, waits until it is durable, and queues it.
+    async fn store(&self, id: QueueId, content: &[u8], envelope: &Envelope) -> Result<(), NotMade> {
+        let accepted_at_ms = self.now_ms();
+        let envelope_bytes = u32::try_from(envelope.as_bytes().len()).expect("one recipient");
+        let content_bytes = content.len() as u64;
+        let trailer = Trailer { envelope_bytes, accepted_at_ms, content_bytes, chunked: false, priority: None };
+        let bound = u32::try_from(content.len() + envelope.as_bytes().len() + TRAILER_BYTES).expect("bounded where it is declared");
+        let ticket = loop {
+            let appended = self.own.append(Content::Message, record_id(id), bound, |record| {
+                record.put(content);
+                record.put(envelope.as_bytes());
+                record.put(&trailer.encode());
+                (true, ())
+            });
+            match appended {
+                Ok((Some(appended), ())) => break appended.ticket,
+                Ok((None, ())) => unreachable!("the record was kept"),
+                Err(AppendError::Full | AppendError::NotOpen) if !self.is_ending() => self.own.room().await,
+                Err(AppendError::NoSpace | AppendError::OpenMax) => return Err(NotMade::Later),
+                Err(_) => return Err(NotMade::Ending),
+            }
+        };
+        self.own.durable(ticket).await.map_err(|_| NotMade::Ending)?;
+        self.enqueue(id, &envelope.view(), content_bytes, accepted_at_ms, None);
+        Ok(())
+    }
+
+    /// What goes back of a message, and whether that is all of it.
+    async fn returned(&self, content: Option<MessageContent>, content_bytes: u64, wants_whole: bool) -> (Vec<u8>, bool) {
+        let bytes_max = usize::try_from(self.config.bounce.return_max.bytes()).unwrap_or(RETURN_BYTES_MAX).min(RETURN_BYTES_MAX);
+        let is_whole = wants_whole && content_bytes <= bytes_max as u64;
+        let mut returned = Vec::new();
+        let Some(content) = content else { return (returned, false) };
+        for index in 0..content.pieces() {
+            let Ok(piece) = content.piece(index).await else {
+                returned.truncate(report::header_bytes(&returned));
+                return (returned, false);
+            };
+            returned.extend_from_slice(&piece[..piece.len().min(bytes_max + 1 - returned.len().min(bytes_max))]);
+            if returned.len() > bytes_max || !is_whole && report::header_bytes(&returned) < returned.len() {
+                break;
+            }
+        }
+        if is_whole {
+            return (returned, true);
+        }
+        returned.truncate(report::header_bytes(&returned).min(bytes_max));
+        // A cut ends with a whole line.
+        let end = returned.windows(2).rposition(|pair| pair == b"\r\n").map_or(0, |at| at + 2);
+        returned.truncate(end);
+        (returned, false)
+    }
+
+    fn content_of(&self, facts: &Facts, id: QueueId, to: &str, view: Option<EnvelopeView<'_>>, returned: Returned<'_>) -> ReportContent {
+        let originals: Vec<Option<&str>> = view.iter().flat_map(|view| view.recipients()).map(|recipient| recipient.original).collect();
+        let recipients: Vec<_> = facts
+            .recipients
+            .iter()
+            .map(|recipient| ReportedRecipient {
+                path: Path::new(&recipient.path),
+                original: originals.get(usize::from(recipient.number)).copied().flatten(),
+                action: recipient.action,
+                reply: &recipient.reply,
+                relay: recipient.relay.as_deref(),
+                last_attempt: recipient.last_attempt,
+                will_retry_until: (recipient.action == Action::Delayed).then_some(recipient.until),
+            })
+            .collect();
+        let mut list = String::new();
+        report::write_list(&recipients, &mut list);
+        let bounce = &self.config.bounce;
+        let template = match recipients.first().map(|recipient| recipient.action) {
+            Some(Action::Delayed) => &bounce.delayed_text,
+            Some(Action::Delivered | Action::Relayed) => &bounce.success_text,
+            Some(Action::Failed) | None => &bounce.failed_text,
+        };
+        let (message, text_of) = (facts.id.to_string(), |date: &DateText| String::from_utf8_lossy(date.as_bytes()).into_owned());
+        let (arrival, until) = (text_of(&facts.arrival), text_of(&facts.until));
+        let text = template.render(|placeholder| match placeholder {
+            Placeholder::Hostname => &self.hostname,
+            Placeholder::Id => &message,
+            Placeholder::Sender => &facts.reverse_path,
+            Placeholder::Recipients => &list,
+            Placeholder::Arrival => &arrival,
+            Placeholder::Until => &until,
+        });
+        let mut seed = [0; 16];
+        getrandom::fill(&mut seed).expect("the kernel gives random bytes");
+        let mut bytes = Vec::new();
+        let needs = report::write_report(
+            &report::Report {
+                hostname: &self.hostname,
+                id: &id.to_string(),
+                date: &date_of(self.clock.unix_ms()),
+                to: Path::new(to),
+                text: &text,
+                envelope_id: view.and_then(|view| view.envelope_id()),
+                arrival: &facts.arrival,
+                recipients: &recipients,
+                smtputf8: facts.smtputf8,
+                returned,
+                seed: u128::from_ne_bytes(seed),
+            },
+            &mut bytes,
+        );
+        if bytes.len() > PAYLOAD_BYTES_MAX / 2 {
+            warn!(queue_id = %facts.id, bytes = bytes.len(), "a large report");
+        }
+        ReportContent { bytes, needs }
+    }
+
+    /// `None` if the message has left the queue. Only recipients whose sender is to be told are in it.
+    fn facts_of(&self, key: MessageKey, report: &Report) -> Option<Facts> {
+        let (queue, now) = (self.queue.borrow(), self.now_ms());
+        let view = queue.show(key)?;
+        let envelope = view.envelope();
+        let relays = self.reporting.relays.borrow();
+        let relay_of =
+            |number: u16| relays.iter().rev().find(|(other, n, _)| *other == key && *n == number).map(|(_, _, relay)| relay.clone());
+        let mut all: Vec<_> = Vec::new();
+        for recipient in view.recipients().filter(|recipient| report.recipients.contains(&recipient.number())) {
+            let Some(notice) = recipient.notice().filter(|_| recipient.is_told()) else { continue };
+            let action = match notice {
+                ringpost_queue::Notice::Failed => Action::Failed,
+                ringpost_queue::Notice::Delayed => Action::Delayed,
+                ringpost_queue::Notice::Delivered => Action::Delivered,
+                ringpost_queue::Notice::Relayed => Action::Relayed,
+            };
+            let reply = match action {
+                Action::Delayed if recipient.reply().is_empty() => recipient.reason(now),
+                _ => recipient.reply(),
+            };
+            all.push(RecipientFacts {
+                number: recipient.number(),
+                path: String::from_utf8_lossy(recipient.address()).into_owned(),
+                action,
+                reply: reply.into_owned(),
+                relay: relay_of(recipient.number()),
+                last_attempt: recipient.last_attempt().map(date_of),
+                until: date_of(recipient.expires_at()),
+            });
+        }
+        let until = view.recipients().map(|recipient| recipient.expires_at()).max().unwrap_or(now);
+        Some(Facts {
+            id: envelope.id,
+            reverse_path: String::from_utf8_lossy(envelope.reverse_path).into_owned(),
+            smtputf8: envelope.smtputf8,
+            content_bytes: envelope.size,
+            arrival: date_of(envelope.accepted_at),
+            until: date_of(until),
+            recipients: all,
+        })
+    }
+
+    /// Recipients that leave without a report, because their sender said so.
+    fn log_untold(&self, id: QueueId, key: MessageKey, report: &Report) {
+        let queue = self.queue.borrow();
+        let Some(view) = queue.show(key) else { return };
+        for recipient in view.recipients().filter(|recipient| report.recipients.contains(&recipient.number()) && !recipient.is_told()) {
+            self.log_mail(format_args!(
+                "queue_id={id} event=report about={} to=<{}> outcome=none reason=\"NOTIFY does not ask for it\"",
+                word(report.about),
+                Escaped(recipient.address())
+            ));
+        }
+    }
+}
+
+struct ReportContent {
+    bytes: Vec<u8>,
+    needs: report::ReportNeeds,
+}
+
+/// The word in the mail log.
+fn word(about: About) -> &'static str {
+    match about {
+        About::Failure => "failure",
+        About::Delay => "delay",
+        About::Success => "success",
+    }
+}
+
+fn date_of(unix_ms: u64) -> DateText {
+    DateText::new(i64::try_from(unix_ms / 1000).unwrap_or(i64::MAX))
+}
