@@ -70,6 +70,15 @@ pub enum Command {
         #[command(flatten)]
         output: Output,
     },
+    /// Ask DNS where mail for a domain goes, as the engine would: its hosts in order, or why it goes nowhere.
+    Dns {
+        #[command(flatten)]
+        config: ConfigFile,
+        #[command(flatten)]
+        output: Output,
+        /// A domain, or an address literal in brackets
+        domain: String,
+    },
     /// Print a completion script for a shell.
     Completions {
         /// The shell.

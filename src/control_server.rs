@@ -23,7 +23,10 @@ use tokio::{
 };
 use tracing::warn;
 
-use crate::control_wire::{End, REQUEST_BYTES_MAX, WireRequest};
+use crate::{
+    control_wire::{End, REQUEST_BYTES_MAX, WireRequest},
+    resolver::DnsCounters,
+};
 
 /// Control connections at once; a further one is closed.
 const CONNECTIONS_MAX: usize = 64;
@@ -38,13 +41,14 @@ type Refusal = String;
 /// Serves requests over a socket.
 pub struct ControlServer {
     shards: Arc<Vec<Arc<RequestLane>>>,
+    dns: Arc<DnsCounters>,
     connections: Arc<AtomicUsize>,
 }
 
 impl ControlServer {
     /// Over the request lanes of all shards, in order of their numbers.
-    pub fn new(shards: Vec<Arc<RequestLane>>) -> Self {
-        ControlServer { shards: Arc::new(shards), connections: Arc::default() }
+    pub fn new(shards: Vec<Arc<RequestLane>>, dns: Arc<DnsCounters>) -> Self {
+        ControlServer { shards: Arc::new(shards), dns, connections: Arc::default() }
     }
 
     /// Accepts for ever.
@@ -56,10 +60,10 @@ impl ControlServer {
                         self.connections.fetch_sub(1, Ordering::Relaxed);
                         continue;
                     }
-                    let (shards, connections) = (self.shards.clone(), self.connections.clone());
+                    let (shards, dns, connections) = (self.shards.clone(), self.dns.clone(), self.connections.clone());
                     tokio::spawn(async move {
                         // A client that went away needs no answer.
-                        let _ = converse(stream, &shards).await;
+                        let _ = converse(stream, &shards, &dns).await;
                         connections.fetch_sub(1, Ordering::Relaxed);
                     });
                 }
@@ -72,7 +76,7 @@ impl ControlServer {
     }
 }
 
-async fn converse(mut stream: UnixStream, shards: &[Arc<RequestLane>]) -> io::Result<()> {
+async fn converse(mut stream: UnixStream, shards: &[Arc<RequestLane>], dns: &DnsCounters) -> io::Result<()> {
     let (read, mut write) = stream.split();
     let mut line = String::new();
     let mut reader = BufReader::new(read.take(REQUEST_BYTES_MAX));
@@ -81,7 +85,7 @@ async fn converse(mut stream: UnixStream, shards: &[Arc<RequestLane>]) -> io::Re
     }
     let end = match serde_json::from_str::<WireRequest>(&line) {
         Err(reason) => Err(format!("not a request: {reason}")),
-        Ok(request) => answer(request, shards, &mut write).await,
+        Ok(request) => answer(request, shards, dns, &mut write).await,
     };
     let end = match end {
         Ok(count) => End { end: true, count, error: None },
@@ -107,7 +111,12 @@ async fn ask(shard: &RequestLane, command: Command) -> Result<Answer, Refusal> {
     }
 }
 
-async fn answer(request: WireRequest, shards: &[Arc<RequestLane>], write: &mut (impl AsyncWriteExt + Unpin)) -> Result<u64, Refusal> {
+async fn answer(
+    request: WireRequest,
+    shards: &[Arc<RequestLane>],
+    dns: &DnsCounters,
+    write: &mut (impl AsyncWriteExt + Unpin),
+) -> Result<u64, Refusal> {
     match request {
         WireRequest::QueueList { query } => list(query, shards, write).await,
         WireRequest::QueueShow { id } => {
@@ -146,6 +155,7 @@ async fn answer(request: WireRequest, shards: &[Arc<RequestLane>], write: &mut (
             if let (Some(&time), Some(&count)) = (sums.get("pool_wait_time_us"), sums.get("pool_wait_count")) {
                 sums.insert("pool_avg_wait_time_us", time.checked_div(count).unwrap_or(0));
             }
+            sums.extend(dns.snapshot());
             #[cfg(feature = "count-allocations")]
             {
                 let counted = stats_alloc::INSTRUMENTED_SYSTEM.stats();

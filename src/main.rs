@@ -1,14 +1,18 @@
 //! The `ringpost` command. What each call does is in the module it names; nothing imports this crate.
 #![forbid(unsafe_code)]
 
+mod answers;
 mod cli;
 mod control_client;
 mod control_server;
 mod control_wire;
+mod dns;
+mod dns_cli;
 mod logging;
 mod mail_log_writer;
 mod node;
 mod queue_cli;
+mod resolver;
 mod socket;
 mod spool_cli;
 mod topology;
@@ -80,6 +84,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Spool { call } => spool_cli::spool(call, |file| read_config(file).map_err(|failure| failure.message)),
         Command::Queue { control, call } => Ok(queue_cli::queue(&socket_path(&control)?, call)),
         Command::Stats { control, output } => Ok(queue_cli::stats(&socket_path(&control)?, output)),
+        Command::Dns { config, output, domain } => dns_cli::dns(&read_config(&config)?, &domain, output).map_err(Failure::config),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "ringpost", &mut script);

@@ -29,7 +29,9 @@ use tracing::{error, info, warn};
 use crate::{
     cli::{EXIT_CONFIG, EXIT_IO, EXIT_OK},
     control_server::ControlServer,
+    dns::Dns,
     mail_log_writer::{Destination, MailLogWriter},
+    resolver::Resolver,
     socket,
     topology::CorePlan,
 };
@@ -70,6 +72,9 @@ pub enum NodeError {
     /// The kernel lacks something, or forbids it.
     #[error("{0}")]
     Kernel(String),
+    /// The name servers are not known.
+    #[error("dns: {0}")]
+    Dns(String),
     /// The runtime of the coordinator could not be built.
     #[error("coordinator: {0}")]
     Coordinator(io::Error),
@@ -79,14 +84,14 @@ impl NodeError {
     /// The exit code that scripts see.
     pub fn exit_code(&self) -> u8 {
         match self {
-            NodeError::Listen { .. } | NodeError::Control(_) | NodeError::MailLog(_) => EXIT_CONFIG,
+            NodeError::Listen { .. } | NodeError::Control(_) | NodeError::MailLog(_) | NodeError::Dns(_) => EXIT_CONFIG,
             NodeError::Spool(_) | NodeError::Shard { .. } | NodeError::Kernel(_) | NodeError::Coordinator(_) => EXIT_IO,
         }
     }
 }
 
 /// The machine's name, for want of `hostname` in the config.
-fn machine_name() -> String {
+pub fn machine_name() -> String {
     let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let is_name = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.');
     if is_name { name } else { "localhost".to_owned() }
@@ -128,6 +133,8 @@ struct Node {
     shards: Vec<Arc<RequestLane>>,
     events: mpsc::UnboundedReceiver<ShardEvent>,
     mail_log: MailLogWriter,
+    dns: Dns,
+    resolver: Resolver,
     control: UnixListener,
     control_path: PathBuf,
     on_disk_failure: OnDiskFailure,
@@ -167,6 +174,8 @@ impl Node {
         let (sender, events) = mpsc::unbounded_channel();
         let hostname = config.hostname.clone().unwrap_or_else(machine_name);
         let loads = Arc::new(Loads::new(shards));
+        let dns = Dns::new(config, &hostname).map_err(NodeError::Dns)?;
+        let (questions, resolver) = Resolver::new(usize::from(shards), config.dns.cache_max as usize);
         let mut lanes = Vec::new();
         for (((core, listeners), mail_log), mesh) in plan.shards.iter().zip(sockets).zip(mail_log.channels()).zip(mesh_of(shards)) {
             let (lane, requests) = request_lane();
@@ -185,6 +194,7 @@ impl Node {
                 mesh,
                 loads: loads.clone(),
                 mail_log: mail_log.clone(),
+                ask_dns: questions.of_shard(core.shard),
                 spool_failed: spool_failed.clone(),
                 on_event: Box::new(move |event| drop(sender.send(event))),
             })
@@ -195,6 +205,8 @@ impl Node {
             shards: lanes,
             events,
             mail_log,
+            dns,
+            resolver,
             control,
             control_path: config.control.socket.clone(),
             on_disk_failure: config.spool.on_disk_failure,
@@ -210,13 +222,17 @@ impl Node {
                 return ExitCode::from(EXIT_IO);
             }
         };
-        let server = ControlServer::new(self.shards.clone());
+        let server = ControlServer::new(self.shards.clone(), self.resolver.counters());
         let control = server.serve(&self.control);
         tokio::pin!(control);
+        let lanes = self.shards.clone();
+        let resolver = self.resolver.run(self.dns, &lanes);
+        tokio::pin!(resolver);
         let mut ready = 0;
         let code = loop {
             tokio::select! {
                 () = &mut control => unreachable!("the control server does not end"),
+                () = &mut resolver => unreachable!("the resolver does not end"),
                 _ = terminate.recv() => break drain(&self.shards, &mut self.events, &mut terminate, &mut interrupt).await,
                 _ = interrupt.recv() => break drain(&self.shards, &mut self.events, &mut terminate, &mut interrupt).await,
                 event = self.events.recv() => match event {

@@ -6,7 +6,7 @@ use crate::name::parse_domain;
 use crate::section::{Document, Section};
 use crate::source::Source;
 use crate::{
-    Bounce, ConfigError, ConfigErrors, Control, Delivery, Domain, Domains, Listener, Log, Memory, Queue, Relay, Route, Routes, Shards,
+    Bounce, ConfigError, ConfigErrors, Control, Delivery, Dns, Domain, Domains, Listener, Log, Memory, Queue, Relay, Route, Routes, Shards,
     Smtp, Spool, check,
 };
 
@@ -37,6 +37,8 @@ pub struct Config {
     pub bounce: Bounce,
     /// `[delivery]`
     pub delivery: Delivery,
+    /// `[dns]`
+    pub dns: Dns,
     /// `[log]`
     pub log: Log,
     /// `[memory]`
@@ -78,6 +80,7 @@ impl Config {
         let routes: Option<Vec<Option<Route>>> =
             root.sections("route").map(|sections| sections.into_iter().map(|section| Route::read(section, &queue)).collect());
         let delivery = Delivery::read(root.section("delivery"));
+        let dns = Dns::read(root.section("dns"));
         let log = Log::read(root.section("log"));
         let memory = Memory::read(root.section("memory"));
         let document = root.document;
@@ -100,6 +103,7 @@ impl Config {
             queue,
             bounce,
             delivery,
+            dns,
             log,
             memory,
             source: Source::default(),
@@ -135,6 +139,7 @@ impl PartialEq for Config {
             queue,
             bounce,
             delivery,
+            dns,
             log,
             memory,
             source: _,
@@ -151,6 +156,7 @@ impl PartialEq for Config {
             && *queue == other.queue
             && *bounce == other.bounce
             && *delivery == other.delivery
+            && *dns == other.dns
             && *log == other.log
             && *memory == other.memory
     }
@@ -171,6 +177,7 @@ impl Default for Config {
             queue: Queue::default(),
             bounce: Bounce::default(),
             delivery: Delivery::default(),
+            dns: Dns::default(),
             log: Log::default(),
             memory: Memory::default(),
             source: Source::default(),

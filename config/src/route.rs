@@ -20,7 +20,7 @@ use crate::{Delivery, Queue, Retry};
 /// Next hops of one route: they are tried in turn, so more than this would only delay the verdict.
 const HOSTS_MAX: usize = 64;
 /// The port of a host written without one (RFC 5321 4.5.4.2).
-const SMTP_PORT: u16 = 25;
+pub const SMTP_PORT: u16 = 25;
 
 /// `[[route]]`: what happens to mail for the domains it names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +55,11 @@ pub enum Via {
         /// Of each recipient's, with `{local}` and `{domain}` in it.
         path: PathBuf,
     },
+    /// To the hosts that DNS names for each domain.
+    Mx {
+        /// TCP port of all of them, 25 but for tests.
+        port: u16,
+    },
     /// Accepted and thrown away.
     Discard,
     /// Kept in the queue while the route says so.
@@ -68,6 +73,7 @@ impl Via {
             Via::Smarthost { .. } => "smarthost",
             Via::Lmtp { .. } => "lmtp",
             Via::Maildir { .. } => "maildir",
+            Via::Mx { .. } => "mx",
             Via::Discard => "discard",
             Via::Hold => "hold",
         }
@@ -121,7 +127,7 @@ impl Route {
             section.refuse("domain", "names no domain: write for instance domain = \"*\"");
         }
         if !section.has("via") {
-            section.refuse("via", "is missing: write via = \"smarthost\", \"lmtp\", \"maildir\", \"discard\" or \"hold\"");
+            section.refuse("via", "is missing: write via = \"mx\", \"smarthost\", \"lmtp\", \"maildir\", \"discard\" or \"hold\"");
         }
         let word: Option<ViaWord> = section.optional("via");
         let via = Route::read_via(&mut section, word);
@@ -147,8 +153,13 @@ impl Route {
             return read_stores(section).map(|hosts| Via::Lmtp { hosts });
         }
         let hosts = section.list("hosts", parse_host);
+        let port = section.optional_within("port", 1..=u32::from(u16::MAX));
+        if port.is_some() && word.is_some_and(|word| word != ViaWord::Mx) {
+            section.refuse("port", "is used by via = \"mx\" only: elsewhere it stands behind the host");
+        }
         match word? {
             ViaWord::Maildir if hosts.is_none() => read_maildir(section, path).map(|path| Via::Maildir { path }),
+            ViaWord::Mx if hosts.is_none() => Some(Via::Mx { port: port.and_then(|port| u16::try_from(port).ok()).unwrap_or(SMTP_PORT) }),
             ViaWord::Smarthost => {
                 match &hosts {
                     None => section.refuse("hosts", "is missing: via = \"smarthost\" needs hosts = [\"192.0.2.1:25\"]"),
@@ -170,6 +181,7 @@ impl Route {
                 if hosts.is_some() {
                     let via = match word {
                         ViaWord::Maildir => "maildir",
+                        ViaWord::Mx => "mx",
                         ViaWord::Discard => "discard",
                         _ => "hold",
                     };
@@ -184,6 +196,7 @@ impl Route {
 /// The word of `via`, before its hosts are known.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum ViaWord {
+    Mx,
     Smarthost,
     Lmtp,
     Maildir,
@@ -193,14 +206,14 @@ enum ViaWord {
 
 impl Setting for ViaWord {
     fn read(value: &DeValue<'_>) -> Result<ViaWord, String> {
-        const NOW: [&str; 5] = ["smarthost", "lmtp", "maildir", "discard", "hold"];
+        const NOW: [&str; 6] = ["mx", "smarthost", "lmtp", "maildir", "discard", "hold"];
         match text(value, "a word in quotes")? {
+            "mx" => Ok(ViaWord::Mx),
             "smarthost" => Ok(ViaWord::Smarthost),
             "lmtp" => Ok(ViaWord::Lmtp),
             "maildir" => Ok(ViaWord::Maildir),
             "discard" => Ok(ViaWord::Discard),
             "hold" => Ok(ViaWord::Hold),
-            "mx" => Err(format!("comes with a later version: now write \"{}\"", NOW.join("\" or \""))),
             word => Err(refuse(word, &NOW)),
         }
     }

@@ -75,8 +75,8 @@ fn every_commented_example_of_the_defaults_is_a_right_value() {
     let mut text = String::new();
     for line in DEFAULT_TOML.lines() {
         let key = line.strip_prefix("# ").filter(|rest| rest.starts_with("[[domain]]") || rest.split(' ').nth(1) == Some("="));
-        // Of maildirs only: the route becomes one by smarthost.
-        let key = key.filter(|key| !key.starts_with("path = "));
+        // Of maildirs and of routes by mx only: the route becomes one by smarthost.
+        let key = key.filter(|key| !key.starts_with("path = ") && !key.starts_with("port = "));
         text.push_str(key.unwrap_or(line));
         text.push('\n');
     }
@@ -366,12 +366,6 @@ fn words_that_are_not_allowed_name_those_that_are() {
 #[test]
 fn routes_of_later_versions_say_so() {
     assert_refused(
-        "[[route]]\ndomain = \"*\"\nvia = \"mx\"\n",
-        &[
-            "ringpost.toml:3: route[1].via: \"mx\" comes with a later version: now write \"smarthost\" or \"lmtp\" or \"maildir\" or \"discard\" or \"hold\"",
-        ],
-    );
-    assert_refused(
         "[[route]]\ndomain = \"*\"\nvia = \"smarthost\"\nhosts = [\"relay.example:25\"]\n",
         &["ringpost.toml:4: route[1].hosts: \"relay.example:25\" is not an address: host names come with a later version, write for \
            instance \"192.0.2.1:25\" or \"[2001:db8::1]:25\""],
@@ -383,7 +377,7 @@ fn a_route_that_is_not_whole_says_what_is_missing() {
     assert_refused("[[route]]\nvia = \"hold\"\n", &["ringpost.toml:1: route[1].domain: is missing: write for instance domain = \"*\""]);
     assert_refused(
         "[[route]]\ndomain = \"*\"\n",
-        &["ringpost.toml:1: route[1].via: is missing: write via = \"smarthost\", \"lmtp\", \"maildir\", \"discard\" or \"hold\""],
+        &["ringpost.toml:1: route[1].via: is missing: write via = \"mx\", \"smarthost\", \"lmtp\", \"maildir\", \"discard\" or \"hold\""],
     );
     assert_refused(
         "[[route]]\ndomain = \"*\"\nvia = \"smarthost\"\n",

@@ -1,6 +1,6 @@
 //! What the coordinator may ask of a shard, and what it answers. Plain data that crosses threads; the shard's side is in `shard`.
 
-use ringpost_queue::QueueId;
+use ringpost_queue::{DestinationId, QueueId, Resolution};
 use serde::{Deserialize, Serialize};
 
 /// One page of `queue ls` holds at most so many messages; the rest comes with further calls.
@@ -26,6 +26,8 @@ pub enum Command {
     Change(Change, Selection),
     /// The counters.
     Stats,
+    /// What DNS said to questions of this shard; how long each answer holds counts from now.
+    Resolved(Vec<(DestinationId, Resolution)>),
     /// Write so many segments ahead.
     Prepare(u32),
     /// Stop accepting, finish, flush, end.

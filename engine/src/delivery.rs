@@ -8,7 +8,7 @@ use std::{
     task::{Poll, Waker},
 };
 
-use ringpost_queue::{Dispatch, EXPIRED, MessageKey, QueueId, Settled, State, Via, Work};
+use ringpost_queue::{Dispatch, EXPIRED, MessageKey, QueueId, Settled, State, Verdict as DnsVerdict, Via, Work};
 use ringpost_ring::{Deadline, Ring};
 use ringpost_smtp::{client::Verdict, reply::Reply};
 use ringpost_spool::{AppendError, Ticket};
@@ -189,7 +189,13 @@ impl Shard {
                 }
                 Some(Work::Report(key)) => self.start_report(key),
                 Some(Work::Attempt(dispatch)) => self.start_attempt(dispatch),
-                Some(Work::Resolve(lookup)) => self.queue.borrow_mut().not_asked(lookup.destination, self.now_ms()),
+                Some(Work::Resolve(lookup)) => {
+                    let destination = lookup.destination;
+                    if !(self.ask_dns)(lookup) {
+                        self.metrics.lookups_put_off.increment();
+                        self.queue.borrow_mut().not_asked(destination, self.now_ms());
+                    }
+                }
             }
         }
         true
@@ -215,6 +221,17 @@ impl Shard {
             attempt.decide_all(Verdict::Delivered, Reply::local("250 2.0.0 discarded by route"));
             self.settle_attempt(attempt, "discard");
             return;
+        }
+        let verdict = self.queue.borrow().verdict(&dispatch);
+        match verdict {
+            None => {}
+            Some(DnsVerdict::Unanswered) => return self.attempt_unreachable(dispatch),
+            Some(DnsVerdict::Refused(reply)) => {
+                let mut attempt = Attempt::new(dispatch, self.delivery.storage());
+                attempt.storage.recipients.extend(self.queue.borrow().recipients(&attempt.dispatch).map(|(number, _)| number));
+                attempt.decide_all(Verdict::Failed, Reply::local(&reply));
+                return self.settle_attempt(attempt, "none");
+            }
         }
         let destination = dispatch.destination();
         let limits = self.pool_limits(destination);
@@ -436,9 +453,11 @@ impl Shard {
         let Some(envelope) = queue.envelope(dispatch.key()) else { return };
         let (id, delay_ms) = (envelope.id, now.saturating_sub(envelope.accepted_at));
         let reason = queue.destination(dispatch.destination(), now).map_or("", |destination| destination.reason);
+        // RFC 3463 3.5: X.4.3 is a directory server that failed, X.4.1 a host that does not answer.
+        let dsn = if queue.verdict(dispatch).is_some() { "4.4.3" } else { "4.4.1" };
         for (_, address) in queue.recipients(dispatch) {
             self.log_mail(format_args!(
-                "queue_id={id} event=attempt to=<{}> relay=none delay_ms={delay_ms} dsn=4.4.1 outcome=deferred reply=\"{}\"",
+                "queue_id={id} event=attempt to=<{}> relay=none delay_ms={delay_ms} dsn={dsn} outcome=deferred reply=\"{}\"",
                 Escaped(address),
                 Escaped(reason.as_bytes())
             ));

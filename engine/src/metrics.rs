@@ -111,6 +111,8 @@ metrics! {
     pool_lifetime_expired,
     /// Connections that did not pass a test.
     pool_health_check_fail,
+    /// Questions about DNS that the coordinator could not take just then.
+    lookups_put_off,
     /// Breakers of hosts that opened, probes that failed included.
     breakers_opened,
     /// Breakers that became half-open: a host that had failed was tried again.

@@ -23,6 +23,7 @@ pub(crate) fn routes_of(config: &Config) -> Vec<Route> {
                 hosts: (0..).zip(hosts).map(|(preference, store)| NextHop { preference, ..NextHop::from(store_address(store)) }).collect(),
             },
             ringpost_config::Via::Maildir { path } => Via::Maildir { path: path.clone() },
+            ringpost_config::Via::Mx { port } => Via::Mx { port: *port },
             ringpost_config::Via::Discard => Via::Discard,
             ringpost_config::Via::Hold => Via::Hold,
         };

@@ -21,7 +21,7 @@ use std::{
 
 use glommio::{LocalExecutorBuilder, Placement};
 use ringpost_config::{Config, RECIPIENTS_MAX};
-use ringpost_queue::{DestinationId, Dispatch, Homes, Queue, QueueId, QueueSettings, REPLY_BYTES_MAX, Routes};
+use ringpost_queue::{DestinationId, Dispatch, Homes, Lookup, Queue, QueueId, QueueSettings, REPLY_BYTES_MAX, Routes};
 use ringpost_ring::{PREEMPT_TIMER, Ring, RingConfig};
 use ringpost_smtp::header::{DateText, RECEIVED_BYTES_MAX};
 use ringpost_spool::{LogConfig, Role};
@@ -107,6 +107,8 @@ pub struct ShardPlan {
     pub loads: Arc<Loads>,
     /// Where mail log lines go.
     pub mail_log: Arc<MailLogChannel>,
+    /// Passes a question about DNS to the coordinator; false when it takes no more just now. Never waits.
+    pub ask_dns: Box<dyn Fn(Lookup) -> bool + Send>,
     /// Set when any log of this spool failed: nobody promises anything any more (S8).
     pub spool_failed: Arc<AtomicBool>,
     /// Called on the shard's thread.
@@ -178,6 +180,7 @@ pub struct Shard {
     pub(crate) life_watch: RefCell<Option<Waker>>,
     /// Woken when the shard drains or the spool fails; each owner takes its own back.
     pub(crate) life_waiters: RefCell<slab::Slab<Waker>>,
+    pub(crate) ask_dns: Box<dyn Fn(Lookup) -> bool + Send>,
     pub(crate) on_event: Box<dyn Fn(ShardEvent) + Send>,
     pub(crate) housekeeping: RefCell<Option<Waker>>,
 }
@@ -301,6 +304,7 @@ fn start(plan: ShardPlan) -> Result<Started, (OnEvent, String)> {
         spool_failed: plan.spool_failed,
         life_watch: RefCell::default(),
         life_waiters: RefCell::default(),
+        ask_dns: plan.ask_dns,
         on_event: plan.on_event,
         housekeeping: RefCell::default(),
         ring,

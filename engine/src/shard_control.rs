@@ -56,6 +56,15 @@ fn reply(shard: &Rc<Shard>, command: Command) -> Answer {
         }
         Command::Change(..) => unreachable!("changes have tasks of their own"),
         Command::Stats => Answer::Stats(stats(shard)),
+        Command::Resolved(answers) => {
+            let (mut queue, now) = (shard.queue.borrow_mut(), shard.now_ms());
+            for (destination, resolution) in answers {
+                queue.resolved(destination, &resolution.map_until(|lasts_ms| now.saturating_add(lasts_ms)), now);
+            }
+            drop(queue);
+            shard.delivery.kick();
+            Answer::Done
+        }
         Command::Prepare(segments) => {
             shard.own.with_log(|log| log.prepare_more(segments));
             Answer::Done

@@ -124,7 +124,7 @@ impl Destination {
     pub(crate) fn new(route: Option<RouteId>, via: Via, limits: DestinationLimits, retry: crate::retry::RetryPolicy, name: String) -> Self {
         let hosts = match &via {
             Via::Smarthost { hosts } | Via::Lmtp { hosts } => hosts.iter().map(|hop| Host::new(hop.clone(), 0)).collect(),
-            Via::Mx { .. } | Via::Maildir { .. } | Via::Discard | Via::Hold => Vec::new(),
+            Via::Named { .. } | Via::Mx { .. } | Via::Maildir { .. } | Via::Discard | Via::Hold => Vec::new(),
         };
         Self {
             role: Role::Route,

@@ -40,6 +40,8 @@ impl Queue {
     pub(crate) fn destination_by(&mut self, route: RouteId, domain: &[u8]) -> DestinationId {
         match self.routes.all()[usize::from(route.0)].via {
             Via::Mx { .. } => self.domain_by(route, domain),
+            // One for the whole route.
+            Via::Named { .. } => self.named_by(route),
             Via::Smarthost { .. } | Via::Lmtp { .. } | Via::Maildir { .. } | Via::Discard | Via::Hold => self.id(u32::from(route.0) + 1),
         }
     }
@@ -188,6 +190,19 @@ impl Queue {
     }
 
     /// The domain's destination in an mx route.
+    fn named_by(&mut self, route: RouteId) -> DestinationId {
+        let pattern = &self.routes.all()[usize::from(route.0)].pattern;
+        let slot = match self.look_up(Role::DOMAIN, route, pattern.as_bytes()) {
+            Some(slot) => slot,
+            None => {
+                let slot = self.create(route, Role::Domain(Domain::new()), pattern.clone());
+                self.serve(slot);
+                slot
+            }
+        };
+        self.id(slot)
+    }
+
     fn domain_by(&mut self, route: RouteId, domain: &[u8]) -> DestinationId {
         let domain = domain.strip_suffix(b".").unwrap_or(domain);
         let mut buffer = [0; DOMAIN_BYTES_MAX];
@@ -362,8 +377,11 @@ impl Queue {
             match domain.step(now) {
                 Step::Ask => {
                     domain.asked(now);
-                    let Via::Mx { port } = state.via else { unreachable!("domains are of mx routes") };
-                    let question = Question::Mx { domain: state.name.clone(), port };
+                    let question = match &state.via {
+                        Via::Mx { port } => Question::Mx { domain: state.name.clone(), port: *port },
+                        Via::Named { hosts } => Question::Hosts(hosts.clone()),
+                        _ => unreachable!("other routes need no DNS"),
+                    };
                     Some(Work::Resolve(Lookup { destination: self.id(slot), question }))
                 }
                 Step::Tell => {
@@ -434,6 +452,14 @@ impl Role {
 }
 
 impl Destination {
+    /// What DNS is asked about, for people.
+    pub(crate) fn asked_about(&self) -> &str {
+        match &self.via {
+            Via::Named { hosts } => hosts.first().map_or("", |host| &host.name),
+            _ => &self.name,
+        }
+    }
+
     /// What it is found by within its route.
     fn key(&self) -> &[u8] {
         match &self.role {

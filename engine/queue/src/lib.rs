@@ -54,7 +54,7 @@ pub use queue_id::{ParseQueueIdError, QueueId};
 pub use rate::{RATE_PERIOD_MS_MAX, Rate};
 pub use report::{About, Notice, Notify, REPORT_RECIPIENTS_MAX, Report, ReportLimits};
 pub use retry::{Jitter, RetryPolicy};
-pub use route::{DestinationLimits, HOSTS_MAX, HostAddress, NextHop, Route, RouteError, RouteId, Routes, Via};
+pub use route::{DestinationLimits, HOSTS_MAX, HostAddress, NamedHost, NextHop, Route, RouteError, RouteId, Routes, Via};
 pub use site::{Lookup, Question, Resolution, Verdict};
 pub use throttling::Throttled;
 pub use transition::EXPIRED;

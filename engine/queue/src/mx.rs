@@ -48,7 +48,7 @@ pub struct Own<'a> {
     /// Our name, any case.
     pub name: &'a str,
     /// Is this address and port one of our listeners'?
-    pub is_listener: &'a dyn Fn(SocketAddr) -> bool,
+    pub is_listener: &'a (dyn Fn(SocketAddr) -> bool + Sync),
 }
 
 /// What comes after the answer for MX.
@@ -372,7 +372,10 @@ mod tests {
     fn hosts_without_addresses_are_waited_for_and_the_domain_itself_is_no_way_round_them() {
         let none = [DnsAnswer::NoName { sure: true }, DnsAnswer::NoName { sure: true }];
         let failed = [DnsAnswer::Failed("timed out".into()), DnsAnswer::NoData { sure: true }];
-        assert_eq!(site_of(&[(10, "a.test")], &[none.clone()], false).unwrap_err(), "MX of d.test: none of its hosts has an address");
+        assert_eq!(
+            site_of(&[(10, "a.test")], std::slice::from_ref(&none), false).unwrap_err(),
+            "MX of d.test: none of its hosts has an address"
+        );
         let both = [none.clone(), failed.clone()];
         assert_eq!(site_of(&[(10, "a.test"), (20, "b.test")], &both, false).unwrap_err(), "MX of d.test: address of b.test: timed out");
         let one = [failed, found(&["192.0.2.2"])];

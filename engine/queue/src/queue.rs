@@ -192,7 +192,7 @@ impl Queue {
                 Via::Smarthost { .. } | Via::Lmtp { .. } => settings.homes.place(&route.pattern, "", &route.limits),
                 // Each shard writes its own mail itself.
                 Via::Maildir { .. } => (settings.homes.share(&route.limits), Placement::default()),
-                Via::Mx { .. } | Via::Discard | Via::Hold => (route.limits, Placement::default()),
+                Via::Mx { .. } | Via::Named { .. } | Via::Discard | Via::Hold => (route.limits, Placement::default()),
             };
             let mut destination = Destination::new(Some(id), route.via.clone(), limits, route.retry, route.pattern.clone());
             (destination.part, destination.away) = (place.part, place.away);

@@ -41,6 +41,11 @@ pub enum Via {
         /// The next hops.
         hosts: Vec<NextHop>,
     },
+    /// As smarthost, but with names, whose addresses DNS knows: they are looked up anew as they grow old.
+    Named {
+        /// 1 to [`HOSTS_MAX`] names and addresses.
+        hosts: Vec<NamedHost>,
+    },
     /// To the hosts that DNS names for each domain (RFC 5321 5.1): each domain has a destination of its own, and those with
     /// the same MX set share a site.
     Mx {
@@ -61,6 +66,19 @@ pub enum Via {
     Discard,
     /// Waits for as long as the configuration says so. A restart with another route sends it.
     Hold,
+}
+
+/// A next hop by name.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct NamedHost {
+    /// A host name, or an IP address.
+    pub name: String,
+    /// TCP port.
+    pub port: u16,
+    /// As in [`NextHop`].
+    pub preference: u32,
+    /// As in [`NextHop`].
+    pub weight: u16,
 }
 
 /// Where a connection goes.
@@ -188,9 +206,12 @@ impl Routes {
         }
         for (index, route) in routes.iter().enumerate() {
             let id = RouteId(index as u16);
-            if let Via::Smarthost { hosts } | Via::Lmtp { hosts } = &route.via
-                && (hosts.is_empty() || hosts.len() > HOSTS_MAX)
-            {
+            let hosts = match &route.via {
+                Via::Smarthost { hosts } | Via::Lmtp { hosts } => Some(hosts.len()),
+                Via::Named { hosts } => Some(hosts.len()),
+                Via::Mx { .. } | Via::Maildir { .. } | Via::Discard | Via::Hold => None,
+            };
+            if hosts.is_some_and(|hosts| !(1..=HOSTS_MAX).contains(&hosts)) {
                 return Err(RouteError::Hosts(route.pattern.clone()));
             }
             let pattern = route.pattern.to_ascii_lowercase();

@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use crate::destination::DestinationId;
 use crate::message::PRIORITY_MAX;
 use crate::retry::{Jitter, back_off_ms};
-use crate::route::NextHop;
+use crate::route::{NamedHost, NextHop};
 use crate::wait::Wait;
 
 const PRIORITIES: usize = PRIORITY_MAX as usize + 1;
@@ -38,6 +38,8 @@ pub enum Question {
         /// Port of the hosts.
         port: u16,
     },
+    /// The addresses of the hosts of a route.
+    Hosts(Vec<NamedHost>),
 }
 
 /// A question with the destination that waits for it: ends in [`Queue::resolved`](crate::Queue::resolved) or
@@ -76,6 +78,16 @@ pub enum Resolution {
         /// `MX of example.org: SERVFAIL`.
         reason: String,
     },
+}
+
+impl Resolution {
+    /// The same with another time until which it holds: clocks of two threads are told apart so.
+    pub fn map_until(mut self, change: impl FnOnce(u64) -> u64) -> Self {
+        if let Self::Site { until, .. } | Self::Refused { until, .. } = &mut self {
+            *until = change(*until);
+        }
+        self
+    }
 }
 
 /// What DNS says about the mail of an attempt, instead of hosts.

@@ -567,7 +567,7 @@ impl<'q> RecipientView<'q> {
             State::Ready if acting.breaker(now) != Breaker::Closed => acting.reason.as_str().into(),
             State::Ready => match queue.wait_of(self.home(), now) {
                 Wait::Turn => self.reply(),
-                Wait::Asking if destination.reason.is_empty() => format!("waits for DNS of {}", destination.name).into(),
+                Wait::Asking if destination.reason.is_empty() => format!("waits for DNS of {}", destination.asked_about()).into(),
                 Wait::Asking | Wait::Unanswered { .. } => destination.reason.as_str().into(),
                 wait @ Wait::Throttled { .. } => format!("{wait}: {}", acting.reason).into(),
                 wait => wait.to_string().into(),

@@ -167,7 +167,7 @@ impl World {
         let dispatch = match work {
             Work::Attempt(dispatch) => dispatch,
             Work::Resolve(lookup) => {
-                let Question::Mx { domain, .. } = &lookup.question;
+                let Question::Mx { domain, .. } = &lookup.question else { panic!("of a route by mx") };
                 let number: usize = domain[1..].trim_end_matches(".test").parse().unwrap();
                 let hosts = vec![hop(number)];
                 let until = self.now + 5000;

@@ -1,0 +1,184 @@
+//! Answers of DNS that still hold, and who waits for those that are being asked for: one question at a time for each domain.
+
+use std::collections::{HashMap, VecDeque};
+
+use ringpost_queue::{DestinationId, Question, Resolution};
+
+/// Who asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Asker {
+    /// The shard.
+    pub shard: u16,
+    /// Its destination.
+    pub destination: DestinationId,
+}
+
+/// What to do with a question.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// The answer is known; it holds for `until` more milliseconds.
+    Known(Resolution),
+    /// Somebody asked already: the answer comes when that comes.
+    Waits,
+    /// Ask DNS, then call [`Answers::answered`].
+    Ask,
+}
+
+/// Bounded by `answers_max`; the oldest gives way.
+pub struct Answers {
+    answers_max: usize,
+    known: HashMap<Question, Known>,
+    /// In the order of their coming, each with the number of its coming: one that came anew is here twice.
+    order: VecDeque<(Question, u64)>,
+    arrivals: u64,
+    waiting: HashMap<Question, Vec<Asker>>,
+}
+
+struct Known {
+    resolution: Resolution,
+    arrival: u64,
+}
+
+impl Answers {
+    /// Without any.
+    pub fn new(answers_max: usize) -> Self {
+        Answers { answers_max: answers_max.max(1), known: HashMap::new(), order: VecDeque::new(), arrivals: 0, waiting: HashMap::new() }
+    }
+
+    /// Somebody asks. All times are milliseconds of one steady clock.
+    pub fn ask(&mut self, question: &Question, asker: Asker, now: u64) -> Asked {
+        if let Some(known) = self.known.get(question)
+            && let Some(until) = until(&known.resolution)
+            && until > now
+        {
+            return Asked::Known(known.resolution.clone().map_until(|until| until - now));
+        }
+        match self.waiting.get_mut(question) {
+            Some(waiting) => {
+                waiting.push(asker);
+                Asked::Waits
+            }
+            None => {
+                self.waiting.insert(question.clone(), vec![asker]);
+                Asked::Ask
+            }
+        }
+    }
+
+    /// DNS has answered; `until` of the resolution counts from now. Who waits for it, and what they get. Hosts that the
+    /// operator named keep their last addresses while nothing better is known.
+    pub fn answered(&mut self, question: Question, mut resolution: Resolution, stale_ms: u64, now: u64) -> (Vec<Asker>, Resolution) {
+        let askers = self.waiting.remove(&question).unwrap_or_default();
+        if let (Resolution::Unanswered { .. }, Question::Hosts(_), Some(known)) = (&resolution, &question, self.known.get(&question)) {
+            resolution = known.resolution.clone().map_until(|_| stale_ms);
+        }
+        if until(&resolution).is_some() {
+            self.arrivals += 1;
+            let known = Known { resolution: resolution.clone().map_until(|until| now + until), arrival: self.arrivals };
+            self.order.push_back((question.clone(), self.arrivals));
+            self.known.insert(question, known);
+            self.give_way();
+        }
+        (askers, resolution)
+    }
+
+    /// Questions that are being asked.
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Answers that are kept.
+    pub fn len(&self) -> usize {
+        self.known.len()
+    }
+
+    fn give_way(&mut self) {
+        // Those that came anew leave stale places in the order; they are not to pile up either.
+        while self.known.len() > self.answers_max || self.order.len() > 2 * self.answers_max {
+            let Some((question, arrival)) = self.order.pop_front() else { return };
+            if self.known.get(&question).is_some_and(|known| known.arrival == arrival) {
+                self.known.remove(&question);
+            }
+        }
+    }
+}
+
+fn until(resolution: &Resolution) -> Option<u64> {
+    match resolution {
+        Resolution::Site { until, .. } | Resolution::Refused { until, .. } => Some(*until),
+        Resolution::Unanswered { .. } => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mx(domain: &str) -> Question {
+        Question::Mx { domain: domain.into(), port: 25 }
+    }
+
+    fn refused(until: u64) -> Resolution {
+        Resolution::Refused { reply: "550 5.1.2 no".into(), until }
+    }
+
+    fn asker(shard: u16) -> Asker {
+        Asker { shard, destination: DestinationId::UNROUTED }
+    }
+
+    #[test]
+    fn one_question_at_a_time_is_asked_and_all_who_wait_get_its_answer() {
+        let mut answers = Answers::new(10);
+        assert_eq!(answers.ask(&mx("a.test"), asker(0), 0), Asked::Ask);
+        assert_eq!(answers.ask(&mx("a.test"), asker(1), 5), Asked::Waits);
+        assert_eq!(answers.ask(&mx("b.test"), asker(1), 5), Asked::Ask);
+        assert_eq!(answers.waiting(), 2);
+        assert_eq!(answers.answered(mx("a.test"), refused(100), 0, 10), (vec![asker(0), asker(1)], refused(100)));
+        assert_eq!(answers.ask(&mx("a.test"), asker(2), 50), Asked::Known(refused(60)));
+        assert_eq!(answers.ask(&mx("a.test"), asker(2), 110), Asked::Ask, "it has grown old");
+    }
+
+    #[test]
+    fn what_got_no_answer_is_not_kept() {
+        let mut answers = Answers::new(10);
+        let nothing = Resolution::Unanswered { reason: "SERVFAIL".into() };
+        answers.ask(&mx("a.test"), asker(0), 0);
+        assert_eq!(answers.answered(mx("a.test"), nothing.clone(), 0, 0), (vec![asker(0)], nothing));
+        assert_eq!(answers.ask(&mx("a.test"), asker(0), 0), Asked::Ask);
+    }
+
+    #[test]
+    fn hosts_that_the_operator_named_keep_their_addresses_while_dns_is_silent() {
+        let question = Question::Hosts(Vec::new());
+        let site = |until| Resolution::Site { key: String::new(), name: "h".into(), hosts: vec!["192.0.2.1:25".parse().unwrap()], until };
+        let mut answers = Answers::new(10);
+        answers.ask(&question, asker(0), 0);
+        answers.answered(question.clone(), site(100), 7, 0);
+        assert_eq!(answers.ask(&question, asker(0), 200), Asked::Ask);
+        let silent = Resolution::Unanswered { reason: "timed out".into() };
+        assert_eq!(answers.answered(question.clone(), silent, 7, 200).1, site(7));
+        assert_eq!(answers.ask(&question, asker(0), 206), Asked::Known(site(1)));
+    }
+
+    #[test]
+    fn the_oldest_answers_give_way_and_answers_that_come_anew_do_not_pile_up() {
+        let mut answers = Answers::new(100);
+        for round in 0..50_u64 {
+            for number in 0..70 {
+                let question = mx(&format!("d{number}.test"));
+                if answers.ask(&question, asker(0), round * 1000) == Asked::Ask {
+                    answers.answered(question, refused(10), 0, round * 1000);
+                }
+            }
+            assert!(answers.len() <= 70 && answers.order.len() <= 200, "{}", answers.order.len());
+        }
+        for number in 0..1000 {
+            let question = mx(&format!("e{number}.test"));
+            answers.ask(&question, asker(0), 0);
+            answers.answered(question, refused(u64::MAX / 2), 0, 0);
+        }
+        assert!(answers.len() <= 100);
+        assert!(matches!(answers.ask(&mx("e999.test"), asker(0), 1), Asked::Known(_)));
+        assert_eq!(answers.ask(&mx("e0.test"), asker(0), 1), Asked::Ask);
+    }
+}

@@ -1,0 +1,282 @@
+//! What DNS says about domains and hosts, over `hickory-resolver`; what that means for mail is `ringpost_queue::mx`.
+
+use std::{
+    net::{IpAddr, SocketAddr, UdpSocket},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use hickory_resolver::{
+    TokioResolver,
+    config::{NameServerConfig, ResolverConfig},
+    lookup::Lookup,
+    net::{DnsError, NetError, runtime::TokioRuntimeProvider},
+    proto::{
+        op::ResponseCode,
+        rr::{Name, RData, RecordType},
+    },
+};
+use ringpost_config::{Config, Dns as DnsSettings};
+use ringpost_queue::{
+    HostAddress, Jitter, NamedHost, NextHop, Question, Resolution,
+    mx::{self, DnsAnswer, Exchange, Own, Plan},
+};
+use tokio::task::JoinSet;
+
+/// An answer holds at least so long, whatever its TTL: the mail of a burst asks once.
+const HOLDS_MIN: Duration = Duration::from_secs(1);
+/// An answer holds at most so long.
+const HOLDS_MAX: Duration = Duration::from_secs(24 * 3600);
+/// A name that is not there is asked about again after this, if its zone says nothing else.
+const NEGATIVE_DEFAULT: Duration = Duration::from_secs(60);
+/// A name that is not there is asked about again after this at the latest.
+const NEGATIVE_MAX: Duration = Duration::from_secs(3600);
+/// Port of a name server.
+const DNS_PORT: u16 = 53;
+/// Queries at once over one connection to a name server.
+const QUERIES_PER_CONNECTION: usize = 4096;
+
+/// Asks name servers. Cheap to clone.
+#[derive(Clone)]
+pub struct Dns {
+    resolver: TokioResolver,
+    own: Arc<OwnHost>,
+    settings: Arc<DnsSettings>,
+}
+
+struct OwnHost {
+    name: String,
+    listeners: Vec<SocketAddr>,
+}
+
+impl OwnHost {
+    /// Is this address and port one of our listeners'? For those that listen on all addresses: an address that can be bound is ours.
+    fn is_listener(&self, address: SocketAddr) -> bool {
+        self.listeners.iter().any(|listener| {
+            let is_port = listener.port() == address.port();
+            is_port && (listener.ip() == address.ip() || listener.ip().is_unspecified() && UdpSocket::bind((address.ip(), 0)).is_ok())
+        })
+    }
+}
+
+/// An answer and how long it holds.
+struct Timed<T> {
+    answer: DnsAnswer<T>,
+    holds: Duration,
+}
+
+impl Dns {
+    /// From `[dns]`, or from the system's resolver configuration. Must be called within the runtime that is to run the queries.
+    pub fn new(config: &Config, hostname: &str) -> Result<Dns, String> {
+        let settings = config.dns.clone();
+        let from_system = if settings.servers.is_empty() { TokioResolver::builder_tokio().ok() } else { None };
+        let mut builder = from_system.unwrap_or_else(|| {
+            // As the C library does without a resolver configuration: a name server of this machine.
+            let local = [SocketAddr::from(([127, 0, 0, 1], DNS_PORT))];
+            let servers = if settings.servers.is_empty() { &local[..] } else { &settings.servers };
+            let servers = servers.iter().map(|address| {
+                let mut server = NameServerConfig::udp_and_tcp(address.ip());
+                server.connections.iter_mut().for_each(|connection| connection.port = address.port());
+                server
+            });
+            let config = ResolverConfig::from_parts(None, Vec::new(), servers.collect());
+            TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
+        });
+        let options = builder.options_mut();
+        options.timeout = settings.timeout;
+        options.attempts = usize::from(settings.attempts) - 1;
+        options.cache_size = u64::from(settings.cache_max);
+        options.max_active_requests = QUERIES_PER_CONNECTION;
+        options.preserve_intermediates = false;
+        let resolver = builder.build().map_err(|reason| reason.to_string())?;
+        let own = OwnHost { name: hostname.to_owned(), listeners: config.listeners.iter().map(|listener| listener.address).collect() };
+        Ok(Dns { resolver, own: Arc::new(own), settings: Arc::new(settings) })
+    }
+
+    /// The answer to a question. `until` of what comes back is relative: milliseconds from now.
+    pub async fn resolve(&self, question: Question) -> Resolution {
+        let limit = self.settings.timeout * u32::from(self.settings.attempts) * 4;
+        let about = about(&question);
+        let answer = async {
+            match question {
+                Question::Mx { domain, port } => self.mx(&domain, port).await,
+                Question::Hosts(hosts) => self.hosts(hosts).await,
+            }
+        };
+        match tokio::time::timeout(limit, answer).await {
+            Ok(resolution) => resolution,
+            Err(_) => Resolution::Unanswered { reason: format!("{about}: timed out") },
+        }
+    }
+
+    async fn mx(&self, domain: &str, port: u16) -> Resolution {
+        let is_listener = |address| self.own.is_listener(address);
+        let own = Own { name: &self.own.name, is_listener: &is_listener };
+        if let Some(resolution) = mx::literal(domain, &own, port, self.settings.allow_private, millis(HOLDS_MAX)) {
+            return resolution;
+        }
+        let Some(name) = name_of(domain) else {
+            return Resolution::Refused { reply: format!("550 5.1.2 {domain} is no domain"), until: millis(NEGATIVE_MAX) };
+        };
+        let records = self.ask(name, RecordType::MX, exchange).await;
+        let mut holds = records.holds;
+        let plan = {
+            let mut random = Jitter::new(seed());
+            mx::plan(domain, records.answer, &own, millis(holds), |below| random.below(below))
+        };
+        let candidates = match plan {
+            Plan::Decided(resolution) => return resolution,
+            Plan::Hosts(candidates) => candidates,
+        };
+        let names: Vec<_> = candidates.exchanges.iter().map(|exchange| exchange.host.clone()).collect();
+        let mut addresses = Vec::with_capacity(names.len());
+        for [four, six] in self.addresses(names).await {
+            holds = holds.min(four.holds).min(six.holds);
+            addresses.push([four.answer, six.answer]);
+        }
+        mx::site(domain, candidates, &addresses, &own, port, self.settings.allow_private, millis(holds))
+    }
+
+    /// The hosts of a route, by name. What the operator named may be private, and what DNS denies may be there tomorrow.
+    async fn hosts(&self, hosts: Vec<NamedHost>) -> Resolution {
+        let (mut hops, mut holds, mut failure) = (Vec::new(), HOLDS_MAX, None);
+        let names: Vec<_> = hosts.iter().map(|host| host.name.clone()).collect();
+        for (host, [four, six]) in hosts.into_iter().zip(self.addresses(names).await) {
+            let NamedHost { name, port, preference, weight } = host;
+            if let Ok(address) = name.parse::<IpAddr>() {
+                let address = SocketAddr::new(address, port);
+                hops.push(NextHop { preference, weight, ..address.into() });
+                continue;
+            }
+            holds = holds.min(four.holds).min(six.holds);
+            for (answer, kind) in [(six.answer, "AAAA"), (four.answer, "A")] {
+                match answer {
+                    DnsAnswer::Found(found) => hops.extend(found.into_iter().map(|address| NextHop {
+                        name: format!("{name}[{address}]:{port}"),
+                        address: HostAddress::Tcp(SocketAddr::new(address, port)),
+                        preference,
+                        weight,
+                    })),
+                    DnsAnswer::Failed(why) => failure = Some(format!("{kind} of {name}: {why}")),
+                    DnsAnswer::NoData { .. } | DnsAnswer::NoName { .. } => {
+                        failure.get_or_insert_with(|| format!("address of {name}: there is none"));
+                    }
+                }
+            }
+        }
+        match hops.first() {
+            None => Resolution::Unanswered { reason: failure.unwrap_or_default() },
+            Some(first) => Resolution::Site { key: String::new(), name: first.name.clone(), hosts: hops, until: millis(holds) },
+        }
+    }
+
+    /// A and AAAA of each name, in their order; all are asked at once.
+    async fn addresses(&self, names: Vec<String>) -> Vec<[Timed<IpAddr>; 2]> {
+        let mut asked = JoinSet::new();
+        let count = names.len();
+        for (at, name) in names.into_iter().enumerate() {
+            let dns = self.clone();
+            asked.spawn(async move {
+                let Some(name) = name_of(&name) else {
+                    let none = || Timed { answer: DnsAnswer::NoName { sure: false }, holds: NEGATIVE_DEFAULT };
+                    return (at, [none(), none()]);
+                };
+                let (four, six) = tokio::join!(
+                    dns.ask(name.clone(), RecordType::A, |data| match data {
+                        RData::A(address) => Some(IpAddr::from(address.0)),
+                        _ => None,
+                    }),
+                    dns.ask(name, RecordType::AAAA, |data| match data {
+                        RData::AAAA(address) => Some(IpAddr::from(address.0)),
+                        _ => None,
+                    })
+                );
+                (at, [four, six])
+            });
+        }
+        let mut all: Vec<_> = (0..count).map(|_| None).collect();
+        while let Some(joined) = asked.join_next().await {
+            let (at, answers) = joined.expect("a query does not panic");
+            all[at] = Some(answers);
+        }
+        all.into_iter().map(|answers| answers.expect("each was asked")).collect()
+    }
+
+    async fn ask<T>(&self, name: Name, kind: RecordType, pick: impl Fn(&RData) -> Option<T>) -> Timed<T> {
+        match self.resolver.lookup(name, kind).await {
+            Ok(lookup) => found(&lookup, pick),
+            Err(error) => failed(error),
+        }
+    }
+}
+
+fn found<T>(lookup: &Lookup, pick: impl Fn(&RData) -> Option<T>) -> Timed<T> {
+    let records: Vec<T> = lookup.answers().iter().filter_map(|record| pick(&record.data)).collect();
+    let holds = lookup.valid_until().saturating_duration_since(Instant::now()).clamp(HOLDS_MIN, HOLDS_MAX);
+    match records.is_empty() {
+        true => Timed { answer: DnsAnswer::NoData { sure: false }, holds: NEGATIVE_DEFAULT },
+        false => Timed { answer: DnsAnswer::Found(records), holds },
+    }
+}
+
+fn failed<T>(error: NetError) -> Timed<T> {
+    let failed = |why: &str| Timed { answer: DnsAnswer::Failed(why.to_owned()), holds: HOLDS_MIN };
+    let none = match error {
+        NetError::Dns(DnsError::NoRecordsFound(none)) => none,
+        NetError::Dns(DnsError::ResponseCode(code)) => return failed(code_name(code)),
+        NetError::Timeout => return failed("timed out"),
+        NetError::NoConnections => return failed("no name server answers"),
+        other => return failed(&other.to_string()),
+    };
+    // RFC 2308 2: the SOA is the proof. An answer that only points to other servers is none.
+    let sure = none.soa.is_some();
+    let holds = none.negative_ttl.map_or(NEGATIVE_DEFAULT, |ttl| Duration::from_secs(ttl.into())).clamp(HOLDS_MIN, NEGATIVE_MAX);
+    match none.response_code {
+        ResponseCode::NXDomain => Timed { answer: DnsAnswer::NoName { sure }, holds },
+        ResponseCode::NoError if !sure && none.ns.as_ref().is_some_and(|servers| !servers.is_empty()) => failed("lame answer (a referral)"),
+        ResponseCode::NoError => Timed { answer: DnsAnswer::NoData { sure }, holds },
+        code => failed(code_name(code)),
+    }
+}
+
+fn code_name(code: ResponseCode) -> &'static str {
+    match code {
+        ResponseCode::ServFail => "SERVFAIL",
+        ResponseCode::Refused => "REFUSED",
+        ResponseCode::FormErr => "FORMERR",
+        ResponseCode::NotImp => "NOTIMP",
+        other => other.to_str(),
+    }
+}
+
+fn exchange(data: &RData) -> Option<Exchange> {
+    let RData::MX(record) = data else { return None };
+    let host = if record.exchange.is_root() { String::new() } else { record.exchange.to_lowercase().to_ascii() };
+    Some(Exchange { preference: record.preference, host: host.trim_end_matches('.').to_owned() })
+}
+
+/// A fully qualified name; IDN in UTF-8 becomes A-labels. `None` if no name can be so.
+fn name_of(domain: &str) -> Option<Name> {
+    let name = if domain.is_ascii() { Name::from_ascii(domain) } else { Name::from_utf8(domain) };
+    let mut name = name.ok().filter(|name| !name.is_root())?;
+    name.set_fqdn(true);
+    Some(name)
+}
+
+/// What a question is about, for people.
+pub fn about(question: &Question) -> String {
+    match question {
+        Question::Mx { domain, .. } => format!("MX of {domain}"),
+        Question::Hosts(hosts) => format!("addresses of {}", hosts.first().map_or("", |host| &host.name)),
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn seed() -> u64 {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes).expect("the kernel gives random bytes");
+    u64::from_ne_bytes(bytes)
+}
