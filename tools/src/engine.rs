@@ -47,6 +47,8 @@ pub struct EngineOptions {
     pub route: Route,
     /// Further lines by section name, such as `("spool", "min_free_bytes = \"1 MiB\"")`.
     pub lines: Vec<(&'static str, String)>,
+    /// The end of the file, such as further routes.
+    pub tail: String,
 }
 
 impl EngineOptions {
@@ -65,6 +67,7 @@ impl EngineOptions {
                 ("queue", "retry_base = \"1s\"\nretry_cap = \"2s\"".into()),
                 ("delivery", "dead_destination = \"1s\"\nconnect_timeout = \"5s\"".into()),
             ],
+            tail: String::new(),
         })
     }
 
@@ -98,6 +101,7 @@ impl EngineOptions {
         write!(text, "[[listener]]\naddress = \"{listen}\"\n[relay]\nnetworks = [\"127.0.0.0/8\", \"::1/128\"]\n")
             .and_then(|()| write!(text, "[[domain]]\nname = \"y.test\"\n[[route]]\ndomain = \"*\"\n{route}\n"))
             .expect("writing to a string does not fail");
+        text.push_str(&self.tail);
         text
     }
 }
@@ -332,6 +336,7 @@ mod tests {
             segment_mib: Some(1),
             route: Route::Hold,
             lines: vec![("spool", "min_free_inodes = 7".into()), ("queue", "expiry = \"1d\"".into())],
+            tail: String::new(),
         };
         let text = options.config(SocketAddr::from(([127, 0, 0, 1], 25)));
         assert_eq!(text.matches("[spool]").count(), 1);

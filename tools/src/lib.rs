@@ -16,6 +16,7 @@ pub mod disk;
 pub mod engine;
 pub mod faults;
 pub mod flushes;
+pub mod hops;
 pub mod interop;
 pub mod machine;
 pub mod odd_content;

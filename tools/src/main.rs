@@ -22,6 +22,8 @@ enum Command {
     Shards(ringpost_tools::shards::ShardsArguments),
     /// Full and failing disks, surroundings that forbid, broken peers, drains.
     Faults(ringpost_tools::faults::FaultsArguments),
+    /// Odd and hostile next hops, one message for each, and a table of what came of it.
+    Hops(ringpost_tools::hops::HopsArguments),
     /// Cut the power of the engine's disk again and again (root).
     Powercut(ringpost_tools::powercut::PowercutArguments),
     /// When the disk is flushed: per lone message, and under load (root).
@@ -44,6 +46,7 @@ fn main() -> ExitCode {
         Command::Crash(arguments) => ringpost_tools::crash::run(&arguments),
         Command::Shards(arguments) => ringpost_tools::shards::run(&arguments),
         Command::Faults(arguments) => ringpost_tools::faults::run(&arguments),
+        Command::Hops(arguments) => ringpost_tools::hops::run(&arguments),
         Command::Powercut(arguments) => ringpost_tools::powercut::run(&arguments),
         Command::Flushes(arguments) => ringpost_tools::flushes::run(&arguments),
         Command::Bench(arguments) => ringpost_tools::bench::run(&arguments),

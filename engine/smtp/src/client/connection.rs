@@ -429,8 +429,9 @@ impl Client {
             Expected::Data(_) if class == Class::Intermediate && slot.accepted > 0 && !slot.is_decided() => {
                 slot.stage = Stage::ContentWanted
             }
-            // RFC 2033 4.2: it must be refused with 503; behind a dot no answer would come.
-            Expected::Data(_) if class == Class::Intermediate && self.protocol == Protocol::Lmtp => {
+            // RFC 2033 4.2: it must be refused with 503; behind a dot no answer would come. And behind recipients that were accepted
+            // although MAIL was refused, a lone dot would be an empty message for them.
+            Expected::Data(_) if class == Class::Intermediate && (self.protocol == Protocol::Lmtp || slot.taken_all_the_same) => {
                 self.give_up(CloseReason::Protocol(ProtocolError::Class));
             }
             Expected::Data(_) if class == Class::Intermediate => {

@@ -85,6 +85,8 @@ pub(super) struct Slot {
     envelope_id: Vec<u8>,
     verdict: Option<(Verdict, Reply)>,
     told: u16,
+    /// A recipient was accepted although MAIL was refused.
+    pub(super) taken_all_the_same: bool,
     success_report: SuccessReport,
 }
 
@@ -104,6 +106,7 @@ impl Slot {
         self.id = id;
         self.stage = Stage::Waiting;
         (self.answered, self.accepted, self.offered, self.sent, self.verdict, self.told) = (false, 0, 0, 0, None, 0);
+        self.taken_all_the_same = false;
         let Transaction { size, eight_bit, smtputf8, binary, ret, deliver_by, priority, .. } = *transaction;
         self.envelope = Envelope { size, eight_bit, smtputf8, binary, ret, deliver_by, priority };
         self.envelope_id.clear();
@@ -257,7 +260,9 @@ impl Slot {
     /// Takes in the answer to a RCPT; an outcome if it is a refusal that counts.
     pub(super) fn rcpt_answered(&mut self, recipient: u16, reply: &Reply) -> Option<RecipientOutcome> {
         if self.verdict.is_some() {
-            return None; // MAIL was refused: what is said about recipients behind it says nothing.
+            // MAIL was refused: what is said about recipients behind it says nothing.
+            self.taken_all_the_same |= reply.class() == Class::Completed;
+            return None;
         }
         if reply.class() == Class::Completed {
             self.standing[usize::from(recipient)] = Standing::Accepted;
