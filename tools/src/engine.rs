@@ -45,6 +45,8 @@ pub struct EngineOptions {
     pub segment_mib: Option<u64>,
     /// The route of all mail.
     pub route: Route,
+    /// Further `[[route]]`s, as in the file.
+    pub routes: String,
     /// Further lines by section name, such as `("spool", "min_free_bytes = \"1 MiB\"")`.
     pub lines: Vec<(&'static str, String)>,
     /// The end of the file, such as further routes.
@@ -63,6 +65,7 @@ impl EngineOptions {
             per_core: 1,
             segment_mib: None,
             route,
+            routes: String::new(),
             lines: vec![
                 ("queue", "retry_base = \"1s\"\nretry_cap = \"2s\"".into()),
                 ("delivery", "dead_destination = \"1s\"\nconnect_timeout = \"5s\"".into()),
@@ -99,7 +102,7 @@ impl EngineOptions {
             Route::Discard => "via = \"discard\"".into(),
         };
         write!(text, "[[listener]]\naddress = \"{listen}\"\n[relay]\nnetworks = [\"127.0.0.0/8\", \"::1/128\"]\n")
-            .and_then(|()| write!(text, "[[domain]]\nname = \"y.test\"\n[[route]]\ndomain = \"*\"\n{route}\n"))
+            .and_then(|()| write!(text, "[[domain]]\nname = \"y.test\"\n[[route]]\ndomain = \"*\"\n{route}\n{}", self.routes))
             .expect("writing to a string does not fail");
         text.push_str(&self.tail);
         text
@@ -335,6 +338,7 @@ mod tests {
             per_core: 3,
             segment_mib: Some(1),
             route: Route::Hold,
+            routes: String::new(),
             lines: vec![("spool", "min_free_inodes = 7".into()), ("queue", "expiry = \"1d\"".into())],
             tail: String::new(),
         };

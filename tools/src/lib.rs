@@ -11,6 +11,7 @@ pub mod connections;
 pub mod contest;
 pub mod crash;
 pub mod demo;
+pub mod destinations;
 pub mod dialogue;
 pub mod disk;
 pub mod engine;

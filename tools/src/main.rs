@@ -34,6 +34,8 @@ enum Command {
     BenchFloor(ringpost_tools::bench_floor::FloorArguments),
     /// Memory and CPU of thousands of idle connections.
     Connections(ringpost_tools::connections::ConnectionsArguments),
+    /// A thousand destinations, a third of them bad: the others do not notice.
+    Destinations(ringpost_tools::destinations::DestinationsArguments),
     /// Allocations per message in the steady state.
     Allocations(ringpost_tools::allocations::AllocationsArguments),
     /// Clients that others wrote.
@@ -52,6 +54,7 @@ fn main() -> ExitCode {
         Command::Bench(arguments) => ringpost_tools::bench::run(&arguments),
         Command::BenchFloor(arguments) => ringpost_tools::bench_floor::run(&arguments),
         Command::Connections(arguments) => ringpost_tools::connections::run(&arguments),
+        Command::Destinations(arguments) => ringpost_tools::destinations::run(&arguments),
         Command::Allocations(arguments) => ringpost_tools::allocations::run(&arguments),
         Command::Interop(arguments) => ringpost_tools::interop::run(&arguments),
     };
