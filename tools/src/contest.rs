@@ -85,6 +85,8 @@ pub struct Figure {
     pub flushes: Option<f64>,
     /// Dot to 250.
     pub latency_us: Latency,
+    /// Messages over each connection to the next hop, on average, where there is one.
+    pub per_hop_connection: Option<f64>,
     /// Share of its core the sender used.
     pub sender_core_percent: f64,
     /// The sender was at its limit even below what it reached before.
@@ -161,7 +163,7 @@ impl Running {
         let (shards, _) = machine::shares()?;
         match contestant {
             Contestant::Floor(binary) => Floor::start(binary, folder, shards[0], hop).map(Self::Floor),
-            Contestant::Peer(program) => Peer::start(*program, folder, Some(shards[0]), scenario.sessions).map(Self::Peer),
+            Contestant::Peer(program) => Peer::start(*program, folder, Some(shards[0]), scenario.sessions, hop).map(Self::Peer),
             Contestant::Engine(binary) => {
                 let mut options = EngineOptions::new(binary, folder, hop.map_or(Route::Hold, Route::Smarthost))?;
                 options.cores = shards[..1].to_vec();
@@ -260,6 +262,11 @@ pub fn measure(contestant: &Contestant, scenario: &Scenario, seconds: f64, place
     drop(load);
     figure.calls = calls;
     figure.flushes = running.stop()?;
+    if let Some(sink) = sink {
+        sink.stop();
+        let (report, _) = sink.join()?;
+        figure.per_hop_connection = Some(report.messages as f64 / report.connections.max(1) as f64);
+    }
     std::fs::remove_dir_all(&folder)?;
     Ok(figure)
 }
@@ -302,6 +309,7 @@ impl Load<'_> {
             calls: None,
             flushes: None,
             latency_us: report.latency_us.clone(),
+            per_hop_connection: None,
             sender_core_percent: report.own_core_percent,
             void: report.is_void,
         };

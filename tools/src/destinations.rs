@@ -4,8 +4,8 @@
 //! second all of it. What counts is the time from a message's content to its arrival at a healthy next hop, and what the next
 //! hops themselves saw of limits and of connections.
 
-mod hops;
-mod source;
+pub(crate) mod hops;
+pub(crate) mod source;
 
 use std::fmt::Write as _;
 use std::path::PathBuf;

@@ -7,6 +7,7 @@
 pub mod allocations;
 pub mod bench;
 pub mod bench_floor;
+pub mod bench_relay;
 pub mod connections;
 pub mod contest;
 pub mod crash;
@@ -15,6 +16,7 @@ pub mod destinations;
 pub mod dialogue;
 pub mod disk;
 pub mod engine;
+pub mod events;
 pub mod faults;
 pub mod flushes;
 pub mod hops;

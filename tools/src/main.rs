@@ -32,10 +32,14 @@ enum Command {
     Bench(ringpost_tools::bench::BenchArguments),
     /// What a message costs the engine beside the floor and Postfix (root for Postfix).
     BenchFloor(ringpost_tools::bench_floor::FloorArguments),
+    /// What relaying a message costs beside Postfix (root).
+    BenchRelay(ringpost_tools::bench_relay::RelayArguments),
     /// Memory and CPU of thousands of idle connections.
     Connections(ringpost_tools::connections::ConnectionsArguments),
     /// A thousand destinations, a third of them bad: the others do not notice.
     Destinations(ringpost_tools::destinations::DestinationsArguments),
+    /// Enqueue to first attempt, retries to their millisecond, wake-ups of an idle engine.
+    Events(ringpost_tools::events::EventsArguments),
     /// Allocations per message in the steady state.
     Allocations(ringpost_tools::allocations::AllocationsArguments),
     /// Clients that others wrote.
@@ -53,8 +57,10 @@ fn main() -> ExitCode {
         Command::Flushes(arguments) => ringpost_tools::flushes::run(&arguments),
         Command::Bench(arguments) => ringpost_tools::bench::run(&arguments),
         Command::BenchFloor(arguments) => ringpost_tools::bench_floor::run(&arguments),
+        Command::BenchRelay(arguments) => ringpost_tools::bench_relay::run(&arguments),
         Command::Connections(arguments) => ringpost_tools::connections::run(&arguments),
         Command::Destinations(arguments) => ringpost_tools::destinations::run(&arguments),
+        Command::Events(arguments) => ringpost_tools::events::run(&arguments),
         Command::Allocations(arguments) => ringpost_tools::allocations::run(&arguments),
         Command::Interop(arguments) => ringpost_tools::interop::run(&arguments),
     };

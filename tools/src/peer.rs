@@ -73,13 +73,15 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Starts it below `folder` on `core`, for up to `sessions` sessions, accepting into a queue that holds. Needs root.
-    pub fn start(program: Program, folder: &Path, core: Option<usize>, sessions: usize) -> io::Result<Self> {
+    /// Starts it below `folder` on `core`, for up to `sessions` sessions, accepting into a queue that holds, or with `relay` for this
+    /// next hop, which only Postfix is set up for. Needs root.
+    pub fn start(program: Program, folder: &Path, core: Option<usize>, sessions: usize, relay: Option<SocketAddr>) -> io::Result<Self> {
         let package = match program {
             Program::Postfix => {
-                let postfix = Postfix::start(folder, core, sessions)?;
+                let postfix = Postfix::start(folder, core, sessions, relay)?;
                 return Ok(Self { address: postfix.address, master: postfix.master, _process: Box::new(postfix) });
             }
+            _ if relay.is_some() => return Err(io::Error::other(format!("{} is not set up for relaying here", program.name()))),
             Program::OpenSmtpd => Package::OpenSmtpd,
             Program::Exim => Package::Exim,
         };

@@ -43,6 +43,10 @@ pub struct Account {
     pub connections: Cell<u64>,
     /// Messages taken.
     pub messages: Cell<u64>,
+    /// Each MAIL: the number in its sender, and when it came.
+    pub mails: RefCell<Vec<(usize, Instant)>>,
+    /// When recipients were greylisted.
+    pub greylisted: RefCell<Vec<(usize, Instant)>>,
     /// When each message was taken.
     pub arrivals: RefCell<Vec<Instant>>,
     /// From `X-Sent` to the end of content, microseconds.
@@ -114,7 +118,7 @@ async fn converse(
     };
     pause().await;
     write.write_all(b"220 hop.test ESMTP\r\n").await?;
-    let (mut line, mut sender, mut takes) = (Vec::new(), String::new(), false);
+    let (mut line, mut sender, mut number, mut takes) = (Vec::new(), String::new(), 0, false);
     loop {
         line.clear();
         if (&mut read).take(LINE_BYTES_MAX).read_until(b'\n', &mut line).await? == 0 {
@@ -126,12 +130,15 @@ async fn converse(
             "EHLO" => b"250-hop.test\r\n250-PIPELINING\r\n250-8BITMIME\r\n250 SIZE 50000000\r\n",
             "HELO" | "RSET" | "NOOP" => b"250 2.0.0 ok\r\n",
             "MAIL" => {
+                number = text.split_once("<s").and_then(|(_, rest)| rest.split('@').next()?.parse().ok()).unwrap_or_default();
+                account.mails.borrow_mut().push((number, Instant::now()));
                 (sender, takes) = (text, false);
                 b"250 2.1.0 ok\r\n"
             }
             "RCPT" => {
                 let first = *seen.borrow_mut().entry(format!("{sender} {text}")).or_insert_with(Instant::now);
                 if temper == Temper::Greylisting && first.elapsed() < GREY {
+                    account.greylisted.borrow_mut().push((number, Instant::now()));
                     b"450 4.7.1 greylisted, try again later\r\n"
                 } else {
                     takes = true;

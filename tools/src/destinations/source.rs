@@ -1,6 +1,6 @@
 //! The rig's own source: sends at a set pace, to domains by Zipf's law, and stamps each message with when it was sent.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -46,6 +46,8 @@ pub fn schedule(domains: usize, per_second: f64, seconds: f64, seed: u64) -> Vec
 pub struct Sent {
     /// Answered with 250.
     pub accepted: Cell<u64>,
+    /// The number of each and when its 250 was read.
+    pub answered: RefCell<Vec<(usize, Instant)>>,
     /// Longest time that a message was sent after it was due.
     pub late_max: Cell<Duration>,
 }
@@ -93,6 +95,7 @@ async fn session(to: SocketAddr, schedule: Rc<Vec<Due>>, next: Rc<Cell<usize>>, 
         let content = format!("Subject: {number}\r\nX-Sent: {sent_us}\r\n\r\n{body}.\r\n");
         write.write_all(content.as_bytes()).await?;
         expect(&mut read, "250").await?;
+        sent.answered.borrow_mut().push((number, Instant::now()));
         sent.accepted.set(sent.accepted.get() + 1);
     }
     write.write_all(b"QUIT\r\n").await?;
