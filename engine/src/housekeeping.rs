@@ -7,12 +7,34 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tracing::error;
+
 use crate::{mail_log, shard::Shard};
 
 /// Housekeeping while there is something to give back.
 const TRIM_EVERY: Duration = Duration::from_secs(1);
 
+/// How often the queue is looked through for messages that are stuck, and how far at a time.
+const WATCH_EVERY: Duration = Duration::from_secs(30);
+const WATCHED_SLOTS: usize = 16_384;
+
 impl Shard {
+    /// Looks for messages that nothing would ever move again, a part of the queue at a time. There should be none.
+    pub(crate) async fn watch_progress(self: Rc<Self>) {
+        let mut cursor = 0;
+        loop {
+            self.ring.sleep_until(self.ring.now() + WATCH_EVERY).await;
+            let stuck = self.queue.borrow_mut().look_for_stuck(&mut cursor, WATCHED_SLOTS, self.now_ms());
+            for queue_id in &stuck {
+                self.metrics.stuck.increment();
+                error!(shard = self.id, %queue_id, "a message was in no timer, no queue and no attempt; it goes on now, please report this");
+            }
+            if !stuck.is_empty() {
+                self.delivery.kick();
+            }
+        }
+    }
+
     /// Writes a mail log line, and sees to it that it is passed on in time.
     pub(crate) fn log_mail(&self, line: std::fmt::Arguments<'_>) {
         let was_waiting = self.mail_log.is_waiting();

@@ -75,6 +75,8 @@ metrics! {
     deferred,
     /// Recipients refused for good or expired.
     failed,
+    /// Messages that nothing would have moved again, found and made to go on: a bug of the queue.
+    stuck,
     /// Reports to senders that were made.
     reports,
     /// Failures of mail with the null reverse-path of which nobody was told.

@@ -357,6 +357,7 @@ impl Shard {
         }
         self.ring.spawn(self.clone().deliver()).detach();
         self.ring.spawn(self.clone().keep_house()).detach();
+        self.ring.spawn(self.clone().watch_progress()).detach();
         self.ring.spawn(shard_control::answer_requests(self.clone(), requests)).detach();
         if self.shards > 1 {
             self.passing.observe(&self.ring, self.id);

@@ -39,6 +39,7 @@ mod throttling;
 mod transition;
 mod view;
 mod wait;
+mod watch;
 mod wheel;
 mod window;
 

@@ -411,6 +411,8 @@ impl World {
     }
 
     fn check(&mut self) {
+        let mut cursor = 0;
+        assert_eq!(self.queue.look_for_stuck(&mut cursor, usize::MAX, self.now), [], "nothing is out of all timers and queues");
         let Self { queue, accepted, attempting, .. } = self;
         let mut listed = BTreeSet::new();
         let mut cursor = Some(Cursor::default());
