@@ -6,8 +6,8 @@ use crate::name::parse_domain;
 use crate::section::{Document, Section};
 use crate::source::Source;
 use crate::{
-    Bounce, ConfigError, ConfigErrors, Control, Delivery, Dns, Domain, Domains, Listener, Log, Memory, Queue, Relay, Route, Routes, Shards,
-    Smtp, Spool, check,
+    Admin, Bounce, Cluster, ConfigError, ConfigErrors, Control, Delivery, Dns, Domain, Domains, Listener, Log, Memory, Queue, Relay, Route,
+    Routes, Shards, Smtp, Spool, check,
 };
 
 /// All settings of one file. Two are equal when their settings are, wherever they stand in their files.
@@ -43,6 +43,10 @@ pub struct Config {
     pub log: Log,
     /// `[memory]`
     pub memory: Memory,
+    /// `[admin]`
+    pub admin: Admin,
+    /// `[cluster]`
+    pub cluster: Cluster,
     source: Source,
 }
 
@@ -83,6 +87,8 @@ impl Config {
         let dns = Dns::read(root.section("dns"));
         let log = Log::read(root.section("log"));
         let memory = Memory::read(root.section("memory"));
+        let admin = Admin::read(root.section("admin"));
+        let cluster = Cluster::read(root.section("cluster"));
         let document = root.document;
         root.finish();
 
@@ -106,6 +112,8 @@ impl Config {
             dns,
             log,
             memory,
+            admin,
+            cluster,
             source: Source::default(),
         };
         check::sections(document, &config);
@@ -142,6 +150,8 @@ impl PartialEq for Config {
             dns,
             log,
             memory,
+            admin,
+            cluster,
             source: _,
         } = self;
         *hostname == other.hostname
@@ -159,6 +169,8 @@ impl PartialEq for Config {
             && *dns == other.dns
             && *log == other.log
             && *memory == other.memory
+            && *admin == other.admin
+            && *cluster == other.cluster
     }
 }
 
@@ -180,6 +192,8 @@ impl Default for Config {
             dns: Dns::default(),
             log: Log::default(),
             memory: Memory::default(),
+            admin: Admin::default(),
+            cluster: Cluster::default(),
             source: Source::default(),
         }
     }

@@ -37,6 +37,13 @@ impl fmt::Display for ConfigError {
     }
 }
 
+impl ConfigError {
+    /// Key, value and message, for a text whose lines nobody has seen.
+    pub fn without_place(&self) -> String {
+        ConfigError { path: PathBuf::new(), line: None, ..self.clone() }.to_string().trim_start_matches(": ").to_owned()
+    }
+}
+
 /// All mistakes of one file, in the order of their lines; never empty. Shown one a line.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct ConfigErrors(pub Vec<ConfigError>);

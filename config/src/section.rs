@@ -206,6 +206,16 @@ impl<'d, 't> Section<'d, 't> {
         self.document.resolve(path)
     }
 
+    /// A path that may be missing; relative ones start at the config file's folder.
+    pub(crate) fn optional_path(&mut self, key: &'static str) -> Option<PathBuf> {
+        let path: String = self.optional(key)?;
+        if path.is_empty() || path.contains('\0') {
+            self.refuse(key, "is not a path");
+            return None;
+        }
+        Some(self.document.resolve(&path))
+    }
+
     /// A list; each wrong element is an error of its own. None when the key is absent.
     pub(crate) fn list<T>(&mut self, key: &'static str, read: impl Fn(&str) -> Result<T, String>) -> Option<Vec<T>> {
         let value = self.find(key)?;
