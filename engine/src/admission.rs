@@ -44,6 +44,7 @@ struct Counts {
 }
 
 /// The limits of one shard; those of the config are split evenly.
+#[derive(Clone, Copy)]
 struct Limits {
     sessions: u32,
     sessions_per_address: u32,
@@ -54,7 +55,7 @@ struct Limits {
 
 /// Counts sessions and rates.
 pub struct Admission {
-    limits: Limits,
+    limits: Cell<Limits>,
     sessions: Cell<u32>,
     sites: RefCell<HashMap<Site, Counts>>,
 }
@@ -79,27 +80,34 @@ pub struct Admitted {
     site: Option<Site>,
 }
 
+impl Limits {
+    fn new(config: &Config, share: Share) -> Self {
+        let part = |limit: u32| share.of(limit);
+        let smtp = &config.smtp;
+        Limits {
+            sessions: share.exact(sessions_max(config)),
+            sessions_per_address: part(smtp.sessions_per_address),
+            connections_per_minute: smtp.connections_per_minute.map(part),
+            messages_per_minute: smtp.messages_per_minute.map(part),
+            recipients_per_minute: smtp.recipients_per_minute.map(part),
+        }
+    }
+}
+
 impl Admission {
     /// Limits for one shard.
     pub fn new(config: &Config, share: Share) -> Self {
-        let part = |limit: u32| share.of(limit);
-        let smtp = &config.smtp;
-        Admission {
-            limits: Limits {
-                sessions: share.exact(sessions_max(config)),
-                sessions_per_address: part(smtp.sessions_per_address),
-                connections_per_minute: smtp.connections_per_minute.map(part),
-                messages_per_minute: smtp.messages_per_minute.map(part),
-                recipients_per_minute: smtp.recipients_per_minute.map(part),
-            },
-            sessions: Cell::default(),
-            sites: RefCell::default(),
-        }
+        Admission { limits: Cell::new(Limits::new(config, share)), sessions: Cell::default(), sites: RefCell::default() }
+    }
+
+    /// Other limits from now on; sessions that are there stay.
+    pub fn set_limits(&self, config: &Config, share: Share) {
+        self.limits.set(Limits::new(config, share));
     }
 
     /// A connection from `peer`; `relaying` peers are bounded by the total alone.
     pub fn admit(self: &Rc<Self>, peer: IpAddr, relaying: bool, now: Instant) -> Result<Admitted, Refusal> {
-        if self.sessions.get() >= self.limits.sessions {
+        if self.sessions.get() >= self.limits.get().sessions {
             return Err(Refusal::Full);
         }
         let site = (!relaying).then(|| Site::of(peer));
@@ -110,10 +118,10 @@ impl Admission {
             }
             let counts = sites.entry(site).or_insert(Counts { sessions: 0, since: now, connections: 0, messages: 0, recipients: 0 });
             counts.turn(now);
-            if counts.sessions >= self.limits.sessions_per_address {
+            if counts.sessions >= self.limits.get().sessions_per_address {
                 return Err(Refusal::Address);
             }
-            if self.limits.connections_per_minute.is_some_and(|most| counts.connections >= most) {
+            if self.limits.get().connections_per_minute.is_some_and(|most| counts.connections >= most) {
                 return Err(Refusal::Rate);
             }
             counts.sessions += 1;
@@ -127,12 +135,12 @@ impl Admission {
 impl Admitted {
     /// May this address send a further message now? Counts it.
     pub fn message(&self, now: Instant) -> bool {
-        self.count(now, self.admission.limits.messages_per_minute, |counts| &mut counts.messages)
+        self.count(now, self.admission.limits.get().messages_per_minute, |counts| &mut counts.messages)
     }
 
     /// May this address name a further recipient now? Counts it.
     pub fn recipient(&self, now: Instant) -> bool {
-        self.count(now, self.admission.limits.recipients_per_minute, |counts| &mut counts.recipients)
+        self.count(now, self.admission.limits.get().recipients_per_minute, |counts| &mut counts.recipients)
     }
 
     fn count(&self, now: Instant, most: Option<u32>, which: impl FnOnce(&mut Counts) -> &mut u32) -> bool {
@@ -165,9 +173,9 @@ impl Drop for Admitted {
         let mut sites = admission.sites.borrow_mut();
         let Some(counts) = sites.get_mut(&site) else { return };
         counts.sessions -= 1;
-        let keeps_rates = admission.limits.connections_per_minute.is_some()
-            || admission.limits.messages_per_minute.is_some()
-            || admission.limits.recipients_per_minute.is_some();
+        let keeps_rates = admission.limits.get().connections_per_minute.is_some()
+            || admission.limits.get().messages_per_minute.is_some()
+            || admission.limits.get().recipients_per_minute.is_some();
         if counts.sessions == 0 && !keeps_rates {
             sites.remove(&site);
         }

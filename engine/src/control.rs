@@ -1,5 +1,8 @@
 //! What the coordinator may ask of a shard, and what it answers. Plain data that crosses threads; the shard's side is in `shard`.
 
+use std::sync::Arc;
+
+use ringpost_config::Config;
 use ringpost_queue::{DestinationId, QueueId, Resolution};
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +33,8 @@ pub enum Command {
     Resolved(Vec<(DestinationId, Resolution)>),
     /// Write so many segments ahead.
     Prepare(u32),
+    /// Run with these settings, which were checked with [`crate::reload::unchangeable`].
+    Reload(Arc<Config>),
     /// Stop accepting, finish, flush, end.
     Drain,
 }

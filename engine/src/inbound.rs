@@ -109,7 +109,8 @@ pub(crate) struct Inbound {
 
 impl Inbound {
     pub(crate) fn new(shard: Rc<Shard>, conn: Conn, peer: SocketAddr, relaying: bool, listener: usize, admitted: Admitted) -> Self {
-        let settings = if relaying { &shard.inbound.trusted } else { &shard.inbound.strangers };
+        let present = shard.inbound.present();
+        let settings = if relaying { &present.trusted } else { &present.strangers };
         settings.tell_time(i64::try_from(shard.clock.unix_ms() / 1000).unwrap_or(i64::MAX));
         Inbound {
             session: shard.spare_sessions.open(settings, peer),
@@ -329,7 +330,7 @@ impl Inbound {
 
     fn judge_recipient(&mut self) -> Verdict {
         let recipient = self.session.recipient_path();
-        match policy::decide(&self.shard.config, self.relaying, recipient) {
+        match policy::decide(&self.shard.inbound.present().config, self.relaying, recipient) {
             Decision::Accept if self.session.envelope().as_bytes().len() > ENVELOPE_BYTES_MAX => Verdict::Refuse(TOO_MANY_RECIPIENTS),
             Decision::Accept if !self.shard.has_route(recipient) => Verdict::Refuse(NO_ROUTE),
             Decision::Accept if !self.admitted.recipient(self.shard.ring.now()) => Verdict::Refuse(RATE),

@@ -1,6 +1,6 @@
 //! What the config says about inbound sessions, as the SMTP server wants it.
 
-use std::rc::Rc;
+use std::{cell::RefCell, rc::Rc, sync::Arc};
 
 use ringpost_config::{BareNewline, Config, TextLine};
 use ringpost_smtp::{
@@ -10,17 +10,38 @@ use ringpost_smtp::{
     server::{ServerOptions, ServerSettings},
 };
 
-/// What all sessions of a shard share.
-pub struct InboundSettings {
+/// What all sessions of a shard share. It can change while the shard runs; who holds the present settings keeps them.
+pub struct InboundSettings(RefCell<Rc<Present>>);
+
+impl InboundSettings {
+    /// From the config, which was checked.
+    pub fn new(config: &Arc<Config>, hostname: &str) -> Self {
+        InboundSettings(RefCell::new(Rc::new(Present::new(config, hostname))))
+    }
+
+    /// As they are now.
+    pub fn present(&self) -> Rc<Present> {
+        self.0.borrow().clone()
+    }
+
+    /// Others from now on.
+    pub fn replace(&self, config: &Arc<Config>, hostname: &str) {
+        *self.0.borrow_mut() = Rc::new(Present::new(config, hostname));
+    }
+}
+
+/// The settings of the moment, and what was made of them.
+pub struct Present {
+    /// Who may send to whom.
+    pub config: Arc<Config>,
     /// The server's limits and texts for strangers.
     pub strangers: Rc<ServerSettings>,
     /// For relay networks: priorities count, and mail may be for later (RFC 4865 is for submission).
     pub trusted: Rc<ServerSettings>,
 }
 
-impl InboundSettings {
-    /// From the config, which was checked.
-    pub fn new(config: &Config, hostname: &str) -> Self {
+impl Present {
+    fn new(config: &Arc<Config>, hostname: &str) -> Self {
         let smtp = &config.smtp;
         let options = ServerOptions {
             hostname: hostname.to_owned(),
@@ -62,6 +83,6 @@ impl InboundSettings {
             trusted.extensions = trusted.extensions.with(Extensions::FUTURE_RELEASE);
         }
         let settings = |options| Rc::new(ServerSettings::new(options).expect("the config has the same limits"));
-        InboundSettings { strangers: settings(options), trusted: settings(trusted) }
+        Present { config: config.clone(), strangers: settings(options), trusted: settings(trusted) }
     }
 }

@@ -270,7 +270,7 @@ impl Shard {
         let mut text = self.received_text.borrow_mut();
         text.clear();
         let mut id_text = [0; QueueId::TEXT_BYTES_MAX];
-        let trace = Trace { hostname: self.inbound.strangers.hostname(), id: id.write_text(&mut id_text), date: &date };
+        let trace = Trace { hostname: &self.hostname, id: id.write_text(&mut id_text), date: &date };
         write_received(envelope, &trace, &mut text);
         put(&text);
     }

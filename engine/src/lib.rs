@@ -42,6 +42,7 @@ pub mod priority;
 mod queueing;
 mod record_id;
 mod recovering;
+pub mod reload;
 mod remote_content;
 mod report_origin;
 mod reporting;

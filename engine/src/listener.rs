@@ -49,7 +49,7 @@ impl Shard {
         let Ok(peer) = accepted.peer_addr() else { return };
         let conn = self.ring.take_in(accepted);
         self.metrics.connections.increment();
-        let relaying = policy::may_relay(&self.config, peer.ip());
+        let relaying = policy::may_relay(&self.inbound.present().config, peer.ip());
         let admitted = if self.is_ending() { Err(Refusal::Ending) } else { self.admission.admit(peer.ip(), relaying, self.ring.now()) };
         let refusal = match admitted {
             Ok(admitted) => {

@@ -1,6 +1,6 @@
 //! A shard's answers to the coordinator: list, show and steer queued messages, counters, drain.
 
-use std::rc::Rc;
+use std::{num::NonZeroU16, rc::Rc};
 
 use ringpost_queue::{Cursor, Filter, MessageKey, MessageView as QueuedView, Queue, Settled, State};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
@@ -9,6 +9,7 @@ use crate::{
     control::{Answer, Change, Command, ListQuery, MessageView, PAGE_MESSAGES_MAX, RecipientView, Request, Selection},
     request_lane::RequestReceiver,
     shard::Shard,
+    share::Share,
 };
 
 /// Messages changed before other tasks get their turn.
@@ -67,6 +68,11 @@ fn reply(shard: &Rc<Shard>, command: Command) -> Answer {
         }
         Command::Prepare(segments) => {
             shard.own.with_log(|log| log.prepare_more(segments));
+            Answer::Done
+        }
+        Command::Reload(config) => {
+            let share = Share { shard: shard.id, shards: NonZeroU16::new(shard.shards).expect("a node has shards") };
+            shard.reload(config, share);
             Answer::Done
         }
         Command::Drain => {
