@@ -69,6 +69,27 @@ pub struct ConfigVersion {
     pub of: u64,
 }
 
+/// What asking for a config came to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Fetched {
+    /// There is none, or not that one.
+    Nothing,
+    /// The current version, whose text the asker knows.
+    Unchanged(u64),
+    /// With its text.
+    Config(ConfigVersion, String),
+}
+
+impl Fetched {
+    /// The version and its text, if it was sent.
+    pub fn config(self) -> Option<(ConfigVersion, String)> {
+        match self {
+            Fetched::Config(config, text) => Some((config, text)),
+            Fetched::Nothing | Fetched::Unchanged(_) => None,
+        }
+    }
+}
+
 /// What publishing came to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Published {
@@ -156,6 +177,13 @@ impl ControlPlane {
         let mut command = redis::cmd("WAIT");
         command.arg(1).arg(40);
         Ok(u64::try_from(number(self.valkey.command(&command).await?)?).unwrap_or(0))
+    }
+
+    /// Asks whoever leads to step down.
+    pub async fn ask_hand_over(&self) -> Result<(), ValkeyError> {
+        let mut command = redis::cmd("PUBLISH");
+        command.arg(self.keyspace.events()).arg("handover");
+        self.valkey.command(&command).await.map(drop)
     }
 
     /// This node lives. `is_first` takes the id over from an earlier process of the node.
@@ -275,13 +303,13 @@ impl ControlPlane {
         }
     }
 
-    /// A version (None: the current one) with its text. None: there is none, or it has `known_hash`.
-    pub async fn read_config(&self, version: Option<u64>, known_hash: &str) -> Result<Option<(ConfigVersion, String)>, ValkeyError> {
+    /// A version (None: the current one) with its text, unless the current one has `known_hash`.
+    pub async fn read_config(&self, version: Option<u64>, known_hash: &str) -> Result<Fetched, ValkeyError> {
         let version = version.map_or(String::new(), |version| version.to_string());
         let mut reply = Reply::new(self.run("config_read", &[self.keyspace.configs()], &[&version, known_hash]).await?)?;
         let version = reply.count()?;
         if reply.is_empty() {
-            return Ok(None);
+            return Ok(if version == 0 { Fetched::Nothing } else { Fetched::Unchanged(version) });
         }
         let blob = reply.text()?;
         let mut parts = blob.splitn(5, '\n');
@@ -291,7 +319,7 @@ impl ControlPlane {
         if config_hash(text) != found.hash {
             return Err(ValkeyError::Malformed("a config does not have its hash"));
         }
-        Ok(Some((found, text.to_owned())))
+        Ok(Fetched::Config(found, text.to_owned()))
     }
 
     /// The current version and what is kept, the newest first.

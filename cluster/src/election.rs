@@ -135,7 +135,7 @@ pub struct Election {
 }
 
 /// After a hand-over others have so long to be elected.
-const REST_TTLS: u32 = 2;
+const REST_TTLS: u32 = 1;
 
 impl Election {
     /// `floor` is the highest epoch this node has accepted, from its disk.
@@ -298,6 +298,12 @@ impl Election {
         }
     }
 
+    /// The lease was given back: ask soon, but not all at the same moment.
+    pub fn hurry(&mut self, now: BootTime, random: u64) {
+        let jitter = self.times.poll / 2 * u32::try_from(random % 1024).expect("below 1024") / 1024;
+        self.next_call = self.next_call.min(now + jitter);
+    }
+
     /// Steps down, gives the lease back and lets others go first. For a drain or a hand-over.
     pub fn hand_over(&mut self, now: BootTime) {
         self.step_down(SteppedDown::Asked);
@@ -352,6 +358,10 @@ impl Election {
     fn set_leader(&mut self, leader: Option<Leadership>) {
         if self.leader != leader || !self.is_leader_known {
             self.is_leader_known = true;
+            if leader.as_ref().is_some_and(|leader| leader.incarnation != self.me) {
+                // Others have gone first.
+                self.rests_until = BootTime::default();
+            }
             self.leader = leader.clone();
             self.events.push(Event::LeaderChanged(leader));
         }
@@ -478,7 +488,7 @@ mod tests {
         assert_eq!(election.leadership(at(100)), None);
         assert!(matches!(election.next(at(100), true, 0), Step::Release(_)));
         election.answered(at(110), Answer::Released);
-        assert_eq!(walk(&mut election, 200, 6000), []);
-        assert!(matches!(walk(&mut election, 6100, 6900)[..], [Step::Acquire(_)]));
+        assert_eq!(walk(&mut election, 200, 3000), []);
+        assert!(matches!(walk(&mut election, 3100, 3900)[..], [Step::Acquire(_)]));
     }
 }

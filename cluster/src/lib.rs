@@ -4,15 +4,19 @@
 //! modules below each hold one: read [`election`] and [`fence`] first, they say why two leaders do no harm.
 #![forbid(unsafe_code)]
 
+pub mod agent;
 pub mod boot_time;
 pub mod breaker;
+pub mod config_watch;
 pub mod control_plane;
 pub mod election;
 pub mod fence;
+pub mod floor_file;
 pub mod identity;
 pub mod keyspace;
 pub mod membership;
 pub mod progress;
+pub mod pushed_config;
 mod reply;
 pub mod script;
 pub mod standing;

@@ -76,6 +76,11 @@ impl Standing {
         self.election.hand_over(now);
     }
 
+    /// See [`Election::hurry`].
+    pub fn hurry(&mut self, now: BootTime, random: u64) {
+        self.election.hurry(now, random);
+    }
+
     /// See [`Election::leadership`].
     pub fn leadership(&self, now: BootTime) -> Option<Leadership> {
         self.election.leadership(now)

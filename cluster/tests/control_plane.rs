@@ -9,7 +9,7 @@ use std::{
 };
 
 use ringpost_cluster::{
-    control_plane::{ControlPlane, Heartbeat, Published, Pulse},
+    control_plane::{ControlPlane, Fetched, Heartbeat, Published, Pulse},
     election::{Answer, Step},
     identity::{Epoch, Incarnation, Leadership, Role},
     membership::NodeRecord,
@@ -155,15 +155,15 @@ fn nodes_join_leave_and_are_not_two_of_one_name() {
 #[test]
 fn configs_have_versions_history_and_a_way_back() {
     on_server(async |server, control| {
-        assert_eq!(control.read_config(None, "").await.unwrap(), None);
+        assert_eq!(control.read_config(None, "").await.unwrap(), Fetched::Nothing);
         assert_eq!(control.publish_config("a = 1\n", "ann", 0, 0, None).await.unwrap(), Published::Version(1));
         assert_eq!(control.publish_config("a = 1\n", "ann", 0, 0, None).await.unwrap(), Published::Same(1));
         assert_eq!(control.publish_config("a = 2\n", "bob", 0, 1, Some(1)).await.unwrap(), Published::Version(2));
         assert_eq!(control.publish_config("a = 3\n", "eve", 0, 1, Some(1)).await.unwrap(), Published::Overtaken(2));
-        let (config, text) = control.read_config(None, "").await.unwrap().unwrap();
+        let (config, text) = control.read_config(None, "").await.unwrap().config().unwrap();
         assert_eq!((config.version, config.author.as_str(), text.as_str()), (2, "bob", "a = 2\n"));
-        assert_eq!(control.read_config(None, &config.hash).await.unwrap(), None, "it is known already");
-        assert_eq!(control.read_config(Some(1), "").await.unwrap().unwrap().1, "a = 1\n");
+        assert_eq!(control.read_config(None, &config.hash).await.unwrap(), Fetched::Unchanged(2));
+        assert_eq!(control.read_config(Some(1), "").await.unwrap().config().unwrap().1, "a = 1\n");
         assert_eq!(control.publish_config("a = 1\n", "bob", 1, 2, Some(2)).await.unwrap(), Published::Version(3));
         let (current, history) = control.config_history().await.unwrap();
         assert_eq!(
