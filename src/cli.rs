@@ -79,6 +79,13 @@ pub enum Command {
         /// A domain, or an address literal in brackets
         domain: String,
     },
+    /// See and steer the cluster this node is in.
+    Cluster {
+        #[command(flatten)]
+        control: Control,
+        #[command(subcommand)]
+        call: crate::cluster_cli::ClusterCommand,
+    },
     /// Print a completion script for a shell.
     Completions {
         /// The shell.

@@ -24,6 +24,8 @@ use tokio::{
 use tracing::warn;
 
 use crate::{
+    cluster::ClusterNode,
+    cluster_server,
     control_wire::{End, REQUEST_BYTES_MAX, WireRequest},
     resolver::DnsCounters,
 };
@@ -42,13 +44,14 @@ type Refusal = String;
 pub struct ControlServer {
     shards: Arc<Vec<Arc<RequestLane>>>,
     dns: Arc<DnsCounters>,
+    cluster: Option<ClusterNode>,
     connections: Arc<AtomicUsize>,
 }
 
 impl ControlServer {
     /// Over the request lanes of all shards, in order of their numbers.
-    pub fn new(shards: Vec<Arc<RequestLane>>, dns: Arc<DnsCounters>) -> Self {
-        ControlServer { shards: Arc::new(shards), dns, connections: Arc::default() }
+    pub fn new(shards: Vec<Arc<RequestLane>>, dns: Arc<DnsCounters>, cluster: Option<ClusterNode>) -> Self {
+        ControlServer { shards: Arc::new(shards), dns, cluster, connections: Arc::default() }
     }
 
     /// Accepts for ever.
@@ -60,10 +63,11 @@ impl ControlServer {
                         self.connections.fetch_sub(1, Ordering::Relaxed);
                         continue;
                     }
-                    let (shards, dns, connections) = (self.shards.clone(), self.dns.clone(), self.connections.clone());
+                    let (shards, dns, cluster, connections) =
+                        (self.shards.clone(), self.dns.clone(), self.cluster.clone(), self.connections.clone());
                     tokio::spawn(async move {
                         // A client that went away needs no answer.
-                        let _ = converse(stream, &shards, &dns).await;
+                        let _ = converse(stream, &shards, &dns, cluster.as_ref()).await;
                         connections.fetch_sub(1, Ordering::Relaxed);
                     });
                 }
@@ -76,7 +80,7 @@ impl ControlServer {
     }
 }
 
-async fn converse(mut stream: UnixStream, shards: &[Arc<RequestLane>], dns: &DnsCounters) -> io::Result<()> {
+async fn converse(mut stream: UnixStream, shards: &[Arc<RequestLane>], dns: &DnsCounters, cluster: Option<&ClusterNode>) -> io::Result<()> {
     let (read, mut write) = stream.split();
     let mut line = String::new();
     let mut reader = BufReader::new(read.take(REQUEST_BYTES_MAX));
@@ -85,6 +89,15 @@ async fn converse(mut stream: UnixStream, shards: &[Arc<RequestLane>], dns: &Dns
     }
     let end = match serde_json::from_str::<WireRequest>(&line) {
         Err(reason) => Err(format!("not a request: {reason}")),
+        Ok(WireRequest::Cluster { ask }) => match cluster_server::answer(ask, cluster).await {
+            Err(reason) => Err(reason),
+            Ok(lines) => {
+                for line in &lines {
+                    send(&mut write, line).await?;
+                }
+                Ok(lines.len() as u64)
+            }
+        },
         Ok(request) => answer(request, shards, dns, &mut write).await,
     };
     let end = match end {
@@ -118,6 +131,7 @@ async fn answer(
     write: &mut (impl AsyncWriteExt + Unpin),
 ) -> Result<u64, Refusal> {
     match request {
+        WireRequest::Cluster { .. } => unreachable!("answered by the cluster's own server"),
         WireRequest::QueueList { query } => list(query, shards, write).await,
         WireRequest::QueueShow { id } => {
             let id = parse_id(&id)?;

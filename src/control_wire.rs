@@ -3,6 +3,8 @@
 use ringpost_engine::control::{Change, ListQuery};
 use serde::{Deserialize, Serialize};
 
+use crate::cluster_wire::ClusterCall;
+
 /// The longest request line.
 pub const REQUEST_BYTES_MAX: u64 = 1024 * 1024;
 
@@ -30,6 +32,11 @@ pub enum WireRequest {
     /// `stats`: one object with the counters of all shards added up.
     // Braces: without them serde lets unknown fields pass.
     Stats {},
+    /// `cluster …`
+    Cluster {
+        /// Which of them.
+        ask: ClusterCall,
+    },
     /// `spool prepare`.
     SpoolPrepare {
         /// Segments for each shard.

@@ -1,8 +1,13 @@
 //! The `ringpost` command. What each call does is in the module it names; nothing imports this crate.
 #![forbid(unsafe_code)]
 
+mod admin;
 mod answers;
 mod cli;
+mod cluster;
+mod cluster_cli;
+mod cluster_server;
+mod cluster_wire;
 mod control_client;
 mod control_server;
 mod control_wire;
@@ -85,6 +90,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Queue { control, call } => Ok(queue_cli::queue(&socket_path(&control)?, call)),
         Command::Stats { control, output } => Ok(queue_cli::stats(&socket_path(&control)?, output)),
         Command::Dns { config, output, domain } => dns_cli::dns(&read_config(&config)?, &domain, output).map_err(Failure::config),
+        Command::Cluster { control, call } => Ok(cluster_cli::cluster(&socket_path(&control)?, call)),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "ringpost", &mut script);
@@ -109,10 +115,26 @@ fn man(folder: Option<&Path>) -> Result<ExitCode, Failure> {
 }
 
 fn serve(file: &ConfigFile) -> Result<ExitCode, Failure> {
-    let config = read_config(file)?;
+    let config = with_pushed(read_config(file)?)?;
     logging::start(&config.log);
     let plan = CorePlan::new(&config).map_err(Failure::config)?;
     node::serve(Arc::new(config), plan).map_err(|error| Failure { message: error.to_string(), code: error.exit_code() })
+}
+
+/// With the config that was pushed to all nodes before the last stop, if there is one.
+fn with_pushed(config: Config) -> Result<Config, Failure> {
+    if !config.cluster.enabled {
+        return Ok(config);
+    }
+    let pushed = ringpost_cluster::pushed_config::PushedConfig::open(&cluster::cluster_folder(&config)).map_err(Failure::config)?;
+    match pushed.text() {
+        None => Ok(config),
+        // What ran yesterday may contradict a file that was edited since: say so, and carry mail by the file.
+        Some(text) => Ok(cluster::overlay(config.path(), &text).unwrap_or_else(|reason| {
+            eprintln!("ringpost: warning: the pushed config does not fit this file any more and is left out: {reason}");
+            config
+        })),
+    }
 }
 
 fn socket_path(control: &Control) -> Result<PathBuf, Failure> {

@@ -5,7 +5,10 @@ use std::{
     net::{SocketAddr, TcpListener},
     path::PathBuf,
     process::ExitCode,
-    sync::{Arc, atomic::AtomicBool},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -15,6 +18,7 @@ use ringpost_engine::{
     control::Command,
     load::Loads,
     mesh::mesh_of,
+    reload::unchangeable,
     request_lane::{RequestLane, RequestRefused, request_lane},
     shard::{self, ShardEvent, ShardPlan},
     spool_home::SpoolHome,
@@ -22,12 +26,14 @@ use ringpost_engine::{
 use tokio::{
     net::UnixListener,
     signal::unix::{SignalKind, signal},
-    sync::mpsc,
+    sync::{mpsc, oneshot},
 };
 use tracing::{error, info, warn};
 
 use crate::{
+    admin::Admin,
     cli::{EXIT_CONFIG, EXIT_IO, EXIT_OK},
+    cluster::{self, ClusterNode, Reload},
     control_server::ControlServer,
     dns::Dns,
     mail_log_writer::{Destination, MailLogWriter},
@@ -40,6 +46,11 @@ use crate::{
 const DRAIN_MAX: Duration = Duration::from_secs(30);
 /// After a failed write or flush the process leaves within this (S8 allows 5 s): time for the 451 replies.
 const LEAVE_AFTER_FAILURE: Duration = Duration::from_secs(2);
+
+/// A shard takes new settings within this, or the reload is said to have failed.
+const RELOAD_MAX: Duration = Duration::from_secs(10);
+/// Leaving the cluster in order takes at most this.
+const LEAVE_CLUSTER_MAX: Duration = Duration::from_millis(500);
 
 /// Why the node did not start. Each message names what is wrong and the mend.
 #[derive(thiserror::Error, Debug)]
@@ -55,6 +66,9 @@ pub enum NodeError {
     /// The control socket could not be made.
     #[error("control.socket: {0}")]
     Control(String),
+    /// The admin listener could not be opened, or its token not be read.
+    #[error("{0}")]
+    Admin(String),
     /// The mail log could not be opened.
     #[error("log.mail_output: {0}")]
     MailLog(io::Error),
@@ -84,7 +98,9 @@ impl NodeError {
     /// The exit code that scripts see.
     pub fn exit_code(&self) -> u8 {
         match self {
-            NodeError::Listen { .. } | NodeError::Control(_) | NodeError::MailLog(_) | NodeError::Dns(_) => EXIT_CONFIG,
+            NodeError::Listen { .. } | NodeError::Control(_) | NodeError::Admin(_) | NodeError::MailLog(_) | NodeError::Dns(_) => {
+                EXIT_CONFIG
+            }
             NodeError::Spool(_) | NodeError::Shard { .. } | NodeError::Kernel(_) | NodeError::Coordinator(_) => EXIT_IO,
         }
     }
@@ -138,6 +154,9 @@ struct Node {
     control: UnixListener,
     control_path: PathBuf,
     on_disk_failure: OnDiskFailure,
+    config: Arc<Config>,
+    hostname: String,
+    admin: Option<(tokio::net::TcpListener, Option<String>)>,
     /// Keeps the spool's lock until the process has ended its shards.
     _home: Arc<SpoolHome>,
 }
@@ -163,6 +182,7 @@ impl Node {
         }
         let control = socket::control(&config.control.socket).map_err(NodeError::Control)?;
         let control = UnixListener::from_std(control).map_err(NodeError::Coordinator)?;
+        let admin = admin_listener(config)?;
         let destination = match &config.log.mail_output {
             MailOutput::Stdout => Destination::Stdout,
             MailOutput::Stderr => Destination::Stderr,
@@ -210,6 +230,9 @@ impl Node {
             control,
             control_path: config.control.socket.clone(),
             on_disk_failure: config.spool.on_disk_failure,
+            config: config.clone(),
+            hostname,
+            admin,
             _home: home,
         })
     }
@@ -222,29 +245,61 @@ impl Node {
                 return ExitCode::from(EXIT_IO);
             }
         };
-        let server = ControlServer::new(self.shards.clone(), self.resolver.counters());
+        let cluster =
+            match ClusterNode::start(&self.config, &self.hostname, self.shards.clone(), reload(self.config.clone(), self.shards.clone())) {
+                Ok(cluster) => cluster,
+                Err(reason) => {
+                    error!(reason, "the cluster cannot be joined: mend the config");
+                    let _ = std::fs::remove_file(&self.control_path);
+                    std::process::exit(i32::from(EXIT_CONFIG));
+                }
+            };
+        let is_ready = Arc::new(AtomicBool::new(false));
+        if let Some((listener, token)) = self.admin.take()
+            && let Ok(address) = listener.local_addr()
+        {
+            info!(%address, "admin listens");
+            tokio::spawn(Admin::new(self.shards.clone(), cluster.clone(), is_ready.clone(), token, address).serve(listener));
+        }
+        let server = ControlServer::new(self.shards.clone(), self.resolver.counters(), cluster.clone());
         let control = server.serve(&self.control);
         tokio::pin!(control);
         let lanes = self.shards.clone();
         let resolver = self.resolver.run(self.dns, &lanes);
         tokio::pin!(resolver);
         let mut ready = 0;
+        let leaving = async {
+            is_ready.store(false, Ordering::Release);
+            // The cluster hears of it before any work stops (L11); a Valkey that is away delays nothing.
+            if let Some(cluster) = &cluster {
+                let _ = tokio::time::timeout(LEAVE_CLUSTER_MAX, cluster.handle.leave()).await;
+            }
+        };
+        tokio::pin!(leaving);
         let code = loop {
             tokio::select! {
                 () = &mut control => unreachable!("the control server does not end"),
                 () = &mut resolver => unreachable!("the resolver does not end"),
-                _ = terminate.recv() => break drain(&self.shards, &mut self.events, &mut terminate, &mut interrupt).await,
-                _ = interrupt.recv() => break drain(&self.shards, &mut self.events, &mut terminate, &mut interrupt).await,
+                _ = terminate.recv() => {
+                    leaving.await;
+                    break drain(&self.shards, &mut self.events, &mut terminate, &mut interrupt).await;
+                }
+                _ = interrupt.recv() => {
+                    leaving.await;
+                    break drain(&self.shards, &mut self.events, &mut terminate, &mut interrupt).await;
+                }
                 event = self.events.recv() => match event {
                     Some(ShardEvent::Ready { shard }) => {
                         ready += 1;
                         info!(shard, "shard accepts mail");
                         if ready == self.shards.len() {
                             info!(shards = ready, "ready");
+                            is_ready.store(true, Ordering::Release);
                             let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
                         }
                     }
                     Some(ShardEvent::SpoolFailed { shard, reason }) => {
+                        is_ready.store(false, Ordering::Release);
                         error!(shard, reason, "the spool failed: nothing more is promised; the process leaves and the next start finds out what the disk has");
                         for shard in &self.shards {
                             shard.wake();
@@ -274,6 +329,42 @@ impl Node {
         }
         ExitCode::from(code)
     }
+}
+
+fn admin_listener(config: &Config) -> Result<Option<(tokio::net::TcpListener, Option<String>)>, NodeError> {
+    let Some(address) = config.admin.address else { return Ok(None) };
+    let token = match &config.admin.token_file {
+        Some(path) => Some(cluster::token(path).map_err(|why| NodeError::Admin(format!("admin.token_file: {why}")))?),
+        None => None,
+    };
+    let failed =
+        |error: io::Error| NodeError::Admin(format!("admin.address: cannot listen on {address}: {}", socket::listen_reason(&error)));
+    let listener = TcpListener::bind(address).map_err(failed)?;
+    listener.set_nonblocking(true).map_err(failed)?;
+    Ok(Some((tokio::net::TcpListener::from_std(listener).map_err(failed)?, token)))
+}
+
+/// Gives a config to all shards; refused by name where it differs in what cannot change while they run.
+fn reload(running: Arc<Config>, shards: Vec<Arc<RequestLane>>) -> Reload {
+    let running = Arc::new(Mutex::new(running));
+    Arc::new(move |wanted| {
+        let (running, shards, wanted) = (running.clone(), shards.clone(), Arc::new(wanted));
+        Box::pin(async move {
+            let fixed = unchangeable(&running.lock().expect("no panic happens under this lock"), &wanted);
+            if !fixed.is_empty() {
+                return Err(format!("{} cannot change while the engine runs: restart it", fixed.join(", ")));
+            }
+            for shard in &shards {
+                let (sender, receiver) = oneshot::channel();
+                let command = Command::Reload(wanted.clone());
+                shard.send(command, Box::new(move |answer| drop(sender.send(answer)))).map_err(|refused| refused.to_string())?;
+                let answered = tokio::time::timeout(RELOAD_MAX, receiver).await;
+                answered.map_err(|_| "a shard does not answer".to_owned())?.map_err(|_| "a shard has ended".to_owned())?;
+            }
+            *running.lock().expect("no panic happens under this lock") = wanted;
+            Ok(())
+        })
+    })
 }
 
 /// Drains every shard; a second signal, or [`DRAIN_MAX`], ends it at once.

@@ -133,7 +133,7 @@ fn change(socket: &Path, change: Change, word: &str, selection: Selection) -> Ex
 }
 
 /// Text from peers without control characters: a terminal is not to be steered by a sender.
-fn plain(text: &str) -> String {
+pub fn plain(text: &str) -> String {
     text.chars().map(|character| if character.is_control() { '?' } else { character }).collect()
 }
 

@@ -1,0 +1,342 @@
+//! The admin listener: health, metrics and the cluster's state over HTTP.
+//!
+//! Loopback by default. Reading needs a token only from elsewhere, writing always. A Host that is not this machine's is refused, so that no
+//! page in an operator's browser can ask through it. Nothing here is in the path of a mail.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use axum::{
+    Json, Router,
+    extract::{Request, State},
+    http::{HeaderMap, StatusCode, header},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use ringpost_engine::{
+    control::{Answer, Command},
+    request_lane::RequestLane,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore, oneshot},
+    time::{Sleep, timeout},
+};
+
+use crate::cluster::ClusterNode;
+
+/// Connections at once; further ones wait to be accepted.
+const CONNECTIONS_MAX: usize = 64;
+/// A connection ends after this, whatever it does: a slow client holds a place for so long at most.
+const CONNECTION_MAX: Duration = Duration::from_secs(60);
+/// A shard answers within this, or is said to hang.
+const SHARD_ANSWER_MAX: Duration = Duration::from_secs(1);
+
+/// What the handlers need.
+#[derive(Clone)]
+pub struct Admin {
+    shards: Arc<Vec<Arc<RequestLane>>>,
+    cluster: Option<ClusterNode>,
+    is_ready: Arc<AtomicBool>,
+    token: Option<Arc<str>>,
+    is_loopback: bool,
+}
+
+impl Admin {
+    /// `is_ready` is true while all shards take mail. `token` is what writing needs, and reading where others can reach `address`.
+    pub fn new(
+        shards: Vec<Arc<RequestLane>>,
+        cluster: Option<ClusterNode>,
+        is_ready: Arc<AtomicBool>,
+        token: Option<String>,
+        address: SocketAddr,
+    ) -> Admin {
+        let is_loopback = address.ip().to_canonical().is_loopback();
+        Admin { shards: Arc::new(shards), cluster, is_ready, token: token.map(Into::into), is_loopback }
+    }
+
+    /// Serves for ever.
+    pub async fn serve(self, listener: TcpListener) -> io::Result<()> {
+        let router = Router::new()
+            .route("/health", get(health))
+            .route("/ready", get(ready))
+            .route("/metrics", get(metrics))
+            .route("/api/cluster/stats", get(cluster_stats))
+            .route("/api/cluster/nodes", get(cluster_nodes))
+            .route("/api/cluster/handover", post(hand_over))
+            .route("/api/queue/stats", get(queue_stats))
+            .layer(middleware::from_fn_with_state(self.clone(), guard))
+            .with_state(self);
+        axum::serve(Bounded { listener, places: Arc::new(Semaphore::new(CONNECTIONS_MAX)) }, router).await
+    }
+
+    fn may(&self, headers: &HeaderMap, writes: bool) -> Result<(), StatusCode> {
+        if self.is_loopback && !headers.get(header::HOST).and_then(|host| host.to_str().ok()).is_some_and(is_this_machine) {
+            return Err(StatusCode::FORBIDDEN);
+        }
+        if self.is_loopback && !writes {
+            return Ok(());
+        }
+        let given =
+            headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).and_then(|value| value.strip_prefix("Bearer "));
+        match (&self.token, given) {
+            (Some(token), Some(given)) if equal(token.as_bytes(), given.as_bytes()) => Ok(()),
+            (None, _) => Err(StatusCode::FORBIDDEN),
+            _ => Err(StatusCode::UNAUTHORIZED),
+        }
+    }
+}
+
+/// Whether a Host header names this machine's loopback.
+fn is_this_machine(host: &str) -> bool {
+    let name = match host.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or_default(),
+        None => host.rsplit_once(':').map_or(host, |(name, _)| name),
+    };
+    name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback())
+}
+
+/// Compares without telling by its time where the difference is.
+fn equal(a: &[u8], b: &[u8]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).fold(0, |difference, (a, b)| difference | (a ^ b)) == 0
+}
+
+async fn guard(State(admin): State<Admin>, request: Request, next: Next) -> Response {
+    let writes = !request.method().is_safe();
+    match admin.may(request.headers(), writes) {
+        Ok(()) => next.run(request).await,
+        Err(StatusCode::UNAUTHORIZED) => {
+            (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, "Bearer")], "a token is needed\n").into_response()
+        }
+        Err(status) => (status, "not allowed: see [admin] in the config\n").into_response(),
+    }
+}
+
+/// Each shard's counters; None for one that does not answer.
+async fn shard_stats(shards: &[Arc<RequestLane>]) -> Vec<Option<Vec<(&'static str, u64)>>> {
+    let asked: Vec<_> = shards
+        .iter()
+        .map(|shard| {
+            let (sender, receiver) = oneshot::channel();
+            shard.send(Command::Stats, Box::new(move |answer| drop(sender.send(answer)))).ok().map(|()| receiver)
+        })
+        .collect();
+    let deadline = tokio::time::Instant::now() + SHARD_ANSWER_MAX;
+    let mut stats = Vec::with_capacity(asked.len());
+    for receiver in asked {
+        let left = deadline.saturating_duration_since(tokio::time::Instant::now());
+        stats.push(match receiver {
+            None => None,
+            Some(receiver) => match timeout(left, receiver).await {
+                Ok(Ok(Answer::Stats(counters))) => Some(counters),
+                _ => None,
+            },
+        });
+    }
+    stats
+}
+
+async fn health(State(admin): State<Admin>) -> Response {
+    let hung: Vec<usize> =
+        shard_stats(&admin.shards).await.iter().enumerate().filter(|(_, stats)| stats.is_none()).map(|(shard, _)| shard).collect();
+    let status = if hung.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let word = if hung.is_empty() { "ok" } else { "hanging" };
+    (status, Json(serde_json::json!({ "status": word, "shards": admin.shards.len(), "hanging_shards": hung }))).into_response()
+}
+
+async fn ready(State(admin): State<Admin>) -> Response {
+    let is_ready = admin.is_ready.load(Ordering::Acquire);
+    let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(serde_json::json!({ "ready": is_ready }))).into_response()
+}
+
+async fn metrics(State(admin): State<Admin>) -> Response {
+    let mut families: BTreeMap<&'static str, Vec<(usize, u64)>> = BTreeMap::new();
+    for (shard, stats) in shard_stats(&admin.shards).await.into_iter().enumerate() {
+        for (name, value) in stats.into_iter().flatten() {
+            families.entry(name).or_default().push((shard, value));
+        }
+    }
+    let mut text = String::new();
+    for (name, values) in families {
+        let _ = writeln!(text, "# TYPE mta_{name} untyped");
+        for (shard, value) in values {
+            let _ = writeln!(text, "mta_{name}{{shard=\"{shard}\"}} {value}");
+        }
+    }
+    if let Some(cluster) = &admin.cluster {
+        cluster_metrics(cluster, &mut text);
+    }
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
+}
+
+fn cluster_metrics(cluster: &ClusterNode, text: &mut String) {
+    let stats = cluster.handle.stats();
+    let counts = &stats.counts;
+    let valkey = &cluster.handle.control().valkey().counters;
+    let gauges = [
+        ("cluster_nodes{status=\"healthy\"}", counts.healthy_nodes),
+        ("cluster_nodes{status=\"degraded\"}", counts.degraded_nodes),
+        ("cluster_nodes{status=\"unhealthy\"}", counts.unhealthy_nodes),
+        ("cluster_is_leader", u64::from(stats.is_leader)),
+        ("cluster_epoch", stats.epoch.0),
+        ("cluster_config_version", stats.config_version),
+        ("cluster_valkey_available", u64::from(stats.valkey_available)),
+        ("valkey_calls_total{outcome=\"answered\"}", valkey.answered.load(Ordering::Relaxed)),
+        ("valkey_calls_total{outcome=\"outage\"}", valkey.outages.load(Ordering::Relaxed)),
+        ("valkey_calls_total{outcome=\"refused\"}", valkey.refused.load(Ordering::Relaxed)),
+        ("valkey_calls_total{outcome=\"skipped\"}", valkey.skipped.load(Ordering::Relaxed)),
+        ("valkey_circuit_opened_total", valkey.opened.load(Ordering::Relaxed)),
+        ("valkey_connections_total", valkey.connections.load(Ordering::Relaxed)),
+    ];
+    for (name, value) in gauges {
+        let _ = writeln!(text, "mta_{name} {value}");
+    }
+    for (name, value) in &stats.counters {
+        let _ = writeln!(text, "mta_cluster_{name}_total {value}");
+    }
+}
+
+fn no_cluster() -> Response {
+    (StatusCode::NOT_FOUND, Json(serde_json::json!({ "error": "this node is in no cluster" }))).into_response()
+}
+
+async fn cluster_stats(State(admin): State<Admin>) -> Response {
+    admin.cluster.as_ref().map_or_else(no_cluster, |cluster| Json(cluster.handle.stats()).into_response())
+}
+
+async fn cluster_nodes(State(admin): State<Admin>) -> Response {
+    admin.cluster.as_ref().map_or_else(no_cluster, |cluster| Json(cluster.handle.nodes()).into_response())
+}
+
+async fn queue_stats(State(admin): State<Admin>) -> Response {
+    let Some(cluster) = &admin.cluster else { return no_cluster() };
+    match cluster.queue.stats().await {
+        Ok(stats) => Json(stats).into_response(),
+        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, Json(serde_json::json!({ "error": reason.to_string() }))).into_response(),
+    }
+}
+
+async fn hand_over(State(admin): State<Admin>) -> Response {
+    let Some(cluster) = &admin.cluster else { return no_cluster() };
+    match cluster.handle.hand_over().await {
+        Ok(()) => StatusCode::ACCEPTED.into_response(),
+        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, Json(serde_json::json!({ "error": reason.to_string() }))).into_response(),
+    }
+}
+
+/// A listener with so many places.
+struct Bounded {
+    listener: TcpListener,
+    places: Arc<Semaphore>,
+}
+
+impl axum::serve::Listener for Bounded {
+    type Io = Connection;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Connection, SocketAddr) {
+        loop {
+            let place = self.places.clone().acquire_owned().await.expect("the semaphore is never closed");
+            match self.listener.accept().await {
+                Ok((stream, address)) => {
+                    return (Connection { stream, ends: Box::pin(tokio::time::sleep(CONNECTION_MAX)), _place: place }, address);
+                }
+                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+}
+
+/// A connection that ends by itself.
+struct Connection {
+    stream: TcpStream,
+    ends: Pin<Box<Sleep>>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.ends.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if self.ends.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(host: &str, token: Option<&str>) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::HOST, host.parse().unwrap());
+        if let Some(token) = token {
+            headers.insert(header::AUTHORIZATION, format!("Bearer {token}").parse().unwrap());
+        }
+        headers
+    }
+
+    fn admin(address: &str, token: Option<&str>) -> Admin {
+        Admin::new(Vec::new(), None, Arc::default(), token.map(str::to_owned), address.parse().unwrap())
+    }
+
+    #[test]
+    fn writing_always_needs_the_token_and_reading_does_from_elsewhere() {
+        let local = admin("127.0.0.1:8080", Some("secret"));
+        assert_eq!(local.may(&headers("localhost:8080", None), false), Ok(()));
+        assert_eq!(local.may(&headers("localhost:8080", None), true), Err(StatusCode::UNAUTHORIZED));
+        assert_eq!(local.may(&headers("localhost:8080", Some("secret")), true), Ok(()));
+        assert_eq!(admin("127.0.0.1:8080", None).may(&headers("localhost", None), true), Err(StatusCode::FORBIDDEN));
+        let open = admin("192.0.2.1:8080", Some("secret"));
+        assert_eq!(open.may(&headers("mx1.example.org", None), false), Err(StatusCode::UNAUTHORIZED));
+        assert_eq!(open.may(&headers("mx1.example.org", Some("secreT")), false), Err(StatusCode::UNAUTHORIZED));
+        assert_eq!(open.may(&headers("mx1.example.org", Some("secret")), true), Ok(()));
+    }
+
+    #[test]
+    fn a_name_that_was_bent_to_loopback_is_refused() {
+        let local = admin("[::1]:8080", None);
+        for host in ["localhost", "localhost:8080", "127.0.0.1:8080", "127.9.9.9", "[::1]:8080"] {
+            assert_eq!(local.may(&headers(host, None), false), Ok(()), "{host}");
+        }
+        for host in ["evil.example", "127.0.0.1.evil.example:8080", "localhost.evil.example", "[::2]"] {
+            assert_eq!(local.may(&headers(host, None), false), Err(StatusCode::FORBIDDEN), "{host}");
+        }
+        assert_eq!(local.may(&HeaderMap::new(), false), Err(StatusCode::FORBIDDEN));
+    }
+}

@@ -1,0 +1,220 @@
+//! This node in its cluster: the agent, the work queue, and what the agent asks of the shards.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use ringpost_cluster::{
+    agent::{Agent, AgentSettings, Boxed, ClusterHandle, LocalState, Surroundings},
+    boot_time::BootTime,
+    control_plane::ControlPlane,
+    identity::{Incarnation, Leadership, NodeId, Role},
+    keyspace::Keyspace,
+    progress::Progress,
+    target::Target,
+    valkey::Valkey,
+    work_item::ItemKey,
+    work_queue::{QueueBounds, WorkQueue},
+};
+use ringpost_config::{Cluster as Settings, ClusterRole, Config};
+use ringpost_engine::{
+    control::{Answer, Command},
+    request_lane::RequestLane,
+};
+use tokio::{sync::oneshot, time::timeout};
+use tracing::warn;
+
+/// The queue that mail is offered in.
+pub const MAIL_QUEUE: &str = "email_delivery";
+/// A shard answers the heartbeat's question within this, or the heartbeat goes without its answer.
+const SHARD_ANSWER_MAX: Duration = Duration::from_millis(800);
+/// A shard that has not answered for so many heartbeats, and at least this long, is stalled.
+const STALLED_HEARTBEATS: u32 = 2;
+const STALLED_MIN: Duration = Duration::from_secs(3);
+/// The longest secret file that is read.
+const SECRET_BYTES_MAX: u64 = 4096;
+
+/// Applies a config to the running shards: what differs from the present one in a way that cannot be changed is refused.
+pub type Reload = Arc<dyn Fn(Config) -> Boxed<Result<(), String>> + Send + Sync>;
+
+/// What the rest of the process has of the cluster.
+#[derive(Clone)]
+pub struct ClusterNode {
+    /// The agent.
+    pub handle: ClusterHandle,
+    /// Offered mail.
+    pub queue: WorkQueue,
+    config_path: PathBuf,
+}
+
+impl ClusterNode {
+    /// Starts the agent on this thread's runtime; None: the cluster is not enabled. Fails with a sentence naming the key.
+    pub fn start(config: &Config, machine: &str, shards: Vec<Arc<RequestLane>>, reload: Reload) -> Result<Option<ClusterNode>, String> {
+        let settings = &config.cluster;
+        if !settings.enabled {
+            return Ok(None);
+        }
+        let node_id: NodeId =
+            settings.node_id.as_deref().unwrap_or(machine).parse().map_err(|error| format!("cluster.node_id: {error}"))?;
+        let target = target(settings)?;
+        if target.is_exposed() {
+            warn!(valkey = %target, "cluster.valkey_url: Valkey is spoken to in the clear over a network; use valkeys://");
+        }
+        let keyspace = Keyspace::new(&settings.valkey_keyspace)
+            .map_err(|why| format!("cluster.valkey_keyspace: {:?} {why}", settings.valkey_keyspace))?;
+        let key = match &settings.key_file {
+            Some(path) => ItemKey::new(secret(path).map_err(|why| format!("cluster.key_file: {why}"))?.as_bytes()),
+            None => {
+                warn!("cluster.key_file is not set: whoever can write to Valkey can forge items of the work queue");
+                ItemKey::new(settings.valkey_keyspace.as_bytes())
+            }
+        };
+        if settings.replicas_required == 0 {
+            tracing::info!("cluster.replicas_required = 0: a failover of Valkey may forget the leader; fencing makes that harmless");
+        }
+        let me = Incarnation::of_this_process(node_id);
+        let valkey = Valkey::new(target);
+        let bounds = QueueBounds {
+            partitions: u16::try_from(settings.queue_partitions).expect("at most 256"),
+            capacity: u64::from(settings.queue_capacity),
+            dead_max: u64::from(settings.dead_letters_max),
+        };
+        let queue =
+            WorkQueue::new(valkey.clone(), keyspace.clone(), MAIL_QUEUE, bounds, key, me.clone()).map_err(|error| error.to_string())?;
+        let address = settings.address.clone().unwrap_or_else(|| config.listeners[0].address.to_string());
+        let stalled_after = (settings.heartbeat_interval * STALLED_HEARTBEATS).max(STALLED_MIN);
+        let surroundings = Arc::new(LocalNode {
+            progress: Arc::new(Mutex::new(Progress::new(shards.len(), stalled_after, BootTime::now()))),
+            shards,
+            sessions_max: config.smtp.sessions_max,
+            config_path: config.path().to_owned(),
+            reload,
+        });
+        let agent_settings = AgentSettings {
+            me,
+            role: match settings.role {
+                ClusterRole::Master => Role::Master,
+                ClusterRole::Worker => Role::Worker,
+                ClusterRole::Standby => Role::Standby,
+            },
+            address,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            heartbeat_interval: settings.heartbeat_interval,
+            node_ttl: settings.node_ttl,
+            leader_ttl: settings.leader_ttl,
+            replicas_required: settings.replicas_required,
+            config_poll: settings.config_poll,
+            folder: cluster_folder(config),
+        };
+        let agent =
+            Agent::new(agent_settings, ControlPlane::new(valkey, keyspace), surroundings).map_err(|error| format!("cluster: {error}"))?;
+        let handle = agent.handle();
+        tokio::spawn(agent.run());
+        Ok(Some(ClusterNode { handle, queue, config_path: config.path().to_owned() }))
+    }
+
+    /// What a push would do here: the whole config, or why not.
+    pub fn check_push(&self, text: &str) -> Result<Config, String> {
+        overlay(&self.config_path, text)
+    }
+}
+
+/// Where this node keeps what it knows of the cluster.
+pub fn cluster_folder(config: &Config) -> PathBuf {
+    config.spool.path.join("cluster")
+}
+
+/// The config of the file at `path` with a pushed one over it.
+pub fn overlay(path: &Path, pushed: &str) -> Result<Config, String> {
+    let own = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    Config::overlay(&own, path, pushed)
+}
+
+fn secret(path: &Path) -> Result<String, String> {
+    use std::io::Read;
+    let mut text = String::new();
+    let file = std::fs::File::open(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    file.take(SECRET_BYTES_MAX).read_to_string(&mut text).map_err(|error| format!("{}: {error}", path.display()))?;
+    let line = text.lines().next().unwrap_or_default().trim();
+    if line.is_empty() { Err(format!("{}: its first line is empty", path.display())) } else { Ok(line.to_owned()) }
+}
+
+/// The admin listener's token.
+pub fn token(path: &Path) -> Result<String, String> {
+    secret(path)
+}
+
+fn target(settings: &Settings) -> Result<Target, String> {
+    let password = match &settings.valkey_password_file {
+        Some(path) => Some(secret(path).map_err(|why| format!("cluster.valkey_password_file: {why}"))?),
+        None => std::env::var("RINGPOST_VALKEY_PASSWORD").ok(),
+    };
+    let ca = match &settings.valkey_ca_file {
+        Some(path) => Some(std::fs::read(path).map_err(|error| format!("cluster.valkey_ca_file: {}: {error}", path.display()))?),
+        None => None,
+    };
+    Target::parse(&settings.valkey_url, password.as_deref(), ca).map_err(|why| format!("cluster.valkey_url: {why}"))
+}
+
+/// The shards, as the agent asks them.
+struct LocalNode {
+    shards: Vec<Arc<RequestLane>>,
+    progress: Arc<Mutex<Progress>>,
+    sessions_max: Option<u32>,
+    config_path: PathBuf,
+    reload: Reload,
+}
+
+/// Sessions that count as full load where the config names no limit.
+const SESSIONS_OF_FULL_LOAD: u32 = 10_000;
+
+impl Surroundings for LocalNode {
+    fn observe(&self) -> Boxed<LocalState> {
+        let answers: Vec<_> = self
+            .shards
+            .iter()
+            .map(|shard| {
+                let (sender, receiver) = oneshot::channel();
+                let sent = shard.send(Command::Stats, Box::new(move |answer| drop(sender.send(answer))));
+                sent.map(|()| receiver)
+            })
+            .collect();
+        let progress = self.progress.clone();
+        let sessions_max = self.sessions_max.unwrap_or(SESSIONS_OF_FULL_LOAD);
+        Box::pin(async move {
+            let deadline = tokio::time::Instant::now() + SHARD_ANSWER_MAX;
+            let mut local = LocalState::default();
+            for (shard, answer) in answers.into_iter().enumerate() {
+                let Ok(receiver) = answer else { continue };
+                let left = deadline.saturating_duration_since(tokio::time::Instant::now());
+                let Ok(Ok(Answer::Stats(stats))) = timeout(left, receiver).await else { continue };
+                progress.lock().expect("no panic happens under this lock").answered(shard, BootTime::now());
+                for (name, value) in stats {
+                    match name {
+                        "sessions" => local.connections += value,
+                        "queue_messages" => local.queue_depth += value,
+                        _ => {}
+                    }
+                }
+            }
+            let progress = progress.lock().expect("no panic happens under this lock");
+            local.progress = progress.counters();
+            local.stalled = progress
+                .stalled(BootTime::now())
+                .map(|(shard, silence)| format!("shard {shard} has not answered for {} s", silence.as_secs()));
+            local.load = (f64::from(u32::try_from(local.connections).unwrap_or(u32::MAX)) / f64::from(sessions_max)).min(1.0);
+            local
+        })
+    }
+
+    fn apply(&self, _version: u64, text: String) -> Boxed<Result<(), String>> {
+        match overlay(&self.config_path, &text) {
+            Ok(config) => (self.reload)(config),
+            Err(reason) => Box::pin(async move { Err(reason) }),
+        }
+    }
+
+    fn leads(&self, _leadership: Option<Leadership>) {}
+}

@@ -1,0 +1,386 @@
+//! `ringpost cluster`: asks the running engine and prints.
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::Subcommand;
+use serde_json::Value;
+
+use crate::{
+    cli::{EXIT_NEGATIVE, Output},
+    cluster_wire::ClusterCall,
+    control_client::{ControlError, ask},
+    control_wire::WireRequest,
+    queue_cli::{code, plain, say},
+};
+
+/// `ringpost cluster …`
+#[derive(Subcommand)]
+pub enum ClusterCommand {
+    /// Counts over all nodes, who leads, and whether Valkey answers.
+    Status {
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Each node: how it is, what it runs, what it carries.
+    Nodes {
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Who leads; exit 1 if nobody does.
+    Leader {
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Ask the leader to let another node lead.
+    Handover,
+    /// The shared work queue.
+    Queue {
+        #[command(subcommand)]
+        call: QueueCommand,
+    },
+    /// Settings that all nodes share.
+    Config {
+        #[command(subcommand)]
+        call: ConfigCommand,
+    },
+}
+
+/// `ringpost cluster queue …`
+#[derive(Subcommand)]
+pub enum QueueCommand {
+    /// Pending, processing, failed, total.
+    Stats {
+        #[command(flatten)]
+        output: Output,
+    },
+    /// List the dead letters, the oldest first.
+    Dead {
+        /// At most so many
+        #[arg(long, default_value_t = 1000)]
+        limit: u64,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Give dead letters their attempts back.
+    Requeue(Letters),
+    /// Remove dead letters from the shared queue; the mail stays with the node that owns it.
+    Purge(Letters),
+}
+
+/// Which dead letters.
+#[derive(clap::Args)]
+#[group(required = true, multiple = false)]
+pub struct Letters {
+    /// Their ids.
+    #[arg(value_name = "ID")]
+    pub ids: Vec<String>,
+    /// Every one
+    #[arg(long)]
+    pub all: bool,
+}
+
+/// `ringpost cluster config …`
+#[derive(Subcommand)]
+pub enum ConfigCommand {
+    /// Check a file and give it to all nodes.
+    Push {
+        /// Sections that all nodes share: [relay], [[domain]], [[route]], limits, policy.
+        #[arg(value_name = "FILE")]
+        path: PathBuf,
+        /// Who pushes [default: the user's name]
+        #[arg(long)]
+        author: Option<String>,
+        /// Only say what would be wrong with it here
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// List the versions that are kept, the newest first.
+    History {
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Print a version as it was pushed.
+    Show {
+        /// The version [default: the current one]
+        #[arg(value_name = "VERSION")]
+        number: Option<u64>,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Print what changed from one version to another.
+    Diff {
+        /// From this version [default: the one before]
+        from: Option<u64>,
+        /// To this version [default: the current one]
+        to: Option<u64>,
+    },
+    /// Publish an earlier version's text again.
+    Rollback {
+        /// The version [default: one back]
+        #[arg(value_name = "VERSION")]
+        number: Option<u64>,
+        /// Who rolls back [default: the user's name]
+        #[arg(long)]
+        author: Option<String>,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Set how often nodes ask for a config they did not hear of.
+    Poll {
+        /// For instance 10s
+        #[arg(value_parser = ringpost_config::parse_duration)]
+        interval: std::time::Duration,
+    },
+}
+
+/// Runs a cluster command against the engine that listens at `socket`.
+pub fn cluster(socket: &Path, command: ClusterCommand) -> ExitCode {
+    match command {
+        ClusterCommand::Status { output } => show(socket, ClusterCall::Status {}, output, object),
+        ClusterCommand::Nodes { output } => nodes(socket, output),
+        ClusterCommand::Leader { output } => leader(socket, output),
+        ClusterCommand::Handover => show(socket, ClusterCall::HandOver {}, Output::default(), |_| ()),
+        ClusterCommand::Queue { call } => queue(socket, call),
+        ClusterCommand::Config { call } => config(socket, call),
+    }
+}
+
+/// Asks; prints each line as it is or by `text`.
+fn show(socket: &Path, call: ClusterCall, output: Output, mut text: impl FnMut(&Value)) -> ExitCode {
+    let result = ask(socket, &WireRequest::Cluster { ask: call }, |line| {
+        if output.json {
+            say(line);
+        } else if let Ok(value) = serde_json::from_str(line) {
+            text(&value);
+        }
+    });
+    code(result.map(|_| true))
+}
+
+fn object(value: &Value) {
+    let Value::Object(fields) = value else { return };
+    for (name, value) in fields {
+        match value {
+            Value::Object(inner) => {
+                inner.iter().for_each(|(inner, value)| say(&format!("{:<28}{}", format!("{name}.{inner}"), shown(value))))
+            }
+            value => say(&format!("{name:<28}{}", shown(value))),
+        }
+    }
+}
+
+fn shown(value: &Value) -> String {
+    match value {
+        Value::String(text) => plain(text),
+        Value::Null => "-".to_owned(),
+        value => value.to_string(),
+    }
+}
+
+fn field(value: &Value, name: &str) -> String {
+    shown(&value[name])
+}
+
+fn nodes(socket: &Path, output: Output) -> ExitCode {
+    let mut listed = false;
+    show(socket, ClusterCall::Nodes {}, output, |node| {
+        if !listed {
+            say(&format!(
+                "{:<20}{:<10}{:<11}{:<24}{:>8}{:>10}{:>6}{:>8}",
+                "id", "role", "status", "address", "sessions", "queued", "load", "config"
+            ));
+            listed = true;
+        }
+        let load = node["load"].as_f64().unwrap_or(0.0);
+        say(&format!(
+            "{:<20}{:<10}{:<11}{:<24}{:>8}{:>10}{load:>6.2}{:>8}",
+            field(node, "id"),
+            field(node, "role"),
+            field(node, "status"),
+            field(node, "address"),
+            field(node, "connections"),
+            field(node, "queue_depth"),
+            field(node, "config_version"),
+        ));
+        if node["config_refused"].is_object() {
+            say(&format!(
+                "{:>20}refuses config {}: {}",
+                "",
+                field(&node["config_refused"], "version"),
+                field(&node["config_refused"], "reason")
+            ));
+        }
+        if node["last_error"].is_string() {
+            say(&format!("{:>20}{}", "", field(node, "last_error")));
+        }
+    })
+}
+
+fn leader(socket: &Path, output: Output) -> ExitCode {
+    let mut found = false;
+    let result = ask(socket, &WireRequest::Cluster { ask: ClusterCall::Leader {} }, |line| {
+        let value: Value = serde_json::from_str(line).unwrap_or_default();
+        found = value["leader"].is_string();
+        if output.json {
+            say(line);
+        } else if found {
+            say(&field(&value, "leader"));
+        } else {
+            eprintln!("ringpost: nobody leads");
+        }
+    });
+    code(result.map(|_| found))
+}
+
+fn queue(socket: &Path, call: QueueCommand) -> ExitCode {
+    let ids = |letters: Letters| letters.ids;
+    let count = |value: &Value| say(&format!("{} done", field(value, "count")));
+    match call {
+        QueueCommand::Stats { output } => show(socket, ClusterCall::QueueStats {}, output, object),
+        QueueCommand::Dead { limit, output } => show(socket, ClusterCall::QueueDead { limit }, output, |letter| {
+            say(&format!(
+                "{:<26}{:<16}{:>3} of {:<4}{}",
+                field(letter, "id"),
+                field(letter, "owner"),
+                field(letter, "attempts"),
+                field(letter, "max_attempts"),
+                field(letter, "reason")
+            ));
+        }),
+        QueueCommand::Requeue(letters) => show(socket, ClusterCall::QueueRequeue { ids: ids(letters) }, Output::default(), count),
+        QueueCommand::Purge(letters) => show(socket, ClusterCall::QueuePurge { ids: ids(letters) }, Output::default(), count),
+    }
+}
+
+fn config(socket: &Path, call: ConfigCommand) -> ExitCode {
+    let published = |value: &Value| say(&format!("version {} {}", field(value, "version"), field(value, "result")));
+    match call {
+        ConfigCommand::Push { path, author, dry_run, output } => {
+            let text = match std::fs::read_to_string(&path) {
+                Ok(text) => text,
+                Err(error) => {
+                    eprintln!("ringpost: {}: {error}", path.display());
+                    return ExitCode::from(EXIT_NEGATIVE);
+                }
+            };
+            show(socket, ClusterCall::ConfigPush { text, author: author_or_user(author), dry_run }, output, published)
+        }
+        ConfigCommand::History { output } => show(socket, ClusterCall::ConfigHistory {}, output, |version| {
+            let mark = if version["current"] == true { "*" } else { " " };
+            let of = if version["of"] == 0 { String::new() } else { format!(" (again {})", version["of"]) };
+            let hash: String = field(version, "hash").chars().take(12).collect();
+            say(&format!(
+                "{mark}{:>6}  {:<14}{:<20}{}{of}",
+                field(version, "version"),
+                hash,
+                field(version, "author"),
+                field(version, "at")
+            ));
+        }),
+        ConfigCommand::Show { number, output } => show(socket, ClusterCall::ConfigShow { version: number }, output, |found| {
+            if let Some(text) = found["text"].as_str() {
+                say(text.trim_end());
+            }
+        }),
+        ConfigCommand::Diff { from, to } => code(diff(socket, from, to)),
+        ConfigCommand::Rollback { number, author, output } => {
+            show(socket, ClusterCall::ConfigRollback { version: number, author: author_or_user(author) }, output, published)
+        }
+        ConfigCommand::Poll { interval } => {
+            let interval_ms = u64::try_from(interval.as_millis()).unwrap_or(u64::MAX).clamp(100, 3_600_000);
+            show(socket, ClusterCall::ConfigPoll { interval_ms }, Output::default(), |_| ())
+        }
+    }
+}
+
+fn author_or_user(author: Option<String>) -> String {
+    author.or_else(|| std::env::var("SUDO_USER").ok()).or_else(|| std::env::var("USER").ok()).unwrap_or_else(|| "unknown".to_owned())
+}
+
+/// Exit 1 when the texts differ, as diff does.
+fn diff(socket: &Path, from: Option<u64>, to: Option<u64>) -> Result<bool, ControlError> {
+    let mut history: Vec<Value> = Vec::new();
+    ask(socket, &WireRequest::Cluster { ask: ClusterCall::ConfigHistory {} }, |line| history.extend(serde_json::from_str::<Value>(line)))?;
+    let to = to.or_else(|| history.iter().find(|version| version["current"] == true)?["version"].as_u64());
+    let from = from.or_else(|| history.iter().filter_map(|version| version["version"].as_u64()).find(|version| Some(*version) < to));
+    let text = |version: Option<u64>| -> Result<String, ControlError> {
+        let Some(version) = version else { return Ok(String::new()) };
+        let mut text = String::new();
+        ask(socket, &WireRequest::Cluster { ask: ClusterCall::ConfigShow { version: Some(version) } }, |line| {
+            let found: Value = serde_json::from_str(line).unwrap_or_default();
+            text = found["text"].as_str().unwrap_or_default().to_owned();
+        })?;
+        Ok(text)
+    };
+    let (before, after) = (text(from)?, text(to)?);
+    let lines = changed_lines(&before, &after);
+    let name = |version: Option<u64>| version.map_or("nothing".to_owned(), |version| format!("version {version}"));
+    if !lines.is_empty() {
+        say(&format!("--- {}\n+++ {}", name(from), name(to)));
+    }
+    lines.iter().for_each(|line| say(&plain(line)));
+    Ok(lines.is_empty())
+}
+
+/// Lines of the longest common subsequence begin with a blank, others with - or +. Configs are short: quadratic is good enough, and beyond
+/// a bound everything is shown as changed.
+fn changed_lines(before: &str, after: &str) -> Vec<String> {
+    const LINES_MAX: usize = 4000;
+    let (a, b): (Vec<&str>, Vec<&str>) = (before.lines().collect(), after.lines().collect());
+    if a == b {
+        return Vec::new();
+    }
+    let removed = |line: &str| format!("-{line}");
+    let added = |line: &str| format!("+{line}");
+    if a.len().max(b.len()) > LINES_MAX {
+        return a.iter().map(|line| removed(line)).chain(b.iter().map(|line| added(line))).collect();
+    }
+    let width = b.len() + 1;
+    let mut longest = vec![0_u16; (a.len() + 1) * width];
+    for i in (0..a.len()).rev() {
+        for j in (0..b.len()).rev() {
+            longest[i * width + j] = if a[i] == b[j] {
+                longest[(i + 1) * width + j + 1] + 1
+            } else {
+                longest[(i + 1) * width + j].max(longest[i * width + j + 1])
+            };
+        }
+    }
+    let (mut i, mut j, mut lines) = (0, 0, Vec::new());
+    while i < a.len() || j < b.len() {
+        if i < a.len() && j < b.len() && a[i] == b[j] {
+            lines.push(format!(" {}", a[i]));
+            (i, j) = (i + 1, j + 1);
+        } else if j == b.len() || (i < a.len() && longest[(i + 1) * width + j] >= longest[i * width + j + 1]) {
+            lines.push(removed(a[i]));
+            i += 1;
+        } else {
+            lines.push(added(b[j]));
+            j += 1;
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        use clap::CommandFactory;
+        crate::cli::Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_diff_shows_what_was_removed_and_added_in_its_place() {
+        assert_eq!(changed_lines("a\nb\nc\n", "a\nx\nc\nd\n"), [" a", "-b", "+x", " c", "+d"]);
+        assert!(changed_lines("a\n", "a\n").is_empty());
+        assert_eq!(changed_lines("", "a\n"), ["+a"]);
+    }
+}

@@ -1,0 +1,158 @@
+//! The running engine's side of `ringpost cluster`.
+
+use ringpost_cluster::{
+    control_plane::ConfigVersion,
+    work_queue::{IDS_PER_CALL, QueueError},
+};
+use serde_json::Value;
+
+use crate::{
+    cluster::ClusterNode,
+    cluster_wire::{ClusterCall, ConfigText, LeaderView, PublishedView},
+};
+
+/// Pages of dead letters asked for in one call.
+const PAGE: u64 = 128;
+
+/// Answers a call: one value for each line. Err is a sentence for the operator.
+pub async fn answer(call: ClusterCall, cluster: Option<&ClusterNode>) -> Result<Vec<Value>, String> {
+    let cluster = cluster.ok_or("this node is in no cluster: set cluster.enabled = true in its config")?;
+    let control = cluster.handle.control();
+    let failed = |error: ringpost_cluster::valkey_error::ValkeyError| error.to_string();
+    let one = |value: Value| Ok(vec![value]);
+    match call {
+        ClusterCall::Status {} => one(json(&cluster.handle.stats())),
+        ClusterCall::Nodes {} => Ok(cluster.handle.nodes().iter().map(json).collect()),
+        ClusterCall::Leader {} => {
+            let stats = cluster.handle.stats();
+            one(json(&LeaderView { leader: stats.leader, is_leader: stats.is_leader, epoch: stats.epoch.0 }))
+        }
+        ClusterCall::HandOver {} => {
+            cluster.handle.hand_over().await.map_err(failed)?;
+            Ok(Vec::new())
+        }
+        ClusterCall::QueueStats {} => one(json(&cluster.queue.stats().await.map_err(|error| error.to_string())?)),
+        ClusterCall::QueueDead { limit } => dead(cluster, limit).await.map_err(|error| error.to_string()),
+        ClusterCall::QueueRequeue { ids } => each_partition(cluster, &ids, true).await.map_err(|error| error.to_string()),
+        ClusterCall::QueuePurge { ids } => each_partition(cluster, &ids, false).await.map_err(|error| error.to_string()),
+        ClusterCall::ConfigPush { text, author, dry_run } => {
+            // Refused here, it is refused whole and nobody else hears of it.
+            cluster.check_push(&text)?;
+            if dry_run {
+                return one(json(&PublishedView { version: cluster.handle.config_version(), result: "checked".to_owned() }));
+            }
+            let published = control.publish_config(&text, &author, 0, cluster.handle.config_version(), None).await.map_err(failed)?;
+            one(json(&PublishedView::of(published)?))
+        }
+        ClusterCall::ConfigHistory {} => {
+            let (current, history) = control.config_history().await.map_err(failed)?;
+            let line = |config: &ConfigVersion| {
+                let mut value = json(config);
+                value["current"] = Value::Bool(config.version == current);
+                value
+            };
+            Ok(history.iter().map(line).collect())
+        }
+        ClusterCall::ConfigShow { version } => match control.read_config(version, "").await.map_err(failed)?.config() {
+            Some((config, text)) => one(json(&ConfigText { config, text })),
+            None => Err("there is no such version".to_owned()),
+        },
+        ClusterCall::ConfigRollback { version, author } => {
+            let (current, history) = control.config_history().await.map_err(failed)?;
+            let target = rollback_target(current, &history, version)?;
+            let (found, text) =
+                control.read_config(Some(target), "").await.map_err(failed)?.config().ok_or("that version is not kept any more")?;
+            cluster.check_push(&text)?;
+            let floor = cluster.handle.config_version();
+            let published = control.publish_config(&text, &author, found.version, floor, Some(current)).await.map_err(failed)?;
+            one(json(&PublishedView::of(published)?))
+        }
+        ClusterCall::ConfigPoll { interval_ms } => {
+            control.set_config_poll(std::time::Duration::from_millis(interval_ms)).await.map_err(failed)?;
+            Ok(Vec::new())
+        }
+    }
+}
+
+fn json(value: &impl serde::Serialize) -> Value {
+    serde_json::to_value(value).expect("plain data")
+}
+
+/// The version to go back to. Without a number: the one before the current text; rolling back twice goes back two.
+fn rollback_target(current: u64, history: &[ConfigVersion], wanted: Option<u64>) -> Result<u64, String> {
+    if current == 0 {
+        return Err("no config was ever pushed".to_owned());
+    }
+    if let Some(wanted) = wanted {
+        return history
+            .iter()
+            .find(|config| config.version == wanted)
+            .map(|config| config.version)
+            .ok_or_else(|| format!("version {wanted} is not kept"));
+    }
+    let now = history.iter().find(|config| config.version == current).ok_or("the current version is not kept")?;
+    let base = if now.of > 0 { now.of } else { now.version };
+    let before = history.iter().find(|config| config.version < base && config.of == 0 && config.hash != now.hash);
+    before.map(|config| config.version).ok_or_else(|| "there is no earlier version".to_owned())
+}
+
+async fn dead(cluster: &ClusterNode, limit: u64) -> Result<Vec<Value>, QueueError> {
+    let mut letters = Vec::new();
+    for partition in 0..cluster.queue.bounds().partitions {
+        let mut offset = 0;
+        while (letters.len() as u64) < limit {
+            let page = cluster.queue.dead(partition, offset, PAGE.min(limit - letters.len() as u64)).await?;
+            if page.is_empty() {
+                break;
+            }
+            offset += page.len() as u64;
+            letters.extend(page.iter().map(json));
+        }
+    }
+    Ok(letters)
+}
+
+async fn each_partition(cluster: &ClusterNode, ids: &[String], requeues: bool) -> Result<Vec<Value>, QueueError> {
+    let queue = &cluster.queue;
+    let mut count = 0;
+    for partition in 0..queue.bounds().partitions {
+        let here: Vec<&str> = ids.iter().map(String::as_str).filter(|id| queue.partition(id) == partition).collect();
+        if ids.is_empty() {
+            loop {
+                let moved =
+                    if requeues { queue.requeue(partition, &[]).await? } else { queue.purge(partition, None, 0, &[]).await?.unwrap_or(0) };
+                count += moved;
+                if moved == 0 {
+                    break;
+                }
+            }
+        }
+        for chunk in here.chunks(IDS_PER_CALL) {
+            count +=
+                if requeues { queue.requeue(partition, chunk).await? } else { queue.purge(partition, None, 0, chunk).await?.unwrap_or(0) };
+        }
+    }
+    Ok(vec![serde_json::json!({ "count": count })])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn version(version: u64, hash: &str, of: u64) -> ConfigVersion {
+        ConfigVersion { version, hash: hash.to_owned(), author: String::new(), at: 0, of }
+    }
+
+    #[test]
+    fn rolling_back_twice_goes_back_two() {
+        let mut history = vec![version(3, "c", 0), version(2, "b", 0), version(1, "a", 0)];
+        assert_eq!(rollback_target(3, &history, None), Ok(2));
+        history.insert(0, version(4, "b", 2));
+        assert_eq!(rollback_target(4, &history, None), Ok(1));
+        history.insert(0, version(5, "a", 1));
+        assert!(rollback_target(5, &history, None).is_err());
+        assert_eq!(rollback_target(5, &history, Some(3)), Ok(3));
+        assert!(rollback_target(5, &history, Some(9)).is_err());
+        assert!(rollback_target(0, &[], None).is_err());
+    }
+}

@@ -1,0 +1,300 @@
+//! Three real nodes and a real Valkey: election, membership, pushed configs, and life without Valkey.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read, Write},
+    net::{TcpListener, TcpStream},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+/// Everything here happens within this, or it does not happen.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Asks until `found` gives something; the answer comes from the thing waited for, not from a guess of how long it takes.
+fn wait_for<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
+    let began = Instant::now();
+    loop {
+        if let Some(value) = found() {
+            return value;
+        }
+        assert!(began.elapsed() < PATIENCE, "{what} does not happen");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+struct Rig {
+    folder: tempfile::TempDir,
+    valkey_port: u16,
+    valkey: Option<Process>,
+    nodes: Vec<Node>,
+}
+
+struct Node {
+    config: PathBuf,
+    smtp: u16,
+    admin: u16,
+    process: Option<Process>,
+}
+
+impl Rig {
+    fn start() -> Rig {
+        let folder = tempfile::tempdir().unwrap();
+        let valkey_port = free_port();
+        let nodes = (1..=3).map(|number| node_files(folder.path(), number, valkey_port)).collect();
+        let mut rig = Rig { folder, valkey_port, valkey: None, nodes };
+        rig.start_valkey();
+        for number in 0..3 {
+            rig.start_node(number);
+        }
+        rig
+    }
+
+    fn start_valkey(&mut self) {
+        let program = ["valkey-server", "redis-server"]
+            .into_iter()
+            .find(|name| Command::new(name).arg("--version").stdout(Stdio::null()).status().is_ok());
+        let mut command = Command::new(program.expect("valkey-server is installed: ./dev valkey"));
+        command.args(["--port", &self.valkey_port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]);
+        self.valkey = Some(Process(command.arg("--dir").arg(self.folder.path()).stdout(Stdio::null()).spawn().unwrap()));
+        wait_for("Valkey's start", || TcpStream::connect(("127.0.0.1", self.valkey_port)).ok());
+    }
+
+    fn start_node(&mut self, number: usize) {
+        let node = &mut self.nodes[number];
+        let log = fs::File::create(node.config.with_extension("log")).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ringpost"));
+        command.arg("serve").arg("-c").arg(&node.config).stdout(Stdio::null()).stderr(log);
+        node.process = Some(Process(command.spawn().unwrap()));
+        let node = &self.nodes[number];
+        wait_for("a node's readiness", || node.get("/ready").filter(|answer| answer["ready"] == true));
+    }
+
+    /// One leader that all running nodes agree on.
+    fn leader(&self) -> usize {
+        wait_for("agreement on a leader", || {
+            let running: Vec<&Node> = self.nodes.iter().filter(|node| node.process.is_some()).collect();
+            let seen: Vec<Value> =
+                running.iter().map(|node| node.get("/api/cluster/stats").map_or(Value::Null, |stats| stats["leader"].clone())).collect();
+            let leader = seen[0].as_str().filter(|_| seen.iter().all(|other| *other == seen[0]))?;
+            let number: usize = leader.strip_prefix('n')?.parse::<usize>().ok()? - 1;
+            let leads = self.nodes[number].process.is_some() && self.nodes[number].get("/api/cluster/stats")?["is_leader"] == true;
+            leads.then_some(number)
+        })
+    }
+}
+
+fn node_files(folder: &std::path::Path, number: usize, valkey_port: u16) -> Node {
+    let (smtp, admin) = (free_port(), free_port());
+    let config = folder.join(format!("n{number}.toml"));
+    let role = if number == 3 { "standby" } else { "master" };
+    let text = format!(
+        r#"
+[shards]
+cores = "0"
+[spool]
+path = "spool{number}"
+segment_bytes = "4 MiB"
+prepared_segments = 3
+open_max = "64 MiB"
+min_free_bytes = "1 MiB"
+allow_unsafe_spool = true
+[control]
+socket = "c{number}.sock"
+[[listener]]
+address = "127.0.0.1:{smtp}"
+[admin]
+address = "127.0.0.1:{admin}"
+[cluster]
+enabled = true
+node_id = "n{number}"
+role = "{role}"
+valkey_url = "valkey://127.0.0.1:{valkey_port}"
+heartbeat_interval = "500ms"
+node_ttl = "2s"
+leader_ttl = "2s"
+config_poll = "1s"
+[relay]
+networks = ["127.0.0.0/8"]
+[[route]]
+domain = "*"
+via = "hold"
+"#
+    );
+    fs::write(&config, text).unwrap();
+    Node { config, smtp, admin, process: None }
+}
+
+impl Node {
+    fn get(&self, path: &str) -> Option<Value> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.admin)).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        serde_json::from_str(answer.split_once("\r\n\r\n")?.1).ok()
+    }
+
+    /// `ringpost cluster ...`: exit code, output, errors.
+    fn cluster(&self, words: &[&str]) -> (i32, String, String) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ringpost"));
+        let output = command.arg("cluster").arg("-c").arg(&self.config).args(words).output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
+    }
+
+    fn config_version(&self) -> u64 {
+        self.get("/api/cluster/stats").map_or(0, |stats| stats["config_version"].as_u64().unwrap_or(0))
+    }
+
+    /// What each command is answered with, its last line.
+    fn converse(&self, commands: &[&str]) -> Vec<String> {
+        let stream = TcpStream::connect(("127.0.0.1", self.smtp)).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let (mut reader, mut writer) = (BufReader::new(stream.try_clone().unwrap()), stream);
+        let mut reply = || {
+            let mut line = String::new();
+            while line.as_bytes().get(3) != Some(&b' ') {
+                line.clear();
+                assert!(reader.read_line(&mut line).unwrap() > 0, "the session ended early");
+            }
+            line
+        };
+        reply();
+        let mut replies = Vec::new();
+        for command in commands {
+            write!(writer, "{command}\r\n").unwrap();
+            replies.push(reply());
+        }
+        replies
+    }
+
+    /// What RCPT is answered with.
+    fn rcpt(&self, recipient: &str) -> String {
+        self.converse(&["EHLO x", "MAIL FROM:<a@x.test>", &format!("RCPT TO:<{recipient}>")]).remove(2)
+    }
+
+    /// One message, and whether it was acknowledged.
+    fn accepts_mail(&self) -> bool {
+        let replies = self.converse(&["EHLO x", "MAIL FROM:<a@x.test>", "RCPT TO:<b@y.test>", "DATA", "Subject: x\r\n\r\nx\r\n."]);
+        replies[4].starts_with("250")
+    }
+}
+
+#[test]
+fn leaders_come_and_go_and_nodes_are_counted() {
+    let mut rig = Rig::start();
+    let first = rig.leader();
+    assert_ne!(first, 2, "a standby does not stand while a master is alive");
+    wait_for("three healthy nodes", || (rig.nodes[0].get("/api/cluster/stats")?["healthy_nodes"] == 3).then_some(()));
+    let epoch = rig.nodes[first].get("/api/cluster/stats").unwrap()["epoch"].as_u64().unwrap();
+
+    // Handed over in order: another leads within moments.
+    let began = Instant::now();
+    assert_eq!(rig.nodes[2].cluster(&["handover"]).0, 0);
+    let second = wait_for("the hand-over", || Some(rig.leader()).filter(|leader| *leader != first));
+    println!("handed over in {:?}", began.elapsed());
+
+    // Killed: its lease ends, another is elected with a higher epoch.
+    let began = Instant::now();
+    rig.nodes[second].process = None;
+    let third = wait_for("a new leader", || Some(rig.leader()).filter(|leader| *leader != second));
+    println!("after a kill in {:?}", began.elapsed());
+    assert!(rig.nodes[third].get("/api/cluster/stats").unwrap()["epoch"].as_u64().unwrap() > epoch);
+    wait_for("an offline node", || {
+        let nodes = rig.nodes[third].get("/api/cluster/nodes")?;
+        let lost = nodes.as_array()?.iter().find(|node| node["id"] == format!("n{}", second + 1))?.clone();
+        (lost["status"] == "offline").then_some(())
+    });
+
+    // It comes back; then one leaves in order and is no longer counted.
+    rig.start_node(second);
+    wait_for("three nodes again", || (rig.nodes[third].get("/api/cluster/stats")?["healthy_nodes"] == 3).then_some(()));
+    let leaving = (0..3).find(|node| *node != third).unwrap();
+    let pid = rig.nodes[leaving].process.as_ref().unwrap().0.id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    wait_for("two nodes", || (rig.nodes[third].get("/api/cluster/stats")?["total_nodes"] == 2).then_some(()));
+}
+
+#[test]
+fn a_pushed_config_runs_on_all_nodes_and_a_bad_one_on_none() {
+    let rig = Rig::start();
+    rig.leader();
+    assert!(rig.nodes[1].rcpt("c@own.test").starts_with('2'), "the loopback may relay");
+    let file = rig.folder.path().join("push.toml");
+    let push = |text: &str| {
+        fs::write(&file, text).unwrap();
+        rig.nodes[0].cluster(&["config", "push", file.to_str().unwrap(), "--author", "ann"])
+    };
+    let (code, _, errors) = push("[spool]\npath = \"x\"\n[relay]\nnetworks = []\n");
+    assert!(code == 1 && errors.contains("[spool] belongs to one node"), "{errors}");
+    let (code, _, errors) = push("[smtp]\nrecipients_max = 0\n");
+    assert!(code == 1 && errors.contains("smtp.recipients_max"), "{errors}");
+    assert!(rig.nodes.iter().all(|node| node.config_version() == 0));
+
+    let began = Instant::now();
+    let (code, output, errors) = push("[relay]\nnetworks = []\n[[domain]]\nname = \"own.test\"\nrecipients = [\"b\"]\n");
+    assert_eq!((code, output.trim()), (0, "version 1 published"), "{errors}");
+    wait_for("version 1 everywhere", || rig.nodes.iter().all(|node| node.config_version() == 1).then_some(()));
+    println!("pushed to three nodes in {:?}", began.elapsed());
+    for node in &rig.nodes {
+        assert!(node.rcpt("b@own.test").starts_with("250"));
+        assert!(node.rcpt("c@own.test").starts_with("550 5.1.1"));
+        assert!(node.rcpt("b@else.test").starts_with("550 5.7.1"));
+    }
+    // What cannot change while the engine runs is refused by the nodes, which say so and go on.
+    push("[delivery]\nconnections_max = 7\n");
+    wait_for("the refusal", || {
+        let nodes = rig.nodes[0].get("/api/cluster/nodes")?;
+        nodes
+            .as_array()?
+            .iter()
+            .all(|node| node["config_refused"]["reason"].as_str().is_some_and(|why| why.contains("[delivery]")))
+            .then_some(())
+    });
+    assert!(rig.nodes[1].rcpt("c@own.test").starts_with("550 5.1.1"));
+
+    let (_, lines, _) = rig.nodes[1].cluster(&["config", "history", "--json"]);
+    let versions: Vec<u64> = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["version"].as_u64().unwrap()).collect();
+    assert_eq!(versions, [2, 1]);
+    assert_eq!(rig.nodes[2].cluster(&["config", "diff"]).0, 1);
+    let (code, output, errors) = rig.nodes[2].cluster(&["config", "rollback"]);
+    assert_eq!((code, output.trim()), (0, "version 3 published"), "{errors}");
+    wait_for("version 3 everywhere", || rig.nodes.iter().all(|node| node.config_version() == 3).then_some(()));
+}
+
+#[test]
+fn without_valkey_each_node_goes_on_alone_and_comes_back() {
+    let mut rig = Rig::start();
+    rig.leader();
+    let epoch = rig.nodes[0].get("/api/cluster/stats").unwrap()["epoch"].as_u64().unwrap();
+    rig.valkey = None;
+    wait_for("the loss", || (rig.nodes[0].get("/api/cluster/stats")?["leader"].is_null()).then_some(()));
+    for node in &rig.nodes {
+        assert!(node.accepts_mail());
+        assert_eq!(node.get("/health").unwrap()["status"], "ok");
+    }
+    let (code, _, errors) = rig.nodes[0].cluster(&["queue", "stats"]);
+    assert!(code == 1 && errors.contains("Valkey"), "{errors}");
+    // It comes back with nothing: the epoch jumps forward.
+    rig.start_valkey();
+    let leader = rig.leader();
+    assert!(rig.nodes[leader].get("/api/cluster/stats").unwrap()["epoch"].as_u64().unwrap() > epoch);
+    wait_for("three nodes", || (rig.nodes[0].get("/api/cluster/stats")?["healthy_nodes"] == 3).then_some(()));
+}
