@@ -29,7 +29,7 @@ pub struct Server {
     extra: Vec<String>,
 }
 
-fn program() -> &'static str {
+pub fn program() -> &'static str {
     let found = ["valkey-server", "redis-server"]
         .into_iter()
         .find(|name| Command::new(name).arg("--version").stdout(Stdio::null()).status().is_ok());

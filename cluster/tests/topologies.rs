@@ -1,0 +1,181 @@
+//! The driver with Sentinels and with a cluster of servers: calls work, and go on after a primary was killed.
+
+mod server;
+
+use std::{
+    net::TcpListener,
+    path::Path,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use ringpost_cluster::{
+    control_plane::ControlPlane,
+    election::{Answer, Step},
+    identity::{Epoch, Incarnation},
+    script::Scripts,
+    target::Target,
+    valkey::Valkey,
+    work_item::{ItemKey, NewItem},
+    work_queue::{Enqueued, QueueBounds, WorkQueue},
+};
+use server::{Durability, Server, program};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn me() -> Incarnation {
+    Incarnation::new("n1".parse().unwrap(), 7)
+}
+
+fn valkey(url: &str) -> std::sync::Arc<Valkey> {
+    // The machine that tests run on may be busy; deadlines have a test of their own.
+    Valkey::with_scripts(Target::parse(url, None, None).unwrap(), Scripts::shipped(), Duration::from_secs(2))
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Asks for the lease until a server answers; returns the epoch and how long that took.
+async fn lead(control: &ControlPlane, floor: u64) -> (Epoch, Duration) {
+    let began = Instant::now();
+    loop {
+        match control.elect(&me(), &Step::Acquire(Epoch(floor)), Duration::from_millis(500), 0).await {
+            Answer::Acquired(epoch) => return (epoch, began.elapsed()),
+            _ => assert!(began.elapsed() < PATIENCE, "no server answers"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn enqueue_everywhere(queue: &WorkQueue, name: &str) {
+    for partition in 0..queue.bounds().partitions {
+        let id = (0..).map(|n| format!("{name}-{n}")).find(|id| queue.partition(id) == partition).unwrap();
+        let item =
+            NewItem { id, owner: "n1".parse().unwrap(), priority: 5, max_attempts: 3, delay_ms: 0, expires_in_ms: 0, data: b"x".to_vec() };
+        let began = Instant::now();
+        loop {
+            match queue.enqueue(partition, std::slice::from_ref(&item)).await {
+                Ok((_, answers)) => {
+                    assert!(matches!(answers[..], [Enqueued::Added | Enqueued::Present]), "{answers:?}");
+                    break;
+                }
+                Err(error) => assert!(began.elapsed() < PATIENCE, "partition {partition}: {error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+fn work_queue(valkey: std::sync::Arc<Valkey>, partitions: u16) -> WorkQueue {
+    let bounds = QueueBounds { partitions, capacity: 1000, dead_max: 100 };
+    WorkQueue::new(valkey, Server::keyspace(), "mail", bounds, ItemKey::new(b"k"), me()).unwrap()
+}
+
+struct Sentinel(std::process::Child);
+
+impl Drop for Sentinel {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn sentinel(folder: &Path, primary: u16) -> (u16, Sentinel) {
+    let port = free_port();
+    let config = folder.join(format!("sentinel-{port}.conf"));
+    let text = format!(
+        "port {port}\nbind 127.0.0.1\ndir {}\nsentinel monitor mail 127.0.0.1 {primary} 2\nsentinel down-after-milliseconds mail 1000\nsentinel failover-timeout mail 5000\n",
+        folder.display()
+    );
+    std::fs::write(&config, text).unwrap();
+    let child = Command::new(program()).arg(&config).arg("--sentinel").stdout(Stdio::null()).spawn().unwrap();
+    (port, Sentinel(child))
+}
+
+#[test]
+fn sentinels_lead_to_the_new_primary() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut primary = Server::start(Durability::None);
+    let replica = Server::start_with(Durability::None, &["--replicaof", &format!("127.0.0.1 {}", primary.port())]);
+    let began = Instant::now();
+    while !replica.command("INFO replication").contains("master_link_status:up") {
+        assert!(began.elapsed() < PATIENCE, "the replica does not follow");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let sentinels: Vec<_> = (0..3).map(|_| sentinel(folder.path(), primary.port())).collect();
+    let hosts: Vec<String> = sentinels.iter().map(|(port, _)| format!("127.0.0.1:{port}")).collect();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let valkey = valkey(&format!("valkey+sentinel://{}/mail", hosts.join(",")));
+        let control = ControlPlane::new(valkey.clone(), Server::keyspace());
+        let (first, _) = lead(&control, 0).await;
+        // They must know of each other and of the replica before they can elect one.
+        let began = Instant::now();
+        let knows = |port: u16| {
+            let text = ask(port, "SENTINEL MASTER mail");
+            text.contains("num-slaves\r\n$1\r\n1") && text.contains("num-other-sentinels\r\n$1\r\n2")
+        };
+        while !sentinels.iter().all(|(port, _)| knows(*port)) {
+            assert!(began.elapsed() < PATIENCE, "the sentinels do not find each other");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        primary.kill();
+        let (second, took) = lead(&control, first.0).await;
+        println!("the new primary gave the lease after {took:?}");
+        assert!(second > first);
+        enqueue_everywhere(&work_queue(valkey, 4), "after").await;
+        assert!(replica.command("INFO replication").contains("role:master"));
+    });
+}
+
+fn ask(port: u16, command: &str) -> String {
+    use std::io::{Read, Write};
+    let Ok(mut stream) = std::net::TcpStream::connect(("127.0.0.1", port)) else { return String::new() };
+    stream.write_all(format!("{command}\r\n").as_bytes()).unwrap();
+    stream.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    let (mut text, mut part) = (Vec::new(), [0; 16384]);
+    while let Ok(length @ 1..) = stream.read(&mut part) {
+        text.extend_from_slice(&part[..length]);
+    }
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+#[test]
+fn a_cluster_takes_every_script_where_its_keys_are() {
+    let extra = ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000"];
+    let servers: Vec<Server> = (0..3).map(|_| Server::start_with(Durability::None, &extra)).collect();
+    // By hand what valkey-cli --cluster create does: slots in three parts, and everybody meets everybody.
+    for (index, server) in servers.iter().enumerate() {
+        let (from, to) = (index * 16384 / 3, (index + 1) * 16384 / 3 - 1);
+        assert!(server.command(&format!("CLUSTER ADDSLOTSRANGE {from} {to}")).starts_with("+OK"));
+        server.command(&format!("CLUSTER SET-CONFIG-EPOCH {}", index + 1));
+        server.command(&format!("CLUSTER MEET 127.0.0.1 {}", servers[0].port()));
+    }
+    let began = Instant::now();
+    while !servers.iter().all(|server| server.command("CLUSTER INFO").contains("cluster_state:ok")) {
+        assert!(began.elapsed() < PATIENCE, "the servers do not form a cluster");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let hosts: Vec<String> = servers.iter().map(|server| format!("127.0.0.1:{}", server.port())).collect();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let valkey = valkey(&format!("valkey+cluster://{}", hosts.join(",")));
+        let control = ControlPlane::new(valkey.clone(), Server::keyspace());
+        assert_eq!(lead(&control, 0).await.0, Epoch(1));
+        let queue = work_queue(valkey, 16);
+        enqueue_everywhere(&queue, "spread").await;
+        let stats = queue.stats().await.unwrap();
+        assert_eq!(stats.pending, 16);
+        let mut leased = 0;
+        for partition in 0..16 {
+            for item in queue.lease(partition, 8, 60_000, 0, 1000).await.unwrap().1 {
+                queue.complete(partition, &[(&item.id, &item.token, "n1")]).await.unwrap();
+                leased += 1;
+            }
+        }
+        assert_eq!(leased, 16);
+        // The work is spread: each server has keys.
+        assert!(servers.iter().all(|server| !server.command("DBSIZE").starts_with(":0")));
+    });
+}
