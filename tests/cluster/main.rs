@@ -298,3 +298,56 @@ fn without_valkey_each_node_goes_on_alone_and_comes_back() {
     assert!(rig.nodes[leader].get("/api/cluster/stats").unwrap()["epoch"].as_u64().unwrap() > epoch);
     wait_for("three nodes", || (rig.nodes[0].get("/api/cluster/stats")?["healthy_nodes"] == 3).then_some(()));
 }
+
+/// The epoch of the last word that a leader wrote for all nodes.
+fn plan_epoch(rig: &Rig) -> u64 {
+    let Ok(mut stream) = TcpStream::connect(("127.0.0.1", rig.valkey_port)) else { return 0 };
+    stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    stream.write_all(b"GET {ringpost:cluster:c}:plan\r\nQUIT\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer.lines().find_map(|line| line.rsplit_once('/')).map_or(0, |(_, epoch)| epoch.parse().unwrap())
+}
+
+#[test]
+fn a_leader_that_was_stopped_does_nothing_stale_when_it_wakes() {
+    let pauses: u64 = std::env::var("RINGPOST_PAUSES").ok().map_or(2, |text| text.parse().expect("RINGPOST_PAUSES is a number"));
+    let rig = Rig::start();
+    let signal = |node: usize, signal: &str| {
+        let pid = rig.nodes[node].process.as_ref().unwrap().0.id().to_string();
+        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+    };
+    let epoch_of = |node: usize| rig.nodes[node].get("/api/cluster/stats").map_or(0, |stats| stats["epoch"].as_u64().unwrap());
+    let (mut plan, mut accepted) = (0, [0; 3]);
+    for pause in 0..pauses {
+        let stopped = rig.leader();
+        signal(stopped, "-STOP");
+        let others: Vec<usize> = (0..3).filter(|node| *node != stopped).collect();
+        let next = wait_for("another leader", || {
+            others.iter().copied().find(|node| rig.nodes[*node].get("/api/cluster/stats").is_some_and(|stats| stats["is_leader"] == true))
+        });
+        wait_for("the new leader's word", || (plan_epoch(&rig) >= epoch_of(next)).then_some(()));
+        signal(stopped, "-CONT");
+        // It wakes with all that it had in hand; for a while everything that can be seen must go forward only.
+        let began = Instant::now();
+        let mut has_stepped_down = false;
+        while began.elapsed() < Duration::from_millis(700) || !has_stepped_down {
+            let now = plan_epoch(&rig);
+            assert!(now >= plan, "pause {pause}: the leaders' word went from epoch {plan} to {now}");
+            plan = now;
+            for (node, before) in accepted.iter_mut().enumerate() {
+                let now = epoch_of(node);
+                assert!(now >= *before, "pause {pause}: n{} went from epoch {before} to {now}", node + 1);
+                *before = now;
+            }
+            let stats = rig.nodes[stopped].get("/api/cluster/stats").unwrap();
+            assert!(
+                stats["is_leader"] == false || stats["epoch"].as_u64() >= Some(plan),
+                "pause {pause}: a stopped leader woke and leads: {stats}"
+            );
+            has_stepped_down |= stats["is_leader"] == false;
+            assert!(began.elapsed() < PATIENCE, "pause {pause}: it does not step down");
+        }
+    }
+    println!("{pauses} pauses, epoch {plan} at the end");
+}

@@ -8,6 +8,7 @@ pub mod allocations;
 pub mod bench;
 pub mod bench_floor;
 pub mod bench_relay;
+pub mod cluster_demo;
 pub mod connections;
 pub mod contest;
 pub mod crash;

@@ -18,6 +18,8 @@ enum Command {
     Demo(ringpost_tools::demo::DemoArguments),
     /// Kill the engine under load again and again.
     Crash(ringpost_tools::crash::CrashArguments),
+    /// Three nodes and a Valkey: the leader is killed, then Valkey; the account at the end.
+    ClusterDemo(ringpost_tools::cluster_demo::ClusterDemoArguments),
     /// Change the number of shards, with kills in between.
     Shards(ringpost_tools::shards::ShardsArguments),
     /// Full and failing disks, surroundings that forbid, broken peers, drains.
@@ -49,6 +51,7 @@ enum Command {
 fn main() -> ExitCode {
     let verdict = match Cli::parse().command {
         Command::Demo(arguments) => ringpost_tools::demo::run(&arguments),
+        Command::ClusterDemo(arguments) => ringpost_tools::cluster_demo::run(&arguments),
         Command::Crash(arguments) => ringpost_tools::crash::run(&arguments),
         Command::Shards(arguments) => ringpost_tools::shards::run(&arguments),
         Command::Faults(arguments) => ringpost_tools::faults::run(&arguments),
