@@ -22,6 +22,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 pub enum Route {
     /// To this next hop.
     Smarthost(SocketAddr),
+    /// To the hosts that DNS names, at this port.
+    Mx(u16),
     /// Nowhere: accepted mail stays queued.
     Hold,
     /// Accepted and forgotten.
@@ -98,6 +100,7 @@ impl EngineOptions {
         }
         let route = match self.route {
             Route::Smarthost(hop) => format!("via = \"smarthost\"\nhosts = [\"{hop}\"]"),
+            Route::Mx(port) => format!("via = \"mx\"\nport = {port}"),
             Route::Hold => "via = \"hold\"".into(),
             Route::Discard => "via = \"discard\"".into(),
         };

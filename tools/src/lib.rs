@@ -16,6 +16,7 @@ pub mod demo;
 pub mod destinations;
 pub mod dialogue;
 pub mod disk;
+pub mod dns;
 pub mod engine;
 pub mod events;
 pub mod faults;

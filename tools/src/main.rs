@@ -44,6 +44,8 @@ enum Command {
     Events(ringpost_tools::events::EventsArguments),
     /// Allocations per message in the steady state.
     Allocations(ringpost_tools::allocations::AllocationsArguments),
+    /// Where mail goes when DNS says plain, odd or hostile things.
+    Dns(ringpost_tools::dns::DnsArguments),
     /// Clients that others wrote.
     Interop(ringpost_tools::interop::InteropArguments),
 }
@@ -65,6 +67,7 @@ fn main() -> ExitCode {
         Command::Destinations(arguments) => ringpost_tools::destinations::run(&arguments),
         Command::Events(arguments) => ringpost_tools::events::run(&arguments),
         Command::Allocations(arguments) => ringpost_tools::allocations::run(&arguments),
+        Command::Dns(arguments) => ringpost_tools::dns::run(&arguments),
         Command::Interop(arguments) => ringpost_tools::interop::run(&arguments),
     };
     match verdict {
