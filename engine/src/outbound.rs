@@ -208,6 +208,7 @@ impl<'s> Outbound<'s> {
 
     pub(crate) fn may_serve(&self) -> bool {
         self.shard.may_attempt()
+            && (self.shard.shards == 1 || self.shard.queue.borrow().is_home(self.destination))
             && self.client.transactions() < self.limits.messages_max
             && self.age(self.shard.ring.now()) < self.limits.max_lifetime
     }

@@ -213,7 +213,8 @@ impl Destination {
 
     /// A further attempt on a connection in use; not while there are more of them than the window now allows.
     pub(crate) fn may_chain(&self, now: u64) -> bool {
-        self.has_mail() && self.in_flight.saturating_sub(self.chained) <= self.window(now) && self.rate_allows(now)
+        let may = self.away.is_none() && self.has_mail();
+        may && self.in_flight.saturating_sub(self.chained) <= self.window(now) && self.rate_allows(now)
     }
 
     fn rate_allows(&self, now: u64) -> bool {
@@ -437,6 +438,21 @@ impl Destination {
             self.note_health(false);
         }
         self.window.grow(&self.limits);
+    }
+
+    /// The limits are others now.
+    pub(crate) fn limit_window(&mut self) {
+        self.window.limit(&self.limits);
+    }
+
+    /// Nothing is known of it.
+    pub(crate) fn begin_window(&mut self) {
+        self.window = Window::new(&self.limits);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn set_window(&mut self, attempts: u32) {
+        self.window = Window::new(&DestinationLimits { window_initial: attempts, connections_max: attempts, ..self.limits });
     }
 
     /// The destination said that it bears less.

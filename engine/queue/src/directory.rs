@@ -6,7 +6,6 @@ use std::hash::{BuildHasher, RandomState};
 use hashbrown::HashTable;
 
 use crate::destination::{Destination, DestinationId, HostIndex};
-use crate::home::Placement;
 use crate::message::{MessageKey, PRIORITY_MAX};
 use crate::queue::{Dispatch, Queue, Work};
 use crate::route::{DOMAIN_BYTES_MAX, NextHop, RouteId, Via};
@@ -238,12 +237,8 @@ impl Queue {
 
     fn create(&mut self, route: RouteId, role: Role, name: String) -> u32 {
         let of_route = &self.routes.all()[usize::from(route.0)];
-        let (limits, place) = match &role {
-            Role::Site(site) => self.settings.homes.place(&of_route.pattern, &site.key, &of_route.limits),
-            Role::Route | Role::Domain(_) | Role::Vacant => (of_route.limits, Placement::default()),
-        };
-        let mut state = Destination::new(Some(route), of_route.via.clone(), limits, of_route.retry, name);
-        (state.role, state.part, state.away) = (role, place.part, place.away);
+        let mut state = Destination::new(Some(route), of_route.via.clone(), of_route.limits, of_route.retry, name);
+        state.role = role;
         let hash = self.directory.hasher.hash_one((state.role.tag(), route, state.key()));
         let slot = match self.directory.vacant.pop() {
             Some(slot) => {
@@ -262,6 +257,7 @@ impl Queue {
             hasher.hash_one((state.role.tag(), state.route.expect("it was made for one"), state.key()))
         };
         self.directory.entries.insert_unique(hash, slot, rehash);
+        self.assign_first_homes(slot);
         slot
     }
 

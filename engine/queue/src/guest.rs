@@ -359,7 +359,7 @@ impl Queue {
         }
     }
 
-    fn refuse_guests(&mut self, destination: u32, until: u64) {
+    pub(crate) fn refuse_guests(&mut self, destination: u32, until: u64) {
         while let Some(waiting) = self.destinations[destination as usize].guests.pop() {
             let guest = self.guests.remove(waiting.slot);
             self.guests.refused.push_back(Refused { guest, until });

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use crate::destination::DestinationId;
 use crate::guest::GuestSite;
 use crate::queue::Queue;
-use crate::route::DestinationLimits;
+use crate::route::{DestinationLimits, Via};
+use crate::site::Role;
 
 /// A destination gets a further home when each of those it has would own more than so many of its connections: enough to keep
 /// a core busy, and few enough to be shared by all that the home delivers.
@@ -120,6 +121,42 @@ impl Homes {
 }
 
 impl Queue {
+    /// What this shard is for a destination from now on, by the limits that its route has now. Homes give way and come: guests of what
+    /// is no home any more are refused at once, attempts under way end where they are, and meanwhile the old homes' connections
+    /// count beside those of the new.
+    pub(crate) fn assign_homes(&mut self, slot: u32, now: u64) {
+        let state = &mut self.destinations[slot as usize];
+        let Some(route) = state.route else { return };
+        let route = &self.routes.all()[usize::from(route.0)];
+        let (limits, Placement { part, away }) = match (&route.via, &state.role) {
+            (Via::Smarthost { .. } | Via::Lmtp { .. }, Role::Route) => self.settings.homes.place(&route.pattern, "", &route.limits),
+            (_, Role::Site(site)) => self.settings.homes.place(&route.pattern, &site.key, &route.limits),
+            // Each shard writes its own mail itself.
+            (Via::Maildir { .. }, _) => (self.settings.homes.share(&route.limits), Placement::default()),
+            _ => (route.limits, Placement::default()),
+        };
+        let before = std::mem::replace(&mut state.away, away);
+        if let (Some(before), Some(away)) = (before, &mut state.away) {
+            away.carry_over(&before);
+        }
+        (state.limits, state.part) = (limits, part);
+        state.limit_window();
+        if state.away.is_some() {
+            self.refuse_guests(slot, now);
+        }
+    }
+
+    /// As [`Queue::assign_homes`], for a destination that was just made.
+    pub(crate) fn assign_first_homes(&mut self, slot: u32) {
+        self.assign_homes(slot, 0);
+        self.destinations[slot as usize].begin_window();
+    }
+
+    /// Does this shard make the attempts at this destination itself?
+    pub fn is_home(&self, destination: DestinationId) -> bool {
+        self.live(destination).is_none_or(|destination| destination.away.is_none())
+    }
+
     /// Of a limit of the whole node, what this shard owns for a destination that it is a home of; those of all homes add up to it.
     pub fn part_of(&self, destination: DestinationId, limit: u32) -> u32 {
         self.live(destination).map_or(limit, |destination| destination.part.of(limit))
@@ -161,6 +198,13 @@ impl Away {
         let credits = (2 * connections + 2).min(CREDITS_MAX) as u16;
         let homes = homes.into_iter().map(|shard| HomeState { shard, out: 0, sleeps_until: 0 }).collect();
         Self { homes, credits, revive: false, site: None }
+    }
+
+    /// Dispatches that are out at homes that stay.
+    fn carry_over(&mut self, before: &Away) {
+        for home in &mut self.homes {
+            home.out = before.homes.iter().find(|old| old.shard == home.shard).map_or(0, |old| old.out);
+        }
     }
 
     pub(crate) fn credits_of_all(&self) -> u32 {
@@ -231,7 +275,10 @@ fn mix(value: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::guest::Guest;
+    use crate::queue::QueueSettings;
     use crate::rate::Rate;
+    use crate::route::{Route, Routes};
 
     fn limits(connections_max: u32) -> DestinationLimits {
         DestinationLimits { connections_max, ..DestinationLimits::default() }
@@ -274,6 +321,46 @@ mod tests {
         let moved = names.iter().filter(|name| home(8, name) != home(9, name)).count();
         assert!(names.iter().all(|name| home(8, name) == home(9, name) || home(9, name) == 8));
         assert!((900..1350).contains(&moved), "{moved} of 10,000 went to the ninth of nine");
+    }
+
+    #[test]
+    fn homes_give_way_and_come_when_the_limit_changes() {
+        let routes = |connections_max| {
+            let via = Via::Smarthost { hosts: vec!["192.0.2.1:25".parse::<std::net::SocketAddr>().unwrap().into()] };
+            let retry = crate::retry::RetryPolicy::default();
+            Routes::new(vec![Route { pattern: "*".into(), via, retry, limits: limits(connections_max) }]).unwrap()
+        };
+        let queue = |homes| Queue::new(QueueSettings { homes, ..QueueSettings::default() }, routes(1), 1, 1000);
+        let mut queues: Vec<Queue> = node(3).map(queue).collect();
+        let id = queues[0].route(b"x.test");
+        let homes = |queues: &[Queue]| queues.iter().map(|queue| queue.is_home(id)).collect::<Vec<_>>();
+        let home = homes(&queues).iter().position(|is_home| *is_home).unwrap();
+        let away = (home + 1) % 3;
+        assert_eq!(homes(&queues).iter().filter(|is_home| **is_home).count(), 1);
+        let credit = queues[away].destinations[1].away.as_mut().unwrap().take(1000);
+        assert_eq!(credit, Some(home as u16));
+        let set = |queues: &mut [Queue], connections_max| {
+            for queue in queues {
+                queue.routes = routes(connections_max);
+                queue.assign_homes(1, 1000);
+            }
+        };
+        // Two homes, and the one that is left still owes an answer to who is none.
+        set(&mut queues, 16);
+        let own = |queues: &[Queue]| {
+            let at_home = queues.iter().filter(|queue| queue.is_home(id));
+            at_home.map(|queue| queue.connections_max(id)).collect::<Vec<_>>()
+        };
+        assert_eq!(own(&queues), [8, 8]);
+        set(&mut queues, 30);
+        assert_eq!(own(&queues), [10, 10, 10]);
+        assert!(queues[home].receive(Guest::default(), 1000).is_ok(), "a guest that comes late finds a home");
+        queues.iter_mut().for_each(|queue| queue.destinations[1].set_window(10));
+        set(&mut queues, 1);
+        assert_eq!(own(&queues), [1]);
+        assert!(queues.iter().all(|queue| queue.destinations[1].away.is_some() || queue.destinations[1].window(1000) == 1));
+        let gone = (0..3).find(|shard| *shard != home).unwrap();
+        assert!(queues[gone].receive(Guest::default(), 1000).is_err(), "it gave way");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::breaker::{Break, BreakerChange};
 use crate::destination::{Destination, DestinationId, HostIndex, HostsTried};
 use crate::directory::Directory;
 use crate::guest::{GuestBook, OwnOrGuest};
-use crate::home::{Homes, Placement};
+use crate::home::Homes;
 use crate::index::{Index, after_at};
 use crate::message::{
     Envelope, Flags, Group, Message, MessageKey, NO_RECIPIENT, NOT_REROUTED, NewMessage, NewRecipient, PLACES, Recipient,
@@ -188,18 +188,11 @@ impl Queue {
         let mut destinations = vec![unrouted];
         for (index, route) in routes.all().iter().enumerate() {
             let id = RouteId(index as u16);
-            let (limits, place) = match route.via {
-                Via::Smarthost { .. } | Via::Lmtp { .. } => settings.homes.place(&route.pattern, "", &route.limits),
-                // Each shard writes its own mail itself.
-                Via::Maildir { .. } => (settings.homes.share(&route.limits), Placement::default()),
-                Via::Mx { .. } | Via::Named { .. } | Via::Discard | Via::Hold => (route.limits, Placement::default()),
-            };
-            let mut destination = Destination::new(Some(id), route.via.clone(), limits, route.retry, route.pattern.clone());
-            (destination.part, destination.away) = (place.part, place.away);
+            let destination = Destination::new(Some(id), route.via.clone(), route.limits, route.retry, route.pattern.clone());
             destinations.push(destination);
         }
         destinations[0].reason.push_str("no route for this domain");
-        Self {
+        let mut queue = Self {
             settings,
             routes,
             jitter: Jitter::new(seed),
@@ -220,7 +213,11 @@ impl Queue {
             changes: VecDeque::new(),
             guests: GuestBook::default(),
             placed: [0; PLACES],
+        };
+        for slot in 1..queue.destinations.len() as u32 {
+            queue.assign_first_homes(slot);
         }
+        queue
     }
 
     /// Sets the domain that recipients without one (a bare `postmaster`) are routed by when a change of routes sends them elsewhere.
@@ -357,7 +354,9 @@ impl Queue {
 
     /// The next attempt at one destination, for a connection that has just become free.
     pub fn poll_next(&mut self, destination: DestinationId, now: u64) -> Option<Dispatch> {
-        let may = self.live(destination)?.may_start(now);
+        let state = self.live(destination)?;
+        // A connection of a home that gave way serves nobody any more.
+        let may = state.away.is_none() && state.may_start(now);
         let dispatch = may.then(|| self.dispatch(destination.slot, now)).flatten();
         self.refresh(destination.slot, now);
         dispatch

@@ -31,6 +31,11 @@ impl Window {
         self.thousandths = (self.thousandths + ONE * ONE / self.thousandths).min(most);
     }
 
+    /// The limits are others now: what was learned holds as far as they allow.
+    pub(crate) fn limit(&mut self, limits: &DestinationLimits) {
+        self.thousandths = self.thousandths.min(limits.connections_max.max(1).saturating_mul(ONE));
+    }
+
     /// A connection failed, or was closed by the peer.
     pub(crate) fn lose_one(&mut self) {
         self.thousandths = self.thousandths.saturating_sub(ONE).max(ONE);
