@@ -21,6 +21,7 @@ pub mod engine;
 pub mod events;
 pub mod faults;
 pub mod flushes;
+pub mod homes;
 pub mod hops;
 pub mod interop;
 pub mod machine;

@@ -22,6 +22,8 @@ enum Command {
     ClusterDemo(ringpost_tools::cluster_demo::ClusterDemoArguments),
     /// Change the number of shards, with kills in between.
     Shards(ringpost_tools::shards::ShardsArguments),
+    /// How two shards share connections, and what a delivery costs that crosses.
+    Homes(ringpost_tools::homes::HomesArguments),
     /// Full and failing disks, surroundings that forbid, broken peers, drains.
     Faults(ringpost_tools::faults::FaultsArguments),
     /// Odd and hostile next hops, one message for each, and a table of what came of it.
@@ -56,6 +58,7 @@ fn main() -> ExitCode {
         Command::ClusterDemo(arguments) => ringpost_tools::cluster_demo::run(&arguments),
         Command::Crash(arguments) => ringpost_tools::crash::run(&arguments),
         Command::Shards(arguments) => ringpost_tools::shards::run(&arguments),
+        Command::Homes(arguments) => ringpost_tools::homes::run(&arguments),
         Command::Faults(arguments) => ringpost_tools::faults::run(&arguments),
         Command::Hops(arguments) => ringpost_tools::hops::run(&arguments),
         Command::Powercut(arguments) => ringpost_tools::powercut::run(&arguments),

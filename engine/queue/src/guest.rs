@@ -307,7 +307,7 @@ impl Queue {
         let route = RouteId(guest.route);
         let via = &self.routes.all().get(usize::from(guest.route))?.via;
         match (&guest.site, via) {
-            (Some(site), Via::Mx { .. }) => {
+            (Some(site), Via::Mx { .. } | Via::Named { .. }) => {
                 let slot = self.site_of(route, &site.key, &site.name);
                 let state = &mut self.destinations[slot as usize];
                 // What DNS told this shard comes before what it told another.
@@ -316,7 +316,7 @@ impl Queue {
                 }
                 Some(slot)
             }
-            (None, Via::Mx { .. }) | (Some(_), _) => None,
+            (None, Via::Mx { .. } | Via::Named { .. }) | (Some(_), _) => None,
             (None, _) => Some(self.destination_by(route, b"").slot),
         }
     }
