@@ -80,7 +80,8 @@ impl Shard {
         let mut queue = self.queue.borrow_mut();
         let facts = envelope.content();
         // RFC 2852 4.1: with R the message goes back when its time is over; with N it goes on, and only a report says so.
-        let expires_at = deliver_by_ms(envelope, accepted_at).filter(|(_, mode)| *mode == ByMode::Return).map(|(at, _)| at);
+        let by = deliver_by_ms(envelope, accepted_at);
+        let at_mode = |wanted| by.filter(|(_, mode)| *mode == wanted).map(|(at, _)| at);
         let mut routes = self.routes_scratch.borrow_mut();
         routes.clear();
         routes.extend(envelope.recipients().map(|recipient| queue.route(recipient.path.domain().unwrap_or(&self.hostname).as_bytes())));
@@ -92,7 +93,8 @@ impl Shard {
             eight_bit: facts.eight_bit_header || facts.eight_bit_body,
             smtputf8: envelope.smtputf8(),
             not_before: release_at_ms(envelope, accepted_at),
-            expires_at,
+            expires_at: at_mode(ByMode::Return),
+            warn_at: at_mode(ByMode::Notify),
             extended: envelope.is_extended(),
             reverse_path: envelope.reverse_path().as_str().as_bytes(),
             priority,

@@ -87,3 +87,36 @@ fn strangers_are_not_offered_to_have_mail_held() {
     assert!(!ehlo.contains("FUTURERELEASE"), "{ehlo}");
     client.must("MAIL FROM:<a@x.test> HOLDFOR=1", "555 5.5.4");
 }
+
+#[test]
+fn a_message_goes_back_when_the_time_its_sender_gave_is_over() {
+    // Nobody listens there.
+    let nobody = std::net::SocketAddr::from(([127, 0, 0, 1], crate::node::free_port()));
+    let node = Node::start(&Setup::to(nobody));
+    let began = Instant::now();
+    assert!(send(&mut Client::greeted(node.address), "BY=2;R", b"Subject: soon\r\n\r\n").starts_with("250 2.0.0 "));
+    let log = node.wait_for_mail_log("dsn=5.4.7 outcome=bounced");
+    assert!(log.contains("event=expired to=<b@z.test>"), "{log}");
+    assert!((2..20).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+}
+
+#[test]
+fn the_time_that_is_left_goes_to_a_hop_that_knows_it_and_to_no_other() {
+    let hop = NextHop::start();
+    hop.offer(&["DELIVERBY"]);
+    let node = Node::start(&Setup::to(hop.address));
+    let mut client = Client::greeted(node.address);
+    send(&mut client, "BY=1000;RT", b"x\r\n");
+    let mail = &hop.wait_for(1)[0].commands[0];
+    assert!(mail.ends_with(" BY=999;RT") || mail.ends_with(" BY=1000;RT"), "{mail}");
+    client.must("MAIL FROM:<a@x.test> BY=0;R", "501 5.5.4");
+
+    let hop = NextHop::start();
+    let node = Node::start(&Setup::to(hop.address));
+    let mut client = Client::greeted(node.address);
+    send(&mut client, "BY=1000;N", b"with notice\r\n");
+    assert!(!hop.wait_for(1)[0].commands[0].contains(" BY="));
+    send(&mut client, "BY=1000;R", b"with return\r\n");
+    let log = node.wait_for_mail_log("dsn=5.3.3 outcome=bounced");
+    assert!(hop.messages().iter().all(|message| !message.text().contains("with return") || message.sender.is_empty()), "{log}");
+}

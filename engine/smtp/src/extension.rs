@@ -56,6 +56,7 @@ impl Extensions {
         .with(Self::BINARY_MIME)
         .with(Self::DSN)
         .with(Self::LIMITS)
+        .with(Self::DELIVER_BY)
         .with(Self::MT_PRIORITY)
         .with(Self::HELP);
 
