@@ -38,6 +38,9 @@ const REST_BYTES_MAX: usize = 12 * 1024;
 const RETURN_BYTES_MAX: usize = 64 * 1024;
 const _: () = assert!(REPORT_RECIPIENTS_MAX * RECIPIENT_BYTES_MAX + RETURN_BYTES_MAX + REST_BYTES_MAX <= PAYLOAD_BYTES_MAX);
 
+/// Content of a report at most, so that its envelope fits beside it.
+const CONTENT_BYTES_MAX: usize = PAYLOAD_BYTES_MAX - 4096;
+
 /// What the reports of a shard keep.
 #[derive(Default)]
 pub(crate) struct Reporting {
@@ -231,8 +234,11 @@ impl Shard {
                 Ok((Some(appended), ())) => break appended.ticket,
                 Ok((None, ())) => unreachable!("the record was kept"),
                 Err(AppendError::Full | AppendError::NotOpen) if !self.is_ending() => self.own.room().await,
-                Err(AppendError::NoSpace | AppendError::OpenMax) => return Err(NotMade::Later),
-                Err(_) => return Err(NotMade::Ending),
+                Err(AppendError::Closed | AppendError::Full | AppendError::NotOpen) => return Err(NotMade::Ending),
+                Err(reason) => {
+                    warn!(queue_id = %id, %reason, "a report cannot be stored now; it is tried again");
+                    return Err(NotMade::Later);
+                }
             }
         };
         self.own.durable(ticket).await.map_err(|_| NotMade::Ending)?;
@@ -301,25 +307,27 @@ impl Shard {
         });
         let mut seed = [0; 16];
         getrandom::fill(&mut seed).expect("the kernel gives random bytes");
+        let (id, date) = (id.to_string(), date_of(self.clock.unix_ms()));
+        let report = report::Report {
+            hostname: &self.hostname,
+            id: &id,
+            date: &date,
+            to: Path::new(to),
+            text: &text,
+            envelope_id: view.and_then(|view| view.envelope_id()),
+            arrival: &facts.arrival,
+            recipients: &recipients,
+            smtputf8: facts.smtputf8,
+            returned,
+            seed: u128::from_ne_bytes(seed),
+        };
         let mut bytes = Vec::new();
-        let needs = report::write_report(
-            &report::Report {
-                hostname: &self.hostname,
-                id: &id.to_string(),
-                date: &date_of(self.clock.unix_ms()),
-                to: Path::new(to),
-                text: &text,
-                envelope_id: view.and_then(|view| view.envelope_id()),
-                arrival: &facts.arrival,
-                recipients: &recipients,
-                smtputf8: facts.smtputf8,
-                returned,
-                seed: u128::from_ne_bytes(seed),
-            },
-            &mut bytes,
-        );
-        if bytes.len() > PAYLOAD_BYTES_MAX / 2 {
-            warn!(queue_id = %facts.id, bytes = bytes.len(), "a large report");
+        let mut needs = report::write_report(&report, &mut bytes);
+        if bytes.len() > CONTENT_BYTES_MAX {
+            // A text of the config can repeat its placeholders without end. What a program reads always fits.
+            warn!(queue_id = %facts.id, bytes = bytes.len(), "a report is too large for one record: its text and its message are left out");
+            bytes.clear();
+            needs = report::write_report(&report::Report { text: "", returned: Returned::Nothing, ..report }, &mut bytes);
         }
         ReportContent { bytes, needs }
     }
