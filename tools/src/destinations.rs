@@ -112,7 +112,7 @@ pub fn run(arguments: &DestinationsArguments) -> Result<bool, Box<dyn std::error
 /// Three of each ten ranks are bad, so that some of the largest destinations are.
 fn temper(rank: usize) -> Temper {
     match rank % 10 {
-        3 if rank / 10 % 2 == 0 => Temper::Silent,
+        3 if (rank / 10).is_multiple_of(2) => Temper::Silent,
         3 => Temper::Refusing,
         5 => Temper::Slow,
         7 => Temper::Greylisting,

@@ -68,7 +68,7 @@ async fn measure(arguments: &EventsArguments) -> Result<bool, Box<dyn std::error
     let answered: HashMap<usize, Instant> = sent.answered.borrow().iter().copied().collect();
     let mut first: Vec<Duration> = hops.accounts[0].mails.borrow().iter().map(|(number, at)| at.duration_since(answered[number])).collect();
     let greylisted: HashMap<usize, Instant> = hops.accounts[1].greylisted.borrow().iter().copied().collect();
-    let mails = hops.accounts[1].mails.borrow();
+    let mails = hops.accounts[1].mails.borrow().clone();
     let mut late: Vec<Duration> = mails
         .iter()
         .filter_map(|(number, at)| at.checked_duration_since(*greylisted.get(number)?))
