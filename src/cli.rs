@@ -63,6 +63,11 @@ pub enum Command {
         #[command(subcommand)]
         call: QueueCall,
     },
+    /// Read the mail log's file.
+    Log {
+        #[command(subcommand)]
+        call: LogCall,
+    },
     /// Print the running engine's counters.
     Stats {
         #[command(flatten)]
@@ -193,28 +198,127 @@ pub enum QueueCall {
         #[command(flatten)]
         output: Output,
     },
+    /// Say in a sentence why a message is still here, or when and how it ended.
+    Why {
+        /// The queue id.
+        id: String,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Show what is stuck: each destination with its mail, the oldest of it, the last reply and what it waits for.
+    Summary {
+        /// At most so many destinations, those with most mail
+        #[arg(long, value_name = "N", default_value_t = 40)]
+        limit: usize,
+        #[command(flatten)]
+        output: Output,
+    },
     /// Try now instead of at the scheduled time.
     Retry(Selection),
     /// Keep from being delivered until released.
     Hold(Selection),
     /// End a hold.
     Release(Selection),
-    /// Remove for good, without a bounce.
-    Delete(Selection),
+    /// Give up: the recipients fail, and their sender is told.
+    Bounce {
+        /// What the sender is told, in one line
+        #[arg(long, value_name = "TEXT", default_value = "returned by the operator of this system")]
+        reason: String,
+        #[command(flatten)]
+        selection: Selection,
+    },
+    /// Remove for good and tell nobody.
+    #[command(alias = "delete")]
+    Purge(Selection),
+    /// Send by another route than the one of its recipients' domains; it is tried there at once.
+    Reroute {
+        /// The route, named by its `domain` as it stands in the config
+        #[arg(long, value_name = "ROUTE")]
+        to: String,
+        #[command(flatten)]
+        selection: Selection,
+    },
+    /// Set when messages expire: so long from now ("2d", "12h"), or a time ("2026-12-04T12:00:00Z").
+    SetExpiry {
+        /// The queue ids, if any, and last the time from now, or the time
+        #[arg(value_name = "ID... TIME", required = true)]
+        words: Vec<String>,
+        #[command(flatten)]
+        matching: Matching,
+        /// Every message in the queue
+        #[arg(long)]
+        all: bool,
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+/// Which messages; several of these narrow it down.
+#[derive(Args, Clone, Default)]
+pub struct Matching {
+    /// Only messages with a recipient in this state
+    #[arg(long, value_enum)]
+    pub state: Option<State>,
+    /// Only messages from this sender address; "" is the null sender
+    #[arg(long, value_name = "ADDRESS")]
+    pub sender: Option<String>,
+    /// Only messages from senders in this domain
+    #[arg(long, value_name = "DOMAIN")]
+    pub sender_domain: Option<String>,
+    /// Only messages with a recipient in this domain
+    #[arg(long, value_name = "DOMAIN")]
+    pub domain: Option<String>,
+    /// Only messages with a recipient that leads to this destination, as `queue summary` names it
+    #[arg(long, value_name = "NAME")]
+    pub destination: Option<String>,
+    /// Only messages with this tag
+    #[arg(long, value_name = "TAG")]
+    pub tag: Option<String>,
+    /// Only messages that are at least so old ("90s", "10m", "4h", "2d")
+    #[arg(long, value_name = "TIME")]
+    pub older_than: Option<String>,
+}
+
+/// `ringpost log …`
+#[derive(Subcommand)]
+pub enum LogCall {
+    /// Print lines as they come, also when the file is rotated.
+    Follow {
+        /// Only lines about this queue id or address
+        #[arg(value_name = "ID|ADDRESS")]
+        id: Option<String>,
+        #[command(flatten)]
+        place: LogPlace,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Print the lines about a message or an address, rotated files included.
+    Grep {
+        /// A queue id or an address
+        #[arg(value_name = "ID|ADDRESS")]
+        word: String,
+        #[command(flatten)]
+        place: LogPlace,
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+/// Which mail log.
+#[derive(Args, Clone)]
+pub struct LogPlace {
+    #[command(flatten)]
+    pub config: ConfigFile,
+    /// The mail log's file [default: `log.mail_output` of the config file]
+    #[arg(long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
 }
 
 /// What `queue ls` shows.
 #[derive(Args, Clone, Default)]
 pub struct ListFilter {
-    /// Only messages with a recipient in this state
-    #[arg(long, value_enum)]
-    pub state: Option<State>,
-    /// Only messages from this sender address
-    #[arg(long, value_name = "ADDRESS")]
-    pub sender: Option<String>,
-    /// Only messages with a recipient in this domain
-    #[arg(long, value_name = "DOMAIN")]
-    pub domain: Option<String>,
+    #[command(flatten)]
+    pub matching: Matching,
     /// At most so many
     #[arg(long, value_name = "N")]
     pub limit: Option<usize>,
@@ -235,14 +339,17 @@ pub enum State {
     Failed,
 }
 
-/// Which messages a command is about.
+/// Which messages a command is about: ids, or filters, or all.
 #[derive(Args, Clone)]
-#[group(required = true, multiple = false)]
 pub struct Selection {
     /// The queue ids.
     #[arg(value_name = "ID")]
     pub ids: Vec<String>,
+    #[command(flatten)]
+    pub matching: Matching,
     /// Every message in the queue
     #[arg(long)]
     pub all: bool,
+    #[command(flatten)]
+    pub output: Output,
 }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use ringpost_engine::{
-    control::{Answer, Command, ListQuery, PAGE_MESSAGES_MAX, Selection},
+    control::{Answer, ChangeOrder, Command, DestinationSummary, ListQuery, PAGE_MESSAGES_MAX, Selection},
     request_lane::RequestLane,
 };
 use ringpost_queue::QueueId;
@@ -26,7 +26,7 @@ use tracing::warn;
 use crate::{
     cluster::ClusterNode,
     cluster_server,
-    control_wire::{End, REQUEST_BYTES_MAX, WireRequest},
+    control_wire::{End, Progress, REQUEST_BYTES_MAX, WhyLine, WireRequest},
     resolver::DnsCounters,
 };
 
@@ -143,18 +143,24 @@ async fn answer(
             }
             Ok(0)
         }
-        WireRequest::QueueChange { change, ids } => {
-            let selection = match ids {
-                None => Selection::All,
-                Some(ids) => Selection::Ids(ids.iter().map(|id| parse_id(id)).collect::<Result<_, _>>()?),
-            };
-            let mut changed = 0;
+        WireRequest::QueueWhy { id } => {
+            let id = parse_id(&id)?;
             for shard in shards {
-                if let Answer::Changed(count) = ask(shard, Command::Change(change, selection.clone())).await? {
-                    changed += count;
+                if let Answer::Why(Some(why)) = ask(shard, Command::Why(id)).await? {
+                    send(write, &WhyLine { id: id.to_string(), why }).await.map_err(|reason| reason.to_string())?;
+                    return Ok(1);
                 }
             }
-            Ok(changed)
+            Ok(0)
+        }
+        WireRequest::QueueSummary {} => summary(shards, write).await,
+        WireRequest::QueueChange { change, ids, filter } => {
+            let selection = match (ids, filter) {
+                (Some(ids), None) => Selection::Ids(ids.iter().map(|id| parse_id(id)).collect::<Result<_, _>>()?),
+                (None, Some(filter)) => Selection::Matching(filter),
+                _ => return Err("either ids or a filter says which messages are meant".to_owned()),
+            };
+            change_all(&ChangeOrder { change, selection, after: None }, shards, write).await
         }
         WireRequest::Stats {} => {
             let mut sums = BTreeMap::new();
@@ -185,6 +191,45 @@ async fn answer(
             Ok(u64::from(segments) * shards.len() as u64)
         }
     }
+}
+
+/// One shard after the other, each until nothing is left.
+async fn change_all(order: &ChangeOrder, shards: &[Arc<RequestLane>], write: &mut (impl AsyncWriteExt + Unpin)) -> Result<u64, Refusal> {
+    let mut changed = 0;
+    for shard in shards {
+        let mut after = None;
+        loop {
+            let Answer::Changed(count, next) = ask(shard, Command::Change(ChangeOrder { after, ..order.clone() })).await? else { break };
+            changed += count;
+            after = next;
+            if after.is_none() {
+                break;
+            }
+            // Who gave up waiting does not end what was begun: half of a change is nobody's wish.
+            let _gone = send(write, &Progress { changed }).await;
+        }
+    }
+    Ok(changed)
+}
+
+async fn summary(shards: &[Arc<RequestLane>], write: &mut (impl AsyncWriteExt + Unpin)) -> Result<u64, Refusal> {
+    let mut all: BTreeMap<String, DestinationSummary> = BTreeMap::new();
+    for shard in shards {
+        if let Answer::Summary(summaries) = ask(shard, Command::Summary).await? {
+            for summary in summaries {
+                match all.get_mut(&summary.destination) {
+                    Some(other) => other.add(summary),
+                    None => drop(all.insert(summary.destination.clone(), summary)),
+                }
+            }
+        }
+    }
+    let mut all: Vec<_> = all.into_values().collect();
+    all.sort_by_key(|summary| std::cmp::Reverse(summary.messages));
+    for summary in &all {
+        send(write, summary).await.map_err(|reason| reason.to_string())?;
+    }
+    Ok(all.len() as u64)
 }
 
 async fn list(query: ListQuery, shards: &[Arc<RequestLane>], write: &mut (impl AsyncWriteExt + Unpin)) -> Result<u64, Refusal> {

@@ -1,6 +1,6 @@
 //! The control socket's language: one JSON request line, JSON answer lines, the last of which is an [`End`].
 
-use ringpost_engine::control::{Change, ListQuery};
+use ringpost_engine::control::{Change, ListQuery, MessageFilter};
 use serde::{Deserialize, Serialize};
 
 use crate::cluster_wire::ClusterCall;
@@ -22,12 +22,21 @@ pub enum WireRequest {
         /// Queue id.
         id: String,
     },
-    /// `queue retry|hold|release|delete`.
+    /// `queue why`: one [`WhyLine`], if the message is queued.
+    QueueWhy {
+        /// Queue id.
+        id: String,
+    },
+    /// `queue summary`: a `DestinationSummary` for each line, most messages first.
+    QueueSummary {},
+    /// `queue retry|hold|release|bounce|purge|reroute|set-expiry`: a [`Progress`] now and then.
     QueueChange {
         /// Which of them.
         change: Change,
-        /// Queue ids; `None` is every message.
+        /// Queue ids; this or `filter`.
         ids: Option<Vec<String>>,
+        /// All that match; an empty filter is every message.
+        filter: Option<MessageFilter>,
     },
     /// `stats`: one object with the counters of all shards added up.
     // Braces: without them serde lets unknown fields pass.
@@ -42,6 +51,22 @@ pub enum WireRequest {
         /// Segments for each shard.
         segments: u32,
     },
+}
+
+/// The answer to `queue why`.
+#[derive(Serialize, Deserialize, Debug)]
+pub struct WhyLine {
+    /// Queue id.
+    pub id: String,
+    /// A sentence, or one a line for each situation that its recipients are in.
+    pub why: String,
+}
+
+/// How far a long command is.
+#[derive(Serialize, Deserialize, Debug)]
+pub struct Progress {
+    /// Messages changed so far.
+    pub changed: u64,
 }
 
 /// The last line of every answer.

@@ -13,7 +13,11 @@ mod control_server;
 mod control_wire;
 mod dns;
 mod dns_cli;
+mod ended;
+mod log_cli;
 mod logging;
+mod mail_log_entry;
+mod mail_log_reader;
 mod mail_log_writer;
 mod node;
 mod queue_cli;
@@ -29,8 +33,8 @@ use std::{
 };
 
 use clap::{CommandFactory, Parser};
-use cli::{Cli, Command, ConfigCall, ConfigFile, Control, EXIT_CONFIG, EXIT_IO, EXIT_OK};
-use ringpost_config::Config;
+use cli::{Cli, Command, ConfigCall, ConfigFile, Control, EXIT_CONFIG, EXIT_IO, EXIT_OK, LogCall, LogPlace};
+use ringpost_config::{Config, MailOutput};
 use topology::CorePlan;
 
 #[cfg(not(feature = "count-allocations"))]
@@ -87,7 +91,15 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
             Ok(ExitCode::from(EXIT_OK))
         }
         Command::Spool { call } => spool_cli::spool(call, |file| read_config(file).map_err(|failure| failure.message)),
-        Command::Queue { control, call } => Ok(queue_cli::queue(&socket_path(&control)?, call)),
+        Command::Queue { control, call } => {
+            // A config that cannot be read keeps nobody from asking at a socket that is named.
+            let mail_output = read_config(&control.config).ok().map(|config| config.log.mail_output);
+            Ok(queue_cli::queue(&socket_path(&control)?, call, mail_output.as_ref()))
+        }
+        Command::Log { call } => {
+            let (LogCall::Follow { place, .. } | LogCall::Grep { place, .. }) = &call;
+            log_cli::log(&mail_log_file(place)?, call)
+        }
         Command::Stats { control, output } => Ok(queue_cli::stats(&socket_path(&control)?, output)),
         Command::Dns { config, output, domain } => dns_cli::dns(&read_config(&config)?, &domain, output).map_err(Failure::config),
         Command::Cluster { control, call } => Ok(cluster_cli::cluster(&socket_path(&control)?, call)),
@@ -141,6 +153,18 @@ fn socket_path(control: &Control) -> Result<PathBuf, Failure> {
     match &control.socket {
         Some(path) => Ok(path.clone()),
         None => Ok(read_config(&control.config)?.control.socket),
+    }
+}
+
+fn mail_log_file(place: &LogPlace) -> Result<PathBuf, Failure> {
+    if let Some(file) = &place.file {
+        return Ok(file.clone());
+    }
+    match read_config(&place.config)?.log.mail_output {
+        MailOutput::File(file) => Ok(file),
+        MailOutput::Stdout | MailOutput::Stderr => {
+            Err(Failure::config("log.mail_output is no file: name one with --file, or set log.mail_output to one"))
+        }
     }
 }
 

@@ -1,28 +1,43 @@
 //! `ringpost queue` and `ringpost stats`: asks the running engine and prints.
 
 use std::{
-    io::{self, Write},
+    io::{self, IsTerminal, Write},
     path::Path,
     process::ExitCode,
+    time::{SystemTime, UNIX_EPOCH},
 };
 
-use ringpost_engine::control::{Change, ListQuery, MessageView};
+use clap::CommandFactory;
+use ringpost_config::{MailOutput, parse_duration};
+use ringpost_engine::control::{Change, DestinationSummary, ListQuery, MessageFilter, MessageView};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::{
-    cli::{EXIT_NEGATIVE, EXIT_OK, EXIT_UNAVAILABLE, ListFilter, Output, QueueCall, Selection},
+    cli::{Cli, EXIT_NEGATIVE, EXIT_OK, EXIT_UNAVAILABLE, ListFilter, Matching, Output, QueueCall, Selection},
     control_client::{ControlError, ask},
-    control_wire::WireRequest,
+    control_wire::{Progress, WhyLine, WireRequest},
+    ended::ended,
+    mail_log_reader,
 };
 
-/// Runs a queue command against the engine that listens at `socket`.
-pub fn queue(socket: &Path, call: QueueCall) -> ExitCode {
+/// Runs a queue command against the engine that listens at `socket`. `mail_log` is where its mail log goes, if that is known.
+pub fn queue(socket: &Path, call: QueueCall, mail_log: Option<&MailOutput>) -> ExitCode {
     match call {
         QueueCall::Ls { filter, output } => list(socket, filter, output),
         QueueCall::Show { id, output } => show(socket, id, output),
-        QueueCall::Retry(selection) => change(socket, Change::Retry, "retried", selection),
-        QueueCall::Hold(selection) => change(socket, Change::Hold, "held", selection),
-        QueueCall::Release(selection) => change(socket, Change::Release, "released", selection),
-        QueueCall::Delete(selection) => change(socket, Change::Delete, "deleted", selection),
+        QueueCall::Why { id, output } => why(socket, &id, output, mail_log),
+        QueueCall::Summary { limit, output } => summary(socket, limit, output),
+        QueueCall::Retry(selection) => change(socket, Change::Retry {}, "retried", selection),
+        QueueCall::Hold(selection) => change(socket, Change::Hold {}, "held", selection),
+        QueueCall::Release(selection) => change(socket, Change::Release {}, "released", selection),
+        QueueCall::Bounce { reason, selection } => change(socket, Change::Bounce { reason }, "bounced", selection),
+        QueueCall::Purge(selection) => change(socket, Change::Purge {}, "purged", selection),
+        QueueCall::Reroute { to, selection } => change(socket, Change::Reroute { to }, "re-routed", selection),
+        QueueCall::SetExpiry { mut words, matching, all, output } => {
+            let word = words.pop().unwrap_or_default();
+            let at_ms = end_of_life(&word).unwrap_or_else(|reason| wrong_usage(&reason));
+            change(socket, Change::SetExpiry { at_ms }, "given another end of life", Selection { ids: words, matching, all, output })
+        }
     }
 }
 
@@ -40,14 +55,39 @@ pub fn stats(socket: &Path, output: Output) -> ExitCode {
     code(result.map(|_| true))
 }
 
+fn wrong_usage(reason: &str) -> ! {
+    Cli::command().error(clap::error::ErrorKind::ValueValidation, reason).exit()
+}
+
+fn filter_of(matching: Matching) -> MessageFilter {
+    let older_than =
+        matching.older_than.map(|text| parse_duration(&text).unwrap_or_else(|why| wrong_usage(&format!("--older-than {text:?} {why}"))));
+    MessageFilter {
+        state: matching.state.map(|state| format!("{state:?}").to_lowercase()),
+        sender: matching.sender,
+        sender_domain: matching.sender_domain,
+        domain: matching.domain,
+        destination: matching.destination,
+        tag: matching.tag,
+        older_than_s: older_than.map(|time| time.as_secs()),
+    }
+}
+
+/// `2d` from now, or a time as it is; unix milliseconds.
+fn end_of_life(text: &str) -> Result<u64, String> {
+    if let Ok(span) = parse_duration(text) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        return u64::try_from((now + span).as_millis()).map_err(|_| format!("{text:?} is too long a time"));
+    }
+    let at = OffsetDateTime::parse(text, &Rfc3339);
+    let millis = at.ok().and_then(|at| u64::try_from(at.unix_timestamp_nanos() / 1_000_000).ok());
+    millis.ok_or_else(|| {
+        format!("{text:?} is neither a time from now (\"2d\", \"12h\") nor a time (\"2026-12-04T12:00:00Z\"); it stands last")
+    })
+}
+
 fn list(socket: &Path, filter: ListFilter, output: Output) -> ExitCode {
-    let query = ListQuery {
-        state: filter.state.map(|state| format!("{state:?}").to_lowercase()),
-        sender: filter.sender,
-        domain: filter.domain,
-        after: None,
-        limit: filter.limit,
-    };
+    let query = ListQuery { filter: filter_of(filter.matching), after: None, limit: filter.limit };
     let mut listed = 0_u64;
     let result = ask(socket, &WireRequest::QueueList { query }, |line| {
         if output.json {
@@ -93,19 +133,26 @@ fn show(socket: &Path, id: String, output: Output) -> ExitCode {
         say(&format!("sender     <{}>", plain(&view.sender)));
         say(&format!("size       {} bytes", view.size));
         say(&format!("accepted   {}", view.accepted_at));
+        if !view.tags.is_empty() {
+            say(&format!("tags       {}", plain(&view.tags.join(", "))));
+        }
         if !view.reason.is_empty() {
             say(&format!("reason     {}", plain(&view.reason)));
         }
         for recipient in &view.recipients {
             say(&format!(
-                "recipient  <{}> {}, {} attempt{}",
+                "recipient  <{}> {}, {} attempt{}, to {:?}",
                 plain(&recipient.address),
                 recipient.state,
                 recipient.attempts,
-                if recipient.attempts == 1 { "" } else { "s" }
+                if recipient.attempts == 1 { "" } else { "s" },
+                recipient.destination,
             ));
             if let Some(next) = &recipient.next_attempt {
                 say(&format!("           next attempt {next}"));
+            }
+            if let Some(expires) = &recipient.expires_at {
+                say(&format!("           expires {expires}"));
             }
             if let Some(reply) = &recipient.last_reply {
                 say(&format!("           last reply {}", plain(reply)));
@@ -113,23 +160,139 @@ fn show(socket: &Path, id: String, output: Output) -> ExitCode {
         }
     });
     if let Ok(0) = result {
-        eprintln!("ringpost: no message {wanted} in the queue");
+        eprintln!("ringpost: no message {wanted} in the queue; `ringpost queue why {wanted}` looks into the mail log");
     }
     code(result.map(|count| count > 0))
 }
 
+fn why(socket: &Path, id: &str, output: Output, mail_log: Option<&MailOutput>) -> ExitCode {
+    let tell = |line: &WhyLine| {
+        if output.json {
+            say(&serde_json::to_string(line).expect("a line is plain data"));
+        } else {
+            line.why.lines().for_each(|sentence| say(&plain(sentence)));
+        }
+    };
+    let result = ask(socket, &WireRequest::QueueWhy { id: id.to_owned() }, |line| {
+        if let Ok(line) = serde_json::from_str::<WhyLine>(line) {
+            tell(&line);
+        }
+    });
+    match result {
+        Ok(0) => {}
+        // Without a running engine the log still knows.
+        Err(ControlError::Unreachable { .. }) => eprintln!("ringpost: the engine is not running: only the mail log is searched"),
+        result => return code(result.map(|_| true)),
+    }
+    let Some(MailOutput::File(path)) = mail_log else {
+        eprintln!(
+            "ringpost: no message {id} in the queue; the mail log, which would know of earlier ones, is no file that can be searched"
+        );
+        return ExitCode::from(EXIT_NEGATIVE);
+    };
+    let files = mail_log_reader::files(path);
+    match ended(&files, id) {
+        Ok(Some(why)) => {
+            tell(&WhyLine { id: id.to_owned(), why });
+            ExitCode::from(EXIT_OK)
+        }
+        Ok(None) => {
+            eprintln!(
+                "ringpost: no message {id}: it is not in the queue, and {} and its {} rotated files have no line of it",
+                path.display(),
+                files.len().saturating_sub(1)
+            );
+            ExitCode::from(EXIT_NEGATIVE)
+        }
+        Err(reason) => {
+            eprintln!("ringpost: no message {id} in the queue; {} cannot be searched: {reason}", path.display());
+            ExitCode::from(EXIT_NEGATIVE)
+        }
+    }
+}
+
+fn summary(socket: &Path, limit: usize, output: Output) -> ExitCode {
+    let (mut shown, mut messages) = (0, 0);
+    let result = ask(socket, &WireRequest::QueueSummary {}, |line| {
+        let Ok(summary) = serde_json::from_str::<DestinationSummary>(line) else { return };
+        messages += summary.messages;
+        shown += 1;
+        if shown > limit {
+            return;
+        }
+        if output.json {
+            return say(line);
+        }
+        if shown == 1 {
+            say(&format!(
+                "{:<32}{:>9}{:>9}{:>9}{:>8}{:>8}{:>8}  {:<10}{:<14}{:<26}{:<26}",
+                "destination", "messages", "ready", "deferred", "active", "held", "failed", "breaker", "waits for", "oldest", "next"
+            ));
+        }
+        say(&format!(
+            "{:<32}{:>9}{:>9}{:>9}{:>8}{:>8}{:>8}  {:<10}{:<14}{:<26}{:<26}",
+            plain(&summary.destination),
+            summary.messages,
+            summary.ready,
+            summary.deferred,
+            summary.active,
+            summary.held,
+            summary.failed,
+            summary.breaker,
+            summary.wait,
+            summary.oldest.as_deref().unwrap_or("-"),
+            summary.next_attempt.as_deref().unwrap_or("-"),
+        ));
+        if let Some(reply) = &summary.last_reply {
+            say(&format!("    {}", plain(reply)));
+        }
+    });
+    if !output.json && result.is_ok() {
+        let more = shown.saturating_sub(limit);
+        let more = if more > 0 { format!("; {more} destinations with less mail are not shown") } else { String::new() };
+        say(&format!("{messages} message{} for {shown} destination{}{more}", plural(messages), plural(shown as u64)));
+    }
+    code(result.map(|_| true))
+}
+
+fn plural(count: u64) -> &'static str {
+    if count == 1 { "" } else { "s" }
+}
+
 fn change(socket: &Path, change: Change, word: &str, selection: Selection) -> ExitCode {
-    let wanted = selection.ids.len() as u64;
-    let ids = (!selection.all).then_some(selection.ids);
-    let all = ids.is_none();
-    let result = ask(socket, &WireRequest::QueueChange { change, ids }, |_| ());
+    let Selection { ids, matching, all, output } = selection;
+    let filter = filter_of(matching);
+    let (is_filtered, wanted) = (filter != MessageFilter::default(), ids.len() as u64);
+    if !ids.is_empty() && (is_filtered || all) {
+        wrong_usage("either ids or filters say which messages are meant, not both");
+    }
+    if ids.is_empty() && !is_filtered && !all {
+        wrong_usage("which messages? give ids, filters (--domain, --destination, --sender, --tag ...), or --all for every message");
+    }
+    let by_id = !ids.is_empty();
+    let request = WireRequest::QueueChange { change, ids: by_id.then_some(ids), filter: (!by_id).then_some(filter) };
+    let shows_progress = !output.json && io::stderr().is_terminal();
+    let mut reported = false;
+    let result = ask(socket, &request, |line| {
+        if let (true, Ok(progress)) = (shows_progress, serde_json::from_str::<Progress>(line)) {
+            eprint!("\r{} messages so far, on disk", progress.changed);
+            reported = true;
+        }
+    });
+    if reported {
+        eprint!("\r\x1b[K");
+    }
     if let Ok(count) = result {
-        say(&format!("{count} message{} {word}", if count == 1 { "" } else { "s" }));
-        if !all && count < wanted {
+        if output.json {
+            say(&serde_json::json!({"changed": count}).to_string());
+        } else {
+            say(&format!("{count} message{} {word}", plural(count)));
+        }
+        if by_id && count < wanted {
             eprintln!("ringpost: {} of {wanted} ids are not in the queue", wanted - count);
         }
     }
-    code(result.map(|count| all || count == wanted))
+    code(result.map(|count| !by_id || count == wanted))
 }
 
 /// Text from peers without control characters: a terminal is not to be steered by a sender.

@@ -25,8 +25,12 @@ pub enum Command {
     List(ListQuery),
     /// One message.
     Show(QueueId),
-    /// Steer messages.
-    Change(Change, Selection),
+    /// Why a message is still here.
+    Why(QueueId),
+    /// Each destination with mail, and those that are not well.
+    Summary,
+    /// Steer messages, a bounded number of them.
+    Change(ChangeOrder),
     /// The counters.
     Stats,
     /// What DNS said to questions of this shard; how long each answer holds counts from now.
@@ -39,15 +43,32 @@ pub enum Command {
     Drain,
 }
 
-/// Filter and place of a page.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct ListQuery {
+/// Which messages; what is absent matches everything.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MessageFilter {
     /// Only messages with a recipient in this state (`ready`, `deferred`, `active`, `held`, `failed`).
     pub state: Option<String>,
     /// Only this reverse-path.
     pub sender: Option<String>,
+    /// Only reverse-paths in this domain; empty is the null reverse-path.
+    pub sender_domain: Option<String>,
     /// Only messages with a recipient in this domain.
     pub domain: Option<String>,
+    /// Only messages with a recipient that leads to the destination of this name.
+    pub destination: Option<String>,
+    /// Only messages with this tag.
+    pub tag: Option<String>,
+    /// Only messages at least so many seconds old.
+    pub older_than_s: Option<u64>,
+}
+
+/// Filter and place of a page.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct ListQuery {
+    /// Which messages.
+    #[serde(default)]
+    pub filter: MessageFilter,
     /// Where the page before ended, as its answer gave it.
     pub after: Option<u64>,
     /// At most so many, and never more than [`PAGE_MESSAGES_MAX`].
@@ -55,17 +76,43 @@ pub struct ListQuery {
 }
 
 /// How `queue` commands steer.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(tag = "action", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Change {
     /// Attempt now.
-    Retry,
+    Retry {},
     /// Keep back until released.
-    Hold,
+    Hold {},
     /// End a hold.
-    Release,
-    /// Remove without a bounce.
-    Delete,
+    Release {},
+    /// Fail the recipients, so that their sender is told.
+    Bounce {
+        /// What the sender is told, in one line.
+        reason: String,
+    },
+    /// Remove without telling anybody.
+    Purge {},
+    /// Send another way.
+    Reroute {
+        /// Pattern of the route.
+        to: String,
+    },
+    /// Another end of life.
+    SetExpiry {
+        /// Unix milliseconds.
+        at_ms: u64,
+    },
+}
+
+/// A [`Change`] and the messages that it is for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ChangeOrder {
+    /// What is done.
+    pub change: Change,
+    /// With which.
+    pub selection: Selection,
+    /// Where the answer before ended.
+    pub after: Option<u64>,
 }
 
 /// Which messages.
@@ -73,8 +120,8 @@ pub enum Change {
 pub enum Selection {
     /// These.
     Ids(Vec<QueueId>),
-    /// Every one.
-    All,
+    /// All that match. Bounces and purges are about the matching recipients alone.
+    Matching(MessageFilter),
 }
 
 /// A shard's answer.
@@ -84,8 +131,12 @@ pub enum Answer {
     Messages(Vec<MessageView>, Option<u64>),
     /// The message, if this shard has it.
     Message(Option<Box<MessageView>>),
-    /// How many messages changed; durable where the change must be.
-    Changed(u64),
+    /// Sentences about the message, if this shard has it.
+    Why(Option<String>),
+    /// Destinations of this shard.
+    Summary(Vec<DestinationSummary>),
+    /// How many messages were found and changed; durable where the change must be. When there are more: where to go on.
+    Changed(u64, Option<u64>),
     /// Counter names and values.
     Stats(Vec<(&'static str, u64)>),
     /// It is done.
@@ -111,6 +162,9 @@ pub struct MessageView {
     pub size: u64,
     /// RFC 3339.
     pub accepted_at: String,
+    /// What it can be found by beside its addresses.
+    #[serde(default)]
+    pub tags: Vec<String>,
     /// Why it is still here, in one sentence.
     pub reason: String,
 }
@@ -120,12 +174,87 @@ pub struct MessageView {
 pub struct RecipientView {
     /// Forward-path without brackets.
     pub address: String,
-    /// `ready`, `deferred`, `active`, `held`, `failed` or `delivered`.
+    /// `ready`, `deferred`, `active`, `held`, `failed`, `bounced` or `delivered`.
     pub state: String,
+    /// Name of the destination it leads to.
+    #[serde(default)]
+    pub destination: String,
     /// Attempts so far.
     pub attempts: u32,
     /// RFC 3339; absent when none is planned.
     pub next_attempt: Option<String>,
+    /// RFC 3339: when it is given up; absent when nothing is left to do.
+    #[serde(default)]
+    pub expires_at: Option<String>,
     /// What the next hop said last, or why it could not be asked.
     pub last_reply: Option<String>,
+}
+
+/// A destination as `queue summary --json` prints it; of one shard, or added up over all with [`DestinationSummary::add`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DestinationSummary {
+    /// Its name.
+    pub destination: String,
+    /// Messages with recipients that lead there.
+    pub messages: u64,
+    /// Recipients by state.
+    pub ready: u64,
+    /// Recipients that wait for their time.
+    pub deferred: u64,
+    /// Recipients being attempted.
+    pub active: u64,
+    /// Recipients held by route or command.
+    pub held: u64,
+    /// Recipients that failed, whose sender is to be told.
+    pub failed: u64,
+    /// Attempts open, and allowed at a time.
+    pub connections: u32,
+    /// See `connections`.
+    pub window: u32,
+    /// `closed`, `half-open` or `open`; the worst of the shards.
+    pub breaker: String,
+    /// What ready mail waits for, in one word: `turn`, `window`, `rate`, `throttled`, `breaker-open`, `probing`, `paused`, `held`, `shortage`.
+    pub wait: String,
+    /// Paused by command.
+    pub paused: bool,
+    /// Acceptance of its oldest message, RFC 3339.
+    pub oldest: Option<String>,
+    /// When something happens next, RFC 3339.
+    pub next_attempt: Option<String>,
+    /// The last word from there.
+    pub last_reply: Option<String>,
+    /// `oldest` in unix milliseconds.
+    pub oldest_ms: Option<u64>,
+    /// `next_attempt` in unix milliseconds.
+    pub next_ms: Option<u64>,
+    /// When `last_reply` was said, unix milliseconds.
+    pub last_reply_ms: Option<u64>,
+}
+
+impl DestinationSummary {
+    /// Adds what another shard says of the same destination.
+    pub fn add(&mut self, other: DestinationSummary) {
+        self.messages += other.messages;
+        self.ready += other.ready;
+        self.deferred += other.deferred;
+        self.active += other.active;
+        self.held += other.held;
+        self.failed += other.failed;
+        self.connections += other.connections;
+        self.window += other.window;
+        self.paused |= other.paused;
+        let badness = |breaker: &str| ["closed", "half-open", "open"].iter().position(|word| *word == breaker);
+        if badness(&other.breaker) > badness(&self.breaker) || other.ready > 0 && self.ready == other.ready {
+            (self.breaker, self.wait) = (other.breaker, other.wait);
+        }
+        if other.oldest_ms.is_some() && (self.oldest_ms.is_none() || other.oldest_ms < self.oldest_ms) {
+            (self.oldest_ms, self.oldest) = (other.oldest_ms, other.oldest);
+        }
+        if other.next_ms.is_some() && (self.next_ms.is_none() || other.next_ms < self.next_ms) {
+            (self.next_ms, self.next_attempt) = (other.next_ms, other.next_attempt);
+        }
+        if other.last_reply.is_some() && (self.last_reply.is_none() || other.last_reply_ms > self.last_reply_ms) {
+            (self.last_reply_ms, self.last_reply) = (other.last_reply_ms, other.last_reply);
+        }
+    }
 }

@@ -345,11 +345,17 @@ impl Shard {
         }
     }
 
-    /// Waits until everything that was to be persisted so far is durable, or the spool failed.
-    pub(crate) async fn records_durable(&self) {
+    /// Waits until everything that was to be persisted so far is in a batch.
+    pub(crate) async fn backlog_written(&self) {
         while !self.delivery.backlog.borrow().is_empty() && !self.is_ending() {
             self.own.room().await;
+            self.delivery.kick();
         }
+    }
+
+    /// Waits until everything that was to be persisted so far is durable, or the spool failed.
+    pub(crate) async fn records_durable(&self) {
+        self.backlog_written().await;
         // The newest ticket of each log now; what is appended later is not waited for.
         let mut newest: Vec<(u16, Ticket)> = Vec::new();
         for &(log, ticket, _) in self.delivery.unrecorded.borrow().iter() {

@@ -25,7 +25,7 @@ const CLOSED_MAX: Duration = Duration::from_secs(10);
 
 /// Returns once every outcome that the engine knew of when asked is durable.
 pub fn outcomes_durable(socket: &Path) -> io::Result<()> {
-    let answer = ask(socket, "{\"call\":\"queue_change\",\"change\":\"retry\",\"ids\":[]}")?;
+    let answer = ask(socket, "{\"call\":\"queue_change\",\"change\":{\"action\":\"retry\"},\"ids\":[]}")?;
     if answer.contains("\"error\"") || !answer.contains("\"end\":true") {
         return Err(io::Error::other(format!("the engine did not write its outcomes: {answer}")));
     }

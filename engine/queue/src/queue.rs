@@ -220,6 +220,11 @@ impl Queue {
         queue
     }
 
+    /// The route with this pattern, in any case; what [`Queue::reroute`] wants.
+    pub fn route_named(&self, pattern: &str) -> Option<RouteId> {
+        self.routes.by_pattern(pattern)
+    }
+
     /// Sets the domain that recipients without one (a bare `postmaster`) are routed by when a change of routes sends them elsewhere.
     pub fn set_local_domain(&mut self, domain: &str) {
         self.local_domain = domain.to_owned();

@@ -2,7 +2,7 @@
 
 use hashbrown::hash_table::Entry;
 
-use crate::index::TAGS_MAX;
+use crate::index::{Chain, TAGS_MAX};
 use crate::message::{
     Flags, Group, Message, MessageKey, NOT_REROUTED, NewMessage, NewRecipient, PRIORITY_MAX, Place, RECIPIENTS_MAX, Recipient,
 };
@@ -166,6 +166,7 @@ impl Queue {
     /// Takes a group, of which nothing is ready, out of those of its destination.
     pub(crate) fn leave_destination(&mut self, group: u32) {
         let Group { destination: slot, previous_here, next_here, .. } = self.groups[group];
+        self.index.leaves(Chain::Groups, group, next_here);
         let destination = &mut self.destinations[slot as usize];
         destination.groups -= 1;
         match previous_here {

@@ -79,11 +79,6 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// Is there a list for it?
-    fn is_indexed(&self) -> bool {
-        self.sender.is_some() || self.sender_domain.is_some() || self.recipient_domain.is_some() || self.tag.is_some()
-    }
-
     /// Does it ask for anything of single recipients?
     pub fn is_about_recipients(&self) -> bool {
         self.recipient_domain.is_some() || self.destination.is_some() || self.state.is_some()
@@ -235,7 +230,7 @@ impl Queue {
             return Ok(None);
         }
         let (chain, at) = match cursor.stand() {
-            Stand::Slot(0) if filter.is_indexed() => {
+            Stand::Slot(0) if self.is_indexed(filter) => {
                 if !self.catch_up() {
                     return Ok(Some(cursor));
                 }
@@ -258,6 +253,16 @@ impl Queue {
             (at, looks) = (next, looks + 1);
         }
         Ok((at != NONE).then(|| Cursor::walk(chain, self.index.rest(chain, at))))
+    }
+
+    /// Is there a list of all that can match? Not for a site, whose mail is its domains'.
+    fn is_indexed(&self, filter: &Filter) -> bool {
+        let has_list = |id: DestinationId| !matches!(self.live(id).map(|destination| &destination.role), Some(Role::Site(_)));
+        filter.sender.is_some()
+            || filter.sender_domain.is_some()
+            || filter.recipient_domain.is_some()
+            || filter.tag.is_some()
+            || filter.destination.is_some_and(has_list)
     }
 
     /// Puts new messages into the lists. False when there are too many for one call.
@@ -285,6 +290,12 @@ impl Queue {
             (TermKind::Tag, filter.tag.as_deref()),
         ];
         let mut shortest: Option<(usize, (Chain, u32))> = None;
+        if let Some(id) = filter.destination {
+            let destination = self.live(id)?;
+            if !matches!(destination.role, Role::Site(_)) {
+                shortest = Some((destination.groups, (Chain::Groups, destination.oldest_group)));
+            }
+        }
         for (kind, name) in terms {
             let Some(name) = name else { continue };
             let (first, count) = self.index.list(kind, name)?;
@@ -299,7 +310,7 @@ impl Queue {
     fn step(&self, chain: Chain, at: u32) -> (u32, u32) {
         match chain {
             Chain::Term => self.index.step(at),
-            Chain::Groups => unreachable!("no such walk is begun"),
+            Chain::Groups => (self.groups[at].message, self.groups[at].next_here),
         }
     }
 
@@ -467,7 +478,7 @@ impl<'q> RecipientView<'q> {
     /// Does it meet what a filter asks of single recipients?
     pub fn matches(&self, filter: &Filter) -> bool {
         filter.recipient_domain.as_ref().is_none_or(|domain| is_name(domain, self.domain()))
-            && filter.destination.is_none_or(|destination| self.destination() == destination)
+            && filter.destination.is_none_or(|destination| self.leads_to(destination))
             && filter.state.is_none_or(|state| self.state() == state)
     }
 
@@ -491,8 +502,23 @@ impl<'q> RecipientView<'q> {
         self.message.queue.id(self.home())
     }
 
+    /// Also the site of its domain.
+    fn leads_to(&self, destination: DestinationId) -> bool {
+        let queue = self.message.queue;
+        let site = match &queue.destinations[self.home() as usize].role {
+            Role::Domain(domain) => domain.site.map(|(site, _)| site),
+            Role::Route | Role::Site(_) | Role::Vacant => None,
+        };
+        self.destination() == destination || site.is_some_and(|site| queue.id(site) == destination)
+    }
+
     fn home(&self) -> u32 {
         self.message.queue.groups[self.recipient().group].destination
+    }
+
+    /// The name of that destination.
+    pub fn destination_name(&self) -> &'q str {
+        &self.message.queue.destinations[self.home() as usize].name
     }
 
     /// Nothing is left to do for it.

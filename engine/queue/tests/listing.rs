@@ -107,6 +107,36 @@ fn every_filter_finds_what_a_map_finds() {
     }
 }
 
+/// The list of a destination's mail is walked while messages leave it and others are sent another way.
+#[test]
+fn a_destination_is_listed_while_its_mail_moves_away() {
+    let route = |pattern: &str| Route { pattern: pattern.into(), via: Via::Hold, retry: RetryPolicy::default(), limits: Default::default() };
+    let mut queue = Queue::new(QueueSettings::default(), Routes::new(vec![route("*"), route("other.test")]).unwrap(), 1, START);
+    let mut random = Jitter::new(5);
+    let known: Vec<Known> = (0..1000).map(|sequence| put(&mut queue, &mut random, sequence)).collect();
+    let (from, to) = (queue.route(b"a.test"), queue.route(b"other.test"));
+    let filter = Filter { destination: Some(from), ..Filter::default() };
+    let (mut seen, mut cursor, mut record) = (Vec::new(), Some(Cursor::default()), Vec::new());
+    while let Some(at) = cursor {
+        cursor = queue.page(&filter, at, 10, |message| seen.push(message.envelope().id.sequence)).unwrap();
+        let last = *seen.last().unwrap();
+        if let Some(next) = known.get(last as usize + 1) {
+            match last % 20 < 10 {
+                true => drop(queue.delete(next.key, START)),
+                false => drop(queue.reroute(next.key, queue.route_named("other.test").unwrap(), START, &mut record)),
+            }
+            queue.recorded(next.key);
+        }
+        // What was seen may go, too.
+        let _settled_record = queue.delete(known[last as usize].key, START);
+        queue.recorded(known[last as usize].key);
+    }
+    assert!(seen.is_sorted() && seen.len() > 850, "{}", seen.len());
+    let left = queue.destinations(START).find(|one| one.id == to).unwrap().messages;
+    assert!(left > 30, "{left}");
+    assert_eq!(all(&mut queue, &Filter { destination: Some(to), ..Filter::default() }, 7).len(), left);
+}
+
 /// Before, a page went on at a slot's number; in a list the message it would go on at can be gone.
 #[test]
 fn pages_fit_together_although_messages_leave_between_them() {

@@ -1,0 +1,101 @@
+//! Pages of the queue and single messages, as the coordinator wants them.
+
+use ringpost_queue::{Cursor, DestinationId, Filter, MessageView as QueuedView, Queue, QueueId, State};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+use crate::{
+    control::{ListQuery, MessageFilter, MessageView, PAGE_MESSAGES_MAX, RecipientView},
+    shard::Shard,
+    why,
+};
+
+/// A page and where to go on. Fails with a sentence for the operator.
+pub(crate) fn list(shard: &Shard, query: &ListQuery) -> Result<(Vec<MessageView>, Option<u64>), String> {
+    let now = shard.now_ms();
+    let filter = filter_of(&shard.queue.borrow(), &query.filter, now)?;
+    let Some(filter) = filter else { return Ok((Vec::new(), None)) };
+    let cursor = query.after.map_or_else(Cursor::default, Cursor::at);
+    let limit = query.limit.unwrap_or(PAGE_MESSAGES_MAX).min(PAGE_MESSAGES_MAX);
+    let mut views = Vec::new();
+    let next = shard.queue.borrow_mut().page(&filter, cursor, limit, |view| views.push(view_of(&view, now)));
+    Ok((views, next.map_err(|lost| lost.to_string())?.map(Cursor::position)))
+}
+
+/// A message that is queued and not done.
+pub(crate) fn show(shard: &Shard, id: QueueId) -> Option<MessageView> {
+    let queue = shard.queue.borrow();
+    let view = queue.key_of(id).and_then(|key| queue.show(key)).filter(|view| !view.is_closing())?;
+    Some(view_of(&view, shard.now_ms()))
+}
+
+/// Sentences about such a message.
+pub(crate) fn why(shard: &Shard, id: QueueId) -> Option<String> {
+    let (queue, now) = (shard.queue.borrow(), shard.now_ms());
+    let view = queue.key_of(id).and_then(|key| queue.show(key)).filter(|view| !view.is_closing())?;
+    Some(why::why(&view, |destination: DestinationId| queue.destination(destination, now), now))
+}
+
+/// The filter in the queue's terms; `None` when nothing can match, because this shard knows no such destination.
+pub(crate) fn filter_of(queue: &Queue, filter: &MessageFilter, now: u64) -> Result<Option<Filter>, String> {
+    let destination = match &filter.destination {
+        None => None,
+        Some(name) => match queue.destinations(now).find(|one| one.name.eq_ignore_ascii_case(name)) {
+            Some(found) => Some(found.id),
+            None => return Ok(None),
+        },
+    };
+    Ok(Some(Filter {
+        id: None,
+        sender: filter.sender.clone(),
+        sender_domain: filter.sender_domain.clone(),
+        tag: filter.tag.clone(),
+        accepted_until: filter.older_than_s.map(|seconds| now.saturating_sub(seconds.saturating_mul(1000))),
+        recipient_domain: filter.domain.clone(),
+        destination,
+        state: filter.state.as_deref().map(state_named).transpose()?,
+    }))
+}
+
+fn state_named(word: &str) -> Result<State, String> {
+    let states = [State::Deferred, State::Ready, State::Attempting, State::Held, State::Delivered, State::Failed, State::Bounced];
+    states
+        .into_iter()
+        .find(|state| state.as_str() == word || (word == "active" && *state == State::Attempting))
+        .ok_or_else(|| format!("{word:?} is not a state: ready, deferred, active, held, failed"))
+}
+
+fn view_of(view: &QueuedView<'_>, now: u64) -> MessageView {
+    let envelope = view.envelope();
+    let recipients: Vec<_> = view
+        .recipients()
+        .map(|recipient| RecipientView {
+            address: String::from_utf8_lossy(recipient.address()).into_owned(),
+            state: if recipient.state() == State::Attempting { "active" } else { recipient.state().as_str() }.to_owned(),
+            destination: recipient.destination_name().to_owned(),
+            attempts: u32::from(recipient.attempts()),
+            next_attempt: recipient.next_attempt(now).map(time_text),
+            expires_at: (!recipient.is_settled()).then(|| time_text(recipient.expires_at())),
+            last_reply: Some(recipient.reply()).filter(|reply| !reply.is_empty()).map(|reply| reply.into_owned()),
+        })
+        .collect();
+    let next_attempt = view.recipients().filter_map(|recipient| recipient.next_attempt(now)).min();
+    let reason =
+        view.recipients().map(|recipient| recipient.reason(now).into_owned()).find(|reason| !reason.is_empty()).unwrap_or_default();
+    MessageView {
+        id: envelope.id.to_string(),
+        sender: String::from_utf8_lossy(envelope.reverse_path).into_owned(),
+        attempts: recipients.iter().map(|recipient| recipient.attempts).max().unwrap_or(0),
+        recipients,
+        next_attempt: next_attempt.map(time_text),
+        size: envelope.size,
+        accepted_at: time_text(envelope.accepted_at),
+        tags: view.tags().map(|tag| String::from_utf8_lossy(tag).into_owned()).collect(),
+        reason,
+    }
+}
+
+/// RFC 3339.
+pub(crate) fn time_text(unix_ms: u64) -> String {
+    let nanos = i128::from(unix_ms) * 1_000_000;
+    OffsetDateTime::from_unix_timestamp_nanos(nanos).ok().and_then(|at| at.format(&Rfc3339).ok()).unwrap_or_else(|| unix_ms.to_string())
+}

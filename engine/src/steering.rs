@@ -1,0 +1,168 @@
+//! Commands that change queued messages: a bounded number at a time between other tasks, confirmed when durable.
+
+use std::rc::Rc;
+
+use ringpost_queue::{Cursor, Filter, MessageKey, RouteId, Settled};
+
+use crate::{
+    control::{Answer, Change, ChangeOrder, Selection},
+    listing::filter_of,
+    mail_log::Escaped,
+    shard::Shard,
+};
+
+/// Messages changed before other tasks get their turn.
+const CHANGES_PER_TURN: usize = 256;
+
+/// Messages looked for, and changed, by one order at most: its answer says where the next one goes on.
+const CHANGES_PER_ORDER: usize = 16_384;
+
+/// Orders without a match end after so many pages, so that who waits for them hears something.
+const PAGES_PER_ORDER: usize = 256;
+
+/// Carries out an order and waits until it is durable.
+pub(crate) async fn steer(shard: &Rc<Shard>, order: ChangeOrder) -> Answer {
+    shard.loaded().await;
+    let steering = match Steering::new(shard, &order.change) {
+        Ok(steering) => steering,
+        Err(reason) => return Answer::Failed(reason),
+    };
+    let (mut found, mut next) = (0, None);
+    match order.selection {
+        Selection::Ids(ids) => {
+            for (at, id) in ids.into_iter().enumerate() {
+                let key = shard.queue.borrow().key_of(id);
+                found += u64::from(key.is_some_and(|key| steering.apply(shard, key, &Filter::default())));
+                if at % CHANGES_PER_TURN == CHANGES_PER_TURN - 1 {
+                    take_turns(shard).await;
+                }
+            }
+        }
+        Selection::Matching(filter) => {
+            let filter = match filter_of(&shard.queue.borrow(), &filter, shard.now_ms()) {
+                Ok(Some(filter)) => filter,
+                Ok(None) => return Answer::Changed(0, None),
+                Err(reason) => return Answer::Failed(reason),
+            };
+            let mut cursor = Some(order.after.map_or_else(Cursor::default, Cursor::at));
+            let (mut keys, mut pages) = (Vec::with_capacity(CHANGES_PER_TURN), 0);
+            while let Some(at) = cursor {
+                if found >= CHANGES_PER_ORDER as u64 || pages == PAGES_PER_ORDER {
+                    next = Some(at.position());
+                    break;
+                }
+                keys.clear();
+                let page = shard.queue.borrow_mut().page(&filter, at, CHANGES_PER_TURN, |view| keys.push(view.key()));
+                cursor = match page {
+                    Ok(cursor) => cursor,
+                    Err(lost) => return Answer::Failed(lost.to_string()),
+                };
+                pages += 1;
+                found += keys.iter().filter(|key| steering.apply(shard, **key, &filter)).count() as u64;
+                take_turns(shard).await;
+            }
+        }
+    }
+    shard.delivery.kick();
+    shard.records_durable().await;
+    Answer::Changed(found, next)
+}
+
+/// Lets other tasks run, and goes on when what was changed so far found its room in a batch: acceptance comes first.
+async fn take_turns(shard: &Rc<Shard>) {
+    shard.delivery.kick();
+    shard.ring.yield_now().await;
+    shard.backlog_written().await;
+}
+
+/// A change with what has to be looked up once.
+enum Steering {
+    Retry,
+    Hold,
+    Release,
+    Bounce(String),
+    Purge,
+    Reroute(RouteId, String),
+    SetExpiry(u64),
+}
+
+impl Steering {
+    fn new(shard: &Shard, change: &Change) -> Result<Self, String> {
+        Ok(match change {
+            Change::Retry {} => Self::Retry,
+            Change::Hold {} => Self::Hold,
+            Change::Release {} => Self::Release,
+            Change::Bounce { reason } => Self::Bounce(format!("554 5.0.0 {reason}")),
+            Change::Purge {} => Self::Purge,
+            Change::Reroute { to } => {
+                let route = shard.queue.borrow().route_named(to);
+                let known = || format!("{to:?} is no route of the config; a route is named by its `domain`, exactly as it stands there");
+                Self::Reroute(route.ok_or_else(known)?, to.clone())
+            }
+            Change::SetExpiry { at_ms } => Self::SetExpiry(*at_ms),
+        })
+    }
+
+    /// Changes one message; true if it was there to be changed.
+    fn apply(&self, shard: &Shard, key: MessageKey, filter: &Filter) -> bool {
+        let now = shard.now_ms();
+        if matches!(self, Self::Bounce(_) | Self::Purge) {
+            self.log_recipients(shard, key, filter);
+        }
+        let settled = {
+            let (mut queue, mut record) = (shard.queue.borrow_mut(), Vec::new());
+            match self {
+                Self::Retry => queue.retry(key, now, &mut record),
+                Self::Hold => queue.hold(key, now, &mut record),
+                Self::Release => queue.release(key, now, &mut record),
+                Self::Bounce(reply) => queue.bounce(key, filter, reply.as_bytes(), now, &mut record),
+                Self::Purge => queue.purge(key, filter, now, &mut record),
+                Self::Reroute(to, _) => queue.reroute(key, *to, now, &mut record),
+                Self::SetExpiry(at) => queue.set_expiry(key, *at, &mut record),
+            }
+        };
+        let Some(settled) = settled else { return false };
+        self.log(shard, key, settled);
+        shard.persist(key, settled);
+        true
+    }
+
+    /// Mail that leaves, or is given up, has a line for the message and, where a filter chose among them, for each recipient.
+    fn log_recipients(&self, shard: &Shard, key: MessageKey, filter: &Filter) {
+        let queue = shard.queue.borrow();
+        let Some(view) = queue.show(key).filter(|view| !view.is_closing()) else { return };
+        let id = view.envelope().id;
+        for recipient in view.recipients().filter(|recipient| !recipient.is_settled() && recipient.matches(filter)) {
+            let to = Escaped(recipient.address());
+            match self {
+                Self::Bounce(reply) => shard.log_mail(format_args!(
+                    "queue_id={id} event=bounced to=<{to}> dsn=5.0.0 outcome=bounced reply=\"{}\"",
+                    Escaped(reply.as_bytes())
+                )),
+                _ => shard.log_mail(format_args!("queue_id={id} event=purged to=<{to}> outcome=purged reason=\"by command\"")),
+            }
+        }
+    }
+
+    fn log(&self, shard: &Shard, key: MessageKey, settled: Settled) {
+        let queue = shard.queue.borrow();
+        let Some(envelope) = queue.envelope(key) else { return };
+        let id = envelope.id;
+        match self {
+            Self::Purge | Self::Bounce(_) if settled == Settled::Done => {
+                shard.log_mail(format_args!("queue_id={id} event=deleted reason=\"by command\""));
+            }
+            Self::Purge | Self::Bounce(_) => {}
+            Self::Retry => shard.log_mail(format_args!("queue_id={id} event=command command=retry")),
+            Self::Hold => shard.log_mail(format_args!("queue_id={id} event=command command=hold")),
+            Self::Release => shard.log_mail(format_args!("queue_id={id} event=command command=release")),
+            Self::Reroute(_, to) => {
+                shard.log_mail(format_args!("queue_id={id} event=command command=reroute route=\"{}\"", Escaped(to.as_bytes())));
+            }
+            Self::SetExpiry(at) => {
+                let at = crate::listing::time_text(*at);
+                shard.log_mail(format_args!("queue_id={id} event=command command=set-expiry expires={at}"));
+            }
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! Why a message is still here: one sentence for each situation that its recipients are in.
+
+use std::fmt::Write as _;
+
+use ringpost_queue::{DestinationId, DestinationView, MessageView, RecipientView, State, Wait};
+use time::{OffsetDateTime, macros::format_description};
+
+/// Different sentences about one message at most; further recipients are counted.
+const SENTENCES_MAX: usize = 8;
+
+/// One sentence for each situation, with the recipients that are in it. `destination` looks a destination up. `now` is unix milliseconds.
+pub(crate) fn why<'q>(view: &MessageView<'q>, destination: impl Fn(DestinationId) -> Option<DestinationView<'q>>, now: u64) -> String {
+    let mut situations: Vec<(String, Vec<String>)> = Vec::new();
+    let mut more = 0;
+    for recipient in view.recipients().filter(|recipient| !recipient.is_settled()) {
+        let Some(destination) = destination(recipient.destination()) else { continue };
+        let sentence = sentence(view, &recipient, &destination, now);
+        let address = String::from_utf8_lossy(recipient.address()).into_owned();
+        match situations.iter().position(|(other, _)| *other == sentence) {
+            Some(at) => situations[at].1.push(address),
+            None if situations.len() < SENTENCES_MAX => situations.push((sentence, vec![address])),
+            None => more += 1,
+        }
+    }
+    if let [(sentence, _)] = &*situations {
+        return sentence.clone();
+    }
+    let mut text = String::new();
+    for (sentence, addresses) in &situations {
+        let others = addresses.len() - 1;
+        let others = if others > 0 { format!(" and {others} more") } else { String::new() };
+        let _ = write!(text, "{}<{}>{others}: {sentence}", if text.is_empty() { "" } else { "\n" }, addresses[0]);
+    }
+    if more > 0 {
+        let _ = write!(text, "\n{more} more recipients.");
+    }
+    text
+}
+
+fn sentence(view: &MessageView<'_>, recipient: &RecipientView<'_>, destination: &DestinationView<'_>, now: u64) -> String {
+    let name = destination.name;
+    match recipient.state() {
+        State::Held if view.is_held() => format!("Held by command until it is released{}.", history(recipient, now)),
+        State::Held if destination.id == DestinationId::UNROUTED => {
+            let domain = String::from_utf8_lossy(recipient.domain());
+            format!("Held because no route of the config matches the domain {domain:?}; a route for it, or `queue reroute`, sends it.")
+        }
+        State::Held => format!("Held by the route {name:?}, which holds all of its mail; `queue reroute` sends it another way."),
+        State::Attempting => {
+            format!("Is being attempted at {name:?} right now, attempt {}{}.", recipient.attempts() + 1, history(recipient, now))
+        }
+        State::Deferred => {
+            let next = recipient.next_attempt(now).unwrap_or(now);
+            let what = if recipient.attempts() == 0 { "its first attempt" } else { "its next attempt" };
+            format!("Waits for {what} at {} ({}){}{}.", clock(next, now), until(next, now), history(recipient, now), expiry(recipient, now))
+        }
+        State::Ready => {
+            let (waits, end) = waiting(destination, now);
+            format!("{waits}{}{}{}.", end, history(recipient, now), expiry(recipient, now))
+        }
+        State::Failed => {
+            let reply = recipient.reply();
+            let at = recipient.last_attempt().map(|at| format!(" at {}", clock(at, now))).unwrap_or_default();
+            format!("Failed for good{at}: {reply:?}; its sender is to be told.")
+        }
+        State::Delivered | State::Bounced => "Nothing is left to do.".to_owned(),
+    }
+}
+
+/// What mail in a ready queue waits for, and when that ends.
+fn waiting(destination: &DestinationView<'_>, now: u64) -> (String, String) {
+    let name = destination.name;
+    let reason = match destination.reason {
+        "" => String::new(),
+        reason => format!(": {reason:?}"),
+    };
+    let end = |what: &str| match destination.wait.until() {
+        Some(at) => format!("; {what} at {} ({})", clock(at, now), until(at, now)),
+        None => String::new(),
+    };
+    match destination.wait {
+        Wait::Held => (format!("Held by the route {name:?}"), String::new()),
+        Wait::Paused => (format!("Ready, but the destination {name:?} is paused by command until it is resumed"), String::new()),
+        Wait::BreakerOpen { .. } => (format!("Ready, but no host of {name:?} answers (breaker open){reason}"), end("it is probed next")),
+        Wait::Probing => (format!("Ready, and {name:?}, which did not answer, is being probed right now{reason}"), String::new()),
+        Wait::Throttled { .. } => (format!("Ready, but {name:?} asked for less mail and is left alone{reason}"), end("it is tried next")),
+        Wait::Shortage { .. } => ("Ready, but no connection can be made for a reason on this machine".to_owned(), end("tried again")),
+        Wait::Window { attempts, window } => {
+            (format!("Ready, and waits for its turn at {name:?}, where {attempts} of {window} attempts at a time are open"), String::new())
+        }
+        Wait::Rate { rate, .. } => (format!("Ready, but the rate of {name:?}, {rate}, is used up"), end("the next message goes")),
+        Wait::Turn => (format!("Ready: its turn at {name:?} comes at once"), String::new()),
+    }
+}
+
+/// The last word about a recipient, and when it was said.
+fn history(recipient: &RecipientView<'_>, now: u64) -> String {
+    let attempts = recipient.attempts();
+    let at = match recipient.last_attempt() {
+        Some(at) if attempts > 0 => format!("at {} (attempt {attempts})", clock(at, now)),
+        _ => return String::new(),
+    };
+    match &*recipient.reply() {
+        "" => format!("; last tried {at}"),
+        reply => format!("; the answer {at} was {reply:?}"),
+    }
+}
+
+fn expiry(recipient: &RecipientView<'_>, now: u64) -> String {
+    format!("; expires {}", clock(recipient.expires_at(), now))
+}
+
+/// A time for people, in UTC; the date only on another day.
+pub(crate) fn clock(at: u64, now: u64) -> String {
+    let date =
+        |ms: u64| OffsetDateTime::from_unix_timestamp(i64::try_from(ms / 1000).unwrap_or(i64::MAX)).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+    let (time, today) = (date(at), date(now));
+    let text = if time.date() == today.date() {
+        time.format(format_description!("[hour]:[minute]:[second] UTC"))
+    } else {
+        time.format(format_description!("[year]-[month]-[day] [hour]:[minute] UTC"))
+    };
+    text.unwrap_or_else(|_| at.to_string())
+}
+
+/// How long until then, in the largest unit of which there are two.
+pub(crate) fn until(at: u64, now: u64) -> String {
+    let seconds = at.saturating_sub(now).div_ceil(1000);
+    match seconds {
+        0 => "now".to_owned(),
+        1..120 => format!("in {seconds} s"),
+        120..7200 => format!("in {} min", seconds / 60),
+        7200..172_800 => format!("in {} h", seconds / 3600),
+        _ => format!("in {} days", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_short_and_in_utc() {
+        const NOW: u64 = 1_764_374_710_000;
+        assert_eq!(clock(NOW, NOW), "00:05:10 UTC");
+        assert_eq!(clock(NOW + 5 * 86_400_000, NOW), "2025-12-04 00:05 UTC");
+        for (ms, expected) in
+            [(0, "now"), (1, "in 1 s"), (119_000, "in 119 s"), (180_000, "in 3 min"), (8_000_000, "in 2 h"), (500_000_000, "in 5 days")]
+        {
+            assert_eq!(until(NOW + ms, NOW), expected);
+        }
+    }
+}
