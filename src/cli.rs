@@ -310,7 +310,7 @@ pub struct LogPlace {
     #[command(flatten)]
     pub config: ConfigFile,
     /// The mail log's file [default: `log.mail_output` of the config file]
-    #[arg(long, value_name = "FILE")]
+    #[arg(id = "log_file", long = "file", value_name = "FILE")]
     pub file: Option<PathBuf>,
 }
 

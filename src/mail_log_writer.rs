@@ -14,8 +14,11 @@ use std::{
     time::Duration,
 };
 
+use ringpost_config::LogFormat;
 use ringpost_engine::mail_log::MailLogChannel;
 use tracing::error;
+
+use crate::mail_log_entry::MailLogEntry;
 
 /// How long the end of the process waits for the last lines.
 const LAST_LINES: Duration = Duration::from_secs(2);
@@ -41,7 +44,7 @@ pub struct MailLogWriter {
 
 impl MailLogWriter {
     /// Opens the destination and starts the thread, with one channel for each of `shards`.
-    pub fn start(destination: Destination, shards: usize) -> io::Result<MailLogWriter> {
+    pub fn start(destination: Destination, format: LogFormat, shards: usize) -> io::Result<MailLogWriter> {
         let mut sink = Sink::open(destination)?;
         let handle: Arc<OnceLock<Thread>> = Arc::default();
         let channels: Vec<_> = (0..shards)
@@ -64,7 +67,10 @@ impl MailLogWriter {
                     let mut wrote = false;
                     for channel in &channels {
                         while let Some(buffer) = channel.take() {
-                            sink.write(&buffer);
+                            match format {
+                                LogFormat::Text => sink.write(&buffer),
+                                LogFormat::Json => sink.write(&as_json(&buffer)),
+                            }
                             channel.recycle(buffer);
                             wrote = true;
                         }
@@ -96,6 +102,18 @@ impl MailLogWriter {
         // A pipe that nobody reads must not keep the process from its end.
         let _ = self.ended.recv_timeout(LAST_LINES);
     }
+}
+
+/// Lines of text as lines of JSON; one that was cut at its longest length says so with what is left of it.
+fn as_json(lines: &[u8]) -> Vec<u8> {
+    let mut json = Vec::with_capacity(lines.len() * 3 / 2);
+    for line in String::from_utf8_lossy(lines).lines() {
+        let object = MailLogEntry::parse(line)
+            .map_or_else(|| serde_json::json!({"event": "log", "unparsed": line}).to_string(), |entry| entry.to_json());
+        json.extend_from_slice(object.as_bytes());
+        json.push(b'\n');
+    }
+    json
 }
 
 fn identity(path: &Path) -> Option<(u64, u64)> {

@@ -188,7 +188,7 @@ impl Node {
             MailOutput::Stderr => Destination::Stderr,
             MailOutput::File(path) => Destination::File(path.clone()),
         };
-        let mail_log = MailLogWriter::start(destination, usize::from(shards)).map_err(NodeError::MailLog)?;
+        let mail_log = MailLogWriter::start(destination, config.log.mail_format, usize::from(shards)).map_err(NodeError::MailLog)?;
         let orphans = home.logs_beyond(shards)?;
         let spool_failed = Arc::new(AtomicBool::new(false));
         let (sender, events) = mpsc::unbounded_channel();

@@ -132,6 +132,7 @@ fn main() {
         content_bytes: content.len() as u64,
         chunked: false,
         priority: None,
+        tags_bytes: 0,
     };
     let payload = [&content[..], envelope, &trailer.encode()].concat();
     assert_eq!(payload.len(), content.len() + envelope.len() + TRAILER_BYTES);

@@ -7,6 +7,9 @@ use toml::de::DeValue;
 use crate::section::Section;
 use crate::setting::{Setting, text};
 
+/// Longest tag, in bytes; the queue has the same limit.
+const TAG_BYTES_MAX: usize = 64;
+
 /// `[[listener]]`: one address; every shard listens on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listener {
@@ -16,6 +19,8 @@ pub struct Listener {
     pub name: String,
     /// Of mail that comes in here and says nothing itself, 0 to 9.
     pub priority: Option<u32>,
+    /// A tag that each message gets, by which the queue is searched.
+    pub tag: Option<String>,
 }
 
 impl Listener {
@@ -32,15 +37,20 @@ impl Listener {
             section.refuse("name", "is not a name: letters, digits, - _ and .");
         }
         let priority = section.optional_within("priority", 0..=9);
+        let tag: Option<String> = section.optional("tag");
+        if tag.as_deref().is_some_and(|tag| tag.is_empty() || tag.len() > TAG_BYTES_MAX || tag.bytes().any(|byte| byte.is_ascii_control()))
+        {
+            section.refuse("tag", "is not a tag: 1 to 64 bytes without control characters");
+        }
         section.finish();
-        address.map(|address: SocketAddr| Listener { address, name: name.unwrap_or_else(|| address.to_string()), priority })
+        address.map(|address: SocketAddr| Listener { address, name: name.unwrap_or_else(|| address.to_string()), priority, tag })
     }
 }
 
 impl Default for Listener {
     fn default() -> Listener {
         let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 2525);
-        Listener { address, name: address.to_string(), priority: None }
+        Listener { address, name: address.to_string(), priority: None, tag: None }
     }
 }
 

@@ -14,12 +14,14 @@ pub struct Log {
     pub level: LogLevel,
     /// What a shard does when the mail log cannot be written as fast as mail is accepted.
     pub mail: MailLog,
+    /// The form of the mail log's lines.
+    pub mail_format: LogFormat,
     /// Where the mail log goes.
     pub mail_output: MailOutput,
 }
 
 choice! {
-    /// The form of the process's messages.
+    /// The form of messages.
     LogFormat {
         /// One line of text.
         Text = "text",
@@ -72,6 +74,7 @@ impl Log {
             format: section.read("format", default.format),
             level: section.read("level", default.level),
             mail: section.read("mail", default.mail),
+            mail_format: section.read("mail_format", default.mail_format),
             mail_output: match section.optional::<String>("mail_output").as_deref() {
                 None => default.mail_output,
                 Some("stdout") => MailOutput::Stdout,
@@ -86,6 +89,12 @@ impl Log {
 
 impl Default for Log {
     fn default() -> Log {
-        Log { format: LogFormat::Text, level: LogLevel::Info, mail: MailLog::BestEffort, mail_output: MailOutput::Stdout }
+        Log {
+            format: LogFormat::Text,
+            level: LogLevel::Info,
+            mail: MailLog::BestEffort,
+            mail_format: LogFormat::Text,
+            mail_output: MailOutput::Stdout,
+        }
     }
 }

@@ -14,6 +14,8 @@ const DAY: Duration = Duration::from_secs(86_400);
 pub struct Queue {
     /// When a deferred recipient is tried again, and until when.
     pub retry: Retry,
+    /// A header field whose value is a tag of the message, by which the queue is searched.
+    pub tag_header: Option<String>,
 }
 
 /// When a deferred recipient is tried again, and until when (RFC 5321 4.5.4.1).
@@ -72,8 +74,19 @@ impl RetryOverrides {
 impl Queue {
     pub(crate) fn read(mut section: Section<'_, '_>) -> Queue {
         let retry = RetryOverrides::read(&mut section).over(Retry::default());
+        let tag_header: Option<String> = section.optional("tag_header");
+        let is_name = |name: &str| {
+            name.len() > 2
+                && name.len() <= 64
+                && name[..2].eq_ignore_ascii_case("x-")
+                && name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':')
+        };
+        if tag_header.as_deref().is_some_and(|name| !is_name(name)) {
+            section
+                .refuse("tag_header", "is not the name of such a field: write for instance tag_header = \"X-Campaign\"; it begins with X-");
+        }
         section.finish();
-        Queue { retry }
+        Queue { tag_header, retry }
     }
 }
 

@@ -25,6 +25,7 @@ use crate::{
     mail_log::Escaped,
     policy::{self, Decision},
     priority::Origin,
+    queueing::Stated,
     shard::Shard,
 };
 
@@ -118,7 +119,7 @@ impl Inbound {
             phase: (u32::MAX, shard.ring.now()),
             replies: shard.ring.take_vec(),
             input: Input::None,
-            incoming: Incoming::default(),
+            incoming: Incoming::default().by_listener(listener),
             told_to_stop: false,
             conn,
             admitted,
@@ -426,7 +427,8 @@ impl Inbound {
     fn accepted(&self, id: ringpost_queue::QueueId, accepted_at_ms: u64, priority: Option<u8>) {
         let envelope = self.session.envelope();
         let bytes = self.incoming.stored_bytes();
-        self.shard.enqueue(id, &envelope, bytes, accepted_at_ms, priority);
+        let stated = Stated { priority, tags: self.incoming.tags() };
+        self.shard.enqueue(id, &envelope, bytes, accepted_at_ms, stated);
         self.shard.metrics.accepted.increment();
         self.shard.metrics.accepted_bytes.add(bytes);
         self.shard.log_mail(format_args!(

@@ -10,6 +10,8 @@ use ringpost_smtp::{
     server::{ServerOptions, ServerSettings},
 };
 
+use crate::tags::TagSources;
+
 /// What all sessions of a shard share. It can change while the shard runs; who holds the present settings keeps them.
 pub struct InboundSettings(RefCell<Rc<Present>>);
 
@@ -38,6 +40,8 @@ pub struct Present {
     pub strangers: Rc<ServerSettings>,
     /// For relay networks: priorities count, and mail may be for later (RFC 4865 is for submission).
     pub trusted: Rc<ServerSettings>,
+    /// Where tags come from.
+    pub(crate) tags: TagSources,
 }
 
 impl Present {
@@ -83,6 +87,6 @@ impl Present {
             trusted.extensions = trusted.extensions.with(Extensions::FUTURE_RELEASE);
         }
         let settings = |options| Rc::new(ServerSettings::new(options).expect("the config has the same limits"));
-        Present { config: config.clone(), strangers: settings(options), trusted: settings(trusted) }
+        Present { config: config.clone(), strangers: settings(options), trusted: settings(trusted), tags: TagSources::new(config) }
     }
 }

@@ -21,6 +21,7 @@ use crate::{
     priority::Origin,
     record_id::record_id,
     shard::{PAYLOAD_BYTES_MAX, Shard},
+    tags::TAGS_BYTES_MAX,
 };
 
 /// Staging of this size leaves as a chunk. A receive buffer more fits into a batch beside headers.
@@ -61,6 +62,10 @@ pub(crate) struct Incoming {
     stored_bytes: u64,
     /// What was found in the header, which may have left as a chunk.
     priority: Option<u8>,
+    /// Which `[[listener]]` it comes in by.
+    listener: usize,
+    /// Its tags, once its header has been seen; see `tags.rs`.
+    tags: Option<Vec<u8>>,
 }
 
 struct RecordSink<'r, 'l> {
@@ -105,6 +110,17 @@ impl Incoming {
         self.stored_bytes
     }
 
+    /// Tags of the stored message.
+    pub(crate) fn tags(&self) -> &[u8] {
+        self.tags.as_deref().unwrap_or_default()
+    }
+
+    /// Says which listener's tag a message gets.
+    pub(crate) fn by_listener(mut self, listener: usize) -> Self {
+        self.listener = listener;
+        self
+    }
+
     /// Where content goes that arrives in pieces.
     pub(crate) fn sink<'i>(&'i mut self, shard: &'i Shard) -> StagingSink<'i> {
         StagingSink { incoming: self, shard }
@@ -126,7 +142,7 @@ impl Incoming {
         replies: &mut Vec<u8>,
     ) -> Direct {
         // A bare LF becomes two octets where that is set.
-        let bound = RECEIVED_BYTES_MAX + 2 * input.len() + session.envelope().as_bytes().len() + TRAILER_BYTES;
+        let bound = RECEIVED_BYTES_MAX + 2 * input.len() + session.envelope().as_bytes().len() + TAGS_BYTES_MAX + TRAILER_BYTES;
         if bound > PAYLOAD_BYTES_MAX {
             return Direct::NotPossible;
         }
@@ -144,7 +160,8 @@ impl Incoming {
                     let is_commit = action == Action::Commit;
                     if is_commit {
                         let content_bytes = record.payload_bytes() as u64;
-                        finish_record(record, session, Trailer { accepted_at_ms, content_bytes, priority, ..Trailer::default() });
+                        let tags = self.tags.insert(shard.tags_of(self.listener, input));
+                        finish_record(record, session, tags, Trailer { accepted_at_ms, content_bytes, priority, ..Trailer::default() });
                         self.stored_bytes = content_bytes;
                     }
                     (is_commit, Direct::Done { consumed: unread.consumed(), action })
@@ -168,6 +185,7 @@ impl Incoming {
             self.priority = shard.priorities.stated(&session.envelope(), origin, &self.staging);
         }
         let id = *self.id.get_or_insert_with(|| shard.next_id());
+        self.find_tags(shard);
         loop {
             let (staging, bound) = (&self.staging, self.staging.len() as u32);
             let appended = shard.own.append(Content::Chunk, record_id(id), bound, |record| {
@@ -188,12 +206,20 @@ impl Incoming {
         }
     }
 
+    /// Looks for tags in the beginning of the content, which is in staging until the first chunk leaves it.
+    fn find_tags(&mut self, shard: &Shard) {
+        if self.tags.is_none() {
+            self.tags = Some(shard.tags_of(self.listener, &self.staging));
+        }
+    }
+
     /// Brings the message's record into a batch, unless [`Incoming::direct`] did.
     pub(crate) async fn store(&mut self, shard: &Shard, session: &Session, origin: Origin) -> Result<Stored, CommitFailure> {
         if let Some(stored) = self.stored {
             return Ok(stored);
         }
-        let rest = |staging: &[u8]| RECEIVED_BYTES_MAX + staging.len() + session.envelope().as_bytes().len() + TRAILER_BYTES;
+        let rest =
+            |staging: &[u8]| RECEIVED_BYTES_MAX + staging.len() + session.envelope().as_bytes().len() + TAGS_BYTES_MAX + TRAILER_BYTES;
         if self.failure.is_none() && !self.staging.is_empty() && (self.chunks > 0 || rest(&self.staging) > PAYLOAD_BYTES_MAX) {
             self.flush(shard, session, origin).await;
         }
@@ -205,9 +231,11 @@ impl Incoming {
             self.priority = shard.priorities.stated(&session.envelope(), origin, &self.staging);
         }
         let priority = self.priority;
+        self.find_tags(shard);
         loop {
             let accepted_at_ms = shard.now_ms();
-            let (staging, chunks, chunk_bytes) = (&self.staging, self.chunks, self.chunk_bytes);
+            let (staging, chunks, chunk_bytes, tags) =
+                (&self.staging, self.chunks, self.chunk_bytes, self.tags.as_deref().unwrap_or_default());
             let appended = shard.own.append(Content::Message, record_id(id), rest(staging) as u32, |record| {
                 shard.with_received(&session.envelope(), id, |received| record.put(received));
                 record.put(staging);
@@ -215,6 +243,7 @@ impl Incoming {
                 finish_record(
                     record,
                     session,
+                    tags,
                     Trailer { accepted_at_ms, content_bytes, chunked: chunks > 0, priority, ..Trailer::default() },
                 );
                 (true, content_bytes)
@@ -250,20 +279,26 @@ impl Incoming {
             shard.own.abandon(record_id(id));
         }
         shard.staging.give_back(std::mem::take(&mut self.staging));
-        *self = Incoming::default();
+        *self = Incoming::default().by_listener(self.listener);
     }
 }
 
-/// `trailer` lacks the length of the envelope only.
-fn finish_record(record: &mut RecordWriter<'_, LogHost>, session: &Session, trailer: Trailer) {
+/// `trailer` lacks the lengths of the envelope and the tags only.
+fn finish_record(record: &mut RecordWriter<'_, LogHost>, session: &Session, tags: &[u8], trailer: Trailer) {
     let envelope = session.envelope();
     record.put(envelope.as_bytes());
     let envelope_bytes = u32::try_from(envelope.as_bytes().len()).expect("it fits into a batch");
-    record.put(&Trailer { envelope_bytes, ..trailer }.encode());
+    record.put(tags);
+    let tags_bytes = u16::try_from(tags.len()).expect("tags are bounded");
+    record.put(&Trailer { envelope_bytes, tags_bytes, ..trailer }.encode());
 }
 
 /// Calls `put` with the Received field; part of the shard because its text buffer and date are.
 impl Shard {
+    fn tags_of(&self, listener: usize, content: &[u8]) -> Vec<u8> {
+        self.inbound.present().tags.tags_of(listener, content)
+    }
+
     fn with_received(&self, envelope: &ringpost_smtp::envelope::EnvelopeView<'_>, id: QueueId, put: impl FnOnce(&[u8])) {
         let mut date = self.date.borrow_mut();
         date.advance(i64::try_from(self.clock.unix_ms() / 1000).unwrap_or(i64::MAX));

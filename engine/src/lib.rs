@@ -60,4 +60,5 @@ mod staging;
 mod steering;
 mod stored_envelope;
 mod summary;
+mod tags;
 mod why;

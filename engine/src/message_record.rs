@@ -4,22 +4,26 @@
 //! offset            bytes  field
 //! 0                 C      content: the Received field and, unless chunked, all that the client sent
 //! C                 E      envelope (`ringpost_smtp::envelope`), which states facts of the content and so comes behind it
-//! C + E             32     trailer
+//! C + E             T      tags: for each a length u8 and so many bytes
+//! C + E + T         32     trailer
 //!
-//! trailer  0        1      version, 1
+//! trailer  0        1      version: 1, or 2 with tags
 //!          1        1      flags: 1 chunk records follow C
 //!          2        1      priority + 1; 0: nothing was said about it
 //!          3        1      zero
 //!          4        4      E
 //!          8        8      accepted at, unix milliseconds
 //!          16       8      content bytes in all: C and every chunk
-//!          24       8      zero
+//!          24       2      T
+//!          26       6      zero
 //! ```
 //! Numbers are little-endian. The trailer is last because the length is known last: content goes straight into the open batch.
 
 /// Bytes of the trailer.
 pub const TRAILER_BYTES: usize = 32;
+/// Without tags the record is as version 1 had it, so that an older program can still read it.
 const VERSION: u8 = 1;
+const VERSION_TAGS: u8 = 2;
 const FLAG_CHUNKED: u8 = 1;
 
 /// The trailer's fields.
@@ -35,6 +39,8 @@ pub struct Trailer {
     pub chunked: bool,
     /// 0 to 9, as its client, header or listener said.
     pub priority: Option<u8>,
+    /// Bytes of the tags.
+    pub tags_bytes: u16,
 }
 
 /// Why bytes are no message record; says nothing about the disk, which the spool's sums have already cleared.
@@ -44,7 +50,7 @@ pub enum MessageRecordError {
     #[error("the message record's lengths do not add up ({0} bytes)")]
     Length(usize),
     /// Written by a newer version.
-    #[error("the message record has version {0}, this program knows {VERSION}")]
+    #[error("the message record has version {0}, this program knows {VERSION_TAGS}")]
     Version(u8),
 }
 
@@ -52,12 +58,13 @@ impl Trailer {
     /// The bytes that end a record.
     pub fn encode(&self) -> [u8; TRAILER_BYTES] {
         let mut bytes = [0; TRAILER_BYTES];
-        bytes[0] = VERSION;
+        bytes[0] = if self.tags_bytes > 0 { VERSION_TAGS } else { VERSION };
         bytes[1] = if self.chunked { FLAG_CHUNKED } else { 0 };
         bytes[2] = self.priority.map_or(0, |priority| priority.saturating_add(1));
         bytes[4..8].copy_from_slice(&self.envelope_bytes.to_le_bytes());
         bytes[8..16].copy_from_slice(&self.accepted_at_ms.to_le_bytes());
         bytes[16..24].copy_from_slice(&self.content_bytes.to_le_bytes());
+        bytes[24..26].copy_from_slice(&self.tags_bytes.to_le_bytes());
         bytes
     }
 
@@ -66,7 +73,7 @@ impl Trailer {
         let Some((front, bytes)) = body.split_last_chunk::<TRAILER_BYTES>() else {
             return Err(MessageRecordError::Length(body.len()));
         };
-        if bytes[0] != VERSION {
+        if bytes[0] != VERSION && bytes[0] != VERSION_TAGS {
             return Err(MessageRecordError::Version(bytes[0]));
         }
         let u32_at = |at: usize| u32::from_le_bytes(*bytes[at..].first_chunk().expect("within the trailer"));
@@ -77,21 +84,31 @@ impl Trailer {
             content_bytes: u64_at(16),
             chunked: bytes[1] & FLAG_CHUNKED != 0,
             priority: bytes[2].checked_sub(1),
+            tags_bytes: if bytes[0] == VERSION_TAGS { u16::from_le_bytes([bytes[24], bytes[25]]) } else { 0 },
         };
-        let inline = front.len().checked_sub(trailer.envelope_bytes as usize).ok_or(MessageRecordError::Length(body.len()))? as u64;
+        let inline = front
+            .len()
+            .checked_sub(trailer.envelope_bytes as usize + usize::from(trailer.tags_bytes))
+            .ok_or(MessageRecordError::Length(body.len()))? as u64;
         let fits = if trailer.chunked { inline <= trailer.content_bytes } else { inline == trailer.content_bytes };
         if fits { Ok(trailer) } else { Err(MessageRecordError::Length(body.len())) }
     }
 
     /// Where the content lies in a record body of `body_bytes`.
     pub fn content(&self, body_bytes: usize) -> std::ops::Range<usize> {
-        0..body_bytes - TRAILER_BYTES - self.envelope_bytes as usize
+        0..self.envelope(body_bytes).start
     }
 
     /// Where the envelope lies in a record body of `body_bytes`.
     pub fn envelope(&self, body_bytes: usize) -> std::ops::Range<usize> {
-        let end = body_bytes - TRAILER_BYTES;
+        let end = body_bytes - TRAILER_BYTES - usize::from(self.tags_bytes);
         end - self.envelope_bytes as usize..end
+    }
+
+    /// Where the tags lie in a record body of `body_bytes`; see [`crate::tags`].
+    pub fn tags(&self, body_bytes: usize) -> std::ops::Range<usize> {
+        let end = body_bytes - TRAILER_BYTES;
+        end - usize::from(self.tags_bytes)..end
     }
 }
 
@@ -100,19 +117,23 @@ mod tests {
     use super::*;
 
     fn body(trailer: Trailer, inline: usize) -> Vec<u8> {
-        let mut body = vec![b'x'; trailer.envelope_bytes as usize + inline];
+        let mut body = vec![b'x'; trailer.envelope_bytes as usize + usize::from(trailer.tags_bytes) + inline];
         body.extend_from_slice(&trailer.encode());
         body
     }
 
     #[test]
     fn a_trailer_comes_back_as_it_was_written() {
-        let whole = Trailer { envelope_bytes: 10, accepted_at_ms: 7, content_bytes: 20, chunked: false, priority: None };
+        let whole = Trailer { envelope_bytes: 10, accepted_at_ms: 7, content_bytes: 20, chunked: false, priority: None, tags_bytes: 0 };
         assert_eq!(Trailer::decode(&body(whole, 20)), Ok(whole));
         let chunked = Trailer { content_bytes: 1 << 40, chunked: true, priority: Some(0), ..whole };
         assert_eq!(Trailer::decode(&body(chunked, 20)), Ok(chunked));
         assert_eq!(whole.content(body(whole, 20).len()), 0..20);
         assert_eq!(whole.envelope(body(whole, 20).len()), 20..30);
+        let tagged = Trailer { tags_bytes: 9, ..whole };
+        let body = body(tagged, 20);
+        assert_eq!((Trailer::decode(&body), body[body.len() - TRAILER_BYTES]), (Ok(tagged), VERSION_TAGS));
+        assert_eq!((tagged.content(body.len()), tagged.envelope(body.len()), tagged.tags(body.len())), (0..20, 20..30, 30..39));
     }
 
     #[test]
@@ -123,7 +144,7 @@ mod tests {
         assert!(Trailer::decode(&good[..40]).is_err());
         let mut newer = good.clone();
         let at = newer.len() - TRAILER_BYTES;
-        newer[at] = 2;
-        assert_eq!(Trailer::decode(&newer), Err(MessageRecordError::Version(2)));
+        newer[at] = 3;
+        assert_eq!(Trailer::decode(&newer), Err(MessageRecordError::Version(3)));
     }
 }

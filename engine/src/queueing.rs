@@ -1,12 +1,13 @@
 //! Messages enter the queue: accepted ones, and those of earlier runs.
 
-use ringpost_queue::{DestinationId, NewMessage, NewRecipient, Notify, Queue, QueueId, Recovered, Settled};
+use ringpost_queue::{DestinationId, NewMessage, NewRecipient, Notify, Queue, QueueId, Recovered, Settled, TAGS_MAX};
 use ringpost_smtp::{envelope::EnvelopeView, extension::ByMode};
 use tracing::warn;
 
 use crate::{
     envelope_times::{deliver_by_ms, release_at_ms},
     shard::Shard,
+    tags,
 };
 
 /// Recipients of an envelope with their destinations.
@@ -33,11 +34,20 @@ fn notify_of(notify: ringpost_smtp::extension::Notify) -> Notify {
     conditions.into_iter().filter(|(said, _)| notify.has(*said)).fold(Notify::UNSAID, |set, (_, condition)| set.with(condition))
 }
 
+/// What the header and the listener said of a message.
+#[derive(Clone, Copy)]
+pub(crate) struct Stated<'a> {
+    /// 0 to 9.
+    pub(crate) priority: Option<u8>,
+    /// In the form of `tags.rs`.
+    pub(crate) tags: &'a [u8],
+}
+
 impl Shard {
     /// Queues a message whose record is durable.
-    pub(crate) fn enqueue(&self, id: QueueId, envelope: &EnvelopeView<'_>, size: u64, accepted_at: u64, priority: Option<u8>) {
+    pub(crate) fn enqueue(&self, id: QueueId, envelope: &EnvelopeView<'_>, size: u64, accepted_at: u64, stated: Stated<'_>) {
         let now = self.now_ms();
-        self.with_message(id, envelope, size, accepted_at, priority, |queue, message, recipients| queue.enqueue(message, recipients, now));
+        self.with_message(id, envelope, size, accepted_at, stated, |queue, message, recipients| queue.enqueue(message, recipients, now));
         self.delivery.kick();
     }
 
@@ -48,14 +58,14 @@ impl Shard {
         envelope: &EnvelopeView<'_>,
         size: u64,
         accepted_at: u64,
-        priority: Option<u8>,
+        stated: Stated<'_>,
         state: Option<&[u8]>,
     ) -> Result<(), String> {
         if self.queue.borrow().key_of(id).is_some() {
             return Ok(());
         }
         let now = self.now_ms();
-        let recovered = self.with_message(id, envelope, size, accepted_at, priority, |queue, message, recipients| {
+        let recovered = self.with_message(id, envelope, size, accepted_at, stated, |queue, message, recipients| {
             queue.recover(message, recipients, state.into_iter(), now)
         });
         let Recovered { key, done, lost_route } = recovered.map_err(|reason| reason.to_string())?;
@@ -74,18 +84,21 @@ impl Shard {
         envelope: &EnvelopeView<'_>,
         size: u64,
         accepted_at: u64,
-        priority: Option<u8>,
+        stated: Stated<'_>,
         put: impl FnOnce(&mut Queue, &NewMessage<'_>, Recipients<'_>) -> R,
     ) -> R {
         let mut queue = self.queue.borrow_mut();
         let facts = envelope.content();
+        let mut tag_list = [&[][..]; TAGS_MAX];
+        tag_list.iter_mut().zip(tags::each(stated.tags)).for_each(|(place, tag)| *place = tag);
         // RFC 2852 4.1: with R the message goes back when its time is over; with N it goes on, and only a report says so.
         let by = deliver_by_ms(envelope, accepted_at);
         let at_mode = |wanted| by.filter(|(_, mode)| *mode == wanted).map(|(at, _)| at);
         let mut routes = self.routes_scratch.borrow_mut();
         routes.clear();
         routes.extend(envelope.recipients().map(|recipient| queue.route(recipient.path.domain().unwrap_or(&self.hostname).as_bytes())));
-        let priority = priority.unwrap_or_else(|| self.priorities.of_routes(routes.iter().map(|destination| queue.route_of(*destination))));
+        let priority =
+            stated.priority.unwrap_or_else(|| self.priorities.of_routes(routes.iter().map(|destination| queue.route_of(*destination))));
         let message = NewMessage {
             id,
             size,
@@ -98,6 +111,7 @@ impl Shard {
             extended: envelope.is_extended(),
             reverse_path: envelope.reverse_path().as_str().as_bytes(),
             priority,
+            tags: if stated.tags.is_empty() { &[] } else { &tag_list },
             ..NewMessage::default()
         };
         put(&mut queue, &message, Recipients { envelope: envelope.recipients(), routes: routes.iter() })

@@ -6,7 +6,7 @@ use ringpost_smtp::envelope::EnvelopeView;
 use ringpost_spool::{Event, RecordId};
 use tracing::error;
 
-use crate::{committer::Committer, message_record::Trailer, record_id::queue_id, shard::Shard};
+use crate::{committer::Committer, message_record::Trailer, queueing::Stated, record_id::queue_id, shard::Shard};
 
 /// Messages queued before other tasks get their turn.
 const QUEUED_PER_TURN: usize = 512;
@@ -18,6 +18,7 @@ struct Found {
     accepted_at_ms: u64,
     content_bytes: u64,
     priority: Option<u8>,
+    tags: Box<[u8]>,
     /// The newest state of its recipients.
     state: Option<Box<[u8]>>,
 }
@@ -39,6 +40,7 @@ impl Recovering {
                     found.accepted_at_ms = trailer.accepted_at_ms;
                     found.content_bytes = trailer.content_bytes;
                     found.priority = trailer.priority;
+                    found.tags = payload[trailer.tags(payload.len())].into();
                 }
                 Err(reason) => error!(?id, %reason, "a message in the spool cannot be read by this version; it stays there"),
             },
@@ -56,11 +58,13 @@ impl Recovering {
                 shard.delivery.kick();
                 shard.ring.yield_now().await;
             }
-            let Found { envelope: Some(envelope), accepted_at_ms, content_bytes, priority, state } = found else { continue };
+            let Found { envelope: Some(envelope), accepted_at_ms, content_bytes, priority, tags, state } = found else { continue };
             if committer.log().message(id).is_none() {
                 continue;
             }
-            if let Err(reason) = queue_one(shard, id, &envelope, (accepted_at_ms, content_bytes, priority), state.as_deref()) {
+            if let Err(reason) =
+                queue_one(shard, id, &envelope, (accepted_at_ms, content_bytes), Stated { priority, tags: &tags }, state.as_deref())
+            {
                 error!(shard = shard.id, log = number, ?id, reason, "a message in the spool cannot be queued; it stays there");
             }
         }
@@ -72,11 +76,12 @@ fn queue_one(
     shard: &Shard,
     id: RecordId,
     envelope: &[u8],
-    (accepted_at, size, priority): (u64, u64, Option<u8>),
+    (accepted_at, size): (u64, u64),
+    stated: Stated<'_>,
     state: Option<&[u8]>,
 ) -> Result<(), String> {
     let view = EnvelopeView::decode(envelope).map_err(|reason| reason.to_string())?;
     let id = queue_id(id).ok_or("its boot number is beyond this version's")?;
     shard.note_found_report(&view);
-    shard.requeue(id, &view, size, accepted_at, priority, state)
+    shard.requeue(id, &view, size, accepted_at, stated, state)
 }

@@ -81,6 +81,8 @@ fn waiting(destination: &DestinationView<'_>, now: u64) -> (String, String) {
     match destination.wait {
         Wait::Held => (format!("Held by the route {name:?}"), String::new()),
         Wait::Paused => (format!("Ready, but the destination {name:?} is paused by command until it is resumed"), String::new()),
+        Wait::Asking => (format!("Ready, and DNS is being asked where mail for {name} goes"), String::new()),
+        Wait::Unanswered { .. } => (format!("Ready, but DNS does not say where mail for {name} goes{reason}"), end("it is asked again")),
         Wait::BreakerOpen { .. } => (format!("Ready, but no host of {name:?} answers (breaker open){reason}"), end("it is probed next")),
         Wait::Probing => (format!("Ready, and {name:?}, which did not answer, is being probed right now{reason}"), String::new()),
         Wait::Throttled { .. } => (format!("Ready, but {name:?} asked for less mail and is left alone{reason}"), end("it is tried next")),

@@ -14,6 +14,8 @@ mod next_hop;
 mod node;
 mod priorities;
 mod queue_commands;
+mod queue_steering;
+mod queue_why;
 mod relay;
 mod reports;
 mod shards;

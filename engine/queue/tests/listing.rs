@@ -110,7 +110,8 @@ fn every_filter_finds_what_a_map_finds() {
 /// The list of a destination's mail is walked while messages leave it and others are sent another way.
 #[test]
 fn a_destination_is_listed_while_its_mail_moves_away() {
-    let route = |pattern: &str| Route { pattern: pattern.into(), via: Via::Hold, retry: RetryPolicy::default(), limits: Default::default() };
+    let route =
+        |pattern: &str| Route { pattern: pattern.into(), via: Via::Hold, retry: RetryPolicy::default(), limits: Default::default() };
     let mut queue = Queue::new(QueueSettings::default(), Routes::new(vec![route("*"), route("other.test")]).unwrap(), 1, START);
     let mut random = Jitter::new(5);
     let known: Vec<Known> = (0..1000).map(|sequence| put(&mut queue, &mut random, sequence)).collect();

@@ -105,10 +105,49 @@ pub fn write_received(envelope: &EnvelopeView<'_>, trace: &Trace<'_>, out: &mut 
     out.extend_from_slice(b"\r\n");
 }
 
+/// Where a field is looked for: in so many first octets of a message.
+const FIELD_WITHIN: usize = 64 << 10;
+
+/// The value of the first header field of this name, in any case, as far as it stands on the field's first line and without white space
+/// around it; `None` when there is none within the first 64 KiB. `content` is CRLF text, dot-stuffed or not.
+pub fn field_value<'c>(content: &'c [u8], name: &str) -> Option<&'c [u8]> {
+    let mut rest = &content[..content.len().min(FIELD_WITHIN)];
+    while let Some(end) = memchr::memchr(b'\n', rest) {
+        let line = rest[..end].strip_suffix(b"\r").unwrap_or(&rest[..end]);
+        if line.is_empty() {
+            return None;
+        }
+        if line.len() > name.len() && line[..name.len()].eq_ignore_ascii_case(name.as_bytes()) {
+            let value = line[name.len()..].trim_ascii_start();
+            if let Some(value) = value.strip_prefix(b":") {
+                return Some(value.trim_ascii());
+            }
+        }
+        rest = &rest[end + 1..];
+    }
+    None
+}
+
 /// Writes `value` in decimal, right-aligned with zeros in front.
 fn digits(place: &mut [u8], mut value: u32) {
     for digit in place.iter_mut().rev() {
         *digit = b'0' + (value % 10) as u8;
         value /= 10;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_field_is_found_by_its_name_in_the_header_alone() {
+        let content =
+            b"Subject: X-Campaign: no\r\n X-Campaign: folded\r\nX-CAMPAIGN :\t spring 27 \r\nX-Campaign-Id: 7\r\n\r\nX-Body: no\r\n";
+        assert_eq!(field_value(content, "x-campaign"), Some(&b"spring 27"[..]));
+        assert_eq!(field_value(content, "X-Campaign-Id"), Some(&b"7"[..]));
+        assert_eq!(field_value(content, "X-Body"), None);
+        assert_eq!(field_value(b"X-Body: cut", "X-Body"), None, "a line without an end may go on");
+        assert_eq!(field_value(b"X:\r\n", "X"), Some(&b""[..]));
     }
 }

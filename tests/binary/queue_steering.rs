@@ -1,0 +1,213 @@
+//! Commands that steer many messages or send them another way, and what is seen of it.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+
+use crate::client::Client;
+use crate::next_hop::NextHop;
+use crate::node::{Node, Setup, ringpost};
+
+fn deliver(node: &Node, sender: &str, recipients: &[&str]) -> String {
+    let mut client = Client::greeted(node.address);
+    client.must(&format!("MAIL FROM:<{sender}>"), "250");
+    for recipient in recipients {
+        client.must(&format!("RCPT TO:<{recipient}>"), "250");
+    }
+    client.must("DATA", "354");
+    let reply = client.say("Subject: x\r\n\r\nx\r\n.");
+    reply.trim_end().rsplit_once("id=").unwrap().1.to_owned()
+}
+
+fn ids(node: &Node, filter: &[&str]) -> Vec<String> {
+    let output = node.ask(&[&["queue", "ls", "--json"], filter].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let id = |line| serde_json::from_str::<serde_json::Value>(line).unwrap()["id"].as_str().unwrap().to_owned();
+    let mut ids: Vec<String> = text.lines().map(id).collect();
+    ids.sort();
+    ids
+}
+
+/// Two ids in the order in which [`ids`] gives them: shards are listed one after the other.
+fn sorted(ids: [&String; 2]) -> [String; 2] {
+    let mut ids = ids.map(String::clone);
+    ids.sort();
+    ids
+}
+
+fn say(node: &Node, words: &[&str]) -> String {
+    let output = node.ask(words);
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)).trim_end().to_owned()
+}
+
+#[test]
+fn filters_narrow_down_what_is_listed_and_changed() {
+    let node = Node::start(&Setup::new());
+    let first = deliver(&node, "a@x.test", &["b@y.test", "c@z.test"]);
+    let second = deliver(&node, "a@W.test", &["b@z.test"]);
+    let bounce = deliver(&node, "", &["b@y.test"]);
+    assert_eq!(ids(&node, &["--domain", "Z.test"]), sorted([&first, &second]));
+    assert_eq!(ids(&node, &["--domain", "z.test", "--sender-domain", "w.test"]), [second.as_str()]);
+    assert_eq!(ids(&node, &["--sender", ""]), [bounce.as_str()]);
+    assert_eq!(ids(&node, &["--destination", "*", "--state", "held"]).len(), 3);
+    assert_eq!(ids(&node, &["--destination", "nowhere"]).len(), 0);
+    assert_eq!(ids(&node, &["--older-than", "1h"]).len(), 0);
+    assert_eq!(say(&node, &["queue", "hold", "--sender-domain", "w.test"]), "1 message held");
+    // Only the recipients that match are purged: the first message keeps its other one.
+    assert_eq!(say(&node, &["queue", "purge", "--domain", "z.test"]), "2 messages purged");
+    assert_eq!(ids(&node, &[]), sorted([&first, &bounce]));
+    assert_eq!(say(&node, &["queue", "purge", "--all", "--json"]), "{\"changed\":2}");
+    assert!(ids(&node, &[]).is_empty());
+    for wrong in [
+        &["queue", "purge"][..],
+        &["queue", "purge", "--all", "0000000000001"],
+        &["queue", "set-expiry", "--all", "soon"],
+        &["queue", "reroute", "--all"],
+    ] {
+        assert_eq!(node.ask(wrong).status.code(), Some(2), "{wrong:?}");
+    }
+    let unknown = node.ask(&["queue", "reroute", "--all", "--to", "nowhere.test"]);
+    assert_eq!(unknown.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&unknown.stderr).contains("\"nowhere.test\" is no route of the config"));
+}
+
+#[test]
+fn rerouted_mail_goes_the_other_way_also_after_a_restart() {
+    let hop = NextHop::start();
+    let extra: &'static str = format!("[[route]]\ndomain = \"backup.test\"\nvia = \"smarthost\"\nhosts = [\"{}\"]\n", hop.address).leak();
+    let mut node = Node::start(&Setup { extra, ..Setup::new() });
+    let (moved, kept) = (deliver(&node, "a@x.test", &["b@y.test"]), deliver(&node, "a@x.test", &["c@y.test"]));
+    assert!(node.ask(&["queue", "hold", &moved]).status.success());
+    assert_eq!(say(&node, &["queue", "reroute", &moved, "--to", "backup.test"]), "1 message re-routed");
+    node.kill();
+    node.restart();
+    node.wait_for_queue(|queue| queue.len() == 2);
+    assert_eq!(ids(&node, &["--destination", "backup.test"]), [moved.as_str()]);
+    assert!(node.ask(&["queue", "release", &moved]).status.success());
+    assert_eq!(hop.wait_for(1)[0].recipients, ["b@y.test"]);
+    node.wait_for_queue(|queue| queue.len() == 1 && queue[0]["id"] == kept.as_str());
+}
+
+#[test]
+fn the_summary_names_what_is_stuck() {
+    let hop = NextHop::start();
+    hop.set_busy(true);
+    let slow = "[queue]\nretry_base = \"1h\"\nretry_cap = \"2h\"\n";
+    let extra = "[[route]]\ndomain = \"held.test\"\nvia = \"hold\"\n";
+    let node = Node::start(&Setup { retries: slow, extra, ..Setup::to(hop.address) });
+    (0..3).for_each(|_| drop(deliver(&node, "a@x.test", &["b@y.test"])));
+    deliver(&node, "a@x.test", &["b@held.test"]);
+    node.wait_for_queue(|queue| queue.iter().filter(|message| message["recipients"][0]["state"] == "deferred").count() == 3);
+    let output = node.ask(&["queue", "summary", "--json"]);
+    let lines: Vec<serde_json::Value> =
+        String::from_utf8(output.stdout).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    let (stuck, held) = (&lines[0], &lines[1]);
+    assert_eq!((&stuck["destination"], &stuck["messages"], &stuck["deferred"]), (&"*".into(), &3.into(), &3.into()));
+    assert_eq!((&stuck["last_reply"], &stuck["breaker"]), (&"450 4.2.1 Busy".into(), &"closed".into()));
+    assert!(stuck["oldest"].is_string() && stuck["next_attempt"].is_string());
+    assert_eq!((&held["destination"], &held["held"], &held["wait"]), (&"held.test".into(), &1.into(), &"held".into()));
+    let text = say(&node, &["queue", "summary"]);
+    assert!(text.contains("450 4.2.1 Busy") && text.ends_with("4 messages for 2 destinations"), "{text}");
+}
+
+#[test]
+fn the_mail_log_is_followed_and_searched() {
+    let hop = NextHop::start();
+    let node = Node::start(&Setup::to(hop.address));
+    let first = deliver(&node, "a@x.test", &["b@y.test"]);
+    node.wait_for_queue(<[_]>::is_empty);
+    let config = node.folder.path().join("ringpost.toml");
+    let mut follow =
+        Command::new(ringpost().get_program()).args(["log", "follow", "--json", "-c"]).arg(&config).stdout(Stdio::piped()).spawn().unwrap();
+    let lines = BufReader::new(follow.stdout.take().unwrap()).lines();
+    // The log is rotated while it is followed.
+    let log = node.folder.path().join("mail.log");
+    let began = std::time::Instant::now();
+    while !std::fs::read_to_string(&log).unwrap_or_default().contains("outcome=delivered") {
+        assert!(began.elapsed() < crate::node::PATIENCE);
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    std::fs::rename(&log, node.folder.path().join("mail.log.1")).unwrap();
+    // One that came before the follower had opened the file is not seen: mail goes on until one is.
+    let sender = std::thread::spawn({
+        let address = node.address;
+        move || {
+            for _ in 0..50 {
+                Client::greeted(address).deliver("c@y.test", "Subject: x\r\n\r\nx");
+                std::thread::sleep(std::time::Duration::from_millis(50));
+            }
+        }
+    });
+    let seen = lines.map_while(Result::ok).find_map(|line| {
+        let entry: serde_json::Value = serde_json::from_str(&line).unwrap();
+        (entry["event"] == "attempt" && entry["outcome"] == "delivered" && entry["to"] == "c@y.test").then_some(entry)
+    });
+    assert!(seen.unwrap()["delay_ms"].is_u64());
+    follow.kill().unwrap();
+    follow.wait().unwrap();
+    sender.join().unwrap();
+    let found = say(&node, &["log", "grep", &first]);
+    assert_eq!(found.lines().count(), 2, "{found}");
+    assert!(found.contains("event=accepted") && found.contains("outcome=delivered"));
+    assert!(say(&node, &["log", "grep", "C@y.test"]).lines().count() >= 1);
+    assert_eq!(node.ask(&["log", "grep", "nobody@y.test"]).status.code(), Some(1));
+}
+
+/// A tag is found again after a restart, whether the message came in one piece, in pieces, or larger than a chunk.
+#[test]
+fn tags_of_listener_and_header_find_mail_also_after_a_restart() {
+    let second = crate::node::free_port();
+    let extra: &'static str = format!("[[listener]]\naddress = \"127.0.0.1:{second}\"\ntag = \"bulk\"\n").leak();
+    let retries = "[queue]\ntag_header = \"X-Campaign\"\n";
+    let mut node = Node::start(&Setup { extra, retries, ..Setup::new() });
+    let bulk = std::net::SocketAddr::from(([127, 0, 0, 1], second));
+    let plain = deliver(&node, "a@x.test", &["b@y.test"]);
+    let spring = Client::greeted(node.address).deliver("b@y.test", "Subject: x\r\nx-campaign: spring 27\r\n\r\nx");
+    let both = Client::greeted(bulk).deliver("b@y.test", "X-Campaign: spring 27\r\n\r\nX-Campaign: no");
+    let large = Client::greeted(bulk).deliver("b@y.test", &format!("X-Campaign: large\r\n\r\n{}", "0123456789\r\n".repeat(60_000)));
+    for _ in 0..2 {
+        assert_eq!(ids(&node, &["--tag", "spring 27"]), sorted([&spring, &both]));
+        assert_eq!(ids(&node, &["--tag", "bulk"]), sorted([&both, &large]));
+        assert_eq!(ids(&node, &["--tag", "large"]), [large.as_str()]);
+        assert!(ids(&node, &["--tag", "no"]).is_empty());
+        assert!(say(&node, &["queue", "show", &both]).contains("tags       "));
+        node.kill();
+        node.restart();
+        node.wait_for_queue(|queue| queue.len() == 4);
+    }
+    assert_eq!(say(&node, &["queue", "purge", "--tag", "bulk"]), "2 messages purged");
+    assert_eq!(ids(&node, &[]), sorted([&plain, &spring]));
+}
+
+#[test]
+fn the_mail_log_can_be_json() {
+    let hop = NextHop::start();
+    let setup = Setup::to(hop.address);
+    let mut node = Node::start(&setup);
+    let config = node.folder.path().join("ringpost.toml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    node.kill();
+    std::fs::write(&config, text.replace("[log]\n", "[log]\nmail_format = \"json\"\n")).unwrap();
+    std::fs::remove_file(node.folder.path().join("mail.log")).ok();
+    node.restart();
+    let id = deliver(&node, "a@x.test", &["b@y.test"]);
+    let began = std::time::Instant::now();
+    let lines = loop {
+        let log = std::fs::read_to_string(node.folder.path().join("mail.log")).unwrap_or_default();
+        if log.contains("delivered") {
+            break log;
+        }
+        assert!(began.elapsed() < crate::node::PATIENCE, "{log}");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    };
+    let of_message: Vec<serde_json::Value> = lines
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .filter(|entry: &serde_json::Value| entry["queue_id"] == id.as_str())
+        .collect();
+    assert_eq!((&of_message[0]["event"], &of_message[0]["from"]), (&"accepted".into(), &"a@x.test".into()));
+    assert!(of_message[0]["size"].is_u64() && of_message[0]["recipients"] == 1);
+    assert_eq!((&of_message[1]["outcome"], &of_message[1]["to"]), (&"delivered".into(), &"b@y.test".into()));
+    assert!(say(&node, &["queue", "why", &id]).starts_with("Not in the queue any more: <b@y.test> was delivered to "));
+}
