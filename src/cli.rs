@@ -68,6 +68,13 @@ pub enum Command {
         #[command(subcommand)]
         call: LogCall,
     },
+    /// Let the running engine read its config file again; says what was taken over and what needs a restart.
+    Reload {
+        #[command(flatten)]
+        control: Control,
+        #[command(flatten)]
+        output: Output,
+    },
     /// Print the running engine's counters.
     Stats {
         #[command(flatten)]

@@ -27,6 +27,7 @@ use crate::{
     cluster::ClusterNode,
     cluster_server,
     control_wire::{End, Progress, REQUEST_BYTES_MAX, WhyLine, WireRequest},
+    reloader::Reloader,
     resolver::DnsCounters,
 };
 
@@ -45,13 +46,14 @@ pub struct ControlServer {
     shards: Arc<Vec<Arc<RequestLane>>>,
     dns: Arc<DnsCounters>,
     cluster: Option<ClusterNode>,
+    reloader: Arc<Reloader>,
     connections: Arc<AtomicUsize>,
 }
 
 impl ControlServer {
     /// Over the request lanes of all shards, in order of their numbers.
-    pub fn new(shards: Vec<Arc<RequestLane>>, dns: Arc<DnsCounters>, cluster: Option<ClusterNode>) -> Self {
-        ControlServer { shards: Arc::new(shards), dns, cluster, connections: Arc::default() }
+    pub fn new(shards: Arc<Vec<Arc<RequestLane>>>, dns: Arc<DnsCounters>, reloader: Arc<Reloader>, cluster: Option<ClusterNode>) -> Self {
+        ControlServer { shards, dns, cluster, reloader, connections: Arc::default() }
     }
 
     /// Accepts for ever.
@@ -63,11 +65,11 @@ impl ControlServer {
                         self.connections.fetch_sub(1, Ordering::Relaxed);
                         continue;
                     }
-                    let (shards, dns, cluster, connections) =
-                        (self.shards.clone(), self.dns.clone(), self.cluster.clone(), self.connections.clone());
+                    let (shards, dns, reloader) = (self.shards.clone(), self.dns.clone(), self.reloader.clone());
+                    let (cluster, connections) = (self.cluster.clone(), self.connections.clone());
                     tokio::spawn(async move {
                         // A client that went away needs no answer.
-                        let _ = converse(stream, &shards, &dns, cluster.as_ref()).await;
+                        let _ = converse(stream, &shards, &dns, &reloader, cluster.as_ref()).await;
                         connections.fetch_sub(1, Ordering::Relaxed);
                     });
                 }
@@ -80,7 +82,13 @@ impl ControlServer {
     }
 }
 
-async fn converse(mut stream: UnixStream, shards: &[Arc<RequestLane>], dns: &DnsCounters, cluster: Option<&ClusterNode>) -> io::Result<()> {
+async fn converse(
+    mut stream: UnixStream,
+    shards: &[Arc<RequestLane>],
+    dns: &DnsCounters,
+    reloader: &Reloader,
+    cluster: Option<&ClusterNode>,
+) -> io::Result<()> {
     let (read, mut write) = stream.split();
     let mut line = String::new();
     let mut reader = BufReader::new(read.take(REQUEST_BYTES_MAX));
@@ -98,6 +106,7 @@ async fn converse(mut stream: UnixStream, shards: &[Arc<RequestLane>], dns: &Dns
                 Ok(lines.len() as u64)
             }
         },
+        Ok(WireRequest::Reload {}) => reload(reloader, &mut write).await,
         Ok(request) => answer(request, shards, dns, &mut write).await,
     };
     let end = match end {
@@ -113,7 +122,7 @@ async fn send(write: &mut (impl AsyncWriteExt + Unpin), value: &impl Serialize) 
     timeout(CLIENT_TIMEOUT, write.write_all(&line)).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
 }
 
-async fn ask(shard: &RequestLane, command: Command) -> Result<Answer, Refusal> {
+pub(crate) async fn ask(shard: &RequestLane, command: Command) -> Result<Answer, Refusal> {
     let (sender, receiver) = oneshot::channel();
     shard.send(command, Box::new(move |answer| drop(sender.send(answer)))).map_err(|refused| refused.to_string())?;
     match timeout(SHARD_TIMEOUT, receiver).await {
@@ -122,6 +131,12 @@ async fn ask(shard: &RequestLane, command: Command) -> Result<Answer, Refusal> {
         Ok(Err(_)) => Err("a shard ended before it answered".to_owned()),
         Err(_) => Err(format!("a shard has not answered within {} s", SHARD_TIMEOUT.as_secs())),
     }
+}
+
+async fn reload(reloader: &Reloader, write: &mut (impl AsyncWriteExt + Unpin)) -> Result<u64, Refusal> {
+    let done = reloader.reload().await?;
+    send(write, &done).await.map_err(|reason| reason.to_string())?;
+    Ok(1)
 }
 
 async fn answer(
@@ -162,6 +177,7 @@ async fn answer(
             };
             change_all(&ChangeOrder { change, selection, after: None }, shards, write).await
         }
+        WireRequest::Reload {} => unreachable!("it has a way of its own"),
         WireRequest::Stats {} => {
             let mut sums = BTreeMap::new();
             for shard in shards {

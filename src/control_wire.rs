@@ -38,6 +38,8 @@ pub enum WireRequest {
         /// All that match; an empty filter is every message.
         filter: Option<MessageFilter>,
     },
+    /// `reload`: one `Reloaded`.
+    Reload {},
     /// `stats`: one object with the counters of all shards added up.
     // Braces: without them serde lets unknown fields pass.
     Stats {},

@@ -21,6 +21,7 @@ mod mail_log_reader;
 mod mail_log_writer;
 mod node;
 mod queue_cli;
+mod reloader;
 mod resolver;
 mod socket;
 mod spool_cli;
@@ -100,6 +101,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
             let (LogCall::Follow { place, .. } | LogCall::Grep { place, .. }) = &call;
             log_cli::log(&mail_log_file(place)?, call)
         }
+        Command::Reload { control, output } => Ok(queue_cli::reload(&socket_path(&control)?, output)),
         Command::Stats { control, output } => Ok(queue_cli::stats(&socket_path(&control)?, output)),
         Command::Dns { config, output, domain } => dns_cli::dns(&read_config(&config)?, &domain, output).map_err(Failure::config),
         Command::Cluster { control, call } => Ok(cluster_cli::cluster(&socket_path(&control)?, call)),

@@ -37,6 +37,7 @@ use crate::{
     control_server::ControlServer,
     dns::Dns,
     mail_log_writer::{Destination, MailLogWriter},
+    reloader::Reloader,
     resolver::Resolver,
     socket,
     topology::CorePlan,
@@ -238,12 +239,10 @@ impl Node {
     }
 
     async fn run(mut self) -> ExitCode {
-        let (mut terminate, mut interrupt) = match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
-            (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
-            (Err(reason), _) | (_, Err(reason)) => {
-                error!(%reason, "cannot watch signals");
-                return ExitCode::from(EXIT_IO);
-            }
+        let signals = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].map(signal);
+        let [Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)] = signals else {
+            error!("cannot watch signals");
+            return ExitCode::from(EXIT_IO);
         };
         let cluster =
             match ClusterNode::start(&self.config, &self.hostname, self.shards.clone(), reload(self.config.clone(), self.shards.clone())) {
@@ -261,7 +260,9 @@ impl Node {
             info!(%address, "admin listens");
             tokio::spawn(Admin::new(self.shards.clone(), cluster.clone(), is_ready.clone(), token, address).serve(listener));
         }
-        let server = ControlServer::new(self.shards.clone(), self.resolver.counters(), cluster.clone());
+        let lanes = Arc::new(self.shards.clone());
+        let reloader = Arc::new(Reloader::new(self.config.clone(), lanes.clone()));
+        let server = ControlServer::new(lanes, self.resolver.counters(), reloader.clone(), cluster.clone());
         let control = server.serve(&self.control);
         tokio::pin!(control);
         let lanes = self.shards.clone();
@@ -279,6 +280,7 @@ impl Node {
         let code = loop {
             tokio::select! {
                 () = &mut control => unreachable!("the control server does not end"),
+                _ = hangup.recv() => drop(tokio::spawn(reload_file(reloader.clone()))),
                 () = &mut resolver => unreachable!("the resolver does not end"),
                 _ = terminate.recv() => {
                     leaving.await;
@@ -359,12 +361,25 @@ fn reload(running: Arc<Config>, shards: Vec<Arc<RequestLane>>) -> Reload {
                 let command = Command::Reload(wanted.clone());
                 shard.send(command, Box::new(move |answer| drop(sender.send(answer)))).map_err(|refused| refused.to_string())?;
                 let answered = tokio::time::timeout(RELOAD_MAX, receiver).await;
-                answered.map_err(|_| "a shard does not answer".to_owned())?.map_err(|_| "a shard has ended".to_owned())?;
+                let answer = answered.map_err(|_| "a shard does not answer".to_owned())?.map_err(|_| "a shard has ended".to_owned())?;
+                if let Answer::Failed(reason) = answer {
+                    return Err(reason);
+                }
             }
             *running.lock().expect("no panic happens under this lock") = wanted;
             Ok(())
         })
     })
+}
+
+/// Reads the config file again, and tells the service manager.
+async fn reload_file(reloader: Arc<Reloader>) {
+    if let Ok(now) = sd_notify::NotifyState::monotonic_usec_now() {
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Reloading, now]);
+    }
+    // What came of it is in the log.
+    let _ = reloader.reload().await;
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 }
 
 /// Drains every shard; a second signal, or [`DRAIN_MAX`], ends it at once.

@@ -18,6 +18,7 @@ use crate::{
     control_wire::{Progress, WhyLine, WireRequest},
     ended::ended,
     mail_log_reader,
+    reloader::Reloaded,
 };
 
 /// Runs a queue command against the engine that listens at `socket`. `mail_log` is where its mail log goes, if that is known.
@@ -50,6 +51,32 @@ pub fn stats(socket: &Path, output: Output) -> ExitCode {
             for (name, value) in counters {
                 say(&format!("{name:<24}{value:>16}"));
             }
+        }
+    });
+    code(result.map(|_| true))
+}
+
+/// Lets the engine read its config file again.
+pub fn reload(socket: &Path, output: Output) -> ExitCode {
+    let result = ask(socket, &WireRequest::Reload {}, |line| {
+        if output.json {
+            return say(line);
+        }
+        let Ok(done) = serde_json::from_str::<Reloaded>(line) else { return };
+        match &*done.reloaded {
+            [] => say("nothing that can be taken over has changed"),
+            keys => say(&format!("taken over: {}", keys.join(", "))),
+        }
+        if done.moved > 0 {
+            say(&format!(
+                "{} queued message{} now lead{} elsewhere",
+                done.moved,
+                plural(done.moved),
+                if done.moved == 1 { "s" } else { "" }
+            ));
+        }
+        if !done.restart.is_empty() {
+            say(&format!("changed, and counts from the next start: {}", done.restart.join(", ")));
         }
     });
     code(result.map(|_| true))

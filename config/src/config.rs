@@ -120,6 +120,14 @@ impl Config {
         config
     }
 
+    /// What a running engine makes of a new file: that of it which can be taken over, and the rest as it is.
+    #[must_use]
+    pub fn taking_over(&self, new: &Config) -> Config {
+        let Config { relay, domains, routes, smtp, queue, delivery, .. } = new.clone();
+        let smtp = Smtp { sessions_max: self.smtp.sessions_max, ..smtp };
+        Config { relay, domains, routes, smtp, queue, delivery, ..self.clone() }
+    }
+
     /// An error for something that only the caller could see, with the line where `key` (for instance `shards.cores` or
     /// `listener[1].address`, counted from 1) stands in the file. `message` reads on after the value.
     pub fn error_at(&self, key: &str, message: impl Into<String>) -> ConfigError {

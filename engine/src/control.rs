@@ -137,6 +137,8 @@ pub enum Answer {
     Summary(Vec<DestinationSummary>),
     /// How many messages were found and changed; durable where the change must be. When there are more: where to go on.
     Changed(u64, Option<u64>),
+    /// The settings are in force; so many messages lead elsewhere now.
+    Reloaded(u64),
     /// Counter names and values.
     Stats(Vec<(&'static str, u64)>),
     /// It is done.

@@ -127,7 +127,8 @@ async fn dial(shard: &Rc<Shard>, destination: DestinationId, mut dispatch: Optio
 
 fn client_settings(shard: &Shard, destination: DestinationId) -> ClientSettings {
     let speaks_lmtp = matches!(shard.queue.borrow().via(destination), Via::Lmtp { .. });
-    let delivery = &shard.config.delivery;
+    let config = shard.config();
+    let delivery = &config.delivery;
     let timeouts = Timeouts {
         banner: delivery.banner_timeout,
         ehlo: delivery.ehlo_timeout,
@@ -154,7 +155,7 @@ fn connect_reason(error: &io::Error) -> String {
 
 async fn connect(shard: &Shard, address: &HostAddress) -> io::Result<Conn> {
     let deadline = shard.ring.deadline();
-    deadline.set(shard.ring.now() + shard.config.delivery.connect_timeout);
+    deadline.set(shard.ring.now() + shard.config().delivery.connect_timeout);
     let mut connecting = pin!(async {
         match address {
             HostAddress::Tcp(to) => shard.ring.connect(*to, None).await,

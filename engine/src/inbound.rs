@@ -303,6 +303,8 @@ impl Inbound {
 
     fn judge_mail(&mut self, size: Option<u64>) -> Verdict {
         let shard = &self.shard;
+        // A reload may have changed who may relay; a transaction sees one answer.
+        self.relaying = policy::may_relay(&shard.config(), self.session.peer().ip());
         if shard.spool_has_failed() {
             return Verdict::Close(SPOOL_FAILED);
         }
@@ -319,7 +321,7 @@ impl Inbound {
             shard.metrics.deferred_by_us.increment();
             return Verdict::Refuse(NO_ROOM);
         }
-        if shard.config.log.mail == ringpost_config::MailLog::Required && !shard.mail_log.has_room() {
+        if shard.config().log.mail == ringpost_config::MailLog::Required && !shard.mail_log.has_room() {
             shard.metrics.deferred_by_us.increment();
             return Verdict::Refuse(LOG_BUSY);
         }
@@ -433,7 +435,7 @@ impl Inbound {
         self.shard.metrics.accepted_bytes.add(bytes);
         self.shard.log_mail(format_args!(
             "queue_id={id} event=accepted listener={} client={} helo={} from=<{}> size={bytes} recipients={}",
-            self.shard.config.listeners[self.listener].name,
+            self.shard.config().listeners[self.listener].name,
             self.session.peer(),
             Escaped(self.session.helo().as_bytes()),
             Escaped(envelope.reverse_path().as_str().as_bytes()),

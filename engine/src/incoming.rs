@@ -147,7 +147,7 @@ impl Incoming {
             return Direct::NotPossible;
         }
         let (id, accepted_at_ms) = (shard.next_id(), shard.now_ms());
-        let priority = shard.priorities.stated(&session.envelope(), origin, input);
+        let priority = shard.priorities.borrow().stated(&session.envelope(), origin, input);
         let appended = shard.own.append(Content::Message, record_id(id), bound as u32, |record| {
             shard.with_received(&session.envelope(), id, |received| record.put(received));
             let mut unread = Unread::new(input).with_more_behind(more_behind);
@@ -182,7 +182,7 @@ impl Incoming {
     /// Writes staging as a chunk. A failure is told with the next `put`, or at the commit.
     pub(crate) async fn flush(&mut self, shard: &Shard, session: &Session, origin: Origin) {
         if self.chunks == 0 {
-            self.priority = shard.priorities.stated(&session.envelope(), origin, &self.staging);
+            self.priority = shard.priorities.borrow().stated(&session.envelope(), origin, &self.staging);
         }
         let id = *self.id.get_or_insert_with(|| shard.next_id());
         self.find_tags(shard);
@@ -228,7 +228,7 @@ impl Incoming {
         }
         let id = *self.id.get_or_insert_with(|| shard.next_id());
         if self.chunks == 0 {
-            self.priority = shard.priorities.stated(&session.envelope(), origin, &self.staging);
+            self.priority = shard.priorities.borrow().stated(&session.envelope(), origin, &self.staging);
         }
         let priority = self.priority;
         self.find_tags(shard);

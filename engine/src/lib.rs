@@ -44,6 +44,7 @@ mod queueing;
 mod record_id;
 mod recovering;
 pub mod reload;
+mod reloading;
 mod remote_content;
 mod report_origin;
 mod reporting;

@@ -34,7 +34,8 @@ pub(crate) async fn accept(shard: Rc<Shard>, listener: Listener, number: usize) 
                 }
             }
             Some(Err(reason)) => {
-                let name = &shard.config.listeners[number].name;
+                let config = shard.config();
+                let name = &config.listeners[number].name;
                 warn!(shard = shard.id, listener = %name, %reason, "accept failed; raise the limit of open files (`ulimit -n`, LimitNOFILE=) if it is reached");
                 shard.ring.sleep_until(shard.ring.now() + PAUSE).await;
             }

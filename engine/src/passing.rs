@@ -90,7 +90,7 @@ impl Shard {
 
     /// Passes a fresh connection to a shard that has less to do; it comes back when it stays.
     pub(crate) fn pass_on(&self, accepted: Accepted, listener: usize) -> Option<Accepted> {
-        if self.passing.loads.shards() == 1 || !self.config.shards.pass_connections {
+        if self.passing.loads.shards() == 1 || !self.config().shards.pass_connections {
             return Some(accepted);
         }
         let sessions = u32::try_from(self.metrics.sessions.get()).unwrap_or(u32::MAX);

@@ -158,7 +158,7 @@ struct Place<T> {
 /// The connections of a shard.
 pub struct Pool<T> {
     /// By pattern of the routes, in order.
-    limits: Vec<PoolLimits>,
+    limits: RefCell<Vec<PoolLimits>>,
     /// Destinations with a connection or an attempt that waits for one.
     places: RefCell<HashMap<DestinationId, Place<T>>>,
     total: Cell<u32>,
@@ -185,13 +185,30 @@ impl<T> Pool<T> {
 
     fn with_limits(limits: Vec<PoolLimits>, total_max: u32, metrics: Rc<Metrics>) -> Self {
         Pool {
-            limits,
+            limits: RefCell::new(limits),
             places: RefCell::default(),
             total: Cell::new(0),
             total_max,
             idle: Cell::new(0),
             starved: RefCell::default(),
             metrics,
+        }
+    }
+
+    /// Other limits from now on, for the routes as `number` names their patterns; a connection keeps those that it has begun with, until
+    /// it is asked for its next message.
+    pub fn set_limits(&self, config: &Config, number: impl Fn(&str) -> Option<RouteId>) {
+        let mut limits = self.limits.borrow_mut();
+        for route in config.routes.as_slice() {
+            let of_route = limits_of(config, route);
+            for pattern in &route.domains {
+                let Some(RouteId(number)) = number(&pattern.to_string()) else { continue };
+                let number = usize::from(number);
+                if limits.len() <= number {
+                    limits.resize(number + 1, of_route);
+                }
+                limits[number] = of_route;
+            }
         }
     }
 
@@ -209,7 +226,7 @@ impl<T> Pool<T> {
             test_on_return: false,
             test_while_idle: None,
         };
-        route.and_then(|route| self.limits.get(usize::from(route.0))).copied().unwrap_or(UNROUTED)
+        route.and_then(|route| self.limits.borrow().get(usize::from(route.0)).copied()).unwrap_or(UNROUTED)
     }
 
     /// Finds a connection for an attempt: an idle one, a seat for a new one, or a place in the line.

@@ -30,11 +30,24 @@ pub struct Priorities {
 }
 
 impl Priorities {
-    /// From the config.
+    /// From the config, whose routes are numbered in order.
     pub fn new(config: &Config) -> Self {
+        let patterns: Vec<_> = config.routes.as_slice().iter().flat_map(|route| route.domains.iter().map(ToString::to_string)).collect();
+        Self::numbered(config, |pattern| patterns.iter().position(|own| own == pattern).map(|number| RouteId(number as u16)))
+    }
+
+    /// From the config, whose routes have these numbers by their patterns.
+    pub fn numbered(config: &Config, number: impl Fn(&str) -> Option<RouteId>) -> Self {
         let level = |priority: Option<u32>| priority.map(|priority| u8::try_from(priority).unwrap_or(PRIORITY_MAX).min(PRIORITY_MAX));
-        let routes = config.routes.as_slice().iter().flat_map(|route| route.domains.iter().map(move |_| level(route.priority)));
-        let routes: Vec<_> = routes.collect();
+        let mut routes = Vec::new();
+        for route in config.routes.as_slice() {
+            for pattern in &route.domains {
+                let Some(RouteId(number)) = number(&pattern.to_string()) else { continue };
+                let number = usize::from(number);
+                routes.resize(routes.len().max(number + 1), None);
+                routes[number] = level(route.priority);
+            }
+        }
         Priorities {
             header: config.smtp.priority_header.clone().map(String::into_bytes),
             listeners: config.listeners.iter().map(|listener| level(listener.priority)).collect(),

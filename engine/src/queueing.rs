@@ -97,8 +97,9 @@ impl Shard {
         let mut routes = self.routes_scratch.borrow_mut();
         routes.clear();
         routes.extend(envelope.recipients().map(|recipient| queue.route(recipient.path.domain().unwrap_or(&self.hostname).as_bytes())));
-        let priority =
-            stated.priority.unwrap_or_else(|| self.priorities.of_routes(routes.iter().map(|destination| queue.route_of(*destination))));
+        let priority = stated
+            .priority
+            .unwrap_or_else(|| self.priorities.borrow().of_routes(routes.iter().map(|destination| queue.route_of(*destination))));
         let message = NewMessage {
             id,
             size,

@@ -2,15 +2,11 @@
 //!
 //! A session keeps the limits it began with. Who may send to whom is asked for each recipient, and has the present answer.
 
-use std::sync::Arc;
-
 use ringpost_config::Config;
-
-use crate::{shard::Shard, share::Share};
 
 /// What differs between two configs and cannot be changed while the process runs: the names of the sections.
 ///
-/// `[relay]`, `[[domain]]` and `[smtp]` can, but for `priority_header`.
+/// `[relay]`, `[[domain]]`, `[[route]]`, `[queue]`, `[delivery]` and `[smtp]` can.
 pub fn unchangeable(running: &Config, wanted: &Config) -> Vec<&'static str> {
     let differs = [
         ("hostname", running.hostname != wanted.hostname),
@@ -18,26 +14,14 @@ pub fn unchangeable(running: &Config, wanted: &Config) -> Vec<&'static str> {
         ("[spool]", running.spool != wanted.spool),
         ("[control]", running.control != wanted.control),
         ("[[listener]]", running.listeners != wanted.listeners),
-        ("[[route]]", running.routes != wanted.routes),
-        ("[queue]", running.queue != wanted.queue),
         ("[bounce]", running.bounce != wanted.bounce),
         ("[dns]", running.dns != wanted.dns),
-        ("[delivery]", running.delivery != wanted.delivery),
         ("[log]", running.log != wanted.log),
-        ("smtp.priority_header", running.smtp.priority_header != wanted.smtp.priority_header),
         ("[memory]", running.memory != wanted.memory),
         ("[admin]", running.admin != wanted.admin),
         ("[cluster]", running.cluster != wanted.cluster),
     ];
     differs.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
-}
-
-impl Shard {
-    /// Runs with `config` from the next command on. The caller checked it with [`unchangeable`].
-    pub(crate) fn reload(&self, config: Arc<Config>, share: Share) {
-        self.admission.set_limits(&config, share);
-        self.inbound.replace(&config, &self.hostname);
-    }
 }
 
 #[cfg(test)]

@@ -146,7 +146,10 @@ pub struct Shard {
     pub(crate) shards: u16,
     pub(crate) boot: u32,
     pub(crate) ring: Ring,
-    pub(crate) config: Arc<Config>,
+    #[expect(clippy::redundant_allocation, reason = "counting what one shard shares with itself needs no atomic operation")]
+    config: RefCell<Rc<Arc<Config>>>,
+    /// Its part of the limits.
+    pub(crate) share: Share,
     pub(crate) own: Rc<Committer>,
     pub(crate) adopted: RefCell<Vec<(u16, Rc<Committer>)>>,
     pub(crate) queue: RefCell<Queue>,
@@ -161,7 +164,7 @@ pub struct Shard {
     pub(crate) delivery: Delivery,
     pub(crate) reporting: Reporting,
     pub(crate) pool: Rc<Pool<Dispatch>>,
-    pub(crate) priorities: Priorities,
+    pub(crate) priorities: RefCell<Priorities>,
     pub(crate) staging: Staging,
     pub(crate) file_threads: FileThreads,
     pub(crate) spare_sessions: SpareSessions,
@@ -251,7 +254,8 @@ fn start(plan: ShardPlan) -> Result<Started, (OnEvent, String)> {
         reports: report_limits(&config, share),
         ..QueueSettings::default()
     };
-    let queue = Queue::new(settings, routes, random(), now);
+    let mut queue = Queue::new(settings, routes, random(), now);
+    queue.set_local_domain(&plan.hostname);
     let open = |number: u16, role: Role| {
         let directory = plan.home.path().join(format!("shard-{number:03}"));
         if role == Role::Own {
@@ -290,7 +294,7 @@ fn start(plan: ShardPlan) -> Result<Started, (OnEvent, String)> {
         reporting: Reporting::default(),
         pool,
         file_threads: FileThreads::default(),
-        priorities: Priorities::new(&config),
+        priorities: RefCell::new(Priorities::new(&config)),
         staging: Staging::new(in_bytes(budget / STAGING_SHARE)),
         spare_sessions: SpareSessions::default(),
         hostname: plan.hostname,
@@ -308,7 +312,8 @@ fn start(plan: ShardPlan) -> Result<Started, (OnEvent, String)> {
         on_event: plan.on_event,
         housekeeping: RefCell::default(),
         ring,
-        config,
+        config: RefCell::new(Rc::new(config)),
+        share,
     });
     Ok((shard, plan.listeners, plan.requests))
 }
@@ -382,6 +387,18 @@ impl Shard {
             return Err("the spool failed before".to_owned());
         }
         self.drain().await
+    }
+
+    /// The settings in force. To be asked for again after a wait: a reload may have come between.
+    #[expect(clippy::redundant_allocation, reason = "counting what one shard shares with itself needs no atomic operation")]
+    pub(crate) fn config(&self) -> Rc<Arc<Config>> {
+        self.config.borrow().clone()
+    }
+
+    /// Other settings from now on.
+    pub(crate) fn set_config(&self, config: Arc<Config>) {
+        self.inbound.replace(&config, &self.hostname);
+        self.config.replace(Rc::new(config));
     }
 
     /// Is there room for the outcomes of what would be accepted?

@@ -1,13 +1,12 @@
 //! A shard's answers to the coordinator: list, show and steer queued messages, counters, drain.
 
-use std::{num::NonZeroU16, rc::Rc};
+use std::rc::Rc;
 
 use crate::{
     control::{Answer, Command, Request},
-    listing,
+    listing, reloading,
     request_lane::RequestReceiver,
     shard::Shard,
-    share::Share,
     steering, summary,
 };
 
@@ -20,6 +19,10 @@ pub(crate) async fn answer_requests(shard: Rc<Shard>, mut requests: RequestRecei
                 Command::Change(order) => {
                     let changing = shard.clone();
                     shard.ring.spawn(async move { answer(steering::steer(&changing, order).await) }).detach();
+                }
+                Command::Reload(config) => {
+                    let reloading = shard.clone();
+                    shard.ring.spawn(async move { answer(reloading::reload(&reloading, config).await) }).detach();
                 }
                 Command::Summary => {
                     let looking = shard.clone();
@@ -55,7 +58,7 @@ fn reply(shard: &Rc<Shard>, command: Command) -> Answer {
         },
         Command::Show(id) => Answer::Message(listing::show(shard, id).map(Box::new)),
         Command::Why(id) => Answer::Why(listing::why(shard, id)),
-        Command::Change(_) | Command::Summary => unreachable!("these have tasks of their own"),
+        Command::Change(_) | Command::Summary | Command::Reload(_) => unreachable!("these have tasks of their own"),
         Command::Stats => Answer::Stats(stats(shard)),
         Command::Resolved(answers) => {
             let (mut queue, now) = (shard.queue.borrow_mut(), shard.now_ms());
@@ -68,11 +71,6 @@ fn reply(shard: &Rc<Shard>, command: Command) -> Answer {
         }
         Command::Prepare(segments) => {
             shard.own.with_log(|log| log.prepare_more(segments));
-            Answer::Done
-        }
-        Command::Reload(config) => {
-            let share = Share { shard: shard.id, shards: NonZeroU16::new(shard.shards).expect("a node has shards") };
-            shard.reload(config, share);
             Answer::Done
         }
         Command::Drain => {

@@ -17,6 +17,7 @@ mod queue_commands;
 mod queue_steering;
 mod queue_why;
 mod relay;
+mod reload;
 mod reports;
 mod shards;
 mod smuggling;

@@ -41,7 +41,9 @@ impl Queue {
             Via::Mx { .. } => self.domain_by(route, domain),
             // One for the whole route.
             Via::Named { .. } => self.named_by(route),
-            Via::Smarthost { .. } | Via::Lmtp { .. } | Via::Maildir { .. } | Via::Discard | Via::Hold => self.id(u32::from(route.0) + 1),
+            Via::Smarthost { .. } | Via::Lmtp { .. } | Via::Maildir { .. } | Via::Discard | Via::Hold => {
+                self.id(self.route_slots[usize::from(route.0)])
+            }
         }
     }
 
@@ -240,7 +242,20 @@ impl Queue {
         let mut state = Destination::new(Some(route), of_route.via.clone(), of_route.limits, of_route.retry, name);
         state.role = role;
         let hash = self.directory.hasher.hash_one((state.role.tag(), route, state.key()));
-        let slot = match self.directory.vacant.pop() {
+        let slot = self.add_destination(state);
+        let (destinations, hasher) = (&self.destinations, &self.directory.hasher);
+        let rehash = |&slot: &u32| {
+            let state = &destinations[slot as usize];
+            hasher.hash_one((state.role.tag(), state.route.expect("it was made for one"), state.key()))
+        };
+        self.directory.entries.insert_unique(hash, slot, rehash);
+        self.assign_first_homes(slot);
+        slot
+    }
+
+    /// Gives a destination a slot.
+    pub(crate) fn add_destination(&mut self, mut state: Destination) -> u32 {
+        match self.directory.vacant.pop() {
             Some(slot) => {
                 state.generation = self.destinations[slot as usize].generation;
                 self.destinations[slot as usize] = state;
@@ -250,15 +265,7 @@ impl Queue {
                 self.destinations.push(state);
                 self.destinations.len() as u32 - 1
             }
-        };
-        let (destinations, hasher) = (&self.destinations, &self.directory.hasher);
-        let rehash = |&slot: &u32| {
-            let state = &destinations[slot as usize];
-            hasher.hash_one((state.role.tag(), state.route.expect("it was made for one"), state.key()))
-        };
-        self.directory.entries.insert_unique(hash, slot, rehash);
-        self.assign_first_homes(slot);
-        slot
+        }
     }
 
     fn forget(&mut self, slot: u32, now: u64) {

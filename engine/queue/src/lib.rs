@@ -28,6 +28,7 @@ mod queue;
 mod queue_id;
 mod rate;
 mod ready;
+mod reconfiguring;
 mod report;
 mod retry;
 mod route;

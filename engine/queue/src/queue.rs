@@ -168,6 +168,8 @@ pub struct Queue {
     pub(crate) local_domain: String,
     pub(crate) timers: Wheel,
     pub(crate) destinations: Vec<Destination>,
+    /// Where the destination of each route is that names its hosts itself, or needs none.
+    pub(crate) route_slots: Vec<u32>,
     pub(crate) destination_timers: Wheel,
     pub(crate) directory: Directory,
     pub(crate) reports: Reports,
@@ -209,6 +211,7 @@ impl Queue {
             reports: Reports::new(settings.reports, seed, now),
             polls: 0,
             serving: VecDeque::with_capacity(destinations.len()),
+            route_slots: (1..destinations.len() as u32).collect(),
             destinations,
             changes: VecDeque::new(),
             guests: GuestBook::default(),

@@ -200,12 +200,35 @@ pub enum RouteError {
 impl Routes {
     /// Builds the table.
     pub fn new(routes: Vec<Route>) -> Result<Self, RouteError> {
+        let matched = 0..routes.len();
+        Self::build(routes, matched)
+    }
+
+    /// The table that follows this one: routes with the same pattern keep their [`RouteId`], further ones come behind, and what is gone
+    /// keeps its place and matches nothing.
+    pub(crate) fn replaced(&self, new: Vec<Route>) -> Result<Self, RouteError> {
+        let mut numbers: HashMap<String, usize> =
+            self.routes.iter().enumerate().map(|(number, route)| (route.pattern.to_ascii_lowercase(), number)).collect();
+        let (mut routes, mut matched) = (self.routes.clone(), Vec::with_capacity(new.len()));
+        for route in new {
+            let number = *numbers.entry(route.pattern.to_ascii_lowercase()).or_insert(routes.len());
+            match routes.get_mut(number) {
+                Some(old) => *old = route,
+                None => routes.push(route),
+            }
+            matched.push(number);
+        }
+        Self::build(routes, matched)
+    }
+
+    /// `matched` are the routes that domains are compared with.
+    fn build(routes: Vec<Route>, matched: impl IntoIterator<Item = usize>) -> Result<Self, RouteError> {
         let mut table = Self::default();
         if routes.len() >= usize::from(u16::MAX) {
             return Err(RouteError::TooMany);
         }
-        for (index, route) in routes.iter().enumerate() {
-            let id = RouteId(index as u16);
+        for index in matched {
+            let (id, route) = (RouteId(index as u16), &routes[index]);
             let hosts = match &route.via {
                 Via::Smarthost { hosts } | Via::Lmtp { hosts } => Some(hosts.len()),
                 Via::Named { hosts } => Some(hosts.len()),
@@ -230,6 +253,11 @@ impl Routes {
         }
         table.routes = routes;
         Ok(table)
+    }
+
+    /// Is it more than the place of a route that is gone?
+    pub(crate) fn is_matched(&self, route: RouteId) -> bool {
+        self.routes.get(usize::from(route.0)).is_some_and(|own| self.by_pattern(&own.pattern) == Some(route))
     }
 
     /// The route of a recipient's domain (the part after the last `@`, in any case), or none. Does not allocate.

@@ -46,7 +46,7 @@ impl Queue {
     /// at once. `None` also for a route that does not exist.
     pub fn reroute(&mut self, key: MessageKey, to: RouteId, now: u64, record: &mut Vec<u8>) -> Option<Settled> {
         let index = self.find_open(key)?;
-        if usize::from(to.0) >= self.routes.all().len() {
+        if !self.routes.is_matched(to) {
             return None;
         }
         self.messages[index].rerouted = to.0;
@@ -87,7 +87,7 @@ impl Queue {
     }
 
     /// Where a recipient leads by command or by its domain.
-    fn destination_now(&mut self, index: u32, recipient: u16) -> DestinationId {
+    pub(crate) fn destination_now(&mut self, index: u32, recipient: u16) -> DestinationId {
         let message = &self.messages[index];
         let domain = match after_at(self.address(message, recipient)) {
             b"" => self.local_domain.clone().into_bytes(),

@@ -1,0 +1,112 @@
+//! Another routing table while mail is queued: what a route says from now on, and mail that leads elsewhere by the new table.
+
+use crate::destination::Destination;
+use crate::message::{Flags, MessageKey, NO_RECIPIENT, NOT_REROUTED};
+use crate::queue::Queue;
+use crate::route::{DestinationLimits, Route, RouteError, RouteId, Via};
+use crate::site::Role;
+use crate::slab::NONE;
+
+impl Queue {
+    /// Takes another table. Patterns that stay keep their [`RouteId`]; those that are gone match nothing any more, but what leads to them
+    /// goes on until [`Queue::follow_routes`] was called for its message.
+    pub fn set_routes(&mut self, routes: Vec<Route>, now: u64) -> Result<(), RouteError> {
+        let routes = self.routes.replaced(routes)?;
+        for (number, route) in routes.all().iter().enumerate() {
+            if number == self.route_slots.len() {
+                let id = RouteId(number as u16);
+                // As one that held its mail so far: what it is to be comes with the others.
+                let state = Destination::new(Some(id), Via::Hold, route.limits, route.retry, route.pattern.clone());
+                let slot = self.add_destination(state);
+                self.route_slots.push(slot);
+            }
+        }
+        self.routes = routes;
+        for slot in 0..self.destinations.len() as u32 {
+            self.reconfigure(slot);
+            self.refresh(slot, now);
+        }
+        Ok(())
+    }
+
+    /// Takes over what the route of a destination says now. The homes of a destination with hosts stay as they are until a restart, or
+    /// shards would disagree about them for a while; each takes its part of the new limits.
+    fn reconfigure(&mut self, slot: u32) {
+        let homes = self.settings.homes;
+        let state = &mut self.destinations[slot as usize];
+        let Some(route) = state.route else { return };
+        let route = &self.routes.all()[usize::from(route.0)];
+        let has_hosts = |via: &Via| matches!(via, Via::Smarthost { .. } | Via::Lmtp { .. });
+        state.retry = route.retry;
+        let in_place = match (&state.away, has_hosts(&state.via) || matches!(state.role, Role::Site(_))) {
+            (Some(_), true) => DestinationLimits { connections_max: state.limits.connections_max, rate: None, ..route.limits },
+            (None, true) => state.part.of_limits(&route.limits),
+            (_, false) => route.limits,
+        };
+        match state.role {
+            Role::Route => {
+                state.limits = match &route.via {
+                    via if has_hosts(via) && !has_hosts(&state.via) => {
+                        let (limits, place) = homes.place(&route.pattern, "", &route.limits);
+                        (state.part, state.away) = (place.part, place.away);
+                        limits
+                    }
+                    via if has_hosts(via) => in_place,
+                    Via::Maildir { .. } => homes.share(&route.limits),
+                    _ => route.limits,
+                };
+                let hosts = match &route.via {
+                    Via::Smarthost { hosts } | Via::Lmtp { hosts } => hosts.clone(),
+                    _ => Vec::new(),
+                };
+                state.via = route.via.clone();
+                state.set_hosts(&hosts);
+            }
+            // Domains and sites of a route that is by mx no more are left when their mail is.
+            Role::Domain(_) | Role::Site(_) => {
+                state.limits = in_place;
+                if matches!(route.via, Via::Mx { .. } | Via::Named { .. }) && state.via != route.via {
+                    state.via = route.via.clone();
+                    // Other names are other hosts: they are asked for anew.
+                    if let Role::Domain(domain) = &mut state.role {
+                        domain.revive();
+                    }
+                }
+            }
+            Role::Vacant => {}
+        }
+    }
+
+    /// Sends the recipients of a message where the table now says. True if any leads elsewhere than before; nothing is to be persisted,
+    /// because a restart finds the same. A re-routed message stays so while its route exists.
+    pub fn follow_routes(&mut self, key: MessageKey, now: u64) -> bool {
+        let Some(index) = self.find_open(key) else { return false };
+        let rerouted = self.messages[index].rerouted;
+        if rerouted != NOT_REROUTED && !self.routes.is_matched(RouteId(rerouted)) {
+            self.messages[index].rerouted = NOT_REROUTED;
+        }
+        let moves = self.leads_elsewhere(index);
+        if moves {
+            self.regroup(index, now);
+        } else if !self.messages[index].flags.has(Flags::REGROUP) {
+            // Another lifetime, or a hold that began or ended.
+            self.arm(index);
+        }
+        moves
+    }
+
+    fn leads_elsewhere(&mut self, index: u32) -> bool {
+        let mut group = self.messages[index].first_group;
+        while group != NONE {
+            let (mut next, here, behind) = (self.groups[group].first, self.groups[group].destination, self.groups[group].next_in_message);
+            while next != NO_RECIPIENT {
+                if self.destination_now(index, next).slot != here {
+                    return true;
+                }
+                next = self.recipients.get(self.messages[index].recipients)[usize::from(next)].next_in_group;
+            }
+            group = behind;
+        }
+        false
+    }
+}

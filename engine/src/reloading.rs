@@ -1,0 +1,44 @@
+//! A shard takes other settings over: between two of its tasks' turns, so that a session sees them with its next command.
+
+use std::{rc::Rc, sync::Arc};
+
+use ringpost_config::Config;
+use ringpost_queue::{Cursor, Filter};
+
+use crate::{control::Answer, priority::Priorities, routes::routes_of, shard::Shard};
+
+/// Messages looked at before other tasks get their turn.
+const LOOKS_PER_TURN: usize = 512;
+
+/// Swaps the settings, then lets queued mail follow the routes. No session ends, no attempt is cut off.
+pub(crate) async fn reload(shard: &Rc<Shard>, config: Arc<Config>) -> Answer {
+    {
+        let mut queue = shard.queue.borrow_mut();
+        if let Err(reason) = queue.set_routes(routes_of(&config), shard.now_ms()) {
+            return Answer::Failed(format!("route: {reason}"));
+        }
+        shard.pool.set_limits(&config, |pattern| queue.route_named(pattern));
+        shard.priorities.replace(Priorities::numbered(&config, |pattern| queue.route_named(pattern)));
+    }
+    shard.admission.set_limits(&config, shard.share);
+    shard.set_config(config);
+    shard.delivery.kick();
+    // Mail of earlier runs that is still being loaded was given its destinations by the old table, in part.
+    shard.loaded().await;
+    let (mut moved, mut cursor, mut keys) = (0, Some(Cursor::default()), Vec::with_capacity(LOOKS_PER_TURN));
+    while let Some(at) = cursor {
+        keys.clear();
+        let page = shard.queue.borrow_mut().page(&Filter::default(), at, LOOKS_PER_TURN, |view| keys.push(view.key()));
+        cursor = match page {
+            Ok(cursor) => cursor,
+            Err(lost) => return Answer::Failed(lost.to_string()),
+        };
+        {
+            let (mut queue, now) = (shard.queue.borrow_mut(), shard.now_ms());
+            moved += keys.iter().filter(|key| queue.follow_routes(**key, now)).count() as u64;
+        }
+        shard.delivery.kick();
+        shard.ring.yield_now().await;
+    }
+    Answer::Reloaded(moved)
+}
