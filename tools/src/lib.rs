@@ -25,6 +25,7 @@ pub mod homes;
 pub mod hops;
 pub mod interop;
 pub mod machine;
+pub mod million;
 pub mod odd_content;
 pub mod peer;
 pub mod postfix;

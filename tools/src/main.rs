@@ -44,6 +44,8 @@ enum Command {
     Destinations(ringpost_tools::destinations::DestinationsArguments),
     /// Enqueue to first attempt, retries to their millisecond, wake-ups of an idle engine.
     Events(ringpost_tools::events::EventsArguments),
+    /// Commands over a million queued messages, and acceptance meanwhile.
+    Million(ringpost_tools::million::MillionArguments),
     /// Allocations per message in the steady state.
     Allocations(ringpost_tools::allocations::AllocationsArguments),
     /// Where mail goes when DNS says plain, odd or hostile things.
@@ -69,6 +71,7 @@ fn main() -> ExitCode {
         Command::Connections(arguments) => ringpost_tools::connections::run(&arguments),
         Command::Destinations(arguments) => ringpost_tools::destinations::run(&arguments),
         Command::Events(arguments) => ringpost_tools::events::run(&arguments),
+        Command::Million(arguments) => ringpost_tools::million::run(&arguments),
         Command::Allocations(arguments) => ringpost_tools::allocations::run(&arguments),
         Command::Dns(arguments) => ringpost_tools::dns::run(&arguments),
         Command::Interop(arguments) => ringpost_tools::interop::run(&arguments),
