@@ -20,6 +20,8 @@ pub fn ended(files: &[PathBuf], id: &str) -> std::io::Result<Option<String>> {
         match (entry.get("event"), entry.get("to")) {
             (Some("accepted"), _) => accepted = Some(entry),
             (Some("deleted"), _) => deleted = Some(entry),
+            // Whether somebody was told is another matter.
+            (Some("report"), _) => {}
             (_, Some(to)) if entry.get("outcome").is_some() => match last.iter().position(|(other, _)| other == to) {
                 Some(at) => last[at].1 = entry,
                 None => last.push((to.to_owned(), entry)),

@@ -58,7 +58,7 @@ impl MailLogEntry {
 
     /// Is it about this message, or this address, in any case?
     pub fn is_about(&self, word: &str) -> bool {
-        ["queue_id", "to", "from", "report_of", "report"]
+        ["queue_id", "to", "from", "report", "reports", "report_to"]
             .iter()
             .any(|name| self.get(name).is_some_and(|value| value.eq_ignore_ascii_case(word)))
     }
