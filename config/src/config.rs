@@ -123,9 +123,15 @@ impl Config {
     /// What a running engine makes of a new file: that of it which can be taken over, and the rest as it is.
     #[must_use]
     pub fn taking_over(&self, new: &Config) -> Config {
-        let Config { relay, domains, routes, smtp, queue, delivery, .. } = new.clone();
+        let Config { relay, domains, routes, smtp, queue, delivery, bounce, .. } = new.clone();
         let smtp = Smtp { sessions_max: self.smtp.sessions_max, ..smtp };
-        Config { relay, domains, routes, smtp, queue, delivery, ..self.clone() }
+        let bounce = Bounce {
+            enabled: self.bounce.enabled,
+            reports_per_second: self.bounce.reports_per_second,
+            reports_per_minute_and_sender: self.bounce.reports_per_minute_and_sender,
+            ..bounce
+        };
+        Config { relay, domains, routes, smtp, queue, delivery, bounce, ..self.clone() }
     }
 
     /// An error for something that only the caller could see, with the line where `key` (for instance `shards.cores` or

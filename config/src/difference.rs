@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 
 use toml::de::{DeTable, DeValue};
 
-/// Sections that a running engine takes over, whole.
-const RELOADED: [&str; 5] = ["relay", "domain", "route", "queue", "delivery"];
+/// Sections that a running engine takes over.
+const RELOADED: [&str; 7] = ["relay", "domain", "route", "smtp", "queue", "delivery", "bounce"];
 
-/// What of `[smtp]` is settled at the start.
-const SMTP_SETTLED: [&str; 1] = ["smtp.sessions_max"];
+/// What of these sections is settled at the start.
+const SETTLED: [&str; 4] = ["smtp.sessions_max", "bounce.enabled", "bounce.reports_per_second", "bounce.reports_per_minute_and_sender"];
 
 /// Keys that differ between two files, with their sections: `queue.expiry`, `route[2].hosts`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -29,7 +29,7 @@ impl Difference {
         }
         let (reloaded, restart) = keys.into_iter().partition(|key: &String| {
             let section = key.split(['.', '[']).next().unwrap_or_default();
-            RELOADED.contains(&section) || section == "smtp" && !SMTP_SETTLED.contains(&key.as_str())
+            RELOADED.contains(&section) && !SETTLED.contains(&key.as_str())
         });
         Self { reloaded, restart }
     }

@@ -35,7 +35,7 @@ fn notify_of(notify: ringpost_smtp::extension::Notify) -> Notify {
 }
 
 /// What the header and the listener said of a message.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub(crate) struct Stated<'a> {
     /// 0 to 9.
     pub(crate) priority: Option<u8>,

@@ -18,6 +18,7 @@ use ringpost_smtp::{
 use ringpost_spool::{AppendError, Content};
 use tracing::warn;
 
+use crate::queueing::Stated;
 use crate::{
     content::MessageContent,
     mail_log::Escaped,
@@ -177,7 +178,8 @@ impl Shard {
         let envelope = record.as_ref().and_then(|record| record.envelope().ok());
         let view = envelope.as_ref().map(|envelope| envelope.view());
         let is_double = facts.reverse_path.is_empty();
-        let to = match (&self.config.bounce.double_bounce_to, view.as_ref().and_then(ReportOrigin::of)) {
+        let config = self.config();
+        let to = match (&config.bounce.double_bounce_to, view.as_ref().and_then(ReportOrigin::of)) {
             _ if !is_double => facts.reverse_path.as_str(),
             (None, _) => return Err(NotMade::Dropped { why: "the reverse-path is null and there is no bounce.double_bounce_to" }),
             (Some(_), Some(origin)) if origin.is_double => {
@@ -221,7 +223,7 @@ impl Shard {
         let accepted_at_ms = self.now_ms();
         let envelope_bytes = u32::try_from(envelope.as_bytes().len()).expect("one recipient");
         let content_bytes = content.len() as u64;
-        let trailer = Trailer { envelope_bytes, accepted_at_ms, content_bytes, chunked: false, priority: None };
+        let trailer = Trailer { envelope_bytes, accepted_at_ms, content_bytes, chunked: false, priority: None, tags_bytes: 0 };
         let bound = u32::try_from(content.len() + envelope.as_bytes().len() + TRAILER_BYTES).expect("bounded where it is declared");
         let ticket = loop {
             let appended = self.own.append(Content::Message, record_id(id), bound, |record| {
@@ -242,13 +244,13 @@ impl Shard {
             }
         };
         self.own.durable(ticket).await.map_err(|_| NotMade::Ending)?;
-        self.enqueue(id, &envelope.view(), content_bytes, accepted_at_ms, None);
+        self.enqueue(id, &envelope.view(), content_bytes, accepted_at_ms, Stated::default());
         Ok(())
     }
 
     /// What goes back of a message, and whether that is all of it.
     async fn returned(&self, content: Option<MessageContent>, content_bytes: u64, wants_whole: bool) -> (Vec<u8>, bool) {
-        let bytes_max = usize::try_from(self.config.bounce.return_max.bytes()).unwrap_or(RETURN_BYTES_MAX).min(RETURN_BYTES_MAX);
+        let bytes_max = usize::try_from(self.config().bounce.return_max.bytes()).unwrap_or(RETURN_BYTES_MAX).min(RETURN_BYTES_MAX);
         let is_whole = wants_whole && content_bytes <= bytes_max as u64;
         let mut returned = Vec::new();
         let Some(content) = content else { return (returned, false) };
@@ -289,7 +291,8 @@ impl Shard {
             .collect();
         let mut list = String::new();
         report::write_list(&recipients, &mut list);
-        let bounce = &self.config.bounce;
+        let config = self.config();
+        let bounce = &config.bounce;
         let template = match recipients.first().map(|recipient| recipient.action) {
             Some(Action::Delayed) => &bounce.delayed_text,
             Some(Action::Delivered | Action::Relayed) => &bounce.success_text,
