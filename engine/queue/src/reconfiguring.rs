@@ -4,7 +4,7 @@ use crate::destination::Destination;
 use crate::message::{Flags, MessageKey, NO_RECIPIENT, NOT_REROUTED};
 use crate::queue::Queue;
 use crate::route::{DestinationLimits, Route, RouteError, RouteId, Via};
-use crate::site::Role;
+use crate::site::{Answer, Role};
 use crate::slab::NONE;
 
 impl Queue {
@@ -69,7 +69,7 @@ impl Queue {
                     state.via = route.via.clone();
                     // Other names are other hosts: they are asked for anew.
                     if let Role::Domain(domain) = &mut state.role {
-                        domain.revive();
+                        domain.answer = Answer::Unknown;
                     }
                 }
             }
