@@ -15,7 +15,7 @@ use std::{
 use ringpost_config::{Config, MailOutput, OnDiskFailure};
 use ringpost_engine::{
     admission::listening_shards,
-    control::Command,
+    control::{Answer, Command},
     load::Loads,
     mesh::mesh_of,
     reload::unchangeable,

@@ -7,7 +7,7 @@ use ringpost_queue::{DestinationId, QueueId, Resolution};
 use serde::{Deserialize, Serialize};
 
 /// One page of `queue ls` holds at most so many messages; the rest comes with further calls.
-pub const PAGE_MESSAGES_MAX: usize = 1000;
+pub const PAGE_MESSAGES_MAX: usize = 200;
 
 /// A question to one shard with the way back. The answer is given exactly once, on the shard's thread; dropping the request
 /// unanswered (a shard that ended) drops the way back with it.
