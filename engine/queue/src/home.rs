@@ -62,7 +62,7 @@ impl Part {
         limit / self.homes + u32::from(self.rank < limit % self.homes)
     }
 
-    pub(crate) fn of_limits(self, limits: &DestinationLimits) -> DestinationLimits {
+    fn of_limits(self, limits: &DestinationLimits) -> DestinationLimits {
         DestinationLimits {
             connections_max: self.of(limits.connections_max.max(1)),
             window_initial: self.of(limits.window_initial.min(limits.connections_max)).max(1),

@@ -3,7 +3,7 @@
 use crate::destination::Destination;
 use crate::message::{Flags, MessageKey, NO_RECIPIENT, NOT_REROUTED};
 use crate::queue::Queue;
-use crate::route::{DestinationLimits, Route, RouteError, RouteId, Via};
+use crate::route::{Route, RouteError, RouteId, Via};
 use crate::site::{Answer, Role};
 use crate::slab::NONE;
 
@@ -15,7 +15,7 @@ impl Queue {
         for (number, route) in routes.all().iter().enumerate() {
             if number == self.route_slots.len() {
                 let id = RouteId(number as u16);
-                // As one that held its mail so far: what it is to be comes with the others.
+                // What it is to be comes with the others.
                 let state = Destination::new(Some(id), Via::Hold, route.limits, route.retry, route.pattern.clone());
                 let slot = self.add_destination(state);
                 self.route_slots.push(slot);
@@ -23,38 +23,20 @@ impl Queue {
         }
         self.routes = routes;
         for slot in 0..self.destinations.len() as u32 {
-            self.reconfigure(slot);
+            self.reconfigure(slot, now);
             self.refresh(slot, now);
         }
         Ok(())
     }
 
-    /// Takes over what the route of a destination says now. The homes of a destination with hosts stay as they are until a restart, or
-    /// shards would disagree about them for a while; each takes its part of the new limits.
-    fn reconfigure(&mut self, slot: u32) {
-        let homes = self.settings.homes;
+    /// Takes over what the route of a destination says now: hosts, limits, homes, retries.
+    fn reconfigure(&mut self, slot: u32, now: u64) {
         let state = &mut self.destinations[slot as usize];
         let Some(route) = state.route else { return };
         let route = &self.routes.all()[usize::from(route.0)];
-        let has_hosts = |via: &Via| matches!(via, Via::Smarthost { .. } | Via::Lmtp { .. });
         state.retry = route.retry;
-        let in_place = match (&state.away, has_hosts(&state.via) || matches!(state.role, Role::Site(_))) {
-            (Some(_), true) => DestinationLimits { connections_max: state.limits.connections_max, rate: None, ..route.limits },
-            (None, true) => state.part.of_limits(&route.limits),
-            (_, false) => route.limits,
-        };
         match state.role {
             Role::Route => {
-                state.limits = match &route.via {
-                    via if has_hosts(via) && !has_hosts(&state.via) => {
-                        let (limits, place) = homes.place(&route.pattern, "", &route.limits);
-                        (state.part, state.away) = (place.part, place.away);
-                        limits
-                    }
-                    via if has_hosts(via) => in_place,
-                    Via::Maildir { .. } => homes.share(&route.limits),
-                    _ => route.limits,
-                };
                 let hosts = match &route.via {
                     Via::Smarthost { hosts } | Via::Lmtp { hosts } => hosts.clone(),
                     _ => Vec::new(),
@@ -64,7 +46,6 @@ impl Queue {
             }
             // Domains and sites of a route that is by mx no more are left when their mail is.
             Role::Domain(_) | Role::Site(_) => {
-                state.limits = in_place;
                 if matches!(route.via, Via::Mx { .. } | Via::Named { .. }) && state.via != route.via {
                     state.via = route.via.clone();
                     // Other names are other hosts: they are asked for anew.
@@ -73,8 +54,9 @@ impl Queue {
                     }
                 }
             }
-            Role::Vacant => {}
+            Role::Vacant => return,
         }
+        self.assign_homes(slot, now);
     }
 
     /// Sends the recipients of a message where the table now says. True if any leads elsewhere than before; nothing is to be persisted,
