@@ -113,7 +113,6 @@ impl Shard {
             reverse_path: envelope.reverse_path().as_str().as_bytes(),
             priority,
             tags: if stated.tags.is_empty() { &[] } else { &tag_list },
-            ..NewMessage::default()
         };
         put(&mut queue, &message, Recipients { envelope: envelope.recipients(), routes: routes.iter() })
     }
