@@ -7,6 +7,7 @@
 pub mod agent;
 pub mod boot_time;
 pub mod breaker;
+pub mod claim;
 pub mod config_watch;
 pub mod control_plane;
 pub mod election;
@@ -15,6 +16,7 @@ pub mod floor_file;
 pub mod identity;
 pub mod keyspace;
 pub mod membership;
+pub mod offer;
 pub mod progress;
 pub mod pushed_config;
 mod reply;
