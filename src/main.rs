@@ -14,6 +14,7 @@ mod control_wire;
 mod dns;
 mod dns_cli;
 mod ended;
+mod handover;
 mod log_cli;
 mod logging;
 mod mail_log_entry;

@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ringpost_config::{Config, MailOutput, OnDiskFailure};
+use ringpost_config::{Config, DeliveryMode, MailOutput, OnDiskFailure};
 use ringpost_engine::{
     admission::listening_shards,
     control::{Answer, Command},
@@ -36,6 +36,7 @@ use crate::{
     cluster::{self, ClusterNode, Reload},
     control_server::ControlServer,
     dns::Dns,
+    handover::{self, HandOverNode},
     mail_log_writer::{Destination, MailLogWriter},
     reloader::Reloader,
     resolver::Resolver,
@@ -253,6 +254,21 @@ impl Node {
                     std::process::exit(i32::from(EXIT_CONFIG));
                 }
             };
+        if self.config.delivery.mode == DeliveryMode::Shared {
+            let Some(cluster) = &cluster else {
+                error!("delivery.mode = \"shared\" needs a cluster: set cluster.enabled = true");
+                let _ = std::fs::remove_file(&self.control_path);
+                std::process::exit(i32::from(EXIT_CONFIG));
+            };
+            let node = HandOverNode {
+                queue: cluster.queue.clone(),
+                valkey: cluster.handle.control().valkey().clone(),
+                me: cluster.handle.me().node().clone(),
+                lease_ttl: self.config.cluster.lease_ttl,
+                delivers: self.config.delivery.deliver,
+            };
+            handover::start(node, self.shards.clone());
+        }
         let is_ready = Arc::new(AtomicBool::new(false));
         if let Some((listener, token)) = self.admin.take()
             && let Ok(address) = listener.local_addr()

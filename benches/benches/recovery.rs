@@ -126,14 +126,8 @@ fn main() {
     let mut exchange = Exchange::default();
     exchange.transaction(ENVELOPE, &with_dot(content.clone()));
     let envelope = exchange.envelope();
-    let trailer = Trailer {
-        envelope_bytes: envelope.len() as u32,
-        accepted_at_ms: START,
-        content_bytes: content.len() as u64,
-        chunked: false,
-        priority: None,
-        tags_bytes: 0,
-    };
+    let trailer =
+        Trailer { envelope_bytes: envelope.len() as u32, accepted_at_ms: START, content_bytes: content.len() as u64, ..Trailer::default() };
     let payload = [&content[..], envelope, &trailer.encode()].concat();
     assert_eq!(payload.len(), content.len() + envelope.len() + TRAILER_BYTES);
     let messages = run.of(500_000, 500);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::section::Document;
-use crate::{Config, Domain, DomainPattern, Listener, Relay, Retry, Route, Routes, format_duration};
+use crate::{Config, DeliveryMode, Domain, DomainPattern, Listener, Relay, Retry, Route, Routes, format_duration};
 
 /// No address twice. An unreadable listener is None, so that the numbers stay those of the file.
 pub(crate) fn listeners(document: &Document<'_>, listeners: Option<&[Option<Listener>]>) {
@@ -94,6 +94,9 @@ pub(crate) fn sections(document: &Document<'_>, config: &Config) {
         document.refuse("smtp.path_max", format!("is less than a local part of smtp.local_part_max ({}) and @", smtp.local_part_max));
     }
     retry(document, "queue", &config.queue.retry);
+    if config.delivery.mode == DeliveryMode::Shared && !config.cluster.enabled {
+        document.refuse("delivery.mode", "needs a cluster: set cluster.enabled = true");
+    }
 }
 
 /// `section` is where the settings stand: `queue`, or a route that overrides it.

@@ -2,12 +2,17 @@
 
 use std::time::Duration;
 
+use crate::choice::choice;
 use crate::destination_policy::{CONNECTIONS_MAX, DestinationPolicy, PolicyOverrides};
 use crate::section::Section;
 
 /// `[delivery]`: connections to next hops and their deadlines (RFC 5321 4.5.3.2).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delivery {
+    /// Who delivers what is accepted here.
+    pub mode: DeliveryMode,
+    /// Whether this node delivers at all; false only with [`DeliveryMode::Shared`].
+    pub deliver: bool,
     /// Connections to one destination at most, over all shards.
     pub connections_max: u32,
     /// Connections to one destination to begin with; success lets it grow to `connections_max`.
@@ -38,6 +43,16 @@ pub struct Delivery {
     pub quit_timeout: Duration,
 }
 
+choice! {
+    /// Who delivers what a node accepts.
+    DeliveryMode {
+        /// The node itself.
+        Local = "local",
+        /// Whichever node of the cluster takes it; with Valkey away, the node itself.
+        Shared = "shared",
+    }
+}
+
 /// Messages one connection can be allowed.
 pub(crate) const MESSAGES_PER_CONNECTION_MAX: u32 = 1_000_000;
 
@@ -54,9 +69,15 @@ impl Delivery {
         if window_initial > connections_max {
             section.refuse("window_initial", format!("is more than delivery.connections_max, which is {connections_max}"));
         }
+        let (mode, deliver) = (section.read("mode", default.mode), section.read("deliver", default.deliver));
+        if mode == DeliveryMode::Local && !deliver {
+            section.refuse("deliver", "is a contradiction: with delivery.mode = \"local\" nobody would deliver this node's mail");
+        }
         let policy = PolicyOverrides::read(&mut section);
         policy.check(&section, default.policy);
         let delivery = Delivery {
+            mode,
+            deliver,
             connections_max,
             window_initial,
             messages_per_connection: section.word_or_within(
@@ -85,6 +106,8 @@ impl Delivery {
 impl Default for Delivery {
     fn default() -> Delivery {
         Delivery {
+            mode: DeliveryMode::Local,
+            deliver: true,
             connections_max: 20,
             window_initial: 5,
             messages_per_connection: None,

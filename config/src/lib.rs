@@ -46,7 +46,7 @@ pub use byte_size::{ByteRate, ByteSize};
 pub use cluster::{Admin, Cluster, ClusterRole};
 pub use config::Config;
 pub use core_set::{CORE_ID_MAX, CoreSet};
-pub use delivery::Delivery;
+pub use delivery::{Delivery, DeliveryMode};
 pub use destination_policy::{Breaker, DestinationPolicy, PolicyOverrides, Pool};
 pub use difference::Difference;
 pub use dns::Dns;

@@ -37,17 +37,99 @@ pub enum Command {
     Resolved(Vec<(DestinationId, Resolution)>),
     /// Write so many segments ahead.
     Prepare(u32),
+    /// Hand-over of mail between nodes.
+    HandOver(HandOver),
     /// Run with these settings, which were checked with [`crate::reload::unchangeable`].
     Reload(Arc<Config>),
     /// Stop accepting, finish, flush, end.
     Drain,
 }
 
+/// What the coordinator wants of a shard while mail is handed over.
+#[derive(Clone, Debug)]
+pub enum HandOver {
+    /// Mail to offer, as soon as there is some: up to so many items and about so many bytes.
+    Take(usize, usize),
+    /// Offer these again.
+    OfferAgain(Vec<QueueId>),
+    /// Deliver these here.
+    TakeBack(Vec<QueueId>),
+    /// Other nodes have these.
+    HandedOver(Vec<HandedOver>),
+    /// Offer new mail, or deliver it here because Valkey is away.
+    SetOffering(bool),
+    /// Offer all mail that can be offered.
+    OfferAll,
+    /// Store another node's mail.
+    Claim(Claim),
+    /// A stored claim is this node's mail, or another's.
+    Decide(QueueId, bool),
+    /// The claims without an answer.
+    Claims,
+}
+
+/// One mail to be offered.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Offer {
+    /// Its name here.
+    pub id: QueueId,
+    /// The queue's: 0 to 9, 9 is the most urgent.
+    pub priority: u8,
+    /// Not before so long from now.
+    pub delay_ms: u64,
+    /// Not after so long from now; 0: always.
+    pub expires_in_ms: u64,
+    /// [`crate::handed_mail`].
+    pub data: Vec<u8>,
+}
+
+/// What [`HandOver::Take`] gives.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Offers {
+    /// To be offered.
+    pub items: Vec<Offer>,
+    /// Delivered here, but offered in an earlier run, perhaps.
+    pub kept: Vec<QueueId>,
+    /// Not to be offered any more.
+    pub gone: Vec<QueueId>,
+}
+
+/// A mail that another node has.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HandedOver {
+    /// Its name here.
+    pub id: QueueId,
+    /// What the other node said: its name, and the mail's name there.
+    pub to: String,
+}
+
+/// Another node's mail.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Claim {
+    /// The item's name.
+    pub item: String,
+    /// Of its lease.
+    pub token: String,
+    /// [`crate::handed_mail`].
+    pub data: Vec<u8>,
+}
+
+/// A claim in the spool.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FoundClaim {
+    /// Its name here.
+    pub id: QueueId,
+    /// The item's name.
+    pub item: String,
+    /// Of its lease.
+    pub token: String,
+}
+
 /// Which messages; what is absent matches everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MessageFilter {
-    /// Only messages with a recipient in this state (`ready`, `deferred`, `active`, `held`, `failed`).
+    /// Only messages with a recipient in this state (`ready`, `deferred`, `active`, `held`, `offered`, `failed`).
     pub state: Option<String>,
     /// Only this reverse-path.
     pub sender: Option<String>,
@@ -141,6 +223,12 @@ pub enum Answer {
     Reloaded(u64),
     /// Counter names and values.
     Stats(Vec<(&'static str, u64)>),
+    /// Mail to offer.
+    Offers(Offers),
+    /// A claim is durable: its name here, and how many messages this shard has.
+    Claimed(QueueId, u64),
+    /// The claims without an answer.
+    Claims(Vec<FoundClaim>),
     /// It is done.
     Done,
     /// It could not be done; a sentence for the operator.
@@ -176,7 +264,7 @@ pub struct MessageView {
 pub struct RecipientView {
     /// Forward-path without brackets.
     pub address: String,
-    /// `ready`, `deferred`, `active`, `held`, `failed`, `bounced` or `delivered`.
+    /// `ready`, `deferred`, `active`, `held`, `offered`, `failed`, `bounced` or `delivered`.
     pub state: String,
     /// Name of the destination it leads to.
     #[serde(default)]
@@ -205,7 +293,7 @@ pub struct DestinationSummary {
     pub deferred: u64,
     /// Recipients being attempted.
     pub active: u64,
-    /// Recipients held by route or command.
+    /// Recipients held by route or command, or offered to the cluster.
     pub held: u64,
     /// Recipients that failed, whose sender is to be told.
     pub failed: u64,

@@ -57,11 +57,12 @@ pub(crate) fn filter_of(queue: &Queue, filter: &MessageFilter, now: u64) -> Resu
 }
 
 fn state_named(word: &str) -> Result<State, String> {
-    let states = [State::Deferred, State::Ready, State::Attempting, State::Held, State::Delivered, State::Failed, State::Bounced];
+    let states =
+        [State::Deferred, State::Ready, State::Attempting, State::Held, State::Offered, State::Delivered, State::Failed, State::Bounced];
     states
         .into_iter()
         .find(|state| state.as_str() == word || (word == "active" && *state == State::Attempting))
-        .ok_or_else(|| format!("{word:?} is not a state: ready, deferred, active, held, failed"))
+        .ok_or_else(|| format!("{word:?} is not a state: ready, deferred, active, held, offered, failed"))
 }
 
 fn view_of(view: &QueuedView<'_>, now: u64) -> MessageView {

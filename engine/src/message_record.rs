@@ -4,10 +4,11 @@
 //! offset            bytes  field
 //! 0                 C      content: the Received field and, unless chunked, all that the client sent
 //! C                 E      envelope (`ringpost_smtp::envelope`), which states facts of the content and so comes behind it
-//! C + E             T      tags: for each a length u8 and so many bytes
-//! C + E + T         32     trailer
+//! C + E             K      only of a claim: the item's id, a line feed, the token of its lease
+//! C + E + K         T      tags: for each a length u8 and so many bytes
+//! C + E + K + T     32     trailer
 //!
-//! trailer  0        1      version: 1, or 2 with tags
+//! trailer  0        1      version: 1, 2 with tags, 3 with a claim
 //!          1        1      flags: 1 chunk records follow C
 //!          2        1      priority + 1; 0: nothing was said about it
 //!          3        1      zero
@@ -15,8 +16,10 @@
 //!          8        8      accepted at, unix milliseconds
 //!          16       8      content bytes in all: C and every chunk
 //!          24       2      T
-//!          26       6      zero
+//!          26       2      zero
+//!          28       4      K
 //! ```
+//! A claim is another node's mail: it is deliverable when an outcome record says so, however short (`ringpost_cluster::claim`).
 //! Numbers are little-endian. The trailer is last because the length is known last: content goes straight into the open batch.
 
 /// Bytes of the trailer.
@@ -24,6 +27,7 @@ pub const TRAILER_BYTES: usize = 32;
 /// Without tags the record is as version 1 had it, so that an older program can still read it.
 const VERSION: u8 = 1;
 const VERSION_TAGS: u8 = 2;
+const VERSION_CLAIM: u8 = 3;
 const FLAG_CHUNKED: u8 = 1;
 
 /// The trailer's fields.
@@ -41,6 +45,8 @@ pub struct Trailer {
     pub priority: Option<u8>,
     /// Bytes of the tags.
     pub tags_bytes: u16,
+    /// Bytes of the claim; 0: it is none.
+    pub claim_bytes: u32,
 }
 
 /// Why bytes are no message record; says nothing about the disk, which the spool's sums have already cleared.
@@ -50,7 +56,7 @@ pub enum MessageRecordError {
     #[error("the message record's lengths do not add up ({0} bytes)")]
     Length(usize),
     /// Written by a newer version.
-    #[error("the message record has version {0}, this program knows {VERSION_TAGS}")]
+    #[error("the message record has version {0}, this program knows {VERSION_CLAIM}")]
     Version(u8),
 }
 
@@ -58,13 +64,18 @@ impl Trailer {
     /// The bytes that end a record.
     pub fn encode(&self) -> [u8; TRAILER_BYTES] {
         let mut bytes = [0; TRAILER_BYTES];
-        bytes[0] = if self.tags_bytes > 0 { VERSION_TAGS } else { VERSION };
+        bytes[0] = match (self.claim_bytes, self.tags_bytes) {
+            (0, 0) => VERSION,
+            (0, _) => VERSION_TAGS,
+            _ => VERSION_CLAIM,
+        };
         bytes[1] = if self.chunked { FLAG_CHUNKED } else { 0 };
         bytes[2] = self.priority.map_or(0, |priority| priority.saturating_add(1));
         bytes[4..8].copy_from_slice(&self.envelope_bytes.to_le_bytes());
         bytes[8..16].copy_from_slice(&self.accepted_at_ms.to_le_bytes());
         bytes[16..24].copy_from_slice(&self.content_bytes.to_le_bytes());
         bytes[24..26].copy_from_slice(&self.tags_bytes.to_le_bytes());
+        bytes[28..32].copy_from_slice(&self.claim_bytes.to_le_bytes());
         bytes
     }
 
@@ -73,7 +84,7 @@ impl Trailer {
         let Some((front, bytes)) = body.split_last_chunk::<TRAILER_BYTES>() else {
             return Err(MessageRecordError::Length(body.len()));
         };
-        if bytes[0] != VERSION && bytes[0] != VERSION_TAGS {
+        if !(VERSION..=VERSION_CLAIM).contains(&bytes[0]) {
             return Err(MessageRecordError::Version(bytes[0]));
         }
         let u32_at = |at: usize| u32::from_le_bytes(*bytes[at..].first_chunk().expect("within the trailer"));
@@ -84,12 +95,10 @@ impl Trailer {
             content_bytes: u64_at(16),
             chunked: bytes[1] & FLAG_CHUNKED != 0,
             priority: bytes[2].checked_sub(1),
-            tags_bytes: if bytes[0] == VERSION_TAGS { u16::from_le_bytes([bytes[24], bytes[25]]) } else { 0 },
+            tags_bytes: if bytes[0] >= VERSION_TAGS { u16::from_le_bytes([bytes[24], bytes[25]]) } else { 0 },
+            claim_bytes: if bytes[0] >= VERSION_CLAIM { u32_at(28) } else { 0 },
         };
-        let inline = front
-            .len()
-            .checked_sub(trailer.envelope_bytes as usize + usize::from(trailer.tags_bytes))
-            .ok_or(MessageRecordError::Length(body.len()))? as u64;
+        let inline = front.len().checked_sub(trailer.tail_bytes()).ok_or(MessageRecordError::Length(body.len()))? as u64;
         let fits = if trailer.chunked { inline <= trailer.content_bytes } else { inline == trailer.content_bytes };
         if fits { Ok(trailer) } else { Err(MessageRecordError::Length(body.len())) }
     }
@@ -101,8 +110,18 @@ impl Trailer {
 
     /// Where the envelope lies in a record body of `body_bytes`.
     pub fn envelope(&self, body_bytes: usize) -> std::ops::Range<usize> {
-        let end = body_bytes - TRAILER_BYTES - usize::from(self.tags_bytes);
+        let end = self.claim(body_bytes).start;
         end - self.envelope_bytes as usize..end
+    }
+
+    /// Where the claim lies in a record body of `body_bytes`.
+    pub fn claim(&self, body_bytes: usize) -> std::ops::Range<usize> {
+        let end = self.tags(body_bytes).start;
+        end - self.claim_bytes as usize..end
+    }
+
+    fn tail_bytes(&self) -> usize {
+        self.envelope_bytes as usize + self.claim_bytes as usize + usize::from(self.tags_bytes)
     }
 
     /// Where the tags lie in a record body of `body_bytes`; see [`crate::tags`].
@@ -117,14 +136,19 @@ mod tests {
     use super::*;
 
     fn body(trailer: Trailer, inline: usize) -> Vec<u8> {
-        let mut body = vec![b'x'; trailer.envelope_bytes as usize + usize::from(trailer.tags_bytes) + inline];
+        let mut body = vec![b'x'; trailer.tail_bytes() + inline];
         body.extend_from_slice(&trailer.encode());
         body
     }
 
     #[test]
     fn a_trailer_comes_back_as_it_was_written() {
-        let whole = Trailer { envelope_bytes: 10, accepted_at_ms: 7, content_bytes: 20, chunked: false, priority: None, tags_bytes: 0 };
+        let whole = Trailer { envelope_bytes: 10, accepted_at_ms: 7, content_bytes: 20, ..Trailer::default() };
+        let claim = Trailer { claim_bytes: 5, tags_bytes: 2, ..whole };
+        assert_eq!(Trailer::decode(&body(claim, 20)), Ok(claim));
+        let bytes = body(claim, 20).len();
+        let parts = [claim.content(bytes), claim.envelope(bytes), claim.claim(bytes), claim.tags(bytes)];
+        assert_eq!(parts, [0..20, 20..30, 30..35, 35..37]);
         assert_eq!(Trailer::decode(&body(whole, 20)), Ok(whole));
         let chunked = Trailer { content_bytes: 1 << 40, chunked: true, priority: Some(0), ..whole };
         assert_eq!(Trailer::decode(&body(chunked, 20)), Ok(chunked));
@@ -144,7 +168,7 @@ mod tests {
         assert!(Trailer::decode(&good[..40]).is_err());
         let mut newer = good.clone();
         let at = newer.len() - TRAILER_BYTES;
-        newer[at] = 3;
-        assert_eq!(Trailer::decode(&newer), Err(MessageRecordError::Version(3)));
+        newer[at] = 4;
+        assert_eq!(Trailer::decode(&newer), Err(MessageRecordError::Version(4)));
     }
 }

@@ -49,6 +49,12 @@ macro_rules! metrics {
 }
 
 metrics! {
+    /// Mails that other nodes have taken over.
+    handed_over,
+    /// Mails taken over from other nodes.
+    claimed,
+    /// Mails of other nodes that were stored here and turned out to be another's.
+    claims_discarded,
     /// Sessions accepted.
     connections,
     /// Sessions open now.

@@ -1,6 +1,6 @@
 //! Messages enter the queue: accepted ones, and those of earlier runs.
 
-use ringpost_queue::{DestinationId, NewMessage, NewRecipient, Notify, Queue, QueueId, Recovered, Settled, TAGS_MAX};
+use ringpost_queue::{DestinationId, MessageKey, NewMessage, NewRecipient, Notify, Queue, QueueId, Recovered, Settled, TAGS_MAX};
 use ringpost_smtp::{envelope::EnvelopeView, extension::ByMode};
 use tracing::warn;
 
@@ -43,12 +43,31 @@ pub(crate) struct Stated<'a> {
     pub(crate) tags: &'a [u8],
 }
 
+/// What the queue is told of a message beside its envelope.
+#[derive(Clone, Copy)]
+pub(crate) struct Entry<'a> {
+    pub(crate) id: QueueId,
+    pub(crate) size: u64,
+    pub(crate) accepted_at: u64,
+    pub(crate) stated: Stated<'a>,
+    pub(crate) is_offered: bool,
+}
+
 impl Shard {
     /// Queues a message whose record is durable.
     pub(crate) fn enqueue(&self, id: QueueId, envelope: &EnvelopeView<'_>, size: u64, accepted_at: u64, stated: Stated<'_>) {
-        let now = self.now_ms();
-        self.with_message(id, envelope, size, accepted_at, stated, |queue, message, recipients| queue.enqueue(message, recipients, now));
+        let entry = Entry { id, size, accepted_at, stated, is_offered: self.offers(size) };
+        self.enqueue_entry(envelope, entry);
+        if entry.is_offered {
+            self.offer_soon(id);
+        }
         self.delivery.kick();
+    }
+
+    /// Queues a message whose record is durable and whose place is known.
+    pub(crate) fn enqueue_entry(&self, envelope: &EnvelopeView<'_>, entry: Entry<'_>) -> MessageKey {
+        let now = self.now_ms();
+        self.with_message(envelope, entry, |queue, message, recipients| queue.enqueue(message, recipients, now))
     }
 
     /// Queues a message found in the spool, with the state that its recipients had, if any.
@@ -65,28 +84,30 @@ impl Shard {
             return Ok(());
         }
         let now = self.now_ms();
-        let recovered = self.with_message(id, envelope, size, accepted_at, stated, |queue, message, recipients| {
-            queue.recover(message, recipients, state.into_iter(), now)
-        });
+        let entry = Entry { id, size, accepted_at, stated, is_offered: self.offers(size) };
+        let recovered =
+            self.with_message(envelope, entry, |queue, message, recipients| queue.recover(message, recipients, state.into_iter(), now));
         let Recovered { key, done, lost_route } = recovered.map_err(|reason| reason.to_string())?;
         if let Some(route) = lost_route {
             warn!(queue_id = %id, route, "this message was re-routed to a route that the config no longer has; it goes the way of its domains");
         }
         if done {
             self.persist(key, Settled::Done);
+        } else if self.queue.borrow().show(key).is_some_and(|view| view.is_offered()) {
+            self.offer_soon(id);
+        } else if entry.is_offered {
+            self.keeps(id);
         }
         Ok(())
     }
 
     fn with_message<R>(
         &self,
-        id: QueueId,
         envelope: &EnvelopeView<'_>,
-        size: u64,
-        accepted_at: u64,
-        stated: Stated<'_>,
+        entry: Entry<'_>,
         put: impl FnOnce(&mut Queue, &NewMessage<'_>, Recipients<'_>) -> R,
     ) -> R {
+        let Entry { id, size, accepted_at, stated, is_offered } = entry;
         let mut queue = self.queue.borrow_mut();
         let facts = envelope.content();
         let mut tag_list = [&[][..]; TAGS_MAX];
@@ -112,6 +133,7 @@ impl Shard {
             extended: envelope.is_extended(),
             reverse_path: envelope.reverse_path().as_str().as_bytes(),
             priority,
+            offered: is_offered,
             tags: if stated.tags.is_empty() { &[] } else { &tag_list },
         };
         put(&mut queue, &message, Recipients { envelope: envelope.recipients(), routes: routes.iter() })

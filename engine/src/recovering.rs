@@ -6,7 +6,7 @@ use ringpost_smtp::envelope::EnvelopeView;
 use ringpost_spool::{Event, RecordId};
 use tracing::error;
 
-use crate::{committer::Committer, message_record::Trailer, queueing::Stated, record_id::queue_id, shard::Shard};
+use crate::{claiming::Waiting, committer::Committer, message_record::Trailer, queueing::Stated, record_id::queue_id, shard::Shard};
 
 /// Messages queued before other tasks get their turn.
 const QUEUED_PER_TURN: usize = 512;
@@ -19,6 +19,8 @@ struct Found {
     content_bytes: u64,
     priority: Option<u8>,
     tags: Box<[u8]>,
+    /// Item and token of a claim; empty: it is none.
+    claim: Box<[u8]>,
     /// The newest state of its recipients.
     state: Option<Box<[u8]>>,
 }
@@ -41,6 +43,7 @@ impl Recovering {
                     found.content_bytes = trailer.content_bytes;
                     found.priority = trailer.priority;
                     found.tags = payload[trailer.tags(payload.len())].into();
+                    found.claim = payload[trailer.claim(payload.len())].into();
                 }
                 Err(reason) => error!(?id, %reason, "a message in the spool cannot be read by this version; it stays there"),
             },
@@ -58,8 +61,12 @@ impl Recovering {
                 shard.delivery.kick();
                 shard.ring.yield_now().await;
             }
-            let Found { envelope: Some(envelope), accepted_at_ms, content_bytes, priority, tags, state } = found else { continue };
+            let Found { envelope: Some(envelope), accepted_at_ms, content_bytes, priority, tags, claim, state } = found else { continue };
             if committer.log().message(id).is_none() {
+                continue;
+            }
+            if state.is_none() && !claim.is_empty() {
+                find_claim(shard, id, &claim, Waiting { envelope, accepted_at_ms, content_bytes, priority, tags, ..Waiting::default() });
                 continue;
             }
             if let Err(reason) =
@@ -69,6 +76,14 @@ impl Recovering {
             }
         }
         shard.delivery.kick();
+    }
+}
+
+fn find_claim(shard: &Shard, id: RecordId, claim: &[u8], waiting: Waiting) {
+    let names = std::str::from_utf8(claim).ok().and_then(|claim| claim.split_once('\n'));
+    match (queue_id(id), names) {
+        (Some(id), Some((item, token))) => shard.found_claim(id, Waiting { item: item.to_owned(), token: token.to_owned(), ..waiting }),
+        _ => error!(?id, "a claim in the spool has no name; it stays there"),
     }
 }
 

@@ -16,6 +16,8 @@ pub fn unchangeable(running: &Config, wanted: &Config) -> Vec<&'static str> {
         ("[[listener]]", running.listeners != wanted.listeners),
         ("[bounce]", running.bounce != wanted.bounce),
         ("[dns]", running.dns != wanted.dns),
+        ("delivery.mode", running.delivery.mode != wanted.delivery.mode),
+        ("delivery.deliver", running.delivery.deliver != wanted.delivery.deliver),
         ("[log]", running.log != wanted.log),
         ("[memory]", running.memory != wanted.memory),
         ("[admin]", running.admin != wanted.admin),

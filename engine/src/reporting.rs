@@ -223,7 +223,7 @@ impl Shard {
         let accepted_at_ms = self.now_ms();
         let envelope_bytes = u32::try_from(envelope.as_bytes().len()).expect("one recipient");
         let content_bytes = content.len() as u64;
-        let trailer = Trailer { envelope_bytes, accepted_at_ms, content_bytes, chunked: false, priority: None, tags_bytes: 0 };
+        let trailer = Trailer { envelope_bytes, accepted_at_ms, content_bytes, ..Trailer::default() };
         let bound = u32::try_from(content.len() + envelope.as_bytes().len() + TRAILER_BYTES).expect("bounded where it is declared");
         let ticket = loop {
             let appended = self.own.append(Content::Message, record_id(id), bound, |record| {

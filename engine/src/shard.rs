@@ -29,6 +29,7 @@ use tracing::warn;
 
 use crate::{
     admission::{Admission, memory_budget},
+    claiming::Claiming,
     clock::Clock,
     committer::Committer,
     delivery::Delivery,
@@ -40,6 +41,7 @@ use crate::{
     mail_log::{MailLog, MailLogChannel},
     mesh::{Mesh, MeshEnd},
     metrics::Metrics,
+    offering::Offering,
     passing::Passing,
     pool::Pool,
     preparation,
@@ -162,6 +164,8 @@ pub struct Shard {
     pub(crate) passing: Passing,
     pub(crate) homes: HomeCalls,
     pub(crate) delivery: Delivery,
+    pub(crate) offering: Offering,
+    pub(crate) claiming: Claiming,
     pub(crate) reporting: Reporting,
     pub(crate) pool: Rc<Pool<Dispatch>>,
     pub(crate) priorities: RefCell<Priorities>,
@@ -291,6 +295,8 @@ fn start(plan: ShardPlan) -> Result<Started, (OnEvent, String)> {
         passing: Passing::new(plan.loads),
         homes: HomeCalls::new(plan.shards),
         delivery: Delivery::new(&ring),
+        offering: Offering::default(),
+        claiming: Claiming::default(),
         reporting: Reporting::default(),
         pool,
         file_threads: FileThreads::default(),

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use crate::{
-    control::{Answer, Command, Request},
+    control::{Answer, Command, HandOver, Request},
     listing, reloading,
     request_lane::RequestReceiver,
     shard::Shard,
@@ -42,6 +42,10 @@ pub(crate) async fn answer_requests(shard: Rc<Shard>, mut requests: RequestRecei
                         })
                         .detach();
                 }
+                Command::HandOver(call) => {
+                    let shard = shard.clone();
+                    shard.ring.clone().spawn(async move { answer(hand_over(shard, call).await) }).detach();
+                }
                 command => answer(reply(&shard, command)),
             }
         }
@@ -58,7 +62,7 @@ fn reply(shard: &Rc<Shard>, command: Command) -> Answer {
         },
         Command::Show(id) => Answer::Message(listing::show(shard, id).map(Box::new)),
         Command::Why(id) => Answer::Why(listing::why(shard, id)),
-        Command::Change(_) | Command::Summary | Command::Reload(_) => unreachable!("these have tasks of their own"),
+        Command::Change(_) | Command::Summary | Command::Reload(_) | Command::HandOver(_) => unreachable!("these have tasks of their own"),
         Command::Stats => Answer::Stats(stats(shard)),
         Command::Resolved(answers) => {
             let (mut queue, now) = (shard.queue.borrow_mut(), shard.now_ms());
@@ -77,6 +81,32 @@ fn reply(shard: &Rc<Shard>, command: Command) -> Answer {
             shard.begin_drain();
             Answer::Done
         }
+    }
+}
+
+async fn hand_over(shard: Rc<Shard>, call: HandOver) -> Answer {
+    match call {
+        HandOver::Take(items_max, bytes_max) => shard.take_offers(items_max, bytes_max).await,
+        HandOver::OfferAgain(ids) => {
+            shard.offer_again(&ids);
+            Answer::Done
+        }
+        HandOver::TakeBack(ids) => Answer::Changed(shard.deliver_here(&ids), None),
+        HandOver::HandedOver(items) => shard.handed_over(items).await,
+        HandOver::SetOffering(offers) => {
+            shard.set_offering(offers);
+            Answer::Done
+        }
+        HandOver::OfferAll => {
+            shard.loaded().await;
+            Answer::Changed(shard.offer_all(), None)
+        }
+        HandOver::Claim(claim) => shard.claim(claim).await,
+        HandOver::Decide(id, is_own) => {
+            shard.decide_claim(id, is_own);
+            Answer::Done
+        }
+        HandOver::Claims => shard.claims().await,
     }
 }
 

@@ -82,6 +82,11 @@ impl MessageRecord {
         self.bytes.slice(self.trailer.content(self.bytes.len()))
     }
 
+    /// The tags, in the form of `tags.rs`.
+    pub fn tags(&self) -> PageSlice {
+        self.bytes.slice(self.trailer.tags(self.bytes.len()))
+    }
+
     /// The envelope, checked.
     pub fn envelope(&self) -> Result<StoredEnvelope, RecordError> {
         let bytes = self.bytes.slice(self.trailer.envelope(self.bytes.len()));

@@ -33,7 +33,7 @@ pub(crate) async fn summarise(shard: &Rc<Shard>) -> Result<Vec<DestinationSummar
                     State::Deferred => &mut summary.deferred,
                     State::Ready => &mut summary.ready,
                     State::Attempting => &mut summary.active,
-                    State::Held => &mut summary.held,
+                    State::Held | State::Offered => &mut summary.held,
                     State::Failed | State::Delivered | State::Bounced => &mut summary.failed,
                 };
                 *count += 1;

@@ -46,6 +46,9 @@ fn sentence(view: &MessageView<'_>, recipient: &RecipientView<'_>, destination: 
             format!("Held because no route of the config matches the domain {domain:?}; a route for it, or `queue reroute`, sends it.")
         }
         State::Held => format!("Held by the route {name:?}, which holds all of its mail; `queue reroute` sends it another way."),
+        State::Offered => {
+            "Offered to the nodes of the cluster: whichever takes it delivers it, and this node until then keeps it.".to_owned()
+        }
         State::Attempting => {
             format!("Is being attempted at {name:?} right now, attempt {}{}.", recipient.attempts() + 1, history(recipient, now))
         }

@@ -75,6 +75,34 @@ impl Queue {
         Some(Settled::Done)
     }
 
+    /// Offers a message to other nodes instead of trying it here. False where that cannot be: it is held, was attempted, or is gone.
+    pub fn offer(&mut self, key: MessageKey, now: u64) -> bool {
+        let Some(index) = self.find_open(key).filter(|&index| !self.messages[index].flags.has(Flags::KEPT)) else { return false };
+        let message = &self.messages[index];
+        let untouched = self.recipients.get(message.recipients).iter().all(|one| matches!(one.place, Place::Waiting | Place::Ready));
+        if message.in_flight > 0 || !untouched {
+            return false;
+        }
+        self.withdraw(index);
+        self.messages[index].flags.set(Flags::OFFERED, true);
+        self.arm(index);
+        self.refresh_all(index, now);
+        true
+    }
+
+    /// Lets a message that was offered be attempted here. False if it was not, or has left the queue.
+    pub fn take_back(&mut self, key: MessageKey, now: u64) -> bool {
+        let Some(index) = self.find_open(key).filter(|&index| self.messages[index].flags.has(Flags::OFFERED)) else { return false };
+        self.messages[index].flags.set(Flags::OFFERED, false);
+        self.start(index, now);
+        true
+    }
+
+    /// A record that says nothing but that the message is this node's.
+    pub fn confirm(&mut self, key: MessageKey, record: &mut Vec<u8>) -> Option<Settled> {
+        self.find_open(key).map(|index| self.persist_flags(index, record))
+    }
+
     /// Starts no attempts at a destination (or does so again); not persisted.
     pub fn pause(&mut self, destination: DestinationId, paused: bool, now: u64) {
         if let Some(state) = self.live_mut(destination) {

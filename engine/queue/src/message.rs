@@ -48,6 +48,8 @@ pub struct NewMessage<'a> {
     pub smtputf8: bool,
     /// The envelope says more than addresses: the driver reads it from the record before MAIL.
     pub extended: bool,
+    /// Offered to other nodes: not attempted here until it is taken back, see [`Queue::take_back`](crate::Queue::take_back).
+    pub offered: bool,
     /// Reverse-path without brackets; empty is the null reverse-path. At most 65,535 bytes.
     pub reverse_path: &'a [u8],
     /// What operators find it by beside its addresses: at most [`TAGS_MAX`](crate::TAGS_MAX), the rest is left out. An empty one is none.
@@ -152,6 +154,10 @@ impl Flags {
     pub(crate) const LISTED: u16 = 1024;
     /// Its recipients lead elsewhere than their groups say: grouped anew when no attempt runs.
     pub(crate) const REGROUP: u16 = 2048;
+    /// Offered to other nodes; never in records.
+    pub(crate) const OFFERED: u16 = 4096;
+    /// Not attempted here, and does not expire.
+    pub(crate) const KEPT: u16 = Flags::HELD | Flags::OFFERED;
 
     pub(crate) fn has(self, flag: u16) -> bool {
         self.bits & flag != 0

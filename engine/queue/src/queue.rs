@@ -12,7 +12,7 @@ use crate::guest::{GuestBook, OwnOrGuest};
 use crate::home::Homes;
 use crate::index::{Index, after_at};
 use crate::message::{
-    Envelope, Flags, Group, Message, MessageKey, NO_RECIPIENT, NOT_REROUTED, NewMessage, NewRecipient, PLACES, Recipient,
+    Envelope, Flags, Group, Message, MessageKey, NO_RECIPIENT, NOT_REROUTED, NewMessage, NewRecipient, PLACES, Place, Recipient,
 };
 use crate::outcome::{DecodeError, Outcome, read_head};
 use crate::report::{ReportLimits, Reports};
@@ -302,6 +302,11 @@ impl Queue {
                 self.close(index);
                 return Err(error);
             }
+        }
+        let untouched = |recipient: &Recipient| recipient.place == Place::Waiting && recipient.attempts == 0;
+        if self.messages[index].flags.has(Flags::HELD) || !self.recipients.get(self.messages[index].recipients).iter().all(untouched) {
+            // Begun here, to be ended here.
+            self.messages[index].flags.set(Flags::OFFERED, false);
         }
         let done = self.is_settled(index);
         if done {

@@ -83,6 +83,7 @@ impl Queue {
         message.flags.set(Flags::EIGHT_BIT, new.eight_bit);
         message.flags.set(Flags::SMTPUTF8, new.smtputf8);
         message.flags.set(Flags::EXTENDED, new.extended);
+        message.flags.set(Flags::OFFERED, new.offered);
         self.placed[Place::Waiting as usize] += count;
         self.make_groups(index);
         if !new.tags.is_empty() {

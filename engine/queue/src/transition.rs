@@ -51,7 +51,7 @@ impl Queue {
 
     /// Moves recipients whose time has come into the ready queues, unless the message is held. True if none waits any more.
     fn ready_due(&mut self, index: u32, now: u64) -> bool {
-        if self.messages[index].flags.has(Flags::HELD) {
+        if self.messages[index].flags.has(Flags::KEPT) {
             return false;
         }
         let mut waiting = 0;
@@ -187,7 +187,7 @@ impl Queue {
     /// Sets the message's one timer to the nearest of its retries and its end.
     pub(crate) fn arm(&mut self, index: u32) {
         let message = &self.messages[index];
-        if message.flags.has(Flags::HELD) || message.flags.has(Flags::CLOSING) {
+        if message.flags.has(Flags::KEPT) || message.flags.has(Flags::CLOSING) {
             return self.timers.cancel(index);
         }
         let recipients = self.recipients.get(message.recipients);
@@ -345,7 +345,7 @@ impl Queue {
                 let group = state.group;
                 self.place(index, recipient, Place::Waiting);
                 self.keep_reply(index, recipient, &[reply]);
-                if self.end_of_life(group) <= now && !self.messages[index].flags.has(Flags::HELD) {
+                if self.end_of_life(group) <= now && !self.messages[index].flags.has(Flags::KEPT) {
                     self.fail_expired(index, recipient);
                 }
             }
@@ -360,7 +360,7 @@ impl Queue {
         state.next_attempt = now;
         let group = state.group;
         let flags = self.messages[index].flags;
-        if flags.has(Flags::HELD) || flags.has(Flags::CLOSING) {
+        if flags.has(Flags::KEPT) || flags.has(Flags::CLOSING) {
             return self.place(index, recipient, Place::Waiting);
         }
         self.place(index, recipient, Place::Ready);

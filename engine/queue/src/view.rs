@@ -34,6 +34,8 @@ pub enum State {
     Attempting,
     /// By command or by route.
     Held,
+    /// To the cluster: whichever node takes it delivers it.
+    Offered,
     /// Taken by the next hop.
     Delivered,
     /// Refused for good, or past its lifetime. Stays until it is retried or deleted.
@@ -50,6 +52,7 @@ impl State {
             Self::Ready => "ready",
             Self::Attempting => "attempting",
             Self::Held => "held",
+            Self::Offered => "offered",
             Self::Delivered => "delivered",
             Self::Failed => "failed",
             Self::Bounced => "bounced",
@@ -413,6 +416,11 @@ impl<'q> MessageView<'q> {
         self.queue.messages[self.index].flags.has(Flags::HELD)
     }
 
+    /// Offered to other nodes.
+    pub fn is_offered(&self) -> bool {
+        self.queue.messages[self.index].flags.has(Flags::OFFERED)
+    }
+
     /// Done or deleted, waiting for the acknowledgement of its settled record.
     pub fn is_closing(&self) -> bool {
         self.queue.messages[self.index].flags.has(Flags::CLOSING)
@@ -487,6 +495,7 @@ impl<'q> RecipientView<'q> {
         let queue = self.message.queue;
         match self.recipient().place {
             Place::Waiting | Place::Ready if self.message.is_held() => State::Held,
+            Place::Waiting | Place::Ready if self.message.is_offered() => State::Offered,
             Place::Ready if queue.destinations[self.destination().index()].is_held() => State::Held,
             Place::Waiting => State::Deferred,
             Place::Ready => State::Ready,
@@ -549,7 +558,7 @@ impl<'q> RecipientView<'q> {
                 let by_dns = queue.wait_of(self.home(), now).until();
                 Some(queue.acting(self.home()).wakes_at(now).or(by_dns).map_or(now, |at| at.max(now)))
             }
-            State::Attempting | State::Held | State::Delivered | State::Failed | State::Bounced => None,
+            State::Attempting | State::Held | State::Offered | State::Delivered | State::Failed | State::Bounced => None,
         }
     }
 
@@ -587,6 +596,7 @@ impl<'q> RecipientView<'q> {
         let acting = queue.acting(self.home());
         match self.state() {
             State::Held if self.message.is_held() => "held by command".into(),
+            State::Offered => "offered to the nodes of the cluster".into(),
             State::Held if self.destination() == DestinationId::UNROUTED => destination.reason.as_str().into(),
             State::Held => format!("held by route {:?}", destination.name).into(),
             State::Ready if destination.paused => format!("destination {:?} is paused by command", destination.name).into(),

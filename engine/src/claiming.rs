@@ -1,0 +1,163 @@
+//! The worker's shard in a hand-over: another node's mail goes into this spool as a claim, and becomes deliverable when it is this node's.
+//!
+//! A claim is a message record with the name of the item and the token of its lease (`message_record`), and no outcome. The first
+//! outcome record makes it this node's mail; until then a restart asks again. The rules are `ringpost_cluster::claim`'s.
+
+use std::{cell::RefCell, collections::HashMap, rc::Rc};
+
+use ringpost_queue::{QueueId, Settled};
+use ringpost_smtp::envelope::EnvelopeView;
+use ringpost_spool::{AppendError, Content, Ticket};
+use tracing::{error, warn};
+
+use crate::{
+    control::{Answer, Claim, FoundClaim},
+    handed_mail::HandedMail,
+    incoming::CHUNK_BYTES,
+    mail_log::Escaped,
+    message_record::{TRAILER_BYTES, Trailer},
+    queueing::{Entry, Stated},
+    record_id::record_id,
+    shard::{PAYLOAD_BYTES_MAX, Shard},
+};
+
+/// A claim without an answer, beside its record.
+#[derive(Default)]
+pub(crate) struct Waiting {
+    pub(crate) item: String,
+    pub(crate) token: String,
+    pub(crate) envelope: Box<[u8]>,
+    pub(crate) accepted_at_ms: u64,
+    pub(crate) content_bytes: u64,
+    pub(crate) priority: Option<u8>,
+    pub(crate) tags: Box<[u8]>,
+}
+
+/// The claims of a shard.
+#[derive(Default)]
+pub(crate) struct Claiming {
+    waiting: RefCell<HashMap<QueueId, Waiting>>,
+}
+
+impl Shard {
+    /// A claim was found in the spool.
+    pub(crate) fn found_claim(&self, id: QueueId, waiting: Waiting) {
+        self.claiming.waiting.borrow_mut().insert(id, waiting);
+    }
+
+    /// Claims without an answer, once the logs are loaded.
+    pub(crate) async fn claims(self: Rc<Self>) -> Answer {
+        self.loaded().await;
+        let waiting = self.claiming.waiting.borrow();
+        let found = |(id, claim): (&QueueId, &Waiting)| FoundClaim { id: *id, item: claim.item.clone(), token: claim.token.clone() };
+        Answer::Claims(waiting.iter().map(found).collect())
+    }
+
+    /// Stores another node's mail; answers when it is durable, with the id that it has here.
+    pub(crate) async fn claim(self: Rc<Self>, claim: Claim) -> Answer {
+        match self.store_claim(&claim).await {
+            Ok(id) => Answer::Claimed(id, self.queue.borrow().len() as u64),
+            Err(reason) => Answer::Failed(reason.to_owned()),
+        }
+    }
+
+    async fn store_claim(&self, claim: &Claim) -> Result<QueueId, &'static str> {
+        const NO_ROOM: &str = "this node has no room";
+        let mail = HandedMail::read(&claim.data).ok_or("the item is no mail of this version")?;
+        let view = EnvelopeView::decode(mail.envelope).map_err(|_| "the item's envelope is none")?;
+        if view.recipient_count() == 0 {
+            return Err("the item's envelope is none");
+        }
+        let name = format!("{}\n{}", claim.item, claim.token);
+        let tail = mail.envelope.len() + name.len() + mail.tags.len() + TRAILER_BYTES;
+        if self.own.available().reserve || !self.queue.borrow().has_room() || self.is_ending() || tail + CHUNK_BYTES > PAYLOAD_BYTES_MAX {
+            return Err(NO_ROOM);
+        }
+        let id = self.next_id();
+        // The record has the beginning of the content, the chunks what comes behind it.
+        let inline_bytes = if mail.content.len() + tail > PAYLOAD_BYTES_MAX { CHUNK_BYTES } else { mail.content.len() };
+        let (inline, behind) = mail.content.split_at(inline_bytes);
+        for chunk in behind.chunks(CHUNK_BYTES) {
+            self.append_claim(Content::Chunk, id, &[chunk]).await.inspect_err(|_| self.own.abandon(record_id(id)))?;
+        }
+        let trailer = Trailer {
+            envelope_bytes: u32::try_from(mail.envelope.len()).expect("it fits into a batch"),
+            accepted_at_ms: mail.accepted_at_ms,
+            content_bytes: mail.content.len() as u64,
+            chunked: !behind.is_empty(),
+            priority: mail.priority,
+            tags_bytes: u16::try_from(mail.tags.len()).expect("its length has two octets"),
+            claim_bytes: u32::try_from(name.len()).expect("it fits into a batch"),
+        };
+        let ticket = self.append_claim(Content::Message, id, &[inline, mail.envelope, name.as_bytes(), mail.tags, &trailer.encode()]).await;
+        let ticket = ticket.inspect_err(|_| self.own.abandon(record_id(id)))?;
+        self.own.durable(ticket).await.map_err(|_| "the spool failed")?;
+        let waiting = Waiting {
+            item: claim.item.clone(),
+            token: claim.token.clone(),
+            envelope: mail.envelope.into(),
+            accepted_at_ms: mail.accepted_at_ms,
+            content_bytes: mail.content.len() as u64,
+            priority: mail.priority,
+            tags: mail.tags.into(),
+        };
+        self.claiming.waiting.borrow_mut().insert(id, waiting);
+        Ok(id)
+    }
+
+    async fn append_claim(&self, content: Content, id: QueueId, parts: &[&[u8]]) -> Result<Ticket, &'static str> {
+        let bytes = parts.iter().map(|part| part.len()).sum::<usize>();
+        let bound = u32::try_from(bytes).expect("bounded by the caller");
+        loop {
+            let appended = self.own.append(content, record_id(id), bound, |record| {
+                parts.iter().for_each(|part| record.put(part));
+                (true, ())
+            });
+            match appended {
+                Ok((Some(appended), ())) => return Ok(appended.ticket),
+                Ok((None, ())) => unreachable!("the record was kept"),
+                Err(AppendError::Full | AppendError::NotOpen) if !self.is_ending() => self.own.room().await,
+                Err(AppendError::NoSpace | AppendError::OpenMax) => return Err("this node has no room"),
+                Err(_) => return Err("the spool failed"),
+            }
+        }
+    }
+
+    /// A claim's answer: it is this node's mail from now on, or never was.
+    pub(crate) fn decide_claim(&self, id: QueueId, is_own: bool) {
+        let Some(claim) = self.claiming.waiting.borrow_mut().remove(&id) else { return };
+        if !is_own {
+            self.metrics.claims_discarded.increment();
+            if let Some(committer) = self.committer_of(id.shard)
+                && let Err(reason) = committer.settle(record_id(id))
+            {
+                // It stays a claim in the spool, and the next start asks again.
+                warn!(queue_id = %id, %reason, "a claim that is another's could not be dropped now");
+            }
+            return;
+        }
+        let Ok(view) = EnvelopeView::decode(&claim.envelope) else {
+            return error!(queue_id = %id, "the envelope of a claim cannot be read; it stays in the spool");
+        };
+        self.metrics.claimed.increment();
+        let entry = Entry {
+            id,
+            size: claim.content_bytes,
+            accepted_at: claim.accepted_at_ms,
+            stated: Stated { priority: claim.priority, tags: &claim.tags },
+            is_offered: false,
+        };
+        let key = self.enqueue_entry(&view, entry);
+        self.log_mail(format_args!(
+            "queue_id={id} event=claimed item={} from=<{}> size={} recipients={}",
+            Escaped(claim.item.as_bytes()),
+            Escaped(view.reverse_path().as_str().as_bytes()),
+            claim.content_bytes,
+            view.recipient_count(),
+        ));
+        let mut record = Vec::new();
+        let settled = self.queue.borrow_mut().confirm(key, &mut record).unwrap_or(Settled::Nothing);
+        self.persist(key, settled);
+        self.delivery.kick();
+    }
+}
