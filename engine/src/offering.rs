@@ -107,7 +107,8 @@ impl Shard {
                     bytes += offer.data.len();
                     offers.items.push(offer);
                 }
-                Ok(None) => offers.gone.push(id),
+                // Settled meanwhile, perhaps before its turn came.
+                Ok(None) | Err(RecordError::Gone) => offers.gone.push(id),
                 Err(reason) => {
                     warn!(queue_id = %id, %reason, "this mail cannot be read to be offered; it is delivered here");
                     self.deliver_here(&[id]);

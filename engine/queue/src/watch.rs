@@ -34,7 +34,7 @@ impl Queue {
         if message.flags.has(Flags::CLOSING) {
             return message.in_flight == 0 && message.unrecorded == 0;
         }
-        let held = message.flags.has(Flags::HELD);
+        let held = message.flags.has(Flags::KEPT);
         self.recipients.get(message.recipients).iter().any(|recipient| match recipient.place {
             Place::Waiting => !held && message.in_flight == 0 && !self.timers.is_set(index),
             Place::Ready => held || self.groups[recipient.group].ready == 0,
@@ -60,7 +60,7 @@ impl Queue {
                 self.place(index, number, Place::Waiting);
             }
         }
-        if self.messages[index].flags.has(Flags::HELD) {
+        if self.messages[index].flags.has(Flags::KEPT) {
             self.withdraw(index);
         }
         self.start(index, now);
