@@ -11,6 +11,8 @@ use std::{
 
 use serde_json::Value;
 
+mod shared_mail;
+
 /// Everything here happens within this, or it does not happen.
 const PATIENCE: Duration = Duration::from_secs(20);
 

@@ -1,0 +1,86 @@
+//! Mail shared between nodes: one accepts and only offers, the others deliver, whatever happens to them and to Valkey.
+
+use std::path::Path;
+
+use super::*;
+
+const MAILS: usize = 60;
+
+/// Files in the maildirs under `folder`, by their subject.
+fn delivered(folder: &Path) -> Vec<String> {
+    let mut subjects = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.parent().is_some_and(|parent| parent.ends_with("new"))
+                && let Ok(text) = fs::read_to_string(&path)
+            {
+                subjects.extend(text.lines().find_map(|line| line.strip_prefix("Subject: ")).map(str::to_owned));
+            }
+        }
+    }
+    subjects.sort_unstable();
+    subjects
+}
+
+fn shared_rig() -> Rig {
+    let folder = tempfile::tempdir().unwrap();
+    let valkey_port = free_port();
+    let mut rig = Rig { folder, valkey_port, valkey: None, nodes: Vec::new() };
+    for number in 1..=3 {
+        let node = node_files(rig.folder.path(), number, valkey_port);
+        let text = fs::read_to_string(&node.config).unwrap();
+        let text = text.replace("via = \"hold\"", &format!("via = \"maildir\"\npath = \"mail/n{number}/{{domain}}/{{local}}\""));
+        let deliver = number != 1;
+        fs::write(&node.config, format!("{text}\n[delivery]\nmode = \"shared\"\ndeliver = {deliver}\n")).unwrap();
+        rig.nodes.push(node);
+    }
+    rig.start_valkey();
+    for number in 0..3 {
+        rig.start_node(number);
+    }
+    rig
+}
+
+impl Rig {
+    fn send(&self, from: usize, to: usize) {
+        for number in from..to {
+            let content = format!("Subject: mail-{number:04}\r\n\r\nx\r\n.");
+            let replies = self.nodes[0].converse(&["EHLO x", "MAIL FROM:<a@x.test>", "RCPT TO:<b@y.test>", "DATA", &content]);
+            assert!(replies[4].starts_with("250"), "{replies:?}");
+        }
+    }
+
+    fn all_there(&self, count: usize) -> Option<usize> {
+        let mut subjects = delivered(&self.folder.path().join("mail"));
+        let all = subjects.len();
+        subjects.dedup();
+        (subjects.len() == count).then_some(all)
+    }
+}
+
+#[test]
+fn what_one_node_accepts_the_others_deliver_once() {
+    let rig = shared_rig();
+    rig.send(0, MAILS);
+    let all = wait_for("delivery of all", || rig.all_there(MAILS));
+    assert_eq!(all, MAILS, "each once");
+    assert!(delivered(&rig.folder.path().join("mail/n1")).is_empty(), "a front end delivers nothing");
+}
+
+#[test]
+fn a_killed_worker_and_a_valkey_that_lost_everything_lose_no_mail() {
+    let mut rig = shared_rig();
+    rig.send(0, MAILS);
+    rig.nodes[1].process = None;
+    rig.valkey = None;
+    // Nothing in accepting mail waits for Valkey.
+    rig.send(MAILS, 2 * MAILS);
+    rig.start_valkey();
+    rig.start_node(1);
+    let all = wait_for("delivery of all", || rig.all_there(2 * MAILS));
+    println!("{all} deliveries of {} mails", 2 * MAILS);
+}
