@@ -261,13 +261,13 @@ fn a_pushed_config_runs_on_all_nodes_and_a_bad_one_on_none() {
         assert!(node.rcpt("b@else.test").starts_with("550 5.7.1"));
     }
     // What cannot change while the engine runs is refused by the nodes, which say so and go on.
-    push("[delivery]\nconnections_max = 7\n");
+    push("[memory]\nmax_memory = \"512 MiB\"\n");
     wait_for("the refusal", || {
         let nodes = rig.nodes[0].get("/api/cluster/nodes")?;
         nodes
             .as_array()?
             .iter()
-            .all(|node| node["config_refused"]["reason"].as_str().is_some_and(|why| why.contains("[delivery]")))
+            .all(|node| node["config_refused"]["reason"].as_str().is_some_and(|why| why.contains("[memory]")))
             .then_some(())
     });
     assert!(rig.nodes[1].rcpt("c@own.test").starts_with("550 5.1.1"));
