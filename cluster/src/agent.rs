@@ -604,6 +604,14 @@ impl Agent {
                 }
             }
             ("joined" | "left", _) => self.read_members(),
+            ("elected", who) => match who.parse::<Leadership>() {
+                // The own election counts by the answer to the own call alone.
+                Ok(leader) if leader.incarnation != self.settings.me => {
+                    self.standing.saw(leader.epoch, Some(leader.clone()));
+                    self.follow(leader);
+                }
+                _ => {}
+            },
             ("released", _) => {
                 self.standing.hurry(now, random_u64());
                 self.next_heartbeat = BootTime::default();

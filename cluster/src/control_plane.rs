@@ -125,7 +125,7 @@ impl ControlPlane {
         &self.valkey
     }
 
-    /// The channel of joins, leaves, releases and configs.
+    /// The channel of joins, leaves, elections, releases and configs.
     pub fn events_channel(&self) -> String {
         self.keyspace.events()
     }
@@ -148,7 +148,8 @@ impl ControlPlane {
         match step {
             Step::Wait(_) => Ok(Answer::Unknown),
             Step::Acquire(floor) => {
-                let mut reply = Reply::new(self.run("leader_acquire", &keys, &[&me.to_string(), &floor.to_string(), &ttl]).await?)?;
+                let args = [&me.to_string(), &floor.to_string(), &ttl, &self.keyspace.events()];
+                let mut reply = Reply::new(self.run("leader_acquire", &keys, &args.map(String::as_str)).await?)?;
                 if reply.number()? == 1 {
                     let epoch = Epoch(reply.count()?);
                     if replicas > 0 && self.replicated().await? < u64::from(replicas) {

@@ -300,7 +300,7 @@ impl Election {
 
     /// The lease was given back: ask soon, but not all at the same moment.
     pub fn hurry(&mut self, now: BootTime, random: u64) {
-        let jitter = self.times.poll / 2 * u32::try_from(random % 1024).expect("below 1024") / 1024;
+        let jitter = self.times.poll / 4 * u32::try_from(random % 1024).expect("below 1024") / 1024;
         self.next_call = self.next_call.min(now + jitter);
     }
 

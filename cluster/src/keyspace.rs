@@ -59,7 +59,7 @@ impl Keyspace {
         self.control("rollout")
     }
 
-    /// Joined, left, released, config.
+    /// Joined, left, elected, released, config.
     pub fn events(&self) -> String {
         self.control("events")
     }

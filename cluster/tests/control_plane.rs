@@ -153,6 +153,20 @@ fn nodes_join_leave_and_are_not_two_of_one_name() {
 }
 
 #[test]
+fn an_election_and_its_end_are_told_at_once() {
+    on_server(async |_, control| {
+        let mut events = control.valkey().subscribe(vec![control.events_channel()]);
+        assert_eq!(events.recv().await.unwrap().channel, "", "connected");
+        assert_eq!(acquire(&control, 1, 4).await, Answer::Acquired(Epoch(5)));
+        let mine = Leadership { incarnation: me(1), epoch: Epoch(5) };
+        assert_eq!(events.recv().await.unwrap().payload, format!("elected {mine}"));
+        assert!(matches!(acquire(&control, 2, 4).await, Answer::Held(..)), "who is not elected tells nothing");
+        assert_eq!(control.elect(&me(1), &Step::Release(mine), TTL, 0).await, Answer::Released);
+        assert_eq!(events.recv().await.unwrap().payload, "released");
+    });
+}
+
+#[test]
 fn configs_have_versions_history_and_a_way_back() {
     on_server(async |server, control| {
         assert_eq!(control.read_config(None, "").await.unwrap(), Fetched::Nothing);
