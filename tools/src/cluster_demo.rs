@@ -1,11 +1,7 @@
 //! `./dev demo --cluster`: three nodes over a Valkey, mail for two of them; the leader is killed, then Valkey, and the account at the end.
 
 use std::{
-    fmt::Write as _,
-    io,
-    net::{TcpListener, TcpStream},
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    path::PathBuf,
     thread,
     time::{Duration, Instant},
 };
@@ -21,18 +17,19 @@ use ringpost_loadtest::{
     sizes::Sizes,
     source::SourceOptions,
 };
-use serde_json::Value;
 
-use crate::engine::{Engine, EngineOptions, Route, rig_folder};
-use crate::machine;
+use crate::{
+    cluster::nodes::{NodeSetup, leader},
+    engine::{Engine, Route, rig_folder},
+    machine,
+    valkey_server::{ValkeyOptions, ValkeyServer},
+};
 
 /// How long mail is pushed to each of two nodes.
 const PUSH: Duration = Duration::from_secs(20);
 /// Messages a second for each of them.
 const RATE: f64 = 200.0;
 const MESSAGE_BYTES: u64 = 4096;
-/// Whatever is waited for happens within this.
-const PATIENCE: Duration = Duration::from_secs(30);
 /// Mail runs so long before, between and after what happens.
 const PAUSE: Duration = Duration::from_secs(3);
 
@@ -49,26 +46,14 @@ pub fn run(arguments: &ClusterDemoArguments) -> Result<bool, Box<dyn std::error:
     let folder = rig_folder("cluster-demo")?;
     let place = folder.path().to_path_buf();
     let received = place.join("received");
-    let ((shards, _), own) = (machine::shares()?, machine::own_core()?);
+    let own = machine::own_core()?;
     let sink = Sink::start(SinkOptions { ledger: Some(received.clone()), ..SinkOptions::new(([127, 0, 0, 1], 0).into(), own) })?;
-    let mut valkey = Valkey::start(&place)?;
-    let mut nodes = Vec::new();
-    for number in 1..=3 {
-        let home = place.join(format!("n{number}"));
-        std::fs::create_dir(&home)?;
-        let mut options = EngineOptions::new(&arguments.engine, &home, Route::Smarthost(sink.address))?;
-        options.cores = vec![shards[number % shards.len()]];
-        options.segment_mib = Some(16);
-        let mut lines = String::new();
-        write!(lines, "enabled = true\nnode_id = \"n{number}\"\nvalkey_url = \"valkey://127.0.0.1:{}\"\n", valkey.port)?;
-        write!(lines, "heartbeat_interval = \"1s\"\nnode_ttl = \"5s\"\nleader_ttl = \"3s\"")?;
-        options.lines.push(("cluster", lines));
-        let mut node = Engine::new(options)?;
-        node.start()?;
-        println!("n{number} on {}", node.address);
-        nodes.push(node);
+    let mut valkey = ValkeyServer::start(ValkeyOptions::new(&place)?)?;
+    let mut nodes = NodeSetup::new(&arguments.engine, &place, valkey.url(), Route::Smarthost(sink.address)).start(3, 0)?;
+    for (number, node) in nodes.iter().enumerate() {
+        println!("n{} on {}", number + 1, node.address);
     }
-    println!("Valkey on 127.0.0.1:{}, next hop on {}", valkey.port, sink.address);
+    println!("Valkey on {}, next hop on {}", valkey.address, sink.address);
     let ledgers = [place.join("sent-1"), place.join("sent-2")];
     let targets: Vec<_> = nodes.iter().take(2).map(|node| node.address).collect();
     let happened = thread::scope(|scope| -> Result<(), Box<dyn std::error::Error>> {
@@ -112,7 +97,7 @@ pub fn run(arguments: &ClusterDemoArguments) -> Result<bool, Box<dyn std::error:
 }
 
 /// The leader dies and comes back, then Valkey does.
-fn disturb(nodes: &mut [Engine], valkey: &mut Valkey) -> Result<(), Box<dyn std::error::Error>> {
+fn disturb(nodes: &mut [Engine], valkey: &mut ValkeyServer) -> Result<(), Box<dyn std::error::Error>> {
     let first = leader(nodes, None)?;
     println!("-- n{} leads", first + 1);
     thread::sleep(PAUSE);
@@ -131,69 +116,4 @@ fn disturb(nodes: &mut [Engine], valkey: &mut Valkey) -> Result<(), Box<dyn std:
     let third = leader(nodes, None)?;
     println!("-- Valkey is back, with nothing: n{} leads after {} ms", third + 1, began.elapsed().as_millis());
     Ok(())
-}
-
-/// The node that says it leads, other than `not`.
-fn leader(nodes: &[Engine], not: Option<usize>) -> io::Result<usize> {
-    let began = Instant::now();
-    while began.elapsed() < PATIENCE {
-        for (number, node) in nodes.iter().enumerate().filter(|(number, _)| Some(*number) != not) {
-            let status = node.ask(&["cluster", "leader", "--json"]).ok().and_then(|text| serde_json::from_str::<Value>(&text).ok());
-            if status.is_some_and(|status| status["is_leader"] == true) {
-                return Ok(number);
-            }
-        }
-        thread::sleep(Duration::from_millis(20));
-    }
-    Err(io::Error::other("nobody leads"))
-}
-
-/// A server of the demo's own, that keeps nothing.
-struct Valkey {
-    folder: PathBuf,
-    port: u16,
-    child: Option<Child>,
-}
-
-impl Valkey {
-    fn start(folder: &Path) -> io::Result<Valkey> {
-        let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
-        let mut valkey = Valkey { folder: folder.to_path_buf(), port, child: None };
-        valkey.spawn()?;
-        Ok(valkey)
-    }
-
-    fn spawn(&mut self) -> io::Result<()> {
-        let program = ["valkey-server", "redis-server"]
-            .into_iter()
-            .find(|name| Command::new(name).arg("--version").stdout(Stdio::null()).status().is_ok())
-            .ok_or_else(|| io::Error::other("valkey-server is missing: ./dev valkey"))?;
-        let mut command = Command::new(program);
-        command
-            .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir"])
-            .arg(&self.folder);
-        self.child = Some(command.stdout(Stdio::null()).spawn()?);
-        let began = Instant::now();
-        while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
-            if began.elapsed() > PATIENCE {
-                return Err(io::Error::other("Valkey does not start"));
-            }
-            thread::sleep(Duration::from_millis(10));
-        }
-        Ok(())
-    }
-
-    fn kill(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            // It may have ended by itself, which is as good here.
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
-
-impl Drop for Valkey {
-    fn drop(&mut self) {
-        self.kill();
-    }
 }

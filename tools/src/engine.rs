@@ -4,9 +4,9 @@ use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -53,6 +53,10 @@ pub struct EngineOptions {
     pub lines: Vec<(&'static str, String)>,
     /// The end of the file, such as further routes.
     pub tail: String,
+    /// Where it listens; none: a free port of loopback.
+    pub address: Option<SocketAddr>,
+    /// The network namespace it runs in, by its name for `ip netns`; none: the rig's own.
+    pub namespace: Option<String>,
 }
 
 impl EngineOptions {
@@ -73,6 +77,8 @@ impl EngineOptions {
                 ("delivery", "dead_destination = \"1s\"\nconnect_timeout = \"5s\"".into()),
             ],
             tail: String::new(),
+            address: None,
+            namespace: None,
         })
     }
 
@@ -104,7 +110,11 @@ impl EngineOptions {
             Route::Hold => "via = \"hold\"".into(),
             Route::Discard => "via = \"discard\"".into(),
         };
-        write!(text, "[[listener]]\naddress = \"{listen}\"\n[relay]\nnetworks = [\"127.0.0.0/8\", \"::1/128\"]\n")
+        let near = match listen.ip() {
+            IpAddr::V4(ip) if !ip.is_loopback() => format!(", \"{}/24\"", Ipv4Addr::from_bits(ip.to_bits() & !255)),
+            _ => String::new(),
+        };
+        write!(text, "[[listener]]\naddress = \"{listen}\"\n[relay]\nnetworks = [\"127.0.0.0/8\", \"::1/128\"{near}]\n")
             .and_then(|()| write!(text, "[[domain]]\nname = \"y.test\"\n[[route]]\ndomain = \"*\"\n{route}\n{}", self.routes))
             .expect("writing to a string does not fail");
         text.push_str(&self.tail);
@@ -124,9 +134,12 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Writes the config file for a free port. The engine isn't started.
+    /// Writes the config file. The engine isn't started.
     pub fn new(options: EngineOptions) -> io::Result<Self> {
-        let address = crate::machine::free_port()?;
+        let address = match options.address {
+            Some(address) => address,
+            None => crate::machine::free_port()?,
+        };
         std::fs::create_dir_all(&options.folder)?;
         let config = options.folder.join("ringpost.toml");
         let log = options.folder.join("engine.log");
@@ -159,7 +172,16 @@ impl Engine {
     pub fn spawn(&mut self) -> io::Result<()> {
         assert!(self.child.is_none(), "the engine runs already");
         let log = || -> io::Result<File> { OpenOptions::new().append(true).create(true).open(&self.log) };
-        let child = Command::new(&self.options.binary)
+        let mut command = match &self.options.namespace {
+            // `ip` becomes the engine: the process id stays.
+            Some(namespace) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", namespace]).arg(&self.options.binary);
+                command
+            }
+            None => Command::new(&self.options.binary),
+        };
+        let child = command
             .args(["serve", "-c"])
             .arg(&self.config)
             .current_dir(&self.options.folder)
@@ -211,6 +233,13 @@ impl Engine {
         lines.into_iter().rev().collect::<Vec<_>>().join("\n")
     }
 
+    /// Sends a signal and waits for nothing.
+    pub fn signal(&self, signal: Signal) -> io::Result<()> {
+        let Some(child) = &self.child else { return Err(io::Error::other("the engine does not run")) };
+        kill_process(Pid::from_raw(child.id() as i32).expect("a child has a process id"), signal)?;
+        Ok(())
+    }
+
     /// SIGKILL, and waits for the end. True when it was still running.
     pub fn kill(&mut self) -> io::Result<bool> {
         let Some(mut child) = self.child.take() else { return Ok(false) };
@@ -222,9 +251,8 @@ impl Engine {
 
     /// SIGTERM, and waits for the end; kills and fails after `limit`.
     pub fn terminate(&mut self, limit: Duration) -> io::Result<ExitStatus> {
-        let Some(mut child) = self.child.take() else { return Err(io::Error::other("the engine does not run")) };
-        let pid = Pid::from_raw(child.id() as i32).expect("a child has a process id");
-        kill_process(pid, Signal::TERM)?;
+        self.signal(Signal::TERM)?;
+        let mut child = self.child.take().expect("it was sent a signal");
         self.ended(&mut child, limit, "after SIGTERM")
     }
 
@@ -256,9 +284,14 @@ impl Engine {
         }
     }
 
-    /// Runs the binary with `-c` and these arguments, and returns what it printed. Fails on another exit code than 0.
+    /// Runs the binary with `-c` and these arguments.
+    pub fn call(&self, arguments: &[&str]) -> io::Result<Output> {
+        Command::new(&self.options.binary).args(arguments).arg("-c").arg(&self.config).output()
+    }
+
+    /// The same, and returns what it printed. Fails on another exit code than 0.
     pub fn ask(&self, arguments: &[&str]) -> io::Result<String> {
-        let output = Command::new(&self.options.binary).args(arguments).arg("-c").arg(&self.config).output()?;
+        let output = self.call(arguments)?;
         if output.status.success() {
             return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
         }
@@ -344,6 +377,8 @@ mod tests {
             routes: String::new(),
             lines: vec![("spool", "min_free_inodes = 7".into()), ("queue", "expiry = \"1d\"".into())],
             tail: String::new(),
+            address: None,
+            namespace: None,
         };
         let text = options.config(SocketAddr::from(([127, 0, 0, 1], 25)));
         assert_eq!(text.matches("[spool]").count(), 1);

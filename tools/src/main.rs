@@ -20,6 +20,8 @@ enum Command {
     Crash(ringpost_tools::crash::CrashArguments),
     /// Three nodes and a Valkey: the leader is killed, then Valkey; the account at the end.
     ClusterDemo(ringpost_tools::cluster_demo::ClusterDemoArguments),
+    /// Several nodes over a Valkey: leaders, failovers, outages, lost data, killed workers, topologies.
+    Cluster(ringpost_tools::cluster::ClusterArguments),
     /// Change the number of shards, with kills in between.
     Shards(ringpost_tools::shards::ShardsArguments),
     /// How two shards share connections, and what a delivery costs that crosses.
@@ -58,6 +60,7 @@ fn main() -> ExitCode {
     let verdict = match Cli::parse().command {
         Command::Demo(arguments) => ringpost_tools::demo::run(&arguments),
         Command::ClusterDemo(arguments) => ringpost_tools::cluster_demo::run(&arguments),
+        Command::Cluster(arguments) => ringpost_tools::cluster::run(&arguments),
         Command::Crash(arguments) => ringpost_tools::crash::run(&arguments),
         Command::Shards(arguments) => ringpost_tools::shards::run(&arguments),
         Command::Homes(arguments) => ringpost_tools::homes::run(&arguments),

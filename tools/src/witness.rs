@@ -34,8 +34,13 @@ pub fn outcomes_durable(socket: &Path) -> io::Result<()> {
 
 /// Sends one request line to the control socket and returns all it answers.
 pub fn ask(socket: &Path, request: &str) -> io::Result<String> {
+    ask_within(socket, request, ANSWER_MAX)
+}
+
+/// The same of an engine that may hang: no line is waited for longer than `limit`.
+pub fn ask_within(socket: &Path, request: &str, limit: Duration) -> io::Result<String> {
     let mut stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(ANSWER_MAX))?;
+    stream.set_read_timeout(Some(limit))?;
     stream.write_all(request.as_bytes())?;
     stream.write_all(b"\n")?;
     let mut answer = String::new();
