@@ -8,6 +8,9 @@ use crate::{CoordinatorCore, CoreSet, Cores, IoWq, Shards, Smt};
 /// From so many usable cores on, `cores = "auto"` leaves one to the coordinator. With fewer, a shard is worth more than quiet.
 const CORES_FOR_OWN_COORDINATOR: usize = 4;
 
+/// Shards of a node at most: each knows a lane to each other one.
+pub const SHARDS_MAX: usize = 1024;
+
 /// One core (hardware thread) of a machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Core {
@@ -126,6 +129,14 @@ impl Plan {
         }
         // Round by round over the cores: neighbours in number are on different cores.
         let shards: Vec<u32> = (0..settings.per_core).flat_map(|_| shards.iter().copied()).collect();
+        if shards.len() > SHARDS_MAX {
+            let (key, mend) = match settings.per_core {
+                1 => ("shards.cores", "list fewer cores"),
+                _ => ("shards.per_core", "lower it, or list fewer cores"),
+            };
+            let message = format!("makes {} shards, {SHARDS_MAX} are the most: {mend}", shards.len());
+            return Err(PlanError { key, message });
+        }
         let Some(last_shard) = shards.last().copied() else {
             return Err(PlanError { key: "shards.cores", message: "leaves no core for a shard".to_owned() });
         };
@@ -286,6 +297,15 @@ mod tests {
         let plan = Plan::new(&machine(3), &settings).unwrap();
         assert_eq!((plan.shards, plan.coordinator_core), (vec![0, 1, 0, 1], 2));
         assert!(plan.warnings[0].contains("2 shards share each core"), "{:?}", plan.warnings);
+    }
+
+    #[test]
+    fn more_shards_than_a_mesh_has_room_for_are_refused_with_the_key_that_makes_them() {
+        assert_eq!(Plan::new(&machine(2000), &list("0-1023")).unwrap().shards.len(), SHARDS_MAX);
+        let error = Plan::new(&machine(2000), &list("0-1024")).unwrap_err();
+        assert_eq!(error.to_string(), "shards.cores: makes 1025 shards, 1024 are the most: list fewer cores");
+        let error = Plan::new(&machine(100), &Shards { per_core: 16, ..Shards::default() }).unwrap_err();
+        assert_eq!(error.to_string(), "shards.per_core: makes 1584 shards, 1024 are the most: lower it, or list fewer cores");
     }
 
     #[test]

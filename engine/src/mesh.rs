@@ -8,7 +8,7 @@ use std::{
     task::{Poll, Waker},
 };
 
-use ringpost_lane::{Endpoint, Incoming, LaneSettings, MeshCredit, MeshPermit, Refusal, SLOT_BYTES, ShardId, mesh};
+use ringpost_lane::{Endpoint, Incoming, LaneSettings, MeshCredit, MeshPermit, Refusal, SHARDS_MAX, SLOT_BYTES, ShardId, mesh};
 use ringpost_queue::QueueId;
 use ringpost_ring::{Accepted, Ring};
 
@@ -57,12 +57,13 @@ pub(crate) enum ShardReply {
     },
 }
 
+const _: () = assert!(ringpost_config::topology::SHARDS_MAX <= SHARDS_MAX);
 const _: () = assert!(size_of::<ShardRequest>() < SLOT_BYTES && size_of::<ShardReply>() < SLOT_BYTES);
 
 /// One shard's end of the mesh, to be moved to its thread.
 pub struct MeshEnd(Endpoint<ShardRequest, ShardReply>);
 
-/// The ends of `shards` shards, in order.
+/// The ends of `shards` shards, in order: 1 to [`SHARDS_MAX`], which the plan of the cores keeps.
 pub fn mesh_of(shards: u16) -> Vec<MeshEnd> {
     mesh(usize::from(shards), LaneSettings { window: WINDOW, ..LaneSettings::default() }).into_iter().map(MeshEnd).collect()
 }
