@@ -123,6 +123,9 @@ impl Outbound<'_> {
             && !self.shard.is_ending();
         if self.age(now) >= self.limits.max_lifetime {
             self.shard.metrics.pool_lifetime_expired.increment();
+            if is_wanted {
+                self.shard.keep_idle(self.destination, self.idling.used);
+            }
         } else if now.duration_since(idle_since) >= self.limits.idle_timeout && !is_wanted {
             self.shard.metrics.pool_idle_timeouts.increment();
         } else if !self.shard.is_ending() {
