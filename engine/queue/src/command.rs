@@ -41,7 +41,8 @@ impl Queue {
         Some(Settled::Outcome)
     }
 
-    /// Holds a message until it is released: it is not attempted and does not expire. Attempts in progress run to their end.
+    /// Holds a message until it is released: it is not attempted, its sender is not warned, and its route's lifetime does not end it,
+    /// only a time of its own. Attempts in progress run to their end.
     pub fn hold(&mut self, key: MessageKey, now: u64, record: &mut Vec<u8>) -> Option<Settled> {
         let index = self.find_open(key)?;
         if self.messages[index].flags.has(Flags::HELD) {

@@ -156,7 +156,7 @@ impl Flags {
     pub(crate) const REGROUP: u16 = 2048;
     /// Offered to other nodes; never in records.
     pub(crate) const OFFERED: u16 = 4096;
-    /// Not attempted here, and does not expire.
+    /// Not attempted here. Its route's lifetime does not end it.
     pub(crate) const KEPT: u16 = Flags::HELD | Flags::OFFERED;
 
     pub(crate) fn has(self, flag: u16) -> bool {

@@ -506,7 +506,15 @@ impl Queue {
     /// `false` if it has left the queue. Not counted by [`Queue::recorded`].
     pub fn state(&self, key: MessageKey, record: &mut Vec<u8>) -> bool {
         let Some(index) = self.find(key) else { return false };
-        self.write_record(index, |recipient| recipient.attempts > 0 || recipient.was_told() || !recipient.place.is_open(), record);
+        // All but those that are as they came.
+        let is_changed = |recipient: &Recipient| {
+            recipient.attempts > 0
+                || recipient.was_told()
+                || !recipient.place.is_open()
+                || recipient.has_reply()
+                || recipient.next_attempt > 0
+        };
+        self.write_record(index, is_changed, record);
         true
     }
 

@@ -418,10 +418,12 @@ impl Queue {
         let group = &self.groups[group];
         let message = &self.messages[group.message];
         let destination = &self.destinations[group.destination as usize];
-        if group.warned || message.reverse_bytes == 0 || self.settings.reports.is_none() || destination.is_held() {
+        if group.warned || message.reverse_bytes == 0 || self.settings.reports.is_none() {
             return None;
         }
         match message.warn_after_s {
+            // Whoever holds mail may not want its sender to know. Only a time that the sender has named is kept all the same.
+            0 if message.flags.has(Flags::HELD) || destination.is_held() => None,
             0 => Some(message.released_at().saturating_add(destination.retry.warn_after_ms?)),
             seconds => Some(message.accepted_at + u64::from(seconds) * 1000),
         }

@@ -102,7 +102,7 @@ impl Queue {
         }
     }
 
-    /// Fails the recipients that wait beyond their lifetime. What is held does not expire: by command it has no timer.
+    /// Fails the recipients that wait beyond their time, held ones too where they have a time of their own.
     fn expire(&mut self, index: u32, now: u64) -> bool {
         let span = self.messages[index].recipients;
         let mut expired = false;
@@ -130,10 +130,13 @@ impl Queue {
     fn fail_expired(&mut self, index: u32, recipient: u16) {
         let state = self.recipients.get(self.messages[index].recipients)[usize::from(recipient)];
         let mut last = [0; REPLY_BYTES_MAX];
+        let destination = self.groups[state.group].destination;
         let length = if state.reply().len() > 0 {
             sanitise(self.texts.get(state.reply()), &mut last)
+        } else if self.messages[index].flags.has(Flags::HELD) {
+            sanitise(b"held by command", &mut last)
         } else {
-            sanitise(self.reason_of(self.groups[state.group].destination).as_bytes(), &mut last)
+            sanitise(self.reason_of(destination).as_bytes(), &mut last)
         };
         self.place(index, recipient, Place::Failed);
         self.messages[index].flags.set(Flags::REPORT_DUE, true);
@@ -149,8 +152,8 @@ impl Queue {
         end_of_life(&self.messages[message], &self.destinations[destination as usize])
     }
 
-    /// When the recipients of a group expire where they wait; never while their route holds them.
-    fn deadline(&self, group: u32) -> Option<u64> {
+    /// When the recipients of a group expire where they wait.
+    pub(crate) fn deadline(&self, group: u32) -> Option<u64> {
         let Group { message, destination, .. } = self.groups[group];
         deadline(&self.messages[message], &self.destinations[destination as usize])
     }
@@ -184,12 +187,13 @@ impl Queue {
         }
     }
 
-    /// Sets the message's one timer to the nearest of its retries and its end.
+    /// Sets the message's one timer to the nearest of its retries, its warning and its end; while it is held, only what goes on.
     pub(crate) fn arm(&mut self, index: u32) {
         let message = &self.messages[index];
-        if message.flags.has(Flags::KEPT) || message.flags.has(Flags::CLOSING) {
+        if message.flags.has(Flags::OFFERED) || message.flags.has(Flags::CLOSING) {
             return self.timers.cancel(index);
         }
+        let is_held = message.flags.has(Flags::HELD);
         let recipients = self.recipients.get(message.recipients);
         let mut nearest = u64::MAX;
         let mut group = message.first_group;
@@ -201,7 +205,9 @@ impl Queue {
                 match recipient.place {
                     Place::Waiting => {
                         open = true;
-                        nearest = nearest.min(recipient.next_attempt);
+                        if !is_held {
+                            nearest = nearest.min(recipient.next_attempt);
+                        }
                     }
                     Place::Ready => open = true,
                     Place::Attempting | Place::Delivered | Place::Failed | Place::Bounced => {}
@@ -345,7 +351,12 @@ impl Queue {
                 let group = state.group;
                 self.place(index, recipient, Place::Waiting);
                 self.keep_reply(index, recipient, &[reply]);
-                if self.end_of_life(group) <= now && !self.messages[index].flags.has(Flags::KEPT) {
+                // Without the grace, which was for this attempt.
+                let end = match self.messages[index].flags.has(Flags::HELD) {
+                    true => self.messages[index].expires_at,
+                    false => self.end_of_life(group),
+                };
+                if end <= now {
                     self.fail_expired(index, recipient);
                 }
             }
@@ -483,6 +494,11 @@ fn end_of_life(message: &Message, destination: &Destination) -> u64 {
     message.expires_at.min(message.released_at().saturating_add(destination.retry.lifetime_ms))
 }
 
+/// While mail is held, by command or by its route, the route's lifetime does not end it: only a time that was set for the message
+/// itself does, by its sender (RFC 2852) or by a command.
 fn deadline(message: &Message, destination: &Destination) -> Option<u64> {
-    (!destination.is_held()).then(|| end_of_life(message, destination).max(message.grace_until))
+    if message.flags.has(Flags::HELD) || destination.is_held() {
+        return Some(message.expires_at).filter(|&at| at < u64::MAX);
+    }
+    Some(end_of_life(message, destination).max(message.grace_until))
 }

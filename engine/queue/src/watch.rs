@@ -35,9 +35,13 @@ impl Queue {
             return message.in_flight == 0 && message.unrecorded == 0;
         }
         let held = message.flags.has(Flags::KEPT);
+        // A time of its own ends held mail, too.
+        let has_end = message.expires_at < u64::MAX && !message.flags.has(Flags::OFFERED);
         self.recipients.get(message.recipients).iter().any(|recipient| match recipient.place {
-            Place::Waiting => !held && message.in_flight == 0 && !self.timers.is_set(index),
-            Place::Ready => held || self.groups[recipient.group].ready == 0,
+            Place::Waiting => (!held || has_end) && message.in_flight == 0 && !self.timers.is_set(index),
+            Place::Ready => {
+                held || has_end && message.in_flight == 0 && !self.timers.is_set(index) || self.groups[recipient.group].ready == 0
+            }
             Place::Attempting => message.in_flight == 0,
             Place::Failed => self.settings.reports.is_some() && !message.flags.has(Flags::REPORT_SET),
             Place::Delivered | Place::Bounced => false,

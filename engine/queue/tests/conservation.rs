@@ -1,14 +1,15 @@
 //! Random operations with restarts against a model: every recipient of every accepted message is in exactly one place, is never
-//! attempted twice at a time or after it was settled, survives restarts with what was recorded, and leaves only delivered,
-//! deleted, or with its failure reported; no report is lost, and none is made twice without a restart between.
+//! attempted twice at a time or after it was settled, survives restarts with what was recorded (attempts, times, replies, holds,
+//! routes, expiry, priority), and leaves only delivered, deleted, or with its failure reported; no report is lost, and none is made
+//! again that was recorded.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 
 use ringpost_queue::{
     About, Cursor, DestinationId, DestinationLimits, Dispatch, Filter, HostsTried, Jitter, Lookup, MessageKey, NewMessage, NewRecipient,
-    Notice, Notify, Outcome, Queue, QueueId, QueueSettings, Recovered, ReportLimits, Resolution, RetryPolicy, Route, Routes, Settled,
-    State, Verdict, Via, Work,
+    Notice, Notify, Outcome, Queue, QueueId, QueueSettings, RecipientView, Recovered, ReportLimits, Resolution, RetryPolicy, Route,
+    RouteId, Routes, Settled, State, Verdict, Via, Work,
 };
 
 const START: u64 = 1_790_000_000_000;
@@ -43,9 +44,39 @@ struct Accepted {
     durable_fate: Vec<Fate>,
     held: bool,
     durable_held: bool,
+    /// Set by command.
+    expires: Option<u64>,
+    route: Option<RouteId>,
+    /// What a restart has to find.
+    durable: Seen,
     records: Vec<Vec<u8>>,
     settled: bool,
     deleted: bool,
+}
+
+impl Accepted {
+    fn is_over(&self, now: u64) -> bool {
+        // The lifetime of its routes does not end what is held.
+        self.expires.is_some_and(|at| at <= now) || !self.held && now >= self.accepted_at + 30 * HOUR
+    }
+}
+
+/// What must not be forgotten of a message, by what the queue shows.
+#[derive(Clone, PartialEq, Debug, Default)]
+struct Seen {
+    priority: u8,
+    expires: Option<u64>,
+    route: Option<RouteId>,
+    recipients: Vec<SeenRecipient>,
+}
+
+#[derive(Clone, PartialEq, Debug)]
+struct SeenRecipient {
+    attempts: u16,
+    last_attempt: Option<u64>,
+    /// Of those that wait for it.
+    next_attempt: Option<u64>,
+    reply: String,
 }
 
 /// A record that the disk has not acknowledged, and the state that it makes durable.
@@ -55,6 +86,9 @@ struct Unacknowledged {
     record: Option<Vec<u8>>,
     fate: Vec<Fate>,
     held: bool,
+    seen: Seen,
+    /// What was reported by it.
+    told: Vec<(QueueId, u16, bool)>,
 }
 
 struct World {
@@ -70,6 +104,7 @@ struct World {
     reporting: Vec<(MessageKey, QueueId)>,
     /// Reports that are durable: recipient and kind, with the restarts before it.
     told: BTreeMap<(QueueId, u16, bool), usize>,
+    durable_told: BTreeSet<(QueueId, u16, bool)>,
     restarts: usize,
     with_reports: bool,
     lookups: Vec<Lookup>,
@@ -77,6 +112,8 @@ struct World {
     attempts: usize,
     expired: usize,
     reports: usize,
+    /// Deferrals, holds, times and routes set by command that a restart brought back.
+    kept: [usize; 4],
 }
 
 fn settings(with_reports: bool) -> QueueSettings {
@@ -115,6 +152,7 @@ impl World {
             unacknowledged: Vec::new(),
             reporting: Vec::new(),
             told: BTreeMap::new(),
+            durable_told: BTreeSet::new(),
             restarts: 0,
             with_reports: seed.is_multiple_of(2),
             lookups: Vec::new(),
@@ -122,6 +160,7 @@ impl World {
             attempts: 0,
             expired: 0,
             reports: 0,
+            kept: [0; 4],
         }
     }
 
@@ -141,6 +180,9 @@ impl World {
             durable_fate: open,
             held: false,
             durable_held: false,
+            expires: None,
+            route: None,
+            durable: Seen::default(),
             records: vec![],
             settled: false,
             deleted: false,
@@ -149,6 +191,19 @@ impl World {
         let key = self.queue.enqueue(&message, recipients_of(&accepted, &domains), self.now);
         self.accepted.insert(id, accepted);
         self.keys.insert(id, key);
+        self.accepted.get_mut(&id).unwrap().durable = self.seen(id);
+    }
+
+    fn seen(&self, id: QueueId) -> Seen {
+        let (accepted, view) = (&self.accepted[&id], self.queue.show(self.keys[&id]).expect("queued"));
+        let seen = |recipient: RecipientView<'_>| SeenRecipient {
+            attempts: recipient.attempts(),
+            last_attempt: recipient.last_attempt(),
+            next_attempt: recipient.next_attempt(0).filter(|_| recipient.state() == State::Deferred),
+            reply: recipient.reply().into_owned(),
+        };
+        let recipients = view.recipients().map(seen).collect();
+        Seen { priority: view.priority(), expires: accepted.expires, route: accepted.route, recipients }
     }
 
     /// Notes what has to be made durable.
@@ -162,7 +217,8 @@ impl World {
                 None
             }
         };
-        self.unacknowledged.push(Unacknowledged { id, key: self.keys[&id], record, fate: accepted.fate.clone(), held: accepted.held });
+        let (fate, held, seen) = (accepted.fate.clone(), accepted.held, self.seen(id));
+        self.unacknowledged.push(Unacknowledged { id, key: self.keys[&id], record, fate, held, seen, told: Vec::new() });
     }
 
     fn acknowledge_one(&mut self) {
@@ -174,10 +230,11 @@ impl World {
         match write.record {
             Some(record) => {
                 accepted.records.push(record);
-                (accepted.durable_fate, accepted.durable_held) = (write.fate, write.held);
+                (accepted.durable_fate, accepted.durable_held, accepted.durable) = (write.fate, write.held, write.seen);
             }
             None => accepted.settled = true,
         }
+        self.durable_told.extend(write.told);
         self.queue.recorded(write.key);
     }
 
@@ -226,11 +283,12 @@ impl World {
             Some(Work::Expired(key)) => {
                 let id = self.id_of(key);
                 let accepted = self.accepted.get_mut(&id).unwrap();
+                let is_over = accepted.is_over(self.now);
                 let mut failed = 0;
                 for recipient in self.queue.show(key).unwrap().recipients() {
                     let fate = &mut accepted.fate[recipient.number() as usize];
                     if recipient.state() == State::Failed && *fate == Fate::Open {
-                        assert!(self.now >= accepted.accepted_at + 30 * HOUR && !accepted.held);
+                        assert!(is_over);
                         *fate = Fate::Failed;
                         failed += 1;
                     }
@@ -260,6 +318,7 @@ impl World {
         };
         let accepted = self.accepted.get_mut(&id).unwrap();
         let view = self.queue.show(key).unwrap();
+        let mut told = Vec::new();
         for recipient in report.recipients.iter().map(|number| view.recipients().nth(usize::from(*number)).unwrap()) {
             let number = recipient.number();
             let fate = &mut accepted.fate[usize::from(number)];
@@ -280,7 +339,10 @@ impl World {
                 wrong => panic!("{wrong:?}"),
             }
             if recipient.is_told() {
-                let before = self.told.insert((id, number, report.about == About::Delay), self.restarts);
+                let what = (id, number, report.about == About::Delay);
+                assert!(!self.durable_told.contains(&what), "told again, after that was recorded");
+                told.push(what);
+                let before = self.told.insert(what, self.restarts);
                 // A retried recipient can fail again.
                 assert!(before.is_none_or(|restarts| restarts < self.restarts) || report.about == About::Failure, "told twice");
             }
@@ -288,6 +350,7 @@ impl World {
         self.reports += 1;
         let settled = self.queue.reported(key, report.about, &report.recipients, now, &mut record);
         self.persist(id, settled, record);
+        self.unacknowledged.last_mut().expect("a report changes something").told = told;
     }
 
     fn answer_one(&mut self) {
@@ -378,11 +441,12 @@ impl World {
             };
         }
         // A deferral beyond the lifetime is a failure.
+        let is_over = accepted.is_over(self.now);
         let view = self.queue.show(key).expect("a message stays until its last record is acknowledged");
         for recipient in view.recipients().filter(|recipient| recipient.state() == State::Failed) {
             let fate = &mut accepted.fate[recipient.number() as usize];
             if *fate == Fate::Open {
-                assert!(self.now >= accepted.accepted_at + 30 * HOUR);
+                assert!(is_over);
                 *fate = Fate::Failed;
             }
         }
@@ -394,16 +458,52 @@ impl World {
         let Some((&id, &key)) = self.keys.iter().nth(self.random.below(self.keys.len().max(1) as u64) as usize) else { return };
         let (now, mut record) = (self.now, Vec::new());
         let accepted = self.accepted.get_mut(&id).unwrap();
-        let answer = match self.random.below(8) {
+        let attempting = |number: usize| self.attempting.contains(&(id, number as u16));
+        let answer = match self.random.below(14) {
             0..=1 => self.queue.hold(key, now, &mut record).inspect(|_| accepted.held = true),
             2..=4 => self.queue.release(key, now, &mut record).inspect(|_| accepted.held = false),
             5..=6 => self.queue.retry(key, now, &mut record).inspect(|_| {
                 accepted.fate.iter_mut().filter(|fate| **fate == Fate::Failed).for_each(|fate| *fate = Fate::Open);
             }),
-            _ => self.queue.delete(key, now).inspect(|_| {
+            7 => self.queue.delete(key, now).inspect(|_| {
                 accepted.fate.fill(Fate::Delivered);
                 accepted.deleted = true;
             }),
+            8..=9 => {
+                let at = now + self.random.below(60 * HOUR);
+                self.queue.set_expiry(key, at, &mut record).inspect(|_| accepted.expires = Some(at))
+            }
+            10..=11 => {
+                let route = RouteId(self.random.below(5) as u16);
+                self.queue.reroute(key, route, now, &mut record).inspect(|_| accepted.route = Some(route))
+            }
+            12 => self.queue.bounce(key, &Filter::default(), b"554 5.0.0 given up", now, &mut record).inspect(|_| {
+                for (number, fate) in accepted.fate.iter_mut().enumerate().filter(|(_, fate)| **fate == Fate::Open) {
+                    if !attempting(number) {
+                        *fate = Fate::Failed;
+                    }
+                }
+            }),
+            _ => {
+                let domain = accepted.recipients[0].split_once('@').unwrap().1.to_owned();
+                let is_chosen: Vec<bool> = accepted.recipients.iter().map(|address| address.ends_with(&domain)).collect();
+                let filter = Filter { recipient_domain: Some(domain), ..Filter::default() };
+                let takes_all = accepted.fate.iter().zip(&is_chosen).all(|(fate, is_chosen)| fate.is_settled() || *is_chosen);
+                self.queue.purge(key, &filter, now, &mut record).inspect(|_| {
+                    if takes_all {
+                        accepted.fate.fill(Fate::Delivered);
+                        accepted.deleted = true;
+                        return;
+                    }
+                    for (number, fate) in accepted.fate.iter_mut().enumerate().filter(|(number, _)| is_chosen[*number]) {
+                        if *fate == Fate::Failed || *fate == Fate::Open && !attempting(number) {
+                            *fate = Fate::Bounced;
+                            // Nobody is to be told.
+                            self.told.insert((id, number as u16, false), self.restarts);
+                        }
+                    }
+                })
+            }
         };
         if let Some(settled) = answer {
             self.persist(id, settled, record);
@@ -478,6 +578,7 @@ impl World {
             }
             accepted.fate = accepted.durable_fate.clone();
             accepted.held = accepted.durable_held;
+            (accepted.expires, accepted.route) = (accepted.durable.expires, accepted.durable.route);
             accepted.deleted = false;
             let domains = destinations(&mut self.queue, accepted);
             let message = new_message(*id, accepted.accepted_at);
@@ -485,6 +586,24 @@ impl World {
             let Recovered { key, done, .. } = self.queue.recover(&message, recipients_of(accepted, &domains), records, self.now).unwrap();
             assert!(!done, "a message that was delivered to all had a settled record, not outcomes");
             self.keys.insert(*id, key);
+            let view = self.queue.show(key).unwrap();
+            assert_eq!(view.priority(), accepted.durable.priority);
+            for (recipient, before) in view.recipients().zip(&accepted.durable.recipients) {
+                let now = (recipient.attempts(), recipient.last_attempt(), recipient.reply().into_owned());
+                assert_eq!(now, (before.attempts, before.last_attempt, before.reply.clone()));
+                match (recipient.state(), before.next_attempt) {
+                    (State::Deferred, at) => assert_eq!(recipient.next_attempt(0), at),
+                    (State::Ready, Some(at)) => assert!(at <= self.now),
+                    _ => {}
+                }
+                let by_age = accepted.accepted_at + if recipient.destination() == DestinationId::UNROUTED { 120 } else { 30 } * HOUR;
+                assert_eq!(recipient.expires_at(), accepted.expires.map_or(by_age, |at| at.min(by_age)));
+                assert!(accepted.route.is_none() || self.queue.route_of(recipient.destination()) == accepted.route);
+                self.kept[0] += usize::from(recipient.state() == State::Deferred);
+            }
+            self.kept[1] += usize::from(accepted.held);
+            self.kept[2] += usize::from(accepted.expires.is_some());
+            self.kept[3] += usize::from(accepted.route.is_some());
             // Compaction writes one record in place of all.
             let mut state = Vec::new();
             assert!(self.queue.state(key, &mut state));
@@ -518,7 +637,7 @@ fn recipients_of<'a>(accepted: &'a Accepted, destinations: &'a [DestinationId]) 
 
 #[test]
 fn every_recipient_is_in_exactly_one_place_whatever_happens() {
-    let (mut attempts, mut expired, mut reports) = (0, 0, 0);
+    let (mut attempts, mut expired, mut reports, mut kept) = (0, 0, 0, [0; 4]);
     for seed in 0..60 {
         eprintln!("seed {seed}");
         let mut world = World::new(seed);
@@ -559,6 +678,7 @@ fn every_recipient_is_in_exactly_one_place_whatever_happens() {
         attempts += world.attempts;
         expired += world.expired;
         reports += world.reports;
+        kept.iter_mut().zip(world.kept).for_each(|(all, one)| *all += one);
         // All goes well from here on: waking only when told, all that is not held by a route leaves or fails.
         world.dead = false;
         for (&id, &key) in &world.keys.clone() {
@@ -607,6 +727,6 @@ fn every_recipient_is_in_exactly_one_place_whatever_happens() {
             }
         }
     }
-    let work = format!("{attempts} attempts, {expired} expired, {reports} reports");
-    assert!(attempts > 10_000 && expired > 100 && reports > 500, "the test does its work: {work}");
+    let work = format!("{attempts} attempts, {expired} expired, {reports} reports, kept over restarts: {kept:?}");
+    assert!(attempts > 10_000 && expired > 100 && reports > 500 && kept.iter().all(|count| *count > 50), "the test does its work: {work}");
 }

@@ -236,6 +236,30 @@ fn held_mail_neither_goes_nor_expires_and_gets_one_attempt_after_its_release() {
 }
 
 #[test]
+fn a_time_of_its_own_ends_held_mail_and_its_restart_keeps_it() {
+    let (mut record, mut queue) = (Vec::new(), queue());
+    let key = enqueue(&mut queue, &["b@y.test"]);
+    let _ = queue.set_expiry(key, START + DAY, &mut Vec::new());
+    let _ = queue.hold(key, START, &mut record);
+    let view = |queue: &Queue, key| queue.show(key).unwrap().recipients().next().unwrap().fails_at();
+    assert_eq!((view(&queue, key), queue.next_due(START)), (Some(START + DAY), Some(START + DAY)));
+    let mut again = self::queue();
+    let recipients = recipients(&mut again, &["b@y.test"]);
+    let Recovered { key: other, .. } = again.recover(&message(ID), recipients.into_iter(), [&record[..]].into_iter(), START).unwrap();
+    for (mut queue, key) in [(queue, key), (again, other)] {
+        assert!(attempt(&mut queue, START + DAY - 1).is_none());
+        assert_eq!(state(&queue, key).0, State::Held);
+        expire(&mut queue, START + DAY);
+        assert_eq!(state(&queue, key), (State::Failed, "5.4.7 expired; last: held by command".into()));
+    }
+    // Without one nothing ends it.
+    let mut queue = self::queue();
+    let key = enqueue(&mut queue, &["b@y.test"]);
+    let _ = queue.hold(key, START, &mut Vec::new());
+    assert_eq!((view(&queue, key), queue.next_due(START)), (None, None));
+}
+
+#[test]
 fn mail_recovered_after_its_end_gets_one_attempt_and_at_most_the_grace() {
     let now = START + 8 * DAY;
     let mut queue = queue();
