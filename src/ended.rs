@@ -1,5 +1,6 @@
 //! When and how a message ended that is not in the queue any more, by what the mail log says.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 
 use crate::mail_log_entry::MailLogEntry;
@@ -11,6 +12,7 @@ const RECIPIENTS_MAX: usize = 8;
 /// One sentence for each recipient, or why there is none. `Ok(None)` when no line names the message.
 pub fn ended(files: &[PathBuf], id: &str) -> std::io::Result<Option<String>> {
     let mut last: Vec<(String, MailLogEntry)> = Vec::new();
+    let mut told: HashMap<String, MailLogEntry> = HashMap::new();
     let (mut accepted, mut deleted, mut known) = (None, None, false);
     grep(files, id, |_, entry| {
         if !entry.get("queue_id").is_some_and(|own| own.eq_ignore_ascii_case(id)) {
@@ -20,8 +22,11 @@ pub fn ended(files: &[PathBuf], id: &str) -> std::io::Result<Option<String>> {
         match (entry.get("event"), entry.get("to")) {
             (Some("accepted"), _) => accepted = Some(entry),
             (Some("deleted"), _) => deleted = Some(entry),
-            // Whether somebody was told is another matter.
-            (Some("report"), _) => {}
+            (Some("report"), Some(to)) => {
+                if entry.get("about") == Some("failure") {
+                    told.insert(to.to_owned(), entry);
+                }
+            }
             (_, Some(to)) if entry.get("outcome").is_some() => match last.iter().position(|(other, _)| other == to) {
                 Some(at) => last[at].1 = entry,
                 None => last.push((to.to_owned(), entry)),
@@ -44,10 +49,11 @@ pub fn ended(files: &[PathBuf], id: &str) -> std::io::Result<Option<String>> {
                     Some(relay) => format!("delivered to {relay}"),
                     None => "delivered".to_owned(),
                 };
-                format!("<{to}> was {relay} at {at}: {reply:?}.")
+                let delay = entry.get("delay_ms").and_then(|ms| ms.parse().ok()).map(after_acceptance).unwrap_or_default();
+                format!("<{to}> was {relay} at {at}{delay}: {reply:?}.")
             }
-            (Some("bounced"), Some("expired")) => format!("<{to}> expired at {at}: {reply:?}."),
-            (Some("bounced"), _) => format!("<{to}> failed for good at {at}: {reply:?}."),
+            (Some("bounced"), Some("expired")) => format!("<{to}> expired at {at}: {reply:?}{}.", who_was_told(told.get(to))),
+            (Some("bounced"), _) => format!("<{to}> failed for good at {at}: {reply:?}{}.", who_was_told(told.get(to))),
             (Some("purged"), _) => format!("<{to}> was removed by command at {at}."),
             (_, _) => match &end {
                 Some(end) => format!("<{to}> was last deferred at {at}: {reply:?}; {end}."),
@@ -68,4 +74,26 @@ pub fn ended(files: &[PathBuf], id: &str) -> std::io::Result<Option<String>> {
         });
     }
     Ok(Some(format!("Not in the queue any more: {}", sentences.join("\n"))))
+}
+
+/// Who knows of a failure, by the line about its report.
+fn who_was_told(report: Option<&MailLogEntry>) -> String {
+    let Some(report) = report else { return String::new() };
+    let field = |name: &str| report.get(name).unwrap_or("?").to_owned();
+    match report.get("outcome") {
+        Some("sent") => format!("; <{}> was told by report {}", field("report_to"), field("report")),
+        _ => format!("; nobody was told: {}", field("reason")),
+    }
+}
+
+/// `, 20 ms after it was accepted`, in the largest unit of which there are two.
+fn after_acceptance(ms: u64) -> String {
+    let (number, unit) = match ms {
+        0..2000 => (ms, "ms"),
+        2000..120_000 => (ms / 1000, "s"),
+        120_000..7_200_000 => (ms / 60_000, "min"),
+        7_200_000..172_800_000 => (ms / 3_600_000, "h"),
+        _ => (ms / 86_400_000, "days"),
+    };
+    format!(", {number} {unit} after it was accepted")
 }

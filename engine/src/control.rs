@@ -273,7 +273,7 @@ pub struct RecipientView {
     pub attempts: u32,
     /// RFC 3339; absent when none is planned.
     pub next_attempt: Option<String>,
-    /// RFC 3339: when it is given up; absent when nothing is left to do.
+    /// RFC 3339: when it is given up; absent when nothing is left to do, and while it is held without a time of its own.
     #[serde(default)]
     pub expires_at: Option<String>,
     /// What the next hop said last, or why it could not be asked.

@@ -11,7 +11,7 @@ use std::{
 };
 
 use ringpost_lane::{MeshCredit, Refusal};
-use ringpost_queue::{DestinationId, Dispatch, Guest};
+use ringpost_queue::{DestinationId, Dispatch, Guest, Refused, Wait};
 use ringpost_ring::PageSlice;
 use slab::Slab;
 
@@ -43,9 +43,9 @@ enum End {
     /// Outcomes are in the storage.
     Settled,
     /// No host could be reached; nothing can be done before `until` (unix ms).
-    Unreachable { until: u64, reason: String },
+    Unreachable { until: u64, wait: Wait, reason: String },
     /// It was not tried, and would not be before `until`.
-    Refused { until: u64 },
+    Refused { until: u64, wait: Wait, reason: String },
     /// The home ends.
     GivenUp,
 }
@@ -204,18 +204,18 @@ impl Shard {
                 let storage = std::mem::replace(&mut parcel.storage, self.delivery.storage());
                 self.settle_attempt(Attempt { dispatch, transaction: None, storage }, &parcel.relay);
             }
-            (End::Unreachable { until, reason }, _) => {
-                self.queue.borrow_mut().home_sleeps(&dispatch, until, &reason);
+            (End::Unreachable { until, wait, reason }, _) => {
+                self.queue.borrow_mut().home_sleeps(&dispatch, until, wait, &reason);
                 self.attempt_unreachable(dispatch);
             }
-            (End::Refused { until }, _) => {
+            (End::Refused { until, wait, reason }, _) => {
                 self.metrics.homes_refused.increment();
-                self.queue.borrow_mut().home_sleeps(&dispatch, until, "the shard that delivers there can do nothing just now");
+                self.queue.borrow_mut().home_sleeps(&dispatch, until, wait, &reason);
                 self.attempt_abandoned(dispatch);
             }
             (End::GivenUp | End::Open | End::Settled, _) => {
                 let until = self.now_ms() + ENDED_MS;
-                self.queue.borrow_mut().home_sleeps(&dispatch, until, "the shard that delivers there has ended");
+                self.queue.borrow_mut().home_sleeps(&dispatch, until, Wait::Shortage { until }, "the shard that delivers there has ended");
                 self.attempt_abandoned(dispatch);
             }
         }
@@ -250,9 +250,10 @@ impl Shard {
     pub(crate) fn pool_limits(&self, destination: DestinationId) -> PoolLimits {
         let queue = self.queue.borrow();
         let limits = self.pool.limits(queue.route_of(destination));
-        let min_idle = u32::try_from(limits.min_idle).unwrap_or(u32::MAX);
+        let part_of = |limit: usize| queue.part_of(destination, u32::try_from(limit).unwrap_or(u32::MAX)) as usize;
         PoolLimits {
-            min_idle: queue.part_of(destination, min_idle) as usize,
+            min_idle: part_of(limits.min_idle),
+            max_idle: part_of(limits.max_idle),
             connections_max: queue.connections_max(destination).min(limits.connections_max),
             ..limits
         }
@@ -270,7 +271,9 @@ impl Shard {
         let received = self.queue.borrow_mut().receive(guest, self.now_ms());
         if let Err(guest) = received {
             // Only while the limits of this shard and those of the owner are of different configs.
-            self.answer(guest, End::Refused { until: self.now_ms() + ENDED_MS });
+            let until = self.now_ms() + ENDED_MS;
+            let reason = "the shards are changing over to new limits".to_owned();
+            self.answer(guest, End::Refused { until, wait: Wait::Shortage { until }, reason });
         }
         self.delivery.kick();
     }
@@ -301,8 +304,8 @@ impl Shard {
     fn answer_refused(&self) {
         loop {
             let Some(refused) = self.queue.borrow_mut().take_refused() else { return };
-            let end = if self.is_ending() { End::GivenUp } else { End::Refused { until: refused.until } };
-            self.answer(refused.guest, end);
+            let Refused { guest, until, wait, reason } = refused;
+            self.answer(guest, if self.is_ending() { End::GivenUp } else { End::Refused { until, wait, reason } });
         }
     }
 
@@ -331,8 +334,8 @@ impl Shard {
 
     /// As [`Shard::attempt_unreachable`], for a guest.
     pub(crate) fn guest_unreachable(&self, dispatch: Dispatch) {
-        let (refused, reason) = self.queue.borrow_mut().unreachable_guest(dispatch, self.now_ms());
-        self.answer(refused.guest, End::Unreachable { until: refused.until, reason });
+        let Refused { guest, until, wait, reason } = self.queue.borrow_mut().unreachable_guest(dispatch, self.now_ms());
+        self.answer(guest, End::Unreachable { until, wait, reason });
         self.delivery.attempt_ended(self);
     }
 

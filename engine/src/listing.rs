@@ -75,7 +75,7 @@ fn view_of(view: &QueuedView<'_>, now: u64) -> MessageView {
             destination: recipient.destination_name().to_owned(),
             attempts: u32::from(recipient.attempts()),
             next_attempt: recipient.next_attempt(now).map(time_text),
-            expires_at: (!recipient.is_settled()).then(|| time_text(recipient.expires_at())),
+            expires_at: recipient.fails_at().filter(|_| !recipient.is_settled()).map(time_text),
             last_reply: Some(recipient.reply()).filter(|reply| !reply.is_empty()).map(|reply| reply.into_owned()),
         })
         .collect();

@@ -40,15 +40,26 @@ pub(crate) fn why<'q>(view: &MessageView<'q>, destination: impl Fn(DestinationId
 fn sentence(view: &MessageView<'_>, recipient: &RecipientView<'_>, destination: &DestinationView<'_>, now: u64) -> String {
     let name = destination.name;
     match recipient.state() {
-        State::Held if view.is_held() => format!("Held by command until it is released{}.", history(recipient, now)),
+        State::Held if view.is_held() => {
+            format!("Held by command until it is released{}{}.", history(recipient, now), held_end(recipient, now))
+        }
         State::Held if destination.id == DestinationId::UNROUTED => {
             let domain = String::from_utf8_lossy(recipient.domain());
-            format!("Held because no route of the config matches the domain {domain:?}; a route for it, or `queue reroute`, sends it.")
+            let end = held_end(recipient, now);
+            format!("Held because no route of the config matches the domain {domain:?}; a route for it, or `queue reroute`, sends it{end}.")
         }
-        State::Held => format!("Held by the route {name:?}, which holds all of its mail; `queue reroute` sends it another way."),
+        State::Held => {
+            let end = held_end(recipient, now);
+            format!("Held by the route {name:?}, which holds all of its mail; `queue reroute` sends it another way{end}.")
+        }
         State::Offered => {
             "Offered to the nodes of the cluster: whichever takes it delivers it, and this node until then keeps it.".to_owned()
         }
+        State::Attempting if !destination.is_home => format!(
+            "Is with the shard that delivers to {name:?}, tried or in its turn there, attempt {}{}.",
+            recipient.attempts() + 1,
+            history(recipient, now)
+        ),
         State::Attempting => {
             format!("Is being attempted at {name:?} right now, attempt {}{}.", recipient.attempts() + 1, history(recipient, now))
         }
@@ -77,6 +88,10 @@ fn waiting(destination: &DestinationView<'_>, now: u64) -> (String, String) {
         "" => String::new(),
         reason => format!(": {reason:?}"),
     };
+    let among = |what: &str| match destination.ready {
+        0 | 1 => String::new(),
+        ready => format!("{what}{ready} messages"),
+    };
     let end = |what: &str| match destination.wait.until() {
         Some(at) => format!("; {what} at {} ({})", clock(at, now), until(at, now)),
         None => String::new(),
@@ -89,11 +104,26 @@ fn waiting(destination: &DestinationView<'_>, now: u64) -> (String, String) {
         Wait::BreakerOpen { .. } => (format!("Ready, but no host of {name:?} answers (breaker open){reason}"), end("it is probed next")),
         Wait::Probing => (format!("Ready, and {name:?}, which did not answer, is being probed right now{reason}"), String::new()),
         Wait::Throttled { .. } => (format!("Ready, but {name:?} asked for less mail and is left alone{reason}"), end("it is tried next")),
-        Wait::Shortage { .. } => ("Ready, but no connection can be made for a reason on this machine".to_owned(), end("tried again")),
-        Wait::Window { attempts, window } => {
-            (format!("Ready, and waits for its turn at {name:?}, where {attempts} of {window} attempts at a time are open"), String::new())
+        Wait::Shortage { .. } => {
+            (format!("Ready, but no connection can be made for a reason on this machine{reason}"), end("it is tried again"))
         }
-        Wait::Rate { rate, .. } => (format!("Ready, but the rate of {name:?}, {rate}, is used up"), end("the next message goes")),
+        Wait::Window { attempts, window } => {
+            let most = destination.limits.map_or(destination.connections_max, |limits| limits.connections_max);
+            let most = if window < most { format!(", which grow with each delivery up to {most}") } else { String::new() };
+            let turn = format!("Ready, and waits for its turn at {name:?}{}", among(" among "));
+            (format!("{turn}: {attempts} of {window} attempts at a time are open{most}"), String::new())
+        }
+        Wait::Home { out } => {
+            let turn = format!("Ready, and waits for its turn at {name:?}{}", among(" among "));
+            (format!("{turn}: another shard delivers there, and has {out} of this one's"), String::new())
+        }
+        Wait::Rate { rate, .. } => {
+            let rate = destination.limits.and_then(|limits| limits.rate).unwrap_or(rate);
+            (
+                format!("Ready, but the rate of {name:?}, {rate}, is used up{}", among(" by others, and it waits among ")),
+                end("the next one goes"),
+            )
+        }
         Wait::Turn => (format!("Ready: its turn at {name:?} comes at once"), String::new()),
     }
 }
@@ -108,6 +138,13 @@ fn history(recipient: &RecipientView<'_>, now: u64) -> String {
     match &*recipient.reply() {
         "" => format!("; last tried {at}"),
         reply => format!("; the answer {at} was {reply:?}"),
+    }
+}
+
+fn held_end(recipient: &RecipientView<'_>, now: u64) -> String {
+    match recipient.fails_at() {
+        Some(at) => format!("; expires {} all the same", clock(at, now)),
+        None => "; it does not expire meanwhile".to_owned(),
     }
 }
 

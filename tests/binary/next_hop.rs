@@ -1,4 +1,5 @@
-//! The next hop: takes every message and keeps it, except for recipients whose address begins with `no-` (550) or `later-` (450).
+//! The next hop: takes every message and keeps it, except for recipients whose address begins with `no-` (550), `later-` (450),
+//! `grey-` (451, grey-listed) or `much-` (421, asked for less).
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -33,11 +34,24 @@ impl Message {
 
 type Mailbox = Arc<Mutex<Vec<Message>>>;
 
-/// Connections now, and the most at once.
+/// Connections now, the most at once, and all; and the tests of idle ones.
 #[derive(Default)]
 struct Connections {
     open: AtomicUsize,
     most: AtomicUsize,
+    made: AtomicUsize,
+    tests: AtomicUsize,
+    /// Ends of content, and QUITs, are not answered meanwhile.
+    holds_content: AtomicBool,
+    holds_quit: AtomicBool,
+}
+
+impl Connections {
+    fn wait_while(held: &AtomicBool) {
+        while held.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
 }
 
 /// Listens until dropped.
@@ -74,6 +88,7 @@ impl NextHop {
                 let connections = Arc::clone(&counted);
                 let open = connections.open.fetch_add(1, Ordering::SeqCst) + 1;
                 connections.most.fetch_max(open, Ordering::SeqCst);
+                connections.made.fetch_add(1, Ordering::SeqCst);
                 std::thread::spawn(move || {
                     let ended = stream.and_then(|stream| converse(stream, &mailbox, &busy, &offer, &connections));
                     if ended.is_err() {
@@ -104,6 +119,31 @@ impl NextHop {
         self.connections.most.load(Ordering::SeqCst)
     }
 
+    /// Connections now.
+    pub(crate) fn connections_open(&self) -> usize {
+        self.connections.open.load(Ordering::SeqCst)
+    }
+
+    /// Connections so far.
+    pub(crate) fn connections_made(&self) -> usize {
+        self.connections.made.load(Ordering::SeqCst)
+    }
+
+    /// RSETs so far: each is a test of a connection without mail.
+    pub(crate) fn tests(&self) -> usize {
+        self.connections.tests.load(Ordering::SeqCst)
+    }
+
+    /// Answers no end of content while this is on.
+    pub(crate) fn hold_content(&self, on: bool) {
+        self.connections.holds_content.store(on, Ordering::SeqCst);
+    }
+
+    /// Answers no QUIT while this is on.
+    pub(crate) fn hold_quit(&self, on: bool) {
+        self.connections.holds_quit.store(on, Ordering::SeqCst);
+    }
+
     /// Waits until `count` messages have arrived; returns all there are.
     pub(crate) fn wait_for(&self, count: usize) -> Vec<Message> {
         let began = Instant::now();
@@ -117,6 +157,8 @@ impl NextHop {
 
 impl Drop for NextHop {
     fn drop(&mut self) {
+        self.hold_content(false);
+        self.hold_quit(false);
         self.stop.store(true, Ordering::Relaxed);
         let _woken = TcpStream::connect(self.address);
     }
@@ -149,6 +191,8 @@ fn converse(stream: TcpStream, mailbox: &Mailbox, busy: &AtomicBool, offer: &str
             "RCPT" if busy.load(Ordering::Relaxed) => "450 4.2.1 Busy\r\n",
             "RCPT" if path(&line).starts_with("no-") => "550 5.1.1 No such user\r\n",
             "RCPT" if path(&line).starts_with("later-") => "450 4.2.1 Later\r\n",
+            "RCPT" if path(&line).starts_with("grey-") => "451 4.7.1 Greylisted, please try again in 300 seconds\r\n",
+            "RCPT" if path(&line).starts_with("much-") => "421 4.7.0 Too many messages from you, slow down\r\n",
             "RCPT" => {
                 recipients.push(path(&line));
                 commands.push(line.trim_end().to_owned());
@@ -158,6 +202,7 @@ fn converse(stream: TcpStream, mailbox: &Mailbox, busy: &AtomicBool, offer: &str
             "DATA" => {
                 writer.write_all(b"354 Go on\r\n")?;
                 let wire = content(&mut reader)?;
+                Connections::wait_while(&connections.holds_content);
                 let (recipients, commands) = (std::mem::take(&mut recipients), std::mem::take(&mut commands));
                 mailbox.lock().unwrap().push(Message { sender: sender.clone(), recipients, commands, chunk: false, wire });
                 "250 2.0.0 Ok\r\n"
@@ -171,7 +216,12 @@ fn converse(stream: TcpStream, mailbox: &Mailbox, busy: &AtomicBool, offer: &str
                 mailbox.lock().unwrap().push(Message { sender: sender.clone(), recipients, commands, chunk: true, wire });
                 "250 2.0.0 Ok\r\n"
             }
+            "RSET" => {
+                connections.tests.fetch_add(1, Ordering::SeqCst);
+                "250 2.0.0 Ok\r\n"
+            }
             "QUIT" => {
+                Connections::wait_while(&connections.holds_quit);
                 connections.open.fetch_sub(1, Ordering::SeqCst);
                 let _late = writer.write_all(b"221 2.0.0 Bye\r\n");
                 return Ok(());

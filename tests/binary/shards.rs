@@ -11,9 +11,14 @@ const TRIALS: usize = 50;
 
 /// Two shards, on the first core this process may use.
 pub(crate) fn two_shards(setup: Setup) -> Setup {
+    on_one_core(setup, 2)
+}
+
+/// So many shards, on the first core this process may use.
+pub(crate) fn on_one_core(setup: Setup, shards: u32) -> Setup {
     let allowed = rustix::thread::sched_getaffinity(None).unwrap();
     let core = (0..rustix::thread::CpuSet::MAX_CPU).find(|&core| allowed.is_set(core)).unwrap();
-    let extra = format!("[shards]\ncores = \"{core}\"\nper_core = 2\n{}", setup.extra);
+    let extra = format!("[shards]\ncores = \"{core}\"\nper_core = {shards}\n{}", setup.extra);
     Setup { extra: extra.leak(), ..setup }
 }
 

@@ -231,7 +231,10 @@ impl Destination {
 
     pub(crate) fn breaker(&self, now: u64) -> Breaker {
         if let Some(away) = &self.away {
-            return away.asleep_until(now).map_or(Breaker::Closed, |until| Breaker::Open { until });
+            return match (away.asleep_until(now), away.wait(now)) {
+                (Some(until), Wait::BreakerOpen { .. }) => Breaker::Open { until },
+                _ => Breaker::Closed,
+            };
         }
         let mut soonest: Option<u64> = None;
         for host in &self.hosts {
@@ -255,6 +258,9 @@ impl Destination {
         }
         if self.paused {
             return Wait::Paused;
+        }
+        if let Some(away) = &self.away {
+            return away.wait(now);
         }
         match self.breaker(now) {
             Breaker::Open { until } => return Wait::BreakerOpen { until },

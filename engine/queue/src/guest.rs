@@ -18,6 +18,7 @@ use crate::queue_id::QueueId;
 use crate::route::{NextHop, RouteId, Via};
 use crate::site::Role;
 use crate::slab::NONE;
+use crate::wait::Wait;
 
 /// Marks the key of a guest; far above the number of messages.
 const GUEST: u32 = 1 << 31;
@@ -81,13 +82,17 @@ impl Guest {
     }
 }
 
-/// A guest that was not tried, and when its owner may ask again.
+/// A guest that was not tried, when its owner may ask again, and why not before.
 #[derive(Debug)]
 pub struct Refused {
     /// To be answered.
     pub guest: Guest,
     /// Unix milliseconds.
     pub until: u64,
+    /// What mail waits for at this home.
+    pub wait: Wait,
+    /// In the destination's own words, where it said any.
+    pub reason: String,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -270,13 +275,13 @@ impl Queue {
         }
     }
 
-    /// The home of this dispatch can do nothing for the destination before `until`, because of `reason`. Give the dispatch back
-    /// with [`Queue::unreachable`] or [`Queue::abandon`] next.
-    pub fn home_sleeps(&mut self, dispatch: &Dispatch, until: u64, reason: &str) {
+    /// The home of this dispatch can do nothing for the destination before `until`, because of `wait`, in the words of `reason`. Give
+    /// the dispatch back with [`Queue::unreachable`] or [`Queue::abandon`] next.
+    pub fn home_sleeps(&mut self, dispatch: &Dispatch, until: u64, wait: Wait, reason: &str) {
         let Some(home) = dispatch.home() else { return };
         let destination = &mut self.destinations[dispatch.destination.index()];
         if let Some(away) = &mut destination.away {
-            away.set_sleep(home, until);
+            away.set_sleep(home, until, wait);
             destination.keep_reason(reason);
         }
     }
@@ -339,7 +344,7 @@ impl Queue {
     /// Refuses all guests that wait, because this shard ends.
     pub fn refuse_all(&mut self, now: u64) {
         for destination in 0..self.destinations.len() as u32 {
-            self.refuse_guests(destination, now);
+            self.refuse_guests(destination, now, now);
         }
     }
 
@@ -352,17 +357,19 @@ impl Queue {
     pub(crate) fn review_guests(&mut self, destination: u32, wakes_at: Option<u64>, now: u64) {
         let state = &self.destinations[destination as usize];
         match wakes_at {
-            Some(at) if at > now + WAIT_MAX_MS => self.refuse_guests(destination, at),
+            Some(at) if at > now + WAIT_MAX_MS => self.refuse_guests(destination, at, now),
             // Nothing will end that could make room: it is paused by command.
-            None if state.in_flight == 0 => self.refuse_guests(destination, now + WAIT_MAX_MS),
+            None if state.in_flight == 0 => self.refuse_guests(destination, now + WAIT_MAX_MS, now),
             _ => {}
         }
     }
 
-    pub(crate) fn refuse_guests(&mut self, destination: u32, until: u64) {
-        while let Some(waiting) = self.destinations[destination as usize].guests.pop() {
+    pub(crate) fn refuse_guests(&mut self, destination: u32, until: u64, now: u64) {
+        let state = &mut self.destinations[destination as usize];
+        let wait = state.wait(now);
+        while let Some(waiting) = state.guests.pop() {
             let guest = self.guests.remove(waiting.slot);
-            self.guests.refused.push_back(Refused { guest, until });
+            self.guests.refused.push_back(Refused { guest, until, wait, reason: state.reason.clone() });
         }
     }
 
@@ -408,7 +415,7 @@ impl Queue {
 
     /// As [`Queue::settle`], for a guest: what the outcomes say of the destination is heeded here, the rest by its owner.
     pub fn settle_guest(&mut self, dispatch: Dispatch, outcomes: &[(u16, Outcome<'_>)], now: u64) -> Guest {
-        if outcomes.iter().any(|(_, outcome)| matches!(outcome, Outcome::Delivered { .. })) {
+        if outcomes.iter().any(|(_, outcome)| outcome.is_delivery()) {
             self.destinations[dispatch.destination.index()].succeeded(now);
         } else {
             self.heed(dispatch.destination, outcomes, now);
@@ -417,14 +424,14 @@ impl Queue {
     }
 
     /// As [`Queue::unreachable`], for a guest: when its owner may ask again, and why not before.
-    pub fn unreachable_guest(&mut self, dispatch: Dispatch, now: u64) -> (Refused, String) {
+    pub fn unreachable_guest(&mut self, dispatch: Dispatch, now: u64) -> Refused {
         let destination = dispatch.destination;
         self.destinations[destination.index()].unreachable(now);
         let guest = self.end_guest(dispatch, now);
         let state = &self.destinations[destination.index()];
         // At the latest then it is tried again, whatever was meant.
         let until = state.blocked_until(now).unwrap_or(now + WAIT_MAX_MS);
-        (Refused { guest, until }, state.reason.clone())
+        Refused { guest, until, wait: state.wait(now), reason: state.reason.clone() }
     }
 
     /// As [`Queue::abandon`], for a guest: it waits again, before all others. `None`; or the guest, when this shard `ends`.

@@ -12,6 +12,7 @@ use crate::guest::GuestSite;
 use crate::queue::Queue;
 use crate::route::{DestinationLimits, Via};
 use crate::site::Role;
+use crate::wait::Wait;
 
 /// A destination gets a further home when each of those it has would own more than so many of its connections: enough to keep
 /// a core busy, and few enough to be shared by all that the home delivers.
@@ -142,7 +143,7 @@ impl Queue {
         (state.limits, state.part) = (limits, part);
         state.limit_window();
         if state.away.is_some() {
-            self.refuse_guests(slot, now);
+            self.refuse_guests(slot, now, now);
         }
     }
 
@@ -186,8 +187,9 @@ struct HomeState {
     shard: u16,
     /// Dispatches out.
     out: u16,
-    /// It said that it can do nothing before.
+    /// It said that it can do nothing before, and why.
     sleeps_until: u64,
+    wait: Wait,
 }
 
 impl Away {
@@ -196,7 +198,7 @@ impl Away {
         homes.rotate_left(first);
         // Two for each connection, one under way and one chained behind it, and as many more as are on the lanes meanwhile.
         let credits = (2 * connections + 2).min(CREDITS_MAX) as u16;
-        let homes = homes.into_iter().map(|shard| HomeState { shard, out: 0, sleeps_until: 0 }).collect();
+        let homes = homes.into_iter().map(|shard| HomeState { shard, out: 0, sleeps_until: 0, wait: Wait::Turn }).collect();
         Self { homes, credits, revive: false, site: None }
     }
 
@@ -236,9 +238,20 @@ impl Away {
         }
     }
 
-    pub(crate) fn set_sleep(&mut self, shard: u16, until: u64) {
+    pub(crate) fn set_sleep(&mut self, shard: u16, until: u64, wait: Wait) {
         if let Some(home) = self.homes.iter_mut().find(|home| home.shard == shard) {
-            home.sleeps_until = until;
+            (home.sleeps_until, home.wait) = (until, wait);
+        }
+    }
+
+    /// What mail here waits for, by what the homes said; of several that sleep, the one that wakes first.
+    pub(crate) fn wait(&self, now: u64) -> Wait {
+        if self.has_credit(now) {
+            return Wait::Turn;
+        }
+        match self.homes.iter().min_by_key(|home| home.sleeps_until) {
+            Some(home) if home.sleeps_until > now => home.wait.until_at(home.sleeps_until),
+            _ => Wait::Home { out: self.homes.iter().map(|home| u32::from(home.out)).sum() },
         }
     }
 
@@ -377,14 +390,16 @@ mod tests {
         assert_eq!(taken, [3, 5, 3, 5, 3, 5, 3, 5]);
         assert!(!away.has_credit(10));
         away.give_back(5);
-        away.set_sleep(5, 50);
+        away.set_sleep(5, 50, Wait::Probing);
         assert!(!away.has_credit(10), "its credit sleeps, too");
         assert_eq!((away.wakes_at(10), away.asleep_until(10)), (Some(50), None));
+        assert_eq!(away.wait(10), Wait::Home { out: 7 });
         assert!(away.has_credit(50));
         away.give_back(3);
         assert_eq!(away.take(10), Some(3));
-        away.set_sleep(3, 40);
+        away.set_sleep(3, 40, Wait::Throttled { until: 99 });
         assert_eq!(away.asleep_until(10), Some(40));
+        assert_eq!(away.wait(10), Wait::Throttled { until: 40 }, "the home that is asked first says why");
         away.wake();
         assert_eq!((away.take(10), away.revive), (Some(5), true));
     }

@@ -11,7 +11,7 @@ use crate::message::{Envelope, Flags, MessageKey, Place, Recipient};
 use crate::queue::Queue;
 use crate::queue_id::QueueId;
 use crate::report::{Notice, Notify};
-use crate::route::{RouteId, Via};
+use crate::route::{DestinationLimits, RouteId, Via};
 use crate::site::Role;
 use crate::slab::NONE;
 use crate::wait::Wait;
@@ -176,6 +176,10 @@ pub struct DestinationView<'q> {
     pub paused: bool,
     /// Attempts at a time that it may be given at most.
     pub connections_max: u32,
+    /// What the route allows, for all shards together.
+    pub limits: Option<&'q DestinationLimits>,
+    /// This shard makes the attempts itself.
+    pub is_home: bool,
     /// What its mail waits for now, and until when.
     pub wait: Wait,
     /// End of the pause that it asked for, unix milliseconds.
@@ -364,6 +368,8 @@ impl Queue {
             breaker: acting.breaker(now),
             paused: destination.paused,
             connections_max: acting.limits.connections_max,
+            limits: acting.route.and_then(|route| self.routes.all().get(usize::from(route.0))).map(|route| &route.limits),
+            is_home: acting.away.is_none(),
             wait: self.wait_of(slot, now),
             throttled_until: acting.throttled_until(now),
             rate_next: acting.rate_next(now),
@@ -579,9 +585,14 @@ impl<'q> RecipientView<'q> {
         self.recipient().notify()
     }
 
-    /// When it fails if it is not delivered before (unix ms); what is held does not.
+    /// When it is too old to be tried again (unix ms), whether it is held or not.
     pub fn expires_at(&self) -> u64 {
         self.message.queue.end_of_life(self.recipient().group)
+    }
+
+    /// When it fails where it is now (unix ms); `None` for what is held without a time of its own.
+    pub fn fails_at(&self) -> Option<u64> {
+        self.message.queue.deadline(self.recipient().group)
     }
 
     /// The last word of the next hop about it; may be empty.
@@ -605,7 +616,9 @@ impl<'q> RecipientView<'q> {
                 Wait::Turn => self.reply(),
                 Wait::Asking if destination.reason.is_empty() => format!("waits for DNS of {}", destination.asked_about()).into(),
                 Wait::Asking | Wait::Unanswered { .. } => destination.reason.as_str().into(),
-                wait @ Wait::Throttled { .. } => format!("{wait}: {}", acting.reason).into(),
+                wait @ (Wait::Throttled { .. } | Wait::Shortage { .. }) if !acting.reason.is_empty() => {
+                    format!("{wait}: {}", acting.reason).into()
+                }
                 wait => wait.to_string().into(),
             },
             State::Deferred | State::Failed | State::Bounced => self.reply(),

@@ -42,6 +42,11 @@ pub enum Wait {
         /// Allowed now.
         window: u32,
     },
+    /// Another shard owns the connections, and has as many attempts of this one as it is given.
+    Home {
+        /// There now.
+        out: u32,
+    },
     /// The route's rate is used up.
     Rate {
         /// When the next message may go, unix milliseconds.
@@ -62,7 +67,19 @@ impl Wait {
             | Self::Throttled { until }
             | Self::Shortage { until }
             | Self::Rate { until, .. } => Some(until),
-            Self::Held | Self::Paused | Self::Asking | Self::Probing | Self::Window { .. } | Self::Turn => None,
+            Self::Held | Self::Paused | Self::Asking | Self::Probing | Self::Window { .. } | Self::Home { .. } | Self::Turn => None,
+        }
+    }
+
+    /// The same, with another end where time ends it.
+    #[must_use]
+    pub(crate) const fn until_at(self, until: u64) -> Self {
+        match self {
+            Self::Unanswered { .. } => Self::Unanswered { until },
+            Self::Throttled { .. } => Self::Throttled { until },
+            Self::Rate { rate, .. } => Self::Rate { until, rate },
+            Self::BreakerOpen { .. } | Self::Probing => Self::BreakerOpen { until },
+            _ => Self::Shortage { until },
         }
     }
 
@@ -77,7 +94,7 @@ impl Wait {
             Self::Probing => "probing",
             Self::Throttled { .. } => "throttled",
             Self::Shortage { .. } => "shortage",
-            Self::Window { .. } => "window",
+            Self::Window { .. } | Self::Home { .. } => "window",
             Self::Rate { .. } => "rate",
             Self::Turn => "turn",
         }
@@ -99,6 +116,7 @@ impl fmt::Display for Wait {
             Self::Window { window, .. } => {
                 write!(f, "waits for its turn: {window} attempts at a time are open, as many as the destination is given")
             }
+            Self::Home { out } => write!(f, "waits for its turn behind {out} attempts at the shard that delivers there"),
             Self::Rate { rate, .. } => write!(f, "waits for the rate of the destination, {rate}"),
             Self::Turn => f.write_str("its turn comes at once"),
         }

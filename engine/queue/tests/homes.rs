@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use ringpost_queue::{
     DestinationLimits, Dispatch, Guest, Homes, HostsTried, Jitter, MessageKey, NewMessage, NewRecipient, NextHop, Notify, Outcome,
-    Question, Queue, QueueId, QueueSettings, Resolution, RetryPolicy, Route, Routes, Settled, Via, Work,
+    Question, Queue, QueueId, QueueSettings, Refused, Resolution, RetryPolicy, Route, Routes, Settled, Via, Wait, Work,
 };
 
 const START: u64 = 1_790_000_000_000;
@@ -19,8 +19,8 @@ enum End {
     Delivered,
     Deferred,
     Untried,
-    Unreachable { until: u64, reason: String },
-    Refused { until: u64 },
+    Unreachable { until: u64, wait: Wait, reason: String },
+    Refused { until: u64, wait: Wait, reason: String },
 }
 
 enum Message {
@@ -198,9 +198,9 @@ impl World {
     }
 
     fn answer_refused(&mut self, at: usize) -> bool {
-        let Some(refused) = self.shards[at].queue.take_refused() else { return false };
+        let Some(Refused { guest, until, wait, reason }) = self.shards[at].queue.take_refused() else { return false };
         self.refused += 1;
-        self.reply(at, refused.guest, End::Refused { until: refused.until });
+        self.reply(at, guest, End::Refused { until, wait, reason });
         true
     }
 
@@ -301,8 +301,8 @@ impl World {
         let queue = &mut self.shards[at].queue;
         match end {
             None => {
-                let (refused, reason) = queue.unreachable_guest(dispatch, self.now);
-                self.reply(at, refused.guest, End::Unreachable { until: refused.until, reason });
+                let Refused { guest, until, wait, reason } = queue.unreachable_guest(dispatch, self.now);
+                self.reply(at, guest, End::Unreachable { until, wait, reason });
             }
             Some(end) => {
                 let guest = queue.settle_guest(dispatch, &outcomes(&end, numbers), self.now);
@@ -341,12 +341,12 @@ impl World {
                 let dispatch = shard.out.remove(&guest.owner_call).expect("each dispatch is answered once");
                 let numbers: Vec<u16> = shard.queue.recipients(&dispatch).map(|(number, _)| number).collect();
                 match end {
-                    End::Unreachable { until, reason } => {
-                        shard.queue.home_sleeps(&dispatch, until, &reason);
+                    End::Unreachable { until, wait, reason } => {
+                        shard.queue.home_sleeps(&dispatch, until, wait, &reason);
                         self.settle(lane.1, dispatch, None);
                     }
-                    End::Refused { until } => {
-                        shard.queue.home_sleeps(&dispatch, until, "dead");
+                    End::Refused { until, wait, reason } => {
+                        shard.queue.home_sleeps(&dispatch, until, wait, &reason);
                         shard.queue.abandon(dispatch, self.now);
                     }
                     end => self.settle(lane.1, dispatch, Some(&outcomes(&end, &numbers))),
