@@ -242,6 +242,7 @@ fn a_time_of_its_own_ends_held_mail_and_its_restart_keeps_it() {
     let _ = queue.set_expiry(key, START + DAY, &mut Vec::new());
     let _ = queue.hold(key, START, &mut record);
     let view = |queue: &Queue, key| queue.show(key).unwrap().recipients().next().unwrap().fails_at();
+    assert!(attempt(&mut queue, START).is_none());
     assert_eq!((view(&queue, key), queue.next_due(START)), (Some(START + DAY), Some(START + DAY)));
     let mut again = self::queue();
     let recipients = recipients(&mut again, &["b@y.test"]);
@@ -256,6 +257,7 @@ fn a_time_of_its_own_ends_held_mail_and_its_restart_keeps_it() {
     let mut queue = self::queue();
     let key = enqueue(&mut queue, &["b@y.test"]);
     let _ = queue.hold(key, START, &mut Vec::new());
+    assert!(attempt(&mut queue, START).is_none());
     assert_eq!((view(&queue, key), queue.next_due(START)), (None, None));
 }
 
