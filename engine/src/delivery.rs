@@ -265,20 +265,16 @@ impl Shard {
                 }
             }
         }
-        if storage.outcomes.iter().any(|outcome| outcome.verdict == Verdict::Failed) {
-            let refused = storage.outcomes.iter().filter(|outcome| outcome.verdict == Verdict::Failed);
-            self.note_refusal(key, refused.map(|outcome| outcome.recipient), relay);
-        }
         let settled = {
             let mut record = self.delivery.record.borrow_mut();
             record.clear();
             let mut queue = self.queue.borrow_mut();
             match &*storage.outcomes {
                 // The usual case needs no list.
-                [only] => queue.settle(dispatch, &[(only.recipient, only.outcome())], now, &mut record),
+                [only] => queue.settle_by(dispatch, &[(only.recipient, only.outcome())], relay, now, &mut record),
                 many => {
                     let outcomes: Vec<_> = many.iter().map(|outcome| (outcome.recipient, outcome.outcome())).collect();
-                    queue.settle(dispatch, &outcomes, now, &mut record)
+                    queue.settle_by(dispatch, &outcomes, relay, now, &mut record)
                 }
             }
         };

@@ -130,6 +130,7 @@ impl Shard {
             not_before: release_at_ms(envelope, accepted_at),
             expires_at: at_mode(ByMode::Return),
             warn_at: at_mode(ByMode::Notify),
+            traced: envelope.deliver_by().is_some_and(|by| by.trace),
             extended: envelope.is_extended(),
             reverse_path: envelope.reverse_path().as_str().as_bytes(),
             priority,

@@ -4,7 +4,7 @@
 //! mail of its own with the null reverse-path and NOTIFY=NEVER. It says in the place of a HELO name what it reports, and its peer is the
 //! unspecified address, which no client has.
 
-use std::{cell::RefCell, collections::VecDeque, rc::Rc};
+use std::{borrow::Cow, cell::RefCell, rc::Rc};
 
 use ringpost_config::Placeholder;
 use ringpost_queue::{About, MessageKey, QueueId, REPORT_RECIPIENTS_MAX, Report};
@@ -29,8 +29,6 @@ use crate::{
     stored_envelope::MessageRecord,
 };
 
-/// Next hops kept by the failures they caused, until these are reported: without one the report lacks its Remote-MTA.
-const RELAYS_MAX: usize = 512;
 /// When a report is tried again that could not be made.
 const POSTPONED_MS: u64 = 10_000;
 /// A text of the config with its placeholders replaced, beside the recipients, and the fields of the report itself.
@@ -45,8 +43,6 @@ const CONTENT_BYTES_MAX: usize = PAYLOAD_BYTES_MAX - 4096;
 /// What the reports of a shard keep.
 #[derive(Default)]
 pub(crate) struct Reporting {
-    /// Which next hop refused whom, oldest first.
-    relays: RefCell<VecDeque<(MessageKey, u16, Rc<str>)>>,
     /// Reports in the spool at the start.
     found: RefCell<Vec<ReportOrigin>>,
     /// Wanted while the logs are still being loaded.
@@ -69,7 +65,7 @@ struct RecipientFacts {
     path: String,
     action: Action,
     reply: String,
-    relay: Option<Rc<str>>,
+    relay: Option<String>,
     last_attempt: Option<DateText>,
     until: DateText,
 }
@@ -85,18 +81,6 @@ enum NotMade {
 }
 
 impl Shard {
-    /// A next hop refused recipients of a message: their report will name it.
-    pub(crate) fn note_refusal(&self, key: MessageKey, recipients: impl Iterator<Item = u16>, relay: &str) {
-        let mut relays = self.reporting.relays.borrow_mut();
-        let relay: Rc<str> = relay.into();
-        for number in recipients {
-            if relays.len() == RELAYS_MAX {
-                relays.pop_front();
-            }
-            relays.push_back((key, number, relay.clone()));
-        }
-    }
-
     /// A report was found in the spool: what it reports need not be reported again.
     pub(crate) fn note_found_report(&self, envelope: &EnvelopeView<'_>) {
         if let Some(origin) = ReportOrigin::of(envelope)
@@ -166,7 +150,6 @@ impl Shard {
         let mut record = Vec::new();
         let settled = self.queue.borrow_mut().reported(key, about, recipients, self.now_ms(), &mut record);
         self.persist(key, settled);
-        self.reporting.relays.borrow_mut().retain(|(other, number, _)| *other != key || !recipients.contains(number));
         self.delivery.kick();
     }
 
@@ -340,9 +323,6 @@ impl Shard {
         let (queue, now) = (self.queue.borrow(), self.now_ms());
         let view = queue.show(key)?;
         let envelope = view.envelope();
-        let relays = self.reporting.relays.borrow();
-        let relay_of =
-            |number: u16| relays.iter().rev().find(|(other, n, _)| *other == key && *n == number).map(|(_, _, relay)| relay.clone());
         let mut all: Vec<_> = Vec::new();
         for recipient in view.recipients().filter(|recipient| report.recipients.contains(&recipient.number())) {
             let Some(notice) = recipient.notice().filter(|_| recipient.is_told()) else { continue };
@@ -361,7 +341,7 @@ impl Shard {
                 path: String::from_utf8_lossy(recipient.address()).into_owned(),
                 action,
                 reply: reply.into_owned(),
-                relay: relay_of(recipient.number()),
+                relay: recipient.relay().map(Cow::into_owned),
                 last_attempt: recipient.last_attempt().map(date_of),
                 until: date_of(recipient.expires_at()),
             });

@@ -218,6 +218,61 @@ fn notify_decides_which_reports_there_are() {
 }
 
 #[test]
+fn a_next_hop_and_its_words_are_named_in_successes_and_after_a_restart() {
+    let hop = NextHop::start();
+    let mut node = Node::start(&Setup { extra: "[bounce]\nenabled = false\n", retries: SOON, ..Setup::to(hop.address) });
+    let mut client = Client::greeted(node.address);
+    send(&mut client, "MAIL FROM:<a@x.test>", &["<no-b@z.test>", "<later-c@z.test>"], "Subject: s\r\n\r\nb");
+    node.wait_for_queue(|queue| {
+        let state = |number: usize| queue.first().map(|message| message["recipients"][number]["state"].clone());
+        state(0) == Some("failed".into()) && state(1) == Some("deferred".into())
+    });
+    node.kill();
+    node.reconfigure(&Setup { retries: SOON, address: node.address, ..Setup::to(hop.address) });
+    node.restart();
+    let told = wait_for_reports(&hop, &node, 2);
+    for (action, path, diagnostic) in
+        [("failed", "no-b@z.test", "smtp; 550 5.1.1 No such user"), ("delayed", "later-c@z.test", "smtp; 450 4.2.1 Later")]
+    {
+        let report = told.iter().map(parsed).find(|report| report["recipients"][0]["action"] == action).unwrap();
+        let group = &report["recipients"][0];
+        assert_eq!(group["final-recipient"], format!("rfc822; {path}"));
+        assert_eq!((&group["remote-mta"], &group["diagnostic-code"]), (&"dns; [127.0.0.1]".into(), &diagnostic.into()), "{report}");
+    }
+    let mut client = Client::greeted(node.address);
+    send(&mut client, "MAIL FROM:<glad@x.test>", &["<b@z.test> NOTIFY=SUCCESS"], "Subject: s\r\n\r\nb");
+    let told = wait_for_reports(&hop, &node, 3);
+    let report = parsed(told.iter().find(|message| message.recipients == ["glad@x.test"]).unwrap());
+    let group = &report["recipients"][0];
+    assert_eq!((&group["action"], &group["status"]), (&"relayed".into(), &"2.0.0".into()));
+    assert_eq!((&group["remote-mta"], &group["diagnostic-code"]), (&"dns; [127.0.0.1]".into(), &"smtp; 250 2.0.0 Ok".into()));
+}
+
+/// RFC 2852 4.1: BY with T.
+#[test]
+fn a_traced_message_is_reported_at_each_next_hop_that_takes_it() {
+    let hop = NextHop::start();
+    hop.offer(&["DSN", "DELIVERBY"]);
+    let node = Node::start(&Setup::to(hop.address));
+    let mut client = Client::greeted(node.address);
+    let recipients = ["<b@z.test>", "<c@z.test> NOTIFY=SUCCESS", "<d@z.test> NOTIFY=NEVER"];
+    send(&mut client, "MAIL FROM:<a@x.test> BY=600;NT", &recipients, "Subject: s\r\n\r\nb");
+    let report = parsed(&wait_for_reports(&hop, &node, 1)[0]);
+    let groups = report["recipients"].as_array().unwrap();
+    let told: Vec<_> = groups.iter().map(|group| (group["final-recipient"].as_str().unwrap(), group["action"].as_str().unwrap())).collect();
+    assert_eq!(told, [("rfc822; b@z.test", "relayed"), ("rfc822; c@z.test", "relayed")]);
+    node.wait_for_queue(<[_]>::is_empty);
+    let passed = hop.messages();
+    let passed = passed.iter().find(|message| message.sender == "a@x.test").unwrap();
+    assert!(passed.commands[0].contains(" BY=") && passed.commands[0].contains(";NT"), "it is passed on: {:?}", passed.commands);
+    // The same without T, at a hop that reports itself: nobody is told here.
+    send(&mut client, "MAIL FROM:<other@x.test> BY=600;N", &recipients, "Subject: s\r\n\r\nb");
+    node.wait_for_queue(<[_]>::is_empty);
+    hop.wait_for(3);
+    assert_eq!(hop.messages().iter().filter(|message| is_report(message)).count(), 1);
+}
+
+#[test]
 fn a_discarded_message_was_delivered() {
     let hop = NextHop::start();
     let extra = format!("[[route]]\ndomain = \"x.test\"\nvia = \"smarthost\"\nhosts = [\"{}\"]\n", hop.address);

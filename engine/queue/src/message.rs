@@ -40,6 +40,8 @@ pub struct NewMessage<'a> {
     /// Unix milliseconds at which the sender is told of a delay, where it wants to be (RFC 2852 4: BY with N); `None` leaves it
     /// to the routes.
     pub warn_at: Option<u64>,
+    /// The sender is told of each next hop that takes it, unless NOTIFY=NEVER (RFC 2852 4.1: BY with T).
+    pub traced: bool,
     /// 0 to [`PRIORITY_MAX`]; more is clamped.
     pub priority: u8,
     /// The content has bytes above 127 (BODY=8BITMIME).
@@ -156,6 +158,8 @@ impl Flags {
     pub(crate) const REGROUP: u16 = 2048;
     /// Offered to other nodes; never in records.
     pub(crate) const OFFERED: u16 = 4096;
+    /// The sender is told of each next hop.
+    pub(crate) const TRACED: u16 = 8192;
     /// Not attempted here. Its route's lifetime does not end it.
     pub(crate) const KEPT: u16 = Flags::HELD | Flags::OFFERED;
 

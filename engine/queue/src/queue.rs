@@ -437,12 +437,26 @@ impl Queue {
     /// Takes in what came of an attempt. Recipients not named in `outcomes` count as [`Outcome::Untried`]. The record is
     /// appended to `record`. Panics if an outcome names a recipient that is not of this attempt, or one twice.
     pub fn settle(&mut self, dispatch: Dispatch, outcomes: &[(u16, Outcome<'_>)], now: u64, record: &mut Vec<u8>) -> Settled {
+        self.settle_by(dispatch, outcomes, "", now, record)
+    }
+
+    /// As [`Queue::settle`], with the next hop that gave the outcomes (`mx1.example.org[192.0.2.7]:25`): it is kept with its words,
+    /// for reports.
+    pub fn settle_by(
+        &mut self,
+        dispatch: Dispatch,
+        outcomes: &[(u16, Outcome<'_>)],
+        relay: &str,
+        now: u64,
+        record: &mut Vec<u8>,
+    ) -> Settled {
         let index = dispatch.key.index;
         // Read by its end, and seldom in the cache: the load begins here and nothing waits for it.
         self.timers.touch(index);
         // Then nobody is deferred, and nothing is drawn.
         let decides_all = !outcomes.is_empty() && outcomes.iter().all(|(_, outcome)| outcome.is_delivery());
         let attempted = Attempted {
+            relay,
             group: dispatch.group,
             number: dispatch.number,
             now,

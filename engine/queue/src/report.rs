@@ -382,14 +382,15 @@ impl Queue {
         self.recipients.get(span).iter().any(|recipient| recipient.notice().is_some() && recipient.is_told(reverse_bytes > 0))
     }
 
-    /// A recipient was delivered: is its sender to be told? `is_final` when no further hop will have it.
-    pub(crate) fn note_success(&mut self, index: u32, recipient: u16, is_final: bool) {
+    /// A recipient was delivered, and its sender wants to know: true if it is to be told. `is_final` when no further hop will have it.
+    pub(crate) fn note_success(&mut self, index: u32, recipient: u16, is_final: bool) -> bool {
         let Message { recipients: span, reverse_bytes, .. } = self.messages[index];
         if self.settings.reports.is_none() || reverse_bytes == 0 {
-            return;
+            return false;
         }
         self.recipients.get_mut(span)[usize::from(recipient)].told |= if is_final { SUCCESS_DUE } else { SUCCESS_DUE | SUCCESS_RELAYED };
         self.messages[index].flags.set(Flags::REPORT_DUE, true);
+        true
     }
 
     /// Wants a report for the recipients that are still tried after the time of the warning.

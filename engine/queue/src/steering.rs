@@ -21,7 +21,7 @@ impl Queue {
         for &recipient in &chosen {
             self.leave_ready(index, recipient, now);
             self.place(index, recipient, Place::Failed);
-            self.keep_reply(index, recipient, &[&line[..length]]);
+            self.keep_reply(index, recipient, &[&line[..length]], "");
         }
         Some(self.conclude_steering(index, &chosen, now, record))
     }

@@ -7,8 +7,8 @@ use crate::message::{
     Flags, Group, Message, MessageKey, NOT_REROUTED, NewMessage, NewRecipient, PRIORITY_MAX, Place, RECIPIENTS_MAX, Recipient,
 };
 use crate::outcome::{
-    DecodeError, REPLY_BYTES_MAX, RecipientState, RecordHead, RecordWriter, SUCCESS_DUE, SUCCESS_RELAYED, Settling, TOLD_KNOWN,
-    read_record, sanitise,
+    DecodeError, REPLY_BYTES_MAX, RecipientState, RecordHead, RecordWriter, SUCCESS_DUE, SUCCESS_RELAYED, Settling, TOLD_KNOWN, join_reply,
+    read_record, split_reply,
 };
 use crate::queue::Queue;
 use crate::queue_id::QueueId;
@@ -84,6 +84,7 @@ impl Queue {
         message.flags.set(Flags::SMTPUTF8, new.smtputf8);
         message.flags.set(Flags::EXTENDED, new.extended);
         message.flags.set(Flags::OFFERED, new.offered);
+        message.flags.set(Flags::TRACED, new.traced);
         self.placed[Place::Waiting as usize] += count;
         self.make_groups(index);
         if !new.tags.is_empty() {
@@ -198,7 +199,9 @@ impl Queue {
                 Settling::Bounced => Place::Bounced,
             };
             self.place(index, state.recipient, place);
-            self.keep_reply(index, state.recipient, &[state.reply]);
+            let (reply, relay) = split_reply(state.reply);
+            let parts: &[&[u8]] = if reply.is_empty() { &[] } else { &[reply] };
+            self.keep_reply(index, state.recipient, parts, std::str::from_utf8(relay).unwrap_or(""));
             let recipient = &mut self.recipients.get_mut(span)[usize::from(state.recipient)];
             (recipient.attempts, recipient.deferrals) = (state.attempts, state.deferrals);
             recipient.told = recipient.told & !TOLD_KNOWN | state.told;
@@ -244,22 +247,15 @@ impl Queue {
         self.messages.give(index);
     }
 
-    /// Keeps the last word about a recipient: `parts` in one sanitised line.
-    pub(crate) fn keep_reply(&mut self, index: u32, recipient: u16, parts: &[&[u8]]) {
+    /// Keeps the last word about a recipient: `parts` in one sanitised line, and the next hop that said it (empty: none did).
+    pub(crate) fn keep_reply(&mut self, index: u32, recipient: u16, parts: &[&[u8]], relay: &str) {
         let span = self.messages[index].recipients;
         let old = self.recipients.get(span)[usize::from(recipient)].reply();
         if parts.is_empty() && old.len() == 0 {
             return;
         }
         let mut line = [0; REPLY_BYTES_MAX];
-        let mut length = 0;
-        for part in parts {
-            let mut clean = [0; REPLY_BYTES_MAX];
-            let bytes = sanitise(part, &mut clean).min(REPLY_BYTES_MAX - length);
-            let bytes = (0..=bytes).rev().find(|&end| std::str::from_utf8(&clean[..end]).is_ok()).unwrap_or(0);
-            line[length..length + bytes].copy_from_slice(&clean[..bytes]);
-            length += bytes;
-        }
+        let length = if parts.is_empty() { 0 } else { join_reply(parts, relay, &mut line) };
         self.texts.give(old);
         let reply = self.texts.take(length);
         self.texts.get_mut(reply).copy_from_slice(&line[..length]);

@@ -2,7 +2,7 @@
 
 use crate::destination::Destination;
 use crate::message::{Flags, Group, Message, NO_RECIPIENT, Place, Recipient};
-use crate::outcome::{Outcome, REPLY_BYTES_MAX, sanitise};
+use crate::outcome::{Outcome, REPLY_BYTES_MAX, sanitise, split_reply};
 use crate::queue::{Dispatch, OWN, Queue, Settled};
 use crate::report::Notify;
 use crate::retry::{Jitter, RetryPolicy};
@@ -16,7 +16,9 @@ const UNTRIED_MAX: u8 = 3;
 pub const EXPIRED: &str = "5.4.7 expired";
 
 /// What holds for all recipients of an attempt that is settled.
-pub(crate) struct Attempted {
+pub(crate) struct Attempted<'a> {
+    /// The next hop; empty if it was none.
+    pub(crate) relay: &'a str,
     pub(crate) group: u32,
     pub(crate) number: u16,
     pub(crate) now: u64,
@@ -129,10 +131,12 @@ impl Queue {
 
     fn fail_expired(&mut self, index: u32, recipient: u16) {
         let state = self.recipients.get(self.messages[index].recipients)[usize::from(recipient)];
-        let mut last = [0; REPLY_BYTES_MAX];
+        let (mut last, mut relay) = ([0; REPLY_BYTES_MAX], String::new());
         let destination = self.groups[state.group].destination;
         let length = if state.reply().len() > 0 {
-            sanitise(self.texts.get(state.reply()), &mut last)
+            let (reply, by) = split_reply(self.texts.get(state.reply()));
+            relay.push_str(std::str::from_utf8(by).unwrap_or(""));
+            sanitise(reply, &mut last)
         } else if self.messages[index].flags.has(Flags::HELD) {
             sanitise(b"held by command", &mut last)
         } else {
@@ -141,8 +145,8 @@ impl Queue {
         self.place(index, recipient, Place::Failed);
         self.messages[index].flags.set(Flags::REPORT_DUE, true);
         match length {
-            0 => self.keep_reply(index, recipient, &[EXPIRED.as_bytes()]),
-            length => self.keep_reply(index, recipient, &[EXPIRED.as_bytes(), b"; last: ", &last[..length]]),
+            0 => self.keep_reply(index, recipient, &[EXPIRED.as_bytes()], ""),
+            length => self.keep_reply(index, recipient, &[EXPIRED.as_bytes(), b"; last: ", &last[..length]], &relay),
         }
     }
 
@@ -307,9 +311,10 @@ impl Queue {
 
     /// Takes in the outcome for one recipient of an attempt; true if its persisted state changes.
     /// Panics if it is not, or no longer, of this attempt.
-    pub(crate) fn settle_recipient(&mut self, index: u32, recipient: u16, outcome: &Outcome<'_>, attempted: &Attempted) -> bool {
+    pub(crate) fn settle_recipient(&mut self, index: u32, recipient: u16, outcome: &Outcome<'_>, attempted: &Attempted<'_>) -> bool {
         let now = attempted.now;
-        let span = self.messages[index].recipients;
+        let Message { recipients: span, flags, .. } = self.messages[index];
+        let is_traced = flags.has(Flags::TRACED);
         let state = &mut self.recipients.get_mut(span)[usize::from(recipient)];
         assert!(state.is_in(attempted.number) && state.group == attempted.group, "an outcome is of its own attempt");
         if *outcome == Outcome::Untried {
@@ -325,24 +330,25 @@ impl Queue {
         state.attempts = state.attempts.saturating_add(1);
         state.last_attempt = now;
         match outcome {
-            Outcome::Delivered { .. } | Outcome::Relayed { .. } | Outcome::PassedOn { .. } => {
-                let has_reply = state.has_reply();
-                let wants_success = state.notify().has(Notify::SUCCESS) && !matches!(outcome, Outcome::PassedOn { .. });
+            Outcome::Delivered { reply } | Outcome::Relayed { reply } | Outcome::PassedOn { reply } => {
+                let (has_reply, is_final) = (state.has_reply(), matches!(outcome, Outcome::Delivered { .. }));
+                // RFC 2852 4.1: BY with T asks for a report of each next hop that takes it, even of one that reports itself.
+                let wants_trace = is_traced && !is_final && !state.notify().has(Notify::NEVER);
+                let wants_success = wants_trace || state.notify().has(Notify::SUCCESS) && !matches!(outcome, Outcome::PassedOn { .. });
                 self.placed[state.place as usize] -= 1;
                 self.placed[Place::Delivered as usize] += 1;
                 state.place = Place::Delivered;
-                // Most mail is delivered at once and has nothing to forget.
-                if has_reply {
-                    self.keep_reply(index, recipient, &[]);
-                }
-                if wants_success {
-                    self.note_success(index, recipient, matches!(outcome, Outcome::Delivered { .. }));
+                // Most mail is delivered at once, nobody is told, and it has nothing to forget.
+                if wants_success && self.note_success(index, recipient, is_final) {
+                    self.keep_reply(index, recipient, &[reply], attempted.relay);
+                } else if has_reply {
+                    self.keep_reply(index, recipient, &[], "");
                 }
             }
             Outcome::Failed { reply } => {
                 self.place(index, recipient, Place::Failed);
                 self.messages[index].flags.set(Flags::REPORT_DUE, true);
-                self.keep_reply(index, recipient, &[reply]);
+                self.keep_reply(index, recipient, &[reply], attempted.relay);
             }
             Outcome::Deferred { reply } => {
                 state.deferrals = state.deferrals.saturating_add(1);
@@ -350,7 +356,7 @@ impl Queue {
                 state.next_attempt = now + wait;
                 let group = state.group;
                 self.place(index, recipient, Place::Waiting);
-                self.keep_reply(index, recipient, &[reply]);
+                self.keep_reply(index, recipient, &[reply], attempted.relay);
                 // Without the grace, which was for this attempt.
                 let end = match self.messages[index].flags.has(Flags::HELD) {
                     true => self.messages[index].expires_at,

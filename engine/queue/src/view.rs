@@ -8,6 +8,7 @@ use crate::breaker::Breaker;
 use crate::destination::DestinationId;
 use crate::index::{Chain, TAG_BYTES_MAX, TermKind, after_at};
 use crate::message::{Envelope, Flags, MessageKey, Place, Recipient};
+use crate::outcome::split_reply;
 use crate::queue::Queue;
 use crate::queue_id::QueueId;
 use crate::report::{Notice, Notify};
@@ -597,7 +598,16 @@ impl<'q> RecipientView<'q> {
 
     /// The last word of the next hop about it; may be empty.
     pub fn reply(&self) -> Cow<'q, str> {
-        String::from_utf8_lossy(self.message.queue.texts.get(self.recipient().reply()))
+        String::from_utf8_lossy(self.said().0)
+    }
+
+    /// The next hop that said it; `None` if it was none, or its name was too long to be kept.
+    pub fn relay(&self) -> Option<Cow<'q, str>> {
+        Some(String::from_utf8_lossy(self.said().1)).filter(|relay| !relay.is_empty())
+    }
+
+    fn said(&self) -> (&'q [u8], &'q [u8]) {
+        split_reply(self.message.queue.texts.get(self.recipient().reply()))
     }
 
     /// Why it is still here, in one sentence; empty if there is nothing to say.

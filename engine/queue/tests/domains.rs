@@ -32,6 +32,7 @@ fn enqueue(queue: &mut Queue, sequence: u64, priority: u8, recipients: &[&str], 
         tags: &[],
         not_before: None,
         warn_at: None,
+        traced: false,
         reverse_path: b"s@x.test",
     };
     let recipients: Vec<_> = recipients

@@ -1,5 +1,7 @@
 //! The fields of a delivery status. RFC 3464 2.2 and 2.3.
 
+use std::net::IpAddr;
+
 use super::{Report, meaning_of};
 use crate::address::Path;
 use crate::header::DateText;
@@ -71,10 +73,11 @@ pub(super) fn write_recipient_fields(recipient: &ReportedRecipient<'_>, utf8: bo
     let kind = if recipient.path.as_str().is_ascii() { "rfc822" } else { "utf-8" };
     field("Final-Recipient", &format!("{kind}; {}", recipient.path.as_str()), utf8, out);
     field("Action", recipient.action.as_str(), utf8, out);
-    let said = Said::of(recipient);
+    let remote = recipient.relay.and_then(name_of);
+    let said = Said::of(recipient, remote.is_some());
     field("Status", &said.status.to_string(), utf8, out);
-    if let Some(relay) = recipient.relay.filter(|_| said.is_reply) {
-        field("Remote-MTA", &format!("dns; {}", name_of(relay)), utf8, out);
+    if let Some(name) = remote.filter(|_| said.is_reply) {
+        field("Remote-MTA", &format!("dns; {name}"), utf8, out);
     }
     if !said.text.is_empty() {
         field("Diagnostic-Code", &format!("{}; {}", if said.is_reply { "smtp" } else { "x-ringpost" }, said.text), utf8, out);
@@ -96,8 +99,10 @@ struct Said<'a> {
 }
 
 impl<'a> Said<'a> {
-    fn of(recipient: &ReportedRecipient<'a>) -> Self {
+    fn of(recipient: &ReportedRecipient<'a>, is_remote: bool) -> Self {
         let (class, expired, text) = match recipient.action {
+            // RFC 3464 2.3.6: what is said of a success is a next hop's word.
+            Action::Delivered | Action::Relayed if is_remote => (2, false, recipient.reply),
             Action::Delivered | Action::Relayed => {
                 return Self { status: EnhancedCode { class: 2, subject: 0, detail: 0 }, text: "", is_reply: false };
             }
@@ -115,7 +120,7 @@ impl<'a> Said<'a> {
             _ if expired => EnhancedCode { class, subject: 4, detail: 7 },
             Some(status) => status,
             // RFC 3463 3.5: X.4.1, no answer from the host.
-            None if !is_reply && !text.is_empty() => EnhancedCode { class, subject: 4, detail: 1 },
+            None if class != 2 && !is_reply && !text.is_empty() => EnhancedCode { class, subject: 4, detail: 1 },
             None => EnhancedCode { class, subject: 0, detail: 0 },
         };
         Self { status, text, is_reply }
@@ -129,12 +134,16 @@ fn enhanced_of(text: &str, class: u8) -> Option<EnhancedCode> {
     (first == u16::from(class) && parts.next().is_none()).then_some(EnhancedCode { class, subject, detail })
 }
 
-/// The name of a next hop, or its address as a literal (RFC 3464 2.3.5).
-fn name_of(relay: &str) -> String {
+/// The name of a next hop, or its address as a literal (RFC 3464 2.3.5); `None` for what is no host, such as a socket in the file system.
+fn name_of(relay: &str) -> Option<String> {
     match relay.split_once('[') {
-        Some((name, _)) if !name.is_empty() => name.to_owned(),
-        Some((_, rest)) => format!("[{}]", rest.split(']').next().unwrap_or_default()),
-        None => format!("[{}]", relay.rsplit_once(':').map_or(relay, |(address, _)| address)),
+        Some((name, _)) if !name.is_empty() => Some(name.to_owned()),
+        Some((_, rest)) => Some(format!("[{}]", rest.split(']').next().unwrap_or_default())),
+        None => {
+            let (host, port) = relay.rsplit_once(':')?;
+            port.parse::<u16>().ok()?;
+            Some(if host.parse::<IpAddr>().is_ok() { format!("[{host}]") } else { host.to_owned() })
+        }
     }
 }
 

@@ -95,6 +95,24 @@ fn a_failure_report_is_what_the_rfcs_say() {
 }
 
 #[test]
+fn a_success_says_what_the_next_hop_said_and_only_that() {
+    let now = date(0);
+    for (relay, status, remote, diagnostic) in [
+        (Some("mx1.y.test[192.0.2.7]:25"), "2.6.0", "dns; mx1.y.test", "smtp; 250 2.6.0 queued as 7"),
+        (Some("192.0.2.7:25"), "2.6.0", "dns; [192.0.2.7]", "smtp; 250 2.6.0 queued as 7"),
+        (Some("unix:/run/lmtp.sock"), "2.0.0", "", ""),
+        (Some("maildir"), "2.0.0", "", ""),
+        (None, "2.0.0", "", ""),
+    ] {
+        let recipients = [ReportedRecipient { relay, ..recipient("b@y.test", Action::Relayed, "250 2.6.0 queued as 7") }];
+        let (text, _) = text_of(&report(&recipients, Returned::Nothing, &now));
+        let group = group(&text, "rfc822; b@y.test");
+        let value = |name: &str| group.iter().find_map(|line| line.strip_prefix(name)).unwrap_or("");
+        assert_eq!((value("Status: "), value("Remote-MTA: "), value("Diagnostic-Code: ")), (status, remote, diagnostic), "{relay:?}");
+    }
+}
+
+#[test]
 fn status_and_diagnostic_follow_the_last_word() {
     let now = date(0);
     for (action, reply, status, diagnostic) in [

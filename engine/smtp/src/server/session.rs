@@ -76,6 +76,8 @@ pub struct Session {
     pub(super) messages: u32,
     pub(super) bad_commands: u16,
     pub(super) junk_commands: u16,
+    /// What MT-PRIORITY of the open transaction was lowered to, if it was.
+    pub(super) lowered_priority: Option<i8>,
     /// Commands refused that were no bad ones, since the last accepted message.
     refusals: u16,
     pub(super) protocol: Protocol,
@@ -111,6 +113,7 @@ impl Session {
             messages: 0,
             bad_commands: 0,
             junk_commands: 0,
+            lowered_priority: None,
             refusals: 0,
             protocol: Protocol::Smtp,
             mail_refused: false,
@@ -297,7 +300,13 @@ impl Session {
         assert!(matches!(self.state, State::AwaitsCommit), "no commit was asked for");
         match result {
             Ok(id) => {
-                replies.parts(&["250 2.0.0 Message accepted for delivery, id=", id]);
+                match self.lowered_priority {
+                    None => replies.parts(&["250 2.0.0 Message accepted for delivery, id=", id]),
+                    // RFC 6710 4.1, 9.2: X.3.6, and the text begins with the new priority.
+                    Some(given) => {
+                        replies.parts(&["250 2.3.6 ", &given.to_string(), " is its priority, message accepted for delivery, id=", id]);
+                    }
+                }
                 self.messages += 1;
                 self.bad_commands = 0;
                 self.junk_commands = 0;

@@ -55,7 +55,8 @@ impl Session {
         if matches!(parameters.hold, Some(Hold::For(seconds)) if seconds > options.hold_seconds_max) {
             return Err(lines::BAD_PARAMETER);
         }
-        // RFC 6710 4.1: a server may lower what a client asks for.
+        // RFC 6710 4.1: a server may lower what a client asks for, and says so when it takes the message.
+        self.lowered_priority = parameters.priority.filter(|priority| *priority > options.priority_max).map(|_| options.priority_max);
         parameters.priority = parameters.priority.map(|priority| priority.min(options.priority_max));
         self.envelope.set_parameters(&parameters);
         Ok(parameters.size)
