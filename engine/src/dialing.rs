@@ -16,7 +16,7 @@ use tracing::debug;
 
 use crate::{
     outbound::Outbound,
-    pool::{Seat, Waiting},
+    pool::{Seat, SoonIdle, Waiting},
     shard::Shard,
 };
 
@@ -24,7 +24,7 @@ use crate::{
 pub(crate) async fn deliver(shard: Rc<Shard>, dispatch: Dispatch, seat: Seat<Dispatch>) {
     let destination = dispatch.destination();
     let used = shard.ring.now();
-    match dial(&shard, destination, Some(dispatch), used).await {
+    match dial(&shard, destination, Some(dispatch), None, used).await {
         Dialed::Served => {}
         Dialed::NoHost(Some(dispatch)) => {
             shard.metrics.pool_acquire_failed.increment();
@@ -73,8 +73,8 @@ pub(crate) async fn wait_and_deliver(shard: Rc<Shard>, waiting: Rc<Waiting<Dispa
 }
 
 /// Makes a connection that waits for mail, for a destination that was last used at `used`.
-pub(crate) async fn warm(shard: Rc<Shard>, destination: DestinationId, seat: Seat<Dispatch>, used: Instant) {
-    match dial(&shard, destination, None, used).await {
+pub(crate) async fn warm(shard: Rc<Shard>, destination: DestinationId, seat: Seat<Dispatch>, soon_idle: SoonIdle<Dispatch>, used: Instant) {
+    match dial(&shard, destination, None, Some(soon_idle), used).await {
         // It can have been given an attempt before it was greeted.
         Dialed::NoHost(Some(dispatch)) => shard.attempt_unreachable(dispatch),
         Dialed::Ending(Some(dispatch)) => shard.attempt_abandoned(dispatch),
@@ -93,7 +93,13 @@ enum Dialed {
     Ending(Option<Dispatch>),
 }
 
-async fn dial(shard: &Rc<Shard>, destination: DestinationId, mut dispatch: Option<Dispatch>, used: Instant) -> Dialed {
+async fn dial(
+    shard: &Rc<Shard>,
+    destination: DestinationId,
+    mut dispatch: Option<Dispatch>,
+    mut soon_idle: Option<SoonIdle<Dispatch>>,
+    used: Instant,
+) -> Dialed {
     let mut tried = HostsTried::default();
     let settings = client_settings(shard, destination);
     loop {
@@ -108,7 +114,9 @@ async fn dial(shard: &Rc<Shard>, destination: DestinationId, mut dispatch: Optio
             Ok(conn) => {
                 shard.metrics.connects.increment();
                 let had_one = dispatch.is_some();
-                match Outbound::new(shard, conn, &settings, destination, host, name, used).run(dispatch).await {
+                let mut outbound = Outbound::new(shard, conn, &settings, destination, host, name, used);
+                outbound.soon_idle = soon_idle.take();
+                match outbound.run(dispatch).await {
                     None if had_one => return Dialed::Served,
                     None => return Dialed::NoHost(None),
                     // It did not come to a greeting: another host may be of a better mind.

@@ -66,6 +66,7 @@ impl Outbound<'_> {
             return None;
         }
         let parked = self.parked.clone();
+        self.soon_idle = None;
         if !self.shard.pool.park(self.destination, &parked, &self.limits) {
             self.client.quit(&mut self.out);
             return None;
@@ -140,6 +141,10 @@ impl Outbound<'_> {
 
     fn test(&mut self, now: Instant) {
         (self.idling.tested, self.idling.is_testing) = (Some(now), true);
+        // One that is tested before its next message is not to be idle.
+        if self.next.is_none() {
+            self.soon_idle = Some(self.shard.pool.soon_idle(self.destination));
+        }
         self.client.probe(&mut self.out);
     }
 }
@@ -151,8 +156,8 @@ impl Shard {
         if limits.min_idle == 0 || self.is_ending() || self.ring.now().duration_since(used) >= KEPT_WITHOUT_MAIL {
             return;
         }
-        if let Some(seat) = self.pool.seat_for_idle(destination, &limits) {
-            self.ring.spawn(dialing::warm(self.clone(), destination, seat, used)).detach();
+        if let Some((seat, soon_idle)) = self.pool.seat_for_idle(destination, &limits) {
+            self.ring.spawn(dialing::warm(self.clone(), destination, seat, soon_idle, used)).detach();
         }
     }
 

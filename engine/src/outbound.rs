@@ -20,7 +20,7 @@ use crate::{
     attempt::Attempt,
     envelope_times::deliver_by_left,
     idling::Idling,
-    pool::{Parked, PoolLimits},
+    pool::{Parked, PoolLimits, SoonIdle},
     shard::Shard,
     stored_envelope::StoredEnvelope,
 };
@@ -63,6 +63,8 @@ pub(crate) struct Outbound<'s> {
     broke_off: bool,
     /// The content's last octets are queued; the client is told when the socket has them: an answer that comes before is not to this content.
     pub(crate) dot_queued: bool,
+    /// While it is being made or tested and has no message.
+    pub(crate) soon_idle: Option<SoonIdle<Dispatch>>,
     /// Its place in the pool, used again and again.
     pub(crate) parked: Rc<Parked<Dispatch>>,
 }
@@ -96,6 +98,7 @@ impl<'s> Outbound<'s> {
             served: 0,
             broke_off: false,
             dot_queued: false,
+            soon_idle: None,
             parked: Rc::default(),
             shard,
         }
@@ -242,6 +245,7 @@ impl<'s> Outbound<'s> {
             self.shard.metrics.reused.increment();
         }
         self.idling.end(self.shard.ring.now());
+        self.soon_idle = None;
         let mut attempt = Attempt::new(dispatch, self.shard.delivery.storage());
         let extended =
             self.shard.queue.borrow().envelope(attempt.dispatch.key()).and_then(|envelope| envelope.extended.then_some(envelope.id));

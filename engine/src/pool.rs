@@ -137,6 +137,21 @@ impl<T> Drop for Seat<T> {
     }
 }
 
+/// A connection that has no attempt and is not idle yet, because it is being made or tested: it counts as idle where enough of them
+/// are to be kept. Ends when dropped.
+pub struct SoonIdle<T> {
+    pool: Rc<Pool<T>>,
+    destination: DestinationId,
+}
+
+impl<T> Drop for SoonIdle<T> {
+    fn drop(&mut self) {
+        if let Some(place) = self.pool.places.borrow_mut().get_mut(&self.destination) {
+            place.soon_idle -= 1;
+        }
+    }
+}
+
 /// What became of an attempt that wants a connection.
 pub enum Acquired<T> {
     /// An idle connection has it.
@@ -150,6 +165,7 @@ pub enum Acquired<T> {
 struct Place<T> {
     /// The one used last is at the back and is used next, so that the others may time out.
     idle: VecDeque<Rc<Parked<T>>>,
+    soon_idle: usize,
     connections: u32,
     connections_max: u32,
     waiting: VecDeque<Rc<Waiting<T>>>,
@@ -259,17 +275,23 @@ impl<T> Pool<T> {
     }
 
     /// A seat for a connection without an attempt, to have `min_idle` of them.
-    pub fn seat_for_idle(self: &Rc<Self>, destination: DestinationId, limits: &PoolLimits) -> Option<Seat<T>> {
+    pub fn seat_for_idle(self: &Rc<Self>, destination: DestinationId, limits: &PoolLimits) -> Option<(Seat<T>, SoonIdle<T>)> {
         let mut places = self.places.borrow_mut();
         let place = places.entry(destination).or_default();
-        let lacks = place.idle.len() < limits.min_idle && place.connections < limits.connections_max;
+        let lacks = place.idle.len() + place.soon_idle < limits.min_idle && place.connections < limits.connections_max;
         if !lacks || self.total.get() >= self.total_max || !place.waiting.is_empty() {
             return None;
         }
         place.connections += 1;
         drop(places);
         self.total.set(self.total.get() + 1);
-        Some(Seat { pool: self.clone(), destination })
+        Some((Seat { pool: self.clone(), destination }, self.soon_idle(destination)))
+    }
+
+    /// A connection without an attempt will be idle in a moment.
+    pub fn soon_idle(self: &Rc<Self>, destination: DestinationId) -> SoonIdle<T> {
+        self.places.borrow_mut().entry(destination).or_default().soon_idle += 1;
+        SoonIdle { pool: self.clone(), destination }
     }
 
     /// The attempt that has waited longest for a connection to this destination, for one that has become free.
@@ -318,9 +340,9 @@ impl<T> Pool<T> {
         }
     }
 
-    /// Idle connections of a destination.
+    /// Idle connections of a destination, and those that are about to be.
     pub fn idle_of(&self, destination: DestinationId) -> usize {
-        self.places.borrow().get(&destination).map_or(0, |place| place.idle.len())
+        self.places.borrow().get(&destination).map_or(0, |place| place.idle.len() + place.soon_idle)
     }
 
     /// The connections of one destination.
@@ -376,7 +398,7 @@ impl<T> Pool<T> {
 
 impl<T> Default for Place<T> {
     fn default() -> Self {
-        Place { idle: VecDeque::new(), connections: 0, connections_max: 0, waiting: VecDeque::new() }
+        Place { idle: VecDeque::new(), soon_idle: 0, connections: 0, connections_max: 0, waiting: VecDeque::new() }
     }
 }
 
@@ -481,6 +503,27 @@ mod tests {
         assert_eq!(pool.idle_of(to), 1);
         pool.leave(to, &parked[0]);
         assert_eq!((pool.idle_of(to), pool.all().idle), (0, 0));
+    }
+
+    #[test]
+    fn connections_that_are_about_to_be_idle_count_where_enough_are_to_be_kept() {
+        let (pool, to, limits) = (pool(100), destination(1), PoolLimits { min_idle: 2, ..limits(9) });
+        let first = pool.seat_for_idle(to, &limits).expect("none is there");
+        let second = pool.seat_for_idle(to, &limits).expect("one is being made");
+        assert!(pool.seat_for_idle(to, &limits).is_none(), "two are being made");
+        let (seat, soon) = first;
+        let parked = Rc::default();
+        assert!(pool.park(to, &parked, &limits));
+        drop(soon);
+        assert!(pool.seat_for_idle(to, &limits).is_none() && pool.idle_of(to) == 2);
+        // A test, and one that failed.
+        pool.leave(to, &parked);
+        let test = pool.soon_idle(to);
+        assert!(pool.seat_for_idle(to, &limits).is_none());
+        drop((test, seat));
+        assert!(pool.seat_for_idle(to, &limits).is_some());
+        drop(second);
+        assert_eq!((pool.idle_of(to), pool.all().total), (0, 0));
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod mail_log;
 mod mailboxes;
 mod next_hop;
 mod node;
+mod pools;
 mod priorities;
 mod queue_commands;
 mod queue_steering;

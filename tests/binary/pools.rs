@@ -1,0 +1,176 @@
+//! Each option of the connection pool, at a next hop that counts.
+
+use std::time::{Duration, Instant};
+
+use crate::client::Client;
+use crate::next_hop::NextHop;
+use crate::node::{Node, PATIENCE, Setup};
+use crate::shards::{counter, on_one_core};
+
+/// One shard whose connections to `hop` are kept as these lines say, and not tested unless they say so.
+fn node(hop: &NextHop, keys: &[&str]) -> Node {
+    let mut lines = vec!["dead_destination = \"1s\""];
+    lines.extend(keys);
+    for (key, off) in [("test_on_borrow", "test_on_borrow = false"), ("test_while_idle", "test_while_idle = false")] {
+        if !lines.iter().any(|line| line.starts_with(key)) {
+            lines.push(off);
+        }
+    }
+    let retries = format!("[queue]\nretry_base = \"1s\"\nretry_cap = \"2s\"\n[delivery]\n{}\n", lines.join("\n"));
+    Node::start(&on_one_core(Setup { retries: retries.leak(), ..Setup::to(hop.address) }, 1))
+}
+
+fn send(node: &Node, count: usize) {
+    let mut client = Client::greeted(node.address);
+    for _ in 0..count {
+        client.deliver("b@y.test", "Subject: x\r\n\r\nx");
+    }
+}
+
+fn wait(what: &str, node: &Node, mut is_so: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !is_so() {
+        assert!(began.elapsed() < PATIENCE, "{what} does not come: {}", String::from_utf8_lossy(&node.ask(&["stats"]).stdout));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn min_idle_connections_are_made_stay_beyond_the_idle_timeout_and_are_replaced_at_the_end_of_their_life() {
+    let hop = NextHop::start();
+    let kept = ["min_idle = 3", "idle_timeout = \"1s\"", "test_while_idle = true", "test_interval = \"1s\""];
+    let node = self::node(&hop, &kept);
+    send(&node, 1);
+    // Three tests of each: three seconds of idleness.
+    wait("the third test", &node, || hop.tests() >= 9);
+    assert_eq!((hop.connections_open(), hop.connections_made()), (3, 3));
+    assert_eq!((counter(&node, "pool_idle"), counter(&node, "pool_idle_timeouts")), (3, 0));
+    drop(node);
+    // The same without: the one that was made ends by its time.
+    let hop = NextHop::start();
+    let node = self::node(&hop, &kept[1..]);
+    send(&node, 1);
+    wait("an end by idleness", &node, || counter(&node, "pool_idle_timeouts") == 1 && hop.connections_open() == 0);
+    assert_eq!(hop.connections_made(), 1);
+    drop(node);
+    let hop = NextHop::start();
+    let node = self::node(&hop, &["min_idle = 2", "idle_timeout = \"1h\"", "max_lifetime = \"1s\""]);
+    send(&node, 1);
+    wait("the third generation", &node, || hop.connections_made() >= 6);
+    assert!(counter(&node, "pool_lifetime_expired") >= 4);
+    wait("two idle ones", &node, || hop.connections_open() == 2);
+}
+
+#[test]
+fn max_active_bounds_connections_below_connections_max() {
+    for (keys, expected) in [(&["max_active = 2"][..], 2), (&[][..], 5)] {
+        let hop = NextHop::start();
+        hop.hold_content(true);
+        let node = self::node(&hop, keys);
+        send(&node, 20);
+        wait("a full window", &node, || {
+            let queue = node.queue();
+            let ready = queue.iter().filter(|message| message["recipients"][0]["state"] == "ready").count();
+            hop.connections_open() == expected && queue.len() == 20 && ready >= 20 - 2 * expected
+        });
+        let waiting = node.ask(&[
+            "queue",
+            "why",
+            node.queue().iter().find(|one| one["recipients"][0]["state"] == "ready").unwrap()["id"].as_str().unwrap(),
+        ]);
+        let said = String::from_utf8_lossy(&waiting.stdout).into_owned();
+        assert!(said.contains(&format!("{expected} of {expected} attempts at a time are open")), "{said}");
+        assert_eq!(counter(&node, "pool_active"), expected as u64);
+        hop.hold_content(false);
+        hop.wait_for(20);
+        node.wait_for_queue(<[_]>::is_empty);
+        // With success the window grows, up to the limit.
+        assert!(hop.connections_most() == 2 || expected > 2, "{}", hop.connections_most());
+    }
+}
+
+#[test]
+fn more_idle_connections_than_max_idle_are_closed() {
+    for (keys, expected) in [(&["max_idle = 1", "idle_timeout = \"1h\""][..], 1), (&["idle_timeout = \"1h\""][..], 5)] {
+        let hop = NextHop::start();
+        hop.hold_content(true);
+        let node = self::node(&hop, keys);
+        send(&node, 5);
+        wait("five connections", &node, || hop.connections_open() == 5);
+        hop.hold_content(false);
+        hop.wait_for(5);
+        wait("the others' end", &node, || hop.connections_open() == expected && counter(&node, "pool_idle") == expected as u64);
+    }
+}
+
+#[test]
+fn a_connection_ends_by_idleness_or_age() {
+    for (keys, counted, least) in [
+        (&["idle_timeout = \"1s\""][..], "pool_idle_timeouts", 1),
+        (&["idle_timeout = \"1h\"", "max_lifetime = \"2s\""][..], "pool_lifetime_expired", 2),
+    ] {
+        let hop = NextHop::start();
+        let node = self::node(&hop, keys);
+        let began = Instant::now();
+        send(&node, 1);
+        hop.wait_for(1);
+        wait("its end", &node, || hop.connections_open() == 0);
+        assert!(began.elapsed() >= Duration::from_secs(least), "{counted}: {:?}", began.elapsed());
+        wait("its count", &node, || counter(&node, counted) == 1);
+        send(&node, 1);
+        hop.wait_for(2);
+        assert_eq!(hop.connections_made(), 2);
+    }
+}
+
+#[test]
+fn an_attempt_waits_for_a_connection_no_longer_than_wait_timeout_and_goes_when_one_is_free() {
+    let hop = NextHop::start();
+    hop.hold_quit(true);
+    let node = self::node(&hop, &["connections_max = 1", "messages_per_connection = 1", "wait_timeout = \"1s\"", "quit_timeout = \"60s\""]);
+    send(&node, 1);
+    hop.wait_for(1);
+    // The connection is not gone yet, so there is no room for a second one.
+    let began = Instant::now();
+    send(&node, 1);
+    wait("the end of its wait", &node, || counter(&node, "pool_acquire_failed") > 0);
+    assert!(began.elapsed() >= Duration::from_secs(1), "{:?}", began.elapsed());
+    assert_eq!((node.queue().len(), hop.messages().len(), hop.connections_made()), (1, 1, 1));
+    hop.hold_quit(false);
+    hop.wait_for(2);
+    assert_eq!(hop.connections_most(), 1);
+    assert!(counter(&node, "pool_wait_count") > 0);
+}
+
+#[test]
+fn connections_are_tested_before_use_or_after_it_as_they_are_told() {
+    let hop = NextHop::start();
+    let node = self::node(&hop, &["idle_timeout = \"1h\"", "test_on_borrow = true", "probe_after = \"0s\""]);
+    send(&node, 1);
+    hop.wait_for(1);
+    wait("idleness", &node, || counter(&node, "pool_idle") == 1);
+    assert_eq!(hop.tests(), 0, "it is new");
+    send(&node, 1);
+    hop.wait_for(2);
+    assert_eq!((hop.tests(), hop.connections_made()), (1, 1));
+    drop(node);
+
+    let hop = NextHop::start();
+    let node = self::node(&hop, &["idle_timeout = \"1h\"", "test_on_return = true"]);
+    send(&node, 1);
+    wait("a test without further mail", &node, || hop.tests() == 1 && counter(&node, "pool_idle") == 1);
+    send(&node, 1);
+    wait("a test of the same connection", &node, || hop.tests() == 2 && counter(&node, "pool_idle") == 1);
+    assert_eq!((hop.messages().len(), hop.connections_made()), (2, 1));
+    drop(node);
+
+    let hop = NextHop::start();
+    let node = self::node(&hop, &["idle_timeout = \"2s\""]);
+    for count in 1..=2 {
+        send(&node, 1);
+        hop.wait_for(count);
+        wait("idleness", &node, || counter(&node, "pool_idle") == 1);
+    }
+    wait("its end", &node, || hop.connections_open() == 0);
+    assert_eq!((hop.tests(), hop.connections_made()), (0, 1), "nobody asked for a test");
+}
