@@ -38,7 +38,7 @@ use crate::{
     dns::Dns,
     handover::{self, HandOverNode},
     mail_log_writer::{Destination, MailLogWriter},
-    reloader::Reloader,
+    reloader::{Reloader, settle_limits},
     resolver::Resolver,
     socket,
     topology::CorePlan,
@@ -379,9 +379,12 @@ fn reload(running: Arc<Config>, shards: Vec<Arc<RequestLane>>) -> Reload {
                 let answered = tokio::time::timeout(RELOAD_MAX, receiver).await;
                 let answer = answered.map_err(|_| "a shard does not answer".to_owned())?.map_err(|_| "a shard has ended".to_owned())?;
                 if let Answer::Failed(reason) = answer {
+                    // Others have it.
+                    tokio::spawn(settle_limits(shards));
                     return Err(reason);
                 }
             }
+            tokio::spawn(settle_limits(shards));
             *running.lock().expect("no panic happens under this lock") = wanted;
             Ok(())
         })

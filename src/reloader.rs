@@ -3,17 +3,22 @@
 use std::{
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use ringpost_config::{Config, Difference};
 use ringpost_engine::{
     control::{Answer, Command},
-    request_lane::RequestLane,
+    request_lane::{RequestLane, RequestRefused},
 };
 use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
 use crate::control_server::ask;
+
+/// Until a shard is asked again whose requests are full.
+const FULL_PAUSE: Duration = Duration::from_millis(5);
 
 /// What a reload did.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -72,14 +77,49 @@ impl Reloader {
         let config = Arc::new(self.config.lock().unwrap_or_else(PoisonError::into_inner).taking_over(&new));
         let old = self.text.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let Difference { reloaded, restart } = Difference::between(&old, &text);
+        let moved = self.give_to_shards(&config).await;
+        // Also when one of them refused: others have it.
+        tokio::spawn(settle_limits(self.shards.to_vec()));
+        let moved = moved?;
+        *self.config.lock().unwrap_or_else(PoisonError::into_inner) = config;
+        *self.text.lock().unwrap_or_else(PoisonError::into_inner) = text;
+        Ok(Reloaded { reloaded, restart, moved })
+    }
+
+    /// Messages that lead elsewhere.
+    async fn give_to_shards(&self, config: &Arc<Config>) -> Result<u64, String> {
         let mut moved = 0;
         for shard in &*self.shards {
             if let Answer::Reloaded(count) = ask(shard, Command::Reload(config.clone())).await? {
                 moved += count;
             }
         }
-        *self.config.lock().unwrap_or_else(PoisonError::into_inner) = config;
-        *self.text.lock().unwrap_or_else(PoisonError::into_inner) = text;
-        Ok(Reloaded { reloaded, restart, moved })
+        Ok(moved)
+    }
+}
+
+/// After a reload: lets the shards grow into their parts of new limits once all have come down to them, so that a destination never sees
+/// more connections than the old limit or the new one. That can take as long as a message under way.
+pub async fn settle_limits(shards: Vec<Arc<RequestLane>>) {
+    let mut changes = Vec::new();
+    for shard in &shards {
+        let Some(Answer::LimitsKept(change)) = answer_of(shard, Command::AwaitLimits).await else { return };
+        changes.push(change);
+    }
+    for (shard, change) in shards.iter().zip(changes) {
+        answer_of(shard, Command::SettleLimits(change)).await;
+    }
+}
+
+/// However long it takes; `None` when the shard ends.
+async fn answer_of(shard: &RequestLane, command: Command) -> Option<Answer> {
+    loop {
+        let (sender, receiver) = oneshot::channel();
+        match shard.send(command.clone(), Box::new(move |answer| drop(sender.send(answer)))) {
+            Ok(()) => return receiver.await.ok(),
+            // Operators' requests fill it for moments.
+            Err(RequestRefused::Full) => tokio::time::sleep(FULL_PAUSE).await,
+            Err(RequestRefused::Ended) => return None,
+        }
     }
 }

@@ -41,6 +41,10 @@ pub enum Command {
     HandOver(HandOver),
     /// Run with these settings, which were checked with [`crate::reload::unchangeable`].
     Reload(Arc<Config>),
+    /// Answer when there are no more connections than the settings of the last [`Command::Reload`] allow.
+    AwaitLimits,
+    /// All shards have answered that, this one with this number.
+    SettleLimits(u64),
     /// Stop accepting, finish, flush, end.
     Drain,
 }
@@ -221,6 +225,8 @@ pub enum Answer {
     Changed(u64, Option<u64>),
     /// The settings are in force; so many messages lead elsewhere now.
     Reloaded(u64),
+    /// There are no more connections than allowed since the change of the limits that has this number.
+    LimitsKept(u64),
     /// Counter names and values.
     Stats(Vec<(&'static str, u64)>),
     /// Mail to offer.

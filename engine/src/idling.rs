@@ -95,7 +95,9 @@ impl Outbound<'_> {
             }
             Event::TimeOut => {
                 self.next = parked.take();
-                if self.next.is_none() {
+                if self.next.is_none() && parked.is_retired() {
+                    self.client.quit(&mut self.out);
+                } else if self.next.is_none() {
                     self.idle_long_enough(now, idle_since);
                 }
                 None

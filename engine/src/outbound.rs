@@ -212,8 +212,13 @@ impl<'s> Outbound<'s> {
     pub(crate) fn may_serve(&self) -> bool {
         self.shard.may_attempt()
             && (self.shard.shards == 1 || self.shard.queue.borrow().is_home(self.destination))
+            && !self.is_beyond()
             && self.client.transactions() < self.limits.messages_max
             && self.age(self.shard.ring.now()) < self.limits.max_lifetime
+    }
+
+    fn is_beyond(&self) -> bool {
+        self.shard.pool.is_beyond(self.destination, |destination| self.shard.queue.borrow().home_connections_max(destination))
     }
 
     pub(crate) fn age(&self, now: Instant) -> Duration {
@@ -327,6 +332,9 @@ impl<'s> Outbound<'s> {
             }
             if life.is_none() {
                 *life = Some(shard.remember_waiter(cx.waker().clone()));
+            }
+            if parked.is_some_and(Parked::is_retired) {
+                return Poll::Ready(Event::TimeOut);
             }
             if shard.is_ending() && draining_since.is_none() {
                 if parked.is_some() {

@@ -64,12 +64,14 @@ pub struct PoolView {
 /// A connection's place while it is idle. `T` is what is handed to it: an attempt.
 pub struct Parked<T> {
     handed: Cell<Option<T>>,
+    /// It is one too many: it is to end.
+    retired: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
 
 impl<T> Default for Parked<T> {
     fn default() -> Self {
-        Parked { handed: Cell::new(None), waker: RefCell::new(None) }
+        Parked { handed: Cell::new(None), retired: Cell::new(false), waker: RefCell::new(None) }
     }
 }
 
@@ -83,6 +85,11 @@ impl<T> Parked<T> {
                 Poll::Pending
             }
         }
+    }
+
+    /// Its connection is to end.
+    pub fn is_retired(&self) -> bool {
+        self.retired.get()
     }
 
     /// What was handed over to a connection that is about to end; the caller gives it to another one.
@@ -180,6 +187,12 @@ pub struct Pool<T> {
     total: Cell<u32>,
     total_max: u32,
     idle: Cell<u32>,
+    /// There may be more connections than there are to be: those in use end after their message.
+    shrinking: Cell<bool>,
+    /// Changes of the limits so far.
+    changes: Cell<u64>,
+    /// Who waits for connections to end.
+    closed: RefCell<Vec<Waker>>,
     /// Destinations with an attempt that waits because there are `total_max` connections.
     starved: RefCell<VecDeque<DestinationId>>,
     metrics: Rc<Metrics>,
@@ -206,6 +219,9 @@ impl<T> Pool<T> {
             total: Cell::new(0),
             total_max,
             idle: Cell::new(0),
+            shrinking: Cell::new(false),
+            changes: Cell::new(0),
+            closed: RefCell::default(),
             starved: RefCell::default(),
             metrics,
         }
@@ -226,6 +242,65 @@ impl<T> Pool<T> {
                 limits[number] = of_route;
             }
         }
+    }
+
+    /// From now on a destination may have as many connections as `allowed` says. Idle ones beyond end at once, others when they have no
+    /// message; who waits gets what has become free. Returns the attempts that wait where none is allowed any more.
+    pub fn change_limits(self: &Rc<Self>, allowed: impl Fn(DestinationId) -> u32) -> Vec<T> {
+        let mut waiting = Vec::new();
+        let mut may_have_room = Vec::new();
+        for (destination, place) in &mut *self.places.borrow_mut() {
+            place.connections_max = allowed(*destination);
+            let beyond = place.connections.saturating_sub(place.connections_max) as usize;
+            for _ in 0..beyond.min(place.idle.len()) {
+                // The oldest first, as they would time out.
+                let Some(parked) = place.idle.pop_front() else { break };
+                self.idle.set(self.idle.get() - 1);
+                parked.retired.set(true);
+                wake(&parked.waker);
+            }
+            if place.connections_max == 0 {
+                for one in place.waiting.drain(..) {
+                    waiting.extend(one.item.take());
+                    wake(&one.waker);
+                }
+            } else {
+                may_have_room.push(*destination);
+            }
+        }
+        for destination in may_have_room {
+            while self.grant(destination) {}
+        }
+        self.changes.set(self.changes.get() + 1);
+        self.shrinking.set(true);
+        waiting
+    }
+
+    /// Changes of the limits so far.
+    pub fn changes(&self) -> u64 {
+        self.changes.get()
+    }
+
+    /// No destination has more connections than it is allowed, so that those in use need not ask.
+    pub fn end_shrinking(&self) {
+        self.shrinking.set(false);
+    }
+
+    /// This connection, which has no message, is one too many.
+    pub fn is_beyond(&self, destination: DestinationId, allowed: impl Fn(DestinationId) -> u32) -> bool {
+        self.shrinking.get() && self.view(destination).total > allowed(destination)
+    }
+
+    /// Ready when no destination has more connections than `allowed` says.
+    pub fn poll_within(&self, allowed: impl Fn(DestinationId) -> u32, cx: &mut Context<'_>) -> Poll<()> {
+        if self.places.borrow().iter().all(|(destination, place)| place.connections <= allowed(*destination)) {
+            return Poll::Ready(());
+        }
+        let mut closed = self.closed.borrow_mut();
+        if !closed.iter().any(|waker| waker.will_wake(cx.waker())) {
+            closed.push(cx.waker().clone());
+        }
+        Poll::Pending
     }
 
     /// What holds for a destination of this route, on all shards: `Shard::pool_limits` takes this one's part.
@@ -364,6 +439,7 @@ impl<T> Pool<T> {
     fn give_back(self: &Rc<Self>, destination: DestinationId) {
         self.total.set(self.total.get() - 1);
         self.places.borrow_mut().get_mut(&destination).expect("a seat is counted at its destination").connections -= 1;
+        self.closed.take().into_iter().for_each(Waker::wake);
         if self.grant(destination) {
             return;
         }
@@ -524,6 +600,35 @@ mod tests {
         assert!(pool.seat_for_idle(to, &limits).is_some());
         drop(second);
         assert_eq!((pool.idle_of(to), pool.all().total), (0, 0));
+    }
+
+    #[test]
+    fn fewer_connections_are_allowed_and_then_more() {
+        let (pool, to) = (pool(100), destination(1));
+        let mut seats: Vec<_> = (0..4)
+            .map(|item| match pool.acquire(to, item, &limits(4)) {
+                Acquired::Seated(_, seat) => seat,
+                _ => panic!("a seat is free"),
+            })
+            .collect();
+        let parked: Vec<Rc<Parked<u64>>> = (0..2).map(|_| Rc::default()).collect();
+        parked.iter().for_each(|parked| assert!(pool.park(to, parked, &limits(4))));
+        assert!(!pool.is_beyond(to, |_| 1), "nobody has changed anything");
+        assert!(pool.change_limits(|_| 3).is_empty());
+        assert_eq!((parked[0].is_retired(), parked[1].is_retired()), (true, false));
+        assert!(pool.is_beyond(to, |_| 3));
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(pool.poll_within(|_| 3, &mut cx).is_pending());
+        drop(seats.pop());
+        assert!(pool.poll_within(|_| 3, &mut cx).is_ready() && !pool.is_beyond(to, |_| 3));
+        assert!(matches!(pool.acquire(to, 7, &limits(3)), Acquired::Handed));
+        let Acquired::Waits(eighth) = pool.acquire(to, 8, &limits(3)) else { panic!("all are in use") };
+        assert!(pool.change_limits(|_| 4).is_empty());
+        let Poll::Ready(Some((8, seat))) = poll(&eighth) else { panic!("there is one more") };
+        seats.push(seat);
+        let Acquired::Waits(ninth) = pool.acquire(to, 9, &limits(4)) else { panic!("all are in use") };
+        assert_eq!(pool.change_limits(|_| 0), [9], "it goes elsewhere");
+        assert!(matches!(poll(&ninth), Poll::Ready(None)));
     }
 
     #[test]

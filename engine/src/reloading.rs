@@ -1,6 +1,6 @@
 //! A shard takes other settings over: between two of its tasks' turns, so that a session sees them with its next command.
 
-use std::{rc::Rc, sync::Arc};
+use std::{future::poll_fn, rc::Rc, sync::Arc};
 
 use ringpost_config::Config;
 use ringpost_queue::{Cursor, Filter};
@@ -12,14 +12,17 @@ const LOOKS_PER_TURN: usize = 512;
 
 /// Swaps the settings, then lets queued mail follow the routes. No session ends, no attempt is cut off.
 pub(crate) async fn reload(shard: &Rc<Shard>, config: Arc<Config>) -> Answer {
+    let elsewhere;
     {
         let mut queue = shard.queue.borrow_mut();
         if let Err(reason) = queue.set_routes(routes_of(&config), shard.now_ms()) {
             return Answer::Failed(format!("route: {reason}"));
         }
         shard.pool.set_limits(&config, |pattern| queue.route_named(pattern));
+        elsewhere = shard.pool.change_limits(|destination| queue.home_connections_max(destination));
         shard.priorities.replace(Priorities::numbered(&config, |pattern| queue.route_named(pattern)));
     }
+    elsewhere.into_iter().for_each(|dispatch| shard.attempt_abandoned(dispatch));
     shard.admission.set_limits(&config, shard.share);
     shard.set_config(config);
     shard.delivery.kick();
@@ -41,4 +44,30 @@ pub(crate) async fn reload(shard: &Rc<Shard>, config: Arc<Config>) -> Answer {
         shard.ring.yield_now().await;
     }
     Answer::Reloaded(moved)
+}
+
+/// Waits until this shard has no more connections to any destination than its part, which since a change of the limits is the lesser of
+/// the old one and the new one. From then on it does not have more. The answer names the change.
+pub(crate) async fn limits_kept(shard: &Rc<Shard>) -> Answer {
+    poll_fn(|cx| {
+        let queue = shard.queue.borrow();
+        shard.pool.poll_within(|destination| queue.home_connections_max(destination), cx)
+    })
+    .await;
+    Answer::LimitsKept(shard.pool.changes())
+}
+
+/// All shards keep the new limits: their whole parts are theirs, unless another change has come meanwhile.
+pub(crate) fn settle_limits(shard: &Rc<Shard>, change: u64) {
+    if change != shard.pool.changes() {
+        return;
+    }
+    shard.queue.borrow_mut().settle_limits(shard.now_ms());
+    let elsewhere = {
+        let queue = shard.queue.borrow();
+        shard.pool.change_limits(|destination| queue.home_connections_max(destination))
+    };
+    elsewhere.into_iter().for_each(|dispatch| shard.attempt_abandoned(dispatch));
+    shard.pool.end_shrinking();
+    shard.delivery.kick();
 }

@@ -24,6 +24,10 @@ pub(crate) async fn answer_requests(shard: Rc<Shard>, mut requests: RequestRecei
                     let reloading = shard.clone();
                     shard.ring.spawn(async move { answer(reloading::reload(&reloading, config).await) }).detach();
                 }
+                Command::AwaitLimits => {
+                    let waiting = shard.clone();
+                    shard.ring.spawn(async move { answer(reloading::limits_kept(&waiting).await) }).detach();
+                }
                 Command::Summary => {
                     let looking = shard.clone();
                     shard
@@ -62,7 +66,13 @@ fn reply(shard: &Rc<Shard>, command: Command) -> Answer {
         },
         Command::Show(id) => Answer::Message(listing::show(shard, id).map(Box::new)),
         Command::Why(id) => Answer::Why(listing::why(shard, id)),
-        Command::Change(_) | Command::Summary | Command::Reload(_) | Command::HandOver(_) => unreachable!("these have tasks of their own"),
+        Command::Change(_) | Command::Summary | Command::Reload(_) | Command::AwaitLimits | Command::HandOver(_) => {
+            unreachable!("these have tasks of their own")
+        }
+        Command::SettleLimits(change) => {
+            reloading::settle_limits(shard, change);
+            Answer::Done
+        }
         Command::Stats => Answer::Stats(stats(shard)),
         Command::Resolved(answers) => {
             let (mut queue, now) = (shard.queue.borrow_mut(), shard.now_ms());

@@ -1,10 +1,13 @@
 //! A changed config file is taken over by the running engine.
 
+use std::time::{Duration, Instant};
+
 use rustix::process::Signal;
 
 use crate::client::Client;
 use crate::next_hop::NextHop;
 use crate::node::{Node, PATIENCE, Setup};
+use crate::shards::{counter, on_one_core};
 
 fn reload(node: &Node) -> (bool, String) {
     let output = node.ask(&["reload"]);
@@ -74,4 +77,67 @@ fn mail_follows_a_more_exact_route_and_a_wrong_file_changes_nothing() {
         assert!(began.elapsed() < PATIENCE, "{}", node.log());
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
+}
+
+/// Limits that change while every connection has a message: no shard takes its part of the new one while another has more than its own.
+#[test]
+fn a_destination_never_sees_more_connections_than_its_limit_while_that_changes() {
+    let hop = NextHop::start();
+    let setup = |most: u32| {
+        let retries = format!(
+            "[queue]\nretry_base = \"1s\"\nretry_cap = \"1s\"\n[delivery]\nwindow_initial = {most}\nidle_timeout = \"1h\"\nconnections_max = {most}\n"
+        );
+        Setup { retries: retries.leak(), ..Setup::to(hop.address) }
+    };
+    let first = on_one_core(setup(16), 3);
+    let address = first.address;
+    let node = Node::start(&first);
+    let reload_to = |most: u32| {
+        let next = on_one_core(Setup { address, ..setup(most) }, 3);
+        node.reconfigure(&next);
+        let (done, said) = reload(&node);
+        assert!(done && said.contains("delivery.connections_max"), "{said}");
+    };
+    let send = |count: usize| {
+        let mut clients: Vec<Client> = (0..12).map(|_| Client::greeted(address)).collect();
+        (0..count).for_each(|number| drop(clients[number % 12].deliver("b@y.test", "Subject: x\r\n\r\nx")));
+    };
+    let wait = |what: &str, is_so: &dyn Fn() -> bool| {
+        let began = Instant::now();
+        while !is_so() {
+            assert!(began.elapsed() < PATIENCE, "{what}: {} open, {} most; {}", hop.connections_open(), hop.connections_most(), node.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    };
+    // Two of three shards are homes, and each has its eight connections in use.
+    hop.hold_content(true);
+    send(120);
+    wait("sixteen in use", &|| hop.connections_open() == 16);
+    // A third one is to have five, the others six.
+    reload_to(17);
+    send(60);
+    // Whatever the third does, it does before it answers a question that comes behind.
+    wait("mail that waits", &|| counter(&node, "queue_messages") == 180);
+    assert_eq!(hop.connections_most(), 16, "the third waits for the others");
+    hop.hold_content(false);
+    hop.wait_for(180);
+    node.wait_for_queue(<[_]>::is_empty);
+    assert!(hop.connections_most() <= 17, "{}", hop.connections_most());
+    // They have come down, so that the new limit is used to the full.
+    hop.hold_content(true);
+    send(120);
+    wait("seventeen in use", &|| hop.connections_open() == 17);
+    // Fewer: those in use end with their message, and are not made again.
+    reload_to(3);
+    hop.hold_content(false);
+    hop.wait_for(300);
+    wait("three at most", &|| hop.connections_open() <= 3);
+    send(60);
+    hop.wait_for(360);
+    assert!(hop.connections_open() <= 3);
+    assert_eq!(hop.connections_most(), 17);
+    // Idle ones beyond a limit do not wait for their time.
+    wait("mail is settled", &|| counter(&node, "queue_messages") == 0);
+    reload_to(1);
+    wait("one at most", &|| hop.connections_open() <= 1);
 }

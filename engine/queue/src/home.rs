@@ -119,19 +119,50 @@ impl Homes {
             }
         }
     }
+
+    /// As [`Homes::place`], while other shards may still go by limits of `before`: nobody is more than it is by each of them, so that no
+    /// home is added and no part grows before every shard has come down to its part.
+    fn place_among<'a>(
+        self,
+        route: &str,
+        site: &str,
+        before: impl Iterator<Item = &'a DestinationLimits>,
+        limits: &DestinationLimits,
+    ) -> (DestinationLimits, Placement) {
+        let (mut own, mut placement) = self.place(route, site, limits);
+        let mut fewest = self.count(limits);
+        for earlier in before {
+            let (theirs, there) = self.place(route, site, earlier);
+            // Homes of fewer are among those of more.
+            let most = match (&placement.away, &there.away) {
+                (None, None) => own.connections_max.min(theirs.connections_max),
+                (None, Some(_)) => theirs.connections_max,
+                (Some(_), _) => own.connections_max,
+            };
+            if self.count(earlier) < fewest {
+                fewest = self.count(earlier);
+                own = DestinationLimits { rate: theirs.rate, window_initial: theirs.window_initial, ..own };
+                placement = there;
+            }
+            own.connections_max = most;
+        }
+        (own, placement)
+    }
 }
 
 impl Queue {
-    /// What this shard is for a destination from now on, by the limits that its route has now. Homes give way and come: guests of what
-    /// is no home any more are refused at once, attempts under way end where they are, and meanwhile the old homes' connections
-    /// count beside those of the new.
+    /// What this shard is for a destination from now on, by the limits that its route has now and those that other shards may still go
+    /// by. Homes give way and come: guests of what is no home any more are refused at once, attempts under way end where they are.
     pub(crate) fn assign_homes(&mut self, slot: u32, now: u64) {
         let state = &mut self.destinations[slot as usize];
         let Some(route) = state.route else { return };
-        let route = &self.routes.all()[usize::from(route.0)];
+        let number = usize::from(route.0);
+        let route = &self.routes.all()[number];
+        let before = self.limits_before.iter().filter_map(|table| table.get(number));
+        let homes = self.settings.homes;
         let (limits, Placement { part, away }) = match (&route.via, &state.role) {
-            (Via::Smarthost { .. } | Via::Lmtp { .. }, Role::Route) => self.settings.homes.place(&route.pattern, "", &route.limits),
-            (_, Role::Site(site)) => self.settings.homes.place(&route.pattern, &site.key, &route.limits),
+            (Via::Smarthost { .. } | Via::Lmtp { .. }, Role::Route) => homes.place_among(&route.pattern, "", before, &route.limits),
+            (_, Role::Site(site)) => homes.place_among(&route.pattern, &site.key, before, &route.limits),
             // Each shard writes its own mail itself.
             (Via::Maildir { .. }, _) => (self.settings.homes.share(&route.limits), Placement::default()),
             _ => (route.limits, Placement::default()),
@@ -161,6 +192,22 @@ impl Queue {
     /// Of a limit of the whole node, what this shard owns for a destination that it is a home of; those of all homes add up to it.
     pub fn part_of(&self, destination: DestinationId, limit: u32) -> u32 {
         self.live(destination).map_or(limit, |destination| destination.part.of(limit))
+    }
+
+    /// Every shard has come down to its part of the limits of [`Queue::set_routes`]: from now on each has its whole part.
+    pub fn settle_limits(&mut self, now: u64) {
+        self.limits_before.clear();
+        for slot in 0..self.destinations.len() as u32 {
+            if !matches!(self.destinations[slot as usize].role, Role::Vacant) {
+                self.assign_homes(slot, now);
+                self.refresh(slot, now);
+            }
+        }
+    }
+
+    /// Connections that this shard may have to a destination as its home; 0 where it is none.
+    pub fn home_connections_max(&self, destination: DestinationId) -> u32 {
+        self.live(destination).filter(|state| state.away.is_none()).map_or(0, |state| state.limits.connections_max)
     }
 
     /// Connections that this shard may have to a destination.
@@ -374,6 +421,26 @@ mod tests {
         assert!(queues.iter().all(|queue| queue.destinations[1].away.is_some() || queue.destinations[1].window(1000) == 1));
         let gone = (0..3).find(|shard| *shard != home).unwrap();
         assert!(queues[gone].receive(Guest::default(), 1000).is_err(), "it gave way");
+    }
+
+    #[test]
+    fn no_part_grows_before_all_have_come_down() {
+        for shards in [2, 3, 5] {
+            for old in [1, 4, 8, 9, 16, 17, 30, 40] {
+                for new in [1, 5, 8, 15, 16, 17, 24, 33] {
+                    let own = |limits: &DestinationLimits, place: &Placement| if place.away.is_none() { limits.connections_max } else { 0 };
+                    let of = |total| {
+                        node(shards).map(|homes| homes.place("*", "x", &limits(total))).map(|(l, p)| own(&l, &p)).collect::<Vec<_>>()
+                    };
+                    let (before, after) = (of(old), of(new));
+                    let between = node(shards).map(|homes| homes.place_among("*", "x", [limits(old)].iter(), &limits(new)));
+                    let between: Vec<_> = between.map(|(limits, place)| own(&limits, &place)).collect();
+                    let least: Vec<_> = before.iter().zip(&after).map(|(a, b)| *a.min(b)).collect();
+                    assert_eq!(between, least, "{shards} shards, {old} to {new}");
+                    assert!(between.iter().any(|own| *own > 0), "somebody delivers meanwhile");
+                }
+            }
+        }
     }
 
     #[test]

@@ -177,6 +177,8 @@ pub struct Queue {
     /// Destinations that may be served, each at most once, in turn.
     pub(crate) serving: VecDeque<u32>,
     pub(crate) changes: VecDeque<Change>,
+    /// Limits of earlier tables that other shards may still go by, by route: see [`Queue::settle_limits`].
+    pub(crate) limits_before: Vec<Vec<DestinationLimits>>,
     /// Dispatches of other shards.
     pub(crate) guests: GuestBook,
     /// Recipients by place.
@@ -214,6 +216,7 @@ impl Queue {
             route_slots: (1..destinations.len() as u32).collect(),
             destinations,
             changes: VecDeque::new(),
+            limits_before: Vec::new(),
             guests: GuestBook::default(),
             placed: [0; PLACES],
         };

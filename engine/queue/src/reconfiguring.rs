@@ -7,11 +7,20 @@ use crate::route::{Route, RouteError, RouteId, Via};
 use crate::site::{Answer, Role};
 use crate::slab::NONE;
 
+/// Tables that may follow each other before the shards have come down to the limits of the first.
+const TABLES_MAX: usize = 16;
+
 impl Queue {
-    /// Takes another table. Patterns that stay keep their [`RouteId`]; those that are gone match nothing any more, but what leads to them
+    /// Takes another table. Where there are several shards, parts of limits that grow do so with [`Queue::settle_limits`]. Patterns that stay keep their [`RouteId`]; those that are gone match nothing any more, but what leads to them
     /// goes on until [`Queue::follow_routes`] was called for its message.
     pub fn set_routes(&mut self, routes: Vec<Route>, now: u64) -> Result<(), RouteError> {
+        if self.limits_before.len() == TABLES_MAX {
+            return Err(RouteError::ChangingOver);
+        }
         let routes = self.routes.replaced(routes)?;
+        if self.settings.homes.shards > 1 {
+            self.limits_before.push(self.routes.all().iter().map(|route| route.limits).collect());
+        }
         for (number, route) in routes.all().iter().enumerate() {
             if number == self.route_slots.len() {
                 let id = RouteId(number as u16);

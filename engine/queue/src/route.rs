@@ -195,6 +195,9 @@ pub enum RouteError {
     /// More than 65,534 routes.
     #[error("too many routes")]
     TooMany,
+    /// So many tables have followed each other while connections beyond their limits had work to end: nothing was changed.
+    #[error("connections of earlier limits have not ended yet; try again when they have")]
+    ChangingOver,
 }
 
 impl Routes {
