@@ -54,7 +54,7 @@ pub fn run(arguments: &HomesArguments) -> Result<bool, Box<dyn std::error::Error
         println!("the kernel spread them as well: this run proves nothing");
     }
 
-    let mut kept_limits = true;
+    let (mut kept_limits, mut sent, mut over_lanes) = (true, 0, 0);
     let mut medians = Vec::new();
     // Eight connections belong to one home, sixteen to two: then each shard delivers its own mail.
     let kinds = [("local", 16), ("crossing", 8)];
@@ -72,6 +72,8 @@ pub fn run(arguments: &HomesArguments) -> Result<bool, Box<dyn std::error::Error
                 one.per_connection
             );
             kept_limits &= one.connections <= u64::from(*connections);
+            sent += arguments.messages;
+            over_lanes += (one.crossed * arguments.messages as f64).round() as u64;
             found.push(one);
         }
     }
@@ -86,6 +88,10 @@ pub fn run(arguments: &HomesArguments) -> Result<bool, Box<dyn std::error::Error
         crossing.crossed * 100.0,
         crossing.cpu_us,
         (crossing.cpu_us - local.cpu_us) / crossing.crossed
+    );
+    let said = if kept_limits { "never more" } else { "at times MORE" };
+    println!(
+        "{sent} messages, {over_lanes} of them over the lanes: {said} connections to their destination than its limit, by the count of the next hop"
     );
     let good = is_even && proves && kept_limits && crossing.crossed > 0.3;
     println!("{}", if good { "homes: OK" } else { "homes: FAILED" });
