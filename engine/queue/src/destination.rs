@@ -8,6 +8,7 @@
 use crate::breaker::{Break, Breaker, BreakerChange, Circuit};
 use crate::guest::Guests;
 use crate::home::{Away, Part};
+use crate::quota::Quota;
 use crate::rate::RateLimiter;
 use crate::ready::ReadyQueue;
 use crate::retry::Jitter;
@@ -112,6 +113,7 @@ pub(crate) struct Destination {
     window: Window,
     throttle: Throttle,
     rate: RateLimiter,
+    pub(crate) quota: Quota,
     /// After a shortage of our own.
     pause_until: u64,
     /// A host failed since an attempt last found none.
@@ -152,6 +154,7 @@ impl Destination {
             window: Window::new(&limits),
             throttle: Throttle::default(),
             rate: RateLimiter::default(),
+            quota: Quota::default(),
             pause_until: 0,
             failure_told: false,
             is_well: true,
@@ -219,6 +222,7 @@ impl Destination {
 
     fn rate_allows(&self, now: u64) -> bool {
         self.limits.rate.is_none_or(|rate| self.rate.next_at(rate) <= now)
+            && (self.limits.shared_rate.is_none() || self.quota.next_at(now).is_some_and(|at| at <= now))
     }
 
     /// An attempt begins.
@@ -226,6 +230,9 @@ impl Destination {
         self.in_flight += 1;
         if let Some(rate) = self.limits.rate {
             self.rate.take(rate, now);
+        }
+        if self.limits.shared_rate.is_some() {
+            self.quota.take(now);
         }
     }
 
@@ -278,7 +285,11 @@ impl Destination {
             return Wait::Window { attempts, window };
         }
         match self.limits.rate {
-            Some(rate) if self.rate.next_at(rate) > now => Wait::Rate { until: self.rate.next_at(rate), rate },
+            Some(rate) if self.rate.next_at(rate) > now => return Wait::Rate { until: self.rate.next_at(rate), rate },
+            _ => {}
+        }
+        match self.limits.shared_rate {
+            Some(shared) if self.quota.wakes_at(now) > now => Wait::SharedRate { until: self.quota.wakes_at(now), rate: shared.rate },
             _ => Wait::Turn,
         }
     }
@@ -296,6 +307,7 @@ impl Destination {
         }
         // A full window is opened by an attempt that ends; the rate, by time.
         let next = self.limits.rate.map_or(now, |rate| self.rate.next_at(rate));
+        let next = self.limits.shared_rate.map_or(next, |_| next.max(self.quota.wakes_at(now)));
         (next > now && self.in_flight.saturating_sub(self.chained) < self.window(now)).then_some(next)
     }
 

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use crate::destination::DestinationId;
 use crate::guest::GuestSite;
 use crate::queue::Queue;
+use crate::quota::Quota;
 use crate::route::{DestinationLimits, Via};
 use crate::site::Role;
 use crate::wait::Wait;
@@ -114,7 +115,7 @@ impl Homes {
             }
             None => {
                 let away = Away::new(homes, self.shard, limits.connections_max.max(1).div_ceil(count));
-                let limits = DestinationLimits { connections_max: away.credits_of_all(), rate: None, ..*limits };
+                let limits = DestinationLimits { connections_max: away.credits_of_all(), rate: None, shared_rate: None, ..*limits };
                 (limits, Placement { part: Part::default(), away: Some(Box::new(away)) })
             }
         }
@@ -170,6 +171,10 @@ impl Queue {
         let before = std::mem::replace(&mut state.away, away);
         if let (Some(before), Some(away)) = (before, &mut state.away) {
             away.carry_over(&before);
+        }
+        if state.limits.shared_rate != limits.shared_rate {
+            // What was reserved, and for how long nothing more can be, was by another limit.
+            state.quota = Quota::default();
         }
         (state.limits, state.part) = (limits, part);
         state.limit_window();

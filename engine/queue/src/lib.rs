@@ -26,6 +26,7 @@ pub mod mx;
 mod outcome;
 mod queue;
 mod queue_id;
+mod quota;
 mod rate;
 mod ready;
 mod reconfiguring;
@@ -53,6 +54,7 @@ pub use message::{Envelope, MessageKey, NewMessage, NewRecipient, PRIORITY_MAX, 
 pub use outcome::{DecodeError, Outcome, REPLY_BYTES_MAX};
 pub use queue::{Change, Dispatch, Queue, QueueSettings, Recovered, Settled, Work};
 pub use queue_id::{ParseQueueIdError, QueueId};
+pub use quota::{Apart, Reservation, Reserved, SLOTS_MAX, SharedRate, Slots};
 pub use rate::{RATE_PERIOD_MS_MAX, Rate};
 pub use report::{About, Notice, Notify, REPORT_RECIPIENTS_MAX, Report, ReportLimits};
 pub use retry::{Jitter, RetryPolicy};

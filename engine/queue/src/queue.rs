@@ -15,6 +15,7 @@ use crate::message::{
     Envelope, Flags, Group, Message, MessageKey, NO_RECIPIENT, NOT_REROUTED, NewMessage, NewRecipient, PLACES, Place, Recipient,
 };
 use crate::outcome::{DecodeError, Outcome, read_head};
+use crate::quota::Reservation;
 use crate::report::{ReportLimits, Reports};
 use crate::retry::{Jitter, RetryPolicy};
 use crate::route::{DestinationLimits, RouteId, Routes, Via};
@@ -76,6 +77,8 @@ pub enum Work {
     Report(MessageKey),
     /// Ask DNS; no mail waits for it but that of this destination. Ends in [`Queue::resolved`] or [`Queue::not_asked`].
     Resolve(Lookup),
+    /// Reserve a part of a rate that the cluster shares. Ends in [`Queue::reserved`] or [`Queue::not_reserved`].
+    Reserve(Reservation),
 }
 
 /// What happened to a destination, for the log and the counters.
@@ -179,6 +182,8 @@ pub struct Queue {
     pub(crate) changes: VecDeque<Change>,
     /// Limits of earlier tables that other shards may still go by, by route: see [`Queue::settle_limits`].
     pub(crate) limits_before: Vec<Vec<DestinationLimits>>,
+    /// Destinations that could use more of a shared rate, and how much.
+    pub(crate) reservations: VecDeque<(DestinationId, u32)>,
     /// Dispatches of other shards.
     pub(crate) guests: GuestBook,
     /// Recipients by place.
@@ -217,6 +222,7 @@ impl Queue {
             destinations,
             changes: VecDeque::new(),
             limits_before: Vec::new(),
+            reservations: VecDeque::new(),
             guests: GuestBook::default(),
             placed: [0; PLACES],
         };
@@ -365,6 +371,9 @@ impl Queue {
                 return Some(Work::Attempt(dispatch));
             }
         }
+        if let Some(reservation) = self.poll_reservation() {
+            return Some(Work::Reserve(reservation));
+        }
         self.poll_report(now).map(Work::Report)
     }
 
@@ -391,7 +400,7 @@ impl Queue {
 
     /// When to call [`Queue::poll`] again if nothing else happens (unix ms, `now` if there is work left); arm one timer for it.
     pub fn next_due(&self, now: u64) -> Option<u64> {
-        if !self.serving.is_empty() {
+        if !self.serving.is_empty() || !self.reservations.is_empty() {
             return Some(now);
         }
         let next = [self.timers.next_due(), self.destination_timers.next_due(), self.next_report(now)];

@@ -9,6 +9,7 @@ use std::str::FromStr;
 use thiserror::Error;
 
 use crate::breaker::BreakerSettings;
+use crate::quota::SharedRate;
 use crate::rate::Rate;
 use crate::retry::RetryPolicy;
 
@@ -148,6 +149,8 @@ pub struct DestinationLimits {
     pub recipients_max: u16,
     /// Messages per time; `None` is as fast as the window allows.
     pub rate: Option<Rate>,
+    /// Messages per time over all nodes of the cluster, beside `rate`.
+    pub shared_rate: Option<SharedRate>,
     /// When a host is taken to be dead, and when it is tried again.
     pub breaker: BreakerSettings,
     /// First pause of a destination that asks for less; doubles up to the breaker's longest time.
@@ -161,6 +164,7 @@ impl Default for DestinationLimits {
             window_initial: 5,
             recipients_max: 100,
             rate: None,
+            shared_rate: None,
             breaker: BreakerSettings::default(),
             throttle_pause_ms: 10_000,
         }

@@ -237,6 +237,10 @@ impl Queue {
         if matches!(state.role, Role::Domain(_)) {
             return self.refresh_domain(destination, now);
         }
+        if state.limits.shared_rate.is_some() {
+            self.ask_for_quota(destination, now);
+        }
+        let state = &mut self.destinations[destination as usize];
         if state.may_start(now) {
             if !state.listed {
                 state.listed = true;

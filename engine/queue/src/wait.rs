@@ -54,6 +54,13 @@ pub enum Wait {
         /// The rate of this shard.
         rate: Rate,
     },
+    /// Others have what the cluster's rate allows, or it is being asked for.
+    SharedRate {
+        /// When the next message may go, or is asked for again, unix milliseconds.
+        until: u64,
+        /// The rate of all nodes.
+        rate: Rate,
+    },
     /// Nothing: its turn comes at once.
     Turn,
 }
@@ -66,7 +73,8 @@ impl Wait {
             | Self::BreakerOpen { until }
             | Self::Throttled { until }
             | Self::Shortage { until }
-            | Self::Rate { until, .. } => Some(until),
+            | Self::Rate { until, .. }
+            | Self::SharedRate { until, .. } => Some(until),
             Self::Held | Self::Paused | Self::Asking | Self::Probing | Self::Window { .. } | Self::Home { .. } | Self::Turn => None,
         }
     }
@@ -78,6 +86,7 @@ impl Wait {
             Self::Unanswered { .. } => Self::Unanswered { until },
             Self::Throttled { .. } => Self::Throttled { until },
             Self::Rate { rate, .. } => Self::Rate { until, rate },
+            Self::SharedRate { rate, .. } => Self::SharedRate { until, rate },
             Self::BreakerOpen { .. } | Self::Probing => Self::BreakerOpen { until },
             _ => Self::Shortage { until },
         }
@@ -96,6 +105,7 @@ impl Wait {
             Self::Shortage { .. } => "shortage",
             Self::Window { .. } | Self::Home { .. } => "window",
             Self::Rate { .. } => "rate",
+            Self::SharedRate { .. } => "cluster-rate",
             Self::Turn => "turn",
         }
     }
@@ -118,6 +128,7 @@ impl fmt::Display for Wait {
             }
             Self::Home { out } => write!(f, "waits for its turn behind {out} attempts at the shard that delivers there"),
             Self::Rate { rate, .. } => write!(f, "waits for the rate of the destination, {rate}"),
+            Self::SharedRate { rate, .. } => write!(f, "waits for the rate of the destination over all nodes, {rate}"),
             Self::Turn => f.write_str("its turn comes at once"),
         }
     }

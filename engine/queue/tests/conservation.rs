@@ -298,6 +298,7 @@ impl World {
                 self.persist(id, Settled::Outcome, record);
             }
             Some(Work::Resolve(lookup)) => self.lookups.push(lookup),
+            Some(Work::Reserve(_)) => unreachable!("no limit is shared"),
         }
         true
     }

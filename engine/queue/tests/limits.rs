@@ -1,20 +1,24 @@
 //! What a destination bears: its rate, its "too much", a next hop that breaks off; and that others pay nothing for it.
 
 use ringpost_queue::{
-    Breaker, BreakerSettings, Change, DestinationId, DestinationLimits, Dispatch, HostsTried, NewMessage, NewRecipient, Notify, Outcome,
-    Queue, QueueId, QueueSettings, Rate, RetryPolicy, Route, Routes, Settled, Via, Wait, Work,
+    Apart, Breaker, BreakerSettings, Change, DestinationId, DestinationLimits, Dispatch, HostsTried, NewMessage, NewRecipient, Notify,
+    Outcome, Queue, QueueId, QueueSettings, Rate, Reserved, RetryPolicy, Route, Routes, Settled, SharedRate, Slots, Via, Wait, Work,
 };
 
 const START: u64 = 1_790_000_000_000;
 
-fn queue(limits: DestinationLimits) -> Queue {
+fn queue_routes(limits: DestinationLimits) -> Vec<Route> {
     let route = |pattern: &str| Route {
         pattern: pattern.into(),
         via: Via::Smarthost { hosts: vec!["192.0.2.1:25".parse().unwrap()] },
         retry: RetryPolicy::default(),
         limits,
     };
-    Queue::new(QueueSettings::default(), Routes::new(vec![route("a.test"), route("b.test")]).unwrap(), 1, START)
+    vec![route("a.test"), route("b.test")]
+}
+
+fn queue(limits: DestinationLimits) -> Queue {
+    Queue::new(QueueSettings::default(), Routes::new(queue_routes(limits)).unwrap(), 1, START)
 }
 
 fn enqueue(queue: &mut Queue, sequence: u64, domain: &str, now: u64) {
@@ -85,6 +89,82 @@ fn drain(queue: &mut Queue, mut now: u64) -> Vec<u64> {
             None => return times,
         }
     }
+}
+
+#[test]
+fn mail_goes_at_the_moments_that_were_reserved_and_its_neighbour_does_not_wait() {
+    let rate = Rate { messages: 20, per_ms: 1000, burst: 1 };
+    let shared_rate = Some(SharedRate { rate, apart: Apart::Share });
+    let mut queue = queue(DestinationLimits { shared_rate, ..DestinationLimits::default() });
+    let other = DestinationLimits::default();
+    let routes = ["a.test", "b.test"].map(|pattern| Route {
+        pattern: pattern.into(),
+        via: Via::Smarthost { hosts: vec!["192.0.2.1:25".parse().unwrap()] },
+        retry: RetryPolicy::default(),
+        limits: if pattern == "a.test" { DestinationLimits { shared_rate, ..other } } else { other },
+    });
+    queue.set_routes(routes.into(), START).unwrap();
+    for sequence in 0..60 {
+        enqueue(&mut queue, sequence, "a.test", START);
+    }
+    enqueue(&mut queue, 100, "b.test", START);
+    let (mut now, mut free, mut times, mut others, mut put_off) = (START, START, Vec::new(), Vec::new(), false);
+    let destination = queue.route(b"a.test");
+    while times.len() < 60 {
+        match queue.poll(now, &mut Vec::new()) {
+            Some(Work::Attempt(dispatch)) => {
+                if dispatch.destination() == destination {
+                    times.push(now - START)
+                } else {
+                    others.push(now - START)
+                }
+                deliver(&mut queue, dispatch, now);
+            }
+            Some(Work::Reserve(wanted)) => {
+                assert_eq!((wanted.destination, wanted.name.as_str(), wanted.limit.rate), (destination, "a.test", rate));
+                if !std::mem::replace(&mut put_off, true) {
+                    queue.not_reserved(destination, now);
+                    assert_eq!(wait(&queue, destination, now), Wait::SharedRate { until: now + 100, rate });
+                    continue;
+                }
+                // Whoever keeps the account gives each moment once, evenly spaced over all who ask.
+                let first = free.max(now);
+                free = first + 50 * u64::from(wanted.slots);
+                let first_in_us = i64::try_from((first - now) * 1000).unwrap();
+                queue.reserved(destination, Reserved::Slots(Slots { count: wanted.slots, first_in_us, step_ns: 50_000_000 }), now);
+            }
+            Some(other) => panic!("{other:?}"),
+            None => {
+                let due = queue.next_due(now).expect("it waits for something");
+                assert!(due > now, "nothing spins");
+                now = due;
+            }
+        }
+    }
+    assert_eq!(others, [0]);
+    let expected: Vec<u64> = (0..60).map(|number| 100 + number * 50).collect();
+    assert_eq!(times, expected, "evenly, without a gap for the questions");
+
+    // Told to wait for an hour; another limit is another question.
+    (200..300).for_each(|sequence| enqueue(&mut queue, sequence, "a.test", now));
+    loop {
+        match queue.poll(now, &mut Vec::new()) {
+            Some(Work::Attempt(dispatch)) => deliver(&mut queue, dispatch, now),
+            Some(Work::Reserve(wanted)) => queue.reserved(wanted.destination, Reserved::Later(3_600_000), now),
+            Some(other) => panic!("{other:?}"),
+            None => {
+                let Wait::SharedRate { until, .. } = wait(&queue, destination, now) else { panic!("it waits for the limit") };
+                if until > now + 3_000_000 {
+                    break;
+                }
+                now = until;
+            }
+        }
+    }
+    let faster = Some(SharedRate { rate: Rate { messages: 90, ..rate }, apart: Apart::Share });
+    let routes = queue_routes(DestinationLimits { shared_rate: faster, ..other });
+    queue.set_routes(routes, now).unwrap();
+    assert!(matches!(queue.poll(now, &mut Vec::new()), Some(Work::Reserve(_))));
 }
 
 #[test]
