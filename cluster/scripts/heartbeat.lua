@@ -1,7 +1,7 @@
 -- A node lives. Raises the epoch to what the node has accepted (L6) and answers with all that changes.
--- KEYS members, nodes, leader, epoch, generation, configs, plan
+-- KEYS members, nodes, leader, epoch, generation, configs, plan, shares
 -- ARGV node, incarnation, floor, record, is_first, random, channel
--- {1, now_ms, epoch, leader, generation, config_version, config_hash, poll_ms, plan} | {0, other_incarnation}
+-- {1, now_ms, epoch, leader, generation, config_version, config_hash, poll_ms, plan, shares} | {0, other_incarnation}
 local floor = tonumber(ARGV[3])
 if not floor or floor < 0 then return redis.error_reply('ERR ringpost: floor') end
 local before = redis.call('HGET', KEYS[2], ARGV[1])
@@ -32,4 +32,4 @@ redis.call('HSET', KEYS[2], ARGV[1], ARGV[2] .. '\n' .. string.format('%.0f', st
 if is_new then redis.call('PUBLISH', ARGV[7], 'joined ' .. ARGV[1]) end
 local config = redis.call('HMGET', KEYS[6], 'current', 'hash', 'poll_ms')
 return {1, now, epoch, redis.call('GET', KEYS[3]) or '', generation, tonumber(config[1] or '0'), config[2] or '', tonumber(config[3] or '0'),
-  redis.call('GET', KEYS[7]) or ''}
+  redis.call('GET', KEYS[7]) or '', redis.call('GET', KEYS[8]) or ''}

@@ -4,32 +4,31 @@
 //! mail waits for it.
 
 use std::{
-    future::Future,
+    collections::BTreeMap,
     io,
-    path::PathBuf,
-    pin::Pin,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
-use serde::{Deserialize, Serialize};
-use tokio::{
-    sync::{mpsc, oneshot},
-    task::JoinSet,
-};
+use tokio::{sync::mpsc, task::JoinSet};
 use tracing::{error, info, warn};
 
 use crate::{
     boot_time::BootTime,
+    chores::Chores,
     config_watch::ConfigWatch,
     control_plane::{ControlPlane, Fetched, Heartbeat},
     election::{Answer, ElectionTimes, Event, Step},
     fence::Verdict,
     floor_file::FloorFile,
-    identity::{Epoch, Incarnation, Leadership, Role},
-    membership::{Member, MemberCounts, MemberEvent, Members, NodeRecord, NodeView, Status},
+    handle::{ClusterHandle, Command, Known},
+    identity::{Epoch, Leadership, Role},
+    membership::{Member, MemberEvent, Members},
     pushed_config::PushedConfig,
+    shares::Shares,
+    shares_file::SharesFile,
     standing::Standing,
+    surroundings::{AgentSettings, LocalState, Surroundings},
     valkey::{Message, random_u64},
     valkey_error::ValkeyError,
 };
@@ -38,186 +37,10 @@ use crate::{
 const TICK: Duration = Duration::from_millis(50);
 /// How often a leader does its chores.
 const CHORES_EVERY: Duration = Duration::from_secs(5);
+/// Up to so many nodes are read with each heartbeat; twice as many with each second one, and so on.
+const MEMBERS_PER_HEARTBEAT: usize = 64;
 /// Nodes not seen for so many times `node_ttl` are forgotten.
 const FORGOTTEN_AFTER_TTLS: u32 = 20;
-
-/// What the cluster section of the config says, and what the process is.
-#[derive(Clone, Debug)]
-pub struct AgentSettings {
-    /// This process.
-    pub me: Incarnation,
-    /// What it may become.
-    pub role: Role,
-    /// Where clients and other nodes reach it.
-    pub address: String,
-    /// The program's version.
-    pub version: String,
-    /// Between two heartbeats.
-    pub heartbeat_interval: Duration,
-    /// Without one for so long a node is offline.
-    pub node_ttl: Duration,
-    /// The leader's lease.
-    pub leader_ttl: Duration,
-    /// Replicas that must have the lease; 0: none is asked.
-    pub replicas_required: u32,
-    /// How often to ask for a config when none was heard of.
-    pub config_poll: Duration,
-    /// Where the accepted leadership and the pushed config are kept.
-    pub folder: PathBuf,
-}
-
-/// What the node says of itself when it is asked.
-#[derive(Clone, Debug, Default)]
-pub struct LocalState {
-    /// SMTP sessions.
-    pub connections: u64,
-    /// Messages in the queue.
-    pub queue_depth: u64,
-    /// 0.0 to 1.0.
-    pub load: f64,
-    /// Takes less mail, or none.
-    pub shedding: bool,
-    /// What is wrong.
-    pub last_error: Option<String>,
-    /// How often each shard answered.
-    pub progress: Vec<u64>,
-    /// A shard that does not move: no heartbeat is sent.
-    pub stalled: Option<String>,
-}
-
-/// A future on the heap.
-pub type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
-
-/// What the agent needs of the process around it.
-pub trait Surroundings: Send + Sync + 'static {
-    /// How the node is. Within a second, whatever the shards do.
-    fn observe(&self) -> Boxed<LocalState>;
-    /// Runs with this pushed config from now on, or says why not and changes nothing.
-    fn apply(&self, version: u64, text: String) -> Boxed<Result<(), String>>;
-    /// This node leads from now on, or no longer.
-    fn leads(&self, leadership: Option<Leadership>);
-}
-
-/// What operators ask of the agent.
-#[derive(Debug)]
-enum Command {
-    HandOver(oneshot::Sender<Result<(), ValkeyError>>),
-    Leave(oneshot::Sender<()>),
-}
-
-/// Field names are those of the admin API.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub struct ClusterStats {
-    /// Over all nodes.
-    #[serde(flatten)]
-    pub counts: MemberCounts,
-    /// The node that leads; None: nobody does.
-    pub leader: Option<String>,
-    /// Whether it is this one.
-    pub is_leader: bool,
-    /// The highest epoch this node has accepted.
-    pub epoch: Epoch,
-    /// This node.
-    pub local_node_id: String,
-    /// How it is.
-    pub local_node_status: Status,
-    /// Whether Valkey answers. If not, all above is what was known last.
-    pub valkey_available: bool,
-    /// The pushed config that runs here; 0: none.
-    pub config_version: u64,
-    /// Random, and new when Valkey's data began anew.
-    pub generation: String,
-    /// Leadership gained and lost, members' changes and the like, since the start.
-    pub counters: std::collections::BTreeMap<String, u64>,
-}
-
-struct Known {
-    members: Members,
-    leader: Option<Leadership>,
-    is_leader: bool,
-    epoch: Epoch,
-    local: LocalState,
-    config_version: u64,
-    generation: String,
-    counters: std::collections::BTreeMap<String, u64>,
-}
-
-/// The agent as others see it. Cheap to clone.
-#[derive(Clone)]
-pub struct ClusterHandle {
-    me: Incarnation,
-    control: ControlPlane,
-    known: Arc<Mutex<Known>>,
-    commands: mpsc::Sender<Command>,
-}
-
-impl ClusterHandle {
-    fn known(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().expect("no panic happens under this lock")
-    }
-
-    /// The calls to Valkey.
-    pub fn control(&self) -> &ControlPlane {
-        &self.control
-    }
-
-    /// This process.
-    pub fn me(&self) -> &Incarnation {
-        &self.me
-    }
-
-    /// Counts and who leads, as known here.
-    pub fn stats(&self) -> ClusterStats {
-        let valkey_available = !self.control.valkey().is_away();
-        let known = self.known();
-        let own = known.members.status_of(self.me.node());
-        let ill = known.local.stalled.is_some() || known.local.last_error.is_some() || known.local.shedding;
-        // Without Valkey the node knows of itself alone, and that first hand.
-        let local_node_status = match own {
-            Some(status) if valkey_available => status,
-            _ if ill => Status::Degraded,
-            _ => Status::Healthy,
-        };
-        ClusterStats {
-            counts: known.members.counts(),
-            leader: known.leader.as_ref().map(|leader| leader.incarnation.node().to_string()),
-            is_leader: known.is_leader,
-            epoch: known.epoch,
-            local_node_id: self.me.node().to_string(),
-            local_node_status,
-            valkey_available,
-            config_version: known.config_version,
-            generation: known.generation.clone(),
-            counters: known.counters.clone(),
-        }
-    }
-
-    /// The nodes, as known here.
-    pub fn nodes(&self) -> Vec<NodeView> {
-        self.known().members.views()
-    }
-
-    /// The version of the pushed config that runs here.
-    pub fn config_version(&self) -> u64 {
-        self.known().config_version
-    }
-
-    /// Asks whoever leads to let another lead.
-    pub async fn hand_over(&self) -> Result<(), ValkeyError> {
-        let (sender, receiver) = oneshot::channel();
-        let gone = || ValkeyError::Unreachable("the cluster's task has ended".to_owned());
-        self.commands.send(Command::HandOver(sender)).await.map_err(|_| gone())?;
-        receiver.await.map_err(|_| gone())?
-    }
-
-    /// Leaves in order: gives up leadership and is no longer counted. Returns when that is done or has failed.
-    pub async fn leave(&self) {
-        let (sender, receiver) = oneshot::channel();
-        if self.commands.send(Command::Leave(sender)).await.is_ok() {
-            let _ = receiver.await;
-        }
-    }
-}
 
 /// What one of the agent's tasks came to.
 enum Outcome {
@@ -241,6 +64,7 @@ pub struct Agent {
     commands: mpsc::Receiver<Command>,
     standing: Standing,
     floor: FloorFile,
+    shares: SharesFile,
     config: ConfigWatch,
     pushed: PushedConfig,
     tasks: JoinSet<Outcome>,
@@ -250,6 +74,9 @@ pub struct Agent {
     is_first_beat: bool,
     is_persisting: bool,
     is_reading_members: bool,
+    wants_members: bool,
+    /// The list of nodes is not read before this.
+    next_members: BootTime,
     is_doing_chores: bool,
     is_displaced: bool,
     was_leading: bool,
@@ -261,8 +88,10 @@ impl Agent {
     pub fn new(settings: AgentSettings, control: ControlPlane, surroundings: Arc<dyn Surroundings>) -> io::Result<Agent> {
         let floor = FloorFile::open(&settings.folder)?;
         let accepted = floor.read()?;
+        let shares = SharesFile::open(&settings.folder);
         let pushed = PushedConfig::open(&settings.folder)?;
-        let (version, hash) = pushed.version();
+        let (kept, hash) = pushed.version();
+        let version = if settings.pushed_unfit.is_some() { 0 } else { kept };
         let (sender, commands) = mpsc::channel(16);
         let epoch = accepted.as_ref().map_or(Epoch(0), |accepted| accepted.epoch);
         let known = Known {
@@ -273,12 +102,16 @@ impl Agent {
             local: LocalState::default(),
             config_version: version,
             generation: String::new(),
-            counters: std::collections::BTreeMap::new(),
+            counters: BTreeMap::new(),
+            shares: shares.kept(),
         };
         let handle =
             ClusterHandle { me: settings.me.clone(), control: control.clone(), known: Arc::new(Mutex::new(known)), commands: sender };
         let standing = Standing::new(settings.me.clone(), settings.role, ElectionTimes::of(settings.leader_ttl), accepted);
-        let config = ConfigWatch::new(version, hash, settings.config_poll);
+        let config = match &settings.pushed_unfit {
+            None => ConfigWatch::new(version, hash, settings.config_poll),
+            Some(reason) => ConfigWatch::refusing(kept, reason.clone(), settings.config_poll),
+        };
         Ok(Agent {
             settings,
             control,
@@ -287,6 +120,7 @@ impl Agent {
             commands,
             standing,
             floor,
+            shares,
             config,
             pushed,
             tasks: JoinSet::new(),
@@ -296,6 +130,8 @@ impl Agent {
             is_first_beat: true,
             is_persisting: false,
             is_reading_members: false,
+            wants_members: false,
+            next_members: BootTime::default(),
             is_doing_chores: false,
             is_displaced: false,
             was_leading: false,
@@ -356,6 +192,9 @@ impl Agent {
             let (control, hash) = (self.control.clone(), self.config.running_hash().to_owned());
             self.tasks.spawn(async move { Outcome::Config(control.read_config(None, &hash).await) });
         }
+        if self.wants_members {
+            self.read_members(now);
+        }
         if now >= self.next_chores && !self.is_doing_chores {
             self.next_chores = now + CHORES_EVERY;
             self.do_chores(now);
@@ -381,21 +220,15 @@ impl Agent {
     fn do_chores(&mut self, now: BootTime) {
         let Some(leadership) = self.standing.leadership(now) else { return };
         self.is_doing_chores = true;
-        let rollout: std::collections::BTreeMap<String, u64> =
-            self.handle.nodes().into_iter().map(|node| (node.id.to_string(), node.config_version)).collect();
+        let chores = Chores {
+            epoch: leadership.epoch,
+            plan: leadership.to_string(),
+            rollout: self.handle.nodes().into_iter().map(|node| (node.id.to_string(), node.config_version)).collect(),
+            shares: self.handle.known().members.shares(),
+            forgotten_after: self.settings.node_ttl * FORGOTTEN_AFTER_TTLS,
+        };
         let control = self.control.clone();
-        let forgotten_after = self.settings.node_ttl * FORGOTTEN_AFTER_TTLS;
-        self.tasks.spawn(async move {
-            let text = serde_json::to_string(&rollout).expect("names and numbers");
-            let result = match control.write_rollout(leadership.epoch, &text).await {
-                Ok(Ok(_)) => match control.write_plan(leadership.epoch, &format!("{leadership}")).await {
-                    Ok(Ok(_)) => control.prune_members(leadership.epoch, forgotten_after).await,
-                    other => other,
-                },
-                other => other,
-            };
-            Outcome::Chores(result)
-        });
+        self.tasks.spawn(async move { Outcome::Chores(chores.run(&control).await) });
     }
 
     fn take(&mut self, outcome: Outcome) {
@@ -417,6 +250,7 @@ impl Agent {
             Outcome::Members(result) => {
                 self.is_reading_members = false;
                 if let Ok((server_now, members)) = result {
+                    self.next_members = now + self.members_pause(now, members.len());
                     self.update_members(members, server_now);
                 }
             }
@@ -450,7 +284,7 @@ impl Agent {
 
     fn beat(&mut self, local: LocalState) {
         let stalled = local.stalled.clone();
-        let record = self.record(&local);
+        let record = local.record(&self.settings, self.standing.floor(), &self.config, self.handle.shares());
         self.handle.known().local = local;
         if let Some(reason) = stalled {
             // A node whose shards hang must not look alive.
@@ -461,32 +295,6 @@ impl Agent {
         }
         let (control, me, floor, is_first) = (self.control.clone(), self.settings.me.clone(), self.standing.floor(), self.is_first_beat);
         self.tasks.spawn(async move { Outcome::Pulse(control.heartbeat(&me, floor, &record, is_first).await) });
-    }
-
-    fn record(&self, local: &LocalState) -> NodeRecord {
-        let settings = &self.settings;
-        let short = |text: &String| text.chars().take(200).collect::<String>();
-        NodeRecord {
-            id: settings.me.node().clone(),
-            incarnation: settings.me.to_string(),
-            address: settings.address.clone(),
-            role: settings.role,
-            version: settings.version.clone(),
-            epoch: self.standing.floor(),
-            config_version: self.config.running(),
-            config_refused: self
-                .config
-                .refused()
-                .cloned()
-                .map(|refused| crate::membership::ConfigRefused { reason: refused.reason.chars().take(1000).collect(), ..refused }),
-            connections: local.connections,
-            queue_depth: local.queue_depth,
-            load: local.load,
-            shedding: local.shedding,
-            last_error: local.last_error.as_ref().map(short),
-            progress: local.progress.iter().copied().take(64).collect(),
-            metadata: std::collections::BTreeMap::new(),
-        }
     }
 
     fn pulse(&mut self, now: BootTime, result: Result<Heartbeat, ValkeyError>) {
@@ -508,8 +316,11 @@ impl Agent {
                 if pulse.config_version < self.config.running() {
                     self.restore_config();
                 }
+                if let Some(shares) = pulse.shares {
+                    self.divide(shares);
+                }
                 self.handle.known().generation = pulse.generation;
-                self.read_members();
+                self.read_members(now);
             }
             Ok(Heartbeat::Displaced(by)) => {
                 if !self.is_displaced {
@@ -519,6 +330,21 @@ impl Agent {
                 self.standing.hand_over(now);
             }
             Err(_) => self.count("heartbeats_failed"),
+        }
+    }
+
+    /// The leader's word about shared limits. It is kept: a node that starts while Valkey is away has its part and no more.
+    fn divide(&mut self, shares: Shares) {
+        if self.handle.shares() != shares {
+            info!(nodes = shares.nodes, connected_permille = shares.connected_permille, "shared limits are divided anew");
+            self.handle.known().shares = shares;
+            let file = self.shares.clone();
+            self.tasks.spawn(async move {
+                if let Ok(Err(reason)) = tokio::task::spawn_blocking(move || file.keep(shares)).await {
+                    warn!(%reason, "how shared limits are divided could not be kept: a start without Valkey goes by what was kept before");
+                }
+                Outcome::Nothing
+            });
         }
     }
 
@@ -541,12 +367,25 @@ impl Agent {
         });
     }
 
-    fn read_members(&mut self) {
-        if !self.is_reading_members {
-            self.is_reading_members = true;
+    /// The list of nodes is read now, or as soon as it may be.
+    fn read_members(&mut self, now: BootTime) {
+        self.wants_members = true;
+        if !self.is_reading_members && now >= self.next_members {
+            (self.wants_members, self.is_reading_members) = (false, true);
             let control = self.control.clone();
             self.tasks.spawn(async move { Outcome::Members(control.members().await) });
         }
+    }
+
+    /// Every node reads all nodes: in a large cluster less often, so that what Valkey sends does not grow with the square of their number.
+    /// Whoever leads, or stands when no master is alive, has to know at once.
+    fn members_pause(&self, now: BootTime, count: usize) -> Duration {
+        let small = u32::try_from(count / MEMBERS_PER_HEARTBEAT).unwrap_or(u32::MAX);
+        if small == 0 || self.settings.role == Role::Standby || self.standing.leadership(now).is_some() {
+            return Duration::ZERO;
+        }
+        let jitter = u32::try_from(random_u64() % 1024).expect("below 1024");
+        self.settings.heartbeat_interval * small * 3 / 4 + self.settings.heartbeat_interval * small / 2 * jitter / 1024
     }
 
     fn update_members(&mut self, members: Vec<Member>, server_now_ms: u64) {
@@ -556,6 +395,10 @@ impl Agent {
             self.masters_alive = known.members.masters_alive();
             events
         };
+        if !events.is_empty() {
+            // Whoever leads divides shared limits anew at once.
+            self.next_chores = BootTime::default();
+        }
         for event in events {
             match event {
                 MemberEvent::Joined(node) => {
@@ -603,7 +446,7 @@ impl Agent {
                     self.config.heard(version);
                 }
             }
-            ("joined" | "left", _) => self.read_members(),
+            ("joined" | "left", _) => self.read_members(now),
             ("elected", who) => match who.parse::<Leadership>() {
                 // The own election counts by the answer to the own call alone.
                 Ok(leader) if leader.incarnation != self.settings.me => {
@@ -636,6 +479,10 @@ impl Agent {
                         Outcome::Nothing
                     });
                 }
+                false
+            }
+            Command::RetryConfig => {
+                self.config.retry();
                 false
             }
             Command::Leave(done) => {

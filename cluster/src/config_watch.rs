@@ -24,6 +24,11 @@ impl ConfigWatch {
         ConfigWatch { running, running_hash, latest: running, refused: None, poll, next_poll: BootTime::default(), is_fetching: false }
     }
 
+    /// At the start: the version that was kept, and why it does not run. What is pushed next is tried again.
+    pub fn refusing(version: u64, reason: String, poll: Duration) -> ConfigWatch {
+        ConfigWatch { refused: Some(ConfigRefused { version, reason }), ..ConfigWatch::new(0, String::new(), poll) }
+    }
+
     /// The version that runs here; 0: the own file alone.
     pub fn running(&self) -> u64 {
         self.running
@@ -53,6 +58,13 @@ impl ConfigWatch {
     pub fn is_due(&self, now: BootTime) -> bool {
         let known = self.refused.as_ref().map_or(self.running, |refused| refused.version.max(self.running));
         !self.is_fetching && (self.latest > known || now >= self.next_poll)
+    }
+
+    /// What was refused may be taken now: it is asked for at once.
+    pub fn retry(&mut self) {
+        if let Some(refused) = self.refused.take() {
+            self.latest = self.latest.max(refused.version);
+        }
     }
 
     /// A question is under way.
@@ -144,6 +156,18 @@ mod tests {
         assert!(!watch.answered(Some((3, "aa"))));
         assert_eq!((watch.running(), watch.refused()), (3, None));
         assert!(!watch.is_due(at(3)));
+    }
+
+    #[test]
+    fn a_refused_version_is_tried_again_when_the_own_file_has_changed() {
+        let mut watch = ConfigWatch::refusing(7, "smtp.x: no".to_owned(), Duration::from_secs(30));
+        assert_eq!((watch.running(), watch.refused().unwrap().version), (0, 7));
+        watch.asks(at(1), 0);
+        assert!(!watch.answered(Some((7, "aa"))) && !watch.is_due(at(2)), "nothing has changed");
+        watch.retry();
+        assert!(watch.is_due(at(2)));
+        watch.asks(at(2), 0);
+        assert!(watch.answered(Some((7, "aa"))));
     }
 
     #[test]

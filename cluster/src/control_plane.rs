@@ -12,6 +12,8 @@ use crate::{
     keyspace::Keyspace,
     membership::{Member, NodeRecord, RECORD_BYTES_MAX},
     reply::{Reply, number},
+    shares::Shares,
+    throttle::{Flow, HORIZON, Reserved},
     valkey::{Valkey, random_u64},
     valkey_error::ValkeyError,
 };
@@ -23,6 +25,8 @@ pub const CONFIG_HISTORY: usize = 32;
 /// The most nodes that are read; far more than a cluster has.
 const NODES_MAX: u64 = 4096;
 const MEMBERS_PAGE: u64 = 256;
+/// The longest name of a shared limit that stands in its key as it is.
+const THROTTLE_NAME_BYTES_MAX: usize = 128;
 
 /// The answer to a heartbeat.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -43,6 +47,8 @@ pub struct Pulse {
     pub poll: Option<Duration>,
     /// The leader's word, as it wrote it.
     pub plan: String,
+    /// Whose part of shared limits is whose; None: no leader has said so yet.
+    pub shares: Option<Shares>,
 }
 
 /// What a heartbeat is answered with.
@@ -190,7 +196,7 @@ impl ControlPlane {
     /// This node lives. `is_first` takes the id over from an earlier process of the node.
     pub async fn heartbeat(&self, me: &Incarnation, floor: Epoch, record: &NodeRecord, is_first: bool) -> Result<Heartbeat, ValkeyError> {
         let k = &self.keyspace;
-        let keys = [k.members(), k.nodes(), k.leader(), k.epoch(), k.generation(), k.configs(), k.plan()];
+        let keys = [k.members(), k.nodes(), k.leader(), k.epoch(), k.generation(), k.configs(), k.plan(), k.shares()];
         let json = serde_json::to_string(record).expect("a record is plain data");
         if json.len() > RECORD_BYTES_MAX {
             return Err(ValkeyError::Malformed("the own record is too long"));
@@ -205,7 +211,8 @@ impl ControlPlane {
         let leader = if leader.is_empty() { None } else { Some(leader.parse().map_err(|_| ValkeyError::Malformed("a leader"))?) };
         let (config_version, config_hash, poll_ms, plan) = (reply.count()?, reply.text()?, reply.count()?, reply.text()?);
         let poll = (poll_ms > 0).then(|| Duration::from_millis(poll_ms));
-        Ok(Heartbeat::Taken(Pulse { now_ms, epoch, leader, generation, config_version, config_hash, poll, plan }))
+        let shares = reply.text()?.parse().ok();
+        Ok(Heartbeat::Taken(Pulse { now_ms, epoch, leader, generation, config_version, config_hash, poll, plan, shares }))
     }
 
     /// This node leaves in order.
@@ -340,20 +347,52 @@ impl ControlPlane {
         self.run("config_poll", &[self.keyspace.configs()], &[&poll.as_millis().to_string()]).await.map(drop)
     }
 
-    /// GCRA over all nodes: `cost` units of a flow of one unit an `interval`, up to `burst` ahead. Err: how long to wait.
-    pub async fn throttle(&self, name: &str, interval: Duration, burst: u32, cost: u32) -> Result<Result<(), Duration>, ValkeyError> {
-        let name: String = name.chars().map(|c| if c == '{' || c == '}' || c.is_control() { '_' } else { c }).take(256).collect();
-        let args = [interval.as_micros().to_string(), burst.to_string(), cost.to_string()];
-        let mut reply = Reply::new(self.run("throttle", &[self.keyspace.throttle(&name)], &args.each_ref().map(String::as_str)).await?)?;
-        let passes = reply.number()? == 1;
-        let wait = Duration::from_micros(reply.count()?);
-        Ok(if passes { Ok(()) } else { Err(wait) })
+    /// Reserves up to `wanted` moments of a flow that all nodes share; each is given once. `name` is the limit's.
+    pub async fn reserve(&self, name: &str, flow: Flow, wanted: u32) -> Result<Reserved, ValkeyError> {
+        let horizon_us = HORIZON.as_micros().to_string();
+        let [units, per_us, burst] = flow_args(flow);
+        let key = [self.keyspace.throttle(&throttle_name(name))];
+        let mut reply =
+            Reply::new(self.run("throttle_reserve", &key, &[&units, &per_us, &burst, &wanted.to_string(), &horizon_us]).await?)?;
+        let count = u32::try_from(reply.count()?).map_err(|_| ValkeyError::Malformed("a number of moments"))?;
+        let at_us = reply.number()?;
+        Ok(if count == 0 {
+            Reserved::Later(Duration::from_micros(u64::try_from(at_us).unwrap_or(0)))
+        } else {
+            Reserved::Moments { count, first_in_us: at_us }
+        })
+    }
+
+    /// Counts what was let through of a flow that all nodes share, and says for how long nothing more is.
+    pub async fn charge(&self, name: &str, flow: Flow, cost: u32) -> Result<Duration, ValkeyError> {
+        let [units, per_us, burst] = flow_args(flow);
+        let key = [self.keyspace.throttle(&throttle_name(name))];
+        let mut reply = Reply::new(self.run("throttle_charge", &key, &[&units, &per_us, &burst, &cost.to_string()]).await?)?;
+        Ok(Duration::from_micros(reply.count()?))
+    }
+
+    /// The leader writes whose part of shared limits is whose. Err(epoch): another leads.
+    pub async fn write_shares(&self, epoch: Epoch, shares: Shares) -> Result<Result<u64, Epoch>, ValkeyError> {
+        let keys = [self.keyspace.epoch(), self.keyspace.shares()];
+        fenced(self.run("leader_write", &keys, &[&epoch.to_string(), &shares.to_string()]).await?)
     }
 
     /// For a node id of `text`, if it is one.
     pub fn node_id(text: &str) -> Option<NodeId> {
         text.parse().ok()
     }
+}
+
+fn flow_args(flow: Flow) -> [String; 3] {
+    [flow.units.to_string(), flow.per.as_micros().max(1).to_string(), flow.burst.to_string()]
+}
+
+/// A name as it can stand in a key: braces would move the hash slot, and what is long is told apart by its hash.
+fn throttle_name(name: &str) -> String {
+    if name.len() > THROTTLE_NAME_BYTES_MAX || name.chars().any(|c| matches!(c, '{' | '}') || c.is_control()) {
+        return config_hash(name);
+    }
+    name.to_owned()
 }
 
 fn fenced(value: Value) -> Result<Result<u64, Epoch>, ValkeyError> {

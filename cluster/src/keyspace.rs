@@ -54,6 +54,11 @@ impl Keyspace {
         self.control("plan")
     }
 
+    /// Whose part of shared limits is whose.
+    pub fn shares(&self) -> String {
+        self.control("shares")
+    }
+
     /// Which node runs which config, by the leader's account.
     pub fn rollout(&self) -> String {
         self.control("rollout")

@@ -6,7 +6,10 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::identity::{Epoch, NodeId, Role};
+use crate::{
+    identity::{Epoch, NodeId, Role},
+    shares::Shares,
+};
 
 /// The longest record of one heartbeat, in bytes of JSON.
 pub const RECORD_BYTES_MAX: usize = 4096;
@@ -44,6 +47,9 @@ pub struct NodeRecord {
     pub last_error: Option<String>,
     /// One running number a shard: how often it answered.
     pub progress: Vec<u64>,
+    /// Into how many parts it divides shared limits while it is cut off; 0: an older program, which has none.
+    #[serde(default)]
+    pub shares: u32,
     /// Anything else that operators attach.
     #[serde(default)]
     pub metadata: BTreeMap<String, String>,
@@ -212,6 +218,13 @@ impl Members {
         self.nodes.get(id).map(|(_, status)| *status)
     }
 
+    /// Whose part of shared limits is whose: nodes that were not heard of for two heartbeats may be alive and keep theirs.
+    pub fn shares(&self) -> Shares {
+        let nodes = u32::try_from(self.nodes.len()).unwrap_or(u32::MAX);
+        let gone = self.nodes.values().filter(|(_, status)| *status >= Status::Unhealthy);
+        Shares::keeping(nodes, gone.map(|(member, _)| if member.record.shares == 0 { nodes } else { member.record.shares }))
+    }
+
     /// Counts over all.
     pub fn counts(&self) -> MemberCounts {
         let mut counts = MemberCounts::default();
@@ -290,6 +303,7 @@ mod tests {
             shedding: false,
             last_error: None,
             progress: vec![1],
+            shares: 0,
             metadata: BTreeMap::new(),
         };
         Member { record, last_seen_ms, started_at_ms: 0 }
@@ -309,6 +323,18 @@ mod tests {
         assert_eq!((members.counts().total_connections, members.counts().total_queue_depth), (0, 10));
         assert_eq!(members.update(Vec::new(), 16_000), [MemberEvent::Left(id)]);
         assert_eq!(members.counts().total_nodes, 0);
+    }
+
+    #[test]
+    fn a_node_that_is_silent_keeps_its_part_of_shared_limits_and_one_that_left_does_not() {
+        let mut members = Members::new(Duration::from_secs(1), Duration::from_secs(5));
+        let all = |late: u64| vec![member("n1", 10_000), member("n2", late), member("n3", 10_000)];
+        members.update(all(10_000), 10_100);
+        assert_eq!(members.shares(), Shares { nodes: 3, connected_permille: 1000 });
+        members.update(all(7_000), 10_100);
+        assert_eq!(members.shares(), Shares { nodes: 3, connected_permille: 666 });
+        members.update(vec![member("n1", 10_000), member("n3", 10_000)], 10_100);
+        assert_eq!(members.shares(), Shares { nodes: 2, connected_permille: 1000 });
     }
 
     #[test]

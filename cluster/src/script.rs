@@ -51,7 +51,8 @@ const SOURCES: &[(&str, &str)] = &sources![
     "config_read",
     "config_history",
     "config_poll",
-    "throttle",
+    "throttle_reserve",
+    "throttle_charge",
     "queue_enqueue",
     "queue_lease",
     "queue_complete",
@@ -80,6 +81,11 @@ impl Scripts {
     /// As shipped, but with `change` applied to each text: a negative control.
     pub fn changed(change: impl Fn(&str, &str) -> String) -> Scripts {
         Scripts(SOURCES.iter().map(|(name, source)| (*name, Script::new(name, change(name, source)))).collect())
+    }
+
+    /// One of them, for benches; panics for a name that is none.
+    pub fn named(&self, name: &'static str) -> &Script {
+        self.get(name)
     }
 
     pub(crate) fn get(&self, name: &'static str) -> &Script {
