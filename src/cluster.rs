@@ -7,12 +7,14 @@ use std::{
 };
 
 use ringpost_cluster::{
-    agent::{Agent, AgentSettings, Boxed, ClusterHandle, LocalState, Surroundings},
+    agent::Agent,
     boot_time::BootTime,
     control_plane::ControlPlane,
+    handle::ClusterHandle,
     identity::{Incarnation, Leadership, NodeId, Role},
     keyspace::Keyspace,
     progress::Progress,
+    surroundings::{AgentSettings, Boxed, LocalState, Surroundings},
     target::Target,
     valkey::Valkey,
     work_item::ItemKey,
@@ -26,6 +28,8 @@ use ringpost_engine::{
 use tokio::{sync::oneshot, time::timeout};
 use tracing::warn;
 
+use crate::reloader::Reloader;
+
 /// The queue that mail is offered in.
 pub const MAIL_QUEUE: &str = "email_delivery";
 /// A shard answers the heartbeat's question within this, or the heartbeat goes without its answer.
@@ -36,9 +40,6 @@ const STALLED_MIN: Duration = Duration::from_secs(3);
 /// The longest secret file that is read.
 const SECRET_BYTES_MAX: u64 = 4096;
 
-/// Applies a config to the running shards: what differs from the present one in a way that cannot be changed is refused.
-pub type Reload = Arc<dyn Fn(Config) -> Boxed<Result<(), String>> + Send + Sync>;
-
 /// What the rest of the process has of the cluster.
 #[derive(Clone)]
 pub struct ClusterNode {
@@ -46,12 +47,19 @@ pub struct ClusterNode {
     pub handle: ClusterHandle,
     /// Offered mail.
     pub queue: WorkQueue,
-    config_path: PathBuf,
+    reloader: Arc<Reloader>,
 }
 
 impl ClusterNode {
-    /// Starts the agent on this thread's runtime; None: the cluster is not enabled. Fails with a sentence naming the key.
-    pub fn start(config: &Config, machine: &str, shards: Vec<Arc<RequestLane>>, reload: Reload) -> Result<Option<ClusterNode>, String> {
+    /// Starts the agent on this thread's runtime; None: the cluster is not enabled. `unfit` says why the pushed config that was kept does
+    /// not run. Fails with a sentence naming the key.
+    pub fn start(
+        config: &Config,
+        machine: &str,
+        shards: Vec<Arc<RequestLane>>,
+        reloader: Arc<Reloader>,
+        unfit: Option<String>,
+    ) -> Result<Option<ClusterNode>, String> {
         let settings = &config.cluster;
         if !settings.enabled {
             return Ok(None);
@@ -89,8 +97,7 @@ impl ClusterNode {
             progress: Arc::new(Mutex::new(Progress::new(shards.len(), stalled_after, BootTime::now()))),
             shards,
             sessions_max: config.smtp.sessions_max,
-            config_path: config.path().to_owned(),
-            reload,
+            reloader: reloader.clone(),
         });
         let agent_settings = AgentSettings {
             me,
@@ -107,17 +114,20 @@ impl ClusterNode {
             replicas_required: settings.replicas_required,
             config_poll: settings.config_poll,
             folder: cluster_folder(config),
+            pushed_unfit: unfit,
         };
         let agent =
             Agent::new(agent_settings, ControlPlane::new(valkey, keyspace), surroundings).map_err(|error| format!("cluster: {error}"))?;
         let handle = agent.handle();
+        let to_agent = handle.clone();
+        reloader.when_reloaded(move || to_agent.retry_config());
         tokio::spawn(agent.run());
-        Ok(Some(ClusterNode { handle, queue, config_path: config.path().to_owned() }))
+        Ok(Some(ClusterNode { handle, queue, reloader }))
     }
 
-    /// What a push would do here: the whole config, or why not.
-    pub fn check_push(&self, text: &str) -> Result<Config, String> {
-        overlay(&self.config_path, text)
+    /// Whether a config could be pushed, or why not.
+    pub fn check_push(&self, text: &str) -> Result<(), String> {
+        self.reloader.check(text)
     }
 }
 
@@ -163,8 +173,7 @@ struct LocalNode {
     shards: Vec<Arc<RequestLane>>,
     progress: Arc<Mutex<Progress>>,
     sessions_max: Option<u32>,
-    config_path: PathBuf,
-    reload: Reload,
+    reloader: Arc<Reloader>,
 }
 
 /// Sessions that count as full load where the config names no limit.
@@ -210,10 +219,8 @@ impl Surroundings for LocalNode {
     }
 
     fn apply(&self, _version: u64, text: String) -> Boxed<Result<(), String>> {
-        match overlay(&self.config_path, &text) {
-            Ok(config) => (self.reload)(config),
-            Err(reason) => Box::pin(async move { Err(reason) }),
-        }
+        let reloader = self.reloader.clone();
+        Box::pin(async move { reloader.push(text).await })
     }
 
     fn leads(&self, _leadership: Option<Leadership>) {}

@@ -37,6 +37,7 @@ use std::{
 use clap::{CommandFactory, Parser};
 use cli::{Cli, Command, ConfigCall, ConfigFile, Control, EXIT_CONFIG, EXIT_IO, EXIT_OK, LogCall, LogPlace};
 use ringpost_config::{Config, MailOutput};
+use node::StartConfig;
 use topology::CorePlan;
 
 #[cfg(not(feature = "count-allocations"))]
@@ -130,26 +131,30 @@ fn man(folder: Option<&Path>) -> Result<ExitCode, Failure> {
 }
 
 fn serve(file: &ConfigFile) -> Result<ExitCode, Failure> {
-    let config = with_pushed(read_config(file)?)?;
-    logging::start(&config.log);
-    let plan = CorePlan::new(&config).map_err(Failure::config)?;
-    node::serve(Arc::new(config), plan).map_err(|error| Failure { message: error.to_string(), code: error.exit_code() })
+    let start = with_pushed(read_config(file)?)?;
+    logging::start(&start.config.log);
+    if let Some(reason) = &start.unfit {
+        tracing::warn!(reason, "the config that was pushed to all nodes does not go with this file any more and is left out");
+    }
+    let plan = CorePlan::new(&start.config).map_err(Failure::config)?;
+    node::serve(start, plan).map_err(|error| Failure { message: error.to_string(), code: error.exit_code() })
 }
 
 /// With the config that was pushed to all nodes before the last stop, if there is one.
-fn with_pushed(config: Config) -> Result<Config, Failure> {
+fn with_pushed(config: Config) -> Result<StartConfig, Failure> {
+    let alone = |config| StartConfig { config: Arc::new(config), pushed: String::new(), unfit: None };
     if !config.cluster.enabled {
-        return Ok(config);
+        return Ok(alone(config));
     }
     let pushed = ringpost_cluster::pushed_config::PushedConfig::open(&cluster::cluster_folder(&config)).map_err(Failure::config)?;
-    match pushed.text() {
-        None => Ok(config),
-        // What ran yesterday may contradict a file that was edited since: say so, and carry mail by the file.
-        Some(text) => Ok(cluster::overlay(config.path(), &text).unwrap_or_else(|reason| {
-            eprintln!("ringpost: warning: the pushed config does not fit this file any more and is left out: {reason}");
-            config
-        })),
-    }
+    Ok(match pushed.text() {
+        None => alone(config),
+        Some(text) => match cluster::overlay(config.path(), &text) {
+            Ok(whole) => StartConfig { config: Arc::new(whole), pushed: text, unfit: None },
+            // What ran yesterday may contradict a file that was edited since: say so, and carry mail by the file.
+            Err(reason) => StartConfig { unfit: Some(reason), ..alone(config) },
+        },
+    })
 }
 
 fn socket_path(control: &Control) -> Result<PathBuf, Failure> {

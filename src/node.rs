@@ -6,7 +6,7 @@ use std::{
     path::PathBuf,
     process::ExitCode,
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
@@ -18,7 +18,6 @@ use ringpost_engine::{
     control::{Answer, Command},
     load::Loads,
     mesh::mesh_of,
-    reload::unchangeable,
     request_lane::{RequestLane, RequestRefused, request_lane},
     shard::{self, ShardEvent, ShardPlan},
     spool_home::SpoolHome,
@@ -26,19 +25,19 @@ use ringpost_engine::{
 use tokio::{
     net::UnixListener,
     signal::unix::{SignalKind, signal},
-    sync::{mpsc, oneshot},
+    sync::mpsc,
 };
 use tracing::{error, info, warn};
 
 use crate::{
     admin::Admin,
     cli::{EXIT_CONFIG, EXIT_IO, EXIT_OK},
-    cluster::{self, ClusterNode, Reload},
+    cluster::{self, ClusterNode},
     control_server::ControlServer,
     dns::Dns,
     handover::{self, HandOverNode},
     mail_log_writer::{Destination, MailLogWriter},
-    reloader::{Reloader, settle_limits},
+    reloader::Reloader,
     resolver::Resolver,
     socket,
     topology::CorePlan,
@@ -49,8 +48,6 @@ const DRAIN_MAX: Duration = Duration::from_secs(30);
 /// After a failed write or flush the process leaves within this (S8 allows 5 s): time for the 451 replies.
 const LEAVE_AFTER_FAILURE: Duration = Duration::from_secs(2);
 
-/// A shard takes new settings within this, or the reload is said to have failed.
-const RELOAD_MAX: Duration = Duration::from_secs(10);
 /// Leaving the cluster in order takes at most this.
 const LEAVE_CLUSTER_MAX: Duration = Duration::from_millis(500);
 
@@ -116,7 +113,17 @@ pub fn machine_name() -> String {
 }
 
 /// Runs the node until it is told to stop. Returns the process's exit code.
-pub fn serve(config: Arc<Config>, plan: CorePlan) -> Result<ExitCode, NodeError> {
+/// What the node starts with.
+pub struct StartConfig {
+    /// The whole: the node's own file, with what was pushed to all nodes over it.
+    pub config: Arc<Config>,
+    /// What was pushed; empty: nothing.
+    pub pushed: String,
+    /// Why what was pushed is left out, if it is.
+    pub unfit: Option<String>,
+}
+
+pub fn serve(start: StartConfig, plan: CorePlan) -> Result<ExitCode, NodeError> {
     abort_on_panic();
     for warning in &plan.warnings {
         warn!("{warning}");
@@ -129,7 +136,7 @@ pub fn serve(config: Arc<Config>, plan: CorePlan) -> Result<ExitCode, NodeError>
     info!(version = crate::cli::version(), ?features, "starting");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(NodeError::Coordinator)?;
     let guard = runtime.enter();
-    let node = Node::start(&config, &plan)?;
+    let node = Node::start(start, &plan)?;
     drop(guard);
     if let Err(reason) = plan.pin_coordinator() {
         warn!(%reason, core = plan.coordinator, "the coordinator is not pinned");
@@ -159,12 +166,16 @@ struct Node {
     config: Arc<Config>,
     hostname: String,
     admin: Option<(tokio::net::TcpListener, Option<String>)>,
+    pushed: String,
+    unfit: Option<String>,
     /// Keeps the spool's lock until the process has ended its shards.
     _home: Arc<SpoolHome>,
 }
 
 impl Node {
-    fn start(config: &Arc<Config>, plan: &CorePlan) -> Result<Node, NodeError> {
+    fn start(start: StartConfig, plan: &CorePlan) -> Result<Node, NodeError> {
+        let StartConfig { config, pushed, unfit } = start;
+        let config = &config;
         let mut node_if_new = [0; 8];
         getrandom::fill(&mut node_if_new).expect("the kernel gives random bytes");
         let home = SpoolHome::open(&config.spool.path, u64::from_ne_bytes(node_if_new), config.spool.allow_unsafe_spool)?;
@@ -238,6 +249,8 @@ impl Node {
             _home: home,
         })
     }
+            pushed,
+            unfit,
 
     async fn run(mut self) -> ExitCode {
         let signals = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].map(signal);
@@ -245,15 +258,16 @@ impl Node {
             error!("cannot watch signals");
             return ExitCode::from(EXIT_IO);
         };
-        let cluster =
-            match ClusterNode::start(&self.config, &self.hostname, self.shards.clone(), reload(self.config.clone(), self.shards.clone())) {
-                Ok(cluster) => cluster,
-                Err(reason) => {
-                    error!(reason, "the cluster cannot be joined: mend the config");
-                    let _ = std::fs::remove_file(&self.control_path);
-                    std::process::exit(i32::from(EXIT_CONFIG));
-                }
-            };
+        let lanes = Arc::new(self.shards.clone());
+        let reloader = Arc::new(Reloader::new(self.config.clone(), std::mem::take(&mut self.pushed), lanes.clone()));
+        let cluster = match ClusterNode::start(&self.config, &self.hostname, self.shards.clone(), reloader.clone(), self.unfit.take()) {
+            Ok(cluster) => cluster,
+            Err(reason) => {
+                error!(reason, "the cluster cannot be joined: mend the config");
+                let _ = std::fs::remove_file(&self.control_path);
+                std::process::exit(i32::from(EXIT_CONFIG));
+            }
+        };
         if self.config.delivery.mode == DeliveryMode::Shared {
             let Some(cluster) = &cluster else {
                 error!("delivery.mode = \"shared\" needs a cluster: set cluster.enabled = true");
@@ -276,8 +290,6 @@ impl Node {
             info!(%address, "admin listens");
             tokio::spawn(Admin::new(self.shards.clone(), cluster.clone(), is_ready.clone(), token, address).serve(listener));
         }
-        let lanes = Arc::new(self.shards.clone());
-        let reloader = Arc::new(Reloader::new(self.config.clone(), lanes.clone()));
         let server = ControlServer::new(lanes, self.resolver.counters(), reloader.clone(), cluster.clone());
         let control = server.serve(&self.control);
         tokio::pin!(control);
@@ -360,35 +372,6 @@ fn admin_listener(config: &Config) -> Result<Option<(tokio::net::TcpListener, Op
     let listener = TcpListener::bind(address).map_err(failed)?;
     listener.set_nonblocking(true).map_err(failed)?;
     Ok(Some((tokio::net::TcpListener::from_std(listener).map_err(failed)?, token)))
-}
-
-/// Gives a config to all shards; refused by name where it differs in what cannot change while they run.
-fn reload(running: Arc<Config>, shards: Vec<Arc<RequestLane>>) -> Reload {
-    let running = Arc::new(Mutex::new(running));
-    Arc::new(move |wanted| {
-        let (running, shards, wanted) = (running.clone(), shards.clone(), Arc::new(wanted));
-        Box::pin(async move {
-            let fixed = unchangeable(&running.lock().expect("no panic happens under this lock"), &wanted);
-            if !fixed.is_empty() {
-                return Err(format!("{} cannot change while the engine runs: restart it", fixed.join(", ")));
-            }
-            for shard in &shards {
-                let (sender, receiver) = oneshot::channel();
-                let command = Command::Reload(wanted.clone());
-                shard.send(command, Box::new(move |answer| drop(sender.send(answer)))).map_err(|refused| refused.to_string())?;
-                let answered = tokio::time::timeout(RELOAD_MAX, receiver).await;
-                let answer = answered.map_err(|_| "a shard does not answer".to_owned())?.map_err(|_| "a shard has ended".to_owned())?;
-                if let Answer::Failed(reason) = answer {
-                    // Others have it.
-                    tokio::spawn(settle_limits(shards));
-                    return Err(reason);
-                }
-            }
-            tokio::spawn(settle_limits(shards));
-            *running.lock().expect("no panic happens under this lock") = wanted;
-            Ok(())
-        })
-    })
 }
 
 /// Reads the config file again, and tells the service manager.

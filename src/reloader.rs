@@ -1,8 +1,11 @@
-//! Taking over a changed config file without a restart: read, checked whole, then swapped by each shard between two commands.
+//! Taking over other settings without a restart: read, checked whole, then swapped by each shard between two commands.
+//!
+//! They come from two places: the node's own file, which is read again when somebody asks, and the config that was pushed to all nodes,
+//! whose sections lie over those of the file. Each keeps what the other said.
 
 use std::{
-    path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -12,13 +15,16 @@ use ringpost_engine::{
     request_lane::{RequestLane, RequestRefused},
 };
 use serde::{Deserialize, Serialize};
-use tokio::sync::oneshot;
+use tokio::{
+    sync::oneshot,
+    time::{sleep, timeout},
+};
 use tracing::{error, info, warn};
 
-use crate::control_server::ask;
-
-/// Until a shard is asked again whose requests are full.
-const FULL_PAUSE: Duration = Duration::from_millis(5);
+/// A shard takes new settings within this, or when it has loaded the mail of earlier runs.
+const SHARD_MAX: Duration = Duration::from_secs(100);
+/// A full lane to a shard is tried again after this.
+const LANE_RETRY: Duration = Duration::from_millis(5);
 
 /// What a reload did.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -31,35 +37,73 @@ pub struct Reloaded {
     pub moved: u64,
 }
 
-/// Reads the file again, whenever asked.
+/// What is in force, as far as it can be without a restart.
+struct InForce {
+    /// The text of the node's own file.
+    own: String,
+    /// What was pushed to all nodes; empty: nothing.
+    pushed: String,
+    config: Arc<Config>,
+}
+
+/// Takes other settings over, whenever asked.
 pub struct Reloader {
     path: PathBuf,
-    /// The text that is in force, as far as it can be without a restart.
-    text: Mutex<String>,
-    /// What is in force.
-    config: Mutex<Arc<Config>>,
-    /// One reload at a time.
+    in_force: Mutex<InForce>,
+    /// One change at a time.
     turn: tokio::sync::Mutex<()>,
     shards: Arc<Vec<Arc<RequestLane>>>,
+    when_reloaded: Mutex<Option<Box<dyn Fn() + Send>>>,
+}
+
+/// A whole config, with the text by which it is compared.
+struct Whole {
+    config: Config,
+    text: String,
+}
+
+impl Whole {
+    fn new(own: &str, path: &Path, pushed: &str) -> Result<Whole, String> {
+        if pushed.is_empty() {
+            let config = Config::parse(own, path).map_err(|errors| errors.to_string())?;
+            return Ok(Whole { config, text: own.to_owned() });
+        }
+        let (config, text) = Config::overlay_text(own, path, pushed)?;
+        Ok(Whole { config, text })
+    }
 }
 
 impl Reloader {
-    /// `config` is what is in force. The file it came from, if any, is read now to know later what has changed.
-    pub fn new(config: Arc<Config>, shards: Arc<Vec<Arc<RequestLane>>>) -> Self {
+    /// `config` is what is in force, `pushed` what of it was pushed to all nodes (empty: nothing). The file it came from, if any, is read
+    /// now to know later what has changed.
+    pub fn new(config: Arc<Config>, pushed: String, shards: Arc<Vec<Arc<RequestLane>>>) -> Self {
         let path = config.path().to_owned();
-        let text = std::fs::read_to_string(&path).unwrap_or_default();
-        Reloader { path, text: Mutex::new(text), config: Mutex::new(config), turn: tokio::sync::Mutex::new(()), shards }
+        let own = std::fs::read_to_string(&path).unwrap_or_default();
+        let in_force = Mutex::new(InForce { own, pushed, config });
+        Reloader { path, in_force, turn: tokio::sync::Mutex::new(()), shards, when_reloaded: Mutex::default() }
     }
 
-    /// Takes the file's settings over, or says why nothing was changed.
+    /// Called after each reload of the file: what was pushed and did not go with it may go with it now.
+    pub fn when_reloaded(&self, call: impl Fn() + Send + 'static) {
+        *self.when_reloaded.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(call));
+    }
+
+    fn in_force(&self) -> MutexGuard<'_, InForce> {
+        self.in_force.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the file's settings over, or says why nothing was changed. What was pushed stays over them.
     pub async fn reload(&self) -> Result<Reloaded, String> {
         let _turn = self.turn.lock().await;
-        let result = self.take_over().await;
+        let result = self.reload_file().await;
         match &result {
             Ok(Reloaded { reloaded, restart, moved }) => {
                 info!(?reloaded, moved, "the config file was read again");
                 if !restart.is_empty() {
                     warn!(?restart, "these settings changed and count from the next start");
+                }
+                if let Some(call) = &*self.when_reloaded.lock().unwrap_or_else(PoisonError::into_inner) {
+                    call();
                 }
             }
             Err(reason) => error!(reason, "the config file was read again and refused: the settings are as they were"),
@@ -67,59 +111,110 @@ impl Reloader {
         result
     }
 
-    async fn take_over(&self) -> Result<Reloaded, String> {
+    async fn reload_file(&self) -> Result<Reloaded, String> {
         if self.path.as_os_str().is_empty() {
             return Err("there is no config file: the engine runs with the defaults".to_owned());
         }
-        let text = std::fs::read_to_string(&self.path)
+        let own = std::fs::read_to_string(&self.path)
             .map_err(|reason| format!("{}: cannot read the config file: {reason}", self.path.display()))?;
-        let new = Config::parse(&text, &self.path).map_err(|errors| errors.to_string())?;
-        let config = Arc::new(self.config.lock().unwrap_or_else(PoisonError::into_inner).taking_over(&new));
-        let old = self.text.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let Difference { reloaded, restart } = Difference::between(&old, &text);
-        let moved = self.give_to_shards(&config).await;
-        // Also when one of them refused: others have it.
-        tokio::spawn(settle_limits(self.shards.to_vec()));
-        let moved = moved?;
-        *self.config.lock().unwrap_or_else(PoisonError::into_inner) = config;
-        *self.text.lock().unwrap_or_else(PoisonError::into_inner) = text;
+        let (pushed, old, running) = {
+            let in_force = self.in_force();
+            (in_force.pushed.clone(), in_force.own.clone(), in_force.config.clone())
+        };
+        // Alone first: its errors have their lines.
+        Config::parse(&own, &self.path).map_err(|errors| errors.to_string())?;
+        let new = Whole::new(&own, &self.path, &pushed)
+            .map_err(|reason| format!("it does not go with the config that was pushed to all nodes: {reason}"))?;
+        // The old text was read without an error, or there was no file then.
+        let old = Whole::new(&old, &self.path, &pushed).map(|whole| whole.text).unwrap_or_default();
+        let Difference { reloaded, restart } = Difference::between(&old, &new.text);
+        let config = Arc::new(running.taking_over(&new.config));
+        let moved = self.swap(&config, false).await?;
+        let mut in_force = self.in_force();
+        (in_force.own, in_force.config) = (own, config);
         Ok(Reloaded { reloaded, restart, moved })
     }
 
-    /// Messages that lead elsewhere.
-    async fn give_to_shards(&self, config: &Arc<Config>) -> Result<u64, String> {
+    /// What a push would run here: the whole config, or why it could not be. What changes only with a restart is refused by
+    /// [`Reloader::push`], not here.
+    pub fn check(&self, pushed: &str) -> Result<(), String> {
+        let own = self.in_force().own.clone();
+        Config::overlay(&own, &self.path, pushed).map(drop)
+    }
+
+    /// Runs with this pushed config from now on, or says why nothing was changed: all of it or nothing.
+    pub async fn push(&self, pushed: String) -> Result<(), String> {
+        let _turn = self.turn.lock().await;
+        let (own, old, running) = {
+            let in_force = self.in_force();
+            (in_force.own.clone(), in_force.pushed.clone(), in_force.config.clone())
+        };
+        let new = Whole::new(&own, &self.path, &pushed)?;
+        let old = Whole::new(&own, &self.path, &old)?;
+        if old.config.taking_over(&new.config) != new.config {
+            let restart = Difference::between(&old.text, &new.text).restart;
+            return Err(format!("{} cannot change while the engine runs: set it in each node's own file and restart", restart.join(", ")));
+        }
+        let config = Arc::new(running.taking_over(&new.config));
+        self.swap(&config, true).await?;
+        let mut in_force = self.in_force();
+        (in_force.pushed, in_force.config) = (pushed, config);
+        Ok(())
+    }
+
+    /// All shards at once. `answers_early`: mail that is queued follows its routes afterwards. How many messages lead elsewhere.
+    async fn swap(&self, config: &Arc<Config>, answers_early: bool) -> Result<u64, String> {
+        let asked: Vec<_> = self
+            .shards
+            .iter()
+            .map(|shard| {
+                let (shard, config) = (shard.clone(), config.clone());
+                tokio::spawn(async move { ask_until_taken(&shard, &Command::Reload { config, answers_early }).await })
+            })
+            .collect();
         let mut moved = 0;
-        for shard in &*self.shards {
-            if let Answer::Reloaded(count) = ask(shard, Command::Reload(config.clone())).await? {
-                moved += count;
+        let mut refused = None;
+        for answer in asked {
+            match answer.await {
+                Ok(Ok(Answer::Reloaded(count))) => moved += count,
+                Ok(Ok(Answer::Failed(reason)) | Err(reason)) => refused = Some(reason),
+                Ok(Ok(_)) => {}
+                Err(reason) => refused = Some(reason.to_string()),
             }
         }
-        Ok(moved)
+        // Also when one of them refused: others have it.
+        tokio::spawn(settle_limits(self.shards.clone()));
+        refused.map_or(Ok(moved), Err)
     }
 }
 
 /// After a reload: lets the shards grow into their parts of new limits once all have come down to them, so that a destination never sees
 /// more connections than the old limit or the new one. That can take as long as a message under way.
-pub async fn settle_limits(shards: Vec<Arc<RequestLane>>) {
+async fn settle_limits(shards: Arc<Vec<Arc<RequestLane>>>) {
     let mut changes = Vec::new();
-    for shard in &shards {
-        let Some(Answer::LimitsKept(change)) = answer_of(shard, Command::AwaitLimits).await else { return };
+    for shard in &*shards {
+        let Ok(Answer::LimitsKept(change)) = answer_of(shard, &Command::AwaitLimits).await else { return };
         changes.push(change);
     }
     for (shard, change) in shards.iter().zip(changes) {
-        answer_of(shard, Command::SettleLimits(change)).await;
+        let _ = answer_of(shard, &Command::SettleLimits(change)).await;
     }
 }
 
-/// However long it takes; `None` when the shard ends.
-async fn answer_of(shard: &RequestLane, command: Command) -> Option<Answer> {
+/// As [`answer_of`], but not for ever.
+async fn ask_until_taken(shard: &RequestLane, command: &Command) -> Result<Answer, String> {
+    timeout(SHARD_MAX, answer_of(shard, command)).await.unwrap_or_else(|_| Err("a shard does not answer".to_owned()))
+}
+
+/// However long it takes. A lane that is full for a moment must not leave one shard with other settings than the rest.
+async fn answer_of(shard: &RequestLane, command: &Command) -> Result<Answer, String> {
     loop {
         let (sender, receiver) = oneshot::channel();
         match shard.send(command.clone(), Box::new(move |answer| drop(sender.send(answer)))) {
-            Ok(()) => return receiver.await.ok(),
+            Ok(()) => return receiver.await.map_err(|_| "a shard has ended".to_owned()),
             // Operators' requests fill it for moments.
-            Err(RequestRefused::Full) => tokio::time::sleep(FULL_PAUSE).await,
-            Err(RequestRefused::Ended) => return None,
+            Err(RequestRefused::Full) => sleep(LANE_RETRY).await,
+            Err(refused @ RequestRefused::Ended) => return Err(refused.to_string()),
         }
     }
 }

@@ -131,6 +131,7 @@ impl Config {
             reports_per_minute_and_sender: self.bounce.reports_per_minute_and_sender,
             ..bounce
         };
+        let delivery = Delivery { mode: self.delivery.mode, deliver: self.delivery.deliver, ..delivery };
         Config { relay, domains, routes, smtp, queue, delivery, bounce, ..self.clone() }
     }
 

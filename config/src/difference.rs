@@ -8,7 +8,14 @@ use toml::de::{DeTable, DeValue};
 const RELOADED: [&str; 7] = ["relay", "domain", "route", "smtp", "queue", "delivery", "bounce"];
 
 /// What of these sections is settled at the start.
-const SETTLED: [&str; 4] = ["smtp.sessions_max", "bounce.enabled", "bounce.reports_per_second", "bounce.reports_per_minute_and_sender"];
+const SETTLED: [&str; 6] = [
+    "smtp.sessions_max",
+    "bounce.enabled",
+    "bounce.reports_per_second",
+    "bounce.reports_per_minute_and_sender",
+    "delivery.mode",
+    "delivery.deliver",
+];
 
 /// Keys that differ between two files, with their sections: `queue.expiry`, `route[2].hosts`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -41,13 +48,21 @@ fn tables(old: &DeTable<'_>, new: &DeTable<'_>, prefix: &str, keys: &mut BTreeSe
         let key = key.get_ref();
         match new.get(key.as_ref()) {
             Some(other) => values(value.get_ref(), other.get_ref(), &name(key), keys),
-            None => drop(keys.insert(name(key))),
+            None => alone(value.get_ref(), &name(key), keys),
         }
     }
-    for (key, _) in new {
+    for (key, value) in new {
         if old.get(key.get_ref().as_ref()).is_none() {
-            keys.insert(name(key.get_ref()));
+            alone(value.get_ref(), &name(key.get_ref()), keys);
         }
+    }
+}
+
+/// What is in one of the files only: each key of a section, because they do not all count from the same moment.
+fn alone(value: &DeValue<'_>, name: &str, keys: &mut BTreeSet<String>) {
+    match value {
+        DeValue::Table(table) if !table.is_empty() => tables(table, &DeTable::new(), name, keys),
+        _ => drop(keys.insert(name.to_owned())),
     }
 }
 
@@ -91,6 +106,13 @@ mod tests {
 
     const OLD: &str = "hostname = \"a.test\"\n[spool]\npath = \"s\"\n[smtp]\nsessions_max = 10\nrecipients_max = 100\n[[listener]]\naddress = \"0.0.0.0:25\"\n\
                        [[route]]\ndomain = [\"x.test\", \"y.test\"]\nvia = \"hold\"\n[[route]]\ndomain = \"*\"\nvia = \"hold\"\n[relay]\nnetworks = []\n";
+
+    #[test]
+    fn who_delivers_is_settled_at_the_start() {
+        let difference = Difference::between("", "[delivery]\nmode = \"shared\"\ndeliver = false\nrate = \"1/s\"\n");
+        assert_eq!(difference.reloaded, ["delivery.rate"]);
+        assert_eq!(difference.restart, ["delivery.deliver", "delivery.mode"]);
+    }
 
     #[test]
     fn each_changed_key_is_named_once_with_what_becomes_of_it() {

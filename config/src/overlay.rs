@@ -15,6 +15,11 @@ impl Config {
     /// Fails with a sentence for each thing that is wrong: text that is no TOML, a section of [`NODE_SECTIONS`] by its name, and
     /// whatever [`Config::parse`] says of the whole.
     pub fn overlay(own: &str, path: &Path, pushed: &str) -> Result<Config, String> {
+        Config::overlay_text(own, path, pushed).map(|(config, _)| config)
+    }
+
+    /// As [`Config::overlay`], with the text of the whole, by which two configs are compared ([`Difference`](crate::Difference)).
+    pub fn overlay_text(own: &str, path: &Path, pushed: &str) -> Result<(Config, String), String> {
         let pushed: Table = pushed.parse().map_err(|error: toml::de::Error| format!("it is not TOML: {}", error.message()))?;
         let foreign: Vec<String> =
             NODE_SECTIONS.iter().filter(|name| pushed.contains_key(**name)).map(|name| shown(name, &pushed[*name])).collect();
@@ -32,7 +37,10 @@ impl Config {
         }
         let text = toml::to_string(&whole).map_err(|error| error.to_string())?;
         // Lines would be those of the text made here, which nobody has seen: the keys say where.
-        Config::parse(&text, path).map_err(|errors| errors.0.iter().map(|error| error.without_place()).collect::<Vec<_>>().join("; "))
+        match Config::parse(&text, path) {
+            Ok(config) => Ok((config, text)),
+            Err(errors) => Err(errors.0.iter().map(|error| error.without_place()).collect::<Vec<_>>().join("; ")),
+        }
     }
 }
 

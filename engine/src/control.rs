@@ -39,8 +39,13 @@ pub enum Command {
     Prepare(u32),
     /// Hand-over of mail between nodes.
     HandOver(HandOver),
-    /// Run with these settings, which were checked with [`crate::reload::unchangeable`].
-    Reload(Arc<Config>),
+    /// Run with these settings, which differ from the present ones in nothing that is settled at the start.
+    Reload {
+        /// All of them.
+        config: Arc<Config>,
+        /// Answer when they are in force; mail that is queued follows its routes afterwards.
+        answers_early: bool,
+    },
     /// Answer when there are no more connections than the settings of the last [`Command::Reload`] allow.
     AwaitLimits,
     /// All shards have answered that, this one with this number.

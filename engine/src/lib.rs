@@ -46,7 +46,6 @@ pub mod priority;
 mod queueing;
 mod record_id;
 mod recovering;
-pub mod reload;
 mod reloading;
 mod remote_content;
 mod report_origin;

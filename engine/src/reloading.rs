@@ -10,14 +10,12 @@ use crate::{control::Answer, priority::Priorities, routes::routes_of, shard::Sha
 /// Messages looked at before other tasks get their turn.
 const LOOKS_PER_TURN: usize = 512;
 
-/// Swaps the settings, then lets queued mail follow the routes. No session ends, no attempt is cut off.
-pub(crate) async fn reload(shard: &Rc<Shard>, config: Arc<Config>) -> Answer {
+/// Swaps the settings; [`follow_routes`] is next. No session ends, no attempt is cut off. Err: nothing was changed, and why.
+pub(crate) fn swap(shard: &Rc<Shard>, config: Arc<Config>) -> Result<(), String> {
     let elsewhere;
     {
         let mut queue = shard.queue.borrow_mut();
-        if let Err(reason) = queue.set_routes(routes_of(&config), shard.now_ms()) {
-            return Answer::Failed(format!("route: {reason}"));
-        }
+        queue.set_routes(routes_of(&config), shard.now_ms()).map_err(|reason| format!("route: {reason}"))?;
         shard.pool.set_limits(&config, |pattern| queue.route_named(pattern));
         elsewhere = shard.pool.change_limits(|destination| queue.home_connections_max(destination));
         shard.priorities.replace(Priorities::numbered(&config, |pattern| queue.route_named(pattern)));
@@ -26,6 +24,11 @@ pub(crate) async fn reload(shard: &Rc<Shard>, config: Arc<Config>) -> Answer {
     shard.admission.set_limits(&config, shard.share);
     shard.set_config(config);
     shard.delivery.kick();
+    Ok(())
+}
+
+/// Queued mail follows the routes that are in force.
+pub(crate) async fn follow_routes(shard: &Rc<Shard>) -> Answer {
     // Mail of earlier runs that is still being loaded was given its destinations by the old table, in part.
     shard.loaded().await;
     let (mut moved, mut cursor, mut keys) = (0, Some(Cursor::default()), Vec::with_capacity(LOOKS_PER_TURN));

@@ -34,7 +34,7 @@ fn routes_and_policy_change_without_a_session_ending() {
     let (done, said) = reload(&node);
     assert!(done, "{said}");
     assert!(said.contains("taken over: domain[1].recipients, route[1].hosts, route[1].via\n"), "{said}");
-    assert!(said.contains("changed, and counts from the next start: memory\n"), "{said}");
+    assert!(said.contains("changed, and counts from the next start: memory.max_memory\n"), "{said}");
     // The held message goes, and the session, in its open transaction, sees the new recipients.
     assert!(hop.wait_for(1)[0].text().contains("Subject: held"));
     session.must("RCPT TO:<new@y.test>", "250 2.1.5");

@@ -11,6 +11,8 @@ use std::{
 
 use serde_json::Value;
 
+mod pushed_settings;
+mod shared_limits;
 mod shared_mail;
 
 /// Everything here happens within this, or it does not happen.

@@ -1,0 +1,161 @@
+//! Pushed settings: routes and limits that running nodes take over, with the node's own file changing beside them, and how soon.
+
+use super::*;
+
+/// Pushes a text through one node: code, output, errors.
+fn push(rig: &Rig, text: &str) -> (i32, String, String) {
+    let file = rig.folder.path().join("push.toml");
+    fs::write(&file, text).unwrap();
+    rig.nodes[0].cluster(&["config", "push", file.to_str().unwrap(), "--author", "ann"])
+}
+
+fn all_run(rig: &Rig, version: u64) -> Duration {
+    let began = Instant::now();
+    wait_for("the version everywhere", || rig.nodes.iter().all(|node| node.config_version() == version).then_some(()));
+    began.elapsed()
+}
+
+/// Lines of a node's log with these words.
+fn logged(node: &Node, words: &str) -> usize {
+    fs::read_to_string(node.config.with_extension("log")).unwrap().lines().filter(|line| line.contains(words)).count()
+}
+
+impl Node {
+    /// `ringpost reload`: code, output and errors.
+    fn reload(&self) -> (i32, String) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ringpost"));
+        let output = command.arg("reload").arg("-c").arg(&self.config).output().unwrap();
+        let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        (output.status.code().unwrap_or(-1), text)
+    }
+}
+
+#[test]
+fn pushed_routes_and_limits_are_taken_over_by_running_nodes() {
+    let mut rig = Rig::start();
+    let mail = rig.folder.path().join("mail");
+    // Held by the node's own route; its session lives through everything below.
+    let stream = TcpStream::connect(("127.0.0.1", rig.nodes[1].smtp)).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let (mut reader, mut writer) = (BufReader::new(stream.try_clone().unwrap()), stream);
+    let mut command = |text: &str| {
+        if !text.is_empty() {
+            write!(writer, "{text}\r\n").unwrap();
+        }
+        let mut line = String::new();
+        while line.as_bytes().get(3) != Some(&b' ') {
+            line.clear();
+            assert!(reader.read_line(&mut line).unwrap() > 0, "the session was dropped");
+        }
+        line
+    };
+    command("");
+    command("EHLO x");
+    assert!(rig.nodes[1].accepts_mail());
+    let text = format!(
+        "[[route]]\ndomain = \"*\"\nvia = \"maildir\"\npath = \"{}/{{domain}}/{{local}}\"\n[delivery]\nconnections_max = 7\nrate = \"500/s\"\n\
+         [queue]\nretry_base = \"1m\"\n[relay]\nnetworks = [\"127.0.0.0/8\"]\n[[domain]]\nname = \"own.test\"\nrecipients = [\"b\"]\n\
+         [smtp]\nrecipients_max = 100\n[bounce]\nfailed_text = \"no: {{recipients}}\"\n",
+        mail.display()
+    );
+    let (code, output, errors) = push(&rig, &text);
+    assert_eq!((code, output.trim()), (0, "version 1 published"), "{errors}");
+    all_run(&rig, 1);
+    let is_delivered = || mail.join("y.test/b/new").read_dir().is_ok_and(|mut files| files.next().is_some());
+    wait_for("mail that was held and follows the pushed route", || is_delivered().then_some(()));
+    assert!(command("MAIL FROM:<a@x.test>").starts_with("250"));
+    assert!(command("RCPT TO:<c@own.test>").starts_with("550 5.1.1"), "the pushed domain counts in an open session");
+    assert!(command("RSET").starts_with("250"));
+
+    // A node's own file changes, and is read again: what was pushed stays over it.
+    let own = fs::read_to_string(&rig.nodes[1].config).unwrap();
+    fs::write(&rig.nodes[1].config, own.clone() + "[queue]\nexpiry = \"3d\"\n[smtp]\nidle_timeout = \"200s\"\n").unwrap();
+    let (code, said) = rig.nodes[1].reload();
+    assert_eq!(code, 0, "{said}");
+    assert!(command("MAIL FROM:<a@x.test>").starts_with("250"));
+    assert!(command("RCPT TO:<c@own.test>").starts_with("550 5.1.1"), "{said}");
+    // So is it after a restart, with Valkey away.
+    rig.valkey = None;
+    rig.nodes[1].process = None;
+    rig.start_node(1);
+    assert!(rig.nodes[1].rcpt("c@own.test").starts_with("550 5.1.1"));
+    assert_eq!(rig.nodes[1].config_version(), 1);
+    // A file that the pushed config does not go with: said, and the node carries mail by its file.
+    let clashing =
+        own.replace("open_max = \"64 MiB\"", "open_max = \"60 MiB\"").replace("[control]", "[smtp]\ncontent_max = \"55 MiB\"\n[control]");
+    fs::write(&rig.nodes[1].config, &clashing).unwrap();
+    rig.start_valkey();
+    wait_for("the nodes' return", || rig.nodes.iter().all(|node| node.config_version() == 1).then_some(()));
+    let (code, _, errors) = push(&rig, "[smtp]\ncontent_max = \"64 MiB\"\n");
+    assert_eq!(code, 0, "{errors}");
+    all_run(&rig, 2);
+    rig.nodes[1].process = None;
+    rig.start_node(1);
+    let view = wait_for("the reason", || {
+        let nodes = rig.nodes[0].get("/api/cluster/nodes")?;
+        let view = nodes.as_array()?.iter().find(|node| node["id"] == "n2")?.clone();
+        view["config_refused"]["reason"].is_string().then_some(view)
+    });
+    assert_eq!((&view["config_version"], &view["config_refused"]["version"]), (&Value::from(0), &Value::from(2)), "{view}");
+    assert!(view["config_refused"]["reason"].as_str().unwrap().contains("spool.open_max"), "{view}");
+    // The file is mended and read again: the pushed config is tried again.
+    fs::write(&rig.nodes[1].config, &own).unwrap();
+    assert_eq!(rig.nodes[1].reload().0, 0);
+    all_run(&rig, 2);
+
+    // What is settled at the start is refused by key, and nothing of that push runs.
+    let (_, output, _) = push(&rig, "[smtp]\nsessions_max = 50\nrecipients_max = 101\n[delivery]\nmode = \"shared\"\n");
+    assert_eq!(output.trim(), "version 3 published");
+    wait_for("the refusal", || {
+        let nodes = rig.nodes[0].get("/api/cluster/nodes")?;
+        let refused = |node: &Value| {
+            let why = node["config_refused"]["reason"].as_str().unwrap_or_default().to_owned();
+            node["config_refused"]["version"] == 3 && why.starts_with("delivery.mode, smtp.sessions_max cannot change")
+        };
+        nodes.as_array()?.iter().all(refused).then_some(())
+    });
+    let (code, _, errors) = rig.nodes[2].cluster(&["config", "rollback"]);
+    assert_eq!(code, 0, "{errors}");
+    all_run(&rig, 4);
+}
+
+#[test]
+fn a_push_is_heard_at_once_and_without_messages_within_the_poll() {
+    let mut rig = Rig::start();
+    // Heartbeats come too seldom to help, so that it is messages, and then polls, that bring the news.
+    for number in 0..3 {
+        rig.nodes[number].process = None;
+        let text = fs::read_to_string(&rig.nodes[number].config).unwrap();
+        let text = text.replace("heartbeat_interval = \"500ms\"\nnode_ttl = \"2s\"", "heartbeat_interval = \"60s\"\nnode_ttl = \"180s\"");
+        fs::write(&rig.nodes[number].config, text).unwrap();
+        rig.start_node(number);
+    }
+    let mut versions = 0;
+    for _ in 0..5 {
+        let (code, _, errors) = push(&rig, &format!("[smtp]\nrecipients_max = {}\n", 200 + versions));
+        assert_eq!(code, 0, "{errors}");
+        versions += 1;
+        println!("by message: all three nodes run version {versions} {:?} after the push had returned", all_run(&rig, versions));
+    }
+    // Nobody may subscribe any more, and those who did are cut off.
+    valkey(&rig, "ACL SETUSER default -subscribe -psubscribe -ssubscribe");
+    valkey(&rig, "CLIENT KILL TYPE pubsub");
+    let began = Instant::now();
+    let (code, _, errors) = push(&rig, "[smtp]\nrecipients_max = 300\n");
+    assert_eq!(code, 0, "{errors}");
+    all_run(&rig, versions + 1);
+    println!("by polling each second: all three nodes run it {:?} after the push began", began.elapsed());
+    // Five quarters of the poll at most, and the time of a call; the test's machine may be slow.
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    assert!(rig.nodes.iter().all(|node| logged(node, "the pushed config runs") as u64 == versions + 1), "each version once");
+}
+
+/// One command, in Valkey's inline form.
+fn valkey(rig: &Rig, command: &str) {
+    let mut stream = TcpStream::connect(("127.0.0.1", rig.valkey_port)).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    write!(stream, "{command}\r\n").unwrap();
+    let mut answer = [0; 64];
+    let count = stream.read(&mut answer).unwrap();
+    assert!(count > 0 && answer[0] != b'-', "{}", String::from_utf8_lossy(&answer[..count]));
+}
