@@ -15,6 +15,7 @@ mod dns;
 mod dns_cli;
 mod ended;
 mod handover;
+mod limit_keeper;
 mod log_cli;
 mod logging;
 mod mail_log_entry;
@@ -36,8 +37,8 @@ use std::{
 
 use clap::{CommandFactory, Parser};
 use cli::{Cli, Command, ConfigCall, ConfigFile, Control, EXIT_CONFIG, EXIT_IO, EXIT_OK, LogCall, LogPlace};
-use ringpost_config::{Config, MailOutput};
 use node::StartConfig;
+use ringpost_config::{Config, MailOutput};
 use topology::CorePlan;
 
 #[cfg(not(feature = "count-allocations"))]

@@ -15,7 +15,7 @@ use std::{
 use ringpost_config::{Config, DeliveryMode, MailOutput, OnDiskFailure};
 use ringpost_engine::{
     admission::listening_shards,
-    control::{Answer, Command},
+    control::Command,
     load::Loads,
     mesh::mesh_of,
     request_lane::{RequestLane, RequestRefused, request_lane},
@@ -36,6 +36,7 @@ use crate::{
     control_server::ControlServer,
     dns::Dns,
     handover::{self, HandOverNode},
+    limit_keeper::LimitKeeper,
     mail_log_writer::{Destination, MailLogWriter},
     reloader::Reloader,
     resolver::Resolver,
@@ -112,7 +113,6 @@ pub fn machine_name() -> String {
     if is_name { name } else { "localhost".to_owned() }
 }
 
-/// Runs the node until it is told to stop. Returns the process's exit code.
 /// What the node starts with.
 pub struct StartConfig {
     /// The whole: the node's own file, with what was pushed to all nodes over it.
@@ -123,6 +123,7 @@ pub struct StartConfig {
     pub unfit: Option<String>,
 }
 
+/// Runs the node until it is told to stop. Returns the process's exit code.
 pub fn serve(start: StartConfig, plan: CorePlan) -> Result<ExitCode, NodeError> {
     abort_on_panic();
     for warning in &plan.warnings {
@@ -160,14 +161,15 @@ struct Node {
     mail_log: MailLogWriter,
     dns: Dns,
     resolver: Resolver,
+    limits: LimitKeeper,
     control: UnixListener,
     control_path: PathBuf,
     on_disk_failure: OnDiskFailure,
     config: Arc<Config>,
-    hostname: String,
-    admin: Option<(tokio::net::TcpListener, Option<String>)>,
     pushed: String,
     unfit: Option<String>,
+    hostname: String,
+    admin: Option<(tokio::net::TcpListener, Option<String>)>,
     /// Keeps the spool's lock until the process has ended its shards.
     _home: Arc<SpoolHome>,
 }
@@ -209,6 +211,7 @@ impl Node {
         let loads = Arc::new(Loads::new(shards));
         let dns = Dns::new(config, &hostname).map_err(NodeError::Dns)?;
         let (questions, resolver) = Resolver::new(usize::from(shards), config.dns.cache_max as usize);
+        let (limit_questions, limits) = LimitKeeper::new(usize::from(shards));
         let mut lanes = Vec::new();
         for (((core, listeners), mail_log), mesh) in plan.shards.iter().zip(sockets).zip(mail_log.channels()).zip(mesh_of(shards)) {
             let (lane, requests) = request_lane();
@@ -228,6 +231,7 @@ impl Node {
                 loads: loads.clone(),
                 mail_log: mail_log.clone(),
                 ask_dns: questions.of_shard(core.shard),
+                ask_limits: limit_questions.of_shard(core.shard),
                 spool_failed: spool_failed.clone(),
                 on_event: Box::new(move |event| drop(sender.send(event))),
             })
@@ -240,17 +244,18 @@ impl Node {
             mail_log,
             dns,
             resolver,
+            limits,
             control,
             control_path: config.control.socket.clone(),
             on_disk_failure: config.spool.on_disk_failure,
             config: config.clone(),
+            pushed,
+            unfit,
             hostname,
             admin,
             _home: home,
         })
     }
-            pushed,
-            unfit,
 
     async fn run(mut self) -> ExitCode {
         let signals = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].map(signal);
@@ -296,6 +301,8 @@ impl Node {
         let lanes = self.shards.clone();
         let resolver = self.resolver.run(self.dns, &lanes);
         tokio::pin!(resolver);
+        let limits = self.limits.run(cluster.as_ref().map(|cluster| cluster.handle.clone()), &lanes);
+        tokio::pin!(limits);
         let mut ready = 0;
         let leaving = async {
             is_ready.store(false, Ordering::Release);
@@ -310,6 +317,7 @@ impl Node {
                 () = &mut control => unreachable!("the control server does not end"),
                 _ = hangup.recv() => drop(tokio::spawn(reload_file(reloader.clone()))),
                 () = &mut resolver => unreachable!("the resolver does not end"),
+                () = &mut limits => unreachable!("the keeper of limits does not end"),
                 _ = terminate.recv() => {
                     leaving.await;
                     break drain(&self.shards, &mut self.events, &mut terminate, &mut interrupt).await;

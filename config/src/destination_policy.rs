@@ -6,7 +6,7 @@ use toml::de::DeValue;
 
 use crate::section::Section;
 use crate::setting::{Setting, text};
-use crate::{Percent, Rate};
+use crate::{Percent, Rate, WithoutValkey};
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -23,6 +23,12 @@ pub struct DestinationPolicy {
     pub rate: Option<Rate>,
     /// Messages that may go at once after a pause, at least 1.
     pub rate_burst: u32,
+    /// Messages per time over all nodes of the cluster, beside `rate`; None: no such limit.
+    pub cluster_rate: Option<Rate>,
+    /// Messages that may go at once after a pause, over all nodes, at least 1.
+    pub cluster_rate_burst: u32,
+    /// What of `cluster_rate` holds while Valkey is away.
+    pub cluster_rate_without_valkey: WithoutValkey,
     /// First pause of a destination that says "too much"; doubles up to `delivery.dead_destination`.
     pub throttle_pause: Duration,
     /// When its hosts are left alone.
@@ -75,7 +81,16 @@ pub struct Pool {
 
 impl Default for DestinationPolicy {
     fn default() -> DestinationPolicy {
-        DestinationPolicy { rate: None, rate_burst: 1, throttle_pause: SECOND * 10, breaker: Breaker::default(), pool: Pool::default() }
+        DestinationPolicy {
+            rate: None,
+            rate_burst: 1,
+            cluster_rate: None,
+            cluster_rate_burst: 1,
+            cluster_rate_without_valkey: WithoutValkey::Share,
+            throttle_pause: SECOND * 10,
+            breaker: Breaker::default(),
+            pool: Pool::default(),
+        }
     }
 }
 
@@ -108,6 +123,9 @@ impl Default for Pool {
 pub struct PolicyOverrides {
     rate: Option<RateOrOff>,
     rate_burst: Option<u32>,
+    cluster_rate: Option<RateOrOff>,
+    cluster_rate_burst: Option<u32>,
+    cluster_rate_without_valkey: Option<WithoutValkey>,
     throttle_pause: Option<Duration>,
     breaker_max_requests: Option<u32>,
     breaker_interval: Option<Duration>,
@@ -133,6 +151,9 @@ impl PolicyOverrides {
         PolicyOverrides {
             rate: section.optional("rate"),
             rate_burst: section.optional_within("rate_burst", 1..=BURST_MAX),
+            cluster_rate: section.optional("cluster_rate"),
+            cluster_rate_burst: section.optional_within("cluster_rate_burst", 1..=BURST_MAX),
+            cluster_rate_without_valkey: section.optional("cluster_rate_without_valkey"),
             throttle_pause: section.optional_within("throttle_pause", SECOND..=HOUR),
             breaker_max_requests: section.optional_within("breaker_max_requests", 1..=100),
             breaker_interval: section.optional_within("breaker_interval", SECOND..=HOUR),
@@ -158,6 +179,9 @@ impl PolicyOverrides {
         DestinationPolicy {
             rate: self.rate.map_or(policy.rate, |RateOrOff(rate)| rate),
             rate_burst: self.rate_burst.unwrap_or(policy.rate_burst),
+            cluster_rate: self.cluster_rate.map_or(policy.cluster_rate, |RateOrOff(rate)| rate),
+            cluster_rate_burst: self.cluster_rate_burst.unwrap_or(policy.cluster_rate_burst),
+            cluster_rate_without_valkey: self.cluster_rate_without_valkey.unwrap_or(policy.cluster_rate_without_valkey),
             throttle_pause: self.throttle_pause.unwrap_or(policy.throttle_pause),
             breaker: Breaker {
                 max_requests: self.breaker_max_requests.unwrap_or(breaker.max_requests),

@@ -35,6 +35,7 @@ mod route;
 mod section;
 mod setting;
 mod shards;
+mod shared_limit;
 mod smtp;
 mod source;
 mod split_limits;
@@ -64,6 +65,7 @@ pub use queue::{Queue, Retry};
 pub use rate::Rate;
 pub use route::{DomainPattern, Route, RouteOverrides, Routes, SMTP_PORT, Via};
 pub use shards::{CoordinatorCore, Cores, IoWq, Shards, Smt};
+pub use shared_limit::WithoutValkey;
 pub use smtp::{BareNewline, RECIPIENTS_MAX, Smtp, TextLine};
 pub use spool::{OnDiskFailure, Spool};
 

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use toml::de::DeValue;
 
+use crate::WithoutValkey;
 use crate::section::Section;
 use crate::setting::{Setting, text};
 
@@ -21,6 +22,10 @@ pub struct Listener {
     pub priority: Option<u32>,
     /// A tag that each message gets, by which the queue is searched.
     pub tag: Option<String>,
+    /// Messages a minute that come in with this tag over all nodes; None: no limit. Beyond it 450 4.7.1.
+    pub cluster_messages_per_minute: Option<u32>,
+    /// What of it holds while Valkey is away.
+    pub cluster_messages_without_valkey: WithoutValkey,
 }
 
 impl Listener {
@@ -42,15 +47,34 @@ impl Listener {
         {
             section.refuse("tag", "is not a tag: 1 to 64 bytes without control characters");
         }
+        let cluster_messages_per_minute = section.optional_within("cluster_messages_per_minute", 1..=10_000_000);
+        if cluster_messages_per_minute.is_some() && tag.is_none() {
+            section.refuse("cluster_messages_per_minute", "is counted by tag: set tag, which is the tenant's name on all nodes");
+        }
+        let cluster_messages_without_valkey = section.optional("cluster_messages_without_valkey").unwrap_or(WithoutValkey::Share);
         section.finish();
-        address.map(|address: SocketAddr| Listener { address, name: name.unwrap_or_else(|| address.to_string()), priority, tag })
+        address.map(|address: SocketAddr| Listener {
+            address,
+            name: name.unwrap_or_else(|| address.to_string()),
+            priority,
+            tag,
+            cluster_messages_per_minute,
+            cluster_messages_without_valkey,
+        })
     }
 }
 
 impl Default for Listener {
     fn default() -> Listener {
         let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 2525);
-        Listener { address, name: address.to_string(), priority: None, tag: None }
+        Listener {
+            address,
+            name: address.to_string(),
+            priority: None,
+            tag: None,
+            cluster_messages_per_minute: None,
+            cluster_messages_without_valkey: WithoutValkey::Share,
+        }
     }
 }
 

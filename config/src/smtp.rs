@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::choice::choice;
 use crate::section::Section;
-use crate::{ByteRate, ByteSize};
+use crate::{ByteRate, ByteSize, WithoutValkey};
 
 /// Most recipients that a transaction can be allowed: the state of all of them, with a reply to each, is one record of the spool.
 pub const RECIPIENTS_MAX: u32 = 2000;
@@ -49,6 +49,10 @@ pub struct Smtp {
     pub messages_per_minute: Option<u32>,
     /// Recipients a minute, likewise; beyond it 450 4.7.1.
     pub recipients_per_minute: Option<u32>,
+    /// Messages a minute from one IPv4 address or IPv6 /64 over all nodes, except relay networks; None: no limit. Beyond it 450 4.7.1.
+    pub cluster_messages_per_minute: Option<u32>,
+    /// What of it holds while Valkey is away.
+    pub cluster_messages_without_valkey: WithoutValkey,
     /// Silence of the peer between commands, 5 minutes at least (RFC 5321 4.5.3.2.7); then 421 4.4.2.
     pub idle_timeout: Duration,
     /// From the first octet of a command to its CRLF; then 421 4.4.2.
@@ -118,7 +122,9 @@ impl Smtp {
             sessions_per_address: section.within("sessions_per_address", default.sessions_per_address, 1..=10_000_000),
             connections_per_minute: section.word_or_within("connections_per_minute", "off", None, rates.clone()),
             messages_per_minute: section.word_or_within("messages_per_minute", "off", None, rates.clone()),
-            recipients_per_minute: section.word_or_within("recipients_per_minute", "off", None, rates),
+            recipients_per_minute: section.word_or_within("recipients_per_minute", "off", None, rates.clone()),
+            cluster_messages_per_minute: section.word_or_within("cluster_messages_per_minute", "off", None, rates),
+            cluster_messages_without_valkey: section.read("cluster_messages_without_valkey", default.cluster_messages_without_valkey),
             idle_timeout: section.within("idle_timeout", default.idle_timeout, second..=day),
             command_timeout: section.within("command_timeout", default.command_timeout, second..=day),
             data_timeout: section.within("data_timeout", default.data_timeout, second..=day),
@@ -154,6 +160,8 @@ impl Default for Smtp {
             connections_per_minute: None,
             messages_per_minute: None,
             recipients_per_minute: None,
+            cluster_messages_per_minute: None,
+            cluster_messages_without_valkey: WithoutValkey::Share,
             idle_timeout: Duration::from_secs(300),
             command_timeout: Duration::from_secs(300),
             data_timeout: Duration::from_secs(1800),

@@ -20,9 +20,11 @@ const MINUTE: Duration = Duration::from_secs(60);
 const SESSION_BYTES: u64 = 16 * 1024;
 
 /// An IPv4 address, or the /64 of an IPv6 address: what one customer has.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-enum Site {
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Site {
+    /// The address.
     V4([u8; 4]),
+    /// The first half of the address.
     V6([u8; 8]),
 }
 
@@ -133,6 +135,11 @@ impl Admission {
 }
 
 impl Admitted {
+    /// Whose session it is; `None` for relay networks.
+    pub fn site(&self) -> Option<Site> {
+        self.site
+    }
+
     /// May this address send a further message now? Counts it.
     pub fn message(&self, now: Instant) -> bool {
         self.count(now, self.admission.limits.get().messages_per_minute, |counts| &mut counts.messages)

@@ -6,6 +6,8 @@ use ringpost_config::Config;
 use ringpost_queue::{DestinationId, QueueId, Resolution};
 use serde::{Deserialize, Serialize};
 
+use crate::shared_limits::LimitAnswer;
+
 /// One page of `queue ls` holds at most so many messages; the rest comes with further calls.
 pub const PAGE_MESSAGES_MAX: usize = 200;
 
@@ -35,6 +37,8 @@ pub enum Command {
     Stats,
     /// What DNS said to questions of this shard; how long each answer holds counts from now.
     Resolved(Vec<(DestinationId, Resolution)>),
+    /// What came of questions about limits over all nodes.
+    Limits(Vec<LimitAnswer>),
     /// Write so many segments ahead.
     Prepare(u32),
     /// Hand-over of mail between nodes.

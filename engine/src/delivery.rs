@@ -22,6 +22,7 @@ use crate::{
     pool::Acquired,
     record_id::record_id,
     shard::Shard,
+    shared_limits::LimitAsk,
 };
 
 /// Outcomes that wait for room in a batch, beyond which no attempt is begun: what could not be recorded would be delivered twice.
@@ -194,6 +195,13 @@ impl Shard {
                     if !(self.ask_dns)(lookup) {
                         self.metrics.lookups_put_off.increment();
                         self.queue.borrow_mut().not_asked(destination, self.now_ms());
+                    }
+                }
+                Some(Work::Reserve(reservation)) => {
+                    let destination = reservation.destination;
+                    if !(self.ask_limits)(LimitAsk::Reserve(reservation)) {
+                        self.metrics.reservations_put_off.increment();
+                        self.queue.borrow_mut().not_reserved(destination, self.now_ms());
                     }
                 }
             }

@@ -325,7 +325,7 @@ impl Inbound {
             shard.metrics.deferred_by_us.increment();
             return Verdict::Refuse(LOG_BUSY);
         }
-        if !self.admitted.message(now) {
+        if !self.admitted.message(now) || !shard.shared_limits_allow(self.admitted.site(), self.listener) {
             return Verdict::Refuse(RATE);
         }
         Verdict::Accept

@@ -10,7 +10,7 @@ use ringpost_smtp::{
     server::{ServerOptions, ServerSettings},
 };
 
-use crate::tags::TagSources;
+use crate::{shared_limits::CountedLimits, tags::TagSources};
 
 /// What all sessions of a shard share. It can change while the shard runs; who holds the present settings keeps them.
 pub struct InboundSettings(RefCell<Rc<Present>>);
@@ -42,6 +42,8 @@ pub struct Present {
     pub trusted: Rc<ServerSettings>,
     /// Where tags come from.
     pub(crate) tags: TagSources,
+    /// Limits over all nodes.
+    pub(crate) counted: CountedLimits,
 }
 
 impl Present {
@@ -87,6 +89,12 @@ impl Present {
             trusted.extensions = trusted.extensions.with(Extensions::FUTURE_RELEASE);
         }
         let settings = |options| Rc::new(ServerSettings::new(options).expect("the config has the same limits"));
-        Present { config: config.clone(), strangers: settings(options), trusted: settings(trusted), tags: TagSources::new(config) }
+        Present {
+            config: config.clone(),
+            strangers: settings(options),
+            trusted: settings(trusted),
+            tags: TagSources::new(config),
+            counted: CountedLimits::new(config),
+        }
     }
 }

@@ -57,6 +57,7 @@ pub mod shard;
 mod shard_control;
 mod shard_life;
 pub mod share;
+pub mod shared_limits;
 mod spare_sessions;
 pub mod spool_home;
 mod staging;

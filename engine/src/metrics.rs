@@ -121,6 +121,8 @@ metrics! {
     pool_health_check_fail,
     /// Questions about DNS that the coordinator could not take just then.
     lookups_put_off,
+    /// Questions about a rate over all nodes that the coordinator could not take just then.
+    reservations_put_off,
     /// Breakers of hosts that opened, probes that failed included.
     breakers_opened,
     /// Breakers that became half-open: a host that had failed was tried again.

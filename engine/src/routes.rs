@@ -3,12 +3,12 @@
 use std::{num::NonZeroU32, time::Duration};
 
 use ringpost_config::{Config, StoreAddress};
-use ringpost_queue::{BreakerSettings, DestinationLimits, HostAddress, NextHop, Rate, ReportLimits, RetryPolicy, Route, Via};
+use ringpost_queue::{BreakerSettings, DestinationLimits, HostAddress, NextHop, Rate, ReportLimits, RetryPolicy, Route, SharedRate, Via};
 
 /// Mailboxes that one attempt writes: each is a file that is open until the message is whole.
 const MAILDIRS_AT_ONCE: u16 = 16;
 
-use crate::share::Share;
+use crate::{share::Share, shared_limits::apart};
 
 /// All routes, in the order of the config, with their limits for the whole node: the queue takes the part of a home.
 pub(crate) fn routes_of(config: &Config) -> Vec<Route> {
@@ -44,6 +44,10 @@ pub(crate) fn routes_of(config: &Config) -> Vec<Route> {
                     connections_max,
                     window_initial: config.delivery.window_initial.min(connections_max),
                     rate: policy.rate.map(|rate| Rate { messages: rate.messages, per_ms: millis(rate.per), burst: policy.rate_burst }),
+                    shared_rate: policy.cluster_rate.map(|rate| SharedRate {
+                        rate: Rate { messages: rate.messages, per_ms: millis(rate.per), burst: policy.cluster_rate_burst },
+                        apart: apart(policy.cluster_rate_without_valkey),
+                    }),
                     breaker: BreakerSettings {
                         max_requests: policy.breaker.max_requests,
                         interval_ms: millis(policy.breaker.interval),

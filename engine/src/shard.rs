@@ -53,6 +53,7 @@ use crate::{
     shard_control,
     shard_life::Life,
     share::Share,
+    shared_limits::{AskLimits, SharedLimits},
     spare_sessions::SpareSessions,
     spool_home::SpoolHome,
     staging::Staging,
@@ -111,6 +112,8 @@ pub struct ShardPlan {
     pub mail_log: Arc<MailLogChannel>,
     /// Passes a question about DNS to the coordinator; false when it takes no more just now. Never waits.
     pub ask_dns: Box<dyn Fn(Lookup) -> bool + Send>,
+    /// Asks the coordinator about limits over all nodes.
+    pub ask_limits: AskLimits,
     /// Set when any log of this spool failed: nobody promises anything any more (S8).
     pub spool_failed: Arc<AtomicBool>,
     /// Called on the shard's thread.
@@ -188,6 +191,8 @@ pub struct Shard {
     /// Woken when the shard drains or the spool fails; each owner takes its own back.
     pub(crate) life_waiters: RefCell<slab::Slab<Waker>>,
     pub(crate) ask_dns: Box<dyn Fn(Lookup) -> bool + Send>,
+    pub(crate) ask_limits: AskLimits,
+    pub(crate) shared_limits: SharedLimits,
     pub(crate) on_event: Box<dyn Fn(ShardEvent) + Send>,
     pub(crate) housekeeping: RefCell<Option<Waker>>,
 }
@@ -315,6 +320,8 @@ fn start(plan: ShardPlan) -> Result<Started, (OnEvent, String)> {
         life_watch: RefCell::default(),
         life_waiters: RefCell::default(),
         ask_dns: plan.ask_dns,
+        ask_limits: plan.ask_limits,
+        shared_limits: SharedLimits::default(),
         on_event: plan.on_event,
         housekeeping: RefCell::default(),
         ring,

@@ -90,6 +90,10 @@ fn reply(shard: &Rc<Shard>, command: Command) -> Answer {
             shard.delivery.kick();
             Answer::Done
         }
+        Command::Limits(answers) => {
+            shard.heard_of_limits(answers);
+            Answer::Done
+        }
         Command::Prepare(segments) => {
             shard.own.with_log(|log| log.prepare_more(segments));
             Answer::Done

@@ -124,6 +124,10 @@ fn waiting(destination: &DestinationView<'_>, now: u64) -> (String, String) {
                 end("the next one goes"),
             )
         }
+        Wait::SharedRate { rate, .. } => (
+            format!("Ready, but the rate of {name:?} over all nodes, {rate}, is used up{}", among(" by others, and it waits among ")),
+            end("this node has a part of it again"),
+        ),
         Wait::Turn => (format!("Ready: its turn at {name:?} comes at once"), String::new()),
     }
 }

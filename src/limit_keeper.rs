@@ -1,0 +1,267 @@
+//! Limits over all nodes, kept on the coordinator: it asks Valkey for the shards, and keeps this node's part while that is away.
+//!
+//! No shard waits: it asks, goes on, and hears the answer as a command. Questions that come at the same time travel together. Without a
+//! cluster this node is all nodes, and the limits are its own.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use ringpost_cluster::{
+    boot_time::BootTime,
+    control_plane::ControlPlane,
+    handle::ClusterHandle,
+    shares::Shares,
+    throttle::{Account, Flow, HORIZON, Reserved},
+    valkey::random_u64,
+    valkey_error::ValkeyError,
+};
+use ringpost_engine::{
+    control::Command,
+    request_lane::{RequestLane, RequestRefused},
+    shared_limits::{AskLimits, LimitAnswer, LimitAsk},
+};
+use ringpost_queue::{Apart, SharedRate, Slots};
+use tokio::{sync::mpsc, task::JoinSet};
+use tracing::{info, warn};
+
+/// Questions that may wait for the coordinator; a shard asks a further one a little later.
+const QUESTIONS_MAX: usize = 4096;
+/// Calls to Valkey under way at once.
+const CALLS_MAX: usize = 256;
+/// Answers in one command to a shard.
+const ANSWERS_PER_COMMAND: usize = 256;
+/// How often it is looked whether Valkey is there, and a full lane to a shard is tried again.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// Limits of which this node keeps its own account. Beyond it, mail that comes in passes and mail that goes out waits.
+const ACCOUNTS_MAX: usize = 65_536;
+/// What cannot be had now is asked for again after this.
+const AGAIN_MS: u64 = 500;
+/// After one call that failed.
+const CALL_FAILED_MS: u64 = 50;
+
+struct Question {
+    shard: u16,
+    ask: LimitAsk,
+}
+
+/// Where shards put their questions.
+#[derive(Clone)]
+pub struct LimitQuestions {
+    sender: mpsc::Sender<Question>,
+}
+
+impl LimitQuestions {
+    /// What a shard calls to ask; false when there is no room just now.
+    pub fn of_shard(&self, shard: u16) -> AskLimits {
+        let sender = self.sender.clone();
+        Box::new(move |ask| sender.try_send(Question { shard, ask }).is_ok())
+    }
+}
+
+/// Answers the questions of all shards.
+pub struct LimitKeeper {
+    questions: mpsc::Receiver<Question>,
+    /// This node's own accounts, by the limit's name: those of a node without a cluster, or while Valkey is away.
+    accounts: HashMap<String, (Flow, Account)>,
+    /// Since when Valkey is away.
+    away_since: Option<BootTime>,
+    /// When it came back last.
+    returned_at: BootTime,
+    outboxes: Vec<VecDeque<LimitAnswer>>,
+}
+
+impl LimitKeeper {
+    /// For so many shards.
+    pub fn new(shards: usize) -> (LimitQuestions, LimitKeeper) {
+        let (sender, questions) = mpsc::channel(QUESTIONS_MAX);
+        let outboxes = (0..shards).map(|_| VecDeque::new()).collect();
+        (
+            LimitQuestions { sender },
+            LimitKeeper { questions, accounts: HashMap::new(), away_since: None, returned_at: BootTime::default(), outboxes },
+        )
+    }
+
+    /// Answers for ever.
+    pub async fn run(mut self, cluster: Option<ClusterHandle>, shards: &[Arc<RequestLane>]) {
+        let mut calls: JoinSet<(Question, Result<LimitAnswer, ValkeyError>)> = JoinSet::new();
+        let mut looks = tokio::time::interval(LOOK_EVERY);
+        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                Some(question) = self.questions.recv(), if calls.len() < CALLS_MAX => self.take(question, cluster.as_ref(), &mut calls),
+                Some(done) = calls.join_next() => match done {
+                    Ok((Question { shard, .. }, Ok(answer))) => self.outboxes[usize::from(shard)].push_back(answer),
+                    Ok((question, Err(_))) => self.not_answered(question, cluster.as_ref(), &mut calls),
+                    Err(reason) => warn!(%reason, "a question about a limit of the cluster was given up"),
+                },
+                _ = looks.tick() => if let Some(cluster) = &cluster {
+                    self.look(cluster.control().valkey().is_away());
+                },
+            }
+            self.send(shards);
+        }
+    }
+
+    fn take(
+        &mut self,
+        question: Question,
+        cluster: Option<&ClusterHandle>,
+        calls: &mut JoinSet<(Question, Result<LimitAnswer, ValkeyError>)>,
+    ) {
+        match cluster {
+            Some(cluster) if !cluster.control().valkey().is_away() => {
+                self.look(false);
+                let (control, shares) = (cluster.control().clone(), cluster.shares());
+                let since_return = BootTime::now().since(self.returned_at);
+                calls.spawn(async move {
+                    let answer = ask_valkey(&control, shares, since_return, &question.ask).await;
+                    (question, answer)
+                });
+            }
+            cluster => self.answer_alone(&question, cluster),
+        }
+    }
+
+    /// A call failed. A few in a row mean that Valkey is away; one alone costs a moment, or a message that nobody counted.
+    fn not_answered(
+        &mut self,
+        question: Question,
+        cluster: Option<&ClusterHandle>,
+        calls: &mut JoinSet<(Question, Result<LimitAnswer, ValkeyError>)>,
+    ) {
+        match question.ask {
+            _ if cluster.is_none_or(|cluster| cluster.control().valkey().is_away()) => self.take(question, cluster, calls),
+            LimitAsk::Reserve(reservation) => {
+                let again = ringpost_queue::Reserved::Later(CALL_FAILED_MS);
+                self.outboxes[usize::from(question.shard)].push_back(LimitAnswer::Reserved(reservation.destination, again));
+            }
+            LimitAsk::Charge { counted, .. } => {
+                self.outboxes[usize::from(question.shard)].push_back(LimitAnswer::Charged(counted, Duration::ZERO));
+            }
+        }
+    }
+
+    /// Valkey went away, or came back.
+    fn look(&mut self, is_away: bool) {
+        if is_away == self.away_since.is_some() {
+            return;
+        }
+        let now = BootTime::now();
+        self.away_since = is_away.then_some(now);
+        if !is_away {
+            self.returned_at = now;
+        }
+        // What Valkey knows counts again; what this node let through alone was its own part.
+        self.accounts.clear();
+        self.outboxes.iter_mut().for_each(|outbox| outbox.push_back(LimitAnswer::Apart(is_away)));
+        if is_away {
+            info!("limits of the cluster: this node goes by its own part until Valkey answers");
+        }
+    }
+
+    fn answer_alone(&mut self, question: &Question, cluster: Option<&ClusterHandle>) {
+        if cluster.is_some() {
+            self.look(true);
+        }
+        let parts = cluster.map_or(1, |cluster| cluster.shares().nodes);
+        // A node that is no part of a cluster cannot be cut off from it.
+        let of_limit = |limit: SharedRate| (flow(limit).divided(parts), if cluster.is_some() { limit.apart } else { Apart::Share });
+        let now = BootTime::now();
+        let answer = match &question.ask {
+            LimitAsk::Reserve(reservation) => {
+                let reserved = match of_limit(reservation.limit) {
+                    (_, Apart::Closed) => ringpost_queue::Reserved::Later(AGAIN_MS),
+                    (_, Apart::Open) => slots(Reserved::Moments { count: reservation.slots, first_in_us: 0 }, 0),
+                    (flow, Apart::Share) => match self.account(&destination_name(&reservation.name), flow, now) {
+                        Some(account) => slots(account.reserve(flow, reservation.slots, micros(now)), flow.step_ns()),
+                        None => ringpost_queue::Reserved::Later(AGAIN_MS),
+                    },
+                };
+                LimitAnswer::Reserved(reservation.destination, reserved)
+            }
+            LimitAsk::Charge { counted, limit, messages } => {
+                let closed_for = match of_limit(*limit) {
+                    (_, Apart::Closed | Apart::Open) => Duration::ZERO,
+                    (flow, Apart::Share) => self
+                        .account(&counted.to_string(), flow, now)
+                        .map_or(Duration::ZERO, |account| account.charge(flow, *messages, micros(now))),
+                };
+                LimitAnswer::Charged(counted.clone(), closed_for)
+            }
+        };
+        self.outboxes[usize::from(question.shard)].push_back(answer);
+    }
+
+    /// This node's own account of a limit; `None` when there are too many.
+    fn account(&mut self, name: &str, flow: Flow, now: BootTime) -> Option<&mut Account> {
+        if !self.accounts.contains_key(name) {
+            if self.accounts.len() >= ACCOUNTS_MAX {
+                self.accounts.retain(|_, (flow, account)| !account.is_idle(*flow, micros(now)));
+            }
+            if self.accounts.len() >= ACCOUNTS_MAX {
+                return None;
+            }
+            // Moments that were reserved before may still be used: the own part begins behind them.
+            let begin = self.away_since.map_or_else(Account::default, |since| Account::beginning_at(micros(since + HORIZON)));
+            self.accounts.insert(name.to_owned(), (flow, begin));
+        }
+        self.accounts.get_mut(name).map(|(_, account)| account)
+    }
+
+    fn send(&mut self, shards: &[Arc<RequestLane>]) {
+        for (shard, outbox) in shards.iter().zip(&mut self.outboxes) {
+            while !outbox.is_empty() {
+                let count = outbox.len().min(ANSWERS_PER_COMMAND);
+                let answers: Vec<_> = outbox.iter().take(count).cloned().collect();
+                match shard.send(Command::Limits(answers), Box::new(|_| ())) {
+                    Ok(()) => drop(outbox.drain(..count)),
+                    Err(RequestRefused::Full) => break,
+                    Err(RequestRefused::Ended) => outbox.clear(),
+                }
+            }
+        }
+    }
+}
+
+async fn ask_valkey(control: &ControlPlane, shares: Shares, since_return: Duration, ask: &LimitAsk) -> Result<LimitAnswer, ValkeyError> {
+    match ask {
+        LimitAsk::Reserve(reservation) => {
+            let Some(flow) = flow(reservation.limit).reduced(shares.connected_permille).after_return(since_return) else {
+                let later = slots(Reserved::Later(HORIZON.saturating_sub(since_return)), 0);
+                return Ok(LimitAnswer::Reserved(reservation.destination, later));
+            };
+            let reserved = control.reserve(&destination_name(&reservation.name), flow, reservation.slots).await?;
+            Ok(LimitAnswer::Reserved(reservation.destination, slots(reserved, flow.step_ns())))
+        }
+        LimitAsk::Charge { counted, limit, messages } => {
+            let flow = flow(*limit).reduced(shares.connected_permille);
+            Ok(LimitAnswer::Charged(counted.clone(), control.charge(&counted.to_string(), flow, *messages).await?))
+        }
+    }
+}
+
+fn destination_name(name: &str) -> String {
+    format!("destination/{name}")
+}
+
+fn flow(limit: SharedRate) -> Flow {
+    Flow { units: limit.rate.messages, per: Duration::from_millis(limit.rate.per_ms.max(1)), burst: limit.rate.burst }
+}
+
+fn slots(reserved: Reserved, step_ns: u64) -> ringpost_queue::Reserved {
+    match reserved {
+        Reserved::Moments { count, first_in_us } => ringpost_queue::Reserved::Slots(Slots { count, first_in_us, step_ns }),
+        // Nodes that wait for the same limit do not all come at once.
+        Reserved::Later(wait) => {
+            let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+            ringpost_queue::Reserved::Later(wait_ms.saturating_add(1 + random_u64() % (wait_ms / 8 + 5)))
+        }
+    }
+}
+
+fn micros(time: BootTime) -> u64 {
+    u64::try_from(time.since(BootTime::default()).as_micros()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,215 @@
+//! Limits over all nodes: what two nodes send to one destination, and what they take in, with Valkey and without.
+
+use std::sync::{Arc, Mutex};
+
+use super::*;
+
+/// Takes everything, and keeps when.
+struct Sink {
+    port: u16,
+    times: Arc<Mutex<Vec<Instant>>>,
+}
+
+impl Sink {
+    fn start() -> Sink {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let times: Arc<Mutex<Vec<Instant>>> = Arc::default();
+        let of_threads = times.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let times = of_threads.clone();
+                std::thread::spawn(move || drop(Sink::converse(&stream, &times)));
+            }
+        });
+        Sink { port, times }
+    }
+
+    fn converse(mut stream: &TcpStream, times: &Mutex<Vec<Instant>>) -> std::io::Result<()> {
+        let mut reader = BufReader::new(stream.try_clone()?);
+        stream.write_all(b"220 sink\r\n")?;
+        let (mut line, mut in_data) = (String::new(), false);
+        loop {
+            line.clear();
+            if reader.read_line(&mut line)? == 0 {
+                return Ok(());
+            }
+            let reply = match line.trim_end() {
+                "." if in_data => {
+                    in_data = false;
+                    times.lock().unwrap().push(Instant::now());
+                    "250 2.0.0 ok\r\n"
+                }
+                _ if in_data => continue,
+                "DATA" => {
+                    in_data = true;
+                    "354 go on\r\n"
+                }
+                "QUIT" => "221 2.0.0 bye\r\n",
+                _ => "250 2.0.0 ok\r\n",
+            };
+            stream.write_all(reply.as_bytes())?;
+        }
+    }
+
+    fn times(&self) -> Vec<Instant> {
+        self.times.lock().unwrap().clone()
+    }
+
+    fn wait_for(&self, count: usize) -> Vec<Instant> {
+        wait_for("mail at the sink", || Some(self.times()).filter(|times| times.len() >= count))
+    }
+}
+
+/// The most within any window.
+fn most_within(times: &[Instant], window: Duration) -> usize {
+    let mut times = times.to_vec();
+    times.sort_unstable();
+    (0..times.len()).map(|from| times[from..].iter().take_while(|at| **at - times[from] < window).count()).max().unwrap_or(0)
+}
+
+/// How many came in each second from the first on.
+fn print_seconds(times: &[Instant]) {
+    let first = times.iter().min().expect("some came");
+    let mut seconds = vec![0; 64];
+    times.iter().for_each(|at| seconds[((*at - *first).as_secs() as usize).min(63)] += 1);
+    while seconds.last() == Some(&0) {
+        seconds.pop();
+    }
+    println!("  by second: {seconds:?}");
+}
+
+fn rig_with(change: impl Fn(String) -> String) -> Rig {
+    let folder = tempfile::tempdir().unwrap();
+    let valkey_port = free_port();
+    let mut rig = Rig { folder, valkey_port, valkey: None, nodes: Vec::new() };
+    for number in 1..=3 {
+        let node = node_files(rig.folder.path(), number, valkey_port);
+        let text = change(fs::read_to_string(&node.config).unwrap());
+        fs::write(&node.config, text).unwrap();
+        rig.nodes.push(node);
+    }
+    rig.start_valkey();
+    (0..3).for_each(|number| rig.start_node(number));
+    // Their parts are known when the leader has said so, and each has heard it.
+    wait_for("the division of shared limits", || {
+        rig.nodes.iter().all(|node| node.get("/api/cluster/stats").is_some_and(|stats| stats["shares"]["nodes"] == 3)).then_some(())
+    });
+    rig
+}
+
+fn send(node: &Node, domain: &str, count: usize) {
+    let recipient = format!("RCPT TO:<b@{domain}>");
+    for _ in 0..count {
+        let replies = node.converse(&["EHLO x", "MAIL FROM:<a@x.test>", &recipient, "DATA", "Subject: x\r\n\r\nx\r\n."]);
+        assert!(replies[4].starts_with("250"), "{replies:?}");
+    }
+}
+
+#[test]
+fn two_nodes_share_a_destinations_rate_with_valkey_and_without() {
+    const RATE: usize = 20;
+    let sinks = [Sink::start(), Sink::start(), Sink::start()];
+    let rig = rig_with(|text| {
+        let routes: String = [("share", RATE), ("open", 2), ("closed", 5)]
+            .iter()
+            .zip(&sinks)
+            .map(|((word, rate), sink)| {
+                format!(
+                    "[[route]]\ndomain = \"{word}.test\"\nvia = \"smarthost\"\nhosts = [\"127.0.0.1:{}\"]\n\
+                     cluster_rate = \"{rate}/s\"\ncluster_rate_without_valkey = \"{word}\"\n",
+                    sink.port
+                )
+            })
+            .collect();
+        text + &routes
+    });
+    let [share, open, closed] = &sinks;
+    // Both nodes have more than the rate lets go.
+    let began = Instant::now();
+    send(&rig.nodes[0], "share.test", 90);
+    send(&rig.nodes[1], "share.test", 90);
+    let times = share.wait_for(100);
+    let most = most_within(&times, Duration::from_secs(3));
+    println!("with Valkey: {} mails in {:?}, at most {most} in 3 s, the rate is {RATE}/s", times.len(), began.elapsed());
+    print_seconds(&times);
+    // On a machine that stands still for a while, what was missed is made up for: at most a second's worth. Alone, each node would have
+    // sent all of it in less time.
+    assert!(most <= 3 * RATE + RATE + 3, "{most} in 3 s");
+
+    let mut rig = rig;
+    rig.valkey = None;
+    wait_for("the loss", || {
+        rig.nodes.iter().all(|node| node.get("/api/cluster/stats").is_some_and(|stats| stats["valkey_available"] == false)).then_some(())
+    });
+    let (count, lost) = (share.times().len(), Instant::now());
+    send(&rig.nodes[0], "closed.test", 6);
+    send(&rig.nodes[0], "open.test", 30);
+    let times = open.wait_for(30);
+    let span = *times.iter().max().unwrap() - *times.iter().min().unwrap();
+    println!("without Valkey, open: 30 mails in {span:?}, at the rate it would be 14 s");
+    assert!(span < Duration::from_secs(10), "{span:?}");
+    let times = share.wait_for(180);
+    let most = most_within(&times, Duration::from_secs(5));
+    println!("without Valkey, share: {} mails in {:?}; at most {most} in 5 s over the whole run", 180 - count, lost.elapsed());
+    print_seconds(&times);
+    assert!(most <= 5 * RATE + RATE + 3, "{most} in 5 s: the rate and one second's worth");
+    assert_eq!(closed.times().len(), 0, "closed");
+    rig.start_valkey();
+    closed.wait_for(6);
+}
+
+/// Messages that one node takes, up to `most`, until it goes on refusing them: a single refusal may mean that it waits for an answer.
+fn take(node: &Node, most: usize) -> (usize, String) {
+    let (mut count, mut refused, mut refusal) = (0, 0, String::new());
+    while count < most && refused < 10 {
+        let replies = node.converse(&["EHLO x", "MAIL FROM:<a@x.test>"]);
+        if replies[1].starts_with("250") {
+            (count, refused) = (count + 1, 0);
+        } else {
+            refused += 1;
+            refusal = replies[1].clone();
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+    (count, refusal)
+}
+
+#[test]
+fn nodes_count_a_client_network_and_a_tenant_together() {
+    const LIMIT: usize = 48;
+    for (what, listener, smtp) in [
+        ("source network", "", format!("[smtp]\ncluster_messages_per_minute = {LIMIT}\n")),
+        ("tenant", "tag = \"bulk\"\ncluster_messages_per_minute = 48\n", String::new()),
+    ] {
+        let mut rig = rig_with(|text| {
+            let text = text.replace("networks = [\"127.0.0.0/8\"]", "networks = []");
+            text.replace("[admin]", &format!("{listener}[admin]")) + &smtp
+        });
+        let began = Instant::now();
+        // A third of the limit at one node, the rest at another, and then nothing at any.
+        let (first, _) = take(&rig.nodes[0], LIMIT / 3);
+        assert_eq!(first, LIMIT / 3, "{what}");
+        let (second, refusal) = take(&rig.nodes[1], 2 * LIMIT);
+        assert!(refusal.starts_with("450 4.7.1"), "{what}: {refusal}");
+        let (third, _) = take(&rig.nodes[2], LIMIT);
+        let all = first + second + third;
+        // What each node may owe at a moment: a quarter. And what the rate has let in meanwhile.
+        let most = LIMIT + 2 * (LIMIT / 4) + 2 + began.elapsed().as_secs() as usize;
+        println!("{what}: {first} + {second} + {third} = {all} of {LIMIT}, at most {most}");
+        assert!((LIMIT..=most).contains(&all), "{what}: {all}, at most {most}");
+
+        rig.valkey = None;
+        wait_for("the loss", || {
+            rig.nodes
+                .iter()
+                .all(|node| node.get("/api/cluster/stats").is_some_and(|stats| stats["valkey_available"] == false))
+                .then_some(())
+        });
+        // An equal part of it each, from a second after the loss on; the mail of those that share goes on.
+        let alone = wait_for("a node's own part", || Some(take(&rig.nodes[2], LIMIT).0).filter(|count| *count > 0));
+        let most = LIMIT / 3 + LIMIT / 4 + 3;
+        println!("{what}, without Valkey: {alone} at once, at most {most}");
+        assert!(alone <= most, "{what}: {alone}");
+    }
+}
