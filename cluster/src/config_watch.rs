@@ -16,12 +16,22 @@ pub struct ConfigWatch {
     poll: Duration,
     next_poll: BootTime,
     is_fetching: bool,
+    is_applying: bool,
 }
 
 impl ConfigWatch {
     /// `running` and its hash as kept on disk; 0: none. Asks at once.
     pub fn new(running: u64, running_hash: String, poll: Duration) -> ConfigWatch {
-        ConfigWatch { running, running_hash, latest: running, refused: None, poll, next_poll: BootTime::default(), is_fetching: false }
+        ConfigWatch {
+            running,
+            running_hash,
+            latest: running,
+            refused: None,
+            poll,
+            next_poll: BootTime::default(),
+            is_fetching: false,
+            is_applying: false,
+        }
     }
 
     /// At the start: the version that was kept, and why it does not run. What is pushed next is tried again.
@@ -57,7 +67,7 @@ impl ConfigWatch {
     /// Whether to ask now. A version that was refused is not asked for again before the next poll.
     pub fn is_due(&self, now: BootTime) -> bool {
         let known = self.refused.as_ref().map_or(self.running, |refused| refused.version.max(self.running));
-        !self.is_fetching && (self.latest > known || now >= self.next_poll)
+        !self.is_fetching && !self.is_applying && (self.latest > known || now >= self.next_poll)
     }
 
     /// What was refused may be taken now: it is asked for at once.
@@ -93,11 +103,13 @@ impl ConfigWatch {
             return false;
         }
         // An earlier version than ours comes from a Valkey that lost data; it is told ours, not the other way round.
-        version > self.running && !was_refused
+        self.is_applying = version > self.running && !was_refused;
+        self.is_applying
     }
 
     /// How it went.
     pub fn applied(&mut self, version: u64, hash: &str, result: Result<(), String>) {
+        self.is_applying = false;
         match result {
             Ok(()) => {
                 self.running = version;
@@ -129,6 +141,8 @@ mod tests {
         assert!(watch.is_due(at(2)));
         watch.asks(at(2), 0);
         assert!(watch.answered(Some((1, "aa"))));
+        watch.heard(1);
+        assert!(!watch.is_due(at(60)), "it is being applied");
         watch.applied(1, "aa", Ok(()));
         watch.heard(1);
         assert!(!watch.is_due(at(3)) && !watch.answered(Some((1, "aa"))));
