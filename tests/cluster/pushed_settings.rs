@@ -40,7 +40,7 @@ fn pushed_routes_and_limits_are_taken_over_by_running_nodes() {
     let (mut reader, mut writer) = (BufReader::new(stream.try_clone().unwrap()), stream);
     let mut command = |text: &str| {
         if !text.is_empty() {
-            write!(writer, "{text}\r\n").unwrap();
+            writer.write_all(format!("{text}\r\n").as_bytes()).unwrap();
         }
         let mut line = String::new();
         while line.as_bytes().get(3) != Some(&b' ') {
@@ -147,7 +147,9 @@ fn a_push_is_heard_at_once_and_without_messages_within_the_poll() {
     println!("by polling each second: all three nodes run it {:?} after the push began", began.elapsed());
     // Five quarters of the poll at most, and the time of a call; the test's machine may be slow.
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
-    assert!(rig.nodes.iter().all(|node| logged(node, "the pushed config runs") as u64 == versions + 1), "each version once");
+    for node in &rig.nodes {
+        assert_eq!(logged(node, "the pushed config runs") as u64, versions + 1, "each version once");
+    }
 }
 
 /// One command, in Valkey's inline form.
