@@ -38,6 +38,9 @@ const LOAD_SIZES: &str = "lognormal:1536:2.2:1KiB..256KiB";
 /// Messages a second under load.
 const LOAD_RATE: Rate = Rate::Fixed(4000.0);
 
+/// The control is given this many cuts more to lose something: with few cuts chance keeps everything now and then.
+const CONTROL_CUTS_MORE: u64 = 20;
+
 /// What to run.
 #[derive(Debug, Args)]
 pub struct PowercutArguments {
@@ -78,7 +81,7 @@ pub fn run(arguments: &PowercutArguments) -> Result<bool, Box<dyn std::error::Er
     println!("powercut: {} cuts, seed {seed}", arguments.cuts);
     let folder = rig_folder("powercut")?;
     let content = fresh_ext4(DISK_MIB, folder.path())?;
-    let whole = all_cuts(&arguments.engine, arguments.cuts, seed, &content, folder.path());
+    let whole = all_cuts(&arguments.engine, Subject::Engine, arguments.cuts, seed, &content, folder.path());
     let whole = match whole {
         Ok(tally) => tally,
         Err(error) => return Err(format!("{error} (seed {seed}; kept in {})", folder.keep().display()).into()),
@@ -87,7 +90,7 @@ pub fn run(arguments: &PowercutArguments) -> Result<bool, Box<dyn std::error::Er
     let mut good = whole.lost == 0 && whole.damaged == 0 && whole.lone_in_time >= lone_wanted;
     report("engine", &whole);
     if let Some(mutant) = &arguments.mutant {
-        let control = all_cuts(mutant, arguments.cuts, seed, &content, folder.path());
+        let control = all_cuts(mutant, Subject::Control, arguments.cuts, seed, &content, folder.path());
         match control {
             Ok(tally) => {
                 report("without fdatasync", &tally);
@@ -119,14 +122,25 @@ fn report(name: &str, tally: &Tally) {
     );
 }
 
-fn all_cuts(binary: &Path, cuts: u64, seed: u64, content: &[u8], place: &Path) -> io::Result<Tally> {
+/// Whom the cuts hit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Subject {
+    /// The engine, which must lose nothing.
+    Engine,
+    /// The build that must lose: its next hop is never up, since what was delivered cannot be lost, and it gets more cuts while it lost nothing.
+    Control,
+}
+
+fn all_cuts(binary: &Path, subject: Subject, cuts: u64, seed: u64, content: &[u8], place: &Path) -> io::Result<Tally> {
     let mut random = Random::new(seed);
     let mut tally = Tally::default();
-    for number in 0..cuts {
+    let more = |tally: &Tally| subject == Subject::Control && tally.lost == 0 && tally.cuts < cuts + CONTROL_CUTS_MORE;
+    while tally.cuts < cuts || more(&tally) {
+        let number = tally.cuts;
         let folder = place.join(format!("cut-{number}"));
         std::fs::create_dir_all(&folder)?;
-        let (result, cut, since_last) =
-            one_cut(number, binary, content, &folder, &mut random).map_err(|error| io::Error::other(format!("cut {number}: {error}")))?;
+        let (result, cut, since_last) = one_cut(number, binary, subject, content, &folder, &mut random)
+            .map_err(|error| io::Error::other(format!("cut {number}: {error}")))?;
         let lone = is_lone(number);
         tally.cuts += 1;
         tally.lone += u64::from(lone);
@@ -157,11 +171,18 @@ fn is_lone(number: u64) -> bool {
 }
 
 /// One disk's life; returns what became of the mail, what the cut did, and how long after the last 250 it came.
-fn one_cut(number: u64, binary: &Path, content: &[u8], folder: &Path, random: &mut Random) -> io::Result<(Difference, Cut, Duration)> {
+fn one_cut(
+    number: u64,
+    binary: &Path,
+    subject: Subject,
+    content: &[u8],
+    folder: &Path,
+    random: &mut Random,
+) -> io::Result<(Difference, Cut, Duration)> {
     let (sent, received, image, mounted) = (folder.join("sent"), folder.join("received"), folder.join("image"), folder.join("fs"));
     let sink = Sink::start(next_hop(Some(received.clone()))?)?;
     // A loss shows only on what is not delivered yet, so the next hop is up in one cut of four only.
-    sink.set_down(is_lone(number) || !random.one_in(4));
+    sink.set_down(is_lone(number) || subject == Subject::Control || !random.one_in(4));
     // A flush that takes time leaves more in the cache for the cut to tear.
     let flush_time = Duration::from_micros(if is_lone(number) { 0 } else { random.below(FLUSH_US_MAX) });
     let disk = Disk::mount(content.to_vec(), &folder.join("disk"), flush_time)?;
