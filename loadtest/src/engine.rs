@@ -14,7 +14,7 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::leash::Leashed;
+use crate::leash::{self, Leashed};
 
 /// A start that has no banner after this long has failed.
 const START_MAX: Duration = Duration::from_secs(60);
@@ -112,7 +112,7 @@ impl Engine {
     pub fn start(&mut self) -> io::Result<Duration> {
         let began = Instant::now();
         let log = || -> io::Result<File> { OpenOptions::new().append(true).create(true).open(&self.log) };
-        let mut command = Command::new(&self.options.binary);
+        let mut command = leash::command(self.options.binary.as_os_str());
         command.args(["serve", "-c"]).arg(&self.config).current_dir(&self.options.folder);
         command.stdin(Stdio::null()).stdout(log()?).stderr(log()?);
         // A group of its own: Ctrl-C at the terminal ends the run, which ends the engine when the load is over; see `leash` for ends by force.

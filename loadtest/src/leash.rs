@@ -1,8 +1,13 @@
-//! Processes that end with this one, however it ends short of SIGKILL: an engine that goes on after its load takes a port and a core.
+//! Processes that end with this one: an engine that goes on after its load takes a port and a core.
+//!
+//! Where `setpriv` (util-linux) is at hand the kernel ends them when the thread that started them ends, be it by SIGKILL; elsewhere
+//! they outlive a SIGKILL of this process, and nothing else.
 
 use std::{
+    ffi::OsStr,
     ops::{Deref, DerefMut},
-    process::Child,
+    path::Path,
+    process::{Child, Command},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -13,6 +18,19 @@ static RUNNING: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
 
 fn running() -> MutexGuard<'static, Vec<Pid>> {
     RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Gives a program what lets the kernel end a child with the thread of its parent.
+const SETPRIV: &str = "/usr/bin/setpriv";
+
+/// A command that runs this program; start it from a thread that lives as long as the program is to.
+pub fn command(program: &OsStr) -> Command {
+    if !Path::new(SETPRIV).exists() {
+        return Command::new(program);
+    }
+    let mut command = Command::new(SETPRIV);
+    command.args(["--pdeathsig", "KILL", "--"]).arg(program);
+    command
 }
 
 /// A child on the leash until this is dropped; drop it when the child was waited for.

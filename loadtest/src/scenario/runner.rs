@@ -7,9 +7,8 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        mpsc::{Sender, channel},
+        mpsc::{Receiver, Sender, channel},
     },
-    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
@@ -188,8 +187,13 @@ fn start_sinks(scenario: &Scenario, place: &Place, ledger: &Path) -> Result<Vec<
     (0..hosts).map(|_| Ok(Sink::start(options.clone())?)).collect()
 }
 
-/// Tells how long the start after the kill took; nothing when it was called off.
-type Killer = JoinHandle<io::Result<Option<Duration>>>;
+/// The thread that kills the engine and starts it again.
+struct Killer {
+    /// Calls the kill off; dropped when the engine may end.
+    cancel: Sender<()>,
+    /// How long the new start took.
+    done: Receiver<io::Result<Duration>>,
+}
 
 /// The server while a scenario runs.
 struct UnderTest {
@@ -198,8 +202,7 @@ struct UnderTest {
     foreign_pid: Option<u32>,
     /// CPU of processes that were killed.
     cpu_gone: Arc<Mutex<Duration>>,
-    /// What calls the kill off, and the thread that does it.
-    killer: Option<(Sender<()>, Killer)>,
+    killer: Option<Killer>,
 }
 
 impl UnderTest {
@@ -254,29 +257,35 @@ impl UnderTest {
     /// Kills it after so many seconds and starts it again.
     fn kill_later(&mut self, after_s: Option<f64>) {
         let (Some(engine), Some(after_s)) = (&self.engine, after_s) else { return };
-        let (engine, cpu_gone, (cancel, cancelled)) = (engine.clone(), self.cpu_gone.clone(), channel::<()>());
-        let killer = std::thread::spawn(move || {
+        let (engine, cpu_gone) = (engine.clone(), self.cpu_gone.clone());
+        let ((cancel, cancelled), (tell, done)) = (channel::<()>(), channel());
+        std::thread::spawn(move || {
             if cancelled.recv_timeout(Duration::from_secs_f64(after_s)).is_ok() {
-                return Ok(None);
+                return;
             }
-            let mut engine = hold(&engine);
-            if let Some(used) = engine.pid().and_then(|pid| tree_use(pid).ok()) {
-                *cpu_gone.lock().unwrap_or_else(PoisonError::into_inner) += used.cpu;
-            }
-            engine.kill()?;
-            engine.start().map(Some)
+            let again = || {
+                let mut engine = hold(&engine);
+                if let Some(used) = engine.pid().and_then(|pid| tree_use(pid).ok()) {
+                    *cpu_gone.lock().unwrap_or_else(PoisonError::into_inner) += used.cpu;
+                }
+                engine.kill()?;
+                engine.start()
+            };
+            let _nobody_waits = tell.send(again());
+            // What it started ends with this thread (see `leash`), so it stays until nobody wants the engine any more.
+            while cancelled.recv().is_ok() {}
         });
-        self.killer = Some((cancel, killer));
+        self.killer = Some(Killer { cancel, done });
     }
 
     /// Waits for the kill and the new start; how long the start took.
     fn killed(&mut self) -> Result<Option<f64>, Failure> {
-        let Some((cancel, killer)) = self.killer.take() else { return Ok(None) };
-        // It may have done its work and gone.
-        let _done_already = cancel.send(());
-        let took = killer.join().map_err(|_| Failure::Io("the thread that kills the engine panicked".into()))?;
+        let Some(killer) = &self.killer else { return Ok(None) };
+        let _called_off = killer.cancel.send(());
+        // It ends without a word when it was called off in time.
+        let Ok(took) = killer.done.recv() else { return Ok(None) };
         let took = took.map_err(|error| Failure::Unavailable(format!("after SIGKILL: {error}")))?;
-        Ok(took.map(|took| took.as_secs_f64()))
+        Ok(Some(took.as_secs_f64()))
     }
 
     /// Ends it in order; what went wrong with that.
