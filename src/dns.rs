@@ -18,8 +18,9 @@ use hickory_resolver::{
 };
 use ringpost_config::{Config, Dns as DnsSettings};
 use ringpost_queue::{
-    HostAddress, Jitter, NamedHost, NextHop, Question, Resolution,
+    Jitter, NamedHost, Question, Resolution,
     mx::{self, DnsAnswer, Exchange, Own, Plan},
+    named_hosts,
 };
 use tokio::task::JoinSet;
 
@@ -137,37 +138,19 @@ impl Dns {
         mx::site(domain, candidates, &addresses, &own, port, self.settings.allow_private, millis(holds))
     }
 
-    /// The hosts of a route, by name. What the operator named may be private, and what DNS denies may be there tomorrow.
     async fn hosts(&self, hosts: Vec<NamedHost>) -> Resolution {
-        let (mut hops, mut holds, mut failure) = (Vec::new(), HOLDS_MAX, None);
-        let names: Vec<_> = hosts.iter().map(|host| host.name.clone()).collect();
-        for (host, [four, six]) in hosts.into_iter().zip(self.addresses(names).await) {
-            let NamedHost { name, port, preference, weight } = host;
-            if let Ok(address) = name.parse::<IpAddr>() {
-                let address = SocketAddr::new(address, port);
-                hops.push(NextHop { preference, weight, ..address.into() });
-                continue;
-            }
-            holds = holds.min(four.holds).min(six.holds);
-            for (answer, kind) in [(six.answer, "AAAA"), (four.answer, "A")] {
-                match answer {
-                    DnsAnswer::Found(found) => hops.extend(found.into_iter().map(|address| NextHop {
-                        name: format!("{name}[{address}]:{port}"),
-                        address: HostAddress::Tcp(SocketAddr::new(address, port)),
-                        preference,
-                        weight,
-                    })),
-                    DnsAnswer::Failed(why) => failure = Some(format!("{kind} of {name}: {why}")),
-                    DnsAnswer::NoData { .. } | DnsAnswer::NoName { .. } => {
-                        failure.get_or_insert_with(|| format!("address of {name}: there is none"));
-                    }
-                }
-            }
+        let names = hosts.iter().map(|host| &host.name).filter(|name| name.parse::<IpAddr>().is_err());
+        let mut asked = self.addresses(names.cloned().collect()).await.into_iter();
+        let (mut holds, mut addresses) = (HOLDS_MAX, Vec::with_capacity(hosts.len()));
+        for host in &hosts {
+            let is_name = host.name.parse::<IpAddr>().is_err();
+            let answers = if is_name { asked.next() } else { None };
+            addresses.push(answers.map(|[four, six]| {
+                holds = holds.min(four.holds).min(six.holds);
+                [four.answer, six.answer]
+            }));
         }
-        match hops.first() {
-            None => Resolution::Unanswered { reason: failure.unwrap_or_default() },
-            Some(first) => Resolution::Site { key: String::new(), name: first.name.clone(), hosts: hops, until: millis(holds) },
-        }
+        named_hosts::site(&hosts, &addresses, |address| self.own.is_listener(address), millis(holds))
     }
 
     /// A and AAAA of each name, in their order; all are asked at once.

@@ -1,18 +1,19 @@
 //! A next hop: how many attempts it bears, which of its hosts answer, and what waits for it.
 //!
-//! Each rule is a file of its own: `window.rs` (attempts at a time), `breaker.rs` (hosts that failed), `throttling.rs` (it asked
-//! for less), `rate.rs` (messages per time). Here they meet: may an attempt start now, and if not, what is waited for and
+//! Each rule is a file of its own: `window.rs` (attempts at a time), `hosts.rs` (which host is next), `breaker.rs` (hosts that
+//! failed), `throttling.rs` (it asked for less), `rate.rs` (messages per time). Here they meet: may an attempt start now, and if not, what is waited for and
 //! until when. Mail of a destination that may not be tried stays in its ready queue and costs nothing there; the destination
 //! has one timer, for the time at which the first of what forbids it ends.
 
-use crate::breaker::{Break, Breaker, BreakerChange, Circuit};
+use crate::breaker::{Break, Breaker, BreakerChange};
 use crate::guest::Guests;
 use crate::home::{Away, Part};
 use crate::quota::Quota;
+use crate::hosts::{HostIndex, Hosts, HostsTried};
 use crate::rate::RateLimiter;
 use crate::ready::ReadyQueue;
 use crate::retry::Jitter;
-use crate::route::{DestinationLimits, HOSTS_MAX, NextHop, RouteId, Via};
+use crate::route::{DestinationLimits, NextHop, RouteId, Via};
 use crate::site::Role;
 use crate::slab::NONE;
 use crate::throttling::Throttle;
@@ -40,40 +41,6 @@ impl DestinationId {
     /// A small number that no other destination has at the same time; 0 is [`Self::UNROUTED`].
     pub fn index(self) -> usize {
         self.slot as usize
-    }
-}
-
-/// A host of a destination. When the hosts change, it never means another one.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct HostIndex {
-    slot: u8,
-    since: u32,
-}
-
-impl HostIndex {
-    /// Its position among the destination's hosts.
-    pub fn position(self) -> usize {
-        self.slot.into()
-    }
-}
-
-/// The hosts that an attempt has tried; a fresh one for each attempt.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct HostsTried(u32);
-
-const _: () = assert!(HOSTS_MAX <= 32, "one bit per host");
-
-#[derive(Debug)]
-struct Host {
-    hop: NextHop,
-    /// Number of the set of hosts with which it came.
-    since: u32,
-    circuit: Circuit,
-}
-
-impl Host {
-    fn new(hop: NextHop, since: u32) -> Self {
-        Self { hop, since, circuit: Circuit::new() }
     }
 }
 
@@ -107,9 +74,7 @@ pub(crate) struct Destination {
     pub(crate) reason: String,
     /// Since when nobody uses it (unix ms); 0 while somebody does. Only for those that are dropped then.
     pub(crate) idle_since: u64,
-    hosts: Vec<Host>,
-    /// Number of the newest set of hosts.
-    hosts_set: u32,
+    hosts: Hosts,
     window: Window,
     throttle: Throttle,
     rate: RateLimiter,
@@ -125,8 +90,8 @@ pub(crate) struct Destination {
 impl Destination {
     pub(crate) fn new(route: Option<RouteId>, via: Via, limits: DestinationLimits, retry: crate::retry::RetryPolicy, name: String) -> Self {
         let hosts = match &via {
-            Via::Smarthost { hosts } | Via::Lmtp { hosts } => hosts.iter().map(|hop| Host::new(hop.clone(), 0)).collect(),
-            Via::Named { .. } | Via::Mx { .. } | Via::Maildir { .. } | Via::Discard | Via::Hold => Vec::new(),
+            Via::Smarthost { hosts } | Via::Lmtp { hosts } => Hosts::new(hosts),
+            Via::Named { .. } | Via::Mx { .. } | Via::Maildir { .. } | Via::Discard | Via::Hold => Hosts::new(&[]),
         };
         Self {
             role: Role::Route,
@@ -150,7 +115,6 @@ impl Destination {
             reason: String::new(),
             idle_since: 0,
             hosts,
-            hosts_set: 0,
             window: Window::new(&limits),
             throttle: Throttle::default(),
             rate: RateLimiter::default(),
@@ -186,7 +150,7 @@ impl Destination {
         match self.breaker(now) {
             // Failures of a cohort count against the window until it is known what they mean.
             Breaker::Closed => {
-                let failures = self.hosts.iter().filter(|host| host.circuit.is_closed()).map(|host| host.circuit.failures()).min();
+                let failures = self.hosts.circuits().filter(|circuit| circuit.is_closed()).map(|circuit| circuit.failures()).min();
                 self.window.attempts().saturating_sub(failures.unwrap_or(0)).max(1)
             }
             Breaker::HalfOpen => self.limits.breaker.max_requests.max(1),
@@ -243,19 +207,7 @@ impl Destination {
                 _ => Breaker::Closed,
             };
         }
-        let mut soonest: Option<u64> = None;
-        for host in &self.hosts {
-            match host.circuit.breaker(now) {
-                Breaker::Closed => return Breaker::Closed,
-                Breaker::Open { until } => soonest = Some(soonest.map_or(until, |other| other.min(until))),
-                Breaker::HalfOpen => soonest = Some(0),
-            }
-        }
-        match soonest {
-            None => Breaker::Closed,
-            Some(until) if until <= now => Breaker::HalfOpen,
-            Some(until) => Breaker::Open { until },
-        }
+        self.hosts.breaker(now)
     }
 
     /// Why nothing more is started now, if there is mail. What lasts longest and explains most comes first.
@@ -325,56 +277,17 @@ impl Destination {
         }
     }
 
-    /// The host to connect to: of those that may be tried and were not, one of the lowest preference, drawn by weight. The
-    /// second value says that this made it half-open.
+    /// The host to connect to, see [`Hosts::choose`].
     pub(crate) fn next_host(&mut self, tried: &mut HostsTried, now: u64, jitter: &mut Jitter) -> Option<(HostIndex, bool)> {
-        let (tried_before, settings) = (tried.0, &self.limits.breaker);
-        let eligible = |(slot, host): &(usize, &Host)| tried_before & (1 << slot) == 0 && host.circuit.may_try(settings, now);
-        let preference = self.hosts.iter().enumerate().filter(eligible).map(|(_, host)| host.hop.preference).min()?;
-        let equals = || self.hosts.iter().enumerate().filter(eligible).filter(|(_, host)| host.hop.preference == preference);
-        let weight = |host: &Host| u64::from(host.hop.weight.max(1));
-        let (mut slot, _) = equals().next()?;
-        if equals().nth(1).is_some() {
-            let mut draw = jitter.below(equals().map(|(_, host)| weight(host)).sum());
-            for (at, host) in equals() {
-                slot = at;
-                match draw.checked_sub(weight(host)) {
-                    Some(rest) => draw = rest,
-                    None => break,
-                }
-            }
-        }
-        tried.0 |= 1 << slot;
-        let Host { since, circuit, .. } = &mut self.hosts[slot];
-        let half_open = circuit.begin(now);
-        self.is_well &= circuit.is_well();
-        Some((HostIndex { slot: slot as u8, since: *since }, half_open))
+        let chosen = self.hosts.choose(tried, &self.limits.breaker, now, jitter)?;
+        self.is_well &= self.hosts.circuit(chosen.0).is_some_and(|circuit| circuit.is_well());
+        Some(chosen)
     }
 
-    /// Replaces the hosts, at most [`HOSTS_MAX`]: what is known of those that stay is kept. True if something changed.
+    /// Replaces the hosts: what is known of those that stay is kept. True if something changed.
     pub(crate) fn set_hosts(&mut self, hops: &[NextHop]) -> bool {
-        let hops = &hops[..hops.len().min(HOSTS_MAX)];
-        if self.hosts.len() == hops.len() && self.hosts.iter().all(|host| hops.contains(&host.hop)) {
+        if !self.hosts.replace(hops) {
             return false;
-        }
-        self.hosts_set += 1;
-        let set = self.hosts_set;
-        let came: Vec<_> = hops.iter().filter(|hop| self.hosts.iter().all(|host| host.hop != **hop)).cloned().collect();
-        let mut came = came.into_iter();
-        // Those that stay keep their slots, which attempts in progress name.
-        for host in &mut self.hosts {
-            if !hops.contains(&host.hop)
-                && let Some(hop) = came.next()
-            {
-                *host = Host::new(hop, set);
-            }
-        }
-        self.hosts.extend(came.map(|hop| Host::new(hop, set)));
-        while let Some(left) = self.hosts.iter().position(|host| !hops.contains(&host.hop)) {
-            self.hosts.swap_remove(left);
-            if let Some(moved) = self.hosts.get_mut(left) {
-                moved.since = set;
-            }
         }
         self.note_health(false);
         if let Some(away) = &mut self.away {
@@ -385,29 +298,24 @@ impl Destination {
 
     /// The hosts, in the order of their slots.
     pub(crate) fn hops(&self) -> impl Iterator<Item = &NextHop> {
-        self.hosts.iter().map(|host| &host.hop)
+        self.hosts.hops()
     }
 
     pub(crate) fn hop(&self, index: HostIndex) -> Option<&NextHop> {
-        self.host(index).map(|host| &host.hop)
-    }
-
-    /// The host, unless another one has its slot by now.
-    fn host(&self, index: HostIndex) -> Option<&Host> {
-        self.hosts.get(index.position()).filter(|host| host.since == index.since)
+        self.hosts.hop(index)
     }
 
     /// The breaker of this host is closed.
     pub(crate) fn is_closed(&self, host: HostIndex) -> bool {
-        self.host(host).is_some_and(|host| host.circuit.is_closed())
+        self.hosts.circuit(host).is_some_and(|circuit| circuit.is_closed())
     }
 
     /// A host greeted. True if its breaker closed.
     pub(crate) fn host_reached(&mut self, host: HostIndex) -> bool {
-        let was_broken = self.hosts.iter().all(|host| !host.circuit.is_closed());
+        let was_broken = self.hosts.circuits().all(|circuit| !circuit.is_closed());
         let settings = self.limits.breaker;
-        let Some(host) = self.hosts.get_mut(host.position()).filter(|other| other.since == host.since) else { return false };
-        let closed = host.circuit.reached(&settings);
+        let Some(circuit) = self.hosts.circuit_mut(host) else { return false };
+        let closed = circuit.reached(&settings);
         self.pause_until = 0;
         self.note_health(was_broken && closed);
         closed
@@ -416,10 +324,10 @@ impl Destination {
     /// A host answered an attempt. True if its breaker closed.
     pub(crate) fn host_served(&mut self, host: HostIndex, now: u64) -> bool {
         let settings = self.limits.breaker;
-        let Some(host) = self.hosts.get_mut(host.position()).filter(|other| other.since == host.since) else { return false };
-        let closed = host.circuit.served(&settings, now);
+        let Some(circuit) = self.hosts.circuit_mut(host) else { return false };
+        let closed = circuit.served(&settings, now);
         if closed {
-            let was_broken = self.hosts.iter().filter(|host| host.circuit.is_closed()).count() == 1;
+            let was_broken = self.hosts.circuits().filter(|circuit| circuit.is_closed()).count() == 1;
             self.note_health(was_broken);
         }
         closed
@@ -429,14 +337,14 @@ impl Destination {
     pub(crate) fn host_failed(&mut self, host: HostIndex, how: Break, reason: &str, now: u64, jitter: &mut Jitter) -> bool {
         let open = self.in_flight.saturating_sub(self.chained).max(1);
         let settings = self.limits.breaker;
-        let Some(host) = self.hosts.get_mut(host.position()).filter(|other| other.since == host.since) else { return false };
+        let Some(circuit) = self.hosts.circuit_mut(host) else { return false };
         if how == Break::BeforeGreeting {
             self.failure_told = true;
         }
-        if host.circuit.is_closed() {
+        if circuit.is_closed() {
             self.window.lose_one();
         }
-        let opened = host.circuit.failed(how, open, &settings, now, jitter);
+        let opened = circuit.failed(how, open, &settings, now, jitter);
         if opened || how == Break::BeforeGreeting {
             self.keep_reason(reason);
         }
@@ -452,7 +360,7 @@ impl Destination {
         }
         if !self.is_well {
             self.throttle.delivered(now);
-            self.hosts.iter_mut().for_each(|host| host.circuit.forgive());
+            self.hosts.circuits_mut().for_each(|circuit| circuit.forgive());
             self.note_health(false);
         }
         self.window.grow(&self.limits);
@@ -520,7 +428,7 @@ impl Destination {
             return;
         }
         let settings = self.limits.breaker;
-        self.hosts.iter_mut().for_each(|host| host.circuit.forget_probes(&settings, now));
+        self.hosts.circuits_mut().for_each(|circuit| circuit.forget_probes(&settings, now));
     }
 
     /// Forgets that hosts are dead and that it asked for less: it is tried when mail waits.
@@ -530,19 +438,19 @@ impl Destination {
         }
         self.pause_until = 0;
         self.throttle.end();
-        self.hosts.iter_mut().for_each(|host| host.circuit.revive(now));
+        self.hosts.circuits_mut().for_each(|circuit| circuit.revive(now));
         self.note_health(false);
     }
 
     /// A change of a host's breaker, as it is told.
     pub(crate) fn change(&self, id: DestinationId, host: HostIndex, was_broken: bool, now: u64) -> BreakerChange {
-        let breaker = self.host(host).map_or(Breaker::Closed, |host| host.circuit.breaker(now));
+        let breaker = self.hosts.circuit(host).map_or(Breaker::Closed, |circuit| circuit.breaker(now));
         BreakerChange { destination: id, host, now: breaker, was_broken }
     }
 
     /// `begins_anew`: it was away, and is back.
     fn note_health(&mut self, begins_anew: bool) {
-        self.is_well = self.throttle.is_quiet() && self.hosts.iter().all(|host| host.circuit.is_well());
+        self.is_well = self.throttle.is_quiet() && self.hosts.circuits().all(|circuit| circuit.is_well());
         if begins_anew {
             self.window = Window::new(&self.limits);
         }

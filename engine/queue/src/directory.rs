@@ -5,7 +5,8 @@ use std::hash::{BuildHasher, RandomState};
 
 use hashbrown::HashTable;
 
-use crate::destination::{Destination, DestinationId, HostIndex};
+use crate::destination::{Destination, DestinationId};
+use crate::hosts::HostIndex;
 use crate::message::{MessageKey, PRIORITY_MAX};
 use crate::queue::{Dispatch, Queue, Work};
 use crate::route::{DOMAIN_BYTES_MAX, NextHop, RouteId, Via};

@@ -6,14 +6,14 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use crate::route::{HOSTS_MAX, HostAddress, NextHop};
+use crate::route::{HOSTS_MAX, NextHop};
 use crate::site::Resolution;
 
 /// Names of hosts whose addresses are asked for at most: of 200 MX records the best so many are used.
 pub const MX_HOSTS_MAX: usize = 16;
 
 /// Addresses of one host that are used at most.
-const ADDRESSES_PER_HOST_MAX: usize = 8;
+pub(crate) const ADDRESSES_PER_HOST_MAX: usize = 8;
 
 /// One MX record.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -152,7 +152,7 @@ pub fn site(
             }
             used += 1;
             let name = format!("{}[{address}]:{port}", exchange.host);
-            hops.push(NextHop { name, address: HostAddress::Tcp(SocketAddr::new(address, port)), preference, weight: 1 });
+            hops.push(NextHop { name, preference, ..SocketAddr::new(address, port).into() });
         }
     }
     let had_hops = !hops.is_empty();
@@ -206,7 +206,7 @@ fn loops_back(domain: &str) -> String {
 }
 
 /// IPv6 and IPv4 in turn, IPv6 first: whichever of them does not work here costs one attempt, not as many as there are addresses.
-fn in_turn(addresses: Vec<IpAddr>) -> impl Iterator<Item = IpAddr> {
+pub(crate) fn in_turn(addresses: Vec<IpAddr>) -> impl Iterator<Item = IpAddr> {
     let (six, four): (Vec<_>, Vec<_>) = addresses.into_iter().partition(IpAddr::is_ipv6);
     let (mut six, mut four, mut turn) = (six.into_iter(), four.into_iter(), false);
     std::iter::from_fn(move || {
@@ -216,7 +216,7 @@ fn in_turn(addresses: Vec<IpAddr>) -> impl Iterator<Item = IpAddr> {
 }
 
 /// An IPv4 address in the clothes of IPv6 is judged as what it is.
-fn unmapped(address: IpAddr) -> IpAddr {
+pub(crate) fn unmapped(address: IpAddr) -> IpAddr {
     address.to_canonical()
 }
 

@@ -6,10 +6,11 @@ use hashbrown::HashTable;
 
 use crate::arena::Arena;
 use crate::breaker::{Break, BreakerChange};
-use crate::destination::{Destination, DestinationId, HostIndex, HostsTried};
+use crate::destination::{Destination, DestinationId};
 use crate::directory::Directory;
 use crate::guest::{GuestBook, OwnOrGuest};
 use crate::home::Homes;
+use crate::hosts::{HostIndex, HostsTried};
 use crate::index::{Index, after_at};
 use crate::message::{
     Envelope, Flags, Group, Message, MessageKey, NO_RECIPIENT, NOT_REROUTED, NewMessage, NewRecipient, PLACES, Place, Recipient,

@@ -42,7 +42,8 @@ pub enum Via {
         /// The next hops.
         hosts: Vec<NextHop>,
     },
-    /// As smarthost, but with names, whose addresses DNS knows: they are looked up anew as they grow old.
+    /// As smarthost, but with names, whose addresses DNS knows: they are looked up anew as they grow old. See
+    /// [`named_hosts`](crate::named_hosts).
     Named {
         /// 1 to [`HOSTS_MAX`] names and addresses.
         hosts: Vec<NamedHost>,
@@ -72,7 +73,7 @@ pub enum Via {
 /// A next hop by name.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct NamedHost {
-    /// A host name, or an IP address.
+    /// A host name in lower case, or an IP address.
     pub name: String,
     /// TCP port.
     pub port: u16,
@@ -109,14 +110,16 @@ pub struct NextHop {
     pub address: HostAddress,
     /// Lower goes first, as in an MX record.
     pub preference: u32,
-    /// Share of the attempts among hosts of equal preference; 0 counts as 1.
+    /// Share of the connections among hosts of equal preference; 0 counts as 1.
     pub weight: u16,
+    /// Number of the host in its route: addresses with the same one share its weight.
+    pub host: u8,
 }
 
 impl From<HostAddress> for NextHop {
     /// A host without a name.
     fn from(address: HostAddress) -> Self {
-        Self { name: address.to_string(), address, preference: 0, weight: 1 }
+        Self { name: address.to_string(), address, preference: 0, weight: 1, host: 0 }
     }
 }
 

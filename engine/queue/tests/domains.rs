@@ -322,8 +322,8 @@ fn a_stable_number_tells_destinations_apart_in_every_queue() {
 
 #[test]
 fn weights_share_the_attempts_and_a_lower_preference_goes_first() {
-    let hop = |host: &str, preference, weight| NextHop { preference, weight, ..host.parse().unwrap() };
-    let hosts = vec![hop("192.0.2.1:25", 0, 3), hop("192.0.2.2:25", 0, 1), hop("192.0.2.3:25", 1, 100)];
+    let hop = |host, preference, weight| NextHop { preference, weight, host, ..format!("192.0.2.{host}:25").parse().unwrap() };
+    let hosts = vec![hop(1, 0, 3), hop(2, 0, 1), hop(3, 1, 100)];
     let route =
         Route { pattern: "*".into(), via: Via::Smarthost { hosts }, retry: RetryPolicy::default(), limits: DestinationLimits::default() };
     let mut queue = Queue::new(QueueSettings::default(), Routes::new(vec![route]).unwrap(), 1, START);

@@ -1,0 +1,264 @@
+//! The hosts of a destination: which of them are alive, and which one the next connection goes to.
+
+use crate::breaker::{Breaker, BreakerSettings, Circuit};
+use crate::retry::Jitter;
+use crate::route::{HOSTS_MAX, NextHop};
+
+/// A host of a destination. When the hosts change, it never means another one.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct HostIndex {
+    slot: u8,
+    since: u32,
+}
+
+impl HostIndex {
+    /// Its position among the destination's hosts.
+    pub fn position(self) -> usize {
+        self.slot.into()
+    }
+}
+
+/// The hosts that an attempt has tried; a fresh one for each attempt.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct HostsTried(u32);
+
+const _: () = assert!(HOSTS_MAX <= 32, "one bit per host");
+
+#[derive(Debug)]
+struct Host {
+    hop: NextHop,
+    /// Number of the set of hosts with which it came.
+    since: u32,
+    circuit: Circuit,
+}
+
+impl Host {
+    fn new(hop: NextHop, since: u32) -> Self {
+        Self { hop, since, circuit: Circuit::new() }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Hosts {
+    hosts: Vec<Host>,
+    /// Number of the newest set of hosts.
+    set: u32,
+}
+
+impl Hosts {
+    pub(crate) fn new(hops: &[NextHop]) -> Self {
+        Self { hosts: hops.iter().map(|hop| Host::new(hop.clone(), 0)).collect(), set: 0 }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.hosts.is_empty()
+    }
+
+    /// In the order of their slots.
+    pub(crate) fn hops(&self) -> impl Iterator<Item = &NextHop> {
+        self.hosts.iter().map(|host| &host.hop)
+    }
+
+    pub(crate) fn hop(&self, index: HostIndex) -> Option<&NextHop> {
+        self.get(index).map(|host| &host.hop)
+    }
+
+    pub(crate) fn circuit(&self, index: HostIndex) -> Option<&Circuit> {
+        self.get(index).map(|host| &host.circuit)
+    }
+
+    pub(crate) fn circuit_mut(&mut self, index: HostIndex) -> Option<&mut Circuit> {
+        let host = self.hosts.get_mut(index.position()).filter(|host| host.since == index.since)?;
+        Some(&mut host.circuit)
+    }
+
+    pub(crate) fn circuits(&self) -> impl Iterator<Item = &Circuit> {
+        self.hosts.iter().map(|host| &host.circuit)
+    }
+
+    pub(crate) fn circuits_mut(&mut self) -> impl Iterator<Item = &mut Circuit> {
+        self.hosts.iter_mut().map(|host| &mut host.circuit)
+    }
+
+    /// Of all hosts together: open while each of them is.
+    pub(crate) fn breaker(&self, now: u64) -> Breaker {
+        let mut soonest: Option<u64> = None;
+        for circuit in self.circuits() {
+            match circuit.breaker(now) {
+                Breaker::Closed => return Breaker::Closed,
+                Breaker::Open { until } => soonest = Some(soonest.map_or(until, |other| other.min(until))),
+                Breaker::HalfOpen => soonest = Some(0),
+            }
+        }
+        match soonest {
+            None => Breaker::Closed,
+            Some(until) if until <= now => Breaker::HalfOpen,
+            Some(until) => Breaker::Open { until },
+        }
+    }
+
+    /// The host to connect to: of those that may be tried and were not, one of the lowest preference, drawn by weight. The
+    /// second value says that this made it half-open.
+    pub(crate) fn choose(
+        &mut self,
+        tried: &mut HostsTried,
+        settings: &BreakerSettings,
+        now: u64,
+        jitter: &mut Jitter,
+    ) -> Option<(HostIndex, bool)> {
+        let may_try = |slot: usize, host: &Host| tried.0 & (1 << slot) == 0 && host.circuit.may_try(settings, now);
+        let (mut open, mut count, mut least) = ([0_u8; HOSTS_MAX], 0, u32::MAX);
+        for (slot, host) in self.hosts.iter().enumerate().filter(|(slot, host)| may_try(*slot, host)) {
+            if host.hop.preference < least {
+                (count, least) = (0, host.hop.preference);
+            }
+            if host.hop.preference == least {
+                open[count] = slot as u8;
+                count += 1;
+            }
+        }
+        let slot = usize::from(self.draw(&open[..count], |below| jitter.below(below))?);
+        tried.0 |= 1 << slot;
+        let Host { since, circuit, .. } = &mut self.hosts[slot];
+        let half_open = circuit.begin(now);
+        Some((HostIndex { slot: slot as u8, since: *since }, half_open))
+    }
+
+    /// One of these slots: first a host by its weight, then any of its addresses. So a host has its share whether it has one
+    /// address or ten, and whether all of them are alive or one. `below(n)` gives a number below `n`.
+    fn draw(&self, slots: &[u8], mut below: impl FnMut(u64) -> u64) -> Option<u8> {
+        let hop = |slot: u8| &self.hosts[usize::from(slot)].hop;
+        let first = *slots.first()?;
+        let mut host = hop(first).host;
+        if slots.iter().any(|&slot| hop(slot).host != host) {
+            let weight = |slot: u8| u64::from(hop(slot).weight.max(1));
+            let is_new = |at: usize| slots[..at].iter().all(|&slot| hop(slot).host != hop(slots[at]).host);
+            let hosts = || (0..slots.len()).filter(|&at| is_new(at)).map(|at| slots[at]);
+            let mut drawn = below(hosts().map(weight).sum());
+            for slot in hosts() {
+                host = hop(slot).host;
+                match drawn.checked_sub(weight(slot)) {
+                    Some(rest) => drawn = rest,
+                    None => break,
+                }
+            }
+        }
+        let mut addresses = slots.iter().copied().filter(|&slot| hop(slot).host == host);
+        match addresses.clone().count() {
+            1 => addresses.next(),
+            count => addresses.nth(below(count as u64) as usize),
+        }
+    }
+
+    /// Replaces them, at most [`HOSTS_MAX`]: what is known of those that stay is kept. True if something changed.
+    pub(crate) fn replace(&mut self, hops: &[NextHop]) -> bool {
+        let hops = &hops[..hops.len().min(HOSTS_MAX)];
+        if self.hosts.len() == hops.len() && self.hosts.iter().all(|host| hops.contains(&host.hop)) {
+            return false;
+        }
+        self.set += 1;
+        let set = self.set;
+        let came: Vec<_> = hops.iter().filter(|hop| self.hosts.iter().all(|host| host.hop != **hop)).cloned().collect();
+        let mut came = came.into_iter();
+        // Those that stay keep their slots, which attempts in progress name.
+        for host in &mut self.hosts {
+            if !hops.contains(&host.hop)
+                && let Some(hop) = came.next()
+            {
+                *host = Host::new(hop, set);
+            }
+        }
+        self.hosts.extend(came.map(|hop| Host::new(hop, set)));
+        while let Some(left) = self.hosts.iter().position(|host| !hops.contains(&host.hop)) {
+            self.hosts.swap_remove(left);
+            if let Some(moved) = self.hosts.get_mut(left) {
+                moved.since = set;
+            }
+        }
+        true
+    }
+
+    /// The host, unless another one has its slot by now.
+    fn get(&self, index: HostIndex) -> Option<&Host> {
+        self.hosts.get(index.position()).filter(|host| host.since == index.since)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::route::HostAddress;
+
+    /// Host number, weight and preference of each address.
+    fn hosts(of: &[(u8, u16, u32)]) -> Hosts {
+        let hop = |(at, &(host, weight, preference)): (usize, &(u8, u16, u32))| {
+            let address: HostAddress = HostAddress::Tcp(([192, 0, 2, at as u8 + 1], 25).into());
+            NextHop { host, weight, preference, ..address.into() }
+        };
+        Hosts::new(&of.iter().enumerate().map(hop).collect::<Vec<_>>())
+    }
+
+    /// How often each is chosen first in so many attempts.
+    fn chosen(hosts: &mut Hosts, attempts: usize) -> Vec<usize> {
+        let (mut jitter, settings) = (Jitter::new(7), BreakerSettings::default());
+        let mut counts = vec![0; hosts.hosts.len()];
+        for _ in 0..attempts {
+            let (index, _) = hosts.choose(&mut HostsTried::default(), &settings, 0, &mut jitter).unwrap();
+            counts[index.position()] += 1;
+        }
+        counts
+    }
+
+    fn kill(hosts: &mut Hosts, slot: usize) {
+        let settings = BreakerSettings::default();
+        assert!(hosts.hosts[slot].circuit.failed(crate::breaker::Break::BeforeGreeting, 1, &settings, 0, &mut Jitter::new(1)));
+    }
+
+    /// Four standard deviations of a share of so many.
+    fn is_share(count: usize, attempts: usize, share: f64) -> bool {
+        let deviation = (attempts as f64 * share * (1.0 - share)).sqrt();
+        (count as f64 - attempts as f64 * share).abs() <= 4.0 * deviation
+    }
+
+    #[test]
+    fn each_host_has_the_share_of_its_weight_however_many_addresses_it_has() {
+        // The host of weight 1 has three addresses, that of weight 6 has two, that of weight 3 has one; the last is for worse times.
+        let of = [(0, 1, 0), (0, 1, 0), (0, 1, 0), (1, 6, 0), (1, 6, 0), (2, 3, 0), (3, 1000, 1)];
+        let counts = chosen(&mut hosts(&of), 30_000);
+        for (slot, share) in [1.0 / 30.0, 1.0 / 30.0, 1.0 / 30.0, 0.3, 0.3, 0.3, 0.0].into_iter().enumerate() {
+            assert!(is_share(counts[slot], 30_000, share), "{slot}: {counts:?}");
+        }
+    }
+
+    #[test]
+    fn a_dead_address_leaves_its_share_to_its_host_and_a_dead_host_to_the_others() {
+        let mut hosts = hosts(&[(0, 1, 0), (0, 1, 0), (1, 2, 0), (2, 1, 0), (3, 1, 1)]);
+        kill(&mut hosts, 0);
+        let counts = chosen(&mut hosts, 20_000);
+        for (slot, share) in [0.0, 0.25, 0.5, 0.25, 0.0].into_iter().enumerate() {
+            assert!(is_share(counts[slot], 20_000, share), "{slot}: {counts:?}");
+        }
+        kill(&mut hosts, 1);
+        let counts = chosen(&mut hosts, 20_000);
+        for (slot, share) in [0.0, 0.0, 2.0 / 3.0, 1.0 / 3.0, 0.0].into_iter().enumerate() {
+            assert!(is_share(counts[slot], 20_000, share), "{slot}: {counts:?}");
+        }
+        kill(&mut hosts, 2);
+        kill(&mut hosts, 3);
+        assert_eq!(chosen(&mut hosts, 100), [0, 0, 0, 0, 100], "all of the better ones are dead");
+    }
+
+    #[test]
+    fn an_attempt_tries_each_address_once_and_the_backup_last() {
+        let (mut hosts, settings, mut jitter) =
+            (hosts(&[(0, 5, 0), (1, 1, 0), (1, 1, 0), (2, 9, 1)]), BreakerSettings::default(), Jitter::new(3));
+        for _ in 0..50 {
+            let mut tried = HostsTried::default();
+            let mut order: Vec<_> =
+                std::iter::from_fn(|| hosts.choose(&mut tried, &settings, 0, &mut jitter)).map(|(index, _)| index.position()).collect();
+            assert_eq!(order.pop(), Some(3));
+            order.sort_unstable();
+            assert_eq!(order, [0, 1, 2]);
+        }
+    }
+}
