@@ -3,6 +3,7 @@
 use std::{net::IpAddr, process::ExitCode};
 
 use ringpost_config::{Config, Via};
+use ringpost_engine::routes::named_hosts;
 use ringpost_queue::{HostAddress, Question, Resolution};
 use serde::Serialize;
 
@@ -39,20 +40,21 @@ struct HostView {
     address: String,
 }
 
-/// Asks and prints. The exit code says whether there is a host.
+/// Asks and prints, of a domain whose route names its hosts about those. The exit code says whether there is a host.
 pub fn dns(config: &Config, domain: &str, output: Output) -> Result<ExitCode, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|reason| reason.to_string())?;
     let domain = domain.trim_end_matches('.').to_lowercase();
     if domain.is_empty() || domain.contains(['@', ' ']) || domain.parse::<IpAddr>().is_ok() {
         return Err(format!("{domain:?} is no domain: write example.org, or an address literal in brackets"));
     }
-    let port = match config.routes.get(&domain).map(|route| &route.via) {
-        Some(Via::Mx { port }) => *port,
-        _ => ringpost_config::SMTP_PORT,
+    let question = match config.routes.get(&domain).map(|route| &route.via) {
+        Some(Via::Smarthost { hosts }) => Question::Hosts(named_hosts(hosts)),
+        Some(Via::Mx { port }) => Question::Mx { domain: domain.clone(), port: *port },
+        _ => Question::Mx { domain: domain.clone(), port: ringpost_config::SMTP_PORT },
     };
     let resolution = runtime.block_on(async {
         let dns = Dns::new(config, &config.hostname.clone().unwrap_or_else(node::machine_name))?;
-        Ok::<_, String>(dns.resolve(Question::Mx { domain: domain.clone(), port }).await)
+        Ok::<_, String>(dns.resolve(question).await)
     })?;
     let view = view_of(domain, resolution);
     let code = if view.outcome == "site" { EXIT_OK } else { EXIT_NEGATIVE };

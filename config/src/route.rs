@@ -1,7 +1,6 @@
 //! `[[route]]`: where mail goes from here.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -15,12 +14,8 @@ use crate::name::{compare, parse_domain};
 use crate::queue::RetryOverrides;
 use crate::section::Section;
 use crate::setting::{Setting, text};
+use crate::smarthost::{SMTP_PORT, Smarthost, read_hosts, smarthosts};
 use crate::{Delivery, Queue, Retry};
-
-/// Next hops of one route: they are tried in turn, so more than this would only delay the verdict.
-const HOSTS_MAX: usize = 64;
-/// The port of a host written without one (RFC 5321 4.5.4.2).
-pub const SMTP_PORT: u16 = 25;
 
 /// `[[route]]`: what happens to mail for the domains it names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,10 +35,10 @@ pub struct Route {
 /// What happens to mail.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Via {
-    /// To the first of these hosts that takes it, in this order; at least one.
+    /// To one of these hosts; 1 to [`SMARTHOSTS_MAX`](crate::SMARTHOSTS_MAX).
     Smarthost {
-        /// Address and port of each next hop.
-        hosts: Vec<SocketAddr>,
+        /// Each next hop.
+        hosts: Vec<Smarthost>,
     },
     /// To the first of these stores of mailboxes that answers, by LMTP (RFC 2033); at least one.
     Lmtp {
@@ -152,7 +147,7 @@ impl Route {
         if word == Some(ViaWord::Lmtp) {
             return read_stores(section).map(|hosts| Via::Lmtp { hosts });
         }
-        let hosts = section.list("hosts", parse_host);
+        let hosts = read_hosts(section);
         let port = section.optional_within("port", 1..=u32::from(u16::MAX));
         if port.is_some() && word.is_some_and(|word| word != ViaWord::Mx) {
             section.refuse("port", "is used by via = \"mx\" only: elsewhere it stands behind the host");
@@ -160,23 +155,7 @@ impl Route {
         match word? {
             ViaWord::Maildir if hosts.is_none() => read_maildir(section, path).map(|path| Via::Maildir { path }),
             ViaWord::Mx if hosts.is_none() => Some(Via::Mx { port: port.and_then(|port| u16::try_from(port).ok()).unwrap_or(SMTP_PORT) }),
-            ViaWord::Smarthost => {
-                match &hosts {
-                    None => section.refuse("hosts", "is missing: via = \"smarthost\" needs hosts = [\"192.0.2.1:25\"]"),
-                    Some(_) if section.has_empty_list("hosts") => {
-                        section.refuse("hosts", "names no host: write for instance [\"192.0.2.1:25\"]")
-                    }
-                    Some(hosts) if hosts.len() > HOSTS_MAX => section.refuse("hosts", format!("has more than {HOSTS_MAX} hosts")),
-                    Some(hosts) => {
-                        for (index, host) in hosts.iter().enumerate() {
-                            if hosts[..index].contains(host) {
-                                section.refuse("hosts", format!("names {host} twice"));
-                            }
-                        }
-                    }
-                }
-                hosts.map(|hosts| Via::Smarthost { hosts })
-            }
+            ViaWord::Smarthost => smarthosts(section, hosts).map(|hosts| Via::Smarthost { hosts }),
             word => {
                 if hosts.is_some() {
                     let via = match word {
@@ -216,21 +195,6 @@ impl Setting for ViaWord {
             "hold" => Ok(ViaWord::Hold),
             word => Err(refuse(word, &NOW)),
         }
-    }
-}
-
-/// An IP address with or without a port.
-fn parse_host(text: &str) -> Result<SocketAddr, String> {
-    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
-    let parsed = text.parse().ok().or_else(|| bare.parse::<IpAddr>().ok().map(|address| SocketAddr::new(address, SMTP_PORT)));
-    match parsed {
-        Some(host) if host.port() == 0 => Err("has no port: it is 1 to 65535".to_owned()),
-        Some(host) => Ok(host),
-        None if parse_domain(text.rsplit_once(':').map_or(text, |(name, _)| name)).is_ok() => {
-            Err("is not an address: host names come with a later version, write for instance \"192.0.2.1:25\" or \"[2001:db8::1]:25\""
-                .to_owned())
-        }
-        None => Err("is not an address: write for instance \"192.0.2.1:25\" or \"[2001:db8::1]:25\"".to_owned()),
     }
 }
 
@@ -376,25 +340,5 @@ mod tests {
             assert_eq!(table.index_of(domain), Some(index), "{domain}");
         }
         assert_eq!(routes(&["example.org"]).index_of("other.test"), None);
-    }
-
-    #[test]
-    fn hosts_are_addresses_with_a_port_of_25_by_default() {
-        let cases = [
-            ("127.0.0.1:2600", "127.0.0.1:2600"),
-            ("192.0.2.1", "192.0.2.1:25"),
-            ("[::1]:26", "[::1]:26"),
-            ("[::1]", "[::1]:25"),
-            ("::1", "[::1]:25"),
-        ];
-        for (text, host) in cases {
-            assert_eq!(parse_host(text), Ok(host.parse().unwrap()), "{text}");
-        }
-        assert!(parse_host("relay.example:25").unwrap_err().contains("host names come with a later version"));
-        assert!(parse_host("relay.example").unwrap_err().contains("host names come with a later version"));
-        assert!(parse_host("127.0.0.1:0").unwrap_err().contains("has no port"));
-        for text in ["", ":25", "127.0.0.1:65536", "[::1", "a b", "[x]"] {
-            assert!(parse_host(text).is_err(), "{text}");
-        }
     }
 }

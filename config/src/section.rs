@@ -234,6 +234,36 @@ impl<'d, 't> Section<'d, 't> {
         Some(elements.iter().filter_map(read_element).collect())
     }
 
+    /// A list of strings and inline tables; each wrong element is an error of its own. None when the key is absent.
+    pub(crate) fn list_or_tables<T>(
+        &mut self,
+        key: &'static str,
+        read_text: impl Fn(&str) -> Result<T, String>,
+        read_table: impl Fn(Section<'d, 't>) -> Option<T>,
+    ) -> Option<Vec<T>> {
+        let value = self.find(key)?;
+        let Some(elements) = value.get_ref().as_array() else {
+            self.refuse(key, format!("is {}, not a list in brackets", article(value.get_ref())));
+            return Some(Vec::new());
+        };
+        let name = self.key(key);
+        let mut list = Vec::with_capacity(elements.len());
+        for (index, element) in elements.iter().enumerate() {
+            if let Some(table) = element.get_ref().as_table() {
+                let name = format!("{name}[{}]", index + 1);
+                let line = self.document.lines.of(element.span().start);
+                self.document.source.borrow_mut().record(&name, line, None);
+                list.extend(read_table(Section { document: self.document, name, table: Some(table), keys: Vec::new() }));
+                continue;
+            }
+            match text(element.get_ref(), "a string or a table in braces").and_then(&read_text) {
+                Ok(setting) => list.push(setting),
+                Err(message) => self.document.refuse_value(&name, element, message),
+            }
+        }
+        Some(list)
+    }
+
     /// One string or a list of them.
     pub(crate) fn one_or_list<T>(&mut self, key: &'static str, read: impl Fn(&str) -> Result<T, String>) -> Option<Vec<T>> {
         let single = self.table?.get(key).filter(|value| !value.get_ref().is_array());

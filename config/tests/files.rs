@@ -364,12 +364,22 @@ fn words_that_are_not_allowed_name_those_that_are() {
 }
 
 #[test]
-fn routes_of_later_versions_say_so() {
-    assert_refused(
-        "[[route]]\ndomain = \"*\"\nvia = \"smarthost\"\nhosts = [\"relay.example:25\"]\n",
-        &["ringpost.toml:4: route[1].hosts: \"relay.example:25\" is not an address: host names come with a later version, write for \
-           instance \"192.0.2.1:25\" or \"[2001:db8::1]:25\""],
+fn smarthosts_go_in_turn_or_by_weight_and_backups_last() {
+    let hosts = |written: &str| {
+        let config = parse(&format!("[[route]]\ndomain = \"*\"\nvia = \"smarthost\"\nhosts = {written}\n"));
+        let Via::Smarthost { hosts } = config.routes.as_slice()[0].via.clone() else { panic!("another route") };
+        hosts.iter().map(|host| (host.address.to_string(), host.preference, host.weight)).collect::<Vec<_>>()
+    };
+    let of =
+        |list: &[(&str, u32, u16)]| -> Vec<_> { list.iter().map(|(host, turn, weight)| ((*host).to_owned(), *turn, *weight)).collect() };
+    let backup = "{ host = \"c.test\", backup = true }";
+    assert_eq!(hosts("[\"a.test\", \"192.0.2.1:26\"]"), of(&[("a.test:25", 0, 1), ("192.0.2.1:26", 1, 1)]));
+    assert_eq!(
+        hosts(&format!("[{backup}, \"a.test\", {{ host = \"b.test\" }}]")),
+        of(&[("a.test:25", 0, 1), ("b.test:25", 1, 1), ("c.test:25", 2, 1)])
     );
+    let weighted = format!("[{{ host = \"a.test:587\", weight = 3 }}, {backup}, {{ host = \"b.test\", weight = 1000 }}]");
+    assert_eq!(hosts(&weighted), of(&[("a.test:587", 0, 3), ("b.test:25", 0, 1000), ("c.test:25", 2, 1)]));
 }
 
 #[test]
@@ -381,7 +391,8 @@ fn a_route_that_is_not_whole_says_what_is_missing() {
     );
     assert_refused(
         "[[route]]\ndomain = \"*\"\nvia = \"smarthost\"\n",
-        &["ringpost.toml:1: route[1].hosts: is missing: via = \"smarthost\" needs hosts = [\"192.0.2.1:25\"]"],
+        &["ringpost.toml:1: route[1].hosts: is missing: via = \"smarthost\" needs hosts = [\"smart.example.net:587\"] or \
+           [\"192.0.2.1:25\"]"],
     );
     assert_refused(
         "[[route]]\ndomain = \"*\"\nvia = \"hold\"\nhosts = [\"192.0.2.1\"]\n",
@@ -391,7 +402,7 @@ fn a_route_that_is_not_whole_says_what_is_missing() {
         "[[route]]\ndomain = []\nvia = \"smarthost\"\nhosts = []\n",
         &[
             "ringpost.toml:2: route[1].domain: [] names no domain: write for instance domain = \"*\"",
-            "ringpost.toml:4: route[1].hosts: [] names no host: write for instance [\"192.0.2.1:25\"]",
+            "ringpost.toml:4: route[1].hosts: [] names no host: write for instance [\"smart.example.net:587\"]",
         ],
     );
     assert_refused(

@@ -51,7 +51,7 @@ mod remote_content;
 mod report_origin;
 mod reporting;
 pub mod request_lane;
-mod routes;
+pub mod routes;
 mod segment_files;
 pub mod shard;
 mod shard_control;

@@ -2,23 +2,25 @@
 
 use std::{num::NonZeroU32, time::Duration};
 
-use ringpost_config::{Config, StoreAddress};
-use ringpost_queue::{BreakerSettings, DestinationLimits, HostAddress, NextHop, Rate, ReportLimits, RetryPolicy, Route, SharedRate, Via};
+use ringpost_config::{Config, SMARTHOSTS_MAX, Smarthost, SmarthostAddress, StoreAddress};
+use ringpost_queue::{
+    BreakerSettings, DestinationLimits, HOSTS_MAX, HostAddress, NamedHost, NextHop, Rate, ReportLimits, RetryPolicy, Route, SharedRate,
+    Via,
+};
+
+use crate::{share::Share, shared_limits::apart};
 
 /// Mailboxes that one attempt writes: each is a file that is open until the message is whole.
 const MAILDIRS_AT_ONCE: u16 = 16;
 
-use crate::{share::Share, shared_limits::apart};
+const _: () = assert!(SMARTHOSTS_MAX <= HOSTS_MAX, "what the config allows is a route of the queue");
 
 /// All routes, in the order of the config, with their limits for the whole node: the queue takes the part of a home.
 pub(crate) fn routes_of(config: &Config) -> Vec<Route> {
     let mut routes = Vec::new();
     for route in config.routes.as_slice() {
         let via = match &route.via {
-            ringpost_config::Via::Smarthost { hosts } => Via::Smarthost {
-                // The order of the list is the order of preference.
-                hosts: (0..).zip(hosts).map(|(preference, host)| NextHop { preference, ..NextHop::from(*host) }).collect(),
-            },
+            ringpost_config::Via::Smarthost { hosts } => smarthost(hosts),
             ringpost_config::Via::Lmtp { hosts } => Via::Lmtp {
                 hosts: (0..).zip(hosts).map(|(preference, store)| NextHop { preference, ..NextHop::from(store_address(store)) }).collect(),
             },
@@ -76,6 +78,32 @@ pub(crate) fn report_limits(config: &Config, share: Share) -> Option<ReportLimit
         per_second: divided(config.bounce.reports_per_second),
         per_minute_and_sender: divided(config.bounce.reports_per_minute_and_sender),
     })
+}
+
+/// Without names there is nothing to ask DNS about.
+fn smarthost(hosts: &[Smarthost]) -> Via {
+    let of_address = |(number, host): (u8, &Smarthost)| match host.address {
+        SmarthostAddress::Ip(address) => {
+            Some(NextHop { preference: host.preference, weight: host.weight, host: number, ..NextHop::from(address) })
+        }
+        SmarthostAddress::Name { .. } => None,
+    };
+    match (0..).zip(hosts).map(of_address).collect() {
+        Some(hosts) => Via::Smarthost { hosts },
+        None => Via::Named { hosts: named_hosts(hosts) },
+    }
+}
+
+/// The hosts of a route as DNS is asked about them.
+pub fn named_hosts(hosts: &[Smarthost]) -> Vec<NamedHost> {
+    let named = |Smarthost { address, preference, weight }: &Smarthost| {
+        let (name, port) = match address {
+            SmarthostAddress::Ip(address) => (address.ip().to_string(), address.port()),
+            SmarthostAddress::Name { name, port } => (name.clone(), *port),
+        };
+        NamedHost { name, port, preference: *preference, weight: *weight }
+    };
+    hosts.iter().map(named).collect()
 }
 
 fn store_address(store: &StoreAddress) -> HostAddress {

@@ -1,0 +1,129 @@
+//! Next hops by name and by weight, with a name server that a test changes.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use crate::client::Client;
+use crate::name_server::NameServer;
+use crate::next_hop::NextHop;
+use crate::node::{Node, PATIENCE, Setup, free_port};
+
+/// Mail goes to these hosts; each message over a connection of its own, so that connections are counted by messages.
+fn setup(names: &NameServer, hosts: &str) -> Setup {
+    let extra = format!("[dns]\nservers = [\"{}\"]\n", names.address).leak();
+    let route = format!("via = \"smarthost\"\nhosts = {hosts}\nmessages_per_connection = 1");
+    Setup { route, extra, ..Setup::new() }
+}
+
+fn at(host: u8, port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, host], port))
+}
+
+#[test]
+fn named_hosts_share_the_connections_by_weight_and_the_living_take_over() {
+    const MESSAGES: usize = 300;
+    let names = NameServer::start();
+    names.set("one.smart.test", &[[127, 0, 0, 2]], 300);
+    names.set("two.smart.test", &[[127, 0, 0, 3]], 300);
+    let port = free_port();
+    let (one, two, backup) = (NextHop::start_at(at(2, port)), NextHop::start_at(at(3, port)), NextHop::start_at(at(4, port)));
+    let hosts = format!(
+        "[{{ host = \"one.smart.test:{port}\", weight = 3 }}, {{ host = \"Two.Smart.Test:{port}\", weight = 1 }}, \
+         {{ host = \"127.0.0.4:{port}\", backup = true }}]"
+    );
+    let node = Node::start(&setup(&names, &hosts));
+    let mut client = Client::greeted(node.address);
+    (0..MESSAGES).for_each(|_| drop(client.deliver("b@y.test", "Subject: x\r\n\r\nx")));
+    node.wait_for_queue(<[_]>::is_empty);
+    let counts = [one.messages().len(), two.messages().len(), backup.messages().len()];
+    assert_eq!((counts.iter().sum::<usize>(), counts[2]), (MESSAGES, 0), "{counts:?}");
+    // 225 of 300, and four standard deviations of a draw; half of them would be 150.
+    assert!((195..=255).contains(&counts[0]), "{counts:?}");
+    assert_eq!((names.asked("one.smart.test"), names.asked("two.smart.test")), (1, 1), "asked once while the answer holds");
+    let log = node.wait_for_mail_log("relay=two.smart.test[127.0.0.3]");
+    assert!(log.contains("relay=one.smart.test[127.0.0.2]"), "{log}");
+
+    drop(one);
+    (0..20).for_each(|_| drop(client.deliver("b@y.test", "Subject: x\r\n\r\nx")));
+    node.wait_for_queue(<[_]>::is_empty);
+    assert_eq!((two.messages().len(), backup.messages().len()), (counts[1] + 20, 0), "the other of the same rank");
+    drop(two);
+    client.deliver("b@y.test", "Subject: x\r\n\r\nx");
+    backup.wait_for(1);
+}
+
+#[test]
+fn a_name_without_address_defers_and_new_addresses_are_followed() {
+    let names = NameServer::start();
+    let port = free_port();
+    let (old, new) = (NextHop::start_at(at(2, port)), NextHop::start_at(at(3, port)));
+    let node = Node::start(&setup(&names, &format!("[\"smart.test:{port}\"]")));
+    let mut client = Client::greeted(node.address);
+    let id = client.deliver("b@y.test", "Subject: x\r\n\r\nx");
+    let queue = node.wait_for_queue(|queue| queue.first().is_some_and(|message| message["reason"] != "waits for DNS of smart.test"));
+    assert_eq!((&queue[0]["id"], &queue[0]["reason"]), (&id.as_str().into(), &"address of smart.test: there is none".into()));
+    let log = node.wait_for_mail_log("outcome=");
+    assert!(log.contains("relay=none") && log.contains("dsn=4.4.3 outcome=deferred") && !log.contains("outcome=bounced"), "{log}");
+
+    // The name is there, for a second.
+    names.set("smart.test", &[[127, 0, 0, 2]], 1);
+    let began = Instant::now();
+    while old.messages().is_empty() {
+        // A "no" is remembered for its own time: asked too early, the command changes nothing.
+        assert!(node.ask(&["queue", "retry", "--all"]).status.success());
+        assert!(began.elapsed() < PATIENCE, "{:?}", node.queue());
+    }
+    node.wait_for_queue(<[_]>::is_empty);
+    // The host moves. Mail is taken at the old address as long as that holds, then at the new one, and never twice.
+    names.set("smart.test", &[[127, 0, 0, 3]], 1);
+    let (began, mut sent) = (Instant::now(), 1);
+    while new.messages().is_empty() {
+        client.deliver("b@y.test", "Subject: x\r\n\r\nx");
+        sent += 1;
+        node.wait_for_queue(<[_]>::is_empty);
+        assert!(began.elapsed() < PATIENCE, "{} messages at the old address", old.messages().len());
+    }
+    let at_old = old.messages().len();
+    assert_eq!(at_old + new.messages().len(), sent);
+    // DNS has nothing any more: the last addresses are used.
+    let asked = names.asked("smart.test");
+    names.set("smart.test", &[], 1);
+    let began = Instant::now();
+    let mut after = 0;
+    while after < 3 {
+        after += usize::from(names.asked("smart.test") > asked);
+        client.deliver("b@y.test", "Subject: x\r\n\r\nx");
+        sent += 1;
+        node.wait_for_queue(<[_]>::is_empty);
+        assert!(began.elapsed() < PATIENCE, "nobody asked again");
+    }
+    assert_eq!((old.messages().len(), new.messages().len()), (at_old, sent - at_old));
+}
+
+#[test]
+fn wrong_hosts_are_named_with_what_is_allowed() {
+    let folder = tempfile::tempdir().unwrap();
+    let many: Vec<String> = (1..=33).map(|number| format!("\"h{number}.test\"")).collect();
+    let cases = [
+        ("[]".to_owned(), "names no host"),
+        ("[\"a_b!.test\"]".to_owned(), "is neither an address nor a host name"),
+        ("[{ host = \"a.test\", weight = 0 }]".to_owned(), "a weight is 1 to 1000"),
+        ("[{ host = \"a.test\", weight = -3 }]".to_owned(), "a weight is 1 to 1000"),
+        ("[{ host = \"a.test\", weight = \"3\" }]".to_owned(), "is a string, not a whole number"),
+        ("[{ host = \"a.test\", weight = 3 }, \"b.test:587\"]".to_owned(), "gives b.test:587 no weight, but others have one"),
+        ("[{ weight = 3 }]".to_owned(), "route[1].hosts[1].host"),
+        ("[{ host = \"a.test\", wieght = 3 }]".to_owned(), "did you mean weight?"),
+        ("[{ host = \"a.test\", backup = true }]".to_owned(), "has nothing but backups"),
+        ("[\"b.test\", { host = \"a.test\", backup = true, weight = 2 }]".to_owned(), "is not used by a backup"),
+        ("[\"a.test\", \"A.test:25\"]".to_owned(), "names a.test:25 twice"),
+        (format!("[{}]", many.join(", ")), "has more than 32 hosts"),
+    ];
+    for (hosts, sentence) in cases {
+        let text = format!("[[route]]\ndomain = \"*\"\nvia = \"smarthost\"\nhosts = {hosts}\n");
+        let config = crate::node::write_config(folder.path(), &text);
+        let output = crate::node::ringpost().args(["check", "-c"]).arg(config).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(78), "{hosts}: {said}");
+        assert!(said.contains(sentence) && said.contains("ringpost.toml:4"), "{hosts}: {said}");
+    }
+}
