@@ -1,16 +1,20 @@
-//! Where mail goes when DNS says plain, odd or hostile things: a name server with a script, sinks on loopback, the real engine.
-//! Each case is a domain: what its name server says, what must become of its mail, and what did.
+//! Where mail goes when DNS says plain, odd or hostile things: NSD with a zone, then a name server with a script for what NSD would
+//! never say; a sink on loopback, the real engine. Each case is a domain: what its name server says, what must become of its mail,
+//! and what did.
 
-use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+mod nsd;
+mod script;
+
+use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use ringpost_loadtest::sink::{Sink, SinkOptions};
 
+use self::nsd::Nsd;
+use self::script::Scripted;
 use crate::dialogue::Dialogue;
 use crate::engine::{Engine, EngineOptions, Route};
 
@@ -31,57 +35,102 @@ pub struct DnsArguments {
 }
 
 /// Domain, what DNS says, and what the mail log must have of its mail.
-const CASES: &[(&str, &str, &str)] = &[
+type Case = (&'static str, &'static str, &'static str);
+
+/// What a real name server says.
+const REAL: &[Case] = &[
     ("plain.test", "one MX", "relay=mx1.test[127.0.0.2] outcome=delivered"),
-    ("many.test", "200 MX, truncated, whole over TCP", "relay=mx outcome=delivered"),
+    ("crowd.test", "200 MX of one preference, truncated, by TCP", "relay=mx .crowd.test[127.0.0.2] outcome=delivered"),
+    ("many.test", "200 MX, one of them up: the best", "relay=best.many.test[127.0.0.2] outcome=delivered"),
     ("implicit.test", "no MX, an address", "relay=implicit.test[127.0.0.2] outcome=delivered"),
     ("chain.test", "CNAME to CNAME to MX", "relay=mx1.test[127.0.0.2] outcome=delivered"),
+    ("eight.test", "eight CNAMEs, then MX", "relay=mx1.test[127.0.0.2] outcome=delivered"),
+    ("alias.test", "MX to a CNAME", "relay=mxalias.test[127.0.0.2] outcome=delivered"),
+    ("a.b.wild.test", "a wildcard's MX", "relay=mx1.test[127.0.0.2] outcome=delivered"),
     ("second.test", "the best MX is down", "relay=mx1.test[127.0.0.2] outcome=delivered"),
     ("six.test", "AAAA that nobody answers, and A", "relay=mx6.test[127.0.0.2] outcome=delivered"),
     ("half.test", "a host without address, and one with", "relay=mx1.test[127.0.0.2] outcome=delivered"),
+    ("smart.invalid", "the route's host: CNAME to A", "relay=smart.test[127.0.0.2] outcome=delivered"),
+    ("lost.invalid", "the route's host: NXDOMAIN", "relay=none dsn=4.4.3 outcome=deferred gone.test"),
     ("null.test", "null MX", "dsn=5.1.10 outcome=bounced"),
     ("nx.test", "NXDOMAIN", "dsn=5.1.2 outcome=bounced"),
     ("self.test", "MX is this host", "dsn=5.4.6 outcome=bounced"),
     ("nothing.test", "neither MX nor address", "dsn=5.4.4 outcome=bounced"),
+    ("loop.test", "CNAMEs in a circle", "dsn=4.4.3 outcome=deferred"),
+    ("nowhere.test", "MX hosts without address, and an address", "dsn=4.4.3 outcome=deferred"),
+    ("elsewhere.invalid", "REFUSED: not its zone", "dsn=4.4.3 outcome=deferred REFUSED"),
+];
+
+/// What a script says, because no real name server would.
+const SCRIPTED: &[Case] = &[
+    ("plain.test", "one MX", "relay=mx1.test[127.0.0.2] outcome=delivered"),
     ("bare.test", "NXDOMAIN without SOA", "dsn=4.4.3 outcome=deferred"),
     ("servfail.test", "SERVFAIL", "dsn=4.4.3 outcome=deferred SERVFAIL"),
     ("silent.test", "no answer", "dsn=4.4.3 outcome=deferred timed"),
     ("garbage.test", "octets that are no message", "dsn=4.4.3 outcome=deferred"),
     ("lame.test", "a referral to nowhere", "dsn=4.4.3 outcome=deferred"),
-    ("loop.test", "CNAME to itself", "dsn=4.4.3 outcome=deferred"),
     ("cut.test", "truncated, TCP closes", "dsn=4.4.3 outcome=deferred"),
-    ("nowhere.test", "MX hosts without address, and an address", "dsn=4.4.3 outcome=deferred"),
 ];
 
 /// Runs all cases; true when each saw what it must.
 pub fn run(arguments: &DnsArguments) -> Result<bool, Box<dyn std::error::Error>> {
     let folder = crate::engine::rig_folder("dns")?;
-    let server = NameServer::start()?;
     let port = crate::machine::free_port()?.port();
     let hop = SocketAddr::from(([127, 0, 0, 2], port));
-    let sink = Sink::start(SinkOptions::new(hop, crate::machine::own_core()?))?;
-    let mut options = EngineOptions::new(&arguments.engine, folder.path(), Route::Mx(port))?;
-    options.lines.push(("dns", format!("servers = [\"{}\"]\ntimeout = \"1s\"\nattempts = 2\nallow_private = true", server.address)));
+    let _sink = Sink::start(SinkOptions::new(hop, crate::machine::own_core()?))?;
+
+    let nsd = Nsd::start(&folder.path().join("nsd"))?;
+    println!("{}", nsd.version);
+    let truncated = nsd.truncates("crowd.test")?;
+    println!("its answer to MX of crowd.test over UDP: {}", if truncated { "truncated" } else { "whole: WRONG" });
+    let by_name = format!(
+        "[[route]]\ndomain = \"smart.invalid\"\nvia = \"smarthost\"\nhosts = [\"smart.test:{port}\"]\n\
+         [[route]]\ndomain = \"lost.invalid\"\nvia = \"smarthost\"\nhosts = [\"gone.test:{port}\"]\n"
+    );
+    let engine = start(arguments, &folder.path().join("real"), port, nsd.address, by_name)?;
+    let mut good = truncated & see(REAL, &engine)?;
+    drop(engine);
+    drop(nsd);
+
+    let script = Scripted::start()?;
+    let engine = start(arguments, &folder.path().join("scripted"), port, script.address, String::new())?;
+    good &= see(SCRIPTED, &engine)?;
+    good &= silence_delays_nobody(&engine)?;
+    Ok(good)
+}
+
+struct Asking {
+    engine: Engine,
+    log: PathBuf,
+}
+
+/// An engine that asks this name server and finds the hosts at this port.
+fn start(arguments: &DnsArguments, folder: &Path, port: u16, server: SocketAddr, routes: String) -> io::Result<Asking> {
+    let mut options = EngineOptions::new(&arguments.engine, folder, Route::Mx(port))?;
+    options.lines.push(("dns", format!("servers = [\"{server}\"]\ntimeout = \"1s\"\nattempts = 2\nallow_private = true")));
+    options.routes = routes;
     let mut engine = Engine::new(options)?;
     engine.start()?;
-    let log = folder.path().join("mail.log");
-    for (domain, ..) in CASES {
-        send(engine.address, &format!("user@{domain}"))?;
-    }
+    Ok(Asking { engine, log: folder.join("mail.log") })
+}
+
+/// Sends a message for each case and prints what came of it.
+fn see(cases: &[Case], asking: &Asking) -> io::Result<bool> {
     let mut good = true;
-    println!("{:<14} {:<42} {:<52} seen", "domain", "DNS says", "expected");
-    for (domain, says, expected) in CASES {
-        let seen = wait_for(&log, domain, expected)?;
-        good &= seen.0;
-        println!("{domain:<14} {says:<42} {expected:<52} {} {}", if seen.0 { "ok   " } else { "WRONG" }, seen.1);
+    for (domain, ..) in cases {
+        send(asking.engine.address, &format!("user@{domain}"))?;
     }
-    good &= silence_delays_nobody(&engine, &log)?;
-    drop(sink);
+    println!("{:<18} {:<44} {:<60} seen", "domain", "DNS says", "expected");
+    for (domain, says, expected) in cases {
+        let seen = wait_for(&asking.log, domain, expected)?;
+        good &= seen.0;
+        println!("{domain:<18} {says:<44} {expected:<60} {} {}", if seen.0 { "ok   " } else { "WRONG" }, seen.1);
+    }
     Ok(good)
 }
 
 /// The delay of mail for a domain that is well, alone and while the name servers of hundreds of others are silent.
-fn silence_delays_nobody(engine: &Engine, log: &Path) -> io::Result<bool> {
+fn silence_delays_nobody(Asking { engine, log }: &Asking) -> io::Result<bool> {
     let alone = delays(engine, log, "alone")?;
     for number in 0..SILENT_DOMAINS {
         send(engine.address, &format!("user@d{number}.silent.test"))?;
@@ -145,192 +194,4 @@ fn wait_for(log: &Path, to: &str, expected: &str) -> io::Result<(bool, String)> 
 
 fn shortened(line: &str) -> String {
     line.split_once("relay=").map_or(line.to_owned(), |(_, rest)| format!("relay={rest}"))
-}
-
-/// A name server that answers by script; ends with the process.
-struct NameServer {
-    address: SocketAddr,
-    stop: Arc<AtomicBool>,
-}
-
-impl Drop for NameServer {
-    fn drop(&mut self) {
-        self.stop.store(true, SeqCst);
-    }
-}
-
-impl NameServer {
-    fn start() -> io::Result<Self> {
-        let tcp = TcpListener::bind("127.0.0.1:0")?;
-        let address = tcp.local_addr()?;
-        let udp = UdpSocket::bind(address)?;
-        let stop = Arc::new(AtomicBool::new(false));
-        let (stop_udp, stop_tcp) = (stop.clone(), stop.clone());
-        udp.set_read_timeout(Some(Duration::from_millis(200)))?;
-        std::thread::spawn(move || {
-            let mut query = [0; 2048];
-            while !stop_udp.load(SeqCst) {
-                if let Ok((length, client)) = udp.recv_from(&mut query)
-                    && let Some(answer) = answer(&query[..length], false)
-                {
-                    // A client that is gone needs no answer.
-                    let _ = udp.send_to(&answer, client);
-                }
-            }
-        });
-        std::thread::spawn(move || {
-            for stream in tcp.incoming().flatten() {
-                if stop_tcp.load(SeqCst) {
-                    return;
-                }
-                std::thread::spawn(move || -> io::Result<()> {
-                    let mut stream = stream;
-                    stream.set_read_timeout(Some(PATIENCE))?;
-                    loop {
-                        let mut length = [0; 2];
-                        stream.read_exact(&mut length)?;
-                        let mut query = vec![0; usize::from(u16::from_be_bytes(length))];
-                        stream.read_exact(&mut query)?;
-                        let Some(answer) = answer(&query, true) else { return Ok(()) };
-                        stream.write_all(&(answer.len() as u16).to_be_bytes())?;
-                        stream.write_all(&answer)?;
-                    }
-                });
-            }
-        });
-        Ok(Self { address, stop })
-    }
-}
-
-const A: u16 = 1;
-const NS: u16 = 2;
-const CNAME: u16 = 5;
-const SOA: u16 = 6;
-const MX: u16 = 15;
-const AAAA: u16 = 28;
-
-/// An answer being written.
-struct Reply {
-    rcode: u8,
-    truncated: bool,
-    answers: Vec<u8>,
-    answers_count: u16,
-    authority: Vec<u8>,
-    authority_count: u16,
-}
-
-impl Reply {
-    fn new() -> Self {
-        Self { rcode: 0, truncated: false, answers: Vec::new(), answers_count: 0, authority: Vec::new(), authority_count: 0 }
-    }
-
-    fn with(mut self, owner: &str, kind: u16, data: &[u8]) -> Self {
-        record(&mut self.answers, owner, kind, data);
-        self.answers_count += 1;
-        self
-    }
-
-    fn mx(self, owner: &str, preference: u16, host: &str) -> Self {
-        self.with(owner, MX, &[&preference.to_be_bytes()[..], &name(host)].concat())
-    }
-
-    fn authority(mut self, kind: u16, data: &[u8]) -> Self {
-        record(&mut self.authority, "test", kind, data);
-        self.authority_count += 1;
-        self
-    }
-
-    /// The proof of a negative answer.
-    fn soa(self) -> Self {
-        let times = [1_u32, 3600, 600, 86400, 5].map(u32::to_be_bytes).concat();
-        self.authority(SOA, &[name("ns.test"), name("admin.test"), times].concat())
-    }
-}
-
-fn name(text: &str) -> Vec<u8> {
-    let mut octets = Vec::new();
-    for label in text.split('.').filter(|label| !label.is_empty()) {
-        octets.push(label.len() as u8);
-        octets.extend_from_slice(label.as_bytes());
-    }
-    octets.push(0);
-    octets
-}
-
-fn record(out: &mut Vec<u8>, owner: &str, kind: u16, data: &[u8]) {
-    out.extend(name(owner));
-    out.extend(kind.to_be_bytes());
-    out.extend([0, 1, 0, 0, 0, 60]);
-    out.extend((data.len() as u16).to_be_bytes());
-    out.extend_from_slice(data);
-}
-
-/// What is sent to a query; nothing for silence.
-fn answer(query: &[u8], over_tcp: bool) -> Option<Vec<u8>> {
-    let mut at = 12;
-    let mut labels = Vec::new();
-    loop {
-        let length = usize::from(*query.get(at)?);
-        at += 1;
-        if length == 0 {
-            break;
-        }
-        labels.push(String::from_utf8_lossy(query.get(at..at + length)?).to_lowercase());
-        at += length;
-    }
-    let kind = u16::from_be_bytes([*query.get(at)?, *query.get(at + 1)?]);
-    let question = query.get(12..at + 4)?;
-    let domain = labels.join(".");
-    if domain == "garbage.test" {
-        return Some(b"\x00\x01 this is no message \xFF\xFF".to_vec());
-    }
-    let reply = script(&domain, kind, over_tcp)?;
-    let mut out = query[..2].to_vec();
-    out.extend([0x84 | if reply.truncated { 2 } else { 0 }, 0x80 | reply.rcode, 0, 1]);
-    out.extend(reply.answers_count.to_be_bytes());
-    out.extend(reply.authority_count.to_be_bytes());
-    out.extend([0, 0]);
-    out.extend_from_slice(question);
-    out.extend(reply.answers);
-    out.extend(reply.authority);
-    Some(out)
-}
-
-/// What the name server says of a domain.
-fn script(domain: &str, kind: u16, over_tcp: bool) -> Option<Reply> {
-    let none = || Reply::new().soa();
-    let sink = Ipv4Addr::new(127, 0, 0, 2).octets();
-    if domain == "silent.test" || domain.ends_with(".silent.test") {
-        return None;
-    }
-    Some(match (domain, kind) {
-        ("plain.test", MX) => Reply::new().mx(domain, 10, "mx1.test"),
-        ("mx1.test" | "implicit.test", A) => Reply::new().with(domain, A, &sink),
-        ("many.test", MX) if !over_tcp => Reply { truncated: true, ..Reply::new() },
-        ("many.test", MX) => {
-            (0..200).fold(Reply::new(), |reply, number| reply.mx(domain, 10 + number % 3, &format!("mx{number}.many.test")))
-        }
-        (host, A) if host.ends_with(".many.test") => Reply::new().with(domain, A, &sink),
-        ("chain.test", MX) => {
-            Reply::new().with(domain, CNAME, &name("c1.test")).with("c1.test", CNAME, &name("c2.test")).mx("c2.test", 10, "mx1.test")
-        }
-        ("second.test", MX) => Reply::new().mx(domain, 10, "down.test").mx(domain, 20, "mx1.test"),
-        ("down.test", A) => Reply::new().with(domain, A, &[127, 0, 0, 9]),
-        ("six.test", MX) => Reply::new().mx(domain, 10, "mx6.test"),
-        ("mx6.test", A) => Reply::new().with(domain, A, &sink),
-        ("mx6.test", AAAA) => Reply::new().with(domain, AAAA, &Ipv6Addr::LOCALHOST.octets()),
-        ("half.test", MX) => Reply::new().mx(domain, 10, "gone.test").mx(domain, 20, "mx1.test"),
-        ("null.test", MX) => Reply::new().mx(domain, 0, "."),
-        ("self.test", MX) => Reply::new().mx(domain, 10, "engine.x.test"),
-        ("nx.test" | "gone.test", _) => Reply { rcode: 3, ..none() },
-        ("bare.test", _) => Reply { rcode: 3, ..Reply::new() },
-        ("servfail.test", _) => Reply { rcode: 2, ..Reply::new() },
-        ("lame.test", _) => Reply::new().authority(NS, &name("ns.elsewhere.test")),
-        ("loop.test", _) => Reply::new().with(domain, CNAME, &name("loop.test")),
-        ("cut.test", _) if over_tcp => return None,
-        ("cut.test", _) => Reply { truncated: true, ..Reply::new() },
-        ("nowhere.test", MX) => Reply::new().mx(domain, 10, "gone.test"),
-        ("nowhere.test", A) => Reply::new().with(domain, A, &sink),
-        _ => none(),
-    })
 }
