@@ -68,15 +68,16 @@ impl FromStr for SmarthostAddress {
             None => (text, SMTP_PORT),
             Some((name, port)) => (name, port.parse().ok().filter(|port| *port > 0).ok_or_else(no_port)?),
         };
+        // What ends in digits was to be an address (RFC 1123 2.1).
+        let is_name = |name: &str| name.rsplit('.').next().is_some_and(|last| !last.bytes().all(|byte| byte.is_ascii_digit()));
         if let Some(inner) = name.strip_prefix('[').and_then(|name| name.strip_suffix(']'))
             && parse_domain(inner).is_ok()
+            && is_name(inner)
         {
             return Err("has a name in brackets: write it without them; names of smarthosts are never looked up as MX".to_owned());
         }
-        // What ends in digits was to be an address (RFC 1123 2.1).
-        let is_name = name.rsplit('.').next().is_some_and(|last| !last.bytes().all(|byte| byte.is_ascii_digit()));
         match parse_domain(name) {
-            Ok(name) if is_name => Ok(SmarthostAddress::Name { name, port }),
+            Ok(name) if is_name(&name) => Ok(SmarthostAddress::Name { name, port }),
             _ => Err(format!("is neither an address nor a host name: {FORMS}")),
         }
     }
