@@ -175,6 +175,9 @@ fn show(socket: &Path, id: String, output: Output) -> ExitCode {
                 if recipient.attempts == 1 { "" } else { "s" },
                 recipient.destination,
             ));
+            if !recipient.route.is_empty() && recipient.route != recipient.destination {
+                say(&format!("           by route {:?}", recipient.route));
+            }
             if let Some(next) = &recipient.next_attempt {
                 say(&format!("           next attempt {next}"));
             }

@@ -1,9 +1,11 @@
 //! Contradictions between keys that are each right by themselves.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
+use crate::route::ROUTE_NAMES_MAX;
 use crate::section::Document;
-use crate::{Config, DeliveryMode, Domain, DomainPattern, Listener, Relay, Retry, Route, Routes, format_duration};
+use crate::{Config, DeliveryMode, Domain, DomainPattern, Listener, ROUTE_NAME_BYTES_MAX, Relay, Retry, Route, Routes, format_duration};
 
 /// No address twice. An unreadable listener is None, so that the numbers stay those of the file.
 pub(crate) fn listeners(document: &Document<'_>, listeners: Option<&[Option<Listener>]>) {
@@ -40,24 +42,33 @@ pub(crate) fn domains(document: &Document<'_>, domains: &[Option<Domain>]) {
 /// No pattern twice, and a route for whatever can be accepted.
 pub(crate) fn routes(document: &Document<'_>, routes: Option<&[Option<Route>]>, domains: &[Option<Domain>], relay: &Relay) {
     let Some(routes) = routes else { return };
-    let mut patterns = BTreeMap::new();
+    let mut names = BTreeMap::new();
     for (index, route) in (1..).zip(routes) {
         let Some(route) = route else { continue };
-        for pattern in &route.domains {
-            if let Some(first) = patterns.insert(pattern, index) {
-                let line = document.line(&format!("route[{first}].domain"));
-                document
-                    .refuse(&format!("route[{index}].domain"), format!("repeats {pattern}, which has a route already, see line {line}"));
+        for name in route.names() {
+            let key = format!("route[{index}].domain");
+            if name.len() > ROUTE_NAME_BYTES_MAX {
+                document.refuse(&key, format!("and the sender are together longer than {ROUTE_NAME_BYTES_MAX} bytes: {name}"));
+            }
+            match names.entry(name) {
+                Entry::Occupied(other) => {
+                    let line = document.line(&format!("route[{}].domain", other.get()));
+                    document.refuse(&key, format!("repeats {}, which has a route already, see line {line}", other.key()));
+                }
+                Entry::Vacant(place) => drop(place.insert(index)),
             }
         }
         retry(document, &format!("route[{index}]"), &route.retry);
     }
+    if names.len() > ROUTE_NAMES_MAX {
+        document.refuse("route", format!("has {} pairs of domain and sender: more than {ROUTE_NAMES_MAX}", names.len()));
+    }
     // A route that could not be read may be the one that is missing: its own error is enough.
-    if routes.iter().any(Option::is_none) || patterns.contains_key(&DomainPattern::Any) {
+    if routes.iter().any(Option::is_none) || names.contains_key(&DomainPattern::Any.to_string()) {
         return;
     }
     if !relay.networks.is_empty() {
-        let message = "lacks one for \"*\", where relay.networks may send to: add a [[route]] with domain = \"*\" (via = \"hold\" keeps such mail), \
+        let message = "lacks one for \"*\", where relay.networks may send to: add a [[route]] with domain = \"*\" and without sender (via = \"hold\" keeps such mail), \
                        or write networks = [] in [relay]";
         document.refuse("route", message);
     }

@@ -13,15 +13,23 @@ use crate::mailboxes::{StoreAddress, read_maildir, read_stores};
 use crate::name::{compare, parse_domain};
 use crate::queue::RetryOverrides;
 use crate::section::Section;
+use crate::sender::{SenderPattern, read_senders};
 use crate::setting::{Setting, text};
 use crate::smarthost::{SMTP_PORT, Smarthost, read_hosts, smarthosts};
 use crate::{Delivery, Queue, Retry};
 
-/// `[[route]]`: what happens to mail for the domains it names.
+/// Longest name of a route, as the queue's records can keep it.
+pub const ROUTE_NAME_BYTES_MAX: usize = 255;
+/// Names of routes at most, over all routes.
+pub(crate) const ROUTE_NAMES_MAX: usize = 65_534;
+
+/// `[[route]]`: what happens to mail for the domains it names, of all senders or of some.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
     /// The domains, at least one.
     pub domains: Vec<DomainPattern>,
+    /// The senders; empty: whoever sends.
+    pub senders: Vec<SenderPattern>,
     /// What happens to their mail.
     pub via: Via,
     /// Limits of this route; what it does not set is as in `[delivery]`.
@@ -91,11 +99,25 @@ impl Route {
     pub(crate) fn held() -> Route {
         Route {
             domains: vec![DomainPattern::Any],
+            senders: Vec::new(),
             via: Via::Hold,
             overrides: RouteOverrides::default(),
             priority: None,
             retry: Retry::default(),
         }
+    }
+
+    /// What commands, logs and the queue's records call it: a name for each of its domains, and for each of its senders where it has
+    /// some: `example.org`, `example.org from news@example.net`.
+    pub fn names(&self) -> impl Iterator<Item = String> {
+        let nobody = self.senders.is_empty().then_some(None);
+        let senders: Vec<_> = nobody.into_iter().chain(self.senders.iter().map(Some)).collect();
+        self.domains.iter().flat_map(move |domain| {
+            senders.clone().into_iter().map(move |sender| match sender {
+                None => domain.to_string(),
+                Some(sender) => format!("{domain} from {sender}"),
+            })
+        })
     }
 
     /// Connections to one destination of this route, over all shards.
@@ -121,6 +143,7 @@ impl Route {
         if domains.as_ref().is_some_and(Vec::is_empty) && section.has_empty_list("domain") {
             section.refuse("domain", "names no domain: write for instance domain = \"*\"");
         }
+        let senders = read_senders(&mut section);
         if !section.has("via") {
             section.refuse("via", "is missing: write via = \"mx\", \"smarthost\", \"lmtp\", \"maildir\", \"discard\" or \"hold\"");
         }
@@ -136,7 +159,7 @@ impl Route {
         let priority = section.optional_within("priority", 0..=9);
         let retry = RetryOverrides::read(&mut section).over(queue.retry);
         section.finish();
-        Some(Route { domains: domains.filter(|domains| !domains.is_empty())?, via: via?, overrides, priority, retry })
+        Some(Route { domains: domains.filter(|domains| !domains.is_empty())?, senders, via: via?, overrides, priority, retry })
     }
 
     fn read_via(section: &mut Section<'_, '_>, word: Option<ViaWord>) -> Option<Via> {
@@ -234,7 +257,7 @@ impl fmt::Display for DomainPattern {
     }
 }
 
-/// All routes, found by domain in logarithmic time and without copying.
+/// All routes; those for all senders are found by domain in logarithmic time and without copying.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Routes {
     /// In the order of the file; an index into it names a route for as long as this table lives.
@@ -250,7 +273,7 @@ impl Routes {
     /// Of two equal patterns the first wins; `Config::parse` refuses them.
     pub(crate) fn new(routes: Vec<Route>) -> Routes {
         let mut table = Routes { routes, exact: Vec::new(), below: Vec::new(), any: None };
-        for (index, route) in table.routes.iter().enumerate() {
+        for (index, route) in table.routes.iter().enumerate().filter(|(_, route)| route.senders.is_empty()) {
             for pattern in &route.domains {
                 match pattern {
                     DomainPattern::Exact(name) => table.exact.push((name.clone(), index)),
@@ -266,7 +289,7 @@ impl Routes {
         table
     }
 
-    /// Index of the route for a domain, without regard to ASCII case; None: no route fits.
+    /// Index of the route for a domain, whoever sends, without regard to ASCII case; None: no route fits.
     pub fn index_of(&self, domain: &str) -> Option<usize> {
         let find = |names: &[(String, usize)], name: &str| {
             let found = names.binary_search_by(|(lower, _)| compare(lower, name)).ok();
@@ -287,7 +310,7 @@ impl Routes {
         self.any
     }
 
-    /// The route for a domain, without regard to ASCII case; None: no route fits.
+    /// The route for a domain, whoever sends, without regard to ASCII case; None: no route fits.
     pub fn get(&self, domain: &str) -> Option<&Route> {
         self.index_of(domain).map(|index| &self.routes[index])
     }
@@ -312,6 +335,7 @@ mod tests {
     fn routes(patterns: &[&str]) -> Routes {
         let route = |pattern: &&str| Route {
             domains: vec![pattern.parse().unwrap()],
+            senders: Vec::new(),
             via: Via::Hold,
             overrides: RouteOverrides::default(),
             priority: None,

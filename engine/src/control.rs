@@ -284,6 +284,9 @@ pub struct RecipientView {
     /// Name of the destination it leads to.
     #[serde(default)]
     pub destination: String,
+    /// Name of the route that it goes by: its domain, and the sender behind ` from ` where it is for some only. Empty when there is none.
+    #[serde(default)]
+    pub route: String,
     /// Attempts so far.
     pub attempts: u32,
     /// RFC 3339; absent when none is planned.

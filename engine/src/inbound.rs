@@ -25,7 +25,7 @@ use crate::{
     mail_log::Escaped,
     policy::{self, Decision},
     priority::Origin,
-    queueing::Stated,
+    queueing::{Leg, Stated},
     shard::Shard,
 };
 
@@ -335,7 +335,9 @@ impl Inbound {
         let recipient = self.session.recipient_path();
         match policy::decide(&self.shard.inbound.present().config, self.relaying, recipient) {
             Decision::Accept if self.session.envelope().as_bytes().len() > ENVELOPE_BYTES_MAX => Verdict::Refuse(TOO_MANY_RECIPIENTS),
-            Decision::Accept if !self.shard.has_route(recipient) => Verdict::Refuse(NO_ROUTE),
+            Decision::Accept if !self.shard.has_route(Leg { from: self.session.reverse_path(), to: recipient }) => {
+                Verdict::Refuse(NO_ROUTE)
+            }
             Decision::Accept if !self.admitted.recipient(self.shard.ring.now()) => Verdict::Refuse(RATE),
             Decision::Accept => Verdict::Accept,
             Decision::NoSuchRecipient => Verdict::Refuse(NO_SUCH_RECIPIENT),

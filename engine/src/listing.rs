@@ -73,6 +73,7 @@ fn view_of(view: &QueuedView<'_>, now: u64) -> MessageView {
             address: String::from_utf8_lossy(recipient.address()).into_owned(),
             state: if recipient.state() == State::Attempting { "active" } else { recipient.state().as_str() }.to_owned(),
             destination: recipient.destination_name().to_owned(),
+            route: recipient.route_name().to_owned(),
             attempts: u32::from(recipient.attempts()),
             next_attempt: recipient.next_attempt(now).map(time_text),
             expires_at: recipient.fails_at().filter(|_| !recipient.is_settled()).map(time_text),

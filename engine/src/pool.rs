@@ -203,7 +203,7 @@ impl<T> Pool<T> {
     pub fn new(config: &Config, share: Share, metrics: Rc<Metrics>) -> Self {
         let limits = config.routes.as_slice().iter().flat_map(|route| {
             let limits = limits_of(config, route);
-            route.domains.iter().map(move |_| limits)
+            route.names().map(move |_| limits).collect::<Vec<_>>()
         });
         let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
         // Three quarters are the sessions'.
@@ -233,8 +233,8 @@ impl<T> Pool<T> {
         let mut limits = self.limits.borrow_mut();
         for route in config.routes.as_slice() {
             let of_route = limits_of(config, route);
-            for pattern in &route.domains {
-                let Some(RouteId(number)) = number(&pattern.to_string()) else { continue };
+            for name in route.names() {
+                let Some(RouteId(number)) = number(&name) else { continue };
                 let number = usize::from(number);
                 if limits.len() <= number {
                     limits.resize(number + 1, of_route);

@@ -32,7 +32,7 @@ pub struct Priorities {
 impl Priorities {
     /// From the config, whose routes are numbered in order.
     pub fn new(config: &Config) -> Self {
-        let patterns: Vec<_> = config.routes.as_slice().iter().flat_map(|route| route.domains.iter().map(ToString::to_string)).collect();
+        let patterns: Vec<_> = config.routes.as_slice().iter().flat_map(|route| route.names()).collect();
         Self::numbered(config, |pattern| patterns.iter().position(|own| own == pattern).map(|number| RouteId(number as u16)))
     }
 
@@ -41,8 +41,8 @@ impl Priorities {
         let level = |priority: Option<u32>| priority.map(|priority| u8::try_from(priority).unwrap_or(PRIORITY_MAX).min(PRIORITY_MAX));
         let mut routes = Vec::new();
         for route in config.routes.as_slice() {
-            for pattern in &route.domains {
-                let Some(RouteId(number)) = number(&pattern.to_string()) else { continue };
+            for name in route.names() {
+                let Some(RouteId(number)) = number(&name) else { continue };
                 let number = usize::from(number);
                 routes.resize(routes.len().max(number + 1), None);
                 routes[number] = level(route.priority);

@@ -1,7 +1,7 @@
 //! Messages enter the queue: accepted ones, and those of earlier runs.
 
-use ringpost_queue::{DestinationId, MessageKey, NewMessage, NewRecipient, Notify, Queue, QueueId, Recovered, Settled, TAGS_MAX};
-use ringpost_smtp::{envelope::EnvelopeView, extension::ByMode};
+use ringpost_queue::{DestinationId, Mail, MessageKey, NewMessage, NewRecipient, Notify, Queue, QueueId, Recovered, Settled, TAGS_MAX};
+use ringpost_smtp::{address::Path, envelope::EnvelopeView, extension::ByMode};
 use tracing::warn;
 
 use crate::{
@@ -32,6 +32,13 @@ fn notify_of(notify: ringpost_smtp::extension::Notify) -> Notify {
     let conditions =
         [(Said::NEVER, Notify::NEVER), (Said::SUCCESS, Notify::SUCCESS), (Said::FAILURE, Notify::FAILURE), (Said::DELAY, Notify::DELAY)];
     conditions.into_iter().filter(|(said, _)| notify.has(*said)).fold(Notify::UNSAID, |set, (_, condition)| set.with(condition))
+}
+
+/// One recipient of mail that is being accepted.
+#[derive(Clone, Copy)]
+pub(crate) struct Leg<'a> {
+    pub(crate) from: Path<'a>,
+    pub(crate) to: Path<'a>,
 }
 
 /// What the header and the listener said of a message.
@@ -117,7 +124,11 @@ impl Shard {
         let at_mode = |wanted| by.filter(|(_, mode)| *mode == wanted).map(|(at, _)| at);
         let mut routes = self.routes_scratch.borrow_mut();
         routes.clear();
-        routes.extend(envelope.recipients().map(|recipient| queue.route(recipient.path.domain().unwrap_or(&self.hostname).as_bytes())));
+        let reverse_path = envelope.reverse_path().as_str().as_bytes();
+        routes.extend(envelope.recipients().map(|recipient| {
+            let domain = recipient.path.domain().unwrap_or(&self.hostname).as_bytes();
+            queue.route_mail(Mail { reverse_path, domain })
+        }));
         let priority = stated
             .priority
             .unwrap_or_else(|| self.priorities.borrow().of_routes(routes.iter().map(|destination| queue.route_of(*destination))));
@@ -132,7 +143,7 @@ impl Shard {
             warn_at: at_mode(ByMode::Notify),
             traced: envelope.deliver_by().is_some_and(|by| by.trace),
             extended: envelope.is_extended(),
-            reverse_path: envelope.reverse_path().as_str().as_bytes(),
+            reverse_path,
             priority,
             offered: is_offered,
             tags: if stated.tags.is_empty() { &[] } else { &tag_list },
@@ -140,9 +151,9 @@ impl Shard {
         put(&mut queue, &message, Recipients { envelope: envelope.recipients(), routes: routes.iter() })
     }
 
-    /// Is there a route for this recipient?
-    pub(crate) fn has_route(&self, recipient: ringpost_smtp::address::Path<'_>) -> bool {
-        let domain = recipient.domain().unwrap_or(&self.hostname);
-        self.queue.borrow().has_route(domain.as_bytes())
+    /// Is there a route for this recipient of mail with this reverse-path?
+    pub(crate) fn has_route(&self, Leg { from, to }: Leg<'_>) -> bool {
+        let domain = to.domain().unwrap_or(&self.hostname).as_bytes();
+        self.queue.borrow().has_route(Mail { reverse_path: from.as_str().as_bytes(), domain })
     }
 }

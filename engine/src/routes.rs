@@ -31,9 +31,9 @@ pub(crate) fn routes_of(config: &Config) -> Vec<Route> {
         };
         let policy = route.policy(&config.delivery);
         let connections_max = route.connections_max(&config.delivery).min(policy.pool.max_active);
-        for pattern in &route.domains {
+        for pattern in route.names() {
             routes.push(Route {
-                pattern: pattern.to_string(),
+                pattern,
                 via: via.clone(),
                 retry: RetryPolicy {
                     first_ms: millis(route.retry.base),

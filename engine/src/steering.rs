@@ -96,7 +96,11 @@ impl Steering {
             Change::Purge {} => Self::Purge,
             Change::Reroute { to } => {
                 let route = shard.queue.borrow().route_named(to);
-                let known = || format!("{to:?} is no route of the config; a route is named by its `domain`, exactly as it stands there");
+                let known = || {
+                    format!(
+                        "{to:?} is no route of the config; a route is named by its `domain`, exactly as it stands there, and with ` from ` and its sender behind it where it has one"
+                    )
+                };
                 Self::Reroute(route.ok_or_else(known)?, to.clone())
             }
             Change::SetExpiry { at_ms } => Self::SetExpiry(*at_ms),

@@ -21,6 +21,7 @@ mod queue_why;
 mod relay;
 mod reload;
 mod reports;
+mod sender_routes;
 mod shards;
 mod smarthosts;
 mod smuggling;

@@ -9,7 +9,8 @@ use crate::destination::{Destination, DestinationId};
 use crate::hosts::HostIndex;
 use crate::message::{MessageKey, PRIORITY_MAX};
 use crate::queue::{Dispatch, Queue, Work};
-use crate::route::{DOMAIN_BYTES_MAX, NextHop, RouteId, Via};
+use crate::route::{NextHop, RouteId, Via};
+use crate::routes::{DOMAIN_BYTES_MAX, Mail};
 use crate::site::{Answer, Domain, Lookup, Question, Resolution, Role, Site, Step, Verdict};
 use crate::slab::NONE;
 
@@ -30,8 +31,13 @@ pub(crate) struct Directory {
 }
 
 impl Queue {
-    /// The destination for a recipient's domain; [`DestinationId::UNROUTED`] when no route matches. That of an mx route is
+    /// The destination for a recipient of some mail; [`DestinationId::UNROUTED`] when no route matches. That of an mx route is
     /// made at its first use, and dropped when it has had no mail for ten minutes.
+    pub fn route_mail(&mut self, mail: Mail<'_>) -> DestinationId {
+        self.routes.find_mail(mail).map_or(DestinationId::UNROUTED, |route| self.destination_by(route, mail.domain))
+    }
+
+    /// As [`Queue::route_mail`], for mail of a sender that no route names.
     pub fn route(&mut self, domain: &[u8]) -> DestinationId {
         self.routes.find(domain).map_or(DestinationId::UNROUTED, |route| self.destination_by(route, domain))
     }
@@ -48,9 +54,9 @@ impl Queue {
         }
     }
 
-    /// Does a route match this domain? So that a policy can refuse a recipient. Does not allocate.
-    pub fn has_route(&self, domain: &[u8]) -> bool {
-        self.routes.find(domain).is_some()
+    /// Does a route match this mail? So that a policy can refuse a recipient. Does not allocate.
+    pub fn has_route(&self, mail: Mail<'_>) -> bool {
+        self.routes.find_mail(mail).is_some()
     }
 
     /// The route of a destination; `None` for what is unrouted or was dropped.

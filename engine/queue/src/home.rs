@@ -343,7 +343,8 @@ mod tests {
     use crate::guest::Guest;
     use crate::queue::QueueSettings;
     use crate::rate::Rate;
-    use crate::route::{Route, Routes};
+    use crate::route::Route;
+    use crate::routes::Routes;
 
     fn limits(connections_max: u32) -> DestinationLimits {
         DestinationLimits { connections_max, ..DestinationLimits::default() }

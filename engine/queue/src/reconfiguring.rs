@@ -3,7 +3,8 @@
 use crate::destination::Destination;
 use crate::message::{Flags, MessageKey, NO_RECIPIENT, NOT_REROUTED};
 use crate::queue::Queue;
-use crate::route::{Route, RouteError, RouteId, Via};
+use crate::route::{Route, RouteId, Via};
+use crate::routes::RouteError;
 use crate::site::{Answer, Role};
 use crate::slab::NONE;
 

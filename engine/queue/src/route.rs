@@ -1,20 +1,14 @@
-//! Which way mail for a domain goes.
+//! A way that mail goes: what is done with it, with which hosts, limits and retries.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use thiserror::Error;
-
 use crate::breaker::BreakerSettings;
 use crate::quota::SharedRate;
 use crate::rate::Rate;
 use crate::retry::RetryPolicy;
-
-/// Longest domain that is looked up, in bytes (RFC 5321 4.5.3.1.2); a longer one matches only `*`.
-pub(crate) const DOMAIN_BYTES_MAX: usize = 255;
 
 /// Hosts of one destination at most: of a smarthost route, or of what DNS says of a domain.
 pub const HOSTS_MAX: usize = 32;
@@ -22,8 +16,9 @@ pub const HOSTS_MAX: usize = 32;
 /// One line of the routing table.
 #[derive(Clone, Debug)]
 pub struct Route {
-    /// `example.org` (that domain), `*.example.org` (every domain below it, not itself) or `*` (all that no other line matches).
-    /// Case does not matter; 255 bytes at most.
+    /// `example.org` (that domain), `*.example.org` (every domain below it, not itself) or `*` (all that no other line matches); for
+    /// mail of some senders only with ` from ` and `news@example.org`, `@example.org`, `@*.example.org` or `<>` (the null
+    /// reverse-path) behind it. Names the route to people and in records. Case does not matter; 255 bytes at most.
     pub pattern: String,
     /// What is done with the mail.
     pub via: Via,
@@ -177,181 +172,3 @@ impl Default for DestinationLimits {
 /// Index of a route in the table.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct RouteId(pub u16);
-
-/// The routing table: the most specific pattern wins (exact, then the longest `*.suffix`, then `*`).
-#[derive(Clone, Debug, Default)]
-pub struct Routes {
-    routes: Vec<Route>,
-    exact: HashMap<Box<[u8]>, RouteId>,
-    below: HashMap<Box<[u8]>, RouteId>,
-    all: Option<RouteId>,
-}
-
-/// The table is refused; the configuration names the pattern to the operator.
-#[derive(Clone, PartialEq, Eq, Debug, Error)]
-pub enum RouteError {
-    /// Two routes have the same pattern, so one would never be used.
-    #[error("domain {0:?} has two routes")]
-    Twice(String),
-    /// Neither a domain, nor `*.domain`, nor `*`.
-    #[error("{0:?} is not a domain, \"*.domain\" or \"*\"")]
-    Pattern(String),
-    /// A route by smarthost or lmtp needs 1 to [`HOSTS_MAX`] hosts.
-    #[error("route for {0:?} needs 1 to {HOSTS_MAX} hosts")]
-    Hosts(String),
-    /// More than 65,534 routes.
-    #[error("too many routes")]
-    TooMany,
-    /// So many tables have followed each other while connections beyond their limits had work to end: nothing was changed.
-    #[error("connections of earlier limits have not ended yet; try again when they have")]
-    ChangingOver,
-}
-
-impl Routes {
-    /// Builds the table.
-    pub fn new(routes: Vec<Route>) -> Result<Self, RouteError> {
-        let matched = 0..routes.len();
-        Self::build(routes, matched)
-    }
-
-    /// The table that follows this one: routes with the same pattern keep their [`RouteId`], further ones come behind, and what is gone
-    /// keeps its place and matches nothing.
-    pub(crate) fn replaced(&self, new: Vec<Route>) -> Result<Self, RouteError> {
-        let mut numbers: HashMap<String, usize> =
-            self.routes.iter().enumerate().map(|(number, route)| (route.pattern.to_ascii_lowercase(), number)).collect();
-        let (mut routes, mut matched) = (self.routes.clone(), Vec::with_capacity(new.len()));
-        for route in new {
-            let number = *numbers.entry(route.pattern.to_ascii_lowercase()).or_insert(routes.len());
-            match routes.get_mut(number) {
-                Some(old) => *old = route,
-                None => routes.push(route),
-            }
-            matched.push(number);
-        }
-        Self::build(routes, matched)
-    }
-
-    /// `matched` are the routes that domains are compared with.
-    fn build(routes: Vec<Route>, matched: impl IntoIterator<Item = usize>) -> Result<Self, RouteError> {
-        let mut table = Self::default();
-        if routes.len() >= usize::from(u16::MAX) {
-            return Err(RouteError::TooMany);
-        }
-        for index in matched {
-            let (id, route) = (RouteId(index as u16), &routes[index]);
-            let hosts = match &route.via {
-                Via::Smarthost { hosts } | Via::Lmtp { hosts } => Some(hosts.len()),
-                Via::Named { hosts } => Some(hosts.len()),
-                Via::Mx { .. } | Via::Maildir { .. } | Via::Discard | Via::Hold => None,
-            };
-            if hosts.is_some_and(|hosts| !(1..=HOSTS_MAX).contains(&hosts)) {
-                return Err(RouteError::Hosts(route.pattern.clone()));
-            }
-            let pattern = route.pattern.to_ascii_lowercase();
-            if pattern.len() > DOMAIN_BYTES_MAX {
-                return Err(RouteError::Pattern(route.pattern.clone()));
-            }
-            let before = match (pattern.as_str(), pattern.strip_prefix("*.")) {
-                ("*", _) => table.all.replace(id),
-                (_, Some(suffix)) if is_domain(suffix) => table.below.insert(suffix.as_bytes().into(), id),
-                (exact, None) if is_domain(exact) => table.exact.insert(exact.as_bytes().into(), id),
-                _ => return Err(RouteError::Pattern(route.pattern.clone())),
-            };
-            if before.is_some() {
-                return Err(RouteError::Twice(route.pattern.clone()));
-            }
-        }
-        table.routes = routes;
-        Ok(table)
-    }
-
-    /// Is it more than the place of a route that is gone?
-    pub(crate) fn is_matched(&self, route: RouteId) -> bool {
-        self.routes.get(usize::from(route.0)).is_some_and(|own| self.by_pattern(&own.pattern) == Some(route))
-    }
-
-    /// The route of a recipient's domain (the part after the last `@`, in any case), or none. Does not allocate.
-    pub fn find(&self, domain: &[u8]) -> Option<RouteId> {
-        let mut lower = [0; DOMAIN_BYTES_MAX];
-        let domain = domain.strip_suffix(b".").unwrap_or(domain);
-        let Some(lower) = lower.get_mut(..domain.len()) else { return self.all };
-        lower.copy_from_slice(domain);
-        lower.make_ascii_lowercase();
-        if let Some(id) = self.exact.get(&*lower) {
-            return Some(*id);
-        }
-        if !self.below.is_empty() {
-            let mut rest = &*lower;
-            while let Some(dot) = rest.iter().position(|&b| b == b'.') {
-                rest = &rest[dot + 1..];
-                if let Some(id) = self.below.get(rest) {
-                    return Some(*id);
-                }
-            }
-        }
-        self.all
-    }
-
-    /// The route with this pattern, in any case; not what a domain of that name would match.
-    pub fn by_pattern(&self, pattern: &str) -> Option<RouteId> {
-        let pattern = pattern.to_ascii_lowercase();
-        match pattern.strip_prefix("*.") {
-            Some(suffix) => self.below.get(suffix.as_bytes()).copied(),
-            None if pattern == "*" => self.all,
-            None => self.exact.get(pattern.as_bytes()).copied(),
-        }
-    }
-
-    /// All routes, by [`RouteId`].
-    pub fn all(&self) -> &[Route] {
-        &self.routes
-    }
-}
-
-fn is_domain(text: &str) -> bool {
-    !text.is_empty() && text.len() <= DOMAIN_BYTES_MAX && !text.contains('*') && text.bytes().all(|b| b > b' ' && b != b'@' && b != 0x7F)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn route(pattern: &str) -> Route {
-        Route { pattern: pattern.into(), via: Via::Discard, retry: RetryPolicy::default(), limits: DestinationLimits::default() }
-    }
-
-    #[test]
-    fn the_most_specific_pattern_wins_in_any_case() {
-        let routes = Routes::new(["*", "*.a.test", "A.test", "*.b.a.test", "[192.0.2.1]"].map(route).into()).unwrap();
-        let long = [b'x'; 400];
-        for (domain, expected) in [
-            (&b"other.test"[..], 0),
-            (b"a.TEST", 2),
-            (b"a.test.", 2),
-            (b"x.a.test", 1),
-            (b"y.x.A.test", 1),
-            (b"b.a.test", 1),
-            (b"c.B.a.test", 3),
-            (b"xa.test", 0),
-            (b"[192.0.2.1]", 4),
-            (b"", 0),
-            (&long, 0),
-        ] {
-            assert_eq!(routes.find(domain), Some(RouteId(expected)), "{}", String::from_utf8_lossy(domain));
-        }
-        for (pattern, expected) in [("*", Some(0)), ("*.a.TEST", Some(1)), ("a.test", Some(2)), ("x.a.test", None), ("*.x.a.test", None)] {
-            assert_eq!(routes.by_pattern(pattern), expected.map(RouteId), "{pattern}");
-        }
-        assert_eq!(Routes::new(vec![route("a.test")]).unwrap().find(b"b.test"), None);
-    }
-
-    #[test]
-    fn a_table_that_contradicts_itself_is_refused() {
-        assert_eq!(Routes::new(vec![route("a.test"), route("A.TEST")]).unwrap_err(), RouteError::Twice("A.TEST".into()));
-        for pattern in ["", "*a.test", "*.", "a b", "x@y", "a.*"] {
-            assert_eq!(Routes::new(vec![route(pattern)]).unwrap_err(), RouteError::Pattern(pattern.into()));
-        }
-        let nowhere = Route { via: Via::Smarthost { hosts: vec![] }, ..route("*") };
-        assert_eq!(Routes::new(vec![nowhere]).unwrap_err(), RouteError::Hosts("*".into()));
-    }
-}

@@ -8,6 +8,7 @@ use crate::message::{Flags, MessageKey, NOT_REROUTED, Place};
 use crate::outcome::{REPLY_BYTES_MAX, sanitise};
 use crate::queue::{Queue, Settled};
 use crate::route::RouteId;
+use crate::routes::Mail;
 use crate::view::Filter;
 
 impl Queue {
@@ -86,7 +87,7 @@ impl Queue {
         self.start(index, now);
     }
 
-    /// Where a recipient leads by command or by its domain.
+    /// Where a recipient leads by command, or by its domain and the sender.
     pub(crate) fn destination_now(&mut self, index: u32, recipient: u16) -> DestinationId {
         let message = &self.messages[index];
         let domain = match after_at(self.address(message, recipient)) {
@@ -94,7 +95,10 @@ impl Queue {
             domain => domain.to_vec(),
         };
         match message.rerouted {
-            NOT_REROUTED => self.route(&domain),
+            NOT_REROUTED => {
+                let reverse_path = self.texts.get(message.addresses)[..usize::from(message.reverse_bytes)].to_vec();
+                self.route_mail(Mail { reverse_path: &reverse_path, domain: &domain })
+            }
             route => self.destination_by(RouteId(route), &domain),
         }
     }

@@ -537,6 +537,13 @@ impl<'q> RecipientView<'q> {
         &self.message.queue.destinations[self.home() as usize].name
     }
 
+    /// The name of the route that it goes by; empty when there is none.
+    pub fn route_name(&self) -> &'q str {
+        let queue = self.message.queue;
+        let route = queue.destinations[self.home() as usize].route;
+        route.map_or("", |route| &queue.routes.all()[usize::from(route.0)].pattern)
+    }
+
     /// Nothing is left to do for it.
     pub fn is_settled(&self) -> bool {
         self.recipient().is_settled()

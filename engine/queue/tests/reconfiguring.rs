@@ -126,3 +126,17 @@ fn mail_of_domains_follows_when_a_route_is_by_mx_no_more() {
     assert_eq!(reconfigure(&mut queue, vec![route("*", Via::Mx { port: 25 })]), 1);
     assert_eq!(names(&queue, key), ["y.test", "z.test"]);
 }
+
+#[test]
+fn mail_follows_a_route_for_its_sender() {
+    let mut queue = queue(vec![route("*", smarthost(25))]);
+    let key = enqueue(&mut queue, 1, &["b@y.test", "c@own.test"]);
+    let table = || vec![route("*", smarthost(25)), route("* from @X.test", smarthost(26)), route("own.test", Via::Hold)];
+    assert_eq!(reconfigure(&mut queue, table()), 1);
+    assert_eq!(names(&queue, key), ["* from @X.test", "own.test"]);
+    assert_eq!(queue.show(key).unwrap().recipients().next().unwrap().route_name(), "* from @X.test");
+    assert_eq!(attempt_to(&mut queue).as_deref(), Some("192.0.2.1:26"));
+    assert_eq!(reconfigure(&mut queue, table()), 0, "it is where it belongs");
+    assert_eq!(reconfigure(&mut queue, vec![route("*", smarthost(25)), route("* from s@x.test", Via::Hold)]), 1);
+    assert_eq!(names(&queue, key), ["* from s@x.test", "* from s@x.test"]);
+}
