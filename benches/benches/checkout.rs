@@ -10,7 +10,8 @@ use std::rc::Rc;
 use ringpost_benches::queued::{DESTINATIONS, Queued};
 use ringpost_benches::{Random, Run, Size};
 use ringpost_config::Config;
-use ringpost_engine::pool::{Acquired, Parked, Pool, PoolLimits};
+use ringpost_engine::pool::{Acquired, Parked, Pool};
+use ringpost_engine::pool_limits::PoolLimits;
 use ringpost_engine::share::Share;
 use ringpost_queue::{Dispatch, RetryPolicy, Route, Routes, Via};
 

@@ -18,7 +18,7 @@ use slab::Slab;
 use crate::{
     attempt::{Attempt, AttemptStorage},
     mesh::{ShardReply, ShardRequest},
-    pool::PoolLimits,
+    pool_limits::PoolLimits,
     record_id::record_id,
     remote_content::Fetches,
     shard::Shard,

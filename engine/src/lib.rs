@@ -41,6 +41,7 @@ mod outbound;
 mod passing;
 mod policy;
 pub mod pool;
+pub mod pool_limits;
 pub mod preparation;
 pub mod priority;
 mod queueing;

@@ -20,7 +20,8 @@ use crate::{
     attempt::Attempt,
     envelope_times::deliver_by_left,
     idling::Idling,
-    pool::{Parked, PoolLimits, SoonIdle},
+    pool::{Parked, SoonIdle},
+    pool_limits::PoolLimits,
     shard::Shard,
     stored_envelope::StoredEnvelope,
 };

@@ -10,43 +10,21 @@ use std::{
     collections::{HashMap, VecDeque},
     rc::Rc,
     task::{Context, Poll, Waker},
-    time::Duration,
 };
 
 use ringpost_config::Config;
 use ringpost_queue::{DestinationId, RouteId};
 
-use crate::{metrics::Metrics, share::Share};
+use crate::{
+    metrics::Metrics,
+    pool_limits::{PoolLimits, RouteLimits},
+    share::Share,
+};
 
 /// Descriptors that are neither a session's nor an outbound connection's: the spool, logs, control.
 const OTHER_DESCRIPTORS: u64 = 256;
 /// Outbound connections of a node at least, whatever the limit of open files.
 const TOTAL_MIN: u64 = 64;
-
-/// How the connections of one destination are kept, for one shard.
-#[derive(Clone, Copy, Debug)]
-pub struct PoolLimits {
-    /// Idle ones that stay whatever their idleness.
-    pub min_idle: usize,
-    /// Idle ones at most.
-    pub max_idle: usize,
-    /// Connections at most: dialing, in use, idle, saying goodbye.
-    pub connections_max: u32,
-    /// Messages over one connection.
-    pub messages_max: u32,
-    /// Older than this, it takes no further message.
-    pub max_lifetime: Duration,
-    /// Idle longer than this, it is closed with QUIT.
-    pub idle_timeout: Duration,
-    /// How long an attempt waits for a connection.
-    pub wait_timeout: Duration,
-    /// Idle longer than this, it is tested before the next message; `None`: never.
-    pub test_on_borrow: Option<Duration>,
-    /// It is tested before it becomes idle.
-    pub test_on_return: bool,
-    /// While idle it is tested so often; `None`: never.
-    pub test_while_idle: Option<Duration>,
-}
 
 /// The connections of one destination, as counted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -181,7 +159,7 @@ struct Place<T> {
 /// The connections of a shard.
 pub struct Pool<T> {
     /// By pattern of the routes, in order.
-    limits: RefCell<Vec<PoolLimits>>,
+    limits: RefCell<RouteLimits>,
     /// Destinations with a connection or an attempt that waits for one.
     places: RefCell<HashMap<DestinationId, Place<T>>>,
     total: Cell<u32>,
@@ -201,18 +179,14 @@ pub struct Pool<T> {
 impl<T> Pool<T> {
     /// Without connections.
     pub fn new(config: &Config, share: Share, metrics: Rc<Metrics>) -> Self {
-        let limits = config.routes.as_slice().iter().flat_map(|route| {
-            let limits = limits_of(config, route);
-            route.names().map(move |_| limits).collect::<Vec<_>>()
-        });
         let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
         // Three quarters are the sessions'.
         let total_max = (descriptors / 4).saturating_sub(OTHER_DESCRIPTORS).max(TOTAL_MIN);
         let total_max = share.of(u32::try_from(total_max).unwrap_or(u32::MAX));
-        Pool::with_limits(limits.collect(), total_max, metrics)
+        Pool::with_limits(RouteLimits::new(config), total_max, metrics)
     }
 
-    fn with_limits(limits: Vec<PoolLimits>, total_max: u32, metrics: Rc<Metrics>) -> Self {
+    fn with_limits(limits: RouteLimits, total_max: u32, metrics: Rc<Metrics>) -> Self {
         Pool {
             limits: RefCell::new(limits),
             places: RefCell::default(),
@@ -230,18 +204,7 @@ impl<T> Pool<T> {
     /// Other limits from now on, for the routes as `number` names their patterns; a connection keeps those that it has begun with, until
     /// it is asked for its next message.
     pub fn set_limits(&self, config: &Config, number: impl Fn(&str) -> Option<RouteId>) {
-        let mut limits = self.limits.borrow_mut();
-        for route in config.routes.as_slice() {
-            let of_route = limits_of(config, route);
-            for name in route.names() {
-                let Some(RouteId(number)) = number(&name) else { continue };
-                let number = usize::from(number);
-                if limits.len() <= number {
-                    limits.resize(number + 1, of_route);
-                }
-                limits[number] = of_route;
-            }
-        }
+        self.limits.borrow_mut().set(config, number);
     }
 
     /// From now on a destination may have as many connections as `allowed` says. Idle ones beyond end at once, others when they have no
@@ -305,19 +268,7 @@ impl<T> Pool<T> {
 
     /// What holds for a destination of this route, on all shards: `Shard::pool_limits` takes this one's part.
     pub fn limits(&self, route: Option<RouteId>) -> PoolLimits {
-        const UNROUTED: PoolLimits = PoolLimits {
-            min_idle: 0,
-            max_idle: 0,
-            connections_max: 1,
-            messages_max: 1,
-            max_lifetime: Duration::ZERO,
-            idle_timeout: Duration::ZERO,
-            wait_timeout: Duration::ZERO,
-            test_on_borrow: None,
-            test_on_return: false,
-            test_while_idle: None,
-        };
-        route.and_then(|route| self.limits.borrow().get(usize::from(route.0)).copied()).unwrap_or(UNROUTED)
+        self.limits.borrow().of(route)
     }
 
     /// Finds a connection for an attempt: an idle one, a seat for a new one, or a place in the line.
@@ -484,27 +435,9 @@ impl<T> Place<T> {
     }
 }
 
-fn limits_of(config: &Config, route: &ringpost_config::Route) -> PoolLimits {
-    let pool = route.policy(&config.delivery).pool;
-    let connections_max = route.connections_max(&config.delivery).min(pool.max_active);
-    let count = |count: u32| usize::try_from(count).unwrap_or(usize::MAX);
-    PoolLimits {
-        min_idle: count(pool.min_idle),
-        max_idle: count(pool.max_idle),
-        connections_max,
-        messages_max: route.messages_per_connection(&config.delivery).unwrap_or(u32::MAX),
-        max_lifetime: pool.max_lifetime,
-        idle_timeout: pool.idle_timeout,
-        wait_timeout: pool.wait_timeout,
-        test_on_borrow: pool.test_on_borrow.then_some(pool.probe_after),
-        test_on_return: pool.test_on_return,
-        test_while_idle: pool.test_while_idle.then_some(pool.test_interval),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::task::Waker;
+    use std::{task::Waker, time::Duration};
 
     use ringpost_queue::{DestinationLimits, Jitter, Queue, QueueSettings, RetryPolicy, Route, Routes, Via};
 
@@ -526,7 +459,7 @@ mod tests {
     }
 
     fn pool(total_max: u32) -> Rc<Pool<u64>> {
-        Rc::new(Pool::with_limits(vec![limits(2)], total_max, Rc::default()))
+        Rc::new(Pool::with_limits(RouteLimits { limits: vec![limits(2)] }, total_max, Rc::default()))
     }
 
     fn poll(waiting: &Waiting<u64>) -> Poll<Option<(u64, Seat<u64>)>> {
