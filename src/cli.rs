@@ -214,6 +214,9 @@ pub enum QueueCall {
     },
     /// Show what is stuck: each destination with its mail, the oldest of it, the last reply and what it waits for.
     Summary {
+        /// Only destinations of this name
+        #[arg(long, value_name = "NAME")]
+        destination: Option<String>,
         /// At most so many destinations, those with most mail
         #[arg(long, value_name = "N", default_value_t = 40)]
         limit: usize,

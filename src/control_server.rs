@@ -168,7 +168,7 @@ async fn answer(
             }
             Ok(0)
         }
-        WireRequest::QueueSummary {} => summary(shards, write).await,
+        WireRequest::QueueSummary { destination } => summary(destination, shards, write).await,
         WireRequest::QueueChange { change, ids, filter } => {
             let selection = match (ids, filter) {
                 (Some(ids), None) => Selection::Ids(ids.iter().map(|id| parse_id(id)).collect::<Result<_, _>>()?),
@@ -228,10 +228,14 @@ async fn change_all(order: &ChangeOrder, shards: &[Arc<RequestLane>], write: &mu
     Ok(changed)
 }
 
-async fn summary(shards: &[Arc<RequestLane>], write: &mut (impl AsyncWriteExt + Unpin)) -> Result<u64, Refusal> {
+async fn summary(
+    destination: Option<String>,
+    shards: &[Arc<RequestLane>],
+    write: &mut (impl AsyncWriteExt + Unpin),
+) -> Result<u64, Refusal> {
     let mut all: BTreeMap<String, DestinationSummary> = BTreeMap::new();
     for shard in shards {
-        if let Answer::Summary(summaries) = ask(shard, Command::Summary).await? {
+        if let Answer::Summary(summaries) = ask(shard, Command::Summary(destination.clone())).await? {
             for summary in summaries {
                 match all.get_mut(&summary.destination) {
                     Some(other) => other.add(summary),

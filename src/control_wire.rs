@@ -28,7 +28,11 @@ pub enum WireRequest {
         id: String,
     },
     /// `queue summary`: a `DestinationSummary` for each line, most messages first.
-    QueueSummary {},
+    QueueSummary {
+        /// Only destinations of this name.
+        #[serde(default)]
+        destination: Option<String>,
+    },
     /// `queue retry|hold|release|bounce|purge|reroute|set-expiry`: a [`Progress`] now and then.
     QueueChange {
         /// Which of them.

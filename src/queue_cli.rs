@@ -27,7 +27,7 @@ pub fn queue(socket: &Path, call: QueueCall, mail_log: Option<&MailOutput>) -> E
         QueueCall::Ls { filter, output } => list(socket, filter, output),
         QueueCall::Show { id, output } => show(socket, id, output),
         QueueCall::Why { id, output } => why(socket, &id, output, mail_log),
-        QueueCall::Summary { limit, output } => summary(socket, limit, output),
+        QueueCall::Summary { destination, limit, output } => summary(socket, destination, limit, output),
         QueueCall::Retry(selection) => change(socket, Change::Retry {}, "retried", selection),
         QueueCall::Hold(selection) => change(socket, Change::Hold {}, "held", selection),
         QueueCall::Release(selection) => change(socket, Change::Release {}, "released", selection),
@@ -241,9 +241,9 @@ fn why(socket: &Path, id: &str, output: Output, mail_log: Option<&MailOutput>) -
     }
 }
 
-fn summary(socket: &Path, limit: usize, output: Output) -> ExitCode {
+fn summary(socket: &Path, destination: Option<String>, limit: usize, output: Output) -> ExitCode {
     let (mut shown, mut messages) = (0, 0);
-    let result = ask(socket, &WireRequest::QueueSummary {}, |line| {
+    let result = ask(socket, &WireRequest::QueueSummary { destination }, |line| {
         let Ok(summary) = serde_json::from_str::<DestinationSummary>(line) else { return };
         messages += summary.messages;
         shown += 1;

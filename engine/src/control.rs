@@ -29,8 +29,8 @@ pub enum Command {
     Show(QueueId),
     /// Why a message is still here.
     Why(QueueId),
-    /// Each destination with mail, and those that are not well.
-    Summary,
+    /// Each destination with mail, and those that are not well; or those of this name only.
+    Summary(Option<String>),
     /// Steer messages, a bounded number of them.
     Change(ChangeOrder),
     /// The counters.

@@ -37,13 +37,10 @@ pub(crate) fn why(shard: &Shard, id: QueueId) -> Option<String> {
 
 /// The filter in the queue's terms; `None` when nothing can match, because this shard knows no such destination.
 pub(crate) fn filter_of(queue: &Queue, filter: &MessageFilter, now: u64) -> Result<Option<Filter>, String> {
-    let destination = match &filter.destination {
-        None => None,
-        Some(name) => match queue.destinations(now).find(|one| one.name.eq_ignore_ascii_case(name)) {
-            Some(found) => Some(found.id),
-            None => return Ok(None),
-        },
-    };
+    let destinations: Vec<DestinationId> = filter.destination.iter().flat_map(|name| queue.destinations_named(name)).collect();
+    if filter.destination.is_some() && destinations.is_empty() {
+        return Ok(None);
+    }
     Ok(Some(Filter {
         id: None,
         sender: filter.sender.clone(),
@@ -51,7 +48,7 @@ pub(crate) fn filter_of(queue: &Queue, filter: &MessageFilter, now: u64) -> Resu
         tag: filter.tag.clone(),
         accepted_until: filter.older_than_s.map(|seconds| now.saturating_sub(seconds.saturating_mul(1000))),
         recipient_domain: filter.domain.clone(),
-        destination,
+        destinations,
         state: filter.state.as_deref().map(state_named).transpose()?,
     }))
 }

@@ -35,11 +35,13 @@ pub(crate) async fn answer_requests(shard: Rc<Shard>, mut requests: RequestRecei
                     let waiting = shard.clone();
                     shard.ring.spawn(async move { answer(reloading::limits_kept(&waiting).await) }).detach();
                 }
-                Command::Summary => {
+                Command::Summary(name) => {
                     let looking = shard.clone();
                     shard
                         .ring
-                        .spawn(async move { answer(summary::summarise(&looking).await.map_or_else(Answer::Failed, Answer::Summary)) })
+                        .spawn(async move {
+                            answer(summary::summarise(&looking, name.as_deref()).await.map_or_else(Answer::Failed, Answer::Summary))
+                        })
                         .detach();
                 }
                 // So does what must not be answered before the mail of earlier runs is queued.
@@ -73,7 +75,7 @@ fn reply(shard: &Rc<Shard>, command: Command) -> Answer {
         },
         Command::Show(id) => Answer::Message(listing::show(shard, id).map(Box::new)),
         Command::Why(id) => Answer::Why(listing::why(shard, id)),
-        Command::Change(_) | Command::Summary | Command::Reload { .. } | Command::AwaitLimits | Command::HandOver(_) => {
+        Command::Change(_) | Command::Summary(_) | Command::Reload { .. } | Command::AwaitLimits | Command::HandOver(_) => {
             unreachable!("these have tasks of their own")
         }
         Command::SettleLimits(change) => {

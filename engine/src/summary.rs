@@ -1,8 +1,8 @@
 //! What is stuck: each destination with its mail by state, the oldest of it, the last word, and what it waits for.
 
-use std::rc::Rc;
+use std::{collections::HashMap, rc::Rc};
 
-use ringpost_queue::{Breaker, Cursor, Filter, State};
+use ringpost_queue::{Breaker, Cursor, DestinationId, DestinationView, Filter, RecipientView, State};
 
 use crate::{
     control::{DestinationSummary, PAGE_MESSAGES_MAX},
@@ -10,71 +10,91 @@ use crate::{
     shard::Shard,
 };
 
-/// Goes over the whole queue, a page at a time.
-pub(crate) async fn summarise(shard: &Rc<Shard>) -> Result<Vec<DestinationSummary>, String> {
+/// Goes over the whole queue, or over the mail of the destinations of this name, a page at a time.
+pub(crate) async fn summarise(shard: &Rc<Shard>, name: Option<&str>) -> Result<Vec<DestinationSummary>, String> {
     shard.loaded().await;
-    let mut summaries: Vec<DestinationSummary> = Vec::new();
+    let destinations: Vec<DestinationId> =
+        name.into_iter().flat_map(|name| shard.queue.borrow().destinations_named(name).collect::<Vec<_>>()).collect();
+    if name.is_some() && destinations.is_empty() {
+        return Ok(Vec::new());
+    }
+    let filter = Filter { destinations, ..Filter::default() };
+    let mut summaries: HashMap<DestinationId, DestinationSummary> = HashMap::new();
     let mut cursor = Some(Cursor::default());
     while let Some(at) = cursor {
-        let page = shard.queue.borrow_mut().page(&Filter::default(), at, PAGE_MESSAGES_MAX, |view| {
+        let page = shard.queue.borrow_mut().page(&filter, at, PAGE_MESSAGES_MAX, |view| {
             let accepted_at = view.envelope().accepted_at;
-            let mut last = usize::MAX;
-            for recipient in view.recipients().filter(|recipient| !recipient.is_settled()) {
-                let index = recipient.destination().index();
-                if summaries.len() <= index {
-                    summaries.resize_with(index + 1, DestinationSummary::default);
-                }
-                let summary = &mut summaries[index];
-                if std::mem::replace(&mut last, index) != index {
+            let mut last = None;
+            for recipient in view.recipients().filter(|recipient| !recipient.is_settled() && recipient.matches(&filter)) {
+                let summary = summaries.entry(recipient.destination()).or_default();
+                if last.replace(recipient.destination()) != Some(recipient.destination()) {
                     summary.messages += 1;
                 }
-                summary.oldest_ms = Some(summary.oldest_ms.map_or(accepted_at, |oldest| oldest.min(accepted_at)));
-                let count = match recipient.state() {
-                    State::Deferred => &mut summary.deferred,
-                    State::Ready => &mut summary.ready,
-                    State::Attempting => &mut summary.active,
-                    State::Held | State::Offered => &mut summary.held,
-                    State::Failed | State::Delivered | State::Bounced => &mut summary.failed,
-                };
-                *count += 1;
-                if recipient.state() == State::Deferred {
-                    let next = recipient.next_attempt(0);
-                    summary.next_ms = [summary.next_ms, next].into_iter().flatten().min();
-                }
-                if let Some(at) = recipient.last_attempt().filter(|&at| summary.last_reply_ms.is_none_or(|last| at > last)) {
-                    let reply = recipient.reply();
-                    if !reply.is_empty() {
-                        (summary.last_reply, summary.last_reply_ms) = (Some(reply.into_owned()), Some(at));
-                    }
-                }
+                count(summary, &recipient, accepted_at);
             }
         });
         cursor = page.map_err(|lost| lost.to_string())?;
         shard.ring.yield_now().await;
     }
+    // Mail of a site is its domains'.
+    let mut ids: Vec<_> = filter.destinations.iter().chain(summaries.keys()).copied().collect();
+    ids.sort_unstable_by_key(|id| id.index());
+    ids.dedup();
     let (queue, now) = (shard.queue.borrow(), shard.now_ms());
-    for destination in queue.destinations(now) {
-        let Some(summary) = summaries.get_mut(destination.id.index()) else { continue };
-        summary.destination = destination.name.to_owned();
-        summary.connections = destination.in_flight;
-        summary.window = destination.window;
-        summary.paused = destination.paused;
-        summary.breaker = match destination.breaker {
-            Breaker::Closed => "closed",
-            Breaker::Open { .. } => "open",
-            Breaker::HalfOpen => "half-open",
-        }
-        .to_owned();
-        summary.wait = destination.wait.as_str().to_owned();
-        if summary.ready > 0 {
-            summary.next_ms = Some(destination.wait.until().unwrap_or(now)).filter(|_| !destination.paused).or(summary.next_ms);
-        }
-        if !destination.reason.is_empty() {
-            summary.last_reply = Some(destination.reason.to_owned());
-        }
-        summary.oldest = summary.oldest_ms.map(time_text);
-        summary.next_attempt = summary.next_ms.map(time_text);
+    // One without mail is shown when it is not well.
+    let shown = |view: DestinationView<'_>| {
+        let summary = summaries.remove(&view.id).unwrap_or_default();
+        let is_shown = summary.messages > 0 || view.paused || view.breaker != Breaker::Closed;
+        is_shown.then(|| finished(summary, &view, now))
+    };
+    if name.is_none() {
+        return Ok(queue.destinations(now).filter_map(shown).collect());
     }
-    summaries.retain(|summary| summary.messages > 0 || !matches!(&*summary.breaker, "" | "closed") || summary.paused);
-    Ok(summaries)
+    Ok(ids.into_iter().filter_map(|id| queue.destination(id, now)).filter_map(shown).collect())
+}
+
+fn count(summary: &mut DestinationSummary, recipient: &RecipientView<'_>, accepted_at: u64) {
+    summary.oldest_ms = Some(summary.oldest_ms.map_or(accepted_at, |oldest| oldest.min(accepted_at)));
+    let count = match recipient.state() {
+        State::Deferred => &mut summary.deferred,
+        State::Ready => &mut summary.ready,
+        State::Attempting => &mut summary.active,
+        State::Held | State::Offered => &mut summary.held,
+        State::Failed | State::Delivered | State::Bounced => &mut summary.failed,
+    };
+    *count += 1;
+    if recipient.state() == State::Deferred {
+        let next = recipient.next_attempt(0);
+        summary.next_ms = [summary.next_ms, next].into_iter().flatten().min();
+    }
+    if let Some(at) = recipient.last_attempt().filter(|&at| summary.last_reply_ms.is_none_or(|last| at > last)) {
+        let reply = recipient.reply();
+        if !reply.is_empty() {
+            (summary.last_reply, summary.last_reply_ms) = (Some(reply.into_owned()), Some(at));
+        }
+    }
+}
+
+/// With what is known of the destination itself.
+fn finished(mut summary: DestinationSummary, view: &DestinationView<'_>, now: u64) -> DestinationSummary {
+    summary.destination = view.name.to_owned();
+    summary.connections = view.in_flight;
+    summary.window = view.window;
+    summary.paused = view.paused;
+    summary.breaker = match view.breaker {
+        Breaker::Closed => "closed",
+        Breaker::Open { .. } => "open",
+        Breaker::HalfOpen => "half-open",
+    }
+    .to_owned();
+    summary.wait = view.wait.as_str().to_owned();
+    if summary.ready > 0 {
+        summary.next_ms = Some(view.wait.until().unwrap_or(now)).filter(|_| !view.paused).or(summary.next_ms);
+    }
+    if !view.reason.is_empty() {
+        summary.last_reply = Some(view.reason.to_owned());
+    }
+    summary.oldest = summary.oldest_ms.map(time_text);
+    summary.next_attempt = summary.next_ms.map(time_text);
+    summary
 }

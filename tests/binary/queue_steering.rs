@@ -109,6 +109,9 @@ fn the_summary_names_what_is_stuck() {
     assert_eq!((&held["destination"], &held["held"], &held["wait"]), (&"held.test".into(), &1.into(), &"held".into()));
     let text = say(&node, &["queue", "summary"]);
     assert!(text.contains("450 4.2.1 Busy") && text.ends_with("4 messages for 2 destinations"), "{text}");
+    let one = say(&node, &["queue", "summary", "--destination", "Held.test"]);
+    assert!(one.contains("held.test") && !one.contains("Busy") && one.ends_with("1 message for 1 destination"), "{one}");
+    assert_eq!(say(&node, &["queue", "summary", "--destination", "nowhere"]), "0 messages for 0 destinations");
 }
 
 #[test]

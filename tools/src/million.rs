@@ -75,12 +75,13 @@ pub fn run(arguments: &MillionArguments) -> Result<bool, Box<dyn Error>> {
     );
     println!("{:<58}{:>10}{:>12}{:>12}{:>12}  said", "command", "seconds", "p50 us", "p99 us", "max us");
     let mut good = true;
-    let calls: [&[&str]; 9] = [
+    let calls: [&[&str]; 10] = [
         &["queue", "ls", "--json", "--sender-domain", "few.test"],
         &["queue", "ls", "--json", "--destination", "other.test"],
         &["queue", "reroute", "--sender-domain", "few.test", "--to", "other.test"],
         &["queue", "ls", "--json", "--destination", "other.test"],
         &["queue", "summary"],
+        &["queue", "summary", "--destination", "other.test"],
         &["queue", "purge", "--sender-domain", "few.test"],
         &["queue", "ls", "--json"],
         &["queue", "reroute", "--sender-domain", "many.test", "--to", "other.test"],

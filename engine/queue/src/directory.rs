@@ -8,6 +8,7 @@ use hashbrown::HashTable;
 use crate::destination::{Destination, DestinationId};
 use crate::hosts::HostIndex;
 use crate::message::{MessageKey, PRIORITY_MAX};
+use crate::names::Names;
 use crate::queue::{Dispatch, Queue, Work};
 use crate::route::{NextHop, RouteId, Via};
 use crate::routes::{DOMAIN_BYTES_MAX, Mail};
@@ -28,6 +29,7 @@ pub(crate) struct Directory {
     hasher: RandomState,
     vacant: Vec<u32>,
     idle: usize,
+    pub(crate) names: Names,
 }
 
 impl Queue {
@@ -262,7 +264,7 @@ impl Queue {
 
     /// Gives a destination a slot.
     pub(crate) fn add_destination(&mut self, mut state: Destination) -> u32 {
-        match self.directory.vacant.pop() {
+        let slot = match self.directory.vacant.pop() {
             Some(slot) => {
                 state.generation = self.destinations[slot as usize].generation;
                 self.destinations[slot as usize] = state;
@@ -272,7 +274,9 @@ impl Queue {
                 self.destinations.push(state);
                 self.destinations.len() as u32 - 1
             }
-        }
+        };
+        self.directory.names.insert(slot, &self.destinations);
+        slot
     }
 
     fn forget(&mut self, slot: u32, now: u64) {
@@ -281,6 +285,7 @@ impl Queue {
         let hash = self.directory.hasher.hash_one((state.role.tag(), state.route.expect("it was made for one"), state.key()));
         let entry = self.directory.entries.find_entry(hash, |&other| other == slot);
         entry.expect("a dynamic destination is found by its name").remove();
+        self.directory.names.remove(slot, &state.name);
         self.destination_timers.cancel(slot);
         let generation = state.generation.wrapping_add(1);
         *state = Destination::new(None, Via::Hold, state.limits, state.retry, String::new());

@@ -11,6 +11,7 @@ use hashbrown::HashTable;
 use crate::arena::{Arena, Span};
 use crate::message::MessageKey;
 use crate::slab::{NONE, Slab};
+use crate::walks::{Chain, Walks};
 
 /// Messages that wait to be linked: so many may pass unlisted, and so many are linked at once when somebody asks.
 pub(crate) const FRESH_MAX: usize = 16_384;
@@ -26,9 +27,6 @@ const TAG_TERMS_MAX: usize = 65_536;
 
 /// Longest domain that is told from others (RFC 5321 4.5.3.1.2).
 const NAME_BYTES_MAX: usize = 255;
-
-/// Listings that can be under way; a further one ends the one that was used longest ago.
-const WALKS_MAX: usize = 32;
 
 /// Marks a node that is not one of the two that each message has.
 const EXTRA: u32 = 1 << 31;
@@ -100,24 +98,6 @@ impl Default for Extra {
     }
 }
 
-/// Which lists a walk goes along.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Chain {
-    /// Nodes of a term.
-    Term,
-    /// Groups of a destination.
-    Groups,
-}
-
-/// A listing that goes on in a later call; moved along when the element it stands on leaves.
-#[derive(Debug)]
-struct Walk {
-    number: u32,
-    chain: Chain,
-    at: u32,
-    used: u32,
-}
-
 /// All terms of one queue.
 #[derive(Debug)]
 pub(crate) struct Index {
@@ -130,9 +110,8 @@ pub(crate) struct Index {
     tag_terms: usize,
     /// Messages whose domains are not linked yet, oldest first; those that have left are among them.
     fresh: VecDeque<MessageKey>,
-    walks: Vec<Walk>,
-    walk_numbers: u32,
-    clock: u32,
+    /// Along these lists, and along those of destinations.
+    pub(crate) walks: Walks,
 }
 
 impl Index {
@@ -147,9 +126,7 @@ impl Index {
             extras: Slab::new(),
             tag_terms: 0,
             fresh: VecDeque::with_capacity(FRESH_MAX),
-            walks: Vec::new(),
-            walk_numbers: 0,
-            clock: 0,
+            walks: Walks::default(),
         }
     }
 
@@ -264,33 +241,6 @@ impl Index {
         (self.message_of(node), self.node(node).next)
     }
 
-    /// Leaves a listing for a later call at this element; the number finds it again.
-    pub(crate) fn rest(&mut self, chain: Chain, at: u32) -> u32 {
-        self.clock = self.clock.wrapping_add(1);
-        self.walk_numbers = self.walk_numbers.wrapping_add(1);
-        let walk = Walk { number: self.walk_numbers, chain, at, used: self.clock };
-        if self.walks.len() < WALKS_MAX {
-            self.walks.push(walk);
-        } else if let Some(oldest) = self.walks.iter_mut().min_by_key(|walk| walk.used) {
-            *oldest = walk;
-        }
-        self.walk_numbers
-    }
-
-    /// Where a listing goes on; it is known no more afterwards.
-    pub(crate) fn resume(&mut self, chain: Chain, number: u32) -> Option<u32> {
-        let at = self.walks.iter().position(|walk| walk.number == number && walk.chain == chain)?;
-        Some(self.walks.swap_remove(at).at)
-    }
-
-    /// An element leaves its list: who stands on it goes on with the one behind.
-    #[inline]
-    pub(crate) fn leaves(&mut self, chain: Chain, at: u32, next: u32) {
-        for walk in self.walks.iter_mut().filter(|walk| walk.at == at && walk.chain == chain) {
-            walk.at = next;
-        }
-    }
-
     fn append_extra(&mut self, term: u32, message: u32) {
         self.entries.cover(message);
         let extra = self.extras.take();
@@ -330,7 +280,7 @@ impl Index {
             NONE => self.terms[term].last = previous,
             next => self.node_mut(next).previous = previous,
         }
-        self.leaves(Chain::Term, node, next);
+        self.walks.leaves(Chain::Term, node, next);
         self.terms[term].messages -= 1;
         if self.terms[term].messages == 0 {
             self.forget(term);
@@ -423,6 +373,7 @@ fn lower_case<'b>(name: &[u8], lower: &'b mut [u8; NAME_BYTES_MAX]) -> &'b [u8] 
 mod tests {
     use super::*;
     use crate::retry::Jitter;
+    use crate::walks::{Position, WALKS_MAX};
 
     struct Model {
         kind: TermKind,
@@ -500,16 +451,16 @@ mod tests {
                         let model = random.below(models.len() as u64) as usize;
                         let name = models[model].name.clone();
                         if let Some((first, _)) = index.list(models[model].kind, &name) {
-                            walks.push((model, models[model].messages.clone(), index.rest(Chain::Term, first)));
+                            walks.push((model, models[model].messages.clone(), index.walks.rest(Position::in_term(first))));
                         }
                         if walks.len() > WALKS_MAX {
                             let (_, _, number) = walks.remove(0);
-                            assert_eq!(index.resume(Chain::Term, number), None, "the oldest was ended");
+                            assert!(index.walks.resume(number).is_none(), "the oldest was ended");
                         }
                     }
                     _ => {
                         for (model, rest, number) in &mut walks {
-                            let at = index.resume(Chain::Term, *number).expect("it is known");
+                            let at = index.walks.resume(*number).expect("it is known").at;
                             assert_eq!(at == NONE, rest.is_empty() && at == NONE);
                             let mut at = at;
                             if at != NONE {
@@ -524,7 +475,7 @@ mod tests {
                             } else {
                                 assert!(rest.is_empty(), "seed {seed}: {rest:?} missed");
                             }
-                            *number = index.rest(Chain::Term, at);
+                            *number = index.walks.rest(Position::in_term(at));
                         }
                     }
                 }

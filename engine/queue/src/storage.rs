@@ -2,7 +2,7 @@
 
 use hashbrown::hash_table::Entry;
 
-use crate::index::{Chain, TAGS_MAX};
+use crate::index::TAGS_MAX;
 use crate::message::{
     Flags, Group, Message, MessageKey, NOT_REROUTED, NewMessage, NewRecipient, PRIORITY_MAX, Place, RECIPIENTS_MAX, Recipient,
 };
@@ -14,6 +14,7 @@ use crate::queue::Queue;
 use crate::queue_id::QueueId;
 use crate::site::Role;
 use crate::slab::NONE;
+use crate::walks::Chain;
 
 impl Queue {
     pub(crate) fn key(&self, index: u32) -> MessageKey {
@@ -168,7 +169,7 @@ impl Queue {
     /// Takes a group, of which nothing is ready, out of those of its destination.
     pub(crate) fn leave_destination(&mut self, group: u32) {
         let Group { destination: slot, previous_here, next_here, .. } = self.groups[group];
-        self.index.leaves(Chain::Groups, group, next_here);
+        self.index.walks.leaves(Chain::Groups, group, next_here);
         let destination = &mut self.destinations[slot as usize];
         destination.groups -= 1;
         match previous_here {

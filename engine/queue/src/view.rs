@@ -1,12 +1,10 @@
-//! What people and programs see of the queue: `queue ls`, `queue show`, metrics.
+//! What people and programs see of messages, recipients and destinations: `queue show`, metrics. `listing.rs` finds them.
 
 use std::borrow::Cow;
 
-use thiserror::Error;
-
 use crate::breaker::Breaker;
 use crate::destination::DestinationId;
-use crate::index::{Chain, TAG_BYTES_MAX, TermKind, after_at};
+use crate::index::{TermKind, after_at};
 use crate::message::{Envelope, Flags, MessageKey, Place, Recipient};
 use crate::outcome::split_reply;
 use crate::queue::Queue;
@@ -14,15 +12,7 @@ use crate::queue_id::QueueId;
 use crate::report::{Notice, Notify};
 use crate::route::{DestinationLimits, RouteId, Via};
 use crate::site::Role;
-use crate::slab::NONE;
 use crate::wait::Wait;
-
-/// Messages looked at by one call of [`Queue::page`] at most, so that listing a long queue never stalls delivery.
-const LOOKS_PER_PAGE: usize = 4096;
-
-/// New messages put into lists by one call of [`Queue::page`], as long as there are more than [`FEW_FRESH`].
-const LINKS_PER_PAGE: usize = 2048;
-const FEW_FRESH: usize = 256;
 
 /// Where a recipient is, in the operator's words.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -61,91 +51,17 @@ impl State {
     }
 }
 
-/// Which messages to list; absent parts match everything. With a destination, a domain or a tag only messages under it are looked at.
-#[derive(Clone, Debug, Default)]
-pub struct Filter {
-    /// Exactly this message.
-    pub id: Option<QueueId>,
-    /// Reverse-path, in any case; empty is the null reverse-path.
-    pub sender: Option<String>,
-    /// Domain of the reverse-path, in any case; empty is the null reverse-path.
-    pub sender_domain: Option<String>,
-    /// A tag, exactly.
-    pub tag: Option<String>,
-    /// Accepted at this time (unix ms) or before.
-    pub accepted_until: Option<u64>,
-    /// Domain of at least one recipient, in any case. This and the next two are to be met by the same recipient.
-    pub recipient_domain: Option<String>,
-    /// Where at least one recipient leads.
-    pub destination: Option<DestinationId>,
-    /// State of at least one recipient.
-    pub state: Option<State>,
-}
-
-impl Filter {
-    /// Does it ask for anything of single recipients?
-    pub fn is_about_recipients(&self) -> bool {
-        self.recipient_domain.is_some() || self.destination.is_some() || self.state.is_some()
-    }
-}
-
-/// Where a listing goes on. Outlives any change of the queue; thirty-two listings can be under way.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Cursor(u64);
-
-/// The listing was too long ago: so many others were begun since.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
-#[error("too many listings at once: this one was given up; begin it again")]
-pub struct CursorLost;
-
-/// Where a [`Cursor`] stands: the upper half says in what.
-enum Stand {
-    /// At a message's slot.
-    Slot(u32),
-    /// At a walk of the index.
-    Walk(Chain, u32),
-}
-
-impl Cursor {
-    /// A cursor from its [`Cursor::position`], for listings that go on in a later call from outside.
-    pub fn at(position: u64) -> Self {
-        Self(position)
-    }
-
-    /// Where it stands.
-    pub fn position(self) -> u64 {
-        self.0
-    }
-
-    fn stand(self) -> Stand {
-        let number = self.0 as u32;
-        match self.0 >> 32 {
-            0 => Stand::Slot(number),
-            1 => Stand::Walk(Chain::Term, number),
-            _ => Stand::Walk(Chain::Groups, number),
-        }
-    }
-
-    fn walk(chain: Chain, number: u32) -> Self {
-        let kind = match chain {
-            Chain::Term => 1,
-            Chain::Groups => 2,
-        };
-        Self(kind << 32 | u64::from(number))
-    }
-}
-
 /// A queued message.
 #[derive(Clone, Copy, Debug)]
 pub struct MessageView<'q> {
-    queue: &'q Queue,
-    index: u32,
+    pub(crate) queue: &'q Queue,
+    pub(crate) index: u32,
 }
 
 /// One recipient of a queued message.
 #[derive(Clone, Copy, Debug)]
 pub struct RecipientView<'q> {
-    message: MessageView<'q>,
+    pub(crate) message: MessageView<'q>,
     number: u16,
 }
 
@@ -219,123 +135,6 @@ impl Queue {
     /// One message; `None` if it has left the queue.
     pub fn show(&self, key: MessageKey) -> Option<MessageView<'_>> {
         self.find(key).map(|index| MessageView { queue: self, index })
-    }
-
-    /// Visits up to `limit` messages that match, from `cursor` on ([`Cursor::default`] begins), and returns where to go on;
-    /// `None` at the end. Bounded work per call, so a page can be short or empty before the end. No message that stays is missed or
-    /// visited twice; one that comes meanwhile may be visited. Done messages are not listed.
-    pub fn page(
-        &mut self,
-        filter: &Filter,
-        cursor: Cursor,
-        limit: usize,
-        mut visit: impl FnMut(MessageView<'_>),
-    ) -> Result<Option<Cursor>, CursorLost> {
-        if let Some(id) = filter.id {
-            if let Some(view) = self.find_id(id).map(|index| MessageView { queue: self, index }).filter(|view| view.is_listed(filter)) {
-                visit(view);
-            }
-            return Ok(None);
-        }
-        let (chain, at) = match cursor.stand() {
-            Stand::Slot(0) if self.is_indexed(filter) => {
-                if !self.catch_up() {
-                    return Ok(Some(cursor));
-                }
-                match self.shortest_list(filter) {
-                    None => return Ok(None),
-                    Some(at) => at,
-                }
-            }
-            Stand::Slot(slot) => return Ok(self.page_of_slots(filter, slot, limit, visit)),
-            Stand::Walk(chain, number) => (chain, self.index.resume(chain, number).ok_or(CursorLost)?),
-        };
-        let (mut at, mut found, mut looks) = (at, 0, 0);
-        while at != NONE && found < limit && looks < LOOKS_PER_PAGE {
-            let (index, next) = self.step(chain, at);
-            let view = MessageView { queue: self, index };
-            if view.is_listed(filter) {
-                visit(view);
-                found += 1;
-            }
-            (at, looks) = (next, looks + 1);
-        }
-        Ok((at != NONE).then(|| Cursor::walk(chain, self.index.rest(chain, at))))
-    }
-
-    /// Is there a list of all that can match? Not for a site, whose mail is its domains'.
-    fn is_indexed(&self, filter: &Filter) -> bool {
-        let has_list = |id: DestinationId| !matches!(self.live(id).map(|destination| &destination.role), Some(Role::Site(_)));
-        filter.sender.is_some()
-            || filter.sender_domain.is_some()
-            || filter.recipient_domain.is_some()
-            || filter.tag.is_some()
-            || filter.destination.is_some_and(has_list)
-    }
-
-    /// Puts new messages into the lists. False when there are too many for one call.
-    fn catch_up(&mut self) -> bool {
-        for _ in 0..LINKS_PER_PAGE {
-            let Some(key) = self.index.next_fresh() else { return true };
-            self.list(key);
-        }
-        if self.index.fresh() > FEW_FRESH {
-            return false;
-        }
-        while let Some(key) = self.index.next_fresh() {
-            self.list(key);
-        }
-        true
-    }
-
-    /// The beginning of the shortest list that holds all messages that can match; `None` when none can.
-    fn shortest_list(&self, filter: &Filter) -> Option<(Chain, u32)> {
-        let of_sender = filter.sender.as_ref().map(|sender| sender.rsplit_once('@').map_or("", |(_, domain)| domain));
-        let terms = [
-            (TermKind::SenderDomain, of_sender),
-            (TermKind::SenderDomain, filter.sender_domain.as_deref()),
-            (TermKind::RecipientDomain, filter.recipient_domain.as_deref()),
-            (TermKind::Tag, filter.tag.as_deref()),
-        ];
-        let mut shortest: Option<(usize, (Chain, u32))> = None;
-        if let Some(id) = filter.destination {
-            let destination = self.live(id)?;
-            if !matches!(destination.role, Role::Site(_)) {
-                shortest = Some((destination.groups, (Chain::Groups, destination.oldest_group)));
-            }
-        }
-        for (kind, name) in terms {
-            let Some(name) = name else { continue };
-            let (first, count) = self.index.list(kind, name)?;
-            if shortest.is_none_or(|(least, _)| count < least) {
-                shortest = Some((count, (Chain::Term, first)));
-            }
-        }
-        shortest.map(|(_, list)| list)
-    }
-
-    /// The message of an element and the element behind it.
-    fn step(&self, chain: Chain, at: u32) -> (u32, u32) {
-        match chain {
-            Chain::Term => self.index.step(at),
-            Chain::Groups => (self.groups[at].message, self.groups[at].next_here),
-        }
-    }
-
-    fn page_of_slots(&self, filter: &Filter, slot: u32, limit: usize, mut visit: impl FnMut(MessageView<'_>)) -> Option<Cursor> {
-        let end = (slot as usize + LOOKS_PER_PAGE).min(self.messages.slots()) as u32;
-        let mut found = 0;
-        for index in slot..end {
-            if found == limit {
-                return Some(Cursor(index.into()));
-            }
-            let view = MessageView { queue: self, index };
-            if view.is_listed(filter) {
-                visit(view);
-                found += 1;
-            }
-        }
-        ((end as usize) < self.messages.slots()).then_some(Cursor(end.into()))
     }
 
     /// Domains or tags of queued messages with the number of messages under each, in no order. Messages that came just now may be missing.
@@ -444,34 +243,6 @@ impl<'q> MessageView<'q> {
     pub fn tags(&self) -> impl Iterator<Item = &'q [u8]> + use<'q> {
         self.queue.index.tags(self.index)
     }
-
-    /// Is it to be listed? A done message is not.
-    fn is_listed(&self, filter: &Filter) -> bool {
-        let flags = self.queue.messages[self.index].flags;
-        flags.has(Flags::QUEUED) && !flags.has(Flags::CLOSING) && self.matches(filter)
-    }
-
-    /// Does it meet a filter, its id aside?
-    pub fn matches(&self, filter: &Filter) -> bool {
-        let envelope = self.envelope();
-        let is = |wanted: &Option<String>, own: &[u8]| wanted.as_ref().is_none_or(|wanted| is_name(wanted, own));
-        filter.accepted_until.is_none_or(|until| envelope.accepted_at <= until)
-            && is(&filter.sender, envelope.reverse_path)
-            && is(&filter.sender_domain, after_at(envelope.reverse_path))
-            && filter.tag.as_ref().is_none_or(|tag| self.tags().any(|own| own == cut_tag(tag)))
-            && (!filter.is_about_recipients() || self.recipients().any(|recipient| recipient.matches(filter)))
-    }
-}
-
-/// Case does not matter, nor does a final dot.
-fn is_name(wanted: &str, own: &[u8]) -> bool {
-    let wanted = wanted.as_bytes();
-    let plain = |name: &'_ [u8]| name.strip_suffix(b".").map_or(name.len(), <[u8]>::len);
-    wanted[..plain(wanted)].eq_ignore_ascii_case(&own[..plain(own)])
-}
-
-fn cut_tag(tag: &str) -> &[u8] {
-    &tag.as_bytes()[..tag.len().min(TAG_BYTES_MAX)]
 }
 
 impl<'q> RecipientView<'q> {
@@ -488,13 +259,6 @@ impl<'q> RecipientView<'q> {
     /// What follows the last `@` of the address; empty if there is none.
     pub fn domain(&self) -> &'q [u8] {
         after_at(self.address())
-    }
-
-    /// Does it meet what a filter asks of single recipients?
-    pub fn matches(&self, filter: &Filter) -> bool {
-        filter.recipient_domain.as_ref().is_none_or(|domain| is_name(domain, self.domain()))
-            && filter.destination.is_none_or(|destination| self.leads_to(destination))
-            && filter.state.is_none_or(|state| self.state() == state)
     }
 
     /// Where it is.
@@ -518,17 +282,7 @@ impl<'q> RecipientView<'q> {
         self.message.queue.id(self.home())
     }
 
-    /// Also the site of its domain.
-    fn leads_to(&self, destination: DestinationId) -> bool {
-        let queue = self.message.queue;
-        let site = match &queue.destinations[self.home() as usize].role {
-            Role::Domain(domain) => domain.site.map(|(site, _)| site),
-            Role::Route | Role::Site(_) | Role::Vacant => None,
-        };
-        self.destination() == destination || site.is_some_and(|site| queue.id(site) == destination)
-    }
-
-    fn home(&self) -> u32 {
+    pub(crate) fn home(&self) -> u32 {
         self.message.queue.groups[self.recipient().group].destination
     }
 

@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ringpost_queue::{
-    Cursor, CursorLost, Filter, Jitter, MessageKey, NewMessage, NewRecipient, Notify, Outcome, Queue, QueueId, QueueSettings, RetryPolicy,
-    Route, Routes, State, TermKind, Via, Work,
+    Cursor, CursorLost, Filter, Jitter, Mail, MessageKey, NewMessage, NewRecipient, Notify, Outcome, Queue, QueueId, QueueSettings,
+    Resolution, RetryPolicy, Route, Routes, State, TermKind, Via, Work,
 };
 
 const START: u64 = 1_790_000_000_000;
@@ -116,7 +116,7 @@ fn a_destination_is_listed_while_its_mail_moves_away() {
     let mut random = Jitter::new(5);
     let known: Vec<Known> = (0..1000).map(|sequence| put(&mut queue, &mut random, sequence)).collect();
     let (from, to) = (queue.route(b"a.test"), queue.route(b"other.test"));
-    let filter = Filter { destination: Some(from), ..Filter::default() };
+    let filter = Filter { destinations: vec![from], ..Filter::default() };
     let (mut seen, mut cursor, mut record) = (Vec::new(), Some(Cursor::default()), Vec::new());
     while let Some(at) = cursor {
         cursor = queue.page(&filter, at, 10, |message| seen.push(message.envelope().id.sequence)).unwrap();
@@ -135,7 +135,97 @@ fn a_destination_is_listed_while_its_mail_moves_away() {
     assert!(seen.is_sorted() && seen.len() > 850, "{}", seen.len());
     let left = queue.destinations(START).find(|one| one.id == to).unwrap().messages;
     assert!(left > 30, "{left}");
-    assert_eq!(all(&mut queue, &Filter { destination: Some(to), ..Filter::default() }, 7).len(), left);
+    assert_eq!(all(&mut queue, &Filter { destinations: vec![to], ..Filter::default() }, 7).len(), left);
+}
+
+/// A site has no mail of its own: it is listed along its domains, and a message for several of them once. Other mail is not looked at.
+#[test]
+fn a_site_is_listed_along_its_domains() {
+    let route = Route { pattern: "*".into(), via: Via::Mx { port: 25 }, retry: RetryPolicy::default(), limits: Default::default() };
+    let mut queue = Queue::new(QueueSettings::default(), Routes::new(vec![route]).unwrap(), 1, START);
+    let mut put = |sequence: u64, domains: &[String]| {
+        let to: Vec<_> = domains.iter().map(|domain| (format!("r@{domain}"), queue.route(domain.as_bytes()))).collect();
+        let new = to.iter().map(|(address, destination)| NewRecipient {
+            address: address.as_bytes(),
+            destination: *destination,
+            notify: Notify::UNSAID,
+        });
+        let message = NewMessage { id: QueueId { boot: 1, shard: 0, sequence }, reverse_path: b"s@x.test", ..NewMessage::default() };
+        queue.enqueue(&message, new, START)
+    };
+    let twin = |number: u64| format!("twin{}.test", number % 3);
+    // A hundred among many, each for two or three of the three domains of the site, or also for another domain.
+    for sequence in 0..200_000 {
+        put(sequence, &[format!("other{}.test", sequence % 50)]);
+    }
+    for sequence in 200_000..200_100 {
+        let mut domains = vec![twin(sequence), "other1.test".to_owned(), twin(sequence + 1)];
+        domains.extend((sequence % 2 == 0).then(|| twin(sequence + 2)));
+        put(sequence, &domains);
+    }
+    let site = |resolved: &str| Resolution::Site {
+        key: resolved.into(),
+        name: format!("mx.{resolved}"),
+        hosts: vec!["192.0.2.1:25".parse().unwrap()],
+        until: START + 1_000_000,
+    };
+    for (number, resolved) in [(0, "site"), (1, "site"), (2, "site")] {
+        let domain = queue.route(twin(number).as_bytes());
+        queue.resolved(domain, &site(resolved), START);
+    }
+    let named: Vec<_> = queue.destinations_named("MX.Site").collect();
+    assert_eq!(named.len(), 1);
+    let filter = Filter { destinations: named, ..Filter::default() };
+    let pages = |queue: &mut Queue| {
+        let (mut found, mut cursor, mut pages) = (Vec::new(), Some(Cursor::default()), 0);
+        while let Some(at) = cursor {
+            cursor = queue.page(&filter, at, 50, |message| found.push(message.envelope().id.sequence)).unwrap();
+            pages += 1;
+        }
+        found.sort_unstable();
+        (found, pages)
+    };
+    let (found, count) = pages(&mut queue);
+    assert_eq!(found, (200_000..200_100).collect::<Vec<_>>());
+    // New mail is put into lists by the first calls; a walk over all would take 49 pages more.
+    assert!(count <= 15, "{count}");
+    // One of the domains has moved to other hosts: its messages are found by the others that they are for.
+    let moved = queue.route(twin(0).as_bytes());
+    queue.resolved(moved, &site("elsewhere"), START);
+    let (found, _) = pages(&mut queue);
+    assert_eq!(found, (200_000..200_100).collect::<Vec<_>>(), "each is for two of them at least");
+    let elsewhere = Filter { destinations: queue.destinations_named("mx.elsewhere").collect(), ..Filter::default() };
+    let expected: Vec<u64> = (200_000..200_100).filter(|sequence| sequence % 2 == 0 || sequence % 3 != 1).collect();
+    let mut found = all(&mut queue, &elsewhere, 1000);
+    found.sort_unstable();
+    assert_eq!(found, expected);
+}
+
+/// A domain has a destination in each route that leads to it, under the same name; one that is dropped has its name no more.
+#[test]
+fn destinations_are_found_by_name_as_long_as_they_are_there() {
+    let route = |pattern: &str| Route {
+        pattern: pattern.into(),
+        via: Via::Mx { port: 25 },
+        retry: RetryPolicy::default(),
+        limits: Default::default(),
+    };
+    let mut queue = Queue::new(QueueSettings::default(), Routes::new(vec![route("*"), route("* from @x.test")]).unwrap(), 1, START);
+    let mail = |reverse_path| Mail { reverse_path, domain: b"Y.test" };
+    let (all, own) = (queue.route_mail(mail(b"a@q.test")), queue.route_mail(mail(b"a@x.test")));
+    let named = |queue: &Queue, name: &str| {
+        let mut named: Vec<_> = queue.destinations_named(name).collect();
+        named.sort_unstable_by_key(|id| id.index());
+        named
+    };
+    assert_eq!(named(&queue, "y.TEST"), [all, own]);
+    assert_eq!(named(&queue, "* FROM @x.test").len(), 1);
+    assert_eq!(named(&queue, "unrouted"), [ringpost_queue::DestinationId::UNROUTED]);
+    assert!(named(&queue, "z.test").is_empty());
+    let mut record = Vec::new();
+    assert!(queue.poll(START, &mut record).is_none());
+    assert!(queue.poll(START + 700_000, &mut record).is_none());
+    assert!(named(&queue, "y.test").is_empty(), "nobody has used it for ten minutes");
 }
 
 /// Before, a page went on at a slot's number; in a list the message it would go on at can be gone.

@@ -1,0 +1,113 @@
+//! What attempts say about hosts and destinations: who was reached, who broke off, who asked for less.
+
+use crate::breaker::{Break, BreakerChange};
+use crate::destination::DestinationId;
+use crate::hosts::{HostIndex, HostsTried};
+use crate::outcome::Outcome;
+use crate::queue::Queue;
+use crate::throttling::{Throttled, is_throttling};
+
+/// Changes kept for [`Queue::take_change`]; a driver that takes them after each turn never sees one dropped.
+const CHANGES_MAX: usize = 4096;
+
+/// What happened to a destination, for the log and the counters.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Change {
+    /// The breaker of a host opened, is half-open or closed.
+    Breaker(BreakerChange),
+    /// It asked for less and pauses.
+    Throttled(Throttled),
+}
+
+impl Queue {
+    /// The host to connect to for an attempt: of those that may be tried and were not, one of the lowest preference, drawn by
+    /// weight. `None`: call [`Queue::unreachable`].
+    pub fn next_host(&mut self, destination: DestinationId, tried: &mut HostsTried, now: u64) -> Option<HostIndex> {
+        self.live(destination)?;
+        let (host, is_half_open) = self.destinations[destination.index()].next_host(tried, now, &mut self.jitter)?;
+        self.note_breaker(is_half_open, destination, host, true, now);
+        Some(host)
+    }
+
+    /// A connection to this host is up and greeted. If the destination was dead, what waits goes at once.
+    pub fn host_reached(&mut self, destination: DestinationId, host: HostIndex, now: u64) {
+        let Some(state) = self.live_mut(destination) else { return };
+        let closed = state.host_reached(host);
+        self.note_breaker(closed, destination, host, true, now);
+        self.refresh(destination.slot, now);
+    }
+
+    /// This host answered an attempt, well or not: counted for its breaker.
+    pub fn host_served(&mut self, destination: DestinationId, host: HostIndex, now: u64) {
+        let Some(state) = self.live_mut(destination) else { return };
+        if state.host_served(host, now) {
+            self.note_breaker(true, destination, host, true, now);
+            self.refresh(destination.slot, now);
+        }
+    }
+
+    /// No usable connection to this host; `reason` is shown to operators: `connect to 127.0.0.1:2600: refused`.
+    pub fn host_failed(&mut self, destination: DestinationId, host: HostIndex, reason: &str, now: u64) {
+        self.host_broke(destination, host, Break::BeforeGreeting, reason, now);
+    }
+
+    /// The connection to this host broke off, or nothing more was heard, with an attempt under way. For the attempt itself see
+    /// [`Queue::settle`].
+    pub fn host_faltered(&mut self, destination: DestinationId, host: HostIndex, reason: &str, now: u64) {
+        self.host_broke(destination, host, Break::AfterGreeting, reason, now);
+    }
+
+    fn host_broke(&mut self, destination: DestinationId, host: HostIndex, how: Break, reason: &str, now: u64) {
+        if self.live(destination).is_none() {
+            return;
+        }
+        let state = &mut self.destinations[destination.index()];
+        let was_closed = state.is_closed(host);
+        let opened = state.host_failed(host, how, reason, now, &mut self.jitter);
+        self.note_breaker(opened, destination, host, !was_closed, now);
+        self.refresh(destination.slot, now);
+    }
+
+    /// The destination closed a connection (421 between transactions): its window shrinks by one.
+    pub fn refused(&mut self, destination: DestinationId) {
+        if let Some(state) = self.live_mut(destination) {
+            state.refused();
+        }
+    }
+
+    /// What happened to destinations since the last call, oldest first.
+    pub fn take_change(&mut self) -> Option<Change> {
+        self.changes.pop_front()
+    }
+
+    /// Takes in what an attempt that delivered nothing says about its destination.
+    pub(crate) fn heed(&mut self, destination: DestinationId, outcomes: &[(u16, Outcome<'_>)], now: u64) {
+        if self.destinations[destination.index()].away.is_some() {
+            return; // Its home has heeded it.
+        }
+        let throttling = outcomes.iter().find_map(|(_, outcome)| match outcome {
+            Outcome::Deferred { reply } if is_throttling(reply) => Some(*reply),
+            _ => None,
+        });
+        let Some(reply) = throttling else { return };
+        let state = &mut self.destinations[destination.index()];
+        if state.throttled(&String::from_utf8_lossy(reply), now, &mut self.jitter)
+            && let Some(until) = state.throttled_until(now)
+        {
+            self.note(Change::Throttled(Throttled { destination, until }));
+        }
+    }
+
+    fn note_breaker(&mut self, changed: bool, destination: DestinationId, host: HostIndex, was_broken: bool, now: u64) {
+        if changed {
+            let change = self.destinations[destination.index()].change(destination, host, was_broken, now);
+            self.note(Change::Breaker(change));
+        }
+    }
+
+    fn note(&mut self, change: Change) {
+        if self.changes.len() < CHANGES_MAX {
+            self.changes.push_back(change);
+        }
+    }
+}
