@@ -58,7 +58,7 @@ const REAL: &[Case] = &[
     ("nothing.test", "neither MX nor address", "dsn=5.4.4 outcome=bounced"),
     ("loop.test", "CNAMEs in a circle", "dsn=4.4.3 outcome=deferred"),
     ("nowhere.test", "MX hosts without address, and an address", "dsn=4.4.3 outcome=deferred"),
-    ("elsewhere.invalid", "REFUSED: not its zone", "dsn=4.4.3 outcome=deferred REFUSED"),
+    ("elsewhere.example", "REFUSED: not its zone", "dsn=4.4.3 outcome=deferred REFUSED"),
 ];
 
 /// What a script says, because no real name server would.

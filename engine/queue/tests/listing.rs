@@ -226,6 +226,8 @@ fn destinations_are_found_by_name_as_long_as_they_are_there() {
     assert!(queue.poll(START, &mut record).is_none());
     assert!(queue.poll(START + 700_000, &mut record).is_none());
     assert!(named(&queue, "y.test").is_empty(), "nobody has used it for ten minutes");
+    let again = queue.route_mail(mail(b"a@q.test"));
+    assert_eq!(named(&queue, "y.test"), [again], "its old place does not count");
 }
 
 /// Before, a page went on at a slot's number; in a list the message it would go on at can be gone.
