@@ -139,7 +139,9 @@ fn a_restart_a_reload_and_a_command_choose_by_the_sender_again() {
     reload(&node);
     assert_eq!(routes(&node), ["* from news@x.test", "* from @backup.test", "*"]);
 
-    [&all, &news, &backup].map(|hop| hop.set_busy(false));
+    for hop in [&all, &news, &backup] {
+        hop.set_busy(false);
+    }
     assert!(node.ask(&["queue", "retry", "--all"]).status.success());
     node.wait_for_queue(<[_]>::is_empty);
     let one = |sender: &str, recipient: &str| vec![(sender.to_owned(), recipient.to_owned())];
