@@ -4,8 +4,7 @@ use std::{num::NonZeroU32, time::Duration};
 
 use ringpost_config::{Config, SMARTHOSTS_MAX, Smarthost, SmarthostAddress, StoreAddress};
 use ringpost_queue::{
-    BreakerSettings, DestinationLimits, HOSTS_MAX, HostAddress, NamedHost, NextHop, Rate, ReportLimits, RetryPolicy, Route, SharedRate,
-    Via,
+    BreakerSettings, DestinationLimits, HOSTS_MAX, HostAddress, NamedHost, NextHop, Rate, ReportLimits, RetryPolicy, Route, SharedRate, Via,
 };
 
 use crate::{share::Share, shared_limits::apart};

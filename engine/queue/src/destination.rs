@@ -8,8 +8,8 @@
 use crate::breaker::{Break, Breaker, BreakerChange};
 use crate::guest::Guests;
 use crate::home::{Away, Part};
-use crate::quota::Quota;
 use crate::hosts::{HostIndex, Hosts, HostsTried};
+use crate::quota::Quota;
 use crate::rate::RateLimiter;
 use crate::ready::ReadyQueue;
 use crate::retry::Jitter;
