@@ -37,8 +37,11 @@ fn urgent_mail_overtakes_what_waited_before_it_and_a_restart_keeps_the_order() {
     let hop = NextHop::start_at(address);
     let arrived = order(&hop, 303);
     let place = |name: &str| arrived.iter().position(|other| other == name).unwrap();
-    assert!(place("client") < place("header") && place("header") < place("plain"), "{arrived:?}");
-    // The one probe that was under way when the next hop came back may be anybody's.
+    // The one probe that was under way when the next hop came back may be anybody's, of these three as well.
+    let (probe, rest) = arrived.split_first().expect("all arrived");
+    let urgent: Vec<&str> = rest.iter().map(String::as_str).filter(|name| !name.starts_with("low")).collect();
+    let expected: Vec<&str> = ["client", "header", "plain"].into_iter().filter(|name| probe != name).collect();
+    assert_eq!(urgent, expected, "{arrived:?}");
     assert!(place("plain") <= 3, "{arrived:?}");
 }
 
