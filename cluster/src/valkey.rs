@@ -101,6 +101,10 @@ impl Valkey {
 
     /// With other scripts or another deadline: for tests.
     pub fn with_scripts(target: Target, scripts: &'static Scripts, call_deadline: Duration) -> Arc<Valkey> {
+        if target.uses_tls {
+            // The client takes the process's cryptography and panics where none was chosen; one that was chosen before stays.
+            let _chosen_before = rustls::crypto::ring::default_provider().install_default();
+        }
         Arc::new(Valkey {
             target,
             scripts,

@@ -350,6 +350,9 @@ fn wrong_settings_are_told_from_outages() {
         }
         let right = Valkey::new(Target::parse(&locked.url(), Some("secret"), None).unwrap());
         assert!(ControlPlane::new(right, Server::keyspace()).members().await.is_ok());
+        // Once this ended the whole node: nobody had chosen the cryptography for TLS.
+        let error = first_error(&locked.url().replace("valkey://", "valkeys://"), None).await;
+        assert!(error.is_outage(), "{error}");
         let port = locked.port();
         drop(locked);
         let error = first_error(&format!("valkey://127.0.0.1:{port}"), None).await;
