@@ -39,6 +39,8 @@ impl ValkeyError {
             | "EXECABORT" | "MOVED" | "ASK" | "UNKILLABLE" => ValkeyError::Unavailable(text),
             "NOAUTH" | "NOPERM" | "WRONGPASS" | "DENIED" => ValkeyError::Misconfigured(text),
             "NOSCRIPT" => ValkeyError::NoScript,
+            // Inside a script a missing right has no code of its own.
+            _ if text.contains("ACL failure in script") => ValkeyError::Misconfigured(text),
             _ => ValkeyError::Refused(text),
         }
     }
@@ -70,6 +72,8 @@ mod tests {
         for code in ["NOAUTH", "NOPERM", "WRONGPASS"] {
             assert!(matches!(of(code), ValkeyError::Misconfigured(_)), "{code}");
         }
+        let denied = "ERR ACL failure in script: User ringpost has no permissions to run the 'time' command".to_owned();
+        assert!(matches!(ValkeyError::of_reply("ERR", denied), ValkeyError::Misconfigured(_)));
         assert!(matches!(of("ERR"), ValkeyError::Refused(_)) && !of("ERR").is_outage());
         assert!(matches!(of("CROSSSLOT"), ValkeyError::Refused(_)));
     }
