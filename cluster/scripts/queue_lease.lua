@@ -45,8 +45,8 @@ for i, id in ipairs(due) do
     if meta[3] >= meta[4] then
       bury(id, meta, meta[10] ~= '' and meta[10] or 'too many attempts')
     else
-      local sequence = redis.call('HINCRBY', COUNTERS, 'sequence', 1)
-      meta[1] = 'R'
+      local sequence = meta[11] and 0 or redis.call('HINCRBY', COUNTERS, 'sequence', 1)
+      meta[1], meta[11] = 'R', nil
       redis.call('HSET', META, id, cmsgpack.pack(meta))
       redis.call('ZADD', READY, meta[2] * 1099511627776 + sequence, id)
       redis.call('ZADD', AGES, sequence, id)

@@ -38,7 +38,8 @@ for i, id in ipairs(ids) do
         delay = 60000
         redis.call('HINCRBY', COUNTERS, 'dead_full', 1)
       end
-      recovered, meta[1] = recovered + 1, 'S'
+      -- 11: it has waited its turn once, and comes before what came later.
+      recovered, meta[1], meta[11] = recovered + 1, 'S', 1
       redis.call('ZADD', SCHED, now + delay, id)
     end
     redis.call('HSET', META, id, cmsgpack.pack(meta))

@@ -6,8 +6,16 @@
 mod model;
 mod server;
 
+use std::time::Duration;
+
 use model::{Fault, check};
-use ringpost_cluster::script::Scripts;
+use ringpost_cluster::{
+    identity::Incarnation,
+    script::Scripts,
+    valkey::Valkey,
+    work_item::{ItemKey, NewItem},
+    work_queue::{QueueBounds, WorkQueue},
+};
 use server::{Durability, Server};
 
 fn operations(default: u64) -> u64 {
@@ -44,6 +52,39 @@ fn what_valkey_forgot_is_offered_again() {
         println!("{fault:?}: {report:?}");
         assert!(report.faults > 0 && report.offered_again > 0, "{report:?}");
     }
+}
+
+/// Of two items, the first of which a worker leased and left to its fate, the one that is leased next.
+fn next_after_a_dead_workers_item(scripts: &'static Scripts) -> String {
+    let server = Server::start(Durability::None);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let valkey = Valkey::with_scripts(server.target(), scripts, Duration::from_secs(5));
+        let bounds = QueueBounds { partitions: 1, capacity: 100, dead_max: 10 };
+        let me = Incarnation::new("n2".parse().unwrap(), 7);
+        let queue = WorkQueue::new(valkey, Server::keyspace(), "mail", bounds, ItemKey::new(b"k"), me).unwrap();
+        let item = |id: &str| NewItem {
+            id: id.to_owned(),
+            owner: "n1".parse().unwrap(),
+            priority: 5,
+            max_attempts: 3,
+            delay_ms: 0,
+            expires_in_ms: 0,
+            data: b"x".to_vec(),
+        };
+        queue.enqueue(0, &[item("early"), item("late")]).await.unwrap();
+        let (_, leased) = queue.lease(0, 1, 1000, 1, 1000).await.unwrap();
+        assert_eq!(leased[0].id, "early");
+        // Its lease ends within a millisecond.
+        while queue.recover(0, 0).await.unwrap() != (1, 0) {}
+        queue.lease(0, 1, 1000, 60_000, 1000).await.unwrap().1.remove(0).id
+    })
+}
+
+#[test]
+fn what_a_dead_worker_held_comes_before_what_came_later() {
+    assert_eq!(next_after_a_dead_workers_item(Scripts::shipped()), "early");
+    assert_eq!(next_after_a_dead_workers_item(mutant("queue_lease", "meta[11] and 0 or ", "")), "late", "the control notices");
 }
 
 /// The scripts with one text replaced in one of them.
