@@ -6,16 +6,21 @@
 use std::sync::Arc;
 
 use redis::Value;
-use serde::{Deserialize, Serialize};
 
 use crate::{
-    identity::{Epoch, Incarnation, NodeId},
+    identity::{Incarnation, NodeId},
     keyspace::Keyspace,
     reply::{Reply, number},
     valkey::{Valkey, random_u64},
     valkey_error::ValkeyError,
     work_item::{ItemError, ItemKey, Label, NewItem, is_item_id},
 };
+
+mod answers;
+mod dead_letters;
+
+pub use answers::{Completed, Enqueued, Failed, Known, Leased, QueueStats, Retry};
+pub use dead_letters::DeadLetter;
 
 /// The most items in one call of enqueue, lease or complete.
 pub const ITEMS_PER_CALL: usize = 64;
@@ -48,134 +53,6 @@ pub enum QueueError {
     /// See [`ItemError`].
     #[error(transparent)]
     Item(#[from] ItemError),
-}
-
-/// What became of an item that was to be added.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Enqueued {
-    /// It is there now.
-    Added,
-    /// It was there.
-    Present,
-    /// It was completed; its owner has not settled it yet.
-    Completed,
-    /// No room: keep it and try later.
-    Full,
-}
-
-/// An item that this worker has for a while.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Leased {
-    /// The item's name.
-    pub id: String,
-    /// The node that holds the original.
-    pub owner: NodeId,
-    /// 0 to 9.
-    pub priority: u8,
-    /// Leases so far, this one included.
-    pub attempts: u32,
-    /// Leases at most.
-    pub max_attempts: u32,
-    /// When it was enqueued, in milliseconds of the server's clock.
-    pub created_ms: u64,
-    /// When it ends; 0: never.
-    pub expires_ms: u64,
-    /// What complete, fail and extend have to present.
-    pub token: String,
-    /// The data, or why it is not to be used.
-    pub data: Result<Vec<u8>, ItemError>,
-}
-
-/// What complete says.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Completed {
-    /// Done now.
-    Done,
-    /// Done before, by this token: an answer was lost.
-    DoneBefore,
-    /// The lease is another's by now: drop what was made of it.
-    Stale,
-    /// Valkey never heard of it: its data is gone, or the owner has settled it.
-    Unknown,
-}
-
-/// What fail says.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Failed {
-    /// It waits for its next lease.
-    Waits,
-    /// It is a dead letter.
-    Dead,
-    /// The lease is another's by now.
-    Stale,
-}
-
-/// How a lease ends without success.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Retry {
-    /// Not again.
-    Never,
-    /// After so many milliseconds; it counts against the item's attempts.
-    Counted(u64),
-    /// After so many milliseconds; the item was not to blame.
-    Free(u64),
-}
-
-/// Where an item is.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Known {
-    /// Nowhere: never enqueued, forgotten, or lost with Valkey's data.
-    Unknown,
-    /// Ready or scheduled.
-    Waiting,
-    /// Leased.
-    Leased,
-    /// Among the dead letters.
-    Dead,
-    /// Completed, with what the completer said.
-    Completed(String),
-}
-
-/// One dead letter.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct DeadLetter {
-    /// Name.
-    pub id: String,
-    /// Unix milliseconds of its death.
-    pub died_at: u64,
-    /// The node that holds the original.
-    pub owner: String,
-    /// 0 to 9.
-    pub priority: u8,
-    /// Leases it had.
-    pub attempts: u32,
-    /// Leases it could have.
-    pub max_attempts: u32,
-    /// Unix milliseconds of its enqueueing.
-    pub created_at: u64,
-    /// The last thing that went wrong.
-    pub reason: String,
-}
-
-/// Counts over all partitions; the first four names are those of the admin API.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct QueueStats {
-    /// Ready and scheduled.
-    pub pending: u64,
-    /// Leased.
-    pub processing: u64,
-    /// Dead letters.
-    pub failed: u64,
-    /// All three.
-    pub total: u64,
-    /// Of the pending, those that wait for a time.
-    pub scheduled: u64,
-    /// Completed, not yet settled by their owners.
-    pub unsettled: u64,
-    /// Age of the oldest dead letter, in milliseconds.
-    pub oldest_dead_age_ms: u64,
-    /// Since the data's beginning: enqueued, leased, completed, failed, recovered, died, stale, dead_full, purged, withdrawn.
-    pub counters: std::collections::BTreeMap<String, u64>,
 }
 
 /// One queue of one kind of items. Cheap to clone.
@@ -430,53 +307,6 @@ impl WorkQueue {
     pub async fn withdraw(&self, partition: u16, ids: &[&str]) -> Result<Vec<bool>, QueueError> {
         let mut reply = Reply::new(self.with_ids("queue_withdraw", partition, &[self.me.node().as_str()], ids).await?)?;
         ids.iter().map(|_| Ok(reply.number()? != 0)).collect()
-    }
-
-    /// Up to 128 dead letters from `offset` on, the oldest first.
-    pub async fn dead(&self, partition: u16, offset: u64, count: u64) -> Result<Vec<DeadLetter>, QueueError> {
-        let (offset, count) = (offset.to_string(), count.to_string());
-        let mut reply = Reply::new(self.with_ids("queue_dead", partition, &[&offset, &count], &[]).await?)?;
-        let mut letters = Vec::new();
-        while !reply.is_empty() {
-            let mut letter = reply.list()?;
-            let (id, died_at, owner) = (letter.text()?, letter.count()?, letter.text()?);
-            let mut small = || letter.count().map(|number| u32::try_from(number).unwrap_or(u32::MAX));
-            let (priority, attempts, max_attempts) = (small()?, small()?, small()?);
-            let priority = u8::try_from(priority).map_err(|_| ValkeyError::Malformed("a priority"))?;
-            letters.push(DeadLetter {
-                id,
-                died_at,
-                owner,
-                priority,
-                attempts,
-                max_attempts,
-                created_at: letter.count()?,
-                reason: letter.text()?,
-            });
-        }
-        Ok(letters)
-    }
-
-    /// Dead letters get their attempts back: those named (up to [`IDS_PER_CALL`]), or the oldest 128. Returns how many.
-    pub async fn requeue(&self, partition: u16, ids: &[&str]) -> Result<u64, QueueError> {
-        let moved = number(self.with_ids("queue_requeue", partition, &[&self.work_channel()], ids).await?)?;
-        Ok(u64::try_from(moved).unwrap_or(0))
-    }
-
-    /// Removes dead letters: those named, or up to 128 that died longer than `older_than_ms` ago. With `epoch` a leader's chore, which
-    /// answers the higher epoch when another leads.
-    pub async fn purge(
-        &self,
-        partition: u16,
-        epoch: Option<Epoch>,
-        older_than_ms: u64,
-        ids: &[&str],
-    ) -> Result<Result<u64, Epoch>, QueueError> {
-        let (epoch, older) = (epoch.unwrap_or_default().to_string(), older_than_ms.to_string());
-        let mut reply = Reply::new(self.with_ids("queue_purge", partition, &[&epoch, &older], ids).await?)?;
-        let is_done = reply.number()? == 1;
-        let number = reply.count()?;
-        Ok(if is_done { Ok(number) } else { Err(Epoch(number)) })
     }
 
     /// Counts over all partitions.

@@ -1,0 +1,112 @@
+//! What the calls of the queue say.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{identity::NodeId, work_item::ItemError};
+
+/// What became of an item that was to be added.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Enqueued {
+    /// It is there now.
+    Added,
+    /// It was there.
+    Present,
+    /// It was completed; its owner has not settled it yet.
+    Completed,
+    /// No room: keep it and try later.
+    Full,
+}
+
+/// An item that this worker has for a while.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Leased {
+    /// The item's name.
+    pub id: String,
+    /// The node that holds the original.
+    pub owner: NodeId,
+    /// 0 to 9.
+    pub priority: u8,
+    /// Leases so far, this one included.
+    pub attempts: u32,
+    /// Leases at most.
+    pub max_attempts: u32,
+    /// When it was enqueued, in milliseconds of the server's clock.
+    pub created_ms: u64,
+    /// When it ends; 0: never.
+    pub expires_ms: u64,
+    /// What complete, fail and extend have to present.
+    pub token: String,
+    /// The data, or why it is not to be used.
+    pub data: Result<Vec<u8>, ItemError>,
+}
+
+/// What complete says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Completed {
+    /// Done now.
+    Done,
+    /// Done before, by this token: an answer was lost.
+    DoneBefore,
+    /// The lease is another's by now: drop what was made of it.
+    Stale,
+    /// Valkey never heard of it: its data is gone, or the owner has settled it.
+    Unknown,
+}
+
+/// What fail says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Failed {
+    /// It waits for its next lease.
+    Waits,
+    /// It is a dead letter.
+    Dead,
+    /// The lease is another's by now.
+    Stale,
+}
+
+/// How a lease ends without success.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Retry {
+    /// Not again.
+    Never,
+    /// After so many milliseconds; it counts against the item's attempts.
+    Counted(u64),
+    /// After so many milliseconds; the item was not to blame.
+    Free(u64),
+}
+
+/// Where an item is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Known {
+    /// Nowhere: never enqueued, forgotten, or lost with Valkey's data.
+    Unknown,
+    /// Ready or scheduled.
+    Waiting,
+    /// Leased.
+    Leased,
+    /// Among the dead letters.
+    Dead,
+    /// Completed, with what the completer said.
+    Completed(String),
+}
+
+/// Counts over all partitions; the first four names are those of the admin API.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct QueueStats {
+    /// Ready and scheduled.
+    pub pending: u64,
+    /// Leased.
+    pub processing: u64,
+    /// Dead letters.
+    pub failed: u64,
+    /// All three.
+    pub total: u64,
+    /// Of the pending, those that wait for a time.
+    pub scheduled: u64,
+    /// Completed, not yet settled by their owners.
+    pub unsettled: u64,
+    /// Age of the oldest dead letter, in milliseconds.
+    pub oldest_dead_age_ms: u64,
+    /// Since the data's beginning: enqueued, leased, completed, failed, recovered, died, stale, dead_full, purged, withdrawn.
+    pub counters: std::collections::BTreeMap<String, u64>,
+}
