@@ -5,7 +5,10 @@ use std::collections::btree_map::Entry;
 
 use crate::route::ROUTE_NAMES_MAX;
 use crate::section::Document;
-use crate::{Config, DeliveryMode, Domain, DomainPattern, Listener, ROUTE_NAME_BYTES_MAX, Relay, Retry, Route, Routes, format_duration};
+use crate::{
+    Config, DeliveryMode, Domain, DomainPattern, Listener, OFFERED_CONTENT_MAX, ROUTE_NAME_BYTES_MAX, Relay, Retry, Route, Routes,
+    format_duration,
+};
 
 /// No address twice. An unreadable listener is None, so that the numbers stay those of the file.
 pub(crate) fn listeners(document: &Document<'_>, listeners: Option<&[Option<Listener>]>) {
@@ -105,6 +108,13 @@ pub(crate) fn sections(document: &Document<'_>, config: &Config) {
         document.refuse("smtp.path_max", format!("is less than a local part of smtp.local_part_max ({}) and @", smtp.local_part_max));
     }
     retry(document, "queue", &config.queue.retry);
+    if !config.delivery.deliver && smtp.content_max > OFFERED_CONTENT_MAX {
+        let message = format!(
+            "does not fit: with delivery.deliver = false all mail is handed to other nodes, and content above {OFFERED_CONTENT_MAX} cannot be; \
+             leave it out or write \"{OFFERED_CONTENT_MAX}\" at most"
+        );
+        document.refuse("smtp.content_max", message);
+    }
     if config.delivery.mode == DeliveryMode::Shared && !config.cluster.enabled {
         document.refuse("delivery.mode", "needs a cluster: set cluster.enabled = true");
     }

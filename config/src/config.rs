@@ -6,8 +6,8 @@ use crate::name::parse_domain;
 use crate::section::{Document, Section};
 use crate::source::Source;
 use crate::{
-    Admin, Bounce, Cluster, ConfigError, ConfigErrors, Control, Delivery, Dns, Domain, Domains, Listener, Log, Memory, Queue, Relay, Route,
-    Routes, Shards, Smtp, Spool, check,
+    Admin, Bounce, Cluster, ConfigError, ConfigErrors, Control, Delivery, Dns, Domain, Domains, Listener, Log, Memory, OFFERED_CONTENT_MAX,
+    Queue, Relay, Route, Routes, Shards, Smtp, Spool, check,
 };
 
 /// All settings of one file. Two are equal when their settings are, wherever they stand in their files.
@@ -96,7 +96,7 @@ impl Config {
         check::domains(document, &domains);
         check::routes(document, routes.as_deref(), &domains, &relay);
         let default_routes = || vec![Route { retry: queue.retry, ..Route::held() }];
-        let config = Config {
+        let mut config = Config {
             hostname,
             shards,
             spool,
@@ -116,6 +116,9 @@ impl Config {
             cluster,
             source: Source::default(),
         };
+        if !config.delivery.deliver && document.line("smtp.content_max") == 0 {
+            config.smtp.content_max = config.smtp.content_max.min(OFFERED_CONTENT_MAX);
+        }
         check::sections(document, &config);
         config
     }

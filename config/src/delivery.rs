@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::ByteSize;
 use crate::choice::choice;
 use crate::destination_policy::{CONNECTIONS_MAX, DestinationPolicy, PolicyOverrides};
 use crate::section::Section;
@@ -52,6 +53,10 @@ choice! {
         Shared = "shared",
     }
 }
+
+/// The largest content that can be offered to other nodes: `smtp.content_max` of a node that delivers nothing is at most this, and this
+/// by default.
+pub const OFFERED_CONTENT_MAX: ByteSize = ByteSize::mib(4);
 
 /// Messages one connection can be allowed.
 pub(crate) const MESSAGES_PER_CONNECTION_MAX: u32 = 1_000_000;

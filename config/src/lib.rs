@@ -49,7 +49,7 @@ pub use byte_size::{ByteRate, ByteSize};
 pub use cluster::{Admin, Cluster, ClusterRole};
 pub use config::Config;
 pub use core_set::{CORE_ID_MAX, CoreSet};
-pub use delivery::{Delivery, DeliveryMode};
+pub use delivery::{Delivery, DeliveryMode, OFFERED_CONTENT_MAX};
 pub use destination_policy::{Breaker, DestinationPolicy, PolicyOverrides, Pool};
 pub use difference::Difference;
 pub use dns::Dns;

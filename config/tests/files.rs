@@ -541,3 +541,18 @@ fn ten_thousand_domains_are_read_and_found() {
     text.push_str("[[domain]]\nname = \"d5000.test\"\n");
     assert_refused(&text, &["ringpost.toml:30005: domain[10001].name: \"d5000.test\" has a [[domain]] already, see line 15005"]);
 }
+
+#[test]
+fn a_node_that_only_offers_takes_no_more_than_can_be_offered() {
+    let front = "[cluster]\nenabled = true\n[delivery]\nmode = \"shared\"\ndeliver = false\n";
+    assert_eq!(parse(front).smtp.content_max, ringpost_config::OFFERED_CONTENT_MAX);
+    assert_eq!(parse(&format!("{front}[smtp]\ncontent_max = \"1 MiB\"\n")).smtp.content_max, ByteSize::mib(1));
+    assert_refused(
+        &format!("{front}[smtp]\ncontent_max = \"5 MiB\"\n"),
+        &[
+            "ringpost.toml:7: smtp.content_max: \"5 MiB\" does not fit: with delivery.deliver = false all mail is handed to other nodes, and content \
+           above 4 MiB cannot be; leave it out or write \"4 MiB\" at most",
+        ],
+    );
+    assert_eq!(parse("").smtp.content_max, ByteSize::mib(50));
+}
