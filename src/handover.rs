@@ -15,6 +15,7 @@ use ringpost_cluster::{
     identity::NodeId,
     offer::{OWN_AGAIN, OfferTimes, Offers, Todo},
     valkey::{Message, Valkey, random_u64},
+    valkey_error::ValkeyError,
     work_item::NewItem,
     work_queue::{ITEMS_PER_CALL, Known, Leased, QueueError, Retry, WorkQueue},
 };
@@ -147,7 +148,13 @@ impl Driver {
     /// Takes in how a call went.
     fn heard<R>(&self, answer: &Result<R, QueueError>) {
         let now = BootTime::now();
-        let is_outage = matches!(answer, Err(QueueError::Valkey(error)) if error.is_outage());
+        let is_outage = match answer {
+            Ok(_) => false,
+            // An open circuit is the outage that opened it; what Valkey refuses it has at least answered.
+            Err(QueueError::Valkey(error)) => error.is_outage() || *error == ValkeyError::CircuitOpen,
+            // Nothing was sent.
+            Err(QueueError::Item(_)) => return,
+        };
         let mut is_away = self.is_away.lock().expect("no panic happens under this lock");
         if is_outage {
             *is_away = true;
