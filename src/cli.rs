@@ -75,6 +75,17 @@ pub enum Command {
         #[command(flatten)]
         output: Output,
     },
+    /// Empty a node that is to be retired: what it holds goes to other nodes, and it takes no more of theirs. It goes on accepting; stop it
+    /// when it is empty. Exit 1 if something is left that does not go by itself.
+    Drain {
+        /// Into the cluster's queue, from which nodes with delivery.mode = "shared" take it
+        #[arg(long, required = true)]
+        to_cluster: bool,
+        #[command(flatten)]
+        control: Control,
+        #[command(flatten)]
+        output: Output,
+    },
     /// Print the running engine's counters.
     Stats {
         #[command(flatten)]
@@ -345,6 +356,8 @@ pub enum State {
     Active,
     /// Held by route or by command.
     Held,
+    /// In the cluster's queue.
+    Offered,
     /// Refused for good, or expired.
     Failed,
 }

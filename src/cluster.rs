@@ -1,6 +1,7 @@
 //! This node in its cluster: the agent, the work queue, and what the agent asks of the shards.
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
     time::Duration,
@@ -20,13 +21,15 @@ use ringpost_cluster::{
     work_item::ItemKey,
     work_queue::{QueueBounds, WorkQueue},
 };
-use ringpost_config::{Cluster as Settings, ClusterRole, Config};
+use ringpost_config::{Cluster as Settings, ClusterRole, Config, DeliveryMode};
 use ringpost_engine::{
     control::{Answer, Command},
     request_lane::RequestLane,
 };
 use tokio::{sync::oneshot, time::timeout};
-use tracing::warn;
+use tracing::{info, warn};
+
+use crate::handover::TAKES_MAIL;
 
 use crate::reloader::Reloader;
 
@@ -80,7 +83,7 @@ impl ClusterNode {
             }
         };
         if settings.replicas_required == 0 {
-            tracing::info!("cluster.replicas_required = 0: a failover of Valkey may forget the leader; fencing makes that harmless");
+            info!("cluster.replicas_required = 0: a failover of Valkey may forget the leader; fencing makes that harmless");
         }
         let me = Incarnation::of_this_process(node_id);
         let valkey = Valkey::new(target);
@@ -108,6 +111,7 @@ impl ClusterNode {
             },
             address,
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            metadata: metadata(config),
             heartbeat_interval: settings.heartbeat_interval,
             node_ttl: settings.node_ttl,
             leader_ttl: settings.leader_ttl,
@@ -174,6 +178,12 @@ struct LocalNode {
     progress: Arc<Mutex<Progress>>,
     sessions_max: Option<u32>,
     reloader: Arc<Reloader>,
+}
+
+/// What a node says of itself beside the fields that all have.
+fn metadata(config: &Config) -> BTreeMap<String, String> {
+    let takes_mail = config.delivery.mode == DeliveryMode::Shared && config.delivery.deliver;
+    takes_mail.then(|| (TAKES_MAIL.to_owned(), "yes".to_owned())).into_iter().collect()
 }
 
 /// Sessions that count as full load where the config names no limit.

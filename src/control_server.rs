@@ -26,7 +26,8 @@ use tracing::warn;
 use crate::{
     cluster::ClusterNode,
     cluster_server,
-    control_wire::{End, Progress, REQUEST_BYTES_MAX, WhyLine, WireRequest},
+    control_wire::{End, NotChanged, Progress, REQUEST_BYTES_MAX, WhyLine, WireRequest},
+    handover::{AWAY_MAX, SharedDelivery},
     reloader::Reloader,
     resolver::DnsCounters,
 };
@@ -38,6 +39,9 @@ const CLIENT_TIMEOUT: Duration = Duration::from_secs(30);
 /// A shard answers within milliseconds, or when it has loaded the mail of earlier runs; one that does not is reported.
 const SHARD_TIMEOUT: Duration = Duration::from_secs(100);
 
+/// How often who waits for a drain is told how far it is.
+const PROGRESS_EVERY: Duration = Duration::from_millis(500);
+
 /// Why a request was not answered in full; a sentence for the operator.
 type Refusal = String;
 
@@ -47,13 +51,20 @@ pub struct ControlServer {
     dns: Arc<DnsCounters>,
     cluster: Option<ClusterNode>,
     reloader: Arc<Reloader>,
+    sharing: Option<SharedDelivery>,
     connections: Arc<AtomicUsize>,
 }
 
 impl ControlServer {
     /// Over the request lanes of all shards, in order of their numbers.
-    pub fn new(shards: Arc<Vec<Arc<RequestLane>>>, dns: Arc<DnsCounters>, reloader: Arc<Reloader>, cluster: Option<ClusterNode>) -> Self {
-        ControlServer { shards, dns, cluster, reloader, connections: Arc::default() }
+    pub fn new(
+        shards: Arc<Vec<Arc<RequestLane>>>,
+        dns: Arc<DnsCounters>,
+        reloader: Arc<Reloader>,
+        cluster: Option<ClusterNode>,
+        sharing: Option<SharedDelivery>,
+    ) -> Self {
+        ControlServer { shards, dns, cluster, reloader, sharing, connections: Arc::default() }
     }
 
     /// Accepts for ever.
@@ -66,10 +77,10 @@ impl ControlServer {
                         continue;
                     }
                     let (shards, dns, reloader) = (self.shards.clone(), self.dns.clone(), self.reloader.clone());
-                    let (cluster, connections) = (self.cluster.clone(), self.connections.clone());
+                    let (cluster, sharing, connections) = (self.cluster.clone(), self.sharing.clone(), self.connections.clone());
                     tokio::spawn(async move {
                         // A client that went away needs no answer.
-                        let _ = converse(stream, &shards, &dns, &reloader, cluster.as_ref()).await;
+                        let _ = converse(stream, &shards, &dns, &reloader, cluster.as_ref(), sharing.as_ref()).await;
                         connections.fetch_sub(1, Ordering::Relaxed);
                     });
                 }
@@ -88,6 +99,7 @@ async fn converse(
     dns: &DnsCounters,
     reloader: &Reloader,
     cluster: Option<&ClusterNode>,
+    sharing: Option<&SharedDelivery>,
 ) -> io::Result<()> {
     let (read, mut write) = stream.split();
     let mut line = String::new();
@@ -107,6 +119,7 @@ async fn converse(
             }
         },
         Ok(WireRequest::Reload {}) => reload(reloader, &mut write).await,
+        Ok(WireRequest::DrainToCluster {}) => drain(sharing, &mut write).await,
         Ok(request) => answer(request, shards, dns, &mut write).await,
     };
     let end = match end {
@@ -146,7 +159,7 @@ async fn answer(
     write: &mut (impl AsyncWriteExt + Unpin),
 ) -> Result<u64, Refusal> {
     match request {
-        WireRequest::Cluster { .. } => unreachable!("answered by the cluster's own server"),
+        WireRequest::Cluster { .. } | WireRequest::DrainToCluster {} => unreachable!("answered by the cluster's own server"),
         WireRequest::QueueList { query } => list(query, shards, write).await,
         WireRequest::QueueShow { id } => {
             let id = parse_id(&id)?;
@@ -209,21 +222,59 @@ async fn answer(
     }
 }
 
+/// Empties the node into the cluster's queue and tells how far it is, until nothing is left that goes by itself.
+async fn drain(sharing: Option<&SharedDelivery>, write: &mut (impl AsyncWriteExt + Unpin)) -> Result<u64, Refusal> {
+    let sharing = sharing.ok_or("this node is in no cluster: set cluster.enabled = true in its config")?;
+    let begun = sharing.begin_drain().await?;
+    loop {
+        let Some(progress) = sharing.drain_progress(begun) else {
+            tokio::time::sleep(PROGRESS_EVERY).await;
+            continue;
+        };
+        if send(write, &progress).await.is_err() {
+            // What was begun goes on without a listener.
+            return Ok(progress.handed_over);
+        }
+        if progress.is_done() {
+            return Ok(progress.handed_over);
+        }
+        if progress.is_stuck() {
+            return Err(format!(
+                "{} messages are held and {} are larger than what can be offered: release, purge or bounce the held ones with \
+                 `ringpost queue`; the large ones are delivered here",
+                progress.counts.held, progress.counts.too_large
+            ));
+        }
+        if Duration::from_millis(progress.valkey_away_ms) >= AWAY_MAX {
+            return Err(format!(
+                "Valkey has not answered for {} s: this node delivers what it can itself; the drain goes on when Valkey is back",
+                progress.valkey_away_ms / 1000
+            ));
+        }
+        tokio::time::sleep(PROGRESS_EVERY).await;
+    }
+}
+
 /// One shard after the other, each until nothing is left.
 async fn change_all(order: &ChangeOrder, shards: &[Arc<RequestLane>], write: &mut (impl AsyncWriteExt + Unpin)) -> Result<u64, Refusal> {
-    let mut changed = 0;
+    let (mut changed, mut left) = (0, NotChanged { taken: 0, unanswered: 0 });
     for shard in shards {
         let mut after = None;
         loop {
-            let Answer::Changed(count, next) = ask(shard, Command::Change(ChangeOrder { after, ..order.clone() })).await? else { break };
-            changed += count;
-            after = next;
+            let Answer::Changed(answer) = ask(shard, Command::Change(ChangeOrder { after, ..order.clone() })).await? else { break };
+            changed += answer.count;
+            left.taken += answer.taken;
+            left.unanswered += answer.unanswered;
+            after = answer.next;
             if after.is_none() {
                 break;
             }
             // Who gave up waiting does not end what was begun: half of a change is nobody's wish.
             let _gone = send(write, &Progress { changed }).await;
         }
+    }
+    if left.taken + left.unanswered > 0 {
+        let _gone = send(write, &left).await;
     }
     Ok(changed)
 }

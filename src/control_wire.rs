@@ -42,6 +42,8 @@ pub enum WireRequest {
         /// All that match; an empty filter is every message.
         filter: Option<MessageFilter>,
     },
+    /// `drain --to-cluster`: a `DrainProgress` now and then; it goes on when nobody waits for it any more.
+    DrainToCluster {},
     /// `reload`: one `Reloaded`.
     Reload {},
     /// `stats`: one object with the counters of all shards added up.
@@ -73,6 +75,16 @@ pub struct WhyLine {
 pub struct Progress {
     /// Messages changed so far.
     pub changed: u64,
+}
+
+/// What a change of queued mail left as it was, if anything.
+#[derive(Serialize, Deserialize, Debug)]
+#[serde(deny_unknown_fields)]
+pub struct NotChanged {
+    /// Messages that another node of the cluster is taking over.
+    pub taken: u64,
+    /// Messages that are offered to the cluster while Valkey does not answer.
+    pub unanswered: u64,
 }
 
 /// The last line of every answer.

@@ -13,6 +13,7 @@ mod control_server;
 mod control_wire;
 mod dns;
 mod dns_cli;
+mod drain_cli;
 mod ended;
 mod handover;
 mod limit_keeper;
@@ -105,6 +106,8 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
             log_cli::log(&mail_log_file(place)?, call)
         }
         Command::Reload { control, output } => Ok(queue_cli::reload(&socket_path(&control)?, output)),
+        // The flag names the one place there is; without it clap has said so.
+        Command::Drain { to_cluster: _, control, output } => Ok(drain_cli::drain(&socket_path(&control)?, output)),
         Command::Stats { control, output } => Ok(queue_cli::stats(&socket_path(&control)?, output)),
         Command::Dns { config, output, domain } => dns_cli::dns(&read_config(&config)?, &domain, output).map_err(Failure::config),
         Command::Cluster { control, call } => Ok(cluster_cli::cluster(&socket_path(&control)?, call)),

@@ -35,7 +35,7 @@ use crate::{
     cluster::{self, ClusterNode},
     control_server::ControlServer,
     dns::Dns,
-    handover::{self, HandOverNode},
+    handover::{self, HandOverNode, OfferMark, SharedDelivery},
     limit_keeper::LimitKeeper,
     mail_log_writer::{Destination, MailLogWriter},
     reloader::Reloader,
@@ -170,6 +170,9 @@ struct Node {
     unfit: Option<String>,
     hostname: String,
     admin: Option<(tokio::net::TcpListener, Option<String>)>,
+    offer_mark: OfferMark,
+    /// This node does not share its mail, and an earlier run did.
+    retracts: bool,
     /// Keeps the spool's lock until the process has ended its shards.
     _home: Arc<SpoolHome>,
 }
@@ -205,6 +208,8 @@ impl Node {
         };
         let mail_log = MailLogWriter::start(destination, config.log.mail_format, usize::from(shards)).map_err(NodeError::MailLog)?;
         let orphans = home.logs_beyond(shards)?;
+        let offer_mark = OfferMark::new(cluster::cluster_folder(config));
+        let retracts = config.cluster.enabled && config.delivery.mode == DeliveryMode::Local && offer_mark.is_set();
         let spool_failed = Arc::new(AtomicBool::new(false));
         let (sender, events) = mpsc::unbounded_channel();
         let hostname = config.hostname.clone().unwrap_or_else(machine_name);
@@ -226,6 +231,7 @@ impl Node {
                 hostname: hostname.clone(),
                 home: home.clone(),
                 adopted: orphans.iter().copied().filter(|orphan| orphan % shards == core.shard).collect(),
+                retracts,
                 requests,
                 mesh,
                 loads: loads.clone(),
@@ -253,8 +259,25 @@ impl Node {
             unfit,
             hostname,
             admin,
+            offer_mark,
+            retracts,
             _home: home,
         })
+    }
+
+    fn start_sharing(&self, cluster: &ClusterNode) -> Result<SharedDelivery, String> {
+        let node = HandOverNode {
+            queue: cluster.queue.clone(),
+            valkey: cluster.handle.control().valkey().clone(),
+            me: cluster.handle.me().node().clone(),
+            lease_ttl: self.config.cluster.lease_ttl,
+            delivers: self.config.delivery.deliver,
+            shares: self.config.delivery.mode == DeliveryMode::Shared,
+            retracts: self.retracts,
+            mark: self.offer_mark.clone(),
+            cluster: cluster.handle.clone(),
+        };
+        handover::start(node, self.shards.clone())
     }
 
     async fn run(mut self) -> ExitCode {
@@ -273,20 +296,19 @@ impl Node {
                 std::process::exit(i32::from(EXIT_CONFIG));
             }
         };
-        if self.config.delivery.mode == DeliveryMode::Shared {
-            let Some(cluster) = &cluster else {
-                error!("delivery.mode = \"shared\" needs a cluster: set cluster.enabled = true");
+        let sharing = match cluster.as_ref().map(|cluster| self.start_sharing(cluster)).transpose() {
+            Ok(sharing) => sharing,
+            Err(reason) => {
+                error!(reason, "mail cannot be shared with the cluster");
                 let _ = std::fs::remove_file(&self.control_path);
-                std::process::exit(i32::from(EXIT_CONFIG));
-            };
-            let node = HandOverNode {
-                queue: cluster.queue.clone(),
-                valkey: cluster.handle.control().valkey().clone(),
-                me: cluster.handle.me().node().clone(),
-                lease_ttl: self.config.cluster.lease_ttl,
-                delivers: self.config.delivery.deliver,
-            };
-            handover::start(node, self.shards.clone());
+                std::process::exit(i32::from(EXIT_IO));
+            }
+        };
+        if cluster.is_none() && self.offer_mark.is_set() {
+            warn!(
+                "an earlier run shared this spool's mail, and cluster.enabled is false now: what it had offered may be delivered twice, and what \
+                 it was taking over waits; start once with cluster.enabled = true and delivery.mode = \"local\" to have it taken back"
+            );
         }
         let is_ready = Arc::new(AtomicBool::new(false));
         if let Some((listener, token)) = self.admin.take()
@@ -295,7 +317,7 @@ impl Node {
             info!(%address, "admin listens");
             tokio::spawn(Admin::new(self.shards.clone(), cluster.clone(), is_ready.clone(), token, address).serve(listener));
         }
-        let server = ControlServer::new(lanes, self.resolver.counters(), reloader.clone(), cluster.clone());
+        let server = ControlServer::new(lanes, self.resolver.counters(), reloader.clone(), cluster.clone(), sharing);
         let control = server.serve(&self.control);
         tokio::pin!(control);
         let lanes = self.shards.clone();

@@ -15,7 +15,7 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use crate::{
     cli::{Cli, EXIT_NEGATIVE, EXIT_OK, EXIT_UNAVAILABLE, ListFilter, Matching, Output, QueueCall, Selection},
     control_client::{ControlError, ask},
-    control_wire::{Progress, WhyLine, WireRequest},
+    control_wire::{NotChanged, Progress, WhyLine, WireRequest},
     ended::ended,
     mail_log_reader,
     reloader::Reloaded,
@@ -292,7 +292,8 @@ fn plural(count: u64) -> &'static str {
 fn change(socket: &Path, change: Change, word: &str, selection: Selection) -> ExitCode {
     let Selection { ids, matching, all, output } = selection;
     let filter = filter_of(matching);
-    let (is_filtered, wanted) = (filter != MessageFilter::default(), ids.len() as u64);
+    let (is_filtered, mut wanted) = (filter != MessageFilter::default(), ids.len() as u64);
+    let mut is_whole = true;
     if !ids.is_empty() && (is_filtered || all) {
         wrong_usage("either ids or filters say which messages are meant, not both");
     }
@@ -303,7 +304,9 @@ fn change(socket: &Path, change: Change, word: &str, selection: Selection) -> Ex
     let request = WireRequest::QueueChange { change, ids: by_id.then_some(ids), filter: (!by_id).then_some(filter) };
     let shows_progress = !output.json && io::stderr().is_terminal();
     let mut reported = false;
+    let mut left = None;
     let result = ask(socket, &request, |line| {
+        left = left.take().or_else(|| serde_json::from_str::<NotChanged>(line).ok());
         if let (true, Ok(progress)) = (shows_progress, serde_json::from_str::<Progress>(line)) {
             eprint!("\r{} messages so far, on disk", progress.changed);
             reported = true;
@@ -313,8 +316,25 @@ fn change(socket: &Path, change: Change, word: &str, selection: Selection) -> Ex
         eprint!("\r\x1b[K");
     }
     if let Ok(count) = result {
+        let NotChanged { taken, unanswered } = left.unwrap_or(NotChanged { taken: 0, unanswered: 0 });
+        is_whole = taken + unanswered == 0;
+        if taken > 0 {
+            eprintln!("ringpost: {taken} message{} stayed as they were: another node of the cluster is taking them over", plural(taken));
+        }
+        if unanswered > 0 {
+            eprintln!(
+                "ringpost: {unanswered} message{} stayed as they were: they are offered to the cluster, and Valkey does not answer; try again",
+                plural(unanswered)
+            );
+        }
+        wanted -= (taken + unanswered).min(wanted);
         if output.json {
-            say(&serde_json::json!({"changed": count}).to_string());
+            let mut answer = serde_json::json!({"changed": count});
+            if !is_whole {
+                answer["taken"] = taken.into();
+                answer["unanswered"] = unanswered.into();
+            }
+            say(&answer.to_string());
         } else {
             say(&format!("{count} message{} {word}", plural(count)));
         }
@@ -322,7 +342,7 @@ fn change(socket: &Path, change: Change, word: &str, selection: Selection) -> Ex
             eprintln!("ringpost: {} of {wanted} ids are not in the queue", wanted - count);
         }
     }
-    code(result.map(|count| !by_id || count == wanted))
+    code(result.map(|count| is_whole && (!by_id || count == wanted)))
 }
 
 /// Text from peers without control characters: a terminal is not to be steered by a sender.

@@ -192,6 +192,7 @@ fn node(number: u32, server: &Server, folder: &Path) -> Result<Node, Box<dyn Err
         role: Role::Master,
         address: format!("mx{number}.example.org:25"),
         version: "0.1.0".to_owned(),
+        metadata: std::collections::BTreeMap::new(),
         heartbeat_interval: Duration::from_secs(5),
         node_ttl: Duration::from_secs(30),
         leader_ttl: Duration::from_secs(3),

@@ -1,7 +1,8 @@
 -- Adds items, each once by its id (Q2), while there is room (Q14).
 -- KEYS of the queue    ARGV random, capacity, channel, then for each: id, owner, priority, max_attempts, delay_ms, expires_in_ms, body
 -- {generation, code, ...}: 1 added | 0 is there | 2 was completed | -1 no room
-local READY, AGES, SCHED, META, BODY, COUNTERS, OUTCOME, GENERATION = KEYS[1], KEYS[2], KEYS[3], KEYS[8], KEYS[9], KEYS[10], KEYS[12], KEYS[13]
+local READY, AGES, SCHED, META, BODY, COUNTERS = KEYS[1], KEYS[2], KEYS[3], KEYS[8], KEYS[9], KEYS[10]
+local DONE, OUTCOME, GENERATION = KEYS[11], KEYS[12], KEYS[13]
 local items = (#ARGV - 3) / 7
 if items ~= math.floor(items) or items < 1 or items > 64 then return redis.error_reply('ERR ringpost: 1 to 64 items') end
 local capacity = tonumber(ARGV[2])
@@ -26,9 +27,17 @@ for i = 0, items - 1 do
   local at = 3 + i * 7
   local id, owner, priority, attempts = ARGV[at + 1], ARGV[at + 2], tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4])
   local delay, expires = tonumber(ARGV[at + 5]), tonumber(ARGV[at + 6])
+  local outcome = redis.call('HGET', OUTCOME, id)
+  local is_withdrawn = outcome and string.sub(outcome, 1, 1) == '\n'
+  if is_withdrawn then
+    -- Its owner took it back, and offers it again.
+    redis.call('HDEL', OUTCOME, id)
+    redis.call('ZREM', DONE, id)
+    used = used - 1
+  end
   if redis.call('HEXISTS', META, id) == 1 then
     answer[#answer + 1] = 0
-  elseif redis.call('HEXISTS', OUTCOME, id) == 1 then
+  elseif outcome and not is_withdrawn then
     answer[#answer + 1] = 2
   elseif used >= capacity then
     answer[#answer + 1] = -1

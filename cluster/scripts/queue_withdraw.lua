@@ -1,12 +1,17 @@
--- The owner takes items back that nobody holds. KEYS of the queue    ARGV owner, id... (at most 128)
+-- The owner takes items back that nobody holds. That stays, as an outcome without a token, until the owner has it forgotten or enqueues the
+-- item again: a worker whose lease ended and whose completion was lost is to hear that the item is not its own.
+-- KEYS of the queue    ARGV owner, id... (at most 128)
 -- {code, ...}: 1 withdrawn | 0 it is leased, or another's | -1 unknown
-local READY, AGES, SCHED, DEAD, META, BODY, COUNTERS = KEYS[1], KEYS[2], KEYS[3], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
+local READY, AGES, SCHED, DEAD, META, BODY, COUNTERS, DONE, OUTCOME =
+  KEYS[1], KEYS[2], KEYS[3], KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11], KEYS[12]
 if #ARGV > 129 then return redis.error_reply('ERR ringpost: at most 128 ids') end
 local metas = {}
 for i = 2, #ARGV do
   local packed = redis.call('HGET', META, ARGV[i])
   metas[i] = packed and cmsgpack.unpack(packed) or false
 end
+local t = redis.call('TIME')
+local now = tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
 local answer = {}
 for i = 2, #ARGV do
   local id, meta = ARGV[i], metas[i]
@@ -18,6 +23,8 @@ for i = 2, #ARGV do
     for _, set in ipairs({READY, AGES, SCHED, DEAD}) do redis.call('ZREM', set, id) end
     redis.call('HDEL', META, id)
     redis.call('HDEL', BODY, id)
+    redis.call('HSET', OUTCOME, id, '\n' .. meta[7] .. '\nwithdrawn')
+    redis.call('ZADD', DONE, now, id)
     redis.call('HINCRBY', COUNTERS, 'withdrawn', 1)
     answer[#answer + 1] = 1
   end

@@ -5,6 +5,11 @@
 //!    |          |          ^
 //!    +-- unsure +-- back --+   back: the node delivers it itself, and takes it out of the queue as soon as Valkey answers
 //! ```
+//! A shard can want mail back: to change it by command, because its life has ended, or because the node shares no longer. Such mail is
+//! `recalled`: it leaves the queue, and only when the queue says that it is neither there nor completed the shard is told that it is out
+//! (`parted`); a worker that has leased it keeps it. With Valkey away for longer than a lease and the guard no worker that this node could
+//! hear of has it, and it is out as well.
+//!
 //! The owner's spool holds the mail in every state but the last two. It leaves on nothing but the word of the queue that another
 //! has completed it; silence, a restart or lost data only make the owner ask, or offer again by the same id. Pure: the driver
 //! reports what it heard and does what [`Offers::poll`] says.
@@ -18,6 +23,10 @@ use crate::{
     boot_time::BootTime,
     work_queue::{Enqueued, IDS_PER_CALL, Known},
 };
+
+mod todo;
+
+pub use todo::{Recall, Sending, Todo};
 
 /// How the completer's word begins that gives an item back to its own owner.
 pub const OWN_AGAIN: &str = "own-again";
@@ -49,24 +58,14 @@ enum State {
     Settled,
     /// Delivered by this node; the queue may have it still.
     Back,
-}
-
-/// What is to be done with some ids, at most [`IDS_PER_CALL`].
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Todo {
-    /// Ask the queue where they are, then call [`Offers::known`] for each.
-    Ask(Vec<String>),
-    /// Read them from the spool and enqueue them again, then call [`Offers::enqueued`] or [`Offers::unanswered`]; or
-    /// [`Offers::gone`] for what the spool does not have any more.
-    Offer(Vec<String>),
-    /// Another node has them: settle them in the spool, then call [`Offers::settled`] when that is durable.
-    Settle(Vec<String>),
-    /// Let the shards deliver them.
-    TakeBack(Vec<String>),
-    /// Take them out of the queue, then call [`Offers::withdrawn`] for each.
-    Withdraw(Vec<String>),
-    /// Tell the queue that they are settled, then call [`Offers::forgotten`].
-    Forget(Vec<String>),
+    /// Wanted back while it is on its way into the queue.
+    Crossing,
+    /// Wanted back: to leave the queue first.
+    Recalled,
+    /// A shard has it back and may offer it again. A call of before may yet bring it into the queue: it is looked for once more.
+    Parted,
+    /// The same, looked for. The queue remembers for a while that it was withdrawn: a worker's late claim of it is to be refused.
+    Gone,
 }
 
 /// All that this node has offered.
@@ -82,6 +81,11 @@ pub struct Offers {
     take_back: VecDeque<String>,
     withdraw: VecDeque<String>,
     forget: VecDeque<(BootTime, String)>,
+    tell: VecDeque<(String, Recall)>,
+    /// Wishes without an answer; those that have one are left out when it is their turn.
+    recalls: VecDeque<String>,
+    /// Recalls wait for their answer however long that takes.
+    retracts: bool,
     generations: BTreeMap<u16, String>,
     away_since: Option<BootTime>,
     is_local: bool,
@@ -101,6 +105,9 @@ impl Offers {
             take_back: VecDeque::new(),
             withdraw: VecDeque::new(),
             forget: VecDeque::new(),
+            tell: VecDeque::new(),
+            recalls: VecDeque::new(),
+            retracts: false,
             generations: BTreeMap::new(),
             away_since: None,
             is_local: false,
@@ -123,16 +130,19 @@ impl Offers {
         self.is_local
     }
 
-    /// A shard hands out an item, which goes to the queue now. False: this node cannot offer it at this time, the shard is to deliver it.
-    pub fn sending(&mut self, id: &str) -> bool {
-        if self.is_local && !self.items.contains_key(id) {
-            return false;
+    /// A shard hands out an item.
+    pub fn sending(&mut self, id: &str) -> Sending {
+        match self.items.get(id) {
+            // Settled, and still there: this node's own lease ended it.
+            Some(State::Back | State::Settled) if self.delivers => return Sending::TakeBack,
+            Some(State::Crossing | State::Recalled | State::Settling | State::Settled) => return Sending::Leave,
+            None | Some(State::Parted | State::Gone) if self.is_local => return Sending::TakeBack,
+            Some(State::Sending | State::Waiting) => {}
+            None | Some(State::Unsure | State::Back | State::Parted | State::Gone) => {
+                self.items.insert(id.to_owned(), State::Sending);
+            }
         }
-        let state = self.items.entry(id.to_owned()).or_insert(State::Sending);
-        if *state == State::Unsure {
-            *state = State::Sending;
-        }
-        true
+        Sending::Send
     }
 
     /// A shard delivers this itself, but an earlier run may have offered it.
@@ -140,6 +150,28 @@ impl Offers {
         if self.items.insert(id.to_owned(), State::Back).is_none() {
             self.withdraw.push_back(id.to_owned());
         }
+    }
+
+    /// The queue has an item of this node that no shard knows: it was settled while the queue could not be told.
+    pub fn orphan(&mut self, id: &str) {
+        if !self.items.contains_key(id) {
+            self.keeps(id);
+        }
+    }
+
+    /// A shard wants an item back.
+    pub fn recalled(&mut self, id: &str) {
+        match self.items.get(id) {
+            Some(State::Settling | State::Settled) => self.tell.push_back((id.to_owned(), Recall::Taken)),
+            Some(State::Crossing | State::Recalled) => {}
+            Some(State::Sending) => drop(self.items.insert(id.to_owned(), State::Crossing)),
+            None | Some(State::Unsure | State::Waiting | State::Back | State::Parted | State::Gone) => self.recall(id),
+        }
+    }
+
+    /// The node shares no longer: its shards recall everything, and wait for the answer.
+    pub fn retract(&mut self) {
+        self.retracts = true;
     }
 
     /// The queue's answer to an item.
@@ -154,19 +186,24 @@ impl Offers {
             }
             (State::Sending, Enqueued::Full) if self.delivers => self.back(id),
             (State::Sending, Enqueued::Full) => *state = State::Unsure,
+            (State::Crossing, _) => self.recall(id),
             _ => {}
         }
     }
 
     /// No answer: the queue may have it. While Valkey is away nothing is asked.
     pub fn unanswered(&mut self, id: &str) {
-        if let Some(state @ State::Sending) = self.items.get_mut(id) {
-            *state = State::Unsure;
-            if self.is_local && self.delivers {
-                self.back(id);
-            } else if self.away_since.is_none() {
-                self.offer.push_back(id.to_owned());
+        match self.items.get_mut(id) {
+            Some(state @ State::Sending) => {
+                *state = State::Unsure;
+                if self.is_local && self.delivers {
+                    self.back(id);
+                } else if self.away_since.is_none() {
+                    self.offer.push_back(id.to_owned());
+                }
             }
+            Some(State::Crossing) => self.recall(id),
+            _ => {}
         }
     }
 
@@ -190,14 +227,23 @@ impl Offers {
     pub fn known(&mut self, id: &str, known: &Known, now: BootTime) {
         let Some(&state) = self.items.get(id) else { return };
         match (state, known) {
-            (State::Back, Known::Completed(result)) if result.starts_with(OWN_AGAIN) => self.ended(id, now),
-            (State::Waiting | State::Unsure, Known::Completed(result)) if result.starts_with(OWN_AGAIN) => self.back(id),
-            (State::Waiting | State::Unsure | State::Back, Known::Completed(_)) => {
-                self.items.insert(id.to_owned(), State::Settling);
-                self.settle.push_back(id.to_owned());
+            (State::Recalled, Known::Completed(result)) if result.starts_with(OWN_AGAIN) => {
+                self.tell.push_back((id.to_owned(), Recall::Out));
+                self.ended(id, now);
             }
-            // It never came, or Valkey lost it.
-            (State::Waiting, Known::Unknown) => {
+            (State::Recalled, Known::Completed(_)) => {
+                self.tell.push_back((id.to_owned(), Recall::Taken));
+                self.settling(id);
+            }
+            (State::Recalled, Known::Unknown | Known::Withdrawn) => self.part(id),
+            (State::Recalled, Known::Leased) => self.is_leased(id),
+            // A call of before brought it in.
+            (State::Recalled, Known::Waiting | Known::Dead) => self.withdraw.push_back(id.to_owned()),
+            (State::Back | State::Parted, Known::Completed(result)) if result.starts_with(OWN_AGAIN) => self.ended(id, now),
+            (State::Waiting | State::Unsure, Known::Completed(result)) if result.starts_with(OWN_AGAIN) => self.back(id),
+            (State::Waiting | State::Unsure | State::Back | State::Parted, Known::Completed(_)) => self.settling(id),
+            // It never came, or Valkey lost it; or it was withdrawn, which was not heard.
+            (State::Waiting, Known::Unknown | Known::Withdrawn) => {
                 self.items.insert(id.to_owned(), State::Unsure);
                 self.offer.push_back(id.to_owned());
             }
@@ -206,16 +252,22 @@ impl Offers {
             (State::Unsure, Known::Waiting | Known::Leased | Known::Dead) => {
                 self.items.insert(id.to_owned(), State::Waiting);
             }
-            (State::Back, Known::Unknown) => drop(self.items.remove(id)),
+            (State::Back | State::Parted, Known::Unknown) => drop(self.items.remove(id)),
+            (State::Back | State::Parted, Known::Withdrawn) => {
+                self.items.insert(id.to_owned(), State::Gone);
+                self.forget.push_back((now + self.times.forget_after, id.to_owned()));
+            }
             _ => {}
         }
     }
 
     /// The queue's answer to the wish to have an item back; false: a worker has it.
     pub fn withdrawn(&mut self, id: &str, is_out: bool) {
-        // Out of the queue is what was completed, too: the queue's next answer tells. A leased one is asked for in the next round.
-        if is_out && self.items.get(id) == Some(&State::Back) {
-            self.ask.push_back(id.to_owned());
+        match self.items.get(id) {
+            // Out of the queue is what was completed, too: the queue's next answer tells. A leased one is asked for in the next round.
+            Some(State::Back | State::Parted | State::Recalled) if is_out => self.ask.push_back(id.to_owned()),
+            Some(State::Recalled) => self.is_leased(id),
+            _ => {}
         }
     }
 
@@ -236,7 +288,7 @@ impl Offers {
 
     /// The queue has forgotten it, or had; false: it gave no answer.
     pub fn forgotten(&mut self, id: &str, is_answered: bool, now: BootTime) {
-        if self.items.get(id) == Some(&State::Settled) {
+        if matches!(self.items.get(id), Some(State::Settled | State::Gone)) {
             if is_answered {
                 self.items.remove(id);
             } else {
@@ -258,6 +310,11 @@ impl Offers {
         self.ask_all_at = self.ask_all_at.min(now);
     }
 
+    /// Since when Valkey does not answer.
+    pub fn away_since(&self) -> Option<BootTime> {
+        self.away_since
+    }
+
     /// Valkey does not answer.
     pub fn away(&mut self, now: BootTime) {
         self.away_since.get_or_insert(now);
@@ -273,21 +330,25 @@ impl Offers {
 
     /// The next thing to do. While Valkey is away only what concerns the shards.
     pub fn poll(&mut self, now: BootTime) -> Option<Todo> {
-        if let Some(since) = self.away_since
-            && self.delivers
-            && !self.is_local
-            && now >= since + self.times.lease_ttl + self.times.guard
-        {
-            self.is_local = true;
-            for (id, state) in &mut self.items {
-                if matches!(state, State::Sending | State::Unsure | State::Waiting) {
-                    *state = State::Back;
-                    self.take_back.push_back(id.clone());
-                }
+        if let Some(since) = self.away_since {
+            let is_over = now >= since + self.times.lease_ttl + self.times.guard;
+            if is_over && self.delivers && !self.is_local {
+                self.go_local();
+            }
+            if is_over || !self.retracts {
+                self.answer_recalls(if is_over { Recall::Out } else { Recall::Unanswered });
             }
         }
-        if let Some(ids) = take(&mut self.take_back) {
-            return Some(Todo::TakeBack(ids));
+        if !self.tell.is_empty() {
+            let count = self.tell.len().min(IDS_PER_CALL);
+            return Some(Todo::Tell(self.tell.drain(..count).collect()));
+        }
+        // Not what was offered again meanwhile, or is another's.
+        while let Some(mut ids) = take(&mut self.take_back) {
+            ids.retain(|id| matches!(self.items.get(id), None | Some(State::Back | State::Settled)));
+            if !ids.is_empty() {
+                return Some(Todo::TakeBack(ids));
+            }
         }
         if let Some(ids) = self.in_state(|offers| &mut offers.settle, State::Settling) {
             return Some(Todo::Settle(ids));
@@ -300,7 +361,9 @@ impl Offers {
             self.begin_round();
         }
         // What this node delivers itself leaves the queue first: workers are about to lease again.
-        if let Some(ids) = self.in_state(|offers| &mut offers.withdraw, State::Back) {
+        if let Some(ids) =
+            self.chosen(|offers| &mut offers.withdraw, |state| matches!(state, State::Back | State::Recalled | State::Parted))
+        {
             return Some(Todo::Withdraw(ids));
         }
         if let Some(ids) = take(&mut self.ask) {
@@ -309,19 +372,28 @@ impl Offers {
         if let Some(ids) = self.in_state(|offers| &mut offers.offer, State::Unsure) {
             return Some(Todo::Offer(ids));
         }
-        let due = self.forget.iter().take(IDS_PER_CALL).take_while(|(at, _)| now >= *at).count();
-        (due > 0).then(|| Todo::Forget(self.forget.drain(..due).map(|(_, id)| id).collect()))
+        while self.forget.front().is_some_and(|(at, _)| now >= *at) {
+            let due = self.forget.iter().take(IDS_PER_CALL).take_while(|(at, _)| now >= *at).count();
+            let ids: Vec<String> = self.forget.drain(..due).map(|(_, id)| id).collect();
+            // What was offered again meanwhile has another outcome to come.
+            let ids: Vec<String> = ids.into_iter().filter(|id| matches!(self.items.get(id), Some(State::Settled | State::Gone))).collect();
+            if !ids.is_empty() {
+                return Some(Todo::Forget(ids));
+            }
+        }
+        None
     }
 
     /// When [`Offers::poll`] has something to do again if nothing happens.
     pub fn next_due(&self) -> BootTime {
         match self.away_since {
-            Some(since) if self.delivers && !self.is_local => since + self.times.lease_ttl + self.times.guard,
+            Some(since) if self.delivers && !self.is_local || !self.recalls.is_empty() => since + self.times.lease_ttl + self.times.guard,
             _ => self.forget.front().map_or(self.ask_all_at, |(at, _)| self.ask_all_at.min(*at)),
         }
     }
 
     fn begin_round(&mut self) {
+        self.recalls.retain(|id| self.items.get(id) == Some(&State::Recalled));
         self.ask.clear();
         self.withdraw.clear();
         self.offer.clear();
@@ -329,8 +401,8 @@ impl Offers {
             match state {
                 State::Waiting => self.ask.push_back(id.clone()),
                 State::Unsure => self.offer.push_back(id.clone()),
-                State::Back => self.withdraw.push_back(id.clone()),
-                State::Sending | State::Settling | State::Settled => {}
+                State::Back | State::Recalled | State::Parted => self.withdraw.push_back(id.clone()),
+                State::Sending | State::Crossing | State::Settling | State::Settled | State::Gone => {}
             }
         }
     }
@@ -341,6 +413,56 @@ impl Offers {
         self.withdraw.push_back(id.to_owned());
     }
 
+    fn recall(&mut self, id: &str) {
+        self.items.insert(id.to_owned(), State::Recalled);
+        self.withdraw.push_back(id.to_owned());
+        self.recalls.push_back(id.to_owned());
+    }
+
+    fn part(&mut self, id: &str) {
+        self.items.insert(id.to_owned(), State::Parted);
+        self.tell.push_back((id.to_owned(), Recall::Out));
+    }
+
+    fn settling(&mut self, id: &str) {
+        self.items.insert(id.to_owned(), State::Settling);
+        self.settle.push_back(id.to_owned());
+    }
+
+    /// A worker has what is wanted back.
+    fn is_leased(&mut self, id: &str) {
+        if !self.retracts {
+            self.items.insert(id.to_owned(), State::Waiting);
+            self.tell.push_back((id.to_owned(), Recall::Taken));
+        }
+    }
+
+    fn go_local(&mut self) {
+        self.is_local = true;
+        for (id, state) in &mut self.items {
+            if matches!(state, State::Sending | State::Unsure | State::Waiting) {
+                *state = State::Back;
+                self.take_back.push_back(id.clone());
+            }
+        }
+    }
+
+    /// Valkey is away: what is wanted back is out by now, or that cannot be said.
+    fn answer_recalls(&mut self, answer: Recall) {
+        for id in std::mem::take(&mut self.recalls) {
+            if self.items.get(&id) != Some(&State::Recalled) {
+                continue;
+            }
+            match answer {
+                Recall::Out => self.part(&id),
+                Recall::Taken | Recall::Unanswered => {
+                    self.items.insert(id.clone(), State::Waiting);
+                    self.tell.push_back((id, answer));
+                }
+            }
+        }
+    }
+
     /// It was this node's own lease. The queue remembers that for a while, too: another's claim of it is to be refused.
     fn ended(&mut self, id: &str, now: BootTime) {
         self.items.insert(id.to_owned(), State::Settled);
@@ -348,8 +470,12 @@ impl Offers {
     }
 
     fn in_state(&mut self, queue: impl Fn(&mut Offers) -> &mut VecDeque<String>, wanted: State) -> Option<Vec<String>> {
+        self.chosen(queue, |state| state == wanted)
+    }
+
+    fn chosen(&mut self, queue: impl Fn(&mut Offers) -> &mut VecDeque<String>, is_one: impl Fn(State) -> bool) -> Option<Vec<String>> {
         while let Some(mut ids) = take(queue(self)) {
-            ids.retain(|id| self.items.get(id) == Some(&wanted));
+            ids.retain(|id| self.items.get(id).is_some_and(|state| is_one(*state)));
             if !ids.is_empty() {
                 return Some(ids);
             }
@@ -361,104 +487,4 @@ impl Offers {
 fn take(queue: &mut VecDeque<String>) -> Option<Vec<String>> {
     let count = queue.len().min(IDS_PER_CALL);
     (count > 0).then(|| queue.drain(..count).collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const TIMES: OfferTimes = OfferTimes {
-        lease_ttl: Duration::from_secs(3),
-        guard: Duration::from_secs(1),
-        reconcile_every: Duration::from_secs(10),
-        forget_after: Duration::from_secs(30),
-    };
-
-    fn at(seconds: u64) -> BootTime {
-        BootTime::after_boot(Duration::from_secs(100 + seconds))
-    }
-
-    fn one(id: &str) -> Vec<String> {
-        vec![id.to_owned()]
-    }
-
-    #[test]
-    fn a_completed_item_is_settled_and_forgotten_later() {
-        let mut offers = Offers::new(TIMES, true, at(0));
-        assert!(offers.sending("a"));
-        offers.enqueued("a", Enqueued::Added);
-        assert_eq!(offers.poll(at(1)), None);
-        offers.done("a");
-        assert_eq!(offers.poll(at(1)), Some(Todo::Ask(one("a"))));
-        offers.known("a", &Known::Completed("n2 0001".to_owned()), at(7));
-        assert_eq!(offers.poll(at(1)), Some(Todo::Settle(one("a"))));
-        offers.settled("a", at(2));
-        offers.done("a");
-        assert_eq!(offers.poll(at(3)), None);
-        assert_eq!(offers.poll(at(32)), Some(Todo::Forget(one("a"))));
-        offers.forgotten("a", true, at(32));
-        assert!(offers.is_empty());
-    }
-
-    #[test]
-    fn with_valkey_away_the_node_delivers_after_the_guard_and_withdraws_on_return() {
-        let mut offers = Offers::new(TIMES, true, at(0));
-        offers.sending("a");
-        offers.enqueued("a", Enqueued::Added);
-        offers.away(at(1));
-        assert_eq!(offers.next_due(), at(5));
-        assert_eq!(offers.poll(at(4)), None);
-        assert_eq!(offers.poll(at(5)), Some(Todo::TakeBack(one("a"))));
-        assert!(!offers.sending("b"), "what is new is delivered at once");
-        assert_eq!(offers.poll(at(6)), None);
-        offers.returned(at(7));
-        assert_eq!(offers.poll(at(7)), Some(Todo::Withdraw(one("a"))));
-        offers.withdrawn("a", true);
-        assert_eq!(offers.poll(at(7)), Some(Todo::Ask(one("a"))));
-        offers.known("a", &Known::Unknown, at(7));
-        assert!(offers.is_empty());
-    }
-
-    #[test]
-    fn a_node_that_does_not_deliver_takes_nothing_back() {
-        let mut offers = Offers::new(TIMES, false, at(0));
-        offers.sending("a");
-        offers.enqueued("a", Enqueued::Full);
-        offers.away(at(1));
-        assert_eq!(offers.poll(at(99)), None);
-        offers.returned(at(100));
-        assert_eq!(offers.poll(at(100)), Some(Todo::Offer(one("a"))));
-    }
-
-    #[test]
-    fn lost_data_is_offered_again() {
-        let mut offers = Offers::new(TIMES, true, at(0));
-        offers.sending("a");
-        offers.enqueued("a", Enqueued::Added);
-        offers.generation(3, "g1", at(0));
-        assert_eq!(offers.poll(at(1)), None);
-        offers.generation(3, "g2", at(1));
-        assert_eq!(offers.poll(at(1)), Some(Todo::Ask(one("a"))));
-        offers.known("a", &Known::Unknown, at(7));
-        assert_eq!(offers.poll(at(1)), Some(Todo::Offer(one("a"))));
-        assert!(offers.sending("a"));
-        offers.unanswered("a");
-        assert_eq!(offers.poll(at(1)), Some(Todo::Offer(one("a"))));
-    }
-
-    #[test]
-    fn an_item_that_its_own_node_leased_is_not_settled() {
-        let mut offers = Offers::new(TIMES, true, at(0));
-        offers.sending("a");
-        offers.enqueued("a", Enqueued::Completed);
-        assert_eq!(offers.poll(at(1)), Some(Todo::Ask(one("a"))));
-        offers.known("a", &Known::Completed(format!("{OWN_AGAIN} n1")), at(7));
-        assert_eq!(offers.poll(at(1)), Some(Todo::TakeBack(one("a"))));
-        assert_eq!(offers.poll(at(1)), Some(Todo::Withdraw(one("a"))));
-        offers.withdrawn("a", true);
-        assert_eq!(offers.poll(at(1)), Some(Todo::Ask(one("a"))));
-        offers.known("a", &Known::Completed(format!("{OWN_AGAIN} n1")), at(7));
-        assert_eq!(offers.poll(at(1)), None);
-        assert_eq!(offers.poll(at(37)), Some(Todo::Forget(one("a"))));
-    }
 }

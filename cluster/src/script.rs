@@ -61,6 +61,7 @@ const SOURCES: &[(&str, &str)] = &sources![
     "queue_renew",
     "queue_recover",
     "queue_known",
+    "queue_names",
     "queue_settled",
     "queue_withdraw",
     "queue_dead",

@@ -20,6 +20,8 @@ pub struct AgentSettings {
     pub address: String,
     /// The program's version.
     pub version: String,
+    /// What else others are to know, in the form of the admin API's field of this name.
+    pub metadata: BTreeMap<String, String>,
     /// Between two heartbeats.
     pub heartbeat_interval: Duration,
     /// Without one for so long a node is offline.
@@ -76,7 +78,7 @@ impl LocalState {
             last_error: self.last_error.as_ref().map(|text| cut(text, 200)),
             progress: self.progress.iter().copied().take(64).collect(),
             shares: shares.nodes,
-            metadata: BTreeMap::new(),
+            metadata: settings.metadata.clone(),
         }
     }
 }

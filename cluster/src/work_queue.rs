@@ -283,6 +283,7 @@ impl WorkQueue {
                 "R" | "S" => Known::Waiting,
                 "L" => Known::Leased,
                 "D" => Known::Dead,
+                "W" => Known::Withdrawn,
                 other => match other.strip_prefix('X') {
                     Some(result) => Known::Completed(result.to_owned()),
                     None => return Err(ValkeyError::Malformed("a state").into()),
@@ -292,12 +293,29 @@ impl WorkQueue {
         Ok((generation, answers))
     }
 
+    /// Names of items that begin with `prefix`, which is in the form of an item's id, a part at a time: from `cursor` (`"0"`: the beginning)
+    /// on. Returns where to go on (`"0"`: that was all) and up to a few hundred names, some of them perhaps twice.
+    pub async fn names(&self, partition: u16, cursor: &str, prefix: &str) -> Result<(String, Vec<String>), QueueError> {
+        if !is_item_id(prefix) {
+            return Err(ItemError::Id(prefix.chars().take(128).collect()).into());
+        }
+        // Such names hold nothing that a pattern would mean.
+        let pattern = format!("{prefix}*");
+        let mut reply = Reply::new(self.run("queue_names", partition, &[cursor.as_bytes(), pattern.as_bytes()]).await?)?;
+        let next = reply.text()?;
+        let mut names = Vec::new();
+        while !reply.is_empty() {
+            names.push(reply.text()?);
+        }
+        Ok((next, names))
+    }
+
     async fn with_ids(&self, script: &'static str, partition: u16, first: &[&str], ids: &[&str]) -> Result<Value, ValkeyError> {
         let args: Vec<&[u8]> = first.iter().chain(ids).map(|text| text.as_bytes()).collect();
         self.run(script, partition, &args).await
     }
 
-    /// This node has settled what was completed: the outcomes are forgotten. Returns how many there were.
+    /// This node has settled what was completed, or has ended what it withdrew: the outcomes are forgotten. Returns how many there were.
     pub async fn settled(&self, partition: u16, ids: &[&str]) -> Result<u64, QueueError> {
         let forgotten = number(self.with_ids("queue_settled", partition, &[self.me.node().as_str()], ids).await?)?;
         Ok(u64::try_from(forgotten).unwrap_or(0))

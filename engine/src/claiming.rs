@@ -5,7 +5,7 @@
 
 use std::{cell::RefCell, collections::HashMap, rc::Rc};
 
-use ringpost_queue::{QueueId, Settled};
+use ringpost_queue::{Offered, QueueId, Settled};
 use ringpost_smtp::envelope::EnvelopeView;
 use ringpost_spool::{AppendError, Content, Ticket};
 use tracing::{error, warn};
@@ -145,9 +145,11 @@ impl Shard {
             size: claim.content_bytes,
             accepted_at: claim.accepted_at_ms,
             stated: Stated { priority: claim.priority, tags: &claim.tags },
-            is_offered: false,
+            // A node that ceased to deliver gives it to others.
+            offered: if self.config().delivery.deliver { Offered::No } else { Offered::Always },
         };
         let key = self.enqueue_entry(&view, entry);
+        self.offer_what_is_open(key);
         self.log_mail(format_args!(
             "queue_id={id} event=claimed item={} from=<{}> size={} recipients={}",
             Escaped(claim.item.as_bytes()),

@@ -71,14 +71,74 @@ pub enum HandOver {
     HandedOver(Vec<HandedOver>),
     /// Offer new mail, or deliver it here because Valkey is away.
     SetOffering(bool),
-    /// Offer all mail that can be offered.
+    /// From now on offer all mail that can be offered, new mail included. To be repeated: what is being attempted can be offered later.
     OfferAll,
+    /// Mail that the shard wants back, as soon as there is some.
+    Recalls,
+    /// What became of such wishes.
+    Recalled(Vec<(QueueId, Recalled)>),
+    /// Answer when no mail of an earlier run that shared is offered any more.
+    Retracted,
+    /// Which of these the shard does not have.
+    Missing(Vec<QueueId>),
     /// Store another node's mail.
     Claim(Claim),
     /// A stored claim is this node's mail, or another's.
     Decide(QueueId, bool),
     /// The claims without an answer.
     Claims,
+}
+
+/// What became of the wish to have offered mail back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Recalled {
+    /// No other node has it, nor can get it.
+    Out,
+    /// Another node has leased it, or has taken it over.
+    Taken,
+    /// Nobody can say now: Valkey does not answer.
+    Unanswered,
+}
+
+/// What a shard that is being emptied has, by message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct DrainCounts {
+    /// Offered, until another node has it.
+    pub offered: u64,
+    /// Being attempted here, or with a report to be made first.
+    pub active: u64,
+    /// Held by command: stays until it is released.
+    pub held: u64,
+    /// Larger than what can be offered: delivered here.
+    pub too_large: u64,
+}
+
+impl DrainCounts {
+    /// Adds what another shard has.
+    pub fn add(&mut self, other: DrainCounts) {
+        self.offered += other.offered;
+        self.active += other.active;
+        self.held += other.held;
+        self.too_large += other.too_large;
+    }
+
+    /// All of it.
+    pub fn messages(&self) -> u64 {
+        self.offered + self.active + self.held + self.too_large
+    }
+}
+
+/// What a change came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Changed {
+    /// Messages found and changed; durable where the change must be.
+    pub count: u64,
+    /// When there are more: where to go on.
+    pub next: Option<u64>,
+    /// Found, and not changed: another node of the cluster is taking them over.
+    pub taken: u64,
+    /// Found, and not changed: they are offered to the cluster, and Valkey does not answer.
+    pub unanswered: u64,
 }
 
 /// One mail to be offered.
@@ -230,8 +290,8 @@ pub enum Answer {
     Why(Option<String>),
     /// Destinations of this shard.
     Summary(Vec<DestinationSummary>),
-    /// How many messages were found and changed; durable where the change must be. When there are more: where to go on.
-    Changed(u64, Option<u64>),
+    /// See there.
+    Changed(Changed),
     /// The settings are in force; so many messages lead elsewhere now.
     Reloaded(u64),
     /// There are no more connections than allowed since the change of the limits that has this number.
@@ -244,6 +304,12 @@ pub enum Answer {
     Claimed(QueueId, u64),
     /// The claims without an answer.
     Claims(Vec<FoundClaim>),
+    /// Mail that is wanted back.
+    Recalls(Vec<QueueId>),
+    /// How far the shard is emptied.
+    Draining(DrainCounts),
+    /// These the shard does not have.
+    Missing(Vec<QueueId>),
     /// It is done.
     Done,
     /// It could not be done; a sentence for the operator.

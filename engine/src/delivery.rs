@@ -188,6 +188,7 @@ impl Shard {
                     self.log_expiry(key);
                     self.persist(key, Settled::Outcome);
                 }
+                Some(Work::Overdue(key)) => self.overdue(key),
                 Some(Work::Report(key)) => self.start_report(key),
                 Some(Work::Attempt(dispatch)) => self.start_attempt(dispatch),
                 Some(Work::Resolve(lookup)) => {
@@ -474,7 +475,7 @@ impl Shard {
         }
     }
 
-    fn log_expiry(&self, key: MessageKey) {
+    pub(crate) fn log_expiry(&self, key: MessageKey) {
         let queue = self.queue.borrow();
         let Some(view) = queue.show(key) else { return };
         let (id, age_ms) = (view.envelope().id, self.now_ms().saturating_sub(view.envelope().accepted_at));

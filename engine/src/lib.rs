@@ -45,6 +45,7 @@ pub mod pool_limits;
 pub mod preparation;
 pub mod priority;
 mod queueing;
+mod recalling;
 mod record_id;
 mod recovering;
 mod reloading;

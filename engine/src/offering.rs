@@ -11,13 +11,14 @@ use std::{
     task::{Poll, Waker},
 };
 
-use ringpost_config::DeliveryMode;
-use ringpost_queue::{Cursor, Filter, QueueId, Settled};
+use ringpost_config::{DeliveryMode, OFFERED_CONTENT_MAX};
+use ringpost_queue::{Cursor, Filter, MessageKey, Offered, QueueId, Settled};
+use ringpost_smtp::header::RECEIVED_BYTES_MAX;
 use tracing::warn;
 
 use crate::{
     content::MessageContent,
-    control::{Answer, HandedOver, Offer, Offers, PAGE_MESSAGES_MAX},
+    control::{Answer, DrainCounts, HandedOver, Offer, Offers, PAGE_MESSAGES_MAX},
     envelope_times::release_at_ms,
     handed_mail::HandedMail,
     mail_log::Escaped,
@@ -28,14 +29,18 @@ use crate::{
 
 /// The largest content that is offered by a node that can deliver it itself.
 pub const OFFERED_BYTES_MAX: u64 = 1024 * 1024;
-/// And by one that cannot.
-pub const ONLY_OFFERED_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// And by one that cannot, or is to be emptied: what was accepted and the Received field in front of it.
+pub const ONLY_OFFERED_BYTES_MAX: u64 = OFFERED_CONTENT_MAX.bytes() + RECEIVED_BYTES_MAX as u64;
 
 /// What a shard keeps of its offers.
 #[derive(Default)]
 pub(crate) struct Offering {
     /// Valkey has been away for so long that new mail is delivered here.
     is_local: Cell<bool>,
+    /// The node is to be retired: all mail is offered, whatever the mode.
+    is_draining: Cell<bool>,
+    /// An earlier run shared its mail, and this one does not.
+    retracts: bool,
     /// Of mail in state `offered`, what the coordinator has not got.
     unsent: RefCell<VecDeque<QueueId>>,
     /// Mail of earlier runs that is delivered here, though it may have been offered.
@@ -44,6 +49,11 @@ pub(crate) struct Offering {
 }
 
 impl Offering {
+    /// `retracts`: as in [`crate::shard::ShardPlan`].
+    pub(crate) fn new(retracts: bool) -> Offering {
+        Offering { retracts, ..Offering::default() }
+    }
+
     fn wake(&self) {
         if let Some(waker) = self.waker.take() {
             waker.wake();
@@ -56,10 +66,42 @@ impl Shard {
     pub(crate) fn offers(&self, content_bytes: u64) -> bool {
         let config = self.config();
         let delivery = &config.delivery;
-        delivery.mode == DeliveryMode::Shared
-            && !(self.offering.is_local.get() && delivery.deliver)
-            // What is too large for a node that does not deliver waits there, visible, and is not offered.
-            && (!delivery.deliver || content_bytes <= OFFERED_BYTES_MAX)
+        if !delivery.deliver {
+            // What is too large waits, visible.
+            return true;
+        }
+        if self.offering.is_draining.get() {
+            return !self.offering.is_local.get() && content_bytes <= ONLY_OFFERED_BYTES_MAX;
+        }
+        delivery.mode == DeliveryMode::Shared && !self.offering.is_local.get() && content_bytes <= OFFERED_BYTES_MAX
+    }
+
+    /// How a message is queued; `is_found`: in the spool of an earlier run.
+    pub(crate) fn offered(&self, content_bytes: u64, is_found: bool) -> Offered {
+        if !self.config().delivery.deliver {
+            Offered::Always
+        } else if self.offers(content_bytes) || is_found && self.offering.retracts && content_bytes <= ONLY_OFFERED_BYTES_MAX {
+            Offered::Untouched
+        } else {
+            Offered::No
+        }
+    }
+
+    /// Found offered in the spool: it is offered again, or taken back by a node that shares no longer.
+    pub(crate) fn found_offered(&self, id: QueueId, content_bytes: u64) {
+        if content_bytes > ONLY_OFFERED_BYTES_MAX {
+            warn!(
+                queue_id = %id,
+                content_bytes,
+                "this mail is too large to be offered to the cluster, and this node delivers nothing: it waits until it expires, or until a \
+                 restart with delivery.deliver = true"
+            );
+        }
+        if self.offering.retracts {
+            self.recalling.retract(id);
+        } else {
+            self.offer_soon(id);
+        }
     }
 
     /// Mail in state `offered` came into the queue.
@@ -70,7 +112,7 @@ impl Shard {
 
     /// Mail of an earlier run is delivered here.
     pub(crate) fn keeps(&self, id: QueueId) {
-        if self.config().delivery.mode == DeliveryMode::Shared {
+        if self.config().delivery.mode == DeliveryMode::Shared || self.offering.retracts {
             self.offering.kept.borrow_mut().push_back(id);
             self.offering.wake();
         }
@@ -122,15 +164,15 @@ impl Shard {
     /// `None`: it is not offered any more.
     async fn offer_of(&self, id: QueueId) -> Result<Option<Offer>, RecordError> {
         let now = self.now_ms();
-        let (priority, size, expires_at) = {
+        let (priority, size, expires_at, is_open) = {
             let queue = self.queue.borrow();
-            let Some(view) = queue.key_of(id).and_then(|key| queue.show(key)).filter(|view| view.is_offered() && !view.is_closing()) else {
+            let Some(view) = queue.key_of(id).and_then(|key| queue.show(key)).filter(|view| view.is_given_out()) else {
                 return Ok(None);
             };
-            let expires_at = view.recipients().map(|recipient| recipient.expires_at()).max().unwrap_or(u64::MAX);
-            (view.priority(), view.envelope().size, expires_at)
+            let is_open: Vec<bool> = view.recipients().map(|recipient| recipient.is_open()).collect();
+            (view.priority(), view.envelope().size, view.ends_at(), is_open)
         };
-        if size > ONLY_OFFERED_BYTES_MAX {
+        if size > ONLY_OFFERED_BYTES_MAX || !is_open.contains(&true) {
             return Ok(None);
         }
         let committer = self.committer_of(id.shard).ok_or(RecordError::Gone)?;
@@ -141,10 +183,12 @@ impl Shard {
             let queue = self.queue.borrow();
             queue.key_of(id).and_then(|key| queue.envelope(key)).map_or(now, |envelope| envelope.accepted_at)
         };
-        let envelope_bytes = u32::try_from(view.as_bytes().len()).expect("it is part of a record");
+        // Who has it, or has failed, is this node's to remember.
+        let envelope = view.with_recipients(|position| is_open.get(position).copied().unwrap_or(true));
+        let envelope_bytes = u32::try_from(envelope.len()).expect("it is part of a record");
         let tags_bytes = u16::try_from(tags.len()).expect("as in the record");
         let mut data = HandedMail::head(Some(priority), accepted_at_ms, envelope_bytes, tags_bytes).to_vec();
-        data.extend_from_slice(view.as_bytes());
+        data.extend_from_slice(&envelope);
         data.extend_from_slice(&tags);
         let content = MessageContent::of_log(committer, record_id(id)).await?;
         for index in 0..content.pieces() {
@@ -171,27 +215,54 @@ impl Shard {
         taken as u64
     }
 
-    /// Offers everything that can be offered: the node is to be retired. Returns how much that is.
-    pub(crate) fn offer_all(&self) -> u64 {
-        let now = self.now_ms();
-        let mut keys = Vec::new();
+    /// The node is to be retired: offers everything that can be offered, and says what is left.
+    pub(crate) async fn offer_all(self: Rc<Self>) -> Answer {
+        self.offering.is_draining.set(true);
+        self.loaded().await;
+        let mut counts = DrainCounts::default();
         let mut cursor = Some(Cursor::default());
         while let Some(at) = cursor {
+            let mut keys = Vec::new();
             let page = self.queue.borrow_mut().page(&Filter::default(), at, PAGE_MESSAGES_MAX, |view| keys.push(view.key()));
-            cursor = page.unwrap_or(None);
-        }
-        let mut offered = 0;
-        for key in keys {
-            let mut queue = self.queue.borrow_mut();
-            let Some(envelope) = queue.envelope(key) else { continue };
-            let (id, size) = (envelope.id, envelope.size);
-            if size <= ONLY_OFFERED_BYTES_MAX && queue.offer(key, now) {
-                drop(queue);
-                self.offer_soon(id);
-                offered += 1;
+            match page {
+                Ok(next) => cursor = next,
+                Err(lost) => return Answer::Failed(lost.to_string()),
             }
+            keys.into_iter().for_each(|key| self.offer_one(key, &mut counts));
+            self.ring.yield_now().await;
         }
-        offered
+        Answer::Draining(counts)
+    }
+
+    fn offer_one(&self, key: MessageKey, counts: &mut DrainCounts) {
+        let now = self.now_ms();
+        let mut queue = self.queue.borrow_mut();
+        let Some(view) = queue.show(key).filter(|view| !view.is_closing()) else { return };
+        let (id, size, is_offered) = (view.envelope().id, view.envelope().size, view.is_offered());
+        if view.is_held() {
+            counts.held += 1;
+        } else if size > ONLY_OFFERED_BYTES_MAX {
+            counts.too_large += 1;
+        } else if is_offered {
+            counts.offered += 1;
+        } else if !self.offering.is_local.get() && queue.offer(key, now) {
+            counts.offered += 1;
+            drop(queue);
+            self.offer_soon(id);
+        } else {
+            counts.active += 1;
+        }
+    }
+
+    /// Which of these the shard does not have.
+    pub(crate) async fn missing(self: Rc<Self>, mut ids: Vec<QueueId>) -> Answer {
+        self.loaded().await;
+        if self.is_ending() {
+            return Answer::Failed("the shard ends".to_owned());
+        }
+        let queue = self.queue.borrow();
+        ids.retain(|id| queue.key_of(*id).is_none());
+        Answer::Missing(ids)
     }
 
     /// Other nodes have these: they are settled, whatever state they are in here. Ready when that is durable.

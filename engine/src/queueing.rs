@@ -1,6 +1,8 @@
 //! Messages enter the queue: accepted ones, and those of earlier runs.
 
-use ringpost_queue::{DestinationId, Mail, MessageKey, NewMessage, NewRecipient, Notify, Queue, QueueId, Recovered, Settled, TAGS_MAX};
+use ringpost_queue::{
+    DestinationId, Mail, MessageKey, NewMessage, NewRecipient, Notify, Offered, Queue, QueueId, Recovered, Settled, TAGS_MAX,
+};
 use ringpost_smtp::{address::Path, envelope::EnvelopeView, extension::ByMode};
 use tracing::warn;
 
@@ -57,15 +59,15 @@ pub(crate) struct Entry<'a> {
     pub(crate) size: u64,
     pub(crate) accepted_at: u64,
     pub(crate) stated: Stated<'a>,
-    pub(crate) is_offered: bool,
+    pub(crate) offered: Offered,
 }
 
 impl Shard {
     /// Queues a message whose record is durable.
     pub(crate) fn enqueue(&self, id: QueueId, envelope: &EnvelopeView<'_>, size: u64, accepted_at: u64, stated: Stated<'_>) {
-        let entry = Entry { id, size, accepted_at, stated, is_offered: self.offers(size) };
+        let entry = Entry { id, size, accepted_at, stated, offered: self.offered(size, false) };
         self.enqueue_entry(envelope, entry);
-        if entry.is_offered {
+        if entry.offered != Offered::No {
             self.offer_soon(id);
         }
         self.delivery.kick();
@@ -91,7 +93,7 @@ impl Shard {
             return Ok(());
         }
         let now = self.now_ms();
-        let entry = Entry { id, size, accepted_at, stated, is_offered: self.offers(size) };
+        let entry = Entry { id, size, accepted_at, stated, offered: self.offered(size, true) };
         let recovered =
             self.with_message(envelope, entry, |queue, message, recipients| queue.recover(message, recipients, state.into_iter(), now));
         let Recovered { key, done, lost_route } = recovered.map_err(|reason| reason.to_string())?;
@@ -100,9 +102,9 @@ impl Shard {
         }
         if done {
             self.persist(key, Settled::Done);
-        } else if self.queue.borrow().show(key).is_some_and(|view| view.is_offered()) {
-            self.offer_soon(id);
-        } else if entry.is_offered {
+        } else if self.queue.borrow().show(key).is_some_and(|view| view.is_given_out()) {
+            self.found_offered(id, size);
+        } else {
             self.keeps(id);
         }
         Ok(())
@@ -114,7 +116,7 @@ impl Shard {
         entry: Entry<'_>,
         put: impl FnOnce(&mut Queue, &NewMessage<'_>, Recipients<'_>) -> R,
     ) -> R {
-        let Entry { id, size, accepted_at, stated, is_offered } = entry;
+        let Entry { id, size, accepted_at, stated, offered } = entry;
         let mut queue = self.queue.borrow_mut();
         let facts = envelope.content();
         let mut tag_list = [&[][..]; TAGS_MAX];
@@ -145,7 +147,7 @@ impl Shard {
             extended: envelope.is_extended(),
             reverse_path,
             priority,
-            offered: is_offered,
+            offered,
             tags: if stated.tags.is_empty() { &[] } else { &tag_list },
         };
         put(&mut queue, &message, Recipients { envelope: envelope.recipients(), routes: routes.iter() })

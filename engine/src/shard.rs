@@ -41,11 +41,12 @@ use crate::{
     mail_log::{MailLog, MailLogChannel},
     mesh::{Mesh, MeshEnd},
     metrics::Metrics,
-    offering::Offering,
+    offering::{ONLY_OFFERED_BYTES_MAX, Offering},
     passing::Passing,
     pool::Pool,
     preparation,
     priority::Priorities,
+    recalling::Recalling,
     reporting::Reporting,
     request_lane::RequestReceiver,
     routes::{report_limits, routes_of},
@@ -102,6 +103,8 @@ pub struct ShardPlan {
     pub home: Arc<SpoolHome>,
     /// Logs of shards that no longer exist, adopted by this one (S18).
     pub adopted: Vec<u16>,
+    /// An earlier run shared its mail, and this one does not: what it had offered is taken back before it is delivered.
+    pub retracts: bool,
     /// Requests of the coordinator.
     pub requests: RequestReceiver,
     /// Its end of the lanes to the other shards.
@@ -168,6 +171,7 @@ pub struct Shard {
     pub(crate) homes: HomeCalls,
     pub(crate) delivery: Delivery,
     pub(crate) offering: Offering,
+    pub(crate) recalling: Recalling,
     pub(crate) claiming: Claiming,
     pub(crate) reporting: Reporting,
     pub(crate) pool: Rc<Pool<Dispatch>>,
@@ -260,6 +264,7 @@ fn start(plan: ShardPlan) -> Result<Started, (OnEvent, String)> {
     let settings = QueueSettings {
         messages_max: in_bytes(budget / QUEUE_SHARE / QUEUED_BYTES),
         homes: Homes { shard: plan.id, shards: plan.shards },
+        offered_bytes_max: ONLY_OFFERED_BYTES_MAX,
         reports: report_limits(&config, share),
         ..QueueSettings::default()
     };
@@ -300,7 +305,8 @@ fn start(plan: ShardPlan) -> Result<Started, (OnEvent, String)> {
         passing: Passing::new(plan.loads),
         homes: HomeCalls::new(plan.shards),
         delivery: Delivery::new(&ring),
-        offering: Offering::default(),
+        offering: Offering::new(plan.retracts),
+        recalling: Recalling::default(),
         claiming: Claiming::default(),
         reporting: Reporting::default(),
         pool,

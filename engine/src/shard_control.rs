@@ -114,16 +114,23 @@ async fn hand_over(shard: Rc<Shard>, call: HandOver) -> Answer {
             shard.offer_again(&ids);
             Answer::Done
         }
-        HandOver::TakeBack(ids) => Answer::Changed(shard.deliver_here(&ids), None),
+        HandOver::TakeBack(ids) => {
+            shard.deliver_here(&ids);
+            Answer::Done
+        }
         HandOver::HandedOver(items) => shard.handed_over(items).await,
         HandOver::SetOffering(offers) => {
             shard.set_offering(offers);
             Answer::Done
         }
-        HandOver::OfferAll => {
-            shard.loaded().await;
-            Answer::Changed(shard.offer_all(), None)
+        HandOver::OfferAll => shard.offer_all().await,
+        HandOver::Recalls => shard.take_recalls().await,
+        HandOver::Recalled(answers) => {
+            shard.recalled(answers);
+            Answer::Done
         }
+        HandOver::Retracted => shard.retracted().await,
+        HandOver::Missing(ids) => shard.missing(ids).await,
         HandOver::Claim(claim) => shard.claim(claim).await,
         HandOver::Decide(id, is_own) => {
             shard.decide_claim(id, is_own);

@@ -1,11 +1,11 @@
 //! Commands that change queued messages: a bounded number at a time between other tasks, confirmed when durable.
 
-use std::rc::Rc;
+use std::{collections::HashMap, rc::Rc};
 
-use ringpost_queue::{Cursor, Filter, MessageKey, RouteId, Settled};
+use ringpost_queue::{Cursor, Filter, MessageKey, QueueId, RouteId, Settled};
 
 use crate::{
-    control::{Answer, Change, ChangeOrder, Selection},
+    control::{Answer, Change, ChangeOrder, Changed, Recalled, Selection},
     listing::filter_of,
     mail_log::Escaped,
     shard::Shard,
@@ -27,28 +27,26 @@ pub(crate) async fn steer(shard: &Rc<Shard>, order: ChangeOrder) -> Answer {
         Ok(steering) => steering,
         Err(reason) => return Answer::Failed(reason),
     };
-    let (mut found, mut next) = (0, None);
+    let mut changed = Changed::default();
     match order.selection {
         Selection::Ids(ids) => {
-            for (at, id) in ids.into_iter().enumerate() {
-                let key = shard.queue.borrow().key_of(id);
-                found += u64::from(key.is_some_and(|key| steering.apply(shard, key, &Filter::default())));
-                if at % CHANGES_PER_TURN == CHANGES_PER_TURN - 1 {
-                    take_turns(shard).await;
-                }
+            for ids in ids.chunks(CHANGES_PER_TURN) {
+                let keys: Vec<_> = ids.iter().filter_map(|id| shard.queue.borrow().key_of(*id)).collect();
+                steering.apply_all(shard, &keys, &Filter::default(), &mut changed).await;
+                take_turns(shard).await;
             }
         }
         Selection::Matching(filter) => {
             let filter = match filter_of(&shard.queue.borrow(), &filter, shard.now_ms()) {
                 Ok(Some(filter)) => filter,
-                Ok(None) => return Answer::Changed(0, None),
+                Ok(None) => return Answer::Changed(changed),
                 Err(reason) => return Answer::Failed(reason),
             };
             let mut cursor = Some(order.after.map_or_else(Cursor::default, Cursor::at));
             let (mut keys, mut pages) = (Vec::with_capacity(CHANGES_PER_TURN), 0);
             while let Some(at) = cursor {
-                if found >= CHANGES_PER_ORDER as u64 || pages == PAGES_PER_ORDER {
-                    next = Some(at.position());
+                if changed.count >= CHANGES_PER_ORDER as u64 || pages == PAGES_PER_ORDER {
+                    changed.next = Some(at.position());
                     break;
                 }
                 keys.clear();
@@ -58,14 +56,14 @@ pub(crate) async fn steer(shard: &Rc<Shard>, order: ChangeOrder) -> Answer {
                     Err(lost) => return Answer::Failed(lost.to_string()),
                 };
                 pages += 1;
-                found += keys.iter().filter(|key| steering.apply(shard, **key, &filter)).count() as u64;
+                steering.apply_all(shard, &keys, &filter, &mut changed).await;
                 take_turns(shard).await;
             }
         }
     }
     shard.delivery.kick();
     shard.records_durable().await;
-    Answer::Changed(found, next)
+    Answer::Changed(changed)
 }
 
 /// Lets other tasks run, and goes on when what was changed so far found its room in a batch: acceptance comes first.
@@ -73,6 +71,12 @@ async fn take_turns(shard: &Rc<Shard>) {
     shard.delivery.kick();
     shard.ring.yield_now().await;
     shard.backlog_written().await;
+}
+
+/// The message's id, if it is in the cluster's queue.
+fn given_out(shard: &Shard, key: MessageKey) -> Option<QueueId> {
+    let queue = shard.queue.borrow();
+    queue.show(key).filter(|view| view.is_given_out()).map(|view| view.envelope().id)
 }
 
 /// A change with what has to be looked up once.
@@ -94,6 +98,9 @@ impl Steering {
             Change::Release {} => Self::Release,
             Change::Bounce { reason } => Self::Bounce(format!("554 5.0.0 {reason}")),
             Change::Purge {} => Self::Purge,
+            Change::Reroute { .. } if !shard.config().delivery.deliver => {
+                return Err("this node delivers nothing (delivery.deliver = false): re-route where the mail is delivered".to_owned());
+            }
             Change::Reroute { to } => {
                 let route = shard.queue.borrow().route_named(to);
                 let known = || {
@@ -105,6 +112,35 @@ impl Steering {
             }
             Change::SetExpiry { at_ms } => Self::SetExpiry(*at_ms),
         })
+    }
+
+    /// Changes messages, at most [`CHANGES_PER_TURN`] of them. What is offered to the cluster is taken out of its queue before.
+    async fn apply_all(&self, shard: &Rc<Shard>, keys: &[MessageKey], filter: &Filter, changed: &mut Changed) {
+        let wanted: Vec<QueueId> = match self {
+            Self::Retry | Self::Release => Vec::new(),
+            _ => keys.iter().filter_map(|key| given_out(shard, *key)).collect(),
+        };
+        let answers = if wanted.is_empty() { HashMap::new() } else { shard.recall(&wanted).await };
+        for &key in keys {
+            let recalled = match given_out(shard, key).filter(|id| wanted.contains(id)) {
+                None => None,
+                Some(id) => Some(answers.get(&id).copied().unwrap_or(Recalled::Unanswered)),
+            };
+            match recalled {
+                Some(Recalled::Taken) => changed.taken += 1,
+                Some(Recalled::Unanswered) => changed.unanswered += 1,
+                Some(Recalled::Out) => {
+                    changed.count += u64::from(self.apply(shard, key, filter));
+                    shard.after_recall(key);
+                }
+                None => {
+                    changed.count += u64::from(self.apply(shard, key, filter));
+                    if matches!(self, Self::Retry | Self::Release) {
+                        shard.offer_what_is_open(key);
+                    }
+                }
+            }
+        }
     }
 
     /// Changes one message; true if it was there to be changed.

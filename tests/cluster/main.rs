@@ -11,9 +11,11 @@ use std::{
 
 use serde_json::Value;
 
+mod draining;
 mod pushed_settings;
 mod shared_limits;
 mod shared_mail;
+mod steering;
 
 /// Everything here happens within this, or it does not happen.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -104,6 +106,13 @@ impl Rig {
     }
 }
 
+impl Process {
+    /// As `kill` does.
+    fn signal(&self, signal: &str) {
+        assert!(Command::new("kill").args([signal, &self.0.id().to_string()]).status().unwrap().success());
+    }
+}
+
 fn node_files(folder: &std::path::Path, number: usize, valkey_port: u16) -> Node {
     let (smtp, admin) = (free_port(), free_port());
     let config = folder.join(format!("n{number}.toml"));
@@ -157,8 +166,13 @@ impl Node {
 
     /// `ringpost cluster ...`: exit code, output, errors.
     fn cluster(&self, words: &[&str]) -> (i32, String, String) {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_ringpost"));
-        let output = command.arg("cluster").arg("-c").arg(&self.config).args(words).output().unwrap();
+        self.ringpost("cluster", words)
+    }
+
+    /// A command to the node, and what follows it: exit code, output, errors.
+    fn ringpost(&self, command: &str, words: &[&str]) -> (i32, String, String) {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_ringpost"));
+        let output = program.arg(command).arg("-c").arg(&self.config).args(words).output().unwrap();
         let text = |bytes| String::from_utf8(bytes).unwrap();
         (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
     }

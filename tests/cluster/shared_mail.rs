@@ -7,7 +7,7 @@ use super::*;
 const MAILS: usize = 60;
 
 /// Files in the maildirs under `folder`, by their subject.
-fn delivered(folder: &Path) -> Vec<String> {
+pub fn delivered(folder: &Path) -> Vec<String> {
     let mut subjects = Vec::new();
     let mut folders = vec![folder.to_owned()];
     while let Some(folder) = folders.pop() {
@@ -26,19 +26,28 @@ fn delivered(folder: &Path) -> Vec<String> {
     subjects
 }
 
-fn shared_rig() -> Rig {
+/// Nodes with these `[delivery]` sections, none of them started, beside a running Valkey. All deliver into maildirs below `mail/n1` and so on.
+pub fn mail_rig(deliveries: &[&str]) -> Rig {
     let folder = tempfile::tempdir().unwrap();
     let valkey_port = free_port();
     let mut rig = Rig { folder, valkey_port, valkey: None, nodes: Vec::new() };
-    for number in 1..=3 {
+    for (number, delivery) in (1..).zip(deliveries) {
         let node = node_files(rig.folder.path(), number, valkey_port);
         let text = fs::read_to_string(&node.config).unwrap();
         let text = text.replace("via = \"hold\"", &format!("via = \"maildir\"\npath = \"mail/n{number}/{{domain}}/{{local}}\""));
-        let deliver = number != 1;
-        fs::write(&node.config, format!("{text}\n[delivery]\nmode = \"shared\"\ndeliver = {deliver}\n")).unwrap();
+        fs::write(&node.config, format!("{text}\n[delivery]\n{delivery}\n")).unwrap();
         rig.nodes.push(node);
     }
     rig.start_valkey();
+    rig
+}
+
+pub const SHARES: &str = "mode = \"shared\"";
+pub const ONLY_OFFERS: &str = "mode = \"shared\"\ndeliver = false";
+pub const LOCAL: &str = "mode = \"local\"";
+
+fn shared_rig() -> Rig {
+    let mut rig = mail_rig(&[ONLY_OFFERS, SHARES, SHARES]);
     for number in 0..3 {
         rig.start_node(number);
     }
@@ -46,7 +55,7 @@ fn shared_rig() -> Rig {
 }
 
 impl Rig {
-    fn send(&self, from: usize, to: usize) {
+    pub fn send(&self, from: usize, to: usize) {
         for number in from..to {
             let content = format!("Subject: mail-{number:04}\r\n\r\nx\r\n.");
             let replies = self.nodes[0].converse(&["EHLO x", "MAIL FROM:<a@x.test>", "RCPT TO:<b@y.test>", "DATA", &content]);
@@ -54,8 +63,10 @@ impl Rig {
         }
     }
 
-    fn all_there(&self, count: usize) -> Option<usize> {
+    /// How many mails were delivered, once each of so many was, reports not counted.
+    pub fn all_there(&self, count: usize) -> Option<usize> {
         let mut subjects = delivered(&self.folder.path().join("mail"));
+        subjects.retain(|subject| subject.starts_with("mail-"));
         let all = subjects.len();
         subjects.dedup();
         (subjects.len() == count).then_some(all)
@@ -83,4 +94,15 @@ fn a_killed_worker_and_a_valkey_that_lost_everything_lose_no_mail() {
     rig.start_node(1);
     let all = wait_for("delivery of all", || rig.all_there(2 * MAILS));
     println!("{all} deliveries of {} mails", 2 * MAILS);
+}
+
+#[test]
+fn with_valkey_away_a_node_that_delivers_goes_on_by_itself() {
+    let mut rig = mail_rig(&[SHARES]);
+    rig.start_node(0);
+    rig.valkey = None;
+    rig.send(0, 5);
+    let began = Instant::now();
+    assert_eq!(wait_for("its own delivery", || rig.all_there(5)), 5);
+    println!("delivered {:?} after Valkey went away", began.elapsed());
 }

@@ -86,6 +86,8 @@ pub enum Known {
     Leased,
     /// Among the dead letters.
     Dead,
+    /// Taken back by its owner, who has neither offered it again nor had that forgotten.
+    Withdrawn,
     /// Completed, with what the completer said.
     Completed(String),
 }
@@ -103,7 +105,7 @@ pub struct QueueStats {
     pub total: u64,
     /// Of the pending, those that wait for a time.
     pub scheduled: u64,
-    /// Completed, not yet settled by their owners.
+    /// Completed and not yet settled by their owners, or withdrawn by them a short while ago.
     pub unsettled: u64,
     /// Age of the oldest dead letter, in milliseconds.
     pub oldest_dead_age_ms: u64,

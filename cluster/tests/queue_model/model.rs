@@ -393,6 +393,13 @@ impl World {
         let is_leased = matches!(self.items[&id].state, State::Leased { .. });
         ensure!(out == [!is_leased], "withdraw {id} ({:?}): {out:?}", self.items[&id].state);
         if !is_leased && !matches!(self.items[&id].state, State::Done(_)) {
+            let (_, known) = self.queues[0].known(0, &[&id]).await.map_err(text)?;
+            ensure!(known == [Known::Withdrawn], "withdrawn {id}: {known:?}");
+            // A worker that had it once is refused, whatever it held.
+            let (_, late) = self.queues[1].complete(0, &[(&id, "0123456789abcdef:1", "n2 late")]).await.map_err(text)?;
+            ensure!(late == [Completed::Stale], "complete of withdrawn {id}: {late:?}");
+            let forgotten = self.queues[0].settled(0, &[&id]).await.map_err(text)?;
+            ensure!(forgotten == 1, "withdrawn {id} was forgotten {forgotten} times");
             self.items.remove(&id);
             self.ledger.remove(&id);
         }

@@ -76,29 +76,6 @@ impl Queue {
         Some(Settled::Done)
     }
 
-    /// Offers a message to other nodes instead of trying it here. False where that cannot be: it is held, was attempted, or is gone.
-    pub fn offer(&mut self, key: MessageKey, now: u64) -> bool {
-        let Some(index) = self.find_open(key).filter(|&index| !self.messages[index].flags.has(Flags::KEPT)) else { return false };
-        let message = &self.messages[index];
-        let untouched = self.recipients.get(message.recipients).iter().all(|one| matches!(one.place, Place::Waiting | Place::Ready));
-        if message.in_flight > 0 || !untouched {
-            return false;
-        }
-        self.withdraw(index);
-        self.messages[index].flags.set(Flags::OFFERED, true);
-        self.arm(index);
-        self.refresh_all(index, now);
-        true
-    }
-
-    /// Lets a message that was offered be attempted here. False if it was not, or has left the queue.
-    pub fn take_back(&mut self, key: MessageKey, now: u64) -> bool {
-        let Some(index) = self.find_open(key).filter(|&index| self.messages[index].flags.has(Flags::OFFERED)) else { return false };
-        self.messages[index].flags.set(Flags::OFFERED, false);
-        self.start(index, now);
-        true
-    }
-
     /// A record that says nothing but that the message is this node's.
     pub fn confirm(&mut self, key: MessageKey, record: &mut Vec<u8>) -> Option<Settled> {
         self.find_open(key).map(|index| self.persist_flags(index, record))
@@ -130,7 +107,7 @@ impl Queue {
         Settled::Outcome
     }
 
-    fn refresh_all(&mut self, index: u32, now: u64) {
+    pub(crate) fn refresh_all(&mut self, index: u32, now: u64) {
         let mut group = self.messages[index].first_group;
         while group != NONE {
             self.refresh(self.groups[group].destination, now);

@@ -3,6 +3,7 @@
 
 use crate::arena::Span;
 use crate::destination::DestinationId;
+use crate::offering::Offered;
 use crate::outcome::{SUCCESS_DUE, Settling};
 use crate::queue_id::QueueId;
 use crate::report::Notify;
@@ -51,7 +52,7 @@ pub struct NewMessage<'a> {
     /// The envelope says more than addresses: the driver reads it from the record before MAIL.
     pub extended: bool,
     /// Offered to other nodes: not attempted here until it is taken back, see [`Queue::take_back`](crate::Queue::take_back).
-    pub offered: bool,
+    pub offered: Offered,
     /// Reverse-path without brackets; empty is the null reverse-path. At most 65,535 bytes.
     pub reverse_path: &'a [u8],
     /// What operators find it by beside its addresses: at most [`TAGS_MAX`](crate::TAGS_MAX), the rest is left out. An empty one is none.

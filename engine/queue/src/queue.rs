@@ -14,6 +14,7 @@ use crate::index::{Index, after_at};
 use crate::message::{
     Envelope, Flags, Group, Message, MessageKey, NO_RECIPIENT, NOT_REROUTED, NewMessage, NewRecipient, PLACES, Place, Recipient,
 };
+use crate::offering::Offered;
 use crate::outcome::{DecodeError, Outcome, read_head};
 use crate::quota::Reservation;
 use crate::report::{ReportLimits, Reports};
@@ -44,6 +45,8 @@ pub struct QueueSettings {
     pub age_step_ms: u64,
     /// Mail past its lifetime when it is recovered, released or retried gets one more attempt within this time.
     pub grace_ms: u64,
+    /// Content above this is not given to other nodes though the message is offered: what is said about it says so.
+    pub offered_bytes_max: u64,
     /// How fast senders are told; `None`: they are not, and failed recipients stay until a command takes them away.
     pub reports: Option<ReportLimits>,
 }
@@ -56,6 +59,7 @@ impl Default for QueueSettings {
             homes: Homes::default(),
             age_step_ms: 30_000,
             grace_ms: 4 * 3_600_000,
+            offered_bytes_max: u64::MAX,
             reports: None,
         }
     }
@@ -70,6 +74,9 @@ pub enum Work {
     /// The lifetime of some recipients of this message ended; they are failed. Persist the record that `poll` wrote as an
     /// outcome, then call [`Queue::recorded`].
     Expired(MessageKey),
+    /// The life of this offered message has ended: take it out of what is offered, then call [`Queue::expire_offered`]. Said again now
+    /// and then until something comes of it.
+    Overdue(MessageKey),
     /// Tell the sender what [`Queue::report`] says, then call [`Queue::reported`], or [`Queue::postpone_report`] if that cannot
     /// be done now.
     Report(MessageKey),
@@ -303,8 +310,10 @@ impl Queue {
             }
         }
         let untouched = |recipient: &Recipient| recipient.place == Place::Waiting && recipient.attempts == 0;
-        if self.messages[index].flags.has(Flags::HELD) || !self.recipients.get(self.messages[index].recipients).iter().all(untouched) {
-            // Begun here, to be ended here.
+        // What was begun here is ended here, unless this node ends nothing.
+        if message.offered == Offered::Untouched
+            && (self.messages[index].flags.has(Flags::HELD) || !self.recipients.get(self.messages[index].recipients).iter().all(untouched))
+        {
             self.messages[index].flags.set(Flags::OFFERED, false);
         }
         let done = self.is_settled(index);
@@ -329,6 +338,11 @@ impl Queue {
         }
         for _ in 0..TIMERS_PER_POLL {
             match self.timers.pop(now) {
+                Popped::Due(index) if self.is_given_out(index) => {
+                    if self.is_overdue(index, now) {
+                        return Some(Work::Overdue(self.key(index)));
+                    }
+                }
                 Popped::Due(index) => {
                     if self.ripen(index, now, record) {
                         self.messages[index].unrecorded += 1;

@@ -6,6 +6,7 @@ use crate::index::TAGS_MAX;
 use crate::message::{
     Flags, Group, Message, MessageKey, NOT_REROUTED, NewMessage, NewRecipient, PRIORITY_MAX, Place, RECIPIENTS_MAX, Recipient,
 };
+use crate::offering::Offered;
 use crate::outcome::{
     DecodeError, REPLY_BYTES_MAX, RecipientState, RecordHead, RecordWriter, SUCCESS_DUE, SUCCESS_RELAYED, Settling, TOLD_KNOWN, join_reply,
     read_record, split_reply,
@@ -84,7 +85,7 @@ impl Queue {
         message.flags.set(Flags::EIGHT_BIT, new.eight_bit);
         message.flags.set(Flags::SMTPUTF8, new.smtputf8);
         message.flags.set(Flags::EXTENDED, new.extended);
-        message.flags.set(Flags::OFFERED, new.offered);
+        message.flags.set(Flags::OFFERED, new.offered != Offered::No);
         message.flags.set(Flags::TRACED, new.traced);
         self.placed[Place::Waiting as usize] += count;
         self.make_groups(index);

@@ -105,7 +105,7 @@ impl Queue {
     }
 
     /// Fails the recipients that wait beyond their time, held ones too where they have a time of their own.
-    fn expire(&mut self, index: u32, now: u64) -> bool {
+    pub(crate) fn expire(&mut self, index: u32, now: u64) -> bool {
         let span = self.messages[index].recipients;
         let mut expired = false;
         let mut group = self.messages[index].first_group;
@@ -133,7 +133,9 @@ impl Queue {
         let state = self.recipients.get(self.messages[index].recipients)[usize::from(recipient)];
         let (mut last, mut relay) = ([0; REPLY_BYTES_MAX], String::new());
         let destination = self.groups[state.group].destination;
-        let length = if state.reply().len() > 0 {
+        let length = if self.is_given_out(index) {
+            sanitise(b"no node of the cluster has taken it over", &mut last)
+        } else if state.reply().len() > 0 {
             let (reply, by) = split_reply(self.texts.get(state.reply()));
             relay.push_str(std::str::from_utf8(by).unwrap_or(""));
             sanitise(reply, &mut last)
@@ -194,8 +196,11 @@ impl Queue {
     /// Sets the message's one timer to the nearest of its retries, its warning and its end; while it is held, only what goes on.
     pub(crate) fn arm(&mut self, index: u32) {
         let message = &self.messages[index];
-        if message.flags.has(Flags::OFFERED) || message.flags.has(Flags::CLOSING) {
+        if message.flags.has(Flags::CLOSING) {
             return self.timers.cancel(index);
+        }
+        if self.is_given_out(index) {
+            return self.arm_offered(index);
         }
         let is_held = message.flags.has(Flags::HELD);
         let recipients = self.recipients.get(message.recipients);
@@ -507,7 +512,9 @@ fn end_of_life(message: &Message, destination: &Destination) -> u64 {
 /// While mail is held, by command or by its route, the route's lifetime does not end it: only a time that was set for the message
 /// itself does, by its sender (RFC 2852) or by a command.
 fn deadline(message: &Message, destination: &Destination) -> Option<u64> {
-    if message.flags.has(Flags::HELD) || destination.is_held() {
+    // What is offered goes by the routes of other nodes: that this one would hold it says nothing.
+    let is_kept = destination.is_held() && !message.flags.has(Flags::OFFERED);
+    if message.flags.has(Flags::HELD) || is_kept {
         return Some(message.expires_at).filter(|&at| at < u64::MAX);
     }
     Some(end_of_life(message, destination).max(message.grace_until))

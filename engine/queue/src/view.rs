@@ -227,6 +227,21 @@ impl<'q> MessageView<'q> {
         self.queue.messages[self.index].flags.has(Flags::OFFERED)
     }
 
+    /// Offered to other nodes, and not held: their queue has it, or is about to.
+    pub fn is_given_out(&self) -> bool {
+        self.queue.is_given_out(self.index)
+    }
+
+    /// When the last of its open recipients expires, unix milliseconds; `u64::MAX`: never.
+    pub fn ends_at(&self) -> u64 {
+        self.queue.last_end(self.index)
+    }
+
+    /// A recipient is neither delivered nor failed.
+    pub fn is_open(&self) -> bool {
+        self.recipients().any(|recipient| recipient.is_open())
+    }
+
     /// Done or deleted, waiting for the acknowledgement of its settled record.
     pub fn is_closing(&self) -> bool {
         self.queue.messages[self.index].flags.has(Flags::CLOSING)
@@ -301,6 +316,11 @@ impl<'q> RecipientView<'q> {
     /// Nothing is left to do for it.
     pub fn is_settled(&self) -> bool {
         self.recipient().is_settled()
+    }
+
+    /// Neither delivered nor failed.
+    pub fn is_open(&self) -> bool {
+        self.place().is_open()
     }
 
     pub(crate) fn place(&self) -> Place {
@@ -378,6 +398,13 @@ impl<'q> RecipientView<'q> {
         let acting = queue.acting(self.home());
         match self.state() {
             State::Held if self.message.is_held() => "held by command".into(),
+            State::Offered if self.message.envelope().size > queue.settings.offered_bytes_max => {
+                let most = queue.settings.offered_bytes_max;
+                format!(
+                    "more than the {most} bytes that can be offered to the cluster: it waits for a restart with delivery.deliver = true"
+                )
+                .into()
+            }
             State::Offered => "offered to the nodes of the cluster".into(),
             State::Held if self.destination() == DestinationId::UNROUTED => destination.reason.as_str().into(),
             State::Held => format!("held by route {:?}", destination.name).into(),

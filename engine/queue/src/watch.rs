@@ -35,8 +35,8 @@ impl Queue {
             return message.in_flight == 0 && message.unrecorded == 0;
         }
         let held = message.flags.has(Flags::KEPT);
-        // A time of its own ends held mail, too.
-        let has_end = message.expires_at < u64::MAX && !message.flags.has(Flags::OFFERED);
+        // A time of its own ends held mail, too; and what is offered has an end.
+        let has_end = message.expires_at < u64::MAX || self.is_given_out(index);
         self.recipients.get(message.recipients).iter().any(|recipient| match recipient.place {
             Place::Waiting => (!held || has_end) && message.in_flight == 0 && !self.timers.is_set(index),
             Place::Ready => {

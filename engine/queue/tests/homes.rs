@@ -140,7 +140,7 @@ impl World {
             eight_bit: false,
             smtputf8: false,
             extended: false,
-            offered: false,
+            offered: Default::default(),
             reverse_path: b"sender@x.test",
         };
         let routed: Vec<_> = recipients.iter().map(|(address, domain)| (address, shard.queue.route(domain.as_bytes()))).collect();
@@ -509,7 +509,7 @@ fn add(world: &mut World, at: usize, priority: u8, count: usize) {
             eight_bit: false,
             smtputf8: false,
             extended: false,
-            offered: false,
+            offered: Default::default(),
             reverse_path: b"sender@x.test",
         };
         let destination = shard.queue.route(domain(0).as_bytes());

@@ -58,6 +58,22 @@ impl<'a> EnvelopeView<'a> {
         self.bytes
     }
 
+    /// The persisted form of the same envelope with those recipients alone whose position `keeps` says yes to.
+    pub fn with_recipients(&self, keeps: impl Fn(usize) -> bool) -> Vec<u8> {
+        let mut bytes = self.bytes[..self.recipients_at()].to_vec();
+        let (mut rest, mut count) = (&self.bytes[self.recipients_at()..], 0_u32);
+        for position in 0..self.recipient_count() {
+            let behind = check_recipient(rest).expect("checked when the envelope was decoded");
+            if keeps(position) {
+                bytes.extend_from_slice(&rest[..rest.len() - behind.len()]);
+                count += 1;
+            }
+            rest = behind;
+        }
+        bytes[at::RECIPIENTS..at::RECIPIENTS + 4].copy_from_slice(&count.to_le_bytes());
+        bytes
+    }
+
     /// The TCP peer the message came from.
     pub fn peer(&self) -> SocketAddr {
         let octets: [u8; 16] = self.array(at::PEER_ADDRESS);
@@ -239,4 +255,25 @@ fn is_text(bytes: &[u8]) -> bool {
 
 pub(super) fn text_of(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).expect("checked when it was parsed or decoded")
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::envelope::{Envelope, EnvelopeView, Origin, Protocol};
+    use crate::extension::{MailParameters, Notify, RecipientParameters};
+
+    #[test]
+    fn an_envelope_with_some_of_its_recipients_is_one_and_says_the_same_of_them() {
+        let origin = Origin { peer: "192.0.2.1:25".parse().unwrap(), protocol: Protocol::Esmtp, helo: "mx.test" };
+        let told = RecipientParameters { notify: Notify::NEVER, original_recipient: Some(b"rfc822;c@x.test") };
+        let recipients = [("b@y.test", RecipientParameters::default()), ("c@y.test", told), ("d@y.test", RecipientParameters::default())];
+        let envelope = Envelope::build(&origin, "a@x.test", &MailParameters::default(), recipients).unwrap();
+        let whole = envelope.view();
+        let bytes = whole.with_recipients(|position| position > 0);
+        let part = EnvelopeView::decode(&bytes).unwrap();
+        assert_eq!(part.recipients().collect::<Vec<_>>(), whole.recipients().skip(1).collect::<Vec<_>>());
+        assert_eq!((part.reverse_path(), part.helo(), part.peer()), (whole.reverse_path(), whole.helo(), whole.peer()));
+        assert_eq!(whole.with_recipients(|_| true), whole.as_bytes());
+        assert_eq!(EnvelopeView::decode(&whole.with_recipients(|_| false)).unwrap().recipient_count(), 0);
+    }
 }

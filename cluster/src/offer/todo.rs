@@ -1,0 +1,48 @@
+//! What the owner's rules want done, and what they answer.
+
+#[cfg(doc)]
+use super::Offers;
+#[cfg(doc)]
+use crate::work_queue::IDS_PER_CALL;
+
+/// What a shard is to do with an item that it handed out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sending {
+    /// It goes into the queue now; call [`Offers::enqueued`] or [`Offers::unanswered`].
+    Send,
+    /// This node cannot offer it at this time: the shard delivers it.
+    TakeBack,
+    /// Nothing: what becomes of it is being found out.
+    Leave,
+}
+
+/// What became of the wish to have an item back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Recall {
+    /// No worker has it, and none gets it.
+    Out,
+    /// A worker has leased it, or has taken it over.
+    Taken,
+    /// Valkey does not answer; it is offered as before.
+    Unanswered,
+}
+
+/// What is to be done with some ids, at most [`IDS_PER_CALL`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Todo {
+    /// Ask the queue where they are, then call [`Offers::known`] for each.
+    Ask(Vec<String>),
+    /// Read them from the spool and enqueue them again, then call [`Offers::enqueued`] or [`Offers::unanswered`]; or
+    /// [`Offers::gone`] for what the spool does not have any more.
+    Offer(Vec<String>),
+    /// Another node has them: settle them in the spool, then call [`Offers::settled`] when that is durable.
+    Settle(Vec<String>),
+    /// Let the shards deliver them.
+    TakeBack(Vec<String>),
+    /// Take them out of the queue, then call [`Offers::withdrawn`] for each.
+    Withdraw(Vec<String>),
+    /// Tell the queue that they are settled, then call [`Offers::forgotten`].
+    Forget(Vec<String>),
+    /// Tell the shards what became of their wishes.
+    Tell(Vec<(String, Recall)>),
+}

@@ -1,0 +1,39 @@
+//! The queue as far as a hand-over sees it, and chance.
+
+use std::collections::{BTreeMap, HashMap};
+
+use ringpost_cluster::boot_time::BootTime;
+
+/// Numbers from a seed.
+pub struct Random(pub u64);
+
+impl Random {
+    /// Below the bound.
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        (mixed ^ (mixed >> 31)) % bound
+    }
+
+    /// So often.
+    pub fn chance(&mut self, percent: u64) -> bool {
+        self.below(100) < percent
+    }
+}
+
+/// The queue's scripts, as far as they matter here: one partition, the model of `queue_model` in small.
+#[derive(Default)]
+pub struct Valkey {
+    pub is_up: bool,
+    pub generation: u64,
+    /// Where an item is: with `None` it is ready.
+    pub items: BTreeMap<String, Option<Lease>>,
+    pub outcomes: HashMap<String, (String, String)>,
+    pub tokens: u64,
+}
+
+pub struct Lease {
+    pub token: String,
+    pub until: BootTime,
+}

@@ -1,0 +1,485 @@
+//! Nodes, their spools and what befalls them; the rules of both sides as they are shipped.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    time::Duration,
+};
+
+use ringpost_cluster::{
+    boot_time::BootTime,
+    claim::{ClaimTimes, Claims},
+    offer::{OfferTimes, Offers, Recall, Sending, Todo},
+    work_queue::{Enqueued, Known},
+};
+
+use crate::valkey::{Random, Valkey};
+
+#[path = "worker.rs"]
+mod worker;
+
+const LEASE: Duration = Duration::from_secs(3);
+const OFFERS: OfferTimes = OfferTimes {
+    lease_ttl: LEASE,
+    guard: Duration::from_secs(1),
+    reconcile_every: Duration::from_secs(10),
+    forget_after: Duration::from_secs(60),
+};
+const CLAIMS: ClaimTimes =
+    ClaimTimes { lease_ttl: LEASE, repeat_after: Duration::from_millis(200), reconciliation: Duration::from_secs(25) };
+/// As the driver's.
+const TICK: Duration = Duration::from_millis(500);
+const NODES: usize = 3;
+
+/// What can go wrong.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Faults {
+    pub crashes: bool,
+    pub lost_answers: bool,
+    pub outages: bool,
+    pub flushes: bool,
+}
+
+/// What the node that accepts mail is.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Owner {
+    /// It shares, and delivers as well.
+    Shares,
+    /// It only offers. Some of its mail is purged by command, some expires.
+    Offers,
+    /// It delivers by itself until it is emptied; after a restart it does so again.
+    Drains,
+}
+
+/// Why mail is wanted back.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Wish {
+    Purge,
+    Expire,
+    Deliver,
+}
+
+#[derive(Clone, PartialEq, Debug)]
+enum Held {
+    /// Accepted here, in somebody's queue.
+    Offered,
+    /// To be delivered here.
+    Local,
+    /// A copy of another's item.
+    Claim { token: String },
+}
+
+struct Node {
+    spool: BTreeMap<String, Held>,
+    offers: Offers,
+    claims: Claims,
+    /// Leased or stored, with what comes next.
+    to_complete: VecDeque<String>,
+    pushes: VecDeque<String>,
+    down_until: Option<BootTime>,
+    is_away: bool,
+    wishes: HashMap<String, Wish>,
+    /// Looks for items of its own that its spool does not have.
+    is_to_scan: bool,
+    is_draining: bool,
+    /// Looks then whether Valkey is there, whatever else it does.
+    next_tick: BootTime,
+}
+
+pub struct World {
+    random: Random,
+    now: BootTime,
+    valkey: Valkey,
+    up_again: Option<BootTime>,
+    nodes: Vec<Node>,
+    delivered: BTreeMap<String, u32>,
+    /// Purged, or given up with a report.
+    ended: BTreeMap<String, u32>,
+    owner: Owner,
+    accepted: u64,
+    faults: Faults,
+    rules: Rules,
+}
+
+/// Negative controls.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Rules {
+    AsShipped,
+    /// The owner settles when a worker leases.
+    SettlesAtLease,
+    /// A refused claim is delivered all the same.
+    DeliversRefused,
+    /// An unanswered claim is dropped.
+    DropsUnanswered,
+    /// What is wanted back is dropped without a word to the queue.
+    EndsWithoutRecall,
+    /// The queue does not remember what was withdrawn.
+    WithdrawsWithoutTrace,
+    /// A node that shares no longer delivers what it finds at once.
+    DeliversWithoutRecall,
+}
+
+impl World {
+    /// A whole cluster from a seed.
+    pub fn new(seed: u64, owner: Owner, faults: Faults, rules: Rules) -> World {
+        let now = BootTime::after_boot(Duration::from_secs(1000));
+        let node = |number: usize| Node {
+            spool: BTreeMap::new(),
+            offers: Offers::new(OFFERS, number > 0 || owner != Owner::Offers, now),
+            claims: Claims::new(CLAIMS),
+            to_complete: VecDeque::new(),
+            pushes: VecDeque::new(),
+            down_until: None,
+            is_away: false,
+            wishes: HashMap::new(),
+            is_to_scan: false,
+            is_draining: false,
+            next_tick: now,
+        };
+        World {
+            random: Random(seed),
+            now,
+            valkey: Valkey { is_up: true, ..Valkey::default() },
+            up_again: None,
+            nodes: (0..NODES).map(node).collect(),
+            delivered: BTreeMap::new(),
+            ended: BTreeMap::new(),
+            owner,
+            accepted: 0,
+            faults,
+            rules,
+        }
+    }
+
+    /// One call to Valkey: `None` is no answer, whether it was done or not.
+    fn call<R>(&mut self, node: usize, script: impl FnOnce(&mut Valkey, BootTime) -> R) -> Option<R> {
+        let (loses_request, loses_answer) = match self.faults.lost_answers {
+            true => (self.random.chance(3), self.random.chance(3)),
+            false => (false, false),
+        };
+        let answer = (self.valkey.is_up && !loses_request).then(|| script(&mut self.valkey, self.now)).filter(|_| !loses_answer);
+        let (offers, generation) = (&mut self.nodes[node].offers, self.valkey.generation.to_string());
+        if answer.is_some() {
+            offers.returned(self.now);
+            offers.generation(0, &generation, self.now);
+            self.nodes[node].is_away = false;
+        } else {
+            offers.away(self.now);
+            self.nodes[node].is_away = true;
+        }
+        answer
+    }
+
+    fn enqueue(&mut self, node: usize, id: &str) {
+        let answer = self.call(node, |valkey, _| {
+            if valkey.outcomes.get(id).is_some_and(|(token, _)| token.is_empty()) {
+                valkey.outcomes.remove(id);
+            }
+            if valkey.items.contains_key(id) {
+                Enqueued::Present
+            } else if valkey.outcomes.contains_key(id) {
+                Enqueued::Completed
+            } else {
+                valkey.items.insert(id.to_owned(), None);
+                Enqueued::Added
+            }
+        });
+        match answer {
+            Some(answer) => self.nodes[node].offers.enqueued(id, answer),
+            None => self.nodes[node].offers.unanswered(id),
+        }
+    }
+
+    fn offer(&mut self, node: usize, id: &str) {
+        match self.nodes[node].spool.get(id) {
+            Some(Held::Offered) => match self.nodes[node].offers.sending(id) {
+                Sending::Send => self.enqueue(node, id),
+                Sending::TakeBack => drop(self.nodes[node].spool.insert(id.to_owned(), Held::Local)),
+                Sending::Leave => {}
+            },
+            _ => self.nodes[node].offers.gone(id),
+        }
+    }
+
+    fn accept(&mut self, node: usize) {
+        self.accepted += 1;
+        let id = format!("n{node}.{}", self.accepted);
+        self.delivered.insert(id.clone(), 0);
+        self.ended.insert(id.clone(), 0);
+        if self.owner == Owner::Drains && !self.nodes[node].is_draining {
+            self.nodes[node].spool.insert(id, Held::Local);
+            return;
+        }
+        self.nodes[node].spool.insert(id.clone(), Held::Offered);
+        self.offer(node, &id);
+    }
+
+    /// An operator, or the end of a mail's life.
+    fn want_back(&mut self, node: usize, wish: Wish) {
+        let offered: Vec<String> =
+            self.nodes[node].spool.iter().filter(|(_, held)| **held == Held::Offered).map(|(id, _)| id.clone()).collect();
+        if offered.is_empty() {
+            return;
+        }
+        let id = offered[self.random.below(offered.len() as u64) as usize].clone();
+        if self.rules == Rules::EndsWithoutRecall {
+            self.nodes[node].spool.remove(&id);
+            *self.ended.get_mut(&id).unwrap() += 1;
+            return;
+        }
+        self.nodes[node].offers.recalled(&id);
+        self.nodes[node].wishes.insert(id, wish);
+    }
+
+    fn told(&mut self, node: usize, id: &str, recall: Recall) {
+        let Some(wish) = self.nodes[node].wishes.remove(id) else { return };
+        if recall != Recall::Out || self.nodes[node].spool.get(id) != Some(&Held::Offered) {
+            return;
+        }
+        match wish {
+            Wish::Purge | Wish::Expire => {
+                self.nodes[node].spool.remove(id);
+                *self.ended.get_mut(id).unwrap() += 1;
+            }
+            Wish::Deliver => drop(self.nodes[node].spool.insert(id.to_owned(), Held::Local)),
+        }
+    }
+
+    /// One look of a drain over the queue.
+    fn drain(&mut self, node: usize) {
+        self.nodes[node].is_draining = true;
+        if self.nodes[node].offers.is_local() {
+            return;
+        }
+        let local: Vec<String> =
+            self.nodes[node].spool.iter().filter(|(_, held)| **held == Held::Local).map(|(id, _)| id.clone()).take(8).collect();
+        for id in local {
+            self.nodes[node].spool.insert(id.clone(), Held::Offered);
+            self.offer(node, &id);
+        }
+    }
+
+    fn scan(&mut self, node: usize) {
+        let mine = format!("n{node}.");
+        let Some(items) = self.call(node, |valkey, _| valkey.items.keys().filter(|id| id.starts_with(&mine)).cloned().collect::<Vec<_>>())
+        else {
+            return;
+        };
+        self.nodes[node].is_to_scan = false;
+        for id in items {
+            if !self.nodes[node].spool.contains_key(&id) {
+                self.nodes[node].offers.orphan(&id);
+            }
+        }
+    }
+
+    fn do_offers(&mut self, node: usize) {
+        while let Some(id) = self.nodes[node].pushes.pop_front() {
+            self.nodes[node].offers.done(&id);
+        }
+        if self.nodes[node].is_to_scan {
+            self.scan(node);
+        }
+        for _ in 0..4 {
+            let now = self.now;
+            let Some(todo) = self.nodes[node].offers.poll(now) else { return };
+            match todo {
+                Todo::Ask(ids) => {
+                    let answers = self.call(node, |valkey, _| {
+                        let known = |id: &String| match (valkey.items.get(id), valkey.outcomes.get(id)) {
+                            (Some(None), _) => Known::Waiting,
+                            (Some(Some(_)), _) => Known::Leased,
+                            (None, Some((token, _))) if token.is_empty() => Known::Withdrawn,
+                            (None, Some((_, result))) => Known::Completed(result.clone()),
+                            (None, None) => Known::Unknown,
+                        };
+                        ids.iter().map(known).collect::<Vec<_>>()
+                    });
+                    for (id, known) in ids.iter().zip(answers.into_iter().flatten()) {
+                        self.nodes[node].offers.known(id, &known, now);
+                    }
+                }
+                Todo::Offer(ids) => ids.iter().for_each(|id| self.offer(node, id)),
+                Todo::Settle(ids) => {
+                    for id in ids {
+                        self.nodes[node].spool.remove(&id);
+                        self.nodes[node].offers.settled(&id, now);
+                    }
+                }
+                Todo::TakeBack(ids) => {
+                    for id in ids {
+                        if let Some(held @ Held::Offered) = self.nodes[node].spool.get_mut(&id) {
+                            *held = Held::Local;
+                        }
+                    }
+                }
+                Todo::Withdraw(ids) => {
+                    let leaves_trace = self.rules != Rules::WithdrawsWithoutTrace;
+                    let answers = self.call(node, |valkey, _| {
+                        ids.iter()
+                            .map(|id| match valkey.items.get(id) {
+                                Some(Some(_)) => false,
+                                Some(None) => {
+                                    valkey.items.remove(id);
+                                    if leaves_trace {
+                                        valkey.outcomes.insert(id.clone(), (String::new(), "withdrawn".to_owned()));
+                                    }
+                                    true
+                                }
+                                None => true,
+                            })
+                            .collect::<Vec<_>>()
+                    });
+                    for (id, is_out) in ids.iter().zip(answers.into_iter().flatten()) {
+                        self.nodes[node].offers.withdrawn(id, is_out);
+                    }
+                }
+                Todo::Tell(answers) => answers.iter().for_each(|(id, recall)| self.told(node, id, *recall)),
+                Todo::Forget(ids) => {
+                    let answer = self.call(node, |valkey, _| ids.iter().for_each(|id| drop(valkey.outcomes.remove(id))));
+                    for id in ids {
+                        self.nodes[node].offers.forgotten(&id, answer.is_some(), now);
+                    }
+                }
+            }
+        }
+    }
+
+    fn deliver(&mut self, node: usize) {
+        let local: Vec<String> =
+            self.nodes[node].spool.iter().filter(|(_, held)| **held == Held::Local).map(|(id, _)| id.clone()).collect();
+        for id in local {
+            if self.random.chance(50) {
+                self.nodes[node].spool.remove(&id);
+                *self.delivered.get_mut(&id).unwrap() += 1;
+            }
+        }
+    }
+
+    fn crash(&mut self, node: usize) {
+        let down = Duration::from_millis(100 + self.random.below(5_000));
+        let (now, delivers) = (self.now, node > 0 || self.owner != Owner::Offers);
+        let node = &mut self.nodes[node];
+        node.down_until = Some(now + down);
+        (node.offers, node.claims) = (Offers::new(OFFERS, delivers, now), Claims::new(CLAIMS));
+        (node.to_complete, node.pushes) = (VecDeque::new(), VecDeque::new());
+        (node.wishes, node.is_draining) = (HashMap::new(), false);
+    }
+
+    fn restart(&mut self, node: usize) {
+        self.nodes[node].down_until = None;
+        self.nodes[node].is_away = false;
+        self.nodes[node].is_to_scan = true;
+        let (now, retracts) = (self.now, node == 0 && self.owner == Owner::Drains);
+        if retracts {
+            self.nodes[node].offers.retract();
+        }
+        for (id, held) in self.nodes[node].spool.clone() {
+            match held {
+                Held::Offered | Held::Local if retracts && self.rules == Rules::DeliversWithoutRecall => {
+                    self.nodes[node].spool.insert(id, Held::Local);
+                }
+                Held::Offered | Held::Local if retracts => {
+                    self.nodes[node].offers.recalled(&id);
+                    self.nodes[node].spool.insert(id.clone(), Held::Offered);
+                    self.nodes[node].wishes.insert(id, Wish::Deliver);
+                }
+                Held::Offered => self.offer(node, &id),
+                // By what its spool says it is to be delivered here, but the queue may have it.
+                Held::Local if id.starts_with(&format!("n{node}.")) => self.nodes[node].offers.keeps(&id),
+                Held::Local => {}
+                Held::Claim { token } => self.nodes[node].claims.recovered(&id, &token, now),
+            }
+        }
+    }
+
+    fn sweep(&mut self) {
+        let now = self.now;
+        for lease in self.valkey.items.values_mut().filter(|lease| lease.as_ref().is_some_and(|lease| now >= lease.until)) {
+            *lease = None;
+        }
+    }
+
+    fn step(&mut self, is_calm: bool) {
+        self.now = self.now + Duration::from_millis(5 + self.random.below(60));
+        if let Some(at) = self.up_again
+            && (self.now >= at || is_calm)
+        {
+            (self.valkey.is_up, self.up_again) = (true, None);
+        }
+        for node in 0..NODES {
+            if self.nodes[node].down_until.is_some_and(|at| self.now >= at || is_calm) {
+                self.restart(node);
+            }
+        }
+        if self.valkey.is_up {
+            self.sweep();
+        }
+        if !is_calm {
+            if self.faults.flushes && self.random.below(1500) == 0 {
+                self.valkey.generation += 1;
+                (self.valkey.items, self.valkey.outcomes) = (BTreeMap::new(), HashMap::new());
+            }
+            if self.faults.outages && self.valkey.is_up && self.random.below(1500) == 0 {
+                self.valkey.is_up = false;
+                self.up_again = Some(self.now + Duration::from_millis(self.random.below(15_000)));
+            }
+        }
+        for node in 0..NODES {
+            if self.nodes[node].down_until.is_none() && self.now >= self.nodes[node].next_tick {
+                self.nodes[node].next_tick = self.now + TICK;
+                let _ = self.call(node, |_, _| ());
+            }
+        }
+        let node = self.random.below(NODES as u64) as usize;
+        if self.nodes[node].down_until.is_some() {
+            return;
+        }
+        if !is_calm && self.faults.crashes && self.random.below(300) == 0 {
+            return self.crash(node);
+        }
+        match (self.owner, node) {
+            (Owner::Offers, 0) if !is_calm && self.random.below(12) == 0 => return self.want_back(0, Wish::Purge),
+            (Owner::Offers, 0) if !is_calm && self.random.below(12) == 0 => return self.want_back(0, Wish::Expire),
+            (Owner::Drains, 0) if self.nodes[0].is_draining && self.random.below(3) == 0 => return self.drain(0),
+            (Owner::Drains, 0) if self.random.below(60) == 0 => return self.drain(0),
+            _ => {}
+        }
+        match self.random.below(6) {
+            // Load on one node.
+            0 if !is_calm && self.accepted < 200 => self.accept(0),
+            0 | 1 => self.do_offers(node),
+            2 => self.lease(node),
+            3 | 4 => self.complete(node),
+            _ => self.deliver(node),
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        self.nodes.iter().all(|node| node.spool.is_empty() && node.down_until.is_none())
+    }
+
+    /// Returns how much was accepted, how often a mail came to an end beyond its first (delivered twice, or delivered and ended), and how
+    /// much was ended; or what was lost.
+    pub fn run(mut self) -> Result<(u64, u64, u64), String> {
+        for _ in 0..4000 {
+            self.step(false);
+        }
+        let mut calm = 0;
+        self.faults.lost_answers = false;
+        while !self.is_done() {
+            self.step(true);
+            calm += 1;
+            if calm > 40_000 {
+                let left: Vec<_> = self.nodes.iter().map(|node| node.spool.len()).collect();
+                return Err(format!("not done: {left:?}"));
+            }
+        }
+        let ends = |id: &String| self.delivered[id] + self.ended[id];
+        let lost: Vec<_> = self.delivered.keys().filter(|id| ends(id) == 0).collect();
+        if !lost.is_empty() {
+            return Err(format!("lost {lost:?}"));
+        }
+        let surplus = self.delivered.keys().map(|id| u64::from(ends(id) - 1)).sum();
+        Ok((self.accepted, surplus, self.ended.values().map(|&count| u64::from(count)).sum()))
+    }
+}

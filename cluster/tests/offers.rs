@@ -1,0 +1,240 @@
+//! The owner's rules, one behaviour each. Whole hand-overs are in `handover.rs`.
+
+use std::time::Duration;
+
+use ringpost_cluster::{
+    boot_time::BootTime,
+    offer::{OWN_AGAIN, OfferTimes, Offers, Recall, Sending, Todo},
+    work_queue::{Enqueued, Known},
+};
+
+const TIMES: OfferTimes = OfferTimes {
+    lease_ttl: Duration::from_secs(3),
+    guard: Duration::from_secs(1),
+    reconcile_every: Duration::from_secs(10),
+    forget_after: Duration::from_secs(30),
+};
+
+fn at(seconds: u64) -> BootTime {
+    BootTime::after_boot(Duration::from_secs(100 + seconds))
+}
+
+fn one(id: &str) -> Vec<String> {
+    vec![id.to_owned()]
+}
+
+#[test]
+fn a_completed_item_is_settled_and_forgotten_later() {
+    let mut offers = Offers::new(TIMES, true, at(0));
+    assert_eq!(offers.sending("a"), Sending::Send);
+    offers.enqueued("a", Enqueued::Added);
+    assert_eq!(offers.poll(at(1)), None);
+    offers.done("a");
+    assert_eq!(offers.poll(at(1)), Some(Todo::Ask(one("a"))));
+    offers.known("a", &Known::Completed("n2 0001".to_owned()), at(7));
+    assert_eq!(offers.poll(at(1)), Some(Todo::Settle(one("a"))));
+    offers.settled("a", at(2));
+    offers.done("a");
+    assert_eq!(offers.poll(at(3)), None);
+    assert_eq!(offers.poll(at(32)), Some(Todo::Forget(one("a"))));
+    offers.forgotten("a", true, at(32));
+    assert!(offers.is_empty());
+}
+
+#[test]
+fn with_valkey_away_the_node_delivers_after_the_guard_and_withdraws_on_return() {
+    let mut offers = Offers::new(TIMES, true, at(0));
+    offers.sending("a");
+    offers.enqueued("a", Enqueued::Added);
+    offers.away(at(1));
+    assert_eq!(offers.next_due(), at(5));
+    assert_eq!(offers.poll(at(4)), None);
+    assert_eq!(offers.poll(at(5)), Some(Todo::TakeBack(one("a"))));
+    assert_eq!(offers.sending("b"), Sending::TakeBack, "what is new is delivered at once");
+    assert_eq!(offers.poll(at(6)), None);
+    offers.returned(at(7));
+    assert_eq!(offers.poll(at(7)), Some(Todo::Withdraw(one("a"))));
+    offers.withdrawn("a", true);
+    assert_eq!(offers.poll(at(7)), Some(Todo::Ask(one("a"))));
+    offers.known("a", &Known::Unknown, at(7));
+    assert!(offers.is_empty());
+}
+
+#[test]
+fn a_node_that_does_not_deliver_takes_nothing_back() {
+    let mut offers = Offers::new(TIMES, false, at(0));
+    offers.sending("a");
+    offers.enqueued("a", Enqueued::Full);
+    offers.away(at(1));
+    assert_eq!(offers.poll(at(99)), None);
+    offers.returned(at(100));
+    assert_eq!(offers.poll(at(100)), Some(Todo::Offer(one("a"))));
+}
+
+#[test]
+fn lost_data_is_offered_again() {
+    let mut offers = Offers::new(TIMES, true, at(0));
+    offers.sending("a");
+    offers.enqueued("a", Enqueued::Added);
+    offers.generation(3, "g1", at(0));
+    assert_eq!(offers.poll(at(1)), None);
+    offers.generation(3, "g2", at(1));
+    assert_eq!(offers.poll(at(1)), Some(Todo::Ask(one("a"))));
+    offers.known("a", &Known::Unknown, at(7));
+    assert_eq!(offers.poll(at(1)), Some(Todo::Offer(one("a"))));
+    assert_eq!(offers.sending("a"), Sending::Send);
+    offers.unanswered("a");
+    assert_eq!(offers.poll(at(1)), Some(Todo::Offer(one("a"))));
+}
+
+#[test]
+fn an_item_that_its_own_node_leased_is_not_settled() {
+    let mut offers = Offers::new(TIMES, true, at(0));
+    offers.sending("a");
+    offers.enqueued("a", Enqueued::Completed);
+    assert_eq!(offers.poll(at(1)), Some(Todo::Ask(one("a"))));
+    offers.known("a", &Known::Completed(format!("{OWN_AGAIN} n1")), at(7));
+    assert_eq!(offers.poll(at(1)), Some(Todo::TakeBack(one("a"))));
+    assert_eq!(offers.poll(at(1)), Some(Todo::Withdraw(one("a"))));
+    offers.withdrawn("a", true);
+    assert_eq!(offers.poll(at(1)), Some(Todo::Ask(one("a"))));
+    offers.known("a", &Known::Completed(format!("{OWN_AGAIN} n1")), at(7));
+    assert_eq!(offers.poll(at(1)), None);
+    assert_eq!(offers.poll(at(37)), Some(Todo::Forget(one("a"))));
+}
+
+fn waiting(id: &str) -> Offers {
+    let mut offers = Offers::new(TIMES, true, at(0));
+    offers.sending(id);
+    offers.enqueued(id, Enqueued::Added);
+    offers
+}
+
+fn told(id: &str, recall: Recall) -> Option<Todo> {
+    Some(Todo::Tell(vec![(id.to_owned(), recall)]))
+}
+
+#[test]
+fn a_recalled_item_is_out_when_the_queue_neither_has_it_nor_saw_it_completed() {
+    let mut offers = waiting("a");
+    offers.recalled("a");
+    assert_eq!(offers.sending("a"), Sending::Leave);
+    assert_eq!(offers.poll(at(1)), Some(Todo::Withdraw(one("a"))));
+    offers.withdrawn("a", true);
+    assert_eq!(offers.poll(at(1)), Some(Todo::Ask(one("a"))));
+    offers.known("a", &Known::Unknown, at(1));
+    assert_eq!(offers.poll(at(1)), told("a", Recall::Out));
+    assert_eq!(offers.poll(at(1)), None);
+    // An enqueue that was on its way is found by the next round.
+    assert_eq!(offers.poll(at(10)), Some(Todo::Withdraw(one("a"))));
+    offers.withdrawn("a", true);
+    assert_eq!(offers.poll(at(10)), Some(Todo::Ask(one("a"))));
+    offers.known("a", &Known::Unknown, at(10));
+    assert!(offers.is_empty());
+}
+
+#[test]
+fn a_recalled_item_can_be_offered_again() {
+    let mut offers = waiting("a");
+    offers.recalled("a");
+    offers.poll(at(1));
+    offers.withdrawn("a", true);
+    offers.poll(at(1));
+    offers.known("a", &Known::Unknown, at(1));
+    offers.poll(at(1));
+    assert_eq!(offers.sending("a"), Sending::Send);
+    offers.enqueued("a", Enqueued::Added);
+    assert_eq!(offers.poll(at(10)), Some(Todo::Ask(one("a"))), "and is not withdrawn by the look for late calls");
+}
+
+#[test]
+fn what_a_worker_has_is_not_out() {
+    let mut offers = waiting("a");
+    offers.recalled("a");
+    offers.poll(at(1));
+    offers.withdrawn("a", false);
+    assert_eq!(offers.poll(at(1)), told("a", Recall::Taken));
+    offers.recalled("a");
+    offers.poll(at(2));
+    offers.withdrawn("a", true);
+    offers.poll(at(2));
+    offers.known("a", &Known::Completed("n2 0001".to_owned()), at(2));
+    assert_eq!(offers.poll(at(2)), told("a", Recall::Taken));
+    assert_eq!(offers.poll(at(2)), Some(Todo::Settle(one("a"))));
+}
+
+#[test]
+fn an_item_that_is_wanted_back_on_its_way_is_withdrawn_behind_it() {
+    let mut offers = Offers::new(TIMES, true, at(0));
+    offers.sending("a");
+    offers.recalled("a");
+    assert_eq!(offers.poll(at(1)), None);
+    offers.enqueued("a", Enqueued::Added);
+    assert_eq!(offers.poll(at(1)), Some(Todo::Withdraw(one("a"))));
+}
+
+#[test]
+fn with_valkey_away_nothing_can_be_said_until_leases_have_ended() {
+    for delivers in [true, false] {
+        let mut offers = Offers::new(TIMES, delivers, at(0));
+        offers.sending("a");
+        offers.enqueued("a", Enqueued::Added);
+        offers.away(at(1));
+        offers.recalled("a");
+        assert_eq!(offers.poll(at(2)), told("a", Recall::Unanswered));
+        offers.recalled("a");
+        assert_eq!(offers.poll(at(5)), told("a", Recall::Out), "{delivers}");
+        offers.returned(at(6));
+        assert_eq!(offers.poll(at(6)), Some(Todo::Withdraw(one("a"))));
+    }
+}
+
+#[test]
+fn a_node_that_shares_no_longer_waits_for_the_last_word() {
+    let mut offers = Offers::new(TIMES, true, at(0));
+    offers.retract();
+    offers.recalled("a");
+    assert_eq!(offers.poll(at(1)), Some(Todo::Withdraw(one("a"))));
+    offers.withdrawn("a", false);
+    assert_eq!(offers.poll(at(1)), None);
+    assert_eq!(offers.poll(at(10)), Some(Todo::Withdraw(one("a"))));
+    offers.away(at(11));
+    assert_eq!(offers.poll(at(12)), None);
+    assert_eq!(offers.next_due(), at(15));
+    assert_eq!(offers.poll(at(15)), told("a", Recall::Out));
+}
+
+#[test]
+fn that_an_item_was_withdrawn_is_forgotten_later_unless_it_is_offered_again() {
+    for is_offered_again in [false, true] {
+        let mut offers = waiting("a");
+        offers.recalled("a");
+        offers.poll(at(1));
+        offers.withdrawn("a", true);
+        offers.poll(at(1));
+        offers.known("a", &Known::Withdrawn, at(1));
+        assert_eq!(offers.poll(at(1)), told("a", Recall::Out));
+        assert_eq!(offers.poll(at(10)), Some(Todo::Withdraw(one("a"))));
+        offers.withdrawn("a", true);
+        offers.poll(at(10));
+        offers.known("a", &Known::Withdrawn, at(10));
+        if is_offered_again {
+            assert_eq!(offers.sending("a"), Sending::Send);
+            offers.enqueued("a", Enqueued::Added);
+        }
+        let mut todo = offers.poll(at(45));
+        if todo == Some(Todo::Ask(one("a"))) {
+            todo = offers.poll(at(45));
+        }
+        assert_eq!(todo, (!is_offered_again).then(|| Todo::Forget(one("a"))));
+    }
+}
+
+#[test]
+fn an_answer_that_comes_twice_leaves_nothing_offered_that_was_taken_back() {
+    let mut offers = waiting("a");
+    let own = Known::Completed(format!("{OWN_AGAIN} n1"));
+    offers.known("a", &own, at(1));
+    offers.known("a", &own, at(1));
+    assert_eq!(offers.poll(at(1)), Some(Todo::TakeBack(one("a"))));
+}

@@ -1,0 +1,101 @@
+//! Mail that is offered to other nodes: not attempted here, and given up here only when it is certain that no other node has it.
+//!
+//! When its life ends the queue does not fail it but says so ([`Work::Overdue`](crate::Work::Overdue)): its driver takes it out of
+//! what is offered first, and then calls [`Queue::expire_offered`].
+
+use crate::message::{Flags, MessageKey, Place};
+use crate::queue::{Queue, Settled};
+
+/// Whether a message is offered to other nodes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Offered {
+    /// It is attempted here.
+    #[default]
+    No,
+    /// It is, unless it is found to be held or to have been begun here: that is ended here.
+    Untouched,
+    /// It is in any case: this node attempts nothing.
+    Always,
+}
+
+/// An overdue message is said again after so long, if nothing came of it.
+const OVERDUE_AGAIN_MS: u64 = 10_000;
+
+impl Queue {
+    /// Offers a message to other nodes instead of trying it here: those of its recipients that are not settled. False where that cannot
+    /// be: it is held, is being attempted, has something to report, or is gone.
+    pub fn offer(&mut self, key: MessageKey, now: u64) -> bool {
+        let Some(index) = self.find_open(key).filter(|&index| !self.messages[index].flags.has(Flags::KEPT)) else { return false };
+        let recipients = self.recipients.get(self.messages[index].recipients);
+        if !recipients.iter().all(|one| matches!(one.place, Place::Waiting | Place::Ready) || one.is_settled()) {
+            return false;
+        }
+        self.withdraw(index);
+        self.messages[index].flags.set(Flags::OFFERED, true);
+        self.arm(index);
+        self.refresh_all(index, now);
+        true
+    }
+
+    /// Lets a message that was offered be attempted here. False if it was not, or has left the queue.
+    pub fn take_back(&mut self, key: MessageKey, now: u64) -> bool {
+        let Some(index) = self.find_open(key).filter(|&index| self.messages[index].flags.has(Flags::OFFERED)) else { return false };
+        self.messages[index].flags.set(Flags::OFFERED, false);
+        self.start(index, now);
+        true
+    }
+
+    /// No other node has this message, nor can get it: the recipients whose life has ended fail. The others go on being offered; whether
+    /// there are some the caller asks [`MessageView::is_open`](crate::MessageView::is_open). `None` if it is not offered.
+    pub fn expire_offered(&mut self, key: MessageKey, now: u64, record: &mut Vec<u8>) -> Option<Settled> {
+        let index = self.find_open(key).filter(|&index| self.is_given_out(index))?;
+        let expired = self.expire(index, now);
+        if expired {
+            self.write_record(index, |recipient| recipient.place == Place::Failed, record);
+            self.messages[index].unrecorded += 1;
+            self.want_report(index, now);
+        }
+        self.arm(index);
+        Some(if expired { Settled::Outcome } else { Settled::Nothing })
+    }
+
+    /// Handles the timer of an offered message: true if its life has ended.
+    pub(crate) fn is_overdue(&mut self, index: u32, now: u64) -> bool {
+        let is_overdue = self.end_of_offer(index) <= now;
+        if is_overdue {
+            self.timers.set(index, now + OVERDUE_AGAIN_MS);
+        } else {
+            self.arm_offered(index);
+        }
+        is_overdue
+    }
+
+    /// Offered, and not held by command.
+    pub(crate) fn is_given_out(&self, index: u32) -> bool {
+        let flags = self.messages[index].flags;
+        flags.has(Flags::OFFERED) && !flags.has(Flags::HELD) && !flags.has(Flags::CLOSING)
+    }
+
+    /// Sets the timer of an offered message to its end.
+    pub(crate) fn arm_offered(&mut self, index: u32) {
+        match self.end_of_offer(index) {
+            u64::MAX => self.timers.cancel(index),
+            end => self.timers.set(index, end),
+        }
+    }
+
+    /// When the last of the open recipients of a message expires.
+    pub(crate) fn last_end(&self, index: u32) -> u64 {
+        let message = &self.messages[index];
+        let open = self.recipients.get(message.recipients).iter().filter(|one| one.place.is_open());
+        open.map(|one| self.end_of_life(one.group)).max().unwrap_or(u64::MAX).max(message.grace_until)
+    }
+
+    /// When the first of its open recipients expires.
+    fn end_of_offer(&self, index: u32) -> u64 {
+        let message = &self.messages[index];
+        let open = self.recipients.get(message.recipients).iter().filter(|one| one.place.is_open());
+        let end = open.map(|one| self.end_of_life(one.group)).min().unwrap_or(u64::MAX);
+        end.max(message.grace_until)
+    }
+}

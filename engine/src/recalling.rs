@@ -1,0 +1,198 @@
+//! Offered mail on its way back: before a command or the end of its life changes it, it leaves the cluster's queue.
+//!
+//! Who wants mail back waits for the coordinator's word, which is `ringpost_cluster::offer`'s. Until then the mail stays offered, and
+//! what a worker of the cluster has leased stays so for good.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::{HashMap, HashSet},
+    future::poll_fn,
+    rc::Rc,
+    task::{Poll, Waker},
+};
+
+use ringpost_queue::{MessageKey, QueueId, Settled};
+
+use crate::{
+    control::{Answer, Recalled},
+    shard::Shard,
+};
+
+/// Mail asked back in one go, and expired between other tasks.
+pub(crate) const RECALLS_PER_TURN: usize = 256;
+
+/// What a shard has asked back.
+#[derive(Default)]
+pub(crate) struct Recalling {
+    waiting: RefCell<HashMap<QueueId, Vec<Rc<Wait>>>>,
+    /// Of that, what the coordinator has not got.
+    unsent: RefCell<Vec<QueueId>>,
+    waker: RefCell<Option<Waker>>,
+    /// Its life has ended; a task sees to it.
+    overdue: RefCell<Vec<QueueId>>,
+    sees_to_overdue: Cell<bool>,
+    /// Mail of an earlier run that shared: delivered here as soon as it is out.
+    retracted: RefCell<HashSet<QueueId>>,
+}
+
+/// Somebody who waits for answers.
+struct Wait {
+    left: Cell<usize>,
+    answers: RefCell<HashMap<QueueId, Recalled>>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Recalling {
+    fn ask(&self, id: QueueId, wait: Option<Rc<Wait>>) {
+        let mut waiting = self.waiting.borrow_mut();
+        let waits = waiting.entry(id).or_insert_with(|| {
+            self.unsent.borrow_mut().push(id);
+            Vec::new()
+        });
+        waits.extend(wait);
+        drop(waiting);
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    /// Mail of an earlier run, found offered by a node that shares no longer.
+    pub(crate) fn retract(&self, id: QueueId) {
+        self.retracted.borrow_mut().insert(id);
+        self.ask(id, None);
+    }
+}
+
+impl Shard {
+    /// Asks mail back that is offered, all of which answers. What has none (the shard ends) is as offered as before.
+    pub(crate) async fn recall(&self, ids: &[QueueId]) -> HashMap<QueueId, Recalled> {
+        let distinct: HashSet<QueueId> = ids.iter().copied().collect();
+        let wait = Rc::new(Wait { left: Cell::new(distinct.len()), answers: RefCell::default(), waker: RefCell::default() });
+        for id in distinct {
+            self.recalling.ask(id, Some(wait.clone()));
+        }
+        let key = self.life_of_task().await;
+        poll_fn(|cx| {
+            if wait.left.get() == 0 || self.is_ending() {
+                return Poll::Ready(());
+            }
+            wait.waker.replace(Some(cx.waker().clone()));
+            Poll::Pending
+        })
+        .await;
+        self.forget_waiter(key);
+        wait.answers.take()
+    }
+
+    /// Waits until something is wanted back.
+    pub(crate) async fn take_recalls(self: Rc<Self>) -> Answer {
+        let key = self.life_of_task().await;
+        poll_fn(|cx| {
+            if self.is_ending() || !self.recalling.unsent.borrow().is_empty() {
+                return Poll::Ready(());
+            }
+            self.recalling.waker.replace(Some(cx.waker().clone()));
+            Poll::Pending
+        })
+        .await;
+        self.forget_waiter(key);
+        Answer::Recalls(self.recalling.unsent.take())
+    }
+
+    /// The coordinator's word about mail that was wanted back.
+    pub(crate) fn recalled(&self, answers: Vec<(QueueId, Recalled)>) {
+        let mut retracted = Vec::new();
+        for (id, answer) in answers {
+            if self.recalling.retracted.borrow_mut().remove(&id) && answer == Recalled::Out {
+                retracted.push(id);
+            }
+            let waits = self.recalling.waiting.borrow_mut().remove(&id).unwrap_or_default();
+            for wait in waits {
+                wait.answers.borrow_mut().insert(id, answer);
+                wait.left.set(wait.left.get().saturating_sub(1));
+                if wait.left.get() == 0
+                    && let Some(waker) = wait.waker.take()
+                {
+                    waker.wake();
+                }
+            }
+        }
+        self.deliver_here(&retracted);
+        if self.recalling.retracted.borrow().is_empty() {
+            self.wake_life();
+        }
+    }
+
+    /// Waits until no mail of an earlier run is offered any more.
+    pub(crate) async fn retracted(self: Rc<Self>) -> Answer {
+        self.loaded().await;
+        let key = self.life_of_task().await;
+        poll_fn(|_| if self.recalling.retracted.borrow().is_empty() || self.is_ending() { Poll::Ready(()) } else { Poll::Pending }).await;
+        self.forget_waiter(key);
+        if self.is_ending() { Answer::Failed("the shard ends".to_owned()) } else { Answer::Done }
+    }
+
+    /// Mail that was asked back and is out goes on: here, or offered again where this node delivers nothing.
+    pub(crate) fn after_recall(&self, key: MessageKey) {
+        let now = self.now_ms();
+        if self.config().delivery.deliver {
+            self.queue.borrow_mut().take_back(key, now);
+            return;
+        }
+        self.offer_what_is_open(key);
+    }
+
+    /// Brings a message into the cluster's queue (again), unless nothing of it is left to offer.
+    pub(crate) fn offer_what_is_open(&self, key: MessageKey) {
+        let id = {
+            let queue = self.queue.borrow();
+            queue.show(key).filter(|view| view.is_given_out() && view.is_open()).map(|view| view.envelope().id)
+        };
+        if let Some(id) = id {
+            self.offer_soon(id);
+        }
+    }
+
+    /// The life of an offered message has ended. It fails here once it is out of the cluster's queue.
+    pub(crate) fn overdue(self: &Rc<Self>, key: MessageKey) {
+        let Some(id) = self.queue.borrow().envelope(key).map(|envelope| envelope.id) else { return };
+        self.recalling.overdue.borrow_mut().push(id);
+        if self.recalling.sees_to_overdue.replace(true) {
+            return;
+        }
+        let shard = self.clone();
+        self.ring
+            .spawn(async move {
+                // What comes due together is asked for together.
+                shard.ring.yield_now().await;
+                shard.expire_overdue().await;
+            })
+            .detach();
+    }
+
+    async fn expire_overdue(&self) {
+        while !self.is_ending() {
+            let ids: Vec<QueueId> = {
+                let mut overdue = self.recalling.overdue.borrow_mut();
+                let rest = overdue.len().saturating_sub(RECALLS_PER_TURN);
+                overdue.drain(rest..).collect()
+            };
+            if ids.is_empty() {
+                break;
+            }
+            let answers = self.recall(&ids).await;
+            for (id, _) in answers.into_iter().filter(|(_, answer)| *answer == Recalled::Out) {
+                let Some(key) = self.queue.borrow().key_of(id) else { continue };
+                let settled = self.queue.borrow_mut().expire_offered(key, self.now_ms(), &mut Vec::new());
+                if settled == Some(Settled::Outcome) {
+                    self.log_expiry(key);
+                    self.persist(key, Settled::Outcome);
+                }
+                self.after_recall(key);
+            }
+            self.delivery.kick();
+            self.backlog_written().await;
+        }
+        self.recalling.sees_to_overdue.set(false);
+    }
+}

@@ -1,0 +1,58 @@
+//! `ringpost drain`: asks the running engine to empty itself, and shows how far it is.
+
+use std::{
+    io::{self, IsTerminal},
+    path::Path,
+    process::ExitCode,
+};
+
+use crate::{
+    cli::Output,
+    control_client::ask,
+    control_wire::WireRequest,
+    handover::DrainProgress,
+    queue_cli::{code, say},
+};
+
+/// Drains the engine that listens at `socket` and waits until it is empty. With JSON each step is a line, the last of which says whether
+/// the node is `done`.
+pub fn drain(socket: &Path, output: Output) -> ExitCode {
+    let on_terminal = !output.json && io::stderr().is_terminal();
+    let mut last = None;
+    let result = ask(socket, &WireRequest::DrainToCluster {}, |line| {
+        let Ok(progress) = serde_json::from_str::<DrainProgress>(line) else { return };
+        if last == Some(progress) {
+            return;
+        }
+        last = Some(progress);
+        if output.json {
+            let mut line = serde_json::to_value(progress).expect("plain data");
+            line["done"] = progress.is_done().into();
+            say(&line.to_string());
+        } else if on_terminal {
+            eprint!("\r\x1b[K{}", text(&progress));
+        } else {
+            eprintln!("{}", text(&progress));
+        }
+    });
+    if on_terminal && last.is_some() {
+        eprintln!();
+    }
+    if let (Ok(handed_over), false) = (&result, output.json) {
+        say(&format!("the node is empty: {handed_over} messages were handed over"));
+    }
+    code(result.map(|_| true))
+}
+
+fn text(progress: &DrainProgress) -> String {
+    let counts = progress.counts;
+    let mut text =
+        format!("{} handed over, {} left: {} offered", progress.handed_over, counts.messages() + progress.claims, counts.offered);
+    let more =
+        [(counts.active, "in delivery"), (counts.held, "held"), (counts.too_large, "too large"), (progress.claims, "being taken over")];
+    more.into_iter().filter(|(count, _)| *count > 0).for_each(|(count, what)| text.push_str(&format!(", {count} {what}")));
+    if progress.valkey_away_ms > 0 {
+        text.push_str("; Valkey does not answer");
+    }
+    text
+}

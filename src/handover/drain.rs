@@ -1,0 +1,137 @@
+//! Emptying a node that is to be retired: all that it has is offered, and it takes nothing of others.
+
+use std::{
+    sync::{Arc, MutexGuard, atomic::Ordering},
+    time::Duration,
+};
+
+use ringpost_cluster::{boot_time::BootTime, membership::Status};
+use ringpost_engine::control::{Answer, Command, DrainCounts, HandOver};
+use serde::{Deserialize, Serialize};
+use tokio::time::sleep;
+use tracing::{info, warn};
+
+use super::{Driver, SharedDelivery, TAKES_MAIL};
+
+/// How often the shards are looked through for mail that can be offered by now.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// An operator who waits is told after so long without Valkey.
+pub const AWAY_MAX: Duration = Duration::from_secs(15);
+
+/// How far a drain is, as `ringpost drain --json` prints it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct DrainProgress {
+    /// What the node still has.
+    #[serde(flatten)]
+    pub counts: DrainCounts,
+    /// Mail of others that was leased before, of which it is not known yet whose it is.
+    pub claims: u64,
+    /// Taken over by other nodes since the drain began.
+    pub handed_over: u64,
+    /// Valkey has not answered for so long.
+    pub valkey_away_ms: u64,
+    /// The look through the shards that found this.
+    #[serde(skip)]
+    look: u64,
+}
+
+impl DrainProgress {
+    /// Nothing is left.
+    pub fn is_done(&self) -> bool {
+        self.counts.messages() == 0 && self.claims == 0
+    }
+
+    /// What is left goes by no other way than an operator's.
+    pub fn is_stuck(&self) -> bool {
+        let DrainCounts { offered, active, held, too_large } = self.counts;
+        offered + active + self.claims == 0 && held + too_large > 0
+    }
+}
+
+impl SharedDelivery {
+    /// Begins to empty the node, for the rest of the process's life. A sentence for the operator where that cannot be. Returns what
+    /// [`SharedDelivery::drain_progress`] wants.
+    pub async fn begin_drain(&self) -> Result<u64, String> {
+        let driver = &self.0;
+        let me = driver.node.me.to_string();
+        let takes = |node: &ringpost_cluster::membership::NodeView| {
+            node.id.to_string() != me && node.status != Status::Offline && node.metadata.contains_key(TAKES_MAIL)
+        };
+        let answer = driver.node.queue.known(0, &[]).await;
+        driver.heard(&answer);
+        if let Err(reason) = answer {
+            return Err(format!("{reason}; nothing was offered for the drain"));
+        }
+        if !driver.node.cluster.nodes().iter().any(takes) {
+            return Err(
+                "no other node of the cluster takes mail: at least one needs delivery.mode = \"shared\" and delivery.deliver = true; \
+                        nothing was offered"
+                    .to_owned(),
+            );
+        }
+        let mark = driver.node.mark.clone();
+        let marked = tokio::task::spawn_blocking(move || mark.set()).await.map_err(|_| "given up".to_owned())?;
+        marked.map_err(|reason| format!("that mail is offered cannot be noted in the spool: {reason}"))?;
+        if !driver.is_draining.swap(true, Ordering::SeqCst) {
+            info!("the node is emptied into the cluster's queue and takes no more mail from it");
+            driver.activated.notify_one();
+            tokio::spawn(driver.clone().keep_draining());
+        }
+        Ok(driver.drain_looks.load(Ordering::SeqCst))
+    }
+
+    /// How far it is; `None` before the shards have been looked through anew since `begun`.
+    pub fn drain_progress(&self, begun: u64) -> Option<DrainProgress> {
+        let away = self.0.offers().away_since().map_or(Duration::ZERO, |since| BootTime::now().since(since));
+        let progress = *self.0.drain_progress();
+        let valkey_away_ms = u64::try_from(away.as_millis()).unwrap_or(u64::MAX);
+        (progress.look > begun).then(|| DrainProgress { claims: self.0.open_claims(), valkey_away_ms, ..progress })
+    }
+}
+
+impl Driver {
+    fn drain_progress(&self) -> MutexGuard<'_, DrainProgress> {
+        self.drain_progress.lock().expect("no panic happens under this lock")
+    }
+
+    /// Mail whose attempt has ended, that was released or came in can be offered: the shards are asked again and again.
+    async fn keep_draining(self: Arc<Self>) {
+        let Some(before) = self.handed_over().await else { return };
+        let mut was_done = false;
+        loop {
+            let look = self.drain_looks.fetch_add(1, Ordering::SeqCst) + 1;
+            let mut counts = Some(DrainCounts::default());
+            for shard in 0..self.shards.len() {
+                match self.ask(shard, HandOver::OfferAll).await {
+                    Ok(Answer::Draining(of_shard)) => counts.iter_mut().for_each(|counts| counts.add(of_shard)),
+                    // The queue changed under the look: the next one is whole.
+                    Ok(_) => counts = None,
+                    Err(_) => return,
+                }
+            }
+            let Some(handed_over) = self.handed_over().await else { return };
+            if let Some(counts) = counts {
+                let progress = DrainProgress { counts, handed_over: handed_over.saturating_sub(before), look, ..Default::default() };
+                *self.drain_progress() = progress;
+                if !was_done && progress.counts.messages() == 0 {
+                    info!(handed_over = progress.handed_over, "the node holds no mail");
+                }
+                was_done = progress.counts.messages() == 0;
+            } else {
+                warn!("a look at the queue for the drain was not whole; it is repeated");
+            }
+            self.owner.notify_one();
+            sleep(LOOK_EVERY).await;
+        }
+    }
+
+    async fn handed_over(&self) -> Option<u64> {
+        let mut sum = 0;
+        for shard in 0..self.shards.len() {
+            if let Answer::Stats(stats) = self.ask_for(shard, Command::Stats).await.ok()? {
+                sum += stats.iter().filter(|(name, _)| *name == "handed_over").map(|(_, count)| count).sum::<u64>();
+            }
+        }
+        Some(sum)
+    }
+}

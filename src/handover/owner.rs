@@ -1,0 +1,216 @@
+//! The owner's side: brings this node's mail into the work queue and does what the rules say of it.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use ringpost_cluster::{
+    boot_time::BootTime,
+    offer::{Recall, Sending, Todo},
+    work_item::NewItem,
+    work_queue::{ITEMS_PER_CALL, Known},
+};
+use ringpost_engine::control::{Answer, HandOver, HandedOver, Offer, Recalled};
+use ringpost_queue::QueueId;
+use tokio::time::sleep;
+use tracing::warn;
+
+use super::{Driver, Ended, TICK};
+
+/// Offered and not settled at most; what is accepted beyond waits in its shard.
+const OFFERS_MAX: usize = 50_000;
+/// Bytes of one enqueue: it is to be done within the deadline of a call.
+const ENQUEUE_BYTES: usize = 512 * 1024;
+/// Leases that end without a word before an item is poison.
+const MAIL_ATTEMPTS_MAX: u32 = 5;
+
+impl Driver {
+    /// Brings one shard's mail into the queue.
+    pub(super) async fn offer_mail(self: Arc<Self>, shard: usize) {
+        loop {
+            if self.offers().len() >= OFFERS_MAX {
+                sleep(Duration::from_millis(20)).await;
+                continue;
+            }
+            let Ok(Answer::Offers(offers)) = self.ask(shard, HandOver::Take(ITEMS_PER_CALL, ENQUEUE_BYTES)).await else { return };
+            if offers.items.is_empty() && offers.kept.is_empty() && offers.gone.is_empty() {
+                // Only a shard that ends answers with nothing.
+                return;
+            }
+            let mut back = Vec::new();
+            let mut items = Vec::with_capacity(offers.items.len());
+            {
+                let mut known = self.offers();
+                offers.kept.iter().for_each(|id| known.keeps(&self.item(*id)));
+                offers.gone.iter().for_each(|id| known.gone(&self.item(*id)));
+                for offer in offers.items {
+                    let (id, item) = (offer.id, self.new_item(offer));
+                    match known.sending(&item.id) {
+                        Sending::Send => items.push(item),
+                        Sending::TakeBack => back.push(id),
+                        Sending::Leave => {}
+                    }
+                }
+            }
+            if !back.is_empty() && self.ask(shard, HandOver::TakeBack(back)).await.is_err() {
+                return;
+            }
+            for (partition, items) in self.by_partition(items, |item| &item.id) {
+                self.enqueue(partition, items).await;
+            }
+            self.owner.notify_one();
+        }
+    }
+
+    fn new_item(&self, offer: Offer) -> NewItem {
+        NewItem {
+            id: self.item(offer.id),
+            owner: self.node.me.clone(),
+            // The queue serves 0 first.
+            priority: 9 - offer.priority.min(9),
+            max_attempts: MAIL_ATTEMPTS_MAX,
+            delay_ms: offer.delay_ms,
+            expires_in_ms: offer.expires_in_ms,
+            data: offer.data,
+        }
+    }
+
+    async fn enqueue(&self, partition: u16, items: Vec<NewItem>) {
+        let answer = self.node.queue.enqueue(partition, &items).await;
+        self.heard(&answer);
+        match answer {
+            Ok((generation, answers)) => {
+                let mut offers = self.offers();
+                items.iter().zip(answers).for_each(|(item, answer)| offers.enqueued(&item.id, answer));
+                drop(offers);
+                self.generation(partition, &generation);
+            }
+            Err(_) => items.iter().for_each(|item| self.offers().unanswered(&item.id)),
+        }
+    }
+
+    /// Takes in what one shard wants back.
+    pub(super) async fn recall_mail(self: Arc<Self>, shard: usize) {
+        while let Ok(Answer::Recalls(ids)) = self.ask(shard, HandOver::Recalls).await {
+            if ids.is_empty() {
+                // Only a shard that ends answers with nothing.
+                return;
+            }
+            ids.iter().for_each(|id| self.offers().recalled(&self.item(*id)));
+            self.owner.notify_one();
+        }
+    }
+
+    /// Does what the owner's rules say.
+    pub(super) async fn see_to_offers(self: Arc<Self>) {
+        let mut was_local = false;
+        loop {
+            let (todo, is_local, due) = {
+                let mut offers = self.offers();
+                (offers.poll(BootTime::now()), offers.is_local(), offers.next_due())
+            };
+            if is_local != was_local {
+                was_local = is_local;
+                if is_local {
+                    warn!("Valkey has been away for too long: this node delivers its mail itself");
+                }
+                for shard in 0..self.shards.len() {
+                    if self.ask(shard, HandOver::SetOffering(!is_local)).await.is_err() {
+                        return;
+                    }
+                }
+            }
+            match todo {
+                Some(todo) => {
+                    if self.execute(todo).await.is_err() {
+                        return;
+                    }
+                }
+                None => {
+                    let wait = due.since(BootTime::now()).clamp(Duration::from_millis(10), TICK);
+                    tokio::select! {
+                        () = self.owner.notified() => {}
+                        () = sleep(wait) => {}
+                    }
+                }
+            }
+        }
+    }
+
+    async fn execute(&self, todo: Todo) -> Result<(), Ended> {
+        match todo {
+            Todo::Ask(ids) => {
+                for (partition, ids) in self.by_partition(ids, |id| id) {
+                    let names: Vec<&str> = ids.iter().map(String::as_str).collect();
+                    let answer = self.node.queue.known(partition, &names).await;
+                    self.heard(&answer);
+                    let Ok((generation, answers)) = answer else { continue };
+                    let now = BootTime::now();
+                    for (id, known) in ids.iter().zip(&answers) {
+                        if let Known::Completed(result) = known {
+                            self.results.lock().expect("no panic happens under this lock").insert(id.clone(), result.clone());
+                        }
+                        self.offers().known(id, known, now);
+                    }
+                    self.generation(partition, &generation);
+                }
+            }
+            Todo::Offer(ids) => {
+                for (shard, ids) in self.by_shard(ids) {
+                    self.ask(shard, HandOver::OfferAgain(ids.into_iter().map(|(_, id)| id).collect())).await?;
+                }
+            }
+            Todo::TakeBack(ids) => {
+                for (shard, ids) in self.by_shard(ids) {
+                    self.ask(shard, HandOver::TakeBack(ids.into_iter().map(|(_, id)| id).collect())).await?;
+                }
+            }
+            Todo::Settle(ids) => {
+                for (shard, ids) in self.by_shard(ids) {
+                    let items = {
+                        let mut results = self.results.lock().expect("no panic happens under this lock");
+                        ids.iter().map(|(item, id)| HandedOver { id: *id, to: results.remove(item).unwrap_or_default() }).collect()
+                    };
+                    let is_settled = matches!(self.ask(shard, HandOver::HandedOver(items)).await?, Answer::Done);
+                    let now = BootTime::now();
+                    for (item, _) in &ids {
+                        if is_settled { self.offers().settled(item, now) } else { self.offers().not_settled(item) }
+                    }
+                }
+            }
+            Todo::Withdraw(ids) => {
+                for (partition, ids) in self.by_partition(ids, |id| id) {
+                    let names: Vec<&str> = ids.iter().map(String::as_str).collect();
+                    let answer = self.node.queue.withdraw(partition, &names).await;
+                    self.heard(&answer);
+                    for (id, is_out) in ids.iter().zip(answer.into_iter().flatten()) {
+                        self.offers().withdrawn(id, is_out);
+                    }
+                }
+            }
+            Todo::Tell(answers) => {
+                let mut by_shard: BTreeMap<usize, Vec<(QueueId, Recalled)>> = BTreeMap::new();
+                for (item, recall) in answers {
+                    let recalled = match recall {
+                        Recall::Out => Recalled::Out,
+                        Recall::Taken => Recalled::Taken,
+                        Recall::Unanswered => Recalled::Unanswered,
+                    };
+                    if let Some((shard, id)) = self.of_item(&item) {
+                        by_shard.entry(shard).or_default().push((id, recalled));
+                    }
+                }
+                for (shard, answers) in by_shard {
+                    self.ask(shard, HandOver::Recalled(answers)).await?;
+                }
+            }
+            Todo::Forget(ids) => {
+                for (partition, ids) in self.by_partition(ids, |id| id) {
+                    let names: Vec<&str> = ids.iter().map(String::as_str).collect();
+                    let answer = self.node.queue.settled(partition, &names).await;
+                    self.heard(&answer);
+                    ids.iter().for_each(|id| self.offers().forgotten(id, answer.is_ok(), BootTime::now()));
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,135 @@
+//! A node that is to be retired is emptied into the cluster, in whatever mode it is, and nothing is lost or repeated when it is killed meanwhile.
+
+use serde_json::json;
+
+use super::{shared_mail::*, *};
+
+const MAILS: usize = 40;
+
+impl Rig {
+    /// Writes another `[delivery]` or route into a node's file.
+    fn change(&self, node: usize, from: &str, to: &str) {
+        let config = &self.nodes[node].config;
+        let text = fs::read_to_string(config).unwrap();
+        assert!(text.contains(from), "{text}");
+        fs::write(config, text.replace(from, to)).unwrap();
+    }
+
+    /// Mail that waits at a node and delivers nowhere.
+    fn hold_at(&self, node: usize) {
+        self.change(node, "via = \"maildir\"", "via = \"hold\"");
+        let config = &self.nodes[node].config;
+        let text: Vec<String> =
+            fs::read_to_string(config).unwrap().lines().filter(|line| !line.starts_with("path = \"mail")).map(str::to_owned).collect();
+        fs::write(config, text.join("\n")).unwrap();
+    }
+
+    fn takers(&self, node: usize) {
+        wait_for("a node that takes mail", || {
+            let nodes = self.nodes[node].get("/api/cluster/nodes")?;
+            nodes.as_array()?.iter().any(|other| other["metadata"]["takes_mail"] == "yes").then_some(())
+        });
+    }
+}
+
+#[test]
+fn a_local_node_is_emptied_and_what_comes_meanwhile_goes_too() {
+    let mut rig = mail_rig(&[LOCAL, SHARES]);
+    rig.hold_at(0);
+    rig.start_node(0);
+    rig.send(0, MAILS);
+    rig.start_node(1);
+    rig.takers(0);
+    let (code, lines, errors) = rig.nodes[0].ringpost("drain", &["--to-cluster", "--json"]);
+    assert_eq!(code, 0, "{errors}");
+    let last: Value = serde_json::from_str(lines.lines().last().unwrap()).unwrap();
+    assert_eq!((&last["done"], &last["handed_over"], &last["offered"]), (&json!(true), &json!(MAILS), &json!(0)), "{last}");
+    assert_eq!(rig.all_there(MAILS), Some(MAILS), "each once");
+    assert_eq!(rig.nodes[0].ringpost("queue", &["ls", "--json"]).1, "");
+    // It still accepts, and keeps nothing.
+    rig.send(MAILS, MAILS + 5);
+    let (code, text, _) = rig.nodes[0].ringpost("drain", &["--to-cluster"]);
+    assert_eq!((code, text.trim()), (0, format!("the node is empty: {} messages were handed over", MAILS + 5).as_str()));
+    assert_eq!(wait_for("delivery of all", || rig.all_there(MAILS + 5)), MAILS + 5);
+}
+
+#[test]
+fn a_node_that_shares_is_emptied_without_taking_back_what_it_offers() {
+    let mut rig = mail_rig(&[SHARES, SHARES]);
+    rig.start_node(1);
+    rig.start_node(0);
+    rig.takers(0);
+    let (code, _, errors) = rig.nodes[0].ringpost("drain", &["--to-cluster"]);
+    assert_eq!(code, 0, "{errors}");
+    rig.send(0, MAILS);
+    assert_eq!(wait_for("delivery of all", || rig.all_there(MAILS)), MAILS);
+    assert!(delivered(&rig.folder.path().join("mail/n1")).is_empty(), "a node that is emptied leases nothing");
+}
+
+#[test]
+fn held_mail_stays_and_is_named() {
+    let mut rig = mail_rig(&[LOCAL, SHARES]);
+    rig.hold_at(0);
+    rig.start_node(0);
+    rig.send(0, 2);
+    assert_eq!(rig.nodes[0].ringpost("queue", &["hold", "--all"]).0, 0);
+    rig.start_node(1);
+    rig.takers(0);
+    let (code, _, errors) = rig.nodes[0].ringpost("drain", &["--to-cluster"]);
+    assert!(code == 1 && errors.contains("2 messages are held"), "{code} {errors}");
+    assert_eq!(rig.nodes[0].ringpost("queue", &["release", "--all"]).0, 0);
+    assert_eq!(rig.nodes[0].ringpost("drain", &["--to-cluster"]).0, 0);
+    assert_eq!(rig.all_there(2), Some(2));
+}
+
+#[test]
+fn a_drain_that_cannot_be_is_refused_and_changes_nothing() {
+    let mut rig = mail_rig(&[LOCAL, LOCAL]);
+    rig.change(1, "enabled = true", "enabled = false");
+    rig.start_node(0);
+    rig.start_node(1);
+    let (code, _, errors) = rig.nodes[1].ringpost("drain", &["--to-cluster"]);
+    assert!(code == 1 && errors.contains("cluster.enabled = true"), "{code} {errors}");
+    let (code, _, errors) = rig.nodes[0].ringpost("drain", &["--to-cluster"]);
+    assert!(code == 1 && errors.contains("no other node of the cluster takes mail"), "{code} {errors}");
+    rig.valkey = None;
+    let (code, _, errors) = rig.nodes[0].ringpost("drain", &["--to-cluster"]);
+    assert!(code == 1 && errors.contains("Valkey"), "{code} {errors}");
+    rig.nodes[0].process = None;
+    assert_eq!(rig.nodes[0].ringpost("drain", &["--to-cluster"]).0, 69);
+    assert_eq!(rig.nodes[0].ringpost("drain", &[]).0, 2);
+    rig.start_node(0);
+    rig.send(0, 3);
+    assert_eq!(wait_for("local delivery", || rig.all_there(3)), 3);
+}
+
+/// Killed while its mail is in the queue and a worker has some of it leased, then started again in local mode: what the worker has not
+/// taken over is taken back before it is delivered.
+#[test]
+fn a_node_killed_while_it_is_emptied_loses_and_repeats_nothing() {
+    let mut rig = mail_rig(&[LOCAL, SHARES]);
+    rig.hold_at(0);
+    rig.start_node(0);
+    rig.send(0, 4 * MAILS);
+    rig.start_node(1);
+    rig.takers(0);
+    let mut draining = Command::new(env!("CARGO_BIN_EXE_ringpost"));
+    draining.args(["drain", "--to-cluster", "-c"]).arg(&rig.nodes[0].config).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut draining = Process(draining.spawn().unwrap());
+    wait_for("the first delivery", || (!delivered(&rig.folder.path().join("mail")).is_empty()).then_some(()));
+    rig.nodes[1].process.as_ref().unwrap().signal("-STOP");
+    rig.nodes[0].process = None;
+    assert_ne!(draining.0.wait().unwrap().code(), Some(0));
+    assert!(rig.folder.path().join("spool1/cluster/offers").exists());
+    rig.change(0, "via = \"hold\"", "via = \"maildir\"\npath = \"mail/n1/{domain}/{local}\"");
+    rig.start_node(0);
+    // What the stopped worker has leased comes back when its lease ends; what it has completed is its own.
+    let queue = wait_for("what the worker does not have", || {
+        let waiting = rig.nodes[0].ringpost("queue", &["ls", "--json"]).1;
+        waiting.is_empty().then_some(())
+    });
+    println!("taken back: {queue:?}, {} of {} delivered by now", delivered(&rig.folder.path().join("mail")).len(), 4 * MAILS);
+    rig.nodes[1].process.as_ref().unwrap().signal("-CONT");
+    let all = wait_for("delivery of all", || rig.all_there(4 * MAILS));
+    assert_eq!(all, 4 * MAILS, "each once");
+}

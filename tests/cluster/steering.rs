@@ -1,0 +1,134 @@
+//! Commands and expiry of mail that is offered: it leaves the cluster's queue first, and a worker that has it keeps it.
+
+use ringpost_cluster::{
+    identity::Incarnation,
+    keyspace::Keyspace,
+    target::Target,
+    valkey::Valkey,
+    work_item::ItemKey,
+    work_queue::{QueueBounds, WorkQueue},
+};
+
+use super::{shared_mail::*, *};
+
+impl Rig {
+    /// Ids at a node, by subject: mails are sent one after the other, and listed in that order.
+    fn ids(&self, node: usize) -> Vec<String> {
+        let lines = self.nodes[node].ringpost("queue", &["ls", "--json"]).1;
+        let mut mails: Vec<(String, String)> = lines
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).unwrap())
+            .filter(|mail| mail["sender"] != "")
+            .map(|mail| (mail["accepted_at"].as_str().unwrap().to_owned(), mail["id"].as_str().unwrap().to_owned()))
+            .collect();
+        mails.sort();
+        mails.into_iter().map(|(_, id)| id).collect()
+    }
+
+    fn subjects(&self) -> Vec<String> {
+        delivered(&self.folder.path().join("mail"))
+    }
+
+    fn pending(&self, node: usize) -> Option<u64> {
+        self.nodes[node].get("/api/queue/stats")?["total"].as_u64()
+    }
+
+    /// Another node's worker, as far as Valkey can see.
+    fn worker(&self) -> WorkQueue {
+        let target = Target::parse(&format!("valkey://127.0.0.1:{}", self.valkey_port), None, None).unwrap();
+        let keyspace = Keyspace::new("ringpost:cluster").unwrap();
+        let bounds = QueueBounds { partitions: 4, capacity: 100_000, dead_max: 100 };
+        let me = Incarnation::of_this_process("n9".parse().unwrap());
+        WorkQueue::new(Valkey::new(target), keyspace, "email_delivery", bounds, ItemKey::new(b"ringpost:cluster"), me).unwrap()
+    }
+}
+
+#[test]
+fn what_is_purged_bounced_or_held_is_delivered_by_nobody() {
+    let mut rig = mail_rig(&[ONLY_OFFERS, SHARES]);
+    rig.start_node(0);
+    for number in 0..6 {
+        rig.send(number, number + 1);
+    }
+    wait_for("six offers", || (rig.pending(0)? == 6).then_some(()));
+    let ids = rig.ids(0);
+    assert_eq!(ids.len(), 6);
+    for (command, id) in [("purge", &ids[0]), ("bounce", &ids[1]), ("hold", &ids[2])] {
+        let (code, text, errors) = rig.nodes[0].ringpost("queue", &[command, id]);
+        assert_eq!(code, 0, "{command}: {text} {errors}");
+    }
+    let (code, _, errors) = rig.nodes[0].ringpost("queue", &["set-expiry", &ids[3], "1h"]);
+    assert_eq!(code, 0, "{errors}");
+    let (code, _, errors) = rig.nodes[0].ringpost("queue", &["reroute", "--to", "*", &ids[4]]);
+    assert!(code == 1 && errors.contains("delivery.deliver = false"), "{errors}");
+    assert!(rig.nodes[0].ringpost("queue", &["show", &ids[2]]).1.contains("held"));
+    rig.start_node(1);
+    // The fourth was offered again; the sender of the second hears of it.
+    assert_eq!(wait_for("delivery of the rest", || rig.all_there(3).filter(|_| rig.subjects().len() == 4)), 3);
+    let subjects = rig.subjects();
+    assert!(["mail-0003", "mail-0004", "mail-0005"].iter().all(|left| subjects.iter().any(|subject| subject == left)), "{subjects:?}");
+    assert_eq!(rig.nodes[0].ringpost("queue", &["release", &ids[2]]).0, 0);
+    assert_eq!(wait_for("the released one", || rig.all_there(4)), 4);
+    wait_for("an empty queue", || (rig.pending(1)? == 0).then_some(()));
+    assert!(!rig.subjects().contains(&"mail-0000".to_owned()) && !rig.subjects().contains(&"mail-0001".to_owned()));
+}
+
+#[test]
+fn what_a_worker_has_leased_or_nobody_can_ask_for_stays_as_it_is_and_is_said() {
+    let mut rig = mail_rig(&[ONLY_OFFERS]);
+    rig.start_node(0);
+    rig.send(0, 3);
+    wait_for("three offers", || (rig.pending(0)? == 3).then_some(()));
+    let worker = rig.worker();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let leased: usize = runtime.block_on(async {
+        let mut leased = 0;
+        for partition in 0..4 {
+            leased += worker.lease(partition, 64, 3000, 3000, 1 << 20).await.unwrap().1.len();
+        }
+        leased
+    });
+    assert_eq!(leased, 3);
+    let (code, text, errors) = rig.nodes[0].ringpost("queue", &["purge", "--all", "--json"]);
+    assert_eq!((code, text.trim()), (1, r#"{"changed":0,"taken":3,"unanswered":0}"#), "{errors}");
+    assert!(errors.contains("another node of the cluster is taking them over"), "{errors}");
+    // The lease ends without a word; then it can be purged.
+    wait_for("the end of the leases", || {
+        let stats = rig.nodes[0].get("/api/queue/stats")?;
+        (stats["processing"] == 0).then_some(())
+    });
+    assert_eq!(rig.nodes[0].ringpost("queue", &["purge", &rig.ids(0)[0]]).0, 0);
+
+    rig.valkey = None;
+    let (code, _, errors) = rig.nodes[0].ringpost("queue", &["purge", "--all"]);
+    assert!(code == 1 && errors.contains("Valkey does not answer"), "{code} {errors}");
+    assert_eq!(rig.ids(0).len(), 2);
+}
+
+#[test]
+fn mail_that_expires_while_valkey_is_away_is_bounced_once_and_delivered_by_nobody() {
+    let mut rig = mail_rig(&[ONLY_OFFERS, SHARES]);
+    rig.start_node(0);
+    rig.send(0, 5);
+    wait_for("five offers", || (rig.pending(0)? == 5).then_some(()));
+    assert_eq!(rig.nodes[0].ringpost("queue", &["set-expiry", "--all", "6s"]).0, 0);
+    wait_for("five offers again", || (rig.pending(0)? == 5).then_some(()));
+    // Valkey keeps its data, and answers nobody.
+    rig.valkey.as_ref().unwrap().signal("-STOP");
+    wait_for("the reports", || {
+        let lines = rig.nodes[0].ringpost("queue", &["ls", "--json"]).1;
+        let senders: Vec<Value> = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["sender"].clone()).collect();
+        (!senders.is_empty() && senders.iter().all(|sender| sender == "")).then_some(())
+    });
+    // A new process knows nothing of what was in the queue: it looks.
+    rig.nodes[0].process = None;
+    rig.start_node(0);
+    rig.valkey.as_ref().unwrap().signal("-CONT");
+    rig.start_node(1);
+    wait_for("the reports' delivery", || (!rig.subjects().is_empty() && rig.ids(0).is_empty() && rig.pending(1)? == 0).then_some(()));
+    let subjects = rig.subjects();
+    println!("{subjects:?}");
+    assert!(!subjects.iter().any(|subject| subject.starts_with("mail-")), "{subjects:?}");
+    // Failures of one sender that come together may share a report; none is told twice.
+    assert!(subjects.len() <= 5, "{subjects:?}");
+}
