@@ -12,14 +12,15 @@ use ringpost_cluster::{
     boot_time::BootTime,
     control_plane::ControlPlane,
     handle::ClusterHandle,
-    identity::{Incarnation, Leadership, NodeId, Role},
+    identity::{Epoch, Incarnation, Leadership, NodeId, Role},
     keyspace::Keyspace,
     progress::Progress,
     surroundings::{AgentSettings, Boxed, LocalState, Surroundings},
     target::Target,
     valkey::Valkey,
+    valkey_error::ValkeyError,
     work_item::ItemKey,
-    work_queue::{QueueBounds, WorkQueue},
+    work_queue::{QueueBounds, QueueError, WorkQueue},
 };
 use ringpost_config::{Cluster as Settings, ClusterRole, Config, DeliveryMode};
 use ringpost_engine::{
@@ -29,9 +30,7 @@ use ringpost_engine::{
 use tokio::{sync::oneshot, time::timeout};
 use tracing::{info, warn};
 
-use crate::handover::TAKES_MAIL;
-
-use crate::reloader::Reloader;
+use crate::{handover::TAKES_MAIL, reloader::Reloader};
 
 /// The queue that mail is offered in.
 pub const MAIL_QUEUE: &str = "email_delivery";
@@ -101,6 +100,8 @@ impl ClusterNode {
             shards,
             sessions_max: config.smtp.sessions_max,
             reloader: reloader.clone(),
+            queue: queue.clone(),
+            dead_letters_kept: settings.dead_letters_kept,
         });
         let agent_settings = AgentSettings {
             me,
@@ -178,6 +179,8 @@ struct LocalNode {
     progress: Arc<Mutex<Progress>>,
     sessions_max: Option<u32>,
     reloader: Arc<Reloader>,
+    queue: WorkQueue,
+    dead_letters_kept: Duration,
 }
 
 /// What a node says of itself beside the fields that all have.
@@ -231,6 +234,26 @@ impl Surroundings for LocalNode {
     fn apply(&self, _version: u64, text: String) -> Boxed<Result<(), String>> {
         let reloader = self.reloader.clone();
         Box::pin(async move { reloader.push(text).await })
+    }
+
+    /// Dead letters are removed when they are old. Their mail is with the nodes that own it, which offer it again or give it up.
+    fn chores(&self, leadership: Leadership) -> Boxed<Result<Result<u64, Epoch>, ValkeyError>> {
+        let (queue, kept_ms) = (self.queue.clone(), u64::try_from(self.dead_letters_kept.as_millis()).unwrap_or(u64::MAX));
+        Box::pin(async move {
+            let mut removed = 0;
+            for partition in 0..queue.bounds().partitions {
+                match queue.purge(partition, Some(leadership.epoch), kept_ms, &[]).await {
+                    Ok(Ok(count)) => removed += count,
+                    Ok(Err(epoch)) => return Ok(Err(epoch)),
+                    Err(QueueError::Valkey(error)) => return Err(error),
+                    Err(QueueError::Item(error)) => unreachable!("no item is named: {error}"),
+                }
+            }
+            if removed > 0 {
+                info!(removed, "dead letters older than cluster.dead_letters_kept were removed from the queue");
+            }
+            Ok(Ok(removed))
+        })
     }
 
     fn leads(&self, _leadership: Option<Leadership>) {}

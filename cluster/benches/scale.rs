@@ -15,11 +15,12 @@ use redis::Value;
 use ringpost_cluster::agent::Agent;
 use ringpost_cluster::control_plane::{ControlPlane, Published};
 use ringpost_cluster::handle::ClusterHandle;
-use ringpost_cluster::identity::{Incarnation, Leadership, Role};
+use ringpost_cluster::identity::{Epoch, Incarnation, Leadership, Role};
 use ringpost_cluster::keyspace::Keyspace;
 use ringpost_cluster::script::Scripts;
 use ringpost_cluster::surroundings::{AgentSettings, Boxed, LocalState, Surroundings};
 use ringpost_cluster::valkey::Valkey;
+use ringpost_cluster::valkey_error::ValkeyError;
 use server::{Durability, Server};
 use tokio::task::JoinHandle;
 
@@ -173,6 +174,10 @@ impl Surroundings for NoMail {
 
     fn apply(&self, _version: u64, _text: String) -> Boxed<Result<(), String>> {
         Box::pin(async { Ok(()) })
+    }
+
+    fn chores(&self, _leadership: Leadership) -> Boxed<Result<Result<u64, Epoch>, ValkeyError>> {
+        Box::pin(async { Ok(Ok(0)) })
     }
 
     fn leads(&self, _leadership: Option<Leadership>) {}

@@ -227,8 +227,13 @@ impl Agent {
             shares: self.handle.known().members.shares(),
             forgotten_after: self.settings.node_ttl * FORGOTTEN_AFTER_TTLS,
         };
-        let control = self.control.clone();
-        self.tasks.spawn(async move { Outcome::Chores(chores.run(&control).await) });
+        let (control, surroundings) = (self.control.clone(), self.surroundings.clone());
+        self.tasks.spawn(async move {
+            Outcome::Chores(match chores.run(&control).await {
+                Ok(Ok(_)) => surroundings.chores(leadership).await,
+                other => other,
+            })
+        });
     }
 
     fn take(&mut self, outcome: Outcome) {

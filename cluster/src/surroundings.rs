@@ -7,6 +7,7 @@ use crate::{
     identity::{Epoch, Incarnation, Leadership, Role},
     membership::{ConfigRefused, NodeRecord},
     shares::Shares,
+    valkey_error::ValkeyError,
 };
 
 /// What the cluster section of the config says, and what the process is.
@@ -92,6 +93,9 @@ pub trait Surroundings: Send + Sync + 'static {
     fn observe(&self) -> Boxed<LocalState>;
     /// Runs with this pushed config from now on, or says why not and changes nothing.
     fn apply(&self, version: u64, text: String) -> Boxed<Result<(), String>>;
+    /// What this node does as the leader beside the agent's own chores: idempotent, each effect fenced by the epoch. Answers how much
+    /// was done, or the higher epoch that refused it.
+    fn chores(&self, leadership: Leadership) -> Boxed<Result<Result<u64, Epoch>, ValkeyError>>;
     /// This node leads from now on, or no longer.
     fn leads(&self, leadership: Option<Leadership>);
 }

@@ -41,6 +41,12 @@ impl Rig {
         let me = Incarnation::of_this_process("n9".parse().unwrap());
         WorkQueue::new(Valkey::new(target), keyspace, "email_delivery", bounds, ItemKey::new(b"ringpost:cluster"), me).unwrap()
     }
+
+    fn raw(&self, command: &str) {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.valkey_port)).unwrap();
+        write!(stream, "{command}\r\nQUIT\r\n").unwrap();
+        stream.read_to_string(&mut String::new()).unwrap();
+    }
 }
 
 #[test]
@@ -131,4 +137,34 @@ fn mail_that_expires_while_valkey_is_away_is_bounced_once_and_delivered_by_nobod
     assert!(!subjects.iter().any(|subject| subject.starts_with("mail-")), "{subjects:?}");
     // Failures of one sender that come together may share a report; none is told twice.
     assert!(subjects.len() <= 5, "{subjects:?}");
+}
+
+#[test]
+fn old_dead_letters_are_removed_by_the_leader() {
+    let mut rig = mail_rig(&[ONLY_OFFERS]);
+    rig.start_node(0);
+    rig.send(0, 1);
+    wait_for("the offer", || (rig.pending(0)? == 1).then_some(()));
+    let worker = rig.worker();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (partition, id) = runtime.block_on(async {
+        for partition in 0..4 {
+            for item in worker.lease(partition, 64, 3000, 3000, 1 << 20).await.unwrap().1 {
+                worker.fail(&item.id, &item.token, ringpost_cluster::work_queue::Retry::Never, "for the test").await.unwrap();
+                return (partition, item.id);
+            }
+        }
+        panic!("nothing was offered");
+    });
+    wait_for("the dead letter", || (rig.nodes[0].get("/api/queue/stats")?["failed"] == 1).then_some(()));
+    rig.leader();
+    // It died in 1970; the leader looks every five seconds.
+    rig.raw(&format!("ZADD {{ringpost:cluster:q:email_delivery:{partition}}}:dead 1 {id}"));
+    wait_for("its removal", || {
+        let stats = rig.nodes[0].get("/api/queue/stats")?;
+        (stats["counters"]["purged"] == 1).then_some(())
+    });
+    // The mail is where it was, and is offered again.
+    assert_eq!(rig.ids(0).len(), 1);
+    wait_for("the new offer", || (rig.nodes[0].get("/api/queue/stats")?["pending"] == 1).then_some(()));
 }
