@@ -299,6 +299,7 @@ impl World {
             }
             Some(Work::Resolve(lookup)) => self.lookups.push(lookup),
             Some(Work::Reserve(_)) => unreachable!("no limit is shared"),
+            Some(Work::Overdue(_)) => unreachable!("nothing is offered"),
         }
         true
     }
