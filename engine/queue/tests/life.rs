@@ -145,7 +145,9 @@ fn mail_expires_in_the_ready_queue_of_a_dead_destination() {
                 let _ = queue.unreachable(dispatch, now, &mut record);
             }
             Some(Work::Expired(_)) => break,
-            Some(Work::Report(_) | Work::Resolve(_) | Work::Reserve(_)) => unreachable!("reports are off, and no route needs DNS"),
+            Some(Work::Report(_) | Work::Resolve(_) | Work::Reserve(_) | Work::Overdue(_)) => {
+                unreachable!("reports are off, and no route needs DNS")
+            }
             None => now = queue.next_due(now).unwrap(),
         }
     }
