@@ -245,7 +245,9 @@ fn a_time_of_its_own_ends_held_mail_and_its_restart_keeps_it() {
     let _ = queue.hold(key, START, &mut record);
     let view = |queue: &Queue, key| queue.show(key).unwrap().recipients().next().unwrap().fails_at();
     assert!(attempt(&mut queue, START).is_none());
-    assert_eq!((view(&queue, key), queue.next_due(START)), (Some(START + DAY), Some(START + DAY)));
+    assert_eq!(view(&queue, key), Some(START + DAY));
+    // The wheel may want to be looked at before, never after.
+    assert!(queue.next_due(START).is_some_and(|at| at <= START + DAY));
     let mut again = self::queue();
     let recipients = recipients(&mut again, &["b@y.test"]);
     let Recovered { key: other, .. } = again.recover(&message(ID), recipients.into_iter(), [&record[..]].into_iter(), START).unwrap();
