@@ -22,8 +22,8 @@ pub fn ended(files: &[PathBuf], id: &str) -> std::io::Result<Option<String>> {
         match (entry.get("event"), entry.get("to")) {
             (Some("accepted"), _) => accepted = Some(entry),
             (Some("deleted"), _) => deleted = Some(entry),
-            (Some("report"), Some(to)) => {
-                if entry.get("about") == Some("failure") {
+            (Some("report"), to) => {
+                if let Some(to) = to.filter(|_| entry.get("about") == Some("failure")) {
                     told.insert(to.to_owned(), entry);
                 }
             }

@@ -99,7 +99,7 @@ fn run() -> Result<(), Box<dyn Error>> {
     let most = u64::from(arguments.nodes.iter().max().copied().unwrap_or(0));
     let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     limit.current = limit.maximum;
-    rustix::process::setrlimit(rustix::process::Resource::Nofile, limit.clone())?;
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, limit)?;
     if limit.maximum.is_some_and(|maximum| maximum < most * 4 + 200) {
         return Err(format!("{most} nodes need {} open files, which the hard limit (`ulimit -Hn`) does not allow", most * 4 + 200).into());
     }

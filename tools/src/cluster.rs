@@ -101,6 +101,9 @@ struct Place<'a> {
     items_of_the_dead: u64,
 }
 
+/// Runs one rig.
+type Case = fn(&Place<'_>, &mut Report) -> io::Result<()>;
+
 /// Runs the rigs; true when each saw what it must.
 pub fn run(arguments: &ClusterArguments) -> Result<bool, Box<dyn std::error::Error>> {
     let folder = rig_folder("cluster")?;
@@ -114,7 +117,7 @@ pub fn run(arguments: &ClusterArguments) -> Result<bool, Box<dyn std::error::Err
         only => only.contains(rig),
     };
     for rig in Rig::value_variants().iter().filter(is_chosen) {
-        let (name, case): (&'static str, fn(&Place<'_>, &mut Report) -> io::Result<()>) = match rig {
+        let (name, case): (&'static str, Case) = match rig {
             Rig::Leader => ("leader", leader::run),
             Rig::Failovers => ("failovers", failovers::run),
             Rig::Blackhole => ("blackhole", blackhole::run),
