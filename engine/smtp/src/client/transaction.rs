@@ -18,7 +18,7 @@ pub struct Transaction<'a> {
     pub size: u64,
     /// The content has bytes above 127.
     pub eight_bit: bool,
-    /// An address or the header has non-ASCII text (RFC 6531).
+    /// MAIL had SMTPUTF8 (RFC 6531): an address or the header may have text beyond ASCII.
     pub smtputf8: bool,
     /// The content came as BODY=BINARYMIME: it goes by BDAT or not at all, and `size` is exact (RFC 3030 3).
     pub binary: bool,
@@ -158,8 +158,10 @@ impl Slot {
             true => SuccessReport::Delivered,
             false => SuccessReport::Relayed,
         };
-        let non_ascii = !self.paths.is_ascii();
-        if (self.envelope.smtputf8 || non_ascii) && !offer.smtputf8 {
+        // RFC 6531 3.2: many clients ask for SMTPUTF8 whatever they send; ASCII throughout, it can go to any hop.
+        let said_beyond_ascii = self.envelope.eight_bit || !self.parameters.as_bytes().is_ascii();
+        let needs_smtputf8 = !self.paths.is_ascii() || self.envelope.smtputf8 && said_beyond_ascii;
+        if needs_smtputf8 && !offer.smtputf8 {
             return Err("553 5.6.7 the next hop does not offer SMTPUTF8, which this message needs");
         }
         if self.envelope.binary && !(offer.binary_mime && offer.chunking) {
@@ -221,7 +223,7 @@ impl Slot {
         } else if self.envelope.eight_bit {
             out.extend_from_slice(b" BODY=8BITMIME");
         }
-        if self.envelope.smtputf8 || !self.paths.is_ascii() {
+        if offer.smtputf8 && (self.envelope.smtputf8 || !self.paths.is_ascii()) {
             out.extend_from_slice(b" SMTPUTF8");
         }
         if offer.dsn {
