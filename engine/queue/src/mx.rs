@@ -67,6 +67,8 @@ pub struct Candidates {
     pub exchanges: Vec<Exchange>,
     /// The domain has no MX: the host is the domain itself.
     pub is_implicit: bool,
+    /// That it has none, or these, was said with proof.
+    is_sure: bool,
     key: String,
 }
 
@@ -76,9 +78,9 @@ pub fn plan(domain: &str, answer: DnsAnswer<Exchange>, own: &Own<'_>, until: u64
     let unanswered = |why: &str| Plan::Decided(Resolution::Unanswered { reason: format!("MX of {domain}: {why}") });
     let mut exchanges = match answer {
         DnsAnswer::Found(exchanges) => exchanges,
-        DnsAnswer::NoData { .. } => {
+        DnsAnswer::NoData { sure: is_sure } => {
             let exchanges = vec![Exchange { preference: 0, host: domain.to_owned() }];
-            return Plan::Hosts(Candidates { exchanges, is_implicit: true, key: format!("= {domain}") });
+            return Plan::Hosts(Candidates { exchanges, is_implicit: true, is_sure, key: format!("= {domain}") });
         }
         DnsAnswer::NoName { sure: true } => return refused(format!("550 5.1.2 {domain}: no such domain")),
         DnsAnswer::NoName { sure: false } => return unanswered("NXDOMAIN without proof"),
@@ -106,7 +108,7 @@ pub fn plan(domain: &str, answer: DnsAnswer<Exchange>, own: &Own<'_>, until: u64
     }
     exchanges.sort_by_key(|exchange| exchange.preference);
     exchanges.truncate(MX_HOSTS_MAX);
-    Plan::Hosts(Candidates { exchanges, is_implicit: false, key })
+    Plan::Hosts(Candidates { exchanges, is_implicit: false, is_sure: true, key })
 }
 
 /// The site of hosts whose addresses are known, each in the order of `candidates`: what was said for A and for AAAA.
@@ -120,7 +122,7 @@ pub fn site(
     until: u64,
 ) -> Resolution {
     let (mut hops, mut refusal, mut failure) = (Vec::new(), None, None);
-    let mut all_sure = true;
+    let mut all_sure = candidates.is_sure;
     // The preference at which our own address cuts the list.
     let mut cut = u32::MAX;
     for (exchange, answers) in candidates.exchanges.iter().zip(addresses) {
@@ -169,7 +171,7 @@ pub fn site(
         return Resolution::Unanswered { reason: format!("MX of {domain}: {reason}") };
     }
     if let Some(refusal) = refusal {
-        return Resolution::Unanswered { reason: format!("MX of {domain}: {refusal}; dns.allow_private allows it") };
+        return Resolution::Unanswered { reason: format!("MX of {domain}: {refusal}") };
     }
     // MX records that lead nowhere are somebody's mistake of today. RFC 5321 5.1: the domain's own address is no way round them.
     match candidates.is_implicit {
@@ -195,7 +197,7 @@ pub fn literal(domain: &str, own: &Own<'_>, port: u16, allow_private: bool, unti
         return Some(Resolution::Refused { reply: loops_back(domain), until });
     }
     Some(match unusable(address, allow_private) {
-        Some(why) => Resolution::Unanswered { reason: format!("{domain} is {why}; dns.allow_private allows it") },
+        Some(why) => Resolution::Unanswered { reason: format!("{domain} is {why}") },
         None => Resolution::Site { key: domain.to_owned(), name: domain.to_owned(), hosts: vec![to.into()], until },
     })
 }
@@ -241,7 +243,7 @@ fn unusable(address: IpAddr, allow_private: bool) -> Option<&'static str> {
         }
         IpAddr::V6(six) => six.is_loopback() || six.is_unique_local() || six.is_unicast_link_local(),
     };
-    is_private.then_some("a private address")
+    is_private.then_some("a private address; dns.allow_private allows it")
 }
 
 #[cfg(test)]
@@ -362,6 +364,7 @@ mod tests {
         ] {
             let refused = site_of(&[(10, "a.test")], &[found(&[address])], false).unwrap_err();
             assert!(refused.starts_with("MX of d.test: a.test has the address "), "{address}: {refused}");
+            assert_eq!(refused.ends_with("; dns.allow_private allows it"), !never, "{address}: {refused}");
             assert_eq!(site_of(&[(10, "a.test")], &[found(&[address])], true).is_err(), never, "{address}");
             let public = found(&["192.0.2.1"]);
             assert_eq!(site_of(&[(10, "a.test"), (20, "b.test")], &[found(&[address]), public], false).unwrap().len(), 1);
@@ -381,12 +384,17 @@ mod tests {
         let one = [failed, found(&["192.0.2.2"])];
         assert_eq!(site_of(&[(10, "a.test"), (20, "b.test")], &one, false).unwrap(), ["b.test[192.0.2.2]:25"]);
 
-        let implicit = |answers: [DnsAnswer<IpAddr>; 2]| {
-            let Plan::Hosts(candidates) = plan("d.test", DnsAnswer::NoData { sure: true }, &own("me.test"), UNTIL, |_| 0) else {
+        let implicit_if = |sure, answers: [DnsAnswer<IpAddr>; 2]| {
+            let Plan::Hosts(candidates) = plan("d.test", DnsAnswer::NoData { sure }, &own("me.test"), UNTIL, |_| 0) else {
                 panic!("hosts")
             };
             site("d.test", candidates, &[answers], &own("me.test"), 25, false, UNTIL)
         };
+        let implicit = |answers| implicit_if(true, answers);
+        // A loop of CNAMEs, an answer about another name, an empty answer without SOA: mail was failed for good with 5.4.4 when the
+        // domain has no address.
+        assert!(matches!(implicit_if(false, none.clone()), Resolution::Unanswered { .. }));
+        assert!(matches!(implicit_if(false, found(&["192.0.2.1"])), Resolution::Site { .. }));
         assert_eq!(implicit(none), Resolution::Refused { reply: "550 5.4.4 d.test has neither MX nor address".into(), until: UNTIL });
         let unsure = [DnsAnswer::NoData { sure: false }, DnsAnswer::NoData { sure: true }];
         assert!(matches!(implicit(unsure), Resolution::Unanswered { .. }));
