@@ -51,7 +51,8 @@ fn the_other_examples_are_read() {
     assert!(store.domains.get("lists.example.org").unwrap().accepts("anything"));
     assert_eq!(store.routes.get("example.org").unwrap().retry.cap, Duration::from_secs(1800));
     assert_eq!(store.routes.get("example.org").unwrap().retry.base, Duration::from_secs(300));
-    assert!(store.routes.get("elsewhere.test").is_none());
+    // Reports go to whoever sent the mail.
+    assert_eq!(store.routes.get("elsewhere.test").unwrap().via, Via::Mx { port: 25 });
 
     let outbound = parse(include_str!("../examples/outbound.toml"));
     assert_eq!(outbound.routes.get("a.invalid").unwrap().via, Via::Discard);
