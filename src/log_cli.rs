@@ -29,8 +29,11 @@ pub fn log(path: &Path, call: LogCall) -> Result<ExitCode, Failure> {
             }
         }
         LogCall::Grep { word, output, .. } => {
-            let mut found = false;
-            grep(&files(path), &word, |line, _| {
+            let (files, mut found) = (files(path), false);
+            if files.is_empty() {
+                return Err(failure(io::ErrorKind::NotFound.into()));
+            }
+            grep(&files, &word, |line, _| {
                 found = true;
                 tell(line, output.json);
             })

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io::{self, BufRead, BufReader, Seek, SeekFrom},
+    io::{self, BufRead, BufReader, Read, Seek, SeekFrom},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     thread,
@@ -13,6 +13,8 @@ use crate::mail_log_entry::MailLogEntry;
 
 /// How often a file that is followed is looked at: its writer passes lines on every 100 ms.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// A line of 4 KiB with each octet escaped as JSON, and room. What is longer is no line of a mail log: a hole that a power cut left, say.
+const LINE_BYTES_MAX: usize = 64 * 1024;
 
 /// The files of a log, oldest first: `mail.log.2`, `mail.log.1`, `mail.log-20261129` and the like beside `mail.log`. Compressed ones are
 /// left out.
@@ -29,7 +31,10 @@ pub fn files(path: &Path) -> Vec<PathBuf> {
         .flatten()
         .flatten()
         .filter(|entry| entry.file_name().to_str().is_some_and(is_rotated))
-        .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
+        .filter_map(|entry| {
+            let file = fs::metadata(entry.path()).ok().filter(fs::Metadata::is_file)?;
+            Some((file.modified().ok()?, entry.path()))
+        })
         .collect();
     found.sort();
     let mut files: Vec<_> = found.into_iter().map(|(_, file)| file).collect();
@@ -44,11 +49,20 @@ pub fn grep(files: &[PathBuf], word: &str, mut each: impl FnMut(&str, MailLogEnt
     let needle = word.to_ascii_lowercase();
     let mut line = Vec::new();
     for file in files {
-        let mut reader = BufReader::with_capacity(256 * 1024, File::open(file)?);
+        let mut reader = match File::open(file) {
+            Ok(file) => BufReader::with_capacity(256 * 1024, file),
+            // Rotated or compressed since it was listed.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
         loop {
             line.clear();
-            if reader.read_until(b'\n', &mut line)? == 0 {
+            if reader.by_ref().take(LINE_BYTES_MAX as u64).read_until(b'\n', &mut line)? == 0 {
                 break;
+            }
+            if line.len() == LINE_BYTES_MAX && !line.ends_with(b"\n") {
+                reader.skip_until(b'\n')?;
+                continue;
             }
             let text = String::from_utf8_lossy(&line);
             let text = text.trim_end_matches('\n');
@@ -192,6 +206,8 @@ mod tests {
         );
         append(&folder.path().join("mail.log.2.gz"), "x");
         append(&folder.path().join("mail.logs"), "x");
+        // Such a folder made every search fail.
+        fs::create_dir(folder.path().join("mail.log.7")).unwrap();
         append(&path, "{\"time\":\"2026\",\"queue_id\":\"A1\",\"event\":\"attempt\",\"outcome\":\"delivered\"}\nnonsense A1\n");
         let hour_ago = |hours: u64| std::time::SystemTime::now() - Duration::from_secs(3600 * hours);
         for (name, hours) in [("mail.log.2", 2), ("mail.log-20261129", 1)] {
@@ -205,5 +221,20 @@ mod tests {
         seen.clear();
         grep(&files, "C@D.test", |line, _| seen.push(line.to_owned())).unwrap();
         assert_eq!(seen.len(), 1);
+    }
+
+    /// Such a line was read whole: searching a log with a hole of gigabytes took as much memory.
+    #[test]
+    fn what_is_too_long_for_a_line_is_passed_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("mail.log");
+        append(&path, &format!("{} queue_id=A1 event=accepted\n2026 queue_id=A1 event=deleted\n", "x".repeat(LINE_BYTES_MAX)));
+        let longest = format!("2026 queue_id=A1 event={}\n", "y".repeat(LINE_BYTES_MAX - 24));
+        assert_eq!(longest.len(), LINE_BYTES_MAX);
+        append(&path, &longest);
+        append(&path, &"z".repeat(2 * LINE_BYTES_MAX));
+        let (mut seen, gone) = (Vec::new(), folder.path().join("mail.log.1"));
+        grep(&[gone, path], "a1", |line, _| seen.push(line.len())).unwrap();
+        assert_eq!(seen, [30, LINE_BYTES_MAX - 1]);
     }
 }
