@@ -1,9 +1,9 @@
 //! Writes the mail log of all shards: one thread, so that a slow disk or a full pipe stalls neither shards nor control.
 
 use std::{
-    fs::{self, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::{self, Write},
-    os::unix::fs::MetadataExt,
+    os::unix::fs::{FileExt, MetadataExt},
     path::{Path, PathBuf},
     sync::{
         Arc, OnceLock,
@@ -22,6 +22,8 @@ use crate::mail_log_entry::MailLogEntry;
 
 /// How long the end of the process waits for the last lines.
 const LAST_LINES: Duration = Duration::from_secs(2);
+/// How long after a failed write the same lines are tried again, at most.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Where lines go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,8 +70,8 @@ impl MailLogWriter {
                     for channel in &channels {
                         while let Some(buffer) = channel.take() {
                             match format {
-                                LogFormat::Text => sink.write(&buffer),
-                                LogFormat::Json => sink.write(&as_json(&buffer)),
+                                LogFormat::Text => sink.write_all(&buffer, &ending),
+                                LogFormat::Json => sink.write_all(&as_json(&buffer), &ending),
                             }
                             channel.recycle(buffer);
                             wrote = true;
@@ -120,12 +122,23 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
     fs::metadata(path).ok().map(|file| (file.dev(), file.ino()))
 }
 
+/// Did the process that wrote it end within a line? Of what is no regular file nothing is known.
+fn ends_within_line(path: &Path) -> io::Result<bool> {
+    let file = fs::metadata(path)?;
+    let Some(last) = file.len().checked_sub(1).filter(|_| file.is_file()) else { return Ok(false) };
+    let mut byte = [0];
+    File::open(path)?.read_exact_at(&mut byte, last)?;
+    Ok(byte != *b"\n")
+}
+
 struct Sink {
     destination: Destination,
     out: Box<dyn Write + Send>,
     /// Device and inode of the file: another one under its name means that the log was rotated.
     identity: Option<(u64, u64)>,
     failed: bool,
+    /// The file ends within a line that nobody goes on with.
+    torn: bool,
 }
 
 impl Sink {
@@ -135,29 +148,95 @@ impl Sink {
             Destination::Stdout => Box::new(io::stdout()),
             Destination::Stderr => Box::new(io::stderr()),
         };
-        let identity = match &destination {
-            Destination::File(path) => identity(path),
-            Destination::Stdout | Destination::Stderr => None,
+        let (identity, torn) = match &destination {
+            // A log that may be written and not be read is no fault.
+            Destination::File(path) => (identity(path), ends_within_line(path).unwrap_or(false)),
+            Destination::Stdout | Destination::Stderr => (None, false),
         };
-        Ok(Sink { destination, out, identity, failed: false })
+        Ok(Sink { destination, out, identity, failed: false, torn })
     }
 
-    /// Writes whole lines; a failure is said once and ends with the next success.
-    fn write(&mut self, lines: &[u8]) {
+    /// Writes whole lines. While that fails it is tried again and the shards' buffers stay away: so lines are dropped and counted, or
+    /// mail is refused, as `log.mail` says. When the process ends, lines that cannot be written are given up.
+    fn write_all(&mut self, lines: &[u8], ending: &AtomicBool) {
+        let mut written = 0;
+        while written < lines.len() {
+            let is_last_try = ending.load(Ordering::Acquire);
+            match self.write(lines, &mut written) {
+                Ok(()) => self.failed = false,
+                Err(reason) if reason.kind() == io::ErrorKind::Interrupted => {}
+                Err(reason) => {
+                    if !self.failed {
+                        error!(%reason, destination = ?self.destination, "the mail log cannot be written; it is tried again");
+                    }
+                    self.failed = true;
+                    if is_last_try {
+                        return;
+                    }
+                    thread::park_timeout(RETRY_AFTER);
+                }
+            }
+        }
+    }
+
+    /// Writes some of what lies behind `written` and moves that on.
+    fn write(&mut self, lines: &[u8], written: &mut usize) -> io::Result<()> {
         if let Destination::File(path) = &self.destination
             && identity(path) != self.identity
             && let Ok(reopened) = Sink::open(self.destination.clone())
         {
-            (self.out, self.identity) = (reopened.out, reopened.identity);
+            (self.out, self.identity, self.torn) = (reopened.out, reopened.identity, reopened.torn);
+            // A line that the old file has a part of is whole in the new one.
+            *written = lines[..*written].iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
         }
-        match self.out.write_all(lines).and_then(|()| self.out.flush()) {
-            Ok(()) => self.failed = false,
-            Err(reason) => {
-                if !self.failed {
-                    error!(%reason, destination = ?self.destination, "the mail log cannot be written; its lines are lost until it can");
-                }
-                self.failed = true;
+        if self.torn {
+            self.out.write_all(b"\n")?;
+            self.torn = false;
+        }
+        *written += match self.out.write(&lines[*written..])? {
+            0 => return Err(io::ErrorKind::WriteZero.into()),
+            count => count,
+        };
+        self.out.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    /// Takes a few bytes, then nothing for once.
+    struct Stingy(Arc<Mutex<Vec<u8>>>, usize);
+
+    impl Write for Stingy {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.1 += 1;
+            if self.1.is_multiple_of(2) {
+                return Err(io::ErrorKind::StorageFull.into());
             }
+            let count = bytes.len().min(7);
+            self.0.lock().unwrap().extend_from_slice(&bytes[..count]);
+            Ok(count)
         }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// The rest of a buffer was dropped at such a failure, and the next line went on where the one before was cut.
+    #[test]
+    fn a_line_that_was_written_in_part_is_gone_on_with() {
+        let taken = Arc::new(Mutex::new(Vec::new()));
+        let out = Box::new(Stingy(taken.clone(), 0));
+        let mut sink = Sink { destination: Destination::Stdout, out, identity: None, failed: false, torn: false };
+        // Nobody has to wait for the next try.
+        thread::current().unpark();
+        sink.write_all(b"queue_id=A1\n", &AtomicBool::new(false));
+        thread::current().unpark();
+        sink.write_all(b"queue_id=B2\n", &AtomicBool::new(false));
+        assert_eq!(*taken.lock().unwrap(), b"queue_id=A1\nqueue_id=B2\n");
     }
 }

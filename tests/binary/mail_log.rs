@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::symlink;
 use std::time::{Duration, Instant};
 
 use crate::client::Client;
@@ -60,4 +61,42 @@ fn an_accepted_message_names_its_listener() {
     Client::greeted(SocketAddr::from(([127, 0, 0, 1], second))).deliver("b@y.test", "Subject: x\r\n\r\nhi\r\n");
     wait_for_line(&node, &["event=accepted listener=second client=127.0.0.1:"]);
     assert!(node.log().contains("name=\"second\""), "{}", node.log());
+}
+
+/// With a full disk lines were lost and counted nowhere, and mail was taken whose lines had to be written.
+#[test]
+fn a_log_that_cannot_be_written_keeps_its_lines_and_refuses_mail_where_it_is_required() {
+    let retries = "mail = \"required\"\n[queue]\nretry_base = \"1s\"\nretry_cap = \"2s\"\n";
+    let node = Node::start(&Setup { retries, ..Setup::new() });
+    let (log, other) = (node.folder.path().join("mail.log"), node.folder.path().join("other"));
+    symlink("/dev/full", &other).unwrap();
+    std::fs::rename(&other, &log).unwrap();
+    let mut client = Client::greeted(node.address);
+    let (began, mut taken) = (Instant::now(), 0);
+    let refusal = loop {
+        let reply = client.say("MAIL FROM:<a@x.test>");
+        if !reply.starts_with("250 ") {
+            break reply;
+        }
+        client.must("RCPT TO:<b@y.test>", "250");
+        client.must("DATA", "354");
+        client.must("Subject: x\r\n\r\nx\r\n.", "250");
+        taken += 1;
+        assert!(began.elapsed() < PATIENCE, "{taken} messages were taken that no line tells of");
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    assert!(refusal.starts_with("452 4.3.1 "), "{refusal}");
+    // There is room again, behind a line that was cut off.
+    std::fs::write(&other, "cut off").unwrap();
+    std::fs::rename(&other, &log).unwrap();
+    loop {
+        let text = std::fs::read_to_string(&log).unwrap();
+        if text.matches("event=accepted").count() == taken {
+            assert!(text.starts_with("cut off\n2"), "{text}");
+            break;
+        }
+        assert!(began.elapsed() < 2 * PATIENCE, "{taken} messages were taken, these have a line: {text}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    client.must("MAIL FROM:<a@x.test>", "250");
 }
