@@ -242,7 +242,7 @@ pub enum QueueCall {
     Release(Selection),
     /// Give up: the recipients fail, and their sender is told.
     Bounce {
-        /// What the sender is told, in one line
+        /// What the sender is told, in one line of at most 190 bytes
         #[arg(long, value_name = "TEXT", default_value = "returned by the operator of this system")]
         reason: String,
         #[command(flatten)]

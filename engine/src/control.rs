@@ -242,7 +242,7 @@ pub enum Change {
     Release {},
     /// Fail the recipients, so that their sender is told.
     Bounce {
-        /// What the sender is told, in one line.
+        /// What the sender is told, in one line of at most 190 bytes.
         reason: String,
     },
     /// Remove without telling anybody.

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, rc::Rc};
 
-use ringpost_queue::{Cursor, Filter, MessageKey, QueueId, RouteId, Settled};
+use ringpost_queue::{Cursor, Filter, MessageKey, QueueId, REPLY_BYTES_MAX, RouteId, Settled};
 
 use crate::{
     control::{Answer, Change, ChangeOrder, Changed, Recalled, Selection},
@@ -96,7 +96,14 @@ impl Steering {
             Change::Retry {} => Self::Retry,
             Change::Hold {} => Self::Hold,
             Change::Release {} => Self::Release,
-            Change::Bounce { reason } => Self::Bounce(format!("554 5.0.0 {reason}")),
+            Change::Bounce { reason } => {
+                let reply = format!("554 5.0.0 {reason}");
+                if reply.len() > REPLY_BYTES_MAX {
+                    let most = REPLY_BYTES_MAX - (reply.len() - reason.len());
+                    return Err(format!("the reason is {} bytes long: at most {most} fit into a report; say it shorter", reason.len()));
+                }
+                Self::Bounce(reply)
+            }
             Change::Purge {} => Self::Purge,
             Change::Reroute { .. } if !shard.config().delivery.deliver => {
                 return Err("this node delivers nothing (delivery.deliver = false): re-route where the mail is delivered".to_owned());

@@ -71,6 +71,29 @@ fn filters_narrow_down_what_is_listed_and_changed() {
     assert!(String::from_utf8_lossy(&unknown.stderr).contains("\"nowhere.test\" is no route of the config"));
 }
 
+/// A reason of any length was taken: it was cut in the report, and its line in the mail log was cut within the quotes, so that
+/// `queue why` and `log grep` knew nothing of the end of the message.
+#[test]
+fn a_reason_that_does_not_fit_is_refused_and_the_longest_is_found_again() {
+    let node = Node::start(&Setup::new());
+    let id = deliver(&node, "", &["b@y.test"]);
+    let refused = node.ask(&["queue", "bounce", &id, "--reason", &"x".repeat(191)]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("the reason is 191 bytes long: at most 190 fit"));
+    assert_eq!(ids(&node, &[]), [id.as_str()]);
+    let longest = "\u{1}".repeat(190);
+    assert_eq!(say(&node, &["queue", "bounce", &id, "--reason", &longest]), "1 message bounced");
+    node.wait_for_queue(<[_]>::is_empty);
+    let log = node.folder.path().join("mail.log");
+    let began = std::time::Instant::now();
+    while !std::fs::read_to_string(&log).unwrap_or_default().contains("event=report") {
+        assert!(began.elapsed() < crate::node::PATIENCE);
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    let why = say(&node, &["queue", "why", &id]);
+    assert!(why.contains("<b@y.test> failed for good at "), "{why}");
+}
+
 #[test]
 fn rerouted_mail_goes_the_other_way_also_after_a_restart() {
     let hop = NextHop::start();
