@@ -339,7 +339,7 @@ fn change(socket: &Path, change: Change, word: &str, selection: Selection) -> Ex
             say(&format!("{count} message{} {word}", plural(count)));
         }
         if by_id && count < wanted {
-            eprintln!("ringpost: {} of {wanted} ids are not in the queue", wanted - count);
+            eprintln!("ringpost: {} of {wanted} ids are not in the queue, or are being attempted", wanted - count);
         }
     }
     code(result.map(|count| is_whole && (!by_id || count == wanted)))

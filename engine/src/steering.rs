@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, rc::Rc};
 
-use ringpost_queue::{Cursor, Filter, MessageKey, QueueId, REPLY_BYTES_MAX, RouteId, Settled};
+use ringpost_queue::{Cursor, Filter, MessageKey, QueueId, REPLY_BYTES_MAX, RecipientView, RouteId, Settled, State};
 
 use crate::{
     control::{Answer, Change, ChangeOrder, Changed, Recalled, Selection},
@@ -169,6 +169,10 @@ impl Steering {
             }
         };
         let Some(settled) = settled else { return false };
+        // An attempt runs to its end; what had failed before stays as it is.
+        if matches!(self, Self::Bounce(_) | Self::Purge) && settled == Settled::Nothing {
+            return false;
+        }
         self.log(shard, key, settled);
         shard.persist(key, settled);
         true
@@ -179,7 +183,13 @@ impl Steering {
         let queue = shard.queue.borrow();
         let Some(view) = queue.show(key).filter(|view| !view.is_closing()) else { return };
         let id = view.envelope().id;
-        for recipient in view.recipients().filter(|recipient| !recipient.is_settled() && recipient.matches(filter)) {
+        let leaves_whole = view.recipients().all(|recipient| recipient.matches(filter) || recipient.is_settled());
+        let is_taken = |recipient: &RecipientView<'_>| match self {
+            Self::Bounce(_) => !matches!(recipient.state(), State::Attempting | State::Failed),
+            _ => leaves_whole || recipient.state() != State::Attempting,
+        };
+        let chosen = view.recipients().filter(|recipient| !recipient.is_settled() && recipient.matches(filter));
+        for recipient in chosen.filter(is_taken) {
             let to = Escaped(recipient.address());
             match self {
                 Self::Bounce(reply) => shard.log_mail(format_args!(

@@ -1,6 +1,7 @@
 //! Commands that steer many messages or send them another way, and what is seen of it.
 
 use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
 use std::process::{Command, Stdio};
 
 use crate::client::Client;
@@ -69,6 +70,32 @@ fn filters_narrow_down_what_is_listed_and_changed() {
     let unknown = node.ask(&["queue", "reroute", "--all", "--to", "nowhere.test"]);
     assert_eq!(unknown.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&unknown.stderr).contains("\"nowhere.test\" is no route of the config"));
+}
+
+/// Such a recipient was counted, and logged, as bounced, and was delivered a moment later.
+#[test]
+fn what_is_being_attempted_is_not_said_to_be_bounced() {
+    // Takes connections and says nothing.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let node = Node::start(&Setup::to(listener.local_addr().unwrap()));
+    let id = deliver(&node, "", &["b@y.test"]);
+    node.wait_for_queue(|queue| queue.len() == 1 && queue[0]["recipients"][0]["state"] == "active");
+    let answer = node.ask(&["queue", "bounce", &id]);
+    assert_eq!(answer.status.code(), Some(1));
+    assert_eq!(String::from_utf8_lossy(&answer.stdout), "0 messages bounced\n");
+    assert!(String::from_utf8_lossy(&answer.stderr).contains("1 of 1 ids are not in the queue, or are being attempted"));
+    assert_eq!(say(&node, &["queue", "hold", &id]), "1 message held");
+    let log = node.folder.path().join("mail.log");
+    let began = std::time::Instant::now();
+    let text = loop {
+        let text = std::fs::read_to_string(&log).unwrap_or_default();
+        if text.contains("command=hold") {
+            break text;
+        }
+        assert!(began.elapsed() < crate::node::PATIENCE);
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    };
+    assert!(!text.contains("event=bounced"), "{text}");
 }
 
 /// A reason of any length was taken: it was cut in the report, and its line in the mail log was cut within the quotes, so that
