@@ -321,8 +321,10 @@ pub(super) fn run(place: &Place<'_>, report: &mut Report) -> io::Result<()> {
     report.must(account.not_above == 0, format!("{} epochs fell or came again", account.not_above));
     report.must(account.effects >= account.acquisitions / 4, "leaders did too little for a verdict");
     report.must(field.accepted.broken.is_empty(), field.accepted.broken.join("; "));
-    report.must(kill_p99 <= AFTER_KILL_MAX, format!("a new leader after a kill: p99 {kill_p99:?}"));
-    report.must(hand_over_p99 <= AFTER_HAND_OVER_MAX, format!("a new leader after a hand-over: p99 {hand_over_p99:?}"));
+    // A short run says what is wrong, not how fast a busy machine is.
+    report.must(place.is_smoke || kill_p99 <= AFTER_KILL_MAX, format!("a new leader after a kill: p99 {kill_p99:?}"));
+    let is_quick = place.is_smoke || hand_over_p99 <= AFTER_HAND_OVER_MAX;
+    report.must(is_quick, format!("a new leader after a hand-over: p99 {hand_over_p99:?}"));
     Ok(())
 }
 
