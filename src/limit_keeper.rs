@@ -97,9 +97,12 @@ impl LimitKeeper {
                     Ok((question, Err(_))) => self.not_answered(question, cluster.as_ref(), &mut calls),
                     Err(reason) => warn!(%reason, "a question about a limit of the cluster was given up"),
                 },
-                _ = looks.tick() => if let Some(cluster) = &cluster {
+                // A node alone that has sent its answers sleeps.
+                _ = looks.tick(), if cluster.is_some() || self.outboxes.iter().any(|outbox| !outbox.is_empty()) => if let Some(cluster) = &cluster {
                     self.look(cluster.control().valkey().is_away());
                 },
+                // All shards have ended.
+                else => std::future::pending().await,
             }
             self.send(shards);
         }
