@@ -25,13 +25,17 @@ fn free_port() -> u16 {
 }
 
 /// Asks until `found` gives something; the answer comes from the thing waited for, not from a guess of how long it takes.
-fn wait_for<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
+fn wait_for<T>(what: &str, found: impl FnMut() -> Option<T>) -> T {
+    wait_within(PATIENCE, what, found)
+}
+
+fn wait_within<T>(patience: Duration, what: &str, mut found: impl FnMut() -> Option<T>) -> T {
     let began = Instant::now();
     loop {
         if let Some(value) = found() {
             return value;
         }
-        assert!(began.elapsed() < PATIENCE, "{what} does not happen");
+        assert!(began.elapsed() < patience, "{what} does not happen");
         std::thread::sleep(Duration::from_millis(10));
     }
 }
