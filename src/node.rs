@@ -150,7 +150,9 @@ fn abort_on_panic() {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         report(panic);
-        eprintln!("ringpost: a shard panicked: the process ends; everything acknowledged is in the spool");
+        let thread = std::thread::current();
+        let name = thread.name().unwrap_or("without a name");
+        eprintln!("ringpost: thread {name} panicked: the process ends; everything acknowledged is in the spool");
         std::process::abort();
     }));
 }

@@ -130,6 +130,8 @@ impl Resolver {
                     Err(reason) => warn!(%reason, "a lookup ended without an answer"),
                 },
                 () = tokio::time::sleep(LANE_RETRY), if is_stuck => {}
+                // All shards have ended, and nothing is left to be looked up for them.
+                else => std::future::pending().await,
             }
             while lookups.len() < LOOKUPS_MAX
                 && let Some(question) = self.backlog.pop_front()
@@ -189,5 +191,18 @@ impl Resolver {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_resolver_whose_shards_have_ended_waits() {
+        let (questions, resolver) = Resolver::new(1, 16);
+        drop(questions);
+        let dns = Dns::new(&Config::default(), "here.test").unwrap();
+        assert!(tokio::time::timeout(Duration::ZERO, resolver.run(dns, &[])).await.is_err());
     }
 }
