@@ -85,12 +85,14 @@ pub struct Follower {
     path: PathBuf,
     open: Option<(BufReader<File>, u64)>,
     partial: Vec<u8>,
+    /// What came of this line so far was too long for one, and was left out; so is the rest.
+    skips: bool,
 }
 
 impl Follower {
     /// From the end of what is there now, or from its beginning.
     pub fn new(path: &Path, from_end: bool) -> io::Result<Self> {
-        let mut follower = Self { path: path.to_owned(), open: None, partial: Vec::new() };
+        let mut follower = Self { path: path.to_owned(), open: None, partial: Vec::new(), skips: false };
         follower.reopen()?;
         if from_end && let Some((reader, _)) = &mut follower.open {
             reader.seek(SeekFrom::End(0))?;
@@ -113,11 +115,17 @@ impl Follower {
         // Another file has the name only after the last line of this one: it is looked at first, then read once more.
         let identity = fs::metadata(&self.path).ok().map(|file| (file.ino(), file.len()));
         if let Some((reader, inode)) = &mut self.open {
-            if reader.read_until(b'\n', &mut self.partial)? > 0 && self.partial.ends_with(b"\n") {
-                self.partial.pop();
-                let line = String::from_utf8_lossy(&self.partial).into_owned();
-                self.partial.clear();
-                return Ok(Some(line));
+            while reader.by_ref().take((LINE_BYTES_MAX - self.partial.len()) as u64).read_until(b'\n', &mut self.partial)? > 0 {
+                let is_whole = self.partial.pop_if(|last| *last == b'\n').is_some();
+                if is_whole && !std::mem::take(&mut self.skips) {
+                    let line = String::from_utf8_lossy(&self.partial).into_owned();
+                    self.partial.clear();
+                    return Ok(Some(line));
+                }
+                self.skips |= self.partial.len() == LINE_BYTES_MAX;
+                if is_whole || self.skips {
+                    self.partial.clear();
+                }
             }
             let position = reader.stream_position()?;
             match identity {
@@ -125,6 +133,7 @@ impl Follower {
                 // Copied and truncated: it begins anew.
                 Some((_, length)) if length < position => {
                     self.partial.clear();
+                    self.skips = false;
                     reader.seek(SeekFrom::Start(0))?;
                 }
                 _ => return Ok(None),
@@ -189,6 +198,11 @@ mod tests {
         assert!(all(&mut follower).is_empty());
         append(&path, "five\n");
         assert_eq!(all(&mut follower), ["five"]);
+        append(&path, &"x".repeat(LINE_BYTES_MAX - 1));
+        assert!(all(&mut follower).is_empty());
+        append(&path, &format!("{}\nshort\n{}\n", "y".repeat(2 * LINE_BYTES_MAX), "z".repeat(LINE_BYTES_MAX)));
+        append(&path, "after\n");
+        assert_eq!(all(&mut follower), ["short", "after"]);
         fs::remove_file(&path).unwrap();
         assert!(all(&mut follower).is_empty());
         append(&path, "six\n");

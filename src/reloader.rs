@@ -125,6 +125,7 @@ impl Reloader {
         Config::parse(&own, &self.path).map_err(|errors| errors.to_string())?;
         let new = Whole::new(&own, &self.path, &pushed)
             .map_err(|reason| format!("it does not go with the config that was pushed to all nodes: {reason}"))?;
+        running.may_become(&new.config).map_err(|error| error.to_string())?;
         // The old text was read without an error, or there was no file then.
         let old = Whole::new(&old, &self.path, &pushed).map(|whole| whole.text).unwrap_or_default();
         let Difference { reloaded, restart } = Difference::between(&old, &new.text);

@@ -7,7 +7,7 @@ use crate::section::{Document, Section};
 use crate::source::Source;
 use crate::{
     Admin, Bounce, Cluster, ConfigError, ConfigErrors, Control, Delivery, Dns, Domain, Domains, Listener, Log, Memory, OFFERED_CONTENT_MAX,
-    Queue, Relay, Route, Routes, Shards, Smtp, Spool, check,
+    Queue, Relay, Route, Routes, Shards, Smtp, Spool, Via, check,
 };
 
 /// All settings of one file. Two are equal when their settings are, wherever they stand in their files.
@@ -138,6 +138,22 @@ impl Config {
         Config { relay, domains, routes, smtp, queue, delivery, bounce, ..self.clone() }
     }
 
+    /// May a running engine take `new` over? A file that was emptied or written by half is valid, and all mail would be held: where mail
+    /// leads somewhere now, a file without any `[[route]]` is refused. One that says `via = "hold"` itself is not.
+    ///
+    /// # Errors
+    /// What the file lacks, and the mends.
+    pub fn may_become(&self, new: &Config) -> Result<(), ConfigError> {
+        let leads_somewhere = self.routes.as_slice().iter().any(|route| route.via != Via::Hold);
+        if leads_somewhere && new.source.line("route[1]").is_none() {
+            return Err(new.error_at(
+                "route",
+                "there is no [[route]] in it, and all mail would be held: put the routes back, write a route with via = \"hold\", or restart",
+            ));
+        }
+        Ok(())
+    }
+
     /// An error for something that only the caller could see, with the line where `key` (for instance `shards.cores` or
     /// `listener[1].address`, counted from 1) stands in the file. `message` reads on after the value.
     pub fn error_at(&self, key: &str, message: impl Into<String>) -> ConfigError {
@@ -221,6 +237,19 @@ impl Default for Config {
 mod tests {
     use super::*;
     use crate::DEFAULT_TOML;
+
+    #[test]
+    fn an_emptied_file_is_not_taken_over_where_mail_leads_somewhere() {
+        let parse = |text: &str| Config::parse(text, Path::new("ringpost.toml")).unwrap();
+        let leads = parse("[[route]]\ndomain = \"*\"\nvia = \"mx\"\n");
+        let held = parse("[[route]]\ndomain = \"*\"\nvia = \"hold\"\n");
+        let refused = leads.may_become(&parse("")).unwrap_err().to_string();
+        assert!(refused.contains("ringpost.toml: route: there is no [[route]]"), "{refused}");
+        leads.may_become(&held).unwrap();
+        held.may_become(&parse("")).unwrap();
+        // What is in force counts, not what the first file said.
+        assert!(held.taking_over(&leads).may_become(&parse("")).is_err());
+    }
 
     #[test]
     fn every_key_is_documented_in_the_defaults() {

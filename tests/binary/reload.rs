@@ -42,6 +42,17 @@ fn routes_and_policy_change_without_a_session_ending() {
     session.must("Subject: after\r\n\r\nx\r\n.", "250 2.0.0");
     assert!(hop.wait_for(2)[1].text().contains("Subject: after"));
     assert_eq!(reload(&node), (true, "nothing that can be taken over has changed\n".to_owned()));
+    // An emptied file is valid, and would hold all mail.
+    let config = node.folder.path().join("ringpost.toml");
+    std::fs::write(&config, "").unwrap();
+    node.signal(Signal::HUP);
+    let began = std::time::Instant::now();
+    while !node.log().contains("there is no [[route]] in it, and all mail would be held") {
+        assert!(began.elapsed() < PATIENCE, "{}", node.log());
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    session.deliver("new@y.test", "Subject: still\r\n\r\nx");
+    assert!(hop.wait_for(3)[2].text().contains("Subject: still"));
 }
 
 #[test]

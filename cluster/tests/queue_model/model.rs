@@ -137,7 +137,10 @@ pub async fn check(server: &mut Server, scripts: &'static Scripts, seed: u64, op
                 // Synced each second, a log may lag behind the answers while a sync is under way: what that loses is a loss like any other,
                 // and has its own test. Here everything is in the file.
                 Fault::Kill => {
+                    let mut looks = 0;
                     while !server.command("INFO persistence").contains("aof_buffer_length:0") {
+                        looks += 1;
+                        assert!(looks < 4000, "the log is not written: {}", server.command("INFO persistence"));
                         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
                     }
                     server.restart();

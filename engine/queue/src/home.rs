@@ -390,6 +390,20 @@ mod tests {
     }
 
     #[test]
+    fn who_leaves_takes_one_nth_of_the_destinations_along_and_no_other_moves() {
+        let home = |shards, name: &str| Homes { shard: 0, shards }.of("*", name, &limits(1))[0];
+        let names: Vec<String> = (0..10_000).map(|number| format!("d{number}.test")).collect();
+        for shards in [10_u16, 100, 1000] {
+            let moved = names.iter().filter(|name| home(shards, name) != home(shards - 1, name)).count();
+            println!("{shards}: {moved} of 10,000 moved when the last one left");
+            assert!(names.iter().all(|name| home(shards, name) == home(shards - 1, name) || home(shards, name) == shards - 1));
+            // One nth, and four standard deviations of a fair choice.
+            let share = 10_000.0 / f64::from(shards);
+            assert!((moved as f64) < share + 4.0 * share.sqrt(), "{moved}");
+        }
+    }
+
+    #[test]
     fn homes_give_way_and_come_when_the_limit_changes() {
         let routes = |connections_max| {
             let via = Via::Smarthost { hosts: vec!["192.0.2.1:25".parse::<std::net::SocketAddr>().unwrap().into()] };
