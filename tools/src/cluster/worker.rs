@@ -27,8 +27,10 @@ use crate::{
 
 /// Octets of a message.
 const SIZE: &str = "2KiB";
-/// Messages a second meanwhile.
-const RATE: f64 = 200.0;
+/// Mail comes in bursts, so that a worker that is killed in one is in the middle of something.
+const BURSTS: Rate = Rate::Spikes { base: 50.0, peak: 3000.0, every: Duration::from_secs(1), length: Duration::from_millis(100) };
+/// A worker is killed when it has leased so many items at least: it completes one or two before the signal comes.
+const LEASED_MIN: usize = 4;
 /// With leases of 3 s a dead worker's items are leased again within this.
 const AGAIN_MAX: Duration = Duration::from_secs(5);
 /// An owner hears of a completion within this.
@@ -104,8 +106,7 @@ pub(super) fn run(place: &Place<'_>, report: &mut Report) -> io::Result<()> {
     let setup = NodeSetup::new(place.engine, &place.folder, valkey.url(), Route::Smarthost(sink.address));
     let mut cluster = NodeSetup { is_shared: true, ..setup }.start(3, 1)?;
     let monitor = Monitor::start(&valkey)?;
-    let options =
-        SourceOptions { sessions: 4, rate: Some(Rate::Fixed(RATE)), ledger: Some(sent_to.clone()), ..texts(cluster[0].address, SIZE)? };
+    let options = SourceOptions { sessions: 4, rate: Some(BURSTS), ledger: Some(sent_to.clone()), ..texts(cluster[0].address, SIZE)? };
     let source = Source::start(options)?;
 
     let (mut leases, mut again, mut empty_kills) = (Leases::default(), Vec::new(), 0_u64);
@@ -113,11 +114,13 @@ pub(super) fn run(place: &Place<'_>, report: &mut Report) -> io::Result<()> {
         let victim = 1 + usize::try_from(kill % 2).expect("0 or 1");
         let name = format!("n{}", victim + 1);
         let began = Instant::now();
-        // It has a lease now, and a flush of the disk until it completes it.
-        while leases.of(&name).is_empty() {
+        // It has leases now, and a flush of the disk until it completes them.
+        while leases.of(&name).len() < LEASED_MIN {
             if let Some(call) = monitor.next(Duration::from_millis(20))? {
                 leases.take(&call);
             }
+            // What is said here is old when more has come meanwhile.
+            monitor.rest().for_each(|call| leases.take(&call));
             if began.elapsed() > nodes::PATIENCE {
                 return Err(io::Error::other(format!("{name} leases nothing: {}", cluster[victim].last_words())));
             }
