@@ -196,6 +196,8 @@ impl Resolver {
 
 #[cfg(test)]
 mod tests {
+    use ringpost_config::Config;
+
     use super::*;
 
     #[tokio::test]
