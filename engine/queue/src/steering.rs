@@ -44,7 +44,7 @@ impl Queue {
     }
 
     /// Sends a message another way, whatever its recipients' domains say; attempts under way run to their end first. It is tried there
-    /// at once. `None` also for a route that does not exist.
+    /// at once, also when it is past the lifetime there. `None` also for a route that does not exist.
     pub fn reroute(&mut self, key: MessageKey, to: RouteId, now: u64, record: &mut Vec<u8>) -> Option<Settled> {
         let index = self.find_open(key)?;
         if !self.routes.is_matched(to) {
@@ -55,7 +55,6 @@ impl Queue {
         for recipient in self.recipients.get_mut(span).iter_mut().filter(|recipient| recipient.place == Place::Waiting) {
             recipient.next_attempt = now;
         }
-        self.grant_grace(index, now);
         self.regroup(index, now);
         Some(self.persist_flags(index, record))
     }
@@ -84,6 +83,8 @@ impl Queue {
             self.recipients.get_mut(self.messages[index].recipients)[usize::from(recipient)].group = destination;
         }
         self.make_groups(index);
+        // By the lifetimes of where it leads now.
+        self.grant_grace(index, now);
         self.start(index, now);
     }
 

@@ -150,6 +150,34 @@ fn a_message_rerouted_during_attempts_moves_when_the_last_has_ended() {
     assert_eq!((counts.ready, counts.waiting, counts.attempting), (3 - deferred.len(), deferred.len(), 0));
 }
 
+/// It had time for one more attempt where it came from, and none where it went to: with a shorter lifetime there it bounced at once.
+#[test]
+fn old_mail_that_is_rerouted_is_attempted_once_where_it_leads_now() {
+    for is_under_way in [false, true] {
+        let (mut queue, mut record) = (queue("backup.test"), Vec::new());
+        let routes = ["*", "z.test", "backup.test"].map(|pattern| Route {
+            pattern: pattern.into(),
+            via: Via::Smarthost { hosts: vec!["192.0.2.1:25".parse().unwrap()] },
+            retry: RetryPolicy { lifetime_ms: if pattern == "backup.test" { HOUR } else { 24 * HOUR }, ..RetryPolicy::default() },
+            limits: Default::default(),
+        });
+        queue.set_routes(routes.into(), START).unwrap();
+        let key = enqueue(&mut queue);
+        let now = START + 2 * HOUR;
+        let open = if is_under_way { attempt(&mut queue, now) } else { None };
+        assert_eq!(queue.reroute(key, RouteId(2), now, &mut record), Some(Settled::Outcome));
+        queue.recorded(key);
+        if let Some(dispatch) = open {
+            queue.abandon(dispatch, now);
+        }
+        let dispatch = attempt(&mut queue, now).expect("it is tried there at once");
+        let outcomes: Vec<_> = queue.recipients(&dispatch).map(|(number, _)| (number, Outcome::Deferred { reply: b"450 later" })).collect();
+        assert_eq!(queue.settle(dispatch, &outcomes, now, &mut record), Settled::Outcome);
+        queue.recorded(key);
+        assert_eq!(states(&queue, key), [State::Failed; 3]);
+    }
+}
+
 #[test]
 fn a_held_message_keeps_its_hold_when_it_is_rerouted_or_bounced() {
     let (mut queue, mut record) = (queue("backup.test"), Vec::new());
