@@ -97,7 +97,7 @@ pub(crate) struct Message {
     pub(crate) accepted_at: u64,
     /// `u64::MAX` when only the routes' lifetimes count.
     pub(crate) expires_at: u64,
-    /// Does not expire before; 0 unless it was past its lifetime when it was recovered, released or retried.
+    /// Does not expire before; 0 unless it was given time for one more attempt.
     pub(crate) grace_until: u64,
     pub(crate) generation: u32,
     pub(crate) addresses: Span,

@@ -88,14 +88,13 @@ impl Queue {
     pub(crate) fn last_end(&self, index: u32) -> u64 {
         let message = &self.messages[index];
         let open = self.recipients.get(message.recipients).iter().filter(|one| one.place.is_open());
-        open.map(|one| self.end_of_life(one.group)).max().unwrap_or(u64::MAX).max(message.grace_until)
+        open.map(|one| self.end_with_grace(one.group)).max().unwrap_or(u64::MAX)
     }
 
     /// When the first of its open recipients expires.
     fn end_of_offer(&self, index: u32) -> u64 {
         let message = &self.messages[index];
         let open = self.recipients.get(message.recipients).iter().filter(|one| one.place.is_open());
-        let end = open.map(|one| self.end_of_life(one.group)).min().unwrap_or(u64::MAX);
-        end.max(message.grace_until)
+        open.map(|one| self.end_with_grace(one.group)).min().unwrap_or(u64::MAX)
     }
 }

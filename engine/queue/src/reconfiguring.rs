@@ -44,6 +44,7 @@ impl Queue {
         let state = &mut self.destinations[slot as usize];
         let Some(route) = state.route else { return };
         let route = &self.routes.all()[usize::from(route.0)];
+        let (was_held, lifetime_before) = (state.is_held(), state.retry.lifetime_ms);
         state.retry = route.retry;
         match state.role {
             Role::Route => {
@@ -66,11 +67,16 @@ impl Queue {
             }
             Role::Vacant => return,
         }
+        // Mail that was not too old, or did not grow old, now is. It is found message by message, and is not to fail until then.
+        if was_held && !state.is_held() || state.retry.lifetime_ms < lifetime_before {
+            state.spares_until = now + self.settings.grace_ms;
+        }
         self.assign_homes(slot, now);
     }
 
     /// Sends the recipients of a message where the table now says. True if any leads elsewhere than before; nothing is to be persisted,
-    /// because a restart finds the same. A re-routed message stays so while its route exists.
+    /// because a restart finds the same. A re-routed message stays so while its route exists. Mail that is past its lifetime by the new table
+    /// gets one more attempt.
     pub fn follow_routes(&mut self, key: MessageKey, now: u64) -> bool {
         let Some(index) = self.find_open(key) else { return false };
         let rerouted = self.messages[index].rerouted;
@@ -82,6 +88,9 @@ impl Queue {
             self.regroup(index, now);
         } else if !self.messages[index].flags.has(Flags::REGROUP) {
             // Another lifetime, or a hold that began or ended.
+            if self.messages[index].grace_until <= now {
+                self.grant_grace(index, now);
+            }
             self.arm(index);
         }
         moves

@@ -158,20 +158,45 @@ impl Queue {
         end_of_life(&self.messages[message], &self.destinations[destination as usize])
     }
 
+    /// As [`Queue::end_of_life`], with the time that was granted for one more attempt.
+    pub(crate) fn end_with_grace(&self, group: u32) -> u64 {
+        let Group { message, destination, .. } = self.groups[group];
+        end_with_grace(&self.messages[message], &self.destinations[destination as usize])
+    }
+
     /// When the recipients of a group expire where they wait.
     pub(crate) fn deadline(&self, group: u32) -> Option<u64> {
         let Group { message, destination, .. } = self.groups[group];
         deadline(&self.messages[message], &self.destinations[destination as usize])
     }
 
-    /// Gives mail that is past its lifetime the time for one more attempt.
+    /// Gives mail that is past its lifetime one more attempt, and the time for it.
     pub(crate) fn grant_grace(&mut self, index: u32, now: u64) {
         let mut group = self.messages[index].first_group;
         while group != NONE {
             if self.end_of_life(group) <= now {
                 self.messages[index].grace_until = now + self.settings.grace_ms;
+                self.hasten(group, now);
             }
             group = self.groups[group].next_in_message;
+        }
+    }
+
+    /// Brings the next attempts of a group forward where they would come when the grace is over, or just before.
+    fn hasten(&mut self, group: u32, now: u64) {
+        let message = &self.messages[self.groups[group].message];
+        if message.released_at() > now {
+            return;
+        }
+        let half = self.settings.grace_ms / 2;
+        let recipients = self.recipients.get_mut(message.recipients);
+        let mut next = self.groups[group].first;
+        while next != NO_RECIPIENT {
+            let recipient = &mut recipients[usize::from(next)];
+            if recipient.place == Place::Waiting && recipient.next_attempt > now + half {
+                recipient.next_attempt = now + self.jitter.below(half + 1);
+            }
+            next = recipient.next_in_group;
         }
     }
 
@@ -509,6 +534,12 @@ fn end_of_life(message: &Message, destination: &Destination) -> u64 {
     message.expires_at.min(message.released_at().saturating_add(destination.retry.lifetime_ms))
 }
 
+/// As [`end_of_life`], with the time that was granted to the message, or to all mail of the destination, for one more attempt.
+fn end_with_grace(message: &Message, destination: &Destination) -> u64 {
+    let end = message.released_at().saturating_add(destination.retry.lifetime_ms).max(destination.spares_until);
+    message.expires_at.min(end).max(message.grace_until)
+}
+
 /// While mail is held, by command or by its route, the route's lifetime does not end it: only a time that was set for the message
 /// itself does, by its sender (RFC 2852) or by a command.
 fn deadline(message: &Message, destination: &Destination) -> Option<u64> {
@@ -517,5 +548,5 @@ fn deadline(message: &Message, destination: &Destination) -> Option<u64> {
     if message.flags.has(Flags::HELD) || is_kept {
         return Some(message.expires_at).filter(|&at| at < u64::MAX);
     }
-    Some(end_of_life(message, destination).max(message.grace_until))
+    Some(end_with_grace(message, destination))
 }

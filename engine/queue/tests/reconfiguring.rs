@@ -3,11 +3,14 @@
 use std::net::SocketAddr;
 
 use ringpost_queue::{
-    Cursor, DestinationLimits, Filter, HostsTried, MessageKey, NewMessage, NewRecipient, Queue, QueueId, QueueSettings, RetryPolicy, Route,
-    RouteError, Routes, Settled, State, Via, Work,
+    Cursor, DestinationLimits, Filter, HostsTried, MessageKey, NewMessage, NewRecipient, Outcome, Queue, QueueId, QueueSettings,
+    Resolution, RetryPolicy, Route, RouteError, Routes, Settled, State, Via, Work,
 };
 
 const START: u64 = 1_790_000_000_000;
+const HOUR: u64 = 3_600_000;
+const DAY: u64 = 24 * HOUR;
+const LATER: Outcome<'_> = Outcome::Deferred { reply: b"450 4.2.0 later" };
 
 fn smarthost(port: u16) -> Via {
     Via::Smarthost { hosts: vec![SocketAddr::from(([192, 0, 2, 1], port)).into()] }
@@ -31,6 +34,14 @@ fn enqueue(queue: &mut Queue, sequence: u64, addresses: &[&str]) -> MessageKey {
         notify: Default::default(),
     });
     queue.enqueue(&message, recipients, START)
+}
+
+fn short_lived(lifetime_ms: u64) -> Route {
+    Route { retry: RetryPolicy { lifetime_ms, ..RetryPolicy::default() }, ..route("*", smarthost(28)) }
+}
+
+fn state(queue: &Queue, key: MessageKey) -> State {
+    queue.show(key).unwrap().recipients().next().unwrap().state()
 }
 
 /// Changes the table and lets all mail follow; returns how many messages moved.
@@ -85,9 +96,96 @@ fn a_route_that_no_longer_holds_lets_its_mail_go_and_other_hosts_are_used() {
     assert_eq!(reconfigure(&mut queue, vec![route("*", smarthost(28))]), 0);
     assert_eq!(attempt_to(&mut queue).as_deref(), Some("192.0.2.1:28"));
     // A lifetime that is over is noticed.
-    let short = RetryPolicy { lifetime_ms: 1, ..RetryPolicy::default() };
-    assert_eq!(reconfigure(&mut queue, vec![Route { retry: short, ..route("*", smarthost(28)) }]), 0);
-    assert!(matches!(queue.poll(START + 1, &mut Vec::new()), Some(Work::Expired(own)) if own == key));
+    assert_eq!(reconfigure(&mut queue, vec![short_lived(1)]), 0);
+    let Some(Work::Attempt(dispatch)) = queue.poll(START + 1, &mut Vec::new()) else { panic!("it goes once more") };
+    let _ = queue.settle(dispatch, &[(0, LATER)], START + 1, &mut Vec::new());
+    assert_eq!(state(&queue, key), State::Failed);
+}
+
+/// A reload that ended a hold, or gave unrouted mail its route, bounced at once, without an attempt, all mail older than the lifetime of
+/// its route: what is held does not grow old, and then it was. Here it has its attempt first, whatever comes between the reload and the
+/// look at the message.
+#[test]
+fn old_mail_is_attempted_once_when_its_hold_ends() {
+    let now = START + 6 * DAY;
+    for (before, after, moves) in [
+        (vec![route("*", Via::Hold)], vec![route("*", smarthost(25))], false),
+        (vec![route("*", Via::Hold)], vec![route("*", Via::Mx { port: 25 })], true),
+        (vec![], vec![route("*", smarthost(25))], true),
+        (vec![route("*", Via::Hold)], vec![route("*", Via::Hold), route("y.test", smarthost(25))], true),
+    ] {
+        let mut queue = queue(before);
+        let key = enqueue(&mut queue, 1, &["b@y.test"]);
+        assert!(queue.poll(now, &mut Vec::new()).is_none(), "it is held");
+        queue.set_routes(after, now).unwrap();
+        match queue.poll(now, &mut Vec::new()) {
+            None => {}
+            Some(Work::Attempt(dispatch)) => queue.abandon(dispatch, now),
+            Some(other) => panic!("{other:?}"),
+        }
+        assert_eq!(queue.follow_routes(key, now), moves);
+        let dispatch = loop {
+            match queue.poll(now, &mut Vec::new()) {
+                Some(Work::Attempt(dispatch)) => break dispatch,
+                Some(Work::Resolve(lookup)) => {
+                    let hosts = vec!["192.0.2.1:25".parse().unwrap()];
+                    let site = Resolution::Site { key: "s".into(), name: "s".into(), hosts, until: now + DAY };
+                    queue.resolved(lookup.destination, &site, now);
+                }
+                other => panic!("{other:?}"),
+            }
+        };
+        let _ = queue.settle(dispatch, &[(0, LATER)], now, &mut Vec::new());
+        assert_eq!(state(&queue, key), State::Failed, "once");
+    }
+}
+
+/// So did one that made a lifetime shorter, where a restart with the same file tried such mail once more.
+#[test]
+fn a_shorter_lifetime_leaves_old_mail_one_attempt_and_the_time_for_it() {
+    // Where the next attempt would come after the time that is given, it is brought forward.
+    for (wait_ms, is_found_at_once) in [(3 * HOUR, false), (12 * HOUR, true)] {
+        let with = |lifetime_ms| {
+            let retry = RetryPolicy { first_ms: wait_ms, max_ms: wait_ms, jitter_percent: 0, lifetime_ms, ..RetryPolicy::default() };
+            vec![Route { retry, ..route("*", smarthost(25)) }]
+        };
+        let mut queue = queue(with(5 * DAY));
+        let key = enqueue(&mut queue, 1, &["b@y.test"]);
+        let Some(Work::Attempt(dispatch)) = queue.poll(START, &mut Vec::new()) else { panic!("it is ready") };
+        let _ = queue.settle(dispatch, &[(0, LATER)], START, &mut Vec::new());
+        queue.recorded(key);
+        let mut now = START + 2 * HOUR;
+        assert!(queue.poll(now, &mut Vec::new()).is_none());
+        queue.set_routes(with(HOUR), now).unwrap();
+        if is_found_at_once {
+            assert!(!queue.follow_routes(key, now));
+        }
+        let dispatch = loop {
+            match queue.poll(now, &mut Vec::new()) {
+                Some(Work::Attempt(dispatch)) => break dispatch,
+                None => now = queue.next_due(now).unwrap(),
+                other => panic!("{other:?} after {} min", (now - START) / 60_000),
+            }
+        };
+        assert!(now <= START + 4 * HOUR, "{} min", (now - START) / 60_000);
+        let _ = queue.settle(dispatch, &[(0, LATER)], now, &mut Vec::new());
+        assert_eq!(state(&queue, key), State::Failed, "once");
+    }
+}
+
+/// Nor does one reload after another give it time without end.
+#[test]
+fn the_time_for_one_more_attempt_is_given_once() {
+    let mut queue = queue(vec![route("*", smarthost(25))]);
+    let key = enqueue(&mut queue, 1, &["b@y.test"]);
+    let destination = queue.route(b"y.test");
+    queue.pause(destination, true, START);
+    for hour in 2..6 {
+        queue.set_routes(vec![short_lived(HOUR)], START + hour * HOUR).unwrap();
+        assert!(!queue.follow_routes(key, START + hour * HOUR));
+        assert!(queue.poll(START + hour * HOUR, &mut Vec::new()).is_none());
+    }
+    assert!(matches!(queue.poll(START + 6 * HOUR, &mut Vec::new()), Some(Work::Expired(own)) if own == key));
 }
 
 #[test]
