@@ -121,30 +121,17 @@ pub fn site(
     allow_private: bool,
     until: u64,
 ) -> Resolution {
-    let (mut hops, mut refusal, mut failure) = (Vec::new(), None, None);
-    let mut all_sure = candidates.is_sure;
-    // The preference at which our own address cuts the list.
-    let mut cut = u32::MAX;
-    for (exchange, answers) in candidates.exchanges.iter().zip(addresses) {
-        let mut of_host = Vec::new();
-        for answer in answers {
-            match answer {
-                DnsAnswer::Found(found) => of_host.extend(found.iter().copied().map(unmapped)),
-                DnsAnswer::NoData { sure } | DnsAnswer::NoName { sure } => all_sure &= sure,
-                DnsAnswer::Failed(why) => {
-                    all_sure = false;
-                    failure.get_or_insert_with(|| format!("address of {}: {why}", exchange.host));
-                }
-            }
-        }
-        let preference = u32::from(exchange.preference);
-        if of_host.iter().any(|&address| (own.is_listener)(SocketAddr::new(address, port))) {
-            cut = cut.min(preference);
-            continue;
-        }
+    let hosts: Vec<_> = candidates.exchanges.iter().zip(addresses).map(|(exchange, answers)| Host::of(exchange, answers)).collect();
+    // RFC 5321 5.1: our own address cuts the list at its preference. What is behind the cut says nothing, and it leads back to us only
+    // when nothing is before it: a host there that has no address today may have one tomorrow.
+    let is_ours = |host: &&Host<'_>| host.addresses.iter().any(|&address| (own.is_listener)(SocketAddr::new(address, port)));
+    let cut = hosts.iter().filter(is_ours).map(|host| host.exchange.preference).min();
+    let better: Vec<_> = hosts.into_iter().filter(|host| cut.is_none_or(|cut| host.exchange.preference < cut)).collect();
+    let (mut hops, mut refusal) = (Vec::new(), None);
+    for Host { exchange, addresses, .. } in &better {
         let mut used = 0;
         let mut seen = BTreeSet::new();
-        for address in in_turn(of_host) {
+        for address in in_turn(addresses.clone()) {
             if !seen.insert(address) || used == ADDRESSES_PER_HOST_MAX {
                 continue;
             }
@@ -154,30 +141,57 @@ pub fn site(
             }
             used += 1;
             let name = format!("{}[{address}]:{port}", exchange.host);
-            hops.push(NextHop { name, preference, ..SocketAddr::new(address, port).into() });
+            hops.push(NextHop { name, preference: u32::from(exchange.preference), ..SocketAddr::new(address, port).into() });
         }
     }
-    let had_hops = !hops.is_empty();
-    hops.retain(|hop| hop.preference < cut);
     hops.truncate(HOSTS_MAX);
     if let Some(first) = hops.first() {
         let name = first.name.split('[').next().unwrap_or_default().to_owned();
         return Resolution::Site { key: candidates.key, name, hosts: hops, until };
     }
-    if cut < u32::MAX && (had_hops || failure.is_none()) {
-        return Resolution::Refused { reply: loops_back(domain), until };
-    }
-    if let Some(reason) = failure {
+    let failure = better.iter().find_map(|host| host.failure.clone());
+    if let Some(reason) = failure.or(refusal) {
         return Resolution::Unanswered { reason: format!("MX of {domain}: {reason}") };
     }
-    if let Some(refusal) = refusal {
-        return Resolution::Unanswered { reason: format!("MX of {domain}: {refusal}") };
+    if better.is_empty() && cut.is_some() {
+        return match candidates.is_sure {
+            true => Resolution::Refused { reply: loops_back(domain), until },
+            false => Resolution::Unanswered { reason: format!("MX of {domain}: leads back to this host, without proof that it has no MX") },
+        };
     }
+    let all_sure = candidates.is_sure && better.iter().all(|host| host.is_sure);
     // MX records that lead nowhere are somebody's mistake of today. RFC 5321 5.1: the domain's own address is no way round them.
     match candidates.is_implicit {
         true if all_sure => Resolution::Refused { reply: format!("550 5.4.4 {domain} has neither MX nor address"), until },
         true => Resolution::Unanswered { reason: format!("MX of {domain}: neither MX nor address, without proof") },
         false => Resolution::Unanswered { reason: format!("MX of {domain}: none of its hosts has an address") },
+    }
+}
+
+/// What DNS says about one host.
+struct Host<'a> {
+    exchange: &'a Exchange,
+    addresses: Vec<IpAddr>,
+    /// That an address is missing, if one is, was said with proof.
+    is_sure: bool,
+    /// The first question that got no answer, and why.
+    failure: Option<String>,
+}
+
+impl<'a> Host<'a> {
+    fn of(exchange: &'a Exchange, answers: &[DnsAnswer<IpAddr>; 2]) -> Self {
+        let mut host = Self { exchange, addresses: Vec::new(), is_sure: true, failure: None };
+        for answer in answers {
+            match answer {
+                DnsAnswer::Found(found) => host.addresses.extend(found.iter().copied().map(unmapped)),
+                DnsAnswer::NoData { sure } | DnsAnswer::NoName { sure } => host.is_sure &= sure,
+                DnsAnswer::Failed(why) => {
+                    host.is_sure = false;
+                    host.failure.get_or_insert_with(|| format!("address of {}: {why}", exchange.host));
+                }
+            }
+        }
+        host
     }
 }
 
@@ -319,6 +333,28 @@ mod tests {
         let addresses = [found(&["192.0.2.1"]), found(&["198.51.100.1"]), found(&["192.0.2.3"])];
         assert_eq!(site_of(&exchanges, &addresses, false).unwrap(), ["a.test[192.0.2.1]:25"]);
         assert_eq!(site_of(&exchanges[1..], &addresses[1..], false).unwrap_err(), loops);
+    }
+
+    /// One time-out for the host before us, and all mail for a domain that we are a backup of was failed for good, because the host behind
+    /// us has an address.
+    #[test]
+    fn a_better_host_that_has_no_usable_address_now_is_waited_for_when_we_are_the_next() {
+        let exchanges = [(10, "mx1.test"), (20, "other-name.test"), (30, "mx3.test")];
+        let first = |answer: DnsAnswer<IpAddr>| [answer.clone(), answer];
+        for (mx1, reason) in [
+            (first(DnsAnswer::Failed("SERVFAIL".into())), "address of mx1.test: SERVFAIL"),
+            (first(DnsAnswer::NoData { sure: false }), "none of its hosts has an address"),
+            (first(DnsAnswer::NoName { sure: true }), "none of its hosts has an address"),
+            (found(&["10.0.0.1"]), "mx1.test has the address 10.0.0.1, which is a private address; dns.allow_private allows it"),
+        ] {
+            for last in [found(&["192.0.2.3"]), first(DnsAnswer::Failed("timed out".into()))] {
+                let addresses = [mx1.clone(), found(&["198.51.100.1"]), last];
+                assert_eq!(site_of(&exchanges, &addresses, false).unwrap_err(), format!("MX of d.test: {reason}"));
+            }
+        }
+        // Nor does a host behind us that gives no answer keep back what leads back to us.
+        let addresses = [found(&["198.51.100.1"]), first(DnsAnswer::Failed("timed out".into()))];
+        assert_eq!(site_of(&exchanges[1..], &addresses, false).unwrap_err(), "554 5.4.6 mail for d.test leads back to this host");
     }
 
     #[test]
