@@ -79,6 +79,11 @@ fn mail_ended_without_a_word_to_the_queue_is_noticed() {
 }
 
 #[test]
+fn mail_offered_while_it_is_wanted_back_is_noticed() {
+    assert!(run(Owner::Offers, CRASHES, Rules::GivesWhatIsRecalled, 50).unwrap().1 > 0);
+}
+
+#[test]
 fn mail_delivered_before_it_is_out_of_the_queue_is_noticed() {
     assert!(run(Owner::Drains, CRASHES, Rules::DeliversWithoutRecall, 50).unwrap().1 > 0);
 }

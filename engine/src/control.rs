@@ -167,6 +167,13 @@ pub struct Offers {
     pub gone: Vec<QueueId>,
 }
 
+impl Offers {
+    /// Nothing: the shard ends.
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty() && self.kept.is_empty() && self.gone.is_empty()
+    }
+}
+
 /// A mail that another node has.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct HandedOver {

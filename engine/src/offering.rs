@@ -124,7 +124,21 @@ impl Shard {
     }
 
     /// Waits until there is something to offer, and gives up to `items_max` of it; one item more than `bytes_max` allows at most.
+    ///
+    /// Mail that is asked back is not given: it could be on its way into the queue when the word comes that it is out. Whoever asked, or
+    /// the coordinator's next look at what it takes for offered, brings it here again.
     pub(crate) async fn take_offers(self: Rc<Self>, items_max: usize, bytes_max: usize) -> Answer {
+        loop {
+            self.offers_there().await;
+            let offers = self.collect_offers(items_max, bytes_max).await;
+            if !offers.is_empty() || self.is_ending() {
+                return Answer::Offers(offers);
+            }
+        }
+    }
+
+    /// Waits until there is something to offer, or the shard ends.
+    async fn offers_there(&self) {
         let key = self.life_of_task().await;
         poll_fn(|cx| {
             if self.is_ending() || !self.offering.unsent.borrow().is_empty() || !self.offering.kept.borrow().is_empty() {
@@ -135,6 +149,9 @@ impl Shard {
         })
         .await;
         self.forget_waiter(key);
+    }
+
+    async fn collect_offers(&self, items_max: usize, bytes_max: usize) -> Offers {
         let mut offers = Offers::default();
         let mut bytes = 0;
         {
@@ -145,6 +162,7 @@ impl Shard {
         while offers.items.len() + offers.gone.len() < items_max && bytes < bytes_max && !self.is_ending() {
             let Some(id) = self.offering.unsent.borrow_mut().pop_front() else { break };
             match self.offer_of(id).await {
+                _ if self.recalling.is_wanted(id) => {}
                 Ok(Some(offer)) => {
                     bytes += offer.data.len();
                     offers.items.push(offer);
@@ -158,7 +176,7 @@ impl Shard {
                 }
             }
         }
-        Answer::Offers(offers)
+        offers
     }
 
     /// `None`: it is not offered any more.

@@ -56,6 +56,11 @@ impl Recalling {
         }
     }
 
+    /// It is asked back, and there is no answer yet.
+    pub(crate) fn is_wanted(&self, id: QueueId) -> bool {
+        self.waiting.borrow().contains_key(&id)
+    }
+
     /// Mail of an earlier run, found offered by a node that shares no longer.
     pub(crate) fn retract(&self, id: QueueId) {
         self.retracted.borrow_mut().insert(id);

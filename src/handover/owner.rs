@@ -31,7 +31,7 @@ impl Driver {
                 continue;
             }
             let Ok(Answer::Offers(offers)) = self.ask(shard, HandOver::Take(ITEMS_PER_CALL, ENQUEUE_BYTES)).await else { return };
-            if offers.items.is_empty() && offers.kept.is_empty() && offers.gone.is_empty() {
+            if offers.is_empty() {
                 // Only a shard that ends answers with nothing.
                 return;
             }

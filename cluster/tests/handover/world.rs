@@ -78,6 +78,8 @@ struct Node {
     down_until: Option<BootTime>,
     is_away: bool,
     wishes: HashMap<String, Wish>,
+    /// What its shard has to give, to be offered.
+    unsent: VecDeque<String>,
     /// Looks for items of its own that its spool does not have.
     is_to_scan: bool,
     is_draining: bool,
@@ -112,6 +114,8 @@ pub enum Rules {
     DropsUnanswered,
     /// What is wanted back is dropped without a word to the queue.
     EndsWithoutRecall,
+    /// A shard gives to be offered what it has asked back.
+    GivesWhatIsRecalled,
     /// The queue does not remember what was withdrawn.
     WithdrawsWithoutTrace,
     /// A node that shares no longer delivers what it finds at once.
@@ -131,6 +135,7 @@ impl World {
             down_until: None,
             is_away: false,
             wishes: HashMap::new(),
+            unsent: VecDeque::new(),
             is_to_scan: false,
             is_draining: false,
             next_tick: now,
@@ -189,6 +194,17 @@ impl World {
         }
     }
 
+    /// A shard gives some of its mail to be offered.
+    fn offer_some(&mut self, node: usize) {
+        for _ in 0..4 {
+            let Some(id) = self.nodes[node].unsent.pop_front() else { return };
+            // What it wants back it does not give: the answer may be that it is out.
+            if !self.nodes[node].wishes.contains_key(&id) || self.rules == Rules::GivesWhatIsRecalled {
+                self.offer(node, &id);
+            }
+        }
+    }
+
     fn offer(&mut self, node: usize, id: &str) {
         match self.nodes[node].spool.get(id) {
             Some(Held::Offered) => match self.nodes[node].offers.sending(id) {
@@ -210,7 +226,7 @@ impl World {
             return;
         }
         self.nodes[node].spool.insert(id.clone(), Held::Offered);
-        self.offer(node, &id);
+        self.nodes[node].unsent.push_back(id);
     }
 
     /// An operator, or the end of a mail's life.
@@ -254,7 +270,7 @@ impl World {
             self.nodes[node].spool.iter().filter(|(_, held)| **held == Held::Local).map(|(id, _)| id.clone()).take(8).collect();
         for id in local {
             self.nodes[node].spool.insert(id.clone(), Held::Offered);
-            self.offer(node, &id);
+            self.nodes[node].unsent.push_back(id);
         }
     }
 
@@ -298,7 +314,7 @@ impl World {
                         self.nodes[node].offers.known(id, &known, now);
                     }
                 }
-                Todo::Offer(ids) => ids.iter().for_each(|id| self.offer(node, id)),
+                Todo::Offer(ids) => self.nodes[node].unsent.extend(ids),
                 Todo::Settle(ids) => {
                     for id in ids {
                         self.nodes[node].spool.remove(&id);
@@ -361,7 +377,7 @@ impl World {
         let node = &mut self.nodes[node];
         node.down_until = Some(now + down);
         (node.offers, node.claims) = (Offers::new(OFFERS, delivers, now), Claims::new(CLAIMS));
-        (node.to_complete, node.pushes) = (VecDeque::new(), VecDeque::new());
+        (node.to_complete, node.pushes, node.unsent) = (VecDeque::new(), VecDeque::new(), VecDeque::new());
         (node.wishes, node.is_draining) = (HashMap::new(), false);
     }
 
@@ -383,7 +399,7 @@ impl World {
                     self.nodes[node].spool.insert(id.clone(), Held::Offered);
                     self.nodes[node].wishes.insert(id, Wish::Deliver);
                 }
-                Held::Offered => self.offer(node, &id),
+                Held::Offered => self.nodes[node].unsent.push_back(id),
                 // By what its spool says it is to be delivered here, but the queue may have it.
                 Held::Local if id.starts_with(&format!("n{node}.")) => self.nodes[node].offers.keeps(&id),
                 Held::Local => {}
@@ -446,8 +462,11 @@ impl World {
         }
         match self.random.below(6) {
             // Load on one node.
-            0 if !is_calm && self.accepted < 200 => self.accept(0),
-            0 | 1 => self.do_offers(node),
+            0 if !is_calm && self.accepted < 200 && self.nodes[0].down_until.is_none() => self.accept(0),
+            0 | 1 => {
+                self.offer_some(node);
+                self.do_offers(node);
+            }
             2 => self.lease(node),
             3 | 4 => self.complete(node),
             _ => self.deliver(node),
