@@ -2,8 +2,10 @@
 //!
 //! ```text
 //! sending -> waiting -> settling -> settled -> (forgotten)
-//!    |          |          ^
-//!    +-- unsure +-- back --+   back: the node delivers it itself, and takes it out of the queue as soon as Valkey answers
+//!  ^ |          |          ^
+//!  | +-- unsure +-- back --+   back: the node delivers it itself, and takes it out of the queue as soon as Valkey answers
+//!  |       |
+//!  +-- fetching   its shard was asked for it once, and gives it or says that it has it no more
 //! ```
 //! A shard can want mail back: to change it by command, because its life has ended, or because the node shares no longer. Such mail is
 //! `recalled`: it leaves the queue, and only when the queue says that it is neither there nor completed the shard is told that it is out
@@ -50,6 +52,8 @@ enum State {
     Sending,
     /// The queue has it or not: nobody answered, or there was no room. Its content is asked for again.
     Unsure,
+    /// The same, and its shard was asked for the content: it answers each item it was asked for, so nothing asks once more.
+    Fetching,
     /// In the queue, by its last word.
     Waiting,
     /// Another has it; the spool does not know yet.
@@ -135,13 +139,13 @@ impl Offers {
         match self.items.get(id) {
             // Settled, and still there: this node's own lease ended it.
             Some(State::Back | State::Settled) if self.delivers => return Sending::TakeBack,
+            // What is there, or on its way, is not sent a second time.
+            Some(State::Sending | State::Waiting) => return Sending::Leave,
             Some(State::Crossing | State::Recalled | State::Settling | State::Settled) => return Sending::Leave,
             None | Some(State::Parted | State::Gone) if self.is_local => return Sending::TakeBack,
-            Some(State::Sending | State::Waiting) => {}
-            None | Some(State::Unsure | State::Back | State::Parted | State::Gone) => {
-                self.items.insert(id.to_owned(), State::Sending);
-            }
+            None | Some(State::Unsure | State::Fetching | State::Back | State::Parted | State::Gone) => {}
         }
+        self.items.insert(id.to_owned(), State::Sending);
         Sending::Send
     }
 
@@ -165,7 +169,7 @@ impl Offers {
             Some(State::Settling | State::Settled) => self.tell.push_back((id.to_owned(), Recall::Taken)),
             Some(State::Crossing | State::Recalled) => {}
             Some(State::Sending) => drop(self.items.insert(id.to_owned(), State::Crossing)),
-            None | Some(State::Unsure | State::Waiting | State::Back | State::Parted | State::Gone) => self.recall(id),
+            None | Some(State::Unsure | State::Fetching | State::Waiting | State::Back | State::Parted | State::Gone) => self.recall(id),
         }
     }
 
@@ -209,7 +213,7 @@ impl Offers {
 
     /// The spool does not have it any more: it was settled by command, or is in delivery.
     pub fn gone(&mut self, id: &str) {
-        if let Some(state @ (State::Sending | State::Unsure | State::Waiting)) = self.items.get_mut(id) {
+        if let Some(state @ (State::Sending | State::Unsure | State::Fetching | State::Waiting)) = self.items.get_mut(id) {
             *state = State::Back;
             self.withdraw.push_back(id.to_owned());
         }
@@ -218,7 +222,7 @@ impl Offers {
     /// A message says that an item was completed. It may be from before a loss of data, after which the item was offered again: only the
     /// queue's answer counts, and it is asked for now.
     pub fn done(&mut self, id: &str) {
-        if matches!(self.items.get(id), Some(State::Sending | State::Waiting | State::Unsure)) {
+        if matches!(self.items.get(id), Some(State::Sending | State::Waiting | State::Unsure | State::Fetching)) {
             self.ask.push_back(id.to_owned());
         }
     }
@@ -240,8 +244,8 @@ impl Offers {
             // A call of before brought it in.
             (State::Recalled, Known::Waiting | Known::Dead) => self.withdraw.push_back(id.to_owned()),
             (State::Back | State::Parted, Known::Completed(result)) if result.starts_with(OWN_AGAIN) => self.ended(id, now),
-            (State::Waiting | State::Unsure, Known::Completed(result)) if result.starts_with(OWN_AGAIN) => self.back(id),
-            (State::Waiting | State::Unsure | State::Back | State::Parted, Known::Completed(_)) => self.settling(id),
+            (State::Waiting | State::Unsure | State::Fetching, Known::Completed(result)) if result.starts_with(OWN_AGAIN) => self.back(id),
+            (State::Waiting | State::Unsure | State::Fetching | State::Back | State::Parted, Known::Completed(_)) => self.settling(id),
             // It never came, or Valkey lost it; or it was withdrawn, which was not heard.
             (State::Waiting, Known::Unknown | Known::Withdrawn) => {
                 self.items.insert(id.to_owned(), State::Unsure);
@@ -249,6 +253,7 @@ impl Offers {
             }
             // Poison to its workers, or past its time: the owner sees to it.
             (State::Waiting, Known::Dead) if self.delivers => self.back(id),
+            // What is being fetched is given by its shard in any case.
             (State::Unsure, Known::Waiting | Known::Leased | Known::Dead) => {
                 self.items.insert(id.to_owned(), State::Waiting);
             }
@@ -369,8 +374,18 @@ impl Offers {
         if let Some(ids) = take(&mut self.ask) {
             return Some(Todo::Ask(ids));
         }
-        if let Some(ids) = self.in_state(|offers| &mut offers.offer, State::Unsure) {
-            return Some(Todo::Offer(ids));
+        while let Some(mut ids) = take(&mut self.offer) {
+            // An id may stand there twice.
+            ids.retain(|id| match self.items.get_mut(id) {
+                Some(state @ State::Unsure) => {
+                    *state = State::Fetching;
+                    true
+                }
+                _ => false,
+            });
+            if !ids.is_empty() {
+                return Some(Todo::Offer(ids));
+            }
         }
         while self.forget.front().is_some_and(|(at, _)| now >= *at) {
             let due = self.forget.iter().take(IDS_PER_CALL).take_while(|(at, _)| now >= *at).count();
@@ -402,7 +417,7 @@ impl Offers {
                 State::Waiting => self.ask.push_back(id.clone()),
                 State::Unsure => self.offer.push_back(id.clone()),
                 State::Back | State::Recalled | State::Parted => self.withdraw.push_back(id.clone()),
-                State::Sending | State::Crossing | State::Settling | State::Settled | State::Gone => {}
+                State::Sending | State::Fetching | State::Crossing | State::Settling | State::Settled | State::Gone => {}
             }
         }
     }
@@ -440,7 +455,7 @@ impl Offers {
     fn go_local(&mut self) {
         self.is_local = true;
         for (id, state) in &mut self.items {
-            if matches!(state, State::Sending | State::Unsure | State::Waiting) {
+            if matches!(state, State::Sending | State::Unsure | State::Fetching | State::Waiting) {
                 *state = State::Back;
                 self.take_back.push_back(id.clone());
             }

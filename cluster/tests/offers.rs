@@ -238,3 +238,64 @@ fn an_answer_that_comes_twice_leaves_nothing_offered_that_was_taken_back() {
     offers.known("a", &own, at(1));
     assert_eq!(offers.poll(at(1)), Some(Todo::TakeBack(one("a"))));
 }
+
+/// Each round once asked for everything that was unsure, whether or not its shard had been asked for it already: after an outage the
+/// doubles were more than the mail, and what was unsure again waited behind them.
+#[test]
+fn what_a_shard_was_asked_for_is_not_asked_for_again() {
+    let mut offers = Offers::new(TIMES, false, at(0));
+    offers.sending("a");
+    offers.away(at(1));
+    offers.unanswered("a");
+    offers.returned(at(60));
+    assert_eq!(offers.poll(at(60)), Some(Todo::Offer(one("a"))));
+    for round in [70, 80] {
+        offers.missed(at(round));
+        assert_eq!(offers.poll(at(round)), None, "round at {round}");
+    }
+    assert_eq!(offers.sending("a"), Sending::Send);
+    offers.enqueued("a", Enqueued::Added);
+    assert_eq!(offers.poll(at(90)), Some(Todo::Ask(one("a"))));
+    offers.known("a", &Known::Unknown, at(90));
+    assert_eq!(offers.poll(at(90)), Some(Todo::Offer(one("a"))), "lost again, and offered again");
+    offers.gone("a");
+    assert_eq!(offers.poll(at(90)), Some(Todo::Withdraw(one("a"))), "the shard has it no more");
+}
+
+#[test]
+fn what_the_queue_has_or_is_being_sent_is_not_sent_again() {
+    let mut offers = Offers::new(TIMES, false, at(0));
+    assert_eq!(offers.sending("a"), Sending::Send);
+    assert_eq!(offers.sending("a"), Sending::Leave);
+    offers.enqueued("a", Enqueued::Added);
+    assert_eq!(offers.sending("a"), Sending::Leave);
+}
+
+#[test]
+fn what_is_being_fetched_can_go_local_be_recalled_and_be_settled() {
+    let fetching = || {
+        let mut offers = Offers::new(TIMES, true, at(0));
+        offers.sending("a");
+        offers.away(at(1));
+        offers.unanswered("a");
+        offers.returned(at(2));
+        assert_eq!(offers.poll(at(2)), Some(Todo::Offer(one("a"))));
+        offers
+    };
+    let mut local = fetching();
+    local.away(at(3));
+    assert_eq!(local.poll(at(7)), Some(Todo::TakeBack(one("a"))));
+    assert_eq!(local.sending("a"), Sending::TakeBack);
+
+    let mut recalled = fetching();
+    recalled.recalled("a");
+    assert_eq!(recalled.poll(at(2)), Some(Todo::Withdraw(one("a"))));
+    assert_eq!(recalled.sending("a"), Sending::Leave);
+
+    let mut settled = fetching();
+    settled.done("a");
+    assert_eq!(settled.poll(at(2)), Some(Todo::Ask(one("a"))));
+    settled.known("a", &Known::Completed("n2 0001".to_owned()), at(2));
+    assert_eq!(settled.poll(at(2)), Some(Todo::Settle(one("a"))));
+    assert_eq!(settled.sending("a"), Sending::Leave);
+}

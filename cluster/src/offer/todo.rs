@@ -32,8 +32,8 @@ pub enum Recall {
 pub enum Todo {
     /// Ask the queue where they are, then call [`Offers::known`] for each.
     Ask(Vec<String>),
-    /// Read them from the spool and enqueue them again, then call [`Offers::enqueued`] or [`Offers::unanswered`]; or
-    /// [`Offers::gone`] for what the spool does not have any more.
+    /// Read them from the spool and enqueue them again: [`Offers::sending`] for each when it is there, or [`Offers::gone`] for what the
+    /// spool does not have any more. Each is to have one of the two, however long that takes: until then it is not asked for again.
     Offer(Vec<String>),
     /// Another node has them: settle them in the spool, then call [`Offers::settled`] when that is durable.
     Settle(Vec<String>),

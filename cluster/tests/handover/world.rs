@@ -314,7 +314,14 @@ impl World {
                         self.nodes[node].offers.known(id, &known, now);
                     }
                 }
-                Todo::Offer(ids) => self.nodes[node].unsent.extend(ids),
+                Todo::Offer(ids) => {
+                    for id in ids {
+                        // A wish to have it back, refused, makes the shard's answer come late.
+                        let is_asked_for = self.owner == Owner::Shares && self.nodes[node].unsent.contains(&id);
+                        assert!(!is_asked_for, "{id} is asked for again before it was given");
+                        self.nodes[node].unsent.push_back(id);
+                    }
+                }
                 Todo::Settle(ids) => {
                     for id in ids {
                         self.nodes[node].spool.remove(&id);
