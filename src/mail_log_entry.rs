@@ -40,13 +40,13 @@ impl MailLogEntry {
                     (&value[1..end], &value[end + 1..])
                 }
                 Some(b'<') => {
-                    let end = closing_bracket(value)?;
+                    let end = value.find('>')?;
                     (&value[1..end], &value[end + 1..])
                 }
                 _ => value.split_at(value.find(' ').unwrap_or(value.len())),
             };
             fields.push((name.to_owned(), unescaped(value)));
-            rest = behind.strip_prefix(' ').unwrap_or(behind);
+            rest = if behind.is_empty() { behind } else { behind.strip_prefix(' ')? };
         }
         Some(Self { fields })
     }
@@ -68,7 +68,8 @@ impl MailLogEntry {
         let mut object = Map::new();
         for (name, value) in &self.fields {
             let number = if NUMBERS.contains(&name.as_str()) { value.parse::<u64>().ok() } else { None };
-            object.insert(name.clone(), number.map_or_else(|| Value::String(value.clone()), Value::from));
+            // The first of a name is ours: nothing that came from a peer stands before it.
+            object.entry(name).or_insert_with(|| number.map_or_else(|| Value::String(value.clone()), Value::from));
         }
         Value::Object(object).to_string()
     }
@@ -81,15 +82,6 @@ fn closing_quote(text: &str) -> Option<usize> {
         let ends = byte == b'"' && !escaped;
         escaped = byte == b'\\' && !escaped;
         ends
-    })
-}
-
-/// Where an address ends: at the bracket behind which the line ends or the next field begins. A local part may hold brackets and blanks.
-fn closing_bracket(text: &str) -> Option<usize> {
-    text.match_indices('>').map(|(at, _)| at).find(|&at| {
-        let behind = &text[at + 1..];
-        let next = behind.strip_prefix(' ').and_then(|next| next.split_once('=')).map(|(name, _)| name);
-        behind.is_empty() || next.is_some_and(|name| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'))
     })
 }
 
@@ -118,9 +110,11 @@ fn unescaped(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use ringpost_engine::mail_log::EscapedWord;
+
     use super::*;
 
-    const LINE: &str = "2026-11-24T02:19:43.279Z queue_id=1NG9X0G00003 event=attempt to=<\\\"b > c\\\"@y.test> relay=mx1.y.test[192.0.2.9]:25 \
+    const LINE: &str = "2026-11-24T02:19:43.279Z queue_id=1NG9X0G00003 event=attempt to=<\\\"b\\x20\\x3e\\x20c\\\"@y.test> relay=mx1.y.test[192.0.2.9]:25 \
                         delay_ms=18762 dsn=2.0.0 outcome=delivered reply=\"250 2.0.0 \\\"Ok\\\" \\x1b[m \\\\\"";
 
     #[test]
@@ -138,6 +132,29 @@ mod tests {
             assert_eq!(again.get(field), entry.get(field), "{field}");
         }
         assert!(again.is_about("1ng9x0g00003") && again.is_about("\"B > C\"@y.test") && !again.is_about("y.test"));
+    }
+
+    /// A local part with `> queue_id=... event=...` in it ended its own value: the fields behind it took the place of the real ones in
+    /// the JSON form, so a sender could give another message an event and keep its own from being found.
+    #[test]
+    fn an_address_or_a_greeting_adds_no_field_and_replaces_none() {
+        let forged = "\"x> queue_id=1NG9X0G00009 event=purged z=y\"@evil.test";
+        let line = format!(
+            "2026-11-24T02:19:43.279Z queue_id=1NG9X0G00003 event=accepted helo={} from=<{}> size=7",
+            EscapedWord(b"<x"),
+            EscapedWord(forged.as_bytes())
+        );
+        let entry = MailLogEntry::parse(&line).unwrap();
+        let of = |name: &str| entry.get(name).unwrap();
+        assert_eq!((of("queue_id"), of("event"), of("helo"), of("from"), of("size")), ("1NG9X0G00003", "accepted", "<x", forged, "7"));
+        assert_eq!(entry.get("z"), None);
+        let json: Value = serde_json::from_str(&entry.to_json()).unwrap();
+        assert_eq!((&json["queue_id"], &json["event"], &json["from"]), (&"1NG9X0G00003".into(), &"accepted".into(), &forged.into()));
+        assert_eq!(line.split(' ').count(), 6, "whoever splits a line at its blanks sees the same");
+        // Whatever a line says twice, the first counts.
+        let twice = MailLogEntry::parse("2026 queue_id=A1 event=attempt queue_id=B2").unwrap().to_json();
+        assert_eq!(serde_json::from_str::<Value>(&twice).unwrap()["queue_id"], "A1");
+        assert_eq!(MailLogEntry::parse("2026 from=<a@b.test>queue_id=B2"), None, "a field begins behind a blank");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::{
     control::{Answer, Claim, FoundClaim},
     handed_mail::HandedMail,
     incoming::CHUNK_BYTES,
-    mail_log::Escaped,
+    mail_log::EscapedWord,
     message_record::{TRAILER_BYTES, Trailer},
     queueing::{Entry, Stated},
     record_id::record_id,
@@ -152,8 +152,8 @@ impl Shard {
         self.offer_what_is_open(key);
         self.log_mail(format_args!(
             "queue_id={id} event=claimed item={} from=<{}> size={} recipients={}",
-            Escaped(claim.item.as_bytes()),
-            Escaped(view.reverse_path().as_str().as_bytes()),
+            EscapedWord(claim.item.as_bytes()),
+            EscapedWord(view.reverse_path().as_str().as_bytes()),
             claim.content_bytes,
             view.recipient_count(),
         ));

@@ -17,7 +17,7 @@ use tracing::{error, warn};
 use crate::{
     attempt::{Attempt, AttemptStorage, RecipientOutcome},
     dialing,
-    mail_log::Escaped,
+    mail_log::{Escaped, EscapedWord},
     mailbox_delivery,
     pool::Acquired,
     record_id::record_id,
@@ -426,7 +426,7 @@ impl Shard {
             Verdict::Untried => return,
         };
         let line = outcome.reply.line();
-        let (to, reply) = (Escaped(address), Escaped(line.as_bytes()));
+        let (to, reply) = (EscapedWord(address), Escaped(line.as_bytes()));
         match outcome.reply.enhanced() {
             Some(dsn) => self.log_mail(format_args!(
                 "queue_id={id} event=attempt to=<{to}> relay={relay} delay_ms={delay_ms} dsn={dsn} outcome={word} reply=\"{reply}\""
@@ -452,7 +452,7 @@ impl Shard {
             self.metrics.deferred.increment();
             self.log_mail(format_args!(
                 "queue_id={id} event=attempt to=<{}> relay={relay} delay_ms={delay_ms} dsn=4.4.2 outcome=deferred reply=\"{}\"",
-                Escaped(recipient.address()),
+                EscapedWord(recipient.address()),
                 Escaped(recipient.reply().as_bytes())
             ));
         }
@@ -469,7 +469,7 @@ impl Shard {
         for (_, address) in queue.recipients(dispatch) {
             self.log_mail(format_args!(
                 "queue_id={id} event=attempt to=<{}> relay=none delay_ms={delay_ms} dsn={dsn} outcome=deferred reply=\"{}\"",
-                Escaped(address),
+                EscapedWord(address),
                 Escaped(reason.as_bytes())
             ));
         }
@@ -484,7 +484,7 @@ impl Shard {
             self.metrics.failed.increment();
             self.log_mail(format_args!(
                 "queue_id={id} event=expired to=<{}> delay_ms={age_ms} dsn=5.4.7 outcome=bounced reply=\"{}\"",
-                Escaped(recipient.address()),
+                EscapedWord(recipient.address()),
                 Escaped(recipient.reply().as_bytes())
             ));
         }

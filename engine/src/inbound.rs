@@ -22,7 +22,7 @@ use ringpost_smtp::{
 use crate::{
     admission::Admitted,
     incoming::{Direct, Incoming, Stored},
-    mail_log::Escaped,
+    mail_log::EscapedWord,
     policy::{self, Decision},
     priority::Origin,
     queueing::{Leg, Stated},
@@ -439,8 +439,8 @@ impl Inbound {
             "queue_id={id} event=accepted listener={} client={} helo={} from=<{}> size={bytes} recipients={}",
             self.shard.config().listeners[self.listener].name,
             self.session.peer(),
-            Escaped(self.session.helo().as_bytes()),
-            Escaped(envelope.reverse_path().as_str().as_bytes()),
+            EscapedWord(self.session.helo().as_bytes()),
+            EscapedWord(envelope.reverse_path().as_str().as_bytes()),
             envelope.recipient_count(),
         ));
     }

@@ -65,30 +65,48 @@ pub struct MailLog {
     lost_total: Cell<u64>,
 }
 
-/// Text from a peer: control characters, quotes, backslashes and what is not UTF-8 are escaped, so that one line stays one line.
+/// Text from a peer, for within quotes: control characters, quotes, backslashes and what is not UTF-8 are escaped, so that one line
+/// stays one line.
 pub struct Escaped<'a>(pub &'a [u8]);
 
 impl fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for chunk in self.0.utf8_chunks() {
-            let valid = chunk.valid();
-            if valid.bytes().all(|byte| (b' '..0x7f).contains(&byte) && byte != b'"' && byte != b'\\') {
-                f.write_str(valid)?;
-            } else {
-                for character in valid.chars() {
-                    match character {
-                        '"' | '\\' => write!(f, "\\{character}")?,
-                        _ if character.is_control() => write!(f, "\\x{:02x}", u32::from(character))?,
-                        _ => f.write_char(character)?,
+        write_escaped(f, self.0, |_| false)
+    }
+}
+
+/// As [`Escaped`], for within angle brackets or without anything around it: blanks and brackets are escaped, too. A quoted local part
+/// may hold any of them, and what stands behind them would be read as fields of ours.
+pub struct EscapedWord<'a>(pub &'a [u8]);
+
+impl fmt::Display for EscapedWord<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_escaped(f, self.0, |byte| matches!(byte, b' ' | b'<' | b'>'))
+    }
+}
+
+/// `ends_word`: of the printable ASCII characters, which are escaped beside quotes and backslashes.
+fn write_escaped(f: &mut fmt::Formatter<'_>, text: &[u8], ends_word: impl Fn(u8) -> bool) -> fmt::Result {
+    for chunk in text.utf8_chunks() {
+        let valid = chunk.valid();
+        if valid.bytes().all(|byte| (b' '..0x7f).contains(&byte) && byte != b'"' && byte != b'\\' && !ends_word(byte)) {
+            f.write_str(valid)?;
+        } else {
+            for character in valid.chars() {
+                match character {
+                    '"' | '\\' => write!(f, "\\{character}")?,
+                    _ if character.is_control() || u8::try_from(character).is_ok_and(&ends_word) => {
+                        write!(f, "\\x{:02x}", u32::from(character))?;
                     }
+                    _ => f.write_char(character)?,
                 }
             }
-            for byte in chunk.invalid() {
-                write!(f, "\\x{byte:02x}")?;
-            }
         }
-        Ok(())
+        for byte in chunk.invalid() {
+            write!(f, "\\x{byte:02x}")?;
+        }
     }
+    Ok(())
 }
 
 impl MailLog {
@@ -170,8 +188,14 @@ mod tests {
 
     #[test]
     fn a_line_with_hostile_text_stays_one_line() {
-        let text = format!("to=<{}>", Escaped(b"a\r\nqueue_id=forged \"q\" \xff \x1b[31m \xc3\xa9"));
-        assert_eq!(text, "to=<a\\x0d\\x0aqueue_id=forged \\\"q\\\" \\xff \\x1b[31m \u{e9}>");
+        let text = format!("reply=\"{}\"", Escaped(b"a\r\nqueue_id=forged \"q\" \xff \x1b[31m \xc3\xa9 <a>"));
+        assert_eq!(text, "reply=\"a\\x0d\\x0aqueue_id=forged \\\"q\\\" \\xff \\x1b[31m \u{e9} <a>\"");
+    }
+
+    #[test]
+    fn an_address_has_neither_blanks_nor_brackets_of_its_own() {
+        let text = format!("to=<{}>", EscapedWord(b"\"x> queue_id=forged <\xff\"@\xc3\xa9.test"));
+        assert_eq!(text, "to=<\\\"x\\x3e\\x20queue_id=forged\\x20\\x3c\\xff\\\"@\u{e9}.test>");
     }
 
     #[test]

@@ -21,7 +21,7 @@ use tracing::warn;
 use crate::queueing::Stated;
 use crate::{
     content::MessageContent,
-    mail_log::Escaped,
+    mail_log::EscapedWord,
     message_record::{TRAILER_BYTES, Trailer},
     record_id::record_id,
     report_origin::ReportOrigin,
@@ -134,7 +134,7 @@ impl Shard {
                         "queue_id={} event=report about={} to=<{}> outcome=dropped reason=\"{why}\"",
                         facts.id,
                         word(report.about),
-                        Escaped(recipient.path.as_bytes())
+                        EscapedWord(recipient.path.as_bytes())
                     ));
                 }
                 self.log_untold(facts.id, key, &report);
@@ -189,8 +189,8 @@ impl Shard {
                 "queue_id={} event=report about={} to=<{}> outcome=sent report={id} report_to=<{}>",
                 facts.id,
                 word(report.about),
-                Escaped(recipient.path.as_bytes()),
-                Escaped(to.as_bytes())
+                EscapedWord(recipient.path.as_bytes()),
+                EscapedWord(to.as_bytes())
             ));
         }
         self.log_mail(format_args!(
@@ -366,7 +366,7 @@ impl Shard {
             self.log_mail(format_args!(
                 "queue_id={id} event=report about={} to=<{}> outcome=none reason=\"NOTIFY does not ask for it\"",
                 word(report.about),
-                Escaped(recipient.address())
+                EscapedWord(recipient.address())
             ));
         }
     }

@@ -7,7 +7,7 @@ use ringpost_queue::{Cursor, Filter, MessageKey, QueueId, REPLY_BYTES_MAX, Recip
 use crate::{
     control::{Answer, Change, ChangeOrder, Changed, Recalled, Selection},
     listing::filter_of,
-    mail_log::Escaped,
+    mail_log::{Escaped, EscapedWord},
     shard::Shard,
 };
 
@@ -190,7 +190,7 @@ impl Steering {
         };
         let chosen = view.recipients().filter(|recipient| !recipient.is_settled() && recipient.matches(filter));
         for recipient in chosen.filter(is_taken) {
-            let to = Escaped(recipient.address());
+            let to = EscapedWord(recipient.address());
             match self {
                 Self::Bounce(reply) => shard.log_mail(format_args!(
                     "queue_id={id} event=bounced to=<{to}> dsn=5.0.0 outcome=bounced reply=\"{}\"",
