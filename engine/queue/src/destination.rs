@@ -135,18 +135,25 @@ impl Destination {
     }
 
     /// Attempts at a time that are allowed just now, whatever the rate.
+    #[inline]
     pub(crate) fn window(&self, now: u64) -> u32 {
         if self.is_held() || self.paused || now < self.pause_until {
             return 0;
         }
+        // Most destinations are well, and each message asks a few times.
+        if self.is_well && self.away.is_none() && !self.hosts.is_empty() {
+            return self.window.attempts();
+        }
+        self.window_of_few(now)
+    }
+
+    /// As [`Destination::window`], for one that is away, has no hosts or is not well.
+    fn window_of_few(&self, now: u64) -> u32 {
         if let Some(away) = &self.away {
             return if away.asleep_until(now).is_some() { 0 } else { away.credits_of_all() };
         }
         if self.hosts.is_empty() {
             return self.limits.connections_max.max(1);
-        }
-        if self.is_well {
-            return self.window.attempts();
         }
         if self.throttle.until(now).is_some() {
             return 0;
@@ -175,6 +182,7 @@ impl Destination {
         self.has_ready() || !self.guests.is_empty()
     }
 
+    #[inline]
     pub(crate) fn may_start(&self, now: u64) -> bool {
         if let Some(away) = &self.away {
             return self.has_ready() && self.window(now) > 0 && away.has_credit(now);

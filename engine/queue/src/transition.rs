@@ -262,7 +262,19 @@ impl Queue {
     }
 
     /// Puts a destination into the list of those that may be served, or sees to it that it wakes when it may.
+    #[inline]
     pub(crate) fn refresh(&mut self, destination: u32, now: u64) {
+        let state = &self.destinations[destination as usize];
+        // The next poll looks at what is listed, whatever may be done there now: while mail flows, this is how most calls end.
+        let is_looked_at = state.listed && !matches!(state.role, Role::Domain(_));
+        if !is_looked_at || !state.guests.is_empty() || state.limits.shared_rate.is_some() {
+            self.look_at(destination, now);
+        }
+    }
+
+    /// As [`Queue::refresh`], and at once.
+    #[inline(never)]
+    fn look_at(&mut self, destination: u32, now: u64) {
         let state = &mut self.destinations[destination as usize];
         if matches!(state.role, Role::Domain(_)) {
             return self.refresh_domain(destination, now);
