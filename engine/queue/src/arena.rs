@@ -9,11 +9,17 @@ const PAGE_BYTES: usize = 16 * 1024;
 /// Bits of a [`Span`]'s length; its class lies above them.
 const LENGTH_BITS: u32 = 24;
 
+/// Bits of a slot that tell where in its page it begins, in steps; its page lies above them. A page of several slots has less than
+/// twice [`PAGE_BYTES`] before its last one, and a step is 8 bytes at least.
+const START_BITS: u32 = 12;
+const _: () = assert!(2 * PAGE_BYTES / 8 <= 1 << START_BITS);
+
 /// Names a slice of an [`Arena`]. The empty slice takes no room.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Span {
+    /// The page in the upper bits, the beginning in the lower: looking is then a few instructions, and needs no class.
     slot: u32,
-    /// The length in the lower bits, the class in the upper: looking is then a few instructions.
+    /// The length in the lower bits, the class in the upper.
     length: u32,
 }
 
@@ -37,48 +43,47 @@ impl Span {
     }
 }
 
-/// Slices of `T`, each in a slot of the smallest class that holds it. Memory is kept for reuse until [`Arena::trim`].
+/// Slices of `T`, each in a slot of the smallest class that holds it; the smallest classes differ by `STEP` elements, a power of two.
+/// Memory is kept for reuse until [`Arena::trim`].
 #[derive(Debug)]
-pub(crate) struct Arena<T> {
-    /// Elements by which the smallest classes differ, as a power of two: dividing by a variable costs more than all the rest.
-    step_bits: u32,
-    classes: Vec<Class<T>>,
+pub(crate) struct Arena<T, const STEP: usize> {
+    classes: Vec<Class>,
+    /// Of all classes; each holds slots of one.
+    pages: Vec<Box<[T]>>,
     used: usize,
 }
 
 #[derive(Debug)]
-struct Class<T> {
+struct Class {
     slot_length: usize,
-    /// Slots of a page, as a power of two.
-    page_bits: u32,
-    pages: Vec<Box<[T]>>,
     free: Vec<u32>,
 }
 
-impl<T: Copy + Default> Arena<T> {
-    /// An empty one. `step`, a power of two, is the length of its smallest slots.
-    pub(crate) const fn new(step: usize) -> Self {
-        assert!(step.is_power_of_two(), "lengths are divided by it");
-        Self { step_bits: step.trailing_zeros(), classes: Vec::new(), used: 0 }
+impl<T: Copy + Default, const STEP: usize> Arena<T, STEP> {
+    /// An empty one.
+    pub(crate) const fn new() -> Self {
+        const { assert!(STEP.is_power_of_two() && STEP * size_of::<T>() >= 8, "beginnings are counted in steps") };
+        Self { classes: Vec::new(), pages: Vec::new(), used: 0 }
     }
 
     /// Takes a slice of `length` elements, whose values are whatever its last user left.
+    #[inline]
     pub(crate) fn take(&mut self, length: usize) -> Span {
         if length == 0 {
             return Span::default();
         }
         assert!(length < 1 << LENGTH_BITS, "the caller bounds slices to 16 MiB");
-        let (index, _) = self.class_of(length);
-        while self.classes.len() <= index {
-            let slot_length = self.class_length(self.classes.len());
-            let slots_per_page = PAGE_BYTES.div_ceil(slot_length * size_of::<T>()).next_power_of_two();
-            self.classes.push(Class { slot_length, page_bits: slots_per_page.trailing_zeros(), pages: Vec::new(), free: Vec::new() });
-        }
+        let (class, _) = Self::class_of(length);
+        let slot = match self.classes.get_mut(class).and_then(|class| class.free.pop()) {
+            Some(slot) => slot,
+            None => self.grow(class),
+        };
         self.used += 1;
-        Span { slot: self.classes[index].take(), length: (index as u32) << LENGTH_BITS | length as u32 }
+        Span { slot, length: (class as u32) << LENGTH_BITS | length as u32 }
     }
 
     /// Gives a slice back.
+    #[inline]
     pub(crate) fn give(&mut self, span: Span) {
         if span.length > 0 {
             self.classes[usize::from(span.class())].free.push(span.slot);
@@ -91,9 +96,8 @@ impl<T: Copy + Default> Arena<T> {
         if span.length == 0 {
             return &[];
         }
-        let class = &self.classes[usize::from(span.class())];
-        let (page, start) = class.place(span.slot);
-        &class.pages[page][start..start + span.len()]
+        let (page, start) = Self::place(span);
+        &self.pages[page][start..][..span.len()]
     }
 
     #[inline]
@@ -101,53 +105,61 @@ impl<T: Copy + Default> Arena<T> {
         if span.length == 0 {
             return &mut [];
         }
-        let class = &mut self.classes[usize::from(span.class())];
-        let (page, start) = class.place(span.slot);
-        &mut class.pages[page][start..start + span.len()]
+        let (page, start) = Self::place(span);
+        &mut self.pages[page][start..][..span.len()]
     }
 
     /// Drops all memory if nothing is in use.
     pub(crate) fn trim(&mut self) {
         if self.used == 0 {
-            self.classes = Vec::new();
+            (self.classes, self.pages) = (Vec::new(), Vec::new());
         }
+    }
+
+    /// The page of a span, and where in it it begins.
+    #[inline]
+    fn place(span: Span) -> (usize, usize) {
+        ((span.slot >> START_BITS) as usize, (span.slot % (1 << START_BITS)) as usize * STEP)
+    }
+
+    /// Adds a page to a class without a free slot, and takes a slot of it.
+    #[cold]
+    fn grow(&mut self, class: usize) -> u32 {
+        while self.classes.len() <= class {
+            self.classes.push(Class { slot_length: Self::class_length(self.classes.len()), free: Vec::new() });
+        }
+        let Class { slot_length, free } = &mut self.classes[class];
+        let slots = PAGE_BYTES.div_ceil(*slot_length * size_of::<T>()).next_power_of_two();
+        assert!(self.pages.len() < 1 << (u32::BITS - START_BITS), "the caller bounds the number of messages");
+        let page = (self.pages.len() as u32) << START_BITS;
+        self.pages.push(vec![T::default(); *slot_length * slots].into_boxed_slice());
+        free.extend((0..slots).rev().map(|slot| page | (slot * *slot_length / STEP) as u32));
+        free.pop().expect("a page was just added")
     }
 
     /// The class for a length and the length of its slots.
-    fn class_of(&self, length: usize) -> (usize, usize) {
-        let steps = (length + (1 << self.step_bits) - 1) >> self.step_bits;
+    #[inline]
+    fn class_of(length: usize) -> (usize, usize) {
+        let steps = length.div_ceil(STEP);
         if steps <= STEPS {
-            return (steps - 1, steps << self.step_bits);
+            return (steps - 1, steps * STEP);
         }
-        // Above: four classes per doubling. `shift` scales the length to 5..=8 quarters.
+        Self::class_of_many(steps)
+    }
+
+    /// Above [`STEPS`]: four classes per doubling. `shift` scales the length to 5..=8 quarters.
+    fn class_of_many(steps: usize) -> (usize, usize) {
         let shift = (usize::BITS - (steps - 1).leading_zeros()) as usize - 3;
         let quarters = (steps + (1 << shift) - 1) >> shift;
-        (STEPS + (shift - 2) * 4 + quarters - 5, quarters << shift << self.step_bits)
+        (STEPS + (shift - 2) * 4 + quarters - 5, (quarters << shift) * STEP)
     }
 
-    fn class_length(&self, index: usize) -> usize {
+    fn class_length(index: usize) -> usize {
         if index < STEPS {
-            return (index + 1) << self.step_bits;
+            return (index + 1) * STEP;
         }
         let shift = (index - STEPS) / 4 + 2;
-        ((index - STEPS) % 4 + 5) << shift << self.step_bits
-    }
-}
-
-impl<T: Copy + Default> Class<T> {
-    fn take(&mut self) -> u32 {
-        if self.free.is_empty() {
-            let first = self.pages.len() << self.page_bits;
-            self.pages.push(vec![T::default(); self.slot_length << self.page_bits].into_boxed_slice());
-            let slots = self.pages.len() << self.page_bits;
-            self.free.extend((first as u32..slots as u32).rev());
-        }
-        self.free.pop().expect("a page was just added")
-    }
-
-    fn place(&self, slot: u32) -> (usize, usize) {
-        let slot = slot as usize;
-        (slot >> self.page_bits, (slot & ((1 << self.page_bits) - 1)) * self.slot_length)
+        (((index - STEPS) % 4 + 5) << shift) * STEP
     }
 }
 
@@ -157,11 +169,10 @@ mod tests {
 
     #[test]
     fn every_length_fits_its_class_and_wastes_a_quarter_at_most() {
-        let arena = Arena::<u8>::new(16);
         let mut last = 0;
         for length in 1..70_000 {
-            let (index, slot) = arena.class_of(length);
-            assert_eq!(arena.class_length(index), slot, "{length}");
+            let (index, slot) = Arena::<u8, 16>::class_of(length);
+            assert_eq!(Arena::<u8, 16>::class_length(index), slot, "{length}");
             assert!(slot >= length && (slot < length + 16 || slot * 4 <= length * 5 + 64), "{length} in {slot}");
             assert!(index == last || index == last + 1 || length == 1, "{length}");
             last = index;
@@ -170,8 +181,9 @@ mod tests {
 
     #[test]
     fn slices_do_not_overlap_and_are_used_again() {
-        let mut arena = Arena::<u8>::new(16);
-        let spans: Vec<_> = (0..2000usize).map(|n| (arena.take(n % 700), n as u8)).collect();
+        let mut arena = Arena::<u8, 16>::new();
+        let length = |n: usize| if n < 1600 { n % 700 } else { n * n % 60_000 };
+        let spans: Vec<_> = (0..2000).map(|n| (arena.take(length(n)), n as u8)).collect();
         for &(span, fill) in &spans {
             arena.get_mut(span).fill(fill);
         }
