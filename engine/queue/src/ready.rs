@@ -35,9 +35,9 @@ impl ReadyQueue {
 
     /// Appends a group, whose age counts from now on.
     pub(crate) fn push(&mut self, groups: &mut Slab<Group>, index: u32, now: u64) {
-        let priority = usize::from(groups[index].priority);
-        let tail = self.tails[priority];
         let group = &mut groups[index];
+        let priority = usize::from(group.priority);
+        let tail = self.tails[priority];
         (group.previous, group.next, group.ready_since_s) = (tail, NONE, u32::try_from(now / 1000).unwrap_or(u32::MAX));
         match tail {
             NONE => self.heads[priority] = index,
@@ -50,9 +50,9 @@ impl ReadyQueue {
 
     /// Puts a group back before all others of its priority, with the age it had.
     pub(crate) fn put_back(&mut self, groups: &mut Slab<Group>, index: u32) {
-        let priority = usize::from(groups[index].priority);
-        let head = self.heads[priority];
         let group = &mut groups[index];
+        let priority = usize::from(group.priority);
+        let head = self.heads[priority];
         (group.previous, group.next) = (NONE, head);
         match head {
             NONE => self.tails[priority] = index,

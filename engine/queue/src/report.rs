@@ -11,7 +11,8 @@
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
 
-use crate::message::{Flags, Message, MessageKey, NO_RECIPIENT, Place, Recipient};
+use crate::destination::Destination;
+use crate::message::{Flags, Group, Message, MessageKey, NO_RECIPIENT, Place, Recipient};
 use crate::outcome::{SUCCESS_DUE, SUCCESS_RELAYED, TOLD_DELAY, TOLD_KNOWN};
 use crate::queue::{Queue, Settled};
 use crate::slab::NONE;
@@ -397,7 +398,9 @@ impl Queue {
     pub(crate) fn warn(&mut self, index: u32, now: u64) {
         let mut group = self.messages[index].first_group;
         while group != NONE {
-            if self.warn_at(group).is_some_and(|at| at <= now) {
+            let state = &self.groups[group];
+            let warn_at = self.warn_at(state, &self.messages[index], &self.destinations[state.destination as usize]);
+            if warn_at.is_some_and(|at| at <= now) {
                 self.groups[group].warned = true;
                 let mut next = self.groups[group].first;
                 while next != NO_RECIPIENT {
@@ -415,11 +418,9 @@ impl Queue {
     }
 
     /// When the sender is warned that the recipients of a group are delayed; `None` when nobody is to be, or was.
-    pub(crate) fn warn_at(&self, group: u32) -> Option<u64> {
-        let group = &self.groups[group];
-        let message = &self.messages[group.message];
-        let destination = &self.destinations[group.destination as usize];
-        if group.warned || message.reverse_bytes == 0 || self.settings.reports.is_none() {
+    #[inline]
+    pub(crate) fn warn_at(&self, group: &Group, message: &Message, destination: &Destination) -> Option<u64> {
+        if self.settings.reports.is_none() || group.warned || message.reverse_bytes == 0 {
             return None;
         }
         match message.warn_after_s {

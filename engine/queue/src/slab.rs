@@ -19,6 +19,7 @@ impl<T: Default> Slab<T> {
     }
 
     /// Takes a free slot, whose value is what its last user left; allocates a page when none is free.
+    #[inline]
     pub(crate) fn take(&mut self) -> u32 {
         if self.free.is_empty() {
             self.grow();
@@ -27,6 +28,7 @@ impl<T: Default> Slab<T> {
     }
 
     /// Gives a slot back.
+    #[inline]
     pub(crate) fn give(&mut self, index: u32) {
         self.free.push(index);
     }
@@ -41,12 +43,21 @@ impl<T: Default> Slab<T> {
     }
 
     /// Makes sure that `index` has a slot, without taking it; for slabs whose indices another slab hands out.
+    #[inline]
     pub(crate) fn cover(&mut self, index: u32) {
+        if self.slots() <= index as usize {
+            self.grow_to(index);
+        }
+    }
+
+    #[cold]
+    fn grow_to(&mut self, index: u32) {
         while self.slots() <= index as usize {
             self.pages.push(page());
         }
     }
 
+    #[cold]
     fn grow(&mut self) {
         let first = self.slots() as u32;
         assert!(first < NONE - PAGE_SLOTS as u32, "the caller bounds the number of messages");

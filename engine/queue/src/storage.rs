@@ -2,9 +2,10 @@
 
 use hashbrown::hash_table::Entry;
 
+use crate::destination::Destination;
 use crate::index::TAGS_MAX;
 use crate::message::{
-    Flags, Group, Message, MessageKey, NOT_REROUTED, NewMessage, NewRecipient, PRIORITY_MAX, Place, RECIPIENTS_MAX, Recipient,
+    Flags, Group, Message, MessageKey, NO_RECIPIENT, NOT_REROUTED, NewMessage, NewRecipient, PRIORITY_MAX, Place, RECIPIENTS_MAX, Recipient,
 };
 use crate::offering::Offered;
 use crate::outcome::{
@@ -14,7 +15,7 @@ use crate::outcome::{
 use crate::queue::Queue;
 use crate::queue_id::QueueId;
 use crate::site::Role;
-use crate::slab::NONE;
+use crate::slab::{NONE, Slab};
 use crate::walks::Chain;
 
 impl Queue {
@@ -64,13 +65,21 @@ impl Queue {
             state.next_attempt = new.not_before.unwrap_or(0);
             state.set_notify(recipient.notify);
         }
+        let mut flags = Flags::default();
+        flags.set(Flags::QUEUED, true);
+        flags.set(Flags::EIGHT_BIT, new.eight_bit);
+        flags.set(Flags::SMTPUTF8, new.smtputf8);
+        flags.set(Flags::EXTENDED, new.extended);
+        flags.set(Flags::OFFERED, new.offered != Offered::No);
+        flags.set(Flags::TRACED, new.traced);
         let message = &mut self.messages[index];
+        let key = MessageKey { index, generation: message.generation };
         *message = Message {
             id: new.id,
             size: new.size,
             accepted_at: new.accepted_at,
             expires_at: new.expires_at.unwrap_or(u64::MAX),
-            generation: message.generation,
+            generation: key.generation,
             addresses,
             recipients: span,
             release_after_s: u32::try_from(wait_ms.div_ceil(1000)).unwrap_or(u32::MAX),
@@ -79,14 +88,9 @@ impl Queue {
                 .map_or(0, |at| u32::try_from(at.saturating_sub(new.accepted_at).div_ceil(1000)).unwrap_or(u32::MAX).max(1)),
             reverse_bytes: u16::try_from(new.reverse_path.len()).expect("the session limits paths"),
             priority: new.priority.min(PRIORITY_MAX),
+            flags,
             ..Message::default()
         };
-        message.flags.set(Flags::QUEUED, true);
-        message.flags.set(Flags::EIGHT_BIT, new.eight_bit);
-        message.flags.set(Flags::SMTPUTF8, new.smtputf8);
-        message.flags.set(Flags::EXTENDED, new.extended);
-        message.flags.set(Flags::OFFERED, new.offered != Offered::No);
-        message.flags.set(Flags::TRACED, new.traced);
         self.placed[Place::Waiting as usize] += count;
         self.make_groups(index);
         if !new.tags.is_empty() {
@@ -94,7 +98,7 @@ impl Queue {
                 new.tags.iter().take(TAGS_MAX).filter(|tag| !tag.is_empty()).fold(false, |listed, tag| self.index.tag(index, tag) | listed);
             self.messages[index].flags.set(Flags::LISTED, listed);
         }
-        if let Some(earlier) = self.index.note(self.key(index)) {
+        if let Some(earlier) = self.index.note(key) {
             self.list(earlier);
         }
         index
@@ -116,7 +120,16 @@ impl Queue {
 
     /// Puts each recipient, whose `group` holds its destination, into the group of that destination.
     pub(crate) fn make_groups(&mut self, index: u32) {
-        let span = self.messages[index].recipients;
+        let message = &mut self.messages[index];
+        let span = message.recipients;
+        // Most mail has one recipient, whose group is a new one.
+        if let [recipient] = self.recipients.get_mut(span) {
+            let group = Group { message: index, destination: recipient.group, first: 0, priority: message.priority, ..Group::default() };
+            recipient.group = add_group(&mut self.groups, &mut self.destinations, group);
+            recipient.next_in_group = NO_RECIPIENT;
+            message.first_group = recipient.group;
+            return;
+        }
         for recipient in (0..span.len() as u16).rev() {
             let destination = self.recipients.get(span)[usize::from(recipient)].group;
             let group = self.group_of(index, destination);
@@ -147,24 +160,10 @@ impl Queue {
         if has_groups && newest != NONE && self.groups[newest].message == message && self.groups[newest].destination == destination {
             return newest;
         }
-        let group = self.groups.take();
         let Message { first_group, priority, .. } = &mut self.messages[message];
-        self.groups[group] = Group { message, destination, next_in_message: *first_group, priority: *priority, ..Group::default() };
-        *first_group = group;
-        self.enter_destination(group);
-        group
-    }
-
-    /// Puts a group behind all others of its destination.
-    pub(crate) fn enter_destination(&mut self, group: u32) {
-        let destination = &mut self.destinations[self.groups[group].destination as usize];
-        let before = std::mem::replace(&mut destination.newest_group, group);
-        destination.groups += 1;
-        (self.groups[group].previous_here, self.groups[group].next_here) = (before, NONE);
-        match before {
-            NONE => destination.oldest_group = group,
-            before => self.groups[before].next_here = group,
-        }
+        let group = Group { message, destination, next_in_message: *first_group, priority: *priority, ..Group::default() };
+        *first_group = add_group(&mut self.groups, &mut self.destinations, group);
+        *first_group
     }
 
     /// Takes a group, of which nothing is ready, out of those of its destination.
@@ -293,4 +292,18 @@ impl Queue {
             });
         }
     }
+}
+
+/// Stores a group, behind all others of its destination.
+fn add_group(groups: &mut Slab<Group>, destinations: &mut [Destination], group: Group) -> u32 {
+    let index = groups.take();
+    let destination = &mut destinations[group.destination as usize];
+    destination.groups += 1;
+    let before = std::mem::replace(&mut destination.newest_group, index);
+    match before {
+        NONE => destination.oldest_group = index,
+        before => groups[before].next_here = index,
+    }
+    groups[index] = Group { previous_here: before, next_here: NONE, ..group };
+    index
 }

@@ -1,7 +1,7 @@
 //! How recipients move between their places; every move goes through [`Queue::place`].
 
-use crate::destination::Destination;
-use crate::message::{Flags, Group, Message, NO_RECIPIENT, Place, Recipient};
+use crate::destination::{Destination, DestinationId};
+use crate::message::{Flags, Group, Message, MessageKey, NO_RECIPIENT, Place, Recipient};
 use crate::outcome::{Outcome, REPLY_BYTES_MAX, sanitise, split_reply};
 use crate::queue::{Dispatch, OWN, Queue, Settled};
 use crate::report::Notify;
@@ -53,15 +53,14 @@ impl Queue {
 
     /// Moves recipients whose time has come into the ready queues, unless the message is held. True if none waits any more.
     fn ready_due(&mut self, index: u32, now: u64) -> bool {
-        if self.messages[index].flags.has(Flags::KEPT) {
+        let Message { flags, recipients: span, first_group, .. } = self.messages[index];
+        if flags.has(Flags::KEPT) {
             return false;
         }
-        let mut waiting = 0;
-        let span = self.messages[index].recipients;
-        let mut group = self.messages[index].first_group;
+        let (mut waiting, mut group) = (0, first_group);
         while group != NONE {
-            let mut due = 0;
-            let mut next = self.groups[group].first;
+            let Group { first, destination, next_in_message, .. } = self.groups[group];
+            let (mut due, mut next) = (0, first);
             let recipients = self.recipients.get_mut(span);
             while next != NO_RECIPIENT {
                 let recipient = &mut recipients[usize::from(next)];
@@ -78,29 +77,31 @@ impl Queue {
             self.placed[Place::Ready as usize] += usize::from(due);
             if due > 0 {
                 self.add_ready(group, due, |ready, groups| ready.push(groups, group, now));
-                self.refresh(self.groups[group].destination, now);
+                self.refresh(destination, now);
             }
             waiting -= due;
-            group = self.groups[group].next_in_message;
+            group = next_in_message;
         }
         waiting == 0
     }
 
     /// Counts recipients as ready; `enter` puts the group into the ready queue if it is not there yet.
     fn add_ready(&mut self, group: u32, count: u16, enter: impl FnOnce(&mut crate::ready::ReadyQueue, &mut crate::slab::Slab<Group>)) {
-        if self.groups[group].ready == 0 {
-            enter(&mut self.destinations[self.groups[group].destination as usize].ready, &mut self.groups);
+        let Group { ready, destination, .. } = &mut self.groups[group];
+        *ready += count;
+        if *ready == count {
+            let destination = *destination as usize;
+            enter(&mut self.destinations[destination].ready, &mut self.groups);
         }
-        self.groups[group].ready += count;
     }
 
     /// Takes recipients out of the ready queue's count; the last one takes the group out of the queue.
     pub(crate) fn subtract_ready(&mut self, group: u32, count: u16) {
-        let ready = &mut self.groups[group].ready;
+        let Group { ready, destination, .. } = &mut self.groups[group];
         *ready = ready.checked_sub(count).expect("a ready recipient is counted by its group");
         if *ready == 0 && count > 0 {
-            let destination = self.groups[group].destination;
-            self.destinations[destination as usize].ready.remove(&mut self.groups, group);
+            let destination = *destination as usize;
+            self.destinations[destination].ready.remove(&mut self.groups, group);
         }
     }
 
@@ -205,12 +206,13 @@ impl Queue {
         let message = &self.messages[index];
         let (mut nearest, mut group) = (u64::MAX, message.first_group);
         while group != NONE {
-            let Group { destination, next_in_message, ready, .. } = self.groups[group];
-            if ready > 0 {
-                nearest = nearest.min(deadline(message, &self.destinations[destination as usize]).unwrap_or(u64::MAX));
-                nearest = nearest.min(self.warn_at(group).unwrap_or(u64::MAX));
+            let state = &self.groups[group];
+            if state.ready > 0 {
+                let destination = &self.destinations[state.destination as usize];
+                nearest = nearest.min(deadline(message, destination).unwrap_or(u64::MAX));
+                nearest = nearest.min(self.warn_at(state, message, destination).unwrap_or(u64::MAX));
             }
-            group = next_in_message;
+            group = state.next_in_message;
         }
         match nearest {
             u64::MAX => self.timers.cancel(index),
@@ -232,8 +234,8 @@ impl Queue {
         let mut nearest = u64::MAX;
         let mut group = message.first_group;
         while group != NONE {
-            let mut next = self.groups[group].first;
-            let mut open = false;
+            let state = &self.groups[group];
+            let (mut next, mut open) = (state.first, false);
             while next != NO_RECIPIENT {
                 let recipient = &recipients[usize::from(next)];
                 match recipient.place {
@@ -248,12 +250,12 @@ impl Queue {
                 }
                 next = recipient.next_in_group;
             }
-            let Group { destination, next_in_message, .. } = self.groups[group];
             if open {
-                nearest = nearest.min(deadline(message, &self.destinations[destination as usize]).unwrap_or(u64::MAX));
-                nearest = nearest.min(self.warn_at(group).unwrap_or(u64::MAX));
+                let destination = &self.destinations[state.destination as usize];
+                nearest = nearest.min(deadline(message, destination).unwrap_or(u64::MAX));
+                nearest = nearest.min(self.warn_at(state, message, destination).unwrap_or(u64::MAX));
             }
-            group = next_in_message;
+            group = state.next_in_message;
         }
         match nearest {
             u64::MAX => self.timers.cancel(index),
@@ -327,15 +329,14 @@ impl Queue {
         let state = &self.destinations[home as usize];
         let group = state.ready.first(&self.groups, self.settings.age_step_ms)?;
         let most = state.limits.recipients_max.max(1);
-        let index = self.groups[group].message;
+        let Group { message: index, first, .. } = self.groups[group];
         let message = &mut self.messages[index];
         let number = message.next_dispatch;
         message.next_dispatch = number.wrapping_add(1);
         message.in_flight += 1;
-        let span = message.recipients;
-        let (mut taken, mut tried) = (0, 0);
-        let mut next = self.groups[group].first;
-        let recipients = self.recipients.get_mut(span);
+        let key = MessageKey { index, generation: message.generation };
+        let recipients = self.recipients.get_mut(message.recipients);
+        let (mut taken, mut tried, mut next) = (0, 0, first);
         while next != NO_RECIPIENT && taken < most {
             let recipient = &mut recipients[usize::from(next)];
             next = recipient.next_in_group;
@@ -351,7 +352,7 @@ impl Queue {
         let state = &mut self.destinations[destination as usize];
         state.started(now);
         let home = state.away.as_mut().and_then(|away| away.take(now)).unwrap_or(OWN);
-        let (key, destination) = (self.key(index), self.id(destination));
+        let destination = DestinationId { slot: destination, generation: state.generation };
         Some(Dispatch { key, destination, group, number, recipients: taken, attempt: tried.saturating_add(1), home })
     }
 

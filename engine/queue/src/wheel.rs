@@ -72,17 +72,18 @@ impl Wheel {
     /// Sets or moves the deadline of `index`.
     pub(crate) fn set(&mut self, index: u32, deadline: u64) {
         self.nodes.cover(index);
-        if self.nodes[index].place != IDLE {
-            if self.nodes[index].deadline() == deadline {
+        let node = &self.nodes[index];
+        if node.place != IDLE {
+            if node.deadline() == deadline {
                 return;
             }
             self.unlink(index);
         }
-        self.nodes[index].deadline = [deadline as u32, (deadline >> 32) as u32];
-        self.link(index);
+        self.link(index, deadline);
     }
 
     /// Forgets the deadline of `index`, if it has one.
+    #[inline]
     pub(crate) fn cancel(&mut self, index: u32) {
         if self.nodes.get(index).is_some_and(|node| node.place != IDLE) {
             self.unlink(index);
@@ -100,6 +101,7 @@ impl Wheel {
     }
 
     /// The next index whose deadline is at or before `now`.
+    #[inline]
     pub(crate) fn pop(&mut self, now: u64) -> Popped {
         if now < self.quiet_until && self.cascading.is_none() {
             return Popped::Nothing;
@@ -158,8 +160,9 @@ impl Wheel {
             if index == NONE {
                 break;
             }
+            let deadline = self.nodes[index].deadline();
             self.unlink(index);
-            self.link(index);
+            self.link(index, deadline);
         }
         let empty = self.heads[place as usize] == NONE;
         if empty {
@@ -168,26 +171,25 @@ impl Wheel {
         empty
     }
 
-    fn link(&mut self, index: u32) {
-        let deadline = self.nodes[index].deadline().max(self.base);
-        let level = (63 - ((self.base ^ deadline) | 63).leading_zeros() as usize) / 6;
-        let start = deadline >> (6 * level) << (6 * level);
-        self.quiet_until = self.quiet_until.min(start);
-        let slot = (deadline >> (6 * level)) as usize % SLOTS;
+    fn link(&mut self, index: u32, deadline: u64) {
+        let at = deadline.max(self.base);
+        let level = ((63 - ((self.base ^ at) | 63).leading_zeros()) / 6) as usize;
+        let shift = 6 * level as u32;
+        let slot = (at >> shift) as usize % SLOTS;
+        self.quiet_until = self.quiet_until.min(at >> shift << shift);
+        self.occupied[level] |= 1 << slot;
         let place = level * SLOTS + slot;
-        let head = self.heads[place];
-        let node = &mut self.nodes[index];
-        (node.previous, node.next, node.place) = (NONE, head, place as u16);
+        let head = std::mem::replace(&mut self.heads[place], index);
+        self.nodes[index] = Node { deadline: [deadline as u32, (deadline >> 32) as u32], previous: NONE, next: head, place: place as u16 };
         if head != NONE {
             self.nodes[head].previous = index;
         }
-        self.heads[place] = index;
-        self.occupied[level] |= 1 << slot;
     }
 
     fn unlink(&mut self, index: u32) {
-        let Node { previous, next, place, .. } = self.nodes[index];
-        self.nodes[index].place = IDLE;
+        let node = &mut self.nodes[index];
+        let Node { previous, next, .. } = *node;
+        let place = std::mem::replace(&mut node.place, IDLE);
         if next != NONE {
             self.nodes[next].previous = previous;
         }
