@@ -5,10 +5,11 @@
 //!                                                                      refused  -> discard
 //!                                                                      unknown  -> ask again, and at last own it
 //! ```
-//! A claim is discarded only when it is certain that the old owner was not told that this node has it. Pure: the driver reports
-//! what it heard and does what it is told.
+//! A claim is discarded only when it is certain that the old owner was not told that this node has it: it was never completed, or the
+//! queue says that the item is there under another lease. While the queue does not know the item it is asked again and again, since an
+//! owner may offer it anew; after that time nobody else has it. Pure: the driver reports what it heard and does what it is told.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use crate::{boot_time::BootTime, work_queue::Completed};
 
@@ -19,6 +20,8 @@ pub struct ClaimTimes {
     pub lease_ttl: Duration,
     /// How soon an unanswered complete is repeated.
     pub repeat_after: Duration,
+    /// How often it is repeated while the queue does not know the item.
+    pub ask_every: Duration,
     /// How long owners take to offer again what Valkey has lost.
     pub reconciliation: Duration,
 }
@@ -36,17 +39,25 @@ pub enum Verdict {
     Discard,
 }
 
+/// One lease of one item. A spool can hold claims of two leases of the same item, each of which has its own answer.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Lease {
+    /// The item's name.
+    pub id: String,
+    /// What its complete presents.
+    pub token: String,
+}
+
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Claim {
-    token: String,
     /// Of the queue's data when it was leased; `None` for a claim of an earlier run.
     generation: Option<String>,
     /// The first complete goes out before.
     deadline: BootTime,
     /// The complete may have been heard, but its answer was not.
     was_asked: bool,
-    /// The queue has not known the item once already.
-    was_unknown: bool,
+    /// The queue did not know the item. If it still does not at this time, no owner has offered it again.
+    unknown_until: Option<BootTime>,
     due: Option<BootTime>,
 }
 
@@ -54,13 +65,13 @@ struct Claim {
 #[derive(Debug)]
 pub struct Claims {
     times: ClaimTimes,
-    claims: HashMap<String, Claim>,
+    claims: BTreeMap<Lease, Claim>,
 }
 
 impl Claims {
     /// No claim.
     pub fn new(times: ClaimTimes) -> Claims {
-        Claims { times, claims: HashMap::new() }
+        Claims { times, claims: BTreeMap::new() }
     }
 
     /// Claims without an answer.
@@ -73,36 +84,41 @@ impl Claims {
         self.claims.is_empty()
     }
 
-    /// An item was leased; `asked_at` is from before the call was sent. False: there is a claim of that name already, which is asked
-    /// about first; leave this lease to run out.
-    pub fn leased(&mut self, id: &str, token: &str, generation: &str, asked_at: BootTime) -> bool {
-        if self.claims.contains_key(id) {
-            return false;
+    /// An item was leased; `asked_at` is from before the call was sent. False: there is a claim of an earlier lease of it, which is asked
+    /// about at once; give this lease back, or its time would count against the item.
+    pub fn leased(&mut self, lease: &Lease, generation: &str, asked_at: BootTime) -> bool {
+        let mut is_free = true;
+        let first = Lease { id: lease.id.clone(), token: String::new() };
+        for (_, claim) in self.claims.range_mut(first..).take_while(|(earlier, _)| earlier.id == lease.id) {
+            is_free = false;
+            if claim.due.is_some() {
+                claim.due = Some(asked_at);
+            }
         }
-        let claim = Claim {
-            token: token.to_owned(),
-            generation: Some(generation.to_owned()),
-            deadline: asked_at + self.times.lease_ttl,
-            was_asked: false,
-            was_unknown: false,
-            due: None,
-        };
-        self.claims.insert(id.to_owned(), claim);
-        true
+        if is_free {
+            let claim = Claim {
+                generation: Some(generation.to_owned()),
+                deadline: asked_at + self.times.lease_ttl,
+                was_asked: false,
+                unknown_until: None,
+                due: None,
+            };
+            self.claims.insert(lease.clone(), claim);
+        }
+        is_free
     }
 
     /// A claim of an earlier run was found in the spool. It may have been completed.
-    pub fn recovered(&mut self, id: &str, token: &str, now: BootTime) {
-        let claim = Claim { token: token.to_owned(), generation: None, deadline: now, was_asked: true, was_unknown: false, due: Some(now) };
-        self.claims.insert(id.to_owned(), claim);
+    pub fn recovered(&mut self, lease: Lease, now: BootTime) {
+        self.claims.insert(lease, Claim { generation: None, deadline: now, was_asked: true, unknown_until: None, due: Some(now) });
     }
 
-    /// The copy is durable.
-    pub fn stored(&mut self, id: &str, now: BootTime) -> Verdict {
-        let Some(claim) = self.claims.get_mut(id) else { return Verdict::Discard };
+    /// The copy is durable, and its complete is about to go out, for the first time or again.
+    pub fn completing(&mut self, lease: &Lease, now: BootTime) -> Verdict {
+        let Some(claim) = self.claims.get_mut(lease) else { return Verdict::Discard };
         if now >= claim.deadline && !claim.was_asked {
             // Nobody was told anything: whoever has the lease by now goes on.
-            self.claims.remove(id);
+            self.claims.remove(lease);
             return Verdict::Discard;
         }
         claim.due = None;
@@ -110,21 +126,16 @@ impl Claims {
     }
 
     /// The copy could not be stored; its lease is given back.
-    pub fn not_stored(&mut self, id: &str) -> Option<String> {
-        self.claims.remove(id).map(|claim| claim.token)
-    }
-
-    /// The token to complete a claim with; `None` when it has been decided.
-    pub fn token(&self, id: &str) -> Option<&str> {
-        self.claims.get(id).map(|claim| claim.token.as_str())
+    pub fn not_stored(&mut self, lease: &Lease) {
+        self.claims.remove(lease);
     }
 
     /// The complete went out and was not answered, or could not go out.
-    pub fn unanswered(&mut self, id: &str, was_sent: bool, now: BootTime) -> Verdict {
-        let Some(claim) = self.claims.get_mut(id) else { return Verdict::Discard };
+    pub fn unanswered(&mut self, lease: &Lease, was_sent: bool, now: BootTime) -> Verdict {
+        let Some(claim) = self.claims.get_mut(lease) else { return Verdict::Discard };
         claim.was_asked |= was_sent;
         if !claim.was_asked && now >= claim.deadline {
-            self.claims.remove(id);
+            self.claims.remove(lease);
             return Verdict::Discard;
         }
         claim.due = Some(now + self.times.repeat_after);
@@ -132,36 +143,34 @@ impl Claims {
     }
 
     /// The queue's answer to a complete.
-    pub fn completed(&mut self, id: &str, answer: Completed, generation: &str, now: BootTime) -> Verdict {
-        let Some(claim) = self.claims.get_mut(id) else { return Verdict::Discard };
+    pub fn completed(&mut self, lease: &Lease, answer: Completed, generation: &str, now: BootTime) -> Verdict {
+        let Some(claim) = self.claims.get_mut(lease) else { return Verdict::Discard };
         let verdict = match answer {
             Completed::Done | Completed::DoneBefore => Verdict::Own,
             Completed::Stale => Verdict::Discard,
             Completed::Unknown => {
                 let same_data = claim.generation.as_deref().is_some_and(|leased_in| leased_in == generation);
-                if same_data && !claim.was_asked {
-                    // Its owner took it back, or another has completed it: this node was not heard.
-                    Verdict::Discard
-                } else if same_data || claim.was_unknown {
-                    // Its owner was told and has settled it; or the data was lost, and no owner has offered it again.
-                    Verdict::Own
-                } else {
-                    (claim.was_unknown, claim.was_asked) = (true, true);
-                    claim.due = Some(now + self.times.reconciliation);
+                // An earlier complete was heard in this data: its owner was told, and has settled it since.
+                let was_settled = same_data && claim.was_asked && claim.unknown_until.is_none();
+                let until = *claim.unknown_until.get_or_insert(now + self.times.reconciliation);
+                claim.was_asked = true;
+                if !was_settled && now < until {
+                    claim.due = Some((now + self.times.ask_every).min(until));
                     return Verdict::Later;
                 }
+                Verdict::Own
             }
         };
-        self.claims.remove(id);
+        self.claims.remove(lease);
         verdict
     }
 
     /// Claims whose complete is to be repeated now; each is told only once.
-    pub fn due(&mut self, now: BootTime) -> Vec<String> {
+    pub fn due(&mut self, now: BootTime) -> Vec<Lease> {
         let due = self.claims.iter_mut().filter(|(_, claim)| claim.due.is_some_and(|at| now >= at));
-        due.map(|(id, claim)| {
+        due.map(|(lease, claim)| {
             claim.due = None;
-            id.clone()
+            lease.clone()
         })
         .collect()
     }
@@ -171,71 +180,120 @@ impl Claims {
 mod tests {
     use super::*;
 
-    const TIMES: ClaimTimes =
-        ClaimTimes { lease_ttl: Duration::from_secs(3), repeat_after: Duration::from_millis(200), reconciliation: Duration::from_secs(12) };
+    const TIMES: ClaimTimes = ClaimTimes {
+        lease_ttl: Duration::from_secs(3),
+        repeat_after: Duration::from_millis(200),
+        ask_every: Duration::from_secs(2),
+        reconciliation: Duration::from_secs(12),
+    };
 
     fn at(seconds: u64) -> BootTime {
         BootTime::after_boot(Duration::from_secs(100 + seconds))
     }
 
+    fn lease(id: &str, token: &str) -> Lease {
+        Lease { id: id.to_owned(), token: token.to_owned() }
+    }
+
     #[test]
     fn answers_decide() {
-        for (answer, verdict) in [
-            (Completed::Done, Verdict::Own),
-            (Completed::DoneBefore, Verdict::Own),
-            (Completed::Stale, Verdict::Discard),
-            (Completed::Unknown, Verdict::Discard),
-        ] {
-            let mut claims = Claims::new(TIMES);
-            assert!(claims.leased("a", "t", "g", at(0)));
-            assert!(!claims.leased("a", "u", "g", at(0)));
-            assert_eq!(claims.stored("a", at(1)), Verdict::Complete);
-            assert_eq!(claims.completed("a", answer, "g", at(1)), verdict, "{answer:?}");
+        for (answer, verdict) in
+            [(Completed::Done, Verdict::Own), (Completed::DoneBefore, Verdict::Own), (Completed::Stale, Verdict::Discard)]
+        {
+            let (mut claims, a) = (Claims::new(TIMES), lease("a", "t"));
+            assert!(claims.leased(&a, "g", at(0)));
+            assert_eq!(claims.completing(&a, at(1)), Verdict::Complete);
+            assert_eq!(claims.completed(&a, answer, "g", at(1)), verdict, "{answer:?}");
             assert!(claims.is_empty());
         }
     }
 
     #[test]
     fn a_lease_that_is_over_is_not_completed_for_the_first_time() {
-        let mut claims = Claims::new(TIMES);
-        claims.leased("a", "t", "g", at(0));
-        assert_eq!(claims.stored("a", at(3)), Verdict::Discard);
+        let (mut claims, a) = (Claims::new(TIMES), lease("a", "t"));
+        claims.leased(&a, "g", at(0));
+        assert_eq!(claims.completing(&a, at(3)), Verdict::Discard);
+        // Nor when the circuit was open all the time.
+        claims.leased(&a, "g", at(0));
+        claims.completing(&a, at(1));
+        assert_eq!(claims.unanswered(&a, false, at(1)), Verdict::Later);
+        assert_eq!(claims.completing(&a, at(3)), Verdict::Discard);
+        assert!(claims.is_empty());
     }
 
     #[test]
     fn what_may_have_been_heard_is_repeated_and_never_dropped() {
-        let mut claims = Claims::new(TIMES);
-        claims.leased("a", "t", "g", at(0));
-        claims.stored("a", at(1));
-        assert_eq!(claims.unanswered("a", true, at(1)), Verdict::Later);
+        let (mut claims, a) = (Claims::new(TIMES), lease("a", "t"));
+        claims.leased(&a, "g", at(0));
+        claims.completing(&a, at(1));
+        assert_eq!(claims.unanswered(&a, true, at(1)), Verdict::Later);
         assert!(claims.due(at(1)).is_empty());
-        assert_eq!(claims.due(at(2)), ["a"]);
+        assert_eq!(claims.due(at(2)), [a.clone()]);
         assert!(claims.due(at(2)).is_empty());
-        assert_eq!(claims.completed("a", Completed::Unknown, "g", at(50)), Verdict::Own);
+        assert_eq!(claims.completed(&a, Completed::Unknown, "g", at(50)), Verdict::Own);
     }
 
     #[test]
     fn after_a_loss_of_data_the_owner_has_its_chance_first() {
-        let mut claims = Claims::new(TIMES);
-        claims.leased("a", "t", "g1", at(0));
-        claims.leased("b", "t", "g1", at(0));
-        for id in ["a", "b"] {
-            claims.stored(id, at(1));
-            assert_eq!(claims.completed(id, Completed::Unknown, "g2", at(1)), Verdict::Later);
+        let (mut claims, a, b) = (Claims::new(TIMES), lease("a", "t"), lease("b", "t"));
+        for lease in [&a, &b] {
+            claims.leased(lease, "g1", at(0));
+            claims.completing(lease, at(1));
+            assert_eq!(claims.completed(lease, Completed::Unknown, "g2", at(1)), Verdict::Later);
         }
-        assert!(claims.due(at(12)).is_empty());
-        assert_eq!(claims.due(at(13)).len(), 2);
-        assert_eq!(claims.completed("a", Completed::Stale, "g2", at(13)), Verdict::Discard, "its owner offered it again");
-        assert_eq!(claims.completed("b", Completed::Unknown, "g2", at(13)), Verdict::Own);
+        assert!(claims.due(at(2)).is_empty());
+        assert_eq!(claims.due(at(3)).len(), 2, "every two seconds");
+        assert_eq!(claims.completed(&a, Completed::Stale, "g2", at(3)), Verdict::Discard, "its owner offered it again");
+        for seconds in [3, 5, 7, 9, 11] {
+            assert_eq!(claims.completed(&b, Completed::Unknown, "g2", at(seconds)), Verdict::Later);
+            assert_eq!(claims.due(at(seconds + 2)), [b.clone()]);
+        }
+        assert_eq!(claims.completed(&b, Completed::Unknown, "g2", at(13)), Verdict::Own);
+    }
+
+    #[test]
+    fn data_lost_without_a_sign_of_it_gives_the_owner_its_chance_too() {
+        let (mut claims, a) = (Claims::new(TIMES), lease("a", "t"));
+        claims.leased(&a, "g", at(0));
+        claims.completing(&a, at(1));
+        assert_eq!(claims.completed(&a, Completed::Unknown, "g", at(1)), Verdict::Later);
+        assert_eq!(claims.completed(&a, Completed::Unknown, "g", at(3)), Verdict::Later);
+        assert_eq!(claims.completed(&a, Completed::Stale, "g", at(5)), Verdict::Discard);
+    }
+
+    #[test]
+    fn an_item_that_comes_again_has_its_earlier_claim_asked_about_at_once() {
+        let (mut claims, first, again) = (Claims::new(TIMES), lease("a", "t"), lease("a", "u"));
+        claims.leased(&first, "g1", at(0));
+        claims.leased(&lease("b", "t"), "g1", at(0));
+        assert!(!claims.leased(&again, "g1", at(0)));
+        assert!(claims.due(at(0)).is_empty(), "the copy is not durable yet");
+        claims.completing(&first, at(1));
+        assert_eq!(claims.completed(&first, Completed::Unknown, "g2", at(1)), Verdict::Later);
+        assert!(!claims.leased(&again, "g2", at(1)));
+        assert_eq!(claims.due(at(1)), [first.clone()]);
+        assert_eq!(claims.completed(&first, Completed::Stale, "g2", at(1)), Verdict::Discard);
+        assert!(claims.leased(&again, "g2", at(2)), "the next lease is one as always");
     }
 
     #[test]
     fn a_claim_of_an_earlier_run_is_asked_about_at_once() {
-        let mut claims = Claims::new(TIMES);
-        claims.recovered("a", "t", at(0));
-        assert_eq!(claims.due(at(0)), ["a"]);
-        assert_eq!(claims.completed("a", Completed::Unknown, "g", at(0)), Verdict::Later);
-        assert_eq!(claims.due(at(12)), ["a"]);
-        assert_eq!(claims.completed("a", Completed::DoneBefore, "g", at(12)), Verdict::Own);
+        let (mut claims, a) = (Claims::new(TIMES), lease("a", "t"));
+        claims.recovered(a.clone(), at(0));
+        assert_eq!(claims.due(at(0)), [a.clone()]);
+        assert_eq!(claims.completed(&a, Completed::Unknown, "g", at(0)), Verdict::Later);
+        assert_eq!(claims.due(at(2)), [a.clone()]);
+        assert_eq!(claims.completed(&a, Completed::DoneBefore, "g", at(2)), Verdict::Own);
+    }
+
+    #[test]
+    fn two_claims_of_one_item_have_an_answer_each() {
+        let (mut claims, first, second) = (Claims::new(TIMES), lease("a", "t"), lease("a", "u"));
+        claims.recovered(first.clone(), at(0));
+        claims.recovered(second.clone(), at(0));
+        assert_eq!(claims.due(at(0)), [first.clone(), second.clone()]);
+        assert_eq!(claims.completed(&second, Completed::DoneBefore, "g", at(0)), Verdict::Own);
+        assert_eq!(claims.len(), 1);
+        assert_eq!(claims.completed(&first, Completed::Stale, "g", at(0)), Verdict::Discard);
     }
 }

@@ -8,23 +8,30 @@ mod valkey;
 #[path = "handover/world.rs"]
 mod world;
 
-use world::{Faults, Owner, Rules, World};
+use world::{Account, Faults, Owner, Rules, World};
 
 fn seeds() -> u64 {
     std::env::var("RINGPOST_SEEDS").ok().map_or(300, |text| text.parse().expect("RINGPOST_SEEDS is a number"))
 }
 
 fn run(owner: Owner, faults: Faults, rules: Rules, seeds: u64) -> Result<(u64, u64), String> {
-    let (mut accepted, mut surplus, mut ended) = (0, 0, 0);
+    account(owner, faults, rules, seeds).map(|sum| (sum.accepted, sum.surplus))
+}
+
+fn account(owner: Owner, faults: Faults, rules: Rules, seeds: u64) -> Result<Account, String> {
+    let mut sum = Account::default();
     for seed in 0..seeds {
-        let (mails, twice, gone) = World::new(seed, owner, faults, rules).run().map_err(|reason| format!("seed {seed}: {reason}"))?;
-        (accepted, surplus, ended) = (accepted + mails, surplus + twice, ended + gone);
+        let Account { accepted, surplus, ended, died } =
+            World::new(seed, owner, faults, rules).run().map_err(|reason| format!("seed {seed}: {reason}"))?;
+        sum =
+            Account { accepted: sum.accepted + accepted, surplus: sum.surplus + surplus, ended: sum.ended + ended, died: sum.died + died };
     }
-    println!("{owner:?}, {faults:?}: {seeds} seeds, {accepted} mails, {ended} of them purged or expired, {surplus} ended twice, 0 lost");
-    Ok((accepted, surplus))
+    println!("{owner:?}, {faults:?}: {seeds} seeds, {sum:?}, 0 lost");
+    Ok(sum)
 }
 
 const CRASHES: Faults = Faults { crashes: true, lost_answers: true, outages: false, flushes: false };
+const FLUSHES: Faults = Faults { crashes: false, lost_answers: false, outages: false, flushes: true };
 const ALL: Faults = Faults { crashes: true, lost_answers: true, outages: true, flushes: true };
 
 #[test]
@@ -91,4 +98,11 @@ fn mail_delivered_before_it_is_out_of_the_queue_is_noticed() {
 #[test]
 fn a_late_claim_of_what_was_withdrawn_is_noticed() {
     assert!(run(Owner::Offers, CRASHES, Rules::WithdrawsWithoutTrace, 300).unwrap().1 > 0);
+}
+
+#[test]
+fn no_mail_becomes_a_dead_letter_for_want_of_an_answer() {
+    let died = |rules| account(Owner::Offers, FLUSHES, rules, seeds().max(300)).unwrap().died;
+    assert_eq!(died(Rules::AsShipped), 0);
+    assert!(died(Rules::LetsLeasesRunOut) > 0, "noticed");
 }

@@ -8,10 +8,11 @@ use std::{
 
 use ringpost_cluster::{
     boot_time::BootTime,
-    claim::{ClaimTimes, Claims, Verdict},
+    claim::{ClaimTimes, Claims, Lease, Verdict},
     offer::OWN_AGAIN,
     valkey::random_u64,
-    work_queue::{ITEMS_PER_CALL, Leased, Retry},
+    valkey_error::ValkeyError,
+    work_queue::{ITEMS_PER_CALL, Leased, QueueError, Retry},
 };
 use ringpost_engine::{
     control::{Answer, Claim, Command, FoundClaim, HandOver},
@@ -26,6 +27,10 @@ use super::{Driver, Ended};
 
 /// Two rounds of an owner and what they take.
 const RECONCILIATION: Duration = Duration::from_secs(25);
+/// How soon an unanswered complete is repeated.
+const REPEAT_AFTER: Duration = Duration::from_millis(300);
+/// How often the queue is asked for an item that it does not know: as soon as its owner has offered it again the claim is decided.
+const ASK_EVERY: Duration = Duration::from_secs(2);
 /// Leased and not decided at most.
 const CLAIMS_MAX: usize = 128;
 const LEASE_ITEMS: usize = 32;
@@ -41,14 +46,15 @@ struct Worker {
     driver: Arc<Driver>,
     claims: Claims,
     /// Where a claim is stored.
-    places: HashMap<String, (usize, QueueId)>,
+    places: HashMap<Lease, (usize, QueueId)>,
     next_shard: usize,
     next_partition: u16,
 }
 
 impl Driver {
     pub(super) async fn work(self: Arc<Self>) {
-        let times = ClaimTimes { lease_ttl: self.node.lease_ttl, repeat_after: Duration::from_millis(300), reconciliation: RECONCILIATION };
+        let times =
+            ClaimTimes { lease_ttl: self.node.lease_ttl, repeat_after: REPEAT_AFTER, ask_every: ASK_EVERY, reconciliation: RECONCILIATION };
         let mut worker =
             Worker { driver: self.clone(), claims: Claims::new(times), places: HashMap::new(), next_shard: 0, next_partition: 0 };
         // A shard that ends takes its claims with it; the next start asks again.
@@ -61,8 +67,9 @@ impl Worker {
         for shard in 0..self.driver.shards.len() {
             let Answer::Claims(found) = self.driver.ask(shard, HandOver::Claims).await? else { continue };
             for FoundClaim { id, item, token } in found {
-                self.claims.recovered(&item, &token, BootTime::now());
-                self.places.insert(item, (shard, id));
+                let lease = Lease { id: item, token };
+                self.claims.recovered(lease.clone(), BootTime::now());
+                self.places.insert(lease, (shard, id));
             }
         }
         loop {
@@ -128,95 +135,95 @@ impl Worker {
         let driver = self.driver.clone();
         let (mut own, mut storing) = (Vec::new(), Vec::new());
         for Leased { id, owner, token, data, .. } in items {
+            let lease = Lease { id, token };
             match data {
-                Ok(_) if owner == driver.node.me => own.push((id, token)),
+                Ok(_) if owner == driver.node.me => own.push(lease),
                 Ok(data) => {
-                    if self.claims.leased(&id, &token, generation, asked_at) {
-                        let shard = self.next_shard;
-                        self.next_shard = (shard + 1) % driver.shards.len();
-                        let claim = Claim { item: id.clone(), token, data };
-                        let asking = driver.clone();
-                        storing.push((id, shard, tokio::spawn(async move { asking.ask(shard, HandOver::Claim(claim)).await })));
+                    if !self.claims.leased(&lease, generation, asked_at) {
+                        self.give_back(&lease, Retry::Free(soon()), "this worker has an earlier claim of it to ask about first").await;
+                        continue;
                     }
+                    let shard = self.next_shard;
+                    self.next_shard = (shard + 1) % driver.shards.len();
+                    let claim = Claim { item: lease.id.clone(), token: lease.token.clone(), data };
+                    let asking = driver.clone();
+                    storing.push((lease, shard, tokio::spawn(async move { asking.ask(shard, HandOver::Claim(claim)).await })));
                 }
                 Err(reason) => {
-                    warn!(item = id, %owner, %reason, "an item of the work queue is not used");
-                    let answer = driver.node.queue.fail(&id, &token, Retry::Counted(60_000), &reason.to_string()).await;
-                    driver.heard(&answer);
+                    warn!(item = lease.id, %owner, %reason, "an item of the work queue is not used");
+                    self.give_back(&lease, Retry::Counted(60_000), &reason.to_string()).await;
                 }
             }
         }
         self.give_back_own(own).await;
         let mut stored = Vec::new();
-        for (id, shard, answer) in storing {
+        for (lease, shard, answer) in storing {
             match answer.await {
                 Ok(Ok(Answer::Claimed(place, _))) => {
-                    self.places.insert(id.clone(), (shard, place));
-                    stored.push(id);
+                    self.places.insert(lease.clone(), (shard, place));
+                    stored.push(lease);
                 }
                 Ok(Err(Ended)) | Err(_) => return Err(Ended),
                 Ok(Ok(other)) => {
                     let reason = if let Answer::Failed(reason) = other { reason } else { "no answer".to_owned() };
-                    if let Some(token) = self.claims.not_stored(&id) {
-                        let answer = driver.node.queue.fail(&id, &token, Retry::Free(500 + random_u64() % 1000), &reason).await;
-                        driver.heard(&answer);
-                    }
+                    self.claims.not_stored(&lease);
+                    self.give_back(&lease, Retry::Free(soon()), &reason).await;
                 }
             }
         }
-        let mut to_complete = Vec::new();
-        for id in stored {
-            match self.claims.stored(&id, BootTime::now()) {
-                Verdict::Complete => to_complete.push(id),
-                verdict => self.decide(&id, verdict).await?,
-            }
-        }
-        self.complete(to_complete).await
+        self.complete(stored).await
+    }
+
+    /// Ends a lease that comes to nothing here. Unheard, it runs out.
+    async fn give_back(&self, lease: &Lease, retry: Retry, reason: &str) {
+        let answer = self.driver.node.queue.fail(&lease.id, &lease.token, retry, reason).await;
+        self.driver.heard(&answer);
     }
 
     /// Mail of this very node: no copy is needed, the shard that has it delivers it.
-    async fn give_back_own(&self, own: Vec<(String, String)>) {
+    async fn give_back_own(&self, own: Vec<Lease>) {
         let driver = &self.driver;
         let result = format!("{OWN_AGAIN} {}", driver.node.me);
-        for (partition, own) in driver.by_partition(own, |(id, _)| id) {
-            let leases: Vec<_> = own.iter().map(|(id, token)| (id.as_str(), token.as_str(), result.as_str())).collect();
+        for (partition, own) in driver.by_partition(own, |lease| &lease.id) {
+            let leases: Vec<_> = own.iter().map(|lease| (lease.id.as_str(), lease.token.as_str(), result.as_str())).collect();
             let answer = driver.node.queue.complete(partition, &leases).await;
             driver.heard(&answer);
-            own.iter().for_each(|(id, _)| driver.offers().done(id));
+            own.iter().for_each(|lease| driver.offers().done(&lease.id));
         }
         driver.owner.notify_one();
     }
 
-    async fn complete(&mut self, ids: Vec<String>) -> Result<(), Ended> {
+    async fn complete(&mut self, leases: Vec<Lease>) -> Result<(), Ended> {
         let driver = self.driver.clone();
-        for (partition, ids) in driver.by_partition(ids, |id| id) {
-            for ids in ids.chunks(ITEMS_PER_CALL) {
-                let words: Vec<(String, String, String)> = ids
-                    .iter()
-                    .filter_map(|id| {
-                        let place = self.places.get(id).map_or_else(String::new, |(_, place)| place.to_string());
-                        Some((id.clone(), self.claims.token(id)?.to_owned(), format!("{} {place}", driver.node.me)))
-                    })
-                    .collect();
-                let leases: Vec<_> = words.iter().map(|(id, token, word)| (id.as_str(), token.as_str(), word.as_str())).collect();
-                if leases.is_empty() {
+        for (partition, leases) in driver.by_partition(leases, |lease| &lease.id) {
+            for leases in leases.chunks(ITEMS_PER_CALL) {
+                let mut words = Vec::with_capacity(leases.len());
+                for lease in leases {
+                    match self.claims.completing(lease, BootTime::now()) {
+                        Verdict::Complete => words.push((lease, self.word(lease))),
+                        verdict => self.decide(lease, verdict).await?,
+                    }
+                }
+                let presented: Vec<_> =
+                    words.iter().map(|(lease, word)| (lease.id.as_str(), lease.token.as_str(), word.as_str())).collect();
+                if presented.is_empty() {
                     continue;
                 }
-                let answer = driver.node.queue.complete(partition, &leases).await;
+                let answer = driver.node.queue.complete(partition, &presented).await;
                 driver.heard(&answer);
                 let now = BootTime::now();
                 match answer {
                     Ok((generation, answers)) => {
-                        for ((id, ..), answer) in words.iter().zip(answers) {
-                            let verdict = self.claims.completed(id, answer, &generation, now);
-                            self.decide(id, verdict).await?;
+                        for ((lease, _), answer) in words.iter().zip(answers) {
+                            let verdict = self.claims.completed(lease, answer, &generation, now);
+                            self.decide(lease, verdict).await?;
                         }
                     }
-                    Err(_) => {
-                        for (id, ..) in &words {
-                            // It may have been sent.
-                            let verdict = self.claims.unanswered(id, true, now);
-                            self.decide(id, verdict).await?;
+                    Err(error) => {
+                        let was_sent = error != QueueError::Valkey(ValkeyError::CircuitOpen);
+                        for (lease, _) in &words {
+                            let verdict = self.claims.unanswered(lease, was_sent, now);
+                            self.decide(lease, verdict).await?;
                         }
                     }
                 }
@@ -225,13 +232,24 @@ impl Worker {
         Ok(())
     }
 
-    async fn decide(&mut self, id: &str, verdict: Verdict) -> Result<(), Ended> {
+    /// What the owner is told: who has it, and where.
+    fn word(&self, lease: &Lease) -> String {
+        let place = self.places.get(lease).map_or_else(String::new, |(_, place)| place.to_string());
+        format!("{} {place}", self.driver.node.me)
+    }
+
+    async fn decide(&mut self, lease: &Lease, verdict: Verdict) -> Result<(), Ended> {
         let is_own = match verdict {
             Verdict::Own => true,
             Verdict::Discard => false,
             Verdict::Complete | Verdict::Later => return Ok(()),
         };
-        let Some((shard, place)) = self.places.remove(id) else { return Ok(()) };
+        let Some((shard, place)) = self.places.remove(lease) else { return Ok(()) };
         self.driver.ask(shard, HandOver::Decide(place, is_own)).await.map(|_| ())
     }
+}
+
+/// When an item that this worker could not take comes to another, in milliseconds: not all at the same moment.
+fn soon() -> u64 {
+    500 + random_u64() % 1000
 }

@@ -73,8 +73,8 @@ impl Rig {
     }
 }
 
-/// A claim without an answer is decided within this.
-const CLAIM_DECIDED_MAX: Duration = Duration::from_secs(100);
+/// A claim without an answer is decided within this: 25 s when its owner says nothing, and what a busy machine takes.
+const CLAIM_DECIDED_MAX: Duration = Duration::from_secs(60);
 
 #[test]
 fn what_one_node_accepts_the_others_deliver_once() {
@@ -95,7 +95,7 @@ fn a_killed_worker_and_a_valkey_that_lost_everything_lose_no_mail() {
     rig.send(MAILS, 2 * MAILS);
     rig.start_valkey();
     rig.start_node(1);
-    // A claim whose answer was lost with Valkey's data is decided when its owner is asked again, a minute later.
+    // A claim whose answer was lost with Valkey's data is decided as soon as its owner has offered the mail again, or settled it.
     let all = wait_within(CLAIM_DECIDED_MAX, "delivery of all", || rig.all_there(2 * MAILS));
     println!("{all} deliveries of {} mails", 2 * MAILS);
 }

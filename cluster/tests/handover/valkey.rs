@@ -28,12 +28,17 @@ pub struct Valkey {
     pub is_up: bool,
     pub generation: u64,
     /// Where an item is: with `None` it is ready.
-    pub items: BTreeMap<String, Option<Lease>>,
+    pub items: BTreeMap<String, Option<Held>>,
+    /// How often an item was leased without coming to an end.
+    pub attempts: HashMap<String, u32>,
+    /// How many items became dead letters; an operator requeues each at once.
+    pub died: u64,
     pub outcomes: HashMap<String, (String, String)>,
     pub tokens: u64,
 }
 
-pub struct Lease {
+/// By whom has the token.
+pub struct Held {
     pub token: String,
     pub until: BootTime,
 }

@@ -1,9 +1,13 @@
 //! The worker's side of the simulated nodes.
 
-use ringpost_cluster::{claim::Verdict, offer::OWN_AGAIN, work_queue::Completed};
+use ringpost_cluster::{
+    claim::{Lease, Verdict},
+    offer::OWN_AGAIN,
+    work_queue::Completed,
+};
 
 use super::{Held, LEASE, Owner, Rules, World};
-use crate::valkey::Lease;
+use crate::valkey::Held as Leased;
 
 impl World {
     pub(super) fn lease(&mut self, node: usize) {
@@ -18,8 +22,9 @@ impl World {
             let ready: Vec<String> = valkey.items.iter().filter(|(_, lease)| lease.is_none()).map(|(id, _)| id.clone()).take(4).collect();
             for id in &ready {
                 valkey.tokens += 1;
-                let lease = Lease { token: valkey.tokens.to_string(), until: now + LEASE };
+                let lease = Leased { token: valkey.tokens.to_string(), until: now + LEASE };
                 valkey.items.insert(id.clone(), Some(lease));
+                *valkey.attempts.entry(id.clone()).or_default() += 1;
             }
             ready.into_iter().map(|id| (valkey.items[&id].as_ref().unwrap().token.clone(), id)).collect::<Vec<_>>()
         });
@@ -37,11 +42,31 @@ impl World {
                 if self.complete_call(node, &id, &token, &result).is_some() {
                     self.nodes[node].offers.done(&id);
                 }
-            } else if self.nodes[node].claims.leased(&id, &token, &generation, asked_at) {
-                self.nodes[node].spool.insert(id.clone(), Held::Claim { token });
-                self.nodes[node].to_complete.push_back(id);
+                continue;
+            }
+            let lease = Lease { id, token };
+            if self.rules == Rules::LetsLeasesRunOut && matches!(self.nodes[node].spool.get(&lease.id), Some(Held::Claim { .. })) {
+                continue;
+            }
+            if self.nodes[node].claims.leased(&lease, &generation, asked_at) {
+                self.nodes[node].spool.insert(lease.id.clone(), Held::Claim { token: lease.token.clone() });
+                self.nodes[node].to_complete.push_back(lease);
+            } else {
+                self.give_back(node, &lease);
             }
         }
+    }
+
+    /// The item was not to blame: its attempt does not count.
+    fn give_back(&mut self, node: usize, lease: &Lease) {
+        let _ = self.call(node, |valkey, _| {
+            if let Some(held @ Some(_)) = valkey.items.get_mut(&lease.id)
+                && held.as_ref().is_some_and(|held| held.token == lease.token)
+            {
+                *held = None;
+                *valkey.attempts.get_mut(&lease.id).unwrap() -= 1;
+            }
+        });
     }
 
     fn complete_call(&mut self, node: usize, id: &str, token: &str, result: &str) -> Option<Completed> {
@@ -68,29 +93,28 @@ impl World {
     }
 
     pub(super) fn complete(&mut self, node: usize) {
-        let due = self.nodes[node].claims.due(self.now);
-        let mut ids: Vec<(String, bool)> = due.into_iter().map(|id| (id, false)).collect();
-        if let Some(id) = self.nodes[node].to_complete.pop_front() {
-            ids.push((id, true));
-        }
-        for (id, is_first) in ids {
+        let mut leases = self.nodes[node].claims.due(self.now);
+        // A disk can take longer than a lease, but not time after time.
+        let stored = (self.random.below(8) as usize + 1).min(self.nodes[node].to_complete.len());
+        leases.extend(self.nodes[node].to_complete.drain(..stored));
+        for lease in leases {
             let now = self.now;
-            if is_first && self.nodes[node].claims.stored(&id, now) == Verdict::Discard {
-                self.nodes[node].spool.remove(&id);
-                continue;
-            }
-            let Some(token) = self.nodes[node].claims.token(&id).map(str::to_owned) else { continue };
-            let answer = self.complete_call(node, &id, &token, &format!("n{node}"));
-            let generation = self.valkey.generation.to_string();
-            let verdict = match answer {
-                Some(answer) => self.nodes[node].claims.completed(&id, answer, &generation, now),
-                None if self.rules == Rules::DropsUnanswered => Verdict::Discard,
-                None => self.nodes[node].claims.unanswered(&id, true, now),
+            let verdict = match self.nodes[node].claims.completing(&lease, now) {
+                Verdict::Complete => {
+                    let answer = self.complete_call(node, &lease.id, &lease.token, &format!("n{node}"));
+                    let generation = self.valkey.generation.to_string();
+                    match answer {
+                        Some(answer) => self.nodes[node].claims.completed(&lease, answer, &generation, now),
+                        None if self.rules == Rules::DropsUnanswered => Verdict::Discard,
+                        None => self.nodes[node].claims.unanswered(&lease, true, now),
+                    }
+                }
+                verdict => verdict,
             };
             match verdict {
-                Verdict::Own => drop(self.nodes[node].spool.insert(id, Held::Local)),
-                Verdict::Discard if self.rules == Rules::DeliversRefused => drop(self.nodes[node].spool.insert(id, Held::Local)),
-                Verdict::Discard => drop(self.nodes[node].spool.remove(&id)),
+                Verdict::Own => drop(self.nodes[node].spool.insert(lease.id, Held::Local)),
+                Verdict::Discard if self.rules == Rules::DeliversRefused => drop(self.nodes[node].spool.insert(lease.id, Held::Local)),
+                Verdict::Discard => drop(self.nodes[node].spool.remove(&lease.id)),
                 Verdict::Later | Verdict::Complete => {}
             }
         }

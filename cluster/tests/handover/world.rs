@@ -7,7 +7,7 @@ use std::{
 
 use ringpost_cluster::{
     boot_time::BootTime,
-    claim::{ClaimTimes, Claims},
+    claim::{ClaimTimes, Claims, Lease},
     offer::{OfferTimes, Offers, Recall, Sending, Todo},
     work_queue::{Enqueued, Known},
 };
@@ -24,8 +24,14 @@ const OFFERS: OfferTimes = OfferTimes {
     reconcile_every: Duration::from_secs(10),
     forget_after: Duration::from_secs(60),
 };
-const CLAIMS: ClaimTimes =
-    ClaimTimes { lease_ttl: LEASE, repeat_after: Duration::from_millis(200), reconciliation: Duration::from_secs(25) };
+const CLAIMS: ClaimTimes = ClaimTimes {
+    lease_ttl: LEASE,
+    repeat_after: Duration::from_millis(200),
+    ask_every: Duration::from_secs(2),
+    reconciliation: Duration::from_secs(25),
+};
+/// Leases of an item that may end without an answer, as the driver's.
+const ATTEMPTS_MAX: u32 = 5;
 /// As the driver's.
 const TICK: Duration = Duration::from_millis(500);
 const NODES: usize = 3;
@@ -73,7 +79,7 @@ struct Node {
     offers: Offers,
     claims: Claims,
     /// Leased or stored, with what comes next.
-    to_complete: VecDeque<String>,
+    to_complete: VecDeque<Lease>,
     pushes: VecDeque<String>,
     down_until: Option<BootTime>,
     is_away: bool,
@@ -102,6 +108,18 @@ pub struct World {
     rules: Rules,
 }
 
+/// What a run came to.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Account {
+    pub accepted: u64,
+    /// How often a mail came to an end beyond its first: delivered twice, or delivered and ended.
+    pub surplus: u64,
+    /// Purged or expired.
+    pub ended: u64,
+    /// Dead letters.
+    pub died: u64,
+}
+
 /// Negative controls.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Rules {
@@ -120,16 +138,24 @@ pub enum Rules {
     WithdrawsWithoutTrace,
     /// A node that shares no longer delivers what it finds at once.
     DeliversWithoutRecall,
+    /// A worker keeps the lease of an item of which it has an undecided claim, and asks about that only once more.
+    LetsLeasesRunOut,
+}
+
+fn claim_times(rules: Rules) -> ClaimTimes {
+    let ask_every = if rules == Rules::LetsLeasesRunOut { CLAIMS.reconciliation } else { CLAIMS.ask_every };
+    ClaimTimes { ask_every, ..CLAIMS }
 }
 
 impl World {
     /// A whole cluster from a seed.
     pub fn new(seed: u64, owner: Owner, faults: Faults, rules: Rules) -> World {
         let now = BootTime::after_boot(Duration::from_secs(1000));
+        let claims = claim_times(rules);
         let node = |number: usize| Node {
             spool: BTreeMap::new(),
             offers: Offers::new(OFFERS, number > 0 || owner != Owner::Offers, now),
-            claims: Claims::new(CLAIMS),
+            claims: Claims::new(claims),
             to_complete: VecDeque::new(),
             pushes: VecDeque::new(),
             down_until: None,
@@ -185,6 +211,7 @@ impl World {
                 Enqueued::Completed
             } else {
                 valkey.items.insert(id.to_owned(), None);
+                valkey.attempts.remove(id);
                 Enqueued::Added
             }
         });
@@ -379,11 +406,13 @@ impl World {
     }
 
     fn crash(&mut self, node: usize) {
-        let down = Duration::from_millis(100 + self.random.below(5_000));
-        let (now, delivers) = (self.now, node > 0 || self.owner != Owner::Offers);
+        // Now and then for longer than claims wait, and never for as long as the queue remembers what was settled.
+        let longest_ms = if self.random.chance(5) { 40_000 } else { 5_000 };
+        let down = Duration::from_millis(100 + self.random.below(longest_ms));
+        let (now, delivers, claims) = (self.now, node > 0 || self.owner != Owner::Offers, claim_times(self.rules));
         let node = &mut self.nodes[node];
         node.down_until = Some(now + down);
-        (node.offers, node.claims) = (Offers::new(OFFERS, delivers, now), Claims::new(CLAIMS));
+        (node.offers, node.claims) = (Offers::new(OFFERS, delivers, now), Claims::new(claims));
         (node.to_complete, node.pushes, node.unsent) = (VecDeque::new(), VecDeque::new(), VecDeque::new());
         (node.wishes, node.is_draining) = (HashMap::new(), false);
     }
@@ -410,15 +439,20 @@ impl World {
                 // By what its spool says it is to be delivered here, but the queue may have it.
                 Held::Local if id.starts_with(&format!("n{node}.")) => self.nodes[node].offers.keeps(&id),
                 Held::Local => {}
-                Held::Claim { token } => self.nodes[node].claims.recovered(&id, &token, now),
+                Held::Claim { token } => self.nodes[node].claims.recovered(Lease { id, token }, now),
             }
         }
     }
 
     fn sweep(&mut self) {
         let now = self.now;
-        for lease in self.valkey.items.values_mut().filter(|lease| lease.as_ref().is_some_and(|lease| now >= lease.until)) {
-            *lease = None;
+        for (id, held) in self.valkey.items.iter_mut().filter(|(_, held)| held.as_ref().is_some_and(|held| now >= held.until)) {
+            *held = None;
+            let attempts = self.valkey.attempts.entry(id.clone()).or_default();
+            if *attempts >= ATTEMPTS_MAX {
+                *attempts = 0;
+                self.valkey.died += 1;
+            }
         }
     }
 
@@ -484,9 +518,8 @@ impl World {
         self.nodes.iter().all(|node| node.spool.is_empty() && node.down_until.is_none())
     }
 
-    /// Returns how much was accepted, how often a mail came to an end beyond its first (delivered twice, or delivered and ended), and how
-    /// much was ended; or what was lost.
-    pub fn run(mut self) -> Result<(u64, u64, u64), String> {
+    /// Returns what it came to, or what was lost.
+    pub fn run(mut self) -> Result<Account, String> {
         for _ in 0..4000 {
             self.step(false);
         }
@@ -506,6 +539,7 @@ impl World {
             return Err(format!("lost {lost:?}"));
         }
         let surplus = self.delivered.keys().map(|id| u64::from(ends(id) - 1)).sum();
-        Ok((self.accepted, surplus, self.ended.values().map(|&count| u64::from(count)).sum()))
+        let ended = self.ended.values().map(|&count| u64::from(count)).sum();
+        Ok(Account { accepted: self.accepted, surplus, ended, died: self.valkey.died })
     }
 }
