@@ -64,7 +64,6 @@ pub struct WorkQueue {
     bounds: QueueBounds,
     key: ItemKey,
     me: Incarnation,
-    random: Arc<str>,
 }
 
 impl WorkQueue {
@@ -80,8 +79,7 @@ impl WorkQueue {
         if !is_item_id(name) || name.contains(':') {
             return Err(ItemError::Id(name.chars().take(128).collect()));
         }
-        let random = format!("{:016x}{:016x}", random_u64(), random_u64()).into();
-        Ok(WorkQueue { valkey, keyspace, name: name.into(), bounds, key, me, random })
+        Ok(WorkQueue { valkey, keyspace, name: name.into(), bounds, key, me })
     }
 
     /// The bounds it was made with.
@@ -113,7 +111,7 @@ impl WorkQueue {
 
     /// Adds up to [`ITEMS_PER_CALL`] items of one partition. Returns the data's generation and an answer for each item.
     pub async fn enqueue(&self, partition: u16, items: &[NewItem]) -> Result<(String, Vec<Enqueued>), QueueError> {
-        let (capacity, channel) = (self.bounds.capacity.to_string(), self.work_channel());
+        let (new_data, capacity, channel) = (generation_of_new_data(), self.bounds.capacity.to_string(), self.work_channel());
         let mut texts = Vec::with_capacity(items.len());
         for item in items {
             if !is_item_id(&item.id) {
@@ -130,7 +128,7 @@ impl WorkQueue {
                 body,
             ));
         }
-        let mut args: Vec<&[u8]> = vec![self.random.as_bytes(), capacity.as_bytes(), channel.as_bytes()];
+        let mut args: Vec<&[u8]> = vec![new_data.as_bytes(), capacity.as_bytes(), channel.as_bytes()];
         for (item, (priority, attempts, delay, expires, body)) in items.iter().zip(&texts) {
             args.extend([
                 item.id.as_bytes(),
@@ -169,7 +167,7 @@ impl WorkQueue {
     ) -> Result<(String, Vec<Leased>), QueueError> {
         let token = format!("{:016x}", random_u64());
         let args = [
-            self.random.to_string(),
+            generation_of_new_data(),
             self.me.to_string(),
             count.clamp(1, ITEMS_PER_CALL).to_string(),
             token,
@@ -208,9 +206,9 @@ impl WorkQueue {
     /// Completes up to [`ITEMS_PER_CALL`] leases of one partition: id, token and what the owner is told (at most [`RESULT_BYTES_MAX`] bytes,
     /// no line ends).
     pub async fn complete(&self, partition: u16, leases: &[(&str, &str, &str)]) -> Result<(String, Vec<Completed>), QueueError> {
-        let (channel, kept) = (self.keyspace.done_channel(&self.name), OUTCOME_KEPT_MS.to_string());
+        let (new_data, channel, kept) = (generation_of_new_data(), self.keyspace.done_channel(&self.name), OUTCOME_KEPT_MS.to_string());
         let results: Vec<String> = leases.iter().map(|(_, _, result)| one_line(result)).collect();
-        let mut args: Vec<&[u8]> = vec![self.random.as_bytes(), channel.as_bytes(), kept.as_bytes()];
+        let mut args: Vec<&[u8]> = vec![new_data.as_bytes(), channel.as_bytes(), kept.as_bytes()];
         for ((id, token, _), result) in leases.iter().zip(&results) {
             args.extend([id.as_bytes(), token.as_bytes(), result.as_bytes()]);
         }
@@ -254,8 +252,8 @@ impl WorkQueue {
 
     /// This worker lives: its leases in the partition go on for `worker_ttl_ms`. Returns the data's generation.
     pub async fn renew(&self, partition: u16, worker_ttl_ms: u64) -> Result<String, QueueError> {
-        let (me, ttl) = (self.me.to_string(), worker_ttl_ms.to_string());
-        match self.run("queue_renew", partition, &[self.random.as_bytes(), me.as_bytes(), ttl.as_bytes()]).await? {
+        let (new_data, me, ttl) = (generation_of_new_data(), self.me.to_string(), worker_ttl_ms.to_string());
+        match self.run("queue_renew", partition, &[new_data.as_bytes(), me.as_bytes(), ttl.as_bytes()]).await? {
             Value::BulkString(generation) => Ok(String::from_utf8_lossy(&generation).into_owned()),
             _ => Err(ValkeyError::Malformed("a generation").into()),
         }
@@ -271,7 +269,8 @@ impl WorkQueue {
 
     /// Where up to [`IDS_PER_CALL`] items of one partition are.
     pub async fn known(&self, partition: u16, ids: &[&str]) -> Result<(String, Vec<Known>), QueueError> {
-        let mut args: Vec<&[u8]> = vec![self.random.as_bytes()];
+        let new_data = generation_of_new_data();
+        let mut args: Vec<&[u8]> = vec![new_data.as_bytes()];
         args.extend(ids.iter().map(|id| id.as_bytes()));
         let mut reply = Reply::new(self.run("queue_known", partition, &args).await?)?;
         let generation = reply.text()?;
@@ -355,6 +354,11 @@ impl WorkQueue {
         stats.total = stats.pending + stats.processing + stats.failed;
         Ok(stats)
     }
+}
+
+/// How the data is called if this call is the first to find none. Another with each call: a node that finds none twice has seen two losses.
+fn generation_of_new_data() -> String {
+    format!("{:016x}{:016x}", random_u64(), random_u64())
 }
 
 /// What others read as one line: cut, and without control characters.

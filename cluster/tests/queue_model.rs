@@ -54,15 +54,39 @@ fn what_valkey_forgot_is_offered_again() {
     }
 }
 
+fn queue(server: &Server, scripts: &'static Scripts) -> WorkQueue {
+    let valkey = Valkey::with_scripts(server.target(), scripts, Duration::from_secs(5));
+    let bounds = QueueBounds { partitions: 1, capacity: 100, dead_max: 10 };
+    let me = Incarnation::new("n2".parse().unwrap(), 7);
+    WorkQueue::new(valkey, Server::keyspace(), "mail", bounds, ItemKey::new(b"k"), me).unwrap()
+}
+
+/// The node that had named the data named it the same after its loss if it came first, and no owner saw that anything was lost until it
+/// asked after each of its items.
+#[test]
+fn a_loss_of_data_is_seen_by_the_node_that_named_it() {
+    let server = Server::start(Durability::None);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let named = runtime.block_on(async {
+        let (valkey, queue) = (Valkey::new(server.target()), queue(&server, Scripts::shipped()));
+        let mut named = Vec::new();
+        for _ in 0..3 {
+            let (generation, _) = queue.known(0, &[]).await.unwrap();
+            assert_eq!(queue.renew(0, 1000).await.unwrap(), generation, "the data is the same");
+            named.push(generation);
+            valkey.command(redis::cmd("FLUSHALL").arg("SYNC")).await.unwrap();
+        }
+        named
+    });
+    assert!(named[0] != named[1] && named[1] != named[2] && named[0] != named[2], "{named:?}");
+}
+
 /// Of two items, the first of which a worker leased and left to its fate, the one that is leased next.
 fn next_after_a_dead_workers_item(scripts: &'static Scripts) -> String {
     let server = Server::start(Durability::None);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let valkey = Valkey::with_scripts(server.target(), scripts, Duration::from_secs(5));
-        let bounds = QueueBounds { partitions: 1, capacity: 100, dead_max: 10 };
-        let me = Incarnation::new("n2".parse().unwrap(), 7);
-        let queue = WorkQueue::new(valkey, Server::keyspace(), "mail", bounds, ItemKey::new(b"k"), me).unwrap();
+        let queue = queue(&server, scripts);
         let item = |id: &str| NewItem {
             id: id.to_owned(),
             owner: "n1".parse().unwrap(),
