@@ -47,7 +47,7 @@ const RECONCILE_EVERY: Duration = Duration::from_secs(10);
 const FORGET_AFTER: Duration = Duration::from_secs(60);
 /// How often a node sweeps leases that ran out and looks whether Valkey is there and has its data.
 const TICK: Duration = Duration::from_millis(500);
-/// On Valkey's return owners take out first what they have delivered meanwhile.
+/// On Valkey's return, when it was away for so long that owners have delivered, they first take that out of the queue.
 const OWNERS_FIRST: Duration = Duration::from_secs(1);
 
 /// What hand-over needs of the node.
@@ -221,8 +221,10 @@ impl Driver {
             *is_away = true;
             self.offers().away(now);
         } else if std::mem::take(&mut *is_away) {
-            *self.lease_from.lock().expect("no panic happens under this lock") = now + OWNERS_FIRST;
-            self.offers().returned(now);
+            // One call that came late is no outage that anybody has acted on.
+            if self.offers().returned(now) {
+                *self.lease_from.lock().expect("no panic happens under this lock") = now + OWNERS_FIRST;
+            }
             self.owner.notify_one();
         }
     }

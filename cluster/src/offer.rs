@@ -85,6 +85,8 @@ pub struct Offers {
     take_back: VecDeque<String>,
     withdraw: VecDeque<String>,
     forget: VecDeque<(BootTime, String)>,
+    /// Items of calls that were not answered: to be repeated when Valkey is back.
+    unheard: Vec<String>,
     tell: VecDeque<(String, Recall)>,
     /// Wishes without an answer; those that have one are left out when it is their turn.
     recalls: VecDeque<String>,
@@ -109,6 +111,7 @@ impl Offers {
             take_back: VecDeque::new(),
             withdraw: VecDeque::new(),
             forget: VecDeque::new(),
+            unheard: Vec::new(),
             tell: VecDeque::new(),
             recalls: VecDeque::new(),
             retracts: false,
@@ -195,20 +198,25 @@ impl Offers {
         }
     }
 
-    /// No answer: the queue may have it. While Valkey is away nothing is asked.
+    /// No answer to an item that was sent: the queue may have it. It is offered again when Valkey is back, or in the next round.
     pub fn unanswered(&mut self, id: &str) {
         match self.items.get_mut(id) {
             Some(state @ State::Sending) => {
                 *state = State::Unsure;
                 if self.is_local && self.delivers {
                     self.back(id);
-                } else if self.away_since.is_none() {
-                    self.offer.push_back(id.to_owned());
+                } else {
+                    self.unheard.push(id.to_owned());
                 }
             }
             Some(State::Crossing) => self.recall(id),
             _ => {}
         }
+    }
+
+    /// No answer to [`Todo::Ask`] or [`Todo::Withdraw`]: that is repeated when Valkey is back, or in the next round.
+    pub fn unheard(&mut self, ids: Vec<String>) {
+        self.unheard.extend(ids);
     }
 
     /// The spool does not have it any more: it was settled by command, or is in delivery.
@@ -325,12 +333,19 @@ impl Offers {
         self.away_since.get_or_insert(now);
     }
 
-    /// Valkey answers.
-    pub fn returned(&mut self, now: BootTime) {
-        if self.away_since.take().is_some() {
-            self.is_local = false;
+    /// Valkey answers. True: it was away for so long that nodes may have begun to deliver what they had offered, this one or another
+    /// that saw it go a little earlier; then everything is asked for, and nobody is to lease before owners have taken back theirs.
+    /// After a call that came late only what was not answered is repeated.
+    pub fn returned(&mut self, now: BootTime) -> bool {
+        let Some(since) = self.away_since.take() else { return false };
+        self.is_local = false;
+        let was_long = now.since(since) >= self.times.lease_ttl;
+        if was_long {
             self.missed(now);
+        } else {
+            self.repeat_unheard();
         }
+        was_long
     }
 
     /// The next thing to do. While Valkey is away only what concerns the shards.
@@ -412,13 +427,28 @@ impl Offers {
         self.ask.clear();
         self.withdraw.clear();
         self.offer.clear();
-        for (id, state) in &self.items {
-            match state {
-                State::Waiting => self.ask.push_back(id.clone()),
-                State::Unsure => self.offer.push_back(id.clone()),
-                State::Back | State::Recalled | State::Parted => self.withdraw.push_back(id.clone()),
-                State::Sending | State::Fetching | State::Crossing | State::Settling | State::Settled | State::Gone => {}
+        self.unheard.clear();
+        let is_looked_after = |state| matches!(state, State::Waiting | State::Unsure | State::Back | State::Recalled | State::Parted);
+        let items: Vec<(String, State)> =
+            self.items.iter().filter(|(_, state)| is_looked_after(**state)).map(|(id, state)| (id.clone(), *state)).collect();
+        items.into_iter().for_each(|(id, state)| self.look_after(id, state));
+    }
+
+    fn repeat_unheard(&mut self) {
+        for id in std::mem::take(&mut self.unheard) {
+            if let Some(&state) = self.items.get(&id) {
+                self.look_after(id, state);
             }
+        }
+    }
+
+    /// What is to be asked or told about an item in this state, if nothing is on its way.
+    fn look_after(&mut self, id: String, state: State) {
+        match state {
+            State::Waiting => self.ask.push_back(id),
+            State::Unsure => self.offer.push_back(id),
+            State::Back | State::Recalled | State::Parted => self.withdraw.push_back(id),
+            State::Sending | State::Fetching | State::Crossing | State::Settling | State::Settled | State::Gone => {}
         }
     }
 

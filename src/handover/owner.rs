@@ -142,7 +142,10 @@ impl Driver {
                     let names: Vec<&str> = ids.iter().map(String::as_str).collect();
                     let answer = self.node.queue.known(partition, &names).await;
                     self.heard(&answer);
-                    let Ok((generation, answers)) = answer else { continue };
+                    let Ok((generation, answers)) = answer else {
+                        self.offers().unheard(ids);
+                        continue;
+                    };
                     let now = BootTime::now();
                     for (id, known) in ids.iter().zip(&answers) {
                         if let Known::Completed(result) = known {
@@ -181,8 +184,9 @@ impl Driver {
                     let names: Vec<&str> = ids.iter().map(String::as_str).collect();
                     let answer = self.node.queue.withdraw(partition, &names).await;
                     self.heard(&answer);
-                    for (id, is_out) in ids.iter().zip(answer.into_iter().flatten()) {
-                        self.offers().withdrawn(id, is_out);
+                    match answer {
+                        Ok(answers) => ids.iter().zip(answers).for_each(|(id, is_out)| self.offers().withdrawn(id, is_out)),
+                        Err(_) => self.offers().unheard(ids),
                     }
                 }
             }

@@ -30,7 +30,7 @@ pub enum Recall {
 /// What is to be done with some ids, at most [`IDS_PER_CALL`].
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Todo {
-    /// Ask the queue where they are, then call [`Offers::known`] for each.
+    /// Ask the queue where they are, then call [`Offers::known`] for each, or [`Offers::unheard`].
     Ask(Vec<String>),
     /// Read them from the spool and enqueue them again: [`Offers::sending`] for each when it is there, or [`Offers::gone`] for what the
     /// spool does not have any more. Each is to have one of the two, however long that takes: until then it is not asked for again.
@@ -39,7 +39,7 @@ pub enum Todo {
     Settle(Vec<String>),
     /// Let the shards deliver them.
     TakeBack(Vec<String>),
-    /// Take them out of the queue, then call [`Offers::withdrawn`] for each.
+    /// Take them out of the queue, then call [`Offers::withdrawn`] for each, or [`Offers::unheard`].
     Withdraw(Vec<String>),
     /// Tell the queue that they are settled, then call [`Offers::forgotten`].
     Forget(Vec<String>),

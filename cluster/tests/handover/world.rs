@@ -337,8 +337,9 @@ impl World {
                         };
                         ids.iter().map(known).collect::<Vec<_>>()
                     });
-                    for (id, known) in ids.iter().zip(answers.into_iter().flatten()) {
-                        self.nodes[node].offers.known(id, &known, now);
+                    match answers {
+                        Some(answers) => ids.iter().zip(&answers).for_each(|(id, known)| self.nodes[node].offers.known(id, known, now)),
+                        None => self.nodes[node].offers.unheard(ids),
                     }
                 }
                 Todo::Offer(ids) => {
@@ -379,8 +380,11 @@ impl World {
                             })
                             .collect::<Vec<_>>()
                     });
-                    for (id, is_out) in ids.iter().zip(answers.into_iter().flatten()) {
-                        self.nodes[node].offers.withdrawn(id, is_out);
+                    match answers {
+                        Some(answers) => {
+                            ids.iter().zip(answers).for_each(|(id, is_out)| self.nodes[node].offers.withdrawn(id, is_out));
+                        }
+                        None => self.nodes[node].offers.unheard(ids),
                     }
                 }
                 Todo::Tell(answers) => answers.iter().for_each(|(id, recall)| self.told(node, id, *recall)),
