@@ -85,6 +85,13 @@ impl Delivery {
         }
     }
 
+    /// A log may take what found no room.
+    pub(crate) fn room_came(&self) {
+        if !self.backlog.borrow().is_empty() {
+            self.kick();
+        }
+    }
+
     /// No attempt under way and nothing left to append.
     pub fn is_quiet(&self) -> bool {
         self.attempts.get() == 0 && self.backlog.borrow().is_empty()
@@ -109,9 +116,6 @@ impl Delivery {
                 }
                 !done
             });
-        }
-        if !self.backlog.borrow().is_empty() {
-            self.kick();
         }
     }
 
@@ -149,7 +153,7 @@ impl Shard {
                 return Poll::<()>::Pending;
             }
             if !self.may_attempt() {
-                // What ends this state kicks: an acknowledgement, a segment freed, the end of an attempt.
+                // What ends this state kicks: room in a log, the end of an attempt.
                 self.delivery.deadline.clear();
                 return Poll::Pending;
             }

@@ -17,7 +17,11 @@ impl Shard {
         let shard = &self;
         let driver = committer.clone();
         driver
-            .run(|event| match event {
+            .run(|event| {
+                if event.makes_room() {
+                    shard.delivery.room_came();
+                }
+                match event {
                 Event::Opened => {
                     if number == shard.id {
                         opened.set(1);
@@ -64,11 +68,9 @@ impl Shard {
                 Event::SegmentPrepared { written: false, .. } => shard.metrics.segments_unprepared.increment(),
                 Event::PrepareFailed { result } => warn!(shard = shard.id, errno = -result, "no room to prepare a segment; tried again"),
                 Event::Reserve(on) => {
-                    shard.delivery.kick();
                     warn!(shard = shard.id, on, "spool reserve: new mail is answered with 452 while this is on, deliveries go on");
                 }
-                Event::SegmentPrepared { .. } | Event::Stopped => {}
-                Event::SegmentFreed { .. } => shard.delivery.kick(),
+                Event::SegmentPrepared { .. } | Event::SegmentFreed { .. } | Event::Stopped => {}
                 Event::Retired => {
                     info!(shard = shard.id, log = number, "the log of a shard that no longer exists is empty and gone");
                     let (shard, ring) = (shard.clone(), shard.ring.clone());
@@ -78,6 +80,7 @@ impl Shard {
                     })
                     .detach();
                 }
+            }
             })
             .await;
     }

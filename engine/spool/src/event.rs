@@ -75,6 +75,32 @@ pub enum Event<'a> {
     Retired,
 }
 
+impl Event<'_> {
+    /// What was refused with [`Full`](crate::AppendError::Full), [`NoSpace`](crate::AppendError::NoSpace) or
+    /// [`NotOpen`](crate::AppendError::NotOpen) may be taken now. Whoever tries again at each of these, and at no other time, waits for
+    /// no room that is there: it comes with one of them, or one of them is still to come.
+    pub fn makes_room(&self) -> bool {
+        match self {
+            Self::Opened
+            | Self::Loaded(_)
+            | Self::Acknowledged(_)
+            | Self::SegmentPrepared { .. }
+            | Self::SegmentFreed { .. }
+            | Self::Reserve(_) => true,
+            Self::Found { .. }
+            | Self::FoundOutcome { .. }
+            | Self::FoundSettled { .. }
+            | Self::Incomplete { .. }
+            | Self::Damaged(_)
+            | Self::Poisoned(_)
+            | Self::Refused(_)
+            | Self::PrepareFailed { .. }
+            | Self::Stopped
+            | Self::Retired => false,
+        }
+    }
+}
+
 /// A stretch of a segment that did not verify.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Damage {
