@@ -91,6 +91,8 @@ struct Driver {
     owner: Notify,
     worker: Notify,
     is_draining: AtomicBool,
+    /// The process is about to end.
+    is_leaving: AtomicBool,
     is_retracting: AtomicBool,
     /// There is something to do with the queue, for a node that does not share.
     activated: Notify,
@@ -124,6 +126,7 @@ pub fn start(node: HandOverNode, shards: Vec<Arc<RequestLane>>) -> Result<Shared
         owner: Notify::new(),
         worker: Notify::new(),
         is_draining: AtomicBool::new(false),
+        is_leaving: AtomicBool::new(false),
         is_retracting: AtomicBool::new(node.retracts),
         activated: Notify::new(),
         open_claims: AtomicU64::new(u64::MAX),
@@ -148,6 +151,13 @@ pub fn start(node: HandOverNode, shards: Vec<Arc<RequestLane>>) -> Result<Shared
     Ok(SharedDelivery(driver))
 }
 
+impl SharedDelivery {
+    /// The process is about to end: what others have offered is left to others. What this node has taken over is still decided.
+    pub fn leave(&self) {
+        self.0.is_leaving.store(true, Ordering::Relaxed);
+    }
+}
+
 impl Driver {
     fn offers(&self) -> MutexGuard<'_, Offers> {
         self.offers.lock().expect("no panic happens under this lock")
@@ -158,9 +168,10 @@ impl Driver {
         self.node.shares || self.is_draining.load(Ordering::Relaxed) || self.is_retracting.load(Ordering::Relaxed)
     }
 
-    /// A node that is emptied takes nothing.
+    /// A node that is emptied or stopped takes nothing.
     fn takes_mail(&self) -> bool {
-        self.node.shares && self.node.delivers && !self.is_draining.load(Ordering::Relaxed)
+        let ends = self.is_draining.load(Ordering::Relaxed) || self.is_leaving.load(Ordering::Relaxed);
+        self.node.shares && self.node.delivers && !ends
     }
 
     fn open_claims(&self) -> u64 {

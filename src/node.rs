@@ -319,7 +319,7 @@ impl Node {
             info!(%address, "admin listens");
             tokio::spawn(Admin::new(self.shards.clone(), cluster.clone(), is_ready.clone(), token, address).serve(listener));
         }
-        let server = ControlServer::new(lanes, self.resolver.counters(), reloader.clone(), cluster.clone(), sharing);
+        let server = ControlServer::new(lanes, self.resolver.counters(), reloader.clone(), cluster.clone(), sharing.clone());
         let control = server.serve(&self.control);
         tokio::pin!(control);
         let lanes = self.shards.clone();
@@ -330,6 +330,9 @@ impl Node {
         let mut ready = 0;
         let leaving = async {
             is_ready.store(false, Ordering::Release);
+            if let Some(sharing) = &sharing {
+                sharing.leave();
+            }
             // The cluster hears of it before any work stops (L11); a Valkey that is away delays nothing.
             if let Some(cluster) = &cluster {
                 let _ = tokio::time::timeout(LEAVE_CLUSTER_MAX, cluster.handle.leave()).await;

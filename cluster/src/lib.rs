@@ -22,6 +22,7 @@ pub mod offer;
 pub mod progress;
 pub mod pushed_config;
 mod reply;
+pub mod restraint;
 pub mod script;
 pub mod shares;
 pub mod shares_file;

@@ -30,6 +30,9 @@ pub enum ItemError {
     /// Not in this form, or longer than it says.
     #[error("the item is damaged: {0}")]
     Damaged(&'static str),
+    /// Of a later version of this program.
+    #[error("the item has a form of a later version")]
+    Newer,
     /// Signed with another key, or changed.
     #[error("the item is not signed with this cluster's key")]
     NotOurs,
@@ -111,7 +114,7 @@ impl ItemKey {
         let (head, payload) = signed.split_at(HEAD_BYTES);
         let raw = u32::from_be_bytes(head[2..].try_into().expect("four bytes")) as usize;
         if head[0] != VERSION || head[1] & !FLAG_ZSTD != 0 {
-            return Err(ItemError::Damaged("it has a form of a later version"));
+            return Err(ItemError::Newer);
         }
         if raw > bytes_max.min(ITEM_DATA_BYTES_MAX) {
             return Err(ItemError::TooLarge(raw));

@@ -55,19 +55,18 @@ impl Shard {
 
     /// Stores another node's mail; answers when it is durable, with the id that it has here.
     pub(crate) async fn claim(self: Rc<Self>, claim: Claim) -> Answer {
-        match self.store_claim(&claim).await {
+        let Some(mail) = HandedMail::read(&claim.data) else { return Answer::Unusable("the item is no mail of this version") };
+        if !EnvelopeView::decode(mail.envelope).is_ok_and(|view| view.recipient_count() > 0) {
+            return Answer::Unusable("the item's envelope is none");
+        }
+        match self.store_claim(&claim, &mail).await {
             Ok(id) => Answer::Claimed(id, self.queue.borrow().len() as u64),
             Err(reason) => Answer::Failed(reason.to_owned()),
         }
     }
 
-    async fn store_claim(&self, claim: &Claim) -> Result<QueueId, &'static str> {
+    async fn store_claim(&self, claim: &Claim, mail: &HandedMail<'_>) -> Result<QueueId, &'static str> {
         const NO_ROOM: &str = "this node has no room";
-        let mail = HandedMail::read(&claim.data).ok_or("the item is no mail of this version")?;
-        let view = EnvelopeView::decode(mail.envelope).map_err(|_| "the item's envelope is none")?;
-        if view.recipient_count() == 0 {
-            return Err("the item's envelope is none");
-        }
         let name = format!("{}\n{}", claim.item, claim.token);
         let tail = mail.envelope.len() + name.len() + mail.tags.len() + TRAILER_BYTES;
         if self.own.available().reserve || !self.queue.borrow().has_room() || self.is_ending() || tail + CHUNK_BYTES > PAYLOAD_BYTES_MAX {

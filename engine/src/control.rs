@@ -309,6 +309,8 @@ pub enum Answer {
     Offers(Offers),
     /// A claim is durable: its name here, and how many messages this shard has.
     Claimed(QueueId, u64),
+    /// What was to be stored is no mail, for this version.
+    Unusable(&'static str),
     /// The claims without an answer.
     Claims(Vec<FoundClaim>),
     /// Mail that is wanted back.

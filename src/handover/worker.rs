@@ -10,6 +10,7 @@ use ringpost_cluster::{
     boot_time::BootTime,
     claim::{ClaimTimes, Claims, Lease, Verdict},
     offer::OWN_AGAIN,
+    restraint::Restraint,
     valkey::random_u64,
     valkey_error::ValkeyError,
     work_queue::{ITEMS_PER_CALL, Leased, QueueError, Retry},
@@ -45,6 +46,7 @@ const ITEM_BYTES_MAX: usize = ONLY_OFFERED_BYTES_MAX as usize + HEAD_BYTES + 102
 struct Worker {
     driver: Arc<Driver>,
     claims: Claims,
+    restraint: Restraint,
     /// Where a claim is stored.
     places: HashMap<Lease, (usize, QueueId)>,
     next_shard: usize,
@@ -55,8 +57,14 @@ impl Driver {
     pub(super) async fn work(self: Arc<Self>) {
         let times =
             ClaimTimes { lease_ttl: self.node.lease_ttl, repeat_after: REPEAT_AFTER, ask_every: ASK_EVERY, reconciliation: RECONCILIATION };
-        let mut worker =
-            Worker { driver: self.clone(), claims: Claims::new(times), places: HashMap::new(), next_shard: 0, next_partition: 0 };
+        let mut worker = Worker {
+            driver: self.clone(),
+            claims: Claims::new(times),
+            restraint: Restraint::default(),
+            places: HashMap::new(),
+            next_shard: 0,
+            next_partition: 0,
+        };
         // A shard that ends takes its claims with it; the next start asks again.
         let _ = worker.run().await;
     }
@@ -97,6 +105,7 @@ impl Worker {
         if !driver.takes_mail()
             || is_away
             || BootTime::now() < lease_from
+            || !self.restraint.allows(BootTime::now())
             || self.claims.len() >= CLAIMS_MAX
             || self.ready().await? >= READY_MAX
         {
@@ -116,6 +125,10 @@ impl Worker {
             driver.generation(partition, &generation);
             found |= !items.is_empty();
             self.take_over(items, &generation, asked_at).await?;
+            if !self.restraint.allows(BootTime::now()) {
+                warn!("this node leaves mail to others for a while: it has no room for it, or not the cluster's key");
+                return Ok(false);
+            }
         }
         Ok(found)
     }
@@ -139,6 +152,7 @@ impl Worker {
             match data {
                 Ok(_) if owner == driver.node.me => own.push(lease),
                 Ok(data) => {
+                    self.restraint.read(&owner);
                     if !self.claims.leased(&lease, generation, asked_at) {
                         self.give_back(&lease, Retry::Free(soon()), "this worker has an earlier claim of it to ask about first").await;
                         continue;
@@ -151,7 +165,8 @@ impl Worker {
                 }
                 Err(reason) => {
                     warn!(item = lease.id, %owner, %reason, "an item of the work queue is not used");
-                    self.give_back(&lease, Retry::Counted(60_000), &reason.to_string()).await;
+                    let retry = self.restraint.unread(&owner, &reason, soon(), BootTime::now());
+                    self.give_back(&lease, retry, &reason.to_string()).await;
                 }
             }
         }
@@ -160,14 +175,21 @@ impl Worker {
         for (lease, shard, answer) in storing {
             match answer.await {
                 Ok(Ok(Answer::Claimed(place, _))) => {
+                    self.restraint.stored();
                     self.places.insert(lease.clone(), (shard, place));
                     stored.push(lease);
                 }
                 Ok(Err(Ended)) | Err(_) => return Err(Ended),
+                Ok(Ok(Answer::Unusable(reason))) => {
+                    warn!(item = lease.id, reason, "an item of the work queue is not used");
+                    self.claims.not_stored(&lease);
+                    self.give_back(&lease, self.restraint.unusable(), reason).await;
+                }
                 Ok(Ok(other)) => {
                     let reason = if let Answer::Failed(reason) = other { reason } else { "no answer".to_owned() };
                     self.claims.not_stored(&lease);
-                    self.give_back(&lease, Retry::Free(soon()), &reason).await;
+                    let retry = self.restraint.no_room(soon(), BootTime::now());
+                    self.give_back(&lease, retry, &reason).await;
                 }
             }
         }

@@ -17,6 +17,7 @@ mod pushed_settings;
 mod shared_limits;
 mod shared_mail;
 mod steering;
+mod worker_side;
 
 /// Everything here happens within this, or it does not happen.
 const PATIENCE: Duration = Duration::from_secs(20);

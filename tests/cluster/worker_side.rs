@@ -1,0 +1,130 @@
+//! The worker's side of shared mail: what it cannot use or has asked about before goes back and costs the mail nothing.
+
+use std::{net::Shutdown, thread};
+
+use ringpost_cluster::script::Scripts;
+
+use super::{
+    shared_mail::{ONLY_OFFERS, SHARES, mail_rig},
+    *,
+};
+
+impl Rig {
+    /// How often that happened to items of the work queue.
+    fn count(&self, what: &str) -> u64 {
+        let stats = self.nodes[0].get("/api/queue/stats").unwrap_or_default();
+        stats["counters"][what].as_u64().unwrap_or(0)
+    }
+}
+
+impl Node {
+    fn set(&self, from: &str, to: &str) {
+        let text = fs::read_to_string(&self.config).unwrap();
+        assert!(text.contains(from), "{from}");
+        fs::write(&self.config, text.replace(from, to)).unwrap();
+    }
+
+    fn has_logged(&self, words: &str) -> Option<()> {
+        fs::read_to_string(self.config.with_extension("log")).unwrap().contains(words).then_some(())
+    }
+}
+
+#[test]
+fn a_worker_with_another_key_spoils_no_mail() {
+    let mut rig = mail_rig(&[ONLY_OFFERS, SHARES, SHARES]);
+    for (number, key) in [(0, "a"), (1, "b"), (2, "a")] {
+        let path = rig.folder.path().join(format!("key-{key}"));
+        fs::write(&path, format!("the cluster's secret {key}\n")).unwrap();
+        rig.nodes[number].set("[cluster]\n", &format!("[cluster]\nkey_file = \"{}\"\n", path.display()));
+    }
+    rig.start_node(0);
+    rig.start_node(1);
+    rig.send(0, 5);
+    wait_for("the refusal", || rig.nodes[1].has_logged("is not signed with this cluster's key"));
+    // Not a minute later.
+    rig.start_node(2);
+    assert_eq!(wait_for("delivery by the other", || rig.all_there(5)), 5);
+    assert_eq!(rig.count("died"), 0);
+}
+
+#[test]
+fn a_node_that_is_stopped_takes_no_more_mail() {
+    let mut rig = mail_rig(&[ONLY_OFFERS, SHARES, SHARES]);
+    rig.start_node(0);
+    rig.start_node(1);
+    // A client in the middle of its mail keeps the node from ending.
+    let mut session = TcpStream::connect(("127.0.0.1", rig.nodes[1].smtp)).unwrap();
+    let mut replies = BufReader::new(session.try_clone().unwrap());
+    let mut reply = String::new();
+    replies.read_line(&mut reply).unwrap();
+    for command in ["HELO x", "MAIL FROM:<a@x.test>", "RCPT TO:<b@y.test>", "DATA"] {
+        session.write_all(format!("{command}\r\n").as_bytes()).unwrap();
+        reply.clear();
+        replies.read_line(&mut reply).unwrap();
+    }
+    assert!(reply.starts_with("354"), "{reply}");
+    rig.nodes[1].process.as_ref().unwrap().signal("-TERM");
+    wait_for("the drain", || rig.nodes[1].has_logged("shard drains"));
+    rig.send(0, 3);
+    rig.start_node(2);
+    assert_eq!(wait_for("delivery by the other", || rig.all_there(3)), 3);
+    assert_eq!((rig.count("leased"), rig.count("completed")), (3, 3), "one lease each");
+    assert!(rig.nodes[1].process.as_mut().unwrap().0.try_wait().unwrap().is_none(), "it was there all the time");
+}
+
+/// Passes everything on but completes, which the server does not get to know.
+fn without_completes(server: u16) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || {
+        for client in listener.incoming() {
+            let (client, server) = (client.unwrap(), TcpStream::connect(("127.0.0.1", server)).unwrap());
+            let (mut from_server, mut to_client) = (server.try_clone().unwrap(), client.try_clone().unwrap());
+            thread::spawn(move || {
+                let _ = std::io::copy(&mut from_server, &mut to_client);
+                let _ = to_client.shutdown(Shutdown::Both);
+            });
+            thread::spawn(move || {
+                let _ = refuse_completes(BufReader::new(client), &server);
+                let _ = server.shutdown(Shutdown::Both);
+            });
+        }
+    });
+    port
+}
+
+/// Command by command (`*count`, then `$length` and the bytes of each word).
+fn refuse_completes(mut client: impl BufRead, mut server: &TcpStream) -> std::io::Result<()> {
+    let hash = Scripts::shipped().named("queue_complete").hash().as_bytes();
+    let mut line = String::new();
+    while client.read_line(&mut line)? > 0 {
+        let words: usize = line.trim_start_matches('*').trim().parse().unwrap();
+        let mut command = std::mem::take(&mut line).into_bytes();
+        let mut is_complete = false;
+        for _ in 0..words {
+            client.read_line(&mut line)?;
+            let length: usize = line.trim_start_matches('$').trim().parse().unwrap();
+            command.extend(std::mem::take(&mut line).into_bytes());
+            let start = command.len();
+            command.resize(start + length + 2, 0);
+            client.read_exact(&mut command[start..])?;
+            is_complete |= command[start..].starts_with(hash);
+        }
+        // No server knows the command: that is an answer, but none about the lease.
+        server.write_all(if is_complete { b"*1\r\n$7\r\nREFUSED\r\n" } else { &command })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn an_item_that_comes_again_while_its_claim_is_undecided_costs_no_attempt() {
+    let mut rig = mail_rig(&[ONLY_OFFERS, SHARES]);
+    let port = without_completes(rig.valkey_port);
+    rig.nodes[1].set(&format!("valkey://127.0.0.1:{}", rig.valkey_port), &format!("valkey://127.0.0.1:{port}"));
+    rig.start_node(0);
+    rig.start_node(1);
+    rig.send(0, 1);
+    // The first lease ends without an answer. From then on each is given back, without waiting for its end.
+    wait_for("three leases that were given back", || (rig.count("failed") >= 3).then_some(()));
+    assert_eq!((rig.count("recovered"), rig.count("died")), (1, 0));
+}
