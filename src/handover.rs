@@ -16,13 +16,13 @@ use ringpost_cluster::{
     boot_time::BootTime,
     handle::ClusterHandle,
     identity::NodeId,
-    offer::{OfferTimes, Offers},
+    offer::{OfferBounds, Offers},
     valkey::{Message, Valkey},
     valkey_error::ValkeyError,
     work_queue::{QueueError, WorkQueue},
 };
 use ringpost_engine::{
-    control::{Answer, Command, HandOver},
+    control::{Answer, Command, HandOver, Which},
     request_lane::{RequestLane, RequestRefused},
 };
 use ringpost_queue::QueueId;
@@ -45,6 +45,8 @@ pub use offer_mark::OfferMark;
 const GUARD: Duration = Duration::from_secs(1);
 const RECONCILE_EVERY: Duration = Duration::from_secs(10);
 const FORGET_AFTER: Duration = Duration::from_secs(60);
+/// Offered at most, of what nobody is known to have: an entry has about 200 bytes, so this is 10 MB.
+const OFFERS_MAX: usize = 50_000;
 /// How often a node sweeps leases that ran out and looks whether Valkey is there and has its data.
 const TICK: Duration = Duration::from_millis(500);
 /// On Valkey's return, when it was away for so long that owners have delivered, they first take that out of the queue.
@@ -110,8 +112,14 @@ struct Ended;
 /// until it is to be emptied. Fails with a sentence where the spool cannot note that mail is offered.
 pub fn start(node: HandOverNode, shards: Vec<Arc<RequestLane>>) -> Result<SharedDelivery, String> {
     let now = BootTime::now();
-    let times = OfferTimes { lease_ttl: node.lease_ttl, guard: GUARD, reconcile_every: RECONCILE_EVERY, forget_after: FORGET_AFTER };
-    let mut offers = Offers::new(times, node.delivers, now);
+    let bounds = OfferBounds {
+        lease_ttl: node.lease_ttl,
+        guard: GUARD,
+        reconcile_every: RECONCILE_EVERY,
+        forget_after: FORGET_AFTER,
+        open_max: OFFERS_MAX,
+    };
+    let mut offers = Offers::new(bounds, node.delivers, now);
     if node.shares {
         node.mark.set().map_err(|reason| format!("that mail is offered cannot be noted in the spool: {reason}"))?;
         info!(node = %node.me, delivers = node.delivers, "mail is shared with the cluster");
@@ -136,7 +144,8 @@ pub fn start(node: HandOverNode, shards: Vec<Arc<RequestLane>>) -> Result<Shared
         shards,
     });
     for shard in 0..driver.shards.len() {
-        tokio::spawn(driver.clone().offer_mail(shard));
+        tokio::spawn(driver.clone().offer_mail(shard, Which::New));
+        tokio::spawn(driver.clone().offer_mail(shard, Which::Again));
         tokio::spawn(driver.clone().recall_mail(shard));
     }
     tokio::spawn(driver.clone().see_to_offers());

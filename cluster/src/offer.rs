@@ -17,7 +17,7 @@
 //! reports what it heard and does what [`Offers::poll`] says.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, VecDeque},
     time::Duration,
 };
 
@@ -26,16 +26,19 @@ use crate::{
     work_queue::{Enqueued, IDS_PER_CALL, Known},
 };
 
+mod items;
 mod todo;
+
+use items::{Items, State};
 
 pub use todo::{Recall, Sending, Todo};
 
 /// How the completer's word begins that gives an item back to its own owner.
 pub const OWN_AGAIN: &str = "own-again";
 
-/// When an owner does what.
+/// When an owner does what, and how much it has offered at a time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct OfferTimes {
+pub struct OfferBounds {
     /// With Valkey away for so long no worker begins to complete what it has leased before.
     pub lease_ttl: Duration,
     /// And for so long more, for clocks and for what was under way.
@@ -44,41 +47,18 @@ pub struct OfferTimes {
     pub reconcile_every: Duration,
     /// How long the queue remembers what was settled: a worker that comes back within it gets an exact answer.
     pub forget_after: Duration,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum State {
-    /// On its way into the queue.
-    Sending,
-    /// The queue has it or not: nobody answered, or there was no room. Its content is asked for again.
-    Unsure,
-    /// The same, and its shard was asked for the content: it answers each item it was asked for, so nothing asks once more.
-    Fetching,
-    /// In the queue, by its last word.
-    Waiting,
-    /// Another has it; the spool does not know yet.
-    Settling,
-    /// The spool knows.
-    Settled,
-    /// Delivered by this node; the queue may have it still.
-    Back,
-    /// Wanted back while it is on its way into the queue.
-    Crossing,
-    /// Wanted back: to leave the queue first.
-    Recalled,
-    /// A shard has it back and may offer it again. A call of before may yet bring it into the queue: it is looked for once more.
-    Parted,
-    /// The same, looked for. The queue remembers for a while that it was withdrawn: a worker's late claim of it is to be refused.
-    Gone,
+    /// Offered at most, of what nobody is known to have; what is accepted beyond waits in its shard. What has ended does not count, and is
+    /// remembered for `forget_after`: that many more are kept as are settled in that time.
+    pub open_max: usize,
 }
 
 /// All that this node has offered.
 #[derive(Debug)]
 pub struct Offers {
-    times: OfferTimes,
+    bounds: OfferBounds,
     /// A node that does not deliver takes nothing back.
     delivers: bool,
-    items: HashMap<String, State>,
+    items: Items,
     ask: VecDeque<String>,
     offer: VecDeque<String>,
     settle: VecDeque<String>,
@@ -100,11 +80,11 @@ pub struct Offers {
 
 impl Offers {
     /// Nothing is offered. `delivers`: `[delivery] deliver`.
-    pub fn new(times: OfferTimes, delivers: bool, now: BootTime) -> Offers {
+    pub fn new(bounds: OfferBounds, delivers: bool, now: BootTime) -> Offers {
         Offers {
-            times,
+            bounds,
             delivers,
-            items: HashMap::new(),
+            items: Items::default(),
             ask: VecDeque::new(),
             offer: VecDeque::new(),
             settle: VecDeque::new(),
@@ -118,18 +98,19 @@ impl Offers {
             generations: BTreeMap::new(),
             away_since: None,
             is_local: false,
-            ask_all_at: now + times.reconcile_every,
+            ask_all_at: now + bounds.reconcile_every,
         }
     }
 
-    /// Items of which the node has not heard the last word.
-    pub fn len(&self) -> usize {
-        self.items.len()
+    /// Nothing is offered, and nothing is remembered of what was.
+    pub fn is_empty(&self) -> bool {
+        self.items.len() == 0
     }
 
-    /// Nothing is offered.
-    pub fn is_empty(&self) -> bool {
-        self.items.is_empty()
+    /// Whether shards are to hand out mail that was not offered before: there is room, or it is not going to be offered. What is offered
+    /// again, and what an earlier run may have offered, never has to ask.
+    pub fn takes_new(&self) -> bool {
+        self.is_local || self.items.open() < self.bounds.open_max
     }
 
     /// Valkey has been away for so long that the node delivers what it accepts.
@@ -148,20 +129,20 @@ impl Offers {
             None | Some(State::Parted | State::Gone) if self.is_local => return Sending::TakeBack,
             None | Some(State::Unsure | State::Fetching | State::Back | State::Parted | State::Gone) => {}
         }
-        self.items.insert(id.to_owned(), State::Sending);
+        self.items.set(id, State::Sending);
         Sending::Send
     }
 
     /// A shard delivers this itself, but an earlier run may have offered it.
     pub fn keeps(&mut self, id: &str) {
-        if self.items.insert(id.to_owned(), State::Back).is_none() {
+        if self.items.set(id, State::Back).is_none() {
             self.withdraw.push_back(id.to_owned());
         }
     }
 
     /// The queue has an item of this node that no shard knows: it was settled while the queue could not be told.
     pub fn orphan(&mut self, id: &str) {
-        if !self.items.contains_key(id) {
+        if self.items.get(id).is_none() {
             self.keeps(id);
         }
     }
@@ -171,7 +152,7 @@ impl Offers {
         match self.items.get(id) {
             Some(State::Settling | State::Settled) => self.tell.push_back((id.to_owned(), Recall::Taken)),
             Some(State::Crossing | State::Recalled) => {}
-            Some(State::Sending) => drop(self.items.insert(id.to_owned(), State::Crossing)),
+            Some(State::Sending) => drop(self.items.set(id, State::Crossing)),
             None | Some(State::Unsure | State::Fetching | State::Waiting | State::Back | State::Parted | State::Gone) => self.recall(id),
         }
     }
@@ -183,16 +164,16 @@ impl Offers {
 
     /// The queue's answer to an item.
     pub fn enqueued(&mut self, id: &str, answer: Enqueued) {
-        let Some(state) = self.items.get_mut(id) else { return };
-        match (*state, answer) {
-            (State::Sending | State::Unsure, Enqueued::Added | Enqueued::Present) => *state = State::Waiting,
+        let Some(state) = self.items.get(id) else { return };
+        match (state, answer) {
+            (State::Sending | State::Unsure, Enqueued::Added | Enqueued::Present) => drop(self.items.set(id, State::Waiting)),
             // By whom, and whether for good, is asked for.
             (State::Sending | State::Unsure, Enqueued::Completed) => {
-                *state = State::Waiting;
+                self.items.set(id, State::Waiting);
                 self.ask.push_back(id.to_owned());
             }
             (State::Sending, Enqueued::Full) if self.delivers => self.back(id),
-            (State::Sending, Enqueued::Full) => *state = State::Unsure,
+            (State::Sending, Enqueued::Full) => drop(self.items.set(id, State::Unsure)),
             (State::Crossing, _) => self.recall(id),
             _ => {}
         }
@@ -200,9 +181,9 @@ impl Offers {
 
     /// No answer to an item that was sent: the queue may have it. It is offered again when Valkey is back, or in the next round.
     pub fn unanswered(&mut self, id: &str) {
-        match self.items.get_mut(id) {
-            Some(state @ State::Sending) => {
-                *state = State::Unsure;
+        match self.items.get(id) {
+            Some(State::Sending) => {
+                self.items.set(id, State::Unsure);
                 if self.is_local && self.delivers {
                     self.back(id);
                 } else {
@@ -221,8 +202,8 @@ impl Offers {
 
     /// The spool does not have it any more: it was settled by command, or is in delivery.
     pub fn gone(&mut self, id: &str) {
-        if let Some(state @ (State::Sending | State::Unsure | State::Fetching | State::Waiting)) = self.items.get_mut(id) {
-            *state = State::Back;
+        if let Some(State::Sending | State::Unsure | State::Fetching | State::Waiting) = self.items.get(id) {
+            self.items.set(id, State::Back);
             self.withdraw.push_back(id.to_owned());
         }
     }
@@ -237,7 +218,7 @@ impl Offers {
 
     /// Where the queue has an item. Means nothing for one that is just being sent: the two may have crossed.
     pub fn known(&mut self, id: &str, known: &Known, now: BootTime) {
-        let Some(&state) = self.items.get(id) else { return };
+        let Some(state) = self.items.get(id) else { return };
         match (state, known) {
             (State::Recalled, Known::Completed(result)) if result.starts_with(OWN_AGAIN) => {
                 self.tell.push_back((id.to_owned(), Recall::Out));
@@ -256,19 +237,17 @@ impl Offers {
             (State::Waiting | State::Unsure | State::Fetching | State::Back | State::Parted, Known::Completed(_)) => self.settling(id),
             // It never came, or Valkey lost it; or it was withdrawn, which was not heard.
             (State::Waiting, Known::Unknown | Known::Withdrawn) => {
-                self.items.insert(id.to_owned(), State::Unsure);
+                self.items.set(id, State::Unsure);
                 self.offer.push_back(id.to_owned());
             }
             // Poison to its workers, or past its time: the owner sees to it.
             (State::Waiting, Known::Dead) if self.delivers => self.back(id),
             // What is being fetched is given by its shard in any case.
-            (State::Unsure, Known::Waiting | Known::Leased | Known::Dead) => {
-                self.items.insert(id.to_owned(), State::Waiting);
-            }
-            (State::Back | State::Parted, Known::Unknown) => drop(self.items.remove(id)),
+            (State::Unsure, Known::Waiting | Known::Leased | Known::Dead) => drop(self.items.set(id, State::Waiting)),
+            (State::Back | State::Parted, Known::Unknown) => self.items.remove(id),
             (State::Back | State::Parted, Known::Withdrawn) => {
-                self.items.insert(id.to_owned(), State::Gone);
-                self.forget.push_back((now + self.times.forget_after, id.to_owned()));
+                self.items.set(id, State::Gone);
+                self.forget.push_back((now + self.bounds.forget_after, id.to_owned()));
             }
             _ => {}
         }
@@ -286,15 +265,15 @@ impl Offers {
 
     /// That it is settled here is durable.
     pub fn settled(&mut self, id: &str, now: BootTime) {
-        if self.items.get(id) == Some(&State::Settling) {
-            self.items.insert(id.to_owned(), State::Settled);
-            self.forget.push_back((now + self.times.forget_after, id.to_owned()));
+        if self.items.get(id) == Some(State::Settling) {
+            self.items.set(id, State::Settled);
+            self.forget.push_back((now + self.bounds.forget_after, id.to_owned()));
         }
     }
 
     /// The shard could not settle it now.
     pub fn not_settled(&mut self, id: &str) {
-        if self.items.get(id) == Some(&State::Settling) {
+        if self.items.get(id) == Some(State::Settling) {
             self.settle.push_back(id.to_owned());
         }
     }
@@ -305,7 +284,7 @@ impl Offers {
             if is_answered {
                 self.items.remove(id);
             } else {
-                self.forget.push_back((now + self.times.reconcile_every, id.to_owned()));
+                self.forget.push_back((now + self.bounds.reconcile_every, id.to_owned()));
             }
         }
     }
@@ -339,7 +318,7 @@ impl Offers {
     pub fn returned(&mut self, now: BootTime) -> bool {
         let Some(since) = self.away_since.take() else { return false };
         self.is_local = false;
-        let was_long = now.since(since) >= self.times.lease_ttl;
+        let was_long = now.since(since) >= self.bounds.lease_ttl;
         if was_long {
             self.missed(now);
         } else {
@@ -351,7 +330,7 @@ impl Offers {
     /// The next thing to do. While Valkey is away only what concerns the shards.
     pub fn poll(&mut self, now: BootTime) -> Option<Todo> {
         if let Some(since) = self.away_since {
-            let is_over = now >= since + self.times.lease_ttl + self.times.guard;
+            let is_over = now >= since + self.bounds.lease_ttl + self.bounds.guard;
             if is_over && self.delivers && !self.is_local {
                 self.go_local();
             }
@@ -377,7 +356,7 @@ impl Offers {
             return None;
         }
         if now >= self.ask_all_at {
-            self.ask_all_at = now + self.times.reconcile_every;
+            self.ask_all_at = now + self.bounds.reconcile_every;
             self.begin_round();
         }
         // What this node delivers itself leaves the queue first: workers are about to lease again.
@@ -391,13 +370,7 @@ impl Offers {
         }
         while let Some(mut ids) = take(&mut self.offer) {
             // An id may stand there twice.
-            ids.retain(|id| match self.items.get_mut(id) {
-                Some(state @ State::Unsure) => {
-                    *state = State::Fetching;
-                    true
-                }
-                _ => false,
-            });
+            ids.retain(|id| self.items.get(id) == Some(State::Unsure) && self.items.set(id, State::Fetching).is_some());
             if !ids.is_empty() {
                 return Some(Todo::Offer(ids));
             }
@@ -417,91 +390,84 @@ impl Offers {
     /// When [`Offers::poll`] has something to do again if nothing happens.
     pub fn next_due(&self) -> BootTime {
         match self.away_since {
-            Some(since) if self.delivers && !self.is_local || !self.recalls.is_empty() => since + self.times.lease_ttl + self.times.guard,
+            Some(since) if self.delivers && !self.is_local || !self.recalls.is_empty() => since + self.bounds.lease_ttl + self.bounds.guard,
             _ => self.forget.front().map_or(self.ask_all_at, |(at, _)| self.ask_all_at.min(*at)),
         }
     }
 
     fn begin_round(&mut self) {
-        self.recalls.retain(|id| self.items.get(id) == Some(&State::Recalled));
+        self.recalls.retain(|id| self.items.get(id) == Some(State::Recalled));
         self.ask.clear();
         self.withdraw.clear();
         self.offer.clear();
         self.unheard.clear();
-        let is_looked_after = |state| matches!(state, State::Waiting | State::Unsure | State::Back | State::Recalled | State::Parted);
-        let items: Vec<(String, State)> =
-            self.items.iter().filter(|(_, state)| is_looked_after(**state)).map(|(id, state)| (id.clone(), *state)).collect();
-        items.into_iter().for_each(|(id, state)| self.look_after(id, state));
+        let is_asked_about = |state| matches!(state, State::Waiting | State::Unsure | State::Back | State::Recalled | State::Parted);
+        self.items.in_states(is_asked_about).into_iter().for_each(|id| self.look_after(id));
     }
 
     fn repeat_unheard(&mut self) {
-        for id in std::mem::take(&mut self.unheard) {
-            if let Some(&state) = self.items.get(&id) {
-                self.look_after(id, state);
-            }
-        }
+        std::mem::take(&mut self.unheard).into_iter().for_each(|id| self.look_after(id));
     }
 
-    /// What is to be asked or told about an item in this state, if nothing is on its way.
-    fn look_after(&mut self, id: String, state: State) {
-        match state {
-            State::Waiting => self.ask.push_back(id),
-            State::Unsure => self.offer.push_back(id),
-            State::Back | State::Recalled | State::Parted => self.withdraw.push_back(id),
-            State::Sending | State::Fetching | State::Crossing | State::Settling | State::Settled | State::Gone => {}
+    /// Asks or tells what an item's state wants, if nothing is on its way.
+    fn look_after(&mut self, id: String) {
+        match self.items.get(&id) {
+            Some(State::Waiting) => self.ask.push_back(id),
+            Some(State::Unsure) => self.offer.push_back(id),
+            Some(State::Back | State::Recalled | State::Parted) => self.withdraw.push_back(id),
+            Some(State::Sending | State::Fetching | State::Crossing | State::Settling | State::Settled | State::Gone) | None => {}
         }
     }
 
     fn back(&mut self, id: &str) {
-        self.items.insert(id.to_owned(), State::Back);
+        self.items.set(id, State::Back);
         self.take_back.push_back(id.to_owned());
         self.withdraw.push_back(id.to_owned());
     }
 
     fn recall(&mut self, id: &str) {
-        self.items.insert(id.to_owned(), State::Recalled);
+        self.items.set(id, State::Recalled);
         self.withdraw.push_back(id.to_owned());
         self.recalls.push_back(id.to_owned());
     }
 
     fn part(&mut self, id: &str) {
-        self.items.insert(id.to_owned(), State::Parted);
+        self.items.set(id, State::Parted);
         self.tell.push_back((id.to_owned(), Recall::Out));
     }
 
     fn settling(&mut self, id: &str) {
-        self.items.insert(id.to_owned(), State::Settling);
+        self.items.set(id, State::Settling);
         self.settle.push_back(id.to_owned());
     }
 
     /// A worker has what is wanted back.
     fn is_leased(&mut self, id: &str) {
         if !self.retracts {
-            self.items.insert(id.to_owned(), State::Waiting);
+            self.items.set(id, State::Waiting);
             self.tell.push_back((id.to_owned(), Recall::Taken));
         }
     }
 
     fn go_local(&mut self) {
         self.is_local = true;
-        for (id, state) in &mut self.items {
-            if matches!(state, State::Sending | State::Unsure | State::Fetching | State::Waiting) {
-                *state = State::Back;
-                self.take_back.push_back(id.clone());
-            }
+        let is_offered = |state| matches!(state, State::Sending | State::Unsure | State::Fetching | State::Waiting);
+        for id in self.items.in_states(is_offered) {
+            self.items.set(&id, State::Back);
+            self.take_back.push_back(id);
         }
     }
 
     /// Valkey is away: what is wanted back is out by now, or that cannot be said.
     fn answer_recalls(&mut self, answer: Recall) {
         for id in std::mem::take(&mut self.recalls) {
-            if self.items.get(&id) != Some(&State::Recalled) {
+            if self.items.get(&id) != Some(State::Recalled) {
                 continue;
             }
             match answer {
                 Recall::Out => self.part(&id),
                 Recall::Taken | Recall::Unanswered => {
-                    self.items.insert(id.clone(), State::Waiting);
+                    self.items.set(&id, State::Waiting);
                     self.tell.push_back((id, answer));
                 }
             }
@@ -510,8 +476,8 @@ impl Offers {
 
     /// It was this node's own lease. The queue remembers that for a while, too: another's claim of it is to be refused.
     fn ended(&mut self, id: &str, now: BootTime) {
-        self.items.insert(id.to_owned(), State::Settled);
-        self.forget.push_back((now + self.times.forget_after, id.to_owned()));
+        self.items.set(id, State::Settled);
+        self.forget.push_back((now + self.bounds.forget_after, id.to_owned()));
     }
 
     fn in_state(&mut self, queue: impl Fn(&mut Offers) -> &mut VecDeque<String>, wanted: State) -> Option<Vec<String>> {
@@ -520,7 +486,7 @@ impl Offers {
 
     fn chosen(&mut self, queue: impl Fn(&mut Offers) -> &mut VecDeque<String>, is_one: impl Fn(State) -> bool) -> Option<Vec<String>> {
         while let Some(mut ids) = take(queue(self)) {
-            ids.retain(|id| self.items.get(id).is_some_and(|state| is_one(*state)));
+            ids.retain(|id| self.items.get(id).is_some_and(&is_one));
             if !ids.is_empty() {
                 return Some(ids);
             }

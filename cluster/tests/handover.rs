@@ -91,6 +91,11 @@ fn mail_offered_while_it_is_wanted_back_is_noticed() {
 }
 
 #[test]
+fn mail_that_waits_for_room_to_be_offered_again_is_noticed() {
+    assert!(run(Owner::Offers, ALL, Rules::GatesWhatIsOfferedAgain, 50).is_err());
+}
+
+#[test]
 fn mail_delivered_before_it_is_out_of_the_queue_is_noticed() {
     assert!(run(Owner::Drains, CRASHES, Rules::DeliversWithoutRecall, 50).unwrap().1 > 0);
 }

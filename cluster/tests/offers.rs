@@ -4,15 +4,16 @@ use std::time::Duration;
 
 use ringpost_cluster::{
     boot_time::BootTime,
-    offer::{OWN_AGAIN, OfferTimes, Offers, Recall, Sending, Todo},
+    offer::{OWN_AGAIN, OfferBounds, Offers, Recall, Sending, Todo},
     work_queue::{Enqueued, Known},
 };
 
-const TIMES: OfferTimes = OfferTimes {
+const BOUNDS: OfferBounds = OfferBounds {
     lease_ttl: Duration::from_secs(3),
     guard: Duration::from_secs(1),
     reconcile_every: Duration::from_secs(10),
     forget_after: Duration::from_secs(30),
+    open_max: 2,
 };
 
 fn at(seconds: u64) -> BootTime {
@@ -25,7 +26,7 @@ fn one(id: &str) -> Vec<String> {
 
 #[test]
 fn a_completed_item_is_settled_and_forgotten_later() {
-    let mut offers = Offers::new(TIMES, true, at(0));
+    let mut offers = Offers::new(BOUNDS, true, at(0));
     assert_eq!(offers.sending("a"), Sending::Send);
     offers.enqueued("a", Enqueued::Added);
     assert_eq!(offers.poll(at(1)), None);
@@ -43,7 +44,7 @@ fn a_completed_item_is_settled_and_forgotten_later() {
 
 #[test]
 fn with_valkey_away_the_node_delivers_after_the_guard_and_withdraws_on_return() {
-    let mut offers = Offers::new(TIMES, true, at(0));
+    let mut offers = Offers::new(BOUNDS, true, at(0));
     offers.sending("a");
     offers.enqueued("a", Enqueued::Added);
     offers.away(at(1));
@@ -62,7 +63,7 @@ fn with_valkey_away_the_node_delivers_after_the_guard_and_withdraws_on_return() 
 
 #[test]
 fn a_node_that_does_not_deliver_takes_nothing_back() {
-    let mut offers = Offers::new(TIMES, false, at(0));
+    let mut offers = Offers::new(BOUNDS, false, at(0));
     offers.sending("a");
     offers.enqueued("a", Enqueued::Full);
     offers.away(at(1));
@@ -73,7 +74,7 @@ fn a_node_that_does_not_deliver_takes_nothing_back() {
 
 #[test]
 fn lost_data_is_offered_again() {
-    let mut offers = Offers::new(TIMES, true, at(0));
+    let mut offers = Offers::new(BOUNDS, true, at(0));
     offers.sending("a");
     offers.enqueued("a", Enqueued::Added);
     offers.generation(3, "g1", at(0));
@@ -90,7 +91,7 @@ fn lost_data_is_offered_again() {
 
 #[test]
 fn an_item_that_its_own_node_leased_is_not_settled() {
-    let mut offers = Offers::new(TIMES, true, at(0));
+    let mut offers = Offers::new(BOUNDS, true, at(0));
     offers.sending("a");
     offers.enqueued("a", Enqueued::Completed);
     assert_eq!(offers.poll(at(1)), Some(Todo::Ask(one("a"))));
@@ -105,7 +106,7 @@ fn an_item_that_its_own_node_leased_is_not_settled() {
 }
 
 fn waiting(id: &str) -> Offers {
-    let mut offers = Offers::new(TIMES, true, at(0));
+    let mut offers = Offers::new(BOUNDS, true, at(0));
     offers.sending(id);
     offers.enqueued(id, Enqueued::Added);
     offers
@@ -166,7 +167,7 @@ fn what_a_worker_has_is_not_out() {
 
 #[test]
 fn an_item_that_is_wanted_back_on_its_way_is_withdrawn_behind_it() {
-    let mut offers = Offers::new(TIMES, true, at(0));
+    let mut offers = Offers::new(BOUNDS, true, at(0));
     offers.sending("a");
     offers.recalled("a");
     assert_eq!(offers.poll(at(1)), None);
@@ -177,7 +178,7 @@ fn an_item_that_is_wanted_back_on_its_way_is_withdrawn_behind_it() {
 #[test]
 fn with_valkey_away_nothing_can_be_said_until_leases_have_ended() {
     for delivers in [true, false] {
-        let mut offers = Offers::new(TIMES, delivers, at(0));
+        let mut offers = Offers::new(BOUNDS, delivers, at(0));
         offers.sending("a");
         offers.enqueued("a", Enqueued::Added);
         offers.away(at(1));
@@ -192,7 +193,7 @@ fn with_valkey_away_nothing_can_be_said_until_leases_have_ended() {
 
 #[test]
 fn a_node_that_shares_no_longer_waits_for_the_last_word() {
-    let mut offers = Offers::new(TIMES, true, at(0));
+    let mut offers = Offers::new(BOUNDS, true, at(0));
     offers.retract();
     offers.recalled("a");
     assert_eq!(offers.poll(at(1)), Some(Todo::Withdraw(one("a"))));
@@ -244,7 +245,7 @@ fn an_answer_that_comes_twice_leaves_nothing_offered_that_was_taken_back() {
 /// doubles were more than the mail, and what was unsure again waited behind them.
 #[test]
 fn what_a_shard_was_asked_for_is_not_asked_for_again() {
-    let mut offers = Offers::new(TIMES, false, at(0));
+    let mut offers = Offers::new(BOUNDS, false, at(0));
     offers.sending("a");
     offers.away(at(1));
     offers.unanswered("a");
@@ -265,7 +266,7 @@ fn what_a_shard_was_asked_for_is_not_asked_for_again() {
 
 #[test]
 fn what_the_queue_has_or_is_being_sent_is_not_sent_again() {
-    let mut offers = Offers::new(TIMES, false, at(0));
+    let mut offers = Offers::new(BOUNDS, false, at(0));
     assert_eq!(offers.sending("a"), Sending::Send);
     assert_eq!(offers.sending("a"), Sending::Leave);
     offers.enqueued("a", Enqueued::Added);
@@ -275,7 +276,7 @@ fn what_the_queue_has_or_is_being_sent_is_not_sent_again() {
 #[test]
 fn what_is_being_fetched_can_go_local_be_recalled_and_be_settled() {
     let fetching = || {
-        let mut offers = Offers::new(TIMES, true, at(0));
+        let mut offers = Offers::new(BOUNDS, true, at(0));
         offers.sending("a");
         offers.away(at(1));
         offers.unanswered("a");
@@ -305,7 +306,7 @@ fn what_is_being_fetched_can_go_local_be_recalled_and_be_settled() {
 /// and workers leased nothing for a second. On a busy machine that repeated itself.
 #[test]
 fn after_a_late_call_only_what_was_not_answered_is_repeated() {
-    let mut offers = Offers::new(TIMES, false, at(0));
+    let mut offers = Offers::new(BOUNDS, false, at(0));
     for id in ["asked", "quiet", "sent"] {
         offers.sending(id);
         offers.enqueued(id, if id == "sent" { Enqueued::Full } else { Enqueued::Added });
@@ -332,4 +333,33 @@ fn after_a_late_call_only_what_was_not_answered_is_repeated() {
         round.push(todo);
     }
     assert_eq!(round, [Todo::Withdraw(one("quiet")), Todo::Ask(one("asked")), Todo::Offer(one("sent"))]);
+}
+
+/// What was settled a minute ago counted as well, so that a node handed over 833 messages a second at most; and once as many were offered
+/// as there may be and had to be offered again, nothing was, for ever.
+#[test]
+fn new_mail_waits_while_much_is_offered_and_what_has_ended_does_not_count() {
+    let mut offers = Offers::new(BOUNDS, true, at(0));
+    for id in ["a", "b"] {
+        assert!(offers.takes_new());
+        offers.sending(id);
+        offers.enqueued(id, Enqueued::Added);
+    }
+    assert!(!offers.takes_new());
+    offers.known("a", &Known::Completed("n2 0001".to_owned()), at(1));
+    assert!(offers.takes_new(), "another has it");
+    offers.sending("c");
+    offers.enqueued("c", Enqueued::Added);
+    assert!(!offers.takes_new());
+    offers.recalled("b");
+    assert!(offers.takes_new(), "wanted back");
+    offers.sending("d");
+    assert!(!offers.takes_new());
+    offers.away(at(2));
+    offers.unanswered("d");
+    assert!(!offers.takes_new());
+    offers.poll(at(6));
+    assert!(offers.is_local() && offers.takes_new(), "what is not going to be offered needs no room");
+    offers.returned(at(7));
+    assert!(offers.takes_new(), "c and d are delivered here");
 }

@@ -61,8 +61,8 @@ pub enum Command {
 /// What the coordinator wants of a shard while mail is handed over.
 #[derive(Clone, Debug)]
 pub enum HandOver {
-    /// Mail to offer, as soon as there is some: up to so many items and about so many bytes.
-    Take(usize, usize),
+    /// Mail to offer, as soon as there is some.
+    Take(Take),
     /// Offer these again.
     OfferAgain(Vec<QueueId>),
     /// Deliver these here.
@@ -87,6 +87,26 @@ pub enum HandOver {
     Decide(QueueId, bool),
     /// The claims without an answer.
     Claims,
+}
+
+/// How much of which mail to give.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Take {
+    /// Of which.
+    pub which: Which,
+    /// At most so many.
+    pub items_max: usize,
+    /// About so many bytes: one item more at most.
+    pub bytes_max: usize,
+}
+
+/// Which mail the coordinator takes to offer it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Which {
+    /// What it has not had: accepted, or found in the spool. It waits while there is no room.
+    New,
+    /// What it asked for by [`HandOver::OfferAgain`], and what an earlier run may have offered and this one keeps. It never waits.
+    Again,
 }
 
 /// What became of the wish to have offered mail back.

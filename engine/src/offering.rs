@@ -8,7 +8,7 @@ use std::{
     collections::VecDeque,
     future::poll_fn,
     rc::Rc,
-    task::{Poll, Waker},
+    task::{Context, Poll, Waker},
 };
 
 use ringpost_config::{DeliveryMode, OFFERED_CONTENT_MAX};
@@ -18,7 +18,7 @@ use tracing::warn;
 
 use crate::{
     content::MessageContent,
-    control::{Answer, DrainCounts, HandedOver, Offer, Offers, PAGE_MESSAGES_MAX},
+    control::{Answer, DrainCounts, HandedOver, Offer, Offers, PAGE_MESSAGES_MAX, Take, Which},
     envelope_times::release_at_ms,
     handed_mail::HandedMail,
     mail_log::Escaped,
@@ -42,22 +42,48 @@ pub(crate) struct Offering {
     /// An earlier run shared its mail, and this one does not.
     retracts: bool,
     /// Of mail in state `offered`, what the coordinator has not got.
-    unsent: RefCell<VecDeque<QueueId>>,
+    unsent: Line,
+    /// What it wants again, since the queue has lost it or never had it. Never waits for room.
+    again: Line,
     /// Mail of earlier runs that is delivered here, though it may have been offered.
-    kept: RefCell<VecDeque<QueueId>>,
-    waker: RefCell<Option<Waker>>,
+    kept: Line,
+}
+
+/// Mail that waits for the coordinator to take it.
+#[derive(Default)]
+struct Line {
+    ids: RefCell<VecDeque<QueueId>>,
+    /// Of the coordinator's calls that wait for mail.
+    wakers: RefCell<Vec<Waker>>,
+}
+
+impl Line {
+    fn push(&self, ids: impl IntoIterator<Item = QueueId>) {
+        self.ids.borrow_mut().extend(ids);
+        self.wakers.take().into_iter().for_each(Waker::wake);
+    }
+
+    fn pop(&self) -> Option<QueueId> {
+        self.ids.borrow_mut().pop_front()
+    }
+
+    /// Ready when something is there.
+    fn poll(&self, cx: &Context<'_>) -> Poll<()> {
+        if !self.ids.borrow().is_empty() {
+            return Poll::Ready(());
+        }
+        let mut wakers = self.wakers.borrow_mut();
+        if !wakers.iter().any(|waker| waker.will_wake(cx.waker())) {
+            wakers.push(cx.waker().clone());
+        }
+        Poll::Pending
+    }
 }
 
 impl Offering {
     /// `retracts`: as in [`crate::shard::ShardPlan`].
     pub(crate) fn new(retracts: bool) -> Offering {
         Offering { retracts, ..Offering::default() }
-    }
-
-    fn wake(&self) {
-        if let Some(waker) = self.waker.take() {
-            waker.wake();
-        }
     }
 }
 
@@ -106,15 +132,13 @@ impl Shard {
 
     /// Mail in state `offered` came into the queue.
     pub(crate) fn offer_soon(&self, id: QueueId) {
-        self.offering.unsent.borrow_mut().push_back(id);
-        self.offering.wake();
+        self.offering.unsent.push([id]);
     }
 
     /// Mail of an earlier run is delivered here.
     pub(crate) fn keeps(&self, id: QueueId) {
         if self.config().delivery.mode == DeliveryMode::Shared || self.offering.retracts {
-            self.offering.kept.borrow_mut().push_back(id);
-            self.offering.wake();
+            self.offering.kept.push([id]);
         }
     }
 
@@ -123,14 +147,14 @@ impl Shard {
         self.offering.is_local.set(!offers);
     }
 
-    /// Waits until there is something to offer, and gives up to `items_max` of it; one item more than `bytes_max` allows at most.
+    /// Waits until there is such mail to offer, and gives up to `items_max` of it; one item more than `bytes_max` allows at most.
     ///
     /// Mail that is asked back is not given: it could be on its way into the queue when the word comes that it is out. Whoever asked, or
     /// the coordinator's next look at what it takes for offered, brings it here again.
-    pub(crate) async fn take_offers(self: Rc<Self>, items_max: usize, bytes_max: usize) -> Answer {
+    pub(crate) async fn take_offers(self: Rc<Self>, take: Take) -> Answer {
         loop {
-            self.offers_there().await;
-            let offers = self.collect_offers(items_max, bytes_max).await;
+            self.offers_there(take.which).await;
+            let offers = self.collect_offers(take).await;
             if !offers.is_empty() || self.is_ending() {
                 return Answer::Offers(offers);
             }
@@ -138,29 +162,33 @@ impl Shard {
     }
 
     /// Waits until there is something to offer, or the shard ends.
-    async fn offers_there(&self) {
+    async fn offers_there(&self, which: Which) {
         let key = self.life_of_task().await;
+        let Offering { unsent, again, kept, .. } = &self.offering;
         poll_fn(|cx| {
-            if self.is_ending() || !self.offering.unsent.borrow().is_empty() || !self.offering.kept.borrow().is_empty() {
-                return Poll::Ready(());
-            }
-            self.offering.waker.replace(Some(cx.waker().clone()));
-            Poll::Pending
+            let is_there = match which {
+                Which::New => unsent.poll(cx).is_ready(),
+                // Both are asked, so that either wakes.
+                Which::Again => again.poll(cx).is_ready() | kept.poll(cx).is_ready(),
+            };
+            if is_there || self.is_ending() { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
         self.forget_waiter(key);
     }
 
-    async fn collect_offers(&self, items_max: usize, bytes_max: usize) -> Offers {
+    async fn collect_offers(&self, Take { which, items_max, bytes_max }: Take) -> Offers {
         let mut offers = Offers::default();
         let mut bytes = 0;
-        {
-            let mut kept = self.offering.kept.borrow_mut();
-            let count = kept.len().min(items_max);
-            offers.kept.extend(kept.drain(..count));
-        }
+        let line = match which {
+            Which::New => &self.offering.unsent,
+            Which::Again => {
+                offers.kept.extend(std::iter::from_fn(|| self.offering.kept.pop()).take(items_max));
+                &self.offering.again
+            }
+        };
         while offers.items.len() + offers.gone.len() < items_max && bytes < bytes_max && !self.is_ending() {
-            let Some(id) = self.offering.unsent.borrow_mut().pop_front() else { break };
+            let Some(id) = line.pop() else { break };
             match self.offer_of(id).await {
                 _ if self.recalling.is_wanted(id) => {}
                 Ok(Some(offer)) => {
@@ -219,8 +247,7 @@ impl Shard {
 
     /// Offers these again: the queue has lost them, or never had them.
     pub(crate) fn offer_again(&self, ids: &[QueueId]) {
-        self.offering.unsent.borrow_mut().extend(ids);
-        self.offering.wake();
+        self.offering.again.push(ids.iter().copied());
     }
 
     /// Delivers these here. Returns how many were offered.

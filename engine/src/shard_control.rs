@@ -109,7 +109,7 @@ fn reply(shard: &Rc<Shard>, command: Command) -> Answer {
 
 async fn hand_over(shard: Rc<Shard>, call: HandOver) -> Answer {
     match call {
-        HandOver::Take(items_max, bytes_max) => shard.take_offers(items_max, bytes_max).await,
+        HandOver::Take(take) => shard.take_offers(take).await,
         HandOver::OfferAgain(ids) => {
             shard.offer_again(&ids);
             Answer::Done

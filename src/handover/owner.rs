@@ -8,29 +8,31 @@ use ringpost_cluster::{
     work_item::NewItem,
     work_queue::{ITEMS_PER_CALL, Known},
 };
-use ringpost_engine::control::{Answer, HandOver, HandedOver, Offer, Recalled};
+use ringpost_engine::control::{Answer, HandOver, HandedOver, Offer, Recalled, Take, Which};
 use ringpost_queue::QueueId;
 use tokio::time::sleep;
 use tracing::warn;
 
 use super::{Driver, Ended, TICK};
 
-/// Offered and not settled at most; what is accepted beyond waits in its shard.
-const OFFERS_MAX: usize = 50_000;
+/// How soon a full hand-over looks again whether there is room for new mail.
+const ROOM_LOOKED_FOR: Duration = Duration::from_millis(20);
 /// Bytes of one enqueue: it is to be done within the deadline of a call.
 const ENQUEUE_BYTES: usize = 512 * 1024;
 /// Leases that end without a word before an item is poison.
 const MAIL_ATTEMPTS_MAX: u32 = 5;
 
 impl Driver {
-    /// Brings one shard's mail into the queue.
-    pub(super) async fn offer_mail(self: Arc<Self>, shard: usize) {
+    /// Brings one shard's mail into the queue: such of it. What is new waits while so much is offered; what is offered again does not, or
+    /// nothing would ever be once all of it has to be.
+    pub(super) async fn offer_mail(self: Arc<Self>, shard: usize, which: Which) {
+        let take = Take { which, items_max: ITEMS_PER_CALL, bytes_max: ENQUEUE_BYTES };
         loop {
-            if self.offers().len() >= OFFERS_MAX {
-                sleep(Duration::from_millis(20)).await;
+            if which == Which::New && !self.offers().takes_new() {
+                sleep(ROOM_LOOKED_FOR).await;
                 continue;
             }
-            let Ok(Answer::Offers(offers)) = self.ask(shard, HandOver::Take(ITEMS_PER_CALL, ENQUEUE_BYTES)).await else { return };
+            let Ok(Answer::Offers(offers)) = self.ask(shard, HandOver::Take(take)).await else { return };
             if offers.is_empty() {
                 // Only a shard that ends answers with nothing.
                 return;

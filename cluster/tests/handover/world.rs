@@ -8,7 +8,7 @@ use std::{
 use ringpost_cluster::{
     boot_time::BootTime,
     claim::{ClaimTimes, Claims, Lease},
-    offer::{OfferTimes, Offers, Recall, Sending, Todo},
+    offer::{OfferBounds, Offers, Recall, Sending, Todo},
     work_queue::{Enqueued, Known},
 };
 
@@ -18,11 +18,13 @@ use crate::valkey::{Random, Valkey};
 mod worker;
 
 const LEASE: Duration = Duration::from_secs(3);
-const OFFERS: OfferTimes = OfferTimes {
+const OFFERS: OfferBounds = OfferBounds {
     lease_ttl: LEASE,
     guard: Duration::from_secs(1),
     reconcile_every: Duration::from_secs(10),
     forget_after: Duration::from_secs(60),
+    // Far below what is offered.
+    open_max: 4,
 };
 const CLAIMS: ClaimTimes = ClaimTimes {
     lease_ttl: LEASE,
@@ -84,8 +86,9 @@ struct Node {
     down_until: Option<BootTime>,
     is_away: bool,
     wishes: HashMap<String, Wish>,
-    /// What its shard has to give, to be offered.
+    /// What its shard has to give, to be offered: new mail, and what it was asked for.
     unsent: VecDeque<String>,
+    again: VecDeque<String>,
     /// Looks for items of its own that its spool does not have.
     is_to_scan: bool,
     is_draining: bool,
@@ -134,6 +137,8 @@ pub enum Rules {
     EndsWithoutRecall,
     /// A shard gives to be offered what it has asked back.
     GivesWhatIsRecalled,
+    /// What is offered again waits for room like new mail.
+    GatesWhatIsOfferedAgain,
     /// The queue does not remember what was withdrawn.
     WithdrawsWithoutTrace,
     /// A node that shares no longer delivers what it finds at once.
@@ -162,6 +167,7 @@ impl World {
             is_away: false,
             wishes: HashMap::new(),
             unsent: VecDeque::new(),
+            again: VecDeque::new(),
             is_to_scan: false,
             is_draining: false,
             next_tick: now,
@@ -224,7 +230,12 @@ impl World {
     /// A shard gives some of its mail to be offered.
     fn offer_some(&mut self, node: usize) {
         for _ in 0..4 {
-            let Some(id) = self.nodes[node].unsent.pop_front() else { return };
+            let gates_all = self.rules == Rules::GatesWhatIsOfferedAgain;
+            let node_offers = &mut self.nodes[node];
+            // The control is about mail that has not waited long.
+            let takes_new = node_offers.offers.takes_new() || self.rules == Rules::GivesWhatIsRecalled;
+            let again = if takes_new || !gates_all { node_offers.again.pop_front() } else { None };
+            let Some(id) = again.or_else(|| takes_new.then(|| node_offers.unsent.pop_front())?) else { return };
             // What it wants back it does not give: the answer may be that it is out.
             if !self.nodes[node].wishes.contains_key(&id) || self.rules == Rules::GivesWhatIsRecalled {
                 self.offer(node, &id);
@@ -345,9 +356,9 @@ impl World {
                 Todo::Offer(ids) => {
                     for id in ids {
                         // A wish to have it back, refused, makes the shard's answer come late.
-                        let is_asked_for = self.owner == Owner::Shares && self.nodes[node].unsent.contains(&id);
+                        let is_asked_for = self.owner == Owner::Shares && self.nodes[node].again.contains(&id);
                         assert!(!is_asked_for, "{id} is asked for again before it was given");
-                        self.nodes[node].unsent.push_back(id);
+                        self.nodes[node].again.push_back(id);
                     }
                 }
                 Todo::Settle(ids) => {
@@ -417,7 +428,8 @@ impl World {
         let node = &mut self.nodes[node];
         node.down_until = Some(now + down);
         (node.offers, node.claims) = (Offers::new(OFFERS, delivers, now), Claims::new(claims));
-        (node.to_complete, node.pushes, node.unsent) = (VecDeque::new(), VecDeque::new(), VecDeque::new());
+        (node.to_complete, node.pushes) = (VecDeque::new(), VecDeque::new());
+        (node.unsent, node.again) = (VecDeque::new(), VecDeque::new());
         (node.wishes, node.is_draining) = (HashMap::new(), false);
     }
 
