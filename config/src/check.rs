@@ -10,7 +10,7 @@ use crate::{
     format_duration,
 };
 
-/// No address twice. An unreadable listener is None, so that the numbers stay those of the file.
+/// No address twice, and one limit for a tag. An unreadable listener is None, so that the numbers stay those of the file.
 pub(crate) fn listeners(document: &Document<'_>, listeners: Option<&[Option<Listener>]>) {
     let Some(listeners) = listeners else { return };
     if listeners.is_empty() {
@@ -18,8 +18,20 @@ pub(crate) fn listeners(document: &Document<'_>, listeners: Option<&[Option<List
     }
     let mut addresses = BTreeMap::new();
     let mut names = BTreeMap::new();
+    let mut limits = BTreeMap::new();
     for (index, listener) in (1..).zip(listeners) {
         let Some(listener) = listener else { continue };
+        if let (Some(tag), Some(limit)) = (listener.tag.as_deref(), listener.cluster_messages_per_minute) {
+            let (first, other) = *limits.entry(tag).or_insert((index, limit));
+            if other != limit {
+                let line = document.line(&format!("listener[{first}].cluster_messages_per_minute"));
+                let key = format!("listener[{index}].cluster_messages_per_minute");
+                document.refuse(
+                    &key,
+                    format!("is another limit than line {line} has for the tag \"{tag}\": a tag is one tenant with one limit"),
+                );
+            }
+        }
         if let Some(first) = addresses.insert(listener.address, index) {
             let line = document.line(&format!("listener[{first}].address"));
             document.refuse(&format!("listener[{index}].address"), format!("is listened on already, see line {line}"));

@@ -459,6 +459,20 @@ fn contradictions_between_sections_name_the_key_that_is_in_the_file() {
         "[[route]]\ndomain = \"*\"\nvia = \"hold\"\nretry_cap = \"1m\"\n",
         &["ringpost.toml:4: route[1].retry_cap: \"1m\" is a contradiction: retry_base (5m) is more than retry_cap (1m)"],
     );
+    let listeners = |second: &str| {
+        format!(
+            "[[listener]]\naddress = \"127.0.0.1:25\"\ntag = \"a\"\ncluster_messages_per_minute = 5\n\
+             [[listener]]\naddress = \"127.0.0.1:26\"\ntag = \"{second}\"\ncluster_messages_per_minute = 6\n"
+        )
+    };
+    assert_refused(
+        &listeners("a"),
+        &[
+            "ringpost.toml:8: listener[2].cluster_messages_per_minute: 6 is another limit than line 4 has for the tag \"a\": a tag is one tenant \
+           with one limit",
+        ],
+    );
+    parse(&listeners("b"));
 }
 
 #[test]
