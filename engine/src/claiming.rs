@@ -107,32 +107,27 @@ impl Shard {
     async fn append_claim(&self, content: Content, id: QueueId, parts: &[&[u8]]) -> Result<Ticket, &'static str> {
         let bytes = parts.iter().map(|part| part.len()).sum::<usize>();
         let bound = u32::try_from(bytes).expect("bounded by the caller");
-        loop {
+        let put = || {
             let appended = self.own.append(content, record_id(id), bound, |record| {
                 parts.iter().for_each(|part| record.put(part));
                 (true, ())
             });
-            match appended {
-                Ok((Some(appended), ())) => return Ok(appended.ticket),
-                Ok((None, ())) => unreachable!("the record was kept"),
-                Err(AppendError::Full | AppendError::NotOpen) if !self.is_ending() => self.own.room().await,
-                Err(AppendError::NoSpace | AppendError::OpenMax) => return Err("this node has no room"),
-                Err(_) => return Err("the spool failed"),
-            }
+            appended.map(|(kept, ())| kept.expect("the record was kept").ticket)
+        };
+        let room = async || if self.is_ending() { None } else { Some(self.own.room().await) };
+        match with_room(put, room).await {
+            Err(AppendError::NoSpace | AppendError::OpenMax) => Err("this node has no room"),
+            other => other.map_err(|_| "the spool failed"),
         }
     }
 
     /// A claim's answer: it is this node's mail from now on, or never was.
-    pub(crate) fn decide_claim(&self, id: QueueId, is_own: bool) {
+    pub(crate) fn decide_claim(self: &Rc<Self>, id: QueueId, is_own: bool) {
         let Some(claim) = self.claiming.waiting.borrow_mut().remove(&id) else { return };
         if !is_own {
             self.metrics.claims_discarded.increment();
-            if let Some(committer) = self.committer_of(id.shard)
-                && let Err(reason) = committer.settle(record_id(id))
-            {
-                // It stays a claim in the spool, and the next start asks again.
-                warn!(queue_id = %id, %reason, "a claim that is another's could not be dropped now");
-            }
+            // Not waited for: a disk that is slow holds up no other claim.
+            self.ring.clone().spawn(self.clone().drop_claim(id)).detach();
             return;
         }
         let Ok(view) = EnvelopeView::decode(&claim.envelope) else {
@@ -160,5 +155,53 @@ impl Shard {
         let settled = self.queue.borrow_mut().confirm(key, &mut record).unwrap_or(Settled::Nothing);
         self.persist(key, settled);
         self.delivery.kick();
+    }
+
+    /// Another's claim leaves the spool. One that stays there is asked about again at the next start, by when the queue may have forgotten
+    /// whose it is.
+    async fn drop_claim(self: Rc<Self>, id: QueueId) {
+        let Some(committer) = self.committer_of(id.shard) else { return };
+        // A full disk gets room again.
+        let settle =
+            || committer.settle(record_id(id)).map_err(|error| if error == AppendError::NoSpace { AppendError::Full } else { error });
+        match with_room(settle, async || Some(committer.room().await)).await {
+            Ok(_) | Err(AppendError::Closed) => {}
+            Err(reason) => warn!(queue_id = %id, %reason, "a claim that is another's could not be dropped"),
+        }
+    }
+}
+
+/// Appends as soon as there is room: `room` waits for it, and gives `None` when that is not worth while any more.
+async fn with_room<T>(
+    mut append: impl FnMut() -> Result<T, AppendError>,
+    mut room: impl AsyncFnMut() -> Option<()>,
+) -> Result<T, AppendError> {
+    loop {
+        match append() {
+            Err(full @ (AppendError::Full | AppendError::NotOpen)) => room().await.ok_or(full)?,
+            other => return other,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_that_finds_the_batch_full_is_appended_later() {
+        let mut answers = vec![Ok(7), Err(AppendError::NotOpen), Err(AppendError::Full)];
+        let mut waits = 0;
+        let room = async || {
+            waits += 1;
+            Some(())
+        };
+        assert_eq!(futures_lite::future::block_on(with_room(|| answers.pop().unwrap(), room)), Ok(7));
+        assert_eq!(waits, 2);
+        assert_eq!(
+            futures_lite::future::block_on(with_room(|| Err::<(), _>(AppendError::Closed), async || None)),
+            Err(AppendError::Closed)
+        );
+        assert_eq!(futures_lite::future::block_on(with_room(|| Err::<(), _>(AppendError::Full), async || None)), Err(AppendError::Full));
     }
 }
