@@ -190,7 +190,8 @@ fn read_config(file: &ConfigFile) -> Result<Config, Failure> {
             None => return Ok(Config::default()),
         },
     };
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| Failure::config(format!("{}: cannot read the config file: {error}", path.display())))?;
+    let bytes =
+        std::fs::read(path).map_err(|error| Failure::config(format!("{}: cannot read the config file: {error}", path.display())))?;
+    let text = Config::text(bytes, path).map_err(Failure::config)?;
     Config::parse(&text, path).map_err(Failure::config)
 }

@@ -115,8 +115,9 @@ impl Reloader {
         if self.path.as_os_str().is_empty() {
             return Err("there is no config file: the engine runs with the defaults".to_owned());
         }
-        let own = std::fs::read_to_string(&self.path)
-            .map_err(|reason| format!("{}: cannot read the config file: {reason}", self.path.display()))?;
+        let bytes =
+            std::fs::read(&self.path).map_err(|reason| format!("{}: cannot read the config file: {reason}", self.path.display()))?;
+        let own = Config::text(bytes, &self.path).map_err(|error| error.to_string())?;
         let (pushed, old, running) = {
             let in_force = self.in_force();
             (in_force.pushed.clone(), in_force.own.clone(), in_force.config.clone())

@@ -51,6 +51,20 @@ pub struct Config {
 }
 
 impl Config {
+    /// What stands in a file with these bytes, for [`Config::parse`].
+    ///
+    /// # Errors
+    /// Where it stops being UTF-8, which TOML is.
+    pub fn text(bytes: Vec<u8>, path: &Path) -> Result<String, ConfigError> {
+        String::from_utf8(bytes).map_err(|error| {
+            let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+            let line = good.iter().filter(|byte| **byte == b'\n').count() + 1;
+            let line = Some(u32::try_from(line).unwrap_or(u32::MAX));
+            let message = "is not UTF-8 here: save the file with that encoding".to_owned();
+            ConfigError { path: path.to_owned(), line, key: String::new(), value: None, message }
+        })
+    }
+
     /// Reads a file's text. `path` is used for messages, and its folder is where relative paths of the file start.
     ///
     /// Fails with everything that is wrong, in the order of the lines: text that is not TOML, unknown keys, wrong values,
@@ -237,6 +251,14 @@ impl Default for Config {
 mod tests {
     use super::*;
     use crate::DEFAULT_TOML;
+
+    #[test]
+    fn what_is_not_utf8_names_its_line() {
+        let path = Path::new("ringpost.toml");
+        assert_eq!(Config::text(b"# gr\xC3\xBC\xC3\x9Fe\n".to_vec(), path).unwrap(), "# gr\u{fc}\u{df}e\n");
+        let refused = Config::text(b"[spool]\n# gr\xFC\xDFe\n".to_vec(), path).unwrap_err().to_string();
+        assert_eq!(refused, "ringpost.toml:2: is not UTF-8 here: save the file with that encoding");
+    }
 
     #[test]
     fn an_emptied_file_is_not_taken_over_where_mail_leads_somewhere() {
