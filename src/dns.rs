@@ -51,13 +51,25 @@ struct OwnHost {
 }
 
 impl OwnHost {
-    /// Is this address and port one of our listeners'? For those that listen on all addresses: an address that can be bound is ours.
+    /// Is this address and port one of our listeners'? For those that listen on all addresses: is the address this machine's?
     fn is_listener(&self, address: SocketAddr) -> bool {
-        self.listeners.iter().any(|listener| {
-            let is_port = listener.port() == address.port();
-            is_port && (listener.ip() == address.ip() || listener.ip().is_unspecified() && UdpSocket::bind((address.ip(), 0)).is_ok())
+        self.listeners.iter().filter(|listener| listener.port() == address.port()).any(|listener| match listener.ip().is_unspecified() {
+            true => is_of_this_machine(address),
+            false => listener.ip() == address.ip(),
         })
     }
+}
+
+/// The routing table says: what is sent to an address of this machine comes from there. No packet leaves. That an address can be bound
+/// says nothing, since with `ip_nonlocal_bind` every one can.
+fn is_of_this_machine(address: SocketAddr) -> bool {
+    let source_of = || {
+        let socket = UdpSocket::bind(if address.is_ipv4() { (IpAddr::from([0; 4]), 0) } else { (IpAddr::from([0; 16]), 0) })?;
+        socket.connect(address)?;
+        socket.local_addr()
+    };
+    // All of 127.0.0.0/8 is, and is answered from 127.0.0.1.
+    address.ip().is_loopback() || source_of().is_ok_and(|source| source.ip() == address.ip())
 }
 
 /// An answer and how long it holds.
@@ -262,4 +274,40 @@ fn seed() -> u64 {
     let mut bytes = [0; 8];
     getrandom::fill(&mut bytes).expect("the kernel gives random bytes");
     u64::from_ne_bytes(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Where keepalived or HAProxy had set `net.ipv4.ip_nonlocal_bind`, every address in the world passed for ours, and all mail by MX
+    /// failed for good as if it led back to us. So did what no host can have: a multicast address can be bound anywhere.
+    #[test]
+    fn who_listens_on_all_addresses_knows_those_of_this_machine() {
+        for wildcard in ["0.0.0.0:25", "[::]:25"] {
+            let own = OwnHost { name: "me.test".into(), listeners: vec![wildcard.parse().unwrap()] };
+            for (address, is_ours) in [
+                ("127.0.0.1:25", true),
+                ("127.1.2.3:25", true),
+                ("[::1]:25", true),
+                ("127.0.0.1:26", false),
+                ("203.0.113.77:25", false),
+                ("[2001:db8:5::77]:25", false),
+                ("224.0.0.1:25", false),
+                ("[ff02::1]:25", false),
+                ("0.0.0.0:25", false),
+                ("255.255.255.255:25", false),
+            ] {
+                assert_eq!(own.is_listener(address.parse().unwrap()), is_ours, "{address}");
+            }
+            // Whatever else this machine has.
+            let source =
+                UdpSocket::bind("0.0.0.0:0").and_then(|socket| socket.connect("203.0.113.77:25").and_then(|()| socket.local_addr()));
+            if let Ok(source) = source {
+                assert!(own.is_listener(SocketAddr::new(source.ip(), 25)), "{source}");
+            }
+        }
+        let own = OwnHost { name: "me.test".into(), listeners: vec!["203.0.113.77:25".parse().unwrap()] };
+        assert!(own.is_listener("203.0.113.77:25".parse().unwrap()) && !own.is_listener("127.0.0.1:25".parse().unwrap()));
+    }
 }

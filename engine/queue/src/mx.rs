@@ -51,6 +51,13 @@ pub struct Own<'a> {
     pub is_listener: &'a (dyn Fn(SocketAddr) -> bool + Sync),
 }
 
+impl Own<'_> {
+    /// What no host can have is not ours either, whatever the system says of it.
+    fn has(&self, address: IpAddr, port: u16) -> bool {
+        !is_no_hosts(address) && (self.is_listener)(SocketAddr::new(address, port))
+    }
+}
+
 /// What comes after the answer for MX.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Plan {
@@ -124,7 +131,7 @@ pub fn site(
     let hosts: Vec<_> = candidates.exchanges.iter().zip(addresses).map(|(exchange, answers)| Host::of(exchange, answers)).collect();
     // RFC 5321 5.1: our own address cuts the list at its preference. What is behind the cut says nothing, and it leads back to us only
     // when nothing is before it: a host there that has no address today may have one tomorrow.
-    let is_ours = |host: &&Host<'_>| host.addresses.iter().any(|&address| (own.is_listener)(SocketAddr::new(address, port)));
+    let is_ours = |host: &&Host<'_>| host.addresses.iter().any(|&address| own.has(address, port));
     let cut = hosts.iter().filter(is_ours).map(|host| host.exchange.preference).min();
     let better: Vec<_> = hosts.into_iter().filter(|host| cut.is_none_or(|cut| host.exchange.preference < cut)).collect();
     let (mut hops, mut refusal) = (Vec::new(), None);
@@ -207,7 +214,7 @@ pub fn literal(domain: &str, own: &Own<'_>, port: u16, allow_private: bool, unti
         return Some(Resolution::Refused { reply: format!("550 5.1.3 {domain} is no address literal that is known here"), until });
     };
     let to = SocketAddr::new(address, port);
-    if (own.is_listener)(to) {
+    if own.has(address, port) {
         return Some(Resolution::Refused { reply: loops_back(domain), until });
     }
     Some(match unusable(address, allow_private) {
@@ -236,14 +243,18 @@ pub(crate) fn unmapped(address: IpAddr) -> IpAddr {
     address.to_canonical()
 }
 
+/// Nobody can be there.
+fn is_no_hosts(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(four) => four.is_unspecified() || four.is_multicast() || four.is_broadcast() || four.octets()[0] == 0,
+        IpAddr::V6(six) => six.is_unspecified() || six.is_multicast(),
+    }
+}
+
 /// Why mail is never sent there, or not unless private addresses are allowed: whoever writes an MX record must not choose
 /// which machine inside our network is spoken to.
 fn unusable(address: IpAddr, allow_private: bool) -> Option<&'static str> {
-    let never = match address {
-        IpAddr::V4(four) => four.is_unspecified() || four.is_multicast() || four.is_broadcast() || four.octets()[0] == 0,
-        IpAddr::V6(six) => six.is_unspecified() || six.is_multicast(),
-    };
-    if never {
+    if is_no_hosts(address) {
         return Some("no address of a host");
     }
     if allow_private {
@@ -405,6 +416,21 @@ mod tests {
             let public = found(&["192.0.2.1"]);
             assert_eq!(site_of(&[(10, "a.test"), (20, "b.test")], &[found(&[address]), public], false).unwrap().len(), 1);
         }
+    }
+
+    /// A system that lets everything be bound said that they are ours, and the mail failed for good.
+    #[test]
+    fn an_address_that_no_host_has_is_not_ours() {
+        let all_is_ours = Own { name: "me.test", is_listener: &|_| true };
+        for address in ["0.0.0.0", "224.0.0.1", "255.255.255.255", "ff02::1"] {
+            let Plan::Hosts(candidates) = plan("d.test", DnsAnswer::Found(vec![exchange(10, "a.test")]), &all_is_ours, UNTIL, |_| 0) else {
+                panic!("hosts")
+            };
+            let resolution = site("d.test", candidates, &[found(&[address])], &all_is_ours, 25, true, UNTIL);
+            assert!(matches!(resolution, Resolution::Unanswered { .. }), "{address}: {resolution:?}");
+        }
+        let named = literal("[224.0.0.1]", &all_is_ours, 25, true, UNTIL);
+        assert!(matches!(named, Some(Resolution::Unanswered { .. })), "{named:?}");
     }
 
     #[test]
