@@ -75,6 +75,9 @@ pub fn reload(socket: &Path, output: Output) -> ExitCode {
                 if done.moved == 1 { "s" } else { "" }
             ));
         }
+        if done.is_moving {
+            say("queued mail is still being looked through: what leads elsewhere now follows");
+        }
         if !done.restart.is_empty() {
             say(&format!("changed, and counts from the next start: {}", done.restart.join(", ")));
         }

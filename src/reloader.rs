@@ -17,12 +17,14 @@ use ringpost_engine::{
 use serde::{Deserialize, Serialize};
 use tokio::{
     sync::oneshot,
+    task::JoinHandle,
     time::{sleep, timeout},
 };
 use tracing::{error, info, warn};
 
-/// A shard takes new settings within this, or when it has loaded the mail of earlier runs.
-const SHARD_MAX: Duration = Duration::from_secs(100);
+/// Queued mail has followed its routes within this, or goes on following while the caller is answered: a shard that loads the mail of
+/// earlier runs does that first.
+const FOLLOW_MAX: Duration = Duration::from_secs(100);
 /// A full lane to a shard is tried again after this.
 const LANE_RETRY: Duration = Duration::from_millis(5);
 
@@ -35,6 +37,9 @@ pub struct Reloaded {
     pub restart: Vec<String>,
     /// Queued messages that lead elsewhere now.
     pub moved: u64,
+    /// Not all of them have been looked at yet.
+    #[serde(default)]
+    pub is_moving: bool,
 }
 
 /// What is in force, as far as it can be without a restart.
@@ -97,8 +102,8 @@ impl Reloader {
         let _turn = self.turn.lock().await;
         let result = self.reload_file().await;
         match &result {
-            Ok(Reloaded { reloaded, restart, moved }) => {
-                info!(?reloaded, moved, "the config file was read again");
+            Ok(Reloaded { reloaded, restart, moved, is_moving }) => {
+                info!(?reloaded, moved, is_moving, "the config file was read again");
                 if !restart.is_empty() {
                     warn!(?restart, "these settings changed and count from the next start");
                 }
@@ -131,10 +136,13 @@ impl Reloader {
         let old = Whole::new(&old, &self.path, &pushed).map(|whole| whole.text).unwrap_or_default();
         let Difference { reloaded, restart } = Difference::between(&old, &new.text);
         let config = Arc::new(running.taking_over(&new.config));
-        let moved = self.swap(&config, false).await?;
-        let mut in_force = self.in_force();
-        (in_force.own, in_force.config) = (own, config);
-        Ok(Reloaded { reloaded, restart, moved })
+        self.swap(&config, &running).await?;
+        {
+            let mut in_force = self.in_force();
+            (in_force.own, in_force.config) = (own, config);
+        }
+        let moved = timeout(FOLLOW_MAX, self.follow_routes()).await;
+        Ok(Reloaded { reloaded, restart, is_moving: moved.is_err(), moved: moved.unwrap_or(0) })
     }
 
     /// What a push would run here: the whole config, or why it could not be. What changes only with a restart is refused by
@@ -158,36 +166,63 @@ impl Reloader {
             return Err(format!("{} cannot change while the engine runs: set it in each node's own file and restart", restart.join(", ")));
         }
         let config = Arc::new(running.taking_over(&new.config));
-        self.swap(&config, true).await?;
-        let mut in_force = self.in_force();
-        (in_force.pushed, in_force.config) = (pushed, config);
+        self.swap(&config, &running).await?;
+        {
+            let mut in_force = self.in_force();
+            (in_force.pushed, in_force.config) = (pushed, config);
+        }
+        drop(self.follow_routes());
         Ok(())
     }
 
-    /// All shards at once. `answers_early`: mail that is queued follows its routes afterwards. How many messages lead elsewhere.
-    async fn swap(&self, config: &Arc<Config>, answers_early: bool) -> Result<u64, String> {
-        let asked: Vec<_> = self
-            .shards
-            .iter()
-            .map(|shard| {
-                let (shard, config) = (shard.clone(), config.clone());
-                tokio::spawn(async move { ask_until_taken(&shard, &Command::Reload { config, answers_early }).await })
-            })
-            .collect();
-        let mut moved = 0;
-        let mut refused = None;
-        for answer in asked {
-            match answer.await {
-                Ok(Ok(Answer::Reloaded(count))) => moved += count,
+    /// All shards at once, which takes each a moment, so what this says is what is in force. Where one refuses, those that had taken the
+    /// new settings get back the `running` ones; no mail has moved yet.
+    async fn swap(&self, config: &Arc<Config>, running: &Arc<Config>) -> Result<(), String> {
+        let (mut taken, mut refused) = (Vec::new(), None);
+        for (shard, asked) in self.shards.iter().zip(ask_all(&self.shards, &Command::Reload(config.clone()))) {
+            match asked.await {
                 Ok(Ok(Answer::Failed(reason)) | Err(reason)) => refused = Some(reason),
-                Ok(Ok(_)) => {}
+                Ok(Ok(_)) => taken.push(shard.clone()),
                 Err(reason) => refused = Some(reason.to_string()),
             }
         }
-        // Also when one of them refused: others have it.
+        if refused.is_some() {
+            for asked in ask_all(&taken, &Command::Reload(running.clone())) {
+                if let Ok(Ok(Answer::Failed(reason)) | Err(reason)) = asked.await {
+                    error!(reason, "a shard could not go back to the settings before: it runs with others than the rest");
+                }
+            }
+        }
+        // Also when one of them refused: others had it.
         tokio::spawn(settle_limits(self.shards.clone()));
-        refused.map_or(Ok(moved), Err)
+        refused.map_or(Ok(()), Err)
     }
+
+    /// Sends queued mail where the routes in force say. It is done whether or not what comes back is waited for: how many messages lead
+    /// elsewhere.
+    fn follow_routes(&self) -> impl Future<Output = u64> + use<> {
+        let asked = ask_all(&self.shards, &Command::FollowRoutes);
+        async move {
+            let mut moved = 0;
+            for answer in asked {
+                match answer.await {
+                    Ok(Ok(Answer::Followed(count))) => moved += count,
+                    Ok(Ok(Answer::Failed(reason)) | Err(reason)) => warn!(reason, "queued mail does not follow the new routes"),
+                    Ok(Ok(_)) | Err(_) => {}
+                }
+            }
+            moved
+        }
+    }
+}
+
+/// Asks shards at once. Each is asked whether or not its answer is waited for.
+fn ask_all(shards: &[Arc<RequestLane>], command: &Command) -> Vec<JoinHandle<Result<Answer, String>>> {
+    let ask = |shard: &Arc<RequestLane>| {
+        let (shard, command) = (shard.clone(), command.clone());
+        tokio::spawn(async move { answer_of(&shard, &command).await })
+    };
+    shards.iter().map(ask).collect()
 }
 
 /// After a reload: lets the shards grow into their parts of new limits once all have come down to them, so that a destination never sees
@@ -203,11 +238,6 @@ async fn settle_limits(shards: Arc<Vec<Arc<RequestLane>>>) {
     }
 }
 
-/// As [`answer_of`], but not for ever.
-async fn ask_until_taken(shard: &RequestLane, command: &Command) -> Result<Answer, String> {
-    timeout(SHARD_MAX, answer_of(shard, command)).await.unwrap_or_else(|_| Err("a shard does not answer".to_owned()))
-}
-
 /// However long it takes. A lane that is full for a moment must not leave one shard with other settings than the rest.
 async fn answer_of(shard: &RequestLane, command: &Command) -> Result<Answer, String> {
     loop {
@@ -218,5 +248,93 @@ async fn answer_of(shard: &RequestLane, command: &Command) -> Result<Answer, Str
             Err(RequestRefused::Full) => sleep(LANE_RETRY).await,
             Err(refused @ RequestRefused::Ended) => return Err(refused.to_string()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ringpost_engine::{
+        control::Request,
+        request_lane::{RequestReceiver, request_lane},
+    };
+
+    use super::*;
+
+    const BEFORE: &str = "[[route]]\ndomain = \"*\"\nvia = \"hold\"\n";
+    const AFTER: &str = "[[route]]\ndomain = \"*\"\nvia = \"discard\"\n";
+    const PUSHED: &str = "[relay]\nnetworks = [\"192.0.2.0/24\"]\n";
+
+    /// A node's reloader, whose file has changed since the start, and the shards' ends of its lanes.
+    fn node(shards: usize) -> (tempfile::TempDir, Arc<Reloader>, Vec<RequestReceiver>) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ringpost.toml");
+        std::fs::write(&path, BEFORE).unwrap();
+        let config = Arc::new(Config::parse(BEFORE, &path).unwrap());
+        let (lanes, receivers): (Vec<_>, Vec<_>) = (0..shards).map(|_| request_lane()).map(|(lane, end)| (Arc::new(lane), end)).unzip();
+        let reloader = Arc::new(Reloader::new(config, String::new(), Arc::new(lanes)));
+        std::fs::write(&path, AFTER).unwrap();
+        (folder, reloader, receivers)
+    }
+
+    async fn asked(shard: &mut RequestReceiver) -> Request {
+        for _ in 0..10_000 {
+            match shard.take() {
+                // Of no concern here: it comes after each change, at any time.
+                Some(Request { command: Command::AwaitLimits, .. }) => {}
+                Some(request) => return request,
+                None => tokio::task::yield_now().await,
+            }
+        }
+        panic!("the shard is asked nothing");
+    }
+
+    async fn asked_to_reload(shard: &mut RequestReceiver) -> (Arc<Config>, Box<dyn FnOnce(Answer) + Send>) {
+        let Request { command: Command::Reload(config), answer } = asked(shard).await else { panic!("something else") };
+        (config, answer)
+    }
+
+    /// A shard that loaded a large spool answered late: by then it was said that nothing had changed, though every shard ran with the new
+    /// file, and the next push took the routes of the old one back into force.
+    #[tokio::test]
+    async fn what_is_pushed_lies_over_what_the_shards_run_while_mail_still_follows() {
+        let (_folder, reloader, mut shards) = node(1);
+        let reload = tokio::spawn({
+            let reloader = reloader.clone();
+            async move { reloader.reload().await }
+        });
+        asked_to_reload(&mut shards[0]).await.1(Answer::Done);
+        let following = asked(&mut shards[0]).await;
+        assert!(matches!(following.command, Command::FollowRoutes));
+        // The caller's patience ends here.
+        reload.abort();
+        assert!(reload.await.is_err());
+        let push = tokio::spawn({
+            let reloader = reloader.clone();
+            async move { reloader.push(PUSHED.to_owned()).await }
+        });
+        let (config, answer) = asked_to_reload(&mut shards[0]).await;
+        assert_eq!(config.routes, Config::parse(AFTER, Path::new("")).unwrap().routes, "those of the file that was read again");
+        answer(Answer::Done);
+        assert_eq!(push.await.unwrap(), Ok(()));
+        (following.answer)(Answer::Followed(1));
+    }
+
+    #[tokio::test]
+    async fn what_one_shard_refuses_none_keeps() {
+        let (_folder, reloader, mut shards) = node(2);
+        let reload = tokio::spawn({
+            let reloader = reloader.clone();
+            async move { reloader.reload().await }
+        });
+        let before = reloader.in_force().config.routes.clone();
+        let (config, taken) = asked_to_reload(&mut shards[0]).await;
+        assert_ne!(config.routes, before);
+        taken(Answer::Done);
+        asked_to_reload(&mut shards[1]).await.1(Answer::Failed("not now".to_owned()));
+        let (config, taken) = asked_to_reload(&mut shards[0]).await;
+        assert_eq!(config.routes, before);
+        taken(Answer::Done);
+        assert_eq!(reload.await.unwrap().map(|done| done.moved), Err("not now".to_owned()));
+        assert_eq!(reloader.in_force().config.routes, before);
     }
 }

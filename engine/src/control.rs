@@ -43,13 +43,11 @@ pub enum Command {
     Prepare(u32),
     /// Hand-over of mail between nodes.
     HandOver(HandOver),
-    /// Run with these settings, which differ from the present ones in nothing that is settled at the start.
-    Reload {
-        /// All of them.
-        config: Arc<Config>,
-        /// Answer when they are in force; mail that is queued follows its routes afterwards.
-        answers_early: bool,
-    },
+    /// Run with these settings, which differ from the present ones in nothing that is settled at the start. Answered as soon as they are in
+    /// force; [`Command::FollowRoutes`] is next.
+    Reload(Arc<Config>),
+    /// Send the mail that is queued where the routes in force say; answered when all of it has been looked at.
+    FollowRoutes,
     /// Answer when there are no more connections than the settings of the last [`Command::Reload`] allow.
     AwaitLimits,
     /// All shards have answered that, this one with this number.
@@ -319,8 +317,8 @@ pub enum Answer {
     Summary(Vec<DestinationSummary>),
     /// See there.
     Changed(Changed),
-    /// The settings are in force; so many messages lead elsewhere now.
-    Reloaded(u64),
+    /// All queued mail follows its routes; so many messages lead elsewhere now.
+    Followed(u64),
     /// There are no more connections than allowed since the change of the limits that has this number.
     LimitsKept(u64),
     /// Counter names and values.

@@ -46,7 +46,7 @@ pub(crate) async fn follow_routes(shard: &Rc<Shard>) -> Answer {
         shard.delivery.kick();
         shard.ring.yield_now().await;
     }
-    Answer::Reloaded(moved)
+    Answer::Followed(moved)
 }
 
 /// Waits until this shard has no more connections to any destination than its part, which since a change of the limits is the lesser of

@@ -56,7 +56,7 @@ impl RequestLane {
 
 impl RequestReceiver {
     /// The next request, if there is one.
-    pub(crate) fn take(&mut self) -> Option<Request> {
+    pub fn take(&mut self) -> Option<Request> {
         self.receiver.pop()
     }
 

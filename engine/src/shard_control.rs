@@ -20,16 +20,10 @@ pub(crate) async fn answer_requests(shard: Rc<Shard>, mut requests: RequestRecei
                     let changing = shard.clone();
                     shard.ring.spawn(async move { answer(steering::steer(&changing, order).await) }).detach();
                 }
-                Command::Reload { config, answers_early } => {
-                    let reloading = shard.clone();
-                    match reloading::swap(&shard, config) {
-                        Err(reason) => answer(Answer::Failed(reason)),
-                        Ok(()) if answers_early => {
-                            answer(Answer::Reloaded(0));
-                            shard.ring.spawn(async move { drop(reloading::follow_routes(&reloading).await) }).detach();
-                        }
-                        Ok(()) => drop(shard.ring.spawn(async move { answer(reloading::follow_routes(&reloading).await) }).detach()),
-                    }
+                Command::Reload(config) => answer(reloading::swap(&shard, config).map_or_else(Answer::Failed, |()| Answer::Done)),
+                Command::FollowRoutes => {
+                    let following = shard.clone();
+                    shard.ring.spawn(async move { answer(reloading::follow_routes(&following).await) }).detach();
                 }
                 Command::AwaitLimits => {
                     let waiting = shard.clone();
@@ -75,7 +69,12 @@ fn reply(shard: &Rc<Shard>, command: Command) -> Answer {
         },
         Command::Show(id) => Answer::Message(listing::show(shard, id).map(Box::new)),
         Command::Why(id) => Answer::Why(listing::why(shard, id)),
-        Command::Change(_) | Command::Summary(_) | Command::Reload { .. } | Command::AwaitLimits | Command::HandOver(_) => {
+        Command::Change(_)
+        | Command::Summary(_)
+        | Command::Reload(_)
+        | Command::FollowRoutes
+        | Command::AwaitLimits
+        | Command::HandOver(_) => {
             unreachable!("these have tasks of their own")
         }
         Command::SettleLimits(change) => {
