@@ -27,7 +27,8 @@ use ringpost_engine::{
 };
 use ringpost_queue::QueueId;
 use tokio::{
-    sync::{Notify, oneshot},
+    sync::{Notify, Semaphore, oneshot},
+    task::JoinSet,
     time::sleep,
 };
 use tracing::{info, warn};
@@ -47,6 +48,10 @@ const RECONCILE_EVERY: Duration = Duration::from_secs(10);
 const FORGET_AFTER: Duration = Duration::from_secs(60);
 /// Offered at most, of what nobody is known to have: an entry has about 200 bytes, so this is 10 MB.
 const OFFERS_MAX: usize = 50_000;
+/// Batches of one shard's mail, new or to be offered again, that are read or on their way into the queue at the same time.
+const OFFERERS: usize = 4;
+/// Bytes on their way into the queue at the same time: what a slow network carries within the deadline of a call.
+const ENQUEUE_BYTES_MAX: usize = 1024 * 1024;
 /// How often a node sweeps leases that ran out and looks whether Valkey is there and has its data.
 const TICK: Duration = Duration::from_millis(500);
 /// On Valkey's return, when it was away for so long that owners have delivered, they first take that out of the queue.
@@ -85,6 +90,8 @@ struct Driver {
     node: HandOverNode,
     shards: Vec<Arc<RequestLane>>,
     offers: Mutex<Offers>,
+    /// Of [`ENQUEUE_BYTES_MAX`], those that are free.
+    enqueue_bytes: Semaphore,
     /// What the queue said of items that are being settled.
     results: Mutex<HashMap<String, String>>,
     is_away: Mutex<bool>,
@@ -128,6 +135,7 @@ pub fn start(node: HandOverNode, shards: Vec<Arc<RequestLane>>) -> Result<Shared
     }
     let driver = Arc::new(Driver {
         offers: Mutex::new(offers),
+        enqueue_bytes: Semaphore::new(ENQUEUE_BYTES_MAX),
         results: Mutex::default(),
         is_away: Mutex::new(false),
         lease_from: Mutex::new(now),
@@ -144,8 +152,9 @@ pub fn start(node: HandOverNode, shards: Vec<Arc<RequestLane>>) -> Result<Shared
         shards,
     });
     for shard in 0..driver.shards.len() {
-        tokio::spawn(driver.clone().offer_mail(shard, Which::New));
-        tokio::spawn(driver.clone().offer_mail(shard, Which::Again));
+        for which in [Which::New, Which::Again] {
+            (0..OFFERERS).for_each(|_| drop(tokio::spawn(driver.clone().offer_mail(shard, which))));
+        }
         tokio::spawn(driver.clone().recall_mail(shard));
     }
     tokio::spawn(driver.clone().see_to_offers());
@@ -308,5 +317,33 @@ impl Driver {
             let answer = self.node.queue.recover(partition, u64::try_from(TICK.as_millis()).unwrap_or(0)).await;
             self.heard(&answer);
         }
+    }
+}
+
+/// Makes the call of each partition, all of them at the same time, and waits for all.
+async fn in_each<T, F>(groups: BTreeMap<u16, Vec<T>>, call: impl Fn(u16, Vec<T>) -> F)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let mut calls = JoinSet::new();
+    groups.into_iter().for_each(|(partition, items)| drop(calls.spawn(call(partition, items))));
+    while calls.join_next().await.is_some() {}
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{sync::Barrier, time::timeout};
+
+    use super::*;
+
+    /// One after another, an owner's questions and offers took as many round trips as there are partitions.
+    #[tokio::test]
+    async fn partitions_are_asked_at_the_same_time() {
+        let (groups, barrier) = ((0..4).map(|partition| (partition, vec![()])).collect(), Arc::new(Barrier::new(4)));
+        let calls = in_each(groups, |_, _| {
+            let barrier = barrier.clone();
+            async move { drop(barrier.wait().await) }
+        });
+        timeout(Duration::from_secs(10), calls).await.expect("each waits for the others");
     }
 }

@@ -13,12 +13,12 @@ use ringpost_queue::QueueId;
 use tokio::time::sleep;
 use tracing::warn;
 
-use super::{Driver, Ended, TICK};
+use super::{Driver, ENQUEUE_BYTES_MAX, Ended, TICK, in_each};
 
 /// How soon a full hand-over looks again whether there is room for new mail.
 const ROOM_LOOKED_FOR: Duration = Duration::from_millis(20);
 /// Bytes of one enqueue: it is to be done within the deadline of a call.
-const ENQUEUE_BYTES: usize = 512 * 1024;
+const ENQUEUE_BYTES: usize = 256 * 1024;
 /// Leases that end without a word before an item is poison.
 const MAIL_ATTEMPTS_MAX: u32 = 5;
 
@@ -55,9 +55,7 @@ impl Driver {
             if !back.is_empty() && self.ask(shard, HandOver::TakeBack(back)).await.is_err() {
                 return;
             }
-            for (partition, items) in self.by_partition(items, |item| &item.id) {
-                self.enqueue(partition, items).await;
-            }
+            in_each(self.by_partition(items, |item| &item.id), |partition, items| self.clone().enqueue(partition, items)).await;
             self.owner.notify_one();
         }
     }
@@ -75,7 +73,9 @@ impl Driver {
         }
     }
 
-    async fn enqueue(&self, partition: u16, items: Vec<NewItem>) {
+    async fn enqueue(self: Arc<Self>, partition: u16, items: Vec<NewItem>) {
+        let bytes = items.iter().map(|item| item.data.len()).sum::<usize>().min(ENQUEUE_BYTES_MAX);
+        let _room = self.enqueue_bytes.acquire_many(u32::try_from(bytes).expect("below the bound")).await;
         let answer = self.node.queue.enqueue(partition, &items).await;
         self.heard(&answer);
         match answer {
@@ -137,26 +137,10 @@ impl Driver {
         }
     }
 
-    async fn execute(&self, todo: Todo) -> Result<(), Ended> {
+    async fn execute(self: &Arc<Self>, todo: Todo) -> Result<(), Ended> {
         match todo {
             Todo::Ask(ids) => {
-                for (partition, ids) in self.by_partition(ids, |id| id) {
-                    let names: Vec<&str> = ids.iter().map(String::as_str).collect();
-                    let answer = self.node.queue.known(partition, &names).await;
-                    self.heard(&answer);
-                    let Ok((generation, answers)) = answer else {
-                        self.offers().unheard(ids);
-                        continue;
-                    };
-                    let now = BootTime::now();
-                    for (id, known) in ids.iter().zip(&answers) {
-                        if let Known::Completed(result) = known {
-                            self.results.lock().expect("no panic happens under this lock").insert(id.clone(), result.clone());
-                        }
-                        self.offers().known(id, known, now);
-                    }
-                    self.generation(partition, &generation);
-                }
+                in_each(self.by_partition(ids, |id| id), |partition, ids| self.clone().ask_queue(partition, ids)).await;
             }
             Todo::Offer(ids) => {
                 for (shard, ids) in self.by_shard(ids) {
@@ -182,15 +166,7 @@ impl Driver {
                 }
             }
             Todo::Withdraw(ids) => {
-                for (partition, ids) in self.by_partition(ids, |id| id) {
-                    let names: Vec<&str> = ids.iter().map(String::as_str).collect();
-                    let answer = self.node.queue.withdraw(partition, &names).await;
-                    self.heard(&answer);
-                    match answer {
-                        Ok(answers) => ids.iter().zip(answers).for_each(|(id, is_out)| self.offers().withdrawn(id, is_out)),
-                        Err(_) => self.offers().unheard(ids),
-                    }
-                }
+                in_each(self.by_partition(ids, |id| id), |partition, ids| self.clone().withdraw(partition, ids)).await;
             }
             Todo::Tell(answers) => {
                 let mut by_shard: BTreeMap<usize, Vec<(QueueId, Recalled)>> = BTreeMap::new();
@@ -209,14 +185,41 @@ impl Driver {
                 }
             }
             Todo::Forget(ids) => {
-                for (partition, ids) in self.by_partition(ids, |id| id) {
-                    let names: Vec<&str> = ids.iter().map(String::as_str).collect();
-                    let answer = self.node.queue.settled(partition, &names).await;
-                    self.heard(&answer);
-                    ids.iter().for_each(|id| self.offers().forgotten(id, answer.is_ok(), BootTime::now()));
-                }
+                in_each(self.by_partition(ids, |id| id), |partition, ids| self.clone().forget(partition, ids)).await;
             }
         }
         Ok(())
+    }
+
+    async fn ask_queue(self: Arc<Self>, partition: u16, ids: Vec<String>) {
+        let names: Vec<&str> = ids.iter().map(String::as_str).collect();
+        let answer = self.node.queue.known(partition, &names).await;
+        self.heard(&answer);
+        let Ok((generation, answers)) = answer else { return self.offers().unheard(ids) };
+        let now = BootTime::now();
+        for (id, known) in ids.iter().zip(&answers) {
+            if let Known::Completed(result) = known {
+                self.results.lock().expect("no panic happens under this lock").insert(id.clone(), result.clone());
+            }
+            self.offers().known(id, known, now);
+        }
+        self.generation(partition, &generation);
+    }
+
+    async fn withdraw(self: Arc<Self>, partition: u16, ids: Vec<String>) {
+        let names: Vec<&str> = ids.iter().map(String::as_str).collect();
+        let answer = self.node.queue.withdraw(partition, &names).await;
+        self.heard(&answer);
+        match answer {
+            Ok(answers) => ids.iter().zip(answers).for_each(|(id, is_out)| self.offers().withdrawn(id, is_out)),
+            Err(_) => self.offers().unheard(ids),
+        }
+    }
+
+    async fn forget(self: Arc<Self>, partition: u16, ids: Vec<String>) {
+        let names: Vec<&str> = ids.iter().map(String::as_str).collect();
+        let answer = self.node.queue.settled(partition, &names).await;
+        self.heard(&answer);
+        ids.iter().for_each(|id| self.offers().forgotten(id, answer.is_ok(), BootTime::now()));
     }
 }
