@@ -4,7 +4,7 @@
 //! does what they say, and tells them what came of it. Shards never wait for it: they are asked, and what nobody asks for stays theirs.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -22,12 +22,12 @@ use ringpost_cluster::{
     work_queue::{QueueError, WorkQueue},
 };
 use ringpost_engine::{
-    control::{Answer, Command, HandOver, Which},
+    control::{Answer, Command, HandOver, HandedOver, Which},
     request_lane::{RequestLane, RequestRefused},
 };
 use ringpost_queue::QueueId;
 use tokio::{
-    sync::{Notify, Semaphore, oneshot},
+    sync::{Notify, Semaphore, mpsc, oneshot},
     task::JoinSet,
     time::sleep,
 };
@@ -92,8 +92,8 @@ struct Driver {
     offers: Mutex<Offers>,
     /// Of [`ENQUEUE_BYTES_MAX`], those that are free.
     enqueue_bytes: Semaphore,
-    /// What the queue said of items that are being settled.
-    results: Mutex<HashMap<String, String>>,
+    /// To each shard what others have of its mail. Bounded by what is being settled, each item of which is there once.
+    handed_over: Vec<mpsc::UnboundedSender<(String, HandedOver)>>,
     is_away: Mutex<bool>,
     /// Leasing begins then.
     lease_from: Mutex<BootTime>,
@@ -133,10 +133,11 @@ pub fn start(node: HandOverNode, shards: Vec<Arc<RequestLane>>) -> Result<Shared
     } else if node.retracts {
         offers.retract();
     }
+    let (handed_over, settling): (Vec<_>, Vec<_>) = shards.iter().map(|_| mpsc::unbounded_channel()).unzip();
     let driver = Arc::new(Driver {
         offers: Mutex::new(offers),
         enqueue_bytes: Semaphore::new(ENQUEUE_BYTES_MAX),
-        results: Mutex::default(),
+        handed_over,
         is_away: Mutex::new(false),
         lease_from: Mutex::new(now),
         owner: Notify::new(),
@@ -151,7 +152,8 @@ pub fn start(node: HandOverNode, shards: Vec<Arc<RequestLane>>) -> Result<Shared
         node,
         shards,
     });
-    for shard in 0..driver.shards.len() {
+    for (shard, settling) in settling.into_iter().enumerate() {
+        tokio::spawn(driver.clone().settle_mail(shard, settling));
         for which in [Which::New, Which::Again] {
             (0..OFFERERS).for_each(|_| drop(tokio::spawn(driver.clone().offer_mail(shard, which))));
         }

@@ -61,7 +61,10 @@ pub struct Offers {
     items: Items,
     ask: VecDeque<String>,
     offer: VecDeque<String>,
-    settle: VecDeque<String>,
+    /// What others have, with what they said.
+    settle: VecDeque<(String, String)>,
+    /// Of that, what its shard could not settle.
+    settle_later: VecDeque<(BootTime, (String, String))>,
     take_back: VecDeque<String>,
     withdraw: VecDeque<String>,
     forget: VecDeque<(BootTime, String)>,
@@ -88,6 +91,7 @@ impl Offers {
             ask: VecDeque::new(),
             offer: VecDeque::new(),
             settle: VecDeque::new(),
+            settle_later: VecDeque::new(),
             take_back: VecDeque::new(),
             withdraw: VecDeque::new(),
             forget: VecDeque::new(),
@@ -224,9 +228,9 @@ impl Offers {
                 self.tell.push_back((id.to_owned(), Recall::Out));
                 self.ended(id, now);
             }
-            (State::Recalled, Known::Completed(_)) => {
+            (State::Recalled, Known::Completed(result)) => {
                 self.tell.push_back((id.to_owned(), Recall::Taken));
-                self.settling(id);
+                self.settling(id, result);
             }
             (State::Recalled, Known::Unknown | Known::Withdrawn) => self.part(id),
             (State::Recalled, Known::Leased) => self.is_leased(id),
@@ -234,7 +238,9 @@ impl Offers {
             (State::Recalled, Known::Waiting | Known::Dead) => self.withdraw.push_back(id.to_owned()),
             (State::Back | State::Parted, Known::Completed(result)) if result.starts_with(OWN_AGAIN) => self.ended(id, now),
             (State::Waiting | State::Unsure | State::Fetching, Known::Completed(result)) if result.starts_with(OWN_AGAIN) => self.back(id),
-            (State::Waiting | State::Unsure | State::Fetching | State::Back | State::Parted, Known::Completed(_)) => self.settling(id),
+            (State::Waiting | State::Unsure | State::Fetching | State::Back | State::Parted, Known::Completed(result)) => {
+                self.settling(id, result);
+            }
             // It never came, or Valkey lost it; or it was withdrawn, which was not heard.
             (State::Waiting, Known::Unknown | Known::Withdrawn) => {
                 self.items.set(id, State::Unsure);
@@ -271,10 +277,10 @@ impl Offers {
         }
     }
 
-    /// The shard could not settle it now.
-    pub fn not_settled(&mut self, id: &str) {
+    /// The shard could not settle it now, whatever the `result`: it is told again as late as a round is.
+    pub fn not_settled(&mut self, id: &str, result: String, now: BootTime) {
         if self.items.get(id) == Some(State::Settling) {
-            self.settle.push_back(id.to_owned());
+            self.settle_later.push_back((now + self.bounds.reconcile_every, (id.to_owned(), result)));
         }
     }
 
@@ -349,8 +355,11 @@ impl Offers {
                 return Some(Todo::TakeBack(ids));
             }
         }
-        if let Some(ids) = self.in_state(|offers| &mut offers.settle, State::Settling) {
-            return Some(Todo::Settle(ids));
+        let due = self.settle_later.iter().take_while(|(at, _)| now >= *at).count();
+        self.settle.extend(self.settle_later.drain(..due).map(|(_, item)| item));
+        if !self.settle.is_empty() {
+            let count = self.settle.len().min(IDS_PER_CALL);
+            return Some(Todo::Settle(self.settle.drain(..count).collect()));
         }
         if self.away_since.is_some() {
             return None;
@@ -389,10 +398,11 @@ impl Offers {
 
     /// When [`Offers::poll`] has something to do again if nothing happens.
     pub fn next_due(&self) -> BootTime {
-        match self.away_since {
+        let due = match self.away_since {
             Some(since) if self.delivers && !self.is_local || !self.recalls.is_empty() => since + self.bounds.lease_ttl + self.bounds.guard,
             _ => self.forget.front().map_or(self.ask_all_at, |(at, _)| self.ask_all_at.min(*at)),
-        }
+        };
+        self.settle_later.front().map_or(due, |(at, _)| due.min(*at))
     }
 
     fn begin_round(&mut self) {
@@ -436,9 +446,9 @@ impl Offers {
         self.tell.push_back((id.to_owned(), Recall::Out));
     }
 
-    fn settling(&mut self, id: &str) {
+    fn settling(&mut self, id: &str, result: &str) {
         self.items.set(id, State::Settling);
-        self.settle.push_back(id.to_owned());
+        self.settle.push_back((id.to_owned(), result.to_owned()));
     }
 
     /// A worker has what is wanted back.
@@ -478,10 +488,6 @@ impl Offers {
     fn ended(&mut self, id: &str, now: BootTime) {
         self.items.set(id, State::Settled);
         self.forget.push_back((now + self.bounds.forget_after, id.to_owned()));
-    }
-
-    fn in_state(&mut self, queue: impl Fn(&mut Offers) -> &mut VecDeque<String>, wanted: State) -> Option<Vec<String>> {
-        self.chosen(queue, |state| state == wanted)
     }
 
     fn chosen(&mut self, queue: impl Fn(&mut Offers) -> &mut VecDeque<String>, is_one: impl Fn(State) -> bool) -> Option<Vec<String>> {

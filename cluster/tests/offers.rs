@@ -33,7 +33,7 @@ fn a_completed_item_is_settled_and_forgotten_later() {
     offers.done("a");
     assert_eq!(offers.poll(at(1)), Some(Todo::Ask(one("a"))));
     offers.known("a", &Known::Completed("n2 0001".to_owned()), at(7));
-    assert_eq!(offers.poll(at(1)), Some(Todo::Settle(one("a"))));
+    assert_eq!(offers.poll(at(1)), Some(Todo::Settle(vec![("a".to_owned(), "n2 0001".to_owned())])));
     offers.settled("a", at(2));
     offers.done("a");
     assert_eq!(offers.poll(at(3)), None);
@@ -162,7 +162,7 @@ fn what_a_worker_has_is_not_out() {
     offers.poll(at(2));
     offers.known("a", &Known::Completed("n2 0001".to_owned()), at(2));
     assert_eq!(offers.poll(at(2)), told("a", Recall::Taken));
-    assert_eq!(offers.poll(at(2)), Some(Todo::Settle(one("a"))));
+    assert_eq!(offers.poll(at(2)), Some(Todo::Settle(vec![("a".to_owned(), "n2 0001".to_owned())])));
 }
 
 #[test]
@@ -298,7 +298,7 @@ fn what_is_being_fetched_can_go_local_be_recalled_and_be_settled() {
     settled.done("a");
     assert_eq!(settled.poll(at(2)), Some(Todo::Ask(one("a"))));
     settled.known("a", &Known::Completed("n2 0001".to_owned()), at(2));
-    assert_eq!(settled.poll(at(2)), Some(Todo::Settle(one("a"))));
+    assert_eq!(settled.poll(at(2)), Some(Todo::Settle(vec![("a".to_owned(), "n2 0001".to_owned())])));
     assert_eq!(settled.sending("a"), Sending::Leave);
 }
 
@@ -362,4 +362,25 @@ fn new_mail_waits_while_much_is_offered_and_what_has_ended_does_not_count() {
     assert!(offers.is_local() && offers.takes_new(), "what is not going to be offered needs no room");
     offers.returned(at(7));
     assert!(offers.takes_new(), "c and d are delivered here");
+}
+
+/// A shard that ends, or whose disk is full, answers at once that it settles nothing. It was asked again at once, without a pause, for as
+/// long as that lasted.
+#[test]
+fn what_a_shard_cannot_settle_it_is_told_again_later_also_without_valkey() {
+    let mut offers = waiting("a");
+    offers.known("a", &Known::Completed("n2 0001".to_owned()), at(1));
+    let settle = vec![("a".to_owned(), "n2 0001".to_owned())];
+    assert_eq!(offers.poll(at(1)), Some(Todo::Settle(settle.clone())));
+    offers.known("a", &Known::Completed("n2 0001".to_owned()), at(2));
+    assert_eq!(offers.poll(at(2)), None, "said twice, it is settled once");
+    offers.away(at(2));
+    offers.not_settled("a", "n2 0001".to_owned(), at(3));
+    assert_eq!(offers.poll(at(3)), None);
+    offers.poll(at(6));
+    assert_eq!(offers.next_due(), at(10));
+    assert_eq!(offers.poll(at(13)), Some(Todo::Settle(settle)));
+    offers.settled("a", at(13));
+    offers.not_settled("a", "n2 0001".to_owned(), at(13));
+    assert_eq!(offers.poll(at(23)), None);
 }

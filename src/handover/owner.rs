@@ -6,11 +6,11 @@ use ringpost_cluster::{
     boot_time::BootTime,
     offer::{Recall, Sending, Todo},
     work_item::NewItem,
-    work_queue::{ITEMS_PER_CALL, Known},
+    work_queue::ITEMS_PER_CALL,
 };
 use ringpost_engine::control::{Answer, HandOver, HandedOver, Offer, Recalled, Take, Which};
 use ringpost_queue::QueueId;
-use tokio::time::sleep;
+use tokio::{sync::mpsc, time::sleep};
 use tracing::warn;
 
 use super::{Driver, ENQUEUE_BYTES_MAX, Ended, TICK, in_each};
@@ -19,6 +19,8 @@ use super::{Driver, ENQUEUE_BYTES_MAX, Ended, TICK, in_each};
 const ROOM_LOOKED_FOR: Duration = Duration::from_millis(20);
 /// Bytes of one enqueue: it is to be done within the deadline of a call.
 const ENQUEUE_BYTES: usize = 256 * 1024;
+/// Mails that a shard settles at a time.
+const SETTLED_PER_CALL: usize = 512;
 /// Leases that end without a word before an item is poison.
 const MAIL_ATTEMPTS_MAX: u32 = 5;
 
@@ -89,6 +91,20 @@ impl Driver {
         }
     }
 
+    /// Has one shard settle what others have: it may load its log first, or wait for its disk, and the others are not to wait for that.
+    pub(super) async fn settle_mail(self: Arc<Self>, shard: usize, mut handed_over: mpsc::UnboundedReceiver<(String, HandedOver)>) {
+        let mut batch = Vec::new();
+        while handed_over.recv_many(&mut batch, SETTLED_PER_CALL).await > 0 {
+            let mails = batch.iter().map(|(_, mail)| mail.clone()).collect();
+            let Ok(answer) = self.ask(shard, HandOver::HandedOver(mails)).await else { return };
+            let (is_settled, now) = (matches!(answer, Answer::Done), BootTime::now());
+            let mut offers = self.offers();
+            for (item, HandedOver { to, .. }) in batch.drain(..) {
+                if is_settled { offers.settled(&item, now) } else { offers.not_settled(&item, to, now) }
+            }
+        }
+    }
+
     /// Takes in what one shard wants back.
     pub(super) async fn recall_mail(self: Arc<Self>, shard: usize) {
         while let Ok(Answer::Recalls(ids)) = self.ask(shard, HandOver::Recalls).await {
@@ -152,16 +168,11 @@ impl Driver {
                     self.ask(shard, HandOver::TakeBack(ids.into_iter().map(|(_, id)| id).collect())).await?;
                 }
             }
-            Todo::Settle(ids) => {
-                for (shard, ids) in self.by_shard(ids) {
-                    let items = {
-                        let mut results = self.results.lock().expect("no panic happens under this lock");
-                        ids.iter().map(|(item, id)| HandedOver { id: *id, to: results.remove(item).unwrap_or_default() }).collect()
-                    };
-                    let is_settled = matches!(self.ask(shard, HandOver::HandedOver(items)).await?, Answer::Done);
-                    let now = BootTime::now();
-                    for (item, _) in &ids {
-                        if is_settled { self.offers().settled(item, now) } else { self.offers().not_settled(item) }
+            Todo::Settle(items) => {
+                for (item, to) in items {
+                    if let Some((shard, id)) = self.of_item(&item) {
+                        // A shard that has ended settles nothing any more; the next start asks again.
+                        let _ended = self.handed_over[shard].send((item, HandedOver { id, to }));
                     }
                 }
             }
@@ -197,12 +208,7 @@ impl Driver {
         self.heard(&answer);
         let Ok((generation, answers)) = answer else { return self.offers().unheard(ids) };
         let now = BootTime::now();
-        for (id, known) in ids.iter().zip(&answers) {
-            if let Known::Completed(result) = known {
-                self.results.lock().expect("no panic happens under this lock").insert(id.clone(), result.clone());
-            }
-            self.offers().known(id, known, now);
-        }
+        ids.iter().zip(&answers).for_each(|(id, known)| self.offers().known(id, known, now));
         self.generation(partition, &generation);
     }
 

@@ -35,8 +35,9 @@ pub enum Todo {
     /// Read them from the spool and enqueue them again: [`Offers::sending`] for each when it is there, or [`Offers::gone`] for what the
     /// spool does not have any more. Each is to have one of the two, however long that takes: until then it is not asked for again.
     Offer(Vec<String>),
-    /// Another node has them: settle them in the spool, then call [`Offers::settled`] when that is durable.
-    Settle(Vec<String>),
+    /// Other nodes have them, with what they said: settle them in the spool, then call [`Offers::settled`] for each when that is durable,
+    /// or [`Offers::not_settled`].
+    Settle(Vec<(String, String)>),
     /// Let the shards deliver them.
     TakeBack(Vec<String>),
     /// Take them out of the queue, then call [`Offers::withdrawn`] for each, or [`Offers::unheard`].

@@ -362,7 +362,7 @@ impl World {
                     }
                 }
                 Todo::Settle(ids) => {
-                    for id in ids {
+                    for (id, _) in ids {
                         self.nodes[node].spool.remove(&id);
                         self.nodes[node].offers.settled(&id, now);
                     }
