@@ -95,6 +95,8 @@ struct Driver {
     /// To each shard what others have of its mail. Bounded by what is being settled, each item of which is there once.
     handed_over: Vec<mpsc::UnboundedSender<(String, HandedOver)>>,
     is_away: Mutex<bool>,
+    /// It answers, and takes no mail.
+    is_refused: AtomicBool,
     /// Leasing begins then.
     lease_from: Mutex<BootTime>,
     owner: Notify,
@@ -139,6 +141,7 @@ pub fn start(node: HandOverNode, shards: Vec<Arc<RequestLane>>) -> Result<Shared
         enqueue_bytes: Semaphore::new(ENQUEUE_BYTES_MAX),
         handed_over,
         is_away: Mutex::new(false),
+        is_refused: AtomicBool::new(false),
         lease_from: Mutex::new(now),
         owner: Notify::new(),
         worker: Notify::new(),
@@ -242,10 +245,10 @@ impl Driver {
         let now = BootTime::now();
         let is_outage = match answer {
             Ok(_) => false,
-            // An open circuit is the outage that opened it; what Valkey refuses it has at least answered.
-            Err(QueueError::Valkey(error)) => error.is_outage() || *error == ValkeyError::CircuitOpen,
             // Nothing was sent.
             Err(QueueError::Item(_)) => return,
+            // What Valkey refuses it has at least answered.
+            Err(error) => is_outage(error),
         };
         let mut is_away = self.is_away.lock().expect("no panic happens under this lock");
         if is_outage {
@@ -320,6 +323,11 @@ impl Driver {
             self.heard(&answer);
         }
     }
+}
+
+/// An open circuit is the outage that opened it.
+fn is_outage(error: &QueueError) -> bool {
+    matches!(error, QueueError::Valkey(error) if error.is_outage() || *error == ValkeyError::CircuitOpen)
 }
 
 /// Makes the call of each partition, all of them at the same time, and waits for all.

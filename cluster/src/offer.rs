@@ -68,6 +68,8 @@ pub struct Offers {
     take_back: VecDeque<String>,
     withdraw: VecDeque<String>,
     forget: VecDeque<(BootTime, String)>,
+    /// Items that Valkey would not take, with the time at which the node delivers them itself.
+    refused: VecDeque<(BootTime, String)>,
     /// Items of calls that were not answered: to be repeated when Valkey is back.
     unheard: Vec<String>,
     tell: VecDeque<(String, Recall)>,
@@ -95,6 +97,7 @@ impl Offers {
             take_back: VecDeque::new(),
             withdraw: VecDeque::new(),
             forget: VecDeque::new(),
+            refused: VecDeque::new(),
             unheard: Vec::new(),
             tell: VecDeque::new(),
             recalls: VecDeque::new(),
@@ -192,6 +195,21 @@ impl Offers {
                     self.back(id);
                 } else {
                     self.unheard.push(id.to_owned());
+                }
+            }
+            Some(State::Crossing) => self.recall(id),
+            _ => {}
+        }
+    }
+
+    /// Valkey is there, and would not take an item. It is offered again in the next round; if it was not taken for as long as an outage lasts
+    /// before a node that delivers goes on by itself, that node delivers it.
+    pub fn refused(&mut self, id: &str, now: BootTime) {
+        match self.items.get(id) {
+            Some(State::Sending) => {
+                self.items.set(id, State::Unsure);
+                if self.delivers {
+                    self.refused.push_back((now + self.bounds.lease_ttl + self.bounds.guard, id.to_owned()));
                 }
             }
             Some(State::Crossing) => self.recall(id),
@@ -348,6 +366,11 @@ impl Offers {
             let count = self.tell.len().min(IDS_PER_CALL);
             return Some(Todo::Tell(self.tell.drain(..count).collect()));
         }
+        while let Some((_, id)) = self.refused.pop_front_if(|(at, _)| now >= *at) {
+            if matches!(self.items.get(&id), Some(State::Unsure | State::Fetching)) {
+                self.back(&id);
+            }
+        }
         // Not what was offered again meanwhile, or is another's.
         while let Some(mut ids) = take(&mut self.take_back) {
             ids.retain(|id| matches!(self.items.get(id), None | Some(State::Back | State::Settled)));
@@ -402,7 +425,8 @@ impl Offers {
             Some(since) if self.delivers && !self.is_local || !self.recalls.is_empty() => since + self.bounds.lease_ttl + self.bounds.guard,
             _ => self.forget.front().map_or(self.ask_all_at, |(at, _)| self.ask_all_at.min(*at)),
         };
-        self.settle_later.front().map_or(due, |(at, _)| due.min(*at))
+        let later = [self.settle_later.front().map(|(at, _)| *at), self.refused.front().map(|(at, _)| *at)];
+        later.into_iter().flatten().fold(due, BootTime::min)
     }
 
     fn begin_round(&mut self) {

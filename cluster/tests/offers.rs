@@ -384,3 +384,34 @@ fn what_a_shard_cannot_settle_it_is_told_again_later_also_without_valkey() {
     offers.not_settled("a", "n2 0001".to_owned(), at(13));
     assert_eq!(offers.poll(at(23)), None);
 }
+
+/// An error of a script was neither an outage nor an answer: the item was offered again at once and without a pause, and since Valkey was
+/// there the node never delivered it itself.
+#[test]
+fn what_valkey_refuses_is_offered_again_in_rounds_and_delivered_here_after_the_time_of_an_outage() {
+    for delivers in [true, false] {
+        let mut offers = Offers::new(BOUNDS, delivers, at(0));
+        offers.sending("a");
+        offers.refused("a", at(1));
+        assert_eq!(offers.poll(at(4)), None);
+        assert_eq!(offers.next_due(), if delivers { at(5) } else { at(10) });
+        if delivers {
+            assert_eq!(offers.poll(at(5)), Some(Todo::TakeBack(one("a"))));
+            assert_eq!(offers.poll(at(5)), Some(Todo::Withdraw(one("a"))), "part of it may have been done");
+        } else {
+            assert_eq!(offers.poll(at(5)), None);
+            assert_eq!(offers.poll(at(10)), Some(Todo::Offer(one("a"))));
+        }
+    }
+}
+
+#[test]
+fn what_valkey_refuses_once_and_takes_then_is_not_delivered_here() {
+    let mut offers = Offers::new(BOUNDS, true, at(7));
+    offers.sending("a");
+    offers.refused("a", at(16));
+    assert_eq!(offers.poll(at(17)), Some(Todo::Offer(one("a"))));
+    assert_eq!(offers.sending("a"), Sending::Send);
+    offers.enqueued("a", Enqueued::Added);
+    assert_eq!(offers.poll(at(20)), None);
+}

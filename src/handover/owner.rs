@@ -1,6 +1,10 @@
 //! The owner's side: brings this node's mail into the work queue and does what the rules say of it.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use ringpost_cluster::{
     boot_time::BootTime,
@@ -11,9 +15,9 @@ use ringpost_cluster::{
 use ringpost_engine::control::{Answer, HandOver, HandedOver, Offer, Recalled, Take, Which};
 use ringpost_queue::QueueId;
 use tokio::{sync::mpsc, time::sleep};
-use tracing::warn;
+use tracing::{error, info, warn};
 
-use super::{Driver, ENQUEUE_BYTES_MAX, Ended, TICK, in_each};
+use super::{Driver, ENQUEUE_BYTES_MAX, Ended, TICK, in_each, is_outage};
 
 /// How soon a full hand-over looks again whether there is room for new mail.
 const ROOM_LOOKED_FOR: Duration = Duration::from_millis(20);
@@ -82,12 +86,23 @@ impl Driver {
         self.heard(&answer);
         match answer {
             Ok((generation, answers)) => {
+                if self.is_refused.swap(false, Ordering::Relaxed) {
+                    info!("Valkey takes this node's mail again");
+                }
                 let mut offers = self.offers();
                 items.iter().zip(answers).for_each(|(item, answer)| offers.enqueued(&item.id, answer));
                 drop(offers);
                 self.generation(partition, &generation);
             }
-            Err(_) => items.iter().for_each(|item| self.offers().unanswered(&item.id)),
+            Err(reason) if is_outage(&reason) => items.iter().for_each(|item| self.offers().unanswered(&item.id)),
+            Err(reason) => {
+                if !self.is_refused.swap(true, Ordering::Relaxed) {
+                    error!(%reason, delivers = self.node.delivers, "Valkey answers and does not take this node's mail: it is tried again every ten \
+                        seconds, and delivered here meanwhile where this node delivers");
+                }
+                let now = BootTime::now();
+                items.iter().for_each(|item| self.offers().refused(&item.id, now));
+            }
         }
     }
 

@@ -169,3 +169,17 @@ fn old_dead_letters_are_removed_by_the_leader() {
     assert_eq!(rig.ids(0).len(), 1);
     wait_for("the new offer", || (rig.nodes[0].get("/api/queue/stats")?["pending"] == 1).then_some(()));
 }
+
+#[test]
+fn mail_that_valkey_refuses_is_delivered_by_its_own_node() {
+    let mut rig = mail_rig(&[SHARES]);
+    let keys = (0..4).map(|partition| format!("{{ringpost:cluster:q:email_delivery:{partition}}}:meta"));
+    keys.clone().for_each(|key| rig.raw(&format!("SET {key} damaged")));
+    rig.start_node(0);
+    rig.send(0, 5);
+    assert_eq!(wait_for("its own delivery", || rig.all_there(5)), 5);
+    assert_eq!(rig.pending(0), Some(0), "Valkey is there");
+    keys.for_each(|key| rig.raw(&format!("DEL {key}")));
+    rig.send(5, 10);
+    assert_eq!(wait_for("delivery as before", || rig.all_there(10)), 10);
+}

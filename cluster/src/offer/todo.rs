@@ -8,7 +8,7 @@ use crate::work_queue::IDS_PER_CALL;
 /// What a shard is to do with an item that it handed out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Sending {
-    /// It goes into the queue now; call [`Offers::enqueued`] or [`Offers::unanswered`].
+    /// It goes into the queue now; call [`Offers::enqueued`], [`Offers::unanswered`] or [`Offers::refused`].
     Send,
     /// This node cannot offer it at this time: the shard delivers it.
     TakeBack,
