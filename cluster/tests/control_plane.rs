@@ -275,6 +275,20 @@ fn moments_given_twice_would_be_noticed() {
 }
 
 #[test]
+fn charges_that_are_forgotten_would_be_noticed() {
+    // The control: nothing is written down, and what follows a full charge may pass.
+    let passes = |scripts| {
+        on_server_with(scripts, async |_, control| {
+            let flow = Flow { units: 1, per: Duration::from_secs(3600), burst: 2 };
+            control.charge("a", flow, 2).await.unwrap();
+            control.charge("a", flow, 1).await.unwrap() <= Duration::from_secs(3600)
+        })
+    };
+    assert!(!passes(Scripts::shipped()), "three of two: closed for two hours");
+    assert!(passes(mutant("throttle_charge", "redis.call('SET', KEYS[1]", "redis.call('SET', KEYS[1] .. 'x'")));
+}
+
+#[test]
 fn only_the_leader_divides_shared_limits() {
     on_server(async |_, control| {
         assert_eq!(pulse(&control, 1, 4, true).await.shares, None);
