@@ -60,6 +60,9 @@ for _ = 1, count + 32 do
   local first = redis.call('ZRANGE', turn % 8 == 0 and AGES or READY, 0, 0)
   local id = first[1]
   if not id then break end
+  -- What would make the answer too long comes alone, in a later call.
+  local size = redis.call('HSTRLEN', BODY, id)
+  if leased > 0 and bytes + size > bytes_max then break end
   redis.call('ZREM', READY, id)
   redis.call('ZREM', AGES, id)
   local packed = redis.call('HGET', META, id)
@@ -69,7 +72,7 @@ for _ = 1, count + 32 do
   elseif meta then
     leased = leased + 1
     local body = redis.call('HGET', BODY, id) or ''
-    bytes = bytes + #body
+    bytes = bytes + size
     meta[1], meta[3], meta[8], meta[9] = 'L', meta[3] + 1, token .. ':' .. leased, worker
     redis.call('HSET', META, id, cmsgpack.pack(meta))
     if lease_ms > 0 then

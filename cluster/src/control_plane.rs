@@ -314,7 +314,8 @@ impl ControlPlane {
     /// A version (None: the current one) with its text, unless the current one has `known_hash`.
     pub async fn read_config(&self, version: Option<u64>, known_hash: &str) -> Result<Fetched, ValkeyError> {
         let version = version.map_or(String::new(), |version| version.to_string());
-        let mut reply = Reply::new(self.run("config_read", &[self.keyspace.configs()], &[&version, known_hash]).await?)?;
+        let args = [version.as_bytes(), known_hash.as_bytes()];
+        let mut reply = Reply::new(self.valkey.script_for("config_read", &[self.keyspace.configs()], &args, CONFIG_BYTES_MAX).await?)?;
         let version = reply.count()?;
         if reply.is_empty() {
             return Ok(if version == 0 { Fetched::Nothing } else { Fetched::Unchanged(version) });

@@ -1,6 +1,7 @@
-//! The one place that talks to Valkey: a connection for all calls, another for messages, a deadline for each call and a breaker.
+//! The one place that talks to Valkey: a connection for calls, one for those that carry much, one for messages, a deadline for each call
+//! and a breaker.
 //!
-//! Calls made at the same time share the connection and travel together. Only the coordinator's thread waits here.
+//! Calls made at the same time share a connection and travel together. Only the coordinator's thread waits here.
 
 use std::{
     sync::{
@@ -29,14 +30,32 @@ use crate::{
     valkey_error::ValkeyError,
 };
 
-/// No call waits longer for its answer (Q17).
+/// No call waits longer for its answer (Q17), but for what it carries.
 pub const CALL_DEADLINE: Duration = Duration::from_millis(50);
+/// What a call carries may take so long: a network of 100 Mbit/s, and other traffic on it.
+const BYTES_PER_SECOND: u64 = 8 * 1024 * 1024;
+/// A call that carries more goes by a connection of its own kind: answers come in order, and those of small calls would be late.
+const SMALL_BYTES_MAX: usize = 64 * 1024;
 /// A connection may take longer than a call: TLS, Sentinel and the cluster's map come first.
 const CONNECT_DEADLINE: Duration = Duration::from_millis(500);
 /// Messages that wait for their reader; further ones are dropped, since everything they say is found by polling, too.
 const MESSAGES_MAX: usize = 4096;
 /// How soon the subscriber tries again, at least.
 const SUBSCRIBE_GAP: Duration = Duration::from_millis(200);
+
+/// One connection, made when it is needed and made anew after a failure.
+#[derive(Default)]
+struct Line {
+    held: tokio::sync::Mutex<Held>,
+}
+
+#[derive(Default)]
+struct Held {
+    /// With the number of its making, so that a late failure does not drop its successor.
+    connection: Option<(u64, Connection)>,
+    /// When the last attempt to make it came to nothing, and why.
+    failed: Option<(BootTime, ValkeyError)>,
+}
 
 #[derive(Clone)]
 enum Connection {
@@ -86,8 +105,8 @@ pub struct Valkey {
     target: Target,
     scripts: &'static Scripts,
     call_deadline: Duration,
-    /// With each connection the number of its making, so that a late failure does not drop its successor.
-    connection: tokio::sync::Mutex<Option<(u64, Connection)>>,
+    small: Line,
+    bulk: Line,
     breaker: Mutex<Breaker>,
     /// See [`Counters`].
     pub counters: Counters,
@@ -109,7 +128,8 @@ impl Valkey {
             target,
             scripts,
             call_deadline,
-            connection: tokio::sync::Mutex::new(None),
+            small: Line::default(),
+            bulk: Line::default(),
             breaker: Mutex::new(Breaker::default()),
             counters: Counters::default(),
         })
@@ -133,27 +153,43 @@ impl Valkey {
     ///
     /// Fails within the deadlines; see [`ValkeyError`] for what that says about whether it was done.
     pub async fn script(&self, name: &'static str, keys: &[String], args: &[&[u8]]) -> Result<Value, ValkeyError> {
+        self.script_for(name, keys, args, 0).await
+    }
+
+    /// As [`Valkey::script`], where the answer can be long: up to `answer_bytes_max`, for which there is time.
+    pub async fn script_for(
+        &self,
+        name: &'static str,
+        keys: &[String],
+        args: &[&[u8]],
+        answer_bytes_max: usize,
+    ) -> Result<Value, ValkeyError> {
         let script = self.scripts.get(name);
+        let bytes = args.iter().map(|arg| arg.len()).sum::<usize>() + answer_bytes_max;
         let build = |command: &str, body: &str| {
             let mut built = redis::cmd(command);
             built.arg(body).arg(keys.len()).arg(keys).arg(args);
             built
         };
-        let by_hash = self.command(&build("EVALSHA", script.hash())).await;
+        let by_hash = self.call(&build("EVALSHA", script.hash()), bytes).await;
         match by_hash {
-            Err(ValkeyError::NoScript) => self.command(&build("EVAL", Script::source(script))).await,
+            Err(ValkeyError::NoScript) => self.call(&build("EVAL", Script::source(script)), bytes).await,
             answer => answer,
         }
     }
 
     /// Runs one command under the deadline and the breaker.
     pub async fn command(&self, command: &Cmd) -> Result<Value, ValkeyError> {
+        self.call(command, 0).await
+    }
+
+    async fn call(&self, command: &Cmd, bytes: usize) -> Result<Value, ValkeyError> {
         if !self.breaker().allows(BootTime::now()) {
             self.counters.skipped.fetch_add(1, Ordering::Relaxed);
             return Err(ValkeyError::CircuitOpen);
         }
         let mut permit = Permit { valkey: self, is_settled: false };
-        let answer = self.send(command).await;
+        let answer = self.send(command, bytes).await;
         permit.is_settled = true;
         match &answer {
             Err(error) if error.is_outage() => self.failed(error),
@@ -169,10 +205,14 @@ impl Valkey {
         answer
     }
 
-    async fn send(&self, command: &Cmd) -> Result<Value, ValkeyError> {
-        let (number, mut connection) = self.connected().await?;
-        let answer = match timeout(self.call_deadline, connection.run(command)).await {
-            Err(_) => Err(ValkeyError::Unreachable(format!("no answer within {} ms", self.call_deadline.as_millis()))),
+    async fn send(&self, command: &Cmd, bytes: usize) -> Result<Value, ValkeyError> {
+        let (line, other) = if bytes > SMALL_BYTES_MAX { (&self.bulk, &self.small) } else { (&self.small, &self.bulk) };
+        let deadline = self.call_deadline + time_for(bytes);
+        let (number, mut connection) = self.connected(line).await?;
+        let ended = timeout(deadline, connection.run(command)).await;
+        let is_late = ended.is_err();
+        let answer = match ended {
+            Err(_) => Err(ValkeyError::Unreachable(format!("no answer within {} ms", deadline.as_millis()))),
             Ok(Err(error)) => Err(ValkeyError::of_client(&error)),
             // Scripts that refuse give an error inside a value.
             Ok(Ok(Value::ServerError(error))) => {
@@ -182,23 +222,36 @@ impl Valkey {
         };
         if let Err(ValkeyError::Unreachable(_) | ValkeyError::Unavailable(_) | ValkeyError::Misconfigured(_)) = &answer {
             // The next call connects anew: to the new primary, with another password, or to the same server.
-            let mut held = self.connection.lock().await;
-            if held.as_ref().is_some_and(|(held, _)| *held == number) {
-                *held = None;
+            let mut held = line.held.lock().await;
+            if held.connection.as_ref().is_some_and(|(held, _)| *held == number) {
+                held.connection = None;
+                drop(held);
+                // A server that is gone is gone for both; one that is late may be so for what this one carries.
+                if !is_late && let Ok(mut held) = other.held.try_lock() {
+                    held.connection = None;
+                }
             }
         }
         answer
     }
 
-    async fn connected(&self) -> Result<(u64, Connection), ValkeyError> {
-        let mut held = self.connection.lock().await;
-        if let Some(connection) = &*held {
+    async fn connected(&self, line: &Line) -> Result<(u64, Connection), ValkeyError> {
+        let asked_at = BootTime::now();
+        let mut held = line.held.lock().await;
+        if let Some(connection) = &held.connection {
             return Ok(connection.clone());
         }
-        let made = timeout(CONNECT_DEADLINE, self.connect()).await;
-        let made = made.map_err(|_| ValkeyError::Unreachable(format!("no connection within {} ms", CONNECT_DEADLINE.as_millis())))??;
+        // Who waited for an attempt that failed does not wait for another: many such, one after another, would take minutes.
+        if let Some((failed_at, error)) = &held.failed
+            && *failed_at >= asked_at
+        {
+            return Err(error.clone());
+        }
+        let late = || ValkeyError::Unreachable(format!("no connection within {} ms", CONNECT_DEADLINE.as_millis()));
+        let made = timeout(CONNECT_DEADLINE, self.connect()).await.unwrap_or_else(|_| Err(late()));
+        let made = made.inspect_err(|error| held.failed = Some((BootTime::now(), error.clone())))?;
         let number = self.counters.connections.fetch_add(1, Ordering::Relaxed) + 1;
-        *held = Some((number, made.clone()));
+        *held = Held { connection: Some((number, made.clone())), failed: None };
         Ok((number, made))
     }
 
@@ -366,6 +419,11 @@ impl Drop for Permit<'_> {
             self.valkey.failed(&ValkeyError::Unreachable("the call was given up".to_owned()));
         }
     }
+}
+
+/// How long so many bytes may take on the way.
+fn time_for(bytes: usize) -> Duration {
+    Duration::from_micros((bytes as u64).saturating_mul(1_000_000) / BYTES_PER_SECOND)
 }
 
 /// Random bits for jitter and for names.

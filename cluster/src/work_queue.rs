@@ -26,8 +26,8 @@ pub use dead_letters::DeadLetter;
 pub const ITEMS_PER_CALL: usize = 64;
 /// The most ids in one call of known, settled, withdraw, requeue or purge.
 pub const IDS_PER_CALL: usize = 128;
-/// The most bytes one lease call brings back, but for its last item.
-const LEASE_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// The most bytes one lease call brings back; a larger item comes alone.
+const LEASE_BYTES_MAX: usize = 512 * 1024;
 /// How long an outcome waits for its owner: longer than mail lives.
 const OUTCOME_KEPT_MS: u64 = 7 * 24 * 3600 * 1000;
 /// The longest text of a result or a reason, in bytes.
@@ -105,8 +105,13 @@ impl WorkQueue {
     }
 
     async fn run(&self, script: &'static str, partition: u16, args: &[&[u8]]) -> Result<Value, ValkeyError> {
+        self.run_for(script, partition, args, 0).await
+    }
+
+    /// Where the answer can be long.
+    async fn run_for(&self, script: &'static str, partition: u16, args: &[&[u8]], answer_bytes_max: usize) -> Result<Value, ValkeyError> {
         assert!(partition < self.bounds.partitions, "the partition is one of this queue's");
-        self.valkey.script(script, &self.keyspace.queue(&self.name, partition), args).await
+        self.valkey.script_for(script, &self.keyspace.queue(&self.name, partition), args, answer_bytes_max).await
     }
 
     /// Adds up to [`ITEMS_PER_CALL`] items of one partition. Returns the data's generation and an answer for each item.
@@ -177,7 +182,8 @@ impl WorkQueue {
             LEASE_BYTES_MAX.to_string(),
         ];
         let args: Vec<&[u8]> = args.iter().map(String::as_bytes).collect();
-        let mut reply = Reply::new(self.run("queue_lease", partition, &args).await?)?;
+        let answer_bytes_max = LEASE_BYTES_MAX.max(data_bytes_max);
+        let mut reply = Reply::new(self.run_for("queue_lease", partition, &args, answer_bytes_max).await?)?;
         let generation = reply.text()?;
         reply.count()?;
         let mut items = Vec::new();

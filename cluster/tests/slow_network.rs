@@ -1,0 +1,112 @@
+//! Items of several megabytes over a network that takes its time for them.
+
+mod server;
+
+use std::{
+    io::{Read, Write},
+    net::{Shutdown, TcpListener, TcpStream},
+    time::{Duration, Instant},
+};
+
+use ringpost_cluster::{
+    identity::Incarnation,
+    target::Target,
+    valkey::{Valkey, random_u64},
+    work_item::{ItemKey, NewItem},
+    work_queue::{Enqueued, Known, QueueBounds, WorkQueue},
+};
+use server::{Durability, Server};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Twice what is counted on, and a third of what four megabytes within 50 ms would need.
+const BYTES_PER_SECOND: usize = 16 << 20;
+const CONTENT: usize = 4 << 20;
+
+/// The way to the server; each connection has a line of its own.
+fn slow_way_to(server: u16) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            let (client, server) = (client.unwrap(), TcpStream::connect(("127.0.0.1", server)).unwrap());
+            let (back, forth) = ((server.try_clone().unwrap(), client.try_clone().unwrap()), (client, server));
+            for (from, to) in [back, forth] {
+                std::thread::spawn(move || pass_slowly(from, to));
+            }
+        }
+    });
+    port
+}
+
+fn pass_slowly(mut from: TcpStream, mut to: TcpStream) {
+    to.set_nodelay(true).unwrap();
+    let mut part = vec![0; 64 << 10];
+    while let Ok(bytes @ 1..) = from.read(&mut part) {
+        std::thread::sleep(Duration::from_secs_f64(bytes as f64 / BYTES_PER_SECOND as f64));
+        if to.write_all(&part[..bytes]).is_err() {
+            break;
+        }
+    }
+    let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
+}
+
+fn large(id: &str) -> NewItem {
+    // It does not shrink.
+    let data = (0..CONTENT / 8).flat_map(|_| random_u64().to_ne_bytes()).collect();
+    NewItem { id: id.to_owned(), owner: "n1".parse().unwrap(), priority: 5, max_attempts: 100, delay_ms: 0, expires_in_ms: 0, data }
+}
+
+#[test]
+fn large_items_have_the_time_they_take_and_delay_no_small_call() {
+    let server = Server::start(Durability::None);
+    let way = slow_way_to(server.port());
+    let valkey = Valkey::new(Target::parse(&format!("valkey://127.0.0.1:{way}"), None, None).unwrap());
+    let (bounds, me) = (QueueBounds { partitions: 1, capacity: 1000, dead_max: 100 }, Incarnation::new("n1".parse().unwrap(), 7));
+    let queue = WorkQueue::new(valkey, Server::keyspace(), "mail", bounds, ItemKey::new(b"k"), me).unwrap();
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+        let began = Instant::now();
+        let mut number = 0;
+        let in_time = || assert!(began.elapsed() < PATIENCE, "no call is in time");
+        // A machine that is busy can make a call late now and then, but not each.
+        loop {
+            number += 1;
+            let items = [large(&format!("large-{number}"))];
+            let (enqueued, known) = tokio::join!(queue.enqueue(0, &items), queue.known(0, &["large-0"]));
+            if let (Ok((_, enqueued)), Ok((_, known))) = (enqueued, known) {
+                assert_eq!((enqueued, known), (vec![Enqueued::Added], vec![Known::Unknown]));
+                break;
+            }
+            in_time();
+        }
+        loop {
+            let (leased, known) = tokio::join!(queue.lease(0, 32, 60_000, 60_000, CONTENT + 1000), queue.known(0, &["large-0"]));
+            if let (Ok((_, leased)), Ok(_)) = (leased, known) {
+                assert_eq!(leased.len(), 1, "a large item comes alone");
+                assert_eq!(leased[0].data.as_ref().unwrap().len(), CONTENT);
+                break;
+            }
+            queue.enqueue(0, &[large(&format!("more-{number}"))]).await.ok();
+            number += 1;
+            in_time();
+        }
+    });
+}
+
+#[test]
+fn one_lease_brings_half_a_megabyte_or_one_item() {
+    let server = Server::start(Durability::None);
+    let valkey = Valkey::with_scripts(server.target(), ringpost_cluster::script::Scripts::shipped(), Duration::from_secs(2));
+    let (bounds, me) = (QueueBounds { partitions: 1, capacity: 1000, dead_max: 100 }, Incarnation::new("n1".parse().unwrap(), 7));
+    let queue = WorkQueue::new(valkey, Server::keyspace(), "mail", bounds, ItemKey::new(b"k"), me).unwrap();
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+        for (number, kib) in [200, 200, 200, 900, 10].into_iter().enumerate() {
+            let data = (0..kib * 128).flat_map(|_| random_u64().to_ne_bytes()).collect();
+            queue.enqueue(0, &[NewItem { data, ..large(&format!("i{number}")) }]).await.unwrap();
+        }
+        let mut counts = Vec::new();
+        while counts.iter().sum::<usize>() < 5 {
+            counts.push(queue.lease(0, 32, 60_000, 60_000, 1 << 20).await.unwrap().1.len());
+        }
+        assert_eq!(counts, [2, 1, 1, 1]);
+    });
+}
