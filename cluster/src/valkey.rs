@@ -19,7 +19,7 @@ use redis::{
     cluster_async::ClusterConnection,
     sentinel::{Sentinel, SentinelNodeConnectionInfo},
 };
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{sync::mpsc, task::JoinSet, time::timeout};
 use tracing::{info, warn};
 
 use crate::{
@@ -38,6 +38,8 @@ const BYTES_PER_SECOND: u64 = 8 * 1024 * 1024;
 const SMALL_BYTES_MAX: usize = 64 * 1024;
 /// A connection may take longer than a call: TLS, Sentinel and the cluster's map come first.
 const CONNECT_DEADLINE: Duration = Duration::from_millis(500);
+/// One server of several: the others must still be asked in time when it swallows what it is sent.
+const SERVER_CONNECT_DEADLINE: Duration = Duration::from_millis(150);
 /// Messages that wait for their reader; further ones are dropped, since everything they say is found by polling, too.
 const MESSAGES_MAX: usize = 4096;
 /// How soon the subscriber tries again, at least.
@@ -259,7 +261,11 @@ impl Valkey {
         let failed = |error: redis::RedisError| ValkeyError::of_client(&error);
         let mut connection = match &self.target.place {
             Place::Cluster(nodes) => {
-                let mut builder = ClusterClientBuilder::new(nodes.clone()).retries(3).min_retry_wait(10).max_retry_wait(100);
+                let mut builder = ClusterClientBuilder::new(nodes.clone())
+                    .connection_timeout(SERVER_CONNECT_DEADLINE)
+                    .retries(3)
+                    .min_retry_wait(10)
+                    .max_retry_wait(100);
                 if let Some(certificates) = &self.target.certificates {
                     builder = builder.certs(certificates.clone());
                 }
@@ -290,12 +296,11 @@ impl Valkey {
                 open(&nodes[node]).map_err(failed)
             }
             Place::Sentinel { sentinels, name, node } => {
-                let mut sentinel = Sentinel::build(sentinels.clone()).map_err(failed)?;
                 let mut settings = SentinelNodeConnectionInfo::default().set_redis_connection_info(node.redis_settings().clone());
                 if self.target.uses_tls {
                     settings = settings.set_tls_mode(redis::TlsMode::Secure);
                 }
-                sentinel.async_master_for(name, Some(&settings)).await.map_err(failed)
+                first_answer(sentinels, name, &settings).await.map_err(failed)
             }
         }
     }
@@ -419,6 +424,27 @@ impl Drop for Permit<'_> {
             self.valkey.failed(&ValkeyError::Unreachable("the call was given up".to_owned()));
         }
     }
+}
+
+/// Asks all Sentinels at once, each for itself: the client's own way waits for those before in the list, and one can be silent.
+async fn first_answer(
+    sentinels: &[redis::ConnectionInfo],
+    name: &str,
+    settings: &SentinelNodeConnectionInfo,
+) -> redis::RedisResult<Client> {
+    let mut asked = JoinSet::new();
+    for sentinel in sentinels {
+        let (sentinel, name, settings) = (sentinel.clone(), name.to_owned(), settings.clone());
+        asked.spawn(async move { Sentinel::build(vec![sentinel])?.async_master_for(&name, Some(&settings)).await });
+    }
+    let mut answer = Err((redis::ErrorKind::InvalidClientConfig, "no Sentinel is named").into());
+    while let Some(Ok(next)) = asked.join_next().await {
+        answer = next;
+        if answer.is_ok() {
+            break;
+        }
+    }
+    answer
 }
 
 /// How long so many bytes may take on the way.

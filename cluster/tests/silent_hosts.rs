@@ -1,14 +1,21 @@
 //! Hosts that take what they are sent and never answer, as one does whose machine has lost its power.
 
+mod server;
+
 use std::{
     net::TcpListener,
+    process::{Child, Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use ringpost_cluster::{target::Target, valkey::Valkey};
+use server::{Durability, Server, program};
+
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Its port, and how many connections were made to it.
 fn silent_host() -> (u16, Arc<AtomicUsize>) {
@@ -26,6 +33,14 @@ fn silent_host() -> (u16, Arc<AtomicUsize>) {
 
 fn ping() -> redis::Cmd {
     redis::cmd("PING")
+}
+
+async fn answers(url: &str) {
+    let (valkey, began) = (Valkey::new(Target::parse(url, None, None).unwrap()), Instant::now());
+    while let Err(error) = valkey.command(&ping()).await {
+        assert!(began.elapsed() < PATIENCE, "{error}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 fn run(test: impl Future<Output = ()>) {
@@ -48,4 +63,39 @@ fn calls_that_wait_for_one_connection_end_with_its_attempt() {
         }
     });
     assert_eq!(made.load(Ordering::SeqCst), 1, "one attempt for all");
+}
+
+#[test]
+fn a_cluster_is_reached_past_a_server_that_is_silent() {
+    let (silent, _) = silent_host();
+    let server = Server::start_with(Durability::None, &["--cluster-enabled", "yes"]);
+    assert!(server.command("CLUSTER ADDSLOTSRANGE 0 16383").starts_with("+OK"));
+    let began = Instant::now();
+    while !server.command("CLUSTER INFO").contains("cluster_state:ok") {
+        assert!(began.elapsed() < PATIENCE, "the cluster is not whole");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    run(answers(&format!("valkey+cluster://127.0.0.1:{silent},127.0.0.1:{}", server.port())));
+}
+
+struct Sentinel(Child);
+
+impl Drop for Sentinel {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_primary_is_found_past_a_sentinel_that_is_silent() {
+    let (silent, _) = silent_host();
+    let (folder, primary) = (tempfile::tempdir().unwrap(), Server::start(Durability::None));
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let config = folder.path().join("sentinel.conf");
+    let text =
+        format!("port {port}\nbind 127.0.0.1\ndir {}\nsentinel monitor mail 127.0.0.1 {} 1\n", folder.path().display(), primary.port());
+    std::fs::write(&config, text).unwrap();
+    let _sentinel = Sentinel(Command::new(program()).arg(&config).arg("--sentinel").stdout(Stdio::null()).spawn().unwrap());
+    run(answers(&format!("valkey+sentinel://127.0.0.1:{silent},127.0.0.1:{port}/mail")));
 }
