@@ -5,6 +5,7 @@
 //! linked only when a message has seen [`FRESH_MAX`] others come, or when somebody asks. Read [`Index::link`] first.
 
 use std::collections::VecDeque;
+use std::hint::black_box;
 
 use hashbrown::HashTable;
 
@@ -15,6 +16,10 @@ use crate::walks::{Chain, Walks};
 
 /// Messages that wait to be linked: so many may pass unlisted, and so many are linked at once when somebody asks.
 pub(crate) const FRESH_MAX: usize = 16_384;
+
+/// Messages linked at once, each time so many have come. None is in the cache any more: what is loaded for several at a time takes little
+/// longer than what is loaded for one.
+pub(crate) const LINKED_AT_ONCE: usize = 16;
 
 /// Longest tag, in bytes; of a longer one the beginning counts.
 pub const TAG_BYTES_MAX: usize = 64;
@@ -130,11 +135,22 @@ impl Index {
         }
     }
 
-    /// Notes a message that is to be linked later, and gives the one whose turn it is now, if it is time for one.
-    pub(crate) fn note(&mut self, key: MessageKey) -> Option<MessageKey> {
-        let due = if self.fresh.len() == FRESH_MAX { self.fresh.pop_front() } else { None };
+    /// Notes a message that is to be linked later, and gives those whose turn it is now, if it is time for some.
+    #[inline]
+    pub(crate) fn note(&mut self, key: MessageKey) -> Option<[MessageKey; LINKED_AT_ONCE]> {
         self.fresh.push_back(key);
-        due
+        (self.fresh.len() == FRESH_MAX).then(|| self.oldest())
+    }
+
+    #[cold]
+    fn oldest(&mut self) -> [MessageKey; LINKED_AT_ONCE] {
+        std::array::from_fn(|_| self.fresh.pop_front().expect("there are more"))
+    }
+
+    /// Brings what is kept of a message into the cache without waiting for it.
+    #[inline]
+    pub(crate) fn touch(&self, message: u32) {
+        black_box(self.entries.get(message).map(|entry| (entry.nodes[0].term, entry.extras)));
     }
 
     /// The next message to link before a list is complete.

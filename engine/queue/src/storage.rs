@@ -1,5 +1,7 @@
 //! How a message is laid down in the queue's memory, changed by its records, written as one, and taken out again.
 
+use std::hint::black_box;
+
 use hashbrown::hash_table::Entry;
 
 use crate::destination::Destination;
@@ -99,9 +101,27 @@ impl Queue {
             self.messages[index].flags.set(Flags::LISTED, listed);
         }
         if let Some(earlier) = self.index.note(key) {
-            self.list(earlier);
+            self.list_all(&earlier);
         }
         index
+    }
+
+    /// As [`Queue::list`], for several that are not in the cache.
+    #[cold]
+    fn list_all(&mut self, keys: &[MessageKey]) {
+        // Each loop waits once for what it reads, not once for each message.
+        for key in keys {
+            self.index.touch(key.index);
+            black_box(self.find(*key));
+        }
+        for index in keys.iter().filter_map(|key| self.find(*key)) {
+            let message = &self.messages[index];
+            self.texts.touch(message.addresses, |&byte| byte);
+            self.recipients.touch(message.recipients, |recipient| recipient.place);
+        }
+        for key in keys {
+            self.list(*key);
+        }
     }
 
     /// Puts a message, if it is still there, into the lists of its domains.
