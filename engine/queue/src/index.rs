@@ -47,6 +47,17 @@ pub enum TermKind {
     Tag,
 }
 
+impl TermKind {
+    /// Case is nothing to domains: they are compared and hashed as they come, and kept in lower case.
+    fn is_domain(self) -> bool {
+        self != Self::Tag
+    }
+
+    fn is_same(self, kept: &[u8], name: &[u8]) -> bool {
+        if self.is_domain() { kept.eq_ignore_ascii_case(name) } else { kept == name }
+    }
+}
+
 #[derive(Debug)]
 struct Term {
     kind: TermKind,
@@ -166,8 +177,7 @@ impl Index {
     /// Puts a message under its sender's domain and its recipients'; once for each domain. Not while it is there.
     pub(crate) fn link<'a>(&mut self, message: u32, sender: &[u8], recipients: impl Iterator<Item = &'a [u8]>) {
         assert!(message < EXTRA / 2, "the caller bounds the number of messages");
-        let mut lower = [0; NAME_BYTES_MAX];
-        let term = self.term(TermKind::SenderDomain, domain(sender, &mut lower));
+        let term = self.term(TermKind::SenderDomain, plain(after_at(sender)));
         self.append(term, message * 2);
         let (mut last, mut is_first) = (None, true);
         for address in recipients {
@@ -176,7 +186,7 @@ impl Index {
                 continue;
             }
             last = Some(own);
-            let term = self.term(TermKind::RecipientDomain, domain(address, &mut lower));
+            let term = self.term(TermKind::RecipientDomain, plain(own));
             let newest = self.terms[term].last;
             if newest != NONE && self.message_of(newest) == message {
                 continue;
@@ -244,10 +254,9 @@ impl Index {
 
     /// The first node and the length of a term's list.
     pub(crate) fn list(&self, kind: TermKind, name: &str) -> Option<(u32, usize)> {
-        let mut lower = [0; NAME_BYTES_MAX];
         let name = match kind {
             TermKind::Tag => &name.as_bytes()[..name.len().min(TAG_BYTES_MAX)],
-            TermKind::SenderDomain | TermKind::RecipientDomain => lower_case(name.as_bytes(), &mut lower),
+            TermKind::SenderDomain | TermKind::RecipientDomain => plain(name.as_bytes()),
         };
         self.find(kind, name).map(|term| (self.terms[term].first, self.terms[term].messages as usize))
     }
@@ -314,7 +323,10 @@ impl Index {
     }
 
     fn find(&self, kind: TermKind, name: &[u8]) -> Option<u32> {
-        let is_it = |&term: &u32| self.terms[term].kind == kind && self.names.get(self.terms[term].name) == name;
+        let is_it = |&term: &u32| {
+            let term = &self.terms[term];
+            term.kind == kind && kind.is_same(self.names.get(term.name), name)
+        };
         self.by_name.find(self.hash(kind, name), is_it).copied()
     }
 
@@ -324,6 +336,9 @@ impl Index {
         }
         let span = self.names.take(name.len());
         self.names.get_mut(span).copy_from_slice(name);
+        if kind.is_domain() {
+            self.names.get_mut(span).make_ascii_lowercase();
+        }
         let term = self.terms.take();
         self.terms[term] = Term { kind, name: span, ..Term::default() };
         self.tag_terms += usize::from(kind == TermKind::Tag);
@@ -350,20 +365,39 @@ impl Index {
     }
 }
 
-/// A seeded hash by folded multiplication, eight bytes at a time.
+/// A seeded hash by folded multiplication, eight bytes at a time; of domains, as if they were in lower case.
 fn hash(seed: u64, kind: TermKind, name: &[u8]) -> u64 {
     let fold = |a: u64, b: u64| {
         let wide = u128::from(a) * u128::from(b);
         wide as u64 ^ (wide >> 64) as u64
     };
+    let word = |chunk: [u8; 8]| match kind.is_domain() {
+        true => lower_case(u64::from_le_bytes(chunk)),
+        false => u64::from_le_bytes(chunk),
+    };
     let mut state = seed ^ (kind as u64) << 56 ^ name.len() as u64;
-    let (chunks, rest) = name.as_chunks::<8>();
-    for chunk in chunks {
-        state = fold(state ^ u64::from_le_bytes(*chunk), 0x9E37_79B9_7F4A_7C15 ^ seed);
+    for chunk in name.as_chunks::<8>().0 {
+        state = fold(state ^ word(*chunk), 0x9E37_79B9_7F4A_7C15 ^ seed);
     }
-    let mut last = [0; 8];
-    last[..rest.len()].copy_from_slice(rest);
-    fold(state ^ u64::from_le_bytes(last), 0xD6E8_FEB8_6659_FD93 ^ seed.rotate_left(32))
+    // What is left over with some bytes before it, where there are any: copied without a loop.
+    let last = name.last_chunk().copied().unwrap_or_else(|| {
+        let mut last = [0; 8];
+        last[..name.len()].copy_from_slice(name);
+        last
+    });
+    fold(state ^ word(last), 0xD6E8_FEB8_6659_FD93 ^ seed.rotate_left(32))
+}
+
+/// 1 in each byte of a word.
+const EACH: u64 = 0x0101_0101_0101_0101;
+
+/// Eight characters in lower case; what is not ASCII stays as it is.
+fn lower_case(word: u64) -> u64 {
+    let low = word & 0x7F * EACH;
+    // The highest bit of a byte says that it is at least `A`, and more than `Z`; nothing is carried from one to the next.
+    let (from_a, beyond_z) = (low + (0x80 - b'A' as u64) * EACH, low + (0x7F - b'Z' as u64) * EACH);
+    let upper = from_a & !beyond_z & !word & 0x80 * EACH;
+    word | upper >> 2
 }
 
 /// What follows the last `@`; empty if there is none.
@@ -371,18 +405,10 @@ pub(crate) fn after_at(address: &[u8]) -> &[u8] {
     address.iter().rposition(|&byte| byte == b'@').map_or(&[][..], |at| &address[at + 1..])
 }
 
-fn domain<'b>(address: &[u8], lower: &'b mut [u8; NAME_BYTES_MAX]) -> &'b [u8] {
-    lower_case(after_at(address), lower)
-}
-
-/// In lower case without a final dot, cut where no domain goes on.
-fn lower_case<'b>(name: &[u8], lower: &'b mut [u8; NAME_BYTES_MAX]) -> &'b [u8] {
-    let name = name.strip_suffix(b".").unwrap_or(name);
-    let length = name.len().min(NAME_BYTES_MAX);
-    let lower = &mut lower[..length];
-    lower.copy_from_slice(&name[..length]);
-    lower.make_ascii_lowercase();
-    lower
+/// A domain without a final dot, cut where no domain goes on.
+fn plain(domain: &[u8]) -> &[u8] {
+    let domain = domain.strip_suffix(b".").unwrap_or(domain);
+    &domain[..domain.len().min(NAME_BYTES_MAX)]
 }
 
 #[cfg(test)]
@@ -502,6 +528,17 @@ mod tests {
                     let known = models.iter().filter(|model| model.kind == kind && !model.messages.is_empty()).count();
                     assert_eq!(index.terms(kind).count(), known);
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn a_word_in_lower_case_is_that_of_its_bytes() {
+        for byte in 0..=u8::MAX {
+            for place in 0..8 {
+                let mut bytes = *b"aZ@[`{\xC1z";
+                bytes[place] = byte;
+                assert_eq!(lower_case(u64::from_le_bytes(bytes)).to_le_bytes(), bytes.map(|byte| byte.to_ascii_lowercase()));
             }
         }
     }
