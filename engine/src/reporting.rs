@@ -161,6 +161,12 @@ impl Shard {
         let envelope = record.as_ref().and_then(|record| record.envelope().ok());
         let view = envelope.as_ref().map(|envelope| envelope.view());
         let is_double = facts.reverse_path.is_empty();
+        if let Some((record, origin)) = record.as_ref().zip(view.as_ref().and_then(ReportOrigin::of))
+            && facts.recipients.iter().all(|recipient| is_refused_for_eight_bits(&recipient.reply))
+            && let Some(bytes) = report::to_seven_bit(&record.content()).filter(|bytes| bytes.len() <= CONTENT_BYTES_MAX)
+        {
+            return self.report_again(report, facts, &origin, bytes).await;
+        }
         let config = self.config();
         let to = match (&config.bounce.double_bounce_to, view.as_ref().and_then(ReportOrigin::of)) {
             _ if !is_double => facts.reverse_path.as_str(),
@@ -181,6 +187,21 @@ impl Shard {
         let id = self.next_id();
         let origin = ReportOrigin { message: facts.id, about: report.about, recipients: report.recipients.clone(), is_double };
         let content = self.content_of(facts, id, to, view, if is_whole { Returned::Whole(&returned) } else { Returned::Header(&returned) });
+        self.send(id, &origin, to, facts, &content).await
+    }
+
+    /// The report of a report that no next hop takes because of its octets beyond ASCII: the same without them, to the same sender. What
+    /// fails as such would leave without a word to whom it was for.
+    async fn report_again(&self, report: &Report, facts: &Facts, origin: &ReportOrigin, bytes: Vec<u8>) -> Result<(), NotMade> {
+        let Some(to) = facts.recipients.first().map(|recipient| &*recipient.path) else { return Ok(()) };
+        let again =
+            ReportOrigin { message: facts.id, about: report.about, recipients: report.recipients.clone(), is_double: origin.is_double };
+        let needs = report::ReportNeeds { eight_bit: false, smtputf8: false };
+        self.send(self.next_id(), &again, to, facts, &ReportContent { bytes, needs }).await
+    }
+
+    /// Makes a report durable, queues it and says so.
+    async fn send(&self, id: QueueId, origin: &ReportOrigin, to: &str, facts: &Facts, content: &ReportContent) -> Result<(), NotMade> {
         let envelope = origin.envelope(to, &content.needs, content.bytes.len());
         self.store(id, &content.bytes, &envelope).await?;
         self.metrics.reports.increment();
@@ -188,7 +209,7 @@ impl Shard {
             self.log_mail(format_args!(
                 "queue_id={} event=report about={} to=<{}> outcome=sent report={id} report_to=<{}>",
                 facts.id,
-                word(report.about),
+                word(origin.about),
                 EscapedWord(recipient.path.as_bytes()),
                 EscapedWord(to.as_bytes())
             ));
@@ -370,6 +391,11 @@ impl Shard {
             ));
         }
     }
+}
+
+/// RFC 3463 3.7: X.6.3, the content must be converted, and that is not done here.
+fn is_refused_for_eight_bits(reply: &str) -> bool {
+    reply.split(' ').nth(1) == Some("5.6.3")
 }
 
 struct ReportContent {

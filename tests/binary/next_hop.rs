@@ -32,6 +32,9 @@ impl Message {
     }
 }
 
+/// What the hop offers unless it is told not to.
+const EIGHT_BIT: &str = "250-8BITMIME\r\n250-SMTPUTF8\r\n";
+
 type Mailbox = Arc<Mutex<Vec<Message>>>;
 
 /// Connections now, the most at once, and all; and the tests of idle ones.
@@ -74,7 +77,7 @@ impl NextHop {
         let mailbox = Mailbox::default();
         let stop = Arc::new(AtomicBool::new(false));
         let busy = Arc::new(AtomicBool::new(false));
-        let offer = Arc::new(Mutex::new(String::new()));
+        let offer = Arc::new(Mutex::new(EIGHT_BIT.to_owned()));
         let connections = Arc::new(Connections::default());
         let counted = Arc::clone(&connections);
         let (theirs, stopped, refuses, offered) = (Arc::clone(&mailbox), Arc::clone(&stop), Arc::clone(&busy), Arc::clone(&offer));
@@ -102,7 +105,12 @@ impl NextHop {
 
     /// Offers these keywords too, on connections from now on.
     pub(crate) fn offer(&self, keywords: &[&str]) {
-        *self.offer.lock().unwrap() = keywords.iter().map(|keyword| format!("250-{keyword}\r\n")).collect();
+        *self.offer.lock().unwrap() = keywords.iter().map(|keyword| format!("250-{keyword}\r\n")).chain([EIGHT_BIT.to_owned()]).collect();
+    }
+
+    /// Knows seven bits only, on connections from now on.
+    pub(crate) fn offer_seven_bits(&self) {
+        self.offer.lock().unwrap().clear();
     }
 
     /// While busy it answers every recipient with 450.
@@ -170,9 +178,7 @@ fn converse(stream: TcpStream, mailbox: &Mailbox, busy: &AtomicBool, offer: &str
     let mut reader = BufReader::new(stream);
     writer.write_all(b"220 hop.test ESMTP\r\n")?;
     let (mut sender, mut recipients, mut commands) = (String::new(), Vec::new(), Vec::new());
-    let ehlo = format!(
-        "250-hop.test\r\n{offer}250-PIPELINING\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250-ENHANCEDSTATUSCODES\r\n250 SIZE 104857600\r\n"
-    );
+    let ehlo = format!("250-hop.test\r\n{offer}250-PIPELINING\r\n250-ENHANCEDSTATUSCODES\r\n250 SIZE 104857600\r\n");
     let path =
         |line: &str| line.split_once('<').and_then(|(_, rest)| rest.split_once('>')).map(|(path, _)| path.to_string()).unwrap_or_default();
     loop {

@@ -121,6 +121,35 @@ fn a_refused_recipient_is_reported_with_all_that_the_sender_gave() {
     }
 }
 
+/// The report returned the message as it was, so it needed what that had failed for want of, and was dropped: mail that was accepted
+/// vanished, and its sender heard nothing.
+#[test]
+fn a_sender_whose_mail_fails_for_its_eight_bits_is_told_in_seven() {
+    let hop = NextHop::start();
+    hop.offer_seven_bits();
+    let node = Node::start(&Setup::to(hop.address));
+    let mut client = Client::greeted(node.address);
+    send(
+        &mut client,
+        "MAIL FROM:<a@x.test> BODY=8BITMIME",
+        &["<b@z.test>"],
+        "Subject: gr\u{f6}\u{df}e\r\nX-Plain: 1\r\n\r\nGr\u{f6}\u{df}e",
+    );
+    let reports = wait_for_reports(&hop, &node, 1);
+    node.wait_for_queue(<[_]>::is_empty);
+    assert!(reports[0].wire.is_ascii(), "{}", reports[0].text());
+    assert_eq!((&reports[0].recipients[..], reports[0].commands[0].contains("BODY")), (&["a@x.test".to_owned()][..], false));
+    let report = parsed(&reports[0]);
+    assert_eq!(
+        (&report["recipients"][0]["final-recipient"], &report["recipients"][0]["status"]),
+        (&"rfc822; b@z.test".into(), &"5.6.3".into())
+    );
+    assert_eq!((&report["status_type"], &report["returned"]["type"]), (&"message/delivery-status".into(), &"text/rfc822-headers".into()));
+    let header = report["returned"]["text"].as_str().unwrap();
+    assert!(header.contains("X-Plain: 1") && header.contains("Subject: gr=C3=B6=C3=9Fe") && !header.contains("Gr"), "{header}");
+    node.wait_for_mail_log("event=report about=failure to=<a@x.test> outcome=sent");
+}
+
 #[test]
 fn what_goes_back_follows_ret_and_the_size() {
     let hop = NextHop::start();

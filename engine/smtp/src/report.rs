@@ -14,8 +14,10 @@ use crate::header::DateText;
 
 mod encoding;
 mod fields;
+mod seven_bit;
 
 pub use fields::{Action, ReportedRecipient};
+pub use seven_bit::to_seven_bit;
 
 /// The most octets a report takes beside its text and what it returns, for each recipient: its paths, reply and dates.
 pub const RECIPIENT_BYTES_MAX: usize = 4 * 1024;

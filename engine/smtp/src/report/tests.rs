@@ -231,3 +231,41 @@ fn a_report_of_the_largest_recipients_keeps_to_its_bound() {
     };
     assert!(size(&many) - size(&few) <= 10 * RECIPIENT_BYTES_MAX, "{}", size(&many) - size(&few));
 }
+
+#[test]
+fn a_report_becomes_seven_bits_without_losing_what_a_program_reads() {
+    let now = date(0);
+    let content = "Subject: gr\u{fc}n = 1\r\nX: y \r\n\r\nk\u{f6}rper\r\n".as_bytes();
+    for (smtputf8, returned, kind) in [
+        (false, Returned::Whole(content), "text/rfc822-headers"),
+        (false, Returned::Header(&content[..header_bytes(content)]), "text/rfc822-headers"),
+        (true, Returned::Whole(content), "message/global-headers"),
+        (true, Returned::Whole(b"Subject: plain\r\n\r\nplain\r\n"), "message/global"),
+        (true, Returned::Nothing, ""),
+    ] {
+        let recipients = [recipient("b\u{f6}@y.test", Action::Failed, "554 5.6.3 no"), recipient("c@y.test", Action::Failed, "")];
+        let facts = Report { smtputf8, text: "T\u{f6}t\n", ..report(&recipients, returned, &now) };
+        let mut eight = Vec::new();
+        write_report(&facts, &mut eight);
+        let seven = to_seven_bit(&eight).unwrap();
+        assert!(seven.is_ascii() && !seven.windows(6).any(|word| word == b": 8bit"));
+        let seven = String::from_utf8(seven).unwrap();
+        assert_eq!(seven.matches("\r\n--=_00000000000000000000000000000007").count(), if kind.is_empty() { 3 } else { 4 });
+        assert!(kind.is_empty() || seven.contains(&format!("Content-Type: {kind}\r\n")), "{seven}");
+        assert!(seven.contains("Final-Recipient: rfc822; c@y.test\r\n"), "{seven}");
+        assert_eq!(smtputf8, seven.contains("Final-Recipient: utf-8; b=C3=B6@y.test\r\n"), "{seven}");
+        let is_cut = kind.ends_with("-headers");
+        assert_eq!(
+            is_cut,
+            seven.contains("Content-Transfer-Encoding: quoted-printable\r\n\r\nSubject: gr=C3=BCn =3D 1\r\nX: y=20\r\n\r\n--"),
+            "{seven}"
+        );
+        assert!(!seven.contains("rper"), "{seven}");
+    }
+    let utf8 = Report { to: Path::new("s\u{f6}@x.test"), ..report(&[], Returned::Nothing, &now) };
+    let mut own = Vec::new();
+    write_report(&utf8, &mut own);
+    for other in [&own[..], b"", b"Subject: x\r\n\r\nno report\r\n", b"Content-Type: x; boundary=\"b\"\r\n\r\n--b--\r\n"] {
+        assert_eq!(to_seven_bit(other), None, "{}", String::from_utf8_lossy(other));
+    }
+}
