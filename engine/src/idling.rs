@@ -71,6 +71,7 @@ impl Outbound<'_> {
             self.client.quit(&mut self.out);
             return None;
         }
+        self.has_rested = true;
         self.shard.keep_idle(self.destination, self.idling.used);
         let event = self.wait(self.idle_patience(now, idle_since), Some(&parked)).await;
         self.shard.pool.leave(self.destination, &parked);

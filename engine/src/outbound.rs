@@ -60,7 +60,9 @@ pub(crate) struct Outbound<'s> {
     greeted: bool,
     /// Attempts that the peer answered.
     served: u32,
-    /// The end of the connection decided an attempt that the peer had begun to answer.
+    /// It was idle, so that its end may have come before the message that met it.
+    pub(crate) has_rested: bool,
+    /// The end of the connection decided an attempt that the peer had begun to answer, or was its answer to the first one.
     broke_off: bool,
     /// The content's last octets are queued; the client is told when the socket has them: an answer that comes before is not to this content.
     pub(crate) dot_queued: bool,
@@ -97,6 +99,7 @@ impl<'s> Outbound<'s> {
             idling: Idling::new(used),
             greeted: false,
             served: 0,
+            has_rested: false,
             broke_off: false,
             dot_queued: false,
             soon_idle: None,
@@ -230,7 +233,9 @@ impl<'s> Outbound<'s> {
         let place = self.attempts.iter_mut().find(|attempt| attempt.as_ref().is_some_and(|attempt| attempt.transaction == Some(id)));
         let attempt = place.and_then(Option::take).expect("the client speaks of what it was given");
         if self.client.is_ending() {
-            self.broke_off |= attempt.storage.outcomes.iter().any(|outcome| outcome.verdict != Verdict::Untried);
+            // Whoever greets and closes at the first MAIL means it: a usual way to keep a sender out.
+            let is_first = self.served == 0 && !self.has_rested;
+            self.broke_off |= is_first || attempt.storage.outcomes.iter().any(|outcome| outcome.verdict != Verdict::Untried);
         } else {
             self.served += 1;
             self.shard.queue.borrow_mut().host_served(self.destination, self.host, self.shard.now_ms());

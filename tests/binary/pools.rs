@@ -1,5 +1,9 @@
 //! Each option of the connection pool, at a next hop that counts.
 
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::client::Client;
@@ -175,4 +179,38 @@ fn connections_are_tested_before_use_or_after_it_as_they_are_told() {
     }
     wait("its end", &node, || hop.connections_open() == 0);
     assert_eq!((hop.tests(), hop.connections_made()), (0, 1), "nobody asked for a test");
+}
+
+/// Greets, and goes at MAIL without a word.
+fn close_at_mail(stream: TcpStream) -> std::io::Result<()> {
+    let (mut writer, reader) = (stream.try_clone()?, BufReader::new(stream));
+    writer.write_all(b"220 hop.test ESMTP\r\n")?;
+    for line in reader.lines() {
+        if line?.starts_with("MAIL") {
+            return Ok(());
+        }
+        writer.write_all(b"250 hop.test\r\n")?;
+    }
+    Ok(())
+}
+
+/// A usual way to keep a sender out. It said nothing about the host nor about the message, so that each message made three connections
+/// in a row, and all of them again at each retry.
+#[test]
+fn a_host_that_greets_and_closes_at_mail_is_left_alone() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (address, made) = (listener.local_addr().unwrap(), Arc::new(AtomicUsize::new(0)));
+    let counted = made.clone();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            counted.fetch_add(1, Ordering::SeqCst);
+            // A connection that breaks is the business of the test, not of its next hop.
+            std::thread::spawn(move || stream.and_then(close_at_mail));
+        }
+    });
+    let node = Node::start(&on_one_core(Setup { retries: "[delivery]\ndead_destination = \"1m\"\n", ..Setup::to(address) }, 1));
+    send(&node, 40);
+    wait("an open breaker", &node, || counter(&node, "breakers_opened") > 0);
+    // As many as it takes to see a share, and those that were open then.
+    assert!(made.load(Ordering::SeqCst) < 40, "{} connections", made.load(Ordering::SeqCst));
 }
