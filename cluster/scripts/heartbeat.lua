@@ -18,6 +18,8 @@ if before then
   end
 end
 local epoch = tonumber(redis.call('GET', KEYS[4]) or '0') or 0
+-- What is no epoch is damage, as good as lost: what nodes have accepted raises it again (L6).
+if not (epoch >= 0 and epoch <= 9007199254740991) then epoch = 0 end
 if floor > epoch then
   epoch = floor
   redis.call('SET', KEYS[4], string.format('%.0f', epoch))

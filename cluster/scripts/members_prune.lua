@@ -2,6 +2,8 @@
 -- KEYS epoch, members, nodes    ARGV epoch, older_than_ms
 -- {1, forgotten} | {0, epoch}
 local mine, seen = tonumber(ARGV[1]), tonumber(redis.call('GET', KEYS[1]) or '0') or 0
+-- What is no epoch is damage, as good as lost: what nodes have accepted raises it again (L6).
+if not (seen >= 0 and seen <= 9007199254740991) then seen = 0 end
 if not mine or mine < seen then return {0, seen} end
 local t = redis.call('TIME')
 local now = tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)

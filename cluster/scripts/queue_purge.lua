@@ -3,6 +3,8 @@
 -- {1, removed} | {0, epoch}
 local DEAD, META, BODY, COUNTERS, EPOCH = KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[14]
 local mine, seen = tonumber(ARGV[1]), tonumber(redis.call('GET', EPOCH) or '0') or 0
+-- What is no epoch is damage, as good as lost: what nodes have accepted raises it again (L6).
+if not (seen >= 0 and seen <= 9007199254740991) then seen = 0 end
 if mine > 0 and mine < seen then return {0, seen} end
 local ids = {}
 for i = 3, math.min(#ARGV, 130) do ids[#ids + 1] = ARGV[i] end

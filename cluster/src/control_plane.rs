@@ -25,6 +25,8 @@ pub const CONFIG_HISTORY: usize = 32;
 /// The most nodes that are read; far more than a cluster has.
 const NODES_MAX: u64 = 4096;
 const MEMBERS_PAGE: u64 = 256;
+/// The longest entry of a node: its record, the incarnation and a time.
+const MEMBER_BYTES_MAX: usize = RECORD_BYTES_MAX + 256;
 /// The longest name of a shared limit that stands in its key as it is.
 const THROTTLE_NAME_BYTES_MAX: usize = 128;
 
@@ -157,7 +159,7 @@ impl ControlPlane {
                 let args = [&me.to_string(), &floor.to_string(), &ttl, &self.keyspace.events()];
                 let mut reply = Reply::new(self.run("leader_acquire", &keys, &args.map(String::as_str)).await?)?;
                 if reply.number()? == 1 {
-                    let epoch = Epoch(reply.count()?);
+                    let epoch = reply.epoch()?;
                     if replicas > 0 && self.replicated().await? < u64::from(replicas) {
                         let mine = Leadership { incarnation: me.clone(), epoch };
                         self.run("leader_release", &keys[..1], &[&mine.to_string(), &self.keyspace.events()]).await?;
@@ -170,7 +172,7 @@ impl ControlPlane {
             }
             Step::Renew(mine) => {
                 let mut reply = Reply::new(self.run("leader_renew", &keys, &[&mine.to_string(), &mine.epoch.to_string(), &ttl]).await?)?;
-                if reply.number()? == 1 { Ok(Answer::Renewed) } else { Ok(Answer::Lost(Epoch(reply.count()?))) }
+                if reply.number()? == 1 { Ok(Answer::Renewed) } else { Ok(Answer::Lost(reply.epoch()?)) }
             }
             Step::Release(mine) => {
                 self.run("leader_release", &keys[..1], &[&mine.to_string(), &self.keyspace.events()]).await?;
@@ -207,8 +209,9 @@ impl ControlPlane {
         if reply.number()? == 0 {
             return Ok(Heartbeat::Displaced(reply.text()?));
         }
-        let (now_ms, epoch, leader, generation) = (reply.count()?, Epoch(reply.count()?), reply.text()?, reply.text()?);
-        let leader = if leader.is_empty() { None } else { Some(leader.parse().map_err(|_| ValkeyError::Malformed("a leader"))?) };
+        let (now_ms, epoch, leader, generation) = (reply.count()?, reply.epoch()?, reply.text()?, reply.text()?);
+        // What is no leadership is nobody's; it ends with its time.
+        let leader = leader.parse().ok();
         let (config_version, config_hash, poll_ms, plan) = (reply.count()?, reply.text()?, reply.count()?, reply.text()?);
         let poll = (poll_ms > 0).then(|| Duration::from_millis(poll_ms));
         let shares = reply.text()?.parse().ok();
@@ -398,7 +401,7 @@ fn throttle_name(name: &str) -> String {
 
 fn fenced(value: Value) -> Result<Result<u64, Epoch>, ValkeyError> {
     let mut reply = Reply::new(value)?;
-    if reply.number()? == 1 { Ok(Ok(if reply.is_empty() { 0 } else { reply.count()? })) } else { Ok(Err(Epoch(reply.count()?))) }
+    if reply.number()? == 1 { Ok(Ok(if reply.is_empty() { 0 } else { reply.count()? })) } else { Ok(Err(reply.epoch()?)) }
 }
 
 fn config_head<'b>(version: u64, parts: &mut impl Iterator<Item = &'b str>) -> Result<ConfigVersion, ValkeyError> {
@@ -408,7 +411,11 @@ fn config_head<'b>(version: u64, parts: &mut impl Iterator<Item = &'b str>) -> R
     Ok(ConfigVersion { version, hash, author, at: number()?, of: number()? })
 }
 
+/// `None` for what no node of this version writes.
 fn member(id: &str, last_seen_ms: u64, text: &str) -> Option<Member> {
+    if text.len() > MEMBER_BYTES_MAX {
+        return None;
+    }
     let mut parts = text.splitn(3, '\n');
     let (incarnation, started, json) = (parts.next()?, parts.next()?, parts.next()?);
     let record: NodeRecord = serde_json::from_str(json).ok()?;

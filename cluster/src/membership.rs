@@ -236,10 +236,11 @@ impl Members {
                 Status::Degraded => counts.degraded_nodes += 1,
                 Status::Unhealthy | Status::Offline => counts.unhealthy_nodes += 1,
             }
-            counts.total_queue_depth += member.record.queue_depth;
+            // What nodes say of themselves is not signed.
+            counts.total_queue_depth = counts.total_queue_depth.saturating_add(member.record.queue_depth);
             if *status != Status::Offline {
-                counts.total_connections += member.record.connections;
-                load += member.record.load;
+                counts.total_connections = counts.total_connections.saturating_add(member.record.connections);
+                load += member.record.load.clamp(0.0, 1.0);
                 alive += 1;
             }
         }
@@ -335,6 +336,20 @@ mod tests {
         assert_eq!(members.shares(), Shares { nodes: 3, connected_permille: 666 });
         members.update(vec![member("n1", 10_000), member("n3", 10_000)], 10_100);
         assert_eq!(members.shares(), Shares { nodes: 2, connected_permille: 1000 });
+    }
+
+    #[test]
+    fn nodes_that_boast_end_no_process() {
+        let mut members = Members::new(Duration::from_secs(1), Duration::from_secs(5));
+        let boasting = |id: &str| {
+            let mut member = member(id, 10_000);
+            (member.record.queue_depth, member.record.connections, member.record.load) = (u64::MAX, u64::MAX, f64::MAX);
+            (member.record.shares, member.last_seen_ms) = (u32::MAX, u64::MAX);
+            member
+        };
+        members.update(vec![boasting("n1"), boasting("n2")], 10_100);
+        assert_eq!((members.counts().total_connections, members.counts().total_queue_depth), (u64::MAX, u64::MAX));
+        assert_eq!((members.views().len(), members.shares().nodes, members.counts().avg_load), (2, 2, 1.0));
     }
 
     #[test]

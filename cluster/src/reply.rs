@@ -2,7 +2,10 @@
 
 use redis::Value;
 
-use crate::valkey_error::ValkeyError;
+use crate::{
+    identity::{EPOCH_MAX, Epoch},
+    valkey_error::ValkeyError,
+};
 
 /// The elements of an answer, taken one after another.
 pub(crate) struct Reply(std::vec::IntoIter<Value>);
@@ -34,6 +37,11 @@ impl Reply {
     /// A number that is never below zero.
     pub fn count(&mut self) -> Result<u64, ValkeyError> {
         u64::try_from(self.number()?).map_err(|_| ValkeyError::Malformed("a number is below zero"))
+    }
+
+    /// One that a node can keep: it would not start with a greater one in its spool.
+    pub fn epoch(&mut self) -> Result<Epoch, ValkeyError> {
+        Some(Epoch(self.count()?)).filter(|epoch| epoch.0 <= EPOCH_MAX).ok_or(ValkeyError::Malformed("an epoch is out of bounds"))
     }
 
     pub fn bytes(&mut self) -> Result<Vec<u8>, ValkeyError> {

@@ -342,22 +342,24 @@ impl WorkQueue {
                 (reply.count()?, reply.count()?, reply.count()?, reply.count()?, reply.count()?);
             let oldest = reply.count()?;
             reply.count()?;
-            stats.pending += ready + scheduled;
-            stats.scheduled += scheduled;
-            stats.processing += leased;
-            stats.failed += dead;
-            stats.unsettled += unsettled;
+            // Damaged counts are shown as they are; they must not end a process.
+            let add = |sum: &mut u64, count: u64| *sum = sum.saturating_add(count);
+            add(&mut stats.pending, ready.saturating_add(scheduled));
+            add(&mut stats.scheduled, scheduled);
+            add(&mut stats.processing, leased);
+            add(&mut stats.failed, dead);
+            add(&mut stats.unsettled, unsettled);
             if oldest > 0 {
                 stats.oldest_dead_age_ms = stats.oldest_dead_age_ms.max(now.saturating_sub(oldest));
             }
             while !reply.is_empty() {
                 let (name, value) = (reply.text()?, reply.count()?);
                 if !matches!(name.as_str(), "sequence" | "turns") {
-                    *stats.counters.entry(name).or_default() += value;
+                    add(stats.counters.entry(name).or_default(), value);
                 }
             }
         }
-        stats.total = stats.pending + stats.processing + stats.failed;
+        stats.total = stats.pending.saturating_add(stats.processing).saturating_add(stats.failed);
         Ok(stats)
     }
 }

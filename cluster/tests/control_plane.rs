@@ -19,6 +19,8 @@ use ringpost_cluster::{
     throttle::{Account, Flow, Reserved},
     valkey::Valkey,
     valkey_error::ValkeyError,
+    work_item::ItemKey,
+    work_queue::{QueueBounds, WorkQueue},
 };
 use server::{Durability, Server};
 
@@ -372,4 +374,53 @@ fn wrong_settings_are_told_from_outages() {
         let error = first_error(&format!("valkey://127.0.0.1:{port}"), None).await;
         assert!(matches!(error, ValkeyError::Unreachable(_)), "{error}");
     });
+}
+
+#[test]
+fn an_epoch_that_is_none_is_as_good_as_lost() {
+    for damage in ["9007199254740993", "1e300", "-7", "nan", "inf", "no number"] {
+        on_server(async |server, control| {
+            assert_eq!(acquire(&control, 1, 4).await, Answer::Acquired(Epoch(5)));
+            server.command(&format!("SET {{ringpost:test:c}}:epoch \"{damage}\""));
+            // The leader goes on until somebody says what was accepted.
+            let mine = Leadership { incarnation: me(1), epoch: Epoch(5) };
+            assert_eq!(control.elect(&me(1), &Step::Renew(mine.clone()), TTL, 0).await, Answer::Renewed, "{damage}");
+            assert_eq!(pulse(&control, 1, 5, true).await.epoch, Epoch(5), "{damage}");
+            server.command(&format!("SET {{ringpost:test:c}}:epoch \"{damage}\""));
+            assert_eq!(control.elect(&me(1), &Step::Release(mine), TTL, 0).await, Answer::Released);
+            assert_eq!(acquire(&control, 2, 5).await, Answer::Acquired(Epoch(6)), "{damage}");
+        });
+    }
+}
+
+#[test]
+fn a_server_that_lies_about_epochs_is_not_believed() {
+    let scripts = Scripts::changed(|name, text| match name {
+        "leader_acquire" => "return {1, 9007199254740992}".to_owned(),
+        "leader_renew" | "leader_write" => "return {0, 9007199254740992}".to_owned(),
+        _ => text.to_owned(),
+    });
+    on_server_with(Box::leak(Box::new(scripts)), async |server, control| {
+        // Kept in the spool it would be refused by the next start.
+        assert_eq!(acquire(&control, 1, 0).await, Answer::Unknown);
+        let mine = Leadership { incarnation: me(1), epoch: Epoch(5) };
+        assert_eq!(control.elect(&me(1), &Step::Renew(mine), TTL, 0).await, Answer::Unknown);
+        assert!(matches!(control.write_plan(Epoch(5), "x").await, Err(ValkeyError::Malformed(_))));
+        // A leader that is none does not keep nodes from saying that they live.
+        server.command("SET {ringpost:test:c}:leader n1:0000000000000000000000000000feed/9007199254740992");
+        assert_eq!(pulse(&control, 1, 0, true).await.leader, None);
+    });
+}
+
+#[test]
+fn counts_that_are_damaged_end_no_process() {
+    let server = Server::start(Durability::None);
+    let valkey = Valkey::with_scripts(server.target(), Scripts::shipped(), Duration::from_secs(5));
+    let bounds = QueueBounds { partitions: 4, capacity: 10, dead_max: 10 };
+    let queue = WorkQueue::new(valkey, Server::keyspace(), "mail", bounds, ItemKey::new(b"k"), me(1)).unwrap();
+    for partition in 0..4 {
+        server.command(&format!("HSET {} enqueued 9000000000000000000", Server::keyspace().queue("mail", partition)[9]));
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    assert_eq!(runtime.block_on(queue.stats()).unwrap().counters["enqueued"], u64::MAX);
 }

@@ -74,7 +74,6 @@ impl WorkQueue {
         let (epoch, older) = (epoch.unwrap_or_default().to_string(), older_than_ms.to_string());
         let mut reply = Reply::new(self.with_ids("queue_purge", partition, &[&epoch, &older], ids).await?)?;
         let is_done = reply.number()? == 1;
-        let number = reply.count()?;
-        Ok(if is_done { Ok(number) } else { Err(Epoch(number)) })
+        Ok(if is_done { Ok(reply.count()?) } else { Err(reply.epoch()?) })
     }
 }
