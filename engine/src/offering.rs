@@ -12,7 +12,7 @@ use std::{
 };
 
 use ringpost_config::{DeliveryMode, OFFERED_CONTENT_MAX};
-use ringpost_queue::{Cursor, Filter, MessageKey, Offered, QueueId, Settled};
+use ringpost_queue::{Cursor, Filter, MessageKey, Offered, QueueId};
 use ringpost_smtp::header::RECEIVED_BYTES_MAX;
 use tracing::warn;
 
@@ -310,7 +310,7 @@ impl Shard {
         Answer::Missing(ids)
     }
 
-    /// Other nodes have these: they are settled, whatever state they are in here. Ready when that is durable.
+    /// Other nodes have these: what is open of them is settled, whatever state it is in here. Ready when that is durable.
     pub(crate) async fn handed_over(self: Rc<Self>, items: Vec<HandedOver>) -> Answer {
         self.loaded().await;
         for HandedOver { id, to } in items {
@@ -318,12 +318,11 @@ impl Shard {
             let settled = {
                 let mut queue = self.queue.borrow_mut();
                 let Some(key) = queue.key_of(id) else { continue };
-                queue.delete(key, now).map(|settled| (key, settled))
+                queue.handed_over(key, now, &mut Vec::new()).map(|settled| (key, settled))
             };
             if let Some((key, settled)) = settled {
                 self.metrics.handed_over.increment();
                 self.log_mail(format_args!("queue_id={id} event=handed_over to=\"{}\"", Escaped(to.as_bytes())));
-                debug_assert_eq!(settled, Settled::Done);
                 self.persist(key, settled);
             }
         }

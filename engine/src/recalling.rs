@@ -31,6 +31,9 @@ pub(crate) struct Recalling {
     /// Its life has ended; a task sees to it.
     overdue: RefCell<Vec<QueueId>>,
     sees_to_overdue: Cell<bool>,
+    /// Out, and offered again as soon as what has ended of it is durable; a task sees to it.
+    parted: RefCell<Vec<MessageKey>>,
+    offers_parted: Cell<bool>,
     /// Mail of an earlier run that shared: delivered here as soon as it is out.
     retracted: RefCell<HashSet<QueueId>>,
 }
@@ -138,13 +141,39 @@ impl Shard {
     }
 
     /// Mail that was asked back and is out goes on: here, or offered again where this node delivers nothing.
-    pub(crate) fn after_recall(&self, key: MessageKey) {
+    ///
+    /// What has ended of it is durable before the rest is offered. Another node can have the rest in milliseconds, and then this one
+    /// settles what its records say is open.
+    pub(crate) fn after_recall(self: &Rc<Self>, key: MessageKey) {
         let now = self.now_ms();
         if self.config().delivery.deliver {
             self.queue.borrow_mut().take_back(key, now);
             return;
         }
-        self.offer_what_is_open(key);
+        self.recalling.parted.borrow_mut().push(key);
+        if self.recalling.offers_parted.replace(true) {
+            return;
+        }
+        let shard = self.clone();
+        self.ring
+            .spawn(async move {
+                // What parts together waits together.
+                shard.ring.yield_now().await;
+                shard.offer_parted().await;
+            })
+            .detach();
+    }
+
+    async fn offer_parted(&self) {
+        while !self.is_ending() {
+            let parted = self.recalling.parted.take();
+            if parted.is_empty() {
+                break;
+            }
+            self.records_durable().await;
+            parted.into_iter().for_each(|key| self.offer_what_is_open(key));
+        }
+        self.recalling.offers_parted.set(false);
     }
 
     /// Brings a message into the cluster's queue (again), unless nothing of it is left to offer.
@@ -175,7 +204,7 @@ impl Shard {
             .detach();
     }
 
-    async fn expire_overdue(&self) {
+    async fn expire_overdue(self: &Rc<Self>) {
         while !self.is_ending() {
             let ids: Vec<QueueId> = {
                 let mut overdue = self.recalling.overdue.borrow_mut();

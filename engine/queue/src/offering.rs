@@ -3,6 +3,7 @@
 //! When its life ends the queue does not fail it but says so ([`Work::Overdue`](crate::Work::Overdue)): its driver takes it out of
 //! what is offered first, and then calls [`Queue::expire_offered`].
 
+use crate::listing::Filter;
 use crate::message::{Flags, MessageKey, Place};
 use crate::queue::{Queue, Settled};
 
@@ -57,6 +58,22 @@ impl Queue {
         }
         self.arm(index);
         Some(if expired { Settled::Outcome } else { Settled::Nothing })
+    }
+
+    /// Another node has what is open of this message. It leaves, unless its sender is still to hear of recipients that came to their end
+    /// here: then it stays until that is reported. `None` if it has left already.
+    pub fn handed_over(&mut self, key: MessageKey, now: u64, record: &mut Vec<u8>) -> Option<Settled> {
+        let index = self.find_open(key)?;
+        let recipients = self.recipients.get(self.messages[index].recipients);
+        if !recipients.iter().any(|one| !one.place.is_open() && !one.is_settled()) {
+            return self.delete(key, now);
+        }
+        let waiting = self.chosen(key, &Filter::default(), |place| matches!(place, Place::Waiting | Place::Ready));
+        for &recipient in &waiting {
+            self.leave_ready(index, recipient, now);
+            self.place(index, recipient, Place::Delivered);
+        }
+        Some(self.conclude_steering(index, &waiting, now, record))
     }
 
     /// Handles the timer of an offered message: true if its life has ended.

@@ -105,12 +105,12 @@ impl Queue {
     }
 
     /// The recipients that meet a filter and are in one of these places.
-    fn chosen(&self, key: MessageKey, filter: &Filter, is_one: impl Fn(Place) -> bool) -> Vec<u16> {
+    pub(crate) fn chosen(&self, key: MessageKey, filter: &Filter, is_one: impl Fn(Place) -> bool) -> Vec<u16> {
         let view = self.show(key).expect("the caller found it");
         view.recipients().filter(|recipient| is_one(recipient.place()) && recipient.matches(filter)).map(|one| one.number()).collect()
     }
 
-    fn leave_ready(&mut self, index: u32, recipient: u16, now: u64) {
+    pub(crate) fn leave_ready(&mut self, index: u32, recipient: u16, now: u64) {
         let state = self.recipients.get(self.messages[index].recipients)[usize::from(recipient)];
         if state.place == Place::Ready {
             self.subtract_ready(state.group, 1);
@@ -119,7 +119,7 @@ impl Queue {
         }
     }
 
-    fn conclude_steering(&mut self, index: u32, chosen: &[u16], now: u64, record: &mut Vec<u8>) -> Settled {
+    pub(crate) fn conclude_steering(&mut self, index: u32, chosen: &[u16], now: u64, record: &mut Vec<u8>) -> Settled {
         if chosen.is_empty() {
             return Settled::Nothing;
         }

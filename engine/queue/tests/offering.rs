@@ -150,3 +150,11 @@ fn what_was_begun_here_is_offered_after_a_restart_only_by_a_node_that_delivers_n
     assert!(!record.is_empty());
     assert!(before.show(key).is_some());
 }
+
+#[test]
+fn mail_that_owes_no_report_leaves_when_another_has_it() {
+    let (mut queue, mut record) = (queue(), Vec::new());
+    let key = enqueue(&mut queue, Offered::Untouched);
+    assert_eq!(queue.handed_over(key, START, &mut record), Some(Settled::Done));
+    assert_eq!(queue.handed_over(key, START, &mut record), None);
+}

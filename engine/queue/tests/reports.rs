@@ -3,8 +3,8 @@
 use std::num::NonZeroU32;
 
 use ringpost_queue::{
-    About, DestinationLimits, Dispatch, MessageKey, NewMessage, NewRecipient, Notice, Notify, Outcome, Queue, QueueId, QueueSettings,
-    Recovered, ReportLimits, RetryPolicy, Route, Routes, Settled, State, Via, Work,
+    About, DestinationLimits, Dispatch, Filter, MessageKey, NewMessage, NewRecipient, Notice, Notify, Offered, Outcome, Queue, QueueId,
+    QueueSettings, Recovered, ReportLimits, RetryPolicy, Route, Routes, Settled, State, Via, Work,
 };
 
 const START: u64 = 1_790_000_000_000;
@@ -317,4 +317,25 @@ fn a_storm_is_reported_at_the_pace_of_its_sender_and_of_all_and_nothing_is_dropp
     for at in times.iter().map(|(at, _)| *at) {
         assert!(times.iter().filter(|(other, _)| (at..at + 1000).contains(other)).count() <= 20, "a second's worth and its burst");
     }
+}
+
+/// A front end offered the rest of a message as soon as one recipient had failed. Another node had the rest before the sender was told of
+/// that one, since reports are paced; the message was then deleted whole, and the report with it.
+#[test]
+fn mail_of_which_another_node_has_the_rest_stays_until_its_sender_is_told_of_what_failed_here() {
+    let (mut queue, mut record) = (queue(), Vec::new());
+    let offered = NewMessage { offered: Offered::Always, ..message(1) };
+    let key = enqueue(&mut queue, &offered, &[("b@y.test", Notify::default()), ("c@z.test", Notify::default())]);
+    let filter = Filter { recipient_domain: Some("y.test".to_owned()), ..Filter::default() };
+    assert_eq!(queue.bounce(key, &filter, b"554 5.0.0 no", START, &mut record), Some(Settled::Outcome));
+    assert_eq!(queue.handed_over(key, START, &mut record), Some(Settled::Outcome));
+    let states: Vec<State> = queue.show(key).unwrap().recipients().map(|recipient| recipient.state()).collect();
+    assert_eq!(states, [State::Failed, State::Delivered]);
+    assert!(!queue.show(key).unwrap().is_open(), "nothing is left to offer");
+    assert_eq!(queue.handed_over(key, START, &mut record), Some(Settled::Nothing), "said twice");
+    let Some(Work::Report(reported)) = queue.poll(START, &mut record) else { panic!("its sender is told") };
+    assert_eq!(reported, key);
+    let report = queue.report(key).unwrap();
+    assert_eq!(report.recipients, [0]);
+    assert_eq!(queue.reported(key, report.about, &report.recipients, START, &mut record), Settled::Done);
 }
