@@ -27,8 +27,9 @@ mod worker;
 
 use report::Report;
 
-/// A worker that lost its answer with Valkey's data waits for owners before it decides: no delivery for so long is no fault.
-const CLAIMS_ASKED_AGAIN: Duration = Duration::from_secs(60);
+/// A worker that lost its answer with Valkey's data waits for owners before it decides, 25 s: no delivery for so long is no fault where
+/// data is lost.
+const CLAIMS_DECIDED: Duration = Duration::from_secs(30);
 
 /// What to run.
 #[derive(Debug, Args)]

@@ -149,7 +149,7 @@ pub(super) fn run(place: &Place<'_>, report: &mut Report) -> io::Result<()> {
     let (healing, made_whole) = (healing?, made_whole?);
     let after = Phase::run("after", place, &targets, seconds)?;
     for node in &mut cluster {
-        node.drain(super::CLAIMS_ASKED_AGAIN, || sink.messages())?;
+        node.drain(RECONCILED_MAX, || sink.messages())?;
         node.terminate(Duration::from_secs(30))?;
     }
     sink.stop();

@@ -87,7 +87,7 @@ pub(super) fn run(place: &Place<'_>, report: &mut Report) -> io::Result<()> {
         settled_before = settled;
     }
     for node in &mut cluster {
-        node.drain(super::CLAIMS_ASKED_AGAIN, || sink.messages())?;
+        node.drain(super::CLAIMS_DECIDED, || sink.messages())?;
     }
     report.figure("delivered_s", seconds(began.elapsed()));
     for node in &mut cluster {

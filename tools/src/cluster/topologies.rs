@@ -110,7 +110,7 @@ fn over(place: &Place<'_>, name: &str, folder: &Path, mut topology: Topology, re
     source.stop();
     let accepted = source.join()?;
     for node in &mut cluster {
-        node.drain(super::CLAIMS_ASKED_AGAIN, || sink.messages())?;
+        node.drain(super::CLAIMS_DECIDED, || sink.messages())?;
         node.terminate(Duration::from_secs(30))?;
     }
     sink.stop();

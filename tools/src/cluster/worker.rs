@@ -149,7 +149,7 @@ pub(super) fn run(place: &Place<'_>, report: &mut Report) -> io::Result<()> {
     monitor.rest().for_each(|call| leases.take(&call));
     drop(monitor);
     for node in &mut cluster {
-        node.drain(super::CLAIMS_ASKED_AGAIN, || sink.messages())?;
+        node.drain(super::CLAIMS_DECIDED, || sink.messages())?;
     }
 
     // Nobody delivers while the node that will not come back takes mail.
@@ -176,7 +176,7 @@ pub(super) fn run(place: &Place<'_>, report: &mut Report) -> io::Result<()> {
     report.figure("dead_nodes_mail", sent.acknowledged);
     report.figure("dead_nodes_mail_delivered_after_ms", began.elapsed().as_millis() as u64);
     for node in &mut cluster[1..] {
-        node.drain(super::CLAIMS_ASKED_AGAIN, || sink.messages())?;
+        node.drain(super::CLAIMS_DECIDED, || sink.messages())?;
         node.terminate(Duration::from_secs(30))?;
     }
     sink.stop();
