@@ -34,13 +34,16 @@ use tokio::{
 use tracing::{info, warn};
 
 mod drain;
+mod item_names;
 mod offer_mark;
 mod owner;
 mod retracting;
 mod worker;
 
 pub use drain::{AWAY_MAX, DrainProgress};
+use item_names::ItemNames;
 pub use offer_mark::OfferMark;
+use offer_mark::{Noted, Offering};
 
 /// Beyond the lease, for clocks and for what was under way.
 const GUARD: Duration = Duration::from_secs(1);
@@ -75,6 +78,10 @@ pub struct HandOverNode {
     pub retracts: bool,
     /// Says so to the next start.
     pub mark: OfferMark,
+    /// The spool's random number.
+    pub spool: u64,
+    /// And the number of this start.
+    pub boot: u64,
     /// For who else is there.
     pub cluster: ClusterHandle,
 }
@@ -89,6 +96,9 @@ pub struct SharedDelivery(Arc<Driver>);
 struct Driver {
     node: HandOverNode,
     shards: Vec<Arc<RequestLane>>,
+    names: ItemNames,
+    /// As it is noted in the spool.
+    offering: Offering,
     offers: Mutex<Offers>,
     /// Of [`ENQUEUE_BYTES_MAX`], those that are free.
     enqueue_bytes: Semaphore,
@@ -129,14 +139,17 @@ pub fn start(node: HandOverNode, shards: Vec<Arc<RequestLane>>) -> Result<Shared
         open_max: OFFERS_MAX,
     };
     let mut offers = Offers::new(bounds, node.delivers, now);
+    let offering = offering(&node).map_err(|reason| format!("how mail was offered cannot be read in the spool: {reason}"))?;
     if node.shares {
-        node.mark.set().map_err(|reason| format!("that mail is offered cannot be noted in the spool: {reason}"))?;
+        node.mark.set(&offering).map_err(|reason| format!("that mail is offered cannot be noted in the spool: {reason}"))?;
         info!(node = %node.me, delivers = node.delivers, "mail is shared with the cluster");
     } else if node.retracts {
         offers.retract();
     }
     let (handed_over, settling): (Vec<_>, Vec<_>) = shards.iter().map(|_| mpsc::unbounded_channel()).unzip();
     let driver = Arc::new(Driver {
+        names: ItemNames { node: node.me.clone(), spool: node.spool, named_since: offering.named_since },
+        offering,
         offers: Mutex::new(offers),
         enqueue_bytes: Semaphore::new(ENQUEUE_BYTES_MAX),
         handed_over,
@@ -181,6 +194,28 @@ impl SharedDelivery {
     }
 }
 
+/// How this run offers mail, in view of what an earlier one noted.
+fn offering(node: &HandOverNode) -> std::io::Result<Offering> {
+    let noted = node.mark.read()?;
+    let named_since = match &noted {
+        Noted::Nothing => 0,
+        Noted::Unnamed => node.boot,
+        Noted::Offered(earlier) => earlier.named_since,
+    };
+    let now = Offering { node: node.me.to_string(), partitions: node.queue.bounds().partitions, named_since };
+    if let Noted::Offered(earlier) = noted
+        && earlier != now
+    {
+        warn!(
+            ?earlier,
+            ?now,
+            "mail of this spool was offered under another cluster.node_id, or over another cluster.queue_partitions: what is still in the \
+             queue under that is delivered a second time. Empty a node (ringpost drain --to-cluster) before you change them"
+        );
+    }
+    Ok(now)
+}
+
 impl Driver {
     fn offers(&self) -> MutexGuard<'_, Offers> {
         self.offers.lock().expect("no panic happens under this lock")
@@ -214,12 +249,12 @@ impl Driver {
     }
 
     fn item(&self, id: QueueId) -> String {
-        format!("{}:{id}", self.node.me)
+        self.names.of(id)
     }
 
-    /// The shard that has a message, and its name there.
+    /// The shard that has a message, and its name there; `None` for one that is not this spool's.
     fn of_item(&self, item: &str) -> Option<(usize, QueueId)> {
-        let id: QueueId = item.rsplit_once(':')?.1.parse().ok()?;
+        let id = self.names.id_of(item)?;
         // Logs of shards that no longer exist are adopted by their number (`node`).
         Some((usize::from(id.shard) % self.shards.len(), id))
     }

@@ -176,7 +176,7 @@ struct Node {
     /// This node does not share its mail, and an earlier run did.
     retracts: bool,
     /// Keeps the spool's lock until the process has ended its shards.
-    _home: Arc<SpoolHome>,
+    home: Arc<SpoolHome>,
 }
 
 impl Node {
@@ -263,7 +263,7 @@ impl Node {
             admin,
             offer_mark,
             retracts,
-            _home: home,
+            home,
         })
     }
 
@@ -277,6 +277,8 @@ impl Node {
             shares: self.config.delivery.mode == DeliveryMode::Shared,
             retracts: self.retracts,
             mark: self.offer_mark.clone(),
+            spool: self.home.node(),
+            boot: self.home.boot(),
             cluster: cluster.handle.clone(),
         };
         handover::start(node, self.shards.clone())

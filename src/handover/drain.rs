@@ -69,8 +69,8 @@ impl SharedDelivery {
                     .to_owned(),
             );
         }
-        let mark = driver.node.mark.clone();
-        let marked = tokio::task::spawn_blocking(move || mark.set()).await.map_err(|_| "given up".to_owned())?;
+        let (mark, offering) = (driver.node.mark.clone(), driver.offering.clone());
+        let marked = tokio::task::spawn_blocking(move || mark.set(&offering)).await.map_err(|_| "given up".to_owned())?;
         marked.map_err(|reason| format!("that mail is offered cannot be noted in the spool: {reason}"))?;
         if !driver.is_draining.swap(true, Ordering::SeqCst) {
             info!("the node is emptied into the cluster's queue and takes no more mail from it");

@@ -1,4 +1,11 @@
-//! A file that says that mail of this spool may be in the cluster's queue: a run that does not share takes it back first.
+//! A file that says that mail of this spool may be in the cluster's queue, and how it is called there: a run that does not share takes it
+//! back first.
+//!
+//! ```text
+//! spool/cluster/offers   mail of this spool may be in the cluster's queue
+//!                        node=<cluster.node_id> partitions=<cluster.queue_partitions> named_since=<boot number>
+//! ```
+//! The second line is missing where a version wrote it that gave names without the spool.
 
 use std::{
     fs::{self, File},
@@ -7,6 +14,44 @@ use std::{
 };
 
 use ringpost_cluster::floor_file::replace;
+
+const FIRST_LINE: &str = "mail of this spool may be in the cluster's queue";
+
+/// How this spool's mail is offered.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Offering {
+    /// As which node.
+    pub node: String,
+    /// Over how many partitions.
+    pub partitions: u16,
+    /// Mail of earlier boots has names without the spool.
+    pub named_since: u64,
+}
+
+impl Offering {
+    fn text(&self) -> String {
+        let Offering { node, partitions, named_since } = self;
+        format!("{FIRST_LINE}\nnode={node} partitions={partitions} named_since={named_since}\n")
+    }
+
+    fn parse(text: &str) -> Option<Offering> {
+        let mut values = text.lines().nth(1)?.split(' ').map(|word| word.split_once('='));
+        let mut value = |name: &str| values.next()?.filter(|(key, _)| *key == name).map(|(_, value)| value);
+        let (node, partitions, named_since) = (value("node")?, value("partitions")?, value("named_since")?);
+        Some(Offering { node: node.to_owned(), partitions: partitions.parse().ok()?, named_since: named_since.parse().ok()? })
+    }
+}
+
+/// What an earlier run noted.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Noted {
+    /// Nothing of this spool's mail is in the queue.
+    Nothing,
+    /// Some may be, by names without the spool.
+    Unnamed,
+    /// Some may be.
+    Offered(Offering),
+}
 
 /// The file's place.
 #[derive(Clone, Debug)]
@@ -25,9 +70,18 @@ impl OfferMark {
         self.path.try_exists().unwrap_or(true)
     }
 
+    /// What it says.
+    pub fn read(&self) -> io::Result<Noted> {
+        match fs::read_to_string(&self.path) {
+            Ok(text) => Ok(Offering::parse(&text).map_or(Noted::Unnamed, Noted::Offered)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Noted::Nothing),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Durable when it returns: before the first mail is offered.
-    pub fn set(&self) -> io::Result<()> {
-        if self.path.try_exists()? {
+    pub fn set(&self, offering: &Offering) -> io::Result<()> {
+        if self.read()? == Noted::Offered(offering.clone()) {
             return Ok(());
         }
         let folder = self.path.parent().expect("it is in a folder");
@@ -35,7 +89,7 @@ impl OfferMark {
         if let Some(spool) = folder.parent() {
             File::open(spool)?.sync_all()?;
         }
-        replace(&self.path, b"mail of this spool may be in the cluster's queue\n")
+        replace(&self.path, offering.text().as_bytes())
     }
 
     /// Nothing is there any more. If that is not durable the next start looks once more.
@@ -51,17 +105,36 @@ impl OfferMark {
 mod tests {
     use super::*;
 
+    fn offering(named_since: u64) -> Offering {
+        Offering { node: "n1".to_owned(), partitions: 4, named_since }
+    }
+
     #[test]
     fn a_mark_stays_until_it_is_cleared() {
         let folder = tempfile::tempdir().unwrap();
         let mark = OfferMark::new(folder.path().join("spool/cluster"));
         assert!(!mark.is_set());
+        assert_eq!(mark.read().unwrap(), Noted::Nothing);
         fs::create_dir(folder.path().join("spool")).unwrap();
-        mark.set().unwrap();
-        mark.set().unwrap();
-        assert!(OfferMark::new(folder.path().join("spool/cluster")).is_set());
+        mark.set(&offering(0)).unwrap();
+        mark.set(&offering(0)).unwrap();
+        let again = OfferMark::new(folder.path().join("spool/cluster"));
+        assert!(again.is_set());
+        assert_eq!(again.read().unwrap(), Noted::Offered(offering(0)));
         mark.clear().unwrap();
         mark.clear().unwrap();
         assert!(!mark.is_set());
+    }
+
+    #[test]
+    fn a_mark_of_a_version_without_names_is_told_and_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let mark = OfferMark::new(folder.path().join("cluster"));
+        fs::create_dir(folder.path().join("cluster")).unwrap();
+        fs::write(folder.path().join("cluster/offers"), format!("{FIRST_LINE}\n")).unwrap();
+        assert!(mark.is_set());
+        assert_eq!(mark.read().unwrap(), Noted::Unnamed);
+        mark.set(&offering(7)).unwrap();
+        assert_eq!(mark.read().unwrap(), Noted::Offered(offering(7)));
     }
 }

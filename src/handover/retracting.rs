@@ -63,7 +63,8 @@ impl Driver {
     }
 
     async fn orphans(&self) -> Result<usize, Incomplete> {
-        let (mine, mut count) = (format!("{}:", self.node.me), 0);
+        // Of another spool of this name nothing is known here: it stays.
+        let (mine, mut count) = (self.names.prefix(), 0);
         for partition in 0..self.node.queue.bounds().partitions {
             let mut cursor = "0".to_owned();
             loop {

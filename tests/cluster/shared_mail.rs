@@ -110,3 +110,22 @@ fn with_valkey_away_a_node_that_delivers_goes_on_by_itself() {
     assert_eq!(wait_for("its own delivery", || rig.all_there(5)), 5);
     println!("delivered {:?} after Valkey went away", began.elapsed());
 }
+
+/// A node whose disk was lost, set up anew under its name, took what its first life had offered for mail that it had settled, and took the
+/// last copies out of the queue.
+#[test]
+fn what_a_lost_disk_had_offered_is_delivered_although_its_node_is_set_up_anew() {
+    let mut rig = mail_rig(&[ONLY_OFFERS, SHARES]);
+    rig.start_node(0);
+    rig.send(0, 5);
+    let pending = |rig: &Rig| rig.nodes[0].get("/api/queue/stats").and_then(|stats| stats["pending"].as_u64());
+    wait_for("five offers", || (pending(&rig)? == 5).then_some(()));
+    rig.nodes[0].process = None;
+    fs::remove_dir_all(rig.folder.path().join("spool1")).unwrap();
+    rig.start_node(0);
+    rig.send(5, 6);
+    // Its look through the queue comes before its first offer is answered, or soon after: what it took out would be gone from here on.
+    wait_for("its own offer", || (pending(&rig)? == 6).then_some(()));
+    rig.start_node(1);
+    assert_eq!(wait_for("delivery of all", || rig.all_there(6)), 6);
+}
