@@ -191,6 +191,7 @@ impl SharedDelivery {
     /// The process is about to end: what others have offered is left to others. What this node has taken over is still decided.
     pub fn leave(&self) {
         self.0.is_leaving.store(true, Ordering::Relaxed);
+        self.0.node.cluster.says_no_longer(TAKES_MAIL);
     }
 }
 

@@ -104,6 +104,7 @@ impl Agent {
             generation: String::new(),
             counters: BTreeMap::new(),
             shares: shares.kept(),
+            metadata: settings.metadata.clone(),
         };
         let handle =
             ClusterHandle { me: settings.me.clone(), control: control.clone(), known: Arc::new(Mutex::new(known)), commands: sender };
@@ -289,7 +290,7 @@ impl Agent {
 
     fn beat(&mut self, local: LocalState) {
         let stalled = local.stalled.clone();
-        let record = local.record(&self.settings, self.standing.floor(), &self.config, self.handle.shares());
+        let record = local.record(&self.settings, self.standing.floor(), &self.config, &self.handle.known());
         self.handle.known().local = local;
         if let Some(reason) = stalled {
             // A node whose shards hang must not look alive.

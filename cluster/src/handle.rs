@@ -64,6 +64,8 @@ pub(crate) struct Known {
     pub(crate) generation: String,
     pub(crate) counters: BTreeMap<String, u64>,
     pub(crate) shares: Shares,
+    /// What else the node says of itself.
+    pub(crate) metadata: BTreeMap<String, String>,
 }
 
 /// The agent as others see it. Cheap to clone.
@@ -135,6 +137,11 @@ impl ClusterHandle {
     /// Whose part of shared limits is whose, by the leader's last word.
     pub fn shares(&self) -> Shares {
         self.known().shares
+    }
+
+    /// The node says this of itself no longer, from its next heartbeat on.
+    pub fn says_no_longer(&self, key: &str) {
+        self.known().metadata.remove(key);
     }
 
     /// The version of the pushed config that runs here.

@@ -4,9 +4,9 @@ use std::{collections::BTreeMap, future::Future, path::PathBuf, pin::Pin, time::
 
 use crate::{
     config_watch::ConfigWatch,
+    handle::Known,
     identity::{Epoch, Incarnation, Leadership, Role},
     membership::{ConfigRefused, NodeRecord},
-    shares::Shares,
     valkey_error::ValkeyError,
 };
 
@@ -21,7 +21,7 @@ pub struct AgentSettings {
     pub address: String,
     /// The program's version.
     pub version: String,
-    /// What else others are to know, in the form of the admin API's field of this name.
+    /// What else others are to know at first, in the form of the admin API's field of this name.
     pub metadata: BTreeMap<String, String>,
     /// Between two heartbeats.
     pub heartbeat_interval: Duration,
@@ -60,7 +60,7 @@ pub struct LocalState {
 
 impl LocalState {
     /// As it goes into the heartbeat; texts and lists are cut to what a record may hold.
-    pub(crate) fn record(&self, settings: &AgentSettings, epoch: Epoch, config: &ConfigWatch, shares: Shares) -> NodeRecord {
+    pub(crate) fn record(&self, settings: &AgentSettings, epoch: Epoch, config: &ConfigWatch, known: &Known) -> NodeRecord {
         let cut = |text: &str, most: usize| text.chars().take(most).collect::<String>();
         let refused = config.refused();
         NodeRecord {
@@ -78,8 +78,8 @@ impl LocalState {
             shedding: self.shedding,
             last_error: self.last_error.as_ref().map(|text| cut(text, 200)),
             progress: self.progress.iter().copied().take(64).collect(),
-            shares: shares.nodes,
-            metadata: settings.metadata.clone(),
+            shares: known.shares.nodes,
+            metadata: known.metadata.clone(),
         }
     }
 }

@@ -74,6 +74,7 @@ impl SharedDelivery {
         marked.map_err(|reason| format!("that mail is offered cannot be noted in the spool: {reason}"))?;
         if !driver.is_draining.swap(true, Ordering::SeqCst) {
             info!("the node is emptied into the cluster's queue and takes no more mail from it");
+            driver.node.cluster.says_no_longer(TAKES_MAIL);
             driver.activated.notify_one();
             tokio::spawn(driver.clone().keep_draining());
         }

@@ -72,6 +72,23 @@ fn a_node_that_is_stopped_takes_no_more_mail() {
     assert!(rig.nodes[1].process.as_mut().unwrap().0.try_wait().unwrap().is_none(), "it was there all the time");
 }
 
+#[test]
+fn a_node_that_is_emptied_is_no_place_to_empty_another_into() {
+    let mut rig = mail_rig(&[SHARES, SHARES]);
+    rig.start_node(0);
+    rig.start_node(1);
+    let takes = |number: usize, of: &str| {
+        let nodes = rig.nodes[number].get("/api/cluster/nodes")?;
+        nodes.as_array()?.iter().find(|node| node["id"] == of).map(|node| !node["metadata"]["takes_mail"].is_null())
+    };
+    wait_for("n1 to know n2", || takes(0, "n2").filter(|takes| *takes));
+    let (code, _, errors) = rig.nodes[0].ringpost("drain", &["--to-cluster"]);
+    assert_eq!(code, 0, "{errors}");
+    wait_for("n2 to hear that n1 takes nothing", || takes(1, "n1").filter(|takes| !takes));
+    let (code, _, errors) = rig.nodes[1].ringpost("drain", &["--to-cluster"]);
+    assert!(code != 0 && errors.contains("no other node of the cluster takes mail"), "{code} {errors}");
+}
+
 /// Passes everything on but completes, which the server does not get to know.
 fn without_completes(server: u16) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
