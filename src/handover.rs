@@ -57,7 +57,8 @@ const OFFERERS: usize = 4;
 const ENQUEUE_BYTES_MAX: usize = 1024 * 1024;
 /// How often a node sweeps leases that ran out and looks whether Valkey is there and has its data.
 const TICK: Duration = Duration::from_millis(500);
-/// On Valkey's return, when it was away for so long that owners have delivered, they first take that out of the queue.
+/// On Valkey's return, when it was away for so long that owners have delivered, or may have gone back in time, they first take out of the
+/// queue what is not to be delivered again.
 const OWNERS_FIRST: Duration = Duration::from_secs(1);
 
 /// What hand-over needs of the node.
@@ -111,6 +112,8 @@ struct Driver {
     lease_from: Mutex<BootTime>,
     owner: Notify,
     worker: Notify,
+    /// There is a new connection for messages.
+    connected: Notify,
     is_draining: AtomicBool,
     /// The process is about to end.
     is_leaving: AtomicBool,
@@ -158,6 +161,7 @@ pub fn start(node: HandOverNode, shards: Vec<Arc<RequestLane>>) -> Result<Shared
         lease_from: Mutex::new(now),
         owner: Notify::new(),
         worker: Notify::new(),
+        connected: Notify::new(),
         is_draining: AtomicBool::new(false),
         is_leaving: AtomicBool::new(false),
         is_retracting: AtomicBool::new(node.retracts),
@@ -180,10 +184,8 @@ pub fn start(node: HandOverNode, shards: Vec<Arc<RequestLane>>) -> Result<Shared
     tokio::spawn(driver.clone().work());
     if driver.node.retracts {
         tokio::spawn(driver.clone().retract());
-    } else if driver.node.shares {
-        let looking = driver.clone();
-        tokio::spawn(async move { drop(looking.look_for_orphans().await) });
     }
+    tokio::spawn(driver.clone().keep_looking_for_orphans());
     Ok(SharedDelivery(driver))
 }
 
@@ -293,7 +295,7 @@ impl Driver {
         } else if std::mem::take(&mut *is_away) {
             // One call that came late is no outage that anybody has acted on.
             if self.offers().returned(now) {
-                *self.lease_from.lock().expect("no panic happens under this lock") = now + OWNERS_FIRST;
+                self.owners_first(now);
             }
             self.owner.notify_one();
         }
@@ -329,6 +331,7 @@ impl Driver {
             }
             let (done, work) = (self.node.queue.done_channel(), self.node.queue.work_channel());
             let mut messages = self.node.valkey.subscribe(vec![done.clone(), work.clone()]);
+            let mut is_first = true;
             let mut ticks = tokio::time::interval(TICK);
             ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             while self.is_active() {
@@ -339,14 +342,29 @@ impl Driver {
                             self.owner.notify_one();
                         }
                         Some(Message { channel, .. }) if channel == work => self.worker.notify_one(),
-                        // A new connection: what was said before was missed.
-                        Some(_) => self.offers().missed(BootTime::now()),
+                        Some(_) => self.reconnected(std::mem::take(&mut is_first)),
                         None => return,
                     },
                     _ = ticks.tick() => self.sweep().await,
                 }
             }
         }
+    }
+
+    /// What was said before was missed, and what is there may be older than what was there.
+    fn reconnected(&self, is_first: bool) {
+        let now = BootTime::now();
+        self.offers().missed(now);
+        self.owner.notify_one();
+        self.connected.notify_one();
+        if !is_first {
+            self.owners_first(now);
+        }
+    }
+
+    /// Nothing is leased before owners have had the time to take out what is not to be delivered again.
+    fn owners_first(&self, now: BootTime) {
+        *self.lease_from.lock().expect("no panic happens under this lock") = now + OWNERS_FIRST;
     }
 
     async fn sweep(&self) {

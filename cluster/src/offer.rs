@@ -129,12 +129,12 @@ impl Offers {
     pub fn sending(&mut self, id: &str) -> Sending {
         match self.items.get(id) {
             // Settled, and still there: this node's own lease ended it.
-            Some(State::Back | State::Settled) if self.delivers => return Sending::TakeBack,
+            Some(State::Back | State::Settled { .. }) if self.delivers => return Sending::TakeBack,
             // What is there, or on its way, is not sent a second time.
             Some(State::Sending | State::Waiting) => return Sending::Leave,
-            Some(State::Crossing | State::Recalled | State::Settling | State::Settled) => return Sending::Leave,
-            None | Some(State::Parted | State::Gone) if self.is_local => return Sending::TakeBack,
-            None | Some(State::Unsure | State::Fetching | State::Back | State::Parted | State::Gone) => {}
+            Some(State::Crossing | State::Recalled | State::Settling | State::Settled { .. }) => return Sending::Leave,
+            None | Some(State::Parted | State::Gone { .. }) if self.is_local => return Sending::TakeBack,
+            None | Some(State::Unsure | State::Fetching | State::Back | State::Parted | State::Gone { .. }) => {}
         }
         self.items.set(id, State::Sending);
         Sending::Send
@@ -147,20 +147,29 @@ impl Offers {
         }
     }
 
-    /// The queue has an item of this node that no shard knows: it was settled while the queue could not be told.
+    /// Whether an item has come to its end, by all that is remembered: the queue should not have it.
+    pub fn has_ended(&self, id: &str) -> bool {
+        matches!(self.items.get(id), Some(State::Settled { .. } | State::Gone { .. }))
+    }
+
+    /// The queue has an item of this node that has come to its end, or that no shard knows: it was settled while the queue could not be
+    /// told, or the queue has gone back in time. It is taken out.
     pub fn orphan(&mut self, id: &str) {
-        if self.items.get(id).is_none() {
-            self.keeps(id);
+        if self.items.get(id).is_none() || self.has_ended(id) {
+            self.items.set(id, State::Back);
+            self.withdraw.push_back(id.to_owned());
         }
     }
 
     /// A shard wants an item back.
     pub fn recalled(&mut self, id: &str) {
         match self.items.get(id) {
-            Some(State::Settling | State::Settled) => self.tell.push_back((id.to_owned(), Recall::Taken)),
+            Some(State::Settling | State::Settled { .. }) => self.tell.push_back((id.to_owned(), Recall::Taken)),
             Some(State::Crossing | State::Recalled) => {}
             Some(State::Sending) => drop(self.items.set(id, State::Crossing)),
-            None | Some(State::Unsure | State::Fetching | State::Waiting | State::Back | State::Parted | State::Gone) => self.recall(id),
+            None | Some(State::Unsure | State::Fetching | State::Waiting | State::Back | State::Parted | State::Gone { .. }) => {
+                self.recall(id)
+            }
         }
     }
 
@@ -270,8 +279,7 @@ impl Offers {
             (State::Unsure, Known::Waiting | Known::Leased | Known::Dead) => drop(self.items.set(id, State::Waiting)),
             (State::Back | State::Parted, Known::Unknown) => self.items.remove(id),
             (State::Back | State::Parted, Known::Withdrawn) => {
-                self.items.set(id, State::Gone);
-                self.forget.push_back((now + self.bounds.forget_after, id.to_owned()));
+                self.remember(id, |until| State::Gone { until }, now + self.bounds.forget_after);
             }
             _ => {}
         }
@@ -290,8 +298,7 @@ impl Offers {
     /// That it is settled here is durable.
     pub fn settled(&mut self, id: &str, now: BootTime) {
         if self.items.get(id) == Some(State::Settling) {
-            self.items.set(id, State::Settled);
-            self.forget.push_back((now + self.bounds.forget_after, id.to_owned()));
+            self.ended(id, now);
         }
     }
 
@@ -304,12 +311,12 @@ impl Offers {
 
     /// The queue has forgotten it, or had; false: it gave no answer.
     pub fn forgotten(&mut self, id: &str, is_answered: bool, now: BootTime) {
-        if matches!(self.items.get(id), Some(State::Settled | State::Gone)) {
-            if is_answered {
-                self.items.remove(id);
-            } else {
-                self.forget.push_back((now + self.bounds.reconcile_every, id.to_owned()));
-            }
+        let again_at = now + self.bounds.reconcile_every;
+        match self.items.get(id) {
+            Some(State::Settled { .. } | State::Gone { .. }) if is_answered => self.items.remove(id),
+            Some(State::Settled { .. }) => self.remember(id, |until| State::Settled { until }, again_at),
+            Some(State::Gone { .. }) => self.remember(id, |until| State::Gone { until }, again_at),
+            _ => {}
         }
     }
 
@@ -373,7 +380,7 @@ impl Offers {
         }
         // Not what was offered again meanwhile, or is another's.
         while let Some(mut ids) = take(&mut self.take_back) {
-            ids.retain(|id| matches!(self.items.get(id), None | Some(State::Back | State::Settled)));
+            ids.retain(|id| matches!(self.items.get(id), None | Some(State::Back | State::Settled { .. })));
             if !ids.is_empty() {
                 return Some(Todo::TakeBack(ids));
             }
@@ -409,9 +416,11 @@ impl Offers {
         }
         while self.forget.front().is_some_and(|(at, _)| now >= *at) {
             let due = self.forget.iter().take(IDS_PER_CALL).take_while(|(at, _)| now >= *at).count();
-            let ids: Vec<String> = self.forget.drain(..due).map(|(_, id)| id).collect();
-            // What was offered again meanwhile has another outcome to come.
-            let ids: Vec<String> = ids.into_iter().filter(|id| matches!(self.items.get(id), Some(State::Settled | State::Gone))).collect();
+            let due: Vec<(BootTime, String)> = self.forget.drain(..due).collect();
+            // What was offered or withdrawn again meanwhile has another outcome, or another time.
+            let is_over =
+                |at, id: &str| matches!(self.items.get(id), Some(State::Settled { until } | State::Gone { until }) if until == at);
+            let ids: Vec<String> = due.into_iter().filter(|(at, id)| is_over(*at, id)).map(|(_, id)| id).collect();
             if !ids.is_empty() {
                 return Some(Todo::Forget(ids));
             }
@@ -449,7 +458,8 @@ impl Offers {
             Some(State::Waiting) => self.ask.push_back(id),
             Some(State::Unsure) => self.offer.push_back(id),
             Some(State::Back | State::Recalled | State::Parted) => self.withdraw.push_back(id),
-            Some(State::Sending | State::Fetching | State::Crossing | State::Settling | State::Settled | State::Gone) | None => {}
+            Some(State::Sending | State::Fetching | State::Crossing | State::Settling | State::Settled { .. } | State::Gone { .. })
+            | None => {}
         }
     }
 
@@ -508,10 +518,14 @@ impl Offers {
         }
     }
 
-    /// It was this node's own lease. The queue remembers that for a while, too: another's claim of it is to be refused.
+    /// It is settled, or it was this node's own lease. The queue remembers that for a while, too: another's claim of it is to be refused.
     fn ended(&mut self, id: &str, now: BootTime) {
-        self.items.set(id, State::Settled);
-        self.forget.push_back((now + self.bounds.forget_after, id.to_owned()));
+        self.remember(id, |until| State::Settled { until }, now + self.bounds.forget_after);
+    }
+
+    fn remember(&mut self, id: &str, state: fn(BootTime) -> State, until: BootTime) {
+        self.items.set(id, state(until));
+        self.forget.push_back((until, id.to_owned()));
     }
 
     fn chosen(&mut self, queue: impl Fn(&mut Offers) -> &mut VecDeque<String>, is_one: impl Fn(State) -> bool) -> Option<Vec<String>> {

@@ -415,3 +415,26 @@ fn what_valkey_refuses_once_and_takes_then_is_not_delivered_here() {
     offers.enqueued("a", Enqueued::Added);
     assert_eq!(offers.poll(at(20)), None);
 }
+
+/// A Valkey that was killed and starts from a snapshot has items again that were completed and settled since.
+#[test]
+fn what_has_ended_and_is_in_the_queue_again_is_taken_out() {
+    let own = format!("{OWN_AGAIN} n1");
+    for result in ["n2 0001", &own] {
+        let mut offers = waiting("a");
+        offers.known("a", &Known::Completed(result.to_owned()), at(1));
+        while offers.poll(at(1)).is_some() {}
+        offers.settled("a", at(1));
+        offers.known("a", &Known::Completed(result.to_owned()), at(1));
+        assert!(offers.has_ended("a"), "{result}");
+        offers.orphan("a");
+        assert_eq!(offers.poll(at(2)), Some(Todo::Withdraw(one("a"))));
+        offers.withdrawn("a", true);
+        assert_eq!(offers.poll(at(2)), Some(Todo::Ask(one("a"))));
+        offers.known("a", &Known::Withdrawn, at(2));
+        assert_eq!(offers.poll(at(33)), Some(Todo::Forget(one("a"))), "a worker's late claim was refused until then");
+    }
+    let mut offers = waiting("b");
+    offers.orphan("b");
+    assert_eq!(offers.poll(at(1)), None, "what is offered stays");
+}

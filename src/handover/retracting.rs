@@ -45,6 +45,16 @@ impl Driver {
         self.has_retracted();
     }
 
+    /// Each new connection may be to a Valkey that has gone back in time: what was settled since is looked for.
+    pub(super) async fn keep_looking_for_orphans(self: Arc<Self>) {
+        loop {
+            self.connected.notified().await;
+            if self.look_for_orphans().await.is_err() {
+                return;
+            }
+        }
+    }
+
     /// Mail that was settled while the queue could not be told, perhaps in an earlier run, leaves it: nobody is to deliver it again.
     /// Repeats until Valkey has answered for all of it.
     pub(super) async fn look_for_orphans(&self) -> Result<(), Ended> {
@@ -71,6 +81,9 @@ impl Driver {
                 let answer = self.node.queue.names(partition, &cursor, &mine).await;
                 self.heard(&answer);
                 let (next, items) = answer?;
+                let (ended, items): (Vec<String>, Vec<String>) = items.into_iter().partition(|item| self.offers().has_ended(item));
+                ended.iter().for_each(|item| self.offers().orphan(item));
+                count += ended.len();
                 for (shard, ids) in self.by_shard(items) {
                     let asked = ids.iter().map(|(_, id)| *id).collect();
                     let Answer::Missing(missing) = self.ask(shard, HandOver::Missing(asked)).await? else {

@@ -183,3 +183,25 @@ fn mail_that_valkey_refuses_is_delivered_by_its_own_node() {
     rig.send(5, 10);
     assert_eq!(wait_for("delivery as before", || rig.all_there(10)), 10);
 }
+
+/// An owner looked through the queue at its own start only: a Valkey that was killed and had a snapshot gave to workers again what was
+/// completed and settled since.
+#[test]
+fn what_was_settled_before_valkey_went_back_in_time_is_not_delivered_again() {
+    let mut rig = mail_rig(&[ONLY_OFFERS, SHARES]);
+    rig.start_node(0);
+    rig.send(0, 5);
+    wait_for("five offers", || (rig.pending(0)? == 5).then_some(()));
+    rig.raw("SAVE");
+    rig.start_node(1);
+    assert_eq!(wait_for("delivery", || rig.all_there(5)), 5);
+    wait_for("settling", || rig.ids(0).is_empty().then_some(()));
+    rig.nodes[1].process = None;
+    rig.valkey = None;
+    rig.start_valkey();
+    let withdrawn = |rig: &Rig| rig.nodes[0].get("/api/queue/stats")?["counters"]["withdrawn"].as_u64();
+    wait_for("its owner to take it out", || (withdrawn(&rig)? == 5).then_some(()));
+    rig.start_node(1);
+    rig.send(5, 6);
+    assert_eq!(wait_for("delivery of what is new", || rig.all_there(6)), 6, "each once");
+}

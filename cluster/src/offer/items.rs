@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use crate::boot_time::BootTime;
+
 /// Where an item is in its hand-over.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum State {
@@ -15,8 +17,11 @@ pub(super) enum State {
     Waiting,
     /// Another has it; the spool does not know yet.
     Settling,
-    /// The spool knows.
-    Settled,
+    /// The spool knows; the queue remembers until then, and is told to forget it.
+    Settled {
+        /// See there.
+        until: BootTime,
+    },
     /// Delivered by this node; the queue may have it still.
     Back,
     /// Wanted back while it is on its way into the queue.
@@ -26,7 +31,10 @@ pub(super) enum State {
     /// A shard has it back and may offer it again. A call of before may yet bring it into the queue: it is looked for once more.
     Parted,
     /// The same, looked for. The queue remembers for a while that it was withdrawn: a worker's late claim of it is to be refused.
-    Gone,
+    Gone {
+        /// It is told to forget that then.
+        until: BootTime,
+    },
 }
 
 impl State {
@@ -34,7 +42,7 @@ impl State {
     fn is_open(self) -> bool {
         match self {
             State::Sending | State::Unsure | State::Fetching | State::Waiting | State::Crossing => true,
-            State::Settling | State::Settled | State::Back | State::Recalled | State::Parted | State::Gone => false,
+            State::Settling | State::Settled { .. } | State::Back | State::Recalled | State::Parted | State::Gone { .. } => false,
         }
     }
 }
