@@ -25,7 +25,7 @@ use crate::{
     identity::{Epoch, Leadership, Role},
     membership::{Member, MemberEvent, Members},
     pushed_config::PushedConfig,
-    shares::Shares,
+    shares::{Division, Shares},
     shares_file::SharesFile,
     standing::Standing,
     surroundings::{AgentSettings, LocalState, Surroundings},
@@ -222,8 +222,7 @@ impl Agent {
         let Some(leadership) = self.standing.leadership(now) else { return };
         self.is_doing_chores = true;
         let chores = Chores {
-            epoch: leadership.epoch,
-            plan: leadership.to_string(),
+            leadership: leadership.clone(),
             rollout: self.handle.nodes().into_iter().map(|node| (node.id.to_string(), node.config_version)).collect(),
             shares: self.handle.known().members.shares(),
             forgotten_after: self.settings.node_ttl * FORGOTTEN_AFTER_TTLS,
@@ -322,8 +321,12 @@ impl Agent {
                 if pulse.config_version < self.config.running() {
                     self.restore_config();
                 }
-                if let Some(shares) = pulse.shares {
-                    self.divide(shares);
+                if let Some(Division { by, shares }) = pulse.shares {
+                    // One that is not accepted yet is heard with a later heartbeat.
+                    self.follow(by.clone());
+                    if self.standing.judge(&by) == Verdict::Current {
+                        self.divide(shares);
+                    }
                 }
                 self.handle.known().generation = pulse.generation;
                 self.read_members(now);

@@ -2,15 +2,18 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use crate::{control_plane::ControlPlane, identity::Epoch, shares::Shares, valkey_error::ValkeyError};
+use crate::{
+    control_plane::ControlPlane,
+    identity::{Epoch, Leadership},
+    shares::Shares,
+    valkey_error::ValkeyError,
+};
 
 /// One round of them.
 #[derive(Clone, Debug)]
 pub struct Chores {
-    /// The leader's.
-    pub epoch: Epoch,
-    /// Its word for the nodes: that it leads.
-    pub plan: String,
+    /// The leader's; also its word for the nodes that it leads.
+    pub leadership: Leadership,
     /// Which node runs which pushed config.
     pub rollout: BTreeMap<String, u64>,
     /// Whose part of shared limits is whose.
@@ -22,16 +25,17 @@ pub struct Chores {
 impl Chores {
     /// Does them in order. Err(epoch): another leads, and what was left is its.
     pub async fn run(&self, control: &ControlPlane) -> Result<Result<u64, Epoch>, ValkeyError> {
+        let epoch = self.leadership.epoch;
         let rollout = serde_json::to_string(&self.rollout).expect("names and numbers");
-        if let Err(epoch) = control.write_rollout(self.epoch, &rollout).await? {
+        if let Err(epoch) = control.write_rollout(epoch, &rollout).await? {
             return Ok(Err(epoch));
         }
-        if let Err(epoch) = control.write_plan(self.epoch, &self.plan).await? {
+        if let Err(epoch) = control.write_plan(epoch, &self.leadership.to_string()).await? {
             return Ok(Err(epoch));
         }
-        if let Err(epoch) = control.write_shares(self.epoch, self.shares).await? {
+        if let Err(epoch) = control.write_shares(&self.leadership, self.shares).await? {
             return Ok(Err(epoch));
         }
-        control.prune_members(self.epoch, self.forgotten_after).await
+        control.prune_members(epoch, self.forgotten_after).await
     }
 }

@@ -12,7 +12,7 @@ use crate::{
     keyspace::Keyspace,
     membership::{Member, NodeRecord, RECORD_BYTES_MAX},
     reply::{Reply, number},
-    shares::Shares,
+    shares::{Division, Shares},
     throttle::{Flow, HORIZON, Reserved},
     valkey::{Valkey, random_u64},
     valkey_error::ValkeyError,
@@ -50,7 +50,7 @@ pub struct Pulse {
     /// The leader's word, as it wrote it.
     pub plan: String,
     /// Whose part of shared limits is whose; None: no leader has said so yet.
-    pub shares: Option<Shares>,
+    pub shares: Option<Division>,
 }
 
 /// What a heartbeat is answered with.
@@ -376,9 +376,10 @@ impl ControlPlane {
     }
 
     /// The leader writes whose part of shared limits is whose. Err(epoch): another leads.
-    pub async fn write_shares(&self, epoch: Epoch, shares: Shares) -> Result<Result<u64, Epoch>, ValkeyError> {
+    pub async fn write_shares(&self, by: &Leadership, shares: Shares) -> Result<Result<u64, Epoch>, ValkeyError> {
         let keys = [self.keyspace.epoch(), self.keyspace.shares()];
-        fenced(self.run("leader_write", &keys, &[&epoch.to_string(), &shares.to_string()]).await?)
+        let division = Division { by: by.clone(), shares };
+        fenced(self.run("leader_write", &keys, &[&by.epoch.to_string(), &division.to_string()]).await?)
     }
 
     /// For a node id of `text`, if it is one.

@@ -7,7 +7,9 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-/// The leader's word about shared limits. Text form: `nodes connected_permille`.
+use crate::identity::Leadership;
+
+/// What a leader says about shared limits. Text form: `nodes connected_permille`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Shares {
     /// Into so many equal parts a limit is divided for nodes that are cut off; at least 1.
@@ -53,6 +55,31 @@ impl FromStr for Shares {
             return Err(());
         }
         Ok(Shares { nodes, connected_permille })
+    }
+}
+
+/// [`Shares`] with whose word they are. Text form: `leadership nodes connected_permille`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Division {
+    /// A node follows it only if that is the leadership it accepted last: a Valkey that lost its data takes words of a former leader until
+    /// the first heartbeat has told it the epoch.
+    pub by: Leadership,
+    /// What it says.
+    pub shares: Shares,
+}
+
+impl fmt::Display for Division {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.by, self.shares)
+    }
+}
+
+impl FromStr for Division {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Division, ()> {
+        let (by, shares) = text.split_once(' ').ok_or(())?;
+        Ok(Division { by: by.parse().map_err(|_| ())?, shares: shares.parse()? })
     }
 }
 

@@ -11,10 +11,11 @@ use std::{
 use ringpost_cluster::{
     control_plane::{ControlPlane, Fetched, Heartbeat, Published, Pulse},
     election::{Answer, Step},
+    fence::{Fence, Verdict},
     identity::{Epoch, Incarnation, Leadership, Role},
     membership::NodeRecord,
     script::Scripts,
-    shares::Shares,
+    shares::{Division, Shares},
     target::Target,
     throttle::{Account, Flow, Reserved},
     valkey::Valkey,
@@ -292,13 +293,21 @@ fn charges_that_are_forgotten_would_be_noticed() {
 
 #[test]
 fn only_the_leader_divides_shared_limits() {
-    on_server(async |_, control| {
+    on_server(async |server, control| {
+        let leader = |epoch| Leadership { incarnation: me(2), epoch: Epoch(epoch) };
         assert_eq!(pulse(&control, 1, 4, true).await.shares, None);
-        assert_eq!(control.write_shares(Epoch(3), Shares::of(3, 1)).await.unwrap(), Err(Epoch(4)));
+        assert_eq!(control.write_shares(&leader(3), Shares::of(3, 1)).await.unwrap(), Err(Epoch(4)));
+        let said = Division { by: leader(4), shares: Shares { nodes: 3, connected_permille: 666 } };
         for _ in 0..2 {
-            assert!(control.write_shares(Epoch(4), Shares::of(3, 1)).await.unwrap().is_ok());
-            assert_eq!(pulse(&control, 1, 4, false).await.shares, Some(Shares { nodes: 3, connected_permille: 666 }));
+            assert!(control.write_shares(&leader(4), Shares::of(3, 1)).await.unwrap().is_ok());
+            assert_eq!(pulse(&control, 1, 4, false).await.shares.as_ref(), Some(&said));
         }
+        // A Valkey that lost the epoch takes a former leader's word until the first heartbeat; each node knows whose it is.
+        server.restart();
+        while control.write_shares(&leader(3), Shares::of(2, 0)).await.is_err() {}
+        let said = pulse(&control, 1, 4, true).await.shares.unwrap();
+        assert_eq!(said.shares, Shares::of(2, 0));
+        assert_eq!(Fence::new(Some(leader(4))).judge(&said.by), Verdict::Stale(Epoch(4)));
     });
 }
 
