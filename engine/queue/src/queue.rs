@@ -1,6 +1,7 @@
 //! The queue of one shard: who waits, who may go, what came of it.
 
 use std::collections::VecDeque;
+use std::hint::black_box;
 
 use hashbrown::HashTable;
 
@@ -22,7 +23,7 @@ use crate::retry::{Jitter, RetryPolicy};
 use crate::route::{DestinationLimits, RouteId, Via};
 use crate::routes::Routes;
 use crate::site::{Lookup, Role};
-use crate::slab::Slab;
+use crate::slab::{NONE, Slab};
 use crate::transition::Attempted;
 use crate::wheel::{Popped, Wheel};
 
@@ -31,6 +32,9 @@ const TIMERS_PER_POLL: usize = 1024;
 
 /// Polls from one look at the reports to the next while attempts can be begun.
 const REPORT_EVERY: u32 = 64;
+
+/// Destinations whose next messages are brought into the cache together.
+const LOADED_AHEAD: usize = 8;
 
 /// What holds for all routes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -174,6 +178,8 @@ pub struct Queue {
     pub(crate) directory: Directory,
     pub(crate) reports: Reports,
     polls: u32,
+    /// Polls until the next [`Queue::load_ahead`].
+    loaded: usize,
     /// Destinations that may be served, each at most once, in turn.
     pub(crate) serving: VecDeque<u32>,
     pub(crate) changes: VecDeque<Change>,
@@ -214,6 +220,7 @@ impl Queue {
             directory: Directory::default(),
             reports: Reports::new(settings.reports, seed, now),
             polls: 0,
+            loaded: 0,
             serving: VecDeque::with_capacity(destinations.len()),
             route_slots: (1..destinations.len() as u32).collect(),
             destinations,
@@ -361,6 +368,10 @@ impl Queue {
         {
             return Some(Work::Report(key));
         }
+        if self.loaded == 0 {
+            self.load_ahead();
+        }
+        self.loaded = self.loaded.saturating_sub(1);
         while let Some(destination) = self.serving.pop_front() {
             let state = &mut self.destinations[destination as usize];
             state.listed = false;
@@ -380,6 +391,34 @@ impl Queue {
             return Some(Work::Reserve(reservation));
         }
         self.poll_report(now).map(Work::Report)
+    }
+
+    /// Brings into the cache what the next polls read: the first messages of the destinations whose turn comes next. Most have waited long
+    /// enough to have left it, and each poll would wait for its group, then for the message and then for its recipients.
+    fn load_ahead(&mut self) {
+        let destinations = self.serving.len().min(LOADED_AHEAD);
+        let each = LOADED_AHEAD / destinations.max(1);
+        let (mut messages, mut count) = ([0; LOADED_AHEAD], 0);
+        for &destination in self.serving.iter().take(destinations) {
+            let state = &self.destinations[destination as usize];
+            let home = match &state.role {
+                Role::Site(site) => site.foremost().map_or(state, |domain| &self.destinations[domain as usize]),
+                Role::Route | Role::Domain(_) | Role::Vacant => state,
+            };
+            let mut next = home.ready.first(&self.groups, self.settings.age_step_ms).unwrap_or(NONE);
+            for _ in 0..each {
+                let Some(group) = self.groups.get(next) else { break };
+                messages[count] = group.message;
+                count += 1;
+                next = group.next;
+                black_box((self.messages[group.message].flags, self.groups.get(next).map(|group| group.message)));
+            }
+        }
+        // In a loop of its own: nothing above waits for a message.
+        for &index in &messages[..count] {
+            black_box(self.recipients.get(self.messages[index].recipients)[0].place);
+        }
+        self.loaded = destinations * each;
     }
 
     /// The next attempt at one destination, for a connection that has just become free.

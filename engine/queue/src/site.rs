@@ -252,6 +252,11 @@ impl Site {
         self.queued[usize::from(priority)].front().copied()
     }
 
+    /// A domain whose turn comes soon.
+    pub(crate) fn foremost(&self) -> Option<u32> {
+        self.queued.iter().rev().find_map(VecDeque::front).copied()
+    }
+
     pub(crate) fn pop(&mut self, priority: u8) {
         let popped = self.queued[usize::from(priority)].pop_front();
         self.entries -= usize::from(popped.is_some());
