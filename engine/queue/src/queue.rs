@@ -507,8 +507,9 @@ impl Queue {
         record: &mut Vec<u8>,
     ) -> Settled {
         let index = dispatch.key.index;
-        // Read by its end, and seldom in the cache: the load begins here and nothing waits for it.
+        // Read by its end, and seldom in the cache: the loads begin here and nothing waits for them.
         self.timers.touch(index);
+        self.index.touch(index);
         // Then nobody is deferred, and nothing is drawn.
         let decides_all = !outcomes.is_empty() && outcomes.iter().all(|(_, outcome)| outcome.is_delivery());
         let attempted = Attempted {
