@@ -7,7 +7,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     rc::Rc,
     task::{Context, Poll, Waker},
 };
@@ -156,6 +156,28 @@ struct Place<T> {
     waiting: VecDeque<Rc<Waiting<T>>>,
 }
 
+/// Destinations in turn, each once.
+#[derive(Default)]
+struct Line {
+    order: VecDeque<DestinationId>,
+    members: HashSet<DestinationId>,
+}
+
+impl Line {
+    /// At the end, unless it is in the line.
+    fn join(&mut self, destination: DestinationId) {
+        if self.members.insert(destination) {
+            self.order.push_back(destination);
+        }
+    }
+
+    fn next(&mut self) -> Option<DestinationId> {
+        let first = self.order.pop_front()?;
+        self.members.remove(&first);
+        Some(first)
+    }
+}
+
 /// The connections of a shard.
 pub struct Pool<T> {
     /// By pattern of the routes, in order.
@@ -171,8 +193,10 @@ pub struct Pool<T> {
     changes: Cell<u64>,
     /// Who waits for connections to end.
     closed: RefCell<Vec<Waker>>,
-    /// Destinations with an attempt that waits because there are `total_max` connections.
-    starved: RefCell<VecDeque<DestinationId>>,
+    /// Destinations with an attempt that waits because there are `total_max` connections, and some without.
+    starved: RefCell<Line>,
+    /// Destinations with an idle connection, and some without.
+    resting: RefCell<Line>,
     metrics: Rc<Metrics>,
 }
 
@@ -197,6 +221,7 @@ impl<T> Pool<T> {
             changes: Cell::new(0),
             closed: RefCell::default(),
             starved: RefCell::default(),
+            resting: RefCell::default(),
             metrics,
         }
     }
@@ -233,6 +258,8 @@ impl<T> Pool<T> {
         }
         for destination in may_have_room {
             while self.grant(destination) {}
+            // What still waits may do so because of the others.
+            self.starved.borrow_mut().join(destination);
         }
         self.changes.set(self.changes.get() + 1);
         self.shrinking.set(true);
@@ -292,9 +319,11 @@ impl<T> Pool<T> {
         }
         let waiting = Rc::new(Waiting { destination, item: Cell::new(Some(item)), seat: Cell::new(None), waker: RefCell::new(None) });
         place.waiting.push_back(waiting.clone());
+        let lacks_total = is_total && place.connections < place.connections_max;
         drop(places);
-        if is_total {
-            self.starved.borrow_mut().push_back(destination);
+        if lacks_total {
+            self.starved.borrow_mut().join(destination);
+            self.end_an_idle_one();
         }
         self.metrics.pool_wait_count.increment();
         Acquired::Waits(waiting)
@@ -352,7 +381,26 @@ impl<T> Pool<T> {
         }
         idle.push_back(parked.clone());
         self.idle.set(self.idle.get() + 1);
+        self.resting.borrow_mut().join(destination);
         true
+    }
+
+    /// All connections there may be are there: an idle one of some destination ends for those that have none.
+    fn end_an_idle_one(&self) {
+        let (mut places, mut resting) = (self.places.borrow_mut(), self.resting.borrow_mut());
+        while self.idle.get() > 0
+            && let Some(destination) = resting.next()
+        {
+            let Some(place) = places.get_mut(&destination) else { continue };
+            let Some(parked) = place.idle.pop_front() else { continue };
+            if !place.idle.is_empty() {
+                resting.join(destination);
+            }
+            self.idle.set(self.idle.get() - 1);
+            parked.retired.set(true);
+            wake(&parked.waker);
+            return;
+        }
     }
 
     /// Takes a connection out that is not idle any more; nothing if it was handed an attempt.
@@ -386,17 +434,20 @@ impl<T> Pool<T> {
         PoolView { active: total.saturating_sub(idle), idle, total, waiting: 0 }
     }
 
-    /// A connection is gone: its seat goes to who waits at its destination, then to who waits for any.
+    /// A connection is gone: its seat goes to who waits, and where more wait than there are seats, to one destination after the other.
     fn give_back(self: &Rc<Self>, destination: DestinationId) {
         self.total.set(self.total.get() - 1);
         self.places.borrow_mut().get_mut(&destination).expect("a seat is counted at its destination").connections -= 1;
         self.closed.take().into_iter().for_each(Waker::wake);
-        if self.grant(destination) {
-            return;
-        }
+        // It may wait from now on because of the others.
+        self.starved.borrow_mut().join(destination);
         loop {
-            let Some(starved) = self.starved.borrow_mut().pop_front() else { return };
+            let Some(starved) = self.starved.borrow_mut().next() else { return };
             if self.grant(starved) {
+                let still_waits = self.places.borrow().get(&starved).is_some_and(|place| !place.waiting.is_empty());
+                if still_waits {
+                    self.starved.borrow_mut().join(starved);
+                }
                 return;
             }
         }
@@ -498,6 +549,51 @@ mod tests {
         drop((second, seat));
         assert_eq!(pool.view(to), PoolView::default());
         assert_eq!(pool.metrics.pool_wait_count.get(), 3);
+    }
+
+    /// A busy destination kept the seats that it gave back for its own line, for as long as that was not empty, and each attempt elsewhere
+    /// that waited in vain left an entry behind.
+    #[test]
+    fn destinations_take_turns_for_the_last_seats_and_their_line_is_bounded() {
+        let (pool, busy, other, limits) = (pool(2), destination(1), destination(2), limits(2));
+        let seat = |acquired| match acquired {
+            Acquired::Seated(_, seat) => seat,
+            _ => panic!("a seat is free"),
+        };
+        let (mut first, mut second) = (seat(pool.acquire(busy, 1, &limits)), seat(pool.acquire(busy, 2, &limits)));
+        let wait = |to, item| match pool.acquire(to, item, &limits) {
+            Acquired::Waits(waiting) => waiting,
+            _ => panic!("no seat is free"),
+        };
+        for item in 100..200 {
+            let in_vain = wait(other, item);
+            assert_eq!(pool.give_up(&in_vain), Some(item));
+        }
+        assert!(pool.starved.borrow().order.len() <= 2);
+        // Its own limit kept these waiting; when a seat of its own comes back the other one is first.
+        let mine: Vec<_> = (3..6).map(|item| wait(busy, item)).collect();
+        let theirs: Vec<_> = (7..9).map(|item| wait(other, item)).collect();
+        for turn in 0..2 {
+            drop(std::mem::replace(&mut first, second));
+            let Poll::Ready(Some((_, seat))) = poll(if turn == 0 { &theirs[0] } else { &mine[0] }) else { panic!("turn {turn}") };
+            second = seat;
+        }
+        drop(first);
+        assert!(matches!(poll(&theirs[1]), Poll::Ready(Some((8, _)))));
+    }
+
+    #[test]
+    fn an_idle_connection_ends_where_others_have_no_seat() {
+        let (pool, idle, other, limits) = (pool(1), destination(1), destination(2), limits(2));
+        let Acquired::Seated(1, seat) = pool.acquire(idle, 1, &limits) else { panic!("a seat is free") };
+        let parked = Rc::default();
+        assert!(pool.park(idle, &parked, &limits) && !parked.is_retired());
+        let Acquired::Waits(waiting) = pool.acquire(other, 2, &limits) else { panic!("no seat is free") };
+        assert!(parked.is_retired() && pool.all().idle == 0);
+        pool.leave(idle, &parked);
+        drop(seat);
+        assert!(matches!(poll(&waiting), Poll::Ready(Some((2, _)))));
+        assert_eq!(pool.all().idle, 0);
     }
 
     #[test]
