@@ -4,6 +4,9 @@ use std::collections::{HashMap, VecDeque};
 
 use ringpost_queue::{DestinationId, Question, Resolution};
 
+/// An answer that is younger counts as new: a retry of many messages asks once.
+const ANEW_MS: u64 = 1000;
+
 /// Who asked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Asker {
@@ -36,6 +39,7 @@ pub struct Answers {
 
 struct Known {
     resolution: Resolution,
+    since: u64,
     arrival: u64,
 }
 
@@ -45,9 +49,9 @@ impl Answers {
         Answers { answers_max: answers_max.max(1), known: HashMap::new(), order: VecDeque::new(), arrivals: 0, waiting: HashMap::new() }
     }
 
-    /// Somebody asks. All times are milliseconds of one steady clock.
-    pub fn ask(&mut self, question: &Question, asker: Asker, now: u64) -> Asked {
-        if let Some(known) = self.known.get(question)
+    /// Somebody asks; `anew`: an answer from before does not count. All times are milliseconds of one steady clock.
+    pub fn ask(&mut self, question: &Question, anew: bool, asker: Asker, now: u64) -> Asked {
+        if let Some(known) = self.known.get(question).filter(|known| !anew || now < known.since + ANEW_MS)
             && let Some(until) = until(&known.resolution)
             && until > now
         {
@@ -74,7 +78,7 @@ impl Answers {
         }
         if until(&resolution).is_some() {
             self.arrivals += 1;
-            let known = Known { resolution: resolution.clone().map_until(|until| now + until), arrival: self.arrivals };
+            let known = Known { resolution: resolution.clone().map_until(|until| now + until), since: now, arrival: self.arrivals };
             self.order.push_back((question.clone(), self.arrivals));
             self.known.insert(question, known);
             self.give_way();
@@ -129,22 +133,35 @@ mod tests {
     #[test]
     fn one_question_at_a_time_is_asked_and_all_who_wait_get_its_answer() {
         let mut answers = Answers::new(10);
-        assert_eq!(answers.ask(&mx("a.test"), asker(0), 0), Asked::Ask);
-        assert_eq!(answers.ask(&mx("a.test"), asker(1), 5), Asked::Waits);
-        assert_eq!(answers.ask(&mx("b.test"), asker(1), 5), Asked::Ask);
+        assert_eq!(answers.ask(&mx("a.test"), false, asker(0), 0), Asked::Ask);
+        assert_eq!(answers.ask(&mx("a.test"), false, asker(1), 5), Asked::Waits);
+        assert_eq!(answers.ask(&mx("b.test"), false, asker(1), 5), Asked::Ask);
         assert_eq!(answers.waiting(), 2);
         assert_eq!(answers.answered(mx("a.test"), refused(100), 0, 10), (vec![asker(0), asker(1)], refused(100)));
-        assert_eq!(answers.ask(&mx("a.test"), asker(2), 50), Asked::Known(refused(60)));
-        assert_eq!(answers.ask(&mx("a.test"), asker(2), 110), Asked::Ask, "it has grown old");
+        assert_eq!(answers.ask(&mx("a.test"), false, asker(2), 50), Asked::Known(refused(60)));
+        assert_eq!(answers.ask(&mx("a.test"), false, asker(2), 110), Asked::Ask, "it has grown old");
+    }
+
+    /// `queue retry` for a domain that had been mended got the refusal from before, and the mail failed for good once more.
+    #[test]
+    fn who_asks_anew_gets_no_answer_from_before() {
+        let mut answers = Answers::new(10);
+        answers.ask(&mx("a.test"), false, asker(0), 0);
+        answers.answered(mx("a.test"), refused(3_600_000), 0, 0);
+        assert_eq!(answers.ask(&mx("a.test"), true, asker(0), ANEW_MS - 1), Asked::Known(refused(3_600_000 - ANEW_MS + 1)), "it is new");
+        assert_eq!(answers.ask(&mx("a.test"), true, asker(0), 5000), Asked::Ask);
+        assert_eq!(answers.ask(&mx("a.test"), true, asker(1), 5000), Asked::Waits);
+        answers.answered(mx("a.test"), refused(10_000), 0, 5100);
+        assert_eq!(answers.ask(&mx("a.test"), true, asker(0), 5200), Asked::Known(refused(9900)));
     }
 
     #[test]
     fn what_got_no_answer_is_not_kept() {
         let mut answers = Answers::new(10);
         let nothing = Resolution::Unanswered { reason: "SERVFAIL".into() };
-        answers.ask(&mx("a.test"), asker(0), 0);
+        answers.ask(&mx("a.test"), false, asker(0), 0);
         assert_eq!(answers.answered(mx("a.test"), nothing.clone(), 0, 0), (vec![asker(0)], nothing));
-        assert_eq!(answers.ask(&mx("a.test"), asker(0), 0), Asked::Ask);
+        assert_eq!(answers.ask(&mx("a.test"), false, asker(0), 0), Asked::Ask);
     }
 
     #[test]
@@ -152,12 +169,12 @@ mod tests {
         let question = Question::Hosts(Vec::new());
         let site = |until| Resolution::Site { key: String::new(), name: "h".into(), hosts: vec!["192.0.2.1:25".parse().unwrap()], until };
         let mut answers = Answers::new(10);
-        answers.ask(&question, asker(0), 0);
+        answers.ask(&question, false, asker(0), 0);
         answers.answered(question.clone(), site(100), 7, 0);
-        assert_eq!(answers.ask(&question, asker(0), 200), Asked::Ask);
+        assert_eq!(answers.ask(&question, false, asker(0), 200), Asked::Ask);
         let silent = Resolution::Unanswered { reason: "timed out".into() };
         assert_eq!(answers.answered(question.clone(), silent, 7, 200).1, site(7));
-        assert_eq!(answers.ask(&question, asker(0), 206), Asked::Known(site(1)));
+        assert_eq!(answers.ask(&question, false, asker(0), 206), Asked::Known(site(1)));
     }
 
     #[test]
@@ -166,7 +183,7 @@ mod tests {
         for round in 0..50_u64 {
             for number in 0..70 {
                 let question = mx(&format!("d{number}.test"));
-                if answers.ask(&question, asker(0), round * 1000) == Asked::Ask {
+                if answers.ask(&question, false, asker(0), round * 1000) == Asked::Ask {
                     answers.answered(question, refused(10), 0, round * 1000);
                 }
             }
@@ -174,11 +191,11 @@ mod tests {
         }
         for number in 0..1000 {
             let question = mx(&format!("e{number}.test"));
-            answers.ask(&question, asker(0), 0);
+            answers.ask(&question, false, asker(0), 0);
             answers.answered(question, refused(u64::MAX / 2), 0, 0);
         }
         assert!(answers.len() <= 100);
-        assert!(matches!(answers.ask(&mx("e999.test"), asker(0), 1), Asked::Known(_)));
-        assert_eq!(answers.ask(&mx("e0.test"), asker(0), 1), Asked::Ask);
+        assert!(matches!(answers.ask(&mx("e999.test"), false, asker(0), 1), Asked::Known(_)));
+        assert_eq!(answers.ask(&mx("e0.test"), false, asker(0), 1), Asked::Ask);
     }
 }

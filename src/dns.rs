@@ -41,6 +41,8 @@ const QUERIES_PER_CONNECTION: usize = 4096;
 #[derive(Clone)]
 pub struct Dns {
     resolver: TokioResolver,
+    /// Without a cache, for what is asked anew.
+    uncached: TokioResolver,
     own: Arc<OwnHost>,
     settings: Arc<DnsSettings>,
 }
@@ -82,28 +84,16 @@ impl Dns {
     /// From `[dns]`, or from the system's resolver configuration. Must be called within the runtime that is to run the queries.
     pub fn new(config: &Config, hostname: &str) -> Result<Dns, String> {
         let settings = config.dns.clone();
-        let from_system = if settings.servers.is_empty() { TokioResolver::builder_tokio().ok() } else { None };
-        let mut builder = from_system.unwrap_or_else(|| {
-            // As the C library does without a resolver configuration: a name server of this machine.
-            let local = [SocketAddr::from(([127, 0, 0, 1], DNS_PORT))];
-            let servers = if settings.servers.is_empty() { &local[..] } else { &settings.servers };
-            let servers = servers.iter().map(|address| {
-                let mut server = NameServerConfig::udp_and_tcp(address.ip());
-                server.connections.iter_mut().for_each(|connection| connection.port = address.port());
-                server
-            });
-            let config = ResolverConfig::from_parts(None, Vec::new(), servers.collect());
-            TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
-        });
-        let options = builder.options_mut();
-        options.timeout = settings.timeout;
-        options.attempts = usize::from(settings.attempts) - 1;
-        options.cache_size = u64::from(settings.cache_max);
-        options.max_active_requests = QUERIES_PER_CONNECTION;
-        options.preserve_intermediates = false;
-        let resolver = builder.build().map_err(|reason| reason.to_string())?;
+        let resolver = resolver(&settings, settings.cache_max.into())?;
+        let uncached = self::resolver(&settings, 0)?;
         let own = OwnHost { name: hostname.to_owned(), listeners: config.listeners.iter().map(|listener| listener.address).collect() };
-        Ok(Dns { resolver, own: Arc::new(own), settings: Arc::new(settings) })
+        Ok(Dns { resolver, uncached, own: Arc::new(own), settings: Arc::new(settings) })
+    }
+
+    /// As [`Dns::resolve`]; `anew`: with nothing that was said before.
+    pub async fn resolve_as(&self, question: Question, anew: bool) -> Resolution {
+        let resolver = if anew { &self.uncached } else { &self.resolver };
+        Dns { resolver: resolver.clone(), ..self.clone() }.resolve(question).await
     }
 
     /// The answer to a question. `until` of what comes back is relative: milliseconds from now.
@@ -203,6 +193,29 @@ impl Dns {
             Err(error) => failed(error),
         }
     }
+}
+
+fn resolver(settings: &DnsSettings, cache_max: u64) -> Result<TokioResolver, String> {
+    let from_system = if settings.servers.is_empty() { TokioResolver::builder_tokio().ok() } else { None };
+    let mut builder = from_system.unwrap_or_else(|| {
+        // As the C library does without a resolver configuration: a name server of this machine.
+        let local = [SocketAddr::from(([127, 0, 0, 1], DNS_PORT))];
+        let servers = if settings.servers.is_empty() { &local[..] } else { &settings.servers };
+        let servers = servers.iter().map(|address| {
+            let mut server = NameServerConfig::udp_and_tcp(address.ip());
+            server.connections.iter_mut().for_each(|connection| connection.port = address.port());
+            server
+        });
+        let config = ResolverConfig::from_parts(None, Vec::new(), servers.collect());
+        TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
+    });
+    let options = builder.options_mut();
+    options.timeout = settings.timeout;
+    options.attempts = usize::from(settings.attempts) - 1;
+    options.cache_size = cache_max;
+    options.max_active_requests = QUERIES_PER_CONNECTION;
+    options.preserve_intermediates = false;
+    builder.build().map_err(|reason| reason.to_string())
 }
 
 fn found<T>(lookup: &Lookup, pick: impl Fn(&RData) -> Option<T>) -> Timed<T> {

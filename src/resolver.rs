@@ -85,8 +85,8 @@ pub struct Resolver {
     answers: Answers,
     counters: Arc<DnsCounters>,
     began: Instant,
-    /// Questions for which there is no place.
-    backlog: VecDeque<Question>,
+    /// Questions for which there is no place, and whether they are asked anew.
+    backlog: VecDeque<(Question, bool)>,
     /// Answers that wait for room in the lane to their shard.
     outboxes: Vec<VecDeque<(DestinationId, Resolution)>>,
 }
@@ -134,11 +134,11 @@ impl Resolver {
                 else => std::future::pending().await,
             }
             while lookups.len() < LOOKUPS_MAX
-                && let Some(question) = self.backlog.pop_front()
+                && let Some((question, anew)) = self.backlog.pop_front()
             {
                 let dns = dns.clone();
                 self.counters.lookups.fetch_add(1, Ordering::Relaxed);
-                lookups.spawn(async move { (question.clone(), dns.resolve(question).await) });
+                lookups.spawn(async move { (question.clone(), dns.resolve_as(question, anew).await) });
             }
             self.send(shards);
             self.counters.waiting.store(self.answers.waiting() as u64, Ordering::Relaxed);
@@ -151,15 +151,15 @@ impl Resolver {
     }
 
     fn take(&mut self, request: Request) {
-        let Request { shard, lookup: Lookup { destination, question } } = request;
+        let Request { shard, lookup: Lookup { destination, question, anew } } = request;
         self.counters.questions.fetch_add(1, Ordering::Relaxed);
-        match self.answers.ask(&question, Asker { shard, destination }, self.now()) {
+        match self.answers.ask(&question, anew, Asker { shard, destination }, self.now()) {
             Asked::Known(resolution) => {
                 self.counters.hits.fetch_add(1, Ordering::Relaxed);
                 self.outboxes[usize::from(shard)].push_back((destination, resolution));
             }
             Asked::Waits => drop(self.counters.joined.fetch_add(1, Ordering::Relaxed)),
-            Asked::Ask if self.backlog.len() < BACKLOG_MAX => self.backlog.push_back(question),
+            Asked::Ask if self.backlog.len() < BACKLOG_MAX => self.backlog.push_back((question, anew)),
             Asked::Ask => {
                 let reason = format!("{}: too many questions are waiting", about(&question));
                 self.answer(question, Resolution::Unanswered { reason });

@@ -9,11 +9,9 @@ use std::time::Duration;
 const A: u16 = 1;
 const SOA: u16 = 6;
 const NXDOMAIN: u8 = 3;
-/// Seconds.
-const NEGATIVE_TTL: u32 = 1;
-
-#[derive(Default)]
 struct Zone {
+    /// How long a "no" holds, seconds.
+    negative_ttl_s: u32,
     /// By name: addresses and their TTL in seconds.
     names: HashMap<String, (Vec<Ipv4Addr>, u32)>,
     queries: HashMap<(String, u16), usize>,
@@ -31,7 +29,8 @@ impl NameServer {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
         let address = socket.local_addr().unwrap();
-        let (zone, stop) = (Arc::<Mutex<Zone>>::default(), Arc::<AtomicBool>::default());
+        let zone = Zone { negative_ttl_s: 1, names: HashMap::new(), queries: HashMap::new() };
+        let (zone, stop) = (Arc::new(Mutex::new(zone)), Arc::<AtomicBool>::default());
         let (shared, stopped) = (Arc::clone(&zone), Arc::clone(&stop));
         std::thread::spawn(move || {
             let mut query = [0; 1024];
@@ -49,6 +48,11 @@ impl NameServer {
     pub(crate) fn set(&self, name: &str, addresses: &[[u8; 4]], ttl_s: u32) {
         let addresses = addresses.iter().map(|octets| Ipv4Addr::from(*octets)).collect();
         self.zone.lock().unwrap().names.insert(name.to_owned(), (addresses, ttl_s));
+    }
+
+    /// How long a "no" holds from now on.
+    pub(crate) fn set_negative_ttl(&self, seconds: u32) {
+        self.zone.lock().unwrap().negative_ttl_s = seconds;
     }
 
     /// How often it was asked for the IPv4 addresses of a name.
@@ -100,12 +104,12 @@ fn answer(query: &[u8], zone: &mut Zone) -> Option<Vec<u8>> {
     }
     if addresses.is_empty() {
         // The root's own names, then serial, refresh, retry, expire, and how long the "no" holds (RFC 2308 4).
-        let numbers = [1, 3600, 600, 86_400, NEGATIVE_TTL].map(u32::to_be_bytes).concat();
+        let numbers = [1, 3600, 600, 86_400, zone.negative_ttl_s].map(u32::to_be_bytes).concat();
         let soa = [&[0, 0][..], &numbers].concat();
         out.push(0);
         out.extend(SOA.to_be_bytes());
         out.extend([0, 1]);
-        out.extend(NEGATIVE_TTL.to_be_bytes());
+        out.extend(zone.negative_ttl_s.to_be_bytes());
         out.extend((soa.len() as u16).to_be_bytes());
         out.extend(soa);
     }

@@ -1,10 +1,13 @@
 //! `ringpost queue` and `ringpost spool` against a running engine.
 
+use std::time::{Duration, Instant};
+
 use serde_json::Value;
 
 use crate::client::Client;
+use crate::name_server::NameServer;
 use crate::next_hop::NextHop;
-use crate::node::{Node, Setup};
+use crate::node::{Node, PATIENCE, Setup};
 
 const ANSWER_IS_NO: i32 = 1;
 const NOT_RUNNING: i32 = 69;
@@ -122,4 +125,27 @@ fn the_spool_is_read_while_running_and_when_stopped() {
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(text.ends_with("Subject: inside\r\n\r\n.dots and text\r\n"), "stopped {stopped}: {text:?}");
     }
+}
+
+/// The "no" from before was kept for as long as its zone said, so the mail failed for good once more, at once.
+#[test]
+fn a_retry_asks_anew_what_dns_has_refused() {
+    let (names, hop) = (NameServer::start(), NextHop::start());
+    names.set_negative_ttl(3600);
+    let node = Node::start(&Setup {
+        route: format!("via = \"mx\"\nport = {}", hop.address.port()),
+        extra: format!("[dns]\nservers = [\"{}\"]\nallow_private = true\n[bounce]\nenabled = false\n", names.address).leak(),
+        ..Setup::new()
+    });
+    Client::greeted(node.address).deliver("b@y.test", "Subject: x\r\n\r\nx");
+    node.wait_for_queue(|queue| queue.iter().any(|message| message["recipients"][0]["state"] == "failed"));
+    names.set("y.test", &[[127, 0, 0, 1]], 60);
+    let began = Instant::now();
+    while hop.messages().is_empty() {
+        assert!(began.elapsed() < PATIENCE, "{:?}", node.queue());
+        // One that comes within the second of the answer gets it: the next does not.
+        assert!(node.ask(&["queue", "retry", "--all"]).status.success());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    node.wait_for_queue(<[_]>::is_empty);
 }

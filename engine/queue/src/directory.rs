@@ -397,7 +397,8 @@ impl Queue {
                         Via::Named { hosts } => Question::Hosts(hosts.clone()),
                         _ => unreachable!("other routes need no DNS"),
                     };
-                    Some(Work::Resolve(Lookup { destination: self.id(slot), question }))
+                    let anew = domain.anew;
+                    Some(Work::Resolve(Lookup { destination: self.id(slot), question, anew }))
                 }
                 Step::Tell => {
                     if let Answer::Unanswered { told, .. } = &mut domain.answer {

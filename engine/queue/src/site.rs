@@ -50,6 +50,8 @@ pub struct Lookup {
     pub destination: DestinationId,
     /// What.
     pub question: Question,
+    /// An operator wants it tried again: what was said before does not count.
+    pub anew: bool,
 }
 
 /// What came of a [`Question`].
@@ -121,6 +123,8 @@ pub(crate) struct Domain {
     pub(crate) queued_at: Option<u8>,
     /// Questions without an answer in a row.
     unanswered: u32,
+    /// The next answer is to be a new one.
+    pub(crate) anew: bool,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -162,7 +166,7 @@ pub(crate) enum Step {
 
 impl Domain {
     pub(crate) fn new() -> Self {
-        Self { answer: Answer::Unknown, site: None, queued_at: None, unanswered: 0 }
+        Self { answer: Answer::Unknown, site: None, queued_at: None, unanswered: 0, anew: false }
     }
 
     pub(crate) fn step(&self, now: u64) -> Step {
@@ -195,12 +199,13 @@ impl Domain {
     }
 
     pub(crate) fn answered(&mut self, answer: Answer) {
-        self.unanswered = 0;
+        (self.unanswered, self.anew) = (0, false);
         self.answer = answer;
     }
 
     pub(crate) fn no_answer(&mut self, now: u64, jitter: &mut Jitter) {
         self.unanswered = self.unanswered.saturating_add(1);
+        self.anew = false;
         let wait = back_off_ms(UNANSWERED_FIRST_MS, UNANSWERED_MAX_MS, self.unanswered, UNANSWERED_JITTER_PERCENT, jitter);
         self.answer = Answer::Unanswered { until: now + wait, told: false };
     }
@@ -215,10 +220,11 @@ impl Domain {
         }
     }
 
-    /// Asks again at once what got no answer, or a refusal.
+    /// Asks again at once what got no answer, or a refusal; the domain may have been mended since.
     pub(crate) fn revive(&mut self) {
         if matches!(self.answer, Answer::Unanswered { .. } | Answer::Refused { .. }) {
             self.answer = Answer::Unknown;
+            self.anew = true;
         }
     }
 }

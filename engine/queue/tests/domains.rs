@@ -236,10 +236,12 @@ fn a_refusal_of_dns_fails_each_message_with_its_words() {
         enqueue(&mut queue, sequence, 5, &["a@nosuch.test", "b@nosuch.test"], START);
     }
     let (_, lookups) = work(&mut queue, START);
+    assert!(!lookups[0].anew);
     let reply = "556 5.1.10 nosuch.test takes no mail (null MX)";
     queue.resolved(lookups[0].destination, &Resolution::Refused { reply: reply.into(), until: START + MINUTE }, START);
     let (attempts, _) = work(&mut queue, START);
     assert_eq!(attempts.len(), 3);
+    let key = attempts[0].key();
     for dispatch in attempts {
         assert_eq!(queue.verdict(&dispatch), Some(Verdict::Refused(reply.into())));
         let outcomes: Vec<_> =
@@ -248,6 +250,16 @@ fn a_refusal_of_dns_fails_each_message_with_its_words() {
         assert_eq!(queue.settle(dispatch, &outcomes, START, &mut Vec::new()), Settled::Outcome);
     }
     assert_eq!(queue.counts().failed, 6);
+    // Who retries has mended it, or believes so: what was said before says nothing.
+    assert_eq!(queue.retry(key, START, &mut Vec::new()), Some(Settled::Outcome));
+    let (attempts, lookups) = work(&mut queue, START);
+    assert!(attempts.is_empty() && lookups.len() == 1 && lookups[0].anew);
+    queue.not_asked(lookups[0].destination, START);
+    let (_, lookups) = work(&mut queue, START + 1000);
+    assert!(lookups[0].anew, "nobody has answered yet");
+    queue.resolved(lookups[0].destination, &Resolution::Refused { reply: reply.into(), until: START + MINUTE }, START);
+    let (attempts, _) = work(&mut queue, START + MINUTE);
+    attempts.into_iter().for_each(|dispatch| queue.abandon(dispatch, START + MINUTE));
 }
 
 #[test]
