@@ -367,6 +367,13 @@ impl Driver {
         *self.lease_from.lock().expect("no panic happens under this lock") = now + OWNERS_FIRST;
     }
 
+    /// Owners may have begun to deliver what they had offered, and have not had the time to take it out: nothing is leased, and what was not
+    /// completed before is not completed now.
+    fn is_owners_turn(&self, now: BootTime) -> bool {
+        let was_away_long = self.offers().away_since().is_some_and(|since| now.since(since) >= self.node.lease_ttl);
+        was_away_long || now < *self.lease_from.lock().expect("no panic happens under this lock")
+    }
+
     async fn sweep(&self) {
         for partition in 0..self.node.queue.bounds().partitions {
             let answer = self.node.queue.known(partition, &[]).await;

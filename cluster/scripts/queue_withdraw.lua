@@ -1,14 +1,15 @@
--- The owner takes items back that nobody holds. That stays, as an outcome without a token, until the owner has it forgotten or enqueues the
+-- The owner takes items back that nobody holds: a lease by time that is over holds nothing, swept or not. That stays, as an outcome without a token, until the owner has it forgotten or enqueues the
 -- item again: a worker whose lease ended and whose completion was lost is to hear that the item is not its own.
 -- KEYS of the queue    ARGV owner, id... (at most 128)
 -- {code, ...}: 1 withdrawn | 0 it is leased, or another's | -1 unknown
-local READY, AGES, SCHED, DEAD, META, BODY, COUNTERS, DONE, OUTCOME =
-  KEYS[1], KEYS[2], KEYS[3], KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11], KEYS[12]
+local READY, AGES, SCHED, HELD, TIMED, DEAD, META, BODY, COUNTERS, DONE, OUTCOME =
+  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11], KEYS[12]
 if #ARGV > 129 then return redis.error_reply('ERR ringpost: at most 128 ids') end
-local metas = {}
+local metas, ends = {}, {}
 for i = 2, #ARGV do
   local packed = redis.call('HGET', META, ARGV[i])
   metas[i] = packed and cmsgpack.unpack(packed) or false
+  ends[i] = tonumber(redis.call('ZSCORE', TIMED, ARGV[i]) or '') or math.huge
 end
 local t = redis.call('TIME')
 local now = tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
@@ -17,10 +18,11 @@ for i = 2, #ARGV do
   local id, meta = ARGV[i], metas[i]
   if not meta or redis.call('HEXISTS', META, id) == 0 then
     answer[#answer + 1] = -1
-  elseif meta[1] == 'L' or meta[7] ~= ARGV[1] then
+  elseif meta[1] == 'L' and now < ends[i] or meta[7] ~= ARGV[1] then
     answer[#answer + 1] = 0
   else
-    for _, set in ipairs({READY, AGES, SCHED, DEAD}) do redis.call('ZREM', set, id) end
+    for _, set in ipairs({READY, AGES, SCHED, TIMED, DEAD}) do redis.call('ZREM', set, id) end
+    redis.call('ZREM', HELD, meta[9] .. '/' .. id)
     redis.call('HDEL', META, id)
     redis.call('HDEL', BODY, id)
     redis.call('HSET', OUTCOME, id, '\n' .. meta[7] .. '\nwithdrawn')

@@ -14,7 +14,7 @@ use ringpost_cluster::{
     script::Scripts,
     valkey::Valkey,
     work_item::{ItemKey, NewItem},
-    work_queue::{QueueBounds, WorkQueue},
+    work_queue::{Completed, QueueBounds, WorkQueue},
 };
 use server::{Durability, Server};
 
@@ -54,6 +54,47 @@ fn what_valkey_forgot_is_offered_again() {
     }
 }
 
+fn item(id: &str) -> NewItem {
+    NewItem {
+        id: id.to_owned(),
+        owner: "n2".parse().unwrap(),
+        priority: 5,
+        max_attempts: 3,
+        delay_ms: 0,
+        expires_in_ms: 0,
+        data: b"x".to_vec(),
+    }
+}
+
+/// After an outage an owner could not take back what a worker had leased long ago, until somebody swept that lease; the worker completed it
+/// meanwhile.
+#[test]
+fn a_lease_that_is_over_does_not_keep_an_item_from_its_owner() {
+    let server = Server::start(Durability::None);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let queue = queue(&server, Scripts::shipped());
+        queue.enqueue(0, &[item("over"), item("held")]).await.unwrap();
+        let (_, over) = queue.lease(0, 1, 1000, 1, 1000).await.unwrap();
+        let (_, held) = queue.lease(0, 1, 1000, 60_000, 1000).await.unwrap();
+        assert_eq!([&*over[0].id, &*held[0].id], ["over", "held"]);
+        // Its lease lasts for a millisecond of the server's clock, which is that of this machine.
+        let began = std::time::Instant::now();
+        let mut out = vec![false];
+        while out != [true] && began.elapsed() < Duration::from_secs(5) {
+            out = queue.withdraw(0, &["over"]).await.unwrap();
+        }
+        assert_eq!(out, [true]);
+        let (_, late) = queue.complete(0, &[("over", &over[0].token, "n2")]).await.unwrap();
+        assert_eq!(late, [Completed::Stale]);
+        assert_eq!(queue.recover(0, 0).await.unwrap(), (0, 0), "nothing of the lease is left");
+        assert_eq!(queue.withdraw(0, &["held"]).await.unwrap(), [false]);
+        let (_, done) = queue.complete(0, &[("held", &held[0].token, "n2")]).await.unwrap();
+        assert_eq!(done, [Completed::Done]);
+        assert_eq!(queue.stats().await.unwrap().processing, 0);
+    });
+}
+
 fn queue(server: &Server, scripts: &'static Scripts) -> WorkQueue {
     let valkey = Valkey::with_scripts(server.target(), scripts, Duration::from_secs(5));
     let bounds = QueueBounds { partitions: 1, capacity: 100, dead_max: 10 };
@@ -87,15 +128,6 @@ fn next_after_a_dead_workers_item(scripts: &'static Scripts) -> String {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let queue = queue(&server, scripts);
-        let item = |id: &str| NewItem {
-            id: id.to_owned(),
-            owner: "n1".parse().unwrap(),
-            priority: 5,
-            max_attempts: 3,
-            delay_ms: 0,
-            expires_in_ms: 0,
-            data: b"x".to_vec(),
-        };
         queue.enqueue(0, &[item("early"), item("late")]).await.unwrap();
         let (_, leased) = queue.lease(0, 1, 1000, 1, 1000).await.unwrap();
         assert_eq!(leased[0].id, "early");

@@ -81,8 +81,11 @@ impl Worker {
             }
         }
         loop {
-            let due = self.claims.due(BootTime::now());
-            self.complete(due).await?;
+            let now = BootTime::now();
+            if !self.driver.is_owners_turn(now) {
+                let due = self.claims.due(now);
+                self.complete(due).await?;
+            }
             self.driver.open_claims.store(self.claims.len() as u64, Ordering::Relaxed);
             if !self.driver.node.shares && self.claims.is_empty() {
                 // A node that does not share only finds out what its earlier runs have taken over.
@@ -101,10 +104,9 @@ impl Worker {
     async fn lease_some(&mut self) -> Result<bool, Ended> {
         let driver = self.driver.clone();
         let is_away = *driver.is_away.lock().expect("no panic happens under this lock");
-        let lease_from = *driver.lease_from.lock().expect("no panic happens under this lock");
         if !driver.takes_mail()
             || is_away
-            || BootTime::now() < lease_from
+            || driver.is_owners_turn(BootTime::now())
             || !self.restraint.allows(BootTime::now())
             || self.claims.len() >= CLAIMS_MAX
             || self.ready().await? >= READY_MAX

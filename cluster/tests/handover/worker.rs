@@ -13,7 +13,7 @@ impl World {
     pub(super) fn lease(&mut self, node: usize) {
         // Owners take back first what they have delivered while Valkey was away.
         let takes = node > 0 || self.owner == Owner::Shares;
-        if !takes || self.nodes[node].is_away || self.nodes[node].claims.len() > 8 {
+        if !takes || self.nodes[node].is_away || self.is_owners_turn(node) || self.nodes[node].claims.len() > 8 {
             let _ = self.call(node, |_, _| ());
             return;
         }
@@ -83,17 +83,24 @@ impl World {
                 Some(_) => (Completed::Stale, false),
             },
         });
+        let owner = usize::from(id.as_bytes()[1] - b'0');
         if let Some((Completed::Done, true)) = answer
-            && self.random.chance(80)
+            && self.nodes[owner].down_until.is_none()
+            && self.nodes[owner].spool.get(id) != Some(&Held::Offered)
         {
-            let owner = usize::from(id.as_bytes()[1] - b'0');
+            self.late += 1;
+        }
+        if let Some((Completed::Done, true)) = answer
+            && (!self.faults.lost_answers || self.random.chance(80))
+        {
             self.nodes[owner].pushes.push_back(id.to_owned());
         }
         answer.map(|(answer, _)| answer)
     }
 
     pub(super) fn complete(&mut self, node: usize) {
-        let mut leases = self.nodes[node].claims.due(self.now);
+        let is_due = !self.is_owners_turn(node) || self.rules == Rules::RepeatsBeforeOwners;
+        let mut leases = if is_due { self.nodes[node].claims.due(self.now) } else { Vec::new() };
         // A disk can take longer than a lease, but not time after time.
         let stored = (self.random.below(8) as usize + 1).min(self.nodes[node].to_complete.len());
         leases.extend(self.nodes[node].to_complete.drain(..stored));

@@ -36,6 +36,7 @@ const CLAIMS: ClaimTimes = ClaimTimes {
 const ATTEMPTS_MAX: u32 = 5;
 /// As the driver's.
 const TICK: Duration = Duration::from_millis(500);
+const OWNERS_FIRST: Duration = Duration::from_secs(1);
 const NODES: usize = 3;
 
 /// What can go wrong.
@@ -85,6 +86,8 @@ struct Node {
     pushes: VecDeque<String>,
     down_until: Option<BootTime>,
     is_away: bool,
+    /// Nothing is leased, nor completed once more, before: owners come first.
+    owners_until: BootTime,
     wishes: HashMap<String, Wish>,
     /// What its shard has to give, to be offered: new mail, and what it was asked for.
     unsent: VecDeque<String>,
@@ -107,6 +110,7 @@ pub struct World {
     ended: BTreeMap<String, u32>,
     owner: Owner,
     accepted: u64,
+    late: u64,
     faults: Faults,
     rules: Rules,
 }
@@ -121,6 +125,8 @@ pub struct Account {
     pub ended: u64,
     /// Dead letters.
     pub died: u64,
+    /// Completions of what its owner delivered itself by then.
+    pub late: u64,
 }
 
 /// Negative controls.
@@ -139,6 +145,10 @@ pub enum Rules {
     GivesWhatIsRecalled,
     /// What is offered again waits for room like new mail.
     GatesWhatIsOfferedAgain,
+    /// A lease that is over keeps its item in the queue until it is swept.
+    WithdrawsNoLeaseThatIsOver,
+    /// On Valkey's return a worker repeats its completions at once.
+    RepeatsBeforeOwners,
     /// The queue does not remember what was withdrawn.
     WithdrawsWithoutTrace,
     /// A node that shares no longer delivers what it finds at once.
@@ -165,6 +175,7 @@ impl World {
             pushes: VecDeque::new(),
             down_until: None,
             is_away: false,
+            owners_until: now,
             wishes: HashMap::new(),
             unsent: VecDeque::new(),
             again: VecDeque::new(),
@@ -182,6 +193,7 @@ impl World {
             ended: BTreeMap::new(),
             owner,
             accepted: 0,
+            late: 0,
             faults,
             rules,
         }
@@ -196,7 +208,10 @@ impl World {
         let answer = (self.valkey.is_up && !loses_request).then(|| script(&mut self.valkey, self.now)).filter(|_| !loses_answer);
         let (offers, generation) = (&mut self.nodes[node].offers, self.valkey.generation.to_string());
         if answer.is_some() {
-            offers.returned(self.now);
+            if offers.returned(self.now) {
+                self.nodes[node].owners_until = self.now + OWNERS_FIRST;
+            }
+            let offers = &mut self.nodes[node].offers;
             offers.generation(0, &generation, self.now);
             self.nodes[node].is_away = false;
         } else {
@@ -204,6 +219,12 @@ impl World {
             self.nodes[node].is_away = true;
         }
         answer
+    }
+
+    /// Owners may have begun to deliver what they had offered, and have not taken it out yet.
+    fn is_owners_turn(&self, node: usize) -> bool {
+        let Node { offers, owners_until, .. } = &self.nodes[node];
+        self.now < *owners_until || offers.away_since().is_some_and(|since| self.now.since(since) >= LEASE)
     }
 
     fn enqueue(&mut self, node: usize, id: &str) {
@@ -375,12 +396,13 @@ impl World {
                     }
                 }
                 Todo::Withdraw(ids) => {
+                    let keeps_over = self.rules == Rules::WithdrawsNoLeaseThatIsOver;
                     let leaves_trace = self.rules != Rules::WithdrawsWithoutTrace;
                     let answers = self.call(node, |valkey, _| {
                         ids.iter()
                             .map(|id| match valkey.items.get(id) {
-                                Some(Some(_)) => false,
-                                Some(None) => {
+                                Some(Some(lease)) if now < lease.until || keeps_over => false,
+                                Some(_) => {
                                     valkey.items.remove(id);
                                     if leaves_trace {
                                         valkey.outcomes.insert(id.clone(), (String::new(), "withdrawn".to_owned()));
@@ -484,9 +506,6 @@ impl World {
                 self.restart(node);
             }
         }
-        if self.valkey.is_up {
-            self.sweep();
-        }
         if !is_calm {
             if self.faults.flushes && self.random.below(1500) == 0 {
                 self.valkey.generation += 1;
@@ -500,7 +519,9 @@ impl World {
         for node in 0..NODES {
             if self.nodes[node].down_until.is_none() && self.now >= self.nodes[node].next_tick {
                 self.nodes[node].next_tick = self.now + TICK;
-                let _ = self.call(node, |_, _| ());
+                if self.call(node, |_, _| ()).is_some() {
+                    self.sweep();
+                }
             }
         }
         let node = self.random.below(NODES as u64) as usize;
@@ -556,6 +577,6 @@ impl World {
         }
         let surplus = self.delivered.keys().map(|id| u64::from(ends(id) - 1)).sum();
         let ended = self.ended.values().map(|&count| u64::from(count)).sum();
-        Ok(Account { accepted: self.accepted, surplus, ended, died: self.valkey.died })
+        Ok(Account { accepted: self.accepted, surplus, ended, died: self.valkey.died, late: self.late })
     }
 }
