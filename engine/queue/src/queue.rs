@@ -492,6 +492,7 @@ impl Queue {
 
     /// Takes in what came of an attempt. Recipients not named in `outcomes` count as [`Outcome::Untried`]. The record is
     /// appended to `record`. Panics if an outcome names a recipient that is not of this attempt, or one twice.
+    #[inline]
     pub fn settle(&mut self, dispatch: Dispatch, outcomes: &[(u16, Outcome<'_>)], now: u64, record: &mut Vec<u8>) -> Settled {
         self.settle_by(dispatch, outcomes, "", now, record)
     }
@@ -517,7 +518,7 @@ impl Queue {
             group: dispatch.group,
             number: dispatch.number,
             now,
-            policy: self.destinations[dispatch.destination.index()].retry,
+            destination: dispatch.destination,
             draw: if decides_all { 0 } else { self.jitter.below(u64::MAX) },
             progress: outcomes.iter().any(|(_, outcome)| *outcome != Outcome::Untried),
         };

@@ -4,6 +4,7 @@ use std::hint::black_box;
 
 use hashbrown::hash_table::Entry;
 
+use crate::arena::Span;
 use crate::destination::Destination;
 use crate::index::TAGS_MAX;
 use crate::message::{
@@ -139,6 +140,7 @@ impl Queue {
     }
 
     /// Puts each recipient, whose `group` holds its destination, into the group of that destination.
+    #[inline]
     pub(crate) fn make_groups(&mut self, index: u32) {
         let message = &mut self.messages[index];
         let span = message.recipients;
@@ -148,8 +150,12 @@ impl Queue {
             recipient.group = add_group(&mut self.groups, &mut self.destinations, group);
             recipient.next_in_group = NO_RECIPIENT;
             message.first_group = recipient.group;
-            return;
+        } else {
+            self.make_groups_of_several(index, span);
         }
+    }
+
+    fn make_groups_of_several(&mut self, index: u32, span: Span) {
         for recipient in (0..span.len() as u16).rev() {
             let destination = self.recipients.get(span)[usize::from(recipient)].group;
             let group = self.group_of(index, destination);
@@ -315,6 +321,7 @@ impl Queue {
 }
 
 /// Stores a group, behind all others of its destination.
+#[inline]
 fn add_group(groups: &mut Slab<Group>, destinations: &mut [Destination], group: Group) -> u32 {
     let index = groups.take();
     let destination = &mut destinations[group.destination as usize];

@@ -5,7 +5,7 @@ use crate::message::{Flags, Group, Message, MessageKey, NO_RECIPIENT, Place, Rec
 use crate::outcome::{Outcome, REPLY_BYTES_MAX, sanitise, split_reply};
 use crate::queue::{Dispatch, OWN, Queue, Settled};
 use crate::report::Notify;
-use crate::retry::{Jitter, RetryPolicy};
+use crate::retry::Jitter;
 use crate::site::Role;
 use crate::slab::NONE;
 
@@ -22,7 +22,8 @@ pub(crate) struct Attempted<'a> {
     pub(crate) group: u32,
     pub(crate) number: u16,
     pub(crate) now: u64,
-    pub(crate) policy: RetryPolicy,
+    /// Whose policy says when what is deferred is tried again.
+    pub(crate) destination: DestinationId,
     /// Jitter drawn once: what was deferred together comes back together, in one transaction.
     pub(crate) draw: u64,
     /// Some recipient was decided, so that trying the rest again at once comes to an end.
@@ -56,6 +57,18 @@ impl Queue {
         let Message { flags, recipients: span, first_group, .. } = self.messages[index];
         if flags.has(Flags::KEPT) {
             return false;
+        }
+        // Most mail has one recipient: nothing to go along, and its group is not read for it.
+        if let [recipient] = self.recipients.get_mut(span) {
+            if recipient.place != Place::Waiting || recipient.next_attempt > now {
+                return recipient.place != Place::Waiting;
+            }
+            recipient.place = Place::Ready;
+            self.placed[Place::Waiting as usize] -= 1;
+            self.placed[Place::Ready as usize] += 1;
+            self.add_ready(first_group, 1, |ready, groups| ready.push(groups, first_group, now));
+            self.refresh(self.groups[first_group].destination, now);
+            return true;
         }
         let (mut waiting, mut group) = (0, first_group);
         while group != NONE {
@@ -398,8 +411,9 @@ impl Queue {
                 self.keep_reply(index, recipient, &[reply], attempted.relay);
             }
             Outcome::Deferred { reply } => {
+                let policy = &self.destinations[attempted.destination.index()].retry;
                 state.deferrals = state.deferrals.saturating_add(1);
-                let wait = attempted.policy.delay_ms(u32::from(state.deferrals), &mut Jitter::new(attempted.draw));
+                let wait = policy.delay_ms(u32::from(state.deferrals), &mut Jitter::new(attempted.draw));
                 state.next_attempt = now + wait;
                 let group = state.group;
                 self.place(index, recipient, Place::Waiting);
@@ -503,6 +517,7 @@ impl Queue {
         self.close(index);
     }
 
+    #[inline]
     pub(crate) fn is_settled(&self, index: u32) -> bool {
         self.recipients.get(self.messages[index].recipients).iter().all(Recipient::is_settled)
     }
