@@ -295,6 +295,8 @@ impl Queue {
         let Some(destination) = self.destination_of_guest(&guest) else { return Err(guest) };
         let state = &mut self.destinations[destination as usize];
         if state.away.is_some() {
+            // A site that was made for it goes again in time.
+            self.refresh(destination, now);
             return Err(guest);
         }
         if guest.revive {

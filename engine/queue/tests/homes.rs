@@ -569,3 +569,42 @@ fn a_higher_priority_goes_first_on_both_sides_and_a_lower_one_is_not_starved() {
         assert!(owners.windows(2).all(|two| two != [low, low]));
     }
 }
+
+/// While a reload goes from shard to shard they differ in who is home. A shard that was asked and is none made a site for the guest that
+/// nothing removed: each counted as a destination in use for ever.
+#[test]
+fn a_site_made_for_a_guest_that_is_sent_back_goes_again() {
+    let limits = DestinationLimits { connections_max: 1, window_initial: 1, ..DestinationLimits::default() };
+    let queue = |shard| {
+        let route = Route { pattern: "*".into(), via: Via::Mx { port: 25 }, retry: RetryPolicy::default(), limits };
+        let settings = QueueSettings { homes: Homes { shard, shards: 3 }, destinations_max: 3, ..QueueSettings::default() };
+        Queue::new(settings, Routes::new(vec![route]).unwrap(), 1, START)
+    };
+    let home_of = |key: &String| Homes { shard: 0, shards: 3 }.of("*", key, &limits)[0];
+    let key = (0..).map(|number| format!("10 mx{number}.test")).find(|key| home_of(key) == 1).unwrap();
+    let (mut owner, mut stranger) = (queue(0), queue(2));
+    let destination = owner.route(b"y.test");
+    let message = NewMessage { id: QueueId { boot: 1, shard: 0, sequence: 1 }, accepted_at: START, ..NewMessage::default() };
+    let recipient = NewRecipient { address: b"b@y.test", destination, notify: Notify::default() };
+    owner.enqueue(&message, std::iter::once(recipient), START);
+    let dispatch = loop {
+        match owner.poll(START, &mut Vec::new()) {
+            Some(Work::Resolve(lookup)) => {
+                let site = Resolution::Site { key: key.clone(), name: "mx.test".into(), hosts: vec![hop(0)], until: START + 60_000 };
+                owner.resolved(lookup.destination, &site, START);
+            }
+            Some(Work::Attempt(dispatch)) => break dispatch,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(dispatch.home(), Some(1));
+    let mut guest = Guest::default();
+    owner.describe(&dispatch, 1, &mut guest);
+    assert!(stranger.has_room() && stranger.receive(guest, START).is_err() && !stranger.has_room());
+    let mut now = START;
+    while !stranger.has_room() {
+        now = stranger.next_due(now).expect("the site is there for ever").max(now + 1);
+        assert!(stranger.poll(now, &mut Vec::new()).is_none());
+    }
+    owner.abandon(dispatch, START);
+}
