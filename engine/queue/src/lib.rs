@@ -53,6 +53,7 @@ mod walks;
 mod watch;
 mod wheel;
 mod window;
+mod wrong_clock;
 
 pub use breaker::{Breaker, BreakerChange, BreakerSettings};
 pub use destination::DestinationId;

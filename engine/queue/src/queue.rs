@@ -26,6 +26,7 @@ use crate::site::{Lookup, Role};
 use crate::slab::{NONE, Slab};
 use crate::transition::Attempted;
 use crate::wheel::{Popped, Wheel};
+use crate::wrong_clock::as_accepted;
 
 /// Timers handled by one call of [`Queue::poll`] at most; the rest follow at the next call, so that other tasks get their turn.
 const TIMERS_PER_POLL: usize = 1024;
@@ -285,7 +286,8 @@ impl Queue {
     /// Queues a message found by recovery, with its outcome records, oldest first (later ones win, S11).
     ///
     /// Settled and failed recipients stay so, others wait for their persisted time; mail past its lifetime gets one more
-    /// attempt. A record that cannot be read is an error and nothing is queued: the engine reports and keeps it.
+    /// attempt. A record that cannot be read is an error and nothing is queued: the engine reports and keeps it. Times that a wrong clock
+    /// wrote are brought to where they can be: nothing waits for years because of them.
     pub fn recover<'a, 'r>(
         &mut self,
         message: &NewMessage<'_>,
@@ -293,6 +295,7 @@ impl Queue {
         records: impl Iterator<Item = &'r [u8]> + Clone,
         now: u64,
     ) -> Result<Recovered<'r>, DecodeError> {
+        let message = &as_accepted(message, now);
         let mut route = None;
         for record in records.clone() {
             route = read_head(record)?.route;
@@ -317,6 +320,7 @@ impl Queue {
                 return Err(error);
             }
         }
+        self.bound_attempts(index, now);
         let untouched = |recipient: &Recipient| recipient.place == Place::Waiting && recipient.attempts == 0;
         // What was begun here is ended here, unless this node ends nothing.
         if message.offered == Offered::Untouched

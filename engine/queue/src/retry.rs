@@ -29,6 +29,11 @@ impl Default for RetryPolicy {
 }
 
 impl RetryPolicy {
+    /// The longest wait there is, milliseconds.
+    pub(crate) fn longest_ms(&self) -> u64 {
+        self.max_ms.saturating_add(self.max_ms / 100 * u64::from(self.jitter_percent.min(100)))
+    }
+
     /// Milliseconds to wait after the `deferrals`-th deferral (1 is the first).
     pub fn delay_ms(&self, deferrals: u32, jitter: &mut Jitter) -> u64 {
         back_off_ms(self.first_ms, self.max_ms, deferrals, self.jitter_percent, jitter)

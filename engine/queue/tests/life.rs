@@ -283,6 +283,57 @@ fn mail_recovered_after_its_end_gets_one_attempt_and_at_most_the_grace() {
     expire(&mut queue, now + 4 * 60 * MINUTE);
 }
 
+/// What was accepted and deferred while the clock was ahead waited until the right time had come to the wrong one, and no event led out:
+/// the timer was set, so nothing seemed stuck.
+#[test]
+fn mail_of_a_clock_that_was_ahead_goes_on_at_the_next_start_and_expires_in_its_time() {
+    let (ahead, mut record) = (12 * 365 * DAY, Vec::new());
+    let mut queue = queue();
+    let recipients = recipients(&mut queue, &["b@y.test"]);
+    let late = NewMessage { accepted_at: START + ahead, expires_at: Some(START + ahead + 3 * DAY), ..message(ID) };
+    queue.enqueue(&late, recipients.clone().into_iter(), START + ahead);
+    let dispatch = attempt(&mut queue, START + ahead).unwrap();
+    let _ = queue.settle(dispatch, &[(0, LATER)], START + ahead, &mut record);
+
+    let mut queue = self::queue();
+    let Recovered { key, .. } = queue.recover(&late, recipients.clone().into_iter(), [&record[..]].into_iter(), START).unwrap();
+    let view = queue.show(key).unwrap().recipients().next().unwrap();
+    assert!(view.next_attempt(START).unwrap() <= START + 5 * 60 * MINUTE);
+    assert_eq!(view.expires_at(), START + 3 * DAY);
+    let mut now = START;
+    while attempt(&mut queue, now).map(|dispatch| queue.abandon(dispatch, now)).is_none() {
+        now = queue.next_due(now).unwrap();
+    }
+    assert!(now <= START + 5 * 60 * MINUTE, "{} min", (now - START) / MINUTE);
+
+    // What is to be released later has the time that it was given.
+    let held = NewMessage { accepted_at: START + ahead, not_before: Some(START + ahead + DAY), ..message(ID) };
+    let mut queue = self::queue();
+    let Recovered { key, .. } = queue.recover(&held, recipients.into_iter(), std::iter::empty(), START).unwrap();
+    let view = queue.show(key).unwrap().recipients().next().unwrap();
+    assert_eq!((view.next_attempt(START), view.expires_at()), (Some(START + DAY), START + 6 * DAY));
+}
+
+/// Before the clock was set right, mail came in from 1970: after the next start it was too old, and failed at its first deferral.
+#[test]
+fn mail_of_a_clock_that_was_behind_is_as_old_as_it_can_be() {
+    // The start before was at START, so the one after it, whatever its clock said, was not earlier.
+    let id = QueueId { boot: (START / 1000) as u32 + 1, ..ID };
+    let mut queue = queue();
+    let recipients = recipients(&mut queue, &["b@y.test"]);
+    let early = NewMessage { accepted_at: 5000, ..message(id) };
+    let now = START + DAY;
+    let Recovered { key, .. } = queue.recover(&early, recipients.clone().into_iter(), std::iter::empty(), now).unwrap();
+    let dispatch = attempt(&mut queue, now).unwrap();
+    let _ = queue.settle(dispatch, &[(0, LATER)], now, &mut Vec::new());
+    assert_eq!((state(&queue, key).0, queue.show(key).unwrap().envelope().accepted_at), (State::Deferred, START + 1000));
+    // A number that was counted on from a clock far ahead says nothing of the time.
+    let far = NewMessage { id: QueueId { boot: u32::MAX, ..ID }, ..message(ID) };
+    let mut queue = self::queue();
+    let Recovered { key, .. } = queue.recover(&far, recipients.into_iter(), std::iter::empty(), START + DAY).unwrap();
+    assert_eq!(queue.show(key).unwrap().envelope().accepted_at, START);
+}
+
 #[test]
 fn a_hold_during_an_attempt_lets_it_end_and_keeps_the_rest() {
     let mut queue = queue();
