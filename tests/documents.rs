@@ -71,6 +71,40 @@ fn named_files_exist() {
     assert!(missing.is_empty(), "{missing:#?}");
 }
 
+/// Events with their fields, as the engine writes them into the mail log: what stands in a string with `event=` before ` name=`.
+fn logged() -> Vec<(String, BTreeSet<String>)> {
+    let mut events = Vec::new();
+    for source in files(&root().join("engine/src"), "rs") {
+        let text = read(&source);
+        for line in text.split("#[cfg(test)]").next().unwrap_or_default().lines().filter(|line| line.contains("\"queue_id={")) {
+            let names = line.split([' ', '"']).filter_map(|word| word.split_once('=')).map(|(name, value)| (name, value));
+            let is_name = |name: &str| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+            let fields: Vec<_> = names.filter(|(name, _)| is_name(name)).collect();
+            let event = fields.iter().find(|(name, _)| *name == "event").unwrap_or_else(|| panic!("{}: {line}", shown(&source))).1;
+            events.push((event.to_owned(), fields.iter().map(|(name, _)| (*name).to_owned()).collect()));
+        }
+    }
+    assert!(events.len() > 15, "{events:?}");
+    events
+}
+
+/// Two events were in neither, and the field `to` of one was no forward-path as the table says.
+#[test]
+fn the_mail_log_is_described_and_has_its_schema() {
+    let table = read(&root().join("docs/mail-log.md"));
+    let schema: serde_json::Value = serde_json::from_str(&read(&root().join("docs/mail-log.schema.json"))).unwrap();
+    let (properties, known) = (&schema["properties"], &schema["properties"]["event"]["examples"]);
+    for (event, fields) in logged() {
+        let row = table.lines().find(|line| line.starts_with(&format!("| `{event}` |"))).unwrap_or_else(|| panic!("no row for {event}"));
+        assert!(known.as_array().unwrap().contains(&event.as_str().into()), "{event} is not in the schema");
+        for field in fields {
+            assert!(properties[&field].is_object(), "{event}: {field} is not in the schema");
+            let is_in_row = ["queue_id", "event"].contains(&&*field) || row.contains(&format!("`{field}`"));
+            assert!(is_in_row || field == "reports", "{event}: {field} is not in its row");
+        }
+    }
+}
+
 /// Folders whose tests the column "test" of docs/rfc.md names as `letter/test`.
 const TEST_FOLDERS: [(&str, &str); 3] = [("c", "engine/smtp/tests/client"), ("q", "engine/queue/tests"), ("b", "tests/binary")];
 

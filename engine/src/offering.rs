@@ -322,7 +322,7 @@ impl Shard {
             };
             if let Some((key, settled)) = settled {
                 self.metrics.handed_over.increment();
-                self.log_mail(format_args!("queue_id={id} event=handed_over to=\"{}\"", Escaped(to.as_bytes())));
+                self.log_mail(format_args!("queue_id={id} event=handed_over taken_by=\"{}\"", Escaped(to.as_bytes())));
                 self.persist(key, settled);
             }
         }
