@@ -14,6 +14,7 @@ use std::{
 
 use ringpost_cluster::{
     boot_time::BootTime,
+    breaker::GAP_MAX,
     handle::ClusterHandle,
     identity::NodeId,
     offer::{OfferBounds, Offers},
@@ -58,8 +59,9 @@ const ENQUEUE_BYTES_MAX: usize = 1024 * 1024;
 /// How often a node sweeps leases that ran out and looks whether Valkey is there and has its data.
 const TICK: Duration = Duration::from_millis(500);
 /// On Valkey's return, when it was away for so long that owners have delivered, or may have gone back in time, they first take out of the
-/// queue what is not to be delivered again.
-const OWNERS_FIRST: Duration = Duration::from_secs(1);
+/// queue what is not to be delivered again. An owner hears of the return later than a worker by a probe and a call at most, and then has half
+/// a second.
+const OWNERS_FIRST: Duration = GAP_MAX.saturating_add(TICK).saturating_add(TICK);
 
 /// What hand-over needs of the node.
 pub struct HandOverNode {

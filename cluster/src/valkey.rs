@@ -24,7 +24,7 @@ use tracing::{info, warn};
 
 use crate::{
     boot_time::BootTime,
-    breaker::Breaker,
+    breaker::{Breaker, GAP_MAX},
     script::{Script, Scripts},
     target::{Place, Target},
     valkey_error::ValkeyError,
@@ -368,7 +368,7 @@ impl Valkey {
                     () = tokio::time::sleep(gap / 2 + jitter) => {}
                     () = sender.closed() => return,
                 }
-                gap = (gap * 2).min(Duration::from_secs(2));
+                gap = (gap * 2).min(GAP_MAX);
             }
         });
         receiver

@@ -7,6 +7,7 @@ use std::{
 
 use ringpost_cluster::{
     boot_time::BootTime,
+    breaker::Breaker,
     claim::{ClaimTimes, Claims, Lease},
     offer::{OfferBounds, Offers, Recall, Sending, Todo},
     work_queue::{Enqueued, Known},
@@ -36,7 +37,7 @@ const CLAIMS: ClaimTimes = ClaimTimes {
 const ATTEMPTS_MAX: u32 = 5;
 /// As the driver's.
 const TICK: Duration = Duration::from_millis(500);
-const OWNERS_FIRST: Duration = Duration::from_secs(1);
+const OWNERS_FIRST: Duration = Duration::from_secs(2);
 const NODES: usize = 3;
 
 /// What can go wrong.
@@ -86,6 +87,7 @@ struct Node {
     pushes: VecDeque<String>,
     down_until: Option<BootTime>,
     is_away: bool,
+    breaker: Breaker,
     /// Nothing is leased, nor completed once more, before: owners come first.
     owners_until: BootTime,
     wishes: HashMap<String, Wish>,
@@ -175,6 +177,7 @@ impl World {
             pushes: VecDeque::new(),
             down_until: None,
             is_away: false,
+            breaker: Breaker::default(),
             owners_until: now,
             wishes: HashMap::new(),
             unsent: VecDeque::new(),
@@ -205,7 +208,15 @@ impl World {
             true => (self.random.chance(3), self.random.chance(3)),
             false => (false, false),
         };
-        let answer = (self.valkey.is_up && !loses_request).then(|| script(&mut self.valkey, self.now)).filter(|_| !loses_answer);
+        // A driver that has met nobody for a while asks again only now and then: some nodes hear of a return later than others.
+        let is_sent = self.nodes[node].breaker.allows(self.now);
+        let answer = (is_sent && self.valkey.is_up && !loses_request).then(|| script(&mut self.valkey, self.now)).filter(|_| !loses_answer);
+        let breaker = &mut self.nodes[node].breaker;
+        match answer {
+            _ if !is_sent => {}
+            Some(_) => drop(breaker.succeeded()),
+            None => drop(breaker.failed(self.now, self.random.below(1024))),
+        }
         let (offers, generation) = (&mut self.nodes[node].offers, self.valkey.generation.to_string());
         if answer.is_some() {
             if offers.returned(self.now) {
