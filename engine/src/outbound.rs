@@ -134,10 +134,13 @@ impl<'s> Outbound<'s> {
                     self.send_out();
                     let event = self.wait(due.saturating_duration_since(now), None).await;
                     let dot_left = self.note_dot();
+                    if dot_left {
+                        // Until now it was the time of a block; the answer to the whole content has one of its own, also when it has begun.
+                        awaited = None;
+                    }
                     match event {
                         Event::Bytes(bytes) => (received, consumed) = (Some(bytes), 0),
-                        // That was the time of a block; the answer to the whole content has one of its own.
-                        Event::Ended(Disconnect::TimedOut) if dot_left && !self.shard.is_ending() => awaited = None,
+                        Event::Ended(Disconnect::TimedOut) if dot_left && !self.shard.is_ending() => {}
                         Event::Ended(why) => self.client.disconnected(why),
                         Event::TimeOut | Event::Handed(_) => self.client.disconnected(Disconnect::TimedOut),
                     }

@@ -136,8 +136,10 @@ pub fn run(arguments: &HopsArguments) -> Result<bool, Box<dyn std::error::Error>
 fn options(arguments: &HopsArguments, folder: &std::path::Path, cases: &[&Case], hops: &[Hop]) -> io::Result<EngineOptions> {
     let mut options = EngineOptions::new(&arguments.engine, folder, Route::Discard)?;
     options.segment_mib = Some(1);
-    let keys = ["banner", "ehlo", "mail", "rcpt", "data", "block", "dot", "quit"];
-    let lines: Vec<String> = keys.iter().map(|key| format!("{key}_timeout = \"1s\"")).collect();
+    let keys = ["banner", "ehlo", "mail", "rcpt", "data", "block", "quit"];
+    let mut lines: Vec<String> = keys.iter().map(|key| format!("{key}_timeout = \"1s\"")).collect();
+    // Longer than that of a block, as it is by default.
+    lines.push("dot_timeout = \"6s\"".into());
     options.lines.push(("delivery", format!("{}\nthrottle_pause = \"1s\"", lines.join("\n"))));
     for ((number, case), hop) in (0..).zip(cases).zip(hops) {
         let via = if case.reading == Reading::Lmtp { "lmtp" } else { "smarthost" };

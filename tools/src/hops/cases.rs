@@ -119,6 +119,7 @@ pub(super) const CASES: &[Case] = &[
     case("closes after the dot, has nothing, then well", [Once; 3], |m| once(m, Point::Dot, Say::Close)),
     case("closes after the dot, has it, then well", [AtLeastOnce; 3], |m| once(m, Point::Dot, Say::TakeAndClose)),
     case("silent after the dot, has it, then well", [AtLeastOnce; 3], |m| once(m, Point::Dot, Say::TakeInSilence)),
+    case("one octet a second after the dot", [Once; 3], |m| once(m, Point::Dot, Say::Slowly("250\r\n"))),
     case("250 after the dot and 421 at once", [Once; 3], |m| always(m, Point::Dot, "250 2.0.0 taken\r\n421 4.3.2 closing")),
     case("250 after the dot and closes", [Once; 3], |m| always(m, Point::Dot, Say::Last("250 2.0.0 taken\r\n"))),
     case("never answers QUIT", [Once; 3], |m| always(m, Point::Quit, Say::Silence)),
