@@ -19,6 +19,7 @@ mod handover;
 mod limit_keeper;
 mod log_cli;
 mod logging;
+mod lookup_backlog;
 mod mail_log_entry;
 mod mail_log_reader;
 mod mail_log_writer;

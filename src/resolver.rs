@@ -17,14 +17,11 @@ use tracing::{debug, warn};
 use crate::{
     answers::{Answers, Asked, Asker},
     dns::{Dns, about},
+    lookup_backlog::{Ask, LookupBacklog},
 };
 
 /// Questions that may wait for the coordinator; a shard asks a further one a little later.
 const QUESTIONS_MAX: usize = 4096;
-/// Questions being asked at once. One whose name server is silent holds a place until its time-out, and delays nobody while there are others.
-const LOOKUPS_MAX: usize = 512;
-/// Questions for which there is no place; beyond, they are answered with a reason to ask again.
-const BACKLOG_MAX: usize = 65_536;
 /// Answers in one command to a shard.
 const ANSWERS_PER_COMMAND: usize = 256;
 /// A full lane to a shard is tried again after this.
@@ -85,8 +82,7 @@ pub struct Resolver {
     answers: Answers,
     counters: Arc<DnsCounters>,
     began: Instant,
-    /// Questions for which there is no place, and whether they are asked anew.
-    backlog: VecDeque<(Question, bool)>,
+    backlog: LookupBacklog,
     /// Answers that wait for room in the lane to their shard.
     outboxes: Vec<VecDeque<(DestinationId, Resolution)>>,
 }
@@ -100,7 +96,7 @@ impl Resolver {
             answers: Answers::new(cache_max),
             counters: Arc::default(),
             began: Instant::now(),
-            backlog: VecDeque::new(),
+            backlog: LookupBacklog::default(),
             outboxes: (0..shards).map(|_| VecDeque::new()).collect(),
         };
         (Questions { sender }, resolver)
@@ -113,7 +109,7 @@ impl Resolver {
 
     /// Answers for ever.
     pub async fn run(mut self, dns: Dns, shards: &[Arc<RequestLane>]) {
-        let mut lookups: JoinSet<(Question, Resolution)> = JoinSet::new();
+        let mut lookups: JoinSet<(Question, bool, Resolution)> = JoinSet::new();
         loop {
             let is_stuck = self.outboxes.iter().any(|outbox| !outbox.is_empty());
             tokio::select! {
@@ -126,19 +122,20 @@ impl Resolver {
                     }
                 }
                 Some(done) = lookups.join_next() => match done {
-                    Ok((question, resolution)) => self.answer(question, resolution),
+                    Ok((question, was_again, resolution)) => {
+                        self.backlog.ended(&question, was_again, !matches!(resolution, Resolution::Unanswered { .. }));
+                        self.answer(question, resolution);
+                    }
                     Err(reason) => warn!(%reason, "a lookup ended without an answer"),
                 },
                 () = tokio::time::sleep(LANE_RETRY), if is_stuck => {}
                 // All shards have ended, and nothing is left to be looked up for them.
                 else => std::future::pending().await,
             }
-            while lookups.len() < LOOKUPS_MAX
-                && let Some((question, anew)) = self.backlog.pop_front()
-            {
+            while let Some(Ask { question, anew, is_again }) = self.backlog.next() {
                 let dns = dns.clone();
                 self.counters.lookups.fetch_add(1, Ordering::Relaxed);
-                lookups.spawn(async move { (question.clone(), dns.resolve_as(question, anew).await) });
+                lookups.spawn(async move { (question.clone(), is_again, dns.resolve_as(question, anew).await) });
             }
             self.send(shards);
             self.counters.waiting.store(self.answers.waiting() as u64, Ordering::Relaxed);
@@ -159,7 +156,7 @@ impl Resolver {
                 self.outboxes[usize::from(shard)].push_back((destination, resolution));
             }
             Asked::Waits => drop(self.counters.joined.fetch_add(1, Ordering::Relaxed)),
-            Asked::Ask if self.backlog.len() < BACKLOG_MAX => self.backlog.push_back((question, anew)),
+            Asked::Ask if self.backlog.push(question.clone(), anew) => {}
             Asked::Ask => {
                 let reason = format!("{}: too many questions are waiting", about(&question));
                 self.answer(question, Resolution::Unanswered { reason });
