@@ -52,6 +52,8 @@ const RECONCILE_EVERY: Duration = Duration::from_secs(10);
 const FORGET_AFTER: Duration = Duration::from_secs(60);
 /// Offered at most, of what nobody is known to have: an entry has about 200 bytes, so this is 10 MB.
 const OFFERS_MAX: usize = 50_000;
+/// What made a dead letter of mail has had the time to end.
+const DEAD_WAIT: Duration = Duration::from_secs(300);
 /// Batches of one shard's mail, new or to be offered again, that are read or on their way into the queue at the same time.
 const OFFERERS: usize = 4;
 /// Bytes on their way into the queue at the same time: what a slow network carries within the deadline of a call.
@@ -142,6 +144,7 @@ pub fn start(node: HandOverNode, shards: Vec<Arc<RequestLane>>) -> Result<Shared
         reconcile_every: RECONCILE_EVERY,
         forget_after: FORGET_AFTER,
         open_max: OFFERS_MAX,
+        dead_wait: DEAD_WAIT,
     };
     let mut offers = Offers::new(bounds, node.delivers, now);
     let offering = offering(&node).map_err(|reason| format!("how mail was offered cannot be read in the spool: {reason}"))?;

@@ -50,6 +50,20 @@ pub struct OfferBounds {
     /// Offered at most, of what nobody is known to have; what is accepted beyond waits in its shard. What has ended does not count, and is
     /// remembered for `forget_after`: that many more are kept as are settled in that time.
     pub open_max: usize,
+    /// A node that does not deliver offers a dead letter again after so long, and after twice as long each further time.
+    pub dead_wait: Duration,
+}
+
+/// So many times the first wait a dead letter waits at most.
+const DEAD_WAITS_MAX: u32 = 16;
+
+/// A dead letter that nobody but other nodes can deliver.
+#[derive(Debug)]
+struct DeadLetter {
+    /// How long it waits this time, or the next.
+    wait: Duration,
+    /// `None`: it was offered again, and has not died again.
+    again_at: Option<BootTime>,
 }
 
 /// All that this node has offered.
@@ -66,6 +80,8 @@ pub struct Offers {
     /// Of that, what its shard could not settle.
     settle_later: VecDeque<(BootTime, (String, String))>,
     take_back: VecDeque<String>,
+    /// Of a node that does not deliver.
+    dead: BTreeMap<String, DeadLetter>,
     withdraw: VecDeque<String>,
     forget: VecDeque<(BootTime, String)>,
     /// Items that Valkey would not take, with the time at which the node delivers them itself.
@@ -95,6 +111,7 @@ impl Offers {
             settle: VecDeque::new(),
             settle_later: VecDeque::new(),
             take_back: VecDeque::new(),
+            dead: BTreeMap::new(),
             withdraw: VecDeque::new(),
             forget: VecDeque::new(),
             refused: VecDeque::new(),
@@ -131,7 +148,7 @@ impl Offers {
             // Settled, and still there: this node's own lease ended it.
             Some(State::Back | State::Settled { .. }) if self.delivers => return Sending::TakeBack,
             // What is there, or on its way, is not sent a second time.
-            Some(State::Sending | State::Waiting) => return Sending::Leave,
+            Some(State::Sending | State::Waiting | State::Reviving) => return Sending::Leave,
             Some(State::Crossing | State::Recalled | State::Settling | State::Settled { .. }) => return Sending::Leave,
             None | Some(State::Parted | State::Gone { .. }) if self.is_local => return Sending::TakeBack,
             None | Some(State::Unsure | State::Fetching | State::Back | State::Parted | State::Gone { .. }) => {}
@@ -167,9 +184,8 @@ impl Offers {
             Some(State::Settling | State::Settled { .. }) => self.tell.push_back((id.to_owned(), Recall::Taken)),
             Some(State::Crossing | State::Recalled) => {}
             Some(State::Sending) => drop(self.items.set(id, State::Crossing)),
-            None | Some(State::Unsure | State::Fetching | State::Waiting | State::Back | State::Parted | State::Gone { .. }) => {
-                self.recall(id)
-            }
+            None | Some(State::Back | State::Parted | State::Gone { .. }) => self.recall(id),
+            Some(State::Unsure | State::Fetching | State::Waiting | State::Reviving) => self.recall(id),
         }
     }
 
@@ -233,7 +249,7 @@ impl Offers {
 
     /// The spool does not have it any more: it was settled by command, or is in delivery.
     pub fn gone(&mut self, id: &str) {
-        if let Some(State::Sending | State::Unsure | State::Fetching | State::Waiting) = self.items.get(id) {
+        if let Some(State::Sending | State::Unsure | State::Fetching | State::Waiting | State::Reviving) = self.items.get(id) {
             self.items.set(id, State::Back);
             self.withdraw.push_back(id.to_owned());
         }
@@ -264,17 +280,28 @@ impl Offers {
             // A call of before brought it in.
             (State::Recalled, Known::Waiting | Known::Dead) => self.withdraw.push_back(id.to_owned()),
             (State::Back | State::Parted, Known::Completed(result)) if result.starts_with(OWN_AGAIN) => self.ended(id, now),
-            (State::Waiting | State::Unsure | State::Fetching, Known::Completed(result)) if result.starts_with(OWN_AGAIN) => self.back(id),
-            (State::Waiting | State::Unsure | State::Fetching | State::Back | State::Parted, Known::Completed(result)) => {
+            (State::Waiting | State::Reviving | State::Unsure | State::Fetching, Known::Completed(result))
+                if result.starts_with(OWN_AGAIN) =>
+            {
+                self.back(id);
+            }
+            (
+                State::Reviving | State::Waiting | State::Unsure | State::Fetching | State::Back | State::Parted,
+                Known::Completed(result),
+            ) => {
                 self.settling(id, result);
             }
             // It never came, or Valkey lost it; or it was withdrawn, which was not heard.
-            (State::Waiting, Known::Unknown | Known::Withdrawn) => {
+            (State::Waiting | State::Reviving, Known::Unknown | Known::Withdrawn) => {
                 self.items.set(id, State::Unsure);
                 self.offer.push_back(id.to_owned());
             }
             // Poison to its workers, or past its time: the owner sees to it.
             (State::Waiting, Known::Dead) if self.delivers => self.back(id),
+            (State::Waiting, Known::Dead) => self.dead(id, now),
+            // It was given another chance by command.
+            (State::Reviving, Known::Waiting | Known::Leased) => drop(self.items.set(id, State::Waiting)),
+            (State::Reviving, Known::Dead) => self.withdraw.push_back(id.to_owned()),
             // What is being fetched is given by its shard in any case.
             (State::Unsure, Known::Waiting | Known::Leased | Known::Dead) => drop(self.items.set(id, State::Waiting)),
             (State::Back | State::Parted, Known::Unknown) => self.items.remove(id),
@@ -289,7 +316,8 @@ impl Offers {
     pub fn withdrawn(&mut self, id: &str, is_out: bool) {
         match self.items.get(id) {
             // Out of the queue is what was completed, too: the queue's next answer tells. A leased one is asked for in the next round.
-            Some(State::Back | State::Parted | State::Recalled) if is_out => self.ask.push_back(id.to_owned()),
+            Some(State::Back | State::Parted | State::Recalled | State::Reviving) if is_out => self.ask.push_back(id.to_owned()),
+            Some(State::Reviving) => drop(self.items.set(id, State::Waiting)),
             Some(State::Recalled) => self.is_leased(id),
             _ => {}
         }
@@ -399,9 +427,7 @@ impl Offers {
             self.begin_round();
         }
         // What this node delivers itself leaves the queue first: workers are about to lease again.
-        if let Some(ids) =
-            self.chosen(|offers| &mut offers.withdraw, |state| matches!(state, State::Back | State::Recalled | State::Parted))
-        {
+        if let Some(ids) = self.chosen(|offers| &mut offers.withdraw, State::is_to_leave) {
             return Some(Todo::Withdraw(ids));
         }
         if let Some(ids) = take(&mut self.ask) {
@@ -444,7 +470,9 @@ impl Offers {
         self.withdraw.clear();
         self.offer.clear();
         self.unheard.clear();
-        let is_asked_about = |state| matches!(state, State::Waiting | State::Unsure | State::Back | State::Recalled | State::Parted);
+        let Offers { dead, items, .. } = self;
+        dead.retain(|id, _| items.get(id).is_some_and(State::is_open));
+        let is_asked_about = |state: State| matches!(state, State::Waiting | State::Unsure) || state.is_to_leave();
         self.items.in_states(is_asked_about).into_iter().for_each(|id| self.look_after(id));
     }
 
@@ -457,7 +485,7 @@ impl Offers {
         match self.items.get(&id) {
             Some(State::Waiting) => self.ask.push_back(id),
             Some(State::Unsure) => self.offer.push_back(id),
-            Some(State::Back | State::Recalled | State::Parted) => self.withdraw.push_back(id),
+            Some(State::Back | State::Recalled | State::Parted | State::Reviving) => self.withdraw.push_back(id),
             Some(State::Sending | State::Fetching | State::Crossing | State::Settling | State::Settled { .. } | State::Gone { .. })
             | None => {}
         }
@@ -467,6 +495,23 @@ impl Offers {
         self.items.set(id, State::Back);
         self.take_back.push_back(id.to_owned());
         self.withdraw.push_back(id.to_owned());
+    }
+
+    /// The workers could not take it, which says nothing of the mail: their disks were slow, or the network. It leaves the queue and is offered
+    /// once more when it has waited.
+    fn dead(&mut self, id: &str, now: BootTime) {
+        let first = DeadLetter { wait: self.bounds.dead_wait, again_at: None };
+        let letter = self.dead.entry(id.to_owned()).or_insert(first);
+        match letter.again_at {
+            None => letter.again_at = Some(now + letter.wait),
+            Some(at) if now >= at => {
+                letter.wait = (letter.wait * 2).min(self.bounds.dead_wait * DEAD_WAITS_MAX);
+                letter.again_at = None;
+                self.items.set(id, State::Reviving);
+                self.withdraw.push_back(id.to_owned());
+            }
+            Some(_) => {}
+        }
     }
 
     fn recall(&mut self, id: &str) {

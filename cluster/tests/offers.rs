@@ -14,6 +14,7 @@ const BOUNDS: OfferBounds = OfferBounds {
     reconcile_every: Duration::from_secs(10),
     forget_after: Duration::from_secs(30),
     open_max: 2,
+    dead_wait: Duration::from_secs(300),
 };
 
 fn at(seconds: u64) -> BootTime {
@@ -437,4 +438,66 @@ fn what_has_ended_and_is_in_the_queue_again_is_taken_out() {
     let mut offers = waiting("b");
     offers.orphan("b");
     assert_eq!(offers.poll(at(1)), None, "what is offered stays");
+}
+
+/// Every way of mail into the dead letters is one of its surroundings (slow disks, slow networks). A node that delivers takes it back; at one
+/// that only offers it stayed there until it expired, and its sender was told that it could not be delivered.
+#[test]
+fn a_front_end_offers_a_dead_letter_again_and_waits_longer_each_time() {
+    let mut offers = Offers::new(BOUNDS, false, at(0));
+    offers.sending("a");
+    offers.enqueued("a", Enqueued::Added);
+    let mut now = 10;
+    for wait in [300, 600, 1200, 2400, 4800, 4800] {
+        for seconds in [0, wait - 1] {
+            offers.known("a", &Known::Dead, at(now + seconds));
+            assert_eq!(offers.poll(at(0)), None, "{wait}");
+        }
+        now += wait;
+        offers.known("a", &Known::Dead, at(now));
+        assert_eq!(offers.poll(at(0)), Some(Todo::Withdraw(one("a"))), "{wait}");
+        assert_eq!(offers.sending("a"), Sending::Leave);
+        offers.withdrawn("a", true);
+        assert_eq!(offers.poll(at(0)), Some(Todo::Ask(one("a"))));
+        offers.known("a", &Known::Withdrawn, at(now));
+        assert_eq!(offers.poll(at(0)), Some(Todo::Offer(one("a"))));
+        assert_eq!(offers.sending("a"), Sending::Send);
+        offers.enqueued("a", Enqueued::Added);
+    }
+}
+
+#[test]
+fn a_dead_letter_on_its_way_out_can_be_leased_completed_and_recalled() {
+    let reviving = || {
+        let mut offers = Offers::new(BOUNDS, false, at(0));
+        offers.sending("a");
+        offers.enqueued("a", Enqueued::Added);
+        offers.known("a", &Known::Dead, at(0));
+        offers.known("a", &Known::Dead, at(300));
+        assert_eq!(offers.poll(at(0)), Some(Todo::Withdraw(one("a"))));
+        offers
+    };
+    let mut leased = reviving();
+    leased.withdrawn("a", false);
+    assert_eq!(leased.poll(at(10)), Some(Todo::Ask(one("a"))), "requeued by command, it waits like any other");
+
+    let mut completed = reviving();
+    completed.withdrawn("a", true);
+    completed.poll(at(0));
+    completed.known("a", &Known::Completed("n2 0001".to_owned()), at(301));
+    assert_eq!(completed.poll(at(0)), Some(Todo::Settle(vec![("a".to_owned(), "n2 0001".to_owned())])));
+
+    let mut recalled = reviving();
+    recalled.recalled("a");
+    recalled.withdrawn("a", true);
+    assert_eq!(recalled.poll(at(0)), Some(Todo::Withdraw(one("a"))));
+    recalled.poll(at(0));
+    recalled.known("a", &Known::Withdrawn, at(301));
+    assert_eq!(recalled.poll(at(0)), told("a", Recall::Out));
+
+    let mut unheard = reviving();
+    unheard.away(at(301));
+    unheard.unheard(one("a"));
+    unheard.returned(at(302));
+    assert_eq!(unheard.poll(at(0)), Some(Todo::Withdraw(one("a"))));
 }

@@ -15,6 +15,8 @@ pub(super) enum State {
     Fetching,
     /// In the queue, by its last word.
     Waiting,
+    /// A dead letter that is to be offered once more: to leave the queue first.
+    Reviving,
     /// Another has it; the spool does not know yet.
     Settling,
     /// The spool knows; the queue remembers until then, and is told to forget it.
@@ -39,11 +41,16 @@ pub(super) enum State {
 
 impl State {
     /// It is offered and nobody is known to have it. The others have come to an end, and are remembered for a bounded time.
-    fn is_open(self) -> bool {
+    pub(super) fn is_open(self) -> bool {
         match self {
-            State::Sending | State::Unsure | State::Fetching | State::Waiting | State::Crossing => true,
+            State::Sending | State::Unsure | State::Fetching | State::Waiting | State::Reviving | State::Crossing => true,
             State::Settling | State::Settled { .. } | State::Back | State::Recalled | State::Parted | State::Gone { .. } => false,
         }
+    }
+
+    /// The queue is not to have it.
+    pub(super) fn is_to_leave(self) -> bool {
+        matches!(self, State::Back | State::Recalled | State::Parted | State::Reviving)
     }
 }
 

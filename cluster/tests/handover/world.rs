@@ -26,6 +26,7 @@ const OFFERS: OfferBounds = OfferBounds {
     forget_after: Duration::from_secs(60),
     // Far below what is offered.
     open_max: 4,
+    dead_wait: Duration::from_secs(300),
 };
 const CLAIMS: ClaimTimes = ClaimTimes {
     lease_ttl: LEASE,
