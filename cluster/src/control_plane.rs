@@ -57,7 +57,7 @@ pub struct Pulse {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Heartbeat {
     /// Taken.
-    Taken(Pulse),
+    Taken(Box<Pulse>),
     /// Another process uses this node's id.
     Displaced(String),
 }
@@ -215,7 +215,7 @@ impl ControlPlane {
         let (config_version, config_hash, poll_ms, plan) = (reply.count()?, reply.text()?, reply.count()?, reply.text()?);
         let poll = (poll_ms > 0).then(|| Duration::from_millis(poll_ms));
         let shares = reply.text()?.parse().ok();
-        Ok(Heartbeat::Taken(Pulse { now_ms, epoch, leader, generation, config_version, config_hash, poll, plan, shares }))
+        Ok(Heartbeat::Taken(Box::new(Pulse { now_ms, epoch, leader, generation, config_version, config_hash, poll, plan, shares })))
     }
 
     /// This node leaves in order.

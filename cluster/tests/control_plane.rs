@@ -72,7 +72,7 @@ async fn acquire(control: &ControlPlane, who: u128, floor: u64) -> Answer {
 
 async fn pulse(control: &ControlPlane, who: u128, floor: u64, is_first: bool) -> Pulse {
     match control.heartbeat(&me(who), Epoch(floor), &record(&me(who)), is_first).await.unwrap() {
-        Heartbeat::Taken(pulse) => pulse,
+        Heartbeat::Taken(pulse) => *pulse,
         Heartbeat::Displaced(by) => panic!("displaced by {by}"),
     }
 }
