@@ -62,6 +62,30 @@ fn all(queue: &mut Queue, filter: &Filter, limit: usize) -> Vec<u64> {
     found
 }
 
+/// Two hundred messages of a thousand recipients each were one page: a shard did nothing else for a tenth of a second.
+#[test]
+fn a_page_of_messages_with_many_recipients_is_short() {
+    let mut queue = queue(1);
+    let addresses: Vec<String> = (0..600).map(|number| format!("r{number}@a.test")).collect();
+    let destination = queue.route(b"a.test");
+    for sequence in 0..20 {
+        let id = QueueId { boot: 1, shard: 0, sequence };
+        let message = NewMessage { id, accepted_at: START, reverse_path: b"s@b.test", ..NewMessage::default() };
+        let to = addresses.iter().map(|address| NewRecipient { address: address.as_bytes(), destination, notify: Notify::UNSAID });
+        queue.enqueue(&message, to, START);
+    }
+    for filter in [Filter::default(), Filter { sender_domain: Some("b.test".into()), ..Filter::default() }] {
+        let (mut cursor, mut pages, mut found) = (Some(Cursor::default()), 0, Vec::new());
+        while let Some(at) = cursor {
+            let before = found.len();
+            cursor = queue.page(&filter, at, 200, |message| found.push(message.envelope().id.sequence)).unwrap();
+            assert!(found.len() - before <= 2, "{}", found.len() - before);
+            pages += 1;
+        }
+        assert_eq!((found, pages >= 10), ((0..20).collect(), true));
+    }
+}
+
 /// Each filter finds what a plain map says, in the order of arrival, at any depth of messages that were not put into lists yet.
 #[test]
 fn every_filter_finds_what_a_map_finds() {
