@@ -17,6 +17,7 @@ use crate::message::{
 };
 use crate::offering::Offered;
 use crate::outcome::{DecodeError, Outcome, read_head};
+use crate::queue_id::QueueId;
 use crate::quota::Reservation;
 use crate::report::{ReportLimits, Reports};
 use crate::retry::{Jitter, RetryPolicy};
@@ -168,6 +169,8 @@ pub struct Queue {
     pub(crate) recipients: Arena<Recipient, 1>,
     pub(crate) texts: Arena<u8, 8>,
     pub(crate) by_id: HashTable<u32>,
+    /// The highest id that ever was in the table; ids are ordered by process life, shard and number.
+    pub(crate) newest_id: QueueId,
     pub(crate) index: Index,
     /// The domain that a recipient without one is routed by.
     pub(crate) local_domain: String,
@@ -214,6 +217,7 @@ impl Queue {
             recipients: Arena::new(),
             texts: Arena::new(),
             by_id: HashTable::new(),
+            newest_id: QueueId::default(),
             local_domain: String::new(),
             index: Index::new(seed.rotate_left(17)),
             timers: Wheel::new(now),

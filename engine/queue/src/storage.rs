@@ -2,8 +2,6 @@
 
 use std::hint::black_box;
 
-use hashbrown::hash_table::Entry;
-
 use crate::arena::Span;
 use crate::destination::Destination;
 use crate::index::TAGS_MAX;
@@ -50,10 +48,16 @@ impl Queue {
         assert!((1..=RECIPIENTS_MAX).contains(&count), "the session limits recipients");
         let index = self.messages.take();
         let messages = &self.messages;
-        match self.by_id.entry(new.id.spread(), |&other| messages[other].id == new.id, |&other| messages[other].id.spread()) {
-            Entry::Vacant(place) => drop(place.insert(index)),
-            Entry::Occupied(_) => panic!("an id is given out once"),
+        let spread = new.id.spread();
+        // Ids are given out in order: one above all that came before is not in the table, and looking for it would read messages that
+        // are not in the cache.
+        if new.id > self.newest_id {
+            self.newest_id = new.id;
+        } else {
+            let known = self.by_id.find(spread, |&other| messages[other].id == new.id);
+            assert!(known.is_none(), "an id is given out once");
         }
+        self.by_id.insert_unique(spread, index, |&other| messages[other].id.spread());
         let addresses = self.texts.take(bytes);
         let span = self.recipients.take(count);
         let text = self.texts.get_mut(addresses);

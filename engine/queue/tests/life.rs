@@ -71,6 +71,23 @@ fn state(queue: &Queue, key: MessageKey) -> (State, String) {
     (recipient.state(), recipient.reply().into_owned())
 }
 
+/// The newest id is compared with, older ones are looked for: each is found, whatever came between.
+#[test]
+fn an_id_that_is_queued_is_refused_in_any_order() {
+    for (order, again) in [([1, 2, 3], 3), ([3, 2, 1], 3), ([2, 3, 1], 1), ([1, 3, 2], 2)] {
+        let refused = std::panic::catch_unwind(|| {
+            let mut queue = queue();
+            for sequence in order.into_iter().chain([again]) {
+                let recipients = recipients(&mut queue, &["a@x.test"]);
+                assert!(queue.len() < order.len() || sequence == again);
+                queue.enqueue(&message(QueueId { sequence, ..ID }), recipients.into_iter(), START);
+            }
+        });
+        let text = refused.expect_err("it is queued already").downcast::<&str>().expect("a plain text");
+        assert_eq!(*text, "an id is given out once", "{order:?}");
+    }
+}
+
 #[test]
 fn mail_for_later_waits_for_its_release_and_its_lifetime_counts_from_then() {
     for recovered in [false, true] {
