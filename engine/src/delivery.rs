@@ -8,7 +8,7 @@ use std::{
     task::{Poll, Waker},
 };
 
-use ringpost_queue::{Dispatch, EXPIRED, MessageKey, QueueId, Settled, State, Verdict as DnsVerdict, Via, Work};
+use ringpost_queue::{Dispatch, EXPIRED, MessageKey, QueueId, RecipientView, Settled, State, Verdict as DnsVerdict, Via, Work};
 use ringpost_ring::{Deadline, Ring};
 use ringpost_smtp::{client::Verdict, reply::Reply};
 use ringpost_spool::{AppendError, Ticket};
@@ -291,7 +291,7 @@ impl Shard {
                 }
             }
         };
-        self.log_given_up(key, &storage, relay, now);
+        self.log_undecided(key, &storage, relay, now);
         self.persist(key, settled);
         self.delivery.keep_storage(storage);
         self.delivery.attempt_ended(self);
@@ -442,23 +442,31 @@ impl Shard {
         }
     }
 
-    /// Recipients that were not tried for so many times that the queue has deferred them: attempts that came to nothing, too.
-    fn log_given_up(&self, key: MessageKey, storage: &AttemptStorage, relay: &str, now: u64) {
-        let was_untried =
-            |number| storage.outcomes.iter().any(|outcome| outcome.recipient == number && outcome.verdict == Verdict::Untried);
-        if storage.outcomes.iter().all(|outcome| outcome.verdict != Verdict::Untried) {
+    /// What the queue made of recipients that an attempt did not decide: those that were not tried for so many times that they are deferred,
+    /// which were attempts that came to nothing, too, and those whose time is over.
+    fn log_undecided(&self, key: MessageKey, storage: &AttemptStorage, relay: &str, now: u64) {
+        let is_decided = |verdict| matches!(verdict, Verdict::Delivered | Verdict::Failed);
+        if storage.outcomes.iter().all(|outcome| is_decided(outcome.verdict)) {
             return;
         }
         let queue = self.queue.borrow();
         let Some(view) = queue.show(key) else { return };
         let (id, delay_ms) = (view.envelope().id, now.saturating_sub(view.envelope().accepted_at));
-        for recipient in view.recipients().filter(|recipient| recipient.state() == State::Deferred && was_untried(recipient.number())) {
-            self.metrics.deferred.increment();
-            self.log_mail(format_args!(
-                "queue_id={id} event=attempt to=<{}> relay={relay} delay_ms={delay_ms} dsn=4.4.2 outcome=deferred reply=\"{}\"",
-                EscapedWord(recipient.address()),
-                Escaped(recipient.reply().as_bytes())
-            ));
+        for recipient in view.recipients() {
+            let of_it = storage.outcomes.iter().find(|outcome| outcome.recipient == recipient.number());
+            let Some(outcome) = of_it.filter(|outcome| !is_decided(outcome.verdict)) else { continue };
+            match recipient.state() {
+                State::Deferred if outcome.verdict == Verdict::Untried => {
+                    self.metrics.deferred.increment();
+                    self.log_mail(format_args!(
+                        "queue_id={id} event=attempt to=<{}> relay={relay} delay_ms={delay_ms} dsn=4.4.2 outcome=deferred reply=\"{}\"",
+                        EscapedWord(recipient.address()),
+                        Escaped(recipient.reply().as_bytes())
+                    ));
+                }
+                State::Failed => self.log_expired(id, &recipient, delay_ms),
+                _ => {}
+            }
         }
     }
 
@@ -485,12 +493,16 @@ impl Shard {
         let (id, age_ms) = (view.envelope().id, self.now_ms().saturating_sub(view.envelope().accepted_at));
         for recipient in view.recipients().filter(|recipient| recipient.state() == State::Failed && recipient.reply().starts_with(EXPIRED))
         {
-            self.metrics.failed.increment();
-            self.log_mail(format_args!(
-                "queue_id={id} event=expired to=<{}> delay_ms={age_ms} dsn=5.4.7 outcome=bounced reply=\"{}\"",
-                EscapedWord(recipient.address()),
-                Escaped(recipient.reply().as_bytes())
-            ));
+            self.log_expired(id, &recipient, age_ms);
         }
+    }
+
+    fn log_expired(&self, id: QueueId, recipient: &RecipientView<'_>, delay_ms: u64) {
+        self.metrics.failed.increment();
+        self.log_mail(format_args!(
+            "queue_id={id} event=expired to=<{}> delay_ms={delay_ms} dsn=5.4.7 outcome=bounced reply=\"{}\"",
+            EscapedWord(recipient.address()),
+            Escaped(recipient.reply().as_bytes())
+        ));
     }
 }

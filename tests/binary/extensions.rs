@@ -103,6 +103,26 @@ fn a_message_goes_back_when_the_time_its_sender_gave_is_over() {
 }
 
 #[test]
+fn a_message_whose_time_is_over_during_an_attempt_is_said_to_have_expired() {
+    let hop = NextHop::start();
+    hop.offer(&["DELIVERBY"]);
+    let node = Node::start(&Setup::to(hop.address));
+    hop.hold_content(true);
+    assert!(send(&mut Client::greeted(node.address), "BY=3;R", b"Subject: late\r\n\r\n").starts_with("250 2.0.0 "));
+    let accepted = Instant::now();
+    node.wait_for_queue(|queue| queue[0]["recipients"][0]["state"] == "active");
+    while accepted.elapsed() < Duration::from_millis(3100) {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    hop.set_busy(true);
+    hop.hold_content(false);
+    let log = node.wait_for_mail_log("event=report");
+    assert!(log.contains("event=attempt to=<b@z.test>") && log.contains("reply=\"451 4.3.2 Busy\""), "{log}");
+    assert_eq!(log.matches("event=expired to=<b@z.test>").count(), 1, "{log}");
+    assert!(log.contains("dsn=5.4.7 outcome=bounced reply=\"5.4.7 expired; last: 451 4.3.2 Busy\""), "{log}");
+}
+
+#[test]
 fn the_time_that_is_left_goes_to_a_hop_that_knows_it_and_to_no_other() {
     let hop = NextHop::start();
     hop.offer(&["DELIVERBY"]);

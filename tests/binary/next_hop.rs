@@ -113,7 +113,7 @@ impl NextHop {
         self.offer.lock().unwrap().clear();
     }
 
-    /// While busy it answers every recipient with 450.
+    /// While busy it answers every recipient with 450, and content with 451.
     pub(crate) fn set_busy(&self, busy: bool) {
         self.busy.store(busy, Ordering::Relaxed);
     }
@@ -210,8 +210,12 @@ fn converse(stream: TcpStream, mailbox: &Mailbox, busy: &AtomicBool, offer: &str
                 let wire = content(&mut reader)?;
                 Connections::wait_while(&connections.holds_content);
                 let (recipients, commands) = (std::mem::take(&mut recipients), std::mem::take(&mut commands));
-                mailbox.lock().unwrap().push(Message { sender: sender.clone(), recipients, commands, chunk: false, wire });
-                "250 2.0.0 Ok\r\n"
+                if busy.load(Ordering::Relaxed) {
+                    "451 4.3.2 Busy\r\n"
+                } else {
+                    mailbox.lock().unwrap().push(Message { sender: sender.clone(), recipients, commands, chunk: false, wire });
+                    "250 2.0.0 Ok\r\n"
+                }
             }
             // One chunk only: more than the engine sends.
             "BDAT" => {
