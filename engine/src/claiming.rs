@@ -114,7 +114,13 @@ impl Shard {
             });
             appended.map(|(kept, ())| kept.expect("the record was kept").ticket)
         };
-        let room = async || if self.is_ending() { None } else { Some(self.own.room().await) };
+        let room = async || {
+            let goes_on = !self.is_ending();
+            if goes_on {
+                self.own.room().await;
+            }
+            goes_on
+        };
         match with_room(put, room).await {
             Err(AppendError::NoSpace | AppendError::OpenMax) => Err("this node has no room"),
             other => other.map_err(|_| "the spool failed"),
@@ -164,21 +170,22 @@ impl Shard {
         // A full disk gets room again.
         let settle =
             || committer.settle(record_id(id)).map_err(|error| if error == AppendError::NoSpace { AppendError::Full } else { error });
-        match with_room(settle, async || Some(committer.room().await)).await {
+        let room = async || {
+            committer.room().await;
+            true
+        };
+        match with_room(settle, room).await {
             Ok(_) | Err(AppendError::Closed) => {}
             Err(reason) => warn!(queue_id = %id, %reason, "a claim that is another's could not be dropped"),
         }
     }
 }
 
-/// Appends as soon as there is room: `room` waits for it, and gives `None` when that is not worth while any more.
-async fn with_room<T>(
-    mut append: impl FnMut() -> Result<T, AppendError>,
-    mut room: impl AsyncFnMut() -> Option<()>,
-) -> Result<T, AppendError> {
+/// Appends as soon as there is room: `room` waits for it; false: that is not worth while any more.
+async fn with_room<T>(mut append: impl FnMut() -> Result<T, AppendError>, mut room: impl AsyncFnMut() -> bool) -> Result<T, AppendError> {
     loop {
         match append() {
-            Err(full @ (AppendError::Full | AppendError::NotOpen)) => room().await.ok_or(full)?,
+            Err(AppendError::Full | AppendError::NotOpen) if room().await => {}
             other => return other,
         }
     }
@@ -194,14 +201,14 @@ mod tests {
         let mut waits = 0;
         let room = async || {
             waits += 1;
-            Some(())
+            true
         };
         assert_eq!(futures_lite::future::block_on(with_room(|| answers.pop().unwrap(), room)), Ok(7));
         assert_eq!(waits, 2);
         assert_eq!(
-            futures_lite::future::block_on(with_room(|| Err::<(), _>(AppendError::Closed), async || None)),
+            futures_lite::future::block_on(with_room(|| Err::<(), _>(AppendError::Closed), async || false)),
             Err(AppendError::Closed)
         );
-        assert_eq!(futures_lite::future::block_on(with_room(|| Err::<(), _>(AppendError::Full), async || None)), Err(AppendError::Full));
+        assert_eq!(futures_lite::future::block_on(with_room(|| Err::<(), _>(AppendError::Full), async || false)), Err(AppendError::Full));
     }
 }
