@@ -126,6 +126,8 @@ pub(crate) struct Index {
     tag_terms: usize,
     /// Messages whose domains are not linked yet, oldest first; those that have left are among them.
     fresh: VecDeque<MessageKey>,
+    /// The term of the sender linked last, or [`NONE`]: mail comes in runs of one sender, which need not be looked for each time.
+    sender: u32,
     /// Along these lists, and along those of destinations.
     pub(crate) walks: Walks,
 }
@@ -142,6 +144,7 @@ impl Index {
             extras: Slab::new(),
             tag_terms: 0,
             fresh: VecDeque::with_capacity(FRESH_MAX),
+            sender: NONE,
             walks: Walks::default(),
         }
     }
@@ -177,8 +180,8 @@ impl Index {
     /// Puts a message under its sender's domain and its recipients'; once for each domain. Not while it is there.
     pub(crate) fn link<'a>(&mut self, message: u32, sender: &[u8], recipients: impl Iterator<Item = &'a [u8]>) {
         assert!(message < EXTRA / 2, "the caller bounds the number of messages");
-        let term = self.term(TermKind::SenderDomain, plain(after_at(sender)));
-        self.append(term, message * 2);
+        self.sender = self.term_or(self.sender, TermKind::SenderDomain, plain(after_at(sender)));
+        self.append(self.sender, message * 2);
         let (mut last, mut is_first) = (None, true);
         for address in recipients {
             let own = after_at(address);
@@ -318,16 +321,25 @@ impl Index {
         let entry = self.by_name.find_entry(hash, |&other| other == term);
         entry.expect("a term is found by its name").remove();
         self.names.give(name);
+        if self.sender == term {
+            self.sender = NONE;
+        }
         self.tag_terms -= usize::from(kind == TermKind::Tag);
         self.terms.give(term);
     }
 
     fn find(&self, kind: TermKind, name: &[u8]) -> Option<u32> {
-        let is_it = |&term: &u32| {
-            let term = &self.terms[term];
-            term.kind == kind && kind.is_same(self.names.get(term.name), name)
-        };
-        self.by_name.find(self.hash(kind, name), is_it).copied()
+        self.by_name.find(self.hash(kind, name), |&term| self.is_named(term, kind, name)).copied()
+    }
+
+    fn is_named(&self, term: u32, kind: TermKind, name: &[u8]) -> bool {
+        let term = &self.terms[term];
+        term.kind == kind && kind.is_same(self.names.get(term.name), name)
+    }
+
+    /// As [`Index::term`], looking at `guess` first.
+    fn term_or(&mut self, guess: u32, kind: TermKind, name: &[u8]) -> u32 {
+        if guess != NONE && self.is_named(guess, kind, name) { guess } else { self.term(kind, name) }
     }
 
     fn term(&mut self, kind: TermKind, name: &[u8]) -> u32 {
