@@ -4,7 +4,7 @@
 //! put it off again and again, and count attempts until good mail is a dead letter. So it gives back what it has and pauses.
 //! Pure: the driver reports how it went.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use crate::{boot_time::BootTime, identity::NodeId, work_item::ItemError, work_queue::Retry};
 
@@ -14,6 +14,8 @@ const PAUSE_MIN: Duration = Duration::from_secs(5);
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// What another version or another key may read comes again after so long.
 const PUT_OFF_MS: u64 = 60_000;
+/// So many items of one owner in a row are not damaged: the owner has another key than before.
+const DAMAGED_MAX: u32 = 3;
 /// Owners that are remembered: far more than a cluster has.
 const OWNERS_MAX: usize = 4096;
 
@@ -22,8 +24,8 @@ const OWNERS_MAX: usize = 4096;
 pub struct Restraint {
     pauses: u32,
     until: BootTime,
-    /// Their items are signed with this node's key.
-    known_owners: BTreeSet<NodeId>,
+    /// Their items were signed with this node's key, and so many were not since.
+    known_owners: BTreeMap<NodeId, u32>,
 }
 
 impl Restraint {
@@ -34,22 +36,30 @@ impl Restraint {
 
     /// An item of another node was read: the two have one key.
     pub fn read(&mut self, owner: &NodeId) {
-        if self.known_owners.len() < OWNERS_MAX {
-            self.known_owners.insert(owner.clone());
+        if let Some(unread) = self.known_owners.get_mut(owner) {
+            *unread = 0;
+        } else if self.known_owners.len() < OWNERS_MAX {
+            self.known_owners.insert(owner.clone(), 0);
         }
     }
 
     /// An item of another node could not be read: how its lease is given back. `soon_ms`: where another worker can do better at once.
     pub fn unread(&mut self, owner: &NodeId, reason: &ItemError, soon_ms: u64, now: BootTime) -> Retry {
         match reason {
-            // Damaged in the queue: as a dead letter it comes to its owner's notice.
-            ItemError::NotOurs if self.known_owners.contains(owner) => Retry::Counted(PUT_OFF_MS),
             // Nothing of others was ever read: it is this node that has another key.
             ItemError::NotOurs if self.known_owners.is_empty() => {
                 self.pause(now);
                 Retry::Free(soon_ms)
             }
-            ItemError::NotOurs | ItemError::Newer => Retry::Free(PUT_OFF_MS),
+            ItemError::NotOurs => match self.known_owners.get_mut(owner) {
+                // Damaged in the queue: as a dead letter it comes to its owner's notice.
+                Some(unread) if *unread < DAMAGED_MAX => {
+                    *unread += 1;
+                    Retry::Counted(PUT_OFF_MS)
+                }
+                _ => Retry::Free(PUT_OFF_MS),
+            },
+            ItemError::Newer => Retry::Free(PUT_OFF_MS),
             ItemError::Id(_) | ItemError::TooLarge(_) | ItemError::Damaged(_) => Retry::Counted(PUT_OFF_MS),
         }
     }
@@ -125,6 +135,19 @@ mod tests {
         restraint.read(&node("n1"));
         assert_eq!(restraint.unread(&node("n2"), &ItemError::NotOurs, 700, at(0)), Retry::Free(PUT_OFF_MS));
         assert!(restraint.allows(at(0)));
+    }
+
+    #[test]
+    fn an_owner_that_was_given_another_key_loses_no_mail_either() {
+        let mut restraint = Restraint::default();
+        restraint.read(&node("n1"));
+        for _ in 0..DAMAGED_MAX {
+            assert_eq!(restraint.unread(&node("n1"), &ItemError::NotOurs, 700, at(0)), Retry::Counted(PUT_OFF_MS));
+        }
+        assert_eq!(restraint.unread(&node("n1"), &ItemError::NotOurs, 700, at(0)), Retry::Free(PUT_OFF_MS));
+        assert!(restraint.allows(at(0)));
+        restraint.read(&node("n1"));
+        assert_eq!(restraint.unread(&node("n1"), &ItemError::NotOurs, 700, at(0)), Retry::Counted(PUT_OFF_MS), "one among good ones");
     }
 
     #[test]

@@ -152,7 +152,8 @@ impl Worker {
         for Leased { id, owner, token, data, .. } in items {
             let lease = Lease { id, token };
             match data {
-                Ok(_) if owner == driver.node.me => own.push(lease),
+                // Whatever became of the copy in the queue, the original is here.
+                _ if owner == driver.node.me => own.push(lease),
                 Ok(data) => {
                     self.restraint.read(&owner);
                     if !self.claims.leased(&lease, generation, asked_at) {

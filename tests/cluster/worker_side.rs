@@ -48,6 +48,21 @@ fn a_worker_with_another_key_spoils_no_mail() {
 }
 
 #[test]
+fn a_node_that_was_given_another_key_takes_back_what_it_has_offered() {
+    let mut rig = mail_rig(&[ONLY_OFFERS]);
+    rig.start_node(0);
+    rig.send(0, 3);
+    wait_for("three offers", || (rig.nodes[0].get("/api/queue/stats")?["pending"] == 3).then_some(()));
+    rig.nodes[0].process = None;
+    let key = rig.folder.path().join("key");
+    fs::write(&key, "another\n").unwrap();
+    rig.nodes[0].set("[cluster]\n", &format!("[cluster]\nkey_file = \"{}\"\n", key.display()));
+    rig.nodes[0].set("deliver = false\n", "");
+    rig.start_node(0);
+    assert_eq!(wait_for("its own delivery", || rig.all_there(3)), 3);
+}
+
+#[test]
 fn a_node_that_is_stopped_takes_no_more_mail() {
     let mut rig = mail_rig(&[ONLY_OFFERS, SHARES, SHARES]);
     rig.start_node(0);
