@@ -77,7 +77,7 @@ fn logged() -> Vec<(String, BTreeSet<String>)> {
     for source in files(&root().join("engine/src"), "rs") {
         let text = read(&source);
         for line in text.split("#[cfg(test)]").next().unwrap_or_default().lines().filter(|line| line.contains("\"queue_id={")) {
-            let names = line.split([' ', '"']).filter_map(|word| word.split_once('=')).map(|(name, value)| (name, value));
+            let names = line.split([' ', '"']).filter_map(|word| word.split_once('='));
             let is_name = |name: &str| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
             let fields: Vec<_> = names.filter(|(name, _)| is_name(name)).collect();
             let event = fields.iter().find(|(name, _)| *name == "event").unwrap_or_else(|| panic!("{}: {line}", shown(&source))).1;
