@@ -144,7 +144,7 @@ impl Shard {
             id,
             size: claim.content_bytes,
             accepted_at: claim.accepted_at_ms,
-            stated: Stated { priority: claim.priority, tags: &claim.tags },
+            stated: Stated { priority: claim.priority, tags: &claim.tags, elsewhere: true },
             // A node that ceased to deliver gives it to others.
             offered: if self.config().delivery.deliver { Offered::No } else { Offered::Always },
         };

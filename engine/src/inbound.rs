@@ -431,7 +431,7 @@ impl Inbound {
     fn accepted(&self, id: ringpost_queue::QueueId, accepted_at_ms: u64, priority: Option<u8>) {
         let envelope = self.session.envelope();
         let bytes = self.incoming.stored_bytes();
-        let stated = Stated { priority, tags: self.incoming.tags() };
+        let stated = Stated { priority, tags: self.incoming.tags(), elsewhere: false };
         self.shard.enqueue(id, &envelope, bytes, accepted_at_ms, stated);
         self.shard.metrics.accepted.increment();
         self.shard.metrics.accepted_bytes.add(bytes);

@@ -43,9 +43,11 @@ pub(crate) struct Leg<'a> {
     pub(crate) to: Path<'a>,
 }
 
-/// What the header and the listener said of a message.
+/// What the header, the listener and the cluster said of a message.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Stated<'a> {
+    /// Another node has accepted it.
+    pub(crate) elsewhere: bool,
     /// 0 to 9.
     pub(crate) priority: Option<u8>,
     /// In the form of `tags.rs`.
@@ -138,6 +140,7 @@ impl Shard {
             id,
             size,
             accepted_at,
+            accepted_elsewhere: stated.elsewhere,
             eight_bit: facts.eight_bit_header || facts.eight_bit_body,
             smtputf8: envelope.smtputf8(),
             not_before: release_at_ms(envelope, accepted_at),

@@ -69,9 +69,8 @@ impl Recovering {
                 find_claim(shard, id, &claim, Waiting { envelope, accepted_at_ms, content_bytes, priority, tags, ..Waiting::default() });
                 continue;
             }
-            if let Err(reason) =
-                queue_one(shard, id, &envelope, (accepted_at_ms, content_bytes), Stated { priority, tags: &tags }, state.as_deref())
-            {
+            let stated = Stated { priority, tags: &tags, elsewhere: !claim.is_empty() };
+            if let Err(reason) = queue_one(shard, id, &envelope, (accepted_at_ms, content_bytes), stated, state.as_deref()) {
                 error!(shard = shard.id, log = number, ?id, reason, "a message in the spool cannot be queued; it stays there");
             }
         }

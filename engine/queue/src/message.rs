@@ -34,6 +34,8 @@ pub struct NewMessage<'a> {
     pub size: u64,
     /// Unix milliseconds.
     pub accepted_at: u64,
+    /// By another node, whose starts the number in the id does not count.
+    pub accepted_elsewhere: bool,
     /// Unix milliseconds; `None` leaves it to the lifetime of each recipient's route, which also holds when it is earlier.
     pub expires_at: Option<u64>,
     /// Unix milliseconds; not tried before, and its routes' lifetimes count from then (RFC 4865 4).

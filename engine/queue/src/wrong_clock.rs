@@ -13,7 +13,8 @@ const OFF_MS: u64 = 3_600_000;
 /// The message as accepted when it can have been at the latest, or at the earliest, where it says something else; its other times move along.
 pub(crate) fn as_accepted<'a>(message: &NewMessage<'a>, now: u64) -> NewMessage<'a> {
     // A number that is still to come was counted on from a clock that was ahead: it says nothing.
-    let earliest = Some(u64::from(message.id.boot) * 1000).filter(|&boot| boot <= now).unwrap_or(0);
+    let boot = if message.accepted_elsewhere { 0 } else { u64::from(message.id.boot) * 1000 };
+    let earliest = if boot <= now { boot } else { 0 };
     let accepted_at = match message.accepted_at {
         late if late > now.saturating_add(OFF_MS) => now,
         early if early.saturating_add(OFF_MS) < earliest => earliest,

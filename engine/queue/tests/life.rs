@@ -344,6 +344,11 @@ fn mail_of_a_clock_that_was_behind_is_as_old_as_it_can_be() {
     let dispatch = attempt(&mut queue, now).unwrap();
     let _ = queue.settle(dispatch, &[(0, LATER)], now, &mut Vec::new());
     assert_eq!((state(&queue, key).0, queue.show(key).unwrap().envelope().accepted_at), (State::Deferred, START + 1000));
+    // What another node has accepted, days before the last start of this one, is as old as it is.
+    let taken_over = NewMessage { accepted_elsewhere: true, accepted_at: START - 3 * DAY, ..message(id) };
+    let mut queue = self::queue();
+    let recovered = queue.recover(&taken_over, recipients.clone().into_iter(), std::iter::empty(), now).unwrap();
+    assert_eq!(queue.show(recovered.key).unwrap().envelope().accepted_at, START - 3 * DAY);
     // A number that was counted on from a clock far ahead says nothing of the time.
     let far = NewMessage { id: QueueId { boot: u32::MAX, ..ID }, ..message(ID) };
     let mut queue = self::queue();
