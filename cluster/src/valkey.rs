@@ -17,6 +17,7 @@ use redis::{
     aio::{ConnectionLike, MultiplexedConnection},
     cluster::ClusterClientBuilder,
     cluster_async::ClusterConnection,
+    io::tcp::TcpSettings,
     sentinel::{Sentinel, SentinelNodeConnectionInfo},
 };
 use tokio::{sync::mpsc, task::JoinSet, time::timeout};
@@ -40,6 +41,9 @@ const SMALL_BYTES_MAX: usize = 64 * 1024;
 const CONNECT_DEADLINE: Duration = Duration::from_millis(500);
 /// One server of several: the others must still be asked in time when it swallows what it is sent.
 const SERVER_CONNECT_DEADLINE: Duration = Duration::from_millis(150);
+/// What is sent is given up when the other end has not confirmed for so long that it came. A call that is cut off on its way would else be
+/// carried out when the network is whole again, up to two minutes later: mail would come into the queue that its owner has delivered by then.
+const UNCONFIRMED_MAX: Duration = Duration::from_secs(1);
 /// Messages that wait for their reader; further ones are dropped, since everything they say is found by polling, too.
 const MESSAGES_MAX: usize = 4096;
 /// How soon the subscriber tries again, at least.
@@ -263,6 +267,7 @@ impl Valkey {
             Place::Cluster(nodes) => {
                 let mut builder = ClusterClientBuilder::new(nodes.clone())
                     .connection_timeout(SERVER_CONNECT_DEADLINE)
+                    .tcp_settings(tcp_settings())
                     .retries(3)
                     .min_retry_wait(10)
                     .max_retry_wait(100);
@@ -285,9 +290,12 @@ impl Valkey {
     /// A client of the server that takes writes: the only one, or the one that Sentinels name.
     async fn client(&self) -> Result<Client, ValkeyError> {
         let failed = |error: redis::RedisError| ValkeyError::of_client(&error);
-        let open = |info: &redis::ConnectionInfo| match &self.target.certificates {
-            Some(certificates) => Client::build_with_tls(info.clone(), certificates.clone()),
-            None => Client::open(info.clone()),
+        let open = |info: &redis::ConnectionInfo| {
+            let info = info.clone().set_tcp_settings(tcp_settings());
+            match &self.target.certificates {
+                Some(certificates) => Client::build_with_tls(info, certificates.clone()),
+                None => Client::open(info),
+            }
         };
         match &self.target.place {
             Place::Single(info) => open(info).map_err(failed),
@@ -296,7 +304,9 @@ impl Valkey {
                 open(&nodes[node]).map_err(failed)
             }
             Place::Sentinel { sentinels, name, node } => {
-                let mut settings = SentinelNodeConnectionInfo::default().set_redis_connection_info(node.redis_settings().clone());
+                let mut settings = SentinelNodeConnectionInfo::default()
+                    .set_redis_connection_info(node.redis_settings().clone())
+                    .set_tcp_settings(tcp_settings());
                 if self.target.uses_tls {
                     settings = settings.set_tls_mode(redis::TlsMode::Secure);
                 }
@@ -445,6 +455,10 @@ async fn first_answer(
         }
     }
     answer
+}
+
+fn tcp_settings() -> TcpSettings {
+    TcpSettings::default().set_user_timeout(UNCONFIRMED_MAX)
 }
 
 /// How long so many bytes may take on the way.

@@ -99,3 +99,34 @@ fn a_primary_is_found_past_a_sentinel_that_is_silent() {
     let _sentinel = Sentinel(Command::new(program()).arg(&config).arg("--sentinel").stdout(Stdio::null()).spawn().unwrap());
     run(answers(&format!("valkey+sentinel://127.0.0.1:{silent},127.0.0.1:{port}/mail")));
 }
+
+/// Whether something that was sent to this port is not confirmed. Linux only, as the engine.
+fn is_unconfirmed(port: u16) -> bool {
+    let sockets = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    sockets.lines().skip(1).any(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        fields[2].ends_with(&format!(":{port:04X}")) && !fields[4].starts_with("00000000:")
+    })
+}
+
+/// An enqueue that was on its way when the network broke was carried out when it was whole again, up to two minutes later: its owner had
+/// delivered the mail by then, and a worker delivered it a second time.
+#[test]
+fn what_a_host_does_not_take_is_given_up() {
+    run(async {
+        let server = Server::start(Durability::None);
+        let valkey = Valkey::new(server.target());
+        while valkey.command(&ping()).await.is_err() {}
+        server.pause(true);
+        // More than the host's machine takes for it.
+        let late = valkey.command(redis::cmd("SET").arg("late").arg(vec![b'x'; 8 << 20])).await;
+        assert!(late.is_err() && is_unconfirmed(server.port()), "{late:?}");
+        let began = Instant::now();
+        while is_unconfirmed(server.port()) {
+            assert!(began.elapsed() < PATIENCE, "it is still on its way");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        server.pause(false);
+        assert_eq!(server.command("EXISTS late"), ":0\r\n");
+    });
+}
