@@ -60,9 +60,13 @@ for _ = 1, count + 32 do
   local first = redis.call('ZRANGE', turn % 8 == 0 and AGES or READY, 0, 0)
   local id = first[1]
   if not id then break end
-  -- What would make the answer too long comes alone, in a later call.
+  -- What would make the answer too long comes alone, in the next call.
   local size = redis.call('HSTRLEN', BODY, id)
-  if leased > 0 and bytes + size > bytes_max then break end
+  if leased > 0 and bytes + size > bytes_max then
+    -- Its turn is not lost: the next call begins with it.
+    redis.call('HINCRBY', COUNTERS, 'turns', -1)
+    break
+  end
   redis.call('ZREM', READY, id)
   redis.call('ZREM', AGES, id)
   local packed = redis.call('HGET', META, id)

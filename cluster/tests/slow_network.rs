@@ -50,9 +50,19 @@ fn pass_slowly(mut from: TcpStream, mut to: TcpStream) {
     let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
 }
 
-fn large(id: &str) -> NewItem {
-    // It does not shrink.
-    let data = (0..CONTENT / 8).flat_map(|_| random_u64().to_ne_bytes()).collect();
+/// Content that does not shrink.
+fn noise(bytes: usize) -> Vec<u8> {
+    let mut state = random_u64() | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_ne_bytes()
+    };
+    (0..bytes / 8).flat_map(|_| next()).collect()
+}
+
+fn item(id: &str, data: Vec<u8>) -> NewItem {
     NewItem { id: id.to_owned(), owner: "n1".parse().unwrap(), priority: 5, max_attempts: 100, delay_ms: 0, expires_in_ms: 0, data }
 }
 
@@ -70,7 +80,7 @@ fn large_items_have_the_time_they_take_and_delay_no_small_call() {
         // A machine that is busy can make a call late now and then, but not each.
         loop {
             number += 1;
-            let items = [large(&format!("large-{number}"))];
+            let items = [item(&format!("large-{number}"), noise(CONTENT))];
             let (enqueued, known) = tokio::join!(queue.enqueue(0, &items), queue.known(0, &["large-0"]));
             if let (Ok((_, enqueued)), Ok((_, known))) = (enqueued, known) {
                 assert_eq!((enqueued, known), (vec![Enqueued::Added], vec![Known::Unknown]));
@@ -85,9 +95,28 @@ fn large_items_have_the_time_they_take_and_delay_no_small_call() {
                 assert_eq!(leased[0].data.as_ref().unwrap().len(), CONTENT);
                 break;
             }
-            queue.enqueue(0, &[large(&format!("more-{number}"))]).await.ok();
+            queue.enqueue(0, &[item(&format!("more-{number}"), noise(CONTENT))]).await.ok();
             number += 1;
             in_time();
+        }
+    });
+}
+
+#[test]
+fn a_large_item_that_others_overtake_has_its_turn_all_the_same() {
+    let server = Server::start(Durability::None);
+    let valkey = Valkey::with_scripts(server.target(), ringpost_cluster::script::Scripts::shipped(), Duration::from_secs(2));
+    let (bounds, me) = (QueueBounds { partitions: 1, capacity: 1000, dead_max: 100 }, Incarnation::new("n1".parse().unwrap(), 7));
+    let queue = WorkQueue::new(valkey, Server::keyspace(), "mail", bounds, ItemKey::new(b"k"), me).unwrap();
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+        queue.enqueue(0, &[NewItem { priority: 9, ..item("oldest", noise(CONTENT)) }]).await.unwrap();
+        let urgent: Vec<_> = (0..40).map(|number| NewItem { priority: 0, ..item(&format!("urgent-{number}"), b"x".to_vec()) }).collect();
+        queue.enqueue(0, &urgent).await.unwrap();
+        let mut calls = Vec::new();
+        while calls.last() != Some(&vec!["oldest".to_owned()]) {
+            assert!(calls.len() < 3, "each eighth lease is the oldest's: {calls:?}");
+            let (_, leased) = queue.lease(0, 32, 60_000, 60_000, CONTENT + 1000).await.unwrap();
+            calls.push(leased.into_iter().map(|item| item.id).collect());
         }
     });
 }
@@ -100,8 +129,7 @@ fn one_lease_brings_half_a_megabyte_or_one_item() {
     let queue = WorkQueue::new(valkey, Server::keyspace(), "mail", bounds, ItemKey::new(b"k"), me).unwrap();
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
         for (number, kib) in [200, 200, 200, 900, 10].into_iter().enumerate() {
-            let data = (0..kib * 128).flat_map(|_| random_u64().to_ne_bytes()).collect();
-            queue.enqueue(0, &[NewItem { data, ..large(&format!("i{number}")) }]).await.unwrap();
+            queue.enqueue(0, &[item(&format!("i{number}"), noise(kib << 10))]).await.unwrap();
         }
         let mut counts = Vec::new();
         while counts.iter().sum::<usize>() < 5 {
