@@ -267,17 +267,7 @@ impl Shard {
         let now = self.now_ms();
         let key = attempt.dispatch.key();
         let Attempt { dispatch, storage, .. } = attempt;
-        {
-            let queue = self.queue.borrow();
-            if let Some(envelope) = queue.envelope(key) {
-                for (number, address) in queue.recipients(&dispatch) {
-                    if let Some(outcome) = storage.outcomes.iter().find(|outcome| outcome.recipient == number) {
-                        self.count(outcome.verdict);
-                        self.log_outcome(envelope.id, address, relay, now.saturating_sub(envelope.accepted_at), outcome);
-                    }
-                }
-            }
-        }
+        self.log_outcomes(&dispatch, &storage.outcomes, relay, now);
         let settled = {
             let mut record = self.delivery.record.borrow_mut();
             record.clear();
@@ -295,6 +285,31 @@ impl Shard {
         self.persist(key, settled);
         self.delivery.keep_storage(storage);
         self.delivery.attempt_ended(self);
+    }
+
+    /// Takes in `outcomes` of some recipients of an attempt whose other recipients are still under way.
+    pub(crate) fn settle_some(&self, dispatch: &mut Dispatch, outcomes: &[RecipientOutcome], relay: &str) {
+        let now = self.now_ms();
+        self.log_outcomes(dispatch, outcomes, relay, now);
+        let settled = {
+            let mut record = self.delivery.record.borrow_mut();
+            record.clear();
+            let outcomes: Vec<_> = outcomes.iter().map(|outcome| (outcome.recipient, outcome.outcome())).collect();
+            self.queue.borrow_mut().settle_some(dispatch, &outcomes, relay, now, &mut record)
+        };
+        self.persist(dispatch.key(), settled);
+    }
+
+    /// Counts what recipients of an attempt came to, and says so in the mail log.
+    fn log_outcomes(&self, dispatch: &Dispatch, outcomes: &[RecipientOutcome], relay: &str, now: u64) {
+        let queue = self.queue.borrow();
+        let Some(envelope) = queue.envelope(dispatch.key()) else { return };
+        for (number, address) in queue.recipients(dispatch) {
+            if let Some(outcome) = outcomes.iter().find(|outcome| outcome.recipient == number) {
+                self.count(outcome.verdict);
+                self.log_outcome(envelope.id, address, relay, now.saturating_sub(envelope.accepted_at), outcome);
+            }
+        }
     }
 
     fn count(&self, verdict: Verdict) {

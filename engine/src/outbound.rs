@@ -17,7 +17,7 @@ use ringpost_smtp::{
 use tracing::error;
 
 use crate::{
-    attempt::Attempt,
+    attempt::{Attempt, RecipientOutcome},
     envelope_times::deliver_by_left,
     idling::Idling,
     pool::{Parked, SoonIdle},
@@ -132,6 +132,7 @@ impl<'s> Outbound<'s> {
                     };
                     awaited = Some((owed, due));
                     self.send_out();
+                    self.record_decided();
                     let event = self.wait(due.saturating_duration_since(now), None).await;
                     let dot_left = self.note_dot();
                     if dot_left {
@@ -244,6 +245,21 @@ impl<'s> Outbound<'s> {
             self.shard.queue.borrow_mut().host_served(self.destination, self.host, self.shard.now_ms());
         }
         self.shard.settle_attempt(attempt, &self.relay);
+    }
+
+    /// A store answers for one recipient after the other (LMTP), and may take its time: what it has said is recorded before the rest is
+    /// waited for.
+    fn record_decided(&mut self) {
+        for attempt in self.attempts.iter_mut().flatten() {
+            let Attempt { dispatch, storage, .. } = attempt;
+            let is_begun = storage.outcomes.iter().any(|outcome| outcome.verdict == Verdict::Delivered);
+            if !is_begun || storage.outcomes.len() >= dispatch.recipients() || dispatch.is_guest() {
+                continue;
+            }
+            let is_final = |outcome: &mut RecipientOutcome| matches!(outcome.verdict, Verdict::Delivered | Verdict::Failed);
+            let decided: Vec<_> = storage.outcomes.extract_if(.., is_final).collect();
+            self.shard.settle_some(dispatch, &decided, &self.relay);
+        }
     }
 
     async fn begin_now(&mut self, dispatch: Dispatch) {

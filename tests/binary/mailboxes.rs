@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use crate::client::Client;
 use crate::node::{Node, PATIENCE, Setup};
+use crate::shards::on_one_core;
 use crate::store::Store;
 
 fn lmtp(host: &str) -> Setup {
@@ -57,6 +58,27 @@ fn a_store_that_breaks_off_between_its_answers_gets_only_the_unanswered_again() 
     assert_eq!(saved.iter().map(|(to, _)| to.as_str()).collect::<Vec<_>>(), ["b@z.test", "c@z.test", "d@z.test"]);
     node.wait_for_queue(<[_]>::is_empty);
     assert_eq!(store.saved().len(), 3, "nothing twice");
+}
+
+#[test]
+fn what_a_store_has_answered_survives_a_kill_while_it_is_silent_about_the_rest() {
+    let (store, address) = Store::over_tcp();
+    let mut node = Node::start(&on_one_core(lmtp(&address.to_string()), 1));
+    store.answer("c@z.test", "silence");
+    send(&node, &["a@z.test", "b@z.test", "c@z.test"], "Subject: x\r\n\r\n");
+    for recipient in ["a", "b"] {
+        node.wait_for_mail_log(&format!("to=<{recipient}@z.test> relay={address}"));
+    }
+    // Durable behind them in the same log.
+    send(&node, &["d@z.test"], "Subject: later\r\n\r\n");
+    node.kill();
+    node.restart();
+    let saved = store.wait_for(4);
+    let to: Vec<_> = saved.iter().map(|(recipient, _)| recipient.as_str()).collect();
+    assert_eq!(to, ["a@z.test", "b@z.test", "c@z.test", "d@z.test"]);
+    node.wait_for_queue(<[_]>::is_empty);
+    let of_a_and_b = store.saved().iter().filter(|(recipient, _)| recipient < &"c".to_owned()).count();
+    assert_eq!(of_a_and_b, 2, "nothing twice");
 }
 
 #[test]

@@ -51,7 +51,7 @@ impl Store {
         store
     }
 
-    /// The next reply for this recipient behind the content. "close" ends the connection in its place.
+    /// The next reply for this recipient behind the content. "close" ends the connection in its place, "silence" waits for its end.
     pub(crate) fn answer(&self, recipient: &str, reply: &str) {
         self.0.lock().unwrap().replies.entry(recipient.into()).or_default().push(reply.into());
     }
@@ -109,6 +109,10 @@ impl Store {
                         let next = shared.replies.get_mut(&recipient).filter(|next| !next.is_empty()).map(|next| next.remove(0));
                         match next {
                             Some(reply) if reply == "close" => return Ok(()),
+                            Some(reply) if reply == "silence" => {
+                                drop(shared);
+                                return reader.read_line(&mut line).map(drop);
+                            }
                             Some(reply) => writer.write_all(format!("{reply}\r\n").as_bytes())?,
                             None => {
                                 writer.write_all(format!("250 2.0.0 <{recipient}> saved\r\n").as_bytes())?;

@@ -550,6 +550,41 @@ impl Queue {
         self.conclude(&dispatch, changed, now, record)
     }
 
+    /// Takes in what came of some recipients of an attempt while others are still under way (an LMTP store answers for one after the other,
+    /// RFC 2033 4.2): what is recorded now is not done again after a crash. The rest of the attempt ends as any does. The record is
+    /// appended to `record`. Panics if no recipient is left, or as [`Queue::settle`] does.
+    pub fn settle_some(
+        &mut self,
+        dispatch: &mut Dispatch,
+        outcomes: &[(u16, Outcome<'_>)],
+        relay: &str,
+        now: u64,
+        record: &mut Vec<u8>,
+    ) -> Settled {
+        let (index, number) = (dispatch.key.index, dispatch.number);
+        let count = u16::try_from(outcomes.len()).ok().filter(|count| *count < dispatch.recipients);
+        dispatch.recipients -= count.expect("some recipients are still under way");
+        let attempted = Attempted {
+            relay,
+            group: dispatch.group,
+            destination: dispatch.destination,
+            number,
+            now,
+            draw: self.jitter.below(u64::MAX),
+            progress: true,
+        };
+        let mut changed = false;
+        for (recipient, outcome) in outcomes {
+            changed |= self.settle_recipient(index, *recipient, outcome, &attempted);
+        }
+        if !changed || self.messages[index].flags.has(Flags::CLOSING) {
+            return Settled::Nothing;
+        }
+        self.write_record(index, |recipient| recipient.dispatch == number && recipient.last_attempt == now, record);
+        self.messages[index].unrecorded += 1;
+        Settled::Outcome
+    }
+
     /// No host of the destination could be reached: the recipients are ready again, before all others, and go as soon as the
     /// destination is alive. Report each host with [`Queue::host_failed`] first.
     pub fn unreachable(&mut self, dispatch: Dispatch, now: u64, record: &mut Vec<u8>) -> Settled {

@@ -56,7 +56,10 @@ impl Queue {
             recipient.next_attempt = now;
         }
         self.regroup(index, now);
-        Some(self.persist_flags(index, record))
+        // With those that go at once now: a restart is not to have them wait again.
+        self.write_record(index, |state| matches!(state.place, Place::Waiting | Place::Ready) && state.next_attempt == now, record);
+        self.messages[index].unrecorded += 1;
+        Some(Settled::Outcome)
     }
 
     /// Sets when a message expires, unix milliseconds; the lifetimes of its recipients' routes still hold when they end earlier.
