@@ -83,7 +83,7 @@ fn a_node_that_is_stopped_takes_no_more_mail() {
     rig.send(0, 3);
     rig.start_node(2);
     assert_eq!(wait_for("delivery by the other", || rig.all_there(3)), 3);
-    assert_eq!((rig.count("leased"), rig.count("completed")), (3, 3), "one lease each");
+    assert_eq!((rig.count("completed"), rig.count("failed")), (3, 0), "nobody gave one back");
     assert!(rig.nodes[1].process.as_mut().unwrap().0.try_wait().unwrap().is_none(), "it was there all the time");
 }
 
@@ -158,5 +158,7 @@ fn an_item_that_comes_again_while_its_claim_is_undecided_costs_no_attempt() {
     rig.send(0, 1);
     // The first lease ends without an answer. From then on each is given back, without waiting for its end.
     wait_for("three leases that were given back", || (rig.count("failed") >= 3).then_some(()));
-    assert_eq!((rig.count("recovered"), rig.count("died")), (1, 0));
+    assert_eq!(rig.count("died"), 0);
+    // The first, and at most one whose own answer came late.
+    assert!(rig.count("recovered") <= 2);
 }
