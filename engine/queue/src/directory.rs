@@ -180,10 +180,14 @@ impl Queue {
 
     /// The destination whose hosts, window and breaker decide about the mail of `home`.
     pub(crate) fn acting(&self, home: u32) -> &Destination {
-        let state = &self.destinations[home as usize];
-        match state.role {
-            Role::Domain(Domain { site: Some((site, _)), answer: Answer::Known { .. }, .. }) => &self.destinations[site as usize],
-            _ => state,
+        &self.destinations[self.acting_slot(home) as usize]
+    }
+
+    /// Its slot.
+    pub(crate) fn acting_slot(&self, home: u32) -> u32 {
+        match self.destinations[home as usize].role {
+            Role::Domain(Domain { site: Some((site, _)), answer: Answer::Known { .. }, .. }) => site,
+            _ => home,
         }
     }
 

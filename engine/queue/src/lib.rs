@@ -14,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 mod arena;
+mod backlog;
 mod breaker;
 mod command;
 mod destination;
@@ -55,6 +56,7 @@ mod wheel;
 mod window;
 mod wrong_clock;
 
+pub use backlog::{BACKLOG_PER_DESTINATION_MAX, Backlog, BacklogWalk};
 pub use breaker::{Breaker, BreakerChange, BreakerSettings};
 pub use destination::DestinationId;
 pub use feedback::Change;

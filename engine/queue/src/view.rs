@@ -178,7 +178,7 @@ impl Queue {
     }
 
     /// What keeps the mail of a destination, at its site where it has one.
-    fn wait_of(&self, home: u32, now: u64) -> Wait {
+    pub(crate) fn wait_of(&self, home: u32, now: u64) -> Wait {
         let state = &self.destinations[home as usize];
         match &state.role {
             Role::Domain(_) if state.paused => Wait::Paused,

@@ -1,0 +1,76 @@
+//! How much this shard has to deliver that goes, destination by destination: by this a node decides whether it takes over mail of others.
+//!
+//! Mail that is ready at a destination which takes none now (dead, paused, held, asked for less) says nothing about how busy the node
+//! is, so it counts for nothing: however much of it there is, mail for other destinations goes on. For the same reason a slow destination
+//! counts in part.
+
+use std::collections::HashMap;
+
+use crate::queue::Queue;
+use crate::wait::Wait;
+
+/// Messages that one destination counts for in [`Backlog::in_turn`] at most, all shards together.
+pub const BACKLOG_PER_DESTINATION_MAX: u64 = 256;
+
+/// Destinations that one step of a walk looks at: some 50 µs where each has mail.
+const SLOTS_PER_STEP: usize = 1024;
+
+/// Messages in ready queues, of destinations that take mail now. Domains with the same hosts are one destination.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Backlog {
+    /// All of them.
+    pub ready: u64,
+    /// Those that wait for their turn and nothing else, of each destination at most this shard's part of [`BACKLOG_PER_DESTINATION_MAX`].
+    pub in_turn: u64,
+}
+
+/// A walk over the destinations, a step at a time.
+#[derive(Debug, Default)]
+pub struct BacklogWalk {
+    next: usize,
+    ready: u64,
+    in_turn: HashMap<u32, u64>,
+}
+
+/// How mail counts, by what it waits for.
+enum Counts {
+    /// Nothing here can go.
+    Nothing,
+    /// It goes at its time, whatever else this node does.
+    Ready,
+    InTurn,
+}
+
+impl Queue {
+    /// Looks at the next destinations; the sum once all have been looked at. `None`: call it again, others may go first.
+    pub fn backlog(&self, walk: &mut BacklogWalk, now: u64) -> Option<Backlog> {
+        let end = self.destinations.len().min(walk.next + SLOTS_PER_STEP);
+        for slot in walk.next..end {
+            let ready = self.destinations[slot].ready.len() as u64;
+            if ready == 0 {
+                continue;
+            }
+            let slot = slot as u32;
+            let counts = counts(self.wait_of(slot, now));
+            walk.ready += if matches!(counts, Counts::Nothing) { 0 } else { ready };
+            if matches!(counts, Counts::InTurn) {
+                *walk.in_turn.entry(self.acting_slot(slot)).or_default() += ready;
+            }
+        }
+        walk.next = end;
+        // Mail for one destination is spread over all shards.
+        let part = (BACKLOG_PER_DESTINATION_MAX / u64::from(self.settings.homes.shards)).max(1);
+        (end == self.destinations.len())
+            .then(|| Backlog { ready: walk.ready, in_turn: walk.in_turn.values().map(|ready| (*ready).min(part)).sum() })
+    }
+}
+
+fn counts(wait: Wait) -> Counts {
+    match wait {
+        Wait::Held | Wait::Paused | Wait::Unanswered { .. } | Wait::BreakerOpen { .. } | Wait::Probing | Wait::Throttled { .. } => {
+            Counts::Nothing
+        }
+        Wait::Asking | Wait::Rate { .. } | Wait::SharedRate { .. } => Counts::Ready,
+        Wait::Shortage { .. } | Wait::Window { .. } | Wait::Home { .. } | Wait::Turn => Counts::InTurn,
+    }
+}
