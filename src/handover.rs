@@ -34,6 +34,7 @@ use tokio::{
 };
 use tracing::{info, warn};
 
+mod appetite;
 mod drain;
 mod item_names;
 mod offer_mark;

@@ -5,7 +5,7 @@
 
 use std::{cell::RefCell, collections::HashMap, rc::Rc};
 
-use ringpost_queue::{Offered, QueueId, Settled};
+use ringpost_queue::{BacklogWalk, Offered, QueueId, Settled};
 use ringpost_smtp::envelope::EnvelopeView;
 use ringpost_spool::{AppendError, Content, Ticket};
 use tracing::{error, warn};
@@ -51,6 +51,17 @@ impl Shard {
         let waiting = self.claiming.waiting.borrow();
         let found = |(id, claim): (&QueueId, &Waiting)| FoundClaim { id: *id, item: claim.item.clone(), token: claim.token.clone() };
         Answer::Claims(waiting.iter().map(found).collect())
+    }
+
+    /// What is left to deliver that goes: by this the node decides whether it leases more.
+    pub(crate) async fn backlog(self: Rc<Self>) -> Answer {
+        let mut walk = BacklogWalk::default();
+        loop {
+            if let Some(backlog) = self.queue.borrow().backlog(&mut walk, self.now_ms()) {
+                return Answer::Backlog(backlog);
+            }
+            self.ring.yield_now().await;
+        }
     }
 
     /// Stores another node's mail; answers when it is durable, with the id that it has here.

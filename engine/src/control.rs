@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ringpost_config::Config;
-use ringpost_queue::{DestinationId, QueueId, Resolution};
+use ringpost_queue::{Backlog, DestinationId, QueueId, Resolution};
 use serde::{Deserialize, Serialize};
 
 use crate::shared_limits::LimitAnswer;
@@ -85,6 +85,8 @@ pub enum HandOver {
     Decide(QueueId, bool),
     /// The claims without an answer.
     Claims,
+    /// What is left to deliver that goes.
+    Backlog,
 }
 
 /// How much of which mail to give.
@@ -331,6 +333,8 @@ pub enum Answer {
     Unusable(&'static str),
     /// The claims without an answer.
     Claims(Vec<FoundClaim>),
+    /// What is left to deliver that goes.
+    Backlog(Backlog),
     /// Mail that is wanted back.
     Recalls(Vec<QueueId>),
     /// How far the shard is emptied.

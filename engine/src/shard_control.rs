@@ -136,6 +136,7 @@ async fn hand_over(shard: Rc<Shard>, call: HandOver) -> Answer {
             Answer::Done
         }
         HandOver::Claims => shard.claims().await,
+        HandOver::Backlog => shard.backlog().await,
     }
 }
 

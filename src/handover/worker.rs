@@ -20,11 +20,14 @@ use ringpost_engine::{
     handed_mail::HEAD_BYTES,
     offering::ONLY_OFFERED_BYTES_MAX,
 };
-use ringpost_queue::QueueId;
+use ringpost_queue::{Backlog, QueueId};
 use tokio::time::sleep;
 use tracing::warn;
 
-use super::{Driver, Ended};
+use super::{
+    Driver, Ended,
+    appetite::{Appetite, IN_TURN_MAX, Look},
+};
 
 /// Two rounds of an owner and what they take.
 const RECONCILIATION: Duration = Duration::from_secs(25);
@@ -35,8 +38,8 @@ const ASK_EVERY: Duration = Duration::from_secs(2);
 /// Leased and not decided at most.
 const CLAIMS_MAX: usize = 128;
 const LEASE_ITEMS: usize = 32;
-/// A node with so much to deliver leaves the rest to others.
-const READY_MAX: u64 = 1024;
+/// So long an answer about the backlog is good enough: shards are looked through for it.
+const BACKLOG_HOLDS: Duration = Duration::from_millis(100);
 /// Without a message that there is work it is looked for this often.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// An envelope is far below this.
@@ -47,6 +50,9 @@ struct Worker {
     driver: Arc<Driver>,
     claims: Claims,
     restraint: Restraint,
+    appetite: Appetite,
+    /// What the shards said last, and when.
+    backlog: Option<(BootTime, Backlog)>,
     /// Where a claim is stored.
     places: HashMap<Lease, (usize, QueueId)>,
     next_shard: usize,
@@ -61,6 +67,8 @@ impl Driver {
             driver: self.clone(),
             claims: Claims::new(times),
             restraint: Restraint::default(),
+            appetite: Appetite::default(),
+            backlog: None,
             places: HashMap::new(),
             next_shard: 0,
             next_partition: 0,
@@ -109,7 +117,7 @@ impl Worker {
             || driver.is_owners_turn(BootTime::now())
             || !self.restraint.allows(BootTime::now())
             || self.claims.len() >= CLAIMS_MAX
-            || self.ready().await? >= READY_MAX
+            || !self.has_room().await?
         {
             return Ok(false);
         }
@@ -135,7 +143,23 @@ impl Worker {
         Ok(found)
     }
 
-    /// What this node has to deliver now.
+    /// By what it has to deliver, this node takes more.
+    async fn has_room(&mut self) -> Result<bool, Ended> {
+        let now = BootTime::now();
+        // The counters say at once that there is little; what of much goes takes a look at all destinations.
+        let backlog = if self.ready().await? < IN_TURN_MAX { Backlog::default() } else { self.backlog(now).await? };
+        let look = self.appetite.look(backlog, now);
+        if look == Look::Say {
+            let Backlog { ready, in_turn } = backlog;
+            warn!(
+                ready,
+                in_turn, "this node has leased no mail for a minute: so much is left to deliver to destinations that take it slowly"
+            );
+        }
+        Ok(look == Look::Lease)
+    }
+
+    /// Recipients that are ready here or being attempted, whatever they wait for.
     async fn ready(&self) -> Result<u64, Ended> {
         let mut ready = 0;
         for shard in 0..self.driver.shards.len() {
@@ -144,6 +168,24 @@ impl Worker {
             }
         }
         Ok(ready)
+    }
+
+    /// What of it goes, of all shards.
+    async fn backlog(&mut self, now: BootTime) -> Result<Backlog, Ended> {
+        if let Some((at, backlog)) = self.backlog
+            && now.since(at) < BACKLOG_HOLDS
+        {
+            return Ok(backlog);
+        }
+        let mut sum = Backlog::default();
+        for shard in 0..self.driver.shards.len() {
+            if let Answer::Backlog(of_shard) = self.driver.ask(shard, HandOver::Backlog).await? {
+                sum.ready += of_shard.ready;
+                sum.in_turn += of_shard.in_turn;
+            }
+        }
+        self.backlog = Some((now, sum));
+        Ok(sum)
     }
 
     async fn take_over(&mut self, items: Vec<Leased>, generation: &str, asked_at: BootTime) -> Result<(), Ended> {

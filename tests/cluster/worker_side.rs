@@ -162,3 +162,23 @@ fn an_item_that_comes_again_while_its_claim_is_undecided_costs_no_attempt() {
     // The first, and at most one whose own answer came late.
     assert!(rig.count("recovered") <= 2);
 }
+
+/// Mail for a dead destination counted against what a worker takes: two workers with 1,024 messages each for one such destination leased
+/// nothing more, for any destination, until that mail expired.
+#[test]
+fn a_dead_destination_stops_no_mail_for_others() {
+    const DEAD: usize = 1200;
+    let mut rig = mail_rig(&[ONLY_OFFERS, SHARES]);
+    let dead = format!("[[route]]\ndomain = \"dead.test\"\nvia = \"smarthost\"\nhosts = [\"127.0.0.1:{}\"]\n", free_port());
+    rig.nodes.iter().for_each(|node| node.set("[[route]]\n", &format!("{dead}[[route]]\n")));
+    rig.start_node(0);
+    rig.start_node(1);
+    let mut session = vec!["EHLO x"];
+    (0..50).for_each(|_| session.extend(["MAIL FROM:<a@x.test>", "RCPT TO:<b@dead.test>", "DATA", "Subject: x\r\n\r\nx\r\n."]));
+    for _ in 0..DEAD / 50 {
+        assert!(rig.nodes[0].converse(&session).iter().skip(4).step_by(4).all(|reply| reply.starts_with("250")));
+    }
+    wait_for("as much of it at the worker as it once took", || (rig.count("completed") >= 1024).then_some(()));
+    rig.send(0, 20);
+    assert_eq!(wait_for("delivery of the rest", || rig.all_there(20)), 20);
+}
