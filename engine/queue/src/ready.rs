@@ -34,6 +34,7 @@ impl ReadyQueue {
     }
 
     /// Appends a group, whose age counts from now on.
+    #[inline]
     pub(crate) fn push(&mut self, groups: &mut Slab<Group>, index: u32, now: u64) {
         let group = &mut groups[index];
         let priority = usize::from(group.priority);
@@ -63,6 +64,7 @@ impl ReadyQueue {
         self.groups += 1;
     }
 
+    #[inline]
     pub(crate) fn remove(&mut self, groups: &mut Slab<Group>, index: u32) {
         let Group { previous, next, priority, .. } = groups[index];
         match previous {

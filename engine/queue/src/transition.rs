@@ -523,6 +523,7 @@ impl Queue {
     }
 
     /// From here on only the acknowledgement of the settled record and open attempts keep the message. No recipient is ready.
+    #[inline]
     pub(crate) fn begin_closing(&mut self, index: u32) {
         let message = &mut self.messages[index];
         message.flags.set(Flags::CLOSING, true);

@@ -171,6 +171,7 @@ impl Wheel {
         empty
     }
 
+    #[inline]
     fn link(&mut self, index: u32, deadline: u64) {
         let at = deadline.max(self.base);
         let level = ((63 - ((self.base ^ at) | 63).leading_zeros()) / 6) as usize;
@@ -186,6 +187,7 @@ impl Wheel {
         }
     }
 
+    #[inline]
     fn unlink(&mut self, index: u32) {
         let node = &mut self.nodes[index];
         let Node { previous, next, .. } = *node;
