@@ -419,7 +419,9 @@ mod tests {
         let (groups, barrier) = ((0..4).map(|partition| (partition, vec![()])).collect(), Arc::new(Barrier::new(4)));
         let calls = in_each(groups, |_, _| {
             let barrier = barrier.clone();
-            async move { drop(barrier.wait().await) }
+            async move {
+                barrier.wait().await;
+            }
         });
         timeout(Duration::from_secs(10), calls).await.expect("each waits for the others");
     }

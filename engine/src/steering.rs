@@ -129,10 +129,8 @@ impl Steering {
         };
         let answers = if wanted.is_empty() { HashMap::new() } else { shard.recall(&wanted).await };
         for &key in keys {
-            let recalled = match given_out(shard, key).filter(|id| wanted.contains(id)) {
-                None => None,
-                Some(id) => Some(answers.get(&id).copied().unwrap_or(Recalled::Unanswered)),
-            };
+            let asked = given_out(shard, key).filter(|id| wanted.contains(id));
+            let recalled = asked.map(|id| answers.get(&id).copied().unwrap_or(Recalled::Unanswered));
             match recalled {
                 Some(Recalled::Taken) => changed.taken += 1,
                 Some(Recalled::Unanswered) => changed.unanswered += 1,

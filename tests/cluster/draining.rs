@@ -124,11 +124,11 @@ fn a_node_killed_while_it_is_emptied_loses_and_repeats_nothing() {
     rig.change(0, "via = \"hold\"", "via = \"maildir\"\npath = \"mail/n1/{domain}/{local}\"");
     rig.start_node(0);
     // What the stopped worker has leased comes back when its lease ends; what it has completed is its own.
-    let queue = wait_for("what the worker does not have", || {
+    wait_for("what the worker does not have", || {
         let waiting = rig.nodes[0].ringpost("queue", &["ls", "--json"]).1;
         waiting.is_empty().then_some(())
     });
-    println!("taken back: {queue:?}, {} of {} delivered by now", delivered(&rig.folder.path().join("mail")).len(), 4 * MAILS);
+    println!("taken back: {} of {} delivered by now", delivered(&rig.folder.path().join("mail")).len(), 4 * MAILS);
     rig.nodes[1].process.as_ref().unwrap().signal("-CONT");
     let all = wait_for("delivery of all", || rig.all_there(4 * MAILS));
     assert_eq!(all, 4 * MAILS, "each once");

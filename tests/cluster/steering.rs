@@ -150,7 +150,7 @@ fn old_dead_letters_are_removed_by_the_leader() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (partition, id) = runtime.block_on(async {
         for partition in 0..4 {
-            for item in worker.lease(partition, 64, 3000, 3000, 1 << 20).await.unwrap().1 {
+            if let Some(item) = worker.lease(partition, 64, 3000, 3000, 1 << 20).await.unwrap().1.pop() {
                 worker.fail(&item.id, &item.token, ringpost_cluster::work_queue::Retry::Never, "for the test").await.unwrap();
                 return (partition, item.id);
             }

@@ -405,10 +405,10 @@ const EACH: u64 = 0x0101_0101_0101_0101;
 
 /// Eight characters in lower case; what is not ASCII stays as it is.
 fn lower_case(word: u64) -> u64 {
-    let low = word & 0x7F * EACH;
+    let low = word & (0x7F * EACH);
     // The highest bit of a byte says that it is at least `A`, and more than `Z`; nothing is carried from one to the next.
     let (from_a, beyond_z) = (low + (0x80 - b'A' as u64) * EACH, low + (0x7F - b'Z' as u64) * EACH);
-    let upper = from_a & !beyond_z & !word & 0x80 * EACH;
+    let upper = from_a & !beyond_z & !word & (0x80 * EACH);
     word | upper >> 2
 }
 
