@@ -53,6 +53,29 @@ fn text(progress: &DrainProgress) -> String {
     more.into_iter().filter(|(count, _)| *count > 0).for_each(|(count, what)| text.push_str(&format!(", {count} {what}")));
     if progress.valkey_away_ms > 0 {
         text.push_str("; Valkey does not answer");
+    } else if progress.not_taken_s > 0 {
+        text.push_str(&format!(
+            "; no node has taken any of them for {} s: the nodes that deliver are down or have enough to deliver, which their logs say",
+            progress.not_taken_s
+        ));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use ringpost_engine::control::DrainCounts;
+
+    use super::*;
+
+    #[test]
+    fn a_drain_that_stands_still_says_that_nobody_takes_what_is_left() {
+        let counts = DrainCounts { offered: 463, ..Default::default() };
+        let mut progress = DrainProgress::default();
+        (progress.counts, progress.handed_over) = (counts, 287);
+        assert_eq!(text(&progress), "287 handed over, 463 left: 463 offered");
+        progress.not_taken_s = 10;
+        let still = text(&progress);
+        assert!(still.starts_with("287 handed over, 463 left: 463 offered; no node has taken any of them for 10 s"), "{still}");
+    }
 }

@@ -15,6 +15,8 @@ use super::{Driver, SharedDelivery, TAKES_MAIL};
 
 /// How often the shards are looked through for mail that can be offered by now.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// A node that takes mail takes some within less.
+const TAKEN_WITHIN_S: u64 = 10;
 /// An operator who waits is told after so long without Valkey.
 pub const AWAY_MAX: Duration = Duration::from_secs(15);
 
@@ -28,6 +30,8 @@ pub struct DrainProgress {
     pub claims: u64,
     /// Taken over by other nodes since the drain began.
     pub handed_over: u64,
+    /// Mail is offered of which no node has taken any for so long, in steps of ten seconds.
+    pub not_taken_s: u64,
     /// Valkey has not answered for so long.
     pub valkey_away_ms: u64,
     /// The look through the shards that found this.
@@ -45,6 +49,23 @@ impl DrainProgress {
     pub fn is_stuck(&self) -> bool {
         let DrainCounts { offered, active, held, too_large } = self.counts;
         offered + active + self.claims == 0 && held + too_large > 0
+    }
+}
+
+/// Whether other nodes take what is offered.
+struct Taking {
+    handed_over: u64,
+    /// They did then, or nothing was offered.
+    last: BootTime,
+}
+
+impl Taking {
+    /// For how long they have not, as [`DrainProgress::not_taken_s`] says it.
+    fn not_taken_s(&mut self, offered: u64, handed_over: u64, now: BootTime) -> u64 {
+        if offered == 0 || handed_over != self.handed_over {
+            *self = Self { handed_over, last: now };
+        }
+        now.since(self.last).as_secs() / TAKEN_WITHIN_S * TAKEN_WITHIN_S
     }
 }
 
@@ -99,6 +120,7 @@ impl Driver {
     async fn keep_draining(self: Arc<Self>) {
         let Some(before) = self.handed_over().await else { return };
         let mut was_done = false;
+        let mut taking = Taking { handed_over: before, last: BootTime::now() };
         loop {
             let look = self.drain_looks.fetch_add(1, Ordering::SeqCst) + 1;
             let mut counts = Some(DrainCounts::default());
@@ -112,7 +134,9 @@ impl Driver {
             }
             let Some(handed_over) = self.handed_over().await else { return };
             if let Some(counts) = counts {
-                let progress = DrainProgress { counts, handed_over: handed_over.saturating_sub(before), look, ..Default::default() };
+                let not_taken_s = taking.not_taken_s(counts.offered, handed_over, BootTime::now());
+                let handed_over = handed_over.saturating_sub(before);
+                let progress = DrainProgress { counts, handed_over, not_taken_s, look, ..Default::default() };
                 *self.drain_progress() = progress;
                 if !was_done && progress.counts.messages() == 0 {
                     info!(handed_over = progress.handed_over, "the node holds no mail");
@@ -134,5 +158,23 @@ impl Driver {
             }
         }
         Some(sum)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mail_that_nobody_takes_is_noticed_after_ten_seconds() {
+        let at = |seconds| BootTime::after_boot(Duration::from_secs(seconds));
+        let mut taking = Taking { handed_over: 7, last: at(100) };
+        assert_eq!(taking.not_taken_s(5, 7, at(109)), 0);
+        assert_eq!(taking.not_taken_s(6, 7, at(110)), 10, "more mail is no progress");
+        assert_eq!(taking.not_taken_s(6, 7, at(129)), 20);
+        assert_eq!(taking.not_taken_s(5, 8, at(130)), 0);
+        assert_eq!(taking.not_taken_s(5, 8, at(141)), 10);
+        assert_eq!(taking.not_taken_s(0, 8, at(150)), 0, "nothing is there to be taken");
+        assert_eq!(taking.not_taken_s(5, 8, at(159)), 0);
     }
 }

@@ -67,6 +67,28 @@ fn a_node_that_shares_is_emptied_without_taking_back_what_it_offers() {
 }
 
 #[test]
+fn a_drain_that_stands_still_says_so_and_goes_on() {
+    let mut rig = mail_rig(&[LOCAL, SHARES]);
+    rig.hold_at(0);
+    rig.start_node(0);
+    rig.send(0, 3);
+    rig.start_node(1);
+    rig.takers(0);
+    let worker = rig.nodes[1].process.as_ref().unwrap();
+    worker.signal("-STOP");
+    let mut program = Command::new(env!("CARGO_BIN_EXE_ringpost"));
+    program.args(["drain", "--to-cluster", "--json", "-c"]).arg(&rig.nodes[0].config).stdout(Stdio::piped());
+    let mut drain = Process(program.spawn().unwrap());
+    let lines = BufReader::new(drain.0.stdout.take().unwrap()).lines();
+    let mut steps = lines.map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap());
+    let still = steps.by_ref().find(|step| step["not_taken_s"] != 0).expect("it says so before it ends");
+    assert_eq!((&still["not_taken_s"], &still["offered"]), (&json!(10), &json!(3)), "{still}");
+    worker.signal("-CONT");
+    let last = steps.last().unwrap();
+    assert_eq!((&last["done"], &last["not_taken_s"]), (&json!(true), &json!(0)), "{last}");
+}
+
+#[test]
 fn held_mail_stays_and_is_named() {
     let mut rig = mail_rig(&[LOCAL, SHARES]);
     rig.hold_at(0);
