@@ -13,7 +13,7 @@ const RECIPIENTS_MAX: usize = 8;
 pub fn ended(files: &[PathBuf], id: &str) -> std::io::Result<Option<String>> {
     let mut last: Vec<(String, MailLogEntry)> = Vec::new();
     let mut told: HashMap<String, MailLogEntry> = HashMap::new();
-    let (mut accepted, mut deleted, mut known) = (None, None, false);
+    let (mut accepted, mut deleted, mut handed_over, mut known) = (None, None, None, false);
     grep(files, id, |_, entry| {
         if !entry.get("queue_id").is_some_and(|own| own.eq_ignore_ascii_case(id)) {
             return;
@@ -22,6 +22,7 @@ pub fn ended(files: &[PathBuf], id: &str) -> std::io::Result<Option<String>> {
         match (entry.get("event"), entry.get("to")) {
             (Some("accepted"), _) => accepted = Some(entry),
             (Some("deleted"), _) => deleted = Some(entry),
+            (Some("handed_over"), _) => handed_over = Some(entry),
             (Some("report"), to) => {
                 if let Some(to) = to.filter(|_| entry.get("about") == Some("failure")) {
                     told.insert(to.to_owned(), entry);
@@ -39,7 +40,9 @@ pub fn ended(files: &[PathBuf], id: &str) -> std::io::Result<Option<String>> {
     }
     let field = |entry: &MailLogEntry, name: &str| entry.get(name).unwrap_or("?").to_owned();
     let mut sentences: Vec<String> = Vec::new();
-    let end = deleted.as_ref().map(|entry| format!("the message was removed by command at {}", field(entry, "time")));
+    let removed = deleted.as_ref().map(|entry| format!("the message was removed by command at {}", field(entry, "time")));
+    let taken_over = handed_over.as_ref().map(taken_over);
+    let end = taken_over.as_ref().or(removed.as_ref());
     for (to, entry) in last.iter().take(RECIPIENTS_MAX) {
         let (at, reply) = (field(entry, "time"), field(entry, "reply"));
         sentences.push(match (entry.get("outcome"), entry.get("event")) {
@@ -55,7 +58,7 @@ pub fn ended(files: &[PathBuf], id: &str) -> std::io::Result<Option<String>> {
             (Some("bounced"), Some("expired")) => format!("<{to}> expired at {at}: {reply:?}{}.", who_was_told(told.get(to))),
             (Some("bounced"), _) => format!("<{to}> failed for good at {at}: {reply:?}{}.", who_was_told(told.get(to))),
             (Some("purged"), _) => format!("<{to}> was removed by command at {at}."),
-            (_, _) => match &end {
+            (_, _) => match end {
                 Some(end) => format!("<{to}> was last deferred at {at}: {reply:?}; {end}."),
                 None => {
                     format!("<{to}> was last deferred at {at}: {reply:?}; how it ended is not in the log (lines can be lost at a crash).")
@@ -66,14 +69,30 @@ pub fn ended(files: &[PathBuf], id: &str) -> std::io::Result<Option<String>> {
     if last.len() > RECIPIENTS_MAX {
         sentences.push(format!("{} more recipients.", last.len() - RECIPIENTS_MAX));
     }
+    if let (Some(taken_over), false) = (&taken_over, last.is_empty()) {
+        // Recipients that had no attempt here have no line of their own.
+        if !sentences.iter().any(|sentence| sentence.contains(taken_over.as_str())) {
+            sentences.push(format!("What else was open: {taken_over}."));
+        }
+    }
     if sentences.is_empty() {
         let at = accepted.as_ref().map_or_else(|| "?".to_owned(), |entry| field(entry, "time"));
         sentences.push(match end {
+            Some(end) if taken_over.is_some() => format!("It was accepted at {at}, and {end}."),
             Some(end) => format!("It was accepted at {at}, and {end} before any attempt."),
             None => format!("It was accepted at {at} and is not in the queue; what became of it is not in the log."),
         });
     }
     Ok(Some(format!("Not in the queue any more: {}", sentences.join("\n"))))
+}
+
+/// Where a message is now that another node has.
+fn taken_over(entry: &MailLogEntry) -> String {
+    let at = entry.get("time").unwrap_or("?");
+    match entry.get("taken_by").and_then(|to| to.split_once(' ')) {
+        Some((node, id)) => format!("the node {node} took it over at {at} as {id}; `queue why {id}` there says what became of it"),
+        None => format!("another node took it over at {at}"),
+    }
 }
 
 /// Who knows of a failure, by the line about its report.
@@ -96,4 +115,37 @@ fn after_acceptance(ms: u64) -> String {
         _ => (ms / 86_400_000, "days"),
     };
     format!(", {number} {unit} after it was accepted")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HERE: &str = "1NGQZ6X00001H";
+    const ACCEPTED: &str = "2026-11-29T10:00:00.000Z queue_id=1NGQZ6X00001H event=accepted from=<a@x.test>";
+    const HANDED_OVER: &str = "2026-11-29T10:00:02.000Z queue_id=1NGQZ6X00001H event=handed_over taken_by=\"n3 1NGQZ6X00001J\"";
+    const THERE: &str =
+        "the node n3 took it over at 2026-11-29T10:00:02.000Z as 1NGQZ6X00001J; `queue why 1NGQZ6X00001J` there says what became of it.";
+
+    fn attempt(to: &str, outcome: &str) -> String {
+        format!("2026-11-29T10:00:01.000Z queue_id={HERE} event=attempt to=<{to}> relay=h:25 outcome={outcome} reply=\"words\"")
+    }
+
+    fn why(lines: &[&str]) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("mail.log");
+        std::fs::write(&file, lines.join("\n") + "\n").unwrap();
+        ended(&[file], HERE).unwrap().expect("its lines are there")
+    }
+
+    /// The node that accepted a message once said that its end is not in the log, although the line that names the other node was there.
+    #[test]
+    fn a_message_that_another_node_has_is_to_be_asked_for_there() {
+        let accepted = "Not in the queue any more: It was accepted at 2026-11-29T10:00:00.000Z, and";
+        assert_eq!(why(&[ACCEPTED, HANDED_OVER]), format!("{accepted} {THERE}"));
+        let deferred = "Not in the queue any more: <b@y.test> was last deferred at 2026-11-29T10:00:01.000Z: \"words\";";
+        assert_eq!(why(&[ACCEPTED, &attempt("b@y.test", "deferred"), HANDED_OVER]), format!("{deferred} {THERE}"));
+        let told = why(&[ACCEPTED, &attempt("b@y.test", "delivered"), HANDED_OVER]);
+        assert!(told.contains("<b@y.test> was delivered to h:25") && told.ends_with(&format!("\nWhat else was open: {THERE}")), "{told}");
+    }
 }
