@@ -153,7 +153,10 @@ fn held_end(recipient: &RecipientView<'_>, now: u64) -> String {
 }
 
 fn expiry(recipient: &RecipientView<'_>, now: u64) -> String {
-    format!("; expires {}", clock(recipient.expires_at(), now))
+    match recipient.fails_at() {
+        Some(at) => format!("; expires {}", clock(at, now)),
+        None => "; it does not expire meanwhile".to_owned(),
+    }
 }
 
 /// A time for people, in UTC; the date only on another day.
@@ -183,7 +186,32 @@ pub(crate) fn until(at: u64, now: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use ringpost_queue::{
+        DestinationLimits, NewMessage, NewRecipient, Notify, Queue, QueueId, QueueSettings, RetryPolicy, Route, Routes, Via,
+    };
+
     use super::*;
+
+    /// Mail that was past its lifetime and has a time of grace was once said to expire in the past, beside the right time in `queue show`.
+    #[test]
+    fn mail_past_its_lifetime_expires_when_its_grace_ends() {
+        const ACCEPTED: u64 = 1_764_374_710_000;
+        const DAY_MS: u64 = 86_400_000;
+        let route = Route { pattern: "*".into(), via: Via::Discard, retry: RetryPolicy::default(), limits: DestinationLimits::default() };
+        let now = ACCEPTED + 30 * DAY_MS;
+        let mut queue = Queue::new(QueueSettings::default(), Routes::new(vec![route]).unwrap(), 1, now);
+        let destination = queue.route(b"y.test");
+        queue.pause(destination, true, now);
+        let message = NewMessage { id: QueueId { boot: 1, shard: 0, sequence: 1 }, accepted_at: ACCEPTED, ..NewMessage::default() };
+        let recipient = NewRecipient { address: b"b@y.test", destination, notify: Notify::UNSAID };
+        let key = queue.recover(&message, [recipient].into_iter(), std::iter::empty(), now).unwrap().key;
+        let _ = queue.poll(now, &mut Vec::new());
+        let view = queue.show(key).unwrap();
+        let fails_at = view.recipients().next().unwrap().fails_at().expect("it is not held");
+        assert!(fails_at > now);
+        let text = why(&view, |id| queue.destination(id, now), now);
+        assert!(text.contains("paused by command") && text.ends_with(&format!("; expires {}.", clock(fails_at, now))), "{text}");
+    }
 
     #[test]
     fn times_are_short_and_in_utc() {
