@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::action::{Action, CloseReason, ContentForm, Disconnect, ProtocolError, RecipientOutcome, TransactionId, Verdict};
 use super::offer::Offer;
+use super::own_words;
 use super::rcpt::Rcpt;
 use super::timeouts::Timeouts;
 use super::transaction::{Slot, Stage, Transaction, verdict_of};
@@ -292,7 +293,7 @@ impl Client {
             return;
         }
         if self.offer.mail_max.is_some_and(|most| slot.id >= most) {
-            slot.decide(Verdict::Untried, Reply::local("452 4.5.3 the next hop takes no further message on this connection"));
+            slot.decide(Verdict::Untried, Reply::local(own_words::CONNECTION_USED_UP));
             slot.stage = Stage::Complete;
             return;
         }
@@ -485,12 +486,12 @@ impl Client {
         }
         self.expected.clear();
         let why = match reason {
-            CloseReason::Disconnected(Disconnect::Closed) => "421 4.4.2 connection closed by the next hop",
-            CloseReason::Disconnected(Disconnect::Lost) => "421 4.4.2 connection to the next hop lost",
-            CloseReason::Disconnected(Disconnect::TimedOut) => "421 4.4.2 the next hop did not answer in time",
-            CloseReason::Disconnected(Disconnect::Abandoned) => "451 4.3.0 the attempt was given up",
-            CloseReason::Protocol(_) => "451 4.5.0 the next hop broke the protocol",
-            CloseReason::Quit | CloseReason::Refused(_) | CloseReason::ServiceClosing(_) => "421 4.4.2 session ended by the next hop",
+            CloseReason::Disconnected(Disconnect::Closed) => own_words::CLOSED,
+            CloseReason::Disconnected(Disconnect::Lost) => own_words::LOST,
+            CloseReason::Disconnected(Disconnect::TimedOut) => own_words::TIMED_OUT,
+            CloseReason::Disconnected(Disconnect::Abandoned) => own_words::ABANDONED,
+            CloseReason::Protocol(_) => own_words::PROTOCOL_BROKEN,
+            CloseReason::Quit | CloseReason::Refused(_) | CloseReason::ServiceClosing(_) => own_words::ENDED,
         };
         let reply = match reason {
             CloseReason::Refused(reply) | CloseReason::ServiceClosing(reply) => reply,

@@ -21,6 +21,7 @@
 mod action;
 mod connection;
 mod offer;
+pub(crate) mod own_words;
 mod rcpt;
 mod timeouts;
 mod transaction;

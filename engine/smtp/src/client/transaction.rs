@@ -4,6 +4,7 @@ use std::io::Write;
 
 use super::action::{RecipientOutcome, SuccessReport, TransactionId, Verdict};
 use super::offer::Offer;
+use super::own_words;
 use super::rcpt::{Parameters, Rcpt};
 use crate::extension::{ByMode, DeliverBy, Return};
 use crate::reply::{Class, Reply};
@@ -162,24 +163,24 @@ impl Slot {
         let said_beyond_ascii = self.envelope.eight_bit || !self.parameters.as_bytes().is_ascii();
         let needs_smtputf8 = !self.paths.is_ascii() || self.envelope.smtputf8 && said_beyond_ascii;
         if needs_smtputf8 && !offer.smtputf8 {
-            return Err("553 5.6.7 the next hop does not offer SMTPUTF8, which this message needs");
+            return Err(own_words::NEEDS_SMTPUTF8);
         }
         if self.envelope.binary && !(offer.binary_mime && offer.chunking) {
-            return Err("554 5.6.3 the next hop does not offer BINARYMIME, which this message needs");
+            return Err(own_words::NEEDS_BINARYMIME);
         }
         if self.envelope.eight_bit && !self.envelope.binary && !offer.eight_bit_mime {
-            return Err("554 5.6.3 the next hop does not offer 8BITMIME, which this message needs");
+            return Err(own_words::NEEDS_8BITMIME);
         }
         if offer.size_max.is_some_and(|limit| self.envelope.size > limit) {
-            return Err("552 5.3.4 the message is larger than the next hop takes");
+            return Err(own_words::TOO_LARGE);
         }
         if let Some(by) = self.envelope.deliver_by.filter(|by| by.mode == ByMode::Return) {
             // RFC 2852 4.1: what is to come back in time is not given to who knows nothing of time; a store of mailboxes is the end.
             match offer.deliver_by {
-                _ if by.seconds <= 0 => return Err("554 5.4.7 the time that the sender gave is over"),
-                None if !is_final => return Err("554 5.3.3 the next hop does not offer DELIVERBY, which this message needs"),
+                _ if by.seconds <= 0 => return Err(own_words::TIME_IS_OVER),
+                None if !is_final => return Err(own_words::NEEDS_DELIVERBY),
                 Some(least) if i64::from(by.seconds) < i64::from(least) => {
-                    return Err("554 5.4.7 the next hop needs more time than the sender gave");
+                    return Err(own_words::NEEDS_MORE_TIME);
                 }
                 _ => {}
             }
@@ -187,7 +188,7 @@ impl Slot {
         // A line end or a stray bracket in an address would let a sender write commands of ours.
         let is_control = |b: &u8| *b < b' ' || *b == 0x7F;
         if self.paths.iter().any(is_control) || self.envelope_id.iter().chain(self.parameters.as_bytes()).any(is_control) {
-            return Err("553 5.1.3 an address has a control character");
+            return Err(own_words::CONTROL_CHARACTER);
         }
         let most = offer.rcpt_max.map_or(usize::from(u16::MAX), |most| most as usize);
         let most = most.min(offer.rcpt_domain_max.map_or(usize::MAX, |domains| self.within_domains(domains as usize)));
@@ -315,9 +316,9 @@ impl Slot {
             }
             let exceeding = recipient >= self.offered && self.offered > 0;
             let (verdict, reply) = match self.verdict {
-                _ if exceeding => (Verdict::Untried, Reply::local("452 4.5.3 more recipients than the next hop takes at a time")),
+                _ if exceeding => (Verdict::Untried, Reply::local(own_words::RECIPIENTS_EXCEEDED)),
                 Some(decided) => decided,
-                None => (Verdict::Deferred, Reply::local("451 4.5.0 the next hop did not answer for this recipient")),
+                None => (Verdict::Deferred, Reply::local(own_words::RECIPIENT_UNANSWERED)),
             };
             return Some(self.outcome(recipient, verdict, reply));
         }

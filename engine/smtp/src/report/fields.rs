@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use super::{Report, meaning_of};
 use crate::address::Path;
+use crate::client::own_words;
 use crate::header::DateText;
 use crate::reply::EnhancedCode;
 
@@ -94,7 +95,7 @@ pub(super) fn write_recipient_fields(recipient: &ReportedRecipient<'_>, utf8: bo
 struct Said<'a> {
     status: EnhancedCode,
     text: &'a str,
-    /// It came from a next hop.
+    /// It came from a next hop. RFC 3464 2.3.5, 2.3.6: our own words about one are of another type, and not said by it.
     is_reply: bool,
 }
 
@@ -113,14 +114,15 @@ impl<'a> Said<'a> {
             },
         };
         let code = text.get(..3).filter(|code| code.bytes().all(|byte| byte.is_ascii_digit()) && matches!(code.as_bytes()[0], b'2'..=b'5'));
-        let is_reply = code.is_some() && text.as_bytes().get(3).is_none_or(|&byte| byte == b' ');
-        let enhanced = text.get(4..).filter(|_| is_reply).and_then(|rest| enhanced_of(rest, class));
+        let has_code = code.is_some() && text.as_bytes().get(3).is_none_or(|&byte| byte == b' ');
+        let is_reply = has_code && !own_words::is_own(text);
+        let enhanced = text.get(4..).filter(|_| has_code).and_then(|rest| enhanced_of(rest, class));
         let status = match enhanced {
             // RFC 3463 3.5: X.4.7, the delivery time expired.
             _ if expired => EnhancedCode { class, subject: 4, detail: 7 },
             Some(status) => status,
             // RFC 3463 3.5: X.4.1, no answer from the host.
-            None if class != 2 && !is_reply && !text.is_empty() => EnhancedCode { class, subject: 4, detail: 1 },
+            None if class != 2 && !has_code && !text.is_empty() => EnhancedCode { class, subject: 4, detail: 1 },
             None => EnhancedCode { class, subject: 0, detail: 0 },
         };
         Self { status, text, is_reply }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::client::own_words;
 
 fn date(unix_s: i64) -> DateText {
     DateText::new(unix_s)
@@ -134,6 +135,30 @@ fn status_and_diagnostic_follow_the_last_word() {
         assert!(group.contains(&format!("Status: {status}").as_str()), "{reply}: {group:?}");
         let found = group.iter().find_map(|line| line.strip_prefix("Diagnostic-Code: ")).unwrap_or("");
         assert_eq!(found, diagnostic, "{reply}");
+    }
+}
+
+/// What the engine says of a next hop was once given out as a reply of that next hop.
+#[test]
+fn our_own_words_about_a_next_hop_are_not_given_out_as_its_reply() {
+    let now = date(0);
+    for (action, reply, status, remote, diagnostic) in [
+        (Action::Failed, "550 5.1.1 no", "5.1.1", "dns; mx.y.test", "smtp; 550 5.1.1 no"),
+        (Action::Failed, own_words::TOO_LARGE, "5.3.4", "", "x-ringpost; 552 5.3.4 the message is larger than the next hop takes"),
+        (Action::Delayed, own_words::TIMED_OUT, "4.4.2", "", "x-ringpost; 421 4.4.2 the next hop did not answer in time"),
+        (
+            Action::Failed,
+            "5.4.7 expired; last: 451 4.5.0 the next hop broke the protocol",
+            "5.4.7",
+            "",
+            "x-ringpost; 451 4.5.0 the next hop broke the protocol",
+        ),
+    ] {
+        let recipients = [ReportedRecipient { relay: Some("mx.y.test[192.0.2.7]:25"), ..recipient("b@y.test", action, reply) }];
+        let (text, _) = text_of(&report(&recipients, Returned::Nothing, &now));
+        let group = group(&text, "rfc822; b@y.test");
+        let value = |name: &str| group.iter().find_map(|line| line.strip_prefix(name)).unwrap_or("");
+        assert_eq!((value("Status: "), value("Remote-MTA: "), value("Diagnostic-Code: ")), (status, remote, diagnostic), "{reply}");
     }
 }
 

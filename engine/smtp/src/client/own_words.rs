@@ -1,0 +1,33 @@
+//! What a client says of a next hop in a reply's form: words of its own, which no next hop has said.
+
+/// Constants, and whether a text is one of them.
+macro_rules! own_words {
+    ($($name:ident = $line:literal;)*) => {
+        $(pub(crate) const $name: &str = $line;)*
+
+        /// Whether these are a client's own words. A next hop that says the same word for word is not told apart.
+        pub(crate) fn is_own(line: &str) -> bool {
+            [$($name),*].contains(&line)
+        }
+    };
+}
+
+own_words! {
+    CLOSED = "421 4.4.2 connection closed by the next hop";
+    LOST = "421 4.4.2 connection to the next hop lost";
+    TIMED_OUT = "421 4.4.2 the next hop did not answer in time";
+    ABANDONED = "451 4.3.0 the attempt was given up";
+    PROTOCOL_BROKEN = "451 4.5.0 the next hop broke the protocol";
+    ENDED = "421 4.4.2 session ended by the next hop";
+    CONNECTION_USED_UP = "452 4.5.3 the next hop takes no further message on this connection";
+    RECIPIENTS_EXCEEDED = "452 4.5.3 more recipients than the next hop takes at a time";
+    RECIPIENT_UNANSWERED = "451 4.5.0 the next hop did not answer for this recipient";
+    NEEDS_SMTPUTF8 = "553 5.6.7 the next hop does not offer SMTPUTF8, which this message needs";
+    NEEDS_BINARYMIME = "554 5.6.3 the next hop does not offer BINARYMIME, which this message needs";
+    NEEDS_8BITMIME = "554 5.6.3 the next hop does not offer 8BITMIME, which this message needs";
+    TOO_LARGE = "552 5.3.4 the message is larger than the next hop takes";
+    TIME_IS_OVER = "554 5.4.7 the time that the sender gave is over";
+    NEEDS_DELIVERBY = "554 5.3.3 the next hop does not offer DELIVERBY, which this message needs";
+    NEEDS_MORE_TIME = "554 5.4.7 the next hop needs more time than the sender gave";
+    CONTROL_CHARACTER = "553 5.1.3 an address has a control character";
+}
