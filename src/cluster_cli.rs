@@ -87,7 +87,7 @@ pub struct Letters {
 pub enum ConfigCommand {
     /// Check a file and give it to all nodes.
     Push {
-        /// Sections that all nodes share: [relay], [[domain]], [[route]], limits, policy.
+        /// Sections that all nodes share: `relay`, `domain`, `route`, limits, policy.
         #[arg(value_name = "FILE")]
         path: PathBuf,
         /// Who pushes [default: the user's name]

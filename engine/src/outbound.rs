@@ -193,7 +193,7 @@ impl<'s> Outbound<'s> {
 
     /// A message to be chained behind the one whose content is about to be sent.
     pub(crate) fn take_behind(&mut self, before: TransactionId) -> Option<Dispatch> {
-        if !self.client.offer().pipelining || !self.may_serve() || !self.client.can_begin() {
+        if !self.client.chains() || !self.may_serve() {
             return None;
         }
         let (shard, now) = (self.shard, self.shard.now_ms());

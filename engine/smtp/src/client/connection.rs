@@ -73,6 +73,9 @@ pub struct Client {
     transactions: u32,
     ehlo_lines: usize,
     greeted: bool,
+    content_answered: bool,
+    /// The answer to a content came alone: the server answers each command once.
+    is_orderly: bool,
     /// RSET goes before the next MAIL.
     reset_wanted: bool,
     outcome: Option<RecipientOutcome>,
@@ -98,6 +101,8 @@ impl Client {
             transactions: 0,
             ehlo_lines: 0,
             greeted: false,
+            content_answered: false,
+            is_orderly: false,
             reset_wanted: false,
             outcome: None,
             closing: None,
@@ -110,6 +115,12 @@ impl Client {
         let room = self.slots.iter().any(|slot| slot.stage == Stage::Free);
         let allowed = self.offer.mail_max.is_none_or(|most| self.transactions < most);
         room && allowed && self.closing.is_none() && !self.expected.contains(&Expected::Quit)
+    }
+
+    /// Whether a transaction that is given now, while content is sent, is sent right behind it. Not on a connection whose first content has
+    /// not been answered: a server that says more than one thing to a dot would have it taken for the answer to the next MAIL.
+    pub fn chains(&self) -> bool {
+        self.pipelines() && self.is_orderly && self.can_begin()
     }
 
     /// Gives the client a transaction, to be sent as soon as that is allowed; commands that may be sent at once are appended
@@ -143,7 +154,12 @@ impl Client {
             if let Some(reason) = self.closing {
                 return Action::Close(reason);
             }
-            self.advance(out);
+            let is_unread = !input.is_empty() || self.reader.is_within_reply();
+            self.is_orderly |= self.content_answered && self.expected.is_empty() && !is_unread;
+            // What is here already answers nothing that is sent now.
+            if !self.expected.is_empty() || !is_unread {
+                self.advance(out);
+            }
             if self.slots.iter().any(|slot| slot.stage == Stage::Complete) {
                 continue;
             }
@@ -275,7 +291,7 @@ impl Client {
         match self.slots[current].stage {
             Stage::Waiting if self.expected.is_empty() => self.open(current, out),
             Stage::Envelope if self.expected.is_empty() => self.send_one(current, out),
-            Stage::Content | Stage::Dot if self.pipelines() && self.slots[1 - current].stage == Stage::Waiting => {
+            Stage::Content | Stage::Dot if self.pipelines() && self.is_orderly && self.slots[1 - current].stage == Stage::Waiting => {
                 // RFC 2920 3.1: commands may follow the content at once. No RSET: any answer to the dot clears the server's state.
                 self.open(1 - current, out);
             }
@@ -376,6 +392,7 @@ impl Client {
         match expected {
             Expected::Mail(index) | Expected::Rcpt(index, _) | Expected::Data(index) | Expected::Dot(index, _) => {
                 self.slots[index].answered = true;
+                self.content_answered |= matches!(expected, Expected::Dot(..));
                 self.transaction_answered(expected, index, reply, out);
             }
             Expected::Banner if class == Class::Completed => {

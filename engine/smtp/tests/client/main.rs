@@ -45,7 +45,9 @@ fn a_pipelining_server_gets_groups_and_the_next_message_behind_the_dot() {
         [
             "EHLO me.test\r\n",
             "MAIL FROM:<s@a.test> SIZE=20\r\nRCPT TO:<b@y.test>\r\nRCPT TO:<c@y.test>\r\nDATA\r\n",
-            "Subject: x\r\n\r\n..dot\r\n.\r\nMAIL FROM:<s@a.test> SIZE=20\r\nRCPT TO:<d@y.test>\r\nDATA\r\n",
+            // Its first content is answered alone: that it answers each dot once is to be seen before anything is sent behind one.
+            "Subject: x\r\n\r\n..dot\r\n.\r\n",
+            "MAIL FROM:<s@a.test> SIZE=20\r\nRCPT TO:<d@y.test>\r\nDATA\r\n",
             "Subject: x\r\n\r\n..dot\r\n.\r\nMAIL FROM:<s@a.test> SIZE=20\r\nRCPT TO:<e@y.test>\r\nDATA\r\n",
             "Subject: x\r\n\r\n..dot\r\n.\r\n",
             "QUIT\r\n",
@@ -53,6 +55,14 @@ fn a_pipelining_server_gets_groups_and_the_next_message_behind_the_dot() {
     );
     assert_eq!(log.verdicts(), [Verdict::Delivered; 4]);
     assert_eq!(log.done, [0, 1, 2]);
+}
+
+#[test]
+fn a_server_that_says_more_than_was_asked_gets_nothing_behind_its_dot() {
+    // What it says beside the 250 would refuse the next message.
+    let extra = [(".", "250 2.0.0 ok\r\n550 5.0.0 also this\r\n")];
+    let log = run(&mut Server::with(PIPELINED, &extra), &[mail(&["b@y.test"]), mail(&["c@y.test"])]);
+    assert_eq!(log.verdicts(), [Verdict::Delivered, Verdict::Untried]);
 }
 
 #[test]
@@ -152,7 +162,7 @@ fn what_the_server_cannot_take_is_failed_before_anything_is_sent() {
     let log = run(&mut server, &[utf8, null_sender]);
     assert_eq!(log.verdicts(), [Verdict::Delivered; 2]);
     assert!(server.groups[1].starts_with("MAIL FROM:<s@a.test> SIZE=20 BODY=8BITMIME SMTPUTF8\r\n"));
-    assert!(server.groups[2].contains("MAIL FROM:<> SIZE=20 SMTPUTF8\r\nRCPT TO:<ü@y.test>\r\n"));
+    assert!(server.groups[3].contains("MAIL FROM:<> SIZE=20 SMTPUTF8\r\nRCPT TO:<ü@y.test>\r\n"));
 }
 
 #[test]
