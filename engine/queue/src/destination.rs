@@ -74,8 +74,9 @@ pub(crate) struct Destination {
     pub(crate) reason: String,
     /// Since when nobody uses it (unix ms); 0 while somebody does. Only for those that are dropped then.
     pub(crate) idle_since: u64,
-    /// Its lifetime ends no mail before (unix ms): it was made shorter, or a hold has ended, and what is too old by that is still being
-    /// found.
+    /// When its lifetime was made shorter or a hold ended (unix ms): what was too old by that is still being found, and does not end
+    /// before [`Destination::spares_until`].
+    pub(crate) spares_since: u64,
     pub(crate) spares_until: u64,
     hosts: Hosts,
     window: Window,
@@ -117,6 +118,7 @@ impl Destination {
             chained: 0,
             reason: String::new(),
             idle_since: 0,
+            spares_since: 0,
             spares_until: 0,
             hosts,
             window: Window::new(&limits),

@@ -69,7 +69,7 @@ impl Queue {
         }
         // Mail that was not too old, or did not grow old, now is. It is found message by message, and is not to fail until then.
         if was_held && !state.is_held() || state.retry.lifetime_ms < lifetime_before {
-            state.spares_until = now + self.settings.grace_ms;
+            (state.spares_since, state.spares_until) = (now, now + self.settings.grace_ms);
         }
         self.assign_homes(slot, now);
     }

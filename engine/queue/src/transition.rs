@@ -565,7 +565,10 @@ fn end_of_life(message: &Message, destination: &Destination) -> u64 {
 
 /// As [`end_of_life`], with the time that was granted to the message, or to all mail of the destination, for one more attempt.
 fn end_with_grace(message: &Message, destination: &Destination) -> u64 {
-    let end = message.released_at().saturating_add(destination.retry.lifetime_ms).max(destination.spares_until);
+    let mut end = message.released_at().saturating_add(destination.retry.lifetime_ms);
+    if end <= destination.spares_since {
+        end = end.max(destination.spares_until);
+    }
     message.expires_at.min(end).max(message.grace_until)
 }
 

@@ -96,7 +96,7 @@ fn a_route_that_no_longer_holds_lets_its_mail_go_and_other_hosts_are_used() {
     assert_eq!(reconfigure(&mut queue, vec![route("*", smarthost(28))]), 0);
     assert_eq!(attempt_to(&mut queue).as_deref(), Some("192.0.2.1:28"));
     // A lifetime that is over is noticed.
-    assert_eq!(reconfigure(&mut queue, vec![short_lived(1)]), 0);
+    assert_eq!(reconfigure(&mut queue, vec![short_lived(0)]), 0);
     let Some(Work::Attempt(dispatch)) = queue.poll(START + 1, &mut Vec::new()) else { panic!("it goes once more") };
     let _ = queue.settle(dispatch, &[(0, LATER)], START + 1, &mut Vec::new());
     assert_eq!(state(&queue, key), State::Failed);
@@ -170,6 +170,23 @@ fn a_shorter_lifetime_leaves_old_mail_one_attempt_and_the_time_for_it() {
         assert!(now <= START + 4 * HOUR, "{} min", (now - START) / 60_000);
         let _ = queue.settle(dispatch, &[(0, LATER)], now, &mut Vec::new());
         assert_eq!(state(&queue, key), State::Failed, "once");
+    }
+}
+
+/// Mail that came after the reload, or was not too old at it, has the lifetime that it says and no more.
+#[test]
+fn a_shorter_lifetime_is_that_of_all_other_mail() {
+    let mut queue = queue(vec![route("*", smarthost(25))]);
+    let young = enqueue(&mut queue, 1, &["b@y.test"]);
+    let now = START + 30 * 60_000;
+    queue.set_routes(vec![short_lived(HOUR)], now).unwrap();
+    assert!(!queue.follow_routes(young, now));
+    let message = NewMessage { id: QueueId { boot: 1, shard: 0, sequence: 2 }, accepted_at: now, ..NewMessage::default() };
+    let destination = queue.route(b"y.test");
+    let recipient = NewRecipient { address: b"c@y.test", destination, notify: Default::default() };
+    let later = queue.enqueue(&message, std::iter::once(recipient), now);
+    for (key, end) in [(young, START + HOUR), (later, now + HOUR)] {
+        assert_eq!(queue.show(key).unwrap().recipients().next().unwrap().fails_at(), Some(end));
     }
 }
 
