@@ -37,7 +37,7 @@ pub fn version() -> &'static str {
 pub enum Command {
     /// Carry mail: accept by SMTP, make durable, deliver onward.
     Serve(ConfigFile),
-    /// Read the config file, say what is wrong with it, and stop.
+    /// Read the config file and the files with secrets that it names, say what is wrong with them, and stop.
     Check(ConfigFile),
     /// Print which core does what, and warn of what would slow it down.
     Topology {

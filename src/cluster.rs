@@ -74,8 +74,8 @@ impl ClusterNode {
         }
         let keyspace = Keyspace::new(&settings.valkey_keyspace)
             .map_err(|why| format!("cluster.valkey_keyspace: {:?} {why}", settings.valkey_keyspace))?;
-        let key = match &settings.key_file {
-            Some(path) => ItemKey::new(secret(path).map_err(|why| format!("cluster.key_file: {why}"))?.as_bytes()),
+        let key = match key(settings)? {
+            Some(key) => ItemKey::new(key.as_bytes()),
             None => {
                 warn!("cluster.key_file is not set: whoever can write to Valkey can forge items of the work queue");
                 ItemKey::new(settings.valkey_keyspace.as_bytes())
@@ -156,9 +156,25 @@ fn secret(path: &Path) -> Result<String, String> {
     if line.is_empty() { Err(format!("{}: its first line is empty", path.display())) } else { Ok(line.to_owned()) }
 }
 
-/// The admin listener's token.
-pub fn token(path: &Path) -> Result<String, String> {
-    secret(path)
+/// The admin listener's token, where it has one.
+pub fn admin_token(config: &Config) -> Result<Option<String>, String> {
+    config.admin.token_file.as_deref().map(secret).transpose().map_err(|why| format!("admin.token_file: {why}"))
+}
+
+/// Reads the files with secrets that a start would read: what is wrong with the first that cannot be used.
+pub fn check_secrets(config: &Config) -> Result<(), String> {
+    if config.admin.address.is_some() {
+        admin_token(config)?;
+    }
+    if config.cluster.enabled {
+        key(&config.cluster)?;
+        target(&config.cluster)?;
+    }
+    Ok(())
+}
+
+fn key(settings: &Settings) -> Result<Option<String>, String> {
+    settings.key_file.as_deref().map(secret).transpose().map_err(|why| format!("cluster.key_file: {why}"))
 }
 
 fn target(settings: &Settings) -> Result<Target, String> {

@@ -79,6 +79,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Check(file) => {
             let config = read_config(&file)?;
             let plan = CorePlan::new(&config).map_err(Failure::config)?;
+            cluster::check_secrets(&config).map_err(Failure::config)?;
             plan.warnings.iter().for_each(|warning| eprintln!("ringpost: warning: {warning}"));
             queue_cli::say("the config is good");
             Ok(ExitCode::from(EXIT_OK))

@@ -400,10 +400,7 @@ impl Node {
 
 fn admin_listener(config: &Config) -> Result<Option<(tokio::net::TcpListener, Option<String>)>, NodeError> {
     let Some(address) = config.admin.address else { return Ok(None) };
-    let token = match &config.admin.token_file {
-        Some(path) => Some(cluster::token(path).map_err(|why| NodeError::Admin(format!("admin.token_file: {why}")))?),
-        None => None,
-    };
+    let token = cluster::admin_token(config).map_err(NodeError::Admin)?;
     let failed =
         |error: io::Error| NodeError::Admin(format!("admin.address: cannot listen on {address}: {}", socket::listen_reason(&error)));
     let listener = TcpListener::bind(address).map_err(failed)?;

@@ -88,6 +88,29 @@ fn a_missing_file_is_named() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("/nonexistent/ringpost.toml"));
 }
 
+/// A file with a secret that was not there, or empty, was once good for the check, and the start then failed.
+#[test]
+fn a_secret_that_cannot_be_read_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let (secret, empty) = (folder.path().join("secret"), folder.path().join("empty"));
+    std::fs::write(&secret, "a secret of some length\n").unwrap();
+    std::fs::write(&empty, "\n").unwrap();
+    let admin = "[admin]\naddress = \"127.0.0.1:0\"\n";
+    let cluster = "[cluster]\nenabled = true\nvalkey_url = \"valkey://127.0.0.1:6379\"\n";
+    let config = |section: &str, key: &str, file: &std::path::Path| format!("{GOOD}{section}{key} = \"{}\"\n", file.display());
+    for (section, key) in [(admin, "token_file"), (cluster, "key_file"), (cluster, "valkey_password_file")] {
+        let output = check(&config(section, key, &secret));
+        assert!(output.status.success(), "{key}: {}", String::from_utf8_lossy(&output.stderr));
+        for (file, reason) in [(&empty, "empty"), (&folder.path().join("none"), "No such file")] {
+            let output = check(&config(section, key, file));
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert_eq!(output.status.code(), Some(CONFIG_IS_WRONG), "{key}: {said}");
+            let words = [key, &file.display().to_string(), reason];
+            assert!(words.iter().all(|word| said.contains(word)), "{words:?}: {said}");
+        }
+    }
+}
+
 #[test]
 fn serve_refuses_what_check_refuses() {
     let folder = tempfile::tempdir().unwrap();
