@@ -64,9 +64,9 @@ pub enum QueueCommand {
         #[command(flatten)]
         output: Output,
     },
-    /// Give dead letters their attempts back.
+    /// Give dead letters their attempts back; exit 1 if one that is named is none.
     Requeue(Letters),
-    /// Remove dead letters from the shared queue; the mail stays with the node that owns it.
+    /// Remove dead letters from the shared queue; the mail stays with the node that owns it. Exit 1 if one that is named is none.
     Purge(Letters),
 }
 
@@ -238,8 +238,6 @@ fn leader(socket: &Path, output: Output) -> ExitCode {
 }
 
 fn queue(socket: &Path, call: QueueCommand) -> ExitCode {
-    let ids = |letters: Letters| letters.ids;
-    let count = |value: &Value| say(&format!("{} done", field(value, "count")));
     match call {
         QueueCommand::Stats { output } => show(socket, ClusterCall::QueueStats {}, output, object),
         QueueCommand::Dead { limit, output } => show(socket, ClusterCall::QueueDead { limit }, output, |letter| {
@@ -252,9 +250,24 @@ fn queue(socket: &Path, call: QueueCommand) -> ExitCode {
                 field(letter, "reason")
             ));
         }),
-        QueueCommand::Requeue(letters) => show(socket, ClusterCall::QueueRequeue { ids: ids(letters) }, Output::default(), count),
-        QueueCommand::Purge(letters) => show(socket, ClusterCall::QueuePurge { ids: ids(letters) }, Output::default(), count),
+        QueueCommand::Requeue(which) => letters(socket, which, |ids| ClusterCall::QueueRequeue { ids }),
+        QueueCommand::Purge(which) => letters(socket, which, |ids| ClusterCall::QueuePurge { ids }),
     }
+}
+
+/// Says how many were done; exit 1 when that is not each one that was named.
+fn letters(socket: &Path, Letters { mut ids, .. }: Letters, call: impl FnOnce(Vec<String>) -> ClusterCall) -> ExitCode {
+    ids.sort_unstable();
+    ids.dedup();
+    let (named, mut done) = (ids.len() as u64, 0);
+    let result = ask(socket, &WireRequest::Cluster { ask: call(ids) }, |line| {
+        done = serde_json::from_str::<Value>(line).ok().and_then(|value| value["count"].as_u64()).unwrap_or(0);
+        say(&format!("{done} done"));
+    });
+    if result.is_ok() && done < named {
+        eprintln!("ringpost: {} of the {named} named are no dead letters", named - done);
+    }
+    code(result.map(|_| done >= named))
 }
 
 fn config(socket: &Path, call: ConfigCommand) -> ExitCode {

@@ -148,7 +148,7 @@ fn old_dead_letters_are_removed_by_the_leader() {
     wait_for("the offer", || (rig.pending(0)? == 1).then_some(()));
     let worker = rig.worker();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let (partition, id) = runtime.block_on(async {
+    let dies = async || {
         for partition in 0..4 {
             if let Some(item) = worker.lease(partition, 64, 3000, 3000, 1 << 20).await.unwrap().1.pop() {
                 worker.fail(&item.id, &item.token, ringpost_cluster::work_queue::Retry::Never, "for the test").await.unwrap();
@@ -156,8 +156,18 @@ fn old_dead_letters_are_removed_by_the_leader() {
             }
         }
         panic!("nothing was offered");
-    });
+    };
+    let (partition, id) = runtime.block_on(dies());
     wait_for("the dead letter", || (rig.nodes[0].get("/api/queue/stats")?["failed"] == 1).then_some(()));
+    // An id that is none's was once done without a word.
+    for command in ["requeue", "purge"] {
+        let (code, text, errors) = rig.nodes[0].cluster(&["queue", command, "nobody"]);
+        assert_eq!((code, &*text), (1, "0 done\n"), "{errors}");
+        assert!(errors.contains("1 of the 1 named are no dead letters"), "{errors}");
+    }
+    let (code, text, errors) = rig.nodes[0].cluster(&["queue", "requeue", &id, &id]);
+    assert_eq!((code, &*text, &*errors), (0, "1 done\n", ""));
+    assert_eq!(runtime.block_on(dies()), (partition, id.clone()));
     rig.leader();
     // It died in 1970; the leader looks every five seconds.
     rig.raw(&format!("ZADD {{ringpost:cluster:q:email_delivery:{partition}}}:dead 1 {id}"));
