@@ -90,6 +90,8 @@ pub fn ended(files: &[PathBuf], id: &str) -> std::io::Result<Option<String>> {
 fn taken_over(entry: &MailLogEntry) -> String {
     let at = entry.get("time").unwrap_or("?");
     match entry.get("taken_by").and_then(|to| to.split_once(' ')) {
+        // The worker did not know the id any more.
+        Some((node, "")) => format!("the node {node} took it over at {at}"),
         Some((node, id)) => format!("the node {node} took it over at {at} as {id}; `queue why {id}` there says what became of it"),
         None => format!("another node took it over at {at}"),
     }
@@ -145,6 +147,8 @@ mod tests {
         assert_eq!(why(&[ACCEPTED, HANDED_OVER]), format!("{accepted} {THERE}"));
         let deferred = "Not in the queue any more: <b@y.test> was last deferred at 2026-11-29T10:00:01.000Z: \"words\";";
         assert_eq!(why(&[ACCEPTED, &attempt("b@y.test", "deferred"), HANDED_OVER]), format!("{deferred} {THERE}"));
+        let without_id = "2026-11-29T10:00:02.000Z queue_id=1NGQZ6X00001H event=handed_over taken_by=\"n3 \"";
+        assert_eq!(why(&[ACCEPTED, without_id]), format!("{accepted} the node n3 took it over at 2026-11-29T10:00:02.000Z."));
         let told = why(&[ACCEPTED, &attempt("b@y.test", "delivered"), HANDED_OVER]);
         assert!(told.contains("<b@y.test> was delivered to h:25") && told.ends_with(&format!("\nWhat else was open: {THERE}")), "{told}");
     }
