@@ -77,7 +77,7 @@ impl ClusterNode {
         let key = match key(settings)? {
             Some(key) => ItemKey::new(key.as_bytes()),
             None => {
-                warn!("cluster.key_file is not set: whoever can write to Valkey can forge items of the work queue");
+                warn!("cluster.key_file is not set: whoever can write to Valkey can forge items of the work queue and push settings");
                 ItemKey::new(settings.valkey_keyspace.as_bytes())
             }
         };
@@ -91,8 +91,8 @@ impl ClusterNode {
             capacity: u64::from(settings.queue_capacity),
             dead_max: u64::from(settings.dead_letters_max),
         };
-        let queue =
-            WorkQueue::new(valkey.clone(), keyspace.clone(), MAIL_QUEUE, bounds, key, me.clone()).map_err(|error| error.to_string())?;
+        let queue = WorkQueue::new(valkey.clone(), keyspace.clone(), MAIL_QUEUE, bounds, key.clone(), me.clone())
+            .map_err(|error| error.to_string())?;
         let address = settings.address.clone().unwrap_or_else(|| config.listeners[0].address.to_string());
         let stalled_after = (settings.heartbeat_interval * STALLED_HEARTBEATS).max(STALLED_MIN);
         let surroundings = Arc::new(LocalNode {
@@ -121,8 +121,8 @@ impl ClusterNode {
             folder: cluster_folder(config),
             pushed_unfit: unfit,
         };
-        let agent =
-            Agent::new(agent_settings, ControlPlane::new(valkey, keyspace), surroundings).map_err(|error| format!("cluster: {error}"))?;
+        let agent = Agent::new(agent_settings, ControlPlane::new(valkey, keyspace).with_key(key), surroundings)
+            .map_err(|error| format!("cluster: {error}"))?;
         let handle = agent.handle();
         let to_agent = handle.clone();
         reloader.when_reloaded(move || to_agent.retry_config());

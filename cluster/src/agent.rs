@@ -90,7 +90,8 @@ impl Agent {
         let accepted = floor.read()?;
         let shares = SharesFile::open(&settings.folder);
         let pushed = PushedConfig::open(&settings.folder)?;
-        let (kept, hash) = pushed.version();
+        let kept = pushed.version();
+        let hash = pushed.text().map(|text| control.config_hash(&text)).unwrap_or_default();
         let version = if settings.pushed_unfit.is_some() { 0 } else { kept };
         let (sender, commands) = mpsc::channel(16);
         let epoch = accepted.as_ref().map_or(Epoch(0), |accepted| accepted.epoch);
@@ -428,7 +429,7 @@ impl Agent {
 
     fn applied(&mut self, version: u64, hash: &str, text: &str, result: Result<(), String>) {
         let result = match result {
-            Ok(()) => self.pushed.keep(version, hash, text).map_err(|reason| format!("it could not be kept: {reason}")),
+            Ok(()) => self.pushed.keep(version, text).map_err(|reason| format!("it could not be kept: {reason}")),
             Err(reason) => Err(reason),
         };
         match &result {

@@ -16,6 +16,7 @@ use crate::{
     throttle::{Flow, HORIZON, Reserved},
     valkey::{Valkey, random_u64},
     valkey_error::ValkeyError,
+    work_item::ItemKey,
 };
 
 /// The longest config that can be pushed, in bytes of text.
@@ -109,8 +110,8 @@ pub enum Published {
     Overtaken(u64),
 }
 
-/// The hash by which texts are compared.
-pub fn config_hash(text: &str) -> String {
+/// A text's SHA-256, in hexadecimal.
+fn sha256(text: &str) -> String {
     Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -120,12 +121,25 @@ pub struct ControlPlane {
     valkey: Arc<Valkey>,
     keyspace: Keyspace,
     random: Arc<str>,
+    key: Option<ItemKey>,
 }
 
 impl ControlPlane {
     /// Calls under `keyspace`.
     pub fn new(valkey: Arc<Valkey>, keyspace: Keyspace) -> ControlPlane {
-        ControlPlane { valkey, keyspace, random: format!("{:016x}{:016x}", random_u64(), random_u64()).into() }
+        ControlPlane { valkey, keyspace, random: format!("{:016x}{:016x}", random_u64(), random_u64()).into(), key: None }
+    }
+
+    /// With the cluster's key: configs are published and run only with what it says of them.
+    #[must_use]
+    pub fn with_key(self, key: ItemKey) -> ControlPlane {
+        ControlPlane { key: Some(key), ..self }
+    }
+
+    /// The hash by which configs are told apart, 64 characters in hexadecimal. With a key nobody else can make one; without, it is the
+    /// text's SHA-256.
+    pub fn config_hash(&self, text: &str) -> String {
+        self.key.as_ref().map_or_else(|| sha256(text), |key| key.text_mac(text))
     }
 
     /// The driver below.
@@ -295,7 +309,7 @@ impl ControlPlane {
         let args = [
             mode,
             &number.to_string(),
-            &config_hash(text),
+            &self.config_hash(text),
             &author,
             text,
             &of.to_string(),
@@ -328,8 +342,8 @@ impl ControlPlane {
         let found = config_head(version, &mut parts)?;
         let text = parts.next().ok_or(ValkeyError::Malformed("a config without text"))?;
         // What was damaged or forged on its way is not run.
-        if config_hash(text) != found.hash {
-            return Err(ValkeyError::Malformed("a config does not have its hash"));
+        if self.config_hash(text) != found.hash {
+            return Err(ValkeyError::Malformed("a config does not have its hash, or was not pushed with this cluster's key"));
         }
         Ok(Fetched::Config(found, text.to_owned()))
     }
@@ -395,7 +409,7 @@ fn flow_args(flow: Flow) -> [String; 3] {
 /// A name as it can stand in a key: braces would move the hash slot, and what is long is told apart by its hash.
 fn throttle_name(name: &str) -> String {
     if name.len() > THROTTLE_NAME_BYTES_MAX || name.chars().any(|c| matches!(c, '{' | '}') || c.is_control()) {
-        return config_hash(name);
+        return sha256(name);
     }
     name.to_owned()
 }

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{control_plane::config_hash, floor_file::replace};
+use crate::floor_file::replace;
 
 /// The file: one line with the version, then the text as it was pushed.
 #[derive(Clone, Debug)]
@@ -32,9 +32,9 @@ impl PushedConfig {
         Ok(PushedConfig { version, text: Some(text.to_owned()), path })
     }
 
-    /// Version and hash; 0 and nothing when there is none.
-    pub fn version(&self) -> (u64, String) {
-        (self.version, self.text.as_deref().map(config_hash).unwrap_or_default())
+    /// 0 when there is none.
+    pub fn version(&self) -> u64 {
+        self.version
     }
 
     /// The text as it was pushed.
@@ -43,8 +43,7 @@ impl PushedConfig {
     }
 
     /// Durable when it returns.
-    pub fn keep(&mut self, version: u64, hash: &str, text: &str) -> io::Result<()> {
-        debug_assert_eq!(config_hash(text), hash, "the caller compared it");
+    pub fn keep(&mut self, version: u64, text: &str) -> io::Result<()> {
         replace(&self.path, format!("{HEAD}{version}\n{text}").as_bytes())?;
         (self.version, self.text) = (version, Some(text.to_owned()));
         Ok(())
@@ -59,11 +58,11 @@ mod tests {
     fn it_is_there_after_a_restart() {
         let folder = tempfile::tempdir().unwrap();
         let mut pushed = PushedConfig::open(folder.path()).unwrap();
-        assert_eq!(pushed.version(), (0, String::new()));
+        assert_eq!(pushed.version(), 0);
         let text = "[relay]\nnetworks = []\n";
-        pushed.keep(7, &config_hash(text), text).unwrap();
+        pushed.keep(7, text).unwrap();
         let again = PushedConfig::open(folder.path()).unwrap();
-        assert_eq!((again.version(), again.text().as_deref()), ((7, config_hash(text)), Some(text)));
+        assert_eq!((again.version(), again.text().as_deref()), (7, Some(text)));
         fs::write(folder.path().join("pushed.toml"), "x").unwrap();
         assert!(PushedConfig::open(folder.path()).is_err());
     }

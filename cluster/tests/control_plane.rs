@@ -205,6 +205,23 @@ fn configs_have_versions_history_and_a_way_back() {
     });
 }
 
+/// Whoever could write to Valkey ran any settings on all nodes, whatever key they shared.
+#[test]
+fn a_config_that_was_not_pushed_with_the_clusters_key_is_not_run() {
+    on_server(async |_, stranger| {
+        let keyed = |key: &[u8]| stranger.clone().with_key(ItemKey::new(key));
+        let (ours, others) = (keyed(b"one of sixteen octets"), keyed(b"another of sixteen octets"));
+        let open = "[relay]\nnetworks = [\"0.0.0.0/0\"]\n";
+        assert_eq!(stranger.publish_config(open, "eve", 0, 0, None).await.unwrap(), Published::Version(1));
+        for node in [&ours, &others] {
+            assert!(matches!(node.read_config(None, "").await, Err(ValkeyError::Malformed(_))));
+        }
+        assert_eq!(ours.publish_config("a = 1\n", "ann", 0, 0, None).await.unwrap(), Published::Version(2));
+        assert_eq!(ours.read_config(None, "").await.unwrap().config().unwrap().1, "a = 1\n");
+        assert!(matches!(others.read_config(None, "").await, Err(ValkeyError::Malformed(_))));
+    });
+}
+
 #[test]
 fn moments_of_a_shared_limit_are_given_once_whoever_asks() {
     on_server(async |_, control| {
