@@ -18,7 +18,8 @@ const SLOTS_PER_STEP: usize = 1024;
 /// Messages in ready queues, of destinations that take mail now. Domains with the same hosts are one destination.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Backlog {
-    /// All of them.
+    /// All of them, but of a destination that waits for its rate (or for DNS) as few as in `in_turn`: they go at their time, whatever else
+    /// this node does, and a day's worth of them is to stop no other mail.
     pub ready: u64,
     /// Those that wait for their turn and nothing else, of each destination at most this shard's part of [`BACKLOG_PER_DESTINATION_MAX`].
     pub in_turn: u64,
@@ -36,8 +37,7 @@ pub struct BacklogWalk {
 enum Counts {
     /// Nothing here can go.
     Nothing,
-    /// It goes at its time, whatever else this node does.
-    Ready,
+    AtItsTime,
     InTurn,
 }
 
@@ -52,16 +52,24 @@ impl Queue {
             }
             let slot = slot as u32;
             let counts = counts(self.wait_of(slot, now));
-            walk.ready += if matches!(counts, Counts::Nothing) { 0 } else { ready };
+            walk.ready += match counts {
+                Counts::Nothing => 0,
+                Counts::AtItsTime => ready.min(self.backlog_part()),
+                Counts::InTurn => ready,
+            };
             if matches!(counts, Counts::InTurn) {
                 *walk.in_turn.entry(self.acting_slot(slot)).or_default() += ready;
             }
         }
         walk.next = end;
-        // Mail for one destination is spread over all shards.
-        let part = (BACKLOG_PER_DESTINATION_MAX / u64::from(self.settings.homes.shards)).max(1);
+        let part = self.backlog_part();
         (end == self.destinations.len())
             .then(|| Backlog { ready: walk.ready, in_turn: walk.in_turn.values().map(|ready| (*ready).min(part)).sum() })
+    }
+
+    /// Mail for one destination is spread over all shards.
+    fn backlog_part(&self) -> u64 {
+        (BACKLOG_PER_DESTINATION_MAX / u64::from(self.settings.homes.shards)).max(1)
     }
 }
 
@@ -70,7 +78,7 @@ fn counts(wait: Wait) -> Counts {
         Wait::Held | Wait::Paused | Wait::Unanswered { .. } | Wait::BreakerOpen { .. } | Wait::Probing | Wait::Throttled { .. } => {
             Counts::Nothing
         }
-        Wait::Asking | Wait::Rate { .. } | Wait::SharedRate { .. } => Counts::Ready,
+        Wait::Asking | Wait::Rate { .. } | Wait::SharedRate { .. } => Counts::AtItsTime,
         Wait::Shortage { .. } | Wait::Window { .. } | Wait::Home { .. } | Wait::Turn => Counts::InTurn,
     }
 }
