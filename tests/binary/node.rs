@@ -119,7 +119,9 @@ impl Node {
 
     fn greets(&self) -> bool {
         let Ok(stream) = TcpStream::connect_timeout(&self.address, Duration::from_secs(1)) else { return false };
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        // Briefly: right behind a kill it can be the old process's socket, which lives until the kernel has taken its ring down, and in rare
+        // cases says nothing for ever.
+        stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
         let mut line = String::new();
         let read = BufReader::new(&stream).read_line(&mut line);
         let _polite = (&stream).write_all(b"QUIT\r\n");
