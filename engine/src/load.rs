@@ -1,7 +1,7 @@
 //! What each shard has to do, seen by all: who passes a new connection on, and to whom.
 //!
 //! A shard writes its own line, others read it: sessions when they change, the share of time in which it is busy once a millisecond.
-//! Readers look at all lines once a millisecond at most ([`crate::passing`]), so that no line is fought for.
+//! Readers look at all lines once a millisecond at most (`passing.rs`), so that no line is fought for.
 
 use std::{
     sync::atomic::{AtomicU32, AtomicU64, Ordering},

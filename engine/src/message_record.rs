@@ -124,7 +124,7 @@ impl Trailer {
         self.envelope_bytes as usize + self.claim_bytes as usize + usize::from(self.tags_bytes)
     }
 
-    /// Where the tags lie in a record body of `body_bytes`; see [`crate::tags`].
+    /// Where the tags lie in a record body of `body_bytes`; see `tags.rs`.
     pub fn tags(&self, body_bytes: usize) -> std::ops::Range<usize> {
         let end = body_bytes - TRAILER_BYTES;
         end - usize::from(self.tags_bytes)..end
