@@ -1,7 +1,8 @@
 //! A thousand destinations by Zipf's law, some of them dead, slow or greylisting: the healthy ones must not notice.
 //!
-//! Two runs with the same schedule, seed and next hops: in the first only the mail for healthy destinations is sent, in the
-//! second all of it. What counts is the time from a message's content to its arrival at a healthy next hop, and what the next
+//! Two runs in turn with the same schedule, seed and next hops: in the first only the mail for healthy destinations is sent, in the
+//! second all of it. A flush of a shared disk that takes long moves a p99 below a millisecond by more than what is looked for, so the
+//! medians of several rounds are compared. What counts is the time from a message's content to its arrival at a healthy next hop, and what the next
 //! hops themselves saw of limits and of connections.
 
 pub(crate) mod hops;
@@ -45,6 +46,9 @@ pub struct DestinationsArguments {
     /// Seconds of each run.
     #[arg(long, default_value_t = 20.0)]
     seconds: f64,
+    /// Runs of each kind, in turn.
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
     /// Sessions of the source.
     #[arg(long, default_value_t = 50)]
     sessions: usize,
@@ -87,24 +91,32 @@ pub fn run(arguments: &DestinationsArguments) -> Result<bool, Box<dyn std::error
         arguments.seconds,
         arguments.seed
     );
-    let without = one_run(arguments, &tempers, only_good, &healthy)?;
-    print("without the bad ones", &without);
-    let with = one_run(arguments, &tempers, all, &healthy)?;
-    print("with them", &with);
-    let (before, after) = (percentile(&without.delays_us, 0.99), percentile(&with.delays_us, 0.99));
-    let ratio = after as f64 / before.max(1) as f64;
-    println!("p99 of the healthy: {ratio:.2} times (at most {P99_RATIO_MAX})");
-    let mut good = ratio <= P99_RATIO_MAX;
-    for run in [&without, &with] {
-        if run.delivered < run.sent_healthy {
-            println!("{} messages for healthy destinations did not arrive", run.sent_healthy - run.delivered);
-            good = false;
-        }
-        if run.open_max > CONNECTIONS_MAX || run.rated_max_per_s > RATE_PER_S + 1 {
-            println!("a limit was exceeded");
-            good = false;
+    let (mut good, mut p99s) = (true, [Vec::new(), Vec::new()]);
+    for _ in 0..arguments.rounds.max(1) {
+        for ((name, due), p99s) in [("without the bad ones", &only_good), ("with them", &all)].into_iter().zip(&mut p99s) {
+            let run = one_run(arguments, &tempers, due.clone(), &healthy)?;
+            print(name, &run);
+            p99s.push(percentile(&run.delays_us, 0.99));
+            if run.delivered < run.sent_healthy {
+                println!("{} messages for healthy destinations did not arrive", run.sent_healthy - run.delivered);
+                good = false;
+            }
+            if run.open_max > CONNECTIONS_MAX || run.rated_max_per_s > RATE_PER_S + 1 {
+                println!("a limit was exceeded");
+                good = false;
+            }
         }
     }
+    let [before, after] = p99s.each_mut().map(|p99s| {
+        p99s.sort_unstable();
+        p99s[p99s.len() / 2]
+    });
+    let ratio = after as f64 / before.max(1) as f64;
+    println!(
+        "p99 of the healthy, medians of {}: {before} us without, {after} us with; {ratio:.2} times (at most {P99_RATIO_MAX})",
+        p99s[0].len()
+    );
+    good &= ratio <= P99_RATIO_MAX;
     println!("{}", if good { "destinations: OK" } else { "destinations: FAILED" });
     Ok(good)
 }
