@@ -239,7 +239,8 @@ impl<'s> Outbound<'s> {
         if self.client.is_ending() {
             // Whoever greets and closes at the first MAIL means it: a usual way to keep a sender out.
             let is_first = self.served == 0 && !self.has_rested;
-            self.broke_off |= is_first || attempt.storage.outcomes.iter().any(|outcome| outcome.verdict != Verdict::Untried);
+            let is_answered = attempt.storage.outcomes.iter().any(|outcome| outcome.verdict != Verdict::Untried);
+            self.broke_off |= is_first || is_answered || attempt.dispatch.has_delivered();
         } else {
             self.served += 1;
             self.shard.queue.borrow_mut().host_served(self.destination, self.host, self.shard.now_ms());

@@ -390,6 +390,7 @@ impl Queue {
             recipients: guest.recipients.len() as u16,
             attempt: guest.attempt,
             home: OWN,
+            has_delivered: false,
         })
     }
 

@@ -106,6 +106,8 @@ pub struct Dispatch {
     pub(crate) attempt: u16,
     /// The shard that makes the attempt, or [`OWN`].
     pub(crate) home: u16,
+    /// The next hop has taken it for some recipients, see [`Queue::settle_some`].
+    pub(crate) has_delivered: bool,
 }
 
 /// In place of a home: this shard makes the attempt.
@@ -125,6 +127,11 @@ impl Dispatch {
     /// Number of recipients, at least 1.
     pub fn recipients(&self) -> usize {
         self.recipients.into()
+    }
+
+    /// The next hop has taken it for some recipients, which are settled and not among these any more.
+    pub fn has_delivered(&self) -> bool {
+        self.has_delivered
     }
 
     /// 1 for the first attempt of its most tried recipient.
@@ -530,7 +537,7 @@ impl Queue {
             draw: if decides_all { 0 } else { self.jitter.below(u64::MAX) },
             progress: outcomes.iter().any(|(_, outcome)| *outcome != Outcome::Untried),
         };
-        let (mut delivered, mut changed) = (false, false);
+        let (mut delivered, mut changed) = (dispatch.has_delivered, false);
         for (recipient, outcome) in outcomes {
             delivered |= outcome.is_delivery();
             changed |= self.settle_recipient(index, *recipient, outcome, &attempted);
@@ -575,6 +582,7 @@ impl Queue {
         };
         let mut changed = false;
         for (recipient, outcome) in outcomes {
+            dispatch.has_delivered |= outcome.is_delivery();
             changed |= self.settle_recipient(index, *recipient, outcome, &attempted);
         }
         if !changed || self.messages[index].flags.has(Flags::CLOSING) {

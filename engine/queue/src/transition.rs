@@ -366,7 +366,7 @@ impl Queue {
         state.started(now);
         let home = state.away.as_mut().and_then(|away| away.take(now)).unwrap_or(OWN);
         let destination = DestinationId { slot: destination, generation: state.generation };
-        Some(Dispatch { key, destination, group, number, recipients: taken, attempt: tried.saturating_add(1), home })
+        Some(Dispatch { key, destination, group, number, recipients: taken, attempt: tried.saturating_add(1), home, has_delivered: false })
     }
 
     /// Takes in the outcome for one recipient of an attempt; true if its persisted state changes.

@@ -276,6 +276,23 @@ fn a_next_hop_that_greets_and_breaks_off_is_found_by_its_share_of_failures() {
     assert_eq!(words, ["half-open", "closed"]);
 }
 
+/// What was settled before the rest was not part of what the end of the attempt was judged by.
+#[test]
+fn a_store_that_has_taken_it_for_some_is_not_throttled_by_its_word_about_another() {
+    let mut queue = queue(DestinationLimits { window_initial: 8, throttle_pause_ms: 10_000, ..DestinationLimits::default() });
+    let destination = queue.route(b"a.test");
+    let message = NewMessage { id: QueueId { boot: 1, shard: 0, sequence: 1 }, accepted_at: START, ..NewMessage::default() };
+    let to = |address| NewRecipient { address, destination, notify: Notify::UNSAID };
+    queue.enqueue(&message, [to(b"b@a.test".as_slice()), to(b"c@a.test".as_slice())].into_iter(), START);
+    let mut dispatch = poll(&mut queue, START).unwrap();
+    let taken = [(0, Outcome::Delivered { reply: b"250 ok" })];
+    assert_eq!(queue.settle_some(&mut dispatch, &taken, "", START, &mut Vec::new()), Settled::Outcome);
+    assert!(dispatch.has_delivered() && dispatch.recipients() == 1);
+    let refused = [(1, Outcome::Deferred { reply: b"421 4.7.0 too many messages" })];
+    assert_eq!(queue.settle(dispatch, &refused, START, &mut Vec::new()), Settled::Outcome);
+    assert_eq!(queue.destinations(START).find(|view| view.id == destination).unwrap().throttled_until, None);
+}
+
 #[test]
 fn a_destination_that_is_dead_throttled_or_slow_delays_no_other() {
     let mut queue = queue(DestinationLimits::default());
