@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod admin;
+mod admin_connections;
 mod answers;
 mod cli;
 mod cluster;
