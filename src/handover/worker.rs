@@ -1,7 +1,7 @@
 //! The worker's side: leases what others have offered, has it stored, and delivers what the queue says is this node's.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -194,8 +194,8 @@ impl Worker {
         for Leased { id, owner, token, data, .. } in items {
             let lease = Lease { id, token };
             match data {
-                // Whatever became of the copy in the queue, the original is here.
-                _ if owner == driver.node.me => own.push(lease),
+                // Whatever became of the copy in the queue, the original is here. Of another spool of this name it is not.
+                _ if owner == driver.node.me && driver.of_item(&lease.id).is_some() => own.push(lease),
                 Ok(data) => {
                     self.restraint.read(&owner);
                     if !self.claims.leased(&lease, generation, asked_at) {
@@ -215,7 +215,7 @@ impl Worker {
                 }
             }
         }
-        self.give_back_own(own).await;
+        self.give_back_own(own).await?;
         let mut stored = Vec::new();
         for (lease, shard, answer) in storing {
             match answer.await {
@@ -247,9 +247,15 @@ impl Worker {
         self.driver.heard(&answer);
     }
 
-    /// Mail of this very node: no copy is needed, the shard that has it delivers it.
-    async fn give_back_own(&self, own: Vec<Lease>) {
+    /// Mail of this very spool: no copy is needed, the shard that has it delivers it. What has ended here is taken out of the queue by the
+    /// owner's rules: to complete it would be to say whose it is, and it may be another's.
+    async fn give_back_own(&self, own: Vec<Lease>) -> Result<(), Ended> {
         let driver = &self.driver;
+        let (own, ended) = self.told_apart(own).await?;
+        for lease in ended {
+            self.give_back(&lease, Retry::Free(soon()), "its owner has ended it").await;
+            driver.offers().orphan(&lease.id);
+        }
         let result = format!("{OWN_AGAIN} {}", driver.node.me);
         for (partition, own) in driver.by_partition(own, |lease| &lease.id) {
             let leases: Vec<_> = own.iter().map(|lease| (lease.id.as_str(), lease.token.as_str(), result.as_str())).collect();
@@ -258,6 +264,19 @@ impl Worker {
             own.iter().for_each(|lease| driver.offers().done(&lease.id));
         }
         driver.owner.notify_one();
+        Ok(())
+    }
+
+    /// Of this spool's mail what its shards have, and what has come to an end.
+    async fn told_apart(&self, own: Vec<Lease>) -> Result<(Vec<Lease>, Vec<Lease>), Ended> {
+        let driver = &self.driver;
+        let mut ended: HashSet<String> = own.iter().map(|lease| lease.id.clone()).filter(|id| driver.offers().has_ended(id)).collect();
+        for (shard, ids) in driver.by_shard(own.iter().map(|lease| lease.id.clone()).collect()) {
+            let asked = ids.iter().map(|(_, id)| *id).collect();
+            let Answer::Missing(missing) = driver.ask(shard, HandOver::Missing(asked)).await? else { return Err(Ended) };
+            ended.extend(missing.into_iter().map(|id| driver.item(id)));
+        }
+        Ok(own.into_iter().partition(|lease| !ended.contains(&lease.id)))
     }
 
     async fn complete(&mut self, leases: Vec<Lease>) -> Result<(), Ended> {

@@ -62,6 +62,21 @@ fn a_node_that_was_given_another_key_takes_back_what_it_has_offered() {
     assert_eq!(wait_for("its own delivery", || rig.all_there(3)), 3);
 }
 
+/// A node whose disk was lost, set up anew under its name, took what its first life had offered for mail that it had itself, and completed it
+/// as its own: the queue's was the last copy.
+#[test]
+fn a_node_set_up_anew_delivers_what_its_lost_disk_had_offered() {
+    let mut rig = mail_rig(&[ONLY_OFFERS]);
+    rig.start_node(0);
+    rig.send(0, 5);
+    wait_for("five offers", || (rig.nodes[0].get("/api/queue/stats")?["pending"] == 5).then_some(()));
+    rig.nodes[0].process = None;
+    fs::remove_dir_all(rig.folder.path().join("spool1")).unwrap();
+    rig.nodes[0].set("deliver = false\n", "");
+    rig.start_node(0);
+    assert_eq!(wait_for("its delivery", || rig.all_there(5)), 5);
+}
+
 #[test]
 fn a_node_that_is_stopped_takes_no_more_mail() {
     let mut rig = mail_rig(&[ONLY_OFFERS, SHARES, SHARES]);
