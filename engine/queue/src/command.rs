@@ -5,7 +5,8 @@
 
 use crate::destination::DestinationId;
 use crate::message::{Flags, MessageKey, NO_RECIPIENT, Place};
-use crate::queue::{Queue, Settled};
+use crate::queue::Queue;
+use crate::settling::Settled;
 use crate::slab::NONE;
 
 impl Queue {

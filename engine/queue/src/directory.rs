@@ -6,10 +6,11 @@ use std::hash::{BuildHasher, RandomState};
 use hashbrown::HashTable;
 
 use crate::destination::{Destination, DestinationId};
+use crate::dispatch::Dispatch;
 use crate::hosts::HostIndex;
 use crate::message::{MessageKey, PRIORITY_MAX};
 use crate::names::Names;
-use crate::queue::{Dispatch, Queue, Work};
+use crate::queue::{Queue, Work};
 use crate::route::{NextHop, RouteId, Via};
 use crate::routes::{DOMAIN_BYTES_MAX, Mail};
 use crate::site::{Answer, Domain, Lookup, Question, Resolution, Role, Site, Step, Verdict};

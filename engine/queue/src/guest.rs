@@ -11,9 +11,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::destination::Destination;
+use crate::dispatch::{Dispatch, OWN};
 use crate::message::{Envelope, MessageKey, PRIORITY_MAX};
 use crate::outcome::Outcome;
-use crate::queue::{Dispatch, OWN, Queue};
+use crate::queue::Queue;
 use crate::queue_id::QueueId;
 use crate::route::{NextHop, RouteId, Via};
 use crate::site::Role;

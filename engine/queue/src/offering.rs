@@ -5,7 +5,8 @@
 
 use crate::listing::Filter;
 use crate::message::{Flags, MessageKey, Place};
-use crate::queue::{Queue, Settled};
+use crate::queue::Queue;
+use crate::settling::Settled;
 
 /// Whether a message is offered to other nodes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

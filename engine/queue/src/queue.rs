@@ -8,15 +8,14 @@ use hashbrown::HashTable;
 use crate::arena::Arena;
 use crate::destination::{Destination, DestinationId};
 use crate::directory::Directory;
+use crate::dispatch::Dispatch;
 use crate::feedback::Change;
-use crate::guest::{GuestBook, OwnOrGuest};
+use crate::guest::GuestBook;
 use crate::home::Homes;
 use crate::index::{Index, after_at};
-use crate::message::{
-    Envelope, Flags, Group, Message, MessageKey, NO_RECIPIENT, NOT_REROUTED, NewMessage, NewRecipient, PLACES, Place, Recipient,
-};
+use crate::message::{Envelope, Flags, Group, Message, MessageKey, NOT_REROUTED, NewMessage, NewRecipient, PLACES, Place, Recipient};
 use crate::offering::Offered;
-use crate::outcome::{DecodeError, Outcome, read_head};
+use crate::outcome::{DecodeError, read_head};
 use crate::queue_id::QueueId;
 use crate::quota::Reservation;
 use crate::report::{ReportLimits, Reports};
@@ -25,7 +24,6 @@ use crate::route::{DestinationLimits, RouteId, Via};
 use crate::routes::Routes;
 use crate::site::{Lookup, Role};
 use crate::slab::{NONE, Slab};
-use crate::transition::Attempted;
 use crate::wheel::{Popped, Wheel};
 use crate::wrong_clock::as_accepted;
 
@@ -91,66 +89,6 @@ pub enum Work {
     Resolve(Lookup),
     /// Reserve a part of a rate that the cluster shares. Ends in [`Queue::reserved`] or [`Queue::not_reserved`].
     Reserve(Reservation),
-}
-
-/// Permission to try some recipients of one message at one destination, once. Must be given back to the queue in exactly one
-/// of [`Queue::settle`], [`Queue::unreachable`] and [`Queue::abandon`], or its place in the window is lost.
-#[derive(Debug)]
-#[must_use]
-pub struct Dispatch {
-    pub(crate) key: MessageKey,
-    pub(crate) destination: DestinationId,
-    pub(crate) group: u32,
-    pub(crate) number: u16,
-    pub(crate) recipients: u16,
-    pub(crate) attempt: u16,
-    /// The shard that makes the attempt, or [`OWN`].
-    pub(crate) home: u16,
-    /// The next hop has taken it for some recipients, see [`Queue::settle_some`].
-    pub(crate) has_delivered: bool,
-}
-
-/// In place of a home: this shard makes the attempt.
-pub(crate) const OWN: u16 = u16::MAX;
-
-impl Dispatch {
-    /// The message.
-    pub fn key(&self) -> MessageKey {
-        self.key
-    }
-
-    /// Where to.
-    pub fn destination(&self) -> DestinationId {
-        self.destination
-    }
-
-    /// Number of recipients, at least 1.
-    pub fn recipients(&self) -> usize {
-        self.recipients.into()
-    }
-
-    /// The next hop has taken it for some recipients, which are settled and not among these any more.
-    pub fn has_delivered(&self) -> bool {
-        self.has_delivered
-    }
-
-    /// 1 for the first attempt of its most tried recipient.
-    pub fn attempt(&self) -> u16 {
-        self.attempt
-    }
-}
-
-/// What the driver does after an attempt was settled.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[must_use]
-pub enum Settled {
-    /// Persist the record that was appended as an outcome of this message, then call [`Queue::recorded`].
-    Outcome,
-    /// Every recipient is delivered or bounced and nobody is to be told anything, or the message was deleted: persist a settled record (nothing was appended), then call
-    /// [`Queue::recorded`], which drops the message.
-    Done,
-    /// Nothing changed that must outlive a crash.
-    Nothing,
 }
 
 /// A message found by recovery, as the queue has it now.
@@ -436,27 +374,6 @@ impl Queue {
         self.loaded = destinations * each;
     }
 
-    /// The next attempt at one destination, for a connection that has just become free.
-    pub fn poll_next(&mut self, destination: DestinationId, now: u64) -> Option<Dispatch> {
-        let state = self.live(destination)?;
-        // A connection of a home that gave way serves nobody any more.
-        let may = state.away.is_none() && state.may_start(now);
-        let dispatch = may.then(|| self.dispatch(destination.slot, now)).flatten();
-        self.refresh(destination.slot, now);
-        dispatch
-    }
-
-    /// An attempt to be chained behind an open one on the same connection: its MAIL goes right behind the dot of `before`.
-    /// Uses no place of the window; at most one behind each open attempt.
-    pub fn poll_behind(&mut self, before: &Dispatch, now: u64) -> Option<Dispatch> {
-        let destination = before.destination;
-        let may = self.destinations[destination.index()].may_chain(now);
-        let dispatch = may.then(|| self.dispatch(destination.slot, now)).flatten()?;
-        self.destinations[destination.index()].chained += 1;
-        self.refresh(destination.slot, now);
-        Some(dispatch)
-    }
-
     /// When to call [`Queue::poll`] again if nothing else happens (unix ms, `now` if there is work left); arm one timer for it.
     pub fn next_due(&self, now: u64) -> Option<u64> {
         if !self.serving.is_empty() || !self.reservations.is_empty() {
@@ -481,148 +398,6 @@ impl Queue {
             extended: message.flags.has(Flags::EXTENDED),
             reverse_path: &self.texts.get(message.addresses)[..usize::from(message.reverse_bytes)],
         })
-    }
-
-    /// The recipients of an attempt: their number in the message (for [`Queue::settle`]) and forward-path.
-    pub fn recipients(&self, dispatch: &Dispatch) -> impl Iterator<Item = (u16, &[u8])> + Clone {
-        if dispatch.is_guest() {
-            OwnOrGuest::Guest(self.guest_recipients(dispatch.key))
-        } else {
-            OwnOrGuest::Own(self.own_recipients(dispatch))
-        }
-    }
-
-    fn own_recipients(&self, dispatch: &Dispatch) -> impl Iterator<Item = (u16, &[u8])> + Clone {
-        let message = &self.messages[dispatch.key.index];
-        let recipients = self.recipients.get(message.recipients);
-        let mut next = self.groups[dispatch.group].first;
-        let chain = std::iter::from_fn(move || {
-            let index = (next != NO_RECIPIENT).then_some(next)?;
-            next = recipients[usize::from(index)].next_in_group;
-            Some(index)
-        });
-        let number = dispatch.number;
-        chain.filter(move |&index| recipients[usize::from(index)].is_in(number)).map(|index| (index, self.address(message, index)))
-    }
-
-    /// Takes in what came of an attempt. Recipients not named in `outcomes` count as [`Outcome::Untried`]. The record is
-    /// appended to `record`. Panics if an outcome names a recipient that is not of this attempt, or one twice.
-    #[inline]
-    pub fn settle(&mut self, dispatch: Dispatch, outcomes: &[(u16, Outcome<'_>)], now: u64, record: &mut Vec<u8>) -> Settled {
-        self.settle_by(dispatch, outcomes, "", now, record)
-    }
-
-    /// As [`Queue::settle`], with the next hop that gave the outcomes (`mx1.example.org[192.0.2.7]:25`): it is kept with its words,
-    /// for reports.
-    pub fn settle_by(
-        &mut self,
-        dispatch: Dispatch,
-        outcomes: &[(u16, Outcome<'_>)],
-        relay: &str,
-        now: u64,
-        record: &mut Vec<u8>,
-    ) -> Settled {
-        let index = dispatch.key.index;
-        // Read by its end, and seldom in the cache: the loads begin here and nothing waits for them.
-        self.timers.touch(index);
-        self.index.touch(index);
-        // Then nobody is deferred, and nothing is drawn.
-        let decides_all = !outcomes.is_empty() && outcomes.iter().all(|(_, outcome)| outcome.is_delivery());
-        let attempted = Attempted {
-            relay,
-            group: dispatch.group,
-            number: dispatch.number,
-            now,
-            destination: dispatch.destination,
-            draw: if decides_all { 0 } else { self.jitter.below(u64::MAX) },
-            progress: outcomes.iter().any(|(_, outcome)| *outcome != Outcome::Untried),
-        };
-        let (mut delivered, mut changed) = (dispatch.has_delivered, false);
-        for (recipient, outcome) in outcomes {
-            delivered |= outcome.is_delivery();
-            changed |= self.settle_recipient(index, *recipient, outcome, &attempted);
-        }
-        if delivered {
-            self.destinations[dispatch.destination.index()].succeeded(now);
-        } else {
-            self.heed(dispatch.destination, outcomes, now);
-        }
-        // Each outcome is of another recipient, so they are all there when there are so many.
-        if outcomes.len() < dispatch.recipients() {
-            self.each_open(&dispatch, |queue, recipient| {
-                changed |= queue.settle_recipient(index, recipient, &Outcome::Untried, &attempted);
-            });
-        }
-        self.end_attempt(&dispatch, now);
-        self.conclude(&dispatch, changed, now, record)
-    }
-
-    /// Takes in what came of some recipients of an attempt while others are still under way (an LMTP store answers for one after the other,
-    /// RFC 2033 4.2): what is recorded now is not done again after a crash. The rest of the attempt ends as any does. The record is
-    /// appended to `record`. Panics if no recipient is left, or as [`Queue::settle`] does.
-    pub fn settle_some(
-        &mut self,
-        dispatch: &mut Dispatch,
-        outcomes: &[(u16, Outcome<'_>)],
-        relay: &str,
-        now: u64,
-        record: &mut Vec<u8>,
-    ) -> Settled {
-        let (index, number) = (dispatch.key.index, dispatch.number);
-        let count = u16::try_from(outcomes.len()).ok().filter(|count| *count < dispatch.recipients);
-        dispatch.recipients -= count.expect("some recipients are still under way");
-        let attempted = Attempted {
-            relay,
-            group: dispatch.group,
-            destination: dispatch.destination,
-            number,
-            now,
-            draw: self.jitter.below(u64::MAX),
-            progress: true,
-        };
-        let mut changed = false;
-        for (recipient, outcome) in outcomes {
-            dispatch.has_delivered |= outcome.is_delivery();
-            changed |= self.settle_recipient(index, *recipient, outcome, &attempted);
-        }
-        if !changed || self.messages[index].flags.has(Flags::CLOSING) {
-            return Settled::Nothing;
-        }
-        self.write_record(index, |recipient| recipient.dispatch == number && recipient.last_attempt == now, record);
-        self.messages[index].unrecorded += 1;
-        Settled::Outcome
-    }
-
-    /// No host of the destination could be reached: the recipients are ready again, before all others, and go as soon as the
-    /// destination is alive. Report each host with [`Queue::host_failed`] first.
-    pub fn unreachable(&mut self, dispatch: Dispatch, now: u64, record: &mut Vec<u8>) -> Settled {
-        let index = dispatch.key.index;
-        self.destinations[dispatch.destination.index()].unreachable(now);
-        self.each_open(&dispatch, |queue, recipient| {
-            let span = queue.messages[index].recipients;
-            let state = &mut queue.recipients.get_mut(span)[usize::from(recipient)];
-            state.attempts = state.attempts.saturating_add(1);
-            state.last_attempt = now;
-            queue.make_ready_again(index, recipient, now);
-        });
-        self.end_attempt(&dispatch, now);
-        self.conclude(&dispatch, true, now, record)
-    }
-
-    /// The attempt was not made at all (drain, a task that was dropped): the recipients are ready again, nothing is counted.
-    pub fn abandon(&mut self, dispatch: Dispatch, now: u64) {
-        let index = dispatch.key.index;
-        self.each_open(&dispatch, |queue, recipient| queue.make_ready_again(index, recipient, now));
-        self.end_attempt(&dispatch, now);
-        self.go_on(index, now);
-    }
-
-    /// A record of this message is acknowledged. The last one of a done or deleted message drops it.
-    pub fn recorded(&mut self, key: MessageKey) {
-        let index = self.find(key).expect("a message stays queued until its records are acknowledged");
-        let message = &mut self.messages[index];
-        message.unrecorded = message.unrecorded.checked_sub(1).expect("each record is acknowledged once");
-        self.close(index);
     }
 
     /// Appends the whole state of a message as one record: what compaction carries forward, in place of all records before.

@@ -14,7 +14,8 @@ use std::num::NonZeroU32;
 use crate::destination::Destination;
 use crate::message::{Flags, Group, Message, MessageKey, NO_RECIPIENT, Place, Recipient};
 use crate::outcome::{SUCCESS_DUE, SUCCESS_RELAYED, TOLD_DELAY, TOLD_KNOWN};
-use crate::queue::{Queue, Settled};
+use crate::queue::Queue;
+use crate::settling::Settled;
 use crate::slab::NONE;
 use crate::wheel::{Popped, Wheel};
 

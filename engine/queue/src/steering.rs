@@ -7,9 +7,10 @@ use crate::index::after_at;
 use crate::listing::Filter;
 use crate::message::{Flags, MessageKey, NOT_REROUTED, Place};
 use crate::outcome::{REPLY_BYTES_MAX, sanitise};
-use crate::queue::{Queue, Settled};
+use crate::queue::Queue;
 use crate::route::RouteId;
 use crate::routes::Mail;
+use crate::settling::Settled;
 
 impl Queue {
     /// Fails the recipients that meet the filter and are not being attempted, with `reply` as the last word about them, so that their

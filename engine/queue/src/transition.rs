@@ -1,34 +1,14 @@
 //! How recipients move between their places; every move goes through [`Queue::place`].
 
-use crate::destination::{Destination, DestinationId};
-use crate::message::{Flags, Group, Message, MessageKey, NO_RECIPIENT, Place, Recipient};
-use crate::outcome::{Outcome, REPLY_BYTES_MAX, sanitise, split_reply};
-use crate::queue::{Dispatch, OWN, Queue, Settled};
-use crate::report::Notify;
-use crate::retry::Jitter;
+use crate::destination::Destination;
+use crate::message::{Flags, Group, Message, NO_RECIPIENT, Place};
+use crate::outcome::{REPLY_BYTES_MAX, sanitise, split_reply};
+use crate::queue::Queue;
 use crate::site::Role;
 use crate::slab::NONE;
 
-/// An attempt that ends before a recipient's turn so many times in a row counts as a deferral.
-const UNTRIED_MAX: u8 = 3;
-
 /// How the text of a recipient that expired begins; the last reply stands behind it. RFC 3463 3.5: X.4.7, delivery time expired.
 pub const EXPIRED: &str = "5.4.7 expired";
-
-/// What holds for all recipients of an attempt that is settled.
-pub(crate) struct Attempted<'a> {
-    /// The next hop; empty if it was none.
-    pub(crate) relay: &'a str,
-    pub(crate) group: u32,
-    pub(crate) number: u16,
-    pub(crate) now: u64,
-    /// Whose policy says when what is deferred is tried again.
-    pub(crate) destination: DestinationId,
-    /// Jitter drawn once: what was deferred together comes back together, in one transaction.
-    pub(crate) draw: u64,
-    /// Some recipient was decided, so that trying the rest again at once comes to an end.
-    pub(crate) progress: bool,
-}
 
 impl Queue {
     /// Lets a message live in the queue: what is due is ready, the rest waits for its time.
@@ -99,7 +79,12 @@ impl Queue {
     }
 
     /// Counts recipients as ready; `enter` puts the group into the ready queue if it is not there yet.
-    fn add_ready(&mut self, group: u32, count: u16, enter: impl FnOnce(&mut crate::ready::ReadyQueue, &mut crate::slab::Slab<Group>)) {
+    pub(crate) fn add_ready(
+        &mut self,
+        group: u32,
+        count: u16,
+        enter: impl FnOnce(&mut crate::ready::ReadyQueue, &mut crate::slab::Slab<Group>),
+    ) {
         let Group { ready, destination, .. } = &mut self.groups[group];
         *ready += count;
         if *ready == count {
@@ -143,7 +128,7 @@ impl Queue {
         expired
     }
 
-    fn fail_expired(&mut self, index: u32, recipient: u16) {
+    pub(crate) fn fail_expired(&mut self, index: u32, recipient: u16) {
         let state = self.recipients.get(self.messages[index].recipients)[usize::from(recipient)];
         let (mut last, mut relay) = ([0; REPLY_BYTES_MAX], String::new());
         let destination = self.groups[state.group].destination;
@@ -321,215 +306,6 @@ impl Queue {
     pub(crate) fn reason_of(&self, home: u32) -> &str {
         let own = &self.destinations[home as usize].reason;
         if own.is_empty() { &self.acting(home).reason } else { own }
-    }
-
-    /// Takes the next recipients that may be attempted at a destination.
-    pub(crate) fn dispatch(&mut self, destination: u32, now: u64) -> Option<Dispatch> {
-        if !self.destinations[destination as usize].guests.is_empty() && self.is_guests_turn(destination) {
-            return self.dispatch_guest(destination, now);
-        }
-        if matches!(self.destinations[destination as usize].role, Role::Site(_)) {
-            let home = self.next_domain(destination, now)?;
-            let dispatch = self.take(home, destination, now);
-            self.refresh_domain(home, now);
-            return dispatch;
-        }
-        self.take(destination, destination, now)
-    }
-
-    /// Takes the next recipients from the ready queue of `home` for an attempt at `destination`.
-    pub(crate) fn take(&mut self, home: u32, destination: u32, now: u64) -> Option<Dispatch> {
-        let state = &self.destinations[home as usize];
-        let group = state.ready.first(&self.groups, self.settings.age_step_ms)?;
-        let most = state.limits.recipients_max.max(1);
-        let Group { message: index, first, .. } = self.groups[group];
-        let message = &mut self.messages[index];
-        let number = message.next_dispatch;
-        message.next_dispatch = number.wrapping_add(1);
-        message.in_flight += 1;
-        let key = MessageKey { index, generation: message.generation };
-        let recipients = self.recipients.get_mut(message.recipients);
-        let (mut taken, mut tried, mut next) = (0, 0, first);
-        while next != NO_RECIPIENT && taken < most {
-            let recipient = &mut recipients[usize::from(next)];
-            next = recipient.next_in_group;
-            if recipient.place == Place::Ready {
-                (recipient.place, recipient.dispatch) = (Place::Attempting, number);
-                tried = recipient.attempts.max(tried);
-                taken += 1;
-            }
-        }
-        self.placed[Place::Ready as usize] -= usize::from(taken);
-        self.placed[Place::Attempting as usize] += usize::from(taken);
-        self.subtract_ready(group, taken);
-        let state = &mut self.destinations[destination as usize];
-        state.started(now);
-        let home = state.away.as_mut().and_then(|away| away.take(now)).unwrap_or(OWN);
-        let destination = DestinationId { slot: destination, generation: state.generation };
-        Some(Dispatch { key, destination, group, number, recipients: taken, attempt: tried.saturating_add(1), home, has_delivered: false })
-    }
-
-    /// Takes in the outcome for one recipient of an attempt; true if its persisted state changes.
-    /// Panics if it is not, or no longer, of this attempt.
-    pub(crate) fn settle_recipient(&mut self, index: u32, recipient: u16, outcome: &Outcome<'_>, attempted: &Attempted<'_>) -> bool {
-        let now = attempted.now;
-        let Message { recipients: span, flags, .. } = self.messages[index];
-        let is_traced = flags.has(Flags::TRACED);
-        let state = &mut self.recipients.get_mut(span)[usize::from(recipient)];
-        assert!(state.is_in(attempted.number) && state.group == attempted.group, "an outcome is of its own attempt");
-        if *outcome == Outcome::Untried {
-            state.untried = if attempted.progress { 0 } else { state.untried.saturating_add(1) };
-            if state.untried >= UNTRIED_MAX {
-                let reply = b"451 4.4.2 the connection ended before this recipient's turn";
-                return self.settle_recipient(index, recipient, &Outcome::Deferred { reply }, attempted);
-            }
-            self.make_ready_again(index, recipient, now);
-            return false;
-        }
-        state.untried = 0;
-        state.attempts = state.attempts.saturating_add(1);
-        state.last_attempt = now;
-        match outcome {
-            Outcome::Delivered { reply } | Outcome::Relayed { reply } | Outcome::PassedOn { reply } => {
-                let (has_reply, is_final) = (state.has_reply(), matches!(outcome, Outcome::Delivered { .. }));
-                // RFC 2852 4.1: BY with T asks for a report of each next hop that takes it, even of one that reports itself.
-                let wants_trace = is_traced && !is_final && !state.notify().has(Notify::NEVER);
-                let wants_success = wants_trace || state.notify().has(Notify::SUCCESS) && !matches!(outcome, Outcome::PassedOn { .. });
-                self.placed[state.place as usize] -= 1;
-                self.placed[Place::Delivered as usize] += 1;
-                state.place = Place::Delivered;
-                // Most mail is delivered at once, nobody is told, and it has nothing to forget.
-                if wants_success && self.note_success(index, recipient, is_final) {
-                    self.keep_reply(index, recipient, &[reply], attempted.relay);
-                } else if has_reply {
-                    self.keep_reply(index, recipient, &[], "");
-                }
-            }
-            Outcome::Failed { reply } => {
-                self.place(index, recipient, Place::Failed);
-                self.messages[index].flags.set(Flags::REPORT_DUE, true);
-                self.keep_reply(index, recipient, &[reply], attempted.relay);
-            }
-            Outcome::Deferred { reply } => {
-                let policy = &self.destinations[attempted.destination.index()].retry;
-                state.deferrals = state.deferrals.saturating_add(1);
-                let wait = policy.delay_ms(u32::from(state.deferrals), &mut Jitter::new(attempted.draw));
-                state.next_attempt = now + wait;
-                let group = state.group;
-                self.place(index, recipient, Place::Waiting);
-                self.keep_reply(index, recipient, &[reply], attempted.relay);
-                // Without the grace, which was for this attempt.
-                let end = match self.messages[index].flags.has(Flags::HELD) {
-                    true => self.messages[index].expires_at,
-                    false => self.end_of_life(group),
-                };
-                if end <= now {
-                    self.fail_expired(index, recipient);
-                }
-            }
-            Outcome::Untried => unreachable!("handled above"),
-        }
-        true
-    }
-
-    /// Back from an attempt that said nothing: before all others, with the age it had.
-    pub(crate) fn make_ready_again(&mut self, index: u32, recipient: u16, now: u64) {
-        let state = &mut self.recipients.get_mut(self.messages[index].recipients)[usize::from(recipient)];
-        state.next_attempt = now;
-        let group = state.group;
-        let flags = self.messages[index].flags;
-        if flags.has(Flags::KEPT) || flags.has(Flags::CLOSING) {
-            return self.place(index, recipient, Place::Waiting);
-        }
-        self.place(index, recipient, Place::Ready);
-        self.add_ready(group, 1, |ready, groups| ready.put_back(groups, group));
-    }
-
-    /// Calls `each` for the recipients of an attempt that no outcome was given for; each must move them on.
-    pub(crate) fn each_open(&mut self, dispatch: &Dispatch, mut each: impl FnMut(&mut Self, u16)) {
-        let span = self.messages[dispatch.key.index].recipients;
-        let mut next = self.groups[dispatch.group].first;
-        while next != NO_RECIPIENT {
-            let recipient = &self.recipients.get(span)[usize::from(next)];
-            let (this, is_open) = (next, recipient.is_in(dispatch.number));
-            next = recipient.next_in_group;
-            if is_open {
-                each(self, this);
-            }
-        }
-    }
-
-    /// Ends an attempt none of whose recipients is open any more.
-    pub(crate) fn end_attempt(&mut self, dispatch: &Dispatch, now: u64) {
-        self.messages[dispatch.key.index].in_flight -= 1;
-        self.end_at_destination(dispatch, now);
-        // What was given back may be all that the domain has ready: it is queued at its site again.
-        let domain = self.groups[dispatch.group].destination;
-        if domain != dispatch.destination.slot {
-            self.refresh(domain, now);
-        }
-    }
-
-    /// Gives back what an attempt takes of its destination.
-    pub(crate) fn end_at_destination(&mut self, dispatch: &Dispatch, now: u64) {
-        let destination = &mut self.destinations[dispatch.destination.index()];
-        destination.in_flight -= 1;
-        if let Some(away) = &mut destination.away {
-            away.give_back(dispatch.home);
-        }
-        // A chained attempt inherits the place in the window of the one before it.
-        destination.chained = destination.chained.saturating_sub(1);
-        if destination.in_flight == 0 {
-            destination.forget_probes(now);
-        }
-        self.refresh(dispatch.destination.slot, now);
-    }
-
-    /// After an attempt: what has to be persisted.
-    pub(crate) fn conclude(&mut self, dispatch: &Dispatch, changed: bool, now: u64, record: &mut Vec<u8>) -> Settled {
-        let index = dispatch.key.index;
-        let settled = if self.messages[index].flags.has(Flags::CLOSING) {
-            Settled::Nothing
-        } else if self.is_settled(index) {
-            self.begin_closing(index);
-            // Its timer is gone, and it stays until this is recorded.
-            return Settled::Done;
-        } else if changed {
-            self.write_record(index, |recipient| recipient.dispatch == dispatch.number && recipient.last_attempt == now, record);
-            self.messages[index].unrecorded += 1;
-            Settled::Outcome
-        } else {
-            Settled::Nothing
-        };
-        self.want_report(index, now);
-        self.go_on(index, now);
-        settled
-    }
-
-    /// After an attempt: sets the timer, groups anew what was re-routed meanwhile, and drops what has no reason to stay.
-    pub(crate) fn go_on(&mut self, index: u32, now: u64) {
-        let Message { flags, in_flight, .. } = self.messages[index];
-        if flags.has(Flags::REGROUP) && in_flight == 0 && !flags.has(Flags::CLOSING) {
-            self.regroup(index, now);
-        } else {
-            self.arm(index);
-        }
-        self.close(index);
-    }
-
-    #[inline]
-    pub(crate) fn is_settled(&self, index: u32) -> bool {
-        self.recipients.get(self.messages[index].recipients).iter().all(Recipient::is_settled)
-    }
-
-    /// From here on only the acknowledgement of the settled record and open attempts keep the message. No recipient is ready.
-    #[inline]
-    pub(crate) fn begin_closing(&mut self, index: u32) {
-        let message = &mut self.messages[index];
-        message.flags.set(Flags::CLOSING, true);
-        message.unrecorded += 1;
-        self.timers.cancel(index);
-        self.reports.forget(index);
     }
 
     /// Takes all recipients of a message out of the ready queues; they wait.

@@ -1,0 +1,325 @@
+//! What comes of an attempt: each recipient is delivered, failed, waits or is ready again, and what has to be persisted is said.
+
+use crate::destination::DestinationId;
+use crate::dispatch::Dispatch;
+use crate::message::{Flags, Message, MessageKey, NO_RECIPIENT, Place, Recipient};
+use crate::outcome::Outcome;
+use crate::queue::Queue;
+use crate::report::Notify;
+use crate::retry::Jitter;
+
+/// An attempt that ends before a recipient's turn so many times in a row counts as a deferral.
+const UNTRIED_MAX: u8 = 3;
+
+/// What the driver does after an attempt was settled.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum Settled {
+    /// Persist the record that was appended as an outcome of this message, then call [`Queue::recorded`].
+    Outcome,
+    /// Every recipient is delivered or bounced and nobody is to be told anything, or the message was deleted: persist a settled record (nothing was appended), then call
+    /// [`Queue::recorded`], which drops the message.
+    Done,
+    /// Nothing changed that must outlive a crash.
+    Nothing,
+}
+
+/// What holds for all recipients of an attempt that is settled.
+pub(crate) struct Attempted<'a> {
+    /// The next hop; empty if it was none.
+    pub(crate) relay: &'a str,
+    pub(crate) group: u32,
+    pub(crate) number: u16,
+    pub(crate) now: u64,
+    /// Whose policy says when what is deferred is tried again.
+    pub(crate) destination: DestinationId,
+    /// Jitter drawn once: what was deferred together comes back together, in one transaction.
+    pub(crate) draw: u64,
+    /// Some recipient was decided, so that trying the rest again at once comes to an end.
+    pub(crate) progress: bool,
+}
+
+impl Queue {
+    /// Takes in what came of an attempt. Recipients not named in `outcomes` count as [`Outcome::Untried`]. The record is
+    /// appended to `record`. Panics if an outcome names a recipient that is not of this attempt, or one twice.
+    #[inline]
+    pub fn settle(&mut self, dispatch: Dispatch, outcomes: &[(u16, Outcome<'_>)], now: u64, record: &mut Vec<u8>) -> Settled {
+        self.settle_by(dispatch, outcomes, "", now, record)
+    }
+
+    /// As [`Queue::settle`], with the next hop that gave the outcomes (`mx1.example.org[192.0.2.7]:25`): it is kept with its words,
+    /// for reports.
+    pub fn settle_by(
+        &mut self,
+        dispatch: Dispatch,
+        outcomes: &[(u16, Outcome<'_>)],
+        relay: &str,
+        now: u64,
+        record: &mut Vec<u8>,
+    ) -> Settled {
+        let index = dispatch.key.index;
+        // Read by its end, and seldom in the cache: the loads begin here and nothing waits for them.
+        self.timers.touch(index);
+        self.index.touch(index);
+        // Then nobody is deferred, and nothing is drawn.
+        let decides_all = !outcomes.is_empty() && outcomes.iter().all(|(_, outcome)| outcome.is_delivery());
+        let attempted = Attempted {
+            relay,
+            group: dispatch.group,
+            number: dispatch.number,
+            now,
+            destination: dispatch.destination,
+            draw: if decides_all { 0 } else { self.jitter.below(u64::MAX) },
+            progress: outcomes.iter().any(|(_, outcome)| *outcome != Outcome::Untried),
+        };
+        let (mut delivered, mut changed) = (dispatch.has_delivered, false);
+        for (recipient, outcome) in outcomes {
+            delivered |= outcome.is_delivery();
+            changed |= self.settle_recipient(index, *recipient, outcome, &attempted);
+        }
+        if delivered {
+            self.destinations[dispatch.destination.index()].succeeded(now);
+        } else {
+            self.heed(dispatch.destination, outcomes, now);
+        }
+        // Each outcome is of another recipient, so they are all there when there are so many.
+        if outcomes.len() < dispatch.recipients() {
+            self.each_open(&dispatch, |queue, recipient| {
+                changed |= queue.settle_recipient(index, recipient, &Outcome::Untried, &attempted);
+            });
+        }
+        self.end_attempt(&dispatch, now);
+        self.conclude(&dispatch, changed, now, record)
+    }
+
+    /// Takes in what came of some recipients of an attempt while others are still under way (an LMTP store answers for one after the other,
+    /// RFC 2033 4.2): what is recorded now is not done again after a crash. The rest of the attempt ends as any does. The record is
+    /// appended to `record`. Panics if no recipient is left, or as [`Queue::settle`] does.
+    pub fn settle_some(
+        &mut self,
+        dispatch: &mut Dispatch,
+        outcomes: &[(u16, Outcome<'_>)],
+        relay: &str,
+        now: u64,
+        record: &mut Vec<u8>,
+    ) -> Settled {
+        let (index, number) = (dispatch.key.index, dispatch.number);
+        let count = u16::try_from(outcomes.len()).ok().filter(|count| *count < dispatch.recipients);
+        dispatch.recipients -= count.expect("some recipients are still under way");
+        let attempted = Attempted {
+            relay,
+            group: dispatch.group,
+            destination: dispatch.destination,
+            number,
+            now,
+            draw: self.jitter.below(u64::MAX),
+            progress: true,
+        };
+        let mut changed = false;
+        for (recipient, outcome) in outcomes {
+            dispatch.has_delivered |= outcome.is_delivery();
+            changed |= self.settle_recipient(index, *recipient, outcome, &attempted);
+        }
+        if !changed || self.messages[index].flags.has(Flags::CLOSING) {
+            return Settled::Nothing;
+        }
+        self.write_record(index, |recipient| recipient.dispatch == number && recipient.last_attempt == now, record);
+        self.messages[index].unrecorded += 1;
+        Settled::Outcome
+    }
+
+    /// No host of the destination could be reached: the recipients are ready again, before all others, and go as soon as the
+    /// destination is alive. Report each host with [`Queue::host_failed`] first.
+    pub fn unreachable(&mut self, dispatch: Dispatch, now: u64, record: &mut Vec<u8>) -> Settled {
+        let index = dispatch.key.index;
+        self.destinations[dispatch.destination.index()].unreachable(now);
+        self.each_open(&dispatch, |queue, recipient| {
+            let span = queue.messages[index].recipients;
+            let state = &mut queue.recipients.get_mut(span)[usize::from(recipient)];
+            state.attempts = state.attempts.saturating_add(1);
+            state.last_attempt = now;
+            queue.make_ready_again(index, recipient, now);
+        });
+        self.end_attempt(&dispatch, now);
+        self.conclude(&dispatch, true, now, record)
+    }
+
+    /// The attempt was not made at all (drain, a task that was dropped): the recipients are ready again, nothing is counted.
+    pub fn abandon(&mut self, dispatch: Dispatch, now: u64) {
+        let index = dispatch.key.index;
+        self.each_open(&dispatch, |queue, recipient| queue.make_ready_again(index, recipient, now));
+        self.end_attempt(&dispatch, now);
+        self.go_on(index, now);
+    }
+
+    /// A record of this message is acknowledged. The last one of a done or deleted message drops it.
+    pub fn recorded(&mut self, key: MessageKey) {
+        let index = self.find(key).expect("a message stays queued until its records are acknowledged");
+        let message = &mut self.messages[index];
+        message.unrecorded = message.unrecorded.checked_sub(1).expect("each record is acknowledged once");
+        self.close(index);
+    }
+
+    /// Takes in the outcome for one recipient of an attempt; true if its persisted state changes.
+    /// Panics if it is not, or no longer, of this attempt.
+    pub(crate) fn settle_recipient(&mut self, index: u32, recipient: u16, outcome: &Outcome<'_>, attempted: &Attempted<'_>) -> bool {
+        let now = attempted.now;
+        let Message { recipients: span, flags, .. } = self.messages[index];
+        let is_traced = flags.has(Flags::TRACED);
+        let state = &mut self.recipients.get_mut(span)[usize::from(recipient)];
+        assert!(state.is_in(attempted.number) && state.group == attempted.group, "an outcome is of its own attempt");
+        if *outcome == Outcome::Untried {
+            state.untried = if attempted.progress { 0 } else { state.untried.saturating_add(1) };
+            if state.untried >= UNTRIED_MAX {
+                let reply = b"451 4.4.2 the connection ended before this recipient's turn";
+                return self.settle_recipient(index, recipient, &Outcome::Deferred { reply }, attempted);
+            }
+            self.make_ready_again(index, recipient, now);
+            return false;
+        }
+        state.untried = 0;
+        state.attempts = state.attempts.saturating_add(1);
+        state.last_attempt = now;
+        match outcome {
+            Outcome::Delivered { reply } | Outcome::Relayed { reply } | Outcome::PassedOn { reply } => {
+                let (has_reply, is_final) = (state.has_reply(), matches!(outcome, Outcome::Delivered { .. }));
+                // RFC 2852 4.1: BY with T asks for a report of each next hop that takes it, even of one that reports itself.
+                let wants_trace = is_traced && !is_final && !state.notify().has(Notify::NEVER);
+                let wants_success = wants_trace || state.notify().has(Notify::SUCCESS) && !matches!(outcome, Outcome::PassedOn { .. });
+                self.placed[state.place as usize] -= 1;
+                self.placed[Place::Delivered as usize] += 1;
+                state.place = Place::Delivered;
+                // Most mail is delivered at once, nobody is told, and it has nothing to forget.
+                if wants_success && self.note_success(index, recipient, is_final) {
+                    self.keep_reply(index, recipient, &[reply], attempted.relay);
+                } else if has_reply {
+                    self.keep_reply(index, recipient, &[], "");
+                }
+            }
+            Outcome::Failed { reply } => {
+                self.place(index, recipient, Place::Failed);
+                self.messages[index].flags.set(Flags::REPORT_DUE, true);
+                self.keep_reply(index, recipient, &[reply], attempted.relay);
+            }
+            Outcome::Deferred { reply } => {
+                let policy = &self.destinations[attempted.destination.index()].retry;
+                state.deferrals = state.deferrals.saturating_add(1);
+                let wait = policy.delay_ms(u32::from(state.deferrals), &mut Jitter::new(attempted.draw));
+                state.next_attempt = now + wait;
+                let group = state.group;
+                self.place(index, recipient, Place::Waiting);
+                self.keep_reply(index, recipient, &[reply], attempted.relay);
+                // Without the grace, which was for this attempt.
+                let end = match self.messages[index].flags.has(Flags::HELD) {
+                    true => self.messages[index].expires_at,
+                    false => self.end_of_life(group),
+                };
+                if end <= now {
+                    self.fail_expired(index, recipient);
+                }
+            }
+            Outcome::Untried => unreachable!("handled above"),
+        }
+        true
+    }
+
+    /// Back from an attempt that said nothing: before all others, with the age it had.
+    pub(crate) fn make_ready_again(&mut self, index: u32, recipient: u16, now: u64) {
+        let state = &mut self.recipients.get_mut(self.messages[index].recipients)[usize::from(recipient)];
+        state.next_attempt = now;
+        let group = state.group;
+        let flags = self.messages[index].flags;
+        if flags.has(Flags::KEPT) || flags.has(Flags::CLOSING) {
+            return self.place(index, recipient, Place::Waiting);
+        }
+        self.place(index, recipient, Place::Ready);
+        self.add_ready(group, 1, |ready, groups| ready.put_back(groups, group));
+    }
+
+    /// Calls `each` for the recipients of an attempt that no outcome was given for; each must move them on.
+    pub(crate) fn each_open(&mut self, dispatch: &Dispatch, mut each: impl FnMut(&mut Self, u16)) {
+        let span = self.messages[dispatch.key.index].recipients;
+        let mut next = self.groups[dispatch.group].first;
+        while next != NO_RECIPIENT {
+            let recipient = &self.recipients.get(span)[usize::from(next)];
+            let (this, is_open) = (next, recipient.is_in(dispatch.number));
+            next = recipient.next_in_group;
+            if is_open {
+                each(self, this);
+            }
+        }
+    }
+
+    /// Ends an attempt none of whose recipients is open any more.
+    pub(crate) fn end_attempt(&mut self, dispatch: &Dispatch, now: u64) {
+        self.messages[dispatch.key.index].in_flight -= 1;
+        self.end_at_destination(dispatch, now);
+        // What was given back may be all that the domain has ready: it is queued at its site again.
+        let domain = self.groups[dispatch.group].destination;
+        if domain != dispatch.destination.slot {
+            self.refresh(domain, now);
+        }
+    }
+
+    /// Gives back what an attempt takes of its destination.
+    pub(crate) fn end_at_destination(&mut self, dispatch: &Dispatch, now: u64) {
+        let destination = &mut self.destinations[dispatch.destination.index()];
+        destination.in_flight -= 1;
+        if let Some(away) = &mut destination.away {
+            away.give_back(dispatch.home);
+        }
+        // A chained attempt inherits the place in the window of the one before it.
+        destination.chained = destination.chained.saturating_sub(1);
+        if destination.in_flight == 0 {
+            destination.forget_probes(now);
+        }
+        self.refresh(dispatch.destination.slot, now);
+    }
+
+    /// After an attempt: what has to be persisted.
+    pub(crate) fn conclude(&mut self, dispatch: &Dispatch, changed: bool, now: u64, record: &mut Vec<u8>) -> Settled {
+        let index = dispatch.key.index;
+        let settled = if self.messages[index].flags.has(Flags::CLOSING) {
+            Settled::Nothing
+        } else if self.is_settled(index) {
+            self.begin_closing(index);
+            // Its timer is gone, and it stays until this is recorded.
+            return Settled::Done;
+        } else if changed {
+            self.write_record(index, |recipient| recipient.dispatch == dispatch.number && recipient.last_attempt == now, record);
+            self.messages[index].unrecorded += 1;
+            Settled::Outcome
+        } else {
+            Settled::Nothing
+        };
+        self.want_report(index, now);
+        self.go_on(index, now);
+        settled
+    }
+
+    /// After an attempt: sets the timer, groups anew what was re-routed meanwhile, and drops what has no reason to stay.
+    pub(crate) fn go_on(&mut self, index: u32, now: u64) {
+        let Message { flags, in_flight, .. } = self.messages[index];
+        if flags.has(Flags::REGROUP) && in_flight == 0 && !flags.has(Flags::CLOSING) {
+            self.regroup(index, now);
+        } else {
+            self.arm(index);
+        }
+        self.close(index);
+    }
+
+    #[inline]
+    pub(crate) fn is_settled(&self, index: u32) -> bool {
+        self.recipients.get(self.messages[index].recipients).iter().all(Recipient::is_settled)
+    }
+
+    /// From here on only the acknowledgement of the settled record and open attempts keep the message. No recipient is ready.
+    #[inline]
+    pub(crate) fn begin_closing(&mut self, index: u32) {
+        let message = &mut self.messages[index];
+        message.flags.set(Flags::CLOSING, true);
+        message.unrecorded += 1;
+        self.timers.cancel(index);
+        self.reports.forget(index);
+    }
+}
