@@ -24,6 +24,7 @@ mod feedback;
 mod guest;
 mod home;
 mod hosts;
+mod ids;
 mod index;
 mod listing;
 mod message;

@@ -94,7 +94,6 @@ pub struct Envelope<'a> {
 /// The message itself. Its addresses are one slice of text: reverse-path, then the recipients' in order.
 #[derive(Debug)]
 pub(crate) struct Message {
-    pub(crate) id: QueueId,
     pub(crate) size: u64,
     pub(crate) accepted_at: u64,
     /// `u64::MAX` when only the routes' lifetimes count.
@@ -102,6 +101,8 @@ pub(crate) struct Message {
     /// Does not expire before; 0 unless it was given time for one more attempt.
     pub(crate) grace_until: u64,
     pub(crate) generation: u32,
+    /// Where its id stands among those of all.
+    pub(crate) id_place: u32,
     pub(crate) addresses: Span,
     pub(crate) recipients: Span,
     pub(crate) first_group: u32,
@@ -178,12 +179,12 @@ impl Flags {
 impl Default for Message {
     fn default() -> Self {
         Self {
-            id: QueueId::default(),
             size: 0,
             accepted_at: 0,
             expires_at: u64::MAX,
             grace_until: 0,
             generation: 0,
+            id_place: 0,
             addresses: Span::default(),
             recipients: Span::default(),
             first_group: NONE,
@@ -328,6 +329,6 @@ impl Default for Group {
     }
 }
 
-const _: () = assert!(size_of::<Message>() <= 96);
+const _: () = assert!(size_of::<Message>() <= 88);
 const _: () = assert!(size_of::<Recipient>() <= 40);
 const _: () = assert!(size_of::<Group>() <= 40);

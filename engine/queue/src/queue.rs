@@ -3,8 +3,6 @@
 use std::collections::VecDeque;
 use std::hint::black_box;
 
-use hashbrown::HashTable;
-
 use crate::arena::Arena;
 use crate::destination::{Destination, DestinationId};
 use crate::directory::Directory;
@@ -12,11 +10,11 @@ use crate::dispatch::Dispatch;
 use crate::feedback::Change;
 use crate::guest::GuestBook;
 use crate::home::Homes;
+use crate::ids::Ids;
 use crate::index::{Index, after_at};
 use crate::message::{Envelope, Flags, Group, Message, MessageKey, NOT_REROUTED, NewMessage, NewRecipient, PLACES, Place, Recipient};
 use crate::offering::Offered;
 use crate::outcome::{DecodeError, read_head};
-use crate::queue_id::QueueId;
 use crate::quota::Reservation;
 use crate::report::{ReportLimits, Reports};
 use crate::retry::{Jitter, RetryPolicy};
@@ -113,9 +111,7 @@ pub struct Queue {
     pub(crate) groups: Slab<Group>,
     pub(crate) recipients: Arena<Recipient, 1>,
     pub(crate) texts: Arena<u8, 8>,
-    pub(crate) by_id: HashTable<u32>,
-    /// The highest id that ever was in the table; ids are ordered by process life, shard and number.
-    pub(crate) newest_id: QueueId,
+    pub(crate) ids: Ids,
     pub(crate) index: Index,
     /// The domain that a recipient without one is routed by.
     pub(crate) local_domain: String,
@@ -161,8 +157,7 @@ impl Queue {
             groups: Slab::new(),
             recipients: Arena::new(),
             texts: Arena::new(),
-            by_id: HashTable::new(),
-            newest_id: QueueId::default(),
+            ids: Ids::new(),
             local_domain: String::new(),
             index: Index::new(seed.rotate_left(17)),
             timers: Wheel::new(now),
@@ -209,12 +204,12 @@ impl Queue {
 
     /// Messages in the queue, failed ones included.
     pub fn len(&self) -> usize {
-        self.by_id.len()
+        self.ids.len()
     }
 
     /// No message is queued.
     pub fn is_empty(&self) -> bool {
-        self.by_id.is_empty()
+        self.ids.len() == 0
     }
 
     /// Queues a message whose record is acknowledged (S21). Its recipients are ready at once, or when its time of release has come.
@@ -369,7 +364,9 @@ impl Queue {
         }
         // In a loop of its own: nothing above waits for a message.
         for &index in &messages[..count] {
-            black_box(self.recipients.get(self.messages[index].recipients)[0].place);
+            let message = &self.messages[index];
+            black_box(self.recipients.get(message.recipients)[0].place);
+            self.ids.touch(message.id_place);
         }
         self.loaded = destinations * each;
     }
@@ -390,7 +387,7 @@ impl Queue {
         }
         let message = &self.messages[self.find(key)?];
         Some(Envelope {
-            id: message.id,
+            id: self.ids.id(message.id_place),
             size: message.size,
             accepted_at: message.accepted_at,
             eight_bit: message.flags.has(Flags::EIGHT_BIT),

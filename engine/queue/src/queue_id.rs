@@ -25,9 +25,6 @@ pub struct QueueId {
     pub sequence: u64,
 }
 
-/// Ids that are neighbours in the table.
-const BLOCK_IDS: u64 = 32;
-
 impl QueueId {
     /// Longest text form, in bytes.
     pub const TEXT_BYTES_MAX: usize = BOOT_DIGITS + SHARD_DIGITS + SEQUENCE_DIGITS_MAX;
@@ -41,17 +38,6 @@ impl QueueId {
         let end = BOOT_DIGITS + SHARD_DIGITS + digits;
         write_digits(&mut buffer[BOOT_DIGITS + SHARD_DIGITS..end], self.sequence);
         std::str::from_utf8(&buffer[..end]).expect("the alphabet is ASCII")
-    }
-
-    /// A hash of the id for the queue's table: blocks of 32 consecutive ids are spread well, the ids of a block are neighbours, so that
-    /// mail that comes in order shares the cache lines of the table. Ids are made by this node, so nobody outside can aim at collisions.
-    pub(crate) fn spread(&self) -> u64 {
-        let within = self.sequence & (BLOCK_IDS - 1);
-        let block = (self.sequence / BLOCK_IDS) ^ (u64::from(self.boot) << 32) ^ (u64::from(self.shard) << 17);
-        let mixed = (block ^ (block >> 31)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        let mixed = mixed ^ (mixed >> 29);
-        // The table tells neighbours apart by the highest bits.
-        ((mixed & !(BLOCK_IDS - 1)) | within) ^ (within << (u64::BITS - BLOCK_IDS.trailing_zeros()))
     }
 }
 

@@ -30,7 +30,7 @@ impl Queue {
     }
 
     pub(crate) fn find_id(&self, id: QueueId) -> Option<u32> {
-        self.by_id.find(id.spread(), |&index| self.messages[index].id == id).copied()
+        self.ids.find(id)
     }
 
     pub(crate) fn address(&self, message: &Message, recipient: u16) -> &[u8] {
@@ -47,17 +47,7 @@ impl Queue {
         let (count, bytes) = recipients.clone().fold((0, new.reverse_path.len()), |(n, bytes), r| (n + 1, bytes + r.address.len()));
         assert!((1..=RECIPIENTS_MAX).contains(&count), "the session limits recipients");
         let index = self.messages.take();
-        let messages = &self.messages;
-        let spread = new.id.spread();
-        // Ids are given out in order: one above all that came before is not in the table, and looking for it would read messages that
-        // are not in the cache.
-        if new.id > self.newest_id {
-            self.newest_id = new.id;
-        } else {
-            let known = self.by_id.find(spread, |&other| messages[other].id == new.id);
-            assert!(known.is_none(), "an id is given out once");
-        }
-        self.by_id.insert_unique(spread, index, |&other| messages[other].id.spread());
+        let id_place = self.ids.insert(new.id, index);
         let addresses = self.texts.take(bytes);
         let span = self.recipients.take(count);
         let text = self.texts.get_mut(addresses);
@@ -82,7 +72,7 @@ impl Queue {
         let message = &mut self.messages[index];
         let key = MessageKey { index, generation: message.generation };
         *message = Message {
-            id: new.id,
+            id_place,
             size: new.size,
             accepted_at: new.accepted_at,
             expires_at: new.expires_at.unwrap_or(u64::MAX),
@@ -257,7 +247,7 @@ impl Queue {
         if !message.flags.has(Flags::CLOSING) || message.unrecorded > 0 || message.in_flight > 0 {
             return;
         }
-        let Message { id, addresses, recipients: span, generation, flags, .. } = *message;
+        let Message { id_place, addresses, recipients: span, generation, flags, .. } = *message;
         for state in self.recipients.get(span) {
             self.texts.give(state.reply());
             self.placed[state.place as usize] -= 1;
@@ -270,8 +260,7 @@ impl Queue {
         self.recipients.give(span);
         self.timers.cancel(index);
         self.reports.forget(index);
-        let entry = self.by_id.find_entry(id.spread(), |&other| other == index);
-        entry.expect("a queued message is found by its id").remove();
+        self.ids.remove(id_place);
         // The rest is written by the next user of the slot.
         let message = &mut self.messages[index];
         (message.generation, message.flags) = (generation.wrapping_add(1), Flags::default());

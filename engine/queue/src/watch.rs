@@ -20,7 +20,7 @@ impl Queue {
             if index as usize >= self.messages.slots() || !self.messages[index].flags.has(Flags::QUEUED) || !self.is_stuck(index) {
                 continue;
             }
-            found.push(self.messages[index].id);
+            found.push(self.ids.id(self.messages[index].id_place));
             self.move_on(index, now);
             if found.len() == FOUND_MAX {
                 break;

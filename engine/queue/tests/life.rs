@@ -71,7 +71,7 @@ fn state(queue: &Queue, key: MessageKey) -> (State, String) {
     (recipient.state(), recipient.reply().into_owned())
 }
 
-/// The newest id is compared with, older ones are looked for: each is found, whatever came between.
+/// Each is found, whatever came between.
 #[test]
 fn an_id_that_is_queued_is_refused_in_any_order() {
     for (order, again) in [([1, 2, 3], 3), ([3, 2, 1], 3), ([2, 3, 1], 1), ([1, 3, 2], 2)] {
