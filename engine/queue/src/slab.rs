@@ -42,6 +42,10 @@ impl<T: Default> Slab<T> {
         self.pages.get(index as usize / PAGE_SLOTS).map(|page| &page[index as usize % PAGE_SLOTS])
     }
 
+    pub(crate) fn get_mut(&mut self, index: u32) -> Option<&mut T> {
+        self.pages.get_mut(index as usize / PAGE_SLOTS).map(|page| &mut page[index as usize % PAGE_SLOTS])
+    }
+
     /// Makes sure that `index` has a slot, without taking it; for slabs whose indices another slab hands out.
     #[inline]
     pub(crate) fn cover(&mut self, index: u32) {

@@ -2,6 +2,10 @@
 //!
 //! Eleven levels of 64 slots cover every 64-bit time, so nothing is ever "too far". A deadline sits at the level of the
 //! highest base-64 digit in which it differs from the base time, and moves down when the base reaches its slot.
+//!
+//! Mail that is delivered at once sets a deadline days ahead and cancels it. What is cancelled stays in its list until its slot is reached or
+//! its index has a deadline elsewhere: the next message of that index mostly has one in the same slot, and then no list is touched, whose
+//! other nodes are in no cache.
 
 use std::hint::black_box;
 
@@ -19,16 +23,31 @@ struct Node {
     deadline: [u32; 2],
     previous: u32,
     next: u32,
-    /// `level * 64 + slot`, or [`IDLE`].
+    /// `level * 64 + slot`, with [`CANCELLED`] if its deadline is not set any more, or [`IDLE`] in no list.
     place: u16,
 }
 
+const CANCELLED: u16 = 1 << 15;
 const IDLE: u16 = u16::MAX;
+const _: () = assert!(LEVELS * SLOTS < (IDLE & !CANCELLED) as usize);
 
 impl Node {
     fn deadline(&self) -> u64 {
         u64::from(self.deadline[1]) << 32 | u64::from(self.deadline[0])
     }
+
+    fn is_set(&self) -> bool {
+        self.place & CANCELLED == 0
+    }
+
+    /// The list that it is in, if it is in one.
+    fn list(&self) -> u16 {
+        self.place & !CANCELLED
+    }
+}
+
+fn halves(deadline: u64) -> [u32; 2] {
+    [deadline as u32, (deadline >> 32) as u32]
 }
 
 const _: () = assert!(size_of::<Node>() <= 20);
@@ -58,6 +77,8 @@ pub(crate) struct Wheel {
     heads: Box<[u32; LEVELS * SLOTS]>,
     occupied: [u64; LEVELS],
     cascading: Option<u16>,
+    /// Deadlines that are set.
+    set: usize,
     /// Nothing is to be done before: at or before the start of the earliest occupied slot.
     quiet_until: u64,
 }
@@ -66,33 +87,38 @@ impl Wheel {
     /// `now` only needs to be near: earlier deadlines are due at once.
     pub(crate) fn new(now: u64) -> Self {
         let heads = Box::new([NONE; LEVELS * SLOTS]);
-        Self { base: now, nodes: Slab::new(), heads, occupied: [0; LEVELS], cascading: None, quiet_until: 0 }
+        Self { base: now, nodes: Slab::new(), heads, occupied: [0; LEVELS], cascading: None, set: 0, quiet_until: 0 }
     }
 
     /// Sets or moves the deadline of `index`.
+    #[inline]
     pub(crate) fn set(&mut self, index: u32, deadline: u64) {
         self.nodes.cover(index);
-        let node = &self.nodes[index];
-        if node.place != IDLE {
-            if node.deadline() == deadline {
-                return;
+        let place = self.place(deadline);
+        let node = &mut self.nodes[index];
+        self.set += usize::from(!node.is_set());
+        if node.list() == place {
+            (node.deadline, node.place) = (halves(deadline), place);
+        } else {
+            if node.place != IDLE {
+                self.unlink(index);
             }
-            self.unlink(index);
+            self.link(index, deadline, place);
         }
-        self.link(index, deadline);
     }
 
     /// Forgets the deadline of `index`, if it has one.
     #[inline]
     pub(crate) fn cancel(&mut self, index: u32) {
-        if self.nodes.get(index).is_some_and(|node| node.place != IDLE) {
-            self.unlink(index);
+        if let Some(node) = self.nodes.get_mut(index).filter(|node| node.is_set()) {
+            node.place |= CANCELLED;
+            self.set -= 1;
         }
     }
 
     /// Whether `index` has a deadline.
     pub(crate) fn is_set(&self, index: u32) -> bool {
-        self.nodes.get(index).is_some_and(|node| node.place != IDLE)
+        self.nodes.get(index).is_some_and(Node::is_set)
     }
 
     /// Brings the deadline of `index` into the cache without waiting for it.
@@ -129,15 +155,24 @@ impl Wheel {
             let place = (level * SLOTS + slot) as u16;
             if level == 0 {
                 let index = self.heads[place as usize];
+                let is_set = self.nodes[index].is_set();
                 self.unlink(index);
+                if !is_set {
+                    return Popped::Working;
+                }
+                self.set -= 1;
                 return Popped::Due(index);
             }
             self.cascading = Some(place);
         }
     }
 
-    /// When to call [`Wheel::pop`] next: never after the nearest deadline, at most a few times before it.
+    /// When to call [`Wheel::pop`] next: never after the nearest deadline, at most a few times before it, and once more for each slot in
+    /// which all were cancelled. `None` when nothing is set.
     pub(crate) fn next_due(&self) -> Option<u64> {
+        if self.set == 0 {
+            return None;
+        }
         if self.cascading.is_some() {
             return Some(self.base);
         }
@@ -160,9 +195,11 @@ impl Wheel {
             if index == NONE {
                 break;
             }
-            let deadline = self.nodes[index].deadline();
+            let node = self.nodes[index];
             self.unlink(index);
-            self.link(index, deadline);
+            if node.is_set() {
+                self.link(index, node.deadline(), self.place(node.deadline()));
+            }
         }
         let empty = self.heads[place as usize] == NONE;
         if empty {
@@ -171,17 +208,22 @@ impl Wheel {
         empty
     }
 
+    /// The list for a deadline.
     #[inline]
-    fn link(&mut self, index: u32, deadline: u64) {
+    fn place(&self, deadline: u64) -> u16 {
         let at = deadline.max(self.base);
         let level = ((63 - ((self.base ^ at) | 63).leading_zeros()) / 6) as usize;
+        (level * SLOTS + (at >> (6 * level)) as usize % SLOTS) as u16
+    }
+
+    #[inline]
+    fn link(&mut self, index: u32, deadline: u64, place: u16) {
+        let (level, slot) = (usize::from(place) / SLOTS, usize::from(place) % SLOTS);
         let shift = 6 * level as u32;
-        let slot = (at >> shift) as usize % SLOTS;
-        self.quiet_until = self.quiet_until.min(at >> shift << shift);
+        self.quiet_until = self.quiet_until.min(deadline.max(self.base) >> shift << shift);
         self.occupied[level] |= 1 << slot;
-        let place = level * SLOTS + slot;
-        let head = std::mem::replace(&mut self.heads[place], index);
-        self.nodes[index] = Node { deadline: [deadline as u32, (deadline >> 32) as u32], previous: NONE, next: head, place: place as u16 };
+        let head = std::mem::replace(&mut self.heads[usize::from(place)], index);
+        self.nodes[index] = Node { deadline: halves(deadline), previous: NONE, next: head, place };
         if head != NONE {
             self.nodes[head].previous = index;
         }
@@ -190,8 +232,8 @@ impl Wheel {
     #[inline]
     fn unlink(&mut self, index: u32) {
         let node = &mut self.nodes[index];
-        let Node { previous, next, .. } = *node;
-        let place = std::mem::replace(&mut node.place, IDLE);
+        let (Node { previous, next, .. }, place) = (*node, usize::from(node.list()));
+        node.place = IDLE;
         if next != NONE {
             self.nodes[next].previous = previous;
         }
@@ -199,9 +241,9 @@ impl Wheel {
             self.nodes[previous].next = next;
             return;
         }
-        self.heads[place as usize] = next;
+        self.heads[place] = next;
         if next == NONE {
-            self.occupied[place as usize / SLOTS] &= !(1 << (place as usize % SLOTS));
+            self.occupied[place / SLOTS] &= !(1 << (place % SLOTS));
         }
     }
 }
@@ -281,6 +323,43 @@ mod tests {
         }
         assert!(visits <= 7, "{visits}");
         assert_eq!(wheel.next_due(), None);
+    }
+
+    #[test]
+    fn cancelled_deadlines_fire_never_and_wake_a_few_times_at_most() {
+        let start = 1_790_000_000_000;
+        let (mut wheel, mut random) = (Wheel::new(start), Jitter::new(1));
+        let last = start + 5 * 24 * 3_600_000;
+        for index in 0..20_000 {
+            wheel.set(index, start + random.below(last - start));
+            wheel.cancel(index);
+            assert!(!wheel.is_set(index));
+        }
+        assert_eq!(wheel.next_due(), None, "nothing is set");
+        wheel.set(7, last);
+        let mut visits = 0;
+        loop {
+            let at = wheel.next_due().unwrap();
+            visits += 1;
+            let due = due(&mut wheel, at);
+            if !due.is_empty() {
+                break assert_eq!((at, due), (last, BTreeSet::from([7])));
+            }
+        }
+        assert!(visits <= LEVELS * SLOTS, "{visits}");
+        assert_eq!(wheel.next_due(), None);
+    }
+
+    #[test]
+    fn an_index_that_was_cancelled_is_set_again_within_its_list() {
+        let mut wheel = Wheel::new(1 << 20);
+        let (first, second) = ((1 << 20) + 70_000, (1 << 20) + 70_001);
+        for index in 0..3 {
+            wheel.set(index, first);
+        }
+        wheel.cancel(1);
+        wheel.set(1, second);
+        assert_eq!((due(&mut wheel, first), due(&mut wheel, second)), (BTreeSet::from([0, 2]), BTreeSet::from([1])));
     }
 
     #[test]
