@@ -167,6 +167,12 @@ impl Flags {
     /// Not attempted here. Its route's lifetime does not end it.
     pub(crate) const KEPT: u16 = Flags::HELD | Flags::OFFERED;
 
+    /// Those that are on.
+    #[inline]
+    pub(crate) fn of<const N: usize>(flags: [(u16, bool); N]) -> Self {
+        Self { bits: flags.into_iter().fold(0, |bits, (flag, on)| bits | (flag * u16::from(on))) }
+    }
+
     pub(crate) fn has(self, flag: u16) -> bool {
         self.bits & flag != 0
     }

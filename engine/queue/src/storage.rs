@@ -62,13 +62,14 @@ impl Queue {
             state.next_attempt = new.not_before.unwrap_or(0);
             state.set_notify(recipient.notify);
         }
-        let mut flags = Flags::default();
-        flags.set(Flags::QUEUED, true);
-        flags.set(Flags::EIGHT_BIT, new.eight_bit);
-        flags.set(Flags::SMTPUTF8, new.smtputf8);
-        flags.set(Flags::EXTENDED, new.extended);
-        flags.set(Flags::OFFERED, new.offered != Offered::No);
-        flags.set(Flags::TRACED, new.traced);
+        let flags = Flags::of([
+            (Flags::QUEUED, true),
+            (Flags::EIGHT_BIT, new.eight_bit),
+            (Flags::SMTPUTF8, new.smtputf8),
+            (Flags::EXTENDED, new.extended),
+            (Flags::OFFERED, new.offered != Offered::No),
+            (Flags::TRACED, new.traced),
+        ]);
         let message = &mut self.messages[index];
         let key = MessageKey { index, generation: message.generation };
         *message = Message {

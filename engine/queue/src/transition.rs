@@ -12,12 +12,42 @@ pub const EXPIRED: &str = "5.4.7 expired";
 
 impl Queue {
     /// Lets a message live in the queue: what is due is ready, the rest waits for its time.
+    #[inline]
     pub(crate) fn start(&mut self, index: u32, now: u64) {
+        if self.start_alone(index, now) {
+            return;
+        }
         if self.ready_due(index, now) {
             self.arm_for_end(index);
         } else {
             self.arm(index);
         }
+    }
+
+    /// As [`Queue::start`], for a message with one recipient, as most mail is, that may go now; false for any other. Each thing is looked up
+    /// once.
+    fn start_alone(&mut self, index: u32, now: u64) -> bool {
+        let message = &self.messages[index];
+        let [recipient] = self.recipients.get_mut(message.recipients) else { return false };
+        if message.flags.has(Flags::KEPT) || recipient.place != Place::Waiting || recipient.next_attempt > now {
+            return false;
+        }
+        recipient.place = Place::Ready;
+        self.placed[Place::Waiting as usize] -= 1;
+        self.placed[Place::Ready as usize] += 1;
+        let group = &mut self.groups[message.first_group];
+        group.ready = 1;
+        let slot = group.destination;
+        let destination = &mut self.destinations[slot as usize];
+        destination.ready.push(&mut self.groups, message.first_group, now);
+        let (group, destination) = (&self.groups[message.first_group], &self.destinations[slot as usize]);
+        let warn_at = self.warn_at(group, message, destination).unwrap_or(u64::MAX);
+        match deadline(message, destination).unwrap_or(u64::MAX).min(warn_at) {
+            u64::MAX => self.timers.cancel(index),
+            nearest => self.timers.set(index, nearest),
+        }
+        self.refresh(slot, now);
+        true
     }
 
     /// Handles a message's timer. True if recipients expired; the record is then appended.
@@ -37,18 +67,6 @@ impl Queue {
         let Message { flags, recipients: span, first_group, .. } = self.messages[index];
         if flags.has(Flags::KEPT) {
             return false;
-        }
-        // Most mail has one recipient: nothing to go along, and its group is not read for it.
-        if let [recipient] = self.recipients.get_mut(span) {
-            if recipient.place != Place::Waiting || recipient.next_attempt > now {
-                return recipient.place != Place::Waiting;
-            }
-            recipient.place = Place::Ready;
-            self.placed[Place::Waiting as usize] -= 1;
-            self.placed[Place::Ready as usize] += 1;
-            self.add_ready(first_group, 1, |ready, groups| ready.push(groups, first_group, now));
-            self.refresh(self.groups[first_group].destination, now);
-            return true;
         }
         let (mut waiting, mut group) = (0, first_group);
         while group != NONE {
