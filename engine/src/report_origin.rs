@@ -1,7 +1,7 @@
 //! What a report in the spool reports: the place of the HELO name in its envelope says it.
 //!
 //! ```text
-//! report/failure/0G3K…/0-4,7        double/failure/0G3K…/0
+//! report/failure/0G3K…/0-4,7        double/failure/0G3K…/0        again/report/failure/0G3K…/0
 //! ```
 
 use std::{
@@ -18,6 +18,8 @@ use ringpost_smtp::{
 
 /// The peer of a report: none that a client can have.
 const NOBODY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+/// In front of the text of a report that was made again.
+const AGAIN: &str = "again/";
 /// What an envelope keeps of the text. A report of more recipients names none of them, and is made again after a crash.
 const TEXT_BYTES_MAX: usize = 255;
 /// Numbers that a text can name, so that none read from a spool makes a long list.
@@ -34,6 +36,8 @@ pub(crate) struct ReportOrigin {
     pub(crate) recipients: Vec<u16>,
     /// It reports that a report, or other mail with the null reverse-path, failed: if it fails in turn, nobody is told.
     pub(crate) is_double: bool,
+    /// It is `message`, a report, without the octets that no next hop took: there is no second such.
+    pub(crate) is_again: bool,
 }
 
 impl ReportOrigin {
@@ -46,7 +50,8 @@ impl ReportOrigin {
     }
 
     fn parse(text: &str) -> Option<ReportOrigin> {
-        let mut parts = text.split('/');
+        let again = text.strip_prefix(AGAIN);
+        let mut parts = again.unwrap_or(text).split('/');
         let is_double = match parts.next()? {
             "report" => false,
             "double" => true,
@@ -67,17 +72,18 @@ impl ReportOrigin {
                 return None;
             }
         }
-        parts.next().is_none().then_some(ReportOrigin { message, about, recipients, is_double })
+        parts.next().is_none().then_some(ReportOrigin { message, about, recipients, is_double, is_again: again.is_some() })
     }
 
     fn text(&self) -> String {
+        let again = if self.is_again { AGAIN } else { "" };
         let kind = if self.is_double { "double" } else { "report" };
         let about = match self.about {
             About::Failure => "failure",
             About::Delay => "delay",
             About::Success => "success",
         };
-        let head = format!("{kind}/{about}/{}/", self.message);
+        let head = format!("{again}{kind}/{about}/{}/", self.message);
         let mut text = head.clone();
         let mut rest = self.recipients.as_slice();
         while let Some(&first) = rest.first() {
@@ -115,15 +121,22 @@ mod tests {
     const ID: QueueId = QueueId { boot: 7, shard: 3, sequence: 99 };
 
     fn origin(recipients: Vec<u16>) -> ReportOrigin {
-        ReportOrigin { message: ID, about: About::Failure, recipients, is_double: false }
+        ReportOrigin { message: ID, about: About::Failure, recipients, is_double: false, is_again: false }
     }
 
     #[test]
     fn an_origin_comes_back_from_the_envelope_of_its_report() {
         let needs = ReportNeeds { eight_bit: true, smtputf8: false };
         for recipients in [vec![0], vec![0, 1, 2], vec![3, 5, 6, 9], (0..2000).collect()] {
-            for (about, is_double) in [(About::Failure, false), (About::Failure, true), (About::Delay, false), (About::Success, false)] {
-                let origin = ReportOrigin { about, is_double, ..origin(recipients.clone()) };
+            for (about, is_double, is_again) in [
+                (About::Failure, false, false),
+                (About::Failure, true, false),
+                (About::Failure, false, true),
+                (About::Failure, true, true),
+                (About::Delay, false, false),
+                (About::Success, false, false),
+            ] {
+                let origin = ReportOrigin { about, is_double, is_again, ..origin(recipients.clone()) };
                 let envelope = origin.envelope("s@x.test", &needs, 10);
                 let view = EnvelopeView::decode(envelope.as_bytes()).unwrap();
                 assert!(view.reverse_path().is_null() && view.content().eight_bit_body);

@@ -162,6 +162,7 @@ impl Shard {
         let view = envelope.as_ref().map(|envelope| envelope.view());
         let is_double = facts.reverse_path.is_empty();
         if let Some((record, origin)) = record.as_ref().zip(view.as_ref().and_then(ReportOrigin::of))
+            && !origin.is_again
             && facts.recipients.iter().all(|recipient| is_refused_for_eight_bits(&recipient.reply))
             && let Some(bytes) = report::to_seven_bit(&record.content()).filter(|bytes| bytes.len() <= CONTENT_BYTES_MAX)
         {
@@ -185,17 +186,18 @@ impl Shard {
         let content = MessageContent::of_log(committer.clone(), record_id(facts.id)).await.ok();
         let (returned, is_whole) = self.returned(content, facts.content_bytes, wants_whole).await;
         let id = self.next_id();
-        let origin = ReportOrigin { message: facts.id, about: report.about, recipients: report.recipients.clone(), is_double };
+        let recipients = report.recipients.clone();
+        let origin = ReportOrigin { message: facts.id, about: report.about, recipients, is_double, is_again: false };
         let content = self.content_of(facts, id, to, view, if is_whole { Returned::Whole(&returned) } else { Returned::Header(&returned) });
         self.send(id, &origin, to, facts, &content).await
     }
 
-    /// The report of a report that no next hop takes because of its octets beyond ASCII: the same without them, to the same sender. What
-    /// fails as such would leave without a word to whom it was for.
+    /// The report of a report that no next hop takes because of its octets beyond ASCII: the same without them, to the same sender, once.
+    /// What fails as such would leave without a word to whom it was for.
     async fn report_again(&self, report: &Report, facts: &Facts, origin: &ReportOrigin, bytes: Vec<u8>) -> Result<(), NotMade> {
         let Some(to) = facts.recipients.first().map(|recipient| &*recipient.path) else { return Ok(()) };
-        let again =
-            ReportOrigin { message: facts.id, about: report.about, recipients: report.recipients.clone(), is_double: origin.is_double };
+        let recipients = report.recipients.clone();
+        let again = ReportOrigin { message: facts.id, about: report.about, recipients, is_double: origin.is_double, is_again: true };
         let needs = report::ReportNeeds { eight_bit: false, smtputf8: false };
         self.send(self.next_id(), &again, to, facts, &ReportContent { bytes, needs }).await
     }

@@ -1,5 +1,5 @@
 //! The next hop: takes every message and keeps it, except for recipients whose address begins with `no-` (550), `later-` (450),
-//! `grey-` (451, grey-listed) or `much-` (421, asked for less).
+//! `grey-` (451, grey-listed), `much-` (421, asked for less) or `eight-` (554, the content needs a conversion).
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -198,6 +198,7 @@ fn converse(stream: TcpStream, mailbox: &Mailbox, busy: &AtomicBool, offer: &str
             "RCPT" if path(&line).starts_with("no-") => "550 5.1.1 No such user\r\n",
             "RCPT" if path(&line).starts_with("later-") => "450 4.2.1 Later\r\n",
             "RCPT" if path(&line).starts_with("grey-") => "451 4.7.1 Greylisted, please try again in 300 seconds\r\n",
+            "RCPT" if path(&line).starts_with("eight-") => "554 5.6.3 Conversion required\r\n",
             "RCPT" if path(&line).starts_with("much-") => "421 4.7.0 Too many messages from you, slow down\r\n",
             "RCPT" => {
                 recipients.push(path(&line));

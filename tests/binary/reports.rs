@@ -150,6 +150,21 @@ fn a_sender_whose_mail_fails_for_its_eight_bits_is_told_in_seven() {
     node.wait_for_mail_log("event=report about=failure to=<a@x.test> outcome=sent");
 }
 
+/// What no hop took for its eight bits was sent again in seven, and that was so refused, too: again, under a new id, for ever, as often
+/// as the hop answered, and at any sender's will, since whoever sends mail chooses who answers its report.
+#[test]
+fn a_report_that_is_refused_for_eight_bits_is_made_again_once_at_most() {
+    for (subject, reports) in [("Subject: plain", 1), ("Subject: gr\u{f6}\u{df}e", 2)] {
+        let hop = NextHop::start();
+        let node = Node::start(&Setup::to(hop.address));
+        send(&mut Client::greeted(node.address), "MAIL FROM:<eight-a@x.test> BODY=8BITMIME", &["<no-b@z.test>"], subject);
+        let log = node.wait_for_mail_log("event=report about=failure to=<eight-a@x.test> outcome=dropped");
+        node.wait_for_queue(<[_]>::is_empty);
+        assert_eq!(log.matches("listener=report").count(), reports, "{log}");
+        assert!(hop.messages().is_empty());
+    }
+}
+
 #[test]
 fn what_goes_back_follows_ret_and_the_size() {
     let hop = NextHop::start();

@@ -9,7 +9,8 @@ const EIGHT_BIT: &[u8] = b"Content-Transfer-Encoding: 8bit\r\n";
 
 /// The same report without an octet beyond ASCII, where [`write_report`](super::write_report) has made it: of the message goes back its
 /// header at most, since a message within another must not be encoded (RFC 2046 5.2.1), and what is not ASCII is quoted-printable
-/// (RFC 6522 4, RFC 6533 4). `None` for what is no such report, or has such octets in its own header: these need SMTPUTF8 in any case.
+/// (RFC 6522 4, RFC 6533 4). `None` for what is no such report, has such octets in its own header, which need SMTPUTF8 in any case, or
+/// has none at all: it would be the same.
 pub fn to_seven_bit(report: &[u8]) -> Option<Vec<u8>> {
     let (header, rest) = report.split_at(header_bytes(report));
     let named = &header[memmem::find(header, b"boundary=\"")? + b"boundary=\"".len()..];
@@ -18,7 +19,7 @@ pub fn to_seven_bit(report: &[u8]) -> Option<Vec<u8>> {
     let close = [b"--", boundary, b"--\r\n"].concat();
     let body = rest.strip_suffix(&*close)?;
     let first = memmem::find(body, &delimiter)?;
-    if !header.is_ascii() || !body[..first].is_ascii() {
+    if report.is_ascii() || !header.is_ascii() || !body[..first].is_ascii() {
         return None;
     }
     let mut out = Vec::with_capacity(report.len());

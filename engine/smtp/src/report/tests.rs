@@ -287,6 +287,9 @@ fn a_report_becomes_seven_bits_without_losing_what_a_program_reads() {
         );
         assert!(!seven.contains("rper"), "{seven}");
     }
+    let mut plain = Vec::new();
+    write_report(&report(&[recipient("c@y.test", Action::Failed, "")], Returned::Header(b"Subject: s\r\n"), &now), &mut plain);
+    assert_eq!(to_seven_bit(&plain), None, "it would be the same again");
     let utf8 = Report { to: Path::new("s\u{f6}@x.test"), ..report(&[], Returned::Nothing, &now) };
     let mut own = Vec::new();
     write_report(&utf8, &mut own);
