@@ -7,7 +7,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashMap, VecDeque},
     rc::Rc,
     task::{Context, Poll, Waker},
 };
@@ -15,6 +15,9 @@ use std::{
 use ringpost_config::Config;
 use ringpost_queue::{DestinationId, RouteId};
 
+mod line;
+
+use self::line::Line;
 use crate::{
     metrics::Metrics,
     pool_limits::{PoolLimits, RouteLimits},
@@ -156,28 +159,6 @@ struct Place<T> {
     waiting: VecDeque<Rc<Waiting<T>>>,
 }
 
-/// Destinations in turn, each once.
-#[derive(Default)]
-struct Line {
-    order: VecDeque<DestinationId>,
-    members: HashSet<DestinationId>,
-}
-
-impl Line {
-    /// At the end, unless it is in the line.
-    fn join(&mut self, destination: DestinationId) {
-        if self.members.insert(destination) {
-            self.order.push_back(destination);
-        }
-    }
-
-    fn next(&mut self) -> Option<DestinationId> {
-        let first = self.order.pop_front()?;
-        self.members.remove(&first);
-        Some(first)
-    }
-}
-
 /// The connections of a shard.
 pub struct Pool<T> {
     /// By pattern of the routes, in order.
@@ -195,7 +176,7 @@ pub struct Pool<T> {
     closed: RefCell<Vec<Waker>>,
     /// Destinations with an attempt that waits because there are `total_max` connections, and some without.
     starved: RefCell<Line>,
-    /// Destinations with an idle connection, and some without.
+    /// Destinations with an idle connection.
     resting: RefCell<Line>,
     metrics: Rc<Metrics>,
 }
@@ -247,6 +228,7 @@ impl<T> Pool<T> {
                 parked.retired.set(true);
                 wake(&parked.waker);
             }
+            self.rested(*destination, place);
             if place.connections_max == 0 {
                 for one in place.waiting.drain(..) {
                     waiting.extend(one.item.take());
@@ -304,6 +286,7 @@ impl<T> Pool<T> {
         let place = places.entry(destination).or_default();
         place.connections_max = limits.connections_max;
         if let Some(parked) = place.idle.pop_back() {
+            self.rested(destination, place);
             drop(places);
             self.idle.set(self.idle.get() - 1);
             self.metrics.pool_acquire_success.increment();
@@ -362,6 +345,9 @@ impl<T> Pool<T> {
         let mut places = self.places.borrow_mut();
         if let Some(place) = places.get_mut(&waiting.destination) {
             place.waiting.retain(|other| !Rc::ptr_eq(other, waiting));
+            if place.waiting.is_empty() {
+                self.starved.borrow_mut().leave(waiting.destination);
+            }
             if place.is_unused() {
                 places.remove(&waiting.destination);
             }
@@ -406,11 +392,19 @@ impl<T> Pool<T> {
     /// Takes a connection out that is not idle any more; nothing if it was handed an attempt.
     pub fn leave(&self, destination: DestinationId, parked: &Rc<Parked<T>>) {
         let mut places = self.places.borrow_mut();
-        let Some(Place { idle, .. }) = places.get_mut(&destination) else { return };
+        let Some(place) = places.get_mut(&destination) else { return };
         // The ones that time out are the oldest, at the front.
-        if let Some(at) = idle.iter().position(|other| Rc::ptr_eq(other, parked)) {
-            idle.remove(at);
+        if let Some(at) = place.idle.iter().position(|other| Rc::ptr_eq(other, parked)) {
+            place.idle.remove(at);
             self.idle.set(self.idle.get() - 1);
+            self.rested(destination, place);
+        }
+    }
+
+    /// An idle connection was taken out.
+    fn rested(&self, destination: DestinationId, place: &Place<T>) {
+        if place.idle.is_empty() {
+            self.resting.borrow_mut().leave(destination);
         }
     }
 
@@ -519,14 +513,18 @@ mod tests {
 
     /// Ids are made by a queue alone: that of route `index`.
     fn destination(index: usize) -> DestinationId {
-        let route = |index: usize| Route {
-            pattern: format!("{index}.test"),
-            via: Via::Discard,
+        destinations(4)[index]
+    }
+
+    fn destinations(count: usize) -> Vec<DestinationId> {
+        let route = Route {
+            pattern: "*".to_owned(),
+            via: Via::Mx { port: 25 },
             retry: RetryPolicy::default(),
             limits: DestinationLimits::default(),
         };
-        let routes = Routes::new((0..4).map(route).collect()).unwrap();
-        Queue::new(QueueSettings::default(), routes, 1, 0).route(format!("{index}.test").as_bytes())
+        let mut queue = Queue::new(QueueSettings::default(), Routes::new(vec![route]).unwrap(), 1, 0);
+        (0..count).map(|index| queue.route(format!("{index}.test").as_bytes())).collect()
     }
 
     #[test]
@@ -569,7 +567,7 @@ mod tests {
             let in_vain = wait(other, item);
             assert_eq!(pool.give_up(&in_vain), Some(item));
         }
-        assert!(pool.starved.borrow().order.len() <= 2);
+        assert!(pool.starved.borrow().places() <= 65);
         // Its own limit kept these waiting; when a seat of its own comes back the other one is first.
         let mine: Vec<_> = (3..6).map(|item| wait(busy, item)).collect();
         let theirs: Vec<_> = (7..9).map(|item| wait(other, item)).collect();
@@ -594,6 +592,31 @@ mod tests {
         drop(seat);
         assert!(matches!(poll(&waiting), Poll::Ready(Some((2, _)))));
         assert_eq!(pool.all().idle, 0);
+    }
+
+    /// A destination that once had an idle connection stood in the line for good: with all the domains of a long life there were millions,
+    /// which the first that found no seat went through at once.
+    #[test]
+    fn who_has_no_idle_connection_any_more_holds_no_place() {
+        let (pool, limits) = (pool(100), limits(2));
+        let ids = destinations(100_000);
+        for id in &ids {
+            let Acquired::Seated(1, seat) = pool.acquire(*id, 1, &limits) else { panic!("a seat is free") };
+            let parked = Rc::default();
+            assert!(pool.park(*id, &parked, &limits));
+            pool.leave(*id, &parked);
+            drop(seat);
+            assert!(pool.resting.borrow().places() <= 65);
+        }
+        assert!(pool.places.borrow().is_empty());
+        // Nor does who has given up.
+        let all: Vec<_> = (0..100).map(|_| pool.acquire(ids[0], 1, &PoolLimits { connections_max: 100, ..limits })).collect();
+        for id in &ids[1..] {
+            let Acquired::Waits(waiting) = pool.acquire(*id, 1, &limits) else { panic!("no seat is free") };
+            assert_eq!(pool.give_up(&waiting), Some(1));
+            assert!(pool.starved.borrow().places() <= 65);
+        }
+        assert_eq!((all.len(), pool.places.borrow().len()), (100, 1));
     }
 
     #[test]
