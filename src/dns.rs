@@ -41,8 +41,6 @@ const QUERIES_PER_CONNECTION: usize = 4096;
 #[derive(Clone)]
 pub struct Dns {
     resolver: TokioResolver,
-    /// Without a cache, for what is asked anew.
-    uncached: TokioResolver,
     own: Arc<OwnHost>,
     settings: Arc<DnsSettings>,
 }
@@ -84,26 +82,24 @@ impl Dns {
     /// From `[dns]`, or from the system's resolver configuration. Must be called within the runtime that is to run the queries.
     pub fn new(config: &Config, hostname: &str) -> Result<Dns, String> {
         let settings = config.dns.clone();
-        let resolver = resolver(&settings, settings.cache_max.into())?;
-        let uncached = self::resolver(&settings, 0)?;
+        let resolver = resolver(&settings)?;
         let own = OwnHost { name: hostname.to_owned(), listeners: config.listeners.iter().map(|listener| listener.address).collect() };
-        Ok(Dns { resolver, uncached, own: Arc::new(own), settings: Arc::new(settings) })
-    }
-
-    /// As [`Dns::resolve`]; `anew`: with nothing that was said before.
-    pub async fn resolve_as(&self, question: Question, anew: bool) -> Resolution {
-        let resolver = if anew { &self.uncached } else { &self.resolver };
-        Dns { resolver: resolver.clone(), ..self.clone() }.resolve(question).await
+        Ok(Dns { resolver, own: Arc::new(own), settings: Arc::new(settings) })
     }
 
     /// The answer to a question. `until` of what comes back is relative: milliseconds from now.
     pub async fn resolve(&self, question: Question) -> Resolution {
+        self.resolve_as(question, false).await
+    }
+
+    /// As [`Dns::resolve`]; `anew`: what was said before is forgotten, for who asks after this, too.
+    pub async fn resolve_as(&self, question: Question, anew: bool) -> Resolution {
         let limit = self.settings.timeout * u32::from(self.settings.attempts) * 4;
         let about = about(&question);
         let answer = async {
             match question {
-                Question::Mx { domain, port } => self.mx(&domain, port).await,
-                Question::Hosts(hosts) => self.hosts(hosts).await,
+                Question::Mx { domain, port } => self.mx(&domain, port, anew).await,
+                Question::Hosts(hosts) => self.hosts(hosts, anew).await,
             }
         };
         match tokio::time::timeout(limit, answer).await {
@@ -112,7 +108,7 @@ impl Dns {
         }
     }
 
-    async fn mx(&self, domain: &str, port: u16) -> Resolution {
+    async fn mx(&self, domain: &str, port: u16, anew: bool) -> Resolution {
         let is_listener = |address| self.own.is_listener(address);
         let own = Own { name: &self.own.name, is_listener: &is_listener };
         if let Some(resolution) = mx::literal(domain, &own, port, self.settings.allow_private, millis(HOLDS_MAX)) {
@@ -121,7 +117,7 @@ impl Dns {
         let Some(name) = name_of(domain) else {
             return Resolution::Refused { reply: format!("550 5.1.2 {domain} is no domain"), until: millis(NEGATIVE_MAX) };
         };
-        let records = self.ask(name, RecordType::MX, exchange).await;
+        let records = self.ask(name, RecordType::MX, anew, exchange).await;
         let mut holds = records.holds;
         let plan = {
             let mut random = Jitter::new(seed());
@@ -133,16 +129,16 @@ impl Dns {
         };
         let names: Vec<_> = candidates.exchanges.iter().map(|exchange| exchange.host.clone()).collect();
         let mut addresses = Vec::with_capacity(names.len());
-        for [four, six] in self.addresses(names).await {
+        for [four, six] in self.addresses(names, anew).await {
             holds = holds.min(four.holds).min(six.holds);
             addresses.push([four.answer, six.answer]);
         }
         mx::site(domain, candidates, &addresses, &own, port, self.settings.allow_private, millis(holds))
     }
 
-    async fn hosts(&self, hosts: Vec<NamedHost>) -> Resolution {
+    async fn hosts(&self, hosts: Vec<NamedHost>, anew: bool) -> Resolution {
         let names = hosts.iter().map(|host| &host.name).filter(|name| name.parse::<IpAddr>().is_err());
-        let mut asked = self.addresses(names.cloned().collect()).await.into_iter();
+        let mut asked = self.addresses(names.cloned().collect(), anew).await.into_iter();
         let (mut holds, mut addresses) = (HOLDS_MAX, Vec::with_capacity(hosts.len()));
         for host in &hosts {
             let is_name = host.name.parse::<IpAddr>().is_err();
@@ -156,7 +152,7 @@ impl Dns {
     }
 
     /// A and AAAA of each name, in their order; all are asked at once.
-    async fn addresses(&self, names: Vec<String>) -> Vec<[Timed<IpAddr>; 2]> {
+    async fn addresses(&self, names: Vec<String>, anew: bool) -> Vec<[Timed<IpAddr>; 2]> {
         let mut asked = JoinSet::new();
         let count = names.len();
         for (at, name) in names.into_iter().enumerate() {
@@ -167,11 +163,11 @@ impl Dns {
                     return (at, [none(), none()]);
                 };
                 let (four, six) = tokio::join!(
-                    dns.ask(name.clone(), RecordType::A, |data| match data {
+                    dns.ask(name.clone(), RecordType::A, anew, |data| match data {
                         RData::A(address) => Some(IpAddr::from(address.0)),
                         _ => None,
                     }),
-                    dns.ask(name, RecordType::AAAA, |data| match data {
+                    dns.ask(name, RecordType::AAAA, anew, |data| match data {
                         RData::AAAA(address) => Some(IpAddr::from(address.0)),
                         _ => None,
                     })
@@ -187,7 +183,10 @@ impl Dns {
         all.into_iter().map(|answers| answers.expect("each was asked")).collect()
     }
 
-    async fn ask<T>(&self, name: Name, kind: RecordType, pick: impl Fn(&RData) -> Option<T>) -> Timed<T> {
+    async fn ask<T>(&self, name: Name, kind: RecordType, anew: bool, pick: impl Fn(&RData) -> Option<T>) -> Timed<T> {
+        if anew {
+            self.resolver.clear_lookup_cache(name.clone(), kind);
+        }
         match self.resolver.lookup(name, kind).await {
             Ok(lookup) => found(&lookup, pick),
             Err(error) => failed(error),
@@ -195,7 +194,7 @@ impl Dns {
     }
 }
 
-fn resolver(settings: &DnsSettings, cache_max: u64) -> Result<TokioResolver, String> {
+fn resolver(settings: &DnsSettings) -> Result<TokioResolver, String> {
     let from_system = if settings.servers.is_empty() { TokioResolver::builder_tokio().ok() } else { None };
     let mut builder = from_system.unwrap_or_else(|| {
         // As the C library does without a resolver configuration: a name server of this machine.
@@ -212,7 +211,8 @@ fn resolver(settings: &DnsSettings, cache_max: u64) -> Result<TokioResolver, Str
     let options = builder.options_mut();
     options.timeout = settings.timeout;
     options.attempts = usize::from(settings.attempts) - 1;
-    options.cache_size = cache_max;
+    options.cache_size = settings.cache_max.into();
+    options.negative_max_ttl = Some(NEGATIVE_MAX);
     options.max_active_requests = QUERIES_PER_CONNECTION;
     options.preserve_intermediates = false;
     builder.build().map_err(|reason| reason.to_string())

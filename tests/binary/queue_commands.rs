@@ -127,7 +127,8 @@ fn the_spool_is_read_while_running_and_when_stopped() {
     }
 }
 
-/// The "no" from before was kept for as long as its zone said, so the mail failed for good once more, at once.
+/// The "no" from before was kept for as long as its zone said, so the mail failed for good once more, at once. Then the retry asked past
+/// what was kept, and when its own answer had grown old, further mail failed by the old "no".
 #[test]
 fn a_retry_asks_anew_what_dns_has_refused() {
     let (names, hop) = (NameServer::start(), NextHop::start());
@@ -139,7 +140,7 @@ fn a_retry_asks_anew_what_dns_has_refused() {
     });
     Client::greeted(node.address).deliver("b@y.test", "Subject: x\r\n\r\nx");
     node.wait_for_queue(|queue| queue.iter().any(|message| message["recipients"][0]["state"] == "failed"));
-    names.set("y.test", &[[127, 0, 0, 1]], 60);
+    names.set("y.test", &[[127, 0, 0, 1]], 1);
     let began = Instant::now();
     while hop.messages().is_empty() {
         assert!(began.elapsed() < PATIENCE, "{:?}", node.queue());
@@ -148,4 +149,15 @@ fn a_retry_asks_anew_what_dns_has_refused() {
         std::thread::sleep(Duration::from_millis(50));
     }
     node.wait_for_queue(<[_]>::is_empty);
+    // Until the answer to the retry has grown old, and DNS is asked once more.
+    let (asked, mut sent) = (names.asked("y.test"), hop.messages().len());
+    while names.asked("y.test") == asked {
+        assert!(began.elapsed() < PATIENCE);
+        Client::greeted(node.address).deliver("b@y.test", "Subject: x\r\n\r\nx");
+        sent += 1;
+        while hop.messages().len() < sent {
+            let queue = node.queue();
+            assert!(queue.iter().all(|message| message["recipients"][0]["state"] != "failed") && began.elapsed() < PATIENCE, "{queue:?}");
+        }
+    }
 }
