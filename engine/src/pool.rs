@@ -358,8 +358,11 @@ impl<T> Pool<T> {
         waiting.item.take()
     }
 
-    /// Puts an idle connection in; `false` if there are enough.
+    /// Puts an idle connection in; `false` if there are enough, or others lack its seat.
     pub fn park(&self, destination: DestinationId, parked: &Rc<Parked<T>>, limits: &PoolLimits) -> bool {
+        if self.total.get() >= self.total_max && self.is_lacked() {
+            return false;
+        }
         let mut places = self.places.borrow_mut();
         let idle = &mut places.entry(destination).or_default().idle;
         if idle.len() >= limits.max_idle {
@@ -369,6 +372,22 @@ impl<T> Pool<T> {
         self.idle.set(self.idle.get() + 1);
         self.resting.borrow_mut().join(destination);
         true
+    }
+
+    /// An attempt waits for a seat that another destination has.
+    fn is_lacked(&self) -> bool {
+        let (mut places, mut starved) = (self.places.borrow_mut(), self.starved.borrow_mut());
+        while let Some(destination) = starved.first() {
+            if places.get(&destination).is_some_and(Place::may_have_more) {
+                return true;
+            }
+            // It waits for nothing, or for a connection of its own: when that ends it stands in the line again.
+            starved.leave(destination);
+            if places.get(&destination).is_some_and(Place::is_unused) {
+                places.remove(&destination);
+            }
+        }
+        false
     }
 
     /// All connections there may be are there: an idle one of some destination ends for those that have none.
@@ -477,6 +496,11 @@ impl<T> Default for Place<T> {
 impl<T> Place<T> {
     fn is_unused(&self) -> bool {
         self.connections == 0 && self.waiting.is_empty()
+    }
+
+    /// It wants a connection, which its own limit allows.
+    fn may_have_more(&self) -> bool {
+        !self.waiting.is_empty() && self.connections < self.connections_max
     }
 }
 
@@ -592,6 +616,29 @@ mod tests {
         drop(seat);
         assert!(matches!(poll(&waiting), Poll::Ready(Some((2, _)))));
         assert_eq!(pool.all().idle, 0);
+    }
+
+    /// Only one that was idle when another found no seat ended for it: one that came to rest a moment later kept its seat until its time
+    /// was up, and the attempt waited in vain.
+    #[test]
+    fn a_connection_does_not_become_idle_where_others_have_no_seat() {
+        let (pool, idle, other, limits) = (pool(1), destination(1), destination(2), limits(1));
+        let Acquired::Seated(1, seat) = pool.acquire(idle, 1, &limits) else { panic!("a seat is free") };
+        // Its own limit keeps this one waiting, which is taken over.
+        let Acquired::Waits(_) = pool.acquire(idle, 2, &limits) else { panic!("no seat is free") };
+        assert_eq!(pool.take_waiting(idle), Some(2));
+        let Acquired::Waits(waiting) = pool.acquire(other, 3, &limits) else { panic!("no seat is free") };
+        assert!(!pool.park(idle, &Rc::default(), &limits));
+        drop(seat);
+        let Poll::Ready(Some((3, seat))) = poll(&waiting) else { panic!("the seat has come back") };
+        // Nobody waits any more.
+        let parked = Rc::default();
+        assert!(pool.park(other, &parked, &limits));
+        pool.leave(other, &parked);
+        // Nor does this one of its own account.
+        let Acquired::Waits(own) = pool.acquire(other, 4, &limits) else { panic!("no seat is free") };
+        assert!(pool.park(other, &parked, &limits));
+        drop((own, seat));
     }
 
     /// A destination that once had an idle connection stood in the line for good: with all the domains of a long life there were millions,
