@@ -1,8 +1,8 @@
 //! Which question about DNS is asked next, when there are more than can be asked at once.
 //!
 //! A name server that is silent holds a place for as long as the time-out. So questions that got no answer last time never take more
-//! than half of the places and wait until no other question does; and of those that wait the newest and the oldest are asked in turn,
-//! so that neither a domain whose mail has just come waits behind all of a flood, nor one of the flood for ever.
+//! than half of the places, nor of the room to wait, and wait until no other question does; and of those that wait the newest and the
+//! oldest are asked in turn, so that neither a domain whose mail has just come waits behind all of a flood, nor one of the flood for ever.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -14,6 +14,8 @@ pub const LOOKUPS_MAX: usize = 512;
 const AGAIN_MAX: usize = LOOKUPS_MAX / 2;
 /// Questions that wait at most.
 const WAITING_MAX: usize = 65_536;
+/// Those of them that got no answer last time.
+const AGAIN_WAITING_MAX: usize = WAITING_MAX / 2;
 /// Questions without an answer that are remembered at least, and half of what is at most.
 const SILENT_MAX: usize = 65_536;
 
@@ -42,10 +44,11 @@ pub struct LookupBacklog {
 impl LookupBacklog {
     /// Takes a question that neither waits nor is being asked. False if too many wait.
     pub fn push(&mut self, question: Question, anew: bool) -> bool {
-        if self.others.waiting.len() + self.again.waiting.len() >= WAITING_MAX {
+        let is_again = self.silent.iter().any(|silent| silent.contains(&question));
+        let is_full = self.others.waiting.len() + self.again.waiting.len() >= WAITING_MAX;
+        if is_full || is_again && self.again.waiting.len() >= AGAIN_WAITING_MAX {
             return false;
         }
-        let is_again = self.silent.iter().any(|silent| silent.contains(&question));
         let turns = if is_again { &mut self.again } else { &mut self.others };
         turns.waiting.push_back(Ask { question, anew, is_again });
         true
@@ -129,6 +132,19 @@ mod tests {
         assert!(backlog.push(mx(1), false) && backlog.next().is_some_and(|ask| ask.is_again));
         backlog.ended(&mx(1), true, true);
         assert!(backlog.push(mx(1), false) && backlog.next().is_some_and(|ask| !ask.is_again));
+    }
+
+    /// They could take all of the room to wait, for hours, and every domain whose mail had just come was turned away.
+    #[test]
+    fn silent_name_servers_leave_half_of_the_room_to_others() {
+        let mut backlog = LookupBacklog::default();
+        for number in 0..WAITING_MAX {
+            assert!(backlog.push(mx(number), false) && backlog.next().is_some());
+            backlog.ended(&mx(number), false, false);
+        }
+        let taken = (0..WAITING_MAX).filter(|number| backlog.push(mx(*number), false)).count();
+        assert_eq!(taken, AGAIN_WAITING_MAX);
+        assert!(backlog.push(mx(WAITING_MAX), false), "of this one nothing bad is known");
     }
 
     #[test]
