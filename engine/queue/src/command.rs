@@ -10,11 +10,13 @@ use crate::settling::Settled;
 use crate::slab::NONE;
 
 impl Queue {
-    /// Makes all recipients that are not delivered ready now, failed ones included; dead destinations are probed at once.
+    /// Makes all recipients that are not delivered ready now, failed ones included, or at the message's time of release; dead destinations
+    /// are probed at once.
     /// Mail past its lifetime gets one more attempt. A held message stays held.
     pub fn retry(&mut self, key: MessageKey, now: u64, record: &mut Vec<u8>) -> Option<Settled> {
         let index = self.find_open(key)?;
         let span = self.messages[index].recipients;
+        let at = self.messages[index].may_go_at(now);
         let mut changed = false;
         let mut group = self.messages[index].first_group;
         while group != NONE {
@@ -24,7 +26,7 @@ impl Queue {
                 let (this, place) = (next, recipient.place);
                 next = recipient.next_in_group;
                 if matches!(place, Place::Waiting | Place::Failed) {
-                    recipient.next_attempt = now;
+                    recipient.next_attempt = at;
                     self.place(index, this, Place::Waiting);
                     changed = true;
                 }
@@ -36,7 +38,7 @@ impl Queue {
             return Some(Settled::Nothing);
         }
         self.grant_grace(index, now);
-        self.write_record(index, |recipient| recipient.place == Place::Waiting && recipient.next_attempt == now, record);
+        self.write_record(index, |recipient| recipient.place == Place::Waiting && recipient.next_attempt == at, record);
         self.messages[index].unrecorded += 1;
         self.start(index, now);
         Some(Settled::Outcome)

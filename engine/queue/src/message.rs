@@ -131,6 +131,11 @@ impl Message {
     pub(crate) fn released_at(&self) -> u64 {
         self.accepted_at.saturating_add(u64::from(self.release_after_s) * 1000)
     }
+
+    /// When it may be attempted by command: now, unless it came with a time of release that is still to come.
+    pub(crate) fn may_go_at(&self, now: u64) -> u64 {
+        if self.release_after_s == 0 { now } else { now.max(self.released_at()) }
+    }
 }
 
 /// Facts about a message.

@@ -45,20 +45,21 @@ impl Queue {
     }
 
     /// Sends a message another way, whatever its recipients' domains say; attempts under way run to their end first. It is tried there
-    /// at once, also when it is past the lifetime there. `None` also for a route that does not exist.
+    /// at once or at its time of release, also when it is past the lifetime there. `None` also for a route that does not exist.
     pub fn reroute(&mut self, key: MessageKey, to: RouteId, now: u64, record: &mut Vec<u8>) -> Option<Settled> {
         let index = self.find_open(key)?;
         if !self.routes.is_matched(to) {
             return None;
         }
         self.messages[index].rerouted = to.0;
+        let at = self.messages[index].may_go_at(now);
         let span = self.messages[index].recipients;
         for recipient in self.recipients.get_mut(span).iter_mut().filter(|recipient| recipient.place == Place::Waiting) {
-            recipient.next_attempt = now;
+            recipient.next_attempt = at;
         }
         self.regroup(index, now);
         // With those that go at once now: a restart is not to have them wait again.
-        self.write_record(index, |state| matches!(state.place, Place::Waiting | Place::Ready) && state.next_attempt == now, record);
+        self.write_record(index, |state| matches!(state.place, Place::Waiting | Place::Ready) && state.next_attempt == at, record);
         self.messages[index].unrecorded += 1;
         Some(Settled::Outcome)
     }

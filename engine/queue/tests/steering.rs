@@ -111,6 +111,24 @@ fn purge_of_some_recipients_keeps_the_others_and_of_all_the_message_goes() {
     assert!(queue.is_empty() && attempt(&mut queue, START).is_none());
 }
 
+/// RFC 4865 5: nothing before the time of release. Both commands sent it at once, which no command can take back.
+#[test]
+fn a_message_with_a_time_of_release_waits_for_it_whatever_is_commanded() {
+    for reroutes in [false, true] {
+        let (mut queue, mut record) = (queue("backup.test"), Vec::new());
+        let recipients = recipients(&mut queue);
+        let key = queue.enqueue(&NewMessage { not_before: Some(START + HOUR), ..message() }, recipients.into_iter(), START);
+        let changed = match reroutes {
+            true => queue.reroute(key, RouteId(2), START, &mut record),
+            false => queue.retry(key, START, &mut record),
+        };
+        assert_eq!(changed, Some(Settled::Outcome));
+        queue.recorded(key);
+        assert!(attempt(&mut queue, START + HOUR - 1).is_none(), "rerouted: {reroutes}");
+        assert!(attempt(&mut queue, START + HOUR).is_some(), "rerouted: {reroutes}");
+    }
+}
+
 #[test]
 fn a_rerouted_message_goes_the_other_way_at_once_and_after_a_restart() {
     let (mut queue, mut record) = (queue("backup.test"), Vec::new());
