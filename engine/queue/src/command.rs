@@ -15,14 +15,13 @@ impl Queue {
     /// Mail past its lifetime gets one more attempt. A held message stays held.
     pub fn retry(&mut self, key: MessageKey, now: u64, record: &mut Vec<u8>) -> Option<Settled> {
         let index = self.find_open(key)?;
-        let span = self.messages[index].recipients;
         let at = self.messages[index].may_go_at(now);
         let mut changed = false;
         let mut group = self.messages[index].first_group;
         while group != NONE {
             let mut next = self.groups[group].first;
             while next != NO_RECIPIENT {
-                let recipient = &mut self.recipients.get_mut(span)[usize::from(next)];
+                let recipient = &mut self.messages.recipients_mut(index)[usize::from(next)];
                 let (this, place) = (next, recipient.place);
                 next = recipient.next_in_group;
                 if matches!(place, Place::Waiting | Place::Failed) {

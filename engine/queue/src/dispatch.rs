@@ -95,12 +95,11 @@ impl Queue {
         let group = state.ready.first(&self.groups, self.settings.age_step_ms)?;
         let most = state.limits.recipients_max.max(1);
         let Group { message: index, first, .. } = self.groups[group];
-        let message = &mut self.messages[index];
+        let (message, recipients) = self.messages.with_recipients_mut(index);
         let number = message.next_dispatch;
         message.next_dispatch = number.wrapping_add(1);
         message.in_flight += 1;
         let key = MessageKey { index, generation: message.generation };
-        let recipients = self.recipients.get_mut(message.recipients);
         let (mut taken, mut tried, mut next) = (0, 0, first);
         while next != NO_RECIPIENT && taken < most {
             let recipient = &mut recipients[usize::from(next)];
@@ -131,15 +130,15 @@ impl Queue {
     }
 
     fn own_recipients(&self, dispatch: &Dispatch) -> impl Iterator<Item = (u16, &[u8])> + Clone {
-        let message = &self.messages[dispatch.key.index];
-        let recipients = self.recipients.get(message.recipients);
+        let index = dispatch.key.index;
+        let recipients = self.messages.recipients(index);
         let mut next = self.groups[dispatch.group].first;
         let chain = std::iter::from_fn(move || {
-            let index = (next != NO_RECIPIENT).then_some(next)?;
-            next = recipients[usize::from(index)].next_in_group;
-            Some(index)
+            let number = (next != NO_RECIPIENT).then_some(next)?;
+            next = recipients[usize::from(number)].next_in_group;
+            Some(number)
         });
-        let number = dispatch.number;
-        chain.filter(move |&index| recipients[usize::from(index)].is_in(number)).map(|index| (index, self.address(message, index)))
+        let open = dispatch.number;
+        chain.filter(move |&number| recipients[usize::from(number)].is_in(open)).map(move |number| (number, self.address(index, number)))
     }
 }

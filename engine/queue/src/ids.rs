@@ -65,7 +65,7 @@ impl Ids {
     /// Adds the id of a message, and returns its place, which finds it again. Panics if it is there already.
     #[inline]
     pub(crate) fn insert(&mut self, id: QueueId, message: u32) -> u32 {
-        if self.current == NONE || !self.blocks[self.current].has(id) {
+        if !self.blocks.get(self.current).is_some_and(|block| block.has(id)) {
             self.turn_to(id);
         }
         let within = within(id);
@@ -74,7 +74,7 @@ impl Ids {
         block.messages[within] = message;
         block.queued += 1;
         self.queued += 1;
-        self.current * BLOCK_IDS as u32 + within as u32
+        self.current << BLOCK_IDS.trailing_zeros() | within as u32
     }
 
     /// Takes out the id at a place.
@@ -95,7 +95,7 @@ impl Ids {
     pub(crate) fn id(&self, place: u32) -> QueueId {
         let (block, within) = split(place);
         let Block { boot, shard, number, .. } = self.blocks[block];
-        QueueId { boot, shard, sequence: number * BLOCK_IDS as u64 + within as u64 }
+        QueueId { boot, shard, sequence: number << BLOCK_IDS.trailing_zeros() | within as u64 }
     }
 
     /// The message with this id.

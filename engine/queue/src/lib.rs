@@ -28,6 +28,7 @@ mod ids;
 mod index;
 mod listing;
 mod message;
+mod messages;
 pub mod mx;
 pub mod named_hosts;
 mod names;

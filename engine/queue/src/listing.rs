@@ -132,7 +132,7 @@ impl Queue {
             let (index, next) = self.step(&position);
             let view = MessageView { queue: self, index };
             if self.is_first_place(&position, index) && view.is_listed(filter) {
-                recipients += self.messages[index].recipients.len();
+                recipients += self.messages.recipients(index).len();
                 visit(view);
                 found += 1;
             }
@@ -240,7 +240,7 @@ impl Queue {
             }
             let view = MessageView { queue: self, index };
             if view.is_listed(filter) {
-                recipients += self.messages[index].recipients.len();
+                recipients += self.messages.recipients(index).len();
                 visit(view);
                 found += 1;
             }

@@ -104,7 +104,6 @@ pub(crate) struct Message {
     /// Where its id stands among those of all.
     pub(crate) id_place: u32,
     pub(crate) addresses: Span,
-    pub(crate) recipients: Span,
     pub(crate) first_group: u32,
     /// Seconds from the acceptance to the release, rounded up; 0 unless it came with a time of release.
     pub(crate) release_after_s: u32,
@@ -197,7 +196,6 @@ impl Default for Message {
             generation: 0,
             id_place: 0,
             addresses: Span::default(),
-            recipients: Span::default(),
             first_group: NONE,
             release_after_s: 0,
             warn_after_s: 0,
@@ -340,6 +338,6 @@ impl Default for Group {
     }
 }
 
-const _: () = assert!(size_of::<Message>() <= 88);
+const _: () = assert!(size_of::<Message>() <= 80);
 const _: () = assert!(size_of::<Recipient>() <= 40);
 const _: () = assert!(size_of::<Group>() <= 40);

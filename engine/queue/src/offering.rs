@@ -28,7 +28,7 @@ impl Queue {
     /// be: it is held, is being attempted, has something to report, or is gone.
     pub fn offer(&mut self, key: MessageKey, now: u64) -> bool {
         let Some(index) = self.find_open(key).filter(|&index| !self.messages[index].flags.has(Flags::KEPT)) else { return false };
-        let recipients = self.recipients.get(self.messages[index].recipients);
+        let recipients = self.messages.recipients(index);
         if !recipients.iter().all(|one| matches!(one.place, Place::Waiting | Place::Ready) || one.is_settled()) {
             return false;
         }
@@ -65,7 +65,7 @@ impl Queue {
     /// here: then it stays until that is reported. `None` if it has left already.
     pub fn handed_over(&mut self, key: MessageKey, now: u64, record: &mut Vec<u8>) -> Option<Settled> {
         let index = self.find_open(key)?;
-        let recipients = self.recipients.get(self.messages[index].recipients);
+        let recipients = self.messages.recipients(index);
         if !recipients.iter().any(|one| !one.place.is_open() && !one.is_settled()) {
             return self.delete(key, now);
         }
@@ -104,15 +104,13 @@ impl Queue {
 
     /// When the last of the open recipients of a message expires.
     pub(crate) fn last_end(&self, index: u32) -> u64 {
-        let message = &self.messages[index];
-        let open = self.recipients.get(message.recipients).iter().filter(|one| one.place.is_open());
+        let open = self.messages.recipients(index).iter().filter(|one| one.place.is_open());
         open.map(|one| self.end_with_grace(one.group)).max().unwrap_or(u64::MAX)
     }
 
     /// When the first of its open recipients expires.
     fn end_of_offer(&self, index: u32) -> u64 {
-        let message = &self.messages[index];
-        let open = self.recipients.get(message.recipients).iter().filter(|one| one.place.is_open());
+        let open = self.messages.recipients(index).iter().filter(|one| one.place.is_open());
         open.map(|one| self.end_with_grace(one.group)).min().unwrap_or(u64::MAX)
     }
 }

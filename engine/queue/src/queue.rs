@@ -12,7 +12,8 @@ use crate::guest::GuestBook;
 use crate::home::Homes;
 use crate::ids::Ids;
 use crate::index::{Index, after_at};
-use crate::message::{Envelope, Flags, Group, Message, MessageKey, NOT_REROUTED, NewMessage, NewRecipient, PLACES, Place, Recipient};
+use crate::message::{Envelope, Flags, Group, MessageKey, NOT_REROUTED, NewMessage, NewRecipient, PLACES, Place, Recipient};
+use crate::messages::Messages;
 use crate::offering::Offered;
 use crate::outcome::{DecodeError, read_head};
 use crate::quota::Reservation;
@@ -107,9 +108,8 @@ pub struct Queue {
     pub(crate) settings: QueueSettings,
     pub(crate) routes: Routes,
     pub(crate) jitter: Jitter,
-    pub(crate) messages: Slab<Message>,
+    pub(crate) messages: Messages,
     pub(crate) groups: Slab<Group>,
-    pub(crate) recipients: Arena<Recipient, 1>,
     pub(crate) texts: Arena<u8, 8>,
     pub(crate) ids: Ids,
     pub(crate) index: Index,
@@ -153,9 +153,8 @@ impl Queue {
             settings,
             routes,
             jitter: Jitter::new(seed),
-            messages: Slab::new(),
+            messages: Messages::new(),
             groups: Slab::new(),
-            recipients: Arena::new(),
             texts: Arena::new(),
             ids: Ids::new(),
             local_domain: String::new(),
@@ -268,7 +267,7 @@ impl Queue {
         let untouched = |recipient: &Recipient| recipient.place == Place::Waiting && recipient.attempts == 0;
         // What was begun here is ended here, unless this node ends nothing.
         if message.offered == Offered::Untouched
-            && (self.messages[index].flags.has(Flags::HELD) || !self.recipients.get(self.messages[index].recipients).iter().all(untouched))
+            && (self.messages[index].flags.has(Flags::HELD) || !self.messages.recipients(index).iter().all(untouched))
         {
             self.messages[index].flags.set(Flags::OFFERED, false);
         }
@@ -364,8 +363,8 @@ impl Queue {
         }
         // In a loop of its own: nothing above waits for a message.
         for &index in &messages[..count] {
-            let message = &self.messages[index];
-            black_box(self.recipients.get(message.recipients)[0].place);
+            let (message, recipients) = self.messages.with_recipients(index);
+            black_box(recipients[0].place);
             self.ids.touch(message.id_place);
         }
         self.loaded = destinations * each;
@@ -385,7 +384,7 @@ impl Queue {
         if key.is_guest() {
             return self.guest_envelope(key);
         }
-        let message = &self.messages[self.find(key)?];
+        let message = self.message(key)?;
         Some(Envelope {
             id: self.ids.id(message.id_place),
             size: message.size,
@@ -416,7 +415,7 @@ impl Queue {
     /// Gives memory back if the queue is empty and nothing is in flight.
     pub fn trim(&mut self) {
         if self.is_empty() {
-            self.recipients.trim();
+            self.messages.trim();
             self.texts.trim();
         }
     }

@@ -104,7 +104,7 @@ impl Queue {
                 if self.destination_now(index, next).slot != here {
                     return true;
                 }
-                next = self.recipients.get(self.messages[index].recipients)[usize::from(next)].next_in_group;
+                next = self.messages.recipients(index)[usize::from(next)].next_in_group;
             }
             group = behind;
         }

@@ -14,7 +14,7 @@ use std::num::NonZeroU32;
 use crate::destination::Destination;
 use crate::message::{Flags, Group, Message, MessageKey, NO_RECIPIENT, Place, Recipient};
 use crate::outcome::{SUCCESS_DUE, SUCCESS_RELAYED, TOLD_DELAY, TOLD_KNOWN};
-use crate::queue::Queue;
+use crate::queue::{Queue, QueueSettings};
 use crate::settling::Settled;
 use crate::slab::NONE;
 use crate::wheel::{Popped, Wheel};
@@ -241,7 +241,7 @@ impl Queue {
     /// What `Work::Report` of this message has to be about: its failures first. `None` when there is nothing to say any more:
     /// call [`Queue::reported`] with no recipients.
     pub fn report(&self, key: MessageKey) -> Option<Report> {
-        let recipients = self.recipients.get(self.messages[self.find_open(key)?].recipients);
+        let recipients = self.messages.recipients(self.find_open(key)?);
         let notices = || (0..).zip(recipients).filter_map(|(number, recipient)| Some((number, recipient.notice()?.about())));
         let about = [About::Failure, About::Delay, About::Success].into_iter().find(|about| notices().any(|(_, other)| other == *about))?;
         let numbers = notices().filter(|(_, other)| *other == about).map(|(number, _)| number);
@@ -260,11 +260,11 @@ impl Queue {
     /// As [`Queue::reported`], for a report that was found in the spool when the process started: it need not be made again.
     pub fn was_reported(&mut self, key: MessageKey, about: About, recipients: &[u16], now: u64, record: &mut Vec<u8>) -> Settled {
         let Some(index) = self.find_open(key) else { return Settled::Nothing };
-        let span = self.messages[index].recipients;
-        let is_known = |number: &&u16| usize::from(**number) < span.len();
+        let count = self.messages.recipients(index).len();
+        let is_known = |number: &&u16| usize::from(**number) < count;
         let known: Vec<u16> = recipients.iter().filter(is_known).copied().collect();
         let is_about =
-            |number: &u16| self.recipients.get(span)[usize::from(*number)].notice().is_some_and(|notice| notice.about() == about);
+            |number: &u16| self.messages.recipients(index)[usize::from(*number)].notice().is_some_and(|notice| notice.about() == about);
         if !known.iter().any(is_about) {
             return Settled::Nothing;
         }
@@ -281,9 +281,8 @@ impl Queue {
     }
 
     fn tell(&mut self, index: u32, about: About, recipients: &[u16], now: u64, record: &mut Vec<u8>) -> Settled {
-        let span = self.messages[index].recipients;
         for &number in recipients {
-            let recipient = &mut self.recipients.get_mut(span)[usize::from(number)];
+            let recipient = &mut self.messages.recipients_mut(index)[usize::from(number)];
             match about {
                 About::Failure if recipient.place == Place::Failed => self.place(index, number, Place::Bounced),
                 About::Failure => {}
@@ -306,8 +305,7 @@ impl Queue {
 
     /// Wants a report of a message that was laid down with its records, or has more to tell than one report holds.
     pub(crate) fn want_what_is_left(&mut self, index: u32, now: u64) {
-        let span = self.messages[index].recipients;
-        if self.recipients.get(span).iter().any(|recipient| recipient.notice().is_some()) {
+        if self.messages.recipients(index).iter().any(|recipient| recipient.notice().is_some()) {
             self.messages[index].flags.set(Flags::REPORT_DUE, true);
             self.want_report(index, now);
         }
@@ -380,18 +378,18 @@ impl Queue {
     }
 
     fn tells_anybody(&self, index: u32) -> bool {
-        let Message { recipients: span, reverse_bytes, .. } = self.messages[index];
-        self.recipients.get(span).iter().any(|recipient| recipient.notice().is_some() && recipient.is_told(reverse_bytes > 0))
+        let (message, recipients) = self.messages.with_recipients(index);
+        recipients.iter().any(|recipient| recipient.notice().is_some() && recipient.is_told(message.reverse_bytes > 0))
     }
 
     /// A recipient was delivered, and its sender wants to know: true if it is to be told. `is_final` when no further hop will have it.
     pub(crate) fn note_success(&mut self, index: u32, recipient: u16, is_final: bool) -> bool {
-        let Message { recipients: span, reverse_bytes, .. } = self.messages[index];
-        if self.settings.reports.is_none() || reverse_bytes == 0 {
+        let (message, recipients) = self.messages.with_recipients_mut(index);
+        if self.settings.reports.is_none() || message.reverse_bytes == 0 {
             return false;
         }
-        self.recipients.get_mut(span)[usize::from(recipient)].told |= if is_final { SUCCESS_DUE } else { SUCCESS_DUE | SUCCESS_RELAYED };
-        self.messages[index].flags.set(Flags::REPORT_DUE, true);
+        recipients[usize::from(recipient)].told |= if is_final { SUCCESS_DUE } else { SUCCESS_DUE | SUCCESS_RELAYED };
+        message.flags.set(Flags::REPORT_DUE, true);
         true
     }
 
@@ -400,13 +398,12 @@ impl Queue {
         let mut group = self.messages[index].first_group;
         while group != NONE {
             let state = &self.groups[group];
-            let warn_at = self.warn_at(state, &self.messages[index], &self.destinations[state.destination as usize]);
+            let warn_at = self.settings.warn_at(state, &self.messages[index], &self.destinations[state.destination as usize]);
             if warn_at.is_some_and(|at| at <= now) {
                 self.groups[group].warned = true;
                 let mut next = self.groups[group].first;
                 while next != NO_RECIPIENT {
-                    let span = self.messages[index].recipients;
-                    let recipient = &mut self.recipients.get_mut(span)[usize::from(next)];
+                    let recipient = &mut self.messages.recipients_mut(index)[usize::from(next)];
                     next = recipient.next_in_group;
                     if recipient.place.is_open() && recipient.told & TOLD_DELAY == 0 && recipient.notify().wants(Notify::DELAY) {
                         recipient.told |= DELAY_DUE;
@@ -417,11 +414,13 @@ impl Queue {
             group = self.groups[group].next_in_message;
         }
     }
+}
 
+impl QueueSettings {
     /// When the sender is warned that the recipients of a group are delayed; `None` when nobody is to be, or was.
     #[inline]
     pub(crate) fn warn_at(&self, group: &Group, message: &Message, destination: &Destination) -> Option<u64> {
-        if self.settings.reports.is_none() || group.warned || message.reverse_bytes == 0 {
+        if self.reports.is_none() || group.warned || message.reverse_bytes == 0 {
             return None;
         }
         match message.warn_after_s {

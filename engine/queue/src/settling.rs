@@ -134,8 +134,7 @@ impl Queue {
         let index = dispatch.key.index;
         self.destinations[dispatch.destination.index()].unreachable(now);
         self.each_open(&dispatch, |queue, recipient| {
-            let span = queue.messages[index].recipients;
-            let state = &mut queue.recipients.get_mut(span)[usize::from(recipient)];
+            let state = &mut queue.messages.recipients_mut(index)[usize::from(recipient)];
             state.attempts = state.attempts.saturating_add(1);
             state.last_attempt = now;
             queue.make_ready_again(index, recipient, now);
@@ -164,9 +163,9 @@ impl Queue {
     /// Panics if it is not, or no longer, of this attempt.
     pub(crate) fn settle_recipient(&mut self, index: u32, recipient: u16, outcome: &Outcome<'_>, attempted: &Attempted<'_>) -> bool {
         let now = attempted.now;
-        let Message { recipients: span, flags, .. } = self.messages[index];
-        let is_traced = flags.has(Flags::TRACED);
-        let state = &mut self.recipients.get_mut(span)[usize::from(recipient)];
+        let (message, recipients) = self.messages.with_recipients_mut(index);
+        let is_traced = message.flags.has(Flags::TRACED);
+        let state = &mut recipients[usize::from(recipient)];
         assert!(state.is_in(attempted.number) && state.group == attempted.group, "an outcome is of its own attempt");
         if *outcome == Outcome::Untried {
             state.untried = if attempted.progress { 0 } else { state.untried.saturating_add(1) };
@@ -225,7 +224,7 @@ impl Queue {
 
     /// Back from an attempt that said nothing: before all others, with the age it had.
     pub(crate) fn make_ready_again(&mut self, index: u32, recipient: u16, now: u64) {
-        let state = &mut self.recipients.get_mut(self.messages[index].recipients)[usize::from(recipient)];
+        let state = &mut self.messages.recipients_mut(index)[usize::from(recipient)];
         state.next_attempt = now;
         let group = state.group;
         let flags = self.messages[index].flags;
@@ -238,10 +237,9 @@ impl Queue {
 
     /// Calls `each` for the recipients of an attempt that no outcome was given for; each must move them on.
     pub(crate) fn each_open(&mut self, dispatch: &Dispatch, mut each: impl FnMut(&mut Self, u16)) {
-        let span = self.messages[dispatch.key.index].recipients;
         let mut next = self.groups[dispatch.group].first;
         while next != NO_RECIPIENT {
-            let recipient = &self.recipients.get(span)[usize::from(next)];
+            let recipient = &self.messages.recipients(dispatch.key.index)[usize::from(next)];
             let (this, is_open) = (next, recipient.is_in(dispatch.number));
             next = recipient.next_in_group;
             if is_open {
@@ -310,7 +308,7 @@ impl Queue {
 
     #[inline]
     pub(crate) fn is_settled(&self, index: u32) -> bool {
-        self.recipients.get(self.messages[index].recipients).iter().all(Recipient::is_settled)
+        self.messages.recipients(index).iter().all(Recipient::is_settled)
     }
 
     /// From here on only the acknowledgement of the settled record and open attempts keep the message. No recipient is ready.

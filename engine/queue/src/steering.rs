@@ -53,8 +53,7 @@ impl Queue {
         }
         self.messages[index].rerouted = to.0;
         let at = self.messages[index].may_go_at(now);
-        let span = self.messages[index].recipients;
-        for recipient in self.recipients.get_mut(span).iter_mut().filter(|recipient| recipient.place == Place::Waiting) {
+        for recipient in self.messages.recipients_mut(index).iter_mut().filter(|recipient| recipient.place == Place::Waiting) {
             recipient.next_attempt = at;
         }
         self.regroup(index, now);
@@ -83,9 +82,9 @@ impl Queue {
         self.messages[index].flags.set(Flags::REGROUP, false);
         self.withdraw(index);
         self.drop_groups(index);
-        for recipient in 0..self.messages[index].recipients.len() as u16 {
+        for recipient in 0..self.messages.recipients(index).len() as u16 {
             let destination = self.destination_now(index, recipient).slot;
-            self.recipients.get_mut(self.messages[index].recipients)[usize::from(recipient)].group = destination;
+            self.messages.recipients_mut(index)[usize::from(recipient)].group = destination;
         }
         self.make_groups(index);
         // By the lifetimes of where it leads now.
@@ -96,7 +95,7 @@ impl Queue {
     /// Where a recipient leads by command, or by its domain and the sender.
     pub(crate) fn destination_now(&mut self, index: u32, recipient: u16) -> DestinationId {
         let message = &self.messages[index];
-        let domain = match after_at(self.address(message, recipient)) {
+        let domain = match after_at(self.address(index, recipient)) {
             b"" => self.local_domain.clone().into_bytes(),
             domain => domain.to_vec(),
         };
@@ -116,7 +115,7 @@ impl Queue {
     }
 
     pub(crate) fn leave_ready(&mut self, index: u32, recipient: u16, now: u64) {
-        let state = self.recipients.get(self.messages[index].recipients)[usize::from(recipient)];
+        let state = self.messages.recipients(index)[usize::from(recipient)];
         if state.place == Place::Ready {
             self.subtract_ready(state.group, 1);
             self.place(index, recipient, Place::Waiting);

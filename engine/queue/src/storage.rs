@@ -2,7 +2,6 @@
 
 use std::hint::black_box;
 
-use crate::arena::Span;
 use crate::destination::Destination;
 use crate::index::TAGS_MAX;
 use crate::message::{
@@ -24,17 +23,22 @@ impl Queue {
         MessageKey { index, generation: self.messages[index].generation }
     }
 
+    /// The message with this key, while it is queued.
+    #[inline]
+    pub(crate) fn message(&self, key: MessageKey) -> Option<&Message> {
+        self.messages.get(key.index).filter(|message| message.generation == key.generation && message.flags.has(Flags::QUEUED))
+    }
+
     pub(crate) fn find(&self, key: MessageKey) -> Option<u32> {
-        let message = self.messages.get(key.index)?;
-        (message.generation == key.generation && message.flags.has(Flags::QUEUED)).then_some(key.index)
+        self.message(key).map(|_| key.index)
     }
 
     pub(crate) fn find_id(&self, id: QueueId) -> Option<u32> {
         self.ids.find(id)
     }
 
-    pub(crate) fn address(&self, message: &Message, recipient: u16) -> &[u8] {
-        let recipients = self.recipients.get(message.recipients);
+    pub(crate) fn address(&self, index: u32, recipient: u16) -> &[u8] {
+        let (message, recipients) = self.messages.with_recipients(index);
         let start = match recipient {
             0 => usize::from(message.reverse_bytes),
             after => recipients[usize::from(after) - 1].address_end as usize,
@@ -46,15 +50,14 @@ impl Queue {
     pub(crate) fn insert<'a>(&mut self, new: &NewMessage<'_>, recipients: impl Iterator<Item = NewRecipient<'a>> + Clone) -> u32 {
         let (count, bytes) = recipients.clone().fold((0, new.reverse_path.len()), |(n, bytes), r| (n + 1, bytes + r.address.len()));
         assert!((1..=RECIPIENTS_MAX).contains(&count), "the session limits recipients");
-        let index = self.messages.take();
+        let index = self.messages.take(count);
         let id_place = self.ids.insert(new.id, index);
         let addresses = self.texts.take(bytes);
-        let span = self.recipients.take(count);
         let text = self.texts.get_mut(addresses);
         text[..new.reverse_path.len()].copy_from_slice(new.reverse_path);
         let mut end = new.reverse_path.len();
         let wait_ms = new.not_before.unwrap_or(0).saturating_sub(new.accepted_at);
-        for (state, recipient) in self.recipients.get_mut(span).iter_mut().zip(recipients) {
+        for (state, recipient) in self.messages.recipients_mut(index).iter_mut().zip(recipients) {
             text[end..end + recipient.address.len()].copy_from_slice(recipient.address);
             end += recipient.address.len();
             // Until the groups are made, `group` holds the destination.
@@ -79,7 +82,6 @@ impl Queue {
             expires_at: new.expires_at.unwrap_or(u64::MAX),
             generation: key.generation,
             addresses,
-            recipients: span,
             release_after_s: u32::try_from(wait_ms.div_ceil(1000)).unwrap_or(u32::MAX),
             warn_after_s: new
                 .warn_at
@@ -111,9 +113,9 @@ impl Queue {
             black_box(self.find(*key));
         }
         for index in keys.iter().filter_map(|key| self.find(*key)) {
-            let message = &self.messages[index];
+            let (message, recipients) = self.messages.with_recipients(index);
             self.texts.touch(message.addresses, |&byte| byte);
-            self.recipients.touch(message.recipients, |recipient| recipient.place);
+            black_box((recipients[0].place, recipients[recipients.len() - 1].place));
         }
         for key in keys {
             self.list(*key);
@@ -123,11 +125,11 @@ impl Queue {
     /// Puts a message, if it is still there, into the lists of its domains.
     pub(crate) fn list(&mut self, key: MessageKey) {
         let Some(index) = self.find(key) else { return };
-        let message = &mut self.messages[index];
-        message.flags.set(Flags::LISTED, true);
+        self.messages[index].flags.set(Flags::LISTED, true);
+        let (message, recipients) = self.messages.with_recipients(index);
         let text = self.texts.get(message.addresses);
         let sender = usize::from(message.reverse_bytes);
-        let recipients = self.recipients.get(message.recipients).iter().scan(sender, |start, recipient| {
+        let recipients = recipients.iter().scan(sender, |start, recipient| {
             let end = recipient.address_end as usize;
             Some(&text[std::mem::replace(start, end)..end])
         });
@@ -137,24 +139,22 @@ impl Queue {
     /// Puts each recipient, whose `group` holds its destination, into the group of that destination.
     #[inline]
     pub(crate) fn make_groups(&mut self, index: u32) {
-        let message = &mut self.messages[index];
-        let span = message.recipients;
         // Most mail has one recipient, whose group is a new one.
-        if let [recipient] = self.recipients.get_mut(span) {
+        if let (message, [recipient]) = self.messages.with_recipients_mut(index) {
             let group = Group { message: index, destination: recipient.group, first: 0, priority: message.priority, ..Group::default() };
             recipient.group = add_group(&mut self.groups, &mut self.destinations, group);
             recipient.next_in_group = NO_RECIPIENT;
             message.first_group = recipient.group;
         } else {
-            self.make_groups_of_several(index, span);
+            self.make_groups_of_several(index);
         }
     }
 
-    fn make_groups_of_several(&mut self, index: u32, span: Span) {
-        for recipient in (0..span.len() as u16).rev() {
-            let destination = self.recipients.get(span)[usize::from(recipient)].group;
+    fn make_groups_of_several(&mut self, index: u32) {
+        for recipient in (0..self.messages.recipients(index).len() as u16).rev() {
+            let destination = self.messages.recipients(index)[usize::from(recipient)].group;
             let group = self.group_of(index, destination);
-            let state = &mut self.recipients.get_mut(span)[usize::from(recipient)];
+            let state = &mut self.messages.recipients_mut(index)[usize::from(recipient)];
             (state.group, state.next_in_group) = (group, self.groups[group].first);
             self.groups[group].first = recipient;
         }
@@ -209,9 +209,9 @@ impl Queue {
 
     /// Takes in a persisted record.
     pub(crate) fn apply(&mut self, index: u32, record: &[u8]) -> Result<(), DecodeError> {
-        let (span, reports) = (self.messages[index].recipients, self.settings.reports.is_some());
+        let (count, reports) = (self.messages.recipients(index).len(), self.settings.reports.is_some());
         let head = read_record(record, |state| {
-            if usize::from(state.recipient) >= span.len() {
+            if usize::from(state.recipient) >= count {
                 return Err(DecodeError::Recipient(state.recipient));
             }
             let place = match state.settling {
@@ -224,7 +224,7 @@ impl Queue {
             let (reply, relay) = split_reply(state.reply);
             let parts: &[&[u8]] = if reply.is_empty() { &[] } else { &[reply] };
             self.keep_reply(index, state.recipient, parts, std::str::from_utf8(relay).unwrap_or(""));
-            let recipient = &mut self.recipients.get_mut(span)[usize::from(state.recipient)];
+            let recipient = &mut self.messages.recipients_mut(index)[usize::from(state.recipient)];
             (recipient.attempts, recipient.deferrals) = (state.attempts, state.deferrals);
             recipient.told = recipient.told & !TOLD_KNOWN | state.told;
             if !reports {
@@ -244,12 +244,12 @@ impl Queue {
 
     /// Drops a message that is done or deleted, once nothing is open any more.
     pub(crate) fn close(&mut self, index: u32) {
-        let message = &self.messages[index];
+        let (message, recipients) = self.messages.with_recipients(index);
         if !message.flags.has(Flags::CLOSING) || message.unrecorded > 0 || message.in_flight > 0 {
             return;
         }
-        let Message { id_place, addresses, recipients: span, generation, flags, .. } = *message;
-        for state in self.recipients.get(span) {
+        let Message { id_place, addresses, generation, flags, .. } = *message;
+        for state in recipients {
             self.texts.give(state.reply());
             self.placed[state.place as usize] -= 1;
         }
@@ -258,7 +258,6 @@ impl Queue {
             self.index.unlink(index);
         }
         self.texts.give(addresses);
-        self.recipients.give(span);
         self.timers.cancel(index);
         self.reports.forget(index);
         self.ids.remove(id_place);
@@ -270,8 +269,7 @@ impl Queue {
 
     /// Keeps the last word about a recipient: `parts` in one sanitised line, and the next hop that said it (empty: none did).
     pub(crate) fn keep_reply(&mut self, index: u32, recipient: u16, parts: &[&[u8]], relay: &str) {
-        let span = self.messages[index].recipients;
-        let old = self.recipients.get(span)[usize::from(recipient)].reply();
+        let old = self.messages.recipients(index)[usize::from(recipient)].reply();
         if parts.is_empty() && old.len() == 0 {
             return;
         }
@@ -280,7 +278,7 @@ impl Queue {
         self.texts.give(old);
         let reply = self.texts.take(length);
         self.texts.get_mut(reply).copy_from_slice(&line[..length]);
-        self.recipients.get_mut(span)[usize::from(recipient)].set_reply(reply);
+        self.messages.recipients_mut(index)[usize::from(recipient)].set_reply(reply);
     }
 
     /// Appends the state of the recipients that `select` picks.
@@ -290,7 +288,7 @@ impl Queue {
 
     /// As [`Queue::write_record`], by number and state.
     pub(crate) fn write_numbered(&self, index: u32, select: impl Fn(u16, &Recipient) -> bool, record: &mut Vec<u8>) {
-        let message = &self.messages[index];
+        let (message, recipients) = self.messages.with_recipients(index);
         let rerouted = (message.rerouted != NOT_REROUTED).then_some(usize::from(message.rerouted));
         let head = RecordHead {
             held: message.flags.has(Flags::HELD),
@@ -298,7 +296,7 @@ impl Queue {
             route: rerouted.map(|route| self.routes.all()[route].pattern.as_str()),
         };
         let mut writer = RecordWriter::new(record, &head);
-        let recipients = (0..).zip(self.recipients.get(message.recipients));
+        let recipients = (0..).zip(recipients);
         for (number, recipient) in recipients.filter(|&(number, recipient)| select(number, recipient)) {
             writer.push(&RecipientState {
                 recipient: number,

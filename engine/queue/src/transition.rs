@@ -27,8 +27,7 @@ impl Queue {
     /// As [`Queue::start`], for a message with one recipient, as most mail is, that may go now; false for any other. Each thing is looked up
     /// once.
     fn start_alone(&mut self, index: u32, now: u64) -> bool {
-        let message = &self.messages[index];
-        let [recipient] = self.recipients.get_mut(message.recipients) else { return false };
+        let (message, [recipient]) = self.messages.with_recipients_mut(index) else { return false };
         if message.flags.has(Flags::KEPT) || recipient.place != Place::Waiting || recipient.next_attempt > now {
             return false;
         }
@@ -41,7 +40,7 @@ impl Queue {
         let destination = &mut self.destinations[slot as usize];
         destination.ready.push(&mut self.groups, message.first_group, now);
         let (group, destination) = (&self.groups[message.first_group], &self.destinations[slot as usize]);
-        let warn_at = self.warn_at(group, message, destination).unwrap_or(u64::MAX);
+        let warn_at = self.settings.warn_at(group, message, destination).unwrap_or(u64::MAX);
         match deadline(message, destination).unwrap_or(u64::MAX).min(warn_at) {
             u64::MAX => self.timers.cancel(index),
             nearest => self.timers.set(index, nearest),
@@ -64,7 +63,7 @@ impl Queue {
 
     /// Moves recipients whose time has come into the ready queues, unless the message is held. True if none waits any more.
     fn ready_due(&mut self, index: u32, now: u64) -> bool {
-        let Message { flags, recipients: span, first_group, .. } = self.messages[index];
+        let Message { flags, first_group, .. } = self.messages[index];
         if flags.has(Flags::KEPT) {
             return false;
         }
@@ -72,7 +71,7 @@ impl Queue {
         while group != NONE {
             let Group { first, destination, next_in_message, .. } = self.groups[group];
             let (mut due, mut next) = (0, first);
-            let recipients = self.recipients.get_mut(span);
+            let recipients = self.messages.recipients_mut(index);
             while next != NO_RECIPIENT {
                 let recipient = &mut recipients[usize::from(next)];
                 if recipient.place == Place::Waiting {
@@ -123,7 +122,6 @@ impl Queue {
 
     /// Fails the recipients that wait beyond their time, held ones too where they have a time of their own.
     pub(crate) fn expire(&mut self, index: u32, now: u64) -> bool {
-        let span = self.messages[index].recipients;
         let mut expired = false;
         let mut group = self.messages[index].first_group;
         while group != NONE {
@@ -131,7 +129,7 @@ impl Queue {
             if self.deadline(group).is_some_and(|at| at <= now) {
                 let mut next = self.groups[group].first;
                 while next != NO_RECIPIENT {
-                    let recipient = self.recipients.get(span)[usize::from(next)];
+                    let recipient = self.messages.recipients(index)[usize::from(next)];
                     if matches!(recipient.place, Place::Waiting | Place::Ready) {
                         self.subtract_ready(group, u16::from(recipient.place == Place::Ready));
                         self.fail_expired(index, next);
@@ -147,7 +145,7 @@ impl Queue {
     }
 
     pub(crate) fn fail_expired(&mut self, index: u32, recipient: u16) {
-        let state = self.recipients.get(self.messages[index].recipients)[usize::from(recipient)];
+        let state = self.messages.recipients(index)[usize::from(recipient)];
         let (mut last, mut relay) = ([0; REPLY_BYTES_MAX], String::new());
         let destination = self.groups[state.group].destination;
         let length = if self.is_given_out(index) {
@@ -201,12 +199,11 @@ impl Queue {
 
     /// Brings the next attempts of a group forward where they would come when the grace is over, or just before.
     fn hasten(&mut self, group: u32, now: u64) {
-        let message = &self.messages[self.groups[group].message];
+        let (message, recipients) = self.messages.with_recipients_mut(self.groups[group].message);
         if message.released_at() > now {
             return;
         }
         let half = self.settings.grace_ms / 2;
-        let recipients = self.recipients.get_mut(message.recipients);
         let mut next = self.groups[group].first;
         while next != NO_RECIPIENT {
             let recipient = &mut recipients[usize::from(next)];
@@ -226,7 +223,7 @@ impl Queue {
             if state.ready > 0 {
                 let destination = &self.destinations[state.destination as usize];
                 nearest = nearest.min(deadline(message, destination).unwrap_or(u64::MAX));
-                nearest = nearest.min(self.warn_at(state, message, destination).unwrap_or(u64::MAX));
+                nearest = nearest.min(self.settings.warn_at(state, message, destination).unwrap_or(u64::MAX));
             }
             group = state.next_in_message;
         }
@@ -238,7 +235,7 @@ impl Queue {
 
     /// Sets the message's one timer to the nearest of its retries, its warning and its end; while it is held, only what goes on.
     pub(crate) fn arm(&mut self, index: u32) {
-        let message = &self.messages[index];
+        let (message, recipients) = self.messages.with_recipients(index);
         if message.flags.has(Flags::CLOSING) {
             return self.timers.cancel(index);
         }
@@ -246,7 +243,6 @@ impl Queue {
             return self.arm_offered(index);
         }
         let is_held = message.flags.has(Flags::HELD);
-        let recipients = self.recipients.get(message.recipients);
         let mut nearest = u64::MAX;
         let mut group = message.first_group;
         while group != NONE {
@@ -269,7 +265,7 @@ impl Queue {
             if open {
                 let destination = &self.destinations[state.destination as usize];
                 nearest = nearest.min(deadline(message, destination).unwrap_or(u64::MAX));
-                nearest = nearest.min(self.warn_at(state, message, destination).unwrap_or(u64::MAX));
+                nearest = nearest.min(self.settings.warn_at(state, message, destination).unwrap_or(u64::MAX));
             }
             group = state.next_in_message;
         }
@@ -328,12 +324,11 @@ impl Queue {
 
     /// Takes all recipients of a message out of the ready queues; they wait.
     pub(crate) fn withdraw(&mut self, index: u32) {
-        let span = self.messages[index].recipients;
         let mut group = self.messages[index].first_group;
         while group != NONE {
             let mut next = self.groups[group].first;
             while next != NO_RECIPIENT {
-                let recipient = self.recipients.get(span)[usize::from(next)];
+                let recipient = self.messages.recipients(index)[usize::from(next)];
                 if recipient.place == Place::Ready {
                     self.subtract_ready(group, 1);
                     self.place(index, next, Place::Waiting);
@@ -346,7 +341,7 @@ impl Queue {
 
     /// Moves a recipient; its group's count of ready recipients is the caller's.
     pub(crate) fn place(&mut self, index: u32, recipient: u16, place: Place) {
-        let state = &mut self.recipients.get_mut(self.messages[index].recipients)[usize::from(recipient)];
+        let state = &mut self.messages.recipients_mut(index)[usize::from(recipient)];
         self.placed[state.place as usize] -= 1;
         self.placed[place as usize] += 1;
         state.place = place;

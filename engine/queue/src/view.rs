@@ -250,7 +250,7 @@ impl<'q> MessageView<'q> {
     /// Its recipients in order.
     pub fn recipients(&self) -> impl ExactSizeIterator<Item = RecipientView<'q>> + use<'q> {
         let message = *self;
-        let count = self.queue.messages[self.index].recipients.len() as u16;
+        let count = self.queue.messages.recipients(self.index).len() as u16;
         (0..count).map(move |number| RecipientView { message, number })
     }
 
@@ -268,7 +268,7 @@ impl<'q> RecipientView<'q> {
 
     /// Forward-path without brackets.
     pub fn address(&self) -> &'q [u8] {
-        self.message.queue.address(&self.message.queue.messages[self.message.index], self.number)
+        self.message.queue.address(self.message.index, self.number)
     }
 
     /// What follows the last `@` of the address; empty if there is none.
@@ -425,6 +425,6 @@ impl<'q> RecipientView<'q> {
     }
 
     fn recipient(&self) -> &'q Recipient {
-        &self.message.queue.recipients.get(self.message.queue.messages[self.message.index].recipients)[usize::from(self.number)]
+        &self.message.queue.messages.recipients(self.message.index)[usize::from(self.number)]
     }
 }

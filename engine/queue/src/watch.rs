@@ -30,14 +30,14 @@ impl Queue {
     }
 
     fn is_stuck(&self, index: u32) -> bool {
-        let message = &self.messages[index];
+        let (message, recipients) = self.messages.with_recipients(index);
         if message.flags.has(Flags::CLOSING) {
             return message.in_flight == 0 && message.unrecorded == 0;
         }
         let held = message.flags.has(Flags::KEPT);
         // A time of its own ends held mail, too; and what is offered has an end.
         let has_end = message.expires_at < u64::MAX || self.is_given_out(index);
-        self.recipients.get(message.recipients).iter().any(|recipient| match recipient.place {
+        recipients.iter().any(|recipient| match recipient.place {
             Place::Waiting => (!held || has_end) && message.in_flight == 0 && !self.timers.is_set(index),
             Place::Ready => {
                 held || has_end && message.in_flight == 0 && !self.timers.is_set(index) || self.groups[recipient.group].ready == 0
@@ -52,9 +52,8 @@ impl Queue {
         if self.messages[index].flags.has(Flags::CLOSING) {
             return self.close(index);
         }
-        let span = self.messages[index].recipients;
-        for number in 0..span.len() as u16 {
-            let recipient = &self.recipients.get(span)[usize::from(number)];
+        for number in 0..self.messages.recipients(index).len() as u16 {
+            let recipient = &self.messages.recipients(index)[usize::from(number)];
             let is_lost = match recipient.place {
                 Place::Attempting => self.messages[index].in_flight == 0,
                 Place::Ready => self.groups[recipient.group].ready == 0,

@@ -33,9 +33,9 @@ pub(crate) fn as_accepted<'a>(message: &NewMessage<'a>, now: u64) -> NewMessage<
 impl Queue {
     /// Of a message just read: its next attempts come no later than after the longest wait of their route.
     pub(crate) fn bound_attempts(&mut self, index: u32, now: u64) {
-        let message = &self.messages[index];
+        let (message, recipients) = self.messages.with_recipients_mut(index);
         let from = now.max(message.released_at());
-        for recipient in self.recipients.get_mut(message.recipients) {
+        for recipient in recipients {
             if recipient.place == Place::Waiting {
                 let retry = &self.destinations[self.groups[recipient.group].destination as usize].retry;
                 recipient.next_attempt = recipient.next_attempt.min(from.saturating_add(retry.longest_ms()));
