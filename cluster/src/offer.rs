@@ -21,11 +21,9 @@ use std::{
     time::Duration,
 };
 
-use crate::{
-    boot_time::BootTime,
-    work_queue::{Enqueued, IDS_PER_CALL, Known},
-};
+use crate::{boot_time::BootTime, work_queue::IDS_PER_CALL};
 
+mod heard;
 mod items;
 mod todo;
 
@@ -194,132 +192,11 @@ impl Offers {
         self.retracts = true;
     }
 
-    /// The queue's answer to an item.
-    pub fn enqueued(&mut self, id: &str, answer: Enqueued) {
-        let Some(state) = self.items.get(id) else { return };
-        match (state, answer) {
-            (State::Sending | State::Unsure, Enqueued::Added | Enqueued::Present) => drop(self.items.set(id, State::Waiting)),
-            // By whom, and whether for good, is asked for.
-            (State::Sending | State::Unsure, Enqueued::Completed) => {
-                self.items.set(id, State::Waiting);
-                self.ask.push_back(id.to_owned());
-            }
-            (State::Sending, Enqueued::Full) if self.delivers => self.back(id),
-            (State::Sending, Enqueued::Full) => drop(self.items.set(id, State::Unsure)),
-            (State::Crossing, _) => self.recall(id),
-            _ => {}
-        }
-    }
-
-    /// No answer to an item that was sent: the queue may have it. It is offered again when Valkey is back, or in the next round.
-    pub fn unanswered(&mut self, id: &str) {
-        match self.items.get(id) {
-            Some(State::Sending) => {
-                self.items.set(id, State::Unsure);
-                if self.is_local && self.delivers {
-                    self.back(id);
-                } else {
-                    self.unheard.push(id.to_owned());
-                }
-            }
-            Some(State::Crossing) => self.recall(id),
-            _ => {}
-        }
-    }
-
-    /// Valkey is there, and would not take an item. It is offered again in the next round; if it was not taken for as long as an outage lasts
-    /// before a node that delivers goes on by itself, that node delivers it.
-    pub fn refused(&mut self, id: &str, now: BootTime) {
-        match self.items.get(id) {
-            Some(State::Sending) => {
-                self.items.set(id, State::Unsure);
-                if self.delivers {
-                    self.refused.push_back((now + self.bounds.lease_ttl + self.bounds.guard, id.to_owned()));
-                }
-            }
-            Some(State::Crossing) => self.recall(id),
-            _ => {}
-        }
-    }
-
-    /// No answer to [`Todo::Ask`] or [`Todo::Withdraw`]: that is repeated when Valkey is back, or in the next round.
-    pub fn unheard(&mut self, ids: Vec<String>) {
-        self.unheard.extend(ids);
-    }
-
     /// The spool does not have it any more: it was settled by command, or is in delivery.
     pub fn gone(&mut self, id: &str) {
         if let Some(State::Sending | State::Unsure | State::Fetching | State::Waiting | State::Reviving) = self.items.get(id) {
             self.items.set(id, State::Back);
             self.withdraw.push_back(id.to_owned());
-        }
-    }
-
-    /// A message says that an item was completed. It may be from before a loss of data, after which the item was offered again: only the
-    /// queue's answer counts, and it is asked for now.
-    pub fn done(&mut self, id: &str) {
-        if matches!(self.items.get(id), Some(State::Sending | State::Waiting | State::Unsure | State::Fetching)) {
-            self.ask.push_back(id.to_owned());
-        }
-    }
-
-    /// Where the queue has an item. Means nothing for one that is just being sent: the two may have crossed.
-    pub fn known(&mut self, id: &str, known: &Known, now: BootTime) {
-        let Some(state) = self.items.get(id) else { return };
-        match (state, known) {
-            (State::Recalled, Known::Completed(result)) if result.starts_with(OWN_AGAIN) => {
-                self.tell.push_back((id.to_owned(), Recall::Out));
-                self.ended(id, now);
-            }
-            (State::Recalled, Known::Completed(result)) => {
-                self.tell.push_back((id.to_owned(), Recall::Taken));
-                self.settling(id, result);
-            }
-            (State::Recalled, Known::Unknown | Known::Withdrawn) => self.part(id),
-            (State::Recalled, Known::Leased) => self.is_leased(id),
-            // A call of before brought it in.
-            (State::Recalled, Known::Waiting | Known::Dead) => self.withdraw.push_back(id.to_owned()),
-            (State::Back | State::Parted, Known::Completed(result)) if result.starts_with(OWN_AGAIN) => self.ended(id, now),
-            (State::Waiting | State::Reviving | State::Unsure | State::Fetching, Known::Completed(result))
-                if result.starts_with(OWN_AGAIN) =>
-            {
-                self.back(id);
-            }
-            (
-                State::Reviving | State::Waiting | State::Unsure | State::Fetching | State::Back | State::Parted,
-                Known::Completed(result),
-            ) => {
-                self.settling(id, result);
-            }
-            // It never came, or Valkey lost it; or it was withdrawn, which was not heard.
-            (State::Waiting | State::Reviving, Known::Unknown | Known::Withdrawn) => {
-                self.items.set(id, State::Unsure);
-                self.offer.push_back(id.to_owned());
-            }
-            // Poison to its workers, or past its time: the owner sees to it.
-            (State::Waiting, Known::Dead) if self.delivers => self.back(id),
-            (State::Waiting, Known::Dead) => self.dead(id, now),
-            // It was given another chance by command.
-            (State::Reviving, Known::Waiting | Known::Leased) => drop(self.items.set(id, State::Waiting)),
-            (State::Reviving, Known::Dead) => self.withdraw.push_back(id.to_owned()),
-            // What is being fetched is given by its shard in any case.
-            (State::Unsure, Known::Waiting | Known::Leased | Known::Dead) => drop(self.items.set(id, State::Waiting)),
-            (State::Back | State::Parted, Known::Unknown) => self.items.remove(id),
-            (State::Back | State::Parted, Known::Withdrawn) => {
-                self.remember(id, |until| State::Gone { until }, now + self.bounds.forget_after);
-            }
-            _ => {}
-        }
-    }
-
-    /// The queue's answer to the wish to have an item back; false: a worker has it.
-    pub fn withdrawn(&mut self, id: &str, is_out: bool) {
-        match self.items.get(id) {
-            // Out of the queue is what was completed, too: the queue's next answer tells. A leased one is asked for in the next round.
-            Some(State::Back | State::Parted | State::Recalled | State::Reviving) if is_out => self.ask.push_back(id.to_owned()),
-            Some(State::Reviving) => drop(self.items.set(id, State::Waiting)),
-            Some(State::Recalled) => self.is_leased(id),
-            _ => {}
         }
     }
 
@@ -335,30 +212,6 @@ impl Offers {
         if self.items.get(id) == Some(State::Settling) {
             self.settle_later.push_back((now + self.bounds.reconcile_every, (id.to_owned(), result)));
         }
-    }
-
-    /// The queue has forgotten it, or had; false: it gave no answer.
-    pub fn forgotten(&mut self, id: &str, is_answered: bool, now: BootTime) {
-        let again_at = now + self.bounds.reconcile_every;
-        match self.items.get(id) {
-            Some(State::Settled { .. } | State::Gone { .. }) if is_answered => self.items.remove(id),
-            Some(State::Settled { .. }) => self.remember(id, |until| State::Settled { until }, again_at),
-            Some(State::Gone { .. }) => self.remember(id, |until| State::Gone { until }, again_at),
-            _ => {}
-        }
-    }
-
-    /// The queue's data in a partition has this generation: another than before means that it was lost.
-    pub fn generation(&mut self, partition: u16, generation: &str, now: BootTime) {
-        let before = self.generations.insert(partition, generation.to_owned());
-        if before.is_some_and(|before| before != generation) {
-            self.ask_all_at = self.ask_all_at.min(now);
-        }
-    }
-
-    /// Messages may have been missed: everything is asked for.
-    pub fn missed(&mut self, now: BootTime) {
-        self.ask_all_at = self.ask_all_at.min(now);
     }
 
     /// Since when Valkey does not answer.
