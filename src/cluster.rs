@@ -77,7 +77,9 @@ impl ClusterNode {
         let key = match key(settings)? {
             Some(key) => ItemKey::new(key.as_bytes()),
             None => {
-                warn!("cluster.key_file is not set: whoever can write to Valkey can forge items of the work queue and push settings");
+                warn!(
+                    "cluster.key_file is not set: whoever can write to Valkey can forge mail, end mail that is offered, and push settings"
+                );
                 ItemKey::new(settings.valkey_keyspace.as_bytes())
             }
         };

@@ -1,5 +1,6 @@
 -- What became of ids: the owner's question after silence (Q18). KEYS of the queue    ARGV random, id... (at most 128)
--- {generation, answer, ...}: '' unknown | R S L D, where it is | 'X' and the completer's result | 'W' withdrawn by its owner
+-- {generation, answer, ...}: '' unknown | R S L D, where it is | 'X' and the record of its completion, as far as one can be long |
+-- 'W' withdrawn by its owner
 local META, OUTCOME, GENERATION = KEYS[8], KEYS[12], KEYS[13]
 if #ARGV > 129 then return redis.error_reply('ERR ringpost: at most 128 ids') end
 local generation = redis.call('GET', GENERATION)
@@ -17,7 +18,7 @@ for i = 2, #ARGV do
     if outcome and string.sub(outcome, 1, 1) == '\n' then
       answer[i] = 'W'
     else
-      answer[i] = outcome and ('X' .. string.match(outcome, '^[^\n]*\n[^\n]*\n(.*)$')) or ''
+      answer[i] = outcome and ('X' .. string.sub(outcome, 1, 1024)) or ''
     end
   end
 end

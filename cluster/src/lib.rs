@@ -9,6 +9,7 @@ pub mod boot_time;
 pub mod breaker;
 pub mod chores;
 pub mod claim;
+mod completion;
 pub mod config_watch;
 pub mod control_plane;
 pub mod election;

@@ -12,16 +12,19 @@
 //! (`parted`); a worker that has leased it keeps it. With Valkey away for longer than a lease and the guard no worker that this node could
 //! hear of has it, and it is out as well.
 //!
-//! The owner's spool holds the mail in every state but the last two. It leaves on nothing but the word of the queue that another
-//! has completed it; silence, a restart or lost data only make the owner ask, or offer again by the same id. Pure: the driver
-//! reports what it heard and does what [`Offers::poll`] says.
+//! The owner's spool holds the mail in every state but the last two. It leaves on nothing but the signed word of another that it has
+//! completed it; silence, a restart, lost data or a record that nobody signed only make the owner ask, or offer again by the same id. Pure:
+//! the driver reports what it heard and does what [`Offers::poll`] says.
 
 use std::{
     collections::{BTreeMap, VecDeque},
     time::Duration,
 };
 
-use crate::{boot_time::BootTime, work_queue::IDS_PER_CALL};
+use crate::{
+    boot_time::BootTime,
+    work_queue::{IDS_PER_CALL, ITEMS_PER_CALL},
+};
 
 mod heard;
 mod items;
@@ -81,6 +84,8 @@ pub struct Offers {
     /// Of a node that does not deliver.
     dead: BTreeMap<String, DeadLetter>,
     withdraw: VecDeque<String>,
+    /// Records of completions that are not signed.
+    unproven: VecDeque<(String, Vec<u8>)>,
     forget: VecDeque<(BootTime, String)>,
     /// Items that Valkey would not take, with the time at which the node delivers them itself.
     refused: VecDeque<(BootTime, String)>,
@@ -111,6 +116,7 @@ impl Offers {
             take_back: VecDeque::new(),
             dead: BTreeMap::new(),
             withdraw: VecDeque::new(),
+            unproven: VecDeque::new(),
             forget: VecDeque::new(),
             refused: VecDeque::new(),
             unheard: Vec::new(),
@@ -283,6 +289,10 @@ impl Offers {
         if let Some(ids) = self.chosen(|offers| &mut offers.withdraw, State::is_to_leave) {
             return Some(Todo::Withdraw(ids));
         }
+        if !self.unproven.is_empty() {
+            let count = self.unproven.len().min(ITEMS_PER_CALL);
+            return Some(Todo::Refuse(self.unproven.drain(..count).collect()));
+        }
         if let Some(ids) = take(&mut self.ask) {
             return Some(Todo::Ask(ids));
         }
@@ -321,6 +331,7 @@ impl Offers {
         self.recalls.retain(|id| self.items.get(id) == Some(State::Recalled));
         self.ask.clear();
         self.withdraw.clear();
+        self.unproven.clear();
         self.offer.clear();
         self.unheard.clear();
         let Offers { dead, items, .. } = self;

@@ -63,6 +63,7 @@ const SOURCES: &[(&str, &str)] = &sources![
     "queue_known",
     "queue_names",
     "queue_settled",
+    "queue_refuse",
     "queue_withdraw",
     "queue_dead",
     "queue_requeue",

@@ -1,6 +1,8 @@
 //! Items of the work queue and the form in which their data lies in Valkey: compressed, bounded, signed.
 //!
-//! body = version 1 · flags (1: zstd) · raw length u32 big-endian · data · HMAC-SHA256 over queue, id, owner, priority and all of that.
+//! body = version · flags (1: zstd) · raw length u32 big-endian · data · HMAC-SHA256 over queue, id, owner, priority and all of that.
+//!
+//! Version 2 has the form of version 1, and says that the owner believes signed completions only: a worker that signs none leaves it to others.
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
@@ -15,7 +17,9 @@ pub const ITEM_DATA_BYTES_MAX: usize = 64 * 1024 * 1024;
 const COMPRESS_ABOVE: usize = 1024;
 const HEAD_BYTES: usize = 6;
 const MAC_BYTES: usize = 32;
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// Of owners that believe every completion: workers of this version serve them, too.
+const VERSION_UNSIGNED: u8 = 1;
 const FLAG_ZSTD: u8 = 1;
 
 /// Why an item cannot be sent, or is not taken.
@@ -85,6 +89,17 @@ impl ItemKey {
         mac
     }
 
+    /// Over some texts: no two lists give the same bytes, and none gives those of a body or of [`ItemKey::text_mac`].
+    pub(crate) fn texts_mac(&self, texts: &[&str]) -> Hmac<Sha256> {
+        let mut mac = self.0.clone();
+        mac.update(&(u64::MAX - 1).to_be_bytes());
+        for text in texts {
+            mac.update(&(text.len() as u64).to_be_bytes());
+            mac.update(text.as_bytes());
+        }
+        mac
+    }
+
     /// What only who has the key can say of a text, in hexadecimal: 64 characters. No body of an item has it, whatever is in it.
     pub fn text_mac(&self, text: &str) -> String {
         let mut mac = self.0.clone();
@@ -122,7 +137,7 @@ impl ItemKey {
         self.mac(label, signed).verify_slice(mac).map_err(|_| ItemError::NotOurs)?;
         let (head, payload) = signed.split_at(HEAD_BYTES);
         let raw = u32::from_be_bytes(head[2..].try_into().expect("four bytes")) as usize;
-        if head[0] != VERSION || head[1] & !FLAG_ZSTD != 0 {
+        if !matches!(head[0], VERSION_UNSIGNED | VERSION) || head[1] & !FLAG_ZSTD != 0 {
             return Err(ItemError::Newer);
         }
         if raw > bytes_max.min(ITEM_DATA_BYTES_MAX) {
@@ -170,6 +185,23 @@ mod tests {
             assert_eq!(key.open(&LABEL, &body, 1 << 20).unwrap(), data);
         }
         assert!(key.seal(&LABEL, &[7; 500_000]).unwrap().len() < 1000);
+    }
+
+    /// An owner of before has its mail taken by workers of now; what is of a later form is nobody's.
+    #[test]
+    fn bodies_of_the_version_before_are_read_and_those_of_a_later_one_are_not() {
+        let key = ItemKey::new(b"secret");
+        let of_version = |version: u8| {
+            let mut body = key.seal(&LABEL, b"data").unwrap();
+            body.truncate(body.len() - MAC_BYTES);
+            body[0] = version;
+            let mac = key.mac(&LABEL, &body).finalize().into_bytes();
+            body.extend_from_slice(&mac);
+            key.open(&LABEL, &body, 1 << 20)
+        };
+        assert_eq!(key.seal(&LABEL, b"data").unwrap()[0], 2);
+        assert_eq!([1, 2].map(of_version), [Ok(b"data".to_vec()), Ok(b"data".to_vec())]);
+        assert_eq!([0, 3].map(of_version), [Err(ItemError::Newer), Err(ItemError::Newer)]);
     }
 
     #[test]

@@ -8,12 +8,13 @@ use std::sync::Arc;
 use redis::Value;
 
 use crate::{
+    completion::{Completion, RECORD_BYTES_MAX, SIGNATURE_BYTES, result_of},
     identity::{Incarnation, NodeId},
     keyspace::Keyspace,
     reply::{Reply, number},
     valkey::{Valkey, random_u64},
     valkey_error::ValkeyError,
-    work_item::{ItemError, ItemKey, Label, NewItem, is_item_id},
+    work_item::{ITEM_ID_BYTES_MAX, ItemError, ItemKey, Label, NewItem, is_item_id},
 };
 
 mod answers;
@@ -30,8 +31,10 @@ pub const IDS_PER_CALL: usize = 128;
 const LEASE_BYTES_MAX: usize = 512 * 1024;
 /// How long an outcome waits for its owner: longer than mail lives.
 const OUTCOME_KEPT_MS: u64 = 7 * 24 * 3600 * 1000;
-/// The longest text of a result or a reason, in bytes.
+/// The longest text of a result (with its signature) or a reason, in bytes.
 pub const RESULT_BYTES_MAX: usize = 512;
+/// With a token and a node's name.
+const _: () = assert!(RESULT_BYTES_MAX + 2 * ITEM_ID_BYTES_MAX <= RECORD_BYTES_MAX);
 
 /// Bounds of a queue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -209,14 +212,17 @@ impl WorkQueue {
         Ok(Leased { id, owner, priority, attempts, max_attempts, created_ms, expires_ms, token, data })
     }
 
-    /// Completes up to [`ITEMS_PER_CALL`] leases of one partition: id, token and what the owner is told (at most [`RESULT_BYTES_MAX`] bytes,
-    /// no line ends).
+    /// Completes up to [`ITEMS_PER_CALL`] leases of one partition: id, token and what the owner is told (no line ends, cut where it is longer
+    /// than [`RESULT_BYTES_MAX`] with its signature).
     pub async fn complete(&self, partition: u16, leases: &[(&str, &str, &str)]) -> Result<(String, Vec<Completed>), QueueError> {
         let (new_data, channel, kept) = (generation_of_new_data(), self.keyspace.done_channel(&self.name), OUTCOME_KEPT_MS.to_string());
-        let results: Vec<String> = leases.iter().map(|(_, _, result)| one_line(result)).collect();
+        let word = |&(id, token, result): &(&str, &str, &str)| {
+            Completion { queue: &self.name, id, token }.word(&self.key, &one_line(result, RESULT_BYTES_MAX - SIGNATURE_BYTES))
+        };
+        let words: Vec<String> = leases.iter().map(word).collect();
         let mut args: Vec<&[u8]> = vec![new_data.as_bytes(), channel.as_bytes(), kept.as_bytes()];
-        for ((id, token, _), result) in leases.iter().zip(&results) {
-            args.extend([id.as_bytes(), token.as_bytes(), result.as_bytes()]);
+        for ((id, token, _), word) in leases.iter().zip(&words) {
+            args.extend([id.as_bytes(), token.as_bytes(), word.as_bytes()]);
         }
         let mut reply = Reply::new(self.run("queue_complete", partition, &args).await?)?;
         let generation = reply.text()?;
@@ -240,7 +246,7 @@ impl WorkQueue {
             Retry::Counted(delay) => ("1", delay, "1"),
             Retry::Free(delay) => ("1", delay, "0"),
         };
-        let (delay, reason, dead_max) = (delay.to_string(), one_line(reason), self.bounds.dead_max.to_string());
+        let (delay, reason, dead_max) = (delay.to_string(), one_line(reason, RESULT_BYTES_MAX), self.bounds.dead_max.to_string());
         let args = [id, token, retries, &delay, counts, &reason, &dead_max].map(str::as_bytes);
         match number(self.run("queue_fail", self.partition(id), &args).await?)? {
             1 => Ok(Failed::Waits),
@@ -281,21 +287,30 @@ impl WorkQueue {
         let mut reply = Reply::new(self.run("queue_known", partition, &args).await?)?;
         let generation = reply.text()?;
         let mut answers = Vec::with_capacity(ids.len());
-        for _ in ids {
-            let answer = reply.text()?;
-            answers.push(match answer.as_str() {
-                "" => Known::Unknown,
-                "R" | "S" => Known::Waiting,
-                "L" => Known::Leased,
-                "D" => Known::Dead,
-                "W" => Known::Withdrawn,
-                other => match other.strip_prefix('X') {
+        for id in ids {
+            answers.push(match reply.bytes()?.as_slice() {
+                b"" => Known::Unknown,
+                b"R" | b"S" => Known::Waiting,
+                b"L" => Known::Leased,
+                b"D" => Known::Dead,
+                b"W" => Known::Withdrawn,
+                [b'X', record @ ..] if record.len() <= RECORD_BYTES_MAX => match result_of(&self.key, &self.name, id, record) {
                     Some(result) => Known::Completed(result.to_owned()),
-                    None => return Err(ValkeyError::Malformed("a state").into()),
+                    None => Known::Unproven(record.to_vec()),
                 },
+                _ => return Err(ValkeyError::Malformed("a state").into()),
             });
         }
         Ok((generation, answers))
+    }
+
+    /// Replaces up to [`ITEMS_PER_CALL`] records of completions that are [`Known::Unproven`]: this node has these items, as if it had withdrawn
+    /// them, and can enqueue them again. True: it is gone; false: there is another record by now, to be asked for.
+    pub async fn refuse(&self, partition: u16, records: &[(String, Vec<u8>)]) -> Result<Vec<bool>, QueueError> {
+        let mut args = vec![self.me.node().as_str().as_bytes()];
+        args.extend(records.iter().flat_map(|(id, record)| [id.as_bytes(), record.as_slice()]));
+        let mut reply = Reply::new(self.run("queue_refuse", partition, &args).await?)?;
+        records.iter().map(|_| Ok(reply.number()? == 1)).collect()
     }
 
     /// Names of items that begin with `prefix`, which is in the form of an item's id, a part at a time: from `cursor` (`"0"`: the beginning)
@@ -370,9 +385,9 @@ fn generation_of_new_data() -> String {
 }
 
 /// What others read as one line: cut, and without control characters.
-fn one_line(text: &str) -> String {
+fn one_line(text: &str, bytes_max: usize) -> String {
     let mut line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    let mut end = line.len().min(RESULT_BYTES_MAX);
+    let mut end = line.len().min(bytes_max);
     while !line.is_char_boundary(end) {
         end -= 1;
     }

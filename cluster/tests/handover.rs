@@ -32,10 +32,12 @@ fn account(owner: Owner, faults: Faults, rules: Rules, seeds: u64) -> Result<Acc
     Ok(sum)
 }
 
-const CRASHES: Faults = Faults { crashes: true, lost_answers: true, outages: false, flushes: false };
-const OUTAGES: Faults = Faults { crashes: false, lost_answers: false, outages: true, flushes: false };
-const FLUSHES: Faults = Faults { crashes: false, lost_answers: false, outages: false, flushes: true };
-const ALL: Faults = Faults { crashes: true, lost_answers: true, outages: true, flushes: true };
+const NONE: Faults = Faults { crashes: false, lost_answers: false, outages: false, flushes: false, forgeries: false };
+const CRASHES: Faults = Faults { crashes: true, lost_answers: true, ..NONE };
+const OUTAGES: Faults = Faults { outages: true, ..NONE };
+const FLUSHES: Faults = Faults { flushes: true, ..NONE };
+const ALL: Faults = Faults { outages: true, flushes: true, ..CRASHES };
+const FORGERIES: Faults = Faults { forgeries: true, ..NONE };
 
 #[test]
 fn crashes_and_lost_answers_lose_nothing_and_repeat_nothing() {
@@ -53,6 +55,21 @@ fn lost_data_and_outages_lose_nothing_and_repeat_little() {
 #[test]
 fn an_owner_that_settles_too_early_is_noticed() {
     assert!(run(Owner::Shares, ALL, Rules::SettlesAtLease, 50).is_err());
+}
+
+#[test]
+fn forged_completions_lose_nothing_and_repeat_nothing() {
+    for owner in [Owner::Shares, Owner::Offers, Owner::Drains] {
+        let (accepted, surplus) = run(owner, FORGERIES, Rules::AsShipped, seeds()).unwrap();
+        assert!(accepted > 10_000);
+        assert_eq!(surplus, 0);
+        run(owner, Faults { forgeries: true, ..ALL }, Rules::AsShipped, seeds()).unwrap();
+    }
+}
+
+#[test]
+fn an_owner_that_believes_forgeries_is_noticed() {
+    assert!(run(Owner::Offers, FORGERIES, Rules::BelievesForgeries, 50).is_err());
 }
 
 #[test]

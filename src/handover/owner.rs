@@ -194,6 +194,9 @@ impl Driver {
             Todo::Withdraw(ids) => {
                 in_each(self.by_partition(ids, |id| id), |partition, ids| self.clone().withdraw(partition, ids)).await;
             }
+            Todo::Refuse(records) => {
+                in_each(self.by_partition(records, |(id, _)| id), |partition, records| self.clone().refuse(partition, records)).await;
+            }
             Todo::Tell(answers) => {
                 let mut by_shard: BTreeMap<usize, Vec<(QueueId, Recalled)>> = BTreeMap::new();
                 for (item, recall) in answers {
@@ -234,6 +237,22 @@ impl Driver {
         match answer {
             Ok(answers) => ids.iter().zip(answers).for_each(|(id, is_out)| self.offers().withdrawn(id, is_out)),
             Err(_) => self.offers().unheard(ids),
+        }
+    }
+
+    /// What says that others have mail, and cannot prove it: the mail stays.
+    async fn refuse(self: Arc<Self>, partition: u16, records: Vec<(String, Vec<u8>)>) {
+        warn!(
+            count = records.len(),
+            item = records[0].0,
+            "what the cluster's queue says of these completions is not signed with this node's cluster.key_file: this node keeps the mail"
+        );
+        let answer = self.node.queue.refuse(partition, &records).await;
+        self.heard(&answer);
+        let now = BootTime::now();
+        match answer {
+            Ok(answers) => records.iter().zip(answers).for_each(|((id, _), is_gone)| self.offers().refused_record(id, is_gone, now)),
+            Err(_) => self.offers().unheard(records.into_iter().map(|(id, _)| id).collect()),
         }
     }
 

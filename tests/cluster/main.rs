@@ -13,6 +13,7 @@ use std::{
 use serde_json::Value;
 
 mod draining;
+mod forgery;
 mod pushed_settings;
 mod shared_limits;
 mod shared_mail;

@@ -29,7 +29,7 @@ impl Rig {
         delivered(&self.folder.path().join("mail"))
     }
 
-    fn pending(&self, node: usize) -> Option<u64> {
+    pub(super) fn pending(&self, node: usize) -> Option<u64> {
         self.nodes[node].get("/api/queue/stats")?["total"].as_u64()
     }
 
@@ -42,7 +42,7 @@ impl Rig {
         WorkQueue::new(Valkey::new(target), keyspace, "email_delivery", bounds, ItemKey::new(b"ringpost:cluster"), me).unwrap()
     }
 
-    fn raw(&self, command: &str) {
+    pub(super) fn raw(&self, command: &str) {
         let mut stream = TcpStream::connect(("127.0.0.1", self.valkey_port)).unwrap();
         write!(stream, "{command}\r\nQUIT\r\n").unwrap();
         stream.read_to_string(&mut String::new()).unwrap();

@@ -11,20 +11,20 @@ use super::{
 
 impl Rig {
     /// How often that happened to items of the work queue.
-    fn count(&self, what: &str) -> u64 {
+    pub(super) fn count(&self, what: &str) -> u64 {
         let stats = self.nodes[0].get("/api/queue/stats").unwrap_or_default();
         stats["counters"][what].as_u64().unwrap_or(0)
     }
 }
 
 impl Node {
-    fn set(&self, from: &str, to: &str) {
+    pub(super) fn set(&self, from: &str, to: &str) {
         let text = fs::read_to_string(&self.config).unwrap();
         assert!(text.contains(from), "{from}");
         fs::write(&self.config, text.replace(from, to)).unwrap();
     }
 
-    fn has_logged(&self, words: &str) -> Option<()> {
+    pub(super) fn has_logged(&self, words: &str) -> Option<()> {
         fs::read_to_string(self.config.with_extension("log")).unwrap().contains(words).then_some(())
     }
 }

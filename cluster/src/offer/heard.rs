@@ -96,6 +96,11 @@ impl Offers {
             ) => {
                 self.settling(id, result);
             }
+            // Nobody has it who could prove that. What says so has to leave the queue before the item can be offered again.
+            (
+                State::Reviving | State::Waiting | State::Unsure | State::Fetching | State::Back | State::Parted | State::Recalled,
+                Known::Unproven(record),
+            ) => self.unproven.push_back((id.to_owned(), record.clone())),
             // It never came, or Valkey lost it; or it was withdrawn, which was not heard.
             (State::Waiting | State::Reviving, Known::Unknown | Known::Withdrawn) => {
                 self.items.set(id, State::Unsure);
@@ -128,6 +133,15 @@ impl Offers {
         }
     }
 
+    /// The record that was not believed is gone; false: another has taken its place.
+    pub fn refused_record(&mut self, id: &str, is_gone: bool, now: BootTime) {
+        match self.items.get(id) {
+            Some(_) if is_gone => self.known(id, &Known::Withdrawn, now),
+            Some(State::Sending | State::Settling | State::Settled { .. }) | None => {}
+            Some(_) => self.ask.push_back(id.to_owned()),
+        }
+    }
+
     /// The queue has forgotten it, or had; false: it gave no answer.
     pub fn forgotten(&mut self, id: &str, is_answered: bool, now: BootTime) {
         let again_at = now + self.bounds.reconcile_every;
@@ -150,5 +164,83 @@ impl Offers {
     /// Messages may have been missed: everything is asked for.
     pub fn missed(&mut self, now: BootTime) {
         self.ask_all_at = self.ask_all_at.min(now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::offer::{OfferBounds, Sending, Todo};
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn at(seconds: u64) -> BootTime {
+        BootTime::after_boot(Duration::from_secs(100 + seconds))
+    }
+
+    fn waiting(delivers: bool) -> Offers {
+        let bounds = OfferBounds {
+            lease_ttl: 3 * SECOND,
+            guard: SECOND,
+            reconcile_every: 10 * SECOND,
+            forget_after: 30 * SECOND,
+            open_max: 2,
+            dead_wait: 300 * SECOND,
+        };
+        let mut offers = Offers::new(bounds, delivers, at(0));
+        offers.sending("a");
+        offers.enqueued("a", Enqueued::Added);
+        offers
+    }
+
+    fn refusing(offers: &mut Offers) {
+        let record = b"t\nn1\nn9 0001".to_vec();
+        offers.known("a", &Known::Unproven(record.clone()), at(1));
+        assert_eq!(offers.poll(at(1)), Some(Todo::Refuse(vec![("a".to_owned(), record)])));
+    }
+
+    /// The owner settled what nobody had taken over.
+    #[test]
+    fn an_item_with_a_forged_completion_is_offered_again() {
+        for delivers in [true, false] {
+            let mut offers = waiting(delivers);
+            refusing(&mut offers);
+            assert_eq!(offers.poll(at(1)), None);
+            offers.refused_record("a", true, at(1));
+            assert_eq!(offers.poll(at(1)), Some(Todo::Offer(vec!["a".to_owned()])));
+            assert_eq!(offers.sending("a"), Sending::Send);
+        }
+    }
+
+    #[test]
+    fn a_record_that_took_the_place_of_a_forged_one_is_asked_for() {
+        let mut offers = waiting(true);
+        refusing(&mut offers);
+        offers.refused_record("a", false, at(1));
+        assert_eq!(offers.poll(at(1)), Some(Todo::Ask(vec!["a".to_owned()])));
+        offers.known("a", &Known::Completed("n2 0001".to_owned()), at(1));
+        assert_eq!(offers.poll(at(1)), Some(Todo::Settle(vec![("a".to_owned(), "n2 0001".to_owned())])));
+    }
+
+    #[test]
+    fn what_is_wanted_back_is_out_once_its_forged_completion_is() {
+        let mut offers = waiting(false);
+        offers.recalled("a");
+        assert_eq!(offers.poll(at(1)), Some(Todo::Withdraw(vec!["a".to_owned()])));
+        offers.withdrawn("a", true);
+        assert_eq!(offers.poll(at(1)), Some(Todo::Ask(vec!["a".to_owned()])));
+        refusing(&mut offers);
+        offers.refused_record("a", true, at(1));
+        assert_eq!(offers.poll(at(1)), Some(Todo::Tell(vec![("a".to_owned(), Recall::Out)])));
+    }
+
+    #[test]
+    fn a_refusal_that_nobody_answered_is_repeated() {
+        let mut offers = waiting(true);
+        refusing(&mut offers);
+        offers.unheard(vec!["a".to_owned()]);
+        assert_eq!(offers.poll(at(10)), Some(Todo::Ask(vec!["a".to_owned()])), "and found again");
     }
 }

@@ -3,7 +3,7 @@
 #[cfg(doc)]
 use super::Offers;
 #[cfg(doc)]
-use crate::work_queue::IDS_PER_CALL;
+use crate::work_queue::{IDS_PER_CALL, ITEMS_PER_CALL};
 
 /// What a shard is to do with an item that it handed out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -42,6 +42,9 @@ pub enum Todo {
     TakeBack(Vec<String>),
     /// Take them out of the queue, then call [`Offers::withdrawn`] for each, or [`Offers::unheard`].
     Withdraw(Vec<String>),
+    /// Remove what says of them that they are completed, and is not signed; then call [`Offers::refused_record`] for each, or
+    /// [`Offers::unheard`]. At most [`ITEMS_PER_CALL`] of them.
+    Refuse(Vec<(String, Vec<u8>)>),
     /// Tell the queue that they are settled, then call [`Offers::forgotten`].
     Forget(Vec<String>),
     /// Tell the shards what became of their wishes.

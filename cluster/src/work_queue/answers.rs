@@ -88,8 +88,11 @@ pub enum Known {
     Dead,
     /// Taken back by its owner, who has neither offered it again nor had that forgotten.
     Withdrawn,
-    /// Completed, with what the completer said.
+    /// Completed, with what the completer said and signed.
     Completed(String),
+    /// Its record says that it was completed, and is signed by nobody with this node's key: [`WorkQueue::refuse`](super::WorkQueue::refuse)
+    /// wants it.
+    Unproven(Vec<u8>),
 }
 
 /// Counts over all partitions; the first four names are those of the admin API.
@@ -109,6 +112,6 @@ pub struct QueueStats {
     pub unsettled: u64,
     /// Age of the oldest dead letter, in milliseconds.
     pub oldest_dead_age_ms: u64,
-    /// Since the data's beginning: enqueued, leased, completed, failed, recovered, died, stale, dead_full, purged, withdrawn.
+    /// Since the data's beginning: enqueued, leased, completed, failed, recovered, died, stale, dead_full, purged, withdrawn, unproven.
     pub counters: std::collections::BTreeMap<String, u64>,
 }

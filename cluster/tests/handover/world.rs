@@ -48,7 +48,12 @@ pub struct Faults {
     pub lost_answers: bool,
     pub outages: bool,
     pub flushes: bool,
+    /// Somebody writes that items were completed.
+    pub forgeries: bool,
 }
+
+/// What that says; it is not signed.
+const FORGED: &str = "n9";
 
 /// What the node that accepts mail is.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -138,6 +143,8 @@ pub enum Rules {
     AsShipped,
     /// The owner settles when a worker leases.
     SettlesAtLease,
+    /// The owner believes whatever says that an item was completed.
+    BelievesForgeries,
     /// A refused claim is delivered all the same.
     DeliversRefused,
     /// An unanswered claim is dropped.
@@ -371,11 +378,15 @@ impl World {
             let Some(todo) = self.nodes[node].offers.poll(now) else { return };
             match todo {
                 Todo::Ask(ids) => {
+                    let believes_all = self.rules == Rules::BelievesForgeries;
                     let answers = self.call(node, |valkey, _| {
                         let known = |id: &String| match (valkey.items.get(id), valkey.outcomes.get(id)) {
                             (Some(None), _) => Known::Waiting,
                             (Some(Some(_)), _) => Known::Leased,
                             (None, Some((token, _))) if token.is_empty() => Known::Withdrawn,
+                            (None, Some((token, result))) if result == FORGED && !believes_all => {
+                                Known::Unproven(token.clone().into_bytes())
+                            }
                             (None, Some((_, result))) => Known::Completed(result.clone()),
                             (None, None) => Known::Unknown,
                         };
@@ -392,6 +403,22 @@ impl World {
                         let is_asked_for = self.owner == Owner::Shares && self.nodes[node].again.contains(&id);
                         assert!(!is_asked_for, "{id} is asked for again before it was given");
                         self.nodes[node].again.push_back(id);
+                    }
+                }
+                Todo::Refuse(records) => {
+                    let answers = self.call(node, |valkey, _| {
+                        let refuse = |(id, record): &(String, Vec<u8>)| match valkey.outcomes.get(id) {
+                            Some((token, _)) if token.as_bytes() == record => {
+                                valkey.outcomes.insert(id.clone(), (String::new(), String::new())).is_some()
+                            }
+                            other => other.is_none(),
+                        };
+                        records.iter().map(refuse).collect::<Vec<_>>()
+                    });
+                    let offers = &mut self.nodes[node].offers;
+                    match answers {
+                        Some(answers) => records.iter().zip(answers).for_each(|((id, _), gone)| offers.refused_record(id, gone, now)),
+                        None => offers.unheard(records.into_iter().map(|(id, _)| id).collect()),
                     }
                 }
                 Todo::Settle(ids) => {
@@ -522,6 +549,15 @@ impl World {
             if self.faults.flushes && self.random.below(1500) == 0 {
                 self.valkey.generation += 1;
                 (self.valkey.items, self.valkey.outcomes) = (BTreeMap::new(), HashMap::new());
+            }
+            if self.faults.forgeries && self.random.below(60) == 0 {
+                let items: Vec<String> = self.valkey.items.keys().cloned().collect();
+                for id in items.into_iter().filter(|_| self.random.chance(30)) {
+                    self.valkey.items.remove(&id);
+                    self.valkey.tokens += 1;
+                    self.valkey.outcomes.insert(id.clone(), (format!("forged {}", self.valkey.tokens), FORGED.to_owned()));
+                    self.nodes[0].pushes.push_back(id);
+                }
             }
             if self.faults.outages && self.valkey.is_up && self.random.below(1500) == 0 {
                 self.valkey.is_up = false;
