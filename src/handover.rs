@@ -20,7 +20,7 @@ use ringpost_cluster::{
     offer::{OfferBounds, Offers},
     valkey::{Message, Valkey},
     valkey_error::ValkeyError,
-    work_queue::{QueueError, WorkQueue},
+    work_queue::{QueueError, Swept, WorkQueue},
 };
 use ringpost_engine::{
     control::{Answer, Command, HandOver, HandedOver, Which},
@@ -388,6 +388,14 @@ impl Driver {
             self.generation(partition, &generation);
             let answer = self.node.queue.recover(partition, u64::try_from(TICK.as_millis()).unwrap_or(0)).await;
             self.heard(&answer);
+            if let Ok(Swept { dropped: count @ 1.., .. }) = answer {
+                warn!(
+                    partition,
+                    count,
+                    "completions that their owners have not settled take up half of the cluster's queue: the oldest are forgotten, and a node that \
+                     comes back delivers those of its mail a second time"
+                );
+            }
         }
     }
 }

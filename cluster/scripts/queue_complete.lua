@@ -1,7 +1,9 @@
 -- Ends leases for good, each by its token (Q3, Q4). The outcome stays until the owner has settled it (Q18).
 -- KEYS of the queue    ARGV random, channel_prefix, keep_ms, then for each: id, token, result
 -- {generation, code, ...}: 1 completed | 2 was completed by this token | 0 not yours | -1 was never heard of
+-- Of an item that a worker left to its fate the token is kept for longer: that worker may come back with its copy.
 local HELD, TIMED, META, BODY, COUNTERS, DONE, OUTCOME, GENERATION = KEYS[4], KEYS[5], KEYS[8], KEYS[9], KEYS[10], KEYS[11], KEYS[12], KEYS[13]
+local PAST, PAST_AT = KEYS[15], KEYS[16]
 local items = (#ARGV - 3) / 3
 if items ~= math.floor(items) or items < 1 or items > 64 then return redis.error_reply('ERR ringpost: 1 to 64 items') end
 local keep = tonumber(ARGV[3])
@@ -30,6 +32,10 @@ for i = 0, items - 1 do
     redis.call('HDEL', BODY, id)
     redis.call('HSET', OUTCOME, id, token .. '\n' .. meta[7] .. '\n' .. result)
     redis.call('ZADD', DONE, now, id)
+    if meta[12] then
+      redis.call('HSET', PAST, id, token)
+      redis.call('ZADD', PAST_AT, now, id)
+    end
     redis.call('HINCRBY', COUNTERS, 'completed', 1)
     local lines = told[meta[7]] or {}
     lines[#lines + 1] = id .. ' ' .. result
@@ -40,9 +46,10 @@ for i = 0, items - 1 do
     answer[#answer + 1] = 0
   else
     local outcome = redis.call('HGET', OUTCOME, id)
-    if not outcome then
+    local ended_by = outcome and string.match(outcome, '^([^\n]*)\n') or redis.call('HGET', PAST, id)
+    if not ended_by then
       answer[#answer + 1] = -1
-    elseif string.match(outcome, '^([^\n]*)\n') == token then
+    elseif ended_by == token then
       answer[#answer + 1] = 2
     else
       redis.call('HINCRBY', COUNTERS, 'stale', 1)

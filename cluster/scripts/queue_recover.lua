@@ -1,8 +1,12 @@
 -- Takes back the leases of workers that are gone and those whose time is over. By anybody, as often as one likes (L10).
--- KEYS of the queue    ARGV limit (at most 128), jitter_ms, random, dead_max
--- {recovered, dead}
+-- What is kept of ended items for owners and workers that may come back is cut to its bounds, the oldest first.
+-- KEYS of the queue    ARGV limit (at most 128), jitter_ms, random, dead_max, outcomes_max, past_max
+-- {recovered, dead, outcomes dropped}
 local SCHED, HELD, TIMED, WORKERS, DEAD, META, COUNTERS = KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[10]
+local DONE, OUTCOME, PAST, PAST_AT = KEYS[11], KEYS[12], KEYS[15], KEYS[16]
 local limit, jitter, random, dead_max = math.min(tonumber(ARGV[1]), 128), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local outcomes_max, past_max = tonumber(ARGV[5]), tonumber(ARGV[6])
+if not outcomes_max or not past_max then return redis.error_reply('ERR ringpost: bounds') end
 local t = redis.call('TIME')
 local now = tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
 local now_text = string.format('%.0f', now)
@@ -28,6 +32,8 @@ for i, id in ipairs(ids) do
   if meta then
     redis.call('ZREM', HELD, meta[9] .. '/' .. id)
     meta[8], meta[9], meta[10] = '', '', 'its worker went away'
+    -- That worker may have a copy, and ask for it.
+    meta[12] = 1
     if meta[3] >= meta[4] and dead < dead_max then
       dead, died, meta[1] = dead + 1, died + 1, 'D'
       redis.call('ZADD', DEAD, now, id)
@@ -47,4 +53,15 @@ for i, id in ipairs(ids) do
 end
 if recovered > 0 then redis.call('HINCRBY', COUNTERS, 'recovered', recovered) end
 if died > 0 then redis.call('HINCRBY', COUNTERS, 'died', died) end
-return {recovered, died}
+-- The oldest of `keys[2]`, as many as it has beyond `max`, leave both.
+local function cut(keys, max)
+  local beyond = math.min(redis.call('ZCARD', keys[2]) - max, 128)
+  if beyond <= 0 then return 0 end
+  for _, id in ipairs(redis.call('ZRANGE', keys[2], 0, beyond - 1)) do redis.call('HDEL', keys[1], id) end
+  redis.call('ZREMRANGEBYRANK', keys[2], 0, beyond - 1)
+  return beyond
+end
+local dropped = cut({OUTCOME, DONE}, outcomes_max)
+if dropped > 0 then redis.call('HINCRBY', COUNTERS, 'outcomes_dropped', dropped) end
+cut({PAST, PAST_AT}, past_max)
+return {recovered, died, dropped}

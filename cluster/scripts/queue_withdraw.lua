@@ -2,6 +2,7 @@
 -- item again: a worker whose lease ended and whose completion was lost is to hear that the item is not its own.
 -- KEYS of the queue    ARGV owner, id... (at most 128)
 -- {code, ...}: 1 withdrawn | 0 it is leased, or another's | -1 unknown
+local PAST, PAST_AT = KEYS[15], KEYS[16]
 local READY, AGES, SCHED, HELD, TIMED, DEAD, META, BODY, COUNTERS, DONE, OUTCOME =
   KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11], KEYS[12]
 if #ARGV > 129 then return redis.error_reply('ERR ringpost: at most 128 ids') end
@@ -27,6 +28,11 @@ for i = 2, #ARGV do
     redis.call('HDEL', BODY, id)
     redis.call('HSET', OUTCOME, id, '\n' .. meta[7] .. '\nwithdrawn')
     redis.call('ZADD', DONE, now, id)
+    if meta[12] or meta[1] == 'L' then
+      -- A worker that it was left by may come back later than the owner has this forgotten.
+      redis.call('HSET', PAST, id, '')
+      redis.call('ZADD', PAST_AT, now, id)
+    end
     redis.call('HINCRBY', COUNTERS, 'withdrawn', 1)
     answer[#answer + 1] = 1
   end

@@ -7,7 +7,8 @@
 //! ```
 //! A claim is discarded only when it is certain that the old owner was not told that this node has it: it was never completed, or the
 //! queue says that the item is there under another lease. While the queue does not know the item it is asked again and again, since an
-//! owner may offer it anew; after that time nobody else has it. Pure: the driver reports what it heard and does what it is told.
+//! owner may offer it anew; after that time nobody else has it. While nobody answers it waits, but not for ever: its owner may have given
+//! the mail up. Pure: the driver reports what it heard and does what it is told.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -24,6 +25,8 @@ pub struct ClaimTimes {
     pub ask_every: Duration,
     /// How long owners take to offer again what Valkey has lost.
     pub reconciliation: Duration,
+    /// A claim that was completed and that nobody answers for so long is this node's: late mail is worse than mail that comes twice.
+    pub alone_after: Duration,
 }
 
 /// What to do with a claim.
@@ -59,6 +62,8 @@ struct Claim {
     /// The queue did not know the item. If it still does not at this time, no owner has offered it again.
     unknown_until: Option<BootTime>,
     due: Option<BootTime>,
+    /// Since then the queue has not been heard about it.
+    unheard_since: BootTime,
 }
 
 /// The claims without an answer.
@@ -102,6 +107,7 @@ impl Claims {
                 was_asked: false,
                 unknown_until: None,
                 due: None,
+                unheard_since: asked_at,
             };
             self.claims.insert(lease.clone(), claim);
         }
@@ -110,7 +116,8 @@ impl Claims {
 
     /// A claim of an earlier run was found in the spool. It may have been completed.
     pub fn recovered(&mut self, lease: Lease, now: BootTime) {
-        self.claims.insert(lease, Claim { generation: None, deadline: now, was_asked: true, unknown_until: None, due: Some(now) });
+        let claim = Claim { generation: None, deadline: now, was_asked: true, unknown_until: None, due: Some(now), unheard_since: now };
+        self.claims.insert(lease, claim);
     }
 
     /// The copy is durable, and its complete is about to go out, for the first time or again.
@@ -145,6 +152,7 @@ impl Claims {
     /// The queue's answer to a complete.
     pub fn completed(&mut self, lease: &Lease, answer: Completed, generation: &str, now: BootTime) -> Verdict {
         let Some(claim) = self.claims.get_mut(lease) else { return Verdict::Discard };
+        claim.unheard_since = now;
         let verdict = match answer {
             Completed::Done | Completed::DoneBefore => Verdict::Own,
             Completed::Stale => Verdict::Discard,
@@ -163,6 +171,14 @@ impl Claims {
         };
         self.claims.remove(lease);
         verdict
+    }
+
+    /// Claims that are this node's for want of anybody to ask.
+    pub fn alone(&mut self, now: BootTime) -> Vec<Lease> {
+        let is_alone = |claim: &Claim| claim.was_asked && now.since(claim.unheard_since) >= self.times.alone_after;
+        let alone: Vec<Lease> = self.claims.iter().filter(|(_, claim)| is_alone(claim)).map(|(lease, _)| lease.clone()).collect();
+        alone.iter().for_each(|lease| drop(self.claims.remove(lease)));
+        alone
     }
 
     /// Claims whose complete is to be repeated now; each is told only once.
@@ -185,6 +201,7 @@ mod tests {
         repeat_after: Duration::from_millis(200),
         ask_every: Duration::from_secs(2),
         reconciliation: Duration::from_secs(12),
+        alone_after: Duration::from_secs(900),
     };
 
     fn at(seconds: u64) -> BootTime {
@@ -284,6 +301,26 @@ mod tests {
         assert_eq!(claims.completed(&a, Completed::Unknown, "g", at(0)), Verdict::Later);
         assert_eq!(claims.due(at(2)), std::slice::from_ref(&a));
         assert_eq!(claims.completed(&a, Completed::DoneBefore, "g", at(2)), Verdict::Own);
+    }
+
+    /// A claim waited for an answer however long Valkey was away, with the only copy of mail that its owner had settled.
+    #[test]
+    fn a_claim_that_nobody_answers_for_a_quarter_of_an_hour_is_delivered() {
+        let (mut claims, asked, stored, unsent) = (Claims::new(TIMES), lease("a", "t"), lease("b", "t"), lease("c", "t"));
+        claims.leased(&asked, "g", at(0));
+        claims.leased(&unsent, "g", at(0));
+        claims.recovered(stored.clone(), at(10));
+        claims.completing(&asked, at(1));
+        assert_eq!(claims.unanswered(&asked, true, at(1)), Verdict::Later);
+        assert_eq!(claims.completed(&stored, Completed::Unknown, "g", at(20)), Verdict::Later);
+        assert!(claims.alone(at(899)).is_empty());
+        assert_eq!(claims.alone(at(900)), [asked]);
+        assert!(claims.alone(at(919)).is_empty(), "that one was answered later");
+        assert_eq!(claims.alone(at(920)), [stored]);
+        // Nobody was told that this one is ours.
+        assert!(claims.alone(at(10_000)).is_empty());
+        assert_eq!(claims.completing(&unsent, at(10_000)), Verdict::Discard);
+        assert!(claims.is_empty());
     }
 
     #[test]

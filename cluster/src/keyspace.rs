@@ -76,7 +76,7 @@ impl Keyspace {
 
     /// The keys of one partition of a work queue, in the order in which its scripts take them.
     pub fn queue(&self, queue: &str, partition: u16) -> Vec<String> {
-        const NAMES: [&str; 14] = [
+        const NAMES: [&str; 16] = [
             "ready",
             "ages",
             "scheduled",
@@ -91,6 +91,8 @@ impl Keyspace {
             "outcomes",
             "generation",
             "epoch",
+            "past",
+            "past_at",
         ];
         NAMES.iter().map(|name| format!("{{{}:q:{queue}:{partition}}}:{name}", self.0)).collect()
     }

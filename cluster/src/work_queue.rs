@@ -20,7 +20,7 @@ use crate::{
 mod answers;
 mod dead_letters;
 
-pub use answers::{Completed, Enqueued, Failed, Known, Leased, QueueStats, Retry};
+pub use answers::{Completed, Enqueued, Failed, Known, Leased, QueueStats, Retry, Swept};
 pub use dead_letters::DeadLetter;
 
 /// The most items in one call of enqueue, lease or complete.
@@ -31,6 +31,8 @@ pub const IDS_PER_CALL: usize = 128;
 const LEASE_BYTES_MAX: usize = 512 * 1024;
 /// How long an outcome waits for its owner: longer than mail lives.
 const OUTCOME_KEPT_MS: u64 = 7 * 24 * 3600 * 1000;
+/// Ended items of one partition that some worker was leased and left, whose tokens are remembered after their owner has settled them.
+const PAST_MAX: u64 = 8192;
 /// The longest text of a result (with its signature) or a reason, in bytes.
 pub const RESULT_BYTES_MAX: usize = 512;
 /// With a token and a node's name.
@@ -45,6 +47,14 @@ pub struct QueueBounds {
     pub capacity: u64,
     /// Dead letters in one partition; beyond, the dead wait among the scheduled ones.
     pub dead_max: u64,
+}
+
+impl QueueBounds {
+    /// Outcomes that wait for their owners in one partition; beyond, the oldest are dropped, and an owner that comes back offers theirs again.
+    /// They take room from what others offer, so they are not to take all of it.
+    fn outcomes_max(self) -> u64 {
+        self.capacity / 2
+    }
 }
 
 /// A call that brought no answer, or an item that is none.
@@ -271,12 +281,19 @@ impl WorkQueue {
         }
     }
 
-    /// Takes back leases that ran out, up to 128 a call: how many wait again and how many died.
-    pub async fn recover(&self, partition: u16, jitter_ms: u64) -> Result<(u64, u64), QueueError> {
-        let args = ["128".to_owned(), jitter_ms.to_string(), (random_u64() % 1_000_000).to_string(), self.bounds.dead_max.to_string()];
+    /// Takes back leases that ran out, up to 128 a call, and cuts what is kept of ended items to its bounds.
+    pub async fn recover(&self, partition: u16, jitter_ms: u64) -> Result<Swept, QueueError> {
+        let args = [
+            "128".to_owned(),
+            jitter_ms.to_string(),
+            (random_u64() % 1_000_000).to_string(),
+            self.bounds.dead_max.to_string(),
+            self.bounds.outcomes_max().to_string(),
+            PAST_MAX.to_string(),
+        ];
         let args: Vec<&[u8]> = args.iter().map(String::as_bytes).collect();
         let mut reply = Reply::new(self.run("queue_recover", partition, &args).await?)?;
-        Ok((reply.count()?, reply.count()?))
+        Ok(Swept { waiting: reply.count()?, died: reply.count()?, dropped: reply.count()? })
     }
 
     /// Where up to [`IDS_PER_CALL`] items of one partition are.

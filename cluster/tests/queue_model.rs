@@ -14,7 +14,7 @@ use ringpost_cluster::{
     script::Scripts,
     valkey::Valkey,
     work_item::{ItemKey, NewItem},
-    work_queue::{Completed, QueueBounds, WorkQueue},
+    work_queue::{Completed, Enqueued, QueueBounds, Swept, WorkQueue},
 };
 use server::{Durability, Server};
 
@@ -87,11 +87,75 @@ fn a_lease_that_is_over_does_not_keep_an_item_from_its_owner() {
         assert_eq!(out, [true]);
         let (_, late) = queue.complete(0, &[("over", &over[0].token, "n2")]).await.unwrap();
         assert_eq!(late, [Completed::Stale]);
-        assert_eq!(queue.recover(0, 0).await.unwrap(), (0, 0), "nothing of the lease is left");
+        assert_eq!(queue.recover(0, 0).await.unwrap(), Swept::default(), "nothing of the lease is left");
         assert_eq!(queue.withdraw(0, &["held"]).await.unwrap(), [false]);
         let (_, done) = queue.complete(0, &[("held", &held[0].token, "n2")]).await.unwrap();
         assert_eq!(done, [Completed::Done]);
         assert_eq!(queue.stats().await.unwrap().processing, 0);
+    });
+}
+
+/// A worker that was down for longer than an owner remembers what it has settled was told that nobody knew the item, and delivered its copy
+/// although another had.
+#[test]
+fn a_worker_that_comes_back_late_hears_whose_the_item_is() {
+    let server = Server::start(Durability::None);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let queue = queue(&server, Scripts::shipped());
+        let lease = async |lease_ms| queue.lease(0, 1, 1000, lease_ms, 1000).await.unwrap().1.remove(0).token;
+        let complete = async |id: &str, token: &str| queue.complete(0, &[(id, token, "n3 0001")]).await.unwrap().1.remove(0);
+        let sweep = async || while queue.recover(0, 0).await.unwrap().waiting == 0 {};
+        queue.enqueue(0, &[item("delivered")]).await.unwrap();
+        let left = lease(1).await;
+        sweep().await;
+        let another = lease(60_000).await;
+        assert_eq!(complete("delivered", &another).await, Completed::Done);
+        assert_eq!(queue.settled(0, &["delivered"]).await.unwrap(), 1);
+        assert_eq!(complete("delivered", &left).await, Completed::Stale);
+        assert_eq!(complete("delivered", &another).await, Completed::DoneBefore);
+
+        // Its owner delivered the next one itself.
+        queue.enqueue(0, &[item("taken-back")]).await.unwrap();
+        let left = lease(1).await;
+        sweep().await;
+        assert_eq!(queue.withdraw(0, &["taken-back"]).await.unwrap(), [true]);
+        assert_eq!(queue.settled(0, &["taken-back"]).await.unwrap(), 1);
+        assert_eq!(complete("taken-back", &left).await, Completed::Stale);
+        // Offered once more, it is anybody's.
+        assert_eq!(queue.enqueue(0, &[item("taken-back")]).await.unwrap().1, [Enqueued::Added]);
+        assert_eq!(complete("taken-back", &lease(60_000).await).await, Completed::Done);
+
+        // Of what nobody was left with nothing is kept.
+        queue.enqueue(0, &[item("plain")]).await.unwrap();
+        let token = lease(60_000).await;
+        assert_eq!(complete("plain", &token).await, Completed::Done);
+        assert_eq!(queue.settled(0, &["plain"]).await.unwrap(), 1);
+        assert_eq!(complete("plain", &token).await, Completed::Unknown);
+    });
+}
+
+/// What a node that never came back had offered took the room of what others offered, for seven days.
+#[test]
+fn completions_that_nobody_settles_leave_room_for_others() {
+    let server = Server::start(Durability::None);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        // Its capacity is a hundred items.
+        let queue = queue(&server, Scripts::shipped());
+        for batch in 0..2 {
+            let items: Vec<NewItem> = (0..50).map(|number| item(&format!("n1:{batch}:{number}"))).collect();
+            queue.enqueue(0, &items).await.unwrap();
+            let leased = queue.lease(0, 50, 1000, 60_000, 1000).await.unwrap().1;
+            let done: Vec<_> = leased.iter().map(|item| (item.id.as_str(), item.token.as_str(), "n3 0001")).collect();
+            queue.complete(0, &done).await.unwrap();
+        }
+        assert_eq!(queue.enqueue(0, &[item("another")]).await.unwrap().1, [Enqueued::Full]);
+        assert_eq!(queue.recover(0, 0).await.unwrap(), Swept { dropped: 50, ..Swept::default() });
+        assert_eq!(queue.stats().await.unwrap().unsettled, 50);
+        assert_eq!(queue.stats().await.unwrap().counters["outcomes_dropped"], 50);
+        assert_eq!(queue.enqueue(0, &[item("another")]).await.unwrap().1, [Enqueued::Added]);
+        assert_eq!(queue.recover(0, 0).await.unwrap(), Swept::default());
     });
 }
 
@@ -132,7 +196,7 @@ fn next_after_a_dead_workers_item(scripts: &'static Scripts) -> String {
         let (_, leased) = queue.lease(0, 1, 1000, 1, 1000).await.unwrap();
         assert_eq!(leased[0].id, "early");
         // Its lease ends within a millisecond.
-        while queue.recover(0, 0).await.unwrap() != (1, 0) {}
+        while queue.recover(0, 0).await.unwrap().waiting == 0 {}
         queue.lease(0, 1, 1000, 60_000, 1000).await.unwrap().1.remove(0).id
     })
 }
@@ -164,7 +228,7 @@ fn an_unchecked_token_is_noticed() {
 
 #[test]
 fn a_lease_that_is_never_recovered_is_noticed() {
-    let scripts = mutant("queue_recover", "local ids = ", "if true then return {0, 0} end\nlocal ids = ");
+    let scripts = mutant("queue_recover", "local ids = ", "if true then return {0, 0, 0} end\nlocal ids = ");
     let found = run(Durability::None, Fault::None, 5_000, scripts, 5).unwrap_err();
     assert!(found.contains("recover"), "{found}");
 }

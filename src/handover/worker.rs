@@ -35,6 +35,8 @@ const RECONCILIATION: Duration = Duration::from_secs(25);
 const REPEAT_AFTER: Duration = Duration::from_millis(300);
 /// How often the queue is asked for an item that it does not know: as soon as its owner has offered it again the claim is decided.
 const ASK_EVERY: Duration = Duration::from_secs(2);
+/// With Valkey away for so long this node delivers what it has told its owner, or may have, that it has: the owner may have given it up.
+const ALONE_AFTER: Duration = Duration::from_secs(15 * 60);
 /// Leased and not decided at most.
 const CLAIMS_MAX: usize = 128;
 const LEASE_ITEMS: usize = 32;
@@ -61,8 +63,13 @@ struct Worker {
 
 impl Driver {
     pub(super) async fn work(self: Arc<Self>) {
-        let times =
-            ClaimTimes { lease_ttl: self.node.lease_ttl, repeat_after: REPEAT_AFTER, ask_every: ASK_EVERY, reconciliation: RECONCILIATION };
+        let times = ClaimTimes {
+            lease_ttl: self.node.lease_ttl,
+            repeat_after: REPEAT_AFTER,
+            ask_every: ASK_EVERY,
+            reconciliation: RECONCILIATION,
+            alone_after: ALONE_AFTER,
+        };
         let mut worker = Worker {
             driver: self.clone(),
             claims: Claims::new(times),
@@ -90,6 +97,16 @@ impl Worker {
         }
         loop {
             let now = BootTime::now();
+            let alone = self.claims.alone(now);
+            if !alone.is_empty() {
+                warn!(
+                    count = alone.len(),
+                    "mail that this node took over is delivered although Valkey does not say whose it is: it has been away for too long"
+                );
+            }
+            for lease in alone {
+                self.decide(&lease, Verdict::Own).await?;
+            }
             if !self.driver.is_owners_turn(now) {
                 let due = self.claims.due(now);
                 self.complete(due).await?;

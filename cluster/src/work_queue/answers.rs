@@ -75,6 +75,17 @@ pub enum Retry {
     Free(u64),
 }
 
+/// What a sweep of one partition came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Swept {
+    /// Items whose leases ran out, which wait again.
+    pub waiting: u64,
+    /// Those that became dead letters instead.
+    pub died: u64,
+    /// Outcomes beyond what is kept, whose owners have not settled them: an owner that comes back offers those items again.
+    pub dropped: u64,
+}
+
 /// Where an item is.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Known {

@@ -33,6 +33,7 @@ const CLAIMS: ClaimTimes = ClaimTimes {
     repeat_after: Duration::from_millis(200),
     ask_every: Duration::from_secs(2),
     reconciliation: Duration::from_secs(25),
+    alone_after: Duration::from_secs(900),
 };
 /// Leases of an item that may end without an answer, as the driver's.
 const ATTEMPTS_MAX: u32 = 5;

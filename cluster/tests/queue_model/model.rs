@@ -7,7 +7,7 @@ use ringpost_cluster::{
     script::Scripts,
     valkey::Valkey,
     work_item::{ItemKey, NewItem},
-    work_queue::{Completed, Enqueued, Failed, Known, QueueBounds, Retry, WorkQueue},
+    work_queue::{Completed, Enqueued, Failed, Known, QueueBounds, Retry, Swept, WorkQueue},
 };
 
 use crate::server::Server;
@@ -59,6 +59,8 @@ struct Item {
     priority: u8,
     attempts: u32,
     max_attempts: u32,
+    /// A worker's lease of it ran out: that worker may come back.
+    was_left: bool,
 }
 
 const WORKERS: usize = 3;
@@ -90,6 +92,8 @@ struct World {
     ledger: BTreeMap<String, (u8, u32)>,
     /// Tokens of leases, whatever became of them.
     tokens: Vec<(String, String)>,
+    /// Of ended items that a worker had left: who ended them.
+    past: BTreeMap<String, String>,
     next_id: u64,
     turns: u64,
     report: Report,
@@ -119,6 +123,7 @@ pub async fn check(server: &mut Server, scripts: &'static Scripts, seed: u64, op
         items: BTreeMap::new(),
         ledger: BTreeMap::new(),
         tokens: Vec::new(),
+        past: BTreeMap::new(),
         next_id: 0,
         turns: 0,
         report: Report::default(),
@@ -216,7 +221,8 @@ impl World {
         ensure!(answers == [expected], "enqueue {id}: {answers:?}, the model says {expected:?}");
         if expected == Enqueued::Added {
             let state = if delay_ms > 0 { State::Scheduled(false) } else { State::Ready };
-            self.items.insert(id.clone(), Item { state, priority, attempts: 0, max_attempts });
+            self.items.insert(id.clone(), Item { state, priority, attempts: 0, max_attempts, was_left: false });
+            self.past.remove(&id);
             self.ledger.insert(id, (priority, max_attempts));
             self.report.enqueued += 1;
         }
@@ -278,6 +284,7 @@ impl World {
         let State::Leased { worker, token, .. } = self.items[&id].state.clone() else { unreachable!("chosen as leased") };
         let (_, answers) = self.queues[worker].complete(0, &[(&id, &token, "n1:done")]).await.map_err(text)?;
         ensure!(answers == [Completed::Done], "complete {id}: {answers:?}");
+        self.ended(&id, &token);
         self.items.get_mut(&id).expect("chosen").state = State::Done(token.clone());
         self.report.completed += 1;
         if self.random.below(3) == 0 {
@@ -287,18 +294,29 @@ impl World {
         Ok(())
     }
 
+    /// What was left by a worker is remembered for it.
+    fn ended(&mut self, id: &str, token: &str) {
+        if self.items[id].was_left {
+            self.past.insert(id.to_owned(), token.to_owned());
+        }
+    }
+
     /// A token of any time: what it may do is what the model says.
     async fn complete_stale(&mut self) -> Result<(), String> {
         let Some((id, token)) = self.random.pick(&self.tokens) else { return Ok(()) };
         let expected = match self.items.get(&id).map(|item| &item.state) {
-            None => Completed::Unknown,
+            None => match self.past.get(&id) {
+                None => Completed::Unknown,
+                Some(by) if *by == token => Completed::DoneBefore,
+                Some(_) => Completed::Stale,
+            },
             Some(State::Leased { token: held, .. }) if *held == token => return Ok(()),
             Some(State::Done(by)) if *by == token => Completed::DoneBefore,
             Some(_) => Completed::Stale,
         };
         let (_, answers) = self.queues[0].complete(0, &[(&id, &token, "stale")]).await.map_err(text)?;
         ensure!(answers == [expected], "complete {id} with an old token: {answers:?}, the model says {expected:?}");
-        if expected == Completed::Stale {
+        if expected == Completed::Stale && self.items.contains_key(&id) {
             self.report.stale_refused += 1;
             let failed = self.queues[0].fail(&id, &token, Retry::Never, "stale").await.map_err(text)?;
             ensure!(failed == Failed::Stale, "fail {id} with an old token: {failed:?}");
@@ -353,7 +371,7 @@ impl World {
     }
 
     async fn recover_expecting(&mut self, expected: impl Fn(&str, &State) -> bool) -> Result<(), String> {
-        let (waiting, died) = self.queues[0].recover(0, 0).await.map_err(text)?;
+        let Swept { waiting, died, .. } = self.queues[0].recover(0, 0).await.map_err(text)?;
         let mut model = (0, 0);
         for (id, item) in self.items.iter_mut().filter(|(id, item)| matches!(item.state, State::Leased { .. }) && expected(id, &item.state))
         {
@@ -365,6 +383,7 @@ impl World {
                 item.state = State::Scheduled(true);
                 model.0 += 1;
             }
+            item.was_left = true;
         }
         ensure!((waiting, died) == model, "recover: {:?}, the model says {model:?}", (waiting, died));
         self.report.recovered += waiting;
@@ -403,6 +422,7 @@ impl World {
             ensure!(late == [Completed::Stale], "complete of withdrawn {id}: {late:?}");
             let forgotten = self.queues[0].settled(0, &[&id]).await.map_err(text)?;
             ensure!(forgotten == 1, "withdrawn {id} was forgotten {forgotten} times");
+            self.ended(&id, "");
             self.items.remove(&id);
             self.ledger.remove(&id);
         }
@@ -452,6 +472,7 @@ impl World {
     /// After a loss of data: the owner asks for all it has and offers again what is unknown.
     async fn reconcile(&mut self) -> Result<(), String> {
         self.items.clear();
+        self.past.clear();
         let ledger: Vec<(String, (u8, u32))> = self.ledger.iter().map(|(id, kept)| (id.clone(), *kept)).collect();
         for chunk in ledger.chunks(64) {
             let ids: Vec<&str> = chunk.iter().map(|(id, _)| id.as_str()).collect();
@@ -472,7 +493,9 @@ impl World {
             let (_, answers) = self.queues[0].enqueue(0, &items).await.map_err(text)?;
             ensure!(answers.iter().all(|answer| *answer == Enqueued::Added), "offered again: {answers:?}");
             for (id, (priority, max_attempts)) in chunk {
-                self.items.insert(id.clone(), Item { state: State::Ready, priority: *priority, attempts: 0, max_attempts: *max_attempts });
+                let (priority, max_attempts) = (*priority, *max_attempts);
+                let item = Item { state: State::Ready, priority, attempts: 0, max_attempts, was_left: false };
+                self.items.insert(id.clone(), item);
                 self.report.offered_again += 1;
             }
         }
@@ -503,8 +526,9 @@ impl World {
             for got in leased {
                 let (_, answers) = self.queues[0].complete(0, &[(&got.id, &got.token, "n1:done")]).await.map_err(text)?;
                 ensure!(answers == [Completed::Done], "complete {}: {answers:?}", got.id);
-                let item = self.items.get_mut(&got.id).ok_or_else(|| format!("{} is not in the model", got.id))?;
-                item.state = State::Done(got.token);
+                ensure!(self.items.contains_key(&got.id), "{} is not in the model", got.id);
+                self.ended(&got.id, &got.token);
+                self.items.get_mut(&got.id).expect("as just checked").state = State::Done(got.token);
             }
         }
         while !self.ids(|state| matches!(state, State::Done(_))).is_empty() {
