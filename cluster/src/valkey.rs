@@ -11,25 +11,26 @@ use std::{
     time::Duration,
 };
 
-use futures_lite::StreamExt;
-use redis::{
-    AsyncConnectionConfig, Client, Cmd, Value,
-    aio::{ConnectionLike, MultiplexedConnection},
-    cluster::ClusterClientBuilder,
-    cluster_async::ClusterConnection,
-    io::tcp::TcpSettings,
-    sentinel::{Sentinel, SentinelNodeConnectionInfo},
-};
-use tokio::{sync::mpsc, task::JoinSet, time::timeout};
+use redis::{Cmd, Value};
+use tokio::time::timeout;
 use tracing::{info, warn};
 
 use crate::{
     boot_time::BootTime,
-    breaker::{Breaker, GAP_MAX},
+    breaker::Breaker,
     script::{Script, Scripts},
-    target::{Place, Target},
+    target::Target,
     valkey_error::ValkeyError,
 };
+
+mod connection;
+mod messages;
+mod reply_meter;
+mod stream;
+
+use connection::Connection;
+pub use messages::Message;
+use stream::ANSWER_BYTES_MAX;
 
 /// No call waits longer for its answer (Q17), but for what it carries.
 pub const CALL_DEADLINE: Duration = Duration::from_millis(50);
@@ -39,15 +40,6 @@ const BYTES_PER_SECOND: u64 = 8 * 1024 * 1024;
 const SMALL_BYTES_MAX: usize = 64 * 1024;
 /// A connection may take longer than a call: TLS, Sentinel and the cluster's map come first.
 const CONNECT_DEADLINE: Duration = Duration::from_millis(500);
-/// One server of several: the others must still be asked in time when it swallows what it is sent.
-const SERVER_CONNECT_DEADLINE: Duration = Duration::from_millis(150);
-/// What is sent is given up when the other end has not confirmed for so long that it came. A call that is cut off on its way would else be
-/// carried out when the network is whole again, up to two minutes later: mail would come into the queue that its owner has delivered by then.
-const UNCONFIRMED_MAX: Duration = Duration::from_secs(1);
-/// Messages that wait for their reader; further ones are dropped, since everything they say is found by polling, too.
-const MESSAGES_MAX: usize = 4096;
-/// How soon the subscriber tries again, at least.
-const SUBSCRIBE_GAP: Duration = Duration::from_millis(200);
 
 /// One connection, made when it is needed and made anew after a failure.
 #[derive(Default)]
@@ -61,21 +53,6 @@ struct Held {
     connection: Option<(u64, Connection)>,
     /// When the last attempt to make it came to nothing, and why.
     failed: Option<(BootTime, ValkeyError)>,
-}
-
-#[derive(Clone)]
-enum Connection {
-    One(MultiplexedConnection),
-    Cluster(ClusterConnection),
-}
-
-impl Connection {
-    async fn run(&mut self, command: &Cmd) -> redis::RedisResult<Value> {
-        match self {
-            Connection::One(connection) => connection.req_packed_command(command).await,
-            Connection::Cluster(connection) => connection.req_packed_command(command).await,
-        }
-    }
 }
 
 /// How the calls went, for metrics.
@@ -95,15 +72,6 @@ pub struct Counters {
     pub connections: AtomicU64,
     /// Messages dropped because nobody took them.
     pub messages_dropped: AtomicU64,
-}
-
-/// A message of a channel.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Message {
-    /// Where it came from.
-    pub channel: String,
-    /// What it says.
-    pub payload: String,
 }
 
 /// The driver. Cheap to share; all users see one breaker.
@@ -171,6 +139,7 @@ impl Valkey {
         answer_bytes_max: usize,
     ) -> Result<Value, ValkeyError> {
         let script = self.scripts.get(name);
+        ANSWER_BYTES_MAX.fetch_max(answer_bytes_max.saturating_mul(2), Ordering::Relaxed);
         let bytes = args.iter().map(|arg| arg.len()).sum::<usize>() + answer_bytes_max;
         let build = |command: &str, body: &str| {
             let mut built = redis::cmd(command);
@@ -261,85 +230,6 @@ impl Valkey {
         Ok((number, made))
     }
 
-    async fn connect(&self) -> Result<Connection, ValkeyError> {
-        let failed = |error: redis::RedisError| ValkeyError::of_client(&error);
-        let mut connection = match &self.target.place {
-            Place::Cluster(nodes) => {
-                let mut builder = ClusterClientBuilder::new(nodes.clone())
-                    .connection_timeout(SERVER_CONNECT_DEADLINE)
-                    .tcp_settings(tcp_settings())
-                    .retries(3)
-                    .min_retry_wait(10)
-                    .max_retry_wait(100);
-                if let Some(certificates) = &self.target.certificates {
-                    builder = builder.certs(certificates.clone());
-                }
-                let client = builder.build().map_err(failed)?;
-                Connection::Cluster(client.get_async_connection().await.map_err(failed)?)
-            }
-            Place::Single(_) | Place::Sentinel { .. } => {
-                let client = self.client().await?;
-                let config = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
-                Connection::One(client.get_multiplexed_async_connection_with_config(&config).await.map_err(failed)?)
-            }
-        };
-        self.refuse_eviction(&mut connection).await?;
-        Ok(connection)
-    }
-
-    /// A client of the server that takes writes: the only one, or the one that Sentinels name.
-    async fn client(&self) -> Result<Client, ValkeyError> {
-        let failed = |error: redis::RedisError| ValkeyError::of_client(&error);
-        let open = |info: &redis::ConnectionInfo| {
-            let info = info.clone().set_tcp_settings(tcp_settings());
-            match &self.target.certificates {
-                Some(certificates) => Client::build_with_tls(info, certificates.clone()),
-                None => Client::open(info),
-            }
-        };
-        match &self.target.place {
-            Place::Single(info) => open(info).map_err(failed),
-            Place::Cluster(nodes) => {
-                let node = usize::try_from(random_u64()).unwrap_or(0) % nodes.len();
-                open(&nodes[node]).map_err(failed)
-            }
-            Place::Sentinel { sentinels, name, node } => {
-                let mut settings = SentinelNodeConnectionInfo::default()
-                    .set_redis_connection_info(node.redis_settings().clone())
-                    .set_tcp_settings(tcp_settings());
-                if self.target.uses_tls {
-                    settings = settings.set_tls_mode(redis::TlsMode::Secure);
-                }
-                first_answer(sentinels, name, &settings).await.map_err(failed)
-            }
-        }
-    }
-
-    /// Q14: a server that throws keys away when memory is short would throw away leases and epochs.
-    async fn refuse_eviction(&self, connection: &mut Connection) -> Result<(), ValkeyError> {
-        if let Connection::Cluster(_) = connection {
-            return Ok(());
-        }
-        let mut command = redis::cmd("INFO");
-        command.arg("memory");
-        let text = match connection.run(&command).await.map_err(|error| ValkeyError::of_client(&error))? {
-            Value::BulkString(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
-            Value::VerbatimString { text, .. } => text,
-            Value::ServerError(error) => {
-                return Err(ValkeyError::of_reply(error.code(), format!("{} {}", error.code(), error.details().unwrap_or_default())));
-            }
-            // A server that tells nothing about its memory is taken at its word.
-            _ => return Ok(()),
-        };
-        let policy = text.lines().find_map(|line| line.strip_prefix("maxmemory_policy:")).unwrap_or("noeviction");
-        if policy == "noeviction" {
-            return Ok(());
-        }
-        Err(ValkeyError::Misconfigured(format!(
-            "its maxmemory-policy is {policy}: leases and epochs could vanish; set maxmemory-policy noeviction"
-        )))
-    }
-
     fn succeeded(&self) {
         if self.breaker().succeeded() {
             info!(valkey = %self.target, "Valkey answers again");
@@ -360,66 +250,6 @@ impl Valkey {
             self.counters.opened.fetch_add(1, Ordering::Relaxed);
         }
     }
-
-    /// Listens to `channels` for ever, over a connection of its own that is made anew as often as it breaks.
-    ///
-    /// Each (new) connection says so with a message of channel `""`: what was published meanwhile is to be asked for.
-    pub fn subscribe(self: &Arc<Self>, channels: Vec<String>) -> mpsc::Receiver<Message> {
-        let (sender, receiver) = mpsc::channel(MESSAGES_MAX);
-        let valkey = self.clone();
-        tokio::spawn(async move {
-            let mut gap = SUBSCRIBE_GAP;
-            while !sender.is_closed() {
-                if let Ok(()) = valkey.listen(&channels, &sender).await {
-                    gap = SUBSCRIBE_GAP;
-                }
-                let jitter = gap / 2 * u32::try_from(random_u64() % 1024).expect("below 1024") / 1024;
-                tokio::select! {
-                    () = tokio::time::sleep(gap / 2 + jitter) => {}
-                    () = sender.closed() => return,
-                }
-                gap = (gap * 2).min(GAP_MAX);
-            }
-        });
-        receiver
-    }
-
-    async fn listen(&self, channels: &[String], sender: &mpsc::Sender<Message>) -> Result<(), ValkeyError> {
-        let connect = async {
-            let client = self.client().await?;
-            let mut connection = client.get_async_pubsub().await.map_err(|error| ValkeyError::of_client(&error))?;
-            connection.subscribe(channels).await.map_err(|error| ValkeyError::of_client(&error))?;
-            Ok::<_, ValkeyError>(connection)
-        };
-        let connection =
-            timeout(CONNECT_DEADLINE, connect).await.map_err(|_| ValkeyError::Unreachable("no connection for messages".to_owned()))??;
-        self.pass(Message { channel: String::new(), payload: String::new() }, sender);
-        let (mut sink, mut messages) = connection.split();
-        // A connection whose other end is gone without a word is found by asking.
-        let mut probe = tokio::time::interval(Duration::from_secs(2));
-        loop {
-            tokio::select! {
-                message = messages.next() => match message {
-                    Some(message) => {
-                        let payload = String::from_utf8_lossy(message.get_payload_bytes()).into_owned();
-                        self.pass(Message { channel: message.get_channel_name().to_owned(), payload }, sender);
-                    }
-                    None => return Ok(()),
-                },
-                _ = probe.tick() => match timeout(Duration::from_secs(1), sink.ping::<Value>()).await {
-                    Ok(Ok(_)) => {}
-                    _ => return Ok(()),
-                },
-                () = sender.closed() => return Ok(()),
-            }
-        }
-    }
-
-    fn pass(&self, message: Message, sender: &mpsc::Sender<Message>) {
-        if sender.try_send(message).is_err() {
-            self.counters.messages_dropped.fetch_add(1, Ordering::Relaxed);
-        }
-    }
 }
 
 /// A call that is given up while it waits must not leave the breaker half open for ever.
@@ -434,31 +264,6 @@ impl Drop for Permit<'_> {
             self.valkey.failed(&ValkeyError::Unreachable("the call was given up".to_owned()));
         }
     }
-}
-
-/// Asks all Sentinels at once, each for itself: the client's own way waits for those before in the list, and one can be silent.
-async fn first_answer(
-    sentinels: &[redis::ConnectionInfo],
-    name: &str,
-    settings: &SentinelNodeConnectionInfo,
-) -> redis::RedisResult<Client> {
-    let mut asked = JoinSet::new();
-    for sentinel in sentinels {
-        let (sentinel, name, settings) = (sentinel.clone(), name.to_owned(), settings.clone());
-        asked.spawn(async move { Sentinel::build(vec![sentinel])?.async_master_for(&name, Some(&settings)).await });
-    }
-    let mut answer = Err((redis::ErrorKind::InvalidClientConfig, "no Sentinel is named").into());
-    while let Some(Ok(next)) = asked.join_next().await {
-        answer = next;
-        if answer.is_ok() {
-            break;
-        }
-    }
-    answer
-}
-
-fn tcp_settings() -> TcpSettings {
-    TcpSettings::default().set_user_timeout(UNCONFIRMED_MAX)
 }
 
 /// How long so many bytes may take on the way.

@@ -1,0 +1,201 @@
+//! Connections for calls: to the one server, to the primary that Sentinels name, to a cluster of servers.
+
+use std::{sync::Arc, time::Duration};
+
+use redis::{
+    AsyncConnectionConfig, Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, Pipeline, RedisFuture, RedisResult, Value,
+    aio::{ConnectionLike, MultiplexedConnection},
+    cluster::ClusterClientBuilder,
+    cluster_async::{ClusterConnection, Connect},
+    io::tcp::TcpSettings,
+    sentinel::{Sentinel, SentinelNodeConnectionInfo},
+};
+use tokio::{
+    task::{AbortHandle, JoinSet},
+    time::timeout,
+};
+
+use super::{
+    Valkey, random_u64,
+    stream::{ANSWER_BYTES_MAX, Stream, UNCONFIRMED_MAX},
+};
+use crate::{target::Place, valkey_error::ValkeyError};
+
+/// One server of several: the others must still be asked in time when it swallows what it is sent.
+const SERVER_CONNECT_DEADLINE: Duration = Duration::from_millis(150);
+
+/// To whatever takes calls.
+#[derive(Clone)]
+pub(super) enum Connection {
+    One(Metered),
+    Cluster(ClusterConnection<Metered>),
+}
+
+impl Connection {
+    pub async fn run(&mut self, command: &Cmd) -> RedisResult<Value> {
+        match self {
+            Connection::One(connection) => connection.req_packed_command(command).await,
+            Connection::Cluster(connection) => connection.req_packed_command(command).await,
+        }
+    }
+}
+
+/// A connection to one server, which breaks when an answer is too long.
+#[derive(Clone)]
+pub(super) struct Metered {
+    calls: MultiplexedConnection,
+    /// `None` where the client drives it.
+    _driver: Option<Arc<Driver>>,
+}
+
+/// Ends with the last that uses the connection, whatever the server does.
+struct Driver(AbortHandle);
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Metered {
+    async fn open(info: &ConnectionInfo, ca: Option<&[u8]>) -> RedisResult<Metered> {
+        let stream = Stream::open(info, ca, &ANSWER_BYTES_MAX).await?;
+        let config = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
+        let (calls, driver) = MultiplexedConnection::new_with_config(info.redis_settings(), stream, config).await?;
+        let driver = Driver(tokio::spawn(driver).abort_handle());
+        Ok(Metered { calls, _driver: Some(Arc::new(driver)) })
+    }
+}
+
+impl ConnectionLike for Metered {
+    fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
+        self.calls.req_packed_command(command)
+    }
+
+    fn req_packed_commands<'a>(&'a mut self, pipeline: &'a Pipeline, offset: usize, count: usize) -> RedisFuture<'a, Vec<Value>> {
+        self.calls.req_packed_commands(pipeline, offset, count)
+    }
+
+    fn get_db(&self) -> i64 {
+        self.calls.get_db()
+    }
+}
+
+impl Connect for Metered {
+    /// To one server of a cluster.
+    fn connect_with_config<'a, T: IntoConnectionInfo + Send + 'a>(info: T, config: AsyncConnectionConfig) -> RedisFuture<'a, Metered> {
+        Box::pin(async move {
+            let info = info.into_connection_info()?;
+            if let ConnectionAddr::TcpTls { .. } = info.addr() {
+                // What the certificate must lead to is known to the client alone: here only time bounds an answer.
+                let calls = MultiplexedConnection::connect_with_config(info, config).await?;
+                return Ok(Metered { calls, _driver: None });
+            }
+            let late = |_| std::io::Error::from(std::io::ErrorKind::TimedOut);
+            timeout(SERVER_CONNECT_DEADLINE, Metered::open(&info, None)).await.map_err(late)?
+        })
+    }
+}
+
+impl Valkey {
+    pub(super) async fn connect(&self) -> Result<Connection, ValkeyError> {
+        let failed = |error: redis::RedisError| ValkeyError::of_client(&error);
+        let mut connection = match &self.target.place {
+            Place::Cluster(nodes) => {
+                let mut builder = ClusterClientBuilder::new(nodes.clone())
+                    .connection_timeout(SERVER_CONNECT_DEADLINE)
+                    .tcp_settings(tcp_settings())
+                    .retries(3)
+                    .min_retry_wait(10)
+                    .max_retry_wait(100);
+                if let Some(certificates) = &self.target.certificates {
+                    builder = builder.certs(certificates.clone());
+                }
+                let client = builder.build().map_err(failed)?;
+                Connection::Cluster(client.get_async_generic_connection().await.map_err(failed)?)
+            }
+            Place::Single(_) | Place::Sentinel { .. } => {
+                Connection::One(Metered::open(&self.server().await?, self.ca()).await.map_err(failed)?)
+            }
+        };
+        self.refuse_eviction(&mut connection).await?;
+        Ok(connection)
+    }
+
+    /// PEM that a server's certificate must lead to.
+    pub(super) fn ca(&self) -> Option<&[u8]> {
+        self.target.certificates.as_ref()?.root_cert.as_deref()
+    }
+
+    /// The server that takes writes: the only one, or the one that Sentinels name; of a cluster any.
+    pub(super) async fn server(&self) -> Result<ConnectionInfo, ValkeyError> {
+        match &self.target.place {
+            Place::Single(info) => Ok(info.clone()),
+            Place::Cluster(nodes) => {
+                let node = usize::try_from(random_u64()).unwrap_or(0) % nodes.len();
+                Ok(nodes[node].clone())
+            }
+            Place::Sentinel { sentinels, name, node } => {
+                let mut settings = SentinelNodeConnectionInfo::default()
+                    .set_redis_connection_info(node.redis_settings().clone())
+                    .set_tcp_settings(tcp_settings());
+                if self.target.uses_tls {
+                    settings = settings.set_tls_mode(redis::TlsMode::Secure);
+                }
+                first_answer(sentinels, name, &settings).await.map_err(|error| ValkeyError::of_client(&error))
+            }
+        }
+    }
+
+    /// Q14: a server that throws keys away when memory is short would throw away leases and epochs.
+    async fn refuse_eviction(&self, connection: &mut Connection) -> Result<(), ValkeyError> {
+        if let Connection::Cluster(_) = connection {
+            return Ok(());
+        }
+        let mut command = redis::cmd("INFO");
+        command.arg("memory");
+        let text = match connection.run(&command).await.map_err(|error| ValkeyError::of_client(&error))? {
+            Value::BulkString(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+            Value::VerbatimString { text, .. } => text,
+            Value::ServerError(error) => {
+                return Err(ValkeyError::of_reply(error.code(), format!("{} {}", error.code(), error.details().unwrap_or_default())));
+            }
+            // A server that tells nothing about its memory is taken at its word.
+            _ => return Ok(()),
+        };
+        let policy = text.lines().find_map(|line| line.strip_prefix("maxmemory_policy:")).unwrap_or("noeviction");
+        if policy == "noeviction" {
+            return Ok(());
+        }
+        Err(ValkeyError::Misconfigured(format!(
+            "its maxmemory-policy is {policy}: leases and epochs could vanish; set maxmemory-policy noeviction"
+        )))
+    }
+}
+
+/// Asks all Sentinels at once, each for itself: the client's own way waits for those before in the list, and one can be silent.
+async fn first_answer(
+    sentinels: &[redis::ConnectionInfo],
+    name: &str,
+    settings: &SentinelNodeConnectionInfo,
+) -> RedisResult<ConnectionInfo> {
+    let mut asked = JoinSet::new();
+    for sentinel in sentinels {
+        let (sentinel, name, settings) = (sentinel.clone(), name.to_owned(), settings.clone());
+        asked.spawn(async move {
+            Ok(Sentinel::build(vec![sentinel])?.async_master_for(&name, Some(&settings)).await?.get_connection_info().clone())
+        });
+    }
+    let mut answer = Err((redis::ErrorKind::InvalidClientConfig, "no Sentinel is named").into());
+    while let Some(Ok(next)) = asked.join_next().await {
+        answer = next;
+        if answer.is_ok() {
+            break;
+        }
+    }
+    answer
+}
+
+fn tcp_settings() -> TcpSettings {
+    TcpSettings::default().set_nodelay(true).set_user_timeout(UNCONFIRMED_MAX)
+}
