@@ -11,6 +11,8 @@ use crate::wait::Wait;
 
 /// Messages that one destination counts for in [`Backlog::in_turn`] at most, all shards together.
 pub const BACKLOG_PER_DESTINATION_MAX: u64 = 256;
+/// And in [`Backlog::ready`].
+pub const READY_PER_DESTINATION_MAX: u64 = 2048;
 
 /// Destinations that one step of a walk looks at: some 50 µs where each has mail.
 const SLOTS_PER_STEP: usize = 1024;
@@ -18,8 +20,9 @@ const SLOTS_PER_STEP: usize = 1024;
 /// Messages in ready queues, of destinations that take mail now. Domains with the same hosts are one destination.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Backlog {
-    /// All of them, but of a destination that waits for its rate (or for DNS) as few as in `in_turn`: they go at their time, whatever else
-    /// this node does, and a day's worth of them is to stop no other mail.
+    /// All of them, but of each destination at most this shard's part of [`READY_PER_DESTINATION_MAX`], and of one that waits for its rate (or
+    /// for DNS) as few as in `in_turn`: they go at their time, whatever else this node does, and a day's worth of them is to stop no other
+    /// mail.
     pub ready: u64,
     /// Those that wait for their turn and nothing else, of each destination at most this shard's part of [`BACKLOG_PER_DESTINATION_MAX`].
     pub in_turn: u64,
@@ -29,7 +32,7 @@ pub struct Backlog {
 #[derive(Debug, Default)]
 pub struct BacklogWalk {
     next: usize,
-    ready: u64,
+    at_their_time: u64,
     in_turn: HashMap<u32, u64>,
 }
 
@@ -51,25 +54,23 @@ impl Queue {
                 continue;
             }
             let slot = slot as u32;
-            let counts = counts(self.wait_of(slot, now));
-            walk.ready += match counts {
-                Counts::Nothing => 0,
-                Counts::AtItsTime => ready.min(self.backlog_part()),
-                Counts::InTurn => ready,
-            };
-            if matches!(counts, Counts::InTurn) {
-                *walk.in_turn.entry(self.acting_slot(slot)).or_default() += ready;
+            match counts(self.wait_of(slot, now)) {
+                Counts::Nothing => {}
+                Counts::AtItsTime => walk.at_their_time += ready.min(self.backlog_part(BACKLOG_PER_DESTINATION_MAX)),
+                Counts::InTurn => *walk.in_turn.entry(self.acting_slot(slot)).or_default() += ready,
             }
         }
         walk.next = end;
-        let part = self.backlog_part();
-        (end == self.destinations.len())
-            .then(|| Backlog { ready: walk.ready, in_turn: walk.in_turn.values().map(|ready| (*ready).min(part)).sum() })
+        let in_turn = |max| walk.in_turn.values().map(|ready| (*ready).min(self.backlog_part(max))).sum::<u64>();
+        (end == self.destinations.len()).then(|| Backlog {
+            ready: walk.at_their_time + in_turn(READY_PER_DESTINATION_MAX),
+            in_turn: in_turn(BACKLOG_PER_DESTINATION_MAX),
+        })
     }
 
     /// Mail for one destination is spread over all shards.
-    fn backlog_part(&self) -> u64 {
-        (BACKLOG_PER_DESTINATION_MAX / u64::from(self.settings.homes.shards)).max(1)
+    fn backlog_part(&self, messages: u64) -> u64 {
+        (messages / u64::from(self.settings.homes.shards)).max(1)
     }
 }
 

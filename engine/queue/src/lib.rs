@@ -60,7 +60,7 @@ mod wheel;
 mod window;
 mod wrong_clock;
 
-pub use backlog::{BACKLOG_PER_DESTINATION_MAX, Backlog, BacklogWalk};
+pub use backlog::{BACKLOG_PER_DESTINATION_MAX, Backlog, BacklogWalk, READY_PER_DESTINATION_MAX};
 pub use breaker::{Breaker, BreakerChange, BreakerSettings};
 pub use destination::DestinationId;
 pub use dispatch::Dispatch;

@@ -2,7 +2,7 @@
 
 use ringpost_queue::{
     BACKLOG_PER_DESTINATION_MAX, Backlog, BacklogWalk, DestinationLimits, Dispatch, Homes, HostsTried, Lookup, NewMessage, NewRecipient,
-    Notify, Outcome, Queue, QueueId, QueueSettings, Rate, Resolution, RetryPolicy, Route, Routes, Via, Work,
+    Notify, Outcome, Queue, QueueId, QueueSettings, READY_PER_DESTINATION_MAX, Rate, Resolution, RetryPolicy, Route, Routes, Via, Work,
 };
 
 const START: u64 = 1_790_000_000_000;
@@ -123,7 +123,18 @@ fn shards_share_what_one_destination_counts() {
     let homes = Homes { shard: 0, shards: 64 };
     let mut queue = queue(homes, vec![("*", Via::Discard, limits())]);
     enqueue(&mut queue, "slow.test", MANY);
-    assert_eq!(backlog(&queue), Backlog { ready: MANY, in_turn: BACKLOG_PER_DESTINATION_MAX / 64 });
+    assert_eq!(backlog(&queue), Backlog { ready: READY_PER_DESTINATION_MAX / 64, in_turn: BACKLOG_PER_DESTINATION_MAX / 64 });
+}
+
+/// A slow destination's mail counted in full: thousands of messages for one such filled all that a node takes over of others' mail, for
+/// any destination.
+#[test]
+fn a_destination_with_thousands_of_messages_takes_a_part_of_what_a_node_takes() {
+    let mut queue = queue(Homes::default(), vec![("slow.test", smarthost(), limits()), ("*", Via::Discard, limits())]);
+    enqueue(&mut queue, "slow.test", 10_000);
+    enqueue(&mut queue, "quick.test", 20);
+    let both = Backlog { ready: READY_PER_DESTINATION_MAX + 20, in_turn: BACKLOG_PER_DESTINATION_MAX + 20 };
+    assert_eq!(backlog(&queue), both);
 }
 
 #[test]
@@ -162,5 +173,5 @@ fn a_walk_over_many_destinations_lets_others_go_first() {
     assert_eq!(queue.backlog(&mut walk, START), None);
     let (_, lookups) = work(&mut queue);
     resolve(&mut queue, &lookups, "one", "192.0.2.1:25");
-    assert_eq!(backlog(&queue), Backlog { ready: 10_000, in_turn: BACKLOG_PER_DESTINATION_MAX });
+    assert_eq!(backlog(&queue), Backlog { ready: READY_PER_DESTINATION_MAX, in_turn: BACKLOG_PER_DESTINATION_MAX });
 }
