@@ -13,6 +13,7 @@ use crate::{
     cluster_wire::ClusterCall,
     control_client::{ControlError, ask},
     control_wire::WireRequest,
+    handover::LEASES_NONE,
     queue_cli::{code, plain, say},
 };
 
@@ -214,6 +215,9 @@ fn nodes(socket: &Path, output: Output) -> ExitCode {
                 field(&node["config_refused"], "version"),
                 field(&node["config_refused"], "reason")
             ));
+        }
+        if let Some(reason) = node["metadata"][LEASES_NONE].as_str() {
+            say(&format!("{:>20}takes no mail of others now: {reason}", ""));
         }
         if node["last_error"].is_string() {
             say(&format!("{:>20}{}", "", field(node, "last_error")));

@@ -95,6 +95,9 @@ pub struct HandOverNode {
 /// Part of what a node says of itself in its heartbeats, if it does: that it takes mail over from others.
 pub const TAKES_MAIL: &str = "takes_mail";
 
+/// The same: why it leases none now.
+pub const LEASES_NONE: &str = "leases_none";
+
 /// Hand-over as the rest of the process sees it. Cheap to clone.
 #[derive(Clone)]
 pub struct SharedDelivery(Arc<Driver>);

@@ -139,6 +139,11 @@ impl ClusterHandle {
         self.known().shares
     }
 
+    /// The node says this of itself, from its next heartbeat on.
+    pub fn says(&self, key: &str, value: String) {
+        self.known().metadata.insert(key.to_owned(), value);
+    }
+
     /// The node says this of itself no longer, from its next heartbeat on.
     pub fn says_no_longer(&self, key: &str) {
         self.known().metadata.remove(key);

@@ -52,9 +52,9 @@ fn sentence(view: &MessageView<'_>, recipient: &RecipientView<'_>, destination: 
             let end = held_end(recipient, now);
             format!("Held by the route {name:?}, which holds all of its mail; `queue reroute` sends it another way{end}.")
         }
-        State::Offered => {
-            "Offered to the nodes of the cluster: whichever takes it delivers it, and this node until then keeps it.".to_owned()
-        }
+        State::Offered => "Offered to the nodes of the cluster: whichever takes it delivers it, and this node until then keeps it. \
+             `ringpost cluster nodes` says which of them take no mail now, and why."
+            .to_owned(),
         State::Attempting if !destination.is_home => format!(
             "Is with the shard that delivers to {name:?}, tried or in its turn there, attempt {}{}.",
             recipient.attempts() + 1,

@@ -8,7 +8,7 @@ use ringpost_queue::{BACKLOG_PER_DESTINATION_MAX, Backlog, READY_PER_DESTINATION
 /// Messages in their turn from which a worker leaves the rest to others.
 pub(super) const IN_TURN_MAX: u64 = 1024;
 /// Messages for destinations that take mail, slow ones too, from which it does: what waits here waits on while this node is down.
-const READY_MAX: u64 = 8192;
+pub(super) const READY_MAX: u64 = 8192;
 /// Three slow destinations, or dead ones in any number, leave room for the mail of the others.
 const _: () = assert!(3 * BACKLOG_PER_DESTINATION_MAX < IN_TURN_MAX && 3 * READY_PER_DESTINATION_MAX < READY_MAX);
 /// So long without any room is said in the log, again and again: under load there is some in between.

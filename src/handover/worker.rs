@@ -25,8 +25,8 @@ use tokio::time::sleep;
 use tracing::warn;
 
 use super::{
-    Driver, Ended,
-    appetite::{Appetite, IN_TURN_MAX, Look},
+    Driver, Ended, LEASES_NONE,
+    appetite::{Appetite, IN_TURN_MAX, Look, READY_MAX},
 };
 
 /// Two rounds of an owner and what they take.
@@ -53,6 +53,8 @@ struct Worker {
     claims: Claims,
     restraint: Restraint,
     appetite: Appetite,
+    /// Why this node leases nothing, as it is said to others.
+    said: Option<String>,
     /// What the shards said last, and when.
     backlog: Option<(BootTime, Backlog)>,
     /// Where a claim is stored.
@@ -75,6 +77,7 @@ impl Driver {
             claims: Claims::new(times),
             restraint: Restraint::default(),
             appetite: Appetite::default(),
+            said: None,
             backlog: None,
             places: HashMap::new(),
             next_shard: 0,
@@ -125,17 +128,50 @@ impl Worker {
         }
     }
 
+    /// Why this node leases nothing now, in words for an operator.
+    async fn hindrance(&mut self) -> Result<Option<String>, Ended> {
+        let driver = self.driver.clone();
+        let now = BootTime::now();
+        let is_away = *driver.is_away.lock().expect("no panic happens under this lock");
+        let hindrance = if driver.is_draining.load(Ordering::Relaxed) {
+            "it is being emptied".to_owned()
+        } else if !driver.takes_mail() {
+            "it is about to end".to_owned()
+        } else if is_away {
+            "Valkey does not answer it".to_owned()
+        } else if driver.is_owners_turn(now) {
+            "Valkey was away: owners take back first what they have delivered".to_owned()
+        } else if !self.restraint.allows(now) {
+            "it had no room in its spool or its queue, or could not read what was offered, and waits for a while".to_owned()
+        } else if self.claims.len() >= CLAIMS_MAX {
+            format!("{CLAIMS_MAX} messages wait for the word that they are its own")
+        } else {
+            return self.fullness().await;
+        };
+        Ok(Some(hindrance))
+    }
+
+    /// Says to others what keeps this node from leasing. Heartbeats carry what was said last.
+    fn say(&mut self, hindrance: Option<String>) {
+        if self.said != hindrance {
+            match &hindrance {
+                Some(reason) => self.driver.node.cluster.says(LEASES_NONE, reason.clone()),
+                None => self.driver.node.cluster.says_no_longer(LEASES_NONE),
+            }
+            self.said = hindrance;
+        }
+    }
+
     /// True: there may be more.
     async fn lease_some(&mut self) -> Result<bool, Ended> {
         let driver = self.driver.clone();
-        let is_away = *driver.is_away.lock().expect("no panic happens under this lock");
-        if !driver.takes_mail()
-            || is_away
-            || driver.is_owners_turn(BootTime::now())
-            || !self.restraint.allows(BootTime::now())
-            || self.claims.len() >= CLAIMS_MAX
-            || !self.has_room().await?
-        {
+        if !driver.node.shares || !driver.node.delivers {
+            return Ok(false);
+        }
+        let hindrance = self.hindrance().await?;
+        let is_hindered = hindrance.is_some();
+        self.say(hindrance);
+        if is_hindered {
             return Ok(false);
         }
         let (partitions, lease_ms) =
@@ -160,20 +196,25 @@ impl Worker {
         Ok(found)
     }
 
-    /// By what it has to deliver, this node takes more.
-    async fn has_room(&mut self) -> Result<bool, Ended> {
+    /// Whether it takes no more by what it has to deliver.
+    async fn fullness(&mut self) -> Result<Option<String>, Ended> {
         let now = BootTime::now();
         // The counters say at once that there is little; what of much goes takes a look at all destinations.
         let backlog = if self.ready().await? < IN_TURN_MAX { Backlog::default() } else { self.backlog(now).await? };
         let look = self.appetite.look(backlog, now);
+        let Backlog { ready, in_turn } = backlog;
         if look == Look::Say {
-            let Backlog { ready, in_turn } = backlog;
             warn!(
                 ready,
                 in_turn, "this node has leased no mail for a minute: so much is left to deliver to destinations that take it slowly"
             );
         }
-        Ok(look == Look::Lease)
+        let says = || {
+            format!(
+                "it has enough to deliver: {in_turn} messages in their turn (it takes more below {IN_TURN_MAX}), {ready} ready ({READY_MAX})"
+            )
+        };
+        Ok((look != Look::Lease).then(says))
     }
 
     /// Recipients that are ready here or being attempted, whatever they wait for.
