@@ -14,6 +14,8 @@ use serde_json::Value;
 
 mod draining;
 mod forgery;
+mod partition;
+mod proxy;
 mod pushed_settings;
 mod shared_limits;
 mod shared_mail;

@@ -1,10 +1,7 @@
 //! The worker's side of shared mail: what it cannot use or has asked about before goes back and costs the mail nothing.
 
-use std::{net::Shutdown, thread};
-
-use ringpost_cluster::script::Scripts;
-
 use super::{
+    proxy::{Passage, proxy, runs},
     shared_mail::{ONLY_OFFERS, SHARES, mail_rig},
     *,
 };
@@ -115,58 +112,21 @@ fn a_node_that_is_emptied_is_no_place_to_empty_another_into() {
     let (code, _, errors) = rig.nodes[0].ringpost("drain", &["--to-cluster"]);
     assert_eq!(code, 0, "{errors}");
     wait_for("n2 to hear that n1 takes nothing", || takes(1, "n1").filter(|takes| !takes));
+    let says_why = || rig.nodes[1].cluster(&["nodes"]).1.contains("takes no mail of others now: it is being emptied").then_some(());
+    wait_for("n2 to say why", says_why);
     let (code, _, errors) = rig.nodes[1].ringpost("drain", &["--to-cluster"]);
     assert!(code != 0 && errors.contains("no other node of the cluster takes mail"), "{code} {errors}");
-}
-
-/// Passes everything on but completes, which the server does not get to know.
-fn without_completes(server: u16) -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    thread::spawn(move || {
-        for client in listener.incoming() {
-            let (client, server) = (client.unwrap(), TcpStream::connect(("127.0.0.1", server)).unwrap());
-            let (mut from_server, mut to_client) = (server.try_clone().unwrap(), client.try_clone().unwrap());
-            thread::spawn(move || {
-                let _ = std::io::copy(&mut from_server, &mut to_client);
-                let _ = to_client.shutdown(Shutdown::Both);
-            });
-            thread::spawn(move || {
-                let _ = refuse_completes(BufReader::new(client), &server);
-                let _ = server.shutdown(Shutdown::Both);
-            });
-        }
-    });
-    port
-}
-
-/// Command by command (`*count`, then `$length` and the bytes of each word).
-fn refuse_completes(mut client: impl BufRead, mut server: &TcpStream) -> std::io::Result<()> {
-    let hash = Scripts::shipped().named("queue_complete").hash().as_bytes();
-    let mut line = String::new();
-    while client.read_line(&mut line)? > 0 {
-        let words: usize = line.trim_start_matches('*').trim().parse().unwrap();
-        let mut command = std::mem::take(&mut line).into_bytes();
-        let mut is_complete = false;
-        for _ in 0..words {
-            client.read_line(&mut line)?;
-            let length: usize = line.trim_start_matches('$').trim().parse().unwrap();
-            command.extend(std::mem::take(&mut line).into_bytes());
-            let start = command.len();
-            command.resize(start + length + 2, 0);
-            client.read_exact(&mut command[start..])?;
-            is_complete |= command[start..].starts_with(hash);
-        }
-        // No server knows the command: that is an answer, but none about the lease.
-        server.write_all(if is_complete { b"*1\r\n$7\r\nREFUSED\r\n" } else { &command })?;
-    }
-    Ok(())
 }
 
 #[test]
 fn an_item_that_comes_again_while_its_claim_is_undecided_costs_no_attempt() {
     let mut rig = mail_rig(&[ONLY_OFFERS, SHARES]);
-    let port = without_completes(rig.valkey_port);
+    // No server knows the command: that is an answer, but none about the lease.
+    let refuses = |words: &[Vec<u8>]| match runs(words, "queue_complete") {
+        true => Passage::Instead(b"*1\r\n$7\r\nREFUSED\r\n"),
+        false => Passage::Through,
+    };
+    let port = proxy(rig.valkey_port, refuses);
     rig.nodes[1].set(&format!("valkey://127.0.0.1:{}", rig.valkey_port), &format!("valkey://127.0.0.1:{port}"));
     rig.start_node(0);
     rig.start_node(1);
