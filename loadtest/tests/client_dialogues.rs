@@ -21,12 +21,25 @@ struct Desk {
     gives_up: Option<Stage>,
     outcomes: Vec<(u64, Outcome)>,
     phases: Vec<(Phase, Duration)>,
+    /// Of messages that were accepted: since they were due, and since they began.
+    lasted: Vec<(Duration, Duration)>,
+    open_loop: bool,
 }
 
 impl Desk {
     fn new(messages: u32) -> Desk {
         let (composer, items) = Composer::new(&ContentKind::Text(Sizes::fixed(700)), 1, 1, 0);
-        Desk { composer, items, left: messages, given: 0, gives_up: None, outcomes: Vec::new(), phases: Vec::new() }
+        Desk {
+            composer,
+            items,
+            left: messages,
+            given: 0,
+            gives_up: None,
+            outcomes: Vec::new(),
+            phases: Vec::new(),
+            lasted: Vec::new(),
+            open_loop: false,
+        }
     }
 }
 
@@ -47,12 +60,21 @@ impl Host for Desk {
 
     fn began(&mut self) {}
 
+    fn has_its_turn(&mut self, job: &mut Job, now: Instant) {
+        if !self.open_loop {
+            job.due = now;
+        }
+    }
+
     fn observe(&mut self, phase: Phase, since: Instant, now: Instant) {
         self.phases.push((phase, now - since));
     }
 
-    fn settle(&mut self, job: &Job, content: Option<&Sent>, outcome: Outcome, _: &[u8], _: Instant) {
+    fn settle(&mut self, job: &Job, content: Option<&Sent>, outcome: Outcome, _: &[u8], now: Instant) {
         assert!(content.is_some() || !matches!(outcome, Outcome::Accepted { .. } | Outcome::Unknown));
+        if let (Outcome::Accepted { .. }, Some(content)) = (outcome, content) {
+            self.lasted.push((now - job.due, now - content.began));
+        }
         self.outcomes.push((job.sequence, outcome));
     }
 
@@ -149,6 +171,31 @@ fn pipelined_the_next_envelope_leaves_with_the_content() {
         dialogue.client.quit(dialogue.now, &mut outbox);
         assert_eq!(said(&mut outbox, &[]), "QUIT\r\n");
         assert_eq!(dialogue.server_result("221 bye\r\n").0, Ok(Flow::Over));
+    }
+}
+
+/// What happened: what was sent ahead was timed from when it was sent, so that MAIL, RCPT, DATA and the whole transaction held the
+/// wait for the message before it, and a closed loop reported twice its latency. Now the last reply to the message before is the earliest.
+#[test]
+fn what_is_sent_ahead_is_timed_from_the_end_of_the_message_before() {
+    for open_loop in [false, true] {
+        let mut dialogue = Dialogue::new(script(), 3, 1000);
+        dialogue.desk.open_loop = open_loop;
+        dialogue.server("220 hello\r\n");
+        dialogue.server(PIPELINING);
+        dialogue.server("250 a\r\n250 b\r\n354 c\r\n");
+        let ms = Duration::from_millis;
+        for _ in 0..2 {
+            // The wait for the disk.
+            dialogue.now += ms(99);
+            dialogue.server("250 d\r\n");
+            dialogue.server("250 a\r\n250 b\r\n354 c\r\n");
+        }
+        let envelopes = dialogue.desk.phases.iter().filter(|(phase, _)| matches!(phase, Phase::Mail | Phase::Rcpt | Phase::Data));
+        assert!(envelopes.clone().count() == 9 && envelopes.clone().all(|&(_, lasted)| lasted == ms(1)), "{:?}", dialogue.desk.phases);
+        // An open loop's latency counts from the scheduled time, here that of the content before.
+        let since_due = if open_loop { ms(201) } else { ms(101) };
+        assert_eq!(dialogue.desk.lasted, [(ms(101), ms(101)), (since_due, ms(101))]);
     }
 }
 

@@ -1,7 +1,8 @@
 //! The SMTP or LMTP client of the load: a state machine without socket or clock. Bytes and `now` in, bytes out.
 //!
 //! With PIPELINING an envelope and DATA leave in one send (RFC 2920), and the next envelope with the content before it: RFC 2920 3.1
-//! lets content be the first part of a group. So a message costs one send where the server keeps up.
+//! lets content be the first part of a group. So a message costs one send where the server keeps up. What was sent ahead is timed from the
+//! last reply to the message before it: until then the server could not have turned to it.
 //! Read [`Client::receive`] first; [`Host`] is what the machine asks of its driver.
 
 use std::{collections::VecDeque, time::Instant};
@@ -448,6 +449,7 @@ impl Client {
         };
         let decided = if matches!(outcome, Outcome::Refused { .. }) { transaction.decided(line) } else { line };
         host.settle(&transaction.job, transaction.sent.as_ref(), outcome, decided, now);
+        self.turn(now, host);
         if self.open.is_empty() && self.asked.is_empty() {
             if self.chunking && !good {
                 // RFC 3030 2: after a refused BDAT the envelope is there until RSET.
@@ -457,6 +459,15 @@ impl Client {
             }
         }
         Flow::Go
+    }
+
+    /// The message before has ended: the clocks of what was sent ahead begin.
+    fn turn(&mut self, now: Instant, host: &mut impl Host) {
+        if let Some(next) = self.open.front_mut() {
+            next.began = now;
+            host.has_its_turn(&mut next.job, now);
+            self.asked.iter_mut().for_each(|(_, since)| *since = now);
+        }
     }
 
     /// The message at the front was refused before its content.

@@ -145,6 +145,12 @@ impl Host for Desk {
         self.in_flight += 1;
     }
 
+    fn has_its_turn(&mut self, job: &mut Job, now: Instant) {
+        if !self.open_loop {
+            (job.due, job.due_us) = (now, self.clock.us(now));
+        }
+    }
+
     fn observe(&mut self, phase: Phase, since: Instant, now: Instant) {
         self.recorder.record(phase, now.saturating_duration_since(since));
     }

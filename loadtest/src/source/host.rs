@@ -82,7 +82,7 @@ pub struct Script {
 pub struct Job {
     /// Its number in the run.
     pub sequence: u64,
-    /// When it was due: under an open loop the scheduled time, else when it was taken.
+    /// When it was due: under an open loop the scheduled time, else when its session could begin it ([`Host::has_its_turn`]).
     pub due: Instant,
     /// The same as microseconds since 1970.
     pub due_us: u64,
@@ -116,7 +116,7 @@ pub struct Sent {
     pub mark: Mark,
     /// All its octets before stuffing.
     pub content_bytes: u64,
-    /// When MAIL was sent.
+    /// When MAIL was sent, or when the message before it had its last reply, if that was later.
     pub began: Instant,
 }
 
@@ -130,6 +130,9 @@ pub trait Host {
     fn composer(&mut self) -> &mut Composer;
     /// MAIL was sent.
     fn began(&mut self);
+    /// The message before `job` on its connection has had its last reply, and `job`'s MAIL was sent before that: it is its turn now. A
+    /// closed loop has it due now; under an open loop it stays due when it was.
+    fn has_its_turn(&mut self, job: &mut Job, now: Instant);
     /// A phase began then and is over now.
     fn observe(&mut self, phase: Phase, since: Instant, now: Instant);
     /// A message has ended. `content` is known once it was composed; `reply` is the line that decided, empty where there was none.

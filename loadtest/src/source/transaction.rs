@@ -50,6 +50,7 @@ impl Asked {
 #[derive(Debug)]
 pub(super) struct Transaction {
     pub(super) job: Job,
+    /// When MAIL was sent, or when the message before it ended, if that was later.
     pub(super) began: Instant,
     /// Set when content is composed.
     pub(super) sent: Option<Sent>,
