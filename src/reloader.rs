@@ -33,7 +33,7 @@ const LANE_RETRY: Duration = Duration::from_millis(5);
 pub struct Reloaded {
     /// Keys that were taken over.
     pub reloaded: Vec<String>,
-    /// Keys that changed and count from the next start.
+    /// Keys that changed since the start and count from the next one, whichever reload read them first.
     pub restart: Vec<String>,
     /// Queued messages that lead elsewhere now.
     pub moved: u64,
@@ -44,7 +44,7 @@ pub struct Reloaded {
 
 /// What is in force, as far as it can be without a restart.
 struct InForce {
-    /// The text of the node's own file.
+    /// The text of the node's own file, as it was read last.
     own: String,
     /// What was pushed to all nodes; empty: nothing.
     pushed: String,
@@ -54,6 +54,8 @@ struct InForce {
 /// Takes other settings over, whenever asked.
 pub struct Reloader {
     path: PathBuf,
+    /// The text of the node's own file at the start: what of it needs a restart is what the process runs with.
+    started: String,
     in_force: Mutex<InForce>,
     /// One change at a time.
     turn: tokio::sync::Mutex<()>,
@@ -84,8 +86,9 @@ impl Reloader {
     pub fn new(config: Arc<Config>, pushed: String, shards: Arc<Vec<Arc<RequestLane>>>) -> Self {
         let path = config.path().to_owned();
         let own = std::fs::read_to_string(&path).unwrap_or_default();
+        let started = own.clone();
         let in_force = Mutex::new(InForce { own, pushed, config });
-        Reloader { path, in_force, turn: tokio::sync::Mutex::new(()), shards, when_reloaded: Mutex::default() }
+        Reloader { path, started, in_force, turn: tokio::sync::Mutex::new(()), shards, when_reloaded: Mutex::default() }
     }
 
     /// Called after each reload of the file: what was pushed and did not go with it may go with it now.
@@ -132,9 +135,12 @@ impl Reloader {
         let new = Whole::new(&own, &self.path, &pushed)
             .map_err(|reason| format!("it does not go with the config that was pushed to all nodes: {reason}"))?;
         running.may_become(&new.config).map_err(|error| error.to_string())?;
-        // The old text was read without an error, or there was no file then.
-        let old = Whole::new(&old, &self.path, &pushed).map(|whole| whole.text).unwrap_or_default();
-        let Difference { reloaded, restart } = Difference::between(&old, &new.text);
+        // The earlier texts were read without an error, or there was no file then.
+        let changes_since = |earlier: &str| {
+            let whole = Whole::new(earlier, &self.path, &pushed).map(|whole| whole.text).unwrap_or_default();
+            Difference::between(&whole, &new.text)
+        };
+        let (Difference { reloaded, .. }, Difference { restart, .. }) = (changes_since(&old), changes_since(&self.started));
         let config = Arc::new(running.taking_over(&new.config));
         self.swap(&config, &running).await?;
         {
