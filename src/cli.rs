@@ -1,8 +1,10 @@
 //! The command line: what can be asked of `ringpost`, and the exit codes scripts rely on (2, wrong usage, is clap's own).
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::queue_filter;
 
 /// The command did what was asked.
 pub const EXIT_OK: u8 = 0;
@@ -226,10 +228,10 @@ pub enum QueueCall {
     /// Show what is stuck: each destination with its mail, the oldest of it, the last reply and what it waits for.
     Summary {
         /// Only destinations of this name
-        #[arg(long, value_name = "NAME")]
+        #[arg(long, value_name = "NAME", value_parser = queue_filter::named)]
         destination: Option<String>,
         /// At most so many destinations, those with most mail
-        #[arg(long, value_name = "N", default_value_t = 40)]
+        #[arg(long, value_name = "N", default_value_t = 40, value_parser = queue_filter::count)]
         limit: usize,
         #[command(flatten)]
         output: Output,
@@ -243,7 +245,7 @@ pub enum QueueCall {
     /// Give up: the recipients fail, and their sender is told.
     Bounce {
         /// What the sender is told, in one line of at most 190 bytes
-        #[arg(long, value_name = "TEXT", default_value = "returned by the operator of this system")]
+        #[arg(long, value_name = "TEXT", value_parser = queue_filter::named, default_value = "returned by the operator of this system")]
         reason: String,
         #[command(flatten)]
         selection: Selection,
@@ -254,7 +256,7 @@ pub enum QueueCall {
     /// Send by another route than the one of its recipients' domains; it is tried there at once.
     Reroute {
         /// The route, named by its `domain` as it stands in the config
-        #[arg(long, value_name = "ROUTE")]
+        #[arg(long, value_name = "ROUTE", value_parser = queue_filter::named)]
         to: String,
         #[command(flatten)]
         selection: Selection,
@@ -281,23 +283,23 @@ pub struct Matching {
     #[arg(long, value_enum)]
     pub state: Option<State>,
     /// Only messages from this sender address; "" is the null sender
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", value_parser = queue_filter::sender)]
     pub sender: Option<String>,
     /// Only messages from senders in this domain
-    #[arg(long, value_name = "DOMAIN")]
+    #[arg(long, value_name = "DOMAIN", value_parser = queue_filter::sender_domain)]
     pub sender_domain: Option<String>,
     /// Only messages with a recipient in this domain
-    #[arg(long, value_name = "DOMAIN")]
+    #[arg(long, value_name = "DOMAIN", value_parser = queue_filter::domain)]
     pub domain: Option<String>,
     /// Only messages with a recipient that leads to this destination, as `queue summary` names it
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = queue_filter::named)]
     pub destination: Option<String>,
     /// Only messages with this tag
-    #[arg(long, value_name = "TAG")]
+    #[arg(long, value_name = "TAG", value_parser = queue_filter::named)]
     pub tag: Option<String>,
     /// Only messages that are at least so old ("90s", "10m", "4h", "2d")
-    #[arg(long, value_name = "TIME")]
-    pub older_than: Option<String>,
+    #[arg(long, value_name = "TIME", value_parser = ringpost_config::parse_duration)]
+    pub older_than: Option<Duration>,
 }
 
 /// `ringpost log …`
@@ -341,7 +343,7 @@ pub struct ListFilter {
     #[command(flatten)]
     pub matching: Matching,
     /// At most so many
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = queue_filter::count)]
     pub limit: Option<usize>,
 }
 

@@ -257,12 +257,13 @@ async fn drain(sharing: Option<&SharedDelivery>, write: &mut (impl AsyncWriteExt
 
 /// One shard after the other, each until nothing is left.
 async fn change_all(order: &ChangeOrder, shards: &[Arc<RequestLane>], write: &mut (impl AsyncWriteExt + Unpin)) -> Result<u64, Refusal> {
-    let (mut changed, mut left) = (0, NotChanged { taken: 0, unanswered: 0 });
+    let (mut changed, mut left) = (0, NotChanged::default());
     for shard in shards {
         let mut after = None;
         loop {
             let Answer::Changed(answer) = ask(shard, Command::Change(ChangeOrder { after, ..order.clone() })).await? else { break };
             changed += answer.count;
+            left.unchanged += answer.unchanged;
             left.taken += answer.taken;
             left.unanswered += answer.unanswered;
             after = answer.next;
@@ -273,7 +274,7 @@ async fn change_all(order: &ChangeOrder, shards: &[Arc<RequestLane>], write: &mu
             let _gone = send(write, &Progress { changed }).await;
         }
     }
-    if left.taken + left.unanswered > 0 {
+    if left != NotChanged::default() {
         let _gone = send(write, &left).await;
     }
     Ok(changed)

@@ -78,9 +78,11 @@ pub struct Progress {
 }
 
 /// What a change of queued mail left as it was, if anything.
-#[derive(Serialize, Deserialize, Debug)]
+#[derive(Serialize, Deserialize, Debug, Default, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]
 pub struct NotChanged {
+    /// Messages to hold that are held already, or to release that are not held by command.
+    pub unchanged: u64,
     /// Messages that another node of the cluster is taking over.
     pub taken: u64,
     /// Messages that are offered to the cluster while Valkey does not answer.

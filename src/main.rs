@@ -26,6 +26,7 @@ mod mail_log_reader;
 mod mail_log_writer;
 mod node;
 mod queue_cli;
+mod queue_filter;
 mod reloader;
 mod resolver;
 mod socket;

@@ -13,7 +13,7 @@ use ringpost_engine::control::{Change, DestinationSummary, ListQuery, MessageFil
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::{
-    cli::{Cli, EXIT_NEGATIVE, EXIT_OK, EXIT_UNAVAILABLE, ListFilter, Matching, Output, QueueCall, Selection},
+    cli::{Cli, EXIT_NEGATIVE, EXIT_OK, EXIT_UNAVAILABLE, ListFilter, Output, QueueCall, Selection},
     control_client::{ControlError, ask},
     control_wire::{NotChanged, Progress, WhyLine, WireRequest},
     ended::ended,
@@ -28,16 +28,16 @@ pub fn queue(socket: &Path, call: QueueCall, mail_log: Option<&MailOutput>) -> E
         QueueCall::Show { id, output } => show(socket, id, output),
         QueueCall::Why { id, output } => why(socket, &id, output, mail_log),
         QueueCall::Summary { destination, limit, output } => summary(socket, destination, limit, output),
-        QueueCall::Retry(selection) => change(socket, Change::Retry {}, "retried", selection),
-        QueueCall::Hold(selection) => change(socket, Change::Hold {}, "held", selection),
-        QueueCall::Release(selection) => change(socket, Change::Release {}, "released", selection),
-        QueueCall::Bounce { reason, selection } => change(socket, Change::Bounce { reason }, "bounced", selection),
-        QueueCall::Purge(selection) => change(socket, Change::Purge {}, "purged", selection),
-        QueueCall::Reroute { to, selection } => change(socket, Change::Reroute { to }, "re-routed", selection),
+        QueueCall::Retry(selection) => change(socket, Change::Retry {}, selection),
+        QueueCall::Hold(selection) => change(socket, Change::Hold {}, selection),
+        QueueCall::Release(selection) => change(socket, Change::Release {}, selection),
+        QueueCall::Bounce { reason, selection } => change(socket, Change::Bounce { reason }, selection),
+        QueueCall::Purge(selection) => change(socket, Change::Purge {}, selection),
+        QueueCall::Reroute { to, selection } => change(socket, Change::Reroute { to }, selection),
         QueueCall::SetExpiry { mut words, matching, all, output } => {
             let word = words.pop().unwrap_or_default();
             let at_ms = end_of_life(&word).unwrap_or_else(|reason| wrong_usage(&reason));
-            change(socket, Change::SetExpiry { at_ms }, "given another end of life", Selection { ids: words, matching, all, output })
+            change(socket, Change::SetExpiry { at_ms }, Selection { ids: words, matching, all, output })
         }
     }
 }
@@ -89,20 +89,6 @@ fn wrong_usage(reason: &str) -> ! {
     Cli::command().error(clap::error::ErrorKind::ValueValidation, reason).exit()
 }
 
-fn filter_of(matching: Matching) -> MessageFilter {
-    let older_than =
-        matching.older_than.map(|text| parse_duration(&text).unwrap_or_else(|why| wrong_usage(&format!("--older-than {text:?} {why}"))));
-    MessageFilter {
-        state: matching.state.map(|state| format!("{state:?}").to_lowercase()),
-        sender: matching.sender,
-        sender_domain: matching.sender_domain,
-        domain: matching.domain,
-        destination: matching.destination,
-        tag: matching.tag,
-        older_than_s: older_than.map(|time| time.as_secs()),
-    }
-}
-
 /// `2d` from now, or a time as it is; unix milliseconds.
 fn end_of_life(text: &str) -> Result<u64, String> {
     if let Ok(span) = parse_duration(text) {
@@ -117,7 +103,8 @@ fn end_of_life(text: &str) -> Result<u64, String> {
 }
 
 fn list(socket: &Path, filter: ListFilter, output: Output) -> ExitCode {
-    let query = ListQuery { filter: filter_of(filter.matching), after: None, limit: filter.limit };
+    let query = ListQuery { filter: MessageFilter::from(filter.matching), after: None, limit: filter.limit };
+    let destination = query.filter.destination.clone();
     let mut listed = 0_u64;
     let result = ask(socket, &WireRequest::QueueList { query }, |line| {
         if output.json {
@@ -147,7 +134,10 @@ fn list(socket: &Path, filter: ListFilter, output: Output) -> ExitCode {
         }
     });
     if let (Ok(count), false) = (&result, output.json) {
-        say(&format!("{count} message{}", if *count == 1 { "" } else { "s" }));
+        say(&messages(*count));
+    }
+    if let (Ok(0), Some(name)) = (&result, &destination) {
+        tell_if_unknown(socket, name);
     }
     code(result.map(|_| true))
 }
@@ -246,6 +236,7 @@ fn why(socket: &Path, id: &str, output: Output, mail_log: Option<&MailOutput>) -
 
 fn summary(socket: &Path, destination: Option<String>, limit: usize, output: Output) -> ExitCode {
     let (mut shown, mut messages) = (0, 0);
+    let name = destination.clone();
     let result = ask(socket, &WireRequest::QueueSummary { destination }, |line| {
         let Ok(summary) = serde_json::from_str::<DestinationSummary>(line) else { return };
         messages += summary.messages;
@@ -285,16 +276,52 @@ fn summary(socket: &Path, destination: Option<String>, limit: usize, output: Out
         let more = if more > 0 { format!("; {more} destinations with less mail are not shown") } else { String::new() };
         say(&format!("{messages} message{} for {shown} destination{}{more}", plural(messages), plural(shown as u64)));
     }
+    if let (Ok(0), Some(name)) = (&result, &name) {
+        say_unknown(name);
+    }
     code(result.map(|_| true))
+}
+
+/// When nothing matched: is there such a destination at all?
+fn tell_if_unknown(socket: &Path, destination: &str) {
+    if let Ok(0) = ask(socket, &WireRequest::QueueSummary { destination: Some(destination.to_owned()) }, |_| ()) {
+        say_unknown(destination);
+    }
+}
+
+fn say_unknown(destination: &str) {
+    eprintln!(
+        "ringpost: --destination {destination:?}: the engine has no mail for a destination of this name; `ringpost queue summary` names those there are"
+    );
+}
+
+fn messages(count: u64) -> String {
+    format!("{count} message{}", plural(count))
 }
 
 fn plural(count: u64) -> &'static str {
     if count == 1 { "" } else { "s" }
 }
 
-fn change(socket: &Path, change: Change, word: &str, selection: Selection) -> ExitCode {
+/// What is said of messages that were changed so, and of those that were so already.
+fn words_of(change: &Change) -> (&'static str, &'static str) {
+    match change {
+        Change::Retry {} => ("retried", ""),
+        Change::Hold {} => ("held", "held by command already"),
+        Change::Release {} => {
+            ("released", "not held by command; what a route holds goes when the route changes, or by `ringpost queue reroute`")
+        }
+        Change::Bounce { .. } => ("bounced", ""),
+        Change::Purge {} => ("purged", ""),
+        Change::Reroute { .. } => ("re-routed", ""),
+        Change::SetExpiry { .. } => ("given another end of life", ""),
+    }
+}
+
+fn change(socket: &Path, change: Change, selection: Selection) -> ExitCode {
+    let (word, so_already) = words_of(&change);
     let Selection { ids, matching, all, output } = selection;
-    let filter = filter_of(matching);
+    let filter = MessageFilter::from(matching);
     let (is_filtered, mut wanted) = (filter != MessageFilter::default(), ids.len() as u64);
     let mut is_whole = true;
     if !ids.is_empty() && (is_filtered || all) {
@@ -304,6 +331,7 @@ fn change(socket: &Path, change: Change, word: &str, selection: Selection) -> Ex
         wrong_usage("which messages? give ids, filters (--domain, --destination, --sender, --tag ...), or --all for every message");
     }
     let by_id = !ids.is_empty();
+    let destination = filter.destination.clone();
     let request = WireRequest::QueueChange { change, ids: by_id.then_some(ids), filter: (!by_id).then_some(filter) };
     let shows_progress = !output.json && io::stderr().is_terminal();
     let mut reported = false;
@@ -319,27 +347,33 @@ fn change(socket: &Path, change: Change, word: &str, selection: Selection) -> Ex
         eprint!("\r\x1b[K");
     }
     if let Ok(count) = result {
-        let NotChanged { taken, unanswered } = left.unwrap_or(NotChanged { taken: 0, unanswered: 0 });
+        let NotChanged { unchanged, taken, unanswered } = left.unwrap_or_default();
+        if unchanged > 0 {
+            eprintln!("ringpost: {} stayed as before: {so_already}", messages(unchanged));
+        }
         is_whole = taken + unanswered == 0;
         if taken > 0 {
-            eprintln!("ringpost: {taken} message{} stayed as they were: another node of the cluster is taking them over", plural(taken));
+            eprintln!("ringpost: {} stayed as before: another node of the cluster is taking them over", messages(taken));
         }
         if unanswered > 0 {
-            eprintln!(
-                "ringpost: {unanswered} message{} stayed as they were: they are offered to the cluster, and Valkey does not answer; try again",
-                plural(unanswered)
-            );
+            eprintln!("ringpost: {} stayed as before: offered to the cluster, and Valkey does not answer; try again", messages(unanswered));
         }
-        wanted -= (taken + unanswered).min(wanted);
+        wanted -= (unchanged + taken + unanswered).min(wanted);
         if output.json {
             let mut answer = serde_json::json!({"changed": count});
+            if unchanged > 0 {
+                answer["unchanged"] = unchanged.into();
+            }
             if !is_whole {
                 answer["taken"] = taken.into();
                 answer["unanswered"] = unanswered.into();
             }
             say(&answer.to_string());
         } else {
-            say(&format!("{count} message{} {word}", plural(count)));
+            say(&format!("{} {word}", messages(count)));
+        }
+        if let (0, 0, Some(name)) = (count, unchanged + taken + unanswered, &destination) {
+            tell_if_unknown(socket, name);
         }
         if by_id && count < wanted {
             eprintln!("ringpost: {} of {wanted} ids are not in the queue, or are being attempted", wanted - count);

@@ -155,6 +155,8 @@ pub struct Changed {
     pub count: u64,
     /// When there are more: where to go on.
     pub next: Option<u64>,
+    /// Found, and not changed: to hold and held already, to release and not held by command.
+    pub unchanged: u64,
     /// Found, and not changed: another node of the cluster is taking them over.
     pub taken: u64,
     /// Found, and not changed: they are offered to the cluster, and Valkey does not answer.

@@ -79,6 +79,25 @@ fn given_out(shard: &Shard, key: MessageKey) -> Option<QueueId> {
     queue.show(key).filter(|view| view.is_given_out()).map(|view| view.envelope().id)
 }
 
+/// What came of a change of one message.
+enum Applied {
+    Changed,
+    /// It was so already.
+    Unchanged,
+    /// It is not queued, or all that could be changed of it is being attempted.
+    Absent,
+}
+
+impl Changed {
+    fn count_in(&mut self, applied: Applied) {
+        match applied {
+            Applied::Changed => self.count += 1,
+            Applied::Unchanged => self.unchanged += 1,
+            Applied::Absent => {}
+        }
+    }
+}
+
 /// A change with what has to be looked up once.
 enum Steering {
     Retry,
@@ -135,11 +154,11 @@ impl Steering {
                 Some(Recalled::Taken) => changed.taken += 1,
                 Some(Recalled::Unanswered) => changed.unanswered += 1,
                 Some(Recalled::Out) => {
-                    changed.count += u64::from(self.apply(shard, key, filter));
+                    changed.count_in(self.apply(shard, key, filter));
                     shard.after_recall(key);
                 }
                 None => {
-                    changed.count += u64::from(self.apply(shard, key, filter));
+                    changed.count_in(self.apply(shard, key, filter));
                     if matches!(self, Self::Retry | Self::Release) {
                         shard.offer_what_is_open(key);
                     }
@@ -148,8 +167,8 @@ impl Steering {
         }
     }
 
-    /// Changes one message; true if it was there to be changed.
-    fn apply(&self, shard: &Shard, key: MessageKey, filter: &Filter) -> bool {
+    /// Changes one message.
+    fn apply(&self, shard: &Shard, key: MessageKey, filter: &Filter) -> Applied {
         let now = shard.now_ms();
         if matches!(self, Self::Bounce(_) | Self::Purge) {
             self.log_recipients(shard, key, filter);
@@ -166,14 +185,17 @@ impl Steering {
                 Self::SetExpiry(at) => queue.set_expiry(key, *at, &mut record),
             }
         };
-        let Some(settled) = settled else { return false };
-        // An attempt runs to its end; what had failed before stays as it is.
-        if matches!(self, Self::Bounce(_) | Self::Purge) && settled == Settled::Nothing {
-            return false;
+        match (settled, self) {
+            (None, _) => return Applied::Absent,
+            // An attempt runs to its end; what had failed before stays as it is.
+            (Some(Settled::Nothing), Self::Bounce(_) | Self::Purge) => return Applied::Absent,
+            (Some(Settled::Nothing), Self::Hold | Self::Release) => return Applied::Unchanged,
+            (Some(settled), _) => {
+                self.log(shard, key, settled);
+                shard.persist(key, settled);
+            }
         }
-        self.log(shard, key, settled);
-        shard.persist(key, settled);
-        true
+        Applied::Changed
     }
 
     /// Mail that leaves, or is given up, has a line for the message and, where a filter chose among them, for each recipient.

@@ -62,6 +62,10 @@ fn a_hold_by_command_lasts_over_a_restart_until_released() {
     node.wait_for_queue(|queue| queue.first().is_some_and(|message| state(message) == "deferred"));
     assert!(node.ask(&["queue", "hold", &id]).status.success());
     node.wait_for_queue(|queue| state(&queue[0]) == "held");
+    // It was counted once more, and again when it was released twice. It is so, as was wished: no error.
+    let again = node.ask(&["queue", "hold", &id]);
+    assert_eq!((again.status.code(), &*String::from_utf8_lossy(&again.stdout)), (Some(0), "0 messages held\n"));
+    assert!(String::from_utf8_lossy(&again.stderr).contains("1 message stayed as before: held by command already"), "{again:?}");
     node.kill();
     hop.set_busy(false);
     node.restart();
@@ -70,7 +74,11 @@ fn a_hold_by_command_lasts_over_a_restart_until_released() {
     Client::greeted(node.address).deliver("b@y.test", "Subject: other\r\n\r\nother");
     assert!(hop.wait_for(1)[0].text().contains("Subject: other"));
     node.wait_for_queue(|queue| queue.len() == 1);
+    hop.hold_content(true);
     assert!(node.ask(&["queue", "release", "--all"]).status.success());
+    let again = node.ask(&["queue", "release", "--all", "--json"]);
+    assert_eq!(String::from_utf8_lossy(&again.stdout), "{\"changed\":0,\"unchanged\":1}\n", "{again:?}");
+    hop.hold_content(false);
     assert!(hop.wait_for(2)[1].text().contains("Subject: x"));
     node.wait_for_queue(<[_]>::is_empty);
 }
