@@ -95,14 +95,19 @@ pub enum Command {
         #[command(flatten)]
         output: Output,
     },
-    /// Ask DNS where mail for a domain goes, as the engine would: its hosts in order, or why it goes nowhere.
+    /// Say where mail for a domain goes by the config file and what was pushed to all nodes: its hosts in order, asked of DNS as the engine
+    /// would, or why it goes nowhere. Exit 1 if there is nowhere to go.
     Dns {
         #[command(flatten)]
         config: ConfigFile,
         #[command(flatten)]
         output: Output,
         /// A domain, or an address literal in brackets
+        #[arg(value_parser = crate::dns_cli::domain)]
         domain: String,
+        /// From this sender; "" is the null sender [default: one that no route names]
+        #[arg(long, value_name = "ADDRESS", value_parser = queue_filter::sender)]
+        sender: Option<String>,
     },
     /// See and steer the cluster this node is in.
     Cluster {

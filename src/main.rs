@@ -113,7 +113,9 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         // The flag names the one place there is; without it clap has said so.
         Command::Drain { to_cluster: _, control, output } => Ok(drain_cli::drain(&socket_path(&control)?, output)),
         Command::Stats { control, output } => Ok(queue_cli::stats(&socket_path(&control)?, output)),
-        Command::Dns { config, output, domain } => dns_cli::dns(&read_config(&config)?, &domain, output).map_err(Failure::config),
+        Command::Dns { config, output, domain, sender } => {
+            dns_cli::dns(&with_pushed(read_config(&config)?)?, &domain, sender.as_deref(), output).map_err(Failure::config)
+        }
         Command::Cluster { control, call } => Ok(cluster_cli::cluster(&socket_path(&control)?, call)),
         Command::Completions { shell } => {
             let mut script = Vec::new();

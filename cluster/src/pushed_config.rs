@@ -23,7 +23,7 @@ impl PushedConfig {
         let path = folder.join("pushed.toml");
         let kept = match fs::read_to_string(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(PushedConfig { path, version: 0, text: None }),
-            other => other?,
+            other => other.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?,
         };
         let damaged =
             || io::Error::new(io::ErrorKind::InvalidData, format!("{}: is not a pushed config; remove it to run without", path.display()));

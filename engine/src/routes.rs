@@ -4,7 +4,8 @@ use std::{num::NonZeroU32, time::Duration};
 
 use ringpost_config::{Config, SMARTHOSTS_MAX, Smarthost, SmarthostAddress, StoreAddress};
 use ringpost_queue::{
-    BreakerSettings, DestinationLimits, HOSTS_MAX, HostAddress, NamedHost, NextHop, Rate, ReportLimits, RetryPolicy, Route, SharedRate, Via,
+    BreakerSettings, DestinationLimits, HOSTS_MAX, HostAddress, NamedHost, NextHop, Rate, ReportLimits, RetryPolicy, Route, RouteError,
+    Routes, SharedRate, Via,
 };
 
 use crate::{share::Share, shared_limits::apart};
@@ -70,6 +71,14 @@ pub(crate) fn routes_of(config: &Config) -> Vec<Route> {
     routes
 }
 
+/// The routing table, as a shard looks routes up in it.
+///
+/// # Errors
+/// What the config lets pass and the queue does not: more names of routes than it can number.
+pub fn table(config: &Config) -> Result<Routes, RouteError> {
+    Routes::new(routes_of(config))
+}
+
 /// How fast this shard may report; `None` when nobody is told anything.
 pub(crate) fn report_limits(config: &Config, share: Share) -> Option<ReportLimits> {
     let divided = |limit: Option<u32>| NonZeroU32::new(share.of(limit?));
@@ -94,7 +103,7 @@ fn smarthost(hosts: &[Smarthost]) -> Via {
 }
 
 /// The hosts of a route as DNS is asked about them.
-pub fn named_hosts(hosts: &[Smarthost]) -> Vec<NamedHost> {
+fn named_hosts(hosts: &[Smarthost]) -> Vec<NamedHost> {
     let named = |Smarthost { address, preference, weight }: &Smarthost| {
         let (name, port) = match address {
             SmarthostAddress::Ip(address) => (address.ip().to_string(), address.port()),

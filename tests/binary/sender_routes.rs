@@ -149,3 +149,41 @@ fn a_restart_a_reload_and_a_command_choose_by_the_sender_again() {
     assert_eq!(seen(&backup), one("news@x.test", "two@z.test"));
     assert_eq!(seen(&all), one("a@x.test", "three@z.test"));
 }
+
+/// It looked at routes for all senders only, and showed hosts of DNS for mail that is held.
+#[test]
+fn dns_says_where_mail_goes_by_the_route_for_its_sender() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("ringpost.toml");
+    let routes = [
+        ("\"*\"", "via = \"hold\""),
+        ("\"*\"\nsender = \"\"", "via = \"discard\""),
+        ("\"*\"\nsender = \"news@x.test\"", "via = \"smarthost\"\nhosts = [\"127.0.0.9:26\", { host = \"127.0.0.8:25\", backup = true }]"),
+        ("\"own.test\"", "via = \"maildir\"\npath = \"/srv/mail/{domain}/{local}\""),
+        ("\"box.test\"", "via = \"lmtp\"\nhosts = [\"unix:/run/lmtp.sock\"]"),
+    ];
+    let text: String = routes.iter().map(|(domain, via)| format!("[[route]]\ndomain = {domain}\n{via}\n")).collect();
+    std::fs::write(&file, text).unwrap();
+    let dns = |words: &[&str]| {
+        let output = ringpost().arg("dns").args(words).arg("-c").arg(&file).output().unwrap();
+        (output.status.code(), format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)))
+    };
+    for (words, code, said) in [
+        (
+            &["z.test"][..],
+            1,
+            "mail for z.test is held: it stays in the queue\nby route \"*\" (via = \"hold\"), for senders that no route names",
+        ),
+        (&["z.test", "--sender", ""], 0, "mail for z.test from <> is discarded: "),
+        (&["Z.test.", "--sender", "News@x.test"], 0, "from News@x.test goes to the first of these that answers:\n     0  127.0.0.9:26\n"),
+        (&["z.test", "--sender", "news@x.test"], 0, "by route \"* from news@x.test\" (via = \"smarthost\")\nread from "),
+        (&["own.test"], 0, "mail for own.test is written into /srv/mail/{domain}/{local}\n"),
+        (&["box.test", "--json"], 0, "\"outcome\":\"site\",\"hosts\":[{\"preference\":0,\"name\":\"unix:/run/lmtp.sock\""),
+        (&["a@z.test"], 2, "invalid value 'a@z.test' for '<DOMAIN>': is a mail address: write a domain"),
+        (&[""], 2, "write a domain"),
+        (&["z.test", "--sender", "x.test"], 2, "is no sender address"),
+    ] {
+        let (got, text) = dns(words);
+        assert!(got == Some(code) && text.contains(said), "{words:?}: {got:?} {text}");
+    }
+}
