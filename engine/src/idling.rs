@@ -77,6 +77,12 @@ impl Outbound<'_> {
         self.shard.pool.leave(self.destination, &parked);
         let now = self.shard.ring.now();
         match event {
+            // Nothing tells an idle one that DNS has other hosts now.
+            Event::Handed(dispatch) if !self.has_host() => {
+                self.shard.attempt_abandoned(dispatch);
+                self.client.quit(&mut self.out);
+                None
+            }
             Event::Handed(dispatch) => {
                 self.next = Some(dispatch);
                 let untested = now.duration_since(self.idling.tested.unwrap_or(idle_since));
@@ -96,7 +102,7 @@ impl Outbound<'_> {
             }
             Event::TimeOut => {
                 self.next = parked.take();
-                if self.next.is_none() && parked.is_retired() {
+                if self.next.is_none() && (parked.is_retired() || !self.has_host()) {
                     self.client.quit(&mut self.out);
                 } else if self.next.is_none() {
                     self.idle_long_enough(now, idle_since);

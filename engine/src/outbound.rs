@@ -221,8 +221,14 @@ impl<'s> Outbound<'s> {
         self.shard.may_attempt()
             && (self.shard.shards == 1 || self.shard.queue.borrow().is_home(self.destination))
             && !self.is_beyond()
+            && self.has_host()
             && self.client.transactions() < self.limits.messages_max
             && self.age(self.shard.ring.now()) < self.limits.max_lifetime
+    }
+
+    /// Is its host one of the destination's still? DNS or a reload can have taken it away: what it has is finished, and no more begun.
+    pub(crate) fn has_host(&self) -> bool {
+        is_host(self.shard, self.destination, self.host)
     }
 
     fn is_beyond(&self) -> bool {
@@ -345,6 +351,7 @@ impl<'s> Outbound<'s> {
         self.deadline.set(self.shard.before_drain_ends(now + patience));
         let shard = self.shard.clone();
         let mut draining_since = None;
+        let (destination, host) = (self.destination, self.host);
         let (conn, deadline, life) = (&self.conn, &self.deadline, &mut self.life);
         poll_fn(|cx| {
             if let Some(Poll::Ready(dispatch)) = parked.map(|parked| parked.poll_handed(cx)) {
@@ -359,7 +366,7 @@ impl<'s> Outbound<'s> {
             if life.is_none() {
                 *life = Some(shard.remember_waiter(cx.waker().clone()));
             }
-            if parked.is_some_and(Parked::is_retired) {
+            if parked.is_some_and(|parked| parked.is_retired() || !is_host(&shard, destination, host)) {
                 return Poll::Ready(Event::TimeOut);
             }
             if shard.is_ending() && draining_since.is_none() {
@@ -426,4 +433,8 @@ impl<'s> Outbound<'s> {
         }
         None
     }
+}
+
+fn is_host(shard: &Shard, destination: DestinationId, host: HostIndex) -> bool {
+    shard.queue.borrow().host_address(destination, host).is_some()
 }

@@ -214,7 +214,7 @@ impl<T> Pool<T> {
     }
 
     /// From now on a destination may have as many connections as `allowed` says. Idle ones beyond end at once, others when they have no
-    /// message; who waits gets what has become free. Returns the attempts that wait where none is allowed any more.
+    /// message; the rest of the idle ones look whether their host is one still. Who waits gets what has become free. Returns the attempts that wait where none is allowed any more.
     pub fn change_limits(self: &Rc<Self>, allowed: impl Fn(DestinationId) -> u32) -> Vec<T> {
         let mut waiting = Vec::new();
         let mut may_have_room = Vec::new();
@@ -229,6 +229,7 @@ impl<T> Pool<T> {
                 wake(&parked.waker);
             }
             self.rested(*destination, place);
+            place.idle.iter().for_each(|parked| wake(&parked.waker));
             if place.connections_max == 0 {
                 for one in place.waiting.drain(..) {
                     waiting.extend(one.item.take());

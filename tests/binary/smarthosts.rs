@@ -100,6 +100,41 @@ fn a_name_without_address_defers_and_new_addresses_are_followed() {
     assert_eq!((old.messages().len(), new.messages().len()), (at_old, sent - at_old));
 }
 
+/// Connections to a host that was taken out stayed: an idle one took the next message there, a busy one all that waited.
+#[test]
+fn a_host_that_was_removed_gets_no_further_message() {
+    let (old, new) = (NextHop::start(), NextHop::start());
+    let to = |hop: &NextHop| {
+        let route = format!("via = \"smarthost\"\nhosts = [\"{}\"]\nconnections_max = 1", hop.address);
+        Setup { route, retries: "[delivery]\nidle_timeout = \"1h\"\n", ..Setup::new() }
+    };
+    let first = to(&old);
+    let address = first.address;
+    let node = Node::start(&first);
+    let lead_to = |hop| {
+        node.reconfigure(&Setup { address, ..to(hop) });
+        assert!(node.ask(&["reload"]).status.success(), "{}", node.log());
+    };
+    let mut client = Client::greeted(address);
+    let mut send = || drop(client.deliver("b@y.test", "Subject: x\r\n\r\nx"));
+    send();
+    old.wait_for(1);
+    node.wait_for_queue(<[_]>::is_empty);
+    lead_to(&new);
+    send();
+    node.wait_for_queue(<[_]>::is_empty);
+    assert_eq!((old.messages().len(), new.messages().len()), (1, 1), "from an idle connection");
+    // One is being sent, one may be chained behind it, and others wait for the only connection.
+    new.hold_content(true);
+    (0..6).for_each(|_| send());
+    node.wait_for_queue(|queue| queue.iter().any(|message| message["recipients"][0]["state"] == "active"));
+    lead_to(&old);
+    new.hold_content(false);
+    node.wait_for_queue(<[_]>::is_empty);
+    let counts = (old.messages().len(), new.messages().len());
+    assert!(counts.0 + counts.1 == 8 && counts.1 <= 3, "from a busy connection: {counts:?}");
+}
+
 #[test]
 fn wrong_hosts_are_named_with_what_is_allowed() {
     let folder = tempfile::tempdir().unwrap();
