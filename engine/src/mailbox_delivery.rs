@@ -5,7 +5,7 @@ use std::{path::PathBuf, rc::Rc};
 use ringpost_queue::{Dispatch, QueueId};
 use ringpost_smtp::{
     address::Path,
-    client::{SuccessReport, Verdict},
+    client::{MESSAGE_UNREADABLE, SuccessReport, Verdict},
     extension::{Body, ByMode},
     reply::Reply,
 };
@@ -56,7 +56,7 @@ pub(crate) async fn deliver(shard: Rc<Shard>, dispatch: Dispatch, path: PathBuf)
         Err(Unmade::Gone) => return shard.attempt_abandoned(attempt.dispatch),
         Err(Unmade::Unreadable(reason)) => {
             error!(shard = shard.id, %reason, "a message cannot be read; the attempt is deferred");
-            attempt.decide_all(Verdict::Deferred, Reply::local("451 4.3.0 the message cannot be read from the spool"));
+            attempt.decide_all(Verdict::Deferred, Reply::local(MESSAGE_UNREADABLE));
         }
         Err(Unmade::NotRun(reason)) => {
             warn!(shard = shard.id, %reason, "no maildir is written; the attempt is deferred");

@@ -10,7 +10,7 @@ use std::{
 use ringpost_queue::{DestinationId, Dispatch, HostIndex};
 use ringpost_ring::{Conn, Deadline, Received};
 use ringpost_smtp::{
-    client::{Action, Client, ClientSettings, CloseReason, Disconnect, Rcpt, Transaction, TransactionId, Verdict},
+    client::{Action, Client, ClientSettings, CloseReason, Disconnect, MESSAGE_UNREADABLE, Rcpt, Transaction, TransactionId, Verdict},
     extension::{Body, Notify},
     reply::Reply,
 };
@@ -293,7 +293,7 @@ impl<'s> Outbound<'s> {
                 Err(reason) => {
                     error!(shard = self.shard.id, queue_id = %id, %reason, "the envelope cannot be read; the attempt is deferred");
                     attempt.storage.recipients.extend(self.shard.queue.borrow().recipients(&attempt.dispatch).map(|(number, _)| number));
-                    attempt.decide_all(Verdict::Deferred, Reply::local("451 4.3.0 the message cannot be read from the spool"));
+                    attempt.decide_all(Verdict::Deferred, Reply::local(MESSAGE_UNREADABLE));
                     return self.shard.settle_attempt(attempt, &self.relay);
                 }
             },

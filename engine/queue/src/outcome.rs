@@ -24,6 +24,9 @@ const GIVEN_BY: u8 = 0x1F;
 /// Bytes kept of a next hop's name at most, so that there is room for what it said.
 const RELAY_BYTES_MAX: usize = 100;
 
+/// Stands for a next hop whose name is too long to be kept: what it said is still a next hop's word.
+const UNNAMED: &str = "?";
+
 /// Length of a record's head.
 const HEAD_BYTES: usize = 4;
 
@@ -266,10 +269,10 @@ pub(crate) fn split_reply(kept: &[u8]) -> (&[u8], &[u8]) {
 }
 
 /// Writes `parts` as one line into `out`, and behind it the next hop that said it, if it did; returns the length. Of a next hop with a
-/// long name only the name is kept, of one with a very long name nothing.
+/// long name only the name is kept, of one with a very long name that there was one.
 pub(crate) fn join_reply(parts: &[&[u8]], relay: &str, out: &mut [u8; REPLY_BYTES_MAX]) -> usize {
     let name = relay.find('[').map_or("", |at| &relay[..=at]);
-    let relay = [relay, name].into_iter().find(|text| text.len() <= RELAY_BYTES_MAX && !text.contains(char::is_control)).unwrap_or("");
+    let relay = [relay, name].into_iter().find(|text| text.len() <= RELAY_BYTES_MAX && !text.contains(char::is_control)).unwrap_or(UNNAMED);
     let room = REPLY_BYTES_MAX - if relay.is_empty() { 0 } else { relay.len() + 1 };
     let mut length = 0;
     for part in parts {
@@ -432,8 +435,8 @@ mod tests {
             ("550 no", "", String::new()),
             (long.as_str(), "192.0.2.7:25", "192.0.2.7:25".to_owned()),
             ("550 no", named.as_str(), format!("{}[", &long[..95])),
-            ("550 no", huge.as_str(), String::new()),
-            ("550 no", "odd\u{1f}name[192.0.2.7]", String::new()),
+            ("550 no", huge.as_str(), "?".to_owned()),
+            ("550 no", "odd\u{1f}name[192.0.2.7]", "?".to_owned()),
         ] {
             let length = join_reply(&[b"5.4.7 expired; last: ", reply.as_bytes()], relay, &mut out);
             let (line, by) = split_reply(&out[..length]);

@@ -382,7 +382,7 @@ impl<'q> RecipientView<'q> {
         String::from_utf8_lossy(self.said().0)
     }
 
-    /// The next hop that said it; `None` if it was none, or its name was too long to be kept.
+    /// The next hop that said it, or the place where it was kept; `?` if the name was too long to be kept. `None` if it was said by none.
     pub fn relay(&self) -> Option<Cow<'q, str>> {
         Some(String::from_utf8_lossy(self.said().1)).filter(|relay| !relay.is_empty())
     }

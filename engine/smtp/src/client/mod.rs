@@ -32,3 +32,6 @@ pub use offer::Offer;
 pub use rcpt::Rcpt;
 pub use timeouts::Timeouts;
 pub use transaction::Transaction;
+
+/// What an attempt says in the place of a next hop when the message cannot be given to it; a report knows it as our own word.
+pub const MESSAGE_UNREADABLE: &str = own_words::UNREADABLE;

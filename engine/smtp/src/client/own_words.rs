@@ -13,6 +13,7 @@ macro_rules! own_words {
 }
 
 own_words! {
+    UNREADABLE = "451 4.3.0 the message cannot be read from the spool";
     CLOSED = "421 4.4.2 connection closed by the next hop";
     LOST = "421 4.4.2 connection to the next hop lost";
     TIMED_OUT = "421 4.4.2 the next hop did not answer in time";

@@ -47,7 +47,8 @@ pub struct ReportedRecipient<'a> {
     pub action: Action,
     /// The last word about it, as the queue keeps it; may be empty.
     pub reply: &'a str,
-    /// The next hop whose word that is: `mx1.example.org[192.0.2.7]:25` or `192.0.2.7:25`.
+    /// The next hop whose word that is: `mx1.example.org[192.0.2.7]:25`, `192.0.2.7:25`, `unix:/run/lmtp.sock`, or `?` for one whose name is
+    /// not known any more. Whatever else stands here is no next hop, and the word is our own.
     pub relay: Option<&'a str>,
     /// When it was last tried.
     pub last_attempt: Option<DateText>,
@@ -115,7 +116,7 @@ impl<'a> Said<'a> {
         };
         let code = text.get(..3).filter(|code| code.bytes().all(|byte| byte.is_ascii_digit()) && matches!(code.as_bytes()[0], b'2'..=b'5'));
         let has_code = code.is_some() && text.as_bytes().get(3).is_none_or(|&byte| byte == b' ');
-        let is_reply = has_code && !own_words::is_own(text);
+        let is_reply = has_code && recipient.relay.is_some_and(is_next_hop) && !own_words::is_own(text);
         let enhanced = text.get(4..).filter(|_| has_code).and_then(|rest| enhanced_of(rest, class));
         let status = match enhanced {
             // RFC 3463 3.5: X.4.7, the delivery time expired.
@@ -134,6 +135,10 @@ fn enhanced_of(text: &str, class: u8) -> Option<EnhancedCode> {
     let mut number = || parts.next().filter(|digits| (1..=3).contains(&digits.len())).and_then(|digits| digits.parse::<u16>().ok());
     let (first, subject, detail) = (number()?, number()?, number()?);
     (first == u16::from(class) && parts.next().is_none()).then_some(EnhancedCode { class, subject, detail })
+}
+
+fn is_next_hop(relay: &str) -> bool {
+    relay == "?" || relay.starts_with("unix:") || name_of(relay).is_some()
 }
 
 /// The name of a next hop, or its address as a literal (RFC 3464 2.3.5); `None` for what is no host, such as a socket in the file system.

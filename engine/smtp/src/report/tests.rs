@@ -129,7 +129,7 @@ fn status_and_diagnostic_follow_the_last_word() {
         (Action::Delayed, "", "4.0.0", ""),
         (Action::Relayed, "250 2.0.0 ok", "2.0.0", ""),
     ] {
-        let recipients = [recipient("b@y.test", action, reply)];
+        let recipients = [ReportedRecipient { relay: Some("unix:/run/lmtp.sock"), ..recipient("b@y.test", action, reply) }];
         let (text, _) = text_of(&report(&recipients, Returned::Nothing, &now));
         let group = group(&text, "rfc822; b@y.test");
         assert!(group.contains(&format!("Status: {status}").as_str()), "{reply}: {group:?}");
@@ -159,6 +159,28 @@ fn our_own_words_about_a_next_hop_are_not_given_out_as_its_reply() {
         let group = group(&text, "rfc822; b@y.test");
         let value = |name: &str| group.iter().find_map(|line| line.strip_prefix(name)).unwrap_or("");
         assert_eq!((value("Status: "), value("Remote-MTA: "), value("Diagnostic-Code: ")), (status, remote, diagnostic), "{reply}");
+    }
+}
+
+/// Words about a mailbox, of local policy and of operators were given out as SMTP replies of nobody.
+#[test]
+fn a_reply_is_the_word_of_a_next_hop_and_of_nobody_else() {
+    let now = date(0);
+    for (relay, reply, remote, diagnostic) in [
+        (Some("maildir"), "452 4.2.2 the mailbox is over its quota", "", "x-ringpost; 452 4.2.2 the mailbox is over its quota"),
+        (Some("none"), "550 5.1.2 y.test takes no mail", "", "x-ringpost; 550 5.1.2 y.test takes no mail"),
+        (None, "554 5.0.0 returned by the operator", "", "x-ringpost; 554 5.0.0 returned by the operator"),
+        (Some("mx.y.test[192.0.2.7]:25"), own_words::UNREADABLE, "", "x-ringpost; 451 4.3.0 the message cannot be read from the spool"),
+        (Some("unix:/run/lmtp.sock"), "550 5.1.1 no", "", "smtp; 550 5.1.1 no"),
+        // Its name was too long to be kept.
+        (Some("?"), "550 5.1.1 no", "", "smtp; 550 5.1.1 no"),
+        (Some("192.0.2.7:25"), "550 5.1.1 no", "dns; [192.0.2.7]", "smtp; 550 5.1.1 no"),
+    ] {
+        let recipients = [ReportedRecipient { relay, ..recipient("b@y.test", Action::Failed, reply) }];
+        let (text, _) = text_of(&report(&recipients, Returned::Nothing, &now));
+        let group = group(&text, "rfc822; b@y.test");
+        let value = |name: &str| group.iter().find_map(|line| line.strip_prefix(name)).unwrap_or("");
+        assert_eq!((value("Remote-MTA: "), value("Diagnostic-Code: ")), (remote, diagnostic), "{relay:?} {reply}");
     }
 }
 
@@ -206,6 +228,7 @@ fn mail_of_any_script_is_reported_in_its_own() {
     let now = date(0);
     let recipients = [ReportedRecipient {
         original: Some(r"utf-8;gr\x{FC}n@y.test"),
+        relay: Some("192.0.2.7:25"),
         ..recipient("gr\u{fc}n@y.test", Action::Failed, "550 5.1.1 gibt es nicht: gr\u{fc}n")
     }];
     let returned = Returned::Header("Subject: gr\u{fc}n\r\n".as_bytes());
@@ -225,7 +248,7 @@ fn mail_of_any_script_is_reported_in_its_own() {
     let foreign = Report { to: Path::new("m\u{fc}ller@x.test"), ..facts };
     assert!(text_of(&foreign).1.smtputf8);
     // Without SMTPUTF8 a report is ASCII, whatever a next hop says.
-    let plain = [recipient("b@y.test", Action::Failed, "550 5.1.1 gr\u{fc}n")];
+    let plain = [ReportedRecipient { relay: Some("192.0.2.7:25"), ..recipient("b@y.test", Action::Failed, "550 5.1.1 gr\u{fc}n") }];
     let (text, needs) = text_of(&report(&plain, Returned::Nothing, &now));
     assert!(text.contains("Diagnostic-Code: smtp; 550 5.1.1 gr?n\r\n") && !needs.eight_bit);
 }
