@@ -367,9 +367,9 @@ impl<'q> RecipientView<'q> {
         self.recipient().notify()
     }
 
-    /// When it is too old to be tried again (unix ms), whether it is held or not.
+    /// Until when it is tried (unix ms), with the time that was granted for one more attempt, as if it were not held.
     pub fn expires_at(&self) -> u64 {
-        self.message.queue.end_of_life(self.recipient().group)
+        self.message.queue.end_with_grace(self.recipient().group)
     }
 
     /// When it fails where it is now (unix ms); `None` for what is held without a time of its own.

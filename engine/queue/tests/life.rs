@@ -295,8 +295,11 @@ fn mail_recovered_after_its_end_gets_one_attempt_and_at_most_the_grace() {
     let mut queue = self::queue();
     let destination = queue.route(b"y.test");
     queue.pause(destination, true, now);
-    let _ = queue.recover(&message(ID), recipients.into_iter(), std::iter::empty(), now).unwrap();
+    let Recovered { key, .. } = queue.recover(&message(ID), recipients.into_iter(), std::iter::empty(), now).unwrap();
     assert!(attempt(&mut queue, now + 4 * 60 * MINUTE - 1).is_none());
+    // Reports of its delay said Will-Retry-Until a time that was over: what they say is when it expires.
+    let view = queue.show(key).unwrap().recipients().next().unwrap();
+    assert_eq!((view.expires_at(), view.fails_at()), (now + 4 * 60 * MINUTE, Some(now + 4 * 60 * MINUTE)));
     expire(&mut queue, now + 4 * 60 * MINUTE);
 }
 
