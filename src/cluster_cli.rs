@@ -6,6 +6,7 @@ use std::{
 };
 
 use clap::Subcommand;
+use ringpost_smtp::shown::shown as shown_text;
 use serde_json::Value;
 
 use crate::{
@@ -14,7 +15,7 @@ use crate::{
     control_client::{ControlError, ask},
     control_wire::WireRequest,
     handover::LEASES_NONE,
-    queue_cli::{code, plain, say},
+    queue_cli::{code, say, say_json},
 };
 
 /// `ringpost cluster …`
@@ -155,7 +156,7 @@ pub fn cluster(socket: &Path, command: ClusterCommand) -> ExitCode {
 fn show(socket: &Path, call: ClusterCall, output: Output, mut text: impl FnMut(&Value)) -> ExitCode {
     let result = ask(socket, &WireRequest::Cluster { ask: call }, |line| {
         if output.json {
-            say(line);
+            say_json(line);
         } else if let Ok(value) = serde_json::from_str(line) {
             text(&value);
         }
@@ -177,7 +178,7 @@ fn object(value: &Value) {
 
 fn shown(value: &Value) -> String {
     match value {
-        Value::String(text) => plain(text),
+        Value::String(text) => shown_text(text).into_owned(),
         Value::Null => "-".to_owned(),
         value => value.to_string(),
     }
@@ -231,7 +232,7 @@ fn leader(socket: &Path, output: Output) -> ExitCode {
         let value: Value = serde_json::from_str(line).unwrap_or_default();
         found = value["leader"].is_string();
         if output.json {
-            say(line);
+            say_json(line);
         } else if found {
             say(&field(&value, "leader"));
         } else {
@@ -340,7 +341,7 @@ fn diff(socket: &Path, from: Option<u64>, to: Option<u64>) -> Result<bool, Contr
     if !lines.is_empty() {
         say(&format!("--- {}\n+++ {}", name(from), name(to)));
     }
-    lines.iter().for_each(|line| say(&plain(line)));
+    lines.iter().for_each(|line| say(&shown_text(line)));
     Ok(lines.is_empty())
 }
 

@@ -4,13 +4,14 @@ use std::{path::Path, process::ExitCode};
 
 use ringpost_engine::routes::table;
 use ringpost_queue::{HostAddress, Mail, NextHop, Question, Resolution, Route, Via};
+use ringpost_smtp::shown::shown;
 use serde::Serialize;
 
 use crate::{
     cli::{EXIT_NEGATIVE, EXIT_OK, Output},
     dns::Dns,
     node::{self, StartConfig},
-    queue_cli::{plain, say},
+    queue_cli::{say, say_json},
     queue_filter,
 };
 
@@ -103,14 +104,14 @@ pub fn dns(start: &StartConfig, domain: &str, sender: Option<&str>, output: Outp
         goes: goes(start, route, domain)?,
     };
     if output.json {
-        say(&serde_json::to_string(&view).expect("a view is plain data"));
+        say_json(&serde_json::to_string(&view).expect("a view is plain data"));
     } else {
-        text_of(&view).lines().for_each(|line| say(&plain(line)));
+        text_of(&view).lines().for_each(|line| say(&shown(line)));
         if !start.config.delivery.deliver {
             say("this node delivers nothing itself (delivery.deliver = false): the node that takes the mail over goes by its own settings");
         }
         if let Some(reason) = &start.unfit {
-            say(&format!("what was pushed to all nodes does not go with the file and is left out: {}", plain(reason)));
+            say(&format!("what was pushed to all nodes does not go with the file and is left out: {}", shown(reason)));
         }
     }
     let goes_on = matches!(view.goes, Goes::Site { .. } | Goes::Discarded | Goes::Maildir { .. });

@@ -2,20 +2,23 @@
 
 use std::{io, path::Path, process::ExitCode};
 
+use ringpost_smtp::shown::shown;
+
 use crate::{
     Failure,
     cli::{EXIT_IO, EXIT_NEGATIVE, EXIT_OK, LogCall},
     mail_log_entry::MailLogEntry,
     mail_log_reader::{Follower, files, grep},
-    queue_cli::{plain, say},
+    queue_cli::{say, say_json},
 };
 
 /// Runs a log command over the file at `path`.
 pub fn log(path: &Path, call: LogCall) -> Result<ExitCode, Failure> {
     let failure = |reason: io::Error| Failure { message: format!("{}: {reason}", path.display()), code: EXIT_IO };
     let tell = |line: &str, json: bool| match MailLogEntry::parse(line) {
-        Some(entry) if json && !line.starts_with('{') => say(&entry.to_json()),
-        _ => say(&plain(line)),
+        Some(entry) if json && !line.starts_with('{') => say_json(&entry.to_json()),
+        Some(_) if line.starts_with('{') => say_json(line),
+        _ => say(&shown(line)),
     };
     match call {
         LogCall::Follow { id, output, .. } => {

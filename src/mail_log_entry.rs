@@ -1,5 +1,6 @@
 //! A line of the mail log, in either of its forms, as fields. The schema is in `docs/mail-log.md`.
 
+use ringpost_smtp::shown::shown_json;
 use serde_json::{Map, Value};
 
 /// Fields that are numbers in the JSON form.
@@ -71,7 +72,7 @@ impl MailLogEntry {
             // The first of a name is ours: nothing that came from a peer stands before it.
             object.entry(name).or_insert_with(|| number.map_or_else(|| Value::String(value.clone()), Value::from));
         }
-        Value::Object(object).to_string()
+        shown_json(&Value::Object(object).to_string()).into_owned()
     }
 }
 

@@ -10,6 +10,7 @@ use std::{
 use clap::CommandFactory;
 use ringpost_config::{MailOutput, parse_duration};
 use ringpost_engine::control::{Change, DestinationSummary, ListQuery, MessageFilter, MessageView};
+use ringpost_smtp::shown::{shown, shown_json, shown_lines};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::{
@@ -46,7 +47,7 @@ pub fn queue(socket: &Path, call: QueueCall, mail_log: Option<&MailOutput>) -> E
 pub fn stats(socket: &Path, output: Output) -> ExitCode {
     let result = ask(socket, &WireRequest::Stats {}, |line| {
         if output.json {
-            say(line);
+            say_json(line);
         } else if let Ok(serde_json::Value::Object(counters)) = serde_json::from_str(line) {
             for (name, value) in counters {
                 say(&format!("{name:<24}{value:>16}"));
@@ -60,7 +61,7 @@ pub fn stats(socket: &Path, output: Output) -> ExitCode {
 pub fn reload(socket: &Path, output: Output) -> ExitCode {
     let result = ask(socket, &WireRequest::Reload {}, |line| {
         if output.json {
-            return say(line);
+            return say_json(line);
         }
         let Ok(done) = serde_json::from_str::<Reloaded>(line) else { return };
         match &*done.reloaded {
@@ -108,7 +109,7 @@ fn list(socket: &Path, filter: ListFilter, output: Output) -> ExitCode {
     let mut listed = 0_u64;
     let result = ask(socket, &WireRequest::QueueList { query }, |line| {
         if output.json {
-            return say(line);
+            return say_json(line);
         }
         let Ok(view) = serde_json::from_str::<MessageView>(line) else { return };
         if listed == 0 {
@@ -116,7 +117,7 @@ fn list(socket: &Path, filter: ListFilter, output: Output) -> ExitCode {
         }
         listed += 1;
         let recipients: Vec<_> =
-            view.recipients.iter().map(|recipient| format!("{} ({})", plain(&recipient.address), recipient.state)).collect();
+            view.recipients.iter().map(|recipient| format!("{} ({})", shown(&recipient.address), recipient.state)).collect();
         let sender = if view.sender.is_empty() { "<>" } else { &view.sender };
         let next = view.next_attempt.as_deref().unwrap_or("-");
         say(&format!(
@@ -126,11 +127,11 @@ fn list(socket: &Path, filter: ListFilter, output: Output) -> ExitCode {
             view.accepted_at,
             view.attempts,
             next,
-            plain(sender),
+            shown(sender),
             recipients.join(", ")
         ));
         if !view.reason.is_empty() {
-            say(&format!("{:>24}{}", "", plain(&view.reason)));
+            say(&format!("{:>24}{}", "", shown(&view.reason)));
         }
     });
     if let (Ok(count), false) = (&result, output.json) {
@@ -146,23 +147,23 @@ fn show(socket: &Path, id: String, output: Output) -> ExitCode {
     let wanted = id.clone();
     let result = ask(socket, &WireRequest::QueueShow { id }, |line| {
         if output.json {
-            return say(line);
+            return say_json(line);
         }
         let Ok(view) = serde_json::from_str::<MessageView>(line) else { return };
         say(&format!("id         {}", view.id));
-        say(&format!("sender     <{}>", plain(&view.sender)));
+        say(&format!("sender     <{}>", shown(&view.sender)));
         say(&format!("size       {} bytes", view.size));
         say(&format!("accepted   {}", view.accepted_at));
         if !view.tags.is_empty() {
-            say(&format!("tags       {}", plain(&view.tags.join(", "))));
+            say(&format!("tags       {}", shown(&view.tags.join(", "))));
         }
         if !view.reason.is_empty() {
-            say(&format!("reason     {}", plain(&view.reason)));
+            say(&format!("reason     {}", shown(&view.reason)));
         }
         for recipient in &view.recipients {
             say(&format!(
                 "recipient  <{}> {}, {} attempt{}, to {:?}",
-                plain(&recipient.address),
+                shown(&recipient.address),
                 recipient.state,
                 recipient.attempts,
                 if recipient.attempts == 1 { "" } else { "s" },
@@ -178,7 +179,7 @@ fn show(socket: &Path, id: String, output: Output) -> ExitCode {
                 say(&format!("           expires {expires}"));
             }
             if let Some(reply) = &recipient.last_reply {
-                say(&format!("           last reply {}", plain(reply)));
+                say(&format!("           last reply {}", shown(reply)));
             }
         }
     });
@@ -191,9 +192,9 @@ fn show(socket: &Path, id: String, output: Output) -> ExitCode {
 fn why(socket: &Path, id: &str, output: Output, mail_log: Option<&MailOutput>) -> ExitCode {
     let tell = |line: &WhyLine| {
         if output.json {
-            say(&serde_json::to_string(line).expect("a line is plain data"));
+            say_json(&serde_json::to_string(line).expect("a line is plain data"));
         } else {
-            line.why.lines().for_each(|sentence| say(&plain(sentence)));
+            line.why.lines().for_each(|sentence| say(&shown(sentence)));
         }
     };
     let result = ask(socket, &WireRequest::QueueWhy { id: id.to_owned() }, |line| {
@@ -235,19 +236,19 @@ fn why(socket: &Path, id: &str, output: Output, mail_log: Option<&MailOutput>) -
 }
 
 fn summary(socket: &Path, destination: Option<String>, limit: usize, output: Output) -> ExitCode {
-    let (mut shown, mut messages) = (0, 0);
+    let (mut listed, mut messages) = (0, 0);
     let name = destination.clone();
     let result = ask(socket, &WireRequest::QueueSummary { destination }, |line| {
         let Ok(summary) = serde_json::from_str::<DestinationSummary>(line) else { return };
         messages += summary.messages;
-        shown += 1;
-        if shown > limit {
+        listed += 1;
+        if listed > limit {
             return;
         }
         if output.json {
-            return say(line);
+            return say_json(line);
         }
-        if shown == 1 {
+        if listed == 1 {
             say(&format!(
                 "{:<32}{:>9}{:>9}{:>9}{:>8}{:>8}{:>8}  {:<10}{:<14}{:<26}{:<26}",
                 "destination", "messages", "ready", "deferred", "active", "held", "failed", "breaker", "waits for", "oldest", "next"
@@ -255,7 +256,7 @@ fn summary(socket: &Path, destination: Option<String>, limit: usize, output: Out
         }
         say(&format!(
             "{:<32}{:>9}{:>9}{:>9}{:>8}{:>8}{:>8}  {:<10}{:<14}{:<26}{:<26}",
-            plain(&summary.destination),
+            shown(&summary.destination),
             summary.messages,
             summary.ready,
             summary.deferred,
@@ -268,13 +269,13 @@ fn summary(socket: &Path, destination: Option<String>, limit: usize, output: Out
             summary.next_attempt.as_deref().unwrap_or("-"),
         ));
         if let Some(reply) = &summary.last_reply {
-            say(&format!("    {}", plain(reply)));
+            say(&format!("    {}", shown(reply)));
         }
     });
     if !output.json && result.is_ok() {
-        let more = shown.saturating_sub(limit);
+        let more = listed.saturating_sub(limit);
         let more = if more > 0 { format!("; {more} destinations with less mail are not shown") } else { String::new() };
-        say(&format!("{messages} message{} for {shown} destination{}{more}", plural(messages), plural(shown as u64)));
+        say(&format!("{messages} message{} for {listed} destination{}{more}", plural(messages), plural(listed as u64)));
     }
     if let (Ok(0), Some(name)) = (&result, &name) {
         say_unknown(name);
@@ -368,7 +369,7 @@ fn change(socket: &Path, change: Change, selection: Selection) -> ExitCode {
                 answer["taken"] = taken.into();
                 answer["unanswered"] = unanswered.into();
             }
-            say(&answer.to_string());
+            say_json(&answer.to_string());
         } else {
             say(&format!("{} {word}", messages(count)));
         }
@@ -382,14 +383,19 @@ fn change(socket: &Path, change: Change, selection: Selection) -> ExitCode {
     code(result.map(|count| is_whole && (!by_id || count == wanted)))
 }
 
-/// Text from peers without control characters: a terminal is not to be steered by a sender.
-pub fn plain(text: &str) -> String {
-    text.chars().map(|character| if character.is_control() { '?' } else { character }).collect()
+/// Prints text; a reader that went away (`| head`) ends the output quietly. Whatever peers put into it steers no terminal; that it makes no
+/// line of its own is for [`shown`] to see to, part by part.
+pub fn say(text: &str) {
+    print(&shown_lines(text));
 }
 
-/// Prints a line; a reader that went away (`| head`) ends the output quietly.
-pub fn say(line: &str) {
-    if writeln!(io::stdout(), "{line}").is_err() {
+/// Prints an object for programs.
+pub fn say_json(object: &str) {
+    print(&shown_json(object));
+}
+
+fn print(text: &str) {
+    if writeln!(io::stdout(), "{text}").is_err() {
         std::process::exit(i32::from(EXIT_OK));
     }
 }
@@ -400,7 +406,7 @@ pub fn code(result: Result<bool, ControlError>) -> ExitCode {
         Ok(true) => EXIT_OK,
         Ok(false) => EXIT_NEGATIVE,
         Err(error) => {
-            eprintln!("ringpost: {error}");
+            eprintln!("ringpost: {}", shown_lines(&error.to_string()));
             if matches!(error, ControlError::Refused(_)) { EXIT_NEGATIVE } else { EXIT_UNAVAILABLE }
         }
     })

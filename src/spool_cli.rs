@@ -1,7 +1,7 @@
 //! `ringpost spool`: verify, ls and cat read the logs themselves; prepare asks the running engine, or writes them itself.
 
 use std::{
-    io::{self, Write},
+    io::{self, IsTerminal, Write},
     path::PathBuf,
     process::ExitCode,
 };
@@ -11,6 +11,7 @@ use ringpost_engine::{
     inspection::{self, Inspection},
     spool_home::SpoolHome,
 };
+use ringpost_smtp::shown::{shown, shown_bytes};
 use serde_json::json;
 
 use crate::{
@@ -18,8 +19,11 @@ use crate::{
     cli::{ConfigFile, EXIT_CONFIG, EXIT_IO, EXIT_NEGATIVE, EXIT_OK, SpoolCall, SpoolPlace},
     control_client::{ControlError, ask},
     control_wire::WireRequest,
-    queue_cli::{code, say},
+    queue_cli::{code, say, say_json},
 };
+
+/// A longer line of content is shown on a terminal in pieces.
+const TERMINAL_LINE_BYTES_MAX: usize = 64 * 1024;
 
 /// Runs a spool command.
 pub fn spool(call: SpoolCall, read_config: impl Fn(&ConfigFile) -> Result<Config, String>) -> Result<ExitCode, Failure> {
@@ -109,11 +113,10 @@ fn list(logs: &[(u16, Inspection)], as_json: bool) -> Result<ExitCode, Failure> 
     for (number, log) in logs {
         for message in &log.messages {
             if as_json {
-                say(&json!({"id": message.id, "log": number, "sender": message.sender, "recipients": message.recipients, "size": message.size, "accepted_at_ms": message.accepted_at_ms, "chunks": message.chunks}).to_string());
+                say_json(&json!({"id": message.id, "log": number, "sender": message.sender, "recipients": message.recipients, "size": message.size, "accepted_at_ms": message.accepted_at_ms, "chunks": message.chunks}).to_string());
             } else {
-                let plain = |text: &str| text.chars().map(|c| if c.is_control() { '?' } else { c }).collect::<String>();
-                let recipients: Vec<_> = message.recipients.iter().map(|recipient| plain(recipient)).collect();
-                say(&format!("{:<24}{:>10}  <{}> -> {}", message.id, message.size, plain(&message.sender), recipients.join(", ")));
+                let recipients: Vec<_> = message.recipients.iter().map(|recipient| shown(recipient)).collect();
+                say(&format!("{:<24}{:>10}  <{}> -> {}", message.id, message.size, shown(&message.sender), recipients.join(", ")));
             }
         }
     }
@@ -128,9 +131,45 @@ fn cat(logs: &[(u16, Inspection)], id: &str) -> Result<ExitCode, Failure> {
         eprintln!("ringpost: no message {id} in the spool");
         return Ok(ExitCode::from(EXIT_NEGATIVE));
     };
-    let mut out = io::stdout().lock();
-    log.content(message.record, |piece| out.write_all(piece)).map_err(|message| Failure { message, code: EXIT_IO })?;
+    let out = io::stdout().lock();
+    let failure = |message| Failure { message, code: EXIT_IO };
+    if out.is_terminal() {
+        let mut terminal = ForTerminal { out, rest: Vec::new() };
+        log.content(message.record, |piece| terminal.write(piece)).map_err(failure)?;
+        terminal.end().map_err(|error| failure(error.to_string()))?;
+    } else {
+        let mut out = out;
+        log.content(message.record, |piece| out.write_all(piece)).map_err(failure)?;
+    }
     Ok(ExitCode::from(EXIT_OK))
+}
+
+/// Writes content so that it steers no terminal, line by line.
+struct ForTerminal<W> {
+    out: W,
+    /// A line that has not ended yet.
+    rest: Vec<u8>,
+}
+
+impl<W: Write> ForTerminal<W> {
+    fn write(&mut self, piece: &[u8]) -> io::Result<()> {
+        self.rest.extend_from_slice(piece);
+        let whole = match self.rest.iter().rposition(|&byte| byte == b'\n') {
+            Some(at) => at + 1,
+            None if self.rest.len() >= TERMINAL_LINE_BYTES_MAX => self.rest.len(),
+            None => return Ok(()),
+        };
+        let lines: Vec<u8> = self.rest.drain(..whole).collect();
+        for line in lines.split_inclusive(|&byte| byte == b'\n') {
+            let (line, end) = line.strip_suffix(b"\n").map_or((line, ""), |line| (line.strip_suffix(b"\r").unwrap_or(line), "\n"));
+            write!(self.out, "{}{end}", shown_bytes(line))?;
+        }
+        Ok(())
+    }
+
+    fn end(mut self) -> io::Result<()> {
+        writeln!(self.out, "{}", shown_bytes(&self.rest))
+    }
 }
 
 fn prepare(config: &Config, segments: u32) -> Result<ExitCode, Failure> {
@@ -163,4 +202,26 @@ fn fresh_node() -> u64 {
     let mut bytes = [0; 8];
     getrandom::fill(&mut bytes).expect("the kernel gives random bytes");
     u64::from_ne_bytes(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A header field or a body could clear the screen of who looked at it, or write other words over it.
+    #[test]
+    fn content_steers_no_terminal_however_it_comes_in_pieces() {
+        let content = "Subject: \u{1b}[2Jgr\u{fc}n\r\n\r\n\ta\u{202e}b\rc\n\u{2028}end".as_bytes();
+        let expected = "Subject: \\x1b[2Jgr\u{fc}n\n\n\ta\\xe2\\x80\\xaeb\\x0dc\n\\xe2\\x80\\xa8end\n";
+        for size in 1..content.len() {
+            let mut out = Vec::new();
+            let mut terminal = ForTerminal { out: &mut out, rest: Vec::new() };
+            content.chunks(size).for_each(|piece| terminal.write(piece).unwrap());
+            terminal.end().unwrap();
+            assert_eq!(String::from_utf8(out).unwrap(), expected, "pieces of {size}");
+        }
+        let mut terminal = ForTerminal { out: Vec::new(), rest: Vec::new() };
+        terminal.write(&vec![b'x'; TERMINAL_LINE_BYTES_MAX]).unwrap();
+        assert!(terminal.rest.is_empty() && terminal.out.len() == TERMINAL_LINE_BYTES_MAX, "its memory is bounded");
+    }
 }

@@ -15,6 +15,7 @@ use std::{
 };
 
 use crossbeam::queue::ArrayQueue;
+use ringpost_smtp::shown::{is_steering, write_octets};
 
 use crate::clock::Clock;
 
@@ -65,8 +66,8 @@ pub struct MailLog {
     lost_total: Cell<u64>,
 }
 
-/// Text from a peer, for within quotes: control characters, quotes, backslashes and what is not UTF-8 are escaped, so that one line
-/// stays one line.
+/// Text from a peer, for within quotes: what steers a terminal or ends a line, quotes, backslashes and what is not UTF-8 are escaped, so
+/// that one line stays one line.
 pub struct Escaped<'a>(pub &'a [u8]);
 
 impl fmt::Display for Escaped<'_> {
@@ -95,9 +96,7 @@ fn write_escaped(f: &mut fmt::Formatter<'_>, text: &[u8], ends_word: impl Fn(u8)
             for character in valid.chars() {
                 match character {
                     '"' | '\\' => write!(f, "\\{character}")?,
-                    _ if character.is_control() || u8::try_from(character).is_ok_and(&ends_word) => {
-                        write!(f, "\\x{:02x}", u32::from(character))?;
-                    }
+                    _ if is_steering(character) || u8::try_from(character).is_ok_and(&ends_word) => write_octets(f, character)?,
                     _ => f.write_char(character)?,
                 }
             }
@@ -189,6 +188,9 @@ mod tests {
     #[test]
     fn a_line_with_hostile_text_stays_one_line() {
         let text = format!("reply=\"{}\"", Escaped(b"a\r\nqueue_id=forged \"q\" \xff \x1b[31m \xc3\xa9 <a>"));
+        // C1 controls lost their meaning with the first octet; separators and overrides of direction went through.
+        let text_beyond_ascii = Escaped("\u{9b}2J\u{2028}\u{202e}".as_bytes()).to_string();
+        assert_eq!(text_beyond_ascii, "\\xc2\\x9b2J\\xe2\\x80\\xa8\\xe2\\x80\\xae");
         assert_eq!(text, "reply=\"a\\x0d\\x0aqueue_id=forged \\\"q\\\" \\xff \\x1b[31m \u{e9} <a>\"");
     }
 

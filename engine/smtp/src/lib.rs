@@ -20,4 +20,5 @@ mod plain;
 pub mod reply;
 pub mod report;
 pub mod server;
+pub mod shown;
 pub mod stuffing;

@@ -11,6 +11,7 @@ use memchr::memmem;
 use crate::address::Path;
 use crate::extension::decode_xtext;
 use crate::header::DateText;
+use crate::shown::is_steering;
 
 mod encoding;
 mod fields;
@@ -181,11 +182,11 @@ pub fn write_list(recipients: &[ReportedRecipient<'_>], out: &mut String) {
             out.push_str("\n\n");
         }
         out.push('<');
-        out.extend(recipient.path.as_str().chars().map(|character| if character.is_control() { ' ' } else { character }));
+        out.extend(recipient.path.as_str().chars().map(|character| if is_steering(character) { ' ' } else { character }));
         out.push('>');
         if !recipient.reply.is_empty() {
             out.push_str(":\n    ");
-            out.extend(recipient.reply.chars().map(|character| if character.is_control() { ' ' } else { character }));
+            out.extend(recipient.reply.chars().map(|character| if is_steering(character) { ' ' } else { character }));
         }
     }
 }

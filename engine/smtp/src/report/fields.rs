@@ -7,6 +7,7 @@ use crate::address::Path;
 use crate::client::own_words;
 use crate::header::DateText;
 use crate::reply::EnhancedCode;
+use crate::shown::is_steering;
 
 /// How the queue begins the text of a recipient that expired; the last reply stands behind it.
 const EXPIRED: &str = "5.4.7 expired";
@@ -168,14 +169,12 @@ fn field(name: &str, value: &str, utf8: bool, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// Appends text that others may have written as part of one line: nothing in it ends the line or is a control character.
+/// Appends text that others may have written as part of one line: nothing in it ends the line or steers its reader.
 pub(super) fn put_line(text: &str, utf8: bool, out: &mut Vec<u8>) {
     for character in text.chars() {
         match character {
-            control if control.is_control() => out.push(b' '),
+            steering if is_steering(steering) => out.push(b' '),
             ascii if ascii.is_ascii() => out.push(ascii as u8),
-            // Line and paragraph separators end a line for some readers.
-            '\u{2028}' | '\u{2029}' => out.push(b' '),
             other if utf8 => out.extend_from_slice(other.encode_utf8(&mut [0; 4]).as_bytes()),
             _ => out.push(b'?'),
         }
