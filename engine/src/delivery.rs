@@ -8,7 +8,7 @@ use std::{
     task::{Poll, Waker},
 };
 
-use ringpost_queue::{Dispatch, EXPIRED, MessageKey, QueueId, RecipientView, Settled, State, Verdict as DnsVerdict, Via, Work};
+use ringpost_queue::{Dispatch, MessageKey, QueueId, RecipientView, Settled, State, Verdict as DnsVerdict, Via, Work};
 use ringpost_ring::{Deadline, Ring};
 use ringpost_smtp::{client::Verdict, reply::Reply};
 use ringpost_spool::{AppendError, Ticket};
@@ -188,8 +188,8 @@ impl Shard {
             drop(record);
             match work {
                 None => return false,
-                Some(Work::Expired(key)) => {
-                    self.log_expiry(key);
+                Some(Work::Expired(key, recipients)) => {
+                    self.log_expiry(key, recipients);
                     self.persist(key, Settled::Outcome);
                 }
                 Some(Work::Overdue(key)) => self.overdue(key),
@@ -502,12 +502,13 @@ impl Shard {
         }
     }
 
-    pub(crate) fn log_expiry(&self, key: MessageKey) {
+    /// What the queue has failed just now because its time is over.
+    pub(crate) fn log_expiry(&self, key: MessageKey, mut recipients: Vec<u16>) {
+        recipients.sort_unstable();
         let queue = self.queue.borrow();
         let Some(view) = queue.show(key) else { return };
         let (id, age_ms) = (view.envelope().id, self.now_ms().saturating_sub(view.envelope().accepted_at));
-        for recipient in view.recipients().filter(|recipient| recipient.state() == State::Failed && recipient.reply().starts_with(EXPIRED))
-        {
+        for recipient in view.recipients().filter(|recipient| recipients.binary_search(&recipient.number()).is_ok()) {
             self.log_expired(id, &recipient, age_ms);
         }
     }

@@ -217,9 +217,9 @@ impl Shard {
             let answers = self.recall(&ids).await;
             for (id, _) in answers.into_iter().filter(|(_, answer)| *answer == Recalled::Out) {
                 let Some(key) = self.queue.borrow().key_of(id) else { continue };
-                let settled = self.queue.borrow_mut().expire_offered(key, self.now_ms(), &mut Vec::new());
-                if settled == Some(Settled::Outcome) {
-                    self.log_expiry(key);
+                let expired = self.queue.borrow_mut().expire_offered(key, self.now_ms(), &mut Vec::new()).unwrap_or_default();
+                if !expired.is_empty() {
+                    self.log_expiry(key, expired);
                     self.persist(key, Settled::Outcome);
                 }
                 self.after_recall(key);

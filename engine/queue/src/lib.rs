@@ -84,6 +84,5 @@ pub use routes::{Mail, RouteError, Routes};
 pub use settling::Settled;
 pub use site::{Lookup, Question, Resolution, Verdict};
 pub use throttling::Throttled;
-pub use transition::EXPIRED;
 pub use view::{DestinationView, MessageView, QueueCounts, RecipientView, State};
 pub use wait::Wait;

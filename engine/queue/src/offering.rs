@@ -47,18 +47,19 @@ impl Queue {
         true
     }
 
-    /// No other node has this message, nor can get it: the recipients whose life has ended fail. The others go on being offered; whether
-    /// there are some the caller asks [`MessageView::is_open`](crate::MessageView::is_open). `None` if it is not offered.
-    pub fn expire_offered(&mut self, key: MessageKey, now: u64, record: &mut Vec<u8>) -> Option<Settled> {
+    /// No other node has this message, nor can get it: the recipients whose life has ended fail, and are returned. If there are some, the
+    /// record that was appended is to be persisted as an outcome. The others go on being offered; whether there are some the caller asks
+    /// [`MessageView::is_open`](crate::MessageView::is_open). `None` if it is not offered.
+    pub fn expire_offered(&mut self, key: MessageKey, now: u64, record: &mut Vec<u8>) -> Option<Vec<u16>> {
         let index = self.find_open(key).filter(|&index| self.is_given_out(index))?;
         let expired = self.expire(index, now);
-        if expired {
+        if !expired.is_empty() {
             self.write_record(index, |recipient| recipient.place == Place::Failed, record);
             self.messages[index].unrecorded += 1;
             self.want_report(index, now);
         }
         self.arm(index);
-        Some(if expired { Settled::Outcome } else { Settled::Nothing })
+        Some(expired)
     }
 
     /// Another node has what is open of this message. It leaves, unless its sender is still to hear of recipients that came to their end

@@ -75,9 +75,9 @@ impl Default for QueueSettings {
 pub enum Work {
     /// Try these recipients now.
     Attempt(Dispatch),
-    /// The lifetime of some recipients of this message ended; they are failed. Persist the record that `poll` wrote as an
+    /// The lifetime of these recipients of this message ended; they are failed. Persist the record that `poll` wrote as an
     /// outcome, then call [`Queue::recorded`].
-    Expired(MessageKey),
+    Expired(MessageKey, Vec<u16>),
     /// The life of this offered message has ended: take it out of what is offered, then call [`Queue::expire_offered`]. Said again now
     /// and then until something comes of it.
     Overdue(MessageKey),
@@ -299,9 +299,10 @@ impl Queue {
                     }
                 }
                 Popped::Due(index) => {
-                    if self.ripen(index, now, record) {
+                    let expired = self.ripen(index, now, record);
+                    if !expired.is_empty() {
                         self.messages[index].unrecorded += 1;
-                        return Some(Work::Expired(self.key(index)));
+                        return Some(Work::Expired(self.key(index), expired));
                     }
                 }
                 Popped::Working => {}

@@ -8,7 +8,7 @@ use crate::site::Role;
 use crate::slab::NONE;
 
 /// How the text of a recipient that expired begins; the last reply stands behind it. RFC 3463 3.5: X.4.7, delivery time expired.
-pub const EXPIRED: &str = "5.4.7 expired";
+const EXPIRED: &str = "5.4.7 expired";
 
 impl Queue {
     /// Lets a message live in the queue: what is due is ready, the rest waits for its time.
@@ -49,10 +49,10 @@ impl Queue {
         true
     }
 
-    /// Handles a message's timer. True if recipients expired; the record is then appended.
-    pub(crate) fn ripen(&mut self, index: u32, now: u64, record: &mut Vec<u8>) -> bool {
+    /// Handles a message's timer. Returns the recipients that expired; if there are some the record is appended.
+    pub(crate) fn ripen(&mut self, index: u32, now: u64, record: &mut Vec<u8>) -> Vec<u16> {
         let expired = self.expire(index, now);
-        if expired {
+        if !expired.is_empty() {
             self.write_record(index, |recipient| recipient.place == Place::Failed, record);
         }
         self.warn(index, now);
@@ -120,9 +120,9 @@ impl Queue {
         }
     }
 
-    /// Fails the recipients that wait beyond their time, held ones too where they have a time of their own.
-    pub(crate) fn expire(&mut self, index: u32, now: u64) -> bool {
-        let mut expired = false;
+    /// Fails the recipients that wait beyond their time, held ones too where they have a time of their own, and returns them.
+    pub(crate) fn expire(&mut self, index: u32, now: u64) -> Vec<u16> {
+        let mut expired = Vec::new();
         let mut group = self.messages[index].first_group;
         while group != NONE {
             let next_group = self.groups[group].next_in_message;
@@ -133,7 +133,7 @@ impl Queue {
                     if matches!(recipient.place, Place::Waiting | Place::Ready) {
                         self.subtract_ready(group, u16::from(recipient.place == Place::Ready));
                         self.fail_expired(index, next);
-                        expired = true;
+                        expired.push(next);
                     }
                     next = recipient.next_in_group;
                 }

@@ -298,7 +298,7 @@ impl World {
                 assert!(self.reporting.iter().all(|(_, other)| *other != id), "one report at a time for each message");
                 self.reporting.push((key, id));
             }
-            Some(Work::Expired(key)) => {
+            Some(Work::Expired(key, _)) => {
                 let id = self.id_of(key);
                 let accepted = self.accepted.get_mut(&id).unwrap();
                 let is_over = accepted.is_over(self.now);

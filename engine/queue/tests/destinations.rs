@@ -41,7 +41,7 @@ fn enqueue(queue: &mut Queue, sequence: u64, priority: u8, now: u64) {
 fn poll(queue: &mut Queue, now: u64) -> Option<Dispatch> {
     match queue.poll(now, &mut Vec::new())? {
         Work::Attempt(dispatch) => Some(dispatch),
-        Work::Expired(_) | Work::Report(_) | Work::Resolve(_) | Work::Reserve(_) | Work::Overdue(_) => {
+        Work::Expired(..) | Work::Report(_) | Work::Resolve(_) | Work::Reserve(_) | Work::Overdue(_) => {
             panic!("nothing is that old, or looked up")
         }
     }

@@ -58,7 +58,7 @@ fn work(queue: &mut Queue, now: u64) -> (Vec<Dispatch>, Vec<Lookup>) {
         match work {
             Work::Attempt(dispatch) => attempts.push(dispatch),
             Work::Resolve(lookup) => lookups.push(lookup),
-            Work::Expired(_) | Work::Report(_) | Work::Reserve(_) | Work::Overdue(_) => {
+            Work::Expired(..) | Work::Report(_) | Work::Reserve(_) | Work::Overdue(_) => {
                 panic!("nothing is that old, and no limit is shared")
             }
         }

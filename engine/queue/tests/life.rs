@@ -61,7 +61,7 @@ fn attempt(queue: &mut Queue, now: u64) -> Option<Dispatch> {
 fn expire(queue: &mut Queue, now: u64) -> Vec<u8> {
     let mut record = Vec::new();
     match queue.poll(now, &mut record) {
-        Some(Work::Expired(_)) => record,
+        Some(Work::Expired(..)) => record,
         other => panic!("{other:?} at {now}"),
     }
 }
@@ -161,7 +161,7 @@ fn mail_expires_in_the_ready_queue_of_a_dead_destination() {
                 }
                 let _ = queue.unreachable(dispatch, now, &mut record);
             }
-            Some(Work::Expired(_)) => break,
+            Some(Work::Expired(..)) => break,
             Some(Work::Report(_) | Work::Resolve(_) | Work::Reserve(_) | Work::Overdue(_)) => {
                 unreachable!("reports are off, and no route needs DNS")
             }
@@ -280,6 +280,26 @@ fn a_time_of_its_own_ends_held_mail_and_its_restart_keeps_it() {
     let _ = queue.hold(key, START, &mut Vec::new());
     assert!(attempt(&mut queue, START).is_none());
     assert_eq!((view(&queue, key), queue.next_due(START)), (None, None));
+}
+
+/// The mail log named recipients that had expired before once more, with each further one.
+#[test]
+fn an_expiry_names_the_recipients_that_it_is_about() {
+    let mut queue = queue();
+    for domain in [&b"short.test"[..], b"y.test"] {
+        let destination = queue.route(domain);
+        queue.pause(destination, true, START);
+    }
+    let key = enqueue(&mut queue, &["b@short.test", "c@y.test", "d@short.test"]);
+    for (now, expected) in [(START + DAY, vec![0, 2]), (START + 5 * DAY, vec![1])] {
+        match queue.poll(now, &mut Vec::new()) {
+            Some(Work::Expired(own, mut recipients)) => {
+                recipients.sort_unstable();
+                assert_eq!((own, recipients), (key, expected));
+            }
+            other => panic!("{other:?} at {now}"),
+        }
+    }
 }
 
 #[test]

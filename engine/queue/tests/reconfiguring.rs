@@ -202,7 +202,7 @@ fn the_time_for_one_more_attempt_is_given_once() {
         assert!(!queue.follow_routes(key, START + hour * HOUR));
         assert!(queue.poll(START + hour * HOUR, &mut Vec::new()).is_none());
     }
-    assert!(matches!(queue.poll(START + 6 * HOUR, &mut Vec::new()), Some(Work::Expired(own)) if own == key));
+    assert!(matches!(queue.poll(START + 6 * HOUR, &mut Vec::new()), Some(Work::Expired(own, _)) if own == key));
 }
 
 #[test]

@@ -250,7 +250,7 @@ fn a_delay_is_told_once_at_its_time_and_not_again_after_a_restart() {
                 assert_eq!(queue.reported(key, due.about, &due.recipients, now, &mut Vec::new()), Settled::Outcome);
                 reports.push(((now - START) / HOUR, due.recipients));
             }
-            Some(Work::Expired(_) | Work::Resolve(_) | Work::Reserve(_) | Work::Overdue(_)) => unreachable!("five days"),
+            Some(Work::Expired(..) | Work::Resolve(_) | Work::Reserve(_) | Work::Overdue(_)) => unreachable!("five days"),
             None => now = queue.next_due(now).unwrap(),
         }
     }
@@ -303,7 +303,7 @@ fn a_storm_is_reported_at_the_pace_of_its_sender_and_of_all_and_nothing_is_dropp
                 assert_eq!(queue.reported(key, About::Failure, &[0], now, &mut Vec::new()), Settled::Done);
                 queue.recorded(key);
             }
-            Some(Work::Expired(_) | Work::Resolve(_) | Work::Reserve(_) | Work::Overdue(_)) => unreachable!("nothing waits so long"),
+            Some(Work::Expired(..) | Work::Resolve(_) | Work::Reserve(_) | Work::Overdue(_)) => unreachable!("nothing waits so long"),
             None if queue.is_empty() => break,
             None => now = queue.next_due(now).unwrap(),
         }

@@ -225,7 +225,7 @@ fn an_end_of_life_set_by_command_counts_at_once_and_after_a_restart() {
     queue.recorded(key);
     assert!(attempt(&mut queue, START + 59_999).is_none());
     let mut expired = Vec::new();
-    assert!(matches!(queue.poll(START + 60_000, &mut expired), Some(Work::Expired(own)) if own == key));
+    assert!(matches!(queue.poll(START + 60_000, &mut expired), Some(Work::Expired(own, _)) if own == key));
     assert_eq!(states(&queue, key), [State::Failed; 3]);
     assert_eq!(queue.set_expiry(key, START + 9 * HOUR, &mut record), Some(Settled::Outcome));
 }
