@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use ringpost_queue::{DestinationId, DestinationView, MessageView, RecipientView, State, Wait};
+use ringpost_queue::{DestinationId, DestinationView, MessageView, RecipientView, ReportWait, State, Wait};
 use time::{OffsetDateTime, macros::format_description};
 
 /// Different sentences about one message at most; further recipients are counted.
@@ -75,7 +75,14 @@ fn sentence(view: &MessageView<'_>, recipient: &RecipientView<'_>, destination: 
         State::Failed => {
             let reply = recipient.reply();
             let at = recipient.last_attempt().map(|at| format!(" at {}", clock(at, now))).unwrap_or_default();
-            format!("Failed for good{at}: {reply:?}; its sender is to be told.")
+            let told = match view.report_wait(now) {
+                ReportWait::Off => "nobody is told (bounce.enabled = false), and it stays until somebody retries or purges it".to_owned(),
+                ReportWait::Nothing => "its sender is being told".to_owned(),
+                ReportWait::Until(next) => {
+                    format!("its sender is told at {} ({}), when it is the turn of this report", clock(next, now), until(next, now))
+                }
+            };
+            format!("Failed for good{at}: {reply:?}; {told}.")
         }
         State::Delivered | State::Bounced => "Nothing is left to do.".to_owned(),
     }

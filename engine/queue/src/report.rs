@@ -193,6 +193,17 @@ impl Reports {
         due
     }
 
+    /// When a message's report has its turn, if it waits for one: where others are before it, by the pace of all.
+    pub(crate) fn turn(&self, index: u32, key: MessageKey, now: u64) -> Option<u64> {
+        if let Some(at) = self.timers.deadline(index) {
+            return Some(at);
+        }
+        let ahead = self.waiting.iter().position(|other| *other == key)?;
+        let arrival =
+            |pace: Pace| self.all_arrival.max(now.saturating_mul(1000)).saturating_add(pace.interval_us.saturating_mul(ahead as u64));
+        Some(self.all.map_or(now, |pace| pace.due(arrival(pace), now)))
+    }
+
     /// A message leaves.
     pub(crate) fn forget(&mut self, index: u32) {
         self.timed -= usize::from(self.timers.is_set(index));

@@ -116,6 +116,11 @@ impl Wheel {
         }
     }
 
+    /// The deadline of `index`, if it has one.
+    pub(crate) fn deadline(&self, index: u32) -> Option<u64> {
+        self.is_set(index).then(|| self.nodes[index].deadline())
+    }
+
     /// Whether `index` has a deadline.
     pub(crate) fn is_set(&self, index: u32) -> bool {
         self.nodes.get(index).is_some_and(Node::is_set)

@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 
 use ringpost_queue::{
     About, DestinationLimits, Dispatch, Filter, MessageKey, NewMessage, NewRecipient, Notice, Notify, Offered, Outcome, Queue, QueueId,
-    QueueSettings, Recovered, ReportLimits, RetryPolicy, Route, Routes, Settled, State, Via, Work,
+    QueueSettings, Recovered, ReportLimits, ReportWait, RetryPolicy, Route, Routes, Settled, State, Via, Work,
 };
 
 const START: u64 = 1_790_000_000_000;
@@ -277,6 +277,52 @@ fn a_delay_is_told_of_mail_in_the_ready_queue_and_at_the_time_the_message_says()
     assert!(queue.poll(START + 4 * HOUR - 1, &mut Vec::new()).is_none());
     assert_eq!(report(&mut queue, START + 4 * HOUR), first);
     assert_eq!(told(&queue, first), [(0, Some(Notice::Delayed), true)]);
+}
+
+/// `queue why` said that the sender is to be told, and not when.
+#[test]
+fn a_report_that_waits_for_the_pace_says_until_when() {
+    let one = |per_second, per_minute_and_sender| ReportLimits {
+        per_second: NonZeroU32::new(per_second),
+        per_minute_and_sender: NonZeroU32::new(per_minute_and_sender),
+    };
+    for (limits, last) in [(one(10, 0), 2_000), (one(0, 6), 240_000)] {
+        let mut queue = queue_with(limits);
+        let keys: Vec<_> = (0..30).map(|sequence| enqueue(&mut queue, &message(sequence), &[("b@final.test", Notify::UNSAID)])).collect();
+        let (mut now, mut said, mut told) = (START, Vec::new(), Vec::new());
+        loop {
+            match queue.poll(now, &mut Vec::new()) {
+                Some(Work::Attempt(dispatch)) => {
+                    let key = dispatch.key();
+                    let _ = queue.settle(dispatch, &[(0, REFUSED)], now, &mut Vec::new());
+                    queue.recorded(key);
+                }
+                Some(Work::Report(key)) => {
+                    told.push((key, now));
+                    assert_eq!(queue.show(key).unwrap().report_wait(now), ReportWait::Nothing, "it is being made");
+                    let _ = queue.reported(key, About::Failure, &[0], now, &mut Vec::new());
+                    queue.recorded(key);
+                }
+                Some(work) => unreachable!("{work:?}"),
+                None if queue.is_empty() => break,
+                None => {
+                    if now == START {
+                        said = keys.iter().filter_map(|key| Some((*key, queue.show(*key)?.report_wait(now)))).collect();
+                    }
+                    now = queue.next_due(now).unwrap();
+                }
+            }
+        }
+        assert!((20..25).contains(&said.len()) && now - START == last, "{} waited, until {}", said.len(), now - START);
+        for (key, wait) in said {
+            let at = told.iter().find(|(other, _)| *other == key).unwrap().1;
+            assert_eq!(wait, ReportWait::Until(at));
+        }
+    }
+    // Nobody is told anything.
+    let mut queue = Queue::new(QueueSettings::default(), Routes::default(), 1, START);
+    let key = enqueue(&mut queue, &message(1), &[("b@y.test", Notify::UNSAID)]);
+    assert_eq!(queue.show(key).unwrap().report_wait(START), ReportWait::Off);
 }
 
 #[test]
