@@ -12,11 +12,15 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use ringpost_smtp::shown::shown_bytes;
+
 use crate::spool_home::{SpoolHomeError, io_error, sync_folder};
 
 /// A slot is a sector, which a power cut leaves as it was or as it was to be.
 const SLOT_BYTES: usize = 512;
 const FILE_BYTES: usize = 2 * SLOT_BYTES;
+/// Of a damaged file so much is shown.
+const FOUND_BYTES: usize = 24;
 
 /// Counts a start: max(last + 1, unix seconds), on disk with its folder before it is returned (S18).
 pub(crate) fn next_boot(spool: &Path) -> Result<u64, SpoolHomeError> {
@@ -25,14 +29,21 @@ pub(crate) fn next_boot(spool: &Path) -> Result<u64, SpoolHomeError> {
     let file = file.map_err(io_error(&path, "open"))?;
     let mut slots = Vec::with_capacity(FILE_BYTES);
     (&file).take(FILE_BYTES as u64 + 1).read_to_end(&mut slots).map_err(io_error(&path, "read"))?;
-    let known = Known::read(&slots).ok_or_else(|| SpoolHomeError::Unreadable {
-        path: path.clone(),
-        found: String::from_utf8_lossy(&slots).chars().take(64).collect(),
-    })?;
+    let known = Known::read(&slots).ok_or_else(|| SpoolHomeError::BootUnreadable { path: path.clone(), found: found(&slots) })?;
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let boot = known.next().max(seconds);
     write(&file, boot, known).and_then(|()| sync_folder(spool)).map_err(io_error(&path, "write"))?;
     Ok(boot)
+}
+
+/// What is to be read in the file, for people.
+fn found(bytes: &[u8]) -> String {
+    let size = match bytes.len() {
+        FILE_BYTES => format!("{FILE_BYTES} octets, and both numbers fail their check"),
+        0..FILE_BYTES => format!("{} octets instead of {FILE_BYTES}", bytes.len()),
+        _ => format!("more than {FILE_BYTES} octets"),
+    };
+    format!("{size}; it begins with \"{}\"", shown_bytes(&bytes[..bytes.len().min(FOUND_BYTES)]))
 }
 
 fn write(file: &File, boot: u64, known: Known) -> io::Result<()> {
@@ -156,7 +167,15 @@ mod tests {
         let path = folder.path().join("boot");
         for damaged in [b"x".to_vec(), vec![7; FILE_BYTES], file_of(FAR, FAR)[..600].to_vec(), vec![1; FILE_BYTES + 1]] {
             fs::write(&path, &damaged).unwrap();
-            assert!(matches!(next_boot(folder.path()), Err(SpoolHomeError::Unreadable { .. })));
+            // The file was called a spool identity, and the mend would have been another spool.
+            let refused = next_boot(folder.path()).unwrap_err();
+            assert!(matches!(refused, SpoolHomeError::BootUnreadable { .. }));
+            let said = refused.to_string();
+            assert!(
+                said.starts_with(&format!("{}: the number of the newest start", path.display())) && said.contains("remove the file"),
+                "{said}"
+            );
+            assert!(said.contains("octets") && said.contains("it begins with \"") && !said.contains(char::is_control), "{said}");
             assert_eq!(fs::read(&path).unwrap(), damaged, "it is left alone");
         }
     }

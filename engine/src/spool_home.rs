@@ -70,6 +70,16 @@ pub enum SpoolHomeError {
         /// The first bytes of it.
         found: String,
     },
+    /// The file with the number of the newest start cannot be read.
+    #[error(
+        "{path}: the number of the newest start cannot be read in it ({found}), and ids of mail could be given out twice; restore the file from a backup, or see that this machine's clock is right and remove the file: the next start then counts on from the time of day"
+    )]
+    BootUnreadable {
+        /// The file.
+        path: PathBuf,
+        /// What is there instead.
+        found: String,
+    },
     /// The file system forgets.
     #[error(
         "{path}: {file_system} does not keep mail through a power cut; move `spool.path` to ext4 or xfs, or set `spool.allow_unsafe_spool = true` to accept the loss"
