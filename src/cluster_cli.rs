@@ -3,9 +3,13 @@
 use std::{
     path::{Path, PathBuf},
     process::ExitCode,
+    time::Duration,
 };
 
 use clap::Subcommand;
+use ringpost_cluster::control_plane::CONFIG_BYTES_MAX;
+use ringpost_config::{format_duration, parse_duration};
+use ringpost_engine::control::time_text;
 use ringpost_smtp::shown::shown as shown_text;
 use serde_json::Value;
 
@@ -134,9 +138,9 @@ pub enum ConfigCommand {
     },
     /// Set how often nodes ask for a config they did not hear of.
     Poll {
-        /// For instance 10s
-        #[arg(value_parser = ringpost_config::parse_duration)]
-        interval: std::time::Duration,
+        /// For instance 10s; 100ms to 1h
+        #[arg(value_parser = poll_interval)]
+        interval: Duration,
     },
 }
 
@@ -279,10 +283,10 @@ fn config(socket: &Path, call: ConfigCommand) -> ExitCode {
     let published = |value: &Value| say(&format!("version {} {}", field(value, "version"), field(value, "result")));
     match call {
         ConfigCommand::Push { path, author, dry_run, output } => {
-            let text = match std::fs::read_to_string(&path) {
+            let text = match pushed_text(&path) {
                 Ok(text) => text,
-                Err(error) => {
-                    eprintln!("ringpost: {}: {error}", path.display());
+                Err(reason) => {
+                    eprintln!("ringpost: {}: {reason}", path.display());
                     return ExitCode::from(EXIT_NEGATIVE);
                 }
             };
@@ -297,7 +301,7 @@ fn config(socket: &Path, call: ConfigCommand) -> ExitCode {
                 field(version, "version"),
                 hash,
                 field(version, "author"),
-                field(version, "at")
+                version["at"].as_u64().map_or_else(|| "-".to_owned(), time_text)
             ));
         }),
         ConfigCommand::Show { number, output } => show(socket, ClusterCall::ConfigShow { version: number }, output, |found| {
@@ -310,10 +314,30 @@ fn config(socket: &Path, call: ConfigCommand) -> ExitCode {
             show(socket, ClusterCall::ConfigRollback { version: number, author: author_or_user(author) }, output, published)
         }
         ConfigCommand::Poll { interval } => {
-            let interval_ms = u64::try_from(interval.as_millis()).unwrap_or(u64::MAX).clamp(100, 3_600_000);
+            let interval_ms = u64::try_from(interval.as_millis()).expect("at most an hour");
             show(socket, ClusterCall::ConfigPoll { interval_ms }, Output::default(), |_| ())
         }
     }
+}
+
+/// A config as it is pushed, unless it is larger than what can be.
+fn pushed_text(path: &Path) -> Result<String, String> {
+    let size = std::fs::metadata(path).map_err(|error| error.to_string())?.len();
+    if size > CONFIG_BYTES_MAX as u64 {
+        return Err(format!("is {size} bytes long, and a config that is pushed is at most {CONFIG_BYTES_MAX}: push what nodes share only"));
+    }
+    std::fs::read_to_string(path).map_err(|error| error.to_string())
+}
+
+/// Within the limits of `cluster.config_poll`.
+fn poll_interval(text: &str) -> Result<Duration, String> {
+    let interval = parse_duration(text)?;
+    let limits = ringpost_config::CONFIG_POLL;
+    if limits.contains(&interval) {
+        return Ok(interval);
+    }
+    let [least, most] = [limits.start(), limits.end()].map(|limit| format_duration(*limit));
+    Err(format!("is not within {least} to {most}, as cluster.config_poll is"))
 }
 
 fn author_or_user(author: Option<String>) -> String {

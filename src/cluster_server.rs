@@ -1,9 +1,12 @@
 //! The running engine's side of `ringpost cluster`.
 
+use std::time::Duration;
+
 use ringpost_cluster::{
     control_plane::ConfigVersion,
     work_queue::{IDS_PER_CALL, QueueError},
 };
+use ringpost_config::CONFIG_POLL;
 use serde_json::Value;
 
 use crate::{
@@ -68,7 +71,11 @@ pub async fn answer(call: ClusterCall, cluster: Option<&ClusterNode>) -> Result<
             one(json(&PublishedView::of(published)?))
         }
         ClusterCall::ConfigPoll { interval_ms } => {
-            control.set_config_poll(std::time::Duration::from_millis(interval_ms)).await.map_err(failed)?;
+            let interval = Duration::from_millis(interval_ms);
+            if !CONFIG_POLL.contains(&interval) {
+                return Err(format!("interval_ms: {interval_ms} is not within the limits of cluster.config_poll"));
+            }
+            control.set_config_poll(interval).await.map_err(failed)?;
             Ok(Vec::new())
         }
     }

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use crate::control_wire::{End, WireRequest};
+use crate::control_wire::{End, REQUEST_BYTES_MAX, WireRequest, too_long};
 
 /// The engine answers a page within moments; commands over a long queue take longer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
@@ -39,9 +39,17 @@ pub fn ask(socket: &Path, request: &WireRequest, mut each: impl FnMut(&str)) -> 
     stream.set_read_timeout(Some(ANSWER_TIMEOUT)).map_err(broken)?;
     let mut line = serde_json::to_string(request).expect("a request is plain data");
     line.push('\n');
-    stream.write_all(line.as_bytes()).map_err(broken)?;
+    if line.len() as u64 > REQUEST_BYTES_MAX {
+        return Err(ControlError::Refused(too_long()));
+    }
+    // An engine that has no time may answer before it is asked, and hang up.
+    let asked = stream.write_all(line.as_bytes());
     for line in BufReader::new(stream).lines() {
-        let line = line.map_err(broken)?;
+        let line = match (line, &asked) {
+            (Ok(line), _) => line,
+            (Err(_), Err(reason)) => return Err(ControlError::BrokenOff(reason.to_string())),
+            (Err(reason), Ok(())) => return Err(broken(reason)),
+        };
         if line.starts_with("{\"end\":") {
             let end: End = serde_json::from_str(&line).map_err(|reason| ControlError::BrokenOff(reason.to_string()))?;
             return match end.error {
@@ -51,5 +59,5 @@ pub fn ask(socket: &Path, request: &WireRequest, mut each: impl FnMut(&str)) -> 
         }
         each(&line);
     }
-    Err(ControlError::BrokenOff("it has no end".to_owned()))
+    Err(asked.err().map_or_else(|| ControlError::BrokenOff("it has no end".to_owned()), broken))
 }

@@ -26,13 +26,13 @@ use tracing::warn;
 use crate::{
     cluster::ClusterNode,
     cluster_server,
-    control_wire::{End, NotChanged, Progress, REQUEST_BYTES_MAX, WhyLine, WireRequest},
+    control_wire::{End, NotChanged, Progress, REQUEST_BYTES_MAX, WhyLine, WireRequest, too_long},
     handover::{AWAY_MAX, SharedDelivery},
     reloader::Reloader,
     resolver::DnsCounters,
 };
 
-/// Control connections at once; a further one is closed.
+/// Control connections at once; a further one is told so and closed.
 const CONNECTIONS_MAX: usize = 64;
 /// A client that neither asks nor reads for so long is dropped.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -74,6 +74,7 @@ impl ControlServer {
                 Ok((stream, _)) => {
                     if self.connections.fetch_add(1, Ordering::Relaxed) >= CONNECTIONS_MAX {
                         self.connections.fetch_sub(1, Ordering::Relaxed);
+                        turn_away(&stream);
                         continue;
                     }
                     let (shards, dns, reloader) = (self.shards.clone(), self.dns.clone(), self.reloader.clone());
@@ -93,6 +94,15 @@ impl ControlServer {
     }
 }
 
+/// One too many. What it is told has room in the fresh socket's buffer, so nobody waits for it to be read.
+fn turn_away(stream: &UnixStream) {
+    let error = format!("the engine answers {CONNECTIONS_MAX} connections to its control socket at a time, and all are in use: try again");
+    if let Ok(mut line) = serde_json::to_vec(&End { end: true, count: 0, error: Some(error) }) {
+        line.push(b'\n');
+        let _unheard = stream.try_write(&line);
+    }
+}
+
 async fn converse(
     mut stream: UnixStream,
     shards: &[Arc<RequestLane>],
@@ -108,6 +118,7 @@ async fn converse(
         return Ok(());
     }
     let end = match serde_json::from_str::<WireRequest>(&line) {
+        Err(_) if line.len() as u64 == REQUEST_BYTES_MAX && !line.ends_with('\n') => Err(too_long()),
         Err(reason) => Err(format!("not a request: {reason}")),
         Ok(WireRequest::Cluster { ask }) => match cluster_server::answer(ask, cluster).await {
             Err(reason) => Err(reason),

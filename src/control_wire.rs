@@ -1,12 +1,18 @@
 //! The control socket's language: one JSON request line, JSON answer lines, the last of which is an [`End`].
 
+use ringpost_cluster::control_plane::CONFIG_BYTES_MAX;
 use ringpost_engine::control::{Change, ListQuery, MessageFilter};
 use serde::{Deserialize, Serialize};
 
 use crate::cluster_wire::ClusterCall;
 
-/// The longest request line.
-pub const REQUEST_BYTES_MAX: u64 = 1024 * 1024;
+/// The longest request line: a config that is pushed, whose line ends and quotes are two octets each in JSON.
+pub const REQUEST_BYTES_MAX: u64 = 2 * CONFIG_BYTES_MAX as u64 + 64 * 1024;
+
+/// What is said of a longer one.
+pub fn too_long() -> String {
+    format!("a request is at most {REQUEST_BYTES_MAX} bytes long: name fewer ids at a time, or filters")
+}
 
 /// What can be asked.
 #[derive(Serialize, Deserialize, Debug)]

@@ -1,11 +1,15 @@
 //! `[cluster]` and `[admin]`: this node among others, and its HTTP listener.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::choice::choice;
 use crate::section::Section;
+
+/// How often nodes may ask for a config that they did not hear of: limits of `config_poll`, and of the command that sets it for all nodes.
+pub const CONFIG_POLL: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(3600);
 
 /// `[cluster]`: several nodes as one engine, over Valkey.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,7 +88,7 @@ impl Cluster {
             leader_ttl: section.within("leader_ttl", default.leader_ttl, second..=second * 60),
             lease_ttl: section.within("lease_ttl", default.lease_ttl, second..=second * 300),
             replicas_required: section.within("replicas_required", default.replicas_required, 0..=16),
-            config_poll: section.within("config_poll", default.config_poll, ms * 100..=hour),
+            config_poll: section.within("config_poll", default.config_poll, CONFIG_POLL),
             queue_partitions: section.within("queue_partitions", default.queue_partitions, 1..=256),
             queue_capacity: section.within("queue_capacity", default.queue_capacity, 1..=10_000_000),
             dead_letters_max: section.within("dead_letters_max", default.dead_letters_max, 1..=1_000_000),

@@ -46,7 +46,7 @@ pub mod topology;
 
 pub use bounce::{Bounce, Placeholder, Template};
 pub use byte_size::{ByteRate, ByteSize};
-pub use cluster::{Admin, Cluster, ClusterRole};
+pub use cluster::{Admin, CONFIG_POLL, Cluster, ClusterRole};
 pub use config::Config;
 pub use core_set::{CORE_ID_MAX, CoreSet};
 pub use delivery::{Delivery, DeliveryMode, OFFERED_CONTENT_MAX};

@@ -6,6 +6,7 @@ use ringpost_config::Config;
 use ringpost_queue::{Backlog, DestinationId, QueueId, Resolution};
 use serde::{Deserialize, Serialize};
 
+pub use crate::listing::time_text;
 use crate::shared_limits::LimitAnswer;
 
 /// One page of `queue ls` holds at most so many messages; the rest comes with further calls.

@@ -94,7 +94,7 @@ fn view_of(view: &QueuedView<'_>, now: u64) -> MessageView {
 }
 
 /// RFC 3339.
-pub(crate) fn time_text(unix_ms: u64) -> String {
+pub fn time_text(unix_ms: u64) -> String {
     let nanos = i128::from(unix_ms) * 1_000_000;
     OffsetDateTime::from_unix_timestamp_nanos(nanos).ok().and_then(|at| at.format(&Rfc3339).ok()).unwrap_or_else(|| unix_ms.to_string())
 }

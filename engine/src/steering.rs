@@ -5,7 +5,7 @@ use std::{collections::HashMap, rc::Rc};
 use ringpost_queue::{Cursor, Filter, MessageKey, QueueId, REPLY_BYTES_MAX, RecipientView, RouteId, Settled, State};
 
 use crate::{
-    control::{Answer, Change, ChangeOrder, Changed, Recalled, Selection},
+    control::{Answer, Change, ChangeOrder, Changed, Recalled, Selection, time_text},
     listing::filter_of,
     mail_log::{Escaped, EscapedWord},
     shard::Shard,
@@ -237,7 +237,7 @@ impl Steering {
                 shard.log_mail(format_args!("queue_id={id} event=command command=reroute route=\"{}\"", Escaped(to.as_bytes())));
             }
             Self::SetExpiry(at) => {
-                let at = crate::listing::time_text(*at);
+                let at = time_text(*at);
                 shard.log_mail(format_args!("queue_id={id} event=command command=set-expiry expires={at}"));
             }
         }

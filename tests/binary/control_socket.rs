@@ -4,11 +4,11 @@ use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::client::Client;
 use crate::next_hop::NextHop;
-use crate::node::{Node, Setup};
+use crate::node::{Node, PATIENCE, Setup};
 
 #[test]
 fn it_belongs_to_its_owner_alone() {
@@ -36,6 +36,51 @@ fn nonsense_gets_one_line_and_harms_nobody() {
         }
     }
     assert!(node.is_running() && node.ask(&["stats"]).status.success());
+}
+
+/// The connection was closed without a word, and the command said that the answer broke off.
+#[test]
+fn one_connection_too_many_is_told_so() {
+    let node = Node::start(&Setup::new());
+    let socket = node.folder.path().join("ringpost.sock");
+    let silent: Vec<UnixStream> = (0..64).map(|_| UnixStream::connect(&socket).unwrap()).collect();
+    for words in [&["stats"][..], &["queue", "ls"]] {
+        let refused = node.ask(words);
+        let said = String::from_utf8_lossy(&refused.stderr);
+        assert!(refused.status.code() == Some(1) && said.contains("64 connections to its control socket at a time"), "{said}");
+    }
+    drop(silent);
+    let began = Instant::now();
+    while !node.ask(&["stats"]).status.success() {
+        assert!(began.elapsed() < PATIENCE, "{}", node.log());
+    }
+}
+
+#[test]
+fn what_is_too_long_to_be_asked_is_told_with_its_size_and_the_limit() {
+    let node = Node::start(&Setup::new());
+    let ids = vec!["1NG9XPS00001"; 160_000];
+    let request = serde_json::json!({"call": "queue_change", "change": {"action": "retry"}, "ids": ids}).to_string();
+    let mut stream = UnixStream::connect(node.folder.path().join("ringpost.sock")).unwrap();
+    let _as_much_as_is_taken = stream.write_all(request.as_bytes());
+    let mut answer = String::new();
+    if stream.read_to_string(&mut answer).is_ok() {
+        assert!(answer.contains("a request is at most 2162688 bytes long"), "{answer}");
+    }
+    let file = node.folder.path().join("large.toml");
+    std::fs::write(&file, format!("# {}\n", "x".repeat(3 << 20))).unwrap();
+    let refused = node.ask(&["cluster", "config", "push", file.to_str().unwrap()]);
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(
+        refused.status.code() == Some(1) && said.contains("large.toml: is 3145731 bytes long") && said.contains("at most 1048576"),
+        "{said}"
+    );
+    for interval in ["50ms", "2h", "soon"] {
+        let refused = node.ask(&["cluster", "config", "poll", interval]);
+        let said = String::from_utf8_lossy(&refused.stderr);
+        let limits = if interval == "soon" { "is not a time" } else { "is not within 100ms to 1h, as cluster.config_poll is" };
+        assert!(refused.status.code() == Some(2) && said.contains(interval) && said.contains(limits), "{said}");
+    }
 }
 
 #[test]
