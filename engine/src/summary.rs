@@ -10,6 +10,9 @@ use crate::{
     shard::Shard,
 };
 
+/// Destinations told of before other tasks get their turn: each takes a microsecond or two.
+const DESTINATIONS_PER_TURN: usize = 256;
+
 /// Goes over the whole queue, or over the mail of the destinations of this name, a page at a time.
 pub(crate) async fn summarise(shard: &Rc<Shard>, name: Option<&str>) -> Result<Vec<DestinationSummary>, String> {
     shard.loaded().await;
@@ -19,7 +22,9 @@ pub(crate) async fn summarise(shard: &Rc<Shard>, name: Option<&str>) -> Result<V
         return Ok(Vec::new());
     }
     let filter = Filter { destinations, ..Filter::default() };
-    let mut summaries: HashMap<DestinationId, DestinationSummary> = HashMap::new();
+    // Boxed, and with room for all, so that it does not grow for milliseconds in the middle of a page.
+    let room = if name.is_some() { filter.destinations.len() } else { shard.queue.borrow().destination_slots() };
+    let mut summaries: HashMap<DestinationId, Box<DestinationSummary>> = HashMap::with_capacity(room);
     let mut cursor = Some(Cursor::default());
     while let Some(at) = cursor {
         let page = shard.queue.borrow_mut().page(&filter, at, PAGE_MESSAGES_MAX, |view| {
@@ -37,20 +42,35 @@ pub(crate) async fn summarise(shard: &Rc<Shard>, name: Option<&str>) -> Result<V
         shard.ring.yield_now().await;
     }
     // Mail of a site is its domains'.
-    let mut ids: Vec<_> = filter.destinations.iter().chain(summaries.keys()).copied().collect();
+    let mut ids: Vec<_> = filter.destinations.iter().chain(summaries.keys().filter(|_| name.is_some())).copied().collect();
     ids.sort_unstable_by_key(|id| id.index());
     ids.dedup();
-    let (queue, now) = (shard.queue.borrow(), shard.now_ms());
     // One without mail is shown when it is not well.
-    let shown = |view: DestinationView<'_>| {
+    let mut shown = |view: DestinationView<'_>, now: u64| {
         let summary = summaries.remove(&view.id).unwrap_or_default();
         let is_shown = summary.messages > 0 || view.paused || view.breaker != Breaker::Closed;
-        is_shown.then(|| finished(summary, &view, now))
+        is_shown.then(|| finished(*summary, &view, now))
     };
-    if name.is_none() {
-        return Ok(queue.destinations(now).filter_map(shown).collect());
+    let (mut done, mut lines) = (0, Vec::with_capacity(room));
+    loop {
+        {
+            let (queue, now) = (shard.queue.borrow(), shard.now_ms());
+            let end = done + DESTINATIONS_PER_TURN;
+            let all = if name.is_some() { ids.len() } else { queue.destination_slots() };
+            match name {
+                None => lines.extend(queue.destinations_in(done..end, now).filter_map(|view| shown(view, now))),
+                Some(_) => {
+                    let ids = ids.iter().skip(done).take(DESTINATIONS_PER_TURN);
+                    lines.extend(ids.filter_map(|id| queue.destination(*id, now)).filter_map(|view| shown(view, now)));
+                }
+            }
+            if end >= all {
+                return Ok(lines);
+            }
+            done = end;
+        }
+        shard.ring.yield_now().await;
     }
-    Ok(ids.into_iter().filter_map(|id| queue.destination(id, now)).filter_map(shown).collect())
 }
 
 fn count(summary: &mut DestinationSummary, recipient: &RecipientView<'_>, accepted_at: u64) {

@@ -1,6 +1,7 @@
 //! What people and programs see of messages, recipients and destinations: `queue show`, metrics. `listing.rs` finds them.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use crate::breaker::Breaker;
 use crate::destination::DestinationId;
@@ -144,8 +145,19 @@ impl Queue {
 
     /// All destinations; the first is [`DestinationId::UNROUTED`].
     pub fn destinations(&self, now: u64) -> impl Iterator<Item = DestinationView<'_>> {
-        let used = (0..self.destinations.len() as u32).filter(|&slot| !matches!(self.destinations[slot as usize].role, Role::Vacant));
-        used.map(move |slot| self.view_of(slot, now))
+        self.destinations_in(0..self.destination_slots(), now)
+    }
+
+    /// The destinations in some of the slots: for going over all of them in several steps. One that stays stays in its slot.
+    pub fn destinations_in(&self, slots: Range<usize>, now: u64) -> impl Iterator<Item = DestinationView<'_>> {
+        let slots = slots.start.min(self.destinations.len())..slots.end.min(self.destinations.len());
+        let used = slots.filter(|&slot| !matches!(self.destinations[slot].role, Role::Vacant));
+        used.map(move |slot| self.view_of(slot as u32, now))
+    }
+
+    /// How many slots there are for destinations, the free ones included.
+    pub fn destination_slots(&self) -> usize {
+        self.destinations.len()
     }
 
     /// One destination; `None` if it was dropped.
