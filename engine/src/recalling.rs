@@ -28,14 +28,44 @@ pub(crate) struct Recalling {
     /// Of that, what the coordinator has not got.
     unsent: RefCell<Vec<QueueId>>,
     waker: RefCell<Option<Waker>>,
-    /// Its life has ended; a task sees to it.
-    overdue: RefCell<Vec<QueueId>>,
-    sees_to_overdue: Cell<bool>,
-    /// Out, and offered again as soon as what has ended of it is durable; a task sees to it.
-    parted: RefCell<Vec<MessageKey>>,
-    offers_parted: Cell<bool>,
+    /// Its life has ended.
+    overdue: Gathered<QueueId>,
+    /// Out, and offered again as soon as what has ended of it is durable.
+    parted: Gathered<MessageKey>,
     /// Mail of an earlier run that shared: delivered here as soon as it is out.
     retracted: RefCell<HashSet<QueueId>>,
+}
+
+/// What comes together, for a task that sees to it together and ends when nothing is left.
+struct Gathered<T> {
+    items: RefCell<Vec<T>>,
+    is_seen_to: Cell<bool>,
+}
+
+impl<T> Default for Gathered<T> {
+    fn default() -> Self {
+        Gathered { items: RefCell::default(), is_seen_to: Cell::default() }
+    }
+}
+
+impl<T> Gathered<T> {
+    /// True if the caller is to start the task.
+    fn add(&self, item: T) -> bool {
+        self.items.borrow_mut().push(item);
+        !self.is_seen_to.replace(true)
+    }
+
+    /// The newest, at most so many.
+    fn take(&self, items_max: usize) -> Vec<T> {
+        let mut items = self.items.borrow_mut();
+        let rest = items.len().saturating_sub(items_max);
+        items.drain(rest..).collect()
+    }
+
+    /// Nothing is left: the task ends, and what comes next starts another.
+    fn end(&self) {
+        self.is_seen_to.set(false);
+    }
 }
 
 /// Somebody who waits for answers.
@@ -150,30 +180,32 @@ impl Shard {
             self.queue.borrow_mut().take_back(key, now);
             return;
         }
-        self.recalling.parted.borrow_mut().push(key);
-        if self.recalling.offers_parted.replace(true) {
-            return;
+        if self.recalling.parted.add(key) {
+            self.see_to(async |shard| shard.offer_parted().await);
         }
+    }
+
+    /// Starts the task that sees to what is gathered, when what comes at the same time has come.
+    fn see_to(self: &Rc<Self>, work: impl AsyncFnOnce(Rc<Shard>) + 'static) {
         let shard = self.clone();
         self.ring
             .spawn(async move {
-                // What parts together waits together.
                 shard.ring.yield_now().await;
-                shard.offer_parted().await;
+                work(shard).await;
             })
             .detach();
     }
 
     async fn offer_parted(&self) {
         while !self.is_ending() {
-            let parted = self.recalling.parted.take();
+            let parted = self.recalling.parted.take(usize::MAX);
             if parted.is_empty() {
                 break;
             }
             self.records_durable().await;
             parted.into_iter().for_each(|key| self.offer_what_is_open(key));
         }
-        self.recalling.offers_parted.set(false);
+        self.recalling.parted.end();
     }
 
     /// Brings a message into the cluster's queue (again), unless nothing of it is left to offer.
@@ -190,27 +222,14 @@ impl Shard {
     /// The life of an offered message has ended. It fails here once it is out of the cluster's queue.
     pub(crate) fn overdue(self: &Rc<Self>, key: MessageKey) {
         let Some(id) = self.queue.borrow().envelope(key).map(|envelope| envelope.id) else { return };
-        self.recalling.overdue.borrow_mut().push(id);
-        if self.recalling.sees_to_overdue.replace(true) {
-            return;
+        if self.recalling.overdue.add(id) {
+            self.see_to(async |shard| shard.expire_overdue().await);
         }
-        let shard = self.clone();
-        self.ring
-            .spawn(async move {
-                // What comes due together is asked for together.
-                shard.ring.yield_now().await;
-                shard.expire_overdue().await;
-            })
-            .detach();
     }
 
     async fn expire_overdue(self: &Rc<Self>) {
         while !self.is_ending() {
-            let ids: Vec<QueueId> = {
-                let mut overdue = self.recalling.overdue.borrow_mut();
-                let rest = overdue.len().saturating_sub(RECALLS_PER_TURN);
-                overdue.drain(rest..).collect()
-            };
+            let ids = self.recalling.overdue.take(RECALLS_PER_TURN);
             if ids.is_empty() {
                 break;
             }
@@ -227,6 +246,6 @@ impl Shard {
             self.delivery.kick();
             self.backlog_written().await;
         }
-        self.recalling.sees_to_overdue.set(false);
+        self.recalling.overdue.end();
     }
 }
