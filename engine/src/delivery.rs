@@ -8,7 +8,7 @@ use std::{
     task::{Poll, Waker},
 };
 
-use ringpost_queue::{Dispatch, MessageKey, QueueId, RecipientView, Settled, State, Verdict as DnsVerdict, Via, Work};
+use ringpost_queue::{Dispatch, MessageKey, Settled, Verdict as DnsVerdict, Via, Work};
 use ringpost_ring::{Deadline, Ring};
 use ringpost_smtp::{client::Verdict, reply::Reply};
 use ringpost_spool::{AppendError, Ticket};
@@ -16,9 +16,7 @@ use tracing::{error, warn};
 
 use crate::{
     attempt::{Attempt, AttemptStorage, RecipientOutcome},
-    dialing,
-    mail_log::{Escaped, EscapedWord},
-    mailbox_delivery,
+    dialing, mailbox_delivery,
     pool::Acquired,
     record_id::record_id,
     shard::Shard,
@@ -300,27 +298,6 @@ impl Shard {
         self.persist(dispatch.key(), settled);
     }
 
-    /// Counts what recipients of an attempt came to, and says so in the mail log.
-    fn log_outcomes(&self, dispatch: &Dispatch, outcomes: &[RecipientOutcome], relay: &str, now: u64) {
-        let queue = self.queue.borrow();
-        let Some(envelope) = queue.envelope(dispatch.key()) else { return };
-        for (number, address) in queue.recipients(dispatch) {
-            if let Some(outcome) = outcomes.iter().find(|outcome| outcome.recipient == number) {
-                self.count(outcome.verdict);
-                self.log_outcome(envelope.id, address, relay, now.saturating_sub(envelope.accepted_at), outcome);
-            }
-        }
-    }
-
-    fn count(&self, verdict: Verdict) {
-        match verdict {
-            Verdict::Delivered => self.metrics.delivered.increment(),
-            Verdict::Deferred | Verdict::Unknown => self.metrics.deferred.increment(),
-            Verdict::Failed => self.metrics.failed.increment(),
-            Verdict::Untried => {}
-        }
-    }
-
     /// No host could be reached: the message waits in its destination's ready queue.
     pub(crate) fn attempt_unreachable(&self, dispatch: Dispatch) {
         if dispatch.is_guest() {
@@ -435,90 +412,5 @@ impl Shard {
                 true
             }
         }
-    }
-
-    fn log_outcome(&self, id: QueueId, address: &[u8], relay: &str, delay_ms: u64, outcome: &RecipientOutcome) {
-        let word = match outcome.verdict {
-            Verdict::Delivered => "delivered",
-            Verdict::Deferred | Verdict::Unknown => "deferred",
-            Verdict::Failed => "bounced",
-            Verdict::Untried => return,
-        };
-        let line = outcome.reply.line();
-        let (to, reply) = (EscapedWord(address), Escaped(line.as_bytes()));
-        match outcome.reply.enhanced() {
-            Some(dsn) => self.log_mail(format_args!(
-                "queue_id={id} event=attempt to=<{to}> relay={relay} delay_ms={delay_ms} dsn={dsn} outcome={word} reply=\"{reply}\""
-            )),
-            None => self.log_mail(format_args!(
-                "queue_id={id} event=attempt to=<{to}> relay={relay} delay_ms={delay_ms} dsn={}.0.0 outcome={word} reply=\"{reply}\"",
-                outcome.reply.code() / 100
-            )),
-        }
-    }
-
-    /// What the queue made of recipients that an attempt did not decide: those that were not tried for so many times that they are deferred,
-    /// which were attempts that came to nothing, too, and those whose time is over.
-    fn log_undecided(&self, key: MessageKey, storage: &AttemptStorage, relay: &str, now: u64) {
-        let is_decided = |verdict| matches!(verdict, Verdict::Delivered | Verdict::Failed);
-        if storage.outcomes.iter().all(|outcome| is_decided(outcome.verdict)) {
-            return;
-        }
-        let queue = self.queue.borrow();
-        let Some(view) = queue.show(key) else { return };
-        let (id, delay_ms) = (view.envelope().id, now.saturating_sub(view.envelope().accepted_at));
-        for recipient in view.recipients() {
-            let of_it = storage.outcomes.iter().find(|outcome| outcome.recipient == recipient.number());
-            let Some(outcome) = of_it.filter(|outcome| !is_decided(outcome.verdict)) else { continue };
-            match recipient.state() {
-                State::Deferred if outcome.verdict == Verdict::Untried => {
-                    self.metrics.deferred.increment();
-                    self.log_mail(format_args!(
-                        "queue_id={id} event=attempt to=<{}> relay={relay} delay_ms={delay_ms} dsn=4.4.2 outcome=deferred reply=\"{}\"",
-                        EscapedWord(recipient.address()),
-                        Escaped(recipient.reply().as_bytes())
-                    ));
-                }
-                State::Failed => self.log_expired(id, &recipient, delay_ms),
-                _ => {}
-            }
-        }
-    }
-
-    /// An attempt that found no host that answers.
-    fn log_unreachable(&self, dispatch: &Dispatch) {
-        let (queue, now) = (self.queue.borrow(), self.now_ms());
-        let Some(envelope) = queue.envelope(dispatch.key()) else { return };
-        let (id, delay_ms) = (envelope.id, now.saturating_sub(envelope.accepted_at));
-        let reason = queue.destination(dispatch.destination(), now).map_or("", |destination| destination.reason);
-        // RFC 3463 3.5: X.4.3 is a directory server that failed, X.4.1 a host that does not answer.
-        let dsn = if queue.verdict(dispatch).is_some() { "4.4.3" } else { "4.4.1" };
-        for (_, address) in queue.recipients(dispatch) {
-            self.log_mail(format_args!(
-                "queue_id={id} event=attempt to=<{}> relay=none delay_ms={delay_ms} dsn={dsn} outcome=deferred reply=\"{}\"",
-                EscapedWord(address),
-                Escaped(reason.as_bytes())
-            ));
-        }
-    }
-
-    /// What the queue has failed just now because its time is over.
-    pub(crate) fn log_expiry(&self, key: MessageKey, mut recipients: Vec<u16>) {
-        recipients.sort_unstable();
-        let queue = self.queue.borrow();
-        let Some(view) = queue.show(key) else { return };
-        let (id, age_ms) = (view.envelope().id, self.now_ms().saturating_sub(view.envelope().accepted_at));
-        for recipient in view.recipients().filter(|recipient| recipients.binary_search(&recipient.number()).is_ok()) {
-            self.log_expired(id, &recipient, age_ms);
-        }
-    }
-
-    fn log_expired(&self, id: QueueId, recipient: &RecipientView<'_>, delay_ms: u64) {
-        self.metrics.failed.increment();
-        self.log_mail(format_args!(
-            "queue_id={id} event=expired to=<{}> delay_ms={delay_ms} dsn=5.4.7 outcome=bounced reply=\"{}\"",
-            EscapedWord(recipient.address()),
-            Escaped(recipient.reply().as_bytes())
-        ));
     }
 }

@@ -5,6 +5,7 @@
 
 pub mod admission;
 mod attempt;
+mod attempt_log;
 mod boot_number;
 mod claiming;
 mod clock;
