@@ -132,6 +132,8 @@ pub struct Pool<T> {
     shrinking: Cell<bool>,
     /// Changes of the limits so far.
     changes: Cell<u64>,
+    /// Of those, how many are under way.
+    changing: Cell<u32>,
     /// Who waits for connections to end.
     closed: RefCell<Vec<Waker>>,
     /// Destinations with an attempt that waits because there are `total_max` connections, and some without.
@@ -160,6 +162,7 @@ impl<T> Pool<T> {
             idle: Cell::new(0),
             shrinking: Cell::new(false),
             changes: Cell::new(0),
+            changing: Cell::new(0),
             closed: RefCell::default(),
             starved: RefCell::default(),
             resting: RefCell::default(),
@@ -208,9 +211,24 @@ impl<T> Pool<T> {
         waiting
     }
 
+    /// The limits are being changed, destination by destination, until [`Pool::end_change`].
+    pub fn begin_change(&self) {
+        self.changing.set(self.changing.get() + 1);
+    }
+
+    /// [`Pool::change_limits`] was called for what has begun so.
+    pub fn end_change(&self) {
+        self.changing.set(self.changing.get() - 1);
+    }
+
     /// Changes of the limits so far.
     pub fn changes(&self) -> u64 {
         self.changes.get()
+    }
+
+    /// No change has come after this one, and none is under way.
+    pub fn is_newest(&self, change: u64) -> bool {
+        self.changing.get() == 0 && change == self.changes.get()
     }
 
     /// No destination has more connections than it is allowed, so that those in use need not ask.

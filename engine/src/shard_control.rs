@@ -20,7 +20,25 @@ pub(crate) async fn answer_requests(shard: Rc<Shard>, mut requests: RequestRecei
                     let changing = shard.clone();
                     shard.ring.spawn(async move { answer(steering::steer(&changing, order).await) }).detach();
                 }
-                Command::Reload(config) => answer(reloading::swap(&shard, config).map_or_else(Answer::Failed, |()| Answer::Done)),
+                Command::Reload(config) => {
+                    let changing = shard.clone();
+                    shard
+                        .ring
+                        .spawn(
+                            async move { answer(reloading::swap(&changing, config).await.map_or_else(Answer::Failed, |()| Answer::Done)) },
+                        )
+                        .detach();
+                }
+                Command::SettleLimits(change) => {
+                    let settling = shard.clone();
+                    shard
+                        .ring
+                        .spawn(async move {
+                            reloading::settle_limits(&settling, change).await;
+                            answer(Answer::Done);
+                        })
+                        .detach();
+                }
                 Command::FollowRoutes => {
                     let following = shard.clone();
                     shard.ring.spawn(async move { answer(reloading::follow_routes(&following).await) }).detach();
@@ -74,12 +92,9 @@ fn reply(shard: &Rc<Shard>, command: Command) -> Answer {
         | Command::Reload(_)
         | Command::FollowRoutes
         | Command::AwaitLimits
+        | Command::SettleLimits(_)
         | Command::HandOver(_) => {
             unreachable!("these have tasks of their own")
-        }
-        Command::SettleLimits(change) => {
-            reloading::settle_limits(shard, change);
-            Answer::Done
         }
         Command::Stats => Answer::Stats(stats(shard)),
         Command::Resolved(answers) => {

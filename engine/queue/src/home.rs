@@ -199,15 +199,10 @@ impl Queue {
         self.live(destination).map_or(limit, |destination| destination.part.of(limit))
     }
 
-    /// Every shard has come down to its part of the limits of [`Queue::set_routes`]: from now on each has its whole part.
-    pub fn settle_limits(&mut self, now: u64) {
+    /// Every shard has come down to its part of the limits of [`Queue::begin_routes`]: from now on each has its whole part, at a
+    /// destination when [`Queue::reconfigure`] was called for its slot.
+    pub fn begin_settling(&mut self) {
         self.limits_before.clear();
-        for slot in 0..self.destinations.len() as u32 {
-            if !matches!(self.destinations[slot as usize].role, Role::Vacant) {
-                self.assign_homes(slot, now);
-                self.refresh(slot, now);
-            }
-        }
     }
 
     /// Connections that this shard may have to a destination as its home; 0 where it is none.

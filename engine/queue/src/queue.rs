@@ -128,7 +128,7 @@ pub struct Queue {
     /// Destinations that may be served, each at most once, in turn.
     pub(crate) serving: VecDeque<u32>,
     pub(crate) changes: VecDeque<Change>,
-    /// Limits of earlier tables that other shards may still go by, by route: see [`Queue::settle_limits`].
+    /// Limits of earlier tables that other shards may still go by, by route: see [`Queue::begin_settling`].
     pub(crate) limits_before: Vec<Vec<DestinationLimits>>,
     /// Destinations that could use more of a shared rate, and how much.
     pub(crate) reservations: VecDeque<(DestinationId, u32)>,

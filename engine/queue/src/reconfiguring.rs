@@ -1,5 +1,7 @@
 //! Another routing table while mail is queued: what a route says from now on, and mail that leads elsewhere by the new table.
 
+use std::ops::Range;
+
 use crate::destination::Destination;
 use crate::message::{Flags, MessageKey, NO_RECIPIENT, NOT_REROUTED};
 use crate::queue::Queue;
@@ -12,9 +14,18 @@ use crate::slab::NONE;
 const TABLES_MAX: usize = 16;
 
 impl Queue {
-    /// Takes another table. Where there are several shards, parts of limits that grow do so with [`Queue::settle_limits`]. Patterns that stay keep their [`RouteId`]; those that are gone match nothing any more, but what leads to them
-    /// goes on until [`Queue::follow_routes`] was called for its message.
+    /// Takes another table, as [`Queue::begin_routes`], at all destinations at once.
     pub fn set_routes(&mut self, routes: Vec<Route>, now: u64) -> Result<(), RouteError> {
+        self.begin_routes(routes)?;
+        self.reconfigure(0..self.destinations.len(), now);
+        Ok(())
+    }
+
+    /// Takes another table, by which mail is routed from now on; each destination goes by it when [`Queue::reconfigure`] was called for
+    /// its slot, until then by the limits, hosts and retries that it has. Where there are several shards, parts of limits that grow do so
+    /// with [`Queue::begin_settling`]. Patterns that stay keep their [`RouteId`]; those that are gone match nothing any more, but what
+    /// leads to them goes on until [`Queue::follow_routes`] was called for its message.
+    pub fn begin_routes(&mut self, routes: Vec<Route>) -> Result<(), RouteError> {
         if self.limits_before.len() == TABLES_MAX {
             return Err(RouteError::ChangingOver);
         }
@@ -32,15 +43,20 @@ impl Queue {
             }
         }
         self.routes = routes;
-        for slot in 0..self.destinations.len() as u32 {
-            self.reconfigure(slot, now);
-            self.refresh(slot, now);
-        }
         Ok(())
     }
 
+    /// The destinations in these of the [`Queue::destination_slots`] go by what their routes say now. One that is made meanwhile does so
+    /// from the start.
+    pub fn reconfigure(&mut self, slots: Range<usize>, now: u64) {
+        for slot in slots.start..slots.end.min(self.destinations.len()) {
+            self.reconfigure_one(slot as u32, now);
+            self.refresh(slot as u32, now);
+        }
+    }
+
     /// Takes over what the route of a destination says now: hosts, limits, homes, retries.
-    fn reconfigure(&mut self, slot: u32, now: u64) {
+    fn reconfigure_one(&mut self, slot: u32, now: u64) {
         let state = &mut self.destinations[slot as usize];
         let Some(route) = state.route else { return };
         let route = &self.routes.all()[usize::from(route.0)];
