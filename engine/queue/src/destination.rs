@@ -198,6 +198,7 @@ impl Destination {
         may && self.in_flight.saturating_sub(self.chained) <= self.window(now) && self.rate_allows(now)
     }
 
+    #[inline]
     fn rate_allows(&self, now: u64) -> bool {
         self.limits.rate.is_none_or(|rate| self.rate.next_at(rate) <= now)
             && (self.limits.shared_rate.is_none() || self.quota.next_at(now).is_some_and(|at| at <= now))

@@ -6,7 +6,7 @@ use thiserror::Error;
 
 use crate::destination::DestinationId;
 use crate::index::{TAG_BYTES_MAX, TermKind, after_at};
-use crate::message::Flags;
+use crate::message::{Flags, MessageKey};
 use crate::queue::Queue;
 use crate::queue_id::QueueId;
 use crate::site::Role;
@@ -146,15 +146,21 @@ impl Queue {
     fn catch_up(&mut self) -> bool {
         for _ in 0..LINKS_PER_PAGE {
             let Some(key) = self.index.next_fresh() else { return true };
-            self.list(key);
+            self.list_fresh(key);
         }
         if self.index.fresh() > FEW_FRESH {
             return false;
         }
         while let Some(key) = self.index.next_fresh() {
-            self.list(key);
+            self.list_fresh(key);
         }
         true
+    }
+
+    fn list_fresh(&mut self, key: MessageKey) {
+        if let Some(index) = self.find(key) {
+            self.list(index);
+        }
     }
 
     /// The beginning of the shortest list, or set of lists, that holds all messages that can match; `None` when none can.

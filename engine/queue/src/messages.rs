@@ -6,7 +6,7 @@ use std::ops::{Index, IndexMut};
 use std::slice;
 
 use crate::arena::{Arena, Span};
-use crate::message::{Message, Recipient};
+use crate::message::{Flags, Message, Recipient};
 use crate::slab::Slab;
 
 #[derive(Debug, Default)]
@@ -62,10 +62,11 @@ impl Messages {
         index
     }
 
-    /// Gives a slot back.
+    /// Gives a slot back, to which no key leads from now on. What else is in it is written by its next user.
     #[inline]
     pub(crate) fn give(&mut self, index: u32) {
-        let recipients = &mut self.slots[index].recipients;
+        let Slot { message, recipients } = &mut self.slots[index];
+        (message.generation, message.flags) = (message.generation.wrapping_add(1), Flags::default());
         if let Recipients::Many(span) = *recipients {
             self.many.give(span);
             *recipients = Recipients::default();

@@ -70,7 +70,7 @@ impl Queue {
             now,
             destination: dispatch.destination,
             draw: if decides_all { 0 } else { self.jitter.below(u64::MAX) },
-            progress: outcomes.iter().any(|(_, outcome)| *outcome != Outcome::Untried),
+            progress: decides_all || outcomes.iter().any(|(_, outcome)| *outcome != Outcome::Untried),
         };
         let (mut delivered, mut changed) = (dispatch.has_delivered, false);
         for (recipient, outcome) in outcomes {
@@ -277,9 +277,10 @@ impl Queue {
     /// After an attempt: what has to be persisted.
     pub(crate) fn conclude(&mut self, dispatch: &Dispatch, changed: bool, now: u64, record: &mut Vec<u8>) -> Settled {
         let index = dispatch.key.index;
-        let settled = if self.messages[index].flags.has(Flags::CLOSING) {
+        let (message, recipients) = self.messages.with_recipients(index);
+        let settled = if message.flags.has(Flags::CLOSING) {
             Settled::Nothing
-        } else if self.is_settled(index) {
+        } else if recipients.iter().all(Recipient::is_settled) {
             self.begin_closing(index);
             // Its timer is gone, and it stays until this is recorded.
             return Settled::Done;

@@ -49,7 +49,7 @@ impl<T: Default> Slab<T> {
     /// Makes sure that `index` has a slot, without taking it; for slabs whose indices another slab hands out.
     #[inline]
     pub(crate) fn cover(&mut self, index: u32) {
-        if self.slots() <= index as usize {
+        if self.pages.len() <= index as usize / PAGE_SLOTS {
             self.grow_to(index);
         }
     }

@@ -3,7 +3,7 @@
 use std::hint::black_box;
 
 use crate::destination::Destination;
-use crate::index::TAGS_MAX;
+use crate::index::{LINKED_AT_ONCE, TAGS_MAX};
 use crate::message::{
     Flags, Group, Message, MessageKey, NO_RECIPIENT, NOT_REROUTED, NewMessage, NewRecipient, PRIORITY_MAX, Place, RECIPIENTS_MAX, Recipient,
 };
@@ -56,8 +56,8 @@ impl Queue {
         let text = self.texts.get_mut(addresses);
         text[..new.reverse_path.len()].copy_from_slice(new.reverse_path);
         let mut end = new.reverse_path.len();
-        let wait_ms = new.not_before.unwrap_or(0).saturating_sub(new.accepted_at);
-        for (state, recipient) in self.messages.recipients_mut(index).iter_mut().zip(recipients) {
+        let (message, states) = self.messages.with_recipients_mut(index);
+        for (state, recipient) in states.iter_mut().zip(recipients) {
             text[end..end + recipient.address.len()].copy_from_slice(recipient.address);
             end += recipient.address.len();
             // Until the groups are made, `group` holds the destination.
@@ -73,7 +73,7 @@ impl Queue {
             (Flags::OFFERED, new.offered != Offered::No),
             (Flags::TRACED, new.traced),
         ]);
-        let message = &mut self.messages[index];
+        let seconds_until = |at: u64| u32::try_from(at.saturating_sub(new.accepted_at).div_ceil(1000)).unwrap_or(u32::MAX);
         let key = MessageKey { index, generation: message.generation };
         *message = Message {
             id_place,
@@ -82,10 +82,8 @@ impl Queue {
             expires_at: new.expires_at.unwrap_or(u64::MAX),
             generation: key.generation,
             addresses,
-            release_after_s: u32::try_from(wait_ms.div_ceil(1000)).unwrap_or(u32::MAX),
-            warn_after_s: new
-                .warn_at
-                .map_or(0, |at| u32::try_from(at.saturating_sub(new.accepted_at).div_ceil(1000)).unwrap_or(u32::MAX).max(1)),
+            release_after_s: new.not_before.map_or(0, seconds_until),
+            warn_after_s: new.warn_at.map_or(0, |at| seconds_until(at).max(1)),
             reverse_bytes: u16::try_from(new.reverse_path.len()).expect("the session limits paths"),
             priority: new.priority.min(PRIORITY_MAX),
             flags,
@@ -104,29 +102,31 @@ impl Queue {
         index
     }
 
-    /// As [`Queue::list`], for several that are not in the cache.
+    /// As [`Queue::list`], for several that are not in the cache, or gone.
     #[cold]
-    fn list_all(&mut self, keys: &[MessageKey]) {
-        // Each loop waits once for what it reads, not once for each message.
+    fn list_all(&mut self, keys: &[MessageKey; LINKED_AT_ONCE]) {
+        // Each loop waits once for what it reads, not once for each message. Of a queue that is not long all have left by now.
         for key in keys {
-            self.index.touch(key.index);
-            black_box(self.find(*key));
+            black_box(self.messages.get(key.index).map(|message| message.generation));
         }
+        let (mut queued, mut count) = ([0; LINKED_AT_ONCE], 0);
         for index in keys.iter().filter_map(|key| self.find(*key)) {
             let (message, recipients) = self.messages.with_recipients(index);
+            self.index.touch(index);
             self.texts.touch(message.addresses, |&byte| byte);
             black_box((recipients[0].place, recipients[recipients.len() - 1].place));
+            queued[count] = index;
+            count += 1;
         }
-        for key in keys {
-            self.list(*key);
+        for &index in &queued[..count] {
+            self.list(index);
         }
     }
 
-    /// Puts a message, if it is still there, into the lists of its domains.
-    pub(crate) fn list(&mut self, key: MessageKey) {
-        let Some(index) = self.find(key) else { return };
-        self.messages[index].flags.set(Flags::LISTED, true);
-        let (message, recipients) = self.messages.with_recipients(index);
+    /// Puts a message into the lists of its domains.
+    pub(crate) fn list(&mut self, index: u32) {
+        let (message, recipients) = self.messages.with_recipients_mut(index);
+        message.flags.set(Flags::LISTED, true);
         let text = self.texts.get(message.addresses);
         let sender = usize::from(message.reverse_bytes);
         let recipients = recipients.iter().scan(sender, |start, recipient| {
@@ -248,7 +248,7 @@ impl Queue {
         if !message.flags.has(Flags::CLOSING) || message.unrecorded > 0 || message.in_flight > 0 {
             return;
         }
-        let Message { id_place, addresses, generation, flags, .. } = *message;
+        let Message { id_place, addresses, flags, .. } = *message;
         for state in recipients {
             self.texts.give(state.reply());
             self.placed[state.place as usize] -= 1;
@@ -261,9 +261,6 @@ impl Queue {
         self.timers.cancel(index);
         self.reports.forget(index);
         self.ids.remove(id_place);
-        // The rest is written by the next user of the slot.
-        let message = &mut self.messages[index];
-        (message.generation, message.flags) = (generation.wrapping_add(1), Flags::default());
         self.messages.give(index);
     }
 
