@@ -45,13 +45,13 @@ pub(crate) async fn summarise(shard: &Rc<Shard>, name: Option<&str>) -> Result<V
     let mut ids: Vec<_> = filter.destinations.iter().chain(summaries.keys().filter(|_| name.is_some())).copied().collect();
     ids.sort_unstable_by_key(|id| id.index());
     ids.dedup();
+    let (mut done, mut lines) = (0, Vec::with_capacity(summaries.len()));
     // One without mail is shown when it is not well.
     let mut shown = |view: DestinationView<'_>, now: u64| {
         let summary = summaries.remove(&view.id).unwrap_or_default();
         let is_shown = summary.messages > 0 || view.paused || view.breaker != Breaker::Closed;
         is_shown.then(|| finished(*summary, &view, now))
     };
-    let (mut done, mut lines) = (0, Vec::with_capacity(room));
     loop {
         {
             let (queue, now) = (shard.queue.borrow(), shard.now_ms());
