@@ -1,5 +1,7 @@
 //! A dispatch on its way to a next hop, and what is known of its recipients.
 
+use std::time::Instant;
+
 use ringpost_queue::{Dispatch, Outcome};
 use ringpost_smtp::{
     client::{SuccessReport, TransactionId, Verdict},
@@ -53,6 +55,8 @@ pub struct Attempt {
     pub transaction: Option<TransactionId>,
     /// Recipients and outcomes.
     pub storage: AttemptStorage,
+    /// When the outcomes so far are recorded, if the attempt has not ended by then.
+    pub record_at: Option<Instant>,
 }
 
 impl Attempt {
@@ -60,7 +64,7 @@ impl Attempt {
     pub fn new(dispatch: Dispatch, mut storage: AttemptStorage) -> Self {
         storage.recipients.clear();
         storage.outcomes.clear();
-        Attempt { dispatch, transaction: None, storage }
+        Attempt { dispatch, transaction: None, storage, record_at: None }
     }
 
     /// All recipients come to the same, by a word of our own.

@@ -29,6 +29,10 @@ use crate::{
 /// Transactions of one connection at once: one whose content is sent or awaited, and one chained behind it.
 const TRANSACTIONS: usize = 2;
 
+/// How long the first answers of a store wait for others to be recorded with, for each recipient: a record has all of them, and one for
+/// each answer would be a hundred megabytes for a thousand.
+const RECORD_AFTER: Duration = Duration::from_millis(1);
+
 /// What ended a wait.
 pub(crate) enum Event {
     Bytes(Received),
@@ -132,8 +136,8 @@ impl<'s> Outbound<'s> {
                     };
                     awaited = Some((owed, due));
                     self.send_out();
-                    self.record_decided();
-                    let event = self.wait(due.saturating_duration_since(now), None).await;
+                    let until = self.record_decided(now).map_or(due, |at| at.min(due));
+                    let event = self.wait(until.saturating_duration_since(now), None).await;
                     let dot_left = self.note_dot();
                     if dot_left {
                         // Until now it was the time of a block; the answer to the whole content has one of its own, also when it has begun.
@@ -142,6 +146,8 @@ impl<'s> Outbound<'s> {
                     match event {
                         Event::Bytes(bytes) => (received, consumed) = (Some(bytes), 0),
                         Event::Ended(Disconnect::TimedOut) if dot_left && !self.shard.is_ending() => {}
+                        // What was answered so far is recorded.
+                        Event::Ended(Disconnect::TimedOut) if self.shard.ring.now() < self.shard.before_drain_ends(due) => {}
                         Event::Ended(why) => self.client.disconnected(why),
                         Event::TimeOut | Event::Handed(_) => self.client.disconnected(Disconnect::TimedOut),
                     }
@@ -255,18 +261,27 @@ impl<'s> Outbound<'s> {
     }
 
     /// A store answers for one recipient after the other (LMTP), and may take its time: what it has said is recorded before the rest is
-    /// waited for.
-    fn record_decided(&mut self) {
+    /// waited for long. Returns when there is something to be recorded next.
+    fn record_decided(&mut self, now: Instant) -> Option<Instant> {
+        let mut next: Option<Instant> = None;
         for attempt in self.attempts.iter_mut().flatten() {
-            let Attempt { dispatch, storage, .. } = attempt;
+            let Attempt { dispatch, storage, record_at, .. } = attempt;
             let is_begun = storage.outcomes.iter().any(|outcome| outcome.verdict == Verdict::Delivered);
             if !is_begun || storage.outcomes.len() >= dispatch.recipients() || dispatch.is_guest() {
                 continue;
             }
+            let recipients = u32::try_from(storage.recipients.len()).expect("a message has fewer recipients");
+            let at = *record_at.get_or_insert(now + RECORD_AFTER * recipients);
+            if now < at && !self.shard.is_ending() {
+                next = Some(next.map_or(at, |next| next.min(at)));
+                continue;
+            }
+            *record_at = None;
             let is_final = |outcome: &mut RecipientOutcome| matches!(outcome.verdict, Verdict::Delivered | Verdict::Failed);
             let decided: Vec<_> = storage.outcomes.extract_if(.., is_final).collect();
             self.shard.settle_some(dispatch, &decided, &self.relay);
         }
+        next
     }
 
     async fn begin_now(&mut self, dispatch: Dispatch) {

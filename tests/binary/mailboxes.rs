@@ -3,11 +3,11 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::client::Client;
 use crate::node::{Node, PATIENCE, Setup};
-use crate::shards::on_one_core;
+use crate::shards::{counter, on_one_core};
 use crate::store::Store;
 
 fn lmtp(host: &str) -> Setup {
@@ -79,6 +79,20 @@ fn what_a_store_has_answered_survives_a_kill_while_it_is_silent_about_the_rest()
     node.wait_for_queue(<[_]>::is_empty);
     let of_a_and_b = store.saved().iter().filter(|(recipient, _)| recipient < &"c".to_owned()).count();
     assert_eq!(of_a_and_b, 2, "nothing twice");
+}
+
+/// Each answer was recorded by itself, with all before it: for a thousand recipients that was up to a hundred megabytes.
+#[test]
+fn answers_that_come_one_by_one_are_recorded_together() {
+    let (store, address) = Store::over_tcp();
+    store.set_pause(Duration::from_millis(1));
+    let node = Node::start(&on_one_core(lmtp(&address.to_string()), 1));
+    let recipients: Vec<String> = (0..1000).map(|number| format!("r{number}@z.test")).collect();
+    send(&node, &recipients.iter().map(String::as_str).collect::<Vec<_>>(), "Subject: x\r\n\r\n");
+    store.wait_for(1000);
+    node.wait_for_queue(<[_]>::is_empty);
+    let written = counter(&node, "batch_bytes");
+    assert!(written < 1_000_000, "{written} octets");
 }
 
 #[test]

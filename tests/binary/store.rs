@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::node::{PATIENCE, free_port};
 
@@ -17,6 +17,8 @@ struct Shared {
     /// Replies behind the content, by recipient; 250 for the others. Each is used once.
     replies: HashMap<String, Vec<String>>,
     connections: usize,
+    /// Between the replies behind the content.
+    pause: Duration,
 }
 
 /// Listens for the rest of the test.
@@ -32,6 +34,7 @@ impl Store {
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let store = theirs.clone();
+                stream.set_nodelay(true).unwrap();
                 std::thread::spawn(move || store.converse(stream.try_clone()?, stream));
             }
         });
@@ -56,6 +59,11 @@ impl Store {
         self.0.lock().unwrap().replies.entry(recipient.into()).or_default().push(reply.into());
     }
 
+    /// Waits so long before each reply behind the content, which then has a packet of its own.
+    pub(crate) fn set_pause(&self, pause: Duration) {
+        self.0.lock().unwrap().pause = pause;
+    }
+
     /// Recipients whose copy was saved, sorted.
     pub(crate) fn saved(&self) -> Vec<(String, String)> {
         let mut saved = self.0.lock().unwrap().saved.clone();
@@ -71,7 +79,7 @@ impl Store {
         let began = Instant::now();
         while self.saved().len() < count {
             assert!(began.elapsed() < PATIENCE, "{:?} of {count} copies", self.saved());
-            std::thread::sleep(std::time::Duration::from_millis(5));
+            std::thread::sleep(Duration::from_millis(5));
         }
         self.saved()
     }
@@ -105,6 +113,10 @@ impl Store {
                         }
                     }
                     for recipient in recipients.drain(..) {
+                        let pause = self.0.lock().unwrap().pause;
+                        if !pause.is_zero() {
+                            std::thread::sleep(pause);
+                        }
                         let mut shared = self.0.lock().unwrap();
                         let next = shared.replies.get_mut(&recipient).filter(|next| !next.is_empty()).map(|next| next.remove(0));
                         match next {
