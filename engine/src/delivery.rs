@@ -285,10 +285,19 @@ impl Shard {
         self.delivery.attempt_ended(self);
     }
 
-    /// Takes in `outcomes` of some recipients of an attempt whose other recipients are still under way.
-    pub(crate) fn settle_some(&self, dispatch: &mut Dispatch, outcomes: &[RecipientOutcome], relay: &str) {
+    /// Takes in `outcomes` of some recipients of an attempt whose other recipients are still under way. They come back when those of a
+    /// guest cannot be told to its owner just now.
+    pub(crate) fn settle_some(
+        &self,
+        dispatch: &mut Dispatch,
+        outcomes: Vec<RecipientOutcome>,
+        relay: &str,
+    ) -> Result<(), Vec<RecipientOutcome>> {
+        if dispatch.is_guest() {
+            return self.tell_owner(dispatch, outcomes, relay);
+        }
         let now = self.now_ms();
-        self.log_outcomes(dispatch, outcomes, relay, now);
+        self.log_outcomes(dispatch, &outcomes, relay, now);
         let settled = {
             let mut record = self.delivery.record.borrow_mut();
             record.clear();
@@ -296,6 +305,7 @@ impl Shard {
             self.queue.borrow_mut().settle_some(dispatch, &outcomes, relay, now, &mut record)
         };
         self.persist(dispatch.key(), settled);
+        Ok(())
     }
 
     /// No host could be reached: the message waits in its destination's ready queue.

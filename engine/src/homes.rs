@@ -16,7 +16,7 @@ use ringpost_ring::PageSlice;
 use slab::Slab;
 
 use crate::{
-    attempt::{Attempt, AttemptStorage},
+    attempt::{Attempt, AttemptStorage, RecipientOutcome},
     mesh::{ShardReply, ShardRequest},
     pool_limits::PoolLimits,
     record_id::record_id,
@@ -60,6 +60,14 @@ pub(crate) struct Parcel {
     /// Who gave the outcomes.
     relay: String,
     end: End,
+}
+
+/// What some recipients of a dispatch came to at its home, while others are still under way there.
+pub(crate) struct PartOutcomes {
+    /// The owner's, of the dispatch.
+    call: u32,
+    outcomes: Vec<RecipientOutcome>,
+    relay: String,
 }
 
 /// A dispatch that is out.
@@ -221,6 +229,15 @@ impl Shard {
         }
     }
 
+    /// Some recipients of a dispatch are decided: the rest comes behind it on the same lane.
+    pub(crate) fn take_part(&self, part: PartOutcomes) {
+        let PartOutcomes { call, outcomes, relay } = part;
+        if let Some(Out { dispatch, .. }) = self.homes.out.borrow_mut().get_mut(call as usize) {
+            let settled = self.settle_some(dispatch, outcomes, &relay);
+            debug_assert!(settled.is_ok(), "it is this shard's own");
+        }
+    }
+
     /// The thread of `peer` has ended: what it was sent does not come back by itself.
     pub(crate) fn forget_peer(&self, peer: u16) {
         let lost: Vec<u32> =
@@ -307,6 +324,23 @@ impl Shard {
             let Refused { guest, until, wait, reason } = refused;
             self.answer(guest, if self.is_ending() { End::GivenUp } else { End::Refused { until, wait, reason } });
         }
+    }
+
+    /// As [`Shard::settle_some`], for a guest.
+    pub(crate) fn tell_owner(
+        &self,
+        dispatch: &mut Dispatch,
+        outcomes: Vec<RecipientOutcome>,
+        relay: &str,
+    ) -> Result<(), Vec<RecipientOutcome>> {
+        let queue = self.queue.borrow();
+        let guest = queue.guest(dispatch).expect("it leaves with its dispatch");
+        let (owner, call) = (guest.owner(), guest.owner_call);
+        let Ok(permit) = self.mesh.reserve(owner) else { return Err(outcomes) };
+        let told: Vec<_> = outcomes.iter().map(|outcome| (outcome.recipient, outcome.outcome())).collect();
+        dispatch.told_some(&told);
+        self.mesh.send(permit, ShardRequest::Outcomes(Box::new(PartOutcomes { call, outcomes, relay: relay.to_owned() })));
+        Ok(())
     }
 
     /// As [`Shard::settle_attempt`], for a guest.

@@ -12,7 +12,11 @@ use ringpost_lane::{Endpoint, Incoming, LaneSettings, MeshCredit, MeshPermit, Re
 use ringpost_queue::QueueId;
 use ringpost_ring::{Accepted, Ring};
 
-use crate::{homes::Parcel, remote_content::Piece, shard::Shard};
+use crate::{
+    homes::{Parcel, PartOutcomes},
+    remote_content::Piece,
+    shard::Shard,
+};
 
 /// Messages taken in before other tasks get their turn.
 const MESSAGES_PER_TURN: usize = 256;
@@ -31,6 +35,8 @@ pub(crate) enum ShardRequest {
     },
     /// Make this attempt. Full: it waits with its owner, which has a few of them out at a time.
     Dispatch(Box<Parcel>),
+    /// Some recipients of this dispatch of yours are decided. Full: they stay with the attempt and are told later, at its end if need be.
+    Outcomes(Box<PartOutcomes>),
     /// Read a piece of a message that was dispatched. Full: the attempt waits.
     Content {
         /// Names the answer.
@@ -44,7 +50,7 @@ pub(crate) enum ShardRequest {
 
 /// What became of one. Never refused.
 pub(crate) enum ShardReply {
-    /// The connection is the other shard's, which has counted it.
+    /// The connection is the other shard's, which has counted it; or it knows the outcomes.
     Taken,
     /// The attempt has ended.
     Dispatch(Box<Parcel>),
@@ -182,6 +188,10 @@ impl Shard {
                 self.mesh.reply(credit, ShardReply::Taken);
             }
             Incoming::Request(ShardRequest::Dispatch(parcel), credit) => self.receive_dispatch(parcel, credit),
+            Incoming::Request(ShardRequest::Outcomes(outcomes), credit) => {
+                self.take_part(*outcomes);
+                self.mesh.reply(credit, ShardReply::Taken);
+            }
             Incoming::Request(ShardRequest::Content { fetch, id, piece }, credit) => self.read_for_home(fetch, id, piece, credit),
             Incoming::Reply(ShardReply::Taken) => {}
             Incoming::Reply(ShardReply::Dispatch(parcel)) => self.take_back(parcel),

@@ -267,19 +267,23 @@ impl<'s> Outbound<'s> {
         for attempt in self.attempts.iter_mut().flatten() {
             let Attempt { dispatch, storage, record_at, .. } = attempt;
             let is_begun = storage.outcomes.iter().any(|outcome| outcome.verdict == Verdict::Delivered);
-            if !is_begun || storage.outcomes.len() >= dispatch.recipients() || dispatch.is_guest() {
+            if !is_begun || storage.outcomes.len() >= dispatch.recipients() {
                 continue;
             }
             let recipients = u32::try_from(storage.recipients.len()).expect("a message has fewer recipients");
-            let at = *record_at.get_or_insert(now + RECORD_AFTER * recipients);
-            if now < at && !self.shard.is_ending() {
-                next = Some(next.map_or(at, |next| next.min(at)));
-                continue;
+            let later = now + RECORD_AFTER * recipients;
+            let mut at = *record_at.get_or_insert(later);
+            if now >= at || self.shard.is_ending() {
+                *record_at = None;
+                let is_final = |outcome: &mut RecipientOutcome| matches!(outcome.verdict, Verdict::Delivered | Verdict::Failed);
+                let decided: Vec<_> = storage.outcomes.extract_if(.., is_final).collect();
+                let Err(decided) = self.shard.settle_some(dispatch, decided, &self.relay) else { continue };
+                // Its owner has no time now.
+                storage.outcomes.extend(decided);
+                at = later;
+                *record_at = Some(at);
             }
-            *record_at = None;
-            let is_final = |outcome: &mut RecipientOutcome| matches!(outcome.verdict, Verdict::Delivered | Verdict::Failed);
-            let decided: Vec<_> = storage.outcomes.extract_if(.., is_final).collect();
-            self.shard.settle_some(dispatch, &decided, &self.relay);
+            next = Some(next.map_or(at, |next| next.min(at)));
         }
         next
     }

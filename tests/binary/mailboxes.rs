@@ -18,7 +18,10 @@ fn lmtp(host: &str) -> Setup {
 const UNTOLD: &str = "[bounce]\nenabled = false\n";
 
 fn send(node: &Node, recipients: &[&str], content: &str) {
-    let mut client = Client::greeted(node.address);
+    send_over(&mut Client::greeted(node.address), recipients, content);
+}
+
+fn send_over(client: &mut Client, recipients: &[&str], content: &str) {
     client.must("MAIL FROM:<a@x.test>", "250 2.1.0");
     for recipient in recipients {
         client.must(&format!("RCPT TO:<{recipient}>"), "250 2.1.5");
@@ -79,6 +82,43 @@ fn what_a_store_has_answered_survives_a_kill_while_it_is_silent_about_the_rest()
     node.wait_for_queue(<[_]>::is_empty);
     let of_a_and_b = store.saved().iter().filter(|(recipient, _)| recipient < &"c".to_owned()).count();
     assert_eq!(of_a_and_b, 2, "nothing twice");
+}
+
+/// Only the shard with the connection knew, until the last answer.
+#[test]
+fn what_a_store_has_answered_another_shard_survives_a_kill_too() {
+    let (store, address) = Store::over_tcp();
+    let retries = "[delivery]\nconnections_max = 4\n";
+    let mut node = Node::start(&on_one_core(Setup { retries, ..lmtp(&address.to_string()) }, 2));
+    store.answer("c@z.test", "silence");
+    // One whose mail the other shard delivers.
+    let (mut clients, began): (Vec<Client>, _) = (Vec::new(), Instant::now());
+    let mut client = loop {
+        assert!(began.elapsed() < PATIENCE, "one shard is no home");
+        let mut client = Client::greeted(node.address);
+        let before = counter(&node, "dispatched_to_homes");
+        client.deliver("w@z.test", "Subject: first\r\n\r\n");
+        store.wait_for(clients.len() + 1);
+        if counter(&node, "dispatched_to_homes") > before {
+            break client;
+        }
+        clients.push(client);
+    };
+    let count = clients.len() + 1;
+    send_over(&mut client, &["a@z.test", "b@z.test", "c@z.test"], "Subject: x\r\n\r\n");
+    for recipient in ["a", "b"] {
+        node.wait_for_mail_log(&format!("to=<{recipient}@z.test> relay={address}"));
+    }
+    // Durable behind them in the same log.
+    client.deliver("d@z.test", "Subject: later\r\n\r\n");
+    node.kill();
+    node.restart();
+    let saved = store.wait_for(count + 4);
+    node.wait_for_queue(<[_]>::is_empty);
+    for recipient in ["a", "b", "c"] {
+        let copies = saved.iter().filter(|(to, _)| to.starts_with(recipient)).count();
+        assert_eq!(copies, 1, "{recipient}: {saved:?}");
+    }
 }
 
 /// Each answer was recorded by itself, with all before it: for a thousand recipients that was up to a hundred megabytes.

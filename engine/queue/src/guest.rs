@@ -217,6 +217,13 @@ impl Dispatch {
         self.key.is_guest()
     }
 
+    /// As [`Queue::settle_some`], for a guest, once its owner is told. Panics if no recipient is left.
+    pub fn told_some(&mut self, outcomes: &[(u16, Outcome<'_>)]) {
+        let count = u16::try_from(outcomes.len()).ok().filter(|count| *count < self.recipients);
+        self.recipients -= count.expect("some recipients are still under way");
+        self.has_delivered |= outcomes.iter().any(|(_, outcome)| outcome.is_delivery());
+    }
+
     /// The shard that is to make the attempt, if not this one.
     pub fn home(&self) -> Option<u16> {
         (self.home != OWN).then_some(self.home)
@@ -419,7 +426,7 @@ impl Queue {
 
     /// As [`Queue::settle`], for a guest: what the outcomes say of the destination is heeded here, the rest by its owner.
     pub fn settle_guest(&mut self, dispatch: Dispatch, outcomes: &[(u16, Outcome<'_>)], now: u64) -> Guest {
-        if outcomes.iter().any(|(_, outcome)| outcome.is_delivery()) {
+        if dispatch.has_delivered || outcomes.iter().any(|(_, outcome)| outcome.is_delivery()) {
             self.destinations[dispatch.destination.index()].succeeded(now);
         } else {
             self.heed(dispatch.destination, outcomes, now);
