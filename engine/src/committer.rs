@@ -79,7 +79,7 @@ pub struct Committer {
     poisoned: Cell<bool>,
     stopped: Cell<bool>,
     waiters: RefCell<Vec<(Ticket, Waker)>>,
-    /// Those who found no room and try again after the next completion.
+    /// Those who found no room and try again after the next completion, or event that makes some.
     crowded: RefCell<Vec<Waker>>,
     recent: RefCell<VecDeque<Recent>>,
     /// Operations beside the batches that no hand has taken yet, and the hands that have nothing to do.
@@ -248,6 +248,9 @@ impl Committer {
                 }
                 _ => {}
             }
+            if event.makes_room() {
+                self.crowded.borrow_mut().drain(..).for_each(Waker::wake);
+            }
             on_event(&event);
         }
     }
@@ -313,7 +316,7 @@ impl Committer {
         .await
     }
 
-    /// Waits for a completion, after which an append that found the batch full may succeed.
+    /// Waits for a completion, or for an event that makes room: after it an append that found none may succeed.
     pub async fn room(&self) {
         self.kick();
         let mut waited = false;

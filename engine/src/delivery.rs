@@ -358,9 +358,15 @@ impl Shard {
 
     /// Waits until everything that was to be persisted so far is in a batch.
     pub(crate) async fn backlog_written(&self) {
-        while !self.delivery.backlog.borrow().is_empty() && !self.is_ending() {
-            self.own.room().await;
-            self.delivery.kick();
+        loop {
+            self.drain_backlog();
+            let head = self.delivery.backlog.borrow().front().copied();
+            let Some((key, _)) = head.filter(|_| !self.is_ending()) else { return };
+            // It may be of the log of an earlier start, while this shard's own does nothing.
+            let log = self.queue.borrow().envelope(key).and_then(|envelope| self.committer_of(envelope.id.shard));
+            if let Some(log) = log {
+                log.room().await;
+            }
         }
     }
 

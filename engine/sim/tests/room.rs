@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use ringpost_sim::station::Station;
 use ringpost_sim::{Disk, Random};
-use ringpost_spool::{AppendError, Content, Event, LogConfig, RecordId};
+use ringpost_spool::{AppendError, Content, Event, LogConfig, RecordId, Space};
 
 const MESSAGE: RecordId = RecordId { boot: 1, shard: 0, sequence: 1 };
 const OUTCOMES: u32 = 150;
@@ -93,6 +93,29 @@ impl Shard {
             }
         }
         false
+    }
+}
+
+/// Who waits on a full disk is told when others have freed some of it, before anything is written there.
+#[test]
+fn who_found_the_disk_full_is_told_when_there_is_space_again() {
+    for seed in 0..50 {
+        let (mut random, now) = (Random::new(seed), Instant::now());
+        if random.clone().one_in(4) {
+            continue;
+        }
+        let station = Station::new(Disk::new(8 << 20), config(), None, &mut random, now);
+        let mut shard = Shard { station, random, now, step: Duration::from_millis(20), appended: 0, ended_by_preparation: 0 };
+        shard.accept();
+        shard.station.log.set_space(Space { bytes: 0, inodes: 0 });
+        assert!(!shard.append_all(), "seed {seed}: they do not fit");
+        assert_eq!(shard.station.log.outcome(MESSAGE, shard.appended, &[0; 6000], shard.now), Err(AppendError::NoSpace), "seed {seed}");
+        assert_eq!(shard.station.running(), 0);
+        shard.station.log.set_space(Space { bytes: u64::MAX, inodes: u64::MAX });
+        shard.station.begin_all(shard.now);
+        let is_told = std::iter::from_fn(|| shard.station.log.event().map(|event| event.makes_room())).any(|makes_room| makes_room);
+        assert!(is_told, "seed {seed}: nothing has ended since");
+        assert!(shard.append_all(), "seed {seed}");
     }
 }
 
