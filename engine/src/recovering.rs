@@ -96,6 +96,6 @@ fn queue_one(
 ) -> Result<(), String> {
     let view = EnvelopeView::decode(envelope).map_err(|reason| reason.to_string())?;
     let id = queue_id(id).ok_or("its boot number is beyond this version's")?;
-    shard.note_found_report(&view);
+    shard.note_found_report(&view, stated.elsewhere);
     shard.requeue(id, &view, size, accepted_at, stated, state)
 }

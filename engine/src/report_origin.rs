@@ -49,6 +49,12 @@ impl ReportOrigin {
         ReportOrigin::parse(envelope.helo())
     }
 
+    /// As [`ReportOrigin::of`], of a report that was made here: one that was taken over from `elsewhere` names a message of that node, and
+    /// a message of this one may have the same id.
+    pub(crate) fn of_own(envelope: &EnvelopeView<'_>, elsewhere: bool) -> Option<ReportOrigin> {
+        ReportOrigin::of(envelope).filter(|_| !elsewhere)
+    }
+
     fn parse(text: &str) -> Option<ReportOrigin> {
         let again = text.strip_prefix(AGAIN);
         let mut parts = again.unwrap_or(text).split('/');
@@ -146,6 +152,15 @@ mod tests {
         }
         let scattered = origin((0..200).map(|number| number * 2).collect());
         assert_eq!(ReportOrigin::parse(&scattered.text()), Some(origin(vec![])), "no room for the numbers");
+    }
+
+    /// Of two nodes that were started in the same second, one had the other's report in its spool when it was started again, and took its own
+    /// message of the same id for reported: its sender was never told.
+    #[test]
+    fn a_report_of_another_node_says_nothing_of_mail_here() {
+        let envelope = origin(vec![0]).envelope("s@x.test", &ReportNeeds { eight_bit: false, smtputf8: false }, 10);
+        assert_eq!(ReportOrigin::of_own(&envelope.view(), false), Some(origin(vec![0])));
+        assert_eq!(ReportOrigin::of_own(&envelope.view(), true), None);
     }
 
     #[test]

@@ -81,9 +81,10 @@ enum NotMade {
 }
 
 impl Shard {
-    /// A report was found in the spool: what it reports need not be reported again.
-    pub(crate) fn note_found_report(&self, envelope: &EnvelopeView<'_>) {
-        if let Some(origin) = ReportOrigin::of(envelope)
+    /// A message was found in the spool, which came from `elsewhere` or did not: what it reports, if it is a report, need not be reported
+    /// again.
+    pub(crate) fn note_found_report(&self, envelope: &EnvelopeView<'_>, elsewhere: bool) {
+        if let Some(origin) = ReportOrigin::of_own(envelope, elsewhere)
             && self.loading.get() > 0
         {
             self.reporting.found.borrow_mut().push(origin);
