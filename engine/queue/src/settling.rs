@@ -70,7 +70,7 @@ impl Queue {
             now,
             destination: dispatch.destination,
             draw: if decides_all { 0 } else { self.jitter.below(u64::MAX) },
-            progress: decides_all || outcomes.iter().any(|(_, outcome)| *outcome != Outcome::Untried),
+            progress: decides_all || dispatch.has_delivered || outcomes.iter().any(|(_, outcome)| *outcome != Outcome::Untried),
         };
         let (mut delivered, mut changed) = (dispatch.has_delivered, false);
         for (recipient, outcome) in outcomes {

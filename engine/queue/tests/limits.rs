@@ -293,6 +293,24 @@ fn a_store_that_has_taken_it_for_some_is_not_throttled_by_its_word_about_another
     assert_eq!(queue.destinations(START).find(|view| view.id == destination).unwrap().throttled_until, None);
 }
 
+/// Nor what the others were judged by: a store that took a message for one recipient a connection had the rest deferred at the third.
+#[test]
+fn who_is_not_reached_while_a_store_takes_it_for_others_is_not_deferred() {
+    let mut queue = queue(DestinationLimits::default());
+    let destination = queue.route(b"a.test");
+    let message = NewMessage { id: QueueId { boot: 1, shard: 0, sequence: 1 }, accepted_at: START, ..NewMessage::default() };
+    let recipients = (0..8).map(|_| NewRecipient { address: b"b@a.test".as_slice(), destination, notify: Notify::UNSAID });
+    let key = queue.enqueue(&message, recipients, START);
+    for recipient in 0..7 {
+        let mut dispatch = poll(&mut queue, START).expect("the rest goes at once");
+        let taken = [(recipient, Outcome::Delivered { reply: b"250 ok" })];
+        assert_eq!(queue.settle_some(&mut dispatch, &taken, "", START, &mut Vec::new()), Settled::Outcome);
+        queue.recorded(key);
+        let untried: Vec<_> = (recipient + 1..8).map(|other| (other, Outcome::Untried)).collect();
+        assert_eq!(queue.settle(dispatch, &untried, START, &mut Vec::new()), Settled::Nothing);
+    }
+}
+
 #[test]
 fn a_destination_that_is_dead_throttled_or_slow_delays_no_other() {
     let mut queue = queue(DestinationLimits::default());
