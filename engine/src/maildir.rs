@@ -130,7 +130,7 @@ fn open(mailbox: &Mailbox, has_lines: bool) -> io::Result<Option<(File, u64)>> {
             for folder in ["cur", "new", "tmp"] {
                 make_folder(&mailbox.folder.join(folder))?;
             }
-            create()?
+            create().map_err(|error| explained(error, &path))?
         }
         opened => opened?,
     };
@@ -170,7 +170,7 @@ fn settle(file: &File, bytes: u64, mailbox: &Mailbox) -> io::Result<()> {
     match fs::rename(&from, &to) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             make_folder(&new)?;
-            fs::rename(&from, &to)?;
+            fs::rename(&from, &to).map_err(|error| explained(error, &to))?;
         }
         renamed => renamed?,
     }
@@ -179,16 +179,42 @@ fn settle(file: &File, bytes: u64, mailbox: &Mailbox) -> io::Result<()> {
 
 /// Makes a folder with those above it, each durable: a name in a folder that is not itself on the disk would be lost with it.
 fn make_folder(path: &Path) -> io::Result<()> {
-    match DirBuilder::new().mode(FOLDER_MODE).create(path) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound && path.parent().is_some() => {
-            make_folder(path.parent().expect("it has one"))?;
-            return make_folder(path);
+    // Up to the first that is there or can be made, then down again. Each is tried twice at most: where a link leads to nothing, or a file
+    // system makes no folders, one below stays impossible whatever was made above it.
+    let mut above = Vec::new();
+    let mut next = Some(path);
+    while let Some(folder) = next.filter(|folder| !folder.as_os_str().is_empty()) {
+        match make_one(folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => above.push(folder),
+            made => {
+                made?;
+                break;
+            }
         }
-        Err(error) => return Err(error),
+        next = folder.parent();
     }
-    path.parent().map_or(Ok(()), sync_folder)
+    above.into_iter().rev().try_for_each(|folder| make_one(folder).map_err(|error| explained(error, folder)))
+}
+
+fn make_one(path: &Path) -> io::Result<()> {
+    match DirBuilder::new().mode(FOLDER_MODE).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        made => made.and_then(|()| path.parent().map_or(Ok(()), sync_folder)),
+    }
+}
+
+/// A part of a mailbox's path.
+#[derive(Debug, thiserror::Error)]
+#[error("{} is a symbolic link to nothing", .0.display())]
+struct LinkToNothing(PathBuf);
+
+/// "No such file or directory" of something that was just made is a link whose target is away: a disk that is not mounted.
+fn explained(error: io::Error, path: &Path) -> io::Error {
+    let leads_nowhere = |path: &&Path| path.is_symlink() && fs::metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+    match path.ancestors().find(leads_nowhere) {
+        Some(link) if error.kind() == io::ErrorKind::NotFound => io::Error::new(error.kind(), LinkToNothing(link.to_owned())),
+        _ => error,
+    }
 }
 
 fn sync_folder(path: &Path) -> io::Result<()> {
@@ -233,6 +259,9 @@ pub fn refusal(error: &io::Error) -> String {
         Some(libc::EACCES | libc::EPERM) => "451 4.3.0 the mailbox may not be written".to_owned(),
         Some(libc::EROFS) => "451 4.3.0 the mailbox is on a read-only file system".to_owned(),
         Some(libc::ENAMETOOLONG) => "553 5.1.3 this recipient cannot have a mailbox by its name".to_owned(),
+        None if error.get_ref().is_some_and(|cause| cause.is::<LinkToNothing>()) => {
+            "451 4.3.0 writing the mailbox: a folder on its path is a symbolic link to nothing".to_owned()
+        }
         _ => format!("451 4.3.0 writing the mailbox: {error}"),
     }
 }
@@ -343,6 +372,41 @@ mod tests {
         let ends = deposit.finish();
         assert!(matches!(&ends[..], [Deposited::Failed(_), Deposited::Written]), "{ends:?}");
         only_file(&good.folder.join("new"));
+    }
+
+    /// A link to a disk that was not mounted overflowed the stack: making the folder below it failed for want of a folder above, which was
+    /// there each time it was looked for. The path is walked up once and down once now.
+    #[test]
+    fn a_link_to_nothing_defers_wherever_it_is_and_does_not_stop_the_others() {
+        for link in ["y.test", "y.test/b", "y.test/b/Maildir", "y.test/b/Maildir/tmp", "y.test/b/Maildir/new", "y.test/b/Maildir/cur"] {
+            let folder = tempfile::tempdir().unwrap();
+            let bad = mailbox(folder.path());
+            let good = Mailbox { folder: folder.path().join("z.test/c"), ..bad.clone() };
+            let link = folder.path().join(link);
+            fs::create_dir_all(link.parent().unwrap()).unwrap();
+            std::os::unix::fs::symlink(folder.path().join("not-mounted/store"), &link).unwrap();
+            let mut deposit = Deposit::begin(vec![bad.clone(), good.clone()], true);
+            deposit.write(b"x\r\n");
+            let ends = deposit.finish();
+            only_file(&good.folder.join("new"));
+            if link.ends_with("cur") {
+                // Nothing is ever put there.
+                assert!(matches!(&ends[..], [Deposited::Written, Deposited::Written]), "{ends:?}");
+                continue;
+            }
+            let [Deposited::Failed(error), Deposited::Written] = &ends[..] else { panic!("{}: {ends:?}", link.display()) };
+            assert_eq!(error.to_string(), format!("{} is a symbolic link to nothing", link.display()));
+            assert_eq!(refusal(error), "451 4.3.0 writing the mailbox: a folder on its path is a symbolic link to nothing");
+            fs::remove_file(&link).unwrap();
+            assert!(matches!(deliver(&bad, &[b"x\r\n"], true), Deposited::Written), "once it is mended");
+        }
+    }
+
+    #[test]
+    fn a_file_system_that_makes_no_folders_defers() {
+        let to = Mailbox { folder: "/proc/ringpost-test/b".into(), ..mailbox(Path::new("")) };
+        let Deposited::Failed(error) = deliver(&to, &[b"x\r\n"], true) else { panic!("no file can be in /proc") };
+        assert!(refusal(&error).starts_with("451 4.3.0"), "{error}");
     }
 
     #[test]
