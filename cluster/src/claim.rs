@@ -14,6 +14,9 @@ use std::{collections::BTreeMap, time::Duration};
 
 use crate::{boot_time::BootTime, work_queue::Completed};
 
+/// A worker looks at its claims at least so often, while it runs.
+const LOOK_MAX: Duration = Duration::from_secs(1);
+
 /// When a worker does what.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ClaimTimes {
@@ -62,8 +65,8 @@ struct Claim {
     /// The queue did not know the item. If it still does not at this time, no owner has offered it again.
     unknown_until: Option<BootTime>,
     due: Option<BootTime>,
-    /// Since then the queue has not been heard about it.
-    unheard_since: BootTime,
+    /// The queue has not been heard about it for so long, while this process was there to ask.
+    unheard_for: Duration,
 }
 
 /// The claims without an answer.
@@ -71,12 +74,13 @@ struct Claim {
 pub struct Claims {
     times: ClaimTimes,
     claims: BTreeMap<Lease, Claim>,
+    looked_at: BootTime,
 }
 
 impl Claims {
     /// No claim.
     pub fn new(times: ClaimTimes) -> Claims {
-        Claims { times, claims: BTreeMap::new() }
+        Claims { times, claims: BTreeMap::new(), looked_at: BootTime::default() }
     }
 
     /// Claims without an answer.
@@ -107,7 +111,7 @@ impl Claims {
                 was_asked: false,
                 unknown_until: None,
                 due: None,
-                unheard_since: asked_at,
+                unheard_for: Duration::ZERO,
             };
             self.claims.insert(lease.clone(), claim);
         }
@@ -116,7 +120,8 @@ impl Claims {
 
     /// A claim of an earlier run was found in the spool. It may have been completed.
     pub fn recovered(&mut self, lease: Lease, now: BootTime) {
-        let claim = Claim { generation: None, deadline: now, was_asked: true, unknown_until: None, due: Some(now), unheard_since: now };
+        let claim =
+            Claim { generation: None, deadline: now, was_asked: true, unknown_until: None, due: Some(now), unheard_for: Duration::ZERO };
         self.claims.insert(lease, claim);
     }
 
@@ -152,7 +157,7 @@ impl Claims {
     /// The queue's answer to a complete.
     pub fn completed(&mut self, lease: &Lease, answer: Completed, generation: &str, now: BootTime) -> Verdict {
         let Some(claim) = self.claims.get_mut(lease) else { return Verdict::Discard };
-        claim.unheard_since = now;
+        claim.unheard_for = Duration::ZERO;
         let verdict = match answer {
             Completed::Done | Completed::DoneBefore => Verdict::Own,
             Completed::Stale => Verdict::Discard,
@@ -173,9 +178,13 @@ impl Claims {
         verdict
     }
 
-    /// Claims that are this node's for want of anybody to ask.
+    /// Claims that are this node's for want of anybody to ask. To be called again and again: what lies between two calls beyond a
+    /// second counts for nothing. A process that was stopped asks first.
     pub fn alone(&mut self, now: BootTime) -> Vec<Lease> {
-        let is_alone = |claim: &Claim| claim.was_asked && now.since(claim.unheard_since) >= self.times.alone_after;
+        let passed = now.since(std::mem::replace(&mut self.looked_at, now)).min(LOOK_MAX);
+        let asked = self.claims.values_mut().filter(|claim| claim.was_asked);
+        asked.for_each(|claim| claim.unheard_for += passed);
+        let is_alone = |claim: &Claim| claim.unheard_for >= self.times.alone_after;
         let alone: Vec<Lease> = self.claims.iter().filter(|(_, claim)| is_alone(claim)).map(|(lease, _)| lease.clone()).collect();
         alone.iter().for_each(|lease| drop(self.claims.remove(lease)));
         alone
@@ -303,24 +312,43 @@ mod tests {
         assert_eq!(claims.completed(&a, Completed::DoneBefore, "g", at(2)), Verdict::Own);
     }
 
+    /// The seconds in which a running process finds nobody to ask, until something is its own.
+    fn seconds_alone(claims: &mut Claims, from: u64) -> (u64, Vec<Lease>) {
+        assert!(claims.alone(at(from)).is_empty());
+        (1..10_000).find_map(|second| Some((second, claims.alone(at(from + second)))).filter(|(_, alone)| !alone.is_empty())).unwrap()
+    }
+
     /// A claim waited for an answer however long Valkey was away, with the only copy of mail that its owner had settled.
     #[test]
     fn a_claim_that_nobody_answers_for_a_quarter_of_an_hour_is_delivered() {
         let (mut claims, asked, stored, unsent) = (Claims::new(TIMES), lease("a", "t"), lease("b", "t"), lease("c", "t"));
         claims.leased(&asked, "g", at(0));
         claims.leased(&unsent, "g", at(0));
-        claims.recovered(stored.clone(), at(10));
         claims.completing(&asked, at(1));
         assert_eq!(claims.unanswered(&asked, true, at(1)), Verdict::Later);
-        assert_eq!(claims.completed(&stored, Completed::Unknown, "g", at(20)), Verdict::Later);
-        assert!(claims.alone(at(899)).is_empty());
-        assert_eq!(claims.alone(at(900)), [asked]);
-        assert!(claims.alone(at(919)).is_empty(), "that one was answered later");
-        assert_eq!(claims.alone(at(920)), [stored]);
+        assert_eq!(seconds_alone(&mut claims, 1), (899, vec![asked]), "the first look counts a second");
+        claims.recovered(stored.clone(), at(1000));
+        seconds_pass(&mut claims, 1000, 500);
+        assert_eq!(claims.completed(&stored, Completed::Unknown, "g", at(1500)), Verdict::Later);
+        assert_eq!(seconds_alone(&mut claims, 1500), (900, vec![stored]), "it was answered");
         // Nobody was told that this one is ours.
-        assert!(claims.alone(at(10_000)).is_empty());
-        assert_eq!(claims.completing(&unsent, at(10_000)), Verdict::Discard);
+        seconds_pass(&mut claims, 10_000, 2000);
+        assert_eq!(claims.completing(&unsent, at(20_000)), Verdict::Discard);
         assert!(claims.is_empty());
+    }
+
+    fn seconds_pass(claims: &mut Claims, from: u64, seconds: u64) {
+        (from..=from + seconds).for_each(|second| assert!(claims.alone(at(second)).is_empty()));
+    }
+
+    #[test]
+    fn a_process_that_was_stopped_for_hours_asks_before_it_delivers() {
+        let (mut claims, a) = (Claims::new(TIMES), lease("a", "t"));
+        claims.recovered(a.clone(), at(0));
+        assert!(claims.alone(at(1)).is_empty());
+        assert!(claims.alone(at(20_000)).is_empty());
+        assert_eq!(claims.due(at(20_000)), std::slice::from_ref(&a));
+        assert_eq!(claims.completed(&a, Completed::Stale, "g", at(20_000)), Verdict::Discard);
     }
 
     #[test]
