@@ -127,7 +127,7 @@ pub enum ConfigCommand {
     },
     /// Publish an earlier version's text again.
     Rollback {
-        /// The version [default: one back]
+        /// The version [default: one back, past what was rolled back already]
         #[arg(value_name = "VERSION")]
         number: Option<u64>,
         /// Who rolls back [default: the user's name]

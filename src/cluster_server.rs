@@ -85,7 +85,8 @@ fn json(value: &impl serde::Serialize) -> Value {
     serde_json::to_value(value).expect("plain data")
 }
 
-/// The version to go back to. Without a number: the one before the current text; rolling back twice goes back two.
+/// The version to go back to. Without a number: the text that was in force when the current one was pushed; rolling back twice goes back
+/// two. What was rolled back is no text to come back to.
 fn rollback_target(current: u64, history: &[ConfigVersion], wanted: Option<u64>) -> Result<u64, String> {
     if current == 0 {
         return Err("no config was ever pushed".to_owned());
@@ -98,9 +99,26 @@ fn rollback_target(current: u64, history: &[ConfigVersion], wanted: Option<u64>)
             .ok_or_else(|| format!("version {wanted} is not kept"));
     }
     let now = history.iter().find(|config| config.version == current).ok_or("the current version is not kept")?;
-    let base = if now.of > 0 { now.of } else { now.version };
-    let before = history.iter().find(|config| config.version < base && config.of == 0 && config.hash != now.hash);
-    before.map(|config| config.version).ok_or_else(|| "there is no earlier version".to_owned())
+    let mut at = now;
+    while at.hash == now.hash {
+        let base = pushed_as(at, history);
+        let before = history.iter().filter(|config| config.version < base).max_by_key(|config| config.version);
+        at = before.ok_or("there is no earlier version")?;
+    }
+    Ok(at.version)
+}
+
+/// The version that was pushed and whose text `config` is again, through all roll-backs.
+fn pushed_as(config: &ConfigVersion, history: &[ConfigVersion]) -> u64 {
+    // A roll-back leads to an earlier version; what says otherwise is damage.
+    let earlier = |config: &ConfigVersion| Some(config.of).filter(|of| (1..config.version).contains(of));
+    let mut version = config.version;
+    let mut at = Some(config);
+    while let Some(of) = at.and_then(earlier) {
+        version = of;
+        at = history.iter().find(|config| config.version == of);
+    }
+    version
 }
 
 async fn dead(cluster: &ClusterNode, limit: u64) -> Result<Vec<Value>, QueueError> {
@@ -161,5 +179,34 @@ mod tests {
         assert_eq!(rollback_target(5, &history, Some(3)), Ok(3));
         assert!(rollback_target(5, &history, Some(9)).is_err());
         assert!(rollback_target(0, &[], None).is_err());
+    }
+    /// A bad version came back: pushed, rolled back, and taken for the text before the next push.
+    #[test]
+    fn rolling_back_never_leads_to_what_was_rolled_back() {
+        let mut history = vec![version(4, "c", 0), version(3, "a", 1), version(2, "b", 0), version(1, "a", 0)];
+        assert_eq!(rollback_target(4, &history, None), Ok(3));
+        history.insert(0, version(5, "a", 3));
+        assert!(rollback_target(5, &history, None).is_err(), "before a there was nothing");
+        // With a text before a, that comes next.
+        for config in &mut history {
+            (config.version, config.of) = (config.version + 1, if config.of > 0 { config.of + 1 } else { 0 });
+        }
+        history.push(version(1, "z", 0));
+        assert_eq!(rollback_target(5, &history, None), Ok(4));
+        assert_eq!(rollback_target(6, &history, None), Ok(1));
+        history.insert(0, version(7, "z", 1));
+        assert!(rollback_target(7, &history, None).is_err());
+        // What an asked-for version followed is where it goes back to.
+        history.insert(0, version(8, "b", 3));
+        assert_eq!(rollback_target(8, &history, None), Ok(2));
+    }
+
+    #[test]
+    fn rolling_back_ends_with_what_is_kept_and_with_damage() {
+        let kept = [version(9, "c", 0), version(8, "a", 2)];
+        assert_eq!(rollback_target(9, &kept, None), Ok(8), "its text is kept under this number");
+        assert!(rollback_target(8, &kept, None).is_err());
+        let damaged = [version(3, "b", 3), version(2, "a", 9), version(1, "a", 0)];
+        assert_eq!(rollback_target(3, &damaged, None), Ok(2));
     }
 }
