@@ -16,7 +16,7 @@ use tracing::{error, info, warn};
 use crate::{
     boot_time::BootTime,
     chores::Chores,
-    config_watch::ConfigWatch,
+    config_watch::{ConfigName, ConfigWatch, NotApplied},
     control_plane::{ControlPlane, Fetched, Heartbeat},
     election::{Answer, ElectionTimes, Event, Step},
     fence::Verdict,
@@ -32,6 +32,8 @@ use crate::{
     valkey::{Message, random_u64},
     valkey_error::ValkeyError,
 };
+
+mod configs;
 
 /// How often the election looks at the clock.
 const TICK: Duration = Duration::from_millis(50);
@@ -50,7 +52,7 @@ enum Outcome {
     Pulse(Result<Heartbeat, ValkeyError>),
     Members(Result<(u64, Vec<Member>), ValkeyError>),
     Config(Result<Fetched, ValkeyError>),
-    Applied(u64, String, String, Result<(), String>),
+    Applied(ConfigName, PushedConfig, Result<(), NotApplied>),
     Chores(Result<Result<u64, Epoch>, ValkeyError>),
     Nothing,
 }
@@ -90,9 +92,11 @@ impl Agent {
         let accepted = floor.read()?;
         let shares = SharesFile::open(&settings.folder);
         let pushed = PushedConfig::open(&settings.folder)?;
-        let kept = pushed.version();
-        let hash = pushed.text().map(|text| control.config_hash(&text)).unwrap_or_default();
-        let version = if settings.pushed_unfit.is_some() { 0 } else { kept };
+        let kept = ConfigName::new(pushed.version(), pushed.text().map(|text| control.config_hash(&text)).unwrap_or_default());
+        let config = match &settings.pushed_unfit {
+            None => ConfigWatch::new(kept, settings.config_poll),
+            Some(reason) => ConfigWatch::refusing(kept, reason.clone(), settings.config_poll),
+        };
         let (sender, commands) = mpsc::channel(16);
         let epoch = accepted.as_ref().map_or(Epoch(0), |accepted| accepted.epoch);
         let known = Known {
@@ -101,7 +105,7 @@ impl Agent {
             is_leader: false,
             epoch,
             local: LocalState::default(),
-            config_version: version,
+            config_version: config.running(),
             generation: String::new(),
             counters: BTreeMap::new(),
             shares: shares.kept(),
@@ -110,10 +114,6 @@ impl Agent {
         let handle =
             ClusterHandle { me: settings.me.clone(), control: control.clone(), known: Arc::new(Mutex::new(known)), commands: sender };
         let standing = Standing::new(settings.me.clone(), settings.role, ElectionTimes::of(settings.leader_ttl), accepted);
-        let config = match &settings.pushed_unfit {
-            None => ConfigWatch::new(version, hash, settings.config_poll),
-            Some(reason) => ConfigWatch::refusing(kept, reason.clone(), settings.config_poll),
-        };
         Ok(Agent {
             settings,
             control,
@@ -260,23 +260,8 @@ impl Agent {
                     self.update_members(members, server_now);
                 }
             }
-            Outcome::Config(Ok(fetched)) => {
-                let hash = self.config.running_hash().to_owned();
-                let is_wanted = self.config.answered(match &fetched {
-                    Fetched::Nothing => None,
-                    Fetched::Unchanged(version) => Some((*version, hash.as_str())),
-                    Fetched::Config(config, _) => Some((config.version, config.hash.as_str())),
-                });
-                self.handle.known().config_version = self.config.running();
-                if let (true, Some((config, text))) = (is_wanted, fetched.config()) {
-                    let applying = self.surroundings.apply(config.version, text.clone());
-                    self.tasks.spawn(async move { Outcome::Applied(config.version, config.hash, text, applying.await) });
-                }
-            }
-            Outcome::Config(Err(_)) => {
-                self.config.answered(None);
-            }
-            Outcome::Applied(version, hash, text, result) => self.applied(version, &hash, &text, result),
+            Outcome::Config(fetched) => self.config_fetched(fetched.unwrap_or(Fetched::Nothing)),
+            Outcome::Applied(name, pushed, result) => self.applied(name, pushed, result),
             Outcome::Chores(result) => {
                 self.is_doing_chores = false;
                 if let Ok(Err(epoch)) = result {
@@ -317,7 +302,7 @@ impl Agent {
                 if let Ok(plan) = pulse.plan.parse::<Leadership>() {
                     self.follow(plan);
                 }
-                self.config.heard(pulse.config_version);
+                self.config.heard(ConfigName::new(pulse.config_version, pulse.config_hash));
                 self.config.set_poll(pulse.poll.unwrap_or(self.settings.config_poll));
                 if pulse.config_version < self.config.running() {
                     self.restore_config();
@@ -364,17 +349,6 @@ impl Agent {
             Verdict::Rival(_) => self.count("rival_leaders_refused"),
             Verdict::Newer | Verdict::Current | Verdict::Stale(_) => {}
         }
-    }
-
-    fn restore_config(&mut self) {
-        let (control, version) = (self.control.clone(), self.config.running());
-        let Some(text) = self.pushed.text() else { return };
-        self.tasks.spawn(async move {
-            if let Ok(published) = control.restore_config(version, &text).await {
-                info!(version, ?published, "Valkey lost the pushed config and was given it back");
-            }
-            Outcome::Nothing
-        });
     }
 
     /// The list of nodes is read now, or as soon as it may be.
@@ -427,22 +401,6 @@ impl Agent {
         }
     }
 
-    fn applied(&mut self, version: u64, hash: &str, text: &str, result: Result<(), String>) {
-        let result = match result {
-            Ok(()) => self.pushed.keep(version, text).map_err(|reason| format!("it could not be kept: {reason}")),
-            Err(reason) => Err(reason),
-        };
-        match &result {
-            Ok(()) => info!(version, "the pushed config runs"),
-            Err(reason) => warn!(version, reason, "the pushed config is refused: the former one goes on"),
-        }
-        self.count(if result.is_ok() { "configs_applied" } else { "configs_refused" });
-        self.config.applied(version, hash, result);
-        self.handle.known().config_version = self.config.running();
-        // The others hear of it with the next heartbeat, which is now.
-        self.next_heartbeat = BootTime::default();
-    }
-
     fn hear(&mut self, message: &Message) {
         let now = BootTime::now();
         if message.channel.is_empty() {
@@ -452,8 +410,9 @@ impl Agent {
         }
         match message.payload.split_once(' ').unwrap_or((&message.payload, "")) {
             ("config", rest) => {
-                if let Some(version) = rest.split(' ').next().and_then(|version| version.parse().ok()) {
-                    self.config.heard(version);
+                let (version, hash) = rest.split_once(' ').unwrap_or((rest, ""));
+                if let Ok(version) = version.parse() {
+                    self.config.heard(ConfigName::new(version, hash));
                 }
             }
             ("joined" | "left", _) => self.read_members(now),

@@ -6,13 +6,50 @@ use std::time::Duration;
 
 use crate::{boot_time::BootTime, membership::ConfigRefused};
 
+/// A version and the hash of its text. Valkey that lost a version can give its number to another text.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ConfigName {
+    /// Which; 0: none was pushed.
+    pub version: u64,
+    /// As [`crate::control_plane::ControlPlane::config_hash`] makes it; empty: none was pushed.
+    pub hash: String,
+}
+
+impl ConfigName {
+    /// Of a version and its hash.
+    pub fn new(version: u64, hash: impl Into<String>) -> ConfigName {
+        ConfigName { version, hash: hash.into() }
+    }
+
+    /// Whether a node that knows `known` takes this: a later version, or another text under the same number.
+    fn replaces(&self, known: &ConfigName) -> bool {
+        self.version > known.version || self.version == known.version && self.hash != known.hash
+    }
+}
+
+/// Why a version does not run here.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum NotApplied {
+    /// It does not go with this node's own file or with what is settled at the start. It is not tried again before one of these changes.
+    Unfit(String),
+    /// The disk did not take it. It is tried again with each poll.
+    NotKept(String),
+}
+
+#[derive(Clone, Debug)]
+struct Refusal {
+    name: ConfigName,
+    shown: ConfigRefused,
+    is_final: bool,
+}
+
 /// One node's view of the pushed config.
 #[derive(Clone, Debug)]
 pub struct ConfigWatch {
-    running: u64,
-    running_hash: String,
-    latest: u64,
-    refused: Option<ConfigRefused>,
+    running: ConfigName,
+    /// The latest that was heard of since it was asked for the last time.
+    latest: ConfigName,
+    refused: Option<Refusal>,
     poll: Duration,
     next_poll: BootTime,
     is_fetching: bool,
@@ -20,12 +57,11 @@ pub struct ConfigWatch {
 }
 
 impl ConfigWatch {
-    /// `running` and its hash as kept on disk; 0: none. Asks at once.
-    pub fn new(running: u64, running_hash: String, poll: Duration) -> ConfigWatch {
+    /// `running` as kept on disk. Asks at once.
+    pub fn new(running: ConfigName, poll: Duration) -> ConfigWatch {
         ConfigWatch {
+            latest: running.clone(),
             running,
-            running_hash,
-            latest: running,
             refused: None,
             poll,
             next_poll: BootTime::default(),
@@ -34,24 +70,26 @@ impl ConfigWatch {
         }
     }
 
-    /// At the start: the version that was kept, and why it does not run. What is pushed next is tried again.
-    pub fn refusing(version: u64, reason: String, poll: Duration) -> ConfigWatch {
-        ConfigWatch { refused: Some(ConfigRefused { version, reason }), ..ConfigWatch::new(0, String::new(), poll) }
+    /// At the start: what was kept, and why it does not run. What is pushed next is tried again.
+    pub fn refusing(kept: ConfigName, reason: String, poll: Duration) -> ConfigWatch {
+        let mut watch = ConfigWatch::new(ConfigName::default(), poll);
+        watch.refuse(kept, NotApplied::Unfit(reason));
+        watch
     }
 
     /// The version that runs here; 0: the own file alone.
     pub fn running(&self) -> u64 {
-        self.running
+        self.running.version
     }
 
     /// The hash of what runs here.
     pub fn running_hash(&self) -> &str {
-        &self.running_hash
+        &self.running.hash
     }
 
     /// A later version that was refused here, and why.
     pub fn refused(&self) -> Option<&ConfigRefused> {
-        self.refused.as_ref()
+        self.refused.as_ref().map(|refused| &refused.shown)
     }
 
     /// How often to ask, as set for all nodes; None: as configured here.
@@ -59,65 +97,72 @@ impl ConfigWatch {
         self.poll = poll;
     }
 
-    /// Somebody said that `version` is current.
-    pub fn heard(&mut self, version: u64) {
-        self.latest = self.latest.max(version);
+    /// Somebody said that this is current.
+    pub fn heard(&mut self, name: ConfigName) {
+        if name.replaces(&self.latest) {
+            self.latest = name;
+        }
     }
 
     /// Whether to ask now. A version that was refused is not asked for again before the next poll.
     pub fn is_due(&self, now: BootTime) -> bool {
-        let known = self.refused.as_ref().map_or(self.running, |refused| refused.version.max(self.running));
-        !self.is_fetching && !self.is_applying && (self.latest > known || now >= self.next_poll)
+        let is_news =
+            self.latest.replaces(&self.running) && self.refused.as_ref().is_none_or(|refused| self.latest.replaces(&refused.name));
+        !self.is_fetching && !self.is_applying && (is_news || now >= self.next_poll)
     }
 
     /// What was refused may be taken now: it is asked for at once.
     pub fn retry(&mut self) {
         if let Some(refused) = self.refused.take() {
-            self.latest = self.latest.max(refused.version);
+            self.heard(refused.name);
         }
     }
 
     /// A question is under way.
     pub fn asks(&mut self, now: BootTime, random: u64) {
         self.is_fetching = true;
+        // What was heard is asked for once: it may be false. What is true is said again with the next heartbeat.
+        self.latest = self.running.clone();
         // Three quarters to five quarters of the interval: many nodes do not ask at once.
         let jitter = self.poll / 2 * u32::try_from(random % 1024).expect("below 1024") / 1024;
         self.next_poll = now + self.poll * 3 / 4 + jitter;
     }
 
-    /// The answer, None for none: the current version, if it is another than the one that runs. True: apply it and say how it went
-    /// ([`ConfigWatch::applied`]).
-    pub fn answered(&mut self, found: Option<(u64, &str)>) -> bool {
+    /// The answer, None for none: what is current. True: apply it and say how it went ([`ConfigWatch::applied`]).
+    pub fn answered(&mut self, found: Option<ConfigName>) -> bool {
         self.is_fetching = false;
-        let Some((version, hash)) = found else {
-            // What was heard is not there, or cannot be read now: the next heartbeat says it again.
-            self.latest = self.running;
-            return false;
-        };
-        self.latest = self.latest.max(version);
-        let was_refused = self.refused.as_ref().is_some_and(|refused| refused.version == version);
-        if hash == self.running_hash && version > self.running {
+        let Some(found) = found else { return false };
+        let was_refused = self.refused.as_ref().is_some_and(|refused| refused.is_final && refused.name == found);
+        if found.hash == self.running.hash && found.version > self.running.version {
             // The same text again: nothing to do but to name it rightly.
-            self.running = version;
+            self.running = found;
             self.refused = None;
             return false;
         }
-        // An earlier version than ours comes from a Valkey that lost data; it is told ours, not the other way round.
-        self.is_applying = version > self.running && !was_refused;
+        // An earlier version than ours comes from a Valkey that lost data; it is told ours, not the other way round. Another text under our
+        // number was pushed to one that had lost ours: what all hear of is what counts.
+        self.is_applying = found.replaces(&self.running) && !was_refused;
         self.is_applying
     }
 
     /// How it went.
-    pub fn applied(&mut self, version: u64, hash: &str, result: Result<(), String>) {
+    pub fn applied(&mut self, name: ConfigName, result: Result<(), NotApplied>) {
         self.is_applying = false;
         match result {
             Ok(()) => {
-                self.running = version;
-                hash.clone_into(&mut self.running_hash);
+                self.running = name;
                 self.refused = None;
             }
-            Err(reason) => self.refused = Some(ConfigRefused { version, reason }),
+            Err(why) => self.refuse(name, why),
         }
+    }
+
+    fn refuse(&mut self, name: ConfigName, why: NotApplied) {
+        let (reason, is_final) = match why {
+            NotApplied::Unfit(reason) => (reason, true),
+            NotApplied::NotKept(reason) => (reason, false),
+        };
+        self.refused = Some(Refusal { shown: ConfigRefused { version: name.version, reason }, name, is_final });
     }
 }
 
@@ -129,73 +174,126 @@ mod tests {
         BootTime::after_boot(Duration::from_secs(s))
     }
 
+    fn named(version: u64, hash: &str) -> ConfigName {
+        ConfigName::new(version, hash)
+    }
+
     #[test]
     fn a_heard_version_is_asked_for_at_once_and_applied_once() {
-        let mut watch = ConfigWatch::new(0, String::new(), Duration::from_secs(30));
+        let mut watch = ConfigWatch::new(ConfigName::default(), Duration::from_secs(30));
         assert!(watch.is_due(at(1)));
         watch.asks(at(1), 512);
         assert!(!watch.is_due(at(2)), "one question at a time");
         assert!(!watch.answered(None));
         assert!(!watch.is_due(at(30)) && watch.is_due(at(32)));
-        watch.heard(1);
+        watch.heard(named(1, "aa"));
         assert!(watch.is_due(at(2)));
         watch.asks(at(2), 0);
-        assert!(watch.answered(Some((1, "aa"))));
-        watch.heard(1);
+        assert!(watch.answered(Some(named(1, "aa"))));
+        watch.heard(named(1, "aa"));
         assert!(!watch.is_due(at(60)), "it is being applied");
-        watch.applied(1, "aa", Ok(()));
-        watch.heard(1);
-        assert!(!watch.is_due(at(3)) && !watch.answered(Some((1, "aa"))));
-        assert!(!watch.answered(Some((2, "aa"))), "the same text under a new number");
+        watch.applied(named(1, "aa"), Ok(()));
+        watch.heard(named(1, "aa"));
+        assert!(!watch.is_due(at(3)) && !watch.answered(Some(named(1, "aa"))));
+        assert!(!watch.answered(Some(named(2, "aa"))), "the same text under a new number");
         assert_eq!(watch.running(), 2);
-        assert!(!watch.answered(Some((1, "bb"))), "never back");
+        assert!(!watch.answered(Some(named(1, "bb"))), "never back");
     }
 
     #[test]
     fn a_version_that_cannot_be_read_is_not_asked_for_without_pause() {
-        let mut watch = ConfigWatch::new(1, "aa".to_owned(), Duration::from_secs(30));
-        watch.heard(2);
+        let mut watch = ConfigWatch::new(named(1, "aa"), Duration::from_secs(30));
+        watch.heard(named(2, "bb"));
         watch.asks(at(1), 0);
         assert!(!watch.answered(None) && !watch.is_due(at(2)));
     }
 
     #[test]
     fn going_back_to_the_running_text_after_a_refusal_ends_the_refusal() {
-        let mut watch = ConfigWatch::new(1, "aa".to_owned(), Duration::from_secs(30));
+        let mut watch = ConfigWatch::new(named(1, "aa"), Duration::from_secs(30));
         watch.asks(at(1), 0);
-        assert!(watch.answered(Some((2, "bb"))));
-        watch.applied(2, "bb", Err("no".to_owned()));
-        watch.heard(3);
+        assert!(watch.answered(Some(named(2, "bb"))));
+        watch.applied(named(2, "bb"), Err(NotApplied::Unfit("no".to_owned())));
+        watch.heard(named(3, "cc"));
         watch.asks(at(2), 0);
-        assert!(!watch.answered(Some((3, "aa"))));
+        assert!(!watch.answered(Some(named(3, "aa"))));
         assert_eq!((watch.running(), watch.refused()), (3, None));
         assert!(!watch.is_due(at(3)));
     }
 
     #[test]
     fn a_refused_version_is_tried_again_when_the_own_file_has_changed() {
-        let mut watch = ConfigWatch::refusing(7, "smtp.x: no".to_owned(), Duration::from_secs(30));
+        let mut watch = ConfigWatch::refusing(named(7, "aa"), "smtp.x: no".to_owned(), Duration::from_secs(30));
         assert_eq!((watch.running(), watch.refused().unwrap().version), (0, 7));
         watch.asks(at(1), 0);
-        assert!(!watch.answered(Some((7, "aa"))) && !watch.is_due(at(2)), "nothing has changed");
+        assert!(!watch.answered(Some(named(7, "aa"))) && !watch.is_due(at(2)), "nothing has changed");
         watch.retry();
         assert!(watch.is_due(at(2)));
         watch.asks(at(2), 0);
-        assert!(watch.answered(Some((7, "aa"))));
+        assert!(watch.answered(Some(named(7, "aa"))));
     }
 
     #[test]
     fn a_refused_version_is_named_and_not_tried_again() {
-        let mut watch = ConfigWatch::new(1, "aa".to_owned(), Duration::from_secs(30));
+        let mut watch = ConfigWatch::new(named(1, "aa"), Duration::from_secs(30));
         watch.asks(at(1), 0);
-        assert!(watch.answered(Some((2, "bb"))));
-        watch.applied(2, "bb", Err("relay.networks: no".to_owned()));
+        assert!(watch.answered(Some(named(2, "bb"))));
+        watch.applied(named(2, "bb"), Err(NotApplied::Unfit("relay.networks: no".to_owned())));
         assert_eq!((watch.running(), watch.refused().unwrap().version), (1, 2));
-        watch.heard(2);
-        assert!(!watch.is_due(at(2)) && !watch.answered(Some((2, "bb"))));
-        watch.heard(3);
-        assert!(watch.is_due(at(2)) && watch.answered(Some((3, "cc"))));
-        watch.applied(3, "cc", Ok(()));
+        watch.heard(named(2, "bb"));
+        assert!(!watch.is_due(at(2)) && !watch.answered(Some(named(2, "bb"))));
+        watch.heard(named(3, "cc"));
+        assert!(watch.is_due(at(2)) && watch.answered(Some(named(3, "cc"))));
+        watch.applied(named(3, "cc"), Ok(()));
         assert_eq!(watch.refused(), None);
+    }
+    /// A failover lost version 8 after one node had taken it, another text became version 8, and that node ran the lost one for good.
+    #[test]
+    fn another_text_under_the_running_number_is_taken() {
+        let mut watch = ConfigWatch::new(named(8, "aa"), Duration::from_secs(30));
+        watch.asks(at(1), 0);
+        assert!(!watch.answered(Some(named(8, "aa"))) && !watch.is_due(at(2)));
+        watch.heard(named(8, "other"));
+        assert!(watch.is_due(at(2)));
+        watch.asks(at(2), 0);
+        assert!(watch.answered(Some(named(8, "other"))));
+        watch.applied(named(8, "other"), Err(NotApplied::Unfit("no".to_owned())));
+        watch.heard(named(8, "other"));
+        assert!(!watch.is_due(at(3)) && !watch.answered(Some(named(8, "other"))), "refused once");
+        watch.heard(named(8, "third"));
+        assert!(watch.is_due(at(3)));
+        watch.asks(at(3), 0);
+        assert!(watch.answered(Some(named(8, "third"))));
+        watch.applied(named(8, "third"), Ok(()));
+        assert_eq!((watch.running(), watch.running_hash(), watch.refused()), (8, "third", None));
+    }
+
+    /// Whoever could publish a message made each node ask without pause.
+    #[test]
+    fn a_version_that_is_only_said_is_asked_for_once() {
+        let mut watch = ConfigWatch::new(named(1, "aa"), Duration::from_secs(30));
+        watch.asks(at(1), 0);
+        assert!(!watch.answered(Some(named(1, "aa"))));
+        watch.heard(named(u64::MAX, "zz"));
+        assert!(watch.is_due(at(2)));
+        watch.asks(at(2), 0);
+        assert!(!watch.answered(Some(named(1, "aa"))) && !watch.is_due(at(3)));
+        watch.asks(at(3), 0);
+        watch.heard(named(2, "bb"));
+        assert!(!watch.answered(Some(named(1, "aa"))) && watch.is_due(at(3)), "what is heard meanwhile counts");
+    }
+
+    #[test]
+    fn a_version_that_the_disk_did_not_take_is_tried_with_each_poll() {
+        let mut watch = ConfigWatch::new(named(1, "aa"), Duration::from_secs(30));
+        watch.asks(at(1), 0);
+        assert!(watch.answered(Some(named(2, "bb"))));
+        watch.applied(named(2, "bb"), Err(NotApplied::NotKept("full".to_owned())));
+        watch.heard(named(2, "bb"));
+        assert!(!watch.is_due(at(2)) && watch.is_due(at(40)));
+        watch.asks(at(40), 0);
+        assert!(watch.answered(Some(named(2, "bb"))));
+        watch.applied(named(2, "bb"), Ok(()));
+        assert_eq!((watch.running(), watch.refused()), (2, None));
     }
 }

@@ -19,6 +19,15 @@ pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
+/// Removes a file durably; one that is not there is removed.
+pub fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    }
+    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+}
+
 /// The file of the highest leadership accepted.
 #[derive(Clone, Debug)]
 pub struct FloorFile {

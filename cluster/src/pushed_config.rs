@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::floor_file::replace;
+use crate::floor_file::{remove, replace};
 
 /// The file: one line with the version, then the text as it was pushed.
 #[derive(Clone, Debug)]
@@ -42,11 +42,32 @@ impl PushedConfig {
         self.text.clone()
     }
 
-    /// Durable when it returns.
-    pub fn keep(&mut self, version: u64, text: &str) -> io::Result<()> {
-        replace(&self.path, format!("{HEAD}{version}\n{text}").as_bytes())?;
-        (self.version, self.text) = (version, Some(text.to_owned()));
-        Ok(())
+    /// What this node is to begin with once `text` runs; not on disk before [`PushedConfig::write`].
+    #[must_use]
+    pub fn followed_by(&self, version: u64, text: String) -> PushedConfig {
+        PushedConfig { path: self.path.clone(), version, text: Some(text) }
+    }
+
+    /// The next start begins with this. Durable when it returns; after an error the file may say the one or the other.
+    pub fn write(&self) -> io::Result<()> {
+        match self.content() {
+            Some(content) => replace(&self.path, content.as_bytes()),
+            None => remove(&self.path),
+        }
+    }
+
+    /// As [`PushedConfig::write`], where the file may say so already: a full disk need not take it again.
+    pub fn restore(&self) -> io::Result<()> {
+        let kept = match fs::read_to_string(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            other => Some(other?),
+        };
+        if kept == self.content() { Ok(()) } else { self.write() }
+    }
+
+    fn content(&self) -> Option<String> {
+        let version = self.version;
+        self.text.as_ref().map(|text| format!("{HEAD}{version}\n{text}"))
     }
 }
 
@@ -60,10 +81,29 @@ mod tests {
         let mut pushed = PushedConfig::open(folder.path()).unwrap();
         assert_eq!(pushed.version(), 0);
         let text = "[relay]\nnetworks = []\n";
-        pushed.keep(7, text).unwrap();
+        pushed = pushed.followed_by(7, text.to_owned());
+        pushed.write().unwrap();
         let again = PushedConfig::open(folder.path()).unwrap();
         assert_eq!((again.version(), again.text().as_deref()), (7, Some(text)));
         fs::write(folder.path().join("pushed.toml"), "x").unwrap();
         assert!(PushedConfig::open(folder.path()).is_err());
+    }
+    #[test]
+    fn what_was_not_taken_over_is_not_begun_with() {
+        let folder = tempfile::tempdir().unwrap();
+        let none = PushedConfig::open(folder.path()).unwrap();
+        let first = none.followed_by(1, "a = 1\n".to_owned());
+        first.write().unwrap();
+        none.restore().unwrap();
+        assert_eq!(PushedConfig::open(folder.path()).unwrap().version(), 0);
+        first.write().unwrap();
+        first.followed_by(2, "a = 2\n".to_owned()).write().unwrap();
+        first.restore().unwrap();
+        assert_eq!(PushedConfig::open(folder.path()).unwrap().version(), 1);
+        // The disk is full: nothing was written, and nothing has to be.
+        fs::create_dir(folder.path().join("pushed.new")).unwrap();
+        assert!(first.followed_by(2, "a = 2\n".to_owned()).write().is_err());
+        first.restore().unwrap();
+        assert_eq!(PushedConfig::open(folder.path()).unwrap().version(), 1);
     }
 }

@@ -1,0 +1,80 @@
+//! Pushed configs: what was fetched is kept and applied, and what Valkey lost is given back.
+
+use std::{io, sync::Arc};
+
+use tracing::{error, info, warn};
+
+use super::{Agent, Outcome};
+use crate::{
+    boot_time::BootTime,
+    config_watch::{ConfigName, NotApplied},
+    control_plane::Fetched,
+    pushed_config::PushedConfig,
+    surroundings::Surroundings,
+};
+
+impl Agent {
+    /// What asking came to; an answer that cannot be used is none.
+    pub(super) fn config_fetched(&mut self, fetched: Fetched) {
+        let is_wanted = self.config.answered(match &fetched {
+            Fetched::Nothing => None,
+            Fetched::Unchanged(version) => Some(ConfigName::new(*version, self.config.running_hash())),
+            Fetched::Config(config, _) => Some(ConfigName::new(config.version, config.hash.as_str())),
+        });
+        self.handle.known().config_version = self.config.running();
+        if let (true, Some((config, text))) = (is_wanted, fetched.config()) {
+            let (former, surroundings) = (self.pushed.clone(), self.surroundings.clone());
+            self.tasks.spawn(take_over(former, ConfigName::new(config.version, config.hash), text, surroundings));
+        }
+    }
+
+    /// How it went with a version that was to be taken over, and what the disk says now.
+    pub(super) fn applied(&mut self, name: ConfigName, pushed: PushedConfig, result: Result<(), NotApplied>) {
+        let version = name.version;
+        self.pushed = pushed;
+        match &result {
+            Ok(()) => info!(version, "the pushed config runs"),
+            Err(NotApplied::Unfit(reason)) => warn!(version, reason, "the pushed config is refused: the former one goes on"),
+            Err(NotApplied::NotKept(reason)) => warn!(version, reason, "the pushed config is tried again later: the former one goes on"),
+        }
+        self.count(if result.is_ok() { "configs_applied" } else { "configs_refused" });
+        self.config.applied(name, result);
+        self.handle.known().config_version = self.config.running();
+        // The others hear of it with the next heartbeat, which is now.
+        self.next_heartbeat = BootTime::default();
+    }
+
+    /// Valkey knows an earlier version than the one that runs here.
+    pub(super) fn restore_config(&mut self) {
+        let (control, version) = (self.control.clone(), self.config.running());
+        let Some(text) = self.pushed.text() else { return };
+        self.tasks.spawn(async move {
+            if let Ok(published) = control.restore_config(version, &text).await {
+                info!(version, ?published, "Valkey lost the pushed config and was given it back");
+            }
+            Outcome::Nothing
+        });
+    }
+}
+
+/// On disk first, then in force: what runs is what the next start begins with. Where it does not run, the file says the `former` one again.
+async fn take_over(former: PushedConfig, name: ConfigName, text: String, surroundings: Arc<dyn Surroundings>) -> Outcome {
+    let next = former.followed_by(name.version, text.clone());
+    let result = match on_disk(&next, PushedConfig::write).await {
+        Ok(()) => surroundings.apply(name.version, text).await.map_err(NotApplied::Unfit),
+        Err(reason) => Err(NotApplied::NotKept(format!("it could not be kept: {reason}"))),
+    };
+    if result.is_ok() {
+        return Outcome::Applied(name, next, result);
+    }
+    if let Err(reason) = on_disk(&former, PushedConfig::restore).await {
+        error!(%reason, version = name.version, "what runs could not be kept again: the next start may begin with the version that does not run");
+    }
+    Outcome::Applied(name, former, result)
+}
+
+/// A sync can take long; the coordinator's thread does not wait for it.
+async fn on_disk(pushed: &PushedConfig, call: fn(&PushedConfig) -> io::Result<()>) -> io::Result<()> {
+    let pushed = pushed.clone();
+    tokio::task::spawn_blocking(move || call(&pushed)).await.unwrap_or_else(|_| Err(io::Error::other("given up")))
+}

@@ -1,0 +1,211 @@
+//! Whole agents on a real Valkey: what they run, say and do when their disk, their shards or Valkey fail.
+
+mod server;
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use ringpost_cluster::{
+    agent::Agent,
+    control_plane::{ControlPlane, Published},
+    handle::ClusterHandle,
+    identity::{Epoch, Incarnation, Leadership, Role},
+    pushed_config::PushedConfig,
+    script::Scripts,
+    surroundings::{AgentSettings, Boxed, LocalState, Surroundings},
+    valkey::Valkey,
+    valkey_error::ValkeyError,
+};
+use server::{Durability, Server};
+use tokio::task::JoinHandle;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+const HEARTBEAT: Duration = Duration::from_millis(300);
+const LEADER_TTL: Duration = Duration::from_secs(2);
+
+/// The process around an agent, as the test wants it.
+#[derive(Default)]
+struct Process {
+    local: LocalState,
+    runs: String,
+    refuses: Option<String>,
+}
+
+struct Scripted(Arc<Mutex<Process>>);
+
+impl Surroundings for Scripted {
+    fn observe(&self) -> Boxed<LocalState> {
+        let local = self.0.lock().unwrap().local.clone();
+        Box::pin(async { local })
+    }
+
+    fn apply(&self, _version: u64, text: String) -> Boxed<Result<(), String>> {
+        let process = self.0.clone();
+        Box::pin(async move {
+            let mut process = process.lock().unwrap();
+            match &process.refuses {
+                Some(reason) => Err(reason.clone()),
+                None => {
+                    process.runs = text;
+                    Ok(())
+                }
+            }
+        })
+    }
+
+    fn chores(&self, _leadership: Leadership) -> Boxed<Result<Result<u64, Epoch>, ValkeyError>> {
+        Box::pin(async { Ok(Ok(0)) })
+    }
+
+    fn leads(&self, _leadership: Option<Leadership>) {}
+}
+
+struct Node {
+    handle: ClusterHandle,
+    process: Arc<Mutex<Process>>,
+    folder: PathBuf,
+    task: JoinHandle<()>,
+}
+
+impl Node {
+    fn start(number: usize, rig: &Rig, role: Role) -> Node {
+        let folder = rig.folder.path().join(format!("n{number}"));
+        let settings = AgentSettings {
+            me: Incarnation::of_this_process(format!("n{number}").parse().unwrap()),
+            role,
+            address: "127.0.0.1:2525".to_owned(),
+            version: "test".to_owned(),
+            metadata: BTreeMap::new(),
+            heartbeat_interval: HEARTBEAT,
+            node_ttl: HEARTBEAT * 4,
+            leader_ttl: LEADER_TTL,
+            replicas_required: 0,
+            config_poll: Duration::from_millis(500),
+            folder: folder.clone(),
+            pushed_unfit: None,
+        };
+        let valkey = Valkey::with_scripts(rig.server.target(), Scripts::shipped(), Duration::from_secs(1));
+        let process = Arc::new(Mutex::new(Process::default()));
+        let agent = Agent::new(settings, ControlPlane::new(valkey, Server::keyspace()), Arc::new(Scripted(process.clone()))).unwrap();
+        Node { handle: agent.handle(), process, folder, task: tokio::spawn(agent.run()) }
+    }
+
+    fn runs(&self) -> String {
+        self.process.lock().unwrap().runs.clone()
+    }
+
+    /// What it would begin with.
+    fn kept(&self) -> (u64, Option<String>) {
+        let pushed = PushedConfig::open(&self.folder).unwrap();
+        (pushed.version(), pushed.text())
+    }
+
+    async fn push(&self, text: &str) -> u64 {
+        match self.handle.control().publish_config(text, "ann", 0, self.handle.config_version(), None).await.unwrap() {
+            Published::Version(version) => version,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn leader(&self) -> Option<String> {
+        self.handle.stats().leader
+    }
+}
+
+struct Rig {
+    server: Server,
+    folder: tempfile::TempDir,
+    nodes: Vec<Node>,
+}
+
+impl Rig {
+    /// One command, past the agents.
+    fn run(&self, command: &redis::Cmd) -> redis::Value {
+        let mut connection = redis::Client::open(self.server.url().replace("valkey://", "redis://")).unwrap().get_connection().unwrap();
+        command.query(&mut connection).unwrap()
+    }
+}
+
+/// Nodes of these roles, called n0 and so on.
+fn with_nodes(roles: &[Role], test: impl AsyncFnOnce(&mut Rig)) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mut rig = Rig { server: Server::start(Durability::None), folder: tempfile::tempdir().unwrap(), nodes: Vec::new() };
+    runtime.block_on(async {
+        for (number, role) in roles.iter().enumerate() {
+            rig.nodes.push(Node::start(number, &rig, *role));
+        }
+        test(&mut rig).await;
+        rig.nodes.iter().for_each(|node| node.task.abort());
+    });
+}
+
+async fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !holds() {
+        assert!(began.elapsed() < PATIENCE, "{what} did not happen");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// A full disk: the settings were in force before they were kept, under no number, and the way back was taken for the text that ran.
+#[test]
+fn what_runs_is_what_is_reported_when_the_disk_takes_nothing() {
+    with_nodes(&[Role::Master], async |rig| {
+        let node = &rig.nodes[0];
+        assert_eq!(node.push("a = 1\n").await, 1);
+        wait_for("version 1", || node.handle.config_version() == 1).await;
+        // Nothing new can be written.
+        fs::create_dir(node.folder.join("pushed.new")).unwrap();
+        assert_eq!(node.push("a = 2\n").await, 2);
+        let refused = |version: u64| {
+            node.handle.nodes().iter().any(|view| view.config_refused.as_ref().is_some_and(|refused| refused.version == version))
+        };
+        wait_for("the refusal", || refused(2)).await;
+        assert_eq!((node.runs().as_str(), node.handle.config_version(), node.kept().0), ("a = 1\n", 1, 1));
+        // Back to what runs.
+        assert_eq!(node.push("a = 1\n").await, 3);
+        wait_for("version 3", || node.handle.config_version() == 3).await;
+        assert_eq!(node.runs(), "a = 1\n");
+        // The next one is taken as soon as there is room.
+        assert_eq!(node.push("a = 4\n").await, 4);
+        wait_for("the refusal", || refused(4)).await;
+        fs::remove_dir(node.folder.join("pushed.new")).unwrap();
+        wait_for("version 4", || node.handle.config_version() == 4).await;
+        assert_eq!((node.runs(), node.kept()), ("a = 4\n".to_owned(), (4, Some("a = 4\n".to_owned()))));
+    });
+}
+
+#[test]
+fn what_is_refused_is_not_begun_with() {
+    with_nodes(&[Role::Master], async |rig| {
+        let node = &rig.nodes[0];
+        node.push("a = 1\n").await;
+        wait_for("version 1", || node.handle.config_version() == 1).await;
+        node.process.lock().unwrap().refuses = Some("not here".to_owned());
+        node.push("a = 2\n").await;
+        wait_for("the refusal", || node.handle.stats().counters.get("configs_refused") == Some(&1)).await;
+        assert_eq!((node.runs(), node.kept()), ("a = 1\n".to_owned(), (1, Some("a = 1\n".to_owned()))));
+    });
+}
+
+/// A failover lost a version after one node had taken it; the number was given again, and the two nodes ran different settings for good.
+#[test]
+fn two_texts_under_one_number_end_as_the_one_that_valkey_has() {
+    with_nodes(&[Role::Master], async |rig| {
+        let node = &rig.nodes[0];
+        node.push("a = 1\n").await;
+        wait_for("version 1", || node.handle.config_version() == 1).await;
+        // As another server has it, to which version 1 had not come when another text was pushed.
+        let (text, key) = ("a = 2\n", Server::keyspace().configs());
+        let hash = node.handle.control().config_hash(text);
+        rig.run(redis::cmd("HSET").arg(&key).arg("hash").arg(&hash).arg("v1").arg(format!("{hash}\nann\n0\n0\n{text}")));
+        wait_for("the text that Valkey has", || node.runs() == text).await;
+        wait_for("its being kept", || node.kept() == (1, Some(text.to_owned()))).await;
+        assert_eq!(node.handle.config_version(), 1);
+    });
+}
