@@ -1,9 +1,11 @@
 -- A node lives. Raises the epoch to what the node has accepted (L6) and answers with all that changes.
+-- Another process of the node goes before this one for rival_ttl_ms after its last heartbeat: a Valkey that went back in time knows an
+-- earlier one, which sends none.
 -- KEYS members, nodes, leader, epoch, generation, configs, plan, shares
--- ARGV node, incarnation, floor, record, is_first, random, channel
+-- ARGV node, incarnation, floor, record, rival_ttl_ms, random, channel
 -- {1, now_ms, epoch, leader, generation, config_version, config_hash, poll_ms, plan, shares} | {0, other_incarnation}
-local floor = tonumber(ARGV[3])
-if not floor or floor < 0 then return redis.error_reply('ERR ringpost: floor') end
+local floor, rival_ttl = tonumber(ARGV[3]), tonumber(ARGV[5])
+if not floor or floor < 0 or not rival_ttl then return redis.error_reply('ERR ringpost: floor or rival_ttl') end
 local before = redis.call('HGET', KEYS[2], ARGV[1])
 local t = redis.call('TIME')
 local now = tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
@@ -13,8 +15,10 @@ if before then
   local incarnation, at = string.match(before, '^([^\n]*)\n(%d+)\n')
   if incarnation == ARGV[2] then
     started, is_new = tonumber(at), false
-  elseif ARGV[5] == '0' then
-    return {0, incarnation or ''}
+  else
+    local seen = tonumber(redis.call('ZSCORE', KEYS[1], ARGV[1]) or '')
+    -- Either way: the server's clock may have been stepped back since.
+    if incarnation and seen and math.abs(now - seen) < rival_ttl then return {0, incarnation} end
   end
 end
 local epoch = tonumber(redis.call('GET', KEYS[4]) or '0') or 0

@@ -284,8 +284,10 @@ impl Agent {
             warn!(reason, "no heartbeat is sent");
             return;
         }
-        let (control, me, floor, is_first) = (self.control.clone(), self.settings.me.clone(), self.standing.floor(), self.is_first_beat);
-        self.tasks.spawn(async move { Outcome::Pulse(control.heartbeat(&me, floor, &record, is_first).await) });
+        let (control, me, floor) = (self.control.clone(), self.settings.me.clone(), self.standing.floor());
+        // The first one takes the id over from an earlier process of the node.
+        let rival_ttl = if self.is_first_beat { Duration::ZERO } else { self.settings.node_ttl };
+        self.tasks.spawn(async move { Outcome::Pulse(control.heartbeat(&me, floor, &record, rival_ttl).await) });
     }
 
     fn pulse(&mut self, now: BootTime, result: Result<Heartbeat, ValkeyError>) {

@@ -209,16 +209,23 @@ impl ControlPlane {
         self.valkey.command(&command).await.map(drop)
     }
 
-    /// This node lives. `is_first` takes the id over from an earlier process of the node.
-    pub async fn heartbeat(&self, me: &Incarnation, floor: Epoch, record: &NodeRecord, is_first: bool) -> Result<Heartbeat, ValkeyError> {
+    /// This node lives. Another process of the node goes before this one until it was not heard of for `rival_ttl`; at zero this one takes
+    /// the id over.
+    pub async fn heartbeat(
+        &self,
+        me: &Incarnation,
+        floor: Epoch,
+        record: &NodeRecord,
+        rival_ttl: Duration,
+    ) -> Result<Heartbeat, ValkeyError> {
         let k = &self.keyspace;
         let keys = [k.members(), k.nodes(), k.leader(), k.epoch(), k.generation(), k.configs(), k.plan(), k.shares()];
         let json = serde_json::to_string(record).expect("a record is plain data");
         if json.len() > RECORD_BYTES_MAX {
             return Err(ValkeyError::Malformed("the own record is too long"));
         }
-        let first = if is_first { "1" } else { "0" };
-        let args = [me.node().as_str(), &me.to_string(), &floor.to_string(), &json, first, &self.random, &k.events()];
+        let rival_ttl_ms = rival_ttl.as_millis().to_string();
+        let args = [me.node().as_str(), &me.to_string(), &floor.to_string(), &json, &rival_ttl_ms, &self.random, &k.events()];
         let mut reply = Reply::new(self.run("heartbeat", &keys, &args).await?)?;
         if reply.number()? == 0 {
             return Ok(Heartbeat::Displaced(reply.text()?));

@@ -71,7 +71,8 @@ async fn acquire(control: &ControlPlane, who: u128, floor: u64) -> Answer {
 }
 
 async fn pulse(control: &ControlPlane, who: u128, floor: u64, is_first: bool) -> Pulse {
-    match control.heartbeat(&me(who), Epoch(floor), &record(&me(who)), is_first).await.unwrap() {
+    let rival_ttl = if is_first { Duration::ZERO } else { TTL };
+    match control.heartbeat(&me(who), Epoch(floor), &record(&me(who)), rival_ttl).await.unwrap() {
         Heartbeat::Taken(pulse) => *pulse,
         Heartbeat::Displaced(by) => panic!("displaced by {by}"),
     }
@@ -148,13 +149,39 @@ fn nodes_join_leave_and_are_not_two_of_one_name() {
         assert_eq!((members.len(), members[0].record.queue_depth), (1, 2));
         // A new process of the same node takes the name over; the old one hears of it.
         let successor = Incarnation::new("n1".parse().unwrap(), 99);
-        let taken = control.heartbeat(&successor, Epoch(0), &record(&successor), true).await.unwrap();
+        let taken = control.heartbeat(&successor, Epoch(0), &record(&successor), Duration::ZERO).await.unwrap();
         assert!(matches!(taken, Heartbeat::Taken(_)));
-        assert_eq!(control.heartbeat(&me(1), Epoch(0), &record(&me(1)), false).await.unwrap(), Heartbeat::Displaced(successor.to_string()));
+        assert_eq!(control.heartbeat(&me(1), Epoch(0), &record(&me(1)), TTL).await.unwrap(), Heartbeat::Displaced(successor.to_string()));
         control.leave(&me(1)).await.unwrap();
         assert_eq!(control.members().await.unwrap().1.len(), 1, "it is not its to leave");
         control.leave(&successor).await.unwrap();
         assert_eq!(control.members().await.unwrap().1.len(), 0);
+    });
+}
+
+/// A Valkey that went back in time knew the process before this one: the node was counted as gone, and did not lead, for up to twenty times
+/// `node_ttl`, until the leader forgot the record.
+#[test]
+fn a_process_that_is_gone_stands_in_the_way_of_the_next_for_node_ttl_at_most() {
+    on_server(async |server, control| {
+        let node_ttl = Duration::from_millis(200);
+        let (gone, me) = (Incarnation::new("n1".parse().unwrap(), 99), me(1));
+        let beat = async |who: &Incarnation, rival_ttl| control.heartbeat(who, Epoch(0), &record(who), rival_ttl).await.unwrap();
+        assert!(matches!(beat(&me, Duration::ZERO).await, Heartbeat::Taken(_)));
+        // The record of before is put back.
+        let began = Instant::now();
+        assert!(matches!(beat(&gone, Duration::ZERO).await, Heartbeat::Taken(_)));
+        assert_eq!(beat(&me, TTL).await, Heartbeat::Displaced(gone.to_string()), "it may live");
+        while !matches!(beat(&me, node_ttl).await, Heartbeat::Taken(_)) {
+            assert!(began.elapsed() < TTL, "still displaced");
+        }
+        // The server counts whole milliseconds.
+        assert!(began.elapsed() + Duration::from_millis(2) >= node_ttl, "it may have lived until then");
+        // So does one whose last heartbeat lies ahead, of a clock that was stepped back since.
+        assert!(matches!(beat(&gone, Duration::ZERO).await, Heartbeat::Taken(_)));
+        server.command(&format!("ZADD {} 99999999999999 n1", Server::keyspace().members()));
+        assert!(matches!(beat(&me, node_ttl).await, Heartbeat::Taken(_)));
+        assert_eq!(beat(&gone, node_ttl).await, Heartbeat::Displaced(me.to_string()));
     });
 }
 
@@ -353,18 +380,18 @@ fn a_frozen_server_costs_a_deadline_and_then_nothing() {
         server.pause(true);
         for _ in 0..3 {
             let began = Instant::now();
-            let failed = control.heartbeat(&me(1), Epoch(0), &record(&me(1)), false).await.unwrap_err();
+            let failed = control.heartbeat(&me(1), Epoch(0), &record(&me(1)), TTL).await.unwrap_err();
             assert!(matches!(failed, ValkeyError::Unreachable(_)), "{failed}");
             // The first waits for its call, the others for a connection.
             assert!(began.elapsed() < Duration::from_millis(900), "{:?}", began.elapsed());
         }
         assert!(valkey.is_away());
         let began = Instant::now();
-        assert_eq!(control.heartbeat(&me(1), Epoch(0), &record(&me(1)), false).await, Err(ValkeyError::CircuitOpen));
+        assert_eq!(control.heartbeat(&me(1), Epoch(0), &record(&me(1)), TTL).await, Err(ValkeyError::CircuitOpen));
         assert!(began.elapsed() < Duration::from_millis(5));
         server.pause(false);
         let began = Instant::now();
-        while control.heartbeat(&me(1), Epoch(0), &record(&me(1)), false).await.is_err() {
+        while control.heartbeat(&me(1), Epoch(0), &record(&me(1)), TTL).await.is_err() {
             assert!(began.elapsed() < Duration::from_secs(10), "the way back is not found");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
