@@ -277,11 +277,16 @@ impl Agent {
         let stalled = local.stalled.clone();
         let record = local.record(&self.settings, self.standing.floor(), &self.config, &self.handle.known());
         self.handle.known().local = local;
+        self.standing.set_fit(stalled.is_none());
         if let Some(reason) = stalled {
             // A node whose shards hang must not look alive.
             self.is_beating = false;
             self.count("heartbeats_withheld");
             warn!(reason, "no heartbeat is sent");
+            let now = BootTime::now();
+            // Nor must it lead, or stand; what others do it reads as before.
+            self.standing.hand_over(now);
+            self.read_members(now);
             return;
         }
         let (control, me, floor) = (self.control.clone(), self.settings.me.clone(), self.standing.floor());

@@ -128,6 +128,7 @@ pub struct Election {
     next_call: BootTime,
     /// Does not stand before that time: others go first after a hand-over.
     rests_until: BootTime,
+    is_fit: bool,
     last_look: Option<BootTime>,
     leader: Option<Leadership>,
     is_leader_known: bool,
@@ -149,6 +150,7 @@ impl Election {
             sent: None,
             next_call: BootTime::default(),
             rests_until: BootTime::default(),
+            is_fit: true,
             last_look: None,
             leader: None,
             is_leader_known: false,
@@ -219,7 +221,7 @@ impl Election {
                 // Jitter of half a poll: two nodes that saw a lease end do not ask at the same moment for ever.
                 let jitter = self.times.poll / 2 * u32::try_from(random % 1024).expect("below 1024") / 1024;
                 self.next_call = now + self.times.poll + jitter;
-                if stands && now >= self.rests_until { Step::Acquire(self.floor) } else { Step::Wait(self.next_call) }
+                if stands && self.is_fit && now >= self.rests_until { Step::Acquire(self.floor) } else { Step::Wait(self.next_call) }
             }
             _ => Step::Wait(self.due(now)),
         };
@@ -308,6 +310,11 @@ impl Election {
     pub fn hand_over(&mut self, now: BootTime) {
         self.step_down(SteppedDown::Asked);
         self.rests_until = now + self.times.ttl * REST_TTLS;
+    }
+
+    /// Whether this node is in a state to lead; while it is not, it does not stand. A leader is to be told with [`Election::hand_over`].
+    pub fn set_fit(&mut self, is_fit: bool) {
+        self.is_fit = is_fit;
     }
 
     fn won(&mut self, now: BootTime, sent_at: BootTime, epoch: Epoch) {
@@ -479,6 +486,15 @@ mod tests {
         assert!(matches!(election.next(at(40), true, 0), Step::Release(_)));
         election.answered(at(50), Answer::Released);
         assert!(walk(&mut election, 100, 700).contains(&Step::Acquire(Epoch(9))));
+    }
+
+    #[test]
+    fn a_node_that_is_not_fit_does_not_stand() {
+        let mut election = election(Role::Master);
+        election.set_fit(false);
+        assert_eq!(walk(&mut election, 0, 5000), []);
+        election.set_fit(true);
+        assert!(matches!(walk(&mut election, 5000, 6000)[..], [Step::Acquire(_)]));
     }
 
     #[test]

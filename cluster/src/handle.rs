@@ -98,12 +98,9 @@ impl ClusterHandle {
         let known = self.known();
         let own = known.members.status_of(self.me.node());
         let ill = known.local.stalled.is_some() || known.local.last_error.is_some() || known.local.shedding;
-        // Without Valkey the node knows of itself alone, and that first hand.
-        let local_node_status = match own {
-            Some(status) if valkey_available => status,
-            _ if ill => Status::Degraded,
-            _ => Status::Healthy,
-        };
+        // The node knows of itself first hand; without Valkey, alone.
+        let by_itself = if ill { Status::Degraded } else { Status::Healthy };
+        let local_node_status = own.filter(|_| valkey_available).map_or(by_itself, |by_others| by_others.max(by_itself));
         ClusterStats {
             counts: known.members.counts(),
             leader: known.leader.as_ref().map(|leader| leader.incarnation.node().to_string()),

@@ -76,6 +76,11 @@ impl Standing {
         self.election.hand_over(now);
     }
 
+    /// See [`Election::set_fit`].
+    pub fn set_fit(&mut self, is_fit: bool) {
+        self.election.set_fit(is_fit);
+    }
+
     /// See [`Election::hurry`].
     pub fn hurry(&mut self, now: BootTime, random: u64) {
         self.election.hurry(now, random);

@@ -15,6 +15,7 @@ use ringpost_cluster::{
     control_plane::{ControlPlane, Published},
     handle::ClusterHandle,
     identity::{Epoch, Incarnation, Leadership, Role},
+    membership::Status,
     pushed_config::PushedConfig,
     script::Scripts,
     surroundings::{AgentSettings, Boxed, LocalState, Surroundings},
@@ -207,5 +208,31 @@ fn two_texts_under_one_number_end_as_the_one_that_valkey_has() {
         wait_for("the text that Valkey has", || node.runs() == text).await;
         wait_for("its being kept", || node.kept() == (1, Some(text.to_owned()))).await;
         assert_eq!(node.handle.config_version(), 1);
+    });
+}
+
+/// A node whose shard hung called itself healthy, by a list that it read no more, and led on.
+#[test]
+fn a_node_whose_shard_hangs_says_so_and_leads_no_longer() {
+    with_nodes(&[Role::Master, Role::Master], async |rig| {
+        let leading = |rig: &Rig| rig.nodes.iter().position(|node| node.handle.is_leader());
+        wait_for("a leader", || leading(rig).is_some()).await;
+        wait_for("two nodes", || rig.nodes.iter().all(|node| node.handle.stats().counts.healthy_nodes == 2)).await;
+        let hung = leading(rig).unwrap();
+        let (hung, other) = (&rig.nodes[hung], &rig.nodes[1 - hung]);
+        hung.process.lock().unwrap().local.stalled = Some("shard 0 has not answered for 3 s".to_owned());
+        wait_for("another leader", || other.handle.is_leader() && hung.leader() == other.leader()).await;
+        assert_ne!(hung.handle.stats().local_node_status, Status::Healthy);
+        // It learns what becomes of others, and of itself.
+        other.handle.leave().await;
+        wait_for("the other's leaving", || hung.handle.nodes().len() == 1).await;
+        wait_for("its own silence", || hung.handle.stats().local_node_status == Status::Offline).await;
+        let began = Instant::now();
+        while began.elapsed() < LEADER_TTL * 2 {
+            assert!(!hung.handle.is_leader(), "nobody leads rather than a node that hangs");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        hung.process.lock().unwrap().local.stalled = None;
+        wait_for("its return", || hung.handle.is_leader() && hung.handle.stats().local_node_status == Status::Healthy).await;
     });
 }
