@@ -113,7 +113,8 @@ impl Agent {
         };
         let handle =
             ClusterHandle { me: settings.me.clone(), control: control.clone(), known: Arc::new(Mutex::new(known)), commands: sender };
-        let standing = Standing::new(settings.me.clone(), settings.role, ElectionTimes::of(settings.leader_ttl), accepted);
+        let times = ElectionTimes::of(settings.leader_ttl, settings.heartbeat_interval);
+        let standing = Standing::new(settings.me.clone(), settings.role, times, accepted);
         Ok(Agent {
             settings,
             control,
@@ -301,7 +302,7 @@ impl Agent {
             Ok(Heartbeat::Taken(pulse)) => {
                 self.is_first_beat = false;
                 self.is_displaced = false;
-                self.standing.saw(pulse.epoch, pulse.leader.clone());
+                self.standing.saw(now, pulse.epoch, pulse.leader.clone());
                 if let Some(leader) = pulse.leader {
                     // Following is accepting: from now on its predecessors are refused here.
                     self.follow(leader);
@@ -426,7 +427,7 @@ impl Agent {
             ("elected", who) => match who.parse::<Leadership>() {
                 // The own election counts by the answer to the own call alone.
                 Ok(leader) if leader.incarnation != self.settings.me => {
-                    self.standing.saw(leader.epoch, Some(leader.clone()));
+                    self.standing.saw(now, leader.epoch, Some(leader.clone()));
                     self.follow(leader);
                 }
                 _ => {}

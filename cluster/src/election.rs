@@ -19,12 +19,14 @@ pub struct ElectionTimes {
     pub poll: Duration,
     /// A gap between two looks at the clock longer than this ends leadership at once: the process was stopped (L9).
     pub guard: Duration,
+    /// A leader of whom nothing was heard for so long leads no longer, as far as this node can say.
+    pub forgotten_after: Duration,
 }
 
 impl ElectionTimes {
-    /// Renewals every third of `ttl`, a guard of a sixth, polls of a sixth.
-    pub fn of(ttl: Duration) -> ElectionTimes {
-        ElectionTimes { ttl, poll: ttl / 6, guard: ttl / 6 }
+    /// Renewals every third of `ttl`, a guard of a sixth, polls of a sixth. Nodes that do not stand hear of the leader each `heartbeat`.
+    pub fn of(ttl: Duration, heartbeat: Duration) -> ElectionTimes {
+        ElectionTimes { ttl, poll: ttl / 6, guard: ttl / 6, forgotten_after: ttl + heartbeat }
     }
 
     /// How long an answered lease is good here, from before it was asked for. Two thirds: a leader that cannot renew is silent well before
@@ -131,6 +133,8 @@ pub struct Election {
     is_fit: bool,
     last_look: Option<BootTime>,
     leader: Option<Leadership>,
+    /// When the leader was heard of last.
+    leader_heard_at: BootTime,
     is_leader_known: bool,
     events: Vec<Event>,
 }
@@ -153,6 +157,7 @@ impl Election {
             is_fit: true,
             last_look: None,
             leader: None,
+            leader_heard_at: BootTime::default(),
             is_leader_known: false,
             events: Vec::new(),
         }
@@ -193,7 +198,7 @@ impl Election {
             self.raise_floor(epoch);
             self.state = State::Leading { epoch, valid_until };
             self.events.push(Event::Elected(epoch));
-            self.set_leader(Some(Leadership { incarnation: self.me.clone(), epoch }));
+            self.hear_of(now, Some(Leadership { incarnation: self.me.clone(), epoch }));
         }
     }
 
@@ -246,7 +251,7 @@ impl Election {
                 if remaining > self.times.ttl * 2 {
                     self.events.push(Event::FrozenLease(remaining));
                 }
-                self.set_leader(Some(leader));
+                self.hear_of(now, Some(leader));
             }
             (Step::Renew(_), Answer::Renewed) => {
                 if let State::Leading { epoch, valid_until } = self.state {
@@ -294,9 +299,9 @@ impl Election {
     }
 
     /// Somebody else told who leads (a heartbeat's answer); None: nobody.
-    pub fn saw_leader(&mut self, leader: Option<Leadership>) {
+    pub fn saw_leader(&mut self, now: BootTime, leader: Option<Leadership>) {
         if !matches!(self.state, State::Leading { .. }) {
-            self.set_leader(leader);
+            self.hear_of(now, leader);
         }
     }
 
@@ -338,6 +343,9 @@ impl Election {
             State::Leading { valid_until, .. } | State::Elected { valid_until, .. } if now >= valid_until => {
                 self.step_down(SteppedDown::Expired);
             }
+            State::Leading { .. } => {}
+            // No leader is a normal state (L10), and to be said as it is.
+            _ if self.leader.is_some() && now.since(self.leader_heard_at) >= self.times.forgotten_after => self.set_leader(None),
             _ => {}
         }
     }
@@ -360,6 +368,11 @@ impl Election {
 
     fn raise_floor(&mut self, epoch: Epoch) {
         self.floor = self.floor.max(epoch);
+    }
+
+    fn hear_of(&mut self, now: BootTime, leader: Option<Leadership>) {
+        self.leader_heard_at = now;
+        self.set_leader(leader);
     }
 
     fn set_leader(&mut self, leader: Option<Leadership>) {
@@ -392,13 +405,14 @@ mod tests {
     use super::*;
 
     const TTL: Duration = Duration::from_secs(3);
+    const HEARTBEAT: Duration = Duration::from_secs(1);
 
     fn at(ms: u64) -> BootTime {
         BootTime::after_boot(Duration::from_millis(100_000 + ms))
     }
 
     fn election(role: Role) -> Election {
-        Election::new(Incarnation::new("n1".parse().unwrap(), 1), role, ElectionTimes::of(TTL), Epoch(4))
+        Election::new(Incarnation::new("n1".parse().unwrap(), 1), role, ElectionTimes::of(TTL, HEARTBEAT), Epoch(4))
     }
 
     fn leading() -> Election {
@@ -486,6 +500,31 @@ mod tests {
         assert!(matches!(election.next(at(40), true, 0), Step::Release(_)));
         election.answered(at(50), Answer::Released);
         assert!(walk(&mut election, 100, 700).contains(&Step::Acquire(Epoch(9))));
+    }
+
+    /// A follower named its last leader for as long as Valkey was away.
+    #[test]
+    fn a_leader_of_whom_nothing_is_heard_is_forgotten() {
+        let leader = Leadership { incarnation: Incarnation::new("n2".parse().unwrap(), 2), epoch: Epoch(5) };
+        let mut follower = election(Role::Worker);
+        follower.saw_leader(at(0), Some(leader.clone()));
+        walk(&mut follower, 100, 2000);
+        follower.saw_leader(at(2000), Some(leader.clone()));
+        assert_eq!(follower.take_events(), [Event::LeaderChanged(Some(leader.clone()))]);
+        walk(&mut follower, 2100, 6000);
+        assert_eq!(follower.leader(), Some(&leader));
+        walk(&mut follower, 6000, 6100);
+        assert_eq!((follower.leader().cloned(), follower.take_events()), (None, vec![Event::LeaderChanged(None)]));
+        follower.saw_leader(at(6100), Some(leader.clone()));
+        assert_eq!(follower.leader(), Some(&leader));
+        // One that leads hears of itself by its own renewals.
+        let mut leader = leading();
+        for ms in (1000..20_000).step_by(1000) {
+            walk(&mut leader, ms - 900, ms);
+            assert!(matches!(leader.next(at(ms), true, 0), Step::Renew(_)));
+            leader.answered(at(ms + 10), Answer::Renewed);
+            assert!(leader.leader().is_some());
+        }
     }
 
     #[test]

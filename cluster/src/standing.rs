@@ -66,9 +66,9 @@ impl Standing {
     }
 
     /// A heartbeat's answer: the epoch that Valkey knows and who holds the lease.
-    pub fn saw(&mut self, epoch: Epoch, leader: Option<Leadership>) {
+    pub fn saw(&mut self, now: BootTime, epoch: Epoch, leader: Option<Leadership>) {
         self.election.saw_epoch(epoch);
-        self.election.saw_leader(leader);
+        self.election.saw_leader(now, leader);
     }
 
     /// See [`Election::hand_over`].

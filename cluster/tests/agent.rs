@@ -236,3 +236,17 @@ fn a_node_whose_shard_hangs_says_so_and_leads_no_longer() {
         wait_for("its return", || hung.handle.is_leader() && hung.handle.stats().local_node_status == Status::Healthy).await;
     });
 }
+
+#[test]
+fn nobody_leads_as_far_as_anybody_says_once_valkey_is_away() {
+    with_nodes(&[Role::Master, Role::Worker], async |rig| {
+        wait_for("a leader", || rig.nodes.iter().all(|node| node.leader().as_deref() == Some("n0"))).await;
+        rig.server.kill();
+        let began = Instant::now();
+        wait_for("their forgetting it", || rig.nodes.iter().all(|node| node.leader().is_none())).await;
+        // The worker heard of it with its last heartbeat; a busy machine looks late.
+        assert!(began.elapsed() < LEADER_TTL + HEARTBEAT * 2 + Duration::from_secs(2), "{:?}", began.elapsed());
+        rig.server.restart();
+        wait_for("a leader again", || rig.nodes.iter().all(|node| node.leader().as_deref() == Some("n0"))).await;
+    });
+}

@@ -321,7 +321,12 @@ fn without_valkey_each_node_goes_on_alone_and_comes_back() {
     rig.leader();
     let epoch = rig.nodes[0].get("/api/cluster/stats").unwrap()["epoch"].as_u64().unwrap();
     rig.valkey = None;
-    wait_for("the loss", || (rig.nodes[0].get("/api/cluster/stats")?["leader"].is_null()).then_some(()));
+    // On those that followed, too.
+    for node in &rig.nodes {
+        wait_for("the loss", || (node.get("/api/cluster/stats")?["leader"].is_null()).then_some(()));
+        let (code, _, errors) = node.cluster(&["leader"]);
+        assert!(code == 1 && errors.contains("nobody leads"), "{code} {errors}");
+    }
     for node in &rig.nodes {
         assert!(node.accepts_mail());
         assert_eq!(node.get("/health").unwrap()["status"], "ok");

@@ -21,6 +21,7 @@ use crate::{
 
 const MS: u64 = 1000;
 const TTL: Duration = Duration::from_secs(3);
+const HEARTBEAT: Duration = Duration::from_secs(1);
 /// The driver's deadline for a call.
 const CALL_DEADLINE_US: u64 = 50 * MS;
 const FAULTS_END_US: u64 = 25_000 * MS;
@@ -128,7 +129,7 @@ impl World {
             };
             let drift_ppm = world.random.below(10_001) as i64 - 5000;
             let incarnation = world.incarnation(index);
-            let standing = Standing::new(incarnation, role, ElectionTimes::of(TTL), None);
+            let standing = Standing::new(incarnation, role, ElectionTimes::of(TTL, HEARTBEAT), None);
             world.nodes.push(Node {
                 standing,
                 role,
@@ -389,7 +390,7 @@ impl World {
             }
             Reply::Heartbeat(epoch, leader) => {
                 self.nodes[node].masters_seen = leader.is_some() || self.random.one_in(2);
-                self.nodes[node].standing.saw(epoch, leader);
+                self.nodes[node].standing.saw(now, epoch, leader);
             }
             Reply::Effect(Err(epoch)) => self.nodes[node].standing.refused(epoch),
             Reply::Effect(Ok(())) => {}
@@ -425,7 +426,7 @@ impl World {
         let state = &mut self.nodes[node];
         state.life += 1;
         state.election_call = None;
-        state.standing = Standing::new(incarnation, state.role, ElectionTimes::of(TTL), state.on_disk.clone());
+        state.standing = Standing::new(incarnation, state.role, ElectionTimes::of(TTL, HEARTBEAT), state.on_disk.clone());
         let life = state.life;
         self.after(300 * MS, Event::Tick(node, life));
     }
