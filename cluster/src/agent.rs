@@ -258,7 +258,7 @@ impl Agent {
                 self.is_reading_members = false;
                 if let Ok((server_now, members)) = result {
                     self.next_members = now + self.members_pause(now, members.len());
-                    self.update_members(members, server_now);
+                    self.update_members(now, members, server_now);
                 }
             }
             Outcome::Config(fetched) => self.config_fetched(fetched.unwrap_or(Fetched::Nothing)),
@@ -380,10 +380,10 @@ impl Agent {
         self.settings.heartbeat_interval * small * 3 / 4 + self.settings.heartbeat_interval * small / 2 * jitter / 1024
     }
 
-    fn update_members(&mut self, members: Vec<Member>, server_now_ms: u64) {
+    fn update_members(&mut self, now: BootTime, members: Vec<Member>, server_now_ms: u64) {
         let events = {
             let mut known = self.handle.known();
-            let events = known.members.update(members, server_now_ms);
+            let events = known.members.update(members, server_now_ms, now);
             self.masters_alive = known.members.masters_alive();
             events
         };

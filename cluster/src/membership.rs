@@ -1,12 +1,14 @@
 //! Who is in the cluster and how each node is, from the heartbeats that Valkey keeps.
 //!
-//! Pure. Ages are by the server's clock, which stamps every heartbeat: node clocks play no part.
+//! Pure. Ages are by the server's clock, which stamps every heartbeat. A stamp that lies ahead of it, since it was stepped back, is aged by
+//! the reader's own clock.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    boot_time::BootTime,
     identity::{Epoch, NodeId, Role},
     shares::Shares,
 };
@@ -161,7 +163,16 @@ pub struct MemberCounts {
 pub struct Members {
     heartbeat_interval: Duration,
     node_ttl: Duration,
-    nodes: BTreeMap<NodeId, (Member, Status)>,
+    nodes: BTreeMap<NodeId, Seen>,
+}
+
+/// A node as last read, and how it was then.
+#[derive(Clone, Debug)]
+struct Seen {
+    member: Member,
+    status: Status,
+    /// Since when, by this node's clock, its last heartbeat has been ahead of the server's.
+    ahead_since: Option<BootTime>,
 }
 
 impl Members {
@@ -170,19 +181,28 @@ impl Members {
         Members { heartbeat_interval, node_ttl, nodes: BTreeMap::new() }
     }
 
-    /// Takes the whole list as read at `server_now_ms`, and says what changed.
-    pub fn update(&mut self, members: Vec<Member>, server_now_ms: u64) -> Vec<MemberEvent> {
+    /// Takes the whole list as read `now`, at `server_now_ms`, and says what changed.
+    pub fn update(&mut self, members: Vec<Member>, server_now_ms: u64, now: BootTime) -> Vec<MemberEvent> {
         let mut events = Vec::new();
         let mut nodes = BTreeMap::new();
         for member in members {
             let id = member.record.id.clone();
-            let status = self.status(&member, server_now_ms);
-            match self.nodes.get(&id) {
+            let before = self.nodes.get(&id);
+            let same_heartbeat = before.filter(|before| before.member.last_seen_ms == member.last_seen_ms);
+            // Once ahead, always: when the server's clock comes to such a stamp, the node is as gone as before.
+            let is_ahead = member.last_seen_ms > server_now_ms;
+            let ahead_since = same_heartbeat.and_then(|before| before.ahead_since).or_else(|| is_ahead.then_some(now));
+            let age = match ahead_since {
+                Some(since) => now.since(since),
+                None => Duration::from_millis(server_now_ms.saturating_sub(member.last_seen_ms)),
+            };
+            let status = self.status(&member.record, age);
+            match before {
                 None => events.push(MemberEvent::Joined(id.clone())),
-                Some((_, before)) if *before != status => events.push(MemberEvent::HealthChanged(id.clone(), *before, status)),
+                Some(before) if before.status != status => events.push(MemberEvent::HealthChanged(id.clone(), before.status, status)),
                 Some(_) => {}
             }
-            nodes.insert(id, (member, status));
+            nodes.insert(id, Seen { member, status, ahead_since });
         }
         let left = self.nodes.keys().filter(|id| !nodes.contains_key(*id));
         events.extend(left.map(|id| MemberEvent::Left(id.clone())));
@@ -190,13 +210,12 @@ impl Members {
         events
     }
 
-    fn status(&self, member: &Member, server_now_ms: u64) -> Status {
-        let age = Duration::from_millis(server_now_ms.saturating_sub(member.last_seen_ms));
+    fn status(&self, record: &NodeRecord, age: Duration) -> Status {
         if age >= self.node_ttl {
             Status::Offline
         } else if age > self.heartbeat_interval * 2 {
             Status::Unhealthy
-        } else if member.record.last_error.is_some() || member.record.shedding {
+        } else if record.last_error.is_some() || record.shedding {
             Status::Degraded
         } else {
             Status::Healthy
@@ -205,31 +224,31 @@ impl Members {
 
     /// Whether a node that may lead sends heartbeats; standby nodes stand when none does.
     pub fn masters_alive(&self) -> bool {
-        self.nodes.values().any(|(member, status)| member.record.role == Role::Master && *status < Status::Unhealthy)
+        self.nodes.values().any(|node| node.member.record.role == Role::Master && node.status < Status::Unhealthy)
     }
 
     /// The nodes, by name.
     pub fn views(&self) -> Vec<NodeView> {
-        self.nodes.values().map(|(member, status)| view(member, *status)).collect()
+        self.nodes.values().map(|node| view(&node.member, node.status)).collect()
     }
 
     /// The status of one node; None when it is not known.
     pub fn status_of(&self, id: &NodeId) -> Option<Status> {
-        self.nodes.get(id).map(|(_, status)| *status)
+        self.nodes.get(id).map(|node| node.status)
     }
 
     /// Whose part of shared limits is whose: nodes that were not heard of for two heartbeats may be alive and keep theirs.
     pub fn shares(&self) -> Shares {
         let nodes = u32::try_from(self.nodes.len()).unwrap_or(u32::MAX);
-        let gone = self.nodes.values().filter(|(_, status)| *status >= Status::Unhealthy);
-        Shares::keeping(nodes, gone.map(|(member, _)| if member.record.shares == 0 { nodes } else { member.record.shares }))
+        let gone = self.nodes.values().filter(|node| node.status >= Status::Unhealthy).map(|node| &node.member);
+        Shares::keeping(nodes, gone.map(|member| if member.record.shares == 0 { nodes } else { member.record.shares }))
     }
 
     /// Counts over all.
     pub fn counts(&self) -> MemberCounts {
         let mut counts = MemberCounts::default();
         let (mut load, mut alive) = (0.0, 0_u32);
-        for (member, status) in self.nodes.values() {
+        for Seen { member, status, .. } in self.nodes.values() {
             counts.total_nodes += 1;
             match status {
                 Status::Healthy => counts.healthy_nodes += 1,
@@ -310,19 +329,41 @@ mod tests {
         Member { record, last_seen_ms, started_at_ms: 0 }
     }
 
+    fn at(ms: u64) -> BootTime {
+        BootTime::after_boot(Duration::from_millis(50_000 + ms))
+    }
+
+    /// The clock of Valkey's host was stepped back by an hour: a node that had died looked healthy for that hour.
+    #[test]
+    fn a_dead_node_ages_though_the_servers_clock_was_stepped_back() {
+        let mut members = Members::new(Duration::from_secs(1), Duration::from_secs(5));
+        let status = |members: &Members, id: &str| members.status_of(&id.parse().unwrap()).unwrap();
+        members.update(vec![member("n1", 3_610_000), member("n2", 3_610_000)], 3_610_100, at(0));
+        // Of the two only n2 beats on.
+        for (ms, expected) in [(500, Status::Healthy), (2500, Status::Healthy), (2501, Status::Unhealthy), (5500, Status::Offline)] {
+            members.update(vec![member("n1", 3_610_000), member("n2", 10_000 + ms)], 10_100 + ms, at(ms));
+            assert_eq!((status(&members, "n1"), status(&members, "n2")), (expected, Status::Healthy), "{ms}");
+        }
+        // An hour later its last heartbeat is not young again.
+        members.update(vec![member("n1", 3_610_000)], 3_610_100, at(3_600_000));
+        assert_eq!(status(&members, "n1"), Status::Offline);
+        members.update(vec![member("n1", 3_610_300)], 3_610_400, at(3_600_300));
+        assert_eq!(status(&members, "n1"), Status::Healthy, "it is back");
+    }
+
     #[test]
     fn missed_heartbeats_make_a_node_unhealthy_and_then_offline() {
         let id: NodeId = "n1".parse().unwrap();
         let mut members = Members::new(Duration::from_secs(1), Duration::from_secs(5));
-        assert_eq!(members.update(vec![member("n1", 10_000)], 10_500), [MemberEvent::Joined(id.clone())]);
-        assert_eq!(members.update(vec![member("n1", 10_000)], 12_000), []);
+        assert_eq!(members.update(vec![member("n1", 10_000)], 10_500, at(0)), [MemberEvent::Joined(id.clone())]);
+        assert_eq!(members.update(vec![member("n1", 10_000)], 12_000, at(0)), []);
         let unhealthy = MemberEvent::HealthChanged(id.clone(), Status::Healthy, Status::Unhealthy);
-        assert_eq!(members.update(vec![member("n1", 10_000)], 12_001), [unhealthy]);
+        assert_eq!(members.update(vec![member("n1", 10_000)], 12_001, at(0)), [unhealthy]);
         assert!(!members.masters_alive());
         let offline = MemberEvent::HealthChanged(id.clone(), Status::Unhealthy, Status::Offline);
-        assert_eq!(members.update(vec![member("n1", 10_000)], 15_000), [offline]);
+        assert_eq!(members.update(vec![member("n1", 10_000)], 15_000, at(0)), [offline]);
         assert_eq!((members.counts().total_connections, members.counts().total_queue_depth), (0, 10));
-        assert_eq!(members.update(Vec::new(), 16_000), [MemberEvent::Left(id)]);
+        assert_eq!(members.update(Vec::new(), 16_000, at(0)), [MemberEvent::Left(id)]);
         assert_eq!(members.counts().total_nodes, 0);
     }
 
@@ -330,11 +371,11 @@ mod tests {
     fn a_node_that_is_silent_keeps_its_part_of_shared_limits_and_one_that_left_does_not() {
         let mut members = Members::new(Duration::from_secs(1), Duration::from_secs(5));
         let all = |late: u64| vec![member("n1", 10_000), member("n2", late), member("n3", 10_000)];
-        members.update(all(10_000), 10_100);
+        members.update(all(10_000), 10_100, at(0));
         assert_eq!(members.shares(), Shares { nodes: 3, connected_permille: 1000 });
-        members.update(all(7_000), 10_100);
+        members.update(all(7_000), 10_100, at(0));
         assert_eq!(members.shares(), Shares { nodes: 3, connected_permille: 666 });
-        members.update(vec![member("n1", 10_000), member("n3", 10_000)], 10_100);
+        members.update(vec![member("n1", 10_000), member("n3", 10_000)], 10_100, at(0));
         assert_eq!(members.shares(), Shares { nodes: 2, connected_permille: 1000 });
     }
 
@@ -347,7 +388,7 @@ mod tests {
             (member.record.shares, member.last_seen_ms) = (u32::MAX, u64::MAX);
             member
         };
-        members.update(vec![boasting("n1"), boasting("n2")], 10_100);
+        members.update(vec![boasting("n1"), boasting("n2")], 10_100, at(0));
         assert_eq!((members.counts().total_connections, members.counts().total_queue_depth), (u64::MAX, u64::MAX));
         assert_eq!((members.views().len(), members.shares().nodes, members.counts().avg_load), (2, 2, 1.0));
     }
@@ -357,7 +398,7 @@ mod tests {
         let mut members = Members::new(Duration::from_secs(1), Duration::from_secs(5));
         let mut ill = member("n2", 10_000);
         ill.record.last_error = Some("disk".to_owned());
-        members.update(vec![member("n1", 10_000), ill], 10_100);
+        members.update(vec![member("n1", 10_000), ill], 10_100, at(0));
         let counts = members.counts();
         assert_eq!((counts.healthy_nodes, counts.degraded_nodes, counts.unhealthy_nodes), (1, 1, 0));
         assert!(members.masters_alive());
