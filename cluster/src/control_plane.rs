@@ -11,7 +11,7 @@ use crate::{
     identity::{Epoch, Incarnation, Leadership, NodeId},
     keyspace::Keyspace,
     membership::{Member, NodeRecord, RECORD_BYTES_MAX},
-    reply::{Reply, number},
+    reply::Reply,
     shares::{Division, Shares},
     throttle::{Flow, HORIZON, Reserved},
     valkey::{Valkey, random_u64},
@@ -19,6 +19,8 @@ use crate::{
     work_item::ItemKey,
 };
 
+/// Replicas have this part of a lease to take it over: what is left must do for leading.
+const REPLICATION_TTL_PARTS: u32 = 12;
 /// The longest config that can be pushed, in bytes of text.
 pub const CONFIG_BYTES_MAX: usize = 1024 * 1024;
 /// Versions that are kept.
@@ -165,16 +167,28 @@ impl ControlPlane {
     }
 
     async fn try_elect(&self, me: &Incarnation, step: &Step, ttl: Duration, replicas: u32) -> Result<Answer, ValkeyError> {
+        let patience = ttl / REPLICATION_TTL_PARTS;
         let ttl = ttl.as_millis().to_string();
         let keys = [self.keyspace.leader(), self.keyspace.epoch()];
         match step {
             Step::Wait(_) => Ok(Answer::Unknown),
             Step::Acquire(floor) => {
                 let args = [&me.to_string(), &floor.to_string(), &ttl, &self.keyspace.events()];
-                let mut reply = Reply::new(self.run("leader_acquire", &keys, &args.map(String::as_str)).await?)?;
+                let args = args.map(String::as_bytes);
+                let (written, answer) = match replicas {
+                    0 => (None, self.valkey.script("leader_acquire", &keys, &args).await?),
+                    _ => self
+                        .valkey
+                        .script_to_replicate("leader_acquire", &keys, &args)
+                        .await
+                        .map(|(written, answer)| (Some(written), answer))?,
+                };
+                let mut reply = Reply::new(answer)?;
                 if reply.number()? == 1 {
                     let epoch = reply.epoch()?;
-                    if replicas > 0 && self.replicated().await? < u64::from(replicas) {
+                    if let Some(written) = written
+                        && !self.valkey.replicas_of(written, replicas, patience).await.is_ok_and(|have| have >= u64::from(replicas))
+                    {
                         let mine = Leadership { incarnation: me.clone(), epoch };
                         self.run("leader_release", &keys[..1], &[&mine.to_string(), &self.keyspace.events()]).await?;
                         return Ok(Answer::Unknown);
@@ -193,13 +207,6 @@ impl ControlPlane {
                 Ok(Answer::Released)
             }
         }
-    }
-
-    /// Replicas that have everything written over this connection, within 40 ms.
-    async fn replicated(&self) -> Result<u64, ValkeyError> {
-        let mut command = redis::cmd("WAIT");
-        command.arg(1).arg(40);
-        Ok(u64::try_from(number(self.valkey.command(&command).await?)?).unwrap_or(0))
     }
 
     /// Asks whoever leads to step down.

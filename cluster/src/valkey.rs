@@ -1,5 +1,5 @@
-//! The one place that talks to Valkey: a connection for calls, one for those that carry much, one for messages, a deadline for each call
-//! and a breaker.
+//! The one place that talks to Valkey: a connection for calls, one for those that carry much, one for writes that replicas must have, one for
+//! messages, a deadline for each call and a breaker.
 //!
 //! Calls made at the same time share a connection and travel together. Only the coordinator's thread waits here.
 
@@ -25,6 +25,7 @@ use crate::{
 
 mod connection;
 mod messages;
+mod replicas;
 mod reply_meter;
 mod stream;
 
@@ -81,6 +82,8 @@ pub struct Valkey {
     call_deadline: Duration,
     small: Line,
     bulk: Line,
+    /// Waiting for replicas stops whatever comes behind it on a connection.
+    replicated: Line,
     breaker: Mutex<Breaker>,
     /// See [`Counters`].
     pub counters: Counters,
@@ -104,6 +107,7 @@ impl Valkey {
             call_deadline,
             small: Line::default(),
             bulk: Line::default(),
+            replicated: Line::default(),
             breaker: Mutex::new(Breaker::default()),
             counters: Counters::default(),
         })
@@ -138,33 +142,46 @@ impl Valkey {
         args: &[&[u8]],
         answer_bytes_max: usize,
     ) -> Result<Value, ValkeyError> {
-        let script = self.scripts.get(name);
         ANSWER_BYTES_MAX.fetch_max(answer_bytes_max.saturating_mul(2), Ordering::Relaxed);
         let bytes = args.iter().map(|arg| arg.len()).sum::<usize>() + answer_bytes_max;
+        let line = if bytes > SMALL_BYTES_MAX { &self.bulk } else { &self.small };
+        self.script_on(line, name, keys, args, self.call_deadline + time_for(bytes)).await.map(|(_, answer)| answer)
+    }
+
+    async fn script_on(
+        &self,
+        line: &Line,
+        name: &'static str,
+        keys: &[String],
+        args: &[&[u8]],
+        deadline: Duration,
+    ) -> Result<(u64, Value), ValkeyError> {
+        let script = self.scripts.get(name);
         let build = |command: &str, body: &str| {
             let mut built = redis::cmd(command);
             built.arg(body).arg(keys.len()).arg(keys).arg(args);
             built
         };
-        let by_hash = self.call(&build("EVALSHA", script.hash()), bytes).await;
+        let by_hash = self.call(line, &build("EVALSHA", script.hash()), deadline).await;
         match by_hash {
-            Err(ValkeyError::NoScript) => self.call(&build("EVAL", Script::source(script)), bytes).await,
+            Err(ValkeyError::NoScript) => self.call(line, &build("EVAL", Script::source(script)), deadline).await,
             answer => answer,
         }
     }
 
     /// Runs one command under the deadline and the breaker.
     pub async fn command(&self, command: &Cmd) -> Result<Value, ValkeyError> {
-        self.call(command, 0).await
+        self.call(&self.small, command, self.call_deadline).await.map(|(_, answer)| answer)
     }
 
-    async fn call(&self, command: &Cmd, bytes: usize) -> Result<Value, ValkeyError> {
+    /// The answer, and the number of the connection that it came by.
+    async fn call(&self, line: &Line, command: &Cmd, deadline: Duration) -> Result<(u64, Value), ValkeyError> {
         if !self.breaker().allows(BootTime::now()) {
             self.counters.skipped.fetch_add(1, Ordering::Relaxed);
             return Err(ValkeyError::CircuitOpen);
         }
         let mut permit = Permit { valkey: self, is_settled: false };
-        let answer = self.send(command, bytes).await;
+        let answer = self.send(line, command, deadline).await;
         permit.is_settled = true;
         match &answer {
             Err(error) if error.is_outage() => self.failed(error),
@@ -180,9 +197,7 @@ impl Valkey {
         answer
     }
 
-    async fn send(&self, command: &Cmd, bytes: usize) -> Result<Value, ValkeyError> {
-        let (line, other) = if bytes > SMALL_BYTES_MAX { (&self.bulk, &self.small) } else { (&self.small, &self.bulk) };
-        let deadline = self.call_deadline + time_for(bytes);
+    async fn send(&self, line: &Line, command: &Cmd, deadline: Duration) -> Result<(u64, Value), ValkeyError> {
         let (number, mut connection) = self.connected(line).await?;
         let ended = timeout(deadline, connection.run(command)).await;
         let is_late = ended.is_err();
@@ -201,13 +216,13 @@ impl Valkey {
             if held.connection.as_ref().is_some_and(|(held, _)| *held == number) {
                 held.connection = None;
                 drop(held);
-                // A server that is gone is gone for both; one that is late may be so for what this one carries.
-                if !is_late && let Ok(mut held) = other.held.try_lock() {
-                    held.connection = None;
-                }
+                // A server that is gone is gone for all; one that is late may be so for what this one carries.
+                let others =
+                    [&self.small, &self.bulk, &self.replicated].into_iter().filter(|other| !is_late && !std::ptr::eq(*other, line));
+                others.filter_map(|other| other.held.try_lock().ok()).for_each(|mut held| held.connection = None);
             }
         }
-        answer
+        answer.map(|answer| (number, answer))
     }
 
     async fn connected(&self, line: &Line) -> Result<(u64, Connection), ValkeyError> {

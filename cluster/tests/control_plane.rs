@@ -355,6 +355,68 @@ fn only_the_leader_divides_shared_limits() {
     });
 }
 
+/// Two replicas were asked for and one was waited for, so that hardly anybody ever led; and a connection that was made between the election
+/// and the question counted replicas that had heard of neither.
+#[test]
+fn a_lease_counts_once_as_many_replicas_have_it_as_are_required() {
+    on_server(async |primary, control| {
+        let follow = || Server::start_with(Durability::None, &["--replicaof", "127.0.0.1", &primary.port().to_string()]);
+        let replicas = [follow(), follow()];
+        let linked = |count: usize| primary.command("INFO replication").matches("state=online").count() == count;
+        let began = Instant::now();
+        while !linked(2) {
+            assert!(began.elapsed() < Duration::from_secs(30), "the replicas do not link");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let ttl = Duration::from_secs(12);
+        let acquire = async |floor: u64, required: u32| control.elect(&me(1), &Step::Acquire(Epoch(floor)), ttl, required).await;
+        let release = async |epoch: u64| {
+            let mine = Leadership { incarnation: me(1), epoch: Epoch(epoch) };
+            control.elect(&me(1), &Step::Release(mine), ttl, 0).await
+        };
+        // One is late, by less than a node has patience.
+        let mut epoch = 0;
+        let answer = loop {
+            epoch += 1;
+            replicas[1].pause(true);
+            let (answer, ()) = tokio::join!(acquire(0, 2), async {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                replicas[1].pause(false);
+            });
+            // On a busy machine it can be later.
+            match answer {
+                Answer::Unknown if epoch < 5 => {}
+                answer => break answer,
+            }
+        };
+        assert_eq!(answer, Answer::Acquired(Epoch(epoch)));
+        assert_eq!(release(epoch).await, Answer::Released);
+        replicas[1].pause(true);
+        assert_eq!(acquire(0, 2).await, Answer::Unknown, "one is not two");
+        assert_eq!(primary.command("GET {ringpost:test:c}:leader").trim(), "$-1", "and the lease was given back");
+        replicas[0].pause(true);
+        let began = Instant::now();
+        let (elected, other) = tokio::join!(acquire(0, 1), async {
+            let answer = control.members().await;
+            (answer, began.elapsed())
+        });
+        assert_eq!(elected, Answer::Unknown);
+        assert!(other.0.is_ok() && other.1 < ttl / 12, "other calls do not wait for replicas: {:?}", other.1);
+        // Cut off in between: nothing is known of what replicas have.
+        let (written, _) = control.valkey().script_to_replicate("config_poll", &[Server::keyspace().configs()], &[b"1"]).await.unwrap();
+        primary.command("CLIENT KILL TYPE normal");
+        let began = Instant::now();
+        while control.members().await.is_err() {
+            assert!(began.elapsed() < Duration::from_secs(30));
+        }
+        for _ in 0..2 {
+            let count = control.valkey().replicas_of(written, 1, Duration::from_millis(50)).await;
+            assert!(count.is_err(), "{count:?}");
+        }
+        replicas.iter().for_each(|replica| replica.pause(false));
+    });
+}
+
 #[test]
 fn a_restarted_server_gets_the_scripts_again() {
     on_server(async |server, control| {
