@@ -22,8 +22,8 @@ use crate::{
     fence::Verdict,
     floor_file::FloorFile,
     handle::{ClusterHandle, Command, Known},
-    identity::{Epoch, Leadership, Role},
-    membership::{Member, MemberEvent, Members},
+    identity::{Epoch, Leadership},
+    membership::{Member, Members},
     pushed_config::PushedConfig,
     shares::{Division, Shares},
     shares_file::SharesFile,
@@ -34,13 +34,12 @@ use crate::{
 };
 
 mod configs;
+mod members;
 
 /// How often the election looks at the clock.
 const TICK: Duration = Duration::from_millis(50);
 /// How often a leader does its chores.
 const CHORES_EVERY: Duration = Duration::from_secs(5);
-/// Up to so many nodes are read with each heartbeat; twice as many with each second one, and so on.
-const MEMBERS_PER_HEARTBEAT: usize = 64;
 /// Nodes not seen for so many times `node_ttl` are forgotten.
 const FORGOTTEN_AFTER_TTLS: u32 = 20;
 
@@ -356,56 +355,6 @@ impl Agent {
             Verdict::Newer if leader.incarnation != self.settings.me => self.persist(leader),
             Verdict::Rival(_) => self.count("rival_leaders_refused"),
             Verdict::Newer | Verdict::Current | Verdict::Stale(_) => {}
-        }
-    }
-
-    /// The list of nodes is read now, or as soon as it may be.
-    fn read_members(&mut self, now: BootTime) {
-        self.wants_members = true;
-        if !self.is_reading_members && now >= self.next_members {
-            (self.wants_members, self.is_reading_members) = (false, true);
-            let control = self.control.clone();
-            self.tasks.spawn(async move { Outcome::Members(control.members().await) });
-        }
-    }
-
-    /// Every node reads all nodes: in a large cluster less often, so that what Valkey sends does not grow with the square of their number.
-    /// Whoever leads, or stands when no master is alive, has to know at once.
-    fn members_pause(&self, now: BootTime, count: usize) -> Duration {
-        let small = u32::try_from(count / MEMBERS_PER_HEARTBEAT).unwrap_or(u32::MAX);
-        if small == 0 || self.settings.role == Role::Standby || self.standing.leadership(now).is_some() {
-            return Duration::ZERO;
-        }
-        let jitter = u32::try_from(random_u64() % 1024).expect("below 1024");
-        self.settings.heartbeat_interval * small * 3 / 4 + self.settings.heartbeat_interval * small / 2 * jitter / 1024
-    }
-
-    fn update_members(&mut self, now: BootTime, members: Vec<Member>, server_now_ms: u64) {
-        let events = {
-            let mut known = self.handle.known();
-            let events = known.members.update(members, server_now_ms, now);
-            self.masters_alive = known.members.masters_alive();
-            events
-        };
-        if !events.is_empty() {
-            // Whoever leads divides shared limits anew at once.
-            self.next_chores = BootTime::default();
-        }
-        for event in events {
-            match event {
-                MemberEvent::Joined(node) => {
-                    info!(%node, "node joined");
-                    self.count("nodes_joined");
-                }
-                MemberEvent::Left(node) => {
-                    info!(%node, "node left");
-                    self.count("nodes_left");
-                }
-                MemberEvent::HealthChanged(node, from, to) => {
-                    info!(%node, ?from, ?to, "node's health changed");
-                    self.count("health_changes");
-                }
-            }
         }
     }
 
