@@ -4,8 +4,8 @@
 //! 2026-11-23T22:40:03.123Z queue_id=… event=accepted client=192.0.2.7:4711 from=<a@b> size=4096 recipients=1
 //! 2026-11-23T22:40:03.130Z queue_id=… event=attempt to=<c@d> relay=192.0.2.9:25 delay_ms=7 dsn=2.0.0 outcome=delivered reply="250 2.0.0 Ok"
 //! ```
-//! Lines gather in buffers of 64 KiB; a full one, or one that is 100 ms old, goes to the writer. Where no buffer is free the
-//! line is dropped and counted, and a `lost=N` line says so as soon as there is room. What came from a peer is escaped.
+//! Lines gather in buffers of 64 KiB; a full one, or one that is 100 ms old, goes to the writer, the last one only when it is full. Where
+//! no buffer is free the line is dropped and counted, and a `lost=N` line says so as soon as there is room. What came from a peer is escaped.
 
 use std::{
     cell::{Cell, RefCell},
@@ -25,7 +25,9 @@ const BUFFER_BYTES: usize = 64 * 1024;
 const BUFFERS: usize = 16;
 /// The longest line: a 320-byte address, a 512-byte reply, all escaped, and the names.
 const LINE_BYTES_MAX: usize = 4096;
-/// How old a line may get in the shard's hands.
+/// What the last buffer may hold while new mail is still begun; the rest is for the lines of what has begun.
+const LAST_BUFFER_BYTES: usize = BUFFER_BYTES / 4;
+/// How old a line may get in the shard's hands, unless the writer is behind by all other buffers.
 pub const FLUSH_AFTER: Duration = Duration::from_millis(100);
 
 /// The two queues between a shard and the log's writer, and how the writer is woken.
@@ -140,12 +142,18 @@ impl MailLog {
         buffer.push(b'\n');
         if buffer.len() >= BUFFER_BYTES {
             drop(open);
-            self.pass_on();
+            self.pass_on_all();
         }
     }
 
-    /// Passes what has gathered to the writer. Returns whether there was something.
+    /// Passes what has gathered to the writer, which is woken; not the last buffer, which the lines of mail that was begun go on in.
+    /// Returns whether something was passed on.
     pub fn pass_on(&self) -> bool {
+        !self.channel.empty.is_empty() && self.pass_on_all()
+    }
+
+    /// As [`MailLog::pass_on`], the last buffer too: when it is full, and at the end of a shard.
+    pub fn pass_on_all(&self) -> bool {
         let Some(buffer) = self.open.take() else { return false };
         // There are as many places as buffers.
         if self.channel.full.push(buffer).is_ok() {
@@ -159,9 +167,9 @@ impl MailLog {
         self.open.borrow().is_some()
     }
 
-    /// Would a line be kept now?
+    /// Is there room for the lines of another message, beside those of what has begun?
     pub fn has_room(&self) -> bool {
-        self.open.borrow().is_some() || !self.channel.empty.is_empty()
+        !self.channel.empty.is_empty() || self.open.borrow().as_ref().is_some_and(|buffer| buffer.len() < LAST_BUFFER_BYTES)
     }
 
     /// Lines dropped since the start.
@@ -209,7 +217,7 @@ mod tests {
         let (log, clock) = (MailLog::new(channel.clone()), Clock::default());
         for _ in 0..BUFFERS {
             log.line(&clock, format_args!("x"));
-            assert!(log.pass_on());
+            assert!(log.pass_on_all());
         }
         assert_eq!(WOKEN.load(Ordering::Relaxed), BUFFERS);
         assert!(!log.has_room());
@@ -217,10 +225,33 @@ mod tests {
         log.line(&clock, format_args!("dropped"));
         channel.recycle(channel.take().unwrap());
         log.line(&clock, format_args!("kept"));
-        assert!(log.pass_on());
+        assert!(log.pass_on_all());
         let last = std::iter::from_fn(|| channel.take()).last().unwrap();
         let last = String::from_utf8(last).unwrap();
         assert!(last.contains(" event=log lost=2\n") && last.ends_with(" kept\n"), "{last}");
         assert_eq!(log.lost_total(), 2);
+    }
+
+    /// The last buffer went the way of the others after 100 ms, and a message that MAIL had found room for got no line.
+    #[test]
+    fn what_has_begun_has_room_in_the_last_buffer() {
+        let channel = MailLogChannel::new(Box::new(|| {}));
+        let (log, clock) = (MailLog::new(channel.clone()), Clock::default());
+        for _ in 1..BUFFERS {
+            log.line(&clock, format_args!("x"));
+            assert!(log.pass_on());
+        }
+        log.line(&clock, format_args!("x"));
+        assert!(!log.pass_on() && log.is_waiting() && log.has_room());
+        let line = "y".repeat(1000);
+        let begun = (0..).take_while(|_| log.has_room()).map(|_| log.line(&clock, format_args!("{line}"))).count();
+        assert!((1..=LAST_BUFFER_BYTES / 1000).contains(&begun), "{begun}");
+        for _ in 0..2 * begun {
+            log.line(&clock, format_args!("{line}"));
+            assert!(!log.pass_on());
+        }
+        assert_eq!(log.lost_total(), 0);
+        channel.recycle(channel.take().unwrap());
+        assert!(log.has_room() && log.pass_on());
     }
 }

@@ -65,7 +65,7 @@ impl Shard {
             }
         })
         .await;
-        self.mail_log.pass_on();
+        self.mail_log.pass_on_all();
         let logs: Vec<_> = std::iter::once(self.own.clone()).chain(self.adopted.borrow().iter().map(|(_, log)| log.clone())).collect();
         for log in &logs {
             log.with_log(|log| log.stop());
@@ -73,7 +73,7 @@ impl Shard {
         for log in &logs {
             log.stopped().await.map_err(|_| "the spool failed while draining".to_owned())?;
         }
-        self.mail_log.pass_on();
+        self.mail_log.pass_on_all();
         Ok(())
     }
 
