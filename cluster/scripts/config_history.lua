@@ -6,7 +6,7 @@ for _, field in ipairs(redis.call('HKEYS', KEYS[1])) do
   if held then versions[#versions + 1] = tonumber(held) end
 end
 table.sort(versions, function(a, b) return a > b end)
-local answer = {tonumber(redis.call('HGET', KEYS[1], 'current') or '0')}
+local answer = {tonumber(redis.call('HGET', KEYS[1], 'current') or '0') or 0}
 for _, version in ipairs(versions) do
   local blob = redis.call('HGET', KEYS[1], 'v' .. string.format('%.0f', version))
   answer[#answer + 1] = version

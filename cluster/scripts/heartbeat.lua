@@ -37,5 +37,9 @@ redis.call('ZADD', KEYS[1], now, ARGV[1])
 redis.call('HSET', KEYS[2], ARGV[1], ARGV[2] .. '\n' .. string.format('%.0f', started) .. '\n' .. ARGV[4])
 if is_new then redis.call('PUBLISH', ARGV[7], 'joined ' .. ARGV[1]) end
 local config = redis.call('HMGET', KEYS[6], 'current', 'hash', 'poll_ms')
-return {1, now, epoch, redis.call('GET', KEYS[3]) or '', generation, tonumber(config[1] or '0'), config[2] or '', tonumber(config[3] or '0'),
+local version, poll = tonumber(config[1] or '0') or 0, tonumber(config[3] or '0') or 0
+-- What is no version is damage, as good as lost: nodes give it back.
+if not (version >= 0 and version <= 9007199254740991) then version = 0 end
+if not (poll >= 0 and poll <= 9007199254740991) then poll = 0 end
+return {1, now, epoch, redis.call('GET', KEYS[3]) or '', generation, version, config[2] or '', poll,
   redis.call('GET', KEYS[7]) or '', redis.call('GET', KEYS[8]) or ''}

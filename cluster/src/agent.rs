@@ -81,6 +81,10 @@ pub struct Agent {
     is_doing_chores: bool,
     is_displaced: bool,
     was_leading: bool,
+    /// A config that is none was told.
+    has_refused_config: bool,
+    /// An epoch out of reach was told.
+    has_refused_epoch: bool,
     masters_alive: bool,
 }
 
@@ -137,6 +141,8 @@ impl Agent {
             is_doing_chores: false,
             is_displaced: false,
             was_leading: false,
+            has_refused_config: false,
+            has_refused_epoch: false,
             masters_alive: true,
         })
     }
@@ -260,7 +266,7 @@ impl Agent {
                     self.update_members(now, members, server_now);
                 }
             }
-            Outcome::Config(fetched) => self.config_fetched(fetched.unwrap_or(Fetched::Nothing)),
+            Outcome::Config(fetched) => self.config_fetched(fetched),
             Outcome::Applied(name, pushed, result) => self.applied(name, pushed, result),
             Outcome::Chores(result) => {
                 self.is_doing_chores = false;
@@ -350,10 +356,19 @@ impl Agent {
         }
     }
 
+    /// An epoch out of reach: told once, until a leader is there again.
+    fn refuse_epoch(&mut self, epoch: Epoch) {
+        self.count("epochs_out_of_reach");
+        if !std::mem::replace(&mut self.has_refused_epoch, true) {
+            error!(%epoch, accepted = %self.standing.floor(), "an epoch in Valkey is far above all that were accepted: it is damaged or forged; restore or remove the keys leader, epoch, plan and shares");
+        }
+    }
+
     fn follow(&mut self, leader: Leadership) {
         match self.standing.judge(&leader) {
             Verdict::Newer if leader.incarnation != self.settings.me => self.persist(leader),
             Verdict::Rival(_) => self.count("rival_leaders_refused"),
+            Verdict::OutOfReach(_) => self.refuse_epoch(leader.epoch),
             Verdict::Newer | Verdict::Current | Verdict::Stale(_) => {}
         }
     }
@@ -433,6 +448,7 @@ impl Agent {
         for event in self.standing.take_events() {
             match event {
                 Event::Elected(epoch) => {
+                    self.has_refused_epoch = false;
                     info!(%epoch, "this node leads");
                     self.count("elected");
                     self.next_chores = now;
@@ -442,11 +458,13 @@ impl Agent {
                     self.count("stepped_down");
                 }
                 Event::LeaderChanged(Some(leader)) => {
+                    self.has_refused_epoch = false;
                     info!(leader = %leader.incarnation.node(), epoch = %leader.epoch, "leader changed");
                     self.count("leader_changes");
                     self.follow(leader);
                 }
                 Event::LeaderChanged(None) => info!("no leader"),
+                Event::OutOfReach(epoch) => self.refuse_epoch(epoch),
                 Event::FrozenLease(left) => {
                     warn!(left_s = left.as_secs(), "the leader's lease outlasts its time: the clock of Valkey's host was stepped back");
                     self.count("frozen_leases");

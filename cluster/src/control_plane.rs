@@ -25,6 +25,10 @@ const REPLICATION_TTL_PARTS: u32 = 12;
 pub const CONFIG_BYTES_MAX: usize = 1024 * 1024;
 /// Versions that are kept.
 pub const CONFIG_HISTORY: usize = 32;
+/// A version further than this above the one that runs is none: whoever can write to Valkey could else use up all numbers in one step.
+pub const VERSION_JUMP_MAX: u64 = 1 << 32;
+/// Others that publish at the same time come in between so often at most.
+const PUBLISH_TRIES_MAX: u32 = 10;
 /// The most nodes that are read; far more than a cluster has.
 const NODES_MAX: u64 = 4096;
 const MEMBERS_PAGE: u64 = 256;
@@ -142,6 +146,12 @@ impl ControlPlane {
     /// text's SHA-256.
     pub fn config_hash(&self, text: &str) -> String {
         self.key.as_ref().map_or_else(|| sha256(text), |key| key.text_mac(text))
+    }
+
+    /// What signs a version's number together with its text's hash; empty without a key. No text that can be pushed has it as its hash: this is
+    /// no TOML.
+    fn config_seal(&self, version: u64, hash: &str) -> String {
+        self.key.as_ref().map_or_else(String::new, |key| key.text_mac(&format!("config version {version}\n{hash}")))
     }
 
     /// The driver below.
@@ -290,6 +300,8 @@ impl ControlPlane {
     }
 
     /// Publishes `text` as the next version, above `floor` (the version this node runs). `expected`: only if that is current.
+    ///
+    /// The number is signed with the text, so that it is settled here, and the call repeated where another came in between.
     pub async fn publish_config(
         &self,
         text: &str,
@@ -298,38 +310,43 @@ impl ControlPlane {
         floor: u64,
         expected: Option<u64>,
     ) -> Result<Published, ValkeyError> {
-        self.publish("next", floor, text, author, of, expected).await
+        let mut current = expected.unwrap_or(floor);
+        for _ in 0..PUBLISH_TRIES_MAX {
+            if current > floor.saturating_add(VERSION_JUMP_MAX) {
+                return Err(ValkeyError::Malformed(
+                    "the config's version is far above what this node runs: it is damaged or forged; restore the key configs, or remove it",
+                ));
+            }
+            match self.publish("next", current.max(floor) + 1, text, author, of, current).await? {
+                Published::Overtaken(now) if expected.is_none() => current = now,
+                published => return Ok(published),
+            }
+        }
+        Ok(Published::Overtaken(current))
     }
 
     /// Gives Valkey a version back that it has lost.
     pub async fn restore_config(&self, version: u64, text: &str) -> Result<Published, ValkeyError> {
-        self.publish("restore", version, text, "restored", 0, None).await
+        self.publish("restore", version, text, "restored", 0, 0).await
     }
 
-    async fn publish(
-        &self,
-        mode: &str,
-        number: u64,
-        text: &str,
-        author: &str,
-        of: u64,
-        expected: Option<u64>,
-    ) -> Result<Published, ValkeyError> {
+    async fn publish(&self, mode: &str, number: u64, text: &str, author: &str, of: u64, expected: u64) -> Result<Published, ValkeyError> {
         if text.len() > CONFIG_BYTES_MAX {
             return Err(ValkeyError::Malformed("the config is too long"));
         }
         let author: String = author.chars().filter(|c| !c.is_control()).take(128).collect();
-        let expected = expected.map_or(String::new(), |version| version.to_string());
+        let hash = self.config_hash(text);
         let args = [
             mode,
             &number.to_string(),
-            &self.config_hash(text),
+            &hash,
             &author,
             text,
             &of.to_string(),
-            &expected,
+            &expected.to_string(),
             &CONFIG_HISTORY.to_string(),
             &self.keyspace.events(),
+            &self.config_seal(number, &hash),
         ];
         let mut reply = Reply::new(self.run("config_publish", &[self.keyspace.configs()], &args).await?)?;
         let code = reply.number()?;
@@ -342,22 +359,31 @@ impl ControlPlane {
         }
     }
 
-    /// A version (None: the current one) with its text, unless the current one has `known_hash`.
+    /// A version (None: the current one) with its text, unless the current one has `known_hash`. What is current is told by who has the key:
+    /// what was pushed before cannot be made current again without it.
     pub async fn read_config(&self, version: Option<u64>, known_hash: &str) -> Result<Fetched, ValkeyError> {
+        let is_current = version.is_none();
         let version = version.map_or(String::new(), |version| version.to_string());
         let args = [version.as_bytes(), known_hash.as_bytes()];
         let mut reply = Reply::new(self.valkey.script_for("config_read", &[self.keyspace.configs()], &args, CONFIG_BYTES_MAX).await?)?;
         let version = reply.count()?;
         if reply.is_empty() {
-            return Ok(if version == 0 { Fetched::Nothing } else { Fetched::Unchanged(version) });
+            return Ok(Fetched::Nothing);
+        }
+        let seal = reply.text()?;
+        let is_sealed = |hash: &str| !is_current || self.config_seal(version, hash) == seal;
+        const FORGED: ValkeyError =
+            ValkeyError::Malformed("a config does not have its hash, or was not pushed under its number with this cluster's key");
+        if reply.is_empty() {
+            return if is_sealed(known_hash) { Ok(Fetched::Unchanged(version)) } else { Err(FORGED) };
         }
         let blob = reply.text()?;
         let mut parts = blob.splitn(5, '\n');
         let found = config_head(version, &mut parts)?;
         let text = parts.next().ok_or(ValkeyError::Malformed("a config without text"))?;
         // What was damaged or forged on its way is not run.
-        if self.config_hash(text) != found.hash {
-            return Err(ValkeyError::Malformed("a config does not have its hash, or was not pushed with this cluster's key"));
+        if self.config_hash(text) != found.hash || !is_sealed(&found.hash) {
+            return Err(FORGED);
         }
         Ok(Fetched::Config(found, text.to_owned()))
     }

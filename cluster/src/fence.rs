@@ -3,7 +3,7 @@
 //! A lease makes two leaders rare; this makes them harmless. What was accepted must be durable before it is acted on (L6), so
 //! judging and accepting are two calls.
 
-use crate::identity::{Epoch, Leadership};
+use crate::identity::{EPOCH_JUMP_MAX, Epoch, Leadership};
 
 /// What a fence says to an order.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -16,6 +16,8 @@ pub enum Verdict {
     Stale(Epoch),
     /// The same epoch from another incarnation: refuse. Two leaders were elected where Valkey forgot the first.
     Rival(Epoch),
+    /// Further above the accepted one than elections lead ([`EPOCH_JUMP_MAX`]): refuse. Valkey is damaged, or somebody forged it.
+    OutOfReach(Epoch),
 }
 
 /// The highest leadership that a receiver has accepted.
@@ -42,6 +44,9 @@ impl Fence {
 
     /// What to do with an order under `leadership`. Changes nothing.
     pub fn judge(&self, leadership: &Leadership) -> Verdict {
+        if !leadership.epoch.is_within(EPOCH_JUMP_MAX, self.floor()) {
+            return Verdict::OutOfReach(self.floor());
+        }
         match &self.accepted {
             None => Verdict::Newer,
             Some(accepted) if leadership.epoch > accepted.epoch => Verdict::Newer,
@@ -79,6 +84,9 @@ mod tests {
         assert_eq!(fence.judge(&leadership(2, 4)), Verdict::Rival(Epoch(4)));
         assert_eq!(fence.judge(&leadership(2, 3)), Verdict::Stale(Epoch(4)));
         assert_eq!(fence.judge(&leadership(2, 5)), Verdict::Newer);
+        assert_eq!(fence.judge(&leadership(2, 4 + EPOCH_JUMP_MAX)), Verdict::Newer);
+        assert_eq!(fence.judge(&leadership(2, 5 + EPOCH_JUMP_MAX)), Verdict::OutOfReach(Epoch(4)));
+        assert_eq!(Fence::default().judge(&leadership(2, crate::identity::EPOCH_MAX)), Verdict::OutOfReach(Epoch(0)));
         assert_eq!(fence.floor(), Epoch(4));
     }
 }

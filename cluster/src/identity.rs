@@ -10,6 +10,10 @@ pub const NODE_ID_BYTES_MAX: usize = 64;
 /// The highest epoch: Lua counts in doubles, which are exact up to here.
 pub const EPOCH_MAX: u64 = (1 << 53) - 1;
 
+/// A leadership further than this above what a node has accepted is none: at three elections a second it would take decades. Whoever can
+/// write to Valkey could else use up all epochs in one step, and no later leader could be followed, whatever is restored.
+pub const EPOCH_JUMP_MAX: u64 = 1 << 32;
+
 /// A name or an epoch that came from outside and is none.
 #[derive(thiserror::Error, Debug, Clone, PartialEq, Eq)]
 pub enum IdentityError {
@@ -115,6 +119,13 @@ impl FromStr for Incarnation {
 /// A term of leadership, counted up: whoever has seen a higher one refuses a lower one. 0 means that there was none yet.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
 pub struct Epoch(pub u64);
+
+impl Epoch {
+    /// Whether a node that has accepted `accepted` can come to this by elections, at most `jump` of them.
+    pub fn is_within(self, jump: u64, accepted: Epoch) -> bool {
+        self.0 <= accepted.0.saturating_add(jump)
+    }
+}
 
 impl fmt::Display for Epoch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

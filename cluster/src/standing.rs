@@ -50,12 +50,13 @@ impl Standing {
 
     /// `leadership` is durable here: orders below it are refused from now on, and an own election is led with.
     pub fn accept(&mut self, now: BootTime, leadership: Leadership) {
-        if self.election.unconfirmed().as_ref() == Some(&leadership) {
-            self.fence.accept(leadership);
+        let epoch = leadership.epoch;
+        let is_own = self.election.unconfirmed().as_ref() == Some(&leadership);
+        self.fence.accept(leadership);
+        self.election.accepted(epoch);
+        if is_own {
             self.election.confirm(now);
         } else {
-            let epoch = leadership.epoch;
-            self.fence.accept(leadership);
             self.election.refused(epoch);
         }
     }

@@ -14,17 +14,20 @@ use ringpost_cluster::{
     agent::Agent,
     control_plane::{ControlPlane, Published},
     handle::ClusterHandle,
-    identity::{Epoch, Incarnation, Leadership, Role},
+    identity::{EPOCH_MAX, Epoch, Incarnation, Leadership, Role},
+    keyspace::Keyspace,
     membership::Status,
     pushed_config::PushedConfig,
     script::Scripts,
     surroundings::{AgentSettings, Boxed, LocalState, Surroundings},
     valkey::Valkey,
     valkey_error::ValkeyError,
+    work_item::ItemKey,
 };
 use server::{Durability, Server};
 use tokio::task::JoinHandle;
 
+const KEY: &[u8] = b"the key that all nodes of one cluster have";
 const PATIENCE: Duration = Duration::from_secs(30);
 const HEARTBEAT: Duration = Duration::from_millis(300);
 const LEADER_TTL: Duration = Duration::from_secs(2);
@@ -92,7 +95,8 @@ impl Node {
         };
         let valkey = Valkey::with_scripts(rig.server.target(), Scripts::shipped(), Duration::from_secs(1));
         let process = Arc::new(Mutex::new(Process::default()));
-        let agent = Agent::new(settings, ControlPlane::new(valkey, Server::keyspace()), Arc::new(Scripted(process.clone()))).unwrap();
+        let control = ControlPlane::new(valkey, Server::keyspace()).with_key(ItemKey::new(KEY));
+        let agent = Agent::new(settings, control, Arc::new(Scripted(process.clone()))).unwrap();
         Node { handle: agent.handle(), process, folder, task: tokio::spawn(agent.run()) }
     }
 
@@ -129,6 +133,10 @@ impl Rig {
     fn run(&self, command: &redis::Cmd) -> redis::Value {
         let mut connection = redis::Client::open(self.server.url().replace("valkey://", "redis://")).unwrap().get_connection().unwrap();
         command.query(&mut connection).unwrap()
+    }
+
+    fn copy(&self, from: &str, to: &str) {
+        self.run(redis::cmd("COPY").arg(from).arg(to).arg("REPLACE"));
     }
 }
 
@@ -202,9 +210,10 @@ fn two_texts_under_one_number_end_as_the_one_that_valkey_has() {
         node.push("a = 1\n").await;
         wait_for("version 1", || node.handle.config_version() == 1).await;
         // As another server has it, to which version 1 had not come when another text was pushed.
-        let (text, key) = ("a = 2\n", Server::keyspace().configs());
-        let hash = node.handle.control().config_hash(text);
-        rig.run(redis::cmd("HSET").arg(&key).arg("hash").arg(&hash).arg("v1").arg(format!("{hash}\nann\n0\n0\n{text}")));
+        let (text, elsewhere) = ("a = 2\n", Keyspace::new("other").unwrap());
+        let other = ControlPlane::new(node.handle.control().valkey().clone(), elsewhere.clone()).with_key(ItemKey::new(KEY));
+        assert_eq!(other.publish_config(text, "ann", 0, 0, None).await.unwrap(), Published::Version(1));
+        rig.copy(&elsewhere.configs(), &Server::keyspace().configs());
         wait_for("the text that Valkey has", || node.runs() == text).await;
         wait_for("its being kept", || node.kept() == (1, Some(text.to_owned()))).await;
         assert_eq!(node.handle.config_version(), 1);
@@ -248,5 +257,58 @@ fn nobody_leads_as_far_as_anybody_says_once_valkey_is_away() {
         assert!(began.elapsed() < LEADER_TTL + HEARTBEAT * 2 + Duration::from_secs(2), "{:?}", began.elapsed());
         rig.server.restart();
         wait_for("a leader again", || rig.nodes.iter().all(|node| node.leader().as_deref() == Some("n0"))).await;
+    });
+}
+
+/// Whoever could write to Valkey, or only publish a message, could use up all epochs and all versions at once: nodes kept the number in their
+/// spools, and no later leader was followed and no later push applied, whatever was restored.
+#[test]
+fn what_is_forged_is_over_when_valkey_is_restored() {
+    with_nodes(&[Role::Master, Role::Master], async |rig| {
+        let (keys, events) = (Server::keyspace(), rig.nodes[0].handle.control().events_channel());
+        rig.nodes[0].push("a = 1\n").await;
+        wait_for("version 1", || rig.nodes.iter().all(|node| node.handle.config_version() == 1)).await;
+        wait_for("a leader", || rig.nodes.iter().any(|node| node.handle.is_leader())).await;
+        rig.copy(&keys.configs(), "backup");
+        let count = |node: &Node, counter: &str| node.handle.stats().counters.get(counter).copied().unwrap_or(0);
+        for (round, forged) in [EPOCH_MAX, 1 << 40].into_iter().enumerate() {
+            let before: Vec<u64> = rig.nodes.iter().map(|node| count(node, "epochs_out_of_reach")).collect();
+            let nobody = format!("x:000000000000000000000000deadbeef/{forged}");
+            for key in [keys.leader(), keys.plan()] {
+                rig.run(redis::cmd("SET").arg(key).arg(&nobody));
+            }
+            rig.run(redis::cmd("SET").arg(keys.epoch()).arg(forged));
+            rig.run(redis::cmd("PUBLISH").arg(&events).arg(format!("elected {nobody}")));
+            // What was once pushed and signed, under a number that nobody can follow.
+            let redis::Value::BulkString(blob) = rig.run(redis::cmd("HGET").arg(keys.configs()).arg("v1")) else { panic!("version 1") };
+            let redis::Value::BulkString(seal) = rig.run(redis::cmd("HGET").arg(keys.configs()).arg("s1")) else { panic!("its seal") };
+            let fields = [format!("v{forged}"), format!("s{forged}")];
+            rig.run(redis::cmd("HSET").arg(keys.configs()).arg("current").arg(forged).arg(&fields[0]).arg(blob).arg(&fields[1]).arg(seal));
+            rig.run(redis::cmd("PUBLISH").arg(&events).arg(format!("config {forged} zz")));
+            wait_for("the end of leadership", || rig.nodes.iter().all(|node| !node.handle.is_leader())).await;
+            wait_for("refusals", || {
+                // Several, by which time the lease has been asked for again.
+                let refused = rig.nodes.iter().zip(&before).all(|(node, before)| count(node, "epochs_out_of_reach") > before + 20);
+                refused && rig.nodes.iter().all(|node| count(node, "configs_not_ours") > 0)
+            })
+            .await;
+            let pushed = rig.nodes[0].handle.control().publish_config("a = 0\n", "ann", 0, 1, None).await;
+            assert!(matches!(pushed, Err(ValkeyError::Malformed(_))), "{pushed:?}");
+            assert!(rig.nodes.iter().all(|node| node.handle.stats().epoch.0 < 1000 && node.handle.config_version() == 1 + round as u64));
+            // Restored.
+            for key in [keys.leader(), keys.plan(), keys.epoch()] {
+                rig.run(redis::cmd("DEL").arg(key));
+            }
+            rig.copy("backup", &keys.configs());
+            wait_for("a leader", || rig.nodes.iter().any(|node| node.handle.is_leader())).await;
+            let leader = || rig.nodes.iter().find(|node| node.handle.is_leader()).map(|node| node.handle.stats().local_node_id);
+            wait_for("agreement", || leader().is_some_and(|leader| rig.nodes.iter().all(|node| node.leader().as_ref() == Some(&leader))))
+                .await;
+            assert!(rig.nodes.iter().all(|node| node.handle.stats().epoch.0 < 1000));
+            let version = rig.nodes[1].push(&format!("a = {}\n", round + 2)).await;
+            wait_for("the push", || rig.nodes.iter().all(|node| node.handle.config_version() == version)).await;
+            assert_eq!(version, round as u64 + 2);
+            rig.copy(&keys.configs(), "backup");
+        }
     });
 }

@@ -249,6 +249,44 @@ fn a_config_that_was_not_pushed_with_the_clusters_key_is_not_run() {
     });
 }
 
+/// What had been pushed once was signed for ever: whoever could write to Valkey made it current again, under any number.
+#[test]
+fn a_config_is_current_under_the_number_that_it_was_pushed_with_and_no_other() {
+    on_server(async |server, control| {
+        let control = control.with_key(ItemKey::new(b"one of sixteen octets"));
+        for (version, text) in [(1, "a = 1\n"), (2, "a = 2\n"), (3, "a = 1\n")] {
+            assert_eq!(control.publish_config(text, "ann", 0, 0, None).await.unwrap(), Published::Version(version));
+        }
+        let current = control.read_config(None, "").await.unwrap().config().unwrap().0;
+        assert_eq!(control.read_config(None, &current.hash).await.unwrap(), Fetched::Unchanged(3));
+        let key = "{ringpost:test:c}:configs";
+        server.command(&format!("COPY {key} kept"));
+        // Under another number, with its text or without, with another's signature or none.
+        for forged in [
+            "eval \"return redis.call('HSET',KEYS[1],'current','9','v9',redis.call('HGET',KEYS[1],'v3'),'s9',redis.call('HGET',KEYS[1],'s3'))\" 1",
+            "eval \"return redis.call('HSET',KEYS[1],'current','9','v9',redis.call('HGET',KEYS[1],'v2'))\" 1",
+            "eval \"return redis.call('HDEL',KEYS[1],'s3')\" 1",
+        ] {
+            server.command(&format!("{forged} {key}"));
+            for known in ["", current.hash.as_str()] {
+                let read = control.read_config(None, known).await;
+                assert!(matches!(read, Err(ValkeyError::Malformed(_))), "{forged}: {read:?}");
+            }
+            server.command(&format!("COPY kept {key} REPLACE"));
+        }
+        // An operator may ask for each that is kept.
+        assert_eq!(control.read_config(Some(2), "").await.unwrap().config().unwrap().1, "a = 2\n");
+        // What is no number is as good as lost.
+        for damage in ["x", "-1", "1e300", "nan"] {
+            server.command(&format!("HSET {key} current {damage} poll_ms {damage}"));
+            let seen = pulse(&control, 1, 0, true).await;
+            assert_eq!((seen.config_version, seen.poll), (0, None), "{damage}");
+            assert_eq!(control.restore_config(3, "a = 1\n").await.unwrap(), Published::Version(3), "{damage}");
+            assert_eq!(control.read_config(None, "").await.unwrap().config().unwrap().0.version, 3);
+        }
+    });
+}
+
 #[test]
 fn moments_of_a_shared_limit_are_given_once_whoever_asks() {
     on_server(async |_, control| {

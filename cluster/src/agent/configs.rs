@@ -8,14 +8,32 @@ use super::{Agent, Outcome};
 use crate::{
     boot_time::BootTime,
     config_watch::{ConfigName, NotApplied},
-    control_plane::Fetched,
+    control_plane::{ConfigVersion, Fetched, VERSION_JUMP_MAX},
     pushed_config::PushedConfig,
     surroundings::Surroundings,
+    valkey_error::ValkeyError,
 };
 
 impl Agent {
     /// What asking came to; an answer that cannot be used is none.
-    pub(super) fn config_fetched(&mut self, fetched: Fetched) {
+    pub(super) fn config_fetched(&mut self, fetched: Result<Fetched, ValkeyError>) {
+        let fetched = match fetched {
+            Ok(Fetched::Unchanged(version) | Fetched::Config(ConfigVersion { version, .. }, _))
+                if version > self.config.running().saturating_add(VERSION_JUMP_MAX) =>
+            {
+                self.refuse_config("its version is far above the one that runs here: it is damaged or forged");
+                Fetched::Nothing
+            }
+            Ok(fetched) => {
+                self.has_refused_config = false;
+                fetched
+            }
+            Err(ValkeyError::Malformed(why)) => {
+                self.refuse_config(why);
+                Fetched::Nothing
+            }
+            Err(_) => Fetched::Nothing,
+        };
         let is_wanted = self.config.answered(match &fetched {
             Fetched::Nothing => None,
             Fetched::Unchanged(version) => Some(ConfigName::new(*version, self.config.running_hash())),
@@ -25,6 +43,14 @@ impl Agent {
         if let (true, Some((config, text))) = (is_wanted, fetched.config()) {
             let (former, surroundings) = (self.pushed.clone(), self.surroundings.clone());
             self.tasks.spawn(take_over(former, ConfigName::new(config.version, config.hash), text, surroundings));
+        }
+    }
+
+    /// What is current is not to be run: told once, until something else is.
+    fn refuse_config(&mut self, why: &str) {
+        self.count("configs_not_ours");
+        if !std::mem::replace(&mut self.has_refused_config, true) {
+            error!(why, "what Valkey has as the pushed config is not taken: restore the key configs, or push again");
         }
     }
 

@@ -356,6 +356,7 @@ impl World {
                 self.nodes[node].last_order = self.now;
                 self.orders_accepted += 1;
             }
+            Verdict::OutOfReach(floor) => self.violation = Some(format!("n{node}, at {floor}, cannot follow {order}")),
             Verdict::Stale(epoch) | Verdict::Rival(epoch) => {
                 self.orders_refused += 1;
                 // The refusal travels back to whoever gave the order, if it still lives.

@@ -1,0 +1,170 @@
+use super::*;
+
+const TTL: Duration = Duration::from_secs(3);
+const HEARTBEAT: Duration = Duration::from_secs(1);
+
+fn at(ms: u64) -> BootTime {
+    BootTime::after_boot(Duration::from_millis(100_000 + ms))
+}
+
+fn election(role: Role) -> Election {
+    Election::new(Incarnation::new("n1".parse().unwrap(), 1), role, ElectionTimes::of(TTL, HEARTBEAT), Epoch(4))
+}
+
+fn leading() -> Election {
+    let mut election = election(Role::Master);
+    assert_eq!(election.next(at(0), true, 0), Step::Acquire(Epoch(4)));
+    election.answered(at(20), Answer::Acquired(Epoch(5)));
+    assert_eq!(election.leadership(at(20)), None, "not before the floor is durable");
+    election.confirm(at(30));
+    assert_eq!(election.leadership(at(30)).unwrap().epoch, Epoch(5));
+    election
+}
+
+/// Looks at the clock every 100 ms and answers nothing.
+fn walk(election: &mut Election, from: u64, to: u64) -> Vec<Step> {
+    (from..to).step_by(100).map(|ms| election.next(at(ms), true, 0)).filter(|step| !matches!(step, Step::Wait(_))).collect()
+}
+
+#[test]
+fn a_lease_is_renewed_after_a_third_and_counted_from_before_it_was_asked_for() {
+    let mut election = leading();
+    assert_eq!(walk(&mut election, 100, 1000), []);
+    assert!(matches!(election.next(at(1000), true, 0), Step::Renew(_)));
+    election.answered(at(1040), Answer::Renewed);
+    walk(&mut election, 1100, 2000);
+    assert!(matches!(election.next(at(2000), true, 0), Step::Renew(_)));
+    walk(&mut election, 2100, 3000);
+    assert!(election.leadership(at(2999)).is_some());
+    assert_eq!(election.leadership(at(3000)), None, "two thirds after the last answered renewal was sent");
+}
+
+#[test]
+fn an_unanswered_renewal_ends_leadership_at_two_thirds_and_the_lease_is_given_back() {
+    let mut election = leading();
+    let steps = walk(&mut election, 100, 2200);
+    assert_eq!(steps.len(), 1, "one call at a time: {steps:?}");
+    assert!(election.take_events().contains(&Event::SteppedDown(Epoch(5), SteppedDown::Expired)));
+    election.answered(at(2200), Answer::Unknown);
+    assert!(matches!(election.next(at(2200), true, 0), Step::Release(_)));
+}
+
+#[test]
+fn a_gap_between_two_looks_ends_leadership_first() {
+    let mut election = leading();
+    walk(&mut election, 100, 600);
+    assert_eq!(election.leadership(at(500 + 501)), None);
+    assert!(matches!(election.next(at(1100), true, 0), Step::Release(_)));
+    assert!(election.take_events().contains(&Event::SteppedDown(Epoch(5), SteppedDown::Paused)));
+}
+
+#[test]
+fn an_epoch_at_the_floor_is_not_led_with() {
+    let mut election = election(Role::Master);
+    election.next(at(0), true, 0);
+    election.answered(at(10), Answer::Acquired(Epoch(4)));
+    assert_eq!(election.unconfirmed(), None);
+    assert!(matches!(election.next(at(20), true, 0), Step::Release(_)));
+}
+
+#[test]
+fn a_lease_whose_answer_was_lost_is_given_back_and_asked_for_again() {
+    let mut election = election(Role::Master);
+    election.next(at(0), true, 0);
+    election.answered(at(60), Answer::Unknown);
+    let mine = Leadership { incarnation: Incarnation::new("n1".parse().unwrap(), 1), epoch: Epoch(5) };
+    assert_eq!(election.next(at(500), true, 0), Step::Acquire(Epoch(4)));
+    election.answered(at(510), Answer::Held(mine.clone(), TTL));
+    assert_eq!(election.next(at(520), true, 0), Step::Release(mine));
+    election.answered(at(530), Answer::Released);
+    assert!(walk(&mut election, 600, 1200).contains(&Step::Acquire(Epoch(4))));
+}
+
+#[test]
+fn workers_never_stand_and_standby_nodes_only_without_a_master() {
+    assert_eq!(walk(&mut election(Role::Worker), 0, 5000), []);
+    let mut standby = election(Role::Standby);
+    assert!(matches!(standby.next(at(0), true, 0), Step::Wait(_)));
+    assert_eq!(standby.next(at(600), false, 0), Step::Acquire(Epoch(4)));
+}
+
+#[test]
+fn a_higher_epoch_ends_leadership_and_is_the_floor_of_the_next() {
+    let mut election = leading();
+    election.saw_epoch(Epoch(9));
+    assert_eq!(election.leadership(at(40)), None);
+    assert!(matches!(election.next(at(40), true, 0), Step::Release(_)));
+    election.answered(at(50), Answer::Released);
+    assert!(walk(&mut election, 100, 700).contains(&Step::Acquire(Epoch(9))));
+}
+
+/// A follower named its last leader for as long as Valkey was away.
+#[test]
+fn a_leader_of_whom_nothing_is_heard_is_forgotten() {
+    let leader = Leadership { incarnation: Incarnation::new("n2".parse().unwrap(), 2), epoch: Epoch(5) };
+    let mut follower = election(Role::Worker);
+    follower.saw_leader(at(0), Some(leader.clone()));
+    walk(&mut follower, 100, 2000);
+    follower.saw_leader(at(2000), Some(leader.clone()));
+    assert_eq!(follower.take_events(), [Event::LeaderChanged(Some(leader.clone()))]);
+    walk(&mut follower, 2100, 6000);
+    assert_eq!(follower.leader(), Some(&leader));
+    walk(&mut follower, 6000, 6100);
+    assert_eq!((follower.leader().cloned(), follower.take_events()), (None, vec![Event::LeaderChanged(None)]));
+    follower.saw_leader(at(6100), Some(leader.clone()));
+    assert_eq!(follower.leader(), Some(&leader));
+    // One that leads hears of itself by its own renewals.
+    let mut leader = leading();
+    for ms in (1000..20_000).step_by(1000) {
+        walk(&mut leader, ms - 900, ms);
+        assert!(matches!(leader.next(at(ms), true, 0), Step::Renew(_)));
+        leader.answered(at(ms + 10), Answer::Renewed);
+        assert!(leader.leader().is_some());
+    }
+}
+
+/// One forged number, and no later epoch was above what the nodes had in memory or on disk, whatever was restored.
+#[test]
+fn an_epoch_out_of_reach_neither_ends_leadership_nor_counts_for_the_next() {
+    let forged = Epoch(crate::identity::EPOCH_MAX);
+    let mut election = leading();
+    election.saw_epoch(forged);
+    election.refused(forged);
+    assert!(election.leadership(at(40)).is_some());
+    // The gap between two looks ends it.
+    assert!(matches!(election.next(at(1010), true, 0), Step::Release(_)));
+    election.answered(at(1020), Answer::Released);
+    assert_eq!(election.next(at(1600), true, 0), Step::Acquire(Epoch(5)));
+    election.answered(at(1610), Answer::Held(Leadership { incarnation: Incarnation::new("x".parse().unwrap(), 9), epoch: forged }, TTL));
+    assert_eq!(election.leader(), None);
+    assert_eq!(election.next(at(2400), true, 0), Step::Acquire(Epoch(5)));
+    election.answered(at(2410), Answer::Acquired(forged));
+    assert_eq!(election.unconfirmed(), None);
+    assert!(matches!(election.next(at(2420), true, 0), Step::Release(_)));
+    assert_eq!(election.take_events().iter().filter(|event| **event == Event::OutOfReach(forged)).count(), 4);
+    // Restored.
+    election.answered(at(2430), Answer::Released);
+    assert_eq!(election.next(at(3100), true, 0), Step::Acquire(Epoch(5)));
+    election.answered(at(3110), Answer::Acquired(Epoch(6)));
+    assert!(election.unconfirmed().is_some());
+}
+
+#[test]
+fn a_node_that_is_not_fit_does_not_stand() {
+    let mut election = election(Role::Master);
+    election.set_fit(false);
+    assert_eq!(walk(&mut election, 0, 5000), []);
+    election.set_fit(true);
+    assert!(matches!(walk(&mut election, 5000, 6000)[..], [Step::Acquire(_)]));
+}
+
+#[test]
+fn after_a_hand_over_others_go_first() {
+    let mut election = leading();
+    election.hand_over(at(100));
+    assert_eq!(election.leadership(at(100)), None);
+    assert!(matches!(election.next(at(100), true, 0), Step::Release(_)));
+    election.answered(at(110), Answer::Released);
+    assert_eq!(walk(&mut election, 200, 3000), []);
+    assert!(matches!(walk(&mut election, 3100, 3900)[..], [Step::Acquire(_)]));
+}
