@@ -39,6 +39,8 @@ const SHARD_ANSWER_MAX: Duration = Duration::from_millis(800);
 /// A shard that has not answered for so many heartbeats, and at least this long, is stalled.
 const STALLED_HEARTBEATS: u32 = 2;
 const STALLED_MIN: Duration = Duration::from_secs(3);
+/// The shortest key of a cluster: who reads what it signs can try shorter ones until one fits.
+const KEY_BYTES_MIN: usize = 16;
 /// The longest secret file that is read.
 const SECRET_BYTES_MAX: u64 = 4096;
 
@@ -176,7 +178,16 @@ pub fn check_secrets(config: &Config) -> Result<(), String> {
 }
 
 fn key(settings: &Settings) -> Result<Option<String>, String> {
-    settings.key_file.as_deref().map(secret).transpose().map_err(|why| format!("cluster.key_file: {why}"))
+    let Some(path) = settings.key_file.as_deref() else { return Ok(None) };
+    let key = secret(path).map_err(|why| format!("cluster.key_file: {why}"))?;
+    if key.len() < KEY_BYTES_MIN {
+        let (path, length) = (path.display(), key.len());
+        return Err(format!(
+            "cluster.key_file: {path}: its first line has {length} bytes, and at least {KEY_BYTES_MIN} are needed: \
+             make one with `openssl rand -hex 32`, the same for all nodes"
+        ));
+    }
+    Ok(Some(key))
 }
 
 fn target(settings: &Settings) -> Result<Target, String> {

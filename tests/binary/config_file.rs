@@ -111,6 +111,23 @@ fn a_secret_that_cannot_be_read_is_named() {
     }
 }
 
+/// Any first line that was not empty was a key.
+#[test]
+fn a_clusters_key_that_is_too_short_is_refused_with_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = folder.path().join("key");
+    let config = format!("{GOOD}[cluster]\nenabled = true\nvalkey_url = \"valkey://127.0.0.1:6379\"\nkey_file = \"{}\"\n", key.display());
+    std::fs::write(&key, "fifteen bytes..\nand a second line\n").unwrap();
+    let output = check(&config);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(CONFIG_IS_WRONG), "{said}");
+    let words = ["cluster.key_file", &key.display().to_string(), "has 15 bytes", "at least 16", "openssl rand -hex 32"];
+    assert!(words.iter().all(|word| said.contains(word)), "{said}");
+    std::fs::write(&key, "sixteen bytes...\n").unwrap();
+    let output = check(&config);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
 #[test]
 fn serve_refuses_what_check_refuses() {
     let folder = tempfile::tempdir().unwrap();
