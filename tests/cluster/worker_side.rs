@@ -52,7 +52,7 @@ fn a_node_that_was_given_another_key_takes_back_what_it_has_offered() {
     wait_for("three offers", || (rig.nodes[0].get("/api/queue/stats")?["pending"] == 3).then_some(()));
     rig.nodes[0].process = None;
     let key = rig.folder.path().join("key");
-    fs::write(&key, "another\n").unwrap();
+    fs::write(&key, "another key of the cluster\n").unwrap();
     rig.nodes[0].set("[cluster]\n", &format!("[cluster]\nkey_file = \"{}\"\n", key.display()));
     rig.nodes[0].set("deliver = false\n", "");
     rig.start_node(0);
