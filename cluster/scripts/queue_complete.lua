@@ -1,6 +1,7 @@
 -- Ends leases for good, each by its token (Q3, Q4). The outcome stays until the owner has settled it (Q18).
 -- KEYS of the queue    ARGV random, channel_prefix, keep_ms, then for each: id, token, result
--- {generation, code, ...}: 1 completed | 2 was completed by this token | 0 not yours | -1 was never heard of
+-- {generation, code, ...}: 1 completed | 2 was completed by this token | 3 its owner has settled it, with whom it does not know any more |
+-- 0 not yours | -1 was never heard of
 -- Of an item that a worker left to its fate the token is kept for longer: that worker may come back with its copy.
 local HELD, TIMED, META, BODY, COUNTERS, DONE, OUTCOME, GENERATION = KEYS[4], KEYS[5], KEYS[8], KEYS[9], KEYS[10], KEYS[11], KEYS[12], KEYS[13]
 local PAST, PAST_AT = KEYS[15], KEYS[16]
@@ -42,12 +43,19 @@ for i = 0, items - 1 do
     told[meta[7]] = lines
     answer[#answer + 1] = 1
   elseif meta then
+    if not meta[13] then
+      -- That worker drops its copy now. If its owner has settled with it before the queue went back in time this is the last one.
+      meta[13] = 1
+      redis.call('HSET', META, id, cmsgpack.pack(meta))
+    end
     redis.call('HINCRBY', COUNTERS, 'stale', 1)
     answer[#answer + 1] = 0
   else
     local outcome = redis.call('HGET', OUTCOME, id)
     local ended_by = outcome and string.match(outcome, '^([^\n]*)\n') or redis.call('HGET', PAST, id)
-    if not ended_by then
+    if outcome and string.match(outcome, '^\n[^\n]*\nended$') then
+      answer[#answer + 1] = 3
+    elseif not ended_by then
       answer[#answer + 1] = -1
     elseif ended_by == token then
       answer[#answer + 1] = 2

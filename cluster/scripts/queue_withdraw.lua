@@ -1,13 +1,16 @@
 -- The owner takes items back that nobody holds: a lease by time that is over holds nothing, swept or not. That stays, as an outcome without a token, until the owner has it forgotten or enqueues the
 -- item again: a worker whose lease ended and whose completion was lost is to hear that the item is not its own.
--- KEYS of the queue    ARGV owner, id... (at most 128)
--- {code, ...}: 1 withdrawn | 0 it is leased, or another's | -1 unknown
+-- With 'ended' they are items that the owner has settled before the queue went back in time: with whom is forgotten, so the worker that asks
+-- is told just that. What a worker was refused since then stays: its copy may have been the last.
+-- KEYS of the queue    ARGV owner, 'withdrawn' or 'ended', id... (at most 128)
+-- {code, ...}: 1 out | 0 it is leased, or another's | -1 unknown | 2 it stays
 local PAST, PAST_AT = KEYS[15], KEYS[16]
 local READY, AGES, SCHED, HELD, TIMED, DEAD, META, BODY, COUNTERS, DONE, OUTCOME =
   KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11], KEYS[12]
-if #ARGV > 129 then return redis.error_reply('ERR ringpost: at most 128 ids') end
+if #ARGV > 130 then return redis.error_reply('ERR ringpost: at most 128 ids') end
+local is_ended = ARGV[2] == 'ended'
 local metas, ends = {}, {}
-for i = 2, #ARGV do
+for i = 3, #ARGV do
   local packed = redis.call('HGET', META, ARGV[i])
   metas[i] = packed and cmsgpack.unpack(packed) or false
   ends[i] = tonumber(redis.call('ZSCORE', TIMED, ARGV[i]) or '') or math.huge
@@ -15,20 +18,22 @@ end
 local t = redis.call('TIME')
 local now = tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
 local answer = {}
-for i = 2, #ARGV do
+for i = 3, #ARGV do
   local id, meta = ARGV[i], metas[i]
   if not meta or redis.call('HEXISTS', META, id) == 0 then
     answer[#answer + 1] = -1
   elseif meta[1] == 'L' and now < ends[i] or meta[7] ~= ARGV[1] then
     answer[#answer + 1] = 0
+  elseif is_ended and meta[13] then
+    answer[#answer + 1] = 2
   else
     for _, set in ipairs({READY, AGES, SCHED, TIMED, DEAD}) do redis.call('ZREM', set, id) end
     redis.call('ZREM', HELD, meta[9] .. '/' .. id)
     redis.call('HDEL', META, id)
     redis.call('HDEL', BODY, id)
-    redis.call('HSET', OUTCOME, id, '\n' .. meta[7] .. '\nwithdrawn')
+    redis.call('HSET', OUTCOME, id, '\n' .. meta[7] .. '\n' .. (is_ended and 'ended' or 'withdrawn'))
     redis.call('ZADD', DONE, now, id)
-    if meta[12] or meta[1] == 'L' then
+    if not is_ended and (meta[12] or meta[1] == 'L') then
       -- A worker that it was left by may come back later than the owner has this forgotten.
       redis.call('HSET', PAST, id, '')
       redis.call('ZADD', PAST_AT, now, id)

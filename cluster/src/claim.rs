@@ -6,7 +6,8 @@
 //!                                                                      unknown  -> ask again, and at last own it
 //! ```
 //! A claim is discarded only when it is certain that the old owner was not told that this node has it: it was never completed, or the
-//! queue says that the item is there under another lease. While the queue does not know the item it is asked again and again, since an
+//! queue says that the item is there under another lease (after which it stays there until somebody has completed it, even if the queue has
+//! gone back in time and its owner has settled it). While the queue does not know the item it is asked again and again, since an
 //! owner may offer it anew; after that time nobody else has it. While nobody answers it waits, but not for ever: its owner may have given
 //! the mail up. Pure: the driver reports what it heard and does what it is told.
 
@@ -161,6 +162,14 @@ impl Claims {
         let verdict = match answer {
             Completed::Done | Completed::DoneBefore => Verdict::Own,
             Completed::Stale => Verdict::Discard,
+            // The owner may have settled with this node, or with another: a duplicate rather than a loss.
+            Completed::Settled => {
+                if claim.was_asked {
+                    Verdict::Own
+                } else {
+                    Verdict::Discard
+                }
+            }
             Completed::Unknown => {
                 let same_data = claim.generation.as_deref().is_some_and(|leased_in| leased_in == generation);
                 // An earlier complete was heard in this data: its owner was told, and has settled it since.
@@ -231,6 +240,20 @@ mod tests {
             assert_eq!(claims.completing(&a, at(1)), Verdict::Complete);
             assert_eq!(claims.completed(&a, answer, "g", at(1)), verdict, "{answer:?}");
             assert!(claims.is_empty());
+        }
+    }
+
+    /// Valkey went back in time: its owner, which had settled with this node, took the item out, and the claim was refused.
+    #[test]
+    fn what_its_owner_has_settled_is_a_workers_that_may_have_been_believed() {
+        for was_asked in [true, false] {
+            let (mut claims, a) = (Claims::new(TIMES), lease("a", "t"));
+            claims.leased(&a, "g", at(0));
+            claims.completing(&a, at(1));
+            claims.unanswered(&a, was_asked, at(1));
+            claims.completing(&a, at(2));
+            let verdict = if was_asked { Verdict::Own } else { Verdict::Discard };
+            assert_eq!(claims.completed(&a, Completed::Settled, "g", at(2)), verdict);
         }
     }
 

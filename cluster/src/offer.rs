@@ -84,6 +84,7 @@ pub struct Offers {
     /// Of a node that does not deliver.
     dead: BTreeMap<String, DeadLetter>,
     withdraw: VecDeque<String>,
+    leftover: VecDeque<String>,
     /// Records of completions that are not signed.
     unproven: VecDeque<(String, Vec<u8>)>,
     forget: VecDeque<(BootTime, String)>,
@@ -116,6 +117,7 @@ impl Offers {
             take_back: VecDeque::new(),
             dead: BTreeMap::new(),
             withdraw: VecDeque::new(),
+            leftover: VecDeque::new(),
             unproven: VecDeque::new(),
             forget: VecDeque::new(),
             refused: VecDeque::new(),
@@ -150,10 +152,10 @@ impl Offers {
     pub fn sending(&mut self, id: &str) -> Sending {
         match self.items.get(id) {
             // Settled, and still there: this node's own lease ended it.
-            Some(State::Back | State::Settled { .. }) if self.delivers => return Sending::TakeBack,
+            Some(State::Back | State::Leftover | State::Settled { .. }) if self.delivers => return Sending::TakeBack,
             // What is there, or on its way, is not sent a second time.
             Some(State::Sending | State::Waiting | State::Reviving) => return Sending::Leave,
-            Some(State::Crossing | State::Recalled | State::Settling | State::Settled { .. }) => return Sending::Leave,
+            Some(State::Crossing | State::Recalled | State::Leftover | State::Settling | State::Settled { .. }) => return Sending::Leave,
             None | Some(State::Parted | State::Gone { .. }) if self.is_local => return Sending::TakeBack,
             None | Some(State::Unsure | State::Fetching | State::Back | State::Parted | State::Gone { .. }) => {}
         }
@@ -174,18 +176,27 @@ impl Offers {
     }
 
     /// The queue has an item of this node that has come to its end, or that no shard knows: it was settled while the queue could not be
-    /// told, or the queue has gone back in time. It is taken out.
+    /// told, or the queue has gone back in time. It is taken out. With whom it was settled is not known any more, so a worker that has said
+    /// that the mail is its own, and was perhaps believed, keeps it.
     pub fn orphan(&mut self, id: &str) {
-        if self.items.get(id).is_none() || self.has_ended(id) {
-            self.items.set(id, State::Back);
-            self.withdraw.push_back(id.to_owned());
+        match self.items.get(id) {
+            None | Some(State::Settled { .. }) => {
+                self.items.set(id, State::Leftover);
+                self.leftover.push_back(id.to_owned());
+            }
+            // It was withdrawn: no worker was believed.
+            Some(State::Gone { .. }) => {
+                self.items.set(id, State::Back);
+                self.withdraw.push_back(id.to_owned());
+            }
+            Some(_) => {}
         }
     }
 
     /// A shard wants an item back.
     pub fn recalled(&mut self, id: &str) {
         match self.items.get(id) {
-            Some(State::Settling | State::Settled { .. }) => self.tell.push_back((id.to_owned(), Recall::Taken)),
+            Some(State::Leftover | State::Settling | State::Settled { .. }) => self.tell.push_back((id.to_owned(), Recall::Taken)),
             Some(State::Crossing | State::Recalled) => {}
             Some(State::Sending) => drop(self.items.set(id, State::Crossing)),
             None | Some(State::Back | State::Parted | State::Gone { .. }) => self.recall(id),
@@ -289,6 +300,9 @@ impl Offers {
         if let Some(ids) = self.chosen(|offers| &mut offers.withdraw, State::is_to_leave) {
             return Some(Todo::Withdraw(ids));
         }
+        if let Some(ids) = self.chosen(|offers| &mut offers.leftover, |state| state == State::Leftover) {
+            return Some(Todo::End(ids));
+        }
         if !self.unproven.is_empty() {
             let count = self.unproven.len().min(ITEMS_PER_CALL);
             return Some(Todo::Refuse(self.unproven.drain(..count).collect()));
@@ -331,12 +345,13 @@ impl Offers {
         self.recalls.retain(|id| self.items.get(id) == Some(State::Recalled));
         self.ask.clear();
         self.withdraw.clear();
+        self.leftover.clear();
         self.unproven.clear();
         self.offer.clear();
         self.unheard.clear();
         let Offers { dead, items, .. } = self;
         dead.retain(|id, _| items.get(id).is_some_and(State::is_open));
-        let is_asked_about = |state: State| matches!(state, State::Waiting | State::Unsure) || state.is_to_leave();
+        let is_asked_about = |state: State| matches!(state, State::Waiting | State::Unsure | State::Leftover) || state.is_to_leave();
         self.items.in_states(is_asked_about).into_iter().for_each(|id| self.look_after(id));
     }
 
@@ -349,6 +364,7 @@ impl Offers {
         match self.items.get(&id) {
             Some(State::Waiting) => self.ask.push_back(id),
             Some(State::Unsure) => self.offer.push_back(id),
+            Some(State::Leftover) => self.leftover.push_back(id),
             Some(State::Back | State::Recalled | State::Parted | State::Reviving) => self.withdraw.push_back(id),
             Some(State::Sending | State::Fetching | State::Crossing | State::Settling | State::Settled { .. } | State::Gone { .. })
             | None => {}

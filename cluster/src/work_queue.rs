@@ -20,7 +20,7 @@ use crate::{
 mod answers;
 mod dead_letters;
 
-pub use answers::{Completed, Enqueued, Failed, Known, Leased, QueueStats, Retry, Swept};
+pub use answers::{Completed, Ending, Enqueued, Failed, Known, Leased, QueueStats, Retry, Swept};
 pub use dead_letters::DeadLetter;
 
 /// The most items in one call of enqueue, lease or complete.
@@ -241,6 +241,7 @@ impl WorkQueue {
             answers.push(match reply.number()? {
                 1 => Completed::Done,
                 2 => Completed::DoneBefore,
+                3 => Completed::Settled,
                 0 => Completed::Stale,
                 -1 => Completed::Unknown,
                 _ => return Err(ValkeyError::Malformed("a code of complete").into()),
@@ -360,8 +361,24 @@ impl WorkQueue {
 
     /// Takes this node's items back. True for each that is out of the queue; false: it is leased.
     pub async fn withdraw(&self, partition: u16, ids: &[&str]) -> Result<Vec<bool>, QueueError> {
-        let mut reply = Reply::new(self.with_ids("queue_withdraw", partition, &[self.me.node().as_str()], ids).await?)?;
+        let mut reply = Reply::new(self.with_ids("queue_withdraw", partition, &[self.me.node().as_str(), "withdrawn"], ids).await?)?;
         ids.iter().map(|_| Ok(reply.number()? != 0)).collect()
+    }
+
+    /// Takes out what this node has settled, and the queue has again since it went back in time: a worker that asks for it is told
+    /// [`Completed::Settled`] from then on.
+    pub async fn end(&self, partition: u16, ids: &[&str]) -> Result<Vec<Ending>, QueueError> {
+        let mut reply = Reply::new(self.with_ids("queue_withdraw", partition, &[self.me.node().as_str(), "ended"], ids).await?)?;
+        let mut answers = Vec::with_capacity(ids.len());
+        for _ in ids {
+            answers.push(match reply.number()? {
+                1 | -1 => Ending::Out,
+                0 => Ending::Leased,
+                2 => Ending::Stays,
+                _ => return Err(ValkeyError::Malformed("a code of withdraw").into()),
+            });
+        }
+        Ok(answers)
     }
 
     /// Counts over all partitions.

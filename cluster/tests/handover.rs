@@ -32,7 +32,7 @@ fn account(owner: Owner, faults: Faults, rules: Rules, seeds: u64) -> Result<Acc
     Ok(sum)
 }
 
-const NONE: Faults = Faults { crashes: false, lost_answers: false, outages: false, flushes: false, forgeries: false };
+const NONE: Faults = Faults { crashes: false, lost_answers: false, outages: false, flushes: false, rolls_back: false, forgeries: false };
 const CRASHES: Faults = Faults { crashes: true, lost_answers: true, ..NONE };
 const OUTAGES: Faults = Faults { outages: true, ..NONE };
 const FLUSHES: Faults = Faults { flushes: true, ..NONE };
@@ -50,6 +50,21 @@ fn crashes_and_lost_answers_lose_nothing_and_repeat_nothing() {
 fn lost_data_and_outages_lose_nothing_and_repeat_little() {
     let (accepted, surplus) = run(Owner::Shares, ALL, Rules::AsShipped, seeds()).unwrap();
     assert!(surplus * 10 < accepted, "{surplus} of {accepted}");
+}
+
+/// A worker had stored a claim and completed it, its owner had settled that, and then Valkey lost both. The owner, which found the item in the
+/// queue again, took it out, and the worker, which came back later, was refused and dropped the last copy.
+#[test]
+fn a_valkey_that_goes_back_in_time_loses_nothing() {
+    let goes_back = Faults { rolls_back: true, ..CRASHES };
+    for owner in [Owner::Shares, Owner::Offers] {
+        let (accepted, surplus) = run(owner, goes_back, Rules::AsShipped, seeds()).unwrap();
+        assert!(surplus * 10 < accepted, "{surplus} of {accepted}");
+    }
+    run(Owner::Shares, Faults { rolls_back: true, ..ALL }, Rules::AsShipped, seeds()).unwrap();
+    for rules in [Rules::WithdrawsWhatIsSettled, Rules::EndsWhatWasRefused] {
+        assert!(run(Owner::Shares, goes_back, rules, 1000).is_err(), "noticed");
+    }
 }
 
 #[test]

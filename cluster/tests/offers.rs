@@ -5,7 +5,7 @@ use std::time::Duration;
 use ringpost_cluster::{
     boot_time::BootTime,
     offer::{OWN_AGAIN, OfferBounds, Offers, Recall, Sending, Todo},
-    work_queue::{Enqueued, Known},
+    work_queue::{Ending, Enqueued, Known},
 };
 
 const BOUNDS: OfferBounds = OfferBounds {
@@ -429,12 +429,20 @@ fn what_has_ended_and_is_in_the_queue_again_is_taken_out() {
         offers.known("a", &Known::Completed(result.to_owned()), at(1));
         assert!(offers.has_ended("a"), "{result}");
         offers.orphan("a");
-        assert_eq!(offers.poll(at(2)), Some(Todo::Withdraw(one("a"))));
-        offers.withdrawn("a", true);
-        assert_eq!(offers.poll(at(2)), Some(Todo::Ask(one("a"))));
+        assert_eq!(offers.poll(at(2)), Some(Todo::End(one("a"))));
+        offers.ended_there("a", Ending::Leased);
+        assert_eq!(offers.poll(at(2)), None, "not at once");
+        assert_eq!(offers.poll(at(11)), Some(Todo::End(one("a"))));
+        offers.ended_there("a", Ending::Out);
+        assert_eq!(offers.poll(at(11)), Some(Todo::Ask(one("a"))));
         offers.known("a", &Known::Withdrawn, at(2));
         assert_eq!(offers.poll(at(33)), Some(Todo::Forget(one("a"))), "a worker's late claim was refused until then");
     }
+    let mut refused = Offers::new(BOUNDS, true, at(0));
+    refused.orphan("a");
+    assert_eq!(refused.poll(at(1)), Some(Todo::End(one("a"))), "settled by an earlier run");
+    refused.ended_there("a", Ending::Stays);
+    assert!(refused.is_empty(), "somebody else delivers it");
     let mut offers = waiting("b");
     offers.orphan("b");
     assert_eq!(offers.poll(at(1)), None, "what is offered stays");

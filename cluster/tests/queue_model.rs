@@ -14,7 +14,7 @@ use ringpost_cluster::{
     script::Scripts,
     valkey::Valkey,
     work_item::{ItemKey, NewItem},
-    work_queue::{Completed, Enqueued, QueueBounds, Swept, WorkQueue},
+    work_queue::{Completed, Ending, Enqueued, Known, QueueBounds, Swept, WorkQueue},
 };
 use server::{Durability, Server};
 
@@ -132,6 +132,28 @@ fn a_worker_that_comes_back_late_hears_whose_the_item_is() {
         assert_eq!(complete("plain", &token).await, Completed::Done);
         assert_eq!(queue.settled(0, &["plain"]).await.unwrap(), 1);
         assert_eq!(complete("plain", &token).await, Completed::Unknown);
+    });
+}
+
+/// The queue went back in time behind a completion that its owner had settled: the owner took the item out, and the worker, which came late,
+/// was told that it was not its own.
+#[test]
+fn a_worker_that_its_owner_may_have_believed_is_told_so() {
+    let server = Server::start(Durability::None);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let queue = queue(&server, Scripts::shipped());
+        let complete = async |id: &str| queue.complete(0, &[(id, "of-before", "n3 0001")]).await.unwrap().1.remove(0);
+        queue.enqueue(0, &[item("ended"), item("refused"), item("leased")]).await.unwrap();
+        assert_eq!(complete("refused").await, Completed::Stale);
+        assert_eq!(queue.end(0, &["ended", "refused", "unknown"]).await.unwrap(), [Ending::Out, Ending::Stays, Ending::Out]);
+        assert_eq!(complete("ended").await, Completed::Settled);
+        assert_eq!(queue.known(0, &["ended", "refused"]).await.unwrap().1, [Known::Withdrawn, Known::Waiting]);
+        assert_eq!(queue.settled(0, &["ended"]).await.unwrap(), 1);
+        assert_eq!(complete("ended").await, Completed::Unknown);
+        let leased = queue.lease(0, 64, 1000, 60_000, 1000).await.unwrap().1;
+        assert_eq!(leased.len(), 2);
+        assert_eq!(queue.end(0, &["refused", "leased"]).await.unwrap(), [Ending::Leased, Ending::Leased]);
     });
 }
 

@@ -194,6 +194,9 @@ impl Driver {
             Todo::Withdraw(ids) => {
                 in_each(self.by_partition(ids, |id| id), |partition, ids| self.clone().withdraw(partition, ids)).await;
             }
+            Todo::End(ids) => {
+                in_each(self.by_partition(ids, |id| id), |partition, ids| self.clone().end(partition, ids)).await;
+            }
             Todo::Refuse(records) => {
                 in_each(self.by_partition(records, |(id, _)| id), |partition, records| self.clone().refuse(partition, records)).await;
             }
@@ -236,6 +239,16 @@ impl Driver {
         self.heard(&answer);
         match answer {
             Ok(answers) => ids.iter().zip(answers).for_each(|(id, is_out)| self.offers().withdrawn(id, is_out)),
+            Err(_) => self.offers().unheard(ids),
+        }
+    }
+
+    async fn end(self: Arc<Self>, partition: u16, ids: Vec<String>) {
+        let names: Vec<&str> = ids.iter().map(String::as_str).collect();
+        let answer = self.node.queue.end(partition, &names).await;
+        self.heard(&answer);
+        match answer {
+            Ok(answers) => ids.iter().zip(answers).for_each(|(id, ending)| self.offers().ended_there(id, ending)),
             Err(_) => self.offers().unheard(ids),
         }
     }

@@ -3,7 +3,7 @@
 use super::{OWN_AGAIN, Offers, Recall, State};
 use crate::{
     boot_time::BootTime,
-    work_queue::{Enqueued, Known},
+    work_queue::{Ending, Enqueued, Known},
 };
 
 impl Offers {
@@ -84,21 +84,30 @@ impl Offers {
             (State::Recalled, Known::Leased) => self.is_leased(id),
             // A call of before brought it in.
             (State::Recalled, Known::Waiting | Known::Dead) => self.withdraw.push_back(id.to_owned()),
-            (State::Back | State::Parted, Known::Completed(result)) if result.starts_with(OWN_AGAIN) => self.ended(id, now),
+            (State::Back | State::Leftover | State::Parted, Known::Completed(result)) if result.starts_with(OWN_AGAIN) => {
+                self.ended(id, now);
+            }
             (State::Waiting | State::Reviving | State::Unsure | State::Fetching, Known::Completed(result))
                 if result.starts_with(OWN_AGAIN) =>
             {
                 self.back(id);
             }
             (
-                State::Reviving | State::Waiting | State::Unsure | State::Fetching | State::Back | State::Parted,
+                State::Reviving | State::Waiting | State::Unsure | State::Fetching | State::Back | State::Leftover | State::Parted,
                 Known::Completed(result),
             ) => {
                 self.settling(id, result);
             }
             // Nobody has it who could prove that. What says so has to leave the queue before the item can be offered again.
             (
-                State::Reviving | State::Waiting | State::Unsure | State::Fetching | State::Back | State::Parted | State::Recalled,
+                State::Reviving
+                | State::Waiting
+                | State::Unsure
+                | State::Fetching
+                | State::Back
+                | State::Leftover
+                | State::Parted
+                | State::Recalled,
                 Known::Unproven(record),
             ) => self.unproven.push_back((id.to_owned(), record.clone())),
             // It never came, or Valkey lost it; or it was withdrawn, which was not heard.
@@ -114,8 +123,8 @@ impl Offers {
             (State::Reviving, Known::Dead) => self.withdraw.push_back(id.to_owned()),
             // What is being fetched is given by its shard in any case.
             (State::Unsure, Known::Waiting | Known::Leased | Known::Dead) => drop(self.items.set(id, State::Waiting)),
-            (State::Back | State::Parted, Known::Unknown) => self.items.remove(id),
-            (State::Back | State::Parted, Known::Withdrawn) => {
+            (State::Back | State::Leftover | State::Parted, Known::Unknown) => self.items.remove(id),
+            (State::Back | State::Leftover | State::Parted, Known::Withdrawn) => {
                 self.remember(id, |until| State::Gone { until }, now + self.bounds.forget_after);
             }
             _ => {}
@@ -130,6 +139,19 @@ impl Offers {
             Some(State::Reviving) => drop(self.items.set(id, State::Waiting)),
             Some(State::Recalled) => self.is_leased(id),
             _ => {}
+        }
+    }
+
+    /// What became of an item that has come to its end, and that the queue had again.
+    pub fn ended_there(&mut self, id: &str, ending: Ending) {
+        if self.items.get(id) == Some(State::Leftover) {
+            match ending {
+                Ending::Out => self.ask.push_back(id.to_owned()),
+                // In the next round.
+                Ending::Leased => {}
+                // Somebody delivers it, and it is nothing to this node.
+                Ending::Stays => self.items.remove(id),
+            }
         }
     }
 

@@ -26,6 +26,8 @@ pub(super) enum State {
     },
     /// Delivered by this node; the queue may have it still.
     Back,
+    /// It has come to its end, and the queue has it again: to leave the queue.
+    Leftover,
     /// Wanted back while it is on its way into the queue.
     Crossing,
     /// Wanted back: to leave the queue first.
@@ -44,7 +46,13 @@ impl State {
     pub(super) fn is_open(self) -> bool {
         match self {
             State::Sending | State::Unsure | State::Fetching | State::Waiting | State::Reviving | State::Crossing => true,
-            State::Settling | State::Settled { .. } | State::Back | State::Recalled | State::Parted | State::Gone { .. } => false,
+            State::Settling
+            | State::Settled { .. }
+            | State::Back
+            | State::Leftover
+            | State::Recalled
+            | State::Parted
+            | State::Gone { .. } => false,
         }
     }
 

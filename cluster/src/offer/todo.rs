@@ -45,6 +45,9 @@ pub enum Todo {
     /// Remove what says of them that they are completed, and is not signed; then call [`Offers::refused_record`] for each, or
     /// [`Offers::unheard`]. At most [`ITEMS_PER_CALL`] of them.
     Refuse(Vec<(String, Vec<u8>)>),
+    /// They have come to their end, and are in the queue again: end them there, then call [`Offers::ended_there`] for each, or
+    /// [`Offers::unheard`].
+    End(Vec<String>),
     /// Tell the queue that they are settled, then call [`Offers::forgotten`].
     Forget(Vec<String>),
     /// Tell the shards what became of their wishes.

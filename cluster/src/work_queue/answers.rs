@@ -49,8 +49,21 @@ pub enum Completed {
     DoneBefore,
     /// The lease is another's by now: drop what was made of it.
     Stale,
+    /// Its owner has settled it, and the queue has gone back in time since: whoever may have been believed has it.
+    Settled,
     /// Valkey never heard of it: its data is gone, or the owner has settled it.
     Unknown,
+}
+
+/// What became of an item that has come to its end and was in the queue again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ending {
+    /// It is out.
+    Out,
+    /// A worker has leased it.
+    Leased,
+    /// It stays: a worker that came for it was refused, and its copy may have been the last.
+    Stays,
 }
 
 /// What fail says.

@@ -1,6 +1,6 @@
 //! The queue as far as a hand-over sees it, and chance.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use ringpost_cluster::boot_time::BootTime;
 
@@ -23,7 +23,7 @@ impl Random {
 }
 
 /// The queue's scripts, as far as they matter here: one partition, the model of `queue_model` in small.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Valkey {
     pub is_up: bool,
     pub generation: u64,
@@ -34,10 +34,13 @@ pub struct Valkey {
     /// How many items became dead letters; an operator requeues each at once.
     pub died: u64,
     pub outcomes: HashMap<String, (String, String)>,
+    /// Items that are there and for which a worker was refused.
+    pub refused: HashSet<String>,
     pub tokens: u64,
 }
 
 /// By whom has the token.
+#[derive(Clone)]
 pub struct Held {
     pub token: String,
     pub until: BootTime,

@@ -6,7 +6,7 @@ use ringpost_cluster::{
     work_queue::Completed,
 };
 
-use super::{Held, LEASE, Owner, Rules, World};
+use super::{ENDED, Held, LEASE, Owner, Rules, World};
 use crate::valkey::Held as Leased;
 
 impl World {
@@ -38,6 +38,11 @@ impl World {
                 }
             }
             if id.starts_with(&format!("n{node}.")) {
+                if !self.nodes[node].spool.contains_key(&id) {
+                    self.give_back(node, &Lease { id: id.clone(), token });
+                    self.nodes[node].offers.orphan(&id);
+                    continue;
+                }
                 let result = format!("{OWN_AGAIN} n{node}");
                 if self.complete_call(node, &id, &token, &result).is_some() {
                     self.nodes[node].offers.done(&id);
@@ -76,9 +81,13 @@ impl World {
                 valkey.outcomes.insert(id.to_owned(), (token.to_owned(), result.to_owned()));
                 (Completed::Done, true)
             }
-            Some(_) => (Completed::Stale, false),
+            Some(_) => {
+                valkey.refused.insert(id.to_owned());
+                (Completed::Stale, false)
+            }
             None => match valkey.outcomes.get(id) {
                 None => (Completed::Unknown, false),
+                Some((_, result)) if result == ENDED => (Completed::Settled, false),
                 Some((other, _)) if other == token => (Completed::DoneBefore, false),
                 Some(_) => (Completed::Stale, false),
             },

@@ -10,7 +10,7 @@ use ringpost_cluster::{
     breaker::Breaker,
     claim::{ClaimTimes, Claims, Lease},
     offer::{OfferBounds, Offers, Recall, Sending, Todo},
-    work_queue::{Enqueued, Known},
+    work_queue::{Ending, Enqueued, Known},
 };
 
 use crate::valkey::{Random, Valkey};
@@ -41,6 +41,10 @@ const ATTEMPTS_MAX: u32 = 5;
 const TICK: Duration = Duration::from_millis(500);
 const OWNERS_FIRST: Duration = Duration::from_secs(2);
 const NODES: usize = 3;
+/// A Valkey that goes back in time loses nothing else for so long.
+const APART: Duration = Duration::from_secs(60);
+/// The outcome of what its owner had settled before Valkey went back.
+const ENDED: &str = "ended";
 
 /// What can go wrong.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -49,6 +53,8 @@ pub struct Faults {
     pub lost_answers: bool,
     pub outages: bool,
     pub flushes: bool,
+    /// Valkey comes back with what it had some moments before.
+    pub rolls_back: bool,
     /// Somebody writes that items were completed.
     pub forgeries: bool,
 }
@@ -101,6 +107,8 @@ struct Node {
     /// What its shard has to give, to be offered: new mail, and what it was asked for.
     unsent: VecDeque<String>,
     again: VecDeque<String>,
+    /// When it notices that Valkey may have gone back in time.
+    reconnects_at: Option<BootTime>,
     /// Looks for items of its own that its spool does not have.
     is_to_scan: bool,
     is_draining: bool,
@@ -113,6 +121,10 @@ pub struct World {
     now: BootTime,
     valkey: Valkey,
     up_again: Option<BootTime>,
+    /// What Valkey comes back with, and when.
+    snapshot: Option<(BootTime, Valkey)>,
+    /// When it last went back, or lost everything.
+    lost_at: BootTime,
     nodes: Vec<Node>,
     delivered: BTreeMap<String, u32>,
     /// Purged, or given up with a report.
@@ -164,6 +176,10 @@ pub enum Rules {
     WithdrawsWithoutTrace,
     /// A node that shares no longer delivers what it finds at once.
     DeliversWithoutRecall,
+    /// What its owner has settled is withdrawn like what it wants back.
+    WithdrawsWhatIsSettled,
+    /// And what a worker was refused is ended all the same.
+    EndsWhatWasRefused,
     /// A worker keeps the lease of an item of which it has an undecided claim, and asks about that only once more.
     LetsLeasesRunOut,
 }
@@ -191,6 +207,7 @@ impl World {
             wishes: HashMap::new(),
             unsent: VecDeque::new(),
             again: VecDeque::new(),
+            reconnects_at: None,
             is_to_scan: false,
             is_draining: false,
             next_tick: now,
@@ -200,6 +217,8 @@ impl World {
             now,
             valkey: Valkey { is_up: true, ..Valkey::default() },
             up_again: None,
+            snapshot: None,
+            lost_at: now,
             nodes: (0..NODES).map(node).collect(),
             delivered: BTreeMap::new(),
             ended: BTreeMap::new(),
@@ -213,8 +232,10 @@ impl World {
 
     /// One call to Valkey: `None` is no answer, whether it was done or not.
     fn call<R>(&mut self, node: usize, script: impl FnOnce(&mut Valkey, BootTime) -> R) -> Option<R> {
+        // What is about to fail over answers little.
+        let lost = if self.snapshot.is_some() { 40 } else { 3 };
         let (loses_request, loses_answer) = match self.faults.lost_answers {
-            true => (self.random.chance(3), self.random.chance(3)),
+            true => (self.random.chance(3), self.random.chance(lost)),
             false => (false, false),
         };
         // A driver that has met nobody for a while asks again only now and then: some nodes hear of a return later than others.
@@ -259,6 +280,7 @@ impl World {
             } else {
                 valkey.items.insert(id.to_owned(), None);
                 valkey.attempts.remove(id);
+                valkey.refused.remove(id);
                 Enqueued::Added
             }
         });
@@ -460,6 +482,29 @@ impl World {
                         None => self.nodes[node].offers.unheard(ids),
                     }
                 }
+                Todo::End(ids) => {
+                    let word = if self.rules == Rules::WithdrawsWhatIsSettled { "withdrawn" } else { ENDED };
+                    let keeps_refused = self.rules == Rules::AsShipped;
+                    let answers = self.call(node, |valkey, _| {
+                        ids.iter()
+                            .map(|id| match valkey.items.get(id) {
+                                Some(Some(lease)) if now < lease.until => Ending::Leased,
+                                Some(_) if keeps_refused && valkey.refused.contains(id) => Ending::Stays,
+                                Some(_) => {
+                                    valkey.items.remove(id);
+                                    valkey.outcomes.insert(id.clone(), (String::new(), word.to_owned()));
+                                    Ending::Out
+                                }
+                                None => Ending::Out,
+                            })
+                            .collect::<Vec<_>>()
+                    });
+                    let offers = &mut self.nodes[node].offers;
+                    match answers {
+                        Some(answers) => ids.iter().zip(answers).for_each(|(id, ending)| offers.ended_there(id, ending)),
+                        None => offers.unheard(ids),
+                    }
+                }
                 Todo::Tell(answers) => answers.iter().for_each(|(id, recall)| self.told(node, id, *recall)),
                 Todo::Forget(ids) => {
                     let answer = self.call(node, |valkey, _| ids.iter().for_each(|id| drop(valkey.outcomes.remove(id))));
@@ -546,9 +591,22 @@ impl World {
                 self.restart(node);
             }
         }
+        if self.snapshot.as_ref().is_some_and(|(at, _)| self.now >= *at) {
+            self.roll_back();
+        }
+        for node in &mut self.nodes {
+            if node.down_until.is_none() && node.reconnects_at.is_some_and(|at| self.now >= at) {
+                node.reconnects_at = None;
+                node.is_to_scan = true;
+                node.offers.missed(self.now);
+                node.owners_until = self.now + OWNERS_FIRST;
+            }
+        }
         if !is_calm {
-            if self.faults.flushes && self.random.below(1500) == 0 {
+            let is_apart = !self.faults.rolls_back || self.snapshot.is_none() && self.now.since(self.lost_at) >= APART;
+            if self.faults.flushes && is_apart && self.random.below(1500) == 0 {
                 self.valkey.generation += 1;
+                self.lost_at = self.now;
                 (self.valkey.items, self.valkey.outcomes) = (BTreeMap::new(), HashMap::new());
             }
             if self.faults.forgeries && self.random.below(60) == 0 {
@@ -559,6 +617,9 @@ impl World {
                     self.valkey.outcomes.insert(id.clone(), (format!("forged {}", self.valkey.tokens), FORGED.to_owned()));
                     self.nodes[0].pushes.push_back(id);
                 }
+            }
+            if self.faults.rolls_back && is_apart && self.random.below(300) == 0 {
+                self.snapshot = Some((self.now + Duration::from_millis(self.random.below(4000)), self.valkey.clone()));
             }
             if self.faults.outages && self.valkey.is_up && self.random.below(1500) == 0 {
                 self.valkey.is_up = false;
@@ -597,6 +658,21 @@ impl World {
             2 => self.lease(node),
             3 | 4 => self.complete(node),
             _ => self.deliver(node),
+        }
+    }
+
+    /// A failover that lost writes, or a start from a snapshot: nobody is answered for a moment, and each node notices what it was when its
+    /// connection for messages is a new one.
+    fn roll_back(&mut self) {
+        let Some((_, valkey)) = self.snapshot.take() else { return };
+        self.lost_at = self.now;
+        // Tokens are random: none comes twice.
+        self.valkey = Valkey { is_up: false, tokens: self.valkey.tokens, died: self.valkey.died, ..valkey };
+        let up_again = self.now + Duration::from_millis(200 + self.random.below(2000));
+        self.up_again = Some(up_again);
+        for node in &mut self.nodes {
+            let longest_ms = if self.random.chance(50) { 200 } else { 2000 };
+            node.reconnects_at = Some(up_again + Duration::from_millis(self.random.below(longest_ms)));
         }
     }
 
