@@ -18,7 +18,7 @@ use ringpost_cluster::{
     handle::ClusterHandle,
     identity::NodeId,
     offer::{OfferBounds, Offers},
-    valkey::{Message, Valkey},
+    valkey::{Message, Valkey, random_u64},
     valkey_error::ValkeyError,
     work_queue::{QueueError, Swept, WorkQueue},
 };
@@ -113,11 +113,10 @@ struct Driver {
     enqueue_bytes: Semaphore,
     /// To each shard what others have of its mail. Bounded by what is being settled, each item of which is there once.
     handed_over: Vec<mpsc::UnboundedSender<(String, HandedOver)>>,
-    is_away: Mutex<bool>,
     /// It answers, and takes no mail.
     is_refused: AtomicBool,
-    /// Leasing begins then.
-    lease_from: Mutex<BootTime>,
+    /// Leasing begins then, by partition; where nothing is said it has begun.
+    lease_from: Mutex<BTreeMap<u16, BootTime>>,
     owner: Notify,
     worker: Notify,
     /// There is a new connection for messages.
@@ -149,6 +148,7 @@ pub fn start(node: HandOverNode, shards: Vec<Arc<RequestLane>>) -> Result<Shared
         forget_after: FORGET_AFTER,
         open_max: OFFERS_MAX,
         dead_wait: DEAD_WAIT,
+        partitions: node.queue.bounds().partitions,
     };
     let mut offers = Offers::new(bounds, node.delivers, now);
     let offering = offering(&node).map_err(|reason| format!("how mail was offered cannot be read in the spool: {reason}"))?;
@@ -165,9 +165,8 @@ pub fn start(node: HandOverNode, shards: Vec<Arc<RequestLane>>) -> Result<Shared
         offers: Mutex::new(offers),
         enqueue_bytes: Semaphore::new(ENQUEUE_BYTES_MAX),
         handed_over,
-        is_away: Mutex::new(false),
         is_refused: AtomicBool::new(false),
-        lease_from: Mutex::new(now),
+        lease_from: Mutex::default(),
         owner: Notify::new(),
         worker: Notify::new(),
         connected: Notify::new(),
@@ -287,27 +286,37 @@ impl Driver {
         }
     }
 
-    /// Takes in how a call went.
-    fn heard<R>(&self, answer: &Result<R, QueueError>) {
-        let now = BootTime::now();
-        let is_outage = match answer {
-            Ok(_) => false,
+    /// Takes in how a call went that always writes.
+    fn heard<R>(&self, partition: u16, answer: &Result<R, QueueError>) {
+        match answer {
             // Nothing was sent.
-            Err(QueueError::Item(_)) => return,
+            Err(QueueError::Item(_)) => {}
+            Err(error) if is_outage(error) => self.offers().away(partition, BootTime::now()),
             // What Valkey refuses it has at least answered.
-            Err(error) => is_outage(error),
-        };
-        let mut is_away = self.is_away.lock().expect("no panic happens under this lock");
-        if is_outage {
-            *is_away = true;
-            self.offers().away(now);
-        } else if std::mem::take(&mut *is_away) {
-            // One call that came late is no outage that anybody has acted on.
-            if self.offers().returned(now) {
-                self.owners_first(now);
-            }
-            self.owner.notify_one();
+            Ok(_) | Err(_) => self.is_there(partition),
         }
+    }
+
+    /// Takes in how a call went that may find nothing to write: a server can answer that and take no mail, so it ends no outage.
+    fn noticed<R>(&self, partition: u16, answer: &Result<R, QueueError>) {
+        if answer.as_ref().is_err_and(is_outage) {
+            self.offers().away(partition, BootTime::now());
+        }
+    }
+
+    fn is_there(&self, partition: u16) {
+        let now = BootTime::now();
+        let mut offers = self.offers();
+        if offers.is_away(partition).is_none() {
+            return;
+        }
+        let was_long = offers.returned(partition, now);
+        drop(offers);
+        // One call that came late is no outage that anybody has acted on.
+        if was_long {
+            self.owners_first(partition, now);
+        }
+        self.owner.notify_one();
     }
 
     fn generation(&self, partition: u16, generation: &str) {
@@ -367,38 +376,50 @@ impl Driver {
         self.owner.notify_one();
         self.connected.notify_one();
         if !is_first {
-            self.owners_first(now);
+            self.partitions().for_each(|partition| self.owners_first(partition, now));
         }
     }
 
     /// Nothing is leased before owners have had the time to take out what is not to be delivered again.
-    fn owners_first(&self, now: BootTime) {
-        *self.lease_from.lock().expect("no panic happens under this lock") = now + OWNERS_FIRST;
+    fn owners_first(&self, partition: u16, now: BootTime) {
+        self.lease_from.lock().expect("no panic happens under this lock").insert(partition, now + OWNERS_FIRST);
     }
 
     /// Owners may have begun to deliver what they had offered, and have not had the time to take it out: nothing is leased, and what was not
     /// completed before is not completed now.
-    fn is_owners_turn(&self, now: BootTime) -> bool {
-        let was_away_long = self.offers().away_since().is_some_and(|since| now.since(since) >= self.node.lease_ttl);
-        was_away_long || now < *self.lease_from.lock().expect("no panic happens under this lock")
+    fn is_owners_turn(&self, partition: u16, now: BootTime) -> bool {
+        let was_away_long = self.offers().is_away(partition).is_some_and(|since| now.since(since) >= self.node.lease_ttl);
+        was_away_long || self.lease_from.lock().expect("no panic happens under this lock").get(&partition).is_some_and(|from| now < *from)
     }
 
-    async fn sweep(&self) {
-        for partition in 0..self.node.queue.bounds().partitions {
-            let answer = self.node.queue.known(partition, &[]).await;
-            self.heard(&answer);
-            let Ok((generation, _)) = answer else { break };
-            self.generation(partition, &generation);
-            let answer = self.node.queue.recover(partition, u64::try_from(TICK.as_millis()).unwrap_or(0)).await;
-            self.heard(&answer);
-            if let Ok(Swept { dropped: count @ 1.., .. }) = answer {
-                warn!(
-                    partition,
-                    count,
-                    "completions that their owners have not settled take up half of the cluster's queue: the oldest are forgotten, and a node that \
-                     comes back delivers those of its mail a second time"
-                );
-            }
+    fn partitions(&self) -> std::ops::Range<u16> {
+        0..self.node.queue.bounds().partitions
+    }
+
+    /// All at the same time: one that does not answer keeps no other from being looked at. Each is the first in its turn, by chance: while the
+    /// circuit is open only the first call is sent, and it decides.
+    async fn sweep(self: &Arc<Self>) {
+        let count = self.node.queue.bounds().partitions;
+        let first = u16::try_from(random_u64() % u64::from(count)).expect("below the number of partitions");
+        let mut calls = JoinSet::new();
+        (first..count).chain(0..first).for_each(|partition| drop(calls.spawn(self.clone().sweep_one(partition))));
+        while calls.join_next().await.is_some() {}
+    }
+
+    async fn sweep_one(self: Arc<Self>, partition: u16) {
+        let answer = self.node.queue.probe(partition).await;
+        self.heard(partition, &answer);
+        let Ok(generation) = answer else { return };
+        self.generation(partition, &generation);
+        let answer = self.node.queue.recover(partition, u64::try_from(TICK.as_millis()).unwrap_or(0)).await;
+        self.noticed(partition, &answer);
+        if let Ok(Swept { dropped: count @ 1.., .. }) = answer {
+            warn!(
+                partition,
+                count,
+                "completions that their owners have not settled take up half of the cluster's queue: the oldest are forgotten, and a node that \
+                 comes back delivers those of its mail a second time"
+            );
         }
     }
 }

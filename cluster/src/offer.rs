@@ -28,9 +28,13 @@ use crate::{
 
 mod heard;
 mod items;
+mod late;
+mod outages;
 mod todo;
 
 use items::{Items, State};
+use late::Late;
+use outages::Outages;
 
 pub use todo::{Recall, Sending, Todo};
 
@@ -48,6 +52,8 @@ pub struct OfferBounds {
     pub reconcile_every: Duration,
     /// How long the queue remembers what was settled: a worker that comes back within it gets an exact answer.
     pub forget_after: Duration,
+    /// Of the queue.
+    pub partitions: u16,
     /// Offered at most, of what nobody is known to have; what is accepted beyond waits in its shard. What has ended does not count, and is
     /// remembered for `forget_after`: that many more are kept as are settled in that time.
     pub open_max: usize,
@@ -88,9 +94,9 @@ pub struct Offers {
     /// Records of completions that are not signed.
     unproven: VecDeque<(String, Vec<u8>)>,
     forget: VecDeque<(BootTime, String)>,
-    /// Items that Valkey would not take, with the time at which the node delivers them itself.
-    refused: VecDeque<(BootTime, String)>,
-    /// Items of calls that were not answered: to be repeated when Valkey is back.
+    /// What no call has brought in, until the node delivers it itself.
+    late: Late,
+    /// Items of calls that were not answered, or wait for it: to be repeated when their partition is back.
     unheard: Vec<String>,
     tell: VecDeque<(String, Recall)>,
     /// Wishes without an answer; those that have one are left out when it is their turn.
@@ -98,8 +104,7 @@ pub struct Offers {
     /// Recalls wait for their answer however long that takes.
     retracts: bool,
     generations: BTreeMap<u16, String>,
-    away_since: Option<BootTime>,
-    is_local: bool,
+    outages: Outages,
     ask_all_at: BootTime,
 }
 
@@ -120,14 +125,13 @@ impl Offers {
             leftover: VecDeque::new(),
             unproven: VecDeque::new(),
             forget: VecDeque::new(),
-            refused: VecDeque::new(),
+            late: Late::default(),
             unheard: Vec::new(),
             tell: VecDeque::new(),
             recalls: VecDeque::new(),
             retracts: false,
             generations: BTreeMap::new(),
-            away_since: None,
-            is_local: false,
+            outages: Outages::new(bounds.partitions),
             ask_all_at: now + bounds.reconcile_every,
         }
     }
@@ -140,12 +144,17 @@ impl Offers {
     /// Whether shards are to hand out mail that was not offered before: there is room, or it is not going to be offered. What is offered
     /// again, and what an earlier run may have offered, never has to ask.
     pub fn takes_new(&self) -> bool {
-        self.is_local || self.items.open() < self.bounds.open_max
+        self.is_local() || self.items.open() < self.bounds.open_max
     }
 
-    /// Valkey has been away for so long that the node delivers what it accepts.
+    /// Valkey, all of it, has been away for so long that the node delivers what it accepts.
     pub fn is_local(&self) -> bool {
-        self.is_local
+        self.delivers && self.outages.all_over()
+    }
+
+    /// It delivers this item.
+    fn is_local_for(&self, id: &str) -> bool {
+        self.delivers && self.outages.is_over(id)
     }
 
     /// A shard hands out an item.
@@ -154,9 +163,9 @@ impl Offers {
             // Settled, and still there: this node's own lease ended it.
             Some(State::Back | State::Leftover | State::Settled { .. }) if self.delivers => return Sending::TakeBack,
             // What is there, or on its way, is not sent a second time.
-            Some(State::Sending | State::Waiting | State::Reviving) => return Sending::Leave,
+            Some(State::Sending | State::Overdue | State::Waiting | State::Reviving) => return Sending::Leave,
             Some(State::Crossing | State::Recalled | State::Leftover | State::Settling | State::Settled { .. }) => return Sending::Leave,
-            None | Some(State::Parted | State::Gone { .. }) if self.is_local => return Sending::TakeBack,
+            None | Some(State::Parted | State::Gone { .. }) if self.is_local_for(id) => return Sending::TakeBack,
             None | Some(State::Unsure | State::Fetching | State::Back | State::Parted | State::Gone { .. }) => {}
         }
         self.items.set(id, State::Sending);
@@ -200,7 +209,9 @@ impl Offers {
             Some(State::Crossing | State::Recalled) => {}
             Some(State::Sending) => drop(self.items.set(id, State::Crossing)),
             None | Some(State::Back | State::Parted | State::Gone { .. }) => self.recall(id),
-            Some(State::Unsure | State::Fetching | State::Waiting | State::Reviving) => self.recall(id),
+            Some(State::Unsure | State::Fetching | State::Waiting | State::Reviving | State::Overdue) => {
+                self.recall(id);
+            }
         }
     }
 
@@ -211,7 +222,10 @@ impl Offers {
 
     /// The spool does not have it any more: it was settled by command, or is in delivery.
     pub fn gone(&mut self, id: &str) {
-        if let Some(State::Sending | State::Unsure | State::Fetching | State::Waiting | State::Reviving) = self.items.get(id) {
+        if matches!(
+            self.items.get(id),
+            Some(State::Sending | State::Unsure | State::Fetching | State::Overdue | State::Waiting | State::Reviving)
+        ) {
             self.items.set(id, State::Back);
             self.withdraw.push_back(id.to_owned());
         }
@@ -231,50 +245,20 @@ impl Offers {
         }
     }
 
-    /// Since when Valkey does not answer.
-    pub fn away_since(&self) -> Option<BootTime> {
-        self.away_since
-    }
-
-    /// Valkey does not answer.
-    pub fn away(&mut self, now: BootTime) {
-        self.away_since.get_or_insert(now);
-    }
-
-    /// Valkey answers. True: it was away for so long that nodes may have begun to deliver what they had offered, this one or another
-    /// that saw it go a little earlier; then everything is asked for, and nobody is to lease before owners have taken back theirs.
-    /// After a call that came late only what was not answered is repeated.
-    pub fn returned(&mut self, now: BootTime) -> bool {
-        let Some(since) = self.away_since.take() else { return false };
-        self.is_local = false;
-        let was_long = now.since(since) >= self.bounds.lease_ttl;
-        if was_long {
-            self.missed(now);
-        } else {
-            self.repeat_unheard();
-        }
-        was_long
-    }
-
     /// The next thing to do. While Valkey is away only what concerns the shards.
     pub fn poll(&mut self, now: BootTime) -> Option<Todo> {
-        if let Some(since) = self.away_since {
-            let is_over = now >= since + self.bounds.lease_ttl + self.bounds.guard;
-            if is_over && self.delivers && !self.is_local {
-                self.go_local();
-            }
-            if is_over || !self.retracts {
-                self.answer_recalls(if is_over { Recall::Out } else { Recall::Unanswered });
+        for partition in self.outages.over(now - (self.bounds.lease_ttl + self.bounds.guard)) {
+            if self.delivers {
+                self.go_local(partition);
             }
         }
+        self.answer_recalls();
         if !self.tell.is_empty() {
             let count = self.tell.len().min(IDS_PER_CALL);
             return Some(Todo::Tell(self.tell.drain(..count).collect()));
         }
-        while let Some((_, id)) = self.refused.pop_front_if(|(at, _)| now >= *at) {
-            if matches!(self.items.get(&id), Some(State::Unsure | State::Fetching)) {
-                self.back(&id);
-            }
+        while let Some((id, may_be_there)) = self.late.pop(now) {
+            self.is_late(&id, may_be_there, now);
         }
         // Not what was offered again meanwhile, or is another's.
         while let Some(mut ids) = take(&mut self.take_back) {
@@ -289,7 +273,7 @@ impl Offers {
             let count = self.settle.len().min(IDS_PER_CALL);
             return Some(Todo::Settle(self.settle.drain(..count).collect()));
         }
-        if self.away_since.is_some() {
+        if self.outages.all() {
             return None;
         }
         if now >= self.ask_all_at {
@@ -307,12 +291,12 @@ impl Offers {
             let count = self.unproven.len().min(ITEMS_PER_CALL);
             return Some(Todo::Refuse(self.unproven.drain(..count).collect()));
         }
-        if let Some(ids) = take(&mut self.ask) {
+        if let Some(ids) = self.chosen(|offers| &mut offers.ask, |_| true) {
             return Some(Todo::Ask(ids));
         }
-        while let Some(mut ids) = take(&mut self.offer) {
-            // An id may stand there twice.
-            ids.retain(|id| self.items.get(id) == Some(State::Unsure) && self.items.set(id, State::Fetching).is_some());
+        // An id may stand there twice.
+        while let Some(mut ids) = self.chosen(|offers| &mut offers.offer, |state| state == State::Unsure) {
+            ids.retain(|id| self.items.set(id, State::Fetching) == Some(State::Unsure));
             if !ids.is_empty() {
                 return Some(Todo::Offer(ids));
             }
@@ -324,6 +308,8 @@ impl Offers {
             let is_over =
                 |at, id: &str| matches!(self.items.get(id), Some(State::Settled { until } | State::Gone { until }) if until == at);
             let ids: Vec<String> = due.into_iter().filter(|(at, id)| is_over(*at, id)).map(|(_, id)| id).collect();
+            let (away, ids): (Vec<String>, Vec<String>) = ids.into_iter().partition(|id| self.outages.has(id));
+            away.iter().for_each(|id| self.forgotten(id, false, now));
             if !ids.is_empty() {
                 return Some(Todo::Forget(ids));
             }
@@ -333,11 +319,11 @@ impl Offers {
 
     /// When [`Offers::poll`] has something to do again if nothing happens.
     pub fn next_due(&self) -> BootTime {
-        let due = match self.away_since {
-            Some(since) if self.delivers && !self.is_local || !self.recalls.is_empty() => since + self.bounds.lease_ttl + self.bounds.guard,
-            _ => self.forget.front().map_or(self.ask_all_at, |(at, _)| self.ask_all_at.min(*at)),
-        };
-        let later = [self.settle_later.front().map(|(at, _)| *at), self.refused.front().map(|(at, _)| *at)];
+        let rounds = self.forget.front().map_or(self.ask_all_at, |(at, _)| self.ask_all_at.min(*at));
+        let is_awaited = self.delivers || !self.recalls.is_empty();
+        let over = self.outages.first_fresh().filter(|_| is_awaited).map(|since| since + self.bounds.lease_ttl + self.bounds.guard);
+        let due = if self.outages.all() { over.unwrap_or(rounds) } else { rounds.min(over.unwrap_or(rounds)) };
+        let later = [self.settle_later.front().map(|(at, _)| *at), self.late.next_due()];
         later.into_iter().flatten().fold(due, BootTime::min)
     }
 
@@ -351,12 +337,7 @@ impl Offers {
         self.unheard.clear();
         let Offers { dead, items, .. } = self;
         dead.retain(|id, _| items.get(id).is_some_and(State::is_open));
-        let is_asked_about = |state: State| matches!(state, State::Waiting | State::Unsure | State::Leftover) || state.is_to_leave();
-        self.items.in_states(is_asked_about).into_iter().for_each(|id| self.look_after(id));
-    }
-
-    fn repeat_unheard(&mut self) {
-        std::mem::take(&mut self.unheard).into_iter().for_each(|id| self.look_after(id));
+        self.items.in_states(State::is_asked_about).into_iter().for_each(|id| self.look_after(id));
     }
 
     /// Asks or tells what an item's state wants, if nothing is on its way.
@@ -365,7 +346,7 @@ impl Offers {
             Some(State::Waiting) => self.ask.push_back(id),
             Some(State::Unsure) => self.offer.push_back(id),
             Some(State::Leftover) => self.leftover.push_back(id),
-            Some(State::Back | State::Recalled | State::Parted | State::Reviving) => self.withdraw.push_back(id),
+            Some(State::Back | State::Recalled | State::Parted | State::Reviving | State::Overdue) => self.withdraw.push_back(id),
             Some(State::Sending | State::Fetching | State::Crossing | State::Settling | State::Settled { .. } | State::Gone { .. })
             | None => {}
         }
@@ -418,27 +399,30 @@ impl Offers {
         }
     }
 
-    fn go_local(&mut self) {
-        self.is_local = true;
-        let is_offered = |state| matches!(state, State::Sending | State::Unsure | State::Fetching | State::Waiting);
-        for id in self.items.in_states(is_offered) {
+    fn go_local(&mut self, partition: u16) {
+        let is_offered = |state| matches!(state, State::Sending | State::Unsure | State::Fetching | State::Overdue | State::Waiting);
+        for id in self.items.in_states(is_offered).into_iter().filter(|id| self.outages.partition(id) == partition) {
             self.items.set(&id, State::Back);
             self.take_back.push_back(id);
         }
     }
 
-    /// Valkey is away: what is wanted back is out by now, or that cannot be said.
-    fn answer_recalls(&mut self, answer: Recall) {
+    /// Of partitions that are away: what is wanted back is out by now, or that cannot be said.
+    fn answer_recalls(&mut self) {
+        if !self.outages.any() {
+            return;
+        }
         for id in std::mem::take(&mut self.recalls) {
             if self.items.get(&id) != Some(State::Recalled) {
                 continue;
             }
-            match answer {
-                Recall::Out => self.part(&id),
-                Recall::Taken | Recall::Unanswered => {
-                    self.items.set(&id, State::Waiting);
-                    self.tell.push_back((id, answer));
-                }
+            if self.outages.is_over(&id) {
+                self.part(&id);
+            } else if self.outages.has(&id) && !self.retracts {
+                self.items.set(&id, State::Waiting);
+                self.tell.push_back((id, Recall::Unanswered));
+            } else {
+                self.recalls.push_back(id);
             }
         }
     }
@@ -453,9 +437,15 @@ impl Offers {
         self.forget.push_back((until, id.to_owned()));
     }
 
+    /// The next ids of a queue that are in such a state. Those of a partition that is away wait for it.
     fn chosen(&mut self, queue: impl Fn(&mut Offers) -> &mut VecDeque<String>, is_one: impl Fn(State) -> bool) -> Option<Vec<String>> {
         while let Some(mut ids) = take(queue(self)) {
             ids.retain(|id| self.items.get(id).is_some_and(&is_one));
+            if self.outages.any() {
+                let (away, there) = ids.into_iter().partition(|id| self.outages.has(id));
+                self.unheard(away);
+                ids = there;
+            }
             if !ids.is_empty() {
                 return Some(ids);
             }

@@ -61,6 +61,7 @@ const SOURCES: &[(&str, &str)] = &sources![
     "queue_renew",
     "queue_recover",
     "queue_known",
+    "queue_probe",
     "queue_names",
     "queue_settled",
     "queue_refuse",

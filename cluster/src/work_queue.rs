@@ -102,9 +102,7 @@ impl WorkQueue {
 
     /// The partition of an id; the same on every node.
     pub fn partition(&self, id: &str) -> u16 {
-        // FNV-1a: ids need spreading, not defending; a flood of one partition ends at its capacity.
-        let hash = id.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
-        u16::try_from((hash >> 32) % u64::from(self.bounds.partitions)).expect("below the number of partitions")
+        partition_of(id, self.bounds.partitions)
     }
 
     /// The channel on which this node hears that its items were completed. Payload: lines of `id result`.
@@ -282,6 +280,15 @@ impl WorkQueue {
         }
     }
 
+    /// Whether a partition takes what is written, by its last word: fails as an enqueue would, but for what that carries. Returns the data's
+    /// generation.
+    pub async fn probe(&self, partition: u16) -> Result<String, QueueError> {
+        match self.run("queue_probe", partition, &[generation_of_new_data().as_bytes()]).await? {
+            Value::BulkString(generation) => Ok(String::from_utf8_lossy(&generation).into_owned()),
+            _ => Err(ValkeyError::Malformed("a generation").into()),
+        }
+    }
+
     /// Takes back leases that ran out, up to 128 a call, and cuts what is kept of ended items to its bounds.
     pub async fn recover(&self, partition: u16, jitter_ms: u64) -> Result<Swept, QueueError> {
         let args = [
@@ -411,6 +418,13 @@ impl WorkQueue {
         stats.total = stats.pending.saturating_add(stats.processing).saturating_add(stats.failed);
         Ok(stats)
     }
+}
+
+/// The partition of an id, of so many.
+pub(crate) fn partition_of(id: &str, partitions: u16) -> u16 {
+    // FNV-1a: ids need spreading, not defending; a flood of one partition ends at its capacity.
+    let hash = id.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    u16::try_from((hash >> 32) % u64::from(partitions)).expect("below the number of partitions")
 }
 
 /// How the data is called if this call is the first to find none. Another with each call: a node that finds none twice has seen two losses.

@@ -15,6 +15,7 @@ const BOUNDS: OfferBounds = OfferBounds {
     forget_after: Duration::from_secs(30),
     open_max: 2,
     dead_wait: Duration::from_secs(300),
+    partitions: 1,
 };
 
 fn at(seconds: u64) -> BootTime {
@@ -48,13 +49,13 @@ fn with_valkey_away_the_node_delivers_after_the_guard_and_withdraws_on_return() 
     let mut offers = Offers::new(BOUNDS, true, at(0));
     offers.sending("a");
     offers.enqueued("a", Enqueued::Added);
-    offers.away(at(1));
+    offers.away(0, at(1));
     assert_eq!(offers.next_due(), at(5));
     assert_eq!(offers.poll(at(4)), None);
     assert_eq!(offers.poll(at(5)), Some(Todo::TakeBack(one("a"))));
     assert_eq!(offers.sending("b"), Sending::TakeBack, "what is new is delivered at once");
     assert_eq!(offers.poll(at(6)), None);
-    offers.returned(at(7));
+    offers.returned(0, at(7));
     assert_eq!(offers.poll(at(7)), Some(Todo::Withdraw(one("a"))));
     offers.withdrawn("a", true);
     assert_eq!(offers.poll(at(7)), Some(Todo::Ask(one("a"))));
@@ -67,15 +68,15 @@ fn a_node_that_does_not_deliver_takes_nothing_back() {
     let mut offers = Offers::new(BOUNDS, false, at(0));
     offers.sending("a");
     offers.enqueued("a", Enqueued::Full);
-    offers.away(at(1));
+    offers.away(0, at(1));
     assert_eq!(offers.poll(at(99)), None);
-    offers.returned(at(100));
+    offers.returned(0, at(100));
     assert_eq!(offers.poll(at(100)), Some(Todo::Offer(one("a"))));
 }
 
 #[test]
 fn lost_data_is_offered_again() {
-    let mut offers = Offers::new(BOUNDS, true, at(0));
+    let mut offers = Offers::new(BOUNDS, false, at(0));
     offers.sending("a");
     offers.enqueued("a", Enqueued::Added);
     offers.generation(3, "g1", at(0));
@@ -85,7 +86,7 @@ fn lost_data_is_offered_again() {
     offers.known("a", &Known::Unknown, at(7));
     assert_eq!(offers.poll(at(1)), Some(Todo::Offer(one("a"))));
     assert_eq!(offers.sending("a"), Sending::Send);
-    offers.unanswered("a");
+    offers.unanswered("a", at(1));
     assert_eq!(offers.poll(at(1)), None, "not at once, or it would be offered without a pause");
     assert_eq!(offers.poll(at(11)), Some(Todo::Offer(one("a"))));
 }
@@ -182,12 +183,12 @@ fn with_valkey_away_nothing_can_be_said_until_leases_have_ended() {
         let mut offers = Offers::new(BOUNDS, delivers, at(0));
         offers.sending("a");
         offers.enqueued("a", Enqueued::Added);
-        offers.away(at(1));
+        offers.away(0, at(1));
         offers.recalled("a");
         assert_eq!(offers.poll(at(2)), told("a", Recall::Unanswered));
         offers.recalled("a");
         assert_eq!(offers.poll(at(5)), told("a", Recall::Out), "{delivers}");
-        offers.returned(at(6));
+        offers.returned(0, at(6));
         assert_eq!(offers.poll(at(6)), Some(Todo::Withdraw(one("a"))));
     }
 }
@@ -201,7 +202,7 @@ fn a_node_that_shares_no_longer_waits_for_the_last_word() {
     offers.withdrawn("a", false);
     assert_eq!(offers.poll(at(1)), None);
     assert_eq!(offers.poll(at(10)), Some(Todo::Withdraw(one("a"))));
-    offers.away(at(11));
+    offers.away(0, at(11));
     assert_eq!(offers.poll(at(12)), None);
     assert_eq!(offers.next_due(), at(15));
     assert_eq!(offers.poll(at(15)), told("a", Recall::Out));
@@ -248,9 +249,9 @@ fn an_answer_that_comes_twice_leaves_nothing_offered_that_was_taken_back() {
 fn what_a_shard_was_asked_for_is_not_asked_for_again() {
     let mut offers = Offers::new(BOUNDS, false, at(0));
     offers.sending("a");
-    offers.away(at(1));
-    offers.unanswered("a");
-    offers.returned(at(60));
+    offers.away(0, at(1));
+    offers.unanswered("a", at(1));
+    offers.returned(0, at(60));
     assert_eq!(offers.poll(at(60)), Some(Todo::Offer(one("a"))));
     for round in [70, 80] {
         offers.missed(at(round));
@@ -279,14 +280,14 @@ fn what_is_being_fetched_can_go_local_be_recalled_and_be_settled() {
     let fetching = || {
         let mut offers = Offers::new(BOUNDS, true, at(0));
         offers.sending("a");
-        offers.away(at(1));
-        offers.unanswered("a");
-        offers.returned(at(2));
+        offers.away(0, at(1));
+        offers.unanswered("a", at(1));
+        offers.returned(0, at(2));
         assert_eq!(offers.poll(at(2)), Some(Todo::Offer(one("a"))));
         offers
     };
     let mut local = fetching();
-    local.away(at(3));
+    local.away(0, at(3));
     assert_eq!(local.poll(at(7)), Some(Todo::TakeBack(one("a"))));
     assert_eq!(local.sending("a"), Sending::TakeBack);
 
@@ -314,21 +315,21 @@ fn after_a_late_call_only_what_was_not_answered_is_repeated() {
     }
     offers.done("asked");
     assert_eq!(offers.poll(at(1)), Some(Todo::Ask(one("asked"))));
-    offers.away(at(1));
+    offers.away(0, at(1));
     offers.unheard(one("asked"));
-    assert!(!offers.returned(at(3)), "no owner has acted on it");
+    assert!(!offers.returned(0, at(3)), "no owner has acted on it");
     assert_eq!(offers.poll(at(3)), Some(Todo::Ask(one("asked"))));
     assert_eq!(offers.poll(at(3)), None);
 
     offers.recalled("quiet");
     assert_eq!(offers.poll(at(3)), Some(Todo::Withdraw(one("quiet"))));
-    offers.away(at(3));
+    offers.away(0, at(3));
     offers.unheard(one("quiet"));
-    offers.returned(at(4));
+    offers.returned(0, at(4));
     assert_eq!(offers.poll(at(4)), Some(Todo::Withdraw(one("quiet"))));
 
-    offers.away(at(5));
-    assert!(offers.returned(at(8)), "another node that saw it go earlier may have begun to deliver");
+    offers.away(0, at(5));
+    assert!(offers.returned(0, at(8)), "another node that saw it go earlier may have begun to deliver");
     let mut round = Vec::new();
     while let Some(todo) = offers.poll(at(8)) {
         round.push(todo);
@@ -356,12 +357,12 @@ fn new_mail_waits_while_much_is_offered_and_what_has_ended_does_not_count() {
     assert!(offers.takes_new(), "wanted back");
     offers.sending("d");
     assert!(!offers.takes_new());
-    offers.away(at(2));
-    offers.unanswered("d");
+    offers.away(0, at(2));
+    offers.unanswered("d", at(2));
     assert!(!offers.takes_new());
     offers.poll(at(6));
     assert!(offers.is_local() && offers.takes_new(), "what is not going to be offered needs no room");
-    offers.returned(at(7));
+    offers.returned(0, at(7));
     assert!(offers.takes_new(), "c and d are delivered here");
 }
 
@@ -375,7 +376,7 @@ fn what_a_shard_cannot_settle_it_is_told_again_later_also_without_valkey() {
     assert_eq!(offers.poll(at(1)), Some(Todo::Settle(settle.clone())));
     offers.known("a", &Known::Completed("n2 0001".to_owned()), at(2));
     assert_eq!(offers.poll(at(2)), None, "said twice, it is settled once");
-    offers.away(at(2));
+    offers.away(0, at(2));
     offers.not_settled("a", "n2 0001".to_owned(), at(3));
     assert_eq!(offers.poll(at(3)), None);
     offers.poll(at(6));
@@ -384,6 +385,94 @@ fn what_a_shard_cannot_settle_it_is_told_again_later_also_without_valkey() {
     offers.settled("a", at(13));
     offers.not_settled("a", "n2 0001".to_owned(), at(13));
     assert_eq!(offers.poll(at(23)), None);
+}
+
+/// A Valkey that answered some calls was never away: mail that it did not take, because that was too much for the network or its memory, was
+/// offered again and again and delivered by nobody.
+#[test]
+fn mail_that_no_call_brings_in_is_delivered_here_though_valkey_answers() {
+    let mut offers = Offers::new(BOUNDS, true, at(0));
+    for id in ["large", "small"] {
+        offers.sending(id);
+        offers.away(0, at(1));
+        offers.unanswered(id, at(1));
+    }
+    for seconds in 2..=4 {
+        assert!(!offers.returned(0, at(seconds)));
+        assert!(matches!(offers.poll(at(seconds)), Some(Todo::Offer(ids)) if ids[0] == "large"));
+        assert_eq!(offers.poll(at(seconds)), None);
+        assert_eq!(offers.sending("large"), Sending::Send);
+        offers.away(0, at(seconds));
+        offers.unanswered("large", at(seconds));
+        if offers.sending("small") == Sending::Send {
+            offers.enqueued("small", Enqueued::Added);
+        }
+    }
+    // There are answers to small calls, and one of the large ones may have come.
+    assert!(!offers.returned(0, at(5)));
+    assert_eq!(offers.poll(at(5)), Some(Todo::Withdraw(one("large"))), "the other is in the queue");
+    offers.withdrawn("large", true);
+    assert_eq!(offers.poll(at(5)), Some(Todo::Ask(one("large"))));
+    offers.known("large", &Known::Unknown, at(5));
+    assert_eq!(offers.poll(at(5)), Some(Todo::TakeBack(one("large"))));
+}
+
+#[test]
+fn mail_that_came_in_without_an_answer_is_left_to_the_worker_that_has_it() {
+    let overdue = || {
+        let mut offers = Offers::new(BOUNDS, true, at(1));
+        offers.sending("a");
+        offers.unanswered("a", at(1));
+        assert_eq!(offers.poll(at(5)), Some(Todo::Withdraw(one("a"))));
+        assert_eq!(offers.sending("a"), Sending::Leave);
+        offers
+    };
+    let mut leased = overdue();
+    leased.withdrawn("a", false);
+    assert_eq!(leased.poll(at(10)), None);
+    assert_eq!(leased.poll(at(11)), Some(Todo::Ask(one("a"))), "it waits like any other");
+
+    let mut completed = overdue();
+    completed.withdrawn("a", true);
+    completed.poll(at(5));
+    completed.known("a", &Known::Completed("n2 0001".to_owned()), at(5));
+    assert_eq!(completed.poll(at(5)), Some(Todo::Settle(vec![("a".to_owned(), "n2 0001".to_owned())])));
+
+    let mut unheard = overdue();
+    unheard.unheard(one("a"));
+    assert_eq!(unheard.poll(at(8)), None);
+    assert_eq!(unheard.poll(at(9)), Some(Todo::TakeBack(one("a"))), "nor is that waited for for ever");
+}
+
+/// One part of a Valkey Cluster without a primary was no outage as long as the others answered: what was offered there waited for it.
+#[test]
+fn a_partition_that_is_away_takes_no_other_with_it() {
+    let mut offers = Offers::new(OfferBounds { partitions: 2, open_max: 9, ..BOUNDS }, true, at(0));
+    // One of each partition, whichever is whose.
+    let names: Vec<String> = (0..64).map(|number| format!("n1:{number}")).collect();
+    let lost = |offers: &mut Offers| {
+        names.iter().for_each(|id| {
+            offers.sending(id);
+            offers.enqueued(id, Enqueued::Added);
+        });
+        offers.away(1, at(1));
+        let Some(Todo::TakeBack(ids)) = offers.poll(at(5)) else { panic!("nothing is taken back") };
+        ids
+    };
+    let taken_back = lost(&mut offers);
+    assert!(taken_back.len() > 8 && taken_back.len() < 56, "{taken_back:?}");
+    assert!(!offers.is_local(), "new mail is offered, where there is somebody to take it");
+    let asked = loop {
+        match offers.poll(at(10)) {
+            Some(Todo::Ask(ids)) => break ids,
+            other => assert_eq!(other, None, "nothing is said to a partition that is away"),
+        }
+    };
+    assert_eq!(asked.len() + taken_back.len(), 64);
+    assert!(asked.iter().all(|id| !taken_back.contains(id)));
+    assert!(offers.returned(1, at(11)));
+    let Some(Todo::Withdraw(withdrawn)) = offers.poll(at(11)) else { panic!("nothing is withdrawn") };
+    assert_eq!(withdrawn.len(), taken_back.len());
 }
 
 /// An error of a script was neither an outage nor an answer: the item was offered again at once and without a pause, and since Valkey was
@@ -504,8 +593,8 @@ fn a_dead_letter_on_its_way_out_can_be_leased_completed_and_recalled() {
     assert_eq!(recalled.poll(at(0)), told("a", Recall::Out));
 
     let mut unheard = reviving();
-    unheard.away(at(301));
+    unheard.away(0, at(301));
     unheard.unheard(one("a"));
-    unheard.returned(at(302));
+    unheard.returned(0, at(302));
     assert_eq!(unheard.poll(at(0)), Some(Todo::Withdraw(one("a"))));
 }

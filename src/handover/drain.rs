@@ -78,8 +78,8 @@ impl SharedDelivery {
         let takes = |node: &ringpost_cluster::membership::NodeView| {
             node.id.to_string() != me && node.status != Status::Offline && node.metadata.contains_key(TAKES_MAIL)
         };
-        let answer = driver.node.queue.known(0, &[]).await;
-        driver.heard(&answer);
+        let answer = driver.node.queue.probe(0).await;
+        driver.heard(0, &answer);
         if let Err(reason) = answer {
             return Err(format!("{reason}; nothing was offered for the drain"));
         }

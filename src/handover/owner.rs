@@ -83,7 +83,7 @@ impl Driver {
         let bytes = items.iter().map(|item| item.data.len()).sum::<usize>().min(ENQUEUE_BYTES_MAX);
         let _room = self.enqueue_bytes.acquire_many(u32::try_from(bytes).expect("below the bound")).await;
         let answer = self.node.queue.enqueue(partition, &items).await;
-        self.heard(&answer);
+        self.heard(partition, &answer);
         match answer {
             Ok((generation, answers)) => {
                 if self.is_refused.swap(false, Ordering::Relaxed) {
@@ -94,7 +94,10 @@ impl Driver {
                 drop(offers);
                 self.generation(partition, &generation);
             }
-            Err(reason) if is_outage(&reason) => items.iter().for_each(|item| self.offers().unanswered(&item.id)),
+            Err(reason) if is_outage(&reason) => {
+                let now = BootTime::now();
+                items.iter().for_each(|item| self.offers().unanswered(&item.id, now));
+            }
             Err(reason) => {
                 if !self.is_refused.swap(true, Ordering::Relaxed) {
                     error!(%reason, delivers = self.node.delivers, "Valkey answers and does not take this node's mail: it is tried again every ten \
@@ -226,7 +229,7 @@ impl Driver {
     async fn ask_queue(self: Arc<Self>, partition: u16, ids: Vec<String>) {
         let names: Vec<&str> = ids.iter().map(String::as_str).collect();
         let answer = self.node.queue.known(partition, &names).await;
-        self.heard(&answer);
+        self.noticed(partition, &answer);
         let Ok((generation, answers)) = answer else { return self.offers().unheard(ids) };
         let now = BootTime::now();
         ids.iter().zip(&answers).for_each(|(id, known)| self.offers().known(id, known, now));
@@ -236,7 +239,7 @@ impl Driver {
     async fn withdraw(self: Arc<Self>, partition: u16, ids: Vec<String>) {
         let names: Vec<&str> = ids.iter().map(String::as_str).collect();
         let answer = self.node.queue.withdraw(partition, &names).await;
-        self.heard(&answer);
+        self.noticed(partition, &answer);
         match answer {
             Ok(answers) => ids.iter().zip(answers).for_each(|(id, is_out)| self.offers().withdrawn(id, is_out)),
             Err(_) => self.offers().unheard(ids),
@@ -246,7 +249,7 @@ impl Driver {
     async fn end(self: Arc<Self>, partition: u16, ids: Vec<String>) {
         let names: Vec<&str> = ids.iter().map(String::as_str).collect();
         let answer = self.node.queue.end(partition, &names).await;
-        self.heard(&answer);
+        self.noticed(partition, &answer);
         match answer {
             Ok(answers) => ids.iter().zip(answers).for_each(|(id, ending)| self.offers().ended_there(id, ending)),
             Err(_) => self.offers().unheard(ids),
@@ -261,7 +264,7 @@ impl Driver {
             "what the cluster's queue says of these completions is not signed with this node's cluster.key_file: this node keeps the mail"
         );
         let answer = self.node.queue.refuse(partition, &records).await;
-        self.heard(&answer);
+        self.noticed(partition, &answer);
         let now = BootTime::now();
         match answer {
             Ok(answers) => records.iter().zip(answers).for_each(|((id, _), is_gone)| self.offers().refused_record(id, is_gone, now)),
@@ -272,7 +275,7 @@ impl Driver {
     async fn forget(self: Arc<Self>, partition: u16, ids: Vec<String>) {
         let names: Vec<&str> = ids.iter().map(String::as_str).collect();
         let answer = self.node.queue.settled(partition, &names).await;
-        self.heard(&answer);
+        self.noticed(partition, &answer);
         ids.iter().for_each(|id| self.offers().forgotten(id, answer.is_ok(), BootTime::now()));
     }
 }

@@ -75,11 +75,11 @@ impl Driver {
     async fn orphans(&self) -> Result<usize, Incomplete> {
         // Of another spool of this name nothing is known here: it stays.
         let (mine, mut count) = (self.names.prefix(), 0);
-        for partition in 0..self.node.queue.bounds().partitions {
+        for partition in self.partitions() {
             let mut cursor = "0".to_owned();
             loop {
                 let answer = self.node.queue.names(partition, &cursor, &mine).await;
-                self.heard(&answer);
+                self.noticed(partition, &answer);
                 let (next, items) = answer?;
                 let (ended, items): (Vec<String>, Vec<String>) = items.into_iter().partition(|item| self.offers().has_ended(item));
                 ended.iter().for_each(|item| self.offers().orphan(item));

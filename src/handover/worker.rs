@@ -110,10 +110,7 @@ impl Worker {
             for lease in alone {
                 self.decide(&lease, Verdict::Own).await?;
             }
-            if !self.driver.is_owners_turn(now) {
-                let due = self.claims.due(now);
-                self.complete(due).await?;
-            }
+            self.complete_due(now).await?;
             self.driver.open_claims.store(self.claims.len() as u64, Ordering::Relaxed);
             if !self.driver.node.shares && self.claims.is_empty() {
                 // A node that does not share only finds out what its earlier runs have taken over.
@@ -128,18 +125,30 @@ impl Worker {
         }
     }
 
+    /// Repeats what was not answered, but where it is the owners' turn.
+    async fn complete_due(&mut self, now: BootTime) -> Result<(), Ended> {
+        let driver = self.driver.clone();
+        let is_early = |lease: &Lease| driver.is_owners_turn(driver.node.queue.partition(&lease.id), now);
+        let (early, due): (Vec<Lease>, Vec<Lease>) = self.claims.due(now).into_iter().partition(is_early);
+        for lease in early {
+            let verdict = self.claims.unanswered(&lease, false, now);
+            self.decide(&lease, verdict).await?;
+        }
+        self.complete(due).await
+    }
+
     /// Why this node leases nothing now, in words for an operator.
     async fn hindrance(&mut self) -> Result<Option<String>, Ended> {
         let driver = self.driver.clone();
         let now = BootTime::now();
-        let is_away = *driver.is_away.lock().expect("no panic happens under this lock");
+        let is_away = driver.partitions().all(|partition| driver.offers().is_away(partition).is_some());
         let hindrance = if driver.is_draining.load(Ordering::Relaxed) {
             "it is being emptied".to_owned()
         } else if !driver.takes_mail() {
             "it is about to end".to_owned()
         } else if is_away {
-            "Valkey does not answer it".to_owned()
-        } else if driver.is_owners_turn(now) {
+            "Valkey does not answer it, or takes nothing".to_owned()
+        } else if driver.partitions().all(|partition| driver.is_owners_turn(partition, now)) {
             "Valkey was away: owners take back first what they have delivered".to_owned()
         } else if !self.restraint.allows(now) {
             "it had no room in its spool or its queue, or could not read what was offered, and waits for a while".to_owned()
@@ -181,10 +190,14 @@ impl Worker {
             let partition = self.next_partition;
             self.next_partition = (partition + 1) % partitions;
             let asked_at = BootTime::now();
+            let is_away = driver.offers().is_away(partition).is_some();
+            if is_away || driver.is_owners_turn(partition, asked_at) {
+                continue;
+            }
             // By time, not by the worker's life: a lease whose answer was lost has to end although this node lives.
             let answer = driver.node.queue.lease(partition, LEASE_ITEMS, lease_ms, lease_ms, ITEM_BYTES_MAX).await;
-            driver.heard(&answer);
-            let Ok((generation, items)) = answer else { return Ok(false) };
+            driver.heard(partition, &answer);
+            let Ok((generation, items)) = answer else { continue };
             driver.generation(partition, &generation);
             found |= !items.is_empty();
             self.take_over(items, &generation, asked_at).await?;
@@ -302,7 +315,7 @@ impl Worker {
     /// Ends a lease that comes to nothing here. Unheard, it runs out.
     async fn give_back(&self, lease: &Lease, retry: Retry, reason: &str) {
         let answer = self.driver.node.queue.fail(&lease.id, &lease.token, retry, reason).await;
-        self.driver.heard(&answer);
+        self.driver.noticed(self.driver.node.queue.partition(&lease.id), &answer);
     }
 
     /// Mail of this very spool: no copy is needed, the shard that has it delivers it. What has ended here is taken out of the queue by the
@@ -318,7 +331,7 @@ impl Worker {
         for (partition, own) in driver.by_partition(own, |lease| &lease.id) {
             let leases: Vec<_> = own.iter().map(|lease| (lease.id.as_str(), lease.token.as_str(), result.as_str())).collect();
             let answer = driver.node.queue.complete(partition, &leases).await;
-            driver.heard(&answer);
+            driver.noticed(partition, &answer);
             own.iter().for_each(|lease| driver.offers().done(&lease.id));
         }
         driver.owner.notify_one();
@@ -354,7 +367,7 @@ impl Worker {
                     continue;
                 }
                 let answer = driver.node.queue.complete(partition, &presented).await;
-                driver.heard(&answer);
+                driver.noticed(partition, &answer);
                 let now = BootTime::now();
                 match answer {
                     Ok((generation, answers)) => {

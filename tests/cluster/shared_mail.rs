@@ -111,6 +111,21 @@ fn with_valkey_away_a_node_that_delivers_goes_on_by_itself() {
     println!("delivered {:?} after Valkey went away", began.elapsed());
 }
 
+/// What only answers was never away: each answer ended the outage that each refused write had begun.
+#[test]
+fn with_a_valkey_that_answers_and_takes_nothing_a_node_that_delivers_goes_on_by_itself() {
+    for refuses in ["min-replicas-to-write 1", "maxmemory 1mb"] {
+        let mut rig = mail_rig(&[SHARES]);
+        rig.start_node(0);
+        rig.raw(&format!("CONFIG SET {refuses}"));
+        let began = Instant::now();
+        rig.send(0, 1);
+        // What was offered before is delivered a lease and a second later, which are four.
+        assert_eq!(wait_within(Duration::from_secs(10), "its own delivery", || rig.all_there(1)), 1, "{refuses}");
+        println!("{refuses}: delivered after {:?}", began.elapsed());
+    }
+}
+
 /// A node whose disk was lost, set up anew under its name, took what its first life had offered for mail that it had settled, and took the
 /// last copies out of the queue.
 #[test]

@@ -10,6 +10,9 @@ impl Offers {
     /// The queue's answer to an item.
     pub fn enqueued(&mut self, id: &str, answer: Enqueued) {
         let Some(state) = self.items.get(id) else { return };
+        if answer != Enqueued::Full {
+            self.late.came_in(id);
+        }
         match (state, answer) {
             (State::Sending | State::Unsure, Enqueued::Added | Enqueued::Present) => drop(self.items.set(id, State::Waiting)),
             // By whom, and whether for good, is asked for.
@@ -24,34 +27,33 @@ impl Offers {
         }
     }
 
-    /// No answer to an item that was sent: the queue may have it. It is offered again when Valkey is back, or in the next round.
-    pub fn unanswered(&mut self, id: &str) {
+    /// No answer to an item that was sent: the queue may have it. It is offered again when Valkey is back, or in the next round; if no call has
+    /// brought it in for as long as an outage lasts before a node that delivers goes on by itself, that node delivers it.
+    pub fn unanswered(&mut self, id: &str, now: BootTime) {
         match self.items.get(id) {
+            Some(State::Sending) if self.is_local_for(id) => self.back(id),
             Some(State::Sending) => {
-                self.items.set(id, State::Unsure);
-                if self.is_local && self.delivers {
-                    self.back(id);
-                } else {
-                    self.unheard.push(id.to_owned());
-                }
+                self.failed(id, true, now);
+                self.unheard.push(id.to_owned());
             }
             Some(State::Crossing) => self.recall(id),
             _ => {}
         }
     }
 
-    /// Valkey is there, and would not take an item. It is offered again in the next round; if it was not taken for as long as an outage lasts
-    /// before a node that delivers goes on by itself, that node delivers it.
+    /// Valkey is there, and would not take an item. The same as without an answer, but that it is offered again in the next round only.
     pub fn refused(&mut self, id: &str, now: BootTime) {
         match self.items.get(id) {
-            Some(State::Sending) => {
-                self.items.set(id, State::Unsure);
-                if self.delivers {
-                    self.refused.push_back((now + self.bounds.lease_ttl + self.bounds.guard, id.to_owned()));
-                }
-            }
+            Some(State::Sending) => self.failed(id, false, now),
             Some(State::Crossing) => self.recall(id),
             _ => {}
+        }
+    }
+
+    fn failed(&mut self, id: &str, may_be_there: bool, now: BootTime) {
+        self.items.set(id, State::Unsure);
+        if self.delivers {
+            self.late.failed(id, now + self.bounds.lease_ttl + self.bounds.guard, may_be_there);
         }
     }
 
@@ -63,7 +65,7 @@ impl Offers {
     /// A message says that an item was completed. It may be from before a loss of data, after which the item was offered again: only the
     /// queue's answer counts, and it is asked for now.
     pub fn done(&mut self, id: &str) {
-        if matches!(self.items.get(id), Some(State::Sending | State::Waiting | State::Unsure | State::Fetching)) {
+        if matches!(self.items.get(id), Some(State::Sending | State::Overdue | State::Waiting | State::Unsure | State::Fetching)) {
             self.ask.push_back(id.to_owned());
         }
     }
@@ -87,13 +89,20 @@ impl Offers {
             (State::Back | State::Leftover | State::Parted, Known::Completed(result)) if result.starts_with(OWN_AGAIN) => {
                 self.ended(id, now);
             }
-            (State::Waiting | State::Reviving | State::Unsure | State::Fetching, Known::Completed(result))
+            (State::Waiting | State::Reviving | State::Overdue | State::Unsure | State::Fetching, Known::Completed(result))
                 if result.starts_with(OWN_AGAIN) =>
             {
                 self.back(id);
             }
             (
-                State::Reviving | State::Waiting | State::Unsure | State::Fetching | State::Back | State::Leftover | State::Parted,
+                State::Reviving
+                | State::Waiting
+                | State::Overdue
+                | State::Unsure
+                | State::Fetching
+                | State::Back
+                | State::Leftover
+                | State::Parted,
                 Known::Completed(result),
             ) => {
                 self.settling(id, result);
@@ -102,6 +111,7 @@ impl Offers {
             (
                 State::Reviving
                 | State::Waiting
+                | State::Overdue
                 | State::Unsure
                 | State::Fetching
                 | State::Back
@@ -121,6 +131,10 @@ impl Offers {
             // It was given another chance by command.
             (State::Reviving, Known::Waiting | Known::Leased) => drop(self.items.set(id, State::Waiting)),
             (State::Reviving, Known::Dead) => self.withdraw.push_back(id.to_owned()),
+            // It never came, or has left: this node delivers it.
+            (State::Overdue, Known::Unknown | Known::Withdrawn) => self.back(id),
+            (State::Overdue, Known::Leased) => drop(self.items.set(id, State::Waiting)),
+            (State::Overdue, Known::Waiting | Known::Dead) => self.withdraw.push_back(id.to_owned()),
             // What is being fetched is given by its shard in any case.
             (State::Unsure, Known::Waiting | Known::Leased | Known::Dead) => drop(self.items.set(id, State::Waiting)),
             (State::Back | State::Leftover | State::Parted, Known::Unknown) => self.items.remove(id),
@@ -135,8 +149,10 @@ impl Offers {
     pub fn withdrawn(&mut self, id: &str, is_out: bool) {
         match self.items.get(id) {
             // Out of the queue is what was completed, too: the queue's next answer tells. A leased one is asked for in the next round.
-            Some(State::Back | State::Parted | State::Recalled | State::Reviving) if is_out => self.ask.push_back(id.to_owned()),
-            Some(State::Reviving) => drop(self.items.set(id, State::Waiting)),
+            Some(State::Back | State::Parted | State::Recalled | State::Reviving | State::Overdue) if is_out => {
+                self.ask.push_back(id.to_owned())
+            }
+            Some(State::Reviving | State::Overdue) => drop(self.items.set(id, State::Waiting)),
             Some(State::Recalled) => self.is_leased(id),
             _ => {}
         }
@@ -183,6 +199,43 @@ impl Offers {
         }
     }
 
+    /// Since when Valkey does not answer, or a part of it.
+    pub fn away_since(&self) -> Option<BootTime> {
+        self.outages.first()
+    }
+
+    /// Since when a partition does not answer.
+    pub fn is_away(&self, partition: u16) -> Option<BootTime> {
+        self.outages.since(partition)
+    }
+
+    /// A partition does not answer, or takes nothing.
+    pub fn away(&mut self, partition: u16, now: BootTime) {
+        self.outages.begin(partition, now);
+    }
+
+    /// A partition answers and takes mail. True: it was away for so long that nodes may have begun to deliver what they had offered, this one or another
+    /// that saw it go a little earlier; then all of its items are asked for, and nobody is to lease before owners have taken back theirs.
+    /// After a call that came late only what was not answered is repeated.
+    pub fn returned(&mut self, partition: u16, now: BootTime) -> bool {
+        let Some(since) = self.outages.end(partition) else { return false };
+        let was_long = now.since(since) >= self.bounds.lease_ttl;
+        let (repeated, waiting): (Vec<String>, Vec<String>) =
+            std::mem::take(&mut self.unheard).into_iter().partition(|id| self.outages.partition(id) == partition);
+        self.unheard = waiting;
+        if was_long {
+            let Offers { outages, ask, offer, withdraw, leftover, .. } = self;
+            for queue in [ask, offer, withdraw, leftover] {
+                queue.retain(|id| outages.partition(id) != partition);
+            }
+            let ids = self.items.in_states(State::is_asked_about).into_iter().filter(|id| self.outages.partition(id) == partition);
+            ids.collect::<Vec<_>>().into_iter().for_each(|id| self.look_after(id));
+        } else {
+            repeated.into_iter().for_each(|id| self.look_after(id));
+        }
+        was_long
+    }
+
     /// Messages may have been missed: everything is asked for.
     pub fn missed(&mut self, now: BootTime) {
         self.ask_all_at = self.ask_all_at.min(now);
@@ -210,6 +263,7 @@ mod tests {
             forget_after: 30 * SECOND,
             open_max: 2,
             dead_wait: 300 * SECOND,
+            partitions: 1,
         };
         let mut offers = Offers::new(bounds, delivers, at(0));
         offers.sending("a");

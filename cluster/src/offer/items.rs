@@ -13,6 +13,8 @@ pub(super) enum State {
     Unsure,
     /// The same, and its shard was asked for the content: it answers each item it was asked for, so nothing asks once more.
     Fetching,
+    /// No call is known to have brought it in, for too long: to leave the queue, if one has. Then this node delivers it.
+    Overdue,
     /// In the queue, by its last word.
     Waiting,
     /// A dead letter that is to be offered once more: to leave the queue first.
@@ -45,7 +47,7 @@ impl State {
     /// It is offered and nobody is known to have it. The others have come to an end, and are remembered for a bounded time.
     pub(super) fn is_open(self) -> bool {
         match self {
-            State::Sending | State::Unsure | State::Fetching | State::Waiting | State::Reviving | State::Crossing => true,
+            State::Sending | State::Unsure | State::Fetching | State::Waiting | State::Reviving | State::Overdue | State::Crossing => true,
             State::Settling
             | State::Settled { .. }
             | State::Back
@@ -56,9 +58,14 @@ impl State {
         }
     }
 
+    /// A round asks for it, or tells the queue what it wants.
+    pub(super) fn is_asked_about(self) -> bool {
+        matches!(self, State::Waiting | State::Unsure | State::Leftover) || self.is_to_leave()
+    }
+
     /// The queue is not to have it.
     pub(super) fn is_to_leave(self) -> bool {
-        matches!(self, State::Back | State::Recalled | State::Parted | State::Reviving)
+        matches!(self, State::Back | State::Recalled | State::Parted | State::Reviving | State::Overdue)
     }
 }
 

@@ -27,6 +27,7 @@ const OFFERS: OfferBounds = OfferBounds {
     // Far below what is offered.
     open_max: 4,
     dead_wait: Duration::from_secs(300),
+    partitions: 1,
 };
 const CLAIMS: ClaimTimes = ClaimTimes {
     lease_ttl: LEASE,
@@ -249,14 +250,14 @@ impl World {
         }
         let (offers, generation) = (&mut self.nodes[node].offers, self.valkey.generation.to_string());
         if answer.is_some() {
-            if offers.returned(self.now) {
+            if offers.returned(0, self.now) {
                 self.nodes[node].owners_until = self.now + OWNERS_FIRST;
             }
             let offers = &mut self.nodes[node].offers;
             offers.generation(0, &generation, self.now);
             self.nodes[node].is_away = false;
         } else {
-            offers.away(self.now);
+            offers.away(0, self.now);
             self.nodes[node].is_away = true;
         }
         answer
@@ -286,7 +287,7 @@ impl World {
         });
         match answer {
             Some(answer) => self.nodes[node].offers.enqueued(id, answer),
-            None => self.nodes[node].offers.unanswered(id),
+            None => self.nodes[node].offers.unanswered(id, self.now),
         }
     }
 
