@@ -91,6 +91,7 @@ pub struct Offers {
     dead: BTreeMap<String, DeadLetter>,
     withdraw: VecDeque<String>,
     leftover: VecDeque<String>,
+    free: VecDeque<String>,
     /// Records of completions that are not signed.
     unproven: VecDeque<(String, Vec<u8>)>,
     forget: VecDeque<(BootTime, String)>,
@@ -123,6 +124,7 @@ impl Offers {
             dead: BTreeMap::new(),
             withdraw: VecDeque::new(),
             leftover: VecDeque::new(),
+            free: VecDeque::new(),
             unproven: VecDeque::new(),
             forget: VecDeque::new(),
             late: Late::default(),
@@ -163,7 +165,7 @@ impl Offers {
             // Settled, and still there: this node's own lease ended it.
             Some(State::Back | State::Leftover | State::Settled { .. }) if self.delivers => return Sending::TakeBack,
             // What is there, or on its way, is not sent a second time.
-            Some(State::Sending | State::Overdue | State::Waiting | State::Reviving) => return Sending::Leave,
+            Some(State::Sending | State::Overdue | State::Waiting | State::Reviving | State::Freeing) => return Sending::Leave,
             Some(State::Crossing | State::Recalled | State::Leftover | State::Settling | State::Settled { .. }) => return Sending::Leave,
             None | Some(State::Parted | State::Gone { .. }) if self.is_local_for(id) => return Sending::TakeBack,
             None | Some(State::Unsure | State::Fetching | State::Back | State::Parted | State::Gone { .. }) => {}
@@ -209,7 +211,7 @@ impl Offers {
             Some(State::Crossing | State::Recalled) => {}
             Some(State::Sending) => drop(self.items.set(id, State::Crossing)),
             None | Some(State::Back | State::Parted | State::Gone { .. }) => self.recall(id),
-            Some(State::Unsure | State::Fetching | State::Waiting | State::Reviving | State::Overdue) => {
+            Some(State::Unsure | State::Fetching | State::Waiting | State::Reviving | State::Freeing | State::Overdue) => {
                 self.recall(id);
             }
         }
@@ -224,7 +226,7 @@ impl Offers {
     pub fn gone(&mut self, id: &str) {
         if matches!(
             self.items.get(id),
-            Some(State::Sending | State::Unsure | State::Fetching | State::Overdue | State::Waiting | State::Reviving)
+            Some(State::Sending | State::Unsure | State::Fetching | State::Overdue | State::Waiting | State::Reviving | State::Freeing)
         ) {
             self.items.set(id, State::Back);
             self.withdraw.push_back(id.to_owned());
@@ -287,6 +289,9 @@ impl Offers {
         if let Some(ids) = self.chosen(|offers| &mut offers.leftover, |state| state == State::Leftover) {
             return Some(Todo::End(ids));
         }
+        if let Some(ids) = self.chosen(|offers| &mut offers.free, |state| state == State::Freeing) {
+            return Some(Todo::Forget(ids));
+        }
         if !self.unproven.is_empty() {
             let count = self.unproven.len().min(ITEMS_PER_CALL);
             return Some(Todo::Refuse(self.unproven.drain(..count).collect()));
@@ -332,6 +337,7 @@ impl Offers {
         self.ask.clear();
         self.withdraw.clear();
         self.leftover.clear();
+        self.free.clear();
         self.unproven.clear();
         self.offer.clear();
         self.unheard.clear();
@@ -346,6 +352,7 @@ impl Offers {
             Some(State::Waiting) => self.ask.push_back(id),
             Some(State::Unsure) => self.offer.push_back(id),
             Some(State::Leftover) => self.leftover.push_back(id),
+            Some(State::Freeing) => self.free.push_back(id),
             Some(State::Back | State::Recalled | State::Parted | State::Reviving | State::Overdue) => self.withdraw.push_back(id),
             Some(State::Sending | State::Fetching | State::Crossing | State::Settling | State::Settled { .. } | State::Gone { .. })
             | None => {}

@@ -107,6 +107,24 @@ fn an_item_that_its_own_node_leased_is_not_settled() {
     assert_eq!(offers.poll(at(37)), Some(Todo::Forget(one("a"))));
 }
 
+/// A node that delivered, and was set to only offer, took it back and tried to deliver it by itself, past its smarthosts and its addresses.
+#[test]
+fn a_front_end_offers_again_what_an_earlier_run_had_taken_for_itself() {
+    let mut offers = Offers::new(BOUNDS, false, at(0));
+    offers.sending("a");
+    offers.enqueued("a", Enqueued::Completed);
+    assert_eq!(offers.poll(at(1)), Some(Todo::Ask(one("a"))));
+    offers.known("a", &Known::Completed(format!("{OWN_AGAIN} n1")), at(1));
+    assert_eq!(offers.poll(at(1)), Some(Todo::Forget(one("a"))));
+    assert_eq!(offers.sending("a"), Sending::Leave);
+    offers.forgotten("a", false, at(1));
+    assert_eq!(offers.poll(at(9)), None);
+    assert_eq!(offers.poll(at(10)), Some(Todo::Forget(one("a"))));
+    offers.forgotten("a", true, at(10));
+    assert_eq!(offers.poll(at(10)), Some(Todo::Offer(one("a"))));
+    assert_eq!(offers.sending("a"), Sending::Send);
+}
+
 fn waiting(id: &str) -> Offers {
     let mut offers = Offers::new(BOUNDS, true, at(0));
     offers.sending(id);

@@ -92,7 +92,12 @@ impl Offers {
             (State::Waiting | State::Reviving | State::Overdue | State::Unsure | State::Fetching, Known::Completed(result))
                 if result.starts_with(OWN_AGAIN) =>
             {
-                self.back(id);
+                if self.delivers {
+                    self.back(id);
+                } else {
+                    self.items.set(id, State::Freeing);
+                    self.free.push_back(id.to_owned());
+                }
             }
             (
                 State::Reviving
@@ -184,6 +189,11 @@ impl Offers {
     pub fn forgotten(&mut self, id: &str, is_answered: bool, now: BootTime) {
         let again_at = now + self.bounds.reconcile_every;
         match self.items.get(id) {
+            Some(State::Freeing) if is_answered => {
+                self.items.set(id, State::Unsure);
+                self.offer.push_back(id.to_owned());
+            }
+            Some(State::Freeing) => self.unheard.push(id.to_owned()),
             Some(State::Settled { .. } | State::Gone { .. }) if is_answered => self.items.remove(id),
             Some(State::Settled { .. }) => self.remember(id, |until| State::Settled { until }, again_at),
             Some(State::Gone { .. }) => self.remember(id, |until| State::Gone { until }, again_at),
@@ -224,8 +234,8 @@ impl Offers {
             std::mem::take(&mut self.unheard).into_iter().partition(|id| self.outages.partition(id) == partition);
         self.unheard = waiting;
         if was_long {
-            let Offers { outages, ask, offer, withdraw, leftover, .. } = self;
-            for queue in [ask, offer, withdraw, leftover] {
+            let Offers { outages, ask, offer, withdraw, leftover, free, .. } = self;
+            for queue in [ask, offer, withdraw, leftover, free] {
                 queue.retain(|id| outages.partition(id) != partition);
             }
             let ids = self.items.in_states(State::is_asked_about).into_iter().filter(|id| self.outages.partition(id) == partition);

@@ -19,6 +19,8 @@ pub(super) enum State {
     Waiting,
     /// A dead letter that is to be offered once more: to leave the queue first.
     Reviving,
+    /// Completed by this node for itself in an earlier run, and this run does not deliver: the queue is to forget that first.
+    Freeing,
     /// Another has it; the spool does not know yet.
     Settling,
     /// The spool knows; the queue remembers until then, and is told to forget it.
@@ -47,7 +49,14 @@ impl State {
     /// It is offered and nobody is known to have it. The others have come to an end, and are remembered for a bounded time.
     pub(super) fn is_open(self) -> bool {
         match self {
-            State::Sending | State::Unsure | State::Fetching | State::Waiting | State::Reviving | State::Overdue | State::Crossing => true,
+            State::Sending
+            | State::Unsure
+            | State::Fetching
+            | State::Waiting
+            | State::Reviving
+            | State::Freeing
+            | State::Overdue
+            | State::Crossing => true,
             State::Settling
             | State::Settled { .. }
             | State::Back
@@ -60,7 +69,7 @@ impl State {
 
     /// A round asks for it, or tells the queue what it wants.
     pub(super) fn is_asked_about(self) -> bool {
-        matches!(self, State::Waiting | State::Unsure | State::Leftover) || self.is_to_leave()
+        matches!(self, State::Waiting | State::Unsure | State::Freeing | State::Leftover) || self.is_to_leave()
     }
 
     /// The queue is not to have it.

@@ -48,7 +48,7 @@ pub enum Todo {
     /// They have come to their end, and are in the queue again: end them there, then call [`Offers::ended_there`] for each, or
     /// [`Offers::unheard`].
     End(Vec<String>),
-    /// Tell the queue that they are settled, then call [`Offers::forgotten`].
+    /// Tell the queue that it need not remember what became of them, then call [`Offers::forgotten`].
     Forget(Vec<String>),
     /// Tell the shards what became of their wishes.
     Tell(Vec<(String, Recall)>),
