@@ -61,6 +61,8 @@ pub struct OfferBounds {
     pub dead_wait: Duration,
 }
 
+/// Calls for what has happened, after which the round goes on: a busy queue does not keep it from its end.
+const SOON_IN_A_ROW_MAX: u32 = 3;
 /// So many times the first wait a dead letter waits at most.
 const DEAD_WAITS_MAX: u32 = 16;
 
@@ -80,7 +82,12 @@ pub struct Offers {
     /// A node that does not deliver takes nothing back.
     delivers: bool,
     items: Items,
+    /// Of the round that is under way.
     ask: VecDeque<String>,
+    /// Something has happened to them: they come before the round.
+    ask_soon: VecDeque<String>,
+    /// Calls with such since the round went on.
+    soon_in_a_row: u32,
     offer: VecDeque<String>,
     /// What others have, with what they said.
     settle: VecDeque<(String, String)>,
@@ -117,6 +124,8 @@ impl Offers {
             delivers,
             items: Items::default(),
             ask: VecDeque::new(),
+            ask_soon: VecDeque::new(),
+            soon_in_a_row: 0,
             offer: VecDeque::new(),
             settle: VecDeque::new(),
             settle_later: VecDeque::new(),
@@ -278,7 +287,8 @@ impl Offers {
         if self.outages.all() {
             return None;
         }
-        if now >= self.ask_all_at {
+        // A round that takes longer comes to its end before the next begins, which would begin with the same.
+        if now >= self.ask_all_at && self.ask.is_empty() {
             self.ask_all_at = now + self.bounds.reconcile_every;
             self.begin_round();
         }
@@ -296,7 +306,7 @@ impl Offers {
             let count = self.unproven.len().min(ITEMS_PER_CALL);
             return Some(Todo::Refuse(self.unproven.drain(..count).collect()));
         }
-        if let Some(ids) = self.chosen(|offers| &mut offers.ask, |_| true) {
+        if let Some(ids) = self.next_to_ask() {
             return Some(Todo::Ask(ids));
         }
         // An id may stand there twice.
@@ -332,9 +342,20 @@ impl Offers {
         later.into_iter().flatten().fold(due, BootTime::min)
     }
 
+    fn next_to_ask(&mut self) -> Option<Vec<String>> {
+        if self.soon_in_a_row < SOON_IN_A_ROW_MAX
+            && let Some(ids) = self.chosen(|offers| &mut offers.ask_soon, |_| true)
+        {
+            self.soon_in_a_row += 1;
+            return Some(ids);
+        }
+        self.soon_in_a_row = 0;
+        let round = self.chosen(|offers| &mut offers.ask, |_| true);
+        round.or_else(|| self.chosen(|offers| &mut offers.ask_soon, |_| true))
+    }
+
     fn begin_round(&mut self) {
         self.recalls.retain(|id| self.items.get(id) == Some(State::Recalled));
-        self.ask.clear();
         self.withdraw.clear();
         self.leftover.clear();
         self.free.clear();

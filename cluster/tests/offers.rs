@@ -1,6 +1,6 @@
 //! The owner's rules, one behaviour each. Whole hand-overs are in `handover.rs`.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use ringpost_cluster::{
     boot_time::BootTime,
@@ -403,6 +403,45 @@ fn what_a_shard_cannot_settle_it_is_told_again_later_also_without_valkey() {
     offers.settled("a", at(13));
     offers.not_settled("a", "n2 0001".to_owned(), at(13));
     assert_eq!(offers.poll(at(23)), None);
+}
+
+/// With 50,000 items a round took longer than the time to the next, which began again with the same items: the last ones were never asked for,
+/// and what others said that they had taken waited behind all.
+#[test]
+fn a_round_that_takes_long_comes_to_its_end_and_what_was_completed_before_it() {
+    const ITEMS: usize = 50_000;
+    let mut offers = Offers::new(OfferBounds { open_max: ITEMS, ..BOUNDS }, true, at(0));
+    let mut unasked: HashSet<String> = (0..ITEMS).map(|number| number.to_string()).collect();
+    for id in &unasked {
+        offers.sending(id);
+        offers.enqueued(id, Enqueued::Added);
+    }
+    let (mut now, mut calls) = (at(10), 0);
+    while !unasked.is_empty() {
+        assert!(now < at(70), "{} were not asked for", unasked.len());
+        // Others complete all the time.
+        for number in 0..128 {
+            offers.done(&(number + calls % 50 * 128).to_string());
+        }
+        let Some(Todo::Ask(ids)) = offers.poll(now) else { panic!("nothing is asked") };
+        for id in ids {
+            unasked.remove(&id);
+            offers.known(&id, &Known::Waiting, now);
+        }
+        (now, calls) = (now + Duration::from_millis(30), calls + 1);
+    }
+}
+
+#[test]
+fn what_is_said_to_be_completed_is_asked_for_next() {
+    let mut offers = Offers::new(OfferBounds { open_max: 500, ..BOUNDS }, true, at(0));
+    for number in 0..500 {
+        offers.sending(&number.to_string());
+        offers.enqueued(&number.to_string(), Enqueued::Added);
+    }
+    assert!(matches!(offers.poll(at(10)), Some(Todo::Ask(ids)) if ids.len() == 128));
+    offers.done("499");
+    assert_eq!(offers.poll(at(10)), Some(Todo::Ask(one("499"))));
 }
 
 /// A Valkey that answered some calls was never away: mail that it did not take, because that was too much for the network or its memory, was
