@@ -61,6 +61,8 @@ const OFFERERS: usize = 4;
 const ENQUEUE_BYTES_MAX: usize = 1024 * 1024;
 /// How often a node sweeps leases that ran out and looks whether Valkey is there and has its data.
 const TICK: Duration = Duration::from_millis(500);
+/// In a shorter time no replica takes over: with Valkey Cluster the connection for messages, which may be to another server, tells nothing of it.
+const FAILOVER_MIN: Duration = Duration::from_secs(1);
 /// On Valkey's return, when it was away for so long that owners have delivered, or may have gone back in time, they first take out of the
 /// queue what is not to be delivered again. An owner hears of the return later than a worker by a probe and a call at most, and then has half
 /// a second.
@@ -119,7 +121,7 @@ struct Driver {
     lease_from: Mutex<BTreeMap<u16, BootTime>>,
     owner: Notify,
     worker: Notify,
-    /// There is a new connection for messages.
+    /// There is a new connection for messages, or a partition is back: what answers now may be another server.
     connected: Notify,
     is_draining: AtomicBool,
     /// The process is about to end.
@@ -307,14 +309,13 @@ impl Driver {
     fn is_there(&self, partition: u16) {
         let now = BootTime::now();
         let mut offers = self.offers();
-        if offers.is_away(partition).is_none() {
-            return;
-        }
+        let Some(away) = offers.is_away(partition).map(|since| now.since(since)) else { return };
         let was_long = offers.returned(partition, now);
         drop(offers);
-        // One call that came late is no outage that anybody has acted on.
-        if was_long {
+        // One call that came late is no outage that anybody has acted on, nor a failover.
+        if was_long || away >= FAILOVER_MIN {
             self.owners_first(partition, now);
+            self.connected.notify_one();
         }
         self.owner.notify_one();
     }

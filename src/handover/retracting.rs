@@ -45,7 +45,7 @@ impl Driver {
         self.has_retracted();
     }
 
-    /// Each new connection may be to a Valkey that has gone back in time: what was settled since is looked for.
+    /// Each new connection, and each return, may be to a Valkey that has gone back in time: what was settled since is looked for.
     pub(super) async fn keep_looking_for_orphans(self: Arc<Self>) {
         loop {
             self.connected.notified().await;
