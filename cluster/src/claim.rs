@@ -27,6 +27,8 @@ pub struct ClaimTimes {
     pub repeat_after: Duration,
     /// How often it is repeated while the queue does not know the item.
     pub ask_every: Duration,
+    /// How long an owner remembers what it has settled, and the queue with it.
+    pub forget_after: Duration,
     /// How long owners take to offer again what Valkey has lost.
     pub reconciliation: Duration,
     /// A claim that was completed and that nobody answers for so long is this node's: late mail is worse than mail that comes twice.
@@ -63,6 +65,8 @@ struct Claim {
     deadline: BootTime,
     /// The complete may have been heard, but its answer was not.
     was_asked: bool,
+    /// When a complete went out first.
+    asked_at: Option<BootTime>,
     /// The queue did not know the item. If it still does not at this time, no owner has offered it again.
     unknown_until: Option<BootTime>,
     due: Option<BootTime>,
@@ -110,6 +114,7 @@ impl Claims {
                 generation: Some(generation.to_owned()),
                 deadline: asked_at + self.times.lease_ttl,
                 was_asked: false,
+                asked_at: None,
                 unknown_until: None,
                 due: None,
                 unheard_for: Duration::ZERO,
@@ -121,8 +126,15 @@ impl Claims {
 
     /// A claim of an earlier run was found in the spool. It may have been completed.
     pub fn recovered(&mut self, lease: Lease, now: BootTime) {
-        let claim =
-            Claim { generation: None, deadline: now, was_asked: true, unknown_until: None, due: Some(now), unheard_for: Duration::ZERO };
+        let claim = Claim {
+            generation: None,
+            deadline: now,
+            was_asked: true,
+            asked_at: None,
+            unknown_until: None,
+            due: Some(now),
+            unheard_for: Duration::ZERO,
+        };
         self.claims.insert(lease, claim);
     }
 
@@ -135,6 +147,7 @@ impl Claims {
             return Verdict::Discard;
         }
         claim.due = None;
+        claim.asked_at.get_or_insert(now);
         Verdict::Complete
     }
 
@@ -172,8 +185,11 @@ impl Claims {
             }
             Completed::Unknown => {
                 let same_data = claim.generation.as_deref().is_some_and(|leased_in| leased_in == generation);
-                // An earlier complete was heard in this data: its owner was told, and has settled it since.
-                let was_settled = same_data && claim.was_asked && claim.unknown_until.is_none();
+                // An earlier complete was heard in this data: its owner was told, and has settled it since and had that forgotten. Before it can
+                // have, the queue does not know the item because it has lost the last moments, which no new generation tells, and the owner
+                // is about to offer it again.
+                let can_be_forgotten = claim.asked_at.is_some_and(|at| now.since(at) > self.times.forget_after);
+                let was_settled = same_data && claim.was_asked && claim.unknown_until.is_none() && can_be_forgotten;
                 let until = *claim.unknown_until.get_or_insert(now + self.times.reconciliation);
                 claim.was_asked = true;
                 if !was_settled && now < until {
@@ -218,6 +234,7 @@ mod tests {
         lease_ttl: Duration::from_secs(3),
         repeat_after: Duration::from_millis(200),
         ask_every: Duration::from_secs(2),
+        forget_after: Duration::from_secs(30),
         reconciliation: Duration::from_secs(12),
         alone_after: Duration::from_secs(900),
     };
@@ -280,6 +297,22 @@ mod tests {
         assert_eq!(claims.due(at(2)), std::slice::from_ref(&a));
         assert!(claims.due(at(2)).is_empty());
         assert_eq!(claims.completed(&a, Completed::Unknown, "g", at(50)), Verdict::Own);
+    }
+
+    /// A failover that lost the last second, in which the item was offered, leased and completed, left the generation: the worker owned the item
+    /// at once, and so did the one to which its owner offered it again.
+    #[test]
+    fn what_a_failover_lost_is_not_owned_before_its_owner_had_its_chance() {
+        let (mut claims, a) = (Claims::new(TIMES), lease("a", "t"));
+        claims.leased(&a, "g", at(0));
+        claims.completing(&a, at(0));
+        claims.unanswered(&a, true, at(0));
+        assert_eq!(claims.due(at(1)), std::slice::from_ref(&a));
+        claims.completing(&a, at(1));
+        assert_eq!(claims.completed(&a, Completed::Unknown, "g", at(1)), Verdict::Later);
+        assert_eq!(claims.due(at(3)), std::slice::from_ref(&a));
+        claims.completing(&a, at(3));
+        assert_eq!(claims.completed(&a, Completed::Stale, "g", at(3)), Verdict::Discard);
     }
 
     #[test]

@@ -25,7 +25,7 @@ use tokio::time::sleep;
 use tracing::warn;
 
 use super::{
-    Driver, Ended, LEASES_NONE,
+    Driver, Ended, FORGET_AFTER, LEASES_NONE,
     appetite::{Appetite, IN_TURN_MAX, Look, READY_MAX},
 };
 
@@ -69,6 +69,7 @@ impl Driver {
             lease_ttl: self.node.lease_ttl,
             repeat_after: REPEAT_AFTER,
             ask_every: ASK_EVERY,
+            forget_after: FORGET_AFTER,
             reconciliation: RECONCILIATION,
             alone_after: ALONE_AFTER,
         };

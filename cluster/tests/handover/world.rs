@@ -33,6 +33,7 @@ const CLAIMS: ClaimTimes = ClaimTimes {
     lease_ttl: LEASE,
     repeat_after: Duration::from_millis(200),
     ask_every: Duration::from_secs(2),
+    forget_after: OFFERS.forget_after,
     reconciliation: Duration::from_secs(25),
     alone_after: Duration::from_secs(900),
 };
