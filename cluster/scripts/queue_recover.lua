@@ -1,12 +1,12 @@
 -- Takes back the leases of workers that are gone and those whose time is over. By anybody, as often as one likes (L10).
 -- What is kept of ended items for owners and workers that may come back is cut to its bounds, the oldest first.
--- KEYS of the queue    ARGV limit (at most 128), jitter_ms, random, dead_max, outcomes_max, past_max
+-- KEYS of the queue    ARGV limit (at most 128), jitter_ms, random, dead_max, outcomes_max, past_max, lease_max_ms
 -- {recovered, dead, outcomes dropped}
 local SCHED, HELD, TIMED, WORKERS, DEAD, META, COUNTERS = KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[10]
 local DONE, OUTCOME, PAST, PAST_AT = KEYS[11], KEYS[12], KEYS[15], KEYS[16]
 local limit, jitter, random, dead_max = math.min(tonumber(ARGV[1]), 128), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-local outcomes_max, past_max = tonumber(ARGV[5]), tonumber(ARGV[6])
-if not outcomes_max or not past_max then return redis.error_reply('ERR ringpost: bounds') end
+local outcomes_max, past_max, lease_max = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
+if not outcomes_max or not past_max or not lease_max then return redis.error_reply('ERR ringpost: bounds') end
 local t = redis.call('TIME')
 local now = tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
 local now_text = string.format('%.0f', now)
@@ -24,6 +24,9 @@ for i, id in ipairs(ids) do
   local packed = redis.call('HGET', META, id)
   metas[i] = packed and cmsgpack.unpack(packed) or false
 end
+-- A clock that was stepped back makes no lease last longer than the longest.
+local last = string.format('%.0f', now + lease_max)
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', TIMED, '(' .. last, '+inf', 'LIMIT', 0, 128)) do redis.call('ZADD', TIMED, last, id) end
 for _, worker in ipairs(gone) do redis.call('ZREM', WORKERS, worker) end
 local dead, died, recovered = redis.call('ZCARD', DEAD), 0, 0
 for i, id in ipairs(ids) do

@@ -33,6 +33,8 @@ const LEASE_BYTES_MAX: usize = 512 * 1024;
 const OUTCOME_KEPT_MS: u64 = 7 * 24 * 3600 * 1000;
 /// Ended items of one partition that some worker was leased and left, whose tokens are remembered after their owner has settled them.
 const PAST_MAX: u64 = 8192;
+/// The longest lease by time, as `cluster.lease_ttl` is bounded.
+const LEASE_MAX_MS: u64 = 300 * 1000;
 /// The longest text of a result (with its signature) or a reason, in bytes.
 pub const RESULT_BYTES_MAX: usize = 512;
 /// With a token and a node's name.
@@ -188,7 +190,7 @@ impl WorkQueue {
             count.clamp(1, ITEMS_PER_CALL).to_string(),
             token,
             worker_ttl_ms.to_string(),
-            lease_ms.to_string(),
+            lease_ms.min(LEASE_MAX_MS).to_string(),
             self.bounds.dead_max.to_string(),
             LEASE_BYTES_MAX.to_string(),
         ];
@@ -267,7 +269,7 @@ impl WorkQueue {
 
     /// Lets a lease run for `lease_ms` from now; false: it is another's by now.
     pub async fn extend(&self, id: &str, token: &str, lease_ms: u64) -> Result<bool, QueueError> {
-        let lease = lease_ms.to_string();
+        let lease = lease_ms.min(LEASE_MAX_MS).to_string();
         Ok(number(self.run("queue_extend", self.partition(id), &[id.as_bytes(), token.as_bytes(), lease.as_bytes()]).await?)? == 1)
     }
 
@@ -298,6 +300,7 @@ impl WorkQueue {
             self.bounds.dead_max.to_string(),
             self.bounds.outcomes_max().to_string(),
             PAST_MAX.to_string(),
+            LEASE_MAX_MS.to_string(),
         ];
         let args: Vec<&[u8]> = args.iter().map(String::as_bytes).collect();
         let mut reply = Reply::new(self.run("queue_recover", partition, &args).await?)?;

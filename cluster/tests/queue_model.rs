@@ -157,6 +157,28 @@ fn a_worker_that_its_owner_may_have_believed_is_told_so() {
     });
 }
 
+/// With the server's clock stepped back by an hour a lease lasted for an hour, and its mail waited.
+#[test]
+fn a_lease_of_a_time_to_come_is_cut_to_the_longest() {
+    let server = Server::start(Durability::None);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let queue = queue(&server, Scripts::shipped());
+        queue.enqueue(0, &[item("a")]).await.unwrap();
+        assert_eq!(queue.lease(0, 1, 1000, 60_000, 1000).await.unwrap().1.len(), 1);
+        let timed = &Server::keyspace().queue("mail", 0)[4];
+        let valkey = Valkey::new(server.target());
+        // What the clock of before the step had written.
+        valkey.command(redis::cmd("ZADD").arg(timed).arg(9e12).arg("a")).await.unwrap();
+        queue.recover(0, 0).await.unwrap();
+        let ends = valkey.command(redis::cmd("ZRANGE").arg(timed).arg(0).arg(0).arg("WITHSCORES")).await.unwrap();
+        let [id, ends]: [String; 2] = redis::from_redis_value::<Vec<String>>(ends).unwrap().try_into().unwrap();
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as f64;
+        assert_eq!(id, "a");
+        assert!((ends.parse::<f64>().unwrap() - now - 300_000.0).abs() < 5000.0, "{ends}");
+    });
+}
+
 /// What a node that never came back had offered took the room of what others offered, for seven days.
 #[test]
 fn completions_that_nobody_settles_leave_room_for_others() {
