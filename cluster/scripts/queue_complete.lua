@@ -11,8 +11,7 @@ local keep = tonumber(ARGV[3])
 if not keep then return redis.error_reply('ERR ringpost: keep') end
 local metas = {}
 for i = 0, items - 1 do
-  local packed = redis.call('HGET', META, ARGV[4 + i * 3])
-  metas[i] = packed and cmsgpack.unpack(packed) or false
+  metas[i] = meta_of(ARGV[4 + i * 3])
 end
 local t = redis.call('TIME')
 local now = tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
@@ -24,6 +23,7 @@ end
 local answer, told = {generation}, {}
 for i = 0, items - 1 do
   local id, token, result, meta = ARGV[4 + i * 3], ARGV[5 + i * 3], ARGV[6 + i * 3], metas[i]
+  if meta == false then drop(id) end
   -- One id twice in one call: the second finds the first's outcome.
   if meta and redis.call('HEXISTS', META, id) == 0 then meta = false end
   if meta and meta[1] == 'L' and meta[8] == token then

@@ -1,11 +1,11 @@
 -- A lease by its token runs for so long from now, whatever it was before.
 -- KEYS of the queue    ARGV id, token, lease_ms
 -- 1 | 0 not yours
-local HELD, TIMED, META, COUNTERS = KEYS[4], KEYS[5], KEYS[8], KEYS[10]
+local HELD, TIMED, COUNTERS = KEYS[4], KEYS[5], KEYS[10]
 local id, lease = ARGV[1], tonumber(ARGV[3])
 if not lease or lease < 0 then return redis.error_reply('ERR ringpost: lease') end
-local packed = redis.call('HGET', META, id)
-local meta = packed and cmsgpack.unpack(packed)
+local meta = meta_of(id)
+if meta == false then drop(id) end
 if not meta or meta[1] ~= 'L' or meta[8] ~= ARGV[2] then
   redis.call('HINCRBY', COUNTERS, 'stale', 1)
   return 0

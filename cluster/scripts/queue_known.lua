@@ -1,7 +1,7 @@
 -- What became of ids: the owner's question after silence (Q18). KEYS of the queue    ARGV random, id... (at most 128)
 -- {generation, answer, ...}: '' unknown | R S L D, where it is | 'X' and the record of its completion, as far as one can be long |
 -- 'W' withdrawn by its owner
-local META, OUTCOME, GENERATION = KEYS[8], KEYS[12], KEYS[13]
+local OUTCOME, GENERATION = KEYS[12], KEYS[13]
 if #ARGV > 129 then return redis.error_reply('ERR ringpost: at most 128 ids') end
 local generation = redis.call('GET', GENERATION)
 if not generation then
@@ -10,10 +10,11 @@ if not generation then
 end
 local answer = {generation}
 for i = 2, #ARGV do
-  local packed = redis.call('HGET', META, ARGV[i])
-  if packed then
-    answer[i] = cmsgpack.unpack(packed)[1]
+  local meta = meta_of(ARGV[i])
+  if meta then
+    answer[i] = meta[1]
   else
+    if meta == false then drop(ARGV[i]) end
     local outcome = redis.call('HGET', OUTCOME, ARGV[i])
     if outcome and string.sub(outcome, 1, 1) == '\n' then
       answer[i] = 'W'

@@ -15,8 +15,7 @@ local now_text = string.format('%.0f', now)
 -- All metadata is read before the first write: damage ends the script while nothing has changed (Q8).
 local due, due_meta = redis.call('ZRANGEBYSCORE', SCHED, '-inf', now_text, 'LIMIT', 0, 128), {}
 for i, id in ipairs(due) do
-  local packed = redis.call('HGET', META, id)
-  due_meta[i] = packed and cmsgpack.unpack(packed) or false
+  due_meta[i] = meta_of(id) or false
 end
 local generation = redis.call('GET', GENERATION)
 if not generation then
@@ -51,6 +50,8 @@ for i, id in ipairs(due) do
       redis.call('ZADD', READY, meta[2] * 1099511627776 + sequence, id)
       redis.call('ZADD', AGES, sequence, id)
     end
+  else
+    drop(id)
   end
 end
 local answer, leased, bytes = {generation, now}, 0, 0
@@ -69,11 +70,12 @@ for _ = 1, count + 32 do
   end
   redis.call('ZREM', READY, id)
   redis.call('ZREM', AGES, id)
-  local packed = redis.call('HGET', META, id)
-  local meta = packed and cmsgpack.unpack(packed)
-  if meta and meta[6] > 0 and now >= meta[6] then
+  local meta = meta_of(id)
+  if not meta then
+    drop(id)
+  elseif meta[6] > 0 and now >= meta[6] then
     bury(id, meta, 'expired')
-  elseif meta then
+  else
     leased = leased + 1
     local body = redis.call('HGET', BODY, id) or ''
     bytes = bytes + size

@@ -11,19 +11,19 @@ local t = redis.call('TIME')
 local now = tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
 local now_text = string.format('%.0f', now)
 local ids = redis.call('ZRANGEBYSCORE', TIMED, '-inf', now_text, 'LIMIT', 0, limit)
-local gone = {}
+local gone, members = {}, {}
 for _, worker in ipairs(redis.call('ZRANGEBYSCORE', WORKERS, '-inf', now_text, 'LIMIT', 0, 8)) do
   local room = limit - #ids
   if room <= 0 then break end
   local held = redis.call('ZRANGEBYLEX', HELD, '[' .. worker .. '/', '(' .. worker .. '0', 'LIMIT', 0, room)
-  for _, member in ipairs(held) do ids[#ids + 1] = string.sub(member, #worker + 2) end
+  for _, member in ipairs(held) do
+    ids[#ids + 1] = string.sub(member, #worker + 2)
+    members[#ids] = member
+  end
   if #held < room then gone[#gone + 1] = worker end
 end
 local metas = {}
-for i, id in ipairs(ids) do
-  local packed = redis.call('HGET', META, id)
-  metas[i] = packed and cmsgpack.unpack(packed) or false
-end
+for i, id in ipairs(ids) do metas[i] = meta_of(id) or false end
 -- A clock that was stepped back makes no lease last longer than the longest.
 local last = string.format('%.0f', now + lease_max)
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', TIMED, '(' .. last, '+inf', 'LIMIT', 0, 128)) do redis.call('ZADD', TIMED, last, id) end
@@ -32,7 +32,10 @@ local dead, died, recovered = redis.call('ZCARD', DEAD), 0, 0
 for i, id in ipairs(ids) do
   local meta = metas[i]
   redis.call('ZREM', TIMED, id)
-  if meta then
+  if members[i] then redis.call('ZREM', HELD, members[i]) end
+  if not meta then
+    drop(id)
+  else
     redis.call('ZREM', HELD, meta[9] .. '/' .. id)
     meta[8], meta[9], meta[10] = '', '', 'its worker went away'
     -- That worker may have a copy, and ask for it.

@@ -6,13 +6,11 @@ local ids = {}
 for i = 2, #ARGV do ids[#ids + 1] = ARGV[i] end
 if #ids == 0 then ids = redis.call('ZRANGE', DEAD, 0, 127) end
 local metas = {}
-for i, id in ipairs(ids) do
-  local packed = redis.call('HGET', META, id)
-  metas[i] = packed and cmsgpack.unpack(packed) or false
-end
+for i, id in ipairs(ids) do metas[i] = meta_of(id) end
 local moved = 0
 for i, id in ipairs(ids) do
   local meta = metas[i]
+  if meta == false then drop(id) end
   if meta and redis.call('ZREM', DEAD, id) == 1 then
     local sequence = redis.call('HINCRBY', COUNTERS, 'sequence', 1)
     meta[1], meta[3], meta[6], meta[10] = 'R', 0, 0, ''

@@ -11,8 +11,7 @@ if #ARGV > 130 then return redis.error_reply('ERR ringpost: at most 128 ids') en
 local is_ended = ARGV[2] == 'ended'
 local metas, ends = {}, {}
 for i = 3, #ARGV do
-  local packed = redis.call('HGET', META, ARGV[i])
-  metas[i] = packed and cmsgpack.unpack(packed) or false
+  metas[i] = meta_of(ARGV[i])
   ends[i] = tonumber(redis.call('ZSCORE', TIMED, ARGV[i]) or '') or math.huge
 end
 local t = redis.call('TIME')
@@ -20,6 +19,7 @@ local now = tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
 local answer = {}
 for i = 3, #ARGV do
   local id, meta = ARGV[i], metas[i]
+  if meta == false then drop(id) end
   if not meta or redis.call('HEXISTS', META, id) == 0 then
     answer[#answer + 1] = -1
   elseif meta[1] == 'L' and now < ends[i] or meta[7] ~= ARGV[1] then

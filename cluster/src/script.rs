@@ -72,8 +72,10 @@ const SOURCES: &[(&str, &str)] = &sources![
     "queue_stats",
 ];
 
-static SHIPPED: LazyLock<Scripts> =
-    LazyLock::new(|| Scripts(SOURCES.iter().map(|(name, source)| (*name, Script::new(name, (*source).to_owned()))).collect()));
+/// What scripts that read metadata share.
+const META: &str = include_str!("../scripts/queue_meta.lua");
+
+static SHIPPED: LazyLock<Scripts> = LazyLock::new(|| Scripts::changed(|_, source| source.to_owned()));
 
 impl Scripts {
     /// As shipped.
@@ -83,7 +85,8 @@ impl Scripts {
 
     /// As shipped, but with `change` applied to each text: a negative control.
     pub fn changed(change: impl Fn(&str, &str) -> String) -> Scripts {
-        Scripts(SOURCES.iter().map(|(name, source)| (*name, Script::new(name, change(name, source)))).collect())
+        let whole = |source: String| if source.contains("meta_of(") { format!("{META}{source}") } else { source };
+        Scripts(SOURCES.iter().map(|(name, source)| (*name, Script::new(name, whole(change(name, source))))).collect())
     }
 
     /// One of them, for benches; panics for a name that is none.

@@ -14,7 +14,7 @@ use ringpost_cluster::{
     script::Scripts,
     valkey::Valkey,
     work_item::{ItemKey, NewItem},
-    work_queue::{Completed, Ending, Enqueued, Known, QueueBounds, Swept, WorkQueue},
+    work_queue::{Completed, Ending, Enqueued, Failed, Known, QueueBounds, Retry, Swept, WorkQueue},
 };
 use server::{Durability, Server};
 
@@ -166,7 +166,8 @@ fn a_lease_of_a_time_to_come_is_cut_to_the_longest() {
         let queue = queue(&server, Scripts::shipped());
         queue.enqueue(0, &[item("a")]).await.unwrap();
         assert_eq!(queue.lease(0, 1, 1000, 60_000, 1000).await.unwrap().1.len(), 1);
-        let timed = &Server::keyspace().queue("mail", 0)[4];
+        let keys = Server::keyspace().queue("mail", 0);
+        let timed = &keys[4];
         let valkey = Valkey::new(server.target());
         // What the clock of before the step had written.
         valkey.command(redis::cmd("ZADD").arg(timed).arg(9e12).arg("a")).await.unwrap();
@@ -176,6 +177,49 @@ fn a_lease_of_a_time_to_come_is_cut_to_the_longest() {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as f64;
         assert_eq!(id, "a");
         assert!((ends.parse::<f64>().unwrap() - now - 300_000.0).abs() < 5000.0, "{ends}");
+    });
+}
+
+/// One value that could not be read ended each call that came across it: nothing more was leased in that partition, or swept.
+#[test]
+fn damaged_metadata_stops_nothing_and_leaves_the_queue() {
+    let server = Server::start(Durability::None);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let queue = queue(&server, Scripts::shipped());
+        let keys = Server::keyspace().queue("mail", 0);
+        let [ready, ages, scheduled, _, timed, _, dead, meta, ..] = &keys[..] else { panic!("{keys:?}") };
+        let valkey = Valkey::new(server.target());
+        let packed = [&b"\xda"[..], b"", b"\xc0", b"\x9a\xa1R", b"\x93\xa1R\x05\x00", b"\xca\x00"];
+        let mut count = 0;
+        for (number, packed) in packed.iter().enumerate() {
+            for set in [ready, scheduled, timed, dead] {
+                let id = format!("{number}-{}", set.rsplit_once(':').unwrap().1);
+                valkey.command(redis::cmd("HSET").arg(meta).arg(&id).arg(*packed)).await.unwrap();
+                valkey.command(redis::cmd("ZADD").arg(set).arg(1).arg(&id)).await.unwrap();
+                if set == ready {
+                    valkey.command(redis::cmd("ZADD").arg(ages).arg(1).arg(&id)).await.unwrap();
+                }
+                count += 1;
+            }
+        }
+        queue.enqueue(0, &[item("sound")]).await.unwrap();
+        assert_eq!(queue.recover(0, 0).await.unwrap(), Swept::default());
+        assert_eq!(queue.requeue(0, &[]).await.unwrap(), 0);
+        assert!(queue.dead(0, 0, 128).await.unwrap().is_empty());
+        let leased = queue.lease(0, 64, 1000, 60_000, 1000).await.unwrap().1;
+        assert_eq!(leased.iter().map(|item| &*item.id).collect::<Vec<_>>(), ["sound"]);
+        assert_eq!(queue.stats().await.unwrap().counters["damaged"], count);
+        for id in ["asked", "withdrawn", "completed", "failed", "extended"] {
+            valkey.command(redis::cmd("HSET").arg(meta).arg(id).arg(&b"\xda"[..])).await.unwrap();
+        }
+        assert_eq!(queue.known(0, &["asked"]).await.unwrap().1, [Known::Unknown]);
+        assert_eq!(queue.withdraw(0, &["withdrawn"]).await.unwrap(), [true]);
+        assert_eq!(queue.complete(0, &[("completed", "t", "n3")]).await.unwrap().1, [Completed::Unknown]);
+        assert_eq!(queue.fail("failed", "t", Retry::Free(0), "x").await.unwrap(), Failed::Stale);
+        assert!(!queue.extend("extended", "t", 1000).await.unwrap());
+        assert_eq!(queue.stats().await.unwrap().counters["damaged"], count + 5);
+        assert_eq!(queue.enqueue(0, &[item("asked")]).await.unwrap().1, [Enqueued::Added]);
     });
 }
 

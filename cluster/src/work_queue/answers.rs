@@ -136,6 +136,6 @@ pub struct QueueStats {
     pub unsettled: u64,
     /// Age of the oldest dead letter, in milliseconds.
     pub oldest_dead_age_ms: u64,
-    /// Since the data's beginning: enqueued, leased, completed, failed, recovered, died, stale, dead_full, purged, withdrawn, unproven.
+    /// Since the data's beginning: enqueued, leased, completed, failed, recovered, died, stale, dead_full, purged, withdrawn, damaged, unproven.
     pub counters: std::collections::BTreeMap<String, u64>,
 }
