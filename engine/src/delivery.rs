@@ -324,6 +324,14 @@ impl Shard {
         self.delivery.attempt_ended(self);
     }
 
+    /// The destination takes no further connection: the message waits for another home, or for a connection, and nothing is counted.
+    pub(crate) fn attempt_put_off(&self, dispatch: Dispatch) {
+        if dispatch.is_guest() {
+            return self.guest_put_off(dispatch);
+        }
+        self.attempt_abandoned(dispatch);
+    }
+
     /// The attempt was not made.
     pub(crate) fn attempt_abandoned(&self, dispatch: Dispatch) {
         if dispatch.is_guest() {

@@ -15,7 +15,7 @@ use ringpost_smtp::client::{ClientSettings, Protocol, Timeouts};
 use tracing::debug;
 
 use crate::{
-    outbound::Outbound,
+    outbound::{Ended, Outbound},
     pool::{Seat, SoonIdle, Waiting},
     shard::Shard,
 };
@@ -31,7 +31,11 @@ pub(crate) async fn deliver(shard: Rc<Shard>, dispatch: Dispatch, seat: Seat<Dis
             // Before the seat, so that who waits for it finds the breaker as it is now.
             shard.attempt_unreachable(dispatch);
         }
-        Dialed::NoHost(None) => {}
+        Dialed::Crowded(Some(dispatch)) => {
+            shard.metrics.pool_acquire_failed.increment();
+            shard.attempt_put_off(dispatch);
+        }
+        Dialed::NoHost(None) | Dialed::Crowded(None) => {}
         Dialed::Ending(dispatch) => {
             if let Some(dispatch) = dispatch {
                 shard.attempt_abandoned(dispatch);
@@ -77,8 +81,9 @@ pub(crate) async fn warm(shard: Rc<Shard>, destination: DestinationId, seat: Sea
     match dial(&shard, destination, None, Some(soon_idle), used).await {
         // It can have been given an attempt before it was greeted.
         Dialed::NoHost(Some(dispatch)) => shard.attempt_unreachable(dispatch),
+        Dialed::Crowded(Some(dispatch)) => shard.attempt_put_off(dispatch),
         Dialed::Ending(Some(dispatch)) => shard.attempt_abandoned(dispatch),
-        Dialed::Served | Dialed::NoHost(None) | Dialed::Ending(None) => {}
+        Dialed::Served | Dialed::Crowded(None) | Dialed::NoHost(None) | Dialed::Ending(None) => {}
     }
     drop(seat);
 }
@@ -89,6 +94,8 @@ enum Dialed {
     Served,
     /// None of the hosts took it.
     NoHost(Option<Dispatch>),
+    /// None of the hosts took it, and one of them has enough connections: it says nothing about the message.
+    Crowded(Option<Dispatch>),
     /// The shard drains.
     Ending(Option<Dispatch>),
 }
@@ -101,13 +108,20 @@ async fn dial(
     used: Instant,
 ) -> Dialed {
     let mut tried = HostsTried::default();
+    let mut is_crowded = false;
     let settings = client_settings(shard, destination);
     loop {
         if shard.is_ending() {
             return Dialed::Ending(dispatch);
         }
         let host = shard.queue.borrow_mut().next_host(destination, &mut tried, shard.now_ms());
-        let Some(host) = host else { return Dialed::NoHost(dispatch) };
+        let Some(host) = host else {
+            if !is_crowded {
+                return Dialed::NoHost(dispatch);
+            }
+            shard.queue.borrow_mut().crowded(destination, shard.pool.up(destination), shard.now_ms());
+            return Dialed::Crowded(dispatch);
+        };
         // Its hosts may have changed since.
         let Some(NextHop { name, address, .. }) = shard.queue.borrow().host_address(destination, host).cloned() else { continue };
         match connect(shard, &address).await {
@@ -117,10 +131,15 @@ async fn dial(
                 let mut outbound = Outbound::new(shard, conn, &settings, destination, host, name, used);
                 outbound.soon_idle = soon_idle.take();
                 match outbound.run(dispatch).await {
-                    None if had_one => return Dialed::Served,
-                    None => return Dialed::NoHost(None),
+                    Ended::Served => return Dialed::Served,
                     // It did not come to a greeting: another host may be of a better mind.
-                    Some(back) => dispatch = Some(back),
+                    Ended::Ungreeted { dispatch: back, is_crowded: crowded } => {
+                        is_crowded |= crowded;
+                        if !had_one && back.is_none() && !crowded {
+                            return Dialed::NoHost(None);
+                        }
+                        dispatch = back;
+                    }
                 }
             }
             Err(reason) => {

@@ -213,17 +213,19 @@ impl Shard {
                 self.settle_attempt(Attempt { dispatch, transaction: None, storage, record_at: None }, &parcel.relay);
             }
             (End::Unreachable { until, wait, reason }, _) => {
-                self.queue.borrow_mut().home_sleeps(&dispatch, until, wait, &reason);
+                self.queue.borrow_mut().home_sleeps(&dispatch, until, wait, &reason, self.now_ms());
                 self.attempt_unreachable(dispatch);
             }
             (End::Refused { until, wait, reason }, _) => {
                 self.metrics.homes_refused.increment();
-                self.queue.borrow_mut().home_sleeps(&dispatch, until, wait, &reason);
+                self.queue.borrow_mut().home_sleeps(&dispatch, until, wait, &reason, self.now_ms());
                 self.attempt_abandoned(dispatch);
             }
             (End::GivenUp | End::Open | End::Settled, _) => {
-                let until = self.now_ms() + ENDED_MS;
-                self.queue.borrow_mut().home_sleeps(&dispatch, until, Wait::Shortage { until }, "the shard that delivers there has ended");
+                let now = self.now_ms();
+                let until = now + ENDED_MS;
+                let reason = "the shard that delivers there has ended";
+                self.queue.borrow_mut().home_sleeps(&dispatch, until, Wait::Shortage { until }, reason, now);
                 self.attempt_abandoned(dispatch);
             }
         }
@@ -271,7 +273,7 @@ impl Shard {
         PoolLimits {
             min_idle: part_of(limits.min_idle),
             max_idle: part_of(limits.max_idle),
-            connections_max: queue.connections_max(destination).min(limits.connections_max),
+            connections_max: queue.connections_now(destination, self.now_ms()).min(limits.connections_max),
             ..limits
         }
     }
@@ -370,6 +372,13 @@ impl Shard {
     pub(crate) fn guest_unreachable(&self, dispatch: Dispatch) {
         let Refused { guest, until, wait, reason } = self.queue.borrow_mut().unreachable_guest(dispatch, self.now_ms());
         self.answer(guest, End::Unreachable { until, wait, reason });
+        self.delivery.attempt_ended(self);
+    }
+
+    /// As [`Shard::attempt_put_off`], for a guest.
+    pub(crate) fn guest_put_off(&self, dispatch: Dispatch) {
+        let Refused { guest, until, wait, reason } = self.queue.borrow_mut().put_off_guest(dispatch, self.now_ms());
+        self.answer(guest, End::Refused { until, wait, reason });
         self.delivery.attempt_ended(self);
     }
 

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ringpost_queue::{DestinationId, Dispatch, HostIndex};
+use ringpost_queue::{DestinationId, Dispatch, HostIndex, asks_for_fewer_connections};
 use ringpost_ring::{Conn, Deadline, Received};
 use ringpost_smtp::{
     client::{Action, Client, ClientSettings, CloseReason, Disconnect, MESSAGE_UNREADABLE, Rcpt, Transaction, TransactionId, Verdict},
@@ -32,6 +32,18 @@ const TRANSACTIONS: usize = 2;
 /// How long the first answers of a store wait for others to be recorded with, for each recipient: a record has all of them, and one for
 /// each answer would be a hundred megabytes for a thousand.
 const RECORD_AFTER: Duration = Duration::from_millis(1);
+
+/// How a connection ended.
+pub(crate) enum Ended {
+    /// It was greeted.
+    Served,
+    /// It did not even come to a greeting: its first dispatch is given back.
+    Ungreeted {
+        dispatch: Option<Dispatch>,
+        /// The host has enough connections.
+        is_crowded: bool,
+    },
+}
 
 /// What ended a wait.
 pub(crate) enum Event {
@@ -112,8 +124,8 @@ impl<'s> Outbound<'s> {
         }
     }
 
-    /// Runs until the connection ends. Gives the dispatch back if it did not even come to a greeting.
-    pub(crate) async fn run(mut self, first: Option<Dispatch>) -> Option<Dispatch> {
+    /// Runs until the connection ends.
+    pub(crate) async fn run(mut self, first: Option<Dispatch>) -> Ended {
         self.next = first;
         let mut received: Option<Received> = None;
         let mut consumed = 0;
@@ -158,7 +170,11 @@ impl<'s> Outbound<'s> {
                         if self.next.is_some() {
                             self.shard.metrics.pool_acquire_success.increment();
                         }
-                        self.shard.queue.borrow_mut().host_reached(self.destination, self.host, self.shard.now_ms());
+                        let (up, now) = (self.shard.pool.came_up(self.destination), self.shard.now_ms());
+                        let mut queue = self.shard.queue.borrow_mut();
+                        queue.connections_are_up(self.destination, up, now);
+                        queue.host_reached(self.destination, self.host, now);
+                        drop(queue);
                         self.shard.delivery.kick();
                     }
                     self.idling.passed();
@@ -413,7 +429,7 @@ impl<'s> Outbound<'s> {
         left
     }
 
-    fn close(mut self, reason: CloseReason) -> Option<Dispatch> {
+    fn close(mut self, reason: CloseReason) -> Ended {
         self.send_out();
         self.shard.metrics.pool_destroyed.increment();
         if self.idling.has_failed() {
@@ -424,15 +440,26 @@ impl<'s> Outbound<'s> {
         }
         let now = self.shard.now_ms();
         if !self.greeted {
+            let is_crowded = match &reason {
+                CloseReason::Refused(reply) | CloseReason::ServiceClosing(reply) => asks_for_fewer_connections(reply.line().as_bytes()),
+                CloseReason::Protocol(_) | CloseReason::Disconnected(_) | CloseReason::Quit => false,
+            };
             let word = match reason {
                 CloseReason::Refused(reply) | CloseReason::ServiceClosing(reply) => reply.line().to_owned(),
                 CloseReason::Protocol(error) => error.to_string(),
                 CloseReason::Disconnected(why) => why.to_string(),
                 CloseReason::Quit => "closed".to_owned(),
             };
-            self.shard.queue.borrow_mut().host_failed(self.destination, self.host, &format!("{}: {word}", self.relay), now);
-            return self.next.take();
+            let reason = format!("{}: {word}", self.relay);
+            let mut queue = self.shard.queue.borrow_mut();
+            match is_crowded {
+                true => queue.host_crowded(self.destination, self.host, &reason, now),
+                false => queue.host_failed(self.destination, self.host, &reason, now),
+            }
+            drop(queue);
+            return Ended::Ungreeted { dispatch: self.next.take(), is_crowded };
         }
+        self.shard.pool.went_down(self.destination);
         match reason {
             CloseReason::ServiceClosing(_) => self.shard.queue.borrow_mut().refused(self.destination),
             CloseReason::Protocol(_) | CloseReason::Disconnected(Disconnect::Closed | Disconnect::Lost | Disconnect::TimedOut)
@@ -450,7 +477,7 @@ impl<'s> Outbound<'s> {
         if let Some(dispatch) = self.next.take() {
             self.shard.attempt_abandoned(dispatch);
         }
-        None
+        Ended::Served
     }
 }
 

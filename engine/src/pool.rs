@@ -115,6 +115,8 @@ struct Place<T> {
     idle: VecDeque<Rc<Parked<T>>>,
     soon_idle: usize,
     connections: u32,
+    /// Those of them that were greeted and have not ended.
+    up: u32,
     connections_max: u32,
     waiting: VecDeque<Rc<Waiting<T>>>,
 }
@@ -304,6 +306,26 @@ impl<T> Pool<T> {
         Some((Seat { pool: self.clone(), destination }, self.soon_idle(destination)))
     }
 
+    /// A connection, which has a seat, was greeted: how many are up now.
+    pub fn came_up(&self, destination: DestinationId) -> u32 {
+        let mut places = self.places.borrow_mut();
+        let place = places.entry(destination).or_default();
+        place.up += 1;
+        place.up
+    }
+
+    /// One that was greeted ends.
+    pub fn went_down(&self, destination: DestinationId) {
+        if let Some(place) = self.places.borrow_mut().get_mut(&destination) {
+            place.up = place.up.saturating_sub(1);
+        }
+    }
+
+    /// Connections that were greeted and have not ended.
+    pub fn up(&self, destination: DestinationId) -> u32 {
+        self.places.borrow().get(&destination).map_or(0, |place| place.up)
+    }
+
     /// A connection without an attempt will be idle in a moment.
     pub fn soon_idle(self: &Rc<Self>, destination: DestinationId) -> SoonIdle<T> {
         self.places.borrow_mut().entry(destination).or_default().soon_idle += 1;
@@ -466,7 +488,7 @@ impl<T> Pool<T> {
 
 impl<T> Default for Place<T> {
     fn default() -> Self {
-        Place { idle: VecDeque::new(), soon_idle: 0, connections: 0, connections_max: 0, waiting: VecDeque::new() }
+        Place { idle: VecDeque::new(), soon_idle: 0, connections: 0, up: 0, connections_max: 0, waiting: VecDeque::new() }
     }
 }
 

@@ -111,6 +111,11 @@ fn waiting(destination: &DestinationView<'_>, now: u64) -> (String, String) {
         Wait::BreakerOpen { .. } => (format!("Ready, but no host of {name:?} answers (breaker open){reason}"), end("it is probed next")),
         Wait::Probing => (format!("Ready, and {name:?}, which did not answer, is being probed right now{reason}"), String::new()),
         Wait::Throttled { .. } => (format!("Ready, but {name:?} asked for less mail and is left alone{reason}"), end("it is tried next")),
+        Wait::Crowded { .. } => (format!("Ready, but {name:?} allows no more connections at present{reason}"), end("the next is tried")),
+        Wait::Full { attempts } => {
+            let turn = format!("Ready, and waits for its turn at {name:?}{}", among(" among "));
+            (format!("{turn}: {attempts} attempts at a time are open, and it allows no more connections at present"), String::new())
+        }
         Wait::Shortage { .. } => {
             (format!("Ready, but no connection can be made for a reason on this machine{reason}"), end("it is tried again"))
         }

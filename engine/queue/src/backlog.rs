@@ -76,10 +76,14 @@ impl Queue {
 
 fn counts(wait: Wait) -> Counts {
     match wait {
-        Wait::Held | Wait::Paused | Wait::Unanswered { .. } | Wait::BreakerOpen { .. } | Wait::Probing | Wait::Throttled { .. } => {
-            Counts::Nothing
-        }
+        Wait::Held
+        | Wait::Paused
+        | Wait::Unanswered { .. }
+        | Wait::BreakerOpen { .. }
+        | Wait::Probing
+        | Wait::Throttled { .. }
+        | Wait::Crowded { .. } => Counts::Nothing,
         Wait::Asking | Wait::Rate { .. } | Wait::SharedRate { .. } => Counts::AtItsTime,
-        Wait::Shortage { .. } | Wait::Window { .. } | Wait::Home { .. } | Wait::Turn => Counts::InTurn,
+        Wait::Shortage { .. } | Wait::Window { .. } | Wait::Full { .. } | Wait::Home { .. } | Wait::Turn => Counts::InTurn,
     }
 }

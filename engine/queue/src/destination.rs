@@ -6,6 +6,7 @@
 //! has one timer, for the time at which the first of what forbids it ends.
 
 use crate::breaker::{Break, Breaker, BreakerChange};
+use crate::crowding::Crowding;
 use crate::guest::Guests;
 use crate::home::{Away, Part};
 use crate::hosts::{HostIndex, Hosts, HostsTried};
@@ -78,9 +79,10 @@ pub(crate) struct Destination {
     /// before [`Destination::spares_until`].
     pub(crate) spares_since: u64,
     pub(crate) spares_until: u64,
-    hosts: Hosts,
-    window: Window,
+    pub(crate) hosts: Hosts,
+    pub(crate) window: Window,
     throttle: Throttle,
+    pub(crate) crowding: Crowding,
     rate: RateLimiter,
     pub(crate) quota: Quota,
     /// After a shortage of our own.
@@ -88,7 +90,7 @@ pub(crate) struct Destination {
     /// A host failed since an attempt last found none.
     failure_told: bool,
     /// All hosts are alive and none has failed since it was last reached.
-    is_well: bool,
+    pub(crate) is_well: bool,
 }
 
 impl Destination {
@@ -123,6 +125,7 @@ impl Destination {
             hosts,
             window: Window::new(&limits),
             throttle: Throttle::default(),
+            crowding: Crowding::default(),
             rate: RateLimiter::default(),
             quota: Quota::default(),
             pause_until: 0,
@@ -157,7 +160,7 @@ impl Destination {
         if self.hosts.is_empty() {
             return self.limits.connections_max.max(1);
         }
-        if self.throttle.until(now).is_some() {
+        if self.throttle.until(now).is_some() || self.crowding.pauses_until(now).is_some() {
             return 0;
         }
         match self.breaker(now) {
@@ -244,10 +247,16 @@ impl Destination {
         if let Some(until) = self.throttle.until(now) {
             return Wait::Throttled { until };
         }
+        if let Some(until) = self.crowding.pauses_until(now) {
+            return Wait::Crowded { until };
+        }
         if now < self.pause_until {
             return Wait::Shortage { until: self.pause_until };
         }
         let (attempts, window) = (self.in_flight.saturating_sub(self.chained), self.window(now));
+        if attempts >= window && self.crowding.most(now).is_some() {
+            return Wait::Full { attempts };
+        }
         if attempts >= window {
             return Wait::Window { attempts, window };
         }
@@ -267,7 +276,8 @@ impl Destination {
             return None;
         }
         if let Some(away) = &self.away {
-            return away.wakes_at(now);
+            // One that gave way is a home again then.
+            return away.wakes_at(now).into_iter().chain(self.crowding.gives_way_until(now)).min();
         }
         if let Some(until) = self.blocked_until(now) {
             return Some(until);
@@ -284,6 +294,9 @@ impl Destination {
             return Some(self.pause_until);
         }
         if let Some(until) = self.throttle.until(now) {
+            return Some(until);
+        }
+        if let Some(until) = self.crowding.pauses_until(now) {
             return Some(until);
         }
         match self.breaker(now) {
@@ -332,6 +345,7 @@ impl Destination {
         let Some(circuit) = self.hosts.circuit_mut(host) else { return false };
         let closed = circuit.reached(&settings);
         self.pause_until = 0;
+        self.hosts.has_room(host);
         self.note_health(was_broken && closed);
         closed
     }
@@ -378,7 +392,9 @@ impl Destination {
             self.hosts.circuits_mut().for_each(|circuit| circuit.forgive());
             self.note_health(false);
         }
-        self.window.grow(&self.limits);
+        if self.crowding.most(now).is_none_or(|up| self.window.attempts() < up) {
+            self.window.grow(&self.limits);
+        }
     }
 
     /// The limits are others now.
@@ -453,6 +469,7 @@ impl Destination {
         }
         self.pause_until = 0;
         self.throttle.end();
+        self.crowding.end();
         self.hosts.circuits_mut().for_each(|circuit| circuit.revive(now));
         self.note_health(false);
     }
@@ -464,8 +481,8 @@ impl Destination {
     }
 
     /// `begins_anew`: it was away, and is back.
-    fn note_health(&mut self, begins_anew: bool) {
-        self.is_well = self.throttle.is_quiet() && self.hosts.circuits().all(|circuit| circuit.is_well());
+    pub(crate) fn note_health(&mut self, begins_anew: bool) {
+        self.is_well = self.throttle.is_quiet() && self.crowding.is_quiet() && self.hosts.circuits().all(|circuit| circuit.is_well());
         if begins_anew {
             self.window = Window::new(&self.limits);
         }

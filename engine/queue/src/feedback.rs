@@ -94,15 +94,19 @@ impl Queue {
         if state.throttled(&String::from_utf8_lossy(reply), now, &mut self.jitter)
             && let Some(until) = state.throttled_until(now)
         {
-            self.note(Change::Throttled(Throttled { destination, until }));
+            self.note_throttled(Throttled { destination, until });
         }
     }
 
-    fn note_breaker(&mut self, changed: bool, destination: DestinationId, host: HostIndex, was_broken: bool, now: u64) {
+    pub(crate) fn note_breaker(&mut self, changed: bool, destination: DestinationId, host: HostIndex, was_broken: bool, now: u64) {
         if changed {
             let change = self.destinations[destination.index()].change(destination, host, was_broken, now);
             self.note(Change::Breaker(change));
         }
+    }
+
+    pub(crate) fn note_throttled(&mut self, throttled: Throttled) {
+        self.note(Change::Throttled(throttled));
     }
 
     fn note(&mut self, change: Change) {

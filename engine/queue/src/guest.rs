@@ -285,11 +285,14 @@ impl Queue {
 
     /// The home of this dispatch can do nothing for the destination before `until`, because of `wait`, in the words of `reason`. Give
     /// the dispatch back with [`Queue::unreachable`] or [`Queue::abandon`] next.
-    pub fn home_sleeps(&mut self, dispatch: &Dispatch, until: u64, wait: Wait, reason: &str) {
+    pub fn home_sleeps(&mut self, dispatch: &Dispatch, until: u64, wait: Wait, reason: &str, now: u64) {
         let Some(home) = dispatch.home() else { return };
         let destination = &mut self.destinations[dispatch.destination.index()];
         if let Some(away) = &mut destination.away {
             away.set_sleep(home, until, wait);
+            if away.asleep_until(now).is_some() {
+                destination.crowding.nobody_else();
+            }
             destination.keep_reason(reason);
         }
     }
@@ -301,14 +304,21 @@ impl Queue {
     /// It comes back when this shard is no home of its destination, or knows no such route.
     pub fn receive(&mut self, guest: Guest, now: u64) -> Result<(), Guest> {
         let Some(destination) = self.destination_of_guest(&guest) else { return Err(guest) };
+        self.come_back(destination, now);
+        if guest.revive {
+            self.destinations[destination as usize].revive(now);
+            self.come_back(destination, now);
+        }
+        if let Some((until, wait)) = self.gives_way(destination, now) {
+            let reason = self.destinations[destination as usize].reason.clone();
+            self.guests.refused.push_back(Refused { guest, until, wait, reason });
+            return Ok(());
+        }
         let state = &mut self.destinations[destination as usize];
         if state.away.is_some() {
             // A site that was made for it goes again in time.
             self.refresh(destination, now);
             return Err(guest);
-        }
-        if guest.revive {
-            state.revive(now);
         }
         let (priority, owner) = (guest.priority.min(PRIORITY_MAX), guest.owner);
         let turn = now + u64::from(PRIORITY_MAX - priority) * self.settings.age_step_ms;
@@ -376,7 +386,7 @@ impl Queue {
 
     pub(crate) fn refuse_guests(&mut self, destination: u32, until: u64, now: u64) {
         let state = &mut self.destinations[destination as usize];
-        let wait = state.wait(now);
+        let (until, wait) = state.crowding.sends_away(now).unwrap_or((until, state.wait(now)));
         while let Some(waiting) = state.guests.pop() {
             let guest = self.guests.remove(waiting.slot);
             self.guests.refused.push_back(Refused { guest, until, wait, reason: state.reason.clone() });
@@ -443,6 +453,17 @@ impl Queue {
         // At the latest then it is tried again, whatever was meant.
         let until = state.blocked_until(now).unwrap_or(now + WAIT_MAX_MS);
         Refused { guest, until, wait: state.wait(now), reason: state.reason.clone() }
+    }
+
+    /// A guest for which no connection could be had, see [`Queue::crowded`]: when its owner may ask again, and why not before.
+    pub fn put_off_guest(&mut self, dispatch: Dispatch, now: u64) -> Refused {
+        let destination = dispatch.destination;
+        let guest = self.end_guest(dispatch, now);
+        let state = &self.destinations[destination.index()];
+        let gives_way = self.gives_way(destination.slot, now);
+        // With connections up its turn comes when one of them is free.
+        let (until, wait) = gives_way.unwrap_or_else(|| (state.blocked_until(now).unwrap_or(now), state.wait(now)));
+        Refused { guest, until, wait, reason: state.reason.clone() }
     }
 
     /// As [`Queue::abandon`], for a guest: it waits again, before all others. `None`; or the guest, when this shard `ends`.

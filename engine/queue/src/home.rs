@@ -64,6 +64,11 @@ impl Part {
         limit / self.homes + u32::from(self.rank < limit % self.homes)
     }
 
+    /// Other homes deliver there, too.
+    pub(crate) fn has_others(self) -> bool {
+        self.homes > 1
+    }
+
     fn of_limits(self, limits: &DestinationLimits) -> DestinationLimits {
         DestinationLimits {
             connections_max: self.of(limits.connections_max.max(1)),
@@ -113,12 +118,22 @@ impl Homes {
                 let part = Part { rank, homes: count };
                 (part.of_limits(limits), Placement { part, away: None })
             }
-            None => {
-                let away = Away::new(homes, self.shard, limits.connections_max.max(1).div_ceil(count));
-                let limits = DestinationLimits { connections_max: away.credits_of_all(), rate: None, shared_rate: None, ..*limits };
-                (limits, Placement { part: Part::default(), away: Some(Box::new(away)) })
-            }
+            None => self.away_from(homes, count, limits, Part::default()),
         }
+    }
+
+    /// As [`Homes::place`], for a home that leaves all to the others.
+    fn give_way(self, route: &str, site: &str, limits: &DestinationLimits, part: Part) -> Option<(DestinationLimits, Placement)> {
+        let mut homes = self.of(route, site, limits);
+        let count = homes.len() as u32;
+        homes.retain(|home| *home != self.shard);
+        (!homes.is_empty()).then(|| self.away_from(homes, count, limits, part))
+    }
+
+    fn away_from(self, homes: Vec<u16>, count: u32, limits: &DestinationLimits, part: Part) -> (DestinationLimits, Placement) {
+        let away = Away::new(homes, self.shard, limits.connections_max.max(1).div_ceil(count));
+        let limits = DestinationLimits { connections_max: away.credits_of_all(), rate: None, shared_rate: None, ..*limits };
+        (limits, Placement { part, away: Some(Box::new(away)) })
     }
 
     /// As [`Homes::place`], while other shards may still go by limits of `before`: nobody is more than it is by each of them, so that no
@@ -161,13 +176,23 @@ impl Queue {
         let route = &self.routes.all()[number];
         let before = self.limits_before.iter().filter_map(|table| table.get(number));
         let homes = self.settings.homes;
-        let (limits, Placement { part, away }) = match (&route.via, &state.role) {
-            (Via::Smarthost { .. } | Via::Lmtp { .. }, Role::Route) => homes.place_among(&route.pattern, "", before, &route.limits),
-            (_, Role::Site(site)) => homes.place_among(&route.pattern, &site.key, before, &route.limits),
+        let site = match (&route.via, &state.role) {
+            (Via::Smarthost { .. } | Via::Lmtp { .. }, Role::Route) => Some(""),
+            (_, Role::Site(site)) => Some(&*site.key),
+            _ => None,
+        };
+        let (mut limits, mut placement) = match (site, &route.via) {
+            (Some(site), _) => homes.place_among(&route.pattern, site, before, &route.limits),
             // Each shard writes its own mail itself.
-            (Via::Maildir { .. }, _) => (self.settings.homes.share(&route.limits), Placement::default()),
+            (None, Via::Maildir { .. }) => (self.settings.homes.share(&route.limits), Placement::default()),
             _ => (route.limits, Placement::default()),
         };
+        if let (Some(site), None, Some(_)) = (site, &placement.away, state.crowding.gives_way_until(now))
+            && let Some(elsewhere) = homes.give_way(&route.pattern, site, &route.limits, placement.part)
+        {
+            (limits, placement) = elsewhere;
+        }
+        let Placement { part, away } = placement;
         let before = std::mem::replace(&mut state.away, away);
         if let (Some(before), Some(away)) = (before, &mut state.away) {
             away.carry_over(&before);

@@ -1,7 +1,7 @@
 //! The hosts of a destination: which of them are alive, and which one the next connection goes to.
 
 use crate::breaker::{Breaker, BreakerSettings, Circuit};
-use crate::retry::Jitter;
+use crate::retry::{Jitter, back_off_ms};
 use crate::route::{HOSTS_MAX, NextHop};
 
 /// A host of a destination. When the hosts change, it never means another one.
@@ -18,6 +18,11 @@ impl HostIndex {
     }
 }
 
+/// A host that has enough connections is passed over for so long where another one may be tried, doubling until it greets.
+const CROWDED_FIRST_MS: u64 = 1_000;
+const CROWDED_MAX_MS: u64 = 30_000;
+const CROWDED_JITTER_PERCENT: u8 = 20;
+
 /// The hosts that an attempt has tried; a fresh one for each attempt.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct HostsTried(u32);
@@ -30,11 +35,14 @@ struct Host {
     /// Number of the set of hosts with which it came.
     since: u32,
     circuit: Circuit,
+    /// It has enough connections: others come first until then (unix ms), and how often it said so since it greeted.
+    crowded_until: u64,
+    crowded_times: u32,
 }
 
 impl Host {
     fn new(hop: NextHop, since: u32) -> Self {
-        Self { hop, since, circuit: Circuit::new() }
+        Self { hop, since, circuit: Circuit::new(), crowded_until: 0, crowded_times: 0 }
     }
 }
 
@@ -106,7 +114,10 @@ impl Hosts {
         now: u64,
         jitter: &mut Jitter,
     ) -> Option<(HostIndex, bool)> {
-        let may_try = |slot: usize, host: &Host| tried.0 & (1 << slot) == 0 && host.circuit.may_try(settings, now);
+        let is_open = |slot: usize, host: &Host| tried.0 & (1 << slot) == 0 && host.circuit.may_try(settings, now);
+        let has_room = |host: &Host| host.crowded_until <= now;
+        let some_have_room = self.hosts.iter().enumerate().any(|(slot, host)| has_room(host) && is_open(slot, host));
+        let may_try = |slot: usize, host: &Host| is_open(slot, host) && (has_room(host) || !some_have_room);
         let (mut open, mut count, mut least) = ([0_u8; HOSTS_MAX], 0, u32::MAX);
         for (slot, host) in self.hosts.iter().enumerate().filter(|(slot, host)| may_try(*slot, host)) {
             if host.hop.preference < least {
@@ -122,6 +133,20 @@ impl Hosts {
         let Host { since, circuit, .. } = &mut self.hosts[slot];
         let half_open = circuit.begin(now);
         Some((HostIndex { slot: slot as u8, since: *since }, half_open))
+    }
+
+    /// It has enough connections.
+    pub(crate) fn crowded(&mut self, index: HostIndex, now: u64, jitter: &mut Jitter) {
+        let Some(host) = self.hosts.get_mut(index.position()).filter(|host| host.since == index.since) else { return };
+        host.crowded_times = host.crowded_times.saturating_add(1);
+        host.crowded_until = now + back_off_ms(CROWDED_FIRST_MS, CROWDED_MAX_MS, host.crowded_times, CROWDED_JITTER_PERCENT, jitter);
+    }
+
+    /// It took a connection.
+    pub(crate) fn has_room(&mut self, index: HostIndex) {
+        if let Some(host) = self.hosts.get_mut(index.position()).filter(|host| host.since == index.since) {
+            (host.crowded_until, host.crowded_times) = (0, 0);
+        }
     }
 
     /// One of these slots: first a host by its weight, then any of its addresses. So a host has its share whether it has one

@@ -17,6 +17,7 @@ mod arena;
 mod backlog;
 mod breaker;
 mod command;
+mod crowding;
 mod destination;
 mod directory;
 mod dispatch;
@@ -85,6 +86,6 @@ pub use route::{DestinationLimits, HOSTS_MAX, HostAddress, NamedHost, NextHop, R
 pub use routes::{Mail, RouteError, Routes};
 pub use settling::Settled;
 pub use site::{Lookup, Question, Resolution, Verdict};
-pub use throttling::Throttled;
+pub use throttling::{Throttled, asks_for_fewer_connections};
 pub use view::{DestinationView, MessageView, QueueCounts, RecipientView, State};
 pub use wait::Wait;

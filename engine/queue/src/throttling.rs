@@ -28,6 +28,12 @@ pub(crate) fn is_throttling(reply: &[u8]) -> bool {
     }
 }
 
+/// Does a reply in place of a greeting (or to EHLO) mean that the host has enough connections? Whatever else is in a 421 there, it is about
+/// the service (RFC 5321 4.2.1), and the host is alive.
+pub fn asks_for_fewer_connections(reply: &[u8]) -> bool {
+    reply.starts_with(b"421") || is_throttling(reply)
+}
+
 fn speaks_of_greylisting(text: &[u8]) -> bool {
     text.windows(4).any(|word| word.eq_ignore_ascii_case(b"grey") || word.eq_ignore_ascii_case(b"gray"))
 }

@@ -293,6 +293,10 @@ impl Queue {
         if matches!(state.role, Role::Domain(_)) {
             return self.refresh_domain(destination, now);
         }
+        if state.crowding.is_back(now) {
+            self.come_back(destination, now);
+        }
+        let state = &mut self.destinations[destination as usize];
         if state.limits.shared_rate.is_some() {
             self.ask_for_quota(destination, now);
         }

@@ -183,7 +183,7 @@ impl Queue {
             limits: acting.route.and_then(|route| self.routes.all().get(usize::from(route.0))).map(|route| &route.limits),
             is_home: acting.away.is_none(),
             wait: self.wait_of(slot, now),
-            throttled_until: acting.throttled_until(now),
+            throttled_until: acting.throttled_until(now).or(acting.crowding.pauses_until(now)),
             rate_next: acting.rate_next(now),
             reason: self.reason_of(slot),
         }
@@ -426,7 +426,7 @@ impl<'q> RecipientView<'q> {
                 Wait::Turn => self.reply(),
                 Wait::Asking if destination.reason.is_empty() => format!("waits for DNS of {}", destination.asked_about()).into(),
                 Wait::Asking | Wait::Unanswered { .. } => destination.reason.as_str().into(),
-                wait @ (Wait::Throttled { .. } | Wait::Shortage { .. }) if !acting.reason.is_empty() => {
+                wait @ (Wait::Throttled { .. } | Wait::Crowded { .. } | Wait::Shortage { .. }) if !acting.reason.is_empty() => {
                     format!("{wait}: {}", acting.reason).into()
                 }
                 wait => wait.to_string().into(),

@@ -30,6 +30,11 @@ pub enum Wait {
         /// Unix milliseconds.
         until: u64,
     },
+    /// It refuses connections because it has enough of them, and none of this node's is up; the next one is tried then.
+    Crowded {
+        /// Unix milliseconds.
+        until: u64,
+    },
     /// An attempt could not be made for a reason of our own.
     Shortage {
         /// Unix milliseconds.
@@ -41,6 +46,11 @@ pub enum Wait {
         attempts: u32,
         /// Allowed now.
         window: u32,
+    },
+    /// As many attempts are open as it has lately allowed connections.
+    Full {
+        /// Open now.
+        attempts: u32,
     },
     /// Another shard owns the connections, and has as many attempts of this one as it is given.
     Home {
@@ -72,10 +82,18 @@ impl Wait {
             Self::Unanswered { until }
             | Self::BreakerOpen { until }
             | Self::Throttled { until }
+            | Self::Crowded { until }
             | Self::Shortage { until }
             | Self::Rate { until, .. }
             | Self::SharedRate { until, .. } => Some(until),
-            Self::Held | Self::Paused | Self::Asking | Self::Probing | Self::Window { .. } | Self::Home { .. } | Self::Turn => None,
+            Self::Held
+            | Self::Paused
+            | Self::Asking
+            | Self::Probing
+            | Self::Window { .. }
+            | Self::Full { .. }
+            | Self::Home { .. }
+            | Self::Turn => None,
         }
     }
 
@@ -85,6 +103,7 @@ impl Wait {
         match self {
             Self::Unanswered { .. } => Self::Unanswered { until },
             Self::Throttled { .. } => Self::Throttled { until },
+            Self::Crowded { .. } => Self::Crowded { until },
             Self::Rate { rate, .. } => Self::Rate { until, rate },
             Self::SharedRate { rate, .. } => Self::SharedRate { until, rate },
             Self::BreakerOpen { .. } | Self::Probing => Self::BreakerOpen { until },
@@ -101,9 +120,9 @@ impl Wait {
             Self::Unanswered { .. } => "dns-failed",
             Self::BreakerOpen { .. } => "breaker-open",
             Self::Probing => "probing",
-            Self::Throttled { .. } => "throttled",
+            Self::Throttled { .. } | Self::Crowded { .. } => "throttled",
             Self::Shortage { .. } => "shortage",
-            Self::Window { .. } | Self::Home { .. } => "window",
+            Self::Window { .. } | Self::Full { .. } | Self::Home { .. } => "window",
             Self::Rate { .. } => "rate",
             Self::SharedRate { .. } => "cluster-rate",
             Self::Turn => "turn",
@@ -122,9 +141,18 @@ impl fmt::Display for Wait {
             Self::BreakerOpen { .. } => f.write_str("no host of the destination answers; the next probe is due at the time given"),
             Self::Probing => f.write_str("the destination is being probed"),
             Self::Throttled { .. } => f.write_str("the destination asked for less mail and is left alone"),
+            Self::Crowded { .. } => {
+                f.write_str("the destination allows no more connections at present; the next is tried at the time given")
+            }
             Self::Shortage { .. } => f.write_str("no connection could be made for a reason on this machine"),
             Self::Window { window, .. } => {
                 write!(f, "waits for its turn: {window} attempts at a time are open, as many as the destination is given")
+            }
+            Self::Full { attempts } => {
+                write!(
+                    f,
+                    "waits for its turn: {attempts} attempts at a time are open, and the destination allows no more connections at present"
+                )
             }
             Self::Home { out } => write!(f, "waits for its turn behind {out} attempts at the shard that delivers there"),
             Self::Rate { rate, .. } => write!(f, "waits for the rate of the destination, {rate}"),

@@ -36,6 +36,11 @@ impl Window {
         self.thousandths = self.thousandths.min(limits.connections_max.max(1).saturating_mul(ONE));
     }
 
+    /// It bears so many, and no more.
+    pub(crate) fn come_down_to(&mut self, attempts: u32) {
+        self.thousandths = self.thousandths.min(attempts.max(1).saturating_mul(ONE));
+    }
+
     /// A connection failed, or was closed by the peer.
     pub(crate) fn lose_one(&mut self) {
         self.thousandths = self.thousandths.saturating_sub(ONE).max(ONE);

@@ -344,11 +344,11 @@ impl World {
                 let numbers: Vec<u16> = shard.queue.recipients(&dispatch).map(|(number, _)| number).collect();
                 match end {
                     End::Unreachable { until, wait, reason } => {
-                        shard.queue.home_sleeps(&dispatch, until, wait, &reason);
+                        shard.queue.home_sleeps(&dispatch, until, wait, &reason, self.now);
                         self.settle(lane.1, dispatch, None);
                     }
                     End::Refused { until, wait, reason } => {
-                        shard.queue.home_sleeps(&dispatch, until, wait, &reason);
+                        shard.queue.home_sleeps(&dispatch, until, wait, &reason, self.now);
                         shard.queue.abandon(dispatch, self.now);
                     }
                     end => self.settle(lane.1, dispatch, Some(&outcomes(&end, &numbers))),
