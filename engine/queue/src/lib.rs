@@ -13,6 +13,7 @@
 //! A `now` before an earlier one is harmless (nothing fires early).
 #![forbid(unsafe_code)]
 
+mod address_range;
 mod arena;
 mod backlog;
 mod breaker;
