@@ -134,6 +134,8 @@ fn ends_within_line(path: &Path) -> io::Result<bool> {
 struct Sink {
     destination: Destination,
     out: Box<dyn Write + Send>,
+    /// The same file, to be asked for its names.
+    file: Option<File>,
     /// Device and inode of the file: another one under its name means that the log was rotated.
     identity: Option<(u64, u64)>,
     failed: bool,
@@ -143,17 +145,20 @@ struct Sink {
 
 impl Sink {
     fn open(destination: Destination) -> io::Result<Sink> {
-        let out: Box<dyn Write + Send> = match &destination {
-            Destination::File(path) => Box::new(OpenOptions::new().append(true).create(true).open(path)?),
-            Destination::Stdout => Box::new(io::stdout()),
-            Destination::Stderr => Box::new(io::stderr()),
+        let (out, file): (Box<dyn Write + Send>, _) = match &destination {
+            Destination::File(path) => {
+                let file = OpenOptions::new().append(true).create(true).open(path)?;
+                (Box::new(file.try_clone()?), Some(file))
+            }
+            Destination::Stdout => (Box::new(io::stdout()), None),
+            Destination::Stderr => (Box::new(io::stderr()), None),
         };
         let (identity, torn) = match &destination {
             // A log that may be written and not be read is no fault.
             Destination::File(path) => (identity(path), ends_within_line(path).unwrap_or(false)),
             Destination::Stdout | Destination::Stderr => (None, false),
         };
-        Ok(Sink { destination, out, identity, failed: false, torn })
+        Ok(Sink { destination, out, file, identity, failed: false, torn })
     }
 
     /// Writes whole lines. While that fails it is tried again and the shards' buffers stay away: so lines are dropped and counted, or
@@ -179,15 +184,25 @@ impl Sink {
         }
     }
 
+    fn is_unlinked(&self) -> bool {
+        self.file.as_ref().is_some_and(|file| file.metadata().is_ok_and(|file| file.nlink() == 0))
+    }
+
     /// Writes some of what lies behind `written` and moves that on.
     fn write(&mut self, lines: &[u8], written: &mut usize) -> io::Result<()> {
         if let Destination::File(path) = &self.destination
             && identity(path) != self.identity
-            && let Ok(reopened) = Sink::open(self.destination.clone())
         {
-            (self.out, self.identity, self.torn) = (reopened.out, reopened.identity, reopened.torn);
-            // A line that the old file has a part of is whole in the new one.
-            *written = lines[..*written].iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+            match Sink::open(self.destination.clone()) {
+                Ok(reopened) => {
+                    (self.out, self.file, self.identity, self.torn) = (reopened.out, reopened.file, reopened.identity, reopened.torn);
+                    // A line that the old file has a part of is whole in the new one.
+                    *written = lines[..*written].iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+                }
+                // What has no name any more is read by nobody: its folder was removed. One that was renamed is as good as it was.
+                Err(reason) if self.is_unlinked() => return Err(reason),
+                Err(_) => {}
+            }
         }
         if self.torn {
             self.out.write_all(b"\n")?;
@@ -226,12 +241,33 @@ mod tests {
         }
     }
 
+    /// With the folder of the log removed lines went into a file without a name, and nobody counted them or refused mail.
+    #[test]
+    fn a_log_that_was_removed_with_its_folder_takes_no_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log/mail.log");
+        fs::create_dir(folder.path().join("log")).unwrap();
+        let mut sink = Sink::open(Destination::File(path.clone())).unwrap();
+        sink.write(b"one\n", &mut 0).unwrap();
+        // Renamed away while no other can be made: it is gone on with.
+        fs::rename(folder.path().join("log"), folder.path().join("kept")).unwrap();
+        sink.write(b"two\n", &mut 0).unwrap();
+        assert_eq!(fs::read(folder.path().join("kept/mail.log")).unwrap(), b"one\ntwo\n");
+        fs::remove_dir_all(folder.path().join("kept")).unwrap();
+        let mut written = 0;
+        assert_eq!(sink.write(b"three\n", &mut written).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(written, 0);
+        fs::create_dir(folder.path().join("log")).unwrap();
+        sink.write(b"three\n", &mut written).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"three\n");
+    }
+
     /// The rest of a buffer was dropped at such a failure, and the next line went on where the one before was cut.
     #[test]
     fn a_line_that_was_written_in_part_is_gone_on_with() {
         let taken = Arc::new(Mutex::new(Vec::new()));
         let out = Box::new(Stingy(taken.clone(), 0));
-        let mut sink = Sink { destination: Destination::Stdout, out, identity: None, failed: false, torn: false };
+        let mut sink = Sink { destination: Destination::Stdout, out, file: None, identity: None, failed: false, torn: false };
         // Nobody has to wait for the next try.
         thread::current().unpark();
         sink.write_all(b"queue_id=A1\n", &AtomicBool::new(false));
