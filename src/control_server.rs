@@ -277,6 +277,8 @@ async fn change_all(order: &ChangeOrder, shards: &[Arc<RequestLane>], write: &mu
             left.unchanged += answer.unchanged;
             left.taken += answer.taken;
             left.unanswered += answer.unanswered;
+            left.held += answer.held;
+            left.ends_earlier += answer.ends_earlier;
             after = answer.next;
             if after.is_none() {
                 break;

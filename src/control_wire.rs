@@ -83,7 +83,7 @@ pub struct Progress {
     pub changed: u64,
 }
 
-/// What a change of queued mail left as it was, if anything.
+/// What a change of queued mail left as it was, or changed without effect, if anything.
 #[derive(Serialize, Deserialize, Debug, Default, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]
 pub struct NotChanged {
@@ -93,6 +93,12 @@ pub struct NotChanged {
     pub taken: u64,
     /// Messages that are offered to the cluster while Valkey does not answer.
     pub unanswered: u64,
+    /// Messages that are held.
+    #[serde(default)]
+    pub held: u64,
+    /// Messages that were changed and that their route's `expiry` ends earlier all the same.
+    #[serde(default)]
+    pub ends_earlier: u64,
 }
 
 /// The last line of every answer.

@@ -4,12 +4,12 @@ use std::{
     io::{self, IsTerminal, Write},
     path::Path,
     process::ExitCode,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use clap::CommandFactory;
 use ringpost_config::{MailOutput, parse_duration};
-use ringpost_engine::control::{Change, DestinationSummary, ListQuery, MessageFilter, MessageView};
+use ringpost_engine::control::{Change, DestinationSummary, EXPIRY_AHEAD_MAX, ListQuery, MessageFilter, MessageView};
 use ringpost_smtp::shown::{shown, shown_json, shown_lines};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
@@ -92,15 +92,26 @@ fn wrong_usage(reason: &str) -> ! {
 
 /// `2d` from now, or a time as it is; unix milliseconds.
 fn end_of_life(text: &str) -> Result<u64, String> {
-    if let Ok(span) = parse_duration(text) {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        return u64::try_from((now + span).as_millis()).map_err(|_| format!("{text:?} is too long a time"));
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let too_far = || format!("{text:?} is more than {} days ahead, the farthest end of life", EXPIRY_AHEAD_MAX.as_secs() / 86_400);
+    let at = match parse_duration(text) {
+        Ok(span) if span > EXPIRY_AHEAD_MAX => return Err(too_far()),
+        Ok(span) => now + span,
+        Err(_) => {
+            let at = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| {
+                format!("{text:?} is neither a time from now (\"2d\", \"12h\") nor a time (\"2026-12-04T12:00:00Z\"); it stands last")
+            })?;
+            let at = u64::try_from(at.unix_timestamp_nanos() / 1_000_000).map_or(Duration::ZERO, Duration::from_millis);
+            if at < now {
+                return Err(format!("{text:?} is in the past: \"0s\" expires mail at once, `queue bounce` tells its senders why"));
+            }
+            at
+        }
+    };
+    if at > now + EXPIRY_AHEAD_MAX {
+        return Err(too_far());
     }
-    let at = OffsetDateTime::parse(text, &Rfc3339);
-    let millis = at.ok().and_then(|at| u64::try_from(at.unix_timestamp_nanos() / 1_000_000).ok());
-    millis.ok_or_else(|| {
-        format!("{text:?} is neither a time from now (\"2d\", \"12h\") nor a time (\"2026-12-04T12:00:00Z\"); it stands last")
-    })
+    Ok(u64::try_from(at.as_millis()).unwrap_or(u64::MAX))
 }
 
 fn list(socket: &Path, filter: ListFilter, output: Output) -> ExitCode {
@@ -348,18 +359,25 @@ fn change(socket: &Path, change: Change, selection: Selection) -> ExitCode {
         eprint!("\r\x1b[K");
     }
     if let Ok(count) = result {
-        let NotChanged { unchanged, taken, unanswered } = left.unwrap_or_default();
+        let NotChanged { unchanged, taken, unanswered, held, ends_earlier } = left.unwrap_or_default();
         if unchanged > 0 {
             eprintln!("ringpost: {} stayed as before: {so_already}", messages(unchanged));
         }
-        is_whole = taken + unanswered == 0;
+        is_whole = taken + unanswered + held == 0;
         if taken > 0 {
             eprintln!("ringpost: {} stayed as before: another node of the cluster is taking them over", messages(taken));
         }
         if unanswered > 0 {
             eprintln!("ringpost: {} stayed as before: offered to the cluster, and Valkey does not answer; try again", messages(unanswered));
         }
-        wanted -= (unchanged + taken + unanswered).min(wanted);
+        if held > 0 {
+            let mend = "`ringpost queue release` comes first, or `reroute` where a route holds";
+            eprintln!("ringpost: {} stayed as before: held; {mend}", messages(held));
+        }
+        if ends_earlier > 0 {
+            eprintln!("ringpost: {ends_earlier} of them end earlier all the same, by the `expiry` of their route");
+        }
+        wanted -= (unchanged + taken + unanswered + held).min(wanted);
         if output.json {
             let mut answer = serde_json::json!({"changed": count});
             if unchanged > 0 {
@@ -368,12 +386,16 @@ fn change(socket: &Path, change: Change, selection: Selection) -> ExitCode {
             if !is_whole {
                 answer["taken"] = taken.into();
                 answer["unanswered"] = unanswered.into();
+                answer["held"] = held.into();
+            }
+            if ends_earlier > 0 {
+                answer["ends_earlier"] = ends_earlier.into();
             }
             say_json(&answer.to_string());
         } else {
             say(&format!("{} {word}", messages(count)));
         }
-        if let (0, 0, Some(name)) = (count, unchanged + taken + unanswered, &destination) {
+        if let (0, 0, Some(name)) = (count, unchanged + taken + unanswered + held, &destination) {
             tell_if_unknown(socket, name);
         }
         if by_id && count < wanted {

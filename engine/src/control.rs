@@ -1,6 +1,6 @@
 //! What the coordinator may ask of a shard, and what it answers. Plain data that crosses threads; the shard's side is in `shard`.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use ringpost_config::Config;
 use ringpost_queue::{Backlog, DestinationId, QueueId, Resolution};
@@ -162,7 +162,14 @@ pub struct Changed {
     pub taken: u64,
     /// Found, and not changed: they are offered to the cluster, and Valkey does not answer.
     pub unanswered: u64,
+    /// Found, and not changed: they are held, and what was asked for comes after a release.
+    pub held: u64,
+    /// Changed, and without effect for some recipient, whose route ends it earlier.
+    pub ends_earlier: u64,
 }
+
+/// How far ahead an end of life can be set: a year. What is meant to stay for longer is held.
+pub const EXPIRY_AHEAD_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
 
 /// One mail to be offered.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -5,7 +5,7 @@ use std::{collections::HashMap, rc::Rc};
 use ringpost_queue::{Cursor, Filter, MessageKey, QueueId, REPLY_BYTES_MAX, RecipientView, RouteId, Settled, State};
 
 use crate::{
-    control::{Answer, Change, ChangeOrder, Changed, Recalled, Selection, time_text},
+    control::{Answer, Change, ChangeOrder, Changed, EXPIRY_AHEAD_MAX, Recalled, Selection, time_text},
     listing::filter_of,
     mail_log::{Escaped, EscapedWord},
     shard::Shard,
@@ -98,6 +98,14 @@ impl Changed {
     }
 }
 
+/// Nothing of the message can be attempted before it is released, or goes by another route.
+fn is_all_held(shard: &Shard, key: MessageKey) -> bool {
+    let queue = shard.queue.borrow();
+    let Some(view) = queue.show(key) else { return false };
+    let mut open = view.recipients().filter(|recipient| !recipient.is_settled()).peekable();
+    open.peek().is_some() && (view.is_held() || open.all(|recipient| recipient.state() == State::Held))
+}
+
 /// A change with what has to be looked up once.
 enum Steering {
     Retry,
@@ -136,7 +144,12 @@ impl Steering {
                 };
                 Self::Reroute(route.ok_or_else(known)?, to.clone())
             }
-            Change::SetExpiry { at_ms } => Self::SetExpiry(*at_ms),
+            Change::SetExpiry { at_ms } => {
+                if *at_ms > shard.now_ms() + EXPIRY_AHEAD_MAX.as_millis() as u64 {
+                    return Err(format!("an end of life is at most {} days ahead", EXPIRY_AHEAD_MAX.as_secs() / 86_400));
+                }
+                Self::SetExpiry(*at_ms)
+            }
         })
     }
 
@@ -148,6 +161,10 @@ impl Steering {
         };
         let answers = if wanted.is_empty() { HashMap::new() } else { shard.recall(&wanted).await };
         for &key in keys {
+            if matches!(self, Self::Retry) && is_all_held(shard, key) {
+                changed.held += 1;
+                continue;
+            }
             let asked = given_out(shard, key).filter(|id| wanted.contains(id));
             let recalled = asked.map(|id| answers.get(&id).copied().unwrap_or(Recalled::Unanswered));
             match recalled {
@@ -155,10 +172,12 @@ impl Steering {
                 Some(Recalled::Unanswered) => changed.unanswered += 1,
                 Some(Recalled::Out) => {
                     changed.count_in(self.apply(shard, key, filter));
+                    changed.ends_earlier += u64::from(self.ends_earlier(shard, key));
                     shard.after_recall(key);
                 }
                 None => {
                     changed.count_in(self.apply(shard, key, filter));
+                    changed.ends_earlier += u64::from(self.ends_earlier(shard, key));
                     if matches!(self, Self::Retry | Self::Release) {
                         shard.offer_what_is_open(key);
                     }
@@ -196,6 +215,14 @@ impl Steering {
             }
         }
         Applied::Changed
+    }
+
+    /// Does something end it before the end of life that it was given?
+    fn ends_earlier(&self, shard: &Shard, key: MessageKey) -> bool {
+        let Self::SetExpiry(at) = self else { return false };
+        let queue = shard.queue.borrow();
+        let Some(view) = queue.show(key) else { return false };
+        view.recipients().any(|recipient| !recipient.is_settled() && recipient.fails_at().is_some_and(|end| end < *at))
     }
 
     /// Mail that leaves, or is given up, has a line for the message and, where a filter chose among them, for each recipient.

@@ -277,3 +277,48 @@ fn the_mail_log_can_be_json() {
     assert_eq!((&of_message[1]["outcome"], &of_message[1]["to"]), (&"delivered".into(), &"b@y.test".into()));
     assert!(say(&node, &["queue", "why", &id]).starts_with("Not in the queue any more: <b@y.test> was delivered to "));
 }
+
+/// A retry of held mail said "1 message retried" and did nothing.
+#[test]
+fn what_is_held_is_not_retried_and_the_answer_says_so() {
+    let node = Node::start(&Setup::new());
+    let id = deliver(&node, "a@x.test", &["b@y.test"]);
+    for by_command in [false, true] {
+        let output = node.ask(&["queue", "retry", &id]);
+        let (said, told) = (String::from_utf8_lossy(&output.stdout).into_owned(), String::from_utf8_lossy(&output.stderr).into_owned());
+        assert_eq!(said.trim_end(), "0 messages retried");
+        assert!(told.contains("1 message stayed as before: held; ") && !told.contains("not in the queue"), "{told}");
+        assert_eq!(output.status.code(), Some(1));
+        if !by_command {
+            assert_eq!(say(&node, &["queue", "hold", &id]), "1 message held");
+        }
+    }
+    assert_eq!(
+        say(&node, &["queue", "retry", "--all", "--json"]).lines().next().unwrap(),
+        "{\"changed\":0,\"held\":1,\"taken\":0,\"unanswered\":0}"
+    );
+}
+
+/// A billion days were taken, and a time in the past, and `queue why` spoke of 1970.
+#[test]
+fn an_end_of_life_is_ahead_and_within_reach() {
+    let node = Node::start(&Setup { route: "via = \"smarthost\"\nhosts = [\"127.0.0.1:1\"]".into(), ..Setup::new() });
+    let id = deliver(&node, "a@x.test", &["b@y.test"]);
+    for (time, word) in [
+        ("999999999d", "more than 366 days ahead"),
+        ("367d", "more than 366 days ahead"),
+        ("2999-01-01T00:00:00Z", "more than 366 days ahead"),
+        ("2020-01-01T00:00:00Z", "is in the past"),
+        ("1960-01-01T00:00:00Z", "is in the past"),
+        ("soon", "neither a time from now"),
+    ] {
+        let output = node.ask(&["queue", "set-expiry", &id, time]);
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(2) && told.contains(word), "{time}: {told}");
+    }
+    assert_eq!(say(&node, &["queue", "set-expiry", &id, "2h"]), "1 message given another end of life");
+    let told = say(&node, &["queue", "set-expiry", &id, "30d"]);
+    assert!(told.contains("1 of them end earlier all the same"), "{told}");
+    assert_eq!(say(&node, &["queue", "set-expiry", &id, "0s"]), "1 message given another end of life");
+    node.wait_for_mail_log("event=expired");
+}
