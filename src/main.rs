@@ -83,6 +83,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
             let plan = CorePlan::new(&config).map_err(Failure::config)?;
             cluster::check_secrets(&config).map_err(Failure::config)?;
             plan.warnings.iter().for_each(|warning| eprintln!("ringpost: warning: {warning}"));
+            config.advice().iter().for_each(|advice| eprintln!("ringpost: warning: {advice}"));
             queue_cli::say("the config is good");
             Ok(ExitCode::from(EXIT_OK))
         }

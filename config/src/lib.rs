@@ -7,6 +7,7 @@
 //! [`DEFAULT_TOML`] documents every key. Read [`Config`] first, then [`topology::Plan`].
 #![forbid(unsafe_code)]
 
+mod advice;
 mod bounce;
 mod byte_size;
 mod check;
