@@ -1,6 +1,6 @@
 //! Which keys differ between two files, and which of them a running engine can take over.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use toml::de::{DeTable, DeValue};
 
@@ -17,7 +17,10 @@ const SETTLED: [&str; 6] = [
     "delivery.deliver",
 ];
 
-/// Keys that differ between two files, with their sections: `queue.expiry`, `route[2].hosts`.
+/// Sections of which a file has several, and the keys by which one of them is known in both files.
+const NAMED: [(&str, &str); 3] = [("route", "domain"), ("domain", "name"), ("listener", "address")];
+
+/// Keys that differ between two files, with their sections: `queue.expiry`, `route for y.test changed: hosts, via`, `domain for y.test added`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Difference {
     /// A running engine takes these over.
@@ -35,7 +38,7 @@ impl Difference {
             tables(old.get_ref(), new.get_ref(), "", &mut keys);
         }
         let (reloaded, restart) = keys.into_iter().partition(|key: &String| {
-            let section = key.split(['.', '[']).next().unwrap_or_default();
+            let section = key.split(['.', '[', ' ']).next().unwrap_or_default();
             RELOADED.contains(&section) && !SETTLED.contains(&key.as_str())
         });
         Self { reloaded, restart }
@@ -69,6 +72,11 @@ fn alone(value: &DeValue<'_>, name: &str, keys: &mut BTreeSet<String>) {
 fn values(old: &DeValue<'_>, new: &DeValue<'_>, name: &str, keys: &mut BTreeSet<String>) {
     match (old, new) {
         (DeValue::Table(old), DeValue::Table(new)) => tables(old, new, name, keys),
+        (DeValue::Array(old), DeValue::Array(new))
+            if has_tables(old) && has_tables(new) && NAMED.iter().any(|(section, _)| *section == name) =>
+        {
+            named(&by_name(name, old), &by_name(name, new), name, keys);
+        }
         (DeValue::Array(old), DeValue::Array(new)) if has_tables(old) && has_tables(new) => {
             for at in 0..old.len().max(new.len()) {
                 let name = format!("{name}[{}]", at + 1);
@@ -81,6 +89,45 @@ fn values(old: &DeValue<'_>, new: &DeValue<'_>, name: &str, keys: &mut BTreeSet<
         _ if plain(old) == plain(new) => {}
         _ => drop(keys.insert(name.to_owned())),
     }
+}
+
+type Named<'t, 'i> = BTreeMap<String, &'t DeTable<'i>>;
+
+/// By what each is called: one that is taken out or put in between changes no other.
+fn named(old: &Named<'_, '_>, new: &Named<'_, '_>, section: &str, keys: &mut BTreeSet<String>) {
+    for (name, table) in old {
+        let Some(other) = new.get(name) else {
+            keys.insert(format!("{section} for {name} removed"));
+            continue;
+        };
+        let mut changed = BTreeSet::new();
+        tables(table, other, "", &mut changed);
+        if !changed.is_empty() {
+            keys.insert(format!("{section} for {name} changed: {}", Vec::from_iter(changed).join(" and ")));
+        }
+    }
+    for name in new.keys().filter(|name| !old.contains_key(*name)) {
+        keys.insert(format!("{section} for {name} added"));
+    }
+}
+
+/// A route is called by its first domain, and by its senders where it has some; no two files that are read without an error have two of
+/// one name.
+fn by_name<'t, 'i>(section: &str, array: &'t toml::de::DeArray<'i>) -> Named<'t, 'i> {
+    let (_, key) = NAMED.iter().find(|(named, _)| *named == section).expect("the caller asked");
+    let first = |value: &DeValue<'_>| match value {
+        DeValue::Array(array) => array.first().map(|item| item.get_ref().as_str().unwrap_or_default().to_owned()),
+        value => value.as_str().map(str::to_owned),
+    };
+    let tables = array.iter().filter_map(|item| item.get_ref().as_table());
+    let name = |table: &DeTable<'_>| {
+        let own = table.get(*key).and_then(|value| first(value.get_ref())).unwrap_or_default();
+        match table.get("sender").and_then(|value| first(value.get_ref())) {
+            Some(sender) if section == "route" => format!("{own} from {sender}"),
+            _ => own,
+        }
+    };
+    tables.map(|table| (name(table), table)).collect()
 }
 
 fn has_tables(array: &toml::de::DeArray<'_>) -> bool {
@@ -128,7 +175,30 @@ mod tests {
             .replace("path = \"s\"\n", "")
             + "[[domain]]\nname = \"z.test\"\n[[route]]\ndomain = \"w.test\"\nvia = \"hold\"\n";
         let difference = Difference::between(OLD, &new);
-        assert_eq!(difference.reloaded, ["domain", "route[1].domain", "route[3]", "smtp.idle_timeout", "smtp.recipients_max"]);
-        assert_eq!(difference.restart, ["hostname", "listener[1].address", "smtp.sessions_max", "spool.path"]);
+        let reloaded = ["domain", "route for w.test added", "route for x.test changed: domain", "smtp.idle_timeout", "smtp.recipients_max"];
+        assert_eq!(difference.reloaded, reloaded);
+        let restart = ["hostname", "listener for 0.0.0.0:25 removed", "listener for 0.0.0.0:26 added", "smtp.sessions_max", "spool.path"];
+        assert_eq!(difference.restart, restart);
+    }
+
+    /// They were named by their numbers, and one that was taken out changed all behind it.
+    #[test]
+    fn a_route_that_is_taken_out_changes_no_other() {
+        let routes: Vec<String> = (0..100)
+            .map(|number| format!("[[route]]\ndomain = \"d{number}.test\"\nvia = \"smarthost\"\nhosts = [\"192.0.2.{number}\"]\n"))
+            .collect();
+        let old = routes.concat()
+            + "[[route]]\ndomain = \"*\"\nsender = [\"a@x.test\"]\nvia = \"hold\"\n[[route]]\ndomain = \"*\"\nvia = \"mx\"\n";
+        let new = old.replace(&routes[7], "").replace("\"192.0.2.50\"", "\"192.0.2.51\"]\nretry_base = \"1m\"\nx = [");
+        let new = new.replace("via = \"hold\"", "via = \"discard\"") + "[[route]]\ndomain = \"new.test\"\nvia = \"hold\"\n";
+        let expected = [
+            "route for * from a@x.test changed: via",
+            "route for d50.test changed: hosts and retry_base and x",
+            "route for d7.test removed",
+            "route for new.test added",
+        ];
+        assert_eq!(Difference::between(&old, &new).reloaded, expected);
+        let reversed: String = routes.iter().rev().map(String::as_str).collect();
+        assert_eq!(Difference::between(&routes.concat(), &reversed), Difference::default());
     }
 }
