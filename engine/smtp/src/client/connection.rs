@@ -437,6 +437,10 @@ impl Client {
             slot.decide(Verdict::Deferred, *reply);
             return self.give_up(CloseReason::ServiceClosing(*reply));
         }
+        if matches!(expected, Expected::Dot(..)) && matches!(reply.code(), 220 | 221) {
+            // A greeting or a farewell is no answer to content: what became of it is not known.
+            return self.give_up(CloseReason::Protocol(ProtocolError::Class));
+        }
         let go_on = matches!(expected, Expected::Data(_));
         if (class == Class::Intermediate) != (go_on && class != Class::Transient && class != Class::Permanent) {
             return self.give_up(CloseReason::Protocol(ProtocolError::Class));
