@@ -67,7 +67,8 @@ pub fn ended(files: &[PathBuf], id: &str) -> std::io::Result<Option<String>> {
         });
     }
     if last.len() > RECIPIENTS_MAX {
-        sentences.push(format!("{} more recipients.", last.len() - RECIPIENTS_MAX));
+        let more = last.len() - RECIPIENTS_MAX;
+        sentences.push(format!("{more} more recipient{}.", if more == 1 { "" } else { "s" }));
     }
     if let (Some(taken_over), false) = (&taken_over, last.is_empty()) {
         // Recipients that had no attempt here have no line of their own.

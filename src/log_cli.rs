@@ -23,6 +23,9 @@ pub fn log(path: &Path, call: LogCall) -> Result<ExitCode, Failure> {
     match call {
         LogCall::Follow { id, output, .. } => {
             let mut follower = Follower::new(path, true).map_err(failure)?;
+            if follower.is_missing() {
+                eprintln!("ringpost: {} is not there yet: its first line is waited for", path.display());
+            }
             loop {
                 let line = follower.next_line().map_err(failure)?;
                 let is_wanted = id.as_ref().is_none_or(|id| MailLogEntry::parse(&line).is_some_and(|entry| entry.is_about(id)));

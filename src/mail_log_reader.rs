@@ -100,6 +100,11 @@ impl Follower {
         Ok(follower)
     }
 
+    /// There is no file of this name yet.
+    pub fn is_missing(&self) -> bool {
+        self.open.is_none()
+    }
+
     /// The next whole line; waits for it.
     pub fn next_line(&mut self) -> io::Result<String> {
         loop {
@@ -187,6 +192,7 @@ mod tests {
         let path = folder.path().join("mail.log");
         append(&path, "old\n");
         let mut follower = Follower::new(&path, true).unwrap();
+        assert!(!follower.is_missing() && Follower::new(&folder.path().join("none"), true).unwrap().is_missing());
         append(&path, "one\ntw");
         assert_eq!(all(&mut follower), ["one"]);
         append(&path, "o\nthree\n");
