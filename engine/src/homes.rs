@@ -60,6 +60,8 @@ pub(crate) struct Parcel {
     /// Who gave the outcomes.
     relay: String,
     end: End,
+    /// What others of its owner's wait for at the home.
+    busy_with: Wait,
 }
 
 /// What some recipients of a dispatch came to at its home, while others are still under way there.
@@ -208,6 +210,7 @@ impl Shard {
         }
         match (end, parcel) {
             (End::Settled, Some(parcel)) => {
+                self.queue.borrow_mut().home_said(&dispatch, parcel.busy_with);
                 // The parcel leaves with other vectors, so that the next outcomes find room in them.
                 let storage = std::mem::replace(&mut parcel.storage, self.delivery.storage());
                 self.settle_attempt(Attempt { dispatch, transaction: None, storage, record_at: None }, &parcel.relay);
@@ -348,6 +351,7 @@ impl Shard {
     /// As [`Shard::settle_attempt`], for a guest.
     pub(crate) fn settle_guest(&self, attempt: Attempt, relay: &str) {
         let Attempt { dispatch, mut storage, .. } = attempt;
+        let destination = dispatch.destination();
         let guest = {
             let mut queue = self.queue.borrow_mut();
             match &*storage.outcomes {
@@ -360,6 +364,7 @@ impl Shard {
         };
         if let Some(call) = self.homes.guests.borrow_mut().get_mut(guest.home_call as usize) {
             std::mem::swap(&mut call.parcel.storage, &mut storage);
+            call.parcel.busy_with = self.queue.borrow().guests_wait_for(destination, self.now_ms());
             call.parcel.relay.clear();
             call.parcel.relay.push_str(relay);
         }

@@ -32,7 +32,7 @@ pub(crate) fn why<'q>(view: &MessageView<'q>, destination: impl Fn(DestinationId
         let _ = write!(text, "{}<{}>{others}: {sentence}", if text.is_empty() { "" } else { "\n" }, addresses[0]);
     }
     if more > 0 {
-        let _ = write!(text, "\n{more} more recipients.");
+        let _ = write!(text, "\n{more} more recipient{}.", if more == 1 { "" } else { "s" });
     }
     text
 }
@@ -55,11 +55,17 @@ fn sentence(view: &MessageView<'_>, recipient: &RecipientView<'_>, destination: 
         State::Offered => "Offered to the nodes of the cluster: whichever takes it delivers it, and this node until then keeps it. \
              `ringpost cluster nodes` says which of them take no mail now, and why."
             .to_owned(),
-        State::Attempting if !destination.is_home => format!(
-            "Is with the shard that delivers to {name:?}, tried or in its turn there, attempt {}{}.",
-            recipient.attempts() + 1,
-            history(recipient, now)
-        ),
+        State::Attempting if !destination.is_home => {
+            let there = match destination.wait_there {
+                Wait::Turn => String::new(),
+                wait => format!("; what is there {}", waits_there(wait)),
+            };
+            let attempt = recipient.attempts() + 1;
+            format!(
+                "Is with the shard that delivers to {name:?}, tried or in its turn there, attempt {attempt}{there}{}.",
+                history(recipient, now)
+            )
+        }
         State::Attempting => {
             format!("Is being attempted at {name:?} right now, attempt {}{}.", recipient.attempts() + 1, history(recipient, now))
         }
@@ -85,6 +91,14 @@ fn sentence(view: &MessageView<'_>, recipient: &RecipientView<'_>, destination: 
             format!("Failed for good{at}: {reply:?}; {told}.")
         }
         State::Delivered | State::Bounced => "Nothing is left to do.".to_owned(),
+    }
+}
+
+/// What mail at another shard waits for there.
+fn waits_there(wait: Wait) -> String {
+    match wait {
+        Wait::Window { window, .. } => format!("waits for one of {window} attempts at a time"),
+        wait => wait.to_string(),
     }
 }
 

@@ -10,7 +10,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::destination::Destination;
+use crate::destination::{Destination, DestinationId};
 use crate::dispatch::{Dispatch, OWN};
 use crate::message::{Envelope, MessageKey, PRIORITY_MAX};
 use crate::outcome::Outcome;
@@ -294,6 +294,22 @@ impl Queue {
                 destination.crowding.nobody_else();
             }
             destination.keep_reason(reason);
+        }
+    }
+}
+
+/// What dispatches at a home wait for, told with each answer.
+impl Queue {
+    /// What the guests of this shard that are at a destination wait for now; nothing where none waits.
+    pub fn guests_wait_for(&self, destination: DestinationId, now: u64) -> Wait {
+        self.live(destination).filter(|state| !state.guests.is_empty()).map_or(Wait::Turn, |state| state.wait(now))
+    }
+
+    /// The home of this dispatch said so.
+    pub fn home_said(&mut self, dispatch: &Dispatch, busy_with: Wait) {
+        let Some(home) = dispatch.home() else { return };
+        if let Some(away) = &mut self.destinations[dispatch.destination.index()].away {
+            away.set_busy(home, busy_with);
         }
     }
 }

@@ -262,6 +262,8 @@ struct HomeState {
     /// It said that it can do nothing before, and why.
     sleeps_until: u64,
     wait: Wait,
+    /// What those that it has wait for there, as it last said.
+    busy_with: Wait,
 }
 
 impl Away {
@@ -270,7 +272,8 @@ impl Away {
         homes.rotate_left(first);
         // Two for each connection, one under way and one chained behind it, and as many more as are on the lanes meanwhile.
         let credits = (2 * connections + 2).min(CREDITS_MAX) as u16;
-        let homes = homes.into_iter().map(|shard| HomeState { shard, out: 0, sleeps_until: 0, wait: Wait::Turn }).collect();
+        let homes =
+            homes.into_iter().map(|shard| HomeState { shard, out: 0, sleeps_until: 0, wait: Wait::Turn, busy_with: Wait::Turn }).collect();
         Self { homes, credits, revive: false, site: None }
     }
 
@@ -323,7 +326,25 @@ impl Away {
         }
         match self.homes.iter().min_by_key(|home| home.sleeps_until) {
             Some(home) if home.sleeps_until > now => home.wait.until_at(home.sleeps_until),
-            _ => Wait::Home { out: self.homes.iter().map(|home| u32::from(home.out)).sum() },
+            _ => {
+                let there = self.wait_there(now);
+                if there == Wait::Turn { Wait::Home { out: self.homes.iter().map(|home| u32::from(home.out)).sum() } } else { there }
+            }
+        }
+    }
+
+    /// What dispatches that are out wait for, as the home with the most of them last said.
+    pub(crate) fn wait_there(&self, now: u64) -> Wait {
+        let most = self.homes.iter().filter(|home| home.out > 0).max_by_key(|home| home.out);
+        let busy_with = most.map_or(Wait::Turn, |home| home.busy_with);
+        // Where the time that it gave is over it gives another one by now.
+        busy_with.until().map_or(busy_with, |until| busy_with.until_at(until.max(now)))
+    }
+
+    /// What the home has lately said of those that wait there.
+    pub(crate) fn set_busy(&mut self, shard: u16, busy_with: Wait) {
+        if let Some(home) = self.homes.iter_mut().find(|home| home.shard == shard) {
+            home.busy_with = busy_with;
         }
     }
 
@@ -481,6 +502,22 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// It was "waits for its turn" whatever the home waited for.
+    #[test]
+    fn what_is_out_waits_for_what_its_home_said_last() {
+        let mut away = Away::new(vec![3], 0, 1);
+        while away.take(50).is_some() {}
+        assert_eq!((away.wait(50), away.wait_there(50)), (Wait::Home { out: 4 }, Wait::Turn));
+        let rate = Rate { messages: 10, per_ms: 1000, burst: 1 };
+        away.set_busy(3, Wait::Rate { until: 60, rate });
+        assert_eq!(away.wait(50), Wait::Rate { until: 60, rate });
+        assert_eq!(away.wait_there(70), Wait::Rate { until: 70, rate }, "its time is over, and it has another by now");
+        away.give_back(3);
+        assert_eq!((away.wait(50), away.wait_there(50)), (Wait::Turn, Wait::Rate { until: 60, rate }));
+        (0..3).for_each(|_| away.give_back(3));
+        assert_eq!(away.wait_there(50), Wait::Turn, "nothing is out");
     }
 
     #[test]

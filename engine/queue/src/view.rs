@@ -100,6 +100,8 @@ pub struct DestinationView<'q> {
     pub is_home: bool,
     /// What its mail waits for now, and until when.
     pub wait: Wait,
+    /// Where another shard makes the attempts: what those that are there wait for, as it said last.
+    pub wait_there: Wait,
     /// End of the pause that it asked for, unix milliseconds.
     pub throttled_until: Option<u64>,
     /// When its rate lets the next message go, unix milliseconds, if that is not now.
@@ -183,6 +185,7 @@ impl Queue {
             limits: acting.route.and_then(|route| self.routes.all().get(usize::from(route.0))).map(|route| &route.limits),
             is_home: acting.away.is_none(),
             wait: self.wait_of(slot, now),
+            wait_there: acting.away.as_ref().map_or(Wait::Turn, |away| away.wait_there(now)),
             throttled_until: acting.throttled_until(now).or(acting.crowding.pauses_until(now)),
             rate_next: acting.rate_next(now),
             reason: self.reason_of(slot),

@@ -5,7 +5,7 @@ use std::fmt;
 use crate::rate::Rate;
 
 /// What keeps the next attempt at a destination from starting.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Wait {
     /// Its route holds it.
     Held,
@@ -72,6 +72,7 @@ pub enum Wait {
         rate: Rate,
     },
     /// Nothing: its turn comes at once.
+    #[default]
     Turn,
 }
 
