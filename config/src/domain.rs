@@ -1,6 +1,6 @@
 //! `[[domain]]`: the domains mail is accepted for from everybody.
 
-use crate::name::{compare, parse_domain, parse_local_part};
+use crate::name::{canonical, compare, parse_domain, parse_local_part};
 use crate::section::Section;
 
 /// `[[domain]]`: one domain of ours and its recipients.
@@ -68,9 +68,10 @@ impl Domains {
         Domains { sorted: domains }
     }
 
-    /// The own domain of this name, without regard to ASCII case.
+    /// The own domain of this name, without regard to case, in U-labels or A-labels.
     pub fn get(&self, name: &str) -> Option<&Domain> {
-        self.sorted.binary_search_by(|domain| compare(&domain.name, name)).ok().map(|index| &self.sorted[index])
+        let name = canonical(name);
+        self.sorted.binary_search_by(|domain| compare(&domain.name, &name)).ok().map(|index| &self.sorted[index])
     }
 
     /// All of them, by name.
@@ -112,6 +113,10 @@ mod tests {
     fn a_domain_is_found_without_regard_to_case() {
         let domains = Domains::new(vec![domain("z.test", None), domain("a.test", None), domain("m.test", None)]);
         assert_eq!(domains.get("M.Test").map(Domain::name), Some("m.test"));
+        let domains_of_books = Domains::new(vec![domain("xn--bcher-kva.test", None)]);
+        for form in ["xn--bcher-kva.test", "bücher.test", "BÜCHER.TEST"] {
+            assert!(domains_of_books.get(form).is_some(), "{form}");
+        }
         assert!(domains.get("x.m.test").is_none() && domains.get("").is_none());
     }
 }

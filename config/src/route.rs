@@ -10,7 +10,7 @@ use crate::choice::refuse;
 use crate::delivery::MESSAGES_PER_CONNECTION_MAX;
 use crate::destination_policy::{CONNECTIONS_MAX, DestinationPolicy, PolicyOverrides};
 use crate::mailboxes::{StoreAddress, read_maildir, read_stores};
-use crate::name::{compare, parse_domain};
+use crate::name::{canonical, compare, parse_domain};
 use crate::queue::RetryOverrides;
 use crate::section::Section;
 use crate::sender::{SenderPattern, read_senders};
@@ -295,10 +295,11 @@ impl Routes {
             let found = names.binary_search_by(|(lower, _)| compare(lower, name)).ok();
             found.map(|at| names[at].1)
         };
-        if let Some(index) = find(&self.exact, domain) {
+        let domain = canonical(domain);
+        if let Some(index) = find(&self.exact, &domain) {
             return Some(index);
         }
-        let mut rest = domain;
+        let mut rest = &*domain;
         while let Some((label, parent)) = rest.split_once('.') {
             if !label.is_empty()
                 && let Some(index) = find(&self.below, parent)

@@ -7,6 +7,7 @@ mod early_answer;
 mod extensions;
 mod homes;
 mod hostile_input;
+mod idn;
 mod life;
 mod mail_log;
 mod mailboxes;

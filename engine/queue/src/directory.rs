@@ -5,6 +5,7 @@ use std::hash::{BuildHasher, RandomState};
 
 use hashbrown::HashTable;
 
+use crate::canonical::canonical_domain;
 use crate::destination::{Destination, DestinationId};
 use crate::dispatch::Dispatch;
 use crate::hosts::HostIndex;
@@ -219,7 +220,7 @@ impl Queue {
     }
 
     fn domain_by(&mut self, route: RouteId, domain: &[u8]) -> DestinationId {
-        let domain = domain.strip_suffix(b".").unwrap_or(domain);
+        let domain = &*canonical_domain(domain.strip_suffix(b".").unwrap_or(domain));
         let mut buffer = [0; DOMAIN_BYTES_MAX];
         // What is longer than DNS allows is cut: it is no domain, and DNS says so.
         let lower = &mut buffer[..domain.len().min(DOMAIN_BYTES_MAX)];

@@ -10,6 +10,7 @@ use std::hint::black_box;
 use hashbrown::HashTable;
 
 use crate::arena::{Arena, Span};
+use crate::canonical::canonical_domain;
 use crate::message::MessageKey;
 use crate::slab::{NONE, Slab};
 use crate::walks::{Chain, Walks};
@@ -180,7 +181,7 @@ impl Index {
     /// Puts a message under its sender's domain and its recipients'; once for each domain. Not while it is there.
     pub(crate) fn link<'a>(&mut self, message: u32, sender: &[u8], recipients: impl Iterator<Item = &'a [u8]>) {
         assert!(message < EXTRA / 2, "the caller bounds the number of messages");
-        self.sender = self.term_or(self.sender, TermKind::SenderDomain, plain(after_at(sender)));
+        self.sender = self.term_or(self.sender, TermKind::SenderDomain, plain(&canonical_domain(after_at(sender))));
         self.append(self.sender, message * 2);
         let (mut last, mut is_first) = (None, true);
         for address in recipients {
@@ -189,7 +190,7 @@ impl Index {
                 continue;
             }
             last = Some(own);
-            let term = self.term(TermKind::RecipientDomain, plain(own));
+            let term = self.term(TermKind::RecipientDomain, plain(&canonical_domain(own)));
             let newest = self.terms[term].last;
             if newest != NONE && self.message_of(newest) == message {
                 continue;
@@ -257,9 +258,10 @@ impl Index {
 
     /// The first node and the length of a term's list.
     pub(crate) fn list(&self, kind: TermKind, name: &str) -> Option<(u32, usize)> {
+        let canonical = canonical_domain(name.as_bytes());
         let name = match kind {
             TermKind::Tag => &name.as_bytes()[..name.len().min(TAG_BYTES_MAX)],
-            TermKind::SenderDomain | TermKind::RecipientDomain => plain(name.as_bytes()),
+            TermKind::SenderDomain | TermKind::RecipientDomain => plain(&canonical),
         };
         self.find(kind, name).map(|term| (self.terms[term].first, self.terms[term].messages as usize))
     }

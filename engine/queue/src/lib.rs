@@ -17,6 +17,7 @@ mod address_range;
 mod arena;
 mod backlog;
 mod breaker;
+mod canonical;
 mod command;
 mod crowding;
 mod destination;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+use crate::canonical::canonical_address;
 use crate::destination::DestinationId;
 use crate::index::{TAG_BYTES_MAX, TermKind, after_at};
 use crate::message::{Flags, MessageKey};
@@ -285,11 +286,11 @@ impl MessageView<'_> {
     }
 }
 
-/// Case does not matter, nor does a final dot.
+/// Case does not matter, nor a final dot, nor whether a domain is said in U-labels or A-labels.
 fn is_name(wanted: &str, own: &[u8]) -> bool {
-    let wanted = wanted.as_bytes();
+    let (wanted, own) = (canonical_address(wanted.as_bytes()), canonical_address(own));
     let plain = |name: &'_ [u8]| name.strip_suffix(b".").map_or(name.len(), <[u8]>::len);
-    wanted[..plain(wanted)].eq_ignore_ascii_case(&own[..plain(own)])
+    wanted[..plain(&wanted)].eq_ignore_ascii_case(&own[..plain(&own)])
 }
 
 fn cut_tag(tag: &str) -> &[u8] {

@@ -4,6 +4,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 
 use hashbrown::HashTable;
 
+use crate::canonical::canonical_domain;
 use crate::destination::{Destination, DestinationId};
 use crate::queue::Queue;
 
@@ -38,9 +39,11 @@ fn hash(hasher: &RandomState, name: &str) -> u64 {
 
 impl Queue {
     /// The destinations with this name, in any case: see [`DestinationView::name`](crate::DestinationView::name).
-    pub fn destinations_named(&self, name: &str) -> impl Iterator<Item = DestinationId> {
+    pub fn destinations_named(&self, name: &str) -> impl Iterator<Item = DestinationId> + use<'_> {
         let names = &self.directory.names;
-        let same = names.slots.iter_hash(hash(&names.hasher, name));
-        same.copied().filter(move |&slot| self.destinations[slot as usize].name.eq_ignore_ascii_case(name)).map(|slot| self.id(slot))
+        // Domains are called by their A-labels.
+        let name = String::from_utf8_lossy(&canonical_domain(name.as_bytes())).into_owned();
+        let same = names.slots.iter_hash(hash(&names.hasher, &name));
+        same.copied().filter(move |&slot| self.destinations[slot as usize].name.eq_ignore_ascii_case(&name)).map(|slot| self.id(slot))
     }
 }

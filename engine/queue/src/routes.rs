@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use thiserror::Error;
 
+use crate::canonical::{canonical_domain, canonical_pattern};
 use crate::route::{HOSTS_MAX, Route, RouteId, Via};
 use crate::senders::{Sender, Senders};
 
@@ -69,10 +70,10 @@ impl Routes {
     /// keeps its place and matches nothing.
     pub(crate) fn replaced(&self, new: Vec<Route>) -> Result<Self, RouteError> {
         let mut numbers: HashMap<String, usize> =
-            self.routes.iter().enumerate().map(|(number, route)| (route.pattern.to_ascii_lowercase(), number)).collect();
+            self.routes.iter().enumerate().map(|(number, route)| (canonical_pattern(&route.pattern), number)).collect();
         let (mut routes, mut matched) = (self.routes.clone(), Vec::with_capacity(new.len()));
         for route in new {
-            let number = *numbers.entry(route.pattern.to_ascii_lowercase()).or_insert(routes.len());
+            let number = *numbers.entry(canonical_pattern(&route.pattern)).or_insert(routes.len());
             match routes.get_mut(number) {
                 Some(old) => *old = route,
                 None => routes.push(route),
@@ -98,7 +99,7 @@ impl Routes {
             if hosts.is_some_and(|hosts| !(1..=HOSTS_MAX).contains(&hosts)) {
                 return Err(RouteError::Hosts(route.pattern.clone()));
             }
-            let pattern = route.pattern.to_ascii_lowercase();
+            let pattern = canonical_pattern(&route.pattern);
             let parsed = Pattern::parse(&pattern).filter(|_| pattern.len() <= PATTERN_BYTES_MAX);
             let Some(Pattern { domain, sender }) = parsed else { return Err(RouteError::Pattern(route.pattern.clone())) };
             let senders = match domain {
@@ -120,21 +121,21 @@ impl Routes {
         self.routes.get(usize::from(route.0)).is_some_and(|own| self.by_pattern(&own.pattern) == Some(route))
     }
 
-    /// The route of mail for a recipient's domain from a sender that no route names, or none. Does not allocate.
+    /// The route of mail for a recipient's domain from a sender that no route names, or none. Does not allocate for ASCII.
     pub fn find(&self, domain: &[u8]) -> Option<RouteId> {
         self.find_by(domain, None)
     }
 
-    /// The route of mail, its domain and sender in any case, or none. Does not allocate.
+    /// The route of mail, its domain and sender in any case, or none. Does not allocate for ASCII.
     pub fn find_mail(&self, mail: Mail<'_>) -> Option<RouteId> {
         self.find_by(mail.domain, Some(mail.reverse_path))
     }
 
     fn find_by(&self, domain: &[u8], reverse_path: Option<&[u8]>) -> Option<RouteId> {
         let mut lower = [0; DOMAIN_BYTES_MAX];
-        let domain = domain.strip_suffix(b".").unwrap_or(domain);
+        let domain = canonical_domain(domain.strip_suffix(b".").unwrap_or(domain));
         let Some(lower) = lower.get_mut(..domain.len()) else { return self.all.find(reverse_path) };
-        lower.copy_from_slice(domain);
+        lower.copy_from_slice(&domain);
         lower.make_ascii_lowercase();
         if let Some(id) = self.exact.get(&*lower).and_then(|senders| senders.find(reverse_path)) {
             return Some(id);
@@ -153,7 +154,7 @@ impl Routes {
 
     /// The route with this pattern, in any case; not what a domain of that name would match.
     pub fn by_pattern(&self, pattern: &str) -> Option<RouteId> {
-        let pattern = pattern.to_ascii_lowercase();
+        let pattern = canonical_pattern(pattern);
         let Pattern { domain, sender } = Pattern::parse(&pattern)?;
         let senders = match domain {
             DomainPart::All => &self.all,
@@ -236,6 +237,24 @@ mod tests {
             assert_eq!(routes.by_pattern(pattern), expected.map(RouteId), "{pattern}");
         }
         assert_eq!(Routes::new(vec![route("a.test")]).unwrap().find(b"b.test"), None);
+    }
+
+    /// They were two domains, and mail for the form that stands not in the config was refused.
+    #[test]
+    fn u_labels_and_a_labels_are_one_domain() {
+        let routes = Routes::new(["bücher.test", "*.xn--bcher-kva.test", "* from @bücher.test"].map(route).into()).unwrap();
+        for (domain, expected) in [("xn--bcher-kva.test", 0), ("BÜCHER.test.", 0), ("a.bücher.test", 1)] {
+            assert_eq!(routes.find(domain.as_bytes()), Some(RouteId(expected)), "{domain}");
+        }
+        for reverse_path in ["a@bücher.test", "a@XN--BCHER-KVA.test", "ü@BÜCHER.test"] {
+            let mail = Mail { reverse_path: reverse_path.as_bytes(), domain: b"y.test" };
+            assert_eq!(routes.find_mail(mail), Some(RouteId(2)), "{reverse_path}");
+        }
+        assert_eq!(routes.by_pattern("xn--bcher-kva.test"), Some(RouteId(0)));
+        assert_eq!(
+            Routes::new(["bücher.test", "xn--bcher-kva.test"].map(route).into()).unwrap_err(),
+            RouteError::Twice("xn--bcher-kva.test".into())
+        );
     }
 
     #[test]

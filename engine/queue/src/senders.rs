@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use crate::canonical::canonical_address;
 use crate::index::after_at;
 use crate::route::RouteId;
 use crate::routes::is_domain;
@@ -93,7 +94,7 @@ impl Named {
             return self.null;
         }
         let mut buffer = [0; ADDRESS_BYTES_MAX];
-        let reverse_path = reverse_path.strip_suffix(b".").unwrap_or(reverse_path);
+        let reverse_path = &*canonical_address(reverse_path.strip_suffix(b".").unwrap_or(reverse_path));
         // What is longer is no address of anybody's; the domain at its end may be somebody's all the same.
         let from = reverse_path.len().saturating_sub(ADDRESS_BYTES_MAX);
         let lower = &mut buffer[..reverse_path.len() - from];
