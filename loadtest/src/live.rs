@@ -134,6 +134,8 @@ pub struct SourceRun {
     pub measurement: Measurement,
     /// What was done.
     pub report: CoreReport,
+    /// It was ended from outside while it ran.
+    pub interrupted: bool,
     /// The run that its messages carry.
     pub run: u64,
 }
@@ -233,14 +235,16 @@ pub(crate) struct Followed<'a> {
     pub(crate) stop: &'a dyn Fn(),
 }
 
-/// Gathers what is measured and shows it, until it is over.
-pub(crate) fn follow(followed: &Followed<'_>, beside: Beside<'_>, stop: &StopSignal, viewer: &mut dyn Viewer) -> Measurement {
+/// Gathers what is measured and shows it, until it is over; and whether somebody ended it before.
+pub(crate) fn follow(followed: &Followed<'_>, beside: Beside<'_>, stop: &StopSignal, viewer: &mut dyn Viewer) -> (Measurement, bool) {
     let mut gatherer = Gatherer::new(followed.threads, beside, viewer);
+    let mut interrupted = false;
     loop {
         // Asked before the channel is emptied, so that nothing comes later than the last look.
         let over = (followed.is_over)();
         if stop.is_asked() || !gatherer.viewer.goes_on() {
             (followed.stop)();
+            interrupted |= !over;
         }
         for sink in beside.sinks {
             let parts = std::iter::from_fn(|| sink.next_part(Duration::ZERO));
@@ -252,7 +256,7 @@ pub(crate) fn follow(followed: &Followed<'_>, beside: Beside<'_>, stop: &StopSig
             wait = Duration::ZERO;
         }
         if over {
-            return gatherer.measurement;
+            return (gatherer.measurement, interrupted);
         }
     }
 }
@@ -273,9 +277,9 @@ pub fn run_source(
     let (run, began) = (source.run, source.began);
     let followed =
         Followed { threads, began, next_part: &|limit| source.next_part(limit), is_over: &|| source.is_over(), stop: &|| source.stop() };
-    let measurement = follow(&followed, beside, stop, viewer);
+    let (measurement, interrupted) = follow(&followed, beside, stop, viewer);
     let report = source.join()?;
-    Ok(SourceRun { started, began, measurement, report, run })
+    Ok(SourceRun { started, began, measurement, report, interrupted, run })
 }
 
 /// Watches a sink until it is over or the end is asked for.

@@ -80,6 +80,12 @@ pub struct RunResult {
     /// Why `success` is false: each demand that did not hold, as a sentence.
     #[serde(default)]
     pub failures: Vec<String>,
+    /// It was ended from outside before its time.
+    #[serde(default)]
+    pub interrupted: bool,
+    /// What became of messages that were not acknowledged.
+    #[serde(default, flatten)]
+    pub fates: Fates,
     /// Transactions begun.
     pub transactions_begun: u64,
     /// Content bytes acknowledged.
@@ -114,6 +120,20 @@ pub struct RunResult {
     pub command_line: Vec<String>,
     /// Where it was measured.
     pub machine: Machine,
+}
+
+/// Messages that were not acknowledged.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Fates {
+    /// Answered with 4xx or 5xx.
+    pub refused: u64,
+    /// The connection ended between the end of content and the reply.
+    pub unknown: u64,
+    /// The connection ended before.
+    pub unsent: u64,
+    /// Due by the schedule, and no session took them until the end.
+    pub never_begun: u64,
 }
 
 /// How the load was offered.
@@ -180,10 +200,14 @@ pub struct RunFacts {
     pub test_name: String,
     /// When it began.
     pub started: SystemTime,
-    /// Seconds from the first transaction to the last reply.
+    /// Seconds that the load lasted, as `CoreReport::lasted` has it.
     pub duration_s: f64,
     /// Demands that did not hold, as sentences; none is success.
     pub failures: Vec<String>,
+    /// It was ended from outside before its time.
+    pub interrupted: bool,
+    /// What became of messages that were not acknowledged.
+    pub fates: Fates,
     /// The load asked for.
     pub load: Load,
     /// Settings of the scenario.
@@ -231,6 +255,8 @@ impl RunResult {
             memory_usage_mb: memory_max as f64 / f64::from(1 << 20),
             timestamp: OffsetDateTime::from(facts.started),
             failures: facts.failures,
+            interrupted: facts.interrupted,
+            fates: facts.fates,
             transactions_begun: totals.sent,
             acknowledged_bytes: totals.acknowledged_bytes,
             connections_max,

@@ -8,7 +8,7 @@ use crate::{
     phase::Phase,
     process::ProcessSample,
     random::Random,
-    run_result::{Load, RunFacts, RunResult},
+    run_result::{Fates, Load, RunFacts, RunResult},
 };
 
 /// The model.
@@ -63,6 +63,8 @@ impl SampleRun {
                 started: SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_700_000_000 + self.seed % 1_000_000),
                 duration_s: self.seconds as f64,
                 failures: vec![],
+                interrupted: false,
+                fates: Fates::default(),
                 load: Load { offered_per_second: None, sessions: 8, generator_threads: 1, server_cores: Some(1), pipelined: true },
                 settings: serde_json::json!({"size": "4 KiB"}),
                 initial_metrics: BTreeMap::new(),

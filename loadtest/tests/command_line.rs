@@ -1,5 +1,6 @@
 //! The built program from outside: what it prints and how it ends.
 
+use ringpost_loadtest::run_result::RunResult;
 use std::{
     path::Path,
     process::{Command, Output},
@@ -64,9 +65,18 @@ fn a_scenario_runs_against_a_server_that_runs_and_leaves_results() {
 
 #[test]
 fn nobody_there_is_an_error_and_no_success() {
-    let output = ringpost_load(&["source", "--to", "127.0.0.1:1", "--messages", "1", "--seconds", "0.3"]);
-    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.json");
+    let arguments = ["source", "--to", "127.0.0.1:1", "--messages", "1", "--seconds", "0.3", "--output", path.to_str().unwrap()];
+    let output = ringpost_load(&arguments);
+    assert_eq!(output.status.code(), Some(69), "{}", text(&output));
     assert!(text(&output).contains("connect_refused"));
+    // The result said success, and its report that it had passed.
+    let result = RunResult::read(&path).unwrap();
+    assert!(!result.success && result.failures[0].starts_with("no message was acknowledged"), "{:?}", result.failures);
+    let report = ringpost_load(&["report", path.to_str().unwrap(), "--advice"]);
+    assert_eq!(report.status.code(), Some(1), "{}", text(&report));
+    assert!(text(&report).contains("FAILED") && text(&report).contains("Nothing was acknowledged"), "{}", text(&report));
     assert_eq!(ringpost_load(&["source", "--to", "nonsense", "--messages", "1"]).status.code(), Some(69));
     assert_eq!(ringpost_load(&["source", "--to", "127.0.0.1:1"]).status.code(), Some(2));
     assert_eq!(ringpost_load(&["run", "baseline", "--engine", "/nowhere/ringpost"]).status.code(), Some(69));
@@ -134,6 +144,27 @@ fn what_cannot_be_measured_is_said_before_the_run() {
     let idle = ringpost_load(&["idle", "--to", &silent, "--connections", "3", "--seconds", "0.3"]);
     assert_eq!(idle.status.code(), Some(1), "{}", text(&idle));
     assert!(text(&idle).contains("3 were connected, or tried to be, and never greeted"), "{}", text(&idle));
+}
+
+/// What was ended early was taken for a whole run that had gone well: exit code 0, and nothing in the result.
+#[test]
+fn a_run_that_is_interrupted_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.json");
+    let core = ringpost_loadtest::pinning::cores().unwrap()[0];
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+    let sink = ringpost_loadtest::sink::Sink::start(ringpost_loadtest::sink::SinkOptions::new(address, core)).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringpost-load"));
+    command.args(["source", "--to", &sink.address.to_string(), "--seconds", "60", "--output", path.to_str().unwrap()]);
+    let mut source = command.stdout(std::process::Stdio::null()).spawn().unwrap();
+    while sink.messages() == 0 {
+        assert_eq!(source.try_wait().unwrap(), None);
+        std::thread::yield_now();
+    }
+    assert!(Command::new("kill").args(["-INT", &source.id().to_string()]).status().unwrap().success());
+    assert_eq!(source.wait().unwrap().code(), Some(130));
+    let result = RunResult::read(&path).unwrap();
+    assert!(result.interrupted && !result.success && result.emails_sent > 0, "{:?}", result.failures);
 }
 
 /// Ctrl-C reached the engine together with the load, and the run that was ended failed for its 421s.

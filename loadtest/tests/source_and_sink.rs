@@ -19,7 +19,7 @@ use ringpost_loadtest::{
     signals::StopSignal,
     sink::{Flapping, Sink, SinkOptions, SinkReport, delay::ReplyDelay, fault::Faults},
     sizes::Sizes,
-    source::{Source, SourceOptions, host::Stage},
+    source::{Source, SourceOptions, host::Stage, summary},
 };
 
 fn loopback() -> SocketAddr {
@@ -411,6 +411,70 @@ fn a_load_without_an_end_in_time_gives_up_where_nobody_is() {
     assert_eq!(ran.report.settled, 0);
     assert!(ran.measurement.totals().errors.of(ErrorKind::ConnectRefused) > 0);
     assert!(ran.began.elapsed() < Duration::from_secs(10));
+}
+
+/// What happened: an open loop whose server died halfway ended with its last reply, so that its rate was that of the first half; what was
+/// due and never begun was no failure; and it was waited for 30 s, whatever `--timeout` said.
+#[test]
+fn an_open_loop_whose_server_dies_lasts_as_long_as_its_schedule_and_tells_what_it_owes() {
+    let folder = tempfile::tempdir().unwrap();
+    let down = folder.path().join("down");
+    let sink = Sink::start(SinkOptions { down_file: Some(down.clone()), ..SinkOptions::new(loopback(), core()) }).unwrap();
+    let (counters, began) = (sink.counters(), Instant::now());
+    let ran = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            wait_for("the first messages", || counters.messages() > 20);
+            std::fs::write(&down, "").unwrap();
+        });
+        let open = |o: &mut SourceOptions| {
+            (o.rate, o.duration, o.timeout) = (Some("200".parse().unwrap()), Some(Duration::from_secs(1)), Duration::from_millis(500));
+        };
+        load(sink.address, open)
+    });
+    let report = &ran.report;
+    assert!(report.never_begun > 0 && report.acknowledged > 20, "{report:?}");
+    assert_eq!(report.settled + report.never_begun, 200, "{report:?}");
+    assert!(report.lasted >= Duration::from_secs(1) && report.lasted < Duration::from_secs(2), "{report:?}");
+    assert!(began.elapsed() < Duration::from_secs(15), "half a second after the end, and not half a minute");
+    let failures = summary::failures(&ran);
+    assert!(
+        failures.iter().any(|text| text.contains(&format!("{} messages were due and never begun", report.never_begun))),
+        "{failures:?}"
+    );
+}
+
+/// Answers so many messages of one session, one command at a time, and nothing after the next content.
+fn answer_then_stall(listener: std::net::TcpListener, messages: usize) {
+    let mut stream = BufReader::new(listener.accept().unwrap().0);
+    let say = |stream: &mut BufReader<TcpStream>, text: &str| stream.get_mut().write_all(text.as_bytes()).unwrap();
+    say(&mut stream, "220 here\r\n");
+    let (mut line, mut in_content, mut taken) = (String::new(), false, 0);
+    while stream.read_line(&mut line).is_ok_and(|octets| octets > 0) {
+        let ends = line == ".\r\n";
+        taken += usize::from(ends);
+        if !in_content || (ends && taken <= messages) {
+            say(&mut stream, if line.starts_with("DATA") { "354 go\r\n" } else { "250 ok\r\n" });
+        }
+        in_content = line.starts_with("DATA") || (in_content && !ends);
+        line.clear();
+    }
+}
+
+/// What happened: the 30 s of waiting for replies that did not come were a part of the load, so that its rate was a hundredth.
+#[test]
+fn the_wait_for_stragglers_is_no_part_of_a_closed_loop() {
+    let listener = std::net::TcpListener::bind(loopback()).unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = std::thread::spawn(move || answer_then_stall(listener, 5));
+    let began = Instant::now();
+    let closed = |o: &mut SourceOptions| {
+        (o.sessions, o.duration, o.timeout) = (1, Some(Duration::from_millis(300)), Duration::from_secs(2));
+    };
+    let ran = load(address, closed);
+    assert_eq!((ran.report.acknowledged, ran.report.unknown), (5, 1), "{:?}", ran.report);
+    assert!(began.elapsed() >= Duration::from_secs(2), "it was waited for");
+    assert!(ran.report.lasted >= Duration::from_millis(300) && ran.report.lasted < Duration::from_secs(1), "{:?}", ran.report);
+    server.join().unwrap();
 }
 
 #[test]

@@ -149,7 +149,7 @@ pub fn run(
         },
         stop: &|| shared.stop.store(true, Relaxed),
     };
-    let measurement = follow(&followed, beside, stop, viewer);
+    let (measurement, _) = follow(&followed, beside, stop, viewer);
     let mut report = ConnectionsReport::default();
     for thread in threads {
         let ended = thread.join().map_err(|_| io::Error::other("a thread of the connections panicked"))?;

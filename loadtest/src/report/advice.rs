@@ -159,6 +159,16 @@ fn verdict(run: &RunResult, numbers: &Numbers) -> (Bottleneck, Vec<String>) {
             )],
         );
     }
+    if run.emails_sent == 0 {
+        let errors: Vec<String> = run.errors.iter().take(4).map(|(kind, count)| format!("{count} times {kind}")).collect();
+        let errors = if errors.is_empty() { "no error either".to_owned() } else { errors.join(", ") };
+        return (
+            Bottleneck::Unknown,
+            vec![format!(
+                "Nothing was acknowledged ({errors}): there is no pace to explain. Is the server there, and does it take this mail?"
+            )],
+        );
+    }
     if numbers.generator_share >= BUSY && numbers.server_share.is_none_or(|share| share < BUSY) {
         return (
             Bottleneck::Generator,

@@ -27,7 +27,8 @@ use crate::{
     sink::{Sink, SinkOptions, SinkReport},
     source::{
         Source,
-        arguments::{Cores, load_of},
+        arguments::Cores,
+        summary::{fates, interrupted_text, load_of, never_begun_text},
     },
 };
 
@@ -118,8 +119,6 @@ pub fn run(scenario: &Scenario, place: &Place, stop: &StopSignal, viewer: &mut d
     let settings = json!({
         "scenario": scenario, "seconds": seconds, "seed": options.seed, "server": place.server.describe(), "recovery_s": recovery_s,
         "sinks": deliveries.sinks, "difference": deliveries.difference, "drain_s": deliveries.drain_s,
-        "messages": { "refused": ran.report.refused, "unknown": ran.report.unknown, "unsent": ran.report.unsent,
-            "never_begun": ran.report.never_begun },
         "last_trouble": ran.report.last_trouble,
     });
     let facts = RunFacts {
@@ -127,6 +126,8 @@ pub fn run(scenario: &Scenario, place: &Place, stop: &StopSignal, viewer: &mut d
         started: ran.started,
         duration_s: ran.report.lasted.as_secs_f64(),
         failures,
+        interrupted: ran.interrupted,
+        fates: fates(&ran.report),
         load,
         settings,
         initial_metrics,
@@ -352,6 +353,9 @@ fn wait_for_quiet(sinks: &[Sink], wanted: u64, patience: Duration) {
 fn judge(scenario: &Scenario, ran: &SourceRun, deliveries: &Deliveries) -> Vec<String> {
     let (expect, totals, report) = (&scenario.expect, ran.measurement.totals(), &ran.report);
     let mut failures = deliveries.failures.clone();
+    if ran.interrupted {
+        failures.push(interrupted_text(ran));
+    }
     let errors = totals.errors.total();
     if errors as f64 > expect.error_share_max * totals.sent.max(1) as f64 {
         let kinds: Vec<String> = totals.errors.iter().map(|(kind, count)| format!("{kind}: {count}")).collect();
@@ -372,9 +376,7 @@ fn judge(scenario: &Scenario, ran: &SourceRun, deliveries: &Deliveries) -> Vec<S
     if per_second < expect.messages_per_s_min {
         failures.push(format!("{per_second:.1} messages per second are fewer than {}", expect.messages_per_s_min));
     }
-    if report.never_begun > 0 {
-        failures.push(format!("{} messages were due and never begun: more sessions or a lower rate", report.never_begun));
-    }
+    failures.extend(never_begun_text(report));
     if let Some(difference) = &deliveries.difference {
         if difference.lost + difference.damaged + difference.foreign > 0 {
             failures.push(format!(

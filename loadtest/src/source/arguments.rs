@@ -11,19 +11,22 @@ use serde_json::json;
 
 use crate::{
     addresses::{DOMAINS_MAX, RecipientPlan, Spread},
-    cli::{EXIT_NEGATIVE, EXIT_OK, Failure, say},
+    cli::{Failure, say},
     content::ContentKind,
-    live::{Beside, Lines, SourceRun, Viewer, run_source, shown_ns, usual_viewer},
+    live::{Beside, Lines, SourceRun, Viewer, run_source, usual_viewer},
     machine::Machine,
-    phase::Phase,
     pinning,
     process::tree_use,
     random::Random,
-    run_result::{Load, RunFacts, RunResult, check_place},
-    schedule::{RATE_FORM, Rate, Schedule},
+    run_result::{RunFacts, RunResult, check_place},
+    schedule::{RATE_FORM, Rate},
     signals::StopSignal,
     sizes::{SIZES_FORM, Sizes},
-    source::{CoreReport, SourceError, SourceOptions, host::Stage},
+    source::{
+        SourceError, SourceOptions,
+        host::Stage,
+        summary::{exit_code, failures, fates, load_of, summary, summary_text},
+    },
     template::{Template, read_corpus},
     tui::Tui,
 };
@@ -118,7 +121,8 @@ pub struct SourceArguments {
     /// Decides content, sizes, recipients and arrivals; chosen and printed when absent.
     #[arg(long, help_heading = "Results")]
     pub seed: Option<u64>,
-    /// How long a connection or a reply is waited for, seconds.
+    /// How long a connection or a reply is waited for, seconds; when the load is over, what is under way and what an open loop still owes
+    /// are waited for as long, at most 30.
     #[arg(long, default_value_t = 60.0, help_heading = "Results")]
     pub timeout: f64,
     /// Process of the server, when it is on this machine: CPU and memory of it and of all processes below it are measured.
@@ -302,7 +306,8 @@ impl SourceArguments {
         })
     }
 
-    /// Sends, shows, prints. The exit code: 0 some messages were acknowledged and none got lost on the way; 1 otherwise.
+    /// Sends, shows, prints. The exit code: 0 all that was due was acknowledged; 69 nobody took a connection; 130 it was interrupted; 1
+    /// something else did not go well.
     ///
     /// # Errors
     /// What makes a run impossible.
@@ -324,25 +329,29 @@ impl SourceArguments {
         } else {
             say(&summary_text(&options, &run))?;
         }
-        let well = run.report.acknowledged > 0 && run.report.acknowledged == run.report.settled && run.report.ungreeted == 0;
+        let failures = failures(&run);
+        let code = exit_code(&run, &failures);
         if let Some(path) = &self.output {
-            self.result(&options, run, server_memory_before, machine).write(path)?;
+            self.result(&options, run, failures, server_memory_before, machine).write(path)?;
         }
-        Ok(if well { EXIT_OK } else { EXIT_NEGATIVE })
+        Ok(code)
     }
 
-    fn result(&self, options: &SourceOptions, run: SourceRun, server_memory_before: Option<u64>, machine: Machine) -> RunResult {
-        let failed = run.report.settled - run.report.acknowledged;
-        let mut failures = Vec::new();
-        if failed > 0 {
-            failures.push(format!("{failed} messages were not acknowledged"));
-        }
-        failures.extend(ungreeted_text(&run.report));
+    fn result(
+        &self,
+        options: &SourceOptions,
+        run: SourceRun,
+        failures: Vec<String>,
+        server_memory_before: Option<u64>,
+        machine: Machine,
+    ) -> RunResult {
         let facts = RunFacts {
             test_name: self.name.clone(),
             started: run.started,
             duration_s: run.report.lasted.as_secs_f64(),
             failures,
+            interrupted: run.interrupted,
+            fates: fates(&run.report),
             load: load_of(options),
             settings: json!({ "to": self.to, "seed": options.seed, "size": self.size.to_string() }),
             initial_metrics: Default::default(),
@@ -353,111 +362,4 @@ impl SourceArguments {
         };
         RunResult::new(run.measurement, facts)
     }
-}
-
-/// What was asked for, as results keep it.
-pub fn load_of(options: &SourceOptions) -> Load {
-    Load {
-        // Of a ramp or of spikes the mean over the run; without an end in time nobody knows it, and the highest is said.
-        offered_per_second: options.rate.map(|rate| match options.duration {
-            Some(duration) if !duration.is_zero() => Schedule::expected(&rate, duration) / duration.as_secs_f64(),
-            _ => rate.peak(),
-        }),
-        sessions: options.sessions as u64,
-        generator_threads: options.cores.len().min(options.sessions) as u32,
-        server_cores: None,
-        pipelined: options.pipelining,
-    }
-}
-
-/// Nothing where nothing was acknowledged: there is no message to share the CPU.
-fn cpu_us_per_message(run: &SourceRun) -> Option<f64> {
-    (run.report.acknowledged > 0).then(|| run.report.cpu.as_secs_f64() * 1e6 / run.report.acknowledged as f64)
-}
-
-/// A sentence where the server left connections without a banner.
-pub fn ungreeted_text(report: &CoreReport) -> Option<String> {
-    (report.ungreeted > 0).then(|| {
-        format!(
-            "{} connections were taken by the server's kernel and never greeted, so that fewer sessions than asked for carried the load: \
-             raise the server's limit of processes or threads (Postfix: default_process_limit), or ask for fewer sessions",
-            report.ungreeted
-        )
-    })
-}
-
-/// A run as one JSON object.
-pub fn summary(options: &SourceOptions, run: &SourceRun) -> serde_json::Value {
-    let (report, totals) = (&run.report, run.measurement.totals());
-    let lasted = report.lasted.as_secs_f64();
-    let phases: serde_json::Map<String, serde_json::Value> = Phase::ALL
-        .into_iter()
-        .filter(|&phase| !totals.histogram(phase).is_empty())
-        .map(|phase| {
-            let latency = totals.histogram(phase);
-            let at = |percentile: f64| latency.value_at_percentile(percentile) / 1000;
-            let text = json!({ "count": latency.len(), "mean_us": latency.mean() / 1000.0, "p50_us": at(50.0), "p90_us": at(90.0),
-                "p99_us": at(99.0), "p99.9_us": at(99.9), "p99.99_us": at(99.99), "max_us": latency.max() / 1000 });
-            (phase.name().to_string(), text)
-        })
-        .collect();
-    json!({
-        "acknowledged": report.acknowledged, "refused": report.refused, "unknown": report.unknown, "unsent": report.unsent,
-        "never_begun": report.never_begun, "ungreeted": report.ungreeted, "seconds": lasted, "messages_per_second": report.acknowledged as f64 / lasted.max(1e-9),
-        "own_cpu_us_per_message": cpu_us_per_message(run), "own_cpu_seconds": report.cpu.as_secs_f64(),
-        "errors": totals.errors, "last_trouble": report.last_trouble, "seed": options.seed,
-        "run": format!("{:016x}", run.run), "phases": phases,
-    })
-}
-
-/// A run as lines.
-fn summary_text(options: &SourceOptions, run: &SourceRun) -> String {
-    let (report, totals) = (&run.report, run.measurement.totals());
-    let lasted = report.lasted.as_secs_f64();
-    let mut lines = Vec::new();
-    lines.push(format!(
-        "acknowledged {} in {lasted:.2} s: {:.0} messages/s, {:.1} MiB/s{}; seed {}",
-        report.acknowledged,
-        report.acknowledged as f64 / lasted.max(1e-9),
-        totals.acknowledged_bytes as f64 / f64::from(1 << 20) / lasted.max(1e-9),
-        cpu_us_per_message(run).map_or_else(String::new, |cost| format!(", {cost:.2} us of own CPU per message")),
-        options.seed,
-    ));
-    lines.extend(ungreeted_text(report));
-    if report.settled > report.acknowledged || report.never_begun > 0 {
-        lines.push(format!(
-            "refused {}, unknown {} (the connection ended before the reply), unsent {}, never begun {}",
-            report.refused, report.unknown, report.unsent, report.never_begun
-        ));
-    }
-    if Phase::ALL.into_iter().any(|phase| !totals.histogram(phase).is_empty()) {
-        lines.push(format!(
-            "{:<20}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}",
-            "phase", "count", "p50", "p90", "p99", "p99.9", "p99.99", "max"
-        ));
-    }
-    for phase in Phase::ALL {
-        let latency = totals.histogram(phase);
-        if !latency.is_empty() {
-            let at = |percentile: f64| shown_ns(latency.value_at_percentile(percentile));
-            lines.push(format!(
-                "{:<20}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}",
-                phase.title(),
-                latency.len(),
-                at(50.0),
-                at(90.0),
-                at(99.0),
-                at(99.9),
-                at(99.99),
-                shown_ns(latency.max())
-            ));
-        }
-    }
-    for (kind, count) in totals.errors.iter() {
-        lines.push(format!("error {kind}: {count}"));
-    }
-    if let Some(trouble) = &report.last_trouble {
-        lines.push(format!("the last trouble: {trouble}"));
-    }
-    lines.join("\n")
 }

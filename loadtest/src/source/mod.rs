@@ -10,10 +10,12 @@ pub(crate) mod clock;
 pub(crate) mod connect_gate;
 mod control;
 mod core;
+mod desk;
 pub mod host;
 pub mod outbox;
 mod reply;
 pub(crate) mod session;
+pub mod summary;
 mod transaction;
 
 use std::{
@@ -94,7 +96,7 @@ pub struct SourceOptions {
     pub seed: u64,
     /// How long a connection or a reply is waited for.
     pub timeout: Duration,
-    /// How long replies are waited for after the last message was begun.
+    /// How long what is under way, and what an open loop still owes, is waited for when the load is over; never longer than `timeout`.
     pub drain: Duration,
 }
 
@@ -174,7 +176,8 @@ pub struct CoreReport {
     pub ungreeted: u64,
     /// CPU time of its thread.
     pub cpu: Duration,
-    /// From the start of the run to the last message that ended.
+    /// How long the load lasted: to the last message that ended; where it ended by time, to that time at least. An open loop lasts as long
+    /// as its schedule at least, and to the last reply; a closed one to the end and what its sessions waited then for replies, on average.
     pub lasted: Duration,
     /// The last thing that went wrong, in words.
     pub last_trouble: Option<String>,
@@ -256,7 +259,7 @@ impl Source {
             return wrong("a message needs a recipient and a domain at least");
         }
         let addresses = local_addresses(options.to, options.sessions, options.addresses);
-        let options = SourceOptions { addresses, ..options };
+        let options = SourceOptions { addresses, drain: options.drain.min(options.timeout), ..options };
         let (sender, parts) = channel();
         let (began, run) = (Instant::now(), Random::fresh_seed());
         let shares = options.cores.len().min(options.sessions);
@@ -264,8 +267,7 @@ impl Source {
         let mut source = Source { control: Arc::default(), progress, threads: Vec::new(), parts, began, run };
         for share in 0..shares {
             let setup = core::Setup {
-                share,
-                shares,
+                part: desk::Part { share, shares },
                 run,
                 began,
                 script: options.script(),

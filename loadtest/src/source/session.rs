@@ -127,7 +127,7 @@ async fn connection(core: &Rc<Core>, index: usize, address: Option<IpAddr>, dead
         return End::Well;
     }
     let began = Instant::now();
-    deadline.set(began + core.options.timeout);
+    deadline.set(core.patience(began));
     let connected = connect_or_over(core, index, address, deadline).await;
     let turn = core.options.gently.then_some(turn);
     let now = Instant::now();
@@ -186,7 +186,7 @@ pub(crate) async fn connect(ring: &Ring, to: SocketAddr, from: Option<IpAddr>, d
 async fn speak(core: &Rc<Core>, index: usize, conn: &Conn, client: &mut Client, mut turn: Option<Inside<'_>>, deadline: &Deadline) -> End {
     let connected = Instant::now();
     loop {
-        deadline.set(Instant::now() + core.options.timeout);
+        deadline.set(core.patience(Instant::now()));
         let event = next_event(core, index, conn, client, deadline).await;
         drop(turn.take());
         let flow = match event {
@@ -205,7 +205,7 @@ async fn speak(core: &Rc<Core>, index: usize, conn: &Conn, client: &mut Client, 
                     think(core, index, deadline).await;
                 }
                 let now = Instant::now();
-                deadline.set(now + core.options.timeout);
+                deadline.set(core.patience(now));
                 let mut desk = core.desk.borrow_mut();
                 let thinks = std::mem::replace(&mut desk.thinking, false);
                 client.begin(&core.script, now, &mut *desk, &mut core.outbox.borrow_mut());
@@ -376,7 +376,7 @@ async fn send(core: &Core, conn: &Conn, client: &mut Client, deadline: &Deadline
                 return Err(io::ErrorKind::Interrupted.into());
             }
         }
-        deadline.set(Instant::now() + core.options.timeout);
+        deadline.set(core.patience(Instant::now()));
     }
     if ends_content && (bytes >= FLUSHED_BYTES_MIN || core.options.bytes_per_s.is_some()) {
         flush(conn, deadline).await?;

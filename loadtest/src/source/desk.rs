@@ -1,0 +1,273 @@
+//! The part of a core that its sessions' machines talk to: what is to be sent, and the accounts of what became of it.
+
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    addresses::Recipients,
+    content::Composer,
+    error_kind::ErrorKind,
+    ledger::LedgerWriter,
+    measurement::Recorder,
+    phase::Phase,
+    random::Random,
+    source::{
+        CoreReport, SourceOptions,
+        clock::Clock,
+        control::Progress,
+        host::{Host, Job, Outcome, Sent, Stage},
+        reply::{queue_id, shown},
+    },
+};
+
+/// Messages that may be due and wait for a session. Further ones are counted as never begun.
+const BACKLOG_MAX: usize = 1_000_000;
+
+/// Which of several equal parts of a whole.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Part {
+    pub(super) share: usize,
+    pub(super) shares: usize,
+}
+
+impl Part {
+    /// What falls to it of a whole.
+    pub(super) fn of(self, whole: u64) -> u64 {
+        whole / self.shares as u64 + u64::from((self.share as u64) < whole % self.shares as u64)
+    }
+}
+
+/// See the module.
+pub(super) struct Desk {
+    composer: Composer,
+    recipients: Recipients,
+    pub(super) recorder: Recorder,
+    pub(super) ledger: LedgerWriter,
+    random: Random,
+    aborts: Vec<(Stage, f64)>,
+    pub(super) report: CoreReport,
+    pub(super) progress: Arc<Progress>,
+    clock: Clock,
+    /// Closed loop: messages still to be begun; none: no limit.
+    pub(super) left: Option<u64>,
+    backlog: Option<VecDeque<Instant>>,
+    /// The schedule has nothing more to give.
+    scheduled_all: bool,
+    next_sequence: u64,
+    sequence_step: u64,
+    pub(super) in_flight: u64,
+    /// No message is begun any more.
+    pub(super) closed: bool,
+    /// None is begun for now.
+    pub(super) paused: bool,
+    /// A session that thinks begins its next message itself.
+    pub(super) thinking: bool,
+    open_loop: bool,
+    began: Instant,
+    sessions: u32,
+    /// When the load was over by time or by somebody's wish: what is answered from then on are stragglers.
+    ended_at: Option<Instant>,
+    /// Closed loop: what sessions waited from then on for messages that were answered, added up.
+    overtime: Duration,
+}
+
+impl Host for Desk {
+    fn take(&mut self, now: Instant) -> Option<Job> {
+        if self.closed || self.paused || self.thinking {
+            return None;
+        }
+        let due = match &mut self.backlog {
+            Some(backlog) => backlog.pop_front()?,
+            None => {
+                if let Some(left) = &mut self.left {
+                    *left = left.checked_sub(1)?;
+                }
+                now
+            }
+        };
+        let sequence = self.next_sequence;
+        self.next_sequence += self.sequence_step;
+        Some(Job { sequence, due, due_us: self.clock.us(due) })
+    }
+
+    fn push_recipient(&mut self, out: &mut Vec<u8>) {
+        self.recipients.push_next(out);
+    }
+
+    fn composer(&mut self) -> &mut Composer {
+        &mut self.composer
+    }
+
+    fn began(&mut self) {
+        self.recorder.sent();
+        self.in_flight += 1;
+    }
+
+    fn has_its_turn(&mut self, job: &mut Job, now: Instant) {
+        if !self.open_loop {
+            (job.due, job.due_us) = (now, self.clock.us(now));
+        }
+    }
+
+    fn observe(&mut self, phase: Phase, since: Instant, now: Instant) {
+        self.recorder.record(phase, now.saturating_duration_since(since));
+    }
+
+    fn settle(&mut self, job: &Job, content: Option<&Sent>, outcome: Outcome, reply: &[u8], now: Instant) {
+        self.in_flight -= 1;
+        self.report.settled += 1;
+        self.keep_time(outcome, now);
+        match (outcome, content) {
+            (Outcome::Accepted { recipients }, Some(sent)) => {
+                self.report.acknowledged += 1;
+                self.recorder.acknowledged(sent.content_bytes);
+                self.observe(Phase::Transaction, job.due, now);
+                if self.open_loop {
+                    self.observe(Phase::TransactionNaive, sent.began, now);
+                }
+                match self.ledger.accepted(&sent.mark, self.clock.us(now), recipients, queue_id(reply)) {
+                    Ok(()) => self.progress.show_acknowledged(self.report.acknowledged),
+                    Err(error) => {
+                        // A ledger with holes proves nothing, so nothing more is sent.
+                        self.closed = true;
+                        self.trouble(ErrorKind::Local, || format!("the ledger: {error}"));
+                    }
+                }
+            }
+            (Outcome::Accepted { .. }, None) => unreachable!("what was accepted was composed"),
+            (Outcome::Refused { code, .. }, _) => {
+                self.report.refused += 1;
+                self.report.last_trouble = Some(format!("refused: {}", shown(reply)));
+                self.recorder.error(ErrorKind::Reply(code));
+            }
+            // The end of the connection is counted as the error; these tell what it did to messages.
+            (Outcome::Unknown, _) => self.report.unknown += 1,
+            (Outcome::Unsent, _) => self.report.unsent += 1,
+        }
+    }
+
+    fn gives_up(&mut self, stage: Stage) -> bool {
+        self.aborts.iter().any(|&(at, probability)| at == stage && self.random.happens(probability))
+    }
+}
+
+impl Desk {
+    pub(super) fn new(
+        options: &SourceOptions,
+        composer: Composer,
+        ledger: LedgerWriter,
+        progress: Arc<Progress>,
+        part: Part,
+        began: Instant,
+    ) -> Desk {
+        Desk {
+            composer,
+            recipients: Recipients::new(&options.recipients, options.seed, part.share as u64),
+            recorder: Recorder::new(),
+            ledger,
+            random: Random::part(options.seed ^ 0xAB0, part.share as u64),
+            aborts: options.aborts.clone(),
+            report: CoreReport::default(),
+            progress,
+            clock: Clock::now(),
+            left: options.messages.map(|messages| part.of(messages)),
+            backlog: options.rate.is_some().then(VecDeque::new),
+            scheduled_all: false,
+            next_sequence: part.share as u64,
+            sequence_step: part.shares as u64,
+            in_flight: 0,
+            closed: false,
+            paused: false,
+            thinking: !options.think.is_zero(),
+            open_loop: options.rate.is_some(),
+            began,
+            sessions: part.of(options.sessions as u64).max(1) as u32,
+            ended_at: None,
+            overtime: Duration::ZERO,
+        }
+    }
+
+    /// How long the load lasted, as far as `outcome` tells. What nobody answered after the end does not make it longer.
+    fn keep_time(&mut self, outcome: Outcome, now: Instant) {
+        let answered = matches!(outcome, Outcome::Accepted { .. } | Outcome::Refused { .. });
+        match self.ended_at {
+            Some(ended_at) if !self.open_loop => {
+                if answered {
+                    self.overtime += now.saturating_duration_since(ended_at);
+                }
+            }
+            _ if self.open_loop && !answered => {}
+            _ => self.report.lasted = self.report.lasted.max(now.saturating_duration_since(self.began)),
+        }
+    }
+
+    /// A message is due by the schedule.
+    pub(super) fn is_due(&mut self, due: Instant) {
+        let backlog = self.backlog.as_mut().expect("a schedule fills a backlog");
+        if backlog.len() < BACKLOG_MAX {
+            backlog.push_back(due);
+        } else {
+            self.report.never_begun += 1;
+        }
+    }
+
+    /// The schedule ends at `end`, and with it the least that an open loop lasts.
+    pub(super) fn scheduled_all(&mut self, end: Instant) {
+        self.scheduled_all = true;
+        self.report.lasted = self.report.lasted.max(end.saturating_duration_since(self.began));
+    }
+
+    /// Begins nothing any more. `on_time`: by time or by somebody's wish, not because all was done.
+    pub(super) fn close(&mut self, now: Instant, on_time: bool) {
+        self.closed = true;
+        if on_time {
+            self.ended_at = Some(now);
+            if !self.scheduled_all {
+                self.report.lasted = now.saturating_duration_since(self.began);
+            }
+        }
+    }
+
+    /// The accounts at the end. What was due and waits still is never begun. A closed loop's rate is that of sessions that were busy: each
+    /// was so until the end and, where its last message was answered after it, until then; the mean of that is how long the load lasted.
+    pub(super) fn finish(&mut self, cpu: Duration) -> CoreReport {
+        self.report.never_begun += self.backlog.as_ref().map_or(0, VecDeque::len) as u64;
+        self.report.lasted += self.overtime / self.sessions;
+        self.report.cpu = cpu;
+        self.report.clone()
+    }
+
+    /// Is something due that no session has taken?
+    pub(super) fn has_backlog(&self) -> bool {
+        self.backlog.as_ref().is_some_and(|backlog| !backlog.is_empty())
+    }
+
+    /// Counts something that went wrong with a connection.
+    pub(super) fn trouble(&mut self, kind: ErrorKind, text: impl FnOnce() -> String) {
+        self.recorder.error(kind);
+        self.progress.count_broken();
+        self.report.last_trouble = Some(text());
+    }
+
+    /// Will there never be another message to begin?
+    pub(super) fn is_exhausted(&self) -> bool {
+        self.closed
+            || match &self.backlog {
+                Some(backlog) => self.scheduled_all && backlog.is_empty(),
+                None => self.left == Some(0),
+            }
+    }
+
+    /// Is there a message to begin at once?
+    pub(super) fn has_due(&self) -> bool {
+        !self.closed
+            && !self.paused
+            && match &self.backlog {
+                Some(backlog) => !backlog.is_empty(),
+                None => self.left != Some(0),
+            }
+    }
+}

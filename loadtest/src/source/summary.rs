@@ -1,0 +1,170 @@
+//! What a run of the source came to: as lines, as JSON, and what did not go well, in sentences.
+
+use serde_json::json;
+
+use crate::{
+    cli::{EXIT_INTERRUPTED, EXIT_NEGATIVE, EXIT_OK, EXIT_UNAVAILABLE},
+    live::{SourceRun, shown_ns},
+    phase::Phase,
+    run_result::{Fates, Load},
+    schedule::Schedule,
+    source::{CoreReport, SourceOptions},
+};
+
+/// What kept a run from going well; empty: all that was due was acknowledged.
+pub fn failures(run: &SourceRun) -> Vec<String> {
+    let report = &run.report;
+    let mut failures = Vec::new();
+    if run.interrupted {
+        failures.push(interrupted_text(run));
+    }
+    if report.acknowledged == 0 {
+        failures.push(match &report.last_trouble {
+            Some(trouble) => format!("no message was acknowledged; the last trouble: {trouble}"),
+            None => "no message was acknowledged".to_owned(),
+        });
+    }
+    let failed = report.refused + report.unknown + report.unsent;
+    if failed > 0 {
+        failures.push(format!("{failed} messages were not acknowledged"));
+    }
+    failures.extend(never_begun_text(report));
+    failures.extend(ungreeted_text(report));
+    failures
+}
+
+/// A sentence where the run was ended from outside.
+pub fn interrupted_text(run: &SourceRun) -> String {
+    format!("it was interrupted after {:.2} s", run.report.lasted.as_secs_f64())
+}
+
+/// A sentence where messages that were due found no session until the end.
+pub fn never_begun_text(report: &CoreReport) -> Option<String> {
+    (report.never_begun > 0).then(|| format!("{} messages were due and never begun: more sessions or a lower rate", report.never_begun))
+}
+
+/// The exit code of a run with these failures.
+pub fn exit_code(run: &SourceRun, failures: &[String]) -> u8 {
+    let reached = !run.measurement.totals().histogram(Phase::Connect).is_empty();
+    match failures {
+        [] => EXIT_OK,
+        _ if run.interrupted => EXIT_INTERRUPTED,
+        _ if !reached => EXIT_UNAVAILABLE,
+        _ => EXIT_NEGATIVE,
+    }
+}
+
+/// What became of the messages, as results keep it.
+pub fn fates(report: &CoreReport) -> Fates {
+    Fates { refused: report.refused, unknown: report.unknown, unsent: report.unsent, never_begun: report.never_begun }
+}
+
+/// What was asked for, as results keep it.
+pub fn load_of(options: &SourceOptions) -> Load {
+    Load {
+        // Of a ramp or of spikes the mean over the run; without an end in time nobody knows it, and the highest is said.
+        offered_per_second: options.rate.map(|rate| match options.duration {
+            Some(duration) if !duration.is_zero() => Schedule::expected(&rate, duration) / duration.as_secs_f64(),
+            _ => rate.peak(),
+        }),
+        sessions: options.sessions as u64,
+        generator_threads: options.cores.len().min(options.sessions) as u32,
+        server_cores: None,
+        pipelined: options.pipelining,
+    }
+}
+
+/// Nothing where nothing was acknowledged: there is no message to share the CPU.
+fn cpu_us_per_message(run: &SourceRun) -> Option<f64> {
+    (run.report.acknowledged > 0).then(|| run.report.cpu.as_secs_f64() * 1e6 / run.report.acknowledged as f64)
+}
+
+/// A sentence where the server left connections without a banner.
+pub fn ungreeted_text(report: &CoreReport) -> Option<String> {
+    (report.ungreeted > 0).then(|| {
+        format!(
+            "{} connections were taken by the server's kernel and never greeted, so that fewer sessions than asked for carried the load: \
+             raise the server's limit of processes or threads (Postfix: default_process_limit), or ask for fewer sessions",
+            report.ungreeted
+        )
+    })
+}
+
+/// A run as one JSON object.
+pub fn summary(options: &SourceOptions, run: &SourceRun) -> serde_json::Value {
+    let (report, totals) = (&run.report, run.measurement.totals());
+    let lasted = report.lasted.as_secs_f64();
+    let phases: serde_json::Map<String, serde_json::Value> = Phase::ALL
+        .into_iter()
+        .filter(|&phase| !totals.histogram(phase).is_empty())
+        .map(|phase| {
+            let latency = totals.histogram(phase);
+            let at = |percentile: f64| latency.value_at_percentile(percentile) / 1000;
+            let text = json!({ "count": latency.len(), "mean_us": latency.mean() / 1000.0, "p50_us": at(50.0), "p90_us": at(90.0),
+                "p99_us": at(99.0), "p99.9_us": at(99.9), "p99.99_us": at(99.99), "max_us": latency.max() / 1000 });
+            (phase.name().to_string(), text)
+        })
+        .collect();
+    json!({
+        "acknowledged": report.acknowledged, "refused": report.refused, "unknown": report.unknown, "unsent": report.unsent,
+        "never_begun": report.never_begun, "interrupted": run.interrupted, "ungreeted": report.ungreeted, "seconds": lasted, "messages_per_second": report.acknowledged as f64 / lasted.max(1e-9),
+        "own_cpu_us_per_message": cpu_us_per_message(run), "own_cpu_seconds": report.cpu.as_secs_f64(),
+        "errors": totals.errors, "last_trouble": report.last_trouble, "seed": options.seed,
+        "run": format!("{:016x}", run.run), "phases": phases,
+    })
+}
+
+/// A run as lines.
+pub fn summary_text(options: &SourceOptions, run: &SourceRun) -> String {
+    let (report, totals) = (&run.report, run.measurement.totals());
+    let lasted = report.lasted.as_secs_f64();
+    let mut lines = Vec::new();
+    lines.push(format!(
+        "acknowledged {} in {lasted:.2} s: {:.0} messages/s, {:.1} MiB/s{}; seed {}",
+        report.acknowledged,
+        report.acknowledged as f64 / lasted.max(1e-9),
+        totals.acknowledged_bytes as f64 / f64::from(1 << 20) / lasted.max(1e-9),
+        cpu_us_per_message(run).map_or_else(String::new, |cost| format!(", {cost:.2} us of own CPU per message")),
+        options.seed,
+    ));
+    if run.interrupted {
+        lines.push(interrupted_text(run));
+    }
+    lines.extend(ungreeted_text(report));
+    if report.settled > report.acknowledged || report.never_begun > 0 {
+        lines.push(format!(
+            "refused {}, unknown {} (the connection ended before the reply), unsent {}, never begun {}",
+            report.refused, report.unknown, report.unsent, report.never_begun
+        ));
+    }
+    if Phase::ALL.into_iter().any(|phase| !totals.histogram(phase).is_empty()) {
+        lines.push(format!(
+            "{:<20}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}",
+            "phase", "count", "p50", "p90", "p99", "p99.9", "p99.99", "max"
+        ));
+    }
+    for phase in Phase::ALL {
+        let latency = totals.histogram(phase);
+        if !latency.is_empty() {
+            let at = |percentile: f64| shown_ns(latency.value_at_percentile(percentile));
+            lines.push(format!(
+                "{:<20}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}",
+                phase.title(),
+                latency.len(),
+                at(50.0),
+                at(90.0),
+                at(99.0),
+                at(99.9),
+                at(99.99),
+                shown_ns(latency.max())
+            ));
+        }
+    }
+    for (kind, count) in totals.errors.iter() {
+        lines.push(format!("error {kind}: {count}"));
+    }
+    if let Some(trouble) = &report.last_trouble {
+        lines.push(format!("the last trouble: {trouble}"));
+    }
+    lines.join("\n")
+}
