@@ -26,6 +26,8 @@ use crate::{
 pub const EXIT_OK: u8 = 0;
 /// The command ran and the answer is no: a regression, lost mail, a scenario that failed.
 pub const EXIT_NEGATIVE: u8 = 1;
+/// The arguments make no sense together, or one of them for this call; clap ends with the same.
+pub const EXIT_USAGE: u8 = 2;
 /// An input file is not what it should be (sysexits EX_DATAERR).
 pub const EXIT_DATA: u8 = 65;
 /// The server under test could not be reached (sysexits EX_UNAVAILABLE).
@@ -96,6 +98,9 @@ pub enum Command {
 /// What ends a command early, and the exit code that says so.
 #[derive(thiserror::Error, Debug)]
 pub enum Failure {
+    /// Arguments that make no sense, or not together.
+    #[error("{0}")]
+    Usage(String),
     /// A file that was given is not what it should be.
     #[error("{0}")]
     Data(String),
@@ -116,6 +121,7 @@ impl Failure {
     /// The exit code for scripts.
     pub fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
+            Failure::Usage(_) => EXIT_USAGE,
             Failure::Data(_) => EXIT_DATA,
             Failure::Unavailable(_) => EXIT_UNAVAILABLE,
             Failure::Io(_) => EXIT_IO,

@@ -139,6 +139,8 @@ fn what_cannot_be_measured_is_said_before_the_run() {
     }
     let long = ringpost_load(&["source", "--to", "127.0.0.1:1", "--seconds", "1e19"]);
     assert_eq!(long.status.code(), Some(65), "{}", text(&long));
+    let itself = ringpost_load(&["run", "relay", "--to", "127.0.0.1:1", "--next-hop", "127.0.0.1:1"]);
+    assert_eq!(itself.status.code(), Some(2), "{}", text(&itself));
     let gone = ringpost_load(&["run", "baseline", "--to", "127.0.0.1:1"]);
     assert_eq!(gone.status.code(), Some(69), "{}", text(&gone));
     let idle = ringpost_load(&["idle", "--to", &silent, "--connections", "3", "--seconds", "0.3"]);

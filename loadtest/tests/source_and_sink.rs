@@ -245,6 +245,25 @@ fn a_sink_that_is_down_refuses_connections_and_is_found_again() {
     assert_eq!((difference.lost, difference.damaged, difference.foreign), (0, 0, 0), "{difference:?}");
 }
 
+/// What happened: a second sink on a port shared it in silence (SO_REUSEPORT), each got half of the connections, and the ledger of either
+/// showed losses. Now only the cores of one sink share its port.
+#[test]
+fn a_port_is_that_of_one_sink() {
+    for cores in [vec![core()], vec![core(), core()]] {
+        let options = |listen| SinkOptions { cores: cores.clone(), ..SinkOptions::new(listen, core()) };
+        let first = Sink::start(options(loopback())).unwrap();
+        for second in [options(first.address), SinkOptions::new(first.address, core())] {
+            let error = Sink::start(second).unwrap_err().to_string();
+            assert!(error.contains(&first.address.to_string()) && error.contains("in use"), "{error}");
+        }
+        let ran = load(first.address, |o| o.messages = Some(20));
+        assert_eq!((ran.report.acknowledged, first.messages()), (20, 20));
+        let address = first.address;
+        drop(first);
+        Sink::start(options(address)).unwrap();
+    }
+}
+
 #[test]
 fn a_sink_is_down_while_its_file_is_there() {
     let folder = tempfile::tempdir().unwrap();

@@ -132,6 +132,9 @@ impl RunArguments {
             Some(to) => {
                 check_server_pid(self.server_pid)?;
                 let (to, next_hop) = (resolve(to)?, self.next_hop.as_deref().map(resolve).transpose()?);
+                if next_hop == Some(to) {
+                    return Err(Failure::Usage(format!("--next-hop {to} is the server itself: the next hop is where it sends mail to")));
+                }
                 Server::Running { to, next_hop, pid: self.server_pid, banner: greeting(to)? }
             }
             None => Server::Own {

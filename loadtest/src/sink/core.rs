@@ -32,7 +32,7 @@ use crate::{
     sink::{
         ClientReport, Shared, SinkOptions, SinkReport,
         fault::FaultKind,
-        listener,
+        listener, sharer,
         session::{Behaviour, Next, ServerSession},
         verify::Arrival,
     },
@@ -294,7 +294,8 @@ async fn serve(core: Rc<Core>, first: OwnedFd, spawner: Spawner) {
         let ends = core.options.flapping.map(|flapping| Instant::now() + flapping.up);
         let bound = match socket.take() {
             Some(socket) => Ok(socket),
-            None => listener(core.options.listen),
+            None if core.options.cores.len() > 1 => sharer(core.options.listen),
+            None => listener(core.options.listen, false),
         };
         // Up again on a port that somebody else took meanwhile: stays down until it is free, as a host would.
         if let Ok(socket) = bound {

@@ -1,6 +1,6 @@
 //! The sink: a next hop for SMTP or LMTP on several cores that takes mail, checks every octet of it and keeps accounts.
 //!
-//! Each core has a thread of its own with a ring and a listener (SO_REUSEPORT). Read `session.rs` for what is said, `verify.rs` for
+//! Each core has a thread of its own with a ring and a listener (SO_REUSEPORT, among its own cores only). Read `session.rs` for what is said, `verify.rs` for
 //! the check, `core.rs` for connections, limits and delays.
 
 pub mod arguments;
@@ -273,10 +273,10 @@ impl Sink {
         if options.cores.is_empty() {
             return Err(SourceError::Options("a sink needs a core at least".into()));
         }
-        let mut listeners = vec![listener(options.listen)?];
+        let mut listeners = vec![listener(options.listen, options.cores.len() > 1)?];
         let address = address_of(&listeners[0])?;
         for _ in 1..options.cores.len() {
-            listeners.push(listener(address)?);
+            listeners.push(sharer(address)?);
         }
         let (sender, parts) = channel();
         let ledger_written = options.cores.iter().map(|_| AtomicU64::new(0)).collect();
@@ -362,16 +362,32 @@ impl Drop for Sink {
     }
 }
 
-/// A listening socket that shares its port with others of this process.
-pub(crate) fn listener(address: SocketAddr) -> io::Result<OwnedFd> {
-    let wrong = |error: rustix::io::Errno| io::Error::new(io::Error::from(error).kind(), format!("listen on {address}: {error}"));
-    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None).map_err(wrong)?;
-    sockopt::set_socket_reuseaddr(&socket, true).map_err(wrong)?;
-    sockopt::set_socket_reuseport(&socket, true).map_err(wrong)?;
-    bind(&socket, &address).map_err(wrong)?;
-    listen(&socket, BACKLOG).map_err(wrong)?;
+/// A listening socket on a port that is nobody else's. With `shared` further ones of this process may be bound to it ([`sharer`]).
+pub(crate) fn listener(address: SocketAddr, shared: bool) -> io::Result<OwnedFd> {
+    let socket = socket_for(address)?;
+    // SO_REUSEPORT comes behind the bind: before it, the kernel would let this socket share the port of any other sink.
+    bind(&socket, &address).and_then(|()| sockopt::set_socket_reuseport(&socket, shared)).map_err(|error| wrong(address, error))?;
+    listen(&socket, BACKLOG).map_err(|error| wrong(address, error))?;
     Ok(socket)
+}
+
+/// Another listening socket on the port of a [`listener`].
+pub(crate) fn sharer(address: SocketAddr) -> io::Result<OwnedFd> {
+    let socket = socket_for(address)?;
+    sockopt::set_socket_reuseport(&socket, true).and_then(|()| bind(&socket, &address)).map_err(|error| wrong(address, error))?;
+    listen(&socket, BACKLOG).map_err(|error| wrong(address, error))?;
+    Ok(socket)
+}
+
+fn socket_for(address: SocketAddr) -> io::Result<OwnedFd> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None).map_err(|error| wrong(address, error))?;
+    sockopt::set_socket_reuseaddr(&socket, true).map_err(|error| wrong(address, error))?;
+    Ok(socket)
+}
+
+fn wrong(address: SocketAddr, error: rustix::io::Errno) -> io::Error {
+    io::Error::new(io::Error::from(error).kind(), format!("listen on {address}: {error}"))
 }
 
 fn address_of(socket: &OwnedFd) -> io::Result<SocketAddr> {
