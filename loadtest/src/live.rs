@@ -11,7 +11,8 @@ use crate::{
     measurement::{Measurement, Part},
     parts::CorePart,
     phase::Phase,
-    process::{ProcessMeter, ProcessSample},
+    pinning,
+    process::{ProcessMeter, ProcessSample, tree_use},
     signals::StopSignal,
     sink::Sink,
     source::{CoreReport, Source, SourceError, SourceOptions},
@@ -134,6 +135,10 @@ pub struct SourceRun {
     pub measurement: Measurement,
     /// What was done.
     pub report: CoreReport,
+    /// CPU time that this process used meanwhile, sinks in it included.
+    pub cpu: Duration,
+    /// CPU time that the server used meanwhile, where it is one process tree on this machine all the time.
+    pub server_cpu: Option<Duration>,
     /// It was ended from outside while it ran.
     pub interrupted: bool,
     /// The run that its messages carry.
@@ -147,6 +152,14 @@ pub struct Beside<'a> {
     pub server_pid: Option<&'a dyn Fn() -> Option<u32>>,
     /// Next hops, whose end to end latencies belong to the run.
     pub sinks: &'a [Sink],
+}
+
+impl Beside<'_> {
+    /// The server's process and the CPU time it has used.
+    fn server_cpu(&self) -> Option<(u32, Duration)> {
+        let pid = self.server_pid.and_then(|pid| pid())?;
+        Some((pid, tree_use(pid).ok()?.cpu))
+    }
 }
 
 /// Gathers parts and calls the viewer when all of a second are there.
@@ -273,13 +286,19 @@ pub fn run_source(
 ) -> Result<SourceRun, SourceError> {
     let threads = options.cores.len().min(options.sessions);
     let started = SystemTime::now();
+    let (own, server) = (pinning::process_cpu(), beside.server_cpu());
     let source = Source::start(options)?;
     let (run, began) = (source.run, source.began);
     let followed =
         Followed { threads, began, next_part: &|limit| source.next_part(limit), is_over: &|| source.is_over(), stop: &|| source.stop() };
     let (measurement, interrupted) = follow(&followed, beside, stop, viewer);
     let report = source.join()?;
-    Ok(SourceRun { started, began, measurement, report, interrupted, run })
+    let cpu = pinning::process_cpu().saturating_sub(own);
+    let server_cpu = match (server, beside.server_cpu()) {
+        (Some((pid, before)), Some((same, after))) if pid == same => Some(after.saturating_sub(before)),
+        _ => None,
+    };
+    Ok(SourceRun { started, began, measurement, report, cpu, server_cpu, interrupted, run })
 }
 
 /// Watches a sink until it is over or the end is asked for.

@@ -166,8 +166,12 @@ impl Interval {
     }
 
     fn merge_later(&mut self, later: &Interval) {
+        let (own_s, later_s) = (self.length_s as f64, later.length_s as f64);
         let mean = |a: Option<ProcessSample>, b: Option<ProcessSample>| match (a, b) {
-            (Some(a), Some(b)) => Some(ProcessSample { cpu_percent: (a.cpu_percent + b.cpu_percent) / 2.0, memory_bytes: b.memory_bytes }),
+            (Some(a), Some(b)) => {
+                let cpu_percent = (a.cpu_percent * own_s + b.cpu_percent * later_s) / (own_s + later_s);
+                Some(ProcessSample { cpu_percent, memory_bytes: b.memory_bytes })
+            }
             (a, b) => b.or(a),
         };
         self.length_s += later.length_s;

@@ -17,7 +17,7 @@ use time::OffsetDateTime;
 
 use crate::{
     cli::Failure, encoded_histogram::EncodedHistogram, error_kind::ErrorCounts, machine::Machine, measurement::Interval,
-    measurement::Measurement, phase::Phase,
+    measurement::Measurement, phase::Phase, process::ProcessSample,
 };
 
 /// Version of this file's shape; a reader refuses others.
@@ -216,8 +216,10 @@ pub struct RunFacts {
     pub initial_metrics: BTreeMap<String, f64>,
     /// Server counters after.
     pub final_metrics: BTreeMap<String, f64>,
-    /// CPU seconds the server used during the run, where that is known exactly; else the mean of its seconds counts.
+    /// CPU seconds the server used during the run, where that is known exactly; else the mean of the intervals counts, by their length.
     pub server_cpu_s: Option<f64>,
+    /// The same of the generator.
+    pub generator_cpu_s: Option<f64>,
     /// Memory of the server before the load, bytes.
     pub server_memory_before: Option<u64>,
     /// The machine.
@@ -231,11 +233,9 @@ impl RunResult {
         let (totals, intervals) = measurement.finish();
         let response = PhaseSummary::new(totals.histogram(Phase::Transaction));
         let seconds = |ns: u64| ns as f64 / 1e9;
-        let mean = |values: Vec<f64>| if values.is_empty() { 0.0 } else { values.iter().sum::<f64>() / values.len() as f64 };
-        // Without the exact figure, the mean of the seconds.
-        let engine_cpu = mean(intervals.iter().filter_map(|i| Some(i.engine?.cpu_percent)).collect());
-        let server_cpu_s = facts.server_cpu_s.or_else(|| (engine_cpu > 0.0).then(|| engine_cpu / 100.0 * facts.duration_s));
-        let generator_cpu = mean(intervals.iter().filter_map(|i| Some(i.generator?.cpu_percent)).collect());
+        let server_cpu_s = facts.server_cpu_s.or_else(|| mean_cpu_s(&intervals, facts.duration_s, |interval| interval.engine));
+        let generator_cpu_s = facts.generator_cpu_s.or_else(|| mean_cpu_s(&intervals, facts.duration_s, |interval| interval.generator));
+        let percent = |cpu_s: Option<f64>| cpu_s.filter(|_| facts.duration_s > 0.0).map_or(0.0, |cpu_s| cpu_s / facts.duration_s * 100.0);
         let memory_max = intervals.iter().filter_map(|i| Some(i.engine?.memory_bytes)).max().unwrap_or(0);
         RunResult {
             format: FORMAT,
@@ -251,7 +251,7 @@ impl RunResult {
             min_response_time: seconds(response.min_ns),
             max_response_time: seconds(response.max_ns),
             errors: totals.errors.clone(),
-            cpu_usage: server_cpu_s.filter(|_| facts.duration_s > 0.0).map_or(0.0, |cpu| cpu / facts.duration_s * 100.0),
+            cpu_usage: percent(server_cpu_s),
             memory_usage_mb: memory_max as f64 / f64::from(1 << 20),
             timestamp: OffsetDateTime::from(facts.started),
             failures: facts.failures,
@@ -264,7 +264,7 @@ impl RunResult {
                 .server_memory_before
                 .filter(|_| memory_max > 0 && connections_max >= CONNECTIONS_THAT_COUNT)
                 .map(|before| memory_max.saturating_sub(before) as f64 / connections_max as f64),
-            generator_cpu_usage: generator_cpu,
+            generator_cpu_usage: percent(generator_cpu_s),
             cpu_us_per_message: server_cpu_s.filter(|_| totals.acknowledged > 0).map(|cpu| cpu * 1e6 / totals.acknowledged as f64),
             load: facts.load,
             phases: Phase::ALL
@@ -307,6 +307,13 @@ impl RunResult {
         text.push('\n');
         write_whole(path, text.as_bytes()).map_err(|reason| Failure::io(path.display(), reason))
     }
+}
+
+/// CPU seconds of so long a run, from the shares of its intervals; none where there is none, or it was nothing.
+fn mean_cpu_s(intervals: &[Interval], duration_s: f64, of: impl Fn(&Interval) -> Option<ProcessSample>) -> Option<f64> {
+    let known = intervals.iter().filter_map(|interval| Some((of(interval)?.cpu_percent, interval.length_s as f64)));
+    let (weighted, length_s) = known.fold((0.0, 0.0), |(sum, whole), (percent, length_s)| (sum + percent * length_s, whole + length_s));
+    (weighted > 0.0).then(|| weighted / length_s / 100.0 * duration_s)
 }
 
 /// Reads a text file of at most 1 GiB.
@@ -356,6 +363,20 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
 mod tests {
     use super::*;
     use crate::sample_run::SampleRun;
+
+    /// What happened: the means of a run were those of its intervals, one of a tenth of a second as good as one of two seconds.
+    #[test]
+    fn cpu_is_that_of_the_whole_run_or_the_mean_by_length() {
+        let mut result = SampleRun::default().result();
+        let sample = |cpu_percent| Some(ProcessSample { cpu_percent, memory_bytes: 1 });
+        result.intervals.truncate(2);
+        for (interval, (length_s, cpu_percent)) in result.intervals.iter_mut().zip([(3, 100.0), (1, 20.0)]) {
+            (interval.length_s, interval.engine) = (length_s, sample(cpu_percent));
+        }
+        assert_eq!(mean_cpu_s(&result.intervals, 10.0, |interval| interval.engine), Some(8.0));
+        result.intervals.iter_mut().for_each(|interval| interval.engine = None);
+        assert_eq!(mean_cpu_s(&result.intervals, 10.0, |interval| interval.engine), None);
+    }
 
     #[test]
     fn memory_per_connection_is_its_growth_and_only_said_of_many() {

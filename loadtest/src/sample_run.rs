@@ -70,6 +70,7 @@ impl SampleRun {
                 initial_metrics: BTreeMap::new(),
                 final_metrics: BTreeMap::new(),
                 server_cpu_s: Some(cpu_s),
+                generator_cpu_s: None,
                 server_memory_before: Some(40_000_000),
                 machine: Machine { cores: 2, cores_allowed: 2, memory_mib: 1000, kernel: "Linux 6.1".into(), ..Machine::default() },
             },

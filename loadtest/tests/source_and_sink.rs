@@ -16,6 +16,7 @@ use ringpost_loadtest::{
     live::{Beside, Quiet, SourceRun, run_source},
     phase::Phase,
     pinning,
+    run_result::RunResult,
     signals::StopSignal,
     sink::{Flapping, Sink, SinkOptions, SinkReport, delay::ReplyDelay, fault::Faults},
     sizes::Sizes,
@@ -247,6 +248,24 @@ fn a_sink_that_is_down_refuses_connections_and_is_found_again() {
 
 /// What happened: a second sink on a port shared it in silence (SO_REUSEPORT), each got half of the connections, and the ledger of either
 /// showed losses. Now only the cores of one sink share its port.
+/// What happened: CPU was the mean of the seconds, the last of them a fragment, so that what a message cost and the share of a core did not
+/// agree.
+#[test]
+fn the_generators_cost_per_message_and_its_share_of_a_core_agree() {
+    let sink = Sink::start(SinkOptions::new(loopback(), core())).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.json");
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_ringpost-load"));
+    command.args(["source", "--to", &sink.address.to_string(), "--seconds", "1.2", "--json", "--output", path.to_str().unwrap()]);
+    let output = command.args(["--server-pid", &std::process::id().to_string()]).output().unwrap();
+    let summary: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let result = RunResult::read(&path).unwrap();
+    let own_s = summary["own_cpu_us_per_message"].as_f64().unwrap() * result.emails_sent as f64 / 1e6;
+    assert!((own_s - result.generator_cpu_usage / 100.0 * result.duration).abs() < 0.001, "{own_s} {result:?}");
+    let server_s = result.cpu_us_per_message.unwrap() * result.emails_sent as f64 / 1e6;
+    assert!((server_s - result.cpu_usage / 100.0 * result.duration).abs() < 0.001, "{server_s} {result:?}");
+}
+
 #[test]
 fn a_port_is_that_of_one_sink() {
     for cores in [vec![core()], vec![core(), core()]] {

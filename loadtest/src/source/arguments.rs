@@ -356,7 +356,8 @@ impl SourceArguments {
             settings: json!({ "to": self.to, "seed": options.seed, "size": self.size.to_string() }),
             initial_metrics: Default::default(),
             final_metrics: Default::default(),
-            server_cpu_s: None,
+            server_cpu_s: run.server_cpu.map(|cpu| cpu.as_secs_f64()),
+            generator_cpu_s: Some(run.cpu.as_secs_f64()),
             server_memory_before,
             machine,
         };

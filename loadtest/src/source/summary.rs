@@ -76,7 +76,7 @@ pub fn load_of(options: &SourceOptions) -> Load {
 
 /// Nothing where nothing was acknowledged: there is no message to share the CPU.
 fn cpu_us_per_message(run: &SourceRun) -> Option<f64> {
-    (run.report.acknowledged > 0).then(|| run.report.cpu.as_secs_f64() * 1e6 / run.report.acknowledged as f64)
+    (run.report.acknowledged > 0).then(|| run.cpu.as_secs_f64() * 1e6 / run.report.acknowledged as f64)
 }
 
 /// A sentence where the server left connections without a banner.
@@ -108,7 +108,7 @@ pub fn summary(options: &SourceOptions, run: &SourceRun) -> serde_json::Value {
     json!({
         "acknowledged": report.acknowledged, "refused": report.refused, "unknown": report.unknown, "unsent": report.unsent,
         "never_begun": report.never_begun, "interrupted": run.interrupted, "ungreeted": report.ungreeted, "seconds": lasted, "messages_per_second": report.acknowledged as f64 / lasted.max(1e-9),
-        "own_cpu_us_per_message": cpu_us_per_message(run), "own_cpu_seconds": report.cpu.as_secs_f64(),
+        "own_cpu_us_per_message": cpu_us_per_message(run), "own_cpu_seconds": run.cpu.as_secs_f64(),
         "errors": totals.errors, "last_trouble": report.last_trouble, "seed": options.seed,
         "run": format!("{:016x}", run.run), "phases": phases,
     })
