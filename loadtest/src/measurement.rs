@@ -1,7 +1,7 @@
 //! What happened during a run: recorded by each thread without locks, gathered once a second.
 //!
-//! A thread owns a [`Recorder`]; when its clock enters a new second of the run it sends [`Recorder::take`] with the number of the
-//! second that ended over a channel. The collector gives the parts to [`Measurement::add`]; parts of one second from several
+//! A thread owns a [`Recorder`] and tells it with each event which second of the run that belongs to ([`Recorder::at`]); what seconds
+//! that are over hold ([`Recorder::ended`]) it sends over a channel. The collector gives the parts to [`Measurement::add`]; parts of one second from several
 //! threads become one interval, and all become the totals.
 
 use std::{collections::BTreeMap, time::Duration};
@@ -21,6 +21,9 @@ use crate::{
 pub const INTERVALS_MAX: usize = 3600;
 /// Seconds that are still open for parts of threads that are late; a later part counts into the oldest open one.
 const OPEN_SECONDS: usize = 4;
+
+/// Seconds that are over and wait in a recorder to be handed in. Of more, the last takes what is added.
+const ENDED_MAX: usize = 4;
 
 /// What one thread, or all, measured within a time.
 #[derive(Clone, Debug)]
@@ -67,6 +70,11 @@ impl Part {
         self.connections += other.connections;
     }
 
+    /// Has nothing happened?
+    fn is_empty(&self) -> bool {
+        self.sent == 0 && self.acknowledged == 0 && self.errors.total() == 0 && self.histograms.iter().all(Histogram::is_empty)
+    }
+
     fn merge_counts(&mut self, other: &Part) {
         for (own, others) in self.histograms.iter_mut().zip(&other.histograms) {
             if !others.is_empty() {
@@ -84,12 +92,51 @@ impl Part {
 #[derive(Default, Debug)]
 pub struct Recorder {
     part: Box<Part>,
+    /// The second that `part` is of.
+    second: u64,
+    ended: Vec<(u64, Box<Part>)>,
 }
 
 impl Recorder {
     /// Nothing recorded.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// What is recorded from now on happens in this second of the run. One that is over already stays over.
+    #[inline]
+    pub fn at(&mut self, second: u64) {
+        if second > self.second {
+            self.enter(second);
+        }
+    }
+
+    #[cold]
+    fn enter(&mut self, second: u64) {
+        let part = std::mem::take(&mut self.part);
+        match self.ended.get_mut(ENDED_MAX - 1) {
+            Some((last, late)) => {
+                late.merge_counts(&part);
+                *last = self.second;
+            }
+            None => self.ended.push((self.second, part)),
+        }
+        self.second = second;
+    }
+
+    /// The oldest second that is over, with the gauges as they are now.
+    pub fn ended(&mut self, in_flight: u64, connections: u64) -> Option<(u64, Box<Part>)> {
+        if self.ended.is_empty() {
+            return None;
+        }
+        let (second, mut part) = self.ended.remove(0);
+        (part.in_flight, part.connections) = (in_flight, connections);
+        Some((second, part))
+    }
+
+    /// Ends it: the second that has begun, unless nothing happened in it and others were before.
+    pub fn last(&mut self, in_flight: u64, connections: u64) -> Option<(u64, Box<Part>)> {
+        (self.second == 0 || !self.part.is_empty()).then(|| (self.second, self.take(in_flight, connections)))
     }
 
     /// Records a latency; beyond an hour it counts as an hour.
@@ -369,6 +416,38 @@ mod tests {
         let all: u64 = intervals.iter().map(|interval| interval.histogram(Phase::Transaction).len()).sum();
         assert_eq!(all, totals.histogram(Phase::Transaction).len());
         assert!(intervals[0].histogram(Phase::Banner).is_empty() && !intervals[0].histograms.contains_key(&Phase::Banner));
+    }
+
+    /// What happened: whatever was recorded since the last look was filed under the second of the look, so that a run that was looked at
+    /// late had its last second under the next number, and none where it was.
+    #[test]
+    fn events_are_filed_under_their_own_second_whenever_somebody_looks() {
+        let mut recorder = Recorder::new();
+        for second in [0, 1, 1, 3] {
+            recorder.at(second);
+            recorder.sent();
+        }
+        // A clock that was read before does not go back.
+        recorder.at(2);
+        recorder.sent();
+        let mut seen = Vec::new();
+        while let Some((second, part)) = recorder.ended(7, 2) {
+            assert_eq!((part.in_flight, part.connections), (7, 2));
+            seen.push((second, part.sent));
+        }
+        assert_eq!(seen, [(0, 1), (1, 2)]);
+        assert_eq!(recorder.last(0, 0).map(|(second, part)| (second, part.sent)), Some((3, 2)));
+        // The end is looked at in a second of its own: no second without throughput is made up.
+        recorder.at(4);
+        assert_eq!(recorder.ended(0, 0).map(|(second, _)| second), Some(3));
+        assert!(recorder.last(0, 0).is_none());
+        // Nobody takes them: they stay few, and nothing is lost.
+        (5..50).for_each(|second| {
+            recorder.at(second);
+            recorder.sent();
+        });
+        let taken: Vec<(u64, u64)> = std::iter::from_fn(|| recorder.ended(0, 0)).map(|(second, part)| (second, part.sent)).collect();
+        assert_eq!(taken, [(4, 0), (5, 1), (6, 1), (48, 42)]);
     }
 
     #[test]

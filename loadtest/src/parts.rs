@@ -1,6 +1,6 @@
 //! The way of measured parts from the cores of a run to whoever looks at it.
 //!
-//! Bounded: while `UNTAKEN_MAX` parts wait, cores go on measuring into the one they have and hand it in under a later second. So a
+//! Bounded: while `UNTAKEN_MAX` parts wait, cores keep a few and go on measuring into the last of those. So a
 //! run that nobody looks at keeps its sums and little memory.
 
 use std::{
@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use crate::measurement::Part;
+use crate::measurement::{Part, Recorder};
 
 /// Parts that wait to be taken, of all cores of a run.
 const UNTAKEN_MAX: usize = 64;
@@ -47,13 +47,24 @@ pub(crate) fn channel() -> (PartSender, PartReceiver) {
 }
 
 impl PartSender {
-    /// May a part be handed in? The last one always may.
-    pub(crate) fn has_room(&self) -> bool {
+    /// Hands in the seconds of a recorder that are over, as far as there is room, and at the end all there is.
+    pub(crate) fn hand_in(&self, recorder: &mut Recorder, in_flight: u64, connections: u64, over: bool) {
+        while over || self.has_room() {
+            let Some((second, part)) = recorder.ended(in_flight, connections) else { break };
+            self.send(CorePart { second, part });
+        }
+        if over && let Some((second, part)) = recorder.last(in_flight, connections) {
+            self.send(CorePart { second, part });
+        }
+    }
+
+    /// May a part be handed in? At the end all may.
+    fn has_room(&self) -> bool {
         self.untaken.load(Relaxed) < UNTAKEN_MAX
     }
 
     /// Hands one in.
-    pub(crate) fn send(&self, part: CorePart) {
+    fn send(&self, part: CorePart) {
         self.untaken.fetch_add(1, Relaxed);
         // Whoever listens may have gone: then nobody wants to know.
         let _unheard = self.sender.send(part);

@@ -20,7 +20,7 @@ use crate::{
     connections::{ConnectionsOptions, ConnectionsReport, Mode},
     error_kind::ErrorKind,
     measurement::Recorder,
-    parts::{CorePart, PartSender},
+    parts::PartSender,
     phase::Phase,
     pinning,
     source::{SourceError, connect_gate::ConnectGate, session::connect},
@@ -101,19 +101,15 @@ pub(super) fn run(setup: Setup) -> Result<ConnectionsReport, SourceError> {
 }
 
 async fn supervise(core: &Core, began: Instant, parts: &PartSender) {
-    let mut second = 0;
     let deadline = core.ring.deadline();
     loop {
         deadline.set(Instant::now() + TICK);
         deadline.expired().await;
         let now = Instant::now();
         let over = now >= core.ends || core.shared.stop.load(Relaxed);
-        let current = (now - began).as_secs();
-        if (current > second && parts.has_room()) || over {
-            let part = core.desk.borrow_mut().recorder.take(0, core.open.get());
-            parts.send(CorePart { second: if over { current } else { current - 1 }, part });
-            second = current;
-        }
+        let mut desk = core.desk.borrow_mut();
+        desk.recorder.at((now - began).as_secs());
+        parts.hand_in(&mut desk.recorder, 0, core.open.get(), over);
         if over {
             return;
         }

@@ -25,7 +25,7 @@ use crate::{
     error_kind::ErrorKind,
     ledger::LedgerWriter,
     measurement::Recorder,
-    parts::{CorePart, PartSender},
+    parts::PartSender,
     phase::Phase,
     pinning,
     random::Random,
@@ -189,6 +189,7 @@ impl Behaviour for Desk {
             (None, Some(_)) => report.intact += 1,
             (None, None) => report.foreign += 1,
         }
+        self.recorder.at(self.now.saturating_duration_since(self.began).as_secs());
         self.recorder.acknowledged(arrival.bytes);
         let now_us = self.clock.us(self.now);
         if let Some(mark) = &arrival.mark {
@@ -206,6 +207,7 @@ impl Behaviour for Desk {
 
     fn refused(&mut self, code: u16) {
         *self.report.refusals.entry(code).or_default() += 1;
+        self.recorder.at(self.now.saturating_duration_since(self.began).as_secs());
         self.recorder.error(ErrorKind::Reply(code));
     }
 }
@@ -255,7 +257,6 @@ pub(super) fn run(setup: Setup) -> Result<(SinkReport, Histogram<u64>), SourceEr
 
 /// Looks after the stop flag and hands in what each second measured.
 async fn supervise(core: &Core, share: usize, parts: &PartSender) -> Result<(), SourceError> {
-    let mut second = 0;
     let deadline = core.ring.deadline();
     loop {
         deadline.set(Instant::now() + TICK);
@@ -263,16 +264,12 @@ async fn supervise(core: &Core, share: usize, parts: &PartSender) -> Result<(), 
         core.follow_down();
         let enough = core.options.messages.is_some_and(|messages| core.shared.messages.load(Relaxed) >= messages);
         let over = enough || core.shared.stop.load(Relaxed);
-        let current = core.began.elapsed().as_secs();
         let mut desk = core.desk.borrow_mut();
         if let Some(error) = desk.ledger_failed.take() {
             return Err(error.into());
         }
-        if (current > second && parts.has_room()) || over {
-            let part = desk.recorder.take(0, core.connections.get());
-            parts.send(CorePart { second: if over { current } else { current - 1 }, part });
-            second = current;
-        }
+        desk.recorder.at(core.began.elapsed().as_secs());
+        parts.hand_in(&mut desk.recorder, 0, core.connections.get(), over);
         let asked = core.shared.ledger_asked.load(SeqCst);
         desk.ledger.flush()?;
         core.shared.ledger_written[share].store(asked, SeqCst);

@@ -15,7 +15,7 @@ use ringpost_ring::{Deadline, PageSlice, Ring, RingConfig, local};
 use crate::{
     content::{Body, Composer, Form, Item},
     ledger::LedgerWriter,
-    parts::{CorePart, PartSender},
+    parts::PartSender,
     pinning,
     schedule::Schedule,
     source::{
@@ -286,7 +286,6 @@ async fn keep_schedule(core: Rc<Core>, mut schedule: Schedule, began: Instant) {
 
 /// Looks after time and the stop flag until all sessions have ended, and hands in what each second measured.
 async fn supervise(core: &Rc<Core>, control: &Control, parts: &PartSender, began: Instant) -> Result<(), SourceError> {
-    let mut second = 0;
     let mut replies_until = None;
     let mut next = Instant::now();
     loop {
@@ -307,14 +306,10 @@ async fn supervise(core: &Rc<Core>, control: &Control, parts: &PartSender, began
             core.close(now, late || stopped, limit);
         }
         let over = core.live.get() == 0 || replies_until.is_some_and(|limit| now > limit + ENDING_MAX);
-        let current = (now - began).as_secs();
         let mut desk = core.desk.borrow_mut();
-        if (current > second && parts.has_room()) || over {
-            let in_flight = desk.in_flight;
-            let part = desk.recorder.take(in_flight, core.connections.get());
-            parts.send(CorePart { second: if over { current } else { current - 1 }, part });
-            second = current;
-        }
+        desk.second_of(now);
+        let in_flight = desk.in_flight;
+        parts.hand_in(&mut desk.recorder, in_flight, core.connections.get(), over);
         desk.report.last_trouble.iter().for_each(|trouble| control.note(trouble));
         desk.ledger.flush()?;
         if over {

@@ -76,6 +76,7 @@ pub(super) struct Desk {
 
 impl Host for Desk {
     fn take(&mut self, now: Instant) -> Option<Job> {
+        self.second_of(now);
         if self.closed || self.paused || self.thinking {
             return None;
         }
@@ -113,10 +114,12 @@ impl Host for Desk {
     }
 
     fn observe(&mut self, phase: Phase, since: Instant, now: Instant) {
+        self.second_of(now);
         self.recorder.record(phase, now.saturating_duration_since(since));
     }
 
     fn settle(&mut self, job: &Job, content: Option<&Sent>, outcome: Outcome, reply: &[u8], now: Instant) {
+        self.second_of(now);
         self.in_flight -= 1;
         self.report.settled += 1;
         self.keep_time(outcome, now);
@@ -245,8 +248,14 @@ impl Desk {
         self.backlog.as_ref().is_some_and(|backlog| !backlog.is_empty())
     }
 
+    /// What is recorded from now on happens now.
+    pub(super) fn second_of(&mut self, now: Instant) {
+        self.recorder.at(now.saturating_duration_since(self.began).as_secs());
+    }
+
     /// Counts something that went wrong with a connection.
     pub(super) fn trouble(&mut self, kind: ErrorKind, text: impl FnOnce() -> String) {
+        self.second_of(Instant::now());
         self.recorder.error(kind);
         self.progress.count_broken();
         self.report.last_trouble = Some(text());
