@@ -42,7 +42,11 @@ impl CompareArguments {
     pub fn run(&self) -> Result<u8, Failure> {
         let side = |first: &PathBuf, also: &[PathBuf]| {
             let paths: Vec<&PathBuf> = std::iter::once(first).chain(also).collect();
-            read_results(&paths)
+            let results = read_results(&paths)?;
+            match results.iter().find(|run| run.interrupted) {
+                Some(run) => Err(Failure::Data(format!("{} of {} was interrupted: its figures are not compared", run.test_name, run.timestamp))),
+                None => Ok(results),
+            }
         };
         let comparison = compare(&side(&self.a, &self.also_a)?, &side(&self.b, &self.also_b)?, &self.thresholds);
         if comparison.tests.is_empty() {

@@ -97,7 +97,9 @@ impl HistoryArguments {
     pub fn run(&self) -> Result<u8, Failure> {
         match &self.call {
             HistoryCall::Add { results } => {
-                let (added, kept) = add(&self.file, &read_results(results)?)?;
+                let (interrupted, whole): (Vec<_>, Vec<_>) = read_results(results)?.into_iter().partition(|run| run.interrupted);
+                interrupted.iter().try_for_each(|run| say(&format!("{} of {}: left out, interrupted", run.test_name, run.timestamp)))?;
+                let (added, kept) = add(&self.file, &whole)?;
                 say(&format!("added {added}, {kept} kept in {}", self.file.display()))?;
             }
             HistoryCall::List { filter, json } => {

@@ -167,6 +167,42 @@ fn a_run_that_is_interrupted_says_so() {
     assert_eq!(source.wait().unwrap().code(), Some(130));
     let result = RunResult::read(&path).unwrap();
     assert!(result.interrupted && !result.success && result.emails_sent > 0, "{:?}", result.failures);
+    let path = path.to_str().unwrap();
+    let compared = ringpost_load(&["compare", path, path]);
+    assert!(compared.status.code() == Some(65) && text(&compared).contains("interrupted"), "{}", text(&compared));
+    let history = folder.path().join("history.jsonl");
+    let added = ringpost_load(&["history", "--file", history.to_str().unwrap(), "add", path]);
+    assert!(text(&added).contains("left out, interrupted") && text(&added).contains("added 0"), "{}", text(&added));
+}
+
+#[test]
+fn a_suite_that_is_interrupted_names_what_was_not_run() {
+    let core = ringpost_loadtest::pinning::cores().unwrap()[0];
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+    let sink = ringpost_loadtest::sink::Sink::start(ringpost_loadtest::sink::SinkOptions::new(address, core)).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringpost-load"));
+    command.args(["run", "baseline", "concurrent", "--seconds", "60", "--to", &sink.address.to_string()]);
+    command.args(["--folder", folder.path().to_str().unwrap()]);
+    let run = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    while sink.messages() == 0 {
+        std::thread::yield_now();
+    }
+    assert!(Command::new("kill").args(["-INT", &run.id().to_string()]).status().unwrap().success());
+    let output = run.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{}", text(&output));
+    assert!(text(&output).contains("not run: concurrent") && text(&output).contains("it was interrupted"), "{}", text(&output));
+}
+
+/// These passed against a server that runs without a look at what became of the mail.
+#[test]
+fn a_scenario_that_compares_ledgers_wants_a_next_hop() {
+    for scenario in ["relay", "many-destinations", "recovery-after-kill"] {
+        let output = ringpost_load(&["run", scenario, "--to", "127.0.0.1:1"]);
+        assert_eq!(output.status.code(), Some(2), "{}", text(&output));
+        let word = if scenario == "recovery-after-kill" { "not killed" } else { "--next-hop" };
+        assert!(text(&output).contains(word), "{}", text(&output));
+    }
 }
 
 /// Ctrl-C reached the engine together with the load, and the run that was ended failed for its 421s.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::{
-    cli::{EXIT_NEGATIVE, EXIT_OK, Failure, say},
+    cli::{EXIT_INTERRUPTED, EXIT_NEGATIVE, EXIT_OK, Failure, say},
     engine::find_binary,
     pinning,
     report::{self, html, suite::Suite},
@@ -13,7 +13,7 @@ use crate::{
     scenario::{
         BUILT_IN, Scenario,
         greeting::greeting,
-        runner::{self, Place, Server},
+        runner::{self, Place, Server, running_cannot},
     },
     signals::StopSignal,
     source::arguments::{Cores, check_server_pid, parse_cores, resolve, viewer},
@@ -73,7 +73,7 @@ pub struct RunArguments {
 }
 
 impl RunArguments {
-    /// Runs what was asked. The exit code: 0 all that the scenarios demand held, 1 something did not.
+    /// Runs what was asked. The exit code: 0 all that the scenarios demand held, 1 something did not, 130 it was interrupted.
     ///
     /// # Errors
     /// A scenario that cannot be read, a server that cannot be reached or started, a disk that fails.
@@ -89,7 +89,7 @@ impl RunArguments {
         if self.seconds.is_some_and(|seconds| !(0.1..=86_400.0).contains(&seconds)) {
             return Err(Failure::Data("--seconds: a run lasts from 0.1 s to a day".into()));
         }
-        let place = self.place()?;
+        let place = self.place(&scenarios)?;
         if let Some(folder) = &self.output {
             std::fs::create_dir_all(folder).map_err(|error| Failure::io(folder.display(), error))?;
             check_place(&folder.join("suite.json"))?;
@@ -97,12 +97,14 @@ impl RunArguments {
         pinning::raise_open_files();
         let stop = StopSignal::listen().map_err(|error| Failure::io("signals", error))?;
         let mut results = Vec::new();
+        let mut not_run = Vec::new();
         for scenario in scenarios {
             if stop.is_asked() {
-                break;
+                not_run.push(scenario.name);
+                continue;
             }
-            if scenario.engine.kill_after_s.is_some() && self.to.is_some() && self.suite {
-                say(&format!("{}: left out, as a server that runs is not killed", scenario.name))?;
+            if let Some(reason) = place.cannot_run(&scenario) {
+                say(&format!("{}: left out, as {reason}", scenario.name))?;
                 continue;
             }
             say(&format!("{}: {}", scenario.name, scenario.about))?;
@@ -121,17 +123,26 @@ impl RunArguments {
         for result in results.iter().filter(|result| !result.success) {
             say(&format!("{} failed: {}", result.test_name, result.failures.join("; ")))?;
         }
-        self.finish(results)
+        if !not_run.is_empty() {
+            say(&format!("interrupted; not run: {}", not_run.join(", ")))?;
+        }
+        let interrupted = stop.is_asked();
+        self.finish(results).map(|code| if interrupted { EXIT_INTERRUPTED } else { code })
     }
 
-    fn place(&self) -> Result<Place, Failure> {
+    fn place(&self, scenarios: &[Scenario]) -> Result<Place, Failure> {
         let allowed = pinning::cores().map_err(|error| Failure::io("the cores of this machine", error))?;
         let last = *allowed.last().ok_or_else(|| Failure::Io("no core is allowed to this process".into()))?;
         let cores = self.cores.clone().unwrap_or(Cores(vec![last]));
         let server = match &self.to {
             Some(to) => {
+                let next_hop = self.next_hop.as_deref().map(resolve).transpose()?;
+                let reasons = scenarios.iter().filter_map(|one| Some(format!("{}: {}", one.name, running_cannot(one, next_hop)?)));
+                if let Some(reason) = { reasons }.next().filter(|_| !self.suite) {
+                    return Err(Failure::Usage(reason));
+                }
                 check_server_pid(self.server_pid)?;
-                let (to, next_hop) = (resolve(to)?, self.next_hop.as_deref().map(resolve).transpose()?);
+                let to = resolve(to)?;
                 if next_hop == Some(to) {
                     return Err(Failure::Usage(format!("--next-hop {to} is the server itself: the next hop is where it sends mail to")));
                 }

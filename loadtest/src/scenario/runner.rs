@@ -70,6 +70,26 @@ pub enum Server {
     },
 }
 
+impl Place {
+    /// Why this scenario cannot run here, if so.
+    pub fn cannot_run(&self, scenario: &Scenario) -> Option<&'static str> {
+        match self.server {
+            Server::Running { next_hop, .. } => running_cannot(scenario, next_hop),
+            Server::Own { .. } => None,
+        }
+    }
+}
+
+/// Why this scenario cannot run against a server that runs already, if so.
+pub fn running_cannot(scenario: &Scenario, next_hop: Option<SocketAddr>) -> Option<&'static str> {
+    if scenario.engine.kill_after_s.is_some() {
+        return Some("a server that runs elsewhere is not killed (leave out --to)");
+    }
+    // Without the ledgers it would pass whatever became of the mail.
+    (scenario.sink.is_some() && next_hop.is_none())
+        .then_some("it compares what was accepted with what arrives at the next hop (say --next-hop HOST:PORT, where the server sends it)")
+}
+
 /// What became of the next hops and their ledger.
 struct Deliveries {
     sinks: Vec<SinkReport>,
@@ -78,7 +98,7 @@ struct Deliveries {
     failures: Vec<String>,
 }
 
-/// Runs a scenario.
+/// Runs a scenario that can run here ([`Place::cannot_run`]).
 ///
 /// # Errors
 /// What makes a run impossible. A run that shows something bad is a result with `success` false.
@@ -211,9 +231,6 @@ impl UnderTest {
     fn start(scenario: &Scenario, place: &Place, folder: &Path, hops: Vec<SocketAddr>) -> Result<UnderTest, Failure> {
         let (engine, address, foreign_pid) = match &place.server {
             Server::Running { to, pid, .. } => {
-                if scenario.engine.kill_after_s.is_some() {
-                    return Err(Failure::Data(format!("{}: a server that runs elsewhere is not killed; leave out --to", scenario.name)));
-                }
                 (None, *to, *pid)
             }
             Server::Own { binary, cores } => {
