@@ -24,6 +24,7 @@ struct Desk {
     /// Of messages that were accepted: since they were due, and since they began.
     lasted: Vec<(Duration, Duration)>,
     open_loop: bool,
+    recipients_refused: Vec<u16>,
 }
 
 impl Desk {
@@ -39,6 +40,7 @@ impl Desk {
             phases: Vec::new(),
             lasted: Vec::new(),
             open_loop: false,
+            recipients_refused: Vec::new(),
         }
     }
 }
@@ -68,6 +70,10 @@ impl Host for Desk {
 
     fn observe(&mut self, phase: Phase, since: Instant, now: Instant) {
         self.phases.push((phase, now - since));
+    }
+
+    fn recipient_refused(&mut self, code: u16, _: &[u8]) {
+        self.recipients_refused.push(code);
     }
 
     fn settle(&mut self, job: &Job, content: Option<&Sent>, outcome: Outcome, _: &[u8], now: Instant) {
@@ -232,6 +238,22 @@ fn a_354_to_nobody_gets_a_lone_dot() {
     assert_eq!(dialogue.outcomes(), [Outcome::Refused { stage: Stage::Rcpt, code: 550 }]);
 }
 
+/// What happened: a message was accepted, so that the recipients that were refused with it were counted nowhere.
+#[test]
+fn every_recipient_that_is_refused_is_told() {
+    let mut dialogue = Dialogue::new(Script { recipients: 3, ..script() }, 3, 1000);
+    dialogue.server("220 hello\r\n");
+    dialogue.server(PIPELINING);
+    dialogue.server("250 a\r\n550 no\r\n250 b\r\n451 later\r\n354 c\r\n");
+    assert_eq!(dialogue.desk.recipients_refused, [550, 451]);
+    // The content is refused for the one that was taken: that decides, and not the others' 550.
+    dialogue.server("552 too big\r\n");
+    assert_eq!(dialogue.outcomes(), [Outcome::Refused { stage: Stage::Dot, code: 552 }]);
+    // Behind a refused MAIL nobody was refused.
+    dialogue.server("452 full\r\n503 no\r\n503 no\r\n503 no\r\n503 no\r\n");
+    assert_eq!(dialogue.desk.recipients_refused, [550, 451]);
+}
+
 #[test]
 fn a_refused_envelope_is_reset_before_the_next() {
     let mut dialogue = Dialogue::new(script(), 3, 1000);
@@ -288,6 +310,7 @@ fn lmtp_counts_a_reply_per_recipient() {
     assert!(dialogue.desk.outcomes.is_empty());
     dialogue.server("452 second\r\n");
     assert_eq!(dialogue.outcomes(), [Outcome::Accepted { recipients: 1 }]);
+    assert_eq!(dialogue.desk.recipients_refused, [550, 452]);
     assert!(dialogue.client.rests());
 }
 

@@ -124,6 +124,21 @@ fn refusals_drops_and_broken_replies_are_counted_and_nothing_is_lost() {
 }
 
 #[test]
+fn refused_recipients_of_accepted_messages_are_errors_and_a_failure() {
+    for lmtp in [false, true] {
+        let faults = Faults::new(vec!["rcpt:550:0.3".parse().unwrap()]);
+        let (ran, sink, difference) =
+            run(|o| (o.faults, o.announcement.lmtp) = (faults, lmtp), |o| (o.lmtp, o.recipients.per_message) = (lmtp, 5));
+        let (report, errors) = (&ran.report, &ran.measurement.totals().errors);
+        assert!(difference.is_clean(false) && report.acknowledged > 150 && report.recipients_refused > 100, "{report:?}");
+        assert_eq!((sink.refusals[&550], errors.of(ErrorKind::Reply(550))), (report.recipients_refused, report.recipients_refused));
+        assert_eq!(errors.total(), report.recipients_refused);
+        let wanted = format!("{} recipients were refused", report.recipients_refused);
+        assert!(summary::failures(&ran).contains(&wanted), "{:?}", summary::failures(&ran));
+    }
+}
+
+#[test]
 fn sessions_given_up_at_any_stage_leave_no_damage() {
     let aborts = Stage::ALL.map(|stage| (stage, 0.05)).to_vec();
     let (ran, sink, difference) = run(|_| {}, |o| (o.aborts, o.per_connection, o.messages) = (aborts, Some(3), Some(300)));

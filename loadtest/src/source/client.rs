@@ -256,6 +256,10 @@ impl Client {
                     transaction.recipients_taken += 1;
                 } else {
                     transaction.refuse(Stage::Rcpt, code, line);
+                    // Behind a refused MAIL it is no recipient's refusal.
+                    if transaction.mail_taken {
+                        host.recipient_refused(code, line);
+                    }
                 }
                 if host.gives_up(Stage::Rcpt) {
                     return Ok(Flow::GiveUp);
@@ -432,6 +436,7 @@ impl Client {
             transaction.delivered += u32::from(good);
             if !good {
                 transaction.refuse(Stage::Dot, code, line);
+                host.recipient_refused(code, line);
             }
             if transaction.replies_left > 0 {
                 self.asked.push_front((Asked::Dot, since));
@@ -444,10 +449,13 @@ impl Client {
         let outcome = if (good && !script.lmtp) || (script.lmtp && transaction.delivered > 0) {
             Outcome::Accepted { recipients: accepted }
         } else {
-            let (stage, code) = transaction.refused.as_ref().map_or((Stage::Dot, code), |first| (first.stage, first.code));
+            // Where the server wanted the content for some recipients, the refusal of others did not decide.
+            let first = transaction.refused.as_ref().filter(|_| script.lmtp || transaction.recipients_taken == 0);
+            let (stage, code) = first.map_or((Stage::Dot, code), |first| (first.stage, first.code));
             Outcome::Refused { stage, code }
         };
-        let decided = if matches!(outcome, Outcome::Refused { .. }) { transaction.decided(line) } else { line };
+        let is_first = matches!(outcome, Outcome::Refused { stage, .. } if script.lmtp || stage != Stage::Dot);
+        let decided = if is_first { transaction.decided(line) } else { line };
         host.settle(&transaction.job, transaction.sent.as_ref(), outcome, decided, now);
         self.turn(now, host);
         if self.open.is_empty() && self.asked.is_empty() {

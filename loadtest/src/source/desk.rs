@@ -66,6 +66,7 @@ pub(super) struct Desk {
     /// A session that thinks begins its next message itself.
     pub(super) thinking: bool,
     open_loop: bool,
+    lmtp: bool,
     began: Instant,
     sessions: u32,
     /// When the load was over by time or by somebody's wish: what is answered from then on are stragglers.
@@ -118,6 +119,12 @@ impl Host for Desk {
         self.recorder.record(phase, now.saturating_duration_since(since));
     }
 
+    fn recipient_refused(&mut self, code: u16, reply: &[u8]) {
+        self.report.recipients_refused += 1;
+        self.report.last_trouble = Some(format!("recipient refused: {}", shown(reply)));
+        self.recorder.error(ErrorKind::Reply(code));
+    }
+
     fn settle(&mut self, job: &Job, content: Option<&Sent>, outcome: Outcome, reply: &[u8], now: Instant) {
         self.second_of(now);
         self.in_flight -= 1;
@@ -141,10 +148,13 @@ impl Host for Desk {
                 }
             }
             (Outcome::Accepted { .. }, None) => unreachable!("what was accepted was composed"),
-            (Outcome::Refused { code, .. }, _) => {
+            (Outcome::Refused { stage, code }, _) => {
                 self.report.refused += 1;
                 self.report.last_trouble = Some(format!("refused: {}", shown(reply)));
-                self.recorder.error(ErrorKind::Reply(code));
+                // A message without a recipient left has its errors in them.
+                if !(stage == Stage::Rcpt || (self.lmtp && stage == Stage::Dot)) || code == 421 {
+                    self.recorder.error(ErrorKind::Reply(code));
+                }
             }
             // The end of the connection is counted as the error; these tell what it did to messages.
             (Outcome::Unknown, _) => self.report.unknown += 1,
@@ -186,6 +196,7 @@ impl Desk {
             paused: false,
             thinking: !options.think.is_zero(),
             open_loop: options.rate.is_some(),
+            lmtp: options.lmtp,
             began,
             sessions: part.of(options.sessions as u64).max(1) as u32,
             ended_at: None,

@@ -135,6 +135,8 @@ pub trait Host {
     fn has_its_turn(&mut self, job: &mut Job, now: Instant);
     /// A phase began then and is over now.
     fn observe(&mut self, phase: Phase, since: Instant, now: Instant);
+    /// A recipient was refused with this code, in the reply to its RCPT or, under LMTP, in its reply after the content.
+    fn recipient_refused(&mut self, code: u16, reply: &[u8]);
     /// A message has ended. `content` is known once it was composed; `reply` is the line that decided, empty where there was none.
     fn settle(&mut self, job: &Job, content: Option<&Sent>, outcome: Outcome, reply: &[u8], now: Instant);
     /// Shall the session be given up here?

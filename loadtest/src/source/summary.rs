@@ -28,6 +28,9 @@ pub fn failures(run: &SourceRun) -> Vec<String> {
     if failed > 0 {
         failures.push(format!("{failed} messages were not acknowledged"));
     }
+    if report.recipients_refused > 0 {
+        failures.push(format!("{} recipients were refused", report.recipients_refused));
+    }
     failures.extend(never_begun_text(report));
     failures.extend(ungreeted_text(report));
     failures
@@ -56,7 +59,13 @@ pub fn exit_code(run: &SourceRun, failures: &[String]) -> u8 {
 
 /// What became of the messages, as results keep it.
 pub fn fates(report: &CoreReport) -> Fates {
-    Fates { refused: report.refused, unknown: report.unknown, unsent: report.unsent, never_begun: report.never_begun }
+    Fates {
+        refused: report.refused,
+        unknown: report.unknown,
+        unsent: report.unsent,
+        recipients_refused: report.recipients_refused,
+        never_begun: report.never_begun,
+    }
 }
 
 /// What was asked for, as results keep it.
@@ -107,7 +116,7 @@ pub fn summary(options: &SourceOptions, run: &SourceRun) -> serde_json::Value {
         .collect();
     json!({
         "acknowledged": report.acknowledged, "refused": report.refused, "unknown": report.unknown, "unsent": report.unsent,
-        "never_begun": report.never_begun, "interrupted": run.interrupted, "ungreeted": report.ungreeted, "seconds": lasted, "messages_per_second": report.acknowledged as f64 / lasted.max(1e-9),
+        "recipients_refused": report.recipients_refused, "never_begun": report.never_begun, "interrupted": run.interrupted, "ungreeted": report.ungreeted, "seconds": lasted, "messages_per_second": report.acknowledged as f64 / lasted.max(1e-9),
         "own_cpu_us_per_message": cpu_us_per_message(run), "own_cpu_seconds": run.cpu.as_secs_f64(),
         "errors": totals.errors, "last_trouble": report.last_trouble, "seed": options.seed,
         "run": format!("{:016x}", run.run), "phases": phases,
@@ -131,6 +140,9 @@ pub fn summary_text(options: &SourceOptions, run: &SourceRun) -> String {
         lines.push(interrupted_text(run));
     }
     lines.extend(ungreeted_text(report));
+    if report.recipients_refused > 0 {
+        lines.push(format!("recipients refused {}", report.recipients_refused));
+    }
     if report.settled > report.acknowledged || report.never_begun > 0 {
         lines.push(format!(
             "refused {}, unknown {} (the connection ended before the reply), unsent {}, never begun {}",
