@@ -44,7 +44,9 @@ impl CompareArguments {
             let paths: Vec<&PathBuf> = std::iter::once(first).chain(also).collect();
             let results = read_results(&paths)?;
             match results.iter().find(|run| run.interrupted) {
-                Some(run) => Err(Failure::Data(format!("{} of {} was interrupted: its figures are not compared", run.test_name, run.timestamp))),
+                Some(run) => {
+                    Err(Failure::Data(format!("{} of {} was interrupted: its figures are not compared", run.test_name, run.timestamp)))
+                }
                 None => Ok(results),
             }
         };

@@ -145,6 +145,9 @@ pub struct Load {
     /// Messages per second that the schedule asked for; absent in a closed loop, where the server sets the pace.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub offered_per_second: Option<f64>,
+    /// Seconds of the schedule, where it has an end in time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scheduled_s: Option<f64>,
     /// Sessions at once.
     pub sessions: u64,
     /// Threads of the generator.

@@ -65,7 +65,7 @@ impl SampleRun {
                 failures: vec![],
                 interrupted: false,
                 fates: Fates::default(),
-                load: Load { offered_per_second: None, sessions: 8, generator_threads: 1, server_cores: Some(1), pipelined: true },
+                load: Load { sessions: 8, generator_threads: 1, server_cores: Some(1), pipelined: true, ..Load::default() },
                 settings: serde_json::json!({"size": "4 KiB"}),
                 initial_metrics: BTreeMap::new(),
                 final_metrics: BTreeMap::new(),

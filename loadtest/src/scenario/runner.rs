@@ -230,9 +230,7 @@ struct UnderTest {
 impl UnderTest {
     fn start(scenario: &Scenario, place: &Place, folder: &Path, hops: Vec<SocketAddr>) -> Result<UnderTest, Failure> {
         let (engine, address, foreign_pid) = match &place.server {
-            Server::Running { to, pid, .. } => {
-                (None, *to, *pid)
-            }
+            Server::Running { to, pid, .. } => (None, *to, *pid),
             Server::Own { binary, cores } => {
                 let options = EngineOptions {
                     binary: binary.clone(),

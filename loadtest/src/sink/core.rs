@@ -32,8 +32,9 @@ use crate::{
     sink::{
         ClientReport, Shared, SinkOptions, SinkReport,
         fault::FaultKind,
-        listener, sharer,
+        listener,
         session::{Behaviour, Next, ServerSession},
+        sharer,
         verify::Arrival,
     },
     source::{SourceError, clock::Clock, host::Stage},

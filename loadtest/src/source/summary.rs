@@ -76,6 +76,7 @@ pub fn load_of(options: &SourceOptions) -> Load {
             Some(duration) if !duration.is_zero() => Schedule::expected(&rate, duration) / duration.as_secs_f64(),
             _ => rate.peak(),
         }),
+        scheduled_s: options.rate.and(options.duration).map(|duration| duration.as_secs_f64()),
         sessions: options.sessions as u64,
         generator_threads: options.cores.len().min(options.sessions) as u32,
         server_cores: None,

@@ -1,0 +1,76 @@
+//! What a server could carry, reckoned from what it used.
+
+use serde::Serialize;
+
+use super::{BEHIND_SHARE, BUSY, Numbers};
+use crate::run_result::RunResult;
+
+/// Share of its cores below which the cost of a message is that of a lightly loaded server.
+const LOADED: f64 = 0.6;
+
+/// An estimate of what the server could carry.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct Capacity {
+    /// Messages per second with its cores at 85 %.
+    pub messages_per_second: f64,
+    /// It was reckoned from a lightly loaded server, where a message costs more than under load: it can carry this and perhaps much more.
+    pub at_least: bool,
+    /// How it was reckoned, and what runs out first.
+    pub sentences: Vec<String>,
+}
+
+/// None where CPU was not measured or nothing was carried.
+pub(super) fn capacity(run: &RunResult, numbers: &Numbers) -> Option<Capacity> {
+    let share = numbers.server_share?;
+    if run.emails_per_second <= 0.0 {
+        return None;
+    }
+    let cpu_bound = run.emails_per_second * BUSY / share;
+    let at_least = share < LOADED;
+    let mut sentences = vec![format!(
+        "At {:.0} messages/s the server used {:.0} % of its {} core(s); if the cost per message stays, its cores are 85 % busy at about \
+         {cpu_bound:.0} messages/s.",
+        run.emails_per_second,
+        share * 100.0,
+        numbers.server_cores
+    )];
+    if at_least {
+        sentences.push(
+            "Under more load messages share flushes and turns of the loop and cost less: read this as the least it can carry, and measure at \
+             a higher rate, or in a closed loop, for the most."
+                .to_owned(),
+        );
+    }
+    sentences.extend(memory_runs_out(run));
+    if let Some(settled) = numbers.settled {
+        let growth = (numbers.accepted - settled) / run.duration.max(1e-9);
+        if growth > run.emails_per_second * BEHIND_SHARE {
+            sentences.push(format!(
+                "The queue grew by {growth:.0} messages/s: what leaves ({:.0} messages/s) is what it can carry for long.",
+                settled / run.duration.max(1e-9)
+            ));
+        }
+    }
+    Some(Capacity { messages_per_second: cpu_bound, at_least, sentences })
+}
+
+/// When the machine's memory is gone if the server's goes on growing as in the second half of the run.
+fn memory_runs_out(run: &RunResult) -> Option<String> {
+    let samples: Vec<(u64, u64)> = run.intervals.iter().filter_map(|i| Some((i.start_s, i.engine?.memory_bytes))).collect();
+    let (&(from_s, from), &(to_s, to)) = (samples.get(samples.len() / 2)?, samples.last()?);
+    if to_s < from_s + 5 {
+        return None;
+    }
+    let growth = (to as f64 - from as f64) / (to_s - from_s) as f64;
+    let free = run.machine.memory_mib as f64 * 1048576.0 - to as f64;
+    (growth > 1048576.0 && free > 0.0).then(|| {
+        format!(
+            "Its memory grew by {:.1} MiB/s to {:.0} MiB in the second half of the run: at that pace the machine's {} MiB are gone after {:.0} \
+             minutes.",
+            growth / 1048576.0,
+            to as f64 / 1048576.0,
+            run.machine.memory_mib,
+            free / growth / 60.0
+        )
+    })
+}
