@@ -132,6 +132,8 @@ pub struct Fates {
     pub unknown: u64,
     /// The connection ended before.
     pub unsent: u64,
+    /// Given up on purpose.
+    pub aborted: u64,
     /// Recipients answered with 4xx or 5xx, those of refused messages too; each is an error by its code.
     pub recipients_refused: u64,
     /// Due by the schedule, and no session took them until the end.

@@ -359,10 +359,24 @@ fn a_session_is_given_up_where_it_is_asked_for() {
         assert_eq!(flow, Some(Ok(Flow::GiveUp)), "{stage}");
         let wanted: &[Outcome] = match stage {
             Stage::Banner | Stage::Hello => &[],
-            Stage::Dot => &[Outcome::Unknown],
-            _ => &[Outcome::Unsent],
+            _ => &[Outcome::Aborted],
         };
         assert_eq!(dialogue.outcomes(), wanted, "{stage}");
+    }
+}
+
+/// What happened: where a session was to be given up at MAIL, RCPT and DATA had left with it.
+#[test]
+fn nothing_is_sent_ahead_of_the_reply_at_which_a_session_is_given_up() {
+    for (stage, sent) in [
+        (Stage::Mail, "MAIL FROM:<s@x.test> BODY=8BITMIME\r\n"),
+        (Stage::Rcpt, "MAIL FROM:<s@x.test> BODY=8BITMIME\r\nRCPT TO:<r@y.test>\r\n"),
+        (Stage::Data, ENVELOPE),
+    ] {
+        let mut dialogue = Dialogue::new(script(), 5, 1000);
+        dialogue.desk.gives_up = Some(stage);
+        dialogue.server("220 hello\r\n");
+        assert_eq!(dialogue.server(PIPELINING), sent, "{stage}");
     }
 }
 

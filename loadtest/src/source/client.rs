@@ -5,14 +5,14 @@
 //! last reply to the message before it: until then the server could not have turned to it.
 //! Read [`Client::receive`] first; [`Host`] is what the machine asks of its driver.
 
+mod flight;
+
 use std::{collections::VecDeque, time::Instant};
 
 use crate::{
-    content::{Body, Form, Plan},
-    identity::push_decimal,
     phase::Phase,
     source::{
-        host::{ClientError, Flow, Host, Job, Outcome, Script, Sent, Stage},
+        host::{ClientError, Flow, Host, Outcome, Script, Stage},
         outbox::Outbox,
         reply::{closing, mail_max, parse_reply, shown},
         transaction::{Asked, Transaction},
@@ -109,17 +109,22 @@ impl Client {
         out: &mut Outbox,
     ) -> Result<Flow, ClientError> {
         let outcome = self.read_lines(script, bytes, now, host, out);
-        if !matches!(outcome, Ok(Flow::Go)) {
-            self.broke(now, host);
+        match outcome {
+            Ok(Flow::Go) => {}
+            Ok(Flow::GiveUp) => self.end(now, host, |_| Outcome::Aborted),
+            _ => self.broke(now, host),
         }
         outcome
     }
 
     /// The connection has ended or is given up: settles what is open.
     pub fn broke(&mut self, now: Instant, host: &mut impl Host) {
+        self.end(now, host, |transaction| if transaction.sent.is_some() { Outcome::Unknown } else { Outcome::Unsent });
+    }
+
+    fn end(&mut self, now: Instant, host: &mut impl Host, outcome: fn(&Transaction) -> Outcome) {
         for transaction in self.open.drain(..) {
-            let outcome = if transaction.sent.is_some() { Outcome::Unknown } else { Outcome::Unsent };
-            host.settle(&transaction.job, transaction.sent.as_ref(), outcome, b"", now);
+            host.settle(&transaction.job, transaction.sent.as_ref(), outcome(&transaction), b"", now);
         }
         self.asked.clear();
     }
@@ -238,7 +243,7 @@ impl Client {
                 if !good {
                     transaction.refuse(Stage::Mail, code, line);
                 }
-                if host.gives_up(Stage::Mail) {
+                if transaction.ends_at == Some(Stage::Mail) {
                     return Ok(Flow::GiveUp);
                 }
                 if !self.pipelining {
@@ -261,7 +266,8 @@ impl Client {
                         host.recipient_refused(code, line);
                     }
                 }
-                if host.gives_up(Stage::Rcpt) {
+                transaction.recipients_answered += 1;
+                if transaction.ends_at == Some(Stage::Rcpt) && transaction.recipients_answered == transaction.recipients_asked {
                     return Ok(Flow::GiveUp);
                 }
                 if !self.pipelining {
@@ -273,16 +279,16 @@ impl Client {
                     } else if self.chunking {
                         return Ok(self.content(script, now, host, out));
                     } else {
-                        self.ask(Asked::Data, b"DATA\r\n", now, out);
+                        self.data(now, host, out);
                     }
                 }
             }
             Asked::Data => {
                 host.observe(Phase::Data, since, now);
-                if host.gives_up(Stage::Data) {
+                let transaction = self.open.front_mut().expect("MAIL opened it");
+                if transaction.ends_at == Some(Stage::Data) {
                     return Ok(Flow::GiveUp);
                 }
-                let transaction = self.open.front_mut().expect("MAIL opened it");
                 if code / 100 != 3 {
                     transaction.refuse(Stage::Data, code, line);
                     self.refused(script, line, now, host, out);
@@ -317,103 +323,6 @@ impl Client {
     fn ask(&mut self, asked: Asked, command: &[u8], now: Instant, out: &mut Outbox) {
         out.bytes().extend_from_slice(command);
         self.asked.push_back((asked, now));
-    }
-
-    fn envelope(&mut self, script: &Script, job: Job, now: Instant, host: &mut impl Host, out: &mut Outbox) {
-        if let Some(left) = &mut self.left {
-            *left -= 1;
-        }
-        host.began();
-        self.open.push_back(Transaction {
-            job,
-            began: now,
-            sent: None,
-            mail_taken: false,
-            recipients_taken: 0,
-            recipients_asked: 0,
-            delivered: 0,
-            replies_left: 0,
-            refused: None,
-        });
-        let bytes = out.bytes();
-        bytes.extend_from_slice(b"MAIL FROM:<");
-        bytes.extend_from_slice(&script.reverse_path);
-        bytes.extend_from_slice(if self.eight_bit { b"> BODY=8BITMIME\r\n" } else { b">\r\n" });
-        self.asked.push_back((Asked::Mail, now));
-        if !self.pipelining {
-            return;
-        }
-        for _ in 0..script.recipients {
-            self.next_recipient(now, host, out);
-        }
-        // BDAT ahead of the replies would be legal, too, but a server that refuses the recipients still has to be fed all content.
-        if !self.chunking {
-            self.ask(Asked::Data, b"DATA\r\n", now, out);
-        } else if self.open.len() == 1 {
-            self.content(script, now, host, out);
-        }
-    }
-
-    fn next_recipient(&mut self, now: Instant, host: &mut impl Host, out: &mut Outbox) {
-        let transaction = self.open.back_mut().expect("MAIL opened it");
-        transaction.recipients_asked += 1;
-        let bytes = out.bytes();
-        bytes.extend_from_slice(b"RCPT TO:<");
-        host.push_recipient(bytes);
-        bytes.extend_from_slice(b">\r\n");
-        self.asked.push_back((Asked::Rcpt, now));
-    }
-
-    /// Puts the content of the last open message into the outbox and, where that is allowed, the next envelope or QUIT behind it.
-    fn content(&mut self, script: &Script, now: Instant, host: &mut impl Host, out: &mut Outbox) -> Flow {
-        let form = if self.chunking { Form::Raw } else { Form::Stuffed };
-        let transaction = self.open.back_mut().expect("MAIL opened it");
-        let composer = host.composer();
-        let plan: Plan = composer.plan(transaction.job.sequence, transaction.job.due_us, form);
-        if self.chunking {
-            let bytes = out.bytes();
-            bytes.extend_from_slice(b"BDAT ");
-            push_decimal(plan.content_bytes, bytes);
-            bytes.extend_from_slice(b" LAST\r\n");
-        }
-        composer.write_head(&plan, out.bytes());
-        let body = composer.body(&plan).cloned();
-        if host.gives_up(Stage::Content) {
-            if let Some(Body { item, range }) = body {
-                let half = range.start + range.len() / 2;
-                out.push_body(form, Body { item, range: range.start..half });
-            }
-            return Flow::GiveUp;
-        }
-        if let Some(body) = body {
-            out.push_body(form, body);
-        }
-        host.composer().write_tail(&plan, out.bytes());
-        if !self.chunking {
-            out.bytes().extend_from_slice(b".\r\n");
-        }
-        let transaction = self.open.back_mut().expect("MAIL opened it");
-        transaction.sent = Some(Sent { mark: plan.mark, content_bytes: plan.content_bytes, began: transaction.began });
-        // With BDAT sent ahead the number of recipients taken isn't known yet: it is when the replies to the dot come.
-        transaction.replies_left = u32::from(!script.lmtp);
-        self.asked.push_back((Asked::Dot, now));
-        out.content_ends();
-        if host.gives_up(Stage::Dot) {
-            return Flow::GiveUp;
-        }
-        if self.pipelining {
-            if self.left == Some(0) {
-                if !script.linger {
-                    self.ask(Asked::Quit, b"QUIT\r\n", now, out);
-                }
-            } else if !self.chunking
-                && !script.lmtp
-                && let Some(job) = host.take(now)
-            {
-                self.envelope(script, job, now, host, out);
-            }
-        }
-        Flow::Go
     }
 
     fn dot_answered(

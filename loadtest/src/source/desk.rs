@@ -159,6 +159,7 @@ impl Host for Desk {
             // The end of the connection is counted as the error; these tell what it did to messages.
             (Outcome::Unknown, _) => self.report.unknown += 1,
             (Outcome::Unsent, _) => self.report.unsent += 1,
+            (Outcome::Aborted, _) => self.report.aborted += 1,
         }
     }
 

@@ -103,10 +103,12 @@ pub enum Outcome {
         /// 400 to 599, or an unexpected code.
         code: u16,
     },
-    /// The connection ended, or was given up, after the end of content was sent: it may have been accepted or not.
+    /// The connection ended after the end of content was sent: it may have been accepted or not.
     Unknown,
-    /// The connection ended, or was given up, before.
+    /// The connection ended before.
     Unsent,
+    /// The session was given up, as it was to be. It may have been accepted where all of it had been sent.
+    Aborted,
 }
 
 /// What was sent of a message.
@@ -139,7 +141,7 @@ pub trait Host {
     fn recipient_refused(&mut self, code: u16, reply: &[u8]);
     /// A message has ended. `content` is known once it was composed; `reply` is the line that decided, empty where there was none.
     fn settle(&mut self, job: &Job, content: Option<&Sent>, outcome: Outcome, reply: &[u8], now: Instant);
-    /// Shall the session be given up here?
+    /// Shall the session be given up here? Of MAIL, RCPT and DATA it is asked when they are sent, once for each.
     fn gives_up(&mut self, stage: Stage) -> bool;
 }
 

@@ -170,6 +170,8 @@ pub struct CoreReport {
     pub unsent: u64,
     /// Messages answered with 4xx or 5xx.
     pub refused: u64,
+    /// Messages whose session was given up on purpose.
+    pub aborted: u64,
     /// Recipients that were refused, those of refused messages too.
     pub recipients_refused: u64,
     /// Messages that were due but never taken, because all sessions were busy until the end.
@@ -192,6 +194,7 @@ impl CoreReport {
         self.unknown += other.unknown;
         self.unsent += other.unsent;
         self.refused += other.refused;
+        self.aborted += other.aborted;
         self.recipients_refused += other.recipients_refused;
         self.never_begun += other.never_begun;
         self.ungreeted += other.ungreeted;

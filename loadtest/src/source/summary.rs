@@ -63,6 +63,7 @@ pub fn fates(report: &CoreReport) -> Fates {
         refused: report.refused,
         unknown: report.unknown,
         unsent: report.unsent,
+        aborted: report.aborted,
         recipients_refused: report.recipients_refused,
         never_begun: report.never_begun,
     }
@@ -117,7 +118,7 @@ pub fn summary(options: &SourceOptions, run: &SourceRun) -> serde_json::Value {
         .collect();
     json!({
         "acknowledged": report.acknowledged, "refused": report.refused, "unknown": report.unknown, "unsent": report.unsent,
-        "recipients_refused": report.recipients_refused, "never_begun": report.never_begun, "interrupted": run.interrupted, "ungreeted": report.ungreeted, "seconds": lasted, "messages_per_second": report.acknowledged as f64 / lasted.max(1e-9),
+        "aborted": report.aborted, "recipients_refused": report.recipients_refused, "never_begun": report.never_begun, "interrupted": run.interrupted, "ungreeted": report.ungreeted, "seconds": lasted, "messages_per_second": report.acknowledged as f64 / lasted.max(1e-9),
         "own_cpu_us_per_message": cpu_us_per_message(run), "own_cpu_seconds": run.cpu.as_secs_f64(),
         "errors": totals.errors, "last_trouble": report.last_trouble, "seed": options.seed,
         "run": format!("{:016x}", run.run), "phases": phases,
@@ -141,10 +142,13 @@ pub fn summary_text(options: &SourceOptions, run: &SourceRun) -> String {
         lines.push(interrupted_text(run));
     }
     lines.extend(ungreeted_text(report));
+    if report.aborted > 0 {
+        lines.push(format!("given up on purpose {}", report.aborted));
+    }
     if report.recipients_refused > 0 {
         lines.push(format!("recipients refused {}", report.recipients_refused));
     }
-    if report.settled > report.acknowledged || report.never_begun > 0 {
+    if report.settled > report.acknowledged + report.aborted || report.never_begun > 0 {
         lines.push(format!(
             "refused {}, unknown {} (the connection ended before the reply), unsent {}, never begun {}",
             report.refused, report.unknown, report.unsent, report.never_begun

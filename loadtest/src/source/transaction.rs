@@ -57,6 +57,9 @@ pub(super) struct Transaction {
     pub(super) mail_taken: bool,
     pub(super) recipients_taken: u32,
     pub(super) recipients_asked: u32,
+    pub(super) recipients_answered: u32,
+    /// The session is given up at the reply to this, of which nothing was sent behind.
+    pub(super) ends_at: Option<Stage>,
     /// LMTP: replies after the dot that are 2xx.
     pub(super) delivered: u32,
     /// LMTP: replies after the dot still to come.
