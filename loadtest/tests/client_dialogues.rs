@@ -105,6 +105,7 @@ fn script() -> Script {
         reverse_path: b"s@x.test".to_vec(),
         recipients: 1,
         pipelining: true,
+        envelopes_ahead: true,
         chunking: false,
         per_connection: None,
         linger: false,

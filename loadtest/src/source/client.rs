@@ -96,6 +96,11 @@ impl Client {
         }
     }
 
+    /// What was put into the outbox at `put` or later has left at `now`: what it asks is timed from then.
+    pub fn left(&mut self, put: Instant, now: Instant) {
+        self.asked.iter_mut().filter(|(_, since)| *since >= put).for_each(|(_, since)| *since = now);
+    }
+
     /// Reads replies and puts what follows from them into the outbox.
     ///
     /// # Errors

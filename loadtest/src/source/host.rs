@@ -69,6 +69,8 @@ pub struct Script {
     pub recipients: u32,
     /// Send ahead where PIPELINING is announced.
     pub pipelining: bool,
+    /// There, the next envelope leaves with a content.
+    pub envelopes_ahead: bool,
     /// BDAT instead of DATA where CHUNKING is announced.
     pub chunking: bool,
     /// Messages a connection carries before QUIT; none: no limit.

@@ -138,6 +138,8 @@ impl SourceOptions {
             reverse_path: self.reverse_path.clone().into_bytes(),
             recipients: self.recipients.per_message as u32,
             pipelining: self.pipelining,
+            // A slow sender's content has left long before what would follow it.
+            envelopes_ahead: self.bytes_per_s.is_none(),
             chunking: self.chunking,
             per_connection: self.per_connection,
             linger: self.linger,

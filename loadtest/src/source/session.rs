@@ -31,7 +31,7 @@ const RECONNECT_MOST: Duration = Duration::from_secs(1);
 /// Content of this size and more is waited for until it has left, so that its sending is not taken for the server's time.
 const FLUSHED_BYTES_MIN: usize = 64 << 10;
 
-/// Slow senders send this often.
+/// Slow senders send this often at least, while they have something to send.
 const SLOW_STEP: Duration = Duration::from_millis(50);
 
 /// How a connection ended.
@@ -185,10 +185,12 @@ pub(crate) async fn connect(ring: &Ring, to: SocketAddr, from: Option<IpAddr>, d
 /// `turn` is given back when the peer has spoken.
 async fn speak(core: &Rc<Core>, index: usize, conn: &Conn, client: &mut Client, mut turn: Option<Inside<'_>>, deadline: &Deadline) -> End {
     let connected = Instant::now();
+    let mut pace = core.options.bytes_per_s.map(|rate| Pace { rate, next: connected });
     loop {
         deadline.set(core.patience(Instant::now()));
         let event = next_event(core, index, conn, client, deadline).await;
         drop(turn.take());
+        let put = Instant::now();
         let flow = match event {
             Event::Bytes(received) => {
                 let now = Instant::now();
@@ -242,7 +244,7 @@ async fn speak(core: &Rc<Core>, index: usize, conn: &Conn, client: &mut Client, 
                 return End::Badly;
             }
         };
-        let sent = send(core, conn, client, deadline).await;
+        let sent = send(core, conn, client, put, &mut pace, deadline).await;
         match (flow, sent) {
             (Ok(Flow::Go), Ok(())) => {}
             (Ok(Flow::Over), _) => return End::Well,
@@ -328,8 +330,16 @@ async fn next_event(core: &Core, index: usize, conn: &Conn, client: &Client, dea
     .await
 }
 
-/// Sends what is in the outbox.
-async fn send(core: &Core, conn: &Conn, client: &mut Client, deadline: &Deadline) -> io::Result<()> {
+/// A slow sender's pace.
+struct Pace {
+    /// Octets per second.
+    rate: u64,
+    /// When what was sent so far is through at that rate.
+    next: Instant,
+}
+
+/// Sends what is in the outbox, which was put there at `put` or later.
+async fn send(core: &Core, conn: &Conn, client: &mut Client, put: Instant, pace: &mut Option<Pace>, deadline: &Deadline) -> io::Result<()> {
     let mut bytes = 0;
     let ends_content;
     let mut slow = Vec::new();
@@ -342,11 +352,11 @@ async fn send(core: &Core, conn: &Conn, client: &mut Client, deadline: &Deadline
         ends_content = ends;
         for piece in pieces {
             let queued = match piece {
-                Piece::Bytes(vec) if core.options.bytes_per_s.is_some() => {
+                Piece::Bytes(vec) if pace.is_some() => {
                     slow.extend_from_slice(&vec);
                     Ok(())
                 }
-                Piece::Body(form, body) if core.options.bytes_per_s.is_some() => {
+                Piece::Body(form, body) if pace.is_some() => {
                     slow.extend_from_slice(&core.body(form, body));
                     Ok(())
                 }
@@ -363,26 +373,32 @@ async fn send(core: &Core, conn: &Conn, client: &mut Client, deadline: &Deadline
         }
         outbox.refill(4, || core.ring.take_vec());
     }
-    if let Some(rate) = core.options.bytes_per_s {
-        let step = (rate as f64 * SLOW_STEP.as_secs_f64()).max(1.0) as usize;
-        let pause = Duration::from_secs_f64(step as f64 / rate.max(1) as f64);
-        let mut due = Instant::now();
-        for part in slow.chunks(step) {
-            conn.send(part.to_vec())?;
-            due += pause;
-            deadline.set(due);
-            deadline.expired().await;
-            if core.held.get() {
-                return Err(io::ErrorKind::Interrupted.into());
-            }
-        }
-        deadline.set(core.patience(Instant::now()));
-    }
-    if ends_content && (bytes >= FLUSHED_BYTES_MIN || core.options.bytes_per_s.is_some()) {
+    if let Some(pace) = pace {
+        send_slowly(core, conn, &slow, pace, deadline).await?;
+        client.left(put, Instant::now());
+    } else if ends_content && bytes >= FLUSHED_BYTES_MIN {
         flush(conn, deadline).await?;
         client.content_left(Instant::now());
     }
     Ok(())
+}
+
+/// Sends in steps; it is over when the last octet has left, and the pause that is due then is before the next send.
+async fn send_slowly(core: &Core, conn: &Conn, octets: &[u8], pace: &mut Pace, deadline: &Deadline) -> io::Result<()> {
+    let step = (pace.rate as f64 * SLOW_STEP.as_secs_f64()).max(1.0) as usize;
+    for part in octets.chunks(step) {
+        if pace.next > Instant::now() {
+            deadline.set(pace.next);
+            deadline.expired().await;
+        }
+        if core.held.get() {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        conn.send(part.to_vec())?;
+        pace.next = pace.next.max(Instant::now()) + Duration::from_secs_f64(part.len() as f64 / pace.rate as f64);
+    }
+    deadline.set(core.patience(Instant::now()));
+    flush(conn, deadline).await
 }
 
 async fn flush(conn: &Conn, deadline: &Deadline) -> io::Result<()> {

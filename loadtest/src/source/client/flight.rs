@@ -122,7 +122,8 @@ impl Client {
                 if !script.linger {
                     self.ask(Asked::Quit, b"QUIT\r\n", now, out);
                 }
-            } else if !self.chunking
+            } else if script.envelopes_ahead
+                && !self.chunking
                 && !script.lmtp
                 && let Some(job) = host.take(now)
             {
