@@ -319,6 +319,16 @@ fn a_port_is_that_of_one_sink() {
     }
 }
 
+/// What happened: it ended when the last message had come, before its 250 had left.
+#[test]
+fn a_sink_that_has_its_messages_answers_the_last_of_them() {
+    let delay = ReplyDelay::fixed(Duration::from_millis(100));
+    let sink = Sink::start(SinkOptions { messages: Some(8), reply_delay: delay, ..SinkOptions::new(loopback(), core()) }).unwrap();
+    let ran = load(sink.address, |o| (o.messages, o.per_connection) = (Some(8), Some(2)));
+    assert_eq!((ran.report.acknowledged, ran.report.unknown), (8, 0), "{:?}", ran.report);
+    wait_for("its end", || sink.is_over());
+}
+
 #[test]
 fn a_sink_is_down_while_its_file_is_there() {
     let folder = tempfile::tempdir().unwrap();

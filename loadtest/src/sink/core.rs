@@ -43,6 +43,9 @@ use crate::{
 /// How often a core looks at its stop flag and its seconds.
 const TICK: Duration = Duration::from_millis(20);
 
+/// Replies to the last messages are given so long to leave.
+const REPLIES_MAX: Duration = Duration::from_secs(10);
+
 /// Client addresses that are counted apart.
 const CLIENTS_MAX: usize = 1000;
 
@@ -131,6 +134,24 @@ struct Core {
     listening: Deadline,
     waits: RefCell<HashMap<u64, Rc<Deadline>>>,
     accepted: Cell<u64>,
+    /// Replies that have not left, where the sink ends by its number of messages.
+    owed: Cell<u64>,
+}
+
+/// A reply that has not left.
+struct Owed<'a>(&'a Cell<u64>);
+
+impl<'a> Owed<'a> {
+    fn new(count: &'a Cell<u64>) -> Owed<'a> {
+        count.set(count.get() + 1);
+        Owed(count)
+    }
+}
+
+impl Drop for Owed<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
 }
 
 impl Core {
@@ -239,6 +260,7 @@ pub(super) fn run(setup: Setup) -> Result<(SinkReport, Histogram<u64>), SourceEr
             listening: ring.deadline(),
             waits: RefCell::default(),
             accepted: Cell::new(0),
+            owed: Cell::new(0),
             down: Cell::new(false),
             ring,
             options: setup.options,
@@ -258,13 +280,18 @@ pub(super) fn run(setup: Setup) -> Result<(SinkReport, Histogram<u64>), SourceEr
 
 /// Looks after the stop flag and hands in what each second measured.
 async fn supervise(core: &Core, share: usize, parts: &PartSender) -> Result<(), SourceError> {
+    let mut enough = None;
     let deadline = core.ring.deadline();
     loop {
         deadline.set(Instant::now() + TICK);
         deadline.expired().await;
         core.follow_down();
-        let enough = core.options.messages.is_some_and(|messages| core.shared.messages.load(Relaxed) >= messages);
-        let over = enough || core.shared.stop.load(Relaxed);
+        if core.options.messages.is_some_and(|messages| core.shared.messages.load(Relaxed) >= messages) {
+            enough.get_or_insert_with(Instant::now);
+        }
+        // The last message counts before its reply has left, and a client that gets none would send it again.
+        let replied = enough.is_some_and(|since| core.owed.get() == 0 || since.elapsed() > REPLIES_MAX);
+        let over = replied || core.shared.stop.load(Relaxed);
         let mut desk = core.desk.borrow_mut();
         if let Some(error) = desk.ledger_failed.take() {
             return Err(error.into());
@@ -362,6 +389,8 @@ async fn speak(core: &Core, conn: Conn, deadline: &Deadline, ends: Option<Instan
         desk.now = Instant::now();
         ServerSession::begin(&core.options.announcement, &mut *desk, &mut out)
     };
+    let counts = core.options.messages.is_some();
+    let mut owed = None;
     loop {
         if next == Next::Drop || core.down.get() {
             conn.abort();
@@ -374,6 +403,12 @@ async fn speak(core: &Core, conn: Conn, deadline: &Deadline, ends: Option<Instan
             }
             if conn.send(std::mem::replace(&mut out, core.ring.take_vec())).is_err() {
                 return session.messages();
+            }
+            if let Some(reply) = owed.take() {
+                if conn.flush().await.is_err() {
+                    return session.messages();
+                }
+                drop(reply);
             }
         }
         if next == Next::Close {
@@ -405,6 +440,7 @@ async fn speak(core: &Core, conn: Conn, deadline: &Deadline, ends: Option<Instan
         {
             next = session.receive(&more, &core.options.announcement, &mut *desk, &mut out);
         }
+        owed = (counts && !out.is_empty()).then(|| Owed::new(&core.owed));
     }
 }
 
