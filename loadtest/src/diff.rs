@@ -188,7 +188,9 @@ fn read_lines(path: &Path, mut take: impl FnMut(&[&str]) -> Result<(), &'static 
         if reader.read_line(&mut line).map_err(|error| wrong(&error))? == 0 {
             break;
         }
-        let whole = line.strip_suffix('\n').ok_or_else(|| wrong(&"the last line is cut off"))?;
+        let whole = line.strip_suffix('\n').ok_or_else(|| {
+            wrong(&"the last line is cut off: whoever wrote it was killed or had a full disk, and what it says is not all")
+        })?;
         let words: Vec<&str> = whole.split(' ').collect();
         take(&words).map_err(|what| wrong(&format!("not a line of this ledger ({what}): {whole:?}")))?;
     }

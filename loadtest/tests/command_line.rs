@@ -175,6 +175,22 @@ fn a_run_that_is_interrupted_says_so() {
     assert!(text(&added).contains("left out, interrupted") && text(&added).contains("added 0"), "{}", text(&added));
 }
 
+/// What happened: a full disk under the ledger ended the program with that as its only word; what had been measured was gone.
+#[test]
+fn a_ledger_that_cannot_be_written_ends_the_load_and_not_its_figures() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.json");
+    let core = ringpost_loadtest::pinning::cores().unwrap()[0];
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+    let sink = ringpost_loadtest::sink::Sink::start(ringpost_loadtest::sink::SinkOptions::new(address, core)).unwrap();
+    let arguments = ["--seconds", "60", "--ledger", "/dev/full", "--output", path.to_str().unwrap()];
+    let output = ringpost_load(&[&["source", "--to", &sink.address.to_string()][..], &arguments].concat());
+    assert_eq!(output.status.code(), Some(74), "{}", text(&output));
+    assert!(text(&output).contains("acknowledged") && text(&output).contains("dot to 250"), "{}", text(&output));
+    let result = RunResult::read(&path).unwrap();
+    assert!(!result.success && result.failures.iter().any(|text| text.contains("/dev/full")), "{:?}", result.failures);
+}
+
 #[test]
 fn a_suite_that_is_interrupted_names_what_was_not_run() {
     let core = ringpost_loadtest::pinning::cores().unwrap()[0];

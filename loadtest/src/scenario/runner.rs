@@ -369,6 +369,7 @@ fn wait_for_quiet(sinks: &[Sink], wanted: u64, patience: Duration) {
 fn judge(scenario: &Scenario, ran: &SourceRun, deliveries: &Deliveries) -> Vec<String> {
     let (expect, totals, report) = (&scenario.expect, ran.measurement.totals(), &ran.report);
     let mut failures = deliveries.failures.clone();
+    failures.extend(report.ledger_trouble.clone());
     if ran.interrupted {
         failures.push(interrupted_text(ran));
     }

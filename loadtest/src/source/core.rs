@@ -311,7 +311,7 @@ async fn supervise(core: &Rc<Core>, control: &Control, parts: &PartSender, began
         let in_flight = desk.in_flight;
         parts.hand_in(&mut desk.recorder, in_flight, core.connections.get(), over);
         desk.report.last_trouble.iter().for_each(|trouble| control.note(trouble));
-        desk.ledger.flush()?;
+        desk.flush_ledger();
         if over {
             return Ok(());
         }

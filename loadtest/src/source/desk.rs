@@ -45,7 +45,7 @@ pub(super) struct Desk {
     composer: Composer,
     recipients: Recipients,
     pub(super) recorder: Recorder,
-    pub(super) ledger: LedgerWriter,
+    ledger: LedgerWriter,
     random: Random,
     aborts: Vec<(Stage, f64)>,
     pub(super) report: CoreReport,
@@ -140,11 +140,7 @@ impl Host for Desk {
                 }
                 match self.ledger.accepted(&sent.mark, self.clock.us(now), recipients, queue_id(reply)) {
                     Ok(()) => self.progress.show_acknowledged(self.report.acknowledged),
-                    Err(error) => {
-                        // A ledger with holes proves nothing, so nothing more is sent.
-                        self.closed = true;
-                        self.trouble(ErrorKind::Local, || format!("the ledger: {error}"));
-                    }
+                    Err(error) => self.ledger_broke(&error),
                 }
             }
             (Outcome::Accepted { .. }, None) => unreachable!("what was accepted was composed"),
@@ -263,6 +259,23 @@ impl Desk {
     /// What is recorded from now on happens now.
     pub(super) fn second_of(&mut self, now: Instant) {
         self.recorder.at(now.saturating_duration_since(self.began).as_secs());
+    }
+
+    /// Writes the ledger as far as it is.
+    pub(super) fn flush_ledger(&mut self) {
+        if let Err(error) = self.ledger.flush() {
+            self.ledger_broke(&error);
+        }
+    }
+
+    /// A ledger with holes proves nothing, so nothing more is sent; what was measured until then stays.
+    fn ledger_broke(&mut self, error: &std::io::Error) {
+        self.closed = true;
+        if self.report.ledger_trouble.is_none() {
+            let text = format!("the ledger: {error}");
+            self.report.ledger_trouble = Some(text.clone());
+            self.trouble(ErrorKind::Local, || text);
+        }
     }
 
     /// Counts something that went wrong with a connection.

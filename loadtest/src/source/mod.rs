@@ -185,6 +185,8 @@ pub struct CoreReport {
     /// How long the load lasted: to the last message that ended; where it ended by time, to that time at least. An open loop lasts as long
     /// as its schedule at least, and to the last reply; a closed one to the end and what its sessions waited then for replies, on average.
     pub lasted: Duration,
+    /// Why the ledger could not be written: the load ended with that.
+    pub ledger_trouble: Option<String>,
     /// The last thing that went wrong, in words.
     pub last_trouble: Option<String>,
 }
@@ -202,6 +204,7 @@ impl CoreReport {
         self.ungreeted += other.ungreeted;
         self.cpu += other.cpu;
         self.lasted = self.lasted.max(other.lasted);
+        self.ledger_trouble = self.ledger_trouble.take().or(other.ledger_trouble);
         self.last_trouble = other.last_trouble.or(self.last_trouble.take());
     }
 }

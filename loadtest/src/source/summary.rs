@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::{
-    cli::{EXIT_INTERRUPTED, EXIT_NEGATIVE, EXIT_OK, EXIT_UNAVAILABLE},
+    cli::{EXIT_INTERRUPTED, EXIT_IO, EXIT_NEGATIVE, EXIT_OK, EXIT_UNAVAILABLE},
     live::{SourceRun, shown_ns},
     phase::Phase,
     run_result::{Fates, Load},
@@ -18,6 +18,7 @@ pub fn failures(run: &SourceRun) -> Vec<String> {
     if run.interrupted {
         failures.push(interrupted_text(run));
     }
+    failures.extend(report.ledger_trouble.clone());
     if report.acknowledged == 0 {
         failures.push(match &report.last_trouble {
             Some(trouble) => format!("no message was acknowledged; the last trouble: {trouble}"),
@@ -51,6 +52,7 @@ pub fn exit_code(run: &SourceRun, failures: &[String]) -> u8 {
     let reached = !run.measurement.totals().histogram(Phase::Connect).is_empty();
     match failures {
         [] => EXIT_OK,
+        _ if run.report.ledger_trouble.is_some() => EXIT_IO,
         _ if run.interrupted => EXIT_INTERRUPTED,
         _ if !reached => EXIT_UNAVAILABLE,
         _ => EXIT_NEGATIVE,
