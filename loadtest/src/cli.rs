@@ -101,6 +101,9 @@ pub enum Failure {
     /// Arguments that make no sense, or not together.
     #[error("{0}")]
     Usage(String),
+    /// What was asked for is not there; the answer is no.
+    #[error("{0}")]
+    Missing(String),
     /// A file that was given is not what it should be.
     #[error("{0}")]
     Data(String),
@@ -122,6 +125,7 @@ impl Failure {
     pub fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
             Failure::Usage(_) => EXIT_USAGE,
+            Failure::Missing(_) => EXIT_NEGATIVE,
             Failure::Data(_) => EXIT_DATA,
             Failure::Unavailable(_) => EXIT_UNAVAILABLE,
             Failure::Io(_) => EXIT_IO,

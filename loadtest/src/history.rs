@@ -4,6 +4,7 @@ pub mod entry;
 pub mod trend;
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
 };
@@ -103,13 +104,13 @@ impl HistoryArguments {
                 say(&format!("added {added}, {kept} kept in {}", self.file.display()))?;
             }
             HistoryCall::List { filter, json } => {
-                let entries = filter.pick(read(&self.file)?);
+                let entries = filter.pick(read(&self.file)?)?;
                 let lines = entries.iter().map(|entry| if *json { entry.json_line() } else { entry.to_string() });
                 let head = if *json { String::new() } else { Entry::heading() + "\n" };
                 say(&(head + &lines.collect::<Vec<_>>().join("\n")))?;
             }
             HistoryCall::Plot { filter, metric, html } => {
-                let entries = filter.pick(read(&self.file)?);
+                let entries = filter.pick(read(&self.file)?)?;
                 match html {
                     None => say(&trend::text(&entries, Metric::of(*metric)))?,
                     Some(path) => {
@@ -123,10 +124,22 @@ impl HistoryArguments {
 }
 
 impl Filter {
-    fn pick(&self, mut entries: Vec<Entry>) -> Vec<Entry> {
-        entries.retain(|entry| self.test.as_ref().is_none_or(|test| *test == entry.test_name));
-        let from = entries.len().saturating_sub(self.limit.unwrap_or(usize::MAX));
-        entries.split_off(from)
+    /// What is wanted of these.
+    ///
+    /// # Errors
+    /// A test that none of them is of, with those there are.
+    fn pick(&self, entries: Vec<Entry>) -> Result<Vec<Entry>, Failure> {
+        let Some(test) = &self.test else { return Ok(self.newest(entries)) };
+        let names: BTreeSet<String> = entries.iter().map(|entry| entry.test_name.clone()).collect();
+        if !names.contains(test) {
+            let names: Vec<String> = names.into_iter().collect();
+            return Err(Failure::Missing(format!("no run of {test:?} is kept; there are: {}", names.join(", "))));
+        }
+        Ok(self.newest(entries.into_iter().filter(|entry| entry.test_name == *test).collect()))
+    }
+
+    fn newest(&self, mut entries: Vec<Entry>) -> Vec<Entry> {
+        entries.split_off(entries.len().saturating_sub(self.limit.unwrap_or(usize::MAX)))
     }
 }
 
@@ -184,8 +197,9 @@ mod tests {
         assert_eq!(add(&file, std::slice::from_ref(&first)).unwrap(), (0, 2));
         let entries = read(&file).unwrap();
         assert_eq!(entries, [Entry::new(&first), Entry::new(&second)]);
-        assert_eq!(Filter { test: None, limit: Some(1) }.pick(entries.clone()), [Entry::new(&second)]);
-        assert!(Filter { test: Some("other".into()), limit: None }.pick(entries).is_empty());
+        assert_eq!(Filter { test: None, limit: Some(1) }.pick(entries.clone()).unwrap(), [Entry::new(&second)]);
+        let missing = Filter { test: Some("other".into()), limit: None }.pick(entries);
+        assert!(matches!(missing, Err(Failure::Missing(text)) if text.contains("baseline")));
     }
 
     #[test]

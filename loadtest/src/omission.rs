@@ -26,7 +26,7 @@ use crate::{
     sizes::Sizes,
     source::{
         SourceOptions,
-        arguments::{last_core, resolve, seconds},
+        arguments::{check_server_pid, last_core, resolve, seconds},
     },
 };
 
@@ -68,8 +68,9 @@ impl OmissionArguments {
     pub fn run(&self) -> Result<u8, Failure> {
         let (every, stall) = (seconds(self.every, "--every")?, seconds(self.stall, "--stall")?);
         if stall >= every || stall.is_zero() || !(self.rate > 0.0 && self.rate <= 1e6) {
-            return Err(Failure::Data("--stall is above 0 and below --every, --rate above 0".into()));
+            return Err(Failure::Usage("--stall is above 0 and below --every, --rate above 0".into()));
         }
+        check_server_pid(self.server_pid)?;
         let sink = match &self.to {
             Some(_) => None,
             None => Some(SinkProcess::start().map_err(|error| Failure::io("a sink", error))?),

@@ -22,7 +22,7 @@ use crate::{
     phase::Phase,
     run_result::{RunResult, write_whole},
 };
-use format::{count, latency, number};
+use format::{count, number, percentile};
 use suite::{Suite, read_results};
 
 /// `ringpost-load report …`
@@ -82,7 +82,7 @@ pub fn text(results: &[RunResult], with_advice: bool) -> String {
         "test", "verdict", "messages", "per second", "p50", "p99", "p99.9", "max", "errors"
     );
     for run in results {
-        let at = |name: &str| run.phases.get(&Phase::Transaction).map_or_else(String::new, |s| latency(s.percentile_ns(name) as f64));
+        let at = |name: &str| run.phases.get(&Phase::Transaction).map_or_else(String::new, |summary| percentile(summary, name));
         text.push_str(&format!(
             "{:<24} {:>7} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10} {:>8}\n",
             run.test_name,

@@ -41,6 +41,14 @@ pub const PERCENTILES: [(&str, f64); 9] = [
     ("p100", 100.0),
 ];
 
+/// Values that lie beyond a percentile at least, or it is the luck of a few under a fine name and not shown.
+pub const BEYOND_MIN: f64 = 10.0;
+
+/// Does a percentile of so many values say something? The median and the longest always do.
+pub fn says_something(percentile: f64, values: u64) -> bool {
+    percentile <= 50.0 || percentile >= 100.0 || values as f64 * (100.0 - percentile) / 100.0 >= BEYOND_MIN - 1e-6
+}
+
 /// One run.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct RunResult {
@@ -370,6 +378,13 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
 mod tests {
     use super::*;
     use crate::sample_run::SampleRun;
+
+    #[test]
+    fn a_percentile_says_something_with_ten_values_beyond() {
+        for (percentile, values, says) in [(50.0, 1, true), (100.0, 1, true), (90.0, 99, false), (90.0, 100, true), (99.9, 10_000, true)] {
+            assert_eq!(says_something(percentile, values), says, "{percentile} {values}");
+        }
+    }
 
     /// What happened: the means of a run were those of its intervals, one of a tenth of a second as good as one of two seconds.
     #[test]

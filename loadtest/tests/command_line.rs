@@ -126,7 +126,7 @@ fn what_cannot_be_measured_is_said_before_the_run() {
         (vec!["--output", "/"], 74, "directory"),
         (vec!["--server-pid", "4194305"], 65, "--server-pid 4194305"),
         (vec!["--cores", "1023"], 74, "may use"),
-        (vec!["--timeout", "0"], 65, "--timeout"),
+        (vec!["--timeout", "0"], 2, "--timeout"),
         (vec!["--bytes-per-s", "0"], 2, "bytes-per-s"),
         (vec!["--think-ms", "18446744073709551615"], 2, "think-ms"),
         (vec!["--hello", "x\r\nQUIT"], 2, "RFC 5321"),
@@ -138,7 +138,16 @@ fn what_cannot_be_measured_is_said_before_the_run() {
         assert!(said.contains(word), "{arguments:?}: {said}");
     }
     let long = ringpost_load(&["source", "--to", "127.0.0.1:1", "--seconds", "1e19"]);
-    assert_eq!(long.status.code(), Some(65), "{}", text(&long));
+    assert_eq!(long.status.code(), Some(2), "{}", text(&long));
+    for (arguments, code, word) in [
+        (vec!["run", "baseline", "baseline", "--to", "127.0.0.1:1"], 2, "twice"),
+        (vec!["sink", "--connections-max", "0"], 2, "connections-max"),
+        (vec!["sink", "--per-client-max", "0"], 2, "per-client-max"),
+        (vec!["omission", "--to", "127.0.0.1:1", "--server-pid", "4194305"], 65, "4194305"),
+    ] {
+        let output = ringpost_load(&arguments);
+        assert!(output.status.code() == Some(code) && text(&output).contains(word), "{arguments:?}: {}", text(&output));
+    }
     let itself = ringpost_load(&["run", "relay", "--to", "127.0.0.1:1", "--next-hop", "127.0.0.1:1"]);
     assert_eq!(itself.status.code(), Some(2), "{}", text(&itself));
     let gone = ringpost_load(&["run", "baseline", "--to", "127.0.0.1:1"]);

@@ -7,13 +7,16 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use super::change::{Change, median};
-use crate::{encoded_histogram::latency_histogram, measurement::Interval, phase::Phase, run_result::RunResult};
+use crate::{
+    encoded_histogram::latency_histogram,
+    measurement::Interval,
+    phase::Phase,
+    run_result::{BEYOND_MIN, RunResult},
+};
 
 /// Share of a threshold that one run's noise is assumed to be where there are no repeated runs: two single runs then have a band
 /// of 85 % of the threshold, and a change beyond the threshold counts.
 const ASSUMED_NOISE_SHARE: f64 = 0.3;
-/// Values beyond a percentile from which it is compared: with fewer it is the luck of a few messages.
-const BEYOND_MIN: f64 = 10.0;
 /// Parts a single run is cut into, to see how steady it was.
 const BATCHES: usize = 8;
 

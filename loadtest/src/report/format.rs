@@ -1,5 +1,13 @@
 //! Numbers and text as people read them.
 
+use crate::run_result::{PERCENTILES, PhaseSummary, says_something};
+
+/// A percentile by its name; a dash where it says nothing.
+pub fn percentile(summary: &PhaseSummary, name: &str) -> String {
+    let says = PERCENTILES.iter().any(|&(known, at)| known == name && says_something(at, summary.count));
+    if says { latency(summary.percentile_ns(name) as f64) } else { "–".to_owned() }
+}
+
 /// Escapes text for HTML and attributes.
 pub fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());

@@ -7,7 +7,7 @@ use time::macros::format_description;
 use super::{
     advice::{Advice, advise},
     charts,
-    format::{bytes, count, escape, latency, number},
+    format::{bytes, count, escape, latency, number, percentile},
     suite::Suite,
 };
 use crate::{
@@ -195,7 +195,7 @@ fn facts(body: &mut String, run: &RunResult) {
 
 fn tiles(body: &mut String, run: &RunResult) {
     let transaction = run.phases.get(&Phase::Transaction);
-    let at = |name: &str| transaction.map_or_else(|| "–".to_owned(), |summary| latency(summary.percentile_ns(name) as f64));
+    let at = |name: &str| transaction.map_or_else(|| "–".to_owned(), |summary| percentile(summary, name));
     let mut tiles = vec![
         (number(run.emails_per_second), "messages/s acknowledged"),
         (count(run.emails_sent), "messages"),
@@ -249,10 +249,8 @@ fn phases(body: &mut String, run: &RunResult) {
                 latency(summary.mean_ns)
             ),
         );
-        for (name, at) in PERCENTILES {
-            // A percentile that fewer than one value lies beyond is the maximum under another name.
-            let known = at >= 100.0 || summary.count as f64 * (100.0 - at) / 100.0 >= 1.0;
-            let text = if known { latency(summary.percentile_ns(name) as f64) } else { "–".to_owned() };
+        for (name, _) in PERCENTILES {
+            let text = percentile(summary, name);
             push(body, format_args!("<td>{text}</td>"));
         }
         body.push_str("</tr>");

@@ -1,6 +1,6 @@
 //! `ringpost-load run`: scenarios by name or file, one or the whole suite.
 
-use std::path::PathBuf;
+use std::{collections::BTreeSet, path::PathBuf};
 
 use clap::Args;
 
@@ -87,7 +87,11 @@ impl RunArguments {
         };
         let scenarios: Vec<Scenario> = names.into_iter().map(Scenario::find).collect::<Result<_, _>>().map_err(Failure::Data)?;
         if self.seconds.is_some_and(|seconds| !(0.1..=86_400.0).contains(&seconds)) {
-            return Err(Failure::Data("--seconds: a run lasts from 0.1 s to a day".into()));
+            return Err(Failure::Usage("--seconds: a run lasts from 0.1 s to a day".into()));
+        }
+        let mut names = BTreeSet::new();
+        if let Some(twice) = scenarios.iter().find(|scenario| !names.insert(&scenario.name)) {
+            return Err(Failure::Usage(format!("{}: twice in one call, where the second result would replace the first", twice.name)));
         }
         let place = self.place(&scenarios)?;
         if let Some(folder) = &self.output {

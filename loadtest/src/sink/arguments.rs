@@ -53,10 +53,10 @@ pub struct SinkArguments {
     #[arg(long, help_heading = "Behaviour")]
     pub greylist: Option<f64>,
     /// Connections at once; further ones get 421.
-    #[arg(long, help_heading = "Behaviour")]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..), help_heading = "Behaviour")]
     pub connections_max: Option<u64>,
     /// Connections at once from one address; further ones get 421.
-    #[arg(long, help_heading = "Behaviour")]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..), help_heading = "Behaviour")]
     pub per_client_max: Option<u64>,
     /// Go up and down: UP:DOWN, seconds.
     #[arg(long, value_parser = parse_flapping, help_heading = "Behaviour")]

@@ -205,7 +205,8 @@ impl Behaviour for Desk {
         report.messages += 1;
         report.bytes += arrival.bytes;
         report.bare_line_ends += arrival.bare_line_ends;
-        report.seconds = self.now.saturating_duration_since(self.began).as_secs_f64();
+        let at = self.now.saturating_duration_since(self.began);
+        report.span = Some((report.span.map_or(at, |(first, _)| first), at));
         match (arrival.damage, &arrival.mark) {
             (Some(damage), _) => report.count_damage(damage),
             (None, Some(_)) => report.intact += 1,

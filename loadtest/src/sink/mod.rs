@@ -128,7 +128,7 @@ pub struct ClientReport {
 /// What came in all.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct SinkReport {
-    /// Seconds from the start to the last message.
+    /// Seconds from the first message to the last.
     pub seconds: f64,
     /// Messages taken, damaged ones and other people's, too. Under LMTP one per recipient.
     pub messages: u64,
@@ -166,6 +166,9 @@ pub struct SinkReport {
     pub cpu_us_per_message: f64,
     #[serde(skip)]
     cpu: Duration,
+    /// When the first and the last message were whole, since the start.
+    #[serde(skip)]
+    span: Option<(Duration, Duration)>,
     #[serde(skip)]
     connections_over: u64,
     #[serde(skip)]
@@ -183,7 +186,10 @@ impl SinkReport {
     }
 
     fn add(&mut self, other: SinkReport) {
-        self.seconds = self.seconds.max(other.seconds);
+        self.span = match (self.span, other.span) {
+            (Some((first, last)), Some((other_first, other_last))) => Some((first.min(other_first), last.max(other_last))),
+            (own, other) => own.or(other),
+        };
         self.messages += other.messages;
         self.intact += other.intact;
         self.foreign += other.foreign;
@@ -201,6 +207,7 @@ impl SinkReport {
     }
 
     fn finish(&mut self, clients: &Clients, end_to_end_ns: &Histogram<u64>) {
+        self.seconds = self.span.map_or(0.0, |(first, last)| (last - first).as_secs_f64());
         self.messages_per_second = if self.seconds > 0.0 { self.messages as f64 / self.seconds } else { 0.0 };
         self.messages_per_connection_mean = self.messages_over as f64 / self.connections_over.max(1) as f64;
         self.cpu_us_per_message = self.cpu.as_secs_f64() * 1e6 / self.messages.max(1) as f64;

@@ -212,12 +212,12 @@ pub const SECONDS_MAX: f64 = 315_576_000.0;
 /// Seconds from a command line; refuses what is no time.
 pub fn seconds(number: f64, what: &str) -> Result<Duration, Failure> {
     let length = Duration::try_from_secs_f64(number).ok().filter(|length| length.as_secs_f64() <= SECONDS_MAX);
-    length.ok_or_else(|| Failure::Data(format!("{what}: {number:?} is no number of seconds up to {SECONDS_MAX:?}")))
+    length.ok_or_else(|| Failure::Usage(format!("{what}: {number:?} is no number of seconds up to {SECONDS_MAX:?}")))
 }
 
 /// Refuses a time of nothing.
 fn above_zero(time: Duration) -> Result<Duration, Failure> {
-    if time.is_zero() { Err(Failure::Data("--timeout: nothing answers in no time; it is above 0".into())) } else { Ok(time) }
+    if time.is_zero() { Err(Failure::Usage("--timeout: nothing answers in no time; it is above 0".into())) } else { Ok(time) }
 }
 
 /// The core for a generator that was not told one: the last allowed, as servers begin with the first.
@@ -241,7 +241,7 @@ pub fn viewer(title: &str, tui: bool, live: bool, quiet: bool) -> Result<Box<dyn
 impl From<SourceError> for Failure {
     fn from(error: SourceError) -> Failure {
         match error {
-            SourceError::Options(text) => Failure::Data(text),
+            SourceError::Options(text) => Failure::Usage(text),
             other => Failure::Io(other.to_string()),
         }
     }

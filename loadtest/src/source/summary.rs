@@ -6,7 +6,7 @@ use crate::{
     cli::{EXIT_INTERRUPTED, EXIT_IO, EXIT_NEGATIVE, EXIT_OK, EXIT_UNAVAILABLE},
     live::{SourceRun, shown_ns},
     phase::Phase,
-    run_result::{Fates, Load},
+    run_result::{Fates, Load, says_something},
     schedule::Schedule,
     source::{CoreReport, SourceOptions},
 };
@@ -165,7 +165,10 @@ pub fn summary_text(options: &SourceOptions, run: &SourceRun) -> String {
     for phase in Phase::ALL {
         let latency = totals.histogram(phase);
         if !latency.is_empty() {
-            let at = |percentile: f64| shown_ns(latency.value_at_percentile(percentile));
+            let at = |percentile: f64| match says_something(percentile, latency.len()) {
+                true => shown_ns(latency.value_at_percentile(percentile)),
+                false => "–".to_owned(),
+            };
             lines.push(format!(
                 "{:<20}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}",
                 phase.title(),
