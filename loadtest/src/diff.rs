@@ -17,7 +17,7 @@ use crate::{
     identity::MessageId,
 };
 
-/// Examples that a difference names.
+/// Examples of each kind that a difference names.
 const EXAMPLES_MAX: usize = 10;
 
 /// Arguments of `diff`.
@@ -55,8 +55,43 @@ pub struct Difference {
     pub foreign: u64,
     /// Messages that arrived without a 250 that was read: allowed, the reply was cut off.
     pub unacknowledged: u64,
-    /// Some of what was lost, damaged, doubled or foreign.
+    /// Some of each kind, what was lost first, and how many more there are.
     pub examples: Vec<String>,
+}
+
+/// Kinds of differences, in the order in which examples are named.
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Lost,
+    Damaged,
+    Duplicated,
+    Foreign,
+}
+
+/// Examples by kind: the first of each, and how many there are.
+#[derive(Debug, Default)]
+struct Examples([(Vec<String>, u64); 4]);
+
+impl Examples {
+    fn add(&mut self, kind: Kind, text: impl FnOnce() -> String) {
+        let (texts, count) = &mut self.0[kind as usize];
+        *count += 1;
+        if texts.len() < EXAMPLES_MAX {
+            texts.push(text());
+        }
+    }
+
+    fn lines(self) -> Vec<String> {
+        let names = ["lost", "damaged", "duplicated", "foreign"];
+        let of_kind = |(name, (mut texts, count)): (&str, (Vec<String>, u64))| {
+            let more = count - texts.len() as u64;
+            if more > 0 {
+                texts.push(format!("{name}: and {more} more"));
+            }
+            texts
+        };
+        names.into_iter().zip(self.0).flat_map(of_kind).collect()
+    }
 }
 
 impl Difference {
@@ -68,12 +103,6 @@ impl Difference {
     /// Is every message there, whole, and nothing else?
     pub fn is_clean(&self, allow_duplicates: bool) -> bool {
         self.is_intact() && self.foreign == 0 && (allow_duplicates || self.duplicated == 0)
-    }
-
-    fn example(&mut self, text: impl FnOnce() -> String) {
-        if self.examples.len() < EXAMPLES_MAX {
-            self.examples.push(text());
-        }
     }
 
     fn text(&self) -> String {
@@ -132,6 +161,7 @@ pub fn compare(accepted: &[&Path], delivered: &Path) -> Result<Difference, Failu
     let runs: HashSet<u64> = sent.keys().map(|id| id.run).collect();
     let owed = sent.values().map(|one| u64::from(one.recipients)).sum();
     let mut result = Difference { accepted: sent.len() as u64, owed, ..Difference::default() };
+    let mut examples = Examples::default();
     let mut reached: HashMap<MessageId, Vec<String>> = HashMap::with_capacity(sent.len());
     read_lines(delivered, |words| {
         let [id, length, checksum, _time, verdict, recipients] = words else { return Err("not six parts") };
@@ -139,7 +169,7 @@ pub fn compare(accepted: &[&Path], delivered: &Path) -> Result<Difference, Failu
             // Without a mark a damaged message of ours and a foreign one look alike; either is a reason to look.
             let (foreign, word) = if *verdict == "foreign" || *verdict == "ok" { (true, "foreign") } else { (false, "damaged") };
             *(if foreign { &mut result.foreign } else { &mut result.damaged }) += 1;
-            result.example(|| format!("{word}: {}", words.join(" ")));
+            examples.add(if foreign { Kind::Foreign } else { Kind::Damaged }, || format!("{word}: {}", words.join(" ")));
             return Ok(());
         };
         let known = sent.get(&id);
@@ -148,14 +178,14 @@ pub fn compare(accepted: &[&Path], delivered: &Path) -> Result<Difference, Failu
         if *verdict != "ok" || !same {
             result.damaged += 1;
             let what = if *verdict == "ok" { "another length or checksum than acknowledged" } else { verdict };
-            result.example(|| format!("damaged ({what}): {id}"));
+            examples.add(Kind::Damaged, || format!("damaged ({what}): {id}"));
             return Ok(());
         }
         let recipients_reached = reached.entry(id).or_default();
         for recipient in recipients.split(',') {
             if recipients_reached.iter().any(|other| other == recipient) {
                 result.duplicated += 1;
-                result.example(|| format!("duplicated: {id} to {recipient}"));
+                examples.add(Kind::Duplicated, || format!("duplicated: {id} to {recipient}"));
             } else {
                 recipients_reached.push(recipient.to_string());
             }
@@ -168,9 +198,10 @@ pub fn compare(accepted: &[&Path], delivered: &Path) -> Result<Difference, Failu
         result.delivered += got;
         if got < owed {
             result.lost += owed - got;
-            result.example(|| format!("lost: {id} reached {got} of {owed} recipients"));
+            examples.add(Kind::Lost, || format!("lost: {id} reached {got} of {owed} recipients"));
         }
     }
+    result.examples = examples.lines();
     Ok(result)
 }
 
@@ -250,6 +281,18 @@ mod tests {
             compared(&[1], 1, &[(arrival(1, Some(Damage::Checksum)), "a"), (foreign, "a"), (other_run, "a"), (arrival(9, None), "a")]);
         assert_eq!((result.damaged, result.foreign, result.unacknowledged, result.lost), (1, 2, 1, 1));
         assert_eq!(result.examples.len(), 4);
+    }
+
+    /// What happened: ten examples in all, so that ten doubled messages hid what was lost.
+    #[test]
+    fn examples_are_of_each_kind_and_say_how_many_more_there_are() {
+        let sent: Vec<u64> = (0..40).collect();
+        let received: Vec<(Arrival, &str)> = (0..26).map(|n| (arrival(n % 13, None), "a")).collect();
+        let result = compared(&sent, 1, &received);
+        let count = |word: &str| result.examples.iter().filter(|example| example.starts_with(word)).count();
+        assert_eq!((count("lost"), count("duplicated")), (11, 11), "{:?}", result.examples);
+        assert_eq!(result.examples[10], "lost: and 17 more");
+        assert_eq!(result.examples[21], "duplicated: and 3 more");
     }
 
     #[test]
