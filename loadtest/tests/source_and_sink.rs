@@ -501,6 +501,26 @@ fn a_load_without_an_end_in_time_gives_up_where_nobody_is() {
 /// due and never begun was no failure; and it was waited for 30 s, whatever `--timeout` said.
 #[test]
 fn an_open_loop_whose_server_dies_lasts_as_long_as_its_schedule_and_tells_what_it_owes() {
+    let ran = load_whose_server_dies(|o| o.duration = Some(Duration::from_secs(1)));
+    let report = &ran.report;
+    assert!(report.lasted >= Duration::from_secs(1) && report.lasted < Duration::from_secs(2), "{report:?}");
+    let failures = summary::failures(&ran);
+    assert!(
+        failures.iter().any(|text| text.contains(&format!("{} messages were due and never begun", report.never_begun))),
+        "{failures:?}"
+    );
+}
+
+/// What happened: with a number of messages and no end in time it knocked at the dead server's door until somebody stopped it. Now the
+/// end of its schedule is the end of its time.
+#[test]
+fn an_open_loop_of_so_many_messages_ends_with_its_schedule_though_its_server_died() {
+    let ran = load_whose_server_dies(|o| o.messages = Some(200));
+    assert!(ran.report.lasted >= Duration::from_millis(995) && ran.report.lasted < Duration::from_secs(2), "{:?}", ran.report);
+}
+
+/// An open loop of 200 messages in a second, whose server goes down for good after some of them.
+fn load_whose_server_dies(change: impl FnOnce(&mut SourceOptions)) -> SourceRun {
     let folder = tempfile::tempdir().unwrap();
     let down = folder.path().join("down");
     let sink = Sink::start(SinkOptions { down_file: Some(down.clone()), ..SinkOptions::new(loopback(), core()) }).unwrap();
@@ -510,21 +530,16 @@ fn an_open_loop_whose_server_dies_lasts_as_long_as_its_schedule_and_tells_what_i
             wait_for("the first messages", || counters.messages() > 20);
             std::fs::write(&down, "").unwrap();
         });
-        let open = |o: &mut SourceOptions| {
-            (o.rate, o.duration, o.timeout) = (Some("200".parse().unwrap()), Some(Duration::from_secs(1)), Duration::from_millis(500));
-        };
-        load(sink.address, open)
+        load(sink.address, |o| {
+            (o.rate, o.timeout) = (Some("200".parse().unwrap()), Duration::from_millis(500));
+            change(o);
+        })
     });
     let report = &ran.report;
     assert!(report.never_begun > 0 && report.acknowledged > 20, "{report:?}");
     assert_eq!(report.settled + report.never_begun, 200, "{report:?}");
-    assert!(report.lasted >= Duration::from_secs(1) && report.lasted < Duration::from_secs(2), "{report:?}");
     assert!(began.elapsed() < Duration::from_secs(15), "half a second after the end, and not half a minute");
-    let failures = summary::failures(&ran);
-    assert!(
-        failures.iter().any(|text| text.contains(&format!("{} messages were due and never begun", report.never_begun))),
-        "{failures:?}"
-    );
+    ran
 }
 
 /// Answers so many messages of one session, one command at a time, and nothing after the next content.

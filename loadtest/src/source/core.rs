@@ -198,9 +198,17 @@ impl Core {
         }
     }
 
-    /// A closed loop begins nothing after its time; an open one still owes what was due within it.
-    fn is_over(&self, lasted: Duration, duration: Duration) -> bool {
-        lasted >= duration && (!self.desk.borrow().has_backlog() || lasted >= duration + self.options.drain)
+    /// When the load ended, if it is over by its time. A closed loop begins nothing after that; an open one still owes what was due within
+    /// it. Without a time, an open loop's is its schedule: what is still owed long after it is owed to a server that is gone.
+    fn ended_at(&self, now: Instant, began: Instant) -> Option<Instant> {
+        let desk = self.desk.borrow();
+        match self.options.duration.map(|duration| began + duration) {
+            Some(end) => (now >= end && (!desk.has_backlog() || now >= end + self.options.drain)).then_some(end),
+            None => {
+                let owes = desk.has_backlog() || desk.in_flight > 0;
+                desk.scheduled_until.filter(|&end| owes && now >= end + self.options.drain)
+            }
+        }
     }
 
     /// All messages have ended: what still waits for its banner would carry none. Lingering connections stay.
@@ -295,15 +303,16 @@ async fn supervise(core: &Rc<Core>, control: &Control, parts: &PartSender, began
         poll_fn(|cx| if core.live.get() == 0 { Poll::Ready(()) } else { deadline.poll_expired(cx) }).await;
         let now = Instant::now();
         next = next.max(now);
-        let late = core.options.duration.is_some_and(|duration| core.is_over(now - began, duration));
+        let ended_at = core.ended_at(now, began);
         let stopped = control.stop.load(Relaxed);
         core.obey(control, now);
-        if replies_until.is_none() && (late || stopped || core.desk.borrow().closed || core.is_done() || core.finds_nobody(now - began)) {
+        if replies_until.is_none()
+            && (ended_at.is_some() || stopped || core.desk.borrow().closed || core.is_done() || core.finds_nobody(now - began))
+        {
             // One drain for all: an open loop that began what was due until the end of it has had it.
-            let ended = core.options.duration.filter(|_| late).map_or(now, |duration| began + duration);
-            let limit = ended + core.options.drain;
+            let limit = ended_at.unwrap_or(now) + core.options.drain;
             replies_until = Some(limit);
-            core.close(now, late || stopped, limit);
+            core.close(now, ended_at.is_some() || stopped, limit);
         }
         let over = core.live.get() == 0 || replies_until.is_some_and(|limit| now > limit + ENDING_MAX);
         let mut desk = core.desk.borrow_mut();

@@ -54,8 +54,8 @@ pub(super) struct Desk {
     /// Closed loop: messages still to be begun; none: no limit.
     pub(super) left: Option<u64>,
     backlog: Option<VecDeque<Instant>>,
-    /// The schedule has nothing more to give.
-    scheduled_all: bool,
+    /// The schedule has nothing more to give: since when.
+    pub(super) scheduled_until: Option<Instant>,
     next_sequence: u64,
     sequence_step: u64,
     pub(super) in_flight: u64,
@@ -185,7 +185,7 @@ impl Desk {
             clock: Clock::now(),
             left: options.messages.map(|messages| part.of(messages)),
             backlog: options.rate.is_some().then(VecDeque::new),
-            scheduled_all: false,
+            scheduled_until: None,
             next_sequence: part.share as u64,
             sequence_step: part.shares as u64,
             in_flight: 0,
@@ -227,7 +227,7 @@ impl Desk {
 
     /// The schedule ends at `end`, and with it the least that an open loop lasts.
     pub(super) fn scheduled_all(&mut self, end: Instant) {
-        self.scheduled_all = true;
+        self.scheduled_until = Some(end);
         self.report.lasted = self.report.lasted.max(end.saturating_duration_since(self.began));
     }
 
@@ -236,7 +236,7 @@ impl Desk {
         self.closed = true;
         if on_time {
             self.ended_at = Some(now);
-            if !self.scheduled_all {
+            if self.scheduled_until.is_none() {
                 self.report.lasted = now.saturating_duration_since(self.began);
             }
         }
@@ -290,7 +290,7 @@ impl Desk {
     pub(super) fn is_exhausted(&self) -> bool {
         self.closed
             || match &self.backlog {
-                Some(backlog) => self.scheduled_all && backlog.is_empty(),
+                Some(backlog) => self.scheduled_until.is_some() && backlog.is_empty(),
                 None => self.left == Some(0),
             }
     }
