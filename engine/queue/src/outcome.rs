@@ -272,7 +272,8 @@ pub(crate) fn split_reply(kept: &[u8]) -> (&[u8], &[u8]) {
 /// long name only the name is kept, of one with a very long name that there was one.
 pub(crate) fn join_reply(parts: &[&[u8]], relay: &str, out: &mut [u8; REPLY_BYTES_MAX]) -> usize {
     let name = relay.find('[').map_or("", |at| &relay[..=at]);
-    let relay = [relay, name].into_iter().find(|text| text.len() <= RELAY_BYTES_MAX && !text.contains(char::is_control)).unwrap_or(UNNAMED);
+    let is_kept = |text: &&str| !text.is_empty() && text.len() <= RELAY_BYTES_MAX && !text.contains(char::is_control);
+    let relay = if relay.is_empty() { "" } else { [relay, name].into_iter().find(is_kept).unwrap_or(UNNAMED) };
     let room = REPLY_BYTES_MAX - if relay.is_empty() { 0 } else { relay.len() + 1 };
     let mut length = 0;
     for part in parts {
@@ -429,6 +430,8 @@ mod tests {
     fn a_reply_and_its_next_hop_stand_together_and_apart() {
         let long = "x".repeat(300);
         let (named, huge) = (format!("{}[192.0.2.7]:25", &long[..95]), format!("{long}[192.0.2.7]:25"));
+        // A path of a socket has no address to cut off; what an LMTP server there said was once told as the word of nobody.
+        let path = format!("unix:/{}", &long[..95]);
         let mut out = [0; REPLY_BYTES_MAX];
         for (reply, relay, kept) in [
             ("550 no", "mx1.y.test[192.0.2.7]:25", "mx1.y.test[192.0.2.7]:25".to_owned()),
@@ -436,6 +439,7 @@ mod tests {
             (long.as_str(), "192.0.2.7:25", "192.0.2.7:25".to_owned()),
             ("550 no", named.as_str(), format!("{}[", &long[..95])),
             ("550 no", huge.as_str(), "?".to_owned()),
+            ("550 no", path.as_str(), "?".to_owned()),
             ("550 no", "odd\u{1f}name[192.0.2.7]", "?".to_owned()),
         ] {
             let length = join_reply(&[b"5.4.7 expired; last: ", reply.as_bytes()], relay, &mut out);
