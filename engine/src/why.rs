@@ -1,6 +1,6 @@
 //! Why a message is still here: one sentence for each situation that its recipients are in.
 
-use std::fmt::Write as _;
+use std::{cell::LazyCell, fmt::Write as _};
 
 use ringpost_queue::{DestinationId, DestinationView, MessageView, RecipientView, ReportWait, State, Wait};
 use time::{OffsetDateTime, macros::format_description};
@@ -12,9 +12,11 @@ const SENTENCES_MAX: usize = 8;
 pub(crate) fn why<'q>(view: &MessageView<'q>, destination: impl Fn(DestinationId) -> Option<DestinationView<'q>>, now: u64) -> String {
     let mut situations: Vec<(String, Vec<String>)> = Vec::new();
     let mut more = 0;
+    // Once for all recipients: it looks at the reports of others.
+    let told = LazyCell::new(|| told(view.report_wait(now), now));
     for recipient in view.recipients().filter(|recipient| !recipient.is_settled()) {
         let Some(destination) = destination(recipient.destination()) else { continue };
-        let sentence = sentence(view, &recipient, &destination, now);
+        let sentence = sentence(view, &recipient, &destination, || told.clone(), now);
         let address = String::from_utf8_lossy(recipient.address()).into_owned();
         match situations.iter().position(|(other, _)| *other == sentence) {
             Some(at) => situations[at].1.push(address),
@@ -37,7 +39,13 @@ pub(crate) fn why<'q>(view: &MessageView<'q>, destination: impl Fn(DestinationId
     text
 }
 
-fn sentence(view: &MessageView<'_>, recipient: &RecipientView<'_>, destination: &DestinationView<'_>, now: u64) -> String {
+fn sentence(
+    view: &MessageView<'_>,
+    recipient: &RecipientView<'_>,
+    destination: &DestinationView<'_>,
+    told: impl Fn() -> String,
+    now: u64,
+) -> String {
     let name = destination.name;
     match recipient.state() {
         State::Held if view.is_held() => {
@@ -81,16 +89,23 @@ fn sentence(view: &MessageView<'_>, recipient: &RecipientView<'_>, destination: 
         State::Failed => {
             let reply = recipient.reply();
             let at = recipient.last_attempt().map(|at| format!(" at {}", clock(at, now))).unwrap_or_default();
-            let told = match view.report_wait(now) {
-                ReportWait::Off => "nobody is told (bounce.enabled = false), and it stays until somebody retries or purges it".to_owned(),
-                ReportWait::Nothing => "its sender is being told".to_owned(),
-                ReportWait::Until(next) => {
-                    format!("its sender is told at {} ({}), when it is the turn of this report", clock(next, now), until(next, now))
-                }
-            };
-            format!("Failed for good{at}: {reply:?}; {told}.")
+            format!("Failed for good{at}: {reply:?}; {}.", told())
         }
         State::Delivered | State::Bounced => "Nothing is left to do.".to_owned(),
+    }
+}
+
+/// When the sender of failed mail is told.
+fn told(wait: ReportWait, now: u64) -> String {
+    match wait {
+        ReportWait::Off => "nobody is told (bounce.enabled = false), and it stays until somebody retries or purges it".to_owned(),
+        ReportWait::Nothing => "its sender is being told".to_owned(),
+        ReportWait::Until(next) => {
+            format!("its sender is told at {} ({}), when it is the turn of this report", clock(next, now), until(next, now))
+        }
+        ReportWait::Behind { more_than, from } => {
+            format!("its sender is told after more than {more_than} others, at {} ({}) at the earliest", clock(from, now), until(from, now))
+        }
     }
 }
 

@@ -15,6 +15,7 @@ use crate::destination::Destination;
 use crate::message::{Flags, Group, Message, MessageKey, NO_RECIPIENT, Place, Recipient};
 use crate::outcome::{SUCCESS_DUE, SUCCESS_RELAYED, TOLD_DELAY, TOLD_KNOWN};
 use crate::queue::{Queue, QueueSettings};
+use crate::report_wait::ReportWait;
 use crate::settling::Settled;
 use crate::slab::NONE;
 use crate::wheel::{Popped, Wheel};
@@ -30,6 +31,9 @@ const TIMERS_PER_LOOK: usize = 256;
 
 /// Senders that share one of these share its pace: their reports come later, and none is lost.
 const SENDER_SLOTS: usize = 4096;
+
+/// Reports before one's own that are counted for people who ask: so many are looked at within ten microseconds.
+const AHEAD_MAX: usize = 10_000;
 
 /// In memory only: a report of the delay is wanted.
 const DELAY_DUE: u8 = 8;
@@ -193,15 +197,20 @@ impl Reports {
         due
     }
 
-    /// When a message's report has its turn, if it waits for one: where others are before it, by the pace of all.
-    pub(crate) fn turn(&self, index: u32, key: MessageKey, now: u64) -> Option<u64> {
-        if let Some(at) = self.timers.deadline(index) {
-            return Some(at);
-        }
-        let ahead = self.waiting.iter().position(|other| *other == key)?;
+    /// What a message's report waits for: where others are before it, by the pace of all. Of those it counts [`AHEAD_MAX`].
+    pub(crate) fn turn(&self, index: u32, key: MessageKey, now: u64) -> ReportWait {
         let arrival =
-            |pace: Pace| self.all_arrival.max(now.saturating_mul(1000)).saturating_add(pace.interval_us.saturating_mul(ahead as u64));
-        Some(self.all.map_or(now, |pace| pace.due(arrival(pace), now)))
+            |pace: Pace, ahead| self.all_arrival.max(now.saturating_mul(1000)).saturating_add(pace.interval_us.saturating_mul(ahead));
+        let at = |ahead: usize| self.all.map_or(now, |pace| pace.due(arrival(pace, ahead as u64), now));
+        let until = |at| if at > now { ReportWait::Until(at) } else { ReportWait::Nothing };
+        if let Some(deadline) = self.timers.deadline(index) {
+            return until(deadline);
+        }
+        match self.waiting.iter().take(AHEAD_MAX).position(|other| *other == key) {
+            Some(ahead) => until(at(ahead)),
+            None if self.waiting.len() > AHEAD_MAX => ReportWait::Behind { more_than: AHEAD_MAX, from: at(AHEAD_MAX) },
+            None => ReportWait::Nothing,
+        }
     }
 
     /// A message leaves.

@@ -325,6 +325,24 @@ fn a_report_that_waits_for_the_pace_says_until_when() {
     assert_eq!(queue.show(key).unwrap().report_wait(START), ReportWait::Off);
 }
 
+/// `queue why` looked at all waiting reports, once for each recipient: with a million of them a shard stood still for seconds.
+#[test]
+fn of_the_reports_that_wait_before_one_so_many_are_counted() {
+    const AHEAD_MAX: usize = 10_000;
+    let mut queue = queue_with(ReportLimits { per_second: NonZeroU32::new(10), per_minute_and_sender: None });
+    let (mut keys, mut record) = (Vec::new(), Vec::new());
+    for sequence in 0..AHEAD_MAX as u64 + 100 {
+        keys.push(enqueue(&mut queue, &message(sequence), &[("b@final.test", Notify::UNSAID)]));
+        let _ = queue.bounce(keys[keys.len() - 1], &Filter::default(), b"5.1.1 no", START, &mut record);
+    }
+    let wait = |key: &MessageKey| queue.show(*key).unwrap().report_wait(START);
+    assert_eq!(wait(&keys[0]), ReportWait::Nothing);
+    assert_eq!(wait(&keys[AHEAD_MAX - 1]), ReportWait::Until(START + 999_000));
+    for key in &keys[AHEAD_MAX..] {
+        assert_eq!(wait(key), ReportWait::Behind { more_than: AHEAD_MAX, from: START + 999_100 });
+    }
+}
+
 #[test]
 fn a_storm_is_reported_at_the_pace_of_its_sender_and_of_all_and_nothing_is_dropped() {
     let limits = ReportLimits { per_second: NonZeroU32::new(10), per_minute_and_sender: NonZeroU32::new(6) };
