@@ -1,6 +1,6 @@
 -- Publishes a config. 'next': as that version, if `expected` is still current.
--- 'restore': as that very version, where Valkey knows only earlier ones (it lost data).
--- KEYS configs    ARGV mode, version, hash, author, text, of, expected, history_max, channel, seal
+-- 'restore': as that very version, where Valkey knows only earlier ones (it lost data), or has it without a seal.
+-- KEYS configs    ARGV mode, version, hash, author, text, of, expected, history_max, channel, seal, seal under the expected number
 -- {1, version} published | {2, version} is current already | {0, version} something else is current
 local number, keep = tonumber(ARGV[2]), tonumber(ARGV[8])
 if not number or not keep or keep < 2 then return redis.error_reply('ERR ringpost: version or history') end
@@ -11,11 +11,19 @@ if not (version >= 0 and version <= 9007199254740991) then version = 0 end
 local t = redis.call('TIME')
 local now = tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
 if ARGV[1] == 'restore' then
+  if version == number and current[2] == ARGV[3] and ARGV[10] ~= '' and redis.call('HEXISTS', KEYS[1], 's' .. current[1]) == 0 then
+    -- A program that did not sign numbers has pushed it.
+    redis.call('HSET', KEYS[1], 's' .. current[1], ARGV[10])
+    redis.call('PUBLISH', ARGV[9], 'config ' .. current[1] .. ' ' .. ARGV[3])
+    return {1, version}
+  end
   if version >= number then return {0, version} end
   version = number
 else
   if tonumber(ARGV[7]) ~= version then return {0, version} end
-  if version > 0 and current[2] == ARGV[3] then return {2, version} end
+  -- What nodes would refuse as it is is pushed anew.
+  local is_sealed = version > 0 and (redis.call('HGET', KEYS[1], 's' .. current[1]) or '') == ARGV[11]
+  if is_sealed and current[2] == ARGV[3] then return {2, version} end
   if number <= version then return redis.error_reply('ERR ringpost: version') end
   version = number
 end

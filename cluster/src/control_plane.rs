@@ -110,7 +110,7 @@ impl Fetched {
 pub enum Published {
     /// It is this version.
     Version(u64),
-    /// The current version has this text already.
+    /// The current version has this text already, and nodes take it.
     Same(u64),
     /// This version came in between; nothing was published.
     Overtaken(u64),
@@ -325,7 +325,7 @@ impl ControlPlane {
         Ok(Published::Overtaken(current))
     }
 
-    /// Gives Valkey a version back that it has lost.
+    /// Gives Valkey a version back that it has lost, or what signs the current one where that is missing.
     pub async fn restore_config(&self, version: u64, text: &str) -> Result<Published, ValkeyError> {
         self.publish("restore", version, text, "restored", 0, 0).await
     }
@@ -347,6 +347,7 @@ impl ControlPlane {
             &CONFIG_HISTORY.to_string(),
             &self.keyspace.events(),
             &self.config_seal(number, &hash),
+            &self.config_seal(expected, &hash),
         ];
         let mut reply = Reply::new(self.run("config_publish", &[self.keyspace.configs()], &args).await?)?;
         let code = reply.number()?;

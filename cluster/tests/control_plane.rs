@@ -249,6 +249,29 @@ fn a_config_that_was_not_pushed_with_the_clusters_key_is_not_run() {
     });
 }
 
+/// A config that a program of before had pushed has no seal. Each error said to push it again, which came to "unchanged" for the same text, so
+/// that no node of this version ever took it.
+#[test]
+fn a_config_without_a_seal_is_mended_by_pushing_it_again_or_by_a_node_that_runs_it() {
+    on_server(async |server, control| {
+        let (key, control) = ("{ringpost:test:c}:configs", control.with_key(ItemKey::new(b"one of sixteen octets")));
+        assert_eq!(control.publish_config("a = 1\n", "ann", 0, 0, None).await.unwrap(), Published::Version(1));
+        server.command(&format!("HDEL {key} s1"));
+        assert!(control.read_config(None, "").await.is_err());
+        assert_eq!(control.publish_config("a = 1\n", "ann", 0, 0, None).await.unwrap(), Published::Version(2));
+        assert_eq!(control.read_config(None, "").await.unwrap().config().unwrap().0.version, 2);
+        assert_eq!(control.publish_config("a = 1\n", "ann", 0, 0, None).await.unwrap(), Published::Same(2));
+        server.command(&format!("HDEL {key} s2"));
+        for (version, text) in [(1, "a = 1\n"), (2, "a = 2\n")] {
+            assert_eq!(control.restore_config(version, text).await.unwrap(), Published::Overtaken(2), "{version} {text}");
+            assert!(control.read_config(None, "").await.is_err(), "that is not what is current");
+        }
+        assert_eq!(control.restore_config(2, "a = 1\n").await.unwrap(), Published::Version(2));
+        assert_eq!(control.read_config(None, "").await.unwrap().config().unwrap().0.version, 2);
+        assert_eq!(control.restore_config(2, "a = 1\n").await.unwrap(), Published::Overtaken(2), "once is enough");
+    });
+}
+
 /// What had been pushed once was signed for ever: whoever could write to Valkey made it current again, under any number.
 #[test]
 fn a_config_is_current_under_the_number_that_it_was_pushed_with_and_no_other() {

@@ -8,7 +8,7 @@ use super::{Agent, Outcome};
 use crate::{
     boot_time::BootTime,
     config_watch::{ConfigName, NotApplied},
-    control_plane::{ConfigVersion, Fetched, VERSION_JUMP_MAX},
+    control_plane::{ConfigVersion, Fetched, Published, VERSION_JUMP_MAX},
     pushed_config::PushedConfig,
     surroundings::Surroundings,
     valkey_error::ValkeyError,
@@ -46,11 +46,14 @@ impl Agent {
         }
     }
 
-    /// What is current is not to be run: told once, until something else is.
+    /// What is current is not to be run: told once, until something else is. If it is what runs here, and only not signed, it is signed.
     fn refuse_config(&mut self, why: &str) {
         self.count("configs_not_ours");
         if !std::mem::replace(&mut self.has_refused_config, true) {
             error!(why, "what Valkey has as the pushed config is not taken: restore the key configs, or push again");
+        }
+        if self.config.running() > 0 {
+            self.restore_config();
         }
     }
 
@@ -70,13 +73,13 @@ impl Agent {
         self.next_heartbeat = BootTime::default();
     }
 
-    /// Valkey knows an earlier version than the one that runs here.
+    /// Valkey knows an earlier version than the one that runs here, or has that one without what signs it.
     pub(super) fn restore_config(&mut self) {
         let (control, version) = (self.control.clone(), self.config.running());
         let Some(text) = self.pushed.text() else { return };
         self.tasks.spawn(async move {
-            if let Ok(published) = control.restore_config(version, &text).await {
-                info!(version, ?published, "Valkey lost the pushed config and was given it back");
+            if let Ok(Published::Version(_)) = control.restore_config(version, &text).await {
+                info!(version, "Valkey lost the pushed config, or what signs it, and was given it back");
             }
             Outcome::Nothing
         });
