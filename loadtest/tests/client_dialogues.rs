@@ -219,6 +219,20 @@ fn a_server_without_pipelining_is_asked_one_thing_at_a_time() {
     assert_eq!(dialogue.outcomes(), [Outcome::Accepted { recipients: 1 }]);
 }
 
+/// RFC 1870: the size is stated where the server asks for it, however it does so, and is that of the content before stuffing.
+#[test]
+fn the_size_is_declared_where_it_is_announced() {
+    for announced in ["SIZE", "SIZE 0", "size 10000"] {
+        let mut dialogue = Dialogue::new(script(), 1, 1000);
+        dialogue.server("220 hello\r\n");
+        let envelope = dialogue.server(&format!("250-here\r\n250-{announced}\r\n250 PIPELINING\r\n"));
+        assert_eq!(envelope, "MAIL FROM:<s@x.test> SIZE=700\r\nRCPT TO:<r@y.test>\r\nDATA\r\n", "{announced}");
+    }
+    let mut dialogue = Dialogue::new(script(), 1, 1000);
+    dialogue.server("220 hello\r\n");
+    assert!(dialogue.server("250-SIZEABLE\r\n250 PIPELINING\r\n").starts_with("MAIL FROM:<s@x.test>\r\n"));
+}
+
 #[test]
 fn the_last_message_of_a_connection_takes_quit_with_it() {
     let mut dialogue = Dialogue::new(Script { per_connection: Some(1), ..script() }, 5, 1000);

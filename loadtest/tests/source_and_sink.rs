@@ -157,6 +157,19 @@ fn refused_recipients_of_accepted_messages_are_errors_and_a_failure() {
     }
 }
 
+/// What happened: the sink announced a size and took any.
+#[test]
+fn what_is_larger_than_announced_is_refused_and_the_rest_arrives() {
+    let mixed = |o: &mut SourceOptions| o.content = ContentKind::Text("1000*1,9000*1".parse().unwrap());
+    let (ran, sink, difference) = run(|o| o.announcement.size_max = 4096, mixed);
+    let report = &ran.report;
+    assert!(difference.is_clean(false) && report.refused > 20 && report.acknowledged > 20, "{report:?} {difference:?}");
+    assert_eq!(report.refused + report.acknowledged, 200);
+    assert_eq!(ran.measurement.totals().errors.of(ErrorKind::Reply(552)), report.refused);
+    // At MAIL: nothing of them was sent.
+    assert_eq!((sink.bytes, sink.refusals[&552]), (report.acknowledged * 1000, report.refused));
+}
+
 #[test]
 fn sessions_given_up_at_any_stage_leave_no_damage() {
     let aborts = Stage::ALL.map(|stage| (stage, 0.05)).to_vec();

@@ -73,7 +73,7 @@ pub struct SinkArguments {
     /// Extensions that are not announced: pipelining, chunking, 8bitmime, smtputf8. May be repeated or separated by commas.
     #[arg(long, value_delimiter = ',', value_parser = ["pipelining", "chunking", "8bitmime", "smtputf8"], help_heading = "Behaviour")]
     pub without: Vec<String>,
-    /// Announced as SIZE.
+    /// Octets of a message; more are refused with 552, at MAIL where SIZE= tells, else behind the content. Announced as SIZE; 0: any number.
     #[arg(long, default_value = "512MiB", value_parser = parse_bytes, help_heading = "Behaviour")]
     pub size_max: u64,
     /// Decides which faults happen when.

@@ -21,6 +21,9 @@ const COMMAND_BYTES_MAX: usize = 8192;
 /// Recipients of a transaction.
 const RECIPIENTS_MAX: u32 = 10_000;
 
+/// Behind a 552, to MAIL with `SIZE=` and to the end of content (RFC 1870 6).
+const TOO_LARGE: &str = "5.3.4 Larger than announced";
+
 /// What a sink says of itself.
 #[derive(Debug, Clone)]
 pub struct Announcement {
@@ -28,7 +31,7 @@ pub struct Announcement {
     pub hostname: String,
     /// LMTP instead of SMTP.
     pub lmtp: bool,
-    /// Octets a message may have; announced as SIZE.
+    /// Octets a message may have; announced as SIZE. 0: any number (RFC 1870 3).
     pub size_max: u64,
     /// PIPELINING.
     pub pipelining: bool,
@@ -55,6 +58,10 @@ impl Default for Announcement {
 }
 
 impl Announcement {
+    fn is_too_large(&self, content_bytes: u64) -> bool {
+        self.size_max > 0 && content_bytes > self.size_max
+    }
+
     fn push_hello(&self, extended: bool, out: &mut Vec<u8>) {
         if !extended {
             out.extend_from_slice(format!("250 {}\r\n", self.hostname).as_bytes());
@@ -208,13 +215,13 @@ impl ServerSession {
         let (verb, argument) = line.split_at(memchr::memchr(b' ', line).unwrap_or(line.len()));
         let is = |word: &[u8]| verb.eq_ignore_ascii_case(word);
         if is(b"MAIL") {
-            self.mail(argument, behaviour, out)
+            self.mail(argument, announcement, behaviour, out)
         } else if is(b"RCPT") {
             self.rcpt(argument, behaviour, out)
         } else if is(b"DATA") {
             self.data(behaviour, out)
         } else if is(b"BDAT") && announcement.chunking {
-            self.bdat(argument, behaviour, out)
+            self.bdat(argument, announcement, behaviour, out)
         } else if is(if announcement.lmtp { b"LHLO" } else { b"EHLO" }) || (is(b"HELO") && !announcement.lmtp) {
             let extended = !is(b"HELO");
             self.reset();
@@ -235,11 +242,15 @@ impl ServerSession {
         }
     }
 
-    fn mail(&mut self, argument: &[u8], behaviour: &mut impl Behaviour, out: &mut Vec<u8>) -> Step {
+    fn mail(&mut self, argument: &[u8], announcement: &Announcement, behaviour: &mut impl Behaviour, out: &mut Vec<u8>) -> Step {
         if !self.greeted || self.reverse_path.is_some() {
             return refuse(503, "5.5.1 Out of order", behaviour, out);
         }
         let Some(path) = bracketed(argument) else { return refuse(501, "5.1.7 No path", behaviour, out) };
+        let Some(declared) = declared_bytes(argument) else { return refuse(501, "5.5.4 SIZE=OCTETS", behaviour, out) };
+        if announcement.is_too_large(declared) {
+            return refuse(552, TOO_LARGE, behaviour, out);
+        }
         let path = path.to_vec();
         self.or_fault(Stage::Mail, behaviour, out, |session, out| {
             session.reverse_path = Some(path);
@@ -278,7 +289,7 @@ impl ServerSession {
         })
     }
 
-    fn bdat(&mut self, argument: &[u8], behaviour: &mut impl Behaviour, out: &mut Vec<u8>) -> Step {
+    fn bdat(&mut self, argument: &[u8], announcement: &Announcement, behaviour: &mut impl Behaviour, out: &mut Vec<u8>) -> Step {
         let mut words = argument.split(|&byte| byte == b' ').filter(|word| !word.is_empty());
         let left = words.next().and_then(|word| std::str::from_utf8(word).ok()?.parse().ok());
         let last = words.next();
@@ -294,7 +305,7 @@ impl ServerSession {
         }
         let last = last.is_some();
         self.state = State::Chunk { left, last, refused };
-        if left == 0 { self.chunk_ended(last, refused, None, behaviour, out) } else { Step::Continue(()) }
+        if left == 0 { self.chunk_ended(last, refused, announcement, behaviour, out) } else { Step::Continue(()) }
     }
 
     fn take_content(&mut self, rest: &mut &[u8], announcement: &Announcement, behaviour: &mut impl Behaviour, out: &mut Vec<u8>) -> Step {
@@ -310,7 +321,7 @@ impl ServerSession {
             }
             Some(consumed) => {
                 *rest = &rest[consumed..];
-                self.message_ended(announcement.lmtp, behaviour, out)
+                self.message_ended(announcement, behaviour, out)
             }
         }
     }
@@ -326,14 +337,14 @@ impl ServerSession {
         *left -= take as u64;
         let (done, last, refused) = (*left == 0, *last, *refused);
         self.verifier.feed(content);
-        if done { self.chunk_ended(last, refused, Some(announcement), behaviour, out) } else { Step::Continue(()) }
+        if done { self.chunk_ended(last, refused, announcement, behaviour, out) } else { Step::Continue(()) }
     }
 
     fn chunk_ended(
         &mut self,
         last: bool,
         refused: bool,
-        announcement: Option<&Announcement>,
+        announcement: &Announcement,
         behaviour: &mut impl Behaviour,
         out: &mut Vec<u8>,
     ) -> Step {
@@ -343,23 +354,22 @@ impl ServerSession {
             return refuse(503, "5.5.1 No recipients", behaviour, out);
         }
         if last {
-            return self.message_ended(announcement.is_some_and(|announcement| announcement.lmtp), behaviour, out);
+            return self.message_ended(announcement, behaviour, out);
         }
         out.extend_from_slice(b"250 2.0.0 Ok\r\n");
         Step::Continue(())
     }
 
-    fn message_ended(&mut self, lmtp: bool, behaviour: &mut impl Behaviour, out: &mut Vec<u8>) -> Step {
+    fn message_ended(&mut self, announcement: &Announcement, behaviour: &mut impl Behaviour, out: &mut Vec<u8>) -> Step {
         self.state = State::Command;
         let arrival = self.verifier.finish();
         let recipients = std::mem::take(&mut self.recipients);
-        let replies = if lmtp { self.recipients_taken } else { 1 };
+        let replies = if announcement.lmtp { self.recipients_taken } else { 1 };
+        let too_large = announcement.is_too_large(arrival.bytes);
         self.reset();
-        if !lmtp {
+        if !announcement.lmtp {
             let step = self.or_fault_with(Stage::Dot, behaviour, out, |session, behaviour, out| {
-                session.messages += 1;
-                behaviour.arrived(&arrival, &recipients);
-                session.push_taken(out);
+                session.take_or_refuse(&arrival, &recipients, too_large, behaviour, out);
             });
             self.recipients = recipients;
             self.recipients.clear();
@@ -368,9 +378,7 @@ impl ServerSession {
         // RFC 2033 4.2: a reply for each recipient, which may differ.
         for recipient in recipients.split(|&byte| byte == b',').take(replies as usize) {
             let step = self.or_fault_with(Stage::Dot, behaviour, out, |session, behaviour, out| {
-                session.messages += 1;
-                behaviour.arrived(&arrival, recipient);
-                session.push_taken(out);
+                session.take_or_refuse(&arrival, recipient, too_large, behaviour, out);
             });
             if step.is_break() {
                 return step;
@@ -379,7 +387,13 @@ impl ServerSession {
         Step::Continue(())
     }
 
-    fn push_taken(&self, out: &mut Vec<u8>) {
+    fn take_or_refuse(&mut self, arrival: &Arrival, recipients: &[u8], too_large: bool, behaviour: &mut impl Behaviour, out: &mut Vec<u8>) {
+        if too_large {
+            let _goes_on = refuse(552, TOO_LARGE, behaviour, out);
+            return;
+        }
+        self.messages += 1;
+        behaviour.arrived(arrival, recipients);
         out.extend_from_slice(b"250 2.0.0 Ok: taken as number ");
         push_decimal(self.messages, out);
         out.extend_from_slice(b" here\r\n");
@@ -447,6 +461,16 @@ fn refuse(code: u16, text: &str, behaviour: &mut impl Behaviour, out: &mut Vec<u
     out.extend_from_slice(text.as_bytes());
     out.extend_from_slice(b"\r\n");
     Step::Continue(())
+}
+
+/// What `SIZE=` behind a path declares, 0 where nothing does; `None` when it is no number (RFC 1870 4).
+fn declared_bytes(argument: &[u8]) -> Option<u64> {
+    let behind = memchr::memrchr(b'>', argument).map_or(argument, |close| &argument[close + 1..]);
+    let mut words = behind.split(|&byte| byte == b' ');
+    let Some(word) = words.find(|word| word.get(..5).is_some_and(|name| name.eq_ignore_ascii_case(b"SIZE="))) else { return Some(0) };
+    let digits = &word[5..];
+    let is_number = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
+    is_number.then(|| digits.iter().fold(0u64, |number, digit| number.saturating_mul(10).saturating_add(u64::from(digit - b'0'))))
 }
 
 /// What stands between the first `<` and the last `>` behind it.

@@ -33,6 +33,7 @@ pub struct Client {
     pipelining: bool,
     chunking: bool,
     eight_bit: bool,
+    size: bool,
     left: Option<u32>,
 }
 
@@ -47,6 +48,7 @@ impl Client {
             pipelining: false,
             chunking: false,
             eight_bit: false,
+            size: false,
             left: script.per_connection,
         }
     }
@@ -187,6 +189,7 @@ impl Client {
             self.pipelining |= script.pipelining && word.eq_ignore_ascii_case(b"PIPELINING");
             self.chunking |= script.chunking && word.eq_ignore_ascii_case(b"CHUNKING");
             self.eight_bit |= word.eq_ignore_ascii_case(b"8BITMIME");
+            self.size |= word.get(..4).is_some_and(|name| name.eq_ignore_ascii_case(b"SIZE")) && matches!(word.get(4), None | Some(b' '));
             if let Some(most) = mail_max(word) {
                 // RFC 9422 4.1: whoever goes on anyway is answered 421.
                 self.left = Some(self.left.map_or(most, |left| left.min(most)));

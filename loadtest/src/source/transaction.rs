@@ -2,7 +2,10 @@
 
 use std::time::Instant;
 
-use crate::source::host::{Job, Sent, Stage};
+use crate::{
+    content::Plan,
+    source::host::{Job, Sent, Stage},
+};
 
 /// What a reply is the answer to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +53,8 @@ impl Asked {
 #[derive(Debug)]
 pub(super) struct Transaction {
     pub(super) job: Job,
+    /// Its content, decided before MAIL, which states its size.
+    pub(super) plan: Plan,
     /// When MAIL was sent, or when the message before it ended, if that was later.
     pub(super) began: Instant,
     /// Set when content is composed.

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::Client;
 use crate::{
-    content::{Body, Form, Plan},
+    content::{Body, Form},
     identity::push_decimal,
     source::{
         host::{Flow, Host, Job, Script, Sent, Stage},
@@ -19,8 +19,11 @@ impl Client {
             *left -= 1;
         }
         host.began();
+        let plan = host.composer().plan(job.sequence, job.due_us, self.form());
+        let content_bytes = plan.content_bytes;
         self.open.push_back(Transaction {
             job,
+            plan,
             began: now,
             sent: None,
             mail_taken: false,
@@ -35,7 +38,13 @@ impl Client {
         let bytes = out.bytes();
         bytes.extend_from_slice(b"MAIL FROM:<");
         bytes.extend_from_slice(&script.reverse_path);
-        bytes.extend_from_slice(if self.eight_bit { b"> BODY=8BITMIME\r\n" } else { b">\r\n" });
+        bytes.extend_from_slice(if self.eight_bit { b"> BODY=8BITMIME" } else { b">" });
+        if self.size {
+            // RFC 1870 5: the octets before stuffing. What is larger than the server takes is declared, too: it is the server's to refuse.
+            bytes.extend_from_slice(b" SIZE=");
+            push_decimal(content_bytes, bytes);
+        }
+        bytes.extend_from_slice(b"\r\n");
         self.asked.push_back((Asked::Mail, now));
         let ends = self.ends(Stage::Mail, host);
         if ends || !self.pipelining {
@@ -52,6 +61,10 @@ impl Client {
         } else if self.open.len() == 1 {
             self.content(script, now, host, out);
         }
+    }
+
+    fn form(&self) -> Form {
+        if self.chunking { Form::Raw } else { Form::Stuffed }
     }
 
     /// Asks for one recipient more; true: nothing may follow.
@@ -82,10 +95,12 @@ impl Client {
 
     /// Puts the content of the last open message into the outbox and, where that is allowed, the next envelope or QUIT behind it.
     pub(super) fn content(&mut self, script: &Script, now: Instant, host: &mut impl Host, out: &mut Outbox) -> Flow {
-        let form = if self.chunking { Form::Raw } else { Form::Stuffed };
+        let form = self.form();
         let transaction = self.open.back_mut().expect("MAIL opened it");
         let composer = host.composer();
-        let plan: Plan = composer.plan(transaction.job.sequence, transaction.job.due_us, form);
+        let mut plan = transaction.plan.clone();
+        // Since it was planned its turn may have come.
+        plan.mark.due_us = transaction.job.due_us;
         if self.chunking {
             let bytes = out.bytes();
             bytes.extend_from_slice(b"BDAT ");

@@ -1,0 +1,94 @@
+//! The server side of the sink against clients of any kind, without a socket.
+
+use ringpost_loadtest::{
+    sink::{
+        fault::FaultKind,
+        session::{Announcement, Behaviour, Next, ServerSession},
+        verify::Arrival,
+    },
+    source::host::Stage,
+};
+
+/// A sink without faults; what came.
+#[derive(Default)]
+struct Good {
+    arrived: Vec<(u64, String)>,
+    refused: Vec<u16>,
+}
+
+impl Behaviour for Good {
+    fn fault(&mut self, _: Stage) -> Option<FaultKind> {
+        None
+    }
+
+    fn is_greylisted(&mut self, _: &[u8], _: &[u8]) -> bool {
+        false
+    }
+
+    fn arrived(&mut self, arrival: &Arrival, recipients: &[u8]) {
+        self.arrived.push((arrival.bytes, String::from_utf8(recipients.to_vec()).unwrap()));
+    }
+
+    fn refused(&mut self, code: u16) {
+        self.refused.push(code);
+    }
+}
+
+/// What is answered to this behind EHLO or LHLO, by a sink that takes 20 octets: the codes.
+fn answered(lmtp: bool, size_max: u64, text: &str) -> (Vec<u16>, Good) {
+    let announcement = Announcement { lmtp, size_max, ..Announcement::default() };
+    let (mut good, mut out) = (Good::default(), Vec::new());
+    let (mut session, next) = ServerSession::begin(&announcement, &mut good, &mut out);
+    assert_eq!(next, Next::Read);
+    let hello = if lmtp { "LHLO me\r\n" } else { "EHLO me\r\n" };
+    session.receive(hello.as_bytes(), &announcement, &mut good, &mut out);
+    assert!(String::from_utf8_lossy(&out).contains(&format!("SIZE {size_max}\r\n")));
+    out.clear();
+    assert_eq!(session.receive(text.as_bytes(), &announcement, &mut good, &mut out), Next::Read);
+    let codes = String::from_utf8(out).unwrap().lines().map(|line| line[..3].parse().unwrap()).collect();
+    (codes, good)
+}
+
+/// 20 octets and 21, with a line that was stuffed.
+const FITS: &str = "..345678\r\n012345678\r\n";
+const TOO_LARGE: &str = "..3456789\r\n012345678\r\n";
+
+#[test]
+fn a_size_that_is_declared_too_large_is_refused_at_mail() {
+    let mail = |parameters: &str| answered(false, 20, &format!("MAIL FROM:<a@x> {parameters}\r\nRCPT TO:<b@y>\r\n")).0;
+    assert_eq!(mail("SIZE=20"), [250, 250]);
+    assert_eq!(mail("BODY=8BITMIME size=21"), [552, 503]);
+    assert_eq!(mail("SIZE=99999999999999999999"), [552, 503]);
+    assert_eq!(mail("SIZE=0"), [250, 250]);
+    assert_eq!(mail("SIZE=x"), [501, 503]);
+    assert_eq!(mail("SIZE="), [501, 503]);
+    assert_eq!(answered(false, 0, "MAIL FROM:<a@x> SIZE=99999999\r\n").0, [250]);
+}
+
+#[test]
+fn content_that_is_larger_than_announced_is_refused_behind_its_dot() {
+    let data = |content: &str| answered(false, 20, &format!("MAIL FROM:<a@x>\r\nRCPT TO:<b@y>\r\nDATA\r\n{content}.\r\nNOOP\r\n"));
+    let (codes, good) = data(FITS);
+    assert_eq!((codes, good.arrived), (vec![250, 250, 354, 250, 250], vec![(20, "b@y".to_string())]));
+    let (codes, good) = data(TOO_LARGE);
+    assert_eq!((codes, good.arrived, good.refused), (vec![250, 250, 354, 552, 250], vec![], vec![552]));
+}
+
+#[test]
+fn chunks_are_refused_at_the_last_by_the_size_of_all() {
+    let chunks = |text: &str| answered(false, 20, &format!("MAIL FROM:<a@x>\r\nRCPT TO:<b@y>\r\n{text}NOOP\r\n")).0;
+    assert_eq!(chunks("BDAT 10\r\n01234567\r\nBDAT 10 LAST\r\n01234567\r\n"), [250, 250, 250, 250, 250]);
+    assert_eq!(chunks("BDAT 10\r\n01234567\r\nBDAT 11 LAST\r\n012345678\r\n"), [250, 250, 250, 552, 250]);
+    assert_eq!(chunks("BDAT 21\r\n0123456789012345678\r\nBDAT 0 LAST\r\n"), [250, 250, 250, 552, 250]);
+}
+
+/// RFC 2033 4.2, also where the last chunk is empty: there was one reply for all.
+#[test]
+fn lmtp_answers_for_each_recipient_also_when_it_refuses() {
+    let envelope = "MAIL FROM:<a@x>\r\nRCPT TO:<b@y>\r\nRCPT TO:<c@y>\r\n";
+    let (codes, good) = answered(true, 20, &format!("{envelope}DATA\r\n{TOO_LARGE}.\r\n"));
+    assert_eq!((codes, good.arrived), (vec![250, 250, 250, 354, 552, 552], vec![]));
+    let (codes, good) = answered(true, 20, &format!("{envelope}BDAT 4\r\nab\r\nBDAT 0 LAST\r\n"));
+    assert_eq!(codes, [250, 250, 250, 250, 250, 250]);
+    assert_eq!(good.arrived, [(4, "b@y".to_string()), (4, "c@y".to_string())]);
+}
