@@ -200,6 +200,41 @@ fn a_ledger_that_cannot_be_written_ends_the_load_and_not_its_figures() {
     assert!(!result.success && result.failures.iter().any(|text| text.contains("/dev/full")), "{:?}", result.failures);
 }
 
+/// What happened: a damaged histogram was an empty one to whoever read it, and the comparison and the report of it ended with 0.
+#[test]
+fn a_result_with_a_damaged_histogram_is_refused_with_its_file_and_field() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
+    let core = ringpost_loadtest::pinning::cores().unwrap()[0];
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+    let sink = ringpost_loadtest::sink::Sink::start(ringpost_loadtest::sink::SinkOptions::new(address, core)).unwrap();
+    let good = path("good.json");
+    let output = ringpost_load(&["source", "--to", &sink.address.to_string(), "--messages", "50", "--output", &good]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    assert_eq!(ringpost_load(&["compare", &good, &good]).status.code(), Some(0));
+    assert_eq!(ringpost_load(&["report", &good, "--suite", &path("suite.json")]).status.code(), Some(0));
+    let damaged = |from: &str, field: &str, damage: &dyn Fn(&mut serde_json::Value)| {
+        let mut value: serde_json::Value = serde_json::from_slice(&std::fs::read(path(from)).unwrap()).unwrap();
+        damage(value.pointer_mut(field).unwrap());
+        std::fs::write(path("bad.json"), value.to_string()).unwrap();
+        let bad = path("bad.json");
+        for arguments in [["compare", &good, &bad], ["report", &good, &bad]] {
+            let output = ringpost_load(&arguments);
+            let (said, field) = (text(&output), field.rsplit('/').nth(1).unwrap());
+            assert_eq!(output.status.code(), Some(65), "{arguments:?}: {said}");
+            assert!(said.contains("bad.json") && said.contains(field) && said.contains("histogram"), "{said}");
+        }
+    };
+    let cut = |histogram: &mut serde_json::Value| {
+        let whole = histogram.as_str().unwrap();
+        *histogram = whole[..whole.len() / 2].into();
+    };
+    damaged("good.json", "/phases/transaction/histogram", &cut);
+    damaged("good.json", "/phases/mail/count", &|count| *count = 49.into());
+    damaged("good.json", "/intervals/0/histograms/mail", &cut);
+    damaged("suite.json", "/results/0/phases/transaction/histogram", &cut);
+}
+
 #[test]
 fn a_suite_that_is_interrupted_names_what_was_not_run() {
     let core = ringpost_loadtest::pinning::cores().unwrap()[0];

@@ -66,7 +66,9 @@ impl Suite {
         let kind: Kind = serde_json::from_str(&text).map_err(|reason| data(format!("not a result: {reason}")))?;
         if kind.test_suite.is_some() {
             let suite: Suite = serde_json::from_str(&text).map_err(|reason| data(format!("not a suite: {reason}")))?;
-            suite.results.iter().try_for_each(RunResult::check_format).map_err(data)?;
+            for (at, result) in suite.results.iter().enumerate() {
+                result.check().map_err(|reason| data(format!("results[{at}]: {reason}")))?;
+            }
             return Ok(suite);
         }
         let result = RunResult::parse(&text).map_err(data)?;
