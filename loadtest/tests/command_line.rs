@@ -112,6 +112,22 @@ fn a_reader_that_goes_away_is_no_failure() {
     }
 }
 
+/// What happened: connections that were greeted at once and held for a minute were so many sixtieths a second.
+#[test]
+fn connections_that_are_held_are_counted_by_the_time_of_their_greeting() {
+    let core = ringpost_loadtest::pinning::cores().unwrap()[0];
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+    let sink = ringpost_loadtest::sink::Sink::start(ringpost_loadtest::sink::SinkOptions::new(address, core)).unwrap();
+    let to = sink.address.to_string();
+    for mode in ["idle", "slowloris"] {
+        let output = ringpost_load(&[mode, "--to", &to, "--connections", "30", "--seconds", "2", "--json"]);
+        let value: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(value["greeted"], 30, "{value}");
+        // Over the two seconds it would be 15.
+        assert!(value["greeted_per_second"].as_f64().unwrap() > 20.0, "{value}");
+    }
+}
+
 /// Each of these once ran, or went on for ever, or wasted the run, before it said what was wrong, or did not say it.
 #[test]
 fn what_cannot_be_measured_is_said_before_the_run() {

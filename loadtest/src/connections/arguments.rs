@@ -147,7 +147,7 @@ impl Common {
         let beside = Beside { server_pid: Some(&server_pid), sinks: &[] };
         let (report, measurement) = run(options, beside, &stop, &mut *viewer, &mut when_open)?;
         let server_cpu = before.zip(used()).map(|(before, after)| after.cpu.saturating_sub(before.cpu).as_secs_f64());
-        let text = summary(name, self.seconds, &report, &measurement, memory_per_connection, server_cpu);
+        let text = summary(name, &report, &measurement, memory_per_connection, server_cpu);
         if self.json {
             say(&text.to_string())?;
         } else {
@@ -163,7 +163,6 @@ fn us(time: Duration) -> u64 {
 
 fn summary(
     name: &str,
-    seconds: f64,
     report: &ConnectionsReport,
     measurement: &Measurement,
     memory_per_connection: Option<f64>,
@@ -178,7 +177,7 @@ fn summary(
         "mode": name, "greeted": report.greeted, "failed": report.failed, "open_max": report.open_max, "open_at_end": report.open_at_end,
         "closed_by_server": report.closed_by_server, "told_421": report.told_421,
         "closed_after_us": report.closed_after.map(|(least, most)| [us(least), us(most)]),
-        "greeted_per_second": report.greeted as f64 / seconds, "errors": measurement.totals().errors,
+        "greeted_per_second": report.greeted_per_second(), "errors": measurement.totals().errors,
         "memory_bytes_per_connection": memory_per_connection, "server_cpu_s": server_cpu_s,
         "own_cpu_us_per_connection": report.cpu.as_secs_f64() * 1e6 / report.greeted.max(1) as f64,
         "connect": percentiles(Phase::Connect), "banner": percentiles(Phase::Banner), "ehlo": percentiles(Phase::Ehlo),
@@ -198,7 +197,7 @@ fn print(
     say(&format!(
         "{name}: {} connections greeted ({:.0}/s), {} failed, at most {} at once, {} open at the end",
         report.greeted,
-        report.greeted as f64 / seconds,
+        report.greeted_per_second(),
         report.failed,
         report.open_max,
         report.open_at_end

@@ -58,6 +58,7 @@ struct Core {
     shared: Arc<Shared>,
     desk: RefCell<Desk>,
     gate: ConnectGate,
+    began: Instant,
     /// When it is over.
     ends: Instant,
     open: Cell<u64>,
@@ -86,8 +87,8 @@ pub(super) fn run(setup: Setup) -> Result<ConnectionsReport, SourceError> {
     let ran = local::run(config, |ring, spawner| async move {
         let cpu = pinning::thread_cpu();
         let ends = began + options.duration;
-        let core =
-            Rc::new(Core { ring, options, shared, desk: RefCell::default(), gate: ConnectGate::new(false), ends, open: Cell::new(0) });
+        let (desk, gate, open) = (RefCell::default(), ConnectGate::new(false), Cell::new(0));
+        let core = Rc::new(Core { ring, options, shared, desk, gate, began, ends, open });
         for index in 0..own {
             spawner.spawn(keep(core.clone(), share + index * shares));
         }
@@ -156,6 +157,7 @@ fn count(core: &Core, opens: bool) {
         core.shared.open.fetch_add(1, Relaxed);
         let mut desk = core.desk.borrow_mut();
         desk.report.greeted += 1;
+        desk.report.greeted_after = core.began.elapsed();
         desk.report.open_max = desk.report.open_max.max(open);
         desk.recorder.acknowledged(0);
     } else {

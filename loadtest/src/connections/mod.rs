@@ -65,6 +65,8 @@ pub struct ConnectionsOptions {
 pub struct ConnectionsReport {
     /// Connections that got a banner, and with `Idle` and `Slowloris` an answer to EHLO.
     pub greeted: u64,
+    /// When the last of them was, since the start.
+    pub greeted_after: Duration,
     /// Connections that did not come so far.
     pub failed: u64,
     /// Greeted connections that the server closed before their time.
@@ -84,8 +86,14 @@ pub struct ConnectionsReport {
 }
 
 impl ConnectionsReport {
+    /// Connections greeted per second of the time in which some were: how long they are held afterwards says nothing of the server's pace.
+    pub fn greeted_per_second(&self) -> f64 {
+        if self.greeted == 0 { 0.0 } else { self.greeted as f64 / self.greeted_after.as_secs_f64().max(1e-9) }
+    }
+
     fn add(&mut self, other: ConnectionsReport) {
         self.greeted += other.greeted;
+        self.greeted_after = self.greeted_after.max(other.greeted_after);
         self.failed += other.failed;
         self.closed_by_server += other.closed_by_server;
         self.told_421 += other.told_421;
