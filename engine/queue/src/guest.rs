@@ -319,7 +319,7 @@ impl Queue {
     /// Takes in a dispatch of another shard; it then comes out of [`Queue::poll`] and its like, or of [`Queue::take_refused`].
     /// It comes back when this shard is no home of its destination, or knows no such route.
     pub fn receive(&mut self, guest: Guest, now: u64) -> Result<(), Guest> {
-        let Some(destination) = self.destination_of_guest(&guest) else { return Err(guest) };
+        let Some(destination) = self.destination_of_guest(&guest, now) else { return Err(guest) };
         self.come_back(destination, now);
         if guest.revive {
             self.destinations[destination as usize].revive(now);
@@ -344,17 +344,14 @@ impl Queue {
         Ok(())
     }
 
-    fn destination_of_guest(&mut self, guest: &Guest) -> Option<u32> {
+    fn destination_of_guest(&mut self, guest: &Guest, now: u64) -> Option<u32> {
         let route = RouteId(guest.route);
         let via = &self.routes.all().get(usize::from(guest.route))?.via;
         match (&guest.site, via) {
             (Some(site), Via::Mx { .. } | Via::Named { .. }) => {
                 let slot = self.site_of(route, &site.key, &site.name);
                 let state = &mut self.destinations[slot as usize];
-                // What DNS told this shard comes before what it told another.
-                if matches!(&state.role, Role::Site(own) if own.members.is_empty()) {
-                    state.set_hosts(&site.hosts);
-                }
+                state.take_hosts_of_guest(&site.hosts, guest.owner, now);
                 Some(slot)
             }
             (None, Via::Mx { .. } | Via::Named { .. }) | (Some(_), _) => None,

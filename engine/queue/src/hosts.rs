@@ -1,20 +1,37 @@
 //! The hosts of a destination: which of them are alive, and which one the next connection goes to.
 
+use std::hash::{Hash, Hasher};
+
 use crate::breaker::{Breaker, BreakerSettings, Circuit};
 use crate::retry::{Jitter, back_off_ms};
 use crate::route::{HOSTS_MAX, NextHop};
 
-/// A host of a destination. When the hosts change, it never means another one.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+/// A host of a destination. When the hosts change, it means the same one while that stays, and never another.
+#[derive(Clone, Copy, Debug)]
 pub struct HostIndex {
+    serial: u32,
+    /// Where it was; it moves when others leave.
     slot: u8,
-    since: u32,
 }
 
 impl HostIndex {
-    /// Its position among the destination's hosts.
+    /// Its position among the destination's hosts when it was chosen.
     pub fn position(self) -> usize {
         self.slot.into()
+    }
+}
+
+impl PartialEq for HostIndex {
+    fn eq(&self, other: &Self) -> bool {
+        self.serial == other.serial
+    }
+}
+
+impl Eq for HostIndex {}
+
+impl Hash for HostIndex {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.serial.hash(state);
     }
 }
 
@@ -32,8 +49,8 @@ const _: () = assert!(HOSTS_MAX <= 32, "one bit per host");
 #[derive(Debug)]
 struct Host {
     hop: NextHop,
-    /// Number of the set of hosts with which it came.
-    since: u32,
+    /// Its number among all that this destination ever had.
+    serial: u32,
     circuit: Circuit,
     /// It has enough connections: others come first until then (unix ms), and how often it said so since it greeted.
     crowded_until: u64,
@@ -41,21 +58,21 @@ struct Host {
 }
 
 impl Host {
-    fn new(hop: NextHop, since: u32) -> Self {
-        Self { hop, since, circuit: Circuit::new(), crowded_until: 0, crowded_times: 0 }
+    fn new(hop: NextHop, serial: u32) -> Self {
+        Self { hop, serial, circuit: Circuit::new(), crowded_until: 0, crowded_times: 0 }
     }
 }
 
 #[derive(Debug)]
 pub(crate) struct Hosts {
     hosts: Vec<Host>,
-    /// Number of the newest set of hosts.
-    set: u32,
+    next_serial: u32,
 }
 
 impl Hosts {
     pub(crate) fn new(hops: &[NextHop]) -> Self {
-        Self { hosts: hops.iter().map(|hop| Host::new(hop.clone(), 0)).collect(), set: 0 }
+        let hosts: Vec<_> = (0..).zip(hops).map(|(serial, hop)| Host::new(hop.clone(), serial)).collect();
+        Self { next_serial: hosts.len() as u32, hosts }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -76,8 +93,7 @@ impl Hosts {
     }
 
     pub(crate) fn circuit_mut(&mut self, index: HostIndex) -> Option<&mut Circuit> {
-        let host = self.hosts.get_mut(index.position()).filter(|host| host.since == index.since)?;
-        Some(&mut host.circuit)
+        self.get_mut(index).map(|host| &mut host.circuit)
     }
 
     pub(crate) fn circuits(&self) -> impl Iterator<Item = &Circuit> {
@@ -130,21 +146,21 @@ impl Hosts {
         }
         let slot = usize::from(self.draw(&open[..count], |below| jitter.below(below))?);
         tried.0 |= 1 << slot;
-        let Host { since, circuit, .. } = &mut self.hosts[slot];
+        let Host { serial, circuit, .. } = &mut self.hosts[slot];
         let half_open = circuit.begin(now);
-        Some((HostIndex { slot: slot as u8, since: *since }, half_open))
+        Some((HostIndex { serial: *serial, slot: slot as u8 }, half_open))
     }
 
     /// It has enough connections.
     pub(crate) fn crowded(&mut self, index: HostIndex, now: u64, jitter: &mut Jitter) {
-        let Some(host) = self.hosts.get_mut(index.position()).filter(|host| host.since == index.since) else { return };
+        let Some(host) = self.get_mut(index) else { return };
         host.crowded_times = host.crowded_times.saturating_add(1);
         host.crowded_until = now + back_off_ms(CROWDED_FIRST_MS, CROWDED_MAX_MS, host.crowded_times, CROWDED_JITTER_PERCENT, jitter);
     }
 
     /// It took a connection.
     pub(crate) fn has_room(&mut self, index: HostIndex) {
-        if let Some(host) = self.hosts.get_mut(index.position()).filter(|host| host.since == index.since) {
+        if let Some(host) = self.get_mut(index) {
             (host.crowded_until, host.crowded_times) = (0, 0);
         }
     }
@@ -181,31 +197,40 @@ impl Hosts {
         if self.hosts.len() == hops.len() && self.hosts.iter().all(|host| hops.contains(&host.hop)) {
             return false;
         }
-        self.set += 1;
-        let set = self.set;
         let came: Vec<_> = hops.iter().filter(|hop| self.hosts.iter().all(|host| host.hop != **hop)).cloned().collect();
-        let mut came = came.into_iter();
-        // Those that stay keep their slots, which attempts in progress name.
+        let serials = self.next_serial..;
+        self.next_serial = self.next_serial.wrapping_add(came.len() as u32);
+        let mut came = came.into_iter().zip(serials).map(|(hop, serial)| Host::new(hop, serial));
+        // Those that stay keep their slots while they can, by which attempts in progress know what they have tried.
         for host in &mut self.hosts {
             if !hops.contains(&host.hop)
-                && let Some(hop) = came.next()
+                && let Some(new) = came.next()
             {
-                *host = Host::new(hop, set);
+                *host = new;
             }
         }
-        self.hosts.extend(came.map(|hop| Host::new(hop, set)));
+        self.hosts.extend(came);
         while let Some(left) = self.hosts.iter().position(|host| !hops.contains(&host.hop)) {
             self.hosts.swap_remove(left);
-            if let Some(moved) = self.hosts.get_mut(left) {
-                moved.since = set;
-            }
         }
         true
     }
 
-    /// The host, unless another one has its slot by now.
+    /// The host, unless it has left.
     fn get(&self, index: HostIndex) -> Option<&Host> {
-        self.hosts.get(index.position()).filter(|host| host.since == index.since)
+        self.slot(index).map(|slot| &self.hosts[slot])
+    }
+
+    fn get_mut(&mut self, index: HostIndex) -> Option<&mut Host> {
+        self.slot(index).map(|slot| &mut self.hosts[slot])
+    }
+
+    fn slot(&self, index: HostIndex) -> Option<usize> {
+        let is_it = |host: &Host| host.serial == index.serial;
+        match self.hosts.get(index.position()) {
+            Some(host) if is_it(host) => Some(index.position()),
+            _ => self.hosts.iter().position(is_it),
+        }
     }
 }
 
@@ -243,6 +268,30 @@ mod tests {
     fn is_share(count: usize, attempts: usize, share: f64) -> bool {
         let deviation = (attempts as f64 * share * (1.0 - share)).sqrt();
         (count as f64 - attempts as f64 * share).abs() <= 4.0 * deviation
+    }
+
+    /// A host that stayed, and was moved into the place of one that left, was another one for who had a connection to it, and that was closed.
+    #[test]
+    fn a_host_that_stays_is_the_same_one_wherever_it_stands() {
+        let mut hosts = hosts(&[(0, 1, 0), (1, 1, 0), (2, 1, 0)]);
+        let hops: Vec<_> = hosts.hops().cloned().collect();
+        let (mut tried, mut jitter, settings) = (HostsTried::default(), Jitter::new(7), BreakerSettings::default());
+        let mut indices: Vec<_> =
+            std::iter::from_fn(|| hosts.choose(&mut tried, &settings, 0, &mut jitter)).map(|(index, _)| index).collect();
+        indices.sort_by_key(|index| index.position());
+        let [a, b, c] = *indices else { panic!("{indices:?}") };
+        assert!(hosts.replace(&hops[1..]));
+        assert_eq!([a, b, c].map(|index| hosts.hop(index)), [None, Some(&hops[1]), Some(&hops[2])]);
+        hosts.circuit_mut(c).unwrap().failed(crate::breaker::Break::BeforeGreeting, 1, &settings, 0, &mut jitter);
+        assert!(!hosts.circuit(c).unwrap().is_closed() && hosts.circuit(b).unwrap().is_closed());
+        // One that comes back is not taken for what it was.
+        assert!(hosts.replace(&hops));
+        assert_eq!([a, b, c].map(|index| hosts.hop(index)), [None, Some(&hops[1]), Some(&hops[2])]);
+        assert!(
+            (0..100)
+                .filter_map(|_| hosts.choose(&mut HostsTried::default(), &settings, 0, &mut jitter))
+                .all(|(index, _)| index != a && index != c)
+        );
     }
 
     #[test]

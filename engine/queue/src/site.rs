@@ -9,7 +9,8 @@
 
 use std::collections::VecDeque;
 
-use crate::destination::DestinationId;
+use crate::breaker::Breaker;
+use crate::destination::{Destination, DestinationId};
 use crate::message::PRIORITY_MAX;
 use crate::retry::{Jitter, back_off_ms};
 use crate::route::{NamedHost, NextHop};
@@ -233,11 +234,27 @@ impl Domain {
 pub(crate) struct Site {
     /// What it is found by, within its route.
     pub(crate) key: String,
+    /// The shard whose guest told the hosts, if one did.
+    pub(crate) told_by: Option<u16>,
     /// Domains whose last answer led here.
     pub(crate) members: Vec<u32>,
     /// Domains with ready mail, by the priority of their best; a domain whose `queued_at` says otherwise has moved on.
     queued: [VecDeque<u32>; PRIORITIES],
     entries: usize,
+}
+
+impl Destination {
+    /// DNS told this to the shard of a guest. What it told this shard comes before; of what it told others, whose answers may differ, that of
+    /// one stays while any of it is of use: if the hosts went to and fro, no connection to them could be kept.
+    pub(crate) fn take_hosts_of_guest(&mut self, hosts: &[NextHop], owner: u16, now: u64) {
+        let knows_any = self.hops().any(|own| hosts.iter().any(|told| told.address == own.address));
+        let is_of_use = knows_any && self.breaker(now) == Breaker::Closed;
+        let Role::Site(site) = &mut self.role else { return };
+        if site.members.is_empty() && (!is_of_use || site.told_by.is_none_or(|by| by == owner)) {
+            site.told_by = Some(owner);
+            self.set_hosts(hosts);
+        }
+    }
 }
 
 impl Site {

@@ -572,28 +572,31 @@ fn a_higher_priority_goes_first_on_both_sides_and_a_lower_one_is_not_starved() {
     }
 }
 
-/// While a reload goes from shard to shard they differ in who is home. A shard that was asked and is none made a site for the guest that
-/// nothing removed: each counted as a destination in use for ever.
-#[test]
-fn a_site_made_for_a_guest_that_is_sent_back_goes_again() {
-    let limits = DestinationLimits { connections_max: 1, window_initial: 1, ..DestinationLimits::default() };
-    let queue = |shard| {
-        let route = Route { pattern: "*".into(), via: Via::Mx { port: 25 }, retry: RetryPolicy::default(), limits };
-        let settings = QueueSettings { homes: Homes { shard, shards: 3 }, destinations_max: 3, ..QueueSettings::default() };
-        Queue::new(settings, Routes::new(vec![route]).unwrap(), 1, START)
-    };
-    let home_of = |key: &String| Homes { shard: 0, shards: 3 }.of("*", key, &limits)[0];
+fn limits_of_one_home() -> DestinationLimits {
+    DestinationLimits { connections_max: 1, window_initial: 1, ..DestinationLimits::default() }
+}
+
+/// One of three shards, with few destinations and one route by MX.
+fn one_of_three(shard: u16) -> Queue {
+    let route = Route { pattern: "*".into(), via: Via::Mx { port: 25 }, retry: RetryPolicy::default(), limits: limits_of_one_home() };
+    let settings = QueueSettings { homes: Homes { shard, shards: 3 }, destinations_max: 3, ..QueueSettings::default() };
+    Queue::new(settings, Routes::new(vec![route]).unwrap(), 1, START)
+}
+
+/// What one of three shards asks shard 1 for, when DNS told it these hosts of a site.
+fn guest_of(shard: u16, hosts: Vec<NextHop>) -> Guest {
+    let home_of = |key: &String| Homes { shard: 0, shards: 3 }.of("*", key, &limits_of_one_home())[0];
     let key = (0..).map(|number| format!("10 mx{number}.test")).find(|key| home_of(key) == 1).unwrap();
-    let (mut owner, mut stranger) = (queue(0), queue(2));
+    let mut owner = one_of_three(shard);
     let destination = owner.route(b"y.test");
-    let message = NewMessage { id: QueueId { boot: 1, shard: 0, sequence: 1 }, accepted_at: START, ..NewMessage::default() };
+    let message = NewMessage { id: QueueId { boot: 1, shard, sequence: 1 }, accepted_at: START, ..NewMessage::default() };
     let recipient = NewRecipient { address: b"b@y.test", destination, notify: Notify::default() };
     owner.enqueue(&message, std::iter::once(recipient), START);
     let dispatch = loop {
         match owner.poll(START, &mut Vec::new()) {
             Some(Work::Resolve(lookup)) => {
-                let site = Resolution::Site { key: key.clone(), name: "mx.test".into(), hosts: vec![hop(0)], until: START + 60_000 };
-                owner.resolved(lookup.destination, &site, START);
+                let (key, hosts) = (key.clone(), hosts.clone());
+                owner.resolved(lookup.destination, &Resolution::Site { key, name: "mx.test".into(), hosts, until: START + 60_000 }, START);
             }
             Some(Work::Attempt(dispatch)) => break dispatch,
             other => panic!("{other:?}"),
@@ -602,11 +605,43 @@ fn a_site_made_for_a_guest_that_is_sent_back_goes_again() {
     assert_eq!(dispatch.home(), Some(1));
     let mut guest = Guest::default();
     owner.describe(&dispatch, 1, &mut guest);
+    owner.abandon(dispatch, START);
+    guest
+}
+
+/// While a reload goes from shard to shard they differ in who is home. A shard that was asked and is none made a site for the guest that
+/// nothing removed: each counted as a destination in use for ever.
+#[test]
+fn a_site_made_for_a_guest_that_is_sent_back_goes_again() {
+    let mut stranger = one_of_three(2);
+    let guest = guest_of(0, vec![hop(0)]);
     assert!(stranger.has_room() && stranger.receive(guest, START).is_err() && !stranger.has_room());
     let mut now = START;
     while !stranger.has_room() {
         now = stranger.next_due(now).expect("the site is there for ever").max(now + 1);
         assert!(stranger.poll(now, &mut Vec::new()).is_none());
     }
-    owner.abandon(dispatch, START);
+}
+
+/// A home took over the hosts of each guest: where DNS told two shards different ones, they went to and fro, and with each change the
+/// connections to them were closed.
+#[test]
+fn the_hosts_of_a_site_do_not_go_to_and_fro_between_its_guests() {
+    let mut home = one_of_three(1);
+    home.receive(guest_of(0, vec![hop(0), hop(1)]), START).unwrap();
+    let Some(Work::Attempt(dispatch)) = home.poll(START, &mut Vec::new()) else { panic!("it is its turn") };
+    let (destination, mut tried) = (dispatch.destination(), HostsTried::default());
+    let mut hosts: Vec<_> = std::iter::from_fn(|| home.next_host(destination, &mut tried, START)).collect();
+    hosts.sort_by_key(|host| host.position());
+    let told = |home: &mut Queue, shard, told: &[usize]| {
+        home.receive(guest_of(shard, told.iter().map(|number| hop(*number)).collect()), START).unwrap();
+        hosts.iter().map(|host| home.host_address(destination, *host).is_some()).collect::<Vec<_>>()
+    };
+    assert_eq!(told(&mut home, 2, &[1, 2]), [true, true]);
+    assert_eq!(told(&mut home, 0, &[0, 1]), [true, true]);
+    assert_eq!(told(&mut home, 2, &[1, 2]), [true, true]);
+    // What the same shard is told later counts, and what another is told when nothing that is known is in it.
+    assert_eq!(told(&mut home, 0, &[1]), [false, true]);
+    assert_eq!(told(&mut home, 2, &[2]), [false, false]);
+    assert!(home.abandon_guest(dispatch, false, START).is_none());
 }
