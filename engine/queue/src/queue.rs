@@ -26,7 +26,8 @@ use crate::slab::{NONE, Slab};
 use crate::wheel::{Popped, Wheel};
 use crate::wrong_clock::as_accepted;
 
-/// Timers handled by one call of [`Queue::poll`] at most; the rest follow at the next call, so that other tasks get their turn.
+/// Timers of a kind handled or moved in their wheel by one call of [`Queue::poll`] at most; the rest follow at the next call, so that other
+/// tasks get their turn.
 const TIMERS_PER_POLL: usize = 1024;
 
 /// Polls from one look at the reports to the next while attempts can be begun.
@@ -284,29 +285,22 @@ impl Queue {
 
     /// The next thing to do, if any; call until `None`. For [`Work::Expired`] the record is appended to `record`.
     pub fn poll(&mut self, now: u64, record: &mut Vec<u8>) -> Option<Work> {
-        for _ in 0..TIMERS_PER_POLL {
-            match self.destination_timers.pop(now) {
-                Popped::Due(destination) => self.refresh(destination, now),
-                Popped::Working => {}
-                Popped::Nothing => break,
-            }
+        let mut moves = TIMERS_PER_POLL;
+        while let Popped::Due(destination) = self.destination_timers.pop(now, &mut moves) {
+            self.refresh(destination, now);
         }
-        for _ in 0..TIMERS_PER_POLL {
-            match self.timers.pop(now) {
-                Popped::Due(index) if self.is_given_out(index) => {
-                    if self.is_overdue(index, now) {
-                        return Some(Work::Overdue(self.key(index)));
-                    }
+        let mut moves = TIMERS_PER_POLL;
+        while let Popped::Due(index) = self.timers.pop(now, &mut moves) {
+            if self.is_given_out(index) {
+                if self.is_overdue(index, now) {
+                    return Some(Work::Overdue(self.key(index)));
                 }
-                Popped::Due(index) => {
-                    let expired = self.ripen(index, now, record);
-                    if !expired.is_empty() {
-                        self.messages[index].unrecorded += 1;
-                        return Some(Work::Expired(self.key(index), expired));
-                    }
-                }
-                Popped::Working => {}
-                Popped::Nothing => break,
+                continue;
+            }
+            let expired = self.ripen(index, now, record);
+            if !expired.is_empty() {
+                self.messages[index].unrecorded += 1;
+                return Some(Work::Expired(self.key(index), expired));
             }
         }
         // After the attempts, so that what fails together is told together; now and then before them, so that no load starves reports.

@@ -26,7 +26,7 @@ pub const REPORT_RECIPIENTS_MAX: usize = 100;
 /// Reports being made at a time.
 const REPORTS_OPEN_MAX: u32 = 16;
 
-/// Timers handled by one look at most.
+/// Timers handled or moved in their wheel by one look at most.
 const TIMERS_PER_LOOK: usize = 256;
 
 /// Senders that share one of these share its pace: their reports come later, and none is lost.
@@ -213,6 +213,11 @@ impl Reports {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn timers_mut(&mut self) -> &mut Wheel {
+        &mut self.timers
+    }
+
     /// A message leaves.
     pub(crate) fn forget(&mut self, index: u32) {
         self.timed -= usize::from(self.timers.is_set(index));
@@ -354,15 +359,10 @@ impl Queue {
 
     /// Takes the next message whose report may be made.
     pub(crate) fn poll_report(&mut self, now: u64) -> Option<MessageKey> {
-        for _ in 0..TIMERS_PER_LOOK {
-            match self.reports.timers.pop(now) {
-                Popped::Due(index) => {
-                    self.reports.timed -= 1;
-                    self.reports.waiting.push_back(self.key(index));
-                }
-                Popped::Working => {}
-                Popped::Nothing => break,
-            }
+        let mut moves = TIMERS_PER_LOOK;
+        while let Popped::Due(index) = self.reports.timers.pop(now, &mut moves) {
+            self.reports.timed -= 1;
+            self.reports.waiting.push_back(self.key(index));
         }
         while self.reports.open < REPORTS_OPEN_MAX {
             let key = *self.reports.waiting.front()?;

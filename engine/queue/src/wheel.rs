@@ -14,9 +14,6 @@ use crate::slab::{NONE, Slab};
 const LEVELS: usize = 11;
 const SLOTS: usize = 64;
 
-/// Nodes moved down per call of [`Wheel::pop`], so that a million deadlines in one slot do not stall a shard.
-const CASCADE_MAX: usize = 256;
-
 #[derive(Debug, Clone, Copy)]
 struct Node {
     /// In halves, so that a node takes 20 bytes.
@@ -63,7 +60,7 @@ impl Default for Node {
 pub(crate) enum Popped {
     /// The deadline of this index has come; it is no longer set.
     Due(u32),
-    /// Some deadlines were moved down; call again.
+    /// As many nodes were moved as may be at a time; call again, later.
     Working,
     /// Nothing is due.
     Nothing,
@@ -131,20 +128,21 @@ impl Wheel {
         black_box(self.nodes.get(index).map(|node| node.place));
     }
 
-    /// The next index whose deadline is at or before `now`.
+    /// The next index whose deadline is at or before `now`. Each node that is moved or given out takes one of `moves`, so that a million
+    /// deadlines in one slot do not stall a shard.
     #[inline]
-    pub(crate) fn pop(&mut self, now: u64) -> Popped {
+    pub(crate) fn pop(&mut self, now: u64, moves: &mut usize) -> Popped {
         if now < self.quiet_until && self.cascading.is_none() {
             return Popped::Nothing;
         }
-        self.turn(now)
+        self.turn(now, moves)
     }
 
-    fn turn(&mut self, now: u64) -> Popped {
+    fn turn(&mut self, now: u64, moves: &mut usize) -> Popped {
         let now = now.max(self.base);
         loop {
             if let Some(place) = self.cascading
-                && !self.cascade(place)
+                && !self.cascade(place, moves)
             {
                 return Popped::Working;
             }
@@ -159,11 +157,13 @@ impl Wheel {
             self.base = self.base.max(start);
             let place = (level * SLOTS + slot) as u16;
             if level == 0 {
+                let Some(left) = moves.checked_sub(1) else { return Popped::Working };
+                *moves = left;
                 let index = self.heads[place as usize];
                 let is_set = self.nodes[index].is_set();
                 self.unlink(index);
                 if !is_set {
-                    return Popped::Working;
+                    continue;
                 }
                 self.set -= 1;
                 return Popped::Due(index);
@@ -193,13 +193,14 @@ impl Wheel {
         Some((level, slot, upper | (slot as u64) << (6 * level)))
     }
 
-    /// Moves up to [`CASCADE_MAX`] nodes of a slot down; true when it is empty.
-    fn cascade(&mut self, place: u16) -> bool {
-        for _ in 0..CASCADE_MAX {
+    /// Moves up to so many nodes of a slot down; true when it is empty.
+    fn cascade(&mut self, place: u16, moves: &mut usize) -> bool {
+        while *moves > 0 {
             let index = self.heads[place as usize];
             if index == NONE {
                 break;
             }
+            *moves -= 1;
             let node = self.nodes[index];
             self.unlink(index);
             if node.is_set() {
@@ -258,12 +259,14 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
     use super::*;
+    use crate::queue::{Queue, QueueSettings};
     use crate::retry::Jitter;
+    use crate::routes::Routes;
 
     fn due(wheel: &mut Wheel, now: u64) -> BTreeSet<u32> {
         let mut all = BTreeSet::new();
         loop {
-            match wheel.pop(now) {
+            match wheel.pop(now, &mut 64) {
                 Popped::Due(index) => assert!(all.insert(index)),
                 Popped::Working => {}
                 Popped::Nothing => return all,
@@ -365,6 +368,38 @@ mod tests {
         wheel.cancel(1);
         wheel.set(1, second);
         assert_eq!((due(&mut wheel, first), due(&mut wheel, second)), (BTreeSet::from([0, 2]), BTreeSet::from([1])));
+    }
+
+    /// One poll took a thousand times 256 cancelled deadlines out of their slot, for it counted them by the 256: the shard stood still.
+    #[test]
+    fn one_poll_moves_no_more_deadlines_than_it_may() {
+        const CANCELLED: u32 = 100_000;
+        let start = 1_790_000_000_000;
+        let deadline = start + 5 * 24 * 3_600_000;
+        let mut queue = Queue::new(QueueSettings::default(), Routes::default(), 1, start);
+        queue.poll(start, &mut Vec::new());
+        for wheel in [&mut queue.timers, &mut queue.destination_timers, queue.reports.timers_mut()] {
+            for index in 0..CANCELLED {
+                wheel.set(index, deadline);
+                wheel.cancel(index);
+            }
+            wheel.set(CANCELLED, deadline + 3_600_000);
+        }
+        let linked = |queue: &mut Queue| {
+            let wheels = [&mut queue.timers, &mut queue.destination_timers, queue.reports.timers_mut()];
+            wheels.map(|wheel| (0..CANCELLED).filter(|index| wheel.nodes[*index].place != IDLE).count())
+        };
+        let mut before = linked(&mut queue);
+        assert_eq!(before, [CANCELLED as usize; 3]);
+        let mut polls = 0;
+        while before != [0; 3] {
+            assert!(queue.poll(deadline + 1, &mut Vec::new()).is_none());
+            let after = linked(&mut queue);
+            let moved: usize = before.iter().zip(after).map(|(before, after)| before - after).sum();
+            assert!((1..=4096).contains(&moved), "{moved} after {polls} polls");
+            (before, polls) = (after, polls + 1);
+        }
+        assert!([&mut queue.timers, &mut queue.destination_timers, queue.reports.timers_mut()].iter().all(|wheel| wheel.is_set(CANCELLED)));
     }
 
     #[test]
