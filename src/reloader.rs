@@ -182,7 +182,7 @@ impl Reloader {
     }
 
     /// All shards at once, which takes each a moment, so what this says is what is in force. Where one refuses, those that had taken the
-    /// new settings get back the `running` ones; no mail has moved yet.
+    /// new settings get back the `running` ones; no mail has moved yet, and what came meanwhile follows.
     async fn swap(&self, config: &Arc<Config>, running: &Arc<Config>) -> Result<(), String> {
         let (mut taken, mut refused) = (Vec::new(), None);
         for (shard, asked) in self.shards.iter().zip(ask_all(&self.shards, &Command::Reload(config.clone()))) {
@@ -198,6 +198,8 @@ impl Reloader {
                     error!(reason, "a shard could not go back to the settings before: it runs with others than the rest");
                 }
             }
+            // What came to their new routes meanwhile is to leave them.
+            drop(self.follow_routes());
         }
         // Also when one of them refused: others had it.
         tokio::spawn(settle_limits(self.shards.clone()));
@@ -340,6 +342,9 @@ mod tests {
         let (config, taken) = asked_to_reload(&mut shards[0]).await;
         assert_eq!(config.routes, before);
         taken(Answer::Done);
+        for shard in &mut shards {
+            assert!(matches!(asked(shard).await.command, Command::FollowRoutes), "mail came to the new routes meanwhile");
+        }
         assert_eq!(reload.await.unwrap().map(|done| done.moved), Err("not now".to_owned()));
         assert_eq!(reloader.in_force().config.routes, before);
     }

@@ -15,7 +15,8 @@ const DESTINATIONS_PER_TURN: usize = 1024;
 
 /// Swaps the settings; [`follow_routes`] is next. No session ends, no attempt is cut off. Err: nothing was changed, and why. One at a time.
 pub(crate) async fn swap(shard: &Rc<Shard>, config: Arc<Config>) -> Result<(), String> {
-    shard.queue.borrow_mut().begin_routes(routes_of(&config)).map_err(|reason| format!("route: {reason}"))?;
+    let now = shard.now_ms();
+    shard.queue.borrow_mut().begin_routes(routes_of(&config), now).map_err(|reason| format!("route: {reason}"))?;
     shard.pool.begin_change();
     reconfigure_all(shard).await;
     let elsewhere;

@@ -16,16 +16,16 @@ const TABLES_MAX: usize = 16;
 impl Queue {
     /// Takes another table, as [`Queue::begin_routes`], at all destinations at once.
     pub fn set_routes(&mut self, routes: Vec<Route>, now: u64) -> Result<(), RouteError> {
-        self.begin_routes(routes)?;
+        self.begin_routes(routes, now)?;
         self.reconfigure(0..self.destinations.len(), now);
         Ok(())
     }
 
     /// Takes another table, by which mail is routed from now on; each destination goes by it when [`Queue::reconfigure`] was called for
-    /// its slot, until then by the limits, hosts and retries that it has. Where there are several shards, parts of limits that grow do so
+    /// its slot, until then by the limits, hosts and retries that it has; those of new routes do so at once. Where there are several shards, parts of limits that grow do so
     /// with [`Queue::begin_settling`]. Patterns that stay keep their [`RouteId`]; those that are gone match nothing any more, but what
     /// leads to them goes on until [`Queue::follow_routes`] was called for its message.
-    pub fn begin_routes(&mut self, routes: Vec<Route>) -> Result<(), RouteError> {
+    pub fn begin_routes(&mut self, routes: Vec<Route>, now: u64) -> Result<(), RouteError> {
         if self.limits_before.len() == TABLES_MAX {
             return Err(RouteError::ChangingOver);
         }
@@ -33,16 +33,16 @@ impl Queue {
         if self.settings.homes.shards > 1 {
             self.limits_before.push(self.routes.all().iter().map(|route| route.limits).collect());
         }
-        for (number, route) in routes.all().iter().enumerate() {
-            if number == self.route_slots.len() {
-                let id = RouteId(number as u16);
-                // What it is to be comes with the others.
-                let state = Destination::new(Some(id), Via::Hold, route.limits, route.retry, route.pattern.clone());
-                let slot = self.add_destination(state);
-                self.route_slots.push(slot);
-            }
-        }
         self.routes = routes;
+        for number in self.route_slots.len()..self.routes.all().len() {
+            let (id, route) = (RouteId(number as u16), &self.routes.all()[number]);
+            let state = Destination::new(Some(id), Via::Hold, route.limits, route.retry, route.pattern.clone());
+            let slot = self.add_destination(state);
+            self.route_slots.push(slot);
+            // Mail comes to it from now on, and is to expire as its route says, whether or not it is looked at once more.
+            self.reconfigure_one(slot, now);
+            self.refresh(slot, now);
+        }
         Ok(())
     }
 

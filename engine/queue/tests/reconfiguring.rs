@@ -46,7 +46,7 @@ fn state(queue: &Queue, key: MessageKey) -> State {
 
 /// Changes the table and lets all mail follow; returns how many messages moved.
 fn reconfigure(queue: &mut Queue, routes: Vec<Route>) -> usize {
-    queue.begin_routes(routes).unwrap();
+    queue.begin_routes(routes, START).unwrap();
     // As a shard does it, between other tasks.
     (0..queue.destination_slots()).for_each(|slot| queue.reconfigure(slot..slot + 1, START));
     let mut keys = Vec::new();
@@ -102,6 +102,23 @@ fn a_route_that_no_longer_holds_lets_its_mail_go_and_other_hosts_are_used() {
     let Some(Work::Attempt(dispatch)) = queue.poll(START + 1, &mut Vec::new()) else { panic!("it goes once more") };
     let _ = queue.settle(dispatch, &[(0, LATER)], START + 1, &mut Vec::new());
     assert_eq!(state(&queue, key), State::Failed);
+}
+
+/// While a shard went through its destinations, a new route held its mail until it was its turn: what came meanwhile never expired, unless
+/// the look at all messages found it.
+#[test]
+fn a_new_route_is_itself_from_the_first_message_on() {
+    let mut queue = queue(vec![route("y.test", Via::Hold)]);
+    queue.begin_routes(vec![route("y.test", Via::Hold), route("*", smarthost(25))], START).unwrap();
+    let key = enqueue(&mut queue, 1, &["c@z.test"]);
+    assert_eq!(state(&queue, key), State::Ready);
+    let destination = queue.route(b"z.test");
+    queue.pause(destination, true, START);
+    queue.reconfigure(0..queue.destination_slots(), START);
+    assert!(queue.poll(START, &mut Vec::new()).is_none(), "it is paused");
+    let now = START + 6 * DAY;
+    let work = queue.poll(now, &mut Vec::new());
+    assert!(matches!(&work, Some(Work::Expired(expired, _)) if *expired == key), "{work:?}");
 }
 
 /// A reload that ended a hold, or gave unrouted mail its route, bounced at once, without an attempt, all mail older than the lifetime of
