@@ -16,7 +16,7 @@ use ringpost_engine::{
 use ringpost_queue::QueueId;
 use serde::Serialize;
 use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{UnixListener, UnixStream},
     sync::oneshot,
     time::timeout,
@@ -112,14 +112,9 @@ async fn converse(
     sharing: Option<&SharedDelivery>,
 ) -> io::Result<()> {
     let (read, mut write) = stream.split();
-    let mut line = String::new();
-    let mut reader = BufReader::new(read.take(REQUEST_BYTES_MAX));
-    if timeout(CLIENT_TIMEOUT, reader.read_line(&mut line)).await.is_err() {
-        return Ok(());
-    }
-    let end = match serde_json::from_str::<WireRequest>(&line) {
-        Err(_) if line.len() as u64 == REQUEST_BYTES_MAX && !line.ends_with('\n') => Err(too_long()),
-        Err(reason) => Err(format!("not a request: {reason}")),
+    let request = timeout(CLIENT_TIMEOUT, read_request(read)).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    let end = match request {
+        Err(reason) => Err(reason),
         Ok(WireRequest::Cluster { ask }) => match cluster_server::answer(ask, cluster).await {
             Err(reason) => Err(reason),
             Ok(lines) => {
@@ -138,6 +133,14 @@ async fn converse(
         Err(error) => End { end: true, count: 0, error: Some(error) },
     };
     send(&mut write, &end).await
+}
+
+/// What is asked, or why it is no request. Err: it did not come.
+async fn read_request(stream: impl AsyncRead + Unpin) -> io::Result<Result<WireRequest, Refusal>> {
+    let mut line = Vec::new();
+    BufReader::new(stream.take(REQUEST_BYTES_MAX)).read_until(b'\n', &mut line).await?;
+    let is_cut = line.len() as u64 == REQUEST_BYTES_MAX && !line.ends_with(b"\n");
+    Ok(serde_json::from_slice(&line).map_err(|reason| if is_cut { too_long() } else { format!("not a request: {reason}") }))
 }
 
 async fn send(write: &mut (impl AsyncWriteExt + Unpin), value: &impl Serialize) -> io::Result<()> {
@@ -340,4 +343,22 @@ async fn list(query: ListQuery, shards: &[Arc<RequestLane>], write: &mut (impl A
 
 fn parse_id(text: &str) -> Result<QueueId, Refusal> {
     text.parse().map_err(|reason| format!("{text:?}: {reason}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One that was cut within a character counted as nothing: "EOF while parsing".
+    #[tokio::test]
+    async fn a_request_that_is_too_long_is_told_so_wherever_it_is_cut() {
+        for shift in 0..2 {
+            let text = format!("{}{}", &"{{"[..=shift], "ü".repeat(REQUEST_BYTES_MAX as usize / 2 + 1));
+            assert_eq!(read_request(text.as_bytes()).await.unwrap().err(), Some(too_long()), "{shift}");
+        }
+        for not_one in [&b"\xFF\n"[..], b"{\xC3", b""] {
+            let reason = read_request(not_one).await.unwrap().err().expect("it is none");
+            assert!(reason.starts_with("not a request: "), "{reason}");
+        }
+    }
 }
