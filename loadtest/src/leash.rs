@@ -1,20 +1,37 @@
-//! Processes that end with this one: an engine that goes on after its load takes a port and a core.
+//! Processes that end with this one, and folders that go with it: an engine that goes on after its load takes a port and a core, and its
+//! spool the disk.
 //!
 //! Where `setpriv` (util-linux) is at hand the kernel ends them when the thread that started them ends, be it by SIGKILL; elsewhere
 //! they outlive a SIGKILL of this process, and nothing else.
 
 use std::{
     ffi::OsStr,
+    io,
     ops::{Deref, DerefMut},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command},
     sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
 use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
 
 /// Those that run. One for each engine under test, which is one at a time.
 static RUNNING: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
+
+/// Folders that are to go. One for each engine.
+static FOLDERS: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+/// A killed engine ends what it has begun; a folder that cannot be removed for so long stays.
+const REMOVAL_MAX: Duration = Duration::from_secs(2);
+
+/// Pace of trying again.
+const AGAIN: Duration = Duration::from_millis(5);
+
+fn folders() -> MutexGuard<'static, Vec<PathBuf>> {
+    FOLDERS.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 fn running() -> MutexGuard<'static, Vec<Pid>> {
     RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
@@ -64,6 +81,68 @@ impl DerefMut for Leashed {
     fn deref_mut(&mut self) -> &mut Child {
         &mut self.0
     }
+}
+
+/// A folder that is removed when this is dropped, or by [`remove_all`].
+#[derive(Debug)]
+pub struct Folder {
+    // Dropped in this order: until it is removed it is listed.
+    folder: TempDir,
+    listed: Listed,
+}
+
+#[derive(Debug)]
+struct Listed(PathBuf);
+
+impl Folder {
+    /// A new folder in `parent` whose name begins with `prefix`.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn new(prefix: &str, parent: &Path) -> io::Result<Folder> {
+        let folder = tempfile::Builder::new().prefix(prefix).tempdir_in(parent)?;
+        let listed = Listed(folder.path().to_owned());
+        folders().push(listed.0.clone());
+        Ok(Folder { folder, listed })
+    }
+
+    /// It stays, however this process ends.
+    pub fn keep(&mut self) {
+        self.folder.disable_cleanup(true);
+        self.listed.strike();
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+}
+
+impl Listed {
+    fn strike(&self) {
+        folders().retain(|path| *path != self.0);
+    }
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        self.strike();
+    }
+}
+
+/// Removes all folders, those that cannot be removed apart: they are returned. For whoever ends this process at once, behind [`kill_all`].
+pub fn remove_all() -> Vec<(PathBuf, io::Error)> {
+    let began = Instant::now();
+    let removed = |path: PathBuf| loop {
+        match std::fs::remove_dir_all(&path) {
+            Ok(()) => return None,
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !path.exists() => return None,
+            Err(error) if began.elapsed() > REMOVAL_MAX => return Some((path, error)),
+            Err(_) => std::thread::sleep(AGAIN),
+        }
+    };
+    let all = std::mem::take(&mut *folders());
+    all.into_iter().filter_map(removed).collect()
 }
 
 /// Kills all that run; for whoever ends this process at once.

@@ -1,4 +1,4 @@
-//! SIGINT and SIGTERM end a run in order: once asks for the end, twice ends at once, and the engine under test with it.
+//! SIGINT and SIGTERM end a run in order: once asks for the end, twice ends at once, the engine under test and its folder with it.
 
 use std::{
     io,
@@ -31,6 +31,9 @@ impl StopSignal {
             for signal in signals.forever() {
                 if flag.swap(true, Relaxed) {
                     leash::kill_all();
+                    for (path, error) in leash::remove_all() {
+                        eprintln!("{} stays: {error}", path.display());
+                    }
                     std::process::exit(128 + signal);
                 }
             }

@@ -298,7 +298,7 @@ fn the_engine_of_a_run_is_not_in_the_terminals_group() {
     assert_eq!(fields[0], fields[4], "its process is the first of its group: {stat}");
 }
 
-/// A second signal, and a panic, left the engine behind with its port and its core.
+/// A second signal, and a panic, left the engine behind with its port and its core, and the signal its folder with the spool.
 #[test]
 fn two_signals_end_a_run_at_once_and_its_engine_with_it() {
     let folder = tempfile::tempdir().unwrap();
@@ -322,6 +322,8 @@ fn two_signals_end_a_run_at_once_and_its_engine_with_it() {
         assert!(Command::new("kill").args([signal, &run.id().to_string()]).status().unwrap().success());
     }
     assert!(matches!(run.wait().unwrap().code(), Some(130 | 143)));
+    let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_dir()).collect();
+    assert_eq!(left, [""; 0].map(std::path::PathBuf::from), "the folder of the run goes with it");
     let is_gone = || std::fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| stat.contains(") Z "));
     let began = std::time::Instant::now();
     while !is_gone() {

@@ -18,6 +18,7 @@ use crate::{
     cli::{Failure, say},
     diff::{Difference, compare},
     engine::{Engine, EngineOptions, Route, version_of},
+    leash::Folder,
     live::{Beside, SourceRun, Viewer, add_end_to_end, run_source},
     machine::Machine,
     process::tree_use,
@@ -103,9 +104,11 @@ struct Deliveries {
 /// # Errors
 /// What makes a run impossible. A run that shows something bad is a result with `success` false.
 pub fn run(scenario: &Scenario, place: &Place, stop: &StopSignal, viewer: &mut dyn Viewer) -> Result<RunResult, Failure> {
-    let folder = tempfile::Builder::new().prefix(&format!("ringpost-{}-", scenario.name)).tempdir_in(&place.folder);
+    let folder = Folder::new(&format!("ringpost-{}-", scenario.name), &place.folder);
     let mut folder = folder.map_err(|error| Failure::io(place.folder.display(), error))?;
-    folder.disable_cleanup(place.keep);
+    if place.keep {
+        folder.keep();
+    }
     let machine = Machine::observe(folder.path(), &place.server.version());
     let (accepted, delivered) = (folder.path().join("accepted.ledger"), folder.path().join("delivered.ledger"));
     let sinks = start_sinks(scenario, place, &delivered)?;
