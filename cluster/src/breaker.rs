@@ -1,4 +1,7 @@
 //! When Valkey is asked and when it is left alone: three failures open the circuit, probes come with growing, jittered gaps (Q17).
+//!
+//! One circuit for all of Valkey: with Valkey Cluster a part of it can be away, whose calls fail while others, sent later, are answered. Such
+//! failures do not count.
 
 use std::time::Duration;
 
@@ -18,6 +21,16 @@ pub struct Breaker {
     probes: u32,
     open_until: Option<BootTime>,
     is_probing: bool,
+    answered_at: Option<BootTime>,
+}
+
+/// A call that failed for want of a sound server.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Failure {
+    /// When it was sent.
+    pub sent_at: BootTime,
+    /// When it failed.
+    pub failed_at: BootTime,
 }
 
 impl Breaker {
@@ -44,14 +57,18 @@ impl Breaker {
     }
 
     /// A call was answered. True when that closed the circuit.
-    pub fn succeeded(&mut self) -> bool {
+    pub fn succeeded(&mut self, now: BootTime) -> bool {
         let was_open = self.is_open();
-        *self = Breaker::default();
+        *self = Breaker { answered_at: Some(now), ..Breaker::default() };
         was_open
     }
 
-    /// A call failed for want of a sound server. True when that opened the circuit. `random` spreads the probes of many nodes.
-    pub fn failed(&mut self, now: BootTime, random: u64) -> bool {
+    /// A call failed. True when that opened the circuit. `random` spreads the probes of many nodes.
+    pub fn failed(&mut self, Failure { sent_at, failed_at: now }: Failure, random: u64) -> bool {
+        if self.open_until.is_none() && self.answered_at.is_some_and(|answered_at| answered_at > sent_at) {
+            // Another was answered meanwhile: a part of Valkey is there.
+            return false;
+        }
         self.failures = self.failures.saturating_add(1);
         if self.open_until.is_some() && !self.is_probing {
             // A call that was sent before the circuit opened.
@@ -75,15 +92,34 @@ impl Breaker {
 mod tests {
     use super::*;
 
+    fn at(ms: u64) -> BootTime {
+        BootTime::after_boot(Duration::from_millis(ms))
+    }
+
+    fn fails(breaker: &mut Breaker, sent_ms: u64, failed_ms: u64) -> bool {
+        breaker.failed(Failure { sent_at: at(sent_ms), failed_at: at(failed_ms) }, 1023)
+    }
+
+    /// Of partitions that are asked at the same time those of a dead primary fail last, three in a row: the circuit opened for all others.
+    #[test]
+    fn a_part_of_valkey_that_is_away_does_not_open_the_circuit_for_the_others() {
+        let mut breaker = Breaker::default();
+        for sweep in [0, 500, 1000] {
+            (0..4).for_each(|ms| assert!(!breaker.succeeded(at(sweep + 1 + ms))));
+            (0..4).for_each(|ms| assert!(!fails(&mut breaker, sweep, sweep + 50 + ms) && breaker.allows(at(sweep + 60))));
+        }
+        // Then all of it.
+        assert!(!fails(&mut breaker, 1500, 1550) && !fails(&mut breaker, 1500, 1550) && fails(&mut breaker, 1500, 1550));
+    }
+
     #[test]
     fn three_failures_open_it_and_one_probe_decides() {
-        let at = |ms| BootTime::after_boot(Duration::from_millis(ms));
         let mut breaker = Breaker::default();
-        assert!(!breaker.failed(at(0), 1023) && !breaker.failed(at(1), 1023) && breaker.allows(at(2)));
-        assert!(breaker.failed(at(2), 1023) && breaker.is_open());
+        assert!(!fails(&mut breaker, 0, 0) && !fails(&mut breaker, 1, 1) && breaker.allows(at(2)));
+        assert!(fails(&mut breaker, 2, 2) && breaker.is_open());
         assert!(!breaker.allows(at(50)));
         assert!(breaker.allows(at(103)) && !breaker.allows(at(103)), "one probe");
-        assert!(!breaker.failed(at(110), 1023), "it was open");
+        assert!(!fails(&mut breaker, 103, 110), "it was open");
         assert!(!breaker.allows(at(111)));
         let mut gaps = 0;
         let mut now = 200;
@@ -92,10 +128,10 @@ mod tests {
                 now += 1;
                 gaps += 1;
             }
-            breaker.failed(at(now), 1023);
+            fails(&mut breaker, now, now);
         }
         assert!((10_000..23_000).contains(&gaps), "capped at a second: {gaps}");
         now += 5000;
-        assert!(breaker.allows(at(now)) && breaker.succeeded() && !breaker.is_open() && breaker.allows(at(now)));
+        assert!(breaker.allows(at(now)) && breaker.succeeded(at(now)) && !breaker.is_open() && breaker.allows(at(now)));
     }
 }

@@ -17,7 +17,7 @@ use tracing::{info, warn};
 
 use crate::{
     boot_time::BootTime,
-    breaker::Breaker,
+    breaker::{Breaker, Failure},
     script::{Script, Scripts},
     target::Target,
     valkey_error::ValkeyError,
@@ -176,15 +176,16 @@ impl Valkey {
 
     /// The answer, and the number of the connection that it came by.
     async fn call(&self, line: &Line, command: &Cmd, deadline: Duration) -> Result<(u64, Value), ValkeyError> {
-        if !self.breaker().allows(BootTime::now()) {
+        let sent_at = BootTime::now();
+        if !self.breaker().allows(sent_at) {
             self.counters.skipped.fetch_add(1, Ordering::Relaxed);
             return Err(ValkeyError::CircuitOpen);
         }
-        let mut permit = Permit { valkey: self, is_settled: false };
+        let mut permit = Permit { valkey: self, sent_at, is_settled: false };
         let answer = self.send(line, command, deadline).await;
         permit.is_settled = true;
         match &answer {
-            Err(error) if error.is_outage() => self.failed(error),
+            Err(error) if error.is_outage() => self.failed(sent_at, error),
             Err(_) => {
                 self.counters.refused.fetch_add(1, Ordering::Relaxed);
                 self.succeeded();
@@ -246,14 +247,14 @@ impl Valkey {
     }
 
     fn succeeded(&self) {
-        if self.breaker().succeeded() {
+        if self.breaker().succeeded(BootTime::now()) {
             info!(valkey = %self.target, "Valkey answers again");
         }
     }
 
-    fn failed(&self, error: &ValkeyError) {
+    fn failed(&self, sent_at: BootTime, error: &ValkeyError) {
         self.counters.outages.fetch_add(1, Ordering::Relaxed);
-        let opened = self.breaker().failed(BootTime::now(), random_u64());
+        let opened = self.breaker().failed(Failure { sent_at, failed_at: BootTime::now() }, random_u64());
         if let ValkeyError::Misconfigured(reason) = error {
             if opened {
                 tracing::error!(valkey = %self.target, reason, "Valkey refuses this node, which goes on alone: mend password, rights or settings");
@@ -270,13 +271,14 @@ impl Valkey {
 /// A call that is given up while it waits must not leave the breaker half open for ever.
 struct Permit<'v> {
     valkey: &'v Valkey,
+    sent_at: BootTime,
     is_settled: bool,
 }
 
 impl Drop for Permit<'_> {
     fn drop(&mut self) {
         if !self.is_settled {
-            self.valkey.failed(&ValkeyError::Unreachable("the call was given up".to_owned()));
+            self.valkey.failed(self.sent_at, &ValkeyError::Unreachable("the call was given up".to_owned()));
         }
     }
 }

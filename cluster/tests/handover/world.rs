@@ -7,7 +7,7 @@ use std::{
 
 use ringpost_cluster::{
     boot_time::BootTime,
-    breaker::Breaker,
+    breaker::{Breaker, Failure},
     claim::{ClaimTimes, Claims, Lease},
     offer::{OfferBounds, Offers, Recall, Sending, Todo},
     work_queue::{Ending, Enqueued, Known},
@@ -246,8 +246,8 @@ impl World {
         let breaker = &mut self.nodes[node].breaker;
         match answer {
             _ if !is_sent => {}
-            Some(_) => drop(breaker.succeeded()),
-            None => drop(breaker.failed(self.now, self.random.below(1024))),
+            Some(_) => drop(breaker.succeeded(self.now)),
+            None => drop(breaker.failed(Failure { sent_at: self.now, failed_at: self.now }, self.random.below(1024))),
         }
         let (offers, generation) = (&mut self.nodes[node].offers, self.valkey.generation.to_string());
         if answer.is_some() {
