@@ -1,0 +1,145 @@
+//! The end of a load: when it comes, what it does not wait for, and how long the load lasted.
+
+mod loopback;
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    net::TcpStream,
+    time::{Duration, Instant},
+};
+
+use loopback::{core, load, loopback, wait_for};
+use ringpost_loadtest::{
+    error_kind::ErrorKind,
+    live::SourceRun,
+    sink::{Sink, SinkOptions},
+    source::{SourceOptions, summary},
+};
+
+/// What happened: Postfix with fewer processes than sessions left half of a load's sessions in its kernel's backlog; they were waited
+/// for until the processes were free again, and the run said that all was well. Now the end of the load ends the wait, and it is told.
+#[test]
+fn connections_that_nobody_greets_are_counted_and_do_not_hold_up_the_end() {
+    let listener = std::net::TcpListener::bind(loopback()).unwrap();
+    let ran = load(listener.local_addr().unwrap(), |o| o.duration = Some(Duration::from_millis(400)));
+    assert_eq!((ran.report.acknowledged, ran.report.ungreeted), (0, 4), "{:?}", ran.report);
+    assert_eq!(ran.measurement.totals().errors.of(ErrorKind::NoBanner), 4);
+    assert!(ran.report.last_trouble.unwrap().contains("no banner in"));
+    assert!(ran.began.elapsed() < Duration::from_secs(10));
+}
+
+/// A server with one process: one connection is served, the others stay where the kernel keeps them.
+#[test]
+fn messages_that_are_all_sent_end_a_load_though_some_sessions_were_never_greeted() {
+    let sink = Sink::start(SinkOptions::new(loopback(), core())).unwrap();
+    let listener = std::net::TcpListener::bind(loopback()).unwrap();
+    let (address, behind) = (listener.local_addr().unwrap(), sink.address);
+    let server = std::thread::spawn(move || {
+        let (mut client, _) = listener.accept().unwrap();
+        let mut hop = TcpStream::connect(behind).unwrap();
+        let (mut from_client, mut to_hop) = (client.try_clone().unwrap(), hop.try_clone().unwrap());
+        let there = std::thread::spawn(move || std::io::copy(&mut from_client, &mut to_hop));
+        std::io::copy(&mut hop, &mut client).unwrap();
+        let _ended = there.join();
+        listener
+    });
+    let ran = load(address, |o| o.messages = Some(50));
+    assert_eq!(ran.report.acknowledged, 50, "{:?}", ran.report);
+    assert!(ran.began.elapsed() < Duration::from_secs(20), "less than the timeout of 60 s and the drain of 30 s");
+    drop(server.join().unwrap());
+}
+
+#[test]
+fn a_load_without_an_end_in_time_gives_up_where_nobody_is() {
+    let free = std::net::TcpListener::bind(loopback()).unwrap().local_addr().unwrap();
+    let ran = load(free, |o| (o.messages, o.timeout) = (Some(5), Duration::from_millis(300)));
+    assert_eq!(ran.report.settled, 0);
+    assert!(ran.measurement.totals().errors.of(ErrorKind::ConnectRefused) > 0);
+    assert!(ran.began.elapsed() < Duration::from_secs(10));
+}
+
+/// What happened: an open loop whose server died halfway ended with its last reply, so that its rate was that of the first half; what was
+/// due and never begun was no failure; and it was waited for 30 s, whatever `--timeout` said.
+#[test]
+fn an_open_loop_whose_server_dies_lasts_as_long_as_its_schedule_and_tells_what_it_owes() {
+    let ran = load_whose_server_dies(|o| o.duration = Some(Duration::from_secs(1)));
+    let report = &ran.report;
+    assert!(report.lasted >= Duration::from_secs(1) && report.lasted < Duration::from_secs(2), "{report:?}");
+    let failures = summary::failures(&ran);
+    assert!(
+        failures.iter().any(|text| text.contains(&format!("{} messages were due and never begun", report.never_begun))),
+        "{failures:?}"
+    );
+}
+
+/// What happened: with a number of messages and no end in time it knocked at the dead server's door until somebody stopped it. Now the
+/// end of its schedule is the end of its time.
+#[test]
+fn an_open_loop_of_so_many_messages_ends_with_its_schedule_though_its_server_died() {
+    let ran = load_whose_server_dies(|o| o.messages = Some(200));
+    assert!(ran.report.lasted >= Duration::from_millis(995) && ran.report.lasted < Duration::from_secs(2), "{:?}", ran.report);
+}
+
+/// An open loop of 200 messages in a second, whose server goes down for good after some of them.
+fn load_whose_server_dies(change: impl FnOnce(&mut SourceOptions)) -> SourceRun {
+    let folder = tempfile::tempdir().unwrap();
+    let down = folder.path().join("down");
+    let sink = Sink::start(SinkOptions { down_file: Some(down.clone()), ..SinkOptions::new(loopback(), core()) }).unwrap();
+    let (counters, began) = (sink.counters(), Instant::now());
+    let ran = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            wait_for("the first messages", || counters.messages() > 20);
+            std::fs::write(&down, "").unwrap();
+        });
+        load(sink.address, |o| {
+            (o.rate, o.timeout) = (Some("200".parse().unwrap()), Duration::from_millis(500));
+            change(o);
+        })
+    });
+    let report = &ran.report;
+    assert!(report.never_begun > 0 && report.acknowledged > 20, "{report:?}");
+    assert_eq!(report.settled + report.never_begun, 200, "{report:?}");
+    assert!(began.elapsed() < Duration::from_secs(15), "half a second after the end, and not half a minute");
+    ran
+}
+
+/// Answers so many messages of one session, one command at a time, and nothing after the next content.
+fn answer_then_stall(listener: std::net::TcpListener, messages: usize) {
+    let mut stream = BufReader::new(listener.accept().unwrap().0);
+    let say = |stream: &mut BufReader<TcpStream>, text: &str| stream.get_mut().write_all(text.as_bytes()).unwrap();
+    say(&mut stream, "220 here\r\n");
+    let (mut line, mut in_content, mut taken) = (String::new(), false, 0);
+    while stream.read_line(&mut line).is_ok_and(|octets| octets > 0) {
+        let ends = line == ".\r\n";
+        taken += usize::from(ends);
+        if !in_content || (ends && taken <= messages) {
+            say(&mut stream, if line.starts_with("DATA") { "354 go\r\n" } else { "250 ok\r\n" });
+        }
+        in_content = line.starts_with("DATA") || (in_content && !ends);
+        line.clear();
+    }
+}
+
+/// What happened: the 30 s of waiting for replies that did not come were a part of the load, so that its rate was a hundredth.
+#[test]
+fn the_wait_for_stragglers_is_no_part_of_a_closed_loop() {
+    let listener = std::net::TcpListener::bind(loopback()).unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = std::thread::spawn(move || answer_then_stall(listener, 5));
+    let began = Instant::now();
+    let closed = |o: &mut SourceOptions| {
+        (o.sessions, o.duration, o.timeout) = (1, Some(Duration::from_millis(300)), Duration::from_secs(2));
+    };
+    let ran = load(address, closed);
+    assert_eq!((ran.report.acknowledged, ran.report.unknown), (5, 1), "{:?}", ran.report);
+    assert!(began.elapsed() >= Duration::from_secs(2), "it was waited for");
+    assert!(ran.report.lasted >= Duration::from_millis(300) && ran.report.lasted < Duration::from_secs(1), "{:?}", ran.report);
+    server.join().unwrap();
+}
+
+#[test]
+fn the_end_of_a_load_ends_the_longest_pause_between_two_messages() {
+    let sink = Sink::start(SinkOptions::new(loopback(), core())).unwrap();
+    let ran = load(sink.address, |o| (o.duration, o.think) = (Some(Duration::from_millis(300)), Duration::from_secs(100_000)));
+    assert!(ran.began.elapsed() < Duration::from_secs(10), "{:?}", ran.report);
+}
