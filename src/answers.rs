@@ -6,6 +6,8 @@ use ringpost_queue::{DestinationId, Question, Resolution};
 
 /// An answer that is younger counts as new: a retry of many messages asks once.
 const ANEW_MS: u64 = 1000;
+/// Destinations that are remembered as having been told of a refusal; there is one for each shard and route by sender.
+const TOLD_MAX: usize = 1024;
 
 /// Who asked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -41,6 +43,21 @@ struct Known {
     resolution: Resolution,
     since: u64,
     arrival: u64,
+    /// Who goes by it, if it is a refusal.
+    told: Vec<Asker>,
+}
+
+impl Known {
+    /// Mail of these is refused until the answer grows old, or they hear another.
+    fn tell(&mut self, askers: &[Asker]) {
+        if matches!(self.resolution, Resolution::Refused { .. }) {
+            for asker in askers {
+                if self.told.len() < TOLD_MAX && !self.told.contains(asker) {
+                    self.told.push(*asker);
+                }
+            }
+        }
+    }
 }
 
 impl Answers {
@@ -51,10 +68,11 @@ impl Answers {
 
     /// Somebody asks; `anew`: an answer from before does not count. All times are milliseconds of one steady clock.
     pub fn ask(&mut self, question: &Question, anew: bool, asker: Asker, now: u64) -> Asked {
-        if let Some(known) = self.known.get(question).filter(|known| !anew || now < known.since + ANEW_MS)
+        if let Some(known) = self.known.get_mut(question).filter(|known| !anew || now < known.since + ANEW_MS)
             && let Some(until) = until(&known.resolution)
             && until > now
         {
+            known.tell(&[asker]);
             return Asked::Known(known.resolution.clone().map_until(|until| until - now));
         }
         match self.waiting.get_mut(question) {
@@ -69,16 +87,25 @@ impl Answers {
         }
     }
 
-    /// DNS has answered; `until` of the resolution counts from now. Who waits for it, and what they get. Hosts that the
-    /// operator named keep their last addresses while nothing better is known.
+    /// DNS has answered; `until` of the resolution counts from now. Who waits for it, and what they get; when a domain that was refused
+    /// has been mended, those who were told of the refusal are among them. Hosts that the operator named keep their last addresses while
+    /// nothing better is known.
     pub fn answered(&mut self, question: Question, mut resolution: Resolution, stale_ms: u64, now: u64) -> (Vec<Asker>, Resolution) {
-        let askers = self.waiting.remove(&question).unwrap_or_default();
+        let mut askers = self.waiting.remove(&question).unwrap_or_default();
         if let (Resolution::Unanswered { .. }, Question::Hosts(_), Some(known)) = (&resolution, &question, self.known.get(&question)) {
             resolution = known.resolution.clone().map_until(|_| stale_ms);
         }
         if until(&resolution).is_some() {
             self.arrivals += 1;
-            let known = Known { resolution: resolution.clone().map_until(|until| now + until), since: now, arrival: self.arrivals };
+            let told = self.known.remove(&question).map(|before| before.told).unwrap_or_default();
+            let resolution = resolution.clone().map_until(|until| now + until);
+            let mut known = Known { resolution, since: now, arrival: self.arrivals, told: Vec::new() };
+            if matches!(known.resolution, Resolution::Refused { .. }) {
+                known.told = told;
+                known.tell(&askers);
+            } else {
+                askers.extend(told.into_iter().filter(|told| !askers.contains(told)).collect::<Vec<_>>());
+            }
             self.order.push_back((question.clone(), self.arrivals));
             self.known.insert(question, known);
             self.give_way();
@@ -153,6 +180,20 @@ mod tests {
         assert_eq!(answers.ask(&mx("a.test"), true, asker(1), 5000), Asked::Waits);
         answers.answered(mx("a.test"), refused(10_000), 0, 5100);
         assert_eq!(answers.ask(&mx("a.test"), true, asker(0), 5200), Asked::Known(refused(9900)));
+    }
+
+    /// The shard that had asked anew delivered, and the others refused mail of the mended domain until the old answer's end.
+    #[test]
+    fn who_was_told_of_a_refusal_hears_that_it_is_over() {
+        let site = Resolution::Site { key: "h".into(), name: "h".into(), hosts: vec!["192.0.2.1:25".parse().unwrap()], until: 60_000 };
+        let mut answers = Answers::new(10);
+        answers.ask(&mx("a.test"), false, asker(0), 0);
+        answers.answered(mx("a.test"), refused(3_600_000), 0, 0);
+        assert!(matches!(answers.ask(&mx("a.test"), false, asker(1), 10), Asked::Known(_)));
+        assert_eq!(answers.ask(&mx("a.test"), true, asker(2), 5000), Asked::Ask);
+        assert_eq!(answers.answered(mx("a.test"), refused(3_600_000), 0, 5000).0, [asker(2)]);
+        assert_eq!(answers.ask(&mx("a.test"), true, asker(1), 9000), Asked::Ask);
+        assert_eq!(answers.answered(mx("a.test"), site.clone(), 0, 9000), (vec![asker(1), asker(0), asker(2)], site));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write},
-    os::unix::fs::{FileExt, MetadataExt},
+    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{
         Arc, OnceLock,
@@ -16,6 +16,7 @@ use std::{
 
 use ringpost_config::LogFormat;
 use ringpost_engine::mail_log::MailLogChannel;
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use tracing::error;
 
 use crate::mail_log_entry::MailLogEntry;
@@ -118,6 +119,14 @@ fn as_json(lines: &[u8]) -> Vec<u8> {
     json
 }
 
+/// Makes the file if need be. A named pipe that nobody reads is an error, not a wait without end; one that is read is waited for.
+fn open_for_append(path: &Path) -> io::Result<File> {
+    let without_waiting = OFlags::NONBLOCK.bits().cast_signed();
+    let file = OpenOptions::new().append(true).create(true).custom_flags(without_waiting).open(path)?;
+    fcntl_setfl(&file, fcntl_getfl(&file)? - OFlags::NONBLOCK)?;
+    Ok(file)
+}
+
 fn identity(path: &Path) -> Option<(u64, u64)> {
     fs::metadata(path).ok().map(|file| (file.dev(), file.ino()))
 }
@@ -147,7 +156,7 @@ impl Sink {
     fn open(destination: Destination) -> io::Result<Sink> {
         let (out, file): (Box<dyn Write + Send>, _) = match &destination {
             Destination::File(path) => {
-                let file = OpenOptions::new().append(true).create(true).open(path)?;
+                let file = open_for_append(path)?;
                 (Box::new(file.try_clone()?), Some(file))
             }
             Destination::Stdout => (Box::new(io::stdout()), None),
@@ -155,7 +164,10 @@ impl Sink {
         };
         let (identity, torn) = match &destination {
             // A log that may be written and not be read is no fault.
-            Destination::File(path) => (identity(path), ends_within_line(path).unwrap_or(false)),
+            Destination::File(path) => (
+                file.as_ref().and_then(|file| file.metadata().ok()).map(|file| (file.dev(), file.ino())),
+                ends_within_line(path).unwrap_or(false),
+            ),
             Destination::Stdout | Destination::Stderr => (None, false),
         };
         Ok(Sink { destination, out, file, identity, failed: false, torn })
@@ -274,5 +286,20 @@ mod tests {
         thread::current().unpark();
         sink.write_all(b"queue_id=B2\n", &AtomicBool::new(false));
         assert_eq!(*taken.lock().unwrap(), b"queue_id=A1\nqueue_id=B2\n");
+    }
+
+    /// The thread waited for a reader of the pipe, and every line from then on was lost without a word.
+    #[test]
+    fn a_pipe_that_nobody_reads_does_not_take_the_place_of_the_log() {
+        let folder = tempfile::tempdir().unwrap();
+        let (log, old) = (folder.path().join("mail.log"), folder.path().join("mail.log.1"));
+        let mut sink = Sink::open(Destination::File(log.clone())).unwrap();
+        fs::rename(&log, &old).unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, &log, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR, 0).unwrap();
+        sink.write_all(b"queue_id=A1\n", &AtomicBool::new(true));
+        assert_eq!(fs::read(&old).unwrap(), b"queue_id=A1\n");
+        fs::remove_file(&log).unwrap();
+        sink.write_all(b"queue_id=B2\n", &AtomicBool::new(true));
+        assert_eq!(fs::read(&log).unwrap(), b"queue_id=B2\n");
     }
 }
