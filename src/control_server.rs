@@ -357,7 +357,7 @@ mod tests {
             assert_eq!(read_request(text.as_bytes()).await.unwrap().err(), Some(too_long()), "{shift}");
         }
         for not_one in [&b"\xFF\n"[..], b"{\xC3", b""] {
-            let reason = read_request(not_one).await.unwrap().err().expect("it is none");
+            let reason = read_request(not_one).await.unwrap().expect_err("it is none");
             assert!(reason.starts_with("not a request: "), "{reason}");
         }
     }
