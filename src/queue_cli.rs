@@ -363,7 +363,8 @@ fn change(socket: &Path, change: Change, selection: Selection) -> ExitCode {
         if unchanged > 0 {
             eprintln!("ringpost: {} stayed as before: {so_already}", messages(unchanged));
         }
-        is_whole = taken + unanswered + held == 0;
+        // Held mail that was named is not as it was wanted; among all of it, it is passed over.
+        is_whole = taken + unanswered == 0 && (held == 0 || !by_id);
         if taken > 0 {
             eprintln!("ringpost: {} stayed as before: another node of the cluster is taking them over", messages(taken));
         }
@@ -383,9 +384,11 @@ fn change(socket: &Path, change: Change, selection: Selection) -> ExitCode {
             if unchanged > 0 {
                 answer["unchanged"] = unchanged.into();
             }
-            if !is_whole {
+            if taken + unanswered + held > 0 {
                 answer["taken"] = taken.into();
                 answer["unanswered"] = unanswered.into();
+            }
+            if held > 0 {
                 answer["held"] = held.into();
             }
             if ends_earlier > 0 {
