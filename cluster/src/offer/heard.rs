@@ -57,7 +57,7 @@ impl Offers {
         }
     }
 
-    /// No answer to [`Todo::Ask`] or [`Todo::Withdraw`]: that is repeated when Valkey is back, or in the next round.
+    /// No answer to [`Ask`](super::Todo::Ask) or [`Withdraw`](super::Todo::Withdraw): that is repeated when Valkey is back, or in the next round.
     pub fn unheard(&mut self, ids: Vec<String>) {
         self.unheard.extend(ids);
     }
