@@ -97,7 +97,9 @@ impl Answers {
         }
         if until(&resolution).is_some() {
             self.arrivals += 1;
-            let told = self.known.remove(&question).map(|before| before.told).unwrap_or_default();
+            // Whom the answer before was told of ask by themselves once it is over.
+            let before = self.known.remove(&question).filter(|before| until(&before.resolution).is_some_and(|until| until > now));
+            let told = before.map(|before| before.told).unwrap_or_default();
             let resolution = resolution.clone().map_until(|until| now + until);
             let mut known = Known { resolution, since: now, arrival: self.arrivals, told: Vec::new() };
             if matches!(known.resolution, Resolution::Refused { .. }) {
@@ -193,7 +195,12 @@ mod tests {
         assert_eq!(answers.ask(&mx("a.test"), true, asker(2), 5000), Asked::Ask);
         assert_eq!(answers.answered(mx("a.test"), refused(3_600_000), 0, 5000).0, [asker(2)]);
         assert_eq!(answers.ask(&mx("a.test"), true, asker(1), 9000), Asked::Ask);
-        assert_eq!(answers.answered(mx("a.test"), site.clone(), 0, 9000), (vec![asker(1), asker(0), asker(2)], site));
+        assert_eq!(answers.answered(mx("a.test"), site.clone(), 0, 9000), (vec![asker(1), asker(0), asker(2)], site.clone()));
+        // A refusal that was over before is asked about by each for itself, and its list does not grow from one to the next.
+        answers.ask(&mx("b.test"), false, asker(0), 0);
+        answers.answered(mx("b.test"), refused(100), 0, 0);
+        assert_eq!(answers.ask(&mx("b.test"), false, asker(1), 100), Asked::Ask);
+        assert_eq!(answers.answered(mx("b.test"), site, 0, 100).0, [asker(1)]);
     }
 
     #[test]
