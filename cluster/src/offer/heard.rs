@@ -99,32 +99,11 @@ impl Offers {
                     self.free.push_back(id.to_owned());
                 }
             }
-            (
-                State::Reviving
-                | State::Waiting
-                | State::Overdue
-                | State::Unsure
-                | State::Fetching
-                | State::Back
-                | State::Leftover
-                | State::Parted,
-                Known::Completed(result),
-            ) => {
-                self.settling(id, result);
-            }
+            (state, Known::Completed(result)) if state.may_be_taken() => self.settling(id, result),
             // Nobody has it who could prove that. What says so has to leave the queue before the item can be offered again.
-            (
-                State::Reviving
-                | State::Waiting
-                | State::Overdue
-                | State::Unsure
-                | State::Fetching
-                | State::Back
-                | State::Leftover
-                | State::Parted
-                | State::Recalled,
-                Known::Unproven(record),
-            ) => self.unproven.push_back((id.to_owned(), record.clone())),
+            (state, Known::Unproven(record)) if state.may_be_taken() => {
+                self.unproven.push_back((id.to_owned(), record.clone()));
+            }
             // It never came, or Valkey lost it; or it was withdrawn, which was not heard.
             (State::Waiting | State::Reviving, Known::Unknown | Known::Withdrawn) => {
                 self.items.set(id, State::Unsure);

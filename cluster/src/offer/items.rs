@@ -67,6 +67,22 @@ impl State {
         }
     }
 
+    /// Another node may have taken it over: the queue's word on that counts. Not while it is just being sent, nor once that is known.
+    pub(super) fn may_be_taken(self) -> bool {
+        matches!(
+            self,
+            State::Unsure
+                | State::Fetching
+                | State::Overdue
+                | State::Waiting
+                | State::Reviving
+                | State::Back
+                | State::Leftover
+                | State::Recalled
+                | State::Parted
+        )
+    }
+
     /// A round asks for it, or tells the queue what it wants.
     pub(super) fn is_asked_about(self) -> bool {
         matches!(self, State::Waiting | State::Unsure | State::Freeing | State::Leftover) || self.is_to_leave()
