@@ -10,6 +10,9 @@ use crate::{error_kind::ErrorKind, measurement::Interval, phase::Phase, run_resu
 
 /// Points for each halving of the distance to 100 %.
 const TICKS_PER_HALF_DISTANCE: u32 = 5;
+/// What is shorter is drawn as this long, in nanoseconds: a reply that was there already when its clock began took no time, which a
+/// logarithmic axis has no place for.
+const SHORTEST_NS: f64 = 1000.0;
 /// Kinds of errors with a colour of their own; the others are one.
 const ERROR_KINDS_MAX: usize = 6;
 
@@ -42,7 +45,9 @@ fn percentile_series(run: &RunResult, phase: Phase, name: &str) -> Option<Series
     let points = histogram
         .iter_quantiles(TICKS_PER_HALF_DISTANCE)
         // Beyond one value in all there is nothing more to tell.
-        .map(|step| ((1.0 / (1.0 - step.quantile_iterated_to()).max(1e-12)).min(last.max(1.0)), step.value_iterated_to() as f64))
+        .map(|step| {
+            ((1.0 / (1.0 - step.quantile_iterated_to()).max(1e-12)).min(last.max(1.0)), (step.value_iterated_to() as f64).max(SHORTEST_NS))
+        })
         .collect();
     Some(Series::new(name, points))
 }
@@ -190,6 +195,17 @@ mod tests {
     fn the_percentile_axis_counts_nines() {
         assert_eq!([1.0, 10.0, 100.0, 1000.0, 10_000.0].map(percentile_label), ["0 %", "90 %", "99 %", "99.9 %", "99.99 %"]);
         assert_eq!(percentile_label(2.0), "50.0 %");
+    }
+
+    #[test]
+    fn replies_that_were_there_already_do_not_stretch_the_axis_to_nanoseconds() {
+        let mut run = SampleRun::default().result();
+        let mut histogram = hdrhistogram::Histogram::<u64>::new(3).unwrap();
+        (0..1000).for_each(|_| histogram.record(0).unwrap());
+        histogram.record(5_000_000).unwrap();
+        run.phases.insert(Phase::Mail, crate::run_result::PhaseSummary::new(&histogram));
+        let text = percentiles_of_commands(&run);
+        assert!(text.contains("1 us<") && !text.contains(" ns<"), "{text}");
     }
 
     #[test]
