@@ -198,6 +198,16 @@ impl Field<'_> {
         })
     }
 
+    /// Waits for the leader behind `from`, whose epoch was `epoch` at most when it was asked to go. One that takes the lease and cannot say so in
+    /// time gives it back, and then `from` may stand again.
+    fn heir(&mut self, from: usize, epoch: u64) -> io::Result<usize> {
+        wait_for("an election", || {
+            self.look();
+            let heir = leading(&self.nodes, (0..NODES).filter(|node| *node != from));
+            Ok(heir.or_else(|| if self.account.highest > epoch + 1 { leading(&self.nodes, [from]) } else { None }))
+        })
+    }
+
     /// Looks at everything for a while. Nodes that are stopped are not asked.
     fn watch(&mut self, time: Duration, asked: &[usize]) {
         let began = Instant::now();
@@ -366,8 +376,8 @@ struct Gaps {
 }
 
 impl Gaps {
-    fn handed_over(&mut self, field: &mut Field<'_>, from: usize, began: Instant) -> io::Result<()> {
-        let leader = field.leader(Some(from))?;
+    fn handed_over(&mut self, field: &mut Field<'_>, from: usize, epoch: u64, began: Instant) -> io::Result<()> {
+        let leader = field.heir(from, epoch)?;
         self.after_hand_over.push(began.elapsed());
         field.known_to_all(leader)?;
         self.until_known.push(began.elapsed());
@@ -411,9 +421,10 @@ fn strike(field: &mut Field<'_>, blow: Blow, struck: usize, random: &mut Random,
         Blow::HandOver => {
             let leads = field.leader(None)?;
             let asked = (leads + 1 + random.below(2) as usize) % NODES;
-            let began = Instant::now();
+            field.look();
+            let (epoch, began) = (field.account.highest, Instant::now());
             nodes::hand_over(&field.nodes[asked])?;
-            gaps.handed_over(field, leads, began)?;
+            gaps.handed_over(field, leads, epoch, began)?;
         }
         Blow::Terminate => {
             let leads = field.leader(None)?;
