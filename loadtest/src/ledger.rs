@@ -1,8 +1,9 @@
 //! Append-only ledgers: what was acknowledged to a source, and what arrived at a sink.
 //!
-//! A line of the accepted ledger is made when the 250 was read: `ID LENGTH CHECKSUM TIME_US RECIPIENTS QUEUE-ID`, the last
-//! as the 250 named it. A line of the delivered one is made before the sink says 250:
-//! `ID LENGTH CHECKSUM TIME_US VERDICT RECIPIENT,RECIPIENT`. `-` stands for a part that is not known.
+//! A line of the accepted ledger is made when the 250 was read: `ID LENGTH CHECKSUM TIME_US RECIPIENT,RECIPIENT QUEUE-ID`, the
+//! recipients those that the server took, the last as the 250 named it. A line of the delivered one is made before the sink says 250:
+//! `ID LENGTH CHECKSUM TIME_US VERDICT RECIPIENT,RECIPIENT`. `-` stands for a part that is not known. Up to version 0.1 at commit
+//! 146c506 the accepted ledger had the number of recipients in their place; [`crate::diff`] refuses it.
 //! Lines are gathered for 20 ms and written whole, so that several threads, and several processes, may share a file. A ledger survives
 //! the end of the server under test, not a kill of the process that keeps it.
 
@@ -38,19 +39,20 @@ impl LedgerWriter {
         Ok(LedgerWriter { file: path.map(open).transpose()?, gathered: Vec::new() })
     }
 
-    /// Records an acknowledgement for so many recipients; `queue_id` is the server's name for the message, empty where it told none.
-    pub fn accepted(&mut self, mark: &Mark, time_us: u64, recipients: u32, queue_id: &[u8]) -> io::Result<()> {
+    /// Records an acknowledgement for these recipients, joined by commas and each by [`push_address`]; `queue_id` is the server's name
+    /// for the message, empty where it told none.
+    pub fn accepted(&mut self, mark: &Mark, time_us: u64, recipients: &[u8], queue_id: &[u8]) -> io::Result<()> {
         if self.file.is_none() {
             return Ok(());
         }
         self.push_mark(Some(mark), time_us);
-        push_decimal(u64::from(recipients), &mut self.gathered);
+        self.push_known(recipients);
         self.gathered.push(b' ');
-        self.gathered.extend_from_slice(if queue_id.is_empty() { b"-" } else { queue_id });
+        self.push_known(queue_id);
         self.end_line()
     }
 
-    /// Records an arrival; `recipients` are joined by commas.
+    /// Records an arrival; `recipients` are joined by commas and each by [`push_address`].
     pub fn delivered(&mut self, arrival: &Arrival, time_us: u64, recipients: &[u8]) -> io::Result<()> {
         if self.file.is_none() {
             return Ok(());
@@ -63,7 +65,7 @@ impl LedgerWriter {
         };
         self.gathered.extend_from_slice(verdict.as_bytes());
         self.gathered.push(b' ');
-        self.gathered.extend_from_slice(if recipients.is_empty() { b"-" } else { recipients });
+        self.push_known(recipients);
         self.end_line()
     }
 
@@ -77,6 +79,10 @@ impl LedgerWriter {
             written.map_err(|error| about(path, &error))?;
         }
         Ok(())
+    }
+
+    fn push_known(&mut self, part: &[u8]) {
+        self.gathered.extend_from_slice(if part.is_empty() { b"-" } else { part });
     }
 
     fn push_mark(&mut self, mark: Option<&Mark>, time_us: u64) {
@@ -104,6 +110,11 @@ impl LedgerWriter {
     }
 }
 
+/// Appends an address as ledgers have it: what would end a line or a part of it, and what is not printable, is a `?`.
+pub fn push_address(path: &[u8], out: &mut Vec<u8>) {
+    out.extend(path.iter().map(|&octet| if octet.is_ascii_graphic() && octet != b',' { octet } else { b'?' }));
+}
+
 fn about(path: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("the ledger {}: {error}", path.display()))
 }
@@ -125,7 +136,7 @@ mod tests {
     fn a_full_disk_is_told_with_the_ledgers_name_and_not_tried_again() {
         let mark = Mark { id: MessageId { run: 1, sequence: 2 }, length: 10, checksum: Checksum::from_bits(3), due_us: 0 };
         let mut writer = LedgerWriter::open(Some(Path::new("/dev/full"))).unwrap();
-        writer.accepted(&mark, 5, 1, b"7F3A").unwrap();
+        writer.accepted(&mark, 5, b"a@x", b"7F3A").unwrap();
         let error = writer.flush().unwrap_err();
         assert!(error.kind() == io::ErrorKind::StorageFull && error.to_string().contains("/dev/full"), "{error}");
         writer.flush().expect("nothing is left to be written");

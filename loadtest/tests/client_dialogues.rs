@@ -8,7 +8,7 @@ use ringpost_loadtest::{
     sizes::Sizes,
     source::{
         client::Client,
-        host::{ClientError, Flow, Host, Job, Outcome, Script, Sent, Stage},
+        host::{ClientError, Ended, Flow, Host, Job, Outcome, Script, Stage},
         outbox::{Outbox, Piece},
     },
 };
@@ -25,6 +25,11 @@ struct Desk {
     lasted: Vec<(Duration, Duration)>,
     open_loop: bool,
     recipients_refused: Vec<u16>,
+    /// Recipients, in turn.
+    mailboxes: &'static [&'static str],
+    asked: usize,
+    /// The recipients of messages that were accepted.
+    taken: Vec<String>,
 }
 
 impl Desk {
@@ -41,6 +46,9 @@ impl Desk {
             lasted: Vec::new(),
             open_loop: false,
             recipients_refused: Vec::new(),
+            mailboxes: &["r@y.test"],
+            asked: 0,
+            taken: Vec::new(),
         }
     }
 }
@@ -53,7 +61,8 @@ impl Host for Desk {
     }
 
     fn push_recipient(&mut self, out: &mut Vec<u8>) {
-        out.extend_from_slice(b"r@y.test");
+        out.extend_from_slice(self.mailboxes[self.asked % self.mailboxes.len()].as_bytes());
+        self.asked += 1;
     }
 
     fn composer(&mut self) -> &mut Composer {
@@ -76,12 +85,13 @@ impl Host for Desk {
         self.recipients_refused.push(code);
     }
 
-    fn settle(&mut self, job: &Job, content: Option<&Sent>, outcome: Outcome, _: &[u8], now: Instant) {
-        assert!(content.is_some() || !matches!(outcome, Outcome::Accepted { .. } | Outcome::Unknown));
-        if let (Outcome::Accepted { .. }, Some(content)) = (outcome, content) {
-            self.lasted.push((now - job.due, now - content.began));
+    fn settle(&mut self, ended: Ended<'_>, outcome: Outcome, now: Instant) {
+        assert!(ended.content.is_some() || !matches!(outcome, Outcome::Accepted { .. } | Outcome::Unknown));
+        if let (Outcome::Accepted { .. }, Some(content)) = (outcome, ended.content) {
+            self.lasted.push((now - ended.job.due, now - content.began));
+            self.taken.push(String::from_utf8(ended.recipients.to_vec()).unwrap());
         }
-        self.outcomes.push((job.sequence, outcome));
+        self.outcomes.push((ended.job.sequence, outcome));
     }
 
     fn gives_up(&mut self, stage: Stage) -> bool {
@@ -327,6 +337,27 @@ fn lmtp_counts_a_reply_per_recipient() {
     assert_eq!(dialogue.outcomes(), [Outcome::Accepted { recipients: 1 }]);
     assert_eq!(dialogue.desk.recipients_refused, [550, 452]);
     assert!(dialogue.client.rests());
+}
+
+/// What happened: a ledger held how many recipients were taken and not which, so that mail at the wrong one was not noticed.
+#[test]
+fn the_recipients_of_an_accepted_message_are_those_that_were_taken() {
+    let take = |lmtp: bool, pipelining: bool, chunking: bool, behind_content: &str| {
+        let mut dialogue = Dialogue::new(Script { lmtp, recipients: 4, pipelining, chunking, ..script() }, 1, 3);
+        dialogue.desk.mailboxes = &["a@y.test", "b@y.test", "c@y.test", "d@y.test"];
+        dialogue.server("220 hello\r\n");
+        dialogue.server("250-here\r\n250-CHUNKING\r\n250 PIPELINING\r\n");
+        for reply in ["250 a", "550 no", "250 b", "250 c", "451 later"].iter().chain((!chunking).then_some(&"354 go")) {
+            dialogue.server(&format!("{reply}\r\n"));
+        }
+        dialogue.server(behind_content);
+        assert!(dialogue.client.rests());
+        dialogue.desk.taken
+    };
+    for (pipelining, chunking) in [(true, false), (false, false), (true, true), (false, true)] {
+        assert_eq!(take(false, pipelining, chunking, "250 ok\r\n"), ["b@y.test,c@y.test"]);
+        assert_eq!(take(true, pipelining, chunking, "452 full\r\n250 ok\r\n"), ["c@y.test"]);
+    }
 }
 
 #[test]

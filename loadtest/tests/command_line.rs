@@ -19,17 +19,48 @@ fn diff_ends_with_0_1_or_65() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
     let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
-    write("accepted", "0000000000000001-000000000001 10 000000000000000a 5 1 -\n");
+    write("accepted", "0000000000000001-000000000001 10 000000000000000a 5 a@b -\n");
     write("delivered", "0000000000000001-000000000001 10 000000000000000a 6 ok a@b\n");
     write("empty", "");
+    write("elsewhere", "0000000000000001-000000000001 10 000000000000000a 6 ok c@b\n");
+    write("old", "0000000000000001-000000000001 10 000000000000000a 5 1 -\n");
     write("cut", "0000000000000001-0000000");
     let exit = |a: &str, b: &str| ringpost_load(&["diff", &path(a), &path(b)]).status.code();
     assert_eq!(exit("accepted", "delivered"), Some(0));
     assert_eq!(exit("accepted", "empty"), Some(1));
+    assert_eq!(exit("accepted", "elsewhere"), Some(1));
     assert_eq!(exit("cut", "delivered"), Some(65));
+    assert_eq!(exit("old", "delivered"), Some(65));
     let json = ringpost_load(&["diff", "--json", &path("accepted"), &path("empty")]);
     let value: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
     assert_eq!(value["lost"], 1);
+}
+
+/// What happened: three messages of a load whose recipients were exchanged on the way were no difference, as their number was right.
+#[test]
+fn diff_notices_mail_that_came_to_somebody_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
+    let core = ringpost_loadtest::pinning::cores().unwrap()[0];
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+    let options = ringpost_loadtest::sink::SinkOptions::new(address, core);
+    let delivered = Some(path("delivered").into());
+    let sink = ringpost_loadtest::sink::Sink::start(ringpost_loadtest::sink::SinkOptions { ledger: delivered, ..options }).unwrap();
+    let load = ["source", "--to", &sink.address.to_string(), "--messages", "3", "--sessions", "1", "--ledger", &path("accepted")];
+    let sent = ringpost_load(&[&load[..], &["--recipients", "2", "--domains", "3"]].concat());
+    assert_eq!(sent.status.code(), Some(0), "{}", text(&sent));
+    sink.stop();
+    sink.join().unwrap();
+    assert_eq!(ringpost_load(&["diff", &path("accepted"), &path("delivered")]).status.code(), Some(0));
+    // Each line has the recipients of the one before it.
+    let ledger = std::fs::read_to_string(path("delivered")).unwrap();
+    let lines: Vec<(&str, &str)> = ledger.lines().map(|line| line.rsplit_once(' ').unwrap()).collect();
+    let exchanged: String = (0..3).map(|at| format!("{} {}\n", lines[at].0, lines[(at + 2) % 3].1)).collect();
+    std::fs::write(path("exchanged"), exchanged).unwrap();
+    let output = ringpost_load(&["diff", "--json", &path("accepted"), &path("exchanged")]);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    let value: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&value["lost"], &value["foreign"], &value["misdirected"]), (&6.into(), &6.into(), &6.into()), "{value}");
 }
 
 #[test]

@@ -412,7 +412,7 @@ fn send_planted(to: SocketAddr, accepted: &Path, fault: impl Fn(u64, Vec<u8>) ->
         for content in fault(sequence, composer.whole(&plan, &items)) {
             send_by_hand(&mut stream, &content);
         }
-        ledger.accepted(&plan.mark, 0, 1, b"").unwrap();
+        ledger.accepted(&plan.mark, 0, b"b@y.test", b"").unwrap();
     }
     ledger.flush().unwrap();
 }

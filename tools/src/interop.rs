@@ -92,7 +92,7 @@ fn to_checking_sink(binary: &Path, messages: u64, folder: &Path) -> Outcome<bool
             let outcome = send_by(client, engine.address, &file);
             println!("{client:<10} {name:<10} {}", outcome.as_ref().map_or_else(ToString::to_string, |()| "accepted".into()));
             outcome?;
-            ledger.accepted(&plan.mark, 0, 1, b"")?;
+            ledger.accepted(&plan.mark, 0, b"b@y.test", b"")?;
         }
     }
     ledger.flush()?;

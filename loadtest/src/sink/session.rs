@@ -7,6 +7,7 @@ use std::ops::ControlFlow;
 
 use crate::{
     identity::push_decimal,
+    ledger::push_address,
     sink::{
         fault::FaultKind,
         terminator::Terminator,
@@ -272,8 +273,7 @@ impl ServerSession {
             if !session.recipients.is_empty() {
                 session.recipients.push(b',');
             }
-            // A ledger separates by spaces and commas.
-            session.recipients.extend(path.iter().map(|&byte| if byte.is_ascii_graphic() && byte != b',' { byte } else { b'?' }));
+            push_address(path, &mut session.recipients);
             out.extend_from_slice(b"250 2.1.5 Ok\r\n");
         })
     }

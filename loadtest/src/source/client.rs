@@ -131,7 +131,7 @@ impl Client {
 
     fn end(&mut self, now: Instant, host: &mut impl Host, outcome: fn(&Transaction) -> Outcome) {
         for transaction in self.open.drain(..) {
-            host.settle(&transaction.job, transaction.sent.as_ref(), outcome(&transaction), b"", now);
+            host.settle(transaction.ended(b""), outcome(&transaction), now);
         }
         self.asked.clear();
     }
@@ -202,7 +202,7 @@ impl Client {
         if code == 421 {
             // RFC 5321 4.2.2: the channel closes, whatever this was the answer to.
             if let Some(transaction) = self.open.pop_front() {
-                host.settle(&transaction.job, transaction.sent.as_ref(), Outcome::Refused { stage: asked.stage(), code }, line, now);
+                host.settle(transaction.ended(line), Outcome::Refused { stage: asked.stage(), code }, now);
             }
             return Err(closing(asked.stage(), code, line));
         }
@@ -265,6 +265,7 @@ impl Client {
             Asked::Rcpt => {
                 host.observe(Phase::Rcpt, since, now);
                 let transaction = self.open.front_mut().expect("MAIL opened it");
+                transaction.forward_paths.answered(good);
                 if good {
                     transaction.recipients_taken += 1;
                 } else {
@@ -348,8 +349,10 @@ impl Client {
             // RFC 2033 4.2: one reply per recipient that was taken, in order. All of them are asked with one dot.
             if transaction.replies_left == 0 {
                 transaction.replies_left = transaction.recipients_taken.max(1);
+                transaction.forward_paths.ask_again();
             }
             transaction.replies_left -= 1;
+            transaction.forward_paths.answered(good);
             transaction.delivered += u32::from(good);
             if !good {
                 transaction.refuse(Stage::Dot, code, line);
@@ -373,7 +376,7 @@ impl Client {
         };
         let is_first = matches!(outcome, Outcome::Refused { stage, .. } if script.lmtp || stage != Stage::Dot);
         let decided = if is_first { transaction.decided(line) } else { line };
-        host.settle(&transaction.job, transaction.sent.as_ref(), outcome, decided, now);
+        host.settle(transaction.ended(decided), outcome, now);
         self.turn(now, host);
         if self.open.is_empty() && self.asked.is_empty() {
             if self.chunking && !good {
@@ -399,7 +402,7 @@ impl Client {
     fn refused(&mut self, script: &Script, line: &[u8], now: Instant, host: &mut impl Host, out: &mut Outbox) {
         let transaction = self.open.pop_front().expect("a refusal is about a message");
         let (stage, code) = transaction.refused.as_ref().map_or((Stage::Data, 554), |first| (first.stage, first.code));
-        host.settle(&transaction.job, transaction.sent.as_ref(), Outcome::Refused { stage, code }, transaction.decided(line), now);
+        host.settle(transaction.ended(transaction.decided(line)), Outcome::Refused { stage, code }, now);
         if transaction.mail_taken {
             // The server may still hold the envelope.
             self.ask(Asked::Rset, b"RSET\r\n", now, out);

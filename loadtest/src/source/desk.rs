@@ -18,7 +18,7 @@ use crate::{
         CoreReport, SourceOptions,
         clock::Clock,
         control::Progress,
-        host::{Host, Job, Outcome, Sent, Stage},
+        host::{Ended, Host, Job, Outcome, Stage},
         reply::{queue_id, shown},
     },
 };
@@ -125,20 +125,20 @@ impl Host for Desk {
         self.recorder.error(ErrorKind::Reply(code));
     }
 
-    fn settle(&mut self, job: &Job, content: Option<&Sent>, outcome: Outcome, reply: &[u8], now: Instant) {
+    fn settle(&mut self, ended: Ended<'_>, outcome: Outcome, now: Instant) {
         self.second_of(now);
         self.in_flight -= 1;
         self.report.settled += 1;
         self.keep_time(outcome, now);
-        match (outcome, content) {
-            (Outcome::Accepted { recipients }, Some(sent)) => {
+        match (outcome, ended.content) {
+            (Outcome::Accepted { .. }, Some(sent)) => {
                 self.report.acknowledged += 1;
                 self.recorder.acknowledged(sent.content_bytes);
-                self.observe(Phase::Transaction, job.due, now);
+                self.observe(Phase::Transaction, ended.job.due, now);
                 if self.open_loop {
                     self.observe(Phase::TransactionNaive, sent.began, now);
                 }
-                match self.ledger.accepted(&sent.mark, self.clock.us(now), recipients, queue_id(reply)) {
+                match self.ledger.accepted(&sent.mark, self.clock.us(now), ended.recipients, queue_id(ended.reply)) {
                     Ok(()) => self.progress.show_acknowledged(self.report.acknowledged),
                     Err(error) => self.ledger_broke(&error),
                 }
@@ -146,7 +146,7 @@ impl Host for Desk {
             (Outcome::Accepted { .. }, None) => unreachable!("what was accepted was composed"),
             (Outcome::Refused { stage, code }, _) => {
                 self.report.refused += 1;
-                self.report.last_trouble = Some(format!("refused: {}", shown(reply)));
+                self.report.last_trouble = Some(format!("refused: {}", shown(ended.reply)));
                 // A message without a recipient left has its errors in them.
                 if !(stage == Stage::Rcpt || (self.lmtp && stage == Stage::Dot)) || code == 421 {
                     self.recorder.error(ErrorKind::Reply(code));

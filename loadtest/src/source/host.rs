@@ -124,6 +124,19 @@ pub struct Sent {
     pub began: Instant,
 }
 
+/// A message that has ended.
+#[derive(Debug, Clone, Copy)]
+pub struct Ended<'a> {
+    /// Which.
+    pub job: &'a Job,
+    /// Known once it was composed.
+    pub content: Option<&'a Sent>,
+    /// Recipients that the server took, joined by commas, as ledgers have them.
+    pub recipients: &'a [u8],
+    /// The line that decided, empty where there was none.
+    pub reply: &'a [u8],
+}
+
 /// What the machine asks of its driver.
 pub trait Host {
     /// The next message that is due; none: nothing to do for now.
@@ -141,8 +154,8 @@ pub trait Host {
     fn observe(&mut self, phase: Phase, since: Instant, now: Instant);
     /// A recipient was refused with this code, in the reply to its RCPT or, under LMTP, in its reply after the content.
     fn recipient_refused(&mut self, code: u16, reply: &[u8]);
-    /// A message has ended. `content` is known once it was composed; `reply` is the line that decided, empty where there was none.
-    fn settle(&mut self, job: &Job, content: Option<&Sent>, outcome: Outcome, reply: &[u8], now: Instant);
+    /// A message has ended.
+    fn settle(&mut self, ended: Ended<'_>, outcome: Outcome, now: Instant);
     /// Shall the session be given up here? Of MAIL, RCPT and DATA it is asked when they are sent, once for each.
     fn gives_up(&mut self, stage: Stage) -> bool;
 }

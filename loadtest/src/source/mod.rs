@@ -11,6 +11,7 @@ pub(crate) mod connect_gate;
 mod control;
 mod core;
 mod desk;
+mod forward_paths;
 pub mod host;
 pub mod outbox;
 mod reply;

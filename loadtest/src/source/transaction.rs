@@ -4,7 +4,10 @@ use std::time::Instant;
 
 use crate::{
     content::Plan,
-    source::host::{Job, Sent, Stage},
+    source::{
+        forward_paths::ForwardPaths,
+        host::{Ended, Job, Sent, Stage},
+    },
 };
 
 /// What a reply is the answer to.
@@ -60,6 +63,8 @@ pub(super) struct Transaction {
     /// Set when content is composed.
     pub(super) sent: Option<Sent>,
     pub(super) mail_taken: bool,
+    /// Its recipients; under LMTP those that the replies after the content are about.
+    pub(super) forward_paths: ForwardPaths,
     pub(super) recipients_taken: u32,
     pub(super) recipients_asked: u32,
     pub(super) recipients_answered: u32,
@@ -83,6 +88,11 @@ pub(super) struct Refusal {
 }
 
 impl Transaction {
+    /// It has ended by this reply, which may be none.
+    pub(super) fn ended<'a>(&'a self, reply: &'a [u8]) -> Ended<'a> {
+        Ended { job: &self.job, content: self.sent.as_ref(), recipients: self.forward_paths.taken(), reply }
+    }
+
     /// Keeps the first refusal.
     pub(super) fn refuse(&mut self, stage: Stage, code: u16, line: &[u8]) {
         self.refused.get_or_insert_with(|| Refusal { stage, code, line: line.to_vec() });

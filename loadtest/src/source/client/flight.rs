@@ -7,6 +7,7 @@ use crate::{
     content::{Body, Form},
     identity::push_decimal,
     source::{
+        forward_paths::ForwardPaths,
         host::{Flow, Host, Job, Script, Sent, Stage},
         outbox::Outbox,
         transaction::{Asked, Transaction},
@@ -27,6 +28,7 @@ impl Client {
             began: now,
             sent: None,
             mail_taken: false,
+            forward_paths: ForwardPaths::default(),
             recipients_taken: 0,
             recipients_asked: 0,
             recipients_answered: 0,
@@ -73,7 +75,9 @@ impl Client {
         transaction.recipients_asked += 1;
         let bytes = out.bytes();
         bytes.extend_from_slice(b"RCPT TO:<");
+        let path = bytes.len();
         host.push_recipient(bytes);
+        transaction.forward_paths.ask(&bytes[path..]);
         bytes.extend_from_slice(b">\r\n");
         self.asked.push_back((Asked::Rcpt, now));
         self.ends(Stage::Rcpt, host)

@@ -1,0 +1,194 @@
+//! What is owed to whom, and what came, line by line of the ledgers.
+
+use std::{
+    borrow::Cow,
+    collections::{HashMap, HashSet},
+    rc::Rc,
+};
+
+use super::{
+    Difference,
+    examples::{Examples, Kind},
+};
+use crate::{checksum::Checksum, identity::MessageId};
+
+/// What a line says is not what a line of its ledger says.
+pub(super) type Wrong = &'static str;
+
+/// An address by its number: a few thousand of them stand in millions of lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Address(u32);
+
+#[derive(Debug, Default)]
+struct Addresses {
+    known: HashMap<Rc<str>, Address>,
+    names: Vec<Rc<str>>,
+}
+
+impl Addresses {
+    fn number(&mut self, address: &str) -> Address {
+        let address = comparable(address);
+        if let Some(&known) = self.known.get(&*address) {
+            return known;
+        }
+        let number = Address(u32::try_from(self.names.len()).expect("four billion addresses have no place in memory"));
+        let name: Rc<str> = address.into();
+        self.names.push(name.clone());
+        self.known.insert(name, number);
+        number
+    }
+
+    fn name(&self, address: Address) -> &str {
+        &self.names[address.0 as usize]
+    }
+}
+
+/// RFC 5321 2.4: a domain is the same in any case, and what stands before it may not be.
+fn comparable(address: &str) -> Cow<'_, str> {
+    match address.rsplit_once('@') {
+        Some((local, domain)) if domain.bytes().any(|octet| octet.is_ascii_uppercase()) => {
+            format!("{local}@{}", domain.to_ascii_lowercase()).into()
+        }
+        _ => address.into(),
+    }
+}
+
+/// A delivery that is owed.
+#[derive(Debug, Clone, Copy)]
+struct Owed {
+    to: Address,
+    arrivals: u32,
+}
+
+#[derive(Debug)]
+struct Sent {
+    length: u64,
+    checksum: Checksum,
+    owed: Box<[Owed]>,
+}
+
+/// The accounts: first all lines of sources are entered, then those of the sink.
+#[derive(Debug, Default)]
+pub(super) struct Account {
+    addresses: Addresses,
+    sent: HashMap<MessageId, Sent>,
+    runs: HashSet<u64>,
+    /// Messages that nobody saw a 250 for, and whom they reached.
+    unacknowledged: HashMap<MessageId, Vec<Address>>,
+    result: Difference,
+    examples: Examples,
+}
+
+impl Account {
+    /// Enters a line of a source.
+    pub(super) fn accepted(&mut self, words: &[&str]) -> Result<(), Wrong> {
+        let [id, length, checksum, _time, recipients, _queue_id] = words else { return Err("not six parts") };
+        let id = MessageId::parse(id.as_bytes()).ok_or("no identity")?;
+        let (length, checksum) = length_and_checksum(length, checksum)?;
+        if recipients.bytes().all(|octet| octet.is_ascii_digit()) {
+            return Err("it says how many recipients there were and not which, as older versions wrote it: take the diff of the version \
+                        that wrote it");
+        }
+        let mut owed: Vec<Owed> = Vec::new();
+        for recipient in recipients.split(',').filter(|&recipient| recipient != "-") {
+            let to = self.addresses.number(recipient);
+            if owed.iter().any(|other| other.to == to) {
+                return Err("a recipient twice");
+            }
+            owed.push(Owed { to, arrivals: 0 });
+        }
+        self.result.accepted += 1;
+        self.result.owed += owed.len() as u64;
+        self.runs.insert(id.run);
+        match self.sent.insert(id, Sent { length, checksum, owed: owed.into() }) {
+            None => Ok(()),
+            Some(_) => Err("an identity acknowledged twice"),
+        }
+    }
+
+    /// Enters a line of the sink. Recipients of a message may come in several.
+    pub(super) fn delivered(&mut self, words: &[&str]) -> Result<(), Wrong> {
+        let [id, length, checksum, _time, verdict, recipients] = words else { return Err("not six parts") };
+        let (result, examples) = (&mut self.result, &mut self.examples);
+        let Some(id) = MessageId::parse(id.as_bytes()).filter(|id| self.runs.contains(&id.run)) else {
+            // Without a mark a damaged message of ours and a foreign one look alike; either is a reason to look.
+            if *verdict == "foreign" || *verdict == "ok" {
+                result.foreign += 1;
+                examples.add(Kind::Foreign, || format!("foreign: {}", words.join(" ")));
+            } else {
+                result.damaged += 1;
+                examples.add(Kind::Damaged, || format!("damaged: {}", words.join(" ")));
+            }
+            return Ok(());
+        };
+        let (length, checksum) = length_and_checksum(length, checksum)?;
+        let mut known = self.sent.get_mut(&id);
+        let same = known.as_ref().is_none_or(|sent| (sent.length, sent.checksum) == (length, checksum));
+        if *verdict != "ok" || !same {
+            result.damaged += 1;
+            let what = if *verdict == "ok" { "another length or checksum than acknowledged" } else { verdict };
+            examples.add(Kind::Damaged, || format!("damaged ({what}): {id}"));
+            return Ok(());
+        }
+        for recipient in recipients.split(',') {
+            let to = self.addresses.number(recipient);
+            let came_before = match &mut known {
+                Some(sent) => match sent.owed.iter_mut().find(|owed| owed.to == to) {
+                    Some(owed) => {
+                        owed.arrivals += 1;
+                        result.delivered += u64::from(owed.arrivals == 1);
+                        owed.arrivals > 1
+                    }
+                    None => {
+                        (result.foreign, result.misdirected) = (result.foreign + 1, result.misdirected + 1);
+                        examples.add(Kind::Foreign, || format!("foreign: {id} to {recipient}, whom it was not for"));
+                        continue;
+                    }
+                },
+                None => {
+                    let reached = self.unacknowledged.entry(id).or_default();
+                    let came_before = reached.contains(&to);
+                    reached.push(to);
+                    came_before
+                }
+            };
+            if came_before {
+                result.duplicated += 1;
+                examples.add(Kind::Duplicated, || format!("duplicated: {id} to {recipient}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Closes the accounts: what did not come is lost.
+    pub(super) fn close(mut self) -> Difference {
+        self.result.unacknowledged = self.unacknowledged.len() as u64;
+        for (id, one) in &self.sent {
+            for owed in one.owed.iter().filter(|owed| owed.arrivals == 0) {
+                self.result.lost += 1;
+                self.examples.add(Kind::Lost, || format!("lost: {id} to {}", self.addresses.name(owed.to)));
+            }
+        }
+        Difference { examples: self.examples.lines(), ..self.result }
+    }
+}
+
+fn length_and_checksum(length: &str, checksum: &str) -> Result<(u64, Checksum), Wrong> {
+    let parts = length.parse().ok().zip(Checksum::parse(checksum.as_bytes()));
+    parts.ok_or("no length or checksum")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_domain_is_the_same_in_any_case_and_a_mailbox_is_not() {
+        let mut addresses = Addresses::default();
+        let number = addresses.number("r1@Load.TEST");
+        assert_eq!(addresses.name(number), "r1@load.test");
+        assert_eq!(addresses.number("r1@load.test"), number);
+        assert_ne!(addresses.number("R1@load.test"), number);
+        assert_eq!(comparable("Postmaster"), "Postmaster");
+    }
+}
