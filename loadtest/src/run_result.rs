@@ -144,7 +144,7 @@ pub struct Fates {
     pub aborted: u64,
     /// Recipients answered with 4xx or 5xx, those of refused messages too; each is an error by its code.
     pub recipients_refused: u64,
-    /// Due by the schedule, and no session took them until the end.
+    /// Due by the schedule, and no session took them until the end; or still to be begun when a load gave up.
     pub never_begun: u64,
 }
 

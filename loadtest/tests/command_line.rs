@@ -247,6 +247,32 @@ fn a_ledger_that_cannot_be_written_ends_the_load_and_not_its_figures() {
     assert!(!result.success && result.failures.iter().any(|text| text.contains("/dev/full")), "{:?}", result.failures);
 }
 
+/// What happened: it went on until it was killed, and a result was never written.
+#[test]
+fn a_load_whose_server_has_died_ends_with_69_its_ledger_and_its_result() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
+    let core = ringpost_loadtest::pinning::cores().unwrap()[0];
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+    let sink = ringpost_loadtest::sink::Sink::start(ringpost_loadtest::sink::SinkOptions::new(address, core)).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringpost-load"));
+    command.args(["source", "--to", &sink.address.to_string(), "--messages", "100000000", "--timeout", "0.5"]);
+    command.args(["--ledger", &path("accepted"), "--output", &path("x.json")]).stdout(std::process::Stdio::piped());
+    let mut source = command.spawn().unwrap();
+    while sink.messages() < 20 {
+        assert_eq!(source.try_wait().unwrap(), None);
+        std::thread::yield_now();
+    }
+    drop(sink);
+    let output = source.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(69), "{}", text(&output));
+    assert!(text(&output).contains("the load gave up: nobody was there for 0.5"), "{}", text(&output));
+    let result = RunResult::read(Path::new(&path("x.json"))).unwrap();
+    assert!(!result.success && result.failures.iter().any(|text| text.contains("gave up")), "{:?}", result.failures);
+    let ledger = std::fs::read_to_string(path("accepted")).unwrap();
+    assert_eq!(ledger.lines().count() as u64, result.emails_sent);
+}
+
 /// What happened: a damaged histogram was an empty one to whoever read it, and the comparison and the report of it ended with 0.
 #[test]
 fn a_result_with_a_damaged_histogram_is_refused_with_its_file_and_field() {

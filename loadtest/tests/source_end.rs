@@ -58,6 +58,51 @@ fn a_load_without_an_end_in_time_gives_up_where_nobody_is() {
     assert!(ran.began.elapsed() < Duration::from_secs(10));
 }
 
+/// What happened: only a load that had never met its server gave up. One whose server died knocked at its door until somebody stopped it.
+#[test]
+fn a_closed_loop_of_so_many_messages_gives_up_when_its_server_has_died() {
+    let folder = tempfile::tempdir().unwrap();
+    let down = folder.path().join("down");
+    let sink = Sink::start(SinkOptions { down_file: Some(down.clone()), ..SinkOptions::new(loopback(), core()) }).unwrap();
+    let counters = sink.counters();
+    let ran = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            wait_for("the first messages", || counters.messages() > 20);
+            std::fs::write(&down, "").unwrap();
+        });
+        load(sink.address, |o| (o.messages, o.timeout) = (Some(1_000_000), Duration::from_millis(500)))
+    });
+    let report = &ran.report;
+    assert!(report.acknowledged > 20 && report.gave_up_after.is_some_and(|after| after >= Duration::from_millis(500)), "{report:?}");
+    assert_eq!(report.settled + report.never_begun, 1_000_000, "{report:?}");
+    let failures = summary::failures(&ran);
+    assert!(failures.iter().any(|text| text.contains("gave up") && text.contains(&report.never_begun.to_string())), "{failures:?}");
+    assert_eq!(summary::exit_code(&ran, &failures), 69);
+    assert!(ran.began.elapsed() < Duration::from_secs(15));
+}
+
+/// A server that is away for less than `--timeout` is waited for, as often as that happens.
+#[test]
+fn a_server_that_comes_back_in_time_is_found_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let down = folder.path().join("down");
+    let sink = Sink::start(SinkOptions { down_file: Some(down.clone()), ..SinkOptions::new(loopback(), core()) }).unwrap();
+    let counters = sink.counters();
+    let ran = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..3 {
+                let seen = counters.messages();
+                wait_for("messages", || counters.messages() > seen + 20);
+                std::fs::write(&down, "").unwrap();
+                wait_for("the end of the connections", || counters.connections_open() == 0);
+                std::fs::remove_file(&down).unwrap();
+            }
+        });
+        load(sink.address, |o| (o.messages, o.think) = (Some(400), Duration::from_millis(1)))
+    });
+    assert_eq!((ran.report.settled, ran.report.gave_up_after), (400, None), "{:?}", ran.report);
+}
+
 /// What happened: an open loop whose server died halfway ended with its last reply, so that its rate was that of the first half; what was
 /// due and never begun was no failure; and it was waited for 30 s, whatever `--timeout` said.
 #[test]

@@ -58,6 +58,11 @@ impl Client {
         self.greeted && self.asked.is_empty() && self.open.is_empty() && self.left != Some(0)
     }
 
+    /// Has the server answered banner and EHLO?
+    pub fn is_greeted(&self) -> bool {
+        self.greeted
+    }
+
     /// Has it waited for its banner since it was connected?
     pub fn awaits_banner(&self) -> bool {
         matches!(self.asked.front(), Some((Asked::Banner, _)))

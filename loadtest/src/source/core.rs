@@ -217,14 +217,15 @@ impl Core {
         !self.script.linger && desk.in_flight == 0 && desk.is_exhausted()
     }
 
-    /// A load without an end in time would knock at a dead server's door for ever.
-    fn finds_nobody(&self, lasted: Duration) -> bool {
+    /// For how long nobody has been there, where that ends the load: one without an end in time would knock at a dead server's door for
+    /// ever. An open loop that began has an end in its schedule, and one without a number of messages is stopped by whoever started it.
+    fn finds_nobody(&self, now: Instant) -> Option<Duration> {
         let desk = self.desk.borrow();
-        self.options.duration.is_none()
-            && lasted >= self.options.timeout
-            && desk.report.settled == 0
-            && desk.in_flight == 0
-            && desk.progress.broken() > 0
+        let is_bound = self.options.rate.is_none() && self.options.messages.is_some();
+        if self.options.duration.is_some() || desk.in_flight > 0 || !(is_bound || desk.report.settled == 0) {
+            return None;
+        }
+        desk.failing_since.map(|since| now - since).filter(|&failing| failing >= self.options.timeout)
     }
 
     /// Begins nothing more and waits for replies until `limit`.
@@ -306,9 +307,13 @@ async fn supervise(core: &Rc<Core>, control: &Control, parts: &PartSender, began
         let ended_at = core.ended_at(now, began);
         let stopped = control.stop.load(Relaxed);
         core.obey(control, now);
+        let found_nobody = core.finds_nobody(now);
         if replies_until.is_none()
-            && (ended_at.is_some() || stopped || core.desk.borrow().closed || core.is_done() || core.finds_nobody(now - began))
+            && (ended_at.is_some() || stopped || core.desk.borrow().closed || core.is_done() || found_nobody.is_some())
         {
+            if let (Some(after), false) = (found_nobody, ended_at.is_some() || stopped) {
+                core.desk.borrow_mut().give_up(after);
+            }
             // One drain for all: an open loop that began what was due until the end of it has had it.
             let limit = ended_at.unwrap_or(now) + core.options.drain;
             replies_until = Some(limit);

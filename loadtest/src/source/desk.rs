@@ -69,6 +69,8 @@ pub(super) struct Desk {
     lmtp: bool,
     began: Instant,
     sessions: u32,
+    /// The first failure of a connection since the last word on one that was greeted.
+    pub(super) failing_since: Option<Instant>,
     /// When the load was over by time or by somebody's wish: what is answered from then on are stragglers.
     ended_at: Option<Instant>,
     /// Closed loop: what sessions waited from then on for messages that were answered, added up.
@@ -196,6 +198,7 @@ impl Desk {
             lmtp: options.lmtp,
             began,
             sessions: part.of(options.sessions as u64).max(1) as u32,
+            failing_since: None,
             ended_at: None,
             overtime: Duration::ZERO,
         }
@@ -242,6 +245,12 @@ impl Desk {
         }
     }
 
+    /// Nobody was there for so long that the load ends: what a closed loop had still to begin is never begun.
+    pub(super) fn give_up(&mut self, after: Duration) {
+        self.report.gave_up_after = Some(after);
+        self.report.never_begun += self.left.filter(|_| !self.open_loop).unwrap_or(0);
+    }
+
     /// The accounts at the end. What was due and waits still is never begun. A closed loop's rate is that of sessions that were busy: each
     /// was so until the end and, where its last message was answered after it, until then; the mean of that is how long the load lasted.
     pub(super) fn finish(&mut self, cpu: Duration) -> CoreReport {
@@ -280,7 +289,9 @@ impl Desk {
 
     /// Counts something that went wrong with a connection.
     pub(super) fn trouble(&mut self, kind: ErrorKind, text: impl FnOnce() -> String) {
-        self.second_of(Instant::now());
+        let now = Instant::now();
+        self.second_of(now);
+        self.failing_since.get_or_insert(now);
         self.recorder.error(kind);
         self.progress.count_broken();
         self.report.last_trouble = Some(text());

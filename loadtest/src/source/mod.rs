@@ -95,7 +95,7 @@ pub struct SourceOptions {
     pub ledger: Option<PathBuf>,
     /// Decides content, sizes, recipients, Poisson arrivals, aborts.
     pub seed: u64,
-    /// How long a connection or a reply is waited for.
+    /// How long a connection or a reply is waited for. Where nothing else ends the load, so long without anybody there does.
     pub timeout: Duration,
     /// How long what is under way, and what an open loop still owes, is waited for when the load is over; never longer than `timeout`.
     pub drain: Duration,
@@ -177,8 +177,10 @@ pub struct CoreReport {
     pub aborted: u64,
     /// Recipients that were refused, those of refused messages too.
     pub recipients_refused: u64,
-    /// Messages that were due but never taken, because all sessions were busy until the end.
+    /// Messages that were due but never taken, because all sessions were busy until the end, or nobody was there.
     pub never_begun: u64,
+    /// The load ended because nobody was there for so long.
+    pub gave_up_after: Option<Duration>,
     /// Connections without a banner when the load was over, though they had waited for [`GREETING_PATIENCE`] at least.
     pub ungreeted: u64,
     /// CPU time of its thread.
@@ -202,6 +204,7 @@ impl CoreReport {
         self.aborted += other.aborted;
         self.recipients_refused += other.recipients_refused;
         self.never_begun += other.never_begun;
+        self.gave_up_after = self.gave_up_after.max(other.gave_up_after);
         self.ungreeted += other.ungreeted;
         self.cpu += other.cpu;
         self.lasted = self.lasted.max(other.lasted);

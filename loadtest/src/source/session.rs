@@ -200,6 +200,9 @@ async fn speak(core: &Rc<Core>, index: usize, conn: &Conn, client: &mut Client, 
                 while let (Ok(Flow::Go), Some(Ok(Some(more)))) = (&flow, conn.try_read()) {
                     flow = client.receive(&core.script, &more, now, &mut *desk, &mut outbox);
                 }
+                if client.is_greeted() {
+                    desk.failing_since = None;
+                }
                 flow
             }
             Event::Due => {

@@ -42,8 +42,12 @@ pub fn interrupted_text(run: &SourceRun) -> String {
     format!("it was interrupted after {:.2} s", run.report.lasted.as_secs_f64())
 }
 
-/// A sentence where messages that were due found no session until the end.
+/// A sentence where messages that were due found no session until the end, or the load gave up.
 pub fn never_begun_text(report: &CoreReport) -> Option<String> {
+    if let Some(after) = report.gave_up_after {
+        let (after, left) = (after.as_secs_f64(), report.never_begun);
+        return Some(format!("the load gave up: nobody was there for {after:.1} s (--timeout); {left} messages were not begun"));
+    }
     (report.never_begun > 0).then(|| format!("{} messages were due and never begun: more sessions or a lower rate", report.never_begun))
 }
 
@@ -54,7 +58,7 @@ pub fn exit_code(run: &SourceRun, failures: &[String]) -> u8 {
         [] => EXIT_OK,
         _ if run.report.ledger_trouble.is_some() => EXIT_IO,
         _ if run.interrupted => EXIT_INTERRUPTED,
-        _ if !reached => EXIT_UNAVAILABLE,
+        _ if !reached || run.report.gave_up_after.is_some() => EXIT_UNAVAILABLE,
         _ => EXIT_NEGATIVE,
     }
 }
@@ -120,7 +124,8 @@ pub fn summary(options: &SourceOptions, run: &SourceRun) -> serde_json::Value {
         .collect();
     json!({
         "acknowledged": report.acknowledged, "refused": report.refused, "unknown": report.unknown, "unsent": report.unsent,
-        "aborted": report.aborted, "recipients_refused": report.recipients_refused, "never_begun": report.never_begun, "interrupted": run.interrupted, "ungreeted": report.ungreeted, "seconds": lasted, "messages_per_second": report.acknowledged as f64 / lasted.max(1e-9),
+        "aborted": report.aborted, "recipients_refused": report.recipients_refused, "never_begun": report.never_begun,
+        "gave_up_after_seconds": report.gave_up_after.map(|after| after.as_secs_f64()), "interrupted": run.interrupted, "ungreeted": report.ungreeted, "seconds": lasted, "messages_per_second": report.acknowledged as f64 / lasted.max(1e-9),
         "own_cpu_us_per_message": cpu_us_per_message(run), "own_cpu_seconds": run.cpu.as_secs_f64(),
         "errors": totals.errors, "last_trouble": report.last_trouble, "seed": options.seed,
         "run": format!("{:016x}", run.run), "phases": phases,
@@ -143,6 +148,7 @@ pub fn summary_text(options: &SourceOptions, run: &SourceRun) -> String {
     if run.interrupted {
         lines.push(interrupted_text(run));
     }
+    lines.extend(report.gave_up_after.and_then(|_| never_begun_text(report)));
     lines.extend(ungreeted_text(report));
     if report.aborted > 0 {
         lines.push(format!("given up on purpose {}", report.aborted));
