@@ -70,7 +70,7 @@ impl OmissionArguments {
         if stall >= every || stall.is_zero() || !(self.rate > 0.0 && self.rate <= 1e6) {
             return Err(Failure::Usage("--stall is above 0 and below --every, --rate above 0".into()));
         }
-        check_server_pid(self.server_pid)?;
+        check_server_pid(self.server_pid, "which is stopped and continued")?;
         let sink = match &self.to {
             Some(_) => None,
             None => Some(SinkProcess::start().map_err(|error| Failure::io("a sink", error))?),
@@ -171,7 +171,7 @@ struct Stalls {
 
 impl Stalls {
     fn start(pid: u32, every: Duration, stall: Duration) -> Result<Stalls, Failure> {
-        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or_else(|| Failure::Data(format!("{pid} is no process")))?;
+        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or_else(|| Failure::Usage(format!("{pid} is no process")))?;
         let (cancel, cancelled) = channel::<()>();
         let thread = std::thread::spawn(move || {
             let mut next = Instant::now() + every / 2;

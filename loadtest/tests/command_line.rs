@@ -171,7 +171,7 @@ fn what_cannot_be_measured_is_said_before_the_run() {
     for (arguments, code, word) in [
         (vec!["--output", "/nowhere/x.json"], 74, "/nowhere/x.json"),
         (vec!["--output", "/"], 74, "directory"),
-        (vec!["--server-pid", "4194305"], 65, "--server-pid 4194305"),
+        (vec!["--server-pid", "4194305"], 2, "--server-pid 4194305: there is no such process on this machine; it names the server's"),
         (vec!["--cores", "1023"], 74, "may use"),
         (vec!["--timeout", "0"], 2, "--timeout"),
         (vec!["--bytes-per-s", "0"], 2, "bytes-per-s"),
@@ -190,7 +190,9 @@ fn what_cannot_be_measured_is_said_before_the_run() {
         (vec!["run", "baseline", "baseline", "--to", "127.0.0.1:1"], 2, "twice"),
         (vec!["sink", "--connections-max", "0"], 2, "connections-max"),
         (vec!["sink", "--per-client-max", "0"], 2, "per-client-max"),
-        (vec!["omission", "--to", "127.0.0.1:1", "--server-pid", "4194305"], 65, "4194305"),
+        (vec!["omission", "--to", "127.0.0.1:1", "--server-pid", "4194305"], 2, "4194305: there is no such process"),
+        (vec!["idle", "--to", "127.0.0.1:1", "--server-pid", "4194305"], 2, "whose CPU and memory are measured"),
+        (vec!["run", "baseline", "--to", "127.0.0.1:1", "--server-pid", "4194305"], 2, "whose CPU and memory are measured"),
     ] {
         let output = ringpost_load(&arguments);
         assert!(output.status.code() == Some(code) && text(&output).contains(word), "{arguments:?}: {}", text(&output));

@@ -13,7 +13,7 @@ use crate::{
     phase::Phase,
     process::tree_use,
     signals::StopSignal,
-    source::arguments::{Cores, check_server_pid, last_core, parse_cores, resolve, seconds},
+    source::arguments::{Cores, MEASURED, check_server_pid, last_core, parse_cores, resolve, seconds},
 };
 
 /// What the three have in common.
@@ -120,7 +120,7 @@ impl ChurnArguments {
 
 impl Common {
     fn run(&self, name: &str, connections: usize, mode: Mode, is_well: impl Fn(&ConnectionsReport) -> bool) -> Result<u8, Failure> {
-        check_server_pid(self.server_pid)?;
+        check_server_pid(self.server_pid, MEASURED)?;
         let options = ConnectionsOptions {
             to: resolve(&self.to)?,
             cores: match &self.cores {

@@ -16,7 +16,7 @@ use crate::{
         runner::{self, Place, Server, running_cannot},
     },
     signals::StopSignal,
-    source::arguments::{Cores, check_server_pid, parse_cores, resolve, viewer},
+    source::arguments::{Cores, MEASURED, check_server_pid, parse_cores, resolve, viewer},
 };
 
 /// `ringpost-load run …`
@@ -145,7 +145,7 @@ impl RunArguments {
                 if let Some(reason) = { reasons }.next().filter(|_| !self.suite) {
                     return Err(Failure::Usage(reason));
                 }
-                check_server_pid(self.server_pid)?;
+                check_server_pid(self.server_pid, MEASURED)?;
                 let to = resolve(to)?;
                 if next_hop == Some(to) {
                     return Err(Failure::Usage(format!("--next-hop {to} is the server itself: the next hop is where it sends mail to")));

@@ -1,6 +1,7 @@
 //! `ringpost-load source`: its command line, and what it prints.
 
 use std::{
+    io,
     net::{IpAddr, SocketAddr, ToSocketAddrs},
     path::{Path, PathBuf},
     time::Duration,
@@ -179,16 +180,21 @@ fn parse_path(text: &str) -> Result<String, String> {
     }
 }
 
-/// Refuses a process that is not there, before a run that would not measure it.
+/// Refuses a process that is not there, before a run that would not measure it. `purpose` says what it was for.
 ///
 /// # Errors
-/// [`Failure::Data`] with its number.
-pub fn check_server_pid(pid: Option<u32>) -> Result<(), Failure> {
-    match pid.map(|pid| (pid, tree_use(pid))) {
-        Some((pid, Err(error))) => Err(Failure::Data(format!("--server-pid {pid}: {error}"))),
-        _ => Ok(()),
-    }
+/// [`Failure::Usage`] with its number: the argument does not fit this machine, and no file is wrong.
+pub fn check_server_pid(pid: Option<u32>, purpose: &str) -> Result<(), Failure> {
+    let Some((pid, Err(error))) = pid.map(|pid| (pid, tree_use(pid))) else { return Ok(()) };
+    let reason = match error.kind() {
+        io::ErrorKind::NotFound => "there is no such process on this machine".to_owned(),
+        _ => error.to_string(),
+    };
+    Err(Failure::Usage(format!("--server-pid {pid}: {reason}; it names the server's, {purpose}")))
 }
+
+/// What a server's process is for, usually.
+pub const MEASURED: &str = "whose CPU and memory are measured, with those of all processes below it";
 
 /// Reads `STAGE:PROBABILITY`.
 pub fn parse_abort(text: &str) -> Result<(Stage, f64), String> {
@@ -313,7 +319,7 @@ impl SourceArguments {
     /// What makes a run impossible.
     pub fn run(&self) -> Result<u8, Failure> {
         let options = self.options()?;
-        check_server_pid(self.server_pid)?;
+        check_server_pid(self.server_pid, MEASURED)?;
         self.output.as_deref().map_or(Ok(()), check_place)?;
         let machine = Machine::observe(Path::new("."), "");
         pinning::raise_open_files();
