@@ -2,7 +2,7 @@
 
 use ringpost_loadtest::{
     sink::{
-        fault::FaultKind,
+        fault::{Fault, FaultKind},
         session::{Announcement, Behaviour, Next, ServerSession},
         verify::Arrival,
     },
@@ -32,6 +32,68 @@ impl Behaviour for Good {
     fn refused(&mut self, code: u16) {
         self.refused.push(code);
     }
+}
+
+/// A sink at which this goes wrong, the first time that its stage comes.
+struct Faulty {
+    good: Good,
+    fault: Option<Fault>,
+}
+
+impl Behaviour for Faulty {
+    fn fault(&mut self, stage: Stage) -> Option<FaultKind> {
+        self.fault.take_if(|fault| fault.stage == stage).map(|fault| fault.kind)
+    }
+
+    fn is_greylisted(&mut self, _: &[u8], _: &[u8]) -> bool {
+        false
+    }
+
+    fn arrived(&mut self, arrival: &Arrival, recipients: &[u8]) {
+        self.good.arrived(arrival, recipients);
+    }
+
+    fn refused(&mut self, code: u16) {
+        self.good.refused(code);
+    }
+}
+
+/// What is answered to a message, a line or command at a time, until the sink wants no more; how it ended; and the messages it took.
+fn answered_until_the_end(fault: Option<Fault>) -> (String, Next, usize) {
+    let announcement = Announcement::default();
+    let mut faulty = Faulty { good: Good::default(), fault };
+    let mut out = Vec::new();
+    let (mut session, mut next) = ServerSession::begin(&announcement, &mut faulty, &mut out);
+    for text in ["EHLO me\r\n", "MAIL FROM:<a@x>\r\n", "RCPT TO:<b@y>\r\n", "DATA\r\n", "hello\r\n", ".\r\n", "NOOP\r\n"] {
+        if next == Next::Read {
+            next = session.receive(text.as_bytes(), &announcement, &mut faulty, &mut out);
+        }
+    }
+    (String::from_utf8_lossy(&out).into_owned(), next, faulty.good.arrived.len())
+}
+
+/// What happened: the beginning of each reply was `25`, also that of a banner, and a message could not be taken without a reply.
+#[test]
+fn a_connection_can_end_in_any_state_and_a_message_is_taken_only_where_it_is_said() {
+    let ended = |stage: &str, what: &str| answered_until_the_end(Some(format!("{stage}:{what}:1").parse().unwrap()));
+    let (well, next, taken) = answered_until_the_end(None);
+    assert_eq!((next, taken), (Next::Read, 1));
+    let replies: Vec<&str> = well.split_inclusive("\r\n").filter(|line| line.as_bytes()[3] == b' ').collect();
+    for (at, stage) in ["banner", "ehlo", "mail", "rcpt", "data", "dot"].into_iter().enumerate() {
+        let (said, next, taken) = ended(stage, "drop");
+        assert_eq!((next, taken), (Next::Drop, 0), "{stage}");
+        assert_eq!(said.lines().filter(|line| line.as_bytes()[3] == b' ').count(), at, "{stage}: {said}");
+        let (said, next, taken) = ended(stage, "close");
+        assert_eq!((next, taken), (Next::Close, usize::from(stage == "dot")), "{stage}");
+        assert!(well.starts_with(&said) && said.ends_with(replies[at]), "{stage}: {said}");
+        let (said, next, taken) = ended(stage, "half");
+        assert_eq!((next, taken), (Next::Close, 0), "{stage}");
+        assert!(well.starts_with(&said) && !said.ends_with('\n') && said.len() > 5, "{stage}: {said}");
+    }
+    assert_eq!(ended("content", "drop").1, Next::Drop);
+    let (said, next, taken) = ended("dot", "lose");
+    assert!(said.ends_with("354 Go ahead\r\n"), "{said}");
+    assert_eq!((next, taken), (Next::Drop, 1));
 }
 
 /// What is answered to this behind EHLO or LHLO, by a sink that takes 20 octets: the codes.

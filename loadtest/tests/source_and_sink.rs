@@ -3,7 +3,7 @@
 mod loopback;
 
 use std::{
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpStream},
     path::Path,
     time::Duration,
@@ -135,6 +135,30 @@ fn refusals_drops_and_broken_replies_are_counted_and_nothing_is_lost() {
     assert_eq!(report.acknowledged + report.refused + report.unknown + report.unsent, 400);
     assert!(report.refused > 50 && report.unknown + report.unsent > 5 && report.acknowledged > 100, "{report:?}");
     assert!(sink.refusals[&451] > 20 && sink.dropped > 5, "{sink:?}");
+}
+
+#[test]
+fn a_connection_can_be_cut_when_it_is_accepted_and_a_reply_in_its_middle() {
+    let ended = |fault: &str| {
+        let faults = Faults::new(vec![fault.parse().unwrap()]);
+        let sink = Sink::start(SinkOptions { faults, ..SinkOptions::new(loopback(), core()) }).unwrap();
+        let (mut stream, mut said) = (TcpStream::connect(sink.address).unwrap(), Vec::new());
+        let ended = stream.read_to_end(&mut said).map_err(|error| error.kind());
+        (String::from_utf8(said).unwrap(), ended.err())
+    };
+    assert_eq!(ended("banner:drop:1"), (String::new(), Some(std::io::ErrorKind::ConnectionReset)));
+    assert_eq!(ended("banner:half:1"), ("220 sink.load".to_owned(), None));
+    assert_eq!(ended("banner:close:1"), ("220 sink.load.test ESMTP\r\n".to_owned(), None));
+}
+
+/// A next hop that has taken a message and ends before it can say so: the ledger has it, and whoever sends it again doubles it.
+#[test]
+fn a_message_whose_reply_is_lost_is_taken() {
+    let faults = Faults::new(vec!["dot:lose:0.2".parse().unwrap()]);
+    let (ran, sink, difference) = run(|o| (o.faults, o.seed) = (faults, 1), |_| {});
+    assert!(difference.is_clean(false) && ran.report.unknown > 10 && sink.dropped > 10, "{:?} {sink:?}", ran.report);
+    // What stood before the lost reply in the same send is lost with it.
+    assert!(difference.unacknowledged >= sink.dropped && sink.intact == difference.delivered + difference.unacknowledged, "{difference:?}");
 }
 
 #[test]

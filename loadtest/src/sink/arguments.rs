@@ -18,7 +18,7 @@ use crate::{
     sink::{
         Flapping, Sink, SinkOptions, SinkReport,
         delay::{DELAY_FORM, ReplyDelay},
-        fault::{FAULT_FORM, Fault, Faults},
+        fault::{FAULT_HELP, Fault, Faults},
         session::Announcement,
     },
     sizes::parse_bytes,
@@ -47,7 +47,7 @@ pub struct SinkArguments {
     #[arg(long)]
     pub seconds: Option<f64>,
     /// What goes wrong: STAGE:WHAT:PROBABILITY. May be repeated.
-    #[arg(long, long_help = FAULT_FORM, help_heading = "Behaviour")]
+    #[arg(long, long_help = FAULT_HELP, help_heading = "Behaviour")]
     pub fault: Vec<Fault>,
     /// Answer 451 to a sender and recipient until this many seconds after they first came.
     #[arg(long, help_heading = "Behaviour")]

@@ -187,7 +187,7 @@ struct Desk {
 impl Behaviour for Desk {
     fn fault(&mut self, stage: Stage) -> Option<FaultKind> {
         let fault = self.options.faults.draw(stage, &mut self.random);
-        if let Some(FaultKind::Drop | FaultKind::Half) = fault {
+        if fault.is_some_and(FaultKind::ends_connection) {
             self.report.dropped += 1;
         }
         fault

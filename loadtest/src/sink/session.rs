@@ -25,6 +25,9 @@ const RECIPIENTS_MAX: u32 = 10_000;
 /// Behind a 552, to MAIL with `SIZE=` and to the end of content (RFC 1870 6).
 const TOO_LARGE: &str = "5.3.4 Larger than announced";
 
+/// The reply to a message that was taken, up to its number.
+const TAKEN: &[u8] = b"250 2.0.0 Ok: taken as number ";
+
 /// What a sink says of itself.
 #[derive(Debug, Clone)]
 pub struct Announcement {
@@ -394,7 +397,7 @@ impl ServerSession {
         }
         self.messages += 1;
         behaviour.arrived(arrival, recipients);
-        out.extend_from_slice(b"250 2.0.0 Ok: taken as number ");
+        out.extend_from_slice(TAKEN);
         push_decimal(self.messages, out);
         out.extend_from_slice(b" here\r\n");
     }
@@ -438,12 +441,28 @@ impl ServerSession {
                 refuse(code, class, behaviour, out)
             }
             Some(FaultKind::Drop) => Step::Break(Next::Drop),
+            Some(FaultKind::Lose) => {
+                let reply = out.len();
+                well(self, behaviour, out);
+                out.truncate(reply);
+                Step::Break(Next::Drop)
+            }
+            Some(FaultKind::Close) => {
+                well(self, behaviour, out);
+                Step::Break(Next::Close)
+            }
             Some(FaultKind::Garble) => {
                 out.extend_from_slice(b"2\x00 what? \xFF\r\n");
                 Step::Continue(())
             }
             Some(FaultKind::Half) => {
-                out.extend_from_slice(b"25");
+                let reply = out.len();
+                match stage {
+                    // A client that takes this for a reply loses the message, which is not taken.
+                    Stage::Dot => out.extend_from_slice(TAKEN),
+                    _ => well(self, behaviour, out),
+                }
+                out.truncate(reply + (out.len() - reply) / 2);
                 Step::Break(Next::Close)
             }
             Some(FaultKind::Silence) => {
