@@ -1,26 +1,21 @@
-//! An engine of one's own: its config file, its start, its sudden end, and what it says of itself.
+//! An engine of one's own: its config file and what it says of itself. Its process is in `engine/process.rs`.
+
+pub mod process;
 
 use std::{
     collections::BTreeMap,
     fmt::Write as _,
-    fs::{File, OpenOptions},
-    io::{self, BufRead, BufReader, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    io,
+    net::SocketAddr,
+    ops::{Deref, DerefMut},
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Command, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
 
-use rustix::process::{Pid, Signal, kill_process};
-
-use crate::leash::{self, Leashed};
-
-/// A start that has no banner after this long has failed.
-const START_MAX: Duration = Duration::from_secs(60);
-
-/// Pace of looking whether something has happened that no event tells of.
-const LOOK_EVERY: Duration = Duration::from_millis(5);
+use self::process::{EngineProcess, free_port};
+use crate::leash;
 
 /// How long SIGTERM is given.
 const STOP_MAX: Duration = Duration::from_secs(60);
@@ -57,15 +52,11 @@ pub struct EngineOptions {
     pub settings: toml::Table,
 }
 
-/// An engine that can be started and killed any number of times. Killed when dropped.
+/// An engine that can be started and killed any number of times ([`EngineProcess`]). Killed when dropped.
 #[derive(Debug)]
 pub struct Engine {
-    options: EngineOptions,
-    /// Where it listens.
-    pub address: SocketAddr,
-    config: PathBuf,
-    log: PathBuf,
-    child: Option<Leashed>,
+    binary: PathBuf,
+    process: EngineProcess,
 }
 
 /// Finds the engine: what was given, else `ringpost` beside this program.
@@ -93,16 +84,9 @@ impl Engine {
     /// # Errors
     /// A folder or port that cannot be had, or settings that are no TOML.
     pub fn new(options: EngineOptions) -> io::Result<Engine> {
-        std::fs::create_dir_all(&options.folder)?;
-        let address = free_port()?;
-        let config = options.folder.join("ringpost.toml");
-        std::fs::write(&config, config_text(&options, address)?)?;
-        Ok(Engine { log: options.folder.join("engine.log"), options, address, config, child: None })
-    }
-
-    /// The process, while it runs.
-    pub fn pid(&self) -> Option<u32> {
-        self.child.as_ref().map(|child| child.id())
+        let process = EngineProcess::new(&options.binary, &options.folder, free_port()?)?;
+        std::fs::write(process.config(), config_text(&options, process.address)?)?;
+        Ok(Engine { binary: options.binary, process })
     }
 
     /// Starts it and waits for its banner; how long that took.
@@ -111,147 +95,42 @@ impl Engine {
     /// No binary, no banner within a minute, or its last words when it ends instead.
     pub fn start(&mut self) -> io::Result<Duration> {
         let began = Instant::now();
-        let log = || -> io::Result<File> { OpenOptions::new().append(true).create(true).open(&self.log) };
-        let mut command = leash::command(self.options.binary.as_os_str());
-        command.args(["serve", "-c"]).arg(&self.config).current_dir(&self.options.folder);
-        command.stdin(Stdio::null()).stdout(log()?).stderr(log()?);
+        let mut command = leash::command(self.binary.as_os_str());
         // A group of its own: Ctrl-C at the terminal ends the run, which ends the engine when the load is over; see `leash` for ends by force.
         command.process_group(0);
-        let child = command.spawn();
-        let child = child.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", self.options.binary.display())))?;
-        self.child = Some(Leashed::new(child));
-        while began.elapsed() < START_MAX {
-            if let Some(status) = self.child.as_mut().expect("it was just started").try_wait()? {
-                self.child = None;
-                return Err(io::Error::other(format!("the engine ended at its start ({status}): {}", self.last_words())));
-            }
-            if has_banner(self.address) {
-                return Ok(began.elapsed());
-            }
-            std::thread::sleep(LOOK_EVERY);
-        }
-        Err(io::Error::other(format!("no banner after {START_MAX:?}: {}", self.last_words())))
-    }
-
-    /// SIGKILL, and waits for the end. What it used of the processor, where that can be known.
-    ///
-    /// # Errors
-    /// What the system says.
-    pub fn kill(&mut self) -> io::Result<()> {
-        let Some(mut child) = self.child.take() else { return Ok(()) };
-        child.kill()?;
-        child.wait()?;
-        Ok(())
+        self.process.spawn(command)?;
+        self.process.wait_for_banner()?;
+        Ok(began.elapsed())
     }
 
     /// SIGTERM, and waits for the end.
     ///
     /// # Errors
     /// It was not running, or did not end within a minute: then it is killed.
-    pub fn terminate(&mut self) -> io::Result<ExitStatus> {
-        let Some(mut child) = self.child.take() else { return Err(io::Error::other("the engine does not run")) };
-        kill_process(Pid::from_child(&child), Signal::TERM)?;
-        let began = Instant::now();
-        while began.elapsed() < STOP_MAX {
-            if let Some(status) = child.try_wait()? {
-                return Ok(status);
-            }
-            std::thread::sleep(LOOK_EVERY);
-        }
-        child.kill()?;
-        child.wait()?;
-        Err(io::Error::other(format!("the engine did not end within {STOP_MAX:?} of SIGTERM: {}", self.last_words())))
-    }
-
-    /// Fails when the process has ended by itself.
-    ///
-    /// # Errors
-    /// Its last words.
-    pub fn must_run(&mut self) -> io::Result<()> {
-        match self.child.as_mut().map(|child| child.try_wait()).transpose()? {
-            Some(None) => Ok(()),
-            Some(Some(status)) => Err(io::Error::other(format!("the engine ended by itself ({status}): {}", self.last_words()))),
-            None => Err(io::Error::other("the engine does not run")),
-        }
+    pub fn stop(&mut self) -> io::Result<ExitStatus> {
+        self.process.terminate(STOP_MAX)
     }
 
     /// Its counters; empty when it does not answer.
     pub fn counters(&self) -> BTreeMap<String, f64> {
-        let text = self.ask(&["stats", "--json"]).unwrap_or_default();
-        let value: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
         let mut counters = BTreeMap::new();
-        flatten("", &value, &mut counters);
+        flatten("", &self.process.stats(), &mut counters);
         counters
     }
+}
 
-    /// Waits until nothing is queued. Fails after `limit` without any change in `progress`.
-    ///
-    /// # Errors
-    /// The engine has ended, or the first of what is still queued.
-    pub fn drain(&mut self, limit: Duration, progress: impl Fn() -> u64) -> io::Result<()> {
-        let (mut seen, mut since) = (progress(), Instant::now());
-        loop {
-            self.must_run()?;
-            let listing = self.ask(&["queue", "ls", "--json", "--limit", "1"])?;
-            if listing.trim().is_empty() {
-                return Ok(());
-            }
-            let now = progress();
-            if now != seen {
-                (seen, since) = (now, Instant::now());
-            }
-            if since.elapsed() > limit {
-                return Err(io::Error::other(format!("the queue does not empty, {limit:?} without a delivery: {}", listing.trim())));
-            }
-            std::thread::sleep(20 * LOOK_EVERY);
-        }
-    }
+impl Deref for Engine {
+    type Target = EngineProcess;
 
-    fn ask(&self, arguments: &[&str]) -> io::Result<String> {
-        let output = Command::new(&self.options.binary).args(arguments).arg("-c").arg(&self.config).stdin(Stdio::null()).output()?;
-        if output.status.success() {
-            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-        }
-        let words = String::from_utf8_lossy(&output.stderr);
-        Err(io::Error::other(format!("ringpost {}: {}: {}", arguments.join(" "), output.status, words.trim())))
-    }
-
-    fn last_words(&self) -> String {
-        let text = std::fs::read(&self.log).unwrap_or_default();
-        let text = String::from_utf8_lossy(&text);
-        let lines: Vec<&str> = text.lines().rev().take(6).collect();
-        lines.into_iter().rev().collect::<Vec<_>>().join("\n")
+    fn deref(&self) -> &EngineProcess {
+        &self.process
     }
 }
 
-impl Drop for Engine {
-    fn drop(&mut self) {
-        let _already_ended = self.kill();
+impl DerefMut for Engine {
+    fn deref_mut(&mut self) -> &mut EngineProcess {
+        &mut self.process
     }
-}
-
-/// A free port of loopback below the range that outgoing connections are given: while the engine is down, connections that are tried
-/// meanwhile must not be able to take its port.
-fn free_port() -> io::Result<SocketAddr> {
-    let spread = (std::process::id() % 4000) as u16;
-    for step in 0..1000 {
-        let address = SocketAddr::from(([127, 0, 0, 1], 20_000 + (spread + step * 7) % 9000));
-        if TcpListener::bind(address).is_ok() {
-            return Ok(address);
-        }
-    }
-    Err(io::Error::new(io::ErrorKind::AddrInUse, "no free port between 20000 and 29000"))
-}
-
-fn has_banner(address: SocketAddr) -> bool {
-    let Ok(stream) = TcpStream::connect_timeout(&address, Duration::from_secs(1)) else { return false };
-    let mut line = String::new();
-    let patient = stream.set_read_timeout(Some(Duration::from_secs(10)));
-    let greeted = patient.and_then(|()| BufReader::new(&stream).read_line(&mut line)).is_ok() && line.starts_with("220");
-    if greeted {
-        let _polite = (&stream).write_all(b"QUIT\r\n");
-    }
-    greeted
 }
 
 fn config_text(options: &EngineOptions, listen: SocketAddr) -> io::Result<String> {

@@ -1,21 +1,16 @@
-//! The engine as a process: its config file, its start, its sudden end, and what it says of itself.
+//! The engine under test: its config file, where it runs, and what it keeps. Its process is that of the load test.
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
-use std::fs::{File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use ringpost_loadtest::engine::process::EngineProcess;
 use serde_json::Value;
-
-/// A start that has no banner after this long has failed.
-const START_MAX: Duration = Duration::from_secs(60);
-/// Pace of looking whether something has happened that no event tells of.
-const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// Where the engine sends what it accepted.
 #[derive(Debug, Clone, Copy)]
@@ -122,15 +117,11 @@ impl EngineOptions {
     }
 }
 
-/// An engine that can be started and killed any number of times; killed when dropped.
+/// An engine that can be started and killed any number of times ([`EngineProcess`]); killed when dropped.
 #[derive(Debug)]
 pub struct Engine {
     options: EngineOptions,
-    /// Where it listens.
-    pub address: SocketAddr,
-    config: PathBuf,
-    log: PathBuf,
-    child: Option<Child>,
+    process: EngineProcess,
 }
 
 impl Engine {
@@ -140,22 +131,15 @@ impl Engine {
             Some(address) => address,
             None => crate::machine::free_port()?,
         };
-        std::fs::create_dir_all(&options.folder)?;
-        let config = options.folder.join("ringpost.toml");
-        let log = options.folder.join("engine.log");
-        std::fs::write(&config, options.config(address))?;
-        Ok(Self { options, address, config, log, child: None })
+        let process = EngineProcess::new(&options.binary, &options.folder, address)?;
+        std::fs::write(process.config(), options.config(address))?;
+        Ok(Self { options, process })
     }
 
     /// Changes the setup of the next start. The port stays.
     pub fn change(&mut self, change: impl FnOnce(&mut EngineOptions)) -> io::Result<()> {
         change(&mut self.options);
-        std::fs::write(&self.config, self.options.config(self.address))
-    }
-
-    /// The config file.
-    pub fn config(&self) -> &Path {
-        &self.config
+        std::fs::write(self.process.config(), self.options.config(self.process.address))
     }
 
     /// Its control socket.
@@ -163,16 +147,9 @@ impl Engine {
         self.options.folder.join("ringpost.sock")
     }
 
-    /// The process id while it runs.
-    pub fn pid(&self) -> Option<u32> {
-        self.child.as_ref().map(Child::id)
-    }
-
     /// Starts the process without waiting for it.
     pub fn spawn(&mut self) -> io::Result<()> {
-        assert!(self.child.is_none(), "the engine runs already");
-        let log = || -> io::Result<File> { OpenOptions::new().append(true).create(true).open(&self.log) };
-        let mut command = match &self.options.namespace {
+        let command = match &self.options.namespace {
             // `ip` becomes the engine: the process id stays.
             Some(namespace) => {
                 let mut command = Command::new("ip");
@@ -181,152 +158,34 @@ impl Engine {
             }
             None => Command::new(&self.options.binary),
         };
-        let child = command
-            .args(["serve", "-c"])
-            .arg(&self.config)
-            .current_dir(&self.options.folder)
-            .stdin(Stdio::null())
-            .stdout(log()?)
-            .stderr(log()?)
-            .spawn()
-            .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", self.options.binary.display())))?;
-        self.child = Some(child);
-        Ok(())
+        self.process.spawn(command)
     }
 
     /// Starts it and waits for its banner; returns how long that took. Fails with its last words when it ends instead.
     pub fn start(&mut self) -> io::Result<Duration> {
         let began = Instant::now();
         self.spawn()?;
-        self.wait_for_banner()?;
+        self.process.wait_for_banner()?;
         Ok(began.elapsed())
-    }
-
-    /// Waits for a banner of the process that was spawned.
-    pub fn wait_for_banner(&mut self) -> io::Result<()> {
-        let began = Instant::now();
-        while began.elapsed() < START_MAX {
-            let ended = self.child.as_mut().expect("the engine was spawned").try_wait()?;
-            if let Some(status) = ended {
-                self.child = None;
-                return Err(io::Error::other(format!("the engine ended at its start ({status}): {}", self.last_words())));
-            }
-            if let Ok(stream) = TcpStream::connect_timeout(&self.address, Duration::from_secs(1)) {
-                stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-                let mut line = String::new();
-                let greeted = BufReader::new(&stream).read_line(&mut line);
-                if greeted.is_ok() && line.starts_with("220") {
-                    let _polite = (&stream).write_all(b"QUIT\r\n");
-                    return Ok(());
-                }
-            }
-            std::thread::sleep(LOOK_EVERY);
-        }
-        Err(io::Error::other(format!("no banner after {START_MAX:?}: {}", self.last_words())))
-    }
-
-    /// The last lines of its log.
-    pub fn last_words(&self) -> String {
-        let text = std::fs::read(&self.log).unwrap_or_default();
-        let text = String::from_utf8_lossy(&text);
-        let lines: Vec<&str> = text.lines().rev().take(6).collect();
-        lines.into_iter().rev().collect::<Vec<_>>().join("\n")
-    }
-
-    /// Sends a signal and waits for nothing.
-    pub fn signal(&self, signal: Signal) -> io::Result<()> {
-        let Some(child) = &self.child else { return Err(io::Error::other("the engine does not run")) };
-        kill_process(Pid::from_raw(child.id() as i32).expect("a child has a process id"), signal)?;
-        Ok(())
-    }
-
-    /// SIGKILL, and waits for the end. True when it was still running.
-    pub fn kill(&mut self) -> io::Result<bool> {
-        let Some(mut child) = self.child.take() else { return Ok(false) };
-        let ran = child.try_wait()?.is_none();
-        child.kill()?;
-        child.wait()?;
-        Ok(ran)
-    }
-
-    /// SIGTERM, and waits for the end; kills and fails after `limit`.
-    pub fn terminate(&mut self, limit: Duration) -> io::Result<ExitStatus> {
-        self.signal(Signal::TERM)?;
-        let mut child = self.child.take().expect("it was sent a signal");
-        self.ended(&mut child, limit, "after SIGTERM")
-    }
-
-    /// Waits for a process that ends by itself; kills and fails after `limit`.
-    pub fn wait(&mut self, limit: Duration) -> io::Result<ExitStatus> {
-        let Some(mut child) = self.child.take() else { return Err(io::Error::other("the engine does not run")) };
-        self.ended(&mut child, limit, "by itself")
-    }
-
-    fn ended(&self, child: &mut Child, limit: Duration, how: &str) -> io::Result<ExitStatus> {
-        let began = Instant::now();
-        while began.elapsed() < limit {
-            if let Some(status) = child.try_wait()? {
-                return Ok(status);
-            }
-            std::thread::sleep(LOOK_EVERY);
-        }
-        child.kill()?;
-        child.wait()?;
-        Err(io::Error::other(format!("the engine did not end {how} within {limit:?}: {}", self.last_words())))
-    }
-
-    /// Fails when the process has ended by itself.
-    pub fn must_run(&mut self) -> io::Result<()> {
-        let Some(child) = self.child.as_mut() else { return Err(io::Error::other("the engine does not run")) };
-        match child.try_wait()? {
-            None => Ok(()),
-            Some(status) => Err(io::Error::other(format!("the engine ended by itself ({status}): {}", self.last_words()))),
-        }
-    }
-
-    /// Runs the binary with `-c` and these arguments.
-    pub fn call(&self, arguments: &[&str]) -> io::Result<Output> {
-        Command::new(&self.options.binary).args(arguments).arg("-c").arg(&self.config).output()
-    }
-
-    /// The same, and returns what it printed. Fails on another exit code than 0.
-    pub fn ask(&self, arguments: &[&str]) -> io::Result<String> {
-        let output = self.call(arguments)?;
-        if output.status.success() {
-            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-        }
-        let words = String::from_utf8_lossy(&output.stderr);
-        Err(io::Error::other(format!("ringpost {}: {}: {}", arguments.join(" "), output.status, words.trim())))
-    }
-
-    /// The counters of the running engine; `Null` where it has none to offer.
-    pub fn stats(&self) -> Value {
-        self.ask(&["stats", "--json"]).ok().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or(Value::Null)
     }
 
     /// Queue ids of all messages it still keeps.
     pub fn queued(&self) -> io::Result<HashSet<String>> {
         queue_ids(&self.ask(&["queue", "ls", "--json"])?).map_err(io::Error::other)
     }
+}
 
-    /// Waits until nothing is queued. Fails after `limit` without any change in `progress`.
-    pub fn drain(&mut self, limit: Duration, progress: impl Fn() -> u64) -> io::Result<()> {
-        let (mut seen, mut since) = (progress(), Instant::now());
-        loop {
-            self.must_run()?;
-            let listing = self.ask(&["queue", "ls", "--json", "--limit", "1"])?;
-            if listing.trim().is_empty() {
-                return Ok(());
-            }
-            let now = progress();
-            if now != seen {
-                (seen, since) = (now, Instant::now());
-            }
-            if since.elapsed() > limit {
-                return Err(io::Error::other(format!("the queue does not empty, {limit:?} without a delivery: {}", listing.trim())));
-            }
-            std::thread::sleep(20 * LOOK_EVERY);
-        }
+impl Deref for Engine {
+    type Target = EngineProcess;
+
+    fn deref(&self) -> &EngineProcess {
+        &self.process
+    }
+}
+
+impl DerefMut for Engine {
+    fn deref_mut(&mut self) -> &mut EngineProcess {
+        &mut self.process
     }
 }
 
@@ -340,12 +199,6 @@ fn queue_ids(listing: &str) -> Result<HashSet<String>, String> {
             value["id"].as_str().map(str::to_string).ok_or_else(|| format!("no id in {line:?}"))
         })
         .collect()
-}
-
-impl Drop for Engine {
-    fn drop(&mut self) {
-        let _already_ended = self.kill();
-    }
 }
 
 /// A folder for one run of a rig on a real disk: in `RINGPOST_RIG_FOLDER`, else in /var/tmp (/tmp may be memory).

@@ -1,11 +1,10 @@
 //! What the rigs ask of the machine they run on: cores, limits, processes.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
+pub use ringpost_loadtest::engine::process::free_port;
 use ringpost_loadtest::pinning;
 
 /// Binds the calling thread to a core; nothing for `None`.
@@ -24,21 +23,6 @@ pub fn shares() -> io::Result<(Vec<usize>, Option<usize>)> {
 pub fn own_core() -> io::Result<usize> {
     let (shards, own) = shares()?;
     own.or_else(|| shards.first().copied()).ok_or_else(|| io::Error::other("no core is allowed to this process"))
-}
-
-/// A free port of loopback below the range that outgoing connections are given: while the engine or the sink is down, the
-/// connections that are tried meanwhile must not be able to take its port.
-pub fn free_port() -> io::Result<SocketAddr> {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let spread = (std::process::id() % 500) as u16 * 40;
-    for _ in 0..1000 {
-        let port = 10_000 + (spread + NEXT.fetch_add(1, Ordering::Relaxed)) % 20_000;
-        let address = SocketAddr::from(([127, 0, 0, 1], port));
-        if TcpListener::bind(address).is_ok() {
-            return Ok(address);
-        }
-    }
-    Err(io::Error::new(io::ErrorKind::AddrInUse, "no free port between 10000 and 30000"))
 }
 
 /// CPU time a process has used in all its threads, io_uring's workers and ended threads included (`utime + stime` of its stat).

@@ -310,7 +310,7 @@ impl UnderTest {
 
     /// Ends it in order; what went wrong with that.
     fn end(self) -> Option<String> {
-        let ended = hold(self.engine.as_ref()?).terminate();
+        let ended = hold(self.engine.as_ref()?).stop();
         match ended {
             Ok(status) if status.success() => None,
             Ok(status) => Some(format!("the engine ended with {status}")),
