@@ -184,40 +184,22 @@ const METRICS: [Metric; 6] = [
         more_is_better: true,
     },
     Metric {
-        name: "p50",
         value: |run| known(run, 50.0, run.median_response_time),
         part: Some(|part| percentile(part, 50.0)),
-        threshold: |thresholds| thresholds.p50,
-        more_is_better: false,
+        ..Metric::cost("p50", |thresholds| thresholds.p50)
     },
     Metric {
-        name: "p95",
         value: |run| known(run, 95.0, run.p95_response_time),
         part: Some(|part| percentile(part, 95.0)),
-        threshold: |thresholds| thresholds.p95,
-        more_is_better: false,
+        ..Metric::cost("p95", |thresholds| thresholds.p95)
     },
     Metric {
-        name: "p99",
         value: |run| known(run, 99.0, run.p99_response_time),
         part: Some(|part| percentile(part, 99.0)),
-        threshold: |thresholds| thresholds.p99,
-        more_is_better: false,
+        ..Metric::cost("p99", |thresholds| thresholds.p99)
     },
-    Metric {
-        name: "memory_per_connection",
-        value: |run| run.memory_bytes_per_connection,
-        part: None,
-        threshold: |thresholds| thresholds.memory,
-        more_is_better: false,
-    },
-    Metric {
-        name: "cpu_us_per_message",
-        value: |run| run.cpu_us_per_message,
-        part: None,
-        threshold: |thresholds| thresholds.cpu,
-        more_is_better: false,
-    },
+    Metric { value: |run| run.memory_bytes_per_connection, ..Metric::cost("memory_per_connection", |thresholds| thresholds.memory) },
+    Metric { value: |run| run.cpu_us_per_message, ..Metric::cost("cpu_us_per_message", |thresholds| thresholds.cpu) },
 ];
 
 /// A percentile of a run, where enough messages lie beyond it.
@@ -226,6 +208,11 @@ fn known(run: &RunResult, percentile: f64, value: f64) -> Option<f64> {
 }
 
 impl Metric {
+    /// Something of which less is better, and no part of a run tells.
+    const fn cost(name: &'static str, threshold: fn(&Thresholds) -> f64) -> Metric {
+        Metric { name, value: |_| None, part: None, threshold, more_is_better: false }
+    }
+
     fn compare(&self, a: &[&RunResult], b: &[&RunResult], thresholds: &Thresholds) -> Option<MetricChange> {
         let values = |runs: &[&RunResult]| -> Vec<f64> { runs.iter().filter_map(|run| (self.value)(run)).filter(|v| *v > 0.0).collect() };
         let (of_a, of_b) = (values(a), values(b));
