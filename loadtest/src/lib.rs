@@ -17,6 +17,7 @@ pub mod engine;
 pub mod error_kind;
 pub mod history;
 pub mod identity;
+pub mod ingredients;
 pub mod leash;
 pub mod ledger;
 pub mod live;

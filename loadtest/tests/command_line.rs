@@ -80,7 +80,10 @@ fn a_scenario_with_an_unknown_key_is_refused_with_its_line() {
 fn a_scenario_runs_against_a_server_that_runs_and_leaves_results() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("short.toml");
-    std::fs::write(&path, "name = \"short\"\nabout = \"Short.\"\nseconds = 0.5\n[load]\nsessions = 3\nmessages = 100\n").unwrap();
+    // The attachment is this file; the key was not known to scenarios.
+    let load =
+        format!("sessions = 3\nmessages = 100\nheader = [\"X-Number: {{{{seq}}}}\"]\nattach = [{path:?}]\nfrom_address = [\"127.0.0.3\"]");
+    std::fs::write(&path, format!("name = \"short\"\nabout = \"Short.\"\nseconds = 0.5\n[load]\n{load}\n")).unwrap();
     let core = ringpost_loadtest::pinning::cores().unwrap()[0];
     let address = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
     let sink = ringpost_loadtest::sink::Sink::start(ringpost_loadtest::sink::SinkOptions::new(address, core)).unwrap();
@@ -189,6 +192,7 @@ fn what_cannot_be_measured_is_said_before_the_run() {
     for (arguments, code, word) in [
         (vec!["run", "baseline", "baseline", "--to", "127.0.0.1:1"], 2, "twice"),
         (vec!["sink", "--connections-max", "0"], 2, "connections-max"),
+        (vec!["idle", "--to", "127.0.0.1:1", "--timeout", "0"], 2, "--timeout"),
         (vec!["sink", "--per-client-max", "0"], 2, "per-client-max"),
         (vec!["omission", "--to", "127.0.0.1:1", "--server-pid", "4194305"], 2, "4194305: there is no such process"),
         (vec!["idle", "--to", "127.0.0.1:1", "--server-pid", "4194305"], 2, "whose CPU and memory are measured"),
@@ -201,6 +205,10 @@ fn what_cannot_be_measured_is_said_before_the_run() {
     assert_eq!(itself.status.code(), Some(2), "{}", text(&itself));
     let gone = ringpost_load(&["run", "baseline", "--to", "127.0.0.1:1"]);
     assert_eq!(gone.status.code(), Some(69), "{}", text(&gone));
+    for mode in ["idle", "slowloris", "churn"] {
+        let gone = ringpost_load(&[mode, "--to", "127.0.0.1:1", "--connections", "3", "--seconds", "0.3"]);
+        assert_eq!(gone.status.code(), Some(69), "{mode}: {}", text(&gone));
+    }
     let idle = ringpost_load(&["idle", "--to", &silent, "--connections", "3", "--seconds", "0.3"]);
     assert_eq!(idle.status.code(), Some(1), "{}", text(&idle));
     assert!(text(&idle).contains("3 were connected, or tried to be, and never greeted"), "{}", text(&idle));

@@ -22,6 +22,7 @@ use ringpost_loadtest::{
     sink::{Flapping, Sink, SinkOptions, SinkReport, delay::ReplyDelay, fault::Faults},
     sizes::Sizes,
     source::{Source, SourceOptions, host::Stage, summary},
+    template::Template,
 };
 
 use loopback::{core, load, loopback, wait_for};
@@ -55,15 +56,26 @@ fn assert_clean(run: &SourceRun, sink: &SinkReport, difference: &Difference, mes
     assert_eq!(sink.damaged_all() + sink.foreign + sink.bare_line_ends, 0, "{sink:?}");
 }
 
+fn template() -> ContentKind {
+    ContentKind::Template(Template::parse(b"Subject: {{seq}}\r\n\r\n.{{id}}\r\n.\r\nend\r\n").unwrap())
+}
+
+fn corpus() -> ContentKind {
+    let text = |line: &[u8]| Item::new([b"Subject: x\r\n\r\n", line, b"\r\n.\r\n..\r\n"].concat());
+    ContentKind::Corpus(vec![text(b"one"), text(&[0xE4; 5000])])
+}
+
 #[test]
 fn every_way_of_sending_arrives_whole() {
     type Change = fn(&mut SourceOptions);
-    let ways: [(&str, Change); 7] = [
+    let ways: [(&str, Change); 9] = [
         ("pipelined", |_| {}),
         ("one command at a time", |o| o.pipelining = false),
         ("in chunks", |o| o.chunking = true),
         ("one message per connection", |o| o.per_connection = Some(1)),
         ("sizes up to 300 KB", |o| o.content = ContentKind::Text("700..300000".parse().unwrap())),
+        ("a template, stuffed", |o| o.content = template()),
+        ("a corpus in chunks", |o| (o.content, o.chunking) = (corpus(), true)),
         ("three recipients", |o| o.recipients.per_message = 3),
         ("open loop", |o| o.rate = Some("poisson:2000".parse().unwrap())),
     ];

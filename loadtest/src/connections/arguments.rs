@@ -6,14 +6,14 @@ use clap::Args;
 use serde_json::json;
 
 use crate::{
-    cli::{EXIT_NEGATIVE, EXIT_OK, Failure, say},
+    cli::{EXIT_INTERRUPTED, EXIT_NEGATIVE, EXIT_OK, EXIT_UNAVAILABLE, Failure, say},
     connections::{ConnectionsOptions, ConnectionsReport, Mode, run},
     live::{Beside, Lines, shown_ns, usual_viewer},
     measurement::Measurement,
     phase::Phase,
     process::tree_use,
     signals::StopSignal,
-    source::arguments::{Cores, MEASURED, check_server_pid, last_core, parse_cores, resolve, seconds},
+    source::arguments::{Cores, MEASURED, above_zero, check_server_pid, last_core, parse_cores, resolve, seconds},
 };
 
 /// What the three have in common.
@@ -85,7 +85,8 @@ pub struct ChurnArguments {
 }
 
 impl IdleArguments {
-    /// Holds connections. The exit code: 0 all were greeted and none closed by the server, 1 otherwise.
+    /// Holds connections. The exit code: 0 all were greeted and none closed by the server, 69 nobody took one, 130 it was interrupted, 1
+    /// otherwise.
     ///
     /// # Errors
     /// What makes it impossible.
@@ -131,7 +132,7 @@ impl Common {
             duration: seconds(self.seconds, "--seconds")?,
             mode,
             addresses: self.from_address.clone(),
-            timeout: seconds(self.timeout, "--timeout")?,
+            timeout: seconds(self.timeout, "--timeout").and_then(above_zero)?,
         };
         let stop = StopSignal::listen().map_err(|error| Failure::io("signals", error))?;
         let mut viewer = usual_viewer(self.quiet || self.json, Lines::of_connections());
@@ -153,7 +154,12 @@ impl Common {
         } else {
             print(name, self.seconds, connections as u64, &report, &measurement, memory_per_connection, server_cpu)?;
         }
-        Ok(if is_well(&report) { EXIT_OK } else { EXIT_NEGATIVE })
+        Ok(match is_well(&report) {
+            _ if stop.is_asked() => EXIT_INTERRUPTED,
+            true => EXIT_OK,
+            false if measurement.totals().histogram(Phase::Connect).is_empty() => EXIT_UNAVAILABLE,
+            false => EXIT_NEGATIVE,
+        })
     }
 }
 

@@ -4,13 +4,19 @@ pub mod greeting;
 pub mod run;
 pub mod runner;
 
-use std::{fmt, path::Path, str::FromStr, time::Duration};
+use std::{
+    fmt,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
     addresses::{DOMAINS_MAX, RecipientPlan, Spread},
-    content::ContentKind,
+    ingredients::Ingredients,
     schedule::Rate,
     sink::{
         arguments::parse_flapping,
@@ -22,7 +28,6 @@ use crate::{
         SourceOptions,
         arguments::{Cores, MILLISECONDS_MAX, RECIPIENTS_MAX, SECONDS_MAX, parse_abort},
     },
-    template::read_corpus,
 };
 
 /// The built-in scenarios by name, in the order of a suite.
@@ -98,7 +103,15 @@ pub struct LoadPlan {
     /// Where sessions are given up: `STAGE:PROBABILITY`.
     pub abort: Vec<String>,
     /// A folder of .eml files instead of generated text.
-    pub corpus: Option<std::path::PathBuf>,
+    pub corpus: Option<PathBuf>,
+    /// A file with `{{seq}}` and `{{id}}` in it, instead.
+    pub template: Option<PathBuf>,
+    /// Header fields, `{{seq}}` and `{{id}}` allowed, instead.
+    pub header: Vec<String>,
+    /// Files to attach, instead.
+    pub attach: Vec<PathBuf>,
+    /// Local addresses that connections take in turn.
+    pub from_address: Vec<IpAddr>,
     /// How long a connection or reply is waited for, seconds.
     pub timeout_s: f64,
 }
@@ -120,6 +133,10 @@ impl Default for LoadPlan {
             bytes_per_s: None,
             abort: Vec::new(),
             corpus: None,
+            template: None,
+            header: Vec::new(),
+            attach: Vec::new(),
+            from_address: Vec::new(),
             timeout_s: 60.0,
         }
     }
@@ -151,6 +168,8 @@ pub struct SinkPlan {
     pub greylist_s: Option<f64>,
     /// Connections at once; further ones get 421.
     pub connections_max: Option<u64>,
+    /// Connections at once from one address; further ones get 421.
+    pub per_client_max: Option<u64>,
     /// Octets per second that each connection is read with.
     pub read_bytes_per_s: Option<u64>,
 }
@@ -164,6 +183,7 @@ impl Default for SinkPlan {
             delay_ms: ReplyDelay::None,
             greylist_s: None,
             connections_max: None,
+            per_client_max: None,
             read_bytes_per_s: None,
         }
     }
@@ -274,18 +294,20 @@ impl LoadPlan {
         if self.bytes_per_s == Some(0) || self.think_ms > MILLISECONDS_MAX {
             return Err(format!("bytes_per_s is above 0, think_ms at most {MILLISECONDS_MAX}"));
         }
+        self.ingredients().check()?;
         self.abort.iter().try_for_each(|abort| parse_abort(abort).map(drop))
+    }
+
+    fn ingredients(&self) -> Ingredients<'_> {
+        let (corpus, template) = (self.corpus.as_ref(), self.template.as_ref());
+        Ingredients { corpus, template, header: &self.header, attach: &self.attach, size: &self.size.0 }
     }
 
     /// The options of a source that does this, to `to` from these cores for `seconds`, `stretch` times what was planned.
     ///
     /// # Errors
-    /// A corpus that cannot be read.
+    /// A file of its content that cannot be read.
     pub fn options(&self, to: std::net::SocketAddr, cores: &Cores, seconds: f64, stretch: f64) -> Result<SourceOptions, String> {
-        let content = match &self.corpus {
-            Some(folder) => ContentKind::Corpus(read_corpus(folder)?),
-            None => ContentKind::Text(self.size.0.clone()),
-        };
         Ok(SourceOptions {
             cores: cores.0.clone(),
             sessions: self.sessions,
@@ -303,9 +325,10 @@ impl LoadPlan {
             per_connection: (self.per_connection > 0).then_some(self.per_connection),
             think: Duration::from_millis(self.think_ms),
             bytes_per_s: self.bytes_per_s,
+            addresses: self.from_address.clone(),
             aborts: self.abort.iter().map(|abort| parse_abort(abort)).collect::<Result<_, _>>()?,
             timeout: Duration::from_secs_f64(self.timeout_s),
-            ..SourceOptions::new(to, cores.0[0], content)
+            ..SourceOptions::new(to, cores.0[0], self.ingredients().read()?)
         })
     }
 }
@@ -376,6 +399,8 @@ mod tests {
             ("[load]\ntimeout_s = 0\n", "timeout_s"),
             ("[load]\ntimeout_s = nan\n", "timeout_s"),
             ("[load]\nbytes_per_s = 0\n", "bytes_per_s"),
+            ("[load]\ncorpus = \"mail\"\nheader = [\"X-A: b\"]\n", "exclude each other"),
+            ("[load]\nfrom_address = [\"here\"]\n", "line 5"),
             // These panicked when the kill was due.
             ("[load]\n[engine]\nkill_after_s = -1\n", "kill_after_s"),
             ("[load]\n[engine]\nkill_after_s = nan\n", "kill_after_s"),

@@ -205,6 +205,7 @@ fn start_sinks(scenario: &Scenario, place: &Place, ledger: &Path) -> Result<Vec<
         reply_delay: plan.delay_ms,
         greylist: plan.greylist_s.map(Duration::from_secs_f64),
         connections_max: plan.connections_max,
+        per_client_max: plan.per_client_max,
         read_bytes_per_s: plan.read_bytes_per_s,
         ..SinkOptions::new(listen, place.cores.0[0])
     };

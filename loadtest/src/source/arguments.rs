@@ -14,6 +14,7 @@ use crate::{
     addresses::{DOMAINS_MAX, RecipientPlan, Spread},
     cli::{Failure, say},
     content::ContentKind,
+    ingredients::Ingredients,
     live::{Beside, Lines, SourceRun, Viewer, run_source, usual_viewer},
     machine::Machine,
     pinning,
@@ -28,7 +29,6 @@ use crate::{
         host::Stage,
         summary::{exit_code, failures, fates, load_of, summary, summary_text},
     },
-    template::{Template, read_corpus},
     tui::Tui,
 };
 
@@ -222,7 +222,7 @@ pub fn seconds(number: f64, what: &str) -> Result<Duration, Failure> {
 }
 
 /// Refuses a time of nothing.
-fn above_zero(time: Duration) -> Result<Duration, Failure> {
+pub fn above_zero(time: Duration) -> Result<Duration, Failure> {
     if time.is_zero() { Err(Failure::Usage("--timeout: nothing answers in no time; it is above 0".into())) } else { Ok(time) }
 }
 
@@ -255,19 +255,9 @@ impl From<SourceError> for Failure {
 
 impl SourceArguments {
     fn content(&self) -> Result<ContentKind, Failure> {
-        if let Some(folder) = &self.corpus {
-            return read_corpus(folder).map(ContentKind::Corpus).map_err(Failure::Data);
-        }
-        if let Some(path) = &self.template {
-            let text = std::fs::read(path).map_err(|error| Failure::io(path.display(), error))?;
-            let template = Template::parse(&text).map_err(|error| Failure::Data(format!("{}: {error}", path.display())))?;
-            return Ok(ContentKind::Template(template));
-        }
-        if !self.header.is_empty() || !self.attach.is_empty() {
-            let text = b"A message of a load test, number {{seq}}.\r\n";
-            return Template::assemble(&self.header, text, &self.attach).map(ContentKind::Template).map_err(Failure::Data);
-        }
-        Ok(ContentKind::Text(self.size.clone()))
+        let (corpus, template) = (self.corpus.as_ref(), self.template.as_ref());
+        let ingredients = Ingredients { corpus, template, header: &self.header, attach: &self.attach, size: &self.size };
+        ingredients.read().map_err(Failure::Data)
     }
 
     /// The options that these arguments describe.

@@ -1,0 +1,60 @@
+//! What messages are made of, as the command line and scenarios say it.
+
+use std::path::PathBuf;
+
+use crate::{
+    content::ContentKind,
+    sizes::Sizes,
+    template::{Template, read_corpus},
+};
+
+/// The text of messages that have further header fields or attachments and no template.
+const TEXT: &[u8] = b"A message of a load test, number {{seq}}.\r\n";
+
+/// A corpus, a template, or a text with what is added to it; where there is none of them, generated text of these sizes.
+#[derive(Debug, Clone, Copy)]
+pub struct Ingredients<'a> {
+    /// A folder of .eml files.
+    pub corpus: Option<&'a PathBuf>,
+    /// A file with `{{seq}}` and `{{id}}` in it.
+    pub template: Option<&'a PathBuf>,
+    /// Header fields, `{{seq}}` and `{{id}}` allowed.
+    pub header: &'a [String],
+    /// Files to attach.
+    pub attach: &'a [PathBuf],
+    /// Sizes of generated text.
+    pub size: &'a Sizes,
+}
+
+impl Ingredients<'_> {
+    /// Are there no two that exclude each other?
+    ///
+    /// # Errors
+    /// A sentence that names them.
+    pub fn check(&self) -> Result<(), String> {
+        let added = !self.header.is_empty() || !self.attach.is_empty();
+        match [self.corpus.is_some(), self.template.is_some(), added].into_iter().filter(|&is_there| is_there).count() {
+            0 | 1 => Ok(()),
+            _ => Err("corpus, template, and header with attach exclude each other".into()),
+        }
+    }
+
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or what [`Ingredients::check`] says.
+    pub fn read(&self) -> Result<ContentKind, String> {
+        self.check()?;
+        if let Some(folder) = self.corpus {
+            return read_corpus(folder).map(ContentKind::Corpus);
+        }
+        if let Some(path) = self.template {
+            let text = std::fs::read(path).map_err(|error| format!("the template {}: {error}", path.display()))?;
+            return Template::parse(&text).map(ContentKind::Template).map_err(|error| format!("{}: {error}", path.display()));
+        }
+        if !self.header.is_empty() || !self.attach.is_empty() {
+            return Template::assemble(self.header, TEXT, self.attach).map(ContentKind::Template);
+        }
+        Ok(ContentKind::Text(self.size.clone()))
+    }
+}
