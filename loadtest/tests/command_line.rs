@@ -337,6 +337,31 @@ fn a_suite_that_is_interrupted_names_what_was_not_run() {
     assert!(text(&output).contains("not run: concurrent") && text(&output).contains("it was interrupted"), "{}", text(&output));
 }
 
+/// What happened: the first scenario that could not be run took the report of all before it with it.
+#[test]
+fn a_scenario_that_cannot_be_run_leaves_the_report_of_those_before_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
+    let write = |name: &str, more: &str| {
+        let text = format!("name = \"{name}\"\nabout = \"Short.\"\nseconds = 0.3\n[load]\n{more}");
+        std::fs::write(path(&format!("{name}.toml")), text).unwrap();
+        path(&format!("{name}.toml"))
+    };
+    let scenarios = [write("first", ""), write("second", "[sink]\n"), write("third", "")];
+    let core = ringpost_loadtest::pinning::cores().unwrap()[0];
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+    let sink = ringpost_loadtest::sink::Sink::start(ringpost_loadtest::sink::SinkOptions::new(address, core)).unwrap();
+    let taken = std::net::TcpListener::bind(address).unwrap();
+    let (to, next_hop) = (sink.address.to_string(), taken.local_addr().unwrap().to_string());
+    let arguments = ["--to", &to, "--next-hop", &next_hop, "--output", &path("results"), "--folder", &path("")];
+    let output = ringpost_load(&[&["run"][..], &scenarios.each_ref().map(String::as_str)[..], &arguments[..]].concat());
+    assert_eq!(output.status.code(), Some(74), "{}", text(&output));
+    assert!(text(&output).contains("\nnot run: second, third") && text(&output).contains("in use"), "{}", text(&output));
+    for file in ["first.json", "suite.json", "report.html"] {
+        assert!(folder.path().join("results").join(file).exists(), "{file}");
+    }
+}
+
 /// These passed against a server that runs without a look at what became of the mail.
 #[test]
 fn a_scenario_that_compares_ledgers_wants_a_next_hop() {

@@ -102,8 +102,9 @@ impl RunArguments {
         let stop = StopSignal::listen().map_err(|error| Failure::io("signals", error))?;
         let mut results = Vec::new();
         let mut not_run = Vec::new();
+        let mut impossible = None;
         for scenario in scenarios {
-            if stop.is_asked() {
+            if stop.is_asked() || impossible.is_some() {
                 not_run.push(scenario.name);
                 continue;
             }
@@ -113,7 +114,16 @@ impl RunArguments {
             }
             say(&format!("{}: {}", scenario.name, scenario.about))?;
             let mut viewer = viewer(&scenario.name, self.tui, self.live, self.quiet)?;
-            let result = runner::run(&scenario, &place, &stop, &mut *viewer)?;
+            let result = match runner::run(&scenario, &place, &stop, &mut *viewer) {
+                Ok(result) => result,
+                // What ran before it keeps its report.
+                Err(failure) if !results.is_empty() => {
+                    impossible = Some(failure);
+                    not_run.push(scenario.name);
+                    continue;
+                }
+                Err(failure) => return Err(failure),
+            };
             if !viewer.goes_on() {
                 stop.ask();
             }
@@ -128,10 +138,14 @@ impl RunArguments {
             say(&format!("{} failed: {}", result.test_name, result.failures.join("; ")))?;
         }
         if !not_run.is_empty() {
-            say(&format!("interrupted; not run: {}", not_run.join(", ")))?;
+            let why = if stop.is_asked() { "interrupted; " } else { "" };
+            say(&format!("{why}not run: {}", not_run.join(", ")))?;
         }
-        let interrupted = stop.is_asked();
-        self.finish(results).map(|code| if interrupted { EXIT_INTERRUPTED } else { code })
+        let code = self.finish(results)?;
+        match impossible {
+            Some(failure) => Err(failure),
+            None => Ok(if stop.is_asked() { EXIT_INTERRUPTED } else { code }),
+        }
     }
 
     fn place(&self, scenarios: &[Scenario]) -> Result<Place, Failure> {
