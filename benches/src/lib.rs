@@ -48,7 +48,8 @@ pub struct Run {
 }
 
 impl Run {
-    /// Reads the arguments (`--bench` makes it real, `--profile FILE`, names of what is to be measured) and says where it runs.
+    /// Reads the arguments (`--bench` makes it real, `--profile FILE` or a folder, in which the bench gives the file its name, names of
+    /// what is to be measured) and says where it runs.
     pub fn begin(name: &str) -> Self {
         let (mut real, mut only, mut profile) = (false, Vec::new(), None);
         let mut arguments = std::env::args().skip(1);
@@ -64,7 +65,8 @@ impl Run {
         if real {
             println!("{name}: {}, commit {}", ringpost_tools::machine::description(), commit());
         }
-        Self { real, only, profile: profile.map(|path| Profile::begin(path).expect("the profiler starts")), missed: 0 }
+        let profile = profile.map(|path| Profile::begin(profile_file(path, name)).expect("the profiler starts"));
+        Self { real, only, profile, missed: 0 }
     }
 
     /// Under `cargo bench`.
@@ -130,6 +132,11 @@ impl Run {
     }
 }
 
+/// In a folder several benches have a profile each; a file has that of the last.
+fn profile_file(path: PathBuf, bench: &str) -> PathBuf {
+    if path.is_dir() { path.join(format!("{bench}.pb")) } else { path }
+}
+
 /// The commit that is checked out, with a mark if the tree has changes.
 fn commit() -> String {
     let git = |arguments: &[&str]| {
@@ -159,5 +166,18 @@ impl Random {
         self.0 ^= self.0 >> 27;
         let drawn = self.0.wrapping_mul(0x2545_F491_4F6C_DD1D);
         ((u128::from(drawn) * bound as u128) >> 64) as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What happened: of several benches with one `--profile` the last wrote over the others' profiles.
+    #[test]
+    fn in_a_folder_each_bench_has_a_profile_of_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(profile_file(folder.path().into(), "queue"), folder.path().join("queue.pb"));
+        assert_eq!(profile_file("here.pb".into(), "queue"), PathBuf::from("here.pb"));
     }
 }
