@@ -6,7 +6,7 @@ use clap::Args;
 use ringpost_loadtest::pinning::raise_open_files;
 use serde::Serialize;
 
-use crate::contest::{Contestant, Figure, Scenario, measure, median};
+use crate::contest::{Contestant, Figure, Scenario, measure, median, say_verdict};
 use crate::engine::rig_folder;
 use crate::machine;
 use crate::peer::Program;
@@ -126,7 +126,7 @@ pub fn run(arguments: &FloorArguments) -> Result<bool, Box<dyn std::error::Error
             }
         }
     }
-    println!("{}", if good { "bench floor: OK" } else { "bench floor: some figures are VOID" });
+    say_verdict(if good { "bench floor: OK" } else { "bench floor: some figures are VOID" }, arguments.json);
     Ok(good)
 }
 

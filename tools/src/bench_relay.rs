@@ -6,7 +6,7 @@ use clap::Args;
 use ringpost_loadtest::pinning::raise_open_files;
 use serde::Serialize;
 
-use crate::contest::{Contestant, Figure, Scenario, measure, median};
+use crate::contest::{Contestant, Figure, Scenario, measure, median, say_verdict};
 use crate::engine::rig_folder;
 use crate::machine;
 use crate::peer::Program;
@@ -108,6 +108,6 @@ pub fn run(arguments: &RelayArguments) -> Result<bool, Box<dyn std::error::Error
             );
         }
     }
-    println!("{}", if good { "bench relay: OK" } else { "bench relay: NOT REACHED" });
+    say_verdict(if good { "bench relay: OK" } else { "bench relay: NOT REACHED" }, arguments.json);
     Ok(good)
 }

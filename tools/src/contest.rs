@@ -93,6 +93,15 @@ pub struct Figure {
     pub void: bool,
 }
 
+/// The last line of a table, or beside lines of JSON, which are for programs.
+pub fn say_verdict(verdict: &str, json: bool) {
+    if json {
+        eprintln!("{verdict}");
+    } else {
+        println!("{verdict}");
+    }
+}
+
 /// A server that runs.
 enum Running {
     Engine(Box<Engine>),
