@@ -107,10 +107,10 @@ pub(crate) fn queue_stats(node: &Engine) -> Option<Value> {
     one(node, "queue_stats")
 }
 
-/// Asks whoever leads to let another lead.
+/// Asks whoever leads to let another lead. A node whose connection to Valkey has just ended, or that knows of no leader yet, says so and is
+/// asked again.
 pub(crate) fn hand_over(node: &Engine) -> io::Result<()> {
-    let answer = call(node, "hand_over")?;
-    if answer.contains("\"error\"") { Err(io::Error::other(answer)) } else { Ok(()) }
+    wait_for("a hand-over that is taken", || Ok((!call(node, "hand_over")?.contains("\"error\"")).then_some(())))
 }
 
 fn call(node: &Engine, what: &str) -> io::Result<String> {
