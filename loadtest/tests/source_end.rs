@@ -5,6 +5,7 @@ mod loopback;
 use std::{
     io::{BufRead, BufReader, Write},
     net::TcpStream,
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -12,7 +13,7 @@ use loopback::{core, load, loopback, wait_for};
 use ringpost_loadtest::{
     error_kind::ErrorKind,
     live::SourceRun,
-    sink::{Sink, SinkOptions},
+    sink::{Sink, SinkCounters, SinkOptions},
     source::{SourceOptions, summary},
 };
 
@@ -61,17 +62,7 @@ fn a_load_without_an_end_in_time_gives_up_where_nobody_is() {
 /// What happened: only a load that had never met its server gave up. One whose server died knocked at its door until somebody stopped it.
 #[test]
 fn a_closed_loop_of_so_many_messages_gives_up_when_its_server_has_died() {
-    let folder = tempfile::tempdir().unwrap();
-    let down = folder.path().join("down");
-    let sink = Sink::start(SinkOptions { down_file: Some(down.clone()), ..SinkOptions::new(loopback(), core()) }).unwrap();
-    let counters = sink.counters();
-    let ran = std::thread::scope(|scope| {
-        scope.spawn(|| {
-            wait_for("the first messages", || counters.messages() > 20);
-            std::fs::write(&down, "").unwrap();
-        });
-        load(sink.address, |o| (o.messages, o.timeout) = (Some(1_000_000), Duration::from_millis(500)))
-    });
+    let ran = load_while(goes, |o| (o.messages, o.timeout) = (Some(1_000_000), Duration::from_millis(500)));
     let report = &ran.report;
     assert!(report.acknowledged > 20 && report.gave_up_after.is_some_and(|after| after >= Duration::from_millis(500)), "{report:?}");
     assert_eq!(report.settled + report.never_begun, 1_000_000, "{report:?}");
@@ -84,22 +75,16 @@ fn a_closed_loop_of_so_many_messages_gives_up_when_its_server_has_died() {
 /// A server that is away for less than `--timeout` is waited for, as often as that happens.
 #[test]
 fn a_server_that_comes_back_in_time_is_found_again() {
-    let folder = tempfile::tempdir().unwrap();
-    let down = folder.path().join("down");
-    let sink = Sink::start(SinkOptions { down_file: Some(down.clone()), ..SinkOptions::new(loopback(), core()) }).unwrap();
-    let counters = sink.counters();
-    let ran = std::thread::scope(|scope| {
-        scope.spawn(|| {
-            for _ in 0..3 {
-                let seen = counters.messages();
-                wait_for("messages", || counters.messages() > seen + 20);
-                std::fs::write(&down, "").unwrap();
-                wait_for("the end of the connections", || counters.connections_open() == 0);
-                std::fs::remove_file(&down).unwrap();
-            }
-        });
-        load(sink.address, |o| (o.messages, o.think) = (Some(400), Duration::from_millis(1)))
-    });
+    let comes_and_goes = |counters: &SinkCounters, down: &Path| {
+        for _ in 0..3 {
+            let seen = counters.messages();
+            wait_for("messages", || counters.messages() > seen + 20);
+            std::fs::write(down, "").unwrap();
+            wait_for("the end of the connections", || counters.connections_open() == 0);
+            std::fs::remove_file(down).unwrap();
+        }
+    };
+    let ran = load_while(comes_and_goes, |o| (o.messages, o.think) = (Some(400), Duration::from_millis(1)));
     assert_eq!((ran.report.settled, ran.report.gave_up_after), (400, None), "{:?}", ran.report);
 }
 
@@ -125,21 +110,30 @@ fn an_open_loop_of_so_many_messages_ends_with_its_schedule_though_its_server_die
     assert!(ran.report.lasted >= Duration::from_millis(995) && ran.report.lasted < Duration::from_secs(2), "{:?}", ran.report);
 }
 
-/// An open loop of 200 messages in a second, whose server goes down for good after some of them.
-fn load_whose_server_dies(change: impl FnOnce(&mut SourceOptions)) -> SourceRun {
+/// A load into a sink with which this is done meanwhile; the sink is down while the file at the path exists.
+fn load_while(done: impl FnOnce(&SinkCounters, &Path) + Send, change: impl FnOnce(&mut SourceOptions)) -> SourceRun {
     let folder = tempfile::tempdir().unwrap();
     let down = folder.path().join("down");
     let sink = Sink::start(SinkOptions { down_file: Some(down.clone()), ..SinkOptions::new(loopback(), core()) }).unwrap();
-    let (counters, began) = (sink.counters(), Instant::now());
-    let ran = std::thread::scope(|scope| {
-        scope.spawn(|| {
-            wait_for("the first messages", || counters.messages() > 20);
-            std::fs::write(&down, "").unwrap();
-        });
-        load(sink.address, |o| {
-            (o.rate, o.timeout) = (Some("200".parse().unwrap()), Duration::from_millis(500));
-            change(o);
-        })
+    let counters = sink.counters();
+    std::thread::scope(|scope| {
+        scope.spawn(|| done(&counters, &down));
+        load(sink.address, change)
+    })
+}
+
+/// Goes down for good after some messages.
+fn goes(counters: &SinkCounters, down: &Path) {
+    wait_for("the first messages", || counters.messages() > 20);
+    std::fs::write(down, "").unwrap();
+}
+
+/// An open loop of 200 messages in a second, whose server goes down for good after some of them.
+fn load_whose_server_dies(change: impl FnOnce(&mut SourceOptions)) -> SourceRun {
+    let began = Instant::now();
+    let ran = load_while(goes, |o| {
+        (o.rate, o.timeout) = (Some("200".parse().unwrap()), Duration::from_millis(500));
+        change(o);
     });
     let report = &ran.report;
     assert!(report.never_begun > 0 && report.acknowledged > 20, "{report:?}");
