@@ -88,8 +88,9 @@ impl Default for Node {
     }
 }
 
-/// What each message has: addressed by the message's own index.
+/// What each message has: addressed by the message's own index. Within one cache line.
 #[derive(Debug)]
+#[repr(align(32))]
 struct Entry {
     nodes: [Node; 2],
     /// The first of its further nodes.

@@ -24,6 +24,7 @@ mod destination;
 mod directory;
 mod dispatch;
 mod feedback;
+mod groups;
 mod guest;
 mod home;
 mod hosts;

@@ -9,7 +9,9 @@ use crate::arena::{Arena, Span};
 use crate::message::{Flags, Message, Recipient};
 use crate::slab::Slab;
 
+/// Two cache lines, and never three.
 #[derive(Debug, Default)]
+#[repr(align(64))]
 struct Slot {
     message: Message,
     recipients: Recipients,
@@ -21,7 +23,7 @@ enum Recipients {
     Many(Span),
 }
 
-const _: () = assert!(size_of::<Slot>() <= 120);
+const _: () = assert!(size_of::<Slot>() == 128);
 
 impl Default for Recipients {
     fn default() -> Self {

@@ -82,7 +82,7 @@ impl Queue {
     pub(crate) fn is_overdue(&mut self, index: u32, now: u64) -> bool {
         let is_overdue = self.end_of_offer(index) <= now;
         if is_overdue {
-            self.timers.set(index, now + OVERDUE_AGAIN_MS);
+            self.groups.timers.set(index, now + OVERDUE_AGAIN_MS);
         } else {
             self.arm_offered(index);
         }
@@ -98,8 +98,8 @@ impl Queue {
     /// Sets the timer of an offered message to its end.
     pub(crate) fn arm_offered(&mut self, index: u32) {
         match self.end_of_offer(index) {
-            u64::MAX => self.timers.cancel(index),
-            end => self.timers.set(index, end),
+            u64::MAX => self.groups.timers.cancel(index),
+            end => self.groups.timers.set(index, end),
         }
     }
 

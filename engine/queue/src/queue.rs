@@ -8,11 +8,12 @@ use crate::destination::{Destination, DestinationId};
 use crate::directory::Directory;
 use crate::dispatch::Dispatch;
 use crate::feedback::Change;
+use crate::groups::Groups;
 use crate::guest::GuestBook;
 use crate::home::Homes;
 use crate::ids::Ids;
 use crate::index::{Index, after_at};
-use crate::message::{Envelope, Flags, Group, MessageKey, NOT_REROUTED, NewMessage, NewRecipient, PLACES, Place, Recipient};
+use crate::message::{Envelope, Flags, MessageKey, NOT_REROUTED, NewMessage, NewRecipient, PLACES, Place, Recipient};
 use crate::messages::Messages;
 use crate::offering::Offered;
 use crate::outcome::{DecodeError, read_head};
@@ -22,7 +23,7 @@ use crate::retry::{Jitter, RetryPolicy};
 use crate::route::{DestinationLimits, RouteId, Via};
 use crate::routes::Routes;
 use crate::site::{Lookup, Role};
-use crate::slab::{NONE, Slab};
+use crate::slab::NONE;
 use crate::wheel::{Popped, Wheel};
 use crate::wrong_clock::as_accepted;
 
@@ -110,13 +111,12 @@ pub struct Queue {
     pub(crate) routes: Routes,
     pub(crate) jitter: Jitter,
     pub(crate) messages: Messages,
-    pub(crate) groups: Slab<Group>,
+    pub(crate) groups: Groups,
     pub(crate) texts: Arena<u8, 8>,
     pub(crate) ids: Ids,
     pub(crate) index: Index,
     /// The domain that a recipient without one is routed by.
     pub(crate) local_domain: String,
-    pub(crate) timers: Wheel,
     pub(crate) destinations: Vec<Destination>,
     /// Where the destination of each route is that names its hosts itself, or needs none.
     pub(crate) route_slots: Vec<u32>,
@@ -155,12 +155,11 @@ impl Queue {
             routes,
             jitter: Jitter::new(seed),
             messages: Messages::new(),
-            groups: Slab::new(),
+            groups: Groups::new(now),
             texts: Arena::new(),
             ids: Ids::new(),
             local_domain: String::new(),
             index: Index::new(seed.rotate_left(17)),
-            timers: Wheel::new(now),
             destination_timers: Wheel::new(now),
             directory: Directory::default(),
             reports: Reports::new(settings.reports, seed, now),
@@ -290,7 +289,7 @@ impl Queue {
             self.refresh(destination, now);
         }
         let mut moves = TIMERS_PER_POLL;
-        while let Popped::Due(index) = self.timers.pop(now, &mut moves) {
+        while let Popped::Due(index) = self.groups.timers.pop(now, &mut moves) {
             if self.is_given_out(index) {
                 if self.is_overdue(index, now) {
                     return Some(Work::Overdue(self.key(index)));
@@ -336,7 +335,7 @@ impl Queue {
     }
 
     /// Brings into the cache what the next polls read: the first messages of the destinations whose turn comes next. Most have waited long
-    /// enough to have left it, and each poll would wait for its group, then for the message and then for its recipients.
+    /// enough to have left it, and each poll would wait for its group and then for the message.
     fn load_ahead(&mut self) {
         let destinations = self.serving.len().min(LOADED_AHEAD);
         let each = LOADED_AHEAD / destinations.max(1);
@@ -353,14 +352,18 @@ impl Queue {
                 messages[count] = group.message;
                 count += 1;
                 next = group.next;
-                black_box((self.messages[group.message].flags, self.groups.get(next).map(|group| group.message)));
+                let message = &self.messages[group.message];
+                black_box((message.flags, message.generation, self.groups.get(next).map(|group| group.message)));
             }
         }
         // In a loop of its own: nothing above waits for a message.
         for &index in &messages[..count] {
-            let (message, recipients) = self.messages.with_recipients(index);
-            black_box(recipients[0].place);
+            let message = &self.messages[index];
             self.ids.touch(message.id_place);
+            // The attempt reads them, and who comes next is written into their place.
+            self.texts.touch(message.addresses, |&byte| byte);
+            // Read by its end, and until then it stays near.
+            self.index.touch(index);
         }
         self.loaded = destinations * each;
     }
@@ -370,7 +373,7 @@ impl Queue {
         if !self.serving.is_empty() || !self.reservations.is_empty() {
             return Some(now);
         }
-        let next = [self.timers.next_due(), self.destination_timers.next_due(), self.next_report(now)];
+        let next = [self.groups.timers.next_due(), self.destination_timers.next_due(), self.next_report(now)];
         next.into_iter().flatten().min().map(|at| at.max(now))
     }
 

@@ -1,7 +1,8 @@
 //! The ready queue of one destination: groups that may be attempted now, by priority and age.
 
+use crate::groups::Groups;
 use crate::message::{Group, PRIORITY_MAX};
-use crate::slab::{NONE, Slab};
+use crate::slab::NONE;
 
 const PRIORITIES: usize = PRIORITY_MAX as usize + 1;
 
@@ -35,7 +36,7 @@ impl ReadyQueue {
 
     /// Appends a group, whose age counts from now on.
     #[inline]
-    pub(crate) fn push(&mut self, groups: &mut Slab<Group>, index: u32, now: u64) {
+    pub(crate) fn push(&mut self, groups: &mut Groups, index: u32, now: u64) {
         let group = &mut groups[index];
         let priority = usize::from(group.priority);
         let tail = self.tails[priority];
@@ -50,7 +51,7 @@ impl ReadyQueue {
     }
 
     /// Puts a group back before all others of its priority, with the age it had.
-    pub(crate) fn put_back(&mut self, groups: &mut Slab<Group>, index: u32) {
+    pub(crate) fn put_back(&mut self, groups: &mut Groups, index: u32) {
         let group = &mut groups[index];
         let priority = usize::from(group.priority);
         let head = self.heads[priority];
@@ -65,7 +66,7 @@ impl ReadyQueue {
     }
 
     #[inline]
-    pub(crate) fn remove(&mut self, groups: &mut Slab<Group>, index: u32) {
+    pub(crate) fn remove(&mut self, groups: &mut Groups, index: u32) {
         let Group { previous, next, priority, .. } = groups[index];
         match previous {
             NONE => self.heads[usize::from(priority)] = next,
@@ -83,7 +84,7 @@ impl ReadyQueue {
 
     /// The group whose turn it is. Each priority is worth `age_step_ms` of waiting, so a message of priority 0 waits at most
     /// nine steps longer than one of priority 9 that came at the same time, however many of those come after it.
-    pub(crate) fn first(&self, groups: &Slab<Group>, age_step_ms: u64) -> Option<u32> {
+    pub(crate) fn first(&self, groups: &Groups, age_step_ms: u64) -> Option<u32> {
         if self.occupied.is_power_of_two() {
             return Some(self.heads[self.occupied.trailing_zeros() as usize]);
         }

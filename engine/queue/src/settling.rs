@@ -58,9 +58,6 @@ impl Queue {
         record: &mut Vec<u8>,
     ) -> Settled {
         let index = dispatch.key.index;
-        // Read by its end, and seldom in the cache: the loads begin here and nothing waits for them.
-        self.timers.touch(index);
-        self.index.touch(index);
         // Then nobody is deferred, and nothing is drawn.
         let decides_all = !outcomes.is_empty() && outcomes.iter().all(|(_, outcome)| outcome.is_delivery());
         let attempted = Attempted {
@@ -318,7 +315,7 @@ impl Queue {
         let message = &mut self.messages[index];
         message.flags.set(Flags::CLOSING, true);
         message.unrecorded += 1;
-        self.timers.cancel(index);
+        self.groups.timers.cancel(index);
         self.reports.forget(index);
     }
 }

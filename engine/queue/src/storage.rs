@@ -3,6 +3,7 @@
 use std::hint::black_box;
 
 use crate::destination::Destination;
+use crate::groups::Groups;
 use crate::index::{LINKED_AT_ONCE, TAGS_MAX};
 use crate::message::{
     Flags, Group, Message, MessageKey, NO_RECIPIENT, NOT_REROUTED, NewMessage, NewRecipient, PRIORITY_MAX, Place, RECIPIENTS_MAX, Recipient,
@@ -15,7 +16,7 @@ use crate::outcome::{
 use crate::queue::Queue;
 use crate::queue_id::QueueId;
 use crate::site::Role;
-use crate::slab::{NONE, Slab};
+use crate::slab::NONE;
 use crate::walks::Chain;
 
 impl Queue {
@@ -142,7 +143,8 @@ impl Queue {
         // Most mail has one recipient, whose group is a new one.
         if let (message, [recipient]) = self.messages.with_recipients_mut(index) {
             let group = Group { message: index, destination: recipient.group, first: 0, priority: message.priority, ..Group::default() };
-            recipient.group = add_group(&mut self.groups, &mut self.destinations, group);
+            recipient.group = self.groups.first_of(index);
+            add_group(&mut self.groups, &mut self.destinations, recipient.group, group);
             recipient.next_in_group = NO_RECIPIENT;
             message.first_group = recipient.group;
         } else {
@@ -183,7 +185,8 @@ impl Queue {
         }
         let Message { first_group, priority, .. } = &mut self.messages[message];
         let group = Group { message, destination, next_in_message: *first_group, priority: *priority, ..Group::default() };
-        *first_group = add_group(&mut self.groups, &mut self.destinations, group);
+        *first_group = if has_groups { self.groups.take_further() } else { self.groups.first_of(message) };
+        add_group(&mut self.groups, &mut self.destinations, *first_group, group);
         *first_group
     }
 
@@ -258,7 +261,7 @@ impl Queue {
             self.index.unlink(index);
         }
         self.texts.give(addresses);
-        self.timers.cancel(index);
+        self.groups.timers.cancel(index);
         self.reports.forget(index);
         self.ids.remove(id_place);
         self.messages.give(index);
@@ -309,10 +312,9 @@ impl Queue {
     }
 }
 
-/// Stores a group, behind all others of its destination.
+/// Stores a group at its place, behind all others of its destination.
 #[inline]
-fn add_group(groups: &mut Slab<Group>, destinations: &mut [Destination], group: Group) -> u32 {
-    let index = groups.take();
+fn add_group(groups: &mut Groups, destinations: &mut [Destination], index: u32, group: Group) {
     let destination = &mut destinations[group.destination as usize];
     destination.groups += 1;
     let before = std::mem::replace(&mut destination.newest_group, index);
@@ -321,5 +323,4 @@ fn add_group(groups: &mut Slab<Group>, destinations: &mut [Destination], group: 
         before => groups[before].next_here = index,
     }
     groups[index] = Group { previous_here: before, next_here: NONE, ..group };
-    index
 }

@@ -1,9 +1,11 @@
 //! How recipients move between their places; every move goes through [`Queue::place`].
 
 use crate::destination::Destination;
+use crate::groups::Groups;
 use crate::message::{Flags, Group, Message, NO_RECIPIENT, Place};
 use crate::outcome::{REPLY_BYTES_MAX, sanitise, split_reply};
 use crate::queue::Queue;
+use crate::ready::ReadyQueue;
 use crate::site::Role;
 use crate::slab::NONE;
 
@@ -42,8 +44,8 @@ impl Queue {
         let (group, destination) = (&self.groups[message.first_group], &self.destinations[slot as usize]);
         let warn_at = self.settings.warn_at(group, message, destination).unwrap_or(u64::MAX);
         match deadline(message, destination).unwrap_or(u64::MAX).min(warn_at) {
-            u64::MAX => self.timers.cancel(index),
-            nearest => self.timers.set(index, nearest),
+            u64::MAX => self.groups.timers.cancel(index),
+            nearest => self.groups.timers.set(index, nearest),
         }
         self.refresh(slot, now);
         true
@@ -96,12 +98,7 @@ impl Queue {
     }
 
     /// Counts recipients as ready; `enter` puts the group into the ready queue if it is not there yet.
-    pub(crate) fn add_ready(
-        &mut self,
-        group: u32,
-        count: u16,
-        enter: impl FnOnce(&mut crate::ready::ReadyQueue, &mut crate::slab::Slab<Group>),
-    ) {
+    pub(crate) fn add_ready(&mut self, group: u32, count: u16, enter: impl FnOnce(&mut ReadyQueue, &mut Groups)) {
         let Group { ready, destination, .. } = &mut self.groups[group];
         *ready += count;
         if *ready == count {
@@ -228,8 +225,8 @@ impl Queue {
             group = state.next_in_message;
         }
         match nearest {
-            u64::MAX => self.timers.cancel(index),
-            nearest => self.timers.set(index, nearest),
+            u64::MAX => self.groups.timers.cancel(index),
+            nearest => self.groups.timers.set(index, nearest),
         }
     }
 
@@ -237,7 +234,7 @@ impl Queue {
     pub(crate) fn arm(&mut self, index: u32) {
         let (message, recipients) = self.messages.with_recipients(index);
         if message.flags.has(Flags::CLOSING) {
-            return self.timers.cancel(index);
+            return self.groups.timers.cancel(index);
         }
         if self.is_given_out(index) {
             return self.arm_offered(index);
@@ -270,8 +267,8 @@ impl Queue {
             group = state.next_in_message;
         }
         match nearest {
-            u64::MAX => self.timers.cancel(index),
-            nearest => self.timers.set(index, nearest),
+            u64::MAX => self.groups.timers.cancel(index),
+            nearest => self.groups.timers.set(index, nearest),
         }
     }
 

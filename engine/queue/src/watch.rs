@@ -38,9 +38,9 @@ impl Queue {
         // A time of its own ends held mail, too; and what is offered has an end.
         let has_end = message.expires_at < u64::MAX || self.is_given_out(index);
         recipients.iter().any(|recipient| match recipient.place {
-            Place::Waiting => (!held || has_end) && message.in_flight == 0 && !self.timers.is_set(index),
+            Place::Waiting => (!held || has_end) && message.in_flight == 0 && !self.groups.timers.is_set(index),
             Place::Ready => {
-                held || has_end && message.in_flight == 0 && !self.timers.is_set(index) || self.groups[recipient.group].ready == 0
+                held || has_end && message.in_flight == 0 && !self.groups.timers.is_set(index) || self.groups[recipient.group].ready == 0
             }
             Place::Attempting => message.in_flight == 0,
             Place::Failed => self.settings.reports.is_some() && !message.flags.has(Flags::REPORT_SET),
@@ -96,7 +96,7 @@ mod tests {
             match lost {
                 "timer" => {
                     let _ = queue.settle(dispatch, &[(0, Outcome::Deferred { reply: b"450 later" })], 1000, &mut record);
-                    queue.timers.cancel(index);
+                    queue.groups.timers.cancel(index);
                 }
                 "attempt" => {
                     drop(dispatch);

@@ -7,15 +7,16 @@
 //! its index has a deadline elsewhere: the next message of that index mostly has one in the same slot, and then no list is touched, whose
 //! other nodes are in no cache.
 
-use std::hint::black_box;
+use std::ops::{Index, IndexMut};
 
 use crate::slab::{NONE, Slab};
 
 const LEVELS: usize = 11;
 const SLOTS: usize = 64;
 
+/// A deadline, set or not, and where it is linked.
 #[derive(Debug, Clone, Copy)]
-struct Node {
+pub(crate) struct Node {
     /// In halves, so that a node takes 20 bytes.
     deadline: [u32; 2],
     previous: u32,
@@ -49,6 +50,20 @@ fn halves(deadline: u64) -> [u32; 2] {
 
 const _: () = assert!(size_of::<Node>() <= 20);
 
+impl AsRef<Self> for Node {
+    #[inline]
+    fn as_ref(&self) -> &Self {
+        self
+    }
+}
+
+impl AsMut<Self> for Node {
+    #[inline]
+    fn as_mut(&mut self) -> &mut Self {
+        self
+    }
+}
+
 impl Default for Node {
     fn default() -> Self {
         Self { deadline: [0; 2], previous: NONE, next: NONE, place: IDLE }
@@ -66,11 +81,12 @@ pub(crate) enum Popped {
     Nothing,
 }
 
-/// Deadlines of indices that the caller hands out (from a [`Slab`] of its own).
+/// Deadlines of indices that the caller hands out (from a [`Slab`] of its own). A `T` has the node of an index, and what else is kept by
+/// that index and looked at when its deadline is.
 #[derive(Debug)]
-pub(crate) struct Wheel {
+pub(crate) struct Wheel<T = Node> {
     base: u64,
-    nodes: Slab<Node>,
+    nodes: Slab<T>,
     heads: Box<[u32; LEVELS * SLOTS]>,
     occupied: [u64; LEVELS],
     cascading: Option<u16>,
@@ -80,11 +96,23 @@ pub(crate) struct Wheel {
     quiet_until: u64,
 }
 
-impl Wheel {
+impl<T: Default + AsRef<Node> + AsMut<Node>> Wheel<T> {
     /// `now` only needs to be near: earlier deadlines are due at once.
     pub(crate) fn new(now: u64) -> Self {
         let heads = Box::new([NONE; LEVELS * SLOTS]);
         Self { base: now, nodes: Slab::new(), heads, occupied: [0; LEVELS], cascading: None, set: 0, quiet_until: 0 }
+    }
+
+    /// Makes sure that `index` can be looked at, without a deadline.
+    #[inline]
+    pub(crate) fn cover(&mut self, index: u32) {
+        self.nodes.cover(index);
+    }
+
+    /// What is kept by an index, if it ever had a deadline or was covered.
+    #[inline]
+    pub(crate) fn get(&self, index: u32) -> Option<&T> {
+        self.nodes.get(index)
     }
 
     /// Sets or moves the deadline of `index`.
@@ -92,7 +120,7 @@ impl Wheel {
     pub(crate) fn set(&mut self, index: u32, deadline: u64) {
         self.nodes.cover(index);
         let place = self.place(deadline);
-        let node = &mut self.nodes[index];
+        let node = self.nodes[index].as_mut();
         self.set += usize::from(!node.is_set());
         if node.list() == place {
             (node.deadline, node.place) = (halves(deadline), place);
@@ -107,7 +135,7 @@ impl Wheel {
     /// Forgets the deadline of `index`, if it has one.
     #[inline]
     pub(crate) fn cancel(&mut self, index: u32) {
-        if let Some(node) = self.nodes.get_mut(index).filter(|node| node.is_set()) {
+        if let Some(node) = self.nodes.get_mut(index).map(|timed| timed.as_mut()).filter(|node| node.is_set()) {
             node.place |= CANCELLED;
             self.set -= 1;
         }
@@ -115,17 +143,12 @@ impl Wheel {
 
     /// The deadline of `index`, if it has one.
     pub(crate) fn deadline(&self, index: u32) -> Option<u64> {
-        self.is_set(index).then(|| self.nodes[index].deadline())
+        self.is_set(index).then(|| self.node(index).deadline())
     }
 
     /// Whether `index` has a deadline.
     pub(crate) fn is_set(&self, index: u32) -> bool {
-        self.nodes.get(index).is_some_and(Node::is_set)
-    }
-
-    /// Brings the deadline of `index` into the cache without waiting for it.
-    pub(crate) fn touch(&self, index: u32) {
-        black_box(self.nodes.get(index).map(|node| node.place));
+        self.nodes.get(index).is_some_and(|timed| timed.as_ref().is_set())
     }
 
     /// The next index whose deadline is at or before `now`. Each node that is moved or given out takes one of `moves`, so that a million
@@ -160,7 +183,7 @@ impl Wheel {
                 let Some(left) = moves.checked_sub(1) else { return Popped::Working };
                 *moves = left;
                 let index = self.heads[place as usize];
-                let is_set = self.nodes[index].is_set();
+                let is_set = self.node(index).is_set();
                 self.unlink(index);
                 if !is_set {
                     continue;
@@ -201,7 +224,7 @@ impl Wheel {
                 break;
             }
             *moves -= 1;
-            let node = self.nodes[index];
+            let node = *self.node(index);
             self.unlink(index);
             if node.is_set() {
                 self.link(index, node.deadline(), self.place(node.deadline()));
@@ -212,6 +235,16 @@ impl Wheel {
             self.cascading = None;
         }
         empty
+    }
+
+    #[inline]
+    fn node(&self, index: u32) -> &Node {
+        self.nodes[index].as_ref()
+    }
+
+    #[inline]
+    fn node_mut(&mut self, index: u32) -> &mut Node {
+        self.nodes[index].as_mut()
     }
 
     /// The list for a deadline.
@@ -229,28 +262,44 @@ impl Wheel {
         self.quiet_until = self.quiet_until.min(deadline.max(self.base) >> shift << shift);
         self.occupied[level] |= 1 << slot;
         let head = std::mem::replace(&mut self.heads[usize::from(place)], index);
-        self.nodes[index] = Node { deadline: halves(deadline), previous: NONE, next: head, place };
+        *self.node_mut(index) = Node { deadline: halves(deadline), previous: NONE, next: head, place };
         if head != NONE {
-            self.nodes[head].previous = index;
+            self.node_mut(head).previous = index;
         }
     }
 
     #[inline]
     fn unlink(&mut self, index: u32) {
-        let node = &mut self.nodes[index];
+        let node = self.node_mut(index);
         let (Node { previous, next, .. }, place) = (*node, usize::from(node.list()));
         node.place = IDLE;
         if next != NONE {
-            self.nodes[next].previous = previous;
+            self.node_mut(next).previous = previous;
         }
         if previous != NONE {
-            self.nodes[previous].next = next;
+            self.node_mut(previous).next = next;
             return;
         }
         self.heads[place] = next;
         if next == NONE {
             self.occupied[place / SLOTS] &= !(1 << (place % SLOTS));
         }
+    }
+}
+
+impl<T> Index<u32> for Wheel<T> {
+    type Output = T;
+
+    #[inline]
+    fn index(&self, index: u32) -> &T {
+        &self.nodes[index]
+    }
+}
+
+impl<T> IndexMut<u32> for Wheel<T> {
+    #[inline]
+    fn index_mut(&mut self, index: u32) -> &mut T {
+        &mut self.nodes[index]
     }
 }
 
@@ -378,16 +427,21 @@ mod tests {
         let deadline = start + 5 * 24 * 3_600_000;
         let mut queue = Queue::new(QueueSettings::default(), Routes::default(), 1, start);
         queue.poll(start, &mut Vec::new());
-        for wheel in [&mut queue.timers, &mut queue.destination_timers, queue.reports.timers_mut()] {
+        fn fill<T: Default + AsRef<Node> + AsMut<Node>>(wheel: &mut Wheel<T>, deadline: u64) {
             for index in 0..CANCELLED {
                 wheel.set(index, deadline);
                 wheel.cancel(index);
             }
             wheel.set(CANCELLED, deadline + 3_600_000);
         }
+        fn linked_in<T: Default + AsRef<Node> + AsMut<Node>>(wheel: &Wheel<T>) -> usize {
+            (0..CANCELLED).filter(|index| wheel.node(*index).place != IDLE).count()
+        }
+        fill(&mut queue.groups.timers, deadline);
+        fill(&mut queue.destination_timers, deadline);
+        fill(queue.reports.timers_mut(), deadline);
         let linked = |queue: &mut Queue| {
-            let wheels = [&mut queue.timers, &mut queue.destination_timers, queue.reports.timers_mut()];
-            wheels.map(|wheel| (0..CANCELLED).filter(|index| wheel.nodes[*index].place != IDLE).count())
+            [linked_in(&queue.groups.timers), linked_in(&queue.destination_timers), linked_in(queue.reports.timers_mut())]
         };
         let mut before = linked(&mut queue);
         assert_eq!(before, [CANCELLED as usize; 3]);
@@ -399,7 +453,8 @@ mod tests {
             assert!((1..=4096).contains(&moved), "{moved} after {polls} polls");
             (before, polls) = (after, polls + 1);
         }
-        assert!([&mut queue.timers, &mut queue.destination_timers, queue.reports.timers_mut()].iter().all(|wheel| wheel.is_set(CANCELLED)));
+        assert!(queue.groups.timers.is_set(CANCELLED) && queue.destination_timers.is_set(CANCELLED));
+        assert!(queue.reports.timers_mut().is_set(CANCELLED));
     }
 
     #[test]
