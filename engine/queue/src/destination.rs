@@ -189,10 +189,15 @@ impl Destination {
 
     #[inline]
     pub(crate) fn may_start(&self, now: u64) -> bool {
-        if let Some(away) = &self.away {
-            return self.has_ready() && self.window(now) > 0 && away.has_credit(now);
+        match &self.away {
+            Some(away) => self.may_start_away(away, now),
+            None => self.has_mail() && self.in_flight.saturating_sub(self.chained) < self.window(now) && self.rate_allows(now),
         }
-        self.has_mail() && self.in_flight.saturating_sub(self.chained) < self.window(now) && self.rate_allows(now)
+    }
+
+    #[inline(never)]
+    fn may_start_away(&self, away: &Away, now: u64) -> bool {
+        self.has_ready() && self.window(now) > 0 && away.has_credit(now)
     }
 
     /// A further attempt on a connection in use; not while there are more of them than the window now allows.
@@ -203,11 +208,17 @@ impl Destination {
 
     #[inline]
     fn rate_allows(&self, now: u64) -> bool {
+        self.limits.rate.is_none() && self.limits.shared_rate.is_none() || self.each_rate_allows(now)
+    }
+
+    #[inline(never)]
+    fn each_rate_allows(&self, now: u64) -> bool {
         self.limits.rate.is_none_or(|rate| self.rate.next_at(rate) <= now)
             && (self.limits.shared_rate.is_none() || self.quota.next_at(now).is_some_and(|at| at <= now))
     }
 
     /// An attempt begins.
+    #[inline]
     pub(crate) fn started(&mut self, now: u64) {
         self.in_flight += 1;
         if let Some(rate) = self.limits.rate {

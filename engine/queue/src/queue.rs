@@ -37,6 +37,9 @@ const REPORT_EVERY: u32 = 64;
 /// Destinations whose next messages are brought into the cache together.
 const LOADED_AHEAD: usize = 8;
 
+/// Messages of a queue that is so short that they are in the cache all the time.
+const NEAR_MAX: usize = 4096;
+
 /// What holds for all routes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct QueueSettings {
@@ -309,20 +312,29 @@ impl Queue {
         {
             return Some(Work::Report(key));
         }
-        if self.loaded == 0 {
-            self.load_ahead();
+        if self.len() > NEAR_MAX {
+            if self.loaded == 0 {
+                self.load_ahead();
+            }
+            self.loaded = self.loaded.saturating_sub(1);
         }
-        self.loaded = self.loaded.saturating_sub(1);
         while let Some(destination) = self.serving.pop_front() {
             let state = &mut self.destinations[destination as usize];
-            state.listed = false;
             if matches!(state.role, Role::Domain(_)) {
+                state.listed = false;
                 match self.serve_domain(destination, now) {
                     Some(work) => return Some(work),
                     None => continue,
                 }
             }
             let dispatch = state.may_start(now).then(|| self.dispatch(destination, now)).flatten();
+            let state = &mut self.destinations[destination as usize];
+            // Mostly it may start more and stays listed, behind the others: `look_at` would come to the same, for twice as much.
+            if dispatch.is_some() && state.may_start(now) && !state.crowding.is_back(now) {
+                self.serving.push_back(destination);
+            } else {
+                state.listed = false;
+            }
             self.refresh(destination, now);
             if let Some(dispatch) = dispatch {
                 return Some(Work::Attempt(dispatch));

@@ -84,10 +84,16 @@ impl ReadyQueue {
 
     /// The group whose turn it is. Each priority is worth `age_step_ms` of waiting, so a message of priority 0 waits at most
     /// nine steps longer than one of priority 9 that came at the same time, however many of those come after it.
+    #[inline]
     pub(crate) fn first(&self, groups: &Groups, age_step_ms: u64) -> Option<u32> {
         if self.occupied.is_power_of_two() {
             return Some(self.heads[self.occupied.trailing_zeros() as usize]);
         }
+        self.first_of_several(groups, age_step_ms)
+    }
+
+    #[inline(never)]
+    fn first_of_several(&self, groups: &Groups, age_step_ms: u64) -> Option<u32> {
         // On equal turns the higher priority, which comes first here, wins.
         self.heads.iter().rev().copied().filter(|&head| head != NONE).min_by_key(|&head| groups[head].turn(age_step_ms))
     }

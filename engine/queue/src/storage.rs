@@ -91,7 +91,10 @@ impl Queue {
             ..Message::default()
         };
         self.placed[Place::Waiting as usize] += count;
-        self.make_groups(index);
+        match states {
+            [alone] => group_alone(index, message, alone, &mut self.groups, &mut self.destinations),
+            _ => self.make_groups_of_several(index),
+        }
         if !new.tags.is_empty() {
             let listed =
                 new.tags.iter().take(TAGS_MAX).filter(|tag| !tag.is_empty()).fold(false, |listed, tag| self.index.tag(index, tag) | listed);
@@ -140,15 +143,9 @@ impl Queue {
     /// Puts each recipient, whose `group` holds its destination, into the group of that destination.
     #[inline]
     pub(crate) fn make_groups(&mut self, index: u32) {
-        // Most mail has one recipient, whose group is a new one.
-        if let (message, [recipient]) = self.messages.with_recipients_mut(index) {
-            let group = Group { message: index, destination: recipient.group, first: 0, priority: message.priority, ..Group::default() };
-            recipient.group = self.groups.first_of(index);
-            add_group(&mut self.groups, &mut self.destinations, recipient.group, group);
-            recipient.next_in_group = NO_RECIPIENT;
-            message.first_group = recipient.group;
-        } else {
-            self.make_groups_of_several(index);
+        match self.messages.with_recipients_mut(index) {
+            (message, [alone]) => group_alone(index, message, alone, &mut self.groups, &mut self.destinations),
+            _ => self.make_groups_of_several(index),
         }
     }
 
@@ -310,6 +307,15 @@ impl Queue {
             });
         }
     }
+}
+
+/// Puts the only recipient of a message, as most mail has one, into its group.
+#[inline]
+fn group_alone(index: u32, message: &mut Message, recipient: &mut Recipient, groups: &mut Groups, destinations: &mut [Destination]) {
+    let group = Group { message: index, destination: recipient.group, first: 0, priority: message.priority, ..Group::default() };
+    (recipient.group, recipient.next_in_group) = (groups.first_of(index), NO_RECIPIENT);
+    message.first_group = recipient.group;
+    add_group(groups, destinations, recipient.group, group);
 }
 
 /// Stores a group at its place, behind all others of its destination.

@@ -40,10 +40,10 @@ impl Queue {
         group.ready = 1;
         let slot = group.destination;
         let destination = &mut self.destinations[slot as usize];
-        destination.ready.push(&mut self.groups, message.first_group, now);
-        let (group, destination) = (&self.groups[message.first_group], &self.destinations[slot as usize]);
         let warn_at = self.settings.warn_at(group, message, destination).unwrap_or(u64::MAX);
-        match deadline(message, destination).unwrap_or(u64::MAX).min(warn_at) {
+        let nearest = deadline(message, destination).unwrap_or(u64::MAX).min(warn_at);
+        destination.ready.push(&mut self.groups, message.first_group, now);
+        match nearest {
             u64::MAX => self.groups.timers.cancel(index),
             nearest => self.groups.timers.set(index, nearest),
         }
@@ -108,6 +108,7 @@ impl Queue {
     }
 
     /// Takes recipients out of the ready queue's count; the last one takes the group out of the queue.
+    #[inline]
     pub(crate) fn subtract_ready(&mut self, group: u32, count: u16) {
         let Group { ready, destination, .. } = &mut self.groups[group];
         *ready = ready.checked_sub(count).expect("a ready recipient is counted by its group");

@@ -125,11 +125,17 @@ impl<T: Default + AsRef<Node> + AsMut<Node>> Wheel<T> {
         if node.list() == place {
             (node.deadline, node.place) = (halves(deadline), place);
         } else {
-            if node.place != IDLE {
-                self.unlink(index);
-            }
-            self.link(index, deadline, place);
+            self.relink(index, deadline, place);
         }
+    }
+
+    /// Moves `index` into another list, or into its first one.
+    #[inline(never)]
+    fn relink(&mut self, index: u32, deadline: u64, place: u16) {
+        if self.node(index).place != IDLE {
+            self.unlink(index);
+        }
+        self.link(index, deadline, place);
     }
 
     /// Forgets the deadline of `index`, if it has one.

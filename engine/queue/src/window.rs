@@ -28,7 +28,10 @@ impl Window {
     /// A transaction was delivered.
     pub(crate) fn grow(&mut self, limits: &DestinationLimits) {
         let most = limits.connections_max.max(1).saturating_mul(ONE);
-        self.thousandths = (self.thousandths + ONE * ONE / self.thousandths).min(most);
+        // Where all goes well it is as large as it may be, and a division is the longest step of settling.
+        if self.thousandths != most {
+            self.thousandths = (self.thousandths + ONE * ONE / self.thousandths).min(most);
+        }
     }
 
     /// The limits are others now: what was learned holds as far as they allow.
