@@ -103,6 +103,8 @@ pub enum SteppedDown {
     Outranked,
     /// Asked to: a drain or a hand-over.
     Asked,
+    /// The node is in no state to lead.
+    Unfit,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -339,9 +341,12 @@ impl Election {
         self.rests_until = now + self.times.ttl * REST_TTLS;
     }
 
-    /// Whether this node is in a state to lead; while it is not, it does not stand. A leader is to be told with [`Election::hand_over`].
+    /// Whether this node is in a state to lead; while it is not, it neither leads nor stands.
     pub fn set_fit(&mut self, is_fit: bool) {
         self.is_fit = is_fit;
+        if !is_fit {
+            self.step_down(SteppedDown::Unfit);
+        }
     }
 
     fn won(&mut self, now: BootTime, sent_at: BootTime, epoch: Epoch) {
@@ -350,9 +355,11 @@ impl Election {
         if !is_in_reach {
             self.events.push(Event::OutOfReach(epoch));
         }
-        let is_usable = matches!(self.state, State::Following) && epoch > self.floor && is_in_reach && now < valid_until;
+        // While the call was under way the node may have become unfit, or have been asked to let others go first.
+        let may_lead = matches!(self.state, State::Following) && self.is_fit && now >= self.rests_until;
         // An epoch at or below the floor can come only from a Valkey that is not ours or not sound: nobody would follow.
-        if is_usable {
+        let is_usable = epoch > self.floor && is_in_reach && now < valid_until;
+        if may_lead && is_usable {
             self.state = State::Elected { epoch, valid_until };
             self.next_call = sent_at + self.times.renewal();
         } else {

@@ -158,6 +158,42 @@ fn a_node_that_is_not_fit_does_not_stand() {
     assert!(matches!(walk(&mut election, 5000, 6000)[..], [Step::Acquire(_)]));
 }
 
+/// A node whose shard hung while its question was under way was elected by the answer, and led until its next heartbeat was due.
+#[test]
+fn an_answer_that_comes_once_the_node_must_not_lead_elects_nobody() {
+    let becomes_unfit: fn(&mut Election) = |election| election.set_fit(false);
+    let hands_over: fn(&mut Election) = |election| election.hand_over(at(10));
+    for happens in [becomes_unfit, hands_over] {
+        let mut asking = election(Role::Master);
+        assert_eq!(asking.next(at(0), true, 0), Step::Acquire(Epoch(4)));
+        happens(&mut asking);
+        asking.answered(at(20), Answer::Acquired(Epoch(5)));
+        assert_eq!(asking.unconfirmed(), None);
+        assert!(matches!(asking.next(at(30), true, 0), Step::Release(_)), "given back at once");
+        // The answer came first, and the epoch is not durable yet.
+        let mut elected = election(Role::Master);
+        elected.next(at(0), true, 0);
+        elected.answered(at(5), Answer::Acquired(Epoch(5)));
+        happens(&mut elected);
+        assert_eq!(elected.unconfirmed(), None);
+        elected.confirm(at(20));
+        assert_eq!(elected.leadership(at(20)), None);
+        assert!(matches!(elected.next(at(30), true, 0), Step::Release(_)));
+    }
+}
+
+#[test]
+fn a_leader_that_is_no_longer_fit_steps_down_at_once() {
+    let mut election = leading();
+    election.take_events();
+    election.set_fit(false);
+    assert_eq!(election.leadership(at(40)), None);
+    assert!(election.take_events().contains(&Event::SteppedDown(Epoch(5), SteppedDown::Unfit)));
+    assert!(matches!(election.next(at(40), true, 0), Step::Release(_)));
+    election.answered(at(50), Answer::Released);
+    assert_eq!(walk(&mut election, 100, 5000), []);
+}
+
 #[test]
 fn after_a_hand_over_others_go_first() {
     let mut election = leading();
