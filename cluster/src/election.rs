@@ -13,6 +13,8 @@ use crate::{
 /// A number that was seen counts for the own next epoch up to here above what is accepted: the election that follows must still be in reach
 /// of everybody's fence.
 const SEEN_JUMP_MAX: u64 = EPOCH_JUMP_MAX / 2;
+/// What makes a heartbeat later than its interval: the shards are asked first, and the call has its deadline.
+const HEARTBEAT_LATE_MAX: Duration = Duration::from_secs(1);
 
 /// Times of the election; all follow from the lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,9 +30,10 @@ pub struct ElectionTimes {
 }
 
 impl ElectionTimes {
-    /// Renewals every third of `ttl`, a guard of a sixth, polls of a sixth. Nodes that do not stand hear of the leader each `heartbeat`.
+    /// Renewals every third of `ttl`, a guard of a sixth, polls of a sixth. Nodes that do not stand hear of the leader each `heartbeat`, of
+    /// which one can be lost.
     pub fn of(ttl: Duration, heartbeat: Duration) -> ElectionTimes {
-        ElectionTimes { ttl, poll: ttl / 6, guard: ttl / 6, forgotten_after: ttl + heartbeat }
+        ElectionTimes { ttl, poll: ttl / 6, guard: ttl / 6, forgotten_after: ttl + heartbeat * 2 + HEARTBEAT_LATE_MAX }
     }
 
     /// How long an answered lease is good here, from before it was asked for. Two thirds: a leader that cannot renew is silent well before

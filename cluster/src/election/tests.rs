@@ -107,11 +107,11 @@ fn a_leader_of_whom_nothing_is_heard_is_forgotten() {
     walk(&mut follower, 100, 2000);
     follower.saw_leader(at(2000), Some(leader.clone()));
     assert_eq!(follower.take_events(), [Event::LeaderChanged(Some(leader.clone()))]);
-    walk(&mut follower, 2100, 6000);
+    walk(&mut follower, 2100, 8000);
     assert_eq!(follower.leader(), Some(&leader));
-    walk(&mut follower, 6000, 6100);
+    walk(&mut follower, 8000, 8100);
     assert_eq!((follower.leader().cloned(), follower.take_events()), (None, vec![Event::LeaderChanged(None)]));
-    follower.saw_leader(at(6100), Some(leader.clone()));
+    follower.saw_leader(at(8100), Some(leader.clone()));
     assert_eq!(follower.leader(), Some(&leader));
     // One that leads hears of itself by its own renewals.
     let mut leader = leading();
@@ -121,6 +121,19 @@ fn a_leader_of_whom_nothing_is_heard_is_forgotten() {
         leader.answered(at(ms + 10), Answer::Renewed);
         assert!(leader.leader().is_some());
     }
+}
+
+/// With the defaults, a lease of 3 s and heartbeats of 5 s, one heartbeat that was lost made a worker say that nobody leads.
+#[test]
+fn one_lost_heartbeat_makes_nobody_forget_the_leader() {
+    let leader = Leadership { incarnation: Incarnation::new("n2".parse().unwrap(), 2), epoch: Epoch(5) };
+    let times = ElectionTimes::of(TTL, Duration::from_secs(5));
+    let mut follower = Election::new(Incarnation::new("n1".parse().unwrap(), 1), Role::Worker, times, Epoch(4));
+    for heard_at in [0, 5_000, 15_800] {
+        walk(&mut follower, heard_at.max(10_000) - 10_000, heard_at);
+        follower.saw_leader(at(heard_at), Some(leader.clone()));
+    }
+    assert_eq!(follower.take_events(), [Event::LeaderChanged(Some(leader))]);
 }
 
 /// One forged number, and no later epoch was above what the nodes had in memory or on disk, whatever was restored.
