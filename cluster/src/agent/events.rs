@@ -1,0 +1,57 @@
+//! What became of the election: logged, counted and shown to others.
+
+use tracing::{error, info, warn};
+
+use super::Agent;
+use crate::{boot_time::BootTime, election::Event, identity::Epoch};
+
+impl Agent {
+    /// Logs what changed and shows it to others.
+    pub(super) fn publish(&mut self, now: BootTime) {
+        for event in self.standing.take_events() {
+            match event {
+                Event::Elected(epoch) => {
+                    self.has_refused_epoch = false;
+                    info!(%epoch, "this node leads");
+                    self.count("elected");
+                    self.next_chores = now;
+                }
+                Event::SteppedDown(epoch, why) => {
+                    info!(%epoch, ?why, "this node leads no longer");
+                    self.count("stepped_down");
+                }
+                Event::LeaderChanged(Some(leader)) => {
+                    self.has_refused_epoch = false;
+                    info!(leader = %leader.incarnation.node(), epoch = %leader.epoch, "leader changed");
+                    self.count("leader_changes");
+                    self.follow(leader);
+                }
+                Event::LeaderChanged(None) => info!("no leader"),
+                Event::OutOfReach(epoch) => self.refuse_epoch(epoch),
+                Event::FrozenLease(left) => {
+                    warn!(left_s = left.as_secs(), "the leader's lease outlasts its time: the clock of Valkey's host was stepped back");
+                    self.count("frozen_leases");
+                }
+            }
+        }
+        let leadership = self.standing.leadership(now);
+        let is_leader = leadership.is_some();
+        let mut known = self.handle.known();
+        known.is_leader = is_leader;
+        known.leader = self.standing.leader().cloned();
+        known.epoch = self.standing.floor();
+        drop(known);
+        if is_leader != self.was_leading {
+            self.was_leading = is_leader;
+            self.surroundings.leads(leadership);
+        }
+    }
+
+    /// An epoch out of reach: told once, until a leader is there again.
+    pub(super) fn refuse_epoch(&mut self, epoch: Epoch) {
+        self.count("epochs_out_of_reach");
+        if !std::mem::replace(&mut self.has_refused_epoch, true) {
+            error!(%epoch, accepted = %self.standing.floor(), "an epoch in Valkey is far above all that were accepted: it is damaged or forged; restore or remove the keys leader, epoch, plan and shares");
+        }
+    }
+}
