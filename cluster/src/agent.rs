@@ -86,6 +86,8 @@ pub struct Agent {
     has_refused_config: bool,
     /// An epoch out of reach was told.
     has_refused_epoch: bool,
+    /// When replicas were missing for a lease last.
+    replicas_missed_at: Option<BootTime>,
     masters_alive: bool,
 }
 
@@ -144,6 +146,7 @@ impl Agent {
             was_leading: false,
             has_refused_config: false,
             has_refused_epoch: false,
+            replicas_missed_at: None,
             masters_alive: true,
         })
     }

@@ -183,7 +183,9 @@ impl ControlPlane {
         match step {
             Step::Wait(_) => Ok(Answer::Unknown),
             Step::Acquire(floor) => {
-                let args = [&me.to_string(), &floor.to_string(), &ttl, &self.keyspace.events()];
+                // Who hears of an election acts on it: of one that may not last nobody does.
+                let channel = if replicas == 0 { self.keyspace.events() } else { String::new() };
+                let args = [&me.to_string(), &floor.to_string(), &ttl, &channel];
                 let args = args.map(String::as_bytes);
                 let (written, answer) = match replicas {
                     0 => (None, self.valkey.script("leader_acquire", &keys, &args).await?),
@@ -196,14 +198,17 @@ impl ControlPlane {
                 let mut reply = Reply::new(answer)?;
                 if reply.number()? == 1 {
                     let epoch = reply.epoch()?;
-                    if let Some(written) = written
-                        && !self.valkey.replicas_of(written, replicas, patience).await.is_ok_and(|have| have >= u64::from(replicas))
-                    {
-                        let mine = Leadership { incarnation: me.clone(), epoch };
-                        self.run("leader_release", &keys[..1], &[&mine.to_string(), &self.keyspace.events()]).await?;
-                        return Ok(Answer::Unknown);
+                    let Some(written) = written else { return Ok(Answer::Acquired(epoch)) };
+                    let mine = Leadership { incarnation: me.clone(), epoch }.to_string();
+                    let have = self.valkey.replicas_of(written, replicas, patience).await;
+                    if have.is_ok_and(|have| have >= u64::from(replicas)) {
+                        // Whom this does not reach hears of it with the next heartbeat.
+                        let _unheard = self.run("leader_announce", &keys[..1], &[&mine, &self.keyspace.events()]).await;
+                        return Ok(Answer::Acquired(epoch));
                     }
-                    return Ok(Answer::Acquired(epoch));
+                    // A lease that could not be given back runs out by itself.
+                    let _unheard = self.run("leader_release", &keys[..1], &[&mine, ""]).await;
+                    return Ok(Answer::NotReplicated(epoch));
                 }
                 let holder = reply.text()?.parse().map_err(|_| ValkeyError::Malformed("a leader"))?;
                 Ok(Answer::Held(holder, Duration::from_millis(u64::try_from(reply.number()?).unwrap_or(0))))

@@ -66,6 +66,8 @@ pub enum Step {
 pub enum Answer {
     /// Acquire: the lease is ours.
     Acquired(Epoch),
+    /// Acquire: the lease was ours, fewer replicas than are required got it in time, and it was given back (L7).
+    NotReplicated(Epoch),
     /// Acquire: somebody has it, for so long.
     Held(Leadership, Duration),
     /// Renew: done.
@@ -91,6 +93,8 @@ pub enum Event {
     FrozenLease(Duration),
     /// An epoch further above the accepted one than elections lead was seen, and refused.
     OutOfReach(Epoch),
+    /// This node would lead, but for the replicas that are required.
+    NotReplicated(Epoch),
 }
 
 /// Why a leader stepped down.
@@ -144,6 +148,10 @@ pub struct Election {
     next_call: BootTime,
     /// Does not stand before that time: others go first after a hand-over.
     rests_until: BootTime,
+    /// Nor before this: replicas are missing, for whoever asks.
+    replicas_missing_until: BootTime,
+    /// Of the last poll, up to half of one.
+    jitter: Duration,
     is_fit: bool,
     last_look: Option<BootTime>,
     leader: Option<Leadership>,
@@ -169,6 +177,8 @@ impl Election {
             sent: None,
             next_call: BootTime::default(),
             rests_until: BootTime::default(),
+            replicas_missing_until: BootTime::default(),
+            jitter: Duration::ZERO,
             is_fit: true,
             last_look: None,
             leader: None,
@@ -245,9 +255,10 @@ impl Election {
                     Role::Standby => !masters_alive,
                 };
                 // Jitter of half a poll: two nodes that saw a lease end do not ask at the same moment for ever.
-                let jitter = self.times.poll / 2 * u32::try_from(random % 1024).expect("below 1024") / 1024;
-                self.next_call = now + self.times.poll + jitter;
-                if stands && self.is_fit && now >= self.rests_until { Step::Acquire(self.floor) } else { Step::Wait(self.next_call) }
+                self.jitter = self.times.poll / 2 * u32::try_from(random % 1024).expect("below 1024") / 1024;
+                self.next_call = now + self.times.poll + self.jitter;
+                let has_rested = now >= self.rests_until.max(self.replicas_missing_until);
+                if stands && self.is_fit && has_rested { Step::Acquire(self.floor) } else { Step::Wait(self.next_call) }
             }
             _ => Step::Wait(self.due(now)),
         };
@@ -263,6 +274,11 @@ impl Election {
         let Some((step, sent_at)) = self.sent.take() else { return };
         match (step, answer) {
             (Step::Acquire(_), Answer::Acquired(epoch)) => self.won(now, sent_at, epoch),
+            (Step::Acquire(_), Answer::NotReplicated(epoch)) => {
+                // Asked again at once it would be the same, with one more epoch.
+                self.replicas_missing_until = now + self.times.ttl + self.jitter;
+                self.events.push(Event::NotReplicated(epoch));
+            }
             (Step::Acquire(_), Answer::Held(leader, remaining)) => {
                 if leader.incarnation == self.me && matches!(self.state, State::Following) {
                     // Our own, of a call whose answer was lost. When it began is unknown, so it is given back.

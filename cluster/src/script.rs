@@ -40,6 +40,7 @@ macro_rules! sources {
 /// Name and text of each.
 const SOURCES: &[(&str, &str)] = &sources![
     "leader_acquire",
+    "leader_announce",
     "leader_renew",
     "leader_release",
     "leader_write",

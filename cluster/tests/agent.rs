@@ -88,7 +88,7 @@ impl Node {
             heartbeat_interval: HEARTBEAT,
             node_ttl: HEARTBEAT * 4,
             leader_ttl: LEADER_TTL,
-            replicas_required: 0,
+            replicas_required: rig.replicas_required,
             config_poll: Duration::from_millis(500),
             folder: folder.clone(),
             pushed_unfit: None,
@@ -124,6 +124,7 @@ impl Node {
 
 struct Rig {
     server: Server,
+    replicas_required: u32,
     folder: tempfile::TempDir,
     nodes: Vec<Node>,
 }
@@ -142,8 +143,13 @@ impl Rig {
 
 /// Nodes of these roles, called n0 and so on.
 fn with_nodes(roles: &[Role], test: impl AsyncFnOnce(&mut Rig)) {
+    with_nodes_and_replicas(roles, 0, test);
+}
+
+fn with_nodes_and_replicas(roles: &[Role], replicas_required: u32, test: impl AsyncFnOnce(&mut Rig)) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let mut rig = Rig { server: Server::start(Durability::None), folder: tempfile::tempdir().unwrap(), nodes: Vec::new() };
+    let server = Server::start(Durability::None);
+    let mut rig = Rig { server, replicas_required, folder: tempfile::tempdir().unwrap(), nodes: Vec::new() };
     runtime.block_on(async {
         for (number, role) in roles.iter().enumerate() {
             rig.nodes.push(Node::start(number, &rig, *role));
@@ -257,6 +263,45 @@ fn nobody_leads_as_far_as_anybody_says_once_valkey_is_away() {
         assert!(began.elapsed() < LEADER_TTL + HEARTBEAT * 2 + Duration::from_secs(2), "{:?}", began.elapsed());
         rig.server.restart();
         wait_for("a leader again", || rig.nodes.iter().all(|node| node.leader().as_deref() == Some("n0"))).await;
+    });
+}
+
+/// Each was elected, gave the lease back, and said both aloud, whereupon all asked at once: 23 elections in 6 s, without end.
+#[test]
+fn while_replicas_are_missing_elections_are_few_and_nobody_is_told_of_them() {
+    with_nodes_and_replicas(&[Role::Master; 3], 1, async |rig| {
+        let control = rig.nodes[0].handle.control();
+        let mut messages = control.valkey().subscribe(vec![control.events_channel()]);
+        let mut said = async || {
+            let mut said = Vec::new();
+            while let Ok(Some(message)) = tokio::time::timeout(Duration::from_millis(1), messages.recv()).await {
+                said.extend(["elected", "released"].into_iter().find(|word| message.payload.starts_with(word)));
+            }
+            said
+        };
+        wait_for("three nodes", || rig.nodes.iter().all(|node| node.handle.stats().counts.healthy_nodes == 3)).await;
+        let epoch = || match rig.run(redis::cmd("GET").arg(Server::keyspace().epoch())) {
+            redis::Value::BulkString(epoch) => String::from_utf8(epoch).unwrap().parse::<u64>().unwrap(),
+            _ => 0,
+        };
+        wait_for("an election", || epoch() > 0).await;
+        let (began, before) = (Instant::now(), epoch());
+        while began.elapsed() < LEADER_TTL * 3 {
+            assert!(rig.nodes.iter().all(|node| !node.handle.is_leader()));
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let ttls = began.elapsed().as_secs_f64() / LEADER_TTL.as_secs_f64();
+        let elections = epoch() - before;
+        assert!(elections as f64 <= (ttls + 1.0) * 3.0, "{elections} elections of three nodes in {ttls} times leader_ttl");
+        assert_eq!(said().await, [""; 0]);
+        assert!(rig.nodes.iter().all(|node| node.handle.stats().counters.contains_key("elections_not_replicated")));
+        // With a replica one of them leads, and says so.
+        rig.run(redis::cmd("CONFIG").arg("SET").arg("repl-diskless-sync-delay").arg(0));
+        let _replica = Server::start_with(Durability::None, &["--replicaof", "127.0.0.1", &rig.server.port().to_string()]);
+        wait_for("a leader", || rig.nodes.iter().any(|node| node.handle.is_leader())).await;
+        wait_for("agreement", || rig.nodes.iter().all(|node| node.leader().is_some())).await;
+        let said = said().await;
+        assert!(said.contains(&"elected"), "{said:?}");
     });
 }
 

@@ -5,6 +5,9 @@ use tracing::{error, info, warn};
 use super::Agent;
 use crate::{boot_time::BootTime, election::Event, identity::Epoch};
 
+/// Each node asks once a leader_ttl while replicas are missing: after so many without, they were back.
+const REPLICAS_BACK_TTLS: u32 = 4;
+
 impl Agent {
     /// Logs what changed and shows it to others.
     pub(super) fn publish(&mut self, now: BootTime) {
@@ -28,6 +31,7 @@ impl Agent {
                 }
                 Event::LeaderChanged(None) => info!("no leader"),
                 Event::OutOfReach(epoch) => self.refuse_epoch(epoch),
+                Event::NotReplicated(epoch) => self.replicas_are_missing(now, epoch),
                 Event::FrozenLease(left) => {
                     warn!(left_s = left.as_secs(), "the leader's lease outlasts its time: the clock of Valkey's host was stepped back");
                     self.count("frozen_leases");
@@ -44,6 +48,16 @@ impl Agent {
         if is_leader != self.was_leading {
             self.was_leading = is_leader;
             self.surroundings.leads(leadership);
+        }
+    }
+
+    /// Nobody can lead: told once, until it was otherwise for a while.
+    fn replicas_are_missing(&mut self, now: BootTime, epoch: Epoch) {
+        self.count("elections_not_replicated");
+        let before = self.replicas_missed_at.replace(now);
+        if before.is_none_or(|before| now.since(before) > self.settings.leader_ttl * REPLICAS_BACK_TTLS) {
+            let required = self.settings.replicas_required;
+            warn!(%epoch, required, "Valkey's replicas did not get a lease in time: nobody is elected until cluster.replicas_required of them do");
         }
     }
 

@@ -207,6 +207,24 @@ fn a_leader_that_is_no_longer_fit_steps_down_at_once() {
     assert_eq!(walk(&mut election, 100, 5000), []);
 }
 
+/// Each node asked again at once, and was elected and gave the lease back without end.
+#[test]
+fn a_lease_that_replicas_did_not_get_is_asked_for_again_after_one_ttl() {
+    let mut election = election(Role::Master);
+    assert_eq!(election.next(at(0), true, 1023), Step::Acquire(Epoch(4)));
+    election.answered(at(100), Answer::NotReplicated(Epoch(5)));
+    assert_eq!(election.take_events(), [Event::NotReplicated(Epoch(5))]);
+    assert_eq!(election.unconfirmed(), None);
+    // Others try it, and give it back.
+    let other = Leadership { incarnation: Incarnation::new("n2".parse().unwrap(), 2), epoch: Epoch(6) };
+    election.saw_leader(at(200), Some(other));
+    election.saw_leader(at(300), None);
+    election.hurry(at(300), 0);
+    // A poll has 500 ms, its jitter up to half as many.
+    assert_eq!(walk(&mut election, 300, 3300), []);
+    assert!(matches!(walk(&mut election, 3300, 4100)[..], [Step::Acquire(_)]));
+}
+
 #[test]
 fn after_a_hand_over_others_go_first() {
     let mut election = leading();
