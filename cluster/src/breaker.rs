@@ -1,7 +1,6 @@
 //! When Valkey is asked and when it is left alone: three failures open the circuit, probes come with growing, jittered gaps (Q17).
 //!
-//! One circuit for all of Valkey: with Valkey Cluster a part of it can be away, whose calls fail while others, sent later, are answered. Such
-//! failures do not count.
+//! A failure does not count while others, sent later, are answered. Which calls share a circuit is in [`crate::circuits`].
 
 use std::time::Duration;
 

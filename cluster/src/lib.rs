@@ -8,6 +8,7 @@ pub mod agent;
 pub mod boot_time;
 pub mod breaker;
 pub mod chores;
+pub mod circuits;
 pub mod claim;
 mod completion;
 pub mod config_watch;

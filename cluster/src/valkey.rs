@@ -1,5 +1,5 @@
 //! The one place that talks to Valkey: a connection for calls, one for those that carry much, one for writes that replicas must have, one for
-//! messages, a deadline for each call and a breaker.
+//! messages, a deadline for each call and circuits.
 //!
 //! Calls made at the same time share a connection and travel together. Only the coordinator's thread waits here.
 
@@ -11,15 +11,16 @@ use std::{
     time::Duration,
 };
 
-use redis::{Cmd, Value};
+use redis::{Cmd, Value, cluster_routing::Slot};
 use tokio::time::timeout;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::{
     boot_time::BootTime,
-    breaker::{Breaker, Failure},
+    breaker::Failure,
+    circuits::{Circuits, Extent},
     script::{Script, Scripts},
-    target::Target,
+    target::{Place, Target},
     valkey_error::ValkeyError,
 };
 
@@ -65,9 +66,9 @@ pub struct Counters {
     pub outages: AtomicU64,
     /// Calls that were refused or not understood.
     pub refused: AtomicU64,
-    /// Calls that were not sent since the circuit was open.
+    /// Calls that were not sent since their circuit was open.
     pub skipped: AtomicU64,
-    /// Times the circuit opened.
+    /// Times a circuit opened.
     pub opened: AtomicU64,
     /// Connections made.
     pub connections: AtomicU64,
@@ -75,7 +76,7 @@ pub struct Counters {
     pub messages_dropped: AtomicU64,
 }
 
-/// The driver. Cheap to share; all users see one breaker.
+/// The driver. Cheap to share; all users see the same circuits.
 pub struct Valkey {
     target: Target,
     scripts: &'static Scripts,
@@ -84,7 +85,7 @@ pub struct Valkey {
     bulk: Line,
     /// Waiting for replicas stops whatever comes behind it on a connection.
     replicated: Line,
-    breaker: Mutex<Breaker>,
+    circuits: Mutex<Circuits>,
     /// See [`Counters`].
     pub counters: Counters,
 }
@@ -108,7 +109,7 @@ impl Valkey {
             small: Line::default(),
             bulk: Line::default(),
             replicated: Line::default(),
-            breaker: Mutex::new(Breaker::default()),
+            circuits: Mutex::default(),
             counters: Counters::default(),
         })
     }
@@ -118,13 +119,18 @@ impl Valkey {
         &self.target
     }
 
-    /// Whether the server is taken for gone.
+    /// Whether the server is taken for gone, or all servers.
     pub fn is_away(&self) -> bool {
-        self.breaker().is_open()
+        self.circuits().is_open()
     }
 
-    fn breaker(&self) -> std::sync::MutexGuard<'_, Breaker> {
-        self.breaker.lock().expect("no panic happens under this lock")
+    fn circuits(&self) -> std::sync::MutexGuard<'_, Circuits> {
+        self.circuits.lock().expect("no panic happens under this lock")
+    }
+
+    /// Whose circuit a call passes.
+    fn slot(&self, keys: &[String]) -> Option<Slot> {
+        matches!(self.target.place, Place::Cluster(_)).then(|| keys.first().map(Slot::for_key)).flatten()
     }
 
     /// Runs a script by its hash, and by its text once if the server does not know it (Q15).
@@ -162,37 +168,38 @@ impl Valkey {
             built.arg(body).arg(keys.len()).arg(keys).arg(args);
             built
         };
-        let by_hash = self.call(line, &build("EVALSHA", script.hash()), deadline).await;
+        let slot = self.slot(keys);
+        let by_hash = self.call(line, slot, &build("EVALSHA", script.hash()), deadline).await;
         match by_hash {
-            Err(ValkeyError::NoScript) => self.call(line, &build("EVAL", Script::source(script)), deadline).await,
+            Err(ValkeyError::NoScript) => self.call(line, slot, &build("EVAL", Script::source(script)), deadline).await,
             answer => answer,
         }
     }
 
-    /// Runs one command under the deadline and the breaker.
+    /// Runs one command, of no slot, under the deadline and the circuit.
     pub async fn command(&self, command: &Cmd) -> Result<Value, ValkeyError> {
-        self.call(&self.small, command, self.call_deadline).await.map(|(_, answer)| answer)
+        self.call(&self.small, None, command, self.call_deadline).await.map(|(_, answer)| answer)
     }
 
     /// The answer, and the number of the connection that it came by.
-    async fn call(&self, line: &Line, command: &Cmd, deadline: Duration) -> Result<(u64, Value), ValkeyError> {
+    async fn call(&self, line: &Line, slot: Option<Slot>, command: &Cmd, deadline: Duration) -> Result<(u64, Value), ValkeyError> {
         let sent_at = BootTime::now();
-        if !self.breaker().allows(sent_at) {
+        if !self.circuits().allows(slot, sent_at) {
             self.counters.skipped.fetch_add(1, Ordering::Relaxed);
             return Err(ValkeyError::CircuitOpen);
         }
-        let mut permit = Permit { valkey: self, sent_at, is_settled: false };
+        let mut permit = Permit { valkey: self, slot, sent_at, is_settled: false };
         let answer = self.send(line, command, deadline).await;
         permit.is_settled = true;
         match &answer {
-            Err(error) if error.is_outage() => self.failed(sent_at, error),
+            Err(error) if error.is_outage() => self.failed(slot, sent_at, error),
             Err(_) => {
                 self.counters.refused.fetch_add(1, Ordering::Relaxed);
-                self.succeeded();
+                self.succeeded(slot);
             }
             Ok(_) => {
                 self.counters.answered.fetch_add(1, Ordering::Relaxed);
-                self.succeeded();
+                self.succeeded(slot);
             }
         }
         answer
@@ -246,31 +253,35 @@ impl Valkey {
         Ok((number, made))
     }
 
-    fn succeeded(&self) {
-        if self.breaker().succeeded(BootTime::now()) {
-            info!(valkey = %self.target, "Valkey answers again");
+    fn succeeded(&self, slot: Option<Slot>) {
+        match self.circuits().succeeded(slot, BootTime::now()) {
+            Some(Extent::All) => info!(valkey = %self.target, "Valkey answers again"),
+            Some(Extent::Part) => info!(valkey = %self.target, "all of Valkey answers again"),
+            None => {}
         }
     }
 
-    fn failed(&self, sent_at: BootTime, error: &ValkeyError) {
+    fn failed(&self, slot: Option<Slot>, sent_at: BootTime, error: &ValkeyError) {
         self.counters.outages.fetch_add(1, Ordering::Relaxed);
-        let opened = self.breaker().failed(Failure { sent_at, failed_at: BootTime::now() }, random_u64());
-        if let ValkeyError::Misconfigured(reason) = error {
-            if opened {
-                tracing::error!(valkey = %self.target, reason, "Valkey refuses this node, which goes on alone: mend password, rights or settings");
+        let opened = self.circuits().failed(slot, Failure { sent_at, failed_at: BootTime::now() }, random_u64());
+        let Some(extent) = opened else { return };
+        self.counters.opened.fetch_add(1, Ordering::Relaxed);
+        match (extent, error) {
+            (_, ValkeyError::Misconfigured(reason)) => {
+                error!(valkey = %self.target, reason, "Valkey refuses this node, which goes on alone: mend password, rights or settings");
             }
-        } else if opened {
-            warn!(valkey = %self.target, reason = %error, "Valkey is away: this node goes on alone");
-        }
-        if opened {
-            self.counters.opened.fetch_add(1, Ordering::Relaxed);
+            (Extent::All, error) => warn!(valkey = %self.target, reason = %error, "Valkey is away: this node goes on alone"),
+            (Extent::Part, error) => {
+                warn!(valkey = %self.target, reason = %error, "a part of Valkey is away: this node goes on without it")
+            }
         }
     }
 }
 
-/// A call that is given up while it waits must not leave the breaker half open for ever.
+/// A call that is given up while it waits must not leave its circuit half open for ever.
 struct Permit<'v> {
     valkey: &'v Valkey,
+    slot: Option<Slot>,
     sent_at: BootTime,
     is_settled: bool,
 }
@@ -278,7 +289,7 @@ struct Permit<'v> {
 impl Drop for Permit<'_> {
     fn drop(&mut self) {
         if !self.is_settled {
-            self.valkey.failed(self.sent_at, &ValkeyError::Unreachable("the call was given up".to_owned()));
+            self.valkey.failed(self.slot, self.sent_at, &ValkeyError::Unreachable("the call was given up".to_owned()));
         }
     }
 }

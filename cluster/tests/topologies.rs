@@ -6,6 +6,7 @@ use std::{
     net::TcpListener,
     path::Path,
     process::{Command, Stdio},
+    sync::atomic::Ordering,
     time::{Duration, Instant},
 };
 
@@ -16,8 +17,9 @@ use ringpost_cluster::{
     script::Scripts,
     target::Target,
     valkey::Valkey,
+    valkey_error::ValkeyError,
     work_item::{ItemKey, NewItem},
-    work_queue::{Enqueued, QueueBounds, WorkQueue},
+    work_queue::{Enqueued, QueueBounds, QueueError, WorkQueue},
 };
 use server::{Durability, Server, program};
 
@@ -141,9 +143,9 @@ fn ask(port: u16, command: &str) -> String {
     String::from_utf8_lossy(&text).into_owned()
 }
 
-#[test]
-fn a_cluster_takes_every_script_where_its_keys_are() {
-    let extra = ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000"];
+/// Three primaries, and the URL that leads to them.
+fn three_primaries(extra: &[&str]) -> (Vec<Server>, String) {
+    let extra = [&["--cluster-enabled", "yes", "--cluster-node-timeout", "1000"], extra].concat();
     let servers: Vec<Server> = (0..3).map(|_| Server::start_with(Durability::None, &extra)).collect();
     // By hand what valkey-cli --cluster create does: slots in three parts, and everybody meets everybody.
     for (index, server) in servers.iter().enumerate() {
@@ -158,9 +160,16 @@ fn a_cluster_takes_every_script_where_its_keys_are() {
         std::thread::sleep(Duration::from_millis(50));
     }
     let hosts: Vec<String> = servers.iter().map(|server| format!("127.0.0.1:{}", server.port())).collect();
+    let url = format!("valkey+cluster://{}", hosts.join(","));
+    (servers, url)
+}
+
+#[test]
+fn a_cluster_takes_every_script_where_its_keys_are() {
+    let (servers, url) = three_primaries(&[]);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let valkey = valkey(&format!("valkey+cluster://{}", hosts.join(",")));
+        let valkey = valkey(&url);
         let control = ControlPlane::new(valkey.clone(), Server::keyspace());
         assert_eq!(lead(&control, 0).await.0, Epoch(1));
         let queue = work_queue(valkey, 16);
@@ -177,5 +186,53 @@ fn a_cluster_takes_every_script_where_its_keys_are() {
         assert_eq!(leased, 16);
         // The work is spread: each server has keys.
         assert!(servers.iter().all(|server| !server.command("DBSIZE").starts_with(":0")));
+    });
+}
+
+/// The circuit was one for all servers: three calls in a row that failed for a dead one kept everything from those that lived.
+#[test]
+fn a_primary_that_is_dead_stops_no_call_to_the_others() {
+    let (mut servers, url) = three_primaries(&["--cluster-require-full-coverage", "no"]);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let valkey = valkey(&url);
+        let queue = work_queue(valkey.clone(), 16);
+        enqueue_everywhere(&queue, "before").await;
+        // All keys of a partition are where its first one is.
+        let asks = |server: &Server, partition: u16| server.command(&format!("EXISTS {}", Server::keyspace().queue("mail", partition)[7]));
+        let has = |server: &Server, partition: u16| asks(server, partition).starts_with(":1");
+        let (dead, alive) = (0..16).partition::<Vec<u16>, _>(|partition| has(&servers[2], *partition));
+        assert!(!dead.is_empty() && !alive.is_empty(), "{dead:?} {alive:?}");
+        servers[2].kill();
+        for round in 0..4 {
+            // As many as open a circuit, with no answer in between.
+            for _ in 0..3 {
+                assert!(queue.probe(dead[0]).await.is_err(), "round {round}");
+            }
+            for partition in &alive {
+                // A connection may be new to the loss of one of its servers; the circuit is closed.
+                let answer = queue.probe(*partition).await;
+                assert!(!matches!(answer, Err(QueueError::Valkey(ValkeyError::CircuitOpen))), "round {round}, partition {partition}");
+            }
+        }
+        assert!(valkey.counters.skipped.load(Ordering::Relaxed) > 0, "nor is the dead one asked all the time");
+        let mut there = Vec::new();
+        let began = Instant::now();
+        while there.len() < alive.len() {
+            assert!(began.elapsed() < PATIENCE, "only {there:?} of {alive:?} answer");
+            for partition in &alive {
+                if queue.probe(*partition).await.is_ok() && !there.contains(partition) {
+                    there.push(*partition);
+                }
+            }
+        }
+        assert!(!valkey.is_away());
+        // Back, and found by its probes.
+        servers[2].restart();
+        let began = Instant::now();
+        while queue.probe(dead[0]).await.is_err() {
+            assert!(began.elapsed() < PATIENCE, "what is back is not found");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     });
 }

@@ -24,7 +24,7 @@ impl Valkey {
     pub async fn replicas_of(&self, written: Written, wanted: u32, patience: Duration) -> Result<u64, ValkeyError> {
         let mut command = redis::cmd("WAIT");
         command.arg(wanted).arg(u64::try_from(patience.as_millis()).unwrap_or(u64::MAX).max(1));
-        let (line, answer) = self.call(&self.replicated, &command, self.call_deadline + patience).await?;
+        let (line, answer) = self.call(&self.replicated, None, &command, self.call_deadline + patience).await?;
         if line != written.0 {
             return Err(ValkeyError::Unreachable("the connection of what was written is gone".to_owned()));
         }
