@@ -19,13 +19,11 @@ use ringpost_cluster::identity::{Epoch, Incarnation, Leadership, Role};
 use ringpost_cluster::keyspace::Keyspace;
 use ringpost_cluster::script::Scripts;
 use ringpost_cluster::surroundings::{AgentSettings, Boxed, LocalState, Surroundings};
+use ringpost_cluster::target::Target;
 use ringpost_cluster::valkey::Valkey;
 use ringpost_cluster::valkey_error::ValkeyError;
-use server::{Durability, Server};
+use ringpost_valkey_server::{Durability, Server};
 use tokio::task::JoinHandle;
-
-#[path = "../tests/server/mod.rs"]
-mod server;
 
 /// Everything here happens within this, or it does not happen.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -39,6 +37,10 @@ const PUSHES: u64 = 5;
 const POLL: Duration = Duration::from_secs(2);
 /// A pushed config of a usual size.
 const CONFIG_LINES: usize = 100;
+
+fn target(server: &Server) -> Target {
+    Target::parse(&server.url(), None, None).unwrap()
+}
 
 /// What to run.
 struct Arguments {
@@ -206,7 +208,7 @@ fn node(number: u32, server: &Server, folder: &Path) -> Result<Node, Box<dyn Err
         folder,
         pushed_unfit: None,
     };
-    let valkey = Valkey::with_scripts(server.target(), Scripts::shipped(), CALL_DEADLINE);
+    let valkey = Valkey::with_scripts(target(server), Scripts::shipped(), CALL_DEADLINE);
     let control = ControlPlane::new(valkey, Keyspace::new("ringpost:scale")?);
     let agent = Agent::new(settings, control, Arc::new(NoMail))?;
     let handle = agent.handle();
@@ -243,7 +245,7 @@ async fn measure(count: u32, window: Duration) -> Result<Row, Box<dyn Error>> {
     let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir())?;
     let server = Server::start_with(Durability::None, &["--maxclients", &(count * 2 + 100).to_string()]);
     // Beside the nodes: what it is asked counts among what they ask, and is next to nothing.
-    let observer = Valkey::with_scripts(server.target(), Scripts::shipped(), CALL_DEADLINE);
+    let observer = Valkey::with_scripts(target(&server), Scripts::shipped(), CALL_DEADLINE);
     let began = Instant::now();
     let mut nodes = Vec::new();
     for number in 0..count {

@@ -14,14 +14,12 @@ use hdrhistogram::Histogram;
 use ringpost_cluster::identity::{Incarnation, NodeId};
 use ringpost_cluster::keyspace::Keyspace;
 use ringpost_cluster::script::Scripts;
+use ringpost_cluster::target::Target;
 use ringpost_cluster::valkey::Valkey;
 use ringpost_cluster::work_item::{ItemKey, NewItem};
 use ringpost_cluster::work_queue::{Completed, Enqueued, ITEMS_PER_CALL, QueueBounds, WorkQueue};
-use server::{Durability, Server};
+use ringpost_valkey_server::{Durability, Server};
 use tokio::sync::Semaphore;
-
-#[path = "../tests/server/mod.rs"]
-mod server;
 
 const PARTITIONS: u16 = 4;
 /// Batches under way at once.
@@ -34,6 +32,10 @@ const GOAL: f64 = 0.5;
 
 /// Longest call that is told apart, in nanoseconds.
 const NANOSECONDS_MAX: u64 = 60_000_000_000;
+
+fn target(server: &Server) -> Target {
+    Target::parse(&server.url(), None, None).unwrap()
+}
 
 fn main() {
     // Small under `cargo test`.
@@ -83,7 +85,7 @@ struct Passed {
 }
 
 fn queue(server: &Server) -> WorkQueue {
-    let valkey = Valkey::with_scripts(server.target(), Scripts::shipped(), Duration::from_secs(5));
+    let valkey = Valkey::with_scripts(target(server), Scripts::shipped(), Duration::from_secs(5));
     let bounds = QueueBounds { partitions: PARTITIONS, capacity: 1_000_000, dead_max: 1000 };
     let me = Incarnation::of_this_process("n1".parse().expect("a node id"));
     WorkQueue::new(valkey, Keyspace::new("ringpost:bench").expect("a keyspace"), QUEUE, bounds, ItemKey::new(b"bench"), me).expect("a name")

@@ -1,7 +1,5 @@
 //! Whole agents on a real Valkey: what they run, say and do when their disk, their shards or Valkey fail.
 
-mod server;
-
 use std::{
     collections::BTreeMap,
     fs,
@@ -20,17 +18,26 @@ use ringpost_cluster::{
     pushed_config::PushedConfig,
     script::Scripts,
     surroundings::{AgentSettings, Boxed, LocalState, Surroundings},
+    target::Target,
     valkey::Valkey,
     valkey_error::ValkeyError,
     work_item::ItemKey,
 };
-use server::{Durability, Server};
+use ringpost_valkey_server::{Durability, Server};
 use tokio::task::JoinHandle;
 
 const KEY: &[u8] = b"the key that all nodes of one cluster have";
 const PATIENCE: Duration = Duration::from_secs(30);
 const HEARTBEAT: Duration = Duration::from_millis(300);
 const LEADER_TTL: Duration = Duration::from_secs(2);
+
+fn keyspace() -> Keyspace {
+    Keyspace::new("ringpost:test").unwrap()
+}
+
+fn target(server: &Server) -> Target {
+    Target::parse(&server.url(), None, None).unwrap()
+}
 
 /// The process around an agent, as the test wants it.
 #[derive(Default)]
@@ -93,9 +100,9 @@ impl Node {
             folder: folder.clone(),
             pushed_unfit: None,
         };
-        let valkey = Valkey::with_scripts(rig.server.target(), Scripts::shipped(), Duration::from_secs(1));
+        let valkey = Valkey::with_scripts(target(&rig.server), Scripts::shipped(), Duration::from_secs(1));
         let process = Arc::new(Mutex::new(Process::default()));
-        let control = ControlPlane::new(valkey, Server::keyspace()).with_key(ItemKey::new(KEY));
+        let control = ControlPlane::new(valkey, keyspace()).with_key(ItemKey::new(KEY));
         let agent = Agent::new(settings, control, Arc::new(Scripted(process.clone()))).unwrap();
         Node { handle: agent.handle(), process, folder, task: tokio::spawn(agent.run()) }
     }
@@ -219,7 +226,7 @@ fn two_texts_under_one_number_end_as_the_one_that_valkey_has() {
         let (text, elsewhere) = ("a = 2\n", Keyspace::new("other").unwrap());
         let other = ControlPlane::new(node.handle.control().valkey().clone(), elsewhere.clone()).with_key(ItemKey::new(KEY));
         assert_eq!(other.publish_config(text, "ann", 0, 0, None).await.unwrap(), Published::Version(1));
-        rig.copy(&elsewhere.configs(), &Server::keyspace().configs());
+        rig.copy(&elsewhere.configs(), &keyspace().configs());
         wait_for("the text that Valkey has", || node.runs() == text).await;
         wait_for("its being kept", || node.kept() == (1, Some(text.to_owned()))).await;
         assert_eq!(node.handle.config_version(), 1);
@@ -280,7 +287,7 @@ fn while_replicas_are_missing_elections_are_few_and_nobody_is_told_of_them() {
             said
         };
         wait_for("three nodes", || rig.nodes.iter().all(|node| node.handle.stats().counts.healthy_nodes == 3)).await;
-        let epoch = || match rig.run(redis::cmd("GET").arg(Server::keyspace().epoch())) {
+        let epoch = || match rig.run(redis::cmd("GET").arg(keyspace().epoch())) {
             redis::Value::BulkString(epoch) => String::from_utf8(epoch).unwrap().parse::<u64>().unwrap(),
             _ => 0,
         };
@@ -310,7 +317,7 @@ fn while_replicas_are_missing_elections_are_few_and_nobody_is_told_of_them() {
 #[test]
 fn what_is_forged_is_over_when_valkey_is_restored() {
     with_nodes(&[Role::Master, Role::Master], async |rig| {
-        let (keys, events) = (Server::keyspace(), rig.nodes[0].handle.control().events_channel());
+        let (keys, events) = (keyspace(), rig.nodes[0].handle.control().events_channel());
         rig.nodes[0].push("a = 1\n").await;
         wait_for("version 1", || rig.nodes.iter().all(|node| node.handle.config_version() == 1)).await;
         wait_for("a leader", || rig.nodes.iter().any(|node| node.handle.is_leader())).await;

@@ -1,28 +1,36 @@
 //! How an owner hears that another has its mail, on a real Valkey: by a message, soon; and by a word that is signed.
 
-mod server;
-
 use std::time::{Duration, Instant};
 
 use ringpost_cluster::{
     identity::Incarnation,
+    keyspace::Keyspace,
+    target::Target,
     valkey::Valkey,
     work_item::{ItemKey, NewItem},
     work_queue::{Completed, Enqueued, Known, QueueBounds, WorkQueue},
 };
-use server::{Durability, Server};
+use ringpost_valkey_server::{Durability, Server};
 
 const ITEMS: usize = 300;
+
+fn keyspace() -> Keyspace {
+    Keyspace::new("ringpost:test").unwrap()
+}
+
+fn target(server: &Server) -> Target {
+    Target::parse(&server.url(), None, None).unwrap()
+}
 
 fn queue(server: &Server, node: &str, number: u128) -> (std::sync::Arc<Valkey>, WorkQueue) {
     keyed_queue(server, node, number, b"key")
 }
 
 fn keyed_queue(server: &Server, node: &str, number: u128, key: &[u8]) -> (std::sync::Arc<Valkey>, WorkQueue) {
-    let valkey = Valkey::new(server.target());
+    let valkey = Valkey::new(target(server));
     let bounds = QueueBounds { partitions: 1, capacity: 10_000, dead_max: 10 };
     let me = Incarnation::new(node.parse().unwrap(), number);
-    let queue = WorkQueue::new(valkey.clone(), Server::keyspace(), "mail", bounds, ItemKey::new(key), me).unwrap();
+    let queue = WorkQueue::new(valkey.clone(), keyspace(), "mail", bounds, ItemKey::new(key), me).unwrap();
     (valkey, queue)
 }
 
@@ -74,7 +82,7 @@ fn owners_hear_of_each_completion_by_a_message() {
 fn a_completion_that_no_worker_signed_is_not_believed_and_gives_way() {
     let server = Server::start(Durability::None);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let outcomes = Server::keyspace().queue("mail", 0)[11].clone();
+    let outcomes = keyspace().queue("mail", 0)[11].clone();
     let write = |id: &str, record: &str| assert!(server.command(&format!("HSET {outcomes} {id} \"{record}\"")).starts_with(':'));
     let read = |id: &str| server.command(&format!("HGET {outcomes} {id}")).split_once("\r\n").unwrap().1.trim_end().replace('\n', "\\n");
     runtime.block_on(async {

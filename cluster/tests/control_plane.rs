@@ -1,7 +1,5 @@
 //! Election, heartbeats, configs and limits on a real Valkey, and what the driver does when that is slow, away or wrong.
 
-mod server;
-
 use std::{
     collections::BTreeMap,
     sync::Arc,
@@ -13,6 +11,7 @@ use ringpost_cluster::{
     election::{Answer, Step},
     fence::{Fence, Verdict},
     identity::{Epoch, Incarnation, Leadership, Role},
+    keyspace::Keyspace,
     membership::NodeRecord,
     script::Scripts,
     shares::{Division, Shares},
@@ -23,9 +22,17 @@ use ringpost_cluster::{
     work_item::ItemKey,
     work_queue::{QueueBounds, WorkQueue},
 };
-use server::{Durability, Server};
+use ringpost_valkey_server::{Durability, Server};
 
 const TTL: Duration = Duration::from_secs(60);
+
+fn keyspace() -> Keyspace {
+    Keyspace::new("ringpost:test").unwrap()
+}
+
+fn target(server: &Server) -> Target {
+    Target::parse(&server.url(), None, None).unwrap()
+}
 
 fn me(number: u128) -> Incarnation {
     Incarnation::new(format!("n{number}").parse().unwrap(), number)
@@ -60,8 +67,8 @@ fn on_server_with<T>(scripts: &'static Scripts, test: impl AsyncFnOnce(&mut Serv
     let mut server = Server::start(Durability::None);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let valkey = Valkey::with_scripts(server.target(), scripts, Duration::from_secs(5));
-        let control = ControlPlane::new(valkey, Server::keyspace());
+        let valkey = Valkey::with_scripts(target(&server), scripts, Duration::from_secs(5));
+        let control = ControlPlane::new(valkey, keyspace());
         test(&mut server, control).await
     })
 }
@@ -179,7 +186,7 @@ fn a_process_that_is_gone_stands_in_the_way_of_the_next_for_node_ttl_at_most() {
         assert!(began.elapsed() + Duration::from_millis(2) >= node_ttl, "it may have lived until then");
         // So does one whose last heartbeat lies ahead, of a clock that was stepped back since.
         assert!(matches!(beat(&gone, Duration::ZERO).await, Heartbeat::Taken(_)));
-        server.command(&format!("ZADD {} 99999999999999 n1", Server::keyspace().members()));
+        server.command(&format!("ZADD {} 99999999999999 n1", keyspace().members()));
         assert!(matches!(beat(&me, node_ttl).await, Heartbeat::Taken(_)));
         assert_eq!(beat(&gone, node_ttl).await, Heartbeat::Displaced(me.to_string()));
     });
@@ -465,7 +472,7 @@ fn a_lease_counts_once_as_many_replicas_have_it_as_are_required() {
         assert_eq!(elected, Answer::NotReplicated(Epoch(epoch + 1)));
         assert!(other.0.is_ok() && other.1 < ttl / 12, "other calls do not wait for replicas: {:?}", other.1);
         // Cut off in between: nothing is known of what replicas have.
-        let (written, _) = control.valkey().script_to_replicate("config_poll", &[Server::keyspace().configs()], &[b"1"]).await.unwrap();
+        let (written, _) = control.valkey().script_to_replicate("config_poll", &[keyspace().configs()], &[b"1"]).await.unwrap();
         primary.command("CLIENT KILL TYPE normal");
         let began = Instant::now();
         while control.members().await.is_err() {
@@ -498,8 +505,8 @@ fn a_restarted_server_gets_the_scripts_again() {
 #[test]
 fn a_frozen_server_costs_a_deadline_and_then_nothing() {
     on_server(async |server, _| {
-        let valkey = Valkey::new(server.target());
-        let control = ControlPlane::new(valkey.clone(), Server::keyspace());
+        let valkey = Valkey::new(target(server));
+        let control = ControlPlane::new(valkey.clone(), keyspace());
         pulse(&control, 1, 0, true).await;
         server.pause(true);
         for _ in 0..3 {
@@ -525,7 +532,7 @@ fn a_frozen_server_costs_a_deadline_and_then_nothing() {
 
 async fn first_error(url: &str, password: Option<&str>) -> ValkeyError {
     let valkey: Arc<Valkey> = Valkey::with_scripts(Target::parse(url, password, None).unwrap(), Scripts::shipped(), Duration::from_secs(5));
-    ControlPlane::new(valkey, Server::keyspace()).members().await.unwrap_err()
+    ControlPlane::new(valkey, keyspace()).members().await.unwrap_err()
 }
 
 #[test]
@@ -542,7 +549,7 @@ fn wrong_settings_are_told_from_outages() {
             assert!(matches!(error, ValkeyError::Misconfigured(_)), "{error}");
         }
         let right = Valkey::new(Target::parse(&locked.url(), Some("secret"), None).unwrap());
-        assert!(ControlPlane::new(right, Server::keyspace()).members().await.is_ok());
+        assert!(ControlPlane::new(right, keyspace()).members().await.is_ok());
         // Once this ended the whole node: nobody had chosen the cryptography for TLS.
         let error = first_error(&locked.url().replace("valkey://", "valkeys://"), None).await;
         assert!(error.is_outage(), "{error}");
@@ -592,11 +599,11 @@ fn a_server_that_lies_about_epochs_is_not_believed() {
 #[test]
 fn counts_that_are_damaged_end_no_process() {
     let server = Server::start(Durability::None);
-    let valkey = Valkey::with_scripts(server.target(), Scripts::shipped(), Duration::from_secs(5));
+    let valkey = Valkey::with_scripts(target(&server), Scripts::shipped(), Duration::from_secs(5));
     let bounds = QueueBounds { partitions: 4, capacity: 10, dead_max: 10 };
-    let queue = WorkQueue::new(valkey, Server::keyspace(), "mail", bounds, ItemKey::new(b"k"), me(1)).unwrap();
+    let queue = WorkQueue::new(valkey, keyspace(), "mail", bounds, ItemKey::new(b"k"), me(1)).unwrap();
     for partition in 0..4 {
-        server.command(&format!("HSET {} enqueued 9000000000000000000", Server::keyspace().queue("mail", partition)[9]));
+        server.command(&format!("HSET {} enqueued 9000000000000000000", keyspace().queue("mail", partition)[9]));
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     assert_eq!(runtime.block_on(queue.stats()).unwrap().counters["enqueued"], u64::MAX);

@@ -1,7 +1,5 @@
 //! A Valkey that is spoken to over TLS, whose certificate a CA of its own has signed.
 
-mod server;
-
 use std::{
     fs,
     net::TcpListener,
@@ -10,7 +8,7 @@ use std::{
 };
 
 use ringpost_cluster::{target::Target, valkey::Valkey};
-use server::{Durability, Server};
+use ringpost_valkey_server::{Durability, Server};
 
 fn openssl(words: &[&str]) {
     let status = Command::new("openssl").args(words).stdout(Stdio::null()).stderr(Stdio::null()).status();

@@ -4,19 +4,28 @@
 
 #[path = "queue_model/model.rs"]
 mod model;
-mod server;
 
 use std::time::Duration;
 
 use model::{Fault, check};
 use ringpost_cluster::{
     identity::Incarnation,
+    keyspace::Keyspace,
     script::Scripts,
+    target::Target,
     valkey::Valkey,
     work_item::{ItemKey, NewItem},
     work_queue::{Completed, Ending, Enqueued, Failed, Known, QueueBounds, Retry, Swept, WorkQueue},
 };
-use server::{Durability, Server};
+use ringpost_valkey_server::{Durability, Server};
+
+fn keyspace() -> Keyspace {
+    Keyspace::new("ringpost:test").unwrap()
+}
+
+fn target(server: &Server) -> Target {
+    Target::parse(&server.url(), None, None).unwrap()
+}
 
 fn operations(default: u64) -> u64 {
     std::env::var("RINGPOST_OPERATIONS").ok().map_or(default, |text| text.parse().expect("RINGPOST_OPERATIONS is a number"))
@@ -166,9 +175,9 @@ fn a_lease_of_a_time_to_come_is_cut_to_the_longest() {
         let queue = queue(&server, Scripts::shipped());
         queue.enqueue(0, &[item("a")]).await.unwrap();
         assert_eq!(queue.lease(0, 1, 1000, 60_000, 1000).await.unwrap().1.len(), 1);
-        let keys = Server::keyspace().queue("mail", 0);
+        let keys = keyspace().queue("mail", 0);
         let timed = &keys[4];
-        let valkey = Valkey::new(server.target());
+        let valkey = Valkey::new(target(&server));
         // What the clock of before the step had written.
         valkey.command(redis::cmd("ZADD").arg(timed).arg(9e12).arg("a")).await.unwrap();
         queue.recover(0, 0).await.unwrap();
@@ -187,9 +196,9 @@ fn damaged_metadata_stops_nothing_and_leaves_the_queue() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let queue = queue(&server, Scripts::shipped());
-        let keys = Server::keyspace().queue("mail", 0);
+        let keys = keyspace().queue("mail", 0);
         let [ready, ages, scheduled, _, timed, _, dead, meta, ..] = &keys[..] else { panic!("{keys:?}") };
-        let valkey = Valkey::new(server.target());
+        let valkey = Valkey::new(target(&server));
         let packed = [&b"\xda"[..], b"", b"\xc0", b"\x9a\xa1R", b"\x93\xa1R\x05\x00", b"\xca\x00"];
         let mut count = 0;
         for (number, packed) in packed.iter().enumerate() {
@@ -248,10 +257,10 @@ fn completions_that_nobody_settles_leave_room_for_others() {
 }
 
 fn queue(server: &Server, scripts: &'static Scripts) -> WorkQueue {
-    let valkey = Valkey::with_scripts(server.target(), scripts, Duration::from_secs(5));
+    let valkey = Valkey::with_scripts(target(server), scripts, Duration::from_secs(5));
     let bounds = QueueBounds { partitions: 1, capacity: 100, dead_max: 10 };
     let me = Incarnation::new("n2".parse().unwrap(), 7);
-    WorkQueue::new(valkey, Server::keyspace(), "mail", bounds, ItemKey::new(b"k"), me).unwrap()
+    WorkQueue::new(valkey, keyspace(), "mail", bounds, ItemKey::new(b"k"), me).unwrap()
 }
 
 /// The node that had named the data named it the same after its loss if it came first, and no owner saw that anything was lost until it
@@ -261,7 +270,7 @@ fn a_loss_of_data_is_seen_by_the_node_that_named_it() {
     let server = Server::start(Durability::None);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let named = runtime.block_on(async {
-        let (valkey, queue) = (Valkey::new(server.target()), queue(&server, Scripts::shipped()));
+        let (valkey, queue) = (Valkey::new(target(&server)), queue(&server, Scripts::shipped()));
         let mut named = Vec::new();
         for _ in 0..3 {
             let (generation, _) = queue.known(0, &[]).await.unwrap();

@@ -1,7 +1,5 @@
 //! Hosts that take what they are sent and never answer, as one does whose machine has lost its power.
 
-mod server;
-
 use std::{
     net::TcpListener,
     process::{Child, Command, Stdio},
@@ -13,9 +11,13 @@ use std::{
 };
 
 use ringpost_cluster::{target::Target, valkey::Valkey};
-use server::{Durability, Server, program};
+use ringpost_valkey_server::{Durability, Server, program};
 
 const PATIENCE: Duration = Duration::from_secs(20);
+
+fn target(server: &Server) -> Target {
+    Target::parse(&server.url(), None, None).unwrap()
+}
 
 /// Its port, and how many connections were made to it.
 fn silent_host() -> (u16, Arc<AtomicUsize>) {
@@ -115,7 +117,7 @@ fn is_unconfirmed(port: u16) -> bool {
 fn what_a_host_does_not_take_is_given_up() {
     run(async {
         let server = Server::start(Durability::None);
-        let valkey = Valkey::new(server.target());
+        let valkey = Valkey::new(target(&server));
         while valkey.command(&ping()).await.is_err() {}
         server.pause(true);
         // More than the host's machine takes for it.

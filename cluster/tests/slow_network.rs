@@ -1,7 +1,5 @@
 //! Items of several megabytes over a network that takes its time for them.
 
-mod server;
-
 use std::{
     io::{Read, Write},
     net::{Shutdown, TcpListener, TcpStream},
@@ -10,17 +8,26 @@ use std::{
 
 use ringpost_cluster::{
     identity::Incarnation,
+    keyspace::Keyspace,
     target::Target,
     valkey::{Valkey, random_u64},
     work_item::{ItemKey, NewItem},
     work_queue::{Enqueued, Known, QueueBounds, WorkQueue},
 };
-use server::{Durability, Server};
+use ringpost_valkey_server::{Durability, Server};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Twice what is counted on, and a third of what four megabytes within 50 ms would need.
 const BYTES_PER_SECOND: usize = 16 << 20;
 const CONTENT: usize = 4 << 20;
+
+fn keyspace() -> Keyspace {
+    Keyspace::new("ringpost:test").unwrap()
+}
+
+fn target(server: &Server) -> Target {
+    Target::parse(&server.url(), None, None).unwrap()
+}
 
 /// The way to the server; each connection has a line of its own.
 fn slow_way_to(server: u16) -> u16 {
@@ -72,7 +79,7 @@ fn large_items_have_the_time_they_take_and_delay_no_small_call() {
     let way = slow_way_to(server.port());
     let valkey = Valkey::new(Target::parse(&format!("valkey://127.0.0.1:{way}"), None, None).unwrap());
     let (bounds, me) = (QueueBounds { partitions: 1, capacity: 1000, dead_max: 100 }, Incarnation::new("n1".parse().unwrap(), 7));
-    let queue = WorkQueue::new(valkey, Server::keyspace(), "mail", bounds, ItemKey::new(b"k"), me).unwrap();
+    let queue = WorkQueue::new(valkey, keyspace(), "mail", bounds, ItemKey::new(b"k"), me).unwrap();
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
         let began = Instant::now();
         let mut number = 0;
@@ -105,9 +112,9 @@ fn large_items_have_the_time_they_take_and_delay_no_small_call() {
 #[test]
 fn a_large_item_that_others_overtake_has_its_turn_all_the_same() {
     let server = Server::start(Durability::None);
-    let valkey = Valkey::with_scripts(server.target(), ringpost_cluster::script::Scripts::shipped(), Duration::from_secs(2));
+    let valkey = Valkey::with_scripts(target(&server), ringpost_cluster::script::Scripts::shipped(), Duration::from_secs(2));
     let (bounds, me) = (QueueBounds { partitions: 1, capacity: 1000, dead_max: 100 }, Incarnation::new("n1".parse().unwrap(), 7));
-    let queue = WorkQueue::new(valkey, Server::keyspace(), "mail", bounds, ItemKey::new(b"k"), me).unwrap();
+    let queue = WorkQueue::new(valkey, keyspace(), "mail", bounds, ItemKey::new(b"k"), me).unwrap();
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
         queue.enqueue(0, &[NewItem { priority: 9, ..item("oldest", noise(CONTENT)) }]).await.unwrap();
         let urgent: Vec<_> = (0..40).map(|number| NewItem { priority: 0, ..item(&format!("urgent-{number}"), b"x".to_vec()) }).collect();
@@ -124,9 +131,9 @@ fn a_large_item_that_others_overtake_has_its_turn_all_the_same() {
 #[test]
 fn one_lease_brings_half_a_megabyte_or_one_item() {
     let server = Server::start(Durability::None);
-    let valkey = Valkey::with_scripts(server.target(), ringpost_cluster::script::Scripts::shipped(), Duration::from_secs(2));
+    let valkey = Valkey::with_scripts(target(&server), ringpost_cluster::script::Scripts::shipped(), Duration::from_secs(2));
     let (bounds, me) = (QueueBounds { partitions: 1, capacity: 1000, dead_max: 100 }, Incarnation::new("n1".parse().unwrap(), 7));
-    let queue = WorkQueue::new(valkey, Server::keyspace(), "mail", bounds, ItemKey::new(b"k"), me).unwrap();
+    let queue = WorkQueue::new(valkey, keyspace(), "mail", bounds, ItemKey::new(b"k"), me).unwrap();
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
         for (number, kib) in [200, 200, 200, 900, 10].into_iter().enumerate() {
             queue.enqueue(0, &[item(&format!("i{number}"), noise(kib << 10))]).await.unwrap();

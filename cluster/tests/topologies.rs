@@ -1,7 +1,5 @@
 //! The driver with Sentinels and with a cluster of servers: calls work, and go on after a primary was killed.
 
-mod server;
-
 use std::{
     net::TcpListener,
     path::Path,
@@ -14,6 +12,7 @@ use ringpost_cluster::{
     control_plane::ControlPlane,
     election::{Answer, Step},
     identity::{Epoch, Incarnation},
+    keyspace::Keyspace,
     script::Scripts,
     target::Target,
     valkey::Valkey,
@@ -21,9 +20,13 @@ use ringpost_cluster::{
     work_item::{ItemKey, NewItem},
     work_queue::{Enqueued, QueueBounds, QueueError, WorkQueue},
 };
-use server::{Durability, Server, program};
+use ringpost_valkey_server::{Durability, Server, program};
 
 const PATIENCE: Duration = Duration::from_secs(60);
+
+fn keyspace() -> Keyspace {
+    Keyspace::new("ringpost:test").unwrap()
+}
 
 fn me() -> Incarnation {
     Incarnation::new("n1".parse().unwrap(), 7)
@@ -71,7 +74,7 @@ async fn enqueue_everywhere(queue: &WorkQueue, name: &str) {
 
 fn work_queue(valkey: std::sync::Arc<Valkey>, partitions: u16) -> WorkQueue {
     let bounds = QueueBounds { partitions, capacity: 1000, dead_max: 100 };
-    WorkQueue::new(valkey, Server::keyspace(), "mail", bounds, ItemKey::new(b"k"), me()).unwrap()
+    WorkQueue::new(valkey, keyspace(), "mail", bounds, ItemKey::new(b"k"), me()).unwrap()
 }
 
 struct Sentinel(std::process::Child);
@@ -110,7 +113,7 @@ fn sentinels_lead_to_the_new_primary() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let valkey = valkey(&format!("valkey+sentinel://{}/mail", hosts.join(",")));
-        let control = ControlPlane::new(valkey.clone(), Server::keyspace());
+        let control = ControlPlane::new(valkey.clone(), keyspace());
         let (first, _) = lead(&control, 0).await;
         // They must know of each other and of the replica before they can elect one.
         let began = Instant::now();
@@ -170,7 +173,7 @@ fn a_cluster_takes_every_script_where_its_keys_are() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let valkey = valkey(&url);
-        let control = ControlPlane::new(valkey.clone(), Server::keyspace());
+        let control = ControlPlane::new(valkey.clone(), keyspace());
         assert_eq!(lead(&control, 0).await.0, Epoch(1));
         let queue = work_queue(valkey, 16);
         enqueue_everywhere(&queue, "spread").await;
@@ -199,7 +202,7 @@ fn a_primary_that_is_dead_stops_no_call_to_the_others() {
         let queue = work_queue(valkey.clone(), 16);
         enqueue_everywhere(&queue, "before").await;
         // All keys of a partition are where its first one is.
-        let asks = |server: &Server, partition: u16| server.command(&format!("EXISTS {}", Server::keyspace().queue("mail", partition)[7]));
+        let asks = |server: &Server, partition: u16| server.command(&format!("EXISTS {}", keyspace().queue("mail", partition)[7]));
         let has = |server: &Server, partition: u16| asks(server, partition).starts_with(":1");
         let (dead, alive) = (0..16).partition::<Vec<u16>, _>(|partition| has(&servers[2], *partition));
         assert!(!dead.is_empty() && !alive.is_empty(), "{dead:?} {alive:?}");

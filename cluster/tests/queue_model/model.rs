@@ -9,8 +9,9 @@ use ringpost_cluster::{
     work_item::{ItemKey, NewItem},
     work_queue::{Completed, Enqueued, Failed, Known, QueueBounds, Retry, Swept, WorkQueue},
 };
+use ringpost_valkey_server::Server;
 
-use crate::server::Server;
+use crate::{keyspace, target};
 
 /// What happens to the server now and then.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -111,11 +112,11 @@ fn text(error: impl std::fmt::Display) -> String {
 pub async fn check(server: &mut Server, scripts: &'static Scripts, seed: u64, operations: u64, fault: Fault) -> Result<Report, String> {
     let bounds = QueueBounds { partitions: 1, capacity: 1_000_000, dead_max: 100_000 };
     // The deadline is not what is tested here, and the machine may be busy.
-    let valkey = Valkey::with_scripts(server.target(), scripts, std::time::Duration::from_secs(5));
+    let valkey = Valkey::with_scripts(target(server), scripts, std::time::Duration::from_secs(5));
     let key = ItemKey::new(b"test");
     let queues = (0..WORKERS).map(|worker| {
         let me = Incarnation::new("n1".parse().expect("a node id"), worker as u128 + 1);
-        WorkQueue::new(valkey.clone(), Server::keyspace(), "mail", bounds, key.clone(), me).expect("a queue's name")
+        WorkQueue::new(valkey.clone(), keyspace(), "mail", bounds, key.clone(), me).expect("a queue's name")
     });
     let mut world = World {
         random: Random(seed),
@@ -541,7 +542,7 @@ impl World {
 
     /// Each id is in exactly one place, and the places hold nothing else (Q1).
     fn compare(&self, server: &Server) -> Result<(), String> {
-        let keys = Server::keyspace().queue("mail", 0);
+        let keys = keyspace().queue("mail", 0);
         let count = |command: &str, key: usize| -> u64 {
             let answer = server.command(&format!("{command} {}", keys[key]));
             answer.trim_start_matches(':').trim().parse().unwrap_or(u64::MAX)

@@ -1,13 +1,11 @@
-//! A Valkey of one test's own: on a free port, in a temporary folder, killed at the end.
-#![allow(dead_code, reason = "each test uses a part")]
+//! A Valkey of one test's own: on a free port, in a temporary folder, killed at the end. For tests and benches; never shipped.
+#![forbid(unsafe_code)]
 
 use std::{
     net::{TcpListener, TcpStream},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
-
-use ringpost_cluster::{keyspace::Keyspace, target::Target};
 
 /// How it keeps its data.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -20,7 +18,7 @@ pub enum Durability {
     Always,
 }
 
-/// A running server.
+/// A server that runs until it is dropped.
 pub struct Server {
     folder: tempfile::TempDir,
     child: Option<Child>,
@@ -29,6 +27,7 @@ pub struct Server {
     extra: Vec<String>,
 }
 
+/// Valkey's server, or Redis's, where that is all there is. Panics where neither is installed.
 pub fn program() -> &'static str {
     let found = ["valkey-server", "redis-server"]
         .into_iter()
@@ -37,10 +36,12 @@ pub fn program() -> &'static str {
 }
 
 impl Server {
+    /// As [`Server::start_with`], without further options.
     pub fn start(durability: Durability) -> Server {
         Server::start_with(durability, &[])
     }
 
+    /// Returns as soon as it answers. `extra` are options as on the command line: `["--maxmemory", "100mb"]`.
     pub fn start_with(durability: Durability, extra: &[&str]) -> Server {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let extra = extra.iter().map(|&text| text.to_owned()).collect();
@@ -49,20 +50,14 @@ impl Server {
         server
     }
 
+    /// As in `cluster.valkey_url`.
     pub fn url(&self) -> String {
         format!("valkey://127.0.0.1:{}", self.port)
     }
 
+    /// Of the loopback.
     pub fn port(&self) -> u16 {
         self.port
-    }
-
-    pub fn target(&self) -> Target {
-        Target::parse(&self.url(), None, None).unwrap()
-    }
-
-    pub fn keyspace() -> Keyspace {
-        Keyspace::new("ringpost:test").unwrap()
     }
 
     /// Kills it if it runs (kill -9), and starts it on the same port with what its disk has.
@@ -118,7 +113,7 @@ impl Server {
         assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
     }
 
-    /// Runs one command, inline form.
+    /// Runs one command, inline form, and returns its answer, the first 16 KiB of it as it came.
     pub fn command(&self, text: &str) -> String {
         use std::io::{Read, Write};
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
