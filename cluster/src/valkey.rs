@@ -189,7 +189,7 @@ impl Valkey {
             return Err(ValkeyError::CircuitOpen);
         }
         let mut permit = Permit { valkey: self, slot, sent_at, is_settled: false };
-        let answer = self.send(line, command, deadline).await;
+        let answer = self.send(line, slot, command, deadline).await;
         permit.is_settled = true;
         match &answer {
             Err(error) if error.is_outage() => self.failed(slot, sent_at, error),
@@ -205,9 +205,9 @@ impl Valkey {
         answer
     }
 
-    async fn send(&self, line: &Line, command: &Cmd, deadline: Duration) -> Result<(u64, Value), ValkeyError> {
+    async fn send(&self, line: &Line, slot: Option<Slot>, command: &Cmd, deadline: Duration) -> Result<(u64, Value), ValkeyError> {
         let (number, mut connection) = self.connected(line).await?;
-        let ended = timeout(deadline, connection.run(command)).await;
+        let ended = timeout(deadline, connection.run(command, slot)).await;
         let is_late = ended.is_err();
         let answer = match ended {
             Err(_) => Err(ValkeyError::Unreachable(format!("no answer within {} ms", deadline.as_millis()))),

@@ -239,3 +239,41 @@ fn a_primary_that_is_dead_stops_no_call_to_the_others() {
         }
     });
 }
+
+/// All primaries were asked for the replicas of what one of them had written, and the fewest counted: a replica that another lacked, and nobody
+/// led.
+#[test]
+fn replicas_of_the_server_that_has_the_lease_count_and_of_no_other() {
+    let (servers, url) = three_primaries(&[]);
+    let leader = keyspace().leader();
+    let slot: u16 = servers[0].command(&format!("CLUSTER KEYSLOT {leader}")).trim().trim_start_matches(':').parse().unwrap();
+    let primary = (0..3).find(|index| usize::from(slot) < (index + 1) * 16384 / 3).unwrap();
+    let id = servers[primary].command("CLUSTER MYID").lines().nth(1).unwrap().to_owned();
+    let replica = Server::start_with(Durability::None, &["--cluster-enabled", "yes"]);
+    replica.command(&format!("CLUSTER MEET 127.0.0.1 {}", servers[0].port()));
+    servers[primary].command("CONFIG SET repl-diskless-sync-delay 0");
+    let wait_for = |what: &str, holds: &dyn Fn() -> bool| {
+        let began = Instant::now();
+        while !holds() {
+            assert!(began.elapsed() < PATIENCE, "{what} does not happen");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    };
+    wait_for("its following", &|| replica.command(&format!("CLUSTER REPLICATE {id}")).starts_with("+OK"));
+    wait_for("its having all", &|| servers[primary].command("INFO replication").contains("state=online"));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let control = ControlPlane::new(valkey(&url), keyspace());
+        let ttl = Duration::from_secs(12);
+        let began = Instant::now();
+        loop {
+            match control.elect(&me(), &Step::Acquire(Epoch(0)), ttl, 1).await {
+                Answer::Acquired(_) => break,
+                // A busy machine.
+                answer => assert!(began.elapsed() < ttl, "{answer:?}"),
+            }
+        }
+        let mine = control.elect(&me(), &Step::Acquire(Epoch(0)), ttl, 2).await;
+        assert!(matches!(mine, Answer::Held(..)), "{mine:?}");
+    });
+}

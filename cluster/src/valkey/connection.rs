@@ -7,6 +7,7 @@ use redis::{
     aio::{ConnectionLike, MultiplexedConnection},
     cluster::ClusterClientBuilder,
     cluster_async::{ClusterConnection, Connect},
+    cluster_routing::{Route, RoutingInfo, SingleNodeRoutingInfo, Slot, SlotAddr},
     io::tcp::TcpSettings,
     sentinel::{Sentinel, SentinelNodeConnectionInfo},
 };
@@ -32,10 +33,15 @@ pub(super) enum Connection {
 }
 
 impl Connection {
-    pub async fn run(&mut self, command: &Cmd) -> RedisResult<Value> {
-        match self {
-            Connection::One(connection) => connection.req_packed_command(command).await,
-            Connection::Cluster(connection) => connection.req_packed_command(command).await,
+    /// In a cluster to the primary of `slot`; without one to where the client sends such a command.
+    pub async fn run(&mut self, command: &Cmd, slot: Option<Slot>) -> RedisResult<Value> {
+        match (self, slot) {
+            (Connection::One(connection), _) => connection.req_packed_command(command).await,
+            (Connection::Cluster(connection), None) => connection.req_packed_command(command).await,
+            (Connection::Cluster(connection), Some(slot)) => {
+                let primary = SingleNodeRoutingInfo::SpecificNode(Route::with_slot(slot, SlotAddr::Master));
+                connection.route_command(command.clone(), RoutingInfo::SingleNode(primary)).await
+            }
         }
     }
 }
@@ -154,7 +160,7 @@ impl Valkey {
         }
         let mut command = redis::cmd("INFO");
         command.arg("memory");
-        let text = match connection.run(&command).await.map_err(|error| ValkeyError::of_client(&error))? {
+        let text = match connection.run(&command, None).await.map_err(|error| ValkeyError::of_client(&error))? {
             Value::BulkString(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
             Value::VerbatimString { text, .. } => text,
             Value::ServerError(error) => {
