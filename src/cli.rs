@@ -241,13 +241,14 @@ pub enum QueueCall {
         #[command(flatten)]
         output: Output,
     },
-    /// Try now instead of at the scheduled time.
+    /// Try now instead of at the scheduled time; where --domain, --destination or --state chooses among a message's recipients, those alone.
     Retry(Selection),
-    /// Keep from being delivered until released.
+    /// Keep from being delivered until released. Messages are held whole: filters say which, and the answer counts the recipients that
+    /// they do not match.
     Hold(Selection),
-    /// End a hold.
+    /// End a hold, of whole messages as with `hold`.
     Release(Selection),
-    /// Give up: the recipients fail, and their sender is told.
+    /// Give up: the recipients that match fail, and their sender is told.
     Bounce {
         /// What the sender is told, in one line of at most 190 bytes
         #[arg(long, value_name = "TEXT", value_parser = queue_filter::named, default_value = "returned by the operator of this system")]
@@ -255,10 +256,11 @@ pub enum QueueCall {
         #[command(flatten)]
         selection: Selection,
     },
-    /// Remove for good and tell nobody.
+    /// Remove the recipients that match for good and tell nobody.
     #[command(alias = "delete")]
     Purge(Selection),
-    /// Send by another route than the one of its recipients' domains; it is tried there at once.
+    /// Send by another route than the one of the recipients' domains; they are tried there at once. Where --domain, --destination or
+    /// --state chooses among a message's recipients, those alone go there.
     Reroute {
         /// The route, named by its `domain` as it stands in the config
         #[arg(long, value_name = "ROUTE", value_parser = queue_filter::named)]
@@ -266,7 +268,7 @@ pub enum QueueCall {
         #[command(flatten)]
         selection: Selection,
     },
-    /// Set when messages expire: so long from now ("2d", "12h"), or a time ("2026-12-04T12:00:00Z").
+    /// Set when messages expire: so long from now ("2d", "12h"), or a time ("2026-12-04T12:00:00Z"). Of whole messages, as with `hold`.
     SetExpiry {
         /// The queue ids, if any, and last the time from now, or the time
         #[arg(value_name = "ID... TIME", required = true)]

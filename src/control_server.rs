@@ -282,6 +282,7 @@ async fn change_all(order: &ChangeOrder, shards: &[Arc<RequestLane>], write: &mu
             left.unanswered += answer.unanswered;
             left.held += answer.held;
             left.ends_earlier += answer.ends_earlier;
+            left.others += answer.others;
             after = answer.next;
             if after.is_none() {
                 break;

@@ -99,6 +99,9 @@ pub struct NotChanged {
     /// Messages that were changed and that their route's `expiry` ends earlier all the same.
     #[serde(default)]
     pub ends_earlier: u64,
+    /// Recipients that the filter does not match and that were changed along with their messages.
+    #[serde(default)]
+    pub others: u64,
 }
 
 /// The last line of every answer.

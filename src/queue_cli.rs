@@ -359,7 +359,7 @@ fn change(socket: &Path, change: Change, selection: Selection) -> ExitCode {
         eprint!("\r\x1b[K");
     }
     if let Ok(count) = result {
-        let NotChanged { unchanged, taken, unanswered, held, ends_earlier } = left.unwrap_or_default();
+        let NotChanged { unchanged, taken, unanswered, held, ends_earlier, others } = left.unwrap_or_default();
         if unchanged > 0 {
             eprintln!("ringpost: {} stayed as before: {so_already}", messages(unchanged));
         }
@@ -378,6 +378,12 @@ fn change(socket: &Path, change: Change, selection: Selection) -> ExitCode {
         if ends_earlier > 0 {
             eprintln!("ringpost: {ends_earlier} of them end earlier all the same, by the `expiry` of their route");
         }
+        if others > 0 {
+            let (plural, are) = (plural(others), if others == 1 { "is" } else { "are" });
+            eprintln!(
+                "ringpost: {others} recipient{plural} that the filter does not match {are} {word} along with them: this is done with whole messages"
+            );
+        }
         wanted -= (unchanged + taken + unanswered + held).min(wanted);
         if output.json {
             let mut answer = serde_json::json!({"changed": count});
@@ -393,6 +399,9 @@ fn change(socket: &Path, change: Change, selection: Selection) -> ExitCode {
             }
             if ends_earlier > 0 {
                 answer["ends_earlier"] = ends_earlier.into();
+            }
+            if others > 0 {
+                answer["other_recipients"] = others.into();
             }
             say_json(&answer.to_string());
         } else {

@@ -166,6 +166,8 @@ pub struct Changed {
     pub held: u64,
     /// Changed, and without effect for some recipient, whose route ends it earlier.
     pub ends_earlier: u64,
+    /// Recipients that the filter does not match and that were changed all the same, as what was done is done with whole messages.
+    pub others: u64,
 }
 
 /// How far ahead an end of life can be set: a year. What is meant to stay for longer is held.
@@ -312,7 +314,7 @@ pub struct ChangeOrder {
 pub enum Selection {
     /// These.
     Ids(Vec<QueueId>),
-    /// All that match. Bounces and purges are about the matching recipients alone.
+    /// All that match. Retries, bounces, purges and re-routes are about the matching recipients alone.
     Matching(MessageFilter),
 }
 
@@ -386,7 +388,7 @@ pub struct MessageView {
 pub struct RecipientView {
     /// Forward-path without brackets.
     pub address: String,
-    /// `ready`, `deferred`, `active`, `held`, `offered`, `failed`, `bounced` or `delivered`.
+    /// `ready`, `deferred`, `active`, `held`, `offered`, `failed`, `bounced`, `purged` or `delivered`.
     pub state: String,
     /// Name of the destination it leads to.
     #[serde(default)]

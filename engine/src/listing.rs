@@ -54,8 +54,17 @@ pub(crate) fn filter_of(queue: &Queue, filter: &MessageFilter, now: u64) -> Resu
 }
 
 fn state_named(word: &str) -> Result<State, String> {
-    let states =
-        [State::Deferred, State::Ready, State::Attempting, State::Held, State::Offered, State::Delivered, State::Failed, State::Bounced];
+    let states = [
+        State::Deferred,
+        State::Ready,
+        State::Attempting,
+        State::Held,
+        State::Offered,
+        State::Delivered,
+        State::Failed,
+        State::Bounced,
+        State::Purged,
+    ];
     states
         .into_iter()
         .find(|state| state.as_str() == word || (word == "active" && *state == State::Attempting))

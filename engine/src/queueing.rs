@@ -100,7 +100,7 @@ impl Shard {
             self.with_message(envelope, entry, |queue, message, recipients| queue.recover(message, recipients, state.into_iter(), now));
         let Recovered { key, done, lost_route } = recovered.map_err(|reason| reason.to_string())?;
         if let Some(route) = lost_route {
-            warn!(queue_id = %id, route, "this message was re-routed to a route that the config no longer has; it goes the way of its domains");
+            warn!(queue_id = %id, route, "this message, or a part of it, was re-routed to a route that the config no longer has: that goes the way of its domains");
         }
         if done {
             self.persist(key, Settled::Done);

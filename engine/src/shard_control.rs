@@ -166,6 +166,7 @@ fn stats(shard: &Shard) -> Vec<(&'static str, u64)> {
         ("queue_attempting", counts.attempting as u64),
         ("queue_failed", counts.failed as u64),
         ("queue_bounced", counts.bounced as u64),
+        ("queue_purged", counts.purged as u64),
         ("dispatches_at_homes", shard.homes.out() as u64),
         ("dispatches_of_others", shard.homes.guests() as u64),
         ("reports_waiting", shard.queue.borrow().reports_waiting() as u64),

@@ -98,11 +98,11 @@ impl Changed {
     }
 }
 
-/// Nothing of the message can be attempted before it is released, or goes by another route.
-fn is_all_held(shard: &Shard, key: MessageKey) -> bool {
+/// Nothing of what is meant of the message can be attempted before it is released, or goes by another route.
+fn is_all_held(shard: &Shard, key: MessageKey, filter: &Filter) -> bool {
     let queue = shard.queue.borrow();
     let Some(view) = queue.show(key) else { return false };
-    let mut open = view.recipients().filter(|recipient| !recipient.is_settled()).peekable();
+    let mut open = view.recipients().filter(|recipient| !recipient.is_settled() && recipient.matches(filter)).peekable();
     open.peek().is_some() && (view.is_held() || open.all(|recipient| recipient.state() == State::Held))
 }
 
@@ -161,7 +161,7 @@ impl Steering {
         };
         let answers = if wanted.is_empty() { HashMap::new() } else { shard.recall(&wanted).await };
         for &key in keys {
-            if matches!(self, Self::Retry) && is_all_held(shard, key) {
+            if matches!(self, Self::Retry) && is_all_held(shard, key, filter) {
                 changed.held += 1;
                 continue;
             }
@@ -171,13 +171,11 @@ impl Steering {
                 Some(Recalled::Taken) => changed.taken += 1,
                 Some(Recalled::Unanswered) => changed.unanswered += 1,
                 Some(Recalled::Out) => {
-                    changed.count_in(self.apply(shard, key, filter));
-                    changed.ends_earlier += u64::from(self.ends_earlier(shard, key));
+                    self.change_one(shard, key, filter, changed);
                     shard.after_recall(key);
                 }
                 None => {
-                    changed.count_in(self.apply(shard, key, filter));
-                    changed.ends_earlier += u64::from(self.ends_earlier(shard, key));
+                    self.change_one(shard, key, filter, changed);
                     if matches!(self, Self::Retry | Self::Release) {
                         shard.offer_what_is_open(key);
                     }
@@ -186,31 +184,41 @@ impl Steering {
         }
     }
 
+    /// Changes one message, and counts what came of it.
+    fn change_one(&self, shard: &Shard, key: MessageKey, filter: &Filter, changed: &mut Changed) {
+        let others = self.others(shard, key, filter);
+        let applied = self.apply(shard, key, filter);
+        changed.others += if matches!(applied, Applied::Changed) { others } else { 0 };
+        changed.ends_earlier += u64::from(self.ends_earlier(shard, key));
+        changed.count_in(applied);
+    }
+
     /// Changes one message.
     fn apply(&self, shard: &Shard, key: MessageKey, filter: &Filter) -> Applied {
         let now = shard.now_ms();
         if matches!(self, Self::Bounce(_) | Self::Purge) {
             self.log_recipients(shard, key, filter);
         }
+        let chosen = self.chosen(shard, key, filter);
         let settled = {
             let (mut queue, mut record) = (shard.queue.borrow_mut(), Vec::new());
             match self {
-                Self::Retry => queue.retry(key, now, &mut record),
+                Self::Retry => queue.retry(key, filter, now, &mut record),
                 Self::Hold => queue.hold(key, now, &mut record),
                 Self::Release => queue.release(key, now, &mut record),
                 Self::Bounce(reply) => queue.bounce(key, filter, reply.as_bytes(), now, &mut record),
                 Self::Purge => queue.purge(key, filter, now, &mut record),
-                Self::Reroute(to, _) => queue.reroute(key, *to, now, &mut record),
+                Self::Reroute(to, _) => queue.reroute(key, filter, *to, now, &mut record),
                 Self::SetExpiry(at) => queue.set_expiry(key, *at, &mut record),
             }
         };
         match (settled, self) {
             (None, _) => return Applied::Absent,
             // An attempt runs to its end; what had failed before stays as it is.
-            (Some(Settled::Nothing), Self::Bounce(_) | Self::Purge) => return Applied::Absent,
+            (Some(Settled::Nothing), Self::Bounce(_) | Self::Purge | Self::Reroute(..)) => return Applied::Absent,
             (Some(Settled::Nothing), Self::Hold | Self::Release) => return Applied::Unchanged,
             (Some(settled), _) => {
-                self.log(shard, key, settled);
+                self.log(shard, key, settled, &chosen);
                 shard.persist(key, settled);
             }
         }
@@ -248,20 +256,47 @@ impl Steering {
         }
     }
 
-    fn log(&self, shard: &Shard, key: MessageKey, settled: Settled) {
+    /// The addresses of those that a filter chose among the recipients, where what is done is done with them alone.
+    fn chosen(&self, shard: &Shard, key: MessageKey, filter: &Filter) -> Vec<Vec<u8>> {
+        if !matches!(self, Self::Retry | Self::Reroute(..)) || !filter.is_about_recipients() {
+            return Vec::new();
+        }
+        let queue = shard.queue.borrow();
+        let Some(view) = queue.show(key) else { return Vec::new() };
+        let chosen = view.recipients().filter(|recipient| !recipient.is_settled() && recipient.matches(filter));
+        chosen.map(|recipient| recipient.address().to_vec()).collect()
+    }
+
+    /// What is done with whole messages takes along the recipients that the filter does not match: how many.
+    fn others(&self, shard: &Shard, key: MessageKey, filter: &Filter) -> u64 {
+        if !matches!(self, Self::Hold | Self::Release | Self::SetExpiry(_)) || !filter.is_about_recipients() {
+            return 0;
+        }
+        let queue = shard.queue.borrow();
+        let Some(view) = queue.show(key) else { return 0 };
+        view.recipients().filter(|recipient| !recipient.is_settled() && !recipient.matches(filter)).count() as u64
+    }
+
+    /// `chosen` as from [`Steering::chosen`]: each has a line of its own.
+    fn log(&self, shard: &Shard, key: MessageKey, settled: Settled, chosen: &[Vec<u8>]) {
         let queue = shard.queue.borrow();
         let Some(envelope) = queue.envelope(key) else { return };
         let id = envelope.id;
+        let to = chosen.iter().map(|address| format!(" to=<{}>", EscapedWord(address)));
+        let lines: Vec<String> = if chosen.is_empty() { vec![String::new()] } else { to.collect() };
         match self {
             Self::Purge | Self::Bounce(_) if settled == Settled::Done => {
                 shard.log_mail(format_args!("queue_id={id} event=deleted reason=\"by command\""));
             }
             Self::Purge | Self::Bounce(_) => {}
-            Self::Retry => shard.log_mail(format_args!("queue_id={id} event=command command=retry")),
+            Self::Retry => lines.iter().for_each(|to| shard.log_mail(format_args!("queue_id={id} event=command{to} command=retry"))),
             Self::Hold => shard.log_mail(format_args!("queue_id={id} event=command command=hold")),
             Self::Release => shard.log_mail(format_args!("queue_id={id} event=command command=release")),
-            Self::Reroute(_, to) => {
-                shard.log_mail(format_args!("queue_id={id} event=command command=reroute route=\"{}\"", Escaped(to.as_bytes())));
+            Self::Reroute(_, route) => {
+                let route = Escaped(route.as_bytes());
+                for to in &lines {
+                    shard.log_mail(format_args!("queue_id={id} event=command{to} command=reroute route=\"{route}\""));
+                }
             }
             Self::SetExpiry(at) => {
                 let at = time_text(*at);

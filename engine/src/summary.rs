@@ -80,7 +80,7 @@ fn count(summary: &mut DestinationSummary, recipient: &RecipientView<'_>, accept
         State::Ready => &mut summary.ready,
         State::Attempting => &mut summary.active,
         State::Held | State::Offered => &mut summary.held,
-        State::Failed | State::Delivered | State::Bounced => &mut summary.failed,
+        State::Failed | State::Delivered | State::Bounced | State::Purged => &mut summary.failed,
     };
     *count += 1;
     if recipient.state() == State::Deferred {

@@ -91,7 +91,7 @@ fn sentence(
             let at = recipient.last_attempt().map(|at| format!(" at {}", clock(at, now))).unwrap_or_default();
             format!("Failed for good{at}: {reply:?}; {}.", told())
         }
-        State::Delivered | State::Bounced => "Nothing is left to do.".to_owned(),
+        State::Delivered | State::Bounced | State::Purged => "Nothing is left to do.".to_owned(),
     }
 }
 

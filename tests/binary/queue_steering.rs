@@ -149,6 +149,34 @@ fn rerouted_mail_goes_the_other_way_also_after_a_restart() {
     node.wait_for_queue(|queue| queue.len() == 1 && queue[0]["id"] == kept.as_str());
 }
 
+/// `reroute --domain` took the recipients of other domains along; a hold takes them along still, and says so.
+#[test]
+fn a_filter_for_recipients_reroutes_those_alone_and_a_hold_says_who_goes_along() {
+    let hop = NextHop::start();
+    let extra: &'static str = format!("[[route]]\ndomain = \"backup.test\"\nvia = \"smarthost\"\nhosts = [\"{}\"]\n", hop.address).leak();
+    let mut node = Node::start(&Setup { extra, ..Setup::new() });
+    let id = deliver(&node, "a@x.test", &["b@y.test", "c@z.test", "d@z.test"]);
+    let held =
+        "1 message held\nringpost: 2 recipients that the filter does not match are held along with them: this is done with whole messages";
+    assert_eq!(say(&node, &["queue", "hold", "--domain", "y.test"]), held);
+    assert_eq!(say(&node, &["queue", "reroute", "--domain", "y.test", "--to", "backup.test"]), "1 message re-routed");
+    node.kill();
+    node.restart();
+    node.wait_for_queue(|queue| queue.len() == 1);
+    let released = say(&node, &["queue", "release", "--domain", "z.test", "--json"]);
+    assert_eq!(released.lines().next(), Some("{\"changed\":1,\"other_recipients\":1}"), "{released}");
+    assert_eq!(hop.wait_for(1)[0].recipients, ["b@y.test"]);
+    node.wait_for_queue(|queue| queue.len() == 1 && queue[0]["recipients"][0]["state"] == "delivered");
+    let recipients = |filter: &[&str]| ids(&node, filter).len();
+    assert_eq!((recipients(&["--destination", "*"]), recipients(&["--domain", "z.test", "--state", "held"])), (1, 1));
+    assert_eq!(say(&node, &["queue", "purge", "--domain", "y.test"]), "0 messages purged", "it is delivered");
+    assert_eq!(ids(&node, &[]), [id.as_str()]);
+    // Who is purged beside others reads so, and not as if the sender had been told of a bounce.
+    let other = deliver(&node, "a@x.test", &["b@y.test", "c@z.test"]);
+    assert_eq!(say(&node, &["queue", "purge", "--domain", "y.test"]), "1 message purged");
+    assert!(say(&node, &["queue", "show", &other]).contains("<b@y.test> purged, 0 attempts"));
+}
+
 #[test]
 fn the_summary_names_what_is_stuck() {
     let hop = NextHop::start();

@@ -4,40 +4,39 @@
 //! "all", go through [`Queue::page`] and apply the command to each key.
 
 use crate::destination::DestinationId;
-use crate::message::{Flags, MessageKey, NO_RECIPIENT, Place};
+use crate::listing::Filter;
+use crate::message::{Flags, MessageKey, Place, Recipient};
 use crate::queue::Queue;
 use crate::settling::Settled;
 use crate::slab::NONE;
 
 impl Queue {
-    /// Makes all recipients that are not delivered ready now, failed ones included, or at the message's time of release; dead destinations
-    /// are probed at once.
-    /// Mail past its lifetime gets one more attempt. A held message stays held.
-    pub fn retry(&mut self, key: MessageKey, now: u64, record: &mut Vec<u8>) -> Option<Settled> {
+    /// Makes the recipients that meet the filter and are not over ready now, failed ones included, or at the message's time of release; where
+    /// they lead, dead destinations are probed at once.
+    /// Mail past its lifetime gets one more attempt. A held message stays held. `None` also where nothing is left to be tried.
+    pub fn retry(&mut self, key: MessageKey, filter: &Filter, now: u64, record: &mut Vec<u8>) -> Option<Settled> {
         let index = self.find_open(key)?;
         let at = self.messages[index].may_go_at(now);
-        let mut changed = false;
-        let mut group = self.messages[index].first_group;
-        while group != NONE {
-            let mut next = self.groups[group].first;
-            while next != NO_RECIPIENT {
-                let recipient = &mut self.messages.recipients_mut(index)[usize::from(next)];
-                let (this, place) = (next, recipient.place);
-                next = recipient.next_in_group;
-                if matches!(place, Place::Waiting | Place::Failed) {
-                    recipient.next_attempt = at;
-                    self.place(index, this, Place::Waiting);
-                    changed = true;
-                }
+        let meant = self.chosen(key, filter, |_| true);
+        let (mut is_any_open, mut changed) = (false, Vec::new());
+        let mut last_group = NONE;
+        for number in meant {
+            let Recipient { place, group, .. } = self.messages.recipients(index)[usize::from(number)];
+            is_any_open |= place.is_open() || place == Place::Failed;
+            if matches!(place, Place::Waiting | Place::Failed) {
+                self.messages.recipients_mut(index)[usize::from(number)].next_attempt = at;
+                self.place(index, number, Place::Waiting);
+                changed.push(number);
             }
-            self.revive_home(self.groups[group].destination, now);
-            group = self.groups[group].next_in_message;
+            if std::mem::replace(&mut last_group, group) != group {
+                self.revive_home(self.groups[group].destination, now);
+            }
         }
-        if !changed {
-            return Some(Settled::Nothing);
+        if changed.is_empty() {
+            return is_any_open.then_some(Settled::Nothing);
         }
         self.grant_grace(index, now);
-        self.write_record(index, |recipient| recipient.place == Place::Waiting && recipient.next_attempt == at, record);
+        self.write_numbered(index, |number, _| changed.binary_search(&number).is_ok(), record);
         self.messages[index].unrecorded += 1;
         self.start(index, now);
         Some(Settled::Outcome)

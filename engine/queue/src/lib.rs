@@ -46,6 +46,7 @@ mod ready;
 mod reconfiguring;
 mod report;
 mod report_wait;
+mod reroutes;
 mod retry;
 mod route;
 mod routes;

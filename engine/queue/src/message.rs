@@ -115,8 +115,8 @@ pub(crate) struct Message {
     /// Dispatches not settled.
     pub(crate) in_flight: u16,
     pub(crate) next_dispatch: u16,
-    /// The route that it was sent to by command, whatever its recipients' domains; a [`RouteId`](crate::RouteId) or
-    /// [`NOT_REROUTED`].
+    /// The route that all of it was sent to by command, whatever its recipients' domains; a [`RouteId`](crate::RouteId) or
+    /// [`NOT_REROUTED`]. See `reroutes.rs` for what was sent elsewhere in part.
     pub(crate) rerouted: u16,
     pub(crate) priority: u8,
     pub(crate) flags: Flags,
@@ -160,9 +160,11 @@ impl Flags {
     pub(crate) const EXPIRY_SET: u16 = 32;
     /// The envelope in the record says more than addresses.
     pub(crate) const EXTENDED: u16 = 64;
+    /// Some of its recipients were sent another way than the others, see `reroutes.rs`.
+    pub(crate) const PARTLY_REROUTED: u16 = 512;
     /// It is in lists of the index.
     pub(crate) const LISTED: u16 = 1024;
-    /// Its recipients lead elsewhere than their groups say: grouped anew when no attempt runs.
+    /// Its recipients lead elsewhere than their groups say: grouped anew when no attempt runs, and until then none is begun.
     pub(crate) const REGROUP: u16 = 2048;
     /// Offered to other nodes; never in records.
     pub(crate) const OFFERED: u16 = 4096;
@@ -170,6 +172,8 @@ impl Flags {
     pub(crate) const TRACED: u16 = 8192;
     /// Not attempted here. Its route's lifetime does not end it.
     pub(crate) const KEPT: u16 = Flags::HELD | Flags::OFFERED;
+    /// No attempt is begun just now.
+    pub(crate) const STILL: u16 = Flags::KEPT | Flags::REGROUP;
 
     /// Those that are on.
     #[inline]
@@ -225,14 +229,21 @@ pub(crate) enum Place {
     Failed,
     /// For good, and its sender was told, or need not be.
     Bounced,
+    /// Taken out by command, and nobody is told.
+    Purged,
 }
 
 /// Number of places.
-pub(crate) const PLACES: usize = Place::Bounced as usize + 1;
+pub(crate) const PLACES: usize = Place::Purged as usize + 1;
 
 impl Place {
     pub(crate) fn is_open(self) -> bool {
         matches!(self, Self::Waiting | Self::Ready | Self::Attempting)
+    }
+
+    /// It is not to be attempted any more, whatever is commanded.
+    pub(crate) fn is_over(self) -> bool {
+        matches!(self, Self::Delivered | Self::Bounced | Self::Purged)
     }
 
     pub(crate) fn settling(self) -> Settling {
@@ -241,6 +252,7 @@ impl Place {
             Self::Delivered => Settling::Delivered,
             Self::Failed => Settling::Failed,
             Self::Bounced => Settling::Bounced,
+            Self::Purged => Settling::Purged,
         }
     }
 }
@@ -274,7 +286,7 @@ impl Recipient {
     pub(crate) fn is_settled(&self) -> bool {
         match self.place {
             Place::Delivered => self.told & SUCCESS_DUE == 0,
-            Place::Bounced => true,
+            Place::Bounced | Place::Purged => true,
             Place::Waiting | Place::Ready | Place::Attempting | Place::Failed => false,
         }
     }

@@ -1,16 +1,20 @@
 //! What came of an attempt, and its form in the spool: absolute per recipient, so that the newest record wins (S11).
 //!
 //! ```text
-//! version u8 = 2 · flags u8 (1 held by command, 2 expires_at follows, 4 route follows) · count u16 ·
+//! version u8 = 3 · flags u8 (1 held by command, 2 expires_at follows, 4 route follows) · count u16 ·
 //! [expires_at u64 (unix ms)] · [length u8 (at least 1) · pattern of the route it was re-routed to] ·
-//! count x { recipient u16 · state u8 (0 waiting, 1 delivered, 2 failed, 3 bounced) · told u8 (1 delay reported, 2 success to be reported, 4 as relayed) ·
+//! count x { recipient u16 · state u8 (0 waiting, 1 delivered, 2 failed, 3 bounced, 4 purged) ·
+//!           told u8 (1 delay reported, 2 success to be reported, 4 as relayed, 8 route follows) ·
 //!           deferrals u8 · attempts u16 · last_attempt u64 · next_attempt u64 (unix ms, 0 = none) ·
-//!           reply length u8 (at most 200) · reply [· 0x1F · the next hop that gave it] }
+//!           reply length u8 (at most 200) · reply [· 0x1F · the next hop that gave it]
+//!           [· route u8, in place of the head's: the n-th pattern of a recipient in this record, or 0 · length u8 · a further pattern] }
 //! ```
 //! Little endian. A record names only the recipients it changes, and the head's overrides whole; those of a message are read
 //! oldest first. `failed` is on its way to a report; `bounced` is one whose report is durable, or to whom none is due.
 //!
-//! Version 1 has no overrides, no `told` and no `bounced`: its head ends with the count, its recipients lack `told`.
+//! Version 2 has no `purged` and no routes of recipients. What can be said so is written so: a program from before reads it. Version 1 has no overrides, no `told` and no `bounced`: its head ends with the count, its recipients lack `told`.
+
+use std::ops::Range;
 
 use thiserror::Error;
 
@@ -30,11 +34,17 @@ const UNNAMED: &str = "?";
 /// Length of a record's head.
 const HEAD_BYTES: usize = 4;
 
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
+/// What is written where nothing of [`VERSION`] is said.
+const VERSION_PLAIN: u8 = 2;
 const FLAG_HELD: u8 = 1;
 const FLAG_EXPIRES_AT: u8 = 2;
 const FLAG_ROUTE: u8 = 4;
-const FLAGS_KNOWN: [u8; 2] = [FLAG_HELD, FLAG_HELD | FLAG_EXPIRES_AT | FLAG_ROUTE];
+const FLAGS_OF_2: u8 = FLAG_HELD | FLAG_EXPIRES_AT | FLAG_ROUTE;
+const FLAGS_KNOWN: [u8; VERSION as usize] = [FLAG_HELD, FLAGS_OF_2, FLAGS_OF_2];
+
+/// In a recipient's `told` byte, in records only: its own route follows.
+const ROUTE_FOLLOWS: u8 = 8;
 
 /// Bit of [`RecipientState::told`]: the sender was told that this recipient is delayed.
 pub(crate) const TOLD_DELAY: u8 = 1;
@@ -91,6 +101,7 @@ pub(crate) enum Settling {
     Delivered,
     Failed,
     Bounced,
+    Purged,
 }
 
 /// What a record says about the message as a whole.
@@ -115,6 +126,8 @@ pub(crate) struct RecipientState<'a> {
     pub(crate) last_attempt: u64,
     pub(crate) next_attempt: u64,
     pub(crate) reply: &'a [u8],
+    /// Pattern of the route that it was re-routed to alone; 1 to 255 bytes.
+    pub(crate) route: Option<&'a str>,
 }
 
 /// A persisted outcome cannot be read. The message is then as good as unknown in state: the engine reports it and keeps it.
@@ -140,6 +153,8 @@ pub(crate) struct RecordWriter<'a> {
     out: &'a mut Vec<u8>,
     start: usize,
     count: u16,
+    /// Where the patterns of recipients stand in `out`.
+    routes: Vec<Range<usize>>,
 }
 
 impl<'a> RecordWriter<'a> {
@@ -148,7 +163,7 @@ impl<'a> RecordWriter<'a> {
         let flags = if head.held { FLAG_HELD } else { 0 }
             | if head.expires_at.is_some() { FLAG_EXPIRES_AT } else { 0 }
             | if head.route.is_some() { FLAG_ROUTE } else { 0 };
-        out.extend_from_slice(&[VERSION, flags, 0, 0]);
+        out.extend_from_slice(&[VERSION_PLAIN, flags, 0, 0]);
         if let Some(expires_at) = head.expires_at {
             out.extend_from_slice(&expires_at.to_le_bytes());
         }
@@ -156,7 +171,7 @@ impl<'a> RecordWriter<'a> {
             out.push(u8::try_from(route.len()).expect("the routing table limits patterns"));
             out.extend_from_slice(route.as_bytes());
         }
-        Self { out, start, count: 0 }
+        Self { out, start, count: 0, routes: Vec::new() }
     }
 
     pub(crate) fn push(&mut self, state: &RecipientState<'_>) {
@@ -165,17 +180,37 @@ impl<'a> RecordWriter<'a> {
             Settling::Delivered => 1,
             Settling::Failed => 2,
             Settling::Bounced => 3,
+            Settling::Purged => 4,
         };
+        let told = state.told | if state.route.is_some() { ROUTE_FOLLOWS } else { 0 };
+        if state.route.is_some() || state.settling == Settling::Purged {
+            self.out[self.start] = VERSION;
+        }
         self.out.extend_from_slice(&state.recipient.to_le_bytes());
-        self.out.extend_from_slice(&[settling, state.told, state.deferrals]);
+        self.out.extend_from_slice(&[settling, told, state.deferrals]);
         self.out.extend_from_slice(&state.attempts.to_le_bytes());
         self.out.extend_from_slice(&state.last_attempt.to_le_bytes());
         self.out.extend_from_slice(&state.next_attempt.to_le_bytes());
         assert!(state.reply.len() <= REPLY_BYTES_MAX, "replies are cut when they are kept");
         self.out.push(state.reply.len() as u8);
         self.out.extend_from_slice(state.reply);
+        if let Some(route) = state.route {
+            self.push_route(route);
+        }
         self.count += 1;
         self.out[self.start + 2..self.start + HEAD_BYTES].copy_from_slice(&self.count.to_le_bytes());
+    }
+}
+
+impl RecordWriter<'_> {
+    fn push_route(&mut self, route: &str) {
+        let known = self.routes.iter().position(|range| self.out[range.clone()] == *route.as_bytes());
+        if let Some(number) = known.and_then(|known| u8::try_from(known + 1).ok()) {
+            return self.out.push(number);
+        }
+        self.out.extend_from_slice(&[0, u8::try_from(route.len()).expect("the routing table limits patterns")]);
+        self.routes.push(self.out.len()..self.out.len() + route.len());
+        self.out.extend_from_slice(route.as_bytes());
     }
 }
 
@@ -217,12 +252,12 @@ impl<'a> Reader<'a> {
             return Err(DecodeError::Value);
         }
         let expires_at = if flags & FLAG_EXPIRES_AT != 0 { Some(self.u64()?) } else { None };
-        let route = if flags & FLAG_ROUTE != 0 { Some(self.counted()?) } else { None };
-        let route = route.map(|route| std::str::from_utf8(route).ok().filter(|route| !route.is_empty()).ok_or(DecodeError::Value));
-        Ok((version, RecordHead { held: flags & FLAG_HELD != 0, expires_at, route: route.transpose()? }, count))
+        let route = if flags & FLAG_ROUTE != 0 { Some(pattern(self.counted()?)?) } else { None };
+        Ok((version, RecordHead { held: flags & FLAG_HELD != 0, expires_at, route }, count))
     }
 
-    fn recipient(&mut self, version: u8) -> Result<RecipientState<'a>, DecodeError> {
+    /// `routes` are the patterns that recipients before named.
+    fn recipient(&mut self, version: u8, routes: &mut Vec<&'a str>) -> Result<RecipientState<'a>, DecodeError> {
         let recipient = self.u16()?;
         let [settling] = self.take()?;
         let settling = match (settling, version) {
@@ -230,16 +265,44 @@ impl<'a> Reader<'a> {
             (1, _) => Settling::Delivered,
             (2, _) => Settling::Failed,
             (3, 2..) => Settling::Bounced,
+            (4, 3..) => Settling::Purged,
             _ => return Err(DecodeError::Value),
         };
         let [told] = if version == 1 { [0] } else { self.take()? };
         let [deferrals] = self.take()?;
         let (attempts, last_attempt, next_attempt) = (self.u16()?, self.u64()?, self.u64()?);
+        let is_routed = version >= VERSION && told & ROUTE_FOLLOWS != 0;
+        let told = if is_routed { told & !ROUTE_FOLLOWS } else { told };
         if told & !TOLD_KNOWN != 0 || self.0.first().is_some_and(|&length| usize::from(length) > REPLY_BYTES_MAX) {
             return Err(DecodeError::Value);
         }
-        Ok(RecipientState { recipient, settling, told, deferrals, attempts, last_attempt, next_attempt, reply: self.counted()? })
+        let reply = self.counted()?;
+        let route = if is_routed { Some(self.route(routes)?) } else { None };
+        Ok(RecipientState { recipient, settling, told, deferrals, attempts, last_attempt, next_attempt, reply, route })
     }
+}
+
+impl<'a> Reader<'a> {
+    fn route(&mut self, routes: &mut Vec<&'a str>) -> Result<&'a str, DecodeError> {
+        let [number] = self.take()?;
+        if number == 0 {
+            routes.push(pattern(self.counted()?)?);
+        }
+        let route = match usize::from(number).checked_sub(1) {
+            Some(place) => routes.get(place),
+            None => routes.last(),
+        };
+        route.copied().ok_or(DecodeError::Value)
+    }
+}
+
+fn pattern(bytes: &[u8]) -> Result<&str, DecodeError> {
+    std::str::from_utf8(bytes).ok().filter(|pattern| !pattern.is_empty()).ok_or(DecodeError::Value)
+}
+
+/// Does a record say of single recipients where they were re-routed to?
+pub(crate) fn names_routes(record: &[u8]) -> bool {
+    record.first() == Some(&VERSION)
 }
 
 /// Reads what a record says about the message as a whole.
@@ -254,8 +317,9 @@ pub(crate) fn read_record<'a>(
 ) -> Result<RecordHead<'a>, DecodeError> {
     let mut reader = Reader(record);
     let (version, head, count) = reader.head()?;
+    let mut routes = Vec::new();
     for _ in 0..count {
-        visit(reader.recipient(version)?)?;
+        visit(reader.recipient(version, &mut routes)?)?;
     }
     if reader.0.is_empty() { Ok(head) } else { Err(DecodeError::Length) }
 }
@@ -324,6 +388,7 @@ mod tests {
         last_attempt: 1_790_000_000_000,
         next_attempt: 1_790_000_300_000,
         reply: b"450 4.2.0 later",
+        route: None,
     };
     const BOUNCED: RecipientState<'_> = RecipientState { recipient: 0, settling: Settling::Bounced, told: 0, reply: b"", ..STATE };
     const HEAD: RecordHead<'_> = RecordHead { held: true, expires_at: Some(1_790_000_900_000), route: Some("*.a.test") };
@@ -368,6 +433,7 @@ mod tests {
             last_attempt: 0x0102_0304_0506_0708,
             next_attempt: 9,
             reply: b"ok",
+            route: None,
         };
         assert_eq!(read(record), Ok((RecordHead { held: true, ..RecordHead::default() }, vec![state])));
         // What version 1 could not say was never written by it.
@@ -379,7 +445,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bytes_of_version_2_stay_readable_and_are_what_is_written() {
+    fn the_bytes_of_version_2_stay_readable_and_are_what_is_written_where_they_say_it_all() {
         let bytes = b"\x02\x07\x01\x00\x00\x00\x00\x00\x00\x00\x00\x10\x06a.test\
             \x02\x01\x03\x01\x05\x02\x00\x08\x07\x06\x05\x04\x03\x02\x01\x09\x00\x00\x00\x00\x00\x00\x00\x02ok";
         let head = RecordHead { held: true, expires_at: Some(1 << 60), route: Some("a.test") };
@@ -392,11 +458,46 @@ mod tests {
             last_attempt: 0x0102_0304_0506_0708,
             next_attempt: 9,
             reply: b"ok",
+            route: None,
         };
         assert_eq!(read(bytes), Ok((head, vec![state])));
         let mut written = Vec::new();
         RecordWriter::new(&mut written, &head).push(&state);
         assert_eq!(written, bytes);
+        // What version 2 could not say was never written by it.
+        for (place, value) in [(21, 4), (22, 8 | 1)] {
+            let mut bad = *bytes;
+            bad[place] = value;
+            assert_eq!(read(&bad), Err(DecodeError::Value), "{place}");
+        }
+    }
+
+    #[test]
+    fn recipients_that_were_rerouted_name_their_routes_once() {
+        let routed = |recipient, route| RecipientState { recipient, route: Some(route), ..STATE };
+        let purged = RecipientState { recipient: 9, settling: Settling::Purged, ..BOUNCED };
+        let states = vec![routed(1, "a.test"), routed(2, "b.test"), routed(3, "a.test"), purged, STATE, routed(4, "b.test")];
+        let mut record = Vec::new();
+        let mut writer = RecordWriter::new(&mut record, &RecordHead::default());
+        states.iter().for_each(|state| writer.push(state));
+        assert_eq!((record[0], record.windows(6).filter(|bytes| *bytes == b"a.test").count()), (3, 1));
+        assert_eq!(read(&record), Ok((RecordHead::default(), states)));
+        for cut in 0..record.len() {
+            assert_eq!(read_record(&record[..cut], |_| Ok(())), Err(DecodeError::Length), "{cut}");
+        }
+        *record.last_mut().unwrap() = 3;
+        assert_eq!(read_record(&record, |_| Ok(())), Err(DecodeError::Value), "the third of two");
+        // More patterns than a byte can number.
+        let patterns: Vec<String> = (0..600).map(|number| format!("{}.test", number % 300)).collect();
+        let (mut record, mut read_back) = (Vec::new(), Vec::new());
+        let mut writer = RecordWriter::new(&mut record, &RecordHead::default());
+        patterns.iter().for_each(|pattern| writer.push(&routed(0, pattern)));
+        read_record(&record, |state| {
+            read_back.push(state.route.unwrap());
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(read_back, patterns);
     }
 
     #[test]
@@ -411,7 +512,7 @@ mod tests {
         }
         let states = 4 + 8 + 1 + 8;
         for (place, value, error) in [
-            (0, 3, DecodeError::Version(3)),
+            (0, 4, DecodeError::Version(4)),
             (0, 0, DecodeError::Value),
             (1, 15, DecodeError::Value),
             (12, 0, DecodeError::Value),

@@ -16,9 +16,10 @@ use crate::index::{Index, after_at};
 use crate::message::{Envelope, Flags, MessageKey, NOT_REROUTED, NewMessage, NewRecipient, PLACES, Place, Recipient};
 use crate::messages::Messages;
 use crate::offering::Offered;
-use crate::outcome::{DecodeError, read_head};
+use crate::outcome::DecodeError;
 use crate::quota::Reservation;
 use crate::report::{ReportLimits, Reports};
+use crate::reroutes::{RecordedReroutes, Reroutes};
 use crate::retry::{Jitter, RetryPolicy};
 use crate::route::{DestinationLimits, RouteId, Via};
 use crate::routes::Routes;
@@ -103,7 +104,8 @@ pub struct Recovered<'r> {
     pub key: MessageKey,
     /// All recipients are settled: a settled record is wanted, to be followed by [`Queue::recorded`].
     pub done: bool,
-    /// It was re-routed by command to a route that does not exist any more, so it goes the way of its domains: say so.
+    /// It was re-routed by command, or some of its recipients were, to a route that does not exist any more, so these go the way of their
+    /// domains: say so.
     pub lost_route: Option<&'r str>,
 }
 
@@ -118,6 +120,7 @@ pub struct Queue {
     pub(crate) texts: Arena<u8, 8>,
     pub(crate) ids: Ids,
     pub(crate) index: Index,
+    pub(crate) reroutes: Reroutes,
     /// The domain that a recipient without one is routed by.
     pub(crate) local_domain: String,
     pub(crate) destinations: Vec<Destination>,
@@ -163,6 +166,7 @@ impl Queue {
             ids: Ids::new(),
             local_domain: String::new(),
             index: Index::new(seed.rotate_left(17)),
+            reroutes: Reroutes::default(),
             destination_timers: Wheel::new(now),
             directory: Directory::default(),
             reports: Reports::new(settings.reports, seed, now),
@@ -242,23 +246,11 @@ impl Queue {
         now: u64,
     ) -> Result<Recovered<'r>, DecodeError> {
         let message = &as_accepted(message, now);
-        let mut route = None;
-        for record in records.clone() {
-            route = read_head(record)?.route;
-        }
-        let rerouted = route.and_then(|pattern| self.routes.by_pattern(pattern));
-        let index = match rerouted {
-            None => self.insert(message, recipients),
-            Some(route) => {
-                let to = |recipient: NewRecipient<'a>| NewRecipient {
-                    destination: self.destination_by(route, after_at(recipient.address)),
-                    ..recipient
-                };
-                let recipients: Vec<_> = recipients.map(to).collect();
-                self.insert(message, recipients.into_iter())
-            }
+        let recorded = RecordedReroutes::read(records.clone())?;
+        let (index, lost_route) = match recorded.is_empty() {
+            true => (self.insert(message, recipients), None),
+            false => self.insert_rerouted(message, recipients, &recorded),
         };
-        self.messages[index].rerouted = rerouted.map_or(NOT_REROUTED, |route| route.0);
         for record in records {
             if let Err(error) = self.apply(index, record) {
                 self.messages[index].flags.set(Flags::CLOSING, true);
@@ -282,7 +274,25 @@ impl Queue {
             self.start(index, now);
             self.want_what_is_left(index, now);
         }
-        Ok(Recovered { key: self.key(index), done, lost_route: route.filter(|_| rerouted.is_none()) })
+        Ok(Recovered { key: self.key(index), done, lost_route })
+    }
+
+    /// As [`Queue::insert`], each recipient where it was sent. The second value is a route that does not exist any more.
+    fn insert_rerouted<'a, 'r>(
+        &mut self,
+        message: &NewMessage<'_>,
+        recipients: impl Iterator<Item = NewRecipient<'a>> + Clone,
+        recorded: &RecordedReroutes<'r>,
+    ) -> (u32, Option<&'r str>) {
+        let (routes, lost) = recorded.resolve(recipients.clone().count(), |pattern| self.routes.by_pattern(pattern));
+        let to = |(recipient, &route): (NewRecipient<'a>, &u16)| match route {
+            NOT_REROUTED => recipient,
+            route => NewRecipient { destination: self.destination_by(RouteId(route), after_at(recipient.address)), ..recipient },
+        };
+        let recipients: Vec<_> = recipients.zip(&routes).map(to).collect();
+        let index = self.insert(message, recipients.into_iter());
+        self.set_reroutes(index, routes);
+        (index, lost)
     }
 
     /// The next thing to do, if any; call until `None`. For [`Work::Expired`] the record is appended to `record`.
@@ -418,7 +428,8 @@ impl Queue {
                 || recipient.has_reply()
                 || recipient.next_attempt > 0
         };
-        self.write_record(index, is_changed, record);
+        let select = |number, recipient: &Recipient| is_changed(recipient) || self.has_own_route(index, number);
+        self.write_numbered(index, select, record);
         true
     }
 

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::destination::Destination;
-use crate::message::{Flags, MessageKey, NO_RECIPIENT, NOT_REROUTED};
+use crate::message::{Flags, MessageKey, NO_RECIPIENT};
 use crate::queue::Queue;
 use crate::route::{Route, RouteId, Via};
 use crate::routes::RouteError;
@@ -95,10 +95,7 @@ impl Queue {
     /// gets one more attempt.
     pub fn follow_routes(&mut self, key: MessageKey, now: u64) -> bool {
         let Some(index) = self.find_open(key) else { return false };
-        let rerouted = self.messages[index].rerouted;
-        if rerouted != NOT_REROUTED && !self.routes.is_matched(RouteId(rerouted)) {
-            self.messages[index].rerouted = NOT_REROUTED;
-        }
+        self.forget_lost_reroutes(index);
         let moves = self.leads_elsewhere(index);
         if moves {
             self.regroup(index, now);

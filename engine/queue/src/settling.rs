@@ -225,7 +225,7 @@ impl Queue {
         state.next_attempt = now;
         let group = state.group;
         let flags = self.messages[index].flags;
-        if flags.has(Flags::KEPT) || flags.has(Flags::CLOSING) {
+        if flags.has(Flags::STILL | Flags::CLOSING) {
             return self.place(index, recipient, Place::Waiting);
         }
         self.place(index, recipient, Place::Ready);

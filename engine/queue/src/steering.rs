@@ -5,7 +5,7 @@
 use crate::destination::DestinationId;
 use crate::index::after_at;
 use crate::listing::Filter;
-use crate::message::{Flags, MessageKey, NOT_REROUTED, Place};
+use crate::message::{Flags, MessageKey, Place};
 use crate::outcome::{REPLY_BYTES_MAX, sanitise};
 use crate::queue::Queue;
 use crate::route::RouteId;
@@ -39,26 +39,35 @@ impl Queue {
         let chosen = self.chosen(key, filter, |place| matches!(place, Place::Waiting | Place::Ready | Place::Failed));
         for &recipient in &chosen {
             self.leave_ready(index, recipient, now);
-            self.place(index, recipient, Place::Bounced);
+            self.place(index, recipient, Place::Purged);
         }
         Some(self.conclude_steering(index, &chosen, now, record))
     }
 
-    /// Sends a message another way, whatever its recipients' domains say; attempts under way run to their end first. It is tried there
-    /// at once or at its time of release, also when it is past the lifetime there. `None` also for a route that does not exist.
-    pub fn reroute(&mut self, key: MessageKey, to: RouteId, now: u64, record: &mut Vec<u8>) -> Option<Settled> {
+    /// Sends the recipients that meet the filter another way, whatever their domains say; the others go theirs. Attempts under way run to
+    /// their end first, and meanwhile none is begun. They are tried there at once or at the message's time of release, also when it is past
+    /// the lifetime there. Failed ones go there when they are retried. `None` also for a route that does not exist.
+    pub fn reroute(&mut self, key: MessageKey, filter: &Filter, to: RouteId, now: u64, record: &mut Vec<u8>) -> Option<Settled> {
         let index = self.find_open(key)?;
         if !self.routes.is_matched(to) {
             return None;
         }
-        self.messages[index].rerouted = to.0;
+        let chosen = self.chosen(key, filter, |place| !place.is_over());
+        if chosen.is_empty() {
+            return Some(Settled::Nothing);
+        }
+        self.reroute_some(index, &chosen, to);
         let at = self.messages[index].may_go_at(now);
-        for recipient in self.messages.recipients_mut(index).iter_mut().filter(|recipient| recipient.place == Place::Waiting) {
-            recipient.next_attempt = at;
+        let recipients = self.messages.recipients_mut(index);
+        for &number in &chosen {
+            let recipient = &mut recipients[usize::from(number)];
+            if recipient.place == Place::Waiting {
+                recipient.next_attempt = at;
+            }
         }
         self.regroup(index, now);
-        // With those that go at once now: a restart is not to have them wait again.
-        self.write_record(index, |state| matches!(state.place, Place::Waiting | Place::Ready) && state.next_attempt == at, record);
+        // All of them: whatever earlier records say of the others' way is not to come back.
+        self.write_record(index, |_| true, record);
         self.messages[index].unrecorded += 1;
         Some(Settled::Outcome)
     }
@@ -74,13 +83,16 @@ impl Queue {
         Some(self.persist_flags(index, record))
     }
 
-    /// Groups a message's recipients anew by where they lead now. While attempts run it is left to the last of them to end.
+    /// Groups a message's recipients anew by where they lead now. While attempts run it is left to the last of them to end, and none is
+    /// begun: what leads elsewhere would go the old way.
     pub(crate) fn regroup(&mut self, index: u32, now: u64) {
-        if self.messages[index].in_flight > 0 {
-            return self.messages[index].flags.set(Flags::REGROUP, true);
-        }
-        self.messages[index].flags.set(Flags::REGROUP, false);
         self.withdraw(index);
+        let waits = self.messages[index].in_flight > 0;
+        self.messages[index].flags.set(Flags::REGROUP, waits);
+        if waits {
+            self.arm(index);
+            return self.refresh_all(index, now);
+        }
         self.drop_groups(index);
         for recipient in 0..self.messages.recipients(index).len() as u16 {
             let destination = self.destination_now(index, recipient).slot;
@@ -99,12 +111,12 @@ impl Queue {
             b"" => self.local_domain.clone().into_bytes(),
             domain => domain.to_vec(),
         };
-        match message.rerouted {
-            NOT_REROUTED => {
+        match self.rerouted_to(index, recipient) {
+            None => {
                 let reverse_path = self.texts.get(message.addresses)[..usize::from(message.reverse_bytes)].to_vec();
                 self.route_mail(Mail { reverse_path: &reverse_path, domain: &domain })
             }
-            route => self.destination_by(RouteId(route), &domain),
+            Some(route) => self.destination_by(route, &domain),
         }
     }
 

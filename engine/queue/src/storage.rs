@@ -219,6 +219,7 @@ impl Queue {
                 Settling::Delivered => Place::Delivered,
                 Settling::Failed => Place::Failed,
                 Settling::Bounced => Place::Bounced,
+                Settling::Purged => Place::Purged,
             };
             self.place(index, state.recipient, place);
             let (reply, relay) = split_reply(state.reply);
@@ -254,6 +255,7 @@ impl Queue {
             self.placed[state.place as usize] -= 1;
         }
         self.drop_groups(index);
+        self.forget_reroutes(index);
         if flags.has(Flags::LISTED) {
             self.index.unlink(index);
         }
@@ -286,11 +288,12 @@ impl Queue {
     /// As [`Queue::write_record`], by number and state.
     pub(crate) fn write_numbered(&self, index: u32, select: impl Fn(u16, &Recipient) -> bool, record: &mut Vec<u8>) {
         let (message, recipients) = self.messages.with_recipients(index);
-        let rerouted = (message.rerouted != NOT_REROUTED).then_some(usize::from(message.rerouted));
+        let pattern_of = |route: u16| self.routes.all()[usize::from(route)].pattern.as_str();
+        let is_partly_rerouted = message.flags.has(Flags::PARTLY_REROUTED);
         let head = RecordHead {
             held: message.flags.has(Flags::HELD),
             expires_at: message.flags.has(Flags::EXPIRY_SET).then_some(message.expires_at),
-            route: rerouted.map(|route| self.routes.all()[route].pattern.as_str()),
+            route: (message.rerouted != NOT_REROUTED).then(|| pattern_of(message.rerouted)),
         };
         let mut writer = RecordWriter::new(record, &head);
         let recipients = (0..).zip(recipients);
@@ -304,6 +307,7 @@ impl Queue {
                 last_attempt: recipient.last_attempt,
                 next_attempt: recipient.next_attempt,
                 reply: self.texts.get(recipient.reply()),
+                route: if is_partly_rerouted { self.rerouted_to(index, number).map(|route| pattern_of(route.0)) } else { None },
             });
         }
     }

@@ -30,7 +30,7 @@ impl Queue {
     /// once.
     fn start_alone(&mut self, index: u32, now: u64) -> bool {
         let (message, [recipient]) = self.messages.with_recipients_mut(index) else { return false };
-        if message.flags.has(Flags::KEPT) || recipient.place != Place::Waiting || recipient.next_attempt > now {
+        if message.flags.has(Flags::STILL) || recipient.place != Place::Waiting || recipient.next_attempt > now {
             return false;
         }
         recipient.place = Place::Ready;
@@ -63,10 +63,10 @@ impl Queue {
         expired
     }
 
-    /// Moves recipients whose time has come into the ready queues, unless the message is held. True if none waits any more.
+    /// Moves recipients whose time has come into the ready queues, unless no attempt is to be begun. True if none waits any more.
     fn ready_due(&mut self, index: u32, now: u64) -> bool {
         let Message { flags, first_group, .. } = self.messages[index];
-        if flags.has(Flags::KEPT) {
+        if flags.has(Flags::STILL) {
             return false;
         }
         let (mut waiting, mut group) = (0, first_group);
@@ -231,7 +231,8 @@ impl Queue {
         }
     }
 
-    /// Sets the message's one timer to the nearest of its retries, its warning and its end; while it is held, only what goes on.
+    /// Sets the message's one timer to the nearest of its retries, its warning and its end; while it is held, or waits for attempts under
+    /// way, only what goes on.
     pub(crate) fn arm(&mut self, index: u32) {
         let (message, recipients) = self.messages.with_recipients(index);
         if message.flags.has(Flags::CLOSING) {
@@ -240,7 +241,7 @@ impl Queue {
         if self.is_given_out(index) {
             return self.arm_offered(index);
         }
-        let is_held = message.flags.has(Flags::HELD);
+        let is_still = message.flags.has(Flags::HELD | Flags::REGROUP);
         let mut nearest = u64::MAX;
         let mut group = message.first_group;
         while group != NONE {
@@ -251,12 +252,12 @@ impl Queue {
                 match recipient.place {
                     Place::Waiting => {
                         open = true;
-                        if !is_held {
+                        if !is_still {
                             nearest = nearest.min(recipient.next_attempt);
                         }
                     }
                     Place::Ready => open = true,
-                    Place::Attempting | Place::Delivered | Place::Failed | Place::Bounced => {}
+                    Place::Attempting | Place::Delivered | Place::Failed | Place::Bounced | Place::Purged => {}
                 }
                 next = recipient.next_in_group;
             }

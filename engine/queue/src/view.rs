@@ -34,6 +34,8 @@ pub enum State {
     Failed,
     /// Failed, and its sender was told or need not be: nothing is left to do.
     Bounced,
+    /// Taken out by command, and nobody was told: nothing is left to do.
+    Purged,
 }
 
 impl State {
@@ -48,6 +50,7 @@ impl State {
             Self::Delivered => "delivered",
             Self::Failed => "failed",
             Self::Bounced => "bounced",
+            Self::Purged => "purged",
         }
     }
 }
@@ -127,6 +130,8 @@ pub struct QueueCounts {
     pub failed: usize,
     /// Bounced recipients of messages that are not done yet.
     pub bounced: usize,
+    /// Purged recipients of messages that are not done yet.
+    pub purged: usize,
 }
 
 impl Queue {
@@ -212,6 +217,7 @@ impl Queue {
             delivered: self.placed[Place::Delivered as usize],
             failed: self.placed[Place::Failed as usize],
             bounced: self.placed[Place::Bounced as usize],
+            purged: self.placed[Place::Purged as usize],
         }
     }
 }
@@ -304,6 +310,7 @@ impl<'q> RecipientView<'q> {
             Place::Delivered => State::Delivered,
             Place::Failed => State::Failed,
             Place::Bounced => State::Bounced,
+            Place::Purged => State::Purged,
         }
     }
 
@@ -361,7 +368,7 @@ impl<'q> RecipientView<'q> {
                 let by_dns = queue.wait_of(self.home(), now).until();
                 Some(queue.acting(self.home()).wakes_at(now).or(by_dns).map_or(now, |at| at.max(now)))
             }
-            State::Attempting | State::Held | State::Offered | State::Delivered | State::Failed | State::Bounced => None,
+            State::Attempting | State::Held | State::Offered | State::Delivered | State::Failed | State::Bounced | State::Purged => None,
         }
     }
 
@@ -435,7 +442,7 @@ impl<'q> RecipientView<'q> {
                 wait => wait.to_string().into(),
             },
             State::Deferred | State::Failed | State::Bounced => self.reply(),
-            State::Attempting | State::Delivered => "".into(),
+            State::Attempting | State::Delivered | State::Purged => "".into(),
         }
     }
 

@@ -44,7 +44,7 @@ impl Queue {
             }
             Place::Attempting => message.in_flight == 0,
             Place::Failed => self.settings.reports.is_some() && !message.flags.has(Flags::REPORT_SET),
-            Place::Delivered | Place::Bounced => false,
+            Place::Delivered | Place::Bounced | Place::Purged => false,
         })
     }
 
@@ -57,7 +57,7 @@ impl Queue {
             let is_lost = match recipient.place {
                 Place::Attempting => self.messages[index].in_flight == 0,
                 Place::Ready => self.groups[recipient.group].ready == 0,
-                Place::Waiting | Place::Delivered | Place::Failed | Place::Bounced => false,
+                Place::Waiting | Place::Delivered | Place::Failed | Place::Bounced | Place::Purged => false,
             };
             if is_lost {
                 self.place(index, number, Place::Waiting);

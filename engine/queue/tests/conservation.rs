@@ -47,7 +47,7 @@ struct Accepted {
     durable_held: bool,
     /// Set by command.
     expires: Option<u64>,
-    route: Option<RouteId>,
+    routes: Vec<Option<RouteId>>,
     /// What a restart has to find.
     durable: Seen,
     records: Vec<Vec<u8>>,
@@ -67,7 +67,7 @@ impl Accepted {
 struct Seen {
     priority: u8,
     expires: Option<u64>,
-    route: Option<RouteId>,
+    routes: Vec<Option<RouteId>>,
     recipients: Vec<SeenRecipient>,
 }
 
@@ -184,7 +184,7 @@ impl World {
             held: false,
             durable_held: false,
             expires: None,
-            route: None,
+            routes: vec![None; count as usize],
             durable: Seen::default(),
             records: vec![],
             settled: false,
@@ -207,7 +207,7 @@ impl World {
             reply: recipient.reply().into_owned(),
         };
         let recipients = view.recipients().map(seen).collect();
-        Seen { priority: view.priority(), expires: accepted.expires, route: accepted.route, recipients }
+        Seen { priority: view.priority(), expires: accepted.expires, routes: accepted.routes.clone(), recipients }
     }
 
     /// What an attempt came to for some recipients.
@@ -486,7 +486,7 @@ impl World {
         let answer = match self.random.below(14) {
             0..=1 => self.queue.hold(key, now, &mut record).inspect(|_| accepted.held = true),
             2..=4 => self.queue.release(key, now, &mut record).inspect(|_| accepted.held = false),
-            5..=6 => self.queue.retry(key, now, &mut record).inspect(|_| {
+            5..=6 => self.queue.retry(key, &Filter::default(), now, &mut record).inspect(|_| {
                 accepted.fate.iter_mut().filter(|fate| **fate == Fate::Failed).for_each(|fate| *fate = Fate::Open);
             }),
             7 => self.queue.delete(key, now).inspect(|_| {
@@ -499,7 +499,17 @@ impl World {
             }
             10..=11 => {
                 let route = RouteId(self.random.below(5) as u16);
-                self.queue.reroute(key, route, now, &mut record).inspect(|_| accepted.route = Some(route))
+                // At times only those of one domain.
+                let domain = accepted.recipients[0].split_once('@').unwrap().1.to_owned();
+                let recipient_domain = (self.random.below(2) == 0).then_some(domain);
+                let filter = Filter { recipient_domain: recipient_domain.clone(), ..Filter::default() };
+                self.queue.reroute(key, &filter, route, now, &mut record).inspect(|_| {
+                    for (address, own) in accepted.recipients.iter().zip(&mut accepted.routes) {
+                        if recipient_domain.as_ref().is_none_or(|domain| address.ends_with(domain)) {
+                            *own = Some(route);
+                        }
+                    }
+                })
             }
             12 => self.queue.bounce(key, &Filter::default(), b"554 5.0.0 given up", now, &mut record).inspect(|_| {
                 for (number, fate) in accepted.fate.iter_mut().enumerate().filter(|(_, fate)| **fate == Fate::Open) {
@@ -552,7 +562,7 @@ impl World {
                         (State::Attempting, true) => Fate::Open,
                         (State::Delivered, false) if recipient.notice().is_some() => Fate::SuccessDue,
                         (State::Delivered, false) => Fate::Delivered,
-                        (State::Bounced, false) => Fate::Bounced,
+                        (State::Bounced | State::Purged, false) => Fate::Bounced,
                         (State::Failed, false) => Fate::Failed,
                         (State::Deferred | State::Ready, false) => {
                             assert!(!accepted.held);
@@ -569,7 +579,7 @@ impl World {
         let live = self.accepted.iter().filter(|(_, accepted)| accepted.fate.iter().any(|fate| !fate.is_settled())).map(|(id, _)| *id);
         assert_eq!(listed, live.collect::<BTreeSet<_>>(), "what is not delivered, bounced or deleted is in the queue");
         let counts = self.queue.counts();
-        let places = counts.waiting + counts.ready + counts.attempting + counts.delivered + counts.failed + counts.bounced;
+        let places = counts.waiting + counts.ready + counts.attempting + counts.delivered + counts.failed + counts.bounced + counts.purged;
         let kept: usize =
             self.accepted.keys().filter(|id| self.queue.key_of(**id).is_some()).map(|id| self.accepted[id].recipients.len()).sum();
         assert_eq!(places, kept, "every recipient is in exactly one place");
@@ -602,7 +612,7 @@ impl World {
             }
             accepted.fate = accepted.durable_fate.clone();
             accepted.held = accepted.durable_held;
-            (accepted.expires, accepted.route) = (accepted.durable.expires, accepted.durable.route);
+            (accepted.expires, accepted.routes) = (accepted.durable.expires, accepted.durable.routes.clone());
             accepted.deleted = false;
             let domains = destinations(&mut self.queue, accepted);
             let message = new_message(*id, accepted.accepted_at);
@@ -624,12 +634,17 @@ impl World {
                 let (end, grace) = (accepted.expires.map_or(by_age, |at| at.min(by_age)), self.now + GRACE);
                 // One recipient that is past its time has the time of grace given to all of them.
                 assert!(recipient.expires_at() == end.max(grace) || end > self.now && recipient.expires_at() == end);
-                assert!(accepted.route.is_none() || self.queue.route_of(recipient.destination()) == accepted.route);
+                let route = accepted.routes[usize::from(recipient.number())];
+                let is_over = matches!(recipient.state(), State::Delivered | State::Bounced | State::Purged);
+                let own = self.queue.route_of(recipient.destination());
+                assert!(
+                    is_over || route.map_or_else(|| own == self.queue.route_of(domains[usize::from(recipient.number())]), |_| own == route)
+                );
                 self.kept[0] += usize::from(recipient.state() == State::Deferred);
             }
             self.kept[1] += usize::from(accepted.held);
             self.kept[2] += usize::from(accepted.expires.is_some());
-            self.kept[3] += usize::from(accepted.route.is_some());
+            self.kept[3] += usize::from(accepted.routes.iter().any(Option::is_some));
             // Compaction writes one record in place of all.
             let mut state = Vec::new();
             assert!(self.queue.state(key, &mut state));
@@ -737,14 +752,14 @@ fn every_recipient_is_in_exactly_one_place_whatever_happens() {
         let mut left = 0;
         let page = world.queue.page(&Filter::default(), Cursor::default(), usize::MAX, |message| {
             for recipient in message.recipients() {
-                let is_end = matches!(recipient.state(), State::Held | State::Delivered | State::Bounced);
+                let is_end = matches!(recipient.state(), State::Held | State::Delivered | State::Bounced | State::Purged);
                 assert!(is_end || recipient.state() == State::Failed && !world.with_reports, "{:?}", recipient.state());
                 left += 1;
             }
         });
         assert_eq!(page, Ok(None));
         let counts = world.queue.counts();
-        assert_eq!(left, counts.ready + counts.waiting + counts.failed + counts.delivered + counts.bounced);
+        assert_eq!(left, counts.ready + counts.waiting + counts.failed + counts.delivered + counts.bounced + counts.purged);
         assert_eq!((counts.waiting, counts.attempting, world.queue.reports_waiting()), (0, 0, 0));
         for (id, accepted) in world.accepted.iter().filter(|(_, accepted)| !accepted.deleted) {
             for (number, (fate, notify)) in (0..).zip(accepted.fate.iter().zip(&accepted.notify)) {

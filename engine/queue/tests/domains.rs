@@ -1,7 +1,7 @@
 //! Routes by mx: domains have destinations of their own, wait for DNS, share sites, move when DNS says so, and are dropped.
 
 use ringpost_queue::{
-    DestinationLimits, Dispatch, HostsTried, Lookup, NewMessage, NewRecipient, NextHop, Notify, Outcome, Question, Queue, QueueId,
+    DestinationLimits, Dispatch, Filter, HostsTried, Lookup, NewMessage, NewRecipient, NextHop, Notify, Outcome, Question, Queue, QueueId,
     QueueSettings, Resolution, RetryPolicy, Route, Routes, Settled, State, Verdict, Via, Work,
 };
 
@@ -252,7 +252,7 @@ fn a_refusal_of_dns_fails_each_message_with_its_words() {
     }
     assert_eq!(queue.counts().failed, 6);
     // Who retries has mended it, or believes so: what was said before says nothing.
-    assert_eq!(queue.retry(key, START, &mut Vec::new()), Some(Settled::Outcome));
+    assert_eq!(queue.retry(key, &Filter::default(), START, &mut Vec::new()), Some(Settled::Outcome));
     let (attempts, lookups) = work(&mut queue, START);
     assert!(attempts.is_empty() && lookups.len() == 1 && lookups[0].anew);
     queue.not_asked(lookups[0].destination, START);

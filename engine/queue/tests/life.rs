@@ -407,7 +407,7 @@ fn a_refusal_stays_visible_until_it_is_retried_or_deleted() {
     let failed = view.recipients().nth(1).unwrap();
     assert_eq!((failed.state(), failed.reply().as_ref(), failed.attempts()), (State::Failed, "550 5.1.1 no  such  user", 1));
     // Retried by the operator, it is attempted at once; the delivered one is not.
-    assert_eq!(queue.retry(key, START + 1, &mut Vec::new()), Some(Settled::Outcome));
+    assert_eq!(queue.retry(key, &Filter::default(), START + 1, &mut Vec::new()), Some(Settled::Outcome));
     queue.recorded(key);
     let dispatch = attempt(&mut queue, START + 1).unwrap();
     assert_eq!(queue.recipients(&dispatch).collect::<Vec<_>>(), [(1, &b"c@y.test"[..])]);
@@ -419,7 +419,11 @@ fn a_refusal_stays_visible_until_it_is_retried_or_deleted() {
     assert_eq!(queue.len(), 1);
     assert_eq!(queue.settle(dispatch, &[(1, LATER)], START, &mut Vec::new()), Settled::Nothing);
     assert!(queue.is_empty());
-    assert!(queue.show(key).is_none() && queue.envelope(key).is_none() && queue.retry(key, START, &mut Vec::new()).is_none());
+    assert!(
+        queue.show(key).is_none()
+            && queue.envelope(key).is_none()
+            && queue.retry(key, &Filter::default(), START, &mut Vec::new()).is_none()
+    );
 }
 
 #[test]
@@ -460,7 +464,7 @@ fn attempts_times_and_replies_survive_a_restart_and_the_newest_record_wins() {
     }
     // A newer format or a foreign record is an error, and leaves nothing behind.
     let mut recovered = self::queue();
-    for (record, error) in [(&[3, 0, 0, 0][..], DecodeError::Version(3)), (&whole[..9], DecodeError::Length)] {
+    for (record, error) in [(&[4, 0, 0, 0][..], DecodeError::Version(4)), (&whole[..9], DecodeError::Length)] {
         let result = recovered.recover(&message(ID), recipients.clone().into_iter(), [record].into_iter(), START);
         assert_eq!(result.unwrap_err(), error);
     }

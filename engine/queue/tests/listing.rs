@@ -148,7 +148,7 @@ fn a_destination_is_listed_while_its_mail_moves_away() {
         if let Some(next) = known.get(last as usize + 1) {
             match last % 20 < 10 {
                 true => drop(queue.delete(next.key, START)),
-                false => drop(queue.reroute(next.key, queue.route_named("other.test").unwrap(), START, &mut record)),
+                false => drop(queue.reroute(next.key, &Filter::default(), queue.route_named("other.test").unwrap(), START, &mut record)),
             }
             queue.recorded(next.key);
         }

@@ -229,13 +229,13 @@ fn rerouted_mail_stays_rerouted_while_its_route_exists() {
     let mut queue = queue(vec![route("*", Via::Hold), route("backup.test", Via::Hold)]);
     let key = enqueue(&mut queue, 1, &["b@y.test"]);
     let to = queue.route_named("backup.test").unwrap();
-    assert_eq!(queue.reroute(key, to, START, &mut Vec::new()), Some(Settled::Outcome));
+    assert_eq!(queue.reroute(key, &Filter::default(), to, START, &mut Vec::new()), Some(Settled::Outcome));
     queue.recorded(key);
     assert_eq!(reconfigure(&mut queue, vec![route("new.test", Via::Hold), route("backup.test", smarthost(25)), route("*", Via::Hold)]), 0);
     assert_eq!(names(&queue, key), ["backup.test"]);
     assert_eq!(reconfigure(&mut queue, vec![route("*", Via::Hold)]), 1);
     assert_eq!(names(&queue, key), ["*"]);
-    assert_eq!(queue.reroute(key, to, START, &mut Vec::new()), None, "that route is gone");
+    assert_eq!(queue.reroute(key, &Filter::default(), to, START, &mut Vec::new()), None, "that route is gone");
 }
 
 #[test]

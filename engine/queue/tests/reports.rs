@@ -158,7 +158,7 @@ fn a_recipient_retried_while_its_report_is_made_stays_open_and_a_deleted_message
     let mut queue = queue();
     let key = enqueue(&mut queue, &message(1), &[("b@y.test", Notify::UNSAID)]);
     attempt_all(&mut queue, START, |_| REFUSED);
-    assert_eq!(queue.retry(key, START, &mut Vec::new()), Some(Settled::Outcome));
+    assert_eq!(queue.retry(key, &Filter::default(), START, &mut Vec::new()), Some(Settled::Outcome));
     assert_eq!(queue.reported(key, About::Failure, &[0], START, &mut Vec::new()), Settled::Outcome);
     let dispatch = attempt(&mut queue, START);
     let _ = queue.settle(dispatch, &[(0, REFUSED)], START, &mut Vec::new());

@@ -104,6 +104,9 @@ fn purge_of_some_recipients_keeps_the_others_and_of_all_the_message_goes() {
     assert_eq!(queue.purge(key, &by_domain("y.test"), START, &mut record), Some(Settled::Outcome));
     queue.recorded(key);
     let (recovered, recovered_key) = recover(&record, "backup.test");
+    // They read `bounced`, as if their sender had been told.
+    let expected = [State::Purged, State::Ready, State::Purged];
+    assert_eq!((states(&queue, key), states(&recovered, recovered_key)), (expected.to_vec(), expected.to_vec()));
     let left = |queue: &Queue, key| queue.show(key).unwrap().recipients().filter(|recipient| !recipient.is_settled()).count();
     assert_eq!((left(&queue, key), left(&recovered, recovered_key)), (1, 1));
     assert_eq!(queue.purge(key, &by_domain("z.test"), START, &mut record), Some(Settled::Done), "nobody else is open");
@@ -119,8 +122,8 @@ fn a_message_with_a_time_of_release_waits_for_it_whatever_is_commanded() {
         let recipients = recipients(&mut queue);
         let key = queue.enqueue(&NewMessage { not_before: Some(START + HOUR), ..message() }, recipients.into_iter(), START);
         let changed = match reroutes {
-            true => queue.reroute(key, RouteId(2), START, &mut record),
-            false => queue.retry(key, START, &mut record),
+            true => queue.reroute(key, &Filter::default(), RouteId(2), START, &mut record),
+            false => queue.retry(key, &Filter::default(), START, &mut record),
         };
         assert_eq!(changed, Some(Settled::Outcome));
         queue.recorded(key);
@@ -134,8 +137,8 @@ fn a_rerouted_message_goes_the_other_way_at_once_and_after_a_restart() {
     let (mut queue, mut record) = (queue("backup.test"), Vec::new());
     let key = enqueue(&mut queue);
     assert_eq!(destinations(&queue, key), ["*", "z.test", "*"]);
-    assert_eq!(queue.reroute(key, RouteId(9), START, &mut record), None);
-    assert_eq!(queue.reroute(key, RouteId(2), START, &mut record), Some(Settled::Outcome));
+    assert_eq!(queue.reroute(key, &Filter::default(), RouteId(9), START, &mut record), None);
+    assert_eq!(queue.reroute(key, &Filter::default(), RouteId(2), START, &mut record), Some(Settled::Outcome));
     queue.recorded(key);
     assert_eq!(destinations(&queue, key), ["backup.test"; 3]);
     let dispatch = attempt(&mut queue, START).unwrap();
@@ -147,12 +150,101 @@ fn a_rerouted_message_goes_the_other_way_at_once_and_after_a_restart() {
     assert_eq!(destinations(&recovered, key), ["*", "z.test", "*"], "a route that is gone is none");
 }
 
+/// `reroute --domain z.test` sent whole messages the other way, with the recipients of other domains.
+#[test]
+fn a_reroute_with_a_filter_takes_along_nobody_else_also_after_a_restart() {
+    let (mut queue, mut records) = (queue("backup.test"), vec![Vec::new()]);
+    let key = enqueue(&mut queue);
+    let reroute = |queue: &mut Queue, domain: &str, to: u16, record: &mut Vec<u8>| {
+        let settled = queue.reroute(key, &by_domain(domain), RouteId(to), START, record);
+        if settled == Some(Settled::Outcome) {
+            queue.recorded(key);
+        }
+        settled
+    };
+    let recovered = |records: &[Vec<u8>], last_pattern: &str| {
+        let mut queue = self::queue(last_pattern);
+        let recipients = recipients(&mut queue);
+        let recovered = queue.recover(&message(), recipients.into_iter(), records.iter().map(Vec::as_slice), START + HOUR).unwrap();
+        (destinations(&queue, recovered.key), recovered.lost_route.map(str::to_owned), whole_state(&queue, recovered.key))
+    };
+    assert_eq!(reroute(&mut queue, "z.test", 2, &mut records[0]), Some(Settled::Outcome));
+    let expected = ["*", "backup.test", "*"];
+    assert_eq!(destinations(&queue, key), expected);
+    let (again, lost, state) = recovered(&records, "backup.test");
+    assert_eq!((again, lost), (expected.map(str::to_owned).to_vec(), None));
+    assert_eq!(recovered(&[state], "backup.test").0, expected, "compaction forgets nothing");
+    let (again, lost, _) = recovered(&records, "other.test");
+    assert_eq!((again, lost.as_deref()), (["*", "z.test", "*"].map(str::to_owned).to_vec(), Some("backup.test")));
+    // Others of the message another way, and none of a domain that it has no recipients in.
+    let mut record = Vec::new();
+    assert_eq!(reroute(&mut queue, "y.test", 1, &mut record), Some(Settled::Outcome));
+    records.push(record);
+    assert_eq!(reroute(&mut queue, "x.test", 2, &mut Vec::new()), Some(Settled::Nothing));
+    assert_eq!(destinations(&queue, key), ["z.test", "backup.test", "z.test"]);
+    assert_eq!(recovered(&records, "backup.test").0, ["z.test", "backup.test", "z.test"]);
+    // All of it: what earlier records say of single ones is over.
+    let mut record = Vec::new();
+    assert_eq!(queue.reroute(key, &Filter::default(), RouteId(0), START, &mut record), Some(Settled::Outcome));
+    queue.recorded(key);
+    records.push(record);
+    assert_eq!((destinations(&queue, key), recovered(&records, "backup.test").0), (vec!["*".to_owned(); 3], vec!["*".to_owned(); 3]));
+    assert_eq!(whole_state(&queue, key)[0], 2, "a program from before can read it");
+}
+
+fn whole_state(queue: &Queue, key: MessageKey) -> Vec<u8> {
+    let mut record = Vec::new();
+    assert!(queue.state(key, &mut record));
+    record
+}
+
+/// While an attempt of the message was under way, its other recipients went on going the old way.
+#[test]
+fn what_is_rerouted_never_goes_the_old_way_again() {
+    let (mut queue, mut record) = (queue("backup.test"), Vec::new());
+    let key = enqueue(&mut queue);
+    let first = attempt(&mut queue, START).unwrap();
+    let old = queue.recipients(&first).map(|(_, address)| address.to_vec()).collect::<Vec<_>>();
+    let (domain, open) = if old[0].ends_with(b"y.test") { ("z.test", 1) } else { ("y.test", 2) };
+    assert_eq!(queue.reroute(key, &by_domain(domain), RouteId(2), START, &mut record), Some(Settled::Outcome));
+    queue.recorded(key);
+    assert!(attempt(&mut queue, START).is_none(), "it waits for the attempt that is under way");
+    assert!(queue.next_due(START).is_none_or(|at| at > START), "nothing spins meanwhile");
+    assert!(queue.look_for_stuck(&mut 0, 100, START).is_empty());
+    queue.abandon(first, START);
+    let (mut at_backup, mut elsewhere) = (0, 0);
+    while let Some(dispatch) = attempt(&mut queue, START) {
+        match queue.destination(dispatch.destination(), START).unwrap().name {
+            "backup.test" => at_backup += dispatch.recipients(),
+            _ => elsewhere += dispatch.recipients(),
+        }
+    }
+    assert_eq!((at_backup, elsewhere), (open, 3 - open));
+}
+
+#[test]
+fn a_retry_with_a_filter_is_of_the_recipients_that_meet_it() {
+    let (mut queue, mut record) = (queue("backup.test"), Vec::new());
+    let key = enqueue(&mut queue);
+    while let Some(dispatch) = attempt(&mut queue, START) {
+        let outcomes: Vec<_> = queue.recipients(&dispatch).map(|(number, _)| (number, Outcome::Deferred { reply: b"450 later" })).collect();
+        assert_eq!(queue.settle(dispatch, &outcomes, START, &mut record), Settled::Outcome);
+        queue.recorded(key);
+    }
+    record.clear();
+    assert_eq!(queue.retry(key, &by_domain("z.test"), START, &mut record), Some(Settled::Outcome));
+    queue.recorded(key);
+    assert_eq!(states(&queue, key), [State::Deferred, State::Ready, State::Deferred]);
+    assert_eq!(queue.retry(key, &by_domain("z.test"), START, &mut record), Some(Settled::Nothing), "it may go already");
+    assert_eq!(queue.retry(key, &by_domain("x.test"), START, &mut record), None);
+}
+
 #[test]
 fn a_message_rerouted_during_attempts_moves_when_the_last_has_ended() {
     let (mut queue, mut record) = (queue("backup.test"), Vec::new());
     let key = enqueue(&mut queue);
     let (first, second) = (attempt(&mut queue, START).unwrap(), attempt(&mut queue, START).unwrap());
-    assert_eq!(queue.reroute(key, RouteId(2), START, &mut record), Some(Settled::Outcome));
+    assert_eq!(queue.reroute(key, &Filter::default(), RouteId(2), START, &mut record), Some(Settled::Outcome));
     queue.recorded(key);
     let deferred: Vec<_> = queue.recipients(&first).map(|(number, _)| (number, Outcome::Deferred { reply: b"450 later" })).collect();
     assert_eq!(queue.settle(first, &deferred, START, &mut record), Settled::Outcome);
@@ -183,7 +275,7 @@ fn old_mail_that_is_rerouted_is_attempted_once_where_it_leads_now() {
         let key = enqueue(&mut queue);
         let now = START + 2 * HOUR;
         let open = if is_under_way { attempt(&mut queue, now) } else { None };
-        assert_eq!(queue.reroute(key, RouteId(2), now, &mut record), Some(Settled::Outcome));
+        assert_eq!(queue.reroute(key, &Filter::default(), RouteId(2), now, &mut record), Some(Settled::Outcome));
         queue.recorded(key);
         if let Some(dispatch) = open {
             queue.abandon(dispatch, now);
@@ -200,7 +292,7 @@ fn old_mail_that_is_rerouted_is_attempted_once_where_it_leads_now() {
 fn a_held_message_keeps_its_hold_when_it_is_rerouted_or_bounced() {
     let (mut queue, mut record) = (queue("backup.test"), Vec::new());
     let key = enqueue(&mut queue);
-    for settled in [queue.hold(key, START, &mut record), queue.reroute(key, RouteId(2), START, &mut record)] {
+    for settled in [queue.hold(key, START, &mut record), queue.reroute(key, &Filter::default(), RouteId(2), START, &mut record)] {
         assert_eq!(settled, Some(Settled::Outcome));
         queue.recorded(key);
     }
