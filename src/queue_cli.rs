@@ -332,6 +332,8 @@ fn words_of(change: &Change) -> (&'static str, &'static str) {
 
 fn change(socket: &Path, change: Change, selection: Selection) -> ExitCode {
     let (word, so_already) = words_of(&change);
+    // What is being attempted is retried already.
+    let or_else = if change == (Change::Retry {}) { "their failure is being told to their sender" } else { "are being attempted" };
     let Selection { ids, matching, all, output } = selection;
     let filter = MessageFilter::from(matching);
     let (is_filtered, mut wanted) = (filter != MessageFilter::default(), ids.len() as u64);
@@ -411,7 +413,7 @@ fn change(socket: &Path, change: Change, selection: Selection) -> ExitCode {
             tell_if_unknown(socket, name);
         }
         if by_id && count < wanted {
-            eprintln!("ringpost: {} of {wanted} ids are not in the queue, or are being attempted", wanted - count);
+            eprintln!("ringpost: {} of {wanted} ids are not in the queue, or {or_else}", wanted - count);
         }
     }
     code(result.map(|count| is_whole && (!by_id || count == wanted)))

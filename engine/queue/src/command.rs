@@ -11,19 +11,22 @@ use crate::settling::Settled;
 use crate::slab::NONE;
 
 impl Queue {
-    /// Makes the recipients that meet the filter and are not over ready now, failed ones included, or at the message's time of release; where
-    /// they lead, dead destinations are probed at once.
+    /// Makes the recipients that meet the filter and are not over ready now, or at the message's time of release; where they lead, dead
+    /// destinations are probed at once. Failed ones are among them as long as no report of the message is being made: who was told of a
+    /// failure is not to hear of a delivery, or of a second failure.
     /// Mail past its lifetime gets one more attempt. A held message stays held. `None` also where nothing is left to be tried.
     pub fn retry(&mut self, key: MessageKey, filter: &Filter, now: u64, record: &mut Vec<u8>) -> Option<Settled> {
         let index = self.find_open(key)?;
         let at = self.messages[index].may_go_at(now);
         let meant = self.chosen(key, filter, |_| true);
+        let is_being_told = self.messages[index].flags.has(Flags::REPORT_OPEN);
         let (mut is_any_open, mut changed) = (false, Vec::new());
         let mut last_group = NONE;
         for number in meant {
             let Recipient { place, group, .. } = self.messages.recipients(index)[usize::from(number)];
-            is_any_open |= place.is_open() || place == Place::Failed;
-            if matches!(place, Place::Waiting | Place::Failed) {
+            let is_revived = place == Place::Failed && !is_being_told;
+            is_any_open |= place.is_open() || is_revived;
+            if place == Place::Waiting || is_revived {
                 self.messages.recipients_mut(index)[usize::from(number)].next_attempt = at;
                 self.place(index, number, Place::Waiting);
                 changed.push(number);

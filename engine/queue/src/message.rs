@@ -156,6 +156,8 @@ impl Flags {
     pub(crate) const REPORT_DUE: u16 = 128;
     /// Its report is under way, from the wish to the acknowledgement.
     pub(crate) const REPORT_SET: u16 = 256;
+    /// And is being made: it may be on its way to the sender at any time.
+    pub(crate) const REPORT_OPEN: u16 = 16384;
     /// `expires_at` was set by command: records keep it.
     pub(crate) const EXPIRY_SET: u16 = 32;
     /// The envelope in the record says more than addresses.

@@ -273,12 +273,12 @@ impl Queue {
         Some(Report { about, recipients: numbers.take(REPORT_RECIPIENTS_MAX).collect() })
     }
 
-    /// A report is durable, or none was due: its recipients are told. Those that failed are bounced, unless a command made them
-    /// open again meanwhile. The record is appended to `record`.
+    /// A report is durable, or none was due: its recipients are told. Those that failed are bounced; no command makes them open again while
+    /// their report is made, or their sender would hear of two ends. The record is appended to `record`.
     pub fn reported(&mut self, key: MessageKey, about: About, recipients: &[u16], now: u64, record: &mut Vec<u8>) -> Settled {
         self.reports.open = self.reports.open.saturating_sub(1);
         let Some(index) = self.find_open(key) else { return Settled::Nothing };
-        self.messages[index].flags.set(Flags::REPORT_SET, false);
+        self.messages[index].flags.set(Flags::REPORT_SET | Flags::REPORT_OPEN, false);
         self.tell(index, about, recipients, now, record)
     }
 
@@ -300,6 +300,7 @@ impl Queue {
     pub fn postpone_report(&mut self, key: MessageKey, at: u64) {
         self.reports.open = self.reports.open.saturating_sub(1);
         if let Some(index) = self.find_open(key) {
+            self.messages[index].flags.set(Flags::REPORT_OPEN, false);
             self.messages[index].flags.set(Flags::REPORT_DUE, true);
             self.reports.wait_until(index, at);
         }
@@ -378,6 +379,7 @@ impl Queue {
                 self.reports.waiting.pop_front();
                 self.reports.open += 1;
                 self.messages[index].flags.set(Flags::REPORT_DUE, false);
+                self.messages[index].flags.set(Flags::REPORT_OPEN, true);
                 return Some(key);
             }
             self.reports.waiting.pop_front();

@@ -363,8 +363,7 @@ impl World {
                 assert!(!self.durable_told.contains(&what), "told again, after that was recorded");
                 told.push(what);
                 let before = self.told.insert(what, self.restarts);
-                // A retried recipient can fail again.
-                assert!(before.is_none_or(|restarts| restarts < self.restarts) || report.about == About::Failure, "told twice");
+                assert!(before.is_none_or(|restarts| restarts < self.restarts), "told twice");
             }
         }
         self.reports += 1;
@@ -481,13 +480,14 @@ impl World {
     fn command(&mut self) {
         let Some((&id, &key)) = self.keys.iter().nth(self.random.below(self.keys.len().max(1) as u64) as usize) else { return };
         let (now, mut record) = (self.now, Vec::new());
+        let is_being_told = self.reporting.iter().any(|(_, other)| *other == id);
         let accepted = self.accepted.get_mut(&id).unwrap();
         let attempting = |number: usize| self.attempting.contains(&(id, number as u16));
         let answer = match self.random.below(14) {
             0..=1 => self.queue.hold(key, now, &mut record).inspect(|_| accepted.held = true),
             2..=4 => self.queue.release(key, now, &mut record).inspect(|_| accepted.held = false),
             5..=6 => self.queue.retry(key, &Filter::default(), now, &mut record).inspect(|_| {
-                accepted.fate.iter_mut().filter(|fate| **fate == Fate::Failed).for_each(|fate| *fate = Fate::Open);
+                accepted.fate.iter_mut().filter(|fate| **fate == Fate::Failed && !is_being_told).for_each(|fate| *fate = Fate::Open);
             }),
             7 => self.queue.delete(key, now).inspect(|_| {
                 accepted.fate.fill(Fate::Delivered);

@@ -153,18 +153,35 @@ fn a_report_that_cannot_be_made_now_is_made_later() {
     assert_eq!(queue.reported(key, About::Failure, &[0], START, &mut Vec::new()), Settled::Done);
 }
 
+/// A retry between the report's becoming durable and the bounce made the recipient open again: its sender got a second report, or was told
+/// of a failure and then of a delivery. From the first reports on; now what is being told is settled.
 #[test]
-fn a_recipient_retried_while_its_report_is_made_stays_open_and_a_deleted_message_asks_for_none() {
+fn a_failure_that_is_being_told_is_not_retried() {
+    let mut queue = queue();
+    let (asked, done) = ("b@y.test", "c@slow.test");
+    let key = enqueue(&mut queue, &message(1), &[(asked, Notify::UNSAID), (done, Notify::UNSAID)]);
+    attempt_all(&mut queue, START, |number| if number == 0 { REFUSED } else { LATER });
+    // The other recipient is tried, this one is not.
+    assert_eq!(queue.retry(key, &Filter::default(), START, &mut Vec::new()), Some(Settled::Outcome));
+    assert_eq!(states(&queue, key), [State::Failed, State::Ready]);
+    let failed = Filter { state: Some(State::Failed), ..Filter::default() };
+    assert_eq!(queue.retry(key, &failed, START, &mut Vec::new()), None, "nothing else is meant");
+    assert_eq!(queue.reported(key, About::Failure, &[0], START, &mut Vec::new()), Settled::Outcome);
+    assert_eq!(states(&queue, key), [State::Bounced, State::Ready]);
+}
+
+#[test]
+fn a_failure_whose_report_waits_is_retried_and_a_deleted_message_asks_for_none() {
     let mut queue = queue();
     let key = enqueue(&mut queue, &message(1), &[("b@y.test", Notify::UNSAID)]);
     attempt_all(&mut queue, START, |_| REFUSED);
+    queue.postpone_report(key, START + 60_000);
     assert_eq!(queue.retry(key, &Filter::default(), START, &mut Vec::new()), Some(Settled::Outcome));
-    assert_eq!(queue.reported(key, About::Failure, &[0], START, &mut Vec::new()), Settled::Outcome);
+    assert_eq!(queue.report(key), None, "nobody is told until it fails again");
     let dispatch = attempt(&mut queue, START);
     let _ = queue.settle(dispatch, &[(0, REFUSED)], START, &mut Vec::new());
     assert_eq!(queue.delete(key, START), Some(Settled::Done));
-    assert!(queue.poll(START, &mut Vec::new()).is_none());
-    assert_eq!(queue.reported(key, About::Failure, &[0], START, &mut Vec::new()), Settled::Nothing);
+    assert!(queue.poll(START + 60_000, &mut Vec::new()).is_none());
 }
 
 /// NOTIFY against what happens: what is told to whom.
