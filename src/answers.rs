@@ -37,6 +37,8 @@ pub struct Answers {
     order: VecDeque<(Question, u64)>,
     arrivals: u64,
     waiting: HashMap<Question, Vec<Asker>>,
+    /// Who went by a refusal that is being asked anew, and has not been told.
+    revoked: Vec<Asker>,
 }
 
 struct Known {
@@ -63,10 +65,18 @@ impl Known {
 impl Answers {
     /// Without any.
     pub fn new(answers_max: usize) -> Self {
-        Answers { answers_max: answers_max.max(1), known: HashMap::new(), order: VecDeque::new(), arrivals: 0, waiting: HashMap::new() }
+        Answers {
+            answers_max: answers_max.max(1),
+            known: HashMap::new(),
+            order: VecDeque::new(),
+            arrivals: 0,
+            waiting: HashMap::new(),
+            revoked: Vec::new(),
+        }
     }
 
-    /// Somebody asks; `anew`: an answer from before does not count. All times are milliseconds of one steady clock.
+    /// Somebody asks; `anew`: an answer from before does not count, and if it was a refusal it counts for nobody: who goes by it waits, too,
+    /// see [`Answers::take_revoked`]. All times are milliseconds of one steady clock.
     pub fn ask(&mut self, question: &Question, anew: bool, asker: Asker, now: u64) -> Asked {
         if let Some(known) = self.known.get_mut(question).filter(|known| !anew || now < known.since + ANEW_MS)
             && let Some(until) = until(&known.resolution)
@@ -75,39 +85,49 @@ impl Answers {
             known.tell(&[asker]);
             return Asked::Known(known.resolution.clone().map_until(|until| until - now));
         }
+        let told = if anew { self.revoke(question, now) } else { Vec::new() };
+        let told = told.into_iter().filter(|told| *told != asker);
+        self.revoked.extend(told.clone());
         match self.waiting.get_mut(question) {
             Some(waiting) => {
                 waiting.push(asker);
+                waiting.extend(told);
                 Asked::Waits
             }
             None => {
-                self.waiting.insert(question.clone(), vec![asker]);
+                self.waiting.insert(question.clone(), [asker].into_iter().chain(told).collect());
                 Asked::Ask
             }
         }
     }
 
-    /// DNS has answered; `until` of the resolution counts from now. Who waits for it, and what they get; when a domain that was refused
-    /// has been mended, those who were told of the refusal are among them. Hosts that the operator named keep their last addresses while
-    /// nothing better is known.
+    /// Those whose mail is refused by an answer that counts no more, and is asked for anew: each is to wait for the new one. Once each.
+    pub fn take_revoked(&mut self) -> Vec<Asker> {
+        std::mem::take(&mut self.revoked)
+    }
+
+    /// Forgets a refusal. Who goes by it; when its time is over they ask by themselves.
+    fn revoke(&mut self, question: &Question, now: u64) -> Vec<Asker> {
+        let is_refusal = |known: &Known| matches!(known.resolution, Resolution::Refused { .. });
+        if !self.known.get(question).is_some_and(is_refusal) {
+            return Vec::new();
+        }
+        let refusal = self.known.remove(question);
+        refusal.filter(|known| until(&known.resolution).is_some_and(|until| until > now)).map(|known| known.told).unwrap_or_default()
+    }
+
+    /// DNS has answered; `until` of the resolution counts from now. Who waits for it, and what they get. Hosts that the operator named keep
+    /// their last addresses while nothing better is known.
     pub fn answered(&mut self, question: Question, mut resolution: Resolution, stale_ms: u64, now: u64) -> (Vec<Asker>, Resolution) {
-        let mut askers = self.waiting.remove(&question).unwrap_or_default();
+        let askers = self.waiting.remove(&question).unwrap_or_default();
         if let (Resolution::Unanswered { .. }, Question::Hosts(_), Some(known)) = (&resolution, &question, self.known.get(&question)) {
             resolution = known.resolution.clone().map_until(|_| stale_ms);
         }
         if until(&resolution).is_some() {
             self.arrivals += 1;
-            // Whom the answer before was told of ask by themselves once it is over.
-            let before = self.known.remove(&question).filter(|before| until(&before.resolution).is_some_and(|until| until > now));
-            let told = before.map(|before| before.told).unwrap_or_default();
             let resolution = resolution.clone().map_until(|until| now + until);
             let mut known = Known { resolution, since: now, arrival: self.arrivals, told: Vec::new() };
-            if matches!(known.resolution, Resolution::Refused { .. }) {
-                known.told = told;
-                known.tell(&askers);
-            } else {
-                askers.extend(told.into_iter().filter(|told| !askers.contains(told)).collect::<Vec<_>>());
-            }
+            known.tell(&askers);
             self.order.push_back((question.clone(), self.arrivals));
             self.known.insert(question, known);
             self.give_way();
@@ -139,7 +159,7 @@ impl Answers {
 fn until(resolution: &Resolution) -> Option<u64> {
     match resolution {
         Resolution::Site { until, .. } | Resolution::Refused { until, .. } => Some(*until),
-        Resolution::Unanswered { .. } => None,
+        Resolution::Unanswered { .. } | Resolution::Awaited => None,
     }
 }
 
@@ -184,18 +204,27 @@ mod tests {
         assert_eq!(answers.ask(&mx("a.test"), true, asker(0), 5200), Asked::Known(refused(9900)));
     }
 
-    /// The shard that had asked anew delivered, and the others refused mail of the mended domain until the old answer's end.
+    /// The shard that had asked anew delivered, and the others refused mail of the mended domain until the old answer's end; then until the
+    /// new answer, which without mail on the shard that was asked nobody waited for.
     #[test]
-    fn who_was_told_of_a_refusal_hears_that_it_is_over() {
+    fn who_was_told_of_a_refusal_waits_for_what_is_asked_anew() {
         let site = Resolution::Site { key: "h".into(), name: "h".into(), hosts: vec!["192.0.2.1:25".parse().unwrap()], until: 60_000 };
         let mut answers = Answers::new(10);
         answers.ask(&mx("a.test"), false, asker(0), 0);
         answers.answered(mx("a.test"), refused(3_600_000), 0, 0);
         assert!(matches!(answers.ask(&mx("a.test"), false, asker(1), 10), Asked::Known(_)));
-        assert_eq!(answers.ask(&mx("a.test"), true, asker(2), 5000), Asked::Ask);
-        assert_eq!(answers.answered(mx("a.test"), refused(3_600_000), 0, 5000).0, [asker(2)]);
+        assert_eq!((answers.ask(&mx("a.test"), true, asker(2), 5000), answers.take_revoked()), (Asked::Ask, vec![asker(0), asker(1)]));
+        // One that has never heard of it waits, too, and gets none of the old answer.
+        assert_eq!((answers.ask(&mx("a.test"), false, asker(3), 5001), answers.take_revoked()), (Asked::Waits, vec![]));
+        let all = [asker(2), asker(0), asker(1), asker(3)];
+        assert_eq!(answers.answered(mx("a.test"), refused(3_600_000), 0, 5010).0, all);
         assert_eq!(answers.ask(&mx("a.test"), true, asker(1), 9000), Asked::Ask);
-        assert_eq!(answers.answered(mx("a.test"), site.clone(), 0, 9000), (vec![asker(1), asker(0), asker(2)], site.clone()));
+        assert_eq!(answers.take_revoked(), [asker(2), asker(0), asker(3)]);
+        // No answer is none for all of them: their mail waits.
+        let nothing = Resolution::Unanswered { reason: "SERVFAIL".into() };
+        assert_eq!(answers.answered(mx("a.test"), nothing.clone(), 0, 9100), (vec![asker(1), asker(2), asker(0), asker(3)], nothing));
+        assert_eq!(answers.ask(&mx("a.test"), false, asker(3), 9200), Asked::Ask, "the refusal is forgotten");
+        assert_eq!(answers.answered(mx("a.test"), site.clone(), 0, 9300), (vec![asker(3)], site.clone()));
         // A refusal that was over before is asked about by each for itself, and its list does not grow from one to the next.
         answers.ask(&mx("b.test"), false, asker(0), 0);
         answers.answered(mx("b.test"), refused(100), 0, 0);

@@ -141,6 +141,7 @@ fn goes(start: &StartConfig, route: Option<&Route>, domain: &str) -> Result<Goes
         }
         Resolution::Refused { reply, until } => Goes::Refused { reason: reply, ttl_s: until / 1000 },
         Resolution::Unanswered { reason } => Goes::Unanswered { reason },
+        Resolution::Awaited => unreachable!("it is no answer of DNS"),
     })
 }
 

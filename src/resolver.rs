@@ -150,7 +150,11 @@ impl Resolver {
     fn take(&mut self, request: Request) {
         let Request { shard, lookup: Lookup { destination, question, anew } } = request;
         self.counters.questions.fetch_add(1, Ordering::Relaxed);
-        match self.answers.ask(&question, anew, Asker { shard, destination }, self.now()) {
+        let asked = self.answers.ask(&question, anew, Asker { shard, destination }, self.now());
+        for Asker { shard, destination } in self.answers.take_revoked() {
+            self.outboxes[usize::from(shard)].push_back((destination, Resolution::Awaited));
+        }
+        match asked {
             Asked::Known(resolution) => {
                 self.counters.hits.fetch_add(1, Ordering::Relaxed);
                 self.outboxes[usize::from(shard)].push_back((destination, resolution));

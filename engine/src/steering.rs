@@ -5,7 +5,7 @@ use std::{collections::HashMap, rc::Rc};
 use ringpost_queue::{Cursor, Filter, MessageKey, QueueId, REPLY_BYTES_MAX, RecipientView, RouteId, Settled, State};
 
 use crate::{
-    control::{Answer, Change, ChangeOrder, Changed, EXPIRY_AHEAD_MAX, Recalled, Selection, time_text},
+    control::{Answer, Change, ChangeOrder, Changed, EXPIRY_AHEAD_MAX, MessageFilter, Recalled, Selection, time_text},
     listing::filter_of,
     mail_log::{Escaped, EscapedWord},
     shard::Shard,
@@ -37,6 +37,9 @@ pub(crate) async fn steer(shard: &Rc<Shard>, order: ChangeOrder) -> Answer {
             }
         }
         Selection::Matching(filter) => {
+            if matches!(steering, Steering::Retry) {
+                revive_named(shard, &filter);
+            }
             let filter = match filter_of(&shard.queue.borrow(), &filter, shard.now_ms()) {
                 Ok(Some(filter)) => filter,
                 Ok(None) => return Answer::Changed(changed),
@@ -64,6 +67,16 @@ pub(crate) async fn steer(shard: &Rc<Shard>, order: ChangeOrder) -> Answer {
     shard.delivery.kick();
     shard.records_durable().await;
     Answer::Changed(changed)
+}
+
+/// Probes dead destinations, and asks DNS anew about domains, that a retry names, though no mail for them may be left: who names one has
+/// mended it, and the next message is not to fail by what was known before.
+fn revive_named(shard: &Shard, filter: &MessageFilter) {
+    let (mut queue, now) = (shard.queue.borrow_mut(), shard.now_ms());
+    for name in [&filter.domain, &filter.destination].into_iter().flatten() {
+        let named: Vec<_> = queue.destinations_named(name).collect();
+        named.into_iter().for_each(|destination| queue.revive(destination, now));
+    }
 }
 
 /// Lets other tasks run, and goes on when what was changed so far found its room in a batch: acceptance comes first.

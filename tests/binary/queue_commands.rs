@@ -8,6 +8,7 @@ use crate::client::Client;
 use crate::name_server::NameServer;
 use crate::next_hop::NextHop;
 use crate::node::{Node, PATIENCE, Setup};
+use crate::shards::{shard_of, two_shards};
 
 const ANSWER_IS_NO: i32 = 1;
 const NOT_RUNNING: i32 = 69;
@@ -166,6 +167,45 @@ fn a_retry_asks_anew_what_dns_has_refused() {
         while hop.messages().len() < sent {
             let queue = node.queue();
             assert!(queue.iter().all(|message| message["recipients"][0]["state"] != "failed") && began.elapsed() < PATIENCE, "{queue:?}");
+        }
+    }
+}
+
+/// The mended domain was refused on by the other shard, and by one that had not had it before, until the old answer's end: the retry found
+/// no mail to ask for.
+#[test]
+fn a_retry_mends_a_domain_on_all_shards_though_its_mail_is_gone() {
+    let (names, hop) = (NameServer::start(), NextHop::start());
+    names.set_negative_ttl(3600);
+    let node = Node::start(&two_shards(Setup {
+        route: format!("via = \"mx\"\nport = {}", hop.address.port()),
+        extra: format!("[dns]\nservers = [\"{}\"]\nallow_private = true\n[bounce]\nenabled = false\n", names.address).leak(),
+        ..Setup::new()
+    }));
+    let began = Instant::now();
+    let deliver = || shard_of(&Client::greeted(node.address).deliver("b@y.test", "Subject: x\r\n\r\nx"));
+    let mut refused_by = [0; 2];
+    while refused_by.contains(&0) {
+        refused_by[deliver()] += 1;
+    }
+    let all: usize = refused_by.iter().sum();
+    node.wait_for_queue(|queue| queue.len() == all && queue.iter().all(|message| state(message) == "failed"));
+    assert!(node.ask(&["queue", "purge", "--all"]).status.success());
+    names.set("y.test", &[[127, 0, 0, 1]], 3600);
+    let asked = names.asked("y.test");
+    while names.asked("y.test") == asked {
+        assert!(began.elapsed() < PATIENCE);
+        // One that comes within the second of the answer is given that.
+        let retried = node.ask(&["queue", "retry", "--domain", "y.test"]);
+        assert_eq!(String::from_utf8_lossy(&retried.stdout), "0 messages retried\n");
+    }
+    let (mut sent, mut delivered_by) = (0, [0; 2]);
+    while delivered_by.contains(&0) {
+        delivered_by[deliver()] += 1;
+        sent += 1;
+        while hop.messages().len() < sent {
+            let queue = node.queue();
+            assert!(queue.iter().all(|message| state(message) != "failed") && began.elapsed() < PATIENCE, "{queue:?}");
         }
     }
 }

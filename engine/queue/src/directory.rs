@@ -104,6 +104,11 @@ impl Queue {
                 domain.answered(Answer::Refused { until: *until, reply: reply.clone() });
                 self.join(slot, None, now);
             }
+            Resolution::Awaited => {
+                if domain.await_answer(now) {
+                    reason.clear();
+                }
+            }
             Resolution::Unanswered { reason: why } => {
                 reason.clone_from(why);
                 let mut jitter = self.jitter.clone();
@@ -345,6 +350,9 @@ impl Queue {
         let Role::Domain(domain) = &mut state.role else { unreachable!("the caller looked") };
         if state.ready.is_empty() || state.paused {
             domain.queued_at = None;
+            if domain.is_to_be_asked() && !state.paused {
+                self.serve(slot);
+            }
             return self.rest(slot, now);
         }
         self.directory.idle -= usize::from(std::mem::take(&mut state.idle_since) > 0);
@@ -392,7 +400,7 @@ impl Queue {
     pub(crate) fn serve_domain(&mut self, slot: u32, now: u64) -> Option<Work> {
         let state = &mut self.destinations[slot as usize];
         let Role::Domain(domain) = &mut state.role else { unreachable!("the caller looked") };
-        let work = if state.ready.is_empty() || state.paused {
+        let work = if state.ready.is_empty() && !domain.is_to_be_asked() || state.paused {
             None
         } else {
             match domain.step(now) {

@@ -292,6 +292,7 @@ mod tests {
             Resolution::Site { hosts, .. } => Ok(hosts.into_iter().map(|hop| hop.name).collect()),
             Resolution::Refused { reply, .. } => Err(reply),
             Resolution::Unanswered { reason } => Err(reason),
+            Resolution::Awaited => unreachable!("it is no answer of DNS"),
         }
     }
 
@@ -444,6 +445,7 @@ mod tests {
             Resolution::Site { hosts, .. } => Some(hosts[0].name.clone()),
             Resolution::Refused { reply, .. } => Some(reply),
             Resolution::Unanswered { reason } => Some(reason),
+            Resolution::Awaited => unreachable!("it is no answer of DNS"),
         };
         assert_eq!(to("d.test", false), None);
         assert_eq!(to("[192.0.2.1]", false).unwrap(), "192.0.2.1:2525");

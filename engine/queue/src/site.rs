@@ -81,6 +81,8 @@ pub enum Resolution {
         /// `MX of example.org: SERVFAIL`.
         reason: String,
     },
+    /// A refusal counts no more, because somebody asks anew: the answer comes.
+    Awaited,
 }
 
 impl Resolution {
@@ -219,6 +221,20 @@ impl Domain {
             Answer::Unanswered { until, .. } => Some(Wait::Unanswered { until }),
             Answer::Unknown | Answer::Asked { .. } | Answer::Known { .. } => Some(Wait::Asking),
         }
+    }
+
+    /// It is to be asked about at once, with mail or without: who else goes by what was said before is to hear, too.
+    pub(crate) fn is_to_be_asked(&self) -> bool {
+        self.anew && self.answer == Answer::Unknown
+    }
+
+    /// A refusal counts no more. False if it was none.
+    pub(crate) fn await_answer(&mut self, now: u64) -> bool {
+        let is_refused = matches!(self.answer, Answer::Refused { .. });
+        if is_refused {
+            self.asked(now);
+        }
+        is_refused
     }
 
     /// Asks again at once what got no answer, or a refusal; the domain may have been mended since.

@@ -263,6 +263,55 @@ fn a_refusal_of_dns_fails_each_message_with_its_words() {
     attempts.into_iter().for_each(|dispatch| queue.abandon(dispatch, START + MINUTE));
 }
 
+/// Nobody asked for a domain without mail: after a retry of a message whose refused recipient had left, other shards, and those that had
+/// never heard of the domain, went on refusing mail for it by the old answer.
+#[test]
+fn a_retry_asks_about_a_refused_domain_at_once_though_its_mail_is_gone() {
+    let mut queue = queue();
+    enqueue(&mut queue, 1, 5, &["a@nosuch.test", "b@known.test"], START);
+    let (_, lookups) = work(&mut queue, START);
+    let (mut refused, mut key) = (None, None);
+    for lookup in lookups {
+        let is_known = lookup.question == Question::Mx { domain: "known.test".into(), port: 25 };
+        let refusal = Resolution::Refused { reply: "550 5.1.2 no".into(), until: START + 60 * MINUTE };
+        let resolution = if is_known { site("s", &["192.0.2.1:25"], START + 60 * MINUTE) } else { refusal };
+        refused = if is_known { refused } else { Some(lookup.destination) };
+        queue.resolved(lookup.destination, &resolution, START);
+    }
+    let refused = refused.unwrap();
+    for dispatch in work(&mut queue, START).0 {
+        key = Some(dispatch.key());
+        let number = queue.recipients(&dispatch).next().unwrap().0;
+        let outcome = match queue.verdict(&dispatch) {
+            Some(_) => Outcome::Failed { reply: b"550 5.1.2 no" },
+            None => Outcome::Deferred { reply: b"450 later" },
+        };
+        assert_eq!(queue.settle(dispatch, &[(number, outcome)], START, &mut Vec::new()), Settled::Outcome);
+    }
+    let key = key.unwrap();
+    let failed = Filter { state: Some(State::Failed), ..Filter::default() };
+    assert_eq!(queue.purge(key, &failed, START, &mut Vec::new()), Some(Settled::Outcome));
+    assert_eq!(queue.retry(key, &Filter::default(), START + 1, &mut Vec::new()), Some(Settled::Outcome));
+    let (attempts, lookups) = work(&mut queue, START + 1);
+    attempts.into_iter().for_each(|dispatch| queue.abandon(dispatch, START + 1));
+    assert_eq!(lookups.iter().map(|lookup| (lookup.destination, lookup.anew)).collect::<Vec<_>>(), [(refused, true)]);
+    // Another shard hears that the refusal counts no more, and fails nobody by it.
+    let mut other = self::queue();
+    enqueue(&mut other, 1, 5, &["a@nosuch.test"], START);
+    let destination = work(&mut other, START).1[0].destination;
+    let refusal = Resolution::Refused { reply: "550 5.1.2 no".into(), until: START + 60 * MINUTE };
+    other.resolved(destination, &refusal, START);
+    other.resolved(destination, &Resolution::Awaited, START);
+    let (attempts, lookups) = work(&mut other, START);
+    assert!(attempts.is_empty() && lookups.is_empty(), "it waits");
+    other.resolved(destination, &site("s", &["192.0.2.1:25"], START + MINUTE), START);
+    let (attempts, _) = work(&mut other, START);
+    assert!(attempts.len() == 1 && other.verdict(&attempts[0]).is_none());
+    other.resolved(destination, &Resolution::Awaited, START);
+    attempts.into_iter().for_each(|dispatch| other.abandon(dispatch, START));
+    assert_eq!(work(&mut other, START).0.into_iter().map(|dispatch| other.abandon(dispatch, START)).count(), 1, "hosts are no refusal");
+}
+
 #[test]
 fn hosts_that_stay_keep_what_is_known_of_them_and_a_late_word_about_one_that_left_is_ignored() {
     let mut queue = queue();
