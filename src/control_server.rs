@@ -302,15 +302,21 @@ async fn summary(
     shards: &[Arc<RequestLane>],
     write: &mut (impl AsyncWriteExt + Unpin),
 ) -> Result<u64, Refusal> {
-    let mut all: BTreeMap<String, DestinationSummary> = BTreeMap::new();
+    let (mut all, mut in_turn) = (BTreeMap::<String, DestinationSummary>::new(), Vec::new());
     for shard in shards {
-        if let Answer::Summary(summaries) = ask(shard, Command::Summary(destination.clone())).await? {
-            for summary in summaries {
+        if let Answer::Summary(summary) = ask(shard, Command::Summary(destination.clone())).await? {
+            in_turn.extend(summary.in_turn);
+            for summary in summary.destinations {
                 match all.get_mut(&summary.destination) {
                     Some(other) => other.add(summary),
                     None => drop(all.insert(summary.destination.clone(), summary)),
                 }
             }
+        }
+    }
+    for (name, recipients) in in_turn {
+        if let Some(summary) = all.get_mut(&name) {
+            summary.wait_in_turn(recipients);
         }
     }
     let mut all: Vec<_> = all.into_values().collect();

@@ -327,8 +327,8 @@ pub enum Answer {
     Message(Option<Box<MessageView>>),
     /// Sentences about the message, if this shard has it.
     Why(Option<String>),
-    /// Destinations of this shard.
-    Summary(Vec<DestinationSummary>),
+    /// What is stuck on this shard.
+    Summary(Summary),
     /// See there.
     Changed(Changed),
     /// All queued mail follows its routes; so many messages lead elsewhere now.
@@ -407,6 +407,15 @@ pub struct RecipientView {
     pub last_reply: Option<String>,
 }
 
+/// What one shard says to [`Command::Summary`].
+#[derive(Clone, Debug, Default)]
+pub struct Summary {
+    /// Its destinations.
+    pub destinations: Vec<DestinationSummary>,
+    /// By a destination's name: recipients that some shard counts as being attempted there, and that wait for their turn at its home.
+    pub in_turn: Vec<(String, u64)>,
+}
+
 /// A destination as `queue summary --json` prints it; of one shard, or added up over all with [`DestinationSummary::add`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DestinationSummary {
@@ -418,7 +427,7 @@ pub struct DestinationSummary {
     pub ready: u64,
     /// Recipients that wait for their time.
     pub deferred: u64,
-    /// Recipients being attempted.
+    /// Recipients being attempted; of one shard with those that wait for their turn at another, which is its home.
     pub active: u64,
     /// Recipients held by route or command, or offered to the cluster.
     pub held: u64,
@@ -449,6 +458,13 @@ pub struct DestinationSummary {
 }
 
 impl DestinationSummary {
+    /// So many of those that it counts as being attempted wait for their turn at the destination's home: they may be tried, and are not.
+    pub fn wait_in_turn(&mut self, recipients: u64) {
+        let waiting = recipients.min(self.active);
+        self.active -= waiting;
+        self.ready += waiting;
+    }
+
     /// Adds what another shard says of the same destination.
     pub fn add(&mut self, other: DestinationSummary) {
         self.messages += other.messages;

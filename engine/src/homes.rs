@@ -178,6 +178,18 @@ impl Shard {
         true
     }
 
+    /// Recipients that wait for room in the lane to their destination's home, by the destination's name.
+    pub(crate) fn unsent_by_destination(&self) -> Vec<(String, u64)> {
+        let (queue, out) = (self.queue.borrow(), self.homes.out.borrow());
+        let unsent = out.iter().filter(|(_, out)| !out.sent).filter_map(|(_, out)| {
+            let number = queue.recipients(&out.dispatch).next()?.0;
+            let view = queue.show(out.dispatch.key())?;
+            let name = view.recipients().nth(number.into())?.destination_name().to_owned();
+            Some((name, out.dispatch.recipients() as u64))
+        });
+        unsent.collect()
+    }
+
     /// There may be room in the lanes again.
     pub(crate) fn launch_waiting(&self) {
         for home in 0..self.shards {

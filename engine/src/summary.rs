@@ -5,7 +5,7 @@ use std::{collections::HashMap, rc::Rc};
 use ringpost_queue::{Breaker, Cursor, DestinationId, DestinationView, Filter, RecipientView, State};
 
 use crate::{
-    control::{DestinationSummary, PAGE_MESSAGES_MAX},
+    control::{DestinationSummary, PAGE_MESSAGES_MAX, Summary},
     listing::time_text,
     shard::Shard,
 };
@@ -14,7 +14,14 @@ use crate::{
 const DESTINATIONS_PER_TURN: usize = 256;
 
 /// Goes over the whole queue, or over the mail of the destinations of this name, a page at a time.
-pub(crate) async fn summarise(shard: &Rc<Shard>, name: Option<&str>) -> Result<Vec<DestinationSummary>, String> {
+pub(crate) async fn summarise(shard: &Rc<Shard>, name: Option<&str>) -> Result<Summary, String> {
+    let destinations = summarise_destinations(shard, name).await?;
+    let mut in_turn: Vec<_> = shard.queue.borrow().guests_in_turn().into_iter().collect();
+    in_turn.extend(shard.unsent_by_destination());
+    Ok(Summary { destinations, in_turn })
+}
+
+async fn summarise_destinations(shard: &Rc<Shard>, name: Option<&str>) -> Result<Vec<DestinationSummary>, String> {
     shard.loaded().await;
     let destinations: Vec<DestinationId> =
         name.into_iter().flat_map(|name| shard.queue.borrow().destinations_named(name).collect::<Vec<_>>()).collect();

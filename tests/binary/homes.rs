@@ -122,3 +122,26 @@ fn a_drain_that_waits_for_a_slow_home_ends_in_time() {
     node.restart();
     assert_eq!(node.queue().len(), 20, "nothing was lost");
 }
+
+/// All that was out at a home counted as being attempted, though the home had one connection.
+#[test]
+fn what_waits_at_its_home_is_not_said_to_be_active() {
+    let hop = NextHop::start();
+    hop.hold_content(true);
+    let node = Node::start(&one_home(hop.address, 1));
+    let count = send(&node, 0..24, "").len() as u64;
+    let began = Instant::now();
+    loop {
+        let output = node.ask(&["queue", "summary", "--json"]);
+        let summary: serde_json::Value = serde_json::from_slice(&output.stdout).expect("one destination is one line");
+        // One is under way, and one may be chained behind it.
+        let of = |state: &str| summary[state].as_u64().unwrap();
+        if of("active") <= 2 && of("active") > 0 && of("ready") + of("active") == count && counter(&node, "dispatches_at_homes") > 0 {
+            break;
+        }
+        assert!(began.elapsed() < PATIENCE, "{summary}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    hop.hold_content(false);
+    expect_each_once(&hop.wait_for(24), 24);
+}

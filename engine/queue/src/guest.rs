@@ -44,7 +44,7 @@ pub struct Guest {
     /// What the home finds the duty to answer by; the owner leaves it alone.
     pub home_call: u32,
     owner: u16,
-    route: u16,
+    pub(crate) route: u16,
     site: Option<Arc<GuestSite>>,
     id: QueueId,
     size: u64,
@@ -56,6 +56,8 @@ pub struct Guest {
     attempt: u16,
     /// The operator wants the destination tried at once.
     revive: bool,
+    /// It waits at its home.
+    is_in_turn: bool,
     reverse_bytes: u16,
     /// Reverse-path, then the addresses of the recipients.
     text: Vec<u8>,
@@ -74,7 +76,7 @@ impl Guest {
         self.owner
     }
 
-    fn recipients(&self) -> impl Iterator<Item = (u16, &[u8])> + Clone {
+    pub(crate) fn recipients(&self) -> impl Iterator<Item = (u16, &[u8])> + Clone {
         (0..self.recipients.len()).map(|position| {
             let start = position.checked_sub(1).map_or(usize::from(self.reverse_bytes), |before| self.recipients[before].1 as usize);
             let (number, end) = self.recipients[position];
@@ -182,6 +184,7 @@ pub(crate) struct GuestBook {
 
 impl GuestBook {
     fn add(&mut self, guest: Guest) -> u32 {
+        let guest = Guest { is_in_turn: true, ..guest };
         match self.free.pop() {
             Some(slot) => {
                 self.slots[slot as usize] = Some(guest);
@@ -196,6 +199,15 @@ impl GuestBook {
 
     fn get(&self, key: MessageKey) -> Option<&Guest> {
         self.slots.get((key.index & !GUEST) as usize)?.as_ref()
+    }
+
+    fn get_mut(&mut self, key: MessageKey) -> Option<&mut Guest> {
+        self.slots.get_mut((key.index & !GUEST) as usize)?.as_mut()
+    }
+
+    /// Those that wait.
+    pub(crate) fn in_turn(&self) -> impl Iterator<Item = &Guest> {
+        self.slots.iter().flatten().filter(|guest| guest.is_in_turn)
     }
 
     fn remove(&mut self, slot: u32) -> Guest {
@@ -412,14 +424,16 @@ impl Queue {
         let waiting = state.guests.pop()?;
         state.started(now);
         let key = MessageKey { index: waiting.slot | GUEST, generation: u32::MAX };
-        let guest = self.guests.get(key).expect("a waiting guest is in the book");
+        let guest = self.guests.get_mut(key).expect("a waiting guest is in the book");
+        guest.is_in_turn = false;
+        let (recipients, attempt) = (guest.recipients.len() as u16, guest.attempt);
         Some(Dispatch {
             key,
             destination: self.id(destination),
             group: NONE,
             number: 0,
-            recipients: guest.recipients.len() as u16,
-            attempt: guest.attempt,
+            recipients,
+            attempt,
             home: OWN,
             has_delivered: false,
         })

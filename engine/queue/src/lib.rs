@@ -26,6 +26,7 @@ mod dispatch;
 mod feedback;
 mod groups;
 mod guest;
+mod guests_in_turn;
 mod home;
 mod hosts;
 mod ids;
