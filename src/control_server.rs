@@ -3,7 +3,7 @@
 //! Each connection carries one request. A slow or silent client holds a connection, never a shard: shards answer into memory.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     sync::{Arc, atomic::AtomicUsize, atomic::Ordering},
     time::Duration,
@@ -198,7 +198,11 @@ async fn answer(
         WireRequest::QueueSummary { destination } => summary(destination, shards, write).await,
         WireRequest::QueueChange { change, ids, filter } => {
             let selection = match (ids, filter) {
-                (Some(ids), None) => Selection::Ids(ids.iter().map(|id| parse_id(id)).collect::<Result<_, _>>()?),
+                // One that is named twice is changed once.
+                (Some(ids), None) => {
+                    let ids: BTreeSet<QueueId> = ids.iter().map(|id| parse_id(id)).collect::<Result<_, _>>()?;
+                    Selection::Ids(ids.into_iter().collect())
+                }
                 (None, Some(filter)) => Selection::Matching(filter),
                 _ => return Err("either ids or a filter says which messages are meant".to_owned()),
             };

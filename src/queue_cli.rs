@@ -1,6 +1,7 @@
 //! `ringpost queue` and `ringpost stats`: asks the running engine and prints.
 
 use std::{
+    collections::BTreeSet,
     io::{self, IsTerminal, Write},
     path::Path,
     process::ExitCode,
@@ -10,6 +11,7 @@ use std::{
 use clap::CommandFactory;
 use ringpost_config::{MailOutput, parse_duration};
 use ringpost_engine::control::{Change, DestinationSummary, EXPIRY_AHEAD_MAX, ListQuery, MessageFilter, MessageView};
+use ringpost_queue::QueueId;
 use ringpost_smtp::shown::{shown, shown_json, shown_lines};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
@@ -330,13 +332,19 @@ fn words_of(change: &Change) -> (&'static str, &'static str) {
     }
 }
 
+/// How many messages ids name, however they are written.
+fn different(ids: &[String]) -> u64 {
+    let one = |id: &String| id.parse::<QueueId>().map_or_else(|_| id.clone(), |id| id.to_string());
+    ids.iter().map(one).collect::<BTreeSet<_>>().len() as u64
+}
+
 fn change(socket: &Path, change: Change, selection: Selection) -> ExitCode {
     let (word, so_already) = words_of(&change);
     // What is being attempted is retried already.
     let or_else = if change == (Change::Retry {}) { "their failure is being told to their sender" } else { "are being attempted" };
     let Selection { ids, matching, all, output } = selection;
     let filter = MessageFilter::from(matching);
-    let (is_filtered, mut wanted) = (filter != MessageFilter::default(), ids.len() as u64);
+    let (is_filtered, mut wanted) = (filter != MessageFilter::default(), different(&ids));
     let mut is_whole = true;
     if !ids.is_empty() && (is_filtered || all) {
         wrong_usage("either ids or filters say which messages are meant, not both");

@@ -83,6 +83,18 @@ fn filters_narrow_down_what_is_listed_and_changed() {
     assert!(String::from_utf8_lossy(&unknown.stderr).contains("\"nowhere.test\" is no route of the config"));
 }
 
+/// It was counted twice, and changed twice.
+#[test]
+fn an_id_that_is_named_twice_is_one_message() {
+    let node = Node::start(&Setup::new());
+    let id = deliver(&node, "a@x.test", &["b@y.test"]);
+    let (lower, purge) = (id.to_lowercase(), ["queue", "purge"]);
+    assert_eq!(say(&node, &["queue", "hold", &id, &lower, &id]), "1 message held");
+    assert_eq!(say(&node, &["queue", "set-expiry", &id, &id, "2d"]), "1 message given another end of life");
+    let purged = node.ask(&[&purge[..], &[&lower, &id]].concat());
+    assert_eq!((purged.status.code(), &*String::from_utf8_lossy(&purged.stdout)), (Some(0), "1 message purged\n"), "{purged:?}");
+}
+
 /// Such a recipient was counted, and logged, as bounced, and was delivered a moment later.
 #[test]
 fn what_is_being_attempted_is_not_said_to_be_bounced() {
