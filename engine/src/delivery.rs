@@ -324,7 +324,8 @@ impl Shard {
         self.delivery.attempt_ended(self);
     }
 
-    /// The destination takes no further connection: the message waits for another home, or for a connection, and nothing is counted.
+    /// The destination takes no further connection, or not all of its hosts were tried: the message waits for another home, for a
+    /// connection or for the next host, and nothing is counted.
     pub(crate) fn attempt_put_off(&self, dispatch: Dispatch) {
         if dispatch.is_guest() {
             return self.guest_put_off(dispatch);

@@ -31,11 +31,11 @@ pub(crate) async fn deliver(shard: Rc<Shard>, dispatch: Dispatch, seat: Seat<Dis
             // Before the seat, so that who waits for it finds the breaker as it is now.
             shard.attempt_unreachable(dispatch);
         }
-        Dialed::Crowded(Some(dispatch)) => {
+        Dialed::PutOff(Some(dispatch)) => {
             shard.metrics.pool_acquire_failed.increment();
             shard.attempt_put_off(dispatch);
         }
-        Dialed::NoHost(None) | Dialed::Crowded(None) => {}
+        Dialed::NoHost(None) | Dialed::PutOff(None) => {}
         Dialed::Ending(dispatch) => {
             if let Some(dispatch) = dispatch {
                 shard.attempt_abandoned(dispatch);
@@ -81,9 +81,9 @@ pub(crate) async fn warm(shard: Rc<Shard>, destination: DestinationId, seat: Sea
     match dial(&shard, destination, None, Some(soon_idle), used).await {
         // It can have been given an attempt before it was greeted.
         Dialed::NoHost(Some(dispatch)) => shard.attempt_unreachable(dispatch),
-        Dialed::Crowded(Some(dispatch)) => shard.attempt_put_off(dispatch),
+        Dialed::PutOff(Some(dispatch)) => shard.attempt_put_off(dispatch),
         Dialed::Ending(Some(dispatch)) => shard.attempt_abandoned(dispatch),
-        Dialed::Served | Dialed::Crowded(None) | Dialed::NoHost(None) | Dialed::Ending(None) => {}
+        Dialed::Served | Dialed::PutOff(None) | Dialed::NoHost(None) | Dialed::Ending(None) => {}
     }
     drop(seat);
 }
@@ -94,8 +94,9 @@ enum Dialed {
     Served,
     /// None of the hosts took it.
     NoHost(Option<Dispatch>),
-    /// None of the hosts took it, and one of them has enough connections: it says nothing about the message.
-    Crowded(Option<Dispatch>),
+    /// None of the hosts that were tried took it, and it says nothing about the message: one of them has enough connections, or others
+    /// were tried just before, and it is all of them that count as an attempt.
+    PutOff(Option<Dispatch>),
     /// The shard drains.
     Ending(Option<Dispatch>),
 }
@@ -116,11 +117,12 @@ async fn dial(
         }
         let host = shard.queue.borrow_mut().next_host(destination, &mut tried, shard.now_ms());
         let Some(host) = host else {
-            if !is_crowded {
-                return Dialed::NoHost(dispatch);
+            let (mut queue, now) = (shard.queue.borrow_mut(), shard.now_ms());
+            if is_crowded {
+                queue.crowded(destination, shard.pool.up(destination), now);
+                return Dialed::PutOff(dispatch);
             }
-            shard.queue.borrow_mut().crowded(destination, shard.pool.up(destination), shard.now_ms());
-            return Dialed::Crowded(dispatch);
+            return if queue.ends_round(destination, tried, now) { Dialed::NoHost(dispatch) } else { Dialed::PutOff(dispatch) };
         };
         // Its hosts may have changed since.
         let Some(NextHop { name, address, .. }) = shard.queue.borrow().host_address(destination, host).cloned() else { continue };

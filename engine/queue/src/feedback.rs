@@ -21,12 +21,26 @@ pub enum Change {
 
 impl Queue {
     /// The host to connect to for an attempt: of those that may be tried and were not, one of the lowest preference, drawn by
-    /// weight. `None`: call [`Queue::unreachable`].
+    /// weight. `None`: ask [`Queue::ends_round`] what the attempt counts for.
     pub fn next_host(&mut self, destination: DestinationId, tried: &mut HostsTried, now: u64) -> Option<HostIndex> {
         self.live(destination)?;
         let (host, is_half_open) = self.destinations[destination.index()].next_host(tried, now, &mut self.jitter)?;
         self.note_breaker(is_half_open, destination, host, true, now);
         Some(host)
+    }
+
+    /// None of the hosts that an attempt tried took it. True if it counts as one: all hosts were tried, by it alone or by it and those
+    /// before it that did not count. Then call [`Queue::unreachable`], else [`Queue::abandon`].
+    ///
+    /// Each host is tried again at a time of its own: of many dead addresses one after the other is, and if each were an attempt, a message
+    /// had dozens within seconds.
+    pub fn ends_round(&mut self, destination: DestinationId, tried: HostsTried, now: u64) -> bool {
+        let Some(state) = self.live_mut(destination) else { return true };
+        let ends = state.hosts.ends_round(tried);
+        if !ends {
+            state.unreachable(now);
+        }
+        ends
     }
 
     /// A connection to this host is up and greeted. If the destination was dead, what waits goes at once.

@@ -55,11 +55,13 @@ struct Host {
     /// It has enough connections: others come first until then (unix ms), and how often it said so since it greeted.
     crowded_until: u64,
     crowded_times: u32,
+    /// An attempt has tried it in vain since the last round of all hosts.
+    is_in_round: bool,
 }
 
 impl Host {
     fn new(hop: NextHop, serial: u32) -> Self {
-        Self { hop, serial, circuit: Circuit::new(), crowded_until: 0, crowded_times: 0 }
+        Self { hop, serial, circuit: Circuit::new(), crowded_until: 0, crowded_times: 0, is_in_round: false }
     }
 }
 
@@ -149,6 +151,18 @@ impl Hosts {
         let Host { serial, circuit, .. } = &mut self.hosts[slot];
         let half_open = circuit.begin(now);
         Some((HostIndex { serial: *serial, slot: slot as u8 }, half_open))
+    }
+
+    /// An attempt has tried these in vain. True if all have been, by it and those before it since this was last true.
+    pub(crate) fn ends_round(&mut self, tried: HostsTried) -> bool {
+        for (slot, host) in self.hosts.iter_mut().enumerate() {
+            host.is_in_round |= tried.0 & (1 << slot) != 0;
+        }
+        let ends = self.hosts.iter().all(|host| host.is_in_round);
+        if ends {
+            self.hosts.iter_mut().for_each(|host| host.is_in_round = false);
+        }
+        ends
     }
 
     /// It has enough connections.

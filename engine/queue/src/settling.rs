@@ -126,7 +126,7 @@ impl Queue {
     }
 
     /// No host of the destination could be reached: the recipients are ready again, before all others, and go as soon as the
-    /// destination is alive. Report each host with [`Queue::host_failed`] first.
+    /// destination is alive. Report each host with [`Queue::host_failed`] first, and ask [`Queue::ends_round`].
     pub fn unreachable(&mut self, dispatch: Dispatch, now: u64, record: &mut Vec<u8>) -> Settled {
         let index = dispatch.key.index;
         self.destinations[dispatch.destination.index()].unreachable(now);

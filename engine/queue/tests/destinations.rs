@@ -85,10 +85,39 @@ fn connect(queue: &mut Queue, dispatch: Dispatch, answers: impl Fn(&str) -> bool
         queue.host_failed(destination, host, &format!("connect to {address}: refused"), now);
         failed.push(address);
     }
+    if !queue.ends_round(destination, tried, now) {
+        queue.abandon(dispatch, now);
+        return Err(failed);
+    }
     let key = dispatch.key();
     assert_eq!(queue.unreachable(dispatch, now, &mut Vec::new()), Settled::Outcome);
     queue.recorded(key);
     Err(failed)
+}
+
+/// Each of the addresses came to its next probe at a time of its own, and each probe was an attempt: 33 of them within 17 seconds.
+#[test]
+fn many_dead_addresses_are_one_attempt_for_each_round_of_them() {
+    let hosts: Vec<String> = (1..=8).map(|number| format!("192.0.2.{number}:25")).collect();
+    let mut queue = queue(Via::Smarthost { hosts: hosts.iter().map(|host| host.parse().unwrap()).collect() });
+    enqueue(&mut queue, 1, 5, START);
+    let (mut now, mut probes, mut dispatches) = (START, 0, 0);
+    let attempts = |queue: &Queue| {
+        let mut attempts = 0;
+        let page = queue.destinations(START).flat_map(|destination| queue.messages_of(destination.id));
+        page.for_each(|key| attempts = queue.show(key).unwrap().recipients().next().unwrap().attempts());
+        attempts
+    };
+    while now < START + 17_000 {
+        let dispatch = sleep(&mut queue, &mut now);
+        probes += connect(&mut queue, dispatch, |_| false, now).unwrap_err().len();
+        dispatches += 1;
+        if dispatches == 1 {
+            assert_eq!((probes, attempts(&queue)), (8, 1), "all were tried");
+        }
+    }
+    assert!(dispatches > 25 && probes >= dispatches, "{dispatches} dispatches, {probes} probes");
+    assert!((4..=6).contains(&attempts(&queue)), "{} attempts for {probes} probes of 8 hosts", attempts(&queue));
 }
 
 #[test]
