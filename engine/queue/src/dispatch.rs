@@ -1,7 +1,6 @@
 //! Permissions to attempt: which recipients go next, and to whom they belong until they are settled.
 
 use crate::destination::DestinationId;
-use crate::guest::OwnOrGuest;
 use crate::message::{Group, MessageKey, NO_RECIPIENT, Place};
 use crate::queue::Queue;
 use crate::site::Role;
@@ -140,5 +139,24 @@ impl Queue {
         });
         let open = dispatch.number;
         chain.filter(move |&number| recipients[usize::from(number)].is_in(open)).map(move |number| (number, self.address(index, number)))
+    }
+}
+
+/// One of two iterators over recipients.
+#[derive(Clone)]
+enum OwnOrGuest<A, B> {
+    Own(A),
+    Guest(B),
+}
+
+impl<T, A: Iterator<Item = T>, B: Iterator<Item = T>> Iterator for OwnOrGuest<A, B> {
+    type Item = T;
+
+    #[inline]
+    fn next(&mut self) -> Option<T> {
+        match self {
+            Self::Own(own) => own.next(),
+            Self::Guest(guest) => guest.next(),
+        }
     }
 }

@@ -242,25 +242,6 @@ impl Dispatch {
     }
 }
 
-/// One of two iterators over recipients.
-#[derive(Clone)]
-pub(crate) enum OwnOrGuest<A, B> {
-    Own(A),
-    Guest(B),
-}
-
-impl<T, A: Iterator<Item = T>, B: Iterator<Item = T>> Iterator for OwnOrGuest<A, B> {
-    type Item = T;
-
-    #[inline]
-    fn next(&mut self) -> Option<T> {
-        match self {
-            Self::Own(own) => own.next(),
-            Self::Guest(guest) => guest.next(),
-        }
-    }
-}
-
 impl Destination {
     fn site_for_guests(&mut self) -> Option<Arc<GuestSite>> {
         let Role::Site(site) = &self.role else { return None };

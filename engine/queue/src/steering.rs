@@ -4,9 +4,9 @@
 
 use crate::destination::DestinationId;
 use crate::index::after_at;
+use crate::kept_reply::{REPLY_BYTES_MAX, sanitise};
 use crate::listing::Filter;
 use crate::message::{Flags, MessageKey, Place};
-use crate::outcome::{REPLY_BYTES_MAX, sanitise};
 use crate::queue::Queue;
 use crate::route::RouteId;
 use crate::routes::Mail;

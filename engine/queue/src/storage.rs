@@ -5,13 +5,13 @@ use std::hint::black_box;
 use crate::destination::Destination;
 use crate::groups::Groups;
 use crate::index::{LINKED_AT_ONCE, TAGS_MAX};
+use crate::kept_reply::{REPLY_BYTES_MAX, join_reply, split_reply};
 use crate::message::{
     Flags, Group, Message, MessageKey, NO_RECIPIENT, NOT_REROUTED, NewMessage, NewRecipient, PRIORITY_MAX, Place, RECIPIENTS_MAX, Recipient,
 };
 use crate::offering::Offered;
 use crate::outcome::{
-    DecodeError, REPLY_BYTES_MAX, RecipientState, RecordHead, RecordWriter, SUCCESS_DUE, SUCCESS_RELAYED, Settling, TOLD_KNOWN, join_reply,
-    read_record, split_reply,
+    DecodeError, RecipientState, RecordHead, RecordWriter, SUCCESS_DUE, SUCCESS_RELAYED, Settling, TOLD_KNOWN, read_record,
 };
 use crate::queue::Queue;
 use crate::queue_id::QueueId;

@@ -2,8 +2,8 @@
 
 use crate::destination::Destination;
 use crate::groups::Groups;
+use crate::kept_reply::{REPLY_BYTES_MAX, sanitise, split_reply};
 use crate::message::{Flags, Group, Message, NO_RECIPIENT, Place};
-use crate::outcome::{REPLY_BYTES_MAX, sanitise, split_reply};
 use crate::queue::Queue;
 use crate::ready::ReadyQueue;
 use crate::site::Role;
