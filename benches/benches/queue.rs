@@ -1,5 +1,5 @@
 //! How many queue operations does a core do, with real entries in random order over 64 destinations, while 1e3 to 1e7 messages wait?
-//! Expected: about ten cache lines over enqueue, poll and settle; 50 ns each while they are warm (20 M/s at 1e4), 200 ns when each
+//! Expected: about six cache lines over enqueue, poll and settle; 50 ns each while they are warm (20 M/s at 1e4), 200 ns when each
 //! message is cold (5 M/s at 1e6). Up to 1e4 instructions decide (see `instructions`). Beyond, messages have left the cache when they are
 //! linked and when they are polled: each is then loaded along with others, so that one wait is shared by eight or sixteen.
 #![forbid(unsafe_code)]
