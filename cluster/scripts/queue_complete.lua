@@ -1,8 +1,8 @@
 -- Ends leases for good, each by its token (Q3, Q4). The outcome stays until the owner has settled it (Q18).
 -- KEYS of the queue    ARGV random, channel_prefix, keep_ms, then for each: id, token, result
--- {generation, code, ...}: 1 completed | 2 was completed by this token | 3 its owner has settled it, with whom it does not know any more |
--- 0 not yours | -1 was never heard of
--- Of an item that a worker left to its fate the token is kept for longer: that worker may come back with its copy.
+-- {generation, code, record, ...}: 1 completed | 2 was completed by this token | 3 its owner has settled it, with whom it does not know any more |
+-- 0 not yours, and the record that says whose it is, as far as one can be long ('': nobody's yet, it is in the queue) | -1 was never heard of
+-- Of an item that a worker left to its fate the record is kept for longer: that worker may come back with its copy.
 local HELD, TIMED, META, BODY, COUNTERS, DONE, OUTCOME, GENERATION = KEYS[4], KEYS[5], KEYS[8], KEYS[9], KEYS[10], KEYS[11], KEYS[12], KEYS[13]
 local PAST, PAST_AT = KEYS[15], KEYS[16]
 local items = (#ARGV - 3) / 3
@@ -21,6 +21,10 @@ if not generation then
   redis.call('SET', GENERATION, generation)
 end
 local answer, told = {generation}, {}
+local function say(code, record)
+  answer[#answer + 1] = code
+  answer[#answer + 1] = string.sub(record or '', 1, 1024)
+end
 for i = 0, items - 1 do
   local id, token, result, meta = ARGV[4 + i * 3], ARGV[5 + i * 3], ARGV[6 + i * 3], metas[i]
   if meta == false then drop(id) end
@@ -31,37 +35,39 @@ for i = 0, items - 1 do
     redis.call('ZREM', TIMED, id)
     redis.call('HDEL', META, id)
     redis.call('HDEL', BODY, id)
-    redis.call('HSET', OUTCOME, id, token .. '\n' .. meta[7] .. '\n' .. result)
+    local record = token .. '\n' .. meta[7] .. '\n' .. result
+    redis.call('HSET', OUTCOME, id, record)
     redis.call('ZADD', DONE, now, id)
     if meta[12] then
-      redis.call('HSET', PAST, id, token)
+      redis.call('HSET', PAST, id, record)
       redis.call('ZADD', PAST_AT, now, id)
     end
     redis.call('HINCRBY', COUNTERS, 'completed', 1)
     local lines = told[meta[7]] or {}
     lines[#lines + 1] = id .. ' ' .. result
     told[meta[7]] = lines
-    answer[#answer + 1] = 1
+    say(1)
   elseif meta then
-    if not meta[13] then
-      -- That worker drops its copy now. If its owner has settled with it before the queue went back in time this is the last one.
-      meta[13] = 1
+    if not meta[12] then
+      -- That worker may keep its copy, and asks again.
+      meta[12] = 1
       redis.call('HSET', META, id, cmsgpack.pack(meta))
     end
     redis.call('HINCRBY', COUNTERS, 'stale', 1)
-    answer[#answer + 1] = 0
+    say(0)
   else
-    local outcome = redis.call('HGET', OUTCOME, id)
-    local ended_by = outcome and string.match(outcome, '^([^\n]*)\n') or redis.call('HGET', PAST, id)
-    if outcome and string.match(outcome, '^\n[^\n]*\nended$') then
-      answer[#answer + 1] = 3
-    elseif not ended_by then
-      answer[#answer + 1] = -1
-    elseif ended_by == token then
-      answer[#answer + 1] = 2
+    local record = redis.call('HGET', OUTCOME, id) or redis.call('HGET', PAST, id)
+    if not record then
+      say(-1)
+    elseif string.match(record, '^\n[^\n]*\nended$') then
+      say(3)
+    -- A version before kept the token alone.
+    elseif string.match(record, '^[^\n]*') == token then
+      say(2)
     else
       redis.call('HINCRBY', COUNTERS, 'stale', 1)
-      answer[#answer + 1] = 0
+      -- What is no record at all is one that nobody signed.
+      say(0, record == '' and '\n' or record)
     end
   end
 end

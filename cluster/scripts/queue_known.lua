@@ -1,6 +1,6 @@
 -- What became of ids: the owner's question after silence (Q18). KEYS of the queue    ARGV random, id... (at most 128)
 -- {generation, answer, ...}: '' unknown | R S L D, where it is | 'X' and the record of its completion, as far as one can be long |
--- 'W' withdrawn by its owner
+-- 'W' and the record of its owner's having taken it back, or ended it
 local OUTCOME, GENERATION = KEYS[12], KEYS[13]
 if #ARGV > 129 then return redis.error_reply('ERR ringpost: at most 128 ids') end
 local generation = redis.call('GET', GENERATION)
@@ -16,11 +16,8 @@ for i = 2, #ARGV do
   else
     if meta == false then drop(ARGV[i]) end
     local outcome = redis.call('HGET', OUTCOME, ARGV[i])
-    if outcome and string.sub(outcome, 1, 1) == '\n' then
-      answer[i] = 'W'
-    else
-      answer[i] = outcome and ('X' .. string.sub(outcome, 1, 1024)) or ''
-    end
+    local kind = outcome and (string.sub(outcome, 1, 1) == '\n' and 'W' or 'X')
+    answer[i] = kind and (kind .. string.sub(outcome, 1, 1024)) or ''
   end
 end
 return answer

@@ -1,5 +1,6 @@
 -- Promotes what is due, then leases by priority; each eighth lease takes the oldest, so that none starves (Q11).
 -- Attempts count here, so that an item that kills its worker counts (Q6).
+-- A lease's token says when its item was enqueued: what its owner took back before it was offered again is told apart by that.
 -- KEYS of the queue    ARGV random, worker, count, token, worker_ttl_ms, lease_ms (0: as long as the worker lives), dead_max, bytes_max
 -- {generation, now_ms, {id, owner, priority, attempts, max_attempts, created_ms, expires_ms, token, body}, ...}
 local READY, AGES, SCHED, HELD, TIMED, WORKERS, DEAD = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
@@ -79,7 +80,7 @@ for _ = 1, count + 32 do
     leased = leased + 1
     local body = redis.call('HGET', BODY, id) or ''
     bytes = bytes + size
-    meta[1], meta[3], meta[8], meta[9] = 'L', meta[3] + 1, token .. ':' .. leased, worker
+    meta[1], meta[3], meta[8], meta[9] = 'L', meta[3] + 1, token .. ':' .. leased .. string.format(':%.0f', meta[5]), worker
     redis.call('HSET', META, id, cmsgpack.pack(meta))
     if lease_ms > 0 then
       redis.call('ZADD', TIMED, now + lease_ms, id)

@@ -1,7 +1,7 @@
 -- The owner takes items back that nobody holds: a lease by time that is over holds nothing, swept or not. That stays, as an outcome without a token, until the owner has it forgotten or enqueues the
 -- item again: a worker whose lease ended and whose completion was lost is to hear that the item is not its own.
 -- With 'ended' they are items that the owner has settled before the queue went back in time: with whom is forgotten, so the worker that asks
--- is told just that. What a worker was refused since then stays: its copy may have been the last.
+-- is told just that. What a worker of a version before was refused since then stays: it dropped its copy, which may have been the last.
 -- KEYS of the queue    ARGV owner, 'withdrawn' or 'ended', id... (at most 128)
 -- {code, ...}: 1 out | 0 it is leased, or another's | -1 unknown | 2 it stays
 local PAST, PAST_AT = KEYS[15], KEYS[16]
@@ -31,11 +31,13 @@ for i = 3, #ARGV do
     redis.call('ZREM', HELD, meta[9] .. '/' .. id)
     redis.call('HDEL', META, id)
     redis.call('HDEL', BODY, id)
-    redis.call('HSET', OUTCOME, id, '\n' .. meta[7] .. '\n' .. (is_ended and 'ended' or 'withdrawn'))
+    -- Not signed yet: its owner does that when it asks for it next (`queue_refuse`).
+    local trace = '\n' .. meta[7] .. '\n' .. (is_ended and 'ended' or string.format('withdrawn %.0f', meta[5]))
+    redis.call('HSET', OUTCOME, id, trace)
     redis.call('ZADD', DONE, now, id)
     if not is_ended and (meta[12] or meta[1] == 'L') then
       -- A worker that it was left by may come back later than the owner has this forgotten.
-      redis.call('HSET', PAST, id, '')
+      redis.call('HSET', PAST, id, trace)
       redis.call('ZADD', PAST_AT, now, id)
     end
     redis.call('HINCRBY', COUNTERS, 'withdrawn', 1)

@@ -7,12 +7,10 @@
 //! Signed are queue, id, token and result. An id is one message's of one owner (that of mail names node, spool and message), and a token
 //! is one lease's: what was signed for one lease of one item is none for another.
 
-use hmac::Mac;
+use crate::work_item::{ItemKey, SIGNATURE_DIGITS};
 
-use crate::work_item::ItemKey;
-
-/// What is cut off a result to make room for its signature, in bytes: a space and 64 hexadecimal digits.
-pub(crate) const SIGNATURE_BYTES: usize = 65;
+/// What is cut off a result to make room for its signature, in bytes: a space and the digits.
+pub(crate) const SIGNATURE_BYTES: usize = 1 + SIGNATURE_DIGITS;
 /// No record that a worker writes is longer: what is left of one by then is enough to know that it is none.
 pub(crate) const RECORD_BYTES_MAX: usize = 1024;
 
@@ -30,20 +28,13 @@ pub(crate) struct Completion<'c> {
 impl Completion<'_> {
     /// The word about it: the result, signed.
     pub fn word(&self, key: &ItemKey, result: &str) -> String {
-        let mac = key.texts_mac(&[self.queue, self.id, self.token, result]).finalize().into_bytes();
-        let digits: String = mac.iter().map(|byte| format!("{byte:02x}")).collect();
-        format!("{result} {digits}")
+        format!("{result} {}", key.sign(&[self.queue, self.id, self.token, result]))
     }
 
     /// The result of a word that was signed with this key for exactly this.
     pub fn result<'w>(&self, key: &ItemKey, word: &'w str) -> Option<&'w str> {
         let (result, digits) = word.rsplit_once(' ')?;
-        if digits.len() != SIGNATURE_BYTES - 1 || !digits.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f')) {
-            return None;
-        }
-        let mac: Vec<u8> =
-            (0..digits.len()).step_by(2).map(|at| u8::from_str_radix(&digits[at..at + 2], 16).expect("digits, as just checked")).collect();
-        key.texts_mac(&[self.queue, self.id, self.token, result]).verify_slice(&mac).is_ok().then_some(result)
+        key.has_signed(&[self.queue, self.id, self.token, result], digits).then_some(result)
     }
 }
 

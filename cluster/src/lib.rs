@@ -34,5 +34,6 @@ pub mod target;
 pub mod throttle;
 pub mod valkey;
 pub mod valkey_error;
+mod withdrawal;
 pub mod work_item;
 pub mod work_queue;

@@ -99,7 +99,7 @@ pub struct Offers {
     withdraw: VecDeque<String>,
     leftover: VecDeque<String>,
     free: VecDeque<String>,
-    /// Records of completions that are not signed.
+    /// Records of completions that are not signed, and of withdrawals that are not yet.
     unproven: VecDeque<(String, Vec<u8>)>,
     forget: VecDeque<(BootTime, String)>,
     /// What no call has brought in, until the node delivers it itself.

@@ -17,6 +17,8 @@ pub const ITEM_DATA_BYTES_MAX: usize = 64 * 1024 * 1024;
 const COMPRESS_ABOVE: usize = 1024;
 const HEAD_BYTES: usize = 6;
 const MAC_BYTES: usize = 32;
+/// Of a signature.
+pub(crate) const SIGNATURE_DIGITS: usize = 2 * MAC_BYTES;
 const VERSION: u8 = 2;
 /// Of owners that believe every completion: workers of this version serve them, too.
 const VERSION_UNSIGNED: u8 = 1;
@@ -90,7 +92,7 @@ impl ItemKey {
     }
 
     /// Over some texts: no two lists give the same bytes, and none gives those of a body or of [`ItemKey::text_mac`].
-    pub(crate) fn texts_mac(&self, texts: &[&str]) -> Hmac<Sha256> {
+    fn texts_mac(&self, texts: &[&str]) -> Hmac<Sha256> {
         let mut mac = self.0.clone();
         mac.update(&(u64::MAX - 1).to_be_bytes());
         for text in texts {
@@ -98,6 +100,21 @@ impl ItemKey {
             mac.update(text.as_bytes());
         }
         mac
+    }
+
+    /// The signature of some texts: [`SIGNATURE_DIGITS`] hexadecimal digits.
+    pub(crate) fn sign(&self, texts: &[&str]) -> String {
+        self.texts_mac(texts).finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// Whether these digits are that.
+    pub(crate) fn has_signed(&self, texts: &[&str], digits: &str) -> bool {
+        if digits.len() != SIGNATURE_DIGITS || !digits.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f')) {
+            return false;
+        }
+        let mac: Vec<u8> =
+            (0..digits.len()).step_by(2).map(|at| u8::from_str_radix(&digits[at..at + 2], 16).expect("digits, as just checked")).collect();
+        self.texts_mac(texts).verify_slice(&mac).is_ok()
     }
 
     /// What only who has the key can say of a text, in hexadecimal: 64 characters. No body of an item has it, whatever is in it.

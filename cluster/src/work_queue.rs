@@ -14,6 +14,7 @@ use crate::{
     reply::{Reply, number},
     valkey::{Valkey, random_u64},
     valkey_error::ValkeyError,
+    withdrawal::{Withdrawal, is_ended},
     work_item::{ITEM_ID_BYTES_MAX, ItemError, ItemKey, Label, NewItem, is_item_id},
 };
 
@@ -31,7 +32,7 @@ pub const IDS_PER_CALL: usize = 128;
 const LEASE_BYTES_MAX: usize = 512 * 1024;
 /// How long an outcome waits for its owner: longer than mail lives.
 const OUTCOME_KEPT_MS: u64 = 7 * 24 * 3600 * 1000;
-/// Ended items of one partition that some worker was leased and left, whose tokens are remembered after their owner has settled them.
+/// Ended items of one partition that some worker was leased and left, of which it is remembered whose they are after their owner has settled them.
 const PAST_MAX: u64 = 8192;
 /// The longest lease by time, as `cluster.lease_ttl` is bounded.
 const LEASE_MAX_MS: u64 = 300 * 1000;
@@ -237,17 +238,29 @@ impl WorkQueue {
         let mut reply = Reply::new(self.run("queue_complete", partition, &args).await?)?;
         let generation = reply.text()?;
         let mut answers = Vec::with_capacity(leases.len());
-        for _ in leases {
-            answers.push(match reply.number()? {
+        for (id, token, _) in leases {
+            let (code, record) = (reply.number()?, reply.bytes()?);
+            answers.push(match code {
                 1 => Completed::Done,
                 2 => Completed::DoneBefore,
                 3 => Completed::Settled,
-                0 => Completed::Stale,
+                0 if record.is_empty() => Completed::Refused,
+                0 if self.is_anothers(id, token, &record) => Completed::Stale,
+                0 => Completed::Unproven,
                 -1 => Completed::Unknown,
                 _ => return Err(ValkeyError::Malformed("a code of complete").into()),
             });
         }
         Ok((generation, answers))
+    }
+
+    /// Whether a record proves that another has what was leased by this token: a worker's signed word that it has it, or its owner's that it
+    /// has taken back what was enqueued then. Tokens of a version before do not say when that was.
+    fn is_anothers(&self, id: &str, token: &str, record: &[u8]) -> bool {
+        let enqueued_at = token.split(':').nth(2);
+        let withdrawal = Withdrawal { queue: &self.name, id };
+        let is_withdrawn = |at: &str| enqueued_at.is_none_or(|enqueued_at| enqueued_at == at);
+        result_of(&self.key, &self.name, id, record).is_some() || withdrawal.signed_moment(&self.key, record).is_some_and(is_withdrawn)
     }
 
     /// Ends a lease without success.
@@ -321,7 +334,13 @@ impl WorkQueue {
                 b"R" | b"S" => Known::Waiting,
                 b"L" => Known::Leased,
                 b"D" => Known::Dead,
-                b"W" => Known::Withdrawn,
+                [b'W', record @ ..] if record.len() <= RECORD_BYTES_MAX => {
+                    if is_ended(record) || (Withdrawal { queue: &self.name, id }).signed_moment(&self.key, record).is_some() {
+                        Known::Withdrawn
+                    } else {
+                        Known::Unsigned(record.to_vec())
+                    }
+                }
                 [b'X', record @ ..] if record.len() <= RECORD_BYTES_MAX => match result_of(&self.key, &self.name, id, record) {
                     Some(result) => Known::Completed(result.to_owned()),
                     None => Known::Unproven(record.to_vec()),
@@ -332,11 +351,14 @@ impl WorkQueue {
         Ok((generation, answers))
     }
 
-    /// Replaces up to [`ITEMS_PER_CALL`] records of completions that are [`Known::Unproven`]: this node has these items, as if it had withdrawn
-    /// them, and can enqueue them again. True: it is gone; false: there is another record by now, to be asked for.
+    /// Replaces up to [`ITEMS_PER_CALL`] records that are [`Known::Unproven`] or [`Known::Unsigned`] by this node's signed word that it has these
+    /// items; it can enqueue them again. True: it is gone; false: there is another record by now, to be asked for.
     pub async fn refuse(&self, partition: u16, records: &[(String, Vec<u8>)]) -> Result<Vec<bool>, QueueError> {
-        let mut args = vec![self.me.node().as_str().as_bytes()];
-        args.extend(records.iter().flat_map(|(id, record)| [id.as_bytes(), record.as_slice()]));
+        let owner = self.me.node().as_str();
+        let word = |(id, record): &(String, Vec<u8>)| Withdrawal { queue: &self.name, id }.sign(&self.key, owner, record);
+        let words: Vec<String> = records.iter().map(word).collect();
+        let with_words = records.iter().zip(&words);
+        let args: Vec<&[u8]> = with_words.flat_map(|((id, record), word)| [id.as_bytes(), record.as_slice(), word.as_bytes()]).collect();
         let mut reply = Reply::new(self.run("queue_refuse", partition, &args).await?)?;
         records.iter().map(|_| Ok(reply.number()? == 1)).collect()
     }

@@ -655,3 +655,49 @@ fn a_dead_letter_on_its_way_out_can_be_leased_completed_and_recalled() {
     unheard.returned(0, at(302));
     assert_eq!(unheard.poll(at(0)), Some(Todo::Withdraw(one("a"))));
 }
+
+/// Until its owner has said with its signature that it has the mail, a worker whose completion may have been heard keeps its copy, and delivers it.
+#[test]
+fn what_is_withdrawn_is_signed_before_its_shard_is_told_that_it_is_out() {
+    let record = b"\nn1\nwithdrawn 7".to_vec();
+    let sign = Some(Todo::Refuse(vec![("a".to_owned(), record.clone())]));
+    let withdrawn = |mut offers: Offers, now| {
+        offers.withdrawn("a", true);
+        assert_eq!(offers.poll(now), Some(Todo::Ask(one("a"))));
+        offers.known("a", &Known::Unsigned(record.clone()), now);
+        offers
+    };
+    let mut recalled = waiting("a");
+    recalled.recalled("a");
+    recalled.poll(at(1));
+    let mut recalled = withdrawn(recalled, at(1));
+    assert_eq!(recalled.poll(at(1)), sign);
+    assert_eq!(recalled.poll(at(1)), None, "not yet");
+    recalled.refused_record("a", true, at(1));
+    assert_eq!(recalled.poll(at(1)), told("a", Recall::Out));
+
+    let mut local = waiting("a");
+    local.away(0, at(1));
+    assert_eq!(local.poll(at(5)), Some(Todo::TakeBack(one("a"))));
+    local.returned(0, at(6));
+    assert_eq!(local.poll(at(6)), Some(Todo::Withdraw(one("a"))));
+    let mut local = withdrawn(local, at(6));
+    assert_eq!(local.poll(at(6)), sign);
+    local.refused_record("a", true, at(6));
+    assert_eq!(local.poll(at(6)), None);
+    assert_eq!(local.poll(at(37)), Some(Todo::Forget(one("a"))));
+
+    // With whom what has come to its end was ended is not known: that is not signed.
+    let mut ended = Offers::new(BOUNDS, true, at(0));
+    ended.orphan("a");
+    ended.poll(at(1));
+    ended.ended_there("a", Ending::Out);
+    ended.poll(at(1));
+    ended.known("a", &Known::Unsigned(record.clone()), at(1));
+    assert_eq!(ended.poll(at(1)), None);
+
+    // What is offered again takes the record's place.
+    let mut offers = waiting("a");
+    offers.known("a", &Known::Unsigned(record.clone()), at(1));
+    assert_eq!(offers.poll(at(1)), Some(Todo::Offer(one("a"))));
+}

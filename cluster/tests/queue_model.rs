@@ -95,7 +95,7 @@ fn a_lease_that_is_over_does_not_keep_an_item_from_its_owner() {
         }
         assert_eq!(out, [true]);
         let (_, late) = queue.complete(0, &[("over", &over[0].token, "n2")]).await.unwrap();
-        assert_eq!(late, [Completed::Stale]);
+        assert_eq!(late, [Completed::Unproven]);
         assert_eq!(queue.recover(0, 0).await.unwrap(), Swept::default(), "nothing of the lease is left");
         assert_eq!(queue.withdraw(0, &["held"]).await.unwrap(), [false]);
         let (_, done) = queue.complete(0, &[("held", &held[0].token, "n2")]).await.unwrap();
@@ -129,6 +129,7 @@ fn a_worker_that_comes_back_late_hears_whose_the_item_is() {
         let left = lease(1).await;
         sweep().await;
         assert_eq!(queue.withdraw(0, &["taken-back"]).await.unwrap(), [true]);
+        sign(&queue, "taken-back").await;
         assert_eq!(queue.settled(0, &["taken-back"]).await.unwrap(), 1);
         assert_eq!(complete("taken-back", &left).await, Completed::Stale);
         // Offered once more, it is anybody's.
@@ -144,6 +145,62 @@ fn a_worker_that_comes_back_late_hears_whose_the_item_is() {
     });
 }
 
+/// What its owner has withdrawn it says with its signature as soon as it has read it.
+async fn sign(queue: &WorkQueue, id: &str) {
+    let known = queue.known(0, &[id]).await.unwrap().1.remove(0);
+    let Known::Unsigned(record) = known else { panic!("{known:?}") };
+    assert_eq!(queue.refuse(0, &[(id.to_owned(), record)]).await.unwrap(), [true]);
+    assert_eq!(queue.known(0, &[id]).await.unwrap().1, [Known::Withdrawn]);
+}
+
+/// Whoever could write to Valkey could say that an item was its owner's, and the worker that its owner had believed dropped the last copy. So
+/// could a Valkey that went back to when the owner had taken the item back, before it offered it again.
+#[test]
+fn an_owners_word_is_signed_and_says_nothing_of_what_it_offered_again() {
+    let server = Server::start(Durability::None);
+    let outcomes = keyspace().queue("mail", 0)[11].clone();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let queue = queue(&server, Scripts::shipped());
+        let valkey = Valkey::new(target(&server));
+        let complete = async |token: &str| queue.complete(0, &[("a", token, "n3 0001")]).await.unwrap().1.remove(0);
+        let lease = async || queue.lease(0, 1, 1000, 60_000, 1000).await.unwrap().1.remove(0).token;
+        let write = async |record: &str| drop(valkey.command(redis::cmd("HSET").arg(&outcomes).arg("a").arg(record)).await.unwrap());
+        let read = async || {
+            let record = valkey.command(redis::cmd("HGET").arg(&outcomes).arg("a")).await.unwrap();
+            redis::from_redis_value::<String>(record).unwrap()
+        };
+        queue.enqueue(0, &[item("a")]).await.unwrap();
+        let first = lease().await;
+        queue.fail("a", &first, Retry::Free(0), "given back").await.unwrap();
+        assert_eq!(queue.withdraw(0, &["a"]).await.unwrap(), [true]);
+        assert_eq!(complete(&first).await, Completed::Unproven);
+        sign(&queue, "a").await;
+        assert_eq!(complete(&first).await, Completed::Stale);
+        let word = read().await;
+        // In the next millisecond of the server's clock at the earliest.
+        let began = std::time::SystemTime::now();
+        while began.elapsed().unwrap() < Duration::from_millis(2) {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(queue.enqueue(0, &[item("a")]).await.unwrap().1, [Enqueued::Added]);
+        let second = lease().await;
+        assert_eq!(complete(&first).await, Completed::Refused, "it is in the queue");
+        assert_eq!(complete(&second).await, Completed::Done);
+        assert_eq!(complete(&first).await, Completed::Stale, "a worker has signed that");
+        // Back to the time before it was offered again.
+        write(&word).await;
+        assert_eq!([complete(&first).await, complete(&second).await], [Completed::Stale, Completed::Unproven]);
+        for forged in ["\nn2\nwithdrawn", "\nn2\nwithdrawn 0", "0:1\nn2\nn3 0001", "\n", "x"] {
+            write(forged).await;
+            assert_eq!(complete(&second).await, Completed::Unproven, "{forged:?}");
+        }
+        write("").await;
+        assert_eq!(complete(&second).await, Completed::Unproven);
+        assert!(!queue.stats().await.unwrap().counters.contains_key("unproven"), "an owner's own record is no forgery");
+    });
+}
+
 /// The queue went back in time behind a completion that its owner had settled: the owner took the item out, and the worker, which came late,
 /// was told that it was not its own.
 #[test]
@@ -154,7 +211,8 @@ fn a_worker_that_its_owner_may_have_believed_is_told_so() {
         let queue = queue(&server, Scripts::shipped());
         let complete = async |id: &str| queue.complete(0, &[(id, "of-before", "n3 0001")]).await.unwrap().1.remove(0);
         queue.enqueue(0, &[item("ended"), item("refused"), item("leased")]).await.unwrap();
-        assert_eq!(complete("refused").await, Completed::Stale);
+        assert_eq!(complete("refused").await, Completed::Refused);
+        dropped_by_a_worker_of_the_version_before(&server, "refused").await;
         assert_eq!(queue.end(0, &["ended", "refused", "unknown"]).await.unwrap(), [Ending::Out, Ending::Stays, Ending::Out]);
         assert_eq!(complete("ended").await, Completed::Settled);
         assert_eq!(queue.known(0, &["ended", "refused"]).await.unwrap().1, [Known::Withdrawn, Known::Waiting]);
@@ -164,6 +222,15 @@ fn a_worker_that_its_owner_may_have_believed_is_told_so() {
         assert_eq!(leased.len(), 2);
         assert_eq!(queue.end(0, &["refused", "leased"]).await.unwrap(), [Ending::Leased, Ending::Leased]);
     });
+}
+
+/// It has noted in the item that it was refused, and has dropped its copy.
+async fn dropped_by_a_worker_of_the_version_before(server: &Server, id: &str) {
+    let note = "local meta = cmsgpack.unpack(redis.call('HGET', KEYS[1], ARGV[1])) meta[13] = 1 \
+                return redis.call('HSET', KEYS[1], ARGV[1], cmsgpack.pack(meta))";
+    let meta = &keyspace().queue("mail", 0)[7];
+    let valkey = Valkey::new(target(server));
+    valkey.command(redis::cmd("EVAL").arg(note).arg(1).arg(meta).arg(id)).await.unwrap();
 }
 
 /// With the server's clock stepped back by an hour a lease lasted for an hour, and its mail waited.

@@ -256,13 +256,16 @@ impl Driver {
         }
     }
 
-    /// What says that others have mail, and cannot prove it: the mail stays.
+    /// What says that others have mail, and cannot prove it, and what this node has taken back: the mail is here, and the queue is to say so.
     async fn refuse(self: Arc<Self>, partition: u16, records: Vec<(String, Vec<u8>)>) {
-        warn!(
-            count = records.len(),
-            item = records[0].0,
-            "what the cluster's queue says of these completions is not signed with this node's cluster.key_file: this node keeps the mail"
-        );
+        let unproven: Vec<&String> = records.iter().filter(|(_, record)| !record.starts_with(b"\n")).map(|(id, _)| id).collect();
+        if let Some(item) = unproven.first() {
+            warn!(
+                count = unproven.len(),
+                item,
+                "what the cluster's queue says of these completions is not signed with this node's cluster.key_file: this node keeps the mail"
+            );
+        }
         let answer = self.node.queue.refuse(partition, &records).await;
         self.noticed(partition, &answer);
         let now = BootTime::now();

@@ -37,8 +37,12 @@ const REPEAT_AFTER: Duration = Duration::from_millis(300);
 const ASK_EVERY: Duration = Duration::from_secs(2);
 /// With Valkey away for so long this node delivers what it has told its owner, or may have, that it has: the owner may have given it up.
 const ALONE_AFTER: Duration = Duration::from_secs(15 * 60);
+/// The same with the mail in the queue for so long: workers with enough to deliver can leave it there for hours.
+const REFUSED_MAX: Duration = Duration::from_secs(4 * 3600);
 /// Leased and not decided at most.
 const CLAIMS_MAX: usize = 128;
+/// Beside them, those whose mail is in the queue again, and of which another will say that it has it.
+const REFUSED_CLAIMS_MAX: usize = 1024;
 const LEASE_ITEMS: usize = 32;
 /// So long an answer about the backlog is good enough: shards are looked through for it.
 const BACKLOG_HOLDS: Duration = Duration::from_millis(100);
@@ -72,6 +76,7 @@ impl Driver {
             forget_after: FORGET_AFTER,
             reconciliation: RECONCILIATION,
             alone_after: ALONE_AFTER,
+            refused_max: REFUSED_MAX,
         };
         let mut worker = Worker {
             driver: self.clone(),
@@ -105,7 +110,8 @@ impl Worker {
             if !alone.is_empty() {
                 warn!(
                     count = alone.len(),
-                    "mail that this node took over is delivered although Valkey does not say whose it is: it has been away for too long"
+                    "mail that this node took over is delivered although nobody has said whose it is, with a signature and for too long: perhaps \
+                     another delivers it, too"
                 );
             }
             for lease in alone {
@@ -153,8 +159,8 @@ impl Worker {
             "Valkey was away: owners take back first what they have delivered".to_owned()
         } else if !self.restraint.allows(now) {
             "it had no room in its spool or its queue, or could not read what was offered, and waits for a while".to_owned()
-        } else if self.claims.len() >= CLAIMS_MAX {
-            format!("{CLAIMS_MAX} messages wait for the word that they are its own")
+        } else if self.claims.len() - self.claims.refused() >= CLAIMS_MAX || self.claims.refused() >= REFUSED_CLAIMS_MAX {
+            format!("{} messages wait for the word that they are its own", self.claims.len())
         } else {
             return self.fullness().await;
         };

@@ -1,7 +1,13 @@
 //! What somebody writes into Valkey who has its password and not the cluster's key.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
 use super::{
-    shared_mail::{ONLY_OFFERS, SHARES, mail_rig},
+    proxy::{Passage, runs},
+    shared_mail::{CLAIM_DECIDED_MAX, ONLY_OFFERS, SHARES, mail_rig},
     *,
 };
 
@@ -33,4 +39,45 @@ fn a_forged_completion_loses_no_mail() {
     wait_for("the new offers", || (rig.pending(0)? == MAILS as u64).then_some(()));
     rig.start_node(1);
     assert_eq!(wait_for("delivery of all", || rig.all_there(MAILS)), MAILS, "each once");
+}
+
+/// A worker that had not heard the answer to its completions was told, when it repeated them, that the items were under others' leases, by whoever had
+/// written that: it dropped its copies, which were the last.
+#[test]
+fn a_forged_lease_loses_no_mail() {
+    const MAILS: usize = 8;
+    let mut rig = mail_rig(&[ONLY_OFFERS, SHARES]);
+    let is_whole = Arc::new(AtomicBool::new(false));
+    let seen = is_whole.clone();
+    rig.by_way_of(
+        1,
+        move |words| {
+            if runs(words, "queue_complete") && !seen.load(Ordering::SeqCst) { Passage::OneWay } else { Passage::Through }
+        },
+    );
+    rig.start_node(0);
+    rig.load("queue_complete");
+    rig.start_node(1);
+    rig.send(0, MAILS);
+    wait_for("settling by the owner", || rig.messages_at(0).filter(|count| *count == 0));
+    rig.nodes[1].process = None;
+    let in_each_part = |rig: &Rig, script: &str| {
+        (0..4).for_each(|part| {
+            let tag = format!("{{ringpost:cluster:q:email_delivery:{part}}}");
+            rig.raw(&format!("EVAL \"{}\" 0", script.replace("TAG", &tag)));
+        });
+    };
+    in_each_part(
+        &rig,
+        "for _, id in ipairs(redis.call('HKEYS', 'TAG:outcomes')) do \
+         redis.call('HSET', 'TAG:meta', id, cmsgpack.pack({'L', 4, 1, 5, 1, 0, 'n1', 'forged', 'n9', ''})) \
+         redis.call('ZADD', 'TAG:timed', 9e12, id) \
+         end redis.call('DEL', 'TAG:outcomes', 'TAG:done')",
+    );
+    is_whole.store(true, Ordering::SeqCst);
+    rig.start_node(1);
+    wait_for("the refusals", || (rig.count("stale") >= MAILS as u64).then_some(()));
+    assert_eq!(rig.all_there(0), Some(0), "nobody knows whose they are");
+    in_each_part(&rig, "redis.call('DEL', 'TAG:meta', 'TAG:timed')");
+    assert_eq!(wait_within(CLAIM_DECIDED_MAX, "delivery of all", || rig.all_there(MAILS)), MAILS, "each once");
 }

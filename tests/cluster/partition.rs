@@ -17,19 +17,19 @@ const MAILS: usize = 12;
 
 impl Rig {
     /// This node reaches Valkey by way of a proxy.
-    fn by_way_of(&self, node: usize, rule: impl Fn(&[Vec<u8>]) -> Passage + Send + Sync + 'static) {
+    pub(super) fn by_way_of(&self, node: usize, rule: impl Fn(&[Vec<u8>]) -> Passage + Send + Sync + 'static) {
         let port = proxy(self.valkey_port, rule);
         self.nodes[node].set(&format!("valkey://127.0.0.1:{}", self.valkey_port), &format!("valkey://127.0.0.1:{port}"));
     }
 
-    fn load(&self, script: &'static str) {
+    pub(super) fn load(&self, script: &'static str) {
         let text = Scripts::shipped().named(script).source();
         let mut stream = TcpStream::connect(("127.0.0.1", self.valkey_port)).unwrap();
         write!(stream, "*3\r\n$6\r\nSCRIPT\r\n$4\r\nLOAD\r\n${}\r\n{text}\r\n", text.len()).unwrap();
         assert_eq!(BufReader::new(stream).lines().next().unwrap().unwrap(), "$40");
     }
 
-    fn messages_at(&self, node: usize) -> Option<usize> {
+    pub(super) fn messages_at(&self, node: usize) -> Option<usize> {
         let (code, text, _) = self.nodes[node].ringpost("queue", &["ls", "--json"]);
         (code == 0).then(|| text.lines().count())
     }

@@ -74,7 +74,7 @@ impl Rig {
 }
 
 /// A claim without an answer is decided within this: 25 s when its owner says nothing, and what a busy machine takes.
-const CLAIM_DECIDED_MAX: Duration = Duration::from_secs(35);
+pub const CLAIM_DECIDED_MAX: Duration = Duration::from_secs(35);
 
 #[test]
 fn what_one_node_accepts_the_others_deliver_once() {

@@ -104,8 +104,14 @@ impl Offers {
             (state, Known::Unproven(record)) if state.may_be_taken() => {
                 self.unproven.push_back((id.to_owned(), record.clone()));
             }
+            // A worker's late claim is to be told by this node's word that the item is not its own.
+            (State::Back | State::Recalled | State::Parted | State::Overdue, Known::Unsigned(record)) => {
+                self.unproven.push_back((id.to_owned(), record.clone()));
+            }
+            // With whom it was ended nobody knows.
+            (State::Leftover, Known::Unsigned(_)) => self.known(id, &Known::Withdrawn, now),
             // It never came, or Valkey lost it; or it was withdrawn, which was not heard.
-            (State::Waiting | State::Reviving, Known::Unknown | Known::Withdrawn) => {
+            (State::Waiting | State::Reviving, Known::Unknown | Known::Withdrawn | Known::Unsigned(_)) => {
                 self.items.set(id, State::Unsure);
                 self.offer.push_back(id.to_owned());
             }

@@ -42,8 +42,8 @@ pub enum Todo {
     TakeBack(Vec<String>),
     /// Take them out of the queue, then call [`Offers::withdrawn`] for each, or [`Offers::unheard`].
     Withdraw(Vec<String>),
-    /// Remove what says of them that they are completed, and is not signed; then call [`Offers::refused_record`] for each, or
-    /// [`Offers::unheard`]. At most [`ITEMS_PER_CALL`] of them.
+    /// Say with this node's signature that it has them, in place of a record that somebody completed them, or that they were withdrawn, without
+    /// one; then call [`Offers::refused_record`] for each, or [`Offers::unheard`]. At most [`ITEMS_PER_CALL`] of them.
     Refuse(Vec<(String, Vec<u8>)>),
     /// They have come to their end, and are in the queue again: end them there, then call [`Offers::ended_there`] for each, or
     /// [`Offers::unheard`].

@@ -47,8 +47,12 @@ pub enum Completed {
     Done,
     /// Done before, by this token: an answer was lost.
     DoneBefore,
-    /// The lease is another's by now: drop what was made of it.
+    /// Another has it, by a signed word: drop what was made of it.
     Stale,
+    /// The item is in the queue, and this lease of it is over.
+    Refused,
+    /// A record that nobody signed says that another has it.
+    Unproven,
     /// Its owner has settled it, and the queue has gone back in time since: whoever may have been believed has it.
     Settled,
     /// Valkey never heard of it: its data is gone, or the owner has settled it.
@@ -110,8 +114,10 @@ pub enum Known {
     Leased,
     /// Among the dead letters.
     Dead,
-    /// Taken back by its owner, who has neither offered it again nor had that forgotten.
+    /// Taken back by its owner, who has said so and has neither offered it again nor had that forgotten; or ended there.
     Withdrawn,
+    /// The same, and its record does not say so with a signature: [`WorkQueue::refuse`](super::WorkQueue::refuse) wants it.
+    Unsigned(Vec<u8>),
     /// Completed, with what the completer said and signed.
     Completed(String),
     /// Its record says that it was completed, and is signed by nobody with this node's key: [`WorkQueue::refuse`](super::WorkQueue::refuse)

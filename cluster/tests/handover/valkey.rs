@@ -1,6 +1,6 @@
 //! The queue as far as a hand-over sees it, and chance.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
 use ringpost_cluster::boot_time::BootTime;
 
@@ -33,10 +33,31 @@ pub struct Valkey {
     pub attempts: HashMap<String, u32>,
     /// How many items became dead letters; an operator requeues each at once.
     pub died: u64,
+    /// Who ended it, by the token, and the word. Of what its owner took back there is no token.
     pub outcomes: HashMap<String, (String, String)>,
-    /// Items that are there and for which a worker was refused.
-    pub refused: HashSet<String>,
+    /// When an item was enqueued.
+    pub enqueued: HashMap<String, u64>,
+    pub moments: u64,
     pub tokens: u64,
+}
+
+/// What its owner has taken back, and has not signed yet, of what was enqueued then.
+pub fn withdrawn(moment: u64) -> (String, String) {
+    (String::new(), format!("withdrawn {moment}"))
+}
+
+/// The same, signed.
+pub fn signed((_, word): &(String, String)) -> (String, String) {
+    (String::new(), word.replace("withdrawn", "signed"))
+}
+
+impl Valkey {
+    /// Whether the record of an item proves to who has this token of it that it is another's.
+    pub fn is_anothers(&self, id: &str, token: &str, forged: &str) -> bool {
+        let (by, word) = &self.outcomes[id];
+        let moment = token.split_once('.').map_or("", |(_, moment)| moment);
+        if by.is_empty() { *word == format!("signed {moment}") } else { word != forged }
+    }
 }
 
 /// By whom has the token.

@@ -1,19 +1,22 @@
 //! The worker's side of the simulated nodes.
 
+use std::collections::BTreeMap;
+
 use ringpost_cluster::{
     claim::{Lease, Verdict},
     offer::OWN_AGAIN,
     work_queue::Completed,
 };
 
-use super::{ENDED, Held, LEASE, Owner, Rules, World};
+use super::{ENDED, FORGED, Held, LEASE, Owner, Rules, World};
 use crate::valkey::Held as Leased;
 
 impl World {
     pub(super) fn lease(&mut self, node: usize) {
         // Owners take back first what they have delivered while Valkey was away.
         let takes = node > 0 || self.owner == Owner::Shares;
-        if !takes || self.nodes[node].is_away || self.is_owners_turn(node) || self.nodes[node].claims.len() > 8 {
+        let claims = &self.nodes[node].claims;
+        if !takes || self.nodes[node].is_away || self.is_owners_turn(node) || claims.len() - claims.refused() > 8 {
             let _ = self.call(node, |_, _| ());
             return;
         }
@@ -22,7 +25,7 @@ impl World {
             let ready: Vec<String> = valkey.items.iter().filter(|(_, lease)| lease.is_none()).map(|(id, _)| id.clone()).take(4).collect();
             for id in &ready {
                 valkey.tokens += 1;
-                let lease = Leased { token: valkey.tokens.to_string(), until: now + LEASE };
+                let lease = Leased { token: format!("{}.{}", valkey.tokens, valkey.enqueued[id]), until: now + LEASE };
                 valkey.items.insert(id.clone(), Some(lease));
                 *valkey.attempts.entry(id.clone()).or_default() += 1;
             }
@@ -50,11 +53,12 @@ impl World {
                 continue;
             }
             let lease = Lease { id, token };
-            if self.rules == Rules::LetsLeasesRunOut && matches!(self.nodes[node].spool.get(&lease.id), Some(Held::Claim { .. })) {
+            let has_claim = |copies: &BTreeMap<Lease, bool>| copies.iter().any(|(claim, is_own)| claim.id == lease.id && !is_own);
+            if self.rules == Rules::LetsLeasesRunOut && has_claim(&self.nodes[node].copies) {
                 continue;
             }
             if self.nodes[node].claims.leased(&lease, &generation, asked_at) {
-                self.nodes[node].spool.insert(lease.id.clone(), Held::Claim { token: lease.token.clone() });
+                self.nodes[node].copies.insert(lease.clone(), false);
                 self.nodes[node].to_complete.push_back(lease);
             } else {
                 self.give_back(node, &lease);
@@ -75,21 +79,21 @@ impl World {
     }
 
     fn complete_call(&mut self, node: usize, id: &str, token: &str, result: &str) -> Option<Completed> {
+        let drops_refused = self.rules == Rules::DropsRefused;
         let answer = self.call(node, |valkey, _| match valkey.items.get(id) {
             Some(Some(lease)) if lease.token == token => {
                 valkey.items.remove(id);
                 valkey.outcomes.insert(id.to_owned(), (token.to_owned(), result.to_owned()));
                 (Completed::Done, true)
             }
-            Some(_) => {
-                valkey.refused.insert(id.to_owned());
-                (Completed::Stale, false)
-            }
+            Some(_) if drops_refused => (Completed::Stale, false),
+            Some(_) => (Completed::Refused, false),
             None => match valkey.outcomes.get(id) {
                 None => (Completed::Unknown, false),
                 Some((_, result)) if result == ENDED => (Completed::Settled, false),
                 Some((other, _)) if other == token => (Completed::DoneBefore, false),
-                Some(_) => (Completed::Stale, false),
+                Some(_) if drops_refused || valkey.is_anothers(id, token, FORGED) => (Completed::Stale, false),
+                Some(_) => (Completed::Unproven, false),
             },
         });
         let owner = usize::from(id.as_bytes()[1] - b'0');
@@ -108,6 +112,9 @@ impl World {
     }
 
     pub(super) fn complete(&mut self, node: usize) {
+        for lease in self.nodes[node].claims.alone(self.now) {
+            self.nodes[node].copies.insert(lease, true);
+        }
         let is_due = !self.is_owners_turn(node) || self.rules == Rules::RepeatsBeforeOwners;
         let mut leases = if is_due { self.nodes[node].claims.due(self.now) } else { Vec::new() };
         // A disk can take longer than a lease, but not time after time.
@@ -127,11 +134,16 @@ impl World {
                 }
                 verdict => verdict,
             };
-            match verdict {
-                Verdict::Own => drop(self.nodes[node].spool.insert(lease.id, Held::Local)),
-                Verdict::Discard if self.rules == Rules::DeliversRefused => drop(self.nodes[node].spool.insert(lease.id, Held::Local)),
-                Verdict::Discard => drop(self.nodes[node].spool.remove(&lease.id)),
-                Verdict::Later | Verdict::Complete => {}
+            let is_own = match verdict {
+                Verdict::Own => true,
+                Verdict::Discard => self.rules == Rules::DeliversRefused,
+                Verdict::Later | Verdict::Complete => continue,
+            };
+            let copies = &mut self.nodes[node].copies;
+            if is_own {
+                copies.insert(lease, true);
+            } else {
+                copies.remove(&lease);
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Nodes, their spools and what befalls them; the rules of both sides as they are shipped.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     time::Duration,
 };
 
@@ -13,7 +13,7 @@ use ringpost_cluster::{
     work_queue::{Ending, Enqueued, Known},
 };
 
-use crate::valkey::{Random, Valkey};
+use crate::valkey::{self, Random, Valkey, signed, withdrawn};
 
 #[path = "worker.rs"]
 mod worker;
@@ -36,6 +36,7 @@ const CLAIMS: ClaimTimes = ClaimTimes {
     forget_after: OFFERS.forget_after,
     reconciliation: Duration::from_secs(25),
     alone_after: Duration::from_secs(900),
+    refused_max: Duration::from_secs(4 * 3600),
 };
 /// Leases of an item that may end without an answer, as the driver's.
 const ATTEMPTS_MAX: u32 = 5;
@@ -59,6 +60,10 @@ pub struct Faults {
     pub rolls_back: bool,
     /// Somebody writes that items were completed.
     pub forgeries: bool,
+    /// Valkey loses data again while nodes are still busy with the last loss.
+    pub one_upon_another: bool,
+    /// Somebody writes that items which were completed are there, under another's lease.
+    pub forged_refusals: bool,
 }
 
 /// What that says; it is not signed.
@@ -89,12 +94,13 @@ enum Held {
     Offered,
     /// To be delivered here.
     Local,
-    /// A copy of another's item.
-    Claim { token: String },
 }
 
 struct Node {
+    /// What it has accepted.
     spool: BTreeMap<String, Held>,
+    /// What it has stored of others' mail, and whether that is its own by now.
+    copies: BTreeMap<Lease, bool>,
     offers: Offers,
     claims: Claims,
     /// Leased or stored, with what comes next.
@@ -180,8 +186,8 @@ pub enum Rules {
     DeliversWithoutRecall,
     /// What its owner has settled is withdrawn like what it wants back.
     WithdrawsWhatIsSettled,
-    /// And what a worker was refused is ended all the same.
-    EndsWhatWasRefused,
+    /// A worker drops its copy as soon as the queue says that the item is there, or another's, whoever wrote that.
+    DropsRefused,
     /// A worker keeps the lease of an item of which it has an undecided claim, and asks about that only once more.
     LetsLeasesRunOut,
 }
@@ -198,6 +204,7 @@ impl World {
         let claims = claim_times(rules);
         let node = |number: usize| Node {
             spool: BTreeMap::new(),
+            copies: BTreeMap::new(),
             offers: Offers::new(OFFERS, number > 0 || owner != Owner::Offers, now),
             claims: Claims::new(claims),
             to_complete: VecDeque::new(),
@@ -282,7 +289,8 @@ impl World {
             } else {
                 valkey.items.insert(id.to_owned(), None);
                 valkey.attempts.remove(id);
-                valkey.refused.remove(id);
+                valkey.moments += 1;
+                valkey.enqueued.insert(id.to_owned(), valkey.moments);
                 Enqueued::Added
             }
         });
@@ -408,6 +416,9 @@ impl World {
                         let known = |id: &String| match (valkey.items.get(id), valkey.outcomes.get(id)) {
                             (Some(None), _) => Known::Waiting,
                             (Some(Some(_)), _) => Known::Leased,
+                            (None, Some((token, word))) if token.is_empty() && word.starts_with("withdrawn") => {
+                                Known::Unsigned(word.clone().into_bytes())
+                            }
                             (None, Some((token, _))) if token.is_empty() => Known::Withdrawn,
                             (None, Some((token, result))) if result == FORGED && !believes_all => {
                                 Known::Unproven(token.clone().into_bytes())
@@ -433,8 +444,9 @@ impl World {
                 Todo::Refuse(records) => {
                     let answers = self.call(node, |valkey, _| {
                         let refuse = |(id, record): &(String, Vec<u8>)| match valkey.outcomes.get(id) {
-                            Some((token, _)) if token.as_bytes() == record => {
-                                valkey.outcomes.insert(id.clone(), (String::new(), String::new())).is_some()
+                            Some(outcome @ (token, word)) if (if token.is_empty() { word } else { token }).as_bytes() == record => {
+                                let word = if token.is_empty() { signed(outcome) } else { signed(&withdrawn(0)) };
+                                valkey.outcomes.insert(id.clone(), word).is_some()
                             }
                             other => other.is_none(),
                         };
@@ -469,7 +481,7 @@ impl World {
                                 Some(_) => {
                                     valkey.items.remove(id);
                                     if leaves_trace {
-                                        valkey.outcomes.insert(id.clone(), (String::new(), "withdrawn".to_owned()));
+                                        valkey.outcomes.insert(id.clone(), withdrawn(valkey.enqueued[id]));
                                     }
                                     true
                                 }
@@ -485,16 +497,16 @@ impl World {
                     }
                 }
                 Todo::End(ids) => {
-                    let word = if self.rules == Rules::WithdrawsWhatIsSettled { "withdrawn" } else { ENDED };
-                    let keeps_refused = self.rules == Rules::AsShipped;
+                    let ends = self.rules != Rules::WithdrawsWhatIsSettled;
                     let answers = self.call(node, |valkey, _| {
                         ids.iter()
                             .map(|id| match valkey.items.get(id) {
                                 Some(Some(lease)) if now < lease.until => Ending::Leased,
-                                Some(_) if keeps_refused && valkey.refused.contains(id) => Ending::Stays,
                                 Some(_) => {
                                     valkey.items.remove(id);
-                                    valkey.outcomes.insert(id.clone(), (String::new(), word.to_owned()));
+                                    let as_withdrawn = signed(&withdrawn(valkey.enqueued[id]));
+                                    let word = if ends { (String::new(), ENDED.to_owned()) } else { as_withdrawn };
+                                    valkey.outcomes.insert(id.clone(), word);
                                     Ending::Out
                                 }
                                 None => Ending::Out,
@@ -525,6 +537,13 @@ impl World {
             if self.random.chance(50) {
                 self.nodes[node].spool.remove(&id);
                 *self.delivered.get_mut(&id).unwrap() += 1;
+            }
+        }
+        let own: Vec<Lease> = self.nodes[node].copies.iter().filter(|(_, is_own)| **is_own).map(|(lease, _)| lease.clone()).collect();
+        for lease in own {
+            if self.random.chance(50) {
+                self.nodes[node].copies.remove(&lease);
+                *self.delivered.get_mut(&lease.id).unwrap() += 1;
             }
         }
     }
@@ -564,13 +583,15 @@ impl World {
                 // By what its spool says it is to be delivered here, but the queue may have it.
                 Held::Local if id.starts_with(&format!("n{node}.")) => self.nodes[node].offers.keeps(&id),
                 Held::Local => {}
-                Held::Claim { token } => self.nodes[node].claims.recovered(Lease { id, token }, now),
             }
         }
+        let Node { copies, claims, .. } = &mut self.nodes[node];
+        copies.iter().filter(|(_, is_own)| !**is_own).for_each(|(lease, _)| claims.recovered(lease.clone(), now));
     }
 
     fn sweep(&mut self) {
         let now = self.now;
+        self.valkey.items.retain(|_, held| held.as_ref().is_none_or(|held| held.token != FORGED || now < held.until));
         for (id, held) in self.valkey.items.iter_mut().filter(|(_, held)| held.as_ref().is_some_and(|held| now >= held.until)) {
             *held = None;
             let attempts = self.valkey.attempts.entry(id.clone()).or_default();
@@ -605,8 +626,10 @@ impl World {
             }
         }
         if !is_calm {
-            let is_apart = !self.faults.rolls_back || self.snapshot.is_none() && self.now.since(self.lost_at) >= APART;
-            if self.faults.flushes && is_apart && self.random.below(1500) == 0 {
+            let was_long_ago = self.faults.one_upon_another || self.now.since(self.lost_at) >= APART;
+            let is_apart = !self.faults.rolls_back || self.snapshot.is_none() && was_long_ago;
+            let soon_after = self.faults.one_upon_another && self.now.since(self.lost_at) < Duration::from_secs(5);
+            if self.faults.flushes && is_apart && self.random.below(if soon_after { 60 } else { 1500 }) == 0 {
                 self.valkey.generation += 1;
                 self.lost_at = self.now;
                 (self.valkey.items, self.valkey.outcomes) = (BTreeMap::new(), HashMap::new());
@@ -619,6 +642,9 @@ impl World {
                     self.valkey.outcomes.insert(id.clone(), (format!("forged {}", self.valkey.tokens), FORGED.to_owned()));
                     self.nodes[0].pushes.push_back(id);
                 }
+            }
+            if self.faults.forged_refusals && self.random.below(10) == 0 {
+                self.forge_refusals();
             }
             if self.faults.rolls_back && is_apart && self.random.below(300) == 0 {
                 self.snapshot = Some((self.now + Duration::from_millis(self.random.below(4000)), self.valkey.clone()));
@@ -663,13 +689,25 @@ impl World {
         }
     }
 
+    /// Of what workers have completed, as far as the queue remembers it. What lies there nobody can read.
+    fn forge_refusals(&mut self) {
+        let completed = self.valkey.outcomes.iter().filter(|(_, (token, _))| !token.is_empty());
+        for id in completed.map(|(id, _)| id.clone()).collect::<BTreeSet<_>>() {
+            if self.random.chance(30) {
+                self.valkey.outcomes.remove(&id);
+                self.valkey.items.insert(id, Some(valkey::Held { token: FORGED.to_owned(), until: self.now + LEASE }));
+            }
+        }
+    }
+
     /// A failover that lost writes, or a start from a snapshot: nobody is answered for a moment, and each node notices what it was when its
     /// connection for messages is a new one.
     fn roll_back(&mut self) {
         let Some((_, valkey)) = self.snapshot.take() else { return };
         self.lost_at = self.now;
         // Tokens are random: none comes twice.
-        self.valkey = Valkey { is_up: false, tokens: self.valkey.tokens, died: self.valkey.died, ..valkey };
+        let Valkey { tokens, moments, died, .. } = self.valkey;
+        self.valkey = Valkey { is_up: false, tokens, moments, died, ..valkey };
         let up_again = self.now + Duration::from_millis(200 + self.random.below(2000));
         self.up_again = Some(up_again);
         for node in &mut self.nodes {
@@ -679,7 +717,7 @@ impl World {
     }
 
     fn is_done(&self) -> bool {
-        self.nodes.iter().all(|node| node.spool.is_empty() && node.down_until.is_none())
+        self.nodes.iter().all(|node| node.spool.is_empty() && node.copies.is_empty() && node.down_until.is_none())
     }
 
     /// Returns what it came to, or what was lost.
@@ -693,7 +731,7 @@ impl World {
             self.step(true);
             calm += 1;
             if calm > 40_000 {
-                let left: Vec<_> = self.nodes.iter().map(|node| node.spool.len()).collect();
+                let left: Vec<_> = self.nodes.iter().map(|node| (node.spool.len(), node.copies.len())).collect();
                 return Err(format!("not done: {left:?}"));
             }
         }

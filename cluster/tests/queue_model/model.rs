@@ -309,15 +309,22 @@ impl World {
             None => match self.past.get(&id) {
                 None => Completed::Unknown,
                 Some(by) if *by == token => Completed::DoneBefore,
+                // Its owner has withdrawn it and has not signed that.
+                Some(by) if by.is_empty() => Completed::Unproven,
                 Some(_) => Completed::Stale,
             },
             Some(State::Leased { token: held, .. }) if *held == token => return Ok(()),
             Some(State::Done(by)) if *by == token => Completed::DoneBefore,
-            Some(_) => Completed::Stale,
+            Some(State::Done(_)) => Completed::Stale,
+            Some(_) => Completed::Refused,
         };
         let (_, answers) = self.queues[0].complete(0, &[(&id, &token, "stale")]).await.map_err(text)?;
         ensure!(answers == [expected], "complete {id} with an old token: {answers:?}, the model says {expected:?}");
-        if expected == Completed::Stale && self.items.contains_key(&id) {
+        if matches!(expected, Completed::Stale | Completed::Refused)
+            && let Some(item) = self.items.get_mut(&id)
+        {
+            // That worker may have kept its copy.
+            item.was_left |= expected == Completed::Refused;
             self.report.stale_refused += 1;
             let failed = self.queues[0].fail(&id, &token, Retry::Never, "stale").await.map_err(text)?;
             ensure!(failed == Failed::Stale, "fail {id} with an old token: {failed:?}");
@@ -417,13 +424,21 @@ impl World {
         ensure!(out == [!is_leased], "withdraw {id} ({:?}): {out:?}", self.items[&id].state);
         if !is_leased && !matches!(self.items[&id].state, State::Done(_)) {
             let (_, known) = self.queues[0].known(0, &[&id]).await.map_err(text)?;
-            ensure!(known == [Known::Withdrawn], "withdrawn {id}: {known:?}");
-            // A worker that had it once is refused, whatever it held.
+            let [Known::Unsigned(record)] = &known[..] else { return Err(format!("withdrawn {id}: {known:?}")) };
+            // A worker that had it once is refused, whatever it held; only its owner's signature says that it is its owner's.
             let (_, late) = self.queues[1].complete(0, &[(&id, "0123456789abcdef:1", "n2 late")]).await.map_err(text)?;
-            ensure!(late == [Completed::Stale], "complete of withdrawn {id}: {late:?}");
+            ensure!(late == [Completed::Unproven], "complete of withdrawn {id}: {late:?}");
+            let mut by = String::new();
+            if self.random.below(2) == 0 {
+                let signed = self.queues[0].refuse(0, &[(id.clone(), record.clone())]).await.map_err(text)?;
+                ensure!(signed == [true], "sign {id}: {signed:?}");
+                let (_, late) = self.queues[1].complete(0, &[(&id, "0123456789abcdef:1", "n2 late")]).await.map_err(text)?;
+                ensure!(late == [Completed::Stale], "complete of withdrawn {id}: {late:?}");
+                by = "its owner".to_owned();
+            }
             let forgotten = self.queues[0].settled(0, &[&id]).await.map_err(text)?;
             ensure!(forgotten == 1, "withdrawn {id} was forgotten {forgotten} times");
-            self.ended(&id, "");
+            self.ended(&id, &by);
             self.items.remove(&id);
             self.ledger.remove(&id);
         }
