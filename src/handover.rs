@@ -418,7 +418,7 @@ impl Driver {
             warn!(
                 partition,
                 count,
-                "completions that their owners have not settled take up half of the cluster's queue: the oldest are forgotten, and a node that \
+                "completions that their owners have not heard of take up half of the cluster's queue: the oldest are forgotten, and a node that \
                  comes back delivers those of its mail a second time"
             );
         }

@@ -1,7 +1,8 @@
 -- Takes back the leases of workers that are gone and those whose time is over. By anybody, as often as one likes (L10).
--- What is kept of ended items for owners and workers that may come back is cut to its bounds, the oldest first.
+-- What is kept of ended items for owners and workers that may come back is cut to its bounds, the oldest first: those of which their owners have
+-- heard before the others.
 -- KEYS of the queue    ARGV limit (at most 128), jitter_ms, random, dead_max, outcomes_max, past_max, lease_max_ms
--- {recovered, dead, outcomes dropped}
+-- {recovered, dead, outcomes dropped that their owners have not heard of}
 local SCHED, HELD, TIMED, WORKERS, DEAD, META, COUNTERS = KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[10]
 local DONE, OUTCOME, PAST, PAST_AT = KEYS[11], KEYS[12], KEYS[15], KEYS[16]
 local limit, jitter, random, dead_max = math.min(tonumber(ARGV[1]), 128), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -67,7 +68,10 @@ local function cut(keys, max)
   redis.call('ZREMRANGEBYRANK', keys[2], 0, beyond - 1)
   return beyond
 end
-local dropped = cut({OUTCOME, DONE}, outcomes_max)
+local heard = redis.call('ZCOUNT', DONE, '-inf', '(0')
+local beyond = cut({OUTCOME, DONE}, outcomes_max)
+local dropped = math.max(beyond - heard, 0)
 if dropped > 0 then redis.call('HINCRBY', COUNTERS, 'outcomes_dropped', dropped) end
+if beyond > dropped then redis.call('HINCRBY', COUNTERS, 'heard_dropped', beyond - dropped) end
 cut({PAST, PAST_AT}, past_max)
 return {recovered, died, dropped}

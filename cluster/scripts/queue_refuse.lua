@@ -15,7 +15,7 @@ for i = 1, items do
     answer[i] = 1
   elseif string.sub(outcome, 1, 1024) == record then
     redis.call('HSET', OUTCOME, id, word)
-    redis.call('ZADD', DONE, now, id)
+    redis.call('ZADD', DONE, heard_at(now), id)
     if redis.call('HGET', PAST, id) == outcome then redis.call('HSET', PAST, id, word) end
     if string.sub(record, 1, 1) ~= '\n' then redis.call('HINCRBY', COUNTERS, 'unproven', 1) end
     answer[i] = 1

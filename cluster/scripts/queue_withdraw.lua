@@ -34,7 +34,7 @@ for i = 3, #ARGV do
     -- Not signed yet: its owner does that when it asks for it next (`queue_refuse`).
     local trace = '\n' .. meta[7] .. '\n' .. (is_ended and 'ended' or string.format('withdrawn %.0f', meta[5]))
     redis.call('HSET', OUTCOME, id, trace)
-    redis.call('ZADD', DONE, now, id)
+    redis.call('ZADD', DONE, heard_at(now), id)
     if not is_ended and (meta[12] or meta[1] == 'L') then
       -- A worker that it was left by may come back later than the owner has this forgotten.
       redis.call('HSET', PAST, id, trace)

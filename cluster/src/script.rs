@@ -73,7 +73,8 @@ const SOURCES: &[(&str, &str)] = &sources![
     "queue_stats",
 ];
 
-/// What scripts that read metadata share.
+/// What scripts share, and which of it one uses that has it.
+const SHARED: [&str; 2] = ["meta_of(", "heard_at("];
 const META: &str = include_str!("../scripts/queue_meta.lua");
 
 static SHIPPED: LazyLock<Scripts> = LazyLock::new(|| Scripts::changed(|_, source| source.to_owned()));
@@ -86,7 +87,7 @@ impl Scripts {
 
     /// As shipped, but with `change` applied to each text: a negative control.
     pub fn changed(change: impl Fn(&str, &str) -> String) -> Scripts {
-        let whole = |source: String| if source.contains("meta_of(") { format!("{META}{source}") } else { source };
+        let whole = |source: String| if SHARED.iter().any(|name| source.contains(name)) { format!("{META}{source}") } else { source };
         Scripts(SOURCES.iter().map(|(name, source)| (*name, Script::new(name, whole(change(name, source))))).collect())
     }
 

@@ -53,8 +53,9 @@ pub struct QueueBounds {
 }
 
 impl QueueBounds {
-    /// Outcomes that wait for their owners in one partition; beyond, the oldest are dropped, and an owner that comes back offers theirs again.
-    /// They take room from what others offer, so they are not to take all of it.
+    /// Outcomes in one partition; beyond, the oldest are dropped, first those of which their owners have heard. An owner that comes back offers the
+    /// others again: those of one owner are no more than it has offered at a time. They take room from what others offer, so they are not to
+    /// take all of it.
     fn outcomes_max(self) -> u64 {
         self.capacity / 2
     }

@@ -323,6 +323,52 @@ fn completions_that_nobody_settles_leave_room_for_others() {
     });
 }
 
+/// At some 3,300 mails a second what owners had settled, and what is kept for late workers for a minute, pushed out the oldest: what was completed
+/// of a node that was down, and that it had not heard of. On its return it delivered all of that a second time.
+#[test]
+fn what_an_owner_has_not_heard_of_outlasts_what_others_have() {
+    let server = Server::start(Durability::None);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        // At most fifty outcomes are kept.
+        let queue = queue(&server, Scripts::shipped());
+        let complete = async |owner: &str, count: usize| {
+            let names: Vec<String> = (0..count).map(|number| format!("{owner}:{number}")).collect();
+            for names in names.chunks(32) {
+                let items: Vec<NewItem> = names.iter().map(|name| NewItem { owner: owner.parse().unwrap(), ..item(name) }).collect();
+                queue.enqueue(0, &items).await.unwrap();
+                let leased = queue.lease(0, 64, 1000, 60_000, 1000).await.unwrap().1;
+                let done: Vec<_> = leased.iter().map(|item| (item.id.as_str(), item.token.as_str(), "n3 0001")).collect();
+                queue.complete(0, &done).await.unwrap();
+            }
+            names
+        };
+        let known = async |names: &[String]| {
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            let known = queue.known(0, &names).await.unwrap().1;
+            known.iter().filter(|known| matches!(known, Known::Completed(_))).count()
+        };
+        let unheard = complete("down", 30).await;
+        let heard = complete("up", 45).await;
+        assert_eq!(known(&heard).await, 45);
+        let withdrawn = item("own");
+        queue.enqueue(0, std::slice::from_ref(&withdrawn)).await.unwrap();
+        assert_eq!(queue.withdraw(0, &["own"]).await.unwrap(), [true]);
+        assert_eq!(queue.recover(0, 0).await.unwrap(), Swept::default());
+        assert_eq!(queue.stats().await.unwrap().unsettled, 50);
+        assert_eq!([known(&heard).await, known(&unheard).await], [45 - 26, 30]);
+        assert_eq!(queue.stats().await.unwrap().counters["heard_dropped"], 26);
+
+        // All of these are heard of now, and nothing is of what comes: that goes last, and is counted.
+        complete("gone", 50).await;
+        assert_eq!(queue.recover(0, 0).await.unwrap(), Swept::default());
+        complete("late", 10).await;
+        assert_eq!(queue.recover(0, 0).await.unwrap(), Swept { dropped: 10, ..Swept::default() });
+        let counters = queue.stats().await.unwrap().counters;
+        assert_eq!([counters["heard_dropped"], counters["outcomes_dropped"]], [76, 10]);
+    });
+}
+
 fn queue(server: &Server, scripts: &'static Scripts) -> WorkQueue {
     let valkey = Valkey::with_scripts(target(server), scripts, Duration::from_secs(5));
     let bounds = QueueBounds { partitions: 1, capacity: 100, dead_max: 10 };

@@ -99,7 +99,7 @@ pub struct Swept {
     pub waiting: u64,
     /// Those that became dead letters instead.
     pub died: u64,
-    /// Outcomes beyond what is kept, whose owners have not settled them: an owner that comes back offers those items again.
+    /// Outcomes beyond what is kept, of which their owners have not heard: an owner that comes back offers those items again.
     pub dropped: u64,
 }
 
@@ -142,6 +142,7 @@ pub struct QueueStats {
     pub unsettled: u64,
     /// Age of the oldest dead letter, in milliseconds.
     pub oldest_dead_age_ms: u64,
-    /// Since the data's beginning: enqueued, leased, completed, failed, recovered, died, stale, dead_full, purged, withdrawn, damaged, unproven.
+    /// Since the data's beginning: enqueued, leased, completed, failed, recovered, died, stale, dead_full, purged, withdrawn, damaged, unproven,
+    /// outcomes_dropped (of which their owners had not heard), heard_dropped (of which they had).
     pub counters: std::collections::BTreeMap<String, u64>,
 }
