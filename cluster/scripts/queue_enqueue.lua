@@ -43,11 +43,13 @@ for i = 0, items - 1 do
     answer[#answer + 1] = -1
   else
     used = used + 1
-    redis.call('HDEL', PAST, id)
+    local was_left = redis.call('HDEL', PAST, id) == 1
     redis.call('ZREM', PAST_AT, id)
     local sequence = redis.call('HINCRBY', COUNTERS, 'sequence', 1)
     -- state, priority, attempts, max_attempts, created, expires, owner, token, worker, reason
     local meta = {delay > 0 and 'S' or 'R', priority, 0, attempts, now, expires > 0 and now + expires or 0, owner, '', '', ''}
+    -- A worker that an earlier offer of it was left by may come back: it is to hear what becomes of this one.
+    if was_left then meta[12] = 1 end
     redis.call('HSET', META, id, cmsgpack.pack(meta))
     redis.call('HSET', BODY, id, ARGV[at + 7])
     if delay > 0 then

@@ -132,9 +132,12 @@ fn a_worker_that_comes_back_late_hears_whose_the_item_is() {
         sign(&queue, "taken-back").await;
         assert_eq!(queue.settled(0, &["taken-back"]).await.unwrap(), 1);
         assert_eq!(complete("taken-back", &left).await, Completed::Stale);
-        // Offered once more, it is anybody's.
+        // Offered once more, it is anybody's; and what becomes of it is remembered for the worker of before, too.
         assert_eq!(queue.enqueue(0, &[item("taken-back")]).await.unwrap().1, [Enqueued::Added]);
+        assert_eq!(complete("taken-back", &left).await, Completed::Refused);
         assert_eq!(complete("taken-back", &lease(60_000).await).await, Completed::Done);
+        assert_eq!(queue.settled(0, &["taken-back"]).await.unwrap(), 1);
+        assert_eq!(complete("taken-back", &left).await, Completed::Stale);
 
         // Of what nobody was left with nothing is kept.
         queue.enqueue(0, &[item("plain")]).await.unwrap();
@@ -142,6 +145,40 @@ fn a_worker_that_comes_back_late_hears_whose_the_item_is() {
         assert_eq!(complete("plain", &token).await, Completed::Done);
         assert_eq!(queue.settled(0, &["plain"]).await.unwrap(), 1);
         assert_eq!(complete("plain", &token).await, Completed::Unknown);
+    });
+}
+
+/// A dead letter was purged, or offered again by its owner, and with it went what was known of workers that it had been left by: one that came for its
+/// copy was told, a minute after another had delivered it, that nobody knew it, and delivered it as well.
+#[test]
+fn what_was_purged_or_is_offered_again_remembers_who_may_come_for_it() {
+    let server = Server::start(Durability::None);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let queue = queue(&server, Scripts::shipped());
+        let lease = async |lease_ms| queue.lease(0, 1, 1000, lease_ms, 1000).await.unwrap().1.remove(0).token;
+        let complete = async |id: &str, token: &str| queue.complete(0, &[(id, token, "n3 0001")]).await.unwrap().1.remove(0);
+        let ends = async |id: &str| {
+            let token = lease(60_000).await;
+            assert_eq!(complete(id, &token).await, Completed::Done);
+            assert_eq!(queue.settled(0, &[id]).await.unwrap(), 1);
+        };
+        queue.enqueue(0, &[NewItem { max_attempts: 1, ..item("purged") }]).await.unwrap();
+        let left = lease(1).await;
+        while queue.recover(0, 0).await.unwrap().died == 0 {}
+        assert_eq!(queue.purge(0, None, 0, &["purged"]).await.unwrap(), Ok(1));
+        assert_eq!(complete("purged", &left).await, Completed::Unproven, "its owner may offer it again");
+        assert_eq!(queue.enqueue(0, &[item("purged")]).await.unwrap().1, [Enqueued::Added]);
+        ends("purged").await;
+        assert_eq!(complete("purged", &left).await, Completed::Stale);
+
+        queue.enqueue(0, &[item("again")]).await.unwrap();
+        let left = lease(1).await;
+        while queue.recover(0, 0).await.unwrap().waiting == 0 {}
+        assert_eq!(queue.withdraw(0, &["again"]).await.unwrap(), [true]);
+        assert_eq!(queue.enqueue(0, &[item("again")]).await.unwrap().1, [Enqueued::Added]);
+        ends("again").await;
+        assert_eq!(complete("again", &left).await, Completed::Stale);
     });
 }
 

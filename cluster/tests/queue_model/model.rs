@@ -60,8 +60,10 @@ struct Item {
     priority: u8,
     attempts: u32,
     max_attempts: u32,
-    /// A worker's lease of it ran out: that worker may come back.
+    /// A worker's lease of it ran out, of this offer or an earlier one: that worker may come back.
     was_left: bool,
+    /// When it was enqueued, as its leases say.
+    enqueued_at: String,
 }
 
 const WORKERS: usize = 3;
@@ -102,6 +104,14 @@ struct World {
 
 macro_rules! ensure {
     ($condition:expr, $($message:tt)*) => { if !$condition { return Err(format!($($message)*)); } };
+}
+
+/// In the place of a token, of what its owner has withdrawn and signed.
+const OWNER: &str = "owner ";
+
+/// When the item was enqueued that was leased by this token.
+fn moment(token: &str) -> &str {
+    token.split(':').nth(2).expect("each says so")
 }
 
 fn text(error: impl std::fmt::Display) -> String {
@@ -203,6 +213,11 @@ impl World {
         let known: Vec<String> = self.items.keys().cloned().collect();
         let id = match self.random.pick(&known) {
             Some(id) if self.random.below(8) == 0 => id,
+            // Or one that has ended and of which somebody may come for the copy.
+            _ if !self.past.is_empty() && self.random.below(16) == 0 => {
+                let ended: Vec<String> = self.past.keys().cloned().collect();
+                self.random.pick(&ended).expect("there is one")
+            }
             _ => {
                 self.next_id += 1;
                 format!("item-{}", self.next_id)
@@ -222,8 +237,8 @@ impl World {
         ensure!(answers == [expected], "enqueue {id}: {answers:?}, the model says {expected:?}");
         if expected == Enqueued::Added {
             let state = if delay_ms > 0 { State::Scheduled(false) } else { State::Ready };
-            self.items.insert(id.clone(), Item { state, priority, attempts: 0, max_attempts, was_left: false });
-            self.past.remove(&id);
+            let was_left = self.past.remove(&id).is_some();
+            self.items.insert(id.clone(), Item { state, priority, attempts: 0, max_attempts, was_left, enqueued_at: String::new() });
             self.ledger.insert(id, (priority, max_attempts));
             self.report.enqueued += 1;
         }
@@ -260,6 +275,7 @@ impl World {
             }
             let item = self.items.get_mut(&id).expect("found above");
             item.state = State::Leased { worker, token: got.token.clone(), timed };
+            item.enqueued_at = moment(&got.token).to_owned();
             self.tokens.push((id, got.token));
             self.report.leased += 1;
         }
@@ -309,8 +325,10 @@ impl World {
             None => match self.past.get(&id) {
                 None => Completed::Unknown,
                 Some(by) if *by == token => Completed::DoneBefore,
-                // Its owner has withdrawn it and has not signed that.
+                // Its owner has withdrawn it and has not signed that, or it was purged.
                 Some(by) if by.is_empty() => Completed::Unproven,
+                // Or signed for an offer before or after that of this token.
+                Some(by) if by.strip_prefix(OWNER).is_some_and(|offer| offer != moment(&token)) => Completed::Unproven,
                 Some(_) => Completed::Stale,
             },
             Some(State::Leased { token: held, .. }) if *held == token => return Ok(()),
@@ -434,7 +452,7 @@ impl World {
                 ensure!(signed == [true], "sign {id}: {signed:?}");
                 let (_, late) = self.queues[1].complete(0, &[(&id, "0123456789abcdef:1", "n2 late")]).await.map_err(text)?;
                 ensure!(late == [Completed::Stale], "complete of withdrawn {id}: {late:?}");
-                by = "its owner".to_owned();
+                by = format!("{OWNER}{}", self.items[&id].enqueued_at);
             }
             let forgotten = self.queues[0].settled(0, &[&id]).await.map_err(text)?;
             ensure!(forgotten == 1, "withdrawn {id} was forgotten {forgotten} times");
@@ -457,6 +475,7 @@ impl World {
         if self.random.below(2) == 0 {
             let removed = self.queues[0].purge(0, None, 0, &[&id]).await.map_err(text)?;
             ensure!(removed == Ok(1), "purge {id}: {removed:?}");
+            self.ended(&id, "");
             self.items.remove(&id);
             self.ledger.remove(&id);
         } else {
@@ -510,7 +529,7 @@ impl World {
             ensure!(answers.iter().all(|answer| *answer == Enqueued::Added), "offered again: {answers:?}");
             for (id, (priority, max_attempts)) in chunk {
                 let (priority, max_attempts) = (*priority, *max_attempts);
-                let item = Item { state: State::Ready, priority, attempts: 0, max_attempts, was_left: false };
+                let item = Item { state: State::Ready, priority, attempts: 0, max_attempts, was_left: false, enqueued_at: String::new() };
                 self.items.insert(id.clone(), item);
                 self.report.offered_again += 1;
             }
