@@ -1,15 +1,15 @@
 //! Taking back what earlier runs have offered: all of it when the node shares no longer, else what its shards do not have any more.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use ringpost_cluster::work_queue::QueueError;
 use ringpost_engine::control::{Answer, HandOver};
-use tokio::time::sleep;
+use tokio::{sync::Notify, time::sleep};
 use tracing::{info, warn};
 
 use super::{Driver, Ended, TICK};
 
-/// Why a look through the queue came to no end.
+/// Why a look through a partition came to no end.
 enum Incomplete {
     Ended,
     Unanswered,
@@ -47,9 +47,10 @@ impl Driver {
 
     /// Each new connection, and each return, may be to a Valkey that has gone back in time: what was settled since is looked for.
     pub(super) async fn keep_looking_for_orphans(self: Arc<Self>) {
+        let mut left = BTreeSet::new();
         loop {
-            self.connected.notified().await;
-            if self.look_for_orphans().await.is_err() {
+            look_is_due(&self.connected, self.partitions(), &mut left).await;
+            if look_through(&mut left, |partition| self.orphans(partition)).await.is_err() {
                 return;
             }
         }
@@ -58,47 +59,114 @@ impl Driver {
     /// Mail that was settled while the queue could not be told, perhaps in an earlier run, leaves it: nobody is to deliver it again.
     /// Repeats until Valkey has answered for all of it.
     pub(super) async fn look_for_orphans(&self) -> Result<(), Ended> {
+        let mut left: BTreeSet<u16> = self.partitions().collect();
         loop {
-            match self.orphans().await {
-                Ok(0) => return Ok(()),
-                Ok(count) => {
-                    info!(count, "mail that this node has settled was still in the cluster's queue and is taken out");
-                    self.owner.notify_one();
-                    return Ok(());
-                }
-                Err(Incomplete::Ended) => return Err(Ended),
-                Err(Incomplete::Unanswered) => sleep(TICK).await,
+            look_through(&mut left, |partition| self.orphans(partition)).await?;
+            if left.is_empty() {
+                return Ok(());
             }
+            sleep(TICK).await;
         }
     }
 
-    async fn orphans(&self) -> Result<usize, Incomplete> {
+    /// Takes out what one partition has of this node's and its shards do not have any more.
+    async fn orphans(&self, partition: u16) -> Result<(), Incomplete> {
+        let found = self.find_orphans(partition).await?;
+        if found > 0 {
+            info!(partition, found, "mail that this node has settled was still in the cluster's queue and is taken out");
+            self.owner.notify_one();
+        }
+        Ok(())
+    }
+
+    async fn find_orphans(&self, partition: u16) -> Result<usize, Incomplete> {
         // Of another spool of this name nothing is known here: it stays.
-        let (mine, mut count) = (self.names.prefix(), 0);
-        for partition in self.partitions() {
-            let mut cursor = "0".to_owned();
-            loop {
-                let answer = self.node.queue.names(partition, &cursor, &mine).await;
-                self.noticed(partition, &answer);
-                let (next, items) = answer?;
-                let (ended, items): (Vec<String>, Vec<String>) = items.into_iter().partition(|item| self.offers().has_ended(item));
-                ended.iter().for_each(|item| self.offers().orphan(item));
-                count += ended.len();
-                for (shard, ids) in self.by_shard(items) {
-                    let asked = ids.iter().map(|(_, id)| *id).collect();
-                    let Answer::Missing(missing) = self.ask(shard, HandOver::Missing(asked)).await? else {
-                        warn!(shard, "a shard cannot say which mail it has");
-                        return Err(Incomplete::Ended);
-                    };
-                    missing.iter().for_each(|id| self.offers().orphan(&self.item(*id)));
-                    count += missing.len();
-                }
-                cursor = next;
-                if cursor == "0" {
-                    break;
-                }
+        let (mine, mut count, mut cursor) = (self.names.prefix(), 0, "0".to_owned());
+        loop {
+            let answer = self.node.queue.names(partition, &cursor, &mine).await;
+            self.noticed(partition, &answer);
+            let (next, items) = answer?;
+            let (ended, items): (Vec<String>, Vec<String>) = items.into_iter().partition(|item| self.offers().has_ended(item));
+            ended.iter().for_each(|item| self.offers().orphan(item));
+            count += ended.len();
+            for (shard, ids) in self.by_shard(items) {
+                let asked = ids.iter().map(|(_, id)| *id).collect();
+                let Answer::Missing(missing) = self.ask(shard, HandOver::Missing(asked)).await? else {
+                    warn!(shard, "a shard cannot say which mail it has");
+                    return Err(Incomplete::Ended);
+                };
+                missing.iter().for_each(|id| self.offers().orphan(&self.item(*id)));
+                count += missing.len();
+            }
+            cursor = next;
+            if cursor == "0" {
+                return Ok(count);
             }
         }
-        Ok(count)
+    }
+}
+
+/// Waits until something is to be looked through: all when it is told so, and those that are `left` soon.
+async fn look_is_due(told: &Notify, all: impl Iterator<Item = u16>, left: &mut BTreeSet<u16>) {
+    let soon = async || if left.is_empty() { std::future::pending().await } else { sleep(TICK).await };
+    tokio::select! {
+        () = told.notified() => left.extend(all),
+        () = soon() => {}
+    }
+}
+
+/// Looks through each of those that are `left`, and leaves those that gave no answer: one that is away keeps no other from being looked at.
+async fn look_through<F>(left: &mut BTreeSet<u16>, look: impl Fn(u16) -> F) -> Result<(), Ended>
+where
+    F: Future<Output = Result<(), Incomplete>>,
+{
+    for partition in left.clone() {
+        match look(partition).await {
+            Ok(()) => drop(left.remove(&partition)),
+            Err(Incomplete::Unanswered) => {}
+            Err(Incomplete::Ended) => return Err(Ended),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::{Cell, RefCell};
+
+    use super::*;
+
+    /// With one part of a Valkey Cluster away the look stopped there, and began with it again: what the parts behind it had of settled mail was
+    /// delivered a second time. It did not end either, so what a new connection to another part had brought back was not looked for.
+    #[tokio::test]
+    async fn one_partition_that_is_away_keeps_no_other_from_being_looked_at_and_is_looked_at_on_its_return() {
+        let (told, is_away, looked) = (Notify::new(), Cell::new(true), RefCell::new(Vec::new()));
+        let mut left = BTreeSet::new();
+        let round = async |left: &mut BTreeSet<u16>| {
+            look_is_due(&told, 0..4, left).await;
+            let look = |partition| {
+                looked.borrow_mut().push(partition);
+                let answer = if partition == 1 && is_away.get() { Err(Incomplete::Unanswered) } else { Ok(()) };
+                async move { answer }
+            };
+            assert!(look_through(left, look).await.is_ok());
+            looked.take()
+        };
+        told.notify_one();
+        assert_eq!(round(&mut left).await, [0, 1, 2, 3]);
+        assert_eq!(round(&mut left).await, [1], "again, and it alone");
+        told.notify_one();
+        assert_eq!(round(&mut left).await, [0, 1, 2, 3], "another may have gone back in time meanwhile");
+        is_away.set(false);
+        assert_eq!(round(&mut left).await, [1]);
+        assert!(left.is_empty());
+        told.notify_one();
+        assert_eq!(round(&mut left).await, [0, 1, 2, 3], "nothing was left until then");
+    }
+
+    #[tokio::test]
+    async fn a_shard_that_ends_ends_the_look() {
+        let mut left: BTreeSet<u16> = (0..4).collect();
+        assert!(look_through(&mut left, |_| std::future::ready(Err(Incomplete::Ended))).await.is_err());
     }
 }
