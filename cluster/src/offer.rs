@@ -31,10 +31,12 @@ mod items;
 mod late;
 mod outages;
 mod todo;
+mod walks;
 
-use items::{Items, State};
+use items::{Items, State, WALK_ITEMS};
 use late::Late;
 use outages::Outages;
+use walks::Walks;
 
 pub use todo::{Recall, Sending, Todo};
 
@@ -104,8 +106,9 @@ pub struct Offers {
     forget: VecDeque<(BootTime, String)>,
     /// What no call has brought in, until the node delivers it itself.
     late: Late,
-    /// Items of calls that were not answered, or wait for it: to be repeated when their partition is back.
-    unheard: Vec<String>,
+    /// Items of calls that were not answered, or wait for it, by partition: to be repeated when that is back.
+    unheard: BTreeMap<u16, Vec<String>>,
+    walks: Walks,
     tell: VecDeque<(String, Recall)>,
     /// Wishes without an answer; those that have one are left out when it is their turn.
     recalls: VecDeque<String>,
@@ -122,7 +125,7 @@ impl Offers {
         Offers {
             bounds,
             delivers,
-            items: Items::default(),
+            items: Items::new(bounds.partitions),
             ask: VecDeque::new(),
             ask_soon: VecDeque::new(),
             soon_in_a_row: 0,
@@ -137,7 +140,8 @@ impl Offers {
             unproven: VecDeque::new(),
             forget: VecDeque::new(),
             late: Late::default(),
-            unheard: Vec::new(),
+            unheard: BTreeMap::new(),
+            walks: Walks::default(),
             tell: VecDeque::new(),
             recalls: VecDeque::new(),
             retracts: false,
@@ -263,6 +267,7 @@ impl Offers {
                 self.go_local(partition);
             }
         }
+        self.go_on_local();
         self.answer_recalls();
         if !self.tell.is_empty() {
             let count = self.tell.len().min(IDS_PER_CALL);
@@ -288,10 +293,11 @@ impl Offers {
             return None;
         }
         // A round that takes longer comes to its end before the next begins, which would begin with the same.
-        if now >= self.ask_all_at && self.ask.is_empty() {
+        if now >= self.ask_all_at && self.ask.is_empty() && !self.walks.has_round() {
             self.ask_all_at = now + self.bounds.reconcile_every;
             self.begin_round();
         }
+        self.go_on_round();
         // What this node delivers itself leaves the queue first: workers are about to lease again.
         if let Some(ids) = self.chosen(|offers| &mut offers.withdraw, State::is_to_leave) {
             return Some(Todo::Withdraw(ids));
@@ -334,6 +340,10 @@ impl Offers {
 
     /// When [`Offers::poll`] has something to do again if nothing happens.
     pub fn next_due(&self) -> BootTime {
+        let has_wishes = self.outages.any() && self.recalls.len() > WALK_ITEMS;
+        if has_wishes || self.walks.are_due(self.outages.all()) {
+            return BootTime::default();
+        }
         let rounds = self.forget.front().map_or(self.ask_all_at, |(at, _)| self.ask_all_at.min(*at));
         let is_awaited = self.delivers || !self.recalls.is_empty();
         let over = self.outages.first_fresh().filter(|_| is_awaited).map(|since| since + self.bounds.lease_ttl + self.bounds.guard);
@@ -355,7 +365,6 @@ impl Offers {
     }
 
     fn begin_round(&mut self) {
-        self.recalls.retain(|id| self.items.get(id) == Some(State::Recalled));
         self.withdraw.clear();
         self.leftover.clear();
         self.free.clear();
@@ -364,7 +373,7 @@ impl Offers {
         self.unheard.clear();
         let Offers { dead, items, .. } = self;
         dead.retain(|id, _| items.get(id).is_some_and(State::is_open));
-        self.items.in_states(State::is_asked_about).into_iter().for_each(|id| self.look_after(id));
+        self.go_round();
     }
 
     /// Asks or tells what an item's state wants, if nothing is on its way.
@@ -427,34 +436,6 @@ impl Offers {
         }
     }
 
-    fn go_local(&mut self, partition: u16) {
-        let is_offered = |state| matches!(state, State::Sending | State::Unsure | State::Fetching | State::Overdue | State::Waiting);
-        for id in self.items.in_states(is_offered).into_iter().filter(|id| self.outages.partition(id) == partition) {
-            self.items.set(&id, State::Back);
-            self.take_back.push_back(id);
-        }
-    }
-
-    /// Of partitions that are away: what is wanted back is out by now, or that cannot be said.
-    fn answer_recalls(&mut self) {
-        if !self.outages.any() {
-            return;
-        }
-        for id in std::mem::take(&mut self.recalls) {
-            if self.items.get(&id) != Some(State::Recalled) {
-                continue;
-            }
-            if self.outages.is_over(&id) {
-                self.part(&id);
-            } else if self.outages.has(&id) && !self.retracts {
-                self.items.set(&id, State::Waiting);
-                self.tell.push_back((id, Recall::Unanswered));
-            } else {
-                self.recalls.push_back(id);
-            }
-        }
-    }
-
     /// It is settled, or it was this node's own lease. The queue remembers that for a while, too: another's claim of it is to be refused.
     fn ended(&mut self, id: &str, now: BootTime) {
         self.remember(id, |until| State::Settled { until }, now + self.bounds.forget_after);
@@ -469,6 +450,9 @@ impl Offers {
     fn chosen(&mut self, queue: impl Fn(&mut Offers) -> &mut VecDeque<String>, is_one: impl Fn(State) -> bool) -> Option<Vec<String>> {
         while let Some(mut ids) = take(queue(self)) {
             ids.retain(|id| self.items.get(id).is_some_and(&is_one));
+            // What was told to the queue when its partition came back may have waited there before.
+            ids.sort_unstable();
+            ids.dedup();
             if self.outages.any() {
                 let (away, there) = ids.into_iter().partition(|id| self.outages.has(id));
                 self.unheard(away);

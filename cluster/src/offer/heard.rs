@@ -34,7 +34,7 @@ impl Offers {
             Some(State::Sending) if self.is_local_for(id) => self.back(id),
             Some(State::Sending) => {
                 self.failed(id, true, now);
-                self.unheard.push(id.to_owned());
+                self.unheard(vec![id.to_owned()]);
             }
             Some(State::Crossing) => self.recall(id),
             _ => {}
@@ -59,7 +59,9 @@ impl Offers {
 
     /// No answer to [`Ask`](super::Todo::Ask) or [`Withdraw`](super::Todo::Withdraw): that is repeated when Valkey is back, or in the next round.
     pub fn unheard(&mut self, ids: Vec<String>) {
-        self.unheard.extend(ids);
+        for id in ids {
+            self.unheard.entry(self.outages.partition(&id)).or_default().push(id);
+        }
     }
 
     /// A message says that an item was completed. It may be from before a loss of data, after which the item was offered again: only the
@@ -178,7 +180,7 @@ impl Offers {
                 self.items.set(id, State::Unsure);
                 self.offer.push_back(id.to_owned());
             }
-            Some(State::Freeing) => self.unheard.push(id.to_owned()),
+            Some(State::Freeing) => self.unheard(vec![id.to_owned()]),
             Some(State::Settled { .. } | State::Gone { .. }) if is_answered => self.items.remove(id),
             Some(State::Settled { .. }) => self.remember(id, |until| State::Settled { until }, again_at),
             Some(State::Gone { .. }) => self.remember(id, |until| State::Gone { until }, again_at),
@@ -215,16 +217,9 @@ impl Offers {
     pub fn returned(&mut self, partition: u16, now: BootTime) -> bool {
         let Some(since) = self.outages.end(partition) else { return false };
         let was_long = now.since(since) >= self.bounds.lease_ttl;
-        let (repeated, waiting): (Vec<String>, Vec<String>) =
-            std::mem::take(&mut self.unheard).into_iter().partition(|id| self.outages.partition(id) == partition);
-        self.unheard = waiting;
+        let repeated = self.unheard.remove(&partition).unwrap_or_default();
         if was_long {
-            let Offers { outages, ask, offer, withdraw, leftover, free, .. } = self;
-            for queue in [ask, offer, withdraw, leftover, free] {
-                queue.retain(|id| outages.partition(id) != partition);
-            }
-            let ids = self.items.in_states(State::is_asked_about).into_iter().filter(|id| self.outages.partition(id) == partition);
-            ids.collect::<Vec<_>>().into_iter().for_each(|id| self.look_after(id));
+            self.go_round_of(partition);
         } else {
             repeated.into_iter().for_each(|id| self.look_after(id));
         }

@@ -1,8 +1,11 @@
 //! The items that this node has offered, each in one state.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
-use crate::boot_time::BootTime;
+use crate::{boot_time::BootTime, work_queue::partition_of};
+
+/// So many items a walk looks at in one turn: some tenths of a millisecond in which nobody else has them.
+pub(super) const WALK_ITEMS: usize = 2048;
 
 /// Where an item is in its hand-over.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -83,6 +86,11 @@ impl State {
         )
     }
 
+    /// It has come to its end, and is remembered for a while.
+    fn is_past(self) -> bool {
+        matches!(self, State::Settled { .. } | State::Gone { .. })
+    }
+
     /// A round asks for it, or tells the queue what it wants.
     pub(super) fn is_asked_about(self) -> bool {
         matches!(self, State::Waiting | State::Unsure | State::Freeing | State::Leftover) || self.is_to_leave()
@@ -94,16 +102,38 @@ impl State {
     }
 }
 
-/// By name.
-#[derive(Debug, Default)]
+/// By partition and name.
+#[derive(Debug)]
 pub(super) struct Items {
-    states: HashMap<String, State>,
+    partitions: Vec<Partition>,
+    count: usize,
     open: usize,
 }
 
+#[derive(Debug, Default)]
+struct Partition {
+    /// In no order, and with no gap: what is removed gives its place to the last.
+    live: Vec<(Arc<str>, State)>,
+    places: HashMap<Arc<str>, usize>,
+    /// Those that no walk looks at: in a busy minute they are many more than the others.
+    past: HashMap<Arc<str>, State>,
+}
+
+/// How far a walk through the items of one partition is: from the last place to the first, so that it meets all that are there from its beginning to its
+/// end, whatever comes and goes between two turns. Some it meets twice, and none that came in meanwhile.
+#[derive(Debug)]
+pub(super) struct Walk {
+    pub(super) partition: u16,
+    below: usize,
+}
+
 impl Items {
+    pub(super) fn new(partitions: u16) -> Items {
+        Items { partitions: (0..partitions).map(|_| Partition::default()).collect(), count: 0, open: 0 }
+    }
+
     pub(super) fn len(&self) -> usize {
-        self.states.len()
+        self.count
     }
 
     /// How many are offered, and nobody is known to have them.
@@ -111,28 +141,133 @@ impl Items {
         self.open
     }
 
+    fn number(&self, id: &str) -> usize {
+        usize::from(partition_of(id, u16::try_from(self.partitions.len()).expect("it was made of one")))
+    }
+
     pub(super) fn get(&self, id: &str) -> Option<State> {
-        self.states.get(id).copied()
+        let Partition { live, places, past } = &self.partitions[self.number(id)];
+        places.get(id).map(|place| live[*place].1).or_else(|| past.get(id).copied())
     }
 
     /// Returns the state before.
     pub(super) fn set(&mut self, id: &str, state: State) -> Option<State> {
-        self.open += usize::from(state.is_open());
-        let before = match self.states.get_mut(id) {
-            Some(held) => Some(std::mem::replace(held, state)),
-            None => self.states.insert(id.to_owned(), state),
+        let number = self.number(id);
+        let partition = &mut self.partitions[number];
+        let before = match partition.places.get(id).filter(|_| !state.is_past()) {
+            Some(place) => Some(std::mem::replace(&mut partition.live[*place].1, state)),
+            None => {
+                let before = partition.remove(id);
+                partition.insert(id.into(), state);
+                before
+            }
         };
+        self.count += usize::from(before.is_none());
+        self.open += usize::from(state.is_open());
         self.open -= usize::from(before.is_some_and(State::is_open));
         before
     }
 
     pub(super) fn remove(&mut self, id: &str) {
-        let before = self.states.remove(id);
+        let number = self.number(id);
+        let before = self.partitions[number].remove(id);
+        self.count -= usize::from(before.is_some());
         self.open -= usize::from(before.is_some_and(State::is_open));
     }
 
-    /// The names in these states.
-    pub(super) fn in_states(&self, is_one: impl Fn(State) -> bool) -> Vec<String> {
-        self.states.iter().filter(|(_, state)| is_one(**state)).map(|(id, _)| id.clone()).collect()
+    /// A walk through the items of a partition.
+    pub(super) fn walk(&self, partition: u16) -> Walk {
+        Walk { partition, below: self.partitions[usize::from(partition)].live.len() }
+    }
+
+    /// The next names on a walk that are in such a state, of as many items as are left of `looks`; false: that was all of it.
+    pub(super) fn go_on(&self, walk: &mut Walk, looks: &mut usize, is_one: impl Fn(State) -> bool, found: &mut Vec<String>) -> bool {
+        let live = &self.partitions[usize::from(walk.partition)].live;
+        let end = walk.below.min(live.len());
+        let begin = end.saturating_sub(*looks);
+        found.extend(live[begin..end].iter().rev().filter(|(_, state)| is_one(*state)).map(|(id, _)| (**id).to_owned()));
+        *looks -= end - begin;
+        walk.below = begin;
+        begin > 0
+    }
+}
+
+impl Partition {
+    fn insert(&mut self, id: Arc<str>, state: State) {
+        if state.is_past() {
+            self.past.insert(id, state);
+        } else {
+            self.places.insert(id.clone(), self.live.len());
+            self.live.push((id, state));
+        }
+    }
+
+    fn remove(&mut self, id: &str) -> Option<State> {
+        let Some(place) = self.places.remove(id) else { return self.past.remove(id) };
+        let (_, before) = self.live.swap_remove(place);
+        if let Some((moved, _)) = self.live.get(place) {
+            *self.places.get_mut(moved).expect("each that is live has its place") = place;
+        }
+        Some(before)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    struct Random(u64);
+
+    impl Random {
+        fn below(&mut self, bound: u64) -> u64 {
+            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (self.0 >> 33) % bound
+        }
+    }
+
+    const STATES: [State; 5] = [
+        State::Sending,
+        State::Waiting,
+        State::Back,
+        State::Settling,
+        State::Settled { until: BootTime::after_boot(std::time::Duration::ZERO) },
+    ];
+
+    /// Beside a plain map; and whatever is in a state when a walk begins, and stays in it, is met by the walk.
+    #[test]
+    fn items_are_those_of_a_plain_map_and_a_walk_meets_all_that_stay() {
+        for seed in 0..50 {
+            let (mut random, mut items, mut model) = (Random(seed), Items::new(3), BTreeMap::new());
+            let mut change = |items: &mut Items, model: &mut BTreeMap<String, State>| {
+                let id = random.below(400).to_string();
+                if random.below(4) == 0 {
+                    items.remove(&id);
+                    model.remove(&id);
+                } else {
+                    let state = STATES[random.below(STATES.len() as u64) as usize];
+                    assert_eq!(items.set(&id, state), model.insert(id.clone(), state));
+                }
+                id
+            };
+            (0..2000).for_each(|_| drop(change(&mut items, &mut model)));
+            let is_one = |state: State| state == State::Waiting || state == State::Back;
+            let mut waiting: Vec<String> = model.iter().filter(|(_, state)| is_one(**state)).map(|(id, _)| id.clone()).collect();
+            for partition in 0..3 {
+                let (mut walk, mut met) = (items.walk(partition), Vec::new());
+                while items.go_on(&mut walk, &mut 7, is_one, &mut met) {
+                    for _ in 0..5 {
+                        let changed = change(&mut items, &mut model);
+                        waiting.retain(|id| *id != changed);
+                    }
+                }
+                waiting.retain(|id| !met.contains(id));
+            }
+            assert!(waiting.is_empty(), "seed {seed}: {waiting:?}");
+            assert_eq!(items.len(), model.len());
+            assert_eq!(items.open(), model.values().filter(|state| state.is_open()).count());
+            assert!(model.iter().all(|(id, state)| items.get(id) == Some(*state)));
+        }
     }
 }
