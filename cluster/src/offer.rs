@@ -17,7 +17,7 @@
 //! the driver reports what it heard and does what [`Offers::poll`] says.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     time::Duration,
 };
 
@@ -30,12 +30,14 @@ mod heard;
 mod items;
 mod late;
 mod outages;
+mod soon;
 mod todo;
 mod walks;
 
 use items::{Items, State, WALK_ITEMS};
 use late::Late;
 use outages::Outages;
+use soon::Soon;
 use walks::Walks;
 
 pub use todo::{Recall, Sending, Todo};
@@ -87,7 +89,7 @@ pub struct Offers {
     /// Of the round that is under way.
     ask: VecDeque<String>,
     /// Something has happened to them: they come before the round.
-    ask_soon: VecDeque<String>,
+    ask_soon: Soon,
     /// Calls with such since the round went on.
     soon_in_a_row: u32,
     offer: VecDeque<String>,
@@ -107,7 +109,7 @@ pub struct Offers {
     /// What no call has brought in, until the node delivers it itself.
     late: Late,
     /// Items of calls that were not answered, or wait for it, by partition: to be repeated when that is back.
-    unheard: BTreeMap<u16, Vec<String>>,
+    unheard: BTreeMap<u16, BTreeSet<String>>,
     walks: Walks,
     tell: VecDeque<(String, Recall)>,
     /// Wishes without an answer; those that have one are left out when it is their turn.
@@ -127,7 +129,7 @@ impl Offers {
             delivers,
             items: Items::new(bounds.partitions),
             ask: VecDeque::new(),
-            ask_soon: VecDeque::new(),
+            ask_soon: Soon::default(),
             soon_in_a_row: 0,
             offer: VecDeque::new(),
             settle: VecDeque::new(),
@@ -299,13 +301,13 @@ impl Offers {
         }
         self.go_on_round();
         // What this node delivers itself leaves the queue first: workers are about to lease again.
-        if let Some(ids) = self.chosen(|offers| &mut offers.withdraw, State::is_to_leave) {
+        if let Some(ids) = self.chosen(|offers| take(&mut offers.withdraw), State::is_to_leave) {
             return Some(Todo::Withdraw(ids));
         }
-        if let Some(ids) = self.chosen(|offers| &mut offers.leftover, |state| state == State::Leftover) {
+        if let Some(ids) = self.chosen(|offers| take(&mut offers.leftover), |state| state == State::Leftover) {
             return Some(Todo::End(ids));
         }
-        if let Some(ids) = self.chosen(|offers| &mut offers.free, |state| state == State::Freeing) {
+        if let Some(ids) = self.chosen(|offers| take(&mut offers.free), |state| state == State::Freeing) {
             return Some(Todo::Forget(ids));
         }
         if !self.unproven.is_empty() {
@@ -316,7 +318,7 @@ impl Offers {
             return Some(Todo::Ask(ids));
         }
         // An id may stand there twice.
-        while let Some(mut ids) = self.chosen(|offers| &mut offers.offer, |state| state == State::Unsure) {
+        while let Some(mut ids) = self.chosen(|offers| take(&mut offers.offer), |state| state == State::Unsure) {
             ids.retain(|id| self.items.set(id, State::Fetching) == Some(State::Unsure));
             if !ids.is_empty() {
                 return Some(Todo::Offer(ids));
@@ -354,14 +356,14 @@ impl Offers {
 
     fn next_to_ask(&mut self) -> Option<Vec<String>> {
         if self.soon_in_a_row < SOON_IN_A_ROW_MAX
-            && let Some(ids) = self.chosen(|offers| &mut offers.ask_soon, |_| true)
+            && let Some(ids) = self.chosen(|offers| offers.ask_soon.take(IDS_PER_CALL), |_| true)
         {
             self.soon_in_a_row += 1;
             return Some(ids);
         }
         self.soon_in_a_row = 0;
-        let round = self.chosen(|offers| &mut offers.ask, |_| true);
-        round.or_else(|| self.chosen(|offers| &mut offers.ask_soon, |_| true))
+        let round = self.chosen(|offers| take(&mut offers.ask), |_| true);
+        round.or_else(|| self.chosen(|offers| offers.ask_soon.take(IDS_PER_CALL), |_| true))
     }
 
     fn begin_round(&mut self) {
@@ -446,9 +448,9 @@ impl Offers {
         self.forget.push_back((until, id.to_owned()));
     }
 
-    /// The next ids of a queue that are in such a state. Those of a partition that is away wait for it.
-    fn chosen(&mut self, queue: impl Fn(&mut Offers) -> &mut VecDeque<String>, is_one: impl Fn(State) -> bool) -> Option<Vec<String>> {
-        while let Some(mut ids) = take(queue(self)) {
+    /// The next ids of those taken from a queue that are in such a state. Those of a partition that is away wait for it.
+    fn chosen(&mut self, taken: impl Fn(&mut Offers) -> Option<Vec<String>>, is_one: impl Fn(State) -> bool) -> Option<Vec<String>> {
+        while let Some(mut ids) = taken(self) {
             ids.retain(|id| self.items.get(id).is_some_and(&is_one));
             // What was told to the queue when its partition came back may have waited there before.
             ids.sort_unstable();

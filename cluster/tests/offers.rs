@@ -432,6 +432,19 @@ fn a_round_that_takes_long_comes_to_its_end_and_what_was_completed_before_it() {
     }
 }
 
+/// Each message that said that an item was completed stood there by itself: whoever could publish could fill a node's memory.
+#[test]
+fn what_is_said_many_times_is_asked_for_once_and_again_when_it_is_said_after_that() {
+    let mut offers = waiting("a");
+    (0..100_000).for_each(|_| offers.done("a"));
+    (0..100_000).for_each(|number| offers.done(&number.to_string()));
+    assert_eq!(offers.poll(at(1)), Some(Todo::Ask(one("a"))));
+    assert_eq!(offers.poll(at(1)), None);
+    // The question is on its way, and what is said now may be news to its answer.
+    offers.done("a");
+    assert_eq!(offers.poll(at(1)), Some(Todo::Ask(one("a"))));
+}
+
 #[test]
 fn what_is_said_to_be_completed_is_asked_for_next() {
     let mut offers = Offers::new(OfferBounds { open_max: 500, ..BOUNDS }, true, at(0));

@@ -18,7 +18,7 @@ impl Offers {
             // By whom, and whether for good, is asked for.
             (State::Sending | State::Unsure, Enqueued::Completed) => {
                 self.items.set(id, State::Waiting);
-                self.ask_soon.push_back(id.to_owned());
+                self.ask_soon.push(id);
             }
             (State::Sending, Enqueued::Full) if self.delivers => self.back(id),
             (State::Sending, Enqueued::Full) => drop(self.items.set(id, State::Unsure)),
@@ -60,7 +60,7 @@ impl Offers {
     /// No answer to [`Ask`](super::Todo::Ask) or [`Withdraw`](super::Todo::Withdraw): that is repeated when Valkey is back, or in the next round.
     pub fn unheard(&mut self, ids: Vec<String>) {
         for id in ids {
-            self.unheard.entry(self.outages.partition(&id)).or_default().push(id);
+            self.unheard.entry(self.outages.partition(&id)).or_default().insert(id);
         }
     }
 
@@ -68,7 +68,7 @@ impl Offers {
     /// queue's answer counts, and it is asked for now.
     pub fn done(&mut self, id: &str) {
         if matches!(self.items.get(id), Some(State::Sending | State::Overdue | State::Waiting | State::Unsure | State::Fetching)) {
-            self.ask_soon.push_back(id.to_owned());
+            self.ask_soon.push(id);
         }
     }
 
@@ -141,9 +141,7 @@ impl Offers {
     pub fn withdrawn(&mut self, id: &str, is_out: bool) {
         match self.items.get(id) {
             // Out of the queue is what was completed, too: the queue's next answer tells. A leased one is asked for in the next round.
-            Some(State::Back | State::Parted | State::Recalled | State::Reviving | State::Overdue) if is_out => {
-                self.ask_soon.push_back(id.to_owned())
-            }
+            Some(State::Back | State::Parted | State::Recalled | State::Reviving | State::Overdue) if is_out => self.ask_soon.push(id),
             Some(State::Reviving | State::Overdue) => drop(self.items.set(id, State::Waiting)),
             Some(State::Recalled) => self.is_leased(id),
             _ => {}
@@ -154,7 +152,7 @@ impl Offers {
     pub fn ended_there(&mut self, id: &str, ending: Ending) {
         if self.items.get(id) == Some(State::Leftover) {
             match ending {
-                Ending::Out => self.ask_soon.push_back(id.to_owned()),
+                Ending::Out => self.ask_soon.push(id),
                 // In the next round.
                 Ending::Leased => {}
                 // Somebody delivers it, and it is nothing to this node.
@@ -168,7 +166,7 @@ impl Offers {
         match self.items.get(id) {
             Some(_) if is_gone => self.known(id, &Known::Withdrawn, now),
             Some(State::Sending | State::Settling | State::Settled { .. }) | None => {}
-            Some(_) => self.ask_soon.push_back(id.to_owned()),
+            Some(_) => self.ask_soon.push(id),
         }
     }
 

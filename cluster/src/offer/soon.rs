@@ -1,0 +1,32 @@
+//! Items of which something was heard, to be asked for before the round: each stands there once, however often it was said.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::Arc,
+};
+
+/// In the order in which it was heard first.
+#[derive(Debug, Default)]
+pub(super) struct Soon {
+    order: VecDeque<Arc<str>>,
+    waiting: HashSet<Arc<str>>,
+}
+
+impl Soon {
+    pub(super) fn push(&mut self, id: &str) {
+        if !self.waiting.contains(id) {
+            let id: Arc<str> = id.into();
+            self.waiting.insert(id.clone());
+            self.order.push_back(id);
+        }
+    }
+
+    /// The next, so many at most; what is heard of them from now on has them asked for again.
+    pub(super) fn take(&mut self, count: usize) -> Option<Vec<String>> {
+        let ids: Vec<Arc<str>> = self.order.drain(..count.min(self.order.len())).collect();
+        for id in &ids {
+            self.waiting.remove(id);
+        }
+        (!ids.is_empty()).then(|| ids.iter().map(|id| (**id).to_owned()).collect())
+    }
+}
