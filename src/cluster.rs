@@ -265,7 +265,8 @@ impl Surroundings for LocalNode {
         Box::pin(async move { reloader.push(text).await })
     }
 
-    /// Dead letters are removed when they are old. Their mail is with the nodes that own it, which offer it again or give it up.
+    /// Dead letters are removed when they are old. Their mail is with the nodes that own it, which offer it again or give it up; that of nodes that
+    /// are gone was tried again for days (`handover::dead_letters`).
     fn chores(&self, leadership: Leadership) -> Boxed<Result<Result<u64, Epoch>, ValkeyError>> {
         let (queue, kept_ms) = (self.queue.clone(), u64::try_from(self.dead_letters_kept.as_millis()).unwrap_or(u64::MAX));
         Box::pin(async move {
@@ -279,7 +280,10 @@ impl Surroundings for LocalNode {
                 }
             }
             if removed > 0 {
-                info!(removed, "dead letters older than cluster.dead_letters_kept were removed from the queue");
+                warn!(
+                    removed,
+                    "dead letters older than cluster.dead_letters_kept were removed from the queue: of nodes that are gone for good they were the last copies"
+                );
             }
             Ok(Ok(removed))
         })

@@ -35,6 +35,7 @@ use tokio::{
 use tracing::{info, warn};
 
 mod appetite;
+mod dead_letters;
 mod drain;
 mod item_names;
 mod offer_mark;
@@ -196,6 +197,7 @@ pub fn start(node: HandOverNode, shards: Vec<Arc<RequestLane>>) -> Result<Shared
         tokio::spawn(driver.clone().retract());
     }
     tokio::spawn(driver.clone().keep_looking_for_orphans());
+    tokio::spawn(driver.clone().see_to_dead_letters());
     Ok(SharedDelivery(driver))
 }
 

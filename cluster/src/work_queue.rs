@@ -22,7 +22,7 @@ mod answers;
 mod dead_letters;
 
 pub use answers::{Completed, Ending, Enqueued, Failed, Known, Leased, QueueStats, Retry, Swept};
-pub use dead_letters::DeadLetter;
+pub use dead_letters::{DeadLetter, Revived};
 
 /// The most items in one call of enqueue, lease or complete.
 pub const ITEMS_PER_CALL: usize = 64;

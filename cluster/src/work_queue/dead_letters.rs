@@ -2,12 +2,19 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{QueueError, WorkQueue};
+use super::{IDS_PER_CALL, QueueError, WorkQueue};
 use crate::{
     identity::Epoch,
     reply::{Reply, number},
     valkey_error::ValkeyError,
 };
+
+/// The first wait of a dead letter that nobody owns any more, and the longest: each is as long as all that was before.
+const REVIVAL_WAIT_MS: (u64, u64) = (5 * 60 * 1000, 80 * 60 * 1000);
+/// One that has died again and again for so long stays: its workers may die of it.
+const REVIVED_FOR_MS: u64 = 5 * 24 * 3600 * 1000;
+/// Why an item died that was in the queue when its time had come. It has none any more once it is requeued.
+const EXPIRED: &str = "expired";
 
 /// One dead letter.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -30,7 +37,50 @@ pub struct DeadLetter {
     pub reason: String,
 }
 
+impl DeadLetter {
+    /// Whether it gets another chance when its owner is not there to see to it. `now_ms`: Unix time.
+    pub fn is_to_be_revived(&self, now_ms: u64) -> bool {
+        let (wait_min, wait_max) = REVIVAL_WAIT_MS;
+        let age = self.died_at.saturating_sub(self.created_at);
+        let is_over = now_ms >= self.died_at.saturating_add(age.clamp(wait_min, wait_max));
+        is_over && (age < REVIVED_FOR_MS || self.reason == EXPIRED)
+    }
+}
+
+/// What a look through the dead letters of a partition came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Revived {
+    /// They wait for a worker again.
+    pub requeued: u64,
+    /// They stay.
+    pub left: u64,
+}
+
 impl WorkQueue {
+    /// Requeues the dead letters of owners that are not there, each when it is due: nobody else would, and what is in the queue may be the last copy. By
+    /// anybody, as often as one likes. A node that is taken for absent by mistake has its letter tried once more.
+    pub async fn revive(&self, partition: u16, is_there: impl Fn(&str) -> bool, now_ms: u64) -> Result<Revived, QueueError> {
+        let (mut orphans, mut seen, mut offset) = (Vec::new(), 0, 0);
+        while offset < self.bounds.dead_max {
+            let page = self.dead(partition, offset, IDS_PER_CALL as u64).await?;
+            if page.is_empty() {
+                break;
+            }
+            // One that cannot be read takes its place in a page, and is not in it.
+            offset += IDS_PER_CALL as u64;
+            seen += page.len() as u64;
+            orphans.extend(
+                page.into_iter().filter(|letter| !is_there(&letter.owner) && letter.is_to_be_revived(now_ms)).map(|letter| letter.id),
+            );
+        }
+        let mut requeued = 0;
+        for ids in orphans.chunks(IDS_PER_CALL) {
+            let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+            requeued += self.requeue(partition, &ids).await?;
+        }
+        Ok(Revived { requeued, left: seen.saturating_sub(requeued) })
+    }
+
     /// Up to 128 dead letters from `offset` on, the oldest first.
     pub async fn dead(&self, partition: u16, offset: u64, count: u64) -> Result<Vec<DeadLetter>, QueueError> {
         let (offset, count) = (offset.to_string(), count.to_string());
@@ -75,5 +125,34 @@ impl WorkQueue {
         let mut reply = Reply::new(self.with_ids("queue_purge", partition, &[&epoch, &older], ids).await?)?;
         let is_done = reply.number()? == 1;
         Ok(if is_done { Ok(reply.count()?) } else { Err(reply.epoch()?) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINUTE: u64 = 60_000;
+
+    #[test]
+    fn a_dead_letter_that_nobody_owns_waits_longer_each_time_and_not_for_ever() {
+        let letter = |age: u64, reason: &str| DeadLetter {
+            id: "n1:a".to_owned(),
+            died_at: 1_000_000 + age,
+            owner: "n1".to_owned(),
+            priority: 5,
+            attempts: 5,
+            max_attempts: 5,
+            created_at: 1_000_000,
+            reason: reason.to_owned(),
+        };
+        for (age, wait) in [(0, 5), (4, 5), (30, 30), (60, 60), (300, 80), (5 * 24 * 60 - 1, 80)] {
+            let letter = letter(age * MINUTE, "its worker went away");
+            let due = letter.died_at + wait * MINUTE;
+            assert_eq!([due - 1, due].map(|now| letter.is_to_be_revived(now)), [false, true], "{age}");
+        }
+        assert!(!letter(5 * 24 * 60 * MINUTE, "its worker went away").is_to_be_revived(u64::MAX));
+        // That one has not been tried: whoever leases it reports to its sender that its time is over.
+        assert!(letter(5 * 24 * 60 * MINUTE, EXPIRED).is_to_be_revived(u64::MAX));
     }
 }

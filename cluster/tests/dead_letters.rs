@@ -1,0 +1,94 @@
+//! Dead letters whose owner does not come back, on a real Valkey.
+
+use std::time::Duration;
+
+use ringpost_cluster::{
+    identity::Incarnation,
+    keyspace::Keyspace,
+    script::Scripts,
+    target::Target,
+    valkey::Valkey,
+    work_item::{ItemKey, NewItem},
+    work_queue::{DeadLetter, QueueBounds, Revived, WorkQueue},
+};
+use ringpost_valkey_server::{Durability, Server};
+
+const MINUTE: u64 = 60_000;
+
+fn queue(server: &Server) -> WorkQueue {
+    let valkey = Valkey::with_scripts(Target::parse(&server.url(), None, None).unwrap(), Scripts::shipped(), Duration::from_secs(5));
+    let bounds = QueueBounds { partitions: 1, capacity: 10_000, dead_max: 10_000 };
+    let me = Incarnation::new("n2".parse().unwrap(), 7);
+    WorkQueue::new(valkey, Keyspace::new("ringpost:test").unwrap(), "mail", bounds, ItemKey::new(b"k"), me).unwrap()
+}
+
+fn item(id: String, owner: &str, expires_in_ms: u64) -> NewItem {
+    let data = id.clone().into_bytes();
+    NewItem { id, owner: owner.parse().unwrap(), priority: 5, max_attempts: 1, delay_ms: 0, expires_in_ms, data }
+}
+
+async fn letters(queue: &WorkQueue) -> Vec<DeadLetter> {
+    queue.dead(0, 0, 128).await.unwrap()
+}
+
+/// Its owner was gone for good, and its workers had no luck with it: mail lay among the dead letters, unseen, until it was removed as too old.
+#[test]
+fn mail_of_an_owner_that_is_gone_does_not_stay_dead() {
+    const GONE: u64 = 300;
+    let server = Server::start(Durability::None);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let queue = queue(&server);
+        let offered: Vec<NewItem> = (0..GONE).map(|number| item(format!("n1:{number}"), "n1", 0)).collect();
+        for items in offered.chunks(64) {
+            queue.enqueue(0, items).await.unwrap();
+        }
+        queue.enqueue(0, &[item("n3:0".to_owned(), "n3", 0)]).await.unwrap();
+        let mut dead = 0;
+        while dead <= GONE {
+            queue.lease(0, 64, 1000, 1, 1 << 20).await.unwrap();
+            dead += queue.recover(0, 0).await.unwrap().died;
+        }
+        let died_at = letters(&queue).await[0].died_at;
+        let is_there = |owner: &str| owner == "n3";
+        // Their deaths are some milliseconds apart.
+        let early = queue.revive(0, is_there, died_at + 5 * MINUTE - 1).await.unwrap();
+        assert_eq!(early, Revived { requeued: 0, left: GONE + 1 });
+        let due = queue.revive(0, is_there, died_at + 6 * MINUTE).await.unwrap();
+        assert_eq!(due, Revived { requeued: GONE, left: 1 });
+        assert_eq!(letters(&queue).await[0].id, "n3:0", "its owner sees to it");
+        assert_eq!(queue.revive(0, is_there, died_at + 60 * MINUTE).await.unwrap(), Revived { requeued: 0, left: 1 });
+        let mut leased = 0;
+        loop {
+            let items = queue.lease(0, 64, 1000, 60_000, 1 << 20).await.unwrap().1;
+            if items.is_empty() {
+                break;
+            }
+            leased += items.len() as u64;
+            assert!(items.iter().all(|item| item.data.as_deref() == Ok(item.id.as_bytes())), "with its content");
+        }
+        assert_eq!(leased, GONE);
+    });
+}
+
+/// What expired in the queue was tried by nobody, and its sender was told nothing.
+#[test]
+fn what_expired_in_the_queue_is_leased_once_more_to_be_reported() {
+    let server = Server::start(Durability::None);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let queue = queue(&server);
+        queue.enqueue(0, &[item("n1:a".to_owned(), "n1", 1)]).await.unwrap();
+        while letters(&queue).await.is_empty() {
+            // Within a millisecond of the server's clock it may still be leased.
+            for item in queue.lease(0, 1, 1000, 60_000, 1000).await.unwrap().1 {
+                queue.fail(&item.id, &item.token, ringpost_cluster::work_queue::Retry::Free(0), "too early").await.unwrap();
+            }
+        }
+        let letter = letters(&queue).await.remove(0);
+        assert_eq!(letter.reason, "expired");
+        assert_eq!(queue.revive(0, |_| false, letter.died_at + 5 * MINUTE).await.unwrap(), Revived { requeued: 1, left: 0 });
+        let leased = queue.lease(0, 1, 1000, 60_000, 1000).await.unwrap().1.remove(0);
+        assert_eq!((leased.data.as_deref(), leased.expires_ms), (Ok(&b"n1:a"[..]), 0));
+    });
+}
