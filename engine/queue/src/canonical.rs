@@ -3,8 +3,8 @@
 
 use std::borrow::Cow;
 
-/// A domain as it is compared; what cannot be one stays as it is.
-pub(crate) fn canonical_domain(domain: &[u8]) -> Cow<'_, [u8]> {
+/// A domain as it is compared, but for the case of what is ASCII already; what cannot be one stays as it is.
+pub fn canonical_domain(domain: &[u8]) -> Cow<'_, [u8]> {
     if domain.is_ascii() {
         return Cow::Borrowed(domain);
     }

@@ -70,6 +70,7 @@ mod wrong_clock;
 
 pub use backlog::{BACKLOG_PER_DESTINATION_MAX, Backlog, BacklogWalk, READY_PER_DESTINATION_MAX};
 pub use breaker::{Breaker, BreakerChange, BreakerSettings};
+pub use canonical::canonical_domain;
 pub use destination::DestinationId;
 pub use dispatch::Dispatch;
 pub use feedback::Change;
