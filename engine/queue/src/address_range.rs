@@ -71,6 +71,8 @@ fn range_of_six(six: Ipv6Addr) -> Range {
         [0x2001, 0, server_high, server_low, _, _, high, low] => four(server_high, server_low).max(four(!high, !low)),
         // Unique local, link-local, and site-local, which RFC 3879 took back.
         [0xFC00..0xFE00 | 0xFE80..0xFF00, ..] => Range::Private,
+        // RFC 5214 6.1: ISATAP, behind any prefix; the bits u and g say nothing of where it leads.
+        [_, _, _, _, flags, 0x5EFE, high, low] if flags & !0x0300 == 0 => four(high, low),
         _ => Range::Public,
     }
 }
@@ -141,6 +143,13 @@ mod tests {
             ("2001:0:c000:201:0:0:3fff:fdd2", Range::Public),
             ("2001:0:7f00:1:0:0:3fff:fdd2", Range::Private),
             ("2001:1::1", Range::Public),
+            ("2001:db8::5efe:127.0.0.1", Range::Private),
+            ("2001:db8::200:5efe:10.1.2.3", Range::Private),
+            ("2001:db8:1:2:300:5efe:169.254.169.254", Range::Private),
+            ("2001:db8::5efe:192.0.2.1", Range::Public),
+            ("2001:db8::200:5efe:224.0.0.1", Range::NoHost),
+            ("2001:db8::400:5efe:127.0.0.1", Range::Public),
+            ("fe80::5efe:192.0.2.1", Range::Private),
         ] {
             let address: IpAddr = address.parse().unwrap();
             assert_eq!(range(address), expected, "{address}");
