@@ -3,7 +3,7 @@
 use std::{path::Path, process::ExitCode};
 
 use ringpost_engine::routes::table;
-use ringpost_queue::{HostAddress, Mail, NextHop, Question, Resolution, Route, Via};
+use ringpost_queue::{HostAddress, Mail, NextHop, Question, Resolution, Route, RouteId, Via};
 use ringpost_smtp::shown::shown;
 use serde::Serialize;
 
@@ -14,6 +14,9 @@ use crate::{
     queue_cli::{say, say_json},
     queue_filter,
 };
+
+/// Routes for other senders that are shown to people at most.
+const OTHERS_SHOWN_MAX: usize = 20;
 
 /// What is printed with `--json`.
 #[derive(Serialize)]
@@ -26,10 +29,19 @@ struct View {
     route: Option<String>,
     /// What the route does, as in the file.
     via: &'static str,
+    /// The routes that mail for this domain goes by when a sender has it that they name; only where none was asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    for_senders: Vec<RouteView>,
     /// Whose settings these are.
     settings: String,
     #[serde(flatten)]
     goes: Goes,
+}
+
+#[derive(Serialize)]
+struct RouteView {
+    route: String,
+    via: &'static str,
 }
 
 /// Where the mail goes.
@@ -75,6 +87,12 @@ impl From<NextHop> for HostView {
     }
 }
 
+impl From<&Route> for RouteView {
+    fn from(route: &Route) -> Self {
+        RouteView { route: route.pattern.clone(), via: word_of(route) }
+    }
+}
+
 /// What can be asked about: a domain, with a final dot or without, or an address literal in brackets.
 pub fn domain(text: &str) -> Result<String, String> {
     let wrong = |why: &str| Err(format!("{why}: write a domain, for instance example.org, or an address literal in brackets, [192.0.2.1]"));
@@ -94,12 +112,18 @@ pub fn dns(start: &StartConfig, domain: &str, sender: Option<&str>, output: Outp
         Some(sender) => routes.find_mail(Mail { reverse_path: sender.as_bytes(), domain: domain.as_bytes() }),
         None => routes.find(domain.as_bytes()),
     };
-    let route = found.map(|id| &routes.all()[usize::from(id.0)]);
+    let route_of = |id: RouteId| &routes.all()[usize::from(id.0)];
+    let route = found.map(route_of);
+    let for_senders = match sender {
+        Some(_) => Vec::new(),
+        None => routes.find_for_senders(domain.as_bytes()).map(route_of).map(RouteView::from).collect(),
+    };
     let view = View {
         domain: domain.to_owned(),
         sender: sender.map(str::to_owned),
         route: route.map(|route| route.pattern.clone()),
         via: route.map_or("hold", word_of),
+        for_senders,
         settings: settings_of(start),
         goes: goes(start, route, domain)?,
     };
@@ -186,8 +210,18 @@ fn text_of(view: &View) -> String {
         Some(name) => format!("by route {name:?} (via = \"{}\")", view.via),
         None => "no route is for it".to_owned(),
     };
-    let whoever = if view.sender.is_none() { ", for senders that no route names (--sender ADDRESS asks for one)" } else { "" };
-    format!("{goes}{route}{whoever}\nread from {}; a running engine has changes of it after `ringpost reload`\n", view.settings)
+    let mut others = String::new();
+    if !view.for_senders.is_empty() {
+        others.push_str(", for senders that no route names; for others:\n");
+        for RouteView { route, via } in view.for_senders.iter().take(OTHERS_SHOWN_MAX) {
+            others.push_str(&format!("  route {route:?} (via = \"{via}\")\n"));
+        }
+        if let Some(more @ 1..) = view.for_senders.len().checked_sub(OTHERS_SHOWN_MAX) {
+            others.push_str(&format!("  and {more} more\n"));
+        }
+        others.push_str("--sender ADDRESS says where the mail of one goes");
+    }
+    format!("{goes}{route}{others}\nread from {}; a running engine has changes of it after `ringpost reload`\n", view.settings)
 }
 
 #[cfg(test)]

@@ -150,7 +150,8 @@ fn a_restart_a_reload_and_a_command_choose_by_the_sender_again() {
     assert_eq!(seen(&all), one("a@x.test", "three@z.test"));
 }
 
-/// It looked at routes for all senders only, and showed hosts of DNS for mail that is held.
+/// It looked at routes for all senders only, and showed hosts of DNS for mail that is held. Without a sender it asked for one where no
+/// route names any, and named no route where some do.
 #[test]
 fn dns_says_where_mail_goes_by_the_route_for_its_sender() {
     let folder = tempfile::tempdir().unwrap();
@@ -172,12 +173,18 @@ fn dns_says_where_mail_goes_by_the_route_for_its_sender() {
         (
             &["z.test"][..],
             1,
-            "mail for z.test is held: it stays in the queue\nby route \"*\" (via = \"hold\"), for senders that no route names",
+            "mail for z.test is held: it stays in the queue\nby route \"*\" (via = \"hold\"), for senders that no route names; for others:\n  \
+             route \"* from <>\" (via = \"discard\")\n  route \"* from news@x.test\" (via = \"smarthost\")\n--sender ADDRESS says where ",
         ),
+        (&["z.test", "--json"], 1, "\"for_senders\":[{\"route\":\"* from <>\",\"via\":\"discard\"},{"),
         (&["z.test", "--sender", ""], 0, "mail for z.test from <> is discarded: "),
         (&["Z.test.", "--sender", "News@x.test"], 0, "from News@x.test goes to the first of these that answers:\n     0  127.0.0.9:26\n"),
         (&["z.test", "--sender", "news@x.test"], 0, "by route \"* from news@x.test\" (via = \"smarthost\")\nread from "),
-        (&["own.test"], 0, "mail for own.test is written into /srv/mail/{domain}/{local}\n"),
+        (
+            &["own.test"],
+            0,
+            "mail for own.test is written into /srv/mail/{domain}/{local}\nby route \"own.test\" (via = \"maildir\")\nread from ",
+        ),
         (&["box.test", "--json"], 0, "\"outcome\":\"site\",\"hosts\":[{\"preference\":0,\"name\":\"unix:/run/lmtp.sock\""),
         (&["a@z.test"], 2, "invalid value 'a@z.test' for '<DOMAIN>': is a mail address: write a domain"),
         (&[""], 2, "write a domain"),

@@ -131,6 +131,18 @@ impl Routes {
         self.find_by(mail.domain, Some(mail.reverse_path))
     }
 
+    /// The routes for senders that are named, of those that mail for this domain can go by; in the order of the table.
+    pub fn find_for_senders(&self, domain: &[u8]) -> impl Iterator<Item = RouteId> {
+        let numbered = (0..).map(RouteId).zip(&self.routes);
+        numbered.filter_map(move |(id, route)| {
+            let pattern = canonical_pattern(&route.pattern);
+            let (_, sender) = pattern.split_once(" from ")?;
+            // What stands for a whole domain finds its route as if it were an address there that nobody names.
+            let reverse_path = if sender == "<>" { "" } else { sender }.as_bytes();
+            (self.find_mail(Mail { reverse_path, domain }) == Some(id)).then_some(id)
+        })
+    }
+
     fn find_by(&self, domain: &[u8], reverse_path: Option<&[u8]>) -> Option<RouteId> {
         let mut lower = [0; DOMAIN_BYTES_MAX];
         let domain = canonical_domain(domain.strip_suffix(b".").unwrap_or(domain));
@@ -313,6 +325,17 @@ mod tests {
             assert_eq!(routes.find_mail(mail), Some(RouteId(expected)), "{reverse_path} to {domain}");
         }
         assert_eq!(routes.find(b"y.test"), Some(RouteId(0)), "no sender, no route for senders");
+        for (domain, expected) in [
+            ("any.test", &[1, 2, 3, 4][..]),
+            // The route for all of x.test comes before that for one address there, whose domain is any.
+            ("y.test", &[2, 4, 5]),
+            ("a.z.test", &[1, 2, 3, 6, 7]),
+            ("own.test", &[]),
+            ("ONLY.test.", &[1, 2, 3, 4, 9]),
+        ] {
+            let found: Vec<u16> = routes.find_for_senders(domain.as_bytes()).map(|RouteId(number)| number).collect();
+            assert_eq!(found, expected, "{domain}");
+        }
         for (number, pattern) in patterns.iter().enumerate() {
             assert_eq!(routes.by_pattern(&pattern.to_uppercase().replace(" FROM ", " from ")), Some(RouteId(number as u16)), "{pattern}");
         }
