@@ -1,8 +1,9 @@
 //! The command line: what can be asked of `ringpost`, and the exit codes scripts rely on (2, wrong usage, is clap's own).
 
-use std::{path::PathBuf, time::Duration};
+use std::{ffi::OsString, path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, error::ErrorKind};
+use ringpost_smtp::shown::shown_bytes;
 
 use crate::queue_filter;
 
@@ -27,6 +28,26 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+}
+
+impl Cli {
+    /// What was asked; wrong usage is said, and ends the process.
+    pub fn of_process() -> Cli {
+        let arguments: Vec<OsString> = std::env::args_os().collect();
+        Cli::read(&arguments).unwrap_or_else(|error| error.exit())
+    }
+
+    fn read(arguments: &[OsString]) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(arguments).map_err(|error| {
+            // clap repeats a wrong argument as it is: it is asked again about what can be shown.
+            let shown = arguments.iter().map(|argument| shown_bytes(argument.as_encoded_bytes()));
+            if shown.clone().zip(arguments).all(|(shown, argument)| shown.as_bytes() == argument.as_encoded_bytes()) {
+                return error;
+            }
+            let of_shown = || Cli::command().error(ErrorKind::InvalidValue, "an argument has characters that no value here can have");
+            Cli::try_parse_from(shown).err().unwrap_or_else(of_shown)
+        })
+    }
 }
 
 /// Version and commit, as `--version` prints them.
@@ -384,4 +405,31 @@ pub struct Selection {
     pub all: bool,
     #[command(flatten)]
     pub output: Output,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An escape sequence in a wrong argument reached the terminal.
+    #[test]
+    fn wrong_arguments_are_shown_without_what_steers_a_terminal() {
+        for arguments in [
+            &["dns", "x\u{1b}[31m.test"][..],
+            &["dns", "y.test", "--sender", "\u{1b}[31m"],
+            &["dns", "y.test", "z\u{1b}[31m"],
+            &["dns", "--\u{1b}[31m"],
+            &["\u{1b}[31m"],
+            &["queue", "ls", "--older-than", "\u{1b}[31m"],
+            &["queue", "ls", "--tag", "\u{1b}[31m", "--older-than", "x"],
+        ] {
+            let arguments: Vec<OsString> = ["ringpost"].iter().chain(arguments).map(OsString::from).collect();
+            let Err(error) = Cli::read(&arguments) else { panic!("{arguments:?} is wrong") };
+            let said = error.to_string();
+            assert!(!said.contains('\u{1b}'), "{}", said.escape_debug());
+            assert_eq!(error.exit_code(), 2);
+        }
+        let bidi: Vec<OsString> = ["ringpost", "dns", "a\u{202e}b@y.test"].map(OsString::from).into();
+        assert!(Cli::read(&bidi).err().unwrap().to_string().contains("a\\xe2\\x80\\xaeb@y.test"));
+    }
 }

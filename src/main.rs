@@ -39,10 +39,11 @@ use std::{
     sync::Arc,
 };
 
-use clap::{CommandFactory, Parser};
+use clap::CommandFactory;
 use cli::{Cli, Command, ConfigCall, ConfigFile, Control, EXIT_CONFIG, EXIT_IO, EXIT_OK, LogCall, LogPlace};
 use node::StartConfig;
 use ringpost_config::{Config, MailOutput};
+use ringpost_smtp::shown::shown_lines;
 use topology::CorePlan;
 
 #[cfg(not(feature = "count-allocations"))]
@@ -54,10 +55,10 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 static ALLOCATOR: &stats_alloc::StatsAlloc<std::alloc::System> = &stats_alloc::INSTRUMENTED_SYSTEM;
 
 fn main() -> ExitCode {
-    match run(Cli::parse()) {
+    match run(Cli::of_process()) {
         Ok(code) => code,
         Err(Failure { message, code }) => {
-            eprintln!("ringpost: {message}");
+            eprintln!("ringpost: {}", shown_lines(&message));
             ExitCode::from(code)
         }
     }
