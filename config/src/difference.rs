@@ -1,8 +1,11 @@
 //! Which keys differ between two files, and which of them a running engine can take over.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
-use toml::de::{DeTable, DeValue};
+use toml::{Table, Value};
+
+use crate::Config;
 
 /// Sections that a running engine takes over.
 const RELOADED: [&str; 7] = ["relay", "domain", "route", "smtp", "queue", "delivery", "bounce"];
@@ -20,6 +23,13 @@ const SETTLED: [&str; 6] = [
 /// Sections of which a file has several, and the keys by which one of them is known in both files.
 const NAMED: [(&str, &str); 3] = [("route", "domain"), ("domain", "name"), ("listener", "address")];
 
+/// Sections of which a file can have thousands: whether a setting means anything else is seen without them.
+const MANY: [&str; 2] = ["route", "domain"];
+
+/// Settings of which it is looked whether they mean anything else. Further ones are named wherever their text differs: each takes as long as
+/// reading a file.
+const LOOKS_MAX: usize = 1000;
+
 /// Keys that differ between two files, with their sections: `queue.expiry`, `route for y.test changed: hosts, via`, `domain for y.test added`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Difference {
@@ -30,12 +40,14 @@ pub struct Difference {
 }
 
 impl Difference {
-    /// Between the texts of two files that were read without an error. A key that is not in one of them differs, even when it says what
-    /// the default is.
+    /// Between the texts of two files that were read without an error. A key that is in one of them only does not differ where it says what
+    /// holds without it, nor one that says the same in other words (`"300s"`, `"5m"`).
     pub fn between(old: &str, new: &str) -> Self {
         let mut keys = BTreeSet::new();
-        if let (Ok(old), Ok(new)) = (DeTable::parse(old), DeTable::parse(new)) {
-            tables(old.get_ref(), new.get_ref(), "", &mut keys);
+        if let (Ok(old), Ok(new)) = (old.parse::<Table>(), new.parse::<Table>()) {
+            let mut comparison = Comparison::new(&new);
+            comparison.tables(&old, &new, "");
+            keys = comparison.keys;
         }
         let (reloaded, restart) = keys.into_iter().partition(|key: &String| {
             let section = key.split(['.', '[', ' ']).next().unwrap_or_default();
@@ -45,106 +57,160 @@ impl Difference {
     }
 }
 
-fn tables(old: &DeTable<'_>, new: &DeTable<'_>, prefix: &str, keys: &mut BTreeSet<String>) {
-    let name = |key: &str| if prefix.is_empty() { key.to_owned() } else { format!("{prefix}.{key}") };
-    for (key, value) in old {
-        let key = key.get_ref();
-        match new.get(key.as_ref()) {
-            Some(other) => values(value.get_ref(), other.get_ref(), &name(key), keys),
-            None => alone(value.get_ref(), &name(key), keys),
-        }
-    }
-    for (key, value) in new {
-        if old.get(key.get_ref().as_ref()).is_none() {
-            alone(value.get_ref(), &name(key.get_ref()), keys);
-        }
-    }
+struct Comparison {
+    keys: BTreeSet<String>,
+    /// The new file without [`MANY`].
+    few: Table,
+    looks_left: usize,
 }
 
-/// What is in one of the files only: each key of a section, because they do not all count from the same moment.
-fn alone(value: &DeValue<'_>, name: &str, keys: &mut BTreeSet<String>) {
-    match value {
-        DeValue::Table(table) if !table.is_empty() => tables(table, &DeTable::new(), name, keys),
-        _ => drop(keys.insert(name.to_owned())),
-    }
-}
+type Named<'t> = BTreeMap<String, &'t Table>;
 
-fn values(old: &DeValue<'_>, new: &DeValue<'_>, name: &str, keys: &mut BTreeSet<String>) {
-    match (old, new) {
-        (DeValue::Table(old), DeValue::Table(new)) => tables(old, new, name, keys),
-        (DeValue::Array(old), DeValue::Array(new))
-            if has_tables(old) && has_tables(new) && NAMED.iter().any(|(section, _)| *section == name) =>
-        {
-            named(&by_name(name, old), &by_name(name, new), name, keys);
-        }
-        (DeValue::Array(old), DeValue::Array(new)) if has_tables(old) && has_tables(new) => {
-            for at in 0..old.len().max(new.len()) {
-                let name = format!("{name}[{}]", at + 1);
-                match (old.get(at), new.get(at)) {
-                    (Some(old), Some(new)) => values(old.get_ref(), new.get_ref(), &name, keys),
-                    _ => drop(keys.insert(name)),
-                }
+impl Comparison {
+    fn new(new: &Table) -> Self {
+        let few = new.iter().filter(|(key, _)| !MANY.contains(&key.as_str())).map(|(key, value)| (key.clone(), value.clone())).collect();
+        Comparison { keys: BTreeSet::new(), few, looks_left: LOOKS_MAX }
+    }
+
+    fn tables(&mut self, old: &Table, new: &Table, prefix: &str) {
+        let name = |key: &str| if prefix.is_empty() { key.to_owned() } else { format!("{prefix}.{key}") };
+        for (key, value) in old {
+            match new.get(key) {
+                Some(other) => self.values(value, other, &name(key)),
+                None => self.alone(value, &name(key), Some(value)),
             }
         }
-        _ if plain(old) == plain(new) => {}
-        _ => drop(keys.insert(name.to_owned())),
+        for (key, value) in new.iter().filter(|(key, _)| !old.contains_key(*key)) {
+            self.alone(value, &name(key), None);
+        }
+    }
+
+    /// What is in one of the files only (`old`: in the old one): each key of a section, because they do not all count from the same moment.
+    fn alone(&mut self, value: &Value, name: &str, old: Option<&Value>) {
+        match (value, old) {
+            (Value::Table(table), Some(_)) if !table.is_empty() => self.tables(table, &Table::new(), name),
+            (Value::Table(table), None) if !table.is_empty() => self.tables(&Table::new(), table, name),
+            (_, old) => self.differs(name, old),
+        }
+    }
+
+    fn values(&mut self, old: &Value, new: &Value, name: &str) {
+        match (old, new) {
+            (Value::Table(old), Value::Table(new)) => self.tables(old, new, name),
+            (Value::Array(olds), Value::Array(news)) if has_tables(olds) && has_tables(news) => {
+                if NAMED.iter().any(|(section, _)| *section == name) {
+                    return self.named(&by_name(name, olds), &by_name(name, news), name);
+                }
+                for at in 0..olds.len().max(news.len()) {
+                    let name = format!("{name}[{}]", at + 1);
+                    match (olds.get(at), news.get(at)) {
+                        (Some(old), Some(new)) => self.values(old, new, &name),
+                        _ => drop(self.keys.insert(name)),
+                    }
+                }
+            }
+            _ if old == new => {}
+            _ => self.differs(name, Some(old)),
+        }
+    }
+
+    /// The text differs. Named, unless the new file would mean the same with what the `old` one has there.
+    fn differs(&mut self, name: &str, old: Option<&Value>) {
+        let path: Vec<&str> = name.split('.').collect();
+        let is_looked_at = !MANY.contains(&path[0]) && !name.contains('[');
+        let few = self.few.clone();
+        if !is_looked_at || self.means_else(&few, with(&few, &path, old)) {
+            self.keys.insert(name.to_owned());
+        }
+    }
+
+    /// By what each is called: one that is taken out or put in between changes no other.
+    fn named(&mut self, old: &Named<'_>, new: &Named<'_>, section: &str) {
+        for (name, table) in old {
+            let Some(other) = new.get(name) else {
+                self.keys.insert(format!("{section} for {name} removed"));
+                continue;
+            };
+            let all: BTreeSet<&String> = table.keys().chain(other.keys()).filter(|key| table.get(*key) != other.get(*key)).collect();
+            let changed: Vec<&str> =
+                all.into_iter().map(String::as_str).filter(|key| self.element_means_else(section, table, other, key)).collect();
+            if !changed.is_empty() {
+                self.keys.insert(format!("{section} for {name} changed: {}", changed.join(" and ")));
+            }
+        }
+        for name in new.keys().filter(|name| !old.contains_key(*name)) {
+            self.keys.insert(format!("{section} for {name} added"));
+        }
+    }
+
+    /// Would a route, or one of another section that can stand more than once, mean something else with what the old one had there?
+    fn element_means_else(&mut self, section: &str, old: &Table, new: &Table, key: &str) -> bool {
+        let whole = |element: Table| {
+            let mut whole = self.few.clone();
+            whole.insert(section.to_owned(), Value::Array(vec![Value::Table(element)]));
+            // Without a network of clients it need not be the route of all mail.
+            let networks = Value::Array(Vec::new());
+            whole.insert("relay".to_owned(), Value::Table(Table::from_iter([("networks".to_owned(), networks)])));
+            whole
+        };
+        let (now, before) = (whole(new.clone()), whole(with(new, &[key], old.get(key))));
+        self.means_else(&now, before)
+    }
+
+    /// What cannot be read, because it contradicts what else is there, is something else.
+    fn means_else(&mut self, now: &Table, before: Table) -> bool {
+        let Some(left) = self.looks_left.checked_sub(1) else { return true };
+        self.looks_left = left;
+        let read = |table: &Table| Config::parse(&toml::to_string(table).ok()?, Path::new("")).ok();
+        match (read(now), read(&before)) {
+            (Some(now), Some(before)) => now != before,
+            _ => true,
+        }
     }
 }
 
-type Named<'t, 'i> = BTreeMap<String, &'t DeTable<'i>>;
-
-/// By what each is called: one that is taken out or put in between changes no other.
-fn named(old: &Named<'_, '_>, new: &Named<'_, '_>, section: &str, keys: &mut BTreeSet<String>) {
-    for (name, table) in old {
-        let Some(other) = new.get(name) else {
-            keys.insert(format!("{section} for {name} removed"));
-            continue;
-        };
-        let mut changed = BTreeSet::new();
-        tables(table, other, "", &mut changed);
-        if !changed.is_empty() {
-            keys.insert(format!("{section} for {name} changed: {}", Vec::from_iter(changed).join(" and ")));
+/// The table with this value at a place, or with none.
+fn with(table: &Table, path: &[&str], value: Option<&Value>) -> Table {
+    let mut table = table.clone();
+    match path {
+        [] => {}
+        [key] => {
+            match value {
+                Some(value) => table.insert((*key).to_owned(), value.clone()),
+                None => table.remove(*key),
+            };
+        }
+        [section, rest @ ..] => {
+            let inner = table
+                .get(*section)
+                .and_then(Value::as_table)
+                .map_or_else(|| with(&Table::new(), rest, value), |inner| with(inner, rest, value));
+            table.insert((*section).to_owned(), Value::Table(inner));
         }
     }
-    for name in new.keys().filter(|name| !old.contains_key(*name)) {
-        keys.insert(format!("{section} for {name} added"));
-    }
+    table
 }
 
 /// A route is called by its first domain, and by its senders where it has some; no two files that are read without an error have two of
 /// one name.
-fn by_name<'t, 'i>(section: &str, array: &'t toml::de::DeArray<'i>) -> Named<'t, 'i> {
+fn by_name<'t>(section: &str, array: &'t [Value]) -> Named<'t> {
     let (_, key) = NAMED.iter().find(|(named, _)| *named == section).expect("the caller asked");
-    let first = |value: &DeValue<'_>| match value {
-        DeValue::Array(array) => array.first().map(|item| item.get_ref().as_str().unwrap_or_default().to_owned()),
+    let first = |value: &Value| match value {
+        Value::Array(array) => array.first().map(|item| item.as_str().unwrap_or_default().to_owned()),
         value => value.as_str().map(str::to_owned),
     };
-    let tables = array.iter().filter_map(|item| item.get_ref().as_table());
-    let name = |table: &DeTable<'_>| {
-        let own = table.get(*key).and_then(|value| first(value.get_ref())).unwrap_or_default();
-        match table.get("sender").and_then(|value| first(value.get_ref())) {
+    let name = |table: &Table| {
+        let own = table.get(*key).and_then(first).unwrap_or_default();
+        match table.get("sender").and_then(first) {
             Some(sender) if section == "route" => format!("{own} from {sender}"),
             _ => own,
         }
     };
-    tables.map(|table| (name(table), table)).collect()
+    array.iter().filter_map(Value::as_table).map(|table| (name(table), table)).collect()
 }
 
-fn has_tables(array: &toml::de::DeArray<'_>) -> bool {
-    array.iter().all(|item| matches!(item.get_ref(), DeValue::Table(_)))
-}
-
-/// The value without its place in the file.
-fn plain(value: &DeValue<'_>) -> String {
-    match value {
-        DeValue::Array(array) => array.iter().map(|item| plain(item.get_ref()) + ",").collect(),
-        DeValue::Table(table) => table.iter().map(|(key, value)| format!("{}={},", key.get_ref(), plain(value.get_ref()))).collect(),
-        DeValue::String(text) => format!("{text:?}"),
-        DeValue::Integer(number) => number.to_string(),
-        DeValue::Float(number) => number.to_string(),
-        DeValue::Boolean(truth) => truth.to_string(),
-        DeValue::Datetime(time) => time.to_string(),
-    }
+fn has_tables(array: &[Value]) -> bool {
+    array.iter().all(Value::is_table)
 }
 
 #[cfg(test)]
@@ -179,6 +245,32 @@ mod tests {
         assert_eq!(difference.reloaded, reloaded);
         let restart = ["hostname", "listener for 0.0.0.0:25 removed", "listener for 0.0.0.0:26 added", "smtp.sessions_max", "spool.path"];
         assert_eq!(difference.restart, restart);
+    }
+
+    /// A key that said what the default is was named as a change, and so was one that said the same in another unit.
+    #[test]
+    fn what_means_the_same_has_not_changed() {
+        let same = [
+            ("", "[queue]\nretry_base = \"300s\"\nexpiry = \"5d\"\n[delivery]\nconnections_max = 20\n[smtp]\n"),
+            ("[memory]\nmax_memory = \"1 GiB\"\n", "[memory]\nmax_memory = \"1024 MiB\"\n"),
+            ("", "[[listener]]\naddress = \"127.0.0.1:2525\"\n"),
+            (
+                "[[route]]\ndomain = \"y.test\"\nvia = \"mx\"\nexpiry = \"1d\"\n",
+                "[[route]]\ndomain = [\"y.test\"]\nvia = \"mx\"\nport = 25\nexpiry = \"24h\"\n",
+            ),
+        ];
+        for (old, new) in same {
+            assert_eq!(Difference::between(old, new), Difference::default(), "{new}");
+            assert_eq!(Difference::between(new, old), Difference::default(), "{old}");
+        }
+        let [default, ..] = same;
+        let mixed = format!("{}sessions_max = 7\n", default.1);
+        assert_eq!(Difference::between("", &mixed), Difference { reloaded: vec![], restart: vec!["smtp.sessions_max".into()] });
+        // What is at the default now was not before.
+        assert_eq!(Difference::between("[queue]\nexpiry = \"4d\"\n", default.1).reloaded, ["queue.expiry"]);
+        // The whole of the defaults, but for what a file can have several of.
+        let whole = Difference::between("", crate::DEFAULT_TOML);
+        assert!(whole.restart.is_empty() && whole.reloaded.iter().all(|key| key == "route"), "{whole:?}");
     }
 
     /// They were named by their numbers, and one that was taken out changed all behind it.
