@@ -163,7 +163,12 @@ pub fn start(node: HandOverNode, shards: Vec<Arc<RequestLane>>) -> Result<Shared
     }
     let (handed_over, settling): (Vec<_>, Vec<_>) = shards.iter().map(|_| mpsc::unbounded_channel()).unzip();
     let driver = Arc::new(Driver {
-        names: ItemNames { node: node.me.clone(), spool: node.spool, named_since: offering.named_since },
+        names: ItemNames {
+            node: node.me.clone(),
+            spool: node.spool,
+            named_since: offering.named_since,
+            spread_since: offering.spread_since.unwrap_or(node.boot),
+        },
         offering,
         offers: Mutex::new(offers),
         enqueue_bytes: Semaphore::new(ENQUEUE_BYTES_MAX),
@@ -212,14 +217,15 @@ impl SharedDelivery {
 /// How this run offers mail, in view of what an earlier one noted.
 fn offering(node: &HandOverNode) -> std::io::Result<Offering> {
     let noted = node.mark.read()?;
-    let named_since = match &noted {
-        Noted::Nothing => 0,
-        Noted::Unnamed => node.boot,
-        Noted::Offered(earlier) => earlier.named_since,
+    let (named_since, spread_since) = match &noted {
+        Noted::Nothing => (0, 0),
+        Noted::Unnamed => (node.boot, node.boot),
+        Noted::Offered(earlier) => (earlier.named_since, earlier.spread_since.unwrap_or(node.boot)),
     };
-    let now = Offering { node: node.me.to_string(), partitions: node.queue.bounds().partitions, named_since };
+    let spread_since = Some(spread_since);
+    let now = Offering { node: node.me.to_string(), partitions: node.queue.bounds().partitions, named_since, spread_since };
     if let Noted::Offered(earlier) = noted
-        && earlier != now
+        && (&earlier.node, earlier.partitions) != (&now.node, now.partitions)
     {
         warn!(
             ?earlier,

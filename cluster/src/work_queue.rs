@@ -104,7 +104,8 @@ impl WorkQueue {
         self.bounds
     }
 
-    /// The partition of an id; the same on every node.
+    /// The partition of an id; the same on every node and in every version. The last four characters hardly count: ids that differ only there
+    /// stay together.
     pub fn partition(&self, id: &str) -> u16 {
         partition_of(id, self.bounds.partitions)
     }

@@ -3,9 +3,10 @@
 //!
 //! ```text
 //! spool/cluster/offers   mail of this spool may be in the cluster's queue
-//!                        node=<cluster.node_id> partitions=<cluster.queue_partitions> named_since=<boot number>
+//!                        node=<cluster.node_id> partitions=<cluster.queue_partitions> named_since=<boot number> spread_since=<boot number>
 //! ```
-//! The second line is missing where a version wrote it that gave names without the spool.
+//! The second line is missing where a version wrote it that gave names without the spool, `spread_since` where one did that put the spool
+//! before the message.
 
 use std::{
     fs::{self, File},
@@ -26,19 +27,24 @@ pub struct Offering {
     pub partitions: u16,
     /// Mail of earlier boots has names without the spool.
     pub named_since: u64,
+    /// Mail of earlier boots has names with the spool before the message; `None`: all mail.
+    pub spread_since: Option<u64>,
 }
 
 impl Offering {
     fn text(&self) -> String {
-        let Offering { node, partitions, named_since } = self;
-        format!("{FIRST_LINE}\nnode={node} partitions={partitions} named_since={named_since}\n")
+        let Offering { node, partitions, named_since, spread_since } = self;
+        let spread = spread_since.map_or_else(String::new, |boot| format!(" spread_since={boot}"));
+        format!("{FIRST_LINE}\nnode={node} partitions={partitions} named_since={named_since}{spread}\n")
     }
 
     fn parse(text: &str) -> Option<Offering> {
         let mut values = text.lines().nth(1)?.split(' ').map(|word| word.split_once('='));
         let mut value = |name: &str| values.next()?.filter(|(key, _)| *key == name).map(|(_, value)| value);
         let (node, partitions, named_since) = (value("node")?, value("partitions")?, value("named_since")?);
-        Some(Offering { node: node.to_owned(), partitions: partitions.parse().ok()?, named_since: named_since.parse().ok()? })
+        let spread_since = value("spread_since").map(str::parse).transpose().ok()?;
+        let (partitions, named_since) = (partitions.parse().ok()?, named_since.parse().ok()?);
+        Some(Offering { node: node.to_owned(), partitions, named_since, spread_since })
     }
 }
 
@@ -106,7 +112,7 @@ mod tests {
     use super::*;
 
     fn offering(named_since: u64) -> Offering {
-        Offering { node: "n1".to_owned(), partitions: 4, named_since }
+        Offering { node: "n1".to_owned(), partitions: 4, named_since, spread_since: Some(named_since) }
     }
 
     #[test]
@@ -136,5 +142,18 @@ mod tests {
         assert_eq!(mark.read().unwrap(), Noted::Unnamed);
         mark.set(&offering(7)).unwrap();
         assert_eq!(mark.read().unwrap(), Noted::Offered(offering(7)));
+    }
+
+    #[test]
+    fn a_mark_of_a_version_that_put_the_spool_first_is_told_and_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let mark = OfferMark::new(folder.path().join("cluster"));
+        fs::create_dir(folder.path().join("cluster")).unwrap();
+        fs::write(folder.path().join("cluster/offers"), format!("{FIRST_LINE}\nnode=n1 partitions=4 named_since=7\n")).unwrap();
+        let earlier = Offering { spread_since: None, ..offering(7) };
+        assert_eq!(mark.read().unwrap(), Noted::Offered(earlier.clone()));
+        let now = Offering { spread_since: Some(9), ..earlier };
+        mark.set(&now).unwrap();
+        assert_eq!(mark.read().unwrap(), Noted::Offered(now));
     }
 }

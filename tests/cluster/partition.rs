@@ -105,7 +105,7 @@ fn a_worker_whose_completions_arrive_and_are_not_answered_keeps_the_mail() {
 fn mail_for_a_part_of_valkey_that_is_away_is_delivered_here() {
     const DOWN: &[u8] = b"*3\r\n$4\r\nEVAL\r\n$47\r\nreturn redis.error_reply('CLUSTERDOWN no slot')\r\n$1\r\n0\r\n";
     let mut rig = mail_rig(&[SHARES]);
-    // The part to which the first mail goes: what comes next mostly goes there, too.
+    // The part to which the first mail goes, and about a quarter of what comes next.
     let part: OnceLock<Vec<u8>> = OnceLock::new();
     rig.by_way_of(0, move |words| {
         let keys = || words.iter().filter(|word| word.starts_with(b"{ringpost:cluster:q:email_delivery:"));
