@@ -17,6 +17,7 @@ mod forgery;
 mod partition;
 mod proxy;
 mod pushed_settings;
+mod refused_writes;
 mod shared_limits;
 mod shared_mail;
 mod steering;
