@@ -112,6 +112,16 @@ impl Outbound<'_> {
         }
     }
 
+    /// Has it had its turn while others wait for its seat? Then so until it ends.
+    pub(crate) fn gives_way(&self) -> bool {
+        if self.giving_way.get().is_none()
+            && let Some(giving_way) = self.shard.pool.gives_way(self.destination, self.age(self.shard.ring.now()))
+        {
+            let _only = self.giving_way.set(giving_way);
+        }
+        self.giving_way.get().is_some()
+    }
+
     /// Until the next thing that a connection does without mail: its test, its end.
     fn idle_patience(&self, now: Instant, idle_since: Instant) -> Duration {
         let lifetime = self.limits.max_lifetime.saturating_sub(self.age(now));

@@ -117,6 +117,8 @@ metrics! {
     pool_idle_timeouts,
     /// Connections closed because they were too old.
     pool_lifetime_expired,
+    /// Connections that ended so that another destination had their seat.
+    pool_gave_way,
     /// Connections that did not pass a test.
     pool_health_check_fail,
     /// Questions about DNS that the coordinator could not take just then.

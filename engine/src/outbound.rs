@@ -1,6 +1,7 @@
 //! One outbound connection: drives `smtp::client`, sends content straight from the batch, and stays for further mail.
 
 use std::{
+    cell::OnceCell,
     future::poll_fn,
     rc::Rc,
     task::Poll,
@@ -20,7 +21,7 @@ use crate::{
     attempt::{Attempt, RecipientOutcome},
     envelope_times::deliver_by_left,
     idling::Idling,
-    pool::{Parked, SoonIdle},
+    pool::{GivingWay, Parked, SoonIdle},
     pool_limits::PoolLimits,
     shard::Shard,
     stored_envelope::StoredEnvelope,
@@ -82,6 +83,8 @@ pub(crate) struct Outbound<'s> {
     broke_off: bool,
     /// The content's last octets are queued; the client is told when the socket has them: an answer that comes before is not to this content.
     pub(crate) dot_queued: bool,
+    /// Another destination waits for its seat: it takes no further message.
+    pub(crate) giving_way: OnceCell<GivingWay<Dispatch>>,
     /// While it is being made or tested and has no message.
     pub(crate) soon_idle: Option<SoonIdle<Dispatch>>,
     /// Its place in the pool, used again and again.
@@ -118,6 +121,7 @@ impl<'s> Outbound<'s> {
             has_rested: false,
             broke_off: false,
             dot_queued: false,
+            giving_way: OnceCell::new(),
             soon_idle: None,
             parked: Rc::default(),
             shard,
@@ -215,7 +219,9 @@ impl<'s> Outbound<'s> {
 
     /// A message to be chained behind the one whose content is about to be sent.
     pub(crate) fn take_behind(&mut self, before: TransactionId) -> Option<Dispatch> {
-        if !self.client.chains() || !self.may_serve() {
+        // What waits for a connection goes first, over this one when it has nothing to do.
+        let is_awaited = self.shard.pool.view(self.destination).waiting > 0;
+        if is_awaited || !self.client.chains() || !self.may_serve() {
             return None;
         }
         let (shard, now) = (self.shard, self.shard.now_ms());
@@ -246,6 +252,7 @@ impl<'s> Outbound<'s> {
             && self.has_host()
             && self.client.transactions() < self.limits.messages_max
             && self.age(self.shard.ring.now()) < self.limits.max_lifetime
+            && !self.gives_way()
     }
 
     /// Is its host one of the destination's still? DNS or a reload can have taken it away: what it has is finished, and no more begun.

@@ -17,9 +17,10 @@ use ringpost_queue::{DestinationId, RouteId};
 
 mod line;
 mod parked;
+mod turn;
 
 use self::line::Line;
-pub use self::parked::Parked;
+pub use self::{parked::Parked, turn::GivingWay};
 use crate::{
     metrics::Metrics,
     pool_limits::{PoolLimits, RouteLimits},
@@ -140,6 +141,8 @@ pub struct Pool<T> {
     closed: RefCell<Vec<Waker>>,
     /// Destinations with an attempt that waits because there are `total_max` connections, and some without.
     starved: RefCell<Line>,
+    /// Connections that end so that one of those has a seat.
+    giving_way: Cell<u32>,
     /// Destinations with an idle connection.
     resting: RefCell<Line>,
     metrics: Rc<Metrics>,
@@ -167,6 +170,7 @@ impl<T> Pool<T> {
             changing: Cell::new(0),
             closed: RefCell::default(),
             starved: RefCell::default(),
+            giving_way: Cell::new(0),
             resting: RefCell::default(),
             metrics,
         }
@@ -199,7 +203,7 @@ impl<T> Pool<T> {
                     waiting.extend(one.item.take());
                     wake(&one.waker);
                 }
-            } else {
+            } else if !place.waiting.is_empty() {
                 may_have_room.push(*destination);
             }
         }
@@ -334,7 +338,13 @@ impl<T> Pool<T> {
 
     /// The attempt that has waited longest for a connection to this destination, for one that has become free.
     pub fn take_waiting(&self, destination: DestinationId) -> Option<T> {
-        let waiting = self.places.borrow_mut().get_mut(&destination)?.waiting.pop_front()?;
+        let mut places = self.places.borrow_mut();
+        let place = places.get_mut(&destination)?;
+        let waiting = place.waiting.pop_front()?;
+        if place.waiting.is_empty() {
+            self.starved.borrow_mut().leave(destination);
+        }
+        drop(places);
         let item = waiting.item.take();
         wake(&waiting.waker);
         item
@@ -449,10 +459,17 @@ impl<T> Pool<T> {
     /// A connection is gone: its seat goes to who waits, and where more wait than there are seats, to one destination after the other.
     fn give_back(self: &Rc<Self>, destination: DestinationId) {
         self.total.set(self.total.get() - 1);
-        self.places.borrow_mut().get_mut(&destination).expect("a seat is counted at its destination").connections -= 1;
+        let mut places = self.places.borrow_mut();
+        let place = places.get_mut(&destination).expect("a seat is counted at its destination");
+        place.connections -= 1;
+        if place.is_unused() {
+            places.remove(&destination);
+        } else if !place.waiting.is_empty() {
+            // It may wait from now on because of the others.
+            self.starved.borrow_mut().join(destination);
+        }
+        drop(places);
         self.closed.take().into_iter().for_each(Waker::wake);
-        // It may wait from now on because of the others.
-        self.starved.borrow_mut().join(destination);
         loop {
             let Some(starved) = self.starved.borrow_mut().next() else { return };
             if self.grant(starved) {

@@ -3,7 +3,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -47,6 +47,8 @@ struct Connections {
     /// Ends of content, and QUITs, are not answered meanwhile.
     holds_content: AtomicBool,
     holds_quit: AtomicBool,
+    /// Milliseconds until an end of content is answered.
+    content_ms: AtomicU64,
 }
 
 impl Connections {
@@ -147,6 +149,11 @@ impl NextHop {
         self.connections.holds_content.store(on, Ordering::SeqCst);
     }
 
+    /// Answers the end of content so much later.
+    pub(crate) fn take_time(&self, time: Duration) {
+        self.connections.content_ms.store(time.as_millis() as u64, Ordering::SeqCst);
+    }
+
     /// Answers no QUIT while this is on.
     pub(crate) fn hold_quit(&self, on: bool) {
         self.connections.holds_quit.store(on, Ordering::SeqCst);
@@ -210,6 +217,7 @@ fn converse(stream: TcpStream, mailbox: &Mailbox, busy: &AtomicBool, offer: &str
                 writer.write_all(b"354 Go on\r\n")?;
                 let wire = content(&mut reader)?;
                 Connections::wait_while(&connections.holds_content);
+                std::thread::sleep(Duration::from_millis(connections.content_ms.load(Ordering::SeqCst)));
                 let (recipients, commands) = (std::mem::take(&mut recipients), std::mem::take(&mut commands));
                 if busy.load(Ordering::Relaxed) {
                     "451 4.3.2 Busy\r\n"

@@ -48,6 +48,8 @@ pub(crate) struct Setup {
     pub(crate) retries: &'static str,
     pub(crate) extra: &'static str,
     pub(crate) address: SocketAddr,
+    /// Limit of open files; none: that of the test.
+    pub(crate) open_files: Option<u32>,
 }
 
 impl Setup {
@@ -60,6 +62,7 @@ impl Setup {
             retries: "[queue]\nretry_base = \"1s\"\nretry_cap = \"2s\"\n[delivery]\ndead_destination = \"1s\"\n",
             extra: "",
             address: SocketAddr::from(([127, 0, 0, 1], free_port())),
+            open_files: None,
         }
     }
 
@@ -86,6 +89,7 @@ pub(crate) struct Node {
     pub(crate) folder: TempDir,
     pub(crate) address: SocketAddr,
     config: PathBuf,
+    open_files: Option<u32>,
     child: Option<Child>,
 }
 
@@ -93,7 +97,7 @@ impl Node {
     pub(crate) fn start(setup: &Setup) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let config = write_config(folder.path(), &setup.text());
-        let mut node = Self { folder, address: setup.address, config, child: None };
+        let mut node = Self { folder, address: setup.address, config, open_files: setup.open_files, child: None };
         node.restart();
         node
     }
@@ -107,7 +111,12 @@ impl Node {
     pub(crate) fn restart(&mut self) {
         assert!(self.child.is_none());
         let log = || -> File { OpenOptions::new().append(true).create(true).open(self.folder.path().join("log")).unwrap() };
-        let child = ringpost().args(["serve", "-c"]).arg(&self.config).stdin(Stdio::null()).stdout(log()).stderr(log()).spawn().unwrap();
+        let program = self.open_files.map_or_else(ringpost, |limit| {
+            let mut shell = Command::new("sh");
+            shell.args(["-c", &format!("ulimit -n {limit} && exec \"$0\" \"$@\"")]).arg(ringpost().get_program());
+            shell
+        });
+        let child = { program }.args(["serve", "-c"]).arg(&self.config).stdin(Stdio::null()).stdout(log()).stderr(log()).spawn().unwrap();
         self.child = Some(child);
         let began = Instant::now();
         while !self.greets() {

@@ -148,6 +148,66 @@ fn an_attempt_waits_for_a_connection_no_longer_than_wait_timeout_and_goes_when_o
     assert!(counter(&node, "pool_wait_count") > 0);
 }
 
+/// Mail that is chained behind the one before went past an attempt that waited in the pool: while a QUIT was not answered, one message was
+/// passed by all that came after it.
+#[test]
+fn what_waits_for_a_connection_is_not_passed_by_all_that_comes_later() {
+    let hop = NextHop::start();
+    let node = self::node(&hop, &["max_active = 2", "max_idle = 1", "idle_timeout = \"1h\"", "quit_timeout = \"60s\""]);
+    // One of two connections says goodbye and is not answered; the other is idle.
+    hop.hold_content(true);
+    hop.hold_quit(true);
+    send(&node, 2);
+    wait("two connections", &node, || hop.connections_open() == 2);
+    hop.hold_content(false);
+    hop.wait_for(2);
+    wait("an idle one", &node, || counter(&node, "pool_idle") == 1);
+    hop.hold_content(true);
+    let mut client = Client::greeted(node.address);
+    for number in 0..60 {
+        client.deliver("b@y.test", &format!("Subject: x\r\n\r\n{number:03}"));
+    }
+    hop.hold_content(false);
+    let messages = hop.wait_for(62);
+    hop.hold_quit(false);
+    let order: Vec<usize> = messages[2..].iter().map(|message| message.body().trim().parse().unwrap()).collect();
+    let passed = |(at, number): (usize, &usize)| order[..at].iter().filter(|other| *other > number).count();
+    let most = order.iter().enumerate().map(passed).max();
+    assert!(most <= Some(5), "{order:?}");
+}
+
+/// All connections that there may be served one destination for as long as it had mail.
+#[test]
+fn other_destinations_have_their_turn_while_one_has_mail_for_all_connections() {
+    let (busy, other) = (NextHop::start(), NextHop::start());
+    busy.take_time(Duration::from_millis(200));
+    let extra = format!("[[route]]\ndomain = \"y.test\"\nvia = \"smarthost\"\nhosts = [\"{}\"]\n", other.address);
+    let setup = Setup {
+        retries: "[delivery]\nconnections_max = 100\nwindow_initial = 100\n",
+        extra: extra.leak(),
+        // Of which 64 are for outbound connections.
+        open_files: Some(1280),
+        ..Setup::to(busy.address)
+    };
+    let node = Node::start(&on_one_core(setup, 1));
+    let count = 2000;
+    // A session may bring a thousand.
+    for _ in 0..4 {
+        let mut client = Client::greeted(node.address);
+        for _ in 0..count / 4 {
+            client.deliver("b@busy.test", "Subject: x\r\n\r\nx");
+        }
+    }
+    wait("all connections", &node, || counter(&node, "pool_total") == 64);
+    send(&node, 1);
+    other.wait_for(1);
+    let served = busy.messages().len();
+    assert!(served < count * 3 / 4, "{served} of {count} went first");
+    assert!(counter(&node, "pool_gave_way") > 0);
+    busy.take_time(Duration::ZERO);
+    node.wait_for_queue(<[_]>::is_empty);
+}
+
 #[test]
 fn connections_are_tested_before_use_or_after_it_as_they_are_told() {
     let hop = NextHop::start();

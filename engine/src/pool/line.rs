@@ -53,6 +53,11 @@ impl Line {
         Some(first)
     }
 
+    /// How many are in it.
+    pub(super) fn len(&self) -> usize {
+        self.members.len()
+    }
+
     /// Places that are held, by those that left, too.
     #[cfg(test)]
     pub(super) fn places(&self) -> usize {

@@ -129,6 +129,83 @@ fn a_connection_does_not_become_idle_where_others_have_no_seat() {
     drop((own, seat));
 }
 
+/// Only idle connections ended for who had none: a destination with mail without end kept all seats until its connections were as old as
+/// `max_lifetime` says, while attempts elsewhere waited in vain.
+#[test]
+fn a_connection_in_use_passes_its_seat_on_after_its_turn_and_no_more_of_them_than_others_wait() {
+    let (pool, busy, other, limits) = (pool(4), destination(1), destination(2), limits(9));
+    let wait = |to, item| match pool.acquire(to, item, &limits) {
+        Acquired::Waits(waiting) => waiting,
+        _ => panic!("no seat is free"),
+    };
+    let mut seats: Vec<_> = (0..4)
+        .map(|item| match pool.acquire(busy, item, &limits) {
+            Acquired::Seated(_, seat) => seat,
+            _ => panic!("a seat is free"),
+        })
+        .collect();
+    let old = Duration::from_secs(1);
+    assert!(pool.gives_way(busy, old).is_none(), "nobody waits");
+    let theirs = wait(other, 9);
+    assert!(pool.gives_way(busy, old - Duration::from_millis(1)).is_none(), "it is its turn");
+    let giving_way = pool.gives_way(busy, old).expect("it has had its turn");
+    assert!(pool.gives_way(busy, old).is_none(), "one is enough for one that waits");
+    drop((giving_way, seats.pop()));
+    let Poll::Ready(Some((9, seat))) = poll(&theirs) else { panic!("the seat is its own") };
+    assert!(pool.gives_way(busy, old).is_none());
+    // Its own line gains nothing by the end of its own connection, and comes first when it is first.
+    let mine = wait(busy, 10);
+    assert!(pool.gives_way(busy, old).is_none());
+    let theirs = wait(other, 11);
+    assert!(pool.gives_way(busy, old).is_none());
+    assert!(pool.gives_way(busy, old).is_some());
+    assert_eq!(pool.metrics.pool_gave_way.get(), 2);
+    drop((seat, mine, theirs));
+}
+
+#[test]
+fn each_destination_with_mail_without_end_has_its_turn_within_a_round() {
+    const SEATS: u32 = 4;
+    let message = Duration::from_millis(10);
+    for count in [5, 20, 100] {
+        let (pool, limits) = (pool(SEATS), limits(SEATS));
+        let ids = destinations(count);
+        let (mut connections, mut waiting) = (Vec::new(), Vec::new());
+        let mut longest = Duration::ZERO;
+        for to in &ids {
+            match pool.acquire(*to, 0, &limits) {
+                Acquired::Seated(_, seat) => connections.push((*to, Duration::ZERO, seat)),
+                Acquired::Waits(one) => waiting.push((*to, Duration::ZERO, one)),
+                Acquired::Handed => panic!("none is idle"),
+            }
+        }
+        let mut now = Duration::ZERO;
+        while now < Duration::from_secs(60) {
+            now += message;
+            for at in (0..connections.len()).rev() {
+                let (to, since, _) = &connections[at];
+                let Some(giving_way) = pool.gives_way(*to, now - *since) else { continue };
+                let (to, _, seat) = connections.swap_remove(at);
+                drop((giving_way, seat));
+                let Acquired::Waits(one) = pool.acquire(to, 0, &limits) else { panic!("others wait") };
+                waiting.push((to, now, one));
+            }
+            waiting.retain(|(to, since, one)| match poll(one) {
+                Poll::Ready(Some((_, seat))) => {
+                    longest = longest.max(now - *since);
+                    connections.push((*to, now, seat));
+                    false
+                }
+                Poll::Ready(None) => panic!("none is idle"),
+                Poll::Pending => true,
+            });
+            assert_eq!(connections.len(), SEATS as usize);
+        }
+        waiting.iter().for_each(|(_, since, _)| longest = longest.max(now - *since));
+        assert!(longest <= Duration::from_secs(11), "{count} destinations: {longest:?}");
+    }
+}
+
 /// A destination that once had an idle connection stood in the line for good: with all the domains of a long life there were millions,
 /// which the first that found no seat went through at once.
 #[test]
