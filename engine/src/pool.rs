@@ -18,9 +18,10 @@ use ringpost_queue::{DestinationId, RouteId};
 mod line;
 mod parked;
 mod turn;
+mod waiting;
 
 use self::line::Line;
-pub use self::{parked::Parked, turn::GivingWay};
+pub use self::{parked::Parked, turn::GivingWay, waiting::Waiting};
 use crate::{
     metrics::Metrics,
     pool_limits::{PoolLimits, RouteLimits},
@@ -43,29 +44,6 @@ pub struct PoolView {
     pub total: u32,
     /// Attempts that wait for one.
     pub waiting: u32,
-}
-
-/// An attempt that waits for a connection.
-pub struct Waiting<T> {
-    destination: DestinationId,
-    item: Cell<Option<T>>,
-    seat: Cell<Option<Seat<T>>>,
-    waker: RefCell<Option<Waker>>,
-}
-
-impl<T> Waiting<T> {
-    /// Ready with a seat and the attempt, or with `None` when a connection that became free has taken the attempt over.
-    pub fn poll_seated(&self, cx: &mut Context<'_>) -> Poll<Option<(T, Seat<T>)>> {
-        match (self.item.take(), self.seat.take()) {
-            (Some(item), Some(seat)) => Poll::Ready(Some((item, seat))),
-            (None, _) => Poll::Ready(None),
-            (item, None) => {
-                self.item.set(item);
-                self.waker.replace(Some(cx.waker().clone()));
-                Poll::Pending
-            }
-        }
-    }
 }
 
 fn wake(waker: &RefCell<Option<Waker>>) {
@@ -284,7 +262,7 @@ impl<T> Pool<T> {
             self.total.set(self.total.get() + 1);
             return Acquired::Seated(item, Seat { pool: self.clone(), destination });
         }
-        let waiting = Rc::new(Waiting { destination, item: Cell::new(Some(item)), seat: Cell::new(None), waker: RefCell::new(None) });
+        let waiting = Rc::new(Waiting::new(destination, item));
         place.waiting.push_back(waiting.clone());
         let lacks_total = is_total && place.connections < place.connections_max;
         drop(places);
