@@ -5,7 +5,7 @@ use std::{future::poll_fn, task::Poll};
 use ringpost_ring::Received;
 use ringpost_smtp::{
     client::{ContentForm, Disconnect, TransactionId},
-    stuffing::Stuffing,
+    stuffing::{BareLineEnd, Stuffing},
 };
 use tracing::error;
 
@@ -35,6 +35,10 @@ impl Outbound<'_> {
             }
         }
         self.send_out();
+        let unclean = |bare: BareLineEnd| {
+            error!(shard = shard.id, %queue_id, %bare, "the content must not be sent; the attempt is deferred");
+            Disconnect::Unclean
+        };
         let mut stuffing = Stuffing::new();
         let mut left = size;
         for index in 0..content.pieces() {
@@ -46,7 +50,7 @@ impl Outbound<'_> {
             let mut gather = self.shard.ring.gather();
             match form {
                 ContentForm::Dots => {
-                    for range in stuffing.piece(&piece) {
+                    for range in stuffing.piece(&piece).map_err(unclean)? {
                         let start = range.as_ptr().addr() - piece.as_ptr().addr();
                         gather.push_pages(piece.slice(start..start + range.len()));
                         if gather.pieces() >= RANGES_PER_SEND {
@@ -57,7 +61,7 @@ impl Outbound<'_> {
                         }
                     }
                     if is_last {
-                        gather.push_static(stuffing.terminator());
+                        gather.push_static(stuffing.terminator().map_err(unclean)?);
                     }
                 }
                 ContentForm::Chunk => {

@@ -14,9 +14,10 @@ use ringpost_smtp::{
     extension::{Body, Return},
     header::DateText,
     report::{self, Action, RECIPIENT_BYTES_MAX, ReportedRecipient, Returned},
+    stuffing::LineEndCheck,
 };
 use ringpost_spool::{AppendError, Content};
-use tracing::warn;
+use tracing::{error, warn};
 
 use crate::queueing::Stated;
 use crate::{
@@ -227,6 +228,12 @@ impl Shard {
 
     /// Appends the report, waits until it is durable, and queues it.
     async fn store(&self, id: QueueId, content: &[u8], envelope: &Envelope) -> Result<(), NotMade> {
+        let mut check = LineEndCheck::default();
+        if let Err(bare) = check.piece(content).and_then(|()| check.finish()) {
+            // A report holds words of strangers and leaves by DATA. Whoever made this one is at fault, and the sender waits.
+            error!(queue_id = %id, %bare, "a report must not be sent; it is tried again");
+            return Err(NotMade::Later);
+        }
         let accepted_at_ms = self.now_ms();
         let envelope_bytes = u32::try_from(envelope.as_bytes().len()).expect("one recipient");
         let content_bytes = content.len() as u64;

@@ -165,3 +165,34 @@ fn normalize_makes_one_clean_message_of_it() {
         assert_eq!(dots, doubled, "every line with a leading dot is stuffed on the way out: {:?}", message.text());
     }
 }
+
+/// Content of octets keeps every one of them in the spool, and a report returned its header as it was, by DATA: a next hop to which a bare
+/// LF ends a line found a message in it whose sender a stranger had chosen.
+#[test]
+fn a_report_about_content_of_octets_has_no_bare_line_end() {
+    let hop = NextHop::start();
+    hop.offer(&["CHUNKING"]);
+    // A failure of what the hop cannot take, and a success in a mailbox.
+    let boxes = "[[route]]\ndomain = \"box.test\"\nvia = \"maildir\"\npath = \"mail/{local}\"\n";
+    let node = Node::start(&Setup { extra: boxes, ..Setup::to(hop.address) });
+    let mut told = 0;
+    for sequence in NOT_THE_END {
+        let content = format!("X: a{sequence}{SMUGGLED}");
+        for recipient in ["<b@z.test>", "<b@box.test> NOTIFY=SUCCESS"] {
+            let mut client = Client::greeted(node.address);
+            client.must("MAIL FROM:<victim@x.test> BODY=BINARYMIME", "250");
+            client.must(&format!("RCPT TO:{recipient}"), "250");
+            client.send(format!("BDAT {} LAST\r\n{content}", content.len()).as_bytes());
+            let reply = client.reply();
+            assert!(reply.starts_with("250 2.0.0 "), "{sequence:?}: {reply:?}");
+            told += 1;
+        }
+    }
+    for message in hop.wait_for(told) {
+        assert_eq!((message.sender.as_str(), &message.recipients[..]), ("", &["victim@x.test".to_owned()][..]));
+        assert!(!has_bare(&message.wire) && !message.wire.contains(&0), "{:?}", message.text());
+        assert!(message.text().contains("X: a"), "{:?}", message.text());
+    }
+    node.wait_for_queue(<[_]>::is_empty);
+    assert_eq!(hop.messages().len(), told, "a second message came out of one");
+}

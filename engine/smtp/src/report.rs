@@ -4,9 +4,10 @@
 //! Pure: facts in, content out. Replies of next hops and addresses are others' text: whatever stands in them, they stay one
 //! line of their field. Read [`write_report`] first.
 
+use std::borrow::Cow;
 use std::io::Write;
 
-use memchr::memmem;
+use memchr::{memchr3_iter, memmem};
 
 use crate::address::Path;
 use crate::extension::decode_xtext;
@@ -70,11 +71,12 @@ pub struct ReportNeeds {
     pub smtputf8: bool,
 }
 
-/// Appends the content of a report to `out`, without dot-stuffing.
+/// Appends the content of a report to `out`, without dot-stuffing. No CR or LF in it stands alone, and there is no NUL, whatever it returns: it
+/// leaves by DATA.
 pub fn write_report(report: &Report<'_>, out: &mut Vec<u8>) -> ReportNeeds {
     let body = Body::of(report);
-    let boundary = boundary(report.seed, [&body.text, &body.status, body.returned]);
-    let eight_bit_body = [&body.status, body.returned].iter().any(|part| !part.is_ascii());
+    let boundary = boundary(report.seed, [&body.text, &body.status, &body.returned]);
+    let eight_bit_body = [&body.status[..], &body.returned].iter().any(|part| !part.is_ascii());
     let needs = ReportNeeds { eight_bit: eight_bit_body || !report.to.as_str().is_ascii(), smtputf8: !report.to.as_str().is_ascii() };
     write_header(report, &boundary, eight_bit_body, out);
     let part = |out: &mut Vec<u8>, description: &str, kind: &str, encoding: Option<&str>, content: &[u8]| {
@@ -103,7 +105,7 @@ pub fn write_report(report: &Report<'_>, out: &mut Vec<u8>) -> ReportNeeds {
         (Returned::Whole(_), true) => ("The message", "message/global"),
     };
     if report.returned != Returned::Nothing {
-        part(out, description, kind, None, body.returned);
+        part(out, description, kind, None, &body.returned);
     }
     write(out, format_args!("--{boundary}--\r\n"));
     needs
@@ -114,7 +116,7 @@ struct Body<'a> {
     text: Vec<u8>,
     is_plain: bool,
     status: Vec<u8>,
-    returned: &'a [u8],
+    returned: Cow<'a, [u8]>,
 }
 
 impl<'a> Body<'a> {
@@ -138,8 +140,25 @@ impl<'a> Body<'a> {
             Returned::Nothing => &[][..],
             Returned::Header(bytes) | Returned::Whole(bytes) => bytes,
         };
-        Self { text, is_plain, status, returned }
+        Self { text, is_plain, status, returned: without_strays(returned) }
     }
+}
+
+/// The same, with a blank for each CR and LF that is no part of a CRLF, and for each NUL. RFC 3030 3: what came as BODY=BINARYMIME has such
+/// octets in its header, too. A next hop that takes a bare LF for the end of a line would find commands in them (RFC 5321 2.3.8).
+fn without_strays(bytes: &[u8]) -> Cow<'_, [u8]> {
+    let mut clean = Cow::Borrowed(bytes);
+    for at in memchr3_iter(b'\r', b'\n', 0, bytes) {
+        let is_paired = match bytes[at] {
+            b'\r' => bytes.get(at + 1) == Some(&b'\n'),
+            b'\n' => at > 0 && bytes[at - 1] == b'\r',
+            _ => false,
+        };
+        if !is_paired {
+            clean.to_mut()[at] = b' ';
+        }
+    }
+    clean
 }
 
 fn write_header(report: &Report<'_>, boundary: &str, eight_bit_body: bool, out: &mut Vec<u8>) {

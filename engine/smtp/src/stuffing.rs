@@ -1,23 +1,27 @@
 //! Dot-stuffing of content on its way out (RFC 5321 4.5.2), as ranges for a vectored send: nothing is copied.
 //!
 //! A line that begins with a dot gets a second one by sending that dot twice: one range ends behind it, the next begins with
-//! it. Content with n such lines is n + 1 ranges, most content is one.
+//! it. Content with n such lines is n + 1 ranges, most content is one. A bare CR or LF does not pass: what is in the spool has none, unless it
+//! came as BODY=BINARYMIME, which never goes this way, and this is the check of that.
 
 use memchr::memchr2;
 use memchr::memmem::Finder;
 use thiserror::Error;
+
+use crate::plain::{BLOCK_BYTES, plain_bytes};
 
 /// Cuts the pieces of one message into ranges. One per message; the state runs across pieces.
 #[derive(Clone, Debug)]
 pub struct Stuffing {
     /// The last two bytes so far; content begins at the start of a line.
     last: [u8; 2],
+    check: LineEndCheck,
     finder: Finder<'static>,
 }
 
 impl Default for Stuffing {
     fn default() -> Self {
-        Self { last: *b"\r\n", finder: Finder::new(b"\n.") }
+        Self { last: *b"\r\n", check: LineEndCheck::default(), finder: Finder::new(b"\n.") }
     }
 }
 
@@ -29,19 +33,23 @@ impl Stuffing {
 
     /// The ranges of the next piece, in order; none for an empty piece. The iterator must be run to its end before the next
     /// piece or [`Stuffing::terminator`], or the rest of the piece is taken for sent.
-    pub fn piece<'a>(&mut self, piece: &'a [u8]) -> Ranges<'a, '_> {
+    ///
+    /// After an error nothing more of the content may be sent, and no terminator: the connection ends.
+    pub fn piece<'a>(&mut self, piece: &'a [u8]) -> Result<Ranges<'a, '_>, BareLineEnd> {
+        self.check.piece(piece)?;
         let before = self.last;
         match *piece {
             [] => {}
             [.., a, b] => self.last = [a, b],
             [b] => self.last = [self.last[1], b],
         }
-        Ranges { piece, before, start: 0, look_from: 0, finder: &self.finder }
+        Ok(Ranges { piece, before, start: 0, look_from: 0, finder: &self.finder })
     }
 
     /// What follows the last piece: the CRLF that the content lacks, if it does, the dot, CRLF.
-    pub fn terminator(&self) -> &'static [u8] {
-        if self.last == *b"\r\n" { b".\r\n" } else { b"\r\n.\r\n" }
+    pub fn terminator(&self) -> Result<&'static [u8], BareLineEnd> {
+        self.check.finish()?;
+        Ok(if self.last == *b"\r\n" { b".\r\n" } else { b"\r\n.\r\n" })
     }
 }
 
@@ -56,7 +64,7 @@ pub struct Ranges<'a, 's> {
 }
 
 impl<'a> Ranges<'a, '_> {
-    /// The next dot at the start of a line. Only CRLF ends a line, so a dot behind a bare LF is left alone.
+    /// The next dot at the start of a line.
     fn next_dot(&mut self) -> Option<usize> {
         if self.look_from == 0 {
             self.look_from = 1;
@@ -109,7 +117,7 @@ pub struct BareLineEnd {
     pub offset: u64,
 }
 
-/// Looks for bare CR and LF in the pieces of one message. What is in the spool has none; this is the check of that.
+/// Looks for bare CR and LF in the pieces of one message.
 #[derive(Clone, Debug, Default)]
 pub struct LineEndCheck {
     offset: u64,
@@ -126,7 +134,14 @@ impl LineEndCheck {
             }
             (self.after_cr, position) = (false, 1);
         }
-        while let Some(found) = memchr2(b'\r', b'\n', &piece[position..]) {
+        // Where something is to be looked at closely, whole blocks are tried again only behind it.
+        let mut blocks_from = 0;
+        loop {
+            if position >= blocks_from && piece.get(position).is_some_and(|&octet| octet != b'\n') {
+                position += plain_bytes(&piece[position..]);
+                blocks_from = position + BLOCK_BYTES;
+            }
+            let Some(found) = memchr2(b'\r', b'\n', &piece[position..]) else { break };
             position += found;
             match (piece[position], piece.get(position + 1)) {
                 (b'\r', Some(b'\n')) => position += 2,
@@ -151,18 +166,23 @@ impl LineEndCheck {
 mod tests {
     use super::*;
 
-    fn stuffed(pieces: &[&[u8]]) -> (Vec<u8>, usize) {
+    fn stuffed(pieces: &[&[u8]]) -> Result<(Vec<u8>, usize), BareLineEnd> {
         let mut stuffing = Stuffing::new();
         let (mut out, mut ranges) = (Vec::new(), 0);
         for piece in pieces {
-            for range in stuffing.piece(piece) {
+            for range in stuffing.piece(piece)? {
                 assert!(!range.is_empty());
                 out.extend_from_slice(range);
                 ranges += 1;
             }
         }
-        out.extend_from_slice(stuffing.terminator());
-        (out, ranges)
+        out.extend_from_slice(stuffing.terminator()?);
+        Ok((out, ranges))
+    }
+
+    fn has_bare(content: &[u8]) -> bool {
+        let pairs = content.windows(2).filter(|pair| *pair == b"\r\n").count();
+        content.iter().filter(|octet| matches!(octet, b'\r' | b'\n')).count() != 2 * pairs
     }
 
     /// What a server does, byte by byte: content ends at CRLF.CRLF, and one leading dot of a line is removed.
@@ -179,8 +199,10 @@ mod tests {
         }
     }
 
+    /// A report returned the header of binary content as it was, so that `\n.\r\n` left by DATA: a next hop to which a bare LF ends a line
+    /// found a second message in it, sent by whom its author pleased. Nothing looked at what goes out.
     #[test]
-    fn a_server_gets_back_every_content_wherever_it_is_cut() {
+    fn a_server_gets_back_every_content_wherever_it_is_cut_and_none_with_a_bare_line_end() {
         let alphabet = [b'.', b'\r', b'\n', b'x'];
         let mut contents: Vec<Vec<u8>> = vec![vec![]];
         for length in 1..=6u32 {
@@ -192,12 +214,18 @@ mod tests {
             if !content.is_empty() && !content.ends_with(b"\r\n") {
                 expected.extend_from_slice(b"\r\n");
             }
-            let (whole, _) = stuffed(&[content]);
-            assert_eq!(unstuffed(&whole).as_ref(), Some(&expected), "{:?}", content.escape_ascii().to_string());
+            let whole = stuffed(&[content]);
+            match &whole {
+                Ok((whole, _)) => assert_eq!(unstuffed(whole).as_ref(), Some(&expected), "{:?}", content.escape_ascii().to_string()),
+                Err(_) => assert!(has_bare(content), "{:?}", content.escape_ascii().to_string()),
+            }
+            assert!(!has_bare(content) || whole.is_err(), "{:?}", content.escape_ascii().to_string());
+            let whole = whole.map(|(bytes, _)| bytes);
             for cut in 0..=content.len() {
-                assert_eq!(stuffed(&[&content[..cut], &content[cut..]]).0, whole);
+                assert_eq!(stuffed(&[&content[..cut], &content[cut..]]).map(|(bytes, _)| bytes), whole);
                 for second in cut..=content.len() {
-                    assert_eq!(stuffed(&[&content[..cut], &content[cut..second], &content[second..]]).0, whole);
+                    let pieces = [&content[..cut], &content[cut..second], &content[second..]];
+                    assert_eq!(stuffed(&pieces).map(|(bytes, _)| bytes), whole);
                 }
             }
         }
@@ -205,10 +233,10 @@ mod tests {
 
     #[test]
     fn content_without_dots_is_one_range_and_each_dot_line_adds_one() {
-        assert_eq!(stuffed(&[b"a\r\nb.c\r\n"]).1, 1);
-        assert_eq!(stuffed(&[b"a\r\n.b\r\n.c\r\n"]), (b"a\r\n..b\r\n..c\r\n.\r\n".to_vec(), 3));
-        assert_eq!(stuffed(&[b""]), (b".\r\n".to_vec(), 0));
-        assert_eq!(stuffed(&[b"."]), (b"..\r\n.\r\n".to_vec(), 2));
+        assert_eq!(stuffed(&[b"a\r\nb.c\r\n"]).unwrap().1, 1);
+        assert_eq!(stuffed(&[b"a\r\n.b\r\n.c\r\n"]), Ok((b"a\r\n..b\r\n..c\r\n.\r\n".to_vec(), 3)));
+        assert_eq!(stuffed(&[b""]), Ok((b".\r\n".to_vec(), 0)));
+        assert_eq!(stuffed(&[b"."]), Ok((b"..\r\n.\r\n".to_vec(), 2)));
     }
 
     #[test]
@@ -228,6 +256,17 @@ mod tests {
                 let mut check = LineEndCheck::default();
                 let result = check.piece(&content[..cut]).and_then(|()| check.piece(&content[cut..])).and_then(|()| check.finish());
                 assert_eq!(result.err().map(|bare| bare.offset), offset, "{content:?} at {cut}");
+            }
+        }
+        // And wherever it stands among blocks without any.
+        for at in 0..200 {
+            let mut content = b"0123456789\r\n.123456789abcdef\r\n".repeat(7);
+            content[at] = b'\n';
+            let expected = has_bare(&content).then_some(at as u64);
+            for cut in [0, 1, at / 2, at, at + 1, content.len()] {
+                let mut check = LineEndCheck::default();
+                let result = check.piece(&content[..cut]).and_then(|()| check.piece(&content[cut..])).and_then(|()| check.finish());
+                assert_eq!(result.err().map(|bare| bare.offset), expected, "{at} at {cut}");
             }
         }
     }

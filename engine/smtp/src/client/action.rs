@@ -128,4 +128,7 @@ pub enum Disconnect {
     /// We gave it up: the content could not be read, or the process stops.
     #[error("given up")]
     Abandoned,
+    /// We end it before the end of the content, which has a bare CR or LF ([`crate::stuffing::BareLineEnd`]).
+    #[error("content with a bare line end")]
+    Unclean,
 }

@@ -511,6 +511,7 @@ impl Client {
             CloseReason::Disconnected(Disconnect::Lost) => own_words::LOST,
             CloseReason::Disconnected(Disconnect::TimedOut) => own_words::TIMED_OUT,
             CloseReason::Disconnected(Disconnect::Abandoned) => own_words::ABANDONED,
+            CloseReason::Disconnected(Disconnect::Unclean) => own_words::BARE_LINE_END,
             CloseReason::Protocol(_) => own_words::PROTOCOL_BROKEN,
             CloseReason::Quit | CloseReason::Refused(_) | CloseReason::ServiceClosing(_) => own_words::ENDED,
         };

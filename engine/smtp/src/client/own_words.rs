@@ -18,6 +18,7 @@ own_words! {
     LOST = "421 4.4.2 connection to the next hop lost";
     TIMED_OUT = "421 4.4.2 the next hop did not answer in time";
     ABANDONED = "451 4.3.0 the attempt was given up";
+    BARE_LINE_END = "451 4.6.0 the content has a bare CR or LF, and is not sent";
     PROTOCOL_BROKEN = "451 4.5.0 the next hop broke the protocol";
     ENDED = "421 4.4.2 session ended by the next hop";
     CONNECTION_USED_UP = "452 4.5.3 the next hop takes no further message on this connection";

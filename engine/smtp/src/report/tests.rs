@@ -223,6 +223,23 @@ fn no_text_of_others_makes_a_line_or_a_part_of_its_own() {
     }
 }
 
+/// Content that came as BODY=BINARYMIME may have a bare LF in its header, which went back as it was: `\n.\r\n` ended the report at a next hop
+/// to which a bare LF ends a line, and what followed were commands of a stranger.
+#[test]
+fn what_goes_back_has_no_bare_line_end_and_no_nul() {
+    let now = date(0);
+    let recipients = [recipient("b@y.test", Action::Failed, "554 5.6.3 no")];
+    let header = b"X: a\n.\r\nMAIL FROM:<evil@x.test>\r\nY: \0b\rc\r\r\n\n\r\nZ: d\r";
+    for returned in [Returned::Header(header), Returned::Whole(header)] {
+        let mut out = Vec::new();
+        let _needs = write_report(&report(&recipients, returned, &now), &mut out);
+        let mut check = crate::stuffing::LineEndCheck::default();
+        assert_eq!(check.piece(&out).and_then(|()| check.finish()), Ok(()));
+        let text = String::from_utf8(out).unwrap();
+        assert!(text.contains("X: a .\r\nMAIL FROM:<evil@x.test>\r\nY:  b c \r\n \r\nZ: d \r\n"), "{text}");
+    }
+}
+
 #[test]
 fn mail_of_any_script_is_reported_in_its_own() {
     let now = date(0);

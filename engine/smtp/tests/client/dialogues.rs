@@ -140,8 +140,8 @@ fn run(dialogue: &Dialogue, cut: impl Fn(&[u8]) -> Vec<usize>) -> Vec<String> {
                 match form {
                     ContentForm::Dots => {
                         let mut stuffing = Stuffing::new();
-                        stuffing.piece(content).for_each(|range| out.extend_from_slice(range));
-                        out.extend_from_slice(stuffing.terminator());
+                        stuffing.piece(content).expect("no bare line end").for_each(|range| out.extend_from_slice(range));
+                        out.extend_from_slice(stuffing.terminator().expect("no bare line end"));
                     }
                     ContentForm::Chunk => out.extend_from_slice(content),
                 }
@@ -222,6 +222,7 @@ fn word_of(why: Disconnect) -> &'static str {
         Disconnect::Lost => "lost",
         Disconnect::TimedOut => "timeout",
         Disconnect::Abandoned => "abandoned",
+        Disconnect::Unclean => "unclean",
     }
 }
 

@@ -159,8 +159,8 @@ pub(crate) fn converse(server: &mut Server<'_>, mails: &[Mail], chunk: usize, by
                 begin(&mut client, &mut behind);
                 let mut stuffing = Stuffing::new();
                 let content = mails[id.0 as usize].content;
-                stuffing.piece(content).for_each(|range| out.extend_from_slice(range));
-                out.extend_from_slice(stuffing.terminator());
+                stuffing.piece(content).expect("no bare line end").for_each(|range| out.extend_from_slice(range));
+                out.extend_from_slice(stuffing.terminator().expect("no bare line end"));
                 out.extend_from_slice(&behind);
                 server.receive(&std::mem::take(&mut out));
                 client.content_sent();
