@@ -468,12 +468,19 @@ impl Client {
                 }
                 self.refused(index);
             }
-            Expected::Dot(..) if slot.stage == Stage::Content => {
+            Expected::Dot(_, of) if slot.stage == Stage::Content => {
                 // Before the content is sent whole: a refusal is one, but nobody can take what was not sent.
                 if class == Class::Completed {
                     return self.give_up(CloseReason::Protocol(ProtocolError::Unasked));
                 }
-                slot.decide(verdict_of(reply), *reply);
+                match of {
+                    // RFC 2033 4.2: this recipient's answer. The others have none, and will not get one for half a content.
+                    Some(recipient) => {
+                        self.outcome = Some(slot.delivery_answered(recipient, reply));
+                        slot.decide(Verdict::Deferred, Reply::local(own_words::RECIPIENT_UNANSWERED));
+                    }
+                    None => slot.decide(verdict_of(reply), *reply),
+                }
                 self.give_up(CloseReason::ServiceClosing(*reply));
             }
             Expected::Dot(_, Some(recipient)) => {

@@ -1,6 +1,6 @@
 //! Servers that break off, garble, flood or answer out of turn.
 
-use ringpost_smtp::client::{Action, Client, ClientSettings, CloseReason, ProtocolError, Transaction, Verdict};
+use ringpost_smtp::client::{Action, Client, ClientSettings, CloseReason, Protocol, ProtocolError, Transaction, Verdict};
 use ringpost_smtp::reply::ReplyError;
 
 use crate::server::{PIPELINED, PLAIN, Server, converse, mail, run};
@@ -155,4 +155,27 @@ fn an_answer_before_the_content_is_sent_whole_is_no_delivery() {
         assert!(matches!(client.next(&mut input, &mut out), Action::Done(_)));
         assert!(matches!(client.next(&mut input, &mut out), Action::Close(_)));
     }
+}
+
+/// The word on one recipient failed the whole message: a mailbox that was full bounced the mail of all others, too.
+#[test]
+fn a_stores_early_answer_is_about_one_recipient() {
+    let mut client = Client::new(&ClientSettings { protocol: Protocol::Lmtp, ..ClientSettings::default() });
+    let mut out = Vec::new();
+    let transaction = Transaction { size: 1, ..Transaction::default() };
+    let mut input = &b"220 x\r\n250 x\r\n"[..];
+    assert_eq!(client.next(&mut input, &mut out), Action::Ready);
+    client.begin(&transaction, [&b"b@y.test"[..], b"c@y.test", b"d@y.test"].into_iter(), &mut out);
+    for reply in ["250 x\r\n", "250 x\r\n", "250 x\r\n", "250 x\r\n"] {
+        assert_eq!(client.next(&mut reply.as_bytes(), &mut out), Action::Read);
+    }
+    assert!(matches!(client.next(&mut &b"354 x\r\n"[..], &mut out), Action::SendContent(..)));
+    let mut input = &b"552 5.2.2 full\r\n"[..];
+    for (recipient, verdict, word) in [(0, Verdict::Failed, "552"), (1, Verdict::Deferred, "451"), (2, Verdict::Deferred, "451")] {
+        let Action::Outcome(outcome) = client.next(&mut input, &mut out) else { panic!("no outcome of {recipient}") };
+        assert_eq!((outcome.recipient, outcome.verdict), (recipient, verdict));
+        assert!(outcome.reply.line().starts_with(word), "{}", outcome.reply);
+    }
+    assert!(matches!(client.next(&mut input, &mut out), Action::Done(_)));
+    assert!(matches!(client.next(&mut input, &mut out), Action::Close(_)));
 }
