@@ -33,7 +33,7 @@ impl RecipientOutcome {
             },
             Verdict::Deferred | Verdict::Unknown => Outcome::Deferred { reply },
             Verdict::Failed => Outcome::Failed { reply },
-            Verdict::Untried => Outcome::Untried,
+            Verdict::Untried => Outcome::Untried { reply },
         }
     }
 }

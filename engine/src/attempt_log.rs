@@ -1,7 +1,7 @@
 //! What the mail log says of attempts: a line for each recipient that one decided, or that ran out of time.
 
 use ringpost_queue::{Dispatch, MessageKey, QueueId, RecipientView, State};
-use ringpost_smtp::client::Verdict;
+use ringpost_smtp::{client::Verdict, reply::EnhancedCode};
 
 use crate::{
     attempt::{AttemptStorage, RecipientOutcome},
@@ -67,8 +67,11 @@ impl Shard {
             match recipient.state() {
                 State::Deferred if outcome.verdict == Verdict::Untried => {
                     self.metrics.deferred.increment();
+                    // RFC 3463 3.5: X.4.2, the connection ended.
+                    let dsn = outcome.reply.enhanced().filter(|dsn| dsn.class == 4);
+                    let dsn = dsn.unwrap_or(EnhancedCode { class: 4, subject: 4, detail: 2 });
                     self.log_mail(format_args!(
-                        "queue_id={id} event=attempt to=<{}> relay={relay} delay_ms={delay_ms} dsn=4.4.2 outcome=deferred reply=\"{}\"",
+                        "queue_id={id} event=attempt to=<{}> relay={relay} delay_ms={delay_ms} dsn={dsn} outcome=deferred reply=\"{}\"",
                         EscapedWord(recipient.address()),
                         Escaped(recipient.reply().as_bytes())
                     ));

@@ -201,7 +201,8 @@ impl<'s> Outbound<'s> {
                     }
                 }
                 Action::Outcome(outcome) => {
-                    // A peer that has enough of a connection that it served says nothing about the message: it goes over another.
+                    // A peer that has enough of a connection that it served says nothing about the message: it goes over another. What it
+                    // said goes along, for the destination.
                     let is_enough = self.served > 0 && outcome.verdict == Verdict::Deferred && outcome.reply.code() == 421;
                     let verdict = if is_enough { Verdict::Untried } else { outcome.verdict };
                     let attempt = self.attempt_of(outcome.transaction);

@@ -1,5 +1,6 @@
 //! The built binary from outside: config file in, SMTP and commands, exit codes and mail out.
 
+mod breaking_off;
 mod client;
 mod config_file;
 mod control_socket;

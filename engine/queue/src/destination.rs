@@ -17,7 +17,7 @@ use crate::retry::Jitter;
 use crate::route::{DestinationLimits, NextHop, RouteId, Via};
 use crate::site::Role;
 use crate::slab::NONE;
-use crate::throttling::Throttle;
+use crate::throttling::{Said, Throttle};
 use crate::wait::Wait;
 use crate::window::Window;
 
@@ -429,13 +429,14 @@ impl Destination {
     }
 
     /// An attempt delivered nothing because the destination is asked for too much; `reply` says so. True if it pauses.
-    pub(crate) fn throttled(&mut self, reply: &str, now: u64, jitter: &mut Jitter) -> bool {
-        let open = self.in_flight.saturating_sub(self.chained).max(1);
+    pub(crate) fn throttled(&mut self, reply: &str, said: Said, now: u64, jitter: &mut Jitter) -> bool {
+        let open = self.in_flight.saturating_sub(self.chained).max(if said == Said::OnUsed { 2 } else { 1 });
         let limits = &self.limits;
         let pauses = self.throttle.throttled(open, limits.throttle_pause_ms, limits.breaker.timeout_max_ms, now, jitter);
         if pauses {
             self.window.halve();
-        } else if self.throttle.until(now).is_none() {
+        } else if self.throttle.until(now).is_none() && said == Said::OfMail {
+            // The end of a used connection is told by itself, see [`Destination::refused`].
             self.window.lose_one();
         }
         self.is_well = false;

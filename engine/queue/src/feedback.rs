@@ -5,7 +5,7 @@ use crate::destination::DestinationId;
 use crate::hosts::{HostIndex, HostsTried};
 use crate::outcome::Outcome;
 use crate::queue::Queue;
-use crate::throttling::{Throttled, is_throttling};
+use crate::throttling::{Said, Throttled, is_throttling, speaks_of_connection};
 
 /// Changes kept for [`Queue::take_change`]; a driver that takes them after each turn never sees one dropped.
 const CHANGES_MAX: usize = 4096;
@@ -100,12 +100,13 @@ impl Queue {
             return; // Its home has heeded it.
         }
         let throttling = outcomes.iter().find_map(|(_, outcome)| match outcome {
-            Outcome::Deferred { reply } if is_throttling(reply) => Some(*reply),
+            Outcome::Deferred { reply } if is_throttling(reply) => Some((*reply, Said::OfMail)),
+            Outcome::Untried { reply } if is_throttling(reply) && !speaks_of_connection(reply) => Some((*reply, Said::OnUsed)),
             _ => None,
         });
-        let Some(reply) = throttling else { return };
+        let Some((reply, said)) = throttling else { return };
         let state = &mut self.destinations[destination.index()];
-        if state.throttled(&String::from_utf8_lossy(reply), now, &mut self.jitter)
+        if state.throttled(&String::from_utf8_lossy(reply), said, now, &mut self.jitter)
             && let Some(until) = state.throttled_until(now)
         {
             self.note_throttled(Throttled { destination, until });

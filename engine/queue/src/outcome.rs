@@ -75,10 +75,17 @@ pub enum Outcome<'a> {
     },
     /// Nothing was said about this recipient (the connection ended before its turn, or the transaction was full): ready again
     /// at once, counted as no attempt. After the third attempt in a row that decides nobody it is deferred.
-    Untried,
+    Untried {
+        /// What ended the connection, such as the 421 of a peer that has enough of it; may be empty.
+        reply: &'a [u8],
+    },
 }
 
 impl Outcome<'_> {
+    pub(crate) fn is_untried(&self) -> bool {
+        matches!(self, Self::Untried { .. })
+    }
+
     pub(crate) fn is_delivery(&self) -> bool {
         matches!(self, Self::Delivered { .. } | Self::Relayed { .. } | Self::PassedOn { .. })
     }

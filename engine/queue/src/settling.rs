@@ -67,7 +67,7 @@ impl Queue {
             now,
             destination: dispatch.destination,
             draw: if decides_all { 0 } else { self.jitter.below(u64::MAX) },
-            progress: decides_all || dispatch.has_delivered || outcomes.iter().any(|(_, outcome)| *outcome != Outcome::Untried),
+            progress: decides_all || dispatch.has_delivered || outcomes.iter().any(|(_, outcome)| !outcome.is_untried()),
         };
         let (mut delivered, mut changed) = (dispatch.has_delivered, false);
         for (recipient, outcome) in outcomes {
@@ -82,7 +82,7 @@ impl Queue {
         // Each outcome is of another recipient, so they are all there when there are so many.
         if outcomes.len() < dispatch.recipients() {
             self.each_open(&dispatch, |queue, recipient| {
-                changed |= queue.settle_recipient(index, recipient, &Outcome::Untried, &attempted);
+                changed |= queue.settle_recipient(index, recipient, &Outcome::Untried { reply: b"" }, &attempted);
             });
         }
         self.end_attempt(&dispatch, now);
@@ -164,10 +164,11 @@ impl Queue {
         let is_traced = message.flags.has(Flags::TRACED);
         let state = &mut recipients[usize::from(recipient)];
         assert!(state.is_in(attempted.number) && state.group == attempted.group, "an outcome is of its own attempt");
-        if *outcome == Outcome::Untried {
+        if let Outcome::Untried { reply } = *outcome {
             state.untried = if attempted.progress { 0 } else { state.untried.saturating_add(1) };
             if state.untried >= UNTRIED_MAX {
-                let reply = b"451 4.4.2 the connection ended before this recipient's turn";
+                // What the next hop said instead, if it is a reason to wait.
+                let reply = if reply.starts_with(b"4") { reply } else { b"451 4.4.2 the connection ended before this recipient's turn" };
                 return self.settle_recipient(index, recipient, &Outcome::Deferred { reply }, attempted);
             }
             self.make_ready_again(index, recipient, now);
@@ -214,7 +215,7 @@ impl Queue {
                     self.fail_expired(index, recipient);
                 }
             }
-            Outcome::Untried => unreachable!("handled above"),
+            Outcome::Untried { .. } => unreachable!("handled above"),
         }
         true
     }

@@ -34,6 +34,22 @@ pub fn asks_for_fewer_connections(reply: &[u8]) -> bool {
     reply.starts_with(b"421") || is_throttling(reply)
 }
 
+/// Is a refusal about the connection that it was said on, so that another one may be used at once?
+pub(crate) fn speaks_of_connection(reply: &[u8]) -> bool {
+    let has = |word: &[u8]| reply.windows(word.len()).any(|part| part.eq_ignore_ascii_case(word));
+    has(b"this connection") || has(b"one connection") || has(b"per connection") || has(b"session")
+}
+
+/// Where a destination asked for less.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Said {
+    /// In answer to a message that is deferred by it.
+    OfMail,
+    /// On a connection that had served mail; the message goes over another. What bounds the messages of a connection says the same, and then
+    /// takes the next one, so that one such word says nothing.
+    OnUsed,
+}
+
 fn speaks_of_greylisting(text: &[u8]) -> bool {
     text.windows(4).any(|word| word.eq_ignore_ascii_case(b"grey") || word.eq_ignore_ascii_case(b"gray"))
 }
@@ -142,6 +158,18 @@ mod tests {
             "",
         ] {
             assert!(!is_throttling(reply.as_bytes()), "{reply}");
+        }
+    }
+
+    #[test]
+    fn what_bounds_a_connection_is_told_from_what_bounds_a_sender() {
+        for reply in
+            ["421 4.7.0 Too many messages in this session", "421 too many messages in one connection", "421 4.7.0 limit per connection"]
+        {
+            assert!(speaks_of_connection(reply.as_bytes()), "{reply}");
+        }
+        for reply in ["421 4.7.28 Our system has detected an unusual rate", "421 4.7.0 too many connections from you", "421"] {
+            assert!(!speaks_of_connection(reply.as_bytes()), "{reply}");
         }
     }
 

@@ -435,7 +435,7 @@ impl World {
                 let outcome = match fate {
                     0 => Outcome::Failed { reply: b"550 5.1.1 no" },
                     1..=3 => Outcome::Deferred { reply: b"450 4.2.0 later" },
-                    4 => Outcome::Untried,
+                    4 => Outcome::Untried { reply: b"421 4.3.2 bye" },
                     5 => Outcome::PassedOn { reply: b"250 ok" },
                     6 => Outcome::Relayed { reply: b"250 ok" },
                     _ => Outcome::Delivered { reply: b"250 ok" },
@@ -445,7 +445,7 @@ impl World {
             .collect();
         let deleted = self.queue.show(key).is_some_and(|message| message.is_closing());
         // At times some are decided before the others.
-        let is_decided = |(_, outcome): &&(u16, Outcome<'_>)| !matches!(outcome, Outcome::Untried | Outcome::Deferred { .. });
+        let is_decided = |(_, outcome): &&(u16, Outcome<'_>)| !matches!(outcome, Outcome::Untried { .. } | Outcome::Deferred { .. });
         let decided = outcomes.iter().take_while(is_decided).count().min(recipients.len() - 1);
         let (early, outcomes) = outcomes.split_at(self.random.below(decided as u64 + 1) as usize);
         if !early.is_empty() {

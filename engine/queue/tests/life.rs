@@ -189,7 +189,7 @@ fn mail_expires_in_the_ready_queue_of_a_paused_destination_and_behind_a_full_win
 #[test]
 fn an_attempt_open_at_the_end_of_life_is_heard_first() {
     for (outcome, expected) in
-        [(DELIVERED, None), (LATER, Some("5.4.7 expired; last: 450 4.2.0 later")), (Outcome::Untried, Some("5.4.7 expired"))]
+        [(DELIVERED, None), (LATER, Some("5.4.7 expired; last: 450 4.2.0 later")), (Outcome::Untried { reply: b"" }, Some("5.4.7 expired"))]
     {
         let mut queue = queue();
         let key = enqueue(&mut queue, &["b@y.test"]);

@@ -2,7 +2,7 @@
 
 use ringpost_queue::{
     Apart, Breaker, BreakerSettings, Change, DestinationId, DestinationLimits, Dispatch, HostsTried, NewMessage, NewRecipient, Notify,
-    Outcome, Queue, QueueId, QueueSettings, Rate, Reserved, RetryPolicy, Route, Routes, Settled, SharedRate, Slots, Via, Wait, Work,
+    Outcome, Queue, QueueId, QueueSettings, Rate, Reserved, RetryPolicy, Route, Routes, Settled, SharedRate, Slots, State, Via, Wait, Work,
 };
 
 const START: u64 = 1_790_000_000_000;
@@ -223,6 +223,55 @@ fn a_destination_that_says_too_much_is_left_alone_and_its_window_halves() {
     assert_eq!((view.throttled_until, view.reason), (None, ""));
 }
 
+/// Kept connections that answered every MAIL with 421 paused nobody, and what they said was lost: a message that met three of them was deferred
+/// with a word of our own.
+#[test]
+fn what_used_connections_say_counts_for_the_destination_and_is_kept() {
+    let limits = DestinationLimits { window_initial: 3, throttle_pause_ms: 10_000, ..DestinationLimits::default() };
+    let too_much = Outcome::Untried { reply: b"421 4.7.28 unusual rate of mail" };
+    let mut of_three = queue(limits);
+    let destination = of_three.route(b"a.test");
+    for sequence in 0..10 {
+        enqueue(&mut of_three, sequence, "a.test", START);
+    }
+    let open: Vec<_> = std::iter::from_fn(|| poll(&mut of_three, START)).collect();
+    assert_eq!(open.len(), 3);
+    for dispatch in open {
+        settle(&mut of_three, dispatch, too_much, START);
+    }
+    assert!(matches!(wait(&of_three, destination, START), Wait::Throttled { .. }), "{:?}", wait(&of_three, destination, START));
+    let view = of_three.destinations(START).find(|view| view.id == destination).unwrap();
+    assert_eq!((view.reason, of_three.counts().waiting), ("421 4.7.28 unusual rate of mail", 0), "nobody's attempt came to nothing");
+
+    // What bounds a connection is said of each, and each next one takes mail: nobody waits, whatever words are used.
+    let mut of_one = queue(DestinationLimits { window_initial: 1, ..limits });
+    for sequence in 0..20 {
+        enqueue(&mut of_one, sequence, "a.test", START);
+        let dispatch = poll(&mut of_one, START).expect("it goes at once");
+        settle(&mut of_one, dispatch, too_much, START);
+        let dispatch = poll(&mut of_one, START).expect("and over another connection");
+        deliver(&mut of_one, dispatch, START);
+    }
+    // Twice with nothing taken between them, it is about the sender.
+    enqueue(&mut of_one, 20, "a.test", START);
+    for _ in 0..2 {
+        let dispatch = std::iter::from_fn(|| poll(&mut of_one, START)).next().expect("not paused yet");
+        settle(&mut of_one, dispatch, too_much, START);
+    }
+    assert!(matches!(wait(&of_one, destination, START), Wait::Throttled { .. }));
+
+    // Deferred at the third, with the word of the next hop.
+    let mut of_one = queue(DestinationLimits { window_initial: 1, ..limits });
+    enqueue(&mut of_one, 0, "a.test", START);
+    for _ in 0..3 {
+        let dispatch = poll(&mut of_one, START).expect("it goes at once");
+        settle(&mut of_one, dispatch, Outcome::Untried { reply: b"421 4.7.0 enough for this session" }, START);
+    }
+    let message = of_one.show(of_one.key_of(QueueId { boot: 1, shard: 0, sequence: 0 }).unwrap()).unwrap();
+    let recipient = message.recipients().next().unwrap();
+    assert_eq!((recipient.state(), &*recipient.reply()), (State::Deferred, "421 4.7.0 enough for this session"));
+}
+
 #[test]
 fn grey_listing_pauses_nobody() {
     let mut queue = queue(DestinationLimits::default());
@@ -306,7 +355,7 @@ fn who_is_not_reached_while_a_store_takes_it_for_others_is_not_deferred() {
         let taken = [(recipient, Outcome::Delivered { reply: b"250 ok" })];
         assert_eq!(queue.settle_some(&mut dispatch, &taken, "", START, &mut Vec::new()), Settled::Outcome);
         queue.recorded(key);
-        let untried: Vec<_> = (recipient + 1..8).map(|other| (other, Outcome::Untried)).collect();
+        let untried: Vec<_> = (recipient + 1..8).map(|other| (other, Outcome::Untried { reply: b"" })).collect();
         assert_eq!(queue.settle(dispatch, &untried, START, &mut Vec::new()), Settled::Nothing);
     }
 }

@@ -1,0 +1,95 @@
+//! A next hop that breaks off: with 421 on a connection that it has served.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::client::Client;
+use crate::node::{Node, PATIENCE, Setup};
+use crate::shards::{counter, on_one_core};
+
+/// What it does.
+#[derive(Default)]
+struct Manner {
+    /// No content is answered meanwhile.
+    holds_content: AtomicBool,
+    /// Contents that were read.
+    contents: AtomicUsize,
+    /// Each MAIL is answered with 421, and the connection ends.
+    is_tired: AtomicBool,
+}
+
+fn start(manner: &Arc<Manner>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let manner = Arc::clone(manner);
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let manner = Arc::clone(&manner);
+            // A connection that breaks is the business of the test, not of its next hop.
+            std::thread::spawn(move || stream.and_then(|stream| converse(stream, &manner)));
+        }
+    });
+    address
+}
+
+fn converse(stream: TcpStream, manner: &Manner) -> std::io::Result<()> {
+    let mut writer = stream.try_clone()?;
+    let mut reader = BufReader::new(stream);
+    writer.write_all(b"220 hop.test ESMTP\r\n")?;
+    loop {
+        let mut line = String::new();
+        if reader.read_line(&mut line)? == 0 {
+            return Ok(());
+        }
+        match line.get(..4).unwrap_or("") {
+            "EHLO" => writer.write_all(b"250 hop.test\r\n")?,
+            "MAIL" if manner.is_tired.load(Ordering::SeqCst) => return writer.write_all(b"421 4.7.28 Unusual rate of mail\r\n"),
+            "DATA" => {
+                writer.write_all(b"354 Go on\r\n")?;
+                while line != ".\r\n" {
+                    line.clear();
+                    reader.read_line(&mut line)?;
+                }
+                manner.contents.fetch_add(1, Ordering::SeqCst);
+                while manner.holds_content.load(Ordering::SeqCst) {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                writer.write_all(b"250 2.0.0 Ok\r\n")?;
+            }
+            _ => writer.write_all(b"250 2.0.0 Ok\r\n")?,
+        }
+    }
+}
+
+/// The word was taken for one about the connection, and dropped.
+#[test]
+fn a_421_on_used_connections_pauses_the_destination_in_its_own_words() {
+    let manner = Arc::new(Manner { holds_content: true.into(), ..Manner::default() });
+    let retries = "[queue]\nretry_base = \"1h\"\n[delivery]\nconnections_max = 3\nwindow_initial = 3\nthrottle_pause = \"10m\"\nidle_timeout = \"1h\"\n";
+    let node = Node::start(&on_one_core(Setup { retries, ..Setup::to(start(&manner)) }, 1));
+    let mut client = Client::greeted(node.address);
+    for _ in 0..3 {
+        client.deliver("b@y.test", "Subject: first\r\n\r\n");
+    }
+    // Each over a connection of its own, which stays.
+    let began = Instant::now();
+    while manner.contents.load(Ordering::SeqCst) < 3 {
+        assert!(began.elapsed() < PATIENCE, "{:?}", node.queue());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    manner.holds_content.store(false, Ordering::SeqCst);
+    node.wait_for_queue(<[_]>::is_empty);
+    manner.is_tired.store(true, Ordering::SeqCst);
+    let id = client.deliver("c@y.test", "Subject: second\r\n\r\n");
+    let began = Instant::now();
+    while counter(&node, "throttled") == 0 {
+        assert!(began.elapsed() < PATIENCE, "{:?}", node.queue());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let why = String::from_utf8(node.ask(&["queue", "why", &id]).stdout).unwrap();
+    assert!(why.starts_with("Ready, but \"*\" asked for less mail") && why.contains("421 4.7.28 Unusual rate of mail"), "{why}");
+    assert_eq!(counter(&node, "deferred"), 0);
+}
