@@ -25,7 +25,11 @@ impl Shard {
     fn count(&self, verdict: Verdict) {
         match verdict {
             Verdict::Delivered => self.metrics.delivered.increment(),
-            Verdict::Deferred | Verdict::Unknown => self.metrics.deferred.increment(),
+            Verdict::Deferred => self.metrics.deferred.increment(),
+            Verdict::Unknown => {
+                self.metrics.deferred.increment();
+                self.metrics.deliveries_unknown.increment();
+            }
             Verdict::Failed => self.metrics.failed.increment(),
             Verdict::Untried => {}
         }
@@ -34,7 +38,9 @@ impl Shard {
     fn log_outcome(&self, id: QueueId, address: &[u8], relay: &str, delay_ms: u64, outcome: &RecipientOutcome) {
         let word = match outcome.verdict {
             Verdict::Delivered => "delivered",
-            Verdict::Deferred | Verdict::Unknown => "deferred",
+            Verdict::Deferred => "deferred",
+            // RFC 5321 4.2.5, 6.1: the next hop may have it.
+            Verdict::Unknown => "deferred delivery=unknown",
             Verdict::Failed => "bounced",
             Verdict::Untried => return,
         };

@@ -79,6 +79,8 @@ metrics! {
     delivered,
     /// Attempts that deferred a recipient.
     deferred,
+    /// Recipients whose content was sent whole and not answered: deferred, so that they may get it twice.
+    deliveries_unknown,
     /// Recipients refused for good or expired.
     failed,
     /// Messages that nothing would have moved again, found and made to go on: a bug of the queue.

@@ -1,4 +1,4 @@
-//! A next hop that breaks off: with 421 on a connection that it has served.
+//! A next hop that breaks off: behind the content, or with 421 on a connection that it has served.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -13,6 +13,8 @@ use crate::shards::{counter, on_one_core};
 /// What it does.
 #[derive(Default)]
 struct Manner {
+    /// It reads the next content whole and closes, without an answer.
+    leaves_unanswered: AtomicBool,
     /// No content is answered meanwhile.
     holds_content: AtomicBool,
     /// Contents that were read.
@@ -54,6 +56,9 @@ fn converse(stream: TcpStream, manner: &Manner) -> std::io::Result<()> {
                     reader.read_line(&mut line)?;
                 }
                 manner.contents.fetch_add(1, Ordering::SeqCst);
+                if manner.leaves_unanswered.swap(false, Ordering::SeqCst) {
+                    return Ok(());
+                }
                 while manner.holds_content.load(Ordering::SeqCst) {
                     std::thread::sleep(Duration::from_millis(1));
                 }
@@ -62,6 +67,22 @@ fn converse(stream: TcpStream, manner: &Manner) -> std::io::Result<()> {
             _ => writer.write_all(b"250 2.0.0 Ok\r\n")?,
         }
     }
+}
+
+/// It was one of the deferred, and nothing told that its recipient might get it twice.
+#[test]
+fn content_that_is_not_answered_is_counted_and_marked() {
+    let manner = Arc::new(Manner { leaves_unanswered: true.into(), ..Manner::default() });
+    let node = Node::start(&Setup::to(start(&manner)));
+    Client::greeted(node.address).deliver("b@y.test", "Subject: x\r\n\r\n");
+    let log = node.wait_for_mail_log("outcome=delivered");
+    let deferred: Vec<_> = log.lines().filter(|line| line.contains("outcome=deferred")).collect();
+    assert!(matches!(deferred[..], [line] if line.contains(" outcome=deferred delivery=unknown reply=\"421 4.4.2 ")), "{log}");
+    assert_eq!((counter(&node, "deferred"), counter(&node, "deliveries_unknown")), (1, 1));
+    let output = node.ask(&["log", "grep", "b@y.test", "--json"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.iter().filter(|line| line["delivery"] == "unknown" && line["outcome"] == "deferred").count(), 1, "{text}");
 }
 
 /// The word was taken for one about the connection, and dropped.
