@@ -28,6 +28,7 @@ impl RecipientOutcome {
         match self.verdict {
             Verdict::Delivered => match self.success_report {
                 SuccessReport::Relayed => Outcome::Relayed { reply },
+                SuccessReport::Untimed => Outcome::Untimed { reply },
                 SuccessReport::Delivered => Outcome::Delivered { reply },
                 SuccessReport::PassedOn => Outcome::PassedOn { reply },
             },

@@ -316,6 +316,25 @@ fn a_traced_message_is_reported_at_each_next_hop_that_takes_it() {
     assert_eq!(hop.messages().iter().filter(|message| is_report(message)).count(), 1);
 }
 
+/// With N and without T nobody was told, and the sender waited for the word on a delay that nobody would give.
+#[test]
+fn a_sender_is_told_where_its_time_is_not_watched_any_more() {
+    for offer in [&["DSN"][..], &[]] {
+        let hop = NextHop::start();
+        hop.offer(offer);
+        let node = Node::start(&Setup::to(hop.address));
+        let mut client = Client::greeted(node.address);
+        let recipients = ["<b@z.test>", "<c@z.test> NOTIFY=FAILURE", "<d@z.test> NOTIFY=NEVER"];
+        send(&mut client, "MAIL FROM:<a@x.test> BY=600;N", &recipients, "Subject: s\r\n\r\nb");
+        let report = parsed(&wait_for_reports(&hop, &node, 1)[0]);
+        let groups = report["recipients"].as_array().unwrap();
+        let told: Vec<_> =
+            groups.iter().map(|group| (group["final-recipient"].as_str().unwrap(), group["action"].as_str().unwrap())).collect();
+        assert_eq!(told, [("rfc822; b@z.test", "relayed"), ("rfc822; c@z.test", "relayed")], "{offer:?}");
+        node.wait_for_queue(<[_]>::is_empty);
+    }
+}
+
 #[test]
 fn a_discarded_message_was_delivered() {
     let hop = NextHop::start();

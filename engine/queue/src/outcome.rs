@@ -58,6 +58,12 @@ pub enum Outcome<'a> {
         /// Its reply to the content.
         reply: &'a [u8],
     },
+    /// The next hop took responsibility, and knows nothing of the time that the sender gave (RFC 2852 4.1.4.2): the sender is told that
+    /// nobody watches it from here on, unless it wants to hear nothing.
+    Untimed {
+        /// Its reply to the content.
+        reply: &'a [u8],
+    },
     /// The next hop took responsibility, and with it the duty to report (RFC 3461 6.2.1): it was given NOTIFY.
     PassedOn {
         /// Its reply to the content.
@@ -87,7 +93,7 @@ impl Outcome<'_> {
     }
 
     pub(crate) fn is_delivery(&self) -> bool {
-        matches!(self, Self::Delivered { .. } | Self::Relayed { .. } | Self::PassedOn { .. })
+        matches!(self, Self::Delivered { .. } | Self::Relayed { .. } | Self::Untimed { .. } | Self::PassedOn { .. })
     }
 }
 

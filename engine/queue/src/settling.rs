@@ -178,10 +178,12 @@ impl Queue {
         state.attempts = state.attempts.saturating_add(1);
         state.last_attempt = now;
         match outcome {
-            Outcome::Delivered { reply } | Outcome::Relayed { reply } | Outcome::PassedOn { reply } => {
+            Outcome::Delivered { reply } | Outcome::Relayed { reply } | Outcome::Untimed { reply } | Outcome::PassedOn { reply } => {
                 let (has_reply, is_final) = (state.has_reply(), matches!(outcome, Outcome::Delivered { .. }));
-                // RFC 2852 4.1: BY with T asks for a report of each next hop that takes it, even of one that reports itself.
-                let wants_trace = is_traced && !is_final && !state.notify().has(Notify::NEVER);
+                // RFC 2852 4.1: BY with T asks for a report of each next hop that takes it, even of one that reports itself. 4.1.4.2: without T
+                // there is one where the time ends to be watched.
+                let is_asked_for = is_traced && !is_final || matches!(outcome, Outcome::Untimed { .. });
+                let wants_trace = is_asked_for && !state.notify().has(Notify::NEVER);
                 let wants_success = wants_trace || state.notify().has(Notify::SUCCESS) && !matches!(outcome, Outcome::PassedOn { .. });
                 self.placed[state.place as usize] -= 1;
                 self.placed[Place::Delivered as usize] += 1;

@@ -51,6 +51,9 @@ pub enum SuccessReport {
     Delivered,
     /// The next hop: it offered DSN and was told what the sender wants.
     PassedOn,
+    /// We do, as `relayed`, also if success was not asked for: the sender gave a time, and the next hop knows nothing of that (RFC 2852
+    /// 4.1.4.2).
+    Untimed,
 }
 
 /// What came of one recipient.

@@ -155,6 +155,7 @@ impl Slot {
     /// `is_final`: the server delivers into mailboxes (LMTP).
     pub(super) fn check(&mut self, offer: &Offer, is_final: bool) -> Result<(), &'static str> {
         self.success_report = match is_final {
+            false if self.envelope.deliver_by.is_some() && offer.deliver_by.is_none() => SuccessReport::Untimed,
             _ if offer.dsn => SuccessReport::PassedOn,
             true => SuccessReport::Delivered,
             false => SuccessReport::Relayed,

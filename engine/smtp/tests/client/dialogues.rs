@@ -154,6 +154,7 @@ fn run(dialogue: &Dialogue, cut: impl Fn(&[u8]) -> Vec<usize>) -> Vec<String> {
                     (Verdict::Delivered, SuccessReport::Relayed) => "delivered relayed",
                     (Verdict::Delivered, SuccessReport::Delivered) => "delivered final",
                     (Verdict::Delivered, SuccessReport::PassedOn) => "delivered passed-on",
+                    (Verdict::Delivered, SuccessReport::Untimed) => "delivered untimed",
                     (Verdict::Deferred, _) => "deferred",
                     (Verdict::Failed, _) => "failed",
                     (Verdict::Unknown, _) => "unknown",
