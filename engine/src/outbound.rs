@@ -351,6 +351,7 @@ impl<'s> Outbound<'s> {
             reverse_path: envelope.reverse_path,
             size: envelope.size,
             eight_bit: envelope.eight_bit,
+            eight_bit_header: envelope.eight_bit_header,
             smtputf8: envelope.smtputf8,
             ..Transaction::default()
         };

@@ -142,6 +142,7 @@ impl Shard {
             accepted_at,
             accepted_elsewhere: stated.elsewhere,
             eight_bit: facts.eight_bit_header || facts.eight_bit_body,
+            eight_bit_header: facts.eight_bit_header,
             smtputf8: envelope.smtputf8(),
             not_before: release_at_ms(envelope, accepted_at),
             expires_at: at_mode(ByMode::Return),

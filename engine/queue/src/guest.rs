@@ -50,6 +50,7 @@ pub struct Guest {
     size: u64,
     accepted_at: u64,
     eight_bit: bool,
+    eight_bit_header: bool,
     smtputf8: bool,
     extended: bool,
     priority: u8,
@@ -267,7 +268,8 @@ impl Queue {
         guest.recipients.clear();
         let Some(envelope) = self.envelope(dispatch.key) else { return };
         (guest.id, guest.size, guest.accepted_at) = (envelope.id, envelope.size, envelope.accepted_at);
-        (guest.eight_bit, guest.smtputf8, guest.extended) = (envelope.eight_bit, envelope.smtputf8, envelope.extended);
+        (guest.eight_bit, guest.eight_bit_header) = (envelope.eight_bit, envelope.eight_bit_header);
+        (guest.smtputf8, guest.extended) = (envelope.smtputf8, envelope.extended);
         guest.text.extend_from_slice(envelope.reverse_path);
         guest.reverse_bytes = envelope.reverse_path.len() as u16;
         for (number, address) in self.recipients(dispatch) {
@@ -432,6 +434,7 @@ impl Queue {
             size: guest.size,
             accepted_at: guest.accepted_at,
             eight_bit: guest.eight_bit,
+            eight_bit_header: guest.eight_bit_header,
             smtputf8: guest.smtputf8,
             extended: guest.extended,
             reverse_path: &guest.text[..usize::from(guest.reverse_bytes)],

@@ -49,6 +49,8 @@ pub struct NewMessage<'a> {
     pub priority: u8,
     /// The content has bytes above 127 (BODY=8BITMIME).
     pub eight_bit: bool,
+    /// The header of it has.
+    pub eight_bit_header: bool,
     /// The transaction asked for SMTPUTF8.
     pub smtputf8: bool,
     /// The envelope says more than addresses: the driver reads it from the record before MAIL.
@@ -83,6 +85,8 @@ pub struct Envelope<'a> {
     pub accepted_at: u64,
     /// The content has bytes above 127.
     pub eight_bit: bool,
+    /// The header of it has.
+    pub eight_bit_header: bool,
     /// SMTPUTF8 is needed.
     pub smtputf8: bool,
     /// The envelope in the record says more than addresses.
@@ -164,6 +168,7 @@ impl Flags {
     pub(crate) const EXTENDED: u16 = 64;
     /// Some of its recipients were sent another way than the others, see `reroutes.rs`.
     pub(crate) const PARTLY_REROUTED: u16 = 512;
+    pub(crate) const EIGHT_BIT_HEADER: u16 = 32768;
     /// It is in lists of the index.
     pub(crate) const LISTED: u16 = 1024;
     /// Its recipients lead elsewhere than their groups say: grouped anew when no attempt runs, and until then none is begun.

@@ -410,6 +410,7 @@ impl Queue {
             size: message.size,
             accepted_at: message.accepted_at,
             eight_bit: message.flags.has(Flags::EIGHT_BIT),
+            eight_bit_header: message.flags.has(Flags::EIGHT_BIT_HEADER),
             smtputf8: message.flags.has(Flags::SMTPUTF8),
             extended: message.flags.has(Flags::EXTENDED),
             reverse_path: &self.texts.get(message.addresses)[..usize::from(message.reverse_bytes)],

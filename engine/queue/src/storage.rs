@@ -69,6 +69,7 @@ impl Queue {
         let flags = Flags::of([
             (Flags::QUEUED, true),
             (Flags::EIGHT_BIT, new.eight_bit),
+            (Flags::EIGHT_BIT_HEADER, new.eight_bit_header),
             (Flags::SMTPUTF8, new.smtputf8),
             (Flags::EXTENDED, new.extended),
             (Flags::OFFERED, new.offered != Offered::No),

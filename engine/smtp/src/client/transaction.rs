@@ -17,8 +17,10 @@ pub struct Transaction<'a> {
     pub reverse_path: &'a [u8],
     /// Bytes of the content with CRLF, before dot-stuffing (RFC 1870 3).
     pub size: u64,
-    /// The content has bytes above 127.
+    /// The content has bytes above 127, in the header or in the body.
     pub eight_bit: bool,
+    /// The header has.
+    pub eight_bit_header: bool,
     /// MAIL had SMTPUTF8 (RFC 6531): an address or the header may have text beyond ASCII.
     pub smtputf8: bool,
     /// The content came as BODY=BINARYMIME: it goes by BDAT or not at all, and `size` is exact (RFC 3030 3).
@@ -95,6 +97,7 @@ pub(super) struct Slot {
 struct Envelope {
     size: u64,
     eight_bit: bool,
+    eight_bit_header: bool,
     smtputf8: bool,
     binary: bool,
     ret: Option<Return>,
@@ -108,8 +111,8 @@ impl Slot {
         self.stage = Stage::Waiting;
         (self.answered, self.accepted, self.offered, self.sent, self.verdict, self.told) = (false, 0, 0, 0, None, 0);
         self.taken_all_the_same = false;
-        let Transaction { size, eight_bit, smtputf8, binary, ret, deliver_by, priority, .. } = *transaction;
-        self.envelope = Envelope { size, eight_bit, smtputf8, binary, ret, deliver_by, priority };
+        let Transaction { size, eight_bit, eight_bit_header, smtputf8, binary, ret, deliver_by, priority, .. } = *transaction;
+        self.envelope = Envelope { size, eight_bit, eight_bit_header, smtputf8, binary, ret, deliver_by, priority };
         self.envelope_id.clear();
         self.envelope_id.extend_from_slice(transaction.envelope_id.unwrap_or_default().as_bytes());
         self.standing.clear();
@@ -160,8 +163,9 @@ impl Slot {
             true => SuccessReport::Delivered,
             false => SuccessReport::Relayed,
         };
-        // RFC 6531 3.2: many clients ask for SMTPUTF8 whatever they send; ASCII throughout, it can go to any hop.
-        let said_beyond_ascii = self.envelope.eight_bit || !self.parameters.as_bytes().is_ascii();
+        // RFC 6531 3.4: it is about addresses and the header; a body of eight bits is 8BITMIME's. Many clients ask for SMTPUTF8 whatever they
+        // send.
+        let said_beyond_ascii = self.envelope.eight_bit_header || !self.parameters.as_bytes().is_ascii();
         let needs_smtputf8 = !self.paths.is_ascii() || self.envelope.smtputf8 && said_beyond_ascii;
         if needs_smtputf8 && !offer.smtputf8 {
             return Err(own_words::NEEDS_SMTPUTF8);
@@ -222,7 +226,8 @@ impl Slot {
         }
         if self.envelope.binary {
             out.extend_from_slice(b" BODY=BINARYMIME");
-        } else if self.envelope.eight_bit {
+        } else if self.envelope.eight_bit || !self.paths.is_ascii() && offer.eight_bit_mime {
+            // The Received field that was put in front of the content names the recipient.
             out.extend_from_slice(b" BODY=8BITMIME");
         }
         if offer.smtputf8 && (self.envelope.smtputf8 || !self.paths.is_ascii()) {

@@ -20,6 +20,7 @@ use ringpost_smtp::client::{
     Action, Client, ClientSettings, CloseReason, ContentForm, Disconnect, Protocol, Rcpt, SuccessReport, Transaction, Verdict,
 };
 use ringpost_smtp::extension::{Body, Extensions, MailParameters, RecipientParameters};
+use ringpost_smtp::report::header_bytes;
 use ringpost_smtp::stuffing::Stuffing;
 
 #[derive(Clone)]
@@ -202,6 +203,7 @@ fn begin(client: &mut Client, mail: &Mail, out: &mut Vec<u8>) {
         reverse_path: mail.path.as_bytes(),
         size: mail.content.len() as u64,
         eight_bit: !mail.content.is_ascii(),
+        eight_bit_header: !mail.content[..header_bytes(&mail.content)].is_ascii(),
         smtputf8: parameters.smtputf8,
         binary: parameters.body == Body::BinaryMime,
         ret: parameters.ret,

@@ -136,7 +136,7 @@ fn when_all_recipients_were_refused_no_content_is_sent() {
 fn what_the_server_cannot_take_is_failed_before_anything_is_sent() {
     let plain = mail(&["b@y.test"]);
     let eight_bit = Mail { eight_bit: true, content: b"\xE4\r\n", ..plain.clone() };
-    let utf8 = Mail { smtputf8: true, eight_bit: true, ..plain.clone() };
+    let utf8 = Mail { smtputf8: true, eight_bit: true, content: "Subject: üx\r\n.dot\r\n".as_bytes(), ..plain.clone() };
     let utf8_path = Mail { recipients: vec!["ü@y.test"], ..plain.clone() };
     let large = Mail { content: &[b'x'; 1001], ..plain.clone() };
     let hostile = Mail { recipients: vec!["b@y.test>\r\nRCPT TO:<evil@y.test"], ..plain.clone() };
@@ -162,7 +162,7 @@ fn what_the_server_cannot_take_is_failed_before_anything_is_sent() {
     let log = run(&mut server, &[utf8, null_sender]);
     assert_eq!(log.verdicts(), [Verdict::Delivered; 2]);
     assert!(server.groups[1].starts_with("MAIL FROM:<s@a.test> SIZE=20 BODY=8BITMIME SMTPUTF8\r\n"));
-    assert!(server.groups[3].contains("MAIL FROM:<> SIZE=20 SMTPUTF8\r\nRCPT TO:<ü@y.test>\r\n"));
+    assert!(server.groups[3].contains("MAIL FROM:<> SIZE=20 BODY=8BITMIME SMTPUTF8\r\nRCPT TO:<ü@y.test>\r\n"));
 }
 
 #[test]

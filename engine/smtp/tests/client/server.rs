@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use ringpost_smtp::client::{Action, Client, ClientSettings, CloseReason, Disconnect, Transaction, Verdict};
+use ringpost_smtp::report::header_bytes;
 use ringpost_smtp::stuffing::Stuffing;
 
 pub(crate) const PIPELINED: &str = "250-mx.test\r\n250-PIPELINING\r\n250-SIZE 1000\r\n250-8BITMIME\r\n250 SMTPUTF8\r\n";
@@ -126,6 +127,7 @@ pub(crate) fn converse(server: &mut Server<'_>, mails: &[Mail], chunk: usize, by
             reverse_path: sender.as_bytes(),
             size: content.len() as u64,
             eight_bit: *eight_bit,
+            eight_bit_header: !content[..header_bytes(content)].is_ascii(),
             smtputf8: *smtputf8,
             ..Transaction::default()
         };
