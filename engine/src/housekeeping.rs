@@ -17,11 +17,14 @@ const TRIM_EVERY: Duration = Duration::from_secs(1);
 /// How often the queue is looked through for messages that are stuck, and how far at a time.
 const WATCH_EVERY: Duration = Duration::from_secs(30);
 const WATCHED_SLOTS: usize = 16_384;
+/// Destinations are larger, and fewer.
+const WATCHED_DESTINATIONS: usize = 4096;
 
 impl Shard {
-    /// Looks for messages that nothing would ever move again, a part of the queue at a time. There should be none.
+    /// Looks for messages that nothing would ever move again, and for destinations that nobody would look at, a part of the queue at a time.
+    /// There should be none.
     pub(crate) async fn watch_progress(self: Rc<Self>) {
-        let mut cursor = 0;
+        let (mut cursor, mut at_destination) = (0, 0);
         loop {
             self.ring.sleep_until(self.ring.now() + WATCH_EVERY).await;
             let stuck = self.queue.borrow_mut().look_for_stuck(&mut cursor, WATCHED_SLOTS, self.now_ms());
@@ -29,7 +32,19 @@ impl Shard {
                 self.metrics.stuck.increment();
                 error!(shard = self.id, %queue_id, "a message was in no timer, no queue and no attempt; it goes on now, please report this");
             }
-            if !stuck.is_empty() {
+            let now = self.now_ms();
+            let forgotten = self.queue.borrow_mut().look_for_forgotten(&mut at_destination, WATCHED_DESTINATIONS, now);
+            for destination in &forgotten {
+                self.metrics.stuck.increment();
+                let queue = self.queue.borrow();
+                let name = queue.destination(*destination, now).map_or("", |view| view.name);
+                error!(
+                    shard = self.id,
+                    destination = name,
+                    "mail for a destination was in no list and no timer; it goes on now, please report this"
+                );
+            }
+            if !stuck.is_empty() || !forgotten.is_empty() {
                 self.delivery.kick();
             }
         }

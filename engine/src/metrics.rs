@@ -83,7 +83,8 @@ metrics! {
     deliveries_unknown,
     /// Recipients refused for good or expired.
     failed,
-    /// Messages that nothing would have moved again, found and made to go on: a bug of the queue.
+    /// Messages that nothing would have moved again, and destinations whose mail nobody would have looked at, found and made to go on: a bug
+    /// of the queue.
     stuck,
     /// Reports to senders that were made.
     reports,

@@ -547,6 +547,7 @@ impl World {
     fn check(&mut self) {
         let mut cursor = 0;
         assert_eq!(self.queue.look_for_stuck(&mut cursor, usize::MAX, self.now), [], "nothing is out of all timers and queues");
+        assert_eq!(self.queue.look_for_forgotten(&mut 0, usize::MAX, self.now), [], "no mail is where nobody looks");
         let Self { queue, accepted, attempting, .. } = self;
         let mut listed = BTreeSet::new();
         let mut cursor = Some(Cursor::default());
