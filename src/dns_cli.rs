@@ -146,7 +146,7 @@ fn goes(start: &StartConfig, route: Option<&Route>, domain: &str) -> Result<Goes
     let question = match route.map(|route| &route.via) {
         None | Some(Via::Hold) => return Ok(Goes::Held),
         Some(Via::Discard) => return Ok(Goes::Discarded),
-        Some(Via::Maildir { path }) => return Ok(Goes::Maildir { path: path.display().to_string() }),
+        Some(Via::Maildir { path, .. }) => return Ok(Goes::Maildir { path: path.display().to_string() }),
         Some(Via::Smarthost { hosts } | Via::Lmtp { hosts }) => {
             return Ok(Goes::Site { site: None, hosts: hosts.iter().cloned().map(HostView::from).collect(), ttl_s: None });
         }

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::{Config, ConfigError, DomainPattern, Listener, Retry, SmarthostAddress, Via, format_duration};
+use crate::{Config, ConfigError, Domain, DomainPattern, Listener, Retry, SmarthostAddress, UnknownMailbox, Via, format_duration};
 
 /// Ports of mail, as the last group of an IPv6 address without brackets may have been meant.
 const PORTS: [u16; 6] = [24, 25, 465, 587, 2525, 2600];
@@ -20,7 +20,8 @@ impl Config {
             }
             self.limits(&section, route.connections_max(&self.delivery), route.policy(&self.delivery), &mut advice);
             match &route.via {
-                Via::Maildir { path } => {
+                Via::Maildir { path, unknown } => {
+                    self.mailboxes_of_strangers(&section, number - 1, *unknown, &mut advice);
                     let is_of_many = !matches!(&route.domains[..], [DomainPattern::Exact(_)]);
                     let path = path.to_string_lossy();
                     if is_of_many && !path.contains("{domain}") {
@@ -45,6 +46,21 @@ impl Config {
             }
         }
         advice
+    }
+
+    /// A domain without recipients takes mail for every local part that somebody invents, and each becomes a folder.
+    fn mailboxes_of_strangers(&self, section: &str, route: usize, unknown: UnknownMailbox, advice: &mut Vec<ConfigError>) {
+        let is_open = |domain: &&Domain| domain.recipients().is_none() && self.routes.index_of(domain.name()) == Some(route);
+        if unknown == UnknownMailbox::Create
+            && let Some(domain) = self.domains.iter().find(is_open)
+        {
+            let message = format!(
+                "makes a mailbox for every local part of {} that anybody writes to: list its recipients in [[domain]], or write \
+                 unknown_mailbox = \"refuse\" or \"defer\"",
+                domain.name()
+            );
+            advice.push(self.error_at(&format!("{section}.via"), &message));
+        }
     }
 
     fn has_key(&self, section: &str, key: &str) -> bool {
@@ -124,6 +140,11 @@ mod tests {
         for (text, key, word) in [
             (route("via = \"maildir\"\npath = \"/m/{local}\""), "r.toml:4: route[1].path: \"/m/{local}\" ", "put {domain} into the path"),
             (route("via = \"maildir\"\npath = \"/m/../{domain}/{local}\""), "r.toml:4: route[1].path: ", "leads through \"..\""),
+            (
+                route("via = \"maildir\"\npath = \"/m/{domain}/{local}\"\n[[domain]]\nname = \"y.test\""),
+                "r.toml:3: route[1].via: \"maildir\" ",
+                "every local part of y.test",
+            ),
             (route("via = \"smarthost\"\nhosts = [\"::1:25\"]"), "r.toml:4: route[1].hosts: ", "\"[::1]:25\" for a port"),
             (route("via = \"smarthost\"\nhosts = [\"2001:db8::5:587\"]"), "r.toml:4: route[1].hosts: ", "\"[2001:db8::5]:587\" for a port"),
             (
@@ -151,6 +172,10 @@ mod tests {
             "[[route]]\ndomain = \"*\"\nvia = \"smarthost\"\nhosts = [\"[::1]:25\", \"[2001:db8::25]\", \"192.0.2.1\"]\n",
             "[delivery]\nrate = \"5/s\"\nrate_burst = 5\n[[route]]\ndomain = \"*\"\nvia = \"mx\"\nrate_burst = 9\n",
             "[queue]\nexpiry = \"2h\"\nwarn_after = \"off\"\n",
+            // Mailboxes of listed recipients, of those that are there already, and of somebody else's route.
+            "[relay]\nnetworks = []\n[[route]]\ndomain = \"y.test\"\nvia = \"maildir\"\npath = \"/m/{local}\"\n[[domain]]\nname = \"y.test\"\nrecipients = [\"b\"]\n",
+            "[relay]\nnetworks = []\n[[route]]\ndomain = \"y.test\"\nvia = \"maildir\"\npath = \"/m/{local}\"\nunknown_mailbox = \"refuse\"\n[[domain]]\nname = \"y.test\"\n",
+            "[relay]\nnetworks = []\n[[route]]\ndomain = \"y.test\"\nvia = \"maildir\"\npath = \"/m/{local}\"\n[[route]]\ndomain = \"z.test\"\nvia = \"hold\"\n[[domain]]\nname = \"z.test\"\n",
         ] {
             assert_eq!(advice(text), [""; 0], "{text}");
         }

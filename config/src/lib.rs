@@ -59,7 +59,7 @@ pub use duration::{format_duration, parse_duration};
 pub use error::{ConfigError, ConfigErrors};
 pub use listener::Listener;
 pub use log::{Log, LogFormat, LogLevel, MailLog, MailOutput};
-pub use mailboxes::StoreAddress;
+pub use mailboxes::{StoreAddress, UnknownMailbox};
 pub use network::{Network, Relay};
 pub use overlay::NODE_SECTIONS;
 pub use percent::Percent;

@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use crate::choice::choice;
 use crate::section::Section;
 
 /// Stores of one route: they are tried in turn, so more than this would only delay the verdict.
@@ -12,6 +13,18 @@ const STORES_MAX: usize = 32;
 const SOCKET_PATH_BYTES_MAX: usize = 107;
 /// SMTP's port, which a store of mailboxes must not have (RFC 2033 5).
 const SMTP_PORT: u16 = 25;
+
+choice! {
+    /// What becomes of mail for a maildir that is not there.
+    UnknownMailbox {
+        /// The maildir is made.
+        Create = "create",
+        /// The mail waits until somebody has made it.
+        Defer = "defer",
+        /// There is no such mailbox.
+        Refuse = "refuse",
+    }
+}
 
 /// Where a store of mailboxes listens.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use toml::de::DeValue;
 use crate::choice::refuse;
 use crate::delivery::MESSAGES_PER_CONNECTION_MAX;
 use crate::destination_policy::{CONNECTIONS_MAX, DestinationPolicy, PolicyOverrides};
-use crate::mailboxes::{StoreAddress, read_maildir, read_stores};
+use crate::mailboxes::{StoreAddress, UnknownMailbox, read_maildir, read_stores};
 use crate::name::{canonical, compare, parse_domain};
 use crate::queue::RetryOverrides;
 use crate::section::Section;
@@ -57,6 +57,8 @@ pub enum Via {
     Maildir {
         /// Of each recipient's, with `{local}` and `{domain}` in it.
         path: PathBuf,
+        /// What becomes of mail for one that is not there.
+        unknown: UnknownMailbox,
     },
     /// To the hosts that DNS names for each domain.
     Mx {
@@ -167,6 +169,10 @@ impl Route {
         if path.is_some() && word.is_some_and(|word| word != ViaWord::Maildir) {
             section.refuse("path", "is used by via = \"maildir\" only");
         }
+        let unknown: Option<UnknownMailbox> = section.optional("unknown_mailbox");
+        if unknown.is_some() && word.is_some_and(|word| word != ViaWord::Maildir) {
+            section.refuse("unknown_mailbox", "is used by via = \"maildir\" only");
+        }
         if word == Some(ViaWord::Lmtp) {
             return read_stores(section).map(|hosts| Via::Lmtp { hosts });
         }
@@ -176,7 +182,9 @@ impl Route {
             section.refuse("port", "is used by via = \"mx\" only: elsewhere it stands behind the host");
         }
         match word? {
-            ViaWord::Maildir if hosts.is_none() => read_maildir(section, path).map(|path| Via::Maildir { path }),
+            ViaWord::Maildir if hosts.is_none() => {
+                read_maildir(section, path).map(|path| Via::Maildir { path, unknown: unknown.unwrap_or(UnknownMailbox::Create) })
+            }
             ViaWord::Mx if hosts.is_none() => Some(Via::Mx { port: port.and_then(|port| u16::try_from(port).ok()).unwrap_or(SMTP_PORT) }),
             ViaWord::Smarthost => smarthosts(section, hosts).map(|hosts| Via::Smarthost { hosts }),
             word => {

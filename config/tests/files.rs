@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ringpost_config::{
     BareNewline, ByteRate, ByteSize, Config, CoordinatorCore, Cores, DEFAULT_TOML, IoWq, LogFormat, LogLevel, MailLog, MailOutput,
-    OnDiskFailure, Percent, Smt, StoreAddress, TextLine, Via,
+    OnDiskFailure, Percent, Smt, StoreAddress, TextLine, UnknownMailbox, Via,
 };
 
 use written::{assert_refused, parse};
@@ -92,9 +92,16 @@ fn routes_into_mailboxes_name_stores_and_paths() {
     ];
     assert_eq!(stores, Via::Lmtp { hosts: expected });
     for (path, expected) in [("/m/{domain}/{local}", "/m/{domain}/{local}"), ("{local}", "/etc/ringpost/{local}")] {
-        assert_eq!(via(&format!("via = \"maildir\"\npath = \"{path}\"")), Via::Maildir { path: expected.into() });
+        assert_eq!(
+            via(&format!("via = \"maildir\"\npath = \"{path}\"")),
+            Via::Maildir { path: expected.into(), unknown: UnknownMailbox::Create }
+        );
     }
+    let refusing = via("via = \"maildir\"\npath = \"/m/{local}\"\nunknown_mailbox = \"refuse\"");
+    assert_eq!(refusing, Via::Maildir { path: "/m/{local}".into(), unknown: UnknownMailbox::Refuse });
     for (lines, sentence) in [
+        ("via = \"maildir\"\npath = \"/m/{local}\"\nunknown_mailbox = \"bounce\"", "is not allowed"),
+        ("via = \"discard\"\nunknown_mailbox = \"refuse\"", "is used by via = \"maildir\" only"),
         ("via = \"lmtp\"", "is missing"),
         ("via = \"lmtp\"\nhosts = []", "names no host"),
         ("via = \"lmtp\"\nhosts = [\"127.0.0.1:25\"]", "has port 25, which is SMTP's"),

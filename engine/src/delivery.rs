@@ -219,11 +219,11 @@ impl Shard {
         }
         let (discards, maildir) = match self.queue.borrow().via(dispatch.destination()) {
             Via::Discard => (true, None),
-            Via::Maildir { path } => (false, Some(path.clone())),
+            Via::Maildir { path, unknown } => (false, Some((path.clone(), *unknown))),
             _ => (false, None),
         };
-        if let Some(path) = maildir {
-            self.ring.spawn(mailbox_delivery::deliver(self.clone(), dispatch, path)).detach();
+        if let Some((path, unknown)) = maildir {
+            self.ring.spawn(mailbox_delivery::deliver(self.clone(), dispatch, path, unknown)).detach();
             return;
         }
         if discards {

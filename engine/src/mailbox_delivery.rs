@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, rc::Rc};
 
-use ringpost_queue::{Dispatch, QueueId};
+use ringpost_queue::{Dispatch, QueueId, UnknownMailbox};
 use ringpost_smtp::{
     address::Path,
     client::{MESSAGE_UNREADABLE, SuccessReport, Verdict},
@@ -16,8 +16,8 @@ use crate::{
     content::MessageContent,
     envelope_times::deliver_by_left,
     file_threads::NotRun,
-    maildir::{Deposit, Deposited, Mailbox, refusal},
-    maildir_path::maildir_of,
+    maildir::{Deposit, Deposited, Mailbox, Missing, refusal},
+    maildir_path::{base_of, maildir_of},
     shard::Shard,
     stored_envelope::RecordError,
 };
@@ -47,11 +47,11 @@ impl From<NotRun> for Unmade {
     }
 }
 
-/// Writes the message into the maildir of each recipient; `path` is the route's.
-pub(crate) async fn deliver(shard: Rc<Shard>, dispatch: Dispatch, path: PathBuf) {
+/// Writes the message into the maildir of each recipient; `path` is the route's, and what it says of those that are not there.
+pub(crate) async fn deliver(shard: Rc<Shard>, dispatch: Dispatch, path: PathBuf, unknown: UnknownMailbox) {
     let mut attempt = Attempt::new(dispatch, shard.delivery.storage());
     attempt.storage.recipients.extend(shard.queue.borrow().recipients(&attempt.dispatch).map(|(number, _)| number));
-    match write(&shard, &mut attempt, &path.to_string_lossy()).await {
+    match write(&shard, &mut attempt, &path.to_string_lossy(), unknown).await {
         Ok(()) => {}
         Err(Unmade::Gone) => return shard.attempt_abandoned(attempt.dispatch),
         Err(Unmade::Unreadable(reason)) => {
@@ -69,7 +69,7 @@ pub(crate) async fn deliver(shard: Rc<Shard>, dispatch: Dispatch, path: PathBuf)
     shard.settle_attempt(attempt, RELAY);
 }
 
-async fn write(shard: &Rc<Shard>, attempt: &mut Attempt, path: &str) -> Result<(), Unmade> {
+async fn write(shard: &Rc<Shard>, attempt: &mut Attempt, path: &str, unknown: UnknownMailbox) -> Result<(), Unmade> {
     let (id, accepted_at, extended, sender) = {
         let queue = shard.queue.borrow();
         let envelope = queue.envelope(attempt.dispatch.key()).ok_or(Unmade::Gone)?;
@@ -103,6 +103,11 @@ async fn write(shard: &Rc<Shard>, attempt: &mut Attempt, path: &str) -> Result<(
                         name: file_name(id, number, accepted_at, &shard.hostname),
                         head: head(&sender, address.as_bytes()),
                         is_repeated,
+                        missing: match unknown {
+                            UnknownMailbox::Create => Missing::Make,
+                            UnknownMailbox::Defer => Missing::Wait,
+                            UnknownMailbox::Refuse => Missing::Refuse { base: base_of(path) },
+                        },
                     });
                 }
                 Err(reason) => refused.push((position, reason)),

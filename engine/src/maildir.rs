@@ -22,7 +22,7 @@ const FILE_MODE: u32 = 0o600;
 /// One mailbox that a message is for.
 #[derive(Clone, Debug)]
 pub struct Mailbox {
-    /// The maildir, made if it is not there.
+    /// The maildir.
     pub folder: PathBuf,
     /// The file's name without its size; no `/` and no `:`.
     pub name: String,
@@ -30,7 +30,38 @@ pub struct Mailbox {
     pub head: Vec<u8>,
     /// An earlier run may have delivered it: look before writing.
     pub is_repeated: bool,
+    /// What becomes of the message if the maildir is not there.
+    pub missing: Missing,
 }
+
+/// What becomes of a message for a maildir that is not there.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Missing {
+    /// It is made.
+    Make,
+    /// It may come.
+    Wait,
+    /// There is no such mailbox; unless the folder of all of them is not there either, which is then a disk that is not mounted.
+    Refuse {
+        /// That folder.
+        base: PathBuf,
+    },
+}
+
+/// A maildir is not there and is not to be made.
+#[derive(Debug, thiserror::Error)]
+#[error("there is no such mailbox")]
+struct NoMailbox {
+    is_final: bool,
+}
+
+/// A maildir is not there, and its file system has few inodes left: somebody who invents addresses could use up all that others need.
+#[derive(Debug, thiserror::Error)]
+#[error("too few inodes are left for a new mailbox")]
+struct FewInodes;
+
+/// No mailbox is made while less than this part of a file system's inodes is free. One takes four.
+const INODES_KEPT: u64 = 100;
 
 /// What came of one mailbox.
 #[derive(Debug)]
@@ -126,6 +157,9 @@ fn open(mailbox: &Mailbox, has_lines: bool) -> io::Result<Option<(File, u64)>> {
     let create = || OpenOptions::new().write(true).create(true).truncate(true).mode(FILE_MODE).custom_flags(libc::O_NOFOLLOW).open(&path);
     let mut file = match create() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            if !mailbox.folder.is_dir() {
+                may_be_made(mailbox)?;
+            }
             // `tmp` last: where it is, the others are.
             for folder in ["cur", "new", "tmp"] {
                 make_folder(&mailbox.folder.join(folder))?;
@@ -142,6 +176,26 @@ fn open(mailbox: &Mailbox, has_lines: bool) -> io::Result<Option<(File, u64)>> {
     }
     file.write_all(&head)?;
     Ok(Some((file, head.len() as u64)))
+}
+
+/// May a maildir that is not there be made?
+fn may_be_made(mailbox: &Mailbox) -> io::Result<()> {
+    match &mailbox.missing {
+        Missing::Make => {}
+        Missing::Wait => return Err(io::Error::other(NoMailbox { is_final: false })),
+        // The working folder is there.
+        Missing::Refuse { base } => return Err(io::Error::other(NoMailbox { is_final: base.as_os_str().is_empty() || base.is_dir() })),
+    }
+    // A file system that counts no inodes has enough.
+    let stat = mailbox.folder.ancestors().find_map(|folder| rustix::fs::statvfs(folder).ok());
+    match stat {
+        Some(stat) if has_few_inodes(stat.f_files, stat.f_favail) => Err(io::Error::other(FewInodes)),
+        _ => Ok(()),
+    }
+}
+
+fn has_few_inodes(all: u64, free: u64) -> bool {
+    free < all / INODES_KEPT
 }
 
 /// Is a file of this name in `new` or `cur`? Readers append what they want to know behind the name.
@@ -253,6 +307,10 @@ fn without_cr(piece: &[u8], after_cr: bool, out: &mut Vec<u8>) -> bool {
 
 /// The reply that stands for an error of the file system. What an operator can mend is deferred; no path is shown.
 pub fn refusal(error: &io::Error) -> String {
+    if let Some(NoMailbox { is_final }) = error.get_ref().and_then(|cause| cause.downcast_ref()) {
+        return if *is_final { "550 5.1.1 there is no such mailbox here" } else { "450 4.1.1 there is no such mailbox here yet" }
+            .to_owned();
+    }
     match error.raw_os_error() {
         Some(libc::ENOSPC) => "452 4.3.1 no space left for the mailbox".to_owned(),
         Some(libc::EDQUOT) => "452 4.2.2 the mailbox is over its quota".to_owned(),
@@ -262,6 +320,7 @@ pub fn refusal(error: &io::Error) -> String {
         None if error.get_ref().is_some_and(|cause| cause.is::<LinkToNothing>()) => {
             "451 4.3.0 writing the mailbox: a folder on its path is a symbolic link to nothing".to_owned()
         }
+        None if error.get_ref().is_some_and(|cause| cause.is::<FewInodes>()) => "452 4.3.1 too little room for a new mailbox".to_owned(),
         _ => format!("451 4.3.0 writing the mailbox: {error}"),
     }
 }
@@ -278,7 +337,34 @@ mod tests {
             name: "1790000000.Q1-2-3R0.mx.test".into(),
             head: b"Return-Path: <a@x.test>\r\n".into(),
             is_repeated: false,
+            missing: Missing::Make,
         }
+    }
+
+    /// Where a domain has no list of its recipients, whoever invented local parts made folders, until no inode was left for anybody.
+    #[test]
+    fn a_mailbox_that_is_not_there_is_made_waited_for_or_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let base = folder.path().join("mail");
+        let said = |missing: Missing| match deliver(&Mailbox { missing, ..mailbox(&base) }, &[b"x\r\n"], true) {
+            Deposited::Failed(error) => refusal(&error)[..9].to_owned(),
+            Deposited::Written => "written".to_owned(),
+            Deposited::Found => "found".to_owned(),
+        };
+        let refuse = || Missing::Refuse { base: base.clone() };
+        assert_eq!(
+            (said(Missing::Wait), said(refuse())),
+            ("450 4.1.1".into(), "450 4.1.1".into()),
+            "the folder of all may be mounted later"
+        );
+        fs::create_dir_all(base.join("y.test/b")).unwrap();
+        assert_eq!((said(Missing::Wait), said(refuse())), ("450 4.1.1".into(), "550 5.1.1".into()));
+        assert!(!base.join("y.test/b/Maildir").exists());
+        // Somebody made it, as an empty folder or whole.
+        fs::create_dir(base.join("y.test/b/Maildir")).unwrap();
+        assert_eq!((said(Missing::Wait), said(refuse()), said(Missing::Make)), ("written".into(), "written".into(), "written".into()));
+        assert!(has_few_inodes(65_536, 654) && !has_few_inodes(65_536, 655) && !has_few_inodes(0, 0));
+        assert!(refusal(&io::Error::other(FewInodes)).starts_with("452 4.3.1 "));
     }
 
     fn deliver(mailbox: &Mailbox, pieces: &[&[u8]], has_lines: bool) -> Deposited {

@@ -12,6 +12,12 @@ const NAME_BYTES_MAX: usize = 255;
 #[error("553 5.1.3 this recipient cannot have a mailbox by its name")]
 pub struct NoFolder;
 
+/// The folder that all mailboxes of a route are in: what stands before the first brace of its path.
+pub fn base_of(path: &str) -> PathBuf {
+    let fixed = &path[..path.find('{').unwrap_or(path.len())];
+    PathBuf::from(&fixed[..fixed.rfind('/').map_or(0, |at| at + 1)])
+}
+
 /// Puts `{local}` and `{domain}` into a path, in one spelling, because two spellings of one address are one mailbox: the domain as it is
 /// compared everywhere, A-labels in lower case (RFC 5890, UTS 46), the local part in lower case (of Unicode, too) and else as it was written.
 ///
@@ -48,6 +54,15 @@ fn name_of(word: &str) -> Result<String, NoFolder> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_folder_of_all_mailboxes_stands_before_the_first_brace() {
+        for (path, base) in
+            [("/var/mail/{domain}/{local}/Maildir", "/var/mail/"), ("/m/u-{local}", "/m/"), ("{local}", ""), ("/m/x", "/m/")]
+        {
+            assert_eq!(base_of(path), PathBuf::from(base), "{path}");
+        }
+    }
 
     #[test]
     fn the_recipients_words_are_put_in_with_their_case_folded() {

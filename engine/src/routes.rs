@@ -5,7 +5,7 @@ use std::{num::NonZeroU32, time::Duration};
 use ringpost_config::{Config, SMARTHOSTS_MAX, Smarthost, SmarthostAddress, StoreAddress};
 use ringpost_queue::{
     BreakerSettings, DestinationLimits, HOSTS_MAX, HostAddress, NamedHost, NextHop, Rate, ReportLimits, RetryPolicy, Route, RouteError,
-    Routes, SharedRate, Via,
+    Routes, SharedRate, UnknownMailbox, Via,
 };
 
 use crate::{share::Share, shared_limits::apart};
@@ -24,7 +24,7 @@ pub(crate) fn routes_of(config: &Config) -> Vec<Route> {
             ringpost_config::Via::Lmtp { hosts } => Via::Lmtp {
                 hosts: (0..).zip(hosts).map(|(preference, store)| NextHop { preference, ..NextHop::from(store_address(store)) }).collect(),
             },
-            ringpost_config::Via::Maildir { path } => Via::Maildir { path: path.clone() },
+            ringpost_config::Via::Maildir { path, unknown } => Via::Maildir { path: path.clone(), unknown: unknown_mailbox(*unknown) },
             ringpost_config::Via::Mx { port } => Via::Mx { port: *port },
             ringpost_config::Via::Discard => Via::Discard,
             ringpost_config::Via::Hold => Via::Hold,
@@ -69,6 +69,14 @@ pub(crate) fn routes_of(config: &Config) -> Vec<Route> {
         }
     }
     routes
+}
+
+fn unknown_mailbox(word: ringpost_config::UnknownMailbox) -> UnknownMailbox {
+    match word {
+        ringpost_config::UnknownMailbox::Create => UnknownMailbox::Create,
+        ringpost_config::UnknownMailbox::Defer => UnknownMailbox::Defer,
+        ringpost_config::UnknownMailbox::Refuse => UnknownMailbox::Refuse,
+    }
 }
 
 /// The routing table, as a shard looks routes up in it.

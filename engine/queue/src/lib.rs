@@ -90,7 +90,7 @@ pub use rate::{RATE_PERIOD_MS_MAX, Rate};
 pub use report::{About, Notice, Notify, REPORT_RECIPIENTS_MAX, Report, ReportLimits};
 pub use report_wait::ReportWait;
 pub use retry::{Jitter, RetryPolicy};
-pub use route::{DestinationLimits, HOSTS_MAX, HostAddress, NamedHost, NextHop, Route, RouteId, Via};
+pub use route::{DestinationLimits, HOSTS_MAX, HostAddress, NamedHost, NextHop, Route, RouteId, UnknownMailbox, Via};
 pub use routes::{Mail, RouteError, Routes};
 pub use settling::Settled;
 pub use site::{Lookup, Question, Resolution, Verdict};

@@ -28,6 +28,18 @@ pub struct Route {
     pub limits: DestinationLimits,
 }
 
+/// What becomes of mail for a maildir that is not there.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum UnknownMailbox {
+    /// It is made.
+    #[default]
+    Create,
+    /// The mail waits for it.
+    Defer,
+    /// The mail fails.
+    Refuse,
+}
+
 /// What a route does with mail.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Via {
@@ -58,6 +70,8 @@ pub enum Via {
     Maildir {
         /// Of each recipient's, with `{local}` and `{domain}` in it; the queue does not read it.
         path: PathBuf,
+        /// What becomes of mail for one that is not there.
+        unknown: UnknownMailbox,
     },
     /// Counts as delivered and is dropped.
     Discard,
