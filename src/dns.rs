@@ -46,11 +46,18 @@ pub struct Dns {
 }
 
 struct OwnHost {
-    name: String,
+    names: Vec<String>,
     listeners: Vec<SocketAddr>,
+    /// Lead to this host, by whatever port, and are not this machine's.
+    addresses: Vec<IpAddr>,
 }
 
 impl OwnHost {
+    /// Is an MX of this address this host?
+    fn is_exchange(&self, address: SocketAddr) -> bool {
+        self.addresses.contains(&address.ip()) || self.is_listener(address)
+    }
+
     /// Is this address and port one of our listeners'? For those that listen on all addresses: is the address this machine's?
     fn is_listener(&self, address: SocketAddr) -> bool {
         self.listeners.iter().filter(|listener| listener.port() == address.port()).any(|listener| match listener.ip().is_unspecified() {
@@ -83,7 +90,11 @@ impl Dns {
     pub fn new(config: &Config, hostname: &str) -> Result<Dns, String> {
         let settings = config.dns.clone();
         let resolver = resolver(&settings)?;
-        let own = OwnHost { name: hostname.to_owned(), listeners: config.listeners.iter().map(|listener| listener.address).collect() };
+        let own = OwnHost {
+            names: std::iter::once(hostname.to_owned()).chain(settings.own_names.iter().cloned()).collect(),
+            listeners: config.listeners.iter().map(|listener| listener.address).collect(),
+            addresses: settings.own_addresses.clone(),
+        };
         Ok(Dns { resolver, own: Arc::new(own), settings: Arc::new(settings) })
     }
 
@@ -109,8 +120,9 @@ impl Dns {
     }
 
     async fn mx(&self, domain: &str, port: u16, anew: bool) -> Resolution {
-        let is_listener = |address| self.own.is_listener(address);
-        let own = Own { name: &self.own.name, is_listener: &is_listener };
+        let is_name = |host: &str| self.own.names.iter().any(|name| host.eq_ignore_ascii_case(name));
+        let is_listener = |address| self.own.is_exchange(address);
+        let own = Own { is_name: &is_name, is_listener: &is_listener };
         if let Some(resolution) = mx::literal(domain, &own, port, self.settings.allow_private, millis(HOLDS_MAX)) {
             return resolution;
         }
@@ -298,7 +310,7 @@ mod tests {
     #[test]
     fn who_listens_on_all_addresses_knows_those_of_this_machine() {
         for wildcard in ["0.0.0.0:25", "[::]:25"] {
-            let own = OwnHost { name: "me.test".into(), listeners: vec![wildcard.parse().unwrap()] };
+            let own = OwnHost { names: Vec::new(), listeners: vec![wildcard.parse().unwrap()], addresses: Vec::new() };
             for (address, is_ours) in [
                 ("127.0.0.1:25", true),
                 ("127.1.2.3:25", true),
@@ -320,7 +332,15 @@ mod tests {
                 assert!(own.is_listener(SocketAddr::new(source.ip(), 25)), "{source}");
             }
         }
-        let own = OwnHost { name: "me.test".into(), listeners: vec!["203.0.113.77:25".parse().unwrap()] };
+        // What NAT leads here is none of this machine's, and has another port outside.
+        let own = OwnHost {
+            names: Vec::new(),
+            listeners: vec!["10.0.0.2:2525".parse().unwrap()],
+            addresses: vec!["203.0.113.77".parse().unwrap()],
+        };
+        let outside = "203.0.113.77:25".parse().unwrap();
+        assert!(own.is_exchange(outside) && !own.is_listener(outside) && !own.is_exchange("203.0.113.78:25".parse().unwrap()));
+        let own = OwnHost { names: Vec::new(), listeners: vec!["203.0.113.77:25".parse().unwrap()], addresses: Vec::new() };
         assert!(own.is_listener("203.0.113.77:25".parse().unwrap()) && !own.is_listener("127.0.0.1:25".parse().unwrap()));
     }
 }

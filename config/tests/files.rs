@@ -331,3 +331,15 @@ fn a_node_that_only_offers_takes_no_more_than_can_be_offered() {
     );
     assert_eq!(parse("").smtp.content_max, ByteSize::mib(50));
 }
+
+#[test]
+fn own_hosts_are_names_and_addresses() {
+    let parse = |list: &str| Config::parse(&format!("[dns]\nown_hosts = {list}\n"), Path::new("r.toml"));
+    let dns = parse("[\"MX2.example.org\", \"203.0.113.25\", \"2001:db8::25\"]").unwrap().dns;
+    assert_eq!(dns.own_names, ["mx2.example.org"]);
+    assert_eq!(dns.own_addresses, ["203.0.113.25".parse::<IpAddr>().unwrap(), "2001:db8::25".parse().unwrap()]);
+    for wrong in ["[\"203.0.113.25:25\"]", "[\"\"]", "[\"a b\"]"] {
+        let said = parse(wrong).unwrap_err().to_string();
+        assert!(said.contains("is neither a host's name nor an address"), "{wrong}: {said}");
+    }
+}

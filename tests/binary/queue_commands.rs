@@ -209,3 +209,19 @@ fn a_retry_mends_a_domain_on_all_shards_though_its_mail_is_gone() {
         }
     }
 }
+
+/// A backup MX behind NAT did not know its public address for its own, and sent the mail of a primary that was away to itself until it had a
+/// hundred Received fields.
+#[test]
+fn a_host_behind_nat_is_told_its_public_address() {
+    let names = NameServer::start();
+    names.set("y.test", &[[203, 0, 113, 25]], 1);
+    let said = |own_hosts: &str| {
+        let extra = format!("[dns]\nservers = [\"{}\"]\n{own_hosts}\n", names.address).leak();
+        let node = Node::start(&Setup { route: "via = \"mx\"".into(), extra, ..Setup::new() });
+        String::from_utf8(node.ask(&["dns", "y.test"]).stdout).unwrap()
+    };
+    assert!(said("").contains("y.test[203.0.113.25]:25"), "{}", said(""));
+    let own = said("own_hosts = [\"203.0.113.25\"]");
+    assert!(own.contains("554 5.4.6 mail for y.test leads back to this host"), "{own}");
+}

@@ -46,9 +46,9 @@ pub enum DnsAnswer<T> {
 
 /// Who we are, for RFC 5321 5.1: a host that is ourselves, and all that are less preferred, get no mail from us.
 pub struct Own<'a> {
-    /// Our name, any case.
-    pub name: &'a str,
-    /// Is this address and port one of our listeners'?
+    /// Is this one of our names, in any case?
+    pub is_name: &'a (dyn Fn(&str) -> bool + Sync),
+    /// Is this address and port one of our listeners', or does it lead to one?
     pub is_listener: &'a (dyn Fn(SocketAddr) -> bool + Sync),
 }
 
@@ -103,7 +103,7 @@ pub fn plan(domain: &str, answer: DnsAnswer<Exchange>, own: &Own<'_>, until: u64
     exchanges.sort();
     let mut names = BTreeSet::new();
     exchanges.retain(|exchange| names.insert(exchange.host.clone()));
-    if let Some(ours) = exchanges.iter().find(|exchange| exchange.host.eq_ignore_ascii_case(own.name)).map(|exchange| exchange.preference) {
+    if let Some(ours) = exchanges.iter().find(|exchange| (own.is_name)(&exchange.host)).map(|exchange| exchange.preference) {
         exchanges.retain(|exchange| exchange.preference < ours);
         if exchanges.is_empty() {
             return refused(loops_back(domain));
@@ -254,8 +254,9 @@ mod tests {
 
     const UNTIL: u64 = 1_790_000_000_000;
 
-    fn own(name: &str) -> Own<'_> {
-        Own { name, is_listener: &|address| address == "198.51.100.1:25".parse().unwrap() }
+    fn own() -> Own<'static> {
+        let is_name = &|host: &str| host.eq_ignore_ascii_case("me.test");
+        Own { is_name, is_listener: &|address| address == "198.51.100.1:25".parse().unwrap() }
     }
 
     fn exchange(preference: u16, host: &str) -> Exchange {
@@ -263,14 +264,14 @@ mod tests {
     }
 
     fn hosts(answer: DnsAnswer<Exchange>) -> Vec<String> {
-        match plan("d.test", answer, &own("me.test"), UNTIL, |_| 0) {
+        match plan("d.test", answer, &own(), UNTIL, |_| 0) {
             Plan::Hosts(candidates) => candidates.exchanges.into_iter().map(|exchange| exchange.host).collect(),
             Plan::Decided(resolution) => panic!("{resolution:?}"),
         }
     }
 
     fn decided(answer: DnsAnswer<Exchange>) -> String {
-        match plan("d.test", answer, &own("me.test"), UNTIL, |_| 0) {
+        match plan("d.test", answer, &own(), UNTIL, |_| 0) {
             Plan::Decided(Resolution::Refused { reply, .. }) => reply,
             Plan::Decided(Resolution::Unanswered { reason }) => reason,
             other => panic!("{other:?}"),
@@ -287,8 +288,8 @@ mod tests {
 
     fn site_of(exchanges: &[(u16, &str)], addresses: &[[DnsAnswer<IpAddr>; 2]], allow_private: bool) -> Result<Vec<String>, String> {
         let answer = DnsAnswer::Found(exchanges.iter().map(|&(preference, host)| exchange(preference, host)).collect());
-        let Plan::Hosts(candidates) = plan("d.test", answer, &own("me.test"), UNTIL, |below| below - 1) else { panic!("hosts") };
-        match site("d.test", candidates, addresses, &own("me.test"), 25, allow_private, UNTIL) {
+        let Plan::Hosts(candidates) = plan("d.test", answer, &own(), UNTIL, |below| below - 1) else { panic!("hosts") };
+        match site("d.test", candidates, addresses, &own(), 25, allow_private, UNTIL) {
             Resolution::Site { hosts, .. } => Ok(hosts.into_iter().map(|hop| hop.name).collect()),
             Resolution::Refused { reply, .. } => Err(reply),
             Resolution::Unanswered { reason } => Err(reason),
@@ -356,7 +357,7 @@ mod tests {
         let records: Vec<_> = (0..200).map(|number| exchange(10 + number % 2, &format!("mx{number}.test"))).collect();
         let names = hosts(DnsAnswer::Found(records.clone()));
         assert_eq!(names.len(), MX_HOSTS_MAX);
-        let key = |draw: u64| match plan("d.test", DnsAnswer::Found(records.clone()), &own("me.test"), UNTIL, |below| draw % below) {
+        let key = |draw: u64| match plan("d.test", DnsAnswer::Found(records.clone()), &own(), UNTIL, |below| draw % below) {
             Plan::Hosts(candidates) => (candidates.key, candidates.exchanges),
             other => panic!("{other:?}"),
         };
@@ -399,7 +400,7 @@ mod tests {
     /// A system that lets everything be bound said that they are ours, and the mail failed for good.
     #[test]
     fn an_address_that_no_host_has_is_not_ours() {
-        let all_is_ours = Own { name: "me.test", is_listener: &|_| true };
+        let all_is_ours = Own { is_listener: &|_| true, ..own() };
         for address in ["0.0.0.0", "224.0.0.1", "255.255.255.255", "ff02::1"] {
             let Plan::Hosts(candidates) = plan("d.test", DnsAnswer::Found(vec![exchange(10, "a.test")]), &all_is_ours, UNTIL, |_| 0) else {
                 panic!("hosts")
@@ -423,10 +424,8 @@ mod tests {
         assert_eq!(site_of(&[(10, "a.test"), (20, "b.test")], &one, false).unwrap(), ["b.test[192.0.2.2]:25"]);
 
         let implicit_if = |sure, answers: [DnsAnswer<IpAddr>; 2]| {
-            let Plan::Hosts(candidates) = plan("d.test", DnsAnswer::NoData { sure }, &own("me.test"), UNTIL, |_| 0) else {
-                panic!("hosts")
-            };
-            site("d.test", candidates, &[answers], &own("me.test"), 25, false, UNTIL)
+            let Plan::Hosts(candidates) = plan("d.test", DnsAnswer::NoData { sure }, &own(), UNTIL, |_| 0) else { panic!("hosts") };
+            site("d.test", candidates, &[answers], &own(), 25, false, UNTIL)
         };
         let implicit = |answers| implicit_if(true, answers);
         // A loop of CNAMEs, an answer about another name, an empty answer without SOA: mail was failed for good with 5.4.4 when the
@@ -441,7 +440,7 @@ mod tests {
 
     #[test]
     fn literals_lead_to_their_address() {
-        let to = |text: &str, allow_private| match literal(text, &own("me.test"), 2525, allow_private, UNTIL)? {
+        let to = |text: &str, allow_private| match literal(text, &own(), 2525, allow_private, UNTIL)? {
             Resolution::Site { hosts, .. } => Some(hosts[0].name.clone()),
             Resolution::Refused { reply, .. } => Some(reply),
             Resolution::Unanswered { reason } => Some(reason),
