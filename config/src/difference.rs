@@ -201,9 +201,12 @@ fn by_name<'t>(section: &str, array: &'t [Value]) -> Named<'t> {
     };
     let name = |table: &Table| {
         let own = table.get(*key).and_then(first).unwrap_or_default();
-        match table.get("sender").and_then(first) {
-            Some(sender) if section == "route" => format!("{own} from {sender}"),
-            _ => own,
+        // As `Route::names` has it.
+        let one = |key: &str| table.get(key).filter(|_| section == "route").and_then(first);
+        let sender = one("sender").map(|sender| if sender.is_empty() { "<>".to_owned() } else { sender });
+        match sender.or_else(|| one("sender_domain").map(|domain| format!("@{domain}"))) {
+            Some(sender) => format!("{own} from {sender}"),
+            None => own,
         }
     };
     array.iter().filter_map(Value::as_table).map(|table| (name(table), table)).collect()
@@ -292,5 +295,22 @@ mod tests {
         assert_eq!(Difference::between(&old, &new).reloaded, expected);
         let reversed: String = routes.iter().rev().map(String::as_str).collect();
         assert_eq!(Difference::between(&routes.concat(), &reversed), Difference::default());
+    }
+
+    /// Routes for one domain that differ by `sender_domain` only had one name: of the first a reload said that nothing had changed.
+    #[test]
+    fn routes_for_domains_of_senders_are_told_apart() {
+        let route = |sender: &str, via: &str| format!("[[route]]\ndomain = \"*\"\n{sender}\nvia = \"{via}\"\n");
+        let text = |first: &str, second: &str, third: &str| {
+            route("sender_domain = \"a.test\"", first) + &route("sender_domain = [\"*.b.test\"]", second) + &route("sender = \"\"", third)
+        };
+        let old = text("hold", "hold", "hold");
+        for (new, said) in [
+            (text("mx", "hold", "hold"), "route for * from @a.test changed: via"),
+            (text("hold", "mx", "hold"), "route for * from @*.b.test changed: via"),
+            (text("hold", "hold", "mx"), "route for * from <> changed: via"),
+        ] {
+            assert_eq!(Difference::between(&old, &new).reloaded, [said]);
+        }
     }
 }
