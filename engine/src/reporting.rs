@@ -170,6 +170,7 @@ impl Shard {
         {
             return self.report_again(report, facts, &origin, bytes).await;
         }
+        let content = MessageContent::of_log(committer.clone(), record_id(facts.id)).await.ok();
         let config = self.config();
         let to = match (&config.bounce.double_bounce_to, view.as_ref().and_then(ReportOrigin::of)) {
             _ if !is_double => facts.reverse_path.as_str(),
@@ -177,7 +178,10 @@ impl Shard {
             (Some(_), Some(origin)) if origin.is_double => {
                 return Err(NotMade::Dropped { why: "this was the report of a report that failed" });
             }
-            // What came from elsewhere with a null reverse-path may be such a report that has gone round.
+            // What came from elsewhere with a null reverse-path may be such a report: of a node whose own go here, or one that has gone round.
+            (Some(_), None) if report::is_double(&header_of(content.as_ref()).await) => {
+                return Err(NotMade::Dropped { why: "this was the report of a report that failed" });
+            }
             (Some(to), None) if facts.recipients.iter().any(|recipient| recipient.path.eq_ignore_ascii_case(to)) => {
                 return Err(NotMade::Dropped { why: "it was to bounce.double_bounce_to itself" });
             }
@@ -185,7 +189,6 @@ impl Shard {
         };
         let wants_whole = report.about == About::Failure
             && view.is_none_or(|view| view.ret() != Some(Return::Headers) && view.body() != Body::BinaryMime);
-        let content = MessageContent::of_log(committer.clone(), record_id(facts.id)).await.ok();
         let (returned, is_whole) = self.returned(content, facts.content_bytes, wants_whole).await;
         let id = self.next_id();
         let recipients = report.recipients.clone();
@@ -335,6 +338,7 @@ impl Shard {
             arrival: &facts.arrival,
             recipients: &recipients,
             smtputf8: facts.smtputf8,
+            is_double: facts.reverse_path.is_empty(),
             returned,
             seed: u128::from_ne_bytes(seed),
         };
@@ -401,6 +405,20 @@ impl Shard {
             ));
         }
     }
+}
+
+/// The header of a message that can be read, and maybe more of it; what fills the first [`RETURN_BYTES_MAX`] says enough.
+async fn header_of(content: Option<&MessageContent>) -> Vec<u8> {
+    let mut header = Vec::new();
+    let Some(content) = content else { return header };
+    for index in 0..content.pieces() {
+        let Ok(piece) = content.piece(index).await else { break };
+        header.extend_from_slice(&piece[..piece.len().min(RETURN_BYTES_MAX - header.len())]);
+        if header.len() == RETURN_BYTES_MAX || report::header_bytes(&header) < header.len() {
+            break;
+        }
+    }
+    header
 }
 
 /// RFC 3463 3.7: X.6.3, the content must be converted, and that is not done here.

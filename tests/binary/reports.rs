@@ -467,6 +467,28 @@ fn two_nodes_that_relay_to_each_other_come_to_rest() {
     }
 }
 
+/// Each node's reports of reports went to an address that the other one could not deliver to: each failure was a report of a report to the
+/// other, without end.
+#[test]
+fn two_nodes_that_tell_each_other_of_reports_that_failed_come_to_rest() {
+    let hop = NextHop::start();
+    let (a, b) = (Setup::new().address, Setup::new().address);
+    let node = |own, name: &str, other, others: &str| {
+        let extra = format!(
+            "[[route]]\ndomain = \"{others}\"\nvia = \"smarthost\"\nhosts = [\"{other}\"]\n[bounce]\ndouble_bounce_to = \"no-boss@{others}\"\n"
+        );
+        let domains = format!("[[domain]]\nname = \"{name}\"\n");
+        Node::start(&Setup { address: own, domains: domains.leak(), extra: extra.leak(), ..Setup::to(hop.address) })
+    };
+    let (first, second) = (node(a, "a.test", b, "b.test"), node(b, "b.test", a, "a.test"));
+    send(&mut Client::greeted(first.address), "MAIL FROM:<>", &["<no-b@a.test>"], "Subject: s\r\n\r\nb");
+    let log = second.wait_for_mail_log("outcome=dropped reason=\"this was the report of a report that failed\"");
+    assert!(!log.contains("listener=report"), "{log}");
+    first.wait_for_queue(<[_]>::is_empty);
+    second.wait_for_queue(<[_]>::is_empty);
+    assert!(hop.messages().is_empty());
+}
+
 /// Killed at any moment between the refusal and the report, nobody is left untold, and no report that is durable is made again.
 #[test]
 fn no_report_is_lost_by_kill_9() {

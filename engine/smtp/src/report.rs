@@ -11,7 +11,7 @@ use memchr::{memchr3_iter, memmem};
 
 use crate::address::Path;
 use crate::extension::decode_xtext;
-use crate::header::DateText;
+use crate::header::{DateText, field_value};
 use crate::shown::is_steering;
 
 mod encoding;
@@ -23,6 +23,16 @@ pub use seven_bit::to_seven_bit;
 
 /// The most octets a report takes beside its text and what it returns, for each recipient: its paths, reply and dates.
 pub const RECIPIENT_BYTES_MAX: usize = 4 * 1024;
+
+/// A field by which other nodes know a report that nobody is to be told of if it fails: what it reports had the null reverse-path, too.
+const DOUBLE_FIELD: &str = "X-Ringpost-Report";
+const DOUBLE: &str = "double";
+
+/// Whether content that begins so, wherever it comes from, is a report of mail with the null reverse-path. Two nodes that send such
+/// reports to each other would never end.
+pub fn is_double(content: &[u8]) -> bool {
+    field_value(content, DOUBLE_FIELD).is_some_and(|value| value.eq_ignore_ascii_case(DOUBLE.as_bytes()))
+}
 
 /// All that a report says.
 #[derive(Debug, Clone, Copy)]
@@ -45,6 +55,8 @@ pub struct Report<'a> {
     pub recipients: &'a [ReportedRecipient<'a>],
     /// The message came with SMTPUTF8: addresses and replies may be UTF-8.
     pub smtputf8: bool,
+    /// The message had the null reverse-path: [`is_double`].
+    pub is_double: bool,
     /// What goes back of the message.
     pub returned: Returned<'a>,
     /// 128 random bits for the boundary.
@@ -175,6 +187,9 @@ fn write_header(report: &Report<'_>, boundary: &str, eight_bit_body: bool, out: 
     write(out, format_args!(">\r\nSubject: {subject}\r\nMessage-ID: <{id}@{hostname}>\r\n"));
     // RFC 3834 5: nothing answers a report.
     out.extend_from_slice(b"Auto-Submitted: auto-replied\r\nMIME-Version: 1.0\r\n");
+    if report.is_double {
+        write(out, format_args!("{DOUBLE_FIELD}: {DOUBLE}\r\n"));
+    }
     write(out, format_args!("Content-Type: multipart/report; report-type=delivery-status;\r\n\tboundary=\"{boundary}\"\r\n"));
     if eight_bit_body {
         out.extend_from_slice(b"Content-Transfer-Encoding: 8bit\r\n");

@@ -20,6 +20,7 @@ fn report<'a>(recipients: &'a [ReportedRecipient<'a>], returned: Returned<'a>, n
         arrival: now,
         recipients,
         smtputf8: false,
+        is_double: false,
         returned,
         seed: 7,
     }
@@ -93,6 +94,20 @@ fn a_failure_report_is_what_the_rfcs_say() {
         --=_00000000000000000000000000000007--\r\n";
     assert_eq!(text, expected);
     assert_eq!(needs, ReportNeeds { eight_bit: false, smtputf8: false });
+}
+
+#[test]
+fn a_report_of_a_report_is_known_wherever_it_goes_and_what_it_returns_is_not() {
+    let now = date(0);
+    let recipients = [recipient("b@y.test", Action::Failed, "550 5.1.1 no such gr\u{fc}n user")];
+    let double = Report { is_double: true, ..report(&recipients, Returned::Nothing, &now) };
+    let (text, _) = text_of(&double);
+    assert!(is_double(text.as_bytes()) && is_double(format!("Received: from a\r\n\tby b\r\n{text}").as_bytes()));
+    let (again, _) = text_of(&report(&recipients, Returned::Whole(text.as_bytes()), &now));
+    assert!(again.contains("double") && !is_double(again.as_bytes()));
+    let eight = Report { smtputf8: true, ..double };
+    let seven = to_seven_bit(text_of(&eight).0.as_bytes()).expect("it has octets beyond ASCII");
+    assert!(is_double(&seven));
 }
 
 #[test]
