@@ -27,6 +27,8 @@ use ringpost_queue::{Apart, SharedRate, Slots};
 use tokio::{sync::mpsc, task::JoinSet};
 use tracing::{info, warn};
 
+use crate::unanswered_limits::UnansweredLimits;
+
 /// Questions that may wait for the coordinator; a shard asks a further one a little later.
 const QUESTIONS_MAX: usize = 4096;
 /// Calls to Valkey under way at once.
@@ -70,6 +72,10 @@ pub struct LimitKeeper {
     away_since: Option<BootTime>,
     /// When it came back last.
     returned_at: BootTime,
+    /// Limits about which it does not answer though it is there.
+    unanswered: UnansweredLimits,
+    /// That was told, and some limit is unanswered since.
+    has_told_unanswered: bool,
     outboxes: Vec<VecDeque<LimitAnswer>>,
 }
 
@@ -80,7 +86,15 @@ impl LimitKeeper {
         let outboxes = (0..shards).map(|_| VecDeque::new()).collect();
         (
             LimitQuestions { sender },
-            LimitKeeper { questions, accounts: HashMap::new(), away_since: None, returned_at: BootTime::default(), outboxes },
+            LimitKeeper {
+                questions,
+                accounts: HashMap::new(),
+                away_since: None,
+                returned_at: BootTime::default(),
+                unanswered: UnansweredLimits::default(),
+                has_told_unanswered: false,
+                outboxes,
+            },
         )
     }
 
@@ -93,8 +107,8 @@ impl LimitKeeper {
             tokio::select! {
                 Some(question) = self.questions.recv(), if calls.len() < CALLS_MAX => self.take(question, cluster.as_ref(), &mut calls),
                 Some(done) = calls.join_next() => match done {
-                    Ok((Question { shard, .. }, Ok(answer))) => self.outboxes[usize::from(shard)].push_back(answer),
-                    Ok((question, Err(_))) => self.not_answered(question, cluster.as_ref(), &mut calls),
+                    Ok((question, Ok(answer))) => self.answered(question, answer, cluster.as_ref()),
+                    Ok((question, Err(error))) => self.not_answered(question, &error, cluster.as_ref()),
                     Err(reason) => warn!(%reason, "a question about a limit of the cluster was given up"),
                 },
                 // A node alone that has sent its answers sleeps.
@@ -117,34 +131,64 @@ impl LimitKeeper {
         match cluster {
             Some(cluster) if !cluster.control().valkey().is_away() => {
                 self.look(false);
+                let (name, now) = (name_of(&question.ask), BootTime::now());
+                if !self.unanswered.asks(&name, now) {
+                    return self.answer_alone(&question, Some(cluster));
+                }
                 let (control, shares) = (cluster.control().clone(), cluster.shares());
-                let since_return = BootTime::now().since(self.returned_at);
+                let since_return = self.unanswered.since_return(&name, now).unwrap_or_else(|| now.since(self.returned_at));
                 calls.spawn(async move {
                     let answer = ask_valkey(&control, shares, since_return, &question.ask).await;
                     (question, answer)
                 });
             }
-            cluster => self.answer_alone(&question, cluster),
+            cluster => {
+                if cluster.is_some() {
+                    self.look(true);
+                }
+                self.answer_alone(&question, cluster);
+            }
         }
     }
 
-    /// A call failed. A few in a row mean that Valkey is away; one alone costs a moment, or a message that nobody counted.
-    fn not_answered(
-        &mut self,
-        question: Question,
-        cluster: Option<&ClusterHandle>,
-        calls: &mut JoinSet<(Question, Result<LimitAnswer, ValkeyError>)>,
-    ) {
-        match question.ask {
-            _ if cluster.is_none_or(|cluster| cluster.control().valkey().is_away()) => self.take(question, cluster, calls),
-            LimitAsk::Reserve(reservation) => {
-                let again = ringpost_queue::Reserved::Later(CALL_FAILED_MS);
-                self.outboxes[usize::from(question.shard)].push_back(LimitAnswer::Reserved(reservation.destination, again));
+    fn answered(&mut self, question: Question, answer: LimitAnswer, cluster: Option<&ClusterHandle>) {
+        let name = name_of(&question.ask);
+        if self.unanswered.answered(&name, BootTime::now()) {
+            self.has_told_unanswered = false;
+            if let LimitAsk::Reserve(_) = question.ask {
+                // Moments of the own part may still be used.
+                self.answer_alone(&question, cluster);
+                self.accounts.remove(&name);
+                return;
             }
-            LimitAsk::Charge { counted, .. } => {
-                self.outboxes[usize::from(question.shard)].push_back(LimitAnswer::Charged(counted, Duration::ZERO));
-            }
+            self.accounts.remove(&name);
         }
+        self.outboxes[usize::from(question.shard)].push_back(answer);
+    }
+
+    /// A call failed. One alone costs a moment, or a message that nobody counted. A few in a row mean that Valkey is away, or what it has of
+    /// this limit: then what the limit says of that holds.
+    fn not_answered(&mut self, question: Question, error: &ValkeyError, cluster: Option<&ClusterHandle>) {
+        if cluster.is_none_or(|cluster| cluster.control().valkey().is_away()) {
+            if cluster.is_some() {
+                self.look(true);
+            }
+            return self.answer_alone(&question, cluster);
+        }
+        let name = name_of(&question.ask);
+        if self.unanswered.failed(&name, BootTime::now()) {
+            if !std::mem::replace(&mut self.has_told_unanswered, true) {
+                warn!(limit = name, reason = %error, "limits of the cluster: Valkey answers, but not about this one, and perhaps others: this node goes by its own part of them");
+            }
+            return self.answer_alone(&question, cluster);
+        }
+        let answer = match question.ask {
+            LimitAsk::Reserve(reservation) => {
+                LimitAnswer::Reserved(reservation.destination, ringpost_queue::Reserved::Later(CALL_FAILED_MS))
+            }
+            LimitAsk::Charge { counted, .. } => LimitAnswer::Charged(counted, Duration::ZERO),
+        };
+        self.outboxes[usize::from(question.shard)].push_back(answer);
     }
 
     /// Valkey went away, or came back.
@@ -159,6 +203,8 @@ impl LimitKeeper {
         }
         // What Valkey knows counts again; what this node let through alone was its own part.
         self.accounts.clear();
+        self.unanswered.clear();
+        self.has_told_unanswered = false;
         self.outboxes.iter_mut().for_each(|outbox| outbox.push_back(LimitAnswer::Apart(is_away)));
         if is_away {
             info!("limits of the cluster: this node goes by its own part until Valkey answers");
@@ -166,9 +212,6 @@ impl LimitKeeper {
     }
 
     fn answer_alone(&mut self, question: &Question, cluster: Option<&ClusterHandle>) {
-        if cluster.is_some() {
-            self.look(true);
-        }
         let parts = cluster.map_or(1, |cluster| cluster.shares().nodes);
         // A node that is no part of a cluster cannot be cut off from it.
         let of_limit = |limit: SharedRate| (flow(limit).divided(parts), if cluster.is_some() { limit.apart } else { Apart::Share });
@@ -185,15 +228,16 @@ impl LimitKeeper {
                 };
                 LimitAnswer::Reserved(reservation.destination, reserved)
             }
-            LimitAsk::Charge { counted, limit, messages } => {
-                let closed_for = match of_limit(*limit) {
-                    (_, Apart::Closed | Apart::Open) => Duration::ZERO,
-                    (flow, Apart::Share) => self
-                        .account(&counted.to_string(), flow, now)
-                        .map_or(Duration::ZERO, |account| account.charge(flow, *messages, micros(now))),
-                };
-                LimitAnswer::Charged(counted.clone(), closed_for)
-            }
+            LimitAsk::Charge { counted, limit, messages } => match of_limit(*limit) {
+                // While all of Valkey is away shards know it, and refuse by themselves.
+                (_, Apart::Closed) if self.away_since.is_none() => LimitAnswer::Shut(counted.clone()),
+                (_, Apart::Closed | Apart::Open) => LimitAnswer::Charged(counted.clone(), Duration::ZERO),
+                (flow, Apart::Share) => {
+                    let account = self.account(&counted.to_string(), flow, now);
+                    let closed_for = account.map_or(Duration::ZERO, |account| account.charge(flow, *messages, micros(now)));
+                    LimitAnswer::Charged(counted.clone(), closed_for)
+                }
+            },
         };
         self.outboxes[usize::from(question.shard)].push_back(answer);
     }
@@ -208,7 +252,8 @@ impl LimitKeeper {
                 return None;
             }
             // Moments that were reserved before may still be used: the own part begins behind them.
-            let begin = self.away_since.map_or_else(Account::default, |since| Account::beginning_at(micros(since + HORIZON)));
+            let since = self.away_since.or_else(|| self.unanswered.apart_since(name));
+            let begin = since.map_or_else(Account::default, |since| Account::beginning_at(micros(since + HORIZON)));
             self.accounts.insert(name.to_owned(), (flow, begin));
         }
         self.accounts.get_mut(name).map(|(_, account)| account)
@@ -243,6 +288,14 @@ async fn ask_valkey(control: &ControlPlane, shares: Shares, since_return: Durati
             let flow = flow(*limit).reduced(shares.connected_permille);
             Ok(LimitAnswer::Charged(counted.clone(), control.charge(&counted.to_string(), flow, *messages).await?))
         }
+    }
+}
+
+/// The limit's name, in Valkey and among the own accounts.
+fn name_of(ask: &LimitAsk) -> String {
+    match ask {
+        LimitAsk::Reserve(reservation) => destination_name(&reservation.name),
+        LimitAsk::Charge { counted, .. } => counted.to_string(),
     }
 }
 

@@ -32,6 +32,7 @@ mod resolver;
 mod socket;
 mod spool_cli;
 mod topology;
+mod unanswered_limits;
 
 use std::{
     path::{Path, PathBuf},

@@ -21,6 +21,8 @@ use crate::{admission::Site, shard::Shard, share::Share};
 const FLOWS_MAX: usize = 65_536;
 /// An answer that does not come within this was lost.
 const ANSWER_MAX: Duration = Duration::from_secs(2);
+/// A flow that is shut and has no mail for so long is forgotten when there is no room.
+const SHUT_KEPT: Duration = Duration::from_secs(60);
 const MINUTE_MS: u64 = 60_000;
 
 /// Whose mail is counted as it comes in.
@@ -70,6 +72,8 @@ pub enum LimitAnswer {
     Reserved(DestinationId, Reserved),
     /// To [`LimitAsk::Charge`]: nothing more may pass for so long.
     Charged(Counted, Duration),
+    /// To [`LimitAsk::Charge`]: nothing may pass while Valkey does not answer about this one, as its limit says. It is to be asked again.
+    Shut(Counted),
     /// Without a question: Valkey is away, or is back.
     Apart(bool),
 }
@@ -120,6 +124,8 @@ struct Flow {
     /// Told, and since when the answer is awaited.
     told: Option<(u32, Instant)>,
     closed_until: Option<Instant>,
+    /// Nothing passes; what is refused asks again at times.
+    is_shut: bool,
 }
 
 /// Counts what comes in.
@@ -148,6 +154,7 @@ impl SharedLimits {
         }
         let tenant = tenant.map(|(tag, limit)| (Counted::Tenant(tag.clone()), *limit));
         let counted = [source, tenant];
+        counted.iter().flatten().for_each(|(flow, limit)| self.ask_again(flow, *limit, now, ask));
         // Both or none: what one limit refuses is not counted against the other.
         counted.iter().flatten().all(|(flow, limit)| self.is_open(flow, *limit, share, now))
             && counted.into_iter().flatten().all(|(flow, limit)| {
@@ -162,14 +169,30 @@ impl SharedLimits {
         }
         let flows = self.flows.borrow();
         let Some(flow) = flows.get(counted) else { return true };
+        if flow.is_shut {
+            return false;
+        }
         let owed = flow.untold + flow.told.filter(|(_, since)| now.duration_since(*since) < ANSWER_MAX).map_or(0, |(messages, _)| messages);
         flow.closed_until.is_none_or(|until| now >= until) && owed < owed_max(limit, share.shards)
+    }
+
+    /// Mail for a flow that is shut is refused, and asks whether it still is.
+    fn ask_again(&self, counted: &Counted, limit: SharedRate, now: Instant, ask: &AskLimits) {
+        let mut flows = self.flows.borrow_mut();
+        if let Some(flow) = flows.get_mut(counted).filter(|flow| flow.is_shut) {
+            flow.untold = 1;
+            flow.tell(counted.clone(), limit, now, ask);
+        }
     }
 
     fn count(&self, counted: Counted, limit: SharedRate, now: Instant, ask: &AskLimits) {
         let mut flows = self.flows.borrow_mut();
         if flows.len() >= FLOWS_MAX && !flows.contains_key(&counted) {
-            flows.retain(|_, flow| flow.untold > 0 || flow.told.is_some() || flow.closed_until.is_some_and(|until| until > now));
+            let is_awaited = |flow: &Flow| {
+                flow.told.is_some_and(|(_, since)| !flow.is_shut || now.duration_since(since) < SHUT_KEPT)
+                    || flow.untold > 0 && !flow.is_shut
+            };
+            flows.retain(|_, flow| is_awaited(flow) || flow.closed_until.is_some_and(|until| until > now));
             if flows.len() >= FLOWS_MAX {
                 return;
             }
@@ -184,6 +207,10 @@ impl SharedLimits {
         let mut flows = self.flows.borrow_mut();
         let Some(flow) = flows.get_mut(&counted) else { return };
         flow.told = None;
+        if std::mem::take(&mut flow.is_shut) {
+            // What asked was refused.
+            flow.untold = 0;
+        }
         flow.closed_until = (!closed_for.is_zero()).then(|| now + closed_for);
         let limit = match &counted {
             Counted::Source(_) => limits.source,
@@ -194,6 +221,13 @@ impl SharedLimits {
             Some(_) if flow.closed_until.is_some() => {}
             // Nothing is known that a new account would not say.
             _ => drop(flows.remove(&counted)),
+        }
+    }
+
+    /// Takes in that nothing may pass. The question counts as under way for its time: so long none is asked.
+    pub(crate) fn shut(&self, counted: &Counted) {
+        if let Some(flow) = self.flows.borrow_mut().get_mut(counted) {
+            (flow.is_shut, flow.untold) = (true, 0);
         }
     }
 }
@@ -214,6 +248,7 @@ impl Shard {
                 LimitAnswer::Charged(counted, closed_for) => {
                     self.shared_limits.charged(&present.counted, counted, closed_for, now, &self.ask_limits);
                 }
+                LimitAnswer::Shut(counted) => self.shared_limits.shut(&counted),
                 LimitAnswer::Apart(is_apart) => self.shared_limits.is_apart.set(is_apart),
             }
         }
@@ -323,6 +358,25 @@ mod tests {
             shared.is_apart.set(false);
             assert!(shared.message(&limits, site(2), 0, share(), now, &ask));
         }
+    }
+
+    /// With the part of Valkey away that has it, a limit that is to be closed then let all mail through.
+    #[test]
+    fn a_flow_that_is_shut_lets_nothing_through_and_asks_until_it_is_not() {
+        let limits = limits("[smtp]\ncluster_messages_per_minute = 64\ncluster_messages_without_valkey = \"closed\"\n");
+        let (shared, (ask, asked), now) = (SharedLimits::default(), lane(), Instant::now());
+        let passes = |now| shared.message(&limits, site(1), 0, share(), now, &ask);
+        let counted = Counted::Source(Site::V4([192, 0, 2, 1]));
+        assert!(passes(now));
+        shared.shut(&counted);
+        assert!((0..5).all(|_| !passes(now)), "shut");
+        assert_eq!(asked.lock().unwrap().len(), 1, "and not asked about at once");
+        let later = now + ANSWER_MAX;
+        assert!(!passes(later) && !passes(later));
+        assert_eq!(asked.lock().unwrap().len(), 2, "but at times");
+        assert!(shared.message(&limits, site(2), 0, share(), now, &ask), "others pass");
+        shared.charged(&limits, counted, Duration::ZERO, later, &ask);
+        assert!(passes(later), "it is answered again");
     }
 
     #[test]

@@ -153,11 +153,17 @@ fn a_push_is_heard_at_once_and_without_messages_within_the_poll() {
 }
 
 /// One command, in Valkey's inline form.
-fn valkey(rig: &Rig, command: &str) {
+pub fn valkey(rig: &Rig, command: &str) {
+    let answer = ask(rig, command);
+    assert!(!answer.is_empty() && !answer.starts_with('-'), "{answer}");
+}
+
+/// The same; the beginning of what it is answered.
+pub fn ask(rig: &Rig, command: &str) -> String {
     let mut stream = TcpStream::connect(("127.0.0.1", rig.valkey_port)).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
     write!(stream, "{command}\r\n").unwrap();
     let mut answer = [0; 64];
     let count = stream.read(&mut answer).unwrap();
-    assert!(count > 0 && answer[0] != b'-', "{}", String::from_utf8_lossy(&answer[..count]));
+    String::from_utf8_lossy(&answer[..count]).into_owned()
 }

@@ -2,7 +2,10 @@
 
 use std::sync::{Arc, Mutex};
 
-use super::*;
+use super::{
+    pushed_settings::{ask, valkey},
+    *,
+};
 
 /// Takes everything, and keeps when.
 struct Sink {
@@ -212,4 +215,85 @@ fn nodes_count_a_client_network_and_a_tenant_together() {
         println!("{what}, without Valkey: {alone} at once, at most {most}");
         assert!(alone <= most, "{what}: {alone}");
     }
+}
+
+/// Makes of every limit's number what none of ours is, and says of how many: calls about it fail while all others are answered, as with a part of
+/// Valkey away.
+fn damage_limits(rig: &Rig) -> u32 {
+    let script = "local keys = redis.call('KEYS', '*:t:*') for _, key in ipairs(keys) do redis.call('DEL', key) redis.call('RPUSH', key, 'x') end \
+                  return #keys";
+    ask(rig, &format!("EVAL \"{script}\" 0")).trim().trim_start_matches(':').parse().unwrap()
+}
+
+fn mend_limits(rig: &Rig) {
+    valkey(rig, "EVAL \"for _, key in ipairs(redis.call('KEYS', '*:t:*')) do redis.call('DEL', key) end return 1\" 0");
+}
+
+/// The one circuit stays closed while Valkey answers other calls: limits that were to be closed let all mail through, and those that were to be
+/// open or shared stopped it for ever.
+#[test]
+fn a_limit_that_valkey_does_not_answer_about_holds_as_it_says() {
+    const RATE: usize = 30;
+    const BURST: usize = 30;
+    let sinks = [Sink::start(), Sink::start(), Sink::start()];
+    let rig = rig_with(|text| {
+        let routes: String = [("share", RATE), ("open", 2), ("closed", 5)]
+            .iter()
+            .zip(&sinks)
+            .map(|((word, rate), sink)| {
+                format!(
+                    "[[route]]\ndomain = \"{word}.test\"\nvia = \"smarthost\"\nhosts = [\"127.0.0.1:{}\"]\n\
+                     cluster_rate = \"{rate}/s\"\ncluster_rate_burst = {BURST}\ncluster_rate_without_valkey = \"{word}\"\n",
+                    sink.port
+                )
+            })
+            .collect();
+        text + &routes
+    });
+    let [share, open, closed] = &sinks;
+    // A number lives as long as it says anything, a second at least.
+    let mut sent = 0;
+    wait_for("three numbers", || {
+        sent += 1;
+        for (domain, sink) in ["closed.test", "open.test", "share.test"].iter().zip([closed, open, share]) {
+            send(&rig.nodes[0], domain, 1);
+            sink.wait_for(sent);
+        }
+        let are_all = damage_limits(&rig) == 3;
+        if !are_all {
+            mend_limits(&rig);
+        }
+        are_all.then_some(())
+    });
+    let began = Instant::now();
+    send(&rig.nodes[0], "closed.test", 5);
+    send(&rig.nodes[0], "open.test", 60);
+    send(&rig.nodes[0], "share.test", 60);
+    open.wait_for(sent + 60);
+    println!("open: 60 mails {:?} after the damage, at the rate and with the burst it would be 15 s", began.elapsed());
+    let times = share.wait_for(sent + 60);
+    let (part, burst) = (RATE / 3, BURST / 3);
+    let most = most_within(&times[sent..], Duration::from_secs(2));
+    println!("share: 60 mails {:?} after the damage; at most {most} in 2 s, its part is {part}/s", began.elapsed());
+    assert!(most <= 2 * part + burst + part + 2, "{most} in 2 s: its part, its burst and a second's worth");
+    let passed = closed.times().len() - sent;
+    assert!(passed <= 2, "{passed} of 5: closed, but for moments that were reserved before");
+    mend_limits(&rig);
+    closed.wait_for(sent + 5);
+}
+
+#[test]
+fn a_count_that_valkey_does_not_answer_about_is_closed_where_it_says_so() {
+    const KEY: &str = "{ringpost:cluster:t:source/127.0.0.1}";
+    let rig = rig_with(|text| {
+        text.replace("networks = [\"127.0.0.0/8\"]", "networks = []")
+            + "[smtp]\ncluster_messages_per_minute = 600\ncluster_messages_without_valkey = \"closed\"\n"
+    });
+    assert_eq!(take(&rig.nodes[0], 1).0, 1);
+    valkey(&rig, &format!("EVAL \"redis.call('DEL', KEYS[1]) return redis.call('RPUSH', KEYS[1], 'x')\" 1 {KEY}"));
+    let (count, refusal) = take(&rig.nodes[0], 500);
+    println!("{count} messages before it was closed");
+    assert!(count < 100 && refusal.starts_with("450 4.7.1"), "{count} {refusal}");
+    mend_limits(&rig);
+    wait_for("an answer", || (take(&rig.nodes[0], 20).0 == 20).then_some(()));
 }
