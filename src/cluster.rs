@@ -199,7 +199,15 @@ fn target(settings: &Settings) -> Result<Target, String> {
         Some(path) => Some(std::fs::read(path).map_err(|error| format!("cluster.valkey_ca_file: {}: {error}", path.display()))?),
         None => None,
     };
-    Target::parse(&settings.valkey_url, password.as_deref(), ca).map_err(|why| format!("cluster.valkey_url: {why}"))
+    let target = Target::parse(&settings.valkey_url, password.as_deref(), ca);
+    let (user, file) = (settings.valkey_sentinel_user.as_deref(), settings.valkey_sentinel_password_file.as_deref());
+    let target = if user.is_some() || file.is_some() {
+        let password = file.map(secret).transpose().map_err(|why| format!("cluster.valkey_sentinel_password_file: {why}"))?;
+        target.and_then(|target| target.with_sentinel_login(user, password.as_deref()))
+    } else {
+        target
+    };
+    target.map_err(|why| format!("cluster.valkey_url: {why}"))
 }
 
 /// The shards, as the agent asks them.

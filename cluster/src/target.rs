@@ -83,6 +83,24 @@ impl Target {
         Ok(Target { place, certificates, uses_tls, shown })
     }
 
+    /// With what Sentinels want to hear, who have users and passwords of their own. Fails where none are named.
+    pub fn with_sentinel_login(mut self, user: Option<&str>, password: Option<&str>) -> Result<Target, String> {
+        let Place::Sentinel { sentinels, .. } = &mut self.place else {
+            return Err("names no Sentinels, and what they want to hear is given".to_owned());
+        };
+        for sentinel in sentinels {
+            let mut settings = sentinel.redis_settings().clone();
+            if let Some(user) = user {
+                settings = settings.set_username(user);
+            }
+            if let Some(password) = password {
+                settings = settings.set_password(password);
+            }
+            *sentinel = sentinel.clone().set_redis_settings(settings);
+        }
+        Ok(self)
+    }
+
     /// Whether what is sent can be read on the way, and the way leaves this machine.
     pub fn is_exposed(&self) -> bool {
         let hosts = self.shown.split_once("://").map_or("", |(_, rest)| rest).split('/').next().unwrap_or_default();
@@ -118,6 +136,7 @@ mod tests {
         }
         let sentinel = Target::parse("valkey+sentinel://a:26379,b:26379/mail", None, None).unwrap();
         assert!(matches!(&sentinel.place, Place::Sentinel { sentinels, name, .. } if sentinels.len() == 2 && name == "mail"));
+        assert!(sentinel.with_sentinel_login(None, Some("p")).is_ok() && single.with_sentinel_login(None, Some("p")).is_err());
         let cluster = Target::parse("valkeys+cluster://a:1,b:2,c:3", None, None).unwrap();
         assert!(matches!(&cluster.place, Place::Cluster(hosts) if hosts.len() == 3));
         for bad in ["", "http://x", "valkey://a,b", "valkey+sentinel://a", "valkey+ring://a", "valkey://", "valkey://a:notaport"] {

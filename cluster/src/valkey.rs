@@ -25,6 +25,7 @@ use crate::{
 };
 
 mod connection;
+mod eviction;
 mod messages;
 mod replicas;
 mod reply_meter;

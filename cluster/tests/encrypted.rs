@@ -4,11 +4,12 @@ use std::{
     fs,
     net::TcpListener,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
 };
 
-use ringpost_cluster::{target::Target, valkey::Valkey};
-use ringpost_valkey_server::{Durability, Server};
+use ringpost_cluster::{target::Target, valkey::Valkey, valkey_error::ValkeyError};
+use ringpost_valkey_server::{Durability, Server, program};
 
 fn openssl(words: &[&str]) {
     let status = Command::new("openssl").args(words).stdout(Stdio::null()).stderr(Stdio::null()).status();
@@ -67,5 +68,64 @@ fn calls_and_messages_come_over_tls_from_the_host_that_the_ca_names() {
             let error = valkey(ca).command(&ping).await.unwrap_err().to_string();
             assert!(error.contains("certificate"), "{error}");
         }
+    });
+}
+
+struct Sentinel(Child);
+
+impl Drop for Sentinel {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Sentinels were asked by the system's authorities, whatever `cluster.valkey_ca_file` said, and told no password: a node had no way to them.
+#[test]
+fn sentinels_are_asked_over_tls_by_the_same_ca_and_with_a_login_of_their_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let [ca, host, key] = certificates(folder.path());
+    let port = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let (server_port, sentinel_port) = (port(), port());
+    let files = [&host, &key, &ca].map(|path| path.to_str().unwrap());
+    let tls = ["--tls-port", &server_port, "--tls-cert-file", files[0], "--tls-key-file", files[1], "--tls-ca-cert-file", files[2]];
+    let user = ["--user", "ringpost", "on", ">of-server", "~*", "&*", "+@all"];
+    let _server = Server::start_with(Durability::None, &[&tls[..], &["--tls-auth-clients", "no"], &user].concat());
+    let config = folder.path().join("sentinel.conf");
+    let text = format!(
+        "port 0\nbind 127.0.0.1\ntls-port {sentinel_port}\ntls-cert-file {}\ntls-key-file {}\ntls-ca-cert-file {}\ntls-auth-clients no\n\
+         tls-replication yes\nrequirepass of-sentinel\ndir {}\nsentinel monitor mail 127.0.0.1 {server_port} 1\n",
+        files[0],
+        files[1],
+        files[2],
+        folder.path().display()
+    );
+    fs::write(&config, text).unwrap();
+    let sentinel = Command::new(program()).arg(&config).arg("--sentinel").stdout(Stdio::null()).spawn().unwrap();
+    let _sentinel = Sentinel(sentinel);
+    let valkey = |ca: Option<&Path>, password: Option<&str>| {
+        let url = format!("valkeys+sentinel://ringpost@127.0.0.1:{sentinel_port}/mail");
+        let target = Target::parse(&url, Some("of-server"), ca.map(|ca| fs::read(ca).unwrap())).unwrap();
+        Valkey::new(target.with_sentinel_login(None, password).unwrap())
+    };
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+        let whoami = redis::cmd("ACL").arg("WHOAMI").clone();
+        let known = valkey(Some(&ca), Some("of-sentinel"));
+        // It takes a while to start, and to hear of the server.
+        let began = Instant::now();
+        let said = loop {
+            match known.command(&whoami).await {
+                Ok(said) => break said,
+                Err(error) => assert!(began.elapsed() < Duration::from_secs(30), "{error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        assert_eq!(said, redis::Value::BulkString(b"ringpost".to_vec()));
+        let mut messages = known.subscribe(vec!["news".to_owned()]);
+        assert_eq!(messages.recv().await.unwrap().channel, "", "the subscription stands");
+        let error = valkey(None, Some("of-sentinel")).command(&whoami).await.unwrap_err().to_string();
+        assert!(error.contains("certificate"), "{error}");
+        let error = valkey(Some(&ca), Some("wrong")).command(&whoami).await.unwrap_err();
+        assert!(matches!(error, ValkeyError::Misconfigured(_)), "{error}");
     });
 }

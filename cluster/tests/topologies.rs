@@ -277,3 +277,65 @@ fn replicas_of_the_server_that_has_the_lease_count_and_of_no_other() {
         assert!(matches!(mine, Answer::Held(..)), "{mine:?}");
     });
 }
+
+/// The user that docs/cluster.md gives a node, with its rights.
+fn documented_user() -> String {
+    let text = include_str!("../../docs/cluster.md");
+    let (_, user) = text.split_once("`ACL SETUSER ringpost ").expect("it says how a user is made");
+    let user = user.split('`').next().expect("it ends").replace("PASSWORD", "secret").replace("ringpost:cluster", "ringpost:test");
+    format!("ACL SETUSER ringpost {user}")
+}
+
+/// With the rights that the documentation gave, a node could use neither a cluster of servers nor a database of its own.
+#[test]
+fn the_documented_rights_are_enough_for_a_cluster_and_for_a_database_of_ones_own() {
+    let (servers, url) = three_primaries(&[]);
+    let single = Server::start(Durability::None);
+    for server in servers.iter().chain([&single]) {
+        assert!(server.command(&documented_user()).starts_with("+OK"), "{}", documented_user());
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let with_user = |url: &str| valkey(&url.replace("://", "://ringpost:secret@"));
+        for (url, partitions) in [(url, 16), (single.url() + "/2", 2), (single.url(), 2)] {
+            let valkey = with_user(&url);
+            let control = ControlPlane::new(valkey.clone(), keyspace());
+            lead(&control, 0).await;
+            let mut messages = valkey.subscribe(vec![control.events_channel()]);
+            assert_eq!(messages.recv().await.unwrap().channel, "", "{url}: the subscription stands");
+            let queue = work_queue(valkey, partitions);
+            enqueue_everywhere(&queue, "by-user").await;
+            for partition in 0..partitions {
+                for item in queue.lease(partition, 8, 60_000, 0, 1000).await.unwrap().1 {
+                    queue.complete(partition, &[(&item.id, &item.token, "n1")]).await.unwrap();
+                }
+                queue.recover(partition, 0).await.unwrap();
+            }
+            assert_eq!(queue.stats().await.unwrap().unsettled, u64::from(partitions), "{url}");
+        }
+    });
+}
+
+/// Of a cluster no server was asked for its policy: one that throws keys away was used.
+#[test]
+fn a_cluster_with_a_primary_that_throws_keys_away_is_refused() {
+    let (mut servers, url) = three_primaries(&["--cluster-require-full-coverage", "no"]);
+    assert!(servers[2].command("CONFIG SET maxmemory-policy allkeys-lru").starts_with("+OK"));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let ping = redis::cmd("PING");
+        let error = loop {
+            match valkey(&url).command(&ping).await {
+                Err(ValkeyError::Unreachable(_)) => {}
+                other => break other.unwrap_err(),
+            }
+        };
+        assert!(matches!(&error, ValkeyError::Misconfigured(why) if why.contains("allkeys-lru")), "{error}");
+        // One that does not answer keeps nobody from the others.
+        servers[2].kill();
+        let began = Instant::now();
+        while valkey(&url).command(&ping).await.is_err() {
+            assert!(began.elapsed() < PATIENCE, "the others do not serve");
+        }
+    });
+}

@@ -26,7 +26,11 @@ pub struct Cluster {
     pub valkey_url: String,
     /// A file whose first line is Valkey's password; a relative path starts at the config file's folder.
     pub valkey_password_file: Option<PathBuf>,
-    /// PEM certificates that Valkey's must lead to; None: those of the system.
+    /// The user that Sentinels know this node by; None: their default one.
+    pub valkey_sentinel_user: Option<String>,
+    /// A file whose first line is the password of Sentinels; None: they want none.
+    pub valkey_sentinel_password_file: Option<PathBuf>,
+    /// PEM certificates that Valkey's, and those of Sentinels, must lead to; None: those of the system.
     pub valkey_ca_file: Option<PathBuf>,
     /// Prefix of all keys.
     pub valkey_keyspace: String,
@@ -71,6 +75,7 @@ impl Cluster {
         let default = Cluster::default();
         let (ms, second, hour) = (Duration::from_millis(1), Duration::from_secs(1), Duration::from_secs(3600));
         let valkey_password_file = section.optional_path("valkey_password_file");
+        let valkey_sentinel_password_file = section.optional_path("valkey_sentinel_password_file");
         let valkey_ca_file = section.optional_path("valkey_ca_file");
         let key_file = section.optional_path("key_file");
         let cluster = Cluster {
@@ -80,6 +85,8 @@ impl Cluster {
             role: section.read("role", default.role),
             valkey_url: section.read("valkey_url", default.valkey_url),
             valkey_password_file,
+            valkey_sentinel_user: section.optional("valkey_sentinel_user"),
+            valkey_sentinel_password_file,
             valkey_ca_file,
             valkey_keyspace: section.read("valkey_keyspace", default.valkey_keyspace),
             key_file,
@@ -122,6 +129,8 @@ impl Default for Cluster {
             role: ClusterRole::Master,
             valkey_url: "valkey://127.0.0.1:6379".to_owned(),
             valkey_password_file: None,
+            valkey_sentinel_user: None,
+            valkey_sentinel_password_file: None,
             valkey_ca_file: None,
             valkey_keyspace: "ringpost:cluster".to_owned(),
             key_file: None,

@@ -3,13 +3,13 @@
 use std::{sync::Arc, time::Duration};
 
 use redis::{
-    AsyncConnectionConfig, Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, Pipeline, RedisFuture, RedisResult, Value,
+    AsyncConnectionConfig, Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, Pipeline, RedisFuture, RedisResult, TlsMode, Value,
     aio::{ConnectionLike, MultiplexedConnection},
     cluster::ClusterClientBuilder,
     cluster_async::{ClusterConnection, Connect},
     cluster_routing::{Route, RoutingInfo, SingleNodeRoutingInfo, Slot, SlotAddr},
     io::tcp::TcpSettings,
-    sentinel::{Sentinel, SentinelNodeConnectionInfo},
+    sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType},
 };
 use tokio::{
     task::{AbortHandle, JoinSet},
@@ -17,13 +17,13 @@ use tokio::{
 };
 
 use super::{
-    Valkey, random_u64,
+    Valkey, eviction, random_u64,
     stream::{ANSWER_BYTES_MAX, Stream, UNCONFIRMED_MAX},
 };
 use crate::{target::Place, valkey_error::ValkeyError};
 
 /// One server of several: the others must still be asked in time when it swallows what it is sent.
-const SERVER_CONNECT_DEADLINE: Duration = Duration::from_millis(150);
+pub(super) const SERVER_CONNECT_DEADLINE: Duration = Duration::from_millis(150);
 
 /// To whatever takes calls.
 #[derive(Clone)]
@@ -124,7 +124,7 @@ impl Valkey {
                 Connection::One(Metered::open(&self.server().await?, self.ca()).await.map_err(failed)?)
             }
         };
-        self.refuse_eviction(&mut connection).await?;
+        eviction::refuse(&mut connection).await?;
         Ok(connection)
     }
 
@@ -142,55 +142,47 @@ impl Valkey {
                 Ok(nodes[node].clone())
             }
             Place::Sentinel { sentinels, name, node } => {
-                let mut settings = SentinelNodeConnectionInfo::default()
-                    .set_redis_connection_info(node.redis_settings().clone())
-                    .set_tcp_settings(tcp_settings());
-                if self.target.uses_tls {
-                    settings = settings.set_tls_mode(redis::TlsMode::Secure);
-                }
-                first_answer(sentinels, name, &settings).await.map_err(|error| ValkeyError::of_client(&error))
+                let asks = sentinels.iter().map(|sentinel| self.sentinel(sentinel, name, node)).collect::<RedisResult<Vec<_>>>();
+                let asks = asks.map_err(|error| ValkeyError::of_client(&error))?;
+                first_answer(asks).await.map_err(|error| ValkeyError::of_client(&error))
             }
         }
     }
 
-    /// Q14: a server that throws keys away when memory is short would throw away leases and epochs.
-    async fn refuse_eviction(&self, connection: &mut Connection) -> Result<(), ValkeyError> {
-        if let Connection::Cluster(_) = connection {
-            return Ok(());
-        }
-        let mut command = redis::cmd("INFO");
-        command.arg("memory");
-        let text = match connection.run(&command, None).await.map_err(|error| ValkeyError::of_client(&error))? {
-            Value::BulkString(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
-            Value::VerbatimString { text, .. } => text,
-            Value::ServerError(error) => {
-                return Err(ValkeyError::of_reply(error.code(), format!("{} {}", error.code(), error.details().unwrap_or_default())));
+    /// What asks one Sentinel for the primary: each side with its own login, both by the same certificates.
+    fn sentinel(&self, sentinel: &ConnectionInfo, name: &str, node: &ConnectionInfo) -> RedisResult<SentinelClient> {
+        let mut client = SentinelClientBuilder::new([sentinel.addr().clone()], name, SentinelServerType::Master)?
+            .set_client_to_redis_tcp_settings(tcp_settings())
+            .set_client_to_sentinel_tcp_settings(tcp_settings());
+        if self.target.uses_tls {
+            client = client.set_client_to_redis_tls_mode(TlsMode::Secure);
+            if let Some(certificates) = &self.target.certificates {
+                client =
+                    client.set_client_to_redis_certificates(certificates.clone()).set_client_to_sentinel_certificates(certificates.clone());
             }
-            // A server that tells nothing about its memory is taken at its word.
-            _ => return Ok(()),
-        };
-        let policy = text.lines().find_map(|line| line.strip_prefix("maxmemory_policy:")).unwrap_or("noeviction");
-        if policy == "noeviction" {
-            return Ok(());
         }
-        Err(ValkeyError::Misconfigured(format!(
-            "its maxmemory-policy is {policy}: leases and epochs could vanish; set maxmemory-policy noeviction"
-        )))
+        let (to_server, to_sentinel) = (node.redis_settings(), sentinel.redis_settings());
+        if let Some(user) = to_server.username() {
+            client = client.set_client_to_redis_username(user);
+        }
+        if let Some(password) = to_server.password() {
+            client = client.set_client_to_redis_password(password);
+        }
+        if let Some(user) = to_sentinel.username() {
+            client = client.set_client_to_sentinel_username(user);
+        }
+        if let Some(password) = to_sentinel.password() {
+            client = client.set_client_to_sentinel_password(password);
+        }
+        client.build()
     }
 }
 
 /// Asks all Sentinels at once, each for itself: the client's own way waits for those before in the list, and one can be silent.
-async fn first_answer(
-    sentinels: &[redis::ConnectionInfo],
-    name: &str,
-    settings: &SentinelNodeConnectionInfo,
-) -> RedisResult<ConnectionInfo> {
+async fn first_answer(sentinels: Vec<SentinelClient>) -> RedisResult<ConnectionInfo> {
     let mut asked = JoinSet::new();
-    for sentinel in sentinels {
-        let (sentinel, name, settings) = (sentinel.clone(), name.to_owned(), settings.clone());
-        asked.spawn(async move {
-            Ok(Sentinel::build(vec![sentinel])?.async_master_for(&name, Some(&settings)).await?.get_connection_info().clone())
-        });
+    for mut sentinel in sentinels {
+        asked.spawn(async move { Ok(sentinel.async_get_client().await?.get_connection_info().clone()) });
     }
     let mut answer = Err((redis::ErrorKind::InvalidClientConfig, "no Sentinel is named").into());
     while let Some(Ok(next)) = asked.join_next().await {

@@ -54,7 +54,7 @@ pub(super) fn run(place: &Place<'_>, report: &mut Report) -> io::Result<()> {
         ("redis", installed(&["redis-server"]), |folder| single(folder, "redis-server")),
         ("tls", installed(&["openssl"]), tls),
         ("sentinel", Some(String::new()), sentinel),
-        ("cluster", Some(String::new()), cluster),
+        ("cluster", installed(&["openssl"]), cluster),
     ];
     for (name, program, build) in all {
         if place.is_smoke && name != "tls" {
@@ -210,8 +210,7 @@ fn tls(folder: &Path) -> io::Result<Topology> {
     let sign = ["x509", "-req", "-days", "1", "-in", &request, "-CA", &ca, "-CAkey", &ca_key, "-CAcreateserial"];
     openssl(&[&sign[..], &["-out", &certificate, "-extfile", &names]].concat())?;
     let acl = file("users.acl");
-    let rights = "~{ringpost:cluster:* &* +@read +@write +@scripting +@pubsub +info +wait +ping +time +client -@dangerous +info";
-    fs::write(&acl, format!("user default off\nuser ringpost on #{} {rights}\n", sha256_of_password(folder)?))?;
+    fs::write(&acl, format!("user default off\nuser ringpost on #{} {}\n", sha256_of_password(folder)?, documented_rights()))?;
     fs::write(file("password"), PASSWORD)?;
     let mut options = ValkeyOptions::new(folder)?;
     // The usual port is for TLS; the argument that comes later wins.
@@ -224,6 +223,13 @@ fn tls(folder: &Path) -> io::Result<Topology> {
     let server = ValkeyServer::start(options)?;
     let lines = format!("valkey_ca_file = \"{ca}\"\nvalkey_password_file = \"{}\"\n", path("password"));
     Ok(Topology { url: format!("valkeys://ringpost@127.0.0.1:{port}"), servers: vec![server], lines, victim: None })
+}
+
+/// What docs/cluster.md gives a node's user.
+fn documented_rights() -> &'static str {
+    let text = include_str!("../../../docs/cluster.md");
+    let rights = text.split_once("`ACL SETUSER ringpost on >PASSWORD ").and_then(|(_, rights)| rights.split('`').next());
+    rights.expect("docs/cluster.md says how a user is made")
 }
 
 /// As ACL files want it; spaces in a password cannot be written in them.
@@ -270,7 +276,15 @@ fn sentinel(folder: &Path) -> io::Result<Topology> {
 
 /// Three primaries with a replica each.
 fn cluster(folder: &Path) -> io::Result<Topology> {
-    let arguments = words(&format!("--cluster-enabled yes --cluster-node-timeout {DOWN_AFTER_MS} --cluster-replica-validity-factor 0"));
+    let acl = folder.join("users.acl");
+    // The servers talk to each other, and the rig to them, as the default user.
+    let users = format!("user default on nopass ~* &* +@all\nuser ringpost on #{} {}\n", sha256_of_password(folder)?, documented_rights());
+    fs::write(&acl, users)?;
+    fs::write(folder.join("password"), PASSWORD)?;
+    let arguments = words(&format!(
+        "--cluster-enabled yes --cluster-node-timeout {DOWN_AFTER_MS} --cluster-replica-validity-factor 0 --aclfile {}",
+        acl.display()
+    ));
     let servers = (0..6).map(|number| server(folder, &format!("s{number}"), &arguments)).collect::<io::Result<Vec<_>>>()?;
     for (number, server) in servers.iter().enumerate() {
         let () = server.ask(&["CLUSTER", "SET-CONFIG-EPOCH", &(number + 1).to_string()])?;
@@ -303,5 +317,6 @@ fn cluster(folder: &Path) -> io::Result<Topology> {
     // The one that has the lease's slot, so that its leader is lost with it.
     let slot: usize = servers[0].ask(&["CLUSTER", "KEYSLOT", "{ringpost:cluster:c}:leader"])?;
     let victim = (0..3).find(|number| slot < (number + 1) * 16384 / 3);
-    Ok(Topology { url: format!("valkey+cluster://{}", hosts.join(",")), servers, lines: String::new(), victim })
+    let lines = format!("valkey_password_file = \"{}\"\n", folder.join("password").display());
+    Ok(Topology { url: format!("valkey+cluster://ringpost@{}", hosts.join(",")), servers, lines, victim })
 }
