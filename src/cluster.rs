@@ -3,7 +3,10 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -28,7 +31,7 @@ use ringpost_engine::{
     request_lane::RequestLane,
 };
 use tokio::{sync::oneshot, time::timeout};
-use tracing::{info, warn};
+use tracing::warn;
 
 use crate::{handover::TAKES_MAIL, reloader::Reloader};
 
@@ -56,13 +59,14 @@ pub struct ClusterNode {
 
 impl ClusterNode {
     /// Starts the agent on this thread's runtime; None: the cluster is not enabled. `unfit` says why the pushed config that was kept does
-    /// not run. Fails with a sentence naming the key.
+    /// not run; `spool_failure` is set when the spool has failed, and says why. Fails with a sentence naming the key.
     pub fn start(
         config: &Config,
         machine: &str,
         shards: Vec<Arc<RequestLane>>,
         reloader: Arc<Reloader>,
         unfit: Option<String>,
+        spool_failure: Arc<OnceLock<String>>,
     ) -> Result<Option<ClusterNode>, String> {
         let settings = &config.cluster;
         if !settings.enabled {
@@ -86,7 +90,7 @@ impl ClusterNode {
             }
         };
         if settings.replicas_required == 0 {
-            info!("cluster.replicas_required = 0: a failover of Valkey may forget the leader; fencing makes that harmless");
+            warn!("cluster.replicas_required = 0: a failover of Valkey may forget the leader; fencing makes that harmless");
         }
         let me = Incarnation::of_this_process(node_id);
         let valkey = Valkey::new(target);
@@ -106,6 +110,8 @@ impl ClusterNode {
             reloader: reloader.clone(),
             queue: queue.clone(),
             dead_letters_kept: settings.dead_letters_kept,
+            spool_failure,
+            memory_refused: Arc::default(),
         });
         let agent_settings = AgentSettings {
             me,
@@ -218,6 +224,28 @@ struct LocalNode {
     reloader: Arc<Reloader>,
     queue: WorkQueue,
     dead_letters_kept: Duration,
+    spool_failure: Arc<OnceLock<String>>,
+    /// As the shards counted when they were asked last.
+    memory_refused: Arc<AtomicU64>,
+}
+
+/// What keeps a node from taking mail, or all of it; the gravest is told.
+struct Ills<'i> {
+    spool_failure: Option<&'i str>,
+    keeps_reserve: bool,
+    lacks_memory: bool,
+}
+
+impl Ills<'_> {
+    fn tell(&self) -> Option<String> {
+        if let Some(reason) = self.spool_failure {
+            return Some(format!("its spool failed, so that it takes no mail until it is restarted: {reason}"));
+        }
+        if self.keeps_reserve {
+            return Some("its disk has no more than spool.min_free_bytes and spool.min_free_inodes left: new mail gets 452".to_owned());
+        }
+        self.lacks_memory.then(|| "its memory for mail that arrives in pieces was full: some of it got 452".to_owned())
+    }
 }
 
 /// What a node says of itself beside the fields that all have.
@@ -242,9 +270,11 @@ impl Surroundings for LocalNode {
             .collect();
         let progress = self.progress.clone();
         let sessions_max = self.sessions_max.unwrap_or(SESSIONS_OF_FULL_LOAD);
+        let (spool_failure, refused_before) = (self.spool_failure.clone(), self.memory_refused.clone());
         Box::pin(async move {
             let deadline = tokio::time::Instant::now() + SHARD_ANSWER_MAX;
             let mut local = LocalState::default();
+            let (mut keeps_reserve, mut memory_refused) = (false, 0);
             for (shard, answer) in answers.into_iter().enumerate() {
                 let Ok(receiver) = answer else { continue };
                 let left = deadline.saturating_duration_since(tokio::time::Instant::now());
@@ -254,6 +284,8 @@ impl Surroundings for LocalNode {
                     match name {
                         "sessions" => local.connections += value,
                         "queue_messages" => local.queue_depth += value,
+                        "spool_reserve" => keeps_reserve |= value > 0,
+                        "memory_refused" => memory_refused += value,
                         _ => {}
                     }
                 }
@@ -264,6 +296,9 @@ impl Surroundings for LocalNode {
                 .stalled(BootTime::now())
                 .map(|(shard, silence)| format!("shard {shard} has not answered for {} s", silence.as_secs()));
             local.load = (f64::from(u32::try_from(local.connections).unwrap_or(u32::MAX)) / f64::from(sessions_max)).min(1.0);
+            let lacks_memory = memory_refused > refused_before.swap(memory_refused, Ordering::Relaxed);
+            local.last_error = Ills { spool_failure: spool_failure.get().map(String::as_str), keeps_reserve, lacks_memory }.tell();
+            local.shedding = local.last_error.is_some();
             local
         })
     }
@@ -298,4 +333,18 @@ impl Surroundings for LocalNode {
     }
 
     fn leads(&self, _leadership: Option<Leadership>) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_gravest_ill_is_told() {
+        let ills = |spool_failure, keeps_reserve, lacks_memory| Ills { spool_failure, keeps_reserve, lacks_memory }.tell();
+        assert_eq!(ills(None, false, false), None);
+        assert!(ills(None, false, true).unwrap().contains("memory"));
+        assert!(ills(None, true, true).unwrap().contains("min_free_bytes"));
+        assert!(ills(Some("EIO"), true, true).unwrap().ends_with(": EIO"));
+    }
 }

@@ -6,7 +6,7 @@ use std::{
     path::PathBuf,
     process::ExitCode,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
@@ -292,7 +292,16 @@ impl Node {
         };
         let lanes = Arc::new(self.shards.clone());
         let reloader = Arc::new(Reloader::new(self.config.clone(), std::mem::take(&mut self.pushed), lanes.clone()));
-        let cluster = match ClusterNode::start(&self.config, &self.hostname, self.shards.clone(), reloader.clone(), self.unfit.take()) {
+        let spool_failure: Arc<OnceLock<String>> = Arc::default();
+        let joined = ClusterNode::start(
+            &self.config,
+            &self.hostname,
+            self.shards.clone(),
+            reloader.clone(),
+            self.unfit.take(),
+            spool_failure.clone(),
+        );
+        let cluster = match joined {
             Ok(cluster) => cluster,
             Err(reason) => {
                 error!(reason, "the cluster cannot be joined: mend the config");
@@ -367,6 +376,11 @@ impl Node {
                     }
                     Some(ShardEvent::SpoolFailed { shard, reason }) => {
                         is_ready.store(false, Ordering::Release);
+                        // What others offer is not for this node, and its heartbeats say why.
+                        if let Some(sharing) = &sharing {
+                            sharing.leave();
+                        }
+                        let _first_counts = spool_failure.set(reason.clone());
                         error!(shard, reason, "the spool failed: nothing more is promised; the process leaves and the next start finds out what the disk has");
                         for shard in &self.shards {
                             shard.wake();

@@ -92,6 +92,7 @@ impl ContentSink for StagingSink<'_> {
         }
         let staging = &mut self.incoming.staging;
         if !self.shard.staging.grow(staging, staging.len() + bytes.len()) {
+            self.shard.metrics.memory_refused.increment();
             return Err(SinkError::Full);
         }
         staging.extend_from_slice(bytes);

@@ -68,6 +68,7 @@ impl Shard {
                 Event::SegmentPrepared { written: false, .. } => shard.metrics.segments_unprepared.increment(),
                 Event::PrepareFailed { result } => warn!(shard = shard.id, errno = -result, "no room to prepare a segment; tried again"),
                 Event::Reserve(on) => {
+                    shard.metrics.spool_reserve.set((*on).into());
                     warn!(shard = shard.id, on, "spool reserve: new mail is answered with 452 while this is on, deliveries go on");
                 }
                 Event::SegmentPrepared { .. } | Event::SegmentFreed { .. } | Event::Stopped => {}

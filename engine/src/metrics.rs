@@ -142,6 +142,10 @@ metrics! {
     batch_bytes,
     /// Most batches in flight at once.
     in_flight_max,
+    /// 1 while new mail is answered with 452, so that the disk keeps its reserve.
+    spool_reserve,
+    /// Times that content which arrives in pieces found no more memory (452).
+    memory_refused,
     /// Segments written on before they were prepared.
     segments_unprepared,
     /// Messages read back from disk for an attempt.

@@ -14,6 +14,7 @@ use serde_json::Value;
 
 mod draining;
 mod forgery;
+mod operators;
 mod partition;
 mod proxy;
 mod pushed_settings;
