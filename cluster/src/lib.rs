@@ -18,6 +18,7 @@ pub mod fence;
 pub mod floor_file;
 pub mod handle;
 pub mod identity;
+pub mod item_queue;
 pub mod keyspace;
 pub mod membership;
 pub mod offer;

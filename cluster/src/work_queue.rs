@@ -84,7 +84,8 @@ pub struct WorkQueue {
 }
 
 impl WorkQueue {
-    /// `name` is the kind of its items, for instance `email_delivery`. Fails with [`ItemError::Id`] for a name that is none.
+    /// `name` is the kind of its items, for instance `email_delivery`. There is at least one partition. Fails with [`ItemError::Id`] for a
+    /// name that is none.
     pub fn new(
         valkey: Arc<Valkey>,
         keyspace: Keyspace,
@@ -93,10 +94,26 @@ impl WorkQueue {
         key: ItemKey,
         me: Incarnation,
     ) -> Result<WorkQueue, ItemError> {
+        assert!(bounds.partitions > 0, "a queue has a partition");
         if !is_item_id(name) || name.contains(':') {
             return Err(ItemError::Id(name.chars().take(128).collect()));
         }
         Ok(WorkQueue { valkey, keyspace, name: name.into(), bounds, key, me })
+    }
+
+    /// Another queue of the same cluster, for items of another kind. Fails with [`ItemError::Id`] for a name that is none.
+    pub fn named(&self, name: &str) -> Result<WorkQueue, ItemError> {
+        WorkQueue::new(self.valkey.clone(), self.keyspace.clone(), name, self.bounds, self.key.clone(), self.me.clone())
+    }
+
+    /// The kind of its items.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// This node: the owner of what it enqueues.
+    pub fn owner(&self) -> &NodeId {
+        self.me.node()
     }
 
     /// The bounds it was made with.
@@ -130,7 +147,8 @@ impl WorkQueue {
         self.valkey.script_for(script, &self.keyspace.queue(&self.name, partition), args, answer_bytes_max).await
     }
 
-    /// Adds up to [`ITEMS_PER_CALL`] items of one partition. Returns the data's generation and an answer for each item.
+    /// Adds up to [`ITEMS_PER_CALL`] items. Each is of this partition ([`WorkQueue::partition`]): in another nobody would find it. Returns the
+    /// data's generation and an answer for each item.
     pub async fn enqueue(&self, partition: u16, items: &[NewItem]) -> Result<(String, Vec<Enqueued>), QueueError> {
         let (new_data, capacity, channel) = (generation_of_new_data(), self.bounds.capacity.to_string(), self.work_channel());
         let mut texts = Vec::with_capacity(items.len());
@@ -138,6 +156,7 @@ impl WorkQueue {
             if !is_item_id(&item.id) {
                 return Err(ItemError::Id(item.id.chars().take(128).collect()).into());
             }
+            assert_eq!(self.partition(&item.id), partition, "an item is of its id's partition");
             let priority = item.priority.min(9);
             let label = Label { queue: &self.name, id: &item.id, owner: item.owner.as_str(), priority };
             let body = self.key.seal(&label, &item.data)?;
@@ -200,16 +219,15 @@ impl WorkQueue {
         let args: Vec<&[u8]> = args.iter().map(String::as_bytes).collect();
         let answer_bytes_max = LEASE_BYTES_MAX.max(data_bytes_max);
         let mut reply = Reply::new(self.run_for("queue_lease", partition, &args, answer_bytes_max).await?)?;
-        let generation = reply.text()?;
-        reply.count()?;
+        let (generation, now_ms) = (reply.text()?, reply.count()?);
         let mut items = Vec::new();
         while !reply.is_empty() {
-            items.push(self.leased(reply.list()?, data_bytes_max)?);
+            items.push(self.leased(reply.list()?, now_ms, data_bytes_max)?);
         }
         Ok((generation, items))
     }
 
-    fn leased(&self, mut item: Reply, data_bytes_max: usize) -> Result<Leased, ValkeyError> {
+    fn leased(&self, mut item: Reply, leased_ms: u64, data_bytes_max: usize) -> Result<Leased, ValkeyError> {
         let id = item.text()?;
         let owner = item.text()?.parse().map_err(|_| ValkeyError::Malformed("an owner is no node id"))?;
         let priority = u8::try_from(item.count()?).map_err(|_| ValkeyError::Malformed("a priority"))?;
@@ -222,7 +240,7 @@ impl WorkQueue {
         } else {
             Err(ItemError::Id(id.chars().take(128).collect()))
         };
-        Ok(Leased { id, owner, priority, attempts, max_attempts, created_ms, expires_ms, token, data })
+        Ok(Leased { id, owner, priority, attempts, max_attempts, created_ms, leased_ms, expires_ms, token, data })
     }
 
     /// Completes up to [`ITEMS_PER_CALL`] leases of one partition: id, token and what the owner is told (no line ends, cut where it is longer

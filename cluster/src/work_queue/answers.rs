@@ -32,6 +32,8 @@ pub struct Leased {
     pub max_attempts: u32,
     /// When it was enqueued, in milliseconds of the server's clock.
     pub created_ms: u64,
+    /// When this lease began, by the same clock.
+    pub leased_ms: u64,
     /// When it ends; 0: never.
     pub expires_ms: u64,
     /// What complete, fail and extend have to present.

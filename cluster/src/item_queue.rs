@@ -1,0 +1,275 @@
+//! The work queue for work of any kind: items in, items leased, completed or failed, by anybody who has the cluster's key.
+//!
+//! [`ItemQueue`] is [`WorkQueue`] with the partitions taken care of. Delivery uses [`WorkQueue`] itself, since it has to know of each partition
+//! whether it answers.
+
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicU16, Ordering},
+    time::Duration,
+};
+
+use crate::{
+    identity::NodeId,
+    work_item::{ItemError, NewItem, is_item_id},
+    work_queue::{Completed, Enqueued, Failed, ITEMS_PER_CALL, Known, Leased, QueueError, QueueStats, Retry, WorkQueue},
+};
+
+/// Leases that an item may have where nothing else is said.
+pub const ATTEMPTS_MAX: u32 = 3;
+/// The most data of one item.
+pub const WORK_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// The priority of an item of which nothing is said.
+pub const PRIORITY: u8 = 5;
+
+/// Work to be done.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Work {
+    /// 1 to 128 letters, digits, '.', ':', '_' and '-'. Enqueued twice under one id it is there once.
+    pub id: String,
+    /// 0 first, 9 last.
+    pub priority: u8,
+    /// What the worker gets, [`WORK_BYTES_MAX`] at most; above 1 KiB it is compressed on its way.
+    pub data: Vec<u8>,
+    /// Leases that may end without an answer, or with a failure, before it is a dead letter.
+    pub max_attempts: u32,
+    /// Not before so long from now.
+    pub delay: Duration,
+    /// Not after so long from now; zero: always.
+    pub expires_in: Duration,
+}
+
+impl Work {
+    /// To be done soon, [`ATTEMPTS_MAX`] times at most.
+    pub fn new(id: impl Into<String>, data: impl Into<Vec<u8>>) -> Work {
+        let (delay, expires_in) = (Duration::ZERO, Duration::ZERO);
+        Work { id: id.into(), priority: PRIORITY, data: data.into(), max_attempts: ATTEMPTS_MAX, delay, expires_in }
+    }
+}
+
+/// Work that this process has leased.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct WorkItem {
+    /// Its name.
+    pub id: String,
+    /// The queue's name: of one queue all items are of one kind.
+    pub kind: String,
+    /// 0 first, 9 last.
+    pub priority: u8,
+    /// As it was enqueued.
+    pub data: Vec<u8>,
+    /// Unix milliseconds, by the server's clock, as the others.
+    pub created_at: u64,
+    /// Leases so far, this one included.
+    pub attempts: u32,
+    /// Leases at most.
+    pub max_attempts: u32,
+    /// The node that enqueued it, and is told how it ended.
+    pub owner: NodeId,
+    /// When others may lease it, if it is neither ended nor extended before.
+    pub lease_expiry: u64,
+    /// What complete, fail and extend have to present.
+    pub token: String,
+}
+
+/// A queue of work of one kind. Cheap to clone are its parts, not it: make one a task, or share it.
+///
+/// A lease runs for its time and no longer: a worker that needs more extends it ([`ItemQueue::extend_lease`]) well before it ends. What ran out
+/// comes to another only after somebody has called [`ItemQueue::recover_expired_leases`]: whoever uses a queue of its own calls that at times,
+/// on any node or on several. An item is done at least once, and twice where a lease ran out under its worker; which of two may say so is told
+/// by the token.
+///
+/// What was completed is remembered for the item's owner until it has asked ([`ItemQueue::settle`]): an owner that never does fills the queue,
+/// of whose capacity such outcomes take half at most.
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use ringpost_cluster::{
+///     identity::Incarnation, item_queue::{ItemQueue, Work}, keyspace::Keyspace, target::Target, valkey::Valkey, work_item::ItemKey,
+///     work_queue::{QueueBounds, WorkQueue},
+/// };
+///
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let valkey = Valkey::new(Target::parse("valkey://127.0.0.1:6379", None, None)?);
+/// let bounds = QueueBounds { partitions: 4, capacity: 100_000, dead_max: 1_000 };
+/// let me = Incarnation::of_this_process("n1".parse()?);
+/// let keyspace = Keyspace::new("ringpost:cluster")?;
+/// let queue = ItemQueue::new(WorkQueue::new(valkey, keyspace, "report", bounds, ItemKey::new(b"the cluster's key"), me)?);
+///
+/// queue.enqueue(&[Work::new("2026-11-29", "yesterday's figures")]).await?;
+/// for item in queue.dequeue(10, Duration::from_secs(30)).await? {
+///     match std::str::from_utf8(&item.data) {
+///         Ok(_text) => drop(queue.complete(&item, "done").await?),
+///         Err(reason) => drop(queue.fail(&item, true, Duration::from_secs(60), &reason.to_string()).await?),
+///     }
+/// }
+/// // Somebody, at times:
+/// queue.recover_expired_leases().await?;
+/// queue.settle(&["2026-11-29"]).await?;
+/// # Ok(())
+/// # }
+/// ```
+pub struct ItemQueue {
+    queue: WorkQueue,
+    /// Where the next lease begins to look.
+    next: AtomicU16,
+}
+
+impl ItemQueue {
+    /// Over all partitions of `queue`.
+    pub fn new(queue: WorkQueue) -> ItemQueue {
+        ItemQueue { queue, next: AtomicU16::new(0) }
+    }
+
+    /// Adds work, and answers for each item in turn. After an error some of it may be there: it is safe to repeat.
+    pub async fn enqueue(&self, work: &[Work]) -> Result<Vec<Enqueued>, QueueError> {
+        let mut groups: BTreeMap<u16, Vec<usize>> = BTreeMap::new();
+        for (index, work) in work.iter().enumerate() {
+            if work.data.len() > WORK_BYTES_MAX {
+                return Err(ItemError::TooLarge(work.data.len()).into());
+            }
+            groups.entry(self.queue.partition(&work.id)).or_default().push(index);
+        }
+        let mut answers = vec![Enqueued::Full; work.len()];
+        for (partition, indexes) in groups {
+            for indexes in indexes.chunks(ITEMS_PER_CALL) {
+                let items: Vec<NewItem> = indexes.iter().map(|index| self.new_item(&work[*index])).collect();
+                let (_, of_call) = self.queue.enqueue(partition, &items).await?;
+                indexes.iter().zip(of_call).for_each(|(index, answer)| answers[*index] = answer);
+            }
+        }
+        Ok(answers)
+    }
+
+    fn new_item(&self, work: &Work) -> NewItem {
+        NewItem {
+            id: work.id.clone(),
+            owner: self.queue.owner().clone(),
+            priority: work.priority,
+            max_attempts: work.max_attempts,
+            delay_ms: millis(work.delay),
+            expires_in_ms: millis(work.expires_in),
+            data: work.data.clone(),
+        }
+    }
+
+    /// Leases up to `count` items for so long (five minutes at most; extend it). What nobody can read is given back as a failure and left out.
+    /// After an error what was leased before comes back when its time is over.
+    pub async fn dequeue(&self, count: usize, lease: Duration) -> Result<Vec<WorkItem>, QueueError> {
+        let partitions = self.queue.bounds().partitions;
+        let first = self.next.fetch_add(1, Ordering::Relaxed) % partitions;
+        let mut items = Vec::new();
+        for partition in (first..partitions).chain(0..first) {
+            // What is much more than others have comes in several calls.
+            while items.len() < count {
+                let leased = self.lease(partition, (count - items.len()).min(ITEMS_PER_CALL), lease, &mut items).await?;
+                if leased < ITEMS_PER_CALL {
+                    break;
+                }
+            }
+        }
+        Ok(items)
+    }
+
+    /// Returns how many were leased, of which those that can be read are among `items` now.
+    async fn lease(&self, partition: u16, count: usize, lease: Duration, items: &mut Vec<WorkItem>) -> Result<usize, QueueError> {
+        let lease_ms = millis(lease).max(1);
+        let (_, leased) = self.queue.lease(partition, count, lease_ms, lease_ms, WORK_BYTES_MAX).await?;
+        let leases = leased.len();
+        for Leased { id, owner, priority, attempts, max_attempts, created_ms, leased_ms, token, data, .. } in leased {
+            match data {
+                Ok(data) => items.push(WorkItem {
+                    id,
+                    kind: self.queue.name().to_owned(),
+                    priority,
+                    data,
+                    created_at: created_ms,
+                    attempts,
+                    max_attempts,
+                    owner,
+                    lease_expiry: leased_ms.saturating_add(lease_ms),
+                    token,
+                }),
+                Err(reason) => drop(self.queue.fail(&id, &token, Retry::Counted(UNREAD_DELAY_MS), &reason.to_string()).await?),
+            }
+        }
+        Ok(leases)
+    }
+
+    /// It is done; the owner is told `result`. [`Completed::Stale`]: the lease is another's by now, and so is the work.
+    pub async fn complete(&self, item: &WorkItem, result: &str) -> Result<Completed, QueueError> {
+        self.complete_by(&item.id, &item.token, result).await
+    }
+
+    /// The same, where only id and token are left.
+    pub async fn complete_by(&self, id: &str, token: &str, result: &str) -> Result<Completed, QueueError> {
+        check(id)?;
+        let (_, answers) = self.queue.complete(self.queue.partition(id), &[(id, token, result)]).await?;
+        Ok(answers[0])
+    }
+
+    /// It was not done: it waits for `delay` and is leased again, or with `retry` false, or with its attempts used up, is a dead letter.
+    pub async fn fail(&self, item: &WorkItem, retry: bool, delay: Duration, reason: &str) -> Result<Failed, QueueError> {
+        self.fail_by(&item.id, &item.token, retry, delay, reason).await
+    }
+
+    /// The same, where only id and token are left.
+    pub async fn fail_by(&self, id: &str, token: &str, retry: bool, delay: Duration, reason: &str) -> Result<Failed, QueueError> {
+        check(id)?;
+        let retry = if retry { Retry::Counted(millis(delay)) } else { Retry::Never };
+        self.queue.fail(id, token, retry, reason).await
+    }
+
+    /// The lease runs for so long from now (five minutes at most); false: it is another's by now.
+    pub async fn extend_lease(&self, id: &str, token: &str, lease: Duration) -> Result<bool, QueueError> {
+        check(id)?;
+        self.queue.extend(id, token, millis(lease)).await
+    }
+
+    /// Takes back leases that ran out, up to 128 in each partition: they wait again, or are dead letters. Returns how many.
+    pub async fn recover_expired_leases(&self) -> Result<u64, QueueError> {
+        let mut count = 0;
+        for partition in 0..self.queue.bounds().partitions {
+            let swept = self.queue.recover(partition, 0).await?;
+            count += swept.waiting + swept.died;
+        }
+        Ok(count)
+    }
+
+    /// What became of this node's items: those that are completed are forgotten with this answer.
+    pub async fn settle(&self, ids: &[&str]) -> Result<Vec<Known>, QueueError> {
+        let mut answers = Vec::with_capacity(ids.len());
+        for &id in ids {
+            check(id)?;
+            let partition = self.queue.partition(id);
+            let known = self.queue.known(partition, &[id]).await?.1.remove(0);
+            if let Known::Completed(_) = known {
+                self.queue.settled(partition, &[id]).await?;
+            }
+            answers.push(known);
+        }
+        Ok(answers)
+    }
+
+    /// Pending, processing, failed, total.
+    pub async fn stats(&self) -> Result<QueueStats, QueueError> {
+        self.queue.stats().await
+    }
+
+    /// The queue below, for its dead letters and what else it has.
+    pub fn queue(&self) -> &WorkQueue {
+        &self.queue
+    }
+}
+
+/// What cannot be read comes again after this: perhaps to a worker of a later version.
+const UNREAD_DELAY_MS: u64 = 60_000;
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// An id that is none would be asked for in vain, and its partition would be anybody's.
+fn check(id: &str) -> Result<(), ItemError> {
+    if is_item_id(id) { Ok(()) } else { Err(ItemError::Id(id.chars().take(128).collect())) }
+}

@@ -1,0 +1,100 @@
+//! The work queue as a library: calls by id alone, over partitions, on a real Valkey.
+
+use std::time::{Duration, Instant};
+
+use ringpost_cluster::{
+    identity::Incarnation,
+    item_queue::{ItemQueue, Work},
+    keyspace::Keyspace,
+    script::Scripts,
+    target::Target,
+    valkey::Valkey,
+    work_item::{ItemError, ItemKey},
+    work_queue::{Completed, Enqueued, Failed, Known, QueueBounds, QueueError, WorkQueue},
+};
+use ringpost_valkey_server::{Durability, Server};
+
+const LEASE: Duration = Duration::from_secs(60);
+
+fn queue(server: &Server, node: &str) -> ItemQueue {
+    let valkey = Valkey::with_scripts(Target::parse(&server.url(), None, None).unwrap(), Scripts::shipped(), Duration::from_secs(2));
+    let bounds = QueueBounds { partitions: 8, capacity: 1000, dead_max: 100 };
+    let me = Incarnation::new(node.parse().unwrap(), 7);
+    ItemQueue::new(WorkQueue::new(valkey, Keyspace::new("ringpost:test").unwrap(), "report", bounds, ItemKey::new(b"k"), me).unwrap())
+}
+
+#[test]
+fn work_is_enqueued_leased_and_ended_by_its_id() {
+    let server = Server::start(Durability::None);
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+        let (owner, worker) = (queue(&server, "n1"), queue(&server, "n2"));
+        let work: Vec<Work> = (0..100).map(|number| Work::new(format!("w{number}"), format!("data {number}"))).collect();
+        assert_eq!(owner.enqueue(&work).await.unwrap(), [Enqueued::Added; 100]);
+        assert_eq!(owner.enqueue(&work[..3]).await.unwrap(), [Enqueued::Present; 3], "twice is once");
+        let items = worker.dequeue(100, LEASE).await.unwrap();
+        assert_eq!(items.len(), 100);
+        let stats = worker.stats().await.unwrap();
+        assert_eq!((stats.pending, stats.processing, stats.failed, stats.total), (0, 100, 0, 100));
+        let item = items.iter().find(|item| item.id == "w7").unwrap();
+        assert_eq!((item.kind.as_str(), item.data.as_slice(), item.owner.as_str()), ("report", &b"data 7"[..], "n1"));
+        assert_eq!((item.attempts, item.max_attempts, item.priority), (1, 3, 5));
+        assert!(item.lease_expiry - item.created_at >= 60_000);
+
+        assert_eq!(worker.complete(item, "done").await.unwrap(), Completed::Done);
+        assert_eq!(worker.complete(item, "done").await.unwrap(), Completed::DoneBefore);
+        assert_eq!(owner.settle(&["w7", "w8"]).await.unwrap(), [Known::Completed("done".to_owned()), Known::Leased]);
+        assert_eq!(owner.settle(&["w7"]).await.unwrap(), [Known::Unknown], "forgotten with the answer");
+
+        let item = items.iter().find(|item| item.id == "w8").unwrap();
+        assert!(worker.extend_lease(&item.id, &item.token, LEASE).await.unwrap());
+        assert_eq!(worker.fail(item, true, Duration::ZERO, "not now").await.unwrap(), Failed::Waits);
+        assert!(!worker.extend_lease(&item.id, &item.token, LEASE).await.unwrap(), "not this worker's any more");
+        let item = items.iter().find(|item| item.id == "w9").unwrap();
+        assert_eq!(worker.fail(item, false, Duration::ZERO, "never").await.unwrap(), Failed::Dead);
+        assert_eq!(worker.stats().await.unwrap().failed, 1);
+
+        // A worker that is gone: what it had comes again once somebody has swept.
+        let item = items.iter().find(|item| item.id == "w10").unwrap();
+        assert!(worker.extend_lease(&item.id, &item.token, Duration::from_millis(1)).await.unwrap());
+        let began = Instant::now();
+        while owner.recover_expired_leases().await.unwrap() == 0 {
+            assert!(began.elapsed() < Duration::from_secs(20), "its lease does not end");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let mut again: Vec<String> = worker.dequeue(10, LEASE).await.unwrap().into_iter().map(|item| item.id).collect();
+        again.sort_unstable();
+        assert_eq!(again, ["w10", "w8"]);
+    });
+}
+
+#[test]
+fn what_is_no_id_or_too_much_is_refused_before_anything_is_added() {
+    let server = Server::start(Durability::None);
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+        let owner = queue(&server, "n1");
+        for wrong in [Work::new("a b", "x"), Work::new("", "x"), Work::new("large", vec![0; 4 * 1024 * 1024 + 1])] {
+            assert!(matches!(owner.enqueue(&[wrong]).await, Err(QueueError::Item(ItemError::Id(_) | ItemError::TooLarge(_)))));
+        }
+        assert!(matches!(owner.complete_by("a b", "t", "").await, Err(QueueError::Item(ItemError::Id(_)))));
+        assert_eq!(owner.stats().await.unwrap().total, 0);
+    });
+}
+
+/// In another partition than its id's nobody would find it: neither the owner that asks for it nor the worker that completes it.
+#[test]
+#[should_panic(expected = "an item is of its id's partition")]
+fn an_item_goes_to_no_other_partition_than_its_ids() {
+    let server = Server::start(Durability::None);
+    let queue = queue(&server, "n1").queue().clone();
+    let item = ringpost_cluster::work_item::NewItem {
+        id: "w1".to_owned(),
+        owner: "n1".parse().unwrap(),
+        priority: 5,
+        max_attempts: 3,
+        delay_ms: 0,
+        expires_in_ms: 0,
+        data: Vec::new(),
+    };
+    let other = (queue.partition("w1") + 1) % 8;
+    let _ = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(queue.enqueue(other, &[item]));
+}
