@@ -230,7 +230,8 @@ async fn queue_stats(State(admin): State<Admin>) -> Response {
 async fn hand_over(State(admin): State<Admin>) -> Response {
     let Some(cluster) = &admin.cluster else { return no_cluster() };
     match cluster.handle.hand_over().await {
-        Ok(()) => StatusCode::ACCEPTED.into_response(),
+        Ok(Some(_)) => StatusCode::ACCEPTED.into_response(),
+        Ok(None) => (StatusCode::CONFLICT, Json(serde_json::json!({ "error": "nobody leads" }))).into_response(),
         Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, Json(serde_json::json!({ "error": reason.to_string() }))).into_response(),
     }
 }

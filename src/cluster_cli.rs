@@ -15,6 +15,7 @@ use serde_json::Value;
 
 use crate::{
     cli::{EXIT_NEGATIVE, Output},
+    cluster_queue_cli::{QueueCommand, queue},
     cluster_wire::ClusterCall,
     control_client::{ControlError, ask},
     control_wire::WireRequest,
@@ -40,10 +41,16 @@ pub enum ClusterCommand {
         #[command(flatten)]
         output: Output,
     },
-    /// Ask the leader to let another node lead.
-    Handover,
+    /// Ask the leader to let another node lead; exit 1 if nobody leads.
+    Handover {
+        #[command(flatten)]
+        output: Output,
+    },
     /// The shared work queue.
     Queue {
+        /// The queue [default: that of mail]
+        #[arg(long, value_name = "NAME", global = true)]
+        name: Option<String>,
         #[command(subcommand)]
         call: QueueCommand,
     },
@@ -52,40 +59,6 @@ pub enum ClusterCommand {
         #[command(subcommand)]
         call: ConfigCommand,
     },
-}
-
-/// `ringpost cluster queue …`
-#[derive(Subcommand)]
-pub enum QueueCommand {
-    /// Pending, processing, failed, total.
-    Stats {
-        #[command(flatten)]
-        output: Output,
-    },
-    /// List the dead letters, the oldest first.
-    Dead {
-        /// At most so many
-        #[arg(long, default_value_t = 1000)]
-        limit: u64,
-        #[command(flatten)]
-        output: Output,
-    },
-    /// Give dead letters their attempts back; exit 1 if one that is named is none.
-    Requeue(Letters),
-    /// Remove dead letters from the shared queue; the mail stays with the node that owns it. Exit 1 if one that is named is none.
-    Purge(Letters),
-}
-
-/// Which dead letters.
-#[derive(clap::Args)]
-#[group(required = true, multiple = false)]
-pub struct Letters {
-    /// Their ids.
-    #[arg(value_name = "ID")]
-    pub ids: Vec<String>,
-    /// Every one
-    #[arg(long)]
-    pub all: bool,
 }
 
 /// `ringpost cluster config …`
@@ -124,6 +97,8 @@ pub enum ConfigCommand {
         from: Option<u64>,
         /// To this version [default: the current one]
         to: Option<u64>,
+        #[command(flatten)]
+        output: Output,
     },
     /// Publish an earlier version's text again.
     Rollback {
@@ -141,6 +116,8 @@ pub enum ConfigCommand {
         /// For instance 10s; 100ms to 1h
         #[arg(value_parser = poll_interval)]
         interval: Duration,
+        #[command(flatten)]
+        output: Output,
     },
 }
 
@@ -150,14 +127,16 @@ pub fn cluster(socket: &Path, command: ClusterCommand) -> ExitCode {
         ClusterCommand::Status { output } => show(socket, ClusterCall::Status {}, output, object),
         ClusterCommand::Nodes { output } => nodes(socket, output),
         ClusterCommand::Leader { output } => leader(socket, output),
-        ClusterCommand::Handover => show(socket, ClusterCall::HandOver {}, Output::default(), |_| ()),
-        ClusterCommand::Queue { call } => queue(socket, call),
+        ClusterCommand::Handover { output } => show(socket, ClusterCall::HandOver {}, output, |asked| {
+            say(&format!("{} was asked to let another lead", field(asked, "leader")));
+        }),
+        ClusterCommand::Queue { name, call } => queue(socket, name, call),
         ClusterCommand::Config { call } => config(socket, call),
     }
 }
 
 /// Asks; prints each line as it is or by `text`.
-fn show(socket: &Path, call: ClusterCall, output: Output, mut text: impl FnMut(&Value)) -> ExitCode {
+pub(crate) fn show(socket: &Path, call: ClusterCall, output: Output, mut text: impl FnMut(&Value)) -> ExitCode {
     let result = ask(socket, &WireRequest::Cluster { ask: call }, |line| {
         if output.json {
             say_json(line);
@@ -168,7 +147,7 @@ fn show(socket: &Path, call: ClusterCall, output: Output, mut text: impl FnMut(&
     code(result.map(|_| true))
 }
 
-fn object(value: &Value) {
+pub(crate) fn object(value: &Value) {
     let Value::Object(fields) = value else { return };
     for (name, value) in fields {
         match value {
@@ -188,7 +167,7 @@ fn shown(value: &Value) -> String {
     }
 }
 
-fn field(value: &Value, name: &str) -> String {
+pub(crate) fn field(value: &Value, name: &str) -> String {
     shown(&value[name])
 }
 
@@ -246,39 +225,6 @@ fn leader(socket: &Path, output: Output) -> ExitCode {
     code(result.map(|_| found))
 }
 
-fn queue(socket: &Path, call: QueueCommand) -> ExitCode {
-    match call {
-        QueueCommand::Stats { output } => show(socket, ClusterCall::QueueStats {}, output, object),
-        QueueCommand::Dead { limit, output } => show(socket, ClusterCall::QueueDead { limit }, output, |letter| {
-            say(&format!(
-                "{:<26}{:<16}{:>3} of {:<4}{}",
-                field(letter, "id"),
-                field(letter, "owner"),
-                field(letter, "attempts"),
-                field(letter, "max_attempts"),
-                field(letter, "reason")
-            ));
-        }),
-        QueueCommand::Requeue(which) => letters(socket, which, |ids| ClusterCall::QueueRequeue { ids }),
-        QueueCommand::Purge(which) => letters(socket, which, |ids| ClusterCall::QueuePurge { ids }),
-    }
-}
-
-/// Says how many were done; exit 1 when that is not each one that was named.
-fn letters(socket: &Path, Letters { mut ids, .. }: Letters, call: impl FnOnce(Vec<String>) -> ClusterCall) -> ExitCode {
-    ids.sort_unstable();
-    ids.dedup();
-    let (named, mut done) = (ids.len() as u64, 0);
-    let result = ask(socket, &WireRequest::Cluster { ask: call(ids) }, |line| {
-        done = serde_json::from_str::<Value>(line).ok().and_then(|value| value["count"].as_u64()).unwrap_or(0);
-        say(&format!("{done} done"));
-    });
-    if result.is_ok() && done < named {
-        eprintln!("ringpost: {} of the {named} named are no dead letters", named - done);
-    }
-    code(result.map(|_| done >= named))
-}
-
 fn config(socket: &Path, call: ConfigCommand) -> ExitCode {
     let published = |value: &Value| say(&format!("version {} {}", field(value, "version"), field(value, "result")));
     match call {
@@ -309,13 +255,15 @@ fn config(socket: &Path, call: ConfigCommand) -> ExitCode {
                 say(text.trim_end());
             }
         }),
-        ConfigCommand::Diff { from, to } => code(diff(socket, from, to)),
+        ConfigCommand::Diff { from, to, output } => code(diff(socket, from, to, output)),
         ConfigCommand::Rollback { number, author, output } => {
             show(socket, ClusterCall::ConfigRollback { version: number, author: author_or_user(author) }, output, published)
         }
-        ConfigCommand::Poll { interval } => {
+        ConfigCommand::Poll { interval, output } => {
             let interval_ms = u64::try_from(interval.as_millis()).expect("at most an hour");
-            show(socket, ClusterCall::ConfigPoll { interval_ms }, Output::default(), |_| ())
+            show(socket, ClusterCall::ConfigPoll { interval_ms }, output, |_| {
+                say(&format!("nodes ask every {}", format_duration(interval)))
+            })
         }
     }
 }
@@ -345,7 +293,7 @@ fn author_or_user(author: Option<String>) -> String {
 }
 
 /// Exit 1 when the texts differ, as diff does.
-fn diff(socket: &Path, from: Option<u64>, to: Option<u64>) -> Result<bool, ControlError> {
+fn diff(socket: &Path, from: Option<u64>, to: Option<u64>, output: Output) -> Result<bool, ControlError> {
     let mut history: Vec<Value> = Vec::new();
     ask(socket, &WireRequest::Cluster { ask: ClusterCall::ConfigHistory {} }, |line| history.extend(serde_json::from_str::<Value>(line)))?;
     let to = to.or_else(|| history.iter().find(|version| version["current"] == true)?["version"].as_u64());
@@ -361,6 +309,10 @@ fn diff(socket: &Path, from: Option<u64>, to: Option<u64>) -> Result<bool, Contr
     };
     let (before, after) = (text(from)?, text(to)?);
     let lines = changed_lines(&before, &after);
+    if output.json {
+        say_json(&serde_json::json!({ "from": from, "to": to, "lines": lines }).to_string());
+        return Ok(lines.is_empty());
+    }
     let name = |version: Option<u64>| version.map_or("nothing".to_owned(), |version| format!("version {version}"));
     if !lines.is_empty() {
         say(&format!("--- {}\n+++ {}", name(from), name(to)));

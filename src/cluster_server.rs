@@ -2,20 +2,15 @@
 
 use std::time::Duration;
 
-use ringpost_cluster::{
-    control_plane::ConfigVersion,
-    work_queue::{IDS_PER_CALL, QueueError},
-};
+use ringpost_cluster::control_plane::ConfigVersion;
 use ringpost_config::CONFIG_POLL;
 use serde_json::Value;
 
 use crate::{
     cluster::ClusterNode,
-    cluster_wire::{ClusterCall, ConfigText, LeaderView, PublishedView},
+    cluster_queue_server,
+    cluster_wire::{ClusterCall, ConfigText, HandOverView, LeaderView, PublishedView},
 };
-
-/// Pages of dead letters asked for in one call.
-const PAGE: u64 = 128;
 
 /// Answers a call: one value for each line. Err is a sentence for the operator.
 pub async fn answer(call: ClusterCall, cluster: Option<&ClusterNode>) -> Result<Vec<Value>, String> {
@@ -31,13 +26,11 @@ pub async fn answer(call: ClusterCall, cluster: Option<&ClusterNode>) -> Result<
             one(json(&LeaderView { leader: stats.leader, is_leader: stats.is_leader, epoch: stats.epoch.0 }))
         }
         ClusterCall::HandOver {} => {
-            cluster.handle.hand_over().await.map_err(failed)?;
-            Ok(Vec::new())
+            let asked = cluster.handle.hand_over().await.map_err(failed)?;
+            let asked = asked.ok_or("nobody leads: there is nobody to ask; the next election takes about cluster.leader_ttl")?;
+            one(json(&HandOverView { leader: asked.incarnation.node().to_string(), epoch: asked.epoch.0 }))
         }
-        ClusterCall::QueueStats {} => one(json(&cluster.queue.stats().await.map_err(|error| error.to_string())?)),
-        ClusterCall::QueueDead { limit } => dead(cluster, limit).await.map_err(|error| error.to_string()),
-        ClusterCall::QueueRequeue { ids } => each_partition(cluster, &ids, true).await.map_err(|error| error.to_string()),
-        ClusterCall::QueuePurge { ids } => each_partition(cluster, &ids, false).await.map_err(|error| error.to_string()),
+        ClusterCall::Queue { name, ask } => cluster_queue_server::answer(&cluster.queue, name.as_deref(), ask).await,
         ClusterCall::ConfigPush { text, author, dry_run } => {
             // Refused here, it is refused whole and nobody else hears of it.
             cluster.check_push(&text)?;
@@ -76,7 +69,7 @@ pub async fn answer(call: ClusterCall, cluster: Option<&ClusterNode>) -> Result<
                 return Err(format!("interval_ms: {interval_ms} is not within the limits of cluster.config_poll"));
             }
             control.set_config_poll(interval).await.map_err(failed)?;
-            Ok(Vec::new())
+            one(serde_json::json!({ "interval_ms": interval_ms }))
         }
     }
 }
@@ -119,45 +112,6 @@ fn pushed_as(config: &ConfigVersion, history: &[ConfigVersion]) -> u64 {
         at = history.iter().find(|config| config.version == of);
     }
     version
-}
-
-async fn dead(cluster: &ClusterNode, limit: u64) -> Result<Vec<Value>, QueueError> {
-    let mut letters = Vec::new();
-    for partition in 0..cluster.queue.bounds().partitions {
-        let mut offset = 0;
-        while (letters.len() as u64) < limit {
-            let page = cluster.queue.dead(partition, offset, PAGE.min(limit - letters.len() as u64)).await?;
-            if page.is_empty() {
-                break;
-            }
-            offset += page.len() as u64;
-            letters.extend(page.iter().map(json));
-        }
-    }
-    Ok(letters)
-}
-
-async fn each_partition(cluster: &ClusterNode, ids: &[String], requeues: bool) -> Result<Vec<Value>, QueueError> {
-    let queue = &cluster.queue;
-    let mut count = 0;
-    for partition in 0..queue.bounds().partitions {
-        let here: Vec<&str> = ids.iter().map(String::as_str).filter(|id| queue.partition(id) == partition).collect();
-        if ids.is_empty() {
-            loop {
-                let moved =
-                    if requeues { queue.requeue(partition, &[]).await? } else { queue.purge(partition, None, 0, &[]).await?.unwrap_or(0) };
-                count += moved;
-                if moved == 0 {
-                    break;
-                }
-            }
-        }
-        for chunk in here.chunks(IDS_PER_CALL) {
-            count +=
-                if requeues { queue.requeue(partition, chunk).await? } else { queue.purge(partition, None, 0, chunk).await?.unwrap_or(0) };
-        }
-    }
-    Ok(vec![serde_json::json!({ "count": count })])
 }
 
 #[cfg(test)]

@@ -15,22 +15,13 @@ pub enum ClusterCall {
     Leader {},
     /// Let another lead.
     HandOver {},
-    /// `QueueStats` of the mail queue.
-    QueueStats {},
-    /// A `DeadLetter` a line.
-    QueueDead {
-        /// At most so many.
-        limit: u64,
-    },
-    /// Dead letters get another chance; none named: all.
-    QueueRequeue {
-        /// Which.
-        ids: Vec<String>,
-    },
-    /// Dead letters are removed; none named: all.
-    QueuePurge {
-        /// Which.
-        ids: Vec<String>,
+    /// The work queue.
+    Queue {
+        /// The kind of its items; None: mail.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        name: Option<String>,
+        /// What of it.
+        ask: QueueCall,
     },
     /// Check and publish a config.
     ConfigPush {
@@ -60,6 +51,93 @@ pub enum ClusterCall {
         /// In milliseconds.
         interval_ms: u64,
     },
+}
+
+/// A call of `ringpost cluster queue`.
+#[derive(Serialize, Deserialize, Debug)]
+#[serde(tag = "do", rename_all = "snake_case", deny_unknown_fields)]
+pub enum QueueCall {
+    /// `QueueStats`.
+    Stats {},
+    /// A `DeadLetter` a line.
+    Dead {
+        /// At most so many.
+        limit: u64,
+    },
+    /// Dead letters get another chance; none named: all.
+    Requeue {
+        /// Which.
+        ids: Vec<String>,
+    },
+    /// Dead letters are removed; none named: all.
+    Purge {
+        /// Which.
+        ids: Vec<String>,
+    },
+    /// Adds an item.
+    Enqueue {
+        /// Its name.
+        id: String,
+        /// A text.
+        data: String,
+        /// 0 to 9.
+        priority: u8,
+        /// Leases at most.
+        max_attempts: u32,
+        /// Not before so long from now.
+        delay_ms: u64,
+        /// Not after so long from now; 0: always.
+        expires_in_ms: u64,
+    },
+    /// An item a line.
+    Lease {
+        /// At most so many.
+        count: usize,
+        /// For so long.
+        lease_ms: u64,
+    },
+    /// A lease ends, and the work is done.
+    Complete {
+        /// Which.
+        id: String,
+        /// The lease's.
+        token: String,
+        /// What its owner is told.
+        result: String,
+    },
+    /// A lease ends, and the work is not done.
+    Fail {
+        /// Which.
+        id: String,
+        /// The lease's.
+        token: String,
+        /// Or a dead letter.
+        retry: bool,
+        /// Again after so long.
+        delay_ms: u64,
+        /// Why.
+        reason: String,
+    },
+    /// A lease runs for so long from now.
+    Extend {
+        /// Which.
+        id: String,
+        /// The lease's.
+        token: String,
+        /// So long.
+        lease_ms: u64,
+    },
+    /// Leases that ran out are taken back.
+    Recover {},
+}
+
+/// The answer to `handover`.
+#[derive(Serialize, Deserialize, Debug)]
+pub struct HandOverView {
+    /// Who was asked to let another lead.
+    pub leader: String,
+    /// What it led with.
+    pub epoch: u64,
 }
 
 /// The answer to `leader`.

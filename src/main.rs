@@ -7,6 +7,8 @@ mod answers;
 mod cli;
 mod cluster;
 mod cluster_cli;
+mod cluster_queue_cli;
+mod cluster_queue_server;
 mod cluster_server;
 mod cluster_wire;
 mod control_client;

@@ -406,9 +406,9 @@ impl Agent {
         let now = BootTime::now();
         match command {
             Command::HandOver(done) => {
-                if self.standing.leadership(now).is_some() {
+                if let Some(mine) = self.standing.leadership(now) {
                     self.standing.hand_over(now);
-                    let _ = done.send(Ok(()));
+                    let _ = done.send(Ok(Some(mine)));
                 } else {
                     let control = self.control.clone();
                     self.tasks.spawn(async move {

@@ -224,11 +224,16 @@ impl ControlPlane {
         }
     }
 
-    /// Asks whoever leads to step down.
-    pub async fn ask_hand_over(&self) -> Result<(), ValkeyError> {
-        let mut command = redis::cmd("PUBLISH");
-        command.arg(self.keyspace.events()).arg("handover");
-        self.valkey.command(&command).await.map(drop)
+    /// Asks whoever leads to step down; `None`: nobody does.
+    pub async fn ask_hand_over(&self) -> Result<Option<Leadership>, ValkeyError> {
+        let leader = match self.valkey.command(redis::cmd("GET").arg(self.keyspace.leader())).await? {
+            Value::Nil => return Ok(None),
+            Value::BulkString(text) => String::from_utf8(text).ok().and_then(|text| text.parse().ok()),
+            _ => None,
+        };
+        let leader = leader.ok_or(ValkeyError::Malformed("a leader"))?;
+        self.valkey.command(redis::cmd("PUBLISH").arg(self.keyspace.events()).arg("handover")).await?;
+        Ok(Some(leader))
     }
 
     /// This node lives. Another process of the node goes before this one until it was not heard of for `rival_ttl`; at zero this one takes

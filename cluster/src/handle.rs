@@ -20,7 +20,7 @@ use crate::{
 /// What operators ask of the agent.
 #[derive(Debug)]
 pub(crate) enum Command {
-    HandOver(oneshot::Sender<Result<(), ValkeyError>>),
+    HandOver(oneshot::Sender<Result<Option<Leadership>, ValkeyError>>),
     Leave(oneshot::Sender<()>),
     RetryConfig,
 }
@@ -151,8 +151,8 @@ impl ClusterHandle {
         self.known().config_version
     }
 
-    /// Asks whoever leads to let another lead.
-    pub async fn hand_over(&self) -> Result<(), ValkeyError> {
+    /// Asks whoever leads to let another lead, and says who that is; `None`: nobody does.
+    pub async fn hand_over(&self) -> Result<Option<Leadership>, ValkeyError> {
         let (sender, receiver) = oneshot::channel();
         let gone = || ValkeyError::Unreachable("the cluster's task has ended".to_owned());
         self.commands.send(Command::HandOver(sender)).await.map_err(|_| gone())?;

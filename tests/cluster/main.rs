@@ -328,6 +328,7 @@ fn without_valkey_each_node_goes_on_alone_and_comes_back() {
         wait_for("the loss", || (node.get("/api/cluster/stats")?["leader"].is_null()).then_some(()));
         let (code, _, errors) = node.cluster(&["leader"]);
         assert!(code == 1 && errors.contains("nobody leads"), "{code} {errors}");
+        assert_ne!(node.cluster(&["handover"]).0, 0);
     }
     for node in &rig.nodes {
         assert!(node.accepts_mail());

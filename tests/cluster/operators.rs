@@ -30,3 +30,62 @@ fn a_node_that_turns_mail_away_says_that_it_is_degraded_and_why() {
     let (_, lines, _) = rig.nodes[1].cluster(&["nodes"]);
     assert!(lines.contains("new mail gets 452"), "{lines}");
 }
+
+/// `handover` ended with 0 and said nothing when there was nobody to ask, and commands that change something had no `--json`.
+#[test]
+fn every_command_speaks_json_and_handover_says_who_was_asked() {
+    let mut rig = Rig::start();
+    let leader = rig.leader();
+    let json = |node: usize, words: &[&str]| {
+        let (code, output, errors) = rig.nodes[node].cluster(&[words, &["--json"]].concat());
+        (code, serde_json::from_str::<Value>(output.lines().next().unwrap_or("null")).unwrap_or(Value::Null), errors)
+    };
+    let (code, asked, errors) = json((leader + 1) % 3, &["handover"]);
+    assert_eq!((code, asked["leader"].as_str()), (0, Some(format!("n{}", leader + 1).as_str())), "{errors}");
+    assert_eq!(json(0, &["config", "poll", "2s"]).1["interval_ms"], 2000);
+    assert_eq!(json(0, &["queue", "requeue", "--all"]).1["count"], 0);
+    assert_eq!(json(0, &["queue", "purge", "--all"]).1["count"], 0);
+    let file = rig.folder.path().join("push.toml");
+    fs::write(&file, "[smtp]\nrecipients_max = 500\n").unwrap();
+    assert_eq!(json(1, &["config", "push", file.to_str().unwrap()]).1["version"], 1);
+    let (code, changed, _) = json(1, &["config", "diff"]);
+    assert_eq!((code, &changed["to"], &changed["lines"][1]), (1, &Value::from(1), &Value::from("+recipients_max = 500")));
+    // Nobody leads where only a worker is left.
+    let text = fs::read_to_string(&rig.nodes[2].config).unwrap();
+    rig.nodes.iter_mut().for_each(|node| node.process = None);
+    fs::write(&rig.nodes[2].config, text.replace("\"standby\"", "\"worker\"")).unwrap();
+    rig.start_node(2);
+    wait_for("the end of the lease", || {
+        let (code, _, errors) = rig.nodes[2].cluster(&["handover"]);
+        (code == 1 && errors.contains("nobody leads")).then_some(())
+    });
+}
+
+/// There was no way to the work queue but for mail.
+#[test]
+fn work_of_ones_own_goes_through_the_queue_by_command() {
+    let rig = Rig::start();
+    let queue = |node: usize, words: &[&str]| {
+        let (code, output, errors) = rig.nodes[node].cluster(&[&["queue", "--name", "report"], words, &["--json"]].concat());
+        (code, serde_json::from_str::<Value>(output.lines().next().unwrap_or("null")).unwrap_or(Value::Null), errors)
+    };
+    let (code, added, errors) = wait_for("Valkey", || Some(queue(0, &["enqueue", "w1", "the data"])).filter(|(code, ..)| *code == 0));
+    assert_eq!((code, &added["result"]), (0, &Value::from("added")), "{errors}");
+    assert_eq!(queue(1, &["enqueue", "w1", "the data"]).1["result"], "present");
+    assert_eq!(queue(1, &["stats"]).1["pending"], 1);
+    let (code, item, _) = queue(1, &["lease", "--lease", "60s"]);
+    assert_eq!((code, &item["data"], &item["type"], &item["max_attempts"]), (0, &"the data".into(), &"report".into(), &3.into()));
+    assert_eq!(queue(2, &["lease"]).0, 1, "nothing is left");
+    let token = item["token"].as_str().unwrap();
+    assert_eq!(queue(1, &["extend", "w1", token]).1["result"], "extended");
+    assert_eq!(queue(1, &["fail", "w1", token, "--no-retry", "--reason", "no"]).1["result"], "dead");
+    assert_eq!(queue(1, &["complete", "w1", token]).0, 1, "the lease is over");
+    assert_eq!(queue(0, &["dead"]).1["reason"], "no");
+    assert_eq!(queue(0, &["requeue", "w1"]).1["count"], 1);
+    let (_, item, _) = queue(2, &["lease"]);
+    assert_eq!(queue(2, &["complete", "w1", item["token"].as_str().unwrap(), "--result", "done"]).1["result"], "completed");
+    assert_eq!(queue(2, &["recover"]).1["count"], 0);
+    let (code, _, errors) = rig.nodes[0].cluster(&["queue", "enqueue", "w1", "x"]);
+    assert!(code == 1 && errors.contains("--name"), "{errors}");
+    assert_eq!(rig.nodes[0].cluster(&["queue", "stats", "--json"]).0, 0);
+}

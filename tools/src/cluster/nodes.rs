@@ -99,22 +99,22 @@ pub(crate) fn wait_within<T>(limit: Duration, what: &str, mut found: impl FnMut(
 
 /// `ringpost cluster status` of a node, over its socket; none from one that does not answer.
 pub(crate) fn status(node: &Engine) -> Option<Value> {
-    one(node, "status")
+    one(node, "{\"do\":\"status\"}")
 }
 
-/// `ringpost cluster queue stats`; none without Valkey.
+/// `ringpost cluster queue stats`; none where a partition did not answer just then.
 pub(crate) fn queue_stats(node: &Engine) -> Option<Value> {
-    one(node, "queue_stats")
+    one(node, "{\"do\":\"queue\",\"ask\":{\"do\":\"stats\"}}").filter(|stats| stats["unanswered"].is_null())
 }
 
 /// Asks whoever leads to let another lead. A node whose connection to Valkey has just ended, or that knows of no leader yet, says so and is
 /// asked again.
 pub(crate) fn hand_over(node: &Engine) -> io::Result<()> {
-    wait_for("a hand-over that is taken", || Ok((!call(node, "hand_over")?.contains("\"error\"")).then_some(())))
+    wait_for("a hand-over that is taken", || Ok((!call(node, "{\"do\":\"hand_over\"}")?.contains("\"error\"")).then_some(())))
 }
 
 fn call(node: &Engine, what: &str) -> io::Result<String> {
-    ask_within(&node.socket(), &format!("{{\"call\":\"cluster\",\"ask\":{{\"do\":\"{what}\"}}}}"), ANSWER_MAX)
+    ask_within(&node.socket(), &format!("{{\"call\":\"cluster\",\"ask\":{what}}}"), ANSWER_MAX)
 }
 
 fn one(node: &Engine, what: &str) -> Option<Value> {

@@ -1,0 +1,240 @@
+//! `ringpost cluster queue`: asks the running engine about the work queue and prints.
+
+use std::{path::Path, process::ExitCode, time::Duration};
+
+use clap::Subcommand;
+use ringpost_cluster::item_queue::{ATTEMPTS_MAX, PRIORITY};
+use ringpost_config::parse_duration;
+use serde_json::Value;
+
+use crate::{
+    cli::Output,
+    cluster_cli::{field, object, show},
+    cluster_wire::{ClusterCall, QueueCall},
+    control_client::ask,
+    control_wire::WireRequest,
+    queue_cli::{code, say, say_json},
+};
+
+/// `ringpost cluster queue …`
+#[derive(Subcommand)]
+pub enum QueueCommand {
+    /// Pending, processing, failed, total.
+    Stats {
+        #[command(flatten)]
+        output: Output,
+    },
+    /// List the dead letters, the oldest first.
+    Dead {
+        /// At most so many
+        #[arg(long, default_value_t = 1000)]
+        limit: u64,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Give dead letters their attempts back; exit 1 if one that is named is none.
+    Requeue(Letters),
+    /// Remove dead letters from the shared queue; the mail stays with the node that owns it. Exit 1 if one that is named is none.
+    Purge(Letters),
+    /// Add an item to a queue of one's own; exit 1 if there is no room.
+    Enqueue {
+        /// Its name: enqueued twice it is there once
+        id: String,
+        /// What the worker gets, a text
+        data: String,
+        /// 0 first, 9 last
+        #[arg(long, default_value_t = PRIORITY, value_parser = clap::value_parser!(u8).range(0..=9))]
+        priority: u8,
+        /// Leases that may end without an answer or with a failure
+        #[arg(long, default_value_t = ATTEMPTS_MAX, value_parser = clap::value_parser!(u32).range(1..))]
+        max_attempts: u32,
+        /// Not before so long from now
+        #[arg(long, default_value = "0s", value_parser = parse_duration)]
+        delay: Duration,
+        /// Not after so long from now; 0s: always
+        #[arg(long, default_value = "0s", value_parser = parse_duration)]
+        expires_in: Duration,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Lease items; whoever does so completes, fails or extends each in time. Exit 1 if there are none.
+    Lease {
+        /// At most so many
+        #[arg(long, default_value_t = 1)]
+        count: usize,
+        /// For so long, five minutes at most
+        #[arg(long, default_value = "30s", value_parser = parse_duration)]
+        lease: Duration,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Say that leased work is done; exit 1 if the lease is another's by now.
+    Complete {
+        #[command(flatten)]
+        lease: Held,
+        /// What its owner is told
+        #[arg(long, default_value = "")]
+        result: String,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Say that leased work was not done; exit 1 if the lease is another's by now.
+    Fail {
+        #[command(flatten)]
+        lease: Held,
+        /// Make it a dead letter
+        #[arg(long)]
+        no_retry: bool,
+        /// Again after so long
+        #[arg(long, default_value = "0s", value_parser = parse_duration)]
+        delay: Duration,
+        /// Why
+        #[arg(long, default_value = "")]
+        reason: String,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Let a lease run for so long from now; exit 1 if it is another's by now.
+    Extend {
+        #[command(flatten)]
+        held: Held,
+        /// So long, five minutes at most
+        #[arg(long, default_value = "30s", value_parser = parse_duration)]
+        lease: Duration,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Take back leases that ran out: nobody does that for a queue of one's own.
+    Recover {
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+/// Which dead letters.
+#[derive(clap::Args)]
+pub struct Letters {
+    #[command(flatten)]
+    which: Which,
+    #[command(flatten)]
+    output: Output,
+}
+
+/// Named, or all.
+#[derive(clap::Args)]
+#[group(required = true, multiple = false)]
+pub struct Which {
+    /// Their ids.
+    #[arg(value_name = "ID")]
+    pub ids: Vec<String>,
+    /// Every one
+    #[arg(long)]
+    pub all: bool,
+}
+
+/// A lease.
+#[derive(clap::Args)]
+pub struct Held {
+    /// The item's name
+    pub id: String,
+    /// The token that leasing gave
+    pub token: String,
+}
+
+/// Runs a command about the queue of that name, or of mail.
+pub fn queue(socket: &Path, name: Option<String>, call: QueueCommand) -> ExitCode {
+    let about = |ask: QueueCall| ClusterCall::Queue { name: name.clone(), ask };
+    match call {
+        QueueCommand::Stats { output } => show(socket, about(QueueCall::Stats {}), output, object),
+        QueueCommand::Dead { limit, output } => show(socket, about(QueueCall::Dead { limit }), output, |letter| {
+            say(&format!(
+                "{:<26}{:<16}{:>3} of {:<4}{}",
+                field(letter, "id"),
+                field(letter, "owner"),
+                field(letter, "attempts"),
+                field(letter, "max_attempts"),
+                field(letter, "reason")
+            ));
+        }),
+        QueueCommand::Requeue(letters) => of_letters(socket, letters, |ids| about(QueueCall::Requeue { ids })),
+        QueueCommand::Purge(letters) => of_letters(socket, letters, |ids| about(QueueCall::Purge { ids })),
+        QueueCommand::Enqueue { id, data, priority, max_attempts, delay, expires_in, output } => {
+            let (delay_ms, expires_in_ms) = (millis(delay), millis(expires_in));
+            let ask = QueueCall::Enqueue { id, data, priority, max_attempts, delay_ms, expires_in_ms };
+            of_item(socket, about(ask), output, "full")
+        }
+        QueueCommand::Lease { count, lease, output } => {
+            let mut leased = 0;
+            let result = ask(socket, &WireRequest::Cluster { ask: about(QueueCall::Lease { count, lease_ms: millis(lease) }) }, |line| {
+                leased += 1;
+                if output.json {
+                    say_json(line);
+                } else if let Ok(item) = serde_json::from_str::<Value>(line) {
+                    let (attempts, max_attempts) = (field(&item, "attempts"), field(&item, "max_attempts"));
+                    say(&format!(
+                        "{}  {}  {attempts} of {max_attempts}  {}",
+                        field(&item, "id"),
+                        field(&item, "token"),
+                        field(&item, "data")
+                    ));
+                }
+            });
+            code(result.map(|_| leased > 0))
+        }
+        QueueCommand::Complete { lease: Held { id, token }, result, output } => {
+            of_item(socket, about(QueueCall::Complete { id, token, result }), output, "stale")
+        }
+        QueueCommand::Fail { lease: Held { id, token }, no_retry, delay, reason, output } => {
+            let ask = QueueCall::Fail { id, token, retry: !no_retry, delay_ms: millis(delay), reason };
+            of_item(socket, about(ask), output, "stale")
+        }
+        QueueCommand::Extend { held: Held { id, token }, lease, output } => {
+            of_item(socket, about(QueueCall::Extend { id, token, lease_ms: millis(lease) }), output, "stale")
+        }
+        QueueCommand::Recover { output } => show(socket, about(QueueCall::Recover {}), output, |swept| {
+            say(&format!("{} taken back", field(swept, "count")));
+        }),
+    }
+}
+
+/// Says what came of it; exit 1 when that is `bad`, or nobody knows the item.
+fn of_item(socket: &Path, call: ClusterCall, output: Output, bad: &str) -> ExitCode {
+    let mut is_good = true;
+    let result = ask(socket, &WireRequest::Cluster { ask: call }, |line| {
+        let value: Value = serde_json::from_str(line).unwrap_or_default();
+        is_good = value["result"] != bad && value["result"] != "unknown";
+        if output.json {
+            say_json(line);
+        } else {
+            say(&format!("{} {}", field(&value, "id"), field(&value, "result")));
+        }
+    });
+    code(result.map(|_| is_good))
+}
+
+/// Says how many were done; exit 1 when that is not each one that was named.
+fn of_letters(
+    socket: &Path,
+    Letters { which: Which { mut ids, .. }, output }: Letters,
+    call: impl FnOnce(Vec<String>) -> ClusterCall,
+) -> ExitCode {
+    ids.sort_unstable();
+    ids.dedup();
+    let (named, mut done) = (ids.len() as u64, 0);
+    let result = ask(socket, &WireRequest::Cluster { ask: call(ids) }, |line| {
+        done = serde_json::from_str::<Value>(line).ok().and_then(|value| value["count"].as_u64()).unwrap_or(0);
+        if output.json {
+            say_json(line);
+        } else {
+            say(&format!("{done} done"));
+        }
+    });
+    if result.is_ok() && done < named {
+        eprintln!("ringpost: {} of the {named} named are no dead letters", named - done);
+    }
+    code(result.map(|_| done >= named))
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,136 @@
+//! The running engine's side of `ringpost cluster queue`.
+
+use std::time::Duration;
+
+use ringpost_cluster::{
+    item_queue::{ItemQueue, Work, WorkItem},
+    work_queue::{Completed, Enqueued, Failed, IDS_PER_CALL, QueueError, WorkQueue},
+};
+use serde_json::{Value, json};
+
+use crate::{cluster::MAIL_QUEUE, cluster_wire::QueueCall};
+
+/// Pages of dead letters asked for in one call.
+const PAGE: u64 = 128;
+
+/// Answers a call about the queue of that name, or of mail: one value for each line. Err is a sentence for the operator.
+pub async fn answer(mail: &WorkQueue, name: Option<&str>, call: QueueCall) -> Result<Vec<Value>, String> {
+    let queue = match name {
+        None | Some(MAIL_QUEUE) => mail.clone(),
+        Some(name) => mail.named(name).map_err(|error| format!("--name: {error}"))?,
+    };
+    let is_about_items =
+        !matches!(call, QueueCall::Stats {} | QueueCall::Dead { .. } | QueueCall::Requeue { .. } | QueueCall::Purge { .. });
+    if queue.name() == MAIL_QUEUE && is_about_items {
+        return Err(format!("the items of {MAIL_QUEUE} are those of delivery: name another queue with --name"));
+    }
+    let failed = |error: QueueError| error.to_string();
+    match call {
+        QueueCall::Stats {} => Ok(vec![json!(queue.stats().await.map_err(failed)?)]),
+        QueueCall::Dead { limit } => dead(&queue, limit).await.map_err(failed),
+        QueueCall::Requeue { ids } => each_partition(&queue, &ids, true).await.map_err(failed),
+        QueueCall::Purge { ids } => each_partition(&queue, &ids, false).await.map_err(failed),
+        call => items(&ItemQueue::new(queue), call).await.map_err(failed),
+    }
+}
+
+async fn items(queue: &ItemQueue, call: QueueCall) -> Result<Vec<Value>, QueueError> {
+    let (ms, word) = (Duration::from_millis, |id: &str, result: &str| Ok(vec![json!({ "id": id, "result": result })]));
+    match call {
+        QueueCall::Enqueue { id, data, priority, max_attempts, delay_ms, expires_in_ms } => {
+            let work = Work { priority, max_attempts, delay: ms(delay_ms), expires_in: ms(expires_in_ms), ..Work::new(id.clone(), data) };
+            word(&id, enqueued(queue.enqueue(&[work]).await?[0]))
+        }
+        QueueCall::Lease { count, lease_ms } => Ok(queue.dequeue(count, ms(lease_ms)).await?.iter().map(item).collect()),
+        QueueCall::Complete { id, token, result } => word(&id, completed(queue.complete_by(&id, &token, &result).await?)),
+        QueueCall::Fail { id, token, retry, delay_ms, reason } => {
+            word(&id, ended(queue.fail_by(&id, &token, retry, ms(delay_ms), &reason).await?))
+        }
+        QueueCall::Extend { id, token, lease_ms } => {
+            word(&id, if queue.extend_lease(&id, &token, ms(lease_ms)).await? { "extended" } else { "stale" })
+        }
+        QueueCall::Recover {} => Ok(vec![json!({ "count": queue.recover_expired_leases().await? })]),
+        QueueCall::Stats {} | QueueCall::Dead { .. } | QueueCall::Requeue { .. } | QueueCall::Purge { .. } => {
+            unreachable!("these are about no item")
+        }
+    }
+}
+
+/// What is no text is shown as such, and cannot be read by this way.
+fn item(item: &WorkItem) -> Value {
+    json!({
+        "id": item.id,
+        "type": item.kind,
+        "priority": item.priority,
+        "data": String::from_utf8_lossy(&item.data),
+        "created_at": item.created_at,
+        "attempts": item.attempts,
+        "max_attempts": item.max_attempts,
+        "owner": item.owner,
+        "lease_expiry": item.lease_expiry,
+        "token": item.token,
+    })
+}
+
+fn enqueued(answer: Enqueued) -> &'static str {
+    match answer {
+        Enqueued::Added => "added",
+        Enqueued::Present => "present",
+        Enqueued::Completed => "completed",
+        Enqueued::Full => "full",
+    }
+}
+
+fn completed(answer: Completed) -> &'static str {
+    match answer {
+        Completed::Done | Completed::DoneBefore | Completed::Settled => "completed",
+        Completed::Stale | Completed::Refused | Completed::Unproven => "stale",
+        Completed::Unknown => "unknown",
+    }
+}
+
+fn ended(answer: Failed) -> &'static str {
+    match answer {
+        Failed::Waits => "waits",
+        Failed::Dead => "dead",
+        Failed::Stale => "stale",
+    }
+}
+
+async fn dead(queue: &WorkQueue, limit: u64) -> Result<Vec<Value>, QueueError> {
+    let mut letters = Vec::new();
+    for partition in 0..queue.bounds().partitions {
+        let mut offset = 0;
+        while (letters.len() as u64) < limit {
+            let page = queue.dead(partition, offset, PAGE.min(limit - letters.len() as u64)).await?;
+            if page.is_empty() {
+                break;
+            }
+            offset += page.len() as u64;
+            letters.extend(page.iter().map(|letter| json!(letter)));
+        }
+    }
+    Ok(letters)
+}
+
+async fn each_partition(queue: &WorkQueue, ids: &[String], requeues: bool) -> Result<Vec<Value>, QueueError> {
+    let mut count = 0;
+    for partition in 0..queue.bounds().partitions {
+        let here: Vec<&str> = ids.iter().map(String::as_str).filter(|id| queue.partition(id) == partition).collect();
+        if ids.is_empty() {
+            loop {
+                let moved =
+                    if requeues { queue.requeue(partition, &[]).await? } else { queue.purge(partition, None, 0, &[]).await?.unwrap_or(0) };
+                count += moved;
+                if moved == 0 {
+                    break;
+                }
+            }
+        }
+        for chunk in here.chunks(IDS_PER_CALL) {
+            count +=
+                if requeues { queue.requeue(partition, chunk).await? } else { queue.purge(partition, None, 0, chunk).await?.unwrap_or(0) };
+        }
+    }
+    Ok(vec![json!({ "count": count })])
+}
