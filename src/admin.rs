@@ -23,6 +23,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
+use ringpost_cluster::work_queue::QueueStats;
 use ringpost_engine::{
     control::{Answer, Command},
     request_lane::RequestLane,
@@ -176,6 +177,10 @@ async fn metrics(State(admin): State<Admin>) -> Response {
     }
     if let Some(cluster) = &admin.cluster {
         cluster_metrics(cluster, &mut text);
+        // Valkey that is away costs a call's deadline here, and nothing once its circuit is open.
+        if let Ok(stats) = cluster.queue.stats().await {
+            queue_metrics(&stats, &mut text);
+        }
     }
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }
@@ -207,6 +212,22 @@ fn cluster_metrics(cluster: &ClusterNode, text: &mut String) {
     }
 }
 
+/// Of the queue that all nodes share, partitions that do not answer left out.
+fn queue_metrics(stats: &QueueStats, text: &mut String) {
+    for (state, count) in
+        [("pending", stats.pending), ("processing", stats.processing), ("dead", stats.failed), ("unsettled", stats.unsettled)]
+    {
+        let _ = writeln!(text, "mta_cluster_queue_items{{state=\"{state}\"}} {count}");
+    }
+    for (state, age_ms) in [("ready", stats.oldest_ready_age_ms), ("dead", stats.oldest_dead_age_ms)] {
+        let _ = writeln!(text, "mta_cluster_queue_oldest_seconds{{state=\"{state}\"}} {}", Duration::from_millis(age_ms).as_secs_f64());
+    }
+    let _ = writeln!(text, "mta_cluster_queue_partitions_unanswered {}", stats.unanswered.len());
+    for name in ["died", "dead_full", "unproven", "outcomes_dropped"] {
+        let _ = writeln!(text, "mta_cluster_{name}_total {}", stats.counters.get(name).copied().unwrap_or(0));
+    }
+}
+
 fn no_cluster() -> Response {
     (StatusCode::NOT_FOUND, Json(serde_json::json!({ "error": "this node is in no cluster" }))).into_response()
 }
@@ -219,8 +240,26 @@ async fn cluster_nodes(State(admin): State<Admin>) -> Response {
     admin.cluster.as_ref().map_or_else(no_cluster, |cluster| Json(cluster.handle.nodes()).into_response())
 }
 
+/// Of the cluster's queue, items; of a node without a cluster its own, recipients. What does not answer (partitions, shards) is named in it.
 async fn queue_stats(State(admin): State<Admin>) -> Response {
-    let Some(cluster) = &admin.cluster else { return no_cluster() };
+    let Some(cluster) = &admin.cluster else {
+        let shards = shard_stats(&admin.shards).await;
+        let sum = |name: &str| shards.iter().flatten().flatten().filter(|(of, _)| *of == name).map(|(_, count)| count).sum::<u64>();
+        let processing = sum("queue_attempting");
+        let pending = sum("queue_waiting") + sum("queue_ready");
+        let hung: Vec<usize> = (0..shards.len()).filter(|shard| shards[*shard].is_none()).collect();
+        let mut stats = serde_json::json!({
+            "pending": pending,
+            "processing": processing,
+            "failed": sum("queue_failed"),
+            "total": pending + processing + sum("queue_failed"),
+            "messages": sum("queue_messages"),
+        });
+        if !hung.is_empty() {
+            stats["unanswered"] = serde_json::json!(hung);
+        }
+        return Json(stats).into_response();
+    };
     match cluster.queue.stats().await {
         Ok(stats) => Json(stats).into_response(),
         Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, Json(serde_json::json!({ "error": reason.to_string() }))).into_response(),

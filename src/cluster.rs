@@ -23,7 +23,7 @@ use ringpost_cluster::{
     valkey::Valkey,
     valkey_error::ValkeyError,
     work_item::ItemKey,
-    work_queue::{QueueBounds, QueueError, WorkQueue},
+    work_queue::{QueueBounds, QueueError, QueueStats, WorkQueue},
 };
 use ringpost_config::{Cluster as Settings, ClusterRole, Config, DeliveryMode};
 use ringpost_engine::{
@@ -103,12 +103,15 @@ impl ClusterNode {
             .map_err(|error| error.to_string())?;
         let address = settings.address.clone().unwrap_or_else(|| config.listeners[0].address.to_string());
         let stalled_after = (settings.heartbeat_interval * STALLED_HEARTBEATS).max(STALLED_MIN);
+        let control = ControlPlane::new(valkey, keyspace).with_key(key);
         let surroundings = Arc::new(LocalNode {
             progress: Arc::new(Mutex::new(Progress::new(shards.len(), stalled_after, BootTime::now()))),
             shards,
             sessions_max: config.smtp.sessions_max,
             reloader: reloader.clone(),
             queue: queue.clone(),
+            control: control.clone(),
+            deaths: Arc::default(),
             dead_letters_kept: settings.dead_letters_kept,
             spool_failure,
             memory_refused: Arc::default(),
@@ -131,8 +134,7 @@ impl ClusterNode {
             folder: cluster_folder(config),
             pushed_unfit: unfit,
         };
-        let agent = Agent::new(agent_settings, ControlPlane::new(valkey, keyspace).with_key(key), surroundings)
-            .map_err(|error| format!("cluster: {error}"))?;
+        let agent = Agent::new(agent_settings, control, surroundings).map_err(|error| format!("cluster: {error}"))?;
         let handle = agent.handle();
         let to_agent = handle.clone();
         reloader.when_reloaded(move || to_agent.retry_config());
@@ -223,6 +225,8 @@ struct LocalNode {
     sessions_max: Option<u32>,
     reloader: Arc<Reloader>,
     queue: WorkQueue,
+    control: ControlPlane,
+    deaths: Arc<Mutex<Deaths>>,
     dead_letters_kept: Duration,
     spool_failure: Arc<OnceLock<String>>,
     /// As the shards counted when they were asked last.
@@ -256,6 +260,37 @@ fn metadata(config: &Config) -> BTreeMap<String, String> {
 
 /// Sessions that count as full load where the config names no limit.
 const SESSIONS_OF_FULL_LOAD: u32 = 10_000;
+
+/// What the queue counted of its dead letters when it was looked at last.
+#[derive(Default)]
+struct Deaths {
+    counted: Option<(u64, u64)>,
+}
+
+impl Deaths {
+    /// Warns of items that died since, and of those for which there was no room. What was before the first look is another leader's.
+    fn look(&mut self, stats: &QueueStats) {
+        let (died, turned_away) = self.since_last(stats);
+        if died > 0 {
+            warn!(died, dead = stats.failed, "items of the work queue became dead letters: see `ringpost cluster queue dead`");
+        }
+        if turned_away > 0 {
+            warn!(
+                turned_away,
+                dead = stats.failed,
+                "the dead letters of a partition are cluster.dead_letters_max: further ones wait beside them, and are looked at each minute; \
+                 requeue or purge some"
+            );
+        }
+    }
+
+    fn since_last(&mut self, stats: &QueueStats) -> (u64, u64) {
+        let count = |name: &str| stats.counters.get(name).copied().unwrap_or(0);
+        let now = (count("died"), count("dead_full"));
+        // Where the data began anew, or a partition does not answer, there are fewer.
+        self.counted.replace(now).map_or((0, 0), |before| (now.0.saturating_sub(before.0), now.1.saturating_sub(before.1)))
+    }
+}
 
 impl Surroundings for LocalNode {
     fn observe(&self) -> Boxed<LocalState> {
@@ -309,16 +344,18 @@ impl Surroundings for LocalNode {
     }
 
     /// Dead letters are removed when they are old. Their mail is with the nodes that own it, which offer it again or give it up; that of nodes that
-    /// are gone was tried again for days (`handover::dead_letters`).
+    /// are gone was tried again for days (`handover::dead_letters`). Then the account of the queue is written. A partition that does not answer
+    /// keeps nothing from the others; its error is what is answered.
     fn chores(&self, leadership: Leadership) -> Boxed<Result<Result<u64, Epoch>, ValkeyError>> {
         let (queue, kept_ms) = (self.queue.clone(), u64::try_from(self.dead_letters_kept.as_millis()).unwrap_or(u64::MAX));
+        let (control, deaths) = (self.control.clone(), self.deaths.clone());
         Box::pin(async move {
-            let mut removed = 0;
+            let (mut removed, mut failed) = (0, None);
             for partition in 0..queue.bounds().partitions {
                 match queue.purge(partition, Some(leadership.epoch), kept_ms, &[]).await {
                     Ok(Ok(count)) => removed += count,
                     Ok(Err(epoch)) => return Ok(Err(epoch)),
-                    Err(QueueError::Valkey(error)) => return Err(error),
+                    Err(QueueError::Valkey(error)) => failed = failed.or(Some(error)),
                     Err(QueueError::Item(error)) => unreachable!("no item is named: {error}"),
                 }
             }
@@ -328,7 +365,16 @@ impl Surroundings for LocalNode {
                     "dead letters older than cluster.dead_letters_kept were removed from the queue: of nodes that are gone for good they were the last copies"
                 );
             }
-            Ok(Ok(removed))
+            if let Ok(stats) = queue.stats().await {
+                deaths.lock().expect("no panic happens under this lock").look(&stats);
+                let text = serde_json::to_string(&stats).expect("plain data");
+                match control.write_statistics(leadership.epoch, &text).await {
+                    Ok(Ok(_)) => {}
+                    Ok(Err(epoch)) => return Ok(Err(epoch)),
+                    Err(error) => failed = failed.or(Some(error)),
+                }
+            }
+            failed.map_or(Ok(Ok(removed)), Err)
         })
     }
 
@@ -338,6 +384,17 @@ impl Surroundings for LocalNode {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn deaths_are_told_once_and_not_those_of_before() {
+        let stats = |died: u64, dead_full: u64| QueueStats {
+            counters: BTreeMap::from([("died".to_owned(), died), ("dead_full".to_owned(), dead_full)]),
+            ..QueueStats::default()
+        };
+        let mut deaths = Deaths::default();
+        let looks = [(5, 1), (5, 1), (7, 1), (7, 3), (0, 0), (1, 0)].map(|(died, full)| deaths.since_last(&stats(died, full)));
+        assert_eq!(looks, [(0, 0), (0, 0), (2, 0), (0, 2), (0, 0), (1, 0)]);
+    }
 
     #[test]
     fn the_gravest_ill_is_told() {

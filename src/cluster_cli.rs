@@ -242,8 +242,11 @@ fn config(socket: &Path, call: ConfigCommand) -> ExitCode {
             let mark = if version["current"] == true { "*" } else { " " };
             let of = if version["of"] == 0 { String::new() } else { format!(" (again {})", version["of"]) };
             let hash: String = field(version, "hash").chars().take(12).collect();
+            let names = version["nodes"].as_array().into_iter().flatten().filter_map(Value::as_str);
+            let nodes = names.collect::<Vec<_>>().join(", ");
+            let runs = if nodes.is_empty() { nodes } else { format!("  runs on {nodes}") };
             say(&format!(
-                "{mark}{:>6}  {:<14}{:<20}{}{of}",
+                "{mark}{:>6}  {:<14}{:<20}{}{of}{runs}",
                 field(version, "version"),
                 hash,
                 field(version, "author"),

@@ -1,6 +1,6 @@
 //! The running engine's side of `ringpost cluster`.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use ringpost_cluster::control_plane::ConfigVersion;
 use ringpost_config::CONFIG_POLL;
@@ -19,7 +19,20 @@ pub async fn answer(call: ClusterCall, cluster: Option<&ClusterNode>) -> Result<
     let failed = |error: ringpost_cluster::valkey_error::ValkeyError| error.to_string();
     let one = |value: Value| Ok(vec![value]);
     match call {
-        ClusterCall::Status {} => one(json(&cluster.handle.stats())),
+        ClusterCall::Status {} => {
+            let mut status = json(&cluster.handle.stats());
+            // What nobody has written, or Valkey does not tell now, is left out.
+            if let Ok(Some(text)) = control.read_statistics().await
+                && let Ok(Value::Object(mut queue)) = serde_json::from_str(&text)
+            {
+                queue.remove("counters");
+                status["queue"] = Value::Object(queue);
+            }
+            if let Ok(rollout) = control.read_rollout().await {
+                status["rollout"] = json(&versions(&rollout));
+            }
+            one(status)
+        }
         ClusterCall::Nodes {} => Ok(cluster.handle.nodes().iter().map(json).collect()),
         ClusterCall::Leader {} => {
             let stats = cluster.handle.stats();
@@ -42,8 +55,12 @@ pub async fn answer(call: ClusterCall, cluster: Option<&ClusterNode>) -> Result<
         }
         ClusterCall::ConfigHistory {} => {
             let (current, history) = control.config_history().await.map_err(failed)?;
+            // The leader's account may be missing: the versions are there without it.
+            let rollout = control.read_rollout().await.unwrap_or_default();
+            let rollout = versions(&rollout);
             let line = |config: &ConfigVersion| {
                 let mut value = json(config);
+                value["nodes"] = json(rollout.get(&config.version).map_or(&[][..], Vec::as_slice));
                 value["current"] = Value::Bool(config.version == current);
                 value
             };
@@ -74,7 +91,16 @@ pub async fn answer(call: ClusterCall, cluster: Option<&ClusterNode>) -> Result<
     }
 }
 
-fn json(value: &impl serde::Serialize) -> Value {
+/// The nodes that run each version, by the leader's account.
+fn versions(rollout: &BTreeMap<String, u64>) -> BTreeMap<u64, Vec<&str>> {
+    let mut versions: BTreeMap<u64, Vec<&str>> = BTreeMap::new();
+    for (node, version) in rollout {
+        versions.entry(*version).or_default().push(node);
+    }
+    versions
+}
+
+fn json(value: &(impl serde::Serialize + ?Sized)) -> Value {
     serde_json::to_value(value).expect("plain data")
 }
 

@@ -12,12 +12,14 @@ use crate::{
     keyspace::Keyspace,
     membership::{Member, NodeRecord, RECORD_BYTES_MAX},
     reply::Reply,
-    shares::{Division, Shares},
+    shares::Division,
     throttle::{Flow, HORIZON, Reserved},
     valkey::{Valkey, random_u64},
     valkey_error::ValkeyError,
     work_item::ItemKey,
 };
+
+mod accounts;
 
 /// Replicas have this part of a lease to take it over: what is left must do for leading.
 const REPLICATION_TTL_PARTS: u32 = 12;
@@ -299,16 +301,6 @@ impl ControlPlane {
         fenced(self.run("members_prune", &keys, &[&epoch.to_string(), &older_than.as_millis().to_string()]).await?)
     }
 
-    /// The leader writes its word for the nodes. Err(epoch): another leads.
-    pub async fn write_plan(&self, epoch: Epoch, text: &str) -> Result<Result<u64, Epoch>, ValkeyError> {
-        fenced(self.run("leader_write", &[self.keyspace.epoch(), self.keyspace.plan()], &[&epoch.to_string(), text]).await?)
-    }
-
-    /// The leader writes which node runs which config. Err(epoch): another leads.
-    pub async fn write_rollout(&self, epoch: Epoch, text: &str) -> Result<Result<u64, Epoch>, ValkeyError> {
-        fenced(self.run("leader_write", &[self.keyspace.epoch(), self.keyspace.rollout()], &[&epoch.to_string(), text]).await?)
-    }
-
     /// Publishes `text` as the next version, above `floor` (the version this node runs). `expected`: only if that is current.
     ///
     /// The number is signed with the text, so that it is settled here, and the call repeated where another came in between.
@@ -438,13 +430,6 @@ impl ControlPlane {
         let key = [self.keyspace.throttle(&throttle_name(name))];
         let mut reply = Reply::new(self.run("throttle_charge", &key, &[&units, &per_us, &burst, &cost.to_string()]).await?)?;
         Ok(Duration::from_micros(reply.count()?))
-    }
-
-    /// The leader writes whose part of shared limits is whose. Err(epoch): another leads.
-    pub async fn write_shares(&self, by: &Leadership, shares: Shares) -> Result<Result<u64, Epoch>, ValkeyError> {
-        let keys = [self.keyspace.epoch(), self.keyspace.shares()];
-        let division = Division { by: by.clone(), shares };
-        fenced(self.run("leader_write", &keys, &[&by.epoch.to_string(), &division.to_string()]).await?)
     }
 
     /// For a node id of `text`, if it is one.

@@ -64,6 +64,11 @@ impl Keyspace {
         self.control("rollout")
     }
 
+    /// How full the work queue is, by the leader's account.
+    pub fn statistics(&self) -> String {
+        self.control("statistics")
+    }
+
     /// Joined, left, elected, released, config.
     pub fn events(&self) -> String {
         self.control("events")

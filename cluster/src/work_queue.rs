@@ -20,9 +20,11 @@ use crate::{
 
 mod answers;
 mod dead_letters;
+mod statistics;
 
-pub use answers::{Completed, Ending, Enqueued, Failed, Known, Leased, QueueStats, Retry, Swept};
+pub use answers::{Completed, Ending, Enqueued, Failed, Known, Leased, Retry, Swept};
 pub use dead_letters::{DeadLetter, Revived};
+pub use statistics::QueueStats;
 
 /// The most items in one call of enqueue, lease or complete.
 pub const ITEMS_PER_CALL: usize = 64;
@@ -431,37 +433,6 @@ impl WorkQueue {
             });
         }
         Ok(answers)
-    }
-
-    /// Counts over all partitions.
-    pub async fn stats(&self) -> Result<QueueStats, QueueError> {
-        let mut stats = QueueStats::default();
-        for partition in 0..self.bounds.partitions {
-            let mut reply = Reply::new(self.run("queue_stats", partition, &[]).await?)?;
-            let now = reply.count()?;
-            let (ready, scheduled, leased, dead, unsettled) =
-                (reply.count()?, reply.count()?, reply.count()?, reply.count()?, reply.count()?);
-            let oldest = reply.count()?;
-            reply.count()?;
-            // Damaged counts are shown as they are; they must not end a process.
-            let add = |sum: &mut u64, count: u64| *sum = sum.saturating_add(count);
-            add(&mut stats.pending, ready.saturating_add(scheduled));
-            add(&mut stats.scheduled, scheduled);
-            add(&mut stats.processing, leased);
-            add(&mut stats.failed, dead);
-            add(&mut stats.unsettled, unsettled);
-            if oldest > 0 {
-                stats.oldest_dead_age_ms = stats.oldest_dead_age_ms.max(now.saturating_sub(oldest));
-            }
-            while !reply.is_empty() {
-                let (name, value) = (reply.text()?, reply.count()?);
-                if !matches!(name.as_str(), "sequence" | "turns") {
-                    add(stats.counters.entry(name).or_default(), value);
-                }
-            }
-        }
-        stats.total = stats.pending.saturating_add(stats.processing).saturating_add(stats.failed);
-        Ok(stats)
     }
 }
 

@@ -89,3 +89,60 @@ fn work_of_ones_own_goes_through_the_queue_by_command() {
     assert!(code == 1 && errors.contains("--name"), "{errors}");
     assert_eq!(rig.nodes[0].cluster(&["queue", "stats", "--json"]).0, 0);
 }
+
+impl Node {
+    fn metrics(&self) -> String {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.admin)).unwrap();
+        write!(stream, "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+}
+
+/// The leader's account of a roll-out was written and read by nobody, and metrics had nothing of the work queue.
+#[test]
+fn the_leaders_account_and_the_queues_are_shown() {
+    let rig = Rig::start();
+    rig.leader();
+    let file = rig.folder.path().join("push.toml");
+    fs::write(&file, "[smtp]\nrecipients_max = 500\n").unwrap();
+    wait_for("the push", || (rig.nodes[0].cluster(&["config", "push", file.to_str().unwrap()]).0 == 0).then_some(()));
+    wait_for("the roll-out's account", || {
+        let (_, lines, _) = rig.nodes[1].cluster(&["config", "history", "--json"]);
+        let version: Value = serde_json::from_str(lines.lines().next()?).ok()?;
+        (version["nodes"] == serde_json::json!(["n1", "n2", "n3"])).then_some(())
+    });
+    let (_, text, _) = rig.nodes[1].cluster(&["config", "history"]);
+    assert!(text.contains("runs on n1, n2, n3"), "{text}");
+    let status = wait_for("the queue's account", || {
+        let (_, text, _) = rig.nodes[2].cluster(&["status", "--json"]);
+        let status: Value = serde_json::from_str(&text).ok()?;
+        status["queue"]["total"].is_u64().then_some(status)
+    });
+    assert_eq!(status["rollout"]["1"], serde_json::json!(["n1", "n2", "n3"]), "{status}");
+    let queue = |words: &[&str]| rig.nodes[0].cluster(&[&["queue", "--name", "report"], words].concat()).0 == 0;
+    wait_for("an item", || queue(&["enqueue", "w1", "x"]).then_some(()));
+    let shows = |line: &str| wait_for(line, || rig.nodes[0].metrics().lines().any(|shown| shown == line).then_some(()));
+    shows("mta_cluster_queue_items{state=\"pending\"} 0");
+    shows("mta_cluster_queue_items{state=\"dead\"} 0");
+    shows("mta_cluster_queue_oldest_seconds{state=\"ready\"} 0");
+    shows("mta_cluster_unproven_total 0");
+}
+
+/// It was 404.
+#[test]
+fn without_a_cluster_the_queues_counts_are_the_nodes_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = node_files(folder.path(), 1, free_port());
+    let text = fs::read_to_string(&node.config).unwrap();
+    fs::write(&node.config, text.replace("[cluster]\nenabled = true", "[cluster]\nenabled = false")).unwrap();
+    let mut rig = Rig { folder, valkey_port: 0, valkey: None, nodes: vec![node] };
+    rig.start_node(0);
+    assert!(rig.nodes[0].accepts_mail());
+    let stats = rig.nodes[0].get("/api/queue/stats").unwrap();
+    assert_eq!(
+        (&stats["pending"], &stats["processing"], &stats["total"], &stats["messages"]),
+        (&1.into(), &0.into(), &1.into(), &1.into())
+    );
+}

@@ -1,7 +1,5 @@
 //! What the calls of the queue say.
 
-use serde::{Deserialize, Serialize};
-
 use crate::{identity::NodeId, work_item::ItemError};
 
 /// What became of an item that was to be added.
@@ -125,26 +123,4 @@ pub enum Known {
     /// Its record says that it was completed, and is signed by nobody with this node's key: [`WorkQueue::refuse`](super::WorkQueue::refuse)
     /// wants it.
     Unproven(Vec<u8>),
-}
-
-/// Counts over all partitions; the first four names are those of the admin API.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct QueueStats {
-    /// Ready and scheduled.
-    pub pending: u64,
-    /// Leased.
-    pub processing: u64,
-    /// Dead letters.
-    pub failed: u64,
-    /// All three.
-    pub total: u64,
-    /// Of the pending, those that wait for a time.
-    pub scheduled: u64,
-    /// Completed and not yet settled by their owners, or withdrawn by them a short while ago.
-    pub unsettled: u64,
-    /// Age of the oldest dead letter, in milliseconds.
-    pub oldest_dead_age_ms: u64,
-    /// Since the data's beginning: enqueued, leased, completed, failed, recovered, died, stale, dead_full, purged, withdrawn, damaged, unproven,
-    /// outcomes_dropped (of which their owners had not heard), heard_dropped (of which they had).
-    pub counters: std::collections::BTreeMap<String, u64>,
 }
