@@ -125,6 +125,7 @@ struct Driver {
     /// There is a new connection for messages, or a partition is back: what answers now may be another server.
     connected: Notify,
     is_draining: AtomicBool,
+    drain_begins: tokio::sync::Mutex<()>,
     /// The process is about to end.
     is_leaving: AtomicBool,
     is_retracting: AtomicBool,
@@ -179,6 +180,7 @@ pub fn start(node: HandOverNode, shards: Vec<Arc<RequestLane>>) -> Result<Shared
         worker: Notify::new(),
         connected: Notify::new(),
         is_draining: AtomicBool::new(false),
+        drain_begins: tokio::sync::Mutex::default(),
         is_leaving: AtomicBool::new(false),
         is_retracting: AtomicBool::new(node.retracts),
         activated: Notify::new(),

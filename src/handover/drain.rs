@@ -1,14 +1,15 @@
 //! Emptying a node that is to be retired: all that it has is offered, and it takes nothing of others.
 
 use std::{
+    io,
     sync::{Arc, MutexGuard, atomic::Ordering},
     time::Duration,
 };
 
-use ringpost_cluster::{boot_time::BootTime, membership::Status};
+use ringpost_cluster::{boot_time::BootTime, membership::Status, work_queue::QueueError};
 use ringpost_engine::control::{Answer, Command, DrainCounts, HandOver};
 use serde::{Deserialize, Serialize};
-use tokio::time::sleep;
+use tokio::{task::JoinSet, time::sleep};
 use tracing::{info, warn};
 
 use super::{Driver, SharedDelivery, TAKES_MAIL};
@@ -78,10 +79,17 @@ impl SharedDelivery {
         let takes = |node: &ringpost_cluster::membership::NodeView| {
             node.id.to_string() != me && node.status != Status::Offline && node.metadata.contains_key(TAKES_MAIL)
         };
-        let answer = driver.node.queue.probe(0).await;
-        driver.heard(0, &answer);
-        if let Err(reason) = answer {
+        // One at a time: the second begins nothing, and hears of what the first could not do.
+        let _begins = driver.drain_begins.lock().await;
+        let failed = driver.probe_all().await;
+        if failed.len() == driver.partitions().len()
+            && let Some((_, reason)) = failed.first()
+        {
             return Err(format!("{reason}; nothing was offered for the drain"));
+        }
+        if !failed.is_empty() {
+            let partitions: Vec<u16> = failed.iter().map(|(partition, _)| *partition).collect();
+            warn!(?partitions, reason = %failed[0].1, "the drain begins without these partitions of the queue: their mail waits until they take it");
         }
         if !driver.node.cluster.nodes().iter().any(takes) {
             return Err(
@@ -90,10 +98,15 @@ impl SharedDelivery {
                     .to_owned(),
             );
         }
+        // Before the mark is set: who has taken back what earlier runs had offered clears it, unless the node is being emptied.
+        let was_draining = driver.is_draining.swap(true, Ordering::SeqCst);
         let (mark, offering) = (driver.node.mark.clone(), driver.offering.clone());
-        let marked = tokio::task::spawn_blocking(move || mark.set(&offering)).await.map_err(|_| "given up".to_owned())?;
-        marked.map_err(|reason| format!("that mail is offered cannot be noted in the spool: {reason}"))?;
-        if !driver.is_draining.swap(true, Ordering::SeqCst) {
+        let marked = tokio::task::spawn_blocking(move || mark.set(&offering)).await.unwrap_or_else(|_| Err(io::Error::other("given up")));
+        if let Err(reason) = marked {
+            driver.is_draining.store(was_draining, Ordering::SeqCst);
+            return Err(format!("that mail is offered cannot be noted in the spool: {reason}"));
+        }
+        if !was_draining {
             info!("the node is emptied into the cluster's queue and takes no more mail from it");
             driver.node.cluster.says_no_longer(TAKES_MAIL);
             driver.activated.notify_one();
@@ -114,6 +127,22 @@ impl SharedDelivery {
 impl Driver {
     fn drain_progress(&self) -> MutexGuard<'_, DrainProgress> {
         self.drain_progress.lock().expect("no panic happens under this lock")
+    }
+
+    /// Which partitions do not take what is written, and why.
+    async fn probe_all(self: &Arc<Self>) -> Vec<(u16, QueueError)> {
+        let mut asked = JoinSet::new();
+        for partition in self.partitions() {
+            let driver = self.clone();
+            asked.spawn(async move {
+                let answer = driver.node.queue.probe(partition).await;
+                driver.heard(partition, &answer);
+                answer.err().map(|reason| (partition, reason))
+            });
+        }
+        let mut failed: Vec<(u16, QueueError)> = asked.join_all().await.into_iter().flatten().collect();
+        failed.sort_unstable_by_key(|(partition, _)| *partition);
+        failed
     }
 
     /// Mail whose attempt has ended, that was released or came in can be offered: the shards are asked again and again.
