@@ -194,6 +194,11 @@ impl Worker {
             (driver.node.queue.bounds().partitions, u64::try_from(driver.node.lease_ttl.as_millis()).unwrap_or(u64::MAX));
         let mut found = false;
         for _ in 0..partitions {
+            // What the partitions before had counts as well.
+            let room = CLAIMS_MAX.saturating_sub(self.claims.len() - self.claims.refused());
+            if room == 0 {
+                break;
+            }
             let partition = self.next_partition;
             self.next_partition = (partition + 1) % partitions;
             let asked_at = BootTime::now();
@@ -202,7 +207,7 @@ impl Worker {
                 continue;
             }
             // By time, not by the worker's life: a lease whose answer was lost has to end although this node lives.
-            let answer = driver.node.queue.lease(partition, LEASE_ITEMS, lease_ms, lease_ms, ITEM_BYTES_MAX).await;
+            let answer = driver.node.queue.lease(partition, LEASE_ITEMS.min(room), lease_ms, lease_ms, ITEM_BYTES_MAX).await;
             driver.heard(partition, &answer);
             let Ok((generation, items)) = answer else { continue };
             driver.generation(partition, &generation);
