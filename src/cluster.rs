@@ -23,9 +23,9 @@ use ringpost_cluster::{
     valkey::Valkey,
     valkey_error::ValkeyError,
     work_item::ItemKey,
-    work_queue::{QueueBounds, QueueError, QueueStats, WorkQueue},
+    work_queue::{OUTCOME_KEPT, QueueBounds, QueueError, QueueStats, WorkQueue},
 };
-use ringpost_config::{Cluster as Settings, ClusterRole, Config, DeliveryMode};
+use ringpost_config::{Cluster as Settings, ClusterRole, Config, DeliveryMode, EXPIRY_MAX};
 use ringpost_engine::{
     control::{Answer, Command},
     request_lane::RequestLane,
@@ -44,6 +44,8 @@ const STALLED_HEARTBEATS: u32 = 2;
 const STALLED_MIN: Duration = Duration::from_secs(3);
 /// The shortest key of a cluster: who reads what it signs can try shorter ones until one fits.
 const KEY_BYTES_MIN: usize = 16;
+/// The owner of mail that was taken over may be away for as long as mail lives, by any config that it has or is given later.
+const _: () = assert!(OUTCOME_KEPT.as_secs() >= EXPIRY_MAX.as_secs() + 24 * 3600);
 /// The longest secret file that is read.
 const SECRET_BYTES_MAX: u64 = 4096;
 

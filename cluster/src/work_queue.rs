@@ -3,7 +3,7 @@
 //! Valkey never holds the only copy of anything: an item's owner keeps the original until it hears that another has taken it over.
 //! Every call is safe to repeat when its outcome is unknown; a lease that nobody answers for runs out.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use redis::Value;
 
@@ -32,8 +32,8 @@ pub const ITEMS_PER_CALL: usize = 64;
 pub const IDS_PER_CALL: usize = 128;
 /// The most bytes one lease call brings back; a larger item comes alone.
 const LEASE_BYTES_MAX: usize = 512 * 1024;
-/// How long an outcome waits for its owner: longer than mail lives.
-const OUTCOME_KEPT_MS: u64 = 7 * 24 * 3600 * 1000;
+/// How long an outcome waits for its owner: a day longer than mail can live.
+pub const OUTCOME_KEPT: Duration = Duration::from_secs(31 * 24 * 3600);
 /// Ended items of one partition that some worker was leased and left, of which it is remembered whose they are after their owner has settled them.
 const PAST_MAX: u64 = 8192;
 /// The longest lease by time, as `cluster.lease_ttl` is bounded.
@@ -248,7 +248,8 @@ impl WorkQueue {
     /// Completes up to [`ITEMS_PER_CALL`] leases of one partition: id, token and what the owner is told (no line ends, cut where it is longer
     /// than [`RESULT_BYTES_MAX`] with its signature).
     pub async fn complete(&self, partition: u16, leases: &[(&str, &str, &str)]) -> Result<(String, Vec<Completed>), QueueError> {
-        let (new_data, channel, kept) = (generation_of_new_data(), self.keyspace.done_channel(&self.name), OUTCOME_KEPT_MS.to_string());
+        let (new_data, channel, kept) =
+            (generation_of_new_data(), self.keyspace.done_channel(&self.name), OUTCOME_KEPT.as_millis().to_string());
         let word = |&(id, token, result): &(&str, &str, &str)| {
             Completion { queue: &self.name, id, token }.word(&self.key, &one_line(result, RESULT_BYTES_MAX - SIGNATURE_BYTES))
         };

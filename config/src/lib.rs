@@ -64,7 +64,7 @@ pub use network::{Network, Relay};
 pub use overlay::NODE_SECTIONS;
 pub use percent::Percent;
 pub use process::{Control, Memory};
-pub use queue::{Queue, Retry};
+pub use queue::{EXPIRY_MAX, Queue, Retry};
 pub use rate::Rate;
 pub use route::{DomainPattern, ROUTE_NAME_BYTES_MAX, Route, RouteOverrides, Routes, Via};
 pub use sender::SenderPattern;

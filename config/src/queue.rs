@@ -9,6 +9,9 @@ const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(86_400);
 
+/// The longest life that a config can give to mail.
+pub const EXPIRY_MAX: Duration = Duration::from_secs(30 * DAY.as_secs());
+
 /// `[queue]`: retries and expiry; a route can say otherwise.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Queue {
@@ -51,7 +54,7 @@ impl RetryOverrides {
             base: section.optional_within("retry_base", Duration::from_secs(1)..=DAY),
             cap: section.optional_within("retry_cap", Duration::from_secs(1)..=DAY),
             jitter: section.optional_within("retry_jitter", Percent::new(0)..=Percent::new(50)),
-            expiry: section.optional_within("expiry", MINUTE..=DAY * 30),
+            expiry: section.optional_within("expiry", MINUTE..=EXPIRY_MAX),
             warn_after: {
                 let is_set = section.has("warn_after");
                 let warn_after = section.word_or_within("warn_after", "off", None, Duration::from_secs(1)..=DAY * 30);
