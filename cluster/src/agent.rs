@@ -80,6 +80,8 @@ pub struct Agent {
     /// The list of nodes is not read before this.
     next_members: BootTime,
     is_doing_chores: bool,
+    /// What was set from outside for all nodes.
+    poll_set: Option<Duration>,
     is_displaced: bool,
     was_leading: bool,
     /// A config that is none was told.
@@ -142,6 +144,7 @@ impl Agent {
             wants_members: false,
             next_members: BootTime::default(),
             is_doing_chores: false,
+            poll_set: None,
             is_displaced: false,
             was_leading: false,
             has_refused_config: false,
@@ -312,15 +315,15 @@ impl Agent {
                 self.is_first_beat = false;
                 self.is_displaced = false;
                 self.standing.saw(now, pulse.epoch, pulse.leader.clone());
-                if let Some(leader) = pulse.leader {
+                if let Some(leader) = pulse.leader.clone() {
                     // Following is accepting: from now on its predecessors are refused here.
                     self.follow(leader);
                 }
                 if let Ok(plan) = pulse.plan.parse::<Leadership>() {
                     self.follow(plan);
                 }
+                self.poll_heard(now, &pulse);
                 self.config.heard(ConfigName::new(pulse.config_version, pulse.config_hash));
-                self.config.set_poll(pulse.poll.unwrap_or(self.settings.config_poll));
                 if pulse.config_version < self.config.running() {
                     self.restore_config();
                 }

@@ -92,9 +92,10 @@ impl ConfigWatch {
         self.refused.as_ref().map(|refused| &refused.shown)
     }
 
-    /// How often to ask, as set for all nodes; None: as configured here.
-    pub fn set_poll(&mut self, poll: Duration) {
+    /// How often to ask from now on. What was due much later by a longer one is due by this.
+    pub fn set_poll(&mut self, now: BootTime, poll: Duration) {
         self.poll = poll;
+        self.next_poll = self.next_poll.min(now + poll * 5 / 4);
     }
 
     /// Somebody said that this is current.
@@ -231,6 +232,22 @@ mod tests {
         assert!(watch.is_due(at(2)));
         watch.asks(at(2), 0);
         assert!(watch.answered(Some(named(7, "aa"))));
+    }
+
+    /// From an hour to a second: the node asked an hour later.
+    #[test]
+    fn a_shorter_poll_counts_at_once() {
+        let mut watch = ConfigWatch::new(named(1, "aa"), Duration::from_secs(3600));
+        watch.asks(at(1), 0);
+        assert!(!watch.answered(Some(named(1, "aa"))) && !watch.is_due(at(2000)));
+        watch.set_poll(at(2000), Duration::from_secs(1));
+        assert!(!watch.is_due(at(2001)) && watch.is_due(at(2002)));
+        // A longer one is that of the question after.
+        watch.set_poll(at(2000), Duration::from_secs(3600));
+        assert!(watch.is_due(at(2002)));
+        watch.asks(at(2002), 0);
+        watch.answered(Some(named(1, "aa")));
+        assert!(!watch.is_due(at(4000)));
     }
 
     #[test]

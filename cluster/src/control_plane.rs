@@ -29,6 +29,10 @@ pub const CONFIG_BYTES_MAX: usize = 1024 * 1024;
 pub const CONFIG_HISTORY: usize = 32;
 /// A version further than this above the one that runs is none: whoever can write to Valkey could else use up all numbers in one step.
 pub const VERSION_JUMP_MAX: u64 = 1 << 32;
+/// How often nodes may ask for a config: what is said otherwise counts as the nearer of these.
+pub const CONFIG_POLL_MIN: Duration = Duration::from_millis(100);
+/// The other.
+pub const CONFIG_POLL_MAX: Duration = Duration::from_secs(3600);
 /// Others that publish at the same time come in between so often at most.
 const PUBLISH_TRIES_MAX: u32 = 10;
 /// The most nodes that are read; far more than a cluster has.
@@ -263,7 +267,8 @@ impl ControlPlane {
         // What is no leadership is nobody's; it ends with its time.
         let leader = leader.parse().ok();
         let (config_version, config_hash, poll_ms, plan) = (reply.count()?, reply.text()?, reply.count()?, reply.text()?);
-        let poll = (poll_ms > 0).then(|| Duration::from_millis(poll_ms));
+        // Whoever can write to Valkey makes nodes ask neither without pause nor never.
+        let poll = (poll_ms > 0).then(|| Duration::from_millis(poll_ms).clamp(CONFIG_POLL_MIN, CONFIG_POLL_MAX));
         let shares = reply.text()?.parse().ok();
         Ok(Heartbeat::Taken(Box::new(Pulse { now_ms, epoch, leader, generation, config_version, config_hash, poll, plan, shares })))
     }
@@ -405,7 +410,12 @@ impl ControlPlane {
 
     /// How often nodes ask for a config when they hear of none.
     pub async fn set_config_poll(&self, poll: Duration) -> Result<(), ValkeyError> {
-        self.run("config_poll", &[self.keyspace.configs()], &[&poll.as_millis().to_string()]).await.map(drop)
+        self.run("config_poll", &[self.keyspace.configs()], &[&poll.as_millis().to_string(), "set"]).await.map(drop)
+    }
+
+    /// Gives Valkey back how often nodes ask, where it has lost that.
+    pub async fn restore_config_poll(&self, poll: Duration) -> Result<(), ValkeyError> {
+        self.run("config_poll", &[self.keyspace.configs()], &[&poll.as_millis().to_string(), "restore"]).await.map(drop)
     }
 
     /// Reserves up to `wanted` moments of a flow that all nodes share; each is given once. `name` is the limit's.

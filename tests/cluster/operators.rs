@@ -146,3 +146,46 @@ fn without_a_cluster_the_queues_counts_are_the_nodes_own() {
         (&1.into(), &0.into(), &1.into(), &1.into())
     );
 }
+
+/// From an hour to less the nodes asked an hour later, and what was set was lost with Valkey's data.
+#[test]
+fn how_often_nodes_ask_is_set_from_outside_at_once_and_outlives_valkeys_data() {
+    let folder = tempfile::tempdir().unwrap();
+    let valkey_port = free_port();
+    let node = node_files(folder.path(), 1, valkey_port);
+    let mut rig = Rig { folder, valkey_port, valkey: None, nodes: vec![node] };
+    rig.start_valkey();
+    let (reads, heartbeats) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let (of_reads, of_heartbeats) = (reads.clone(), heartbeats.clone());
+    let port = proxy(valkey_port, move |words| {
+        if runs(words, "config_read") {
+            of_reads.fetch_add(1, Ordering::Relaxed);
+        } else if runs(words, "heartbeat") {
+            of_heartbeats.fetch_add(1, Ordering::Relaxed);
+        }
+        Passage::Through
+    });
+    let text = fs::read_to_string(&rig.nodes[0].config).unwrap();
+    fs::write(&rig.nodes[0].config, text.replace(&format!("valkey://127.0.0.1:{valkey_port}"), &format!("valkey://127.0.0.1:{port}")))
+        .unwrap();
+    rig.start_node(0);
+    let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    let beats = |more: u64| {
+        let before = count(&heartbeats);
+        wait_for("heartbeats", || (count(&heartbeats) >= before + more).then_some(()));
+    };
+    let poll = |interval: &str| wait_for("the poll", || (rig.nodes[0].cluster(&["config", "poll", interval]).0 == 0).then_some(()));
+    wait_for("polls by its own file", || (count(&reads) >= 3).then_some(()));
+    poll("1h");
+    // What was due by the second of its own file may still come.
+    beats(5);
+    let before = count(&reads);
+    beats(5);
+    assert_eq!(count(&reads), before, "it asks each hour");
+    poll("200ms");
+    wait_for("polls by what was set", || (count(&reads) > before + 5).then_some(()));
+    valkey(&rig, "FLUSHALL");
+    wait_for("its being given back", || (ask(&rig, "HGET {ringpost:cluster:c}:configs poll_ms").contains("200")).then_some(()));
+    let before = count(&reads);
+    wait_for("polls as before", || (count(&reads) > before + 5).then_some(()));
+}

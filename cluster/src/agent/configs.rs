@@ -8,7 +8,7 @@ use super::{Agent, Outcome};
 use crate::{
     boot_time::BootTime,
     config_watch::{ConfigName, NotApplied},
-    control_plane::{ConfigVersion, Fetched, Published, VERSION_JUMP_MAX},
+    control_plane::{ConfigVersion, Fetched, Published, Pulse, VERSION_JUMP_MAX},
     pushed_config::PushedConfig,
     surroundings::Surroundings,
     valkey_error::ValkeyError,
@@ -71,6 +71,24 @@ impl Agent {
         self.handle.known().config_version = self.config.running();
         // The others hear of it with the next heartbeat, which is now.
         self.next_heartbeat = BootTime::default();
+    }
+
+    /// How often to ask, by a heartbeat's answer. What was set from outside and is gone with Valkey's data is given back like the config.
+    pub(super) fn poll_heard(&mut self, now: BootTime, pulse: &Pulse) {
+        match (pulse.poll, self.poll_set) {
+            (Some(poll), _) => self.poll_set = Some(poll),
+            // Nobody takes it away: it was lost.
+            (None, Some(poll)) => {
+                let control = self.control.clone();
+                self.tasks.spawn(async move {
+                    // Unheard, it is given back with the next heartbeat.
+                    let _unheard = control.restore_config_poll(poll).await;
+                    Outcome::Nothing
+                });
+            }
+            (None, None) => {}
+        }
+        self.config.set_poll(now, self.poll_set.unwrap_or(self.settings.config_poll));
     }
 
     /// Valkey knows an earlier version than the one that runs here, or has that one without what signs it.
