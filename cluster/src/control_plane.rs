@@ -367,10 +367,9 @@ impl ControlPlane {
         }
     }
 
-    /// A version (None: the current one) with its text, unless the current one has `known_hash`. What is current is told by who has the key:
-    /// what was pushed before cannot be made current again without it.
+    /// A version (None: the current one) with its text, unless the current one has `known_hash`. What has which number is told by who has the
+    /// key: without it what was pushed before cannot be made current again, nor be shown or rolled back to in another's place.
     pub async fn read_config(&self, version: Option<u64>, known_hash: &str) -> Result<Fetched, ValkeyError> {
-        let is_current = version.is_none();
         let version = version.map_or(String::new(), |version| version.to_string());
         let args = [version.as_bytes(), known_hash.as_bytes()];
         let mut reply = Reply::new(self.valkey.script_for("config_read", &[self.keyspace.configs()], &args, CONFIG_BYTES_MAX).await?)?;
@@ -379,7 +378,7 @@ impl ControlPlane {
             return Ok(Fetched::Nothing);
         }
         let seal = reply.text()?;
-        let is_sealed = |hash: &str| !is_current || self.config_seal(version, hash) == seal;
+        let is_sealed = |hash: &str| self.config_seal(version, hash) == seal;
         const FORGED: ValkeyError =
             ValkeyError::Malformed("a config does not have its hash, or was not pushed under its number with this cluster's key");
         if reply.is_empty() {
