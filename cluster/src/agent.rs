@@ -50,7 +50,8 @@ enum Outcome {
     Persisted(Leadership, io::Result<()>),
     Observed(LocalState),
     Pulse(Result<Heartbeat, ValkeyError>),
-    Members(Result<(u64, Vec<Member>), ValkeyError>),
+    /// The list of nodes, and after how many elections it was asked for.
+    Members(u64, Result<(u64, Vec<Member>), ValkeyError>),
     Config(Result<Fetched, ValkeyError>),
     Applied(ConfigName, PushedConfig, Result<(), NotApplied>),
     Chores(Result<Result<u64, Epoch>, ValkeyError>),
@@ -80,6 +81,10 @@ pub struct Agent {
     /// The list of nodes is not read before this.
     next_members: BootTime,
     is_doing_chores: bool,
+    /// The list of nodes was read since this node was elected.
+    is_list_of_term: bool,
+    /// How often this node was elected.
+    terms: u64,
     /// What was set from outside for all nodes.
     poll_set: Option<Duration>,
     is_displaced: bool,
@@ -144,6 +149,8 @@ impl Agent {
             wants_members: false,
             next_members: BootTime::default(),
             is_doing_chores: false,
+            is_list_of_term: false,
+            terms: 0,
             poll_set: None,
             is_displaced: false,
             was_leading: false,
@@ -234,6 +241,10 @@ impl Agent {
     /// What the leader alone does: idempotent, fenced, and nothing that mail needs (L10).
     fn do_chores(&mut self, now: BootTime) {
         let Some(leadership) = self.standing.leadership(now) else { return };
+        if !self.is_list_of_term {
+            // L11: what this node knew before it led, perhaps nothing, is not what limits are divided by. The list brings the chores.
+            return self.read_members(now);
+        }
         self.is_doing_chores = true;
         let chores = Chores {
             leadership: leadership.clone(),
@@ -266,9 +277,12 @@ impl Agent {
             }
             Outcome::Observed(local) => self.beat(local),
             Outcome::Pulse(result) => self.pulse(now, result),
-            Outcome::Members(result) => {
+            Outcome::Members(terms, result) => {
                 self.is_reading_members = false;
                 if let Ok((server_now, members)) = result {
+                    if terms == self.terms && !std::mem::replace(&mut self.is_list_of_term, true) {
+                        self.next_chores = now;
+                    }
                     self.next_members = now + self.members_pause(now, members.len());
                     self.update_members(now, members, server_now);
                 }

@@ -14,7 +14,7 @@ use ringpost_cluster::{
     handle::ClusterHandle,
     identity::{EPOCH_MAX, Epoch, Incarnation, Leadership, Role},
     keyspace::Keyspace,
-    membership::Status,
+    membership::{NodeRecord, Status},
     pushed_config::PushedConfig,
     script::Scripts,
     surroundings::{AgentSettings, Boxed, LocalState, Surroundings},
@@ -45,13 +45,19 @@ struct Process {
     local: LocalState,
     runs: String,
     refuses: Option<String>,
+    /// Does not say how it is.
+    is_silent: bool,
 }
 
 struct Scripted(Arc<Mutex<Process>>);
 
 impl Surroundings for Scripted {
     fn observe(&self) -> Boxed<LocalState> {
-        let local = self.0.lock().unwrap().local.clone();
+        let process = self.0.lock().unwrap();
+        if process.is_silent {
+            return Box::pin(std::future::pending());
+        }
+        let local = process.local.clone();
         Box::pin(async { local })
     }
 
@@ -85,6 +91,10 @@ struct Node {
 
 impl Node {
     fn start(number: usize, rig: &Rig, role: Role) -> Node {
+        Node::start_in(number, rig, role, Process::default())
+    }
+
+    fn start_in(number: usize, rig: &Rig, role: Role, process: Process) -> Node {
         let folder = rig.folder.path().join(format!("n{number}"));
         let settings = AgentSettings {
             me: Incarnation::of_this_process(format!("n{number}").parse().unwrap()),
@@ -101,7 +111,7 @@ impl Node {
             pushed_unfit: None,
         };
         let valkey = Valkey::with_scripts(target(&rig.server), Scripts::shipped(), Duration::from_secs(1));
-        let process = Arc::new(Mutex::new(Process::default()));
+        let process = Arc::new(Mutex::new(process));
         let control = ControlPlane::new(valkey, keyspace()).with_key(ItemKey::new(KEY));
         let agent = Agent::new(settings, control, Arc::new(Scripted(process.clone()))).unwrap();
         Node { handle: agent.handle(), process, folder, task: tokio::spawn(agent.run()) }
@@ -363,4 +373,46 @@ fn what_is_forged_is_over_when_valkey_is_restored() {
             rig.copy(&keys.configs(), "backup");
         }
     });
+}
+
+/// A leader that had just started divided shared limits by the list of nodes that it had not read yet: all of a limit for each node.
+#[test]
+fn a_leader_divides_limits_by_a_list_that_it_has_read_since_its_election() {
+    with_nodes(&[], async |rig| {
+        let control = ControlPlane::new(Valkey::with_scripts(target(&rig.server), Scripts::shipped(), Duration::from_secs(1)), keyspace());
+        for number in 1..=3 {
+            let me = Incarnation::of_this_process(format!("other{number}").parse().unwrap());
+            control.heartbeat(&me, Epoch(0), &record(&me), Duration::ZERO).await.unwrap();
+        }
+        // Its shards do not answer the question about their state, so that nothing comes of heartbeats.
+        let node = Node::start_in(0, rig, Role::Master, Process { is_silent: true, ..Process::default() });
+        rig.nodes.push(node);
+        let divided = || match rig.run(redis::cmd("GET").arg(keyspace().shares())) {
+            redis::Value::BulkString(text) => String::from_utf8(text).unwrap(),
+            _ => String::new(),
+        };
+        wait_for("the division", || !divided().is_empty()).await;
+        assert!(divided().ends_with(" 3 1000"), "{}", divided());
+    });
+}
+
+fn record(me: &Incarnation) -> NodeRecord {
+    NodeRecord {
+        id: me.node().clone(),
+        incarnation: me.to_string(),
+        address: String::new(),
+        role: Role::Worker,
+        version: String::new(),
+        epoch: Epoch(0),
+        config_version: 0,
+        config_refused: None,
+        connections: 0,
+        queue_depth: 0,
+        load: 0.0,
+        shedding: false,
+        last_error: None,
+        progress: Vec::new(),
+        shares: 0,
+        metadata: BTreeMap::new(),
+    }
 }

@@ -17,7 +17,11 @@ impl Agent {
                     self.has_refused_epoch = false;
                     info!(%epoch, "this node leads");
                     self.count("elected");
-                    self.next_chores = now;
+                    // Everything is read anew (L11).
+                    self.terms += 1;
+                    self.is_list_of_term = false;
+                    self.next_members = now;
+                    self.read_members(now);
                 }
                 Event::SteppedDown(epoch, why) => {
                     info!(%epoch, ?why, "this node leads no longer");

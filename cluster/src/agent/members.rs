@@ -21,8 +21,8 @@ impl Agent {
         self.wants_members = true;
         if !self.is_reading_members && now >= self.next_members {
             (self.wants_members, self.is_reading_members) = (false, true);
-            let control = self.control.clone();
-            self.tasks.spawn(async move { Outcome::Members(control.members().await) });
+            let (control, terms) = (self.control.clone(), self.terms);
+            self.tasks.spawn(async move { Outcome::Members(terms, control.members().await) });
         }
     }
 
