@@ -418,6 +418,21 @@ impl Agent {
         }
     }
 
+    /// Also one that is just being asked for, or was not led with yet: others would wait for its time.
+    async fn give_lease_back(&mut self) {
+        while self.standing.is_asking() {
+            match self.tasks.join_next().await {
+                Some(Ok(Outcome::Elected(answer))) => self.standing.answered(BootTime::now(), answer),
+                // Nothing else is begun any more.
+                Some(_) => {}
+                None => break,
+            }
+        }
+        if let step @ Step::Release(_) = self.standing.next(BootTime::now(), self.masters_alive, 0) {
+            self.control.elect(&self.settings.me, &step, self.settings.leader_ttl, 0).await;
+        }
+    }
+
     /// True: the agent ends.
     async fn obey(&mut self, command: Command) -> bool {
         let now = BootTime::now();
@@ -441,12 +456,9 @@ impl Agent {
             }
             Command::Leave(done) => {
                 // Leadership ends before anything else does (L11).
-                let leadership = self.standing.leadership(now);
                 self.standing.hand_over(now);
                 self.publish(now);
-                if let Some(mine) = leadership {
-                    self.control.elect(&self.settings.me, &Step::Release(mine), self.settings.leader_ttl, 0).await;
-                }
+                self.give_lease_back().await;
                 if let Err(reason) = self.control.leave(&self.settings.me).await {
                     info!(%reason, "left without a word: Valkey is away");
                 }

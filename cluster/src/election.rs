@@ -360,6 +360,11 @@ impl Election {
         self.rests_until = now + self.times.ttl * REST_TTLS;
     }
 
+    /// A call is under way.
+    pub fn is_asking(&self) -> bool {
+        self.sent.is_some()
+    }
+
     /// Whether this node is in a state to lead; while it is not, it neither leads nor stands.
     pub fn set_fit(&mut self, is_fit: bool) {
         self.is_fit = is_fit;

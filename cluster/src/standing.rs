@@ -82,6 +82,11 @@ impl Standing {
         self.election.set_fit(is_fit);
     }
 
+    /// See [`Election::is_asking`].
+    pub fn is_asking(&self) -> bool {
+        self.election.is_asking()
+    }
+
     /// See [`Election::hurry`].
     pub fn hurry(&mut self, now: BootTime, random: u64) {
         self.election.hurry(now, random);

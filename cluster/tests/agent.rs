@@ -396,6 +396,27 @@ fn a_leader_divides_limits_by_a_list_that_it_has_read_since_its_election() {
     });
 }
 
+/// Who was stopped between asking for the lease and leading with it kept it for its whole time, and nobody led.
+#[test]
+fn who_is_stopped_in_the_moment_of_its_election_keeps_no_lease() {
+    with_nodes(&[], async |rig| {
+        let has_leader = || rig.run(redis::cmd("EXISTS").arg(keyspace().leader())) == redis::Value::Int(1);
+        let mut caught = 0;
+        for round in 0..40 {
+            let node = Node::start(round, rig, Role::Master);
+            // From before the call to after the answer.
+            for _ in 0..round {
+                tokio::time::sleep(Duration::from_micros(100)).await;
+            }
+            node.handle.leave().await;
+            node.task.await.unwrap();
+            assert!(!has_leader(), "round {round}");
+            caught += u32::from(node.handle.stats().epoch == Epoch(0));
+        }
+        println!("{caught} of 40 left before they led");
+    });
+}
+
 fn record(me: &Incarnation) -> NodeRecord {
     NodeRecord {
         id: me.node().clone(),
