@@ -87,6 +87,8 @@ pub struct Agent {
     terms: u64,
     /// What was set from outside for all nodes.
     poll_set: Option<Duration>,
+    /// That heartbeats are refused was told.
+    has_told_refusal: bool,
     is_displaced: bool,
     was_leading: bool,
     /// A config that is none was told.
@@ -152,6 +154,7 @@ impl Agent {
             is_list_of_term: false,
             terms: 0,
             poll_set: None,
+            has_told_refusal: false,
             is_displaced: false,
             was_leading: false,
             has_refused_config: false,
@@ -328,6 +331,7 @@ impl Agent {
             Ok(Heartbeat::Taken(pulse)) => {
                 self.is_first_beat = false;
                 self.is_displaced = false;
+                self.has_told_refusal = false;
                 self.standing.saw(now, pulse.epoch, pulse.leader.clone());
                 if let Some(leader) = pulse.leader.clone() {
                     // Following is accepting: from now on its predecessors are refused here.
@@ -358,7 +362,13 @@ impl Agent {
                 self.is_displaced = true;
                 self.standing.hand_over(now);
             }
-            Err(_) => self.count("heartbeats_failed"),
+            Err(reason) => {
+                self.count("heartbeats_failed");
+                let is_told = reason.is_outage() || reason == ValkeyError::CircuitOpen;
+                if !is_told && !std::mem::replace(&mut self.has_told_refusal, true) {
+                    error!(%reason, "heartbeats of this node are refused: to others it is offline");
+                }
+            }
         }
     }
 

@@ -11,6 +11,9 @@ use crate::section::Section;
 /// How often nodes may ask for a config that they did not hear of: limits of `config_poll`, and of the command that sets it for all nodes.
 pub const CONFIG_POLL: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(3600);
 
+/// The longest `address`: a host's name and a port.
+const ADDRESS_BYTES_MAX: usize = 262;
+
 /// `[cluster]`: several nodes as one engine, over Valkey.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cluster {
@@ -114,6 +117,9 @@ impl Cluster {
             if !is_name {
                 section.refuse("node_id", "is not 1 to 64 letters, digits, '.', '-' and '_'");
             }
+        }
+        if cluster.address.as_ref().is_some_and(|address| address.len() > ADDRESS_BYTES_MAX || address.chars().any(char::is_control)) {
+            section.refuse("address", "is not a host and a port: at most 262 bytes");
         }
         section.finish();
         cluster
