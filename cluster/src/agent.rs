@@ -97,6 +97,8 @@ pub struct Agent {
     has_refused_epoch: bool,
     /// When replicas were missing for a lease last.
     replicas_missed_at: Option<BootTime>,
+    /// A lease that does not run out was told.
+    has_told_frozen: bool,
     masters_alive: bool,
 }
 
@@ -160,6 +162,7 @@ impl Agent {
             has_refused_config: false,
             has_refused_epoch: false,
             replicas_missed_at: None,
+            has_told_frozen: false,
             masters_alive: true,
         })
     }

@@ -417,6 +417,22 @@ fn who_is_stopped_in_the_moment_of_its_election_keeps_no_lease() {
     });
 }
 
+/// A warning at each poll, until the lease ended.
+#[test]
+fn a_lease_that_does_not_run_out_is_told_once() {
+    with_nodes(&[Role::Master], async |rig| {
+        let count = |what: &str| rig.nodes[0].handle.stats().counters.get(what).copied().unwrap_or(0);
+        wait_for("its election", || rig.nodes[0].handle.is_leader()).await;
+        rig.run(redis::cmd("SET").arg(keyspace().leader()).arg("other:00000000000000000000000000000001/9").arg("PX").arg(1_000_000));
+        wait_for("the word", || count("frozen_leases") == 1).await;
+        let began = Instant::now();
+        while began.elapsed() < LEADER_TTL * 2 {
+            assert_eq!(count("frozen_leases"), 1);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+}
+
 fn record(me: &Incarnation) -> NodeRecord {
     NodeRecord {
         id: me.node().clone(),

@@ -14,7 +14,7 @@ impl Agent {
         for event in self.standing.take_events() {
             match event {
                 Event::Elected(epoch) => {
-                    self.has_refused_epoch = false;
+                    (self.has_refused_epoch, self.has_told_frozen) = (false, false);
                     info!(%epoch, "this node leads");
                     self.count("elected");
                     // Everything is read anew (L11).
@@ -33,12 +33,18 @@ impl Agent {
                     self.count("leader_changes");
                     self.follow(leader);
                 }
-                Event::LeaderChanged(None) => info!("no leader"),
+                Event::LeaderChanged(None) => {
+                    self.has_told_frozen = false;
+                    info!("no leader");
+                }
                 Event::OutOfReach(epoch) => self.refuse_epoch(epoch),
                 Event::NotReplicated(epoch) => self.replicas_are_missing(now, epoch),
+                // It comes with each poll, until the lease runs out or is another's: told once.
                 Event::FrozenLease(left) => {
-                    warn!(left_s = left.as_secs(), "the leader's lease outlasts its time: the clock of Valkey's host was stepped back");
-                    self.count("frozen_leases");
+                    if !std::mem::replace(&mut self.has_told_frozen, true) {
+                        warn!(left_s = left.as_secs(), "the leader's lease outlasts its time: the clock of Valkey's host was stepped back");
+                        self.count("frozen_leases");
+                    }
                 }
             }
         }
