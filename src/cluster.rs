@@ -385,7 +385,49 @@ impl Surroundings for LocalNode {
 
 #[cfg(test)]
 mod tests {
+    use ringpost_engine::request_lane::request_lane;
+
     use super::*;
+
+    /// The heartbeat is withheld by the agent; that it hears of a shard that hangs is what is asked here, with shards' own lanes.
+    #[tokio::test]
+    async fn a_shard_that_hangs_is_named_and_one_that_answers_is_counted() {
+        let config = Arc::new(Config::parse("[[listener]]\naddress = \"127.0.0.1:2525\"\n", "x.toml".as_ref()).unwrap());
+        let (lanes, mut receivers): (Vec<_>, Vec<_>) = (0..2).map(|_| request_lane()).unzip();
+        let shards: Vec<Arc<RequestLane>> = lanes.into_iter().map(Arc::new).collect();
+        let valkey = Valkey::new(Target::parse("valkey://127.0.0.1:1", None, None).unwrap());
+        let (keyspace, key) = (Keyspace::new("x").unwrap(), ItemKey::new(b"k"));
+        let bounds = QueueBounds { partitions: 1, capacity: 1, dead_max: 1 };
+        let me = Incarnation::of_this_process("n1".parse().unwrap());
+        let node = LocalNode {
+            // Both have been silent since the machine was started.
+            progress: Arc::new(Mutex::new(Progress::new(2, Duration::from_secs(30), BootTime::default()))),
+            sessions_max: Some(10),
+            reloader: Arc::new(Reloader::new(config, String::new(), Arc::new(shards.clone()))),
+            queue: WorkQueue::new(valkey.clone(), keyspace.clone(), MAIL_QUEUE, bounds, key, me).unwrap(),
+            control: ControlPlane::new(valkey, keyspace),
+            deaths: Arc::default(),
+            dead_letters_kept: Duration::from_secs(60),
+            spool_failure: Arc::default(),
+            memory_refused: Arc::default(),
+            shards,
+        };
+        let stats =
+            |request: ringpost_engine::control::Request| (request.answer)(Answer::Stats(vec![("sessions", 3), ("queue_messages", 7)]));
+        let observing = node.observe();
+        stats(receivers[0].take().expect("it is asked"));
+        let local = observing.await;
+        assert_eq!((local.connections, local.queue_depth, local.progress), (3, 7, vec![1, 0]));
+        assert!(local.stalled.unwrap().starts_with("shard 1 has not answered for "));
+        // It goes on, and answers what it was asked before as well.
+        let observing = node.observe();
+        receivers.iter_mut().for_each(|receiver| {
+            while let Some(request) = receiver.take() {
+                stats(request)
+            }
+        });
+        assert_eq!(observing.await.stalled, None);
+    }
 
     #[test]
     fn deaths_are_told_once_and_not_those_of_before() {
