@@ -367,16 +367,16 @@ impl Shard {
                 ringpost_queue::Notice::Delivered => Action::Delivered,
                 ringpost_queue::Notice::Relayed => Action::Relayed,
             };
-            let reply = match action {
-                Action::Delayed if recipient.reply().is_empty() => recipient.reason(now),
-                _ => recipient.reply(),
+            let (reply, relay) = match action {
+                Action::Delayed => recipient.word(now),
+                _ => (recipient.reply(), recipient.relay()),
             };
             all.push(RecipientFacts {
                 number: recipient.number(),
                 path: String::from_utf8_lossy(recipient.address()).into_owned(),
                 action,
                 reply: reply.into_owned(),
-                relay: recipient.relay().map(Cow::into_owned),
+                relay: relay.map(Cow::into_owned),
                 last_attempt: recipient.last_attempt().map(date_of),
                 until: date_of(recipient.expires_at()),
             });

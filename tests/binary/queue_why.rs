@@ -45,7 +45,7 @@ fn quote(node: &Node, id: &str, expected: &str) -> String {
 }
 
 /// Answers each question with SERVFAIL, until the process ends.
-fn broken_name_server() -> SocketAddr {
+pub(crate) fn broken_name_server() -> SocketAddr {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap();
     std::thread::spawn(move || {

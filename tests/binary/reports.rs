@@ -10,6 +10,7 @@ use serde_json::Value;
 use crate::client::Client;
 use crate::next_hop::{Message, NextHop};
 use crate::node::{Node, PATIENCE, Setup};
+use crate::queue_why::broken_name_server;
 
 /// Warned after a second, tried again every second.
 const SOON: &str = "[queue]\nretry_base = \"1s\"\nretry_cap = \"1s\"\nwarn_after = \"1s\"\n[delivery]\ndead_destination = \"1s\"\n";
@@ -258,6 +259,36 @@ fn notify_decides_which_reports_there_are() {
         // Only what is still tried is left.
         let queue = node.wait_for_queue(|queue| queue.len() == notifies.len() + 1);
         assert!(queue.iter().all(|message| message["recipients"][0]["state"] != "failed"), "{queue:?}");
+    }
+}
+
+/// DNS that did not answer was reported as a host that did not, and what the next hop had said to others as our own word.
+#[test]
+fn a_delay_is_told_by_the_status_and_the_word_of_whoever_failed() {
+    let hop = NextHop::start();
+    let extra = format!(
+        "[[route]]\ndomain = \"z.test\"\nvia = \"smarthost\"\nhosts = [\"{}\"]\n[[route]]\ndomain = \"mx.test\"\nvia = \"mx\"\n\
+         [dns]\nservers = [\"{}\"]\ntimeout = \"1s\"\nattempts = 1\n",
+        hop.address,
+        broken_name_server()
+    );
+    let retries = "[queue]\nretry_base = \"1h\"\nretry_cap = \"1h\"\nwarn_after = \"1s\"\n[delivery]\nthrottle_pause = \"10m\"\ndead_destination = \"1h\"\n";
+    let node = Node::start(&Setup { retries, extra: extra.leak(), ..Setup::to(hop.address) });
+    let mut client = Client::greeted(node.address);
+    send(&mut client, "MAIL FROM:<a@x.test>", &["<much-b@z.test>"], "Subject: s\r\n\r\nb");
+    node.wait_for_queue(|queue| queue.first().is_some_and(|message| message["recipients"][0]["state"] == "deferred"));
+    send(&mut client, "MAIL FROM:<b@x.test>", &["<c@z.test>"], "Subject: s\r\n\r\nb");
+    send(&mut client, "MAIL FROM:<c@x.test>", &["<d@mx.test>"], "Subject: s\r\n\r\nb");
+    let reports = wait_for_reports(&hop, &node, 3);
+    for (to, status, diagnostic) in [
+        ("a@x.test", "4.7.0", "smtp; 421 4.7.0 Too many messages from you, slow down"),
+        ("b@x.test", "4.7.0", "smtp; 421 4.7.0 Too many messages from you, slow down"),
+        ("c@x.test", "4.4.3", "x-ringpost; 451 4.4.3 MX of mx.test: SERVFAIL"),
+    ] {
+        let report = parsed(reports.iter().find(|report| report.recipients == [to]).unwrap());
+        let group = &report["recipients"][0];
+        assert_eq!((&group["action"], &group["status"]), (&"delayed".into(), &status.into()), "{report}");
+        assert_eq!(group["diagnostic-code"], diagnostic, "{report}");
     }
 }
 

@@ -11,7 +11,7 @@ const GIVEN_BY: u8 = 0x1F;
 const RELAY_BYTES_MAX: usize = 100;
 
 /// Stands for a next hop whose name is too long to be kept: what it said is still a next hop's word.
-const UNNAMED: &str = "?";
+pub(crate) const UNNAMED: &str = "?";
 
 /// A kept reply and the next hop that gave it; that is empty when it was no next hop's.
 pub(crate) fn split_reply(kept: &[u8]) -> (&[u8], &[u8]) {

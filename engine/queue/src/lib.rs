@@ -66,6 +66,7 @@ mod walks;
 mod watch;
 mod wheel;
 mod window;
+mod word;
 mod wrong_clock;
 
 pub use backlog::{BACKLOG_PER_DESTINATION_MAX, Backlog, BacklogWalk, READY_PER_DESTINATION_MAX};

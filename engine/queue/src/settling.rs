@@ -25,6 +25,7 @@ pub enum Settled {
 }
 
 /// What holds for all recipients of an attempt that is settled.
+#[derive(Clone, Copy)]
 pub(crate) struct Attempted<'a> {
     /// The next hop; empty if it was none.
     pub(crate) relay: &'a str,
@@ -167,9 +168,12 @@ impl Queue {
         if let Outcome::Untried { reply } = *outcome {
             state.untried = if attempted.progress { 0 } else { state.untried.saturating_add(1) };
             if state.untried >= UNTRIED_MAX {
-                // What the next hop said instead, if it is a reason to wait.
-                let reply = if reply.starts_with(b"4") { reply } else { b"451 4.4.2 the connection ended before this recipient's turn" };
-                return self.settle_recipient(index, recipient, &Outcome::Deferred { reply }, attempted);
+                // What the next hop said instead, if it is a reason to wait; else it is no next hop's word.
+                let (reply, relay) = match reply.first() {
+                    Some(b'4') => (reply, attempted.relay),
+                    _ => (&b"451 4.4.2 the connection ended before this recipient's turn"[..], ""),
+                };
+                return self.settle_recipient(index, recipient, &Outcome::Deferred { reply }, &Attempted { relay, ..*attempted });
             }
             self.make_ready_again(index, recipient, now);
             return false;

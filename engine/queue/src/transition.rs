@@ -8,6 +8,7 @@ use crate::queue::Queue;
 use crate::ready::ReadyQueue;
 use crate::site::Role;
 use crate::slab::NONE;
+use crate::word::Word;
 
 /// How the text of a recipient that expired begins; the last reply stands behind it. RFC 3463 3.5: X.4.7, delivery time expired.
 const EXPIRED: &str = "5.4.7 expired";
@@ -155,7 +156,9 @@ impl Queue {
         } else if self.messages[index].flags.has(Flags::HELD) {
             sanitise(b"held by command", &mut last)
         } else {
-            sanitise(self.reason_of(destination).as_bytes(), &mut last)
+            let Word { text, relay: by } = self.word_of(destination);
+            relay.push_str(by.unwrap_or(""));
+            sanitise(text.as_bytes(), &mut last)
         };
         self.place(index, recipient, Place::Failed);
         self.messages[index].flags.set(Flags::REPORT_DUE, true);

@@ -345,6 +345,10 @@ impl<'q> RecipientView<'q> {
         self.place().is_open()
     }
 
+    pub(crate) fn queue(&self) -> &'q Queue {
+        self.message.queue
+    }
+
     pub(crate) fn place(&self) -> Place {
         self.recipient().place
     }

@@ -84,6 +84,13 @@ fn reason(queue: &Queue, sequence: u64, now: u64) -> String {
     view.recipients().next().unwrap().reason(now).into_owned()
 }
 
+/// What a report says of it, and whose word that is.
+fn word(queue: &Queue, sequence: u64, now: u64) -> (String, Option<String>) {
+    let view = queue.show(queue.key_of(QueueId { boot: 1, shard: 0, sequence }).unwrap()).unwrap();
+    let (text, relay) = view.recipients().next().unwrap().word(now);
+    (text.into_owned(), relay.map(|relay| relay.into_owned()))
+}
+
 #[test]
 fn a_domain_is_asked_about_once_and_its_mail_waits_visibly() {
     let mut queue = queue();
@@ -218,6 +225,7 @@ fn without_an_answer_one_attempt_tells_so_and_the_question_comes_again_after_a_b
             assert_eq!(queue.unreachable(dispatch, now, &mut Vec::new()), Settled::Outcome);
             queue.recorded(key);
             assert_eq!(reason(&queue, 7, now), "MX of broken.test: SERVFAIL");
+            assert_eq!(word(&queue, 7, now), ("451 4.4.3 MX of broken.test: SERVFAIL".into(), None));
         }
         for lookup in lookups {
             questions.push(now);

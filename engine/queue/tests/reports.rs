@@ -184,6 +184,33 @@ fn a_failure_whose_report_waits_is_retried_and_a_deleted_message_asks_for_none()
     assert!(queue.poll(START + 60_000, &mut Vec::new()).is_none());
 }
 
+/// Mail that was not tried, because another message was answered so, was reported with our sentence about it, as a word of our own. What the
+/// connection's end left untried three times was told as a next hop's word, which had said nothing.
+#[test]
+fn a_word_is_told_as_the_one_whose_it_is() {
+    let mut queue = queue();
+    let word = |queue: &Queue, key, now| {
+        let (text, relay) = queue.show(key).unwrap().recipients().next().unwrap().word(now);
+        (text.into_owned(), relay.map(|relay| relay.into_owned()))
+    };
+    let relay = Some("192.0.2.1:25".to_owned());
+    let first = enqueue(&mut queue, &message(1), &[("b@y.test", Notify::UNSAID)]);
+    for _ in 0..3 {
+        assert_eq!(word(&queue, first, START), (String::new(), None));
+        let dispatch = attempt(&mut queue, START);
+        let _ = queue.settle_by(dispatch, &[(0, Outcome::Untried { reply: b"" })], "192.0.2.1:25", START, &mut Vec::new());
+    }
+    assert_eq!(word(&queue, first, START), ("451 4.4.2 the connection ended before this recipient's turn".into(), None));
+    let second = enqueue(&mut queue, &message(2), &[("b@y.test", Notify::UNSAID)]);
+    let dispatch = attempt(&mut queue, START);
+    let full = Outcome::Deferred { reply: b"421 4.3.2 going down" };
+    let _ = queue.settle_by(dispatch, &[(0, full)], "192.0.2.1:25", START, &mut Vec::new());
+    assert_eq!(word(&queue, second, START), ("421 4.3.2 going down".into(), relay));
+    let third = enqueue(&mut queue, &message(3), &[("b@y.test", Notify::UNSAID)]);
+    assert!(queue.poll(START, &mut Vec::new()).is_none(), "the destination pauses");
+    assert_eq!(word(&queue, third, START), ("421 4.3.2 going down".into(), Some("?".into())));
+}
+
 /// NOTIFY against what happens: what is told to whom.
 #[test]
 fn notify_decides_who_is_told_what() {
