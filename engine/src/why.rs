@@ -53,8 +53,13 @@ fn sentence(
         }
         State::Held if destination.id == DestinationId::UNROUTED => {
             let domain = String::from_utf8_lossy(recipient.domain());
-            let end = held_end(recipient, now);
-            format!("Held because no route of the config matches the domain {domain:?}; a route for it, or `queue reroute`, sends it{end}.")
+            let (history, end) = (history(recipient, now), held_end(recipient, now));
+            // What was tried had one.
+            let what = match recipient.attempts() {
+                0 => format!("no route of the config matches the domain {domain:?}"),
+                _ => format!("its route is gone: none of the config matches the domain {domain:?} any more"),
+            };
+            format!("Held because {what}; a route for it, or `queue reroute`, sends it{history}{end}.")
         }
         State::Held => {
             let end = held_end(recipient, now);

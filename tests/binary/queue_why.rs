@@ -252,6 +252,42 @@ fn held_by_route_and_by_command_and_unrouted() {
     );
 }
 
+/// It read as deferred, with the last answer of a next hop that it would not go to again.
+#[test]
+fn mail_whose_route_a_reload_takes_away_says_so_everywhere() {
+    let hop = NextHop::start();
+    let extra = format!("[[route]]\ndomain = \"q.test\"\nvia = \"smarthost\"\nhosts = [\"{}\"]\n", hop.address);
+    let retries = "[queue]\nretry_base = \"1h\"\nretry_cap = \"2h\"\nretry_jitter = \"0 %\"\n";
+    let setup = Setup { retries, extra: extra.leak(), address: Setup::new().address, ..Setup::to(hop.address) };
+    let node = Node::start(&setup);
+    let id = Client::greeted(node.address).deliver("later-b@q.test", "Subject: x\r\n\r\nx");
+    quote(
+        &node,
+        &id,
+        "Waits for its next attempt at * UTC (in * min); the answer at * UTC (attempt 1) was \"450 4.2.1 Later\"; expires 20* UTC.",
+    );
+    let config = node.folder.path().join("ringpost.toml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    let text = text.replace("domain = \"*\"", "domain = \"z.test\"").replace("domain = \"q.test\"", "domain = \"p.test\"");
+    let text = text.replace("name = \"y.test\"", "name = \"z.test\"").replace(setup.networks, "[]");
+    std::fs::write(&config, text).unwrap();
+    assert!(node.ask(&["reload"]).status.success(), "{}", node.log());
+    quote(
+        &node,
+        &id,
+        "Held because its route is gone: none of the config matches the domain \"q.test\" any more; a route for it, or `queue reroute`, sends it; \
+         the answer at * UTC (attempt 1) was \"450 4.2.1 Later\"; it does not expire meanwhile.",
+    );
+    for command in ["ls", "summary"] {
+        let said = String::from_utf8_lossy(&node.ask(&["queue", command]).stdout).into_owned();
+        assert!(said.contains("no route of the config is for it (any more)") && said.contains("`queue reroute`"), "{command}: {said}");
+    }
+    let queue = node.queue();
+    assert_eq!((&queue[0]["recipients"][0]["state"], &queue[0]["next_attempt"]), (&"held".into(), &serde_json::Value::Null));
+    assert!(node.ask(&["queue", "reroute", &id, "--to", "z.test"]).status.success());
+    node.wait_for_queue(|queue| queue[0]["recipients"][0]["destination"] == "z.test");
+}
+
 #[test]
 fn removed_by_command_from_the_log() {
     let held = Node::start(&Setup::new());

@@ -15,6 +15,9 @@ use crate::route::{DestinationLimits, RouteId, Via};
 use crate::site::Role;
 use crate::wait::Wait;
 
+/// What operators are told of mail that no route is for: a reload or a restart can have taken it away.
+const UNROUTED: &str = "no route of the config is for it (any more): a route for its domain, or `queue reroute`, sends it";
+
 /// Where a recipient is, in the operator's words.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum State {
@@ -193,7 +196,7 @@ impl Queue {
             wait_there: acting.away.as_ref().map_or(Wait::Turn, |away| away.wait_there(now)),
             throttled_until: acting.throttled_until(now).or(acting.crowding.pauses_until(now)),
             rate_next: acting.rate_next(now),
-            reason: self.reason_of(slot),
+            reason: if slot == DestinationId::UNROUTED.slot { UNROUTED } else { self.reason_of(slot) },
         }
     }
 
@@ -303,7 +306,8 @@ impl<'q> RecipientView<'q> {
         match self.recipient().place {
             Place::Waiting | Place::Ready if self.message.is_held() => State::Held,
             Place::Waiting | Place::Ready if self.message.is_offered() => State::Offered,
-            Place::Ready if queue.destinations[self.destination().index()].is_held() => State::Held,
+            // Also when its time has not come: then it will not be tried either.
+            Place::Waiting | Place::Ready if queue.destinations[self.destination().index()].is_held() => State::Held,
             Place::Waiting => State::Deferred,
             Place::Ready => State::Ready,
             Place::Attempting => State::Attempting,
@@ -376,6 +380,11 @@ impl<'q> RecipientView<'q> {
         }
     }
 
+    /// The time that it waits for (unix ms), as if it were not held; `None` for what waits for none.
+    pub fn due_at(&self) -> Option<u64> {
+        Some(self.recipient().next_attempt).filter(|_| self.place() == Place::Waiting)
+    }
+
     /// What its sender is to be told and was not yet.
     pub fn notice(&self) -> Option<Notice> {
         self.recipient().notice()
@@ -432,7 +441,7 @@ impl<'q> RecipientView<'q> {
                 .into()
             }
             State::Offered => "offered to the nodes of the cluster".into(),
-            State::Held if self.destination() == DestinationId::UNROUTED => destination.reason.as_str().into(),
+            State::Held if self.destination() == DestinationId::UNROUTED => UNROUTED.into(),
             State::Held => format!("held by route {:?}", destination.name).into(),
             State::Ready if destination.paused => format!("destination {:?} is paused by command", destination.name).into(),
             State::Ready if acting.breaker(now) != Breaker::Closed => acting.reason.as_str().into(),

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use crate::destination::DestinationId;
 use crate::kept_reply::UNNAMED;
 use crate::queue::Queue;
 use crate::route::Via;
@@ -50,6 +51,10 @@ impl<'q> RecipientView<'q> {
         }
         let (queue, home) = (self.queue(), self.home());
         match queue.wait_of(home, now) {
+            // How mail without a route is sent is for operators to know.
+            _ if self.state() == State::Held && home == DestinationId::UNROUTED.slot && !self.message.is_held() => {
+                return (queue.reason_of(home).into(), None);
+            }
             _ if self.state() != State::Ready => {}
             // RFC 3463 3.5: X.4.3, a directory server that failed.
             Wait::Asking | Wait::Unanswered { .. } => return (format!("451 4.4.3 {}", self.reason(now)).into(), None),

@@ -75,7 +75,7 @@ struct Seen {
 struct SeenRecipient {
     attempts: u16,
     last_attempt: Option<u64>,
-    /// Of those that wait for it.
+    /// Of those that wait for it, held by their route or not.
     next_attempt: Option<u64>,
     /// Being attempted: what it waited for before is what its records say.
     is_active: bool,
@@ -202,7 +202,7 @@ impl World {
         let seen = |recipient: RecipientView<'_>| SeenRecipient {
             attempts: recipient.attempts(),
             last_attempt: recipient.last_attempt(),
-            next_attempt: recipient.next_attempt(0).filter(|_| recipient.state() == State::Deferred),
+            next_attempt: recipient.due_at(),
             is_active: recipient.state() == State::Attempting,
             reply: recipient.reply().into_owned(),
         };
@@ -626,9 +626,9 @@ impl World {
             for (recipient, before) in view.recipients().zip(&accepted.durable.recipients) {
                 let now = (recipient.attempts(), recipient.last_attempt(), recipient.reply().into_owned());
                 assert_eq!(now, (before.attempts, before.last_attempt, before.reply.clone()));
-                match (recipient.state(), before.next_attempt) {
-                    (State::Deferred, at) if !before.is_active => assert_eq!(recipient.next_attempt(0), at),
-                    (State::Ready, Some(at)) => assert!(at <= self.now),
+                match (recipient.due_at(), before.next_attempt) {
+                    (Some(at), before_at) if !before.is_active && !accepted.held => assert_eq!(Some(at), before_at),
+                    (None, Some(at)) if recipient.state() == State::Ready => assert!(at <= self.now),
                     _ => {}
                 }
                 let by_age = accepted.accepted_at + if recipient.destination() == DestinationId::UNROUTED { 120 } else { 30 } * HOUR;

@@ -311,7 +311,10 @@ fn mail_for_a_hold_route_or_none_waits_without_a_timer() {
     enqueue(&mut queue, 1, 5, START);
     assert!(poll(&mut queue, START).is_none());
     let message = queue.show(queue.key_of(QueueId { boot: 1, shard: 0, sequence: 1 }).unwrap()).unwrap();
-    assert_eq!(message.recipients().next().unwrap().reason(START), "no route for this domain");
+    let recipient = message.recipients().next().unwrap();
+    let reason = recipient.reason(START);
+    assert!(reason.starts_with("no route of the config is for it") && reason.contains("`queue reroute`"), "{reason}");
+    assert_eq!(recipient.word(START), ("no route for this domain".into(), None), "what its sender is told");
 }
 
 #[test]

@@ -88,6 +88,49 @@ fn a_more_exact_route_takes_its_mail_and_one_that_is_gone_gives_it_back() {
     assert_eq!(attempt_to(&mut queue).as_deref(), Some("192.0.2.1:27"));
 }
 
+/// It read as deferred, with the next hop's last word and a time at which it would not be tried, until that time came.
+#[test]
+fn mail_whose_route_is_gone_is_held_says_so_and_does_not_expire() {
+    let mut queue = queue(vec![route("y.test", smarthost(25))]);
+    let key = enqueue(&mut queue, 1, &["b@y.test"]);
+    let Some(Work::Attempt(dispatch)) = queue.poll(START, &mut Vec::new()) else { panic!("it is ready") };
+    let _ = queue.settle(dispatch, &[(0, LATER)], START, &mut Vec::new());
+    queue.recorded(key);
+    assert_eq!(state(&queue, key), State::Deferred);
+    for (routes, reason) in [
+        (
+            vec![route("z.test", smarthost(25))],
+            "no route of the config is for it (any more): a route for its domain, or `queue reroute`, sends it",
+        ),
+        (vec![route("*", Via::Hold)], "held by route \"*\""),
+    ] {
+        assert_eq!(reconfigure(&mut queue, routes), 1);
+        let recipient = queue.show(key).unwrap().recipients().next().unwrap();
+        assert_eq!((recipient.state(), recipient.next_attempt(START), recipient.fails_at()), (State::Held, None, None));
+        assert_eq!(recipient.reason(START), reason);
+        let held = Filter { state: Some(State::Held), ..Filter::default() };
+        let mut found = 0;
+        assert_eq!(queue.page(&held, Cursor::default(), usize::MAX, |_| found += 1), Ok(None));
+        assert_eq!(found, 1);
+    }
+    // Back before its time has come, it waits for that; and goes at once when it has.
+    reconfigure(&mut queue, vec![route("y.test", smarthost(26))]);
+    assert_eq!((state(&queue, key), attempt_to(&mut queue)), (State::Deferred, None));
+    assert!(queue.show(key).unwrap().recipients().next().unwrap().next_attempt(START).is_some_and(|at| at > START));
+    reconfigure(&mut queue, vec![]);
+    let unrouted = queue.route(b"y.test");
+    assert!(queue.destination(unrouted, START).unwrap().reason.contains("`queue reroute`"));
+    for hour in 0..24 * 30 {
+        assert!(queue.poll(START + hour * HOUR, &mut Vec::new()).is_none(), "{hour} h");
+    }
+    assert_eq!(state(&queue, key), State::Held);
+    let back = START + 24 * 30 * HOUR;
+    queue.begin_routes(vec![route("y.test", smarthost(27))], back).unwrap();
+    queue.reconfigure(0..queue.destination_slots(), back);
+    assert!(queue.follow_routes(key, back));
+    assert!(matches!(queue.poll(back, &mut Vec::new()), Some(Work::Attempt(dispatch)) if dispatch.key() == key));
+}
+
 #[test]
 fn a_route_that_no_longer_holds_lets_its_mail_go_and_other_hosts_are_used() {
     let mut queue = queue(vec![route("*", Via::Hold)]);
