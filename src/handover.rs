@@ -46,7 +46,7 @@ mod worker;
 pub use drain::{AWAY_MAX, DrainProgress};
 use item_names::ItemNames;
 pub use offer_mark::OfferMark;
-use offer_mark::{Noted, Offering};
+use offer_mark::{Marking, Noted, Offering};
 
 /// Beyond the lease, for clocks and for what was under way.
 const GUARD: Duration = Duration::from_secs(1);
@@ -111,6 +111,8 @@ struct Driver {
     names: ItemNames,
     /// As it is noted in the spool.
     offering: Offering,
+    /// Under one lock, so that what is being set is not cleared.
+    marking: Mutex<Marking>,
     offers: Mutex<Offers>,
     /// Of [`ENQUEUE_BYTES_MAX`], those that are free.
     enqueue_bytes: Semaphore,
@@ -171,6 +173,7 @@ pub fn start(node: HandOverNode, shards: Vec<Arc<RequestLane>>) -> Result<Shared
             spread_since: offering.spread_since.unwrap_or(node.boot),
         },
         offering,
+        marking: Mutex::new(Marking::new(node.mark.clone())),
         offers: Mutex::new(offers),
         enqueue_bytes: Semaphore::new(ENQUEUE_BYTES_MAX),
         handed_over,
@@ -259,14 +262,16 @@ impl Driver {
         self.open_claims.load(Ordering::Relaxed)
     }
 
+    fn marking(&self) -> MutexGuard<'_, Marking> {
+        self.marking.lock().expect("no panic happens under this lock")
+    }
+
     /// Nothing of this node's mail is in the queue any more.
     fn has_retracted(&self) {
         self.is_retracting.store(false, Ordering::Relaxed);
-        if self.is_draining.load(Ordering::SeqCst) {
-            return;
-        }
-        match self.node.mark.clear() {
-            Ok(()) => info!("nothing of this node's mail is in the cluster's queue"),
+        match self.marking().clear_unless_kept() {
+            Ok(true) => info!("nothing of this node's mail is in the cluster's queue"),
+            Ok(false) => {}
             Err(reason) => warn!(%reason, "the next start looks once more for mail in the cluster's queue"),
         }
     }

@@ -98,15 +98,12 @@ impl SharedDelivery {
                     .to_owned(),
             );
         }
-        // Before the mark is set: who has taken back what earlier runs had offered clears it, unless the node is being emptied.
-        let was_draining = driver.is_draining.swap(true, Ordering::SeqCst);
-        let (mark, offering) = (driver.node.mark.clone(), driver.offering.clone());
-        let marked = tokio::task::spawn_blocking(move || mark.set(&offering)).await.unwrap_or_else(|_| Err(io::Error::other("given up")));
-        if let Err(reason) = marked {
-            driver.is_draining.store(was_draining, Ordering::SeqCst);
-            return Err(format!("that mail is offered cannot be noted in the spool: {reason}"));
-        }
-        if !was_draining {
+        let keeps = driver.clone();
+        let marked = tokio::task::spawn_blocking(move || keeps.marking().keep(&keeps.offering)).await;
+        marked
+            .unwrap_or_else(|_| Err(io::Error::other("given up")))
+            .map_err(|reason| format!("that mail is offered cannot be noted in the spool: {reason}"))?;
+        if !driver.is_draining.swap(true, Ordering::SeqCst) {
             info!("the node is emptied into the cluster's queue and takes no more mail from it");
             driver.node.cluster.says_no_longer(TAKES_MAIL);
             driver.activated.notify_one();

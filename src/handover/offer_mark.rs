@@ -107,6 +107,35 @@ impl OfferMark {
     }
 }
 
+/// The mark of a node that runs: who has taken back what earlier runs had offered clears it, unless the node is being emptied.
+#[derive(Debug)]
+pub struct Marking {
+    mark: OfferMark,
+    is_kept: bool,
+}
+
+impl Marking {
+    /// Not kept so far.
+    pub fn new(mark: OfferMark) -> Marking {
+        Marking { mark, is_kept: false }
+    }
+
+    /// The node is being emptied: as [`OfferMark::set`], and stays for this process's life.
+    pub fn keep(&mut self, offering: &Offering) -> io::Result<()> {
+        self.mark.set(offering)?;
+        self.is_kept = true;
+        Ok(())
+    }
+
+    /// As [`OfferMark::clear`]; false: it is kept.
+    pub fn clear_unless_kept(&mut self) -> io::Result<bool> {
+        if !self.is_kept {
+            self.mark.clear()?;
+        }
+        Ok(!self.is_kept)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -130,6 +159,24 @@ mod tests {
         mark.clear().unwrap();
         mark.clear().unwrap();
         assert!(!mark.is_set());
+    }
+
+    /// It was cleared while a drain began, by what had taken back an earlier run's mail: the next start would have delivered what was in the
+    /// queue by then.
+    #[test]
+    fn a_mark_is_kept_while_the_node_is_emptied() {
+        let folder = tempfile::tempdir().unwrap();
+        let mark = OfferMark::new(folder.path().join("cluster"));
+        let mut marking = Marking::new(mark.clone());
+        mark.set(&offering(0)).unwrap();
+        assert!(marking.clear_unless_kept().unwrap() && !mark.is_set());
+        marking.keep(&offering(0)).unwrap();
+        assert!(!marking.clear_unless_kept().unwrap() && mark.is_set(), "kept");
+        // What could not be noted is not kept.
+        let file = folder.path().join("file");
+        fs::write(&file, "").unwrap();
+        let mut marking = Marking::new(OfferMark::new(file));
+        assert!(marking.keep(&offering(0)).is_err() && !marking.is_kept);
     }
 
     #[test]
