@@ -69,18 +69,9 @@ struct Worker {
 
 impl Driver {
     pub(super) async fn work(self: Arc<Self>) {
-        let times = ClaimTimes {
-            lease_ttl: self.node.lease_ttl,
-            repeat_after: REPEAT_AFTER,
-            ask_every: ASK_EVERY,
-            forget_after: FORGET_AFTER,
-            reconciliation: RECONCILIATION,
-            alone_after: ALONE_AFTER,
-            refused_max: REFUSED_MAX,
-        };
         let mut worker = Worker {
             driver: self.clone(),
-            claims: Claims::new(times),
+            claims: Claims::new(times(self.node.lease_ttl)),
             restraint: Restraint::default(),
             appetite: Appetite::default(),
             said: None,
@@ -159,7 +150,7 @@ impl Worker {
             "Valkey was away: owners take back first what they have delivered".to_owned()
         } else if !self.restraint.allows(now) {
             "it had no room in its spool or its queue, or could not read what was offered, and waits for a while".to_owned()
-        } else if self.claims.len() - self.claims.refused() >= CLAIMS_MAX || self.claims.refused() >= REFUSED_CLAIMS_MAX {
+        } else if room(&self.claims) == 0 || self.claims.refused() >= REFUSED_CLAIMS_MAX {
             format!("{} messages wait for the word that they are its own", self.claims.len())
         } else {
             return self.fullness().await;
@@ -195,7 +186,7 @@ impl Worker {
         let mut found = false;
         for _ in 0..partitions {
             // What the partitions before had counts as well.
-            let room = CLAIMS_MAX.saturating_sub(self.claims.len() - self.claims.refused());
+            let room = room(&self.claims);
             if room == 0 {
                 break;
             }
@@ -207,7 +198,7 @@ impl Worker {
                 continue;
             }
             // By time, not by the worker's life: a lease whose answer was lost has to end although this node lives.
-            let answer = driver.node.queue.lease(partition, LEASE_ITEMS.min(room), lease_ms, lease_ms, ITEM_BYTES_MAX).await;
+            let answer = driver.node.queue.lease(partition, room, lease_ms, lease_ms, ITEM_BYTES_MAX).await;
             driver.heard(partition, &answer);
             let Ok((generation, items)) = answer else { continue };
             driver.generation(partition, &generation);
@@ -418,7 +409,47 @@ impl Worker {
     }
 }
 
+fn times(lease_ttl: Duration) -> ClaimTimes {
+    ClaimTimes {
+        lease_ttl,
+        repeat_after: REPEAT_AFTER,
+        ask_every: ASK_EVERY,
+        forget_after: FORGET_AFTER,
+        reconciliation: RECONCILIATION,
+        alone_after: ALONE_AFTER,
+        refused_max: REFUSED_MAX,
+    }
+}
+
+/// Items that one call may lease beside the claims that are open.
+fn room(claims: &Claims) -> usize {
+    CLAIMS_MAX.saturating_sub(claims.len() - claims.refused()).min(LEASE_ITEMS)
+}
+
 /// When an item that this worker could not take comes to another, in milliseconds: not all at the same moment.
 fn soon() -> u64 {
     500 + random_u64() % 1000
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Claims were counted once, and then each partition gave as many as a call may bring: with sixteen of them four times what is meant.
+    #[test]
+    fn what_one_partition_gave_counts_before_the_next_is_asked() {
+        let mut claims = Claims::new(times(Duration::from_secs(30)));
+        let leased: Vec<usize> = (0..16)
+            .map(|partition| {
+                let count = room(&claims);
+                for number in 0..count.min(30) {
+                    let lease = Lease { id: format!("{partition}.{number}"), token: "t".to_owned() };
+                    assert!(claims.leased(&lease, "g", BootTime::after_boot(Duration::ZERO)));
+                }
+                count
+            })
+            .collect();
+        assert_eq!(leased[..6], [32, 32, 32, 32, 8, 0]);
+        assert_eq!(claims.len(), CLAIMS_MAX);
+    }
 }
