@@ -80,6 +80,29 @@ fn what_is_no_id_or_too_much_is_refused_before_anything_is_added() {
     });
 }
 
+/// The counts went no further than the first partition that failed: with one damaged, or its server away, there were none.
+#[test]
+fn a_partition_that_does_not_answer_is_named_and_hides_no_other() {
+    let server = Server::start(Durability::None);
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+        let owner = queue(&server, "n1");
+        let work: Vec<Work> = (0..100).map(|number| Work::new(format!("{number}-report"), "x")).collect();
+        owner.enqueue(&work).await.unwrap();
+        let damage = |partition: u16| {
+            let ready = &Keyspace::new("ringpost:test").unwrap().queue("report", partition)[0];
+            assert!(server.command(&format!("SET {ready} x")).starts_with("+OK"));
+        };
+        damage(2);
+        let hidden = work.iter().filter(|work| owner.queue().partition(&work.id) == 2).count() as u64;
+        assert!(hidden > 0);
+        let stats = owner.stats().await.unwrap();
+        assert_eq!((stats.unanswered, stats.pending, stats.total), (vec![2], 100 - hidden, 100 - hidden));
+        assert_eq!(stats.counters["enqueued"], 100 - hidden, "nothing of half a partition");
+        (0..8).for_each(damage);
+        assert!(matches!(owner.stats().await, Err(QueueError::Valkey(_))));
+    });
+}
+
 /// In another partition than its id's nobody would find it: neither the owner that asks for it nor the worker that completes it.
 #[test]
 #[should_panic(expected = "an item is of its id's partition")]
