@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{shared_mail::*, *};
+use super::{pushed_settings::valkey, shared_mail::*, *};
 
 const MAILS: usize = 40;
 
@@ -123,6 +123,26 @@ fn a_drain_that_cannot_be_is_refused_and_changes_nothing() {
     rig.start_node(0);
     rig.send(0, 3);
     assert_eq!(wait_for("local delivery", || rig.all_there(3)), 3);
+}
+
+/// The first partition alone was asked whether it takes mail: damaged, it kept all other mail from leaving.
+#[test]
+fn one_partition_that_takes_nothing_keeps_only_its_own_mail() {
+    const GENERATION: &str = "{ringpost:cluster:q:email_delivery:0}:generation";
+    let mut rig = mail_rig(&[LOCAL, SHARES]);
+    rig.hold_at(0);
+    rig.start_node(0);
+    rig.send(0, MAILS);
+    rig.start_node(1);
+    rig.takers(0);
+    valkey(&rig, &format!("EVAL \"redis.call('DEL', KEYS[1]) return redis.call('RPUSH', KEYS[1], 'x')\" 1 {GENERATION}"));
+    let mut program = Command::new(env!("CARGO_BIN_EXE_ringpost"));
+    program.args(["drain", "--to-cluster", "-c"]).arg(&rig.nodes[0].config).stdout(Stdio::null());
+    let mut drain = Process(program.spawn().unwrap());
+    wait_for("mail of others", || (!delivered(&rig.folder.path().join("mail")).is_empty()).then_some(()));
+    valkey(&rig, &format!("DEL {GENERATION}"));
+    assert_eq!(drain.0.wait().unwrap().code(), Some(0));
+    assert_eq!(wait_for("delivery of all", || rig.all_there(MAILS)), MAILS);
 }
 
 /// Killed while its mail is in the queue and a worker has some of it leased, then started again in local mode: what the worker has not
