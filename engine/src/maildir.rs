@@ -41,7 +41,8 @@ pub enum Missing {
     Make,
     /// It may come.
     Wait,
-    /// There is no such mailbox; unless the folder of all of them is not there either, which is then a disk that is not mounted.
+    /// There is no such mailbox; unless a disk may not be mounted: the folder of all of them is not there either, the nearest folder that is
+    /// there is empty, as the place of a mount is, or a link on the path leads to nothing.
     Refuse {
         /// That folder.
         base: PathBuf,
@@ -180,11 +181,19 @@ fn open(mailbox: &Mailbox, has_lines: bool) -> io::Result<Option<(File, u64)>> {
 
 /// May a maildir that is not there be made?
 fn may_be_made(mailbox: &Mailbox) -> io::Result<()> {
+    if mailbox.missing != Missing::Make
+        && let Some(link) = link_to_nothing(&mailbox.folder)
+    {
+        return Err(io::Error::new(io::ErrorKind::NotFound, LinkToNothing(link.to_owned())));
+    }
     match &mailbox.missing {
         Missing::Make => {}
         Missing::Wait => return Err(io::Error::other(NoMailbox { is_final: false })),
-        // The working folder is there.
-        Missing::Refuse { base } => return Err(io::Error::other(NoMailbox { is_final: base.as_os_str().is_empty() || base.is_dir() })),
+        Missing::Refuse { base } => {
+            // The working folder is there.
+            let is_final = (base.as_os_str().is_empty() || base.is_dir()) && has_anything_above(&mailbox.folder)?;
+            return Err(io::Error::other(NoMailbox { is_final }));
+        }
     }
     // A file system that counts no inodes has enough.
     let stat = mailbox.folder.ancestors().find_map(|folder| rustix::fs::statvfs(folder).ok());
@@ -192,6 +201,19 @@ fn may_be_made(mailbox: &Mailbox) -> io::Result<()> {
         Some(stat) if has_few_inodes(stat.f_files, stat.f_favail) => Err(io::Error::other(FewInodes)),
         _ => Ok(()),
     }
+}
+
+/// Is something in the nearest folder that is there?
+fn has_anything_above(path: &Path) -> io::Result<bool> {
+    for folder in path.ancestors().skip(1) {
+        let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+        match fs::read_dir(folder) {
+            Ok(mut entries) => return Ok(entries.next().transpose()?.is_some()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(false)
 }
 
 fn has_few_inodes(all: u64, free: u64) -> bool {
@@ -264,11 +286,16 @@ struct LinkToNothing(PathBuf);
 
 /// "No such file or directory" of something that was just made is a link whose target is away: a disk that is not mounted.
 fn explained(error: io::Error, path: &Path) -> io::Error {
-    let leads_nowhere = |path: &&Path| path.is_symlink() && fs::metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
-    match path.ancestors().find(leads_nowhere) {
+    match link_to_nothing(path) {
         Some(link) if error.kind() == io::ErrorKind::NotFound => io::Error::new(error.kind(), LinkToNothing(link.to_owned())),
         _ => error,
     }
+}
+
+/// The part of a path that is a symbolic link whose target is away.
+fn link_to_nothing(path: &Path) -> Option<&Path> {
+    let leads_nowhere = |path: &&Path| path.is_symlink() && fs::metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+    path.ancestors().find(leads_nowhere)
 }
 
 fn sync_folder(path: &Path) -> io::Result<()> {
@@ -357,14 +384,38 @@ mod tests {
             ("450 4.1.1".into(), "450 4.1.1".into()),
             "the folder of all may be mounted later"
         );
-        fs::create_dir_all(base.join("y.test/b")).unwrap();
+        fs::create_dir_all(base.join("y.test/c")).unwrap();
         assert_eq!((said(Missing::Wait), said(refuse())), ("450 4.1.1".into(), "550 5.1.1".into()));
-        assert!(!base.join("y.test/b/Maildir").exists());
+        assert!(!base.join("y.test/b").exists());
         // Somebody made it, as an empty folder or whole.
-        fs::create_dir(base.join("y.test/b/Maildir")).unwrap();
+        fs::create_dir_all(base.join("y.test/b/Maildir")).unwrap();
         assert_eq!((said(Missing::Wait), said(refuse()), said(Missing::Make)), ("written".into(), "written".into(), "written".into()));
         assert!(has_few_inodes(65_536, 654) && !has_few_inodes(65_536, 655) && !has_few_inodes(0, 0));
         assert!(refusal(&io::Error::other(FewInodes)).starts_with("452 4.3.1 "));
+    }
+
+    /// With `unknown_mailbox = "refuse"` all mail for a disk that was not mounted failed for good, since that setting was there: the place of
+    /// a mount is a folder, and of a link to nothing only the making of a folder knew.
+    #[test]
+    fn a_disk_that_is_not_mounted_refuses_nothing_for_good() {
+        for (place, other) in [("mail", "mail/z.test"), ("mail/y.test", "mail/y.test/c"), ("mail/y.test/b", "mail/y.test/b/.bashrc")] {
+            let folder = tempfile::tempdir().unwrap();
+            let base = folder.path().join("mail");
+            let to = Mailbox { missing: Missing::Refuse { base: base.clone() }, ..mailbox(&base) };
+            let said = || match deliver(&to, &[b"x\r\n"], true) {
+                Deposited::Failed(error) => refusal(&error),
+                ended => panic!("{ended:?}"),
+            };
+            let place = folder.path().join(place);
+            fs::create_dir_all(&place).unwrap();
+            assert!(said().starts_with("450 4.1.1 "), "{}: {}", place.display(), said());
+            fs::remove_dir(&place).unwrap();
+            std::os::unix::fs::symlink(folder.path().join("not-mounted/store"), &place).unwrap();
+            assert_eq!(said(), "451 4.3.0 writing the mailbox: a folder on its path is a symbolic link to nothing", "{}", place.display());
+            fs::remove_file(&place).unwrap();
+            fs::create_dir_all(folder.path().join(other)).unwrap();
+            assert!(said().starts_with("550 5.1.1 "), "{}: {}", place.display(), said());
+        }
     }
 
     fn deliver(mailbox: &Mailbox, pieces: &[&[u8]], has_lines: bool) -> Deposited {
