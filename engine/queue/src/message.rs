@@ -179,6 +179,8 @@ impl Flags {
     pub(crate) const TRACED: u16 = 8192;
     /// Not attempted here. Its route's lifetime does not end it.
     pub(crate) const KEPT: u16 = Flags::HELD | Flags::OFFERED;
+    /// It waits for a command, or for where it leads now: the lifetime of where it was does not end it.
+    pub(crate) const WAY_OPEN: u16 = Flags::HELD | Flags::REGROUP;
     /// No attempt is begun just now.
     pub(crate) const STILL: u16 = Flags::KEPT | Flags::REGROUP;
 

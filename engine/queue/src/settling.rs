@@ -213,7 +213,7 @@ impl Queue {
                 self.place(index, recipient, Place::Waiting);
                 self.keep_reply(index, recipient, &[reply], attempted.relay);
                 // Without the grace, which was for this attempt.
-                let end = match self.messages[index].flags.has(Flags::HELD) {
+                let end = match self.messages[index].flags.has(Flags::WAY_OPEN) {
                     true => self.messages[index].expires_at,
                     false => self.end_of_life(group),
                 };

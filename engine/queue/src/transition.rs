@@ -244,7 +244,7 @@ impl Queue {
         if self.is_given_out(index) {
             return self.arm_offered(index);
         }
-        let is_still = message.flags.has(Flags::HELD | Flags::REGROUP);
+        let is_still = message.flags.has(Flags::WAY_OPEN);
         let mut nearest = u64::MAX;
         let mut group = message.first_group;
         while group != NONE {
@@ -367,12 +367,12 @@ fn end_with_grace(message: &Message, destination: &Destination) -> u64 {
     message.expires_at.min(end).max(message.grace_until)
 }
 
-/// While mail is held, by command or by its route, the route's lifetime does not end it: only a time that was set for the message
-/// itself does, by its sender (RFC 2852) or by a command.
+/// While mail is held, by command or by its route, or waits for the attempts after which it goes another way, the route's lifetime does not
+/// end it: only a time that was set for the message itself does, by its sender (RFC 2852) or by a command.
 fn deadline(message: &Message, destination: &Destination) -> Option<u64> {
     // What is offered goes by the routes of other nodes: that this one would hold it says nothing.
     let is_kept = destination.is_held() && !message.flags.has(Flags::OFFERED);
-    if message.flags.has(Flags::HELD) || is_kept {
+    if message.flags.has(Flags::WAY_OPEN) || is_kept {
         return Some(message.expires_at).filter(|&at| at < u64::MAX);
     }
     Some(end_with_grace(message, destination))

@@ -288,6 +288,39 @@ fn old_mail_that_is_rerouted_is_attempted_once_where_it_leads_now() {
     }
 }
 
+/// While the re-route of an old message waited for an attempt to end, the way that it had left went on ending it: with a short lifetime there
+/// it bounced, the recipient of the attempt as well as those that were kept back.
+#[test]
+fn what_waits_to_go_another_way_does_not_expire_by_the_old_one() {
+    let (mut queue, mut record) = (queue("backup.test"), Vec::new());
+    let routes = ["*", "z.test", "backup.test"].map(|pattern| Route {
+        pattern: pattern.into(),
+        via: Via::Smarthost { hosts: vec!["192.0.2.1:25".parse().unwrap()] },
+        retry: RetryPolicy { lifetime_ms: if pattern == "backup.test" { 24 * HOUR } else { HOUR }, ..RetryPolicy::default() },
+        limits: Default::default(),
+    });
+    queue.set_routes(routes.into(), START).unwrap();
+    let key = enqueue(&mut queue);
+    let open = attempt(&mut queue, START).unwrap();
+    assert_eq!(queue.reroute(key, &Filter::default(), RouteId(2), START + 1, &mut record), Some(Settled::Outcome));
+    queue.recorded(key);
+    let now = START + 2 * HOUR;
+    assert!(queue.poll(now, &mut record).is_none(), "nothing expires");
+    let outcomes: Vec<_> = queue.recipients(&open).map(|(number, _)| (number, Outcome::Deferred { reply: b"450 later" })).collect();
+    assert_eq!(queue.settle(open, &outcomes, now, &mut record), Settled::Outcome);
+    queue.recorded(key);
+    assert_eq!(destinations(&queue, key), ["backup.test"; 3]);
+    assert!(states(&queue, key).iter().all(|state| matches!(state, State::Ready | State::Deferred)), "{:?}", states(&queue, key));
+    // A time of its own counts all the while.
+    let first = attempt(&mut queue, now).unwrap();
+    assert_eq!(queue.reroute(key, &Filter::default(), RouteId(0), now, &mut record), Some(Settled::Outcome));
+    queue.recorded(key);
+    assert_eq!(queue.set_expiry(key, now + 1, &mut record), Some(Settled::Outcome));
+    queue.recorded(key);
+    assert!(matches!(queue.poll(now + 1, &mut record), Some(Work::Expired(own, _)) if own == key));
+    queue.abandon(first, now + 1);
+}
+
 #[test]
 fn a_held_message_keeps_its_hold_when_it_is_rerouted_or_bounced() {
     let (mut queue, mut record) = (queue("backup.test"), Vec::new());
