@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use crate::canonical::canonical_domain;
-use crate::index::after_at;
 use crate::queue::Queue;
 use crate::route::Via;
 use crate::routes::DOMAIN_BYTES_MAX;
@@ -17,7 +16,7 @@ impl Queue {
             let Some(route) = self.routes.all().get(usize::from(guest.route)) else { continue };
             for (_, address) in guest.recipients() {
                 let name = match route.via {
-                    Via::Mx { .. } => self.domain_name(after_at(address)),
+                    Via::Mx { .. } => self.domain_name(self.domain_of(address)),
                     _ => route.pattern.clone(),
                 };
                 *counts.entry(name).or_default() += 1;
@@ -28,7 +27,6 @@ impl Queue {
 
     /// What the destination of a domain is called.
     fn domain_name(&self, domain: &[u8]) -> String {
-        let domain = if domain.is_empty() { self.local_domain.as_bytes() } else { domain };
         let domain = canonical_domain(domain.strip_suffix(b".").unwrap_or(domain));
         String::from_utf8_lossy(&domain[..domain.len().min(DOMAIN_BYTES_MAX)]).to_ascii_lowercase()
     }

@@ -12,7 +12,7 @@ use crate::groups::Groups;
 use crate::guest::GuestBook;
 use crate::home::Homes;
 use crate::ids::Ids;
-use crate::index::{Index, after_at};
+use crate::index::Index;
 use crate::message::{Envelope, Flags, MessageKey, NOT_REROUTED, NewMessage, NewRecipient, PLACES, Place, Recipient};
 use crate::messages::Messages;
 use crate::offering::Offered;
@@ -287,7 +287,10 @@ impl Queue {
         let (routes, lost) = recorded.resolve(recipients.clone().count(), |pattern| self.routes.by_pattern(pattern));
         let to = |(recipient, &route): (NewRecipient<'a>, &u16)| match route {
             NOT_REROUTED => recipient,
-            route => NewRecipient { destination: self.destination_by(RouteId(route), after_at(recipient.address)), ..recipient },
+            route => {
+                let domain = self.domain_of(recipient.address).to_vec();
+                NewRecipient { destination: self.destination_by(RouteId(route), &domain), ..recipient }
+            }
         };
         let recipients: Vec<_> = recipients.zip(&routes).map(to).collect();
         let index = self.insert(message, recipients.into_iter());

@@ -107,16 +107,21 @@ impl Queue {
     /// Where a recipient leads by command, or by its domain and the sender.
     pub(crate) fn destination_now(&mut self, index: u32, recipient: u16) -> DestinationId {
         let message = &self.messages[index];
-        let domain = match after_at(self.address(index, recipient)) {
-            b"" => self.local_domain.clone().into_bytes(),
-            domain => domain.to_vec(),
-        };
+        let domain = self.domain_of(self.address(index, recipient)).to_vec();
         match self.rerouted_to(index, recipient) {
             None => {
                 let reverse_path = self.texts.get(message.addresses)[..usize::from(message.reverse_bytes)].to_vec();
                 self.route_mail(Mail { reverse_path: &reverse_path, domain: &domain })
             }
             Some(route) => self.destination_by(route, &domain),
+        }
+    }
+
+    /// The domain that a recipient is routed by; of one without (a bare `postmaster`) it is the local one.
+    pub(crate) fn domain_of<'a>(&'a self, address: &'a [u8]) -> &'a [u8] {
+        match after_at(address) {
+            b"" => self.local_domain.as_bytes(),
+            domain => domain,
         }
     }
 

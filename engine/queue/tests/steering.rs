@@ -321,6 +321,38 @@ fn what_waits_to_go_another_way_does_not_expire_by_the_old_one() {
     queue.abandon(first, now + 1);
 }
 
+/// A bare `postmaster` that was sent by an mx route was looked for in the domain "" after a restart.
+#[test]
+fn a_recipient_without_a_domain_is_rerouted_by_the_local_one_also_after_a_restart() {
+    let mx = |pattern: &str| Route {
+        pattern: pattern.into(),
+        via: Via::Mx { port: 25 },
+        retry: RetryPolicy::default(),
+        limits: Default::default(),
+    };
+    let queue = || {
+        let mut queue = Queue::new(QueueSettings::default(), Routes::new(vec![mx("*"), mx("backup.test")]).unwrap(), 1, START);
+        queue.set_local_domain("mx1.example.test");
+        queue
+    };
+    let postmaster = |queue: &mut Queue| {
+        let destination = queue.route(b"mx1.example.test");
+        [NewRecipient { address: b"postmaster", destination, notify: Default::default() }]
+    };
+    let (mut running, mut restarted, mut record) = (queue(), queue(), Vec::new());
+    let recipients = postmaster(&mut running);
+    let key = running.enqueue(&message(), recipients.into_iter(), START);
+    assert_eq!(running.reroute(key, &Filter::default(), RouteId(1), START, &mut record), Some(Settled::Outcome));
+    running.recorded(key);
+    let recipients = postmaster(&mut restarted);
+    let recovered = restarted.recover(&message(), recipients.into_iter(), [&record[..]].into_iter(), START).unwrap();
+    for (queue, key) in [(&running, key), (&restarted, recovered.key)] {
+        let destination = queue.show(key).unwrap().recipients().next().unwrap().destination();
+        let name = queue.destination(destination, START).unwrap().name;
+        assert_eq!((name, queue.route_of(destination)), ("mx1.example.test", Some(RouteId(1))));
+    }
+}
+
 #[test]
 fn a_held_message_keeps_its_hold_when_it_is_rerouted_or_bounced() {
     let (mut queue, mut record) = (queue("backup.test"), Vec::new());
