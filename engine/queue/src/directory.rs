@@ -14,7 +14,7 @@ use crate::names::Names;
 use crate::queue::{Queue, Work};
 use crate::route::{NextHop, RouteId, Via};
 use crate::routes::{DOMAIN_BYTES_MAX, Mail};
-use crate::site::{Answer, Domain, Lookup, Question, Resolution, Role, Site, Step, Verdict};
+use crate::site::{Answer, Domain, Lookup, NOT_ASKED_MS, Question, Resolution, Role, Site, Step, Verdict};
 use crate::slab::NONE;
 
 /// How long a destination without mail is kept, so that its answer, its window and its breaker are still known to the next.
@@ -123,10 +123,14 @@ impl Queue {
 
     /// A [`Lookup`] could not be passed on: it comes again soon.
     pub fn not_asked(&mut self, destination: DestinationId, now: u64) {
-        if let Some(Destination { role: Role::Domain(domain), .. }) = self.live_mut(destination) {
-            domain.not_asked(now);
-            self.refresh(destination.slot, now);
+        let Some(Destination { role: Role::Domain(domain), ready, .. }) = self.live_mut(destination) else { return };
+        if domain.anew && ready.is_empty() {
+            // A retry wants it asked though no mail waits for it, and no mail would bring it back.
+            domain.answer = Answer::Unknown;
+            return self.destination_timers.set(destination.slot, now + NOT_ASKED_MS);
         }
+        domain.not_asked(now);
+        self.refresh(destination.slot, now);
     }
 
     /// What DNS says about the mail of an attempt, if its destination is a domain that has no hosts.

@@ -27,7 +27,7 @@ const UNANSWERED_JITTER_PERCENT: u8 = 20;
 const ASKED_MAX_MS: u64 = 120_000;
 
 /// A question that could not be passed on is put again after this.
-const NOT_ASKED_MS: u64 = 100;
+pub(crate) const NOT_ASKED_MS: u64 = 100;
 
 /// What DNS is to be asked for a destination.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]

@@ -304,6 +304,11 @@ fn a_retry_asks_about_a_refused_domain_at_once_though_its_mail_is_gone() {
     let (attempts, lookups) = work(&mut queue, START + 1);
     attempts.into_iter().for_each(|dispatch| queue.abandon(dispatch, START + 1));
     assert_eq!(lookups.iter().map(|lookup| (lookup.destination, lookup.anew)).collect::<Vec<_>>(), [(refused, true)]);
+    // Its question did not get through: it comes again soon, and nothing spins meanwhile.
+    queue.not_asked(refused, START + 1);
+    assert!(work(&mut queue, START + 100).1.is_empty() && queue.next_due(START + 100).is_some_and(|at| at > START + 100));
+    let (_, lookups) = work(&mut queue, START + 101);
+    assert_eq!(lookups.iter().map(|lookup| (lookup.destination, lookup.anew)).collect::<Vec<_>>(), [(refused, true)]);
     // Another shard hears that the refusal counts no more, and fails nobody by it.
     let mut other = self::queue();
     enqueue(&mut other, 1, 5, &["a@nosuch.test"], START);
