@@ -526,14 +526,17 @@ impl Client {
             CloseReason::Refused(reply) | CloseReason::ServiceClosing(reply) => reply,
             _ => Reply::local(why),
         };
-        for slot in self.slots.iter_mut().filter(|slot| slot.stage != Stage::Free && slot.stage != Stage::Complete) {
+        // What was said to one is not said to the one behind it: that one has seen the session end. Else one word would count twice.
+        let is_open = |slot: &Slot| slot.stage != Stage::Free && slot.stage != Stage::Complete;
+        let is_said_to_one = self.slots.iter().any(|slot| is_open(slot) && slot.answered);
+        for slot in self.slots.iter_mut().filter(|slot| is_open(slot)) {
             let verdict = match slot.stage {
                 // 421 in place of the answer to content is an answer; anything else leaves open what became of it.
                 Stage::Dot if slot.accepted > 0 => Verdict::Unknown,
                 _ if slot.answered => Verdict::Deferred,
                 _ => Verdict::Untried,
             };
-            slot.decide(verdict, reply);
+            slot.decide(verdict, if verdict == Verdict::Untried && is_said_to_one { Reply::local(why) } else { reply });
             slot.stage = Stage::Complete;
         }
     }

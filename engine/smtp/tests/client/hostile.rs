@@ -53,6 +53,25 @@ fn service_closing_is_transient_wherever_it_is_said() {
     }
 }
 
+/// The 421 in place of the answer to a dot was told of the transaction behind it, too: to a destination with one connection that was two of
+/// them, and it paused.
+#[test]
+fn service_closing_is_said_to_the_transaction_that_it_answers_alone() {
+    let (mut dots, mut inner) = (0, Server::with(PIPELINED, &[]));
+    let mut server = Server::new(move |command| {
+        dots += u32::from(command == ".");
+        if command == "." && dots == 2 { "421 4.7.0 slow down\r\n".into() } else { (inner.rule)(command) }
+    });
+    let log = run(&mut server, &[mail(&["b@y.test"]), mail(&["c@y.test"]), mail(&["d@y.test"])]);
+    assert_eq!(
+        log.outcomes[1..],
+        [
+            (1, 0, Verdict::Deferred, "421 4.7.0 slow down".into()),
+            (2, 0, Verdict::Untried, "421 4.4.2 session ended by the next hop".into())
+        ]
+    );
+}
+
 #[test]
 fn answers_to_nothing_deliver_nothing() {
     // All answers of a session at once, before anything was said: none may be taken for the answer to content.
