@@ -122,6 +122,10 @@ async fn dial(
                 queue.crowded(destination, shard.pool.up(destination), now);
                 return Dialed::PutOff(dispatch);
             }
+            if dispatch.is_none() {
+                // One that was made ahead: no mail waited for it, so there is no attempt that could count, or be paused for.
+                return Dialed::NoHost(None);
+            }
             return if queue.ends_round(destination, tried, now) { Dialed::NoHost(dispatch) } else { Dialed::PutOff(dispatch) };
         };
         // Its hosts may have changed since.
