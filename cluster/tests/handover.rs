@@ -100,6 +100,7 @@ fn a_forged_refusal_costs_no_copy() {
         run(owner, forged, Rules::AsShipped, seeds()).unwrap();
         run(owner, Faults { forged_refusals: true, ..ALL }, Rules::AsShipped, seeds()).unwrap();
     }
+    assert!(run(Owner::Shares, forged, Rules::DropsRefused, 50).is_err(), "noticed");
 }
 
 #[test]

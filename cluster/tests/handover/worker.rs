@@ -80,35 +80,33 @@ impl World {
 
     fn complete_call(&mut self, node: usize, id: &str, token: &str, result: &str) -> Option<Completed> {
         let drops_refused = self.rules == Rules::DropsRefused;
+        // The script tells the owner, whether the worker hears its answer or not.
+        let mut is_done = false;
         let answer = self.call(node, |valkey, _| match valkey.items.get(id) {
             Some(Some(lease)) if lease.token == token => {
                 valkey.items.remove(id);
                 valkey.outcomes.insert(id.to_owned(), (token.to_owned(), result.to_owned()));
-                (Completed::Done, true)
+                is_done = true;
+                Completed::Done
             }
-            Some(_) if drops_refused => (Completed::Stale, false),
-            Some(_) => (Completed::Refused, false),
+            Some(_) if drops_refused => Completed::Stale,
+            Some(_) => Completed::Refused,
             None => match valkey.outcomes.get(id) {
-                None => (Completed::Unknown, false),
-                Some((_, result)) if result == ENDED => (Completed::Settled, false),
-                Some((other, _)) if other == token => (Completed::DoneBefore, false),
-                Some(_) if drops_refused || valkey.is_anothers(id, token, FORGED) => (Completed::Stale, false),
-                Some(_) => (Completed::Unproven, false),
+                None => Completed::Unknown,
+                Some((_, result)) if result == ENDED => Completed::Settled,
+                Some((other, _)) if other == token => Completed::DoneBefore,
+                Some(_) if drops_refused || valkey.is_anothers(id, token, FORGED) => Completed::Stale,
+                Some(_) => Completed::Unproven,
             },
         });
         let owner = usize::from(id.as_bytes()[1] - b'0');
-        if let Some((Completed::Done, true)) = answer
-            && self.nodes[owner].down_until.is_none()
-            && self.nodes[owner].spool.get(id) != Some(&Held::Offered)
-        {
+        if is_done && self.nodes[owner].down_until.is_none() && self.nodes[owner].spool.get(id) != Some(&Held::Offered) {
             self.late += 1;
         }
-        if let Some((Completed::Done, true)) = answer
-            && (!self.faults.lost_answers || self.random.chance(80))
-        {
+        if is_done && (!self.faults.lost_answers || self.random.chance(80)) {
             self.nodes[owner].pushes.push_back(id.to_owned());
         }
-        answer.map(|(answer, _)| answer)
+        answer
     }
 
     pub(super) fn complete(&mut self, node: usize) {
