@@ -445,6 +445,22 @@ fn what_is_said_many_times_is_asked_for_once_and_again_when_it_is_said_after_tha
     assert_eq!(offers.poll(at(1)), Some(Todo::Ask(one("a"))));
 }
 
+/// Each question without an answer put its item among those to be asked for again once more: whoever published while Valkey answered nothing could
+/// fill a node's memory.
+#[test]
+fn what_was_asked_for_in_vain_many_times_is_asked_for_once_when_valkey_is_back() {
+    let mut offers = waiting("a");
+    for _ in 0..1000 {
+        offers.done("a");
+        assert_eq!(offers.poll(at(1)), Some(Todo::Ask(one("a"))));
+        offers.unheard(one("a"));
+    }
+    offers.away(0, at(1));
+    assert!(!offers.returned(0, at(2)), "it was not away for long");
+    assert_eq!(offers.poll(at(2)), Some(Todo::Ask(one("a"))));
+    assert_eq!(offers.poll(at(2)), None);
+}
+
 #[test]
 fn what_is_said_to_be_completed_is_asked_for_next() {
     let mut offers = Offers::new(OfferBounds { open_max: 500, ..BOUNDS }, true, at(0));
