@@ -87,7 +87,7 @@ pub struct Progress {
 #[derive(Serialize, Deserialize, Debug, Default, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]
 pub struct NotChanged {
-    /// Messages to hold that are held already, or to release that are not held by command.
+    /// Messages to hold that are held already, to release that are not held by command, or to retry that may go already.
     pub unchanged: u64,
     /// Messages that another node of the cluster is taking over.
     pub taken: u64,

@@ -320,7 +320,7 @@ fn plural(count: u64) -> &'static str {
 /// What is said of messages that were changed so, and of those that were so already.
 fn words_of(change: &Change) -> (&'static str, &'static str) {
     match change {
-        Change::Retry {} => ("retried", ""),
+        Change::Retry {} => ("retried", "they may go already, or are being attempted; hosts that do not answer are probed all the same"),
         Change::Hold {} => ("held", "held by command already"),
         Change::Release {} => {
             ("released", "not held by command; what a route holds goes when the route changes, or by `ringpost queue reroute`")
@@ -341,7 +341,7 @@ fn different(ids: &[String]) -> u64 {
 fn change(socket: &Path, change: Change, selection: Selection) -> ExitCode {
     let (word, so_already) = words_of(&change);
     // What is being attempted is retried already.
-    let or_else = if change == (Change::Retry {}) { "their failure is being told to their sender" } else { "are being attempted" };
+    let or_else = if change == (Change::Retry {}) { "a report of theirs is being made" } else { "are being attempted" };
     let Selection { ids, matching, all, output } = selection;
     let filter = MessageFilter::from(matching);
     let (is_filtered, mut wanted) = (filter != MessageFilter::default(), different(&ids));

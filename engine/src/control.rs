@@ -156,7 +156,7 @@ pub struct Changed {
     pub count: u64,
     /// When there are more: where to go on.
     pub next: Option<u64>,
-    /// Found, and not changed: to hold and held already, to release and not held by command.
+    /// Found, and not changed: to hold and held already, to release and not held by command, to retry and may go already.
     pub unchanged: u64,
     /// Found, and not changed: another node of the cluster is taking them over.
     pub taken: u64,

@@ -229,7 +229,7 @@ impl Steering {
             (None, _) => return Applied::Absent,
             // An attempt runs to its end; what had failed before stays as it is.
             (Some(Settled::Nothing), Self::Bounce(_) | Self::Purge | Self::Reroute(..)) => return Applied::Absent,
-            (Some(Settled::Nothing), Self::Hold | Self::Release) => return Applied::Unchanged,
+            (Some(Settled::Nothing), Self::Hold | Self::Release | Self::Retry) => return Applied::Unchanged,
             (Some(settled), _) => {
                 self.log(shard, key, settled, &chosen);
                 shard.persist(key, settled);

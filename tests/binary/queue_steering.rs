@@ -339,6 +339,22 @@ fn what_is_held_is_not_retried_and_the_answer_says_so() {
     );
 }
 
+/// A retry of mail that may go already said "1 message retried", and so did the mail log.
+#[test]
+fn a_retry_of_what_may_go_already_changes_nothing_and_the_answer_says_so() {
+    let node = Node::start(&Setup { route: "via = \"smarthost\"\nhosts = [\"127.0.0.1:1\"]".into(), ..Setup::new() });
+    let id = deliver(&node, "a@x.test", &["b@y.test"]);
+    let output = node.ask(&["queue", "retry", &id]);
+    let (said, told) = (String::from_utf8_lossy(&output.stdout).into_owned(), String::from_utf8_lossy(&output.stderr).into_owned());
+    assert_eq!((said.trim_end(), output.status.code()), ("0 messages retried", Some(0)));
+    assert!(told.contains("1 message stayed as before: they may go already, "), "{told}");
+    assert_eq!(say(&node, &["queue", "retry", "--all", "--json"]).lines().next().unwrap(), "{\"changed\":0,\"unchanged\":1}");
+    // What is changed afterwards has its line, behind which one of the retry would stand.
+    assert_eq!(say(&node, &["queue", "hold", &id]), "1 message held");
+    let log = node.wait_for_mail_log("command=hold");
+    assert!(!log.contains("command=retry"), "{log}");
+}
+
 /// A billion days were taken, and a time in the past, and `queue why` spoke of 1970.
 #[test]
 fn an_end_of_life_is_ahead_and_within_reach() {

@@ -46,14 +46,18 @@ impl Queue {
 
     /// Sends the recipients that meet the filter another way, whatever their domains say; the others go theirs. Attempts under way run to
     /// their end first, and meanwhile none is begun. They are tried there at once or at the message's time of release, also when it is past
-    /// the lifetime there. Failed ones go there when they are retried. `None` also for a route that does not exist.
+    /// the lifetime there. Failed ones go there when they are retried; where all that are meant have
+    /// failed and a report of the message is being made, nothing changes. `None` also for a route that does not exist.
     pub fn reroute(&mut self, key: MessageKey, filter: &Filter, to: RouteId, now: u64, record: &mut Vec<u8>) -> Option<Settled> {
         let index = self.find_open(key)?;
         if !self.routes.is_matched(to) {
             return None;
         }
         let chosen = self.chosen(key, filter, |place| !place.is_over());
-        if chosen.is_empty() {
+        // Of failed ones whose report is being made nothing is left to be sent.
+        let is_being_told = self.messages[index].flags.has(Flags::REPORT_OPEN);
+        let recipients = self.messages.recipients(index);
+        if chosen.iter().all(|&number| is_being_told && recipients[usize::from(number)].place == Place::Failed) {
             return Some(Settled::Nothing);
         }
         self.reroute_some(index, &chosen, to);

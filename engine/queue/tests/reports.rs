@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 
 use ringpost_queue::{
     About, DestinationLimits, Dispatch, Filter, MessageKey, NewMessage, NewRecipient, Notice, Notify, Offered, Outcome, Queue, QueueId,
-    QueueSettings, Recovered, ReportLimits, ReportWait, RetryPolicy, Route, Routes, Settled, State, Via, Work,
+    QueueSettings, Recovered, ReportLimits, ReportWait, RetryPolicy, Route, RouteId, Routes, Settled, State, Via, Work,
 };
 
 const START: u64 = 1_790_000_000_000;
@@ -166,6 +166,7 @@ fn a_failure_that_is_being_told_is_not_retried() {
     assert_eq!(states(&queue, key), [State::Failed, State::Ready]);
     let failed = Filter { state: Some(State::Failed), ..Filter::default() };
     assert_eq!(queue.retry(key, &failed, START, &mut Vec::new()), None, "nothing else is meant");
+    assert_eq!(queue.reroute(key, &failed, RouteId(0), START, &mut Vec::new()), Some(Settled::Nothing), "it is sent nowhere");
     assert_eq!(queue.reported(key, About::Failure, &[0], START, &mut Vec::new()), Settled::Outcome);
     assert_eq!(states(&queue, key), [State::Bounced, State::Ready]);
 }
