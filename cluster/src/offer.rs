@@ -196,9 +196,10 @@ impl Offers {
         }
     }
 
-    /// Whether an item has come to its end, by all that is remembered: the queue should not have it.
+    /// Whether an item has come to its end, or is about to, by all that is remembered: the queue should not have it, and this node does not say
+    /// that it has the mail.
     pub fn has_ended(&self, id: &str) -> bool {
-        matches!(self.items.get(id), Some(State::Settled { .. } | State::Gone { .. }))
+        matches!(self.items.get(id), Some(State::Settling | State::Settled { .. } | State::Gone { .. }))
     }
 
     /// The queue has an item of this node that has come to its end, or that no shard knows: it was settled while the queue could not be
@@ -210,7 +211,7 @@ impl Offers {
                 self.items.set(id, State::Leftover);
                 self.leftover.push_back(id.to_owned());
             }
-            // It was withdrawn: no worker was believed.
+            // It was withdrawn while this node had it: no worker was believed.
             Some(State::Gone { .. }) => {
                 self.items.set(id, State::Back);
                 self.withdraw.push_back(id.to_owned());

@@ -41,6 +41,7 @@ const NONE: Faults = Faults {
     forgeries: false,
     one_upon_another: false,
     forged_refusals: false,
+    slow_disks: false,
 };
 const CRASHES: Faults = Faults { crashes: true, lost_answers: true, ..NONE };
 const OUTAGES: Faults = Faults { outages: true, ..NONE };
@@ -89,6 +90,14 @@ fn a_valkey_that_loses_data_again_in_the_same_moments_loses_no_mail() {
     }
     let again = Faults { rolls_back: true, one_upon_another: true, ..CRASHES };
     assert!(run(Owner::Shares, again, Rules::DropsRefused, 1000).is_err(), "noticed");
+}
+
+/// An owner that believed a worker, and whose disk was not done with that, leased the item when the queue had gone back in time, and said that it had
+/// the mail: the worker dropped its copy, and then the owner's was gone as well.
+#[test]
+fn an_owner_that_is_settling_while_valkey_goes_back_in_time_loses_no_mail() {
+    let slow = Faults { rolls_back: true, one_upon_another: true, slow_disks: true, ..CRASHES };
+    run(Owner::Shares, slow, Rules::AsShipped, seeds()).unwrap();
 }
 
 /// Who could write to Valkey and wrote in the moments in which a worker had no answer yet that its item was under another lease made it drop the

@@ -613,6 +613,13 @@ fn what_has_ended_and_is_in_the_queue_again_is_taken_out() {
         offers.known("a", &Known::Withdrawn, at(2));
         assert_eq!(offers.poll(at(33)), Some(Todo::Forget(one("a"))), "a worker's late claim was refused until then");
     }
+    // Its shard may be settling it with a worker, which is the only one that has it then.
+    let mut settling = waiting("a");
+    settling.known("a", &Known::Completed("n2 0001".to_owned()), at(1));
+    assert!(settling.has_ended("a"));
+    settling.orphan("a");
+    assert_eq!(settling.poll(at(1)), Some(Todo::Settle(vec![("a".to_owned(), "n2 0001".to_owned())])));
+    assert_eq!(settling.poll(at(1)), None);
     let mut refused = Offers::new(BOUNDS, true, at(0));
     refused.orphan("a");
     assert_eq!(refused.poll(at(1)), Some(Todo::End(one("a"))), "settled by an earlier run");

@@ -344,12 +344,14 @@ impl Worker {
     /// Of this spool's mail what its shards have, and what has come to an end.
     async fn told_apart(&self, own: Vec<Lease>) -> Result<(Vec<Lease>, Vec<Lease>), Ended> {
         let driver = &self.driver;
-        let mut ended: HashSet<String> = own.iter().map(|lease| lease.id.clone()).filter(|id| driver.offers().has_ended(id)).collect();
+        let mut ended: HashSet<String> = HashSet::new();
         for (shard, ids) in driver.by_shard(own.iter().map(|lease| lease.id.clone()).collect()) {
             let asked = ids.iter().map(|(_, id)| *id).collect();
             let Answer::Missing(missing) = driver.ask(shard, HandOver::Missing(asked)).await? else { return Err(Ended) };
             ended.extend(missing.into_iter().map(|id| driver.item(id)));
         }
+        // Last: to settle with a worker may have begun meanwhile. The shard has the mail then, until that is durable.
+        ended.extend(own.iter().map(|lease| lease.id.clone()).filter(|id| driver.offers().has_ended(id)));
         Ok(own.into_iter().partition(|lease| !ended.contains(&lease.id)))
     }
 

@@ -41,7 +41,7 @@ impl World {
                 }
             }
             if id.starts_with(&format!("n{node}.")) {
-                if !self.nodes[node].spool.contains_key(&id) {
+                if !self.nodes[node].spool.contains_key(&id) || self.nodes[node].offers.has_ended(&id) {
                     self.give_back(node, &Lease { id: id.clone(), token });
                     self.nodes[node].offers.orphan(&id);
                     continue;

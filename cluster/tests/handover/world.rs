@@ -64,6 +64,8 @@ pub struct Faults {
     pub one_upon_another: bool,
     /// Somebody writes that items which were completed are there, under another's lease.
     pub forged_refusals: bool,
+    /// That an owner has settled with a worker is durable only seconds later.
+    pub slow_disks: bool,
 }
 
 /// What that says; it is not signed.
@@ -115,6 +117,8 @@ struct Node {
     /// What its shard has to give, to be offered: new mail, and what it was asked for.
     unsent: VecDeque<String>,
     again: VecDeque<String>,
+    /// What its shard settles, durable from then on.
+    settling: Vec<(BootTime, String)>,
     /// When it notices that Valkey may have gone back in time.
     reconnects_at: Option<BootTime>,
     /// Looks for items of its own that its spool does not have.
@@ -216,6 +220,7 @@ impl World {
             wishes: HashMap::new(),
             unsent: VecDeque::new(),
             again: VecDeque::new(),
+            settling: Vec::new(),
             reconnects_at: None,
             is_to_scan: false,
             is_draining: false,
@@ -406,6 +411,7 @@ impl World {
         if self.nodes[node].is_to_scan {
             self.scan(node);
         }
+        self.settle(node);
         for _ in 0..4 {
             let now = self.now;
             let Some(todo) = self.nodes[node].offers.poll(now) else { return };
@@ -460,9 +466,10 @@ impl World {
                 }
                 Todo::Settle(ids) => {
                     for (id, _) in ids {
-                        self.nodes[node].spool.remove(&id);
-                        self.nodes[node].offers.settled(&id, now);
+                        let takes_ms = if self.faults.slow_disks { self.random.below(6000) } else { 0 };
+                        self.nodes[node].settling.push((now + Duration::from_millis(takes_ms), id));
                     }
+                    self.settle(node);
                 }
                 Todo::TakeBack(ids) => {
                     for id in ids {
@@ -530,6 +537,15 @@ impl World {
         }
     }
 
+    fn settle(&mut self, node: usize) {
+        let now = self.now;
+        let Node { spool, offers, settling, .. } = &mut self.nodes[node];
+        for (_, id) in settling.extract_if(.., |(at, _)| now >= *at) {
+            spool.remove(&id);
+            offers.settled(&id, now);
+        }
+    }
+
     fn deliver(&mut self, node: usize) {
         let local: Vec<String> =
             self.nodes[node].spool.iter().filter(|(_, held)| **held == Held::Local).map(|(id, _)| id.clone()).collect();
@@ -557,7 +573,7 @@ impl World {
         node.down_until = Some(now + down);
         (node.offers, node.claims) = (Offers::new(OFFERS, delivers, now), Claims::new(claims));
         (node.to_complete, node.pushes) = (VecDeque::new(), VecDeque::new());
-        (node.unsent, node.again) = (VecDeque::new(), VecDeque::new());
+        (node.unsent, node.again, node.settling) = (VecDeque::new(), VecDeque::new(), Vec::new());
         (node.wishes, node.is_draining) = (HashMap::new(), false);
     }
 
