@@ -630,6 +630,26 @@ fn what_has_ended_and_is_in_the_queue_again_is_taken_out() {
     assert_eq!(offers.poll(at(1)), None, "what is offered stays");
 }
 
+/// When it had gone back in time twice within a minute, the owner said with its signature that it had mail which it had settled with a worker.
+#[test]
+fn what_has_ended_is_never_signed_however_often_the_queue_has_it_again() {
+    for record in [Known::Withdrawn, Known::Unsigned(b"\nn1\nended".to_vec())] {
+        let mut offers = waiting("a");
+        offers.known("a", &Known::Completed("n2 0001".to_owned()), at(1));
+        while offers.poll(at(1)).is_some() {}
+        offers.settled("a", at(1));
+        for _ in 0..3 {
+            assert!(offers.has_ended("a"));
+            offers.orphan("a");
+            assert_eq!(offers.poll(at(2)), Some(Todo::End(one("a"))));
+            offers.ended_there("a", Ending::Out);
+            assert_eq!(offers.poll(at(2)), Some(Todo::Ask(one("a"))));
+            offers.known("a", &record, at(2));
+            assert_eq!(offers.poll(at(2)), None);
+        }
+    }
+}
+
 /// Every way of mail into the dead letters is one of its surroundings (slow disks, slow networks). A node that delivers takes it back; at one
 /// that only offers it stayed there until it expired, and its sender was told that it could not be delivered.
 #[test]

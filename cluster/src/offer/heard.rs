@@ -110,8 +110,8 @@ impl Offers {
             (State::Back | State::Recalled | State::Parted | State::Overdue, Known::Unsigned(record)) => {
                 self.unproven.push_back((id.to_owned(), record.clone()));
             }
-            // With whom it was ended nobody knows.
-            (State::Leftover, Known::Unsigned(_)) => self.known(id, &Known::Withdrawn, now),
+            // With whom it was ended nobody knows, so that is not signed, neither now nor when the queue has it again.
+            (State::Leftover, Known::Withdrawn | Known::Unsigned(_)) => self.ended(id, now),
             // It never came, or Valkey lost it; or it was withdrawn, which was not heard.
             (State::Waiting | State::Reviving, Known::Unknown | Known::Withdrawn | Known::Unsigned(_)) => {
                 self.items.set(id, State::Unsure);
@@ -130,7 +130,7 @@ impl Offers {
             // What is being fetched is given by its shard in any case.
             (State::Unsure, Known::Waiting | Known::Leased | Known::Dead) => drop(self.items.set(id, State::Waiting)),
             (State::Back | State::Leftover | State::Parted, Known::Unknown) => self.items.remove(id),
-            (State::Back | State::Leftover | State::Parted, Known::Withdrawn) => {
+            (State::Back | State::Parted, Known::Withdrawn) => {
                 self.remember(id, |until| State::Gone { until }, now + self.bounds.forget_after);
             }
             _ => {}
