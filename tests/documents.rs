@@ -81,7 +81,10 @@ fn logged() -> Vec<(String, BTreeSet<String>)> {
             let is_name = |name: &str| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
             let fields: Vec<_> = names.filter(|(name, _)| is_name(name)).collect();
             let event = fields.iter().find(|(name, _)| *name == "event").unwrap_or_else(|| panic!("{}: {line}", shown(&source))).1;
-            events.push((event.to_owned(), fields.iter().map(|(name, _)| (*name).to_owned()).collect()));
+            let mut names: BTreeSet<String> = fields.iter().map(|(name, _)| (*name).to_owned()).collect();
+            // ` to=<...>` or nothing, put in behind the event.
+            let event = event.strip_suffix("{to}").inspect(|_| drop(names.insert("to".to_owned()))).unwrap_or(event);
+            events.push((event.to_owned(), names));
         }
     }
     assert!(events.len() > 15, "{events:?}");

@@ -180,7 +180,8 @@ fn what_waits_for_a_connection_is_not_passed_by_all_that_comes_later() {
 #[test]
 fn other_destinations_have_their_turn_while_one_has_mail_for_all_connections() {
     let (busy, other) = (NextHop::start(), NextHop::start());
-    busy.take_time(Duration::from_millis(200));
+    // 64 a second, so that a busy machine has not emptied the queue before the other destination's mail comes.
+    busy.take_time(Duration::from_secs(1));
     let extra = format!("[[route]]\ndomain = \"y.test\"\nvia = \"smarthost\"\nhosts = [\"{}\"]\n", other.address);
     let setup = Setup {
         retries: "[delivery]\nconnections_max = 100\nwindow_initial = 100\n",
