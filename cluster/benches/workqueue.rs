@@ -109,9 +109,12 @@ async fn pass(server: &Server, batches: usize) -> Passed {
         let (queue, owner, content) = (queue.clone(), owner.clone(), content.clone());
         tasks.push(tokio::task::spawn_local(async move {
             let partition = u16::try_from(batch % usize::from(PARTITIONS)).expect("few partitions");
-            let items: Vec<NewItem> = (0..ITEMS_PER_CALL)
-                .map(|number| NewItem {
-                    id: format!("n1:{batch}-{number}"),
+            // What varies stands first: the last characters of a name hardly move it to another partition.
+            let ids = (0_usize..).map(|number| format!("{number}:{batch}:of-a-bench")).filter(|id| queue.partition(id) == partition);
+            let items: Vec<NewItem> = ids
+                .take(ITEMS_PER_CALL)
+                .map(|id| NewItem {
+                    id,
                     owner: owner.clone(),
                     priority: 5,
                     max_attempts: 5,
