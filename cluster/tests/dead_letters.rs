@@ -50,7 +50,7 @@ fn mail_of_an_owner_that_is_gone_does_not_stay_dead() {
             dead += queue.recover(0, 0).await.unwrap().died;
         }
         let died_at = letters(&queue).await[0].died_at;
-        let is_there = |owner: &str| owner == "n3";
+        let is_there = |letter: &DeadLetter| letter.owner == "n3";
         // Their deaths are some milliseconds apart.
         let early = queue.revive(0, is_there, died_at + 5 * MINUTE - 1).await.unwrap();
         assert_eq!(early, Revived { requeued: 0, left: GONE + 1 });

@@ -9,12 +9,12 @@ use std::{
 use ringpost_cluster::{
     membership::{NodeView, Status},
     valkey::random_u64,
-    work_queue::Revived,
+    work_queue::{DeadLetter, Revived},
 };
 use tokio::time::sleep;
 use tracing::{info, warn};
 
-use super::Driver;
+use super::{Driver, item_names::ItemNames};
 
 /// How often a node looks through them, and up to as long again: by anybody, so not by all at the same moment.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
@@ -51,7 +51,7 @@ impl Driver {
         let now_ms = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
         let mut sum = Revived::default();
         for partition in self.partitions() {
-            let answer = self.node.queue.revive(partition, |owner| owners.contains(owner), now_ms).await;
+            let answer = self.node.queue.revive(partition, |letter| has_owner(letter, owners, &self.names), now_ms).await;
             self.noticed(partition, &answer);
             let Revived { requeued, left } = answer.unwrap_or_default();
             sum = Revived { requeued: sum.requeued + requeued, left: sum.left + left };
@@ -64,4 +64,40 @@ impl Driver {
 fn owners_there(nodes: &[NodeView], me: &str) -> Option<HashSet<String>> {
     let there: HashSet<String> = nodes.iter().filter(|node| node.status != Status::Offline).map(|node| node.id.to_string()).collect();
     there.contains(me).then_some(there)
+}
+
+/// Whether somebody sees to a dead letter who has its original. What this node's name had offered from another spool has nobody: its disk was
+/// replaced. The other nodes cannot tell.
+fn has_owner(letter: &DeadLetter, owners: &HashSet<String>, names: &ItemNames) -> bool {
+    owners.contains(&letter.owner) && (letter.owner != names.node.as_str() || names.id_of(&letter.id).is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use ringpost_queue::QueueId;
+
+    use super::*;
+
+    /// After its disk was replaced n1 was there, so nobody tried its dead letters again, and the leader removed the last copies as too old.
+    #[test]
+    fn a_dead_letter_of_a_replaced_disk_has_no_owner() {
+        let names = |spool| ItemNames { node: "n1".parse().unwrap(), spool, named_since: 0, spread_since: 0 };
+        let (lost, new) = (names(1), names(2));
+        let id = QueueId { boot: 7, shard: 0, sequence: 3 };
+        let letter = |id: String, owner: &str| DeadLetter {
+            id,
+            died_at: 0,
+            owner: owner.to_owned(),
+            priority: 5,
+            attempts: 5,
+            max_attempts: 5,
+            created_at: 0,
+            reason: String::new(),
+        };
+        let owners = HashSet::from(["n1".to_owned(), "n2".to_owned()]);
+        assert!(!has_owner(&letter(lost.of(id), "n1"), &owners, &new));
+        assert!(has_owner(&letter(new.of(id), "n1"), &owners, &new));
+        assert!(has_owner(&letter("n2:a".to_owned(), "n2"), &owners, &new));
+        assert!(!has_owner(&letter("n3:a".to_owned(), "n3"), &owners, &new));
+    }
 }

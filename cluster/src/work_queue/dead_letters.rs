@@ -57,9 +57,9 @@ pub struct Revived {
 }
 
 impl WorkQueue {
-    /// Requeues the dead letters of owners that are not there, each when it is due: nobody else would, and what is in the queue may be the last copy. By
+    /// Requeues the dead letters that no owner sees to, each when it is due: nobody else would, and what is in the queue may be the last copy. By
     /// anybody, as often as one likes. A node that is taken for absent by mistake has its letter tried once more.
-    pub async fn revive(&self, partition: u16, is_there: impl Fn(&str) -> bool, now_ms: u64) -> Result<Revived, QueueError> {
+    pub async fn revive(&self, partition: u16, has_owner: impl Fn(&DeadLetter) -> bool, now_ms: u64) -> Result<Revived, QueueError> {
         let (mut orphans, mut seen, mut offset) = (Vec::new(), 0, 0);
         while offset < self.bounds.dead_max {
             let page = self.dead(partition, offset, IDS_PER_CALL as u64).await?;
@@ -69,9 +69,7 @@ impl WorkQueue {
             // One that cannot be read takes its place in a page, and is not in it.
             offset += IDS_PER_CALL as u64;
             seen += page.len() as u64;
-            orphans.extend(
-                page.into_iter().filter(|letter| !is_there(&letter.owner) && letter.is_to_be_revived(now_ms)).map(|letter| letter.id),
-            );
+            orphans.extend(page.into_iter().filter(|letter| !has_owner(letter) && letter.is_to_be_revived(now_ms)).map(|letter| letter.id));
         }
         let mut requeued = 0;
         for ids in orphans.chunks(IDS_PER_CALL) {
