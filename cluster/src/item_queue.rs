@@ -12,7 +12,7 @@ use std::{
 use crate::{
     identity::NodeId,
     work_item::{ItemError, NewItem, is_item_id},
-    work_queue::{Completed, Enqueued, Failed, ITEMS_PER_CALL, Known, Leased, QueueError, QueueStats, Retry, WorkQueue},
+    work_queue::{Completed, Enqueued, Failed, ITEMS_PER_CALL, Known, LEASE_MAX_MS, Leased, QueueError, QueueStats, Retry, WorkQueue},
 };
 
 /// Leases that an item may have where nothing else is said.
@@ -173,7 +173,8 @@ impl ItemQueue {
 
     /// Returns how many were leased, of which those that can be read are among `items` now.
     async fn lease(&self, partition: u16, count: usize, lease: Duration, items: &mut Vec<WorkItem>) -> Result<usize, QueueError> {
-        let lease_ms = millis(lease).max(1);
+        // What it is told is what it has.
+        let lease_ms = millis(lease).clamp(1, LEASE_MAX_MS);
         let (_, leased) = self.queue.lease(partition, count, lease_ms, lease_ms, WORK_BYTES_MAX).await?;
         let leases = leased.len();
         for Leased { id, owner, priority, attempts, max_attempts, created_ms, leased_ms, token, data, .. } in leased {

@@ -39,6 +39,11 @@ fn work_is_enqueued_leased_and_ended_by_its_id() {
         assert_eq!((item.kind.as_str(), item.data.as_slice(), item.owner.as_str()), ("report", &b"data 7"[..], "n1"));
         assert_eq!((item.attempts, item.max_attempts, item.priority), (1, 3, 5));
         assert!(item.lease_expiry - item.created_at >= 60_000);
+        owner.enqueue(&[Work::new("long", "x")]).await.unwrap();
+        let long = worker.dequeue(1, Duration::from_secs(3600)).await.unwrap().remove(0);
+        let leased_at = long.lease_expiry - 300_000;
+        assert!((long.created_at..long.created_at + 60_000).contains(&leased_at), "five minutes at most, as it is kept");
+        assert_eq!(worker.complete(&long, "done").await.unwrap(), Completed::Done);
 
         assert_eq!(worker.complete(item, "done").await.unwrap(), Completed::Done);
         assert_eq!(worker.complete(item, "done").await.unwrap(), Completed::DoneBefore);
