@@ -59,7 +59,7 @@ pub enum QueueCommand {
     },
     /// Lease items; whoever does so completes, fails or extends each in time. Exit 1 if there are none.
     Lease {
-        /// At most so many
+        /// At most so many, 128 in one call
         #[arg(long, default_value_t = 1)]
         count: usize,
         /// For so long, five minutes at most

@@ -41,7 +41,7 @@ async fn items(queue: &ItemQueue, call: QueueCall) -> Result<Vec<Value>, QueueEr
             let work = Work { priority, max_attempts, delay: ms(delay_ms), expires_in: ms(expires_in_ms), ..Work::new(id.clone(), data) };
             word(&id, enqueued(queue.enqueue(&[work]).await?[0]))
         }
-        QueueCall::Lease { count, lease_ms } => Ok(queue.dequeue(count, ms(lease_ms)).await?.iter().map(item).collect()),
+        QueueCall::Lease { count, lease_ms } => Ok(queue.dequeue(count.min(IDS_PER_CALL), ms(lease_ms)).await?.iter().map(item).collect()),
         QueueCall::Complete { id, token, result } => word(&id, completed(queue.complete_by(&id, &token, &result).await?)),
         QueueCall::Fail { id, token, retry, delay_ms, reason } => {
             word(&id, ended(queue.fail_by(&id, &token, retry, ms(delay_ms), &reason).await?))
@@ -102,14 +102,16 @@ async fn dead(queue: &WorkQueue, limit: u64) -> Result<Vec<Value>, QueueError> {
     for partition in 0..queue.bounds().partitions {
         let mut offset = 0;
         while (letters.len() as u64) < limit {
-            let page = queue.dead(partition, offset, PAGE.min(limit - letters.len() as u64)).await?;
+            let page = queue.dead(partition, offset, PAGE).await?;
             if page.is_empty() {
                 break;
             }
-            offset += page.len() as u64;
+            // One that cannot be read takes its place in a page, and is not in it.
+            offset += PAGE;
             letters.extend(page.iter().map(|letter| json!(letter)));
         }
     }
+    letters.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
     Ok(letters)
 }
 
