@@ -65,8 +65,8 @@ pub struct OfferBounds {
     pub dead_wait: Duration,
 }
 
-/// Calls for what has happened, after which the round goes on: a busy queue does not keep it from its end.
-const SOON_IN_A_ROW_MAX: u32 = 3;
+/// Calls that ask, after which one that offers and one that has something forgotten come before the next.
+const ASKS_IN_A_ROW_MAX: u32 = 3;
 /// So many times the first wait a dead letter waits at most.
 const DEAD_WAITS_MAX: u32 = 16;
 
@@ -92,6 +92,8 @@ pub struct Offers {
     ask_soon: Soon,
     /// Calls with such since the round went on.
     soon_in_a_row: u32,
+    /// Calls that ask since one offered; one more than the most: it has, and what is to be forgotten comes next.
+    asks_in_a_row: u32,
     offer: VecDeque<String>,
     /// What others have, with what they said.
     settle: VecDeque<(String, String)>,
@@ -131,6 +133,7 @@ impl Offers {
             ask: VecDeque::new(),
             ask_soon: Soon::default(),
             soon_in_a_row: 0,
+            asks_in_a_row: 0,
             offer: VecDeque::new(),
             settle: VecDeque::new(),
             settle_later: VecDeque::new(),
@@ -315,30 +318,24 @@ impl Offers {
             let count = self.unproven.len().min(ITEMS_PER_CALL);
             return Some(Todo::Refuse(self.unproven.drain(..count).collect()));
         }
+        // Where others complete all the time there is always something to ask.
+        let turn = std::mem::replace(&mut self.asks_in_a_row, 0);
+        if turn == ASKS_IN_A_ROW_MAX
+            && let Some(todo) = self.next_to_offer()
+        {
+            self.asks_in_a_row = turn + 1;
+            return Some(todo);
+        }
+        if turn >= ASKS_IN_A_ROW_MAX
+            && let Some(todo) = self.next_to_forget(now)
+        {
+            return Some(todo);
+        }
         if let Some(ids) = self.next_to_ask() {
+            self.asks_in_a_row = if turn < ASKS_IN_A_ROW_MAX { turn + 1 } else { 1 };
             return Some(Todo::Ask(ids));
         }
-        // An id may stand there twice.
-        while let Some(mut ids) = self.chosen(|offers| take(&mut offers.offer), |state| state == State::Unsure) {
-            ids.retain(|id| self.items.set(id, State::Fetching) == Some(State::Unsure));
-            if !ids.is_empty() {
-                return Some(Todo::Offer(ids));
-            }
-        }
-        while self.forget.front().is_some_and(|(at, _)| now >= *at) {
-            let due = self.forget.iter().take(IDS_PER_CALL).take_while(|(at, _)| now >= *at).count();
-            let due: Vec<(BootTime, String)> = self.forget.drain(..due).collect();
-            // What was offered or withdrawn again meanwhile has another outcome, or another time.
-            let is_over =
-                |at, id: &str| matches!(self.items.get(id), Some(State::Settled { until } | State::Gone { until }) if until == at);
-            let ids: Vec<String> = due.into_iter().filter(|(at, id)| is_over(*at, id)).map(|(_, id)| id).collect();
-            let (away, ids): (Vec<String>, Vec<String>) = ids.into_iter().partition(|id| self.outages.has(id));
-            away.iter().for_each(|id| self.forgotten(id, false, now));
-            if !ids.is_empty() {
-                return Some(Todo::Forget(ids));
-            }
-        }
-        None
+        self.next_to_offer().or_else(|| self.next_to_forget(now))
     }
 
     /// When [`Offers::poll`] has something to do again if nothing happens.
@@ -355,16 +352,32 @@ impl Offers {
         later.into_iter().flatten().fold(due, BootTime::min)
     }
 
-    fn next_to_ask(&mut self) -> Option<Vec<String>> {
-        if self.soon_in_a_row < SOON_IN_A_ROW_MAX
-            && let Some(ids) = self.chosen(|offers| offers.ask_soon.take(IDS_PER_CALL), |_| true)
-        {
-            self.soon_in_a_row += 1;
-            return Some(ids);
+    fn next_to_offer(&mut self) -> Option<Todo> {
+        // An id may stand there twice.
+        while let Some(mut ids) = self.chosen(|offers| take(&mut offers.offer), |state| state == State::Unsure) {
+            ids.retain(|id| self.items.set(id, State::Fetching) == Some(State::Unsure));
+            if !ids.is_empty() {
+                return Some(Todo::Offer(ids));
+            }
         }
-        self.soon_in_a_row = 0;
-        let round = self.chosen(|offers| take(&mut offers.ask), |_| true);
-        round.or_else(|| self.chosen(|offers| offers.ask_soon.take(IDS_PER_CALL), |_| true))
+        None
+    }
+
+    fn next_to_forget(&mut self, now: BootTime) -> Option<Todo> {
+        while self.forget.front().is_some_and(|(at, _)| now >= *at) {
+            let due = self.forget.iter().take(IDS_PER_CALL).take_while(|(at, _)| now >= *at).count();
+            let due: Vec<(BootTime, String)> = self.forget.drain(..due).collect();
+            // What was offered or withdrawn again meanwhile has another outcome, or another time.
+            let is_over =
+                |at, id: &str| matches!(self.items.get(id), Some(State::Settled { until } | State::Gone { until }) if until == at);
+            let ids: Vec<String> = due.into_iter().filter(|(at, id)| is_over(*at, id)).map(|(_, id)| id).collect();
+            let (away, ids): (Vec<String>, Vec<String>) = ids.into_iter().partition(|id| self.outages.has(id));
+            away.iter().for_each(|id| self.forgotten(id, false, now));
+            if !ids.is_empty() {
+                return Some(Todo::Forget(ids));
+            }
+        }
+        None
     }
 
     fn begin_round(&mut self) {

@@ -432,6 +432,30 @@ fn a_round_that_takes_long_comes_to_its_end_and_what_was_completed_before_it() {
     }
 }
 
+/// What the queue had lost was not offered again, and nothing was forgotten, for as long as others completed faster than one call asks.
+#[test]
+fn with_completions_all_the_time_mail_is_offered_again_and_what_was_settled_is_forgotten() {
+    let mut offers = Offers::new(OfferBounds { open_max: 1000, ..BOUNDS }, true, at(0));
+    let busy: Vec<String> = (0..1000).map(|number| number.to_string()).collect();
+    for id in ["lost", "settled"].into_iter().chain(busy.iter().map(String::as_str)) {
+        offers.sending(id);
+        offers.enqueued(id, Enqueued::Added);
+    }
+    offers.known("settled", &Known::Completed("n2 0001".to_owned()), at(0));
+    while offers.poll(at(0)).is_some() {}
+    offers.settled("settled", at(0));
+    offers.known("lost", &Known::Unknown, at(40));
+    let mut done = Vec::new();
+    for _ in 0..16 {
+        busy.iter().for_each(|id| offers.done(id));
+        match offers.poll(at(40)) {
+            Some(Todo::Ask(ids)) => ids.iter().for_each(|id| offers.known(id, &Known::Waiting, at(40))),
+            todo => done.extend(todo),
+        }
+    }
+    assert_eq!(done, [Todo::Offer(one("lost")), Todo::Forget(one("settled"))]);
+}
+
 /// Each message that said that an item was completed stood there by itself: whoever could publish could fill a node's memory.
 #[test]
 fn what_is_said_many_times_is_asked_for_once_and_again_when_it_is_said_after_that() {

@@ -5,6 +5,12 @@ use std::{
     sync::Arc,
 };
 
+use super::{Offers, take};
+use crate::work_queue::IDS_PER_CALL;
+
+/// Calls for what has happened, after which the round goes on: a busy queue does not keep it from its end.
+const SOON_IN_A_ROW_MAX: u32 = 3;
+
 /// In the order in which it was heard first.
 #[derive(Debug, Default)]
 pub(super) struct Soon {
@@ -28,5 +34,19 @@ impl Soon {
             self.waiting.remove(id);
         }
         (!ids.is_empty()).then(|| ids.iter().map(|id| (**id).to_owned()).collect())
+    }
+}
+
+impl Offers {
+    pub(super) fn next_to_ask(&mut self) -> Option<Vec<String>> {
+        if self.soon_in_a_row < SOON_IN_A_ROW_MAX
+            && let Some(ids) = self.chosen(|offers| offers.ask_soon.take(IDS_PER_CALL), |_| true)
+        {
+            self.soon_in_a_row += 1;
+            return Some(ids);
+        }
+        self.soon_in_a_row = 0;
+        let round = self.chosen(|offers| take(&mut offers.ask), |_| true);
+        round.or_else(|| self.chosen(|offers| offers.ask_soon.take(IDS_PER_CALL), |_| true))
     }
 }
