@@ -439,3 +439,24 @@ fn a_server_that_announces_a_limit_of_messages_gets_no_more() {
         assert!(dialogue.server("250 a\r\n250 b\r\n354 c\r\n").ends_with(ENVELOPE), "{nonsense}");
     }
 }
+
+/// What happened: a server that closed between two replies after the content left the recipients it had said 250 for in no ledger, so that
+/// the loss of their mail was none.
+#[test]
+fn lmtp_recipients_that_were_taken_before_the_end_of_the_connection_are_acknowledged() {
+    for how in ["421", "broken reply", "end"] {
+        let mut dialogue = Dialogue::new(Script { lmtp: true, recipients: 3, ..script() }, 1, 1000);
+        dialogue.desk.mailboxes = &["a@y.test", "b@y.test", "c@y.test"];
+        dialogue.server("220 hello\r\n");
+        dialogue.server(PIPELINING);
+        dialogue.server("250 a\r\n250 b\r\n250 c\r\n250 d\r\n354 go\r\n");
+        dialogue.server("250 a has it\r\n");
+        match how {
+            "421" => assert!(dialogue.server_result("421 4.3.2 closing\r\n").0.is_err()),
+            "end" => dialogue.client.broke(dialogue.now, &mut dialogue.desk),
+            _ => assert!(dialogue.server_result("nonsense\r\n").0.is_err()),
+        }
+        assert_eq!(dialogue.outcomes(), [Outcome::Accepted { recipients: 1 }], "{how}");
+        assert_eq!(dialogue.desk.taken, ["a@y.test"], "{how}");
+    }
+}

@@ -13,8 +13,8 @@ use loopback::{core, load, loopback, wait_for};
 use ringpost_loadtest::{
     error_kind::ErrorKind,
     live::SourceRun,
-    sink::{Sink, SinkCounters, SinkOptions},
-    source::{SourceOptions, summary},
+    sink::{Sink, SinkCounters, SinkOptions, fault::Faults},
+    source::{SourceOptions, host::Stage, summary},
 };
 
 /// What happened: Postfix with fewer processes than sessions left half of a load's sessions in its kernel's backlog; they were waited
@@ -181,4 +181,60 @@ fn the_end_of_a_load_ends_the_longest_pause_between_two_messages() {
     let sink = Sink::start(SinkOptions::new(loopback(), core())).unwrap();
     let ran = load(sink.address, |o| (o.duration, o.think) = (Some(Duration::from_millis(300)), Duration::from_secs(100_000)));
     assert!(ran.began.elapsed() < Duration::from_secs(10), "{:?}", ran.report);
+}
+
+/// What happened: each line of a reply began the wait for it anew, so that a reply without an end held its session for ever.
+#[test]
+fn a_reply_that_never_ends_is_given_up_after_the_timeout() {
+    for (first, line, kind) in [("", "220-x\r\n", ErrorKind::NoBanner), ("220 here\r\n", "250-x\r\n", ErrorKind::ReplyTimeout)] {
+        let listener = std::net::TcpListener::bind(loopback()).unwrap();
+        let address = listener.local_addr().unwrap();
+        // Ends with the process: it waits for connections that do not come any more.
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().map_while(Result::ok) {
+                std::thread::spawn(move || {
+                    let mut said = stream.write_all(first.as_bytes());
+                    while said.is_ok() {
+                        said = stream.write_all(line.as_bytes());
+                        std::thread::sleep(Duration::from_millis(20)); // the server's pace
+                    }
+                });
+            }
+        });
+        let ran = load(address, |o| {
+            (o.sessions, o.duration, o.timeout) = (1, Some(Duration::from_secs(2)), Duration::from_millis(300));
+        });
+        assert!(ran.measurement.totals().errors.of(kind) >= 3, "{kind}: {:?}", ran.measurement.totals().errors);
+    }
+}
+
+/// What happened: a session that was given up before its first message took none, so that a load of so many messages never ended.
+#[test]
+fn a_session_that_is_given_up_before_its_message_costs_the_message() {
+    let sink = Sink::start(SinkOptions::new(loopback(), core())).unwrap();
+    for stage in [Stage::Banner, Stage::Hello] {
+        for rate in [None, Some("50".parse().unwrap())] {
+            let ran = load(sink.address, |o| {
+                (o.messages, o.duration, o.aborts, o.rate) = (Some(20), Some(Duration::from_secs(3)), vec![(stage, 1.0)], rate);
+            });
+            assert_eq!((ran.report.aborted, ran.report.settled, ran.report.never_begun), (20, 20, 0), "{stage} {rate:?}: {:?}", ran.report);
+            assert_eq!(ran.measurement.totals().sent, 20);
+        }
+    }
+}
+
+/// What happened: the message that was answered 421 and the connection that ended with it were an error each.
+#[test]
+fn a_421_is_one_error() {
+    for fault in ["mail:421:1", "rcpt:421:1", "dot:421:1", "banner:421:1"] {
+        let faults = Faults::new(vec![fault.parse().unwrap()]);
+        let sink = Sink::start(SinkOptions { faults, ..SinkOptions::new(loopback(), core()) }).unwrap();
+        let ran = load(sink.address, |o| {
+            (o.sessions, o.messages, o.duration) = (1, Some(3), Some(Duration::from_millis(500)));
+        });
+        sink.stop();
+        let (report, _) = sink.join().unwrap();
+        let errors = ran.measurement.totals().errors.of(ErrorKind::Reply(421));
+        assert!(errors > 0 && errors == report.refusals[&421], "{fault}: {errors}, {report:?}");
+    }
 }

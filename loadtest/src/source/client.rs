@@ -35,6 +35,7 @@ pub struct Client {
     eight_bit: bool,
     size: bool,
     left: Option<u32>,
+    replies: u64,
 }
 
 impl Client {
@@ -50,6 +51,7 @@ impl Client {
             eight_bit: false,
             size: false,
             left: script.per_connection,
+            replies: 0,
         }
     }
 
@@ -71,6 +73,11 @@ impl Client {
     /// The reply that is waited for, in words.
     pub fn awaited(&self) -> &'static str {
         self.asked.front().map_or("nothing", |(asked, _)| asked.reply_name())
+    }
+
+    /// Replies that were read to their last line.
+    pub fn replies(&self) -> u64 {
+        self.replies
     }
 
     /// Has it sent all it may, and stays?
@@ -136,7 +143,7 @@ impl Client {
 
     fn end(&mut self, now: Instant, host: &mut impl Host, outcome: fn(&Transaction) -> Outcome) {
         for transaction in self.open.drain(..) {
-            host.settle(transaction.ended(b""), outcome(&transaction), now);
+            host.settle(transaction.ended(b""), taken(&transaction).unwrap_or_else(|| outcome(&transaction)), now);
         }
         self.asked.clear();
     }
@@ -204,10 +211,12 @@ impl Client {
             return Ok(Flow::Go);
         }
         self.asked.pop_front();
+        self.replies += 1;
         if code == 421 {
             // RFC 5321 4.2.2: the channel closes, whatever this was the answer to.
             if let Some(transaction) = self.open.pop_front() {
-                host.settle(transaction.ended(line), Outcome::Refused { stage: asked.stage(), code }, now);
+                let refused = Outcome::Refused { stage: asked.stage(), code };
+                host.settle(transaction.ended(line), taken(&transaction).unwrap_or(refused), now);
             }
             return Err(closing(asked.stage(), code, line));
         }
@@ -425,4 +434,9 @@ impl Client {
             self.begin(script, now, host, out);
         }
     }
+}
+
+/// LMTP: the recipients that were acknowledged before the end of the connection. Each of these replies is a promise (RFC 2033 4.2).
+fn taken(transaction: &Transaction) -> Option<Outcome> {
+    (transaction.delivered > 0).then_some(Outcome::Accepted { recipients: transaction.delivered })
 }

@@ -149,8 +149,8 @@ impl Host for Desk {
             (Outcome::Refused { stage, code }, _) => {
                 self.report.refused += 1;
                 self.report.last_trouble = Some(format!("refused: {}", shown(ended.reply)));
-                // A message without a recipient left has its errors in them.
-                if !(stage == Stage::Rcpt || (self.lmtp && stage == Stage::Dot)) || code == 421 {
+                // A message without a recipient left has its errors in them, and a 421 is that of the connection that ends with it.
+                if !(stage == Stage::Rcpt || (self.lmtp && stage == Stage::Dot) || code == 421) {
                     self.recorder.error(ErrorKind::Reply(code));
                 }
             }
@@ -162,7 +162,11 @@ impl Host for Desk {
     }
 
     fn gives_up(&mut self, stage: Stage) -> bool {
-        self.aborts.iter().any(|&(at, probability)| at == stage && self.random.happens(probability))
+        let gives_up = self.aborts.iter().any(|&(at, probability)| at == stage && self.random.happens(probability));
+        if gives_up && matches!(stage, Stage::Banner | Stage::Hello) {
+            self.abort_unbegun();
+        }
+        gives_up
     }
 }
 
@@ -201,6 +205,24 @@ impl Desk {
             failing_since: None,
             ended_at: None,
             overtime: Duration::ZERO,
+        }
+    }
+
+    /// The next message is that of the session that is given up before it could begin one: or so many messages would never end.
+    fn abort_unbegun(&mut self) {
+        let took = !self.closed
+            && match (&mut self.backlog, &mut self.left) {
+                (Some(backlog), _) => backlog.pop_front().is_some(),
+                (None, Some(left)) => left.checked_sub(1).map(|fewer| *left = fewer).is_some(),
+                (None, None) => true,
+            };
+        if took {
+            let now = Instant::now();
+            self.second_of(now);
+            self.recorder.sent();
+            self.report.settled += 1;
+            self.report.aborted += 1;
+            self.keep_time(Outcome::Aborted, now);
         }
     }
 

@@ -186,9 +186,13 @@ pub(crate) async fn connect(ring: &Ring, to: SocketAddr, from: Option<IpAddr>, d
 async fn speak(core: &Rc<Core>, index: usize, conn: &Conn, client: &mut Client, mut turn: Option<Inside<'_>>, deadline: &Deadline) -> End {
     let connected = Instant::now();
     let mut pace = core.options.bytes_per_s.map(|rate| Pace { rate, next: connected });
+    // Since when the next reply is waited for, in however many lines it comes.
+    let mut waits_since = connected;
     loop {
-        deadline.set(core.patience(Instant::now()));
+        deadline.set(core.patience(waits_since));
+        let replies = client.replies();
         let event = next_event(core, index, conn, client, deadline).await;
+        let is_line = matches!(event, Event::Bytes(_));
         drop(turn.take());
         let put = Instant::now();
         let flow = match event {
@@ -248,6 +252,9 @@ async fn speak(core: &Rc<Core>, index: usize, conn: &Conn, client: &mut Client, 
             }
         };
         let sent = send(core, conn, client, put, &mut pace, deadline).await;
+        if !is_line || client.replies() != replies {
+            waits_since = Instant::now();
+        }
         match (flow, sent) {
             (Ok(Flow::Go), Ok(())) => {}
             (Ok(Flow::Over), _) => return End::Well,
