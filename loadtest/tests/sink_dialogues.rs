@@ -154,3 +154,30 @@ fn lmtp_answers_for_each_recipient_also_when_it_refuses() {
     assert_eq!(codes, [250, 250, 250, 250, 250, 250]);
     assert_eq!(good.arrived, [(4, "b@y".to_string()), (4, "c@y".to_string())]);
 }
+
+/// What happened: the sink fell silent for one recipient and answered the next, whose reply the client took for that of the first.
+#[test]
+fn lmtp_silence_behind_the_content_is_silence_for_all_recipients_that_follow() {
+    let announcement = Announcement { lmtp: true, ..Announcement::default() };
+    let mut faulty = Faulty { good: Good::default(), fault: Some("dot:silence:1".parse().unwrap()) };
+    let mut out = Vec::new();
+    let (mut session, _) = ServerSession::begin(&announcement, &mut faulty, &mut out);
+    let text = "LHLO me\r\nMAIL FROM:<a@x>\r\nRCPT TO:<b@y>\r\nRCPT TO:<c@y>\r\nDATA\r\nhello\r\n.\r\n";
+    assert_eq!(session.receive(text.as_bytes(), &announcement, &mut faulty, &mut out), Next::Read);
+    assert!(out.ends_with(b"354 Go ahead\r\n"), "{}", String::from_utf8_lossy(&out));
+    assert_eq!(faulty.good.arrived.len(), 0);
+}
+
+/// RFC 5321 4.1.2: a quoted local part may hold a `>`; the ledger had what stood before it.
+#[test]
+fn a_quoted_local_part_is_whole_in_the_ledger() {
+    for (path, recorded) in
+        [(r#""a>b"@y"#, r#""a>b"@y"#), (r#""a\">b"@y"#, r#""a\">b"@y"#), (r#"c@y> ORCPT=rfc822;c>d"#, "c@y"), ("@hop:d@y", "@hop:d@y")]
+    {
+        let (codes, good) = answered(false, 0, &format!("MAIL FROM:<\">\"@x> SIZE=9\r\nRCPT TO:<{path}>\r\nDATA\r\nhello\r\n.\r\n"));
+        assert_eq!(codes, [250, 250, 354, 250], "{path}");
+        assert_eq!(good.arrived, [(7, recorded.to_string())]);
+    }
+    assert_eq!(answered(false, 20, "MAIL FROM:<\"> SIZE=1\"@x> SIZE=21\r\n").0, [552]);
+    assert_eq!(answered(false, 20, "MAIL FROM:<\"a@x>\r\n").0, [501]);
+}

@@ -2,7 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     future::poll_fn,
     hash::{BuildHasher, RandomState},
     io,
@@ -30,7 +30,7 @@ use crate::{
     pinning,
     random::Random,
     sink::{
-        ClientReport, Shared, SinkOptions, SinkReport,
+        Shared, SinkOptions, SinkReport,
         fault::FaultKind,
         listener,
         session::{Behaviour, Next, ServerSession},
@@ -46,54 +46,11 @@ const TICK: Duration = Duration::from_millis(20);
 /// Replies to the last messages are given so long to leave.
 const REPLIES_MAX: Duration = Duration::from_secs(10);
 
-/// Client addresses that are counted apart.
-const CLIENTS_MAX: usize = 1000;
-
 /// Senders and recipients that greylisting remembers. When it is full, new ones pass.
 const GREYLIST_MAX: usize = 1_000_000;
 
 /// Without descriptors a listener waits for so long.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
-
-/// Connections by client address.
-#[derive(Debug, Default)]
-pub(crate) struct Clients {
-    pub(crate) by_address: BTreeMap<IpAddr, ClientReport>,
-    now: u64,
-    pub(crate) concurrent_max: u64,
-}
-
-impl Clients {
-    /// Connections that are open.
-    pub(crate) fn open(&self) -> u64 {
-        self.now
-    }
-
-    /// Counts a connection, or tells that it is one too many.
-    fn admit(&mut self, address: IpAddr, options: &SinkOptions) -> bool {
-        let own = self.by_address.get(&address).map_or(0, |client| client.now);
-        if options.connections_max.is_some_and(|most| self.now >= most) || options.per_client_max.is_some_and(|most| own >= most) {
-            return false;
-        }
-        self.now += 1;
-        self.concurrent_max = self.concurrent_max.max(self.now);
-        if self.by_address.len() < CLIENTS_MAX || own > 0 {
-            let client = self.by_address.entry(address).or_default();
-            client.connections += 1;
-            client.now += 1;
-            client.concurrent_max = client.concurrent_max.max(client.now);
-        }
-        true
-    }
-
-    fn close(&mut self, address: IpAddr, messages: u64) {
-        self.now -= 1;
-        if let Some(client) = self.by_address.get_mut(&address) {
-            client.now = client.now.saturating_sub(1);
-            client.messages += messages;
-        }
-    }
-}
 
 /// When each sender and recipient first came.
 #[derive(Debug, Default)]
@@ -130,12 +87,20 @@ struct Core {
     began: Instant,
     /// Nothing listens for now.
     down: Cell<bool>,
-    /// What the listener and the connections wait for at most, so that going down ends the wait.
+    /// What the listener waits for at most, so that going down ends the wait; so do the connections.
     listening: Deadline,
-    waits: RefCell<HashMap<u64, Rc<Deadline>>>,
+    open: RefCell<HashMap<u64, Rc<Open>>>,
     accepted: Cell<u64>,
     /// Replies that have not left, where the sink ends by its number of messages.
     owed: Cell<u64>,
+}
+
+/// A connection that is open.
+struct Open {
+    peer: IpAddr,
+    /// What it waits for at most.
+    deadline: Deadline,
+    messages: Cell<u64>,
 }
 
 /// A reply that has not left.
@@ -162,9 +127,18 @@ impl Core {
         if down && !self.down.replace(down) {
             let now = Instant::now();
             self.listening.set(now);
-            self.waits.borrow().values().for_each(|wait| wait.set(now));
+            self.open.borrow().values().for_each(|open| open.deadline.set(now));
         }
         self.down.set(down);
+    }
+
+    /// A connection is over, or the sink.
+    fn close(&self, open: &Open) {
+        let messages = open.messages.get();
+        self.shared.clients.lock().unwrap_or_else(PoisonError::into_inner).close(open.peer, messages);
+        let report = &mut self.desk.borrow_mut().report;
+        report.connections += 1;
+        report.messages_per_connection_max = report.messages_per_connection_max.max(messages);
     }
 }
 
@@ -259,7 +233,7 @@ pub(super) fn run(setup: Setup) -> Result<(SinkReport, Histogram<u64>), SourceEr
         };
         let core = Rc::new(Core {
             listening: ring.deadline(),
-            waits: RefCell::default(),
+            open: RefCell::default(),
             accepted: Cell::new(0),
             owed: Cell::new(0),
             down: Cell::new(false),
@@ -272,6 +246,7 @@ pub(super) fn run(setup: Setup) -> Result<(SinkReport, Histogram<u64>), SourceEr
         });
         spawner.spawn(serve(core.clone(), setup.listener, spawner.clone()));
         supervise(&core, setup.share, &setup.parts).await?;
+        core.open.take().into_values().for_each(|open| core.close(&open));
         let mut desk = core.desk.borrow_mut();
         desk.report.cpu = pinning::thread_cpu().saturating_sub(cpu);
         Ok((desk.report.clone(), desk.end_to_end.clone()))
@@ -359,8 +334,8 @@ async fn accept(core: &Rc<Core>, listener: &Listener, ends: Option<Instant>, spa
 
 async fn connection(core: Rc<Core>, conn: Conn, ends: Option<Instant>) {
     let Ok(peer) = conn.peer_addr() else { return };
-    let clients = || core.shared.clients.lock().unwrap_or_else(PoisonError::into_inner);
-    if !clients().admit(peer.ip(), &core.options) {
+    let admitted = core.shared.clients.lock().unwrap_or_else(PoisonError::into_inner).admit(peer.ip(), &core.options);
+    if !admitted {
         core.desk.borrow_mut().report.connections_refused += 1;
         // A client that does not read it gets no better treatment.
         let _unread = conn.send(b"421 4.7.0 Too many connections\r\n");
@@ -368,22 +343,21 @@ async fn connection(core: Rc<Core>, conn: Conn, ends: Option<Instant>) {
         return;
     }
     core.connections.set(core.connections.get() + 1);
-    let (deadline, number) = (Rc::new(core.ring.deadline()), core.accepted.get());
+    let number = core.accepted.get();
+    let open = Rc::new(Open { peer: peer.ip(), deadline: core.ring.deadline(), messages: Cell::new(0) });
     core.accepted.set(number + 1);
-    core.waits.borrow_mut().insert(number, deadline.clone());
-    let messages = speak(&core, conn, &deadline, ends).await;
-    core.waits.borrow_mut().remove(&number);
+    core.open.borrow_mut().insert(number, open.clone());
+    speak(&core, conn, &open, ends).await;
     core.connections.set(core.connections.get() - 1);
-    clients().close(peer.ip(), messages);
-    let report = &mut core.desk.borrow_mut().report;
-    report.connections += 1;
-    report.connections_over += 1;
-    report.messages_over += messages;
-    report.messages_per_connection_max = report.messages_per_connection_max.max(messages);
+    let is_counted = core.open.borrow_mut().remove(&number).is_none();
+    if !is_counted {
+        core.close(&open);
+    }
 }
 
-/// Speaks with a client until one of the two has had enough. Returns the messages taken.
-async fn speak(core: &Core, conn: Conn, deadline: &Deadline, ends: Option<Instant>) -> u64 {
+/// Speaks with a client until one of the two has had enough.
+async fn speak(core: &Core, conn: Conn, open: &Open, ends: Option<Instant>) {
+    let deadline = &open.deadline;
     let mut out = core.ring.take_vec();
     let (mut session, mut next) = {
         let mut desk = core.desk.borrow_mut();
@@ -395,7 +369,7 @@ async fn speak(core: &Core, conn: Conn, deadline: &Deadline, ends: Option<Instan
     loop {
         if next == Next::Drop || core.down.get() {
             conn.abort();
-            return session.messages();
+            return;
         }
         if !out.is_empty() {
             let delay = core.options.reply_delay.draw(&mut core.desk.borrow_mut().random);
@@ -403,11 +377,11 @@ async fn speak(core: &Core, conn: Conn, deadline: &Deadline, ends: Option<Instan
                 pause(deadline, delay).await;
             }
             if conn.send(std::mem::replace(&mut out, core.ring.take_vec())).is_err() {
-                return session.messages();
+                return;
             }
             if let Some(reply) = owed.take() {
                 if conn.flush().await.is_err() {
-                    return session.messages();
+                    return;
                 }
                 drop(reply);
             }
@@ -415,17 +389,17 @@ async fn speak(core: &Core, conn: Conn, deadline: &Deadline, ends: Option<Instan
         if next == Next::Close {
             // The client may be gone; nothing is owed to it any more.
             let _unsent = conn.flush().await;
-            return session.messages();
+            return;
         }
         let idle = Instant::now() + core.options.idle_timeout;
         deadline.set(ends.map_or(idle, |ends| ends.min(idle)));
         let received = match next_read(&conn, deadline).await {
             Ok(Some(received)) => received,
-            Ok(None) => return session.messages(),
+            Ok(None) => return,
             Err(_) => {
                 // Time is over, for the client or for the sink.
                 conn.abort();
-                return session.messages();
+                return;
             }
         };
         if let Some(rate) = core.options.read_bytes_per_s {
@@ -441,6 +415,7 @@ async fn speak(core: &Core, conn: Conn, deadline: &Deadline, ends: Option<Instan
         {
             next = session.receive(&more, &core.options.announcement, &mut *desk, &mut out);
         }
+        open.messages.set(session.messages());
         owed = (counts && !out.is_empty()).then(|| Owed::new(&core.owed));
     }
 }

@@ -4,9 +4,11 @@
 //! the check, `core.rs` for connections, limits and delays.
 
 pub mod arguments;
+mod clients;
 mod core;
 pub mod delay;
 pub mod fault;
+mod path;
 pub mod session;
 pub mod terminator;
 pub mod verify;
@@ -35,7 +37,7 @@ use serde::Serialize;
 use crate::{
     parts::{CorePart, PartReceiver, channel},
     random::Random,
-    sink::{core::Clients, delay::ReplyDelay, fault::Faults, session::Announcement, verify::Damage},
+    sink::{clients::Clients, delay::ReplyDelay, fault::Faults, session::Announcement, verify::Damage},
     source::SourceError,
 };
 
@@ -121,8 +123,6 @@ pub struct ClientReport {
     pub concurrent_max: u64,
     /// Messages.
     pub messages: u64,
-    #[serde(skip)]
-    now: u64,
 }
 
 /// What came in all.
@@ -144,13 +144,13 @@ pub struct SinkReport {
     pub bytes: u64,
     /// Bare CR and LF in content.
     pub bare_line_ends: u64,
-    /// Connections in all.
+    /// Connections in all, those that were open at the end too.
     pub connections: u64,
     /// Connections that were over a limit.
     pub connections_refused: u64,
     /// Most at once.
     pub concurrent_max: u64,
-    /// Mean over connections that are over.
+    /// Mean over all of them, those that were open at the end too.
     pub messages_per_connection_mean: f64,
     /// The most of one.
     pub messages_per_connection_max: u64,
@@ -169,10 +169,6 @@ pub struct SinkReport {
     /// When the first and the last message were whole, since the start.
     #[serde(skip)]
     span: Option<(Duration, Duration)>,
-    #[serde(skip)]
-    connections_over: u64,
-    #[serde(skip)]
-    messages_over: u64,
 }
 
 impl SinkReport {
@@ -199,8 +195,6 @@ impl SinkReport {
         self.connections_refused += other.connections_refused;
         self.dropped += other.dropped;
         self.cpu += other.cpu;
-        self.connections_over += other.connections_over;
-        self.messages_over += other.messages_over;
         self.messages_per_connection_max = self.messages_per_connection_max.max(other.messages_per_connection_max);
         other.damaged.into_iter().for_each(|(name, count)| *self.damaged.entry(name).or_default() += count);
         other.refusals.into_iter().for_each(|(code, count)| *self.refusals.entry(code).or_default() += count);
@@ -209,7 +203,7 @@ impl SinkReport {
     fn finish(&mut self, clients: &Clients, end_to_end_ns: &Histogram<u64>) {
         self.seconds = self.span.map_or(0.0, |(first, last)| (last - first).as_secs_f64());
         self.messages_per_second = if self.seconds > 0.0 { self.messages as f64 / self.seconds } else { 0.0 };
-        self.messages_per_connection_mean = self.messages_over as f64 / self.connections_over.max(1) as f64;
+        self.messages_per_connection_mean = self.messages as f64 / self.connections.max(1) as f64;
         self.cpu_us_per_message = self.cpu.as_secs_f64() * 1e6 / self.messages.max(1) as f64;
         self.concurrent_max = clients.concurrent_max;
         self.clients = clients.by_address.iter().map(|(address, client)| (address.to_string(), client.clone())).collect();

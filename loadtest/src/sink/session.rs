@@ -10,6 +10,7 @@ use crate::{
     ledger::push_address,
     sink::{
         fault::FaultKind,
+        path::{bracketed, declared_bytes},
         terminator::Terminator,
         verify::{Arrival, Verifier},
     },
@@ -250,8 +251,8 @@ impl ServerSession {
         if !self.greeted || self.reverse_path.is_some() {
             return refuse(503, "5.5.1 Out of order", behaviour, out);
         }
-        let Some(path) = bracketed(argument) else { return refuse(501, "5.1.7 No path", behaviour, out) };
-        let Some(declared) = declared_bytes(argument) else { return refuse(501, "5.5.4 SIZE=OCTETS", behaviour, out) };
+        let Some((path, parameters)) = bracketed(argument) else { return refuse(501, "5.1.7 No path", behaviour, out) };
+        let Some(declared) = declared_bytes(parameters) else { return refuse(501, "5.5.4 SIZE=OCTETS", behaviour, out) };
         if announcement.is_too_large(declared) {
             return refuse(552, TOO_LARGE, behaviour, out);
         }
@@ -264,7 +265,7 @@ impl ServerSession {
 
     fn rcpt(&mut self, argument: &[u8], behaviour: &mut impl Behaviour, out: &mut Vec<u8>) -> Step {
         let Some(reverse_path) = &self.reverse_path else { return refuse(503, "5.5.1 Out of order", behaviour, out) };
-        let Some(path) = bracketed(argument) else { return refuse(501, "5.1.3 No path", behaviour, out) };
+        let Some((path, _)) = bracketed(argument) else { return refuse(501, "5.1.3 No path", behaviour, out) };
         if self.recipients_taken >= RECIPIENTS_MAX {
             return refuse(452, "4.5.3 Too many recipients", behaviour, out);
         }
@@ -383,7 +384,8 @@ impl ServerSession {
             let step = self.or_fault_with(Stage::Dot, behaviour, out, |session, behaviour, out| {
                 session.take_or_refuse(&arrival, recipient, too_large, behaviour, out);
             });
-            if step.is_break() {
+            // A reply behind one that is not given would be taken for it.
+            if step.is_break() || matches!(self.state, State::Silent) {
                 return step;
             }
         }
@@ -480,21 +482,4 @@ fn refuse(code: u16, text: &str, behaviour: &mut impl Behaviour, out: &mut Vec<u
     out.extend_from_slice(text.as_bytes());
     out.extend_from_slice(b"\r\n");
     Step::Continue(())
-}
-
-/// What `SIZE=` behind a path declares, 0 where nothing does; `None` when it is no number (RFC 1870 4).
-fn declared_bytes(argument: &[u8]) -> Option<u64> {
-    let behind = memchr::memrchr(b'>', argument).map_or(argument, |close| &argument[close + 1..]);
-    let mut words = behind.split(|&byte| byte == b' ');
-    let Some(word) = words.find(|word| word.get(..5).is_some_and(|name| name.eq_ignore_ascii_case(b"SIZE="))) else { return Some(0) };
-    let digits = &word[5..];
-    let is_number = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
-    is_number.then(|| digits.iter().fold(0u64, |number, digit| number.saturating_mul(10).saturating_add(u64::from(digit - b'0'))))
-}
-
-/// What stands between the first `<` and the last `>` behind it.
-fn bracketed(argument: &[u8]) -> Option<&[u8]> {
-    let open = memchr::memchr(b'<', argument)?;
-    let close = memchr::memchr(b'>', &argument[open..])?;
-    Some(&argument[open + 1..open + close])
 }
