@@ -124,6 +124,8 @@ fn read_lines(path: &Path, mut take: impl FnMut(&[&str]) -> Result<(), Wrong>) -
         let whole = line.strip_suffix('\n').ok_or_else(|| {
             wrong(&"the last line is cut off: whoever wrote it was killed or had a full disk, and what it says is not all")
         })?;
+        // Ledgers travel through editors and mail.
+        let whole = whole.strip_suffix('\r').unwrap_or(whole);
         let words: Vec<&str> = whole.split(' ').collect();
         take(&words).map_err(|what| wrong(&format!("not a line of this ledger ({what}): {whole:?}")))?;
     }

@@ -4,7 +4,8 @@
 //! recipients those that the server took, the last as the 250 named it. A line of the delivered one is made before the sink says 250:
 //! `ID LENGTH CHECKSUM TIME_US VERDICT RECIPIENT,RECIPIENT`. `-` stands for a part that is not known. Up to version 0.1 at commit
 //! 146c506 the accepted ledger had the number of recipients in their place; [`crate::diff`] refuses it.
-//! Lines are gathered for 20 ms and written whole, so that several threads, and several processes, may share a file. A ledger survives
+//! Before them a source names its run, `# run RUN` (the first half of its identities), so that what arrived of a run of which no 250 was read
+//! is known as its own. Lines are gathered for 20 ms and written whole, so that several threads, and several processes, may share a file. A ledger survives
 //! the end of the server under test, not a kill of the process that keeps it.
 
 use std::{
@@ -37,6 +38,18 @@ impl LedgerWriter {
             file.map(|file| (file, path.to_path_buf())).map_err(|error| about(path, &error))
         };
         Ok(LedgerWriter { file: path.map(open).transpose()?, gathered: Vec::new() })
+    }
+
+    /// Names a run whose acknowledgements follow, if there are any.
+    pub fn run(&mut self, run: u64) -> io::Result<()> {
+        if self.file.is_none() {
+            return Ok(());
+        }
+        let mut text = [0; 16];
+        write_hex(run, &mut text);
+        self.gathered.extend_from_slice(b"# run ");
+        self.gathered.extend_from_slice(&text);
+        self.end_line()
     }
 
     /// Records an acknowledgement for these recipients, joined by commas and each by [`push_address`]; `queue_id` is the server's name

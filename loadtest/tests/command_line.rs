@@ -31,6 +31,30 @@ fn diff_ends_with_0_1_or_65() {
     assert_eq!(exit("accepted", "elsewhere"), Some(1));
     assert_eq!(exit("cut", "delivered"), Some(65));
     assert_eq!(exit("old", "delivered"), Some(65));
+    // What follows was lost mail, or foreign, or nothing.
+    assert_eq!(exit("delivered", "accepted"), Some(65));
+    assert_eq!(exit("delivered", "delivered"), Some(65));
+    assert_eq!(exit("accepted", "accepted"), Some(65));
+    write("crlf-accepted", "0000000000000001-000000000001 10 000000000000000a 5 a@b -\r\n");
+    write("crlf-delivered", "0000000000000001-000000000001 10 000000000000000a 6 ok a@b\r\n");
+    assert_eq!(exit("crlf-accepted", "crlf-delivered"), Some(0));
+    write("no-recipient", "0000000000000001-000000000001 10 000000000000000a 5 a@b, -\n");
+    write("no-time", "0000000000000001-000000000001 10 000000000000000a soon a@b -\n");
+    write("no-verdict", "0000000000000001-000000000001 10 000000000000000a 6 well a@b\n");
+    write("nobody", "0000000000000001-000000000001 10 000000000000000a 6 ok a@b,\n");
+    for (accepted, delivered) in
+        [("no-recipient", "delivered"), ("no-time", "delivered"), ("accepted", "no-verdict"), ("accepted", "nobody")]
+    {
+        let output = ringpost_load(&["diff", &path(accepted), &path(delivered)]);
+        assert_eq!(output.status.code(), Some(65), "{accepted} {delivered}: {}", text(&output));
+        assert!(text(&output).contains(":1: "), "{}", text(&output));
+    }
+    // A run of which no 250 was read.
+    write("run", "# run 0000000000000001\n");
+    assert_eq!(exit("run", "delivered"), Some(0));
+    assert_eq!(exit("accepted", "run"), Some(65));
+    write("other", "# run 1\n");
+    assert_eq!(exit("other", "delivered"), Some(65));
     let json = ringpost_load(&["diff", "--json", &path("accepted"), &path("empty")]);
     let value: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
     assert_eq!(value["lost"], 1);
@@ -280,7 +304,7 @@ fn a_load_whose_server_has_died_ends_with_69_its_ledger_and_its_result() {
     let result = RunResult::read(Path::new(&path("x.json"))).unwrap();
     assert!(!result.success && result.failures.iter().any(|text| text.contains("gave up")), "{:?}", result.failures);
     let ledger = std::fs::read_to_string(path("accepted")).unwrap();
-    assert_eq!(ledger.lines().count() as u64, result.emails_sent);
+    assert_eq!(ledger.lines().filter(|line| !line.starts_with('#')).count() as u64, result.emails_sent);
 }
 
 /// What happened: a damaged histogram was an empty one to whoever read it, and the comparison and the report of it ended with 0.

@@ -487,3 +487,12 @@ fn replies_are_held_back_as_their_distribution_says() {
     let dot = ran.measurement.totals().histogram(Phase::DotTo250).clone();
     assert!(dot.value_at_percentile(50.0) >= 2_000_000 && dot.min() < dot.value_at_percentile(90.0), "{}", dot.value_at_percentile(50.0));
 }
+
+/// What happened: a source that had read no 250 left no line, so that its ledger knew no run and its mail was foreign.
+#[test]
+fn a_run_whose_replies_were_all_lost_is_unacknowledged_and_not_foreign() {
+    let lost = Faults::new(vec!["dot:lose:1".parse().unwrap()]);
+    let (ran, sink, difference) = run(|o| o.faults = lost, |o| o.messages = Some(5));
+    assert!(ran.report.acknowledged == 0 && sink.messages > 0, "{:?}", ran.report);
+    assert_eq!((difference.unacknowledged, difference.foreign, difference.lost), (sink.messages, 0, 0), "{difference:?}");
+}

@@ -10,7 +10,7 @@ use super::{
     Difference,
     examples::{Examples, Kind},
 };
-use crate::{checksum::Checksum, identity::MessageId};
+use crate::{checksum::Checksum, identity::MessageId, sink::verify::Damage};
 
 /// What a line says is not what a line of its ledger says.
 pub(super) type Wrong = &'static str;
@@ -82,13 +82,22 @@ pub(super) struct Account {
 impl Account {
     /// Enters a line of a source.
     pub(super) fn accepted(&mut self, words: &[&str]) -> Result<(), Wrong> {
-        let [id, length, checksum, _time, recipients, _queue_id] = words else { return Err("not six parts") };
+        if let ["#", "run", run] = words {
+            self.runs.insert(parse_run(run).ok_or("no run")?);
+            return Ok(());
+        }
+        let [id, length, checksum, time, recipients, _queue_id] = words else { return Err("not six parts") };
         let id = MessageId::parse(id.as_bytes()).ok_or("no identity")?;
         let (length, checksum) = length_and_checksum(length, checksum)?;
+        check_time(time)?;
+        if is_verdict(recipients) {
+            return Err("it is one of a sink's: the source's ledger comes first");
+        }
         if recipients.bytes().all(|octet| octet.is_ascii_digit()) {
             return Err("it says how many recipients there were and not which, as older versions wrote it: take the diff of the version \
                         that wrote it");
         }
+        check_recipients(recipients)?;
         let mut owed: Vec<Owed> = Vec::new();
         for recipient in recipients.split(',').filter(|&recipient| recipient != "-") {
             let to = self.addresses.number(recipient);
@@ -108,9 +117,18 @@ impl Account {
 
     /// Enters a line of the sink. Recipients of a message may come in several.
     pub(super) fn delivered(&mut self, words: &[&str]) -> Result<(), Wrong> {
-        let [id, length, checksum, _time, verdict, recipients] = words else { return Err("not six parts") };
+        let [id, length, checksum, time, verdict, recipients] = words else { return Err("not six parts") };
+        check_time(time)?;
+        if !is_verdict(verdict) {
+            return Err("no verdict behind the time: in a sink's ledger there is one, and that of the source comes first");
+        }
+        check_recipients(recipients)?;
+        let id = match *id {
+            "-" => None,
+            id => Some(MessageId::parse(id.as_bytes()).ok_or("no identity")?),
+        };
         let (result, examples) = (&mut self.result, &mut self.examples);
-        let Some(id) = MessageId::parse(id.as_bytes()).filter(|id| self.runs.contains(&id.run)) else {
+        let Some(id) = id.filter(|id| self.runs.contains(&id.run)) else {
             // Without a mark a damaged message of ours and a foreign one look alike; either is a reason to look.
             if *verdict == "foreign" || *verdict == "ok" {
                 result.foreign += 1;
@@ -171,6 +189,22 @@ impl Account {
         }
         Difference { examples: self.examples.lines(), ..self.result }
     }
+}
+
+fn parse_run(text: &str) -> Option<u64> {
+    u64::from_str_radix(text, 16).ok().filter(|_| text.len() == 16)
+}
+
+fn is_verdict(word: &str) -> bool {
+    word == "ok" || word == "foreign" || Damage::ALL.iter().any(|damage| damage.name() == word)
+}
+
+fn check_time(time: &str) -> Result<(), Wrong> {
+    time.parse::<u64>().map(drop).map_err(|_| "no time")
+}
+
+fn check_recipients(recipients: &str) -> Result<(), Wrong> {
+    if recipients.split(',').any(str::is_empty) { Err("a recipient without a name") } else { Ok(()) }
 }
 
 fn length_and_checksum(length: &str, checksum: &str) -> Result<(u64, Checksum), Wrong> {

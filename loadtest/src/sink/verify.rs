@@ -21,6 +21,9 @@ pub enum Damage {
 }
 
 impl Damage {
+    /// All of them.
+    pub const ALL: [Damage; 4] = [Damage::BareLineEnd, Damage::NotStuffed, Damage::Length, Damage::Checksum];
+
     /// Its word in a ledger.
     pub fn name(self) -> &'static str {
         match self {

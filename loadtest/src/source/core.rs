@@ -83,7 +83,10 @@ pub(super) struct Slot {
 pub(super) fn run(setup: Setup) -> Result<CoreReport, SourceError> {
     let core_number = setup.options.cores[setup.part.share];
     pinning::pin(core_number)?;
-    let ledger = LedgerWriter::open(setup.options.ledger.as_deref())?;
+    let mut ledger = LedgerWriter::open(setup.options.ledger.as_deref())?;
+    if setup.part.share == 0 {
+        ledger.run(setup.run)?;
+    }
     let sessions = setup.part.of(setup.options.sessions as u64) as usize;
     let buffers = (sessions * 2).next_power_of_two().clamp(256, 4096) as u16;
     let config = RingConfig { entries: 4096, buffers, buffer_bytes: 4096, window_bytes: 16 << 10, ..RingConfig::default() };
