@@ -191,12 +191,23 @@ impl EngineProcess {
     /// # Errors
     /// The engine has ended, or the first of what is still queued.
     pub fn drain(&mut self, limit: Duration, progress: impl Fn() -> u64) -> io::Result<()> {
+        self.drain_unless(limit, progress, || false).map(|_is_empty| ())
+    }
+
+    /// The same, until `stopped` says that nobody waits any more; true: nothing is queued.
+    ///
+    /// # Errors
+    /// As [`EngineProcess::drain`].
+    pub fn drain_unless(&mut self, limit: Duration, progress: impl Fn() -> u64, stopped: impl Fn() -> bool) -> io::Result<bool> {
         let (mut seen, mut since) = (progress(), Instant::now());
         loop {
             self.must_run()?;
             let listing = self.ask(&["queue", "ls", "--json", "--limit", "1"])?;
             if listing.trim().is_empty() {
-                return Ok(());
+                return Ok(true);
+            }
+            if stopped() {
+                return Ok(false);
             }
             let now = progress();
             if now != seen {
@@ -270,6 +281,22 @@ mod tests {
         assert!(error.contains("exit status: 7") && error.ends_with("not today"), "{error}");
         assert!(process.pid().is_none() && process.terminate(Duration::ZERO).is_err() && process.must_run().is_err());
         assert!(!process.kill().unwrap());
+    }
+
+    #[test]
+    fn the_wait_for_an_empty_queue_ends_when_nobody_waits_any_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let (_, mut command) = shell(folder.path(), "mkfifo fifo; read line < fifo");
+        let mut process = EngineProcess::new(Path::new("/bin/echo"), folder.path(), free_port().unwrap()).unwrap();
+        command.current_dir(folder.path());
+        process.spawn(command).unwrap();
+        // The queue holds what it is asked with, as `echo` says.
+        let asked = std::cell::Cell::new(0);
+        let stopped = || asked.replace(asked.get() + 1) == 2;
+        assert!(!process.drain_unless(Duration::from_secs(60), || 0, stopped).unwrap());
+        assert_eq!(asked.get(), 3);
+        assert!(process.drain(Duration::ZERO, || 0).unwrap_err().to_string().contains("queue ls"));
+        assert!(process.kill().unwrap());
     }
 
     #[test]

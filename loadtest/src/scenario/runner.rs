@@ -132,7 +132,7 @@ pub fn run(scenario: &Scenario, place: &Place, stop: &StopSignal, viewer: &mut d
     // The noise in the background ends with what was measured; how it fared is not asked.
     drop(background);
     let recovery_s = under_test.killed()?;
-    let deliveries = account(scenario, &mut under_test, sinks, &mut ran, &accepted, &delivered)?;
+    let deliveries = account(scenario, &mut under_test, sinks, stop, &mut ran, (&accepted, &delivered))?;
     let server_cpu_s = under_test.cpu().zip(cpu_before).map(|(after, before)| after.saturating_sub(before).as_secs_f64());
     let final_metrics = under_test.counters();
     let mut failures = judge(scenario, &ran, &deliveries);
@@ -324,14 +324,15 @@ fn hold(engine: &Mutex<Engine>) -> MutexGuard<'_, Engine> {
     engine.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Waits until the queue is empty, ends the next hops and compares the ledgers.
+/// Waits until the queue is empty, ends the next hops and compares the ledgers. Where the wait is interrupted there is nothing to compare:
+/// what did not come is in the queue.
 fn account(
     scenario: &Scenario,
     under_test: &mut UnderTest,
     sinks: Vec<Sink>,
+    stop: &StopSignal,
     ran: &mut SourceRun,
-    accepted: &Path,
-    delivered: &Path,
+    (accepted, delivered): (&Path, &Path),
 ) -> Result<Deliveries, Failure> {
     let mut deliveries = Deliveries { sinks: Vec::new(), difference: None, drain_s: None, failures: Vec::new() };
     if sinks.is_empty() {
@@ -339,13 +340,20 @@ fn account(
     }
     let (began, patience) = (Instant::now(), Duration::from_secs_f64(scenario.expect.drain_s_max.clamp(0.1, 1e6)));
     let arrived = || sinks.iter().map(Sink::messages).sum();
-    match &under_test.engine {
-        Some(engine) => match hold(engine).drain(patience, arrived) {
-            Ok(()) => deliveries.drain_s = Some(began.elapsed().as_secs_f64()),
-            Err(error) => deliveries.failures.push(error.to_string()),
+    let waited = match &under_test.engine {
+        Some(engine) => match hold(engine).drain_unless(patience, arrived, || stop.is_asked()) {
+            Ok(true) => {
+                deliveries.drain_s = Some(began.elapsed().as_secs_f64());
+                true
+            }
+            Ok(false) => false,
+            Err(error) => {
+                deliveries.failures.push(error.to_string());
+                true
+            }
         },
-        None => wait_for_quiet(&sinks, ran.report.acknowledged, patience),
-    }
+        None => wait_for_quiet(&sinks, ran.report.acknowledged, patience, stop),
+    };
     sinks.iter().for_each(Sink::stop);
     for sink in sinks {
         let sink_began = sink.began;
@@ -353,20 +361,30 @@ fn account(
         add_end_to_end(&mut ran.measurement, ran.began, sink_began, parts);
         deliveries.sinks.push(report);
     }
-    deliveries.difference = Some(compare(&[accepted], delivered)?);
+    if waited {
+        deliveries.difference = Some(compare(&[accepted], delivered)?);
+    } else {
+        ran.interrupted = true;
+        deliveries.failures.push("the wait for the queue was interrupted: what was accepted and what arrived is not compared".into());
+    }
     Ok(deliveries)
 }
 
-/// For a server that cannot be asked for its queue: until as much has come as was accepted, or nothing more comes.
-fn wait_for_quiet(sinks: &[Sink], wanted: u64, patience: Duration) {
+/// For a server that cannot be asked for its queue: until as much has come as was accepted, or nothing more comes. False: until somebody
+/// asked for the end.
+fn wait_for_quiet(sinks: &[Sink], wanted: u64, patience: Duration, stop: &StopSignal) -> bool {
     let arrived = || sinks.iter().map(Sink::messages).sum::<u64>();
     let (mut seen, mut since) = (arrived(), Instant::now());
     while seen < wanted && since.elapsed() < patience {
+        if stop.is_asked() {
+            return false;
+        }
         std::thread::sleep(Duration::from_millis(20)); // no event tells of an arrival
         if arrived() != seen {
             (seen, since) = (arrived(), Instant::now());
         }
     }
+    true
 }
 
 /// What did not hold, as sentences.

@@ -1,0 +1,51 @@
+//! `ringpost-load run` from outside: how it ends.
+
+use std::{
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use ringpost_loadtest::{
+    pinning,
+    run_result::RunResult,
+    sink::{Sink, SinkOptions},
+};
+
+/// What happened: the signal was for the load alone, so that the wait for what the next hop was owed went on for as long as the scenario
+/// allows, and the result was not interrupted.
+#[test]
+fn a_run_that_waits_for_the_next_hop_is_interrupted_as_any_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
+    let scenario = "name = \"wait\"\nabout = \"Waits.\"\nseconds = 60\n[load]\nmessages = 5\n[sink]\n[expect]\ndrain_s_max = 600\n";
+    std::fs::write(path("wait.toml"), scenario).unwrap();
+    let core = pinning::cores().unwrap()[0];
+    let address = ([127, 0, 0, 1], 0).into();
+    // It sends nothing on.
+    let sink = Sink::start(SinkOptions::new(address, core)).unwrap();
+    let counters = sink.counters();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringpost-load"));
+    command.args(["run", &path("wait.toml"), "--to", &sink.address.to_string(), "--next-hop", "127.0.0.1:0"]);
+    command.args(["--output", &path("results"), "--folder", &path("")]).stdout(Stdio::null());
+    let mut run = command.spawn().unwrap();
+    while counters.messages() < 5 || counters.connections_open() > 0 {
+        assert_eq!(run.try_wait().unwrap(), None);
+        std::thread::yield_now();
+    }
+    assert!(Command::new("kill").args(["-INT", &run.id().to_string()]).status().unwrap().success());
+    let began = Instant::now();
+    let status = loop {
+        match run.try_wait().unwrap() {
+            Some(status) => break status,
+            None if began.elapsed() > Duration::from_secs(20) => {
+                run.kill().unwrap();
+                panic!("it goes on waiting");
+            }
+            None => std::thread::yield_now(),
+        }
+    };
+    assert_eq!(status.code(), Some(130));
+    let result = RunResult::read(&folder.path().join("results/wait.json")).unwrap();
+    assert!(result.interrupted && !result.success && result.emails_sent == 5, "{:?}", result.failures);
+    assert!(!result.failures.iter().any(|text| text.contains("lost")), "nobody waited for it: {:?}", result.failures);
+}
