@@ -146,7 +146,7 @@ mod tests {
         assert_eq!(call(&before, &after, false).unwrap(), EXIT_NEGATIVE);
         assert_eq!(call(&before, &again, true).unwrap(), EXIT_OK);
         assert_eq!(call(&before.join("0.json"), &before, false).unwrap(), EXIT_OK);
-        assert!(matches!(call(&before, &folder.path().join("nothing"), false), Err(Failure::Io(_))));
+        assert!(matches!(call(&before, &folder.path().join("nothing"), false), Err(Failure::Data(_))));
         let mut other = RunResult::read(&before.join("0.json")).unwrap();
         other.test_name = "other".into();
         other.write(&folder.path().join("other.json")).unwrap();

@@ -30,6 +30,17 @@ pub fn pin(core: usize) -> io::Result<()> {
     sched_setaffinity(None, &set).map_err(|error| wrong(error.into()))
 }
 
+/// Fails as [`pin`] would for one of these; the calling thread stays where it is.
+///
+/// # Errors
+/// The first that cannot be used, or no thread to try it in.
+pub fn check(cores: &[usize]) -> io::Result<()> {
+    std::thread::scope(|scope| {
+        let tried = std::thread::Builder::new().spawn_scoped(scope, || cores.iter().try_for_each(|&core| pin(core)))?;
+        tried.join().unwrap_or_else(|_| Err(io::Error::other("a thread panicked")))
+    })
+}
+
 fn shown_cores() -> String {
     let words: Vec<String> = cores().unwrap_or_default().iter().map(usize::to_string).collect();
     words.join(",")

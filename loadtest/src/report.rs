@@ -182,7 +182,7 @@ mod tests {
             let failure = read_results(&[&path]).unwrap_err();
             assert!(matches!(&failure, Failure::Data(reason) if reason.contains("x.json")), "{text}: {failure}");
         }
-        assert!(matches!(read_results(&[folder.path().join("none.json")]), Err(Failure::Io(_))));
+        assert!(matches!(read_results(&[folder.path().join("none.json")]), Err(Failure::Data(_))));
         assert!(matches!(read_results(&[tempfile::tempdir().unwrap().path()]), Err(Failure::Data(_))));
     }
 

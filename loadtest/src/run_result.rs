@@ -348,7 +348,13 @@ fn mean_cpu_s(intervals: &[Interval], duration_s: f64, of: impl Fn(&Interval) ->
 
 /// Reads a text file of at most 1 GiB.
 pub fn read_text(path: &Path) -> Result<String, Failure> {
-    let fail = |reason: io::Error| Failure::io(path.display(), reason);
+    // What is not there, or is something else, is a wrong argument's fault and not the disk's.
+    let fail = |reason: io::Error| match reason.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory | io::ErrorKind::InvalidData => {
+            Failure::Data(format!("{}: {reason}", path.display()))
+        }
+        _ => Failure::io(path.display(), reason),
+    };
     let bytes = fs::metadata(path).map_err(fail)?.len();
     if bytes > FILE_BYTES_MAX {
         return Err(Failure::Data(format!("{}: {bytes} bytes are more than a result has", path.display())));

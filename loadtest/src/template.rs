@@ -62,10 +62,7 @@ impl Template {
     pub fn assemble(fields: &[String], text: &[u8], attachments: &[std::path::PathBuf]) -> Result<Template, String> {
         let mut message = String::from("From: <sender@load.test>\r\nMIME-Version: 1.0\r\n");
         for field in fields {
-            let named = field.split_once(':').is_some_and(|(name, _)| !name.is_empty() && name.bytes().all(|b| (33..=126).contains(&b)));
-            if !named || field.contains(['\r', '\n']) {
-                return Err(format!("{field:?} is no header field such as \"Subject: number {{{{seq}}}}\""));
-            }
+            check_field(field)?;
             message.push_str(field);
             message.push_str("\r\n");
         }
@@ -181,6 +178,18 @@ pub fn read_corpus(folder: &Path) -> Result<Vec<Item>, String> {
     }
     paths.sort();
     paths.iter().map(|path| Ok(Item::new(normalise(&std::fs::read(path).map_err(|error| wrong(path, error))?)))).collect()
+}
+
+/// Is this a header field?
+///
+/// # Errors
+/// A sentence that shows it, and one that is.
+pub fn check_field(field: &str) -> Result<(), String> {
+    let named = field.split_once(':').is_some_and(|(name, _)| !name.is_empty() && name.bytes().all(|b| (33..=126).contains(&b)));
+    if !named || field.contains(['\r', '\n']) {
+        return Err(format!("{field:?} is no header field such as \"Subject: number {{{{seq}}}}\""));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

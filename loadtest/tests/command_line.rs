@@ -135,7 +135,8 @@ fn nobody_there_is_an_error_and_no_success() {
     let report = ringpost_load(&["report", path.to_str().unwrap(), "--advice"]);
     assert_eq!(report.status.code(), Some(1), "{}", text(&report));
     assert!(text(&report).contains("FAILED") && text(&report).contains("Nothing was acknowledged"), "{}", text(&report));
-    assert_eq!(ringpost_load(&["source", "--to", "nonsense", "--messages", "1"]).status.code(), Some(69));
+    assert_eq!(ringpost_load(&["source", "--to", "nonsense", "--messages", "1"]).status.code(), Some(2));
+    assert_eq!(ringpost_load(&["source", "--to", "nobody.invalid:25", "--messages", "1"]).status.code(), Some(69));
     assert_eq!(ringpost_load(&["source", "--to", "127.0.0.1:1"]).status.code(), Some(2));
     assert_eq!(ringpost_load(&["run", "baseline", "--engine", "/nowhere/ringpost"]).status.code(), Some(69));
 }
@@ -199,7 +200,8 @@ fn what_cannot_be_measured_is_said_before_the_run() {
         (vec!["--output", "/nowhere/x.json"], 74, "/nowhere/x.json"),
         (vec!["--output", "/"], 74, "directory"),
         (vec!["--server-pid", "4194305"], 2, "--server-pid 4194305: there is no such process on this machine; it names the server's"),
-        (vec!["--cores", "1023"], 74, "may use"),
+        (vec!["--cores", "1023"], 2, "may use"),
+        (vec!["--header", "no field"], 2, "--header"),
         (vec!["--timeout", "0"], 2, "--timeout"),
         (vec!["--bytes-per-s", "0"], 2, "bytes-per-s"),
         (vec!["--think-ms", "18446744073709551615"], 2, "think-ms"),
@@ -216,6 +218,16 @@ fn what_cannot_be_measured_is_said_before_the_run() {
     for (arguments, code, word) in [
         (vec!["run", "baseline", "baseline", "--to", "127.0.0.1:1"], 2, "twice"),
         (vec!["sink", "--connections-max", "0"], 2, "connections-max"),
+        (vec!["sink", "--cores", "1023", "--seconds", "0.1"], 2, "may use"),
+        (vec!["sink", "--listen", "127.0.0.1:x", "--seconds", "0.1"], 2, "HOST:PORT"),
+        (vec!["source", "--to", "127.0.0.1:99999", "--messages", "1"], 2, "HOST:PORT"),
+        (vec!["run", "baseline", "--engine-cores", "1023"], 2, "may use"),
+        // These were taken for nothing where something else excluded --to.
+        (vec!["run", "relay", "--next-hop", "127.0.0.1:1", "--engine-cores", "0"], 2, "--to"),
+        (vec!["run", "relay", "--server-pid", "1", "--engine", "/nowhere/ringpost"], 2, "--to"),
+        (vec!["run", "relay", "--next-hop", "127.0.0.1:1"], 2, "--to"),
+        (vec!["report", "/nowhere/x.json"], 65, "/nowhere/x.json"),
+        (vec!["compare", "/nowhere/x.json", "/nowhere/x.json"], 65, "/nowhere/x.json"),
         (vec!["idle", "--to", "127.0.0.1:1", "--timeout", "0"], 2, "--timeout"),
         (vec!["sink", "--per-client-max", "0"], 2, "per-client-max"),
         (vec!["omission", "--to", "127.0.0.1:1", "--server-pid", "4194305"], 2, "4194305: there is no such process"),

@@ -1,7 +1,7 @@
 //! `ringpost-load run` from outside: how it ends.
 
 use std::{
-    process::{Command, Stdio},
+    process::{Command, Output, Stdio},
     time::{Duration, Instant},
 };
 
@@ -10,6 +10,10 @@ use ringpost_loadtest::{
     run_result::RunResult,
     sink::{Sink, SinkOptions},
 };
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
 
 /// What happened: the signal was for the load alone, so that the wait for what the next hop was owed went on for as long as the scenario
 /// allows, and the result was not interrupted.
@@ -48,4 +52,19 @@ fn a_run_that_waits_for_the_next_hop_is_interrupted_as_any_other() {
     let result = RunResult::read(&folder.path().join("results/wait.json")).unwrap();
     assert!(result.interrupted && !result.success && result.emails_sent == 5, "{:?}", result.failures);
     assert!(!result.failures.iter().any(|text| text.contains("lost")), "nobody waited for it: {:?}", result.failures);
+}
+
+/// What happened: a key of `[engine.settings]` that the engine does not know was a server that is not reachable.
+#[test]
+fn settings_that_the_engine_refuses_are_the_scenarios_fault() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = folder.path().join("ringpost");
+    // No engine: it refuses its config file.
+    std::fs::write(&engine, "#!/bin/sh\n[ \"$1\" = --version ] && exit 0\necho 'line 7: unknown key' >&2\nexit 78\n").unwrap();
+    std::fs::set_permissions(&engine, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringpost-load"));
+    command.args(["run", "baseline", "--folder"]).arg(folder.path()).arg("--engine").arg(&engine);
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(65), "{}", text(&output));
+    assert!(text(&output).contains("[engine.settings]") && text(&output).contains("unknown key"), "{}", text(&output));
 }

@@ -93,6 +93,11 @@ impl RunArguments {
         if let Some(twice) = scenarios.iter().find(|scenario| !names.insert(&scenario.name)) {
             return Err(Failure::Usage(format!("{}: twice in one call, where the second result would replace the first", twice.name)));
         }
+        // clap asks for nothing that something else excludes, such as --to beside --engine.
+        let lonely = [("--next-hop", self.next_hop.is_some()), ("--server-pid", self.server_pid.is_some())];
+        if let (None, Some((name, _))) = (&self.to, lonely.into_iter().find(|&(_, given)| given)) {
+            return Err(Failure::Usage(format!("{name} is of a server that runs: say --to HOST:PORT, too")));
+        }
         let place = self.place(&scenarios)?;
         if let Some(folder) = &self.output {
             std::fs::create_dir_all(folder).map_err(|error| Failure::io(folder.display(), error))?;

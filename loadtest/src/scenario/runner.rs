@@ -33,6 +33,9 @@ use crate::{
     },
 };
 
+/// The engine's exit code for a config file that is wrong.
+const ENGINE_EXIT_CONFIG: i32 = 78;
+
 /// Where a scenario runs.
 #[derive(Debug, Clone)]
 pub struct Place {
@@ -245,7 +248,10 @@ impl UnderTest {
                 };
                 let unavailable = |error: io::Error| Failure::Unavailable(format!("{}: {error}", scenario.name));
                 let mut engine = Engine::new(options).map_err(unavailable)?;
-                engine.start().map_err(unavailable)?;
+                engine.start().map_err(|error| match wrong_settings(&engine) {
+                    Some(words) => Failure::Data(format!("{}: [engine.settings] {words}", scenario.name)),
+                    None => unavailable(error),
+                })?;
                 let address = engine.address;
                 (Some(Arc::new(Mutex::new(engine))), address, None)
             }
@@ -318,6 +324,12 @@ impl UnderTest {
             Err(error) => Some(error.to_string()),
         }
     }
+}
+
+/// What the engine says of its config file, if that is why it did not start.
+fn wrong_settings(engine: &Engine) -> Option<String> {
+    let checked = engine.call(&["check"]).ok().filter(|checked| checked.status.code() == Some(ENGINE_EXIT_CONFIG))?;
+    Some(String::from_utf8_lossy(&checked.stderr).trim().to_owned())
 }
 
 fn hold(engine: &Mutex<Engine>) -> MutexGuard<'_, Engine> {
@@ -417,7 +429,8 @@ fn judge(scenario: &Scenario, ran: &SourceRun, deliveries: &Deliveries) -> Vec<S
     }
     failures.extend(never_begun_text(report));
     if let Some(difference) = &deliveries.difference {
-        if difference.lost + difference.damaged + difference.foreign > 0 {
+        let bad = difference.damaged + if expect.account { difference.lost + difference.foreign } else { 0 };
+        if bad > 0 {
             failures.push(format!(
                 "lost {}, damaged {}, foreign {}: {}",
                 difference.lost,

@@ -122,6 +122,11 @@ impl Faults {
         Faults(faults)
     }
 
+    /// The first that refuses mail for good, so that whoever sends it bounces it.
+    pub fn bounces(&self) -> Option<&Fault> {
+        self.0.iter().find(|fault| matches!(fault.kind, FaultKind::Reply(500..)) && fault.probability > 0.0)
+    }
+
     /// What goes wrong at this stage, this time.
     pub fn draw(&self, stage: Stage, random: &mut Random) -> Option<FaultKind> {
         self.0.iter().find(|fault| fault.stage == stage && random.happens(fault.probability)).map(|fault| fault.kind)

@@ -29,6 +29,7 @@ use crate::{
         host::Stage,
         summary::{exit_code, failures, fates, load_of, summary, summary_text},
     },
+    template::check_field,
     tui::Tui,
 };
 
@@ -159,9 +160,11 @@ pub const MILLISECONDS_MAX: u64 = 864_000_000;
 #[derive(Debug, Clone)]
 pub struct Cores(pub Vec<usize>);
 
-/// Reads cores for clap.
+/// Reads cores for clap; refuses those that a thread cannot be pinned to.
 pub fn parse_cores(text: &str) -> Result<Cores, String> {
-    pinning::parse_cores(text).map(Cores)
+    let cores = pinning::parse_cores(text)?;
+    pinning::check(&cores).map_err(|error| error.to_string())?;
+    Ok(Cores(cores))
 }
 
 /// Reads a domain for clap: what may stand in a command without ending it (RFC 5321 4.1.2), address literals included.
@@ -206,8 +209,11 @@ pub fn parse_abort(text: &str) -> Result<(Stage, f64), String> {
 /// The first address of HOST:PORT.
 ///
 /// # Errors
-/// [`Failure::Unavailable`] for a name without address.
+/// [`Failure::Usage`] for another form, [`Failure::Unavailable`] for a name without address.
 pub fn resolve(host_port: &str) -> Result<SocketAddr, Failure> {
+    if !host_port.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok()) {
+        return Err(Failure::Usage(format!("{host_port:?} is not HOST:PORT")));
+    }
     let wrong = |reason: &dyn std::fmt::Display| Failure::Unavailable(format!("{host_port}: {reason} (HOST:PORT is wanted)"));
     host_port.to_socket_addrs().map_err(|error| wrong(&error))?.next().ok_or_else(|| wrong(&"no address"))
 }
@@ -256,6 +262,7 @@ impl From<SourceError> for Failure {
 impl SourceArguments {
     fn content(&self) -> Result<ContentKind, Failure> {
         let (corpus, template) = (self.corpus.as_ref(), self.template.as_ref());
+        self.header.iter().try_for_each(|field| check_field(field)).map_err(|error| Failure::Usage(format!("--header: {error}")))?;
         let ingredients = Ingredients { corpus, template, header: &self.header, attach: &self.attach, size: &self.size };
         ingredients.read().map_err(Failure::Data)
     }
