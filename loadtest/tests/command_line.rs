@@ -459,3 +459,18 @@ fn two_signals_end_a_run_at_once_and_its_engine_with_it() {
         std::thread::yield_now();
     }
 }
+
+/// A name could colour the terminal or hide lines of it.
+#[test]
+fn names_are_printed_without_control_characters() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.json");
+    let core = ringpost_loadtest::pinning::cores().unwrap()[0];
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+    let sink = ringpost_loadtest::sink::Sink::start(ringpost_loadtest::sink::SinkOptions::new(address, core)).unwrap();
+    let arguments = ["--messages", "5", "--name", "a\u{1b}[31m\nb", "--output", path.to_str().unwrap()];
+    ringpost_load(&[&["source", "--to", &sink.address.to_string()][..], &arguments].concat());
+    let report = ringpost_load(&["report", path.to_str().unwrap(), "--advice"]);
+    assert_eq!(report.status.code(), Some(0), "{}", text(&report));
+    assert!(!text(&report).contains('\u{1b}') && text(&report).matches("a\\u{1b}[31m\\nb").count() == 2, "{}", text(&report));
+}

@@ -154,10 +154,21 @@ fn compare_test(name: &str, a: &[&RunResult], b: &[&RunResult], thresholds: &Thr
     let mut verdict = worst(metrics.iter().map(|metric| metric.verdict));
     let mut notes = differences(a, b);
     let failed = |runs: &[&RunResult]| runs.iter().filter(|run| !run.success).count();
-    if failed(b) > 0 {
-        notes.push(format!("{} of {} runs of B failed", failed(b), b.len()));
-        if failed(a) == 0 {
-            verdict = Verdict::Regressed;
+    for (side, runs) in [("A", a), ("B", b)] {
+        if failed(runs) > 0 {
+            notes.push(format!("{} of {} runs of {side} failed", failed(runs), runs.len()));
+        }
+    }
+    if failed(b) > 0 && failed(a) == 0 {
+        verdict = Verdict::Regressed;
+    }
+    // A metric that is compared nowhere would be missed by nobody.
+    for metric in &METRICS {
+        let has = |runs: &[&RunResult]| !metric.values(runs).is_empty();
+        match (has(a), has(b)) {
+            (true, false) => notes.push(format!("{} is only in A: not compared", metric.name)),
+            (false, true) => notes.push(format!("{} is only in B: not compared", metric.name)),
+            _ => {}
         }
     }
     TestComparison { test_name: name.to_owned(), runs: [a.len(), b.len()], metrics, notes, verdict }
@@ -213,9 +224,12 @@ impl Metric {
         Metric { name, value: |_| None, part: None, threshold, more_is_better: false }
     }
 
+    fn values(&self, runs: &[&RunResult]) -> Vec<f64> {
+        runs.iter().filter_map(|run| (self.value)(run)).filter(|value| *value > 0.0).collect()
+    }
+
     fn compare(&self, a: &[&RunResult], b: &[&RunResult], thresholds: &Thresholds) -> Option<MetricChange> {
-        let values = |runs: &[&RunResult]| -> Vec<f64> { runs.iter().filter_map(|run| (self.value)(run)).filter(|v| *v > 0.0).collect() };
-        let (of_a, of_b) = (values(a), values(b));
+        let (of_a, of_b) = (self.values(a), self.values(b));
         let threshold = (self.threshold)(thresholds);
         let assumed = match thresholds.noise {
             Some(noise) => noise / 100.0,
@@ -392,6 +406,21 @@ mod tests {
         failed[0].success = false;
         assert_eq!(compare(&a, &failed, &Thresholds::default()).verdict, Verdict::Regressed);
         assert_eq!(compare(&failed, &failed, &Thresholds::default()).verdict, Verdict::Same);
+        // Nobody was told that A was no measure.
+        let notes = compare(&failed, &a, &Thresholds::default()).tests.remove(0).notes;
+        assert_eq!(notes, ["1 of 3 runs of A failed"]);
+    }
+
+    /// What happened: a run without figures for its CPU, or with too few messages for p99, was compared by the rest and called the same.
+    #[test]
+    fn a_metric_that_one_side_lacks_is_said() {
+        let a = runs(1, 3, 1.0, 0.0);
+        let mut b = a.clone();
+        b.iter_mut().for_each(|run| run.cpu_us_per_message = None);
+        let notes = |a: &[RunResult], b: &[RunResult]| compare(a, b, &Thresholds::default()).tests.remove(0).notes;
+        assert_eq!(notes(&a, &b), ["cpu_us_per_message is only in A: not compared"]);
+        assert_eq!(notes(&b, &a), ["cpu_us_per_message is only in B: not compared"]);
+        assert_eq!(notes(&b, &b), [""; 0]);
     }
 
     #[test]
