@@ -2,6 +2,8 @@
 
 use std::hint::black_box;
 
+use ringpost_prefetch::prefetch;
+
 /// Classes up to so many steps grow by one step, then four per doubling (a quarter is wasted at most).
 const STEPS: usize = 16;
 
@@ -111,12 +113,20 @@ impl<T: Copy + Default, const STEP: usize> Arena<T, STEP> {
         &mut self.pages[page][start..][..span.len()]
     }
 
-    /// Brings a slice into the cache without waiting for it, of a long one its ends; `word` picks what of an element is read.
+    /// Brings a slice into the cache by loads, of a long one its ends.
     #[inline]
-    pub(crate) fn touch<W>(&self, span: Span, word: impl Fn(&T) -> W) {
+    pub(crate) fn load(&self, span: Span) {
+        let slice = self.get(span);
+        black_box((slice.first().copied(), slice.last().copied()));
+    }
+
+    /// Asks for a slice that is wanted soon, of a long one for its ends.
+    #[inline]
+    pub(crate) fn prefetch(&self, span: Span) {
         let slice = self.get(span);
         if let (Some(first), Some(last)) = (slice.first(), slice.last()) {
-            black_box((word(first), word(last)));
+            prefetch(first);
+            prefetch(last);
         }
     }
 

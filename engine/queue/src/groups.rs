@@ -5,6 +5,8 @@
 
 use std::ops::{Index, IndexMut};
 
+use ringpost_prefetch::prefetch;
+
 use crate::message::Group;
 use crate::slab::Slab;
 use crate::wheel::{Node, Wheel};
@@ -68,6 +70,20 @@ impl Groups {
     pub(crate) fn give(&mut self, index: u32) {
         if index & FURTHER != 0 {
             self.further.give(index & !FURTHER);
+        }
+    }
+
+    /// The message whose first group this is; `None` of further groups and of no group.
+    #[inline]
+    pub(crate) fn message_of_first(index: u32) -> Option<u32> {
+        (index & FURTHER == 0).then_some(index)
+    }
+
+    /// Asks for a group that is wanted soon, and for the timer beside it.
+    #[inline]
+    pub(crate) fn prefetch(&self, index: u32) {
+        if let Some(group) = self.get(index) {
+            prefetch(group);
         }
     }
 

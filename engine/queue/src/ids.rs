@@ -6,6 +6,7 @@
 use std::hint::black_box;
 
 use hashbrown::HashTable;
+use ringpost_prefetch::prefetch;
 
 use crate::queue_id::QueueId;
 use crate::slab::{NONE, Slab};
@@ -104,10 +105,16 @@ impl Ids {
         (message != NONE).then_some(message)
     }
 
-    /// Brings the id at a place into the cache without waiting for it.
+    /// Brings the id at a place into the cache by a load.
     #[inline]
-    pub(crate) fn touch(&self, place: u32) {
+    pub(crate) fn load(&self, place: u32) {
         black_box(self.blocks[split(place).0].queued);
+    }
+
+    /// Asks for the id at a place, which is wanted soon.
+    #[inline]
+    pub(crate) fn prefetch(&self, place: u32) {
+        prefetch(&self.blocks[split(place).0].queued);
     }
 
     fn find_block(&self, id: QueueId) -> Option<u32> {

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::hint::black_box;
 
 use hashbrown::HashTable;
+use ringpost_prefetch::prefetch;
 
 use crate::arena::{Arena, Span};
 use crate::canonical::canonical_domain;
@@ -163,10 +164,18 @@ impl Index {
         std::array::from_fn(|_| self.fresh.pop_front().expect("there are more"))
     }
 
-    /// Brings what is kept of a message into the cache without waiting for it.
+    /// Brings what is kept of a message into the cache by loads.
     #[inline]
-    pub(crate) fn touch(&self, message: u32) {
+    pub(crate) fn load(&self, message: u32) {
         black_box(self.entries.get(message).map(|entry| (entry.nodes[0].term, entry.extras)));
+    }
+
+    /// Asks for what is kept of a message and wanted soon.
+    #[inline]
+    pub(crate) fn prefetch(&self, message: u32) {
+        if let Some(entry) = self.entries.get(message) {
+            prefetch(entry);
+        }
     }
 
     /// The next message to link before a list is complete.

@@ -5,6 +5,8 @@
 use std::ops::{Index, IndexMut};
 use std::slice;
 
+use ringpost_prefetch::prefetch;
+
 use crate::arena::{Arena, Span};
 use crate::message::{Flags, Message, Recipient};
 use crate::slab::Slab;
@@ -84,6 +86,14 @@ impl Messages {
     #[inline]
     pub(crate) fn get(&self, index: u32) -> Option<&Message> {
         self.slots.get(index).map(|slot| &slot.message)
+    }
+
+    /// Asks for a message that is wanted soon, and for its only recipient.
+    #[inline]
+    pub(crate) fn prefetch(&self, index: u32) {
+        if let Some(slot) = self.slots.get(index) {
+            prefetch(slot);
+        }
     }
 
     #[inline]

@@ -13,7 +13,7 @@ use crate::guest::GuestBook;
 use crate::home::Homes;
 use crate::ids::Ids;
 use crate::index::Index;
-use crate::message::{Envelope, Flags, MessageKey, NOT_REROUTED, NewMessage, NewRecipient, PLACES, Place, Recipient};
+use crate::message::{Envelope, Flags, Message, MessageKey, NOT_REROUTED, NewMessage, NewRecipient, PLACES, Place, Recipient};
 use crate::messages::Messages;
 use crate::offering::Offered;
 use crate::outcome::DecodeError;
@@ -40,6 +40,9 @@ const LOADED_AHEAD: usize = 8;
 
 /// Messages of a queue that is so short that they are in the cache all the time.
 const NEAR_MAX: usize = 4096;
+
+/// Messages from which what is wanted next is loaded instead of prefetched: what was prefetched was often not there when it was wanted.
+const FAR_MIN: usize = 1 << 15;
 
 /// What holds for all routes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -360,10 +363,12 @@ impl Queue {
     }
 
     /// Brings into the cache what the next polls read: the first messages of the destinations whose turn comes next. Most have waited long
-    /// enough to have left it, and each poll would wait for its group and then for the message.
+    /// enough to have left it, and each poll would wait for its group and then for the message. What is found here was asked for a round
+    /// earlier, as far as there are so many destinations.
     fn load_ahead(&mut self) {
         let destinations = self.serving.len().min(LOADED_AHEAD);
         let each = LOADED_AHEAD / destinations.max(1);
+        let is_far = self.len() > FAR_MIN;
         let (mut messages, mut count) = ([0; LOADED_AHEAD], 0);
         for &destination in self.serving.iter().take(destinations) {
             let state = &self.destinations[destination as usize];
@@ -377,20 +382,39 @@ impl Queue {
                 messages[count] = group.message;
                 count += 1;
                 next = group.next;
-                let message = &self.messages[group.message];
-                black_box((message.flags, message.generation, self.groups.get(next).map(|group| group.message)));
+                if is_far {
+                    let message = &self.messages[group.message];
+                    black_box((message.flags, message.generation, self.groups.get(next).map(|group| group.message)));
+                } else {
+                    self.prefetch_group(next);
+                }
             }
         }
         // In a loop of its own: nothing above waits for a message.
         for &index in &messages[..count] {
-            let message = &self.messages[index];
-            self.ids.touch(message.id_place);
-            // The attempt reads them, and who comes next is written into their place.
-            self.texts.touch(message.addresses, |&byte| byte);
-            // Read by its end, and until then it stays near.
-            self.index.touch(index);
+            let Message { id_place, addresses, .. } = self.messages[index];
+            // The attempt reads addresses, and who comes next is written into their place. The rest is read by the end of the attempt, and
+            // until then it stays near.
+            if is_far {
+                self.ids.load(id_place);
+                self.texts.load(addresses);
+                self.index.load(index);
+            } else {
+                self.ids.prefetch(id_place);
+                self.texts.prefetch(addresses);
+                self.index.prefetch(index);
+            }
         }
         self.loaded = destinations * each;
+    }
+
+    /// Asks for a group and its message, where that is found without looking at the group.
+    #[inline]
+    fn prefetch_group(&self, group: u32) {
+        self.groups.prefetch(group);
+        if let Some(message) = Groups::message_of_first(group) {
+            self.messages.prefetch(message);
+        }
     }
 
     /// When to call [`Queue::poll`] again if nothing else happens (unix ms, `now` if there is work left); arm one timer for it.

@@ -117,8 +117,8 @@ impl Queue {
         let (mut queued, mut count) = ([0; LINKED_AT_ONCE], 0);
         for index in keys.iter().filter_map(|key| self.find(*key)) {
             let (message, recipients) = self.messages.with_recipients(index);
-            self.index.touch(index);
-            self.texts.touch(message.addresses, |&byte| byte);
+            self.index.load(index);
+            self.texts.load(message.addresses);
             black_box((recipients[0].place, recipients[recipients.len() - 1].place));
             queued[count] = index;
             count += 1;
