@@ -395,6 +395,9 @@ impl Disk {
 impl Drop for Disk {
     fn drop(&mut self) {
         if let Some(session) = self.session.take() {
+            // The kernel lets go of a loop device a moment after it was told to: an ordinary unmount is then refused, and `join` would wait for
+            // ever. Detached, the file system ends when the last that holds it has gone.
+            let _as_good_as_it_gets = rustix::mount::unmount(&self.folder, rustix::mount::UnmountFlags::DETACH);
             session.join();
         }
         self.queue.waiting.lock().expect("no holder of this lock panics").1 = true;
