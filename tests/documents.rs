@@ -83,7 +83,13 @@ fn logged() -> Vec<(String, BTreeSet<String>)> {
             let event = fields.iter().find(|(name, _)| *name == "event").unwrap_or_else(|| panic!("{}: {line}", shown(&source))).1;
             let mut names: BTreeSet<String> = fields.iter().map(|(name, _)| (*name).to_owned()).collect();
             // ` to=<...>` or nothing, put in behind the event.
-            let event = event.strip_suffix("{to}").inspect(|_| drop(names.insert("to".to_owned()))).unwrap_or(event);
+            let event = match event.strip_suffix("{to}") {
+                Some(event) => {
+                    names.insert("to".to_owned());
+                    event
+                }
+                None => event,
+            };
             events.push((event.to_owned(), names));
         }
     }
