@@ -104,7 +104,7 @@ impl WorkQueue {
         Ok(letters)
     }
 
-    /// Dead letters get their attempts back: those named (up to [`IDS_PER_CALL`](super::IDS_PER_CALL)), or the oldest 128. Returns how many.
+    /// Dead letters get their attempts back: those named (up to [`IDS_PER_CALL`]), or the oldest 128. Returns how many.
     pub async fn requeue(&self, partition: u16, ids: &[&str]) -> Result<u64, QueueError> {
         let moved = number(self.with_ids("queue_requeue", partition, &[&self.work_channel()], ids).await?)?;
         Ok(u64::try_from(moved).unwrap_or(0))
