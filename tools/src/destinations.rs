@@ -47,7 +47,7 @@ pub struct DestinationsArguments {
     #[arg(long, default_value_t = 20.0)]
     seconds: f64,
     /// Runs of each kind, in turn.
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 5)]
     rounds: usize,
     /// Sessions of the source.
     #[arg(long, default_value_t = 50)]
