@@ -14,7 +14,7 @@ use crate::names::Names;
 use crate::queue::{Queue, Work};
 use crate::route::{NextHop, RouteId, Via};
 use crate::routes::{DOMAIN_BYTES_MAX, Mail};
-use crate::site::{Answer, Domain, Lookup, NOT_ASKED_MS, Question, Resolution, Role, Site, Step, Verdict};
+use crate::site::{Answer, Domain, Lookup, Question, Resolution, Role, Site, Step, Verdict};
 use crate::slab::NONE;
 
 /// How long a destination without mail is kept, so that its answer, its window and its breaker are still known to the next.
@@ -123,14 +123,10 @@ impl Queue {
 
     /// A [`Lookup`] could not be passed on: it comes again soon.
     pub fn not_asked(&mut self, destination: DestinationId, now: u64) {
-        let Some(Destination { role: Role::Domain(domain), ready, .. }) = self.live_mut(destination) else { return };
-        if domain.anew && ready.is_empty() {
-            // A retry wants it asked though no mail waits for it, and no mail would bring it back.
-            domain.answer = Answer::Unknown;
-            return self.destination_timers.set(destination.slot, now + NOT_ASKED_MS);
+        if let Some(Destination { role: Role::Domain(domain), .. }) = self.live_mut(destination) {
+            domain.not_asked(now);
+            self.refresh(destination.slot, now);
         }
-        domain.not_asked(now);
-        self.refresh(destination.slot, now);
     }
 
     /// What DNS says about the mail of an attempt, if its destination is a domain that has no hosts.
@@ -354,10 +350,12 @@ impl Queue {
         let Role::Domain(domain) = &mut state.role else { unreachable!("the caller looked") };
         if state.ready.is_empty() || state.paused {
             domain.queued_at = None;
-            if domain.is_to_be_asked() && !state.paused {
-                self.serve(slot);
-            }
-            return self.rest(slot, now);
+            // No mail would bring a question back: it has a time of its own.
+            return match domain.asks_anew_at().filter(|_| !state.paused) {
+                Some(at) if at <= now => self.serve(slot),
+                Some(at) => self.destination_timers.set(slot, at),
+                None => self.rest(slot, now),
+            };
         }
         self.directory.idle -= usize::from(std::mem::take(&mut state.idle_since) > 0);
         match domain.step(now) {
@@ -404,7 +402,8 @@ impl Queue {
     pub(crate) fn serve_domain(&mut self, slot: u32, now: u64) -> Option<Work> {
         let state = &mut self.destinations[slot as usize];
         let Role::Domain(domain) = &mut state.role else { unreachable!("the caller looked") };
-        let work = if state.ready.is_empty() && !domain.is_to_be_asked() || state.paused {
+        let is_due = !state.ready.is_empty() || domain.asks_anew_at().is_some_and(|at| at <= now);
+        let work = if !is_due || state.paused {
             None
         } else {
             match domain.step(now) {

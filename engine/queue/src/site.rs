@@ -27,7 +27,7 @@ const UNANSWERED_JITTER_PERCENT: u8 = 20;
 const ASKED_MAX_MS: u64 = 120_000;
 
 /// A question that could not be passed on is put again after this.
-pub(crate) const NOT_ASKED_MS: u64 = 100;
+const NOT_ASKED_MS: u64 = 100;
 
 /// What DNS is to be asked for a destination.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -223,9 +223,15 @@ impl Domain {
         }
     }
 
-    /// It is to be asked about at once, with mail or without: who else goes by what was said before is to hear, too.
-    pub(crate) fn is_to_be_asked(&self) -> bool {
-        self.anew && self.answer == Answer::Unknown
+    /// When a new answer is to be asked for that was not yet, with mail or without: who else goes by what was said before is to hear, too.
+    pub(crate) fn asks_anew_at(&self) -> Option<u64> {
+        match self.answer {
+            _ if !self.anew => None,
+            Answer::Unknown => Some(0),
+            // The question was put off, or nobody came back to it.
+            Answer::Asked { again_at } => Some(again_at),
+            Answer::Known { .. } | Answer::Refused { .. } | Answer::Unanswered { .. } => None,
+        }
     }
 
     /// A refusal counts no more. False if it was none.

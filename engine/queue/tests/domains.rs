@@ -326,6 +326,32 @@ fn a_retry_asks_about_a_refused_domain_at_once_though_its_mail_is_gone() {
     assert_eq!(work(&mut other, START).0.into_iter().map(|dispatch| other.abandon(dispatch, START)).count(), 1, "hosts are no refusal");
 }
 
+/// It was put off as one that mail waits for; without that mail nobody asked, and other shards went on refusing by the old answer.
+#[test]
+fn a_retrys_question_that_was_put_off_is_asked_though_its_mail_is_withdrawn_meanwhile() {
+    let mut queue = queue();
+    enqueue(&mut queue, 1, 5, &["a@nosuch.test"], START);
+    let refused = work(&mut queue, START).1[0].destination;
+    let refusal = Resolution::Refused { reply: "550 5.1.2 no".into(), until: START + 60 * MINUTE };
+    queue.resolved(refused, &refusal, START);
+    let dispatch = work(&mut queue, START).0.pop().unwrap();
+    let key = dispatch.key();
+    let _ = queue.settle(dispatch, &[(0, Outcome::Failed { reply: b"550 5.1.2 no" })], START, &mut Vec::new());
+    assert_eq!(queue.retry(key, &Filter::default(), START + 1, &mut Vec::new()), Some(Settled::Outcome));
+    assert_eq!(work(&mut queue, START + 1).1.iter().map(|lookup| lookup.anew).collect::<Vec<_>>(), [true]);
+    queue.not_asked(refused, START + 1);
+    assert!(queue.purge(key, &Filter::default(), START + 50, &mut Vec::new()).is_some());
+    assert!(work(&mut queue, START + 100).1.is_empty());
+    assert!(queue.next_due(START + 100).is_some_and(|at| at > START + 100), "a time of its own brings it back");
+    let (_, lookups) = work(&mut queue, START + 101);
+    assert_eq!(lookups.iter().map(|lookup| (lookup.destination, lookup.anew)).collect::<Vec<_>>(), [(refused, true)]);
+    // Nobody comes back to it: it is asked once more after two minutes, and no longer when there is an answer.
+    assert!(work(&mut queue, START + 101 + 2 * MINUTE - 1).1.is_empty());
+    assert_eq!(work(&mut queue, START + 101 + 2 * MINUTE).1.len(), 1);
+    queue.resolved(refused, &refusal, START + 3 * MINUTE);
+    assert!(work(&mut queue, START + 9 * MINUTE).1.is_empty());
+}
+
 #[test]
 fn hosts_that_stay_keep_what_is_known_of_them_and_a_late_word_about_one_that_left_is_ignored() {
     let mut queue = queue();
