@@ -291,10 +291,7 @@ impl Queue {
             destination.keep_reason(reason);
         }
     }
-}
 
-/// What dispatches at a home wait for, told with each answer.
-impl Queue {
     /// What the guests of this shard that are at a destination wait for now; nothing where none waits.
     pub fn guests_wait_for(&self, destination: DestinationId, now: u64) -> Wait {
         self.live(destination).filter(|state| !state.guests.is_empty()).map_or(Wait::Turn, |state| state.wait(now))
@@ -477,7 +474,7 @@ impl Queue {
         Refused { guest, until, wait, reason: state.reason.clone() }
     }
 
-    /// As [`Queue::abandon`], for a guest: it waits again, before all others. `None`; or the guest, when this shard `ends`.
+    /// As [`Queue::abandon`], for a guest: it waits again, before all others, at a home. `None`; or the guest, when this shard `ends`.
     pub fn abandon_guest(&mut self, dispatch: Dispatch, ends: bool, now: u64) -> Option<Guest> {
         let destination = dispatch.destination;
         let guest = self.end_guest(dispatch, now);
@@ -487,6 +484,10 @@ impl Queue {
         let (priority, owner) = (guest.priority.min(PRIORITY_MAX), guest.owner);
         let slot = self.guests.add(guest);
         self.destinations[destination.index()].guests.push(Waiting { turn: 0, slot, owner, priority });
+        if !self.is_home(destination) {
+            // It was one when the attempt began.
+            self.refuse_guests(destination.slot, now, now);
+        }
         self.refresh(destination.slot, now);
         None
     }

@@ -647,3 +647,49 @@ fn the_hosts_of_a_site_do_not_go_to_and_fro_between_its_guests() {
     assert_eq!(told(&mut home, 2, &[2]), [false, false]);
     assert!(home.abandon_guest(dispatch, false, START).is_none());
 }
+
+/// A home that gave way took a guest whose attempt was given up, such as for want of a connection, back into its own line. From there it went
+/// to the pool again, where it is allowed none, and so on for as long as that shard had mail of its own for the destination.
+#[test]
+fn a_guest_that_is_given_up_where_no_home_is_any_more_goes_back_to_its_owner() {
+    let route = |connections_max| Route {
+        pattern: "*".into(),
+        via: Via::Smarthost { hosts: vec![hop(0)] },
+        retry: RetryPolicy::default(),
+        limits: DestinationLimits { connections_max, window_initial: connections_max, ..DestinationLimits::default() },
+    };
+    // With a message for the destination.
+    let queue = |shard, connections_max| {
+        let settings = QueueSettings { homes: Homes { shard, shards: 3 }, ..QueueSettings::default() };
+        let mut queue = Queue::new(settings, Routes::new(vec![route(connections_max)]).unwrap(), 1, START);
+        let destination = queue.route(b"y.test");
+        let message = NewMessage { id: QueueId { boot: 1, shard, sequence: 1 }, accepted_at: START, ..NewMessage::default() };
+        let recipient = NewRecipient { address: b"b@y.test", destination, notify: Notify::default() };
+        queue.enqueue(&message, std::iter::once(recipient), START);
+        queue
+    };
+    let next = |queue: &mut Queue| match queue.poll(START, &mut Vec::new()) {
+        Some(Work::Attempt(dispatch)) => dispatch,
+        other => panic!("{other:?}"),
+    };
+    let home = Homes { shard: 0, shards: 3 }.of("*", "", &limits_of_one_home())[0];
+    let (owner, other) = ((home + 1) % 3, (home + 2) % 3);
+    let mut owners = queue(owner, 1);
+    let sent = next(&mut owners);
+    let mut guest = Guest::default();
+    owners.describe(&sent, 1, &mut guest);
+    let mut others = queue(other, 24);
+    others.receive(guest, START).unwrap();
+    let (first, second) = (next(&mut others), next(&mut others));
+    let (of_guest, own) = if first.is_guest() { (first, second) } else { (second, first) };
+    assert!(of_guest.is_guest() && others.is_home(of_guest.destination()));
+    others.set_routes(vec![route(1)], START).unwrap();
+    assert!(!others.is_home(of_guest.destination()));
+    others.abandon(own, START);
+    assert!(others.abandon_guest(of_guest, false, START).is_none());
+    assert_eq!(others.take_refused().map(|refused| refused.guest.owner()), Some(owner));
+    let own = next(&mut others);
+    assert_eq!((own.is_guest(), own.home()), (false, Some(home)));
+    others.abandon(own, START);
+    owners.abandon(sent, START);
+}
