@@ -2,8 +2,9 @@
 
 use ringpost_loadtest::{
     sink::{
+        announcement::Announcement,
         fault::{Fault, FaultKind},
-        session::{Announcement, Behaviour, Next, ServerSession},
+        session::{Behaviour, Next, ServerSession},
         verify::Arrival,
     },
     source::host::Stage,

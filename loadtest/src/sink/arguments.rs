@@ -17,9 +17,9 @@ use crate::{
     signals::StopSignal,
     sink::{
         Flapping, Sink, SinkOptions, SinkReport,
+        announcement::Announcement,
         delay::{DELAY_FORM, ReplyDelay},
         fault::{FAULT_HELP, Fault, Faults},
-        session::Announcement,
     },
     sizes::parse_bytes,
     source::arguments::{Cores, last_core, parse_cores, resolve, seconds},

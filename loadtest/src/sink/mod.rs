@@ -3,6 +3,7 @@
 //! Each core has a thread of its own with a ring and a listener (SO_REUSEPORT, among its own cores only). Read `session.rs` for what is said, `verify.rs` for
 //! the check, `core.rs` for connections, limits and delays.
 
+pub mod announcement;
 pub mod arguments;
 mod clients;
 mod core;
@@ -37,7 +38,7 @@ use serde::Serialize;
 use crate::{
     parts::{CorePart, PartReceiver, channel},
     random::Random,
-    sink::{clients::Clients, delay::ReplyDelay, fault::Faults, session::Announcement, verify::Damage},
+    sink::{announcement::Announcement, clients::Clients, delay::ReplyDelay, fault::Faults, verify::Damage},
     source::SourceError,
 };
 
