@@ -1,5 +1,7 @@
 //! The built program from outside: what it prints and how it ends.
 
+mod ends;
+
 use ringpost_loadtest::run_result::RunResult;
 use std::{
     path::Path,
@@ -250,75 +252,6 @@ fn what_cannot_be_measured_is_said_before_the_run() {
     assert!(text(&idle).contains("3 were connected, or tried to be, and never greeted"), "{}", text(&idle));
 }
 
-/// What was ended early was taken for a whole run that had gone well: exit code 0, and nothing in the result.
-#[test]
-fn a_run_that_is_interrupted_says_so() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("x.json");
-    let core = ringpost_loadtest::pinning::cores().unwrap()[0];
-    let address = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
-    let sink = ringpost_loadtest::sink::Sink::start(ringpost_loadtest::sink::SinkOptions::new(address, core)).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ringpost-load"));
-    command.args(["source", "--to", &sink.address.to_string(), "--seconds", "60", "--output", path.to_str().unwrap()]);
-    let mut source = command.stdout(std::process::Stdio::null()).spawn().unwrap();
-    while sink.messages() == 0 {
-        assert_eq!(source.try_wait().unwrap(), None);
-        std::thread::yield_now();
-    }
-    assert!(Command::new("kill").args(["-INT", &source.id().to_string()]).status().unwrap().success());
-    assert_eq!(source.wait().unwrap().code(), Some(130));
-    let result = RunResult::read(&path).unwrap();
-    assert!(result.interrupted && !result.success && result.emails_sent > 0, "{:?}", result.failures);
-    let path = path.to_str().unwrap();
-    let compared = ringpost_load(&["compare", path, path]);
-    assert!(compared.status.code() == Some(65) && text(&compared).contains("interrupted"), "{}", text(&compared));
-    let history = folder.path().join("history.jsonl");
-    let added = ringpost_load(&["history", "--file", history.to_str().unwrap(), "add", path]);
-    assert!(text(&added).contains("left out, interrupted") && text(&added).contains("added 0"), "{}", text(&added));
-}
-
-/// What happened: a full disk under the ledger ended the program with that as its only word; what had been measured was gone.
-#[test]
-fn a_ledger_that_cannot_be_written_ends_the_load_and_not_its_figures() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("x.json");
-    let core = ringpost_loadtest::pinning::cores().unwrap()[0];
-    let address = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
-    let sink = ringpost_loadtest::sink::Sink::start(ringpost_loadtest::sink::SinkOptions::new(address, core)).unwrap();
-    let arguments = ["--seconds", "60", "--ledger", "/dev/full", "--output", path.to_str().unwrap()];
-    let output = ringpost_load(&[&["source", "--to", &sink.address.to_string()][..], &arguments].concat());
-    assert_eq!(output.status.code(), Some(74), "{}", text(&output));
-    assert!(text(&output).contains("acknowledged") && text(&output).contains("dot to 250"), "{}", text(&output));
-    let result = RunResult::read(&path).unwrap();
-    assert!(!result.success && result.failures.iter().any(|text| text.contains("/dev/full")), "{:?}", result.failures);
-}
-
-/// What happened: it went on until it was killed, and a result was never written.
-#[test]
-fn a_load_whose_server_has_died_ends_with_69_its_ledger_and_its_result() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
-    let core = ringpost_loadtest::pinning::cores().unwrap()[0];
-    let address = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
-    let sink = ringpost_loadtest::sink::Sink::start(ringpost_loadtest::sink::SinkOptions::new(address, core)).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ringpost-load"));
-    command.args(["source", "--to", &sink.address.to_string(), "--messages", "100000000", "--timeout", "0.5"]);
-    command.args(["--ledger", &path("accepted"), "--output", &path("x.json")]).stdout(std::process::Stdio::piped());
-    let mut source = command.spawn().unwrap();
-    while sink.messages() < 20 {
-        assert_eq!(source.try_wait().unwrap(), None);
-        std::thread::yield_now();
-    }
-    drop(sink);
-    let output = source.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(69), "{}", text(&output));
-    assert!(text(&output).contains("the load gave up: nobody was there for 0.5"), "{}", text(&output));
-    let result = RunResult::read(Path::new(&path("x.json"))).unwrap();
-    assert!(!result.success && result.failures.iter().any(|text| text.contains("gave up")), "{:?}", result.failures);
-    let ledger = std::fs::read_to_string(path("accepted")).unwrap();
-    assert_eq!(ledger.lines().filter(|line| !line.starts_with('#')).count() as u64, result.emails_sent);
-}
-
 /// What happened: a damaged histogram was an empty one to whoever read it, and the comparison and the report of it ended with 0.
 #[test]
 fn a_result_with_a_damaged_histogram_is_refused_with_its_file_and_field() {
@@ -354,50 +287,6 @@ fn a_result_with_a_damaged_histogram_is_refused_with_its_file_and_field() {
     damaged("suite.json", "/results/0/phases/transaction/histogram", &cut);
 }
 
-#[test]
-fn a_suite_that_is_interrupted_names_what_was_not_run() {
-    let core = ringpost_loadtest::pinning::cores().unwrap()[0];
-    let address = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
-    let sink = ringpost_loadtest::sink::Sink::start(ringpost_loadtest::sink::SinkOptions::new(address, core)).unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ringpost-load"));
-    command.args(["run", "baseline", "concurrent", "--seconds", "60", "--to", &sink.address.to_string()]);
-    command.args(["--folder", folder.path().to_str().unwrap()]);
-    let run = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
-    while sink.messages() == 0 {
-        std::thread::yield_now();
-    }
-    assert!(Command::new("kill").args(["-INT", &run.id().to_string()]).status().unwrap().success());
-    let output = run.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(130), "{}", text(&output));
-    assert!(text(&output).contains("not run: concurrent") && text(&output).contains("it was interrupted"), "{}", text(&output));
-}
-
-/// What happened: the first scenario that could not be run took the report of all before it with it.
-#[test]
-fn a_scenario_that_cannot_be_run_leaves_the_report_of_those_before_it() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
-    let write = |name: &str, more: &str| {
-        let text = format!("name = \"{name}\"\nabout = \"Short.\"\nseconds = 0.3\n[load]\n{more}");
-        std::fs::write(path(&format!("{name}.toml")), text).unwrap();
-        path(&format!("{name}.toml"))
-    };
-    let scenarios = [write("first", ""), write("second", "[sink]\n"), write("third", "")];
-    let core = ringpost_loadtest::pinning::cores().unwrap()[0];
-    let address = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
-    let sink = ringpost_loadtest::sink::Sink::start(ringpost_loadtest::sink::SinkOptions::new(address, core)).unwrap();
-    let taken = std::net::TcpListener::bind(address).unwrap();
-    let (to, next_hop) = (sink.address.to_string(), taken.local_addr().unwrap().to_string());
-    let arguments = ["--to", &to, "--next-hop", &next_hop, "--output", &path("results"), "--folder", &path("")];
-    let output = ringpost_load(&[&["run"][..], &scenarios.each_ref().map(String::as_str)[..], &arguments[..]].concat());
-    assert_eq!(output.status.code(), Some(74), "{}", text(&output));
-    assert!(text(&output).contains("\nnot run: second, third") && text(&output).contains("in use"), "{}", text(&output));
-    for file in ["first.json", "suite.json", "report.html"] {
-        assert!(folder.path().join("results").join(file).exists(), "{file}");
-    }
-}
-
 /// These passed against a server that runs without a look at what became of the mail.
 #[test]
 fn a_scenario_that_compares_ledgers_wants_a_next_hop() {
@@ -406,57 +295,6 @@ fn a_scenario_that_compares_ledgers_wants_a_next_hop() {
         assert_eq!(output.status.code(), Some(2), "{}", text(&output));
         let word = if scenario == "recovery-after-kill" { "not killed" } else { "--next-hop" };
         assert!(text(&output).contains(word), "{}", text(&output));
-    }
-}
-
-/// Ctrl-C reached the engine together with the load, and the run that was ended failed for its 421s.
-#[test]
-fn the_engine_of_a_run_is_not_in_the_terminals_group() {
-    let folder = tempfile::tempdir().unwrap();
-    let (engine, said) = (folder.path().join("ringpost"), folder.path().join("said"));
-    // No engine: it tells its group and ends.
-    std::fs::write(&engine, "#!/bin/sh\n[ \"$1\" = serve ] && cat /proc/$$/stat > \"$SAID\"\nexit 1\n").unwrap();
-    std::fs::set_permissions(&engine, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ringpost-load"));
-    command.args(["run", "baseline", "--engine", engine.to_str().unwrap(), "--folder", folder.path().to_str().unwrap()]);
-    let output = command.env("SAID", &said).output().unwrap();
-    assert_eq!(output.status.code(), Some(69), "{}", text(&output));
-    let stat = std::fs::read_to_string(said).unwrap();
-    let fields: Vec<&str> = stat.split_ascii_whitespace().collect();
-    assert_eq!(fields[0], fields[4], "its process is the first of its group: {stat}");
-}
-
-/// A second signal, and a panic, left the engine behind with its port and its core, and the signal its folder with the spool.
-#[test]
-fn two_signals_end_a_run_at_once_and_its_engine_with_it() {
-    let folder = tempfile::tempdir().unwrap();
-    let (engine, said) = (folder.path().join("ringpost"), folder.path().join("said"));
-    // No engine: it tells its number and waits for the end of an input that does not come.
-    let script =
-        "#!/bin/sh\n[ \"$1\" = serve ] || exit 1\nmkfifo fifo\necho $$ > \"$SAID.new\"\nmv \"$SAID.new\" \"$SAID\"\nread line < fifo\n";
-    std::fs::write(&engine, script).unwrap();
-    std::fs::set_permissions(&engine, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ringpost-load"));
-    command.args(["run", "baseline", "--engine", engine.to_str().unwrap(), "--folder", folder.path().to_str().unwrap()]);
-    let mut run = command.env("SAID", &said).spawn().unwrap();
-    let pid = loop {
-        match std::fs::read_to_string(&said) {
-            Ok(text) => break text.trim().to_owned(),
-            Err(_) => std::thread::yield_now(),
-        }
-    };
-    // The run waits for a banner that does not come; both signals find it there. Equal ones can merge, so that they differ.
-    for signal in ["-INT", "-TERM"] {
-        assert!(Command::new("kill").args([signal, &run.id().to_string()]).status().unwrap().success());
-    }
-    assert!(matches!(run.wait().unwrap().code(), Some(130 | 143)));
-    let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_dir()).collect();
-    assert_eq!(left, [""; 0].map(std::path::PathBuf::from), "the folder of the run goes with it");
-    let is_gone = || std::fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| stat.contains(") Z "));
-    let began = std::time::Instant::now();
-    while !is_gone() {
-        assert!(began.elapsed() < std::time::Duration::from_secs(20), "the engine goes on");
-        std::thread::yield_now();
     }
 }
 
