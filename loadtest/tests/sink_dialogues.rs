@@ -97,6 +97,63 @@ fn a_connection_can_end_in_any_state_and_a_message_is_taken_only_where_it_is_sai
     assert_eq!((next, taken), (Next::Drop, 1));
 }
 
+/// What a sink says to these lines, at which this goes wrong the first time: the codes, and how it ended.
+fn codes(announcement: &Announcement, fault: &str, lines: &[&str]) -> (Vec<u16>, Next) {
+    let mut faulty = Faulty { good: Good::default(), fault: Some(fault.parse().unwrap()) };
+    let mut out = Vec::new();
+    let (mut session, mut next) = ServerSession::begin(announcement, &mut faulty, &mut out);
+    for line in lines {
+        if next == Next::Read {
+            next = session.receive(format!("{line}\r\n").as_bytes(), announcement, &mut faulty, &mut out);
+        }
+    }
+    let lasts = |line: &&str| line.as_bytes()[3] == b' ';
+    (String::from_utf8(out).unwrap().lines().filter(lasts).map(|line| line[..3].parse().unwrap()).collect(), next)
+}
+
+/// RFC 5321 4.1.4. What happened: an EHLO that was refused counted as one, so that a client that did not look was told that its mail was taken.
+#[test]
+fn mail_waits_for_an_ehlo_that_was_not_refused() {
+    let smtp = Announcement::default();
+    let again = codes(&smtp, "ehlo:450:1", &["EHLO me", "MAIL FROM:<a@x>", "RCPT TO:<b@y>", "DATA", "NOOP", "EHLO me", "MAIL FROM:<a@x>"]);
+    assert_eq!(again, (vec![220, 450, 503, 503, 503, 250, 250, 250], Next::Read));
+    let helo = codes(&smtp, "ehlo:502:1", &["EHLO me", "MAIL FROM:<a@x>", "HELO me", "MAIL FROM:<a@x>"]);
+    assert_eq!(helo, (vec![220, 502, 503, 250, 250], Next::Read));
+    assert_eq!(codes(&smtp, "ehlo:421:1", &["EHLO me", "MAIL FROM:<a@x>"]), (vec![220, 421], Next::Close));
+    let lmtp = Announcement { lmtp: true, ..Announcement::default() };
+    let lhlo = codes(&lmtp, "ehlo:550:1", &["LHLO me", "MAIL FROM:<a@x>", "LHLO me", "MAIL FROM:<a@x>"]);
+    assert_eq!(lhlo, (vec![220, 550, 503, 250, 250], Next::Read));
+}
+
+/// The state is that before it: a transaction that is open stays open.
+#[test]
+fn a_refused_ehlo_changes_nothing() {
+    let announcement = Announcement::default();
+    let mut faulty = Faulty { good: Good::default(), fault: None };
+    let mut out = Vec::new();
+    let (mut session, _) = ServerSession::begin(&announcement, &mut faulty, &mut out);
+    session.receive(b"EHLO me\r\nMAIL FROM:<a@x>\r\nRCPT TO:<b@y>\r\n", &announcement, &mut faulty, &mut out);
+    faulty.fault = Some("ehlo:550:1".parse().unwrap());
+    out.clear();
+    session.receive(b"EHLO me\r\nDATA\r\nhello\r\n.\r\n", &announcement, &mut faulty, &mut out);
+    let said = String::from_utf8(out).unwrap();
+    assert_eq!(said.lines().map(|line| &line[..3]).collect::<Vec<_>>(), ["550", "354", "250"]);
+}
+
+/// RFC 5321 3.1. What happened: it closed behind any code, although only 421 says so.
+#[test]
+fn behind_a_refusal_at_the_banner_quit_is_waited_for() {
+    let smtp = Announcement::default();
+    for code in [554, 450, 500] {
+        let lines = ["EHLO me", "HELO me", "MAIL FROM:<a@x>", "NOOP", "RSET", "what", "QUIT", "NOOP"];
+        let wanted = (vec![code, 503, 503, 503, 503, 503, 503, 221], Next::Close);
+        assert_eq!(codes(&smtp, &format!("banner:{code}:1"), &lines), wanted);
+    }
+    // Seven octets that would be a command are the chunk.
+    assert_eq!(codes(&smtp, "banner:554:1", &["BDAT 7 LAST\r\nQUIT\r", "QUIT"]), (vec![554, 503, 221], Next::Close));
+    assert_eq!(codes(&smtp, "banner:421:1", &["QUIT"]), (vec![421], Next::Close));
+}
+
 /// What is answered to this behind EHLO or LHLO, by a sink that takes 20 octets: the codes.
 fn answered(lmtp: bool, size_max: u64, text: &str) -> (Vec<u16>, Good) {
     let announcement = Announcement { lmtp, size_max, ..Announcement::default() };

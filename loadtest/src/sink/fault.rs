@@ -7,7 +7,7 @@ use crate::{random::Random, source::host::Stage};
 /// What happens instead of the good reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FaultKind {
-    /// This code, 400 to 599. 421 also closes.
+    /// This code, 400 to 599. 421 also closes; behind another instead of a banner there is no mail, and QUIT is waited for.
     Reply(u16),
     /// The connection is reset without a reply. A message is not taken.
     Drop,
@@ -67,12 +67,14 @@ pub const FAULT_HELP: &str = "What goes wrong: STAGE:WHAT:PROBABILITY. May be re
 
 STAGE, the reply in whose place it happens:
   banner   as soon as the connection is accepted
-  ehlo, mail, rcpt, data
+  ehlo     HELO and LHLO, too
+  mail, rcpt, data
   content  while the content arrives (only drop)
   dot      when all of it is there (LMTP: for each recipient)
 
 WHAT:
-  400..599 that reply; 421 also closes
+  400..599 that reply; 421 also closes. Behind another at banner all but QUIT gets 503, behind one at ehlo MAIL does until an EHLO or
+           HELO is answered well
   drop     the connection is reset without a reply
   half     the first half of the good reply, then the connection is closed
   close    the good reply, then the connection is closed

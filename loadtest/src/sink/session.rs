@@ -68,12 +68,23 @@ enum State {
     Silent,
 }
 
+/// What has been said of who talks here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Greeting {
+    /// No EHLO or HELO has been answered with 250: there is no mail yet.
+    Owed,
+    /// One has.
+    Given,
+    /// The banner was a refusal: there will be none.
+    TurnedAway,
+}
+
 /// One session.
 #[derive(Debug)]
 pub struct ServerSession {
     state: State,
     partial: Vec<u8>,
-    greeted: bool,
+    greeting: Greeting,
     reverse_path: Option<Vec<u8>>,
     recipients: Vec<u8>,
     recipients_taken: u32,
@@ -92,7 +103,7 @@ impl ServerSession {
         let mut session = ServerSession {
             state: State::Command,
             partial: Vec::new(),
-            greeted: false,
+            greeting: Greeting::Owed,
             reverse_path: None,
             recipients: Vec::new(),
             recipients_taken: 0,
@@ -104,10 +115,10 @@ impl ServerSession {
         let step = session.or_fault(Stage::Banner, behaviour, out, |_, out| {
             out.extend_from_slice(format!("220 {} {kind}\r\n", announcement.hostname).as_bytes());
         });
-        // A host that refuses at the banner has nothing more to say (RFC 5321 3.1).
-        let refused = !out.is_empty() && out[0] != b'2';
-        let next = step.break_value().unwrap_or(if refused { Next::Close } else { Next::Read });
-        (session, next)
+        if matches!(out.first(), Some(b'4' | b'5')) {
+            session.greeting = Greeting::TurnedAway;
+        }
+        (session, step.break_value().unwrap_or(Next::Read))
     }
 
     /// Messages taken on this connection.
@@ -158,19 +169,27 @@ impl ServerSession {
     fn command(&mut self, line: &[u8], announcement: &Announcement, behaviour: &mut impl Behaviour, out: &mut Vec<u8>) -> Step {
         let (verb, argument) = line.split_at(memchr::memchr(b' ', line).unwrap_or(line.len()));
         let is = |word: &[u8]| verb.eq_ignore_ascii_case(word);
+        let is_bdat = is(b"BDAT") && announcement.chunking;
+        // RFC 5321 3.1: a server that refused at the banner waits for QUIT. A chunk is swallowed first, or it would be read as commands.
+        if self.greeting == Greeting::TurnedAway && !is_bdat && !is(b"QUIT") {
+            return refuse(503, "5.5.1 No mail is taken here", behaviour, out);
+        }
         if is(b"MAIL") {
             self.mail(argument, announcement, behaviour, out)
         } else if is(b"RCPT") {
             self.rcpt(argument, behaviour, out)
         } else if is(b"DATA") {
             self.data(behaviour, out)
-        } else if is(b"BDAT") && announcement.chunking {
+        } else if is_bdat {
             self.bdat(argument, announcement, behaviour, out)
         } else if is(if announcement.lmtp { b"LHLO" } else { b"EHLO" }) || (is(b"HELO") && !announcement.lmtp) {
             let extended = !is(b"HELO");
-            self.reset();
-            self.greeted = true;
-            self.or_fault(Stage::Hello, behaviour, out, |_, out| announcement.push_hello(extended, out))
+            // RFC 5321 4.1.4: one that is refused changes nothing.
+            self.or_fault(Stage::Hello, behaviour, out, |session, out| {
+                session.reset();
+                session.greeting = Greeting::Given;
+                announcement.push_hello(extended, out);
+            })
         } else if is(b"RSET") {
             self.reset();
             out.extend_from_slice(b"250 2.0.0 Ok\r\n");
@@ -187,7 +206,7 @@ impl ServerSession {
     }
 
     fn mail(&mut self, argument: &[u8], announcement: &Announcement, behaviour: &mut impl Behaviour, out: &mut Vec<u8>) -> Step {
-        if !self.greeted || self.reverse_path.is_some() {
+        if self.greeting != Greeting::Given || self.reverse_path.is_some() {
             return refuse(503, "5.5.1 Out of order", behaviour, out);
         }
         let Some((path, parameters)) = bracketed(argument) else { return refuse(501, "5.1.7 No path", behaviour, out) };
