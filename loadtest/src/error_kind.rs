@@ -28,13 +28,15 @@ pub enum ErrorKind {
     Closed,
     /// What came is no SMTP reply.
     BrokenReply,
+    /// A good reply where what went before it was refused: to a recipient of a refused MAIL, to content for nobody.
+    OutOfOrder,
     /// This machine ran out of ports, files or memory; says nothing about the server.
     Local,
     /// Everything else.
     Other,
 }
 
-const NAMED: [(ErrorKind, &str); 9] = [
+const NAMED: [(ErrorKind, &str); 10] = [
     (ErrorKind::ConnectRefused, "connect_refused"),
     (ErrorKind::ConnectTimeout, "connect_timeout"),
     (ErrorKind::NoBanner, "no_banner"),
@@ -42,6 +44,7 @@ const NAMED: [(ErrorKind, &str); 9] = [
     (ErrorKind::Reset, "reset"),
     (ErrorKind::Closed, "closed"),
     (ErrorKind::BrokenReply, "broken_reply"),
+    (ErrorKind::OutOfOrder, "out_of_order"),
     (ErrorKind::Local, "local"),
     (ErrorKind::Other, "other"),
 ];

@@ -263,6 +263,35 @@ fn a_354_to_nobody_gets_a_lone_dot() {
     assert_eq!(dialogue.outcomes(), [Outcome::Refused { stage: Stage::Rcpt, code: 550 }]);
 }
 
+/// What happened: MAIL was refused, and whoever took its recipients and content all the same was a good server.
+#[test]
+fn whoever_takes_what_rests_on_a_refusal_is_told_and_left() {
+    let refused = |stage, code| Outcome::Refused { stage, code };
+    let (mail, rcpt) = (refused(Stage::Mail, 452), refused(Stage::Rcpt, 550));
+    for (lmtp, chunking, replies, wanted, text) in [
+        (false, false, "452 full\r\n250 b\r\n354 c\r\n", mail, "the reply to RCPT is 250 b, although mail was answered 452"),
+        (
+            false,
+            false,
+            "452 full\r\n503 no\r\n354 c\r\n250 d\r\n",
+            mail,
+            "the reply to the content is 250 d, although mail was answered 452",
+        ),
+        (false, false, "250 a\r\n550 no\r\n354 c\r\n250 d\r\n", rcpt, "the reply to the content is 250 d, although rcpt was answered 550"),
+        (true, false, "250 a\r\n550 no\r\n354 c\r\n", rcpt, "the reply to DATA is 354 c, although rcpt was answered 550"),
+        // The content has left, and may be somewhere.
+        (false, true, "452 full\r\n250 b\r\n250 c\r\n", Outcome::Unknown, "the reply to RCPT is 250 b, although mail was answered 452"),
+        (true, true, "250 a\r\n550 no\r\n250 c\r\n", Outcome::Unknown, "the reply to the content is 250 c, although rcpt was answered 550"),
+    ] {
+        let mut dialogue = Dialogue::new(Script { lmtp, chunking, ..script() }, 1, 1000);
+        dialogue.server("220 hello\r\n");
+        dialogue.server("250-here\r\n250-CHUNKING\r\n250 PIPELINING\r\n");
+        let flows: Vec<_> = replies.split_inclusive('\n').map(|reply| dialogue.server_result(reply).0).collect();
+        let error = flows.into_iter().find_map(Result::err).expect(replies);
+        assert_eq!((error.to_string(), dialogue.outcomes()), (text.to_owned(), vec![wanted]), "{replies}");
+    }
+}
+
 /// What happened: a message was accepted, so that the recipients that were refused with it were counted nowhere.
 #[test]
 fn every_recipient_that_is_refused_is_told() {

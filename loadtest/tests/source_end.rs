@@ -238,3 +238,34 @@ fn a_421_is_one_error() {
         assert!(errors > 0 && errors == report.refusals[&421], "{fault}: {errors}, {report:?}");
     }
 }
+
+/// A server that refuses MAIL and takes the rest. What happened: each message was acknowledged, and the refusal stood nowhere.
+#[test]
+fn a_server_that_takes_what_it_has_refused_is_an_error_by_name() {
+    let listener = std::net::TcpListener::bind(loopback()).unwrap();
+    let address = listener.local_addr().unwrap();
+    // Ends with the process: it waits for connections that do not come any more.
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let mut stream = BufReader::new(stream);
+            let mut replies = "220 here\r\n";
+            let mut line = String::new();
+            while stream.get_mut().write_all(replies.as_bytes()).is_ok() && stream.read_line(&mut line).is_ok_and(|octets| octets > 0) {
+                replies = match &line[..4.min(line.len())] {
+                    "EHLO" => "250-here\r\n250 PIPELINING\r\n",
+                    "MAIL" => "452 4.3.1 full\r\n",
+                    "DATA" => "354 go\r\n",
+                    _ => "250 ok\r\n",
+                };
+                line.clear();
+            }
+        }
+    });
+    let ran = load(address, |o| (o.sessions, o.messages) = (1, Some(3)));
+    let (report, errors) = (&ran.report, &ran.measurement.totals().errors);
+    assert_eq!((report.acknowledged, report.refused, report.unknown + report.unsent), (0, 3, 0), "{report:?}");
+    assert_eq!((errors.of(ErrorKind::OutOfOrder), errors.of(ErrorKind::Reply(452)), errors.total()), (3, 3, 6), "{errors:?}");
+    let failures = summary::failures(&ran);
+    assert!(failures[0].contains("the reply to RCPT is 250 ok, although mail was answered 452"), "{failures:?}");
+    assert_eq!(summary::exit_code(&ran, &failures), 1);
+}

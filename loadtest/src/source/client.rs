@@ -279,6 +279,9 @@ impl Client {
             Asked::Rcpt => {
                 host.observe(Phase::Rcpt, since, now);
                 let transaction = self.open.front_mut().expect("MAIL opened it");
+                if good && !transaction.mail_taken {
+                    return Err(self.out_of_order(asked, code, line, now, host));
+                }
                 transaction.forward_paths.answered(good);
                 if good {
                     transaction.recipients_taken += 1;
@@ -315,12 +318,19 @@ impl Client {
                 if code / 100 != 3 {
                     transaction.refuse(Stage::Data, code, line);
                     self.refused(script, line, now, host, out);
+                } else if transaction.recipients_taken == 0 && script.lmtp {
+                    // RFC 2033 4.2: DATA fails then, since a dot would have no reply.
+                    return Err(self.out_of_order(asked, code, line, now, host));
                 } else if transaction.recipients_taken == 0 {
                     // RFC 2920 3.1: a client that got 354 though all recipients were refused sends a lone dot.
                     self.ask(Asked::LoneDot, b".\r\n", now, out);
                 } else {
                     return Ok(self.content(script, now, host, out));
                 }
+            }
+            // RFC 5321 4.1.1.4: content for nobody fails.
+            Asked::Dot | Asked::LoneDot if good && self.open.front().is_some_and(|transaction| transaction.recipients_taken == 0) => {
+                return Err(self.out_of_order(asked, code, line, now, host));
             }
             Asked::Dot => return Ok(self.dot_answered(script, since, (code, line), now, host, out)),
             Asked::LoneDot => {
@@ -341,6 +351,19 @@ impl Client {
     /// Behind the reply to EHLO: STARTTLS (with a new EHLO) and AUTH belong here.
     fn greeted(&mut self) {
         self.greeted = true;
+    }
+
+    /// The server takes what rests on what it refused: whatever it makes of the rest of the group, nothing of this session counts any more.
+    /// The message was refused, unless its content has left, which may have been taken.
+    fn out_of_order(&mut self, asked: Asked, code: u16, line: &[u8], now: Instant, host: &mut impl Host) -> ClientError {
+        let transaction = self.open.front().expect("the reply is about a message");
+        let first = transaction.refused.as_ref().expect("MAIL or all recipients were refused");
+        let (stage, refused) = (first.stage, first.code);
+        if transaction.sent.is_none() {
+            host.settle(transaction.ended(transaction.decided(line)), Outcome::Refused { stage, code: refused }, now);
+            self.open.pop_front();
+        }
+        ClientError::OutOfOrder { reply: asked.reply_name(), code, text: shown(line.get(4..).unwrap_or_default()), stage, refused }
     }
 
     fn ask(&mut self, asked: Asked, command: &[u8], now: Instant, out: &mut Outbox) {

@@ -190,4 +190,18 @@ pub enum ClientError {
     /// A reply to nothing.
     #[error("a reply to nothing: {0:?}")]
     Unasked(String),
+    /// A good reply where what it rests on was refused: what the server holds now is not known.
+    #[error("{reply} is {code} {text}, although {stage} was answered {refused}")]
+    OutOfOrder {
+        /// The reply, in words.
+        reply: &'static str,
+        /// Its code.
+        code: u16,
+        /// The line behind it.
+        text: String,
+        /// What was refused before.
+        stage: Stage,
+        /// With what.
+        refused: u16,
+    },
 }
