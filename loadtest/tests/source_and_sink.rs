@@ -108,25 +108,6 @@ fn slow_readers_senders_and_thinkers_lose_nothing() {
     assert!(ran.report.lasted >= Duration::from_millis(20 * 9), "{:?}", ran.report.lasted);
 }
 
-/// What happened: a slow sender's clocks began before its octets left, and it looked for replies only after a step of 50 ms, so that a
-/// server that waits was given less than it waits, and one that does not 50 ms.
-#[test]
-fn a_slow_senders_phases_begin_with_the_last_octet() {
-    for pipelining in [false, true] {
-        let change = |o: &mut SourceOptions| {
-            (o.sessions, o.bytes_per_s, o.messages, o.pipelining) = (1, Some(20_000), Some(3), pipelining);
-        };
-        let (ran, sink, difference) = run(|o| o.reply_delay = ReplyDelay::fixed(Duration::from_millis(100)), change);
-        assert_clean(&ran, &sink, &difference, 3);
-        for phase in [Phase::Ehlo, Phase::Mail, Phase::DotTo250] {
-            let least = ran.measurement.totals().histogram(phase).min();
-            assert!(least >= 99_000_000, "{phase:?} {least}");
-        }
-        // Three times 1500 octets and their envelopes, at 20 octets a millisecond.
-        assert!(ran.report.lasted >= Duration::from_millis(225), "{:?}", ran.report);
-    }
-}
-
 #[test]
 fn refusals_drops_and_broken_replies_are_counted_and_nothing_is_lost() {
     let faults = [

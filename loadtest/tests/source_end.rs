@@ -9,10 +9,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use hdrhistogram::Histogram;
 use loopback::{core, load, loopback, wait_for};
 use ringpost_loadtest::{
     error_kind::ErrorKind,
     live::SourceRun,
+    phase::Phase,
     sink::{Sink, SinkCounters, SinkOptions, fault::Faults},
     source::{SourceOptions, host::Stage, summary},
 };
@@ -237,6 +239,32 @@ fn a_421_is_one_error() {
         let errors = ran.measurement.totals().errors.of(ErrorKind::Reply(421));
         assert!(errors > 0 && errors == report.refusals[&421], "{fault}: {errors}, {report:?}");
     }
+}
+
+/// What happened: a slow sender's clocks began before its octets left. Whatever a machine does meanwhile, the sending of a content, which
+/// takes 50 ms between its two steps, and the waits for replies one after the other are no longer together than the load.
+#[test]
+fn a_slow_senders_phases_begin_with_the_last_octet() {
+    for pipelining in [false, true] {
+        let sink = Sink::start(SinkOptions::new(loopback(), core())).unwrap();
+        let ran = load(sink.address, |o| {
+            (o.sessions, o.bytes_per_s, o.messages, o.pipelining) = (1, Some(20_000), Some(3), pipelining);
+        });
+        // What is asked in one flight waits at the same time, and DATA for the longest.
+        let one_by_one: &[Phase] = if pipelining { &[] } else { &[Phase::Mail, Phase::Rcpt] };
+        let in_turn = [Phase::Banner, Phase::Ehlo, Phase::Data, Phase::DotTo250];
+        let waited_ns: u64 = in_turn.iter().chain(one_by_one).map(|&phase| least_sum_ns(ran.measurement.totals().histogram(phase))).sum();
+        assert_eq!(ran.measurement.totals().histogram(Phase::DotTo250).len(), 3);
+        let waited = Duration::from_nanos(waited_ns);
+        assert!(waited + Duration::from_millis(150) <= ran.report.lasted, "{waited:?} {:?}", ran.report);
+        // Three times 1500 octets, all but the last step, at 20 octets a millisecond.
+        assert!(ran.report.lasted >= Duration::from_millis(200), "{:?}", ran.report);
+    }
+}
+
+/// All values together, each as short as its bucket allows.
+fn least_sum_ns(histogram: &Histogram<u64>) -> u64 {
+    histogram.iter_recorded().map(|value| histogram.lowest_equivalent(value.value_iterated_to()) * value.count_at_value()).sum()
 }
 
 /// A server that refuses MAIL and takes the rest. What happened: each message was acknowledged, and the refusal stood nowhere.

@@ -14,6 +14,7 @@ mod desk;
 mod forward_paths;
 pub mod host;
 pub mod outbox;
+mod pace;
 mod reply;
 pub(crate) mod session;
 pub mod summary;

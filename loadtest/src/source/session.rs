@@ -20,6 +20,7 @@ use crate::{
         core::Core,
         host::{ClientError, Flow, Host},
         outbox::Piece,
+        pace::{Pace, Step},
     },
 };
 
@@ -30,9 +31,6 @@ const RECONNECT_MOST: Duration = Duration::from_secs(1);
 
 /// Content of this size and more is waited for until it has left, so that its sending is not taken for the server's time.
 const FLUSHED_BYTES_MIN: usize = 64 << 10;
-
-/// Slow senders send this often at least, while they have something to send.
-const SLOW_STEP: Duration = Duration::from_millis(50);
 
 /// How a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -185,7 +183,7 @@ pub(crate) async fn connect(ring: &Ring, to: SocketAddr, from: Option<IpAddr>, d
 /// `turn` is given back when the peer has spoken.
 async fn speak(core: &Rc<Core>, index: usize, conn: &Conn, client: &mut Client, mut turn: Option<Inside<'_>>, deadline: &Deadline) -> End {
     let connected = Instant::now();
-    let mut pace = core.options.bytes_per_s.map(|rate| Pace { rate, next: connected });
+    let mut pace = core.options.bytes_per_s.map(|rate| Pace::new(rate, connected));
     // Since when the next reply is waited for, in however many lines it comes.
     let mut waits_since = connected;
     loop {
@@ -341,14 +339,6 @@ async fn next_event(core: &Core, index: usize, conn: &Conn, client: &Client, dea
     .await
 }
 
-/// A slow sender's pace.
-struct Pace {
-    /// Octets per second.
-    rate: u64,
-    /// When what was sent so far is through at that rate.
-    next: Instant,
-}
-
 /// Sends what is in the outbox, which was put there at `put` or later.
 async fn send(core: &Core, conn: &Conn, client: &mut Client, put: Instant, pace: &mut Option<Pace>, deadline: &Deadline) -> io::Result<()> {
     let mut bytes = 0;
@@ -394,19 +384,19 @@ async fn send(core: &Core, conn: &Conn, client: &mut Client, put: Instant, pace:
     Ok(())
 }
 
-/// Sends in steps; it is over when the last octet has left, and the pause that is due then is before the next send.
-async fn send_slowly(core: &Core, conn: &Conn, octets: &[u8], pace: &mut Pace, deadline: &Deadline) -> io::Result<()> {
-    let step = (pace.rate as f64 * SLOW_STEP.as_secs_f64()).max(1.0) as usize;
-    for part in octets.chunks(step) {
-        if pace.next > Instant::now() {
-            deadline.set(pace.next);
-            deadline.expired().await;
+/// Sends in steps; it is over when the last octet has left.
+async fn send_slowly(core: &Core, conn: &Conn, mut octets: &[u8], pace: &mut Pace, deadline: &Deadline) -> io::Result<()> {
+    while let Some(step) = pace.step(&mut octets, Instant::now()) {
+        match step {
+            Step::Wait(until) => {
+                deadline.set(until);
+                deadline.expired().await;
+                if core.held.get() {
+                    return Err(io::ErrorKind::Interrupted.into());
+                }
+            }
+            Step::Send(part) => conn.send(part.to_vec())?,
         }
-        if core.held.get() {
-            return Err(io::ErrorKind::Interrupted.into());
-        }
-        conn.send(part.to_vec())?;
-        pace.next = pace.next.max(Instant::now()) + Duration::from_secs_f64(part.len() as f64 / pace.rate as f64);
     }
     deadline.set(core.patience(Instant::now()));
     flush(conn, deadline).await
