@@ -1,4 +1,4 @@
-//! An engine of one's own: its config file and what it says of itself. Its process is in `engine/process.rs`.
+//! An engine of one's own: its config file and what it says of itself. It is an [`EngineProcess`].
 
 pub mod process;
 
@@ -7,18 +7,17 @@ use std::{
     fmt::Write as _,
     io,
     net::SocketAddr,
-    ops::{Deref, DerefMut},
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
-    process::{Command, ExitStatus, Stdio},
-    time::{Duration, Instant},
+    process::{Command, Stdio},
+    time::Duration,
 };
 
 use self::process::{EngineProcess, free_port};
 use crate::leash;
 
 /// How long SIGTERM is given.
-const STOP_MAX: Duration = Duration::from_secs(60);
+pub const STOP_MAX: Duration = Duration::from_secs(60);
 
 /// Where the engine sends what it accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,13 +51,6 @@ pub struct EngineOptions {
     pub settings: toml::Table,
 }
 
-/// An engine that can be started and killed any number of times ([`EngineProcess`]). Killed when dropped.
-#[derive(Debug)]
-pub struct Engine {
-    binary: PathBuf,
-    process: EngineProcess,
-}
-
 /// Finds the engine: what was given, else `ringpost` beside this program.
 ///
 /// # Errors
@@ -78,59 +70,32 @@ pub fn version_of(binary: &Path) -> String {
     output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_string()).unwrap_or_default()
 }
 
-impl Engine {
-    /// Writes the config file for a free port of loopback. The engine is not started.
-    ///
-    /// # Errors
-    /// A folder or port that cannot be had, or settings that are no TOML.
-    pub fn new(options: EngineOptions) -> io::Result<Engine> {
-        let process = EngineProcess::new(&options.binary, &options.folder, free_port()?)?;
-        std::fs::write(process.config(), config_text(&options, process.address)?)?;
-        Ok(Engine { binary: options.binary, process })
-    }
-
-    /// Starts it and waits for its banner; how long that took.
-    ///
-    /// # Errors
-    /// No binary, no banner within a minute, or its last words when it ends instead.
-    pub fn start(&mut self) -> io::Result<Duration> {
-        let began = Instant::now();
-        let mut command = leash::command(self.binary.as_os_str());
-        // A group of its own: Ctrl-C at the terminal ends the run, which ends the engine when the load is over; see `leash` for ends by force.
-        command.process_group(0);
-        self.process.spawn(command)?;
-        self.process.wait_for_banner()?;
-        Ok(began.elapsed())
-    }
-
-    /// SIGTERM, and waits for the end.
-    ///
-    /// # Errors
-    /// It was not running, or did not end within a minute: then it is killed.
-    pub fn stop(&mut self) -> io::Result<ExitStatus> {
-        self.process.terminate(STOP_MAX)
-    }
-
-    /// Its counters; empty when it does not answer.
-    pub fn counters(&self) -> BTreeMap<String, f64> {
-        let mut counters = BTreeMap::new();
-        flatten("", &self.process.stats(), &mut counters);
-        counters
-    }
+/// Writes the config file of an engine that listens on a free port of loopback. It is not started.
+///
+/// # Errors
+/// A folder or port that cannot be had, or settings that are no TOML.
+pub fn prepare(options: &EngineOptions) -> io::Result<EngineProcess> {
+    let engine = EngineProcess::new(&options.binary, &options.folder, free_port()?)?;
+    std::fs::write(engine.config(), config_text(options, engine.address)?)?;
+    Ok(engine)
 }
 
-impl Deref for Engine {
-    type Target = EngineProcess;
-
-    fn deref(&self) -> &EngineProcess {
-        &self.process
-    }
+/// Starts it and waits for its banner; how long that took. It ends with the thread that calls this, at the latest (see `leash`).
+///
+/// # Errors
+/// As [`EngineProcess::start`].
+pub fn start(engine: &mut EngineProcess) -> io::Result<Duration> {
+    let mut command = leash::command(engine.binary().as_os_str());
+    // A group of its own: Ctrl-C at the terminal ends the run, which ends the engine when the load is over; see `leash` for ends by force.
+    command.process_group(0);
+    engine.start(command)
 }
 
-impl DerefMut for Engine {
-    fn deref_mut(&mut self) -> &mut EngineProcess {
-        &mut self.process
-    }
+/// Its counters; empty when it does not answer.
+pub fn counters(engine: &EngineProcess) -> BTreeMap<String, f64> {
+    let mut counters = BTreeMap::new();
+    flatten("", &engine.stats(), &mut counters);
+    counters
 }
 
 fn config_text(options: &EngineOptions, listen: SocketAddr) -> io::Result<String> {

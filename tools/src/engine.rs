@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ringpost_loadtest::engine::process::EngineProcess;
 use serde_json::Value;
@@ -149,7 +149,18 @@ impl Engine {
 
     /// Starts the process without waiting for it.
     pub fn spawn(&mut self) -> io::Result<()> {
-        let command = match &self.options.namespace {
+        let command = self.command();
+        self.process.spawn(command)
+    }
+
+    /// Starts it and waits for its banner; returns how long that took. Fails with its last words when it ends instead.
+    pub fn start(&mut self) -> io::Result<Duration> {
+        let command = self.command();
+        self.process.start(command)
+    }
+
+    fn command(&self) -> Command {
+        match &self.options.namespace {
             // `ip` becomes the engine: the process id stays.
             Some(namespace) => {
                 let mut command = Command::new("ip");
@@ -157,16 +168,7 @@ impl Engine {
                 command
             }
             None => Command::new(&self.options.binary),
-        };
-        self.process.spawn(command)
-    }
-
-    /// Starts it and waits for its banner; returns how long that took. Fails with its last words when it ends instead.
-    pub fn start(&mut self) -> io::Result<Duration> {
-        let began = Instant::now();
-        self.spawn()?;
-        self.process.wait_for_banner()?;
-        Ok(began.elapsed())
+        }
     }
 
     /// Queue ids of all messages it still keeps.

@@ -45,6 +45,11 @@ impl EngineProcess {
         Ok(EngineProcess { binary: binary.to_path_buf(), folder: folder.to_path_buf(), address, config, log, child: None })
     }
 
+    /// The binary.
+    pub fn binary(&self) -> &Path {
+        &self.binary
+    }
+
     /// The config file.
     pub fn config(&self) -> &Path {
         &self.config
@@ -68,6 +73,17 @@ impl EngineProcess {
         let child = child.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", self.binary.display())))?;
         self.child = Some(Leashed::new(child));
         Ok(())
+    }
+
+    /// Starts it as [`EngineProcess::spawn`] does and waits for its banner; how long that took.
+    ///
+    /// # Errors
+    /// As [`EngineProcess::spawn`] and [`EngineProcess::wait_for_banner`].
+    pub fn start(&mut self, command: Command) -> io::Result<Duration> {
+        let began = Instant::now();
+        self.spawn(command)?;
+        self.wait_for_banner()?;
+        Ok(began.elapsed())
     }
 
     /// Waits for a banner of the process that was spawned.

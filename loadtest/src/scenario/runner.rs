@@ -17,7 +17,7 @@ use serde_json::json;
 use crate::{
     cli::{Failure, say},
     diff::{Difference, compare},
-    engine::{Engine, EngineOptions, Route, version_of},
+    engine::{self, EngineOptions, Route, STOP_MAX, process::EngineProcess, version_of},
     leash::Folder,
     live::{Beside, SourceRun, Viewer, add_end_to_end, run_source},
     machine::Machine,
@@ -227,7 +227,7 @@ struct Killer {
 /// The server while a scenario runs.
 struct UnderTest {
     address: SocketAddr,
-    engine: Option<Arc<Mutex<Engine>>>,
+    engine: Option<Arc<Mutex<EngineProcess>>>,
     foreign_pid: Option<u32>,
     /// CPU of processes that were killed.
     cpu_gone: Arc<Mutex<Duration>>,
@@ -247,8 +247,8 @@ impl UnderTest {
                     settings: scenario.engine.settings.clone(),
                 };
                 let unavailable = |error: io::Error| Failure::Unavailable(format!("{}: {error}", scenario.name));
-                let mut engine = Engine::new(options).map_err(unavailable)?;
-                engine.start().map_err(|error| match wrong_settings(&engine) {
+                let mut engine = engine::prepare(&options).map_err(unavailable)?;
+                engine::start(&mut engine).map_err(|error| match wrong_settings(&engine) {
                     Some(words) => Failure::Data(format!("{}: [engine.settings] {words}", scenario.name)),
                     None => unavailable(error),
                 })?;
@@ -268,7 +268,7 @@ impl UnderTest {
     }
 
     fn counters(&self) -> BTreeMap<String, f64> {
-        self.engine.as_ref().map(|engine| hold(engine).counters()).unwrap_or_default()
+        self.engine.as_ref().map(|engine| engine::counters(&hold(engine))).unwrap_or_default()
     }
 
     /// CPU time of all processes it was.
@@ -296,7 +296,7 @@ impl UnderTest {
                     *cpu_gone.lock().unwrap_or_else(PoisonError::into_inner) += used.cpu;
                 }
                 engine.kill()?;
-                engine.start()
+                engine::start(&mut engine)
             };
             let _nobody_waits = tell.send(again());
             // What it started ends with this thread (see `leash`), so it stays until nobody wants the engine any more.
@@ -317,7 +317,7 @@ impl UnderTest {
 
     /// Ends it in order; what went wrong with that.
     fn end(self) -> Option<String> {
-        let ended = hold(self.engine.as_ref()?).stop();
+        let ended = hold(self.engine.as_ref()?).terminate(STOP_MAX);
         match ended {
             Ok(status) if status.success() => None,
             Ok(status) => Some(format!("the engine ended with {status}")),
@@ -327,12 +327,12 @@ impl UnderTest {
 }
 
 /// What the engine says of its config file, if that is why it did not start.
-fn wrong_settings(engine: &Engine) -> Option<String> {
+fn wrong_settings(engine: &EngineProcess) -> Option<String> {
     let checked = engine.call(&["check"]).ok().filter(|checked| checked.status.code() == Some(ENGINE_EXIT_CONFIG))?;
     Some(String::from_utf8_lossy(&checked.stderr).trim().to_owned())
 }
 
-fn hold(engine: &Mutex<Engine>) -> MutexGuard<'_, Engine> {
+fn hold(engine: &Mutex<EngineProcess>) -> MutexGuard<'_, EngineProcess> {
     engine.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
