@@ -16,7 +16,7 @@ use crate::{
     history::HistoryArguments,
     omission::OmissionArguments,
     own_floor::OwnFloorArguments,
-    report::ReportArguments,
+    report::{ReportArguments, format::printable},
     scenario::run::RunArguments,
     sink::arguments::SinkArguments,
     source::arguments::SourceArguments,
@@ -116,6 +116,11 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// Says what it is on standard error, after the rule of [`say`]. Standard error may be gone.
+    pub fn say(&self) {
+        let _unread = writeln!(io::stderr(), "ringpost-load: {}", printable(&self.to_string(), &['\n', '\t']));
+    }
+
     /// Disk or system, with what it was about.
     pub fn io(about: impl std::fmt::Display, reason: impl std::fmt::Display) -> Self {
         Failure::Io(format!("{about}: {reason}"))
@@ -133,8 +138,10 @@ impl Failure {
     }
 }
 
-/// Prints to standard output; a reader that went away is no failure.
+/// Prints to standard output; a reader that went away is no failure. Of what servers and files say, lines and tabs are all that a terminal
+/// obeys.
 pub fn say(text: &str) -> Result<(), Failure> {
+    let text = printable(text, &['\n', '\t']);
     let end = if text.ends_with('\n') { "" } else { "\n" };
     match write!(io::stdout(), "{text}{end}").and_then(|()| io::stdout().flush()) {
         Err(reason) if reason.kind() != io::ErrorKind::BrokenPipe => Err(Failure::io("standard output", reason)),

@@ -14,7 +14,7 @@ fn main() -> ExitCode {
     match Cli::parse().run() {
         Ok(code) => code,
         Err(failure) => {
-            eprintln!("ringpost-load: {failure}");
+            failure.say();
             failure.exit_code()
         }
     }

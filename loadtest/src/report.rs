@@ -22,7 +22,7 @@ use crate::{
     phase::Phase,
     run_result::{RunResult, write_whole},
 };
-use format::{count, number, percentile};
+use format::{count, number, percentile, printable};
 use suite::{Suite, read_results};
 
 /// `ringpost-load report …`
@@ -85,7 +85,7 @@ pub fn text(results: &[RunResult], with_advice: bool) -> String {
         let at = |name: &str| run.phases.get(&Phase::Transaction).map_or_else(String::new, |summary| percentile(summary, name));
         text.push_str(&format!(
             "{:<24} {:>7} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10} {:>8}\n",
-            printable(&run.test_name),
+            printable(&run.test_name, &[]),
             if run.success { "passed" } else { "FAILED" },
             count(run.emails_sent),
             number(run.emails_per_second),
@@ -95,30 +95,17 @@ pub fn text(results: &[RunResult], with_advice: bool) -> String {
             at("p100"),
             count(run.errors.total())
         ));
-        run.failures.iter().for_each(|failure| text.push_str(&format!("    {}\n", printable(failure))));
+        run.failures.iter().for_each(|failure| text.push_str(&format!("    {}\n", printable(failure, &[]))));
     }
     if with_advice {
         for run in results {
             let advice = advice::advise(run);
-            text.push_str(&format!("\n{}\n", printable(&run.test_name)));
+            text.push_str(&format!("\n{}\n", printable(&run.test_name, &[])));
             let capacity = advice.capacity.map(|capacity| capacity.sentences).unwrap_or_default();
             advice.sentences.iter().chain(&capacity).for_each(|sentence| text.push_str(&format!("  {sentence}\n")));
         }
     }
     text
-}
-
-/// As a terminal may show it: what would move its cursor or colour it is written out.
-fn printable(text: &str) -> String {
-    let mut shown = String::new();
-    for c in text.chars() {
-        if c.is_control() {
-            shown.extend(c.escape_default());
-        } else {
-            shown.push(c);
-        }
-    }
-    shown
 }
 
 /// `NAME-PHASE.hgrm` for each phase and `NAME.hlog` for each run.

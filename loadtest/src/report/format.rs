@@ -24,6 +24,19 @@ pub fn escape(text: &str) -> String {
     escaped
 }
 
+/// As a terminal may show it: control characters, which would move its cursor or colour it, are written out, but for those in `kept`.
+pub fn printable(text: &str, kept: &[char]) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() && !kept.contains(&c) {
+            shown.extend(c.escape_default());
+        } else {
+            shown.push(c);
+        }
+    }
+    shown
+}
+
 /// A count: every digit of it, thousands with commas.
 pub fn count(value: u64) -> String {
     let digits = value.to_string();
@@ -107,5 +120,11 @@ mod tests {
     #[test]
     fn what_a_server_said_cannot_become_markup() {
         assert_eq!(escape("<script a='\"&"), "&lt;script a=&#39;&quot;&amp;");
+    }
+
+    #[test]
+    fn what_a_server_said_cannot_move_the_cursor() {
+        assert_eq!(printable("a\u{1b}[2J\u{9b}b\r\n\tü", &['\n', '\t']), "a\\u{1b}[2J\\u{9b}b\\r\n\tü");
+        assert_eq!(printable("a\nb", &[]), "a\\nb");
     }
 }

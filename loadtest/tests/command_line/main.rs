@@ -4,6 +4,7 @@ mod ends;
 
 use ringpost_loadtest::run_result::RunResult;
 use std::{
+    io::Write,
     path::Path,
     process::{Command, Output},
 };
@@ -311,4 +312,21 @@ fn names_are_printed_without_control_characters() {
     let report = ringpost_load(&["report", path.to_str().unwrap(), "--advice"]);
     assert_eq!(report.status.code(), Some(0), "{}", text(&report));
     assert!(!text(&report).contains('\u{1b}') && text(&report).matches("a\\u{1b}[31m\\nb").count() == 2, "{}", text(&report));
+    let history = folder.path().join("history").to_str().unwrap().to_owned();
+    ringpost_load(&["history", "--file", &history, "add", path.to_str().unwrap()]);
+    let kept = ringpost_load(&["history", "--file", &history, "list"]);
+    assert!(!text(&kept).contains('\u{1b}') && text(&kept).contains("a\\u{1b}[31m"), "{}", text(&kept));
+}
+
+/// What happened: the words of a server were printed as they came.
+#[test]
+fn what_a_server_says_is_printed_without_control_characters() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    // Ends with the process: it waits for connections that do not come any more.
+    std::thread::spawn(move || {
+        listener.incoming().map_while(Result::ok).for_each(|mut stream| stream.write_all(b"554 \x1b[2Jno\r\n").unwrap())
+    });
+    let load = ringpost_load(&["source", "--to", &address, "--messages", "1", "--timeout", "0.2"]);
+    assert!(!text(&load).contains('\u{1b}') && text(&load).contains("554 \\u{1b}[2Jno"), "{}", text(&load));
 }
