@@ -26,7 +26,7 @@ use crate::{
     sizes::Sizes,
     source::{
         SourceOptions,
-        arguments::{check_server_pid, last_core, resolve, seconds},
+        arguments::{check_server_pid, last_core, resolve, seconds, seconds_above_zero},
     },
 };
 
@@ -67,6 +67,7 @@ impl OmissionArguments {
     /// No server, or a process that cannot be stopped.
     pub fn run(&self) -> Result<u8, Failure> {
         let (every, stall) = (seconds(self.every, "--every")?, seconds(self.stall, "--stall")?);
+        let duration = seconds_above_zero(self.seconds, "--seconds")?;
         if stall >= every || stall.is_zero() || !(self.rate > 0.0 && self.rate <= 1e6) {
             return Err(Failure::Usage("--stall is above 0 and below --every, --rate above 0".into()));
         }
@@ -85,7 +86,7 @@ impl OmissionArguments {
         for rate in [None, Some(Rate::Fixed(self.rate))] {
             let options = SourceOptions {
                 sessions: self.sessions,
-                duration: Some(seconds(self.seconds, "--seconds")?),
+                duration: Some(duration),
                 rate,
                 ..SourceOptions::new(to, last_core()?, ContentKind::Text(Sizes::fixed(1024)))
             };

@@ -13,7 +13,7 @@ use crate::{
     phase::Phase,
     process::tree_use,
     signals::StopSignal,
-    source::arguments::{Cores, MEASURED, above_zero, check_server_pid, last_core, parse_cores, resolve, seconds},
+    source::arguments::{Cores, MEASURED, check_server_pid, last_core, parse_cores, resolve, seconds_above_zero},
 };
 
 /// What the three have in common.
@@ -91,7 +91,7 @@ impl IdleArguments {
     /// # Errors
     /// What makes it impossible.
     pub fn run(&self) -> Result<u8, Failure> {
-        let noop_every = self.noop_every.map(|every| seconds(every, "--noop-every")).transpose()?;
+        let noop_every = self.noop_every.map(|every| seconds_above_zero(every, "--noop-every")).transpose()?;
         self.common.run("idle", self.connections, Mode::Idle { noop_every }, |report| {
             report.failed + report.closed_by_server == 0 && report.greeted >= self.connections as u64
         })
@@ -104,7 +104,7 @@ impl SlowlorisArguments {
     /// # Errors
     /// What makes it impossible.
     pub fn run(&self) -> Result<u8, Failure> {
-        let mode = Mode::Slowloris { octet_every: seconds(self.octet_every, "--octet-every")?, in_content: self.in_content };
+        let mode = Mode::Slowloris { octet_every: seconds_above_zero(self.octet_every, "--octet-every")?, in_content: self.in_content };
         self.common.run("slowloris", self.connections, mode, |report| report.greeted > 0)
     }
 }
@@ -129,10 +129,10 @@ impl Common {
                 None => vec![last_core()?],
             },
             connections,
-            duration: seconds(self.seconds, "--seconds")?,
+            duration: seconds_above_zero(self.seconds, "--seconds")?,
             mode,
             addresses: self.from_address.clone(),
-            timeout: seconds(self.timeout, "--timeout").and_then(above_zero)?,
+            timeout: seconds_above_zero(self.timeout, "--timeout")?,
         };
         let stop = StopSignal::listen().map_err(|error| Failure::io("signals", error))?;
         let mut viewer = usual_viewer(self.quiet || self.json, Lines::of_connections());

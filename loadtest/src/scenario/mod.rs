@@ -308,6 +308,9 @@ impl LoadPlan {
                 return Err(format!("{name} = {value}: {most} at most"));
             }
         }
+        if self.messages == Some(0) {
+            return Err("messages = 0: there is nothing to measure".into());
+        }
         if !(self.timeout_s > 0.0 && self.timeout_s <= SECONDS_MAX) {
             return Err(format!("timeout_s = {:?} is no time above 0", self.timeout_s));
         }
@@ -416,6 +419,7 @@ mod tests {
             ("[load]\nsize = \"4 parsecs\"\n", "line 5"),
             ("[load]\nabort = [\"mail:2\"]\n", "[load]"),
             ("[load]\nrecipients = 10001\n", "recipients"),
+            ("[load]\nmessages = 0\n", "messages"),
             ("[load]\ntimeout_s = 0\n", "timeout_s"),
             ("[load]\ntimeout_s = nan\n", "timeout_s"),
             ("[load]\nbytes_per_s = 0\n", "bytes_per_s"),

@@ -22,7 +22,7 @@ use crate::{
         fault::{FAULT_HELP, Fault, Faults},
     },
     sizes::parse_bytes,
-    source::arguments::{Cores, last_core, parse_cores, resolve, seconds},
+    source::arguments::{Cores, last_core, parse_cores, resolve, seconds, seconds_above_zero},
 };
 
 /// Arguments of `sink`.
@@ -41,7 +41,7 @@ pub struct SinkArguments {
     #[arg(long)]
     pub ledger: Option<PathBuf>,
     /// End after this many messages.
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     pub messages: Option<u64>,
     /// End after this many seconds. Without both: at SIGINT or SIGTERM.
     #[arg(long)]
@@ -142,7 +142,7 @@ impl SinkArguments {
         let options = self.options()?;
         pinning::raise_open_files();
         let stop = StopSignal::listen().map_err(|error| Failure::io("signals", error))?;
-        let limit = self.seconds.map(|number| seconds(number, "--seconds")).transpose()?;
+        let limit = self.seconds.map(|number| seconds_above_zero(number, "--seconds")).transpose()?;
         let sink = Sink::start(options.clone())?;
         // Whoever started it and does not listen knows the address.
         let _unread = writeln!(stderr(), "listening on {}", sink.address);

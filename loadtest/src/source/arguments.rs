@@ -46,7 +46,7 @@ pub struct SourceArguments {
     #[arg(long, default_value_t = 10)]
     pub sessions: usize,
     /// End after this many messages.
-    #[arg(long, required_unless_present = "seconds")]
+    #[arg(long, required_unless_present = "seconds", value_parser = clap::value_parser!(u64).range(1..))]
     pub messages: Option<u64>,
     /// Begin messages for this long.
     #[arg(long)]
@@ -227,9 +227,10 @@ pub fn seconds(number: f64, what: &str) -> Result<Duration, Failure> {
     length.ok_or_else(|| Failure::Usage(format!("{what}: {number:?} is no number of seconds up to {SECONDS_MAX:?}")))
 }
 
-/// Refuses a time of nothing.
-pub fn above_zero(time: Duration) -> Result<Duration, Failure> {
-    if time.is_zero() { Err(Failure::Usage("--timeout: nothing answers in no time; it is above 0".into())) } else { Ok(time) }
+/// The same, and refuses a time of nothing.
+pub fn seconds_above_zero(number: f64, what: &str) -> Result<Duration, Failure> {
+    let length = seconds(number, what)?;
+    if length.is_zero() { Err(Failure::Usage(format!("{what}: {number:?} is no time above 0"))) } else { Ok(length) }
 }
 
 /// The core for a generator that was not told one: the last allowed, as servers begin with the first.
@@ -280,7 +281,7 @@ impl SourceArguments {
             },
             sessions: self.sessions,
             messages: self.messages,
-            duration: self.seconds.map(|number| seconds(number, "--seconds")).transpose()?,
+            duration: self.seconds.map(|number| seconds_above_zero(number, "--seconds")).transpose()?,
             rate: self.rate,
             content: self.content()?,
             recipients: RecipientPlan {
@@ -304,7 +305,7 @@ impl SourceArguments {
             aborts: self.abort.clone(),
             ledger: self.ledger.clone(),
             seed: self.seed.unwrap_or_else(Random::fresh_seed),
-            timeout: seconds(self.timeout, "--timeout").and_then(above_zero)?,
+            timeout: seconds_above_zero(self.timeout, "--timeout")?,
             drain: Duration::from_secs(30),
         })
     }
