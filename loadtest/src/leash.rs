@@ -1,5 +1,5 @@
-//! Processes that end with this one, and folders that go with it: an engine that goes on after its load takes a port and a core, and its
-//! spool the disk.
+//! Processes that end with this one, folders that go with it, and a process that goes on when it ends: an engine that goes on after its
+//! load takes a port and a core, its spool the disk, and a server that was stopped for a time serves nobody.
 //!
 //! Where `setpriv` (util-linux) is at hand the kernel ends them when the thread that started them ends, be it by SIGKILL; elsewhere
 //! they outlive a SIGKILL of this process, and nothing else.
@@ -20,6 +20,9 @@ use tempfile::TempDir;
 /// Those that run. One for each engine under test, which is one at a time.
 static RUNNING: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
 
+/// The one that is stopped for a time.
+static STOPPED: Mutex<Option<Pid>> = Mutex::new(None);
+
 /// Folders that are to go. One for each engine.
 static FOLDERS: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
@@ -35,6 +38,10 @@ fn folders() -> MutexGuard<'static, Vec<PathBuf>> {
 
 fn running() -> MutexGuard<'static, Vec<Pid>> {
     RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn stopped() -> MutexGuard<'static, Option<Pid>> {
+    STOPPED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Gives a program what lets the kernel end a child with the thread of its parent.
@@ -80,6 +87,32 @@ impl Deref for Leashed {
 impl DerefMut for Leashed {
     fn deref_mut(&mut self) -> &mut Child {
         &mut self.0
+    }
+}
+
+/// A process that stands still (SIGSTOP) until this is dropped, or until [`kill_all`]. One at a time.
+#[derive(Debug)]
+pub struct Stopped(Pid);
+
+impl Stopped {
+    /// Stops it.
+    ///
+    /// # Errors
+    /// It is gone, or somebody else's.
+    pub fn new(pid: Pid) -> io::Result<Stopped> {
+        // The list is held meanwhile, so that whoever ends this process at once finds it there.
+        let mut listed = stopped();
+        kill_process(pid, Signal::STOP)?;
+        *listed = Some(pid);
+        Ok(Stopped(pid))
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        // It may have been killed meanwhile.
+        let _gone = kill_process(self.0, Signal::CONT);
+        *stopped() = None;
     }
 }
 
@@ -145,8 +178,11 @@ pub fn remove_all() -> Vec<(PathBuf, io::Error)> {
     all.into_iter().filter_map(removed).collect()
 }
 
-/// Kills all that run; for whoever ends this process at once.
+/// Kills all that run, and lets go on what is stopped; for whoever ends this process at once.
 pub fn kill_all() {
+    if let Some(pid) = *stopped() {
+        let _gone = kill_process(pid, Signal::CONT);
+    }
     for pid in running().iter() {
         // It may have ended by itself.
         let _gone = kill_process(*pid, Signal::KILL);

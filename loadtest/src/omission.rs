@@ -13,11 +13,12 @@ use std::{
 };
 
 use clap::Args;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Pid;
 
 use crate::{
-    cli::{EXIT_NEGATIVE, EXIT_OK, Failure, say},
+    cli::{EXIT_INTERRUPTED, EXIT_NEGATIVE, EXIT_OK, Failure, say},
     content::ContentKind,
+    leash::Stopped,
     live::{Beside, Lines, run_source, shown, usual_viewer},
     measurement::Part,
     phase::Phase,
@@ -61,7 +62,7 @@ pub struct OmissionArguments {
 
 impl OmissionArguments {
     /// Measures twice and prints both. The exit code: 0 the open loop's p99.9 shows the standstill and the closed loop's does not,
-    /// 1 otherwise.
+    /// 130 it was interrupted, 1 otherwise.
     ///
     /// # Errors
     /// No server, or a process that cannot be stopped.
@@ -80,8 +81,8 @@ impl OmissionArguments {
             (Some(sink), _) => (sink.address, sink.child.id()),
             (None, to) => (resolve(to.as_deref().unwrap_or_default())?, self.server_pid.unwrap_or_default()),
         };
-        say(&format!("the server stands still for {stall:?} of every {every:?}; {} sessions, {} s each", self.sessions, self.seconds))?;
         let stop = StopSignal::listen().map_err(|error| Failure::io("signals", error))?;
+        say(&format!("the server stands still for {stall:?} of every {every:?}; {} sessions, {} s each", self.sessions, self.seconds))?;
         let mut p999 = Vec::new();
         for rate in [None, Some(Rate::Fixed(self.rate))] {
             let options = SourceOptions {
@@ -94,6 +95,10 @@ impl OmissionArguments {
             let mut viewer = usual_viewer(self.quiet, Lines::of_source());
             let ran = run_source(options, Beside::default(), &stop, &mut *viewer)?;
             let count = stalls.end()?;
+            if ran.interrupted {
+                say("interrupted: what an open and a closed loop see of a standstill is not compared")?;
+                return Ok(EXIT_INTERRUPTED);
+            }
             let totals = ran.measurement.totals();
             let name = if rate.is_some() { "open loop, from the scheduled time" } else { "closed loop" };
             say(&line(name, totals, Phase::Transaction, count))?;
@@ -181,9 +186,9 @@ impl Stalls {
                 if cancelled.recv_timeout(next.saturating_duration_since(Instant::now())).is_ok() {
                     return Ok(count);
                 }
-                kill_process(pid, Signal::STOP)?;
+                let stopped = Stopped::new(pid)?;
                 let over = cancelled.recv_timeout(stall).is_ok();
-                kill_process(pid, Signal::CONT)?;
+                drop(stopped);
                 count += 1;
                 if over {
                     return Ok(count);

@@ -1,6 +1,10 @@
 //! Runs that end before their time: by a signal, a disk, a server that is gone.
 
-use std::{path::Path, process::Command};
+use std::{
+    io::{BufRead, BufReader, Read},
+    path::Path,
+    process::{Command, Stdio},
+};
 
 use ringpost_loadtest::run_result::RunResult;
 
@@ -168,4 +172,43 @@ fn two_signals_end_a_run_at_once_and_its_engine_with_it() {
         assert!(began.elapsed() < std::time::Duration::from_secs(20), "the engine goes on");
         std::thread::yield_now();
     }
+}
+
+/// What happened: the other load began, and a verdict about both was printed, with exit code 1.
+#[test]
+fn a_standstill_that_is_interrupted_has_no_verdict() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringpost-load"));
+    command.args(["omission", "--seconds", "60", "--quiet"]).stdout(Stdio::piped());
+    let mut run = command.spawn().unwrap();
+    let mut words = BufReader::new(run.stdout.take().unwrap());
+    let mut said = String::new();
+    words.read_line(&mut said).unwrap();
+    assert!(Command::new("kill").args(["-INT", &run.id().to_string()]).status().unwrap().success());
+    words.read_to_string(&mut said).unwrap();
+    assert_eq!(run.wait().unwrap().code(), Some(130), "{said}");
+    assert!(said.contains("interrupted") && !said.contains("open loop"), "{said}");
+}
+
+/// What happened: a server that stood still when somebody had no patience any more stood still for ever.
+#[test]
+fn two_signals_leave_no_server_standing_still() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut server = Command::new("sleep").arg("600").spawn().unwrap();
+    let pid = server.id().to_string();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringpost-load"));
+    command.args(["omission", "--to", &listener.local_addr().unwrap().to_string(), "--server-pid", &pid]);
+    let mut run = command.args(["--every", "1", "--stall", "0.9", "--quiet"]).stdout(Stdio::null()).spawn().unwrap();
+    let stands_still = || std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap().contains(") T ");
+    while !stands_still() {
+        assert_eq!(run.try_wait().unwrap(), None);
+        std::thread::yield_now();
+    }
+    for signal in ["-INT", "-TERM"] {
+        assert!(Command::new("kill").args([signal, &run.id().to_string()]).status().unwrap().success());
+    }
+    run.wait().unwrap();
+    let still = stands_still();
+    server.kill().unwrap();
+    server.wait().unwrap();
+    assert!(!still);
 }
