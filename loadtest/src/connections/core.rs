@@ -73,8 +73,33 @@ struct Desk {
 impl Desk {
     fn failed(&mut self, error: &io::Error) {
         self.report.failed += 1;
-        self.recorder.error(ErrorKind::from(error));
+        self.recorder.error(kind_of(error));
         self.report.last_trouble = Some(error.to_string());
+    }
+}
+
+/// A reply of another class than was wanted, or none at all.
+#[derive(Debug, thiserror::Error)]
+#[error("{text}")]
+struct Refusal {
+    /// None: it is no reply.
+    code: Option<u16>,
+    text: String,
+}
+
+impl Refusal {
+    fn error(line: &[u8]) -> io::Error {
+        let text = String::from_utf8_lossy(line.trim_ascii_end()).into_owned();
+        let code = text.get(..3).and_then(|code| code.parse().ok()).filter(|code| (200..=599).contains(code));
+        io::Error::other(Refusal { code, text })
+    }
+}
+
+/// What it counts as: a refusal by its code.
+fn kind_of(error: &io::Error) -> ErrorKind {
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<Refusal>()) {
+        Some(refusal) => refusal.code.map_or(ErrorKind::BrokenReply, ErrorKind::Reply),
+        None => ErrorKind::from(error),
     }
 }
 
@@ -199,9 +224,7 @@ async fn reply(conn: &Conn, deadline: &Deadline, class: u8) -> io::Result<()> {
         text.extend_from_slice(&received);
         let last = text.strip_suffix(b"\n").map(|lines| lines.rsplit(|&byte| byte == b'\n').next().unwrap_or(lines));
         if let Some(line) = last.filter(|line| line.get(3) != Some(&b'-')) {
-            let fits = line.first() == Some(&class);
-            let shown = || io::Error::other(String::from_utf8_lossy(line.trim_ascii_end()).into_owned());
-            return if fits { Ok(()) } else { Err(shown()) };
+            return if line.first() == Some(&class) { Ok(()) } else { Err(Refusal::error(line)) };
         }
         if text.len() > REPLY_BYTES_MAX {
             return Err(io::Error::other("a reply without end"));
@@ -212,7 +235,7 @@ async fn reply(conn: &Conn, deadline: &Deadline, class: u8) -> io::Result<()> {
 /// Does what the mode says until its end or the server's.
 async fn hold(core: &Core, conn: &Conn, deadline: &Deadline) {
     let began = Instant::now();
-    let (error, told) = match core.options.mode {
+    let error = match core.options.mode {
         Mode::Churn => {
             deadline.set(began + core.options.timeout);
             // It leaves; how the server takes that is not asked.
@@ -225,16 +248,16 @@ async fn hold(core: &Core, conn: &Conn, deadline: &Deadline) {
             let opened = if in_content { open_content(core, conn, deadline).await } else { Ok(()) };
             match opened {
                 Ok(()) => chat(conn, deadline, Some(octet_every), b"a").await,
-                Err(error) => (error, false),
+                Err(error) => error,
             }
         }
     };
     let mut desk = core.desk.borrow_mut();
-    let after = began.elapsed();
-    desk.recorder.error(if told { ErrorKind::Reply(421) } else { ErrorKind::from(&error) });
+    let (after, kind) = (began.elapsed(), kind_of(&error));
+    desk.recorder.error(kind);
     let report = &mut desk.report;
     report.closed_by_server += 1;
-    report.told_421 += u64::from(told);
+    report.told_421 += u64::from(kind == ErrorKind::Reply(421));
     report.closed_after = Some(report.closed_after.map_or((after, after), |(least, most)| (least.min(after), most.max(after))));
     report.last_trouble = Some(error.to_string());
 }
@@ -248,8 +271,8 @@ async fn open_content(core: &Core, conn: &Conn, deadline: &Deadline) -> io::Resu
     Ok(())
 }
 
-/// Says something now and then, until the server has had enough or the core ends. The error tells whether the server said 421.
-async fn chat(conn: &Conn, deadline: &Deadline, every: Option<Duration>, words: &'static [u8]) -> (io::Error, bool) {
+/// Says something now and then, until the server has had enough or the core ends. The error tells how.
+async fn chat(conn: &Conn, deadline: &Deadline, every: Option<Duration>, words: &'static [u8]) -> io::Error {
     let mut next = every.map(|every| Instant::now() + every);
     loop {
         match next {
@@ -262,16 +285,14 @@ async fn chat(conn: &Conn, deadline: &Deadline, every: Option<Duration>, words: 
             Poll::Pending => Poll::Pending,
         });
         match received.await {
-            Some(Ok(Some(received))) if received.starts_with(b"421") => {
-                return (io::Error::other(String::from_utf8_lossy(received.trim_ascii_end()).into_owned()), true);
-            }
+            Some(Ok(Some(received))) if received.starts_with(b"421") => return Refusal::error(&received),
             // The reply to a NOOP.
             Some(Ok(Some(_))) => {}
-            Some(Ok(None)) => return (io::ErrorKind::UnexpectedEof.into(), false),
-            Some(Err(error)) => return (error, false),
+            Some(Ok(None)) => return io::ErrorKind::UnexpectedEof.into(),
+            Some(Err(error)) => return error,
             None => {
                 if let Err(error) = conn.send(words) {
-                    return (error, false);
+                    return error;
                 }
                 next = every.map(|every| Instant::now() + every);
             }
