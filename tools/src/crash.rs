@@ -56,6 +56,8 @@ struct Tally {
     short_cycles: u64,
     acknowledged_min: Option<u64>,
     duplicates_max: u64,
+    /// Deliveries whose outcome was durable before the kill of their life.
+    written: u64,
     start_max: Duration,
 }
 
@@ -124,8 +126,8 @@ pub fn run(arguments: &CrashArguments) -> Result<bool, Box<dyn std::error::Error
     );
     println!("lost {}, damaged {}, foreign {}, still queued {}", result.lost, result.damaged, result.foreign, queued.len());
     println!(
-        "duplicates {} (bound {}: deliveries that the next hop took and whose outcome was not yet durable at a kill)",
-        result.duplicated, tally.duplicates_max
+        "duplicates {} (bound {}: deliveries that the next hop took and whose outcome was not yet durable at a kill, beside {} whose was)",
+        result.duplicated, tally.duplicates_max, tally.written
     );
     for example in &result.examples {
         println!("  {example}");
@@ -168,6 +170,7 @@ fn cycle(number: u64, engine: &mut Engine, sink: &Sink, loads: &[Source], random
         let written = witness.written();
         engine.kill()?;
         tally.duplicates_max += witness.may_come_again(written)?;
+        tally.written += written;
         tally.kills += 1;
         tally.recovery_kills += 1;
     }
@@ -197,6 +200,7 @@ fn cycle(number: u64, engine: &mut Engine, sink: &Sink, loads: &[Source], random
     hold(loads, true);
     let bound = witness.may_come_again(written)?;
     tally.duplicates_max += bound;
+    tally.written += written;
     tally.kills += 1;
     let reached = acknowledged(loads) - before;
     tally.short_cycles += u64::from(reached < ACKNOWLEDGED_MIN);
