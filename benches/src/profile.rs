@@ -57,3 +57,34 @@ impl Profile {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::hint::black_box;
+
+    use pprof::protos::Profile as Pprof;
+
+    use super::*;
+    use crate::profile_file;
+
+    /// What several benches do that are given one folder, without the processes between them.
+    #[test]
+    fn each_bench_leaves_a_profile_and_a_flame_graph_of_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["one", "two"] {
+            let profile = Profile::begin(profile_file(folder.path().into(), name)).unwrap();
+            let mut sum = 0u64;
+            // A sample is taken for each millisecond of CPU, however long the machine takes for it.
+            while profile.guard.report().build().unwrap().data.is_empty() {
+                (0..100_000u64).for_each(|number| sum = black_box(sum.rotate_left(3) ^ number));
+            }
+            profile.end().unwrap();
+        }
+        for name in ["one", "two"] {
+            let profile = Pprof::decode(fs::read(folder.path().join(format!("{name}.pb"))).unwrap().as_slice()).unwrap();
+            assert!(!profile.sample.is_empty(), "{name}");
+            let picture = fs::read_to_string(folder.path().join(format!("{name}.svg"))).unwrap();
+            assert!(picture.starts_with("<svg") && picture.contains("<title>"), "{picture}");
+        }
+    }
+}
