@@ -4,7 +4,6 @@
 //! recipient's), further ones where there are more domains or tags. Most mail is gone before anybody asks for it, so domains are
 //! linked only when a message has seen [`FRESH_MAX`] others come, or when somebody asks. Read [`Index::link`] first.
 
-use std::collections::VecDeque;
 use std::hint::black_box;
 
 use hashbrown::HashTable;
@@ -12,7 +11,7 @@ use ringpost_prefetch::prefetch;
 
 use crate::arena::{Arena, Span};
 use crate::canonical::canonical_domain;
-use crate::message::MessageKey;
+use crate::fresh::Fresh;
 use crate::slab::{NONE, Slab};
 use crate::walks::{Chain, Walks};
 
@@ -127,8 +126,8 @@ pub(crate) struct Index {
     entries: Slab<Entry>,
     extras: Slab<Extra>,
     tag_terms: usize,
-    /// Messages whose domains are not linked yet, oldest first; those that have left are among them.
-    fresh: VecDeque<MessageKey>,
+    /// Messages whose domains are not linked yet.
+    pub(crate) fresh: Fresh,
     /// The term of the sender linked last, or [`NONE`]: mail comes in runs of one sender, which need not be looked for each time.
     sender: u32,
     /// Along these lists, and along those of destinations.
@@ -146,22 +145,10 @@ impl Index {
             entries: Slab::new(),
             extras: Slab::new(),
             tag_terms: 0,
-            fresh: VecDeque::with_capacity(FRESH_MAX),
+            fresh: Fresh::new(),
             sender: NONE,
             walks: Walks::default(),
         }
-    }
-
-    /// Notes a message that is to be linked later, and gives those whose turn it is now, if it is time for some.
-    #[inline]
-    pub(crate) fn note(&mut self, key: MessageKey) -> Option<[MessageKey; LINKED_AT_ONCE]> {
-        self.fresh.push_back(key);
-        (self.fresh.len() == FRESH_MAX).then(|| self.oldest())
-    }
-
-    #[cold]
-    fn oldest(&mut self) -> [MessageKey; LINKED_AT_ONCE] {
-        std::array::from_fn(|_| self.fresh.pop_front().expect("there are more"))
     }
 
     /// Brings what is kept of a message into the cache by loads.
@@ -176,16 +163,6 @@ impl Index {
         if let Some(entry) = self.entries.get(message) {
             prefetch(entry);
         }
-    }
-
-    /// The next message to link before a list is complete.
-    pub(crate) fn next_fresh(&mut self) -> Option<MessageKey> {
-        self.fresh.pop_front()
-    }
-
-    /// How many may be waiting to be linked; those that have left count, too.
-    pub(crate) fn fresh(&self) -> usize {
-        self.fresh.len()
     }
 
     /// Puts a message under its sender's domain and its recipients'; once for each domain. Not while it is there.

@@ -24,6 +24,7 @@ mod destination;
 mod directory;
 mod dispatch;
 mod feedback;
+mod fresh;
 mod groups;
 mod guest;
 mod guests_in_turn;

@@ -7,7 +7,7 @@ use thiserror::Error;
 use crate::canonical::canonical_address;
 use crate::destination::DestinationId;
 use crate::index::{TAG_BYTES_MAX, TermKind, after_at};
-use crate::message::{Flags, MessageKey};
+use crate::message::Flags;
 use crate::queue::Queue;
 use crate::queue_id::QueueId;
 use crate::site::Role;
@@ -146,22 +146,16 @@ impl Queue {
     /// Puts new messages into the lists. False when there are too many for one call.
     fn catch_up(&mut self) -> bool {
         for _ in 0..LINKS_PER_PAGE {
-            let Some(key) = self.index.next_fresh() else { return true };
-            self.list_fresh(key);
-        }
-        if self.index.fresh() > FEW_FRESH {
-            return false;
-        }
-        while let Some(key) = self.index.next_fresh() {
-            self.list_fresh(key);
-        }
-        true
-    }
-
-    fn list_fresh(&mut self, key: MessageKey) {
-        if let Some(index) = self.find(key) {
+            let Some(index) = self.index.fresh.pop() else { return true };
             self.list(index);
         }
+        if self.index.fresh.len() > FEW_FRESH {
+            return false;
+        }
+        while let Some(index) = self.index.fresh.pop() {
+            self.list(index);
+        }
+        true
     }
 
     /// The beginning of the shortest list, or set of lists, that holds all messages that can match; `None` when none can.

@@ -115,6 +115,8 @@ pub(crate) struct Message {
     pub(crate) warn_after_s: u32,
     /// Records handed to the engine that it has not acknowledged.
     pub(crate) unrecorded: u32,
+    /// Where it waits, or waited, to be put into lists.
+    pub(crate) fresh_place: u32,
     pub(crate) reverse_bytes: u16,
     /// Dispatches not settled.
     pub(crate) in_flight: u16,
@@ -213,6 +215,7 @@ impl Default for Message {
             release_after_s: 0,
             warn_after_s: 0,
             unrecorded: 0,
+            fresh_place: 0,
             reverse_bytes: 0,
             in_flight: 0,
             next_dispatch: 0,

@@ -4,7 +4,7 @@ use std::hint::black_box;
 
 use crate::destination::Destination;
 use crate::groups::Groups;
-use crate::index::{LINKED_AT_ONCE, TAGS_MAX};
+use crate::index::{FRESH_MAX, LINKED_AT_ONCE, TAGS_MAX};
 use crate::kept_reply::{REPLY_BYTES_MAX, join_reply, split_reply};
 use crate::message::{
     Flags, Group, Message, MessageKey, NO_RECIPIENT, NOT_REROUTED, NewMessage, NewRecipient, PRIORITY_MAX, Place, RECIPIENTS_MAX, Recipient,
@@ -76,14 +76,14 @@ impl Queue {
             (Flags::TRACED, new.traced),
         ]);
         let seconds_until = |at: u64| u32::try_from(at.saturating_sub(new.accepted_at).div_ceil(1000)).unwrap_or(u32::MAX);
-        let key = MessageKey { index, generation: message.generation };
         *message = Message {
             id_place,
             size: new.size,
             accepted_at: new.accepted_at,
             expires_at: new.expires_at.unwrap_or(u64::MAX),
-            generation: key.generation,
+            generation: message.generation,
             addresses,
+            fresh_place: self.index.fresh.push(index),
             release_after_s: new.not_before.map_or(0, seconds_until),
             warn_after_s: new.warn_at.map_or(0, |at| seconds_until(at).max(1)),
             reverse_bytes: u16::try_from(new.reverse_path.len()).expect("the session limits paths"),
@@ -101,29 +101,29 @@ impl Queue {
                 new.tags.iter().take(TAGS_MAX).filter(|tag| !tag.is_empty()).fold(false, |listed, tag| self.index.tag(index, tag) | listed);
             self.messages[index].flags.set(Flags::LISTED, listed);
         }
-        if let Some(earlier) = self.index.note(key) {
-            self.list_all(&earlier);
+        if self.index.fresh.len() == FRESH_MAX {
+            self.list_some();
         }
         index
     }
 
-    /// As [`Queue::list`], for several that are not in the cache, or gone.
+    /// As [`Queue::list`], for those of the oldest that have not left. They are in no cache.
     #[cold]
-    fn list_all(&mut self, keys: &[MessageKey; LINKED_AT_ONCE]) {
-        // Each loop waits once for what it reads, not once for each message. Of a queue that is not long all have left by now.
-        for key in keys {
-            black_box(self.messages.get(key.index).map(|message| message.generation));
+    fn list_some(&mut self) {
+        let mut queued = [NONE; LINKED_AT_ONCE];
+        let count = self.index.fresh.pop_some(&mut queued);
+        let queued = &queued[..count];
+        // Each loop waits once for what it reads, not once for each message.
+        for &index in queued {
+            black_box(self.messages[index].flags);
         }
-        let (mut queued, mut count) = ([0; LINKED_AT_ONCE], 0);
-        for index in keys.iter().filter_map(|key| self.find(*key)) {
+        for &index in queued {
             let (message, recipients) = self.messages.with_recipients(index);
             self.index.load(index);
             self.texts.load(message.addresses);
             black_box((recipients[0].place, recipients[recipients.len() - 1].place));
-            queued[count] = index;
-            count += 1;
         }
-        for &index in &queued[..count] {
+        for &index in queued {
             self.list(index);
         }
     }
@@ -250,13 +250,14 @@ impl Queue {
         if !message.flags.has(Flags::CLOSING) || message.unrecorded > 0 || message.in_flight > 0 {
             return;
         }
-        let Message { id_place, addresses, flags, .. } = *message;
+        let Message { id_place, addresses, flags, fresh_place, .. } = *message;
         for state in recipients {
             self.texts.give(state.reply());
             self.placed[state.place as usize] -= 1;
         }
         self.drop_groups(index);
         self.forget_reroutes(index);
+        self.index.fresh.leave(fresh_place, index);
         if flags.has(Flags::LISTED) {
             self.index.unlink(index);
         }
