@@ -219,9 +219,13 @@ impl Reports {
     }
 
     /// A message leaves.
+    #[inline]
     pub(crate) fn forget(&mut self, index: u32) {
-        self.timed -= usize::from(self.timers.is_set(index));
-        self.timers.cancel(index);
+        // Few messages are ever reported, and each leaves.
+        if self.timed > 0 && self.timers.is_set(index) {
+            self.timed -= 1;
+            self.timers.cancel(index);
+        }
     }
 
     fn wait_until(&mut self, index: u32, at: u64) {
