@@ -93,7 +93,7 @@ impl Queue {
         let state = &self.destinations[home as usize];
         let group = state.ready.first(&self.groups, self.settings.age_step_ms)?;
         let most = state.limits.recipients_max.max(1);
-        let Group { message: index, first, .. } = self.groups[group];
+        let Group { message: index, first, ready, next: behind, priority, .. } = self.groups[group];
         let (message, recipients) = self.messages.with_recipients_mut(index);
         let number = message.next_dispatch;
         message.next_dispatch = number.wrapping_add(1);
@@ -111,7 +111,10 @@ impl Queue {
         }
         self.placed[Place::Ready as usize] -= usize::from(taken);
         self.placed[Place::Attempting as usize] += usize::from(taken);
-        self.subtract_ready(group, taken);
+        self.groups[group].ready = ready.checked_sub(taken).expect("a ready recipient is counted by its group");
+        if taken == ready {
+            self.destinations[home as usize].ready.remove_first(&mut self.groups, priority, behind);
+        }
         let state = &mut self.destinations[destination as usize];
         state.started(now);
         let home = state.away.as_mut().and_then(|away| away.take(now)).unwrap_or(OWN);

@@ -137,6 +137,13 @@ impl Message {
         self.accepted_at.saturating_add(u64::from(self.release_after_s) * 1000)
     }
 
+    /// All is done; it leaves when the record that says so is acknowledged.
+    #[inline]
+    pub(crate) fn begin_closing(&mut self) {
+        self.flags.set(Flags::CLOSING, true);
+        self.unrecorded += 1;
+    }
+
     /// When it may be attempted by command: now, unless it came with a time of release that is still to come.
     pub(crate) fn may_go_at(&self, now: u64) -> u64 {
         if self.release_after_s == 0 { now } else { now.max(self.released_at()) }
@@ -292,6 +299,14 @@ pub(crate) struct Recipient {
 impl Recipient {
     pub(crate) fn waiting(address_end: u32, group: u32) -> Self {
         Self { address_end, group, ..Self::default() }
+    }
+
+    /// An attempt came to its turn.
+    #[inline]
+    pub(crate) fn attempted(&mut self, now: u64) {
+        self.untried = 0;
+        self.attempts = self.attempts.saturating_add(1);
+        self.last_attempt = now;
     }
 
     /// Nothing is left to do.

@@ -92,6 +92,11 @@ impl Outcome<'_> {
         matches!(self, Self::Untried { .. })
     }
 
+    /// It is where it is kept.
+    pub(crate) fn is_final(&self) -> bool {
+        matches!(self, Self::Delivered { .. })
+    }
+
     pub(crate) fn is_delivery(&self) -> bool {
         matches!(self, Self::Delivered { .. } | Self::Relayed { .. } | Self::Untimed { .. } | Self::PassedOn { .. })
     }

@@ -232,7 +232,9 @@ impl Queue {
         now: u64,
     ) -> MessageKey {
         let index = self.insert(message, recipients);
-        self.start(index, now);
+        if !self.start_alone(index, now) {
+            self.start_any(index, now);
+        }
         self.key(index)
     }
 

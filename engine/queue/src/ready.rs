@@ -35,19 +35,26 @@ impl ReadyQueue {
     }
 
     /// Appends a group, whose age counts from now on.
-    #[inline]
     pub(crate) fn push(&mut self, groups: &mut Groups, index: u32, now: u64) {
-        let group = &mut groups[index];
-        let priority = usize::from(group.priority);
-        let tail = self.tails[priority];
-        (group.previous, group.next, group.ready_since_s) = (tail, NONE, u32::try_from(now / 1000).unwrap_or(u32::MAX));
-        match tail {
-            NONE => self.heads[priority] = index,
-            tail => groups[tail].next = index,
+        let before = self.append(&mut groups[index], index, now);
+        if before != NONE {
+            groups[before].next = index;
         }
-        self.tails[priority] = index;
+    }
+
+    /// As [`ReadyQueue::push`]; the caller says to the group that is returned, if one is, who comes behind it.
+    #[inline]
+    #[must_use]
+    pub(crate) fn append(&mut self, group: &mut Group, index: u32, now: u64) -> u32 {
+        let priority = usize::from(group.priority);
+        let before = std::mem::replace(&mut self.tails[priority], index);
+        (group.previous, group.next, group.ready_since_s) = (before, NONE, u32::try_from(now / 1000).unwrap_or(u32::MAX));
+        if before == NONE {
+            self.heads[priority] = index;
+        }
         self.occupied |= 1 << priority;
         self.groups += 1;
+        before
     }
 
     /// Puts a group back before all others of its priority, with the age it had.
@@ -65,6 +72,21 @@ impl ReadyQueue {
         self.groups += 1;
     }
 
+    /// Takes out the group that is before all others of its priority; `next` is behind it.
+    #[inline]
+    pub(crate) fn remove_first(&mut self, groups: &mut Groups, priority: u8, next: u32) {
+        self.heads[usize::from(priority)] = next;
+        match next {
+            NONE => {
+                self.tails[usize::from(priority)] = NONE;
+                self.occupied &= !(1 << priority);
+            }
+            next => groups[next].previous = NONE,
+        }
+        self.groups -= 1;
+    }
+
+    /// Takes out a group that stands anywhere.
     #[inline]
     pub(crate) fn remove(&mut self, groups: &mut Groups, index: u32) {
         let Group { previous, next, priority, .. } = groups[index];

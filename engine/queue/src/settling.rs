@@ -3,7 +3,7 @@
 use crate::destination::DestinationId;
 use crate::dispatch::Dispatch;
 use crate::message::{Flags, Message, MessageKey, NO_RECIPIENT, Place, Recipient};
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, SUCCESS_DUE};
 use crate::queue::Queue;
 use crate::report::Notify;
 use crate::retry::Jitter;
@@ -58,6 +58,9 @@ impl Queue {
         now: u64,
         record: &mut Vec<u8>,
     ) -> Settled {
+        if let Some(settled) = self.settle_alone(&dispatch, outcomes, now) {
+            return settled;
+        }
         let index = dispatch.key.index;
         // Then nobody is deferred, and nothing is drawn.
         let decides_all = !outcomes.is_empty() && outcomes.iter().all(|(_, outcome)| outcome.is_delivery());
@@ -88,6 +91,32 @@ impl Queue {
         }
         self.end_attempt(&dispatch, now);
         self.conclude(&dispatch, changed, now, record)
+    }
+
+    /// As [`Queue::settle_by`], for a message with one recipient that was delivered and of which nobody is told, as most mail is; of any other
+    /// nothing is changed. Each thing is looked up once.
+    #[inline(always)]
+    fn settle_alone(&mut self, dispatch: &Dispatch, outcomes: &[(u16, Outcome<'_>)], now: u64) -> Option<Settled> {
+        let [(0, outcome)] = outcomes else { return None };
+        let (message, [recipient]) = self.messages.with_recipients_mut(dispatch.key.index) else { return None };
+        if !outcome.is_delivery() || recipient.has_reply() || recipient.told & SUCCESS_DUE != 0 || message.flags.has(Flags::CLOSING) {
+            return None;
+        }
+        if wants_success(outcome, recipient.notify(), message.flags.has(Flags::TRACED)) {
+            return None;
+        }
+        assert!(recipient.is_in(dispatch.number) && recipient.group == dispatch.group, "an outcome is of its own attempt");
+        recipient.attempted(now);
+        recipient.place = Place::Delivered;
+        self.placed[Place::Attempting as usize] -= 1;
+        self.placed[Place::Delivered as usize] += 1;
+        message.in_flight -= 1;
+        message.begin_closing();
+        self.groups.timers.cancel(dispatch.key.index);
+        self.reports.forget(dispatch.key.index);
+        self.destinations[dispatch.destination.index()].succeeded(now);
+        self.end_at_destinations(dispatch, now);
+        Some(Settled::Done)
     }
 
     /// Takes in what came of some recipients of an attempt while others are still under way (an LMTP store answers for one after the other,
@@ -178,22 +207,15 @@ impl Queue {
             self.make_ready_again(index, recipient, now);
             return false;
         }
-        state.untried = 0;
-        state.attempts = state.attempts.saturating_add(1);
-        state.last_attempt = now;
+        state.attempted(now);
         match outcome {
             Outcome::Delivered { reply } | Outcome::Relayed { reply } | Outcome::Untimed { reply } | Outcome::PassedOn { reply } => {
-                let (has_reply, is_final) = (state.has_reply(), matches!(outcome, Outcome::Delivered { .. }));
-                // RFC 2852 4.1: BY with T asks for a report of each next hop that takes it, even of one that reports itself. 4.1.4.2: without T
-                // there is one where the time ends to be watched.
-                let is_asked_for = is_traced && !is_final || matches!(outcome, Outcome::Untimed { .. });
-                let wants_trace = is_asked_for && !state.notify().has(Notify::NEVER);
-                let wants_success = wants_trace || state.notify().has(Notify::SUCCESS) && !matches!(outcome, Outcome::PassedOn { .. });
+                let (has_reply, wants_success) = (state.has_reply(), wants_success(outcome, state.notify(), is_traced));
                 self.placed[state.place as usize] -= 1;
                 self.placed[Place::Delivered as usize] += 1;
                 state.place = Place::Delivered;
                 // Most mail is delivered at once, nobody is told, and it has nothing to forget.
-                if wants_success && self.note_success(index, recipient, is_final) {
+                if wants_success && self.note_success(index, recipient, outcome.is_final()) {
                     self.keep_reply(index, recipient, &[reply], attempted.relay);
                 } else if has_reply {
                     self.keep_reply(index, recipient, &[], "");
@@ -255,6 +277,12 @@ impl Queue {
     /// Ends an attempt none of whose recipients is open any more.
     pub(crate) fn end_attempt(&mut self, dispatch: &Dispatch, now: u64) {
         self.messages[dispatch.key.index].in_flight -= 1;
+        self.end_at_destinations(dispatch, now);
+    }
+
+    /// Gives back what an attempt takes of its destination, and looks at where its mail is queued.
+    #[inline]
+    fn end_at_destinations(&mut self, dispatch: &Dispatch, now: u64) {
         self.end_at_destination(dispatch, now);
         // What was given back may be all that the domain has ready: it is queued at its site again.
         let domain = self.groups[dispatch.group].destination;
@@ -264,6 +292,7 @@ impl Queue {
     }
 
     /// Gives back what an attempt takes of its destination.
+    #[inline]
     pub(crate) fn end_at_destination(&mut self, dispatch: &Dispatch, now: u64) {
         let destination = &mut self.destinations[dispatch.destination.index()];
         destination.in_flight -= 1;
@@ -319,10 +348,18 @@ impl Queue {
     /// From here on only the acknowledgement of the settled record and open attempts keep the message. No recipient is ready.
     #[inline]
     pub(crate) fn begin_closing(&mut self, index: u32) {
-        let message = &mut self.messages[index];
-        message.flags.set(Flags::CLOSING, true);
-        message.unrecorded += 1;
+        self.messages[index].begin_closing();
         self.groups.timers.cancel(index);
         self.reports.forget(index);
     }
+}
+
+/// Whether what was delivered so is to be told to its sender, where it can be.
+#[inline]
+fn wants_success(outcome: &Outcome<'_>, notify: Notify, is_traced: bool) -> bool {
+    // RFC 2852 4.1: BY with T asks for a report of each next hop that takes it, even of one that reports itself. 4.1.4.2: without T
+    // there is one where the time ends to be watched.
+    let is_asked_for = is_traced && !outcome.is_final() || matches!(outcome, Outcome::Untimed { .. });
+    let wants_trace = is_asked_for && !notify.has(Notify::NEVER);
+    wants_trace || notify.has(Notify::SUCCESS) && !matches!(outcome, Outcome::PassedOn { .. })
 }

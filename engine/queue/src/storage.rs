@@ -162,14 +162,22 @@ impl Queue {
 
     /// Gives the groups of a message back, none of which is in a ready queue.
     pub(crate) fn drop_groups(&mut self, index: u32) {
-        let mut group = std::mem::replace(&mut self.messages[index].first_group, NONE);
+        let first = std::mem::replace(&mut self.messages[index].first_group, NONE);
+        self.give_groups(first);
+    }
+
+    /// Gives a group and those behind it in their message back.
+    #[inline]
+    fn give_groups(&mut self, first: u32) {
+        let mut group = first;
         while group != NONE {
-            let Group { ready, next_in_message, .. } = self.groups[group];
-            assert_eq!(ready, 0, "a ready recipient is in its queue");
+            let state = &mut self.groups[group];
+            assert_eq!(state.ready, 0, "a ready recipient is in its queue");
+            state.message = NONE;
+            let next = state.next_in_message;
             self.leave_destination(group);
-            self.groups[group].message = NONE;
             self.groups.give(group);
-            group = next_in_message;
+            group = next;
         }
     }
 
@@ -189,6 +197,7 @@ impl Queue {
     }
 
     /// Takes a group, of which nothing is ready, out of those of its destination.
+    #[inline]
     pub(crate) fn leave_destination(&mut self, group: u32) {
         let Group { destination: slot, previous_here, next_here, .. } = self.groups[group];
         self.index.walks.leaves(Chain::Groups, group, next_here);
@@ -245,19 +254,23 @@ impl Queue {
     }
 
     /// Drops a message that is done or deleted, once nothing is open any more.
+    #[inline]
     pub(crate) fn close(&mut self, index: u32) {
-        let (message, recipients) = self.messages.with_recipients(index);
+        let (message, recipients) = self.messages.with_recipients_mut(index);
         if !message.flags.has(Flags::CLOSING) || message.unrecorded > 0 || message.in_flight > 0 {
             return;
         }
         let Message { id_place, addresses, flags, fresh_place, .. } = *message;
+        let first_group = std::mem::replace(&mut message.first_group, NONE);
         for state in recipients {
             self.texts.give(state.reply());
             self.placed[state.place as usize] -= 1;
         }
-        self.drop_groups(index);
-        self.forget_reroutes(index);
+        self.give_groups(first_group);
         self.index.fresh.leave(fresh_place, index);
+        if flags.has(Flags::PARTLY_REROUTED) {
+            self.forget_reroutes(index);
+        }
         if flags.has(Flags::LISTED) {
             self.index.unlink(index);
         }

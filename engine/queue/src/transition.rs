@@ -15,11 +15,14 @@ const EXPIRED: &str = "5.4.7 expired";
 
 impl Queue {
     /// Lets a message live in the queue: what is due is ready, the rest waits for its time.
-    #[inline]
     pub(crate) fn start(&mut self, index: u32, now: u64) {
-        if self.start_alone(index, now) {
-            return;
+        if !self.start_alone(index, now) {
+            self.start_any(index, now);
         }
+    }
+
+    /// As [`Queue::start`], for a message with any number of recipients.
+    pub(crate) fn start_any(&mut self, index: u32, now: u64) {
         if self.ready_due(index, now) {
             self.arm_for_end(index);
         } else {
@@ -29,7 +32,8 @@ impl Queue {
 
     /// As [`Queue::start`], for a message with one recipient, as most mail is, that may go now; false for any other. Each thing is looked up
     /// once.
-    fn start_alone(&mut self, index: u32, now: u64) -> bool {
+    #[inline(always)]
+    pub(crate) fn start_alone(&mut self, index: u32, now: u64) -> bool {
         let (message, [recipient]) = self.messages.with_recipients_mut(index) else { return false };
         if message.flags.has(Flags::STILL) || recipient.place != Place::Waiting || recipient.next_attempt > now {
             return false;
@@ -43,7 +47,10 @@ impl Queue {
         let destination = &mut self.destinations[slot as usize];
         let warn_at = self.settings.warn_at(group, message, destination).unwrap_or(u64::MAX);
         let nearest = deadline(message, destination).unwrap_or(u64::MAX).min(warn_at);
-        destination.ready.push(&mut self.groups, message.first_group, now);
+        let before = destination.ready.append(group, message.first_group, now);
+        if before != NONE {
+            self.groups[before].next = message.first_group;
+        }
         match nearest {
             u64::MAX => self.groups.timers.cancel(index),
             nearest => self.groups.timers.set(index, nearest),
