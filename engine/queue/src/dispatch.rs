@@ -114,6 +114,7 @@ impl Queue {
         self.groups[group].ready = ready.checked_sub(taken).expect("a ready recipient is counted by its group");
         if taken == ready {
             self.destinations[home as usize].ready.remove_first(&mut self.groups, priority, behind);
+            self.prefetch_ahead(behind);
         }
         let state = &mut self.destinations[destination as usize];
         state.started(now);

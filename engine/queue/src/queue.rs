@@ -330,7 +330,7 @@ impl Queue {
         {
             return Some(Work::Report(key));
         }
-        if self.len() > NEAR_MAX {
+        if self.len() > FAR_MIN {
             if self.loaded == 0 {
                 self.load_ahead();
             }
@@ -365,12 +365,11 @@ impl Queue {
     }
 
     /// Brings into the cache what the next polls read: the first messages of the destinations whose turn comes next. Most have waited long
-    /// enough to have left it, and each poll would wait for its group and then for the message. What is found here was asked for a round
-    /// earlier, as far as there are so many destinations.
+    /// enough to have left it, and each poll would wait for its group and then for the message. A queue that is not that long asks for it
+    /// as it goes, see [`Queue::prefetch_ahead`].
     fn load_ahead(&mut self) {
         let destinations = self.serving.len().min(LOADED_AHEAD);
         let each = LOADED_AHEAD / destinations.max(1);
-        let is_far = self.len() > FAR_MIN;
         let (mut messages, mut count) = ([0; LOADED_AHEAD], 0);
         for &destination in self.serving.iter().take(destinations) {
             let state = &self.destinations[destination as usize];
@@ -384,12 +383,8 @@ impl Queue {
                 messages[count] = group.message;
                 count += 1;
                 next = group.next;
-                if is_far {
-                    let message = &self.messages[group.message];
-                    black_box((message.flags, message.generation, self.groups.get(next).map(|group| group.message)));
-                } else {
-                    self.prefetch_group(next);
-                }
+                let message = &self.messages[group.message];
+                black_box((message.flags, message.generation, self.groups.get(next).map(|group| group.message)));
             }
         }
         // In a loop of its own: nothing above waits for a message.
@@ -397,24 +392,31 @@ impl Queue {
             let Message { id_place, addresses, .. } = self.messages[index];
             // The attempt reads addresses, and who comes next is written into their place. The rest is read by the end of the attempt, and
             // until then it stays near.
-            if is_far {
-                self.ids.load(id_place);
-                self.texts.load(addresses);
-                self.index.load(index);
-            } else {
-                self.ids.prefetch(id_place);
-                self.texts.prefetch(addresses);
-                self.index.prefetch(index);
-            }
+            self.ids.load(id_place);
+            self.texts.load(addresses);
+            self.index.load(index);
         }
         self.loaded = destinations * each;
     }
 
-    /// Asks for a group and its message, where that is found without looking at the group.
+    /// Asks for what the next attempts at a destination read, whose first group this is now: of it, which was asked for when the one before
+    /// it was taken, the rest, and of the one behind it what is known.
     #[inline]
-    fn prefetch_group(&self, group: u32) {
-        self.groups.prefetch(group);
-        if let Some(message) = Groups::message_of_first(group) {
+    pub(crate) fn prefetch_ahead(&self, first: u32) {
+        if !(NEAR_MAX..=FAR_MIN).contains(&self.len()) {
+            return;
+        }
+        let Some(group) = self.groups.get(first) else { return };
+        // The attempt reads addresses, and who comes next is written into their place. The rest is read by the end of the attempt, and
+        // until then it stays near.
+        let Message { id_place, addresses, flags, .. } = self.messages[group.message];
+        self.ids.prefetch(id_place);
+        self.texts.prefetch(addresses);
+        if flags.has(Flags::LISTED) {
+            self.index.prefetch(group.message);
+        }
+        self.groups.prefetch(group.next);
+        if let Some(message) = Groups::message_of_first(group.next) {
             self.messages.prefetch(message);
         }
     }
