@@ -3,7 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use redis::{
-    AsyncConnectionConfig, Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, Pipeline, RedisFuture, RedisResult, TlsMode, Value,
+    AsyncConnectionConfig, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo, Pipeline, RedisError, RedisFuture,
+    RedisResult, TlsMode, Value,
     aio::{ConnectionLike, MultiplexedConnection},
     cluster::ClusterClientBuilder,
     cluster_async::{ClusterConnection, Connect},
@@ -75,7 +76,8 @@ impl Metered {
 
 impl ConnectionLike for Metered {
     fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
-        self.calls.req_packed_command(command)
+        let answer = self.calls.req_packed_command(command);
+        Box::pin(async move { answer.await.map_err(sent_once) })
     }
 
     fn req_packed_commands<'a>(&'a mut self, pipeline: &'a Pipeline, offset: usize, count: usize) -> RedisFuture<'a, Vec<Value>> {
@@ -85,6 +87,14 @@ impl ConnectionLike for Metered {
     fn get_db(&self) -> i64 {
         self.calls.get_db()
     }
+}
+
+/// What a server has answered is left to the client: it did nothing, and the client of a cluster goes on to the server that it names. What was not
+/// answered may have been done. That client would send it again, and give the second answer for the first: a worker whose completion was done, believed
+/// and then lost by a failover would hear of its first one that the item is there, and drop a copy that its owner has given up. Nothing sends it again
+/// but who knows that it may have been done.
+fn sent_once(error: RedisError) -> RedisError {
+    if error.code().is_some() { error } else { (ErrorKind::Client, "no answer", error.to_string()).into() }
 }
 
 impl Connect for Metered {
@@ -105,7 +115,7 @@ impl Connect for Metered {
 
 impl Valkey {
     pub(super) async fn connect(&self) -> Result<Connection, ValkeyError> {
-        let failed = |error: redis::RedisError| ValkeyError::of_client(&error);
+        let failed = |error: RedisError| ValkeyError::of_client(&error);
         let mut connection = match &self.target.place {
             Place::Cluster(nodes) => {
                 let mut builder = ClusterClientBuilder::new(nodes.clone())
@@ -184,7 +194,7 @@ async fn first_answer(sentinels: Vec<SentinelClient>) -> RedisResult<ConnectionI
     for mut sentinel in sentinels {
         asked.spawn(async move { Ok(sentinel.async_get_client().await?.get_connection_info().clone()) });
     }
-    let mut answer = Err((redis::ErrorKind::InvalidClientConfig, "no Sentinel is named").into());
+    let mut answer = Err((ErrorKind::InvalidClientConfig, "no Sentinel is named").into());
     while let Some(Ok(next)) = asked.join_next().await {
         answer = next;
         if answer.is_ok() {
