@@ -184,7 +184,9 @@ impl Offers {
             Some(State::Back | State::Leftover | State::Settled { .. }) if self.delivers => return Sending::TakeBack,
             // What is there, or on its way, is not sent a second time.
             Some(State::Sending | State::Overdue | State::Waiting | State::Reviving | State::Freeing) => return Sending::Leave,
-            Some(State::Crossing | State::Recalled | State::Leftover | State::Settling | State::Settled { .. }) => return Sending::Leave,
+            Some(State::Crossing | State::Recalled | State::Leftover | State::Settling { .. } | State::Settled { .. }) => {
+                return Sending::Leave;
+            }
             None | Some(State::Parted | State::Gone { .. }) if self.is_local_for(id) => return Sending::TakeBack,
             None | Some(State::Unsure | State::Fetching | State::Back | State::Parted | State::Gone { .. }) => {}
         }
@@ -202,18 +204,17 @@ impl Offers {
     /// Whether an item has come to its end, or is about to, by all that is remembered: the queue should not have it, and this node does not say
     /// that it has the mail.
     pub fn has_ended(&self, id: &str) -> bool {
-        matches!(self.items.get(id), Some(State::Settling | State::Settled { .. } | State::Gone { .. }))
+        matches!(self.items.get(id), Some(State::Settling { .. } | State::Settled { .. } | State::Gone { .. }))
     }
 
-    /// The queue has an item of this node that has come to its end, or that no shard knows: it was settled while the queue could not be
-    /// told, or the queue has gone back in time. It is taken out. With whom it was settled is not known any more, so a worker that has said
-    /// that the mail is its own, and was perhaps believed, keeps it.
+    /// The queue has an item of this node that has come to its end, or is about to, or that no shard knows: it was settled while the queue could
+    /// not be told, or the queue has gone back in time. It is taken out, once its end is durable. With whom it was settled is not known any more,
+    /// so a worker that has said that the mail is its own, and was perhaps believed, keeps it.
     pub fn orphan(&mut self, id: &str) {
         match self.items.get(id) {
-            None | Some(State::Settled { .. }) => {
-                self.items.set(id, State::Leftover);
-                self.leftover.push_back(id.to_owned());
-            }
+            None | Some(State::Settled { .. }) => self.leave_over(id),
+            // The queue is told nothing before the spool knows.
+            Some(State::Settling { .. }) => drop(self.items.set(id, State::Settling { is_again: true })),
             // It was withdrawn while this node had it: no worker was believed.
             Some(State::Gone { .. }) => {
                 self.items.set(id, State::Back);
@@ -226,7 +227,7 @@ impl Offers {
     /// A shard wants an item back.
     pub fn recalled(&mut self, id: &str) {
         match self.items.get(id) {
-            Some(State::Leftover | State::Settling | State::Settled { .. }) => self.tell.push_back((id.to_owned(), Recall::Taken)),
+            Some(State::Leftover | State::Settling { .. } | State::Settled { .. }) => self.tell.push_back((id.to_owned(), Recall::Taken)),
             Some(State::Crossing | State::Recalled) => {}
             Some(State::Sending) => drop(self.items.set(id, State::Crossing)),
             None | Some(State::Back | State::Parted | State::Gone { .. }) => self.recall(id),
@@ -254,14 +255,16 @@ impl Offers {
 
     /// That it is settled here is durable.
     pub fn settled(&mut self, id: &str, now: BootTime) {
-        if self.items.get(id) == Some(State::Settling) {
-            self.ended(id, now);
+        match self.items.get(id) {
+            Some(State::Settling { is_again: false }) => self.ended(id, now),
+            Some(State::Settling { is_again: true }) => self.leave_over(id),
+            _ => {}
         }
     }
 
     /// The shard could not settle it now, whatever the `result`: it is told again as late as a round is.
     pub fn not_settled(&mut self, id: &str, result: String, now: BootTime) {
-        if self.items.get(id) == Some(State::Settling) {
+        if matches!(self.items.get(id), Some(State::Settling { .. })) {
             self.settle_later.push_back((now + self.bounds.reconcile_every, (id.to_owned(), result)));
         }
     }
@@ -400,7 +403,8 @@ impl Offers {
             Some(State::Leftover) => self.leftover.push_back(id),
             Some(State::Freeing) => self.free.push_back(id),
             Some(State::Back | State::Recalled | State::Parted | State::Reviving | State::Overdue) => self.withdraw.push_back(id),
-            Some(State::Sending | State::Fetching | State::Crossing | State::Settling | State::Settled { .. } | State::Gone { .. })
+            Some(State::Sending | State::Fetching | State::Crossing)
+            | Some(State::Settling { .. } | State::Settled { .. } | State::Gone { .. })
             | None => {}
         }
     }
@@ -440,8 +444,14 @@ impl Offers {
     }
 
     fn settling(&mut self, id: &str, result: &str) {
-        self.items.set(id, State::Settling);
+        self.items.set(id, State::Settling { is_again: false });
         self.settle.push_back((id.to_owned(), result.to_owned()));
+    }
+
+    /// It has come to its end, and the queue has it.
+    fn leave_over(&mut self, id: &str) {
+        self.items.set(id, State::Leftover);
+        self.leftover.push_back(id.to_owned());
     }
 
     /// A worker has what is wanted back.

@@ -165,7 +165,7 @@ impl Offers {
     pub fn refused_record(&mut self, id: &str, is_gone: bool, now: BootTime) {
         match self.items.get(id) {
             Some(_) if is_gone => self.known(id, &Known::Withdrawn, now),
-            Some(State::Sending | State::Settling | State::Settled { .. }) | None => {}
+            Some(State::Sending | State::Settling { .. } | State::Settled { .. }) | None => {}
             Some(_) => self.ask_soon.push(id),
         }
     }
@@ -306,5 +306,30 @@ mod tests {
         refusing(&mut offers);
         offers.unheard(vec!["a".to_owned()]);
         assert_eq!(offers.poll(at(10)), Some(Todo::Ask(vec!["a".to_owned()])), "and found again");
+    }
+
+    /// A worker has taken it over, and the owner has settled that, but for the disk's last word.
+    fn settling() -> Offers {
+        let mut offers = waiting(true);
+        offers.known("a", &Known::Completed("n2 0001".to_owned()), at(1));
+        assert!(matches!(offers.poll(at(1)), Some(Todo::Settle(_))));
+        offers
+    }
+
+    /// Valkey went back in time while the owner's disk was not done: the look for such items passed it over and was not repeated, and another worker
+    /// delivered the mail a second time.
+    #[test]
+    fn what_the_queue_has_again_leaves_it_once_it_is_settled_for_good() {
+        let mut offers = settling();
+        offers.orphan("a");
+        assert_eq!(offers.poll(at(1)), None, "not before");
+        offers.not_settled("a", "n2 0001".to_owned(), at(1));
+        assert!(matches!(offers.poll(at(11)), Some(Todo::Settle(_))));
+        offers.settled("a", at(11));
+        assert_eq!(offers.poll(at(11)), Some(Todo::End(vec!["a".to_owned()])));
+        offers.ended_there("a", Ending::Out);
+        assert_eq!(offers.poll(at(11)), Some(Todo::Ask(vec!["a".to_owned()])));
+        offers.known("a", &Known::Withdrawn, at(11));
+        assert_eq!(offers.poll(at(12)), None);
     }
 }

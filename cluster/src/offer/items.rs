@@ -25,7 +25,10 @@ pub(super) enum State {
     /// Completed by this node for itself in an earlier run, and this run does not deliver: the queue is to forget that first.
     Freeing,
     /// Another has it; the spool does not know yet.
-    Settling,
+    Settling {
+        /// The queue has gone back in time and has it again: to leave the queue once the spool knows.
+        is_again: bool,
+    },
     /// The spool knows; the queue remembers until then, and is told to forget it.
     Settled {
         /// See there.
@@ -60,7 +63,7 @@ impl State {
             | State::Freeing
             | State::Overdue
             | State::Crossing => true,
-            State::Settling
+            State::Settling { .. }
             | State::Settled { .. }
             | State::Back
             | State::Leftover
@@ -231,7 +234,7 @@ mod tests {
         State::Sending,
         State::Waiting,
         State::Back,
-        State::Settling,
+        State::Settling { is_again: false },
         State::Settled { until: BootTime::after_boot(std::time::Duration::ZERO) },
     ];
 

@@ -398,7 +398,7 @@ impl World {
         };
         self.nodes[node].is_to_scan = false;
         for id in items {
-            if !self.nodes[node].spool.contains_key(&id) {
+            if !self.nodes[node].spool.contains_key(&id) || self.nodes[node].offers.has_ended(&id) {
                 self.nodes[node].offers.orphan(&id);
             }
         }
