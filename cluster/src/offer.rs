@@ -21,10 +21,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{
-    boot_time::BootTime,
-    work_queue::{IDS_PER_CALL, ITEMS_PER_CALL},
-};
+use crate::{boot_time::BootTime, work_queue::IDS_PER_CALL};
 
 mod heard;
 mod items;
@@ -317,9 +314,8 @@ impl Offers {
         if let Some(ids) = self.chosen(|offers| take(&mut offers.free), |state| state == State::Freeing) {
             return Some(Todo::Forget(ids));
         }
-        if !self.unproven.is_empty() {
-            let count = self.unproven.len().min(ITEMS_PER_CALL);
-            return Some(Todo::Refuse(self.unproven.drain(..count).collect()));
+        if let Some(records) = self.next_to_refuse() {
+            return Some(Todo::Refuse(records));
         }
         // Where others complete all the time there is always something to ask.
         let turn = std::mem::replace(&mut self.asks_in_a_row, 0);

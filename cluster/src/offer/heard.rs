@@ -3,7 +3,7 @@
 use super::{OWN_AGAIN, Offers, Recall, State};
 use crate::{
     boot_time::BootTime,
-    work_queue::{Ending, Enqueued, Known},
+    work_queue::{Ending, Enqueued, ITEMS_PER_CALL, Known},
 };
 
 impl Offers {
@@ -103,15 +103,15 @@ impl Offers {
             }
             (state, Known::Completed(result)) if state.may_be_taken() => self.settling(id, result),
             // Nobody has it who could prove that. What says so has to leave the queue before the item can be offered again.
-            (state, Known::Unproven(record)) if state.may_be_taken() => {
+            (state, Known::Unproven(record)) if state.is_this_nodes() => {
                 self.unproven.push_back((id.to_owned(), record.clone()));
             }
             // A worker's late claim is to be told by this node's word that the item is not its own.
             (State::Back | State::Recalled | State::Parted | State::Overdue, Known::Unsigned(record)) => {
                 self.unproven.push_back((id.to_owned(), record.clone()));
             }
-            // With whom it was ended nobody knows, so that is not signed, neither now nor when the queue has it again.
-            (State::Leftover, Known::Withdrawn | Known::Unsigned(_)) => self.ended(id, now),
+            // With whom it was ended nobody knows, so nothing is signed, neither now nor when the queue has it again: it is another's.
+            (State::Leftover, Known::Withdrawn | Known::Unsigned(_) | Known::Unproven(_)) => self.ended(id, now),
             // It never came, or Valkey lost it; or it was withdrawn, which was not heard.
             (State::Waiting | State::Reviving, Known::Unknown | Known::Withdrawn | Known::Unsigned(_)) => {
                 self.items.set(id, State::Unsure);
@@ -159,6 +159,19 @@ impl Offers {
                 Ending::Stays => self.items.remove(id),
             }
         }
+    }
+
+    /// Records to be replaced by this node's signed word that it has the mail. It may have found out meanwhile that another has.
+    pub(super) fn next_to_refuse(&mut self) -> Option<Vec<(String, Vec<u8>)>> {
+        while !self.unproven.is_empty() {
+            let count = self.unproven.len().min(ITEMS_PER_CALL);
+            let records = self.unproven.drain(..count).filter(|(id, _)| self.items.get(id).is_some_and(State::is_this_nodes));
+            let records: Vec<_> = records.collect();
+            if !records.is_empty() {
+                return Some(records);
+            }
+        }
+        None
     }
 
     /// The record that was not believed is gone; false: another has taken its place.
@@ -331,5 +344,27 @@ mod tests {
         assert_eq!(offers.poll(at(11)), Some(Todo::Ask(vec!["a".to_owned()])));
         offers.known("a", &Known::Withdrawn, at(11));
         assert_eq!(offers.poll(at(12)), None);
+    }
+
+    /// The owner had settled with a worker, and signed all the same that it had taken the mail back: for a worker of a version whose tokens do
+    /// not say when an item was enqueued that was the word to drop the last copy.
+    #[test]
+    fn of_mail_that_another_has_nothing_is_signed() {
+        let record = || Known::Unproven(b"t\nn1\nn9 0001".to_vec());
+        let mut offers = settling();
+        offers.orphan("a");
+        offers.settled("a", at(1));
+        assert_eq!(offers.poll(at(1)), Some(Todo::End(vec!["a".to_owned()])));
+        offers.ended_there("a", Ending::Out);
+        assert_eq!(offers.poll(at(1)), Some(Todo::Ask(vec!["a".to_owned()])));
+        offers.known("a", &record(), at(1));
+        assert_eq!(offers.poll(at(2)), None);
+
+        // A proof that comes before the signature.
+        let mut offers = waiting(true);
+        offers.known("a", &record(), at(1));
+        offers.known("a", &Known::Completed("n2 0001".to_owned()), at(1));
+        assert_eq!(offers.poll(at(1)), Some(Todo::Settle(vec![("a".to_owned(), "n2 0001".to_owned())])));
+        assert_eq!(offers.poll(at(1)), None);
     }
 }

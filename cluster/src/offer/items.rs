@@ -75,6 +75,11 @@ impl State {
 
     /// Another node may have taken it over: the queue's word on that counts. Not while it is just being sent, nor once that is known.
     pub(super) fn may_be_taken(self) -> bool {
+        self == State::Leftover || self.is_this_nodes()
+    }
+
+    /// As far as is known this node has the mail, and nobody else: it can sign that.
+    pub(super) fn is_this_nodes(self) -> bool {
         matches!(
             self,
             State::Unsure
@@ -83,7 +88,6 @@ impl State {
                 | State::Waiting
                 | State::Reviving
                 | State::Back
-                | State::Leftover
                 | State::Recalled
                 | State::Parted
         )
