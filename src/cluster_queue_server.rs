@@ -102,13 +102,12 @@ async fn dead(queue: &WorkQueue, limit: u64) -> Result<Vec<Value>, QueueError> {
     for partition in 0..queue.bounds().partitions {
         let mut offset = 0;
         while (letters.len() as u64) < limit {
-            let page = queue.dead(partition, offset, PAGE).await?;
-            if page.is_empty() {
+            let page = queue.dead_page(partition, offset, PAGE).await?;
+            offset += page.places;
+            letters.extend(page.letters.iter().map(|letter| json!(letter)));
+            if page.places < PAGE {
                 break;
             }
-            // One that cannot be read takes its place in a page, and is not in it.
-            offset += PAGE;
-            letters.extend(page.iter().map(|letter| json!(letter)));
         }
     }
     letters.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
@@ -124,7 +123,8 @@ async fn each_partition(queue: &WorkQueue, ids: &[String], requeues: bool) -> Re
                 let moved =
                     if requeues { queue.requeue(partition, &[]).await? } else { queue.purge(partition, None, 0, &[]).await?.unwrap_or(0) };
                 count += moved;
-                if moved == 0 {
+                // Behind those that cannot be read, which leave the queue, are others.
+                if moved == 0 && !(requeues && queue.dead_page(partition, 0, 1).await?.places > 0) {
                     break;
                 }
             }

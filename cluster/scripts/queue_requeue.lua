@@ -4,13 +4,15 @@ local READY, AGES, DEAD, META, COUNTERS = KEYS[1], KEYS[2], KEYS[7], KEYS[8], KE
 if #ARGV > 129 then return redis.error_reply('ERR ringpost: at most 128 ids') end
 local ids = {}
 for i = 2, #ARGV do ids[#ids + 1] = ARGV[i] end
-if #ids == 0 then ids = redis.call('ZRANGE', DEAD, 0, 127) end
+local is_all = #ids == 0
+if is_all then ids = redis.call('ZRANGE', DEAD, 0, 127) end
 local metas = {}
 for i, id in ipairs(ids) do metas[i] = meta_of(id) end
 local moved = 0
 for i, id in ipairs(ids) do
   local meta = metas[i]
-  if meta == false then drop(id) end
+  -- Of the oldest each goes, or those that cannot be read would be in the way of all others.
+  if meta == false or not meta and is_all then drop(id) end
   if meta and redis.call('ZREM', DEAD, id) == 1 then
     local sequence = redis.call('HINCRBY', COUNTERS, 'sequence', 1)
     meta[1], meta[3], meta[6], meta[10] = 'R', 0, 0, ''

@@ -23,7 +23,7 @@ mod dead_letters;
 mod statistics;
 
 pub use answers::{Completed, Ending, Enqueued, Failed, Known, Leased, Retry, Swept};
-pub use dead_letters::{DeadLetter, Revived};
+pub use dead_letters::{DeadLetter, DeadPage, Revived};
 pub use statistics::QueueStats;
 
 /// The most items in one call of enqueue, lease or complete.

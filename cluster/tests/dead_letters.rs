@@ -9,7 +9,7 @@ use ringpost_cluster::{
     target::Target,
     valkey::Valkey,
     work_item::{ItemKey, NewItem},
-    work_queue::{DeadLetter, QueueBounds, Revived, WorkQueue},
+    work_queue::{DeadLetter, DeadPage, QueueBounds, Revived, WorkQueue},
 };
 use ringpost_valkey_server::{Durability, Server};
 
@@ -90,5 +90,40 @@ fn what_expired_in_the_queue_is_leased_once_more_to_be_reported() {
         assert_eq!(queue.revive(0, |_| false, letter.died_at + 5 * MINUTE).await.unwrap(), Revived { requeued: 1, left: 0 });
         let leased = queue.lease(0, 1, 1000, 60_000, 1000).await.unwrap().1.remove(0);
         assert_eq!((leased.data.as_deref(), leased.expires_ms), (Ok(&b"n1:a"[..]), 0));
+    });
+}
+
+/// With 128 letters in a row that nobody can read the look for those of owners that are gone ended there, as did the lists: the mail behind them
+/// was tried by nobody and removed as too old.
+#[test]
+fn letters_that_cannot_be_read_hide_none_behind_them() {
+    const UNREADABLE: u64 = 200;
+    let server = Server::start(Durability::None);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let queue = queue(&server);
+        queue.enqueue(0, &[item("n1:a".to_owned(), "n1", 0)]).await.unwrap();
+        let leased = queue.lease(0, 1, 1000, 60_000, 1000).await.unwrap().1.remove(0);
+        queue.fail(&leased.id, &leased.token, ringpost_cluster::work_queue::Retry::Never, "no luck").await.unwrap();
+        let died_at = letters(&queue).await[0].died_at;
+        let keys = Keyspace::new("ringpost:test").unwrap().queue("mail", 0);
+        let (dead, metas) = (&keys[6], &keys[7]);
+        for number in 0..UNREADABLE {
+            assert!(server.command(&format!("ZADD {dead} {number} x{number}")).starts_with(":1"));
+            // Half of them are in no other place.
+            if number % 2 == 0 {
+                assert!(server.command(&format!("HSET {metas} x{number} damaged")).starts_with(":1"));
+            }
+        }
+        assert_eq!(queue.dead_page(0, 0, 128).await.unwrap(), DeadPage { letters: Vec::new(), places: 128 });
+        let last = queue.dead_page(0, 128, 128).await.unwrap();
+        assert_eq!((last.places, last.letters[0].id.as_str()), (UNREADABLE + 1 - 128, "n1:a"));
+        let revived = queue.revive(0, |_| false, died_at + 6 * MINUTE).await.unwrap();
+        assert_eq!(revived, Revived { requeued: 1, left: 0 });
+        // By command, page after page.
+        for left in [UNREADABLE - 128, 0] {
+            assert_eq!(queue.requeue(0, &[]).await.unwrap(), 0);
+            assert_eq!(queue.dead_page(0, 0, 128).await.unwrap().places, left);
+        }
     });
 }

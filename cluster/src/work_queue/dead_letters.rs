@@ -47,6 +47,15 @@ impl DeadLetter {
     }
 }
 
+/// Some dead letters of a partition.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct DeadPage {
+    /// Those that can be read.
+    pub letters: Vec<DeadLetter>,
+    /// What was looked at, readable or not: the next page begins so much later. Fewer than were asked for, and at most 128: there is no next.
+    pub places: u64,
+}
+
 /// What a look through the dead letters of a partition came to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Revived {
@@ -62,14 +71,14 @@ impl WorkQueue {
     pub async fn revive(&self, partition: u16, has_owner: impl Fn(&DeadLetter) -> bool, now_ms: u64) -> Result<Revived, QueueError> {
         let (mut orphans, mut seen, mut offset) = (Vec::new(), 0, 0);
         while offset < self.bounds.dead_max {
-            let page = self.dead(partition, offset, IDS_PER_CALL as u64).await?;
-            if page.is_empty() {
+            let DeadPage { letters, places } = self.dead_page(partition, offset, IDS_PER_CALL as u64).await?;
+            offset += places;
+            seen += letters.len() as u64;
+            orphans
+                .extend(letters.into_iter().filter(|letter| !has_owner(letter) && letter.is_to_be_revived(now_ms)).map(|letter| letter.id));
+            if places < IDS_PER_CALL as u64 {
                 break;
             }
-            // One that cannot be read takes its place in a page, and is not in it.
-            offset += IDS_PER_CALL as u64;
-            seen += page.len() as u64;
-            orphans.extend(page.into_iter().filter(|letter| !has_owner(letter) && letter.is_to_be_revived(now_ms)).map(|letter| letter.id));
         }
         let mut requeued = 0;
         for ids in orphans.chunks(IDS_PER_CALL) {
@@ -79,11 +88,16 @@ impl WorkQueue {
         Ok(Revived { requeued, left: seen.saturating_sub(requeued) })
     }
 
-    /// Up to 128 dead letters from `offset` on, the oldest first.
+    /// Up to 128 dead letters from `offset` on, the oldest first; those that cannot be read are left out.
     pub async fn dead(&self, partition: u16, offset: u64, count: u64) -> Result<Vec<DeadLetter>, QueueError> {
+        Ok(self.dead_page(partition, offset, count).await?.letters)
+    }
+
+    /// The same, and where the next page begins.
+    pub async fn dead_page(&self, partition: u16, offset: u64, count: u64) -> Result<DeadPage, QueueError> {
         let (offset, count) = (offset.to_string(), count.to_string());
         let mut reply = Reply::new(self.with_ids("queue_dead", partition, &[&offset, &count], &[]).await?)?;
-        let mut letters = Vec::new();
+        let (places, mut letters) = (reply.count()?, Vec::new());
         while !reply.is_empty() {
             let mut letter = reply.list()?;
             let (id, died_at, owner) = (letter.text()?, letter.count()?, letter.text()?);
@@ -101,10 +115,11 @@ impl WorkQueue {
                 reason: letter.text()?,
             });
         }
-        Ok(letters)
+        Ok(DeadPage { letters, places })
     }
 
-    /// Dead letters get their attempts back: those named (up to [`IDS_PER_CALL`]), or the oldest 128. Returns how many.
+    /// Dead letters get their attempts back: those named (up to [`IDS_PER_CALL`]), or the oldest 128. Returns how many. Of the oldest those that cannot
+    /// be read leave the queue, so that none may be counted though others are left.
     pub async fn requeue(&self, partition: u16, ids: &[&str]) -> Result<u64, QueueError> {
         let moved = number(self.with_ids("queue_requeue", partition, &[&self.work_channel()], ids).await?)?;
         Ok(u64::try_from(moved).unwrap_or(0))
