@@ -72,11 +72,11 @@ for i = 0, items - 1 do
   end
 end
 for owner, lines in pairs(told) do redis.call('PUBLISH', ARGV[2] .. owner, table.concat(lines, '\n')) end
-for _, range in ipairs({{'-inf', heard_at(now - keep)}, {'0', now - keep}}) do
+for _, range in ipairs({{'-inf', heard_at(now - keep), 'heard_dropped'}, {'0', now - keep, 'outcomes_dropped'}}) do
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', DONE, range[1], string.format('%.0f', range[2]), 'LIMIT', 0, 32)) do
     redis.call('ZREM', DONE, id)
     redis.call('HDEL', OUTCOME, id)
-    redis.call('HINCRBY', COUNTERS, 'outcomes_dropped', 1)
+    redis.call('HINCRBY', COUNTERS, range[3], 1)
   end
 end
 return answer

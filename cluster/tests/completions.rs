@@ -8,7 +8,7 @@ use ringpost_cluster::{
     target::Target,
     valkey::Valkey,
     work_item::{ItemKey, NewItem},
-    work_queue::{Completed, Enqueued, Known, QueueBounds, WorkQueue},
+    work_queue::{Completed, Enqueued, Known, OUTCOME_KEPT, QueueBounds, WorkQueue},
 };
 use ringpost_valkey_server::{Durability, Server};
 
@@ -112,5 +112,32 @@ fn a_completion_that_no_worker_signed_is_not_believed_and_gives_way() {
             assert_eq!(owner.enqueue(0, &[item(id)]).await.unwrap().1, [Enqueued::Added]);
         }
         assert_eq!(owner.stats().await.unwrap().counters["unproven"], 5);
+    });
+}
+
+/// What is kept for late workers alone counted, once its time was over, as what owners had not heard of.
+#[test]
+fn outcomes_whose_time_is_over_count_by_whether_their_owners_have_heard_of_them() {
+    let server = Server::start(Durability::None);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let done = keyspace().queue("mail", 0)[10].clone();
+    runtime.block_on(async {
+        let (_, queue) = queue(&server, "n1", 1);
+        let complete = async |id: &str| {
+            queue.enqueue(0, &[item(id)]).await.unwrap();
+            let leased = queue.lease(0, 1, 3000, 3000, 1 << 20).await.unwrap().1.remove(0);
+            assert_eq!(queue.complete(0, &[(id, &leased.token, "n2 0001")]).await.unwrap().1, [Completed::Done]);
+        };
+        for id in ["n1:heard", "n1:unheard"] {
+            complete(id).await;
+        }
+        assert_eq!(queue.known(0, &["n1:heard"]).await.unwrap().1, [Known::Completed("n2 0001".to_owned())]);
+        for id in ["n1:heard", "n1:unheard"] {
+            let past = OUTCOME_KEPT.as_millis() + 1;
+            assert!(!server.command(&format!("ZINCRBY {done} -{past} {id}")).starts_with('-'));
+        }
+        complete("n1:last").await;
+        let counters = queue.stats().await.unwrap().counters;
+        assert_eq!([counters.get("heard_dropped"), counters.get("outcomes_dropped")], [Some(&1), Some(&1)]);
     });
 }
