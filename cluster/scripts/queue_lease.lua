@@ -1,13 +1,16 @@
 -- Promotes what is due, then leases by priority; each eighth lease takes the oldest, so that none starves (Q11).
 -- Attempts count here, so that an item that kills its worker counts (Q6).
 -- A lease's token says when its item was enqueued: what its owner took back before it was offered again is told apart by that.
--- KEYS of the queue    ARGV random, worker, count, token, worker_ttl_ms, lease_ms (0: as long as the worker lives), dead_max, bytes_max
+-- KEYS of the queue    ARGV random, worker, count, token, worker_ttl_ms, lease_ms (0: as long as the worker lives), dead_max, bytes_max,
+-- data_bytes_max: the same once it is unpacked
 -- {generation, now_ms, {id, owner, priority, attempts, max_attempts, created_ms, expires_ms, token, body}, ...}
 local READY, AGES, SCHED, HELD, TIMED, WORKERS, DEAD = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
 local META, BODY, COUNTERS, GENERATION = KEYS[8], KEYS[9], KEYS[10], KEYS[13]
 local worker, count, token = ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local worker_ttl, lease_ms, dead_max, bytes_max = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
-if not count or count < 1 or count > 64 or not worker_ttl or worker_ttl < 0 or not lease_ms or lease_ms < 0 or not dead_max or not bytes_max then
+local data_bytes_max = tonumber(ARGV[9])
+if not count or count < 1 or count > 64 or not worker_ttl or worker_ttl < 0 or not lease_ms or lease_ms < 0 or not dead_max or not bytes_max or
+  not data_bytes_max then
   return redis.error_reply('ERR ringpost: count, times or bounds')
 end
 local t = redis.call('TIME')
@@ -55,16 +58,24 @@ for i, id in ipairs(due) do
     drop(id)
   end
 end
-local answer, leased, bytes = {generation, now}, 0, 0
+-- What a body's head says that it unpacks to. A head that lies is not believed by who unpacks it.
+local function data_bytes_of(body)
+  local a, b, c, d = string.byte(body, 3, 6)
+  return d and ((a * 256 + b) * 256 + c) * 256 + d or 0
+end
+local answer, leased, bytes, data_bytes = {generation, now}, 0, 0, 0
 for _ = 1, count + 32 do
-  if leased >= count or bytes >= bytes_max then break end
+  if leased >= count or bytes >= bytes_max or data_bytes >= data_bytes_max then break end
   local turn = redis.call('HINCRBY', COUNTERS, 'turns', 1)
   local first = redis.call('ZRANGE', turn % 8 == 0 and AGES or READY, 0, 0)
   local id = first[1]
   if not id then break end
   -- What would make the answer too long comes alone, in the next call.
   local size = redis.call('HSTRLEN', BODY, id)
-  if leased > 0 and bytes + size > bytes_max then
+  local is_too_long = leased > 0 and bytes + size > bytes_max
+  local body = is_too_long and '' or redis.call('HGET', BODY, id) or ''
+  local data_size = data_bytes_of(body)
+  if is_too_long or leased > 0 and data_bytes + data_size > data_bytes_max then
     -- Its turn is not lost: the next call begins with it.
     redis.call('HINCRBY', COUNTERS, 'turns', -1)
     break
@@ -78,8 +89,7 @@ for _ = 1, count + 32 do
     bury(id, meta, 'expired')
   else
     leased = leased + 1
-    local body = redis.call('HGET', BODY, id) or ''
-    bytes = bytes + size
+    bytes, data_bytes = bytes + size, data_bytes + data_size
     meta[1], meta[3], meta[8], meta[9] = 'L', meta[3] + 1, token .. ':' .. leased .. string.format(':%.0f', meta[5]), worker
     redis.call('HSET', META, id, cmsgpack.pack(meta))
     if lease_ms > 0 then

@@ -12,13 +12,18 @@ use std::{
 use crate::{
     identity::NodeId,
     work_item::{ItemError, NewItem, is_item_id},
-    work_queue::{Completed, Enqueued, Failed, ITEMS_PER_CALL, Known, LEASE_MAX_MS, Leased, QueueError, QueueStats, Retry, WorkQueue},
+    work_queue::{
+        Completed, Enqueued, Failed, ITEMS_PER_CALL, Known, LEASE_DATA_BYTES_MAX, LEASE_MAX_MS, Leased, QueueError, QueueStats, Retry,
+        WorkQueue,
+    },
 };
 
 /// Leases that an item may have where nothing else is said.
 pub const ATTEMPTS_MAX: u32 = 3;
 /// The most data of one item.
 pub const WORK_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// With so much data no more is leased in one [`ItemQueue::dequeue`]; the last call can bring as much again.
+pub const DEQUEUE_BYTES_MAX: usize = LEASE_DATA_BYTES_MAX;
 /// The priority of an item of which nothing is said.
 pub const PRIORITY: u8 = 5;
 
@@ -153,7 +158,8 @@ impl ItemQueue {
         }
     }
 
-    /// Leases up to `count` items for so long (five minutes at most; extend it). What nobody can read is given back as a failure and left out.
+    /// Leases up to `count` items for so long (five minutes at most; extend it), fewer where they are large ([`DEQUEUE_BYTES_MAX`]). What nobody can
+    /// read is given back as a failure and left out.
     /// After an error what was leased before comes back when its time is over.
     pub async fn dequeue(&self, count: usize, lease: Duration) -> Result<Vec<WorkItem>, QueueError> {
         let partitions = self.queue.bounds().partitions;
@@ -161,7 +167,7 @@ impl ItemQueue {
         let mut items = Vec::new();
         for partition in (first..partitions).chain(0..first) {
             // What is much more than others have comes in several calls.
-            while items.len() < count {
+            while items.len() < count && items.iter().map(|item: &WorkItem| item.data.len()).sum::<usize>() < DEQUEUE_BYTES_MAX {
                 let leased = self.lease(partition, (count - items.len()).min(ITEMS_PER_CALL), lease, &mut items).await?;
                 if leased < ITEMS_PER_CALL {
                     break;

@@ -32,6 +32,8 @@ pub const ITEMS_PER_CALL: usize = 64;
 pub const IDS_PER_CALL: usize = 128;
 /// The most bytes one lease call brings back; a larger item comes alone.
 const LEASE_BYTES_MAX: usize = 512 * 1024;
+/// The same once it is unpacked: what is much the same all through takes hardly any room in Valkey.
+pub const LEASE_DATA_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// How long an outcome waits for its owner: a day longer than mail can live.
 pub const OUTCOME_KEPT: Duration = Duration::from_secs(31 * 24 * 3600);
 /// Ended items of one partition that some worker was leased and left, of which it is remembered whose they are after their owner has settled them.
@@ -197,7 +199,7 @@ impl WorkQueue {
         Ok((generation, answers))
     }
 
-    /// Leases up to `count` (at most [`ITEMS_PER_CALL`]) items, by priority. `lease_ms` 0: as long as this worker renews
+    /// Leases up to `count` (at most [`ITEMS_PER_CALL`]) items, by priority, and [`LEASE_DATA_BYTES_MAX`] of data, beyond which an item comes alone. `lease_ms` 0: as long as this worker renews
     /// ([`WorkQueue::renew`]), else for that long. `data_bytes_max` bounds what an item may unpack to.
     pub async fn lease(
         &self,
@@ -217,6 +219,7 @@ impl WorkQueue {
             lease_ms.min(LEASE_MAX_MS).to_string(),
             self.bounds.dead_max.to_string(),
             LEASE_BYTES_MAX.to_string(),
+            LEASE_DATA_BYTES_MAX.to_string(),
         ];
         let args: Vec<&[u8]> = args.iter().map(String::as_bytes).collect();
         let answer_bytes_max = LEASE_BYTES_MAX.max(data_bytes_max);

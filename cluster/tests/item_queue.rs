@@ -4,13 +4,13 @@ use std::time::{Duration, Instant};
 
 use ringpost_cluster::{
     identity::Incarnation,
-    item_queue::{ItemQueue, Work},
+    item_queue::{DEQUEUE_BYTES_MAX, ItemQueue, WORK_BYTES_MAX, Work},
     keyspace::Keyspace,
     script::Scripts,
     target::Target,
     valkey::Valkey,
     work_item::{ItemError, ItemKey},
-    work_queue::{Completed, Enqueued, Failed, Known, QueueBounds, QueueError, WorkQueue},
+    work_queue::{Completed, Enqueued, Failed, Known, LEASE_DATA_BYTES_MAX, QueueBounds, QueueError, WorkQueue},
 };
 use ringpost_valkey_server::{Durability, Server};
 
@@ -82,6 +82,38 @@ fn what_is_no_id_or_too_much_is_refused_before_anything_is_added() {
         }
         assert!(matches!(owner.complete_by("a b", "t", "").await, Err(QueueError::Item(ItemError::Id(_)))));
         assert_eq!(owner.stats().await.unwrap().total, 0);
+    });
+}
+
+/// Data that is much the same all through has hardly any length in Valkey: a lease of many such items took as much memory as they have unpacked.
+#[test]
+fn a_lease_of_large_items_has_a_bound() {
+    const ITEMS: usize = 40;
+    let server = Server::start(Durability::None);
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+        let (owner, worker) = (queue(&server, "n1"), queue(&server, "n2"));
+        for number in 0..ITEMS {
+            let data = vec![0; if number == 7 { WORK_BYTES_MAX } else { 1024 * 1024 }];
+            assert_eq!(owner.enqueue(&[Work::new(format!("large{number}"), data)]).await.unwrap(), [Enqueued::Added]);
+        }
+        let (mut leased, mut calls) = (0, 0);
+        while leased < ITEMS {
+            let items = worker.dequeue(ITEMS, LEASE).await.unwrap();
+            let bytes: usize = items.iter().map(|item| item.data.len()).sum();
+            assert!((1..=2 * DEQUEUE_BYTES_MAX).contains(&bytes), "{bytes} bytes in one call");
+            (leased, calls) = (leased + items.len(), calls + 1);
+        }
+        assert!(calls > 2);
+
+        // Of one partition as well.
+        let one = worker.queue().clone();
+        let ids = (0..).map(|number| format!("{number}-one")).filter(|id| one.partition(id) == 0).take(20);
+        let work: Vec<Work> = ids.map(|id| Work::new(id, vec![0; 1024 * 1024])).collect();
+        owner.enqueue(&work).await.unwrap();
+        let counts = [one.lease(0, 64, 1000, 60_000, 1 << 20), one.lease(0, 64, 1000, 60_000, 1 << 20)];
+        for lease in counts {
+            assert_eq!(lease.await.unwrap().1.len() * 1024 * 1024, LEASE_DATA_BYTES_MAX);
+        }
     });
 }
 
