@@ -26,7 +26,8 @@ local added_ready = false
 for i = 0, items - 1 do
   local at = 3 + i * 7
   local id, owner, priority, attempts = ARGV[at + 1], ARGV[at + 2], tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4])
-  local delay, expires = tonumber(ARGV[at + 5]), tonumber(ARGV[at + 6])
+  -- What is longer than a hundred years is no number of milliseconds that every answer can carry.
+  local delay, expires = math.min(tonumber(ARGV[at + 5]), 4398046511104), math.min(tonumber(ARGV[at + 6]), 4398046511104)
   local outcome = redis.call('HGET', OUTCOME, id)
   local is_withdrawn = outcome and string.sub(outcome, 1, 1) == '\n'
   if is_withdrawn then

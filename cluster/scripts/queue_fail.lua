@@ -4,6 +4,7 @@
 local SCHED, HELD, TIMED, DEAD, META, COUNTERS = KEYS[3], KEYS[4], KEYS[5], KEYS[7], KEYS[8], KEYS[10]
 local id, token, delay, dead_max = ARGV[1], ARGV[2], tonumber(ARGV[4]), tonumber(ARGV[7])
 if not delay or delay < 0 or not dead_max then return redis.error_reply('ERR ringpost: delay') end
+delay = math.min(delay, 4398046511104)
 local meta = meta_of(id)
 if meta == false then drop(id) end
 if not meta or meta[1] ~= 'L' or meta[8] ~= token then

@@ -1,14 +1,18 @@
 -- In front of each script that uses one of these.
+local function is_count(value)
+  return type(value) == 'number' and value >= 0 and value <= 9007199254740991
+end
 -- An item's metadata: nil where there is none, false where it cannot be read or is none.
 local function meta_of(id)
   local packed = redis.call('HGET', KEYS[8], id)
   if not packed then return nil end
   local is_read, meta = pcall(cmsgpack.unpack, packed)
   if not is_read or type(meta) ~= 'table' then return false end
-  for i = 2, 6 do if type(meta[i]) ~= 'number' then return false end end
+  -- One that no answer can carry would have no lease answered.
+  for i = 2, 6 do if not is_count(meta[i]) then return false end end
   for i = 8, 10 do if type(meta[i]) ~= 'string' then return false end end
   local is_sound = (meta[1] == 'R' or meta[1] == 'S' or meta[1] == 'L' or meta[1] == 'D') and type(meta[7]) == 'string'
-    and string.match(meta[7], '^[%w._-]+$') and #meta[7] <= 64 and meta[2] >= 0 and meta[2] <= 9
+    and string.match(meta[7], '^[%w._-]+$') and #meta[7] <= 64 and meta[2] <= 9
   return is_sound and meta or false
 end
 -- What is damaged is in no place any more: its owner, which has the original, offers it again.

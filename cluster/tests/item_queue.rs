@@ -117,6 +117,19 @@ fn a_lease_of_large_items_has_a_bound() {
     });
 }
 
+/// One that was to live for longer than numbers go was in the way of all others: no lease of its partition was answered.
+#[test]
+fn a_time_that_is_longer_than_numbers_go_is_a_long_one() {
+    let server = Server::start(Durability::None);
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+        let queue = queue(&server, "n1");
+        queue.enqueue(&[Work { expires_in: Duration::MAX, ..Work::new("w", "x") }]).await.unwrap();
+        let item = queue.dequeue(1, LEASE).await.unwrap().remove(0);
+        assert_eq!(queue.fail(&item, true, Duration::MAX, "never").await.unwrap(), Failed::Waits);
+        assert_eq!(queue.stats().await.unwrap().scheduled, 1);
+    });
+}
+
 /// The counts went no further than the first partition that failed: with one damaged, or its server away, there were none.
 #[test]
 fn a_partition_that_does_not_answer_is_named_and_hides_no_other() {
