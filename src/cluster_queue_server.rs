@@ -64,6 +64,7 @@ fn item(item: &WorkItem) -> Value {
         "priority": item.priority,
         "data": String::from_utf8_lossy(&item.data),
         "created_at": item.created_at,
+        "scheduled_at": item.scheduled_at,
         "attempts": item.attempts,
         "max_attempts": item.max_attempts,
         "owner": item.owner,

@@ -51,6 +51,8 @@ for i = 0, items - 1 do
     local meta = {delay > 0 and 'S' or 'R', priority, 0, attempts, now, expires > 0 and now + expires or 0, owner, '', '', ''}
     -- A worker that an earlier offer of it was left by may come back: it is to hear what becomes of this one.
     if was_left then meta[12] = 1 end
+    -- 14: when it was due last, where it had to wait.
+    if delay > 0 then meta[14] = now + delay end
     redis.call('HSET', META, id, cmsgpack.pack(meta))
     redis.call('HSET', BODY, id, ARGV[at + 7])
     if delay > 0 then

@@ -29,8 +29,8 @@ else
     meta[3], delay = math.max(meta[3], meta[4]), 60000
     redis.call('HINCRBY', COUNTERS, 'dead_full', 1)
   end
-  meta[1] = 'S'
-  redis.call('ZADD', SCHED, now + delay, id)
+  meta[1], meta[14] = 'S', now + delay
+  redis.call('ZADD', SCHED, meta[14], id)
   redis.call('HINCRBY', COUNTERS, 'failed', 1)
 end
 redis.call('HSET', META, id, cmsgpack.pack(meta))

@@ -3,7 +3,7 @@
 -- A lease's token says when its item was enqueued: what its owner took back before it was offered again is told apart by that.
 -- KEYS of the queue    ARGV random, worker, count, token, worker_ttl_ms, lease_ms (0: as long as the worker lives), dead_max, bytes_max,
 -- data_bytes_max: the same once it is unpacked
--- {generation, now_ms, {id, owner, priority, attempts, max_attempts, created_ms, expires_ms, token, body}, ...}
+-- {generation, now_ms, {id, owner, priority, attempts, max_attempts, created_ms, scheduled_ms, expires_ms, token, body}, ...}
 local READY, AGES, SCHED, HELD, TIMED, WORKERS, DEAD = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
 local META, BODY, COUNTERS, GENERATION = KEYS[8], KEYS[9], KEYS[10], KEYS[13]
 local worker, count, token = ARGV[2], tonumber(ARGV[3]), ARGV[4]
@@ -30,8 +30,8 @@ local dead = redis.call('ZCARD', DEAD)
 local function bury(id, meta, reason)
   if dead >= dead_max then
     -- No room: it waits, out of every worker's way, and is counted (Q12).
-    meta[1] = 'S'
-    redis.call('ZADD', SCHED, now + 60000, id)
+    meta[1], meta[14] = 'S', now + 60000
+    redis.call('ZADD', SCHED, meta[14], id)
     redis.call('HINCRBY', COUNTERS, 'dead_full', 1)
   else
     dead = dead + 1
@@ -97,7 +97,7 @@ for _ = 1, count + 32 do
     else
       redis.call('ZADD', HELD, 0, worker .. '/' .. id)
     end
-    answer[#answer + 1] = {id, meta[7], meta[2], meta[3], meta[4], meta[5], meta[6], meta[8], body}
+    answer[#answer + 1] = {id, meta[7], meta[2], meta[3], meta[4], meta[5], meta[14] or meta[5], meta[6], meta[8], body}
   end
 end
 if leased > 0 then

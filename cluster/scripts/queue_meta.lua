@@ -10,6 +10,7 @@ local function meta_of(id)
   if not is_read or type(meta) ~= 'table' then return false end
   -- One that no answer can carry would have no lease answered.
   for i = 2, 6 do if not is_count(meta[i]) then return false end end
+  if not is_count(meta[14]) then meta[14] = nil end
   for i = 8, 10 do if type(meta[i]) ~= 'string' then return false end end
   local is_sound = (meta[1] == 'R' or meta[1] == 'S' or meta[1] == 'L' or meta[1] == 'D') and type(meta[7]) == 'string'
     and string.match(meta[7], '^[%w._-]+$') and #meta[7] <= 64 and meta[2] <= 9

@@ -52,8 +52,8 @@ for i, id in ipairs(ids) do
         redis.call('HINCRBY', COUNTERS, 'dead_full', 1)
       end
       -- 11: it has waited its turn once, and comes before what came later.
-      recovered, meta[1], meta[11] = recovered + 1, 'S', 1
-      redis.call('ZADD', SCHED, now + delay, id)
+      recovered, meta[1], meta[11], meta[14] = recovered + 1, 'S', 1, now + delay
+      redis.call('ZADD', SCHED, meta[14], id)
     end
     redis.call('HSET', META, id, cmsgpack.pack(meta))
   end

@@ -8,6 +8,8 @@ local is_all = #ids == 0
 if is_all then ids = redis.call('ZRANGE', DEAD, 0, 127) end
 local metas = {}
 for i, id in ipairs(ids) do metas[i] = meta_of(id) end
+local t = redis.call('TIME')
+local now = tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
 local moved = 0
 for i, id in ipairs(ids) do
   local meta = metas[i]
@@ -15,7 +17,7 @@ for i, id in ipairs(ids) do
   if meta == false or not meta and is_all then drop(id) end
   if meta and redis.call('ZREM', DEAD, id) == 1 then
     local sequence = redis.call('HINCRBY', COUNTERS, 'sequence', 1)
-    meta[1], meta[3], meta[6], meta[10] = 'R', 0, 0, ''
+    meta[1], meta[3], meta[6], meta[10], meta[14] = 'R', 0, 0, '', now
     redis.call('HSET', META, id, cmsgpack.pack(meta))
     redis.call('ZADD', READY, meta[2] * 1099511627776 + sequence, id)
     redis.call('ZADD', AGES, sequence, id)

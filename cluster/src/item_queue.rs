@@ -65,6 +65,8 @@ pub struct WorkItem {
     pub data: Vec<u8>,
     /// Unix milliseconds, by the server's clock, as the others.
     pub created_at: u64,
+    /// When it was due last: when it was enqueued, or after its delay, a failure or the end of another's lease.
+    pub scheduled_at: u64,
     /// Leases so far, this one included.
     pub attempts: u32,
     /// Leases at most.
@@ -183,7 +185,7 @@ impl ItemQueue {
         let lease_ms = millis(lease).clamp(1, LEASE_MAX_MS);
         let (_, leased) = self.queue.lease(partition, count, lease_ms, lease_ms, WORK_BYTES_MAX).await?;
         let leases = leased.len();
-        for Leased { id, owner, priority, attempts, max_attempts, created_ms, leased_ms, token, data, .. } in leased {
+        for Leased { id, owner, priority, attempts, max_attempts, created_ms, scheduled_ms, leased_ms, token, data, .. } in leased {
             match data {
                 Ok(data) => items.push(WorkItem {
                     id,
@@ -191,6 +193,7 @@ impl ItemQueue {
                     priority,
                     data,
                     created_at: created_ms,
+                    scheduled_at: scheduled_ms,
                     attempts,
                     max_attempts,
                     owner,

@@ -238,14 +238,14 @@ impl WorkQueue {
         let priority = u8::try_from(item.count()?).map_err(|_| ValkeyError::Malformed("a priority"))?;
         let mut small = || item.count().map(|number| u32::try_from(number).unwrap_or(u32::MAX));
         let (attempts, max_attempts) = (small()?, small()?);
-        let (created_ms, expires_ms) = (item.count()?, item.count()?);
+        let (created_ms, scheduled_ms, expires_ms) = (item.count()?, item.count()?, item.count()?);
         let (token, body) = (item.text()?, item.bytes()?);
         let data = if is_item_id(&id) {
             self.key.open(&Label { queue: &self.name, id: &id, owner: NodeId::as_str(&owner), priority }, &body, data_bytes_max)
         } else {
             Err(ItemError::Id(id.chars().take(128).collect()))
         };
-        Ok(Leased { id, owner, priority, attempts, max_attempts, created_ms, leased_ms, expires_ms, token, data })
+        Ok(Leased { id, owner, priority, attempts, max_attempts, created_ms, scheduled_ms, leased_ms, expires_ms, token, data })
     }
 
     /// Completes up to [`ITEMS_PER_CALL`] leases of one partition: id, token and what the owner is told (no line ends, cut where it is longer

@@ -54,6 +54,7 @@ fn work_is_enqueued_leased_and_ended_by_its_id() {
         assert!(worker.extend_lease(&item.id, &item.token, LEASE).await.unwrap());
         assert_eq!(worker.fail(item, true, Duration::ZERO, "not now").await.unwrap(), Failed::Waits);
         assert!(!worker.extend_lease(&item.id, &item.token, LEASE).await.unwrap(), "not this worker's any more");
+        assert_eq!(item.scheduled_at, item.created_at, "nothing had it wait");
         let item = items.iter().find(|item| item.id == "w9").unwrap();
         assert_eq!(worker.fail(item, false, Duration::ZERO, "never").await.unwrap(), Failed::Dead);
         assert_eq!(worker.stats().await.unwrap().failed, 1);
@@ -114,6 +115,40 @@ fn a_lease_of_large_items_has_a_bound() {
         for lease in counts {
             assert_eq!(lease.await.unwrap().1.len() * 1024 * 1024, LEASE_DATA_BYTES_MAX);
         }
+    });
+}
+
+/// An item did not say when it was due.
+#[test]
+fn an_item_says_when_it_was_due_last() {
+    let server = Server::start(Durability::None);
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+        let queue = queue(&server, "n1");
+        let next = async || {
+            let began = Instant::now();
+            loop {
+                if let Some(item) = queue.dequeue(1, LEASE).await.unwrap().pop() {
+                    return item;
+                }
+                assert!(began.elapsed() < Duration::from_secs(20), "it does not come");
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        let delay = Duration::from_millis(20);
+        queue.enqueue(&[Work { delay, ..Work::new("w", "x") }]).await.unwrap();
+        let first = next().await;
+        assert_eq!(first.scheduled_at, first.created_at + 20);
+        let leased_at = first.lease_expiry - 60_000;
+        queue.fail(&first, true, delay, "not now").await.unwrap();
+        let again = next().await;
+        assert!((leased_at + 20..=again.lease_expiry - 60_000).contains(&again.scheduled_at), "{again:?}");
+        assert!(queue.extend_lease(&again.id, &again.token, Duration::ZERO).await.unwrap());
+        while queue.recover_expired_leases().await.unwrap() == 0 {}
+        let last = next().await;
+        assert!((again.scheduled_at..=last.lease_expiry - 60_000).contains(&last.scheduled_at), "{last:?}");
+        queue.fail(&last, false, delay, "never").await.unwrap();
+        assert_eq!(queue.queue().requeue(queue.queue().partition("w"), &["w"]).await.unwrap(), 1);
+        assert!(next().await.scheduled_at >= last.scheduled_at);
     });
 }
 

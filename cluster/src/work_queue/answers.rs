@@ -30,6 +30,8 @@ pub struct Leased {
     pub max_attempts: u32,
     /// When it was enqueued, in milliseconds of the server's clock.
     pub created_ms: u64,
+    /// When it was due last, by the same clock: after a delay, a failure, or the end of another's lease.
+    pub scheduled_ms: u64,
     /// When this lease began, by the same clock.
     pub leased_ms: u64,
     /// When it ends; 0: never.
