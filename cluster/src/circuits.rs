@@ -29,8 +29,10 @@ pub enum Extent {
 pub struct Circuits {
     /// Calls of no slot pass it. Of those that have one it keeps account.
     all: Breaker,
-    /// Those with failures since their last answer, 16,384 at most.
+    /// Of each slot that was asked, 16,384 at most: when it answered last tells which failures count.
     slots: HashMap<Slot, Breaker>,
+    /// Of them those that are open.
+    open_slots: usize,
     answered_at: Option<BootTime>,
 }
 
@@ -50,28 +52,26 @@ impl Circuits {
 
     /// A call was answered. Says what that closed.
     pub fn succeeded(&mut self, slot: Option<Slot>, now: BootTime) -> Option<Extent> {
-        let was_open = slot.and_then(|slot| self.slots.remove(&slot)).is_some_and(|breaker| breaker.is_open());
+        let was_open = slot.is_some_and(|slot| self.slots.entry(slot).or_default().succeeded(now));
+        self.open_slots -= usize::from(was_open);
         self.answered_at = Some(now);
         if self.all.succeeded(now) {
             return Some(Extent::All);
         }
-        (was_open && !self.is_part_open()).then_some(Extent::Part)
+        (was_open && self.open_slots == 0).then_some(Extent::Part)
     }
 
     /// A call failed. Says what that opened. `random` spreads the probes of many nodes.
     pub fn failed(&mut self, slot: Option<Slot>, failure: Failure, random: u64) -> Option<Extent> {
         let Some(slot) = slot else { return self.all.failed(failure, random).then_some(Extent::All) };
-        let is_first = !self.is_part_open();
+        let is_first = self.open_slots == 0;
         let opened = self.slots.entry(slot).or_default().failed(failure, random);
+        self.open_slots += usize::from(opened);
         let is_silent = self.answered_at.is_none_or(|answered_at| failure.failed_at.since(answered_at) >= SILENCE);
         if is_silent && self.all.failed(failure, random) {
             return Some(Extent::All);
         }
         (opened && is_first && !self.is_open()).then_some(Extent::Part)
-    }
-
-    fn is_part_open(&self) -> bool {
-        self.slots.values().any(Breaker::is_open)
     }
 }
 
@@ -106,7 +106,25 @@ mod tests {
         assert!(circuits.allows(slot(7), at(400)) && !circuits.allows(slot(7), at(400)) && circuits.allows(slot(8), at(400)));
         assert_eq!(circuits.succeeded(slot(7), at(410)), None);
         assert_eq!(circuits.succeeded(slot(8), at(410)), Some(Extent::Part));
-        assert!(circuits.slots.is_empty());
+        assert_eq!(circuits.open_slots, 0);
+    }
+
+    /// With an answer the slot's account ended, and with it what was known of that answer: three calls that had been sent before it, and failed after
+    /// it, opened the circuit.
+    #[test]
+    fn failures_of_calls_that_were_sent_before_an_answer_do_not_open_a_slot() {
+        for fails_first in [false, true] {
+            let mut circuits = Circuits::default();
+            if fails_first {
+                assert_eq!(fails(&mut circuits, slot(7), 0), None);
+            }
+            circuits.succeeded(slot(7), at(60));
+            assert_eq!([20, 30, 40, 59].map(|ms| fails(&mut circuits, slot(7), ms)), [None; 4]);
+            assert!(circuits.allows(slot(7), at(110)));
+            // Another slot's answer says nothing of this one.
+            circuits.succeeded(slot(8), at(111));
+            assert_eq!([61, 70, 80].map(|ms| fails(&mut circuits, slot(7), ms)), [None, None, Some(Extent::Part)]);
+        }
     }
 
     #[test]
