@@ -344,7 +344,8 @@ impl Election {
         if let Some(leader) = leader.as_ref().filter(|leader| !leader.epoch.is_within(EPOCH_JUMP_MAX, self.accepted)) {
             self.events.push(Event::OutOfReach(leader.epoch));
         } else if !matches!(self.state, State::Leading { .. }) {
-            self.hear_of(now, leader);
+            // Whom a later leader has followed leads nobody, however long its lease lasts that a failover has brought back.
+            self.hear_of(now, leader.filter(|leader| leader.epoch >= self.accepted));
         }
     }
 

@@ -123,6 +123,21 @@ fn a_leader_of_whom_nothing_is_heard_is_forgotten() {
     }
 }
 
+/// A failover that brought an earlier lease back had its holder named as the leader for as long as that lasted, though nobody followed it.
+#[test]
+fn a_leader_of_before_is_not_named() {
+    let leader = |epoch| Leadership { incarnation: Incarnation::new("n2".parse().unwrap(), 2), epoch: Epoch(epoch) };
+    let mut follower = election(Role::Master);
+    follower.accepted(Epoch(6));
+    assert_eq!(follower.next(at(0), true, 0), Step::Acquire(Epoch(6)));
+    follower.answered(at(10), Answer::Held(leader(5), TTL));
+    assert_eq!(follower.leader(), None);
+    follower.saw_leader(at(20), Some(leader(6)));
+    assert_eq!(follower.leader(), Some(&leader(6)));
+    follower.saw_leader(at(30), Some(leader(5)));
+    assert_eq!(follower.leader(), None);
+}
+
 /// With the defaults, a lease of 3 s and heartbeats of 5 s, one heartbeat that was lost made a worker say that nobody leads.
 #[test]
 fn one_lost_heartbeat_makes_nobody_forget_the_leader() {
