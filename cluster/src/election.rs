@@ -379,6 +379,8 @@ impl Election {
         let is_in_reach = epoch.is_within(EPOCH_JUMP_MAX, self.accepted);
         if !is_in_reach {
             self.events.push(Event::OutOfReach(epoch));
+            // Asked again at once it would be the same, with one more epoch, for each node that stands.
+            self.rests_until = now + self.times.ttl;
         }
         // While the call was under way the node may have become unfit, or have been asked to let others go first.
         let may_lead = matches!(self.state, State::Following) && self.is_fit && now >= self.rests_until;

@@ -172,8 +172,10 @@ fn an_epoch_out_of_reach_neither_ends_leadership_nor_counts_for_the_next() {
     assert_eq!(election.take_events().iter().filter(|event| **event == Event::OutOfReach(forged)).count(), 4);
     // Restored.
     election.answered(at(2430), Answer::Released);
-    assert_eq!(election.next(at(3100), true, 0), Step::Acquire(Epoch(5)));
-    election.answered(at(3110), Answer::Acquired(Epoch(6)));
+    // Not before a lease's time: each node that stands would take one epoch after another.
+    assert_eq!(walk(&mut election, 2500, 5400), []);
+    assert_eq!(election.next(at(5500), true, 0), Step::Acquire(Epoch(5)));
+    election.answered(at(5510), Answer::Acquired(Epoch(6)));
     assert!(election.unconfirmed().is_some());
 }
 
