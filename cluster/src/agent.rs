@@ -426,7 +426,10 @@ impl Agent {
                 self.standing.hurry(now, random_u64());
                 self.next_heartbeat = BootTime::default();
             }
-            ("handover", _) if self.standing.leadership(now).is_some() => self.standing.hand_over(now),
+            // A version before asks whoever leads.
+            ("handover", who) if self.standing.leadership(now).is_some_and(|mine| who.is_empty() || who == mine.to_string()) => {
+                self.standing.hand_over(now);
+            }
             _ => {}
         }
     }
@@ -457,7 +460,12 @@ impl Agent {
                 } else {
                     let control = self.control.clone();
                     self.tasks.spawn(async move {
-                        let _ = done.send(control.ask_hand_over().await);
+                        let asked = control.ask_hand_over().await;
+                        let leader = asked.clone().ok().flatten();
+                        let _ = done.send(asked);
+                        if let Some(leader) = leader {
+                            control.repeat_hand_over(&leader).await;
+                        }
                         Outcome::Nothing
                     });
                 }

@@ -20,6 +20,7 @@ use crate::{
 };
 
 mod accounts;
+mod hand_over;
 
 /// Replicas have this part of a lease to take it over: what is left must do for leading.
 const REPLICATION_TTL_PARTS: u32 = 12;
@@ -228,18 +229,6 @@ impl ControlPlane {
                 Ok(Answer::Released)
             }
         }
-    }
-
-    /// Asks whoever leads to step down; `None`: nobody does.
-    pub async fn ask_hand_over(&self) -> Result<Option<Leadership>, ValkeyError> {
-        let leader = match self.valkey.command(redis::cmd("GET").arg(self.keyspace.leader())).await? {
-            Value::Nil => return Ok(None),
-            Value::BulkString(text) => String::from_utf8(text).ok().and_then(|text| text.parse().ok()),
-            _ => None,
-        };
-        let leader = leader.ok_or(ValkeyError::Malformed("a leader"))?;
-        self.valkey.command(redis::cmd("PUBLISH").arg(self.keyspace.events()).arg("handover")).await?;
-        Ok(Some(leader))
     }
 
     /// This node lives. Another process of the node goes before this one until it was not heard of for `rival_ttl`; at zero this one takes

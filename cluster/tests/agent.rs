@@ -11,6 +11,7 @@ use std::{
 use ringpost_cluster::{
     agent::Agent,
     control_plane::{ControlPlane, Published},
+    election::{Answer, Step},
     handle::ClusterHandle,
     identity::{EPOCH_MAX, Epoch, Incarnation, Leadership, Role},
     keyspace::Keyspace,
@@ -432,6 +433,41 @@ fn a_lease_that_does_not_run_out_is_told_once() {
             assert_eq!(count("frozen_leases"), 1);
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+    });
+}
+
+/// Right behind a failover its connection for messages was just being made anew: who asked was told that it was asked, and it led on.
+#[test]
+fn a_leader_that_does_not_listen_yet_is_asked_again() {
+    with_nodes(&[Role::Worker], async |rig| {
+        let control = ControlPlane::new(Valkey::new(target(&rig.server)), keyspace());
+        let leader = Incarnation::of_this_process("n9".parse().unwrap());
+        let lease = Duration::from_secs(60);
+        let Answer::Acquired(epoch) = control.elect(&leader, &Step::Acquire(Epoch(0)), lease, 0).await else { panic!("not elected") };
+        let leadership = Leadership { incarnation: leader.clone(), epoch };
+        assert_eq!(rig.nodes[0].handle.hand_over().await, Ok(Some(leadership.clone())));
+        let mut messages = control.valkey().subscribe(vec![control.events_channel()]);
+        let asked = async { while messages.recv().await.unwrap().payload != format!("handover {leadership}") {} };
+        tokio::time::timeout(PATIENCE, asked).await.expect("it is asked again");
+    });
+}
+
+/// The same word, said again for a leader of before, is none to the next one.
+#[test]
+fn only_the_leader_that_is_asked_hands_over() {
+    with_nodes(&[Role::Master], async |rig| {
+        wait_for("its election", || rig.nodes[0].handle.is_leader()).await;
+        let me = rig.nodes[0].handle.control().ask_hand_over().await.unwrap().unwrap();
+        wait_for("its hand-over", || !rig.nodes[0].handle.is_leader()).await;
+        wait_for("its next election", || rig.nodes[0].handle.is_leader()).await;
+        let events = keyspace().events();
+        rig.run(redis::cmd("PUBLISH").arg(&events).arg(format!("handover {me}")));
+        // What is said behind it is heard after it.
+        rig.nodes[0].push("a").await;
+        wait_for("the config", || rig.nodes[0].runs() == "a").await;
+        assert!(rig.nodes[0].handle.is_leader());
+        rig.run(redis::cmd("PUBLISH").arg(&events).arg("handover"));
+        wait_for("a hand-over for a version before", || !rig.nodes[0].handle.is_leader()).await;
     });
 }
 
