@@ -15,6 +15,7 @@ mod content_sending;
 pub mod control;
 mod delivery;
 mod destination_events;
+mod destination_summary;
 mod dialing;
 mod envelope_times;
 mod file_threads;

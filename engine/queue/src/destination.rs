@@ -7,7 +7,7 @@
 
 use crate::breaker::{Break, Breaker, BreakerChange};
 use crate::crowding::Crowding;
-use crate::guest::Guests;
+use crate::guests::Guests;
 use crate::home::{Away, Part};
 use crate::hosts::{HostIndex, Hosts, HostsTried};
 use crate::quota::Quota;

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use crate::destination::{Destination, DestinationId};
 use crate::dispatch::{Dispatch, OWN};
+use crate::guests::Waiting;
 use crate::message::{Envelope, MessageKey, PRIORITY_MAX};
 use crate::outcome::Outcome;
 use crate::queue::Queue;
@@ -25,8 +26,6 @@ use crate::wait::Wait;
 const GUEST: u32 = 1 << 31;
 /// A destination that can do nothing for longer than this refuses its guests.
 const WAIT_MAX_MS: u64 = 1000;
-/// Of mail of two priorities at a home, its own and guests', one of the lower goes after so many of the higher.
-const PASSED_OVER_MAX: u8 = 16;
 
 /// A site as a home learns it from the shard that has asked DNS.
 #[derive(Debug)]
@@ -97,81 +96,6 @@ pub struct Refused {
     pub wait: Wait,
     /// In the destination's own words, where it said any.
     pub reason: String,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Waiting {
-    /// Time of arrival, and what its priority is worth in waiting.
-    turn: u64,
-    slot: u32,
-    owner: u16,
-    priority: u8,
-}
-
-/// The guests that wait for one destination.
-#[derive(Debug, Default)]
-pub(crate) struct Guests {
-    /// By turn.
-    waiting: VecDeque<Waiting>,
-    /// Shards with guests waiting, and how many.
-    owners: Vec<(u16, u32)>,
-    /// Guests that go before it is the home's own mail's turn.
-    turns_left: usize,
-    passed_over: u8,
-}
-
-impl Guests {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.waiting.len()
-    }
-
-    fn push(&mut self, guest: Waiting) {
-        let at = self.waiting.iter().rposition(|other| other.turn <= guest.turn).map_or(0, |before| before + 1);
-        self.waiting.insert(at, guest);
-        match self.owners.iter_mut().find(|(owner, _)| *owner == guest.owner) {
-            Some((_, count)) => *count += 1,
-            None => self.owners.push((guest.owner, 1)),
-        }
-    }
-
-    fn pop(&mut self) -> Option<Waiting> {
-        let guest = self.waiting.pop_front()?;
-        let at = self.owners.iter().position(|(owner, _)| *owner == guest.owner).expect("each is counted");
-        self.owners[at].1 -= 1;
-        if self.owners[at].1 == 0 {
-            self.owners.swap_remove(at);
-        }
-        Some(guest)
-    }
-
-    /// Is it a guest's turn, when the best of the home's own mail has priority `own`?
-    pub(crate) fn go_first(&mut self, own: Option<u8>) -> bool {
-        let (Some(guest), Some(own)) = (self.waiting.front(), own) else { return !self.waiting.is_empty() };
-        if guest.priority == own {
-            self.passed_over = 0;
-            return match self.turns_left.checked_sub(1) {
-                Some(left) => {
-                    self.turns_left = left;
-                    true
-                }
-                None => {
-                    self.turns_left = self.owners.len();
-                    false
-                }
-            };
-        }
-        let higher = guest.priority > own;
-        self.passed_over += 1;
-        if self.passed_over > PASSED_OVER_MAX {
-            self.passed_over = 0;
-            return !higher;
-        }
-        higher
-    }
 }
 
 /// Guests of all destinations, waiting or being attempted.

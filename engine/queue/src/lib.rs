@@ -27,6 +27,7 @@ mod feedback;
 mod fresh;
 mod groups;
 mod guest;
+mod guests;
 mod guests_in_turn;
 mod home;
 mod hosts;

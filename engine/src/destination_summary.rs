@@ -1,0 +1,79 @@
+//! A destination as `queue summary` shows it, and the same destination of several shards as one.
+
+use serde::{Deserialize, Serialize};
+
+/// A destination as `queue summary --json` prints it; of one shard, or added up over all with [`DestinationSummary::add`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DestinationSummary {
+    /// Its name.
+    pub destination: String,
+    /// Messages with recipients that lead there.
+    pub messages: u64,
+    /// Recipients by state.
+    pub ready: u64,
+    /// Recipients that wait for their time.
+    pub deferred: u64,
+    /// Recipients being attempted; of one shard with those that wait for their turn at another, which is its home.
+    pub active: u64,
+    /// Recipients held by route or command, or offered to the cluster.
+    pub held: u64,
+    /// Recipients that failed, whose sender is to be told.
+    pub failed: u64,
+    /// Attempts open, and allowed at a time.
+    pub connections: u32,
+    /// See `connections`.
+    pub window: u32,
+    /// `closed`, `half-open` or `open`; the worst of the shards.
+    pub breaker: String,
+    /// What ready mail waits for, in one word: `turn`, `window`, `rate`, `throttled`, `breaker-open`, `probing`, `paused`, `held`, `shortage`.
+    pub wait: String,
+    /// Paused by command.
+    pub paused: bool,
+    /// Acceptance of its oldest message, RFC 3339.
+    pub oldest: Option<String>,
+    /// When something happens next, RFC 3339.
+    pub next_attempt: Option<String>,
+    /// The last word from there.
+    pub last_reply: Option<String>,
+    /// `oldest` in unix milliseconds.
+    pub oldest_ms: Option<u64>,
+    /// `next_attempt` in unix milliseconds.
+    pub next_ms: Option<u64>,
+    /// When `last_reply` was said, unix milliseconds.
+    pub last_reply_ms: Option<u64>,
+}
+
+impl DestinationSummary {
+    /// So many of those that it counts as being attempted wait for their turn at the destination's home: they may be tried, and are not.
+    pub fn wait_in_turn(&mut self, recipients: u64) {
+        let waiting = recipients.min(self.active);
+        self.active -= waiting;
+        self.ready += waiting;
+    }
+
+    /// Adds what another shard says of the same destination.
+    pub fn add(&mut self, other: DestinationSummary) {
+        self.messages += other.messages;
+        self.ready += other.ready;
+        self.deferred += other.deferred;
+        self.active += other.active;
+        self.held += other.held;
+        self.failed += other.failed;
+        self.connections += other.connections;
+        self.window += other.window;
+        self.paused |= other.paused;
+        let badness = |breaker: &str| ["closed", "half-open", "open"].iter().position(|word| *word == breaker);
+        if badness(&other.breaker) > badness(&self.breaker) || other.ready > 0 && self.ready == other.ready {
+            (self.breaker, self.wait) = (other.breaker, other.wait);
+        }
+        if other.oldest_ms.is_some() && (self.oldest_ms.is_none() || other.oldest_ms < self.oldest_ms) {
+            (self.oldest_ms, self.oldest) = (other.oldest_ms, other.oldest);
+        }
+        if other.next_ms.is_some() && (self.next_ms.is_none() || other.next_ms < self.next_ms) {
+            (self.next_ms, self.next_attempt) = (other.next_ms, other.next_attempt);
+        }
+        if other.last_reply.is_some() && (self.last_reply.is_none() || other.last_reply_ms > self.last_reply_ms) {
+            (self.last_reply_ms, self.last_reply) = (other.last_reply_ms, other.last_reply);
+        }
+    }
+}
