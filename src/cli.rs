@@ -262,6 +262,24 @@ pub enum QueueCall {
         #[command(flatten)]
         output: Output,
     },
+    /// Begin no attempts at destinations until they are resumed, also after a restart. Mail for them is accepted and waits; what is being
+    /// attempted runs to its end.
+    Pause {
+        #[command(flatten)]
+        which: PauseArguments,
+        /// Pause nothing, and say what is paused
+        #[arg(long)]
+        list: bool,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// End a pause.
+    Resume {
+        #[command(flatten)]
+        which: PauseArguments,
+        #[command(flatten)]
+        output: Output,
+    },
     /// Try now instead of at the scheduled time; where --domain, --destination or --state chooses among a message's recipients, those alone.
     Retry(Selection),
     /// Keep from being delivered until released. Messages are held whole: filters say which, and the answer counts the recipients that
@@ -302,6 +320,18 @@ pub enum QueueCall {
         #[command(flatten)]
         output: Output,
     },
+}
+
+/// Which destinations.
+#[derive(Args, Clone)]
+pub struct PauseArguments {
+    /// Destinations as `queue summary` names them, routes by their `domain` in the config, or "*.example.org": every domain below it that has
+    /// a destination of its own
+    #[arg(value_name = "DESTINATION", value_parser = queue_filter::named)]
+    pub names: Vec<String>,
+    /// Every destination that there is or that mail comes for; a resume also ends the pauses of those that were named
+    #[arg(long)]
+    pub all: bool,
 }
 
 /// Which messages; several of these narrow it down.

@@ -28,6 +28,7 @@ use crate::{
     cluster_server,
     control_wire::{End, NotChanged, Progress, REQUEST_BYTES_MAX, WhyLine, WireRequest, too_long},
     handover::{AWAY_MAX, SharedDelivery},
+    pauser::Pauser,
     reloader::Reloader,
     resolver::DnsCounters,
 };
@@ -51,6 +52,7 @@ pub struct ControlServer {
     dns: Arc<DnsCounters>,
     cluster: Option<ClusterNode>,
     reloader: Arc<Reloader>,
+    pauser: Arc<Pauser>,
     sharing: Option<SharedDelivery>,
     connections: Arc<AtomicUsize>,
 }
@@ -61,10 +63,11 @@ impl ControlServer {
         shards: Arc<Vec<Arc<RequestLane>>>,
         dns: Arc<DnsCounters>,
         reloader: Arc<Reloader>,
+        pauser: Arc<Pauser>,
         cluster: Option<ClusterNode>,
         sharing: Option<SharedDelivery>,
     ) -> Self {
-        ControlServer { shards, dns, cluster, reloader, sharing, connections: Arc::default() }
+        ControlServer { shards, dns, cluster, reloader, pauser, sharing, connections: Arc::default() }
     }
 
     /// Accepts for ever.
@@ -77,11 +80,12 @@ impl ControlServer {
                         turn_away(&stream);
                         continue;
                     }
-                    let (shards, dns, reloader) = (self.shards.clone(), self.dns.clone(), self.reloader.clone());
+                    let (shards, dns) = (self.shards.clone(), self.dns.clone());
+                    let (reloader, pauser) = (self.reloader.clone(), self.pauser.clone());
                     let (cluster, sharing, connections) = (self.cluster.clone(), self.sharing.clone(), self.connections.clone());
                     tokio::spawn(async move {
                         // A client that went away needs no answer.
-                        let _ = converse(stream, &shards, &dns, &reloader, cluster.as_ref(), sharing.as_ref()).await;
+                        let _ = converse(stream, &shards, &dns, &reloader, &pauser, cluster.as_ref(), sharing.as_ref()).await;
                         connections.fetch_sub(1, Ordering::Relaxed);
                     });
                 }
@@ -108,6 +112,7 @@ async fn converse(
     shards: &[Arc<RequestLane>],
     dns: &DnsCounters,
     reloader: &Reloader,
+    pauser: &Pauser,
     cluster: Option<&ClusterNode>,
     sharing: Option<&SharedDelivery>,
 ) -> io::Result<()> {
@@ -126,6 +131,7 @@ async fn converse(
         },
         Ok(WireRequest::Reload {}) => reload(reloader, &mut write).await,
         Ok(WireRequest::DrainToCluster {}) => drain(sharing, &mut write).await,
+        Ok(request @ (WireRequest::QueuePause { .. } | WireRequest::QueuePaused {})) => pause(request, pauser, &mut write).await,
         Ok(request) => answer(request, shards, dns, &mut write).await,
     };
     let end = match end {
@@ -164,6 +170,15 @@ async fn reload(reloader: &Reloader, write: &mut (impl AsyncWriteExt + Unpin)) -
     let done = reloader.reload().await?;
     send(write, &done).await.map_err(|reason| reason.to_string())?;
     Ok(1)
+}
+
+async fn pause(request: WireRequest, pauser: &Pauser, write: &mut (impl AsyncWriteExt + Unpin)) -> Result<u64, Refusal> {
+    let paused = match request {
+        WireRequest::QueuePause { action, names, all } => pauser.change(action, names, all).await?,
+        _ => pauser.paused().await,
+    };
+    send(write, &paused).await.map_err(|reason| reason.to_string())?;
+    Ok(paused.changed.len() as u64)
 }
 
 async fn answer(
@@ -208,7 +223,9 @@ async fn answer(
             };
             change_all(&ChangeOrder { change, selection, after: None }, shards, write).await
         }
-        WireRequest::Reload {} => unreachable!("it has a way of its own"),
+        WireRequest::Reload {} | WireRequest::QueuePause { .. } | WireRequest::QueuePaused {} => {
+            unreachable!("they have ways of their own")
+        }
         WireRequest::Stats {} => {
             let mut sums = BTreeMap::new();
             for shard in shards {
@@ -286,6 +303,7 @@ async fn change_all(order: &ChangeOrder, shards: &[Arc<RequestLane>], write: &mu
             left.unanswered += answer.unanswered;
             left.held += answer.held;
             left.ends_earlier += answer.ends_earlier;
+            left.paused += answer.paused;
             left.others += answer.others;
             after = answer.next;
             if after.is_none() {

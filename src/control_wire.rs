@@ -4,7 +4,7 @@ use ringpost_cluster::control_plane::CONFIG_BYTES_MAX;
 use ringpost_engine::control::{Change, ListQuery, MessageFilter};
 use serde::{Deserialize, Serialize};
 
-use crate::cluster_wire::ClusterCall;
+use crate::{cluster_wire::ClusterCall, pauser::PauseCall};
 
 /// The longest request line: a config that is pushed, whose line ends and quotes are two octets each in JSON.
 pub const REQUEST_BYTES_MAX: u64 = 2 * CONFIG_BYTES_MAX as u64 + 64 * 1024;
@@ -48,6 +48,17 @@ pub enum WireRequest {
         /// All that match; an empty filter is every message.
         filter: Option<MessageFilter>,
     },
+    /// `queue pause|resume`: one `Paused`.
+    QueuePause {
+        /// Which of them.
+        action: PauseCall,
+        /// Destinations; these or `all`.
+        names: Vec<String>,
+        /// All there are and come; a resume of all also of those that are named.
+        all: bool,
+    },
+    /// `queue pause --list`: one `Paused`.
+    QueuePaused {},
     /// `drain --to-cluster`: a `DrainProgress` now and then; it goes on when nobody waits for it any more.
     DrainToCluster {},
     /// `reload`: one `Reloaded`.
@@ -99,6 +110,9 @@ pub struct NotChanged {
     /// Messages that were changed and that their route's `expiry` ends earlier all the same.
     #[serde(default)]
     pub ends_earlier: u64,
+    /// Messages that were changed and go when their destinations are resumed.
+    #[serde(default)]
+    pub paused: u64,
     /// Recipients that the filter does not match and that were changed along with their messages.
     #[serde(default)]
     pub others: u64,

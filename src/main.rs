@@ -27,6 +27,8 @@ mod mail_log_entry;
 mod mail_log_reader;
 mod mail_log_writer;
 mod node;
+mod pause_cli;
+mod pauser;
 mod queue_cli;
 mod queue_filter;
 mod reloader;

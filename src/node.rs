@@ -22,6 +22,7 @@ use ringpost_engine::{
     shard::{self, ShardEvent, ShardPlan},
     spool_home::SpoolHome,
 };
+use ringpost_queue::Pauses;
 use tokio::{
     net::UnixListener,
     signal::unix::{SignalKind, signal},
@@ -38,6 +39,7 @@ use crate::{
     handover::{self, HandOverNode, OfferMark, SharedDelivery},
     limit_keeper::LimitKeeper,
     mail_log_writer::{Destination, MailLogWriter},
+    pauser::{self, Pauser},
     reloader::Reloader,
     resolver::Resolver,
     socket,
@@ -75,6 +77,9 @@ pub enum NodeError {
     /// The spool could not be opened.
     #[error(transparent)]
     Spool(#[from] ringpost_engine::spool_home::SpoolHomeError),
+    /// What an earlier run left paused could not be read.
+    #[error("{0}")]
+    Pauses(String),
     /// A shard did not start.
     #[error("shard {shard}: {reason}")]
     Shard {
@@ -101,7 +106,9 @@ impl NodeError {
             NodeError::Listen { .. } | NodeError::Control(_) | NodeError::Admin(_) | NodeError::MailLog(_) | NodeError::Dns(_) => {
                 EXIT_CONFIG
             }
-            NodeError::Spool(_) | NodeError::Shard { .. } | NodeError::Kernel(_) | NodeError::Coordinator(_) => EXIT_IO,
+            NodeError::Spool(_) | NodeError::Pauses(_) | NodeError::Shard { .. } | NodeError::Kernel(_) | NodeError::Coordinator(_) => {
+                EXIT_IO
+            }
         }
     }
 }
@@ -173,6 +180,7 @@ struct Node {
     hostname: String,
     admin: Option<(tokio::net::TcpListener, Option<String>)>,
     offer_mark: OfferMark,
+    pauses: Pauses,
     /// This node does not share its mail, and an earlier run did.
     retracts: bool,
     /// Keeps the spool's lock until the process has ended its shards.
@@ -187,6 +195,7 @@ impl Node {
         getrandom::fill(&mut node_if_new).expect("the kernel gives random bytes");
         let home = SpoolHome::open(&config.spool.path, u64::from_ne_bytes(node_if_new), config.spool.allow_unsafe_spool)?;
         let home = Arc::new(home);
+        let pauses = pauser::read(home.path()).map_err(NodeError::Pauses)?;
         let shards = u16::try_from(plan.shards.len()).unwrap_or(u16::MAX);
         let mut sockets: Vec<Vec<TcpListener>> = (0..shards).map(|_| Vec::new()).collect();
         let listening = listening_shards(config, shards);
@@ -233,6 +242,7 @@ impl Node {
                 hostname: hostname.clone(),
                 home: home.clone(),
                 adopted: orphans.iter().copied().filter(|orphan| orphan % shards == core.shard).collect(),
+                pauses: pauses.clone(),
                 retracts,
                 requests,
                 mesh,
@@ -262,6 +272,7 @@ impl Node {
             hostname,
             admin,
             offer_mark,
+            pauses,
             retracts,
             home,
         })
@@ -330,7 +341,8 @@ impl Node {
             info!(%address, "admin listens");
             tokio::spawn(Admin::new(self.shards.clone(), cluster.clone(), is_ready.clone(), token, address).serve(listener));
         }
-        let server = ControlServer::new(lanes, self.resolver.counters(), reloader.clone(), cluster.clone(), sharing.clone());
+        let pauser = Arc::new(Pauser::new(self.home.path(), std::mem::take(&mut self.pauses), lanes.clone()));
+        let server = ControlServer::new(lanes, self.resolver.counters(), reloader.clone(), pauser, cluster.clone(), sharing.clone());
         let control = server.serve(&self.control);
         tokio::pin!(control);
         let lanes = self.shards.clone();

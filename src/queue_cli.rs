@@ -20,7 +20,7 @@ use crate::{
     control_client::{ControlError, ask},
     control_wire::{NotChanged, Progress, WhyLine, WireRequest},
     ended::ended,
-    mail_log_reader,
+    mail_log_reader, pause_cli,
     reloader::Reloaded,
 };
 
@@ -31,6 +31,8 @@ pub fn queue(socket: &Path, call: QueueCall, mail_log: Option<&MailOutput>) -> E
         QueueCall::Show { id, output } => show(socket, id, output),
         QueueCall::Why { id, output } => why(socket, &id, output, mail_log),
         QueueCall::Summary { destination, limit, output } => summary(socket, destination, limit, output),
+        QueueCall::Pause { which, list, output } => pause_cli::pause(socket, which, list, output),
+        QueueCall::Resume { which, output } => pause_cli::resume(socket, which, output),
         QueueCall::Retry(selection) => change(socket, Change::Retry {}, selection),
         QueueCall::Hold(selection) => change(socket, Change::Hold {}, selection),
         QueueCall::Release(selection) => change(socket, Change::Release {}, selection),
@@ -88,7 +90,8 @@ pub fn reload(socket: &Path, output: Output) -> ExitCode {
     code(result.map(|_| true))
 }
 
-fn wrong_usage(reason: &str) -> ! {
+/// Says so, and ends the process.
+pub fn wrong_usage(reason: &str) -> ! {
     Cli::command().error(clap::error::ErrorKind::ValueValidation, reason).exit()
 }
 
@@ -187,6 +190,9 @@ fn show(socket: &Path, id: String, output: Output) -> ExitCode {
             }
             if let Some(next) = &recipient.next_attempt {
                 say(&format!("           next attempt {next}"));
+            }
+            if let Some(by) = &recipient.paused_by {
+                say(&format!("           paused until `queue resume {}`", shown(by)));
             }
             if let Some(expires) = &recipient.expires_at {
                 say(&format!("           expires {expires}"));
@@ -369,7 +375,7 @@ fn change(socket: &Path, change: Change, selection: Selection) -> ExitCode {
         eprint!("\r\x1b[K");
     }
     if let Ok(count) = result {
-        let NotChanged { unchanged, taken, unanswered, held, ends_earlier, others } = left.unwrap_or_default();
+        let NotChanged { unchanged, taken, unanswered, held, ends_earlier, paused, others } = left.unwrap_or_default();
         if unchanged > 0 {
             eprintln!("ringpost: {} stayed as before: {so_already}", messages(unchanged));
         }
@@ -387,6 +393,9 @@ fn change(socket: &Path, change: Change, selection: Selection) -> ExitCode {
         }
         if ends_earlier > 0 {
             eprintln!("ringpost: {ends_earlier} of them end earlier all the same, by the `expiry` of their route");
+        }
+        if paused > 0 {
+            eprintln!("ringpost: {paused} of them wait for destinations that are paused: `ringpost queue resume` lets them go");
         }
         if others > 0 {
             let (plural, are) = (plural(others), if others == 1 { "is" } else { "are" });
@@ -409,6 +418,9 @@ fn change(socket: &Path, change: Change, selection: Selection) -> ExitCode {
             }
             if ends_earlier > 0 {
                 answer["ends_earlier"] = ends_earlier.into();
+            }
+            if paused > 0 {
+                answer["paused"] = paused.into();
             }
             if others > 0 {
                 answer["other_recipients"] = others.into();

@@ -233,6 +233,19 @@ fn ask_all(shards: &[Arc<RequestLane>], command: &Command) -> Vec<JoinHandle<Res
     shards.iter().map(ask).collect()
 }
 
+/// The same, and waits for all of them: the first refusal.
+pub async fn ask_each(shards: &[Arc<RequestLane>], command: &Command) -> Result<(), String> {
+    let mut refused = Ok(());
+    for answer in ask_all(shards, command) {
+        if let Ok(Answer::Failed(reason)) | Err(reason) = answer.await.map_err(|reason| reason.to_string())?
+            && refused.is_ok()
+        {
+            refused = Err(reason);
+        }
+    }
+    refused
+}
+
 /// After a reload: lets the shards grow into their parts of new limits once all have come down to them, so that a destination never sees
 /// more connections than the old limit or the new one. That can take as long as a message under way.
 async fn settle_limits(shards: Arc<Vec<Arc<RequestLane>>>) {

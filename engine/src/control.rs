@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use ringpost_config::Config;
-use ringpost_queue::{Backlog, DestinationId, QueueId, Resolution};
+use ringpost_queue::{Backlog, DestinationId, Pauses, QueueId, Resolution};
 use serde::{Deserialize, Serialize};
 
 pub use crate::destination_summary::DestinationSummary;
@@ -35,6 +35,12 @@ pub enum Command {
     Summary(Option<String>),
     /// Steer messages, a bounded number of them.
     Change(ChangeOrder),
+    /// Can destinations be called so? [`Answer::Failed`] says of the first that cannot why not.
+    CanPause(Vec<String>),
+    /// Pause these destinations, and no others.
+    Pause(Pauses),
+    /// What pauses these destinations.
+    WhatPauses(Vec<String>),
     /// The counters.
     Stats,
     /// What DNS said to questions of this shard; how long each answer holds counts from now.
@@ -167,6 +173,8 @@ pub struct Changed {
     pub held: u64,
     /// Changed, and without effect for some recipient, whose route ends it earlier.
     pub ends_earlier: u64,
+    /// Changed, and not attempted before destinations are resumed.
+    pub paused: u64,
     /// Recipients that the filter does not match and that were changed all the same, as what was done is done with whole messages.
     pub others: u64,
 }
@@ -336,6 +344,8 @@ pub enum Answer {
     Followed(u64),
     /// There are no more connections than allowed since the change of the limits that has this number.
     LimitsKept(u64),
+    /// What pauses each of them, as `queue resume` takes it.
+    PausedBy(Vec<Option<String>>),
     /// Counter names and values.
     Stats(Vec<(&'static str, u64)>),
     /// Mail to offer.
@@ -371,7 +381,7 @@ pub struct MessageView {
     pub recipients: Vec<RecipientView>,
     /// Most attempts of a recipient.
     pub attempts: u32,
-    /// Nearest next attempt, RFC 3339; absent when none is planned (active, held, failed).
+    /// Nearest next attempt, RFC 3339; absent when none is planned (active, held, paused, failed).
     pub next_attempt: Option<String>,
     /// Content bytes.
     pub size: u64,
@@ -401,6 +411,9 @@ pub struct RecipientView {
     pub attempts: u32,
     /// RFC 3339; absent when none is planned.
     pub next_attempt: Option<String>,
+    /// Its destination is paused by command, and this is what `queue resume` takes to end that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused_by: Option<String>,
     /// RFC 3339: when it is given up; absent when nothing is left to do, and while it is held without a time of its own.
     #[serde(default)]
     pub expires_at: Option<String>,

@@ -29,6 +29,9 @@ pub struct DestinationSummary {
     pub wait: String,
     /// Paused by command.
     pub paused: bool,
+    /// What `queue resume` takes to end that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused_by: Option<String>,
     /// Acceptance of its oldest message, RFC 3339.
     pub oldest: Option<String>,
     /// When something happens next, RFC 3339.
@@ -62,6 +65,7 @@ impl DestinationSummary {
         self.connections += other.connections;
         self.window += other.window;
         self.paused |= other.paused;
+        self.paused_by = self.paused_by.take().or(other.paused_by);
         let badness = |breaker: &str| ["closed", "half-open", "open"].iter().position(|word| *word == breaker);
         if badness(&other.breaker) > badness(&self.breaker) || other.ready > 0 && self.ready == other.ready {
             (self.breaker, self.wait) = (other.breaker, other.wait);

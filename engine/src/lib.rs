@@ -41,6 +41,7 @@ pub mod metrics;
 pub mod offering;
 mod outbound;
 mod passing;
+mod pausing;
 mod policy;
 pub mod pool;
 pub mod pool_limits;

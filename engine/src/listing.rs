@@ -1,6 +1,6 @@
 //! Pages of the queue and single messages, as the coordinator wants them.
 
-use ringpost_queue::{Cursor, DestinationId, Filter, MessageView as QueuedView, Queue, QueueId, State};
+use ringpost_queue::{Cursor, DestinationId, Filter, MessageView as QueuedView, Queue, QueueId, RecipientView as QueuedRecipient, State};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::{
@@ -82,6 +82,7 @@ fn view_of(view: &QueuedView<'_>, now: u64) -> MessageView {
             route: recipient.route_name().to_owned(),
             attempts: u32::from(recipient.attempts()),
             next_attempt: recipient.next_attempt(now).map(time_text),
+            paused_by: paused_by(&recipient),
             expires_at: recipient.fails_at().filter(|_| !recipient.is_settled()).map(time_text),
             last_reply: Some(recipient.reply()).filter(|reply| !reply.is_empty()).map(|reply| reply.into_owned()),
         })
@@ -100,6 +101,12 @@ fn view_of(view: &QueuedView<'_>, now: u64) -> MessageView {
         tags: view.tags().map(|tag| String::from_utf8_lossy(tag).into_owned()).collect(),
         reason,
     }
+}
+
+/// Only of what would go otherwise.
+fn paused_by(recipient: &QueuedRecipient<'_>) -> Option<String> {
+    let waits = matches!(recipient.state(), State::Ready | State::Deferred);
+    recipient.paused().filter(|_| waits).map(|by| by.to_string())
 }
 
 /// RFC 3339.

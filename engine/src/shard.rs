@@ -21,7 +21,7 @@ use std::{
 
 use glommio::{LocalExecutorBuilder, Placement};
 use ringpost_config::{Config, RECIPIENTS_MAX};
-use ringpost_queue::{DestinationId, Dispatch, Homes, Lookup, Queue, QueueId, QueueSettings, REPLY_BYTES_MAX, Routes};
+use ringpost_queue::{DestinationId, Dispatch, Homes, Lookup, Pauses, Queue, QueueId, QueueSettings, REPLY_BYTES_MAX, Routes};
 use ringpost_ring::{PREEMPT_TIMER, Ring, RingConfig};
 use ringpost_smtp::header::{DateText, RECEIVED_BYTES_MAX};
 use ringpost_spool::{LogConfig, Role};
@@ -103,6 +103,8 @@ pub struct ShardPlan {
     pub home: Arc<SpoolHome>,
     /// Logs of shards that no longer exist, adopted by this one (S18).
     pub adopted: Vec<u16>,
+    /// Destinations that operators paused.
+    pub pauses: Pauses,
     /// An earlier run shared its mail, and this one does not: what it had offered is taken back before it is delivered.
     pub retracts: bool,
     /// Requests of the coordinator.
@@ -270,6 +272,8 @@ fn start(plan: ShardPlan) -> Result<Started, (OnEvent, String)> {
     };
     let mut queue = Queue::new(settings, routes, random(), now);
     queue.set_local_domain(&plan.hostname);
+    queue.set_pauses(plan.pauses);
+    queue.follow_pauses(0..queue.destination_slots(), now);
     let open = |number: u16, role: Role| {
         let directory = plan.home.path().join(format!("shard-{number:03}"));
         if role == Role::Own {

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use crate::{
     control::{Answer, Command, HandOver, Request},
-    listing, reloading,
+    listing, pausing, reloading,
     request_lane::RequestReceiver,
     shard::Shard,
     steering, summary,
@@ -35,6 +35,16 @@ pub(crate) async fn answer_requests(shard: Rc<Shard>, mut requests: RequestRecei
                         .ring
                         .spawn(async move {
                             reloading::settle_limits(&settling, change).await;
+                            answer(Answer::Done);
+                        })
+                        .detach();
+                }
+                Command::Pause(pauses) => {
+                    let changing = shard.clone();
+                    shard
+                        .ring
+                        .spawn(async move {
+                            pausing::pause(&changing, pauses).await;
                             answer(Answer::Done);
                         })
                         .detach();
@@ -87,7 +97,16 @@ fn reply(shard: &Rc<Shard>, command: Command) -> Answer {
         },
         Command::Show(id) => Answer::Message(listing::show(shard, id).map(Box::new)),
         Command::Why(id) => Answer::Why(listing::why(shard, id)),
+        Command::CanPause(names) => {
+            let queue = shard.queue.borrow();
+            names.iter().try_for_each(|name| queue.can_be_paused(name)).map_or_else(Answer::Failed, |()| Answer::Done)
+        }
+        Command::WhatPauses(names) => {
+            let queue = shard.queue.borrow();
+            Answer::PausedBy(names.iter().map(|name| queue.what_pauses(name).map(|by| by.to_string())).collect())
+        }
         Command::Change(_)
+        | Command::Pause(_)
         | Command::Summary(_)
         | Command::Reload(_)
         | Command::FollowRoutes

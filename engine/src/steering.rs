@@ -199,10 +199,11 @@ impl Steering {
 
     /// Changes one message, and counts what came of it.
     fn change_one(&self, shard: &Shard, key: MessageKey, filter: &Filter, changed: &mut Changed) {
-        let others = self.others(shard, key, filter);
+        let (others, is_paused) = (self.others(shard, key, filter), self.is_paused(shard, key, filter));
         let applied = self.apply(shard, key, filter);
         changed.others += if matches!(applied, Applied::Changed) { others } else { 0 };
         changed.ends_earlier += u64::from(self.ends_earlier(shard, key));
+        changed.paused += u64::from(is_paused && matches!(applied, Applied::Changed));
         changed.count_in(applied);
     }
 
@@ -236,6 +237,16 @@ impl Steering {
             }
         }
         Applied::Changed
+    }
+
+    /// Is something meant that is not attempted all the same, because its destination is paused?
+    fn is_paused(&self, shard: &Shard, key: MessageKey, filter: &Filter) -> bool {
+        if !matches!(self, Self::Retry | Self::Release) {
+            return false;
+        }
+        let queue = shard.queue.borrow();
+        let Some(view) = queue.show(key) else { return false };
+        view.recipients().any(|recipient| recipient.is_open() && recipient.paused().is_some() && recipient.matches(filter))
     }
 
     /// Does something end it before the end of life that it was given?

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, rc::Rc};
 
-use ringpost_queue::{Breaker, Cursor, DestinationId, DestinationView, Filter, RecipientView, State};
+use ringpost_queue::{Breaker, Cursor, DestinationId, DestinationView, Filter, PausedBy, RecipientView, State};
 
 use crate::{
     control::{DestinationSummary, PAGE_MESSAGES_MAX, Summary},
@@ -56,7 +56,9 @@ async fn summarise_destinations(shard: &Rc<Shard>, name: Option<&str>) -> Result
     // One without mail is shown when it is not well.
     let mut shown = |view: DestinationView<'_>, now: u64| {
         let summary = summaries.remove(&view.id).unwrap_or_default();
-        let is_shown = summary.messages > 0 || view.paused || view.breaker != Breaker::Closed;
+        // What a wider pause takes along is shown where it has mail.
+        let is_paused = view.paused == Some(PausedBy::Name(view.name));
+        let is_shown = summary.messages > 0 || is_paused || view.breaker != Breaker::Closed;
         is_shown.then(|| finished(*summary, &view, now))
     };
     loop {
@@ -107,7 +109,8 @@ fn finished(mut summary: DestinationSummary, view: &DestinationView<'_>, now: u6
     summary.destination = view.name.to_owned();
     summary.connections = view.in_flight;
     summary.window = view.window;
-    summary.paused = view.paused;
+    summary.paused = view.paused.is_some();
+    summary.paused_by = view.paused.map(|by| by.to_string());
     summary.breaker = match view.breaker {
         Breaker::Closed => "closed",
         Breaker::Open { .. } => "open",
@@ -116,7 +119,7 @@ fn finished(mut summary: DestinationSummary, view: &DestinationView<'_>, now: u6
     .to_owned();
     summary.wait = view.wait.as_str().to_owned();
     if summary.ready > 0 {
-        summary.next_ms = Some(view.wait.until().unwrap_or(now)).filter(|_| !view.paused).or(summary.next_ms);
+        summary.next_ms = Some(view.wait.until().unwrap_or(now)).filter(|_| view.paused.is_none()).or(summary.next_ms);
     }
     if !view.reason.is_empty() {
         summary.last_reply = Some(view.reason.to_owned());

@@ -83,9 +83,14 @@ fn sentence(
             format!("Is being attempted at {name:?} right now, attempt {}{}.", recipient.attempts() + 1, history(recipient, now))
         }
         State::Deferred => {
-            let next = recipient.next_attempt(now).unwrap_or(now);
+            let next = recipient.due_at().unwrap_or(now).max(now);
             let what = if recipient.attempts() == 0 { "its first attempt" } else { "its next attempt" };
-            format!("Waits for {what} at {} ({}){}{}.", clock(next, now), until(next, now), history(recipient, now), expiry(recipient, now))
+            let paused = match destination.paused {
+                Some(_) => format!(", and for the destination {name:?}, which is {}", paused(destination)),
+                None => String::new(),
+            };
+            let (history, expiry) = (history(recipient, now), expiry(recipient, now));
+            format!("Waits for {what} at {} ({}){paused}{history}{expiry}.", clock(next, now), until(next, now))
         }
         State::Ready => {
             let (waits, end) = waiting(destination, now);
@@ -139,7 +144,7 @@ fn waiting(destination: &DestinationView<'_>, now: u64) -> (String, String) {
     };
     match destination.wait {
         Wait::Held => (format!("Held by the route {name:?}"), String::new()),
-        Wait::Paused => (format!("Ready, but the destination {name:?} is paused by command until it is resumed"), String::new()),
+        Wait::Paused => (format!("Ready, but the destination {name:?} is {}", paused(destination)), String::new()),
         Wait::Asking => (format!("Ready, and DNS is being asked where mail for {name} goes"), String::new()),
         Wait::Unanswered { .. } => (format!("Ready, but DNS does not say where mail for {name} goes{reason}"), end("it is asked again")),
         Wait::BreakerOpen { .. } => (format!("Ready, but no host of {name:?} answers (breaker open){reason}"), end("it is probed next")),
@@ -176,6 +181,12 @@ fn waiting(destination: &DestinationView<'_>, now: u64) -> (String, String) {
         ),
         Wait::Turn => (format!("Ready: its turn at {name:?} comes at once"), String::new()),
     }
+}
+
+/// What ends it, too.
+fn paused(destination: &DestinationView<'_>) -> String {
+    let by = destination.paused.map_or_else(String::new, |by| format!(" by `queue resume {by}`"));
+    format!("paused by command until it is resumed{by}")
 }
 
 /// The last word about a recipient, and when it was said.

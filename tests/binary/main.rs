@@ -18,6 +18,7 @@ mod node;
 mod pools;
 mod priorities;
 mod queue_commands;
+mod queue_pause;
 mod queue_steering;
 mod queue_why;
 mod relay;

@@ -1,4 +1,4 @@
-//! What operators do to queued mail: retry, hold, release, delete, pause.
+//! What operators do to queued mail: retry, hold, release, delete.
 //!
 //! Each call answers `None` if the message has left the queue, else what to persist before the command is confirmed. For
 //! "all", go through [`Queue::page`] and apply the command to each key.
@@ -83,14 +83,6 @@ impl Queue {
     /// A record that says nothing but that the message is this node's.
     pub fn confirm(&mut self, key: MessageKey, record: &mut Vec<u8>) -> Option<Settled> {
         self.find_open(key).map(|index| self.persist_flags(index, record))
-    }
-
-    /// Starts no attempts at a destination (or does so again); not persisted.
-    pub fn pause(&mut self, destination: DestinationId, paused: bool, now: u64) {
-        if let Some(state) = self.live_mut(destination) {
-            state.paused = paused;
-            self.refresh(destination.slot, now);
-        }
     }
 
     /// Probes a dead destination at once if mail waits for it.

@@ -66,6 +66,7 @@ pub(crate) struct Destination {
     pub(crate) groups: usize,
     pub(crate) oldest_group: u32,
     pub(crate) newest_group: u32,
+    /// By command, see `pauses.rs`.
     pub(crate) paused: bool,
     /// In the queue's list of destinations that may be served.
     pub(crate) listed: bool,

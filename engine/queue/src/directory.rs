@@ -275,6 +275,7 @@ impl Queue {
 
     /// Gives a destination a slot.
     pub(crate) fn add_destination(&mut self, mut state: Destination) -> u32 {
+        state.paused = self.is_to_be_paused(&state);
         let slot = match self.directory.vacant.pop() {
             Some(slot) => {
                 state.generation = self.destinations[slot as usize].generation;
@@ -378,7 +379,8 @@ impl Queue {
     /// A dynamic destination that has nothing to do is dropped when that has lasted.
     pub(crate) fn rest(&mut self, slot: u32, now: u64) {
         let state = &mut self.destinations[slot as usize];
-        let in_use = state.groups > 0 || state.in_flight > 0 || state.paused || !state.guests.is_empty();
+        // One that is paused may go: when it is made again it is paused again.
+        let in_use = state.groups > 0 || state.in_flight > 0 || !state.guests.is_empty();
         let is_idle = !in_use && matches!(&state.role, Role::Domain(_))
             || matches!(&state.role, Role::Site(site) if site.members.is_empty() && !in_use);
         if !is_idle {

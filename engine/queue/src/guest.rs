@@ -123,7 +123,11 @@ impl GuestBook {
     }
 
     fn get(&self, key: MessageKey) -> Option<&Guest> {
-        self.slots.get((key.index & !GUEST) as usize)?.as_ref()
+        self.at(key.index & !GUEST)
+    }
+
+    fn at(&self, slot: u32) -> Option<&Guest> {
+        self.slots.get(slot as usize)?.as_ref()
     }
 
     fn get_mut(&mut self, key: MessageKey) -> Option<&mut Guest> {
@@ -252,6 +256,11 @@ impl Queue {
             self.refresh(destination, now);
             return Err(guest);
         }
+        if self.is_paused_for(destination, &guest) {
+            self.send_paused_home(guest, now);
+            return Ok(());
+        }
+        let state = &mut self.destinations[destination as usize];
         let (priority, owner) = (guest.priority.min(PRIORITY_MAX), guest.owner);
         let turn = now + u64::from(PRIORITY_MAX - priority) * self.settings.age_step_ms;
         let slot = self.guests.add(guest);
@@ -320,6 +329,32 @@ impl Queue {
             let guest = self.guests.remove(waiting.slot);
             self.guests.refused.push_back(Refused { guest, until, wait, reason: state.reason.clone() });
         }
+    }
+
+    /// Refuses those guests of a destination that are not to be attempted because an operator paused what they are for.
+    pub(crate) fn refuse_paused_guests(&mut self, destination: u32, now: u64) {
+        let guests = &mut self.destinations[destination as usize].guests;
+        let waiting: Vec<Waiting> = std::iter::from_fn(|| guests.pop()).collect();
+        for one in waiting {
+            let guest = self.guests.at(one.slot).expect("a waiting guest is in the book");
+            if self.is_paused_for(destination, guest) {
+                let guest = self.guests.remove(one.slot);
+                self.send_paused_home(guest, now);
+            } else {
+                self.destinations[destination as usize].guests.push(one);
+            }
+        }
+        self.refresh(destination, now);
+    }
+
+    /// By what this shard has been told: all shards are, one after the other.
+    fn is_paused_for(&self, destination: u32, guest: &Guest) -> bool {
+        self.destinations[destination as usize].paused || self.is_guest_paused(guest)
+    }
+
+    /// Its owner knows of the pause, or is about to, and may ask again at once: a time would keep other mail of the site, too.
+    fn send_paused_home(&mut self, guest: Guest, now: u64) {
+        self.guests.refused.push_back(Refused { guest, until: now, wait: Wait::Paused, reason: String::new() });
     }
 
     /// Takes the next guest for an attempt.
@@ -398,12 +433,17 @@ impl Queue {
         Refused { guest, until, wait, reason: state.reason.clone() }
     }
 
-    /// As [`Queue::abandon`], for a guest: it waits again, before all others, at a home. `None`; or the guest, when this shard `ends`.
+    /// As [`Queue::abandon`], for a guest: it waits again, before all others, at a home, or goes home where it is paused. `None`; or the guest,
+    /// when this shard `ends`.
     pub fn abandon_guest(&mut self, dispatch: Dispatch, ends: bool, now: u64) -> Option<Guest> {
         let destination = dispatch.destination;
         let guest = self.end_guest(dispatch, now);
         if ends {
             return Some(guest);
+        }
+        if self.is_paused_for(destination.slot, &guest) {
+            self.send_paused_home(guest, now);
+            return None;
         }
         let (priority, owner) = (guest.priority.min(PRIORITY_MAX), guest.owner);
         let slot = self.guests.add(guest);

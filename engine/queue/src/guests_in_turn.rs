@@ -26,7 +26,7 @@ impl Queue {
     }
 
     /// What the destination of a domain is called.
-    fn domain_name(&self, domain: &[u8]) -> String {
+    pub(crate) fn domain_name(&self, domain: &[u8]) -> String {
         let domain = canonical_domain(domain.strip_suffix(b".").unwrap_or(domain));
         String::from_utf8_lossy(&domain[..domain.len().min(DOMAIN_BYTES_MAX)]).to_ascii_lowercase()
     }

@@ -17,6 +17,7 @@ use crate::message::{Envelope, Flags, Message, MessageKey, NOT_REROUTED, NewMess
 use crate::messages::Messages;
 use crate::offering::Offered;
 use crate::outcome::DecodeError;
+use crate::pauses::Pauses;
 use crate::quota::Reservation;
 use crate::report::{ReportLimits, Reports};
 use crate::reroutes::{RecordedReroutes, Reroutes};
@@ -131,6 +132,7 @@ pub struct Queue {
     pub(crate) route_slots: Vec<u32>,
     pub(crate) destination_timers: Wheel,
     pub(crate) directory: Directory,
+    pub(crate) pauses: Pauses,
     pub(crate) reports: Reports,
     polls: u32,
     /// Polls until the next [`Queue::load_ahead`].
@@ -172,6 +174,7 @@ impl Queue {
             reroutes: Reroutes::default(),
             destination_timers: Wheel::new(now),
             directory: Directory::default(),
+            pauses: Pauses::default(),
             reports: Reports::new(settings.reports, seed, now),
             polls: 0,
             loaded: 0,

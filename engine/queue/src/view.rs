@@ -8,6 +8,7 @@ use crate::destination::DestinationId;
 use crate::index::{TermKind, after_at};
 use crate::kept_reply::split_reply;
 use crate::message::{Envelope, Flags, MessageKey, Place, Recipient};
+use crate::pauses::PausedBy;
 use crate::queue::Queue;
 use crate::queue_id::QueueId;
 use crate::report::{Notice, Notify};
@@ -96,8 +97,8 @@ pub struct DestinationView<'q> {
     pub messages: usize,
     /// State of the breaker.
     pub breaker: Breaker,
-    /// Paused by command.
-    pub paused: bool,
+    /// What pauses it, or its site, if an operator did.
+    pub paused: Option<PausedBy<'q>>,
     /// Attempts at a time that it may be given at most.
     pub connections_max: u32,
     /// What the route allows, for all shards together.
@@ -188,7 +189,7 @@ impl Queue {
             ready: destination.ready.len(),
             messages: destination.groups,
             breaker: acting.breaker(now),
-            paused: destination.paused,
+            paused: self.paused_by(destination).or_else(|| self.paused_by(acting)),
             connections_max: acting.limits.connections_max,
             limits: acting.route.and_then(|route| self.routes.all().get(usize::from(route.0))).map(|route| &route.limits),
             is_home: acting.away.is_none(),
@@ -332,6 +333,12 @@ impl<'q> RecipientView<'q> {
         &self.message.queue.destinations[self.home() as usize].name
     }
 
+    /// What pauses its destination, or the site of that, if an operator did.
+    pub fn paused(&self) -> Option<PausedBy<'q>> {
+        let queue = self.message.queue;
+        queue.paused_by(&queue.destinations[self.home() as usize]).or_else(|| queue.paused_by(queue.acting(self.home())))
+    }
+
     /// The name of the route that it goes by; empty when there is none.
     pub fn route_name(&self) -> &'q str {
         let queue = self.message.queue;
@@ -367,9 +374,10 @@ impl<'q> RecipientView<'q> {
         Some(self.recipient().last_attempt).filter(|&at| at > 0)
     }
 
-    /// Unix milliseconds, `now` at the earliest; `None` when no time is set for it (held, settled, being attempted).
+    /// Unix milliseconds, `now` at the earliest; `None` when no time is set for it (held, paused, settled, being attempted).
     pub fn next_attempt(&self, now: u64) -> Option<u64> {
         match self.state() {
+            State::Deferred | State::Ready if self.paused().is_some() => None,
             State::Deferred => Some(self.recipient().next_attempt.max(now)),
             State::Ready => {
                 let queue = self.message.queue;
@@ -443,7 +451,9 @@ impl<'q> RecipientView<'q> {
             State::Offered => "offered to the nodes of the cluster".into(),
             State::Held if self.destination() == DestinationId::UNROUTED => UNROUTED.into(),
             State::Held => format!("held by route {:?}", destination.name).into(),
-            State::Ready if destination.paused => format!("destination {:?} is paused by command", destination.name).into(),
+            State::Ready | State::Deferred if self.paused().is_some() => {
+                format!("destination {:?} is paused by command", destination.name).into()
+            }
             State::Ready if acting.breaker(now) != Breaker::Closed => acting.reason.as_str().into(),
             State::Ready => match queue.wait_of(self.home(), now) {
                 Wait::Turn => self.reply(),

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use ringpost_queue::{
-    DestinationLimits, Dispatch, Guest, Homes, HostsTried, Jitter, MessageKey, NewMessage, NewRecipient, NextHop, Notify, Outcome,
+    DestinationLimits, Dispatch, Guest, Homes, HostsTried, Jitter, MessageKey, NewMessage, NewRecipient, NextHop, Notify, Outcome, Pauses,
     Question, Queue, QueueId, QueueSettings, Refused, Resolution, RetryPolicy, Route, Routes, Settled, Via, Wait, Work,
 };
 
@@ -587,12 +587,18 @@ fn one_of_three(shard: u16) -> Queue {
 
 /// What one of three shards asks shard 1 for, when DNS told it these hosts of a site.
 fn guest_of(shard: u16, hosts: Vec<NextHop>) -> Guest {
+    guest_for("y.test", shard, hosts)
+}
+
+/// As [`guest_of`], for one of the domains of that site.
+fn guest_for(domain: &str, shard: u16, hosts: Vec<NextHop>) -> Guest {
     let home_of = |key: &String| Homes { shard: 0, shards: 3 }.of("*", key, &limits_of_one_home())[0];
     let key = (0..).map(|number| format!("10 mx{number}.test")).find(|key| home_of(key) == 1).unwrap();
     let mut owner = one_of_three(shard);
-    let destination = owner.route(b"y.test");
+    let destination = owner.route(domain.as_bytes());
     let message = NewMessage { id: QueueId { boot: 1, shard, sequence: 1 }, accepted_at: START, ..NewMessage::default() };
-    let recipient = NewRecipient { address: b"b@y.test", destination, notify: Notify::default() };
+    let address = format!("b@{domain}");
+    let recipient = NewRecipient { address: address.as_bytes(), destination, notify: Notify::default() };
     owner.enqueue(&message, std::iter::once(recipient), START);
     let dispatch = loop {
         match owner.poll(START, &mut Vec::new()) {
@@ -692,4 +698,36 @@ fn a_guest_that_is_given_up_where_no_home_is_any_more_goes_back_to_its_owner() {
     assert_eq!((own.is_guest(), own.home()), (false, Some(home)));
     others.abandon(own, START);
     owners.abandon(sent, START);
+}
+
+/// What waited for its turn at a home was attempted though its domain had been paused: its owner had given it out before.
+#[test]
+fn guests_of_a_paused_domain_go_home_and_those_of_others_stay() {
+    let mut home = one_of_three(1);
+    home.receive(guest_for("y.test", 0, vec![hop(0)]), START).unwrap();
+    home.receive(guest_for("z.test", 2, vec![hop(0)]), START).unwrap();
+    let mut pauses = Pauses::default();
+    pauses.insert("y.test");
+    home.set_pauses(pauses.clone());
+    home.follow_pauses(0..home.destination_slots(), START);
+    let refused = home.take_refused().expect("it is paused");
+    assert_eq!((refused.guest.owner(), refused.until, refused.wait), (0, START, Wait::Paused));
+    assert!(home.take_refused().is_none());
+    let Some(Work::Attempt(dispatch)) = home.poll(START, &mut Vec::new()) else { panic!("the other one's turn") };
+    assert_eq!(home.recipients(&dispatch).map(|(_, address)| address.to_vec()).collect::<Vec<_>>(), [b"b@z.test"]);
+    // One that was on its way.
+    home.receive(refused.guest, START).unwrap();
+    let refused = home.take_refused().expect("it is paused");
+    pauses.remove("y.test");
+    home.set_pauses(pauses.clone());
+    home.follow_pauses(0..home.destination_slots(), START);
+    home.receive(refused.guest, START).unwrap();
+    assert_eq!((home.take_refused().is_none(), home.guests_waiting()), (true, 1));
+    // The one under way is put off, and comes back to a pause of everything.
+    pauses.set_all(true);
+    home.set_pauses(pauses);
+    home.follow_pauses(0..home.destination_slots(), START);
+    assert_eq!(home.take_refused().map(|refused| refused.guest.owner()), Some(0));
+    assert!(home.abandon_guest(dispatch, false, START).is_none());
+    assert_eq!(home.take_refused().map(|refused| refused.guest.owner()), Some(2));
 }
