@@ -8,7 +8,7 @@ use crate::queue::Queue;
 use crate::ready::ReadyQueue;
 use crate::site::Role;
 use crate::slab::NONE;
-use crate::word::Word;
+use crate::word::{SUSPENDED, Word};
 
 /// How the text of a recipient that expired begins; the last reply stands behind it. RFC 3463 3.5: X.4.7, delivery time expired.
 const EXPIRED: &str = "5.4.7 expired";
@@ -162,6 +162,8 @@ impl Queue {
             sanitise(reply, &mut last)
         } else if self.messages[index].flags.has(Flags::HELD) {
             sanitise(b"held by command", &mut last)
+        } else if self.destinations[destination as usize].paused || self.acting(destination).paused {
+            sanitise(SUSPENDED.as_bytes(), &mut last)
         } else {
             let Word { text, relay: by } = self.word_of(destination);
             relay.push_str(by.unwrap_or(""));

@@ -9,6 +9,22 @@ use crate::route::Via;
 use crate::view::{RecipientView, State};
 use crate::wait::Wait;
 
+// What senders are told of mail that waits for a reason of ours, as RFC 3463 numbers it: what keeps it, and nothing of how this system is
+// made. `RecipientView::reason` and `queue why` have the names.
+
+// RFC 3463 3.4: X.3.2, the system does not take part for now, maintenance among the reasons.
+const HELD: &str = "451 4.3.2 held by the operator of this system";
+pub(crate) const SUSPENDED: &str = "451 4.3.2 delivery to this destination is suspended by the operator of this system";
+const NOT_HERE: &str = "451 4.3.2 this system does not deliver it at present";
+// RFC 3463 3.4: X.3.0, of the mail system, and none of those that have a number.
+const SHORTAGE: &str = "451 4.3.0 no connection could be made for a reason of this system";
+// RFC 3463 3.5: X.4.4, unable to route.
+const UNROUTED: &str = "451 4.4.4 no route for this domain";
+// RFC 3463 3.5: X.4.5, congestion: more mail than may go at a time.
+const RATE: &str = "451 4.4.5 waits for its turn: mail goes to this destination at a limited rate";
+const TURN: &str = "451 4.4.5 waits for its turn behind other mail for this destination";
+const ASKED_FOR_LESS: &str = "451 4.4.5 the destination asked for less mail";
+
 /// What was said, and by which next hop; by none where it is our own word.
 pub(crate) struct Word<'a> {
     pub(crate) text: &'a str,
@@ -44,28 +60,45 @@ impl Queue {
 
 impl<'q> RecipientView<'q> {
     /// What its sender is told of it while it waits, and the next hop that said it (`?`: one whose name is not kept): the last word about
-    /// it, else that about its destination. `None` as the next hop: it is our own word.
+    /// it, else that about its destination. `None` as the next hop: it is our own word, in the form of a reply but for connections that failed.
     pub fn word(&self, now: u64) -> (Cow<'q, str>, Option<Cow<'q, str>>) {
         if !self.reply().is_empty() {
             return (self.reply(), self.relay());
         }
+        let own = match self.state() {
+            State::Held if self.home() == DestinationId::UNROUTED.slot && !self.message.is_held() => UNROUTED,
+            State::Held => HELD,
+            State::Offered if self.message.envelope().size > self.queue().settings.offered_bytes_max => NOT_HERE,
+            State::Offered => TURN,
+            State::Deferred | State::Ready if self.paused().is_some() => SUSPENDED,
+            State::Ready => return self.word_of_wait(now),
+            State::Deferred | State::Attempting | State::Delivered | State::Failed | State::Bounced | State::Purged => "",
+        };
+        (own.into(), None)
+    }
+
+    /// Of mail that is ready, and that nothing was said about.
+    fn word_of_wait(&self, now: u64) -> (Cow<'q, str>, Option<Cow<'q, str>>) {
         let (queue, home) = (self.queue(), self.home());
-        match queue.wait_of(home, now) {
-            // How mail without a route is sent is for operators to know.
-            _ if self.state() == State::Held && home == DestinationId::UNROUTED.slot && !self.message.is_held() => {
-                return (queue.reason_of(home).into(), None);
-            }
-            _ if self.state() != State::Ready => {}
+        let wait = queue.wait_of(home, now);
+        let own = match wait {
             // RFC 3463 3.5: X.4.3, a directory server that failed.
             Wait::Asking | Wait::Unanswered { .. } => return (format!("451 4.4.3 {}", self.reason(now)).into(), None),
-            Wait::Throttled { .. } | Wait::Crowded { .. } | Wait::BreakerOpen { .. } | Wait::Probing => {
-                if let Word { text, relay: Some(relay) } = queue.word_of(home) {
-                    return (text.into(), Some(relay.into()));
-                }
-            }
-            _ => {}
-        }
-        (self.reason(now), None)
+            Wait::Throttled { .. } | Wait::Crowded { .. } | Wait::BreakerOpen { .. } | Wait::Probing => match queue.word_of(home) {
+                Word { text, relay: Some(relay) } => return (text.into(), Some(relay.into())),
+                // What a report makes X.4.1 of, no answer from the host: `connect to 192.0.2.7:25: refused`.
+                Word { text, relay: None } if !text.is_empty() => return (text.into(), None),
+                _ if matches!(wait, Wait::BreakerOpen { .. } | Wait::Probing) => "",
+                _ => ASKED_FOR_LESS,
+            },
+            Wait::Held => HELD,
+            Wait::Paused => SUSPENDED,
+            Wait::Shortage { .. } => SHORTAGE,
+            Wait::Rate { .. } | Wait::SharedRate { .. } => RATE,
+            Wait::Window { .. } | Wait::Full { .. } | Wait::Home { .. } => TURN,
+            Wait::Turn => "",
+        };
+        (own.into(), None)
     }
 }
 

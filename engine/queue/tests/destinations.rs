@@ -314,7 +314,7 @@ fn mail_for_a_hold_route_or_none_waits_without_a_timer() {
     let recipient = message.recipients().next().unwrap();
     let reason = recipient.reason(START);
     assert!(reason.starts_with("no route of the config is for it") && reason.contains("`queue reroute`"), "{reason}");
-    assert_eq!(recipient.word(START), ("no route for this domain".into(), None), "what its sender is told");
+    assert_eq!(recipient.word(START), ("451 4.4.4 no route for this domain".into(), None), "what its sender is told");
 }
 
 #[test]

@@ -183,7 +183,8 @@ fn mail_expires_in_the_ready_queue_of_a_paused_destination_and_behind_a_full_win
     assert_eq!(queue.next_due(START).map(|at| at <= START + 5 * DAY), Some(true));
     assert!(attempt(&mut queue, START + 5 * DAY - 1).is_none());
     expire(&mut queue, START + 5 * DAY);
-    assert_eq!(state(&queue, key), (State::Failed, "5.4.7 expired".into()));
+    let said = "5.4.7 expired; last: 451 4.3.2 delivery to this destination is suspended by the operator of this system";
+    assert_eq!(state(&queue, key), (State::Failed, said.into()));
 }
 
 #[test]

@@ -3,8 +3,8 @@
 use std::num::NonZeroU32;
 
 use ringpost_queue::{
-    About, DestinationLimits, Dispatch, Filter, MessageKey, NewMessage, NewRecipient, Notice, Notify, Offered, Outcome, Queue, QueueId,
-    QueueSettings, Recovered, ReportLimits, ReportWait, RetryPolicy, Route, RouteId, Routes, Settled, State, Via, Work,
+    About, DestinationLimits, Dispatch, Filter, HostsTried, MessageKey, NewMessage, NewRecipient, Notice, Notify, Offered, Outcome, Queue,
+    QueueId, QueueSettings, Rate, Recovered, ReportLimits, ReportWait, RetryPolicy, Route, RouteId, Routes, Settled, State, Via, Work,
 };
 
 const START: u64 = 1_790_000_000_000;
@@ -210,6 +210,75 @@ fn a_word_is_told_as_the_one_whose_it_is() {
     let third = enqueue(&mut queue, &message(3), &[("b@y.test", Notify::UNSAID)]);
     assert!(queue.poll(START, &mut Vec::new()).is_none(), "the destination pauses");
     assert_eq!(word(&queue, third, START), ("421 4.3.2 going down".into(), Some("?".into())));
+}
+
+/// Mail that waited for its rate, for a pause or for a hold was reported with X.4.1, "no answer from host", and with the name of the route.
+#[test]
+fn what_keeps_mail_here_is_told_by_its_number_and_without_names_of_this_system() {
+    let rate = Some(Rate { messages: 1, per_ms: 3_600_000, burst: 1 });
+    let one = DestinationLimits { connections_max: 1, window_initial: 1, ..DestinationLimits::default() };
+    let smarthost = || Via::Smarthost { hosts: vec!["192.0.2.1:25".parse().unwrap()] };
+    let routes = [
+        ("rate.secret.test", smarthost(), DestinationLimits { rate, ..one }),
+        ("window.secret.test", smarthost(), one),
+        ("hold.secret.test", Via::Hold, one),
+        ("dead.secret.test", smarthost(), one),
+        ("paused.secret.test", smarthost(), one),
+    ];
+    let route = |(pattern, via, limits): (&str, Via, DestinationLimits)| Route {
+        pattern: pattern.into(),
+        via,
+        retry: RetryPolicy::default(),
+        limits,
+    };
+    let mut queue = Queue::new(QueueSettings::default(), Routes::new(routes.map(route).into()).unwrap(), 1, START);
+    let mut sequences = 0..;
+    let mut add = |queue: &mut Queue, domain: &str| {
+        let message = message(sequences.next().unwrap());
+        enqueue(queue, &message, &[(&format!("b@{domain}"), Notify::UNSAID)])
+    };
+    for domain in ["rate.secret.test", "window.secret.test", "dead.secret.test"] {
+        add(&mut queue, domain);
+    }
+    let mut open = Vec::new();
+    while let Some(Work::Attempt(dispatch)) = queue.poll(START, &mut Vec::new()) {
+        let destination = dispatch.destination();
+        let address = queue.recipients(&dispatch).next().unwrap().1.to_vec();
+        match &address[..] {
+            b"b@rate.secret.test" => assert_eq!(queue.settle(dispatch, &[(0, DELIVERED)], START, &mut Vec::new()), Settled::Done),
+            b"b@dead.secret.test" => {
+                let mut tried = HostsTried::default();
+                let host = queue.next_host(destination, &mut tried, START).unwrap();
+                queue.host_failed(destination, host, "connect to 192.0.2.1:25: refused", START);
+                assert!(queue.ends_round(destination, tried, START));
+                let _ = queue.unreachable(dispatch, START, &mut Vec::new());
+            }
+            _ => open.push(dispatch),
+        }
+    }
+    let paused = queue.route(b"paused.secret.test");
+    queue.pause(paused, true, START);
+    for (domain, expected) in [
+        ("rate.secret.test", "451 4.4.5 waits for its turn: mail goes to this destination at a limited rate"),
+        ("window.secret.test", "451 4.4.5 waits for its turn behind other mail for this destination"),
+        ("hold.secret.test", "451 4.3.2 held by the operator of this system"),
+        ("dead.secret.test", "connect to 192.0.2.1:25: refused"),
+        ("paused.secret.test", "451 4.3.2 delivery to this destination is suspended by the operator of this system"),
+        ("nowhere.test", "451 4.4.4 no route for this domain"),
+    ] {
+        let key = add(&mut queue, domain);
+        let word = |queue: &Queue| {
+            let view = queue.show(key).unwrap();
+            let recipient = view.recipients().next().unwrap();
+            (recipient.word(START).0.into_owned(), recipient.word(START).1.is_some(), recipient.reason(START).into_owned())
+        };
+        let (told, is_of_a_hop, reason) = word(&queue);
+        assert_eq!((&*told, is_of_a_hop), (expected, false), "{domain}");
+        assert!(["rate", "window", "dead", "nowhere"].iter().any(|front| domain.starts_with(front)) || reason.contains(domain), "{reason}");
+        let _ = queue.hold(key, START, &mut Vec::new());
+        assert_eq!(word(&queue).0, "451 4.3.2 held by the operator of this system", "{domain}");
+    }
+    drop(open);
 }
 
 /// NOTIFY against what happens: what is told to whom.
