@@ -450,8 +450,9 @@ impl QueueSettings {
             return None;
         }
         match message.warn_after_s {
-            // Whoever holds mail may not want its sender to know. Only a time that the sender has named is kept all the same.
-            0 if message.flags.has(Flags::HELD) || destination.is_held() => None,
+            // Whoever holds mail may not want its sender to know, and what is about to go another way goes by that one's time. Only a time
+            // that the sender has named is kept all the same.
+            0 if message.flags.has(Flags::WAY_OPEN) || destination.is_held() => None,
             0 => Some(message.released_at().saturating_add(destination.retry.warn_after_ms?)),
             seconds => Some(message.accepted_at + u64::from(seconds) * 1000),
         }

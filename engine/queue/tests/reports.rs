@@ -393,6 +393,24 @@ fn a_delay_is_told_of_mail_in_the_ready_queue_and_at_the_time_the_message_says()
     assert_eq!(told(&queue, first), [(0, Some(Notice::Delayed), true)]);
 }
 
+/// The sender was told at the time of the route that the mail was about to leave.
+#[test]
+fn a_delay_of_mail_that_is_about_to_go_another_way_is_told_at_the_time_of_that() {
+    let mut queue = queue();
+    let key = enqueue(&mut queue, &message(1), &[("b@y.test", Notify::UNSAID), ("c@y.test", Notify::UNSAID)]);
+    let mut dispatch = attempt(&mut queue, START);
+    assert_eq!(queue.settle_some(&mut dispatch, &[(0, LATER)], "", START, &mut Vec::new()), Settled::Outcome);
+    let to = queue.route_named("slow.test").unwrap();
+    assert_eq!(queue.reroute(key, &Filter::default(), to, START, &mut Vec::new()), Some(Settled::Outcome));
+    assert!(queue.poll(START + 5 * HOUR, &mut Vec::new()).is_none(), "an attempt is open");
+    assert_eq!(told(&queue, key).iter().filter(|(_, notice, _)| notice.is_some()).count(), 0);
+    let _ = queue.settle(dispatch, &[(1, LATER)], START + 5 * HOUR, &mut Vec::new());
+    attempt_all(&mut queue, START + 9 * HOUR - 1, |_| LATER);
+    assert_eq!(told(&queue, key).iter().filter(|(_, notice, _)| notice.is_some()).count(), 0);
+    attempt_all(&mut queue, START + 9 * HOUR, |_| LATER);
+    assert_eq!(told(&queue, key), [(0, Some(Notice::Delayed), true), (1, Some(Notice::Delayed), true)]);
+}
+
 /// `queue why` said that the sender is to be told, and not when.
 #[test]
 fn a_report_that_waits_for_the_pace_says_until_when() {
