@@ -57,7 +57,7 @@ impl Shard {
         }
     }
 
-    /// What the queue made of recipients that an attempt did not decide: those that were not tried for so many times that they are deferred,
+    /// What the queue made, at `now`, of recipients that an attempt did not decide: those that were not tried for so many times that they are deferred,
     /// which were attempts that came to nothing, too, and those whose time is over.
     pub(crate) fn log_undecided(&self, key: MessageKey, storage: &AttemptStorage, relay: &str, now: u64) {
         let is_decided = |verdict| matches!(verdict, Verdict::Delivered | Verdict::Failed);
@@ -71,7 +71,8 @@ impl Shard {
             let of_it = storage.outcomes.iter().find(|outcome| outcome.recipient == recipient.number());
             let Some(outcome) = of_it.filter(|outcome| !is_decided(outcome.verdict)) else { continue };
             match recipient.state() {
-                State::Deferred if outcome.verdict == Verdict::Untried => {
+                // It was an attempt for the queue. A hold may have come meanwhile, or its route have gone: the state does not tell.
+                _ if outcome.verdict == Verdict::Untried && recipient.is_open() && recipient.last_attempt() == Some(now) => {
                     self.metrics.deferred.increment();
                     // RFC 3463 3.5: X.4.2, the connection ended.
                     let dsn = outcome.reply.enhanced().filter(|dsn| dsn.class == 4);

@@ -21,6 +21,10 @@ struct Manner {
     contents: AtomicUsize,
     /// Each MAIL is answered with 421, and the connection ends.
     is_tired: AtomicBool,
+    /// The connection ends at each MAIL, without an answer; at the third when this is off again.
+    leaves_at_mail: AtomicBool,
+    /// MAILs at which it left, or is about to.
+    left: AtomicUsize,
 }
 
 fn start(manner: &Arc<Manner>) -> SocketAddr {
@@ -49,6 +53,13 @@ fn converse(stream: TcpStream, manner: &Manner) -> std::io::Result<()> {
         match line.get(..4).unwrap_or("") {
             "EHLO" => writer.write_all(b"250 hop.test\r\n")?,
             "MAIL" if manner.is_tired.load(Ordering::SeqCst) => return writer.write_all(b"421 4.7.28 Unusual rate of mail\r\n"),
+            "MAIL" if manner.leaves_at_mail.load(Ordering::SeqCst) => {
+                let left = manner.left.fetch_add(1, Ordering::SeqCst) + 1;
+                while left == 3 && manner.leaves_at_mail.load(Ordering::SeqCst) {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                return Ok(());
+            }
             "DATA" => {
                 writer.write_all(b"354 Go on\r\n")?;
                 while line != ".\r\n" {
@@ -113,4 +124,28 @@ fn a_421_on_used_connections_pauses_the_destination_in_its_own_words() {
     let why = String::from_utf8(node.ask(&["queue", "why", &id]).stdout).unwrap();
     assert!(why.starts_with("Ready, but \"*\" asked for less mail") && why.contains("421 4.7.28 Unusual rate of mail"), "{why}");
     assert_eq!(counter(&node, "deferred"), 0);
+}
+
+/// The third attempt that came to nothing counts as a deferral. Where a reload took the route away meanwhile it was neither in the mail log
+/// nor in the counters.
+#[test]
+fn a_deferral_is_told_though_the_route_went_away_during_the_attempt() {
+    let manner = Arc::new(Manner { leaves_at_mail: true.into(), ..Manner::default() });
+    let node = Node::start(&on_one_core(Setup::to(start(&manner)), 1));
+    Client::greeted(node.address).deliver("b@y.test", "Subject: x\r\n\r\n");
+    let began = Instant::now();
+    while manner.left.load(Ordering::SeqCst) < 3 {
+        assert!(began.elapsed() < PATIENCE, "{:?}", node.queue());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let config = node.folder.path().join("ringpost.toml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    let text = text.replace("domain = \"*\"", "domain = \"z.test\"").replace("name = \"y.test\"", "name = \"z.test\"");
+    std::fs::write(&config, text.replace(Setup::new().networks, "[]")).unwrap();
+    let reloaded = node.ask(&["reload"]);
+    assert!(reloaded.status.success(), "{reloaded:?}");
+    manner.leaves_at_mail.store(false, Ordering::SeqCst);
+    let log = node.wait_for_mail_log("event=attempt");
+    assert!(log.contains(" dsn=4.4.2 outcome=deferred reply=\"421 4.4.2 connection closed by the next hop\""), "{log}");
+    assert_eq!((counter(&node, "deferred"), &node.queue()[0]["recipients"][0]["state"]), (1, &"held".into()));
 }
