@@ -282,11 +282,11 @@ pub enum QueueCall {
     },
     /// Try now instead of at the scheduled time; where --domain, --destination or --state chooses among a message's recipients, those alone.
     Retry(Selection),
-    /// Keep from being delivered until released. Messages are held whole: filters say which, and the answer counts the recipients that
-    /// they do not match.
-    Hold(Selection),
+    /// Keep from being delivered until released. Messages are held whole: where a filter matches only some of the recipients nothing is done
+    /// without --whole-messages.
+    Hold(WholeSelection),
     /// End a hold, of whole messages as with `hold`.
-    Release(Selection),
+    Release(WholeSelection),
     /// Give up: the recipients that match fail, and their sender is told.
     Bounce {
         /// What the sender is told, in one line of at most 190 bytes
@@ -318,8 +318,27 @@ pub enum QueueCall {
         #[arg(long)]
         all: bool,
         #[command(flatten)]
+        whole: WholeMessages,
+        #[command(flatten)]
         output: Output,
     },
+}
+
+/// May recipients that the filter does not match go along?
+#[derive(Args, Clone, Copy, Default)]
+pub struct WholeMessages {
+    /// Also where --domain, --destination or --state matches only some of a message's recipients: the others go along
+    #[arg(long)]
+    pub whole_messages: bool,
+}
+
+/// Which messages a command is about that is done with messages as a whole.
+#[derive(Args, Clone)]
+pub struct WholeSelection {
+    #[command(flatten)]
+    pub selection: Selection,
+    #[command(flatten)]
+    pub whole: WholeMessages,
 }
 
 /// Which destinations.

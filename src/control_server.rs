@@ -10,7 +10,7 @@ use std::{
 };
 
 use ringpost_engine::{
-    control::{Answer, ChangeOrder, Command, DestinationSummary, ListQuery, PAGE_MESSAGES_MAX, Selection},
+    control::{Answer, Change, ChangeOrder, Command, DestinationSummary, ListQuery, PAGE_MESSAGES_MAX, Selection},
     request_lane::RequestLane,
 };
 use ringpost_queue::QueueId;
@@ -211,7 +211,7 @@ async fn answer(
             Ok(0)
         }
         WireRequest::QueueSummary { destination } => summary(destination, shards, write).await,
-        WireRequest::QueueChange { change, ids, filter } => {
+        WireRequest::QueueChange { change, ids, filter, whole_messages } => {
             let selection = match (ids, filter) {
                 // One that is named twice is changed once.
                 (Some(ids), None) => {
@@ -221,7 +221,11 @@ async fn answer(
                 (None, Some(filter)) => Selection::Matching(filter),
                 _ => return Err("either ids or a filter says which messages are meant".to_owned()),
             };
-            change_all(&ChangeOrder { change, selection, after: None }, shards, write).await
+            let order = ChangeOrder { change, selection, after: None, only_counts: false };
+            if !whole_messages {
+                refuse_partly_meant(&order, shards).await?;
+            }
+            change_all(&order, shards, write).await
         }
         WireRequest::Reload {} | WireRequest::QueuePause { .. } | WireRequest::QueuePaused {} => {
             unreachable!("they have ways of their own")
@@ -288,6 +292,42 @@ async fn drain(sharing: Option<&SharedDelivery>, write: &mut (impl AsyncWriteExt
         }
         tokio::time::sleep(PROGRESS_EVERY).await;
     }
+}
+
+/// Refuses, before anything is changed, what would be done with recipients that the filter does not match.
+async fn refuse_partly_meant(order: &ChangeOrder, shards: &[Arc<RequestLane>]) -> Result<(), Refusal> {
+    let what = match (&order.change, &order.selection) {
+        (change, Selection::Matching(filter)) if change.is_of_messages() && filter.is_about_recipients() => match change {
+            Change::Hold {} => "held",
+            Change::Release {} => "released",
+            _ => "given another end of life",
+        },
+        _ => return Ok(()),
+    };
+    let (mut messages, mut others) = (0, 0);
+    for shard in shards {
+        let mut after = None;
+        loop {
+            let look = ChangeOrder { after, only_counts: true, ..order.clone() };
+            let Answer::Changed(answer) = ask(shard, Command::Change(look)).await? else { break };
+            messages += answer.count;
+            others += answer.others;
+            after = answer.next;
+            if after.is_none() {
+                break;
+            }
+        }
+    }
+    if others == 0 {
+        return Ok(());
+    }
+    let plural = |count: u64| if count == 1 { "" } else { "s" };
+    Err(format!(
+        "this is done with whole messages, and nothing was changed: {others} recipient{} of {messages} message{} that the filter does not match \
+         would be {what}, too; --whole-messages goes on, `ringpost queue ls` with the same filter shows the messages",
+        plural(others),
+        plural(messages)
+    ))
 }
 
 /// One shard after the other, each until nothing is left.

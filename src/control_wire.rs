@@ -47,6 +47,9 @@ pub enum WireRequest {
         ids: Option<Vec<String>>,
         /// All that match; an empty filter is every message.
         filter: Option<MessageFilter>,
+        /// What is done with messages as a whole may be done where the filter matches only some of the recipients.
+        #[serde(default)]
+        whole_messages: bool,
     },
     /// `queue pause|resume`: one `Paused`.
     QueuePause {

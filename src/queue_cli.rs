@@ -16,7 +16,7 @@ use ringpost_smtp::shown::{shown, shown_json, shown_lines};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::{
-    cli::{Cli, EXIT_NEGATIVE, EXIT_OK, EXIT_UNAVAILABLE, ListFilter, Output, QueueCall, Selection},
+    cli::{Cli, EXIT_NEGATIVE, EXIT_OK, EXIT_UNAVAILABLE, ListFilter, Output, QueueCall, Selection, WholeMessages, WholeSelection},
     control_client::{ControlError, ask},
     control_wire::{NotChanged, Progress, WhyLine, WireRequest},
     ended::ended,
@@ -33,16 +33,16 @@ pub fn queue(socket: &Path, call: QueueCall, mail_log: Option<&MailOutput>) -> E
         QueueCall::Summary { destination, limit, output } => summary(socket, destination, limit, output),
         QueueCall::Pause { which, list, output } => pause_cli::pause(socket, which, list, output),
         QueueCall::Resume { which, output } => pause_cli::resume(socket, which, output),
-        QueueCall::Retry(selection) => change(socket, Change::Retry {}, selection),
-        QueueCall::Hold(selection) => change(socket, Change::Hold {}, selection),
-        QueueCall::Release(selection) => change(socket, Change::Release {}, selection),
-        QueueCall::Bounce { reason, selection } => change(socket, Change::Bounce { reason }, selection),
-        QueueCall::Purge(selection) => change(socket, Change::Purge {}, selection),
-        QueueCall::Reroute { to, selection } => change(socket, Change::Reroute { to }, selection),
-        QueueCall::SetExpiry { mut words, matching, all, output } => {
+        QueueCall::Retry(selection) => change(socket, Change::Retry {}, selection, WholeMessages::default()),
+        QueueCall::Hold(WholeSelection { selection, whole }) => change(socket, Change::Hold {}, selection, whole),
+        QueueCall::Release(WholeSelection { selection, whole }) => change(socket, Change::Release {}, selection, whole),
+        QueueCall::Bounce { reason, selection } => change(socket, Change::Bounce { reason }, selection, WholeMessages::default()),
+        QueueCall::Purge(selection) => change(socket, Change::Purge {}, selection, WholeMessages::default()),
+        QueueCall::Reroute { to, selection } => change(socket, Change::Reroute { to }, selection, WholeMessages::default()),
+        QueueCall::SetExpiry { mut words, matching, all, whole, output } => {
             let word = words.pop().unwrap_or_default();
             let at_ms = end_of_life(&word).unwrap_or_else(|reason| wrong_usage(&reason));
-            change(socket, Change::SetExpiry { at_ms }, Selection { ids: words, matching, all, output })
+            change(socket, Change::SetExpiry { at_ms }, Selection { ids: words, matching, all, output }, whole)
         }
     }
 }
@@ -344,7 +344,7 @@ fn different(ids: &[String]) -> u64 {
     ids.iter().map(one).collect::<BTreeSet<_>>().len() as u64
 }
 
-fn change(socket: &Path, change: Change, selection: Selection) -> ExitCode {
+fn change(socket: &Path, change: Change, selection: Selection, whole: WholeMessages) -> ExitCode {
     let (word, so_already) = words_of(&change);
     // What is being attempted is retried already.
     let or_else = if change == (Change::Retry {}) { "a report of theirs is being made" } else { "are being attempted" };
@@ -360,7 +360,12 @@ fn change(socket: &Path, change: Change, selection: Selection) -> ExitCode {
     }
     let by_id = !ids.is_empty();
     let destination = filter.destination.clone();
-    let request = WireRequest::QueueChange { change, ids: by_id.then_some(ids), filter: (!by_id).then_some(filter) };
+    let request = WireRequest::QueueChange {
+        change,
+        ids: by_id.then_some(ids),
+        filter: (!by_id).then_some(filter),
+        whole_messages: whole.whole_messages,
+    };
     let shows_progress = !output.json && io::stderr().is_terminal();
     let mut reported = false;
     let mut left = None;

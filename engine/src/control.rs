@@ -278,6 +278,20 @@ pub struct ListQuery {
     pub limit: Option<usize>,
 }
 
+impl Change {
+    /// It is done with messages as a whole, whatever a filter says of their recipients.
+    pub fn is_of_messages(&self) -> bool {
+        matches!(self, Self::Hold {} | Self::Release {} | Self::SetExpiry { .. })
+    }
+}
+
+impl MessageFilter {
+    /// It chooses among the recipients of a message.
+    pub fn is_about_recipients(&self) -> bool {
+        self.state.is_some() || self.domain.is_some() || self.destination.is_some()
+    }
+}
+
 /// How `queue` commands steer.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(tag = "action", rename_all = "kebab-case", deny_unknown_fields)]
@@ -316,6 +330,9 @@ pub struct ChangeOrder {
     pub selection: Selection,
     /// Where the answer before ended.
     pub after: Option<u64>,
+    /// Change nothing: count the messages that the selection means in part, and in [`Changed::others`] the recipients that it does not mean
+    /// and that would be changed.
+    pub only_counts: bool,
 }
 
 /// Which messages.

@@ -59,7 +59,10 @@ pub(crate) async fn steer(shard: &Rc<Shard>, order: ChangeOrder) -> Answer {
                     Err(lost) => return Answer::Failed(lost.to_string()),
                 };
                 pages += 1;
-                steering.apply_all(shard, &keys, &filter, &mut changed).await;
+                match order.only_counts {
+                    true => steering.count_partly_meant(shard, &keys, &filter, &mut changed),
+                    false => steering.apply_all(shard, &keys, &filter, &mut changed).await,
+                }
                 take_turns(shard).await;
             }
         }
@@ -197,6 +200,15 @@ impl Steering {
         }
     }
 
+    /// Counts the messages some of whose recipients the filter does not match, and those, as [`ChangeOrder::only_counts`] wants.
+    fn count_partly_meant(&self, shard: &Shard, keys: &[MessageKey], filter: &Filter, changed: &mut Changed) {
+        for &key in keys {
+            let others = self.others(shard, key, filter);
+            changed.others += others;
+            changed.count += u64::from(others > 0);
+        }
+    }
+
     /// Changes one message, and counts what came of it.
     fn change_one(&self, shard: &Shard, key: MessageKey, filter: &Filter, changed: &mut Changed) {
         let (others, is_paused) = (self.others(shard, key, filter), self.is_paused(shard, key, filter));
@@ -298,7 +310,7 @@ impl Steering {
         }
         let queue = shard.queue.borrow();
         let Some(view) = queue.show(key) else { return 0 };
-        view.recipients().filter(|recipient| !recipient.is_settled() && !recipient.matches(filter)).count() as u64
+        view.recipients().filter(|recipient| recipient.is_open() && !recipient.matches(filter)).count() as u64
     }
 
     /// `chosen` as from [`Steering::chosen`]: each has a line of its own.

@@ -161,21 +161,31 @@ fn rerouted_mail_goes_the_other_way_also_after_a_restart() {
     node.wait_for_queue(|queue| queue.len() == 1 && queue[0]["id"] == kept.as_str());
 }
 
-/// `reroute --domain` took the recipients of other domains along; a hold takes them along still, and says so.
+/// `reroute --domain` took the recipients of other domains along, and so did a hold, which said so when it was too late: it is refused unless
+/// that is meant.
 #[test]
-fn a_filter_for_recipients_reroutes_those_alone_and_a_hold_says_who_goes_along() {
+fn a_filter_for_recipients_reroutes_those_alone_and_a_hold_of_others_has_to_be_meant() {
     let hop = NextHop::start();
     let extra: &'static str = format!("[[route]]\ndomain = \"backup.test\"\nvia = \"smarthost\"\nhosts = [\"{}\"]\n", hop.address).leak();
     let mut node = Node::start(&Setup { extra, ..Setup::new() });
     let id = deliver(&node, "a@x.test", &["b@y.test", "c@z.test", "d@z.test"]);
     let held =
         "1 message held\nringpost: 2 recipients that the filter does not match are held along with them: this is done with whole messages";
-    assert_eq!(say(&node, &["queue", "hold", "--domain", "y.test"]), held);
+    let others = deliver(&node, "a@x.test", &["b@y.test"]);
+    for (words, what) in [(&["hold"][..], "held"), (&["release"], "released"), (&["set-expiry", "2d"], "given another end of life")] {
+        let refused = node.ask(&[&["queue"], words, &["--domain", "y.test"]].concat());
+        let told = String::from_utf8_lossy(&refused.stderr);
+        let expected = format!("2 recipients of 1 message that the filter does not match would be {what}, too; --whole-messages goes on");
+        assert!(refused.status.code() == Some(1) && told.contains(&expected) && told.contains("nothing was changed"), "{told}");
+    }
+    assert_eq!(say(&node, &["queue", "release", "--all"]).lines().next(), Some("0 messages released"), "none was held");
+    assert_eq!(say(&node, &["queue", "purge", &others]), "1 message purged");
+    assert_eq!(say(&node, &["queue", "hold", "--domain", "y.test", "--whole-messages"]), held);
     assert_eq!(say(&node, &["queue", "reroute", "--domain", "y.test", "--to", "backup.test"]), "1 message re-routed");
     node.kill();
     node.restart();
     node.wait_for_queue(|queue| queue.len() == 1);
-    let released = say(&node, &["queue", "release", "--domain", "z.test", "--json"]);
+    let released = say(&node, &["queue", "release", "--domain", "z.test", "--whole-messages", "--json"]);
     assert_eq!(released.lines().next(), Some("{\"changed\":1,\"other_recipients\":1}"), "{released}");
     assert_eq!(hop.wait_for(1)[0].recipients, ["b@y.test"]);
     node.wait_for_queue(|queue| queue.len() == 1 && queue[0]["recipients"][0]["state"] == "delivered");
