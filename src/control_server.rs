@@ -28,6 +28,7 @@ use crate::{
     cluster_server,
     control_wire::{End, NotChanged, Progress, REQUEST_BYTES_MAX, WhyLine, WireRequest, too_long},
     handover::{AWAY_MAX, SharedDelivery},
+    in_turn::{self, InTurn},
     pauser::Pauser,
     reloader::Reloader,
     resolver::DnsCounters,
@@ -193,7 +194,8 @@ async fn answer(
         WireRequest::QueueShow { id } => {
             let id = parse_id(&id)?;
             for shard in shards {
-                if let Answer::Message(Some(view)) = ask(shard, Command::Show(id)).await? {
+                if let Answer::Message(Some(mut view)) = ask(shard, Command::Show(id)).await? {
+                    in_turn::correct(std::slice::from_mut(&mut *view), shards).await?;
                     send(write, &view).await.map_err(|reason| reason.to_string())?;
                     return Ok(1);
                 }
@@ -202,8 +204,9 @@ async fn answer(
         }
         WireRequest::QueueWhy { id } => {
             let id = parse_id(&id)?;
+            let in_turn = InTurn::of(vec![id], shards).await?.of_message(id);
             for shard in shards {
-                if let Answer::Why(Some(why)) = ask(shard, Command::Why(id)).await? {
+                if let Answer::Why(Some(why)) = ask(shard, Command::Why(id, in_turn.clone())).await? {
                     send(write, &WhyLine { id: id.to_string(), why }).await.map_err(|reason| reason.to_string())?;
                     return Ok(1);
                 }
@@ -396,7 +399,11 @@ async fn list(query: ListQuery, shards: &[Arc<RequestLane>], write: &mut (impl A
         let mut after = None;
         while listed < limit {
             let page = ListQuery { after, limit: Some((limit - listed).min(PAGE_MESSAGES_MAX)), ..query.clone() };
-            let Answer::Messages(views, next) = ask(shard, Command::List(page)).await? else { break };
+            let Answer::Messages(mut views, next) = ask(shard, Command::List(page)).await? else { break };
+            if shards.len() > 1 {
+                in_turn::correct(&mut views, shards).await?;
+                views.retain(|view| in_turn::is_in_state(view, query.filter.state.as_deref()));
+            }
             for view in &views {
                 send(write, view).await.map_err(|reason| reason.to_string())?;
             }

@@ -19,6 +19,7 @@ mod dns_cli;
 mod drain_cli;
 mod ended;
 mod handover;
+mod in_turn;
 mod limit_keeper;
 mod log_cli;
 mod logging;

@@ -29,8 +29,10 @@ pub enum Command {
     List(ListQuery),
     /// One message.
     Show(QueueId),
-    /// Why a message is still here.
-    Why(QueueId),
+    /// Why a message is still here. Of its recipients that are out at other shards these wait for their turn there, by [`Command::InTurn`].
+    Why(QueueId, Vec<u16>),
+    /// Which recipients of these messages wait for their turn here though their owner takes them to be attempted.
+    InTurn(Vec<QueueId>),
     /// Each destination with mail, and those that are not well; or those of this name only.
     Summary(Option<String>),
     /// Steer messages, a bounded number of them.
@@ -353,6 +355,8 @@ pub enum Answer {
     Message(Option<Box<MessageView>>),
     /// Sentences about the message, if this shard has it.
     Why(Option<String>),
+    /// Recipients by their numbers, of the messages that have some.
+    InTurn(Vec<(QueueId, Vec<u16>)>),
     /// What is stuck on this shard.
     Summary(Summary),
     /// See there.

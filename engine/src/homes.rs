@@ -6,12 +6,12 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     rc::Rc,
 };
 
 use ringpost_lane::{MeshCredit, Refusal};
-use ringpost_queue::{DestinationId, Dispatch, Guest, Refused, Wait};
+use ringpost_queue::{DestinationId, Dispatch, Guest, QueueId, Refused, Wait};
 use ringpost_ring::PageSlice;
 use slab::Slab;
 
@@ -188,6 +188,18 @@ impl Shard {
             Some((name, out.dispatch.recipients() as u64))
         });
         unsent.collect()
+    }
+
+    /// Of these messages, those recipients that wait here for their turn, or for room in the lane to their home.
+    pub(crate) fn in_turn_of(&self, ids: Vec<QueueId>) -> Vec<(QueueId, Vec<u16>)> {
+        let ids: BTreeSet<QueueId> = ids.into_iter().collect();
+        let (queue, out) = (self.queue.borrow(), self.homes.out.borrow());
+        let mut found = queue.guests_in_turn_of(&ids);
+        for (_, out) in out.iter().filter(|(_, out)| !out.sent) {
+            let id = queue.envelope(out.dispatch.key()).map(|envelope| envelope.id).filter(|id| ids.contains(id));
+            found.extend(id.map(|id| (id, queue.recipients(&out.dispatch).map(|(number, _)| number).collect())));
+        }
+        found
     }
 
     /// There may be room in the lanes again.

@@ -14,6 +14,8 @@ pub(crate) fn list(shard: &Shard, query: &ListQuery) -> Result<(Vec<MessageView>
     let now = shard.now_ms();
     let filter = filter_of(&shard.queue.borrow(), &query.filter, now)?;
     let Some(filter) = filter else { return Ok((Vec::new(), None)) };
+    // Who asks finds out which of them wait.
+    let filter = Filter { or_given_out: filter.state == Some(State::Ready), ..filter };
     let cursor = query.after.map_or_else(Cursor::default, Cursor::at);
     let limit = query.limit.unwrap_or(PAGE_MESSAGES_MAX).min(PAGE_MESSAGES_MAX);
     let mut views = Vec::new();
@@ -28,11 +30,11 @@ pub(crate) fn show(shard: &Shard, id: QueueId) -> Option<MessageView> {
     Some(view_of(&view, shard.now_ms()))
 }
 
-/// Sentences about such a message.
-pub(crate) fn why(shard: &Shard, id: QueueId) -> Option<String> {
+/// Sentences about such a message, of which these recipients wait for their turn at another shard.
+pub(crate) fn why(shard: &Shard, id: QueueId, in_turn: &[u16]) -> Option<String> {
     let (queue, now) = (shard.queue.borrow(), shard.now_ms());
     let view = queue.key_of(id).and_then(|key| queue.show(key)).filter(|view| !view.is_closing())?;
-    Some(why::why(&view, |destination: DestinationId| queue.destination(destination, now), now))
+    Some(why::why(&view, |destination: DestinationId| queue.destination(destination, now), in_turn, now))
 }
 
 /// The filter in the queue's terms; `None` when nothing can match, because this shard knows no such destination.
@@ -50,6 +52,7 @@ pub(crate) fn filter_of(queue: &Queue, filter: &MessageFilter, now: u64) -> Resu
         recipient_domain: filter.domain.clone(),
         destinations,
         state: filter.state.as_deref().map(state_named).transpose()?,
+        or_given_out: false,
     }))
 }
 

@@ -67,7 +67,7 @@ pub(crate) async fn answer_requests(shard: Rc<Shard>, mut requests: RequestRecei
                         .detach();
                 }
                 // So does what must not be answered before the mail of earlier runs is queued.
-                command @ (Command::List(_) | Command::Show(_) | Command::Why(_)) if shard.logs_loading() > 0 => {
+                command @ (Command::List(_) | Command::Show(_) | Command::Why(..)) if shard.logs_loading() > 0 => {
                     let loading = shard.clone();
                     shard
                         .ring
@@ -96,7 +96,8 @@ fn reply(shard: &Rc<Shard>, command: Command) -> Answer {
             Err(reason) => Answer::Failed(reason),
         },
         Command::Show(id) => Answer::Message(listing::show(shard, id).map(Box::new)),
-        Command::Why(id) => Answer::Why(listing::why(shard, id)),
+        Command::Why(id, in_turn) => Answer::Why(listing::why(shard, id, &in_turn)),
+        Command::InTurn(ids) => Answer::InTurn(shard.in_turn_of(ids)),
         Command::CanPause(names) => {
             let queue = shard.queue.borrow();
             names.iter().try_for_each(|name| queue.can_be_paused(name)).map_or_else(Answer::Failed, |()| Answer::Done)

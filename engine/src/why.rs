@@ -8,15 +8,22 @@ use time::{OffsetDateTime, macros::format_description};
 /// Different sentences about one message at most; further recipients are counted.
 const SENTENCES_MAX: usize = 8;
 
-/// One sentence for each situation, with the recipients that are in it. `destination` looks a destination up. `now` is unix milliseconds.
-pub(crate) fn why<'q>(view: &MessageView<'q>, destination: impl Fn(DestinationId) -> Option<DestinationView<'q>>, now: u64) -> String {
+/// One sentence for each situation, with the recipients that are in it. `destination` looks a destination up, the recipients `in_turn` wait at
+/// another shard. `now` is unix milliseconds.
+pub(crate) fn why<'q>(
+    view: &MessageView<'q>,
+    destination: impl Fn(DestinationId) -> Option<DestinationView<'q>>,
+    in_turn: &[u16],
+    now: u64,
+) -> String {
     let mut situations: Vec<(String, Vec<String>)> = Vec::new();
     let mut more = 0;
     // Once for all recipients: it looks at the reports of others.
     let told = LazyCell::new(|| told(view.report_wait(now), now));
     for recipient in view.recipients().filter(|recipient| !recipient.is_settled()) {
         let Some(destination) = destination(recipient.destination()) else { continue };
-        let sentence = sentence(view, &recipient, &destination, || told.clone(), now);
+        let waits_there = in_turn.contains(&recipient.number());
+        let sentence = sentence(view, &recipient, &destination, waits_there, || told.clone(), now);
         let address = String::from_utf8_lossy(recipient.address()).into_owned();
         match situations.iter().position(|(other, _)| *other == sentence) {
             Some(at) => situations[at].1.push(address),
@@ -43,6 +50,7 @@ fn sentence(
     view: &MessageView<'_>,
     recipient: &RecipientView<'_>,
     destination: &DestinationView<'_>,
+    waits_there: bool,
     told: impl Fn() -> String,
     now: u64,
 ) -> String {
@@ -68,16 +76,17 @@ fn sentence(
         State::Offered => "Offered to the nodes of the cluster: whichever takes it delivers it, and this node until then keeps it. \
              `ringpost cluster nodes` says which of them take no mail now, and why."
             .to_owned(),
-        State::Attempting if !destination.is_home => {
+        State::Attempting if waits_there => {
             let there = match destination.wait_there {
                 Wait::Turn => String::new(),
-                wait => format!("; what is there {}", waits_there(wait)),
+                wait => format!("; what is there {}", wait_of_those(wait)),
             };
+            let (history, expiry) = (history(recipient, now), expiry(recipient, now));
+            format!("Ready, and waits for its turn at the shard that delivers to {name:?}{there}{history}{expiry}.")
+        }
+        State::Attempting if !destination.is_home => {
             let attempt = recipient.attempts() + 1;
-            format!(
-                "Is with the shard that delivers to {name:?}, tried or in its turn there, attempt {attempt}{there}{}.",
-                history(recipient, now)
-            )
+            format!("Is being attempted at {name:?} by the shard that delivers there, attempt {attempt}{}.", history(recipient, now))
         }
         State::Attempting => {
             format!("Is being attempted at {name:?} right now, attempt {}{}.", recipient.attempts() + 1, history(recipient, now))
@@ -120,7 +129,7 @@ fn told(wait: ReportWait, now: u64) -> String {
 }
 
 /// What mail at another shard waits for there.
-fn waits_there(wait: Wait) -> String {
+fn wait_of_those(wait: Wait) -> String {
     match wait {
         Wait::Window { window, .. } => format!("waits for one of {window} attempts at a time"),
         wait => wait.to_string(),
@@ -266,7 +275,7 @@ mod tests {
         let view = queue.show(key).unwrap();
         let fails_at = view.recipients().next().unwrap().fails_at().expect("it is not held");
         assert!(fails_at > now);
-        let text = why(&view, |id| queue.destination(id, now), now);
+        let text = why(&view, |id| queue.destination(id, now), &[], now);
         assert!(text.contains("paused by command") && text.ends_with(&format!("; expires {}.", clock(fails_at, now))), "{text}");
     }
 

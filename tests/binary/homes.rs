@@ -142,6 +142,26 @@ fn what_waits_at_its_home_is_not_said_to_be_active() {
         assert!(began.elapsed() < PATIENCE, "{summary}");
         std::thread::sleep(Duration::from_millis(20));
     }
+    // `ls` and `show` said so all the longer: that an attempt was under way of each.
+    let began = Instant::now();
+    loop {
+        let listed = |state: &str| {
+            let output = node.ask(&["queue", "ls", "--json", "--state", state]);
+            let text = String::from_utf8(output.stdout).unwrap();
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect::<Vec<serde_json::Value>>()
+        };
+        let (active, ready) = (listed("active"), listed("ready"));
+        let is = |message: &serde_json::Value, state: &str| message["recipients"][0]["state"] == *state;
+        assert!(active.iter().all(|message| is(message, "active")) && ready.iter().all(|message| is(message, "ready")));
+        if (1..=2).contains(&active.len()) && active.len() + ready.len() == 24 && counter(&node, "dispatches_of_others") > 2 {
+            let out = ready.iter().find(|message| message["reason"].as_str().unwrap().contains("at the shard that delivers to \"*\""));
+            let shown = node.ask(&["queue", "show", out.expect("more are out than are tried")["id"].as_str().unwrap()]);
+            assert!(String::from_utf8(shown.stdout).unwrap().contains("<d@z.test> ready, 0 attempts"));
+            break;
+        }
+        assert!(began.elapsed() < PATIENCE, "{active:?} {ready:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
     hop.hold_content(false);
     expect_each_once(&hop.wait_for(24), 24);
 }

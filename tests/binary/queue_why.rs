@@ -206,7 +206,7 @@ fn answers_of_shards_that_are_no_home() {
     let home = "Ready, and waits for its turn at \"slow.test\" among * messages: 1 of 1 attempts at a time are open; expires 20* UTC.";
     let elsewhere = "Ready, and waits for its turn at \"slow.test\" among * messages: another shard delivers there, and has * of this \
         one's; expires 20* UTC.";
-    let there = "Is with the shard that delivers to \"slow.test\", tried or in its turn there, attempt 1.";
+    let there = "Ready, and waits for its turn at the shard that delivers to \"slow.test\"*; expires 20* UTC.";
     let began = Instant::now();
     loop {
         let answers: Vec<String> = ids.iter().map(|id| why(node, id)).collect();

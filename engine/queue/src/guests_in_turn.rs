@@ -1,9 +1,10 @@
 //! Mail of other shards that waits for its turn at this home, by what its owners call the destination.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::canonical::canonical_domain;
 use crate::queue::Queue;
+use crate::queue_id::QueueId;
 use crate::route::Via;
 use crate::routes::DOMAIN_BYTES_MAX;
 
@@ -23,6 +24,12 @@ impl Queue {
             }
         }
         counts
+    }
+
+    /// Of these messages, those recipients that wait here, by their numbers. Goes over the guests that are here.
+    pub fn guests_in_turn_of(&self, ids: &BTreeSet<QueueId>) -> Vec<(QueueId, Vec<u16>)> {
+        let wanted = self.guests.in_turn().filter(|guest| ids.contains(&guest.id()));
+        wanted.map(|guest| (guest.id(), guest.recipients().map(|(number, _)| number).collect())).collect()
     }
 
     /// What the destination of a domain is called.

@@ -44,6 +44,8 @@ pub struct Filter {
     pub destinations: Vec<DestinationId>,
     /// State of at least one recipient.
     pub state: Option<State>,
+    /// Of [`State::Ready`]: a recipient that was given out to the home shard of its destination, too. It may wait for its turn there.
+    pub or_given_out: bool,
 }
 
 impl Filter {
@@ -296,7 +298,12 @@ impl RecipientView<'_> {
     pub fn matches(&self, filter: &Filter) -> bool {
         filter.recipient_domain.as_ref().is_none_or(|domain| is_name(domain, self.domain()))
             && (filter.destinations.is_empty() || filter.destinations.iter().any(|destination| self.leads_to(*destination)))
-            && filter.state.is_none_or(|state| self.state() == state)
+            && filter.state.is_none_or(|state| self.state() == state || filter.or_given_out && state == State::Ready && self.is_given_out())
+    }
+
+    /// Is it out at another shard?
+    fn is_given_out(&self) -> bool {
+        self.state() == State::Attempting && self.message.queue.acting(self.home()).away.is_some()
     }
 
     /// Also the site of its domain.
