@@ -345,6 +345,7 @@ async fn change_all(order: &ChangeOrder, shards: &[Arc<RequestLane>], write: &mu
             left.taken += answer.taken;
             left.unanswered += answer.unanswered;
             left.held += answer.held;
+            left.offered += answer.offered;
             left.ends_earlier += answer.ends_earlier;
             left.paused += answer.paused;
             left.others += answer.others;

@@ -110,6 +110,9 @@ pub struct NotChanged {
     /// Messages that are held.
     #[serde(default)]
     pub held: u64,
+    /// Messages to retry that are in the cluster's queue.
+    #[serde(default)]
+    pub offered: u64,
     /// Messages that were changed and that their route's `expiry` ends earlier all the same.
     #[serde(default)]
     pub ends_earlier: u64,

@@ -380,12 +380,12 @@ fn change(socket: &Path, change: Change, selection: Selection, whole: WholeMessa
         eprint!("\r\x1b[K");
     }
     if let Ok(count) = result {
-        let NotChanged { unchanged, taken, unanswered, held, ends_earlier, paused, others } = left.unwrap_or_default();
+        let NotChanged { unchanged, taken, unanswered, held, offered, ends_earlier, paused, others } = left.unwrap_or_default();
         if unchanged > 0 {
             eprintln!("ringpost: {} stayed as before: {so_already}", messages(unchanged));
         }
         // Held mail that was named is not as it was wanted; among all of it, it is passed over.
-        is_whole = taken + unanswered == 0 && (held == 0 || !by_id);
+        is_whole = taken + unanswered == 0 && (held + offered == 0 || !by_id);
         if taken > 0 {
             eprintln!("ringpost: {} stayed as before: another node of the cluster is taking them over", messages(taken));
         }
@@ -395,6 +395,10 @@ fn change(socket: &Path, change: Change, selection: Selection, whole: WholeMessa
         if held > 0 {
             let mend = "`ringpost queue release` comes first, or `reroute` where a route holds";
             eprintln!("ringpost: {} stayed as before: held; {mend}", messages(held));
+        }
+        if offered > 0 {
+            let who = "the node of the cluster that takes them tries them at once; `ringpost cluster queue requeue` has dead letters tried";
+            eprintln!("ringpost: {} stayed as before: offered to the cluster; {who}", messages(offered));
         }
         if ends_earlier > 0 {
             eprintln!("ringpost: {ends_earlier} of them end earlier all the same, by the `expiry` of their route");
@@ -408,7 +412,7 @@ fn change(socket: &Path, change: Change, selection: Selection, whole: WholeMessa
                 "ringpost: {others} recipient{plural} that the filter does not match {are} {word} along with them: this is done with whole messages"
             );
         }
-        wanted -= (unchanged + taken + unanswered + held).min(wanted);
+        wanted -= (unchanged + taken + unanswered + held + offered).min(wanted);
         if output.json {
             let mut answer = serde_json::json!({"changed": count});
             if unchanged > 0 {
@@ -420,6 +424,9 @@ fn change(socket: &Path, change: Change, selection: Selection, whole: WholeMessa
             }
             if held > 0 {
                 answer["held"] = held.into();
+            }
+            if offered > 0 {
+                answer["offered"] = offered.into();
             }
             if ends_earlier > 0 {
                 answer["ends_earlier"] = ends_earlier.into();
@@ -434,7 +441,7 @@ fn change(socket: &Path, change: Change, selection: Selection, whole: WholeMessa
         } else {
             say(&format!("{} {word}", messages(count)));
         }
-        if let (0, 0, Some(name)) = (count, unchanged + taken + unanswered + held, &destination) {
+        if let (0, 0, Some(name)) = (count, unchanged + taken + unanswered + held + offered, &destination) {
             tell_if_unknown(socket, name);
         }
         if by_id && count < wanted {

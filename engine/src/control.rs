@@ -173,6 +173,8 @@ pub struct Changed {
     pub unanswered: u64,
     /// Found, and not changed: they are held, and what was asked for comes after a release.
     pub held: u64,
+    /// Found, and not changed: to retry, and in the cluster's queue, among its dead letters perhaps.
+    pub offered: u64,
     /// Changed, and without effect for some recipient, whose route ends it earlier.
     pub ends_earlier: u64,
     /// Changed, and not attempted before destinations are resumed.

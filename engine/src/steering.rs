@@ -114,12 +114,23 @@ impl Changed {
     }
 }
 
-/// Nothing of what is meant of the message can be attempted before it is released, or goes by another route.
-fn is_all_held(shard: &Shard, key: MessageKey, filter: &Filter) -> bool {
+/// What keeps all that is meant of a message from being attempted here, so that there is nothing to retry.
+enum Kept {
+    /// Until it is released, or goes by another route.
+    Held,
+    /// Another node of the cluster is to deliver it.
+    Offered,
+}
+
+fn kept(shard: &Shard, key: MessageKey, filter: &Filter) -> Option<Kept> {
     let queue = shard.queue.borrow();
-    let Some(view) = queue.show(key) else { return false };
-    let mut open = view.recipients().filter(|recipient| !recipient.is_settled() && recipient.matches(filter)).peekable();
-    open.peek().is_some() && (view.is_held() || open.all(|recipient| recipient.state() == State::Held))
+    let view = queue.show(key)?;
+    let meant = || view.recipients().filter(|recipient| !recipient.is_settled() && recipient.matches(filter));
+    meant().next()?;
+    if view.is_held() || meant().all(|recipient| recipient.state() == State::Held) {
+        return Some(Kept::Held);
+    }
+    meant().all(|recipient| recipient.state() == State::Offered).then_some(Kept::Offered)
 }
 
 /// A change with what has to be looked up once.
@@ -177,8 +188,13 @@ impl Steering {
         };
         let answers = if wanted.is_empty() { HashMap::new() } else { shard.recall(&wanted).await };
         for &key in keys {
-            if matches!(self, Self::Retry) && is_all_held(shard, key, filter) {
-                changed.held += 1;
+            if matches!(self, Self::Retry)
+                && let Some(kept) = kept(shard, key, filter)
+            {
+                match kept {
+                    Kept::Held => changed.held += 1,
+                    Kept::Offered => changed.offered += 1,
+                }
                 continue;
             }
             let asked = given_out(shard, key).filter(|id| wanted.contains(id));

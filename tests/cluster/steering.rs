@@ -168,6 +168,10 @@ fn old_dead_letters_are_removed_by_the_leader() {
     let (code, text, errors) = rig.nodes[0].cluster(&["queue", "requeue", &id, &id]);
     assert_eq!((code, &*text, &*errors), (0, "1 done\n", ""));
     assert_eq!(runtime.block_on(dies()), (partition, id.clone()));
+    // A retry said that the mail was retried, and did nothing.
+    let (code, text, errors) = rig.nodes[0].ringpost("queue", &["retry", &rig.ids(0)[0]]);
+    assert_eq!((code, text.trim()), (1, "0 messages retried"), "{errors}");
+    assert!(errors.contains("offered to the cluster; ") && errors.contains("`ringpost cluster queue requeue`"), "{errors}");
     rig.leader();
     // It died in 1970; the leader looks every five seconds.
     rig.raw(&format!("ZADD {{ringpost:cluster:q:email_delivery:{partition}}}:dead 1 {id}"));
