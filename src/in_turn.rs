@@ -97,6 +97,7 @@ mod tests {
             attempts: 0,
             next_attempt: None,
             size: 1,
+            priority: Some(4),
             accepted_at: String::new(),
             tags: Vec::new(),
             reason: String::new(),

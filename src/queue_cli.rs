@@ -169,6 +169,9 @@ fn show(socket: &Path, id: String, output: Output) -> ExitCode {
         say(&format!("id         {}", view.id));
         say(&format!("sender     <{}>", shown(&view.sender)));
         say(&format!("size       {} bytes", view.size));
+        if let Some(priority) = view.priority {
+            say(&format!("priority   {priority}"));
+        }
         say(&format!("accepted   {}", view.accepted_at));
         if !view.tags.is_empty() {
             say(&format!("tags       {}", shown(&view.tags.join(", "))));

@@ -408,6 +408,9 @@ pub struct MessageView {
     pub next_attempt: Option<String>,
     /// Content bytes.
     pub size: u64,
+    /// 0 to 9, 9 is the most urgent; absent where an earlier version answers.
+    #[serde(default)]
+    pub priority: Option<u8>,
     /// RFC 3339.
     pub accepted_at: String,
     /// What it can be found by beside its addresses.

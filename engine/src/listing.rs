@@ -100,6 +100,7 @@ fn view_of(view: &QueuedView<'_>, now: u64) -> MessageView {
         recipients,
         next_attempt: next_attempt.map(time_text),
         size: envelope.size,
+        priority: Some(view.priority()),
         accepted_at: time_text(envelope.accepted_at),
         tags: view.tags().map(|tag| String::from_utf8_lossy(tag).into_owned()).collect(),
         reason,

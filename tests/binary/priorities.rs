@@ -34,6 +34,14 @@ fn urgent_mail_overtakes_what_waited_before_it_and_a_restart_keeps_the_order() {
     send(&mut client, "client", " MT-PRIORITY=9", "X-Queue-Priority: 0\r\n");
     node.kill();
     node.restart();
+    let queue = node.wait_for_queue(|queue| queue.len() == 303);
+    for (name, priority) in [("low7", 0), ("plain", 4), ("header", 8), ("client", 9)] {
+        let is_its = |message: &&serde_json::Value| message["recipients"][0]["address"] == format!("{name}@z.test");
+        let message = queue.iter().find(is_its).unwrap();
+        assert_eq!(message["priority"], priority, "{name}: nothing said why one goes before another");
+        let shown = node.ask(&["queue", "show", message["id"].as_str().unwrap()]).stdout;
+        assert!(String::from_utf8_lossy(&shown).contains(&format!("\npriority   {priority}\n")), "{name}");
+    }
     let hop = NextHop::start_at(address);
     let arrived = order(&hop, 303);
     let place = |name: &str| arrived.iter().position(|other| other == name).unwrap();
