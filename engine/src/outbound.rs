@@ -201,9 +201,10 @@ impl<'s> Outbound<'s> {
                     }
                 }
                 Action::Outcome(outcome) => {
-                    // A peer that has enough of a connection that it served says nothing about the message: it goes over another. What it
-                    // said goes along, for the destination.
-                    let is_enough = self.served > 0 && outcome.verdict == Verdict::Deferred && outcome.reply.code() == 421;
+                    // A peer that has enough of a connection that it served, or that rested, says nothing about the message: it goes over
+                    // another. What it said goes along, for the destination.
+                    let was_kept = self.served > 0 || self.has_rested;
+                    let is_enough = was_kept && outcome.verdict == Verdict::Deferred && outcome.reply.code() == 421;
                     let verdict = if is_enough { Verdict::Untried } else { outcome.verdict };
                     let attempt = self.attempt_of(outcome.transaction);
                     attempt.decide(outcome.recipient, verdict, outcome.reply, outcome.success_report);

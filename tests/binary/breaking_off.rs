@@ -25,6 +25,10 @@ struct Manner {
     leaves_at_mail: AtomicBool,
     /// MAILs at which it left, or is about to.
     left: AtomicUsize,
+    /// Each MAIL of this connection, counted from 1, is answered with 421, too.
+    tired_connection: AtomicUsize,
+    /// Connections that were greeted.
+    greeted: AtomicUsize,
 }
 
 fn start(manner: &Arc<Manner>) -> SocketAddr {
@@ -45,6 +49,8 @@ fn converse(stream: TcpStream, manner: &Manner) -> std::io::Result<()> {
     let mut writer = stream.try_clone()?;
     let mut reader = BufReader::new(stream);
     writer.write_all(b"220 hop.test ESMTP\r\n")?;
+    let number = manner.greeted.fetch_add(1, Ordering::SeqCst) + 1;
+    let is_tired = || manner.is_tired.load(Ordering::SeqCst) || manner.tired_connection.load(Ordering::SeqCst) == number;
     loop {
         let mut line = String::new();
         if reader.read_line(&mut line)? == 0 {
@@ -52,7 +58,7 @@ fn converse(stream: TcpStream, manner: &Manner) -> std::io::Result<()> {
         }
         match line.get(..4).unwrap_or("") {
             "EHLO" => writer.write_all(b"250 hop.test\r\n")?,
-            "MAIL" if manner.is_tired.load(Ordering::SeqCst) => return writer.write_all(b"421 4.7.28 Unusual rate of mail\r\n"),
+            "MAIL" if is_tired() => return writer.write_all(b"421 4.7.28 Unusual rate of mail\r\n"),
             "MAIL" if manner.leaves_at_mail.load(Ordering::SeqCst) => {
                 let left = manner.left.fetch_add(1, Ordering::SeqCst) + 1;
                 while left == 3 && manner.leaves_at_mail.load(Ordering::SeqCst) {
@@ -148,4 +154,31 @@ fn a_deferral_is_told_though_the_route_went_away_during_the_attempt() {
     let log = node.wait_for_mail_log("event=attempt");
     assert!(log.contains(" dsn=4.4.2 outcome=deferred reply=\"421 4.4.2 connection closed by the next hop\""), "{log}");
     assert_eq!((counter(&node, "deferred"), &node.queue()[0]["recipients"][0]["state"]), (1, &"held".into()));
+}
+
+/// A connection of `min_idle` that a hop ended with 421 as its message came: that one was deferred, though it was about the connection alone.
+#[test]
+fn a_421_on_a_connection_made_ahead_sends_the_message_over_another() {
+    let manner = Arc::new(Manner { tired_connection: 2.into(), ..Manner::default() });
+    let retries = "[queue]\nretry_base = \"1h\"\n[delivery]\nmin_idle = 2\nidle_timeout = \"1h\"\ntest_while_idle = false\n";
+    let node = Node::start(&on_one_core(Setup { retries, ..Setup::to(start(&manner)) }, 1));
+    let mut client = Client::greeted(node.address);
+    client.deliver("b@y.test", "Subject: first\r\n\r\n");
+    let wait = |what: &str, is_so: &dyn Fn() -> bool| {
+        let began = Instant::now();
+        while !is_so() {
+            assert!(began.elapsed() < PATIENCE, "{what}: {:?}", node.queue());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    };
+    wait("one that served and one made ahead", &|| counter(&node, "pool_idle") == 2);
+    // Two at once: each of the connections gets one.
+    manner.holds_content.store(true, Ordering::SeqCst);
+    client.deliver("b@y.test", "Subject: second\r\n\r\n");
+    client.deliver("c@y.test", "Subject: third\r\n\r\n");
+    wait("content of both", &|| manner.contents.load(Ordering::SeqCst) == 3);
+    manner.holds_content.store(false, Ordering::SeqCst);
+    node.wait_for_queue(<[_]>::is_empty);
+    let log = node.wait_for_mail_log("to=<c@y.test>");
+    assert!(!log.contains("outcome=deferred") && counter(&node, "deferred") == 0, "{log}");
 }
