@@ -328,19 +328,15 @@ impl<'s> Outbound<'s> {
         self.idling.end(self.shard.ring.now());
         self.soon_idle = None;
         let mut attempt = Attempt::new(dispatch, self.shard.delivery.storage());
-        let extended =
-            self.shard.queue.borrow().envelope(attempt.dispatch.key()).and_then(|envelope| envelope.extended.then_some(envelope.id));
-        let stored = match extended {
-            None => None,
-            Some(id) => match self.shard.stored_envelope(&attempt.dispatch, id).await {
-                Ok(stored) => Some(stored),
-                Err(reason) => {
-                    error!(shard = self.shard.id, queue_id = %id, %reason, "the envelope cannot be read; the attempt is deferred");
-                    attempt.storage.recipients.extend(self.shard.queue.borrow().recipients(&attempt.dispatch).map(|(number, _)| number));
-                    attempt.decide_all(Verdict::Deferred, Reply::local(MESSAGE_UNREADABLE));
-                    return self.shard.settle_attempt(attempt, &self.relay);
-                }
-            },
+        let (stored, has_parts_beyond_ascii) = match self.shard.read_before_mail(&attempt.dispatch, self.client.offer().smtputf8).await {
+            Ok(read) => read,
+            Err(reason) => {
+                let id = self.shard.queue.borrow().envelope(attempt.dispatch.key()).map(|envelope| envelope.id);
+                error!(shard = self.shard.id, queue_id = ?id, %reason, "the message cannot be read; the attempt is deferred");
+                attempt.storage.recipients.extend(self.shard.queue.borrow().recipients(&attempt.dispatch).map(|(number, _)| number));
+                attempt.decide_all(Verdict::Deferred, Reply::local(MESSAGE_UNREADABLE));
+                return self.shard.settle_attempt(attempt, &self.relay);
+            }
         };
         let view = stored.as_ref().map(StoredEnvelope::view);
         let queue = self.shard.queue.borrow();
@@ -352,7 +348,7 @@ impl<'s> Outbound<'s> {
             reverse_path: envelope.reverse_path,
             size: envelope.size,
             eight_bit: envelope.eight_bit,
-            eight_bit_header: envelope.eight_bit_header,
+            eight_bit_header: envelope.eight_bit_header || has_parts_beyond_ascii,
             smtputf8: envelope.smtputf8,
             ..Transaction::default()
         };

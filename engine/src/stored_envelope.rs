@@ -1,13 +1,19 @@
 //! The envelope of one queued message, as the spool has it: for what the queue's memory does not hold (NOTIFY, ORCPT, RET, ENVID, BY,
 //! MT-PRIORITY, BODY).
 
+use std::rc::Rc;
+
 use ringpost_queue::{Dispatch, QueueId};
 use ringpost_ring::PageSlice;
-use ringpost_smtp::envelope::{EnvelopeError, EnvelopeView};
+use ringpost_smtp::{
+    envelope::{EnvelopeError, EnvelopeView},
+    part_headers::PartHeaders,
+};
 use ringpost_spool::{Location, RecordId};
 
 use crate::{
     committer::{Committer, ReadError},
+    content::MessageContent,
     message_record::{MessageRecordError, Trailer},
     record_id::record_id,
     shard::Shard,
@@ -115,6 +121,35 @@ impl Shard {
         }
         let committer = self.committer_of(id.shard).ok_or(RecordError::Gone)?;
         MessageRecord::read(&committer, record_id(id)).await?.envelope()
+    }
+
+    /// What an attempt needs of its message before MAIL and the queue's memory does not hold: an envelope that says more than addresses, and
+    /// whether the header of a part is beyond ASCII, which only matters where mail that came with SMTPUTF8 goes to a next hop without it
+    /// and nothing else keeps it back.
+    pub(crate) async fn read_before_mail(
+        self: &Rc<Self>,
+        dispatch: &Dispatch,
+        takes_smtputf8: bool,
+    ) -> Result<(Option<StoredEnvelope>, bool), RecordError> {
+        let facts = self.queue.borrow().envelope(dispatch.key()).map(|envelope| {
+            let is_open = envelope.smtputf8 && envelope.eight_bit && !envelope.eight_bit_header;
+            (envelope.id, envelope.extended, is_open && !takes_smtputf8)
+        });
+        let Some((id, extended, is_open)) = facts else { return Ok((None, false)) };
+        let stored = if extended { Some(self.stored_envelope(dispatch, id).await?) } else { None };
+        let has_parts = is_open && self.has_part_headers_beyond_ascii(dispatch, id).await?;
+        Ok((stored, has_parts))
+    }
+
+    async fn has_part_headers_beyond_ascii(self: &Rc<Self>, dispatch: &Dispatch, id: QueueId) -> Result<bool, RecordError> {
+        let content = MessageContent::open(self, dispatch, id).await?;
+        let mut headers = PartHeaders::new();
+        for index in 0..content.pieces() {
+            if headers.piece(&content.piece(index).await?) {
+                return Ok(true);
+            }
+        }
+        Ok(headers.finish())
     }
 
     /// The message record of a guest: sent along, or read by its owner.

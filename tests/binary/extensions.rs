@@ -146,3 +146,44 @@ fn the_time_that_is_left_goes_to_a_hop_that_knows_it_and_to_no_other() {
     let log = node.wait_for_mail_log("dsn=5.3.3 outcome=bounced");
     assert!(hop.messages().iter().all(|message| !message.text().contains("with return") || message.sender.is_empty()), "{log}");
 }
+
+/// Mail with SMTPUTF8 whose attachment has a name beyond ASCII, and nothing else, went to next hops that do not offer SMTPUTF8.
+#[test]
+fn a_header_of_a_part_beyond_ascii_goes_to_no_hop_without_smtputf8() {
+    let content = |name: &str| {
+        format!(
+            "Subject: s\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n\r\n-- \r\nJ\u{fc}rgen: \u{fc}\r\n--b\r\n\
+             Content-Disposition: attachment; filename=\"{name}\"\r\n\r\nx\r\n--b--\r\n.\r\n"
+        )
+    };
+    let send = |node: &Node, mail: &str, name: &str| {
+        let mut client = Client::greeted(node.address);
+        client.must(mail, "250");
+        client.must("RCPT TO:<b@z.test> NOTIFY=NEVER", "250");
+        client.must("DATA", "354");
+        client.send(content(name).as_bytes());
+        let reply = client.reply();
+        reply.trim_end().rsplit_once("id=").expect("it is accepted").1.to_owned()
+    };
+    let hop = NextHop::start();
+    hop.offer_eight_bit_bodies();
+    let node = Node::start(&Setup::to(hop.address));
+    let asked = "MAIL FROM:<a@x.test> BODY=8BITMIME SMTPUTF8";
+    let refused = send(&node, asked, "\u{e4}");
+    let log = node.wait_for_mail_log("outcome=bounced");
+    assert!(log.lines().any(|line| line.contains(&refused) && line.contains("reply=\"553 5.6.7 ")), "{log}");
+    // A body of eight bits is 8BITMIME's, and what came without SMTPUTF8 goes as it came.
+    send(&node, asked, "a");
+    send(&node, "MAIL FROM:<a@x.test> BODY=8BITMIME", "\u{e4}");
+    node.wait_for_queue(<[_]>::is_empty);
+    let commands: Vec<_> = hop.wait_for(2).into_iter().map(|message| message.commands[0].clone()).collect();
+    assert!(commands.iter().all(|mail| mail.contains(" BODY=8BITMIME") && !mail.contains("SMTPUTF8")), "{commands:?}");
+    assert_eq!(hop.messages().len(), 2);
+    drop(node);
+    // A hop that offers it is told.
+    let hop = NextHop::start();
+    let node = Node::start(&Setup::to(hop.address));
+    send(&node, asked, "\u{e4}");
+    let message = hop.wait_for(1).remove(0);
+    assert!(message.commands[0].contains(" SMTPUTF8") && message.text().contains("filename=\"\u{e4}\""), "{:?}", message.commands);
+}

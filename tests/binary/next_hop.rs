@@ -110,6 +110,11 @@ impl NextHop {
         *self.offer.lock().unwrap() = keywords.iter().map(|keyword| format!("250-{keyword}\r\n")).chain([EIGHT_BIT.to_owned()]).collect();
     }
 
+    /// Knows bodies of eight bits, and no SMTPUTF8, on connections from now on.
+    pub(crate) fn offer_eight_bit_bodies(&self) {
+        *self.offer.lock().unwrap() = "250-8BITMIME\r\n".to_owned();
+    }
+
     /// Knows seven bits only, on connections from now on.
     pub(crate) fn offer_seven_bits(&self) {
         self.offer.lock().unwrap().clear();

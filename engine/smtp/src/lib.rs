@@ -16,6 +16,7 @@ pub mod envelope;
 pub mod extension;
 pub mod header;
 pub mod line;
+pub mod part_headers;
 mod plain;
 pub mod reply;
 pub mod report;

@@ -19,7 +19,7 @@ pub struct Transaction<'a> {
     pub size: u64,
     /// The content has bytes above 127, in the header or in the body.
     pub eight_bit: bool,
-    /// The header has.
+    /// The header has, or that of a part ([`PartHeaders`](crate::part_headers::PartHeaders)).
     pub eight_bit_header: bool,
     /// MAIL had SMTPUTF8 (RFC 6531): an address or the header may have text beyond ASCII.
     pub smtputf8: bool,

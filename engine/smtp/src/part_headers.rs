@@ -1,0 +1,310 @@
+//! Headers within the content: those of MIME parts and of messages in them, and whether one has octets beyond ASCII.
+//!
+//! RFC 6531 3.2: mail that came with SMTPUTF8 and has such a header "at any level within its MIME structure" goes to no server that does
+//! not offer it. Looked for only where that decides: at a server that does not, in mail that is not decided by its addresses or its own header.
+
+use memchr::memchr;
+
+/// What is kept of a line: a boundary is shorter (RFC 2046 5.1.1: 70 octets), and a field's name and type stand in front.
+const LINE_BYTES_MAX: usize = 1024;
+/// What is kept of a Content-Type field with its continuations.
+const FIELD_BYTES_MAX: usize = 4096;
+/// Multiparts within each other that are followed. What lies deeper is taken for the text of a part.
+const DEPTH_MAX: usize = 100;
+
+/// Reads the pieces of one content, from its header on.
+#[derive(Debug)]
+pub struct PartHeaders {
+    section: Section,
+    /// Boundaries of the multiparts that are open, the outermost first.
+    boundaries: Vec<Vec<u8>>,
+    /// The line so far.
+    line: Vec<u8>,
+    line_is_ascii: bool,
+    /// The Content-Type field of the header that is read, unfolded; empty: none yet.
+    content_type: Vec<u8>,
+    /// A line that begins with white space goes on with the Content-Type field.
+    is_within_type: bool,
+    /// Fields of the header that is read.
+    fields: u32,
+    is_found: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Section {
+    /// In a header: the one of the message itself, or one below it.
+    Header {
+        is_own: bool,
+    },
+    Body,
+}
+
+/// What a line of a header is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Empty,
+    Continuation,
+    Field,
+    /// None of the header: the body begins without an empty line before it.
+    Other,
+}
+
+impl Default for PartHeaders {
+    fn default() -> Self {
+        Self {
+            section: Section::Header { is_own: true },
+            boundaries: Vec::new(),
+            line: Vec::new(),
+            line_is_ascii: true,
+            content_type: Vec::new(),
+            is_within_type: false,
+            fields: 0,
+            is_found: false,
+        }
+    }
+}
+
+impl PartHeaders {
+    /// At the beginning of a message.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Reads the next piece. True once a header below that of the message has an octet beyond ASCII; the rest need not be read then.
+    pub fn piece(&mut self, piece: &[u8]) -> bool {
+        let mut rest = piece;
+        while !rest.is_empty() && !self.is_found {
+            let end = memchr(b'\n', rest).map_or(rest.len(), |at| at + 1);
+            let (part, behind) = rest.split_at(end);
+            rest = behind;
+            self.line_is_ascii = self.line_is_ascii && (self.section == Section::Body || part.is_ascii());
+            let kept = part.len().min(LINE_BYTES_MAX - self.line.len());
+            self.line.extend_from_slice(&part[..kept]);
+            if part.ends_with(b"\n") {
+                self.end_line();
+            }
+        }
+        self.is_found
+    }
+
+    /// After the last piece, whose last line may have no end.
+    pub fn finish(mut self) -> bool {
+        if !self.line.is_empty() {
+            self.end_line();
+        }
+        self.is_found
+    }
+
+    fn end_line(&mut self) {
+        let mut line = std::mem::take(&mut self.line);
+        self.take_line(line.trim_ascii_end());
+        line.clear();
+        (self.line, self.line_is_ascii) = (line, true);
+    }
+
+    /// `line` is without its end and the white space before that.
+    fn take_line(&mut self, line: &[u8]) {
+        if self.take_boundary(line) {
+            return;
+        }
+        let Section::Header { is_own } = self.section else { return };
+        let kind = self.kind_of(line);
+        match kind {
+            Kind::Empty | Kind::Other => return self.end_header(),
+            Kind::Field => {
+                self.fields += 1;
+                self.is_within_type = false;
+                if let Some(value) = value_of(line, b"content-type").filter(|_| self.content_type.is_empty()) {
+                    self.is_within_type = true;
+                    self.content_type.extend_from_slice(value);
+                }
+            }
+            Kind::Continuation if self.is_within_type => {
+                let room = FIELD_BYTES_MAX.saturating_sub(self.content_type.len());
+                self.content_type.extend_from_slice(&line[..line.len().min(room)]);
+            }
+            Kind::Continuation => {}
+        }
+        self.is_found |= !is_own && !self.line_is_ascii;
+    }
+
+    /// A line between the parts of an open multipart ends what is within it.
+    fn take_boundary(&mut self, line: &[u8]) -> bool {
+        let Some(named) = line.strip_prefix(b"--") else { return false };
+        let is_open = |boundary: &Vec<u8>| named == boundary.as_slice();
+        let is_close = |boundary: &Vec<u8>| named.strip_suffix(b"--") == Some(boundary.as_slice());
+        let Some(at) = self.boundaries.iter().rposition(|boundary| is_open(boundary) || is_close(boundary)) else { return false };
+        if is_open(&self.boundaries[at]) {
+            self.boundaries.truncate(at + 1);
+            self.begin_header(false);
+        } else {
+            self.boundaries.truncate(at);
+            self.section = Section::Body;
+        }
+        true
+    }
+
+    fn begin_header(&mut self, is_own: bool) {
+        self.section = Section::Header { is_own };
+        self.content_type.clear();
+        (self.is_within_type, self.fields) = (false, 0);
+    }
+
+    /// What follows is a body of the type that the header said.
+    fn end_header(&mut self) {
+        let content_type = std::mem::take(&mut self.content_type);
+        let name = content_type.split(|&octet| octet == b';').next().unwrap_or_default().trim_ascii();
+        let is = |other: &[u8]| name.eq_ignore_ascii_case(other);
+        self.section = Section::Body;
+        if is(b"message/rfc822") || is(b"message/global") {
+            self.begin_header(false);
+        } else if name.get(..10).is_some_and(|kind| kind.eq_ignore_ascii_case(b"multipart/"))
+            && self.boundaries.len() < DEPTH_MAX
+            && let Some(boundary) = boundary_of(&content_type)
+        {
+            self.boundaries.push(boundary);
+        }
+    }
+
+    fn kind_of(&self, line: &[u8]) -> Kind {
+        let name = line.iter().take_while(|octet| matches!(octet, b'!'..=b'9' | b';'..=b'~')).count();
+        match line.first() {
+            None => Kind::Empty,
+            Some(b' ' | b'\t') if self.fields > 0 => Kind::Continuation,
+            Some(_) if name > 0 && line[name..].trim_ascii_start().starts_with(b":") => Kind::Field,
+            Some(_) => Kind::Other,
+        }
+    }
+}
+
+/// What stands behind the name of a field and its colon, if it is that field.
+fn value_of<'l>(line: &'l [u8], name: &[u8]) -> Option<&'l [u8]> {
+    let (front, rest) = line.split_at_checked(name.len())?;
+    rest.trim_ascii_start().strip_prefix(b":").filter(|_| front.eq_ignore_ascii_case(name))
+}
+
+/// The boundary in the value of a Content-Type field (RFC 2045 5.1).
+fn boundary_of(content_type: &[u8]) -> Option<Vec<u8>> {
+    let mut rest = &content_type[memchr(b';', content_type)? + 1..];
+    loop {
+        let (name, behind) = rest.split_at(memchr(b'=', rest)?);
+        let behind = behind[1..].trim_ascii_start();
+        let (value, after) = match behind.strip_prefix(b"\"") {
+            Some(quoted) => unquoted(quoted),
+            None => {
+                let end = behind.iter().position(|octet| matches!(octet, b';' | b' ' | b'\t' | b'(')).unwrap_or(behind.len());
+                (behind[..end].to_vec(), &behind[end..])
+            }
+        };
+        if name.trim_ascii().eq_ignore_ascii_case(b"boundary") {
+            return Some(value).filter(|value| !value.is_empty());
+        }
+        rest = &after[memchr(b';', after)? + 1..];
+    }
+}
+
+/// A quoted string without its quotes, and what follows it.
+fn unquoted(quoted: &[u8]) -> (Vec<u8>, &[u8]) {
+    let (mut value, mut at) = (Vec::new(), 0);
+    while let Some(&octet) = quoted.get(at) {
+        match octet {
+            b'"' => return (value, &quoted[at + 1..]),
+            b'\\' if at + 1 < quoted.len() => {
+                value.push(quoted[at + 1]);
+                at += 2;
+            }
+            _ => {
+                value.push(octet);
+                at += 1;
+            }
+        }
+    }
+    (value, &[])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_found(content: &[u8], cut: usize) -> bool {
+        let mut headers = PartHeaders::new();
+        let found = headers.piece(&content[..cut]) | headers.piece(&content[cut..]);
+        let at_end = headers.finish();
+        assert!(at_end || !found);
+        at_end
+    }
+
+    fn check(content: &str, expected: bool) {
+        for cut in 0..=content.len() {
+            assert_eq!(is_found(content.as_bytes(), cut), expected, "cut at {cut}: {content:?}");
+        }
+    }
+
+    /// Mail with SMTPUTF8 whose only header beyond ASCII was that of an attachment went to servers that do not offer it.
+    #[test]
+    fn a_header_of_a_part_is_found_wherever_the_content_is_cut() {
+        let part = |head: &str, body: &str| {
+            format!(
+                "Subject: s\r\nContent-Type: multipart/mixed;\r\n\tcharset=x; boundary=\"a \\\"b\"\r\n\r\n--no\r\nX: ä\r\n\r\n--a \"b \r\n{head}\r\n\r\n{body}\r\n--a \"b--\r\nX: ä\r\n"
+            )
+        };
+        check(&part("Content-Disposition: attachment; filename=\"ä\"", "x"), true);
+        check(&part("X: y\r\n\tä", "x"), true);
+        check(&part("X : ä", "x"), true);
+        // Its body is not its header, whatever it looks like: a signature, a header that is text, a part without a header.
+        check(&part("Content-Type: text/plain; charset=utf-8", "-- \r\nJürgen: ü\r\n--x\r\nX: ä"), false);
+        check(&part("", "X: ä"), false);
+        check(&part("Grüße, ohne Kopf", "x"), false);
+        // Within a message within a part, and within a multipart within that.
+        check(&part("Content-Type: message/rfc822", "Subject: ä\r\n\r\nx"), true);
+        check(&part("content-type:\r\n MESSAGE/Global", "Subject: s\r\n\r\nä: x"), false);
+        let inner = |head: &str| {
+            format!("Subject: s\r\nContent-Type: multipart/x; boundary=in(comment)\r\n\r\n--in\r\n{head}\r\n\r\nä\r\n--in--\r\nä: ä")
+        };
+        check(&part("Content-Type: message/rfc822", &inner("X: ä")), true);
+        check(&part("Content-Type: message/rfc822", &inner("X: a")), false);
+        // A delimiter of the outer one ends what was never closed, and begins a header.
+        let open = "Content-Type: multipart/x; boundary=in\r\n\r\n--in\r\n\r\nä\r\n--a \"b\r\nX: ä";
+        check(&part(open, "x"), true);
+        check("Content-Type: message/rfc822\r\n\r\nSubject: ä", true);
+    }
+
+    #[test]
+    fn the_header_of_the_message_and_what_has_no_parts_are_not_its_business() {
+        check("Subject: ä\r\n\r\nä\r\n--x\r\nX: ä\r\n", false);
+        check("Content-Type: text/plain; boundary=x\r\n\r\n--x\r\nX: ä\r\n", false);
+        check("Content-Type: multipart/mixed\r\n\r\n--\r\nX: ä\r\n", false);
+        check("Content-Type: multipart/mixed; boundary=\r\n\r\n--\r\nX: ä\r\n", false);
+        check("\r\nContent-Type: multipart/mixed; boundary=x\r\n\r\n--x\r\nX: ä\r\n", false);
+        check("", false);
+    }
+
+    #[test]
+    fn long_lines_and_deep_parts_cost_what_is_kept_and_no_more() {
+        let head = "Content-Type: multipart/mixed; boundary=x\r\n\r\n--x\r\n";
+        let mut headers = PartHeaders::new();
+        assert!(!headers.piece(head.as_bytes()));
+        for _ in 0..100 {
+            assert!(!headers.piece(&[b'y'; 1000]) && headers.line.len() <= LINE_BYTES_MAX);
+        }
+        let mut headers = PartHeaders::new();
+        assert!(!headers.piece(head.as_bytes()) && !headers.piece(b"X: "));
+        assert!(!headers.piece(&[b'y'; 9000]));
+        assert!(!headers.piece("ä".as_bytes()), "the line has no end yet");
+        assert!(headers.piece(b"\r\n"), "far behind what is kept");
+        let mut headers = PartHeaders::new();
+        assert!(!headers.piece(b"Content-Type: multipart/mixed; boundary=b\r\n"));
+        for number in 0..1000 {
+            assert!(
+                !headers.piece(
+                    format!(
+                        "\r\n--b{}\r\nContent-Type: multipart/x;\r\n boundary=b{number}\r\n",
+                        if number == 0 { String::new() } else { (number - 1).to_string() }
+                    )
+                    .as_bytes()
+                )
+            );
+            assert!(headers.boundaries.len() <= DEPTH_MAX && headers.content_type.len() <= FIELD_BYTES_MAX + LINE_BYTES_MAX);
+        }
+    }
+}
