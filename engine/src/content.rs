@@ -4,11 +4,13 @@ use std::rc::Rc;
 
 use ringpost_queue::{Dispatch, Guest, QueueId};
 use ringpost_ring::PageSlice;
+use ringpost_smtp::{report, stuffing::Stuffing};
 use ringpost_spool::RecordId;
 
 use crate::{
     committer::Committer,
     record_id::record_id,
+    report_origin::ReportOrigin,
     shard::Shard,
     stored_envelope::{MessageRecord, RecordError},
 };
@@ -46,6 +48,19 @@ impl MessageContent {
     pub(crate) async fn of_log(log: Rc<Committer>, id: RecordId) -> Result<MessageContent, RecordError> {
         let record = MessageRecord::read(&log, id).await?;
         Ok(MessageContent { source: Source::Log(log, id), record })
+    }
+
+    /// What leaves by DATA of a report with a bare CR or LF, the final dot included; `None` for other mail. Earlier versions returned the header
+    /// of a message as it was; nobody but this node is at fault for that, and the report would wait until it expires.
+    pub(crate) fn mended_report(&self) -> Option<Vec<u8>> {
+        let envelope = self.record.envelope().ok().filter(|_| self.record.chunks() == 0)?;
+        ReportOrigin::of(&envelope.view())?;
+        let content = self.record.content();
+        let (clean, mut stuffing) = (report::without_strays(&content), Stuffing::new());
+        let mut wire = Vec::with_capacity(clean.len() + 64);
+        stuffing.piece(&clean).ok()?.for_each(|range| wire.extend_from_slice(range));
+        wire.extend_from_slice(stuffing.terminator().ok()?);
+        Some(wire)
     }
 
     /// Pieces in all, at least one.

@@ -49,21 +49,24 @@ impl Outbound<'_> {
             })?;
             let mut gather = self.shard.ring.gather();
             match form {
-                ContentForm::Dots => {
-                    for range in stuffing.piece(&piece).map_err(unclean)? {
-                        let start = range.as_ptr().addr() - piece.as_ptr().addr();
-                        gather.push_pages(piece.slice(start..start + range.len()));
-                        if gather.pieces() >= RANGES_PER_SEND {
-                            self.conn.send(std::mem::replace(&mut gather, self.shard.ring.gather())).map_err(|_| Disconnect::Lost)?;
-                            if let Some(early) = self.flush().await? {
-                                return Ok(Some(early));
+                ContentForm::Dots => match stuffing.piece(&piece) {
+                    Ok(ranges) => {
+                        for range in ranges {
+                            let start = range.as_ptr().addr() - piece.as_ptr().addr();
+                            gather.push_pages(piece.slice(start..start + range.len()));
+                            if gather.pieces() >= RANGES_PER_SEND {
+                                self.conn.send(std::mem::replace(&mut gather, self.shard.ring.gather())).map_err(|_| Disconnect::Lost)?;
+                                if let Some(early) = self.flush().await? {
+                                    return Ok(Some(early));
+                                }
                             }
                         }
+                        if is_last {
+                            gather.push_static(stuffing.terminator().map_err(unclean)?);
+                        }
                     }
-                    if is_last {
-                        gather.push_static(stuffing.terminator().map_err(unclean)?);
-                    }
-                }
+                    Err(bare) => gather.push_vec(content.mended_report().ok_or_else(|| unclean(bare))?),
+                },
                 ContentForm::Chunk => {
                     let bytes = piece.len() as u64;
                     // The peer counts: a byte more or less, and content would be taken for commands.

@@ -28,4 +28,5 @@ mod sender_routes;
 mod shards;
 mod smarthosts;
 mod smuggling;
+mod spool_surgery;
 mod store;

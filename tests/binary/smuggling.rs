@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::client::Client;
 use crate::next_hop::NextHop;
 use crate::node::{Node, Setup};
+use crate::spool_surgery::replace_in_spool;
 
 /// Everything that some mailer has once taken for the end of content, and is not.
 const NOT_THE_END: &[&str] = &[
@@ -195,4 +196,29 @@ fn a_report_about_content_of_octets_has_no_bare_line_end() {
     }
     node.wait_for_queue(<[_]>::is_empty);
     assert_eq!(hop.messages().len(), told, "a second message came out of one");
+}
+
+/// Reports from before that check were in spools with what they returned as it was: each attempt was deferred, until they expired.
+#[test]
+fn a_report_that_an_earlier_version_made_loses_its_bare_line_ends_and_leaves() {
+    let hop = NextHop::start();
+    // The report waits for its route.
+    let waits = Setup { extra: "[[route]]\ndomain = \"x.test\"\nvia = \"hold\"\n", ..Setup::to(hop.address) };
+    let mut node = Node::start(&waits);
+    let mut client = Client::greeted(node.address);
+    client.must("MAIL FROM:<a@x.test>", "250");
+    client.must("RCPT TO:<no-b@z.test>", "250");
+    client.must("DATA", "354");
+    client.must("X: one@.@@two\r\n\r\nx\r\n.", "250");
+    let queue = node.wait_for_queue(|queue| queue.len() == 1 && queue[0]["sender"] == "");
+    node.kill();
+    assert!(replace_in_spool(node.folder.path(), b"X: one@.@@two", b"X: one\n.\n\rtwo") > 0);
+    node.reconfigure(&Setup { address: node.address, ..Setup::to(hop.address) });
+    node.restart();
+    let messages = hop.wait_for(1);
+    node.wait_for_queue(<[_]>::is_empty);
+    assert_eq!((messages[0].sender.as_str(), &messages[0].recipients[..]), ("", &["a@x.test".to_owned()][..]), "{queue:?}");
+    assert!(!has_bare(&messages[0].wire), "{:?}", messages[0].text());
+    assert!(messages[0].text().contains("\r\nX: one .  two\r\n"), "{:?}", messages[0].text());
+    assert!(messages[0].text().ends_with("--\r\n"), "it is whole: {:?}", messages[0].text());
 }

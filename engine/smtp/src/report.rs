@@ -158,7 +158,7 @@ impl<'a> Body<'a> {
 
 /// The same, with a blank for each CR and LF that is no part of a CRLF, and for each NUL. RFC 3030 3: what came as BODY=BINARYMIME has such
 /// octets in its header, too. A next hop that takes a bare LF for the end of a line would find commands in them (RFC 5321 2.3.8).
-fn without_strays(bytes: &[u8]) -> Cow<'_, [u8]> {
+pub fn without_strays(bytes: &[u8]) -> Cow<'_, [u8]> {
     let mut clean = Cow::Borrowed(bytes);
     for at in memchr3_iter(b'\r', b'\n', 0, bytes) {
         let is_paired = match bytes[at] {
