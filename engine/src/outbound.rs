@@ -205,6 +205,8 @@ impl<'s> Outbound<'s> {
                     // another. What it said goes along, for the destination.
                     let was_kept = self.served > 0 || self.has_rested;
                     let is_enough = was_kept && outcome.verdict == Verdict::Deferred && outcome.reply.code() == 421;
+                    // One that did not say so and just ended, or went silent, has broken off all the same.
+                    self.broke_off |= is_enough;
                     let verdict = if is_enough { Verdict::Untried } else { outcome.verdict };
                     let attempt = self.attempt_of(outcome.transaction);
                     attempt.decide(outcome.recipient, verdict, outcome.reply, outcome.success_report);

@@ -29,6 +29,8 @@ struct Manner {
     tired_connection: AtomicUsize,
     /// Connections that were greeted.
     greeted: AtomicUsize,
+    /// It takes one message over each connection, and closes at the first recipient of the next.
+    takes_one: AtomicBool,
 }
 
 fn start(manner: &Arc<Manner>) -> SocketAddr {
@@ -51,6 +53,7 @@ fn converse(stream: TcpStream, manner: &Manner) -> std::io::Result<()> {
     writer.write_all(b"220 hop.test ESMTP\r\n")?;
     let number = manner.greeted.fetch_add(1, Ordering::SeqCst) + 1;
     let is_tired = || manner.is_tired.load(Ordering::SeqCst) || manner.tired_connection.load(Ordering::SeqCst) == number;
+    let mut taken = 0;
     loop {
         let mut line = String::new();
         if reader.read_line(&mut line)? == 0 {
@@ -66,7 +69,9 @@ fn converse(stream: TcpStream, manner: &Manner) -> std::io::Result<()> {
                 }
                 return Ok(());
             }
+            "RCPT" if taken > 0 && manner.takes_one.load(Ordering::SeqCst) => return Ok(()),
             "DATA" => {
+                taken += 1;
                 writer.write_all(b"354 Go on\r\n")?;
                 while line != ".\r\n" {
                     line.clear();
@@ -181,4 +186,20 @@ fn a_421_on_a_connection_made_ahead_sends_the_message_over_another() {
     node.wait_for_queue(<[_]>::is_empty);
     let log = node.wait_for_mail_log("to=<c@y.test>");
     assert!(!log.contains("outcome=deferred") && counter(&node, "deferred") == 0, "{log}");
+}
+
+/// A host that closed used connections, or went silent on them, was never told of to its breaker: the message went over another one, and so on.
+#[test]
+fn a_host_that_breaks_off_on_used_connections_is_left_alone() {
+    let manner = Arc::new(Manner { takes_one: true.into(), ..Manner::default() });
+    let retries =
+        "[queue]\nretry_base = \"1h\"\n[delivery]\nbreaker_failure_ratio = \"50 %\"\nbreaker_minimum = 2\nidle_timeout = \"1h\"\n";
+    let node = Node::start(&on_one_core(Setup { retries, ..Setup::to(start(&manner)) }, 1));
+    let mut client = Client::greeted(node.address);
+    for _ in 0..2 {
+        client.deliver("b@y.test", "Subject: x\r\n\r\n");
+        node.wait_for_queue(<[_]>::is_empty);
+    }
+    assert_eq!((counter(&node, "breakers_opened"), counter(&node, "deferred")), (1, 0), "{}", node.log());
+    assert_eq!((manner.contents.load(Ordering::SeqCst), manner.greeted.load(Ordering::SeqCst)), (2, 2));
 }
