@@ -379,6 +379,25 @@ mod tests {
         assert!(passes(later), "it is answered again");
     }
 
+    /// They were kept like those whose answer is awaited: with as many of them as are kept at all, no further flow was counted.
+    #[test]
+    fn flows_that_are_shut_make_room_when_they_have_had_no_mail_for_long() {
+        let limits = limits("[smtp]\ncluster_messages_per_minute = 64\ncluster_messages_without_valkey = \"closed\"\n");
+        let (shared, (ask, asked), now) = (SharedLimits::default(), lane(), Instant::now());
+        let site = |number: usize| Site::V4([10, (number >> 16) as u8, (number >> 8) as u8, number as u8]);
+        for number in 0..FLOWS_MAX {
+            assert!(shared.message(&limits, Some(site(number)), 0, share(), now, &ask));
+            shared.shut(&Counted::Source(site(number)));
+        }
+        let is_counted = |now| {
+            asked.lock().unwrap().clear();
+            assert!(shared.message(&limits, Some(site(FLOWS_MAX)), 0, share(), now, &ask));
+            !asked.lock().unwrap().is_empty()
+        };
+        assert!(!is_counted(now + SHUT_KEPT - Duration::from_millis(1)), "there is no room");
+        assert!(is_counted(now + SHUT_KEPT), "there is again");
+    }
+
     #[test]
     fn an_answer_that_is_lost_closes_nothing_for_ever() {
         let limits = limits("[smtp]\ncluster_messages_per_minute = 8\n");
