@@ -1,5 +1,6 @@
 //! Start, drain, sudden end and start again.
 
+use std::fs::File;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -159,4 +160,19 @@ fn the_log_tells_the_life_of_a_message_by_its_id() {
     let lines: Vec<&str> = log.lines().filter(|line| line.contains(&id)).collect();
     assert!(lines.len() >= 2, "one line per accepted message and per attempt: {log}");
     assert!(lines.iter().any(|line| line.contains("to=<b@y.test>") && line.contains("outcome=delivered")), "{log}");
+}
+
+/// With a full disk behind standard error, or its reader gone, the first line that could not be written ended the node: that was to be said on
+/// standard error, too, which panics.
+#[test]
+fn a_log_that_takes_nothing_stops_no_mail() {
+    let hop = NextHop::start();
+    let mut node = Node::start(&Setup::to(hop.address));
+    node.kill();
+    node.restart_logging_to(File::options().write(true).open("/dev/full").unwrap());
+    assert!(node.ask(&["reload"]).status.success());
+    Client::greeted(node.address).deliver("b@y.test", "Subject: unlogged\r\n\r\nx");
+    hop.wait_for(1);
+    node.signal(Signal::TERM);
+    assert!(node.wait().success());
 }

@@ -109,14 +109,19 @@ impl Node {
 
     /// Starts it and waits for its banner.
     pub(crate) fn restart(&mut self) {
+        self.restart_logging_to(OpenOptions::new().append(true).create(true).open(self.folder.path().join("log")).unwrap());
+    }
+
+    /// The same, and what it says goes elsewhere.
+    pub(crate) fn restart_logging_to(&mut self, log: File) {
         assert!(self.child.is_none());
-        let log = || -> File { OpenOptions::new().append(true).create(true).open(self.folder.path().join("log")).unwrap() };
         let program = self.open_files.map_or_else(ringpost, |limit| {
             let mut shell = Command::new("sh");
             shell.args(["-c", &format!("ulimit -n {limit} && exec \"$0\" \"$@\"")]).arg(ringpost().get_program());
             shell
         });
-        let child = { program }.args(["serve", "-c"]).arg(&self.config).stdin(Stdio::null()).stdout(log()).stderr(log()).spawn().unwrap();
+        let output = log.try_clone().unwrap();
+        let child = { program }.args(["serve", "-c"]).arg(&self.config).stdin(Stdio::null()).stdout(output).stderr(log).spawn().unwrap();
         self.child = Some(child);
         let began = Instant::now();
         while !self.greets() {
