@@ -4,12 +4,12 @@ use std::{
     fs,
     net::TcpListener,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
 use ringpost_cluster::{target::Target, valkey::Valkey, valkey_error::ValkeyError};
-use ringpost_valkey_server::{Durability, Server, program};
+use ringpost_valkey_server::{Durability, Sentinel, Server};
 
 fn openssl(words: &[&str]) {
     let status = Command::new("openssl").args(words).stdout(Stdio::null()).stderr(Stdio::null()).status();
@@ -71,15 +71,6 @@ fn calls_and_messages_come_over_tls_from_the_host_that_the_ca_names() {
     });
 }
 
-struct Sentinel(Child);
-
-impl Drop for Sentinel {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 /// Sentinels were asked by the system's authorities, whatever `cluster.valkey_ca_file` said, and told no password: a node had no way to them.
 #[test]
 fn sentinels_are_asked_over_tls_by_the_same_ca_and_with_a_login_of_their_own() {
@@ -91,18 +82,12 @@ fn sentinels_are_asked_over_tls_by_the_same_ca_and_with_a_login_of_their_own() {
     let tls = ["--tls-port", &server_port, "--tls-cert-file", files[0], "--tls-key-file", files[1], "--tls-ca-cert-file", files[2]];
     let user = ["--user", "ringpost", "on", ">of-server", "~*", "&*", "+@all"];
     let _server = Server::start_with(Durability::None, &[&tls[..], &["--tls-auth-clients", "no"], &user].concat());
-    let config = folder.path().join("sentinel.conf");
     let text = format!(
-        "port 0\nbind 127.0.0.1\ntls-port {sentinel_port}\ntls-cert-file {}\ntls-key-file {}\ntls-ca-cert-file {}\ntls-auth-clients no\n\
-         tls-replication yes\nrequirepass of-sentinel\ndir {}\nsentinel monitor mail 127.0.0.1 {server_port} 1\n",
-        files[0],
-        files[1],
-        files[2],
-        folder.path().display()
+        "port 0\ntls-port {sentinel_port}\ntls-cert-file {}\ntls-key-file {}\ntls-ca-cert-file {}\ntls-auth-clients no\n\
+         tls-replication yes\nrequirepass of-sentinel\n",
+        files[0], files[1], files[2]
     );
-    fs::write(&config, text).unwrap();
-    let sentinel = Command::new(program()).arg(&config).arg("--sentinel").stdout(Stdio::null()).spawn().unwrap();
-    let _sentinel = Sentinel(sentinel);
+    let _sentinel = Sentinel::start(server_port.parse().unwrap(), 1, &text);
     let valkey = |ca: Option<&Path>, password: Option<&str>| {
         let url = format!("valkeys+sentinel://ringpost@127.0.0.1:{sentinel_port}/mail");
         let target = Target::parse(&url, Some("of-server"), ca.map(|ca| fs::read(ca).unwrap())).unwrap();

@@ -2,7 +2,6 @@
 
 use std::{
     net::TcpListener,
-    process::{Child, Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -11,7 +10,7 @@ use std::{
 };
 
 use ringpost_cluster::{target::Target, valkey::Valkey};
-use ringpost_valkey_server::{Durability, Server, program};
+use ringpost_valkey_server::{Durability, Sentinel, Server};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -80,26 +79,12 @@ fn a_cluster_is_reached_past_a_server_that_is_silent() {
     run(answers(&format!("valkey+cluster://127.0.0.1:{silent},127.0.0.1:{}", server.port())));
 }
 
-struct Sentinel(Child);
-
-impl Drop for Sentinel {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 #[test]
 fn a_primary_is_found_past_a_sentinel_that_is_silent() {
     let (silent, _) = silent_host();
-    let (folder, primary) = (tempfile::tempdir().unwrap(), Server::start(Durability::None));
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let config = folder.path().join("sentinel.conf");
-    let text =
-        format!("port {port}\nbind 127.0.0.1\ndir {}\nsentinel monitor mail 127.0.0.1 {} 1\n", folder.path().display(), primary.port());
-    std::fs::write(&config, text).unwrap();
-    let _sentinel = Sentinel(Command::new(program()).arg(&config).arg("--sentinel").stdout(Stdio::null()).spawn().unwrap());
-    run(answers(&format!("valkey+sentinel://127.0.0.1:{silent},127.0.0.1:{port}/mail")));
+    let primary = Server::start(Durability::None);
+    let sentinel = Sentinel::start(primary.port(), 1, "");
+    run(answers(&format!("valkey+sentinel://127.0.0.1:{silent},127.0.0.1:{}/mail", sentinel.port())));
 }
 
 /// Whether something that was sent to this port is not confirmed. Linux only, as the engine.

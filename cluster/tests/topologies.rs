@@ -1,9 +1,6 @@
 //! The driver with Sentinels and with a cluster of servers: calls work, and go on after a primary was killed.
 
 use std::{
-    net::TcpListener,
-    path::Path,
-    process::{Command, Stdio},
     sync::atomic::Ordering,
     time::{Duration, Instant},
 };
@@ -20,7 +17,7 @@ use ringpost_cluster::{
     work_item::{ItemKey, NewItem},
     work_queue::{Enqueued, QueueBounds, QueueError, WorkQueue},
 };
-use ringpost_valkey_server::{Durability, Server, program};
+use ringpost_valkey_server::{Durability, Sentinel, Server};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -35,10 +32,6 @@ fn me() -> Incarnation {
 fn valkey(url: &str) -> std::sync::Arc<Valkey> {
     // The machine that tests run on may be busy; deadlines have a test of their own.
     Valkey::with_scripts(Target::parse(url, None, None).unwrap(), Scripts::shipped(), Duration::from_secs(2))
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// Asks for the lease until a server answers; returns the epoch and how long that took.
@@ -77,30 +70,9 @@ fn work_queue(valkey: std::sync::Arc<Valkey>, partitions: u16) -> WorkQueue {
     WorkQueue::new(valkey, keyspace(), "mail", bounds, ItemKey::new(b"k"), me()).unwrap()
 }
 
-struct Sentinel(std::process::Child);
-
-impl Drop for Sentinel {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn sentinel(folder: &Path, primary: u16) -> (u16, Sentinel) {
-    let port = free_port();
-    let config = folder.join(format!("sentinel-{port}.conf"));
-    let text = format!(
-        "port {port}\nbind 127.0.0.1\ndir {}\nsentinel monitor mail 127.0.0.1 {primary} 2\nsentinel down-after-milliseconds mail 1000\nsentinel failover-timeout mail 5000\n",
-        folder.display()
-    );
-    std::fs::write(&config, text).unwrap();
-    let child = Command::new(program()).arg(&config).arg("--sentinel").stdout(Stdio::null()).spawn().unwrap();
-    (port, Sentinel(child))
-}
-
 #[test]
 fn sentinels_lead_to_the_new_primary() {
-    let folder = tempfile::tempdir().unwrap();
+    const PACE: &str = "sentinel down-after-milliseconds mail 1000\nsentinel failover-timeout mail 5000\n";
     let mut primary = Server::start(Durability::None);
     let replica = Server::start_with(Durability::None, &["--replicaof", &format!("127.0.0.1 {}", primary.port())]);
     let began = Instant::now();
@@ -108,8 +80,8 @@ fn sentinels_lead_to_the_new_primary() {
         assert!(began.elapsed() < PATIENCE, "the replica does not follow");
         std::thread::sleep(Duration::from_millis(20));
     }
-    let sentinels: Vec<_> = (0..3).map(|_| sentinel(folder.path(), primary.port())).collect();
-    let hosts: Vec<String> = sentinels.iter().map(|(port, _)| format!("127.0.0.1:{port}")).collect();
+    let sentinels: Vec<_> = (0..3).map(|_| Sentinel::start(primary.port(), 2, PACE)).collect();
+    let hosts: Vec<String> = sentinels.iter().map(|sentinel| format!("127.0.0.1:{}", sentinel.port())).collect();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let valkey = valkey(&format!("valkey+sentinel://{}/mail", hosts.join(",")));
@@ -121,7 +93,7 @@ fn sentinels_lead_to_the_new_primary() {
             let text = ask(port, "SENTINEL MASTER mail");
             text.contains("num-slaves\r\n$1\r\n1") && text.contains("num-other-sentinels\r\n$1\r\n2")
         };
-        while !sentinels.iter().all(|(port, _)| knows(*port)) {
+        while !sentinels.iter().all(|sentinel| knows(sentinel.port())) {
             assert!(began.elapsed() < PATIENCE, "the sentinels do not find each other");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }

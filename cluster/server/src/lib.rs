@@ -1,4 +1,5 @@
-//! A Valkey of one test's own: on a free port, in a temporary folder, killed at the end. For tests and benches; never shipped.
+//! A Valkey of one test's own, and Sentinels that watch it: on free ports, in temporary folders, killed at the end. For tests and benches; never
+//! shipped.
 #![forbid(unsafe_code)]
 
 use std::{
@@ -6,6 +7,10 @@ use std::{
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
+
+mod sentinel;
+
+pub use sentinel::Sentinel;
 
 /// How it keeps its data.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
