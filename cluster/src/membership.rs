@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     boot_time::BootTime,
-    identity::{Epoch, NodeId, Role},
+    identity::{Epoch, Incarnation, NodeId, Role},
     shares::Shares,
 };
 
@@ -55,6 +55,30 @@ pub struct NodeRecord {
     /// Anything else that operators attach.
     #[serde(default)]
     pub metadata: BTreeMap<String, String>,
+}
+
+impl NodeRecord {
+    /// Of a process that has nothing to say of itself yet.
+    pub fn new(me: &Incarnation, role: Role) -> NodeRecord {
+        NodeRecord {
+            id: me.node().clone(),
+            incarnation: me.to_string(),
+            address: String::new(),
+            role,
+            version: String::new(),
+            epoch: Epoch(0),
+            config_version: 0,
+            config_refused: None,
+            connections: 0,
+            queue_depth: 0,
+            load: 0.0,
+            shedding: false,
+            last_error: None,
+            progress: Vec::new(),
+            shares: 0,
+            metadata: BTreeMap::new(),
+        }
+    }
 }
 
 /// A config version that a node did not take.
@@ -309,24 +333,8 @@ mod tests {
     use super::*;
 
     fn member(id: &str, last_seen_ms: u64) -> Member {
-        let record = NodeRecord {
-            id: id.parse().unwrap(),
-            incarnation: String::new(),
-            address: "127.0.0.1:2525".to_owned(),
-            role: Role::Master,
-            version: "1".to_owned(),
-            epoch: Epoch(0),
-            config_version: 0,
-            config_refused: None,
-            connections: 2,
-            queue_depth: 10,
-            load: 0.5,
-            shedding: false,
-            last_error: None,
-            progress: vec![1],
-            shares: 0,
-            metadata: BTreeMap::new(),
-        };
+        let me = Incarnation::new(id.parse().unwrap(), 0);
+        let record = NodeRecord { connections: 2, queue_depth: 10, load: 0.5, ..NodeRecord::new(&me, Role::Master) };
         Member { record, last_seen_ms, started_at_ms: 0 }
     }
 

@@ -383,7 +383,7 @@ fn a_leader_divides_limits_by_a_list_that_it_has_read_since_its_election() {
         let control = ControlPlane::new(Valkey::with_scripts(target(&rig.server), Scripts::shipped(), Duration::from_secs(1)), keyspace());
         for number in 1..=3 {
             let me = Incarnation::of_this_process(format!("other{number}").parse().unwrap());
-            control.heartbeat(&me, Epoch(0), &record(&me), Duration::ZERO).await.unwrap();
+            control.heartbeat(&me, Epoch(0), &NodeRecord::new(&me, Role::Worker), Duration::ZERO).await.unwrap();
         }
         // Its shards do not answer the question about their state, so that nothing comes of heartbeats.
         let node = Node::start_in(0, rig, Role::Master, Process { is_silent: true, ..Process::default() });
@@ -469,25 +469,4 @@ fn only_the_leader_that_is_asked_hands_over() {
         rig.run(redis::cmd("PUBLISH").arg(&events).arg("handover"));
         wait_for("a hand-over for a version before", || !rig.nodes[0].handle.is_leader()).await;
     });
-}
-
-fn record(me: &Incarnation) -> NodeRecord {
-    NodeRecord {
-        id: me.node().clone(),
-        incarnation: me.to_string(),
-        address: String::new(),
-        role: Role::Worker,
-        version: String::new(),
-        epoch: Epoch(0),
-        config_version: 0,
-        config_refused: None,
-        connections: 0,
-        queue_depth: 0,
-        load: 0.0,
-        shedding: false,
-        last_error: None,
-        progress: Vec::new(),
-        shares: 0,
-        metadata: BTreeMap::new(),
-    }
 }

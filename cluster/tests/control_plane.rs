@@ -1,7 +1,6 @@
 //! Election, heartbeats, configs and limits on a real Valkey, and what the driver does when that is slow, away or wrong.
 
 use std::{
-    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -39,24 +38,7 @@ fn me(number: u128) -> Incarnation {
 }
 
 fn record(me: &Incarnation) -> NodeRecord {
-    NodeRecord {
-        id: me.node().clone(),
-        incarnation: me.to_string(),
-        address: "127.0.0.1:2525".to_owned(),
-        role: Role::Master,
-        version: "test".to_owned(),
-        epoch: Epoch(0),
-        config_version: 0,
-        config_refused: None,
-        connections: 1,
-        queue_depth: 2,
-        load: 0.25,
-        shedding: false,
-        last_error: None,
-        progress: vec![1],
-        shares: 0,
-        metadata: BTreeMap::new(),
-    }
+    NodeRecord { queue_depth: 2, ..NodeRecord::new(me, Role::Master) }
 }
 
 fn on_server<T>(test: impl AsyncFnOnce(&mut Server, ControlPlane) -> T) -> T {

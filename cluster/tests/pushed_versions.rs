@@ -72,24 +72,7 @@ fn how_often_nodes_ask_is_within_its_limits_whatever_valkey_says() {
         let control = control(&server);
         let me = Incarnation::new("n1".parse().unwrap(), 7);
         let poll = async || {
-            let record = NodeRecord {
-                id: me.node().clone(),
-                incarnation: me.to_string(),
-                address: String::new(),
-                role: Role::Master,
-                version: String::new(),
-                epoch: Epoch(0),
-                config_version: 0,
-                config_refused: None,
-                connections: 0,
-                queue_depth: 0,
-                load: 0.0,
-                shedding: false,
-                last_error: None,
-                progress: Vec::new(),
-                shares: 0,
-                metadata: std::collections::BTreeMap::new(),
-            };
+            let record = NodeRecord::new(&me, Role::Master);
             match control.heartbeat(&me, Epoch(0), &record, Duration::ZERO).await.unwrap() {
                 Heartbeat::Taken(pulse) => pulse.poll,
                 other => panic!("{other:?}"),
