@@ -340,6 +340,7 @@ impl Surroundings for LocalNode {
             let lacks_memory = memory_refused > refused_before.swap(memory_refused, Ordering::Relaxed);
             local.last_error = Ills { spool_failure: spool_failure.get().map(String::as_str), keeps_reserve, lacks_memory }.tell();
             local.shedding = local.last_error.is_some();
+            local.unfit = spool_failure.get().is_some();
             local
         })
     }

@@ -307,10 +307,10 @@ impl Agent {
     }
 
     fn beat(&mut self, local: LocalState) {
-        let stalled = local.stalled.clone();
+        let (stalled, is_unfit) = (local.stalled.clone(), local.unfit);
         let record = local.record(&self.settings, self.standing.floor(), &self.config, &self.handle.known());
         self.handle.known().local = local;
-        self.standing.set_fit(stalled.is_none());
+        self.standing.set_fit(stalled.is_none() && !is_unfit);
         if let Some(reason) = stalled {
             // A node whose shards hang must not look alive.
             self.is_beating = false;

@@ -47,6 +47,9 @@ pub struct NodeRecord {
     /// What is wrong, if it can tell: the node calls itself degraded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
+    /// Neither leads nor stands, though it is there.
+    #[serde(default)]
+    pub unfit: bool,
     /// One running number a shard: how often it answered.
     pub progress: Vec<u64>,
     /// Into how many parts it divides shared limits while it is cut off; 0: an older program, which has none.
@@ -74,6 +77,7 @@ impl NodeRecord {
             load: 0.0,
             shedding: false,
             last_error: None,
+            unfit: false,
             progress: Vec::new(),
             shares: 0,
             metadata: BTreeMap::new(),
@@ -249,7 +253,8 @@ impl Members {
 
     /// Whether a node that may lead sends heartbeats; standby nodes stand when none does.
     pub fn masters_alive(&self) -> bool {
-        self.nodes.values().any(|node| node.member.record.role == Role::Master && node.status < Status::Unhealthy)
+        let may_lead = |record: &NodeRecord| record.role == Role::Master && !record.unfit;
+        self.nodes.values().any(|node| may_lead(&node.member.record) && node.status < Status::Unhealthy)
     }
 
     /// The nodes, by name.
@@ -411,6 +416,17 @@ mod tests {
         members.update(vec![boasting("n1"), boasting("n2")], 10_100, at(0));
         assert_eq!((members.counts().total_connections, members.counts().total_queue_depth), (u64::MAX, u64::MAX));
         assert_eq!((members.views().len(), members.shares().nodes, members.counts().avg_load), (2, 2, 1.0));
+    }
+
+    #[test]
+    fn a_master_without_a_disk_is_none_to_a_standby() {
+        let mut members = Members::new(Duration::from_secs(1), Duration::from_secs(5));
+        let mut unfit = member("n1", 10_000);
+        unfit.record.unfit = true;
+        members.update(vec![unfit.clone()], 10_100, at(0));
+        assert!(!members.masters_alive());
+        members.update(vec![unfit, member("n2", 10_000)], 10_100, at(0));
+        assert!(members.masters_alive());
     }
 
     #[test]

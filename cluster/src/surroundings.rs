@@ -52,6 +52,8 @@ pub struct LocalState {
     pub shedding: bool,
     /// What is wrong.
     pub last_error: Option<String>,
+    /// Neither leads nor stands, though it is there: what a leader has to keep may be lost with its disk.
+    pub unfit: bool,
     /// How often each shard answered.
     pub progress: Vec<u64>,
     /// A shard that does not move: no heartbeat is sent.
@@ -76,6 +78,7 @@ impl LocalState {
             load: self.load,
             shedding: self.shedding,
             last_error: self.last_error.clone(),
+            unfit: self.unfit,
             progress: self.progress.iter().copied().take(PROGRESS_MAX).collect(),
             shares: known.shares.nodes,
             metadata: known.metadata.clone(),

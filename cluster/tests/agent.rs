@@ -270,6 +270,31 @@ fn a_node_whose_shard_hangs_says_so_and_leads_no_longer() {
     });
 }
 
+/// A leader whose disk had failed led on, for as long as it was kept for inspection.
+#[test]
+fn a_node_whose_disk_failed_leads_no_longer_and_is_there_all_the_same() {
+    with_nodes(&[Role::Master, Role::Standby], async |rig| {
+        let (failed, other) = (&rig.nodes[0], &rig.nodes[1]);
+        wait_for("a leader", || failed.handle.is_leader()).await;
+        {
+            let local = &mut failed.process.lock().unwrap().local;
+            (local.unfit, local.last_error) = (true, Some("its spool failed".to_owned()));
+        }
+        wait_for("another leader", || other.handle.is_leader() && failed.leader() == other.leader()).await;
+        let is_degraded =
+            || other.handle.nodes().iter().any(|node| node.id == *failed.handle.me().node() && node.status == Status::Degraded);
+        wait_for("its word", is_degraded).await;
+        other.handle.leave().await;
+        let began = Instant::now();
+        while began.elapsed() < LEADER_TTL * 2 {
+            assert!(!failed.handle.is_leader(), "nobody leads rather than a node without a disk");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        failed.process.lock().unwrap().local.unfit = false;
+        wait_for("its return", || failed.handle.is_leader()).await;
+    });
+}
+
 #[test]
 fn nobody_leads_as_far_as_anybody_says_once_valkey_is_away() {
     with_nodes(&[Role::Master, Role::Worker], async |rig| {

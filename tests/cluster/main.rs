@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Read, Write},
+    io::{self, BufRead, BufReader, Read, Write},
     net::{TcpListener, TcpStream},
     path::PathBuf,
     process::{Child, Command, Stdio},
@@ -14,6 +14,7 @@ use serde_json::Value;
 
 mod draining;
 mod forgery;
+mod gray_failures;
 mod operators;
 mod partition;
 mod proxy;
@@ -102,9 +103,13 @@ impl Rig {
     }
 
     fn start_node(&mut self, number: usize) {
+        self.start_node_by(number, Command::new(env!("CARGO_BIN_EXE_ringpost")));
+    }
+
+    /// The command is ringpost, or becomes it with the arguments that follow.
+    fn start_node_by(&mut self, number: usize, mut command: Command) {
         let node = &mut self.nodes[number];
         let log = fs::File::create(node.config.with_extension("log")).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_ringpost"));
         command.arg("serve").arg("-c").arg(&node.config).stdout(Stdio::null()).stderr(log);
         node.process = Some(Process(command.spawn().unwrap()));
         let node = &self.nodes[number];
@@ -204,25 +209,32 @@ impl Node {
 
     /// What each command is answered with, its last line.
     fn converse(&self, commands: &[&str]) -> Vec<String> {
-        let stream = TcpStream::connect(("127.0.0.1", self.smtp)).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-        let (mut reader, mut writer) = (BufReader::new(stream.try_clone().unwrap()), stream);
+        self.try_converse(commands).expect("the session lasts")
+    }
+
+    /// The same with a node that may end meanwhile.
+    fn try_converse(&self, commands: &[&str]) -> io::Result<Vec<String>> {
+        let stream = TcpStream::connect(("127.0.0.1", self.smtp))?;
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        let (mut reader, mut writer) = (BufReader::new(stream.try_clone()?), stream);
         let mut reply = || {
             let mut line = String::new();
             while line.as_bytes().get(3) != Some(&b' ') {
                 line.clear();
-                assert!(reader.read_line(&mut line).unwrap() > 0, "the session ended early");
+                if reader.read_line(&mut line)? == 0 {
+                    return Err(io::Error::other("the session ended early"));
+                }
             }
-            line
+            Ok(line)
         };
-        reply();
+        reply()?;
         let mut replies = Vec::new();
         for command in commands {
             // In one write: two would wait for each other's acknowledgement.
-            writer.write_all(format!("{command}\r\n").as_bytes()).unwrap();
-            replies.push(reply());
+            writer.write_all(format!("{command}\r\n").as_bytes())?;
+            replies.push(reply()?);
         }
-        replies
+        Ok(replies)
     }
 
     /// What RCPT is answered with.
