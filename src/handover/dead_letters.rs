@@ -74,9 +74,30 @@ fn has_owner(letter: &DeadLetter, owners: &HashSet<String>, names: &ItemNames) -
 
 #[cfg(test)]
 mod tests {
+    use ringpost_cluster::{
+        boot_time::BootTime,
+        identity::{Incarnation, Role},
+        membership::{Member, Members, NodeRecord},
+    };
     use ringpost_queue::QueueId;
 
     use super::*;
+
+    #[test]
+    fn whoever_may_be_there_is_an_owner_and_who_does_not_see_itself_says_nothing_of_others() {
+        let member = |id: &str, last_seen_ms| {
+            let me = Incarnation::new(id.parse().unwrap(), 1);
+            Member { record: NodeRecord::new(&me, Role::Worker), last_seen_ms, started_at_ms: 0 }
+        };
+        let mut members = Members::new(Duration::from_secs(1), Duration::from_secs(5));
+        // Healthy, silent for three heartbeats, offline.
+        members.update(vec![member("n1", 10_000), member("n2", 7_000), member("n3", 5_000)], 10_000, BootTime::now());
+        let nodes = members.views();
+        assert_eq!(owners_there(&nodes, "n1"), Some(HashSet::from(["n1".to_owned(), "n2".to_owned()])));
+        assert_eq!(owners_there(&nodes, "n3"), None, "cut off, it knows the others by what they were");
+        assert_eq!(owners_there(&nodes, "n4"), None);
+        assert_eq!(owners_there(&[], "n1"), None);
+    }
 
     /// After its disk was replaced n1 was there, so nobody tried its dead letters again, and the leader removed the last copies as too old.
     #[test]

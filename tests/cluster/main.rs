@@ -12,6 +12,7 @@ use std::{
 
 use serde_json::Value;
 
+mod dead_letters;
 mod draining;
 mod forgery;
 mod gray_failures;

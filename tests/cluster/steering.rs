@@ -34,7 +34,7 @@ impl Rig {
     }
 
     /// Another node's worker, as far as Valkey can see.
-    fn worker(&self) -> WorkQueue {
+    pub(super) fn worker(&self) -> WorkQueue {
         let target = Target::parse(&format!("valkey://127.0.0.1:{}", self.valkey_port), None, None).unwrap();
         let keyspace = Keyspace::new("ringpost:cluster").unwrap();
         let bounds = QueueBounds { partitions: 4, capacity: 100_000, dead_max: 100 };
