@@ -8,7 +8,7 @@ use std::sync::{
 use ringpost_cluster::script::Scripts;
 
 use super::{
-    proxy::{Passage, proxy, runs},
+    proxy::{DOWN, Passage, proxy, runs},
     shared_mail::{ONLY_OFFERS, SHARES, mail_rig},
     *,
 };
@@ -103,7 +103,6 @@ fn a_worker_whose_completions_arrive_and_are_not_answered_keeps_the_mail() {
 /// The answers of the other parts ended the outage each time: what was offered there was taken by nobody, and not delivered here either.
 #[test]
 fn mail_for_a_part_of_valkey_that_is_away_is_delivered_here() {
-    const DOWN: &[u8] = b"*3\r\n$4\r\nEVAL\r\n$47\r\nreturn redis.error_reply('CLUSTERDOWN no slot')\r\n$1\r\n0\r\n";
     let mut rig = mail_rig(&[SHARES]);
     // The part to which the first mail goes, and about a quarter of what comes next.
     let part: OnceLock<Vec<u8>> = OnceLock::new();

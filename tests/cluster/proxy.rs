@@ -27,6 +27,9 @@ pub enum Passage {
     Instead(&'static [u8]),
 }
 
+/// In the place of a command: answered as by a cluster of which the part that it is about does not answer.
+pub const DOWN: &[u8] = b"*3\r\n$4\r\nEVAL\r\n$47\r\nreturn redis.error_reply('CLUSTERDOWN no slot')\r\n$1\r\n0\r\n";
+
 /// Whether a command runs this script.
 pub fn runs(words: &[Vec<u8>], script: &'static str) -> bool {
     words.iter().any(|word| word == Scripts::shipped().named(script).hash().as_bytes())
