@@ -22,6 +22,7 @@ mod partition;
 mod proxy;
 mod pushed_settings;
 mod refused_writes;
+mod replacement;
 mod shared_limits;
 mod shared_mail;
 mod steering;
