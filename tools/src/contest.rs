@@ -16,6 +16,7 @@ use crate::engine::{Engine, EngineOptions, Route};
 use crate::machine;
 use crate::peer::{Peer, Program};
 use crate::traffic::{Latency, Sent, next_hop, texts};
+use crate::valkey_server::{ValkeyOptions, ValkeyServer};
 
 /// A sender at its limit is run again at this part of what it reached, so that CPU per message can be judged.
 const RATE_BELOW_LIMIT: f64 = 0.85;
@@ -38,6 +39,8 @@ const START_MAX: Duration = Duration::from_secs(30);
 pub enum Contestant {
     /// The engine's binary.
     Engine(PathBuf),
+    /// The same, as a node of a cluster, with a Valkey of its own; its mail stays local.
+    InCluster(PathBuf),
     /// The floor's binary.
     Floor(PathBuf),
     /// Another mail server of this machine.
@@ -49,6 +52,7 @@ impl Contestant {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Engine(_) => "engine",
+            Self::InCluster(_) => "in-cluster",
             Self::Floor(_) => "floor",
             Self::Peer(program) => program.name(),
         }
@@ -104,7 +108,8 @@ pub fn say_verdict(verdict: &str, json: bool) {
 
 /// A server that runs.
 enum Running {
-    Engine(Box<Engine>),
+    /// With the Valkey that it was given.
+    Engine(Box<Engine>, Option<ValkeyServer>),
     Floor(Floor),
     Peer(Peer),
 }
@@ -173,13 +178,22 @@ impl Running {
         match contestant {
             Contestant::Floor(binary) => Floor::start(binary, folder, shards[0], hop).map(Self::Floor),
             Contestant::Peer(program) => Peer::start(*program, folder, Some(shards[0]), scenario.sessions, hop).map(Self::Peer),
-            Contestant::Engine(binary) => {
+            Contestant::Engine(binary) | Contestant::InCluster(binary) => {
                 let mut options = EngineOptions::new(binary, folder, hop.map_or(Route::Hold, Route::Smarthost))?;
                 options.cores = shards[..1].to_vec();
                 options.lines.push(("shards", format!("coordinator_core = \"{}\"", shards[0])));
                 options.lines.push(("smtp", "messages_per_connection = 999999".into()));
                 if hop.is_some() {
                     options.lines.push(("delivery", "connections_max = 16\nwindow_initial = 16".into()));
+                }
+                let valkey = match contestant {
+                    Contestant::InCluster(_) => Some(ValkeyServer::start(ValkeyOptions::new(folder)?)?),
+                    _ => None,
+                };
+                if let Some(valkey) = &valkey {
+                    let lines =
+                        format!("enabled = true\nnode_id = \"n1\"\nvalkey_url = \"{}\"\nheartbeat_interval = \"1s\"\n", valkey.url());
+                    options.lines.push(("cluster", lines));
                 }
                 // Segments enough for all that is accepted, written before, as an operator would who expects a burst.
                 let per_s = (MESSAGES_PER_S_MAX * (scenario.bytes + 600) as f64).min(BYTES_PER_S_MAX);
@@ -189,14 +203,14 @@ impl Running {
                 let mut engine = Engine::new(options)?;
                 engine.start()?;
                 engine.ask(&["spool", "prepare", &segments.to_string()])?;
-                Ok(Self::Engine(Box::new(engine)))
+                Ok(Self::Engine(Box::new(engine), valkey))
             }
         }
     }
 
     fn address(&self) -> SocketAddr {
         match self {
-            Self::Engine(engine) => engine.address,
+            Self::Engine(engine, _) => engine.address,
             Self::Floor(floor) => floor.address,
             Self::Peer(peer) => peer.address,
         }
@@ -204,7 +218,7 @@ impl Running {
 
     fn cpu(&self) -> io::Result<Duration> {
         match self {
-            Self::Engine(engine) => machine::process_cpu(engine.pid().ok_or_else(|| io::Error::other("the engine has ended"))?),
+            Self::Engine(engine, _) => machine::process_cpu(engine.pid().ok_or_else(|| io::Error::other("the engine has ended"))?),
             Self::Floor(floor) => machine::process_cpu(floor.child.id()),
             Self::Peer(peer) => peer.cpu(),
         }
@@ -212,7 +226,7 @@ impl Running {
 
     fn processes(&self) -> io::Result<Vec<u32>> {
         match self {
-            Self::Engine(engine) => Ok(engine.pid().into_iter().collect()),
+            Self::Engine(engine, _) => Ok(engine.pid().into_iter().collect()),
             Self::Floor(floor) => Ok(vec![floor.child.id()]),
             Self::Peer(peer) => ringpost_loadtest::process::descendants(peer.master),
         }
@@ -221,7 +235,7 @@ impl Running {
     /// Ends it; flushes per message over its life, where it counts them.
     fn stop(self) -> io::Result<Option<f64>> {
         let counts = match self {
-            Self::Engine(mut engine) => {
+            Self::Engine(mut engine, _valkey) => {
                 let stats = engine.stats();
                 engine.must_run()?;
                 stats

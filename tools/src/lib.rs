@@ -6,6 +6,7 @@
 
 pub mod allocations;
 pub mod bench;
+pub mod bench_cluster;
 pub mod bench_floor;
 pub mod bench_relay;
 pub mod cluster;

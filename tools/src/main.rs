@@ -40,6 +40,8 @@ enum Command {
     BenchFloor(ringpost_tools::bench_floor::FloorArguments),
     /// What relaying a message costs beside Postfix (root).
     BenchRelay(ringpost_tools::bench_relay::RelayArguments),
+    /// What a cluster costs mail that does not use it.
+    BenchCluster(ringpost_tools::bench_cluster::ClusterCostArguments),
     /// Memory and CPU of thousands of idle connections.
     Connections(ringpost_tools::connections::ConnectionsArguments),
     /// A thousand destinations, a third of them bad: the others do not notice.
@@ -71,6 +73,7 @@ fn main() -> ExitCode {
         Command::Bench(arguments) => ringpost_tools::bench::run(&arguments),
         Command::BenchFloor(arguments) => ringpost_tools::bench_floor::run(&arguments),
         Command::BenchRelay(arguments) => ringpost_tools::bench_relay::run(&arguments),
+        Command::BenchCluster(arguments) => ringpost_tools::bench_cluster::run(&arguments),
         Command::Connections(arguments) => ringpost_tools::connections::run(&arguments),
         Command::Destinations(arguments) => ringpost_tools::destinations::run(&arguments),
         Command::Events(arguments) => ringpost_tools::events::run(&arguments),
