@@ -10,8 +10,14 @@ mod world;
 
 use world::{Account, Faults, Owner, Rules, World};
 
+/// Ten at least: what is said of averages holds for no single world.
 fn seeds() -> u64 {
-    std::env::var("RINGPOST_SEEDS").ok().map_or(300, |text| text.parse().expect("RINGPOST_SEEDS is a number"))
+    std::env::var("RINGPOST_SEEDS").ok().map_or(300, |text| text.parse().expect("RINGPOST_SEEDS is a number")).max(10)
+}
+
+/// As much mail as makes the rest worth saying, of so many seeds.
+fn is_much(accepted: u64) -> bool {
+    accepted * 3 > seeds() * 100
 }
 
 fn run(owner: Owner, faults: Faults, rules: Rules, seeds: u64) -> Result<(u64, u64), String> {
@@ -52,7 +58,7 @@ const FORGERIES: Faults = Faults { forgeries: true, ..NONE };
 #[test]
 fn crashes_and_lost_answers_lose_nothing_and_repeat_nothing() {
     let (accepted, surplus) = run(Owner::Shares, CRASHES, Rules::AsShipped, seeds()).unwrap();
-    assert!(accepted > 10_000);
+    assert!(is_much(accepted));
     assert_eq!(surplus, 0);
 }
 
@@ -100,16 +106,29 @@ fn an_owner_that_is_settling_while_valkey_goes_back_in_time_loses_no_mail() {
     run(Owner::Shares, slow, Rules::AsShipped, seeds()).unwrap();
 }
 
+const FORGED_REFUSALS: Faults = Faults { lost_answers: true, forged_refusals: true, ..NONE };
+
 /// Who could write to Valkey and wrote in the moments in which a worker had no answer yet that its item was under another lease made it drop the
 /// copy that its owner had given up.
+fn refuse_by_forgery(owner: Owner) {
+    run(owner, FORGED_REFUSALS, Rules::AsShipped, seeds()).unwrap();
+    run(owner, Faults { forged_refusals: true, ..ALL }, Rules::AsShipped, seeds()).unwrap();
+}
+
 #[test]
 fn a_forged_refusal_costs_no_copy() {
-    let forged = Faults { lost_answers: true, forged_refusals: true, ..NONE };
-    for owner in [Owner::Shares, Owner::Offers, Owner::Drains] {
-        run(owner, forged, Rules::AsShipped, seeds()).unwrap();
-        run(owner, Faults { forged_refusals: true, ..ALL }, Rules::AsShipped, seeds()).unwrap();
-    }
-    assert!(run(Owner::Shares, forged, Rules::DropsRefused, 50).is_err(), "noticed");
+    refuse_by_forgery(Owner::Shares);
+    assert!(run(Owner::Shares, FORGED_REFUSALS, Rules::DropsRefused, 50).is_err(), "noticed");
+}
+
+#[test]
+fn a_forged_refusal_costs_no_copy_of_a_front_ends_mail() {
+    refuse_by_forgery(Owner::Offers);
+}
+
+#[test]
+fn a_forged_refusal_costs_no_copy_of_a_node_that_is_emptied() {
+    refuse_by_forgery(Owner::Drains);
 }
 
 #[test]
@@ -121,7 +140,7 @@ fn an_owner_that_settles_too_early_is_noticed() {
 fn forged_completions_lose_nothing_and_repeat_nothing() {
     for owner in [Owner::Shares, Owner::Offers, Owner::Drains] {
         let (accepted, surplus) = run(owner, FORGERIES, Rules::AsShipped, seeds()).unwrap();
-        assert!(accepted > 10_000);
+        assert!(is_much(accepted));
         assert_eq!(surplus, 0);
         run(owner, Faults { forgeries: true, ..ALL }, Rules::AsShipped, seeds()).unwrap();
     }
@@ -145,7 +164,7 @@ fn a_claim_dropped_without_an_answer_is_noticed() {
 #[test]
 fn what_is_purged_or_expires_at_a_front_end_is_delivered_by_nobody() {
     let (accepted, surplus) = run(Owner::Offers, CRASHES, Rules::AsShipped, seeds()).unwrap();
-    assert!(accepted > 10_000);
+    assert!(is_much(accepted));
     assert_eq!(surplus, 0);
     let (accepted, surplus) = run(Owner::Offers, ALL, Rules::AsShipped, seeds()).unwrap();
     assert!(surplus * 10 < accepted, "{surplus} of {accepted}");
@@ -154,7 +173,7 @@ fn what_is_purged_or_expires_at_a_front_end_is_delivered_by_nobody() {
 #[test]
 fn a_node_that_is_emptied_and_killed_delivers_nothing_twice() {
     let (accepted, surplus) = run(Owner::Drains, CRASHES, Rules::AsShipped, seeds()).unwrap();
-    assert!(accepted > 10_000);
+    assert!(is_much(accepted));
     assert_eq!(surplus, 0);
     let (accepted, surplus) = run(Owner::Drains, ALL, Rules::AsShipped, seeds()).unwrap();
     assert!(surplus * 10 < accepted, "{surplus} of {accepted}");
