@@ -36,14 +36,16 @@ impl Stuffing {
     ///
     /// After an error nothing more of the content may be sent, and no terminator: the connection ends.
     pub fn piece<'a>(&mut self, piece: &'a [u8]) -> Result<Ranges<'a, '_>, BareLineEnd> {
-        self.check.piece(piece)?;
+        let dot = self.check.first_dot(piece)?;
         let before = self.last;
         match *piece {
             [] => {}
             [.., a, b] => self.last = [a, b],
             [b] => self.last = [self.last[1], b],
         }
-        Ok(Ranges { piece, before, start: 0, look_from: 0, finder: &self.finder })
+        // The check has seen what stands behind each line's end, so that most content is not looked through again.
+        let dots_from = dot.map_or(piece.len(), |dot| dot - 1);
+        Ok(Ranges { piece, before, start: 0, look_from: 0, dots_from, finder: &self.finder })
     }
 
     /// What follows the last piece: the CRLF that the content lacks, if it does, the dot, CRLF.
@@ -60,6 +62,8 @@ pub struct Ranges<'a, 's> {
     before: [u8; 2],
     start: usize,
     look_from: usize,
+    /// The LF before the first dot that is looked for, or the end of the piece.
+    dots_from: usize,
     finder: &'s Finder<'static>,
 }
 
@@ -67,7 +71,7 @@ impl<'a> Ranges<'a, '_> {
     /// The next dot at the start of a line.
     fn next_dot(&mut self) -> Option<usize> {
         if self.look_from == 0 {
-            self.look_from = 1;
+            self.look_from = self.dots_from.max(1);
             if self.piece.starts_with(b".") && self.before == *b"\r\n" {
                 return Some(0);
             }
@@ -127,7 +131,12 @@ pub struct LineEndCheck {
 impl LineEndCheck {
     /// Checks the next piece.
     pub fn piece(&mut self, piece: &[u8]) -> Result<(), BareLineEnd> {
-        let mut position = 0;
+        self.first_dot(piece).map(|_| ())
+    }
+
+    /// As [`LineEndCheck::piece`], and finds the first dot behind a CRLF, where all three are in the piece.
+    fn first_dot(&mut self, piece: &[u8]) -> Result<Option<usize>, BareLineEnd> {
+        let (mut position, mut dot) = (0, None);
         if self.after_cr && !piece.is_empty() {
             if piece[0] != b'\n' {
                 return Err(BareLineEnd { offset: self.offset - 1 });
@@ -144,7 +153,12 @@ impl LineEndCheck {
             let Some(found) = memchr2(b'\r', b'\n', &piece[position..]) else { break };
             position += found;
             match (piece[position], piece.get(position + 1)) {
-                (b'\r', Some(b'\n')) => position += 2,
+                (b'\r', Some(b'\n')) => {
+                    position += 2;
+                    if dot.is_none() && piece.get(position) == Some(&b'.') {
+                        dot = Some(position);
+                    }
+                }
                 (b'\r', None) => {
                     self.after_cr = true;
                     break;
@@ -153,7 +167,7 @@ impl LineEndCheck {
             }
         }
         self.offset += piece.len() as u64;
-        Ok(())
+        Ok(dot)
     }
 
     /// After the last piece: a CR at the very end is bare, too.
@@ -226,6 +240,21 @@ mod tests {
                 for second in cut..=content.len() {
                     let pieces = [&content[..cut], &content[cut..second], &content[second..]];
                     assert_eq!(stuffed(&pieces).map(|(bytes, _)| bytes), whole);
+                }
+            }
+        }
+    }
+
+    /// Blocks in which nothing is looked at closely are long, and the dot may be anywhere.
+    #[test]
+    fn a_server_gets_back_long_content_with_a_dot_anywhere() {
+        let text = b"0123456789abcdef".repeat(14);
+        for at in 0..200 {
+            for inserted in [&b"\r\n."[..], b"\r\n..\r\n", b".", b"\r\n.\r\n.\r\nx", b"\r\n"] {
+                let content = [&text[..at], inserted, &text[at..at + 20], inserted, &text[at..], b"\r\n"].concat();
+                for cut in [0, 1, at / 2, at, at + 1, at + 2, at + 3, content.len()] {
+                    let (wire, _) = stuffed(&[&content[..cut], &content[cut..]]).unwrap();
+                    assert_eq!(unstuffed(&wire).as_ref(), Some(&content), "{} at {at}, cut at {cut}", inserted.escape_ascii());
                 }
             }
         }
