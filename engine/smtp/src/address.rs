@@ -64,17 +64,21 @@ pub struct ParsedPath {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Path<'a> {
     text: &'a str,
-    at: Option<usize>,
 }
 
 impl<'a> Path<'a> {
     /// The null path `<>`.
-    pub const NULL: Path<'static> = Path { text: "", at: None };
+    pub const NULL: Path<'static> = Path { text: "" };
 
     /// Looks at canonical text as [`parse_path`] made it; other text gives a path that means nothing, never a panic.
     pub fn new(text: &'a str) -> Self {
+        Self { text }
+    }
+
+    /// Where the separator stands.
+    fn at(&self) -> Option<usize> {
         // No domain contains '@', so the last one is the separator whatever the local part quotes.
-        Self { text, at: text.rfind('@') }
+        memchr::memrchr(b'@', self.text.as_bytes())
     }
 
     /// The whole text, without angle brackets.
@@ -89,12 +93,12 @@ impl<'a> Path<'a> {
 
     /// The local part as it was given (its case is the receiver's business), in quotes where it needs them.
     pub fn local_part(&self) -> &'a str {
-        &self.text[..self.at.unwrap_or(self.text.len())]
+        &self.text[..self.at().unwrap_or(self.text.len())]
     }
 
     /// The domain in lower case, or the address literal with its brackets; none for `postmaster` and the null path.
     pub fn domain(&self) -> Option<&'a str> {
-        self.at.map(|at| &self.text[at + 1..])
+        self.at().map(|at| &self.text[at + 1..])
     }
 
     /// Whether the local part is `postmaster` in any case; the domain isn't looked at.
@@ -196,9 +200,9 @@ fn local_part(cursor: &mut Cursor<'_>, limits: PathLimits, out: &mut Vec<u8>) ->
     match cursor.peek() {
         Some(b'"') => quoted_string(cursor, out)?,
         _ => {
-            let length = cursor.text[start..].iter().take_while(|&&byte| is_atext(byte) || byte == b'.').count();
+            let length = cursor.text[start..].iter().take_while(|&&byte| IS_DOT_TEXT[usize::from(byte)]).count();
             let text = &cursor.text[start..start + length];
-            if !is_dot_string(text) {
+            if !has_single_dots(text) {
                 return Err(AddressError::Syntax);
             }
             cursor.at += length;
@@ -301,13 +305,27 @@ fn address_literal(cursor: &mut Cursor<'_>, out: &mut Vec<u8>) -> Result<(), Add
 
 /// RFC 5321 4.1.2 Dot-string: atoms with single dots between them.
 fn is_dot_string(text: &[u8]) -> bool {
-    !text.is_empty()
-        && text.iter().all(|&byte| is_atext(byte) || byte == b'.')
-        && text.split(|&byte| byte == b'.').all(|atom| !atom.is_empty())
+    text.iter().all(|&byte| IS_DOT_TEXT[usize::from(byte)]) && has_single_dots(text)
 }
 
+/// Each dot stands between two other octets, and there are some.
+fn has_single_dots(text: &[u8]) -> bool {
+    !text.is_empty() && text.split(|&byte| byte == b'.').all(|atom| !atom.is_empty())
+}
+
+/// What an atom is made of, and the dots between atoms.
+static IS_DOT_TEXT: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        table[byte] = is_atext(byte as u8) || byte as u8 == b'.';
+        byte += 1;
+    }
+    table
+};
+
 /// RFC 5322 3.2.3 atext, with UTF-8 beyond ASCII as RFC 6531 3.3 adds it. Whether UTF-8 is whole is checked for the path.
-fn is_atext(byte: u8) -> bool {
+const fn is_atext(byte: u8) -> bool {
     matches!(byte, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'/' | b'='
         | b'?' | b'^'..=b'`' | b'{'..=b'~' | 0x80..)
 }

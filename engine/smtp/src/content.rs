@@ -332,16 +332,29 @@ impl ContentScanner {
         }
     }
 
-    /// Steps through the name of a header field, octet by octet, until it is known what the line is.
+    /// Steps through the name of a header field until it is known what the line is.
     fn field_name(&mut self, rules: &ContentRules, run: &mut Run<'_>, sink: &mut impl ContentSink) {
         let bytes = run.bytes;
-        for &byte in &bytes[run.at..] {
-            let section = match (self.section, byte) {
+        while run.at < bytes.len() {
+            let matched = match self.section {
+                Section::FieldStart => Some(0),
+                Section::FieldName(matched) => Some(matched),
+                Section::FieldBlank(_) | Section::FieldValue | Section::Body => None,
+            };
+            if let Some(matched) = matched {
+                let rest = &bytes[run.at..];
+                let count = rest.iter().position(|byte| !matches!(byte, b'!'..=b'9' | b';'..=b'~')).unwrap_or(rest.len());
+                if count > 0 {
+                    self.section = Section::FieldName(match_name(matched, &rest[..count]));
+                    self.account(rules, count as u64);
+                    run.at += count;
+                    continue;
+                }
+            }
+            let section = match (self.section, bytes[run.at]) {
                 (_, b'\r' | b'\n' | 0) => return,
                 // A continuation; in front of the first field it is none, and the header block is empty.
                 (Section::FieldStart, b' ' | b'\t') if self.header_lines > 0 => Section::FieldValue,
-                (Section::FieldStart, b'!'..=b'9' | b';'..=b'~') => Section::FieldName(advance_match(0, byte)),
-                (Section::FieldName(matched), b'!'..=b'9' | b';'..=b'~') => Section::FieldName(advance_match(matched, byte)),
                 (Section::FieldName(matched) | Section::FieldBlank(matched), b' ' | b'\t') => Section::FieldBlank(matched),
                 (Section::FieldName(matched) | Section::FieldBlank(matched), b':') => {
                     if usize::from(matched) == RECEIVED.len() {
@@ -444,10 +457,11 @@ impl ContentScanner {
     }
 }
 
-/// How much of `received` is matched after this octet.
-fn advance_match(matched: u8, byte: u8) -> u8 {
-    match RECEIVED.get(usize::from(matched)) {
-        Some(expected) if byte.eq_ignore_ascii_case(expected) => matched + 1,
+/// How much of `received` is matched after these octets of a name.
+fn match_name(matched: u8, name: &[u8]) -> u8 {
+    let rest = RECEIVED.get(usize::from(matched)..).unwrap_or_default();
+    match rest.get(..name.len()) {
+        Some(expected) if name.eq_ignore_ascii_case(expected) => matched + name.len() as u8,
         _ => NO_MATCH,
     }
 }
