@@ -45,16 +45,13 @@ impl Shard {
             Verdict::Untried => return,
         };
         let line = outcome.reply.line();
-        let (to, reply) = (EscapedWord(address), Escaped(line.as_bytes()));
-        match outcome.reply.enhanced() {
-            Some(dsn) => self.log_mail(format_args!(
-                "queue_id={id} event=attempt to=<{to}> relay={relay} delay_ms={delay_ms} dsn={dsn} outcome={word} reply=\"{reply}\""
-            )),
-            None => self.log_mail(format_args!(
-                "queue_id={id} event=attempt to=<{to}> relay={relay} delay_ms={delay_ms} dsn={}.0.0 outcome={word} reply=\"{reply}\"",
-                outcome.reply.code() / 100
-            )),
-        }
+        let unsaid = EnhancedCode { class: (outcome.reply.code() / 100) as u8, subject: 0, detail: 0 };
+        let EnhancedCode { class, subject, detail } = outcome.reply.enhanced().unwrap_or(unsaid);
+        self.write_mail_log(|out| {
+            out.text("queue_id=").id(id).text(" event=attempt to=<").word(address).text("> relay=").text(relay);
+            out.text(" delay_ms=").number(delay_ms).text(" dsn=").number(class.into()).text(".").number(subject.into());
+            out.text(".").number(detail.into()).text(" outcome=").text(word).text(" reply=\"").quoted(line.as_bytes()).text("\"");
+        });
     }
 
     /// What the queue made, at `now`, of recipients that an attempt did not decide: those that were not tried for so many times that they are deferred,

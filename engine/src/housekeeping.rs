@@ -9,7 +9,7 @@ use std::{
 
 use tracing::error;
 
-use crate::{mail_log, shard::Shard};
+use crate::{mail_line::MailLine, mail_log, shard::Shard};
 
 /// Housekeeping while there is something to give back.
 const TRIM_EVERY: Duration = Duration::from_secs(1);
@@ -52,8 +52,15 @@ impl Shard {
 
     /// Writes a mail log line, and sees to it that it is passed on in time.
     pub(crate) fn log_mail(&self, line: std::fmt::Arguments<'_>) {
+        self.write_mail_log(|out| {
+            out.shown(line);
+        });
+    }
+
+    /// As [`Shard::log_mail`], piece by piece: for the lines that every message has.
+    pub(crate) fn write_mail_log(&self, write: impl FnOnce(&mut MailLine<'_>)) {
         let was_waiting = self.mail_log.is_waiting();
-        self.mail_log.line(&self.clock, line);
+        self.mail_log.write(&self.clock, write);
         if !was_waiting {
             self.wake_housekeeping();
         }

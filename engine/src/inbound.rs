@@ -22,7 +22,6 @@ use ringpost_smtp::{
 use crate::{
     admission::Admitted,
     incoming::{Direct, Incoming, Stored},
-    mail_log::EscapedWord,
     policy::{self, Decision},
     priority::Origin,
     queueing::{Leg, Stated},
@@ -435,14 +434,12 @@ impl Inbound {
         self.shard.enqueue(id, &envelope, bytes, accepted_at_ms, stated);
         self.shard.metrics.accepted.increment();
         self.shard.metrics.accepted_bytes.add(bytes);
-        self.shard.log_mail(format_args!(
-            "queue_id={id} event=accepted listener={} client={} helo={} from=<{}> size={bytes} recipients={}",
-            self.shard.config().listeners[self.listener].name,
-            self.session.peer(),
-            EscapedWord(self.session.helo().as_bytes()),
-            EscapedWord(envelope.reverse_path().as_str().as_bytes()),
-            envelope.recipient_count(),
-        ));
+        self.shard.write_mail_log(|line| {
+            line.text("queue_id=").id(id).text(" event=accepted listener=").text(&self.shard.config().listeners[self.listener].name);
+            line.text(" client=").address(self.session.peer()).text(" helo=").word(self.session.helo().as_bytes());
+            line.text(" from=<").word(envelope.reverse_path().as_str().as_bytes()).text("> size=").number(bytes);
+            line.text(" recipients=").number(envelope.recipient_count() as u64);
+        });
     }
 
     /// Says the last words, and lets the peer read them.

@@ -31,6 +31,7 @@ mod listener;
 mod listing;
 pub mod load;
 mod log_events;
+pub mod mail_line;
 pub mod mail_log;
 mod mailbox_delivery;
 mod maildir;

@@ -17,7 +17,7 @@ use std::{
 use crossbeam::queue::ArrayQueue;
 use ringpost_smtp::shown::{is_steering, write_octets};
 
-use crate::clock::Clock;
+use crate::{clock::Clock, mail_line::MailLine};
 
 /// Bytes a buffer holds before it is passed on.
 const BUFFER_BYTES: usize = 64 * 1024;
@@ -118,6 +118,13 @@ impl MailLog {
 
     /// Appends `<time> <line>\n`; cut at 4 KiB.
     pub fn line(&self, clock: &Clock, line: fmt::Arguments<'_>) {
+        self.write(clock, |out| {
+            out.shown(line);
+        });
+    }
+
+    /// As [`MailLog::line`]; `write` puts the pieces of the line.
+    pub fn write(&self, clock: &Clock, write: impl FnOnce(&mut MailLine<'_>)) {
         let now = clock.unix_ms();
         let mut open = self.open.borrow_mut();
         let Some(buffer) = open.take().or_else(|| self.channel.empty.pop()) else {
@@ -137,7 +144,7 @@ impl MailLog {
         let start = buffer.len();
         clock.write_rfc3339(now, buffer);
         buffer.push(b' ');
-        let _ = Text(buffer).write_fmt(line);
+        write(&mut MailLine::new(buffer));
         buffer.truncate(start + LINE_BYTES_MAX - 1);
         buffer.push(b'\n');
         if buffer.len() >= BUFFER_BYTES {
@@ -178,7 +185,8 @@ impl MailLog {
     }
 }
 
-struct Text<'a>(&'a mut Vec<u8>);
+/// A buffer of lines as `fmt` writes into it.
+pub(crate) struct Text<'a>(pub(crate) &'a mut Vec<u8>);
 
 impl fmt::Write for Text<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {

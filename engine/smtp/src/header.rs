@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::net::IpAddr;
 
+use crate::decimal::write_ipv4;
 use crate::envelope::{EnvelopeView, Protocol};
 
 /// The most octets [`write_received`] appends, for a host name and a queue id of at most 255 octets.
@@ -75,16 +76,13 @@ pub fn write_received(envelope: &EnvelopeView<'_>, trace: &Trace<'_>, out: &mut 
         b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b':' | b'[' | b']' => byte,
         _ => b'?',
     }));
-    match envelope.peer().ip() {
-        IpAddr::V4(address) => write!(out, " ([{address}])"),
-        IpAddr::V6(address) => match address.to_ipv4_mapped() {
-            // A dual-stack socket's way to say IPv4.
-            Some(address) => write!(out, " ([{address}])"),
-            None => write!(out, " ([IPv6:{address}])"),
-        },
+    out.extend_from_slice(b" ([");
+    // A dual-stack socket says IPv4 in its own way.
+    match envelope.peer().ip().to_canonical() {
+        IpAddr::V4(address) => write_ipv4(address, out),
+        IpAddr::V6(address) => write!(out, "IPv6:{address}").expect("writing into a Vec cannot fail"),
     }
-    .expect("writing into a Vec cannot fail");
-    out.extend_from_slice(b"\r\n\tby ");
+    out.extend_from_slice(b"])\r\n\tby ");
     out.extend_from_slice(trace.hostname.as_bytes());
     // RFC 6531 4.3: UTF8SMTP marks the way a message took under SMTPUTF8.
     out.extend_from_slice(match (envelope.protocol(), envelope.smtputf8()) {

@@ -6,6 +6,7 @@ use super::action::{RecipientOutcome, SuccessReport, TransactionId, Verdict};
 use super::offer::Offer;
 use super::own_words;
 use super::rcpt::{Parameters, Rcpt};
+use crate::decimal::write_number;
 use crate::extension::{ByMode, DeliverBy, Return};
 use crate::reply::{Class, Reply};
 
@@ -345,20 +346,4 @@ pub(super) fn verdict_of(reply: &Reply) -> Verdict {
 
 fn domain_of(path: &[u8]) -> &[u8] {
     path.iter().rposition(|&b| b == b'@').map_or(&[][..], |at| &path[at + 1..])
-}
-
-/// Decimal digits, without allocating.
-fn write_number(number: u64, out: &mut Vec<u8>) {
-    let mut digits = [0; 20];
-    let mut start = digits.len();
-    let mut rest = number;
-    loop {
-        start -= 1;
-        digits[start] = b'0' + (rest % 10) as u8;
-        rest /= 10;
-        if rest == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(&digits[start..]);
 }
