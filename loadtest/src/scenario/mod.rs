@@ -256,6 +256,9 @@ impl Scenario {
             return Scenario::parse(text, name);
         }
         let text = std::fs::read_to_string(Path::new(name)).map_err(|error| {
+            if error.kind() != std::io::ErrorKind::NotFound {
+                return format!("{name}: {error}");
+            }
             let names: Vec<&str> = BUILT_IN.iter().map(|&(name, _)| name).collect();
             format!("{name} is no built-in scenario ({}) and no file: {error}", names.join(", "))
         })?;
@@ -408,6 +411,8 @@ mod tests {
         }
         let error = Scenario::find("no-such").unwrap_err();
         assert!(error.contains("baseline") && error.contains("no-such"), "{error}");
+        // One that is there and cannot be read is a file.
+        assert!(Scenario::find("/").unwrap_err().starts_with("/: "));
     }
 
     #[test]
