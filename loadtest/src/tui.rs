@@ -3,11 +3,7 @@
 //! [`Screen`] holds what is shown and draws it; [`Tui`] has the terminal and the keys. The terminal is put back when the view is
 //! dropped, and by the panic hook of `ratatui` when something panics.
 
-use std::{
-    collections::VecDeque,
-    io::{self, IsTerminal},
-    time::Duration,
-};
+use std::{collections::VecDeque, io, time::Duration};
 
 use hdrhistogram::Histogram;
 use ratatui::{
@@ -284,14 +280,11 @@ pub struct Tui {
 }
 
 impl Tui {
-    /// Takes the terminal over.
+    /// Takes the terminal over, which standard output is.
     ///
     /// # Errors
-    /// Standard output is no terminal, or one that cannot be used.
+    /// One that cannot be used.
     pub fn start(title: &str) -> io::Result<Tui> {
-        if !io::stdout().is_terminal() {
-            return Err(io::Error::other("--tui needs a terminal as standard output"));
-        }
         Ok(Tui { terminal: ratatui::try_init()?, screen: Screen::new(title), changed: true })
     }
 

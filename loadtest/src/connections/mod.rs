@@ -129,7 +129,7 @@ pub fn run(
             options.connections
         )));
     }
-    let addresses = local_addresses(options.to, options.connections, options.addresses);
+    let addresses = local_addresses(options.to, options.connections, options.addresses)?;
     let options = ConnectionsOptions { addresses, ..options };
     let (sender, parts) = channel();
     let shared = Arc::new(core::Shared { stop: AtomicBool::new(false), settled: AtomicU64::new(0), open: AtomicU64::new(0) });

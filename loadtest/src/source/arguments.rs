@@ -1,7 +1,7 @@
 //! `ringpost-load source`: its command line, and what it prints.
 
 use std::{
-    io,
+    io::{self, IsTerminal},
     net::{IpAddr, SocketAddr, ToSocketAddrs},
     path::{Path, PathBuf},
     time::Duration,
@@ -242,8 +242,11 @@ pub fn last_core() -> Result<usize, Failure> {
 /// What shows a source: a full screen, lines, or nothing.
 ///
 /// # Errors
-/// No terminal for a full screen.
+/// [`Failure::Usage`]: no terminal for a full screen. [`Failure::Io`]: one that cannot be used.
 pub fn viewer(title: &str, tui: bool, live: bool, quiet: bool) -> Result<Box<dyn Viewer>, Failure> {
+    if tui && !io::stdout().is_terminal() {
+        return Err(Failure::Usage("--tui wants a terminal as standard output".into()));
+    }
     match (tui, live) {
         (true, _) => Ok(Box::new(Tui::start(title).map_err(|error| Failure::io("the terminal", error))?)),
         (false, true) => Ok(Box::new(Lines::of_source())),

@@ -153,12 +153,18 @@ impl SourceOptions {
 const CONNECTIONS_PER_ADDRESS: usize = 20_000;
 
 /// Local addresses for so many connections: those given, or where one of loopback has too few ports, as many as are needed.
-pub fn local_addresses(to: SocketAddr, connections: usize, given: Vec<IpAddr>) -> Vec<IpAddr> {
+///
+/// # Errors
+/// [`SourceError::Options`]: one from which there is no way to the server.
+pub fn local_addresses(to: SocketAddr, connections: usize, given: Vec<IpAddr>) -> Result<Vec<IpAddr>, SourceError> {
+    if let Some(other) = given.iter().find(|address| address.is_ipv4() != to.is_ipv4()) {
+        return Err(SourceError::Options(format!("no connection leads from {other} to {to}: one is IPv4, the other IPv6")));
+    }
     if !given.is_empty() || connections <= CONNECTIONS_PER_ADDRESS || !to.ip().is_loopback() || to.is_ipv6() {
-        return given;
+        return Ok(given);
     }
     let count = connections.div_ceil(CONNECTIONS_PER_ADDRESS).min(250) as u8;
-    (1..=count).map(|last| IpAddr::from([127, 0, 1, last])).collect()
+    Ok((1..=count).map(|last| IpAddr::from([127, 0, 1, last])).collect())
 }
 
 /// What a core has done in all.
@@ -274,7 +280,7 @@ impl Source {
         if options.recipients.per_message == 0 || options.recipients.domains == 0 {
             return wrong("a message needs a recipient and a domain at least");
         }
-        let addresses = local_addresses(options.to, options.sessions, options.addresses);
+        let addresses = local_addresses(options.to, options.sessions, options.addresses)?;
         let options = SourceOptions { addresses, drain: options.drain.min(options.timeout), ..options };
         let (sender, parts) = channel();
         let (began, run) = (Instant::now(), Random::fresh_seed());
@@ -370,10 +376,11 @@ mod tests {
     #[test]
     fn many_connections_to_loopback_come_from_several_addresses() {
         let to = SocketAddr::from(([127, 0, 0, 1], 25));
-        assert!(local_addresses(to, 20_000, Vec::new()).is_empty());
-        assert_eq!(local_addresses(to, 50_000, Vec::new()).len(), 3);
+        let addresses = |to, connections, given| local_addresses(to, connections, given).unwrap();
+        assert!(addresses(to, 20_000, Vec::new()).is_empty());
+        assert_eq!(addresses(to, 50_000, Vec::new()).len(), 3);
         let given = vec![IpAddr::from([127, 0, 0, 9])];
-        assert_eq!(local_addresses(to, 50_000, given.clone()), given);
-        assert!(local_addresses(SocketAddr::from(([192, 0, 2, 1], 25)), 50_000, Vec::new()).is_empty());
+        assert_eq!(addresses(to, 50_000, given.clone()), given);
+        assert!(addresses(SocketAddr::from(([192, 0, 2, 1], 25)), 50_000, Vec::new()).is_empty());
     }
 }
