@@ -5,7 +5,7 @@ use crate::destination::DestinationId;
 use crate::hosts::{HostIndex, HostsTried};
 use crate::outcome::Outcome;
 use crate::queue::Queue;
-use crate::throttling::{Said, Throttled, is_throttling, speaks_of_connection};
+use crate::throttling::{Asks, Said, Throttled, asks, speaks_of_connection};
 
 /// Changes kept for [`Queue::take_change`]; a driver that takes them after each turn never sees one dropped.
 const CHANGES_MAX: usize = 4096;
@@ -100,11 +100,17 @@ impl Queue {
             return; // Its home has heeded it.
         }
         let throttling = outcomes.iter().find_map(|(_, outcome)| match outcome {
-            Outcome::Deferred { reply } if is_throttling(reply) => Some((*reply, Said::OfMail)),
-            Outcome::Untried { reply } if is_throttling(reply) && !speaks_of_connection(reply) => Some((*reply, Said::OnUsed)),
+            Outcome::Deferred { reply } if asks(reply) == Some(Asks::Pause) => Some((*reply, Said::OfMail)),
+            Outcome::Untried { reply } if asks(reply) == Some(Asks::Pause) && !speaks_of_connection(reply) => Some((*reply, Said::OnUsed)),
             _ => None,
         });
-        let Some((reply, said)) = throttling else { return };
+        let Some((reply, said)) = throttling else {
+            let asks_for_fewer = |outcome: &Outcome<'_>| matches!(outcome, Outcome::Deferred { reply } if asks(reply).is_some());
+            if outcomes.iter().any(|(_, outcome)| asks_for_fewer(outcome)) {
+                self.refused(destination);
+            }
+            return;
+        };
         let state = &mut self.destinations[destination.index()];
         if state.throttled(&String::from_utf8_lossy(reply), said, now, &mut self.jitter)
             && let Some(until) = state.throttled_until(now)

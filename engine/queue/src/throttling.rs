@@ -2,7 +2,7 @@
 //!
 //! A throttled attempt is one that delivered nothing and got such a reply. As many of them in a row as attempts were open at
 //! the first (a throttled cohort) pause the destination; the pause doubles with each cohort until something is delivered.
-//! One such reply among deliveries only costs a place of the window.
+//! One such reply among deliveries only costs a place of the window, and so does each policy that may be about one sender alone.
 
 use crate::destination::DestinationId;
 use crate::retry::{Jitter, back_off_ms};
@@ -10,28 +10,40 @@ use crate::retry::{Jitter, back_off_ms};
 /// Spread of pauses to both sides.
 const JITTER_PERCENT: u8 = 20;
 
+/// What a transient reply asks for, beside saying that this message is not taken now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Asks {
+    /// It is about the service: nothing is sent for a while.
+    Pause,
+    /// A policy, which may be about this sender, recipient or message alone: fewer attempts at a time, and other mail goes on.
+    Fewer,
+}
+
 /// What a transient reply says about the destination rather than about the message. `reply` is one line with its code.
 ///
 /// RFC 5321 3.8 and 4.2.1: 421 is about the service. RFC 3463: X.3.2 system not accepting messages, X.4.5 mail system
-/// congestion, X.7.x policy, which is where rate limits are told (`4.7.0`, `4.7.28`). What speaks of grey-listing is about one
+/// congestion, X.7.x policy, which is where rate limits are told (`4.7.0`, `4.7.28`) as well as a sender that is not liked: it pauses
+/// nobody unless it speaks of how much comes. What speaks of grey-listing is about one
 /// sender and recipient: others at the destination need not wait for it. `452 4.5.3` limits a transaction, not the destination.
-pub(crate) fn is_throttling(reply: &[u8]) -> bool {
-    let Some((code, text)) = reply.split_at_checked(3) else { return false };
+pub(crate) fn asks(reply: &[u8]) -> Option<Asks> {
+    let (code, text) = reply.split_at_checked(3)?;
     if code[0] != b'4' || speaks_of_greylisting(text) {
-        return false;
+        return None;
     }
     match enhanced(text) {
-        Some((3, 2) | (4, 5) | (7, _)) => true,
+        Some((3, 2) | (4, 5)) => Some(Asks::Pause),
+        Some((7, _)) if code == b"421" || speaks_of_load(text) => Some(Asks::Pause),
+        Some((7, _)) => Some(Asks::Fewer),
         // 4.4.1 and 4.4.2 are about the line, and also what we say ourselves when it breaks.
-        Some((4, _)) => false,
-        _ => code == b"421",
+        Some((4, _)) => None,
+        _ => (code == b"421").then_some(Asks::Pause),
     }
 }
 
 /// Does a reply in place of a greeting (or to EHLO) mean that the host has enough connections? Whatever else is in a 421 there, it is about
 /// the service (RFC 5321 4.2.1), and the host is alive.
 pub fn asks_for_fewer_connections(reply: &[u8]) -> bool {
-    reply.starts_with(b"421") || is_throttling(reply)
+    reply.starts_with(b"421") || asks(reply).is_some()
 }
 
 /// Is a refusal about the connection that it was said on, so that another one may be used at once?
@@ -48,6 +60,36 @@ pub(crate) enum Said {
     /// On a connection that had served mail; the message goes over another. What bounds the messages of a connection says the same, and then
     /// takes the next one, so that one such word says nothing.
     OnUsed,
+}
+
+/// Does it say plainly that too much comes, as rate limits do? What stands in angle brackets is an address, which a sender chose.
+fn speaks_of_load(text: &[u8]) -> bool {
+    // The last two are of `451 4.7.500 Server busy`.
+    const PAIRS: [[&str; 2]; 8] = [
+        ["too", "many"],
+        ["too", "much"],
+        ["too", "fast"],
+        ["too", "quickly"],
+        ["too", "often"],
+        ["slow", "down"],
+        ["server", "busy"],
+        ["service", "busy"],
+    ];
+    // `rate-limited`, `ratelimit`, `throttling`, `concurrency`; neither `rated` nor `connection`.
+    const BEGINNINGS: [&str; 4] = ["ratelimit", "throttl", "concurren", "connections"];
+    let mut depth = 0_u32;
+    let mut outside = String::new();
+    for character in String::from_utf8_lossy(text).chars() {
+        match character {
+            '<' => depth += 1,
+            '>' => depth = depth.saturating_sub(1),
+            _ if depth == 0 => outside.push(character.to_ascii_lowercase()),
+            _ => {}
+        }
+    }
+    let words: Vec<_> = outside.split(|character: char| !character.is_alphanumeric()).filter(|word| !word.is_empty()).collect();
+    words.windows(2).any(|pair| PAIRS.iter().any(|known| pair == known))
+        || words.iter().any(|&word| word == "rate" || BEGINNINGS.iter().any(|beginning| word.starts_with(beginning)))
 }
 
 fn speaks_of_greylisting(text: &[u8]) -> bool {
@@ -138,11 +180,26 @@ mod tests {
             "421-4.7.28 Our system has detected an unusual rate",
             "451 4.7.1 too many messages from your address",
             "450 4.7.1 slow down",
+            "450 4.7.1 Error: too much mail from 192.0.2.7",
+            "451 4.7.1 Ratelimit \"to_ip\" exceeded",
+            "451 4.7.500 Server busy. Please try again later from [192.0.2.7]",
+            "451 4.7.650 The mail server [192.0.2.7] has been temporarily rate limited due to IP reputation",
+            "451 4.7.652 The mail server [192.0.2.7] has exceeded the maximum number of connections",
             "452 4.3.2 not accepting network messages",
             "451 4.4.5 congestion",
             "421",
         ] {
-            assert!(is_throttling(reply.as_bytes()), "{reply}");
+            assert_eq!(asks(reply.as_bytes()), Some(Asks::Pause), "{reply}");
+        }
+        // Of one sender, recipient or message, for all that is known.
+        for reply in [
+            "451 4.7.1 Try again later",
+            "450 4.7.1 sender temporarily blocked",
+            "450 4.7.1 <too many@x.test>: Sender address rejected: Access denied",
+            "450 4.7.25 Client host rejected: cannot find your hostname",
+            "451 4.7.0 temporarily deferred, moderated",
+        ] {
+            assert_eq!(asks(reply.as_bytes()), Some(Asks::Fewer), "{reply}");
         }
         for reply in [
             "450 4.7.1 <a@b.test>: Recipient address rejected: Greylisted, see http://x.test",
@@ -157,7 +214,7 @@ mod tests {
             "42",
             "",
         ] {
-            assert!(!is_throttling(reply.as_bytes()), "{reply}");
+            assert_eq!(asks(reply.as_bytes()), None, "{reply}");
         }
     }
 

@@ -272,6 +272,40 @@ fn what_used_connections_say_counts_for_the_destination_and_is_kept() {
     assert_eq!((recipient.state(), &*recipient.reply()), (State::Deferred, "421 4.7.0 enough for this session"));
 }
 
+/// `450 4.7.1` for one sender left the destination alone for up to five minutes at a time, and each time the oldest message was tried next,
+/// which got the same: mail of others waited behind it until it expired.
+#[test]
+fn a_policy_about_some_mail_makes_the_window_small_and_pauses_nobody() {
+    for reply in ["450 4.7.1 sender temporarily blocked", "451 4.7.1 Try again later"] {
+        let mut queue = queue(DestinationLimits { window_initial: 8, connections_max: 8, ..DestinationLimits::default() });
+        let destination = queue.route(b"a.test");
+        for sequence in 0..100 {
+            enqueue(&mut queue, sequence, "a.test", START);
+        }
+        let open: Vec<_> = std::iter::from_fn(|| poll(&mut queue, START)).collect();
+        assert_eq!(open.len(), 8);
+        for dispatch in open {
+            settle(&mut queue, dispatch, Outcome::Deferred { reply: reply.as_bytes() }, START);
+        }
+        // One at a time, each at once behind the other.
+        for count in 9..=50 {
+            let dispatch = poll(&mut queue, START).expect("it is not left alone");
+            assert!(poll(&mut queue, START).is_none(), "one at a time");
+            assert_eq!(wait(&queue, destination, START), Wait::Window { attempts: 1, window: 1 });
+            settle(&mut queue, dispatch, Outcome::Deferred { reply: reply.as_bytes() }, START);
+            assert_eq!(queue.counts().waiting, count, "each goes by its own retry");
+        }
+        for _ in 50..100 {
+            let dispatch = poll(&mut queue, START).expect("the others are tried");
+            deliver(&mut queue, dispatch, START);
+        }
+        let view = queue.destinations(START).find(|view| view.id == destination).unwrap();
+        assert_eq!((view.throttled_until, view.reason, queue.counts().waiting), (None, "", 50));
+        assert!(view.window > 4, "it grows with what is delivered: {}", view.window);
+        assert_eq!(queue.take_change(), None);
+    }
+}
+
 #[test]
 fn grey_listing_pauses_nobody() {
     let mut queue = queue(DestinationLimits::default());
