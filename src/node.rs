@@ -196,6 +196,10 @@ impl Node {
         let home = SpoolHome::open(&config.spool.path, u64::from_ne_bytes(node_if_new), config.spool.allow_unsafe_spool)?;
         let home = Arc::new(home);
         let pauses = pauser::read(home.path()).map_err(NodeError::Pauses)?;
+        if !pauses.is_empty() {
+            let (all, names) = (pauses.is_all(), pauses.names().collect::<Vec<_>>());
+            warn!(all, ?names, "destinations are paused since an earlier run: `ringpost queue resume` ends that");
+        }
         let shards = u16::try_from(plan.shards.len()).unwrap_or(u16::MAX);
         let mut sockets: Vec<Vec<TcpListener>> = (0..shards).map(|_| Vec::new()).collect();
         let listening = listening_shards(config, shards);

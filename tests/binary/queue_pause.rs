@@ -64,6 +64,7 @@ fn what_is_paused_waits_also_after_a_kill_and_the_rest_goes_on() {
         if life == 0 {
             node.kill();
             node.restart();
+            assert!(node.log().contains("destinations are paused since an earlier run"), "{}", node.log());
         }
     }
     let retried = queue(&node, &["retry", "--all"]).2;
