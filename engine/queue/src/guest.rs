@@ -257,7 +257,7 @@ impl Queue {
             return Err(guest);
         }
         if self.is_paused_for(destination, &guest) {
-            self.send_paused_home(guest, now);
+            self.send_paused_home(destination, guest, now);
             return Ok(());
         }
         let state = &mut self.destinations[destination as usize];
@@ -339,7 +339,7 @@ impl Queue {
             let guest = self.guests.at(one.slot).expect("a waiting guest is in the book");
             if self.is_paused_for(destination, guest) {
                 let guest = self.guests.remove(one.slot);
-                self.send_paused_home(guest, now);
+                self.send_paused_home(destination, guest, now);
             } else {
                 self.destinations[destination as usize].guests.push(one);
             }
@@ -352,9 +352,11 @@ impl Queue {
         self.destinations[destination as usize].paused || self.is_guest_paused(guest)
     }
 
-    /// Its owner knows of the pause, or is about to, and may ask again at once: a time would keep other mail of the site, too.
-    fn send_paused_home(&mut self, guest: Guest, now: u64) {
-        self.guests.refused.push_back(Refused { guest, until: now, wait: Wait::Paused, reason: String::new() });
+    /// Where its domain alone is paused its owner knows of that, or is about to, and may ask again at once: a time would keep other mail of the
+    /// site, too. A site may have another name at its owner, which then does not know that it is paused.
+    fn send_paused_home(&mut self, destination: u32, guest: Guest, now: u64) {
+        let until = if self.destinations[destination as usize].paused { now + WAIT_MAX_MS } else { now };
+        self.guests.refused.push_back(Refused { guest, until, wait: Wait::Paused, reason: String::new() });
     }
 
     /// Takes the next guest for an attempt.
@@ -442,7 +444,7 @@ impl Queue {
             return Some(guest);
         }
         if self.is_paused_for(destination.slot, &guest) {
-            self.send_paused_home(guest, now);
+            self.send_paused_home(destination.slot, guest, now);
             return None;
         }
         let (priority, owner) = (guest.priority.min(PRIORITY_MAX), guest.owner);

@@ -108,6 +108,8 @@ impl Wait {
             Self::Rate { rate, .. } => Self::Rate { until, rate },
             Self::SharedRate { rate, .. } => Self::SharedRate { until, rate },
             Self::BreakerOpen { .. } | Self::Probing => Self::BreakerOpen { until },
+            // Until it is resumed; then is only asked again.
+            Self::Paused => Self::Paused,
             _ => Self::Shortage { until },
         }
     }

@@ -731,3 +731,15 @@ fn guests_of_a_paused_domain_go_home_and_those_of_others_stay() {
     assert!(home.abandon_guest(dispatch, false, START).is_none());
     assert_eq!(home.take_refused().map(|refused| refused.guest.owner()), Some(2));
 }
+
+/// A site that is paused at its home by a name that its owner does not have for it: mail went to and fro between them without end.
+#[test]
+fn a_guest_of_a_paused_site_comes_again_after_a_while() {
+    let mut home = one_of_three(1);
+    let mut pauses = Pauses::default();
+    pauses.insert("mx.test");
+    home.set_pauses(pauses);
+    home.receive(guest_of(0, vec![hop(0)]), START).unwrap();
+    let refused = home.take_refused().expect("it is paused");
+    assert_eq!((refused.until, refused.wait), (START + 1000, Wait::Paused));
+}
