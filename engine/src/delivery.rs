@@ -262,10 +262,18 @@ impl Shard {
         if attempt.dispatch.is_guest() {
             return self.settle_guest(attempt, relay);
         }
+        self.log_outcomes(&attempt.dispatch, &attempt.storage.outcomes, relay, self.now_ms());
+        self.settle_logged(attempt, relay);
+    }
+
+    /// As [`Shard::settle_attempt`], of what the mail log has already.
+    pub(crate) fn settle_logged(&self, attempt: Attempt, relay: &str) {
+        if attempt.dispatch.is_guest() {
+            return self.settle_guest(attempt, relay);
+        }
         let now = self.now_ms();
         let key = attempt.dispatch.key();
         let Attempt { dispatch, storage, .. } = attempt;
-        self.log_outcomes(&dispatch, &storage.outcomes, relay, now);
         let settled = {
             let mut record = self.delivery.record.borrow_mut();
             record.clear();

@@ -15,6 +15,7 @@ use ringpost_smtp::client::{ClientSettings, Protocol, Timeouts};
 use tracing::debug;
 
 use crate::{
+    declined::Words,
     outbound::{Ended, Outbound},
     pool::{Seat, SoonIdle, Waiting},
     shard::Shard,
@@ -110,12 +111,18 @@ async fn dial(
 ) -> Dialed {
     let mut tried = HostsTried::default();
     let mut is_crowded = false;
+    // Of the hosts that put `dispatch` off, the last one's.
+    let mut words: Option<Words> = None;
     let settings = client_settings(shard, destination);
     loop {
+        let host = if shard.is_ending() { None } else { shard.queue.borrow_mut().next_host(destination, &mut tried, shard.now_ms()) };
+        if host.is_none() && dispatch.is_some() && words.is_some() {
+            shard.settle_declined(dispatch.expect("just seen"), words.expect("just seen"));
+            return Dialed::Served;
+        }
         if shard.is_ending() {
             return Dialed::Ending(dispatch);
         }
-        let host = shard.queue.borrow_mut().next_host(destination, &mut tried, shard.now_ms());
         let Some(host) = host else {
             let (mut queue, now) = (shard.queue.borrow_mut(), shard.now_ms());
             if is_crowded {
@@ -136,8 +143,12 @@ async fn dial(
                 let had_one = dispatch.is_some();
                 let mut outbound = Outbound::new(shard, conn, &settings, destination, host, name, used);
                 outbound.soon_idle = soon_idle.take();
-                match outbound.run(dispatch).await {
+                match outbound.run(dispatch, tried).await {
                     Ended::Served => return Dialed::Served,
+                    Ended::Declined(declined) => {
+                        (dispatch, words, tried) = (Some(declined.dispatch), Some(declined.words), declined.tried);
+                        is_crowded = false;
+                    }
                     // It did not come to a greeting: another host may be of a better mind.
                     Ended::Ungreeted { dispatch: back, is_crowded: crowded } => {
                         is_crowded |= crowded;

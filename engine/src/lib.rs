@@ -13,6 +13,7 @@ mod committer;
 mod content;
 mod content_sending;
 pub mod control;
+mod declined;
 mod delivery;
 mod destination_events;
 mod destination_summary;

@@ -106,6 +106,8 @@ metrics! {
     reused,
     /// Transactions whose MAIL left with the dot before.
     chained,
+    /// Attempts that one host put off and another of the destination was asked for.
+    tried_elsewhere,
     /// Connections that were made and have ended.
     pool_destroyed,
     /// Attempts that had to wait for a connection.

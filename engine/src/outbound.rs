@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ringpost_queue::{DestinationId, Dispatch, HostIndex, asks_for_fewer_connections};
+use ringpost_queue::{DestinationId, Dispatch, HostIndex, HostsTried, asks_for_fewer_connections};
 use ringpost_ring::{Conn, Deadline, Received};
 use ringpost_smtp::{
     client::{Action, Client, ClientSettings, CloseReason, Disconnect, MESSAGE_UNREADABLE, Rcpt, Transaction, TransactionId, Verdict},
@@ -19,6 +19,7 @@ use tracing::error;
 
 use crate::{
     attempt::{Attempt, RecipientOutcome},
+    declined::Declined,
     envelope_times::deliver_by_left,
     idling::Idling,
     pool::{GivingWay, Parked, SoonIdle},
@@ -44,6 +45,8 @@ pub(crate) enum Ended {
         /// The host has enough connections.
         is_crowded: bool,
     },
+    /// It was greeted, and put off a message that another host may take.
+    Declined(Declined),
 }
 
 /// What ended a wait.
@@ -61,8 +64,12 @@ pub(crate) struct Outbound<'s> {
     pub(crate) conn: Conn,
     pub(crate) client: Client,
     pub(crate) destination: DestinationId,
-    host: HostIndex,
-    relay: String,
+    pub(crate) host: HostIndex,
+    pub(crate) relay: String,
+    /// Hosts that its first attempt has been to.
+    tried: HostsTried,
+    /// It takes no further message.
+    pub(crate) declined: Option<Declined>,
     pub(crate) deadline: Deadline,
     /// Registered with the shard's life, to notice a drain.
     life: Option<usize>,
@@ -108,6 +115,8 @@ impl<'s> Outbound<'s> {
             destination,
             host,
             relay,
+            tried: HostsTried::default(),
+            declined: None,
             deadline: shard.ring.deadline(),
             life: None,
             out: shard.ring.take_vec(),
@@ -128,9 +137,9 @@ impl<'s> Outbound<'s> {
         }
     }
 
-    /// Runs until the connection ends.
-    pub(crate) async fn run(mut self, first: Option<Dispatch>) -> Ended {
-        self.next = first;
+    /// Runs until the connection ends. `first` has been to the hosts of `tried`.
+    pub(crate) async fn run(mut self, first: Option<Dispatch>, tried: HostsTried) -> Ended {
+        (self.next, self.tried) = (first, tried);
         let mut received: Option<Received> = None;
         let mut consumed = 0;
         // The reply that is waited for, and until when: a peer that dribbles gets no more time than one that is silent.
@@ -253,6 +262,7 @@ impl<'s> Outbound<'s> {
         self.shard.may_attempt()
             && (self.shard.shards == 1 || self.shard.queue.borrow().is_home(self.destination))
             && !self.is_beyond()
+            && self.declined.is_none()
             && self.has_host()
             && self.client.transactions() < self.limits.messages_max
             && self.age(self.shard.ring.now()) < self.limits.max_lifetime
@@ -284,7 +294,10 @@ impl<'s> Outbound<'s> {
             self.served += 1;
             self.shard.queue.borrow_mut().host_served(self.destination, self.host, self.shard.now_ms());
         }
-        self.shard.settle_attempt(attempt, &self.relay);
+        let tried = std::mem::take(&mut self.tried);
+        if let Some(attempt) = self.decline(attempt, tried) {
+            self.shard.settle_attempt(attempt, &self.relay);
+        }
     }
 
     /// A store answers for one recipient after the other (LMTP), and may take its time: what it has said is recorded before the rest is
@@ -485,7 +498,7 @@ impl<'s> Outbound<'s> {
         if let Some(dispatch) = self.next.take() {
             self.shard.attempt_abandoned(dispatch);
         }
-        Ended::Served
+        self.declined.take().map_or(Ended::Served, Ended::Declined)
     }
 }
 

@@ -7,6 +7,7 @@ use crate::client::Client;
 use crate::name_server::NameServer;
 use crate::next_hop::NextHop;
 use crate::node::{Node, PATIENCE, Setup, free_port};
+use crate::shards::{counter, two_shards};
 
 /// Mail goes to these hosts; each message over a connection of its own, so that connections are counted by messages.
 fn setup(names: &NameServer, hosts: &str) -> Setup {
@@ -161,4 +162,85 @@ fn wrong_hosts_are_named_with_what_is_allowed() {
         assert_eq!(output.status.code(), Some(78), "{hosts}: {said}");
         assert!(said.contains(sentence) && said.contains("ringpost.toml:4"), "{hosts}: {said}");
     }
+}
+
+/// Mail waited for a host that put it off again and again, until it expired, while another would have taken it.
+#[test]
+fn mail_that_one_host_puts_off_goes_to_the_next_within_the_attempt() {
+    const MESSAGES: usize = 30;
+    let (first, second) = (NextHop::start(), NextHop::start());
+    let hosts = format!("[\"{}\", {{ host = \"{}\", backup = true }}]", first.address, second.address);
+    let node = Node::start(&Setup {
+        route: format!("via = \"smarthost\"\nhosts = {hosts}"),
+        retries: "[queue]\nretry_base = \"1h\"\nretry_cap = \"1h\"\n",
+        ..Setup::new()
+    });
+    let mut client = Client::greeted(node.address);
+    first.set_busy(true);
+    for _ in 0..MESSAGES {
+        client.deliver("b@y.test", "Subject: x\r\n\r\nx");
+    }
+    node.wait_for_queue(<[_]>::is_empty);
+    assert_eq!((first.messages().len(), second.messages().len()), (0, MESSAGES));
+    let log = node.wait_for_mail_log("outcome=delivered");
+    let by = |hop: &NextHop, outcome: &str| {
+        let words = (format!("relay={} ", hop.address), format!("outcome={outcome}"));
+        log.lines().filter(|line| line.contains(&words.0) && line.contains(&words.1)).count()
+    };
+    assert!(by(&first, "deferred") > 0 && by(&first, "delivered") == 0, "{log}");
+
+    // What only some recipients are put off for goes on for those; it is one attempt, and by the word of the last host.
+    first.set_busy(false);
+    client.deliver("b@y.test", "Subject: x\r\n\r\nx");
+    client.must("MAIL FROM:<a@x.test>", "250 2.1.0");
+    for recipient in ["c@z.test", "no-a@z.test", "later-b@z.test"] {
+        client.must(&format!("RCPT TO:<{recipient}>"), "250 2.1.5");
+    }
+    client.must("DATA", "354");
+    client.must("Subject: x\r\n\r\nmixed\r\n.", "250 2.0.0");
+    let queue = node.wait_for_queue(|queue| queue.len() == 1 && queue[0]["recipients"][2]["state"] == "deferred");
+    assert_eq!(queue[0]["recipients"][2]["attempts"], 1, "{queue:?}");
+    let taken = |hop: &NextHop| hop.messages().iter().filter(|message| message.recipients == ["c@z.test"]).count();
+    assert_eq!(taken(&first) + taken(&second), 1);
+    let log = node.wait_for_mail_log(&format!("to=<later-b@z.test> relay={} ", second.address));
+    let put_off = log.lines().filter(|line| line.contains("to=<later-b@z.test>") && line.contains("outcome=deferred")).count();
+    assert_eq!(put_off, 2, "a line for each host: {log}");
+}
+
+/// The home of the destination has it from another shard, which has the rest.
+#[test]
+fn mail_of_another_shard_goes_to_the_next_host_within_the_attempt() {
+    const MESSAGES: usize = 100;
+    let (first, second) = (NextHop::start(), NextHop::start());
+    let hosts = format!("[\"{}\", {{ host = \"{}\", backup = true }}]", first.address, second.address);
+    let node = Node::start(&two_shards(Setup {
+        route: format!("via = \"smarthost\"\nhosts = {hosts}\nconnections_max = 1"),
+        retries: "[queue]\nretry_base = \"1h\"\nretry_cap = \"1h\"\n",
+        ..Setup::new()
+    }));
+    first.set_busy(true);
+    let mut clients: Vec<Client> = (0..10).map(|_| Client::greeted(node.address)).collect();
+    for number in 0..MESSAGES {
+        clients[number % 10].deliver("b@y.test", "Subject: x\r\n\r\nx");
+    }
+    node.wait_for_queue(<[_]>::is_empty);
+    assert_eq!((first.messages().len(), second.messages().len()), (0, MESSAGES));
+    assert!(counter(&node, "dispatched_to_homes") > 0 && counter(&node, "tried_elsewhere") > 0);
+}
+
+#[test]
+fn a_host_that_cannot_be_asked_leaves_the_word_of_the_one_before() {
+    let first = NextHop::start();
+    let hosts = format!("[\"{}\", {{ host = \"127.0.0.1:{}\", backup = true }}]", first.address, free_port());
+    let node = Node::start(&Setup {
+        route: format!("via = \"smarthost\"\nhosts = {hosts}"),
+        retries: "[queue]\nretry_base = \"1h\"\nretry_cap = \"1h\"\n",
+        ..Setup::new()
+    });
+    first.set_busy(true);
+    Client::greeted(node.address).deliver("b@y.test", "Subject: x\r\n\r\nx");
+    let queue = node.wait_for_queue(|queue| queue.first().is_some_and(|message| message["recipients"][0]["state"] == "deferred"));
+    assert_eq!((&queue[0]["recipients"][0]["attempts"], &queue[0]["reason"]), (&1.into(), &"450 4.2.1 Busy".into()));
+    let log = node.wait_for_mail_log("outcome=deferred");
+    assert_eq!(log.matches("outcome=deferred").count(), 1, "{log}");
 }

@@ -324,6 +324,11 @@ impl Destination {
         Some(chosen)
     }
 
+    /// Is there a host besides `host` and those of `tried` that may be tried and has room? Then `tried` has all addresses of `host`.
+    pub(crate) fn has_other_host(&self, host: HostIndex, tried: &mut HostsTried, now: u64) -> bool {
+        self.hosts.has_other(host, tried, &self.limits.breaker, now)
+    }
+
     /// Replaces the hosts: what is known of those that stay is kept. True if something changed.
     pub(crate) fn set_hosts(&mut self, hops: &[NextHop]) -> bool {
         if !self.hosts.replace(hops) {

@@ -29,6 +29,12 @@ impl Queue {
         Some(host)
     }
 
+    /// An attempt was put off by `host`, and had been put off by or not got through to those of `tried`: may another host have it? Then
+    /// `tried` has all addresses of this one, too.
+    pub fn has_other_host(&self, destination: DestinationId, host: HostIndex, tried: &mut HostsTried, now: u64) -> bool {
+        self.live(destination).is_some_and(|state| state.has_other_host(host, tried, now))
+    }
+
     /// None of the hosts that an attempt tried took it. True if it counts as one: all hosts were tried, by it alone or by it and those
     /// before it that did not count. Then call [`Queue::unreachable`], else [`Queue::abandon`].
     ///

@@ -153,6 +153,20 @@ impl Hosts {
         Some((HostIndex { serial: *serial, slot: slot as u8 }, half_open))
     }
 
+    /// Does one besides `index` and those of `tried` have room and a circuit that may be tried? Then `tried` has all addresses of this one.
+    pub(crate) fn has_other(&self, index: HostIndex, tried: &mut HostsTried, settings: &BreakerSettings, now: u64) -> bool {
+        let Some(declined) = self.get(index).map(|host| host.hop.host) else { return false };
+        let of_it = self.hosts.iter().enumerate().filter(|(_, host)| host.hop.host == declined);
+        let all = of_it.fold(tried.0, |tried, (slot, _)| tried | 1 << slot);
+        let is_other =
+            |(slot, host): (usize, &Host)| all & (1 << slot) == 0 && host.crowded_until <= now && host.circuit.may_try(settings, now);
+        let has = self.hosts.iter().enumerate().any(is_other);
+        if has {
+            tried.0 = all;
+        }
+        has
+    }
+
     /// An attempt has tried these in vain. True if all have been, by it and those before it since this was last true.
     pub(crate) fn ends_round(&mut self, tried: HostsTried) -> bool {
         for (slot, host) in self.hosts.iter_mut().enumerate() {
@@ -282,6 +296,29 @@ mod tests {
     fn is_share(count: usize, attempts: usize, share: f64) -> bool {
         let deviation = (attempts as f64 * share * (1.0 - share)).sqrt();
         (count as f64 - attempts as f64 * share).abs() <= 4.0 * deviation
+    }
+
+    #[test]
+    fn another_host_is_one_of_another_name_that_lives_and_has_room() {
+        let mut hosts = hosts(&[(0, 1, 0), (0, 1, 0), (1, 1, 10), (2, 1, 20)]);
+        let (mut jitter, settings) = (Jitter::new(7), BreakerSettings::default());
+        let mut tried = HostsTried::default();
+        let (index, _) = hosts.choose(&mut tried, &settings, 0, &mut jitter).unwrap();
+        assert!(hosts.has_other(index, &mut tried, &settings, 0));
+        assert_eq!(tried, HostsTried(0b0011), "both addresses of the first");
+        let (index, _) = hosts.choose(&mut tried, &settings, 0, &mut jitter).unwrap();
+        assert_eq!(index.position(), 2);
+        kill(&mut hosts, 3);
+        let before = tried;
+        assert!(!hosts.has_other(index, &mut tried, &settings, 0), "the last one is dead");
+        assert_eq!(tried, before);
+        // Who was served over a kept connection has been to that host only.
+        let mut fresh = HostsTried::default();
+        assert!(hosts.has_other(index, &mut fresh, &settings, 0));
+        assert_eq!(fresh, HostsTried(0b0100));
+        let all: Vec<_> = std::iter::from_fn(|| hosts.choose(&mut fresh, &settings, 0, &mut jitter)).map(|(index, _)| index).collect();
+        all.iter().for_each(|&one| hosts.crowded(one, 0, &mut jitter));
+        assert!(!hosts.has_other(index, &mut HostsTried::default(), &settings, 0), "the others have enough connections");
     }
 
     /// A host that stayed, and was moved into the place of one that left, was another one for who had a connection to it, and that was closed.
