@@ -32,6 +32,8 @@ impl Rig {
 #[test]
 fn dead_letters_of_a_node_that_is_gone_are_delivered_and_those_of_one_that_is_there_are_left_to_it() {
     let mut rig = mail_rig(&[ONLY_OFFERS, ONLY_OFFERS, SHARES]);
+    // Offline within the test, and not forgotten.
+    rig.nodes.iter().for_each(|node| node.set("node_ttl = \"2s\"", "node_ttl = \"10s\""));
     rig.start_node(0);
     rig.send(0, MAILS as usize);
     wait_for("the offers of the one", || (rig.pending(0)? == MAILS).then_some(()));
