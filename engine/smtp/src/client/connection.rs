@@ -80,6 +80,8 @@ pub struct Client {
     reset_wanted: bool,
     outcome: Option<RecipientOutcome>,
     closing: Option<CloseReason>,
+    /// 421 was the answer for one recipient of content whose other answers are still to come.
+    leaving: Option<Reply>,
     /// An answer to EHLO that is being read; kept apart until it is known to be 2yz.
     learning: Offer,
 }
@@ -106,6 +108,7 @@ impl Client {
             reset_wanted: false,
             outcome: None,
             closing: None,
+            leaving: None,
             learning: Offer::default(),
         }
     }
@@ -114,7 +117,7 @@ impl Client {
     pub fn can_begin(&self) -> bool {
         let room = self.slots.iter().any(|slot| slot.stage == Stage::Free);
         let allowed = self.offer.mail_max.is_none_or(|most| self.transactions < most);
-        room && allowed && self.closing.is_none() && !self.expected.contains(&Expected::Quit)
+        room && allowed && self.closing.is_none() && self.leaving.is_none() && !self.expected.contains(&Expected::Quit)
     }
 
     /// Whether a transaction that is given now, while content is sent, is sent right behind it. Not on a connection whose first content has
@@ -284,7 +287,7 @@ impl Client {
 
     /// Sends whatever may be sent now.
     fn advance(&mut self, out: &mut Vec<u8>) {
-        if !self.greeted || self.closing.is_some() {
+        if !self.greeted || self.closing.is_some() || self.leaving.is_some() {
             return;
         }
         let current = self.current;
@@ -432,6 +435,12 @@ impl Client {
     fn transaction_answered(&mut self, expected: Expected, index: usize, reply: &Reply, out: &mut Vec<u8>) {
         let slot = &mut self.slots[index];
         let class = reply.class();
+        if let (421, Expected::Dot(_, Some(recipient)), Stage::Dot, 2..) = (reply.code(), expected, slot.stage, slot.accepted) {
+            // RFC 2033 4.2: the answer for one recipient. Those behind it have the whole content, too, and their own answers, if any.
+            self.outcome = Some(slot.delivery_answered(recipient, reply));
+            self.leaving = Some(*reply);
+            return;
+        }
         if reply.code() == 421 {
             // RFC 5321 3.8: the service closes; transient for the transaction, whatever it answered.
             slot.decide(Verdict::Deferred, *reply);
@@ -487,6 +496,9 @@ impl Client {
                 self.outcome = Some(slot.delivery_answered(recipient, reply));
                 if slot.accepted == 0 {
                     slot.stage = Stage::Complete;
+                    if let Some(reply) = self.leaving {
+                        self.give_up(CloseReason::ServiceClosing(reply));
+                    }
                 }
             }
             Expected::Dot(_, None) => {
