@@ -14,6 +14,7 @@ impl Queue {
     /// Makes the recipients that meet the filter and are not over ready now, or at the message's time of release; where they lead, dead
     /// destinations are probed at once. Failed ones are among them as long as no report of the message is being made: who was told of a
     /// failure is not to hear of a delivery, or of a second failure.
+    /// Where a destination asked for less and has taken nothing since they go before all other mail: they are what it is tried with.
     /// Mail past its lifetime gets one more attempt. A held message stays held. `None` also where nothing is left to be tried.
     pub fn retry(&mut self, key: MessageKey, filter: &Filter, now: u64, record: &mut Vec<u8>) -> Option<Settled> {
         let index = self.find_open(key)?;
@@ -21,18 +22,25 @@ impl Queue {
         let meant = self.chosen(key, filter, |_| true);
         let is_being_told = self.messages[index].flags.has(Flags::REPORT_OPEN);
         let (mut is_any_open, mut changed) = (false, Vec::new());
-        let mut last_group = NONE;
+        let (mut last_group, mut asked_for_less, mut first) = (NONE, false, Vec::new());
         for number in meant {
             let Recipient { place, group, .. } = self.messages.recipients(index)[usize::from(number)];
             let is_revived = place == Place::Failed && !is_being_told;
             is_any_open |= place.is_open() || is_revived;
+            if std::mem::replace(&mut last_group, group) != group {
+                let home = self.groups[group].destination;
+                asked_for_less = self.acting(home).has_asked_for_less(now);
+                if asked_for_less {
+                    first.push(group);
+                }
+                self.revive_home(home, now);
+            }
             if place == Place::Waiting || is_revived {
                 self.messages.recipients_mut(index)[usize::from(number)].next_attempt = at;
                 self.place(index, number, Place::Waiting);
                 changed.push(number);
-            }
-            if std::mem::replace(&mut last_group, group) != group {
-                self.revive_home(self.groups[group].destination, now);
+            } else if place == Place::Ready && asked_for_less {
+                changed.push(number);
             }
         }
         if changed.is_empty() {
@@ -42,6 +50,7 @@ impl Queue {
         self.write_numbered(index, |number, _| changed.binary_search(&number).is_ok(), record);
         self.messages[index].unrecorded += 1;
         self.start(index, now);
+        first.into_iter().for_each(|group| self.go_first(group, now));
         Some(Settled::Outcome)
     }
 

@@ -5,6 +5,7 @@
 //! until when. Mail of a destination that may not be tried stays in its ready queue and costs nothing there; the destination
 //! has one timer, for the time at which the first of what forbids it ends.
 
+use crate::avoided::Avoided;
 use crate::breaker::{Break, Breaker, BreakerChange};
 use crate::crowding::Crowding;
 use crate::guests::Guests;
@@ -83,6 +84,8 @@ pub(crate) struct Destination {
     pub(crate) hosts: Hosts,
     pub(crate) window: Window,
     throttle: Throttle,
+    /// Whose mail goes behind that of others just now.
+    pub(crate) avoided: Option<Box<Avoided>>,
     pub(crate) crowding: Crowding,
     rate: RateLimiter,
     pub(crate) quota: Quota,
@@ -126,6 +129,7 @@ impl Destination {
             hosts,
             window: Window::new(&limits),
             throttle: Throttle::default(),
+            avoided: None,
             crowding: Crowding::default(),
             rate: RateLimiter::default(),
             quota: Quota::default(),
@@ -448,6 +452,11 @@ impl Destination {
         self.is_well = false;
         self.keep_reason(reply);
         pauses
+    }
+
+    /// It paused, and nothing was delivered since.
+    pub(crate) fn has_paused(&self) -> bool {
+        self.throttle.has_paused()
     }
 
     /// The end of a pause that it asked for.

@@ -4,6 +4,7 @@ use crate::destination::DestinationId;
 use crate::message::{Group, MessageKey, NO_RECIPIENT, Place};
 use crate::queue::Queue;
 use crate::site::Role;
+use crate::slab::NONE;
 
 /// Permission to try some recipients of one message at one destination, once. Must be given back to the queue in exactly one
 /// of [`Queue::settle`], [`Queue::unreachable`] and [`Queue::abandon`], or its place in the window is lost.
@@ -90,10 +91,9 @@ impl Queue {
 
     /// Takes the next recipients from the ready queue of `home` for an attempt at `destination`.
     pub(crate) fn take(&mut self, home: u32, destination: u32, now: u64) -> Option<Dispatch> {
-        let state = &self.destinations[home as usize];
-        let group = state.ready.first(&self.groups, self.settings.age_step_ms)?;
-        let most = state.limits.recipients_max.max(1);
-        let Group { message: index, first, ready, next: behind, priority, .. } = self.groups[group];
+        let group = self.next_group(home, destination, now)?;
+        let most = self.destinations[home as usize].limits.recipients_max.max(1);
+        let Group { message: index, first, ready, previous: before, next: behind, priority, .. } = self.groups[group];
         let (message, recipients) = self.messages.with_recipients_mut(index);
         let number = message.next_dispatch;
         message.next_dispatch = number.wrapping_add(1);
@@ -113,7 +113,10 @@ impl Queue {
         self.placed[Place::Attempting as usize] += usize::from(taken);
         self.groups[group].ready = ready.checked_sub(taken).expect("a ready recipient is counted by its group");
         if taken == ready {
-            self.destinations[home as usize].ready.remove_first(&mut self.groups, priority, behind);
+            match before {
+                NONE => self.destinations[home as usize].ready.remove_first(&mut self.groups, priority, behind),
+                _ => self.destinations[home as usize].ready.remove(&mut self.groups, group),
+            }
             self.prefetch_ahead(behind);
         }
         let state = &mut self.destinations[destination as usize];

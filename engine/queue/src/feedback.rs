@@ -2,6 +2,7 @@
 
 use crate::breaker::{Break, BreakerChange};
 use crate::destination::DestinationId;
+use crate::dispatch::Dispatch;
 use crate::hosts::{HostIndex, HostsTried};
 use crate::outcome::Outcome;
 use crate::queue::Queue;
@@ -100,29 +101,35 @@ impl Queue {
         self.changes.pop_front()
     }
 
-    /// Takes in what an attempt that delivered nothing says about its destination.
-    pub(crate) fn heed(&mut self, destination: DestinationId, outcomes: &[(u16, Outcome<'_>)], now: u64) {
-        if self.destinations[destination.index()].away.is_some() {
-            return; // Its home has heeded it.
-        }
+    /// Takes in what an attempt that delivered nothing says about its destination. True if it pauses because of that.
+    pub(crate) fn heed(&mut self, dispatch: &Dispatch, outcomes: &[(u16, Outcome<'_>)], now: u64) -> bool {
+        let destination = dispatch.destination;
         let throttling = outcomes.iter().find_map(|(_, outcome)| match outcome {
             Outcome::Deferred { reply } if asks(reply) == Some(Asks::Pause) => Some((*reply, Said::OfMail)),
             Outcome::Untried { reply } if asks(reply) == Some(Asks::Pause) && !speaks_of_connection(reply) => Some((*reply, Said::OnUsed)),
             _ => None,
         });
+        let state = &mut self.destinations[destination.index()];
+        if state.away.is_some() {
+            // Its home has heeded it, and may have paused.
+            if throttling.is_some() {
+                let until = now + state.limits.throttle_pause_ms;
+                self.avoid_sender(destination, dispatch.key, until, now);
+            }
+            return false;
+        }
         let Some((reply, said)) = throttling else {
             let asks_for_fewer = |outcome: &Outcome<'_>| matches!(outcome, Outcome::Deferred { reply } if asks(reply).is_some());
             if outcomes.iter().any(|(_, outcome)| asks_for_fewer(outcome)) {
-                self.refused(destination);
+                state.refused();
             }
-            return;
+            return false;
         };
-        let state = &mut self.destinations[destination.index()];
-        if state.throttled(&String::from_utf8_lossy(reply), said, now, &mut self.jitter)
-            && let Some(until) = state.throttled_until(now)
-        {
-            self.note_throttled(Throttled { destination, until });
-        }
+        let pauses = state.throttled(&String::from_utf8_lossy(reply), said, now, &mut self.jitter);
+        let Some(until) = state.throttled_until(now).filter(|_| pauses) else { return false };
+        self.avoid_sender(destination, dispatch.key, until, now);
+        self.note_throttled(Throttled { destination, until });
+        true
     }
 
     pub(crate) fn note_breaker(&mut self, changed: bool, destination: DestinationId, host: HostIndex, was_broken: bool, now: u64) {

@@ -146,6 +146,12 @@ impl GuestBook {
     }
 }
 
+impl Waiting {
+    pub(crate) fn key(&self) -> MessageKey {
+        MessageKey { index: self.slot | GUEST, generation: u32::MAX }
+    }
+}
+
 impl MessageKey {
     pub(crate) fn is_guest(self) -> bool {
         self.index & GUEST != 0
@@ -217,6 +223,9 @@ impl Queue {
                 destination.crowding.nobody_else();
             }
             destination.keep_reason(reason);
+            if matches!(wait, Wait::Throttled { .. }) {
+                destination.avoid_on(until, now);
+            }
         }
     }
 
@@ -262,7 +271,8 @@ impl Queue {
         }
         let state = &mut self.destinations[destination as usize];
         let (priority, owner) = (guest.priority.min(PRIORITY_MAX), guest.owner);
-        let turn = now + u64::from(PRIORITY_MAX - priority) * self.settings.age_step_ms;
+        // With the operator's wish comes what it is to be tried with.
+        let turn = if guest.revive { 0 } else { now + u64::from(PRIORITY_MAX - priority) * self.settings.age_step_ms };
         let slot = self.guests.add(guest);
         state.guests.push(Waiting { turn, slot, owner, priority });
         self.refresh(destination, now);
@@ -325,7 +335,7 @@ impl Queue {
     pub(crate) fn refuse_guests(&mut self, destination: u32, until: u64, now: u64) {
         let state = &mut self.destinations[destination as usize];
         let (until, wait) = state.crowding.sends_away(now).unwrap_or((until, state.wait(now)));
-        while let Some(waiting) = state.guests.pop() {
+        while let Some(waiting) = state.guests.take(0) {
             let guest = self.guests.remove(waiting.slot);
             self.guests.refused.push_back(Refused { guest, until, wait, reason: state.reason.clone() });
         }
@@ -334,7 +344,7 @@ impl Queue {
     /// Refuses those guests of a destination that are not to be attempted because an operator paused what they are for.
     pub(crate) fn refuse_paused_guests(&mut self, destination: u32, now: u64) {
         let guests = &mut self.destinations[destination as usize].guests;
-        let waiting: Vec<Waiting> = std::iter::from_fn(|| guests.pop()).collect();
+        let waiting: Vec<Waiting> = std::iter::from_fn(|| guests.take(0)).collect();
         for one in waiting {
             let guest = self.guests.at(one.slot).expect("a waiting guest is in the book");
             if self.is_paused_for(destination, guest) {
@@ -361,10 +371,11 @@ impl Queue {
 
     /// Takes the next guest for an attempt.
     pub(crate) fn dispatch_guest(&mut self, destination: u32, now: u64) -> Option<Dispatch> {
+        let next = self.next_guest(destination, now);
         let state = &mut self.destinations[destination as usize];
-        let waiting = state.guests.pop()?;
+        let waiting = state.guests.take(next)?;
         state.started(now);
-        let key = MessageKey { index: waiting.slot | GUEST, generation: u32::MAX };
+        let key = waiting.key();
         let guest = self.guests.get_mut(key).expect("a waiting guest is in the book");
         guest.is_in_turn = false;
         let (recipients, attempt) = (guest.recipients.len() as u16, guest.attempt);
@@ -408,7 +419,7 @@ impl Queue {
         if dispatch.has_delivered || outcomes.iter().any(|(_, outcome)| outcome.is_delivery()) {
             self.destinations[dispatch.destination.index()].succeeded(now);
         } else {
-            self.heed(dispatch.destination, outcomes, now);
+            self.heed(&dispatch, outcomes, now);
         }
         self.end_guest(dispatch, now)
     }

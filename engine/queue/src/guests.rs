@@ -8,7 +8,7 @@ const PASSED_OVER_MAX: u8 = 16;
 /// One of them: its place in the book.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Waiting {
-    /// Time of arrival, and what its priority is worth in waiting.
+    /// Time of arrival, and what its priority is worth in waiting; 0: it goes before all others.
     pub(crate) turn: u64,
     pub(crate) slot: u32,
     pub(crate) owner: u16,
@@ -45,8 +45,19 @@ impl Guests {
         }
     }
 
-    pub(crate) fn pop(&mut self) -> Option<Waiting> {
-        let guest = self.waiting.pop_front()?;
+    /// The first one goes before all others, the home's own mail included.
+    pub(crate) fn has_chosen(&self) -> bool {
+        self.waiting.front().is_some_and(|guest| guest.turn == 0)
+    }
+
+    /// The first ones.
+    pub(crate) fn foremost(&self, most: usize) -> impl Iterator<Item = &Waiting> {
+        self.waiting.iter().take(most)
+    }
+
+    /// Takes out the one at this place, counted from the front.
+    pub(crate) fn take(&mut self, place: usize) -> Option<Waiting> {
+        let guest = self.waiting.remove(place)?;
         let at = self.owners.iter().position(|(owner, _)| *owner == guest.owner).expect("each is counted");
         self.owners[at].1 -= 1;
         if self.owners[at].1 == 0 {
@@ -58,6 +69,9 @@ impl Guests {
     /// Is it a guest's turn, when the best of the home's own mail has priority `own`?
     pub(crate) fn go_first(&mut self, own: Option<u8>) -> bool {
         let (Some(guest), Some(own)) = (self.waiting.front(), own) else { return !self.waiting.is_empty() };
+        if self.has_chosen() {
+            return true;
+        }
         if guest.priority == own {
             self.passed_over = 0;
             return match self.turns_left.checked_sub(1) {

@@ -15,6 +15,7 @@
 
 mod address_range;
 mod arena;
+mod avoided;
 mod backlog;
 mod breaker;
 mod canonical;

@@ -72,6 +72,18 @@ impl ReadyQueue {
         self.groups += 1;
     }
 
+    /// Moves a group before all others, of any priority.
+    pub(crate) fn move_first(&mut self, groups: &mut Groups, index: u32) {
+        self.remove(groups, index);
+        groups[index].ready_since_s = 0;
+        self.put_back(groups, index);
+    }
+
+    /// The first and the last group of each priority.
+    pub(crate) fn ends(&self) -> impl Iterator<Item = u32> + '_ {
+        self.heads.iter().chain(&self.tails).rev().copied().filter(|&end| end != NONE)
+    }
+
     /// Takes out the group that is before all others of its priority; `next` is behind it.
     #[inline]
     pub(crate) fn remove_first(&mut self, groups: &mut Groups, priority: u8, next: u32) {

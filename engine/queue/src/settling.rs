@@ -78,16 +78,21 @@ impl Queue {
             delivered |= outcome.is_delivery();
             changed |= self.settle_recipient(index, *recipient, outcome, &attempted);
         }
+        let mut pauses = false;
         if delivered {
             self.destinations[dispatch.destination.index()].succeeded(now);
         } else {
-            self.heed(dispatch.destination, outcomes, now);
+            pauses = self.heed(&dispatch, outcomes, now);
         }
         // Each outcome is of another recipient, so they are all there when there are so many.
         if outcomes.len() < dispatch.recipients() {
             self.each_open(&dispatch, |queue, recipient| {
                 changed |= queue.settle_recipient(index, recipient, &Outcome::Untried { reply: b"" }, &attempted);
             });
+        }
+        if pauses {
+            // What is tried after the pause is to be something else.
+            self.go_behind(dispatch.group, now);
         }
         self.end_attempt(&dispatch, now);
         self.conclude(&dispatch, changed, now, record)

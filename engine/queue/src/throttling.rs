@@ -122,6 +122,11 @@ impl Throttle {
         (now < self.until).then_some(self.until)
     }
 
+    /// It paused, and nothing was delivered since.
+    pub(crate) fn has_paused(self) -> bool {
+        self.times > 0
+    }
+
     /// It has not asked for less since something was delivered.
     pub(crate) fn is_quiet(self) -> bool {
         self.until == 0 && self.in_a_row == 0
