@@ -165,7 +165,7 @@ impl Queue {
         } else if self.destinations[destination as usize].paused || self.acting(destination).paused {
             sanitise(SUSPENDED.as_bytes(), &mut last)
         } else {
-            let Word { text, relay: by } = self.word_of(destination);
+            let Word { text, relay: by } = self.word_of(destination, state.attempts > 0);
             relay.push_str(by.unwrap_or(""));
             sanitise(text.as_bytes(), &mut last)
         };

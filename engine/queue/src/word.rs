@@ -6,6 +6,7 @@ use crate::destination::DestinationId;
 use crate::kept_reply::UNNAMED;
 use crate::queue::Queue;
 use crate::route::Via;
+use crate::throttling::asks_for_fewer_connections;
 use crate::view::{RecipientView, State};
 use crate::wait::Wait;
 
@@ -24,6 +25,9 @@ const UNROUTED: &str = "451 4.4.4 no route for this domain";
 const RATE: &str = "451 4.4.5 waits for its turn: mail goes to this destination at a limited rate";
 const TURN: &str = "451 4.4.5 waits for its turn behind other mail for this destination";
 const ASKED_FOR_LESS: &str = "451 4.4.5 the destination asked for less mail";
+const CROWDED: &str = "451 4.4.5 the destination allows no more connections at present";
+// RFC 3463 3.4: X.3.2 of the next hop, which takes no mail from the network.
+const NOT_TAKING: &str = "451 4.3.2 the hosts of the destination take no mail at present";
 
 /// What was said, and by which next hop; by none where it is our own word.
 pub(crate) struct Word<'a> {
@@ -49,18 +53,29 @@ fn is_reply(text: &str) -> bool {
 }
 
 impl Queue {
-    /// Why mail of this destination waits, if it does not wait for its turn, and who said so.
-    pub(crate) fn word_of(&self, home: u32) -> Word<'_> {
+    /// What the sender of mail that waits for this destination is told of why, if it does not wait for its turn, and who said so.
+    ///
+    /// RFC 3464 2.3.6: a diagnostic is of this recipient. What a next hop said to other mail, whose addresses may stand in it, is for operators
+    /// alone, and so are words in place of a greeting, unless this recipient `was_tried`: then nothing was said to it but those.
+    pub(crate) fn word_of(&self, home: u32, was_tried: bool) -> Word<'_> {
         let reason = self.reason_of(home);
         // What is written here meets no next hop, though it is said in a reply's form.
         let is_local = matches!(self.acting(home).via, Via::Maildir { .. } | Via::Discard);
-        if is_local { Word { text: reason, relay: None } } else { Word::of_reason(reason) }
+        let own = |text| Word { text, relay: None };
+        match Word::of_reason(reason) {
+            _ if is_local => own(reason),
+            Word { relay: Some(UNNAMED), .. } => own(ASKED_FOR_LESS),
+            Word { relay: Some(_), text } if !was_tried => {
+                own(if asks_for_fewer_connections(text.as_bytes()) { CROWDED } else { NOT_TAKING })
+            }
+            word => word,
+        }
     }
 }
 
 impl<'q> RecipientView<'q> {
     /// What its sender is told of it while it waits, and the next hop that said it (`?`: one whose name is not kept): the last word about
-    /// it, else that about its destination. `None` as the next hop: it is our own word, in the form of a reply but for connections that failed.
+    /// it, else what is known of its destination, in our own words where a next hop said it to other mail. `None` as the next hop: it is our own word, in the form of a reply but for connections that failed.
     pub fn word(&self, now: u64) -> (Cow<'q, str>, Option<Cow<'q, str>>) {
         if !self.reply().is_empty() {
             return (self.reply(), self.relay());
@@ -80,16 +95,15 @@ impl<'q> RecipientView<'q> {
     /// Of mail that is ready, and that nothing was said about.
     fn word_of_wait(&self, now: u64) -> (Cow<'q, str>, Option<Cow<'q, str>>) {
         let (queue, home) = (self.queue(), self.home());
-        let wait = queue.wait_of(home, now);
-        let own = match wait {
+        let own = match queue.wait_of(home, now) {
             // RFC 3463 3.5: X.4.3, a directory server that failed.
             Wait::Asking | Wait::Unanswered { .. } => return (format!("451 4.4.3 {}", self.reason(now)).into(), None),
-            Wait::Throttled { .. } | Wait::Crowded { .. } | Wait::BreakerOpen { .. } | Wait::Probing => match queue.word_of(home) {
+            Wait::Throttled { .. } => ASKED_FOR_LESS,
+            Wait::Crowded { .. } => CROWDED,
+            Wait::BreakerOpen { .. } | Wait::Probing => match queue.word_of(home, self.attempts() > 0) {
                 Word { text, relay: Some(relay) } => return (text.into(), Some(relay.into())),
                 // What a report makes X.4.1 of, no answer from the host: `connect to 192.0.2.7:25: refused`.
-                Word { text, relay: None } if !text.is_empty() => return (text.into(), None),
-                _ if matches!(wait, Wait::BreakerOpen { .. } | Wait::Probing) => "",
-                _ => ASKED_FOR_LESS,
+                Word { text, relay: None } => return (text.into(), None),
             },
             Wait::Held => HELD,
             Wait::Paused => SUSPENDED,

@@ -185,7 +185,8 @@ fn a_failure_whose_report_waits_is_retried_and_a_deleted_message_asks_for_none()
     assert!(queue.poll(START + 60_000, &mut Vec::new()).is_none());
 }
 
-/// Mail that was not tried, because another message was answered so, was reported with our sentence about it, as a word of our own. What the
+/// Mail that was not tried, because another message was answered so, was reported with the words of that answer, the addresses of another
+/// sender's mail among them. What the
 /// connection's end left untried three times was told as a next hop's word, which had said nothing.
 #[test]
 fn a_word_is_told_as_the_one_whose_it_is() {
@@ -204,12 +205,26 @@ fn a_word_is_told_as_the_one_whose_it_is() {
     assert_eq!(word(&queue, first, START), ("451 4.4.2 the connection ended before this recipient's turn".into(), None));
     let second = enqueue(&mut queue, &message(2), &[("b@y.test", Notify::UNSAID)]);
     let dispatch = attempt(&mut queue, START);
-    let full = Outcome::Deferred { reply: b"421 4.3.2 going down" };
+    let full = Outcome::Deferred { reply: b"421 4.3.2 no mail for <confidential@y.test>" };
     let _ = queue.settle_by(dispatch, &[(0, full)], "192.0.2.1:25", START, &mut Vec::new());
-    assert_eq!(word(&queue, second, START), ("421 4.3.2 going down".into(), relay));
+    assert_eq!(word(&queue, second, START), ("421 4.3.2 no mail for <confidential@y.test>".into(), relay));
     let third = enqueue(&mut queue, &message(3), &[("b@y.test", Notify::UNSAID)]);
     assert!(queue.poll(START, &mut Vec::new()).is_none(), "the destination pauses");
-    assert_eq!(word(&queue, third, START), ("421 4.3.2 going down".into(), Some("?".into())));
+    assert_eq!(word(&queue, third, START), ("451 4.4.5 the destination asked for less mail".into(), None));
+    let of_operators = queue.show(third).unwrap().recipients().next().unwrap().reason(START).into_owned();
+    assert!(of_operators.contains("421 4.3.2 no mail for <confidential@y.test>"), "{of_operators}");
+    // Nor is it told when its life ends without an attempt, then or later.
+    let end = START + RetryPolicy::default().lifetime_ms;
+    let mut expired = 0;
+    while let Some(work) = queue.poll(end, &mut Vec::new()) {
+        let Work::Expired(key, _) = work else { break };
+        expired += 1;
+        queue.recorded(key);
+    }
+    assert_eq!(expired, 3);
+    let reply = |key| queue.show(key).unwrap().recipients().next().unwrap().reply().into_owned();
+    assert_eq!(reply(second), "5.4.7 expired; last: 421 4.3.2 no mail for <confidential@y.test>");
+    assert_eq!(reply(third), "5.4.7 expired; last: 451 4.4.5 the destination asked for less mail");
 }
 
 /// Mail that waited for its rate, for a pause or for a hold was reported with X.4.1, "no answer from host", and with the name of the route.
