@@ -7,7 +7,8 @@ local function meta_of(id)
   local packed = redis.call('HGET', KEYS[8], id)
   if not packed then return nil end
   local is_read, meta = pcall(cmsgpack.unpack, packed)
-  if not is_read or type(meta) ~= 'table' then return false end
+  -- What is no name no answer could carry, either.
+  if not is_read or type(meta) ~= 'table' or #id > 128 or not string.match(id, '^[%w.:_-]+$') then return false end
   -- One that no answer can carry would have no lease answered.
   for i = 2, 6 do if not is_count(meta[i]) then return false end end
   if not is_count(meta[14]) then meta[14] = nil end

@@ -401,7 +401,8 @@ impl WorkQueue {
         let next = reply.text()?;
         let mut names = Vec::new();
         while !reply.is_empty() {
-            names.push(reply.text()?);
+            // What is no name is nobody's, and leaves the queue when it is met by whoever leases.
+            names.extend(String::from_utf8(reply.bytes()?).ok().filter(|name| is_item_id(name)));
         }
         Ok((next, names))
     }

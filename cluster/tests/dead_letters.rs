@@ -127,3 +127,40 @@ fn letters_that_cannot_be_read_hide_none_behind_them() {
         }
     });
 }
+
+/// With one item whose name is no text no lease of its partition was understood, nor the list of its dead letters, nor that of its names.
+#[test]
+fn what_is_no_name_or_no_text_hides_nothing() {
+    let server = Server::start(Durability::None);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let (queue, valkey) = (queue(&server), Valkey::new(Target::parse(&server.url(), None, None).unwrap()));
+        let keys = Keyspace::new("ringpost:test").unwrap().queue("mail", 0);
+        let [ready, ages, _, _, _, _, dead, metas, ..] = &keys[..] else { panic!("{keys:?}") };
+        queue.enqueue(0, &[item("n1:a".to_owned(), "n1", 0)]).await.unwrap();
+        let meta = async || match valkey.command(redis::cmd("HGET").arg(metas).arg("n1:a")).await.unwrap() {
+            redis::Value::BulkString(packed) => packed,
+            other => panic!("{other:?}"),
+        };
+        let sound = meta().await;
+        for (name, sets) in [(&b"n1:\xff"[..], vec![ready, ages]), (b"n1:\xfe", vec![dead])] {
+            valkey.command(redis::cmd("HSET").arg(metas).arg(name).arg(&sound)).await.unwrap();
+            for set in sets {
+                valkey.command(redis::cmd("ZADD").arg(set).arg(0).arg(name)).await.unwrap();
+            }
+        }
+        assert_eq!(queue.names(0, "0", "n1:").await.unwrap().1, ["n1:a"]);
+        let mut leased = queue.lease(0, 64, 1000, 60_000, 1000).await.unwrap().1;
+        assert_eq!((leased.len(), leased[0].id.as_str()), (1, "n1:a"));
+        assert_eq!(queue.stats().await.unwrap().counters["damaged"], 1);
+        assert!(letters(&queue).await.is_empty());
+
+        let leased = leased.remove(0);
+        queue.fail(&leased.id, &leased.token, ringpost_cluster::work_queue::Retry::Never, "no luck").await.unwrap();
+        let mut packed = meta().await;
+        let at = packed.windows(7).position(|part| part == b"no luck").unwrap();
+        packed[at + 4] = 0xff;
+        valkey.command(redis::cmd("HSET").arg(metas).arg("n1:a").arg(&packed)).await.unwrap();
+        assert_eq!(letters(&queue).await[0].reason, "no l\u{fffd}ck");
+    });
+}

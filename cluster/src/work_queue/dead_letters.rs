@@ -112,7 +112,7 @@ impl WorkQueue {
                 attempts,
                 max_attempts,
                 created_at: letter.count()?,
-                reason: letter.text()?,
+                reason: String::from_utf8_lossy(&letter.bytes()?).into_owned(),
             });
         }
         Ok(DeadPage { letters, places })
