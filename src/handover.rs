@@ -41,12 +41,14 @@ mod item_names;
 mod offer_mark;
 mod owner;
 mod retracting;
+mod start_numbers;
 mod worker;
 
 pub use drain::{AWAY_MAX, DrainProgress};
 use item_names::ItemNames;
 pub use offer_mark::OfferMark;
 use offer_mark::{Marking, Noted, Offering};
+use start_numbers::{StartNumbers, StartsFile};
 
 /// Beyond the lease, for clocks and for what was under way.
 const GUARD: Duration = Duration::from_secs(1);
@@ -158,6 +160,8 @@ pub fn start(node: HandOverNode, shards: Vec<Arc<RequestLane>>) -> Result<Shared
     };
     let mut offers = Offers::new(bounds, node.delivers, now);
     let offering = offering(&node).map_err(|reason| format!("how mail was offered cannot be read in the spool: {reason}"))?;
+    let starts =
+        start_numbers(&node).map_err(|reason| format!("how mail is called that is offered cannot be noted in the spool: {reason}"))?;
     if node.shares {
         node.mark.set(&offering).map_err(|reason| format!("that mail is offered cannot be noted in the spool: {reason}"))?;
         info!(node = %node.me, delivers = node.delivers, "mail is shared with the cluster");
@@ -169,6 +173,7 @@ pub fn start(node: HandOverNode, shards: Vec<Arc<RequestLane>>) -> Result<Shared
         names: ItemNames {
             node: node.me.clone(),
             spool: node.spool,
+            starts,
             named_since: offering.named_since,
             spread_since: offering.spread_since.unwrap_or(node.boot),
         },
@@ -240,6 +245,21 @@ fn offering(node: &HandOverNode) -> std::io::Result<Offering> {
         );
     }
     Ok(now)
+}
+
+/// What mail of each start is called by. A node that does not share starts without being able to note it.
+fn start_numbers(node: &HandOverNode) -> std::io::Result<StartNumbers> {
+    // As an earlier version has offered it.
+    let before = (node.mark.read()? != Noted::Nothing).then_some(node.spool);
+    let (numbers, noted) = StartsFile::new(node.mark.beside("starts")).begin(node.boot, random_u64(), before);
+    match noted {
+        Err(reason) if !node.shares => {
+            warn!(%reason, "how mail of this start is called in the cluster's queue cannot be noted in the spool: after a drain that is interrupted \
+                what is left is offered a second time");
+        }
+        noted => noted?,
+    }
+    Ok(numbers)
 }
 
 impl Driver {

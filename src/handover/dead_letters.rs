@@ -81,7 +81,7 @@ mod tests {
     };
     use ringpost_queue::QueueId;
 
-    use super::*;
+    use super::{super::start_numbers::StartNumbers, *};
 
     #[test]
     fn whoever_may_be_there_is_an_owner_and_who_does_not_see_itself_says_nothing_of_others() {
@@ -102,7 +102,8 @@ mod tests {
     /// After its disk was replaced n1 was there, so nobody tried its dead letters again, and the leader removed the last copies as too old.
     #[test]
     fn a_dead_letter_of_a_replaced_disk_has_no_owner() {
-        let names = |spool| ItemNames { node: "n1".parse().unwrap(), spool, named_since: 0, spread_since: 0 };
+        let names =
+            |spool| ItemNames { node: "n1".parse().unwrap(), spool, starts: StartNumbers::one(spool), named_since: 0, spread_since: 0 };
         let (lost, new) = (names(1), names(2));
         let id = QueueId { boot: 7, shard: 0, sequence: 3 };
         let letter = |id: String, owner: &str| DeadLetter {

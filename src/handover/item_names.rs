@@ -1,21 +1,26 @@
 //! How this spool's mail is called in the cluster's queue.
 //!
-//! A name says node, message and spool. A node that was set up anew under the old `node_id`, or a second one that has it by mistake, gives
-//! other names: neither takes out of the queue, or settles, what is not its own.
+//! A name says node, message and the start that accepted it, by a random number. A node that was set up anew under the old `node_id`, or a second
+//! one that has it by mistake, with a copy of the spool perhaps, gives other names: neither takes out of the queue, or settles, what is not its
+//! own.
 //!
-//! The spool comes last: by a name all nodes know the item's partition, for which its last characters hardly count, and messages that come one
+//! The number comes last: by a name all nodes know the item's partition, for which its last characters hardly count, and messages that come one
 //! after another differ in nothing but the last characters of their ids.
 
 use ringpost_cluster::identity::NodeId;
 use ringpost_queue::QueueId;
+
+use super::start_numbers::StartNumbers;
 
 /// Names of this spool's mail.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct ItemNames {
     /// This node.
     pub(super) node: NodeId,
-    /// The spool's random number.
+    /// The spool's random number: in the names of earlier versions.
     pub(super) spool: u64,
+    /// Those of its starts.
+    pub(super) starts: StartNumbers,
     /// Mail of earlier boots may be in the queue by its name without the spool, as it was offered before names had one, and keeps it.
     pub(super) named_since: u64,
     /// In the same way mail of earlier boots may be there by its name with the spool before the message.
@@ -31,7 +36,7 @@ impl ItemNames {
         } else if boot < self.spread_since {
             format!("{node}:{spool:016x}:{id}")
         } else {
-            format!("{node}:{id}:{spool:016x}")
+            format!("{node}:{id}:{:016x}", self.starts.of(boot))
         }
     }
 
@@ -60,7 +65,7 @@ mod tests {
     use super::*;
 
     fn names(spool: u64, named_since: u64) -> ItemNames {
-        ItemNames { node: "n1".parse().unwrap(), spool, named_since, spread_since: named_since }
+        ItemNames { node: "n1".parse().unwrap(), spool, starts: StartNumbers::one(spool), named_since, spread_since: named_since }
     }
 
     /// A node whose disk was lost, set up anew under its name, took all that its first life had offered for mail that it had settled, and
@@ -76,6 +81,18 @@ mod tests {
         for other in ["", "n1", "n1:", "n1:x", "n1:0000000000000001:x", "n1:x:0000000000000001"] {
             assert_eq!(lost.id_of(other), None, "{other}");
         }
+    }
+
+    /// Two nodes were made from one image and started in the same second: each message of the one had the name of one of the other's, and each
+    /// gave up its mail on the completion of the other's.
+    #[test]
+    fn mail_of_a_copied_spool_is_this_ones_up_to_the_copy_alone() {
+        let names = |of_the_last| ItemNames { starts: StartNumbers::of_two((7, 0xa), (8, of_the_last)), ..names(1, 0) };
+        let (one, other) = (names(0xb), names(0xc));
+        let [before, since] = [7, 8].map(|boot| QueueId { boot, shard: 0, sequence: 3 });
+        assert_eq!(other.id_of(&one.of(before)), Some(before), "both have it");
+        assert_eq!(one.id_of(&one.of(since)), Some(since));
+        assert_eq!(other.id_of(&one.of(since)), None);
     }
 
     #[test]
@@ -123,7 +140,7 @@ mod tests {
 
     #[test]
     fn the_longest_name_is_one_of_an_item() {
-        let names = ItemNames { node: "n".repeat(64).parse().unwrap(), spool: u64::MAX, named_since: 0, spread_since: 0 };
+        let names = ItemNames { node: "n".repeat(64).parse().unwrap(), ..names(u64::MAX, 0) };
         assert!(is_item_id(&names.of(QueueId { boot: u32::MAX, shard: u16::MAX, sequence: u64::MAX })));
     }
 }

@@ -71,6 +71,11 @@ impl OfferMark {
         OfferMark { path: folder.join("offers") }
     }
 
+    /// The place of another file of the same folder.
+    pub(super) fn beside(&self, name: &str) -> PathBuf {
+        self.path.with_file_name(name)
+    }
+
     /// Whether mail may be there. What cannot be looked at counts as yes.
     pub fn is_set(&self) -> bool {
         self.path.try_exists().unwrap_or(true)

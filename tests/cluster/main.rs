@@ -12,6 +12,7 @@ use std::{
 
 use serde_json::Value;
 
+mod copied_spools;
 mod dead_letters;
 mod draining;
 mod forgery;
