@@ -3,6 +3,7 @@
 -- {generation, code, record, ...}: 1 completed | 2 was completed by this token | 3 its owner has settled it, with whom it does not know any more |
 -- 0 not yours, and the record that says whose it is, as far as one can be long ('': nobody's yet, it is in the queue) | -1 was never heard of
 -- Of an item that a worker left to its fate the record is kept for longer: that worker may come back with its copy.
+check_keys()
 local HELD, TIMED, META, BODY, COUNTERS, DONE, OUTCOME, GENERATION = KEYS[4], KEYS[5], KEYS[8], KEYS[9], KEYS[10], KEYS[11], KEYS[12], KEYS[13]
 local PAST, PAST_AT = KEYS[15], KEYS[16]
 local items = (#ARGV - 3) / 3

@@ -1,6 +1,7 @@
 -- Adds items, each once by its id (Q2), while there is room (Q14).
 -- KEYS of the queue    ARGV random, capacity, channel, then for each: id, owner, priority, max_attempts, delay_ms, expires_in_ms, body
 -- {generation, code, ...}: 1 added | 0 is there | 2 was completed | -1 no room
+check_keys()
 local READY, AGES, SCHED, META, BODY, COUNTERS = KEYS[1], KEYS[2], KEYS[3], KEYS[8], KEYS[9], KEYS[10]
 local DONE, OUTCOME, GENERATION, PAST, PAST_AT = KEYS[11], KEYS[12], KEYS[13], KEYS[15], KEYS[16]
 local items = (#ARGV - 3) / 7

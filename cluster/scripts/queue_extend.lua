@@ -1,6 +1,7 @@
 -- A lease by its token runs for so long from now, whatever it was before.
 -- KEYS of the queue    ARGV id, token, lease_ms
 -- 1 | 0 not yours
+check_keys()
 local HELD, TIMED, COUNTERS = KEYS[4], KEYS[5], KEYS[10]
 local id, lease = ARGV[1], tonumber(ARGV[3])
 if not lease or lease < 0 then return redis.error_reply('ERR ringpost: lease') end

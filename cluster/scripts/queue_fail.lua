@@ -1,6 +1,7 @@
 -- Ends one lease without success: again after a delay, or dead. What goes by time and not by attempts gives its attempt back (Q6).
 -- KEYS of the queue    ARGV id, token, retries, delay_ms, counts, reason, dead_max
 -- 1 waits | 2 dead | 0 not yours
+check_keys()
 local SCHED, HELD, TIMED, DEAD, META, COUNTERS = KEYS[3], KEYS[4], KEYS[5], KEYS[7], KEYS[8], KEYS[10]
 local id, token, delay, dead_max = ARGV[1], ARGV[2], tonumber(ARGV[4]), tonumber(ARGV[7])
 if not delay or delay < 0 or not dead_max then return redis.error_reply('ERR ringpost: delay') end

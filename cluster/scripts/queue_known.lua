@@ -1,5 +1,5 @@
 -- What became of ids: the owner's question after silence (Q18). KEYS of the queue    ARGV random, id... (at most 128)
--- {generation, answer, ...}: '' unknown | R S L D, where it is | 'X' and the record of its completion, as far as one can be long |
+-- {generation, answer, ...}: '' unknown | R S L D, where it is (r s l d: it was in none of its places, and is there again) | 'X' and the record of its completion, as far as one can be long |
 -- 'W' and the record of its owner's having taken it back, or ended it
 local DONE, OUTCOME, GENERATION = KEYS[11], KEYS[12], KEYS[13]
 if #ARGV > 129 then return redis.error_reply('ERR ringpost: at most 128 ids') end
@@ -9,12 +9,13 @@ if not generation then
   redis.call('SET', GENERATION, generation)
 end
 local t = redis.call('TIME')
-local heard = heard_at(tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000))
+local now = tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
+local heard = heard_at(now)
 local answer = {generation}
 for i = 2, #ARGV do
   local meta = meta_of(ARGV[i])
   if meta then
-    answer[i] = meta[1]
+    answer[i] = put_back(ARGV[i], meta, now) and string.lower(meta[1]) or meta[1]
   else
     if meta == false then drop(ARGV[i]) end
     local outcome = redis.call('HGET', OUTCOME, ARGV[i])

@@ -4,6 +4,7 @@
 -- KEYS of the queue    ARGV random, worker, count, token, worker_ttl_ms, lease_ms (0: as long as the worker lives), dead_max, bytes_max,
 -- data_bytes_max: the same once it is unpacked
 -- {generation, now_ms, {id, owner, priority, attempts, max_attempts, created_ms, scheduled_ms, expires_ms, token, body}, ...}
+check_keys()
 local READY, AGES, SCHED, HELD, TIMED, WORKERS, DEAD = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
 local META, BODY, COUNTERS, GENERATION = KEYS[8], KEYS[9], KEYS[10], KEYS[13]
 local worker, count, token = ARGV[2], tonumber(ARGV[3]), ARGV[4]

@@ -27,3 +27,36 @@ end
 local function heard_at(now)
   return now - 4398046511104
 end
+-- Each key is of its type, or the script ends here, before its first write: what is written by then is not taken back (Q8).
+local function check_keys()
+  local reads = {'ZCARD', 'ZCARD', 'ZCARD', 'ZCARD', 'ZCARD', 'ZCARD', 'ZCARD', 'HLEN', 'HLEN', 'HLEN', 'ZCARD', 'HLEN', 'STRLEN', 'STRLEN', 'HLEN', 'ZCARD'}
+  for i, key in ipairs(KEYS) do redis.call(reads[i], key) end
+end
+-- Whether a key has a member. Of one that is damaged that is not to be known.
+local function has(key, member)
+  local score = redis.pcall('ZSCORE', key, member)
+  return score and true or false
+end
+-- An item that is in none of the places of its state, as after the loss of their keys, goes there again: no worker would ever meet it. True: it
+-- did. A lease that nothing ends is over.
+local function put_back(id, meta, now)
+  local state = meta[1]
+  if state == 'R' then
+    if has(KEYS[1], id) and has(KEYS[2], id) then return false end
+    -- One of these keys may be damaged while another was lost: whoever asks is told all the same where the others are.
+    local sequence = redis.pcall('HINCRBY', KEYS[10], 'sequence', 1)
+    if type(sequence) ~= 'number' then return false end
+    redis.pcall('ZADD', KEYS[1], meta[2] * 1099511627776 + sequence, id)
+    redis.pcall('ZADD', KEYS[2], sequence, id)
+  elseif state == 'S' then
+    if has(KEYS[3], id) then return false end
+    redis.call('ZADD', KEYS[3], now, id)
+  elseif state == 'L' then
+    if has(KEYS[5], id) or has(KEYS[4], meta[9] .. '/' .. id) then return false end
+    redis.call('ZADD', KEYS[5], now, id)
+  else
+    if has(KEYS[7], id) then return false end
+    redis.call('ZADD', KEYS[7], now, id)
+  end
+  return true
+end

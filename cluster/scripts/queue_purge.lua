@@ -2,6 +2,7 @@
 -- A worker that one was left by, and that may come back, is not told that nobody ever heard of it: its owner may offer it again.
 -- KEYS of the queue    ARGV epoch, older_than_ms, id... (none: by age)
 -- {1, removed} | {0, epoch}
+check_keys()
 local DEAD, META, BODY, COUNTERS, EPOCH, PAST, PAST_AT = KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[14], KEYS[15], KEYS[16]
 local mine, seen = tonumber(ARGV[1]), tonumber(redis.call('GET', EPOCH) or '0') or 0
 -- What is no epoch is damage, as good as lost: what nodes have accepted raises it again (L6).

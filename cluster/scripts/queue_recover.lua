@@ -3,6 +3,7 @@
 -- heard before the others.
 -- KEYS of the queue    ARGV limit (at most 128), jitter_ms, random, dead_max, outcomes_max, past_max, lease_max_ms
 -- {recovered, dead, outcomes dropped that their owners have not heard of}
+check_keys()
 local SCHED, HELD, TIMED, WORKERS, DEAD, META, COUNTERS = KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[10]
 local DONE, OUTCOME, PAST, PAST_AT = KEYS[11], KEYS[12], KEYS[15], KEYS[16]
 local limit, jitter, random, dead_max = math.min(tonumber(ARGV[1]), 128), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])

@@ -2,6 +2,7 @@
 -- late claim is to hear that. Not where another record has taken their place.
 -- KEYS of the queue    ARGV for each (at most 64): id, record (its first 1024 bytes), the owner's word
 -- {code, ...}: 1 it is not there any more | 0 another is
+check_keys()
 local COUNTERS, DONE, OUTCOME, PAST = KEYS[10], KEYS[11], KEYS[12], KEYS[15]
 local items = #ARGV / 3
 if items ~= math.floor(items) or items < 1 or items > 64 then return redis.error_reply('ERR ringpost: 1 to 64 items') end

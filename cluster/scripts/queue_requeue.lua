@@ -1,5 +1,6 @@
 -- Dead letters get their attempts back and go to the ready ones. KEYS of the queue    ARGV channel, id... (none: the oldest 128)
 -- number requeued
+check_keys()
 local READY, AGES, DEAD, META, COUNTERS = KEYS[1], KEYS[2], KEYS[7], KEYS[8], KEYS[10]
 if #ARGV > 129 then return redis.error_reply('ERR ringpost: at most 128 ids') end
 local ids = {}

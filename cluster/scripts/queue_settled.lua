@@ -1,5 +1,6 @@
 -- The owner has settled these: their outcomes are forgotten. KEYS of the queue    ARGV owner, id... (at most 128)
 -- number forgotten
+check_keys()
 local DONE, OUTCOME = KEYS[11], KEYS[12]
 if #ARGV > 129 then return redis.error_reply('ERR ringpost: at most 128 ids') end
 local forgotten = 0

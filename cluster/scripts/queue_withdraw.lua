@@ -4,6 +4,7 @@
 -- is told just that. What a worker of a version before was refused since then stays: it dropped its copy, which may have been the last.
 -- KEYS of the queue    ARGV owner, 'withdrawn' or 'ended', id... (at most 128)
 -- {code, ...}: 1 out | 0 it is leased, or another's | -1 unknown | 2 it stays
+check_keys()
 local PAST, PAST_AT = KEYS[15], KEYS[16]
 local READY, AGES, SCHED, HELD, TIMED, DEAD, META, BODY, COUNTERS, DONE, OUTCOME =
   KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11], KEYS[12]

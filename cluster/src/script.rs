@@ -74,7 +74,7 @@ const SOURCES: &[(&str, &str)] = &sources![
 ];
 
 /// What scripts share, and which of it one uses that has it.
-const SHARED: [&str; 2] = ["meta_of(", "heard_at("];
+const SHARED: [&str; 3] = ["meta_of(", "heard_at(", "check_keys("];
 const META: &str = include_str!("../scripts/queue_meta.lua");
 
 static SHIPPED: LazyLock<Scripts> = LazyLock::new(|| Scripts::changed(|_, source| source.to_owned()));

@@ -6,6 +6,7 @@
 use std::{sync::Arc, time::Duration};
 
 use redis::Value;
+use tracing::warn;
 
 use crate::{
     completion::{Completion, RECORD_BYTES_MAX, SIGNATURE_BYTES, result_of},
@@ -346,16 +347,21 @@ impl WorkQueue {
         Ok(Swept { waiting: reply.count()?, died: reply.count()?, dropped: reply.count()? })
     }
 
-    /// Where up to [`IDS_PER_CALL`] items of one partition are.
+    /// Where up to [`IDS_PER_CALL`] items of one partition are. One that was in no place any more, where no worker would ever meet it, is put back.
     pub async fn known(&self, partition: u16, ids: &[&str]) -> Result<(String, Vec<Known>), QueueError> {
         let new_data = generation_of_new_data();
         let mut args: Vec<&[u8]> = vec![new_data.as_bytes()];
         args.extend(ids.iter().map(|id| id.as_bytes()));
         let mut reply = Reply::new(self.run("queue_known", partition, &args).await?)?;
         let generation = reply.text()?;
-        let mut answers = Vec::with_capacity(ids.len());
+        let (mut answers, mut put_back) = (Vec::with_capacity(ids.len()), 0_u32);
         for id in ids {
-            answers.push(match reply.bytes()?.as_slice() {
+            let mut answer = reply.bytes()?;
+            if let [state @ (b'r' | b's' | b'l' | b'd')] = answer.as_mut_slice() {
+                state.make_ascii_uppercase();
+                put_back += 1;
+            }
+            answers.push(match answer.as_slice() {
                 b"" => Known::Unknown,
                 b"R" | b"S" => Known::Waiting,
                 b"L" => Known::Leased,
@@ -373,6 +379,15 @@ impl WorkQueue {
                 },
                 _ => return Err(ValkeyError::Malformed("a state").into()),
             });
+        }
+        if put_back > 0 {
+            let queue = &*self.name;
+            warn!(
+                queue,
+                partition,
+                put_back,
+                "items of the work queue were in none of its places, as keys of it were lost or damaged: they are put back"
+            );
         }
         Ok((generation, answers))
     }
