@@ -116,9 +116,14 @@ async fn dial(
     let settings = client_settings(shard, destination);
     loop {
         let host = if shard.is_ending() { None } else { shard.queue.borrow_mut().next_host(destination, &mut tried, shard.now_ms()) };
-        if host.is_none() && dispatch.is_some() && words.is_some() {
-            shard.settle_declined(dispatch.expect("just seen"), words.expect("just seen"));
-            return Dialed::Served;
+        if host.is_none() {
+            match (dispatch, words) {
+                (Some(dispatch), Some(words)) => {
+                    shard.settle_declined(dispatch, words);
+                    return Dialed::Served;
+                }
+                left => (dispatch, words) = left,
+            }
         }
         if shard.is_ending() {
             return Dialed::Ending(dispatch);
