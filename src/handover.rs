@@ -18,6 +18,7 @@ use ringpost_cluster::{
     handle::ClusterHandle,
     identity::NodeId,
     offer::{OfferBounds, Offers},
+    restraint::KEY_MARK,
     valkey::{Message, Valkey, random_u64},
     valkey_error::ValkeyError,
     work_queue::{QueueError, Swept, WorkQueue},
@@ -149,6 +150,7 @@ struct Ended;
 /// until it is to be emptied. Fails with a sentence where the spool cannot note that mail is offered.
 pub fn start(node: HandOverNode, shards: Vec<Arc<RequestLane>>) -> Result<SharedDelivery, String> {
     let now = BootTime::now();
+    node.cluster.says(KEY_MARK, node.queue.key_mark());
     let bounds = OfferBounds {
         lease_ttl: node.lease_ttl,
         guard: GUARD,

@@ -2,11 +2,17 @@
 //!
 //! An item that a worker cannot use is rarely to blame. A worker without room, or with another `key_file`, would lease all that is ready,
 //! put it off again and again, and count attempts until good mail is a dead letter. So it gives back what it has and pauses.
+//!
+//! That it is the worker that has another key is known where it has never read an item of others. Before its first it goes by what nodes say of
+//! their keys: an owner with another key than all, whose mail lies before that of the others, is not to stop a worker that has just started.
 //! Pure: the driver reports how it went.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use crate::{boot_time::BootTime, identity::NodeId, work_item::ItemError, work_queue::Retry};
+
+/// By this name nodes say in their heartbeats which key they have, as [`ItemKey::mark`](crate::work_item::ItemKey::mark) tells it.
+pub const KEY_MARK: &str = "key_mark";
 
 /// The first pause; each further one is twice as long.
 const PAUSE_MIN: Duration = Duration::from_secs(5);
@@ -16,6 +22,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(60);
 const PUT_OFF_MS: u64 = 60_000;
 /// So many items of one owner in a row are not damaged: the owner has another key than before.
 const DAMAGED_MAX: u32 = 3;
+/// That items of an owner cannot be read is said this often.
+const SAID_EVERY: Duration = Duration::from_secs(60);
 /// Owners that are remembered: far more than a cluster has.
 const OWNERS_MAX: usize = 4096;
 
@@ -26,6 +34,16 @@ pub struct Restraint {
     until: BootTime,
     /// Their items were signed with this node's key, and so many were not since.
     known_owners: BTreeMap<NodeId, u32>,
+    /// When it was said last that their items could not be read, and how many there were since.
+    unread: BTreeMap<NodeId, (Option<BootTime>, u64)>,
+}
+
+/// Whether this node's key is that of others as well, and of no fewer than the owner's is: what cannot be read is the owner's fault then. `others`:
+/// what the other nodes that are there say of theirs.
+pub fn is_shared(mine: &str, owner: &NodeId, others: &BTreeMap<NodeId, String>) -> bool {
+    let count = |mark: &str| others.values().filter(|other| *other == mark).count();
+    let theirs = others.get(owner).filter(|theirs| *theirs != mine);
+    count(mine) > 0 && theirs.is_none_or(|theirs| count(mine) >= count(theirs))
 }
 
 impl Restraint {
@@ -43,11 +61,12 @@ impl Restraint {
         }
     }
 
-    /// An item of another node could not be read: how its lease is given back. `soon_ms`: where another worker can do better at once.
-    pub fn unread(&mut self, owner: &NodeId, reason: &ItemError, soon_ms: u64, now: BootTime) -> Retry {
+    /// An item of another node could not be read: how its lease is given back. `is_shared`: see [`is_shared`]. `soon_ms`: where another worker can
+    /// do better at once.
+    pub fn unread(&mut self, owner: &NodeId, reason: &ItemError, is_shared: impl FnOnce() -> bool, soon_ms: u64, now: BootTime) -> Retry {
         match reason {
             // Nothing of others was ever read: it is this node that has another key.
-            ItemError::NotOurs if self.known_owners.is_empty() => {
+            ItemError::NotOurs if self.known_owners.is_empty() && !is_shared() => {
                 self.pause(now);
                 Retry::Free(soon_ms)
             }
@@ -62,6 +81,19 @@ impl Restraint {
             ItemError::Newer => Retry::Free(PUT_OFF_MS),
             ItemError::Id(_) | ItemError::TooLarge(_) | ItemError::Damaged(_) => Retry::Counted(PUT_OFF_MS),
         }
+    }
+
+    /// Whether it is to be said now that items of this owner cannot be read: of how many since it was said last. There can be thousands.
+    pub fn says_unread(&mut self, owner: &NodeId, now: BootTime) -> Option<u64> {
+        if self.unread.len() >= OWNERS_MAX && !self.unread.contains_key(owner) {
+            self.unread.clear();
+        }
+        let (said, count) = self.unread.entry(owner.clone()).or_default();
+        *count += 1;
+        said.is_none_or(|at| now.since(at) >= SAID_EVERY).then(|| {
+            *said = Some(now);
+            std::mem::take(count)
+        })
     }
 
     /// What was read is no mail that this version can store.
@@ -124,7 +156,7 @@ mod tests {
     fn a_worker_with_another_key_counts_nothing_and_pauses() {
         let mut restraint = Restraint::default();
         for owner in ["n1", "n2", "n1"] {
-            assert_eq!(restraint.unread(&node(owner), &ItemError::NotOurs, 700, at(0)), Retry::Free(700));
+            assert_eq!(restraint.unread(&node(owner), &ItemError::NotOurs, || false, 700, at(0)), Retry::Free(700));
         }
         assert!(!restraint.allows(at(1)));
     }
@@ -133,7 +165,7 @@ mod tests {
     fn an_owner_with_another_key_stops_no_worker_and_loses_no_mail() {
         let mut restraint = Restraint::default();
         restraint.read(&node("n1"));
-        assert_eq!(restraint.unread(&node("n2"), &ItemError::NotOurs, 700, at(0)), Retry::Free(PUT_OFF_MS));
+        assert_eq!(restraint.unread(&node("n2"), &ItemError::NotOurs, || false, 700, at(0)), Retry::Free(PUT_OFF_MS));
         assert!(restraint.allows(at(0)));
     }
 
@@ -142,12 +174,51 @@ mod tests {
         let mut restraint = Restraint::default();
         restraint.read(&node("n1"));
         for _ in 0..DAMAGED_MAX {
-            assert_eq!(restraint.unread(&node("n1"), &ItemError::NotOurs, 700, at(0)), Retry::Counted(PUT_OFF_MS));
+            assert_eq!(restraint.unread(&node("n1"), &ItemError::NotOurs, || false, 700, at(0)), Retry::Counted(PUT_OFF_MS));
         }
-        assert_eq!(restraint.unread(&node("n1"), &ItemError::NotOurs, 700, at(0)), Retry::Free(PUT_OFF_MS));
+        assert_eq!(restraint.unread(&node("n1"), &ItemError::NotOurs, || false, 700, at(0)), Retry::Free(PUT_OFF_MS));
         assert!(restraint.allows(at(0)));
         restraint.read(&node("n1"));
-        assert_eq!(restraint.unread(&node("n1"), &ItemError::NotOurs, 700, at(0)), Retry::Counted(PUT_OFF_MS), "one among good ones");
+        assert_eq!(
+            restraint.unread(&node("n1"), &ItemError::NotOurs, || false, 700, at(0)),
+            Retry::Counted(PUT_OFF_MS),
+            "one among good ones"
+        );
+    }
+
+    /// A worker that had just started met a front end's mail first that was signed with another key: it paused for a minute at a time, and took 32
+    /// messages of it after each, while good mail lay behind thousands.
+    #[test]
+    fn an_owner_with_another_key_stops_no_worker_that_has_just_started_beside_others_with_its_key() {
+        let others: BTreeMap<NodeId, String> = [("n1", "a"), ("n3", "b")].map(|(id, mark)| (id.parse().unwrap(), mark.to_owned())).into();
+        let mut restraint = Restraint::default();
+        for _ in 0..100 {
+            let is_shared = || is_shared("a", &node("n3"), &others);
+            assert_eq!(restraint.unread(&node("n3"), &ItemError::NotOurs, is_shared, 700, at(0)), Retry::Free(PUT_OFF_MS));
+        }
+        assert!(restraint.allows(at(0)));
+    }
+
+    #[test]
+    fn a_key_is_shared_that_others_have_and_no_fewer_than_the_owners() {
+        let others = |marks: &[(&str, &str)]| marks.iter().map(|(id, mark)| (node(id), (*mark).to_owned())).collect();
+        let is_shared = |owner: &str, marks: &[(&str, &str)]| is_shared("a", &node(owner), &others(marks));
+        assert!(!is_shared("n3", &[]));
+        assert!(!is_shared("n3", &[("n3", "b")]), "one against one");
+        assert!(is_shared("n3", &[("n3", "b"), ("n1", "a")]));
+        assert!(!is_shared("n3", &[("n3", "b"), ("n4", "b"), ("n1", "a")]));
+        // It is not there, or of a version that does not say.
+        assert!(is_shared("n3", &[("n1", "a")]));
+        assert!(!is_shared("n3", &[("n1", "b")]));
+        assert!(is_shared("n3", &[("n3", "a")]), "damaged, or signed before it had this key");
+    }
+
+    #[test]
+    fn that_an_owner_has_another_key_is_said_once_a_minute_with_a_count() {
+        let mut restraint = Restraint::default();
+        let said: Vec<Option<u64>> = [0, 0, 1, 59, 60, 61].map(|second| restraint.says_unread(&node("n3"), at(second))).into();
+        assert_eq!(said, [Some(1), None, None, None, Some(4), None]);
+        assert_eq!(restraint.says_unread(&node("n4"), at(61)), Some(1));
     }
 
     #[test]
@@ -155,9 +226,9 @@ mod tests {
         let mut restraint = Restraint::default();
         restraint.read(&node("n1"));
         for reason in [ItemError::NotOurs, ItemError::Damaged("it is too short"), ItemError::TooLarge(1 << 30)] {
-            assert_eq!(restraint.unread(&node("n1"), &reason, 700, at(0)), Retry::Counted(PUT_OFF_MS), "{reason}");
+            assert_eq!(restraint.unread(&node("n1"), &reason, || false, 700, at(0)), Retry::Counted(PUT_OFF_MS), "{reason}");
         }
-        assert_eq!(restraint.unread(&node("n1"), &ItemError::Newer, 700, at(0)), Retry::Free(PUT_OFF_MS));
+        assert_eq!(restraint.unread(&node("n1"), &ItemError::Newer, || false, 700, at(0)), Retry::Free(PUT_OFF_MS));
         assert!(restraint.allows(at(0)));
     }
 }

@@ -121,6 +121,11 @@ impl WorkQueue {
         self.me.node()
     }
 
+    /// See [`ItemKey::mark`].
+    pub fn key_mark(&self) -> String {
+        self.key.mark()
+    }
+
     /// The bounds it was made with.
     pub fn bounds(&self) -> QueueBounds {
         self.bounds

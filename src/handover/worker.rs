@@ -9,8 +9,10 @@ use std::{
 use ringpost_cluster::{
     boot_time::BootTime,
     claim::{ClaimTimes, Claims, Lease, Verdict},
+    identity::NodeId,
+    membership::Status,
     offer::OWN_AGAIN,
-    restraint::Restraint,
+    restraint::{KEY_MARK, Restraint, is_shared},
     valkey::random_u64,
     valkey_error::ValkeyError,
     work_queue::{ITEMS_PER_CALL, Leased, QueueError, Retry},
@@ -82,6 +84,16 @@ impl Driver {
         };
         // A shard that ends takes its claims with it; the next start asks again.
         let _ = worker.run().await;
+    }
+}
+
+impl Driver {
+    /// Whether an owner's items that are not signed with this node's key are the owner's fault, by what nodes say.
+    fn shares_key(&self, owner: &NodeId) -> bool {
+        let (me, nodes) = (&self.node.me, self.node.cluster.nodes());
+        let others = nodes.into_iter().filter(|node| node.id != *me && node.status != Status::Offline);
+        let marks = others.filter_map(|mut node| Some((node.id, node.metadata.remove(KEY_MARK)?))).collect();
+        is_shared(&self.node.queue.key_mark(), owner, &marks)
     }
 }
 
@@ -283,8 +295,11 @@ impl Worker {
                     storing.push((lease, shard, tokio::spawn(async move { asking.ask(shard, HandOver::Claim(claim)).await })));
                 }
                 Err(reason) => {
-                    warn!(item = lease.id, %owner, %reason, "an item of the work queue is not used");
-                    let retry = self.restraint.unread(&owner, &reason, soon(), BootTime::now());
+                    let now = BootTime::now();
+                    if let Some(count) = self.restraint.says_unread(&owner, now) {
+                        warn!(item = lease.id, %owner, %reason, count, "items of the work queue are not used: said once a minute for each owner");
+                    }
+                    let retry = self.restraint.unread(&owner, &reason, || driver.shares_key(&owner), soon(), now);
                     self.give_back(&lease, retry, &reason.to_string()).await;
                 }
             }
