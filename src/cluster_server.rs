@@ -75,7 +75,7 @@ pub async fn answer(call: ClusterCall, cluster: Option<&ClusterNode>) -> Result<
             let target = rollback_target(current, &history, version)?;
             let (found, text) =
                 control.read_config(Some(target), "").await.map_err(failed)?.config().ok_or("that version is not kept any more")?;
-            cluster.check_push(&text)?;
+            cluster.check_push(&text).map_err(|why| format!("version {target} cannot run here: {why}; name another version"))?;
             let floor = cluster.handle.config_version();
             let published = control.publish_config(&text, &author, found.version, floor, Some(current)).await.map_err(failed)?;
             one(json(&PublishedView::of(published)?))

@@ -151,11 +151,24 @@ impl Reloader {
         Ok(Reloaded { reloaded, restart, is_moving: moved.is_err(), moved: moved.unwrap_or(0) })
     }
 
-    /// What a push would run here: the whole config, or why it could not be. What changes only with a restart is refused by
-    /// [`Reloader::push`], not here.
+    /// Whether [`Reloader::push`] would take it, or why not.
     pub fn check(&self, pushed: &str) -> Result<(), String> {
-        let own = self.in_force().own.clone();
-        Config::overlay(&own, &self.path, pushed).map(drop)
+        let (own, old) = {
+            let in_force = self.in_force();
+            (in_force.own.clone(), in_force.pushed.clone())
+        };
+        self.pushed_over(&own, &old, pushed).map(drop)
+    }
+
+    /// The whole config with `pushed` in the place of `old`, or why a running engine cannot take it over.
+    fn pushed_over(&self, own: &str, old: &str, pushed: &str) -> Result<Config, String> {
+        let new = Whole::new(own, &self.path, pushed)?;
+        let old = Whole::new(own, &self.path, old)?;
+        if old.config.taking_over(&new.config) != new.config {
+            let restart = Difference::between(&old.text, &new.text).restart;
+            return Err(format!("{} cannot change while the engine runs: set it in each node's own file and restart", restart.join(", ")));
+        }
+        Ok(new.config)
     }
 
     /// Runs with this pushed config from now on, or says why nothing was changed: all of it or nothing.
@@ -165,13 +178,8 @@ impl Reloader {
             let in_force = self.in_force();
             (in_force.own.clone(), in_force.pushed.clone(), in_force.config.clone())
         };
-        let new = Whole::new(&own, &self.path, &pushed)?;
-        let old = Whole::new(&own, &self.path, &old)?;
-        if old.config.taking_over(&new.config) != new.config {
-            let restart = Difference::between(&old.text, &new.text).restart;
-            return Err(format!("{} cannot change while the engine runs: set it in each node's own file and restart", restart.join(", ")));
-        }
-        let config = Arc::new(running.taking_over(&new.config));
+        let new = self.pushed_over(&own, &old, &pushed)?;
+        let config = Arc::new(running.taking_over(&new));
         self.swap(&config, &running).await?;
         {
             let mut in_force = self.in_force();
@@ -338,6 +346,25 @@ mod tests {
         answer(Answer::Done);
         assert_eq!(push.await.unwrap(), Ok(()));
         (following.answer)(Answer::Followed(1));
+    }
+
+    /// Pushes of `[log]` and the like were published, and each node refused them: the operator was told that all was well.
+    #[test]
+    fn what_no_running_node_takes_is_refused_before_it_is_published() {
+        let (_folder, reloader, _shards) = node(1);
+        let cases = [
+            ("[log]\nlevel = \"debug\"\n[memory]\nmax_memory = \"900 MiB\"\n", "log.level, memory.max_memory"),
+            ("[smtp]\nsessions_max = 50\nrecipients_max = 101\n", "smtp.sessions_max"),
+        ];
+        for (pushed, keys) in cases {
+            let refused = reloader.check(pushed).unwrap_err();
+            assert!(
+                refused.starts_with(&format!("{keys} cannot change while the engine runs: set it in each node's own file")),
+                "{refused}"
+            );
+        }
+        reloader.check(PUSHED).unwrap();
+        reloader.check("[log]\nlevel = \"info\"\n").unwrap();
     }
 
     #[tokio::test]

@@ -103,17 +103,25 @@ fn pushed_routes_and_limits_are_taken_over_by_running_nodes() {
     assert_eq!(rig.nodes[1].reload().0, 0);
     all_run(&rig, 2);
 
-    // What is settled at the start is refused by key, and nothing of that push runs.
-    let (_, output, _) = push(&rig, "[smtp]\nsessions_max = 50\nrecipients_max = 101\n[delivery]\nmode = \"shared\"\n");
-    assert_eq!(output.trim(), "version 3 published");
+    // What is settled at the start is refused by key where it is pushed, and nobody else hears of it.
+    let (code, _, errors) = push(&rig, "[smtp]\nsessions_max = 50\nrecipients_max = 101\n[log]\nlevel = \"warn\"\n");
+    assert!(code == 1 && errors.contains("log.level, smtp.sessions_max cannot change"), "{code} {errors}");
+    // So does a node whose own file has something else there, and nothing of that push runs on it.
+    rig.nodes[1].process = None;
+    fs::write(&rig.nodes[1].config, own.clone() + "[log]\nlevel = \"warn\"\n").unwrap();
+    rig.start_node(1);
+    let (_, output, errors) = push(&rig, "[log]\nlevel = \"info\"\n[smtp]\nrecipients_max = 101\n");
+    assert_eq!(output.trim(), "version 3 published", "{errors}");
     wait_for("the refusal", || {
         let nodes = rig.nodes[0].get("/api/cluster/nodes")?;
-        let refused = |node: &Value| {
-            let why = node["config_refused"]["reason"].as_str().unwrap_or_default().to_owned();
-            node["config_refused"]["version"] == 3 && why.starts_with("delivery.mode, smtp.sessions_max cannot change")
-        };
-        nodes.as_array()?.iter().all(refused).then_some(())
+        let node = nodes.as_array()?.iter().find(|node| node["id"] == "n2")?.clone();
+        let why = node["config_refused"]["reason"].as_str().unwrap_or_default().to_owned();
+        (node["config_refused"]["version"] == 3 && why.starts_with("log.level cannot change")).then_some(())
     });
+    wait_for("the others", || [0, 2].iter().all(|node| rig.nodes[*node].config_version() == 3).then_some(()));
+    // Nor does a roll-back through that node publish it again.
+    let (code, _, errors) = rig.nodes[1].cluster(&["config", "rollback", "3"]);
+    assert!(code == 1 && errors.contains("version 3 cannot run here: log.level cannot change"), "{code} {errors}");
     let (code, _, errors) = rig.nodes[2].cluster(&["config", "rollback"]);
     assert_eq!(code, 0, "{errors}");
     all_run(&rig, 4);
