@@ -151,8 +151,9 @@ impl Reloader {
         Ok(Reloaded { reloaded, restart, is_moving: moved.is_err(), moved: moved.unwrap_or(0) })
     }
 
-    /// Whether [`Reloader::push`] would take it, or why not.
+    /// Whether [`Reloader::push`] would take it and it is for all nodes, or why not.
     pub fn check(&self, pushed: &str) -> Result<(), String> {
+        Config::shareable(pushed)?;
         let (own, old) = {
             let in_force = self.in_force();
             (in_force.own.clone(), in_force.pushed.clone())
@@ -363,6 +364,8 @@ mod tests {
                 "{refused}"
             );
         }
+        // What a node says itself it takes, and others say something else.
+        assert!(reloader.check("[delivery]\nmode = \"local\"\n").unwrap_err().starts_with("delivery.mode belongs to one node"));
         reloader.check(PUSHED).unwrap();
         reloader.check("[log]\nlevel = \"info\"\n").unwrap();
     }

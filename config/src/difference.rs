@@ -11,7 +11,7 @@ use crate::Config;
 const RELOADED: [&str; 7] = ["relay", "domain", "route", "smtp", "queue", "delivery", "bounce"];
 
 /// What of these sections is settled at the start.
-const SETTLED: [&str; 6] = [
+pub(crate) const SETTLED: [&str; 6] = [
     "smtp.sessions_max",
     "bounce.enabled",
     "bounce.reports_per_second",
