@@ -226,7 +226,12 @@ fn leader(socket: &Path, output: Output) -> ExitCode {
 }
 
 fn config(socket: &Path, call: ConfigCommand) -> ExitCode {
-    let published = |value: &Value| say(&format!("version {} {}", field(value, "version"), field(value, "result")));
+    let published = |value: &Value| {
+        say(&format!("version {} {}", field(value, "version"), field(value, "result")));
+        if let Some(warning) = value["warning"].as_str() {
+            eprintln!("ringpost: {}", shown_text(warning));
+        }
+    };
     match call {
         ConfigCommand::Push { path, author, dry_run, output } => {
             let text = match pushed_text(&path) {

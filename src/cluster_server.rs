@@ -48,7 +48,7 @@ pub async fn answer(call: ClusterCall, cluster: Option<&ClusterNode>) -> Result<
             // Refused here, it is refused whole and nobody else hears of it.
             cluster.check_push(&text)?;
             if dry_run {
-                return one(json(&PublishedView { version: cluster.handle.config_version(), result: "checked".to_owned() }));
+                return one(json(&PublishedView::new(cluster.handle.config_version(), "checked")));
             }
             let published = control.publish_config(&text, &author, 0, cluster.handle.config_version(), None).await.map_err(failed)?;
             one(json(&PublishedView::of(published)?))

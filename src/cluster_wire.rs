@@ -168,14 +168,27 @@ pub struct PublishedView {
     pub version: u64,
     /// `published`, `unchanged` or `checked`.
     pub result: String,
+    /// What the operator should mend, though it is done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warning: Option<String>,
 }
 
 impl PublishedView {
+    /// Without a warning.
+    pub fn new(version: u64, result: &str) -> PublishedView {
+        PublishedView { version, result: result.to_owned(), warning: None }
+    }
+
     /// Err: somebody else published in between.
     pub fn of(published: Published) -> Result<PublishedView, String> {
         match published {
-            Published::Version(version) => Ok(PublishedView { version, result: "published".to_owned() }),
-            Published::Same(version) => Ok(PublishedView { version, result: "unchanged".to_owned() }),
+            Published::Version(version) => Ok(PublishedView::new(version, "published")),
+            Published::Untold(version) => {
+                let warning = "Valkey lets this user publish no message: nodes take the version with a heartbeat or when they ask \
+                               (cluster.config_poll); give the user its channels (&*)";
+                Ok(PublishedView { warning: Some(warning.to_owned()), ..PublishedView::new(version, "published") })
+            }
+            Published::Same(version) => Ok(PublishedView::new(version, "unchanged")),
             Published::Overtaken(version) => Err(format!("version {version} was published meanwhile: look at it and try again")),
         }
     }

@@ -1,21 +1,25 @@
 -- Publishes a config. 'next': as that version, if `expected` is still current.
 -- 'restore': as that very version, where Valkey knows only earlier ones (it lost data), or has it without a seal.
 -- KEYS configs    ARGV mode, version, hash, author, text, of, expected, history_max, channel, seal, seal under the expected number
--- {1, version} published | {2, version} is current already | {0, version} something else is current
+-- {1, version} published | {3, version} so too, and nobody was told | {2, version} is current already | {0, version} something else is current
 local number, keep = tonumber(ARGV[2]), tonumber(ARGV[8])
 if not number or not keep or keep < 2 then return redis.error_reply('ERR ringpost: version or history') end
 local current = redis.call('HMGET', KEYS[1], 'current', 'hash')
 local version = tonumber(current[1] or '0') or 0
 -- What is no version is damage, as good as lost.
 if not (version >= 0 and version <= 9007199254740991) then version = 0 end
+-- It is written by now: that this user may not use the channel is no failure.
+local function published(number, hash)
+  local told = redis.pcall('PUBLISH', ARGV[9], 'config ' .. number .. ' ' .. hash)
+  return type(told) == 'table' and told.err and 3 or 1
+end
 local t = redis.call('TIME')
 local now = tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
 if ARGV[1] == 'restore' then
   if version == number and current[2] == ARGV[3] and ARGV[10] ~= '' and redis.call('HEXISTS', KEYS[1], 's' .. current[1]) == 0 then
     -- A program that did not sign numbers has pushed it.
     redis.call('HSET', KEYS[1], 's' .. current[1], ARGV[10])
-    redis.call('PUBLISH', ARGV[9], 'config ' .. current[1] .. ' ' .. ARGV[3])
-    return {1, version}
+    return {published(current[1], ARGV[3]), version}
   end
   if version >= number then return {0, version} end
   version = number
@@ -41,5 +45,4 @@ for i = 1, #versions - keep do
   local old = string.format('%.0f', versions[i])
   redis.call('HDEL', KEYS[1], 'v' .. old, 's' .. old)
 end
-redis.call('PUBLISH', ARGV[9], 'config ' .. text .. ' ' .. ARGV[3])
-return {1, version}
+return {published(text, ARGV[3]), version}

@@ -117,6 +117,8 @@ impl Fetched {
 pub enum Published {
     /// It is this version.
     Version(u64),
+    /// It is this version, and Valkey's rights let nobody tell the nodes: they find it by asking.
+    Untold(u64),
     /// The current version has this text already, and nodes take it.
     Same(u64),
     /// This version came in between; nothing was published.
@@ -350,6 +352,7 @@ impl ControlPlane {
         let version = reply.count()?;
         match code {
             1 => Ok(Published::Version(version)),
+            3 => Ok(Published::Untold(version)),
             2 => Ok(Published::Same(version)),
             0 => Ok(Published::Overtaken(version)),
             _ => Err(ValkeyError::Malformed("a code of publish")),

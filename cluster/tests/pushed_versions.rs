@@ -63,6 +63,20 @@ fn without_a_key_every_version_is_read() {
     });
 }
 
+/// The message comes last, and Valkey refused it: a push that every node ran was told as failed.
+#[test]
+fn a_push_that_no_message_may_tell_of_is_no_failure() {
+    let server = Server::start(Durability::None);
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+        let control = control(&server).with_key(ItemKey::new(b"the cluster's key"));
+        assert_eq!(control.publish_config("a = 1\n", "ann", 0, 0, None).await.unwrap(), Published::Version(1));
+        server.command("ACL SETUSER default resetchannels");
+        assert_eq!(control.publish_config("a = 2\n", "ann", 0, 1, None).await.unwrap(), Published::Untold(2));
+        assert!(matches!(control.read_config(None, "").await.unwrap(), Fetched::Config(_, text) if text == "a = 2\n"));
+        assert_eq!(control.restore_config(3, "a = 3\n").await.unwrap(), Published::Untold(3));
+    });
+}
+
 /// What somebody wrote into Valkey was taken as it was: nodes asked each millisecond, or in an age.
 #[test]
 fn how_often_nodes_ask_is_within_its_limits_whatever_valkey_says() {

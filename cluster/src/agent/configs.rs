@@ -96,7 +96,7 @@ impl Agent {
         let (control, version) = (self.control.clone(), self.config.running());
         let Some(text) = self.pushed.text() else { return };
         self.tasks.spawn(async move {
-            if let Ok(Published::Version(_)) = control.restore_config(version, &text).await {
+            if let Ok(Published::Version(_) | Published::Untold(_)) = control.restore_config(version, &text).await {
                 info!(version, "Valkey lost the pushed config, or what signs it, and was given it back");
             }
             Outcome::Nothing
