@@ -75,6 +75,9 @@ impl Target {
                 let sentinels = sentinels.collect::<Result<_, String>>()?;
                 Place::Sentinel { sentinels, name: path.to_owned(), node: open(hosts[0], user, "")? }
             }
+            "cluster" if !matches!(path, "" | "0") => {
+                return Err(format!("names database {path}, and a cluster has only database 0: leave out /{path}"));
+            }
             "cluster" => Place::Cluster(hosts.iter().map(|host| open(host, user, "")).collect::<Result<_, String>>()?),
             _ => return Err("has a form that is neither +sentinel nor +cluster".to_owned()),
         };
@@ -139,6 +142,10 @@ mod tests {
         assert!(sentinel.with_sentinel_login(None, Some("p")).is_ok() && single.with_sentinel_login(None, Some("p")).is_err());
         let cluster = Target::parse("valkeys+cluster://a:1,b:2,c:3", None, None).unwrap();
         assert!(matches!(&cluster.place, Place::Cluster(hosts) if hosts.len() == 3));
+        assert!(Target::parse("valkey+cluster://a:1/0", None, None).is_ok());
+        // A cluster's keys went to database 0 whatever the URL said.
+        let refused = Target::parse("valkey+cluster://a:1/3", None, None).unwrap_err();
+        assert!(refused.contains("leave out /3"), "{refused}");
         for bad in ["", "http://x", "valkey://a,b", "valkey+sentinel://a", "valkey+ring://a", "valkey://", "valkey://a:notaport"] {
             assert!(Target::parse(bad, None, None).is_err(), "{bad}");
         }

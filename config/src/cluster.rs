@@ -14,6 +14,9 @@ pub const CONFIG_POLL: RangeInclusive<Duration> = Duration::from_millis(100)..=D
 /// The longest `address`: a host's name and a port.
 const ADDRESS_BYTES_MAX: usize = 262;
 
+/// The longest `valkey_keyspace`.
+const KEYSPACE_BYTES_MAX: usize = 128;
+
 /// `[cluster]`: several nodes as one engine, over Valkey.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cluster {
@@ -117,6 +120,18 @@ impl Cluster {
             if !is_name {
                 section.refuse("node_id", "is not 1 to 64 letters, digits, '.', '-' and '_'");
             }
+        }
+        // As the prefix of keys, whose braces would move the hash slot.
+        let keyspace = &cluster.valkey_keyspace;
+        let is_prefix = (1..=KEYSPACE_BYTES_MAX).contains(&keyspace.len())
+            && keyspace.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".:_-".contains(&byte));
+        if !is_prefix {
+            let default = Cluster::default().valkey_keyspace;
+            let message = format!(
+                "is not 1 to {KEYSPACE_BYTES_MAX} letters, digits, '.', ':', '_' and '-': leave it out for \"{default}\", or name the cluster, \
+                 the same on all nodes"
+            );
+            section.refuse("valkey_keyspace", message);
         }
         if cluster.address.as_ref().is_some_and(|address| address.len() > ADDRESS_BYTES_MAX || address.chars().any(char::is_control)) {
             section.refuse("address", "is not a host and a port: at most 262 bytes");

@@ -174,6 +174,19 @@ fn contradictions_between_sections_name_the_key_that_is_in_the_file() {
     parse(&listeners("b"));
 }
 
+/// `check` found them good, and `serve` ended with them.
+#[test]
+fn a_keyspace_that_keys_cannot_begin_with_is_refused() {
+    for wrong in ["", "a{b}c", "a b", "a\\n", &"x".repeat(129)] {
+        let said = refused(&format!("[cluster]\nenabled = true\nvalkey_keyspace = \"{wrong}\"\n"));
+        // A long value is cut.
+        let shown = &wrong[..wrong.len().min(20)];
+        assert!(said[0].starts_with(&format!("ringpost.toml:3: cluster.valkey_keyspace: \"{shown}")), "{said:?}");
+        assert!(said[0].contains(" is not 1 to 128 letters"), "{said:?}");
+    }
+    parse(&format!("[cluster]\nvalkey_keyspace = \"Mail-1.a_b:{}\"\n", "x".repeat(117)));
+}
+
 #[test]
 fn sections_and_lists_of_the_wrong_kind_are_refused() {
     assert_refused(
