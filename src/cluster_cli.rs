@@ -297,7 +297,19 @@ fn poll_interval(text: &str) -> Result<Duration, String> {
 }
 
 fn author_or_user(author: Option<String>) -> String {
-    author.or_else(|| std::env::var("SUDO_USER").ok()).or_else(|| std::env::var("USER").ok()).unwrap_or_else(|| "unknown".to_owned())
+    let set = |name: &str| std::env::var(name).ok().filter(|user| !user.is_empty());
+    let process = || user_name(rustix::process::getuid().as_raw(), &std::fs::read_to_string("/etc/passwd").unwrap_or_default());
+    author.or_else(|| set("SUDO_USER")).or_else(|| set("USER")).unwrap_or_else(process)
+}
+
+/// By the text of `/etc/passwd`; its number, where that has no name for it.
+fn user_name(uid: u32, passwd: &str) -> String {
+    let named = passwd.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next().filter(|name| !name.is_empty())?;
+        (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
+    });
+    named.unwrap_or_else(|| format!("uid:{uid}"))
 }
 
 /// Exit 1 when the texts differ, as diff does.
@@ -377,6 +389,14 @@ mod tests {
     fn the_command_line_is_sound() {
         use clap::CommandFactory;
         crate::cli::Cli::command().debug_assert();
+    }
+
+    /// Timers and containers set no `USER`: the history said that nobody is known to have pushed.
+    #[test]
+    fn who_has_no_name_in_the_environment_has_one_by_number() {
+        let passwd = "root:x:0:0:root:/root:/bin/sh\n\nnot a line\nann:x:1000:0::/:\n";
+        let names = [0, 1000, 7].map(|uid| user_name(uid, passwd));
+        assert_eq!(names, ["root", "ann", "uid:7"]);
     }
 
     #[test]
