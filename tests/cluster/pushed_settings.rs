@@ -127,6 +127,23 @@ fn pushed_routes_and_limits_are_taken_over_by_running_nodes() {
     all_run(&rig, 4);
 }
 
+/// No limit of `[delivery]` could be pushed to a cluster with a node that only offers: `mode` and `deliver` are each node's own.
+#[test]
+fn limits_of_delivery_are_pushed_to_nodes_that_differ_in_who_delivers() {
+    let mut rig = Rig::start();
+    for (number, own) in ["mode = \"shared\"\ndeliver = false\n", "mode = \"shared\"\n", ""].into_iter().enumerate() {
+        rig.nodes[number].process = None;
+        let text = fs::read_to_string(&rig.nodes[number].config).unwrap();
+        fs::write(&rig.nodes[number].config, format!("{text}[delivery]\n{own}")).unwrap();
+        rig.start_node(number);
+    }
+    let (code, _, errors) = push(&rig, "[delivery]\nconnections_max = 7\n");
+    assert_eq!(code, 0, "{errors}");
+    all_run(&rig, 1);
+    let (code, _, errors) = push(&rig, "[delivery]\nconnections_max = 8\nmode = \"shared\"\n");
+    assert!(code == 1 && errors.contains("delivery.mode belongs to one node"), "{code} {errors}");
+}
+
 #[test]
 fn a_push_is_heard_at_once_and_without_messages_within_the_poll() {
     let mut rig = Rig::start();
