@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use ringpost_queue::{Dispatch, Outcome};
+use ringpost_queue::{Dispatch, HostsTried, Outcome};
 use ringpost_smtp::{
     client::{SuccessReport, TransactionId, Verdict},
     reply::Reply,
@@ -48,6 +48,14 @@ pub struct AttemptStorage {
     pub outcomes: Vec<RecipientOutcome>,
 }
 
+/// What a host said of those recipients that it neither took nor refused for good.
+pub struct Words {
+    /// All are deferred.
+    pub storage: AttemptStorage,
+    /// The host, for people.
+    pub relay: String,
+}
+
 /// One attempt.
 pub struct Attempt {
     /// To be given back to the queue.
@@ -58,6 +66,10 @@ pub struct Attempt {
     pub storage: AttemptStorage,
     /// When the outcomes so far are recorded, if the attempt has not ended by then.
     pub record_at: Option<Instant>,
+    /// Hosts that it has been to before this one.
+    pub tried: HostsTried,
+    /// Of the last of them, if it put the message off.
+    pub words: Option<Words>,
 }
 
 impl Attempt {
@@ -65,7 +77,12 @@ impl Attempt {
     pub fn new(dispatch: Dispatch, mut storage: AttemptStorage) -> Self {
         storage.recipients.clear();
         storage.outcomes.clear();
-        Attempt { dispatch, transaction: None, storage, record_at: None }
+        Attempt::decided(dispatch, storage)
+    }
+
+    /// What it comes to is in `storage`.
+    pub fn decided(dispatch: Dispatch, storage: AttemptStorage) -> Self {
+        Attempt { dispatch, transaction: None, storage, record_at: None, tried: HostsTried::default(), words: None }
     }
 
     /// All recipients come to the same, by a word of our own.

@@ -15,7 +15,7 @@ use ringpost_smtp::client::{ClientSettings, Protocol, Timeouts};
 use tracing::debug;
 
 use crate::{
-    declined::Words,
+    attempt::Words,
     outbound::{Ended, Outbound},
     pool::{Seat, SoonIdle, Waiting},
     shard::Shard,
@@ -148,19 +148,19 @@ async fn dial(
                 let had_one = dispatch.is_some();
                 let mut outbound = Outbound::new(shard, conn, &settings, destination, host, name, used);
                 outbound.soon_idle = soon_idle.take();
-                match outbound.run(dispatch, tried).await {
+                match outbound.run(dispatch, tried, words).await {
                     Ended::Served => return Dialed::Served,
                     Ended::Declined(declined) => {
                         (dispatch, words, tried) = (Some(declined.dispatch), Some(declined.words), declined.tried);
                         is_crowded = false;
                     }
                     // It did not come to a greeting: another host may be of a better mind.
-                    Ended::Ungreeted { dispatch: back, is_crowded: crowded } => {
+                    Ended::Ungreeted { dispatch: back, words: kept, is_crowded: crowded } => {
                         is_crowded |= crowded;
                         if !had_one && back.is_none() && !crowded {
                             return Dialed::NoHost(None);
                         }
-                        dispatch = back;
+                        (dispatch, words) = (back, kept);
                     }
                 }
             }

@@ -237,7 +237,7 @@ impl Shard {
                 self.queue.borrow_mut().home_said(&dispatch, parcel.busy_with);
                 // The parcel leaves with other vectors, so that the next outcomes find room in them.
                 let storage = std::mem::replace(&mut parcel.storage, self.delivery.storage());
-                self.settle_attempt(Attempt { dispatch, transaction: None, storage, record_at: None }, &parcel.relay);
+                self.settle_attempt(Attempt::decided(dispatch, storage), &parcel.relay);
             }
             (End::Unreachable { until, wait, reason }, _) => {
                 self.queue.borrow_mut().home_sleeps(&dispatch, until, wait, &reason, self.now_ms());

@@ -7,6 +7,7 @@ use std::{
 
 use ringpost_queue::{DestinationId, Dispatch};
 use ringpost_ring::Received;
+use ringpost_smtp::client::Disconnect;
 
 use crate::{
     dialing,
@@ -58,6 +59,10 @@ impl Outbound<'_> {
                 self.shard.metrics.pool_lifetime_expired.increment();
             }
             self.client.quit(&mut self.out);
+            if self.declined.is_some() {
+                // A message waits to go elsewhere: the farewell is said, and not waited for.
+                self.client.disconnected(Disconnect::Closed);
+            }
             return None;
         }
         let idle_since = *self.idling.since.get_or_insert(now);

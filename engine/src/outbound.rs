@@ -18,7 +18,7 @@ use ringpost_smtp::{
 use tracing::error;
 
 use crate::{
-    attempt::{Attempt, RecipientOutcome},
+    attempt::{Attempt, RecipientOutcome, Words},
     declined::Declined,
     envelope_times::deliver_by_left,
     idling::Idling,
@@ -42,6 +42,8 @@ pub(crate) enum Ended {
     /// It did not even come to a greeting: its first dispatch is given back.
     Ungreeted {
         dispatch: Option<Dispatch>,
+        /// What a host before it said of that dispatch.
+        words: Option<Words>,
         /// The host has enough connections.
         is_crowded: bool,
     },
@@ -66,8 +68,9 @@ pub(crate) struct Outbound<'s> {
     pub(crate) destination: DestinationId,
     pub(crate) host: HostIndex,
     pub(crate) relay: String,
-    /// Hosts that its first attempt has been to.
+    /// Of its first attempt: the hosts that it has been to, and what the last of them said.
     tried: HostsTried,
+    words: Option<Words>,
     /// It takes no further message.
     pub(crate) declined: Option<Declined>,
     pub(crate) deadline: Deadline,
@@ -116,6 +119,7 @@ impl<'s> Outbound<'s> {
             host,
             relay,
             tried: HostsTried::default(),
+            words: None,
             declined: None,
             deadline: shard.ring.deadline(),
             life: None,
@@ -137,9 +141,9 @@ impl<'s> Outbound<'s> {
         }
     }
 
-    /// Runs until the connection ends. `first` has been to the hosts of `tried`.
-    pub(crate) async fn run(mut self, first: Option<Dispatch>, tried: HostsTried) -> Ended {
-        (self.next, self.tried) = (first, tried);
+    /// Runs until the connection ends. `first` has been to the hosts of `tried`, of which the last one may have put it off in `words`.
+    pub(crate) async fn run(mut self, first: Option<Dispatch>, tried: HostsTried, words: Option<Words>) -> Ended {
+        (self.next, self.tried, self.words) = (first, tried, words);
         let mut received: Option<Received> = None;
         let mut consumed = 0;
         // The reply that is waited for, and until when: a peer that dribbles gets no more time than one that is silent.
@@ -294,9 +298,11 @@ impl<'s> Outbound<'s> {
             self.served += 1;
             self.shard.queue.borrow_mut().host_served(self.destination, self.host, self.shard.now_ms());
         }
-        let tried = std::mem::take(&mut self.tried);
-        if let Some(attempt) = self.decline(attempt, tried) {
-            self.shard.settle_attempt(attempt, &self.relay);
+        let Some(mut attempt) = self.decline(attempt) else { return };
+        let is_untried = attempt.storage.outcomes.iter().all(|outcome| outcome.verdict == Verdict::Untried);
+        match attempt.words.take().filter(|_| is_untried) {
+            Some(words) => self.shard.settle_declined(attempt.dispatch, words),
+            None => self.shard.settle_attempt(attempt, &self.relay),
         }
     }
 
@@ -343,6 +349,7 @@ impl<'s> Outbound<'s> {
         self.idling.end(self.shard.ring.now());
         self.soon_idle = None;
         let mut attempt = Attempt::new(dispatch, self.shard.delivery.storage());
+        (attempt.tried, attempt.words) = (std::mem::take(&mut self.tried), self.words.take());
         let (stored, has_parts_beyond_ascii) = match self.shard.read_before_mail(&attempt.dispatch, self.client.offer().smtputf8).await {
             Ok(read) => read,
             Err(reason) => {
@@ -478,7 +485,7 @@ impl<'s> Outbound<'s> {
                 false => queue.host_failed(self.destination, self.host, &reason, now),
             }
             drop(queue);
-            return Ended::Ungreeted { dispatch: self.next.take(), is_crowded };
+            return Ended::Ungreeted { dispatch: self.next.take(), words: self.words.take(), is_crowded };
         }
         self.shard.pool.went_down(self.destination);
         match reason {
@@ -495,8 +502,10 @@ impl<'s> Outbound<'s> {
             }
             _ => {}
         }
-        if let Some(dispatch) = self.next.take() {
-            self.shard.attempt_abandoned(dispatch);
+        match (self.next.take(), self.words.take()) {
+            (Some(dispatch), Some(words)) => self.shard.settle_declined(dispatch, words),
+            (Some(dispatch), None) => self.shard.attempt_abandoned(dispatch),
+            (None, _) => {}
         }
         self.declined.take().map_or(Ended::Served, Ended::Declined)
     }

@@ -243,7 +243,7 @@ fn connections_are_tested_before_use_or_after_it_as_they_are_told() {
 }
 
 /// Greets, and goes at MAIL without a word.
-fn close_at_mail(stream: TcpStream) -> std::io::Result<()> {
+pub(crate) fn close_at_mail(stream: TcpStream) -> std::io::Result<()> {
     let (mut writer, reader) = (stream.try_clone()?, BufReader::new(stream));
     writer.write_all(b"220 hop.test ESMTP\r\n")?;
     for line in reader.lines() {

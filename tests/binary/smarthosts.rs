@@ -1,12 +1,13 @@
 //! Next hops by name and by weight, with a name server that a test changes.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::time::Instant;
 
 use crate::client::Client;
 use crate::name_server::NameServer;
 use crate::next_hop::NextHop;
 use crate::node::{Node, PATIENCE, Setup, free_port};
+use crate::pools::close_at_mail;
 use crate::shards::{counter, two_shards};
 
 /// Mail goes to these hosts; each message over a connection of its own, so that connections are counted by messages.
@@ -202,7 +203,8 @@ fn mail_that_one_host_puts_off_goes_to_the_next_within_the_attempt() {
     assert_eq!(queue[0]["recipients"][2]["attempts"], 1, "{queue:?}");
     let taken = |hop: &NextHop| hop.messages().iter().filter(|message| message.recipients == ["c@z.test"]).count();
     assert_eq!(taken(&first) + taken(&second), 1);
-    let log = node.wait_for_mail_log(&format!("to=<later-b@z.test> relay={} ", second.address));
+    let by = |hop: &NextHop| node.wait_for_mail_log(&format!("to=<later-b@z.test> relay={} ", hop.address));
+    let log = [&first, &second].map(by).into_iter().max_by_key(String::len).unwrap();
     let put_off = log.lines().filter(|line| line.contains("to=<later-b@z.test>") && line.contains("outcome=deferred")).count();
     assert_eq!(put_off, 2, "a line for each host: {log}");
 }
@@ -226,6 +228,48 @@ fn mail_of_another_shard_goes_to_the_next_host_within_the_attempt() {
     node.wait_for_queue(<[_]>::is_empty);
     assert_eq!((first.messages().len(), second.messages().len()), (0, MESSAGES));
     assert!(counter(&node, "dispatched_to_homes") > 0 && counter(&node, "tried_elsewhere") > 0);
+
+    // What is decided of a message is not decided again: another shard's goes on whole or not at all.
+    first.set_busy(false);
+    for number in 0..MESSAGES {
+        let client = &mut clients[number % 10];
+        client.must("MAIL FROM:<>", "250 2.1.0");
+        for recipient in ["c@z.test", "no-a@z.test", "later-b@z.test"] {
+            client.must(&format!("RCPT TO:<{recipient}>"), "250 2.1.5");
+        }
+        client.must("DATA", "354");
+        client.must("Subject: x\r\n\r\nx\r\n.", "250 2.0.0");
+    }
+    node.wait_for_queue(|queue| {
+        let is_decided = |message: &serde_json::Value| message["recipients"][2]["state"] == "deferred";
+        queue.len() == MESSAGES && queue.iter().all(is_decided)
+    });
+    let taken = |hop: &NextHop| hop.messages().iter().filter(|message| message.recipients == ["c@z.test"]).count();
+    assert_eq!(taken(&first) + taken(&second), MESSAGES);
+    let log = node.wait_for_mail_log("to=<c@z.test>");
+    assert!(log.lines().filter(|line| line.contains("to=<no-a@z.test>") && line.contains("outcome=bounced")).count() <= MESSAGES, "{log}");
+}
+
+/// A next hop that greets and ends at the first MAIL says nothing of the message: the word of the one before stands.
+#[test]
+fn a_host_that_says_nothing_leaves_the_word_of_the_one_before() {
+    let (first, silent) = (NextHop::start(), TcpListener::bind("127.0.0.1:0").unwrap());
+    let hosts = format!("[\"{}\", {{ host = \"{}\", backup = true }}]", first.address, silent.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in silent.incoming() {
+            std::thread::spawn(move || stream.and_then(close_at_mail));
+        }
+    });
+    let node = Node::start(&Setup {
+        route: format!("via = \"smarthost\"\nhosts = {hosts}"),
+        retries: "[queue]\nretry_base = \"1h\"\nretry_cap = \"1h\"\n",
+        ..Setup::new()
+    });
+    first.set_busy(true);
+    Client::greeted(node.address).deliver("b@y.test", "Subject: x\r\n\r\nx");
+    let queue = node.wait_for_queue(|queue| queue.first().is_some_and(|message| message["recipients"][0]["state"] == "deferred"));
+    assert_eq!((&queue[0]["recipients"][0]["attempts"], &queue[0]["reason"]), (&1.into(), &"450 4.2.1 Busy".into()));
+    assert_eq!(first.connections_made(), 1, "it is not asked again at once");
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! What a client says of a next hop in a reply's form: words of its own, which no next hop has said.
 
+use crate::reply::Reply;
+
 /// Constants, and whether a text is one of them.
 macro_rules! own_words {
     ($($name:ident = $line:literal;)*) => {
@@ -32,4 +34,10 @@ own_words! {
     NEEDS_DELIVERBY = "554 5.3.3 the next hop does not offer DELIVERBY, which this message needs";
     NEEDS_MORE_TIME = "554 5.4.7 the next hop needs more time than the sender gave";
     CONTROL_CHARACTER = "553 5.1.3 an address has a control character";
+}
+
+/// Whether a reply is a word of ours about content that we do not have or do not send: no other next hop would get it either. A next hop that
+/// says the same word for word is not told apart.
+pub fn is_about_content(reply: &Reply) -> bool {
+    [UNREADABLE, ABANDONED, BARE_LINE_END].contains(&reply.line())
 }
