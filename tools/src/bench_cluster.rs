@@ -47,7 +47,7 @@ struct Line<'a> {
     ratio: f64,
 }
 
-/// Measures all; true when the cluster's ratio is at most [`RATIO_MAX`], or no further from 1 than that of the engine beside itself.
+/// Measures all; true when the cluster's ratio is at most `RATIO_MAX`, or no further from 1 than that of the engine beside itself.
 pub fn run(arguments: &ClusterCostArguments) -> Result<bool, Box<dyn std::error::Error>> {
     raise_open_files();
     let folder = rig_folder("cluster-cost")?;
