@@ -43,8 +43,8 @@ impl Outbound<'_> {
         let outcomes = &mut attempt.storage.outcomes;
         let is_deferred = |outcome: &RecipientOutcome| outcome.verdict == Verdict::Deferred;
         // A guest goes elsewhere whole: its list of recipients is its owner's, and keeps those that are decided.
-        let is_whole = outcomes.iter().all(is_deferred) && outcomes.len() == attempt.storage.recipients.len();
-        if !is_put_off(outcomes) || self.shard.is_ending() || attempt.dispatch.is_guest() && !is_whole {
+        let is_whole = || outcomes.iter().all(is_deferred) && outcomes.len() == attempt.storage.recipients.len();
+        if !is_put_off(outcomes) || self.shard.is_ending() || attempt.dispatch.is_guest() && !is_whole() {
             return Some(attempt);
         }
         let now = self.shard.now_ms();

@@ -259,14 +259,13 @@ impl Shard {
 
     /// Takes in what an attempt came to: mail log, queue, spool.
     pub(crate) fn settle_attempt(&self, attempt: Attempt, relay: &str) {
-        if attempt.dispatch.is_guest() {
-            return self.settle_guest(attempt, relay);
+        if !attempt.dispatch.is_guest() {
+            self.log_outcomes(&attempt.dispatch, &attempt.storage.outcomes, relay, self.now_ms());
         }
-        self.log_outcomes(&attempt.dispatch, &attempt.storage.outcomes, relay, self.now_ms());
         self.settle_logged(attempt, relay);
     }
 
-    /// As [`Shard::settle_attempt`], of what the mail log has already.
+    /// As [`Shard::settle_attempt`], of what the mail log has already, or will have from a guest's owner.
     pub(crate) fn settle_logged(&self, attempt: Attempt, relay: &str) {
         if attempt.dispatch.is_guest() {
             return self.settle_guest(attempt, relay);

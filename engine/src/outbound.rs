@@ -354,7 +354,7 @@ impl<'s> Outbound<'s> {
             Ok(read) => read,
             Err(reason) => {
                 let id = self.shard.queue.borrow().envelope(attempt.dispatch.key()).map(|envelope| envelope.id);
-                error!(shard = self.shard.id, queue_id = ?id, %reason, "the message cannot be read; the attempt is deferred");
+                error!(shard = self.shard.id, queue_id = id.map(tracing::field::display), %reason, "the message cannot be read; the attempt is deferred");
                 attempt.storage.recipients.extend(self.shard.queue.borrow().recipients(&attempt.dispatch).map(|(number, _)| number));
                 attempt.decide_all(Verdict::Deferred, Reply::local(MESSAGE_UNREADABLE));
                 return self.shard.settle_attempt(attempt, &self.relay);
