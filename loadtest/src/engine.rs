@@ -13,8 +13,8 @@ use std::{
     time::Duration,
 };
 
-use self::process::{EngineProcess, free_port};
-use crate::leash;
+use self::process::EngineProcess;
+use crate::{free_port::free_port, leash};
 
 /// How long SIGTERM is given.
 pub const STOP_MAX: Duration = Duration::from_secs(60);

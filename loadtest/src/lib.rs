@@ -15,6 +15,7 @@ pub mod diff;
 pub mod encoded_histogram;
 pub mod engine;
 pub mod error_kind;
+pub mod free_port;
 pub mod history;
 pub mod identity;
 pub mod ingredients;

@@ -1,7 +1,7 @@
 //! The next hop: takes every message and keeps it, except for recipients whose address begins with `no-` (550), `later-` (450),
 //! `grey-` (451, grey-listed), `much-` (421, asked for less) or `eight-` (554, the content needs a conversion).
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -74,8 +74,15 @@ impl NextHop {
         Self::start_at(SocketAddr::from(([127, 0, 0, 1], free_port())))
     }
 
+    /// A process that a test starts just now may hold the socket of the last one there for a moment.
     pub(crate) fn start_at(address: SocketAddr) -> Self {
-        let listener = TcpListener::bind(address).unwrap();
+        let started = Instant::now();
+        let listener = loop {
+            match TcpListener::bind(address) {
+                Err(error) if error.kind() == ErrorKind::AddrInUse && started.elapsed() < PATIENCE => std::thread::sleep(Duration::from_millis(1)),
+                bound => break bound.unwrap(),
+            }
+        };
         let mailbox = Mailbox::default();
         let stop = Arc::new(AtomicBool::new(false));
         let busy = Arc::new(AtomicBool::new(false));

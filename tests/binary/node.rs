@@ -2,10 +2,9 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -19,17 +18,9 @@ pub(crate) fn ringpost() -> Command {
     Command::new(env!("CARGO_BIN_EXE_ringpost"))
 }
 
-/// A free port below the range that outgoing connections are given, so that no client of a test takes it.
+/// One that nobody else takes.
 pub(crate) fn free_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let spread = (std::process::id() % 500) as u16 * 40;
-    for _ in 0..1000 {
-        let port = 10_000 + (spread + NEXT.fetch_add(1, Ordering::Relaxed)) % 20_000;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
-    panic!("no free port between 10000 and 30000");
+    ringpost_loadtest::free_port::free_port().unwrap().port()
 }
 
 /// Writes `text` as a config file into `folder`.

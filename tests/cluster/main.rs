@@ -3,10 +3,9 @@
 use std::{
     fs,
     io::{self, BufRead, BufReader, Read, Write},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     path::PathBuf,
     process::{Child, Command, Stdio},
-    sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
 
@@ -32,16 +31,9 @@ mod worker_side;
 /// Everything here happens within this, or it does not happen.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Below those that the kernel gives to connections, which would take it before the node does.
+/// One that nobody else takes.
 fn free_port() -> u16 {
-    const FIRST: u32 = 10_000;
-    const COUNT: u32 = 22_000;
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    let start = std::process::id().wrapping_mul(131);
-    std::iter::repeat_with(|| FIRST + start.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % COUNT)
-        .map(|port| u16::try_from(port).expect("they end far below 65,536"))
-        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
-        .expect("it goes on for ever")
+    ringpost_loadtest::free_port::free_port().unwrap().port()
 }
 
 /// Asks until `found` gives something; the answer comes from the thing waited for, not from a guess of how long it takes.

@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-pub use ringpost_loadtest::engine::process::free_port;
+pub use ringpost_loadtest::free_port::free_port;
 use ringpost_loadtest::pinning;
 
 /// Binds the calling thread to a core; nothing for `None`.

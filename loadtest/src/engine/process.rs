@@ -5,10 +5,9 @@
 use std::{
     fs::{File, OpenOptions},
     io::{self, BufRead, BufReader, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::{Command, ExitStatus, Output, Stdio},
-    sync::atomic::{AtomicU16, Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
@@ -258,27 +257,10 @@ fn has_banner(address: SocketAddr) -> bool {
     greeted
 }
 
-/// A free port of loopback below the range that outgoing connections are given: while a server is down, connections that are tried
-/// meanwhile must not be able to take its port. Each call in a process gives another.
-///
-/// # Errors
-/// A thousand ports that are not free.
-pub fn free_port() -> io::Result<SocketAddr> {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let spread = (std::process::id() % 500) as u16 * 40;
-    for _ in 0..1000 {
-        let port = 10_000 + (spread + NEXT.fetch_add(1, Relaxed)) % 20_000;
-        let address = SocketAddr::from(([127, 0, 0, 1], port));
-        if TcpListener::bind(address).is_ok() {
-            return Ok(address);
-        }
-    }
-    Err(io::Error::new(io::ErrorKind::AddrInUse, "no free port between 10000 and 30000"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::free_port::free_port;
 
     /// No engine: a shell that is told `serve -c FILE`.
     fn shell(folder: &Path, script: &str) -> (EngineProcess, Command) {
