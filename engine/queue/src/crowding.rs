@@ -25,14 +25,14 @@ const JITTER_PERCENT: u8 = 20;
 pub(crate) struct Crowding {
     /// Connections that were up when a further one was refused.
     up: u32,
+    /// Refusals since a further one was taken.
+    times: u32,
     /// Until then no further one is made (unix ms); 0 where none was refused.
     settled_until: u64,
     /// None is up, and none is tried before (unix ms).
     pause_until: u64,
     /// Until then the other homes deliver (unix ms).
     gives_way_until: u64,
-    /// Refusals since a further one was taken.
-    times: u32,
 }
 
 impl Crowding {

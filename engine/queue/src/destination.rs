@@ -5,6 +5,10 @@
 //! until when. Mail of a destination that may not be tried stays in its ready queue and costs nothing there; the destination
 //! has one timer, for the time at which the first of what forbids it ends.
 
+use std::mem::offset_of;
+
+use ringpost_prefetch::LINE_BYTES;
+
 use crate::avoided::Avoided;
 use crate::breaker::{Break, Breaker, BreakerChange};
 use crate::crowding::Crowding;
@@ -46,56 +50,78 @@ impl DestinationId {
     }
 }
 
+/// Lines of the cache that a look at a destination touches are few, for messages go to many: what each message asks for stands together, and
+/// what is asked for seldom fills the room between (see the assertions below).
 #[derive(Debug)]
+#[repr(C, align(64))]
 pub(crate) struct Destination {
-    pub(crate) role: Role,
     /// Counts the uses of this slot.
     pub(crate) generation: u32,
-    pub(crate) route: Option<RouteId>,
-    pub(crate) name: String,
-    pub(crate) via: Via,
-    pub(crate) limits: DestinationLimits,
-    pub(crate) retry: crate::retry::RetryPolicy,
-    pub(crate) ready: ReadyQueue,
-    /// Dispatches of other shards, for which this one is a home.
-    pub(crate) guests: Guests,
-    /// Of limits of the node, which part is this shard's.
-    pub(crate) part: Part,
+    pub(crate) in_flight: u32,
+    /// Attempts that follow another on the same connection, so use no place of the window.
+    pub(crate) chained: u32,
+    pub(crate) window: Window,
     /// This shard is no home: where the homes are, which own the limits and know the hosts.
     pub(crate) away: Option<Box<Away>>,
-    /// Groups of all states that lead here, linked from the oldest to the newest.
-    pub(crate) groups: usize,
-    pub(crate) oldest_group: u32,
-    pub(crate) newest_group: u32,
+    /// Dispatches of other shards, for which this one is a home.
+    pub(crate) guests: Guests,
+    /// Whose mail goes behind that of others just now.
+    pub(crate) avoided: Option<Box<Avoided>>,
+    /// After a shortage of our own.
+    pause_until: u64,
     /// By command, see `pauses.rs`.
     pub(crate) paused: bool,
     /// In the queue's list of destinations that may be served.
     pub(crate) listed: bool,
-    pub(crate) in_flight: u32,
-    /// Attempts that follow another on the same connection, so use no place of the window.
-    pub(crate) chained: u32,
-    pub(crate) reason: String,
+    /// All hosts are alive and none has failed since it was last reached.
+    pub(crate) is_well: bool,
+    /// A host failed since an attempt last found none.
+    failure_told: bool,
+    pub(crate) route: Option<RouteId>,
+    pub(crate) role: Role,
     /// Since when nobody uses it (unix ms); 0 while somebody does. Only for those that are dropped then.
     pub(crate) idle_since: u64,
+
+    pub(crate) ready: ReadyQueue,
+    /// Groups of all states that lead here, linked from the oldest to the newest.
+    pub(crate) groups: usize,
+    pub(crate) oldest_group: u32,
+    pub(crate) newest_group: u32,
     /// When its lifetime was made shorter or a hold ended (unix ms): what was too old by that is still being found, and does not end
     /// before [`Destination::spares_until`].
     pub(crate) spares_since: u64,
     pub(crate) spares_until: u64,
-    pub(crate) hosts: Hosts,
-    pub(crate) window: Window,
-    throttle: Throttle,
-    /// Whose mail goes behind that of others just now.
-    pub(crate) avoided: Option<Box<Avoided>>,
+
     pub(crate) crowding: Crowding,
+    pub(crate) hosts: Hosts,
+
+    pub(crate) via: Via,
+    pub(crate) retry: crate::retry::RetryPolicy,
+    pub(crate) name: String,
+    pub(crate) reason: String,
+
+    pub(crate) limits: DestinationLimits,
+    /// Of limits of the node, which part is this shard's.
+    pub(crate) part: Part,
+    throttle: Throttle,
     rate: RateLimiter,
     pub(crate) quota: Quota,
-    /// After a shortage of our own.
-    pause_until: u64,
-    /// A host failed since an attempt last found none.
-    failure_told: bool,
-    /// All hosts are alive and none has failed since it was last reached.
-    pub(crate) is_well: bool,
 }
+
+/// The line of a field, counted from the beginning.
+macro_rules! line_of {
+    ($($field:ident).+) => {
+        offset_of!(Destination, $($field).+) / LINE_BYTES
+    };
+}
+
+// What a message asks for is in six lines: to come, to be polled and to be settled each take four or five of them.
+const _: () = assert!(line_of!(generation) == 0 && line_of!(role) == 0);
+const _: () = assert!(line_of!(ready) == 2 && size_of::<ReadyQueue>() <= 96);
+const _: () = assert!(line_of!(groups) == 3 && line_of!(newest_group) == 3 && line_of!(spares_until) == 3);
+const _: () = assert!(line_of!(crowding) == 4 && line_of!(hosts) == 4);
+const _: () = assert!(line_of!(via) == 5 && line_of!(retry.lifetime_ms) == 5 && line_of!(retry.warn_after_ms) == 5);
+const _: () = assert!(line_of!(limits) == 7 && line_of!(limits.shared_rate) == 7);
 
 impl Destination {
     pub(crate) fn new(route: Option<RouteId>, via: Via, limits: DestinationLimits, retry: crate::retry::RetryPolicy, name: String) -> Self {

@@ -15,9 +15,12 @@ pub(crate) struct Waiting {
     pub(crate) priority: u8,
 }
 
-/// The guests that wait for one destination.
+/// The guests that wait for one destination. Most destinations never have one.
 #[derive(Debug, Default)]
-pub(crate) struct Guests {
+pub(crate) struct Guests(Option<Box<Present>>);
+
+#[derive(Debug, Default)]
+struct Present {
     /// By turn.
     waiting: VecDeque<Waiting>,
     /// Shards with guests waiting, and how many.
@@ -28,15 +31,43 @@ pub(crate) struct Guests {
 }
 
 impl Guests {
+    #[inline]
     pub(crate) fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
+        self.len() == 0
     }
 
+    #[inline]
     pub(crate) fn len(&self) -> usize {
-        self.waiting.len()
+        self.0.as_ref().map_or(0, |present| present.waiting.len())
     }
 
     pub(crate) fn push(&mut self, guest: Waiting) {
+        self.0.get_or_insert_default().push(guest);
+    }
+
+    /// The first one goes before all others, the home's own mail included.
+    pub(crate) fn has_chosen(&self) -> bool {
+        self.0.as_ref().is_some_and(|present| present.has_chosen())
+    }
+
+    /// The first ones.
+    pub(crate) fn foremost(&self, most: usize) -> impl Iterator<Item = &Waiting> {
+        self.0.iter().flat_map(move |present| present.waiting.iter().take(most))
+    }
+
+    /// Takes out the one at this place, counted from the front.
+    pub(crate) fn take(&mut self, place: usize) -> Option<Waiting> {
+        self.0.as_mut()?.take(place)
+    }
+
+    /// Is it a guest's turn, when the best of the home's own mail has priority `own`?
+    pub(crate) fn go_first(&mut self, own: Option<u8>) -> bool {
+        self.0.as_mut().is_some_and(|present| present.go_first(own))
+    }
+}
+
+impl Present {
+    fn push(&mut self, guest: Waiting) {
         let at = self.waiting.iter().rposition(|other| other.turn <= guest.turn).map_or(0, |before| before + 1);
         self.waiting.insert(at, guest);
         match self.owners.iter_mut().find(|(owner, _)| *owner == guest.owner) {
@@ -45,18 +76,11 @@ impl Guests {
         }
     }
 
-    /// The first one goes before all others, the home's own mail included.
-    pub(crate) fn has_chosen(&self) -> bool {
+    fn has_chosen(&self) -> bool {
         self.waiting.front().is_some_and(|guest| guest.turn == 0)
     }
 
-    /// The first ones.
-    pub(crate) fn foremost(&self, most: usize) -> impl Iterator<Item = &Waiting> {
-        self.waiting.iter().take(most)
-    }
-
-    /// Takes out the one at this place, counted from the front.
-    pub(crate) fn take(&mut self, place: usize) -> Option<Waiting> {
+    fn take(&mut self, place: usize) -> Option<Waiting> {
         let guest = self.waiting.remove(place)?;
         let at = self.owners.iter().position(|(owner, _)| *owner == guest.owner).expect("each is counted");
         self.owners[at].1 -= 1;
@@ -66,8 +90,7 @@ impl Guests {
         Some(guest)
     }
 
-    /// Is it a guest's turn, when the best of the home's own mail has priority `own`?
-    pub(crate) fn go_first(&mut self, own: Option<u8>) -> bool {
+    fn go_first(&mut self, own: Option<u8>) -> bool {
         let (Some(guest), Some(own)) = (self.waiting.front(), own) else { return !self.waiting.is_empty() };
         if self.has_chosen() {
             return true;

@@ -6,19 +6,28 @@ use crate::slab::NONE;
 
 const PRIORITIES: usize = PRIORITY_MAX as usize + 1;
 
+/// The first and the last group of a list, or [`NONE`] where it is empty.
+#[derive(Clone, Copy, Debug)]
+struct Ends {
+    head: u32,
+    tail: u32,
+}
+
 /// One list per priority, linked through the groups, each in the order of arrival.
+///
+/// What is looked at for a message stands together: a destination is one of many, and its lines are in no cache when its turn comes.
 #[derive(Debug)]
+#[repr(C)]
 pub(crate) struct ReadyQueue {
-    heads: [u32; PRIORITIES],
-    tails: [u32; PRIORITIES],
+    groups: usize,
     /// Bit p: there are groups of priority p.
     occupied: u16,
-    groups: usize,
+    lists: [Ends; PRIORITIES],
 }
 
 impl ReadyQueue {
     pub(crate) const fn new() -> Self {
-        Self { heads: [NONE; PRIORITIES], tails: [NONE; PRIORITIES], occupied: 0, groups: 0 }
+        Self { groups: 0, occupied: 0, lists: [Ends { head: NONE, tail: NONE }; PRIORITIES] }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -47,10 +56,11 @@ impl ReadyQueue {
     #[must_use]
     pub(crate) fn append(&mut self, group: &mut Group, index: u32, now: u64) -> u32 {
         let priority = usize::from(group.priority);
-        let before = std::mem::replace(&mut self.tails[priority], index);
+        let list = &mut self.lists[priority];
+        let before = std::mem::replace(&mut list.tail, index);
         (group.previous, group.next, group.ready_since_s) = (before, NONE, u32::try_from(now / 1000).unwrap_or(u32::MAX));
         if before == NONE {
-            self.heads[priority] = index;
+            list.head = index;
         }
         self.occupied |= 1 << priority;
         self.groups += 1;
@@ -61,13 +71,13 @@ impl ReadyQueue {
     pub(crate) fn put_back(&mut self, groups: &mut Groups, index: u32) {
         let group = &mut groups[index];
         let priority = usize::from(group.priority);
-        let head = self.heads[priority];
+        let list = &mut self.lists[priority];
+        let head = std::mem::replace(&mut list.head, index);
         (group.previous, group.next) = (NONE, head);
         match head {
-            NONE => self.tails[priority] = index,
+            NONE => list.tail = index,
             head => groups[head].previous = index,
         }
-        self.heads[priority] = index;
         self.occupied |= 1 << priority;
         self.groups += 1;
     }
@@ -81,16 +91,18 @@ impl ReadyQueue {
 
     /// The first and the last group of each priority.
     pub(crate) fn ends(&self) -> impl Iterator<Item = u32> + '_ {
-        self.heads.iter().chain(&self.tails).rev().copied().filter(|&end| end != NONE)
+        let tails = self.lists.iter().rev().map(|list| list.tail);
+        tails.chain(self.lists.iter().rev().map(|list| list.head)).filter(|&end| end != NONE)
     }
 
     /// Takes out the group that is before all others of its priority; `next` is behind it.
     #[inline]
     pub(crate) fn remove_first(&mut self, groups: &mut Groups, priority: u8, next: u32) {
-        self.heads[usize::from(priority)] = next;
+        let list = &mut self.lists[usize::from(priority)];
+        list.head = next;
         match next {
             NONE => {
-                self.tails[usize::from(priority)] = NONE;
+                list.tail = NONE;
                 self.occupied &= !(1 << priority);
             }
             next => groups[next].previous = NONE,
@@ -102,15 +114,16 @@ impl ReadyQueue {
     #[inline]
     pub(crate) fn remove(&mut self, groups: &mut Groups, index: u32) {
         let Group { previous, next, priority, .. } = groups[index];
+        let list = &mut self.lists[usize::from(priority)];
         match previous {
-            NONE => self.heads[usize::from(priority)] = next,
+            NONE => list.head = next,
             previous => groups[previous].next = next,
         }
         match next {
-            NONE => self.tails[usize::from(priority)] = previous,
+            NONE => list.tail = previous,
             next => groups[next].previous = previous,
         }
-        if self.heads[usize::from(priority)] == NONE {
+        if list.head == NONE {
             self.occupied &= !(1 << priority);
         }
         self.groups -= 1;
@@ -121,7 +134,7 @@ impl ReadyQueue {
     #[inline]
     pub(crate) fn first(&self, groups: &Groups, age_step_ms: u64) -> Option<u32> {
         if self.occupied.is_power_of_two() {
-            return Some(self.heads[self.occupied.trailing_zeros() as usize]);
+            return Some(self.lists[self.occupied.trailing_zeros() as usize].head);
         }
         self.first_of_several(groups, age_step_ms)
     }
@@ -129,7 +142,7 @@ impl ReadyQueue {
     #[inline(never)]
     fn first_of_several(&self, groups: &Groups, age_step_ms: u64) -> Option<u32> {
         // On equal turns the higher priority, which comes first here, wins.
-        self.heads.iter().rev().copied().filter(|&head| head != NONE).min_by_key(|&head| groups[head].turn(age_step_ms))
+        self.lists.iter().rev().map(|list| list.head).filter(|&head| head != NONE).min_by_key(|&head| groups[head].turn(age_step_ms))
     }
 }
 

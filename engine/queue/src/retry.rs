@@ -2,17 +2,19 @@
 
 /// Back-off and lifetime of mail for a route. All times in milliseconds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+// What each message asks for comes first.
+#[repr(C)]
 pub struct RetryPolicy {
+    /// Age at which a recipient that is still not delivered fails (RFC 5321 4.5.4.1: at least 4 to 5 days).
+    pub lifetime_ms: u64,
+    /// Age at which the sender is told that a recipient is delayed; `None`: it is not.
+    pub warn_after_ms: Option<u64>,
     /// Wait after the first deferral; doubles with each further one.
     pub first_ms: u64,
     /// The wait never exceeds this.
     pub max_ms: u64,
     /// Spread of each wait to both sides, so that mail deferred together does not come back together.
     pub jitter_percent: u8,
-    /// Age at which a recipient that is still not delivered fails (RFC 5321 4.5.4.1: at least 4 to 5 days).
-    pub lifetime_ms: u64,
-    /// Age at which the sender is told that a recipient is delayed; `None`: it is not.
-    pub warn_after_ms: Option<u64>,
 }
 
 impl Default for RetryPolicy {

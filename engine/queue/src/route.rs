@@ -152,6 +152,8 @@ impl FromStr for NextHop {
 
 /// Limits per destination of one shard; the engine divides those of the configuration by the number of shards.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+// What each message asks for comes first, in one line of the cache where the destination has it.
+#[repr(C)]
 pub struct DestinationLimits {
     /// Most attempts at a time, so most connections.
     pub connections_max: u32,

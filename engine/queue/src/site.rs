@@ -104,8 +104,9 @@ pub enum Verdict {
     Unanswered,
 }
 
-/// What a destination is.
+/// What a destination is. Which of them comes first in memory: mostly nothing else is asked for.
 #[derive(Debug)]
+#[repr(u8)]
 pub(crate) enum Role {
     /// All mail of a route that names its hosts itself, or needs none.
     Route,
