@@ -218,6 +218,12 @@ impl Destination {
         self.has_ready() || !self.guests.is_empty()
     }
 
+    /// A look at it does more than list it: guests may be refused, or more of a shared rate asked for.
+    #[inline]
+    pub(crate) fn wants_more_looks(&self) -> bool {
+        !self.guests.is_empty() || self.limits.shared_rate.is_some()
+    }
+
     #[inline]
     pub(crate) fn may_start(&self, now: u64) -> bool {
         match &self.away {

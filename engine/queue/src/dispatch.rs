@@ -76,24 +76,29 @@ impl Queue {
     }
 
     /// Takes the next recipients that may be attempted at a destination.
+    // Inlined, the dispatch is written once, where the caller wants it: it is read right behind, and what was just written in parts of other
+    // sizes is waited for.
+    #[inline(always)]
     pub(crate) fn dispatch(&mut self, destination: u32, now: u64) -> Option<Dispatch> {
         if !self.destinations[destination as usize].guests.is_empty() && self.is_guests_turn(destination) {
             return self.dispatch_guest(destination, now);
         }
-        if matches!(self.destinations[destination as usize].role, Role::Site(_)) {
-            let home = self.next_domain(destination, now)?;
-            let dispatch = self.take(home, destination, now);
+        let is_site = matches!(self.destinations[destination as usize].role, Role::Site(_));
+        let home = if is_site { self.next_domain(destination, now)? } else { destination };
+        let dispatch = self.take(home, destination, now);
+        if is_site {
             self.refresh_domain(home, now);
-            return dispatch;
         }
-        self.take(destination, destination, now)
+        dispatch
     }
 
     /// Takes the next recipients from the ready queue of `home` for an attempt at `destination`.
+    #[inline(always)]
     pub(crate) fn take(&mut self, home: u32, destination: u32, now: u64) -> Option<Dispatch> {
         let group = self.next_group(home, destination, now)?;
         let most = self.destinations[home as usize].limits.recipients_max.max(1);
-        let Group { message: index, first, ready, previous: before, next: behind, priority, .. } = self.groups[group];
+        let ready_group = &mut self.groups[group];
+        let Group { message: index, first, ready, previous: before, next: behind, priority, .. } = *ready_group;
         let (message, recipients) = self.messages.with_recipients_mut(index);
         let number = message.next_dispatch;
         message.next_dispatch = number.wrapping_add(1);
@@ -111,7 +116,7 @@ impl Queue {
         }
         self.placed[Place::Ready as usize] -= usize::from(taken);
         self.placed[Place::Attempting as usize] += usize::from(taken);
-        self.groups[group].ready = ready.checked_sub(taken).expect("a ready recipient is counted by its group");
+        ready_group.ready = ready.checked_sub(taken).expect("a ready recipient is counted by its group");
         if taken == ready {
             match before {
                 NONE => self.destinations[home as usize].ready.remove_first(&mut self.groups, priority, behind),

@@ -144,6 +144,12 @@ impl Message {
         self.unrecorded += 1;
     }
 
+    /// It is done or deleted, nothing of it is open, and all its records are acknowledged.
+    #[inline]
+    pub(crate) fn is_over(&self) -> bool {
+        self.flags.has(Flags::CLOSING) && self.unrecorded == 0 && self.in_flight == 0
+    }
+
     /// When it may be attempted by command: now, unless it came with a time of release that is still to come.
     pub(crate) fn may_go_at(&self, now: u64) -> u64 {
         if self.release_after_s == 0 { now } else { now.max(self.released_at()) }

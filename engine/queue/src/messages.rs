@@ -88,6 +88,11 @@ impl Messages {
         self.slots.get(index).map(|slot| &slot.message)
     }
 
+    #[inline]
+    pub(crate) fn get_mut(&mut self, index: u32) -> Option<&mut Message> {
+        self.slots.get_mut(index).map(|slot| &mut slot.message)
+    }
+
     /// Asks for a message that is wanted soon, and for its only recipient.
     #[inline]
     pub(crate) fn prefetch(&self, index: u32) {

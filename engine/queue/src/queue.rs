@@ -234,11 +234,11 @@ impl Queue {
         recipients: impl Iterator<Item = NewRecipient<'a>> + Clone,
         now: u64,
     ) -> MessageKey {
-        let index = self.insert(message, recipients);
-        if !self.start_alone(index, now) {
-            self.start_any(index, now);
+        let (key, is_started) = self.lay_down(message, recipients, Some(now));
+        if !is_started {
+            self.start_any(key.index, now);
         }
-        self.key(index)
+        key
     }
 
     /// Queues a message found by recovery, with its outcome records, oldest first (later ones win, S11).
@@ -351,12 +351,15 @@ impl Queue {
             let dispatch = state.may_start(now).then(|| self.dispatch(destination, now)).flatten();
             let state = &mut self.destinations[destination as usize];
             // Mostly it may start more and stays listed, behind the others: `look_at` would come to the same, for twice as much.
-            if dispatch.is_some() && state.may_start(now) && !state.crowding.is_back(now) {
+            let stays = dispatch.is_some() && state.may_start(now) && !state.crowding.is_back(now);
+            if stays {
                 self.serving.push_back(destination);
             } else {
                 state.listed = false;
             }
-            self.refresh(destination, now);
+            if !stays || state.wants_more_looks() {
+                self.look_at(destination, now);
+            }
             if let Some(dispatch) = dispatch {
                 return Some(Work::Attempt(dispatch));
             }

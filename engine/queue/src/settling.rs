@@ -7,6 +7,7 @@ use crate::outcome::{Outcome, SUCCESS_DUE};
 use crate::queue::Queue;
 use crate::report::Notify;
 use crate::retry::Jitter;
+use crate::site::Role;
 
 /// An attempt that ends before a recipient's turn so many times in a row counts as a deferral.
 const UNTRIED_MAX: u8 = 3;
@@ -185,10 +186,11 @@ impl Queue {
 
     /// A record of this message is acknowledged. The last one of a done or deleted message drops it.
     pub fn recorded(&mut self, key: MessageKey) {
-        let index = self.find(key).expect("a message stays queued until its records are acknowledged");
-        let message = &mut self.messages[index];
+        let message = self.message_mut(key).expect("a message stays queued until its records are acknowledged");
         message.unrecorded = message.unrecorded.checked_sub(1).expect("each record is acknowledged once");
-        self.close(index);
+        if message.is_over() {
+            self.drop_message(key.index);
+        }
     }
 
     /// Takes in the outcome for one recipient of an attempt; true if its persisted state changes.
@@ -288,7 +290,12 @@ impl Queue {
     /// Gives back what an attempt takes of its destination, and looks at where its mail is queued.
     #[inline]
     fn end_at_destinations(&mut self, dispatch: &Dispatch, now: u64) {
+        let is_site = matches!(self.destinations[dispatch.destination.index()].role, Role::Site(_));
         self.end_at_destination(dispatch, now);
+        // Only at sites mail of other destinations is attempted.
+        if !is_site {
+            return;
+        }
         // What was given back may be all that the domain has ready: it is queued at its site again.
         let domain = self.groups[dispatch.group].destination;
         if domain != dispatch.destination.slot {

@@ -17,6 +17,7 @@ use crate::queue::Queue;
 use crate::queue_id::QueueId;
 use crate::site::Role;
 use crate::slab::NONE;
+use crate::transition::{go, may_go};
 use crate::walks::Chain;
 
 impl Queue {
@@ -28,6 +29,13 @@ impl Queue {
     #[inline]
     pub(crate) fn message(&self, key: MessageKey) -> Option<&Message> {
         self.messages.get(key.index).filter(|message| message.generation == key.generation && message.flags.has(Flags::QUEUED))
+    }
+
+    /// As [`Queue::message`].
+    #[inline]
+    pub(crate) fn message_mut(&mut self, key: MessageKey) -> Option<&mut Message> {
+        let message = self.messages.get_mut(key.index)?;
+        (message.generation == key.generation && message.flags.has(Flags::QUEUED)).then_some(message)
     }
 
     pub(crate) fn find(&self, key: MessageKey) -> Option<u32> {
@@ -49,6 +57,18 @@ impl Queue {
 
     /// Stores a message with all recipients waiting.
     pub(crate) fn insert<'a>(&mut self, new: &NewMessage<'_>, recipients: impl Iterator<Item = NewRecipient<'a>> + Clone) -> u32 {
+        self.lay_down(new, recipients, None).0.index
+    }
+
+    /// Stores a message with all recipients waiting, or if it has one that may go at `start`, as most mail, ready: the second value says so.
+    /// Each thing is looked up once.
+    #[inline]
+    pub(crate) fn lay_down<'a>(
+        &mut self,
+        new: &NewMessage<'_>,
+        recipients: impl Iterator<Item = NewRecipient<'a>> + Clone,
+        start: Option<u64>,
+    ) -> (MessageKey, bool) {
         let (count, bytes) = recipients.clone().fold((0, new.reverse_path.len()), |(n, bytes), r| (n + 1, bytes + r.address.len()));
         assert!((1..=RECIPIENTS_MAX).contains(&count), "the session limits recipients");
         let index = self.messages.take(count);
@@ -91,10 +111,25 @@ impl Queue {
             flags,
             ..Message::default()
         };
-        self.placed[Place::Waiting as usize] += count;
+        let key = MessageKey { index, generation: message.generation };
+        let mut is_started = false;
         match states {
-            [alone] => group_alone(index, message, alone, &mut self.groups, &mut self.destinations),
-            _ => self.make_groups_of_several(index),
+            [alone] => {
+                let (group, destination) = group_alone(index, message, alone, &mut self.groups, &mut self.destinations);
+                match start.filter(|&now| may_go(message, alone, now)) {
+                    None => self.placed[Place::Waiting as usize] += 1,
+                    Some(now) => {
+                        self.placed[Place::Ready as usize] += 1;
+                        is_started = true;
+                        let going = go(&self.settings, message, alone, group, destination, now);
+                        self.gone(index, &going, now);
+                    }
+                }
+            }
+            _ => {
+                self.placed[Place::Waiting as usize] += count;
+                self.make_groups_of_several(index);
+            }
         }
         if !new.tags.is_empty() {
             let listed =
@@ -104,7 +139,7 @@ impl Queue {
         if self.index.fresh.len() == FRESH_MAX {
             self.list_some();
         }
-        index
+        (key, is_started)
     }
 
     /// As [`Queue::list`], for those of the oldest that have not left. They are in no cache.
@@ -145,7 +180,9 @@ impl Queue {
     #[inline]
     pub(crate) fn make_groups(&mut self, index: u32) {
         match self.messages.with_recipients_mut(index) {
-            (message, [alone]) => group_alone(index, message, alone, &mut self.groups, &mut self.destinations),
+            (message, [alone]) => {
+                group_alone(index, message, alone, &mut self.groups, &mut self.destinations);
+            }
             _ => self.make_groups_of_several(index),
         }
     }
@@ -167,7 +204,7 @@ impl Queue {
     }
 
     /// Gives a group and those behind it in their message back.
-    #[inline]
+    #[inline(always)]
     fn give_groups(&mut self, first: u32) {
         let mut group = first;
         while group != NONE {
@@ -256,10 +293,13 @@ impl Queue {
     /// Drops a message that is done or deleted, once nothing is open any more.
     #[inline]
     pub(crate) fn close(&mut self, index: u32) {
-        let (message, recipients) = self.messages.with_recipients_mut(index);
-        if !message.flags.has(Flags::CLOSING) || message.unrecorded > 0 || message.in_flight > 0 {
-            return;
+        if self.messages[index].is_over() {
+            self.drop_message(index);
         }
+    }
+
+    pub(crate) fn drop_message(&mut self, index: u32) {
+        let (message, recipients) = self.messages.with_recipients_mut(index);
         let Message { id_place, addresses, flags, fresh_place, .. } = *message;
         let first_group = std::mem::replace(&mut message.first_group, NONE);
         for state in recipients {
@@ -330,16 +370,27 @@ impl Queue {
 
 /// Puts the only recipient of a message, as most mail has one, into its group.
 #[inline]
-fn group_alone(index: u32, message: &mut Message, recipient: &mut Recipient, groups: &mut Groups, destinations: &mut [Destination]) {
+fn group_alone<'q>(
+    index: u32,
+    message: &mut Message,
+    recipient: &mut Recipient,
+    groups: &'q mut Groups,
+    destinations: &'q mut [Destination],
+) -> (&'q mut Group, &'q mut Destination) {
     let group = Group { message: index, destination: recipient.group, first: 0, priority: message.priority, ..Group::default() };
     (recipient.group, recipient.next_in_group) = (groups.first_of(index), NO_RECIPIENT);
     message.first_group = recipient.group;
-    add_group(groups, destinations, recipient.group, group);
+    add_group(groups, destinations, recipient.group, group)
 }
 
 /// Stores a group at its place, behind all others of its destination.
 #[inline]
-fn add_group(groups: &mut Groups, destinations: &mut [Destination], index: u32, group: Group) {
+fn add_group<'q>(
+    groups: &'q mut Groups,
+    destinations: &'q mut [Destination],
+    index: u32,
+    group: Group,
+) -> (&'q mut Group, &'q mut Destination) {
     let destination = &mut destinations[group.destination as usize];
     destination.groups += 1;
     let before = std::mem::replace(&mut destination.newest_group, index);
@@ -347,5 +398,7 @@ fn add_group(groups: &mut Groups, destinations: &mut [Destination], index: u32, 
         NONE => destination.oldest_group = index,
         before => groups[before].next_here = index,
     }
-    groups[index] = Group { previous_here: before, next_here: NONE, ..group };
+    let place = &mut groups[index];
+    *place = Group { previous_here: before, next_here: NONE, ..group };
+    (place, destination)
 }

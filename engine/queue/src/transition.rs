@@ -3,8 +3,8 @@
 use crate::destination::Destination;
 use crate::groups::Groups;
 use crate::kept_reply::{REPLY_BYTES_MAX, sanitise, split_reply};
-use crate::message::{Flags, Group, Message, NO_RECIPIENT, Place};
-use crate::queue::Queue;
+use crate::message::{Flags, Group, Message, NO_RECIPIENT, Place, Recipient};
+use crate::queue::{Queue, QueueSettings};
 use crate::ready::ReadyQueue;
 use crate::site::Role;
 use crate::slab::NONE;
@@ -35,28 +35,29 @@ impl Queue {
     #[inline(always)]
     pub(crate) fn start_alone(&mut self, index: u32, now: u64) -> bool {
         let (message, [recipient]) = self.messages.with_recipients_mut(index) else { return false };
-        if message.flags.has(Flags::STILL) || recipient.place != Place::Waiting || recipient.next_attempt > now {
+        if recipient.place != Place::Waiting || !may_go(message, recipient, now) {
             return false;
         }
-        recipient.place = Place::Ready;
         self.placed[Place::Waiting as usize] -= 1;
         self.placed[Place::Ready as usize] += 1;
         let group = &mut self.groups[message.first_group];
-        group.ready = 1;
-        let slot = group.destination;
-        let destination = &mut self.destinations[slot as usize];
-        let warn_at = self.settings.warn_at(group, message, destination).unwrap_or(u64::MAX);
-        let nearest = deadline(message, destination).unwrap_or(u64::MAX).min(warn_at);
-        let before = destination.ready.append(group, message.first_group, now);
-        if before != NONE {
-            self.groups[before].next = message.first_group;
+        let destination = &mut self.destinations[group.destination as usize];
+        let going = go(&self.settings, message, recipient, group, destination, now);
+        self.gone(index, &going, now);
+        true
+    }
+
+    /// What follows [`go`] outside of the message.
+    #[inline(always)]
+    pub(crate) fn gone(&mut self, index: u32, going: &Going, now: u64) {
+        if going.before != NONE {
+            self.groups[going.before].next = going.group;
         }
-        match nearest {
+        match going.nearest {
             u64::MAX => self.groups.timers.cancel(index),
             nearest => self.groups.timers.set(index, nearest),
         }
-        self.refresh(slot, now);
-        true
+        self.refresh(going.destination, now);
     }
 
     /// Handles a message's timer. Returns the recipients that expired; if there are some the record is appended.
@@ -292,14 +293,14 @@ impl Queue {
         let state = &self.destinations[destination as usize];
         // The next poll looks at what is listed, whatever may be done there now: while mail flows, this is how most calls end.
         let is_looked_at = state.listed && !matches!(state.role, Role::Domain(_));
-        if !is_looked_at || !state.guests.is_empty() || state.limits.shared_rate.is_some() {
+        if !is_looked_at || state.wants_more_looks() {
             self.look_at(destination, now);
         }
     }
 
     /// As [`Queue::refresh`], and at once.
     #[inline(never)]
-    fn look_at(&mut self, destination: u32, now: u64) {
+    pub(crate) fn look_at(&mut self, destination: u32, now: u64) {
         let state = &mut self.destinations[destination as usize];
         if matches!(state.role, Role::Domain(_)) {
             return self.refresh_domain(destination, now);
@@ -361,6 +362,41 @@ impl Queue {
         self.placed[place as usize] += 1;
         state.place = place;
     }
+}
+
+/// A group that went into a ready queue.
+#[derive(Clone, Copy)]
+pub(crate) struct Going {
+    group: u32,
+    /// Behind this one, or [`NONE`].
+    before: u32,
+    destination: u32,
+    /// When something is due for its message; `u64::MAX`: nothing.
+    nearest: u64,
+}
+
+/// May the only recipient of a message, which waits, be attempted now?
+#[inline(always)]
+pub(crate) fn may_go(message: &Message, recipient: &Recipient, now: u64) -> bool {
+    !message.flags.has(Flags::STILL) && recipient.next_attempt <= now
+}
+
+/// Makes the only recipient of a message ready.
+#[inline(always)]
+pub(crate) fn go(
+    settings: &QueueSettings,
+    message: &Message,
+    recipient: &mut Recipient,
+    group: &mut Group,
+    destination: &mut Destination,
+    now: u64,
+) -> Going {
+    recipient.place = Place::Ready;
+    group.ready = 1;
+    let warn_at = settings.warn_at(group, message, destination).unwrap_or(u64::MAX);
+    let nearest = deadline(message, destination).unwrap_or(u64::MAX).min(warn_at);
+    let before = destination.ready.append(group, message.first_group, now);
+    Going { group: message.first_group, before, destination: group.destination, nearest }
 }
 
 fn end_of_life(message: &Message, destination: &Destination) -> u64 {
