@@ -1,6 +1,9 @@
 //! What operators see and ask: how nodes are, what the queue has, and every command with what it says.
 
-use std::sync::{Arc, atomic::AtomicU64};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use super::{
     proxy::{Passage, proxy, runs},

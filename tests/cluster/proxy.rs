@@ -2,7 +2,7 @@
 
 use std::{
     io::Result,
-    net::Shutdown,
+    net::{Shutdown, TcpListener},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},

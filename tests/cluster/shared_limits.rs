@@ -1,6 +1,9 @@
 //! Limits over all nodes: what two nodes send to one destination, and what they take in, with Valkey and without.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    net::TcpListener,
+    sync::{Arc, Mutex},
+};
 
 use super::{
     pushed_settings::{ask, valkey},
