@@ -65,9 +65,8 @@ mod tests {
     #[test]
     fn processes_that_start_meanwhile_take_no_port() {
         std::thread::scope(|threads| {
-            let listeners: Vec<_> = (0..4)
-                .map(|_| threads.spawn(|| (0..500).for_each(|_| drop(TcpListener::bind(free_port().unwrap()).unwrap()))))
-                .collect();
+            let listeners: Vec<_> =
+                (0..4).map(|_| threads.spawn(|| (0..500).for_each(|_| drop(TcpListener::bind(free_port().unwrap()).unwrap())))).collect();
             while !listeners.iter().all(|thread| thread.is_finished()) {
                 Command::new("/bin/true").status().unwrap();
             }

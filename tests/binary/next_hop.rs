@@ -79,7 +79,9 @@ impl NextHop {
         let started = Instant::now();
         let listener = loop {
             match TcpListener::bind(address) {
-                Err(error) if error.kind() == ErrorKind::AddrInUse && started.elapsed() < PATIENCE => std::thread::sleep(Duration::from_millis(1)),
+                Err(error) if error.kind() == ErrorKind::AddrInUse && started.elapsed() < PATIENCE => {
+                    std::thread::sleep(Duration::from_millis(1))
+                }
                 bound => break bound.unwrap(),
             }
         };
