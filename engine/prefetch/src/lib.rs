@@ -15,6 +15,23 @@ pub fn prefetch<T>(value: &T) {
     }
 }
 
+/// As [`prefetch`], of what is read later than that: it takes no room of the first-level cache until then.
+#[inline(always)]
+pub fn prefetch_later<T>(value: &T) {
+    for at in (0..size_of::<T>().max(1)).step_by(LINE_BYTES) {
+        line_later(std::ptr::from_ref(value).cast::<i8>().wrapping_add(at));
+    }
+}
+
+/// As [`prefetch_later`], for the lines of the first and the last octet of so many that begin with this one. It need not be known that there
+/// are so many.
+#[inline(always)]
+pub fn prefetch_ends_later(first: &u8, count: usize) {
+    let first = std::ptr::from_ref(first).cast::<i8>();
+    line_later(first);
+    line_later(first.wrapping_add(count.saturating_sub(1)));
+}
+
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
 #[allow(unsafe_code)]
@@ -25,10 +42,23 @@ fn line(address: *const i8) {
     unsafe { _mm_prefetch::<_MM_HINT_T0>(address) }
 }
 
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+#[allow(unsafe_code)]
+fn line_later(address: *const i8) {
+    use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+    // SAFETY: as in `line`.
+    unsafe { _mm_prefetch::<_MM_HINT_T1>(address) }
+}
+
 /// There is none in stable Rust: what is read is waited for when it is read.
 #[cfg(not(target_arch = "x86_64"))]
 #[inline(always)]
 fn line(_: *const i8) {}
+
+#[cfg(not(target_arch = "x86_64"))]
+#[inline(always)]
+fn line_later(_: *const i8) {}
 
 #[cfg(test)]
 mod tests {
@@ -40,6 +70,9 @@ mod tests {
         prefetch(&small);
         prefetch(&large);
         prefetch(&());
+        prefetch_later(&large);
+        prefetch_ends_later(&small, 0);
+        prefetch_ends_later(&small, usize::MAX);
         assert_eq!((small, large), (7, [7; 100]));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::hint::black_box;
 
-use ringpost_prefetch::prefetch;
+use ringpost_prefetch::prefetch_ends_later;
 
 /// Classes up to so many steps grow by one step, then four per doubling (a quarter is wasted at most).
 const STEPS: usize = 16;
@@ -120,16 +120,6 @@ impl<T: Copy + Default, const STEP: usize> Arena<T, STEP> {
         black_box((slice.first().copied(), slice.last().copied()));
     }
 
-    /// Asks for a slice that is wanted soon, of a long one for its ends.
-    #[inline]
-    pub(crate) fn prefetch(&self, span: Span) {
-        let slice = self.get(span);
-        if let (Some(first), Some(last)) = (slice.first(), slice.last()) {
-            prefetch(first);
-            prefetch(last);
-        }
-    }
-
     /// Drops all memory if nothing is in use.
     pub(crate) fn trim(&mut self) {
         if self.used == 0 {
@@ -181,6 +171,17 @@ impl<T: Copy + Default, const STEP: usize> Arena<T, STEP> {
         }
         let shift = (index - STEPS) / 4 + 2;
         (((index - STEPS) % 4 + 5) << shift) * STEP
+    }
+}
+
+impl<const STEP: usize> Arena<u8, STEP> {
+    /// Asks for a slice that is wanted later, of a long one for its ends.
+    #[inline]
+    pub(crate) fn prefetch_later(&self, span: Span) {
+        let (page, start) = Self::place(span);
+        if let Some(first) = self.pages.get(page).and_then(|page| page.get(start)) {
+            prefetch_ends_later(first, span.len());
+        }
     }
 }
 

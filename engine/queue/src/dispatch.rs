@@ -122,7 +122,7 @@ impl Queue {
                 NONE => self.destinations[home as usize].ready.remove_first(&mut self.groups, priority, behind),
                 _ => self.destinations[home as usize].ready.remove(&mut self.groups, group),
             }
-            self.prefetch_ahead(behind);
+            self.prefetch_ahead(index, behind);
         }
         let state = &mut self.destinations[destination as usize];
         state.started(now);

@@ -3,6 +3,8 @@
 //! Most have left before their turn comes, and their places in memory are others' by then. Each knows where it waits and takes itself out, so
 //! that nothing is looked for in messages that have nothing to do with it and are in no cache.
 
+use ringpost_prefetch::prefetch_later;
+
 use crate::index::{FRESH_MAX, LINKED_AT_ONCE};
 use crate::slab::NONE;
 
@@ -64,12 +66,20 @@ impl Fresh {
     }
 
     /// Takes as many places as are linked at once, whose messages are written into the first of `messages`: so many have not left. There are
-    /// more places than that.
+    /// more places than twice that.
     pub(crate) fn pop_some(&mut self, messages: &mut [u32; LINKED_AT_ONCE]) -> usize {
+        let count = self.peek_some(messages);
+        self.oldest = self.oldest.wrapping_add(LINKED_AT_ONCE as u32);
+        // They were written long ago, and are asked for in time to be looked at.
+        prefetch_later(&self.messages[self.oldest.wrapping_add(LINKED_AT_ONCE as u32) as usize % FRESH_MAX]);
+        count
+    }
+
+    /// As [`Fresh::pop_some`], without taking them.
+    pub(crate) fn peek_some(&self, messages: &mut [u32; LINKED_AT_ONCE]) -> usize {
         let mut count = 0;
-        for _ in 0..LINKED_AT_ONCE {
-            messages[count] = self.messages[self.oldest as usize % FRESH_MAX];
-            self.oldest = self.oldest.wrapping_add(1);
+        for ahead in 0..LINKED_AT_ONCE as u32 {
+            messages[count] = self.messages[self.oldest.wrapping_add(ahead) as usize % FRESH_MAX];
             count += usize::from(messages[count] != NONE);
         }
         count

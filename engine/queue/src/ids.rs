@@ -6,7 +6,7 @@
 use std::hint::black_box;
 
 use hashbrown::HashTable;
-use ringpost_prefetch::prefetch;
+use ringpost_prefetch::prefetch_later;
 
 use crate::queue_id::QueueId;
 use crate::slab::{NONE, Slab};
@@ -111,10 +111,10 @@ impl Ids {
         black_box(self.blocks[split(place).0].queued);
     }
 
-    /// Asks for the id at a place, which is wanted soon.
+    /// Asks for the id at a place, which is wanted later.
     #[inline]
-    pub(crate) fn prefetch(&self, place: u32) {
-        prefetch(&self.blocks[split(place).0].queued);
+    pub(crate) fn prefetch_later(&self, place: u32) {
+        prefetch_later(&self.blocks[split(place).0].queued);
     }
 
     fn find_block(&self, id: QueueId) -> Option<u32> {

@@ -7,7 +7,7 @@
 use std::hint::black_box;
 
 use hashbrown::HashTable;
-use ringpost_prefetch::prefetch;
+use ringpost_prefetch::prefetch_later;
 
 use crate::arena::{Arena, Span};
 use crate::canonical::canonical_domain;
@@ -157,11 +157,11 @@ impl Index {
         black_box(self.entries.get(message).map(|entry| (entry.nodes[0].term, entry.extras)));
     }
 
-    /// Asks for what is kept of a message and wanted soon.
+    /// Asks for what is kept of a message and wanted later.
     #[inline]
-    pub(crate) fn prefetch(&self, message: u32) {
+    pub(crate) fn prefetch_later(&self, message: u32) {
         if let Some(entry) = self.entries.get(message) {
-            prefetch(entry);
+            prefetch_later(entry);
         }
     }
 

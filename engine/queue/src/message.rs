@@ -157,9 +157,12 @@ impl Message {
 }
 
 /// Facts about a message.
+///
+/// In halves: a flag is set in one octet of memory, and whoever reads more than that right behind waits until it is written.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Flags {
-    bits: u16,
+    low: u8,
+    high: u8,
 }
 
 impl Flags {
@@ -202,15 +205,20 @@ impl Flags {
     /// Those that are on.
     #[inline]
     pub(crate) fn of<const N: usize>(flags: [(u16, bool); N]) -> Self {
-        Self { bits: flags.into_iter().fold(0, |bits, (flag, on)| bits | (flag * u16::from(on))) }
+        let [low, high] = flags.into_iter().fold(0_u16, |bits, (flag, on)| bits | (flag * u16::from(on))).to_le_bytes();
+        Self { low, high }
     }
 
+    #[inline]
     pub(crate) fn has(self, flag: u16) -> bool {
-        self.bits & flag != 0
+        let [low, high] = flag.to_le_bytes();
+        self.low & low != 0 || self.high & high != 0
     }
 
+    #[inline]
     pub(crate) fn set(&mut self, flag: u16, on: bool) {
-        self.bits = if on { self.bits | flag } else { self.bits & !flag };
+        let [low, high] = flag.to_le_bytes();
+        (self.low, self.high) = if on { (self.low | low, self.high | high) } else { (self.low & !low, self.high & !high) };
     }
 }
 

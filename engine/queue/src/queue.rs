@@ -405,26 +405,25 @@ impl Queue {
         self.loaded = destinations * each;
     }
 
-    /// Asks for what the next attempts at a destination read, whose first group this is now: of it, which was asked for when the one before
-    /// it was taken, the rest, and of the one behind it what is known.
-    #[inline]
-    pub(crate) fn prefetch_ahead(&self, first: u32) {
+    /// Asks for what is read until an attempt ends whose message was just looked up, and for what the next ones at its destination read, whose
+    /// first group this is now: the message of it, and the group behind it.
+    #[inline(always)]
+    pub(crate) fn prefetch_ahead(&self, index: u32, first: u32) {
         if !(NEAR_MAX..=FAR_MIN).contains(&self.len()) {
             return;
         }
-        let Some(group) = self.groups.get(first) else { return };
-        // The attempt reads addresses, and who comes next is written into their place. The rest is read by the end of the attempt, and
-        // until then it stays near.
-        let Message { id_place, addresses, flags, .. } = self.messages[group.message];
-        self.ids.prefetch(id_place);
-        self.texts.prefetch(addresses);
+        // The attempt reads addresses, and who comes next is written into their place.
+        let Message { id_place, addresses, flags, .. } = self.messages[index];
+        self.ids.prefetch_later(id_place);
+        self.texts.prefetch_later(addresses);
         if flags.has(Flags::LISTED) {
-            self.index.prefetch(group.message);
+            self.index.prefetch_later(index);
         }
-        self.groups.prefetch(group.next);
-        if let Some(message) = Groups::message_of_first(group.next) {
+        let Some(group) = self.groups.get(first) else { return };
+        if let Some(message) = Groups::message_of_first(first) {
             self.messages.prefetch(message);
         }
+        self.groups.prefetch(group.next);
     }
 
     /// When to call [`Queue::poll`] again if nothing else happens (unix ms, `now` if there is work left); arm one timer for it.

@@ -161,6 +161,13 @@ impl Queue {
         for &index in queued {
             self.list(index);
         }
+        // The next ones are there by the time so many have come.
+        let mut next = [NONE; LINKED_AT_ONCE];
+        let count = self.index.fresh.peek_some(&mut next);
+        for &index in &next[..count] {
+            self.messages.prefetch(index);
+            self.index.prefetch_later(index);
+        }
     }
 
     /// Puts a message into the lists of its domains.
