@@ -2,30 +2,22 @@
 //!
 //! `RINGPOST_OPERATIONS=1000000 cargo test --profile fast -p ringpost-cluster --test queue_model -- --nocapture` is the long run.
 
+#[path = "work_queue/fixture.rs"]
+mod fixture;
 #[path = "queue_model/model.rs"]
 mod model;
 
 use std::time::Duration;
 
+use fixture::{keyspace, on_server, target};
 use model::{Fault, check};
 use ringpost_cluster::{
-    identity::Incarnation,
-    keyspace::Keyspace,
     script::Scripts,
-    target::Target,
     valkey::Valkey,
-    work_item::{ItemKey, NewItem},
+    work_item::NewItem,
     work_queue::{Completed, Ending, Enqueued, Failed, Known, QueueBounds, Retry, Swept, WorkQueue},
 };
 use ringpost_valkey_server::{Durability, Server};
-
-fn keyspace() -> Keyspace {
-    Keyspace::new("ringpost:test").unwrap()
-}
-
-fn target(server: &Server) -> Target {
-    Target::parse(&server.url(), None, None).unwrap()
-}
 
 fn operations(default: u64) -> u64 {
     std::env::var("RINGPOST_OPERATIONS").ok().map_or(default, |text| text.parse().expect("RINGPOST_OPERATIONS is a number"))
@@ -63,26 +55,18 @@ fn what_valkey_forgot_is_offered_again() {
     }
 }
 
+const BOUNDS: QueueBounds = QueueBounds { partitions: 1, capacity: 100, dead_max: 10 };
+
 fn item(id: &str) -> NewItem {
-    NewItem {
-        id: id.to_owned(),
-        owner: "n2".parse().unwrap(),
-        priority: 5,
-        max_attempts: 3,
-        delay_ms: 0,
-        expires_in_ms: 0,
-        data: b"x".to_vec(),
-    }
+    fixture::item(id, "n2")
 }
 
 /// After an outage an owner could not take back what a worker had leased long ago, until somebody swept that lease; the worker completed it
 /// meanwhile.
 #[test]
 fn a_lease_that_is_over_does_not_keep_an_item_from_its_owner() {
-    let server = Server::start(Durability::None);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let queue = queue(&server, Scripts::shipped());
+    on_server(async |server| {
+        let queue = queue(server, Scripts::shipped());
         queue.enqueue(0, &[item("over"), item("held")]).await.unwrap();
         let (_, over) = queue.lease(0, 1, 1000, 1, 1000).await.unwrap();
         let (_, held) = queue.lease(0, 1, 1000, 60_000, 1000).await.unwrap();
@@ -108,10 +92,8 @@ fn a_lease_that_is_over_does_not_keep_an_item_from_its_owner() {
 /// although another had.
 #[test]
 fn a_worker_that_comes_back_late_hears_whose_the_item_is() {
-    let server = Server::start(Durability::None);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let queue = queue(&server, Scripts::shipped());
+    on_server(async |server| {
+        let queue = queue(server, Scripts::shipped());
         let lease = async |lease_ms| queue.lease(0, 1, 1000, lease_ms, 1000).await.unwrap().1.remove(0).token;
         let complete = async |id: &str, token: &str| queue.complete(0, &[(id, token, "n3 0001")]).await.unwrap().1.remove(0);
         let sweep = async || while queue.recover(0, 0).await.unwrap().waiting == 0 {};
@@ -152,10 +134,8 @@ fn a_worker_that_comes_back_late_hears_whose_the_item_is() {
 /// copy was told, a minute after another had delivered it, that nobody knew it, and delivered it as well.
 #[test]
 fn what_was_purged_or_is_offered_again_remembers_who_may_come_for_it() {
-    let server = Server::start(Durability::None);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let queue = queue(&server, Scripts::shipped());
+    on_server(async |server| {
+        let queue = queue(server, Scripts::shipped());
         let lease = async |lease_ms| queue.lease(0, 1, 1000, lease_ms, 1000).await.unwrap().1.remove(0).token;
         let complete = async |id: &str, token: &str| queue.complete(0, &[(id, token, "n3 0001")]).await.unwrap().1.remove(0);
         let ends = async |id: &str| {
@@ -194,12 +174,10 @@ async fn sign(queue: &WorkQueue, id: &str) {
 /// could a Valkey that went back to when the owner had taken the item back, before it offered it again.
 #[test]
 fn an_owners_word_is_signed_and_says_nothing_of_what_it_offered_again() {
-    let server = Server::start(Durability::None);
     let outcomes = keyspace().queue("mail", 0)[11].clone();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let queue = queue(&server, Scripts::shipped());
-        let valkey = Valkey::new(target(&server));
+    on_server(async |server| {
+        let queue = queue(server, Scripts::shipped());
+        let valkey = Valkey::new(target(server));
         let complete = async |token: &str| queue.complete(0, &[("a", token, "n3 0001")]).await.unwrap().1.remove(0);
         let lease = async || queue.lease(0, 1, 1000, 60_000, 1000).await.unwrap().1.remove(0).token;
         let write = async |record: &str| drop(valkey.command(redis::cmd("HSET").arg(&outcomes).arg("a").arg(record)).await.unwrap());
@@ -242,14 +220,12 @@ fn an_owners_word_is_signed_and_says_nothing_of_what_it_offered_again() {
 /// was told that it was not its own.
 #[test]
 fn a_worker_that_its_owner_may_have_believed_is_told_so() {
-    let server = Server::start(Durability::None);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let queue = queue(&server, Scripts::shipped());
+    on_server(async |server| {
+        let queue = queue(server, Scripts::shipped());
         let complete = async |id: &str| queue.complete(0, &[(id, "of-before", "n3 0001")]).await.unwrap().1.remove(0);
         queue.enqueue(0, &[item("ended"), item("refused"), item("leased")]).await.unwrap();
         assert_eq!(complete("refused").await, Completed::Refused);
-        dropped_by_a_worker_of_the_version_before(&server, "refused").await;
+        dropped_by_a_worker_of_the_version_before(server, "refused").await;
         assert_eq!(queue.end(0, &["ended", "refused", "unknown"]).await.unwrap(), [Ending::Out, Ending::Stays, Ending::Out]);
         assert_eq!(complete("ended").await, Completed::Settled);
         assert_eq!(queue.known(0, &["ended", "refused"]).await.unwrap().1, [Known::Withdrawn, Known::Waiting]);
@@ -273,15 +249,13 @@ async fn dropped_by_a_worker_of_the_version_before(server: &Server, id: &str) {
 /// With the server's clock stepped back by an hour a lease lasted for an hour, and its mail waited.
 #[test]
 fn a_lease_of_a_time_to_come_is_cut_to_the_longest() {
-    let server = Server::start(Durability::None);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let queue = queue(&server, Scripts::shipped());
+    on_server(async |server| {
+        let queue = queue(server, Scripts::shipped());
         queue.enqueue(0, &[item("a")]).await.unwrap();
         assert_eq!(queue.lease(0, 1, 1000, 60_000, 1000).await.unwrap().1.len(), 1);
         let keys = keyspace().queue("mail", 0);
         let timed = &keys[4];
-        let valkey = Valkey::new(target(&server));
+        let valkey = Valkey::new(target(server));
         // What the clock of before the step had written.
         valkey.command(redis::cmd("ZADD").arg(timed).arg(9e12).arg("a")).await.unwrap();
         queue.recover(0, 0).await.unwrap();
@@ -296,13 +270,11 @@ fn a_lease_of_a_time_to_come_is_cut_to_the_longest() {
 /// One value that could not be read ended each call that came across it: nothing more was leased in that partition, or swept.
 #[test]
 fn damaged_metadata_stops_nothing_and_leaves_the_queue() {
-    let server = Server::start(Durability::None);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let queue = queue(&server, Scripts::shipped());
+    on_server(async |server| {
+        let queue = queue(server, Scripts::shipped());
         let keys = keyspace().queue("mail", 0);
         let [ready, ages, scheduled, _, timed, _, dead, meta, ..] = &keys[..] else { panic!("{keys:?}") };
-        let valkey = Valkey::new(target(&server));
+        let valkey = Valkey::new(target(server));
         let packed = [&b"\xda"[..], b"", b"\xc0", b"\x9a\xa1R", b"\x93\xa1R\x05\x00", b"\xca\x00"];
         let mut count = 0;
         for (number, packed) in packed.iter().enumerate() {
@@ -339,11 +311,9 @@ fn damaged_metadata_stops_nothing_and_leaves_the_queue() {
 /// What a node that never came back had offered took the room of what others offered, for seven days.
 #[test]
 fn completions_that_nobody_settles_leave_room_for_others() {
-    let server = Server::start(Durability::None);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
+    on_server(async |server| {
         // Its capacity is a hundred items.
-        let queue = queue(&server, Scripts::shipped());
+        let queue = queue(server, Scripts::shipped());
         for batch in 0..2 {
             let items: Vec<NewItem> = (0..50).map(|number| item(&format!("n1:{batch}:{number}"))).collect();
             queue.enqueue(0, &items).await.unwrap();
@@ -364,11 +334,9 @@ fn completions_that_nobody_settles_leave_room_for_others() {
 /// of a node that was down, and that it had not heard of. On its return it delivered all of that a second time.
 #[test]
 fn what_an_owner_has_not_heard_of_outlasts_what_others_have() {
-    let server = Server::start(Durability::None);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
+    on_server(async |server| {
         // At most fifty outcomes are kept.
-        let queue = queue(&server, Scripts::shipped());
+        let queue = queue(server, Scripts::shipped());
         let complete = async |owner: &str, count: usize| {
             let names: Vec<String> = (0..count).map(|number| format!("{owner}:{number}")).collect();
             for names in names.chunks(32) {
@@ -407,20 +375,15 @@ fn what_an_owner_has_not_heard_of_outlasts_what_others_have() {
 }
 
 fn queue(server: &Server, scripts: &'static Scripts) -> WorkQueue {
-    let valkey = Valkey::with_scripts(target(server), scripts, Duration::from_secs(5));
-    let bounds = QueueBounds { partitions: 1, capacity: 100, dead_max: 10 };
-    let me = Incarnation::new("n2".parse().unwrap(), 7);
-    WorkQueue::new(valkey, keyspace(), "mail", bounds, ItemKey::new(b"k"), me).unwrap()
+    fixture::queue(server, scripts, "n2", BOUNDS)
 }
 
 /// The node that had named the data named it the same after its loss if it came first, and no owner saw that anything was lost until it
 /// asked after each of its items.
 #[test]
 fn a_loss_of_data_is_seen_by_the_node_that_named_it() {
-    let server = Server::start(Durability::None);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let named = runtime.block_on(async {
-        let (valkey, queue) = (Valkey::new(target(&server)), queue(&server, Scripts::shipped()));
+    let named = on_server(async |server| {
+        let (valkey, queue) = (Valkey::new(target(server)), queue(server, Scripts::shipped()));
         let mut named = Vec::new();
         for _ in 0..3 {
             let (generation, _) = queue.known(0, &[]).await.unwrap();
@@ -435,10 +398,8 @@ fn a_loss_of_data_is_seen_by_the_node_that_named_it() {
 
 /// Of two items, the first of which a worker leased and left to its fate, the one that is leased next.
 fn next_after_a_dead_workers_item(scripts: &'static Scripts) -> String {
-    let server = Server::start(Durability::None);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let queue = queue(&server, scripts);
+    on_server(async |server| {
+        let queue = queue(server, scripts);
         queue.enqueue(0, &[item("early"), item("late")]).await.unwrap();
         let (_, leased) = queue.lease(0, 1, 1000, 1, 1000).await.unwrap();
         assert_eq!(leased[0].id, "early");

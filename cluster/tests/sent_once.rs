@@ -20,7 +20,7 @@ use ringpost_cluster::{
     work_item::{ItemKey, NewItem},
     work_queue::{Completed, QueueBounds, QueueError, WorkQueue},
 };
-use ringpost_valkey_server::{Durability, Server};
+use ringpost_valkey_server::{Durability, Server, cluster};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -72,26 +72,15 @@ fn a_completion_without_an_answer_is_not_sent_again() {
     let options = ["--cluster-enabled", "yes", "--cluster-announce-ip", "127.0.0.1", "--cluster-announce-port", &port];
     let server = Server::start_with(Durability::None, &options);
     host.serve(listener, server.port());
-    assert!(server.command("CLUSTER ADDSLOTSRANGE 0 16383").starts_with("+OK"));
+    cluster::form(std::slice::from_ref(&server));
     let began = Instant::now();
-    while !server.command("CLUSTER INFO").contains("cluster_state:ok") {
-        assert!(began.elapsed() < PATIENCE, "the cluster is not whole");
-        std::thread::sleep(Duration::from_millis(20));
-    }
     let target = Target::parse(&format!("valkey+cluster://127.0.0.1:{port}"), None, None).unwrap();
     let valkey = Valkey::with_scripts(target, Scripts::shipped(), Duration::from_secs(5));
     let bounds = QueueBounds { partitions: 1, capacity: 100, dead_max: 10 };
     let me = Incarnation::new("n1".parse().unwrap(), 7);
     let queue = WorkQueue::new(valkey.clone(), Keyspace::new("ringpost:test").unwrap(), "mail", bounds, ItemKey::new(b"k"), me).unwrap();
-    let item = NewItem {
-        id: "n1:a".to_owned(),
-        owner: "n1".parse().unwrap(),
-        priority: 5,
-        max_attempts: 3,
-        delay_ms: 0,
-        expires_in_ms: 0,
-        data: b"x".to_vec(),
-    };
+    let (owner, data) = ("n1".parse().unwrap(), b"x".to_vec());
+    let item = NewItem { id: "n1:a".to_owned(), owner, priority: 5, max_attempts: 3, delay_ms: 0, expires_in_ms: 0, data };
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
         while let Err(error) = queue.enqueue(0, std::slice::from_ref(&item)).await {
             assert!(began.elapsed() < PATIENCE, "{error}");

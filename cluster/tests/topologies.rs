@@ -17,7 +17,7 @@ use ringpost_cluster::{
     work_item::{ItemKey, NewItem},
     work_queue::{Enqueued, QueueBounds, QueueError, WorkQueue},
 };
-use ringpost_valkey_server::{Durability, Sentinel, Server};
+use ringpost_valkey_server::{Durability, Sentinel, Server, cluster};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -122,18 +122,7 @@ fn ask(port: u16, command: &str) -> String {
 fn three_primaries(extra: &[&str]) -> (Vec<Server>, String) {
     let extra = [&["--cluster-enabled", "yes", "--cluster-node-timeout", "1000"], extra].concat();
     let servers: Vec<Server> = (0..3).map(|_| Server::start_with(Durability::None, &extra)).collect();
-    // By hand what valkey-cli --cluster create does: slots in three parts, and everybody meets everybody.
-    for (index, server) in servers.iter().enumerate() {
-        let (from, to) = (index * 16384 / 3, (index + 1) * 16384 / 3 - 1);
-        assert!(server.command(&format!("CLUSTER ADDSLOTSRANGE {from} {to}")).starts_with("+OK"));
-        server.command(&format!("CLUSTER SET-CONFIG-EPOCH {}", index + 1));
-        server.command(&format!("CLUSTER MEET 127.0.0.1 {}", servers[0].port()));
-    }
-    let began = Instant::now();
-    while !servers.iter().all(|server| server.command("CLUSTER INFO").contains("cluster_state:ok")) {
-        assert!(began.elapsed() < PATIENCE, "the servers do not form a cluster");
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    cluster::form(&servers);
     let hosts: Vec<String> = servers.iter().map(|server| format!("127.0.0.1:{}", server.port())).collect();
     let url = format!("valkey+cluster://{}", hosts.join(","));
     (servers, url)

@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub mod cluster;
 mod sentinel;
 
 pub use sentinel::Sentinel;

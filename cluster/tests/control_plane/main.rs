@@ -1,6 +1,7 @@
 //! Election, heartbeats, configs and limits on a real Valkey, and what the driver does when that is slow, away or wrong.
 
 use std::{
+    cell::Cell,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -215,8 +216,18 @@ fn a_lease_counts_once_as_many_replicas_have_it_as_are_required() {
         let answer = loop {
             epoch += 1;
             replicas[1].pause(true);
-            let (answer, ()) = tokio::join!(acquire(0, 2), async {
-                tokio::time::sleep(Duration::from_millis(100)).await;
+            // It goes on once the primary waits for it.
+            let (began, has_ended) = (Instant::now(), Cell::new(false));
+            let elected = async {
+                let answer = acquire(0, 2).await;
+                has_ended.set(true);
+                answer
+            };
+            let (answer, ()) = tokio::join!(elected, async {
+                while !has_ended.get() && !primary.command("INFO clients").contains("blocked_clients:1\r") {
+                    assert!(began.elapsed() < Duration::from_secs(30), "nobody waits for the replica");
+                    tokio::task::yield_now().await;
+                }
                 replicas[1].pause(false);
             });
             // On a busy machine it can be later.

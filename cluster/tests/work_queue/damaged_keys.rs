@@ -1,42 +1,21 @@
 //! Keys of the work queue that are lost or damaged while their items are there, on a real Valkey.
 
-use std::time::Duration;
-
 use ringpost_cluster::{
-    identity::Incarnation,
-    keyspace::Keyspace,
     script::Scripts,
-    target::Target,
-    valkey::Valkey,
-    work_item::{ItemKey, NewItem},
-    work_queue::{Known, Leased, QueueBounds, Retry, Swept, WorkQueue},
+    work_item::NewItem,
+    work_queue::{Known, Leased, Retry, Swept, WorkQueue},
 };
-use ringpost_valkey_server::{Durability, Server};
 
-fn valkey(server: &Server) -> std::sync::Arc<Valkey> {
-    Valkey::with_scripts(Target::parse(&server.url(), None, None).unwrap(), Scripts::shipped(), Duration::from_secs(5))
-}
-
-fn keyspace() -> Keyspace {
-    Keyspace::new("ringpost:test").unwrap()
-}
-
-fn queue(server: &Server) -> WorkQueue {
-    let bounds = QueueBounds { partitions: 1, capacity: 100, dead_max: 10 };
-    let me = Incarnation::new("n1".parse().unwrap(), 7);
-    WorkQueue::new(valkey(server), keyspace(), "mail", bounds, ItemKey::new(b"k"), me).unwrap()
-}
-
-fn item(id: &str, delay_ms: u64) -> NewItem {
-    let (owner, data) = ("n1".parse().unwrap(), id.as_bytes().to_vec());
-    NewItem { id: id.to_owned(), owner, priority: 5, max_attempts: 3, delay_ms, expires_in_ms: 0, data }
-}
+use super::{
+    fixture::{item, keyspace, on_server, valkey},
+    queue,
+};
 
 /// One item of each state; those that are leased.
 async fn one_of_each(queue: &WorkQueue) -> [Leased; 2] {
-    let items = ["dead", "held", "timed", "ready"].map(|id| item(id, 0));
+    let items = ["dead", "held", "timed", "ready"].map(|id| item(id, "n1"));
     queue.enqueue(0, &items).await.unwrap();
-    queue.enqueue(0, &[item("scheduled", 60_000)]).await.unwrap();
+    queue.enqueue(0, &[NewItem { delay_ms: 60_000, ..item("scheduled", "n1") }]).await.unwrap();
     let dead = queue.lease(0, 1, 1000, 60_000, 100).await.unwrap().1.remove(0);
     queue.fail(&dead.id, &dead.token, Retry::Never, "poison").await.unwrap();
     let held = queue.lease(0, 1, 60_000, 0, 100).await.unwrap().1.remove(0);
@@ -49,12 +28,10 @@ async fn one_of_each(queue: &WorkQueue) -> [Leased; 2] {
 /// statistics counted none, and their owners, who asked only whether they were there, left them there for ever.
 #[test]
 fn items_that_are_in_no_place_are_put_back_when_their_owner_asks() {
-    let server = Server::start(Durability::None);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let queue = queue(&server);
+    on_server(async |server| {
+        let queue = queue(server, "n1");
         one_of_each(&queue).await;
-        let raw = valkey(&server);
+        let raw = valkey(server, Scripts::shipped());
         for key in keyspace().queue("mail", 0).iter().take(7) {
             raw.command(redis::cmd("DEL").arg(key)).await.unwrap();
         }
@@ -77,13 +54,11 @@ fn items_that_are_in_no_place_are_put_back_when_their_owner_asks() {
 /// Leases were written into the items first, and then the script came to its end at the key for their ends: they were leased to nobody, for ever.
 #[test]
 fn a_key_that_is_damaged_ends_a_script_before_it_changes_anything() {
-    let server = Server::start(Durability::None);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let queue = queue(&server);
+    on_server(async |server| {
+        let queue = queue(server, "n1");
         let [held, timed] = one_of_each(&queue).await;
-        queue.enqueue(0, &[item("done", 0)]).await.unwrap();
-        let (keys, raw) = (keyspace().queue("mail", 0), valkey(&server));
+        queue.enqueue(0, &[item("done", "n1")]).await.unwrap();
+        let (keys, raw) = (keyspace().queue("mail", 0), valkey(server, Scripts::shipped()));
         let run = async |words: &[&str]| {
             let mut command = redis::cmd(words[0]);
             for word in &words[1..] {
@@ -103,7 +78,7 @@ fn a_key_that_is_damaged_ends_a_script_before_it_changes_anything() {
             let before = all().await;
             let was_there = run(&["RENAME", key, "aside"]).await.is_ok();
             run(&["XADD", key, "*", "damage", "1"]).await.unwrap();
-            assert!(queue.enqueue(0, &[item("new", 0)]).await.is_err(), "{key}");
+            assert!(queue.enqueue(0, &[item("new", "n1")]).await.is_err(), "{key}");
             assert!(queue.lease(0, 64, 1000, 60_000, 100).await.is_err(), "{key}");
             assert!(queue.lease(0, 64, 60_000, 0, 100).await.is_err(), "{key}");
             assert!(queue.complete(0, &[("timed", &timed.token, "n1"), ("held", &held.token, "n1")]).await.is_err(), "{key}");

@@ -1,30 +1,21 @@
 //! Dead letters whose owner does not come back, on a real Valkey.
 
-use std::time::Duration;
-
 use ringpost_cluster::{
-    identity::Incarnation,
-    keyspace::Keyspace,
     script::Scripts,
-    target::Target,
-    valkey::Valkey,
-    work_item::{ItemKey, NewItem},
-    work_queue::{DeadLetter, DeadPage, QueueBounds, Revived, WorkQueue},
+    work_item::NewItem,
+    work_queue::{DeadLetter, DeadPage, Retry, Revived, WorkQueue},
 };
-use ringpost_valkey_server::{Durability, Server};
+
+use super::{
+    fixture::{keyspace, on_server, valkey},
+    queue,
+};
 
 const MINUTE: u64 = 60_000;
 
-fn queue(server: &Server) -> WorkQueue {
-    let valkey = Valkey::with_scripts(Target::parse(&server.url(), None, None).unwrap(), Scripts::shipped(), Duration::from_secs(5));
-    let bounds = QueueBounds { partitions: 1, capacity: 10_000, dead_max: 10_000 };
-    let me = Incarnation::new("n2".parse().unwrap(), 7);
-    WorkQueue::new(valkey, Keyspace::new("ringpost:test").unwrap(), "mail", bounds, ItemKey::new(b"k"), me).unwrap()
-}
-
-fn item(id: String, owner: &str, expires_in_ms: u64) -> NewItem {
-    let data = id.clone().into_bytes();
-    NewItem { id, owner: owner.parse().unwrap(), priority: 5, max_attempts: 1, delay_ms: 0, expires_in_ms, data }
+/// One that is tried once.
+fn item(id: &str, owner: &str, expires_in_ms: u64) -> NewItem {
+    NewItem { max_attempts: 1, expires_in_ms, ..super::fixture::item(id, owner) }
 }
 
 async fn letters(queue: &WorkQueue) -> Vec<DeadLetter> {
@@ -35,15 +26,13 @@ async fn letters(queue: &WorkQueue) -> Vec<DeadLetter> {
 #[test]
 fn mail_of_an_owner_that_is_gone_does_not_stay_dead() {
     const GONE: u64 = 300;
-    let server = Server::start(Durability::None);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let queue = queue(&server);
-        let offered: Vec<NewItem> = (0..GONE).map(|number| item(format!("n1:{number}"), "n1", 0)).collect();
+    on_server(async |server| {
+        let queue = queue(server, "n2");
+        let offered: Vec<NewItem> = (0..GONE).map(|number| item(&format!("n1:{number}"), "n1", 0)).collect();
         for items in offered.chunks(64) {
             queue.enqueue(0, items).await.unwrap();
         }
-        queue.enqueue(0, &[item("n3:0".to_owned(), "n3", 0)]).await.unwrap();
+        queue.enqueue(0, &[item("n3:0", "n3", 0)]).await.unwrap();
         let mut dead = 0;
         while dead <= GONE {
             queue.lease(0, 64, 1000, 1, 1 << 20).await.unwrap();
@@ -74,15 +63,13 @@ fn mail_of_an_owner_that_is_gone_does_not_stay_dead() {
 /// What expired in the queue was tried by nobody, and its sender was told nothing.
 #[test]
 fn what_expired_in_the_queue_is_leased_once_more_to_be_reported() {
-    let server = Server::start(Durability::None);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let queue = queue(&server);
-        queue.enqueue(0, &[item("n1:a".to_owned(), "n1", 1)]).await.unwrap();
+    on_server(async |server| {
+        let queue = queue(server, "n2");
+        queue.enqueue(0, &[item("n1:a", "n1", 1)]).await.unwrap();
         while letters(&queue).await.is_empty() {
             // Within a millisecond of the server's clock it may still be leased.
             for item in queue.lease(0, 1, 1000, 60_000, 1000).await.unwrap().1 {
-                queue.fail(&item.id, &item.token, ringpost_cluster::work_queue::Retry::Free(0), "too early").await.unwrap();
+                queue.fail(&item.id, &item.token, Retry::Free(0), "too early").await.unwrap();
             }
         }
         let letter = letters(&queue).await.remove(0);
@@ -98,15 +85,13 @@ fn what_expired_in_the_queue_is_leased_once_more_to_be_reported() {
 #[test]
 fn letters_that_cannot_be_read_hide_none_behind_them() {
     const UNREADABLE: u64 = 200;
-    let server = Server::start(Durability::None);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let queue = queue(&server);
-        queue.enqueue(0, &[item("n1:a".to_owned(), "n1", 0)]).await.unwrap();
+    on_server(async |server| {
+        let queue = queue(server, "n2");
+        queue.enqueue(0, &[item("n1:a", "n1", 0)]).await.unwrap();
         let leased = queue.lease(0, 1, 1000, 60_000, 1000).await.unwrap().1.remove(0);
-        queue.fail(&leased.id, &leased.token, ringpost_cluster::work_queue::Retry::Never, "no luck").await.unwrap();
+        queue.fail(&leased.id, &leased.token, Retry::Never, "no luck").await.unwrap();
         let died_at = letters(&queue).await[0].died_at;
-        let keys = Keyspace::new("ringpost:test").unwrap().queue("mail", 0);
+        let keys = keyspace().queue("mail", 0);
         let (dead, metas) = (&keys[6], &keys[7]);
         for number in 0..UNREADABLE {
             assert!(server.command(&format!("ZADD {dead} {number} x{number}")).starts_with(":1"));
@@ -131,13 +116,11 @@ fn letters_that_cannot_be_read_hide_none_behind_them() {
 /// With one item whose name is no text no lease of its partition was understood, nor the list of its dead letters, nor that of its names.
 #[test]
 fn what_is_no_name_or_no_text_hides_nothing() {
-    let server = Server::start(Durability::None);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let (queue, valkey) = (queue(&server), Valkey::new(Target::parse(&server.url(), None, None).unwrap()));
-        let keys = Keyspace::new("ringpost:test").unwrap().queue("mail", 0);
+    on_server(async |server| {
+        let (queue, valkey) = (queue(server, "n2"), valkey(server, Scripts::shipped()));
+        let keys = keyspace().queue("mail", 0);
         let [ready, ages, _, _, _, _, dead, metas, ..] = &keys[..] else { panic!("{keys:?}") };
-        queue.enqueue(0, &[item("n1:a".to_owned(), "n1", 0)]).await.unwrap();
+        queue.enqueue(0, &[item("n1:a", "n1", 0)]).await.unwrap();
         let meta = async || match valkey.command(redis::cmd("HGET").arg(metas).arg("n1:a")).await.unwrap() {
             redis::Value::BulkString(packed) => packed,
             other => panic!("{other:?}"),
@@ -156,7 +139,7 @@ fn what_is_no_name_or_no_text_hides_nothing() {
         assert!(letters(&queue).await.is_empty());
 
         let leased = leased.remove(0);
-        queue.fail(&leased.id, &leased.token, ringpost_cluster::work_queue::Retry::Never, "no luck").await.unwrap();
+        queue.fail(&leased.id, &leased.token, Retry::Never, "no luck").await.unwrap();
         let mut packed = meta().await;
         let at = packed.windows(7).position(|part| part == b"no luck").unwrap();
         packed[at + 4] = 0xff;
