@@ -8,10 +8,8 @@ local current = redis.call('HMGET', KEYS[1], 'current', 'hash')
 local version = tonumber(current[1] or '0') or 0
 -- What is no version is damage, as good as lost.
 if not (version >= 0 and version <= 9007199254740991) then version = 0 end
--- It is written by now: that this user may not use the channel is no failure.
 local function published(number, hash)
-  local told = redis.pcall('PUBLISH', ARGV[9], 'config ' .. number .. ' ' .. hash)
-  return type(told) == 'table' and told.err and 3 or 1
+  return announce(ARGV[9], 'config ' .. number .. ' ' .. hash) == 1 and 1 or 3
 end
 local t = redis.call('TIME')
 local now = tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)

@@ -3,7 +3,8 @@
 -- earlier one, which sends none.
 -- KEYS members, nodes, leader, epoch, generation, configs, plan, shares
 -- ARGV node, incarnation, floor, record, rival_ttl_ms, random, channel
--- {1, now_ms, epoch, leader, generation, config_version, config_hash, poll_ms, plan, shares} | {0, other_incarnation}
+-- {1, now_ms, epoch, leader, generation, config_version, config_hash, poll_ms, plan, shares, announced (-1: there was nothing to say)} |
+-- {0, other_incarnation}
 local floor, rival_ttl = tonumber(ARGV[3]), tonumber(ARGV[5])
 if not floor or floor < 0 or not rival_ttl then return redis.error_reply('ERR ringpost: floor or rival_ttl') end
 local before = redis.call('HGET', KEYS[2], ARGV[1])
@@ -35,11 +36,11 @@ if not generation then
 end
 redis.call('ZADD', KEYS[1], now, ARGV[1])
 redis.call('HSET', KEYS[2], ARGV[1], ARGV[2] .. '\n' .. string.format('%.0f', started) .. '\n' .. ARGV[4])
-if is_new then redis.call('PUBLISH', ARGV[7], 'joined ' .. ARGV[1]) end
+local announced = is_new and announce(ARGV[7], 'joined ' .. ARGV[1]) or -1
 local config = redis.call('HMGET', KEYS[6], 'current', 'hash', 'poll_ms')
 local version, poll = tonumber(config[1] or '0') or 0, tonumber(config[3] or '0') or 0
 -- What is no version is damage, as good as lost: nodes give it back.
 if not (version >= 0 and version <= 9007199254740991) then version = 0 end
 if not (poll >= 0 and poll <= 9007199254740991) then poll = 0 end
 return {1, now, epoch, redis.call('GET', KEYS[3]) or '', generation, version, config[2] or '', poll,
-  redis.call('GET', KEYS[7]) or '', redis.call('GET', KEYS[8]) or ''}
+  redis.call('GET', KEYS[7]) or '', redis.call('GET', KEYS[8]) or '', announced}

@@ -1,6 +1,6 @@
 -- Takes the lease when nobody holds it, with an epoch above all that were seen (L1): epoch and lease in one step.
 -- KEYS leader, epoch    ARGV incarnation, floor, ttl_ms, channel ('': nobody is told yet)
--- {1, epoch} | {0, holder, remaining_ms}
+-- {1, epoch, announced (-1: nobody is told)} | {0, holder, remaining_ms}
 local floor, ttl = tonumber(ARGV[2]), tonumber(ARGV[3])
 if not floor or not ttl or floor < 0 or ttl < 1 then return redis.error_reply('ERR ringpost: floor or ttl') end
 local holder = redis.call('GET', KEYS[1])
@@ -18,5 +18,4 @@ if epoch > 9007199254740991 then return redis.error_reply('ERR ringpost: no epoc
 local text = string.format('%.0f', epoch)
 redis.call('SET', KEYS[2], text)
 redis.call('SET', KEYS[1], ARGV[1] .. '/' .. text, 'PX', ttl)
-if ARGV[4] ~= '' then redis.call('PUBLISH', ARGV[4], 'elected ' .. ARGV[1] .. '/' .. text) end
-return {1, epoch}
+return {1, epoch, ARGV[4] ~= '' and announce(ARGV[4], 'elected ' .. ARGV[1] .. '/' .. text) or -1}

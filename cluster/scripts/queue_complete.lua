@@ -1,6 +1,6 @@
 -- Ends leases for good, each by its token (Q3, Q4). The outcome stays until the owner has settled it (Q18).
 -- KEYS of the queue    ARGV random, channel_prefix, keep_ms, then for each: id, token, result
--- {generation, code, record, ...}: 1 completed | 2 was completed by this token | 3 its owner has settled it, with whom it does not know any more |
+-- {generation, code, record, ..., announced (-1: there was nothing to say)}: 1 completed | 2 was completed by this token | 3 its owner has settled it, with whom it does not know any more |
 -- 0 not yours, and the record that says whose it is, as far as one can be long ('': nobody's yet, it is in the queue) | -1 was never heard of
 -- Of an item that a worker left to its fate the record is kept for longer: that worker may come back with its copy.
 check_keys()
@@ -72,7 +72,11 @@ for i = 0, items - 1 do
     end
   end
 end
-for owner, lines in pairs(told) do redis.call('PUBLISH', ARGV[2] .. owner, table.concat(lines, '\n')) end
+local announced = -1
+for owner, lines in pairs(told) do
+  local of_owner = announce(ARGV[2] .. owner, table.concat(lines, '\n'))
+  announced = announced == 0 and 0 or of_owner
+end
 for _, range in ipairs({{'-inf', heard_at(now - keep), 'heard_dropped'}, {'0', now - keep, 'outcomes_dropped'}}) do
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', DONE, range[1], string.format('%.0f', range[2]), 'LIMIT', 0, 32)) do
     redis.call('ZREM', DONE, id)
@@ -80,4 +84,5 @@ for _, range in ipairs({{'-inf', heard_at(now - keep), 'heard_dropped'}, {'0', n
     redis.call('HINCRBY', COUNTERS, range[3], 1)
   end
 end
+answer[#answer + 1] = announced
 return answer

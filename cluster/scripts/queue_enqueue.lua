@@ -1,6 +1,6 @@
 -- Adds items, each once by its id (Q2), while there is room (Q14).
 -- KEYS of the queue    ARGV random, capacity, channel, then for each: id, owner, priority, max_attempts, delay_ms, expires_in_ms, body
--- {generation, code, ...}: 1 added | 0 is there | 2 was completed | -1 no room
+-- {generation, code, ..., announced (-1: there was nothing to say)}: 1 added | 0 is there | 2 was completed | -1 no room
 check_keys()
 local READY, AGES, SCHED, META, BODY, COUNTERS = KEYS[1], KEYS[2], KEYS[3], KEYS[8], KEYS[9], KEYS[10]
 local DONE, OUTCOME, GENERATION, PAST, PAST_AT = KEYS[11], KEYS[12], KEYS[13], KEYS[15], KEYS[16]
@@ -67,5 +67,5 @@ for i = 0, items - 1 do
     answer[#answer + 1] = 1
   end
 end
-if added_ready then redis.call('PUBLISH', ARGV[3], 'work') end
+answer[#answer + 1] = added_ready and announce(ARGV[3], 'work') or -1
 return answer

@@ -1,5 +1,5 @@
 -- Dead letters get their attempts back and go to the ready ones. KEYS of the queue    ARGV channel, id... (none: the oldest 128)
--- number requeued
+-- {number requeued, announced (-1: there was nothing to say)}
 check_keys()
 local READY, AGES, DEAD, META, COUNTERS = KEYS[1], KEYS[2], KEYS[7], KEYS[8], KEYS[10]
 if #ARGV > 129 then return redis.error_reply('ERR ringpost: at most 128 ids') end
@@ -25,5 +25,4 @@ for i, id in ipairs(ids) do
     moved = moved + 1
   end
 end
-if moved > 0 then redis.call('PUBLISH', ARGV[1], 'work') end
-return moved
+return {moved, moved > 0 and announce(ARGV[1], 'work') or -1}

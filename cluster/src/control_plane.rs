@@ -207,12 +207,14 @@ impl ControlPlane {
                 let mut reply = Reply::new(answer)?;
                 if reply.number()? == 1 {
                     let epoch = reply.epoch()?;
+                    self.announced(&mut reply)?;
                     let Some(written) = written else { return Ok(Answer::Acquired(epoch)) };
                     let mine = Leadership { incarnation: me.clone(), epoch }.to_string();
                     let have = self.valkey.replicas_of(written, replicas, patience).await;
                     if have.is_ok_and(|have| have >= u64::from(replicas)) {
                         // Whom this does not reach hears of it with the next heartbeat.
-                        let _unheard = self.run("leader_announce", &keys[..1], &[&mine, &self.keyspace.events()]).await;
+                        let announced = self.run("leader_announce", &keys[..1], &[&mine, &self.keyspace.events()]).await;
+                        let _unheard = announced.and_then(|answer| self.was_announced(answer));
                         return Ok(Answer::Acquired(epoch));
                     }
                     // A lease that could not be given back runs out by itself.
@@ -227,7 +229,7 @@ impl ControlPlane {
                 if reply.number()? == 1 { Ok(Answer::Renewed) } else { Ok(Answer::Lost(reply.epoch()?)) }
             }
             Step::Release(mine) => {
-                self.run("leader_release", &keys[..1], &[&mine.to_string(), &self.keyspace.events()]).await?;
+                self.was_announced(self.run("leader_release", &keys[..1], &[&mine.to_string(), &self.keyspace.events()]).await?)?;
                 Ok(Answer::Released)
             }
         }
@@ -261,13 +263,27 @@ impl ControlPlane {
         // Whoever can write to Valkey makes nodes ask neither without pause nor never.
         let poll = (poll_ms > 0).then(|| Duration::from_millis(poll_ms).clamp(CONFIG_POLL_MIN, CONFIG_POLL_MAX));
         let shares = reply.text()?.parse().ok();
+        self.announced(&mut reply)?;
         Ok(Heartbeat::Taken(Box::new(Pulse { now_ms, epoch, leader, generation, config_version, config_hash, poll, plan, shares })))
     }
 
     /// This node leaves in order.
     pub async fn leave(&self, me: &Incarnation) -> Result<(), ValkeyError> {
         let keys = [self.keyspace.members(), self.keyspace.nodes()];
-        self.run("leave", &keys, &[me.node().as_str(), &me.to_string(), &self.keyspace.events()]).await.map(drop)
+        self.was_announced(self.run("leave", &keys, &[me.node().as_str(), &me.to_string(), &self.keyspace.events()]).await?)
+    }
+
+    /// The last element of an answer says how it went with what there was to say to all nodes.
+    fn announced(&self, reply: &mut Reply) -> Result<(), ValkeyError> {
+        self.valkey.announced(&self.keyspace.events(), reply.number()?);
+        Ok(())
+    }
+
+    /// The same of an answer that else has a code alone.
+    fn was_announced(&self, answer: Value) -> Result<(), ValkeyError> {
+        let mut reply = Reply::new(answer)?;
+        reply.number()?;
+        self.announced(&mut reply)
     }
 
     /// All nodes, and the server's time. Records that cannot be read are left out.
@@ -350,6 +366,9 @@ impl ControlPlane {
         let mut reply = Reply::new(self.run("config_publish", &[self.keyspace.configs()], &args).await?)?;
         let code = reply.number()?;
         let version = reply.count()?;
+        if matches!(code, 1 | 3) {
+            self.valkey.announced(&self.keyspace.events(), i64::from(code == 1));
+        }
         match code {
             1 => Ok(Published::Version(version)),
             3 => Ok(Published::Untold(version)),

@@ -49,6 +49,9 @@ pub struct ClusterStats {
     pub shares: Shares,
     /// Random, and new when Valkey's data began anew.
     pub generation: String,
+    /// Channels that Valkey's rights refuse to this node: what is said there is heard later, by asking.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub channels_refused: Vec<String>,
     /// Leadership gained and lost, members' changes and the like, since the start.
     pub counters: BTreeMap<String, u64>,
 }
@@ -112,6 +115,7 @@ impl ClusterHandle {
             config_version: known.config_version,
             shares: known.shares,
             generation: known.generation.clone(),
+            channels_refused: self.control.valkey().refused_channels(),
             counters: known.counters.clone(),
         }
     }

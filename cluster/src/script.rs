@@ -73,9 +73,11 @@ const SOURCES: &[(&str, &str)] = &sources![
     "queue_stats",
 ];
 
-/// What scripts share, and which of it one uses that has it.
-const SHARED: [&str; 3] = ["meta_of(", "heard_at(", "check_keys("];
-const META: &str = include_str!("../scripts/queue_meta.lua");
+/// What scripts share: the functions, and the text that goes in front of a script that uses one of them.
+const SHARED: [(&[&str], &str); 2] = [
+    (&["announce("], include_str!("../scripts/announce.lua")),
+    (&["meta_of(", "heard_at(", "check_keys("], include_str!("../scripts/queue_meta.lua")),
+];
 
 static SHIPPED: LazyLock<Scripts> = LazyLock::new(|| Scripts::changed(|_, source| source.to_owned()));
 
@@ -87,7 +89,10 @@ impl Scripts {
 
     /// As shipped, but with `change` applied to each text: a negative control.
     pub fn changed(change: impl Fn(&str, &str) -> String) -> Scripts {
-        let whole = |source: String| if SHARED.iter().any(|name| source.contains(name)) { format!("{META}{source}") } else { source };
+        let whole = |source: String| -> String {
+            let shared = SHARED.iter().filter(|(functions, _)| functions.iter().any(|function| source.contains(function)));
+            shared.map(|(_, text)| *text).collect::<String>() + &source
+        };
         Scripts(SOURCES.iter().map(|(name, source)| (*name, Script::new(name, whole(change(name, source))))).collect())
     }
 

@@ -24,6 +24,7 @@ use crate::{
     valkey_error::ValkeyError,
 };
 
+mod channels;
 mod connection;
 mod eviction;
 mod messages;
@@ -31,6 +32,7 @@ mod replicas;
 mod reply_meter;
 mod stream;
 
+use channels::RefusedChannels;
 use connection::Connection;
 pub use messages::Message;
 use stream::ANSWER_BYTES_MAX;
@@ -87,6 +89,7 @@ pub struct Valkey {
     /// Waiting for replicas stops whatever comes behind it on a connection.
     replicated: Line,
     circuits: Mutex<Circuits>,
+    channels: Mutex<RefusedChannels>,
     /// See [`Counters`].
     pub counters: Counters,
 }
@@ -111,6 +114,7 @@ impl Valkey {
             bulk: Line::default(),
             replicated: Line::default(),
             circuits: Mutex::default(),
+            channels: Mutex::default(),
             counters: Counters::default(),
         })
     }

@@ -202,6 +202,7 @@ impl WorkQueue {
                 _ => return Err(ValkeyError::Malformed("a code of enqueue").into()),
             });
         }
+        self.valkey.announced(&channel, reply.number()?);
         Ok((generation, answers))
     }
 
@@ -283,6 +284,7 @@ impl WorkQueue {
                 _ => return Err(ValkeyError::Malformed("a code of complete").into()),
             });
         }
+        self.valkey.announced(&channel, reply.number()?);
         Ok((generation, answers))
     }
 

@@ -19,6 +19,8 @@ use crate::{breaker::GAP_MAX, valkey_error::ValkeyError};
 const MESSAGES_MAX: usize = 4096;
 /// How soon the subscriber tries again, at least.
 const SUBSCRIBE_GAP: Duration = Duration::from_millis(200);
+/// A server that is asked whether it is there, and does not answer within this, is not.
+const PROBE_MAX: Duration = Duration::from_secs(1);
 
 /// A message of a channel.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -27,6 +29,11 @@ pub struct Message {
     pub channel: String,
     /// What it says.
     pub payload: String,
+}
+
+/// What was published before is to be asked for.
+fn connected() -> Message {
+    Message { channel: String::new(), payload: String::new() }
 }
 
 impl Valkey {
@@ -59,12 +66,17 @@ impl Valkey {
             let stream = Stream::open(&server, self.ca(), &MESSAGE_BYTES_MAX).await;
             let stream = stream.map_err(|error| ValkeyError::of_client(&error.into()))?;
             let mut connection = PubSub::new(server.redis_settings(), stream).await.map_err(|error| ValkeyError::of_client(&error))?;
-            connection.subscribe(channels).await.map_err(|error| ValkeyError::of_client(&error))?;
-            Ok::<_, ValkeyError>(connection)
+            let is_allowed = match connection.subscribe(channels).await.map_err(|error| ValkeyError::of_client(&error)) {
+                Ok(()) => true,
+                Err(ValkeyError::Misconfigured(_)) => false,
+                Err(error) => return Err(error),
+            };
+            Ok::<_, ValkeyError>((connection, is_allowed))
         };
-        let connection =
+        let (connection, mut is_allowed) =
             timeout(CONNECT_DEADLINE, connect).await.map_err(|_| ValkeyError::Unreachable("no connection for messages".to_owned()))??;
-        self.pass(Message { channel: String::new(), payload: String::new() }, sender);
+        self.listens(channels, is_allowed);
+        self.pass(connected(), sender);
         let (mut sink, mut messages) = connection.split();
         // A connection whose other end is gone without a word is found by asking.
         let mut probe = tokio::time::interval(Duration::from_secs(2));
@@ -77,9 +89,17 @@ impl Valkey {
                     }
                     None => return Ok(()),
                 },
-                _ = probe.tick() => match timeout(Duration::from_secs(1), sink.ping::<Value>()).await {
-                    Ok(Ok(_)) => {}
-                    _ => return Ok(()),
+                _ = probe.tick() => {
+                    // Without the right to listen it still tells when the server is another.
+                    if !is_allowed && timeout(PROBE_MAX, sink.subscribe(channels)).await.is_ok_and(|answer| answer.is_ok()) {
+                        is_allowed = true;
+                        self.listens(channels, is_allowed);
+                        self.pass(connected(), sender);
+                    }
+                    match timeout(PROBE_MAX, sink.ping::<Value>()).await {
+                        Ok(Ok(_)) => {}
+                        _ => return Ok(()),
+                    }
                 },
                 () = sender.closed() => return Ok(()),
             }

@@ -3,11 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{IDS_PER_CALL, QueueError, WorkQueue};
-use crate::{
-    identity::Epoch,
-    reply::{Reply, number},
-    valkey_error::ValkeyError,
-};
+use crate::{identity::Epoch, reply::Reply, valkey_error::ValkeyError};
 
 /// The first wait of a dead letter that nobody owns any more, and the longest: each is as long as all that was before.
 const REVIVAL_WAIT_MS: (u64, u64) = (5 * 60 * 1000, 80 * 60 * 1000);
@@ -121,8 +117,11 @@ impl WorkQueue {
     /// Dead letters get their attempts back: those named (up to [`IDS_PER_CALL`]), or the oldest 128. Returns how many. Of the oldest those that cannot
     /// be read leave the queue, so that none may be counted though others are left.
     pub async fn requeue(&self, partition: u16, ids: &[&str]) -> Result<u64, QueueError> {
-        let moved = number(self.with_ids("queue_requeue", partition, &[&self.work_channel()], ids).await?)?;
-        Ok(u64::try_from(moved).unwrap_or(0))
+        let channel = self.work_channel();
+        let mut reply = Reply::new(self.with_ids("queue_requeue", partition, &[&channel], ids).await?)?;
+        let moved = reply.count()?;
+        self.valkey.announced(&channel, reply.number()?);
+        Ok(moved)
     }
 
     /// Removes dead letters: those named, or up to 128 that died longer than `older_than_ms` ago. With `epoch` a leader's chore, which

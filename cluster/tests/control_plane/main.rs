@@ -24,6 +24,7 @@ use ringpost_cluster::{
 };
 use ringpost_valkey_server::{Durability, Server};
 
+mod channels;
 mod configs;
 mod limits;
 
