@@ -4,7 +4,7 @@
 -- 0 not yours, and the record that says whose it is, as far as one can be long ('': nobody's yet, it is in the queue) | -1 was never heard of
 -- Of an item that a worker left to its fate the record is kept for longer: that worker may come back with its copy.
 check_keys()
-local HELD, TIMED, META, BODY, COUNTERS, DONE, OUTCOME, GENERATION = KEYS[4], KEYS[5], KEYS[8], KEYS[9], KEYS[10], KEYS[11], KEYS[12], KEYS[13]
+local HELD, TIMED, META, BODY, DONE, OUTCOME, GENERATION = KEYS[4], KEYS[5], KEYS[8], KEYS[9], KEYS[11], KEYS[12], KEYS[13]
 local PAST, PAST_AT = KEYS[15], KEYS[16]
 local items = (#ARGV - 3) / 3
 if items ~= math.floor(items) or items < 1 or items > 64 then return redis.error_reply('ERR ringpost: 1 to 64 items') end
@@ -43,7 +43,7 @@ for i = 0, items - 1 do
       redis.call('HSET', PAST, id, record)
       redis.call('ZADD', PAST_AT, now, id)
     end
-    redis.call('HINCRBY', COUNTERS, 'completed', 1)
+    tally('completed', 1)
     local lines = told[meta[7]] or {}
     lines[#lines + 1] = id .. ' ' .. result
     told[meta[7]] = lines
@@ -54,7 +54,7 @@ for i = 0, items - 1 do
       meta[12] = 1
       redis.call('HSET', META, id, cmsgpack.pack(meta))
     end
-    redis.call('HINCRBY', COUNTERS, 'stale', 1)
+    tally('stale', 1)
     say(0)
   else
     local record = redis.call('HGET', OUTCOME, id) or redis.call('HGET', PAST, id)
@@ -66,7 +66,7 @@ for i = 0, items - 1 do
     elseif string.match(record, '^[^\n]*') == token then
       say(2)
     else
-      redis.call('HINCRBY', COUNTERS, 'stale', 1)
+      tally('stale', 1)
       -- What is no record at all is one that nobody signed.
       say(0, record == '' and '\n' or record)
     end
@@ -81,7 +81,7 @@ for _, range in ipairs({{'-inf', heard_at(now - keep), 'heard_dropped'}, {'0', n
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', DONE, range[1], string.format('%.0f', range[2]), 'LIMIT', 0, 32)) do
     redis.call('ZREM', DONE, id)
     redis.call('HDEL', OUTCOME, id)
-    redis.call('HINCRBY', COUNTERS, range[3], 1)
+    tally(range[3], 1)
   end
 end
 answer[#answer + 1] = announced

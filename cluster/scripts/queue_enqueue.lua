@@ -2,7 +2,7 @@
 -- KEYS of the queue    ARGV random, capacity, channel, then for each: id, owner, priority, max_attempts, delay_ms, expires_in_ms, body
 -- {generation, code, ..., announced (-1: there was nothing to say)}: 1 added | 0 is there | 2 was completed | -1 no room
 check_keys()
-local READY, AGES, SCHED, META, BODY, COUNTERS = KEYS[1], KEYS[2], KEYS[3], KEYS[8], KEYS[9], KEYS[10]
+local READY, AGES, SCHED, META, BODY = KEYS[1], KEYS[2], KEYS[3], KEYS[8], KEYS[9]
 local DONE, OUTCOME, GENERATION, PAST, PAST_AT = KEYS[11], KEYS[12], KEYS[13], KEYS[15], KEYS[16]
 local items = (#ARGV - 3) / 7
 if items ~= math.floor(items) or items < 1 or items > 64 then return redis.error_reply('ERR ringpost: 1 to 64 items') end
@@ -47,7 +47,7 @@ for i = 0, items - 1 do
     used = used + 1
     local was_left = redis.call('HDEL', PAST, id) == 1
     redis.call('ZREM', PAST_AT, id)
-    local sequence = redis.call('HINCRBY', COUNTERS, 'sequence', 1)
+    local sequence = next_sequence()
     -- state, priority, attempts, max_attempts, created, expires, owner, token, worker, reason
     local meta = {delay > 0 and 'S' or 'R', priority, 0, attempts, now, expires > 0 and now + expires or 0, owner, '', '', ''}
     -- A worker that an earlier offer of it was left by may come back: it is to hear what becomes of this one.
@@ -63,7 +63,7 @@ for i = 0, items - 1 do
       redis.call('ZADD', AGES, sequence, id)
       added_ready = true
     end
-    redis.call('HINCRBY', COUNTERS, 'enqueued', 1)
+    tally('enqueued', 1)
     answer[#answer + 1] = 1
   end
 end

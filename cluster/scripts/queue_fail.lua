@@ -2,14 +2,14 @@
 -- KEYS of the queue    ARGV id, token, retries, delay_ms, counts, reason, dead_max
 -- 1 waits | 2 dead | 0 not yours
 check_keys()
-local SCHED, HELD, TIMED, DEAD, META, COUNTERS = KEYS[3], KEYS[4], KEYS[5], KEYS[7], KEYS[8], KEYS[10]
+local SCHED, HELD, TIMED, DEAD, META = KEYS[3], KEYS[4], KEYS[5], KEYS[7], KEYS[8]
 local id, token, delay, dead_max = ARGV[1], ARGV[2], tonumber(ARGV[4]), tonumber(ARGV[7])
 if not delay or delay < 0 or not dead_max then return redis.error_reply('ERR ringpost: delay') end
 delay = math.min(delay, 4398046511104)
 local meta = meta_of(id)
 if meta == false then drop(id) end
 if not meta or meta[1] ~= 'L' or meta[8] ~= token then
-  redis.call('HINCRBY', COUNTERS, 'stale', 1)
+  tally('stale', 1)
   return 0
 end
 local t = redis.call('TIME')
@@ -23,16 +23,16 @@ local is_dead = ARGV[3] == '0' or meta[3] >= meta[4]
 if is_dead and redis.call('ZCARD', DEAD) < dead_max then
   meta[1], answer = 'D', 2
   redis.call('ZADD', DEAD, now, id)
-  redis.call('HINCRBY', COUNTERS, 'died', 1)
+  tally('died', 1)
 else
   if is_dead then
     -- No room among the dead: it waits with its attempts used up, so that it goes there and to no worker.
     meta[3], delay = math.max(meta[3], meta[4]), 60000
-    redis.call('HINCRBY', COUNTERS, 'dead_full', 1)
+    tally('dead_full', 1)
   end
   meta[1], meta[14] = 'S', now + delay
   redis.call('ZADD', SCHED, meta[14], id)
-  redis.call('HINCRBY', COUNTERS, 'failed', 1)
+  tally('failed', 1)
 end
 redis.call('HSET', META, id, cmsgpack.pack(meta))
 return answer

@@ -6,7 +6,7 @@
 -- {generation, now_ms, {id, owner, priority, attempts, max_attempts, created_ms, scheduled_ms, expires_ms, token, body}, ...}
 check_keys()
 local READY, AGES, SCHED, HELD, TIMED, WORKERS, DEAD = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
-local META, BODY, COUNTERS, GENERATION = KEYS[8], KEYS[9], KEYS[10], KEYS[13]
+local META, BODY, GENERATION = KEYS[8], KEYS[9], KEYS[13]
 local worker, count, token = ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local worker_ttl, lease_ms, dead_max, bytes_max = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
 local data_bytes_max = tonumber(ARGV[9])
@@ -33,12 +33,12 @@ local function bury(id, meta, reason)
     -- No room: it waits, out of every worker's way, and is counted (Q12).
     meta[1], meta[14] = 'S', now + 60000
     redis.call('ZADD', SCHED, meta[14], id)
-    redis.call('HINCRBY', COUNTERS, 'dead_full', 1)
+    tally('dead_full', 1)
   else
     dead = dead + 1
     meta[1], meta[10] = 'D', reason
     redis.call('ZADD', DEAD, now, id)
-    redis.call('HINCRBY', COUNTERS, 'died', 1)
+    tally('died', 1)
   end
   redis.call('HSET', META, id, cmsgpack.pack(meta))
 end
@@ -49,7 +49,7 @@ for i, id in ipairs(due) do
     if meta[3] >= meta[4] then
       bury(id, meta, meta[10] ~= '' and meta[10] or 'too many attempts')
     else
-      local sequence = meta[11] and 0 or redis.call('HINCRBY', COUNTERS, 'sequence', 1)
+      local sequence = meta[11] and 0 or next_sequence()
       meta[1], meta[11] = 'R', nil
       redis.call('HSET', META, id, cmsgpack.pack(meta))
       redis.call('ZADD', READY, meta[2] * 1099511627776 + sequence, id)
@@ -67,7 +67,7 @@ end
 local answer, leased, bytes, data_bytes = {generation, now}, 0, 0, 0
 for _ = 1, count + 32 do
   if leased >= count or bytes >= bytes_max or data_bytes >= data_bytes_max then break end
-  local turn = redis.call('HINCRBY', COUNTERS, 'turns', 1)
+  local turn = tally('turns', 1)
   local first = redis.call('ZRANGE', turn % 8 == 0 and AGES or READY, 0, 0)
   local id = first[1]
   if not id then break end
@@ -78,7 +78,7 @@ for _ = 1, count + 32 do
   local data_size = data_bytes_of(body)
   if is_too_long or leased > 0 and data_bytes + data_size > data_bytes_max then
     -- Its turn is not lost: the next call begins with it.
-    redis.call('HINCRBY', COUNTERS, 'turns', -1)
+    tally('turns', -1)
     break
   end
   redis.call('ZREM', READY, id)
@@ -103,6 +103,6 @@ for _ = 1, count + 32 do
 end
 if leased > 0 then
   if lease_ms == 0 then redis.call('ZADD', WORKERS, now + worker_ttl, worker) end
-  redis.call('HINCRBY', COUNTERS, 'leased', leased)
+  tally('leased', leased)
 end
 return answer

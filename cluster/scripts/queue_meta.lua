@@ -2,6 +2,24 @@
 local function is_count(value)
   return type(value) == 'number' and value >= 0 and value <= 9007199254740991
 end
+-- Adds to a count, and returns it. One that is damaged begins anew, which is counted: a script that came to its end at it had written the rest.
+local function tally(name, by)
+  local counted = redis.pcall('HINCRBY', KEYS[10], name, by)
+  if type(counted) == 'number' then return counted end
+  redis.call('HSET', KEYS[10], name, string.format('%.0f', by))
+  if name ~= 'counters_reset' then tally('counters_reset', 1) end
+  return by
+end
+-- The next place in the order of coming: below 2^40, with a priority before it exact. A count that is damaged goes on behind the latest that waits.
+local function next_sequence()
+  local sequence = redis.pcall('HINCRBY', KEYS[10], 'sequence', 1)
+  if type(sequence) == 'number' and sequence > 0 and sequence < 1099511627776 then return sequence end
+  local last = tonumber(redis.call('ZRANGE', KEYS[2], -1, -1, 'WITHSCORES')[2] or '0') or 0
+  if not (last >= 0 and last < 1099511627775) then last = 0 end
+  redis.call('HSET', KEYS[10], 'sequence', string.format('%.0f', last + 1))
+  tally('counters_reset', 1)
+  return last + 1
+end
 -- An item's metadata: nil where there is none, false where it cannot be read or is none.
 local function meta_of(id)
   local packed = redis.call('HGET', KEYS[8], id)
@@ -21,7 +39,7 @@ end
 local function drop(id)
   for _, key in ipairs({1, 2, 3, 5, 7}) do redis.call('ZREM', KEYS[key], id) end
   redis.call('HDEL', KEYS[9], id)
-  if redis.call('HDEL', KEYS[8], id) == 1 then redis.call('HINCRBY', KEYS[10], 'damaged', 1) end
+  if redis.call('HDEL', KEYS[8], id) == 1 then tally('damaged', 1) end
 end
 -- Where the outcomes stand of which their owners have heard, and which are kept for late workers alone: before all others, which lets them go first.
 local function heard_at(now)
@@ -44,8 +62,8 @@ local function put_back(id, meta, now)
   if state == 'R' then
     if has(KEYS[1], id) and has(KEYS[2], id) then return false end
     -- One of these keys may be damaged while another was lost: whoever asks is told all the same where the others are.
-    local sequence = redis.pcall('HINCRBY', KEYS[10], 'sequence', 1)
-    if type(sequence) ~= 'number' then return false end
+    local is_numbered, sequence = pcall(next_sequence)
+    if not is_numbered then return false end
     redis.pcall('ZADD', KEYS[1], meta[2] * 1099511627776 + sequence, id)
     redis.pcall('ZADD', KEYS[2], sequence, id)
   elseif state == 'S' then

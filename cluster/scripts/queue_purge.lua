@@ -3,7 +3,7 @@
 -- KEYS of the queue    ARGV epoch, older_than_ms, id... (none: by age)
 -- {1, removed} | {0, epoch}
 check_keys()
-local DEAD, META, BODY, COUNTERS, EPOCH, PAST, PAST_AT = KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[14], KEYS[15], KEYS[16]
+local DEAD, META, BODY, EPOCH, PAST, PAST_AT = KEYS[7], KEYS[8], KEYS[9], KEYS[14], KEYS[15], KEYS[16]
 local mine, seen = tonumber(ARGV[1]), tonumber(redis.call('GET', EPOCH) or '0') or 0
 -- What is no epoch is damage, as good as lost: what nodes have accepted raises it again (L6).
 if not (seen >= 0 and seen <= 9007199254740991) then seen = 0 end
@@ -29,5 +29,5 @@ for i, id in ipairs(ids) do
     removed = removed + 1
   end
 end
-if removed > 0 then redis.call('HINCRBY', COUNTERS, 'purged', removed) end
+if removed > 0 then tally('purged', removed) end
 return {1, removed}

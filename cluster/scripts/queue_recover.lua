@@ -4,7 +4,7 @@
 -- KEYS of the queue    ARGV limit (at most 128), jitter_ms, random, dead_max, outcomes_max, past_max, lease_max_ms
 -- {recovered, dead, outcomes dropped that their owners have not heard of}
 check_keys()
-local SCHED, HELD, TIMED, WORKERS, DEAD, META, COUNTERS = KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[10]
+local SCHED, HELD, TIMED, WORKERS, DEAD, META = KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8]
 local DONE, OUTCOME, PAST, PAST_AT = KEYS[11], KEYS[12], KEYS[15], KEYS[16]
 local limit, jitter, random, dead_max = math.min(tonumber(ARGV[1]), 128), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local outcomes_max, past_max, lease_max = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
@@ -50,7 +50,7 @@ for i, id in ipairs(ids) do
       local delay = jitter > 0 and (random + i * 7919) % jitter or 0
       if meta[3] >= meta[4] then
         delay = 60000
-        redis.call('HINCRBY', COUNTERS, 'dead_full', 1)
+        tally('dead_full', 1)
       end
       -- 11: it has waited its turn once, and comes before what came later.
       recovered, meta[1], meta[11], meta[14] = recovered + 1, 'S', 1, now + delay
@@ -59,8 +59,8 @@ for i, id in ipairs(ids) do
     redis.call('HSET', META, id, cmsgpack.pack(meta))
   end
 end
-if recovered > 0 then redis.call('HINCRBY', COUNTERS, 'recovered', recovered) end
-if died > 0 then redis.call('HINCRBY', COUNTERS, 'died', died) end
+if recovered > 0 then tally('recovered', recovered) end
+if died > 0 then tally('died', died) end
 -- The oldest of `keys[2]`, as many as it has beyond `max`, leave both.
 local function cut(keys, max)
   local beyond = math.min(redis.call('ZCARD', keys[2]) - max, 128)
@@ -72,7 +72,7 @@ end
 local heard = redis.call('ZCOUNT', DONE, '-inf', '(0')
 local beyond = cut({OUTCOME, DONE}, outcomes_max)
 local dropped = math.max(beyond - heard, 0)
-if dropped > 0 then redis.call('HINCRBY', COUNTERS, 'outcomes_dropped', dropped) end
-if beyond > dropped then redis.call('HINCRBY', COUNTERS, 'heard_dropped', beyond - dropped) end
+if dropped > 0 then tally('outcomes_dropped', dropped) end
+if beyond > dropped then tally('heard_dropped', beyond - dropped) end
 cut({PAST, PAST_AT}, past_max)
 return {recovered, died, dropped}

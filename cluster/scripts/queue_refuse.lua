@@ -3,7 +3,7 @@
 -- KEYS of the queue    ARGV for each (at most 64): id, record (its first 1024 bytes), the owner's word
 -- {code, ...}: 1 it is not there any more | 0 another is
 check_keys()
-local COUNTERS, DONE, OUTCOME, PAST = KEYS[10], KEYS[11], KEYS[12], KEYS[15]
+local DONE, OUTCOME, PAST = KEYS[11], KEYS[12], KEYS[15]
 local items = #ARGV / 3
 if items ~= math.floor(items) or items < 1 or items > 64 then return redis.error_reply('ERR ringpost: 1 to 64 items') end
 local t = redis.call('TIME')
@@ -18,7 +18,7 @@ for i = 1, items do
     redis.call('HSET', OUTCOME, id, word)
     redis.call('ZADD', DONE, heard_at(now), id)
     if redis.call('HGET', PAST, id) == outcome then redis.call('HSET', PAST, id, word) end
-    if string.sub(record, 1, 1) ~= '\n' then redis.call('HINCRBY', COUNTERS, 'unproven', 1) end
+    if string.sub(record, 1, 1) ~= '\n' then tally('unproven', 1) end
     answer[i] = 1
   else
     answer[i] = 0

@@ -10,7 +10,11 @@ local answer = {tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000), redis
   tonumber(oldest[2] or '0'), tonumber(due[2] or '0'), meta and meta[5] or 0}
 local counters = redis.call('HGETALL', KEYS[10])
 for i = 1, #counters, 2 do
-  answer[#answer + 1] = counters[i]
-  answer[#answer + 1] = tonumber(counters[i + 1])
+  local count = tonumber(counters[i + 1])
+  -- One that is damaged counts for nothing until it is counted on.
+  if string.match(counters[i], '^[%w_]+$') and count and count >= 0 then
+    answer[#answer + 1] = counters[i]
+    answer[#answer + 1] = math.min(count, 9000000000000000000)
+  end
 end
 return answer

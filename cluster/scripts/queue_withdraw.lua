@@ -6,8 +6,8 @@
 -- {code, ...}: 1 out | 0 it is leased, or another's | -1 unknown | 2 it stays
 check_keys()
 local PAST, PAST_AT = KEYS[15], KEYS[16]
-local READY, AGES, SCHED, HELD, TIMED, DEAD, META, BODY, COUNTERS, DONE, OUTCOME =
-  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11], KEYS[12]
+local READY, AGES, SCHED, HELD, TIMED, DEAD, META, BODY, DONE, OUTCOME =
+  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[7], KEYS[8], KEYS[9], KEYS[11], KEYS[12]
 if #ARGV > 130 then return redis.error_reply('ERR ringpost: at most 128 ids') end
 local is_ended = ARGV[2] == 'ended'
 local metas, ends = {}, {}
@@ -41,7 +41,7 @@ for i = 3, #ARGV do
       redis.call('HSET', PAST, id, trace)
       redis.call('ZADD', PAST_AT, now, id)
     end
-    redis.call('HINCRBY', COUNTERS, 'withdrawn', 1)
+    tally('withdrawn', 1)
     answer[#answer + 1] = 1
   end
 end

@@ -76,7 +76,7 @@ const SOURCES: &[(&str, &str)] = &sources![
 /// What scripts share: the functions, and the text that goes in front of a script that uses one of them.
 const SHARED: [(&[&str], &str); 2] = [
     (&["announce("], include_str!("../scripts/announce.lua")),
-    (&["meta_of(", "heard_at(", "check_keys("], include_str!("../scripts/queue_meta.lua")),
+    (&["meta_of(", "heard_at(", "check_keys(", "tally("], include_str!("../scripts/queue_meta.lua")),
 ];
 
 static SHIPPED: LazyLock<Scripts> = LazyLock::new(|| Scripts::changed(|_, source| source.to_owned()));

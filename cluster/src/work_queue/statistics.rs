@@ -29,7 +29,7 @@ pub struct QueueStats {
     /// Age of the oldest dead letter, in milliseconds.
     pub oldest_dead_age_ms: u64,
     /// Since the data's beginning: enqueued, leased, completed, failed, recovered, died, stale, dead_full, purged, withdrawn, damaged, unproven,
-    /// outcomes_dropped (of which their owners had not heard), heard_dropped (of which they had).
+    /// outcomes_dropped (of which their owners had not heard), heard_dropped (of which they had), counters_reset (which were no numbers).
     pub counters: BTreeMap<String, u64>,
     /// Partitions that did not answer: what they have is in none of the counts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

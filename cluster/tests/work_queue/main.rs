@@ -6,6 +6,7 @@ use ringpost_cluster::{
 };
 use ringpost_valkey_server::Server;
 
+mod counters;
 mod damaged_keys;
 mod dead_letters;
 mod fixture;
