@@ -37,6 +37,7 @@ const HELO_BYTES_MAX: usize = 255;
 /// Storage of at most this capacity is kept between transactions, so that ordinary mail allocates nothing.
 const BYTES_KEPT: usize = 256;
 
+mod repeats;
 mod view;
 
 use view::text_of;

@@ -197,7 +197,7 @@ impl<'a> EnvelopeView<'a> {
         u16_at(self.bytes, at::REVERSE_LENGTH) as usize
     }
 
-    fn recipients_at(&self) -> usize {
+    pub(super) fn recipients_at(&self) -> usize {
         FIXED_BYTES + self.bytes[at::HELO_LENGTH] as usize + self.reverse_length() + self.bytes[at::ENVELOPE_ID_LENGTH] as usize
     }
 

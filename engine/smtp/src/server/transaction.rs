@@ -144,6 +144,7 @@ impl Session {
     }
 
     fn content_begins(&mut self, framing: Framing) {
+        self.envelope.drop_repeats();
         self.begin_phase();
         self.transaction = Transaction::Content(ContentScanner::new(framing));
         self.content_open = true;
