@@ -4,6 +4,7 @@
 mod admin;
 mod admin_connections;
 mod answers;
+mod change_cli;
 mod cli;
 mod cluster;
 mod cluster_cli;
