@@ -54,7 +54,8 @@ pub fn change(socket: &Path, change: Change, selection: Selection, whole: WholeM
         eprint!("\r\x1b[K");
     }
     if let Ok(count) = result {
-        let NotChanged { unchanged, taken, unanswered, held, offered, ends_earlier, paused, others } = left.unwrap_or_default();
+        let NotChanged { unchanged, taken, unanswered, held, offered, ends_earlier, paused, unless_delivered, attempting, others } =
+            left.unwrap_or_default();
         if unchanged > 0 {
             eprintln!("ringpost: {} stayed as before: {so_already}", messages(unchanged));
         }
@@ -79,6 +80,15 @@ pub fn change(socket: &Path, change: Change, selection: Selection, whole: WholeM
         }
         if paused > 0 {
             eprintln!("ringpost: {paused} of them wait for destinations that are paused: `ringpost queue resume` lets them go");
+        }
+        if unless_delivered > 0 {
+            let are = if unless_delivered == 1 { "is" } else { "are" };
+            eprintln!("ringpost: {unless_delivered} of them {are} being attempted now: purged unless this attempt delivers");
+        }
+        if attempting > 0 {
+            let (plural, are) =
+                if attempting == 1 { ("", "is being attempted now and stays") } else { ("s", "are being attempted now and stay") };
+            eprintln!("ringpost: {attempting} recipient{plural} {are}: say it again when the attempt has ended");
         }
         if others > 0 {
             let (plural, are) = (plural(others), if others == 1 { "is" } else { "are" });
@@ -107,6 +117,12 @@ pub fn change(socket: &Path, change: Change, selection: Selection, whole: WholeM
             }
             if paused > 0 {
                 answer["paused"] = paused.into();
+            }
+            if unless_delivered > 0 {
+                answer["unless_delivered"] = unless_delivered.into();
+            }
+            if attempting > 0 {
+                answer["attempting_recipients"] = attempting.into();
             }
             if others > 0 {
                 answer["other_recipients"] = others.into();

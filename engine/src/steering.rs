@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, rc::Rc};
 
-use ringpost_queue::{Cursor, Filter, MessageKey, QueueId, REPLY_BYTES_MAX, RecipientView, RouteId, Settled, State};
+use ringpost_queue::{Cursor, Filter, MessageKey, MessageView, QueueId, REPLY_BYTES_MAX, RecipientView, RouteId, Settled, State};
 
 use crate::{
     control::{Answer, Change, ChangeOrder, Changed, EXPIRY_AHEAD_MAX, MessageFilter, Recalled, Selection, time_text},
@@ -112,6 +112,19 @@ impl Changed {
             Applied::Absent => {}
         }
     }
+}
+
+/// What of that which is to leave is being attempted.
+enum UnderWay {
+    /// It leaves with its message, whatever the attempt comes to; but what that delivers is delivered.
+    Leaves,
+    /// So many recipients, and nothing is done with them.
+    Stays(u64),
+}
+
+/// Does the purge of what meets a filter take the whole message out, as nothing else is open?
+fn leaves_whole(view: &MessageView<'_>, filter: &Filter) -> bool {
+    view.recipients().all(|recipient| recipient.matches(filter) || recipient.is_settled())
 }
 
 /// What keeps all that is meant of a message from being attempted here, so that there is nothing to retry.
@@ -228,7 +241,12 @@ impl Steering {
     /// Changes one message, and counts what came of it.
     fn change_one(&self, shard: &Shard, key: MessageKey, filter: &Filter, changed: &mut Changed) {
         let (others, is_paused) = (self.others(shard, key, filter), self.is_paused(shard, key, filter));
+        let under_way = self.under_way(shard, key, filter);
         let applied = self.apply(shard, key, filter);
+        match under_way {
+            UnderWay::Leaves => changed.unless_delivered += u64::from(matches!(applied, Applied::Changed)),
+            UnderWay::Stays(recipients) => changed.attempting += recipients,
+        }
         changed.others += if matches!(applied, Applied::Changed) { others } else { 0 };
         changed.ends_earlier += u64::from(self.ends_earlier(shard, key));
         changed.paused += u64::from(is_paused && matches!(applied, Applied::Changed));
@@ -267,6 +285,18 @@ impl Steering {
         Applied::Changed
     }
 
+    /// What is being attempted of that which is to leave.
+    fn under_way(&self, shard: &Shard, key: MessageKey, filter: &Filter) -> UnderWay {
+        let queue = shard.queue.borrow();
+        let view = queue.show(key).filter(|view| matches!(self, Self::Bounce(_) | Self::Purge) && !view.is_closing());
+        let Some(view) = view else { return UnderWay::Stays(0) };
+        let attempted = view.recipients().filter(|recipient| recipient.state() == State::Attempting && recipient.matches(filter)).count();
+        match self {
+            Self::Purge if attempted > 0 && leaves_whole(&view, filter) => UnderWay::Leaves,
+            _ => UnderWay::Stays(attempted as u64),
+        }
+    }
+
     /// Is something meant that is not attempted all the same, because its destination is paused?
     fn is_paused(&self, shard: &Shard, key: MessageKey, filter: &Filter) -> bool {
         if !matches!(self, Self::Retry | Self::Release) {
@@ -290,7 +320,7 @@ impl Steering {
         let queue = shard.queue.borrow();
         let Some(view) = queue.show(key).filter(|view| !view.is_closing()) else { return };
         let id = view.envelope().id;
-        let leaves_whole = view.recipients().all(|recipient| recipient.matches(filter) || recipient.is_settled());
+        let leaves_whole = leaves_whole(&view, filter);
         let is_taken = |recipient: &RecipientView<'_>| match self {
             Self::Bounce(_) => !matches!(recipient.state(), State::Attempting | State::Failed),
             _ => leaves_whole || recipient.state() != State::Attempting,
@@ -303,7 +333,11 @@ impl Steering {
                     "queue_id={id} event=bounced to=<{to}> dsn=5.0.0 outcome=bounced reply=\"{}\"",
                     Escaped(reply.as_bytes())
                 )),
-                _ => shard.log_mail(format_args!("queue_id={id} event=purged to=<{to}> outcome=purged reason=\"by command\"")),
+                _ => {
+                    let unless =
+                        if recipient.state() == State::Attempting { ", unless the attempt that is under way delivers it" } else { "" };
+                    shard.log_mail(format_args!("queue_id={id} event=purged to=<{to}> outcome=purged reason=\"by command{unless}\""));
+                }
             }
         }
     }

@@ -44,6 +44,8 @@ struct Connections {
     most: AtomicUsize,
     made: AtomicUsize,
     tests: AtomicUsize,
+    /// Contents that were read whole, by DATA.
+    contents: AtomicUsize,
     /// Ends of content, and QUITs, are not answered meanwhile.
     holds_content: AtomicBool,
     holds_quit: AtomicBool,
@@ -163,6 +165,15 @@ impl NextHop {
         self.connections.holds_content.store(on, Ordering::SeqCst);
     }
 
+    /// Waits until so many contents were read whole, answered or not.
+    pub(crate) fn wait_for_contents(&self, count: usize) {
+        let began = Instant::now();
+        while self.connections.contents.load(Ordering::SeqCst) < count {
+            assert!(began.elapsed() < PATIENCE, "{} of {count} contents", self.connections.contents.load(Ordering::SeqCst));
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// Answers the end of content so much later.
     pub(crate) fn take_time(&self, time: Duration) {
         self.connections.content_ms.store(time.as_millis() as u64, Ordering::SeqCst);
@@ -230,6 +241,7 @@ fn converse(stream: TcpStream, mailbox: &Mailbox, busy: &AtomicBool, offer: &str
             "DATA" => {
                 writer.write_all(b"354 Go on\r\n")?;
                 let wire = content(&mut reader)?;
+                connections.contents.fetch_add(1, Ordering::SeqCst);
                 Connections::wait_while(&connections.holds_content);
                 std::thread::sleep(Duration::from_millis(connections.content_ms.load(Ordering::SeqCst)));
                 let (recipients, commands) = (std::mem::take(&mut recipients), std::mem::take(&mut commands));

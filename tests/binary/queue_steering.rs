@@ -121,6 +121,42 @@ fn what_is_being_attempted_is_not_said_to_be_bounced() {
     assert!(!text.contains("event=bounced"), "{text}");
 }
 
+/// It was said to be purged, and was delivered a moment later.
+#[test]
+fn what_is_being_attempted_is_purged_unless_that_delivers_and_is_said_so() {
+    let hop = NextHop::start();
+    let node = Node::start(&Setup::to(hop.address));
+    hop.hold_content(true);
+    let id = deliver(&node, "", &["b@y.test"]);
+    hop.wait_for_contents(1);
+    let said = say(&node, &["queue", "purge", &id]);
+    assert_eq!(said, "1 message purged\nringpost: 1 of them is being attempted now: purged unless this attempt delivers");
+    hop.hold_content(false);
+    hop.wait_for(1);
+    let log = node.wait_for_mail_log("outcome=delivered");
+    assert!(log.contains("to=<b@y.test> outcome=purged reason=\"by command, unless the attempt that is under way delivers it\""), "{log}");
+    node.wait_for_queue(<[_]>::is_empty);
+    assert!(say(&node, &["queue", "why", &id]).contains("<b@y.test> was delivered to"));
+
+    hop.hold_content(true);
+    deliver(&node, "", &["b@y.test"]);
+    hop.wait_for_contents(2);
+    assert!(say(&node, &["queue", "purge", "--all", "--json"]).starts_with("{\"changed\":1,\"unless_delivered\":1}\n"));
+    hop.hold_content(false);
+    node.wait_for_queue(<[_]>::is_empty);
+
+    // Beside one that waits it is not purged, and comes again if the attempt fails.
+    hop.hold_content(true);
+    let both = deliver(&node, "", &["later-c@z.test", "b@y.test"]);
+    hop.wait_for_contents(3);
+    let said = say(&node, &["queue", "purge", "--domain", "y.test", "--json"]);
+    assert!(said.starts_with("{\"attempting_recipients\":1,\"changed\":0}\n"), "{said}");
+    let said = say(&node, &["queue", "purge", "--domain", "y.test"]);
+    assert!(said.contains("1 recipient is being attempted now and stays: say it again when the attempt has ended"), "{said}");
+    hop.hold_content(false);
+    node.wait_for_queue(|queue| queue.len() == 1 && queue[0]["id"] == *both && queue[0]["recipients"][1]["state"] == "delivered");
+}
+
 /// A reason of any length was taken: it was cut in the report, and its line in the mail log was cut within the quotes, so that
 /// `queue why` and `log grep` knew nothing of the end of the message.
 #[test]
