@@ -8,7 +8,6 @@ use std::{
 };
 
 use ringpost_engine::control::{Change, MessageFilter};
-use ringpost_queue::QueueId;
 
 use crate::{
     cli::{Selection, WholeMessages},
@@ -156,8 +155,7 @@ fn words_of(change: &Change) -> (&'static str, &'static str) {
     }
 }
 
-/// How many messages ids name, however they are written.
+/// How many messages ids name.
 fn different(ids: &[String]) -> u64 {
-    let one = |id: &String| id.parse::<QueueId>().map_or_else(|_| id.clone(), |id| id.to_string());
-    ids.iter().map(one).collect::<BTreeSet<_>>().len() as u64
+    ids.iter().collect::<BTreeSet<_>>().len() as u64
 }

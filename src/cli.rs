@@ -203,6 +203,7 @@ pub enum SpoolCall {
     /// Print one message's content as it was accepted.
     Cat {
         /// The queue id.
+        #[arg(value_parser = queue_filter::queue_id)]
         id: String,
         #[command(flatten)]
         place: SpoolPlace,
@@ -240,6 +241,7 @@ pub enum QueueCall {
     /// Show one message: each recipient, its attempts, the last reply, and why it is still here.
     Show {
         /// The queue id.
+        #[arg(value_parser = queue_filter::queue_id)]
         id: String,
         #[command(flatten)]
         output: Output,
@@ -247,6 +249,7 @@ pub enum QueueCall {
     /// Say in a sentence why a message is still here, or when and how it ended.
     Why {
         /// The queue id.
+        #[arg(value_parser = queue_filter::queue_id)]
         id: String,
         #[command(flatten)]
         output: Output,
@@ -445,7 +448,7 @@ pub enum State {
 #[derive(Args, Clone)]
 pub struct Selection {
     /// The queue ids.
-    #[arg(value_name = "ID")]
+    #[arg(value_name = "ID", value_parser = queue_filter::queue_id)]
     pub ids: Vec<String>,
     #[command(flatten)]
     pub matching: Matching,

@@ -19,7 +19,7 @@ use crate::{
     control_client::{ControlError, ask},
     control_wire::{WhyLine, WireRequest},
     ended::ended,
-    mail_log_reader, pause_cli,
+    mail_log_reader, pause_cli, queue_filter,
     reloader::Reloaded,
 };
 
@@ -41,7 +41,10 @@ pub fn queue(socket: &Path, call: QueueCall, mail_log: Option<&MailOutput>) -> E
         QueueCall::SetExpiry { mut words, matching, all, whole, output } => {
             let word = words.pop().unwrap_or_default();
             let at_ms = end_of_life(&word).unwrap_or_else(|reason| wrong_usage(&reason));
-            change(socket, Change::SetExpiry { at_ms }, Selection { ids: words, matching, all, output }, whole)
+            // The time stands among them, so that they are read here and not with the other arguments.
+            let id_of = |word: &String| queue_filter::queue_id(word).unwrap_or_else(|reason| wrong_usage(&format!("{word:?} {reason}")));
+            let ids = words.iter().map(id_of).collect();
+            change(socket, Change::SetExpiry { at_ms }, Selection { ids, matching, all, output }, whole)
         }
     }
 }

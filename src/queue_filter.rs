@@ -1,7 +1,8 @@
-//! What the options that choose queued messages may say. A value that no message can have is refused as wrong usage, with what to write
+//! What the ids and options that choose queued messages may say. A value that no message can have is refused as wrong usage, with what to write
 //! instead: "0 messages purged" would read like an answer.
 
 use ringpost_engine::control::MessageFilter;
+use ringpost_queue::QueueId;
 use ringpost_smtp::address::{PathKind, PathLimits, parse_path};
 
 use crate::cli::Matching;
@@ -19,6 +20,14 @@ impl From<Matching> for MessageFilter {
             older_than_s: matching.older_than.map(|time| time.as_secs() + u64::from(time.subsec_nanos() > 0)),
         }
     }
+}
+
+/// A queue id in the form in which it is shown everywhere.
+pub fn queue_id(text: &str) -> Result<String, String> {
+    let id: QueueId = text.parse().map_err(|_| {
+        "is no queue id: write all of one, 12 to 24 letters and digits, for instance 1NG9X0G00003, as `queue ls` and the mail log have it".to_owned()
+    })?;
+    Ok(id.to_string())
 }
 
 /// A reverse-path as queued messages have it, from an address with or without its brackets; empty, or `<>`, is the null one.
@@ -84,6 +93,10 @@ mod tests {
         }
         for text in ["", ".", "@y.test", "b@y.test", "*.y.test", "*", "y test", "y..test", "<y.test>", "y.test>"] {
             assert!(domain(text).is_err(), "{text:?}");
+        }
+        assert_eq!(queue_id("lngq0e4oooll").as_deref(), Ok("1NGQ0E400011"));
+        for text in ["", "1NGQ0E40001", "b@y.test", "2d", "1NGQ0E400011 ", "U00000000000"] {
+            assert!(queue_id(text).is_err(), "{text:?}");
         }
         assert!(sender_domain("").unwrap_err().contains("--sender \"\""));
         assert!(named("").is_err() && named(" ").is_err() && count("0").is_err() && count("-1").is_err());

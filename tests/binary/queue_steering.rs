@@ -83,6 +83,31 @@ fn filters_narrow_down_what_is_listed_and_changed() {
     assert!(String::from_utf8_lossy(&unknown.stderr).contains("\"nowhere.test\" is no route of the config"));
 }
 
+/// It was asked of the engine, which refused it: exit code 1, as of a message that is not there.
+#[test]
+fn what_is_no_queue_id_is_wrong_usage_whether_or_not_the_engine_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("none.sock");
+    let id = "1NGQ0E400011";
+    for words in [
+        &["queue", "show", "1NGQ"][..],
+        &["queue", "why", "1NGQ"],
+        &["queue", "retry", id, "1NGQ"],
+        &["queue", "purge", "1NGQ", "--json"],
+        &["queue", "set-expiry", id, "1NGQ", "2d"],
+    ] {
+        let output = ringpost().args(words).arg("--socket").arg(&socket).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{words:?}: {said}");
+        assert!(
+            said.contains("1NGQ") && said.contains("is no queue id: write all of one, 12 to 24 letters and digits"),
+            "{words:?}: {said}"
+        );
+    }
+    let output = ringpost().args(["spool", "cat", "1NGQ", "--path"]).arg(folder.path()).output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+}
+
 /// It was counted twice, and changed twice.
 #[test]
 fn an_id_that_is_named_twice_is_one_message() {
