@@ -260,11 +260,11 @@ fn why(socket: &Path, id: &str, output: Output, mail_log: Option<&MailOutput>) -
 }
 
 fn summary(socket: &Path, destination: Option<String>, limit: usize, output: Output) -> ExitCode {
-    let (mut listed, mut messages) = (0, 0);
+    let (mut listed, mut recipients) = (0, 0);
     let name = destination.clone();
     let result = ask(socket, &WireRequest::QueueSummary { destination }, |line| {
         let Ok(summary) = serde_json::from_str::<DestinationSummary>(line) else { return };
-        messages += summary.messages;
+        recipients += summary.recipients;
         listed += 1;
         if listed > limit {
             return;
@@ -274,14 +274,26 @@ fn summary(socket: &Path, destination: Option<String>, limit: usize, output: Out
         }
         if listed == 1 {
             say(&format!(
-                "{:<32}{:>9}{:>9}{:>9}{:>8}{:>8}{:>8}  {:<10}{:<14}{:<26}{:<26}",
-                "destination", "messages", "ready", "deferred", "active", "held", "failed", "breaker", "waits for", "oldest", "next"
+                "{:<32}{:>9}{:>12}{:>9}{:>10}{:>8}{:>8}{:>8}   {:<10}{:<14}{:<26}{:<26}",
+                "destination",
+                "messages",
+                "recipients:",
+                "ready",
+                "deferred",
+                "active",
+                "held",
+                "failed",
+                "breaker",
+                "waits for",
+                "oldest",
+                "next"
             ));
         }
         say(&format!(
-            "{:<32}{:>9}{:>9}{:>9}{:>8}{:>8}{:>8}  {:<10}{:<14}{:<26}{:<26}",
+            "{:<32}{:>9}{:>11} {:>9}{:>10}{:>8}{:>8}{:>8}   {:<10}{:<14}{:<26}{:<26}",
             shown(&summary.destination),
             summary.messages,
+            summary.recipients,
             summary.ready,
             summary.deferred,
             summary.active,
@@ -299,7 +311,7 @@ fn summary(socket: &Path, destination: Option<String>, limit: usize, output: Out
     if !output.json && result.is_ok() {
         let more = listed.saturating_sub(limit);
         let more = if more > 0 { format!("; {more} destinations with less mail are not shown") } else { String::new() };
-        say(&format!("{messages} message{} for {listed} destination{}{more}", plural(messages), plural(listed as u64)));
+        say(&format!("{recipients} recipient{} at {listed} destination{}{more}", plural(recipients), plural(listed as u64)));
     }
     if let (Ok(0), Some(name)) = (&result, &name) {
         say_unknown(name);

@@ -7,9 +7,12 @@ use serde::{Deserialize, Serialize};
 pub struct DestinationSummary {
     /// Its name.
     pub destination: String,
-    /// Messages with recipients that lead there.
+    /// Messages with recipients that lead there. One that leads to several destinations counts at each.
     pub messages: u64,
-    /// Recipients by state.
+    /// Their recipients that lead there and are not settled: the sum of those by state.
+    #[serde(default)]
+    pub recipients: u64,
+    /// Recipients that may be tried now.
     pub ready: u64,
     /// Recipients that wait for their time.
     pub deferred: u64,
@@ -57,6 +60,7 @@ impl DestinationSummary {
     /// Adds what another shard says of the same destination.
     pub fn add(&mut self, other: DestinationSummary) {
         self.messages += other.messages;
+        self.recipients += other.recipients;
         self.ready += other.ready;
         self.deferred += other.deferred;
         self.active += other.active;

@@ -91,8 +91,13 @@ fn view_of(view: &QueuedView<'_>, now: u64) -> MessageView {
         })
         .collect();
     let next_attempt = view.recipients().filter_map(|recipient| recipient.next_attempt(now)).min();
+    // What is still to be delivered comes before what only waits for its report; what is settled keeps nothing here.
+    let reason_of = |is_meant: fn(&QueuedRecipient<'_>) -> bool| {
+        let meant = view.recipients().filter(|recipient| is_meant(recipient) && !recipient.is_settled());
+        meant.map(|recipient| recipient.reason(now)).find(|reason| !reason.is_empty())
+    };
     let reason =
-        view.recipients().map(|recipient| recipient.reason(now).into_owned()).find(|reason| !reason.is_empty()).unwrap_or_default();
+        reason_of(|recipient| recipient.is_open()).or_else(|| reason_of(|recipient| !recipient.is_open())).unwrap_or_default().into_owned();
     MessageView {
         id: envelope.id.to_string(),
         sender: String::from_utf8_lossy(envelope.reverse_path).into_owned(),

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, rc::Rc};
 
-use ringpost_queue::{Breaker, Cursor, DestinationId, DestinationView, Filter, PausedBy, RecipientView, State};
+use ringpost_queue::{Breaker, Cursor, DestinationId, DestinationView, Filter, MessageKey, PausedBy, RecipientView, State};
 
 use crate::{
     control::{DestinationSummary, PAGE_MESSAGES_MAX, Summary},
@@ -31,18 +31,16 @@ async fn summarise_destinations(shard: &Rc<Shard>, name: Option<&str>) -> Result
     let filter = Filter { destinations, ..Filter::default() };
     // Boxed, and with room for all, so that it does not grow for milliseconds in the middle of a page.
     let room = if name.is_some() { filter.destinations.len() } else { shard.queue.borrow().destination_slots() };
-    let mut summaries: HashMap<DestinationId, Box<DestinationSummary>> = HashMap::with_capacity(room);
+    let mut summaries: HashMap<DestinationId, Box<Tally>> = HashMap::with_capacity(room);
     let mut cursor = Some(Cursor::default());
     while let Some(at) = cursor {
         let page = shard.queue.borrow_mut().page(&filter, at, PAGE_MESSAGES_MAX, |view| {
-            let accepted_at = view.envelope().accepted_at;
-            let mut last = None;
+            let (key, accepted_at) = (view.key(), view.envelope().accepted_at);
             for recipient in view.recipients().filter(|recipient| !recipient.is_settled() && recipient.matches(&filter)) {
-                let summary = summaries.entry(recipient.destination()).or_default();
-                if last.replace(recipient.destination()) != Some(recipient.destination()) {
-                    summary.messages += 1;
-                }
-                count(summary, &recipient, accepted_at);
+                let tally = summaries.entry(recipient.destination()).or_default();
+                // Its recipients for one destination may stand among those for others.
+                tally.summary.messages += u64::from(tally.last.replace(key) != Some(key));
+                count(&mut tally.summary, &recipient, accepted_at);
             }
         });
         cursor = page.map_err(|lost| lost.to_string())?;
@@ -55,11 +53,11 @@ async fn summarise_destinations(shard: &Rc<Shard>, name: Option<&str>) -> Result
     let (mut done, mut lines) = (0, Vec::with_capacity(summaries.len()));
     // One without mail is shown when it is not well.
     let mut shown = |view: DestinationView<'_>, now: u64| {
-        let summary = summaries.remove(&view.id).unwrap_or_default();
+        let summary = summaries.remove(&view.id).unwrap_or_default().summary;
         // What a wider pause takes along is shown where it has mail.
         let is_paused = view.paused == Some(PausedBy::Name(view.name));
         let is_shown = summary.messages > 0 || is_paused || view.breaker != Breaker::Closed;
-        is_shown.then(|| finished(*summary, &view, now))
+        is_shown.then(|| finished(summary, &view, now))
     };
     loop {
         {
@@ -82,6 +80,14 @@ async fn summarise_destinations(shard: &Rc<Shard>, name: Option<&str>) -> Result
     }
 }
 
+/// What is counted of one destination.
+#[derive(Default)]
+struct Tally {
+    summary: DestinationSummary,
+    /// The message that was counted last.
+    last: Option<MessageKey>,
+}
+
 fn count(summary: &mut DestinationSummary, recipient: &RecipientView<'_>, accepted_at: u64) {
     summary.oldest_ms = Some(summary.oldest_ms.map_or(accepted_at, |oldest| oldest.min(accepted_at)));
     let count = match recipient.state() {
@@ -92,6 +98,7 @@ fn count(summary: &mut DestinationSummary, recipient: &RecipientView<'_>, accept
         State::Failed | State::Delivered | State::Bounced | State::Purged => &mut summary.failed,
     };
     *count += 1;
+    summary.recipients += 1;
     if recipient.state() == State::Deferred {
         let next = recipient.next_attempt(0);
         summary.next_ms = [summary.next_ms, next].into_iter().flatten().min();

@@ -267,25 +267,45 @@ fn the_summary_names_what_is_stuck() {
     let slow = "[queue]\nretry_base = \"1h\"\nretry_cap = \"2h\"\n";
     let extra = "[[route]]\ndomain = \"held.test\"\nvia = \"hold\"\n";
     let node = Node::start(&Setup { retries: slow, extra, ..Setup::to(hop.address) });
-    (0..3).for_each(|_| drop(deliver(&node, "a@x.test", &["b@y.test"])));
-    deliver(&node, "a@x.test", &["b@held.test"]);
+    (0..2).for_each(|_| drop(deliver(&node, "a@x.test", &["b@y.test"])));
+    // A message with recipients for one destination on both sides of one for another counted twice at the first; and messages stood beside
+    // recipients as if they were the same.
+    deliver(&node, "a@x.test", &["b@y.test", "b@held.test", "c@y.test"]);
     node.wait_for_queue(|queue| queue.iter().filter(|message| message["recipients"][0]["state"] == "deferred").count() == 3);
     let output = node.ask(&["queue", "summary", "--json"]);
     let lines: Vec<serde_json::Value> =
         String::from_utf8(output.stdout).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(lines.len(), 2, "{lines:?}");
     let (stuck, held) = (&lines[0], &lines[1]);
-    assert_eq!((&stuck["destination"], &stuck["messages"], &stuck["deferred"]), (&"*".into(), &3.into(), &3.into()));
+    assert_eq!((&stuck["destination"], &stuck["messages"]), (&"*".into(), &3.into()));
+    assert_eq!((&stuck["recipients"], &stuck["deferred"]), (&4.into(), &4.into()));
     assert_eq!((&stuck["last_reply"], &stuck["breaker"]), (&"450 4.2.1 Busy".into(), &"closed".into()));
     assert!(stuck["oldest"].is_string() && stuck["next_attempt"].is_string());
     assert_eq!((&held["destination"], &held["held"], &held["wait"]), (&"held.test".into(), &1.into(), &"held".into()));
     let text = say(&node, &["queue", "summary"]);
-    assert!(text.contains("450 4.2.1 Busy") && text.ends_with("4 messages for 2 destinations"), "{text}");
+    assert!(text.contains("450 4.2.1 Busy") && text.ends_with("5 recipients at 2 destinations"), "{text}");
+    let columns: Vec<&str> = text.lines().find(|line| line.starts_with("* ")).unwrap().split_whitespace().take(5).collect();
+    assert_eq!(columns, ["*", "3", "4", "0", "4"], "{text}");
     let one = say(&node, &["queue", "summary", "--destination", "Held.test"]);
-    assert!(one.contains("held.test") && !one.contains("Busy") && one.ends_with("1 message for 1 destination"), "{one}");
+    assert!(one.contains("held.test") && !one.contains("Busy") && one.ends_with("1 recipient at 1 destination"), "{one}");
     assert!(
-        say(&node, &["queue", "summary", "--destination", "nowhere"]).starts_with("0 messages for 0 destinations\nringpost: --destination")
+        say(&node, &["queue", "summary", "--destination", "nowhere"])
+            .starts_with("0 recipients at 0 destinations\nringpost: --destination")
     );
+}
+
+/// What kept a message here was said to be the word about a recipient that had been told of and was done with.
+#[test]
+fn the_reason_of_a_message_is_that_of_what_is_still_open() {
+    let hop = NextHop::start();
+    let slow = "[queue]\nretry_base = \"1h\"\nretry_cap = \"2h\"\n";
+    let node = Node::start(&Setup { retries: slow, ..Setup::to(hop.address) });
+    deliver(&node, "a@x.test", &["no-b@z.test", "later-c@z.test"]);
+    let queue = node.wait_for_queue(|queue| {
+        queue.iter().any(|message| message["recipients"][0]["state"] == "bounced" && message["recipients"][1]["state"] == "deferred")
+    });
+    let message = queue.iter().find(|message| message["sender"] == "a@x.test").unwrap();
+    assert_eq!(message["reason"], "450 4.2.1 Later", "{message}");
 }
 
 #[test]
