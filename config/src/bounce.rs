@@ -33,6 +33,17 @@ it again: it is tried until {until}.
 
 It came here on {arrival} and is known as {id}.
 ";
+const HELD_TEXT: &str = "\
+This is the mail system at {hostname}.
+
+Your message has not been delivered yet to these recipients. You need not send
+it again: it is held here, and is not tried until the operator of this system
+lets it go.
+
+{recipients}
+
+It came here on {arrival} and is known as {id}.
+";
 const SUCCESS_TEXT: &str = "\
 This is the mail system at {hostname}.
 
@@ -61,6 +72,8 @@ pub struct Bounce {
     pub failed_text: Template,
     /// Of such that are still tried after `queue.warn_after`.
     pub delayed_text: Template,
+    /// Of such as are not tried meanwhile, because an operator holds them.
+    pub held_text: Template,
     /// Of such that were delivered, where the sender asked for that.
     pub success_text: Template,
 }
@@ -178,6 +191,7 @@ impl Bounce {
             ),
             failed_text: section.read("failed_text", default.failed_text),
             delayed_text: section.read("delayed_text", default.delayed_text),
+            held_text: section.read("held_text", default.held_text),
             success_text: section.read("success_text", default.success_text),
         };
         section.finish();
@@ -196,6 +210,7 @@ impl Default for Bounce {
             reports_per_minute_and_sender: Some(60),
             failed_text: template(FAILED_TEXT),
             delayed_text: template(DELAYED_TEXT),
+            held_text: template(HELD_TEXT),
             success_text: template(SUCCESS_TEXT),
         }
     }
@@ -225,7 +240,7 @@ mod tests {
         }
         assert!(Template::new(&"x".repeat(LINE_BYTES_MAX + 1)).unwrap_err().contains("a line longer than"));
         assert!(Template::new(&"x\n".repeat(TEXT_BYTES_MAX)).unwrap_err().contains("is longer than"));
-        for text in [FAILED_TEXT, DELAYED_TEXT, SUCCESS_TEXT] {
+        for text in [FAILED_TEXT, DELAYED_TEXT, HELD_TEXT, SUCCESS_TEXT] {
             assert!(Template::new(text).is_ok());
         }
     }

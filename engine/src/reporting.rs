@@ -68,7 +68,10 @@ struct RecipientFacts {
     reply: String,
     relay: Option<String>,
     last_attempt: Option<DateText>,
-    until: DateText,
+    /// Until when it is tried; none of what does not grow old while it is held.
+    until: Option<DateText>,
+    /// It is not tried until an operator lets it.
+    is_kept: bool,
 }
 
 /// Why no report was made, and whether it is tried again.
@@ -303,14 +306,16 @@ impl Shard {
                 reply: &recipient.reply,
                 relay: recipient.relay.as_deref(),
                 last_attempt: recipient.last_attempt,
-                will_retry_until: (recipient.action == Action::Delayed).then_some(recipient.until),
+                will_retry_until: recipient.until.filter(|_| recipient.action == Action::Delayed),
             })
             .collect();
         let mut list = String::new();
         report::write_list(&recipients, &mut list);
         let config = self.config();
         let bounce = &config.bounce;
+        let is_kept = facts.recipients.first().is_some_and(|recipient| recipient.is_kept);
         let template = match recipients.first().map(|recipient| recipient.action) {
+            Some(Action::Delayed) if is_kept => &bounce.held_text,
             Some(Action::Delayed) => &bounce.delayed_text,
             Some(Action::Delivered | Action::Relayed) => &bounce.success_text,
             Some(Action::Failed) | None => &bounce.failed_text,
@@ -337,6 +342,7 @@ impl Shard {
             envelope_id: view.and_then(|view| view.envelope_id()),
             arrival: &facts.arrival,
             recipients: &recipients,
+            is_kept,
             smtputf8: facts.smtputf8,
             is_double: facts.reverse_path.is_empty(),
             returned,
@@ -378,7 +384,8 @@ impl Shard {
                 reply: reply.into_owned(),
                 relay: relay.map(Cow::into_owned),
                 last_attempt: recipient.last_attempt().map(date_of),
-                until: date_of(recipient.expires_at()),
+                until: recipient.fails_at().map(date_of),
+                is_kept: recipient.is_kept(),
             });
         }
         let until = view.recipients().map(|recipient| recipient.expires_at()).max().unwrap_or(now);

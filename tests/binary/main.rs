@@ -4,6 +4,7 @@ mod breaking_off;
 mod client;
 mod config_file;
 mod control_socket;
+mod delay_reports;
 mod early_answer;
 mod extensions;
 mod homes;

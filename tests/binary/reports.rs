@@ -34,7 +34,7 @@ print(json.dumps({
 "#;
 
 /// What Python's `email` makes of a report.
-fn parsed(message: &Message) -> Value {
+pub(crate) fn parsed(message: &Message) -> Value {
     let mut python = Command::new("python3")
         .args(["-c", PARSER])
         .stdin(Stdio::piped())
@@ -58,7 +58,7 @@ fn is_report(message: &Message) -> bool {
 }
 
 /// Waits until the hop has so many reports.
-fn wait_for_reports(hop: &NextHop, node: &Node, count: usize) -> Vec<Message> {
+pub(crate) fn wait_for_reports(hop: &NextHop, node: &Node, count: usize) -> Vec<Message> {
     let began = Instant::now();
     loop {
         let reports: Vec<_> = hop.messages().into_iter().filter(is_report).collect();
@@ -70,7 +70,7 @@ fn wait_for_reports(hop: &NextHop, node: &Node, count: usize) -> Vec<Message> {
     }
 }
 
-fn send(client: &mut Client, mail: &str, recipients: &[&str], content: &str) -> String {
+pub(crate) fn send(client: &mut Client, mail: &str, recipients: &[&str], content: &str) -> String {
     client.must(mail, "250 2.1.0");
     for recipient in recipients {
         client.must(&format!("RCPT TO:{recipient}"), "250 2.1.5");

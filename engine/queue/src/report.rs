@@ -18,6 +18,7 @@ use crate::queue::{Queue, QueueSettings};
 use crate::report_wait::ReportWait;
 use crate::settling::Settled;
 use crate::slab::NONE;
+use crate::view::{MessageView, RecipientView};
 use crate::wheel::{Popped, Wheel};
 
 /// Recipients of one report at most; more are told in further reports, each of which so fits into a batch of the spool.
@@ -113,7 +114,8 @@ pub struct Report {
     /// What it is about.
     pub about: About,
     /// Numbers of its recipients, at least one, at most [`REPORT_RECIPIENTS_MAX`]. Not all need be told: see
-    /// [`RecipientView::is_told`](crate::RecipientView::is_told).
+    /// [`RecipientView::is_told`](crate::RecipientView::is_told). Of a delay either all are
+    /// [kept](crate::RecipientView::is_kept) by an operator or none is.
     pub recipients: Vec<u16>,
 }
 
@@ -270,10 +272,15 @@ impl Queue {
     /// What `Work::Report` of this message has to be about: its failures first. `None` when there is nothing to say any more:
     /// call [`Queue::reported`] with no recipients.
     pub fn report(&self, key: MessageKey) -> Option<Report> {
-        let recipients = self.messages.recipients(self.find_open(key)?);
+        let index = self.find_open(key)?;
+        let recipients = self.messages.recipients(index);
         let notices = || (0..).zip(recipients).filter_map(|(number, recipient)| Some((number, recipient.notice()?.about())));
         let about = [About::Failure, About::Delay, About::Success].into_iter().find(|about| notices().any(|(_, other)| other == *about))?;
-        let numbers = notices().filter(|(_, other)| *other == about).map(|(number, _)| number);
+        let is_kept = |number: u16| RecipientView { message: MessageView { queue: self, index }, number }.is_kept();
+        let mut numbers = notices().filter(|(_, other)| *other == about).map(|(number, _)| number).peekable();
+        // What is told of mail that is tried is not true of what an operator keeps: that has a report of its own.
+        let first_is_kept = about == About::Delay && numbers.peek().is_some_and(|number| is_kept(*number));
+        let numbers = numbers.filter(|number| about != About::Delay || is_kept(*number) == first_is_kept);
         Some(Report { about, recipients: numbers.take(REPORT_RECIPIENTS_MAX).collect() })
     }
 

@@ -70,7 +70,7 @@ pub struct MessageView<'q> {
 #[derive(Clone, Copy, Debug)]
 pub struct RecipientView<'q> {
     pub(crate) message: MessageView<'q>,
-    number: u16,
+    pub(crate) number: u16,
 }
 
 /// One destination.
@@ -337,6 +337,15 @@ impl<'q> RecipientView<'q> {
     pub fn paused(&self) -> Option<PausedBy<'q>> {
         let queue = self.message.queue;
         queue.paused_by(&queue.destinations[self.home() as usize]).or_else(|| queue.paused_by(queue.acting(self.home())))
+    }
+
+    /// Not tried until an operator lets it: held by command or by its route, without a route, or for a destination that is paused.
+    pub fn is_kept(&self) -> bool {
+        match self.state() {
+            State::Held => true,
+            State::Deferred | State::Ready => self.paused().is_some(),
+            State::Attempting | State::Offered | State::Delivered | State::Failed | State::Bounced | State::Purged => false,
+        }
     }
 
     /// The name of the route that it goes by; empty when there is none.

@@ -74,18 +74,16 @@ impl Queue {
 }
 
 impl<'q> RecipientView<'q> {
-    /// What its sender is told of it while it waits, and the next hop that said it (`?`: one whose name is not kept): the last word about
-    /// it, else what is known of its destination, in our own words where a next hop said it to other mail. `None` as the next hop: it is our own word, in the form of a reply but for connections that failed.
+    /// What its sender is told of it while it waits, and the next hop that said it (`?`: one whose name is not kept): what an operator keeps
+    /// it for, else the last word about it, else what is known of its destination, in our own words where a next hop said it to other mail. `None` as the next hop: it is our own word, in the form of a reply but for connections that failed.
     pub fn word(&self, now: u64) -> (Cow<'q, str>, Option<Cow<'q, str>>) {
-        if !self.reply().is_empty() {
-            return (self.reply(), self.relay());
-        }
         let own = match self.state() {
             State::Held if self.home() == DestinationId::UNROUTED.slot && !self.message.is_held() => UNROUTED,
             State::Held => HELD,
+            State::Deferred | State::Ready if self.paused().is_some() => SUSPENDED,
+            _ if !self.reply().is_empty() => return (self.reply(), self.relay()),
             State::Offered if self.message.envelope().size > self.queue().settings.offered_bytes_max => NOT_HERE,
             State::Offered => TURN,
-            State::Deferred | State::Ready if self.paused().is_some() => SUSPENDED,
             State::Ready => return self.word_of_wait(now),
             State::Deferred | State::Attempting | State::Delivered | State::Failed | State::Bounced | State::Purged => "",
         };

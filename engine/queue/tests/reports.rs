@@ -296,6 +296,53 @@ fn what_keeps_mail_here_is_told_by_its_number_and_without_names_of_this_system()
     drop(open);
 }
 
+/// It was told in one report with what is still tried, and as if it were, too.
+#[test]
+fn a_delay_of_what_is_held_is_told_by_itself() {
+    let routes = [("*", Via::Smarthost { hosts: vec!["192.0.2.1:25".parse().unwrap()] }), ("hold.test", Via::Hold)];
+    let route = |(pattern, via): (&str, Via)| Route {
+        pattern: pattern.into(),
+        via,
+        retry: RetryPolicy { warn_after_ms: Some(4 * HOUR), ..RetryPolicy::default() },
+        limits: DestinationLimits::default(),
+    };
+    let settings = QueueSettings { reports: Some(ReportLimits::default()), ..QueueSettings::default() };
+    let mut queue = Queue::new(settings, Routes::new(routes.map(route).into()).unwrap(), 1, START);
+    let watched = NewMessage { warn_at: Some(START + HOUR), ..message(1) };
+    let key = enqueue(&mut queue, &watched, &[("b@y.test", Notify::UNSAID), ("c@hold.test", Notify::UNSAID), ("d@y.test", Notify::UNSAID)]);
+    let relay = "192.0.2.1:25";
+    let dispatch = attempt(&mut queue, START);
+    let _ = queue.settle_by(dispatch, &[(0, LATER), (2, LATER)], relay, START, &mut Vec::new());
+    let now = START + HOUR;
+    while let Some(work) = queue.poll(now, &mut Vec::new()) {
+        match work {
+            Work::Attempt(dispatch) => {
+                let outcomes: Vec<_> = queue.recipients(&dispatch).map(|(number, _)| (number, LATER)).collect();
+                let _ = queue.settle_by(dispatch, &outcomes, relay, now, &mut Vec::new());
+            }
+            Work::Report(reported) => {
+                assert_eq!(reported, key);
+                break;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    let first = queue.report(key).unwrap();
+    assert_eq!((first.about, &first.recipients[..]), (About::Delay, &[0, 2][..]));
+    let _ = queue.reported(key, first.about, &first.recipients, now, &mut Vec::new());
+    assert_eq!(report(&mut queue, now), key);
+    let second = queue.report(key).unwrap();
+    assert_eq!((second.about, &second.recipients[..]), (About::Delay, &[1][..]));
+    let _ = queue.reported(key, second.about, &second.recipients, now, &mut Vec::new());
+    assert_eq!(queue.report(key), None);
+    // What was said before the hold is not why it waits.
+    let word = |queue: &Queue| queue.show(key).unwrap().recipients().next().unwrap().word(now).0.into_owned();
+    assert_eq!(word(&queue), "450 4.2.0 later");
+    let _ = queue.hold(key, now, &mut Vec::new());
+    assert_eq!(word(&queue), "451 4.3.2 held by the operator of this system");
+    assert!(queue.show(key).unwrap().recipients().all(|recipient| recipient.is_kept()));
+}
+
 /// NOTIFY against what happens: what is told to whom.
 #[test]
 fn notify_decides_who_is_told_what() {

@@ -53,6 +53,8 @@ pub struct Report<'a> {
     pub arrival: &'a DateText,
     /// At least one, all with the same [`Action`] or with those of success.
     pub recipients: &'a [ReportedRecipient<'a>],
+    /// Of delayed ones: they are not tried until an operator lets them.
+    pub is_kept: bool,
     /// The message came with SMTPUTF8: addresses and replies may be UTF-8.
     pub smtputf8: bool,
     /// The message had the null reverse-path: [`is_double`].
@@ -176,6 +178,7 @@ pub fn without_strays(bytes: &[u8]) -> Cow<'_, [u8]> {
 fn write_header(report: &Report<'_>, boundary: &str, eight_bit_body: bool, out: &mut Vec<u8>) {
     let Report { hostname, id, date, recipients, .. } = report;
     let subject = match recipients.first().map(|recipient| recipient.action) {
+        Some(Action::Delayed) if report.is_kept => "Delayed mail (held, not being tried at present)",
         Some(Action::Delayed) => "Delayed mail (still being retried)",
         Some(Action::Delivered | Action::Relayed) => "Successful mail delivery report",
         Some(Action::Failed) | None => "Undelivered mail returned to sender",

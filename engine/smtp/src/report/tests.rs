@@ -19,6 +19,7 @@ fn report<'a>(recipients: &'a [ReportedRecipient<'a>], returned: Returned<'a>, n
         envelope_id: None,
         arrival: now,
         recipients,
+        is_kept: false,
         smtputf8: false,
         is_double: false,
         returned,
@@ -94,6 +95,22 @@ fn a_failure_report_is_what_the_rfcs_say() {
         --=_00000000000000000000000000000007--\r\n";
     assert_eq!(text, expected);
     assert_eq!(needs, ReportNeeds { eight_bit: false, smtputf8: false });
+}
+
+/// Mail that an operator held was said to be retried.
+#[test]
+fn held_mail_is_not_said_to_be_retried() {
+    let now = date(0);
+    for (is_kept, will_retry_until, subject) in
+        [(false, Some(now), "Delayed mail (still being retried)"), (true, None, "Delayed mail (held, not being tried at present)")]
+    {
+        let held = "451 4.3.2 held by the operator of this system";
+        let recipients = [ReportedRecipient { will_retry_until, ..recipient("b@y.test", Action::Delayed, held) }];
+        let (text, _) = text_of(&Report { is_kept, ..report(&recipients, Returned::Nothing, &now) });
+        assert!(text.contains(&format!("\r\nSubject: {subject}\r\n")), "{text}");
+        assert_eq!(text.contains("Will-Retry-Until:"), !is_kept);
+        assert!(text.contains("Action: delayed\r\nStatus: 4.3.2\r\n"), "{text}");
+    }
 }
 
 #[test]
