@@ -19,7 +19,7 @@ use hickory_resolver::{
 use ringpost_config::{Config, Dns as DnsSettings};
 use ringpost_queue::{
     Jitter, NamedHost, Question, Resolution,
-    mx::{self, DnsAnswer, Exchange, Own, Plan},
+    mx::{self, DnsAnswer, Exchange, MX_HOSTS_AT_ONCE, Own, Plan},
     named_hosts,
 };
 use tokio::task::JoinSet;
@@ -32,6 +32,8 @@ const HOLDS_MAX: Duration = Duration::from_secs(24 * 3600);
 const NEGATIVE_DEFAULT: Duration = Duration::from_secs(60);
 /// A name that is not there is asked about again after this at the latest.
 const NEGATIVE_MAX: Duration = Duration::from_secs(3600);
+/// CNAMEs that are followed to see whether they have an end.
+const ALIASES_MAX: usize = 16;
 /// Port of a name server.
 const DNS_PORT: u16 = 53;
 /// Queries at once over one connection to a name server.
@@ -129,23 +131,68 @@ impl Dns {
         let Some(name) = name_of(domain) else {
             return Resolution::Refused { reply: format!("550 5.1.2 {domain} is no domain"), until: millis(NEGATIVE_MAX) };
         };
-        let records = self.ask(name, RecordType::MX, anew, exchange).await;
+        let records = self.ask(name.clone(), RecordType::MX, anew, exchange).await;
+        let is_negative = matches!(records.answer, DnsAnswer::NoData { .. } | DnsAnswer::NoName { .. });
+        let resolution = self.exchanges(domain, records, &own, port, anew).await;
+        match resolution {
+            Resolution::Refused { .. } if is_negative => match self.circle(name, anew).await {
+                Some(why) => Resolution::Unanswered { reason: format!("MX of {domain}: {why}") },
+                None => resolution,
+            },
+            resolution => resolution,
+        }
+    }
+
+    /// What the MX records of a domain, or that it has none, mean.
+    async fn exchanges(&self, domain: &str, records: Timed<Exchange>, own: &Own<'_>, port: u16, anew: bool) -> Resolution {
         let mut holds = records.holds;
         let plan = {
             let mut random = Jitter::new(seed());
-            mx::plan(domain, records.answer, &own, millis(holds), |below| random.below(below))
+            mx::plan(domain, records.answer, own, millis(holds), |below| random.below(below))
         };
         let candidates = match plan {
             Plan::Decided(resolution) => return resolution,
             Plan::Hosts(candidates) => candidates,
         };
-        let names: Vec<_> = candidates.exchanges.iter().map(|exchange| exchange.host.clone()).collect();
-        let mut addresses = Vec::with_capacity(names.len());
-        for [four, six] in self.addresses(names, anew).await {
-            holds = holds.min(four.holds).min(six.holds);
-            addresses.push([four.answer, six.answer]);
+        let mut addresses = Vec::with_capacity(candidates.exchanges.len().min(MX_HOSTS_AT_ONCE));
+        loop {
+            let names = candidates.next(addresses.len()).iter().map(|exchange| exchange.host.clone()).collect();
+            for [four, six] in self.addresses(names, anew).await {
+                holds = holds.min(four.holds).min(six.holds);
+                addresses.push([four.answer, six.answer]);
+            }
+            let resolution = mx::site(domain, &candidates, &addresses, own, port, self.settings.allow_private, millis(holds));
+            if !matches!(resolution, Resolution::Unanswered { .. }) || candidates.next(addresses.len()).is_empty() {
+                return resolution;
+            }
         }
-        mx::site(domain, candidates, &addresses, &own, port, self.settings.allow_private, millis(holds))
+    }
+
+    /// Why a name whose answer was negative has none all the same: its CNAMEs have no end, or nobody says where they lead.
+    ///
+    /// RFC 1034 3.6.2, 5.2.2: a loop is an error of the zone, whatever proof of another thing its server puts beside it, and the next hour may
+    /// have mended it.
+    async fn circle(&self, name: Name, anew: bool) -> Option<String> {
+        let mut seen = vec![name];
+        loop {
+            let last = seen.last().expect("the first is the domain").clone();
+            let alias = |data: &RData| match data {
+                RData::CNAME(alias) => Some(alias.0.clone()),
+                _ => None,
+            };
+            let target = match self.ask(last.clone(), RecordType::CNAME, anew, alias).await.answer {
+                DnsAnswer::Found(targets) => targets.into_iter().next()?,
+                DnsAnswer::NoData { .. } | DnsAnswer::NoName { .. } => return None,
+                DnsAnswer::Failed(why) => return Some(format!("CNAME of {last}: {why}")),
+            };
+            if seen.contains(&target) {
+                return Some(format!("its CNAMEs go round in a circle, by {target}"));
+            }
+            if seen.len() == ALIASES_MAX {
+                return Some(format!("more than {ALIASES_MAX} CNAMEs in a row"));
+            }
+            seen.push(target);
+        }
     }
 
     async fn hosts(&self, hosts: Vec<NamedHost>, anew: bool) -> Resolution {

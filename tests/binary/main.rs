@@ -6,6 +6,7 @@ mod config_file;
 mod control_socket;
 mod delay_reports;
 mod early_answer;
+mod exchanges;
 mod extensions;
 mod homes;
 mod hostile_input;

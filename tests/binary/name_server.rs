@@ -1,4 +1,4 @@
-//! A name server for addresses of a few names, which a test changes while it runs.
+//! A name server for addresses, exchanges and aliases of a few names, which a test changes while it runs.
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
@@ -7,13 +7,19 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 const A: u16 = 1;
+const CNAME: u16 = 5;
 const SOA: u16 = 6;
+const MX: u16 = 15;
 const NXDOMAIN: u8 = 3;
 struct Zone {
     /// How long a "no" holds, seconds.
     negative_ttl_s: u32,
     /// By name: addresses and their TTL in seconds.
     names: HashMap<String, (Vec<Ipv4Addr>, u32)>,
+    /// By name: the hosts that take its mail, best first.
+    exchanges: HashMap<String, Vec<String>>,
+    /// By name: what it is another name of.
+    aliases: HashMap<String, String>,
     queries: HashMap<(String, u16), usize>,
 }
 
@@ -29,7 +35,8 @@ impl NameServer {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
         let address = socket.local_addr().unwrap();
-        let zone = Zone { negative_ttl_s: 1, names: HashMap::new(), queries: HashMap::new() };
+        let zone =
+            Zone { negative_ttl_s: 1, names: HashMap::new(), exchanges: HashMap::new(), aliases: HashMap::new(), queries: HashMap::new() };
         let (zone, stop) = (Arc::new(Mutex::new(zone)), Arc::<AtomicBool>::default());
         let (shared, stopped) = (Arc::clone(&zone), Arc::clone(&stop));
         std::thread::spawn(move || {
@@ -48,6 +55,16 @@ impl NameServer {
     pub(crate) fn set(&self, name: &str, addresses: &[[u8; 4]], ttl_s: u32) {
         let addresses = addresses.iter().map(|octets| Ipv4Addr::from(*octets)).collect();
         self.zone.lock().unwrap().names.insert(name.to_owned(), (addresses, ttl_s));
+    }
+
+    /// From now on mail for a name goes to these hosts, the best first.
+    pub(crate) fn set_exchanges(&self, name: &str, hosts: &[String]) {
+        self.zone.lock().unwrap().exchanges.insert(name.to_owned(), hosts.to_vec());
+    }
+
+    /// From now on a name is another one's alias, for whatever it is asked. The proof that there is nothing else stands beside it.
+    pub(crate) fn set_alias(&self, name: &str, target: &str) {
+        self.zone.lock().unwrap().aliases.insert(name.to_owned(), target.to_owned());
     }
 
     /// How long a "no" holds from now on.
@@ -81,28 +98,29 @@ fn answer(query: &[u8], zone: &mut Zone) -> Option<Vec<u8>> {
     let kind = u16::from_be_bytes([*query.get(at)?, *query.get(at + 1)?]);
     let name = labels.join(".");
     *zone.queries.entry((name.clone(), kind)).or_default() += 1;
-    let known = zone.names.get(&name);
-    let (addresses, ttl) = match known {
-        Some((addresses, ttl)) if kind == A => (&addresses[..], *ttl),
-        _ => (&[][..], 0),
+    let is_known = zone.names.contains_key(&name) || zone.exchanges.contains_key(&name) || zone.aliases.contains_key(&name);
+    let mut ttl = 1;
+    // Kind and data of each.
+    let records: Vec<(u16, Vec<u8>)> = match (zone.aliases.get(&name), kind) {
+        (Some(target), _) => vec![(CNAME, wire_name(target))],
+        (None, A) => zone.names.get(&name).map_or_else(Vec::new, |(addresses, ttl_s)| {
+            ttl = *ttl_s;
+            addresses.iter().map(|address| (A, address.octets().to_vec())).collect()
+        }),
+        (None, MX) => zone.exchanges.get(&name).map_or_else(Vec::new, |hosts| {
+            (1_u16..).zip(hosts).map(|(preference, host)| (MX, [&preference.to_be_bytes()[..], &wire_name(host)].concat())).collect()
+        }),
+        _ => Vec::new(),
     };
+    let has_proof = records.iter().all(|(kind, _)| *kind == CNAME);
     let mut out = query[..2].to_vec();
-    out.extend([
-        0x84,
-        if known.is_some() { 0x80 } else { 0x80 | NXDOMAIN },
-        0,
-        1,
-        0,
-        addresses.len() as u8,
-        0,
-        u8::from(addresses.is_empty()),
-    ]);
+    out.extend([0x84, if is_known { 0x80 } else { 0x80 | NXDOMAIN }, 0, 1, 0, records.len() as u8, 0, u8::from(has_proof)]);
     out.extend_from_slice(&[0, 0]);
     out.extend_from_slice(query.get(12..at + 4)?);
-    for address in addresses {
-        record(&mut out, A, ttl, &address.octets());
+    for (kind, data) in &records {
+        record(&mut out, *kind, ttl, data);
     }
-    if addresses.is_empty() {
+    if has_proof {
         // The root's own names, then serial, refresh, retry, expire, and how long the "no" holds (RFC 2308 4).
         let numbers = [1, 3600, 600, 86_400, zone.negative_ttl_s].map(u32::to_be_bytes).concat();
         let soa = [&[0, 0][..], &numbers].concat();
@@ -114,6 +132,11 @@ fn answer(query: &[u8], zone: &mut Zone) -> Option<Vec<u8>> {
         out.extend(soa);
     }
     Some(out)
+}
+
+fn wire_name(name: &str) -> Vec<u8> {
+    let labels = name.split('.').flat_map(|label| std::iter::once(label.len() as u8).chain(label.bytes()));
+    labels.chain([0]).collect()
 }
 
 /// A record of the name in the question.

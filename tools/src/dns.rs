@@ -69,6 +69,7 @@ const SCRIPTED: &[Case] = &[
     ("silent.test", "no answer", "dsn=4.4.3 outcome=deferred timed"),
     ("garbage.test", "octets that are no message", "dsn=4.4.3 outcome=deferred"),
     ("lame.test", "a referral to nowhere", "dsn=4.4.3 outcome=deferred"),
+    ("circle.test", "a CNAME of itself, with the SOA", "dsn=4.4.3 outcome=deferred its CNAMEs"),
     ("cut.test", "truncated, TCP closes", "dsn=4.4.3 outcome=deferred"),
 ];
 

@@ -67,6 +67,7 @@ impl Scripted {
 
 const A: u16 = 1;
 const NS: u16 = 2;
+const CNAME: u16 = 5;
 const SOA: u16 = 6;
 const MX: u16 = 15;
 
@@ -170,6 +171,7 @@ fn script(domain: &str, kind: u16, over_tcp: bool) -> Option<Reply> {
         ("bare.test", _) => Reply { rcode: 3, ..Reply::new() },
         ("servfail.test", _) => Reply { rcode: 2, ..Reply::new() },
         ("lame.test", _) => Reply::new().authority(NS, &name("ns.elsewhere.test")),
+        ("circle.test", _) => Reply::new().with(domain, CNAME, &name(domain)).soa(),
         ("cut.test", _) if over_tcp => return None,
         ("cut.test", _) => Reply { truncated: true, ..Reply::new() },
         _ => none(),
