@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ringpost_queue::{DestinationId, Dispatch, HostIndex, HostsTried, asks_for_fewer_connections};
+use ringpost_queue::{DestinationId, Dispatch, HostIndex, HostsTried, asks_for_fewer_connections, has_enough_of_connection};
 use ringpost_ring::{Conn, Deadline, Received};
 use ringpost_smtp::{
     client::{Action, Client, ClientSettings, CloseReason, Disconnect, MESSAGE_UNREADABLE, Rcpt, Transaction, TransactionId, Verdict},
@@ -73,6 +73,8 @@ pub(crate) struct Outbound<'s> {
     words: Option<Words>,
     /// It takes no further message.
     pub(crate) declined: Option<Declined>,
+    /// Nor does it when its peer has said that it has had enough.
+    is_used_up: bool,
     pub(crate) deadline: Deadline,
     /// Registered with the shard's life, to notice a drain.
     life: Option<usize>,
@@ -121,6 +123,7 @@ impl<'s> Outbound<'s> {
             tried: HostsTried::default(),
             words: None,
             declined: None,
+            is_used_up: false,
             deadline: shard.ring.deadline(),
             life: None,
             out: shard.ring.take_vec(),
@@ -217,9 +220,12 @@ impl<'s> Outbound<'s> {
                     // A peer that has enough of a connection that it served, or that rested, says nothing about the message: it goes over
                     // another. What it said goes along, for the destination.
                     let was_kept = self.served > 0 || self.has_rested;
-                    let is_enough = was_kept && outcome.verdict == Verdict::Deferred && outcome.reply.code() == 421;
+                    let may_be_enough = was_kept && outcome.verdict == Verdict::Deferred;
+                    let is_closing = may_be_enough && outcome.reply.code() == 421;
+                    let is_enough = is_closing || may_be_enough && has_enough_of_connection(outcome.reply.line().as_bytes());
                     // One that did not say so and just ended, or went silent, has broken off all the same.
-                    self.broke_off |= is_enough;
+                    self.broke_off |= is_closing;
+                    self.is_used_up |= is_enough;
                     let verdict = if is_enough { Verdict::Untried } else { outcome.verdict };
                     let attempt = self.attempt_of(outcome.transaction);
                     attempt.decide(outcome.recipient, verdict, outcome.reply, outcome.success_report);
@@ -267,6 +273,7 @@ impl<'s> Outbound<'s> {
             && (self.shard.shards == 1 || self.shard.queue.borrow().is_home(self.destination))
             && !self.is_beyond()
             && self.declined.is_none()
+            && !self.is_used_up
             && self.has_host()
             && self.client.transactions() < self.limits.messages_max
             && self.age(self.shard.ring.now()) < self.limits.max_lifetime

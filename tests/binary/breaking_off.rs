@@ -29,6 +29,10 @@ struct Manner {
     tired_connection: AtomicUsize,
     /// Connections that were greeted.
     greeted: AtomicUsize,
+    /// So many messages are taken over each connection, and no further MAIL of it; 0: any number.
+    messages_max: AtomicUsize,
+    /// It says so to each MAIL.
+    is_full: AtomicBool,
     /// It takes one message over each connection, and closes at the first recipient of the next.
     takes_one: AtomicBool,
 }
@@ -62,6 +66,9 @@ fn converse(stream: TcpStream, manner: &Manner) -> std::io::Result<()> {
         match line.get(..4).unwrap_or("") {
             "EHLO" => writer.write_all(b"250 hop.test\r\n")?,
             "MAIL" if is_tired() => return writer.write_all(b"421 4.7.28 Unusual rate of mail\r\n"),
+            "MAIL" if manner.is_full.load(Ordering::SeqCst) || taken > 0 && taken == manner.messages_max.load(Ordering::SeqCst) => {
+                writer.write_all(b"450 4.7.1 too many messages on this connection\r\n")?;
+            }
             "MAIL" if manner.leaves_at_mail.load(Ordering::SeqCst) => {
                 let left = manner.left.fetch_add(1, Ordering::SeqCst) + 1;
                 while left == 3 && manner.leaves_at_mail.load(Ordering::SeqCst) {
@@ -186,6 +193,27 @@ fn a_421_on_a_connection_made_ahead_sends_the_message_over_another() {
     node.wait_for_queue(<[_]>::is_empty);
     let log = node.wait_for_mail_log("to=<c@y.test>");
     assert!(!log.contains("outcome=deferred") && counter(&node, "deferred") == 0, "{log}");
+}
+
+/// Such mail waited for its next attempt, though a new connection would have taken it.
+#[test]
+fn what_a_connection_has_had_enough_for_goes_over_another_at_once() {
+    let manner = Arc::new(Manner { messages_max: 2.into(), ..Manner::default() });
+    let retries = "[queue]\nretry_base = \"1h\"\n[delivery]\nidle_timeout = \"1h\"\n";
+    let node = Node::start(&on_one_core(Setup { retries, ..Setup::to(start(&manner)) }, 1));
+    let mut client = Client::greeted(node.address);
+    for _ in 0..5 {
+        client.deliver("b@y.test", "Subject: x\r\n\r\n");
+        node.wait_for_queue(<[_]>::is_empty);
+    }
+    assert_eq!((manner.contents.load(Ordering::SeqCst), manner.greeted.load(Ordering::SeqCst)), (5, 3));
+    assert_eq!((counter(&node, "deferred"), counter(&node, "throttled")), (0, 0));
+    // Where a new one says so as well it is no word about the connection.
+    manner.is_full.store(true, Ordering::SeqCst);
+    client.deliver("c@y.test", "Subject: y\r\n\r\n");
+    let log = node.wait_for_mail_log("to=<c@y.test>");
+    assert!(log.contains("outcome=deferred reply=\"450 4.7.1 too many messages on this connection\""), "{log}");
+    assert_eq!((counter(&node, "deferred"), manner.greeted.load(Ordering::SeqCst)), (1, 4));
 }
 
 /// A host that closed used connections, or went silent on them, was never told of to its breaker: the message went over another one, and so on.

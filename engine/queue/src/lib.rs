@@ -100,6 +100,6 @@ pub use route::{DestinationLimits, HOSTS_MAX, HostAddress, NamedHost, NextHop, R
 pub use routes::{Mail, RouteError, Routes};
 pub use settling::Settled;
 pub use site::{Lookup, Question, Resolution, Verdict};
-pub use throttling::{Throttled, asks_for_fewer_connections};
+pub use throttling::{Throttled, asks_for_fewer_connections, has_enough_of_connection};
 pub use view::{DestinationView, MessageView, QueueCounts, RecipientView, State};
 pub use wait::Wait;

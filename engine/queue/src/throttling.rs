@@ -52,6 +52,15 @@ pub(crate) fn speaks_of_connection(reply: &[u8]) -> bool {
     has(b"this connection") || has(b"one connection") || has(b"per connection") || has(b"session")
 }
 
+/// Does a transient reply to a message say that its connection has had enough messages? Then that ends, and a new one may take the message at
+/// once.
+pub fn has_enough_of_connection(reply: &[u8]) -> bool {
+    let Some((code, text)) = reply.split_at_checked(3) else { return false };
+    let outside = outside_addresses(text);
+    let speaks_of_limit = || ["limit", "maximum", "exceed"].iter().any(|word| outside.contains(word)) || speaks_of_load(text);
+    code[0] == b'4' && speaks_of_connection(outside.as_bytes()) && speaks_of_limit()
+}
+
 /// Where a destination asked for less.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Said {
@@ -77,6 +86,14 @@ fn speaks_of_load(text: &[u8]) -> bool {
     ];
     // `rate-limited`, `ratelimit`, `throttling`, `concurrency`; neither `rated` nor `connection`.
     const BEGINNINGS: [&str; 4] = ["ratelimit", "throttl", "concurren", "connections"];
+    let outside = outside_addresses(text);
+    let words: Vec<_> = outside.split(|character: char| !character.is_alphanumeric()).filter(|word| !word.is_empty()).collect();
+    words.windows(2).any(|pair| PAIRS.iter().any(|known| pair == known))
+        || words.iter().any(|&word| word == "rate" || BEGINNINGS.iter().any(|beginning| word.starts_with(beginning)))
+}
+
+/// A text in lower case, without what stands in angle brackets.
+fn outside_addresses(text: &[u8]) -> String {
     let mut depth = 0_u32;
     let mut outside = String::new();
     for character in String::from_utf8_lossy(text).chars() {
@@ -87,9 +104,7 @@ fn speaks_of_load(text: &[u8]) -> bool {
             _ => {}
         }
     }
-    let words: Vec<_> = outside.split(|character: char| !character.is_alphanumeric()).filter(|word| !word.is_empty()).collect();
-    words.windows(2).any(|pair| PAIRS.iter().any(|known| pair == known))
-        || words.iter().any(|&word| word == "rate" || BEGINNINGS.iter().any(|beginning| word.starts_with(beginning)))
+    outside
 }
 
 fn speaks_of_greylisting(text: &[u8]) -> bool {
@@ -232,6 +247,29 @@ mod tests {
         }
         for reply in ["421 4.7.28 Our system has detected an unusual rate", "421 4.7.0 too many connections from you", "421"] {
             assert!(!speaks_of_connection(reply.as_bytes()), "{reply}");
+        }
+    }
+
+    #[test]
+    fn a_connection_that_has_had_enough_messages_is_told_from_a_message_that_is_not_taken() {
+        for reply in [
+            "450 4.7.1 too many messages on this connection",
+            "452 4.5.3 Too many messages in this session",
+            "451 4.7.0 limit of messages per connection exceeded",
+            "421 4.7.0 Maximum number of messages per session reached",
+        ] {
+            assert!(has_enough_of_connection(reply.as_bytes()), "{reply}");
+        }
+        for reply in [
+            "450 4.7.1 session encryption is required",
+            "450 4.7.1 <too many@one connection.test>: Sender address rejected",
+            "450 4.7.1 too many messages from you",
+            "451 4.7.1 too many connections",
+            "550 5.7.1 too many messages on this connection",
+            "450",
+            "",
+        ] {
+            assert!(!has_enough_of_connection(reply.as_bytes()), "{reply}");
         }
     }
 
