@@ -3,7 +3,7 @@
 //! RFC 6531 3.2: mail that came with SMTPUTF8 and has such a header "at any level within its MIME structure" goes to no server that does
 //! not offer it. Looked for only where that decides: at a server that does not, in mail that is not decided by its addresses or its own header.
 
-use memchr::memchr;
+use memchr::{memchr, memchr2};
 
 /// What is kept of a line: a boundary is shorter (RFC 2046 5.1.1: 70 octets), and a field's name and type stand in front.
 const LINE_BYTES_MAX: usize = 1024;
@@ -97,18 +97,21 @@ impl PartHeaders {
 
     fn end_line(&mut self) {
         let mut line = std::mem::take(&mut self.line);
-        self.take_line(line.trim_ascii_end());
+        let ended = line.strip_suffix(b"\n").unwrap_or(&line);
+        self.take_line(ended.strip_suffix(b"\r").unwrap_or(ended));
         line.clear();
         (self.line, self.line_is_ascii) = (line, true);
     }
 
-    /// `line` is without its end and the white space before that.
-    fn take_line(&mut self, line: &[u8]) {
+    /// `whole` is without its end.
+    fn take_line(&mut self, whole: &[u8]) {
+        let line = whole.trim_ascii_end();
         if self.take_boundary(line) {
             return;
         }
         let Section::Header { is_own } = self.section else { return };
-        let kind = self.kind_of(line);
+        // RFC 5322 4.2: a line of white space alone goes on with the field before it, and ends no header.
+        let kind = self.kind_of(whole);
         match kind {
             Kind::Empty | Kind::Other => return self.end_header(),
             Kind::Field => {
@@ -187,7 +190,12 @@ fn value_of<'l>(line: &'l [u8], name: &[u8]) -> Option<&'l [u8]> {
 fn boundary_of(content_type: &[u8]) -> Option<Vec<u8>> {
     let mut rest = &content_type[memchr(b';', content_type)? + 1..];
     loop {
-        let (name, behind) = rest.split_at(memchr(b'=', rest)?);
+        let (name, behind) = rest.split_at(memchr2(b'=', b';', rest)?);
+        if behind[0] == b';' {
+            // A parameter without a value is none, and says nothing of the next one.
+            rest = &behind[1..];
+            continue;
+        }
         let behind = behind[1..].trim_ascii_start();
         let (value, after) = match behind.strip_prefix(b"\"") {
             Some(quoted) => unquoted(quoted),
@@ -251,6 +259,11 @@ mod tests {
         check(&part("Content-Disposition: attachment; filename=\"ä\"", "x"), true);
         check(&part("X: y\r\n\tä", "x"), true);
         check(&part("X : ä", "x"), true);
+        // What stands before the boundary in its field is passed over as other readers do: a parameter without a value, a line of blanks.
+        for front in ["charset;", ";", "a=\"b;c\";d;", "\r\n \r\n\t", "a;\r\n\t \r\n "] {
+            check(&format!("Content-Type: multipart/x; {front} boundary=in\r\n\r\n--in\r\nX: ä\r\n\r\nx\r\n--in--\r\n"), true);
+        }
+        check(&part("X: y\r\n \r\n\tä", "x"), true);
         // Its body is not its header, whatever it looks like: a signature, a header that is text, a part without a header.
         check(&part("Content-Type: text/plain; charset=utf-8", "-- \r\nJürgen: ü\r\n--x\r\nX: ä"), false);
         check(&part("", "X: ä"), false);
