@@ -392,6 +392,21 @@ fn mail_with_smtputf8_is_reported_in_its_own_script() {
     }
 }
 
+/// Its headers beyond ASCII went to next hops as they are, without SMTPUTF8.
+#[test]
+fn mail_with_smtputf8_of_a_plain_sender_is_reported_in_seven_bits() {
+    let hop = NextHop::start();
+    let node = Node::start(&Setup::to(hop.address));
+    let mut client = Client::greeted(node.address);
+    send(&mut client, "MAIL FROM:<a@x.test> SMTPUTF8", &["<no-gr\u{fc}n@z.test>"], "Subject: gr\u{fc}n\r\n\r\nb");
+    let message = &wait_for_reports(&hop, &node, 1)[0];
+    assert!(!message.commands[0].contains("SMTPUTF8") && !message.commands[0].contains("8BITMIME"), "{:?}", message.commands);
+    assert!(message.wire.is_ascii(), "{}", message.text());
+    for part in ["Final-Recipient: utf-8; no-gr=C3=BCn@z.test\r\n", "Content-Type: message/global\r\n", "Subject: gr=C3=BCn\r\n"] {
+        assert!(message.text().contains(part), "{part:?}: {}", message.text());
+    }
+}
+
 #[test]
 fn mail_with_the_null_reverse_path_is_never_bounced() {
     let hop = NextHop::start();

@@ -21,8 +21,9 @@ mod seven_bit;
 pub use fields::{Action, ReportedRecipient};
 pub use seven_bit::to_seven_bit;
 
-/// The most octets a report takes beside its text and what it returns, for each recipient: its paths, reply and dates.
-pub const RECIPIENT_BYTES_MAX: usize = 4 * 1024;
+/// The most octets a report takes beside its text and what it returns, for each recipient: its paths, reply and dates, each octet of which may
+/// take three.
+pub const RECIPIENT_BYTES_MAX: usize = 4 * 1024 + 512;
 
 /// A field by which other nodes know a report that nobody is to be told of if it fails: what it reports had the null reverse-path, too.
 const DOUBLE_FIELD: &str = "X-Ringpost-Report";
@@ -93,12 +94,12 @@ pub fn write_report(report: &Report<'_>, out: &mut Vec<u8>) -> ReportNeeds {
     let eight_bit_body = [&body.status[..], &body.returned].iter().any(|part| !part.is_ascii());
     let needs = ReportNeeds { eight_bit: eight_bit_body || !report.to.as_str().is_ascii(), smtputf8: !report.to.as_str().is_ascii() };
     write_header(report, &boundary, eight_bit_body, out);
-    let part = |out: &mut Vec<u8>, description: &str, kind: &str, encoding: Option<&str>, content: &[u8]| {
+    let part = |out: &mut Vec<u8>, description: &str, kind: &str, is_quoted: bool, content: &[u8]| {
         write(out, format_args!("--{boundary}\r\nContent-Description: {description}\r\nContent-Type: {kind}\r\n"));
-        match encoding {
-            Some(encoding) => write(out, format_args!("Content-Transfer-Encoding: {encoding}\r\n\r\n")),
-            None if content.is_ascii() => out.extend_from_slice(b"\r\n"),
-            None => out.extend_from_slice(b"Content-Transfer-Encoding: 8bit\r\n\r\n"),
+        match is_quoted {
+            true => out.extend_from_slice(b"Content-Transfer-Encoding: quoted-printable\r\n\r\n"),
+            false if content.is_ascii() => out.extend_from_slice(b"\r\n"),
+            false => out.extend_from_slice(b"Content-Transfer-Encoding: 8bit\r\n\r\n"),
         }
         out.extend_from_slice(content);
         if !content.ends_with(b"\r\n") {
@@ -107,10 +108,10 @@ pub fn write_report(report: &Report<'_>, out: &mut Vec<u8>) -> ReportNeeds {
         // The line break before a boundary belongs to it (RFC 2046 5.1.1).
         out.extend_from_slice(b"\r\n");
     };
-    let (charset, encoding) = if body.is_plain { ("us-ascii", None) } else { ("utf-8", Some("quoted-printable")) };
-    part(out, "Notification", &format!("text/plain; charset={charset}"), encoding, &body.text);
+    let charset = if body.is_plain { "us-ascii" } else { "utf-8" };
+    part(out, "Notification", &format!("text/plain; charset={charset}"), !body.is_plain, &body.text);
     let status = if report.smtputf8 { "message/global-delivery-status" } else { "message/delivery-status" };
-    part(out, "Delivery report", status, None, &body.status);
+    part(out, "Delivery report", status, body.is_status_quoted, &body.status);
     let (description, kind) = match (report.returned, report.smtputf8) {
         (Returned::Nothing, _) => ("", ""),
         (Returned::Header(_), false) => ("Header of the message", "text/rfc822-headers"),
@@ -119,7 +120,7 @@ pub fn write_report(report: &Report<'_>, out: &mut Vec<u8>) -> ReportNeeds {
         (Returned::Whole(_), true) => ("The message", "message/global"),
     };
     if report.returned != Returned::Nothing {
-        part(out, description, kind, None, &body.returned);
+        part(out, description, kind, body.is_returned_quoted, &body.returned);
     }
     write(out, format_args!("--{boundary}--\r\n"));
     needs
@@ -130,7 +131,9 @@ struct Body<'a> {
     text: Vec<u8>,
     is_plain: bool,
     status: Vec<u8>,
+    is_status_quoted: bool,
     returned: Cow<'a, [u8]>,
+    is_returned_quoted: bool,
 }
 
 impl<'a> Body<'a> {
@@ -154,8 +157,25 @@ impl<'a> Body<'a> {
             Returned::Nothing => &[][..],
             Returned::Header(bytes) | Returned::Whole(bytes) => bytes,
         };
-        Self { text, is_plain, status, returned: without_strays(returned) }
+        // RFC 6533 6, RFC 6531 3.2: headers beyond ASCII at whatever level go with SMTPUTF8 or encoded, and a report goes with it only to an
+        // address that needs it: whoever relays it may know nothing of that. RFC 2046 5.2.1: a message/rfc822 is never encoded, and one that
+        // came without SMTPUTF8 goes back as it came.
+        let is_encoded = report.smtputf8 && report.to.as_str().is_ascii();
+        let is_header = matches!(report.returned, Returned::Header(_));
+        let (status, is_status_quoted) = encoded(status.into(), is_encoded);
+        let (returned, is_returned_quoted) = encoded(without_strays(returned), is_encoded || is_header && !report.smtputf8);
+        Self { text, is_plain, status: status.into_owned(), is_status_quoted, returned, is_returned_quoted }
     }
+}
+
+/// The content in quoted-printable where `is_encoded` and it needs that, and whether it is.
+fn encoded(content: Cow<'_, [u8]>, is_encoded: bool) -> (Cow<'_, [u8]>, bool) {
+    if !is_encoded || content.is_ascii() {
+        return (content, false);
+    }
+    let mut quoted = Vec::with_capacity(content.len() * 2);
+    encoding::quote_lines(&content, &mut quoted);
+    (quoted.into(), true)
 }
 
 /// The same, with a blank for each CR and LF that is no part of a CRLF, and for each NUL. RFC 3030 3: what came as BODY=BINARYMIME has such

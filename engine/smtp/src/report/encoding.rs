@@ -1,5 +1,7 @@
 //! Quoted-printable (RFC 2045 6.7): text of any script through a hop that knows seven bits only.
 
+use memchr::memmem;
+
 /// Octets of an encoded line at most, with the `=` that continues it.
 const LINE_BYTES_MAX: usize = 76;
 
@@ -20,6 +22,18 @@ pub(super) fn quote_printable(line: &[u8], out: &mut Vec<u8>) {
             true => out.push(byte),
             false => out.extend_from_slice(&[b'=', HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]),
         }
+    }
+}
+
+/// Appends content, line by line, encoded; the last line has an end.
+pub(super) fn quote_lines(content: &[u8], out: &mut Vec<u8>) {
+    let mut lines = content.strip_suffix(b"\r\n").unwrap_or(content);
+    loop {
+        let end = memmem::find(lines, b"\r\n");
+        quote_printable(&lines[..end.unwrap_or(lines.len())], out);
+        out.extend_from_slice(b"\r\n");
+        let Some(end) = end else { return };
+        lines = &lines[end + 2..];
     }
 }
 

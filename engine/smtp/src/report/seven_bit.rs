@@ -2,7 +2,7 @@
 
 use memchr::memmem;
 
-use super::encoding::quote_printable;
+use super::encoding::quote_lines;
 use super::header_bytes;
 
 const EIGHT_BIT: &[u8] = b"Content-Transfer-Encoding: 8bit\r\n";
@@ -66,14 +66,7 @@ fn write_part(part: &[u8], out: &mut Vec<u8>) -> Option<()> {
         out.extend_from_slice(content);
     } else {
         out.extend_from_slice(b"Content-Transfer-Encoding: quoted-printable\r\n\r\n");
-        let mut lines = content.strip_suffix(b"\r\n").unwrap_or(content);
-        loop {
-            let end = memmem::find(lines, b"\r\n");
-            quote_printable(&lines[..end.unwrap_or(lines.len())], out);
-            out.extend_from_slice(b"\r\n");
-            let Some(end) = end else { break };
-            lines = &lines[end + 2..];
-        }
+        quote_lines(content, out);
     }
     out.extend_from_slice(b"\r\n");
     Some(())

@@ -122,7 +122,7 @@ fn a_report_of_a_report_is_known_wherever_it_goes_and_what_it_returns_is_not() {
     assert!(is_double(text.as_bytes()) && is_double(format!("Received: from a\r\n\tby b\r\n{text}").as_bytes()));
     let (again, _) = text_of(&report(&recipients, Returned::Whole(text.as_bytes()), &now));
     assert!(again.contains("double") && !is_double(again.as_bytes()));
-    let eight = Report { smtputf8: true, ..double };
+    let eight = Report { returned: Returned::Whole("\r\n\u{fc}".as_bytes()), ..double };
     let seven = to_seven_bit(text_of(&eight).0.as_bytes()).expect("it has octets beyond ASCII");
     assert!(is_double(&seven));
 }
@@ -282,7 +282,8 @@ fn mail_of_any_script_is_reported_in_its_own() {
     }];
     let returned = Returned::Header("Subject: gr\u{fc}n\r\n".as_bytes());
     let facts = Report { smtputf8: true, text: "Gr\u{fc}\u{df}e\n", ..report(&recipients, returned, &now) };
-    let (text, needs) = text_of(&facts);
+    let foreign = Report { to: Path::new("m\u{fc}ller@x.test"), ..facts };
+    let (text, needs) = text_of(&foreign);
     for part in [
         "Content-Type: message/global-delivery-status\r\nContent-Transfer-Encoding: 8bit",
         "Content-Type: message/global-headers\r\nContent-Transfer-Encoding: 8bit",
@@ -293,13 +294,50 @@ fn mail_of_any_script_is_reported_in_its_own() {
     ] {
         assert!(text.contains(part), "{part:?} is not in {text}");
     }
-    assert_eq!(needs, ReportNeeds { eight_bit: true, smtputf8: false });
-    let foreign = Report { to: Path::new("m\u{fc}ller@x.test"), ..facts };
-    assert!(text_of(&foreign).1.smtputf8);
+    assert_eq!(needs, ReportNeeds { eight_bit: true, smtputf8: true });
     // Without SMTPUTF8 a report is ASCII, whatever a next hop says.
     let plain = [ReportedRecipient { relay: Some("192.0.2.7:25"), ..recipient("b@y.test", Action::Failed, "550 5.1.1 gr\u{fc}n") }];
     let (text, needs) = text_of(&report(&plain, Returned::Nothing, &now));
     assert!(text.contains("Diagnostic-Code: smtp; 550 5.1.1 gr?n\r\n") && !needs.eight_bit);
+}
+
+/// Raw UTF-8 in the headers of its parts went to next hops that know nothing of SMTPUTF8, because the sender's own address does not need it.
+#[test]
+fn a_report_that_goes_without_smtputf8_has_no_header_beyond_ascii() {
+    let now = date(0);
+    let content = "Subject: gr\u{fc}n = 1\r\n\r\nk\u{f6}rper".as_bytes();
+    let recipients = [recipient("gr\u{fc}n@y.test", Action::Failed, "550 5.1.1 gibt es nicht: gr\u{fc}n")];
+    let quoted = "Content-Transfer-Encoding: quoted-printable\r\n\r\n";
+    for (smtputf8, returned, parts) in [
+        (
+            true,
+            Returned::Whole(content),
+            vec![
+                format!("Content-Type: message/global-delivery-status\r\n{quoted}Reporting-MTA: dns; mx1.example.test\r\n"),
+                "Final-Recipient: utf-8; gr=C3=BCn@y.test\r\n".to_owned(),
+                format!("Content-Type: message/global\r\n{quoted}Subject: gr=C3=BCn =3D 1\r\n\r\nk=C3=B6rper\r\n"),
+            ],
+        ),
+        (
+            true,
+            Returned::Header(&content[..header_bytes(content)]),
+            vec![format!("Content-Type: message/global-headers\r\n{quoted}Subject: gr=C3=BCn =3D 1\r\n")],
+        ),
+        // What came without SMTPUTF8 and has such a header all the same.
+        (
+            false,
+            Returned::Header(&content[..header_bytes(content)]),
+            vec![format!("Content-Type: text/rfc822-headers\r\n{quoted}Subject: gr=C3=BCn =3D 1\r\n")],
+        ),
+    ] {
+        let (text, needs) = text_of(&Report { smtputf8, ..report(&recipients, returned, &now) });
+        assert!(text.is_ascii(), "{text}");
+        assert_eq!(needs, ReportNeeds { eight_bit: false, smtputf8: false });
+        for part in parts {
+            assert!(text.contains(&part), "{part:?} is not in {text}");
+        }
+        assert_eq!(to_seven_bit(text.as_bytes()), None, "it is made once");
+    }
 }
 
 #[test]
@@ -327,6 +365,15 @@ fn a_report_of_the_largest_recipients_keeps_to_its_bound() {
         text_of(&Report { text: &list, ..report(recipients, Returned::Nothing, &now) }).0.len()
     };
     assert!(size(&many) - size(&few) <= 10 * RECIPIENT_BYTES_MAX, "{}", size(&many) - size(&few));
+    // Beyond ASCII each octet takes three, and the text is left out where it does not fit.
+    let (path, reply, original) = ("\u{fc}".repeat(256), "\u{fc}".repeat(100), format!("utf-8;{}", "\u{fc}".repeat(247)));
+    let (path, reply, original) = (&*path, &*reply, Some(&*original));
+    let one = ReportedRecipient { path: Path::new(path), reply, original, ..one };
+    let size = |recipients: &[ReportedRecipient<'_>]| {
+        text_of(&Report { smtputf8: true, text: "", ..report(recipients, Returned::Nothing, &now) }).0.len()
+    };
+    let (few, many) = (size(&[one]), size(&[one; 11]));
+    assert!(many - few <= 10 * RECIPIENT_BYTES_MAX, "{}", many - few);
 }
 
 #[test]
@@ -335,16 +382,16 @@ fn a_report_becomes_seven_bits_without_losing_what_a_program_reads() {
     let content = "Subject: gr\u{fc}n = 1\r\nX: y \r\n\r\nk\u{f6}rper\r\n".as_bytes();
     for (smtputf8, returned, kind) in [
         (false, Returned::Whole(content), "text/rfc822-headers"),
-        (false, Returned::Header(&content[..header_bytes(content)]), "text/rfc822-headers"),
+        // As an earlier version made them.
         (true, Returned::Whole(content), "message/global-headers"),
         (true, Returned::Whole(b"Subject: plain\r\n\r\nplain\r\n"), "message/global"),
         (true, Returned::Nothing, ""),
     ] {
         let recipients = [recipient("b\u{f6}@y.test", Action::Failed, "554 5.6.3 no"), recipient("c@y.test", Action::Failed, "")];
-        let facts = Report { smtputf8, text: "T\u{f6}t\n", ..report(&recipients, returned, &now) };
-        let mut eight = Vec::new();
-        write_report(&facts, &mut eight);
-        let seven = to_seven_bit(&eight).unwrap();
+        let (foreign, plain) = ("m\u{fc}@x.test", "m@x.test");
+        let to = Path::new(if smtputf8 { foreign } else { plain });
+        let (eight, _) = text_of(&Report { to, smtputf8, text: "T\u{f6}t\n", ..report(&recipients, returned, &now) });
+        let seven = to_seven_bit(eight.replace(foreign, plain).as_bytes()).unwrap();
         assert!(seven.is_ascii() && !seven.windows(6).any(|word| word == b": 8bit"));
         let seven = String::from_utf8(seven).unwrap();
         assert_eq!(seven.matches("\r\n--=_00000000000000000000000000000007").count(), if kind.is_empty() { 3 } else { 4 });
