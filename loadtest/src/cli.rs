@@ -35,14 +35,14 @@ pub const EXIT_UNAVAILABLE: u8 = 69;
 /// The disk or the system failed (sysexits EX_IOERR).
 pub const EXIT_IO: u8 = 74;
 
-/// It was ended by SIGINT or SIGTERM, or from its screen, before its time; what was measured until then has been printed and written.
+/// It was ended by SIGINT, SIGTERM or SIGHUP, or from its screen, before its time; what was measured until then has been printed and written.
 pub const EXIT_INTERRUPTED: u8 = 130;
 
 /// Load for mail servers: send, receive, account, measure, compare.
 #[derive(Parser)]
 #[command(name = "ringpost-load", version = version(), propagate_version = true, subcommand_required = true, arg_required_else_help = true)]
 #[command(
-    after_help = "Exit codes: 0 done; 1 the answer is no (a regression, lost mail, a scenario that failed); 2 wrong usage, or an\nargument that does not fit this machine; 65 an input file is wrong; 69 the server is not reachable, or was gone until\nthe load gave up; 74 disk or system error; 130 interrupted (SIGINT, SIGTERM), with the figures until then."
+    after_help = "Exit codes: 0 done; 1 the answer is no (a regression, lost mail, a scenario that failed); 2 wrong usage, or an\nargument that does not fit this machine; 65 an input file is wrong; 69 the server is not reachable, or was gone until\nthe load gave up; 74 disk or system error; 130 interrupted (SIGINT, SIGTERM, SIGHUP), with the figures until then."
 )]
 pub struct Cli {
     /// What to do.

@@ -327,7 +327,8 @@ impl Viewer for Tui {
 
 impl Drop for Tui {
     fn drop(&mut self) {
-        ratatui::restore();
+        // A terminal that is gone has nothing to be put back.
+        let _gone = ratatui::try_restore();
     }
 }
 

@@ -37,6 +37,37 @@ fn a_run_that_is_interrupted_says_so() {
     assert!(text(&added).contains("left out, interrupted") && text(&added).contains("added 0"), "{}", text(&added));
 }
 
+/// What happened: with its terminal gone a run was gone, its figures too, and its folder stayed; `nohup` was for nothing.
+#[test]
+fn a_terminal_that_is_gone_ends_a_run_in_order_unless_nobody_minds() {
+    let folder = tempfile::tempdir().unwrap();
+    let (results, spools) = (folder.path().join("results"), folder.path().join("spools"));
+    std::fs::create_dir(&spools).unwrap();
+    let core = ringpost_loadtest::pinning::cores().unwrap()[0];
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+    let start = |call: &str| {
+        let sink = ringpost_loadtest::sink::Sink::start(ringpost_loadtest::sink::SinkOptions::new(address, core)).unwrap();
+        let mut command = Command::new("sh");
+        command.args(["-c", call, env!("CARGO_BIN_EXE_ringpost-load"), &sink.address.to_string()]).stdout(Stdio::null());
+        let mut run = command.args([&results, &spools]).spawn().unwrap();
+        while sink.messages() == 0 {
+            assert_eq!(run.try_wait().unwrap(), None);
+            std::thread::yield_now();
+        }
+        assert!(Command::new("kill").args(["-HUP", &run.id().to_string()]).status().unwrap().success());
+        run.wait().unwrap().code()
+    };
+    // Whoever tests may do so under `nohup`.
+    assert_eq!(
+        start("exec env --default-signal=HUP \"$0\" run baseline --seconds 60 --to \"$1\" --output \"$2\" --folder \"$3\""),
+        Some(130)
+    );
+    let result = RunResult::read(&results.join("baseline.json")).unwrap();
+    assert!(result.interrupted && result.emails_sent > 0 && results.join("report.html").exists(), "{:?}", result.failures);
+    assert_eq!(std::fs::read_dir(&spools).unwrap().count(), 0);
+    assert_eq!(start("trap '' HUP; exec \"$0\" source --seconds 1 --to \"$1\""), Some(0));
+}
+
 /// What happened: a full disk under the ledger ended the program with that as its only word; what had been measured was gone.
 #[test]
 fn a_ledger_that_cannot_be_written_ends_the_load_and_not_its_figures() {
