@@ -117,40 +117,52 @@ impl RunArguments {
                 say(&format!("{}: left out, as {reason}", scenario.name))?;
                 continue;
             }
-            say(&format!("{}: {}", scenario.name, scenario.about))?;
-            let mut viewer = viewer(&scenario.name, self.tui, self.live, self.quiet)?;
-            let result = match runner::run(&scenario, &place, &stop, &mut *viewer) {
-                Ok(result) => result,
-                // What ran before it keeps its report.
-                Err(failure) if !results.is_empty() => {
-                    impossible = Some(failure);
-                    not_run.push(scenario.name);
-                    continue;
+            let begun = results.len();
+            if let Err(failure) = self.run_one(&scenario, &place, &stop, &mut results) {
+                if results.is_empty() {
+                    return Err(failure);
                 }
-                Err(failure) => return Err(failure),
-            };
-            if !viewer.goes_on() {
-                stop.ask();
+                // What ran before it keeps its report.
+                impossible = Some(failure);
+                if results.len() == begun {
+                    not_run.push(scenario.name);
+                }
             }
-            drop(viewer);
-            if let Some(folder) = &self.output {
-                result.write(&folder.join(format!("{}.json", result.test_name)))?;
-            }
-            results.push(result);
         }
-        say(&report::text(&results, false))?;
-        for result in results.iter().filter(|result| !result.success) {
-            say(&format!("{} failed: {}", result.test_name, result.failures.join("; ")))?;
-        }
+        let mut text = report::text(&results, false);
         if !not_run.is_empty() {
             let why = if stop.is_asked() { "interrupted; " } else { "" };
-            say(&format!("{why}not run: {}", not_run.join(", ")))?;
+            text.push_str(&format!("{why}not run: {}\n", not_run.join(", ")));
         }
-        let code = self.finish(results)?;
+        // Files first: a standard output that is gone takes no report with it.
+        let written = self.write(results);
+        if let Ok((_, words)) = &written {
+            text.push_str(words);
+        }
+        let said = say(&text);
         match impossible {
             Some(failure) => Err(failure),
-            None => Ok(if stop.is_asked() { EXIT_INTERRUPTED } else { code }),
+            None => {
+                let (code, _) = written?;
+                said?;
+                Ok(if stop.is_asked() { EXIT_INTERRUPTED } else { code })
+            }
         }
+    }
+
+    /// Runs a scenario, adds its result, and leaves that in the folder of `--output`.
+    fn run_one(&self, scenario: &Scenario, place: &Place, stop: &StopSignal, results: &mut Vec<RunResult>) -> Result<(), Failure> {
+        say(&format!("{}: {}", scenario.name, scenario.about))?;
+        let mut viewer = viewer(&scenario.name, self.tui, self.live, self.quiet)?;
+        let result = runner::run(scenario, place, stop, &mut *viewer)?;
+        if !viewer.goes_on() {
+            stop.ask();
+        }
+        drop(viewer);
+        let path = self.output.as_ref().map(|folder| folder.join(format!("{}.json", result.test_name)));
+        let written = path.map_or(Ok(()), |path| result.write(&path));
+        results.push(result);
+        written
     }
 
     fn place(&self, scenarios: &[Scenario]) -> Result<Place, Failure> {
@@ -182,15 +194,15 @@ impl RunArguments {
         Ok(Place { server, cores, folder: self.folder.clone(), keep: self.keep, seconds: self.seconds })
     }
 
-    fn finish(&self, results: Vec<RunResult>) -> Result<u8, Failure> {
+    /// Writes all results as one file and one page; the exit code, and what is to be said of it.
+    fn write(&self, results: Vec<RunResult>) -> Result<(u8, String), Failure> {
         let suite = Suite::new(if self.suite { "Ringpost load test" } else { "Ringpost scenarios" }, results);
-        if let Some(folder) = &self.output {
-            suite.write(&folder.join("suite.json"))?;
-            let page = folder.join("report.html");
-            write_whole(&page, html::page(&suite).as_bytes()).map_err(|error| Failure::io(page.display(), error))?;
-            say(&format!("{} of {} held; {}", suite.passed_tests, suite.total_tests, page.display()))?;
-        }
-        Ok(if suite.failed_tests == 0 { EXIT_OK } else { EXIT_NEGATIVE })
+        let code = if suite.failed_tests == 0 { EXIT_OK } else { EXIT_NEGATIVE };
+        let Some(folder) = &self.output else { return Ok((code, String::new())) };
+        suite.write(&folder.join("suite.json"))?;
+        let page = folder.join("report.html");
+        write_whole(&page, html::page(&suite).as_bytes()).map_err(|error| Failure::io(page.display(), error))?;
+        Ok((code, format!("{} of {} held; {}\n", suite.passed_tests, suite.total_tests, page.display())))
     }
 }
 

@@ -111,6 +111,7 @@ pub fn run(scenario: &Scenario, place: &Place, stop: &StopSignal, viewer: &mut d
     let mut folder = folder.map_err(|error| Failure::io(place.folder.display(), error))?;
     if place.keep {
         folder.keep();
+        say(&format!("{}: keeps {}", scenario.name, folder.path().display()))?;
     }
     let machine = Machine::observe(folder.path(), &place.server.version());
     let (accepted, delivered) = (folder.path().join("accepted.ledger"), folder.path().join("delivered.ledger"));
@@ -163,9 +164,6 @@ pub fn run(scenario: &Scenario, place: &Place, stop: &StopSignal, viewer: &mut d
         server_memory_before,
         machine,
     };
-    if place.keep {
-        say(&format!("{}: kept {}", scenario.name, folder.path().display()))?;
-    }
     Ok(RunResult::new(ran.measurement, facts))
 }
 

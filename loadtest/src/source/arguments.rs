@@ -331,17 +331,16 @@ impl SourceArguments {
         let beside = Beside { server_pid: Some(&server_pid), sinks: &[] };
         let run = run_source(options.clone(), beside, &stop, &mut *viewer)?;
         drop(viewer);
-        if self.json {
-            say(&summary(&options, &run).to_string())?;
-        } else {
-            say(&summary_text(&options, &run))?;
-        }
+        let text = if self.json { summary(&options, &run).to_string() } else { summary_text(&options, &run) };
         let failures = failures(&run);
         let code = exit_code(&run, &failures);
-        if let Some(path) = &self.output {
-            self.result(&options, run, failures, server_memory_before, machine).write(path)?;
-        }
-        Ok(code)
+        // Both places are tried: one that cannot be written does not cost the figures of the other.
+        let written = match &self.output {
+            Some(path) => self.result(&options, run, failures, server_memory_before, machine).write(path),
+            None => Ok(()),
+        };
+        say(&text)?;
+        written.map(|()| code)
     }
 
     fn result(

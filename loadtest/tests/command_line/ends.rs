@@ -68,6 +68,39 @@ fn a_terminal_that_is_gone_ends_a_run_in_order_unless_nobody_minds() {
     assert_eq!(start("trap '' HUP; exec \"$0\" source --seconds 1 --to \"$1\""), Some(0));
 }
 
+/// What happened: what had been measured was gone where standard output could not be written, and of several scenarios the report where one
+/// result could not be.
+#[test]
+fn a_place_that_cannot_be_written_does_not_cost_what_belongs_elsewhere() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
+    let core = ringpost_loadtest::pinning::cores().unwrap()[0];
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+    let sink = ringpost_loadtest::sink::Sink::start(ringpost_loadtest::sink::SinkOptions::new(address, core)).unwrap();
+    let to = sink.address.to_string();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringpost-load"));
+    command.args(["source", "--to", &to, "--messages", "5", "--output", &path("x.json")]);
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let output = command.stdout(full).output().unwrap();
+    assert!(output.status.code() == Some(74) && text(&output).contains("standard output"), "{}", text(&output));
+    assert_eq!(RunResult::read(Path::new(&path("x.json"))).unwrap().emails_sent, 5);
+
+    let mut scenarios = Vec::new();
+    for name in ["first", "second", "third"] {
+        let text = format!("name = \"{name}\"\nabout = \"Short.\"\nseconds = 0.2\n[load]\n");
+        std::fs::write(path(&format!("{name}.toml")), text).unwrap();
+        scenarios.push(path(&format!("{name}.toml")));
+    }
+    // The result of the second has no place.
+    std::fs::create_dir_all(path("results/second.json")).unwrap();
+    let arguments = ["run", "--to", &to, "--output", &path("results"), "--folder", &path("")];
+    let output = ringpost_load(&[&arguments[..], &scenarios.iter().map(String::as_str).collect::<Vec<_>>()].concat());
+    let said = text(&output);
+    assert!(output.status.code() == Some(74) && said.contains("second.json") && said.contains("not run: third"), "{said}");
+    let suite = ringpost_loadtest::report::suite::Suite::read(Path::new(&path("results/suite.json"))).unwrap();
+    assert_eq!(suite.results.iter().map(|run| run.test_name.as_str()).collect::<Vec<_>>(), ["first", "second"]);
+}
+
 /// What happened: a full disk under the ledger ended the program with that as its only word; what had been measured was gone.
 #[test]
 fn a_ledger_that_cannot_be_written_ends_the_load_and_not_its_figures() {
