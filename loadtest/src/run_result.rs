@@ -372,11 +372,26 @@ pub fn check_place(path: &Path) -> Result<(), Failure> {
     if path.is_dir() {
         return Err(fail(io::ErrorKind::IsADirectory.into()));
     }
+    if is_no_file(path) {
+        return Ok(());
+    }
     tempfile::tempfile_in(folder).map(drop).map_err(fail)
 }
 
-/// Writes a file under another name in the same folder and renames it, so that a reader sees the old or the new one.
+/// Is there something that is written to and not replaced, such as `/dev/stdout` or a pipe?
+fn is_no_file(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|known| !known.is_file() && !known.is_dir())
+}
+
+/// Writes a file under another name in the same folder and renames it, so that a reader sees the old or the new one. A device or a pipe is
+/// written as it is, and a link is followed.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    if is_no_file(path) {
+        return fs::OpenOptions::new().write(true).open(path)?.write_all(bytes);
+    }
+    // One that leads nowhere yet has no path: it is replaced.
+    let target = fs::canonicalize(path);
+    let path = target.as_deref().unwrap_or(path);
     let mut name = path.file_name().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "not a file name"))?.to_owned();
     name.push(format!(".{}.new", std::process::id()));
     let fresh = path.with_file_name(name);
@@ -399,6 +414,21 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
 mod tests {
     use super::*;
     use crate::sample_run::SampleRun;
+
+    /// What happened: whoever asked for a page in `/dev/stdout` as root had a file in that place from then on, and no page.
+    #[test]
+    fn what_is_no_file_is_written_and_not_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let (device, link, file) = (folder.path().join("device"), folder.path().join("link"), folder.path().join("file"));
+        std::os::unix::fs::symlink("/dev/full", &device).unwrap();
+        check_place(&device).unwrap();
+        assert_eq!(write_whole(&device, b"x").unwrap_err().kind(), io::ErrorKind::StorageFull);
+        assert_eq!(fs::read_link(&device).unwrap(), Path::new("/dev/full"));
+        fs::write(&file, "old").unwrap();
+        std::os::unix::fs::symlink("file", &link).unwrap();
+        write_whole(&link, b"new").unwrap();
+        assert_eq!((fs::read_to_string(&file).unwrap().as_str(), fs::read_link(&link).unwrap().as_path()), ("new", Path::new("file")));
+    }
 
     #[test]
     fn a_percentile_says_something_with_ten_values_beyond() {
