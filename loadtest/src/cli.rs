@@ -7,7 +7,7 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::{
     compare::CompareArguments,
@@ -118,7 +118,7 @@ pub enum Failure {
 impl Failure {
     /// Says what it is on standard error, after the rule of [`say`]. Standard error may be gone.
     pub fn say(&self) {
-        let _unread = writeln!(io::stderr(), "ringpost-load: {}", printable(&self.to_string(), &['\n', '\t']));
+        let _unread = writeln!(io::stderr(), "ringpost-load: {}", printable(self.to_string().trim_end(), &['\n', '\t']));
     }
 
     /// Disk or system, with what it was about.
@@ -150,6 +150,17 @@ pub fn say(text: &str) -> Result<(), Failure> {
 }
 
 impl Cli {
+    /// Reads the command line of this process; ends it where that is wrong, or asks for help. Numbers below zero are values and no options,
+    /// so that whoever reads them says what is wrong with them.
+    pub fn read() -> Cli {
+        let below_zero = |argument: Arg| match argument.get_action().takes_values() {
+            true => argument.allow_negative_numbers(true),
+            false => argument,
+        };
+        let command = Cli::command().mut_subcommands(|call| call.mut_args(below_zero));
+        Cli::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit())
+    }
+
     /// Does what was asked; the exit code is [`EXIT_OK`] or [`EXIT_NEGATIVE`].
     pub fn run(self) -> Result<ExitCode, Failure> {
         match self.command {

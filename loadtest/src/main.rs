@@ -3,7 +3,6 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use ringpost_loadtest::{cli::Cli, leash};
 
 #[global_allocator]
@@ -11,7 +10,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     leash::kill_on_panic();
-    match Cli::parse().run() {
+    match Cli::read().run() {
         Ok(code) => code,
         Err(failure) => {
             failure.say();

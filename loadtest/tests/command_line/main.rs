@@ -141,6 +141,13 @@ fn nobody_there_is_an_error_and_no_success() {
     assert_eq!(ringpost_load(&["source", "--to", "nonsense", "--messages", "1"]).status.code(), Some(2));
     assert_eq!(ringpost_load(&["source", "--to", "nobody.invalid:25", "--messages", "1"]).status.code(), Some(69));
     assert_eq!(ringpost_load(&["source", "--to", "127.0.0.1:1"]).status.code(), Some(2));
+    // These were "unexpected arguments", with a tip that made it worse.
+    for (arguments, part) in
+        [(["--seconds", "1", "--rate", "-5"], "\"-5\" is no rate"), (["--seconds", "-1", "--size", "1"], "--seconds: -1")]
+    {
+        let output = ringpost_load(&[&["source", "--to", "127.0.0.1:1"][..], &arguments].concat());
+        assert!(output.status.code() == Some(2) && text(&output).contains(part), "{}", text(&output));
+    }
     assert_eq!(ringpost_load(&["run", "baseline", "--engine", "/nowhere/ringpost"]).status.code(), Some(69));
 }
 
