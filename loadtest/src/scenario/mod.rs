@@ -3,12 +3,11 @@
 pub mod greeting;
 pub mod run;
 pub mod runner;
+pub mod text;
 
 use std::{
-    fmt,
     net::IpAddr,
     path::{Path, PathBuf},
-    str::FromStr,
     time::Duration,
 };
 
@@ -29,6 +28,7 @@ use crate::{
         arguments::{Cores, MILLISECONDS_MAX, RECIPIENTS_MAX, SECONDS_MAX, parse_abort},
     },
 };
+use text::Text;
 
 /// The built-in scenarios by name, in the order of a suite.
 pub const BUILT_IN: [(&str, &str); 12] = [
@@ -163,7 +163,7 @@ pub struct SinkPlan {
     /// Up and down: `UP:DOWN`, seconds.
     pub flap: Option<String>,
     /// Replies are held back so long, milliseconds: a number, or a text as `--delay-ms` takes it.
-    pub delay_ms: ReplyDelay,
+    pub delay_ms: Text<ReplyDelay>,
     /// A sender and recipient are answered 451 until so many seconds after they first came.
     pub greylist_s: Option<f64>,
     /// Connections at once; further ones get 421.
@@ -180,7 +180,7 @@ impl Default for SinkPlan {
             hosts: 1,
             fault: Vec::new(),
             flap: None,
-            delay_ms: ReplyDelay::None,
+            delay_ms: Text(ReplyDelay::None),
             greylist_s: None,
             connections_max: None,
             per_client_max: None,
@@ -217,22 +217,6 @@ impl Default for Expectations {
             account: true,
             drain_s_max: 60.0,
         }
-    }
-}
-
-/// A value that stands as text in a scenario.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Text<T>(pub T);
-
-impl<'de, T: FromStr<Err = String>> Deserialize<'de> for Text<T> {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map(Text).map_err(serde::de::Error::custom)
-    }
-}
-
-impl<T: fmt::Display> Serialize for Text<T> {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&self.0)
     }
 }
 
@@ -413,6 +397,27 @@ mod tests {
         assert!(error.contains("baseline") && error.contains("no-such"), "{error}");
         // One that is there and cannot be read is a file.
         assert!(Scenario::find("/").unwrap_err().starts_with("/: "));
+    }
+
+    /// `rate = 500` was no rate, though `--rate 500` is one, and a wrong number as a delay was "any variant" that it did not match.
+    #[test]
+    fn what_is_a_number_on_the_command_line_may_be_one_in_a_scenario() {
+        let read = |load: &str| Scenario::parse(&format!("name = \"x\"\nabout = \"y\"\nseconds = 1\n{load}"), "f");
+        for (numbers, texts) in [
+            ("[load]\nrate = 500\nsize = 1000\n", "[load]\nrate = \"500\"\nsize = \"1000\"\n"),
+            ("[load]\nrate = 0.5\n[sink]\ndelay_ms = 2.5\n", "[load]\nrate = \"0.5\"\n[sink]\ndelay_ms = \"2.5\"\n"),
+        ] {
+            assert_eq!(read(numbers).unwrap(), read(texts).unwrap());
+        }
+        for (load, part) in [
+            ("[load]\nrate = -5\n", "\"-5\" is no rate"),
+            ("[load]\nsize = -4\n", "-4"),
+            ("[load]\nrate = true\n", "a text or a number"),
+            ("[load]\n[sink]\ndelay_ms = -1\n", "\"-1\""),
+        ] {
+            let error = read(load).unwrap_err();
+            assert!(error.contains("line ") && error.contains(part), "{load}: {error}");
+        }
     }
 
     #[test]

@@ -203,7 +203,7 @@ fn start_sinks(scenario: &Scenario, place: &Place, ledger: &Path) -> Result<Vec<
         ledger: Some(ledger.to_path_buf()),
         faults,
         flapping,
-        reply_delay: plan.delay_ms,
+        reply_delay: plan.delay_ms.0,
         greylist: plan.greylist_s.map(Duration::from_secs_f64),
         connections_max: plan.connections_max,
         per_client_max: plan.per_client_max,

@@ -2,8 +2,6 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
 use crate::random::Random;
 
 /// The longest delay, milliseconds: an hour, longer than any client waits.
@@ -93,30 +91,6 @@ impl fmt::Display for ReplyDelay {
     }
 }
 
-impl Serialize for ReplyDelay {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for ReplyDelay {
-    /// From a number of milliseconds or a text.
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum NumberOrText {
-            Number(u64),
-            Text(String),
-        }
-        match NumberOrText::deserialize(deserializer)? {
-            NumberOrText::Number(ms) => ms.to_string(),
-            NumberOrText::Text(text) => text,
-        }
-        .parse()
-        .map_err(serde::de::Error::custom)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -129,9 +103,6 @@ mod tests {
         for text in ["", "-1", "50..5", "nan", "1e30", "lognormal:20", "lognormal:20:x", "lognormal:1:1:1:1", "99999999999"] {
             assert!(text.parse::<ReplyDelay>().unwrap_err().contains(DELAY_FORM), "{text}");
         }
-        let read = |toml: &str| toml::from_str::<toml::Table>(toml).unwrap()["delay"].clone().try_into::<ReplyDelay>();
-        assert_eq!(read("delay = 20").unwrap(), ReplyDelay::fixed(Duration::from_millis(20)));
-        assert_eq!(read("delay = \"5..50\"").unwrap().to_string(), "5..50");
     }
 
     #[test]
