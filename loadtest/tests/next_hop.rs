@@ -1,0 +1,127 @@
+//! `ringpost-load run --to … --next-hop …` against a server that queues what it takes and sends it on as soon as somebody is there.
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::Path,
+    process::Command,
+    sync::mpsc::{Receiver, Sender, channel},
+    thread::{sleep, spawn},
+    time::Duration,
+};
+
+use ringpost_loadtest::{free_port::free_port, run_result::RunResult};
+
+/// What the server tries again after: a next hop that was not there.
+const AGAIN: Duration = Duration::from_millis(5);
+
+type Mail = (Vec<Vec<u8>>, Vec<u8>);
+
+fn line(from: &mut impl BufRead) -> Vec<u8> {
+    let mut line = Vec::new();
+    // Whoever is gone says nothing more.
+    let _gone = from.read_until(b'\n', &mut line);
+    line
+}
+
+/// The lines of a message, as they stand on the wire, up to its dot.
+fn content(from: &mut impl BufRead) -> Vec<u8> {
+    let mut content = Vec::new();
+    while !content.ends_with(b"\r\n.\r\n") {
+        let line = line(from);
+        assert!(!line.is_empty(), "the client is gone");
+        content.extend(line);
+    }
+    content
+}
+
+fn session(client: TcpStream, queue: &Sender<Mail>) {
+    let mut lines = BufReader::new(client.try_clone().unwrap());
+    let say = |words: &str| (&client).write_all(format!("{words}\r\n").as_bytes());
+    let mut envelope = Vec::new();
+    say("220 queue.load.test").unwrap();
+    loop {
+        let command = line(&mut lines);
+        // The other end may be gone before it reads the last word.
+        let _gone = match &command[..command.len().min(4)] {
+            b"" => return,
+            b"DATA" => {
+                say("354 go on").unwrap();
+                queue.send((std::mem::take(&mut envelope), content(&mut lines))).unwrap();
+                say("250 2.0.0 queued")
+            }
+            b"QUIT" => say("221 2.0.0 bye"),
+            verb => {
+                if verb == b"MAIL" || verb == b"RCPT" {
+                    envelope.push(command);
+                }
+                say("250 2.0.0 well")
+            }
+        };
+    }
+}
+
+/// Sends one message over a connection of its own; false: nobody took it.
+fn forward(next_hop: SocketAddr, (envelope, content): &Mail) -> bool {
+    let Ok(hop) = TcpStream::connect(next_hop) else { return false };
+    let mut lines = BufReader::new(hop.try_clone().unwrap());
+    let commands = [&[b"HELO queue.load.test\r\n".to_vec()][..], envelope, &[b"DATA\r\n".to_vec(), content.clone()]].concat();
+    let mut reply = line(&mut lines);
+    for command in commands {
+        if !matches!(reply.first(), Some(b'2' | b'3')) || (&hop).write_all(&command).is_err() {
+            return false;
+        }
+        reply = line(&mut lines);
+    }
+    reply.starts_with(b"250")
+}
+
+fn start_server(next_hop: SocketAddr) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (queue, queued): (Sender<Mail>, Receiver<Mail>) = channel();
+    spawn(move || {
+        for client in listener.incoming() {
+            let (client, queue) = (client.unwrap(), queue.clone());
+            spawn(move || session(client, &queue));
+        }
+    });
+    spawn(move || {
+        for mail in queued {
+            while !forward(next_hop, &mail) {
+                sleep(AGAIN);
+            }
+        }
+    });
+    address
+}
+
+/// What happened: the next hop listened in scenarios that look at it, so that the mail of the others waited in the server until one of those
+/// came, went before its own, and was foreign there; as many messages had come as were accepted, and its own were lost. And mail that went
+/// on in the background was foreign.
+#[test]
+fn every_scenarios_mail_is_taken_and_what_waited_in_the_server_is_not_taken_for_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
+    let next_hop = free_port().unwrap();
+    let to = start_server(next_hop).to_string();
+    let load = |arguments: &[&str]| Command::new(env!("CARGO_BIN_EXE_ringpost-load")).args(arguments).output().unwrap();
+    // An earlier run's, which nobody has taken.
+    assert!(load(&["source", "--to", &to, "--messages", "30", "--quiet"]).status.success());
+    for (name, more) in [("first", "[background]\nmessages = 20\n"), ("second", "[sink]\n")] {
+        let text = format!("name = \"{name}\"\nabout = \"Short.\"\nseconds = 20\n[load]\nmessages = 25\n{more}");
+        std::fs::write(path(&format!("{name}.toml")), text).unwrap();
+    }
+    let hop = next_hop.to_string();
+    let run = ["run", &path("first.toml"), &path("second.toml"), "--to", &to, "--next-hop", &hop];
+    let output = load(&[&run[..], &["--output", &path("results"), "--folder", &path("")]].concat());
+    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    let difference = |name: &str| {
+        let result = RunResult::read(Path::new(&path(&format!("results/{name}.json")))).unwrap();
+        let of = |field: &str| result.settings["difference"][field].as_u64();
+        assert_eq!(result.emails_sent, 25, "{said}");
+        (of("lost"), of("foreign"), of("duplicated"))
+    };
+    assert_eq!(difference("first"), (Some(0), Some(30), Some(0)), "{said}");
+    assert_eq!(difference("second"), (Some(0), Some(0), Some(0)), "{said}");
+}
