@@ -21,13 +21,14 @@ use crate::{
     live::{Second, Viewer, shown_ns},
     phase::Phase,
     process::ProcessSample,
+    run_result::says_something,
 };
 
 /// Seconds that the curves go back.
 const HISTORY_MAX: usize = 300;
 
-/// Columns of the table of phases, its frame included.
-const TABLE_WIDTH: u16 = 84;
+/// Columns of the table of phases, its frame included: those of a phase's name, its count and six percentiles, one between two of them.
+const TABLE_WIDTH: u16 = 19 + 9 + 6 * 8 + 7 + 2;
 
 /// A distribution in fewer columns says nothing.
 const DISTRIBUTION_WIDTH_MIN: u16 = 20;
@@ -51,7 +52,8 @@ struct Point {
 struct PhaseRow {
     phase: Phase,
     count: u64,
-    percentiles_ns: [u64; 6],
+    /// None where too few values lie beyond to say something.
+    percentiles_ns: [Option<u64>; 6],
     /// Lower bound in nanoseconds and count, in order.
     steps: Vec<(u64, u64)>,
 }
@@ -159,7 +161,7 @@ impl Screen {
         let rows = self.phases.iter().enumerate().map(|(at, row)| {
             let style = if at == self.selected { Style::new().add_modifier(Modifier::REVERSED) } else { Style::new() };
             let cells = [row.phase.title().to_string(), row.count.to_string()].into_iter();
-            Row::new(cells.chain(row.percentiles_ns.iter().map(|&ns| shown_ns(ns)))).style(style)
+            Row::new(cells.chain(row.percentiles_ns.iter().map(|ns| ns.map_or_else(|| "–".to_owned(), shown_ns)))).style(style)
         });
         let header = Row::new(["phase", "count", "p50", "p90", "p99", "p99.9", "p99.99", "max"]).style(Style::new().fg(Color::Cyan));
         // Percentiles on the right go first where there is no room for all.
@@ -167,7 +169,7 @@ impl Screen {
         let columns = [19, 9].into_iter().chain([percentile; 6]);
         let mut room = area.width.saturating_sub(2);
         let fitting = columns.take_while(|&width| {
-            let fits = width < room;
+            let fits = width <= room;
             room = room.saturating_sub(width + 1);
             fits
         });
@@ -249,7 +251,8 @@ impl Screen {
 
 impl PhaseRow {
     fn new(phase: Phase, latency: &Histogram<u64>) -> PhaseRow {
-        let percentiles_ns = [50.0, 90.0, 99.0, 99.9, 99.99, 100.0].map(|at| latency.value_at_percentile(at));
+        let percentile = |at| says_something(at, latency.len()).then(|| latency.value_at_percentile(at));
+        let percentiles_ns = [50.0, 90.0, 99.0, 99.9, 99.99, 100.0].map(percentile);
         let step = |ns: u64| ((ns.max(1) as f64).log2() * STEPS_PER_OCTAVE).floor() as u32;
         let (first, last) = (step(latency.min()), step(latency.max()));
         let mut counts = vec![0u64; (last - first) as usize + 1];
@@ -376,6 +379,9 @@ mod tests {
             assert!(text.contains(part), "{part} in\n{text}");
         }
         assert!(text.contains("transaction (root of counts)"));
+        // The longest of all was not there, and of 99 values a percentile was shown that is the longest under another name.
+        let row = text.lines().find(|line| line.contains("│transaction ")).unwrap();
+        assert!(text.contains("p99.99   max") && row.contains("–        –        4.95 ms"), "{text}");
         screen.select(false);
         assert!(drawn(&screen, 140, 40).contains("MAIL (root of counts)"));
     }
