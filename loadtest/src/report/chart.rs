@@ -166,7 +166,7 @@ impl Chart<'_> {
         }
         write!(
             svg,
-            "<line class=\"axis\" x1=\"{LEFT}\" x2=\"{right}\" y1=\"{bottom}\" y2=\"{bottom}\"/><text class=\"tick\" text-anchor=\"end\" x=\"{right}\" y=\"{}\">{}</text>",
+            "<line class=\"axis\" x1=\"{LEFT}\" x2=\"{right}\" y1=\"{bottom}\" y2=\"{bottom}\"/><text class=\"tick axis-title\" text-anchor=\"end\" x=\"{right}\" y=\"{}\">{}</text>",
             HEIGHT - 2.0,
             escape(self.x_title),
             right = WIDTH - RIGHT,

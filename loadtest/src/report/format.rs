@@ -79,9 +79,11 @@ fn grouped(value: f64) -> String {
     text
 }
 
-/// A latency with the unit that fits: `850 ns`, `12.3 us`, `4.56 ms`, `1.20 s`.
+/// A latency with the unit that fits: `850 ns`, `12.3 us`, `4.56 ms`, `1.20 s`. A reply that was there already when its clock began took
+/// no time, which recorders keep as their shortest, 1 ns.
 pub fn latency(ns: f64) -> String {
     let (value, unit) = match ns {
+        ns if ns <= 1.0 => return "0 us".to_owned(),
         ns if ns < 1e3 => (ns, "ns"),
         ns if ns < 1e6 => (ns / 1e3, "us"),
         ns if ns < 1e9 => (ns / 1e6, "ms"),
@@ -114,6 +116,8 @@ mod tests {
         assert_eq!([count(0), count(16), count(999), count(1_234_567)], ["0", "16", "999", "1,234,567"]);
         assert_eq!([number(f64::NAN), number(-1234.0)], ["–", "-1,234"]);
         assert_eq!([latency(850.0), latency(12_300.0), latency(4.56e6), latency(1.2e9)], ["850 ns", "12.3 us", "4.56 ms", "1.20 s"]);
+        // Tables said that half of all replies took "1.00 ns".
+        assert_eq!([latency(0.0), latency(1.0), latency(2.0)], ["0 us", "0 us", "2.00 ns"]);
         assert_eq!([bytes(12.0), bytes(2048.0), bytes(5.5 * 1048576.0)], ["12.0 B", "2.00 KiB", "5.50 MiB"]);
     }
 
