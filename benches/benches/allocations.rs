@@ -27,7 +27,7 @@ fn count(run: &Run, name: &str, messages: usize, mut work: impl FnMut()) {
 }
 
 fn main() {
-    let run = Run::begin("allocations");
+    let run = Run::begin("allocations", include_str!("allocations.rs"));
     let messages = run.of(200_000, 1_000);
     let content = with_dot(message(TEXT_LINE, 1 << 10));
     let mut exchange = Exchange::default();

@@ -23,7 +23,7 @@ const GOAL: Option<f64> = Some(20.0);
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() {
-    let mut run = Run::begin("checkout");
+    let mut run = Run::begin("checkout", include_str!("checkout.rs"));
     for domains in [10, 10_000] {
         let route = |pattern: String| Route { pattern, via: Via::Discard, retry: RetryPolicy::default(), limits: Default::default() };
         let names: Vec<String> = (0..domains).map(|number| format!("mail{number}.example.com")).collect();

@@ -39,7 +39,7 @@ async fn batches(ring: Ring, file: File, file_bytes: usize, bytes: usize, count:
 }
 
 fn main() {
-    let mut run = Run::begin("commit");
+    let mut run = Run::begin("commit", include_str!("commit.rs"));
     let folder = rig_folder("commit").expect("a folder on a real disk");
     println!("in {}; an operation is a batch, written O_DIRECT into a pre-written file and flushed", folder.path().display());
     let path = folder.path().join("segment");

@@ -65,7 +65,7 @@ fn main() {
         println!("{:016x}", work(name, messages.parse().expect("this program wrote it")));
         return;
     }
-    let run = Run::begin("instructions");
+    let run = Run::begin("instructions", include_str!("instructions.rs"));
     for name in WORKS {
         if !run.wants(name) {
             continue;

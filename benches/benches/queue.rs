@@ -22,7 +22,7 @@ const MESSAGE_BYTES: usize = 500;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() {
-    let mut run = Run::begin("queue");
+    let mut run = Run::begin("queue", include_str!("queue.rs"));
     let room = available_bytes();
     let depths: &[usize] = run.of(&[1_000, 10_000, 100_000, 1_000_000, 10_000_000], &[1_000]);
     for &depth in depths {

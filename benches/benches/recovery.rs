@@ -121,7 +121,7 @@ fn filled(messages: u64, payload: &[u8]) -> Disk {
 }
 
 fn main() {
-    let mut run = Run::begin("recovery");
+    let mut run = Run::begin("recovery", include_str!("recovery.rs"));
     let content = message(TEXT_LINE, 1 << 10);
     let mut exchange = Exchange::default();
     exchange.transaction(ENVELOPE, &with_dot(content.clone()));

@@ -119,7 +119,7 @@ fn exchange(to: SocketAddr, connections: usize, rounds: usize) -> (hdrhistogram:
 }
 
 fn main() {
-    let mut run = Run::begin("ring");
+    let mut run = Run::begin("ring", include_str!("ring.rs"));
     let rounds = run.of(3, 1);
     for connections in run.of([1, 64, 1000].as_slice(), &[4]) {
         let exchanges = run.of(100_000, 400).max(*connections);

@@ -38,7 +38,7 @@ fn scan(message: &[u8], piece: usize) -> u64 {
 }
 
 fn main() {
-    let mut run = Run::begin("scan");
+    let mut run = Run::begin("scan", include_str!("scan.rs"));
     println!("an operation is 1000 octets: M/s are GB/s");
     let mib = run.of(1 << 20, 16 << 10);
     for (name, line, bytes, piece, goal) in [

@@ -25,7 +25,7 @@ const COMMANDS: [&[u8]; 8] = [
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() {
-    let mut run = Run::begin("session");
+    let mut run = Run::begin("session", include_str!("session.rs"));
     run.measure("a command taken apart", Some(20.0), Size { samples: 20_000, operations: 64 * COMMANDS.len() as u64 }, || {
         let mut sum = 0;
         for _ in 0..64 {

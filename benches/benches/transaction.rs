@@ -15,7 +15,7 @@ use ringpost_tools::machine::process_cpu;
 use ringpost_tools::traffic::{Sent, texts};
 
 fn main() {
-    let run = Run::begin("transaction");
+    let run = Run::begin("transaction", include_str!("transaction.rs"));
     let Some(binary) = std::env::var_os("RINGPOST_ENGINE").map(PathBuf::from) else {
         println!("left out: RINGPOST_ENGINE names no engine");
         return;

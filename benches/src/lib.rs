@@ -49,8 +49,8 @@ pub struct Run {
 
 impl Run {
     /// Reads the arguments (`--bench` makes it real, `--profile FILE` or a folder, in which the bench gives the file its name, names of
-    /// what is to be measured) and says where it runs.
-    pub fn begin(name: &str) -> Self {
+    /// what is to be measured), says where it runs, and what it asks: the head of its `source`.
+    pub fn begin(name: &str, source: &str) -> Self {
         let (mut real, mut only, mut profile) = (false, Vec::new(), None);
         let mut arguments = std::env::args().skip(1);
         while let Some(argument) = arguments.next() {
@@ -63,7 +63,7 @@ impl Run {
             }
         }
         if real {
-            println!("{name}: {}, commit {}", ringpost_tools::machine::description(), commit());
+            println!("{name}: {}, commit {}\n{}", ringpost_tools::machine::description(), commit(), question(source));
         }
         let profile = profile.map(|path| Profile::begin(profile_file(path, name)).expect("the profiler starts"));
         Self { real, only, profile, missed: 0 }
@@ -132,6 +132,12 @@ impl Run {
     }
 }
 
+/// The question of a bench and the answer expected: the first paragraph of its file.
+fn question(source: &str) -> String {
+    let lines = source.lines().map_while(|line| line.strip_prefix("//! "));
+    lines.map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n")
+}
+
 /// In a folder several benches have a profile each; a file has that of the last.
 fn profile_file(path: PathBuf, bench: &str) -> PathBuf {
     if path.is_dir() { path.join(format!("{bench}.pb")) } else { path }
@@ -172,6 +178,18 @@ impl Random {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Whoever ran a bench saw figures, and had to open its file to learn what they answer.
+    #[test]
+    fn a_bench_asks_its_question_and_says_what_answer_is_expected() {
+        let source = "//! How long? Expected: a second,\n//! or two.\n//!\n//! By hand.\nuse x;\n";
+        assert_eq!(question(source), "  How long? Expected: a second,\n  or two.");
+        for bench in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/benches")).unwrap() {
+            let path = bench.unwrap().path();
+            let asked = question(&std::fs::read_to_string(&path).unwrap());
+            assert!(asked.contains('?') && asked.contains("Expected"), "{}: {asked}", path.display());
+        }
+    }
 
     /// What happened: of several benches with one `--profile` the last wrote over the others' profiles.
     #[test]
