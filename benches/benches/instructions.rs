@@ -45,8 +45,8 @@ fn work(name: &str, messages: u64) -> u64 {
     }
 }
 
-/// Instructions of one run under callgrind.
-fn counted(name: &str, messages: u64) -> Result<u64, String> {
+/// Instructions of one run under callgrind, and its checksum.
+fn counted(name: &str, messages: u64) -> Result<(u64, String), String> {
     let own = std::env::current_exe().map_err(|error| error.to_string())?;
     let output = Command::new("valgrind")
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
@@ -56,7 +56,8 @@ fn counted(name: &str, messages: u64) -> Result<u64, String> {
         .map_err(|error| format!("valgrind: {error} (package valgrind)"))?;
     let text = String::from_utf8_lossy(&output.stderr);
     let line = text.lines().find_map(|line| line.split_once("Collected :")).ok_or_else(|| format!("no count in {text}"))?;
-    line.1.trim().parse().map_err(|_| format!("no number in {line:?}"))
+    let instructions = line.1.trim().parse().map_err(|_| format!("no number in {line:?}"))?;
+    Ok((instructions, String::from_utf8_lossy(&output.stdout).trim().to_owned()))
 }
 
 fn main() {
@@ -74,8 +75,10 @@ fn main() {
             println!("{name:44} checksum {:016x}", work(name, 10));
             continue;
         }
-        match counted(name, FEW).and_then(|few| Ok(counted(name, FEW + MORE)? - few)) {
-            Ok(instructions) => println!("{name:44} {:10.1} instructions a message", instructions as f64 / MORE as f64),
+        match counted(name, FEW).and_then(|few| Ok((few.0, counted(name, FEW + MORE)?))) {
+            Ok((few, (all, checksum))) => {
+                println!("{name:44} {:10.1} instructions a message, checksum {checksum}", (all - few) as f64 / MORE as f64)
+            }
             Err(reason) => println!("{name:44} left out: {reason}"),
         }
     }

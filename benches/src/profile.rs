@@ -33,9 +33,13 @@ impl Profile {
         Ok(Self { path, guard })
     }
 
-    /// Writes the profile to its file and the flame graph beside it.
+    /// Writes the profile to its file and the flame graph beside it; neither where this process has used no CPU.
     pub fn end(self) -> Result<(), Box<dyn std::error::Error>> {
         let report = self.guard.report().build()?;
+        if report.data.is_empty() {
+            println!("profile: none, as nothing was sampled: other processes do the work, or it took no time");
+            return Ok(());
+        }
         fs::write(&self.path, report.pprof()?.encode_to_vec())?;
         let mut stacks: BTreeMap<Vec<String>, u64> = BTreeMap::new();
         for (frames, count) in &report.data {
@@ -67,7 +71,8 @@ mod tests {
     use super::*;
     use crate::profile_file;
 
-    /// What several benches do that are given one folder, without the processes between them.
+    /// What several benches do that are given one folder, without the processes between them. Then one that does nothing itself, as
+    /// `instructions`: it left two files with nothing in them.
     #[test]
     fn each_bench_leaves_a_profile_and_a_flame_graph_of_its_own() {
         let folder = tempfile::tempdir().unwrap();
@@ -86,5 +91,13 @@ mod tests {
             let picture = fs::read_to_string(folder.path().join(format!("{name}.svg"))).unwrap();
             assert!(picture.starts_with("<svg") && picture.contains("<title>"), "{picture}");
         }
+        // A sample may be taken between begin and end, but not each time.
+        let nothing = folder.path().join("nothing.pb");
+        let leaves_none = (0..100).any(|_| {
+            let _gone = fs::remove_file(&nothing);
+            Profile::begin(nothing.clone()).unwrap().end().unwrap();
+            !nothing.exists()
+        });
+        assert!(leaves_none);
     }
 }
