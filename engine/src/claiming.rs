@@ -6,7 +6,7 @@
 use std::{cell::RefCell, collections::HashMap, rc::Rc};
 
 use ringpost_queue::{BacklogWalk, Offered, QueueId, Settled};
-use ringpost_smtp::envelope::EnvelopeView;
+use ringpost_smtp::{envelope::EnvelopeView, extension::Body};
 use ringpost_spool::{AppendError, Content, Ticket};
 use tracing::{error, warn};
 
@@ -28,7 +28,8 @@ pub(crate) struct Waiting {
     pub(crate) token: String,
     pub(crate) envelope: Box<[u8]>,
     pub(crate) accepted_at_ms: u64,
-    pub(crate) content_bytes: u64,
+    /// Of the content, as it goes to a next hop.
+    pub(crate) sent_bytes: u64,
     pub(crate) priority: Option<u8>,
     pub(crate) tags: Box<[u8]>,
 }
@@ -95,6 +96,9 @@ impl Shard {
             accepted_at_ms: mail.accepted_at_ms,
             content_bytes: mail.content.len() as u64,
             chunked: !behind.is_empty(),
+            // What came as BODY=BINARYMIME has no lines.
+            open_end: !mail.content.ends_with(b"\r\n")
+                && EnvelopeView::decode(mail.envelope).is_ok_and(|envelope| envelope.body() != Body::BinaryMime),
             priority: mail.priority,
             tags_bytes: u16::try_from(mail.tags.len()).expect("its length has two octets"),
             claim_bytes: u32::try_from(name.len()).expect("it fits into a batch"),
@@ -107,7 +111,7 @@ impl Shard {
             token: claim.token.clone(),
             envelope: mail.envelope.into(),
             accepted_at_ms: mail.accepted_at_ms,
-            content_bytes: mail.content.len() as u64,
+            sent_bytes: trailer.sent_bytes(),
             priority: mail.priority,
             tags: mail.tags.into(),
         };
@@ -153,7 +157,7 @@ impl Shard {
         self.metrics.claimed.increment();
         let entry = Entry {
             id,
-            size: claim.content_bytes,
+            size: claim.sent_bytes,
             accepted_at: claim.accepted_at_ms,
             stated: Stated { priority: claim.priority, tags: &claim.tags, elsewhere: true },
             // A node that ceased to deliver gives it to others.
@@ -165,7 +169,7 @@ impl Shard {
             "queue_id={id} event=claimed item={} from=<{}> size={} recipients={}",
             EscapedWord(claim.item.as_bytes()),
             EscapedWord(view.reverse_path().as_str().as_bytes()),
-            claim.content_bytes,
+            claim.sent_bytes,
             view.recipient_count(),
         ));
         let mut record = Vec::new();

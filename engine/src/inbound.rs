@@ -431,7 +431,7 @@ impl Inbound {
         let envelope = self.session.envelope();
         let bytes = self.incoming.stored_bytes();
         let stated = Stated { priority, tags: self.incoming.tags(), elsewhere: false };
-        self.shard.enqueue(id, &envelope, bytes, accepted_at_ms, stated);
+        self.shard.enqueue(id, &envelope, self.incoming.sent_bytes(), accepted_at_ms, stated);
         self.shard.metrics.accepted.increment();
         self.shard.metrics.accepted_bytes.add(bytes);
         self.shard.write_mail_log(|line| {

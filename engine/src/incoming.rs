@@ -60,6 +60,8 @@ pub(crate) struct Incoming {
     failure: Option<CommitFailure>,
     stored: Option<Stored>,
     stored_bytes: u64,
+    /// The last line of the stored message has no end.
+    open_end: bool,
     /// What was found in the header, which may have left as a chunk.
     priority: Option<u8>,
     /// Which `[[listener]]` it comes in by.
@@ -109,6 +111,11 @@ impl Incoming {
     /// Content bytes of the stored message, Received field included.
     pub(crate) fn stored_bytes(&self) -> u64 {
         self.stored_bytes
+    }
+
+    /// As many as they are at a next hop, see [`Trailer::sent_bytes`].
+    pub(crate) fn sent_bytes(&self) -> u64 {
+        Trailer { content_bytes: self.stored_bytes, open_end: self.open_end, ..Trailer::default() }.sent_bytes()
     }
 
     /// Tags of the stored message.
@@ -163,7 +170,8 @@ impl Incoming {
                         let content_bytes = record.payload_bytes() as u64;
                         let tags = self.tags.insert(shard.tags_of(self.listener, input));
                         finish_record(record, session, tags, Trailer { accepted_at_ms, content_bytes, priority, ..Trailer::default() });
-                        self.stored_bytes = content_bytes;
+                        // By DATA, which ends with a whole line.
+                        (self.stored_bytes, self.open_end) = (content_bytes, false);
                     }
                     (is_commit, Direct::Done { consumed: unread.consumed(), action })
                 }
@@ -241,18 +249,15 @@ impl Incoming {
                 shard.with_received(&session.envelope(), id, |received| record.put(received));
                 record.put(staging);
                 let content_bytes = record.payload_bytes() as u64 + chunk_bytes;
-                finish_record(
-                    record,
-                    session,
-                    tags,
-                    Trailer { accepted_at_ms, content_bytes, chunked: chunks > 0, priority, ..Trailer::default() },
-                );
-                (true, content_bytes)
+                let (chunked, open_end) = (chunks > 0, session.ends_openly());
+                let trailer = Trailer { accepted_at_ms, content_bytes, chunked, open_end, priority, ..Trailer::default() };
+                finish_record(record, session, tags, trailer);
+                (true, trailer)
             });
             match appended {
-                Ok((Some(appended), content_bytes)) => {
+                Ok((Some(appended), trailer)) => {
                     let stored = Stored { id, ticket: appended.ticket, accepted_at_ms, priority };
-                    (self.stored, self.stored_bytes) = (Some(stored), content_bytes);
+                    (self.stored, self.stored_bytes, self.open_end) = (Some(stored), trailer.content_bytes, trailer.open_end);
                     return Ok(stored);
                 }
                 Ok((None, _)) => unreachable!("the record was kept"),

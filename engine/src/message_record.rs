@@ -9,7 +9,7 @@
 //! C + E + K + T     32     trailer
 //!
 //! trailer  0        1      version: 1, 2 with tags, 3 with a claim
-//!          1        1      flags: 1 chunk records follow C
+//!          1        1      flags: 1 chunk records follow C, 2 the last line of the content has no end
 //!          2        1      priority + 1; 0: nothing was said about it
 //!          3        1      zero
 //!          4        4      E
@@ -29,6 +29,8 @@ const VERSION: u8 = 1;
 const VERSION_TAGS: u8 = 2;
 const VERSION_CLAIM: u8 = 3;
 const FLAG_CHUNKED: u8 = 1;
+/// A program that does not know it announces two octets less to the next hop.
+const FLAG_OPEN_END: u8 = 2;
 
 /// The trailer's fields.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -41,6 +43,8 @@ pub struct Trailer {
     pub content_bytes: u64,
     /// Chunk records hold the rest; the spool counts and joins them.
     pub chunked: bool,
+    /// The last line of the content has no end.
+    pub open_end: bool,
     /// 0 to 9, as its client, header or listener said.
     pub priority: Option<u8>,
     /// Bytes of the tags.
@@ -69,7 +73,7 @@ impl Trailer {
             (0, _) => VERSION_TAGS,
             _ => VERSION_CLAIM,
         };
-        bytes[1] = if self.chunked { FLAG_CHUNKED } else { 0 };
+        bytes[1] = if self.chunked { FLAG_CHUNKED } else { 0 } | if self.open_end { FLAG_OPEN_END } else { 0 };
         bytes[2] = self.priority.map_or(0, |priority| priority.saturating_add(1));
         bytes[4..8].copy_from_slice(&self.envelope_bytes.to_le_bytes());
         bytes[8..16].copy_from_slice(&self.accepted_at_ms.to_le_bytes());
@@ -94,6 +98,7 @@ impl Trailer {
             accepted_at_ms: u64_at(8),
             content_bytes: u64_at(16),
             chunked: bytes[1] & FLAG_CHUNKED != 0,
+            open_end: bytes[1] & FLAG_OPEN_END != 0,
             priority: bytes[2].checked_sub(1),
             tags_bytes: if bytes[0] >= VERSION_TAGS { u16::from_le_bytes([bytes[24], bytes[25]]) } else { 0 },
             claim_bytes: if bytes[0] >= VERSION_CLAIM { u32_at(28) } else { 0 },
@@ -101,6 +106,11 @@ impl Trailer {
         let inline = front.len().checked_sub(trailer.tail_bytes()).ok_or(MessageRecordError::Length(body.len()))? as u64;
         let fits = if trailer.chunked { inline <= trailer.content_bytes } else { inline == trailer.content_bytes };
         if fits { Ok(trailer) } else { Err(MessageRecordError::Length(body.len())) }
+    }
+
+    /// Octets of the content as it goes to a next hop: RFC 1870 3 counts the line end that DATA gives the last line, too.
+    pub fn sent_bytes(&self) -> u64 {
+        self.content_bytes + if self.open_end { 2 } else { 0 }
     }
 
     /// Where the content lies in a record body of `body_bytes`.
@@ -152,6 +162,11 @@ mod tests {
         assert_eq!(Trailer::decode(&body(whole, 20)), Ok(whole));
         let chunked = Trailer { content_bytes: 1 << 40, chunked: true, priority: Some(0), ..whole };
         assert_eq!(Trailer::decode(&body(chunked, 20)), Ok(chunked));
+        for other in [Trailer { open_end: true, ..whole }, Trailer { open_end: true, ..chunked }] {
+            assert_eq!(Trailer::decode(&body(other, 20)), Ok(other));
+            assert_eq!(other.sent_bytes(), other.content_bytes + 2);
+        }
+        assert_eq!(chunked.sent_bytes(), chunked.content_bytes);
         assert_eq!(whole.content(body(whole, 20).len()), 0..20);
         assert_eq!(whole.envelope(body(whole, 20).len()), 20..30);
         let tagged = Trailer { tags_bytes: 9, ..whole };

@@ -16,7 +16,7 @@ struct Found {
     /// The envelope, when the message record was met.
     envelope: Option<Box<[u8]>>,
     accepted_at_ms: u64,
-    content_bytes: u64,
+    sent_bytes: u64,
     priority: Option<u8>,
     tags: Box<[u8]>,
     /// Item and token of a claim; empty: it is none.
@@ -40,7 +40,7 @@ impl Recovering {
                     let found = self.messages.entry(*id).or_default();
                     found.envelope = Some(payload[trailer.envelope(payload.len())].into());
                     found.accepted_at_ms = trailer.accepted_at_ms;
-                    found.content_bytes = trailer.content_bytes;
+                    found.sent_bytes = trailer.sent_bytes();
                     found.priority = trailer.priority;
                     found.tags = payload[trailer.tags(payload.len())].into();
                     found.claim = payload[trailer.claim(payload.len())].into();
@@ -61,16 +61,16 @@ impl Recovering {
                 shard.delivery.kick();
                 shard.ring.yield_now().await;
             }
-            let Found { envelope: Some(envelope), accepted_at_ms, content_bytes, priority, tags, claim, state } = found else { continue };
+            let Found { envelope: Some(envelope), accepted_at_ms, sent_bytes, priority, tags, claim, state } = found else { continue };
             if committer.log().message(id).is_none() {
                 continue;
             }
             if state.is_none() && !claim.is_empty() {
-                find_claim(shard, id, &claim, Waiting { envelope, accepted_at_ms, content_bytes, priority, tags, ..Waiting::default() });
+                find_claim(shard, id, &claim, Waiting { envelope, accepted_at_ms, sent_bytes, priority, tags, ..Waiting::default() });
                 continue;
             }
             let stated = Stated { priority, tags: &tags, elsewhere: !claim.is_empty() };
-            if let Err(reason) = queue_one(shard, id, &envelope, (accepted_at_ms, content_bytes), stated, state.as_deref()) {
+            if let Err(reason) = queue_one(shard, id, &envelope, (accepted_at_ms, sent_bytes), stated, state.as_deref()) {
                 error!(shard = shard.id, log = number, ?id, reason, "a message in the spool cannot be queued; it stays there");
             }
         }

@@ -147,6 +147,26 @@ fn the_time_that_is_left_goes_to_a_hop_that_knows_it_and_to_no_other() {
     assert!(hop.messages().iter().all(|message| !message.text().contains("with return") || message.sender.is_empty()), "{log}");
 }
 
+/// SIZE= was two octets too small for what DATA gives its last line end.
+#[test]
+fn the_size_that_is_announced_is_what_is_sent_also_after_a_restart() {
+    let hop = NextHop::start();
+    hop.set_busy(true);
+    let mut node = Node::start(&Setup::to(hop.address));
+    let mut client = Client::greeted(node.address);
+    for content in [&b"Subject: open\r\n\r\nwithout an end"[..], b"Subject: whole\r\n\r\nwith one\r\n", b"Subject: header only"] {
+        assert!(send(&mut client, "BODY=7BIT", content).starts_with("250 2.0.0 "));
+    }
+    node.kill();
+    node.restart();
+    assert!(send(&mut Client::greeted(node.address), "BODY=7BIT", b"Subject: new\r\n\r\nwithout an end").starts_with("250 2.0.0 "));
+    hop.set_busy(false);
+    for message in hop.wait_for(4) {
+        let announced = message.commands[0].split(" SIZE=").nth(1).unwrap().split(' ').next().unwrap();
+        assert_eq!(announced, message.wire.len().to_string(), "{}", message.text());
+    }
+}
+
 /// Mail with SMTPUTF8 whose attachment has a name beyond ASCII, and nothing else, went to next hops that do not offer SMTPUTF8.
 #[test]
 fn a_header_of_a_part_beyond_ascii_goes_to_no_hop_without_smtputf8() {

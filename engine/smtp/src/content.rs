@@ -205,6 +205,11 @@ impl ContentScanner {
         ContentFacts { bytes: self.bytes, eight_bit_header: self.eight_bit_header, eight_bit_body: self.eight_bit_body }
     }
 
+    /// The content has lines, and the last one has no end: DATA gives it one (RFC 5321 4.1.1.4).
+    pub fn ends_openly(&self) -> bool {
+        self.framing == Framing::Chunks && self.line_bytes > 0
+    }
+
     /// Notes from outside that the message is to be refused; it is read to its end all the same.
     pub fn refuse(&mut self, defect: Defect) {
         self.defect = self.defect.max(Some(defect));

@@ -143,6 +143,11 @@ impl Session {
         }
     }
 
+    /// At [`Action::Commit`]: the last line of the content has no end, so that it is two octets longer where it goes by DATA.
+    pub fn ends_openly(&self) -> bool {
+        matches!(&self.transaction, Transaction::Content(scanner) if scanner.ends_openly())
+    }
+
     fn content_begins(&mut self, framing: Framing) {
         self.envelope.drop_repeats();
         self.begin_phase();
