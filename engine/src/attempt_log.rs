@@ -91,9 +91,15 @@ impl Shard {
         let (queue, now) = (self.queue.borrow(), self.now_ms());
         let Some(envelope) = queue.envelope(dispatch.key()) else { return };
         let (id, delay_ms) = (envelope.id, now.saturating_sub(envelope.accepted_at));
-        let reason = queue.destination(dispatch.destination(), now).map_or("", |destination| destination.reason);
-        // RFC 3463 3.5: X.4.3 is a directory server that failed, X.4.1 a host that does not answer.
-        let dsn = if queue.verdict(dispatch).is_some() { "4.4.3" } else { "4.4.1" };
+        let destination = queue.destination(dispatch.destination(), now);
+        let (reason, is_short) = destination.map_or(("", false), |destination| (destination.reason, destination.is_short));
+        // RFC 3463 3.5: X.4.3 is a directory server that failed, X.4.1 a host that does not answer; 3.4: X.3.0 is about the mail system itself,
+        // this one.
+        let dsn = match queue.verdict(dispatch) {
+            Some(_) => "4.4.3",
+            None if is_short => "4.3.0",
+            None => "4.4.1",
+        };
         for (_, address) in queue.recipients(dispatch) {
             self.log_mail(format_args!(
                 "queue_id={id} event=attempt to=<{}> relay=none delay_ms={delay_ms} dsn={dsn} outcome=deferred reply=\"{}\"",

@@ -164,6 +164,20 @@ async fn dial(
                     }
                 }
             }
+            Err(reason) if is_shortage(&reason) => {
+                // It would be the same at every host.
+                shard.metrics.connect_failures.increment();
+                let reason = format!("connect to {name}: {reason}");
+                debug!(shard = shard.id, reason, "no connection");
+                shard.queue.borrow_mut().shortage(destination, &reason, shard.now_ms());
+                return match (dispatch, words) {
+                    (Some(dispatch), Some(words)) => {
+                        shard.settle_declined(dispatch, words);
+                        Dialed::Served
+                    }
+                    (dispatch, _) => Dialed::NoHost(dispatch),
+                };
+            }
             Err(reason) => {
                 shard.metrics.connect_failures.increment();
                 let reason = format!("connect to {name}: {}", connect_reason(&reason));
@@ -191,6 +205,11 @@ fn client_settings(shard: &Shard, destination: DestinationId) -> ClientSettings 
     };
     let protocol = if speaks_lmtp { Protocol::Lmtp } else { Protocol::Smtp };
     ClientSettings { helo_name: shard.hostname.clone(), pipelining: true, timeouts, protocol }
+}
+
+/// Is it this system that has run out of what a connection takes?
+fn is_shortage(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
 }
 
 fn connect_reason(error: &io::Error) -> String {

@@ -28,6 +28,7 @@ mod reload;
 mod reports;
 mod sender_routes;
 mod shards;
+mod shortage;
 mod smarthosts;
 mod smuggling;
 mod spool_surgery;

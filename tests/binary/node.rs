@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
 use tempfile::TempDir;
 
 /// How long a test waits for what must happen.
@@ -149,6 +149,14 @@ impl Node {
     pub(crate) fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(self.child.as_ref().expect("the node runs").id() as i32).unwrap();
         kill_process(pid, signal).unwrap();
+    }
+
+    /// From now on it may open no file whose descriptor would be so high; `None`: as many as the test may.
+    pub(crate) fn limit_open_files(&self, limit: Option<u64>) {
+        let pid = Pid::from_raw(self.child.as_ref().expect("the node runs").id() as i32).unwrap();
+        let own = getrlimit(Resource::Nofile);
+        let limit = Rlimit { current: limit.or(own.maximum), maximum: own.maximum };
+        prlimit(Some(pid), Resource::Nofile, limit).unwrap();
     }
 
     /// Waits for the end of a process that was told to end.

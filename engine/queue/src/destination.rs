@@ -512,6 +512,19 @@ impl Destination {
         }
     }
 
+    /// No connection could be made for a reason of this system: says nothing of any host, and the next attempt waits a little.
+    pub(crate) fn shortage(&mut self, reason: &str, now: u64) {
+        self.pause_until = self.pause_until.max(now + SHORTAGE_PAUSE_MS);
+        // The next connection that comes up ends it, and takes the reason away.
+        self.is_well = false;
+        self.keep_reason(reason);
+    }
+
+    /// What keeps it from being tried is a shortage, here or at its home.
+    pub(crate) fn is_short(&self, now: u64) -> bool {
+        now < self.pause_until || self.away.as_ref().is_some_and(|away| matches!(away.wait(now), Wait::Shortage { .. }))
+    }
+
     /// No attempt is open, so no probe is either: one that ended without a word is made again soon.
     pub(crate) fn forget_probes(&mut self, now: u64) {
         if self.is_well {

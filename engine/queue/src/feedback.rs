@@ -72,6 +72,14 @@ impl Queue {
         self.host_broke(destination, host, Break::BeforeGreeting, reason, now);
     }
 
+    /// No connection could be made for a reason of this system, such as descriptors: that is no word about a host, whichever is next. The next
+    /// attempt waits a little; for this one call [`Queue::unreachable`]. `reason` is shown to operators.
+    pub fn shortage(&mut self, destination: DestinationId, reason: &str, now: u64) {
+        if let Some(state) = self.live_mut(destination) {
+            state.shortage(reason, now);
+        }
+    }
+
     /// The connection to this host broke off, or nothing more was heard, with an attempt under way. For the attempt itself see
     /// [`Queue::settle`].
     pub fn host_faltered(&mut self, destination: DestinationId, host: HostIndex, reason: &str, now: u64) {

@@ -247,7 +247,7 @@ impl Queue {
                     false => self.end_of_life(group),
                 };
                 if end <= now {
-                    self.fail_expired(index, recipient);
+                    self.fail_expired(index, recipient, now);
                 }
             }
             Outcome::Untried { .. } => unreachable!("handled above"),

@@ -139,7 +139,7 @@ impl Queue {
                     let recipient = self.messages.recipients(index)[usize::from(next)];
                     if matches!(recipient.place, Place::Waiting | Place::Ready) {
                         self.subtract_ready(group, u16::from(recipient.place == Place::Ready));
-                        self.fail_expired(index, next);
+                        self.fail_expired(index, next, now);
                         expired.push(next);
                     }
                     next = recipient.next_in_group;
@@ -151,7 +151,7 @@ impl Queue {
         expired
     }
 
-    pub(crate) fn fail_expired(&mut self, index: u32, recipient: u16) {
+    pub(crate) fn fail_expired(&mut self, index: u32, recipient: u16, now: u64) {
         let state = self.messages.recipients(index)[usize::from(recipient)];
         let (mut last, mut relay) = ([0; REPLY_BYTES_MAX], String::new());
         let destination = self.groups[state.group].destination;
@@ -166,7 +166,7 @@ impl Queue {
         } else if self.destinations[destination as usize].paused || self.acting(destination).paused {
             sanitise(SUSPENDED.as_bytes(), &mut last)
         } else {
-            let Word { text, relay: by } = self.word_of(destination, state.attempts > 0);
+            let Word { text, relay: by } = self.word_of(destination, state.attempts > 0, now);
             relay.push_str(by.unwrap_or(""));
             sanitise(text.as_bytes(), &mut last)
         };

@@ -109,6 +109,8 @@ pub struct DestinationView<'q> {
     pub wait: Wait,
     /// Where another shard makes the attempts: what those that are there wait for, as it said last.
     pub wait_there: Wait,
+    /// No connection is made just now for a reason of this system.
+    pub is_short: bool,
     /// End of the pause that it asked for, unix milliseconds.
     pub throttled_until: Option<u64>,
     /// When its rate lets the next message go, unix milliseconds, if that is not now.
@@ -195,6 +197,7 @@ impl Queue {
             is_home: acting.away.is_none(),
             wait: self.wait_of(slot, now),
             wait_there: acting.away.as_ref().map_or(Wait::Turn, |away| away.wait_there(now)),
+            is_short: acting.is_short(now),
             throttled_until: acting.throttled_until(now).or(acting.crowding.pauses_until(now)),
             rate_next: acting.rate_next(now),
             reason: if slot == DestinationId::UNROUTED.slot { UNROUTED } else { self.reason_of(slot) },

@@ -57,7 +57,10 @@ impl Queue {
     ///
     /// RFC 3464 2.3.6: a diagnostic is of this recipient. What a next hop said to other mail, whose addresses may stand in it, is for operators
     /// alone, and so are words in place of a greeting, unless this recipient `was_tried`: then nothing was said to it but those.
-    pub(crate) fn word_of(&self, home: u32, was_tried: bool) -> Word<'_> {
+    pub(crate) fn word_of(&self, home: u32, was_tried: bool, now: u64) -> Word<'_> {
+        if self.acting(home).is_short(now) {
+            return Word { text: SHORTAGE, relay: None };
+        }
         let reason = self.reason_of(home);
         // What is written here meets no next hop, though it is said in a reply's form.
         let is_local = matches!(self.acting(home).via, Via::Maildir { .. } | Via::Discard);
@@ -98,7 +101,7 @@ impl<'q> RecipientView<'q> {
             Wait::Asking | Wait::Unanswered { .. } => return (format!("451 4.4.3 {}", self.reason(now)).into(), None),
             Wait::Throttled { .. } => ASKED_FOR_LESS,
             Wait::Crowded { .. } => CROWDED,
-            Wait::BreakerOpen { .. } | Wait::Probing => match queue.word_of(home, self.attempts() > 0) {
+            Wait::BreakerOpen { .. } | Wait::Probing => match queue.word_of(home, self.attempts() > 0, now) {
                 Word { text, relay: Some(relay) } => return (text.into(), Some(relay.into())),
                 // What a report makes X.4.1 of, no answer from the host: `connect to 192.0.2.7:25: refused`.
                 Word { text, relay: None } => return (text.into(), None),

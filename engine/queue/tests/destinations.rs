@@ -353,3 +353,30 @@ fn higher_priorities_go_first_and_lower_ones_age() {
     let waited = waited.expect("it does not starve");
     assert!((265_000..=271_000).contains(&waited), "{waited}");
 }
+
+/// Each host that was tried meanwhile counted as one that does not answer, and was left alone for minutes when there were descriptors again.
+#[test]
+fn a_shortage_here_breaks_no_host_and_ends_with_the_next_connection() {
+    let mut queue = smarthost(&["192.0.2.1:25", "192.0.2.2:25"]);
+    enqueue(&mut queue, 1, 0, START);
+    let destination = queue.route(b"y.test");
+    let mut now = START;
+    for second in 0..20 {
+        let dispatch = sleep(&mut queue, &mut now);
+        assert_eq!(now, START + second * 1000, "it is tried each second");
+        let mut tried = HostsTried::default();
+        assert!(queue.next_host(destination, &mut tried, now).is_some());
+        queue.shortage(destination, "connect to 192.0.2.1:25: Too many open files (os error 24)", now);
+        let _ = queue.unreachable(dispatch, now, &mut Vec::new());
+        assert!(poll(&mut queue, now).is_none());
+        let view = queue.destination(destination, now).unwrap();
+        assert_eq!((view.breaker, view.is_short, view.wait.as_str()), (Breaker::Closed, true, "shortage"));
+        assert!(view.reason.contains("Too many open files"));
+    }
+    let dispatch = sleep(&mut queue, &mut now);
+    let host = queue.next_host(destination, &mut HostsTried::default(), now).unwrap();
+    queue.host_reached(destination, host, now);
+    let view = queue.destination(destination, now).unwrap();
+    assert_eq!((view.reason, view.is_short), ("", false));
+    deliver(&mut queue, dispatch, now);
+}

@@ -1,0 +1,25 @@
+//! What this system has run out of is no word about a next hop.
+
+use crate::client::Client;
+use crate::next_hop::NextHop;
+use crate::node::{Node, Setup, free_port};
+use crate::shards::on_one_core;
+
+/// It was told as a host that does not answer (4.4.1), and counted for the breaker of each host.
+#[test]
+fn a_shortage_of_descriptors_is_no_fault_of_the_next_hop() {
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let node = Node::start(&on_one_core(Setup::to(address), 1));
+    Client::greeted(node.address).deliver("b@y.test", "Subject: x\r\n\r\n");
+    // Nobody listens there, so that it is tried each second.
+    node.wait_for_mail_log("relay=none delay_ms=");
+    node.limit_open_files(Some(3));
+    let log = node.wait_for_mail_log(" dsn=4.3.0 ");
+    let line = log.lines().find(|line| line.contains(" dsn=4.3.0 ")).unwrap();
+    assert!(line.contains("outcome=deferred reply=\"connect to ") && line.contains("Too many open files"), "{line}");
+    assert!(!log.lines().any(|line| line.contains(" dsn=4.4.1 ") && line.contains("Too many open files")), "{log}");
+    let hop = NextHop::start_at(address);
+    node.limit_open_files(None);
+    hop.wait_for(1);
+    node.wait_for_queue(<[_]>::is_empty);
+}
