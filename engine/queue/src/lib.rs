@@ -50,6 +50,7 @@ mod quota;
 mod rate;
 mod ready;
 mod reconfiguring;
+mod regrouping;
 mod report;
 mod report_wait;
 mod reroutes;

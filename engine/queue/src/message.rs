@@ -189,7 +189,7 @@ impl Flags {
     pub(crate) const EIGHT_BIT_HEADER: u16 = 32768;
     /// It is in lists of the index.
     pub(crate) const LISTED: u16 = 1024;
-    /// Its recipients lead elsewhere than their groups say: grouped anew when no attempt runs, and until then none is begun.
+    /// A recipient that is being attempted leads elsewhere than its group says: it goes there when that has ended.
     pub(crate) const REGROUP: u16 = 2048;
     /// Offered to other nodes; never in records.
     pub(crate) const OFFERED: u16 = 4096;
@@ -197,10 +197,8 @@ impl Flags {
     pub(crate) const TRACED: u16 = 8192;
     /// Not attempted here. Its route's lifetime does not end it.
     pub(crate) const KEPT: u16 = Flags::HELD | Flags::OFFERED;
-    /// It waits for a command, or for where it leads now: the lifetime of where it was does not end it.
+    /// It waits for a command, or a recipient for where it leads now: the lifetime of where that was does not end it.
     pub(crate) const WAY_OPEN: u16 = Flags::HELD | Flags::REGROUP;
-    /// No attempt is begun just now.
-    pub(crate) const STILL: u16 = Flags::KEPT | Flags::REGROUP;
 
     /// Those that are on.
     #[inline]

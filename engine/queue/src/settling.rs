@@ -261,7 +261,7 @@ impl Queue {
         state.next_attempt = now;
         let group = state.group;
         let flags = self.messages[index].flags;
-        if flags.has(Flags::STILL | Flags::CLOSING) {
+        if flags.has(Flags::KEPT | Flags::CLOSING) {
             return self.place(index, recipient, Place::Waiting);
         }
         self.place(index, recipient, Place::Ready);
@@ -341,10 +341,10 @@ impl Queue {
         settled
     }
 
-    /// After an attempt: sets the timer, groups anew what was re-routed meanwhile, and drops what has no reason to stay.
+    /// After an attempt: sets the timer, sends what was re-routed meanwhile its new way, and drops what has no reason to stay.
     pub(crate) fn go_on(&mut self, index: u32, now: u64) {
-        let Message { flags, in_flight, .. } = self.messages[index];
-        if flags.has(Flags::REGROUP) && in_flight == 0 && !flags.has(Flags::CLOSING) {
+        let Message { flags, .. } = self.messages[index];
+        if flags.has(Flags::REGROUP) && !flags.has(Flags::CLOSING) {
             self.regroup(index, now);
         } else {
             self.arm(index);

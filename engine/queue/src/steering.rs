@@ -2,14 +2,12 @@
 //!
 //! As in `command.rs`, each call answers `None` if the message has left the queue, else what to persist before the command is confirmed.
 
-use crate::destination::DestinationId;
 use crate::index::after_at;
 use crate::kept_reply::{REPLY_BYTES_MAX, sanitise};
 use crate::listing::Filter;
 use crate::message::{Flags, MessageKey, Place};
 use crate::queue::Queue;
 use crate::route::RouteId;
-use crate::routes::Mail;
 use crate::settling::Settled;
 
 impl Queue {
@@ -44,8 +42,8 @@ impl Queue {
         Some(self.conclude_steering(index, &chosen, now, record))
     }
 
-    /// Sends the recipients that meet the filter another way, whatever their domains say; the others go theirs. Attempts under way run to
-    /// their end first, and meanwhile none is begun. They are tried there at once or at the message's time of release, also when it is past
+    /// Sends the recipients that meet the filter another way, whatever their domains say; the others go theirs. One that is being attempted
+    /// goes there when that has ended without a delivery. They are tried there at once or at the message's time of release, also when it is past
     /// the lifetime there. Failed ones go there when they are retried; where all that are meant have
     /// failed and a report of the message is being made, nothing changes. `None` also for a route that does not exist.
     pub fn reroute(&mut self, key: MessageKey, filter: &Filter, to: RouteId, now: u64, record: &mut Vec<u8>) -> Option<Settled> {
@@ -85,40 +83,6 @@ impl Queue {
         message.flags.set(Flags::EXPIRY_SET, true);
         self.arm(index);
         Some(self.persist_flags(index, record))
-    }
-
-    /// Groups a message's recipients anew by where they lead now. While attempts run it is left to the last of them to end, and none is
-    /// begun: what leads elsewhere would go the old way.
-    pub(crate) fn regroup(&mut self, index: u32, now: u64) {
-        self.withdraw(index);
-        let waits = self.messages[index].in_flight > 0;
-        self.messages[index].flags.set(Flags::REGROUP, waits);
-        if waits {
-            self.arm(index);
-            return self.refresh_all(index, now);
-        }
-        self.drop_groups(index);
-        for recipient in 0..self.messages.recipients(index).len() as u16 {
-            let destination = self.destination_now(index, recipient).slot;
-            self.messages.recipients_mut(index)[usize::from(recipient)].group = destination;
-        }
-        self.make_groups(index);
-        // By the lifetimes of where it leads now.
-        self.grant_grace(index, now);
-        self.start(index, now);
-    }
-
-    /// Where a recipient leads by command, or by its domain and the sender.
-    pub(crate) fn destination_now(&mut self, index: u32, recipient: u16) -> DestinationId {
-        let message = &self.messages[index];
-        let domain = self.domain_of(self.address(index, recipient)).to_vec();
-        match self.rerouted_to(index, recipient) {
-            None => {
-                let reverse_path = self.texts.get(message.addresses)[..usize::from(message.reverse_bytes)].to_vec();
-                self.route_mail(Mail { reverse_path: &reverse_path, domain: &domain })
-            }
-            Some(route) => self.destination_by(route, &domain),
-        }
     }
 
     /// The domain that a recipient is routed by; of one without (a bare `postmaster`) it is the local one.

@@ -212,7 +212,7 @@ impl Queue {
 
     /// Gives a group and those behind it in their message back.
     #[inline(always)]
-    fn give_groups(&mut self, first: u32) {
+    pub(crate) fn give_groups(&mut self, first: u32) {
         let mut group = first;
         while group != NONE {
             let state = &mut self.groups[group];
@@ -233,11 +233,18 @@ impl Queue {
         if has_groups && newest != NONE && self.groups[newest].message == message && self.groups[newest].destination == destination {
             return newest;
         }
-        let Message { first_group, priority, .. } = &mut self.messages[message];
+        let Message { first_group, priority, .. } = &self.messages[message];
         let group = Group { message, destination, next_in_message: *first_group, priority: *priority, ..Group::default() };
-        *first_group = if has_groups { self.groups.take_further() } else { self.groups.first_of(message) };
-        add_group(&mut self.groups, &mut self.destinations, *first_group, group);
-        *first_group
+        self.add_group_of(message, group)
+    }
+
+    /// Adds a group to its message, in front of the others, and to its destination.
+    pub(crate) fn add_group_of(&mut self, message: u32, group: Group) -> u32 {
+        // The message's own place is for the group that comes when it has none.
+        let index = if group.next_in_message == NONE { self.groups.first_of(message) } else { self.groups.take_further() };
+        self.messages[message].first_group = index;
+        add_group(&mut self.groups, &mut self.destinations, index, group);
+        index
     }
 
     /// Takes a group, of which nothing is ready, out of those of its destination.

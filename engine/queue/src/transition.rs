@@ -75,7 +75,7 @@ impl Queue {
     /// Moves recipients whose time has come into the ready queues, unless no attempt is to be begun. True if none waits any more.
     fn ready_due(&mut self, index: u32, now: u64) -> bool {
         let Message { flags, first_group, .. } = self.messages[index];
-        if flags.has(Flags::STILL) {
+        if flags.has(Flags::KEPT) {
             return false;
         }
         let (mut waiting, mut group) = (0, first_group);
@@ -244,8 +244,7 @@ impl Queue {
         }
     }
 
-    /// Sets the message's one timer to the nearest of its retries, its warning and its end; while it is held, or waits for attempts under
-    /// way, only what goes on.
+    /// Sets the message's one timer to the nearest of its retries, its warning and its end; while it is held, only what goes on.
     pub(crate) fn arm(&mut self, index: u32) {
         let (message, recipients) = self.messages.with_recipients(index);
         if message.flags.has(Flags::CLOSING) {
@@ -254,7 +253,7 @@ impl Queue {
         if self.is_given_out(index) {
             return self.arm_offered(index);
         }
-        let is_still = message.flags.has(Flags::WAY_OPEN);
+        let is_still = message.flags.has(Flags::HELD);
         let mut nearest = u64::MAX;
         let mut group = message.first_group;
         while group != NONE {
@@ -378,7 +377,7 @@ pub(crate) struct Going {
 /// May the only recipient of a message, which waits, be attempted now?
 #[inline(always)]
 pub(crate) fn may_go(message: &Message, recipient: &Recipient, now: u64) -> bool {
-    !message.flags.has(Flags::STILL) && recipient.next_attempt <= now
+    !message.flags.has(Flags::KEPT) && recipient.next_attempt <= now
 }
 
 /// Makes the only recipient of a message ready.
@@ -412,8 +411,8 @@ fn end_with_grace(message: &Message, destination: &Destination) -> u64 {
     message.expires_at.min(end).max(message.grace_until)
 }
 
-/// While mail is held, by command or by its route, or waits for the attempts after which it goes another way, the route's lifetime does not
-/// end it: only a time that was set for the message itself does, by its sender (RFC 2852) or by a command.
+/// While mail is held, by command or by its route, or a part of it waits for the attempt after which it goes another way, the route's lifetime
+/// does not end it: only a time that was set for the message itself does, by its sender (RFC 2852) or by a command.
 fn deadline(message: &Message, destination: &Destination) -> Option<u64> {
     // What is offered goes by the routes of other nodes: that this one would hold it says nothing.
     let is_kept = destination.is_held() && !message.flags.has(Flags::OFFERED);

@@ -208,18 +208,57 @@ fn what_is_rerouted_never_goes_the_old_way_again() {
     let (domain, open) = if old[0].ends_with(b"y.test") { ("z.test", 1) } else { ("y.test", 2) };
     assert_eq!(queue.reroute(key, &by_domain(domain), RouteId(2), START, &mut record), Some(Settled::Outcome));
     queue.recorded(key);
-    assert!(attempt(&mut queue, START).is_none(), "it waits for the attempt that is under way");
+    // It does not wait for the attempt that is under way.
+    let (mut at_backup, mut elsewhere, mut others) = (0, 0, Vec::new());
+    let mut begin = |queue: &mut Queue, others: &mut Vec<Dispatch>| {
+        while let Some(dispatch) = attempt(queue, START) {
+            match queue.destination(dispatch.destination(), START).unwrap().name {
+                "backup.test" => at_backup += dispatch.recipients(),
+                _ => elsewhere += dispatch.recipients(),
+            }
+            others.push(dispatch);
+        }
+        (at_backup, elsewhere)
+    };
+    assert_eq!(begin(&mut queue, &mut others), (open, 0));
     assert!(queue.next_due(START).is_none_or(|at| at > START), "nothing spins meanwhile");
     assert!(queue.look_for_stuck(&mut 0, 100, START).is_empty());
     queue.abandon(first, START);
-    let (mut at_backup, mut elsewhere) = (0, 0);
-    while let Some(dispatch) = attempt(&mut queue, START) {
-        match queue.destination(dispatch.destination(), START).unwrap().name {
-            "backup.test" => at_backup += dispatch.recipients(),
-            _ => elsewhere += dispatch.recipients(),
+    assert_eq!(begin(&mut queue, &mut others), (open, 3 - open));
+    others.into_iter().for_each(|dispatch| queue.abandon(dispatch, START));
+}
+
+/// A re-route of one recipient kept all others of its message back as long as any attempt ran, and what was deferred meanwhile beyond its time.
+#[test]
+fn a_reroute_of_one_recipient_keeps_no_other_back() {
+    let (mut queue, mut record) = (queue("backup.test"), Vec::new());
+    let key = enqueue(&mut queue);
+    let open = loop {
+        let dispatch = attempt(&mut queue, START).unwrap();
+        if dispatch.recipients() == 1 {
+            break dispatch;
         }
-    }
-    assert_eq!((at_backup, elsewhere), (open, 3 - open));
+        let outcomes: Vec<_> = queue.recipients(&dispatch).map(|(number, _)| (number, Outcome::Deferred { reply: b"450 later" })).collect();
+        assert_eq!(queue.settle(dispatch, &outcomes, START, &mut record), Settled::Outcome);
+        queue.recorded(key);
+    };
+    // The recipient whose attempt runs is sent another way; the two others have been deferred, or are ready.
+    assert_eq!(queue.reroute(key, &by_domain("z.test"), RouteId(2), START, &mut record), Some(Settled::Outcome));
+    queue.recorded(key);
+    assert_eq!(destinations(&queue, key), ["*", "z.test", "*"], "it goes there when its attempt has ended");
+    let now = START + HOUR;
+    let others = attempt(&mut queue, now).expect("they are tried when their time has come");
+    assert_eq!(queue.recipients(&others).map(|(number, _)| number).collect::<Vec<_>>(), [0, 2]);
+    assert!(attempt(&mut queue, now).is_none());
+    let deferred = [(1, Outcome::Deferred { reply: b"450 later" })];
+    assert_eq!(queue.settle(open, &deferred, now, &mut record), Settled::Outcome);
+    queue.recorded(key);
+    assert_eq!(destinations(&queue, key), ["*", "backup.test", "*"], "the attempt of the others still runs");
+    assert!(queue.look_for_stuck(&mut 0, 100, now).is_empty());
+    let moved = attempt(&mut queue, now + HOUR).unwrap();
+    assert_eq!(queue.destination(moved.destination(), now).unwrap().name, "backup.test");
+    queue.abandon(moved, now + HOUR);
+    queue.abandon(others, now + HOUR);
 }
 
 #[test]
@@ -240,7 +279,7 @@ fn a_retry_with_a_filter_is_of_the_recipients_that_meet_it() {
 }
 
 #[test]
-fn a_message_rerouted_during_attempts_moves_when_the_last_has_ended() {
+fn a_message_rerouted_during_attempts_moves_as_each_of_them_ends() {
     let (mut queue, mut record) = (queue("backup.test"), Vec::new());
     let key = enqueue(&mut queue);
     let (first, second) = (attempt(&mut queue, START).unwrap(), attempt(&mut queue, START).unwrap());
@@ -249,7 +288,10 @@ fn a_message_rerouted_during_attempts_moves_when_the_last_has_ended() {
     let deferred: Vec<_> = queue.recipients(&first).map(|(number, _)| (number, Outcome::Deferred { reply: b"450 later" })).collect();
     assert_eq!(queue.settle(first, &deferred, START, &mut record), Settled::Outcome);
     queue.recorded(key);
-    assert_eq!(destinations(&queue, key), ["*", "z.test", "*"], "an attempt is still open");
+    let moved = |number: u16| deferred.iter().any(|(deferred, _)| *deferred == number);
+    let expected: Vec<_> =
+        (0..3).map(|number| if moved(number) { "backup.test" } else { ["*", "z.test", "*"][usize::from(number)] }).collect();
+    assert_eq!(destinations(&queue, key), expected, "the other attempt is still open");
     queue.abandon(second, START);
     assert_eq!(destinations(&queue, key), ["backup.test"; 3]);
     // What was not decided goes at once, what was deferred at its time; both to the new destination.
@@ -305,7 +347,8 @@ fn what_waits_to_go_another_way_does_not_expire_by_the_old_one() {
     assert_eq!(queue.reroute(key, &Filter::default(), RouteId(2), START + 1, &mut record), Some(Settled::Outcome));
     queue.recorded(key);
     let now = START + 2 * HOUR;
-    assert!(queue.poll(now, &mut record).is_none(), "nothing expires");
+    let moved = attempt(&mut queue, now).expect("nothing expires");
+    queue.abandon(moved, now);
     let outcomes: Vec<_> = queue.recipients(&open).map(|(number, _)| (number, Outcome::Deferred { reply: b"450 later" })).collect();
     assert_eq!(queue.settle(open, &outcomes, now, &mut record), Settled::Outcome);
     queue.recorded(key);
