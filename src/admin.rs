@@ -223,7 +223,7 @@ fn queue_metrics(stats: &QueueStats, text: &mut String) {
         let _ = writeln!(text, "mta_cluster_queue_oldest_seconds{{state=\"{state}\"}} {}", Duration::from_millis(age_ms).as_secs_f64());
     }
     let _ = writeln!(text, "mta_cluster_queue_partitions_unanswered {}", stats.unanswered.len());
-    for name in ["died", "dead_full", "unproven", "outcomes_dropped"] {
+    for name in ["died", "dead_full", "unproven", "outcomes_dropped", "damaged", "quarantined", "counters_reset"] {
         let _ = writeln!(text, "mta_cluster_{name}_total {}", stats.counters.get(name).copied().unwrap_or(0));
     }
 }

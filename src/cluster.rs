@@ -114,6 +114,7 @@ impl ClusterNode {
             queue: queue.clone(),
             control: control.clone(),
             deaths: Arc::default(),
+            walks: Arc::default(),
             dead_letters_kept: settings.dead_letters_kept,
             spool_failure,
             memory_refused: Arc::default(),
@@ -229,6 +230,7 @@ struct LocalNode {
     queue: WorkQueue,
     control: ControlPlane,
     deaths: Arc<Mutex<Deaths>>,
+    walks: Arc<Mutex<Walks>>,
     dead_letters_kept: Duration,
     spool_failure: Arc<OnceLock<String>>,
     /// As the shards counted when they were asked last.
@@ -263,16 +265,46 @@ fn metadata(config: &Config) -> BTreeMap<String, String> {
 /// Sessions that count as full load where the config names no limit.
 const SESSIONS_OF_FULL_LOAD: u32 = 10_000;
 
-/// What the queue counted of its dead letters when it was looked at last.
+/// Parts of a partition that are looked through in one round of chores: 50,000 items within some minutes, at a millisecond of Valkey's for each.
+const PARTS_PER_ROUND: usize = 16;
+
+/// Where the look through each partition for items without a place goes on.
+#[derive(Default)]
+struct Walks(BTreeMap<u16, String>);
+
+/// Looks through the next parts of a partition. Err(epoch): another leads.
+async fn restore(queue: &WorkQueue, partition: u16, epoch: Epoch, walks: &Mutex<Walks>) -> Result<Result<(), Epoch>, QueueError> {
+    let held = || walks.lock().expect("no panic happens under this lock");
+    let mut cursor = held().0.remove(&partition).unwrap_or_else(|| "0".to_owned());
+    for _ in 0..PARTS_PER_ROUND {
+        match queue.restore(partition, epoch, &cursor).await? {
+            Ok((next, _)) if next == "0" => return Ok(Ok(())),
+            Ok((next, _)) => cursor = next,
+            Err(epoch) => return Ok(Err(epoch)),
+        }
+    }
+    held().0.insert(partition, cursor);
+    Ok(Ok(()))
+}
+
+/// What the queue counted of its dead letters, and of damaged items, when it was looked at last.
 #[derive(Default)]
 struct Deaths {
-    counted: Option<(u64, u64)>,
+    counted: Option<[u64; 3]>,
 }
 
 impl Deaths {
     /// Warns of items that died since, and of those for which there was no room. What was before the first look is another leader's.
     fn look(&mut self, stats: &QueueStats) {
-        let (died, turned_away) = self.since_last(stats);
+        let [died, turned_away, damaged] = self.since_last(stats);
+        if damaged > 0 {
+            let item = stats.damaged_last.as_deref().unwrap_or_default();
+            warn!(
+                damaged,
+                item,
+                "items of the work queue could not be read, or had lost their content, and left it: their owners offer them again; the last is named"
+            );
+        }
         if died > 0 {
             warn!(died, dead = stats.failed, "items of the work queue became dead letters: see `ringpost cluster queue dead`");
         }
@@ -286,15 +318,16 @@ impl Deaths {
         }
     }
 
-    fn since_last(&mut self, stats: &QueueStats) -> (u64, u64) {
+    /// Dead letters, those that were turned away, damaged items.
+    fn since_last(&mut self, stats: &QueueStats) -> [u64; 3] {
         // What a partition has counted for long is not new when it answers again.
         if !stats.unanswered.is_empty() {
-            return (0, 0);
+            return [0; 3];
         }
-        let count = |name: &str| stats.counters.get(name).copied().unwrap_or(0);
-        let now = (count("died"), count("dead_full"));
+        let now = ["died", "dead_full", "damaged"].map(|name| stats.counters.get(name).copied().unwrap_or(0));
+        let before = self.counted.replace(now).unwrap_or(now);
         // Where the data began anew there are fewer.
-        self.counted.replace(now).map_or((0, 0), |before| (now.0.saturating_sub(before.0), now.1.saturating_sub(before.1)))
+        [0, 1, 2].map(|index| now[index].saturating_sub(before[index]))
     }
 }
 
@@ -351,17 +384,23 @@ impl Surroundings for LocalNode {
     }
 
     /// Dead letters are removed when they are old. Their mail is with the nodes that own it, which offer it again or give it up; that of nodes that
-    /// are gone was tried again for days (`handover::dead_letters`). Then the account of the queue is written. A partition that does not answer
-    /// keeps nothing from the others; its error is what is answered.
+    /// are gone was tried again for days (`handover::dead_letters`). What lost its place in the queue is put back: owners see to theirs, and those that
+    /// are gone have nobody else. Then the account of the queue is written. A partition that does not answer keeps nothing from the others; its error is
+    /// what is answered.
     fn chores(&self, leadership: Leadership) -> Boxed<Result<Result<u64, Epoch>, ValkeyError>> {
         let (queue, kept_ms) = (self.queue.clone(), u64::try_from(self.dead_letters_kept.as_millis()).unwrap_or(u64::MAX));
-        let (control, deaths) = (self.control.clone(), self.deaths.clone());
+        let (control, deaths, walks) = (self.control.clone(), self.deaths.clone(), self.walks.clone());
         Box::pin(async move {
             let (mut removed, mut failed) = (0, None);
             for partition in 0..queue.bounds().partitions {
-                match queue.purge(partition, Some(leadership.epoch), kept_ms, &[]).await {
-                    Ok(Ok(count)) => removed += count,
-                    Ok(Err(epoch)) => return Ok(Err(epoch)),
+                let purged = queue.purge(partition, Some(leadership.epoch), kept_ms, &[]).await;
+                let restored = match &purged {
+                    Ok(Ok(_)) => restore(&queue, partition, leadership.epoch, &walks).await,
+                    _ => Ok(Ok(())),
+                };
+                match purged.and_then(|purged| Ok((purged, restored?))) {
+                    Ok((Ok(count), Ok(()))) => removed += count,
+                    Ok((Err(epoch), _) | (_, Err(epoch))) => return Ok(Err(epoch)),
                     Err(QueueError::Valkey(error)) => failed = failed.or(Some(error)),
                     Err(QueueError::Item(error)) => unreachable!("no item is named: {error}"),
                 }
@@ -412,6 +451,7 @@ mod tests {
             queue: WorkQueue::new(valkey.clone(), keyspace.clone(), MAIL_QUEUE, bounds, key, me).unwrap(),
             control: ControlPlane::new(valkey, keyspace),
             deaths: Arc::default(),
+            walks: Arc::default(),
             dead_letters_kept: Duration::from_secs(60),
             spool_failure: Arc::default(),
             memory_refused: Arc::default(),
@@ -442,10 +482,10 @@ mod tests {
         };
         let mut deaths = Deaths::default();
         let looks = [(5, 1), (5, 1), (7, 1), (7, 3), (0, 0), (1, 0)].map(|(died, full)| deaths.since_last(&stats(died, full)));
-        assert_eq!(looks, [(0, 0), (0, 0), (2, 0), (0, 2), (0, 0), (1, 0)]);
+        assert_eq!(looks, [[0, 0, 0], [0, 0, 0], [2, 0, 0], [0, 2, 0], [0, 0, 0], [1, 0, 0]]);
         // A look without one of the partitions: its share of what died before would be told with its return.
-        assert_eq!(deaths.since_last(&QueueStats { unanswered: vec![3], ..stats(0, 0) }), (0, 0));
-        assert_eq!(deaths.since_last(&stats(2, 0)), (1, 0));
+        assert_eq!(deaths.since_last(&QueueStats { unanswered: vec![3], ..stats(0, 0) }), [0, 0, 0]);
+        assert_eq!(deaths.since_last(&stats(2, 0)), [1, 0, 0]);
     }
 
     #[test]

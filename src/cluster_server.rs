@@ -12,6 +12,9 @@ use crate::{
     cluster_wire::{ClusterCall, ConfigText, HandOverView, LeaderView, PublishedView},
 };
 
+/// Counts of the work queue that tell of damage in Valkey.
+const DAMAGE: [&str; 3] = ["damaged", "quarantined", "counters_reset"];
+
 /// Answers a call: one value for each line. Err is a sentence for the operator.
 pub async fn answer(call: ClusterCall, cluster: Option<&ClusterNode>) -> Result<Vec<Value>, String> {
     let cluster = cluster.ok_or("this node is in no cluster: set cluster.enabled = true in its config")?;
@@ -25,7 +28,13 @@ pub async fn answer(call: ClusterCall, cluster: Option<&ClusterNode>) -> Result<
             if let Ok(Some(text)) = control.read_statistics().await
                 && let Ok(Value::Object(mut queue)) = serde_json::from_str(&text)
             {
-                queue.remove("counters");
+                // Of the counts only what tells of damage.
+                if let Some(Value::Object(mut damage)) = queue.remove("counters") {
+                    damage.retain(|name, count| DAMAGE.contains(&name.as_str()) && *count != 0);
+                    if !damage.is_empty() {
+                        queue.insert("damage".to_owned(), Value::Object(damage));
+                    }
+                }
                 status["queue"] = Value::Object(queue);
             }
             if let Ok(rollout) = control.read_rollout().await {

@@ -74,8 +74,8 @@ for _ = 1, count + 32 do
   -- What would make the answer too long comes alone, in the next call.
   local size = redis.call('HSTRLEN', BODY, id)
   local is_too_long = leased > 0 and bytes + size > bytes_max
-  local body = is_too_long and '' or redis.call('HGET', BODY, id) or ''
-  local data_size = data_bytes_of(body)
+  local body = is_too_long and '' or redis.call('HGET', BODY, id)
+  local data_size = body and data_bytes_of(body) or 0
   if is_too_long or leased > 0 and data_bytes + data_size > data_bytes_max then
     -- Its turn is not lost: the next call begins with it.
     tally('turns', -1)
@@ -84,7 +84,8 @@ for _ = 1, count + 32 do
   redis.call('ZREM', READY, id)
   redis.call('ZREM', AGES, id)
   local meta = meta_of(id)
-  if not meta then
+  -- What has no content is nothing to a worker: its owner offers it again.
+  if not meta or not body then
     drop(id)
   elseif meta[6] > 0 and now >= meta[6] then
     bury(id, meta, 'expired')

@@ -39,7 +39,10 @@ end
 local function drop(id)
   for _, key in ipairs({1, 2, 3, 5, 7}) do redis.call('ZREM', KEYS[key], id) end
   redis.call('HDEL', KEYS[9], id)
-  if redis.call('HDEL', KEYS[8], id) == 1 then tally('damaged', 1) end
+  if redis.call('HDEL', KEYS[8], id) == 1 then
+    tally('damaged', 1)
+    redis.call('HSET', KEYS[10], 'damaged_last', id)
+  end
 end
 -- Where the outcomes stand of which their owners have heard, and which are kept for late workers alone: before all others, which lets them go first.
 local function heard_at(now)
@@ -70,7 +73,8 @@ local function put_back(id, meta, now)
     if has(KEYS[3], id) then return false end
     redis.call('ZADD', KEYS[3], now, id)
   elseif state == 'L' then
-    if has(KEYS[5], id) or has(KEYS[4], meta[9] .. '/' .. id) then return false end
+    -- A lease that lasts as long as its worker, of whom nobody knows any more, would never end.
+    if has(KEYS[5], id) or has(KEYS[4], meta[9] .. '/' .. id) and has(KEYS[6], meta[9]) then return false end
     redis.call('ZADD', KEYS[5], now, id)
   else
     if has(KEYS[7], id) then return false end

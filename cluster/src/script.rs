@@ -62,6 +62,8 @@ const SOURCES: &[(&str, &str)] = &sources![
     "queue_renew",
     "queue_recover",
     "queue_known",
+    "queue_quarantine",
+    "queue_restore",
     "queue_probe",
     "queue_names",
     "queue_settled",

@@ -32,6 +32,11 @@ impl ValkeyError {
         matches!(self, ValkeyError::Unreachable(_) | ValkeyError::Unavailable(_) | ValkeyError::Misconfigured(_))
     }
 
+    /// Whether a key was of another type than the call wants: nothing was changed by a script that looks at its keys first.
+    pub(crate) fn is_of_a_type(&self) -> bool {
+        matches!(self, ValkeyError::Refused(text) if text.contains("WRONGTYPE"))
+    }
+
     /// By the first word of a server's error and the whole of it.
     pub(crate) fn of_reply(code: &str, text: String) -> ValkeyError {
         match code {

@@ -6,7 +6,6 @@
 use std::{sync::Arc, time::Duration};
 
 use redis::Value;
-use tracing::warn;
 
 use crate::{
     completion::{Completion, RECORD_BYTES_MAX, SIGNATURE_BYTES, result_of},
@@ -20,6 +19,7 @@ use crate::{
 };
 
 mod answers;
+mod damage;
 mod dead_letters;
 mod statistics;
 
@@ -151,10 +151,16 @@ impl WorkQueue {
         self.run_for(script, partition, args, 0).await
     }
 
-    /// Where the answer can be long.
+    /// Where the answer can be long. A key that is damaged ends a script before it changes anything: it is put aside, and the call made again.
     async fn run_for(&self, script: &'static str, partition: u16, args: &[&[u8]], answer_bytes_max: usize) -> Result<Value, ValkeyError> {
         assert!(partition < self.bounds.partitions, "the partition is one of this queue's");
-        self.valkey.script_for(script, &self.keyspace.queue(&self.name, partition), args, answer_bytes_max).await
+        let keys = self.keyspace.queue(&self.name, partition);
+        match self.valkey.script_for(script, &keys, args, answer_bytes_max).await {
+            Err(error) if error.is_of_a_type() && self.quarantine(partition, &keys).await.is_ok() => {
+                self.valkey.script_for(script, &keys, args, answer_bytes_max).await
+            }
+            answer => answer,
+        }
     }
 
     /// Adds up to [`ITEMS_PER_CALL`] items. Each is of this partition ([`WorkQueue::partition`]): in another nobody would find it. Returns the
@@ -361,7 +367,7 @@ impl WorkQueue {
         args.extend(ids.iter().map(|id| id.as_bytes()));
         let mut reply = Reply::new(self.run("queue_known", partition, &args).await?)?;
         let generation = reply.text()?;
-        let (mut answers, mut put_back) = (Vec::with_capacity(ids.len()), 0_u32);
+        let (mut answers, mut put_back) = (Vec::with_capacity(ids.len()), 0);
         for id in ids {
             let mut answer = reply.bytes()?;
             if let [state @ (b'r' | b's' | b'l' | b'd')] = answer.as_mut_slice() {
@@ -387,15 +393,7 @@ impl WorkQueue {
                 _ => return Err(ValkeyError::Malformed("a state").into()),
             });
         }
-        if put_back > 0 {
-            let queue = &*self.name;
-            warn!(
-                queue,
-                partition,
-                put_back,
-                "items of the work queue were in none of its places, as keys of it were lost or damaged: they are put back"
-            );
-        }
+        self.tell_restored(partition, put_back);
         Ok((generation, answers))
     }
 

@@ -16,6 +16,7 @@ mod dead_letters;
 mod draining;
 mod forgery;
 mod gray_failures;
+mod lost_keys;
 mod old_data;
 mod operators;
 mod partition;

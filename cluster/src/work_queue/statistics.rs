@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
 use super::{QueueError, WorkQueue};
-use crate::{reply::Reply, valkey_error::ValkeyError};
+use crate::{reply::Reply, valkey_error::ValkeyError, work_item::ITEM_ID_BYTES_MAX};
 
 /// Counts over all partitions; the first four names are those of the admin API.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -28,8 +28,12 @@ pub struct QueueStats {
     pub oldest_ready_age_ms: u64,
     /// Age of the oldest dead letter, in milliseconds.
     pub oldest_dead_age_ms: u64,
+    /// The item that was found damaged last, or without its content, and left the queue.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub damaged_last: Option<String>,
     /// Since the data's beginning: enqueued, leased, completed, failed, recovered, died, stale, dead_full, purged, withdrawn, damaged, unproven,
-    /// outcomes_dropped (of which their owners had not heard), heard_dropped (of which they had), counters_reset (which were no numbers).
+    /// outcomes_dropped (of which their owners had not heard), heard_dropped (of which they had), counters_reset (which were no
+    /// numbers), quarantined (keys of another type, put aside).
     pub counters: BTreeMap<String, u64>,
     /// Partitions that did not answer: what they have is in none of the counts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -42,6 +46,10 @@ impl QueueStats {
         let now = reply.count()?;
         let (ready, scheduled, leased, dead, unsettled) = (reply.count()?, reply.count()?, reply.count()?, reply.count()?, reply.count()?);
         let (oldest_dead, _next_due, oldest_ready) = (reply.count()?, reply.count()?, reply.count()?);
+        let damaged = reply.bytes()?;
+        if !damaged.is_empty() {
+            self.damaged_last = Some(String::from_utf8_lossy(&damaged).chars().take(ITEM_ID_BYTES_MAX).collect());
+        }
         let add = |sum: &mut u64, count: u64| *sum = sum.saturating_add(count);
         add(&mut self.pending, ready.saturating_add(scheduled));
         add(&mut self.scheduled, scheduled);
