@@ -268,23 +268,44 @@ const SESSIONS_OF_FULL_LOAD: u32 = 10_000;
 /// Parts of a partition that are looked through in one round of chores: 50,000 items within some minutes, at a millisecond of Valkey's for each.
 const PARTS_PER_ROUND: usize = 16;
 
-/// Where the look through each partition for items without a place goes on.
-#[derive(Default)]
-struct Walks(BTreeMap<u16, String>);
+/// Where the look through a partition goes on.
+struct Walk {
+    /// For items without a place.
+    cursor: String,
+    /// For dead letters that are old.
+    offset: u64,
+}
 
-/// Looks through the next parts of a partition. Err(epoch): another leads.
-async fn restore(queue: &WorkQueue, partition: u16, epoch: Epoch, walks: &Mutex<Walks>) -> Result<Result<(), Epoch>, QueueError> {
+type Walks = BTreeMap<u16, Walk>;
+
+/// Looks through the next parts of a partition, and says how many dead letters were removed. Err(epoch): another leads.
+async fn tidy(
+    queue: &WorkQueue,
+    partition: u16,
+    epoch: Epoch,
+    kept_ms: u64,
+    walks: &Mutex<Walks>,
+) -> Result<Result<u64, Epoch>, QueueError> {
     let held = || walks.lock().expect("no panic happens under this lock");
-    let mut cursor = held().0.remove(&partition).unwrap_or_else(|| "0".to_owned());
+    let mut walk = held().remove(&partition).unwrap_or_else(|| Walk { cursor: "0".to_owned(), offset: 0 });
+    let removed = match queue.retire(partition, epoch, kept_ms, walk.offset).await? {
+        Ok((removed, next)) => {
+            walk.offset = next;
+            removed
+        }
+        Err(epoch) => return Ok(Err(epoch)),
+    };
     for _ in 0..PARTS_PER_ROUND {
-        match queue.restore(partition, epoch, &cursor).await? {
-            Ok((next, _)) if next == "0" => return Ok(Ok(())),
-            Ok((next, _)) => cursor = next,
+        match queue.restore(partition, epoch, &walk.cursor).await? {
+            Ok((next, _)) => walk.cursor = next,
             Err(epoch) => return Ok(Err(epoch)),
         }
+        if walk.cursor == "0" {
+            break;
+        }
     }
-    held().0.insert(partition, cursor);
-    Ok(Ok(()))
+    held().insert(partition, walk);
+    Ok(Ok(removed))
 }
 
 /// What the queue counted of its dead letters, and of damaged items, when it was looked at last.
@@ -393,14 +414,9 @@ impl Surroundings for LocalNode {
         Box::pin(async move {
             let (mut removed, mut failed) = (0, None);
             for partition in 0..queue.bounds().partitions {
-                let purged = queue.purge(partition, Some(leadership.epoch), kept_ms, &[]).await;
-                let restored = match &purged {
-                    Ok(Ok(_)) => restore(&queue, partition, leadership.epoch, &walks).await,
-                    _ => Ok(Ok(())),
-                };
-                match purged.and_then(|purged| Ok((purged, restored?))) {
-                    Ok((Ok(count), Ok(()))) => removed += count,
-                    Ok((Err(epoch), _) | (_, Err(epoch))) => return Ok(Err(epoch)),
+                match tidy(&queue, partition, leadership.epoch, kept_ms, &walks).await {
+                    Ok(Ok(count)) => removed += count,
+                    Ok(Err(epoch)) => return Ok(Err(epoch)),
                     Err(QueueError::Valkey(error)) => failed = failed.or(Some(error)),
                     Err(QueueError::Item(error)) => unreachable!("no item is named: {error}"),
                 }

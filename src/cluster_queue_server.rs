@@ -121,8 +121,7 @@ async fn each_partition(queue: &WorkQueue, ids: &[String], requeues: bool) -> Re
         let here: Vec<&str> = ids.iter().map(String::as_str).filter(|id| queue.partition(id) == partition).collect();
         if ids.is_empty() {
             loop {
-                let moved =
-                    if requeues { queue.requeue(partition, &[]).await? } else { queue.purge(partition, None, 0, &[]).await?.unwrap_or(0) };
+                let moved = if requeues { queue.requeue(partition, &[]).await? } else { queue.purge(partition, &[]).await? };
                 count += moved;
                 // Behind those that cannot be read, which leave the queue, are others.
                 if moved == 0 && !(requeues && queue.dead_page(partition, 0, 1).await?.places > 0) {
@@ -131,8 +130,7 @@ async fn each_partition(queue: &WorkQueue, ids: &[String], requeues: bool) -> Re
             }
         }
         for chunk in here.chunks(IDS_PER_CALL) {
-            count +=
-                if requeues { queue.requeue(partition, chunk).await? } else { queue.purge(partition, None, 0, chunk).await?.unwrap_or(0) };
+            count += if requeues { queue.requeue(partition, chunk).await? } else { queue.purge(partition, chunk).await? };
         }
     }
     Ok(vec![json!({ "count": count })])

@@ -21,7 +21,7 @@ meta[8], meta[9], meta[10] = '', '', ARGV[6]
 local answer = 1
 local is_dead = ARGV[3] == '0' or meta[3] >= meta[4]
 if is_dead and redis.call('ZCARD', DEAD) < dead_max then
-  meta[1], answer = 'D', 2
+  meta[1], meta[15], answer = 'D', watched(), 2
   redis.call('ZADD', DEAD, now, id)
   tally('died', 1)
 else

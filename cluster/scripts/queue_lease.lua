@@ -36,7 +36,7 @@ local function bury(id, meta, reason)
     tally('dead_full', 1)
   else
     dead = dead + 1
-    meta[1], meta[10] = 'D', reason
+    meta[1], meta[10], meta[15] = 'D', reason, watched()
     redis.call('ZADD', DEAD, now, id)
     tally('died', 1)
   end

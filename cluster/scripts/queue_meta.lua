@@ -48,6 +48,23 @@ end
 local function heard_at(now)
   return now - 4398046511104
 end
+-- For how long this partition has been watched, in milliseconds, as leaders have counted it look by look (`queue_retire`).
+local function watched()
+  local ms = tonumber(redis.call('HGET', KEYS[10], 'watched') or '')
+  return is_count(ms) and ms or 0
+end
+-- A dead letter leaves the queue for good; false: it is none. A worker that it was left by, and that may come back, is not told that nobody ever heard
+-- of it: its owner may offer it again.
+local function remove_dead(id, meta, now)
+  if redis.call('ZREM', KEYS[7], id) == 0 then return false end
+  redis.call('HDEL', KEYS[8], id)
+  redis.call('HDEL', KEYS[9], id)
+  if meta and meta[12] then
+    redis.call('HSET', KEYS[15], id, '\n' .. meta[7] .. '\npurged')
+    redis.call('ZADD', KEYS[16], now, id)
+  end
+  return true
+end
 -- Each key is of its type, or the script ends here, before its first write: what is written by then is not taken back (Q8).
 local function check_keys()
   local reads = {'ZCARD', 'ZCARD', 'ZCARD', 'ZCARD', 'ZCARD', 'ZCARD', 'ZCARD', 'HLEN', 'HLEN', 'HLEN', 'ZCARD', 'HLEN', 'STRLEN', 'STRLEN', 'HLEN', 'ZCARD'}

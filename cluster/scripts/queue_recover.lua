@@ -43,7 +43,7 @@ for i, id in ipairs(ids) do
     -- That worker may have a copy, and ask for it.
     meta[12] = 1
     if meta[3] >= meta[4] and dead < dead_max then
-      dead, died, meta[1] = dead + 1, died + 1, 'D'
+      dead, died, meta[1], meta[15] = dead + 1, died + 1, 'D', watched()
       redis.call('ZADD', DEAD, now, id)
     else
       -- Recovered leases come back one after another, not as a herd (Q10); those that should be dead wait for room there.

@@ -72,6 +72,7 @@ const SOURCES: &[(&str, &str)] = &sources![
     "queue_dead",
     "queue_requeue",
     "queue_purge",
+    "queue_retire",
     "queue_stats",
 ];
 

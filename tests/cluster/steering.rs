@@ -173,8 +173,9 @@ fn old_dead_letters_are_removed_by_the_leader() {
     assert_eq!((code, text.trim()), (1, "0 messages retried"), "{errors}");
     assert!(errors.contains("offered to the cluster; ") && errors.contains("`ringpost cluster queue requeue`"), "{errors}");
     rig.leader();
-    // It died in 1970; the leader looks every five seconds.
-    rig.raw(&format!("ZADD {{ringpost:cluster:q:email_delivery:{partition}}}:dead 1 {id}"));
+    // As if leaders had watched it for fifteen days; the leader looks every five seconds.
+    let watched_ms = 15 * 24 * 3600 * 1000_u64;
+    rig.raw(&format!("HSET {{ringpost:cluster:q:email_delivery:{partition}}}:counters watched {watched_ms}"));
     wait_for("its removal", || {
         let stats = rig.nodes[0].get("/api/queue/stats")?;
         (stats["counters"]["purged"] == 1).then_some(())

@@ -3,7 +3,11 @@
 use serde::{Deserialize, Serialize};
 
 use super::{IDS_PER_CALL, QueueError, WorkQueue};
-use crate::{identity::Epoch, reply::Reply, valkey_error::ValkeyError};
+use crate::{
+    identity::Epoch,
+    reply::{Reply, number},
+    valkey_error::ValkeyError,
+};
 
 /// The first wait of a dead letter that nobody owns any more, and the longest: each is as long as all that was before.
 const REVIVAL_WAIT_MS: (u64, u64) = (5 * 60 * 1000, 80 * 60 * 1000);
@@ -124,19 +128,22 @@ impl WorkQueue {
         Ok(moved)
     }
 
-    /// Removes dead letters: those named, or up to 128 that died longer than `older_than_ms` ago. With `epoch` a leader's chore, which
-    /// answers the higher epoch when another leads.
-    pub async fn purge(
-        &self,
-        partition: u16,
-        epoch: Option<Epoch>,
-        older_than_ms: u64,
-        ids: &[&str],
-    ) -> Result<Result<u64, Epoch>, QueueError> {
-        let (epoch, older) = (epoch.unwrap_or_default().to_string(), older_than_ms.to_string());
-        let mut reply = Reply::new(self.with_ids("queue_purge", partition, &[&epoch, &older], ids).await?)?;
-        let is_done = reply.number()? == 1;
-        Ok(if is_done { Ok(reply.count()?) } else { Err(reply.epoch()?) })
+    /// Removes dead letters, by an operator's word: those named (up to [`IDS_PER_CALL`]), or the oldest 128. Returns how many.
+    pub async fn purge(&self, partition: u16, ids: &[&str]) -> Result<u64, QueueError> {
+        let removed = number(self.with_ids("queue_purge", partition, &[], ids).await?)?;
+        Ok(u64::try_from(removed).unwrap_or(0))
+    }
+
+    /// Removes dead letters that leaders have watched for `kept_ms`, of up to 128 from `offset` on. A leader's chore: what a partition is looked at less
+    /// often than once a minute counts as less time. Answers how many were removed and where to go on (0: the beginning), or the higher epoch of another
+    /// leader.
+    pub async fn retire(&self, partition: u16, epoch: Epoch, kept_ms: u64, offset: u64) -> Result<Result<(u64, u64), Epoch>, QueueError> {
+        let args = [epoch.to_string(), kept_ms.to_string(), offset.to_string()];
+        let mut reply = Reply::new(self.with_ids("queue_retire", partition, &args.each_ref().map(String::as_str), &[]).await?)?;
+        if reply.number()? != 1 {
+            return Ok(Err(reply.epoch()?));
+        }
+        Ok(Ok((reply.count()?, reply.count()?)))
     }
 }
 

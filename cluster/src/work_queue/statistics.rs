@@ -61,7 +61,7 @@ impl QueueStats {
         self.oldest_ready_age_ms = self.oldest_ready_age_ms.max(age(oldest_ready));
         while !reply.is_empty() {
             let (name, value) = (reply.text()?, reply.count()?);
-            if !matches!(name.as_str(), "sequence" | "turns") {
+            if !matches!(name.as_str(), "sequence" | "turns" | "watched" | "watched_at") {
                 add(self.counters.entry(name).or_default(), value);
             }
         }

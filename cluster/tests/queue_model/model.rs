@@ -473,8 +473,8 @@ impl World {
         }
         let Some(id) = self.random.pick(&dead) else { return Ok(()) };
         if self.random.below(2) == 0 {
-            let removed = self.queues[0].purge(0, None, 0, &[&id]).await.map_err(text)?;
-            ensure!(removed == Ok(1), "purge {id}: {removed:?}");
+            let removed = self.queues[0].purge(0, &[&id]).await.map_err(text)?;
+            ensure!(removed == 1, "purge {id}: {removed}");
             self.ended(&id, "");
             self.items.remove(&id);
             self.ledger.remove(&id);

@@ -93,7 +93,9 @@ fn a_key_that_is_damaged_ends_a_script_before_it_changes_anything() {
             assert!(queue.withdraw(0, &["ready"]).await.is_err(), "{key}");
             assert!(queue.end(0, &["ready"]).await.is_err(), "{key}");
             assert!(queue.requeue(0, &["dead"]).await.is_err(), "{key}");
-            assert!(queue.purge(0, None, 0, &["dead"]).await.is_err(), "{key}");
+            assert!(queue.purge(0, &["dead"]).await.is_err(), "{key}");
+            assert!(queue.retire(0, Epoch(1), 0, 0).await.is_err(), "{key}");
+            assert!(queue.restore(0, Epoch(1), "0").await.is_err(), "{key}");
             assert!(queue.settled(0, &["ready"]).await.is_err(), "{key}");
             assert!(all().await == before, "with {key} damaged");
             run(&["DEL", key]).await.unwrap();

@@ -1,6 +1,7 @@
 //! Dead letters whose owner does not come back, on a real Valkey.
 
 use ringpost_cluster::{
+    identity::Epoch,
     script::Scripts,
     work_item::NewItem,
     work_queue::{DeadLetter, DeadPage, Retry, Revived, WorkQueue},
@@ -145,5 +146,75 @@ fn what_is_no_name_or_no_text_hides_nothing() {
         packed[at + 4] = 0xff;
         valkey.command(redis::cmd("HSET").arg(metas).arg("n1:a").arg(&packed)).await.unwrap();
         assert_eq!(letters(&queue).await[0].reason, "no l\u{fffd}ck");
+    });
+}
+
+/// Ends an item's only lease without success.
+async fn kill(queue: &WorkQueue, id: &str) {
+    queue.enqueue(0, &[item(id, "n1", 0)]).await.unwrap();
+    let leased = queue.lease(0, 1, 1000, 60_000, 1000).await.unwrap().1.remove(0);
+    assert_eq!(leased.id, id);
+    queue.fail(id, &leased.token, Retry::Never, "no luck").await.unwrap();
+}
+
+/// With a step of the clock beyond `cluster.dead_letters_kept` all dead letters were too old at once, and the leader removed what was the last copy of
+/// some.
+#[test]
+fn a_clock_that_jumps_removes_no_dead_letter_and_time_that_was_watched_does() {
+    const KEPT: u64 = 5 * MINUTE;
+    on_server(async |server| {
+        let queue = queue(server, "n1");
+        let keys = keyspace().queue("mail", 0);
+        let (dead, counters) = (&keys[6], &keys[9]);
+        let look = async || queue.retire(0, Epoch(3), KEPT, 0).await.unwrap();
+        assert_eq!(look().await, Ok((0, 0)));
+        kill(&queue, "n1:early").await;
+        // As far as anybody can see from Valkey a year passes, and another; and the second is taken back.
+        let jump = |by: i64| {
+            let year_ms = by * 365 * 24 * 60 * MINUTE as i64;
+            let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis() as i64;
+            for letter in ["n1:early", "n1:late"] {
+                server.command(&format!("ZADD {dead} XX {} {letter}", now - year_ms));
+            }
+            assert!(server.command(&format!("HSET {counters} watched_at {}", now - year_ms)).starts_with(':'));
+        };
+        for by in [1, 2, -1] {
+            jump(by);
+            assert_eq!(look().await, Ok((0, 0)), "{by}");
+        }
+        kill(&queue, "n1:late").await;
+        // Of each look a minute counts at most: two of them passed before, while the one was dead.
+        let mut looks = 2;
+        while look().await == Ok((0, 0)) {
+            jump(1);
+            looks += 1;
+            assert!(looks <= 6, "it is never removed");
+        }
+        assert!(looks >= 5, "{looks}");
+        assert_eq!(letters(&queue).await.iter().map(|letter| &*letter.id).collect::<Vec<_>>(), ["n1:late"]);
+        assert_eq!(queue.retire(0, Epoch(2), 0, 0).await.unwrap(), Err(Epoch(3)), "another leads");
+        // An account that is damaged begins anew, and so does the time.
+        server.command(&format!("HSET {counters} watched damage"));
+        assert_eq!(look().await, Ok((0, 0)));
+        assert_eq!(queue.purge(0, &["n1:late"]).await.unwrap(), 1, "an operator's word needs no time");
+    });
+}
+
+/// A page of letters is looked at in each round.
+#[test]
+fn dead_letters_that_are_old_are_removed_page_by_page() {
+    const OLD: u64 = 300;
+    on_server(async |server| {
+        let queue = queue(server, "n1");
+        for number in 0..OLD {
+            kill(&queue, &format!("n1:{number}")).await;
+        }
+        assert_eq!(queue.retire(0, Epoch(1), 60_000, 0).await.unwrap(), Ok((0, 128)));
+        assert_eq!(queue.retire(0, Epoch(1), 60_000, 128).await.unwrap(), Ok((0, 256)));
+        assert_eq!(queue.retire(0, Epoch(1), 60_000, 256).await.unwrap(), Ok((0, 0)));
+        for removed in [128, 128, 44] {
+            assert_eq!(queue.retire(0, Epoch(1), 0, 0).await.unwrap(), Ok((removed, 0)));
+        }
+        assert_eq!(queue.stats().await.unwrap().counters["purged"], OLD);
     });
 }
