@@ -242,6 +242,8 @@ struct Ills<'i> {
     spool_failure: Option<&'i str>,
     keeps_reserve: bool,
     lacks_memory: bool,
+    /// It takes mail all the same, and shares none.
+    queue_is_full: Option<String>,
 }
 
 impl Ills<'_> {
@@ -252,7 +254,14 @@ impl Ills<'_> {
         if self.keeps_reserve {
             return Some("its disk has no more than spool.min_free_bytes and spool.min_free_inodes left: new mail gets 452".to_owned());
         }
-        self.lacks_memory.then(|| "its memory for mail that arrives in pieces was full: some of it got 452".to_owned())
+        if self.lacks_memory {
+            return Some("its memory for mail that arrives in pieces was full: some of it got 452".to_owned());
+        }
+        self.queue_is_full.as_ref().map(|reason| format!("Valkey has no room, so that mail is not shared: {reason}"))
+    }
+
+    fn sheds_mail(&self) -> bool {
+        self.spool_failure.is_some() || self.keeps_reserve || self.lacks_memory
     }
 }
 
@@ -365,7 +374,7 @@ impl Surroundings for LocalNode {
             .collect();
         let progress = self.progress.clone();
         let sessions_max = self.sessions_max.unwrap_or(SESSIONS_OF_FULL_LOAD);
-        let (spool_failure, refused_before) = (self.spool_failure.clone(), self.memory_refused.clone());
+        let (spool_failure, refused_before, queue) = (self.spool_failure.clone(), self.memory_refused.clone(), self.queue.clone());
         Box::pin(async move {
             let deadline = tokio::time::Instant::now() + SHARD_ANSWER_MAX;
             let mut local = LocalState::default();
@@ -392,9 +401,11 @@ impl Surroundings for LocalNode {
                 .map(|(shard, silence)| format!("shard {shard} has not answered for {} s", silence.as_secs()));
             local.load = (f64::from(u32::try_from(local.connections).unwrap_or(u32::MAX)) / f64::from(sessions_max)).min(1.0);
             let lacks_memory = memory_refused > refused_before.swap(memory_refused, Ordering::Relaxed);
-            local.last_error = Ills { spool_failure: spool_failure.get().map(String::as_str), keeps_reserve, lacks_memory }.tell();
-            local.shedding = local.last_error.is_some();
-            local.unfit = spool_failure.get().is_some();
+            let spool_failure = spool_failure.get().map(String::as_str);
+            let ills = Ills { spool_failure, keeps_reserve, lacks_memory, queue_is_full: queue.is_full() };
+            local.last_error = ills.tell();
+            local.shedding = ills.sheds_mail();
+            local.unfit = spool_failure.is_some();
             local
         })
     }
@@ -506,8 +517,17 @@ mod tests {
 
     #[test]
     fn the_gravest_ill_is_told() {
-        let ills = |spool_failure, keeps_reserve, lacks_memory| Ills { spool_failure, keeps_reserve, lacks_memory }.tell();
-        assert_eq!(ills(None, false, false), None);
+        let full = |queue_is_full: Option<&str>| Ills {
+            spool_failure: None,
+            keeps_reserve: false,
+            lacks_memory: false,
+            queue_is_full: queue_is_full.map(str::to_owned),
+        };
+        let ills =
+            |spool_failure, keeps_reserve, lacks_memory| Ills { spool_failure, keeps_reserve, lacks_memory, ..full(Some("OOM")) }.tell();
+        assert_eq!(full(None).tell(), None);
+        assert!(full(Some("OOM")).tell().unwrap().ends_with(": OOM") && !full(Some("OOM")).sheds_mail());
+        assert!(ills(None, false, false).unwrap().contains("Valkey has no room"));
         assert!(ills(None, false, true).unwrap().contains("memory"));
         assert!(ills(None, true, true).unwrap().contains("min_free_bytes"));
         assert!(ills(Some("EIO"), true, true).unwrap().ends_with(": EIO"));

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- A node lives. Raises the epoch to what the node has accepted (L6) and answers with all that changes.
 -- Another process of the node goes before this one for rival_ttl_ms after its last heartbeat: a Valkey that went back in time knows an
 -- earlier one, which sends none.

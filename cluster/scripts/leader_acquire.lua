@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Takes the lease when nobody holds it, with an epoch above all that were seen (L1): epoch and lease in one step.
 -- KEYS leader, epoch    ARGV incarnation, floor, ttl_ms, channel ('': nobody is told yet)
 -- {1, epoch, announced (-1: nobody is told)} | {0, holder, remaining_ms}

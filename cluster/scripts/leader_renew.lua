@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Renews the lease of exactly this leadership, unless a higher epoch was seen; never makes an absent one (L3).
 -- KEYS leader, epoch    ARGV leadership, epoch, ttl_ms
 -- {1} | {0, epoch}

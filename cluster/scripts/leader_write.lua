@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- A leader's word for all nodes (the plan, the roll-out's account). Fenced; the same word twice changes nothing.
 -- KEYS epoch, target    ARGV epoch, text
 -- {1} | {0, epoch}

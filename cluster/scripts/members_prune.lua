@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- The leader forgets nodes that were not seen for long. Fenced.
 -- KEYS epoch, members, nodes    ARGV epoch, older_than_ms
 -- {1, forgotten} | {0, epoch}

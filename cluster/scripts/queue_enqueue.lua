@@ -31,20 +31,27 @@ for i = 0, items - 1 do
   local delay, expires = math.min(tonumber(ARGV[at + 5]), 4398046511104), math.min(tonumber(ARGV[at + 6]), 4398046511104)
   local outcome = redis.call('HGET', OUTCOME, id)
   local is_withdrawn = outcome and string.sub(outcome, 1, 1) == '\n'
-  if is_withdrawn then
-    -- Its owner took it back, and offers it again.
-    redis.call('HDEL', OUTCOME, id)
-    redis.call('ZREM', DONE, id)
-    used = used - 1
-  end
+  -- Its owner took it back, and offers it again: its place is that of the trace.
+  local before = is_withdrawn and 1 or 0
   if redis.call('HEXISTS', META, id) == 1 then
+    if is_withdrawn then
+      redis.call('HDEL', OUTCOME, id)
+      redis.call('ZREM', DONE, id)
+      used = used - 1
+    end
     answer[#answer + 1] = 0
   elseif outcome and not is_withdrawn then
     answer[#answer + 1] = 2
-  elseif used >= capacity then
+  elseif used - before >= capacity then
     answer[#answer + 1] = -1
   else
-    used = used + 1
+    used = used - before + 1
+    -- First, as what only takes away is done where there is no room, and all after it: this ends the script there.
+    redis.call('HSET', BODY, id, ARGV[at + 7])
+    if is_withdrawn then
+      redis.call('HDEL', OUTCOME, id)
+      redis.call('ZREM', DONE, id)
+    end
     local was_left = redis.call('HDEL', PAST, id) == 1
     redis.call('ZREM', PAST_AT, id)
     local sequence = next_sequence()
@@ -55,7 +62,6 @@ for i = 0, items - 1 do
     -- 14: when it was due last, where it had to wait.
     if delay > 0 then meta[14] = now + delay end
     redis.call('HSET', META, id, cmsgpack.pack(meta))
-    redis.call('HSET', BODY, id, ARGV[at + 7])
     if delay > 0 then
       redis.call('ZADD', SCHED, now + delay, id)
     else

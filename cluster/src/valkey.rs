@@ -197,7 +197,8 @@ impl Valkey {
         let answer = self.send(line, slot, command, deadline).await;
         permit.is_settled = true;
         match &answer {
-            Err(error) if error.is_outage() => self.failed(slot, sent_at, error),
+            // What has no room for one call answers others, and who leads by it goes on leading.
+            Err(error) if error.is_outage() && !matches!(error, ValkeyError::Full(_)) => self.failed(slot, sent_at, error),
             Err(_) => {
                 self.counters.refused.fetch_add(1, Ordering::Relaxed);
                 self.succeeded(slot);

@@ -9,9 +9,13 @@ pub enum ValkeyError {
     /// No connection, or no answer within the deadline: it may have been done or not. Safe to repeat (Q9).
     #[error("Valkey cannot be reached: {0}")]
     Unreachable(String),
-    /// It answers, but cannot serve now: loading, read-only, out of memory, without replicas, a busy script. Go local, try later.
+    /// It answers, but cannot serve now: loading, read-only, without replicas, a busy script. Go local, try later.
     #[error("Valkey cannot serve: {0}")]
     Unavailable(String),
+    /// It has no room for what a call writes (`maxmemory`): nothing was changed. All else it serves, so no circuit counts it; what was to be written
+    /// goes local.
+    #[error("Valkey is full: {0}")]
+    Full(String),
     /// The operator has to act: password, rights, eviction policy. Go local, and say so loudly.
     #[error("Valkey refuses this node: {0}")]
     Misconfigured(String),
@@ -27,9 +31,9 @@ pub enum ValkeyError {
 }
 
 impl ValkeyError {
-    /// Whether the server itself is to blame, so that the circuit counts it.
+    /// Whether the server itself is to blame: go local.
     pub fn is_outage(&self) -> bool {
-        matches!(self, ValkeyError::Unreachable(_) | ValkeyError::Unavailable(_) | ValkeyError::Misconfigured(_))
+        matches!(self, ValkeyError::Unreachable(_) | ValkeyError::Unavailable(_) | ValkeyError::Misconfigured(_) | ValkeyError::Full(_))
     }
 
     /// Whether a key was of another type than the call wants: nothing was changed by a script that looks at its keys first.
@@ -40,8 +44,9 @@ impl ValkeyError {
     /// By the first word of a server's error and the whole of it.
     pub(crate) fn of_reply(code: &str, text: String) -> ValkeyError {
         match code {
-            "LOADING" | "READONLY" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" | "NOREPLICAS" | "MISCONF" | "OOM" | "BUSY"
-            | "EXECABORT" | "MOVED" | "ASK" | "UNKILLABLE" => ValkeyError::Unavailable(text),
+            "OOM" => ValkeyError::Full(text),
+            "LOADING" | "READONLY" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" | "NOREPLICAS" | "MISCONF" | "BUSY" | "EXECABORT"
+            | "MOVED" | "ASK" | "UNKILLABLE" => ValkeyError::Unavailable(text),
             "NOAUTH" | "NOPERM" | "WRONGPASS" | "DENIED" => ValkeyError::Misconfigured(text),
             "NOSCRIPT" => ValkeyError::NoScript,
             // Inside a script a missing right has no code of its own.
@@ -71,9 +76,10 @@ mod tests {
     #[test]
     fn server_errors_are_told_apart() {
         let of = |code: &str| ValkeyError::of_reply(code, String::new());
-        for code in ["LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS", "MISCONF", "OOM", "BUSY", "EXECABORT"] {
+        for code in ["LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS", "MISCONF", "BUSY", "EXECABORT"] {
             assert!(matches!(of(code), ValkeyError::Unavailable(_)) && of(code).is_outage(), "{code}");
         }
+        assert!(matches!(of("OOM"), ValkeyError::Full(_)) && of("OOM").is_outage());
         for code in ["NOAUTH", "NOPERM", "WRONGPASS"] {
             assert!(matches!(of(code), ValkeyError::Misconfigured(_)), "{code}");
         }

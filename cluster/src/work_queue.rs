@@ -3,7 +3,11 @@
 //! Valkey never holds the only copy of anything: an item's owner keeps the original until it hears that another has taken it over.
 //! Every call is safe to repeat when its outcome is unknown; a lease that nobody answers for runs out.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
 
 use redis::Value;
 
@@ -46,6 +50,9 @@ pub const RESULT_BYTES_MAX: usize = 512;
 /// With a token and a node's name.
 const _: () = assert!(RESULT_BYTES_MAX + 2 * ITEM_ID_BYTES_MAX <= RECORD_BYTES_MAX);
 
+/// Scripts that write whatever they find: their success tells that there is room.
+const ALWAYS_WRITE: [&str; 3] = ["queue_probe", "queue_enqueue", "queue_retire"];
+
 /// Bounds of a queue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct QueueBounds {
@@ -86,6 +93,8 @@ pub struct WorkQueue {
     bounds: QueueBounds,
     key: ItemKey,
     me: Incarnation,
+    /// Partitions that have no room in Valkey, and what it said.
+    full: Arc<Mutex<BTreeMap<u16, String>>>,
 }
 
 impl WorkQueue {
@@ -103,7 +112,7 @@ impl WorkQueue {
         if !is_item_id(name) || name.contains(':') {
             return Err(ItemError::Id(name.chars().take(128).collect()));
         }
-        Ok(WorkQueue { valkey, keyspace, name: name.into(), bounds, key, me })
+        Ok(WorkQueue { valkey, keyspace, name: name.into(), bounds, key, me, full: Arc::default() })
     }
 
     /// Another queue of the same cluster, for items of another kind. Fails with [`ItemError::Id`] for a name that is none.
@@ -155,12 +164,28 @@ impl WorkQueue {
     async fn run_for(&self, script: &'static str, partition: u16, args: &[&[u8]], answer_bytes_max: usize) -> Result<Value, ValkeyError> {
         assert!(partition < self.bounds.partitions, "the partition is one of this queue's");
         let keys = self.keyspace.queue(&self.name, partition);
-        match self.valkey.script_for(script, &keys, args, answer_bytes_max).await {
+        let answer = match self.valkey.script_for(script, &keys, args, answer_bytes_max).await {
             Err(error) if error.is_of_a_type() && self.quarantine(partition, &keys).await.is_ok() => {
                 self.valkey.script_for(script, &keys, args, answer_bytes_max).await
             }
             answer => answer,
+        };
+        match &answer {
+            Err(ValkeyError::Full(reason)) => drop(self.full().insert(partition, reason.clone())),
+            Ok(_) if ALWAYS_WRITE.contains(&script) => drop(self.full().remove(&partition)),
+            _ => {}
         }
+        answer
+    }
+
+    fn full(&self) -> MutexGuard<'_, BTreeMap<u16, String>> {
+        self.full.lock().expect("no panic happens under this lock")
+    }
+
+    /// Why a partition takes nothing that is written, if its last word was that Valkey has no room (`maxmemory`); `None`: all take it, as far as this
+    /// node has asked.
+    pub fn is_full(&self) -> Option<String> {
+        self.full().values().next().cloned()
     }
 
     /// Adds up to [`ITEMS_PER_CALL`] items. Each is of this partition ([`WorkQueue::partition`]): in another nobody would find it. Returns the

@@ -309,6 +309,32 @@ fn nobody_leads_as_far_as_anybody_says_once_valkey_is_away() {
     });
 }
 
+/// A leader could renew its lease, and nobody could write a heartbeat: all were offline to each other, the circuits opened and closed, and whoever led
+/// lost the lease in between.
+#[test]
+fn a_valkey_that_is_full_has_a_leader_and_nodes_all_the_same() {
+    const HEARTBEATS: u64 = 12;
+    with_nodes(&[Role::Master, Role::Standby, Role::Worker], async |rig| {
+        let all_follow = |rig: &Rig, leader: &str| rig.nodes.iter().all(|node| node.leader().as_deref() == Some(leader));
+        wait_for("a leader", || all_follow(rig, "n0")).await;
+        let all_well = |rig: &Rig, count: usize| rig.nodes.iter().all(|node| node.handle.stats().counts.healthy_nodes == count as u64);
+        wait_for("three healthy nodes", || all_well(rig, 3)).await;
+        assert!(rig.server.command("CONFIG SET maxmemory 1").starts_with("+OK"));
+        assert!(rig.server.command("SET any 1").starts_with("-OOM"));
+        // For longer than the lease lasts.
+        let seen = |rig: &Rig| rig.nodes[2].handle.nodes().iter().map(|node| node.last_seen).min().unwrap();
+        let (began, interval) = (seen(rig), u64::try_from(HEARTBEAT.as_millis()).unwrap());
+        wait_for("their heartbeats", || seen(rig) >= began + HEARTBEATS * interval).await;
+        for node in &rig.nodes {
+            assert_eq!(node.handle.stats().counters.get("heartbeats_failed"), None, "each was taken");
+        }
+        wait_for("the leader and three healthy nodes", || all_follow(rig, "n0") && all_well(rig, 3)).await;
+        // Another can be elected.
+        rig.nodes[0].handle.leave().await;
+        wait_for("the next leader", || rig.nodes[1..].iter().all(|node| node.leader().as_deref() == Some("n1"))).await;
+    });
+}
+
 /// Each was elected, gave the lease back, and said both aloud, whereupon all asked at once: 23 elections in 6 s, without end.
 #[test]
 fn while_replicas_are_missing_elections_are_few_and_nobody_is_told_of_them() {

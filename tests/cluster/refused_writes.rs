@@ -95,3 +95,26 @@ fn with_a_valkey_whose_disk_takes_no_snapshot_a_node_goes_on_by_itself_and_comes
         },
     );
 }
+
+/// It led and did not, in turns, and was offline to all others, though its mail alone had no room.
+#[test]
+fn with_a_valkey_that_is_full_a_node_leads_on_and_says_why_its_mail_is_not_shared() {
+    let mut rig = mail_rig(&[SHARES]);
+    rig.start_node(0);
+    rig.leader();
+    let itself = |rig: &Rig| rig.nodes[0].get("/api/cluster/nodes").map(|nodes| nodes[0].clone());
+    wait_for("its health", || (itself(&rig)?["status"] == "healthy").then_some(()));
+    let elected = |rig: &Rig| rig.stats().map(|stats| stats["counters"]["elected"].clone());
+    let before = elected(&rig);
+    rig.raw("CONFIG SET maxmemory 1");
+    let reason = wait_for("its word about it", || {
+        let node = itself(&rig).filter(|node| node["status"] == "degraded")?;
+        node["last_error"].as_str().map(str::to_owned)
+    });
+    assert!(reason.starts_with("Valkey has no room, so that mail is not shared: OOM"), "{reason}");
+    rig.send(0, 1);
+    assert_eq!(wait_within(OWN_DELIVERY_MAX, "its own delivery", || rig.all_there(1)), 1, "longer than a lease lasts");
+    rig.raw("CONFIG SET maxmemory 0");
+    wait_for("its health again", || (itself(&rig)?["status"] == "healthy").then_some(()));
+    assert_eq!((rig.leader(), elected(&rig)), (0, before), "it led all the time");
+}
