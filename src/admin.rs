@@ -158,7 +158,20 @@ async fn health(State(admin): State<Admin>) -> Response {
 async fn ready(State(admin): State<Admin>) -> Response {
     let is_ready = admin.is_ready.load(Ordering::Acquire);
     let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(serde_json::json!({ "ready": is_ready }))).into_response()
+    let mut answer = serde_json::json!({ "ready": is_ready });
+    // Mail is taken with a cluster and without: how that is says nothing of being ready, and is said beside it.
+    if let Some(cluster) = &admin.cluster {
+        let stats = cluster.handle.stats();
+        answer["local_node_status"] = serde_json::json!(stats.local_node_status);
+        answer["valkey_available"] = serde_json::json!(stats.valkey_available);
+        if let Some(reason) = stats.local_last_error {
+            answer["local_last_error"] = serde_json::json!(reason);
+        }
+        if let Some(since) = stats.nodes_unknown_since {
+            answer["nodes_unknown_since"] = serde_json::json!(since);
+        }
+    }
+    (status, Json(answer)).into_response()
 }
 
 async fn metrics(State(admin): State<Admin>) -> Response {
@@ -193,6 +206,7 @@ fn cluster_metrics(cluster: &ClusterNode, text: &mut String) {
         ("cluster_nodes{status=\"healthy\"}", counts.healthy_nodes),
         ("cluster_nodes{status=\"degraded\"}", counts.degraded_nodes),
         ("cluster_nodes{status=\"unhealthy\"}", counts.unhealthy_nodes),
+        ("cluster_nodes{status=\"unknown\"}", counts.unknown_nodes),
         ("cluster_is_leader", u64::from(stats.is_leader)),
         ("cluster_epoch", stats.epoch.0),
         ("cluster_config_version", stats.config_version),
@@ -237,7 +251,7 @@ async fn cluster_stats(State(admin): State<Admin>) -> Response {
 }
 
 async fn cluster_nodes(State(admin): State<Admin>) -> Response {
-    admin.cluster.as_ref().map_or_else(no_cluster, |cluster| Json(cluster.handle.nodes()).into_response())
+    admin.cluster.as_ref().map_or_else(no_cluster, |cluster| Json(cluster.handle.nodes_now()).into_response())
 }
 
 /// Of the cluster's queue, items; of a node without a cluster its own, recipients. What does not answer (partitions, shards) is named in it.

@@ -124,7 +124,12 @@ pub enum ConfigCommand {
 /// Runs a cluster command against the engine that listens at `socket`.
 pub fn cluster(socket: &Path, command: ClusterCommand) -> ExitCode {
     match command {
-        ClusterCommand::Status { output } => show(socket, ClusterCall::Status {}, output, object),
+        ClusterCommand::Status { output } => show(socket, ClusterCall::Status {}, output, |status| {
+            object(status);
+            if let Some(since) = status["nodes_unknown_since"].as_u64() {
+                say(&format!("how the other nodes are is unknown since {}", time_text(since)));
+            }
+        }),
         ClusterCommand::Nodes { output } => nodes(socket, output),
         ClusterCommand::Leader { output } => leader(socket, output),
         ClusterCommand::Handover { output } => show(socket, ClusterCall::HandOver {}, output, |asked| {
@@ -192,6 +197,9 @@ fn nodes(socket: &Path, output: Output) -> ExitCode {
             field(node, "queue_depth"),
             field(node, "config_version"),
         ));
+        if let Some(since) = node["unknown_since"].as_u64() {
+            say(&format!("{:>20}as it was known at {}: Valkey does not say more", "", time_text(since)));
+        }
         if node["config_refused"].is_object() {
             say(&format!(
                 "{:>20}refuses config {}: {}",

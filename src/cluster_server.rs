@@ -42,7 +42,7 @@ pub async fn answer(call: ClusterCall, cluster: Option<&ClusterNode>) -> Result<
             }
             one(status)
         }
-        ClusterCall::Nodes {} => Ok(cluster.handle.nodes().iter().map(json).collect()),
+        ClusterCall::Nodes {} => Ok(cluster.handle.nodes_now().iter().map(json).collect()),
         ClusterCall::Leader {} => {
             let stats = cluster.handle.stats();
             one(json(&LeaderView { leader: stats.leader, is_leader: stats.is_leader, epoch: stats.epoch.0 }))

@@ -126,6 +126,7 @@ impl Agent {
             generation: String::new(),
             counters: BTreeMap::new(),
             shares: shares.kept(),
+            ousted: None,
             metadata: settings.metadata.clone(),
         };
         let handle =
@@ -355,19 +356,27 @@ impl Agent {
                         self.divide(shares);
                     }
                 }
-                self.handle.known().generation = pulse.generation;
+                {
+                    let mut known = self.handle.known();
+                    (known.generation, known.ousted) = (pulse.generation, None);
+                }
                 self.read_members(now);
             }
             Ok(Heartbeat::Displaced(by)) => {
                 if !self.is_displaced {
                     error!(by, "another process uses this node's id: cluster.node_id must be unique");
                 }
+                self.handle.known().ousted = Some(format!("another process uses this node's id, which must be its own: {by}"));
                 self.is_displaced = true;
                 self.standing.hand_over(now);
+                self.read_members(now);
             }
             Err(reason) => {
                 self.count("heartbeats_failed");
                 let is_told = reason.is_outage() || reason == ValkeyError::CircuitOpen;
+                if !is_told {
+                    self.handle.known().ousted = Some(format!("its heartbeats are refused, to others it is offline: {reason}"));
+                }
                 if !is_told && !std::mem::replace(&mut self.has_told_refusal, true) {
                     error!(%reason, "heartbeats of this node are refused: to others it is offline");
                 }

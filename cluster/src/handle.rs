@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
+    boot_time::BootTime,
     control_plane::ControlPlane,
     identity::{Epoch, Incarnation, Leadership},
     membership::{MemberCounts, Members, NodeView, Status},
@@ -41,8 +42,14 @@ pub struct ClusterStats {
     pub local_node_id: String,
     /// How it is.
     pub local_node_status: Status,
-    /// Whether Valkey answers. If not, all above is what was known last.
+    /// What is wrong with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub local_last_error: Option<String>,
+    /// Whether Valkey answers. If not, all above but for this node is what was known last.
     pub valkey_available: bool,
+    /// Unix milliseconds of when the nodes were as they are counted, where that is not to be known now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nodes_unknown_since: Option<u64>,
     /// The pushed config that runs here; 0: none.
     pub config_version: u64,
     /// Whose part of shared limits is whose.
@@ -67,8 +74,22 @@ pub(crate) struct Known {
     pub(crate) generation: String,
     pub(crate) counters: BTreeMap<String, u64>,
     pub(crate) shares: Shares,
+    /// Why this node is none to the others, if it is so: its heartbeats are refused, or another process has its name.
+    pub(crate) ousted: Option<String>,
     /// What else the node says of itself.
     pub(crate) metadata: BTreeMap<String, String>,
+}
+
+impl Known {
+    /// How this node is by what it knows first hand.
+    fn by_itself(&self) -> Status {
+        let is_ill = self.local.stalled.is_some() || self.local.last_error.is_some() || self.local.shedding;
+        match (&self.ousted, is_ill) {
+            (Some(_), _) => Status::Unhealthy,
+            (None, true) => Status::Degraded,
+            (None, false) => Status::Healthy,
+        }
+    }
 }
 
 /// The agent as others see it. Cheap to clone.
@@ -98,20 +119,24 @@ impl ClusterHandle {
     /// Counts and who leads, as known here.
     pub fn stats(&self) -> ClusterStats {
         let valkey_available = !self.control.valkey().is_away();
-        let known = self.known();
+        let (known, now) = (self.known(), BootTime::now());
         let own = known.members.status_of(self.me.node());
-        let ill = known.local.stalled.is_some() || known.local.last_error.is_some() || known.local.shedding;
-        // The node knows of itself first hand; without Valkey, alone.
-        let by_itself = if ill { Status::Degraded } else { Status::Healthy };
-        let local_node_status = own.filter(|_| valkey_available).map_or(by_itself, |by_others| by_others.max(by_itself));
+        let nodes_unknown_since = known.members.unknown_since(now);
+        let by_itself = known.by_itself();
+        let is_known = valkey_available && nodes_unknown_since.is_none();
+        let local_node_status = own.filter(|_| is_known).map_or(by_itself, |by_others| by_others.max(by_itself));
+        let counts = known.members.counts();
+        let local = &known.local;
         ClusterStats {
-            counts: known.members.counts(),
+            counts: if nodes_unknown_since.is_some() { counts.of_unknown(own.map(|_| by_itself)) } else { counts },
             leader: known.leader.as_ref().map(|leader| leader.incarnation.node().to_string()),
             is_leader: known.is_leader,
             epoch: known.epoch,
             local_node_id: self.me.node().to_string(),
             local_node_status,
+            local_last_error: known.ousted.clone().or_else(|| local.stalled.clone()).or_else(|| local.last_error.clone()),
             valkey_available,
+            nodes_unknown_since,
             config_version: known.config_version,
             shares: known.shares,
             generation: known.generation.clone(),
@@ -130,9 +155,20 @@ impl ClusterHandle {
         self.known().is_leader
     }
 
-    /// The nodes, as known here.
+    /// The nodes, as they were read last.
     pub fn nodes(&self) -> Vec<NodeView> {
         self.known().members.views()
+    }
+
+    /// The nodes as they are to be shown: how the others are is unknown once that was read too long ago.
+    pub fn nodes_now(&self) -> Vec<NodeView> {
+        let known = self.known();
+        let (mut nodes, unknown_since) = (known.members.views(), known.members.unknown_since(BootTime::now()));
+        for node in nodes.iter_mut().filter(|_| unknown_since.is_some()) {
+            node.unknown_since = unknown_since;
+            node.status = if node.id == *self.me.node() { known.by_itself() } else { Status::Unknown };
+        }
+        nodes
     }
 
     /// Whose part of shared limits is whose, by the leader's last word.

@@ -106,6 +106,8 @@ pub enum Status {
     Unhealthy,
     /// None for `node_ttl`.
     Offline,
+    /// Nobody can say: the list of nodes could not be read for too long, as while Valkey is away.
+    Unknown,
 }
 
 /// A record as Valkey keeps it.
@@ -130,6 +132,9 @@ pub struct NodeView {
     pub role: Role,
     /// How it is.
     pub status: Status,
+    /// Unix milliseconds of when all here was so, where that is not to be known now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unknown_since: Option<u64>,
     /// Unix milliseconds of the last heartbeat.
     pub last_seen: u64,
     /// Unix milliseconds of the first one of this process.
@@ -178,6 +183,9 @@ pub struct MemberCounts {
     pub degraded_nodes: u64,
     /// Unhealthy or offline.
     pub unhealthy_nodes: u64,
+    /// Of which nobody can say now.
+    #[serde(default)]
+    pub unknown_nodes: u64,
     /// SMTP sessions of the nodes that are not offline.
     pub total_connections: u64,
     /// Messages queued on all nodes.
@@ -186,12 +194,29 @@ pub struct MemberCounts {
     pub avg_load: f64,
 }
 
+impl MemberCounts {
+    /// The same once nothing is known of the nodes any more, but of the own one, where it is among them.
+    #[must_use]
+    pub fn of_unknown(self, own: Option<Status>) -> MemberCounts {
+        let is = |status: &[Status]| u64::from(own.is_some_and(|own| status.contains(&own)));
+        let (healthy_nodes, degraded_nodes) = (is(&[Status::Healthy]), is(&[Status::Degraded]));
+        let unhealthy_nodes = is(&[Status::Unhealthy, Status::Offline]);
+        let unknown_nodes = self.total_nodes.saturating_sub(healthy_nodes + degraded_nodes + unhealthy_nodes);
+        MemberCounts { healthy_nodes, degraded_nodes, unhealthy_nodes, unknown_nodes, ..self }
+    }
+}
+
+/// Up to so many nodes are read with each heartbeat; twice as many with each second one, and so on.
+const MEMBERS_PER_HEARTBEAT: usize = 64;
+
 /// The nodes as last read.
 #[derive(Clone, Debug)]
 pub struct Members {
     heartbeat_interval: Duration,
     node_ttl: Duration,
     nodes: BTreeMap<NodeId, Seen>,
+    /// When they were read, by this node's clock, and by the server's in milliseconds.
+    read: Option<(BootTime, u64)>,
 }
 
 /// A node as last read, and how it was then.
@@ -206,7 +231,7 @@ struct Seen {
 impl Members {
     /// None yet. `node_ttl` is at least three times `heartbeat_interval`, or nodes go from healthy to offline at once.
     pub fn new(heartbeat_interval: Duration, node_ttl: Duration) -> Members {
-        Members { heartbeat_interval, node_ttl, nodes: BTreeMap::new() }
+        Members { heartbeat_interval, node_ttl, nodes: BTreeMap::new(), read: None }
     }
 
     /// Takes the whole list as read `now`, at `server_now_ms`, and says what changed.
@@ -234,8 +259,22 @@ impl Members {
         }
         let left = self.nodes.keys().filter(|id| !nodes.contains_key(*id));
         events.extend(left.map(|id| MemberEvent::Left(id.clone())));
-        self.nodes = nodes;
+        (self.nodes, self.read) = (nodes, Some((now, server_now_ms)));
         events
+    }
+
+    /// How many heartbeats pass between two readings: all nodes read all, so that of a large cluster each reads less often.
+    pub(crate) fn heartbeats_per_reading(count: usize) -> u32 {
+        u32::try_from(count / MEMBERS_PER_HEARTBEAT).unwrap_or(u32::MAX)
+    }
+
+    /// Since when, in milliseconds of the server's clock, it is not to be known how the nodes are; `None`: it is known. Two readings may fail, as two
+    /// heartbeats may.
+    pub fn unknown_since(&self, now: BootTime) -> Option<u64> {
+        let (read_at, server_ms) = self.read?;
+        // A reading comes late by a quarter at most.
+        let pause = self.heartbeat_interval.saturating_mul(Members::heartbeats_per_reading(self.nodes.len())) * 5 / 4;
+        (now.since(read_at) > self.heartbeat_interval * 7 / 2 + pause).then_some(server_ms)
     }
 
     fn status(&self, record: &NodeRecord, age: Duration) -> Status {
@@ -284,6 +323,7 @@ impl Members {
                 Status::Healthy => counts.healthy_nodes += 1,
                 Status::Degraded => counts.degraded_nodes += 1,
                 Status::Unhealthy | Status::Offline => counts.unhealthy_nodes += 1,
+                Status::Unknown => counts.unknown_nodes += 1,
             }
             // What nodes say of themselves is not signed.
             counts.total_queue_depth = counts.total_queue_depth.saturating_add(member.record.queue_depth);
@@ -319,6 +359,7 @@ fn view(member: &Member, status: Status) -> NodeView {
         address,
         role,
         status,
+        unknown_since: None,
         last_seen: member.last_seen_ms,
         started_at: member.started_at_ms,
         version,
@@ -390,6 +431,22 @@ mod tests {
         assert_eq!((members.counts().total_connections, members.counts().total_queue_depth), (0, 10));
         assert_eq!(members.update(Vec::new(), 16_000, at(0)), [MemberEvent::Left(id)]);
         assert_eq!(members.counts().total_nodes, 0);
+    }
+
+    /// With Valkey away all nodes were healthy for ever, as they had been seen last.
+    #[test]
+    fn what_was_read_too_long_ago_is_not_known() {
+        let mut members = Members::new(Duration::from_secs(1), Duration::from_secs(5));
+        assert_eq!(members.unknown_since(at(60_000)), None, "none was read, and none is shown");
+        members.update(vec![member("n1", 10_000), member("n2", 10_000)], 10_100, at(1000));
+        assert_eq!([4500, 4501].map(|ms| members.unknown_since(at(ms))), [None, Some(10_100)]);
+        let counts = members.counts().of_unknown(Some(Status::Degraded));
+        assert_eq!((counts.healthy_nodes, counts.degraded_nodes, counts.unknown_nodes, counts.total_nodes), (0, 1, 1, 2));
+        assert_eq!(members.counts().of_unknown(None).unknown_nodes, 2);
+        // Of many nodes each reads the list less often.
+        let many = (0..256).map(|number| member(&format!("n{number}"), 10_000)).collect();
+        members.update(many, 10_100, at(10_000));
+        assert_eq!([18_500, 18_501].map(|ms| members.unknown_since(at(ms))), [None, Some(10_100)]);
     }
 
     #[test]

@@ -168,6 +168,7 @@ mod tests {
                 generation: String::new(),
                 counters: BTreeMap::new(),
                 shares: Shares::default(),
+                ousted: None,
                 metadata: BTreeMap::from([("leases_none".to_owned(), text.clone()), ("takes_mail".to_owned(), "yes".to_owned())]),
             };
             let record = local.record(&settings, Epoch(EPOCH_MAX), &config, &known);

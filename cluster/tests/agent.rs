@@ -309,6 +309,44 @@ fn nobody_leads_as_far_as_anybody_says_once_valkey_is_away() {
     });
 }
 
+/// As far as anybody could see all nodes were well for as long as Valkey was away.
+#[test]
+fn how_other_nodes_are_is_unknown_once_valkey_is_away() {
+    with_nodes(&[Role::Master, Role::Worker], async |rig| {
+        let all_well = |rig: &Rig| rig.nodes.iter().all(|node| node.handle.stats().counts.healthy_nodes == 2);
+        wait_for("two healthy nodes", || all_well(rig)).await;
+        rig.server.kill();
+        wait_for("their not knowing", || rig.nodes.iter().all(|node| node.handle.stats().counts.unknown_nodes == 1)).await;
+        for (own, node) in rig.nodes.iter().enumerate() {
+            let (stats, nodes) = (node.handle.stats(), node.handle.nodes_now());
+            assert_eq!((stats.counts.healthy_nodes, stats.counts.total_nodes, stats.local_node_status), (1, 2, Status::Healthy));
+            assert_eq!((nodes[own].status, nodes[1 - own].status), (Status::Healthy, Status::Unknown), "it knows of itself");
+            // All that is shown was so when it was read, and the other lived then.
+            let since = stats.nodes_unknown_since.unwrap();
+            assert!(nodes.iter().all(|node| node.unknown_since == Some(since) && node.last_seen <= since));
+        }
+        rig.server.restart();
+        wait_for("their knowing", || all_well(rig)).await;
+        assert!(rig.nodes.iter().all(|node| node.handle.stats().nodes_unknown_since.is_none()));
+    });
+}
+
+/// Another process had its name, and its good health: the node that was none to the others said that it was well.
+#[test]
+fn a_node_whose_name_another_has_does_not_look_well_to_itself() {
+    with_nodes(&[Role::Worker], async |rig| {
+        wait_for("its health", || rig.nodes[0].handle.stats().counts.healthy_nodes == 1).await;
+        let rival = Node::start(0, rig, Role::Worker);
+        wait_for("its word", || rig.nodes[0].handle.stats().local_node_status == Status::Unhealthy).await;
+        let reason = rig.nodes[0].handle.stats().local_last_error.unwrap();
+        assert!(reason.ends_with(&rival.handle.me().to_string()), "{reason}");
+        let stats = rival.handle.stats();
+        assert_eq!((stats.local_node_status, stats.local_last_error), (Status::Healthy, None));
+        rival.handle.leave().await;
+        wait_for("its health again", || rig.nodes[0].handle.stats().local_node_status == Status::Healthy).await;
+    });
+}
+
 /// A leader could renew its lease, and nobody could write a heartbeat: all were offline to each other, the circuits opened and closed, and whoever led
 /// lost the lease in between.
 #[test]

@@ -8,12 +8,9 @@ use super::{Agent, Outcome};
 use crate::{
     boot_time::BootTime,
     identity::Role,
-    membership::{Member, MemberEvent},
+    membership::{Member, MemberEvent, Members},
     valkey::random_u64,
 };
-
-/// Up to so many nodes are read with each heartbeat; twice as many with each second one, and so on.
-const MEMBERS_PER_HEARTBEAT: usize = 64;
 
 impl Agent {
     /// The list of nodes is read now, or as soon as it may be.
@@ -29,7 +26,7 @@ impl Agent {
     /// Every node reads all nodes: in a large cluster less often, so that what Valkey sends does not grow with the square of their number.
     /// Whoever leads, or stands when no master is alive, has to know at once.
     pub(super) fn members_pause(&self, now: BootTime, count: usize) -> Duration {
-        let small = u32::try_from(count / MEMBERS_PER_HEARTBEAT).unwrap_or(u32::MAX);
+        let small = Members::heartbeats_per_reading(count);
         if small == 0 || self.settings.role == Role::Standby || self.standing.leadership(now).is_some() {
             return Duration::ZERO;
         }
