@@ -11,7 +11,7 @@ use crate::queue_filter;
 pub const EXIT_OK: u8 = 0;
 /// The command ran and the answer is no: damage found, no such message.
 pub const EXIT_NEGATIVE: u8 = 1;
-/// The running engine could not be reached (sysexits EX_UNAVAILABLE).
+/// The running engine could not be reached, or it could not reach Valkey (sysexits EX_UNAVAILABLE).
 pub const EXIT_UNAVAILABLE: u8 = 69;
 /// The disk or the system failed (sysexits EX_IOERR).
 pub const EXIT_IO: u8 = 74;
@@ -22,7 +22,7 @@ pub const EXIT_CONFIG: u8 = 78;
 #[derive(Parser)]
 #[command(name = "ringpost", version = version(), propagate_version = true, subcommand_required = true, arg_required_else_help = true)]
 #[command(
-    after_help = "Exit codes: 0 done; 1 the answer is no (damage found, no such message); 2 wrong usage;\n69 the engine is not running; 74 disk or system error; 78 the config file is wrong."
+    after_help = "Exit codes: 0 done; 1 the answer is no (damage found, no such message); 2 wrong usage;\n69 the engine is not running, or Valkey is away; 74 disk or system error; 78 the config file is wrong."
 )]
 pub struct Cli {
     /// What to do.

@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use crate::{
     cli::{EXIT_NEGATIVE, Output},
-    cluster_queue_cli::{QueueCommand, queue},
+    cluster_queue_cli::{QueueCommand, queue, queue_name},
     cluster_wire::ClusterCall,
     control_client::{ControlError, ask},
     control_wire::WireRequest,
@@ -49,7 +49,7 @@ pub enum ClusterCommand {
     /// The shared work queue.
     Queue {
         /// The queue [default: that of mail]
-        #[arg(long, value_name = "NAME", global = true)]
+        #[arg(long, value_name = "NAME", global = true, value_parser = queue_name)]
         name: Option<String>,
         #[command(subcommand)]
         call: QueueCommand,

@@ -3,7 +3,11 @@
 use std::{path::Path, process::ExitCode, time::Duration};
 
 use clap::Subcommand;
-use ringpost_cluster::item_queue::{ATTEMPTS_MAX, PRIORITY};
+use ringpost_cluster::{
+    item_queue::{ATTEMPTS_MAX, PRIORITY},
+    work_item::{ITEM_ID_BYTES_MAX, is_item_id},
+    work_queue::is_queue_name,
+};
 use ringpost_config::parse_duration;
 use serde_json::Value;
 
@@ -39,6 +43,7 @@ pub enum QueueCommand {
     /// Add an item to a queue of one's own; exit 1 if there is no room.
     Enqueue {
         /// Its name: enqueued twice it is there once
+        #[arg(value_parser = item_id)]
         id: String,
         /// What the worker gets, a text
         data: String,
@@ -136,6 +141,7 @@ pub struct Which {
 #[derive(clap::Args)]
 pub struct Held {
     /// The item's name
+    #[arg(value_parser = item_id)]
     pub id: String,
     /// The token that leasing gave
     pub token: String,
@@ -233,6 +239,18 @@ fn of_letters(
         eprintln!("ringpost: {} of the {named} named are no dead letters", named - done);
     }
     code(result.map(|_| done >= named))
+}
+
+/// What is no name of an item is wrong usage.
+fn item_id(text: &str) -> Result<String, String> {
+    let sentence = || format!("is not 1 to {ITEM_ID_BYTES_MAX} letters, digits, '.', ':', '_' and '-'");
+    is_item_id(text).then(|| text.to_owned()).ok_or_else(sentence)
+}
+
+/// Nor is what is no name of a queue.
+pub(crate) fn queue_name(text: &str) -> Result<String, String> {
+    let sentence = || format!("is not 1 to {ITEM_ID_BYTES_MAX} letters, digits, '.', '_' and '-'");
+    is_queue_name(text).then(|| text.to_owned()).ok_or_else(sentence)
 }
 
 fn millis(time: Duration) -> u64 {

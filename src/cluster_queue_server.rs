@@ -8,13 +8,18 @@ use ringpost_cluster::{
 };
 use serde_json::{Value, json};
 
-use crate::{cluster::MAIL_QUEUE, cluster_wire::QueueCall};
+use crate::{cluster::MAIL_QUEUE, cluster_wire::QueueCall, control_wire::NotDone};
 
 /// Pages of dead letters asked for in one call.
 const PAGE: u64 = 128;
 
-/// Answers a call about the queue of that name, or of mail: one value for each line. Err is a sentence for the operator.
-pub async fn answer(mail: &WorkQueue, name: Option<&str>, call: QueueCall) -> Result<Vec<Value>, String> {
+/// Answers a call about the queue of that name, or of mail: one value for each line. `failed` says for the operator what a call came to.
+pub async fn answer(
+    mail: &WorkQueue,
+    name: Option<&str>,
+    call: QueueCall,
+    failed: impl Fn(QueueError) -> NotDone,
+) -> Result<Vec<Value>, NotDone> {
     let queue = match name {
         None | Some(MAIL_QUEUE) => mail.clone(),
         Some(name) => mail.named(name).map_err(|error| format!("--name: {error}"))?,
@@ -22,9 +27,8 @@ pub async fn answer(mail: &WorkQueue, name: Option<&str>, call: QueueCall) -> Re
     let is_about_items =
         !matches!(call, QueueCall::Stats {} | QueueCall::Dead { .. } | QueueCall::Requeue { .. } | QueueCall::Purge { .. });
     if queue.name() == MAIL_QUEUE && is_about_items {
-        return Err(format!("the items of {MAIL_QUEUE} are those of delivery: name another queue with --name"));
+        return Err(format!("the items of {MAIL_QUEUE} are those of delivery: name another queue with --name").into());
     }
-    let failed = |error: QueueError| error.to_string();
     match call {
         QueueCall::Stats {} => Ok(vec![json!(queue.stats().await.map_err(failed)?)]),
         QueueCall::Dead { limit } => dead(&queue, limit).await.map_err(failed),

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use ringpost_cluster::control_plane::ConfigVersion;
+use ringpost_cluster::{control_plane::ConfigVersion, valkey::Valkey, valkey_error::ValkeyError, work_queue::QueueError};
 use ringpost_config::CONFIG_POLL;
 use serde_json::Value;
 
@@ -10,16 +10,17 @@ use crate::{
     cluster::ClusterNode,
     cluster_queue_server,
     cluster_wire::{ClusterCall, ConfigText, HandOverView, LeaderView, PublishedView},
+    control_wire::NotDone,
 };
 
 /// Counts of the work queue that tell of damage in Valkey.
 const DAMAGE: [&str; 3] = ["damaged", "quarantined", "counters_reset"];
 
 /// Answers a call: one value for each line. Err is a sentence for the operator.
-pub async fn answer(call: ClusterCall, cluster: Option<&ClusterNode>) -> Result<Vec<Value>, String> {
+pub async fn answer(call: ClusterCall, cluster: Option<&ClusterNode>) -> Result<Vec<Value>, NotDone> {
     let cluster = cluster.ok_or("this node is in no cluster: set cluster.enabled = true in its config")?;
     let control = cluster.handle.control();
-    let failed = |error: ringpost_cluster::valkey_error::ValkeyError| error.to_string();
+    let failed = |error: ValkeyError| not_answered(control.valkey(), &error);
     let one = |value: Value| Ok(vec![value]);
     match call {
         ClusterCall::Status {} => {
@@ -52,7 +53,13 @@ pub async fn answer(call: ClusterCall, cluster: Option<&ClusterNode>) -> Result<
             let asked = asked.ok_or("nobody leads: there is nobody to ask; the next election takes about cluster.leader_ttl")?;
             one(json(&HandOverView { leader: asked.incarnation.node().to_string(), epoch: asked.epoch.0 }))
         }
-        ClusterCall::Queue { name, ask } => cluster_queue_server::answer(&cluster.queue, name.as_deref(), ask).await,
+        ClusterCall::Queue { name, ask } => {
+            let failed = |error: QueueError| match error {
+                QueueError::Valkey(error) => not_answered(control.valkey(), &error),
+                QueueError::Item(error) => NotDone::Refused(error.to_string()),
+            };
+            cluster_queue_server::answer(&cluster.queue, name.as_deref(), ask, failed).await
+        }
         ClusterCall::ConfigPush { text, author, dry_run } => {
             // Refused here, it is refused whole and nobody else hears of it.
             cluster.check_push(&text)?;
@@ -77,7 +84,7 @@ pub async fn answer(call: ClusterCall, cluster: Option<&ClusterNode>) -> Result<
         }
         ClusterCall::ConfigShow { version } => match control.read_config(version, "").await.map_err(failed)?.config() {
             Some((config, text)) => one(json(&ConfigText { config, text })),
-            None => Err("there is no such version".to_owned()),
+            None => Err("there is no such version".into()),
         },
         ClusterCall::ConfigRollback { version, author } => {
             let (current, history) = control.config_history().await.map_err(failed)?;
@@ -92,12 +99,18 @@ pub async fn answer(call: ClusterCall, cluster: Option<&ClusterNode>) -> Result<
         ClusterCall::ConfigPoll { interval_ms } => {
             let interval = Duration::from_millis(interval_ms);
             if !CONFIG_POLL.contains(&interval) {
-                return Err(format!("interval_ms: {interval_ms} is not within the limits of cluster.config_poll"));
+                return Err(format!("interval_ms: {interval_ms} is not within the limits of cluster.config_poll").into());
             }
             control.set_config_poll(interval).await.map_err(failed)?;
             one(serde_json::json!({ "interval_ms": interval_ms }))
         }
     }
+}
+
+/// A call that Valkey did not answer, or refused, by the place where it is looked for.
+fn not_answered(valkey: &Valkey, error: &ValkeyError) -> NotDone {
+    let reason = format!("{}: {error}", valkey.target());
+    if error.is_outage() || *error == ValkeyError::CircuitOpen { NotDone::Unavailable(reason) } else { NotDone::Refused(reason) }
 }
 
 /// The nodes that run each version, by the leader's account.

@@ -26,6 +26,9 @@ pub enum ControlError {
     /// The engine said why not.
     #[error("{0}")]
     Refused(String),
+    /// The engine said that what the call needs is away.
+    #[error("{0}")]
+    Unavailable(String),
     /// The answer broke off.
     #[error("the engine's answer broke off: {0}")]
     BrokenOff(String),
@@ -53,6 +56,7 @@ pub fn ask(socket: &Path, request: &WireRequest, mut each: impl FnMut(&str)) -> 
         if line.starts_with("{\"end\":") {
             let end: End = serde_json::from_str(&line).map_err(|reason| ControlError::BrokenOff(reason.to_string()))?;
             return match end.error {
+                Some(reason) if end.is_unavailable => Err(ControlError::Unavailable(reason)),
                 Some(reason) => Err(ControlError::Refused(reason)),
                 None => Ok(end.count),
             };

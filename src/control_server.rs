@@ -26,7 +26,7 @@ use tracing::warn;
 use crate::{
     cluster::ClusterNode,
     cluster_server,
-    control_wire::{End, NotChanged, Progress, REQUEST_BYTES_MAX, WhyLine, WireRequest, too_long},
+    control_wire::{End, NotChanged, NotDone, Progress, REQUEST_BYTES_MAX, WhyLine, WireRequest, too_long},
     handover::{AWAY_MAX, SharedDelivery},
     in_turn::{self, InTurn},
     pauser::Pauser,
@@ -102,7 +102,7 @@ impl ControlServer {
 /// One too many. What it is told has room in the fresh socket's buffer, so nobody waits for it to be read.
 fn turn_away(stream: &UnixStream) {
     let error = format!("the engine answers {CONNECTIONS_MAX} connections to its control socket at a time, and all are in use: try again");
-    if let Ok(mut line) = serde_json::to_vec(&End { end: true, count: 0, error: Some(error) }) {
+    if let Ok(mut line) = serde_json::to_vec(&End { end: true, error: Some(error), ..End::default() }) {
         line.push(b'\n');
         let _unheard = stream.try_write(&line);
     }
@@ -119,8 +119,8 @@ async fn converse(
 ) -> io::Result<()> {
     let (read, mut write) = stream.split();
     let request = timeout(CLIENT_TIMEOUT, read_request(read)).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-    let end = match request {
-        Err(reason) => Err(reason),
+    let end: Result<u64, NotDone> = match request {
+        Err(reason) => Err(reason.into()),
         Ok(WireRequest::Cluster { ask }) => match cluster_server::answer(ask, cluster).await {
             Err(reason) => Err(reason),
             Ok(lines) => {
@@ -130,14 +130,17 @@ async fn converse(
                 Ok(lines.len() as u64)
             }
         },
-        Ok(WireRequest::Reload {}) => reload(reloader, &mut write).await,
-        Ok(WireRequest::DrainToCluster {}) => drain(sharing, &mut write).await,
-        Ok(request @ (WireRequest::QueuePause { .. } | WireRequest::QueuePaused {})) => pause(request, pauser, &mut write).await,
-        Ok(request) => answer(request, shards, dns, &mut write).await,
+        Ok(WireRequest::Reload {}) => reload(reloader, &mut write).await.map_err(NotDone::from),
+        Ok(WireRequest::DrainToCluster {}) => drain(sharing, &mut write).await.map_err(NotDone::from),
+        Ok(request @ (WireRequest::QueuePause { .. } | WireRequest::QueuePaused {})) => {
+            pause(request, pauser, &mut write).await.map_err(NotDone::from)
+        }
+        Ok(request) => answer(request, shards, dns, &mut write).await.map_err(NotDone::from),
     };
     let end = match end {
-        Ok(count) => End { end: true, count, error: None },
-        Err(error) => End { end: true, count: 0, error: Some(error) },
+        Ok(count) => End { end: true, count, ..End::default() },
+        Err(NotDone::Refused(reason)) => End { end: true, error: Some(reason), ..End::default() },
+        Err(NotDone::Unavailable(reason)) => End { end: true, error: Some(reason), is_unavailable: true, ..End::default() },
     };
     send(&mut write, &end).await
 }

@@ -130,6 +130,27 @@ pub struct NotChanged {
     pub others: u64,
 }
 
+/// Why a call was not done, as a sentence.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum NotDone {
+    /// It cannot be, or not so.
+    Refused(String),
+    /// What it needs is away, as Valkey can be: try again.
+    Unavailable(String),
+}
+
+impl From<String> for NotDone {
+    fn from(reason: String) -> NotDone {
+        NotDone::Refused(reason)
+    }
+}
+
+impl From<&str> for NotDone {
+    fn from(reason: &str) -> NotDone {
+        NotDone::Refused(reason.to_owned())
+    }
+}
+
 /// The last line of every answer.
 #[derive(Serialize, Deserialize, Debug, Default)]
 pub struct End {
@@ -140,4 +161,7 @@ pub struct End {
     /// What went wrong, as a sentence.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// That is for want of what is away.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_unavailable: bool,
 }

@@ -109,7 +109,7 @@ impl WorkQueue {
         me: Incarnation,
     ) -> Result<WorkQueue, ItemError> {
         assert!(bounds.partitions > 0, "a queue has a partition");
-        if !is_item_id(name) || name.contains(':') {
+        if !is_queue_name(name) {
             return Err(ItemError::Id(name.chars().take(128).collect()));
         }
         Ok(WorkQueue { valkey, keyspace, name: name.into(), bounds, key, me, full: Arc::default() })
@@ -484,6 +484,11 @@ impl WorkQueue {
         }
         Ok(answers)
     }
+}
+
+/// Whether `text` can be a queue's name.
+pub fn is_queue_name(text: &str) -> bool {
+    is_item_id(text) && !text.contains(':')
 }
 
 /// The partition of an id, of so many.

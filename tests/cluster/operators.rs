@@ -93,6 +93,28 @@ fn work_of_ones_own_goes_through_the_queue_by_command() {
     assert_eq!(rig.nodes[0].cluster(&["queue", "stats", "--json"]).0, 0);
 }
 
+/// A name that is none, and a Valkey that is away, ended a command as a queue did that is empty: scripts could tell none from another.
+#[test]
+fn wrong_usage_and_a_valkey_that_is_away_have_exit_codes_of_their_own() {
+    let mut rig = Rig { valkey: None, folder: tempfile::tempdir().unwrap(), valkey_port: free_port(), nodes: Vec::new() };
+    rig.nodes.push(node_files(rig.folder.path(), 1, rig.valkey_port));
+    rig.nodes[0].set("valkey://", "valkey://somebody:a-secret@");
+    rig.start_node(0);
+    for words in [&["queue", "--name", "no name", "stats"][..], &["queue", "--name", "a:b", "stats"], &["queue", "enqueue", "no id", "x"]] {
+        let (code, _, errors) = rig.nodes[0].cluster(words);
+        assert_eq!(code, 2, "{words:?}: {errors}");
+    }
+    let away = format!("valkey://127.0.0.1:{}", rig.valkey_port);
+    for words in [&["queue", "stats"][..], &["queue", "--name", "report", "lease"], &["config", "history"], &["handover"]] {
+        let (code, _, errors) = rig.nodes[0].cluster(words);
+        assert_eq!(code, 69, "{words:?}: {errors}");
+        assert!(errors.contains(&away) && !errors.contains("secret"), "{words:?}: {errors}");
+    }
+    rig.start_valkey();
+    rig.raw("ACL SETUSER somebody on >a-secret ~* &* +@all");
+    wait_for("an answer that is no", || (rig.nodes[0].cluster(&["queue", "--name", "report", "lease"]).0 == 1).then_some(()));
+}
+
 impl Node {
     fn metrics(&self) -> String {
         let mut stream = TcpStream::connect(("127.0.0.1", self.admin)).unwrap();
