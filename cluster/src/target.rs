@@ -1,7 +1,7 @@
 //! Where Valkey is: one server, Sentinels that know the primary, or a cluster.
 //!
 //! `valkey://[user[:password]@]host[:port][/db]`, `valkeys://` with TLS (`redis://` and `rediss://` mean the same);
-//! `valkey+sentinel://host:26379,host:26379/name` and `valkey+cluster://host:port,host:port`, with `s` after `valkey` for TLS.
+//! `valkey+sentinel://host:26379,host:26379/name[/db]` and `valkey+cluster://host:port,host:port`, with `s` after `valkey` for TLS.
 
 use std::fmt;
 
@@ -73,7 +73,14 @@ impl Target {
                     .iter()
                     .map(|host| format!("{scheme}://{host}/").as_str().into_connection_info().map_err(|error| error.to_string()));
                 let sentinels = sentinels.collect::<Result<_, String>>()?;
-                Place::Sentinel { sentinels, name: path.to_owned(), node: open(hosts[0], user, "")? }
+                let (name, database) = path.split_once('/').unwrap_or((path, ""));
+                if name.is_empty() {
+                    return Err("lacks the primary's name before its database: valkey+sentinel://host:26379/NAME/3".to_owned());
+                }
+                if !database.is_empty() && database.parse::<u32>().is_err() {
+                    return Err(format!("names {database:?} as the database, which is a number: /{name}/3"));
+                }
+                Place::Sentinel { sentinels, name: name.to_owned(), node: open(hosts[0], user, database)? }
             }
             "cluster" if !matches!(path, "" | "0") => {
                 return Err(format!("names database {path}, and a cluster has only database 0: leave out /{path}"));
@@ -139,6 +146,12 @@ mod tests {
         }
         let sentinel = Target::parse("valkey+sentinel://a:26379,b:26379/mail", None, None).unwrap();
         assert!(matches!(&sentinel.place, Place::Sentinel { sentinels, name, .. } if sentinels.len() == 2 && name == "mail"));
+        let with_database = Target::parse("valkey+sentinel://u:p@a:26379/mail/3", None, None).unwrap();
+        assert!(matches!(&with_database.place, Place::Sentinel { name, node, .. } if name == "mail" && node.redis_settings().db() == 3));
+        assert_eq!(with_database.to_string(), "valkey+sentinel://a:26379/mail/3");
+        for bad in ["mail/x", "mail/3/4", "mail/-1", "/3"] {
+            assert!(Target::parse(&format!("valkey+sentinel://a/{bad}"), None, None).is_err(), "{bad}");
+        }
         assert!(sentinel.with_sentinel_login(None, Some("p")).is_ok() && single.with_sentinel_login(None, Some("p")).is_err());
         let cluster = Target::parse("valkeys+cluster://a:1,b:2,c:3", None, None).unwrap();
         assert!(matches!(&cluster.place, Place::Cluster(hosts) if hosts.len() == 3));

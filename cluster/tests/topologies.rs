@@ -84,9 +84,10 @@ fn sentinels_lead_to_the_new_primary() {
     let hosts: Vec<String> = sentinels.iter().map(|sentinel| format!("127.0.0.1:{}", sentinel.port())).collect();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let valkey = valkey(&format!("valkey+sentinel://{}/mail", hosts.join(",")));
+        let valkey = valkey(&format!("valkey+sentinel://{}/mail/3", hosts.join(",")));
         let control = ControlPlane::new(valkey.clone(), keyspace());
         let (first, _) = lead(&control, 0).await;
+        assert!(primary.command("INFO keyspace").contains("db3:"), "in the database that the URL names");
         // They must know of each other and of the replica before they can elect one.
         let began = Instant::now();
         let knows = |port: u16| {

@@ -172,6 +172,7 @@ impl Valkey {
             }
         }
         let (to_server, to_sentinel) = (node.redis_settings(), sentinel.redis_settings());
+        client = client.set_client_to_redis_db(to_server.db());
         if let Some(user) = to_server.username() {
             client = client.set_client_to_redis_username(user);
         }
