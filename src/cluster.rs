@@ -76,7 +76,7 @@ impl ClusterNode {
         }
         let node_id: NodeId =
             settings.node_id.as_deref().unwrap_or(machine).parse().map_err(|error| format!("cluster.node_id: {error}"))?;
-        let target = target(settings)?;
+        let target = target_of(settings)?;
         if target.is_exposed() {
             warn!(valkey = %target, "cluster.valkey_url: Valkey is spoken to in the clear over a network; use valkeys://");
         }
@@ -95,7 +95,9 @@ impl ClusterNode {
             warn!("cluster.replicas_required = 0: a failover of Valkey may forget the leader; fencing makes that harmless");
         }
         let me = Incarnation::of_this_process(node_id);
-        let valkey = Valkey::new(target);
+        // A password is changed while nodes run: each connection shows what the files have then.
+        let of_start = settings.clone();
+        let valkey = Valkey::with_source(target, Arc::new(move || target_of(&of_start)));
         let bounds = QueueBounds {
             partitions: u16::try_from(settings.queue_partitions).expect("at most 256"),
             capacity: u64::from(settings.queue_capacity),
@@ -183,7 +185,7 @@ pub fn check_secrets(config: &Config) -> Result<(), String> {
     }
     if config.cluster.enabled {
         key(&config.cluster)?;
-        target(&config.cluster)?;
+        target_of(&config.cluster)?;
     }
     Ok(())
 }
@@ -201,7 +203,8 @@ fn key(settings: &Settings) -> Result<Option<String>, String> {
     Ok(Some(key))
 }
 
-fn target(settings: &Settings) -> Result<Target, String> {
+/// Where Valkey is, with what the files of secrets have now.
+fn target_of(settings: &Settings) -> Result<Target, String> {
     let password = match &settings.valkey_password_file {
         Some(path) => Some(secret(path).map_err(|why| format!("cluster.valkey_password_file: {why}"))?),
         None => std::env::var("RINGPOST_VALKEY_PASSWORD").ok(),

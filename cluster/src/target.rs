@@ -93,6 +93,11 @@ impl Target {
         Ok(Target { place, certificates, uses_tls, shown })
     }
 
+    /// PEM that a server's certificate must lead to.
+    pub(crate) fn ca(&self) -> Option<&[u8]> {
+        self.certificates.as_ref()?.root_cert.as_deref()
+    }
+
     /// With what Sentinels want to hear, who have users and passwords of their own. Fails where none are named.
     pub fn with_sentinel_login(mut self, user: Option<&str>, password: Option<&str>) -> Result<Target, String> {
         let Place::Sentinel { sentinels, .. } = &mut self.place else {

@@ -30,11 +30,14 @@ mod eviction;
 mod messages;
 mod replicas;
 mod reply_meter;
+mod secrets;
 mod stream;
 
 use channels::RefusedChannels;
 use connection::Connection;
 pub use messages::Message;
+use secrets::Secrets;
+pub use secrets::TargetSource;
 use stream::ANSWER_BYTES_MAX;
 
 /// No call waits longer for its answer (Q17), but for what it carries.
@@ -81,7 +84,9 @@ pub struct Counters {
 
 /// The driver. Cheap to share; all users see the same circuits.
 pub struct Valkey {
+    /// As it was at first: where it leads to stays, what is secret of it is read anew (`secrets`).
     target: Target,
+    secrets: Secrets,
     scripts: &'static Scripts,
     call_deadline: Duration,
     small: Line,
@@ -100,13 +105,24 @@ impl Valkey {
         Valkey::with_scripts(target, Scripts::shipped(), CALL_DEADLINE)
     }
 
+    /// With a target that `source` gives anew for each connection: a password that was changed is used from the next one on. It leads to the same
+    /// place.
+    pub fn with_source(target: Target, source: TargetSource) -> Arc<Valkey> {
+        Valkey::made(target, Some(source), Scripts::shipped(), CALL_DEADLINE)
+    }
+
     /// With other scripts or another deadline: for tests.
     pub fn with_scripts(target: Target, scripts: &'static Scripts, call_deadline: Duration) -> Arc<Valkey> {
+        Valkey::made(target, None, scripts, call_deadline)
+    }
+
+    fn made(target: Target, source: Option<TargetSource>, scripts: &'static Scripts, call_deadline: Duration) -> Arc<Valkey> {
         if target.uses_tls {
             // The client takes the process's cryptography and panics where none was chosen; one that was chosen before stays.
             let _chosen_before = rustls::crypto::ring::default_provider().install_default();
         }
         Arc::new(Valkey {
+            secrets: Secrets::new(target.clone(), source),
             target,
             scripts,
             call_deadline,

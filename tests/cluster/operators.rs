@@ -115,6 +115,24 @@ fn wrong_usage_and_a_valkey_that_is_away_have_exit_codes_of_their_own() {
     wait_for("an answer that is no", || (rig.nodes[0].cluster(&["queue", "--name", "report", "lease"]).0 == 1).then_some(()));
 }
 
+/// The file of the password was read at the start alone.
+#[test]
+fn a_password_is_changed_without_a_restart() {
+    let mut rig = Rig { valkey: None, folder: tempfile::tempdir().unwrap(), valkey_port: free_port(), nodes: Vec::new() };
+    rig.nodes.push(node_files(rig.folder.path(), 1, rig.valkey_port));
+    let file = rig.folder.path().join("password");
+    rig.nodes[0].set("config_poll = \"1s\"", &format!("config_poll = \"1s\"\nvalkey_password_file = {file:?}"));
+    fs::write(&file, "first\n").unwrap();
+    rig.start_valkey();
+    rig.raw("CONFIG SET requirepass first");
+    rig.start_node(0);
+    let asks = |rig: &Rig| (rig.nodes[0].cluster(&["queue", "stats"]).0 == 0).then_some(());
+    wait_for("an answer", || asks(&rig));
+    fs::write(&file, "second\n").unwrap();
+    rig.raw("AUTH first\r\nCONFIG SET requirepass second\r\nCLIENT KILL TYPE normal");
+    wait_for("an answer by another connection", || asks(&rig));
+}
+
 impl Node {
     fn metrics(&self) -> String {
         let mut stream = TcpStream::connect(("127.0.0.1", self.admin)).unwrap();

@@ -21,7 +21,10 @@ use super::{
     Valkey, eviction, random_u64,
     stream::{ANSWER_BYTES_MAX, Stream, UNCONFIRMED_MAX},
 };
-use crate::{target::Place, valkey_error::ValkeyError};
+use crate::{
+    target::{Place, Target},
+    valkey_error::ValkeyError,
+};
 
 /// One server of several: the others must still be asked in time when it swallows what it is sent.
 pub(super) const SERVER_CONNECT_DEADLINE: Duration = Duration::from_millis(150);
@@ -116,7 +119,8 @@ impl Connect for Metered {
 impl Valkey {
     pub(super) async fn connect(&self) -> Result<Connection, ValkeyError> {
         let failed = |error: RedisError| ValkeyError::of_client(&error);
-        let mut connection = match &self.target.place {
+        let target = self.target_now().await;
+        let mut connection = match &target.place {
             Place::Cluster(nodes) => {
                 let mut builder = ClusterClientBuilder::new(nodes.clone())
                     .connection_timeout(SERVER_CONNECT_DEADLINE)
@@ -124,69 +128,64 @@ impl Valkey {
                     .retries(3)
                     .min_retry_wait(10)
                     .max_retry_wait(100);
-                if let Some(certificates) = &self.target.certificates {
+                if let Some(certificates) = &target.certificates {
                     builder = builder.certs(certificates.clone());
                 }
                 let client = builder.build().map_err(failed)?;
                 Connection::Cluster(client.get_async_generic_connection().await.map_err(failed)?)
             }
             Place::Single(_) | Place::Sentinel { .. } => {
-                Connection::One(Metered::open(&self.server().await?, self.ca()).await.map_err(failed)?)
+                Connection::One(Metered::open(&server(&target).await?, target.ca()).await.map_err(failed)?)
             }
         };
         eviction::refuse(&mut connection).await?;
         Ok(connection)
     }
+}
 
-    /// PEM that a server's certificate must lead to.
-    pub(super) fn ca(&self) -> Option<&[u8]> {
-        self.target.certificates.as_ref()?.root_cert.as_deref()
-    }
-
-    /// The server that takes writes: the only one, or the one that Sentinels name; of a cluster any.
-    pub(super) async fn server(&self) -> Result<ConnectionInfo, ValkeyError> {
-        match &self.target.place {
-            Place::Single(info) => Ok(info.clone()),
-            Place::Cluster(nodes) => {
-                let node = usize::try_from(random_u64()).unwrap_or(0) % nodes.len();
-                Ok(nodes[node].clone())
-            }
-            Place::Sentinel { sentinels, name, node } => {
-                let asks = sentinels.iter().map(|sentinel| self.sentinel(sentinel, name, node)).collect::<RedisResult<Vec<_>>>();
-                let asks = asks.map_err(|error| ValkeyError::of_client(&error))?;
-                first_answer(asks).await.map_err(|error| ValkeyError::of_client(&error))
-            }
+/// The server that takes writes: the only one, or the one that Sentinels name; of a cluster any.
+pub(super) async fn server(target: &Target) -> Result<ConnectionInfo, ValkeyError> {
+    match &target.place {
+        Place::Single(info) => Ok(info.clone()),
+        Place::Cluster(nodes) => {
+            let node = usize::try_from(random_u64()).unwrap_or(0) % nodes.len();
+            Ok(nodes[node].clone())
+        }
+        Place::Sentinel { sentinels, name, node } => {
+            let asks = sentinels.iter().map(|address| sentinel(target, address, name, node)).collect::<RedisResult<Vec<_>>>();
+            let asks = asks.map_err(|error| ValkeyError::of_client(&error))?;
+            first_answer(asks).await.map_err(|error| ValkeyError::of_client(&error))
         }
     }
+}
 
-    /// What asks one Sentinel for the primary: each side with its own login, both by the same certificates.
-    fn sentinel(&self, sentinel: &ConnectionInfo, name: &str, node: &ConnectionInfo) -> RedisResult<SentinelClient> {
-        let mut client = SentinelClientBuilder::new([sentinel.addr().clone()], name, SentinelServerType::Master)?
-            .set_client_to_redis_tcp_settings(tcp_settings())
-            .set_client_to_sentinel_tcp_settings(tcp_settings());
-        if self.target.uses_tls {
-            client = client.set_client_to_redis_tls_mode(TlsMode::Secure);
-            if let Some(certificates) = &self.target.certificates {
-                client =
-                    client.set_client_to_redis_certificates(certificates.clone()).set_client_to_sentinel_certificates(certificates.clone());
-            }
+/// What asks one Sentinel for the primary: each side with its own login, both by the same certificates.
+fn sentinel(target: &Target, sentinel: &ConnectionInfo, name: &str, node: &ConnectionInfo) -> RedisResult<SentinelClient> {
+    let mut client = SentinelClientBuilder::new([sentinel.addr().clone()], name, SentinelServerType::Master)?
+        .set_client_to_redis_tcp_settings(tcp_settings())
+        .set_client_to_sentinel_tcp_settings(tcp_settings());
+    if target.uses_tls {
+        client = client.set_client_to_redis_tls_mode(TlsMode::Secure);
+        if let Some(certificates) = &target.certificates {
+            client =
+                client.set_client_to_redis_certificates(certificates.clone()).set_client_to_sentinel_certificates(certificates.clone());
         }
-        let (to_server, to_sentinel) = (node.redis_settings(), sentinel.redis_settings());
-        client = client.set_client_to_redis_db(to_server.db());
-        if let Some(user) = to_server.username() {
-            client = client.set_client_to_redis_username(user);
-        }
-        if let Some(password) = to_server.password() {
-            client = client.set_client_to_redis_password(password);
-        }
-        if let Some(user) = to_sentinel.username() {
-            client = client.set_client_to_sentinel_username(user);
-        }
-        if let Some(password) = to_sentinel.password() {
-            client = client.set_client_to_sentinel_password(password);
-        }
-        client.build()
     }
+    let (to_server, to_sentinel) = (node.redis_settings(), sentinel.redis_settings());
+    client = client.set_client_to_redis_db(to_server.db());
+    if let Some(user) = to_server.username() {
+        client = client.set_client_to_redis_username(user);
+    }
+    if let Some(password) = to_server.password() {
+        client = client.set_client_to_redis_password(password);
+    }
+    if let Some(user) = to_sentinel.username() {
+        client = client.set_client_to_sentinel_username(user);
+    }
+    if let Some(password) = to_sentinel.password() {
+        client = client.set_client_to_sentinel_password(password);
+    }
+    client.build()
 }
 
 /// Asks all Sentinels at once, each for itself: the client's own way waits for those before in the list, and one can be silent.

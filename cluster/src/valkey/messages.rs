@@ -10,7 +10,9 @@ use redis::{Value, aio::PubSub};
 use tokio::{sync::mpsc, time::timeout};
 
 use super::{
-    CONNECT_DEADLINE, Valkey, random_u64,
+    CONNECT_DEADLINE, Valkey,
+    connection::server,
+    random_u64,
     stream::{MESSAGE_BYTES_MAX, Stream},
 };
 use crate::{breaker::GAP_MAX, valkey_error::ValkeyError};
@@ -62,8 +64,9 @@ impl Valkey {
 
     async fn listen(&self, channels: &[String], sender: &mpsc::Sender<Message>) -> Result<(), ValkeyError> {
         let connect = async {
-            let server = self.server().await?;
-            let stream = Stream::open(&server, self.ca(), &MESSAGE_BYTES_MAX).await;
+            let target = self.target_now().await;
+            let server = server(&target).await?;
+            let stream = Stream::open(&server, target.ca(), &MESSAGE_BYTES_MAX).await;
             let stream = stream.map_err(|error| ValkeyError::of_client(&error.into()))?;
             let mut connection = PubSub::new(server.redis_settings(), stream).await.map_err(|error| ValkeyError::of_client(&error))?;
             let is_allowed = match connection.subscribe(channels).await.map_err(|error| ValkeyError::of_client(&error)) {
