@@ -5,6 +5,7 @@ mod admin;
 mod admin_connections;
 mod answers;
 mod change_cli;
+mod chores;
 mod cli;
 mod cluster;
 mod cluster_cli;

@@ -356,10 +356,7 @@ impl Agent {
                         self.divide(shares);
                     }
                 }
-                {
-                    let mut known = self.handle.known();
-                    (known.generation, known.ousted) = (pulse.generation, None);
-                }
+                self.handle.known().taken(pulse.generation);
                 self.read_members(now);
             }
             Ok(Heartbeat::Displaced(by)) => {

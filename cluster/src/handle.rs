@@ -81,6 +81,11 @@ pub(crate) struct Known {
 }
 
 impl Known {
+    /// A heartbeat of this node was taken by data of this generation.
+    pub(crate) fn taken(&mut self, generation: String) {
+        (self.generation, self.ousted) = (generation, None);
+    }
+
     /// How this node is by what it knows first hand.
     fn by_itself(&self) -> Status {
         let is_ill = self.local.stalled.is_some() || self.local.last_error.is_some() || self.local.shedding;

@@ -5,7 +5,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -23,6 +23,7 @@ use crate::{
 };
 
 mod answers;
+mod calls;
 mod damage;
 mod dead_letters;
 mod statistics;
@@ -49,9 +50,6 @@ pub(crate) const LEASE_MAX_MS: u64 = 300 * 1000;
 pub const RESULT_BYTES_MAX: usize = 512;
 /// With a token and a node's name.
 const _: () = assert!(RESULT_BYTES_MAX + 2 * ITEM_ID_BYTES_MAX <= RECORD_BYTES_MAX);
-
-/// Scripts that write whatever they find: their success tells that there is room.
-const ALWAYS_WRITE: [&str; 3] = ["queue_probe", "queue_enqueue", "queue_retire"];
 
 /// Bounds of a queue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -154,38 +152,6 @@ impl WorkQueue {
     /// The channel that says that there is work.
     pub fn work_channel(&self) -> String {
         self.keyspace.work_channel(&self.name)
-    }
-
-    async fn run(&self, script: &'static str, partition: u16, args: &[&[u8]]) -> Result<Value, ValkeyError> {
-        self.run_for(script, partition, args, 0).await
-    }
-
-    /// Where the answer can be long. A key that is damaged ends a script before it changes anything: it is put aside, and the call made again.
-    async fn run_for(&self, script: &'static str, partition: u16, args: &[&[u8]], answer_bytes_max: usize) -> Result<Value, ValkeyError> {
-        assert!(partition < self.bounds.partitions, "the partition is one of this queue's");
-        let keys = self.keyspace.queue(&self.name, partition);
-        let answer = match self.valkey.script_for(script, &keys, args, answer_bytes_max).await {
-            Err(error) if error.is_of_a_type() && self.quarantine(partition, &keys).await.is_ok() => {
-                self.valkey.script_for(script, &keys, args, answer_bytes_max).await
-            }
-            answer => answer,
-        };
-        match &answer {
-            Err(ValkeyError::Full(reason)) => drop(self.full().insert(partition, reason.clone())),
-            Ok(_) if ALWAYS_WRITE.contains(&script) => drop(self.full().remove(&partition)),
-            _ => {}
-        }
-        answer
-    }
-
-    fn full(&self) -> MutexGuard<'_, BTreeMap<u16, String>> {
-        self.full.lock().expect("no panic happens under this lock")
-    }
-
-    /// Why a partition takes nothing that is written, if its last word was that Valkey has no room (`maxmemory`); `None`: all take it, as far as this
-    /// node has asked.
-    pub fn is_full(&self) -> Option<String> {
-        self.full().values().next().cloned()
     }
 
     /// Adds up to [`ITEMS_PER_CALL`] items. Each is of this partition ([`WorkQueue::partition`]): in another nobody would find it. Returns the
@@ -450,11 +416,6 @@ impl WorkQueue {
             names.extend(String::from_utf8(reply.bytes()?).ok().filter(|name| is_item_id(name)));
         }
         Ok((next, names))
-    }
-
-    async fn with_ids(&self, script: &'static str, partition: u16, first: &[&str], ids: &[&str]) -> Result<Value, ValkeyError> {
-        let args: Vec<&[u8]> = first.iter().chain(ids).map(|text| text.as_bytes()).collect();
-        self.run(script, partition, &args).await
     }
 
     /// This node has settled what was completed, or has ended what it withdrew: the outcomes are forgotten. Returns how many there were.

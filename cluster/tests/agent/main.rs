@@ -27,6 +27,8 @@ use ringpost_cluster::{
 use ringpost_valkey_server::{Durability, Server};
 use tokio::task::JoinHandle;
 
+mod health;
+
 const KEY: &[u8] = b"the key that all nodes of one cluster have";
 const PATIENCE: Duration = Duration::from_secs(30);
 const HEARTBEAT: Duration = Duration::from_millis(300);
@@ -292,84 +294,6 @@ fn a_node_whose_disk_failed_leads_no_longer_and_is_there_all_the_same() {
         }
         failed.process.lock().unwrap().local.unfit = false;
         wait_for("its return", || failed.handle.is_leader()).await;
-    });
-}
-
-#[test]
-fn nobody_leads_as_far_as_anybody_says_once_valkey_is_away() {
-    with_nodes(&[Role::Master, Role::Worker], async |rig| {
-        wait_for("a leader", || rig.nodes.iter().all(|node| node.leader().as_deref() == Some("n0"))).await;
-        rig.server.kill();
-        let began = Instant::now();
-        wait_for("their forgetting it", || rig.nodes.iter().all(|node| node.leader().is_none())).await;
-        // The worker heard of it with its last heartbeat; a busy machine looks late.
-        assert!(began.elapsed() < LEADER_TTL + HEARTBEAT * 2 + Duration::from_secs(2), "{:?}", began.elapsed());
-        rig.server.restart();
-        wait_for("a leader again", || rig.nodes.iter().all(|node| node.leader().as_deref() == Some("n0"))).await;
-    });
-}
-
-/// As far as anybody could see all nodes were well for as long as Valkey was away.
-#[test]
-fn how_other_nodes_are_is_unknown_once_valkey_is_away() {
-    with_nodes(&[Role::Master, Role::Worker], async |rig| {
-        let all_well = |rig: &Rig| rig.nodes.iter().all(|node| node.handle.stats().counts.healthy_nodes == 2);
-        wait_for("two healthy nodes", || all_well(rig)).await;
-        rig.server.kill();
-        wait_for("their not knowing", || rig.nodes.iter().all(|node| node.handle.stats().counts.unknown_nodes == 1)).await;
-        for (own, node) in rig.nodes.iter().enumerate() {
-            let (stats, nodes) = (node.handle.stats(), node.handle.nodes_now());
-            assert_eq!((stats.counts.healthy_nodes, stats.counts.total_nodes, stats.local_node_status), (1, 2, Status::Healthy));
-            assert_eq!((nodes[own].status, nodes[1 - own].status), (Status::Healthy, Status::Unknown), "it knows of itself");
-            // All that is shown was so when it was read, and the other lived then.
-            let since = stats.nodes_unknown_since.unwrap();
-            assert!(nodes.iter().all(|node| node.unknown_since == Some(since) && node.last_seen <= since));
-        }
-        rig.server.restart();
-        wait_for("their knowing", || all_well(rig)).await;
-        assert!(rig.nodes.iter().all(|node| node.handle.stats().nodes_unknown_since.is_none()));
-    });
-}
-
-/// Another process had its name, and its good health: the node that was none to the others said that it was well.
-#[test]
-fn a_node_whose_name_another_has_does_not_look_well_to_itself() {
-    with_nodes(&[Role::Worker], async |rig| {
-        wait_for("its health", || rig.nodes[0].handle.stats().counts.healthy_nodes == 1).await;
-        let rival = Node::start(0, rig, Role::Worker);
-        wait_for("its word", || rig.nodes[0].handle.stats().local_node_status == Status::Unhealthy).await;
-        let reason = rig.nodes[0].handle.stats().local_last_error.unwrap();
-        assert!(reason.ends_with(&rival.handle.me().to_string()), "{reason}");
-        let stats = rival.handle.stats();
-        assert_eq!((stats.local_node_status, stats.local_last_error), (Status::Healthy, None));
-        rival.handle.leave().await;
-        wait_for("its health again", || rig.nodes[0].handle.stats().local_node_status == Status::Healthy).await;
-    });
-}
-
-/// A leader could renew its lease, and nobody could write a heartbeat: all were offline to each other, the circuits opened and closed, and whoever led
-/// lost the lease in between.
-#[test]
-fn a_valkey_that_is_full_has_a_leader_and_nodes_all_the_same() {
-    const HEARTBEATS: u64 = 12;
-    with_nodes(&[Role::Master, Role::Standby, Role::Worker], async |rig| {
-        let all_follow = |rig: &Rig, leader: &str| rig.nodes.iter().all(|node| node.leader().as_deref() == Some(leader));
-        wait_for("a leader", || all_follow(rig, "n0")).await;
-        let all_well = |rig: &Rig, count: usize| rig.nodes.iter().all(|node| node.handle.stats().counts.healthy_nodes == count as u64);
-        wait_for("three healthy nodes", || all_well(rig, 3)).await;
-        assert!(rig.server.command("CONFIG SET maxmemory 1").starts_with("+OK"));
-        assert!(rig.server.command("SET any 1").starts_with("-OOM"));
-        // For longer than the lease lasts.
-        let seen = |rig: &Rig| rig.nodes[2].handle.nodes().iter().map(|node| node.last_seen).min().unwrap();
-        let (began, interval) = (seen(rig), u64::try_from(HEARTBEAT.as_millis()).unwrap());
-        wait_for("their heartbeats", || seen(rig) >= began + HEARTBEATS * interval).await;
-        for node in &rig.nodes {
-            assert_eq!(node.handle.stats().counters.get("heartbeats_failed"), None, "each was taken");
-        }
-        wait_for("the leader and three healthy nodes", || all_follow(rig, "n0") && all_well(rig, 3)).await;
-        // Another can be elected.
-        rig.nodes[0].handle.leave().await;
-        wait_for("the next leader", || rig.nodes[1..].iter().all(|node| node.leader().as_deref() == Some("n1"))).await;
     });
 }
 

@@ -1,0 +1,56 @@
+//! How a call of the queue is made, and what its answer says of the partition itself.
+
+use std::{collections::BTreeMap, sync::MutexGuard};
+
+use redis::Value;
+
+use super::WorkQueue;
+use crate::valkey_error::ValkeyError;
+
+/// Scripts that write whatever they find: their success tells that there is room.
+const ALWAYS_WRITE: [&str; 2] = ["queue_probe", "queue_retire"];
+
+impl WorkQueue {
+    pub(super) async fn run(&self, script: &'static str, partition: u16, args: &[&[u8]]) -> Result<Value, ValkeyError> {
+        self.run_for(script, partition, args, 0).await
+    }
+
+    /// Where the answer can be long. A key that is damaged ends a script before it changes anything: it is put aside, and the call made again.
+    pub(super) async fn run_for(
+        &self,
+        script: &'static str,
+        partition: u16,
+        args: &[&[u8]],
+        answer_bytes_max: usize,
+    ) -> Result<Value, ValkeyError> {
+        assert!(partition < self.bounds.partitions, "the partition is one of this queue's");
+        let keys = self.keyspace.queue(&self.name, partition);
+        let answer = match self.valkey.script_for(script, &keys, args, answer_bytes_max).await {
+            Err(error) if error.is_of_a_type() && self.quarantine(partition, &keys).await.is_ok() => {
+                self.valkey.script_for(script, &keys, args, answer_bytes_max).await
+            }
+            answer => answer,
+        };
+        match &answer {
+            Err(ValkeyError::Full(reason)) => drop(self.full().insert(partition, reason.clone())),
+            Ok(_) if ALWAYS_WRITE.contains(&script) => drop(self.full().remove(&partition)),
+            _ => {}
+        }
+        answer
+    }
+
+    fn full(&self) -> MutexGuard<'_, BTreeMap<u16, String>> {
+        self.full.lock().expect("no panic happens under this lock")
+    }
+
+    /// Why a partition takes nothing that is written, if its last word was that Valkey has no room (`maxmemory`); `None`: all take it, as far as this
+    /// node has asked.
+    pub fn is_full(&self) -> Option<String> {
+        self.full().values().next().cloned()
+    }
+
+    pub(super) async fn with_ids(&self, script: &'static str, partition: u16, first: &[&str], ids: &[&str]) -> Result<Value, ValkeyError> {
+        let args: Vec<&[u8]> = first.iter().chain(ids).map(|text| text.as_bytes()).collect();
+        self.run(script, partition, &args).await
+    }
+}
