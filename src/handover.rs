@@ -48,8 +48,7 @@ mod worker;
 pub use drain::{AWAY_MAX, DrainProgress};
 use item_names::ItemNames;
 pub use offer_mark::OfferMark;
-use offer_mark::{Marking, Noted, Offering};
-use start_numbers::{StartNumbers, StartsFile};
+use offer_mark::{Marking, Offering};
 
 /// Beyond the lease, for clocks and for what was under way.
 const GUARD: Duration = Duration::from_secs(1);
@@ -161,9 +160,9 @@ pub fn start(node: HandOverNode, shards: Vec<Arc<RequestLane>>) -> Result<Shared
         partitions: node.queue.bounds().partitions,
     };
     let mut offers = Offers::new(bounds, node.delivers, now);
-    let offering = offering(&node).map_err(|reason| format!("how mail was offered cannot be read in the spool: {reason}"))?;
-    let starts =
-        start_numbers(&node).map_err(|reason| format!("how mail is called that is offered cannot be noted in the spool: {reason}"))?;
+    let offering = Offering::of(&node).map_err(|reason| format!("how mail was offered cannot be read in the spool: {reason}"))?;
+    let starts = start_numbers::of_this_start(&node)
+        .map_err(|reason| format!("how mail is called that is offered cannot be noted in the spool: {reason}"))?;
     if node.shares {
         node.mark.set(&offering).map_err(|reason| format!("that mail is offered cannot be noted in the spool: {reason}"))?;
         info!(node = %node.me, delivers = node.delivers, "mail is shared with the cluster");
@@ -224,44 +223,6 @@ impl SharedDelivery {
         self.0.is_leaving.store(true, Ordering::Relaxed);
         self.0.node.cluster.says_no_longer(TAKES_MAIL);
     }
-}
-
-/// How this run offers mail, in view of what an earlier one noted.
-fn offering(node: &HandOverNode) -> std::io::Result<Offering> {
-    let noted = node.mark.read()?;
-    let (named_since, spread_since) = match &noted {
-        Noted::Nothing => (0, 0),
-        Noted::Unnamed => (node.boot, node.boot),
-        Noted::Offered(earlier) => (earlier.named_since, earlier.spread_since.unwrap_or(node.boot)),
-    };
-    let spread_since = Some(spread_since);
-    let now = Offering { node: node.me.to_string(), partitions: node.queue.bounds().partitions, named_since, spread_since };
-    if let Noted::Offered(earlier) = noted
-        && (&earlier.node, earlier.partitions) != (&now.node, now.partitions)
-    {
-        warn!(
-            ?earlier,
-            ?now,
-            "mail of this spool was offered under another cluster.node_id, or over another cluster.queue_partitions: what is still in the \
-             queue under that is delivered a second time. Empty a node (ringpost drain --to-cluster) before you change them"
-        );
-    }
-    Ok(now)
-}
-
-/// What mail of each start is called by. A node that does not share starts without being able to note it.
-fn start_numbers(node: &HandOverNode) -> std::io::Result<StartNumbers> {
-    // As an earlier version has offered it.
-    let before = (node.mark.read()? != Noted::Nothing).then_some(node.spool);
-    let (numbers, noted) = StartsFile::new(node.mark.beside("starts")).begin(node.boot, random_u64(), before);
-    match noted {
-        Err(reason) if !node.shares => {
-            warn!(%reason, "how mail of this start is called in the cluster's queue cannot be noted in the spool: after a drain that is interrupted \
-                what is left is offered a second time");
-        }
-        noted => noted?,
-    }
-    Ok(numbers)
 }
 
 impl Driver {

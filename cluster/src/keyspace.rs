@@ -1,5 +1,7 @@
 //! Names of keys and channels. Everything of one script is in one hash slot: the part in braces decides it (Q13).
 
+use std::fmt;
+
 /// The prefix that the nodes of one cluster share.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Keyspace(String);
@@ -110,6 +112,12 @@ impl Keyspace {
     /// Completions go to the owner's channel: this and the owner's name.
     pub fn done_channel(&self, queue: &str) -> String {
         format!("{}:done:{queue}:", self.0)
+    }
+}
+
+impl fmt::Display for Keyspace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
     }
 }
 

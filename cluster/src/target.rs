@@ -116,6 +116,14 @@ impl Target {
         Ok(self)
     }
 
+    /// The number of the database; a cluster has only 0.
+    pub fn database(&self) -> i64 {
+        match &self.place {
+            Place::Single(server) | Place::Sentinel { node: server, .. } => server.redis_settings().db(),
+            Place::Cluster(_) => 0,
+        }
+    }
+
     /// Whether what is sent can be read on the way, and the way leaves this machine.
     pub fn is_exposed(&self) -> bool {
         let hosts = self.shown.split_once("://").map_or("", |(_, rest)| rest).split('/').next().unwrap_or_default();
@@ -144,7 +152,7 @@ mod tests {
     fn every_form_is_read_and_no_password_is_shown() {
         let single = Target::parse("valkey://mail:secret@10.0.0.1:7000/2", None, None).unwrap();
         assert!(matches!(&single.place, Place::Single(_)) && single.is_exposed());
-        assert_eq!(single.to_string(), "valkey://10.0.0.1:7000/2");
+        assert_eq!((single.to_string().as_str(), single.database()), ("valkey://10.0.0.1:7000/2", 2));
         assert_eq!(format!("{single:?}"), "valkey://10.0.0.1:7000/2");
         for url in ["redis://127.0.0.1:6379", "valkeys://example.org", "rediss://[::1]:6380"] {
             assert!(!Target::parse(url, Some("p"), None).unwrap().is_exposed(), "{url}");

@@ -16,6 +16,7 @@ use crate::{
     identity::{Incarnation, NodeId},
     keyspace::Keyspace,
     reply::{Reply, number},
+    target::Target,
     valkey::{Valkey, random_u64},
     valkey_error::ValkeyError,
     withdrawal::{Withdrawal, is_ended},
@@ -126,6 +127,11 @@ impl WorkQueue {
     /// This node: the owner of what it enqueues.
     pub fn owner(&self) -> &NodeId {
         self.me.node()
+    }
+
+    /// Where its keys are.
+    pub fn place(&self) -> (&Keyspace, &Target) {
+        (&self.keyspace, self.valkey.target())
     }
 
     /// See [`ItemKey::mark`].

@@ -4,9 +4,10 @@
 //! ```text
 //! spool/cluster/offers   mail of this spool may be in the cluster's queue
 //!                        node=<cluster.node_id> partitions=<cluster.queue_partitions> named_since=<boot number> spread_since=<boot number>
+//!                        place=<database> <cluster.valkey_keyspace> <cluster.valkey_url without user and password>
 //! ```
 //! The second line is missing where a version wrote it that gave names without the spool, `spread_since` where one did that put the spool
-//! before the message.
+//! before the message, the third where one did that did not note the place.
 
 use std::{
     fs::{self, File},
@@ -14,7 +15,10 @@ use std::{
     path::PathBuf,
 };
 
-use ringpost_cluster::floor_file::replace;
+use ringpost_cluster::{floor_file::replace, work_queue::WorkQueue};
+use tracing::warn;
+
+use super::HandOverNode;
 
 const FIRST_LINE: &str = "mail of this spool may be in the cluster's queue";
 
@@ -29,13 +33,88 @@ pub struct Offering {
     pub named_since: u64,
     /// Mail of earlier boots has names with the spool before the message; `None`: all mail.
     pub spread_since: Option<u64>,
+    /// `None`: a version noted it that did not say where.
+    pub place: Option<Place>,
+}
+
+/// Which queue it is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Place {
+    /// The number of the database.
+    pub database: i64,
+    /// `cluster.valkey_keyspace`.
+    pub keyspace: String,
+    /// `cluster.valkey_url`, without user and password. Another can lead to the same data.
+    pub url: String,
+}
+
+impl Place {
+    fn of(queue: &WorkQueue) -> Place {
+        let (keyspace, target) = queue.place();
+        Place { database: target.database(), keyspace: keyspace.to_string(), url: target.to_string() }
+    }
+
+    fn parse(line: &str) -> Option<Place> {
+        let mut words = line.strip_prefix("place=")?.splitn(3, ' ');
+        let (database, keyspace, url) = (words.next()?.parse().ok()?, words.next()?.to_owned(), words.next()?.to_owned());
+        Some(Place { database, keyspace, url })
+    }
 }
 
 impl Offering {
+    /// How this run offers mail, in view of what an earlier one noted. A warning says what that has left where this one does not look.
+    pub(super) fn of(node: &HandOverNode) -> io::Result<Offering> {
+        let noted = node.mark.read()?;
+        let (named_since, spread_since) = match &noted {
+            Noted::Nothing => (0, 0),
+            Noted::Unnamed => (node.boot, node.boot),
+            Noted::Offered(earlier) => (earlier.named_since, earlier.spread_since.unwrap_or(node.boot)),
+        };
+        let now = Offering {
+            node: node.me.to_string(),
+            partitions: node.queue.bounds().partitions,
+            named_since,
+            spread_since: Some(spread_since),
+            place: Some(Place::of(&node.queue)),
+        };
+        if let Noted::Offered(earlier) = noted {
+            match now.after(&earlier) {
+                After::Same => {}
+                After::AnotherQueue => warn!(
+                    ?earlier,
+                    ?now,
+                    "mail of this spool was offered under another cluster.node_id, over another cluster.queue_partitions, or in another \
+                     cluster.valkey_keyspace or database: what is still in the queue there is neither taken back nor settled from here, and is \
+                     delivered a second time. Empty a node (ringpost drain --to-cluster) before you change them"
+                ),
+                After::AnotherServer => warn!(
+                    ?earlier,
+                    ?now,
+                    "mail of this spool was offered by way of another cluster.valkey_url: if that leads to other data than this one, what is still \
+                     in the queue there is neither taken back nor settled from here, and is delivered a second time"
+                ),
+            }
+        }
+        Ok(now)
+    }
+
+    /// Whether what an earlier run has offered is found from here.
+    fn after(&self, earlier: &Offering) -> After {
+        let is_same = (&earlier.node, earlier.partitions) == (&self.node, self.partitions);
+        match (&earlier.place, &self.place) {
+            (Some(earlier), Some(now)) if (earlier.database, &earlier.keyspace) != (now.database, &now.keyspace) => After::AnotherQueue,
+            _ if !is_same => After::AnotherQueue,
+            (Some(earlier), Some(now)) if earlier.url != now.url => After::AnotherServer,
+            _ => After::Same,
+        }
+    }
+
     fn text(&self) -> String {
-        let Offering { node, partitions, named_since, spread_since } = self;
+        let Offering { node, partitions, named_since, spread_since, place } = self;
         let spread = spread_since.map_or_else(String::new, |boot| format!(" spread_since={boot}"));
-        format!("{FIRST_LINE}\nnode={node} partitions={partitions} named_since={named_since}{spread}\n")
+        let place =
+            place.as_ref().map_or_else(String::new, |Place { database, keyspace, url }| format!("place={database} {keyspace} {url}\n"));
+        format!("{FIRST_LINE}\nnode={node} partitions={partitions} named_since={named_since}{spread}\n{place}")
     }
 
     fn parse(text: &str) -> Option<Offering> {
@@ -44,8 +123,19 @@ impl Offering {
         let (node, partitions, named_since) = (value("node")?, value("partitions")?, value("named_since")?);
         let spread_since = value("spread_since").map(str::parse).transpose().ok()?;
         let (partitions, named_since) = (partitions.parse().ok()?, named_since.parse().ok()?);
-        Some(Offering { node: node.to_owned(), partitions, named_since, spread_since })
+        let place = text.lines().nth(2).and_then(Place::parse);
+        Some(Offering { node: node.to_owned(), partitions, named_since, spread_since, place })
     }
+}
+
+/// Where an earlier run's mail is, as seen from this one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum After {
+    Same,
+    /// By other names, or under other keys.
+    AnotherQueue,
+    /// Perhaps.
+    AnotherServer,
 }
 
 /// What an earlier run noted.
@@ -146,7 +236,22 @@ mod tests {
     use super::*;
 
     fn offering(named_since: u64) -> Offering {
-        Offering { node: "n1".to_owned(), partitions: 4, named_since, spread_since: Some(named_since) }
+        let place = Place { database: 0, keyspace: "ringpost:cluster".to_owned(), url: "valkey://127.0.0.1:6379".to_owned() };
+        Offering { node: "n1".to_owned(), partitions: 4, named_since, spread_since: Some(named_since), place: Some(place) }
+    }
+
+    #[test]
+    fn another_queue_is_told_from_another_way_to_it() {
+        let place = |database, keyspace: &str, url: &str| Place { database, keyspace: keyspace.to_owned(), url: url.to_owned() };
+        let at = |place| Offering { place, ..offering(0) };
+        let now = at(Some(place(0, "k", "valkey://a")));
+        assert_eq!(now.after(&now), After::Same);
+        assert_eq!(now.after(&at(None)), After::Same, "nobody can tell");
+        assert_eq!(now.after(&at(Some(place(1, "k", "valkey://a")))), After::AnotherQueue);
+        assert_eq!(now.after(&at(Some(place(0, "l", "valkey://a")))), After::AnotherQueue);
+        assert_eq!(now.after(&at(Some(place(0, "k", "valkey+sentinel://a/mail")))), After::AnotherServer);
+        assert_eq!(now.after(&Offering { partitions: 5, ..at(None) }), After::AnotherQueue);
+        assert_eq!(now.after(&Offering { node: "n2".to_owned(), ..now.clone() }), After::AnotherQueue);
     }
 
     #[test]
@@ -202,9 +307,9 @@ mod tests {
         let mark = OfferMark::new(folder.path().join("cluster"));
         fs::create_dir(folder.path().join("cluster")).unwrap();
         fs::write(folder.path().join("cluster/offers"), format!("{FIRST_LINE}\nnode=n1 partitions=4 named_since=7\n")).unwrap();
-        let earlier = Offering { spread_since: None, ..offering(7) };
+        let earlier = Offering { spread_since: None, place: None, ..offering(7) };
         assert_eq!(mark.read().unwrap(), Noted::Offered(earlier.clone()));
-        let now = Offering { spread_since: Some(9), ..earlier };
+        let now = Offering { spread_since: Some(9), ..offering(7) };
         mark.set(&now).unwrap();
         assert_eq!(mark.read().unwrap(), Noted::Offered(now));
     }

@@ -30,7 +30,7 @@ impl From<QueueError> for Incomplete {
 impl Driver {
     /// For a node that does not share, after a run that did: ends when nothing of its mail is in the queue.
     pub(super) async fn retract(self: Arc<Self>) {
-        info!("an earlier run shared its mail: what it offered is taken back before it is delivered here");
+        info!("an earlier run shared its mail: what it offered in this queue is taken back before it is delivered here");
         for shard in 0..self.shards.len() {
             if !matches!(self.ask(shard, HandOver::Retracted).await, Ok(Answer::Done)) {
                 return;

@@ -14,11 +14,29 @@ use std::{
     path::PathBuf,
 };
 
-use ringpost_cluster::floor_file::replace;
+use ringpost_cluster::{floor_file::replace, valkey::random_u64};
+use tracing::warn;
+
+use super::{HandOverNode, offer_mark::Noted};
 
 /// The last so many starts. Mail that is older is called as that of the first of them: what the queue has of it under its own name is delivered
 /// a second time.
 const STARTS_MAX: usize = 4096;
+
+/// What mail of each start is called by. A node that does not share starts without being able to note it.
+pub(super) fn of_this_start(node: &HandOverNode) -> io::Result<StartNumbers> {
+    // As an earlier version has offered it.
+    let before = (node.mark.read()? != Noted::Nothing).then_some(node.spool);
+    let (numbers, noted) = StartsFile::new(node.mark.beside("starts")).begin(node.boot, random_u64(), before);
+    match noted {
+        Err(reason) if !node.shares => {
+            warn!(%reason, "how mail of this start is called in the cluster's queue cannot be noted in the spool: after a drain that is interrupted \
+                what is left is offered a second time");
+        }
+        noted => noted?,
+    }
+    Ok(numbers)
+}
 
 /// By boot number.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]

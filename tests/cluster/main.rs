@@ -11,6 +11,7 @@ use std::{
 
 use serde_json::Value;
 
+mod another_queue;
 mod copied_spools;
 mod dead_letters;
 mod draining;
