@@ -26,6 +26,7 @@ use ringpost_cluster::{
 use ringpost_engine::{
     control::{Answer, Command, HandOver, HandedOver, Which},
     request_lane::{RequestLane, RequestRefused},
+    settled_ids::SettledIds,
 };
 use ringpost_queue::QueueId;
 use tokio::{
@@ -42,6 +43,7 @@ mod item_names;
 mod offer_mark;
 mod owner;
 mod retracting;
+mod settlements;
 mod start_numbers;
 mod worker;
 
@@ -49,6 +51,7 @@ pub use drain::{AWAY_MAX, DrainProgress};
 use item_names::ItemNames;
 pub use offer_mark::OfferMark;
 use offer_mark::{Marking, Offering};
+use settlements::SettledFile;
 
 /// Beyond the lease, for clocks and for what was under way.
 const GUARD: Duration = Duration::from_secs(1);
@@ -111,6 +114,9 @@ struct Driver {
     node: HandOverNode,
     shards: Vec<Arc<RequestLane>>,
     names: ItemNames,
+    /// What earlier runs have noted to be settled.
+    settled_before: SettledIds,
+    settled_file: SettledFile,
     /// As it is noted in the spool.
     offering: Offering,
     /// Under one lock, so that what is being set is not cleared.
@@ -169,6 +175,7 @@ pub fn start(node: HandOverNode, shards: Vec<Arc<RequestLane>>) -> Result<Shared
     } else if node.retracts {
         offers.retract();
     }
+    let settled_file = SettledFile::new(node.mark.beside("settled"));
     let (handed_over, settling): (Vec<_>, Vec<_>) = shards.iter().map(|_| mpsc::unbounded_channel()).unzip();
     let driver = Arc::new(Driver {
         names: ItemNames {
@@ -178,6 +185,8 @@ pub fn start(node: HandOverNode, shards: Vec<Arc<RequestLane>>) -> Result<Shared
             named_since: offering.named_since,
             spread_since: offering.spread_since.unwrap_or(node.boot),
         },
+        settled_before: settled_file.read(),
+        settled_file,
         offering,
         marking: Mutex::new(Marking::new(node.mark.clone())),
         offers: Mutex::new(offers),
@@ -214,6 +223,7 @@ pub fn start(node: HandOverNode, shards: Vec<Arc<RequestLane>>) -> Result<Shared
     }
     tokio::spawn(driver.clone().keep_looking_for_orphans());
     tokio::spawn(driver.clone().see_to_dead_letters());
+    tokio::spawn(driver.clone().note_settlements());
     Ok(SharedDelivery(driver))
 }
 
@@ -253,7 +263,7 @@ impl Driver {
     fn has_retracted(&self) {
         self.is_retracting.store(false, Ordering::Relaxed);
         match self.marking().clear_unless_kept() {
-            Ok(true) => info!("nothing of this node's mail is in the cluster's queue"),
+            Ok(true) => info!("nothing that this node has, or has settled, is in the cluster's queue"),
             Ok(false) => {}
             Err(reason) => warn!(%reason, "the next start looks once more for mail in the cluster's queue"),
         }

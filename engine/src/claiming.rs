@@ -190,7 +190,9 @@ impl Shard {
             true
         };
         match with_room(settle, room).await {
-            Ok(_) | Err(AppendError::Closed) => {}
+            // It is nobody's to ask for; noted it makes one range of those beside it.
+            Ok(_) => self.note_settled(id),
+            Err(AppendError::Closed) => {}
             Err(reason) => warn!(queue_id = %id, %reason, "a claim that is another's could not be dropped"),
         }
     }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::destination_summary::DestinationSummary;
 pub use crate::listing::time_text;
-use crate::shared_limits::LimitAnswer;
+use crate::{settled_ids::SettledIds, shared_limits::LimitAnswer};
 
 /// One page of `queue ls` holds at most so many messages; the rest comes with further calls.
 pub const PAGE_MESSAGES_MAX: usize = 200;
@@ -89,6 +89,8 @@ pub enum HandOver {
     Retracted,
     /// Which of these the shard does not have.
     Missing(Vec<QueueId>),
+    /// All that the shard knows to be settled.
+    SettledIds,
     /// Store another node's mail.
     Claim(Claim),
     /// A stored claim is this node's mail, or another's.
@@ -97,6 +99,16 @@ pub enum HandOver {
     Claims,
     /// What is left to deliver that goes.
     Backlog,
+}
+
+/// Mail that a shard does not have.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Missing {
+    /// It came to its end in this spool.
+    pub settled: Vec<QueueId>,
+    /// Nothing is known of its end: it came in after the copy was made from which the spool was put back, or its record is damaged, or it was
+    /// settled so long ago that nothing says so any more.
+    pub unknown: Vec<QueueId>,
 }
 
 /// How much of which mail to give.
@@ -390,7 +402,9 @@ pub enum Answer {
     /// How far the shard is emptied.
     Draining(DrainCounts),
     /// These the shard does not have.
-    Missing(Vec<QueueId>),
+    Missing(Missing),
+    /// All that it knows to be settled.
+    SettledIds(SettledIds),
     /// It is done.
     Done,
     /// It could not be done; a sentence for the operator.

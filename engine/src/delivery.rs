@@ -428,6 +428,9 @@ impl Shard {
         };
         match appended {
             Ok(ticket) => {
+                if settled == Settled::Done {
+                    self.note_settled(id);
+                }
                 self.delivery.unrecorded.borrow_mut().push_back((id.shard, ticket, key));
                 true
             }

@@ -60,6 +60,7 @@ mod reporting;
 pub mod request_lane;
 pub mod routes;
 mod segment_files;
+pub mod settled_ids;
 pub mod shard;
 mod shard_control;
 mod shard_life;

@@ -8,7 +8,7 @@ use std::{
 use ringpost_spool::Event;
 use tracing::{error, info, warn};
 
-use crate::{committer::Committer, recovering::Recovering, shard::Shard};
+use crate::{committer::Committer, record_id::queue_id, recovering::Recovering, shard::Shard};
 
 impl Shard {
     /// Drives a log and tells the shard what it finds; ends with the log.
@@ -30,6 +30,11 @@ impl Shard {
                 }
                 Event::Acknowledged(ticket) => shard.delivery.acknowledged(shard, number, *ticket),
                 Event::Found { .. } | Event::FoundOutcome { .. } | Event::FoundSettled { .. } => {
+                    if let Event::FoundSettled { id } = event
+                        && let Some(id) = queue_id(*id)
+                    {
+                        shard.note_settled(id);
+                    }
                     if let Some(recovering) = &mut *recovering.borrow_mut() {
                         recovering.found(event);
                     }

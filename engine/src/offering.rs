@@ -18,7 +18,7 @@ use tracing::warn;
 
 use crate::{
     content::MessageContent,
-    control::{Answer, DrainCounts, HandedOver, Offer, Offers, PAGE_MESSAGES_MAX, Take, Which},
+    control::{Answer, DrainCounts, HandedOver, Missing, Offer, Offers, PAGE_MESSAGES_MAX, Take, Which},
     envelope_times::release_at_ms,
     handed_mail::HandedMail,
     mail_log::Escaped,
@@ -299,15 +299,31 @@ impl Shard {
         }
     }
 
-    /// Which of these the shard does not have.
+    /// Which of these the shard does not have, and of which of those it knows the end.
     pub(crate) async fn missing(self: Rc<Self>, mut ids: Vec<QueueId>) -> Answer {
         self.loaded().await;
         if self.is_ending() {
             return Answer::Failed("the shard ends".to_owned());
         }
-        let queue = self.queue.borrow();
+        let (queue, settled) = (self.queue.borrow(), self.settled.borrow());
         ids.retain(|id| queue.key_of(*id).is_none());
-        Answer::Missing(ids)
+        // What this run has accepted was in this process's memory all the time.
+        let is_settled = |id: &QueueId| (id.boot, id.shard) == (self.boot, self.id) || settled.contains(*id);
+        let (settled, unknown) = ids.into_iter().partition(is_settled);
+        Answer::Missing(Missing { settled, unknown })
+    }
+
+    /// All that it knows to be settled, once its logs are read.
+    pub(crate) async fn settled_ids(self: Rc<Self>) -> Answer {
+        self.loaded().await;
+        Answer::SettledIds(self.settled.borrow().clone())
+    }
+
+    /// A message came to its end, or its log says so. Only a cluster's queue can ask for it later.
+    pub(crate) fn note_settled(&self, id: QueueId) {
+        if self.config().cluster.enabled {
+            self.settled.borrow_mut().insert(id);
+        }
     }
 
     /// Other nodes have these: what is open of them is settled, whatever state it is in here. Ready when that is durable.

@@ -165,6 +165,7 @@ async fn hand_over(shard: Rc<Shard>, call: HandOver) -> Answer {
         }
         HandOver::Retracted => shard.retracted().await,
         HandOver::Missing(ids) => shard.missing(ids).await,
+        HandOver::SettledIds => shard.settled_ids().await,
         HandOver::Claim(claim) => shard.claim(claim).await,
         HandOver::Decide(id, is_own) => {
             shard.decide_claim(id, is_own);

@@ -7,6 +7,7 @@ use std::{
 };
 
 use ringpost_cluster::{
+    identity::NodeId,
     membership::{NodeView, Status},
     valkey::random_u64,
     work_queue::{DeadLetter, Revived},
@@ -14,7 +15,7 @@ use ringpost_cluster::{
 use tokio::time::sleep;
 use tracing::{info, warn};
 
-use super::{Driver, item_names::ItemNames};
+use super::Driver;
 
 /// How often a node looks through them, and up to as long again: by anybody, so not by all at the same moment.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
@@ -51,7 +52,11 @@ impl Driver {
         let now_ms = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
         let mut sum = Revived::default();
         for partition in self.partitions() {
-            let answer = self.node.queue.revive(partition, |letter| has_owner(letter, owners, &self.names), now_ms).await;
+            let answer = self
+                .node
+                .queue
+                .revive(partition, |letter| has_owner(letter, owners, &self.node.me, |id| self.offers().knows(id)), now_ms)
+                .await;
             self.noticed(partition, &answer);
             let Revived { requeued, left } = answer.unwrap_or_default();
             sum = Revived { requeued: sum.requeued + requeued, left: sum.left + left };
@@ -66,10 +71,10 @@ fn owners_there(nodes: &[NodeView], me: &str) -> Option<HashSet<String>> {
     there.contains(me).then_some(there)
 }
 
-/// Whether somebody sees to a dead letter who has its original. What this node's name had offered from another spool has nobody: its disk was
-/// replaced. The other nodes cannot tell.
-fn has_owner(letter: &DeadLetter, owners: &HashSet<String>, names: &ItemNames) -> bool {
-    owners.contains(&letter.owner) && (letter.owner != names.node.as_str() || names.id_of(&letter.id).is_some())
+/// Whether somebody sees to a dead letter who has its original. What was offered under this node's name and it knows nothing of has nobody: its
+/// disk was replaced, or put back from a copy. The other nodes cannot tell.
+fn has_owner(letter: &DeadLetter, owners: &HashSet<String>, me: &NodeId, knows: impl Fn(&str) -> bool) -> bool {
+    owners.contains(&letter.owner) && (letter.owner != me.as_str() || knows(&letter.id))
 }
 
 #[cfg(test)]
@@ -79,9 +84,8 @@ mod tests {
         identity::{Incarnation, Role},
         membership::{Member, Members, NodeRecord},
     };
-    use ringpost_queue::QueueId;
 
-    use super::{super::start_numbers::StartNumbers, *};
+    use super::*;
 
     #[test]
     fn whoever_may_be_there_is_an_owner_and_who_does_not_see_itself_says_nothing_of_others() {
@@ -102,12 +106,8 @@ mod tests {
     /// After its disk was replaced n1 was there, so nobody tried its dead letters again, and the leader removed the last copies as too old.
     #[test]
     fn a_dead_letter_of_a_replaced_disk_has_no_owner() {
-        let names =
-            |spool| ItemNames { node: "n1".parse().unwrap(), spool, starts: StartNumbers::one(spool), named_since: 0, spread_since: 0 };
-        let (lost, new) = (names(1), names(2));
-        let id = QueueId { boot: 7, shard: 0, sequence: 3 };
-        let letter = |id: String, owner: &str| DeadLetter {
-            id,
+        let letter = |id: &str, owner: &str| DeadLetter {
+            id: id.to_owned(),
             died_at: 0,
             owner: owner.to_owned(),
             priority: 5,
@@ -117,9 +117,10 @@ mod tests {
             reason: String::new(),
         };
         let owners = HashSet::from(["n1".to_owned(), "n2".to_owned()]);
-        assert!(!has_owner(&letter(lost.of(id), "n1"), &owners, &new));
-        assert!(has_owner(&letter(new.of(id), "n1"), &owners, &new));
-        assert!(has_owner(&letter("n2:a".to_owned(), "n2"), &owners, &new));
-        assert!(!has_owner(&letter("n3:a".to_owned(), "n3"), &owners, &new));
+        let has_owner = |id: &str, owner: &str| has_owner(&letter(id, owner), &owners, &"n1".parse().unwrap(), |id| id == "n1:new");
+        assert!(!has_owner("n1:lost", "n1"));
+        assert!(has_owner("n1:new", "n1"));
+        assert!(has_owner("n2:a", "n2"));
+        assert!(!has_owner("n3:a", "n3"));
     }
 }

@@ -1,9 +1,12 @@
-//! Taking back what earlier runs have offered: all of it when the node shares no longer, else what its shards do not have any more.
+//! Taking back what earlier runs have offered: all of it when the node shares no longer, else what this spool has settled.
+//!
+//! That a shard does not have mail is no proof that it was settled: the spool may have been put back from a copy, and what is in the queue be the
+//! last of it (`settlements`).
 
 use std::{collections::BTreeSet, sync::Arc};
 
 use ringpost_cluster::work_queue::QueueError;
-use ringpost_engine::control::{Answer, HandOver};
+use ringpost_engine::control::{Answer, HandOver, Missing};
 use tokio::{sync::Notify, time::sleep};
 use tracing::{info, warn};
 
@@ -69,19 +72,28 @@ impl Driver {
         }
     }
 
-    /// Takes out what one partition has of this node's and its shards do not have any more.
+    /// Takes out what one partition has of this node's and this spool has settled.
     async fn orphans(&self, partition: u16) -> Result<(), Incomplete> {
-        let found = self.find_orphans(partition).await?;
+        let (found, left) = self.find_orphans(partition).await?;
         if found > 0 {
             info!(partition, found, "mail that this node has settled was still in the cluster's queue and is taken out");
             self.owner.notify_one();
         }
+        if left > 0 {
+            warn!(
+                partition,
+                left,
+                "mail that was offered under this node's name is in the cluster's queue, and its spool neither has it nor knows that it was settled, \
+                 as after it was put back from a copy or damaged: it is left to whoever delivers it, perhaps a second time"
+            );
+        }
         Ok(())
     }
 
-    async fn find_orphans(&self, partition: u16) -> Result<usize, Incomplete> {
+    /// How many those were, and how many it does not have and knows nothing of.
+    async fn find_orphans(&self, partition: u16) -> Result<(usize, usize), Incomplete> {
         // Of another spool of this name nothing is known here: it stays.
-        let (mine, mut count, mut cursor) = (self.names.prefix(), 0, "0".to_owned());
+        let (mine, mut count, mut left, mut cursor) = (self.names.prefix(), 0, 0, "0".to_owned());
         loop {
             let answer = self.node.queue.names(partition, &cursor, &mine).await;
             self.noticed(partition, &answer);
@@ -91,16 +103,14 @@ impl Driver {
             count += ended.len();
             for (shard, ids) in self.by_shard(items) {
                 let asked = ids.iter().map(|(_, id)| *id).collect();
-                let Answer::Missing(missing) = self.ask(shard, HandOver::Missing(asked)).await? else {
-                    warn!(shard, "a shard cannot say which mail it has");
-                    return Err(Incomplete::Ended);
-                };
-                missing.iter().for_each(|id| self.offers().orphan(&self.item(*id)));
-                count += missing.len();
+                let Missing { settled, unknown } = self.missing(shard, asked).await?;
+                settled.iter().for_each(|id| self.offers().orphan(&self.item(*id)));
+                count += settled.len();
+                left += unknown.len();
             }
             cursor = next;
             if cursor == "0" {
-                return Ok(count);
+                return Ok((count, left));
             }
         }
     }

@@ -69,6 +69,15 @@ struct Worker {
     next_partition: u16,
 }
 
+/// What one call has leased, by whose it is.
+struct Leases {
+    /// Mail that this spool has.
+    here: Vec<Lease>,
+    /// Mail that came to its end here.
+    ended: Vec<Lease>,
+    others: Vec<Leased>,
+}
+
 impl Driver {
     pub(super) async fn work(self: Arc<Self>) {
         let mut worker = Worker {
@@ -276,12 +285,11 @@ impl Worker {
 
     async fn take_over(&mut self, items: Vec<Leased>, generation: &str, asked_at: BootTime) -> Result<(), Ended> {
         let driver = self.driver.clone();
-        let (mut own, mut storing) = (Vec::new(), Vec::new());
-        for Leased { id, owner, token, data, .. } in items {
+        let Leases { here, ended, others } = self.told_apart(items).await?;
+        let mut storing = Vec::new();
+        for Leased { id, owner, token, data, .. } in others {
             let lease = Lease { id, token };
             match data {
-                // Whatever became of the copy in the queue, the original is here. Of another spool of this name it is not.
-                _ if owner == driver.node.me && driver.of_item(&lease.id).is_some() => own.push(lease),
                 Ok(data) => {
                     self.restraint.read(&owner);
                     if !self.claims.leased(&lease, generation, asked_at) {
@@ -304,7 +312,7 @@ impl Worker {
                 }
             }
         }
-        self.give_back_own(own).await?;
+        self.give_back_own(here, ended).await?;
         let mut stored = Vec::new();
         for (lease, shard, answer) in storing {
             match answer.await {
@@ -338,9 +346,8 @@ impl Worker {
 
     /// Mail of this very spool: no copy is needed, the shard that has it delivers it. What has ended here is taken out of the queue by the
     /// owner's rules: to complete it would be to say whose it is, and it may be another's.
-    async fn give_back_own(&self, own: Vec<Lease>) -> Result<(), Ended> {
+    async fn give_back_own(&self, own: Vec<Lease>, ended: Vec<Lease>) -> Result<(), Ended> {
         let driver = &self.driver;
-        let (own, ended) = self.told_apart(own).await?;
         for lease in ended {
             self.give_back(&lease, Retry::Free(soon()), "its owner has ended it").await;
             driver.offers().orphan(&lease.id);
@@ -356,18 +363,26 @@ impl Worker {
         Ok(())
     }
 
-    /// Of this spool's mail what its shards have, and what has come to an end.
-    async fn told_apart(&self, own: Vec<Lease>) -> Result<(Vec<Lease>, Vec<Lease>), Ended> {
+    /// Of this spool's mail what its shards have, and what has come to an end; what it knows nothing of is as good as another's.
+    async fn told_apart(&self, items: Vec<Leased>) -> Result<Leases, Ended> {
         let driver = &self.driver;
-        let mut ended: HashSet<String> = HashSet::new();
-        for (shard, ids) in driver.by_shard(own.iter().map(|lease| lease.id.clone()).collect()) {
-            let asked = ids.iter().map(|(_, id)| *id).collect();
-            let Answer::Missing(missing) = driver.ask(shard, HandOver::Missing(asked)).await? else { return Err(Ended) };
-            ended.extend(missing.into_iter().map(|id| driver.item(id)));
+        let is_own = |item: &Leased| item.owner == driver.node.me && driver.of_item(&item.id).is_some();
+        let (own, mut others): (Vec<Leased>, Vec<Leased>) = items.into_iter().partition(is_own);
+        let (mut ended, mut unknown): (HashSet<String>, HashSet<String>) = (HashSet::new(), HashSet::new());
+        for (shard, ids) in driver.by_shard(own.iter().map(|item| item.id.clone()).collect()) {
+            let missing = driver.missing(shard, ids.iter().map(|(_, id)| *id).collect()).await?;
+            ended.extend(missing.settled.into_iter().map(|id| driver.item(id)));
+            unknown.extend(missing.unknown.into_iter().map(|id| driver.item(id)));
         }
         // Last: to settle with a worker may have begun meanwhile. The shard has the mail then, until that is durable.
-        ended.extend(own.iter().map(|lease| lease.id.clone()).filter(|id| driver.offers().has_ended(id)));
-        Ok(own.into_iter().partition(|lease| !ended.contains(&lease.id)))
+        ended.extend(own.iter().map(|item| item.id.clone()).filter(|id| driver.offers().has_ended(id)));
+        let (own, strange): (Vec<Leased>, Vec<Leased>) =
+            own.into_iter().partition(|item| ended.contains(&item.id) || !unknown.contains(&item.id));
+        others.extend(strange);
+        // Whatever became of the copies in the queue, the originals are here.
+        let leases = own.into_iter().map(|Leased { id, token, .. }| Lease { id, token });
+        let (ended, here) = leases.partition(|lease| ended.contains(&lease.id));
+        Ok(Leases { here, ended, others })
     }
 
     async fn complete(&mut self, leases: Vec<Lease>) -> Result<(), Ended> {

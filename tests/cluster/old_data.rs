@@ -61,6 +61,38 @@ fn what_was_settled_since_valkeys_snapshot_is_taken_out_of_the_queue() {
     rig.finds_what_came_back();
 }
 
+/// That an owner does not have mail any more proves nothing at its next start. What does is its log, and what it has noted where the log's segments
+/// were used again.
+#[test]
+fn what_was_settled_before_the_owners_last_start_is_taken_out_by_its_log_or_its_note() {
+    for lost in ["cluster/settled", "shard-000"] {
+        let mut rig = mail_rig(&[ONLY_OFFERS, SHARES]);
+        let [snapshot, kept] = ["dump.rdb", "kept.rdb"].map(|name| rig.folder.path().join(name));
+        rig.passes_mail(|rig| {
+            rig.raw("SAVE");
+            fs::copy(&snapshot, &kept).unwrap();
+        });
+        let spool = rig.folder.path().join("spool1");
+        wait_for("its note", || {
+            let text = fs::read_to_string(spool.join("cluster/settled")).ok()?;
+            let numbers = text.lines().skip(1).map(|line| line.split(' ').map(|number| number.parse().unwrap()).collect::<Vec<u64>>());
+            (numbers.map(|range| range[3] - range[2] + 1).sum::<u64>() == MAILS as u64).then_some(())
+        });
+        rig.nodes[0].process = None;
+        rig.valkey = None;
+        fs::copy(&kept, &snapshot).unwrap();
+        rig.start_valkey();
+        let path = spool.join(lost);
+        if path.is_dir() {
+            fs::remove_dir_all(&path).unwrap()
+        } else {
+            fs::remove_file(&path).unwrap()
+        }
+        rig.start_node(0);
+        rig.finds_what_came_back();
+    }
+}
+
 /// One part of the queue, of which the proxy says for a while that it is not there.
 #[derive(Default)]
 struct Part {

@@ -72,6 +72,11 @@ impl Offers {
         }
     }
 
+    /// Whether it sees to an item, or remembers its end.
+    pub fn knows(&self, id: &str) -> bool {
+        self.items.get(id).is_some()
+    }
+
     /// Where the queue has an item. Means nothing for one that is just being sent: the two may have crossed.
     pub fn known(&mut self, id: &str, known: &Known, now: BootTime) {
         let Some(state) = self.items.get(id) else { return };

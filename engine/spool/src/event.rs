@@ -30,7 +30,7 @@ pub enum Event<'a> {
         /// What was given to [`Log::outcome`](crate::Log::outcome).
         payload: &'a [u8],
     },
-    /// The message is settled: forget what was told about it.
+    /// The message is settled: forget what was told about it. It may come for a message of which nothing was told.
     FoundSettled {
         /// The message.
         id: RecordId,

@@ -99,7 +99,8 @@ impl<H: Host> Log<H> {
             }
         }
         known.settled.insert(header.id, place.slot);
-        let Some(at) = self.index.find(header.id) else { return false };
+        // The driver hears of it also where its message was not met: in what is read later, or recycled long ago.
+        let Some(at) = self.index.find(header.id) else { return true };
         let message = *self.index.message(at);
         self.release_pieces(at);
         known.summaries.remove(&at);
@@ -116,7 +117,7 @@ impl<H: Host> Log<H> {
             }
         }
         self.index.remove(at);
-        message.state == MessageState::Committed
+        true
     }
 
     /// The old log is read to its end: what has no message goes, what lacks chunks is told.
