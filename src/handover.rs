@@ -328,8 +328,14 @@ impl Driver {
         self.owner.notify_one();
     }
 
+    /// The data can be older than what was there although no connection was lost: what was settled since is looked for before anything is leased.
     fn generation(&self, partition: u16, generation: &str) {
-        self.offers().generation(partition, generation, BootTime::now());
+        let now = BootTime::now();
+        if self.offers().generation(partition, generation, now) {
+            self.owners_first(partition, now);
+            self.connected.notify_one();
+            self.owner.notify_one();
+        }
     }
 
     fn by_partition<T>(&self, items: Vec<T>, item: impl Fn(&T) -> &str) -> BTreeMap<u16, Vec<T>> {

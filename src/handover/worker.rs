@@ -223,6 +223,13 @@ impl Worker {
             driver.heard(partition, &answer);
             let Ok((generation, items)) = answer else { continue };
             driver.generation(partition, &generation);
+            if driver.is_owners_turn(partition, BootTime::now()) {
+                // The data became another's, or of another time, since it was looked.
+                for Leased { id, token, .. } in items {
+                    self.give_back(&Lease { id, token }, Retry::Free(soon()), "its owner is to look first").await;
+                }
+                continue;
+            }
             found |= !items.is_empty();
             self.take_over(items, &generation, asked_at).await?;
             if !self.restraint.allows(BootTime::now()) {

@@ -61,6 +61,27 @@ fn what_was_settled_since_valkeys_snapshot_is_taken_out_of_the_queue() {
     rig.finds_what_came_back();
 }
 
+/// The data went back in time and no connection was lost by it: nobody looked for what was settled since, and workers leased at once. All of it was
+/// delivered twice.
+#[test]
+fn what_was_settled_is_taken_out_of_older_data_that_come_back_over_the_same_connections() {
+    let mut rig = mail_rig(&[ONLY_OFFERS, SHARES]);
+    rig.start_node(0);
+    rig.offers_mail();
+    rig.raw("SWAPDB 0 1");
+    wait_for("the offers again", || (rig.pending(0)? == MAILS as u64).then_some(()));
+    rig.start_node(1);
+    assert_eq!(wait_for("delivery of all", || rig.all_there(MAILS)), MAILS, "each once");
+    for node in [0, 1] {
+        wait_for("an empty spool", || rig.messages_at(node).filter(|count| *count == 0));
+    }
+    rig.raw("SWAPDB 0 1");
+    wait_for("its look", || rig.nodes[0].has_logged(TAKEN_OUT));
+    wait_for("an empty queue", || (rig.pending(0)? == 0).then_some(()));
+    rig.send(MAILS, MAILS + 1);
+    assert_eq!(wait_for("delivery as before", || rig.all_there(MAILS + 1)), MAILS + 1, "each once");
+}
+
 /// That an owner does not have mail any more proves nothing at its next start. What does is its log, and what it has noted where the log's segments
 /// were used again.
 #[test]

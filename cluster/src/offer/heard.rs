@@ -204,12 +204,15 @@ impl Offers {
         }
     }
 
-    /// The queue's data in a partition has this generation: another than before means that it was lost.
-    pub fn generation(&mut self, partition: u16, generation: &str, now: BootTime) {
+    /// The queue's data in a partition has this generation: another than before means that it was lost, or is that of another time. True: it is
+    /// another.
+    pub fn generation(&mut self, partition: u16, generation: &str, now: BootTime) -> bool {
         let before = self.generations.insert(partition, generation.to_owned());
-        if before.is_some_and(|before| before != generation) {
+        let is_another = before.is_some_and(|before| before != generation);
+        if is_another {
             self.ask_all_at = self.ask_all_at.min(now);
         }
+        is_another
     }
 
     /// Since when Valkey does not answer, or a part of it.
