@@ -54,6 +54,24 @@ fn a_run_that_waits_for_the_next_hop_is_interrupted_as_any_other() {
     assert!(!result.failures.iter().any(|text| text.contains("lost")), "nobody waited for it: {:?}", result.failures);
 }
 
+/// What happened: mail that a server that runs was to try again after minutes was called lost, and nothing else.
+#[test]
+fn what_does_not_come_from_a_server_that_runs_may_wait_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
+    let scenario = "name = \"wait\"\nabout = \"Waits.\"\nseconds = 60\n[load]\nmessages = 5\n[sink]\n[expect]\ndrain_s_max = 0.3\n";
+    std::fs::write(path("wait.toml"), scenario).unwrap();
+    // It sends nothing on.
+    let sink = Sink::start(SinkOptions::new(([127, 0, 0, 1], 0).into(), pinning::cores().unwrap()[0])).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringpost-load"));
+    command.args(["run", &path("wait.toml"), "--to", &sink.address.to_string(), "--next-hop", "127.0.0.1:0", "--folder", &path("")]);
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    for part in ["lost 5", "nothing more came for 0.3 s", "may wait in the server's queue"] {
+        assert!(text(&output).contains(part), "{}", text(&output));
+    }
+}
+
 /// What happened: a key of `[engine.settings]` that the engine does not know was a server that is not reachable.
 #[test]
 fn settings_that_the_engine_refuses_are_the_scenarios_fault() {

@@ -378,7 +378,14 @@ fn account(
         deliveries.sinks.push(report);
     }
     if waited {
-        deliveries.difference = Some(compare(&[accepted], delivered)?);
+        let difference = compare(&[accepted], delivered)?;
+        if difference.lost > 0 && under_test.engine.is_none() {
+            deliveries.failures.push(format!(
+                "nothing more came for {} s: what is lost may wait in the server's queue, whose retries are its own and not the scenario's",
+                patience.as_secs_f64()
+            ));
+        }
+        deliveries.difference = Some(difference);
     } else {
         ran.interrupted = true;
         deliveries.failures.push("the wait for the queue was interrupted: what was accepted and what arrived is not compared".into());
