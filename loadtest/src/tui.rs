@@ -15,6 +15,7 @@ use ratatui::{
     text::{Line, Span},
     widgets::{Axis, Bar, BarChart, BarGroup, Block, Chart, Dataset, Gauge, GraphType, Paragraph, Row, Table, TableState},
 };
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::{
     error_kind::ErrorCounts,
@@ -277,7 +278,8 @@ fn short(ns: u64) -> String {
 /// The terminal and its keys.
 #[derive(Debug)]
 pub struct Tui {
-    terminal: DefaultTerminal,
+    /// None at its end only.
+    terminal: Option<DefaultTerminal>,
     screen: Screen,
     changed: bool,
 }
@@ -288,7 +290,7 @@ impl Tui {
     /// # Errors
     /// One that cannot be used.
     pub fn start(title: &str) -> io::Result<Tui> {
-        Ok(Tui { terminal: ratatui::try_init()?, screen: Screen::new(title), changed: true })
+        Ok(Tui { terminal: Some(ratatui::try_init()?), screen: Screen::new(title), changed: true })
     }
 
     fn handle_keys(&mut self) -> io::Result<()> {
@@ -317,21 +319,35 @@ impl Viewer for Tui {
     }
 
     fn goes_on(&mut self) -> bool {
-        // A terminal that is gone ends the view, and the run with it.
-        if self.handle_keys().is_err() {
+        // A terminal that is gone ends the view, and the run with it. Keys are not looked for there: crossterm reads on and on at the end.
+        if is_gone() || self.handle_keys().is_err() {
             self.screen.ending = true;
         }
-        if std::mem::take(&mut self.changed) && self.terminal.draw(|frame| self.screen.draw(frame)).is_err() {
+        if std::mem::take(&mut self.changed)
+            && let Some(terminal) = &mut self.terminal
+            && terminal.draw(|frame| self.screen.draw(frame)).is_err()
+        {
             self.screen.ending = true;
         }
         !self.screen.ending
     }
 }
 
+/// Has the terminal, which standard output is, been hung up?
+fn is_gone() -> bool {
+    let stdout = io::stdout();
+    let mut terminal = [PollFd::new(&stdout, PollFlags::empty())];
+    poll(&mut terminal, Some(&Timespec::default())).is_ok() && terminal[0].revents().intersects(PollFlags::HUP | PollFlags::ERR)
+}
+
 impl Drop for Tui {
     fn drop(&mut self) {
-        // A terminal that is gone has nothing to be put back.
+        // A terminal that is gone has nothing to be put back, and its end would panic where standard error is gone, too.
         let _gone = ratatui::try_restore();
+        let Some(mut terminal) = self.terminal.take() else { return };
+        if terminal.show_cursor().is_err() {
+            std::mem::forget(terminal);
+        }
     }
 }
 

@@ -68,6 +68,39 @@ fn a_terminal_that_is_gone_ends_a_run_in_order_unless_nobody_minds() {
     assert_eq!(start("trap '' HUP; exec \"$0\" source --seconds 1 --to \"$1\""), Some(0));
 }
 
+/// The reader of keys looked for them for ever where the terminal was gone, so that the run ended neither by itself nor with a result.
+#[test]
+fn a_full_screen_whose_terminal_is_gone_ends_the_run_in_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
+    let core = ringpost_loadtest::pinning::cores().unwrap()[0];
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+    let sink = ringpost_loadtest::sink::Sink::start(ringpost_loadtest::sink::SinkOptions::new(address, core)).unwrap();
+    let call = "echo $$ > pid; exec \"$LOAD\" run baseline --seconds 60 --tui --to \"$TO\" --output results --folder .";
+    // It gives what it runs a terminal, which is gone when it is.
+    let mut command = Command::new("script");
+    command.args(["-qec", call, "/dev/null"]).current_dir(&folder).stdin(Stdio::piped()).stdout(Stdio::null());
+    command.env("LOAD", env!("CARGO_BIN_EXE_ringpost-load")).env("TO", sink.address.to_string()).env("SHELL", "/bin/sh");
+    let mut terminal = command.spawn().unwrap();
+    while sink.messages() == 0 {
+        assert_eq!(terminal.try_wait().unwrap(), None);
+        std::thread::yield_now();
+    }
+    terminal.kill().unwrap();
+    terminal.wait().unwrap();
+    let began = std::time::Instant::now();
+    while !Path::new(&path("results/report.html")).exists() {
+        if began.elapsed() > std::time::Duration::from_secs(20) {
+            let pid = std::fs::read_to_string(path("pid")).unwrap();
+            Command::new("kill").args(["-KILL", pid.trim()]).status().unwrap();
+            panic!("it goes on");
+        }
+        std::thread::yield_now();
+    }
+    let result = RunResult::read(Path::new(&path("results/baseline.json"))).unwrap();
+    assert!(result.interrupted && result.emails_sent > 0, "{:?}", result.failures);
+}
+
 /// What happened: what had been measured was gone where standard output could not be written, and of several scenarios the report where one
 /// result could not be.
 #[test]
