@@ -1,29 +1,50 @@
-//! Whose mail goes behind that of others for a while: the sender's whose message was answered by a pause.
+//! Whose mail goes behind that of others for a while: the senders' whose messages were answered by a pause.
 //!
 //! A destination that refuses one sender with 421 is told from one that has too much by what it says to another. So what is tried after a
-//! pause is of another sender, if one is near, and for as long again as the pause was; then it is everybody's turn as before. A bounded
-//! number of messages is looked at, and none while no destination asked for a pause.
+//! pause is of another sender, wherever in the queue that stands, and for as long again as the pause was; then it is everybody's turn as
+//! before. What is passed over is set aside ([`ReadyQueue`](crate::ready::ReadyQueue)), so that it is looked at once and not at each
+//! attempt; and no message is looked at while no destination asked for a pause.
+
+use std::collections::VecDeque;
 
 use crate::destination::{Destination, DestinationId};
 use crate::guests::Waiting;
 use crate::message::{Group, MessageKey};
 use crate::queue::Queue;
-use crate::slab::NONE;
+use crate::site::Role;
 use crate::wait::Wait;
 
-/// Looked at from the front of a ready queue, or of guests.
-const NEAR_MAX: usize = 16;
+/// Senders avoided at a destination at once; of more the one that was refused longest ago is not, but what was set aside stays there.
+const SENDERS_MAX: usize = 32;
+
+/// Groups of one ready queue set aside in one go, and domains of a site passed over. A search that is not at its end goes on at the next
+/// poll, so that other tasks get their turn.
+const GROUPS_PER_POLL: usize = 512;
+const DOMAINS_PER_POLL: usize = 32;
 
 #[derive(Debug)]
 pub(crate) struct Avoided {
-    sender: Box<[u8]>,
+    /// The one that was refused last is the last.
+    senders: VecDeque<Box<[u8]>>,
     /// Unix milliseconds.
     until: u64,
+    /// No other of the queue's has the same: the cause for which groups are set aside.
+    number: u64,
+    /// Of a site, the domains passed over since the last pause, or since one had mail of others.
+    passed: usize,
 }
 
 impl Avoided {
-    fn is(&self, sender: &[u8]) -> bool {
-        *self.sender == *sender
+    fn has(&self, sender: &[u8]) -> bool {
+        self.senders.iter().any(|avoided| **avoided == *sender)
+    }
+
+    fn add(&mut self, sender: Box<[u8]>) {
+        self.senders.retain(|avoided| *avoided != sender);
+        if self.senders.len() == SENDERS_MAX {
+            self.senders.pop_front();
+        }
+        self.senders.push_back(sender);
     }
 }
 
@@ -38,6 +59,7 @@ impl Destination {
     pub(crate) fn avoid_on(&mut self, until: u64, now: u64) {
         if let Some(avoided) = &mut self.avoided {
             avoided.until = avoided.until.max(until + until.saturating_sub(now));
+            avoided.passed = 0;
         }
     }
 }
@@ -54,33 +76,95 @@ impl Queue {
     pub(crate) fn avoid_sender(&mut self, destination: DestinationId, key: MessageKey, until: u64, now: u64) {
         let Some(envelope) = self.envelope(key) else { return };
         let sender = envelope.reverse_path.into();
+        self.forget_avoided(destination.slot, now);
+        let number = &mut self.avoidances;
         let state = &mut self.destinations[destination.index()];
-        state.avoided = Some(Box::new(Avoided { sender, until }));
+        let avoided = state.avoided.get_or_insert_with(|| {
+            *number += 1;
+            Box::new(Avoided { senders: VecDeque::new(), until, number: *number, passed: 0 })
+        });
+        avoided.add(sender);
         state.avoid_on(until, now);
     }
 
-    /// The group whose turn it is in the ready queue of `home`, at `destination`.
+    /// The group whose turn it is in the ready queue of `home`, at `destination`. `None` with mail there: the search goes on at the next poll.
     #[inline]
     pub(crate) fn next_group(&mut self, home: u32, destination: u32, now: u64) -> Option<u32> {
-        let first = self.destinations[home as usize].ready.first(&self.groups, self.settings.age_step_ms)?;
-        match &self.destinations[destination as usize].avoided {
-            None => Some(first),
-            Some(_) => Some(self.next_of_another_sender(home, destination, first, now)),
+        let ready = &self.destinations[home as usize].ready;
+        if ready.has_aside() || self.destinations[destination as usize].avoided.is_some() {
+            return self.next_of_another_sender(home, destination, now);
         }
+        ready.first(&self.groups, self.settings.age_step_ms)
     }
 
     #[inline(never)]
-    fn next_of_another_sender(&mut self, home: u32, destination: u32, first: u32, now: u64) -> u32 {
+    fn next_of_another_sender(&mut self, home: u32, destination: u32, now: u64) -> Option<u32> {
+        let age_step_ms = self.settings.age_step_ms;
+        let first = self.destinations[home as usize].ready.first(&self.groups, age_step_ms)?;
+        if self.groups[first].is_chosen() {
+            return Some(first);
+        }
         self.forget_avoided(destination, now);
-        let is_chosen = self.groups[first].is_chosen();
-        let Some(avoided) = self.destinations[destination as usize].avoided.as_deref().filter(|_| !is_chosen) else { return first };
-        let near = std::iter::successors(Some(first), |&group| Some(self.groups[group].next).filter(|&next| next != NONE));
-        let ends = self.destinations[home as usize].ready.ends();
-        let is_another = |group: &u32| {
-            let message = &self.messages[self.groups[*group].message];
-            !avoided.is(&self.texts.get(message.addresses)[..usize::from(message.reverse_bytes)])
+        let avoided = self.destinations[destination as usize].avoided.take();
+        let cause = avoided.as_ref().map(|avoided| avoided.number);
+        let ready = &mut self.destinations[home as usize].ready;
+        ready.rejoin(&mut self.groups, cause);
+        let mut next = ready.first(&self.groups, age_step_ms);
+        if let Some(avoided) = &avoided {
+            let is_avoided = |message: u32| {
+                let message = &self.messages[message];
+                avoided.has(&self.texts.get(message.addresses)[..usize::from(message.reverse_bytes)])
+            };
+            let mut looks = GROUPS_PER_POLL;
+            while let Some(group) = next
+                && !ready.is_all_aside(avoided.number)
+                && is_avoided(self.groups[group].message)
+            {
+                ready.set_aside(&mut self.groups, group, avoided.number);
+                looks -= 1;
+                next = if looks > 0 { ready.first(&self.groups, age_step_ms) } else { None };
+            }
+        }
+        self.destinations[destination as usize].avoided = avoided;
+        next
+    }
+
+    /// The domain whose turn it is at a site; one with nothing but mail of avoided senders only when there is no other. It is no longer
+    /// queued. `None` with mail there: the search goes on at the next poll.
+    pub(crate) fn next_domain_of_another_sender(&mut self, site: u32, now: u64) -> Option<u32> {
+        for _ in 0..DOMAINS_PER_POLL {
+            let home = self.next_domain(site, now)?;
+            if self.destinations[site as usize].avoided.is_none() {
+                return Some(home);
+            }
+            let next = self.next_group(home, site, now);
+            if next.is_some() && !self.passes_over(home, site) {
+                return Some(home);
+            }
+            // Behind the others.
+            self.refresh_domain(home, now);
+            next?;
+        }
+        None
+    }
+
+    /// Is another domain's turn before that of this one? Not if each that is queued was passed over.
+    fn passes_over(&mut self, home: u32, site: u32) -> bool {
+        let is_all_aside = self.has_only_avoided(home, site);
+        let state = &mut self.destinations[site as usize];
+        let (Role::Site(queue), Some(avoided)) = (&state.role, &mut state.avoided) else { return false };
+        let passes = is_all_aside && avoided.passed <= queue.entries();
+        avoided.passed = match is_all_aside {
+            true => avoided.passed + usize::from(passes),
+            false => 0,
         };
-        near.take(NEAR_MAX).chain(ends).find(is_another).unwrap_or(first)
+        passes
+    }
+
+    /// All that is ready for a domain was passed over, for what its site avoids now.
+    pub(crate) fn has_only_avoided(&self, home: u32, site: u32) -> bool {
+        let avoided = &self.destinations[site as usize].avoided;
+        avoided.as_ref().is_some_and(|avoided| self.destinations[home as usize].ready.is_all_aside(avoided.number))
     }
 
     /// Which of the guests that wait is next, counted from the front.
@@ -88,8 +172,8 @@ impl Queue {
         self.forget_avoided(destination, now);
         let state = &self.destinations[destination as usize];
         let Some(avoided) = state.avoided.as_deref().filter(|_| !state.guests.has_chosen()) else { return 0 };
-        let is_another = |guest: &Waiting| self.guest_envelope(guest.key()).is_some_and(|guest| !avoided.is(guest.reverse_path));
-        state.guests.foremost(NEAR_MAX).position(is_another).unwrap_or(0)
+        let is_another = |guest: &Waiting| self.guest_envelope(guest.key()).is_some_and(|guest| !avoided.has(guest.reverse_path));
+        state.guests.in_turn().position(is_another).unwrap_or(0)
     }
 
     /// Nobody is avoided for longer than that.

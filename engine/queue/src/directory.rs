@@ -469,7 +469,10 @@ impl Queue {
         if domain.queued_at != Some(priority) || domain.site.is_none_or(|(at, _)| at != site) {
             return None;
         }
-        state.ready.first(&self.groups, self.settings.age_step_ms).map(|group| self.groups[group].turn(self.settings.age_step_ms))
+        let turn =
+            state.ready.first(&self.groups, self.settings.age_step_ms).map(|group| self.groups[group].turn(self.settings.age_step_ms));
+        // No time since the epoch is as long as half of all numbers.
+        turn.map(|turn| if self.has_only_avoided(slot, site) { turn + u64::MAX / 2 } else { turn })
     }
 }
 

@@ -84,7 +84,7 @@ impl Queue {
             return self.dispatch_guest(destination, now);
         }
         let is_site = matches!(self.destinations[destination as usize].role, Role::Site(_));
-        let home = if is_site { self.next_domain(destination, now)? } else { destination };
+        let home = if is_site { self.next_domain_of_another_sender(destination, now)? } else { destination };
         let dispatch = self.take(home, destination, now);
         if is_site {
             self.refresh_domain(home, now);
@@ -119,7 +119,7 @@ impl Queue {
         ready_group.ready = ready.checked_sub(taken).expect("a ready recipient is counted by its group");
         if taken == ready {
             match before {
-                NONE => self.destinations[home as usize].ready.remove_first(&mut self.groups, priority, behind),
+                NONE => self.destinations[home as usize].ready.remove_first(&mut self.groups, group, priority, behind),
                 _ => self.destinations[home as usize].ready.remove(&mut self.groups, group),
             }
             self.prefetch_ahead(index, behind);

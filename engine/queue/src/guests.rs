@@ -50,9 +50,9 @@ impl Guests {
         self.0.as_ref().is_some_and(|present| present.has_chosen())
     }
 
-    /// The first ones.
-    pub(crate) fn foremost(&self, most: usize) -> impl Iterator<Item = &Waiting> {
-        self.0.iter().flat_map(move |present| present.waiting.iter().take(most))
+    /// All of them: no more than the credits of their owners.
+    pub(crate) fn in_turn(&self) -> impl Iterator<Item = &Waiting> {
+        self.0.iter().flat_map(|present| &present.waiting)
     }
 
     /// Takes out the one at this place, counted from the front.

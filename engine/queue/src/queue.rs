@@ -146,6 +146,8 @@ pub struct Queue {
     pub(crate) reservations: VecDeque<(DestinationId, u32)>,
     /// Dispatches of other shards.
     pub(crate) guests: GuestBook,
+    /// Times that senders began to be avoided at a destination.
+    pub(crate) avoidances: u64,
     /// Recipients by place.
     pub(crate) placed: [usize; PLACES],
 }
@@ -185,6 +187,7 @@ impl Queue {
             limits_before: Vec::new(),
             reservations: VecDeque::new(),
             guests: GuestBook::default(),
+            avoidances: 0,
             placed: [0; PLACES],
         };
         for slot in 0..queue.destinations.len() as u32 {
@@ -362,6 +365,10 @@ impl Queue {
             }
             if let Some(dispatch) = dispatch {
                 return Some(Work::Attempt(dispatch));
+            }
+            // It looks for mail of another sender, and is not at the end: other tasks first.
+            if self.destinations[destination as usize].listed {
+                break;
             }
         }
         if let Some(reservation) = self.poll_reservation() {

@@ -13,25 +13,40 @@ struct Ends {
     tail: u32,
 }
 
-/// One list per priority, linked through the groups, each in the order of arrival.
+/// One list per priority, linked through the groups, each in the order of arrival; and such lists of those that were set aside, behind all
+/// others whatever their priority and age.
 ///
 /// What is looked at for a message stands together: a destination is one of many, and its lines are in no cache when its turn comes.
 #[derive(Debug)]
 #[repr(C)]
 pub(crate) struct ReadyQueue {
-    groups: usize,
+    aside: Option<Box<Aside>>,
+    groups: u32,
+    lists: Lists,
+}
+
+#[derive(Debug)]
+#[repr(C)]
+struct Lists {
     /// Bit p: there are groups of priority p.
     occupied: u16,
-    lists: [Ends; PRIORITIES],
+    ends: [Ends; PRIORITIES],
+}
+
+#[derive(Debug)]
+struct Aside {
+    lists: Lists,
+    /// Names the cause, so that those of an earlier one are told from them.
+    cause: u64,
 }
 
 impl ReadyQueue {
     pub(crate) const fn new() -> Self {
-        Self { groups: 0, occupied: 0, lists: [Ends { head: NONE, tail: NONE }; PRIORITIES] }
+        Self { aside: None, groups: 0, lists: Lists::new() }
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.groups
+        self.groups as usize
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -40,7 +55,8 @@ impl ReadyQueue {
 
     /// The highest priority of a group in it; 0 when it is empty.
     pub(crate) fn best_priority(&self) -> u8 {
-        (u16::BITS - self.occupied.leading_zeros()).saturating_sub(1) as u8
+        let occupied = self.lists.occupied | self.aside.as_ref().map_or(0, |aside| aside.lists.occupied);
+        (u16::BITS - occupied.leading_zeros()).saturating_sub(1) as u8
     }
 
     /// Appends a group, whose age counts from now on.
@@ -55,30 +71,23 @@ impl ReadyQueue {
     #[inline]
     #[must_use]
     pub(crate) fn append(&mut self, group: &mut Group, index: u32, now: u64) -> u32 {
-        let priority = usize::from(group.priority);
-        let list = &mut self.lists[priority];
-        let before = std::mem::replace(&mut list.tail, index);
-        (group.previous, group.next, group.ready_since_s) = (before, NONE, u32::try_from(now / 1000).unwrap_or(u32::MAX));
-        if before == NONE {
-            list.head = index;
-        }
-        self.occupied |= 1 << priority;
+        group.ready_since_s = u32::try_from(now / 1000).unwrap_or(u32::MAX);
         self.groups += 1;
-        before
+        self.lists.append(group, index)
     }
 
     /// Puts a group back before all others of its priority, with the age it had.
     pub(crate) fn put_back(&mut self, groups: &mut Groups, index: u32) {
         let group = &mut groups[index];
         let priority = usize::from(group.priority);
-        let list = &mut self.lists[priority];
+        let list = &mut self.lists.ends[priority];
         let head = std::mem::replace(&mut list.head, index);
         (group.previous, group.next) = (NONE, head);
         match head {
             NONE => list.tail = index,
             head => groups[head].previous = index,
         }
-        self.occupied |= 1 << priority;
+        self.lists.occupied |= 1 << priority;
         self.groups += 1;
     }
 
@@ -89,21 +98,18 @@ impl ReadyQueue {
         self.put_back(groups, index);
     }
 
-    /// The first and the last group of each priority.
-    pub(crate) fn ends(&self) -> impl Iterator<Item = u32> + '_ {
-        let tails = self.lists.iter().rev().map(|list| list.tail);
-        tails.chain(self.lists.iter().rev().map(|list| list.head)).filter(|&end| end != NONE)
-    }
-
     /// Takes out the group that is before all others of its priority; `next` is behind it.
     #[inline]
-    pub(crate) fn remove_first(&mut self, groups: &mut Groups, priority: u8, next: u32) {
-        let list = &mut self.lists[usize::from(priority)];
+    pub(crate) fn remove_first(&mut self, groups: &mut Groups, index: u32, priority: u8, next: u32) {
+        if self.has_aside() {
+            return self.remove(groups, index);
+        }
+        let list = &mut self.lists.ends[usize::from(priority)];
         list.head = next;
         match next {
             NONE => {
                 list.tail = NONE;
-                self.occupied &= !(1 << priority);
+                self.lists.occupied &= !(1 << priority);
             }
             next => groups[next].previous = NONE,
         }
@@ -114,35 +120,111 @@ impl ReadyQueue {
     #[inline]
     pub(crate) fn remove(&mut self, groups: &mut Groups, index: u32) {
         let Group { previous, next, priority, .. } = groups[index];
-        let list = &mut self.lists[usize::from(priority)];
-        match previous {
-            NONE => list.head = next,
-            previous => groups[previous].next = next,
+        if previous != NONE {
+            groups[previous].next = next;
         }
-        match next {
-            NONE => list.tail = previous,
-            next => groups[next].previous = previous,
+        if next != NONE {
+            groups[next].previous = previous;
         }
-        if list.head == NONE {
-            self.occupied &= !(1 << priority);
+        // From the middle of a list it is taken without knowing which one.
+        if previous == NONE || next == NONE {
+            let priority = usize::from(priority);
+            let lists = match &mut self.aside {
+                Some(aside) if aside.lists.ends[priority].has(index) => &mut aside.lists,
+                _ => &mut self.lists,
+            };
+            let list = &mut lists.ends[priority];
+            if previous == NONE {
+                list.head = next;
+            }
+            if next == NONE {
+                list.tail = previous;
+            }
+            if list.head == NONE {
+                lists.occupied &= !(1 << priority);
+            }
         }
         self.groups -= 1;
     }
 
-    /// The group whose turn it is. Each priority is worth `age_step_ms` of waiting, so a message of priority 0 waits at most
-    /// nine steps longer than one of priority 9 that came at the same time, however many of those come after it.
+    /// The group whose turn it is: of those that were set aside one only when there is no other. Each priority is worth `age_step_ms` of waiting,
+    /// so a message of priority 0 waits at most nine steps longer than one of priority 9 that came at the same time, however many of those
+    /// come after it.
     #[inline]
     pub(crate) fn first(&self, groups: &Groups, age_step_ms: u64) -> Option<u32> {
-        if self.occupied.is_power_of_two() {
-            return Some(self.lists[self.occupied.trailing_zeros() as usize].head);
+        if self.lists.occupied.is_power_of_two() {
+            return Some(self.lists.ends[self.lists.occupied.trailing_zeros() as usize].head);
         }
-        self.first_of_several(groups, age_step_ms)
+        self.lists.first_of_several(groups, age_step_ms).or_else(|| self.aside.as_ref()?.lists.first_of_several(groups, age_step_ms))
+    }
+
+    /// Groups may be set aside.
+    #[inline]
+    pub(crate) fn has_aside(&self) -> bool {
+        self.aside.is_some()
+    }
+
+    /// All groups were set aside for this cause.
+    pub(crate) fn is_all_aside(&self, cause: u64) -> bool {
+        self.lists.occupied == 0 && self.aside.as_ref().is_some_and(|aside| aside.cause == cause)
+    }
+
+    /// Sets a group aside that is not yet, with its age. Those of another cause [rejoin](ReadyQueue::rejoin) first.
+    pub(crate) fn set_aside(&mut self, groups: &mut Groups, index: u32, cause: u64) {
+        self.remove(groups, index);
+        let aside = self.aside.get_or_insert_with(|| Box::new(Aside { lists: Lists::new(), cause }));
+        assert_eq!(aside.cause, cause, "those of another cause have rejoined");
+        let before = aside.lists.append(&mut groups[index], index);
+        if before != NONE {
+            groups[before].next = index;
+        }
+        self.groups += 1;
+    }
+
+    /// Puts those back before the others of their priority that were set aside for another cause than `cause`.
+    pub(crate) fn rejoin(&mut self, groups: &mut Groups, cause: Option<u64>) {
+        let Some(aside) = self.aside.take_if(|aside| Some(aside.cause) != cause) else { return };
+        for priority in (0..PRIORITIES).filter(|priority| aside.lists.occupied & 1 << priority != 0) {
+            let (first, list) = (aside.lists.ends[priority], &mut self.lists.ends[priority]);
+            let head = std::mem::replace(&mut list.head, first.head);
+            groups[first.tail].next = head;
+            match head {
+                NONE => list.tail = first.tail,
+                head => groups[head].previous = first.tail,
+            }
+            self.lists.occupied |= 1 << priority;
+        }
+    }
+}
+
+impl Ends {
+    fn has(self, group: u32) -> bool {
+        self.head == group || self.tail == group
+    }
+}
+
+impl Lists {
+    const fn new() -> Self {
+        Self { occupied: 0, ends: [Ends { head: NONE, tail: NONE }; PRIORITIES] }
+    }
+
+    #[inline]
+    fn append(&mut self, group: &mut Group, index: u32) -> u32 {
+        let priority = usize::from(group.priority);
+        let list = &mut self.ends[priority];
+        let before = std::mem::replace(&mut list.tail, index);
+        (group.previous, group.next) = (before, NONE);
+        if before == NONE {
+            list.head = index;
+        }
+        self.occupied |= 1 << priority;
+        before
     }
 
     #[inline(never)]
     fn first_of_several(&self, groups: &Groups, age_step_ms: u64) -> Option<u32> {
         // On equal turns the higher priority, which comes first here, wins.
-        self.lists.iter().rev().map(|list| list.head).filter(|&head| head != NONE).min_by_key(|&head| groups[head].turn(age_step_ms))
+        self.ends.iter().rev().map(|list| list.head).filter(|&head| head != NONE).min_by_key(|&head| groups[head].turn(age_step_ms))
     }
 }
 

@@ -289,6 +289,11 @@ impl Site {
         self.entries > 0
     }
 
+    /// Domains queued, those that have moved on among them.
+    pub(crate) fn entries(&self) -> usize {
+        self.entries
+    }
+
     pub(crate) fn push(&mut self, domain: u32, priority: u8) {
         self.queued[usize::from(priority)].push_back(domain);
         self.entries += 1;

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use ringpost_queue::{
     DestinationId, DestinationLimits, Dispatch, Filter, Guest, Homes, MessageKey, NewMessage, NewRecipient, Notify, Outcome, Queue,
-    QueueId, QueueSettings, RetryPolicy, Route, Routes, Settled, Via, Wait, Work,
+    QueueId, QueueSettings, Resolution, RetryPolicy, Route, Routes, Settled, Via, Wait, Work,
 };
 
 const START: u64 = 1_790_000_000_000;
@@ -15,12 +15,19 @@ const DELIVERED: Outcome<'static> = Outcome::Delivered { reply: b"250 ok" };
 fn queue(homes: Homes) -> Queue {
     let limits = DestinationLimits { connections_max: 1, window_initial: 1, throttle_pause_ms: 10_000, ..DestinationLimits::default() };
     let via = Via::Smarthost { hosts: vec!["192.0.2.1:25".parse().unwrap()] };
-    let route = Route { pattern: "*".into(), via, retry: RetryPolicy::default(), limits };
+    // What is deferred stays so for the length of a test.
+    let retry = RetryPolicy { first_ms: 1 << 30, max_ms: 1 << 30, ..RetryPolicy::default() };
+    let route = Route { pattern: "*".into(), via, retry, limits };
     Queue::new(QueueSettings { homes, ..QueueSettings::default() }, Routes::new(vec![route]).unwrap(), 1, START)
 }
 
 fn enqueue(queue: &mut Queue, sequence: u64, sender: &str, now: u64) -> MessageKey {
+    enqueue_with(queue, sequence, sender, 0, now)
+}
+
+fn enqueue_with(queue: &mut Queue, sequence: u64, sender: &str, priority: u8, now: u64) -> MessageKey {
     let message = NewMessage {
+        priority,
         id: QueueId { boot: 1, shard: 0, sequence },
         accepted_at: now,
         reverse_path: sender.as_bytes(),
@@ -35,6 +42,14 @@ fn poll(queue: &mut Queue, now: u64) -> Option<Dispatch> {
         Work::Attempt(dispatch) => Some(dispatch),
         other => panic!("{other:?}"),
     }
+}
+
+/// As a driver does: what was not come to in one go is at the next.
+fn poll_to_the_end(queue: &mut Queue, now: u64) -> Option<Dispatch> {
+    (0..100).find_map(|_| match poll(queue, now) {
+        Some(dispatch) => Some(Some(dispatch)),
+        None => (queue.next_due(now) != Some(now)).then_some(None),
+    })?
 }
 
 fn settle(queue: &mut Queue, dispatch: Dispatch, outcome: Outcome<'_>, now: u64) {
@@ -79,6 +94,152 @@ fn after_a_pause_another_senders_mail_goes_and_the_refused_one_has_its_turn_agai
     let dispatch = poll(&mut queue, later).unwrap();
     assert_eq!(sender(&queue, &dispatch), "bad@x.test");
     settle(&mut queue, dispatch, REFUSED, later);
+}
+
+/// Only the first sixteen messages and the last one were looked at: mail of others between those of a refused sender expired without an attempt,
+/// and what fell due again during the pause made the last one the refused sender's, too.
+#[test]
+fn mail_of_others_in_the_middle_of_a_refused_senders_is_what_is_tried_next() {
+    let mut queue = queue(Homes::default());
+    let destination = queue.route(b"y.test");
+    (0..5000).for_each(|sequence| _ = enqueue(&mut queue, sequence, "bad@x.test", START));
+    (5000..5010).for_each(|sequence| _ = enqueue(&mut queue, sequence, "good@x.test", START));
+    (5010..5020).for_each(|sequence| _ = enqueue(&mut queue, sequence, "bad@x.test", START));
+    let mut now = START;
+    // Two senders are refused, one after the other: neither makes the other one next.
+    enqueue(&mut queue, 6000, "worse@x.test", now);
+    for expected in ["bad@x.test", "good@x.test"] {
+        let dispatch = poll_to_the_end(&mut queue, now).expect("it goes on");
+        assert_eq!(sender(&queue, &dispatch), expected);
+        settle(&mut queue, dispatch, REFUSED, now);
+        now = throttled_until(&queue, destination, now).expect("it is left alone");
+    }
+    let dispatch = poll_to_the_end(&mut queue, now).unwrap();
+    assert_eq!(sender(&queue, &dispatch), "worse@x.test");
+    settle(&mut queue, dispatch, DELIVERED, now);
+    // Those who were refused, in the order of their mail; the pause is over, and nobody else is there.
+    let dispatch = poll_to_the_end(&mut queue, now).unwrap();
+    assert_eq!((sender(&queue, &dispatch).as_str(), queue.envelope(dispatch.key()).unwrap().id.sequence), ("bad@x.test", 1));
+    settle(&mut queue, dispatch, DELIVERED, now);
+}
+
+/// The model: one list in the order of coming, in which the first of the earliest turn whose sender is not avoided is next, else the first.
+#[test]
+fn random_mail_of_refused_senders_and_others_agrees_with_one_list() {
+    const AGE_STEP_MS: u64 = 30_000;
+    struct Waits {
+        sequence: u64,
+        sender: u64,
+        turn: u64,
+        priority: u8,
+    }
+    for seed in 1..=30_u64 {
+        let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let mut random = |below: u64| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state % below
+        };
+        let mut queue = queue(Homes::default());
+        let destination = queue.route(b"y.test");
+        let (mut model, mut avoided, mut avoided_until) = (Vec::<Waits>::new(), Vec::new(), 0);
+        let (mut now, mut sequence) = (START, 0);
+        let senders = 1 + random(6);
+        let refused = random(1 << senders);
+        let several_priorities = seed % 2 == 0;
+        for step in 0..200 {
+            // Few at a time or more than are looked at in one go, in runs of one sender.
+            for _ in 0..random(4) {
+                let (sender, count) = (random(senders), if random(20) == 0 { random(1500) } else { random(20) });
+                let priority = if several_priorities { random(3) as u8 * 3 } else { 4 };
+                for _ in 0..count {
+                    sequence += 1;
+                    enqueue_with(&mut queue, sequence, &format!("{sender}@x.test"), priority, now);
+                    let turn = now / 1000 * 1000 + u64::from(9 - priority) * AGE_STEP_MS;
+                    model.push(Waits { sequence, sender, turn, priority });
+                }
+            }
+            let Some(dispatch) = poll_to_the_end(&mut queue, now) else {
+                let paused = throttled_until(&queue, destination, now);
+                assert!(model.is_empty() || paused.is_some(), "seed {seed}, step {step}: {} wait", model.len());
+                now = paused.unwrap_or(now + random(5000));
+                continue;
+            };
+            if avoided_until <= now {
+                avoided.clear();
+            }
+            // Of one priority what came first, on equal turns the higher one.
+            let first = |others: bool| {
+                let meant = (0..model.len()).filter(|&at| !others || !avoided.contains(&model[at].sender));
+                meant.min_by_key(|&at| (model[at].turn, 9 - model[at].priority, at))
+            };
+            let expected = model.remove(first(true).or_else(|| first(false)).expect("something was tried"));
+            assert_eq!(queue.envelope(dispatch.key()).unwrap().id.sequence, expected.sequence, "seed {seed}, step {step}");
+            if refused & 1 << expected.sender != 0 {
+                settle(&mut queue, dispatch, REFUSED, now);
+                let until = throttled_until(&queue, destination, now).expect("one attempt at a time is a cohort");
+                if !avoided.contains(&expected.sender) {
+                    avoided.push(expected.sender);
+                }
+                avoided_until = avoided_until.max(2 * until - now);
+            } else {
+                settle(&mut queue, dispatch, DELIVERED, now);
+                now += random(3) * random(10_000);
+            }
+        }
+    }
+}
+
+/// As above, where the mail is of many domains with the same hosts.
+#[test]
+fn mail_of_others_for_one_of_many_domains_of_a_site_is_what_is_tried_next() {
+    let limits = DestinationLimits { connections_max: 1, window_initial: 1, throttle_pause_ms: 10_000, ..DestinationLimits::default() };
+    let retry = RetryPolicy { first_ms: 1 << 30, max_ms: 1 << 30, ..RetryPolicy::default() };
+    let route = Route { pattern: "*".into(), via: Via::Mx { port: 25 }, retry, limits };
+    let mut queue = Queue::new(QueueSettings::default(), Routes::new(vec![route]).unwrap(), 1, START);
+    for number in 0..200_u64 {
+        let (sender, priority) = if number == 150 { ("good@x.test", 0) } else { ("bad@x.test", 5) };
+        for part in 0..3 {
+            let id = QueueId { boot: 1, shard: 0, sequence: 3 * number + part };
+            let message = NewMessage { id, accepted_at: START, reverse_path: sender.as_bytes(), priority, ..NewMessage::default() };
+            let address = format!("b@{number}.test");
+            let destination = queue.route(format!("{number}.test").as_bytes());
+            queue.enqueue(&message, [NewRecipient { address: address.as_bytes(), destination, notify: Notify::UNSAID }].into_iter(), START);
+        }
+    }
+    let attempt = |queue: &mut Queue, now: u64| {
+        loop {
+            match queue.poll(now, &mut Vec::new()) {
+                Some(Work::Attempt(dispatch)) => return dispatch,
+                Some(Work::Resolve(lookup)) => {
+                    let hosts = vec!["192.0.2.1:25".parse().unwrap()];
+                    let (key, name) = ("all".to_owned(), "mx.test".to_owned());
+                    queue.resolved(lookup.destination, &Resolution::Site { key, name, hosts, until: START + 100_000_000 }, now);
+                }
+                None => assert_eq!(queue.next_due(now), Some(now), "there is mail, and the pause is over"),
+                Some(other) => panic!("{other:?}"),
+            }
+        }
+    };
+    let mut now = START;
+    let dispatch = attempt(&mut queue, now);
+    assert_eq!(sender(&queue, &dispatch), "bad@x.test");
+    let destination = dispatch.destination();
+    settle(&mut queue, dispatch, REFUSED, now);
+    now = throttled_until(&queue, destination, now).expect("it is left alone");
+    for _ in 0..3 {
+        let dispatch = attempt(&mut queue, now);
+        assert_eq!(sender(&queue, &dispatch), "good@x.test");
+        settle(&mut queue, dispatch, DELIVERED, now);
+    }
+    // Nobody else is left, and each message is tried once.
+    for _ in 0..596 {
+        let dispatch = attempt(&mut queue, now);
+        assert_eq!(sender(&queue, &dispatch), "bad@x.test");
+        settle(&mut queue, dispatch, DELIVERED, now);
+    }
+    assert!(queue.poll(now, &mut Vec::new()).is_none() && queue.next_due(now) != Some(now));
 }
 
 /// What a connection in use refused was put before all others, and was what the destination was tried with, three times.
@@ -180,10 +341,9 @@ impl Pair {
 #[test]
 fn at_a_home_another_sender_goes_after_a_pause_and_what_an_operator_retries_goes_first() {
     let mut pair = Pair::new();
-    (0..50).for_each(|sequence| _ = enqueue(&mut pair.owner, sequence, "bad@x.test", START));
-    let chosen = enqueue(&mut pair.owner, 50, "chosen@x.test", START);
-    (51..100).for_each(|sequence| _ = enqueue(&mut pair.owner, sequence, "bad@x.test", START));
-    (100..110).for_each(|sequence| _ = enqueue(&mut pair.owner, sequence, "good@x.test", START));
+    (0..100).for_each(|sequence| _ = enqueue(&mut pair.owner, sequence, "bad@x.test", START));
+    (100..110).for_each(|sequence| _ = enqueue(&mut pair.owner, sequence, &format!("good-{sequence}@x.test"), START));
+    let chosen = enqueue(&mut pair.owner, 110, "chosen@x.test", START);
     assert_eq!(pair.attempt(REFUSED, START).as_deref(), Some("bad@x.test"));
     assert_eq!(pair.attempt(REFUSED, START), None);
     let destination = pair.owner.route(b"y.test");
@@ -192,7 +352,7 @@ fn at_a_home_another_sender_goes_after_a_pause_and_what_an_operator_retries_goes
         other => panic!("{other:?}"),
     };
     let now = until(&pair, START);
-    assert_eq!(pair.attempt(REFUSED, now).as_deref(), Some("good@x.test"));
+    assert_eq!(pair.attempt(REFUSED, now).as_deref(), Some("good-100@x.test"));
     assert_eq!(pair.attempt(REFUSED, now), None);
     assert!(until(&pair, now) > now);
 
