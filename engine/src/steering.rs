@@ -242,7 +242,11 @@ impl Steering {
     fn change_one(&self, shard: &Shard, key: MessageKey, filter: &Filter, changed: &mut Changed) {
         let (others, is_paused) = (self.others(shard, key, filter), self.is_paused(shard, key, filter));
         let under_way = self.under_way(shard, key, filter);
-        let applied = self.apply(shard, key, filter);
+        let applied = match self.apply(shard, key, filter) {
+            // It is ready already, and waits all the same: that is told as it is of what was deferred.
+            Applied::Unchanged if is_paused && matches!(self, Self::Retry) => Applied::Changed,
+            applied => applied,
+        };
         match under_way {
             UnderWay::Leaves => changed.unless_delivered += u64::from(matches!(applied, Applied::Changed)),
             UnderWay::Stays(recipients) => changed.attempting += recipients,
