@@ -35,6 +35,9 @@ const TRANSACTIONS: usize = 2;
 /// each answer would be a hundred megabytes for a thousand.
 const RECORD_AFTER: Duration = Duration::from_millis(1);
 
+/// How long the socket may take for a farewell. It takes it at once, unless the peer reads nothing.
+const FAREWELL_MAX: Duration = Duration::from_secs(1);
+
 /// How a connection ended.
 pub(crate) enum Ended {
     /// It was greeted.
@@ -231,7 +234,7 @@ impl<'s> Outbound<'s> {
                     attempt.decide(outcome.recipient, verdict, outcome.reply, outcome.success_report);
                 }
                 Action::Done(id) => self.settle(id),
-                Action::Close(reason) => return self.close(reason),
+                Action::Close(reason) => return self.close(reason).await,
             }
         }
     }
@@ -464,8 +467,22 @@ impl<'s> Outbound<'s> {
         left
     }
 
-    fn close(mut self, reason: CloseReason) -> Ended {
+    /// Has the socket take a QUIT whose answer is not waited for, or it would end with the connection before it was sent.
+    async fn bid_farewell(&self) {
+        self.deadline.set(self.shard.before_drain_ends(self.shard.ring.now() + FAREWELL_MAX));
+        poll_fn(|cx| match self.conn.poll_flush(cx) {
+            // It went first.
+            Poll::Ready(Ok(()) | Err(_)) => Poll::Ready(()),
+            Poll::Pending => self.deadline.poll_expired(cx),
+        })
+        .await;
+    }
+
+    async fn close(mut self, reason: CloseReason) -> Ended {
         self.send_out();
+        if matches!(reason, CloseReason::Quit | CloseReason::Refused(_)) {
+            self.bid_farewell().await;
+        }
         self.shard.metrics.pool_destroyed.increment();
         if self.idling.has_failed() {
             self.shard.metrics.pool_health_check_fail.increment();

@@ -37,7 +37,7 @@ const EIGHT_BIT: &str = "250-8BITMIME\r\n250-SMTPUTF8\r\n";
 
 type Mailbox = Arc<Mutex<Vec<Message>>>;
 
-/// Connections now, the most at once, and all; and the tests of idle ones.
+/// Connections now, the most at once, and all; the tests of idle ones, and those that ended with QUIT.
 #[derive(Default)]
 struct Connections {
     open: AtomicUsize,
@@ -46,6 +46,7 @@ struct Connections {
     tests: AtomicUsize,
     /// Contents that were read whole, by DATA.
     contents: AtomicUsize,
+    quits: AtomicUsize,
     /// Ends of content, and QUITs, are not answered meanwhile.
     holds_content: AtomicBool,
     holds_quit: AtomicBool,
@@ -160,6 +161,11 @@ impl NextHop {
         self.connections.tests.load(Ordering::SeqCst)
     }
 
+    /// Connections that ended with QUIT so far.
+    pub(crate) fn quits(&self) -> usize {
+        self.connections.quits.load(Ordering::SeqCst)
+    }
+
     /// Answers no end of content while this is on.
     pub(crate) fn hold_content(&self, on: bool) {
         self.connections.holds_content.store(on, Ordering::SeqCst);
@@ -266,6 +272,7 @@ fn converse(stream: TcpStream, mailbox: &Mailbox, busy: &AtomicBool, offer: &str
                 "250 2.0.0 Ok\r\n"
             }
             "QUIT" => {
+                connections.quits.fetch_add(1, Ordering::SeqCst);
                 Connections::wait_while(&connections.holds_quit);
                 connections.open.fetch_sub(1, Ordering::SeqCst);
                 let _late = writer.write_all(b"221 2.0.0 Bye\r\n");

@@ -1,7 +1,7 @@
 //! Next hops by name and by weight, with a name server that a test changes.
 
 use std::net::{SocketAddr, TcpListener};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::client::Client;
 use crate::name_server::NameServer;
@@ -207,6 +207,29 @@ fn mail_that_one_host_puts_off_goes_to_the_next_within_the_attempt() {
     let log = [&first, &second].map(by).into_iter().max_by_key(String::len).unwrap();
     let put_off = log.lines().filter(|line| line.contains("to=<later-b@z.test>") && line.contains("outcome=deferred")).count();
     assert_eq!(put_off, 2, "a line for each host: {log}");
+}
+
+/// The connection was closed before its QUIT was sent, which nobody waited for (RFC 5321 4.1.1.10).
+#[test]
+fn a_host_that_put_mail_off_hears_quit_before_the_connection_ends() {
+    const MESSAGES: usize = 20;
+    let (first, second) = (NextHop::start(), NextHop::start());
+    let hosts = format!("[\"{}\", {{ host = \"{}\", backup = true }}]", first.address, second.address);
+    let node = Node::start(&Setup { route: format!("via = \"smarthost\"\nhosts = {hosts}"), ..Setup::new() });
+    first.set_busy(true);
+    // Nor is its answer waited for.
+    first.hold_quit(true);
+    let mut client = Client::greeted(node.address);
+    (0..MESSAGES).for_each(|_| drop(client.deliver("b@y.test", "Subject: x\r\n\r\nx")));
+    second.wait_for(MESSAGES);
+    first.hold_quit(false);
+    let began = Instant::now();
+    while first.connections_open() > 0 {
+        assert!(began.elapsed() < PATIENCE, "{} connections to the first host do not end", first.connections_open());
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    assert!(first.connections_made() > 0);
+    assert_eq!(first.quits(), first.connections_made());
 }
 
 /// The home of the destination has it from another shard, which has the rest.
