@@ -19,13 +19,13 @@ impl Outbound<'_> {
     pub(crate) async fn send_content(&mut self, id: TransactionId, form: ContentForm) -> Result<Option<Received>, Disconnect> {
         let key = self.attempt_of(id).dispatch.key();
         let named = self.shard.queue.borrow().envelope(key).map(|envelope| (envelope.id, envelope.size));
-        let unreadable = |reason: RecordError| {
-            error!(shard = self.shard.id, queue_id = ?named.map(|(id, _)| id), %reason, "the content cannot be read; the attempt is deferred");
-            Disconnect::Abandoned
-        };
-        let (queue_id, size) = named.ok_or_else(|| unreadable(RecordError::Gone))?;
+        let Some((queue_id, size)) = named else { return Err(self.give_up_reading(id, &RecordError::Gone)) };
         let shard = self.shard;
-        let content = MessageContent::open(shard, &self.attempt_of(id).dispatch, queue_id).await.map_err(unreadable)?;
+        let opened = MessageContent::open(shard, &self.attempt_of(id).dispatch, queue_id).await;
+        let content = match opened {
+            Ok(content) => content,
+            Err(reason) => return Err(self.give_up_reading(id, &reason)),
+        };
         let mut behind = Vec::new();
         if let Some(next) = self.take_behind(id) {
             behind = self.shard.ring.take_vec();
@@ -43,10 +43,10 @@ impl Outbound<'_> {
         let mut left = size;
         for index in 0..content.pieces() {
             let is_last = index + 1 == content.pieces();
-            let piece = content.piece(index).await.map_err(|reason| {
-                error!(shard = self.shard.id, %queue_id, %reason, "the content cannot be read; the attempt is deferred");
-                Disconnect::Abandoned
-            })?;
+            let piece = match content.piece(index).await {
+                Ok(piece) => piece,
+                Err(reason) => return Err(self.give_up_reading(id, &reason)),
+            };
             let mut gather = self.shard.ring.gather();
             match form {
                 ContentForm::Dots => match stuffing.piece(&piece) {
@@ -88,6 +88,12 @@ impl Outbound<'_> {
         }
         self.dot_queued = true;
         Ok(None)
+    }
+
+    fn give_up_reading(&mut self, id: TransactionId, reason: &RecordError) -> Disconnect {
+        let shard = self.shard;
+        shard.tell_unreadable(&self.attempt_of(id).dispatch, reason);
+        Disconnect::Abandoned
     }
 
     /// Waits until the socket has taken what was queued, for at most the time of a block, or until the peer says something.

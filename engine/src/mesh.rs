@@ -14,7 +14,7 @@ use ringpost_ring::{Accepted, Ring};
 
 use crate::{
     homes::{Parcel, PartOutcomes},
-    remote_content::Piece,
+    remote_content::{Piece, Unread},
     shard::Shard,
 };
 
@@ -59,7 +59,7 @@ pub(crate) enum ShardReply {
         /// As it was asked for.
         fetch: u32,
         /// Shared memory: it crosses without a copy.
-        piece: Result<Piece, Box<str>>,
+        piece: Result<Piece, Unread>,
     },
 }
 

@@ -15,7 +15,6 @@ use ringpost_smtp::{
     extension::{Body, Notify},
     reply::Reply,
 };
-use tracing::error;
 
 use crate::{
     attempt::{Attempt, RecipientOutcome, Words},
@@ -363,8 +362,7 @@ impl<'s> Outbound<'s> {
         let (stored, has_parts_beyond_ascii) = match self.shard.read_before_mail(&attempt.dispatch, self.client.offer().smtputf8).await {
             Ok(read) => read,
             Err(reason) => {
-                let id = self.shard.queue.borrow().envelope(attempt.dispatch.key()).map(|envelope| envelope.id);
-                error!(shard = self.shard.id, queue_id = id.map(tracing::field::display), %reason, "the message cannot be read; the attempt is deferred");
+                self.shard.tell_unreadable(&attempt.dispatch, &reason);
                 attempt.storage.recipients.extend(self.shard.queue.borrow().recipients(&attempt.dispatch).map(|(number, _)| number));
                 attempt.decide_all(Verdict::Deferred, Reply::local(MESSAGE_UNREADABLE));
                 return self.shard.settle_attempt(attempt, &self.relay);

@@ -23,6 +23,9 @@ use crate::{
 /// A piece as its owner has it: the bytes, and with the message record (piece 0) the number of chunks that follow.
 pub(crate) type Piece = (PageSlice, u32);
 
+/// Why a piece cannot be read; `None`: its message was taken out by command.
+pub(crate) type Unread = Option<Box<str>>;
+
 /// A piece that was asked for.
 struct Fetch {
     owner: u16,
@@ -33,7 +36,7 @@ enum Waiting {
     For(Option<Waker>),
     /// The attempt is gone; the answer is thrown away.
     Nobody,
-    Answered(Result<Piece, Box<str>>),
+    Answered(Result<Piece, Unread>),
 }
 
 /// Pieces that were asked for and not taken.
@@ -46,7 +49,7 @@ impl Fetches {
     }
 
     /// The answer to a fetch.
-    pub(crate) fn answered(&self, number: u32, piece: Result<Piece, Box<str>>) {
+    pub(crate) fn answered(&self, number: u32, piece: Result<Piece, Unread>) {
         let mut fetches = self.0.borrow_mut();
         let fetch = &mut fetches[number as usize];
         match std::mem::replace(&mut fetch.state, Waiting::Answered(piece)) {
@@ -65,7 +68,7 @@ impl Fetches {
         let open = |fetch: &Fetch| fetch.owner == peer && !matches!(fetch.state, Waiting::Answered(_));
         let lost: Vec<u32> = self.0.borrow().iter().filter(|(_, fetch)| open(fetch)).map(|(number, _)| number as u32).collect();
         for number in lost {
-            self.answered(number, Err("it has ended".into()));
+            self.answered(number, Err(Some("it has ended".into())));
         }
     }
 
@@ -82,7 +85,7 @@ struct Asked<'s> {
 }
 
 impl Asked<'_> {
-    async fn answer(mut self) -> Result<Piece, Box<str>> {
+    async fn answer(mut self) -> Result<Piece, Unread> {
         let number = self.number.expect("it is asked once") as usize;
         let answer = poll_fn(|cx| {
             let mut fetches = self.fetches.0.borrow_mut();
@@ -128,7 +131,10 @@ impl Shard {
         let number = self.homes.fetches.begin(owner);
         self.metrics.content_fetched.increment();
         self.mesh.send(permit, ShardRequest::Content { fetch: number, id, piece });
-        Asked { fetches: &self.homes.fetches, number: Some(number) }.answer().await.map_err(RecordError::Elsewhere)
+        Asked { fetches: &self.homes.fetches, number: Some(number) }
+            .answer()
+            .await
+            .map_err(|reason| reason.map_or(RecordError::TakenOut, RecordError::Elsewhere))
     }
 
     /// Reads a piece for the home that asks for it.
@@ -143,7 +149,11 @@ impl Shard {
                         Some(chunk) => read_chunk(&log, record_id(id), chunk).await.map(|bytes| (bytes, 0)),
                     },
                 };
-                let piece = piece.map_err(|reason| reason.to_string().into_boxed_str());
+                let is_taken_out = || shard.queue.borrow().key_of(id).is_none_or(|key| shard.is_taken_out(key));
+                let piece = piece.map_err(|reason| match reason {
+                    RecordError::Gone if is_taken_out() => None,
+                    reason => Some(reason.to_string().into_boxed_str()),
+                });
                 shard.mesh.reply(credit, ShardReply::Content { fetch, piece });
             })
             .detach();

@@ -3,13 +3,14 @@
 
 use std::rc::Rc;
 
-use ringpost_queue::{Dispatch, QueueId};
+use ringpost_queue::{Dispatch, MessageKey, QueueId};
 use ringpost_ring::PageSlice;
 use ringpost_smtp::{
     envelope::{EnvelopeError, EnvelopeView},
     part_headers::PartHeaders,
 };
 use ringpost_spool::{Location, RecordId};
+use tracing::{debug, error, field::display};
 
 use crate::{
     committer::{Committer, ReadError},
@@ -34,6 +35,9 @@ pub enum RecordError {
     /// The shard that owns the message cannot read it.
     #[error("its shard cannot read it: {0}")]
     Elsewhere(Box<str>),
+    /// A command took the message out while it was attempted, as the shard that owned it says.
+    #[error("the message was taken out by command")]
+    TakenOut,
     /// The envelope in it does.
     #[error(transparent)]
     Envelope(#[from] EnvelopeError),
@@ -150,6 +154,28 @@ impl Shard {
             }
         }
         Ok(headers.finish())
+    }
+
+    /// Logs why what is attempted cannot be read; the attempt is deferred. That a command took the message out meanwhile is no error: it comes
+    /// to nothing.
+    pub(crate) fn tell_unreadable(&self, dispatch: &Dispatch, reason: &RecordError) {
+        let key = dispatch.key();
+        let queue_id = self.queue.borrow().envelope(key).map(|envelope| display(envelope.id));
+        let is_taken_out = match reason {
+            RecordError::TakenOut => true,
+            RecordError::Gone => !dispatch.is_guest() && self.is_taken_out(key),
+            _ => false,
+        };
+        if is_taken_out {
+            debug!(shard = self.id, queue_id, "the message was taken out by command; the attempt ends");
+        } else {
+            error!(shard = self.id, queue_id, %reason, "the message cannot be read; the attempt is deferred");
+        }
+    }
+
+    /// Was a message of this shard that is attempted deleted by command? Then its log forgets it before the attempt has ended.
+    pub(crate) fn is_taken_out(&self, key: MessageKey) -> bool {
+        self.queue.borrow().show(key).is_none_or(|view| view.is_closing())
     }
 
     /// The message record of a guest: sent along, or read by its owner.

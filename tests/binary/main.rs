@@ -33,3 +33,4 @@ mod smarthosts;
 mod smuggling;
 mod spool_surgery;
 mod store;
+mod taken_out;
