@@ -1,7 +1,7 @@
 //! A message that a host of its destination put off: the other hosts are asked within the same attempt (RFC 5321 5.1).
 
-use ringpost_queue::{Dispatch, HostsTried, asks_for_fewer_connections};
-use ringpost_smtp::client::{Verdict, is_about_content};
+use ringpost_queue::{Dispatch, HostsTried, PutOffBy, asks_for_fewer_connections, put_off_by};
+use ringpost_smtp::client::{Verdict, is_about_content, is_about_offer};
 
 use crate::{
     attempt::{Attempt, RecipientOutcome, Words},
@@ -27,32 +27,55 @@ impl Shard {
 }
 
 /// May another host take what this one said these of? Content whose end was not answered may be there: it is not brought elsewhere at once.
-/// And content that cannot be sent can be sent nowhere.
-fn is_put_off(outcomes: &[RecipientOutcome]) -> bool {
+/// And content that cannot be sent can be sent nowhere. What nothing was said of goes along where the host broke off with its first message:
+/// else it is for another transaction, or another connection, with this one.
+fn is_put_off(outcomes: &[RecipientOutcome], has_broken_off: bool) -> bool {
     let is_of_host = |outcome: &RecipientOutcome| match outcome.verdict {
         Verdict::Deferred => !is_about_content(&outcome.reply),
+        Verdict::Untried => has_broken_off && !is_about_content(&outcome.reply),
         Verdict::Delivered | Verdict::Failed => true,
-        Verdict::Unknown | Verdict::Untried => false,
+        Verdict::Unknown => false,
     };
-    outcomes.iter().all(is_of_host) && outcomes.iter().any(|outcome| outcome.verdict == Verdict::Deferred)
+    outcomes.iter().all(is_of_host) && outcomes.iter().any(is_open)
+}
+
+/// After [`is_put_off`]: it goes to the next host, which may offer what this one does not.
+fn is_open(outcome: &RecipientOutcome) -> bool {
+    match outcome.verdict {
+        Verdict::Deferred | Verdict::Untried => true,
+        Verdict::Failed => is_about_offer(&outcome.reply),
+        Verdict::Delivered | Verdict::Unknown => false,
+    }
+}
+
+impl Words {
+    /// Do they stand, after another host came to this? It said nothing of the message, or does not offer what that needs while this one, which
+    /// does, may take it later.
+    pub(crate) fn outweigh(&self, outcomes: &[RecipientOutcome]) -> bool {
+        let lacks = |outcome: &RecipientOutcome| is_about_offer(&outcome.reply);
+        let says_nothing = |outcome: &RecipientOutcome| outcome.verdict == Verdict::Untried;
+        outcomes.iter().all(says_nothing) || outcomes.iter().all(lacks) && !self.storage.outcomes.iter().any(lacks)
+    }
 }
 
 impl Outbound<'_> {
     /// Keeps an attempt that this host has put off, for all of its recipients or some, if another one may take it. Else it comes back.
     pub(crate) fn decline(&mut self, mut attempt: Attempt) -> Option<Attempt> {
         let outcomes = &mut attempt.storage.outcomes;
-        let is_deferred = |outcome: &RecipientOutcome| outcome.verdict == Verdict::Deferred;
+        let has_broken_off = self.client.is_ending() && self.served == 0 && !self.has_rested;
         // A guest goes elsewhere whole: its list of recipients is its owner's, and keeps those that are decided.
-        let is_whole = || outcomes.iter().all(is_deferred) && outcomes.len() == attempt.storage.recipients.len();
-        if !is_put_off(outcomes) || self.shard.is_ending() || attempt.dispatch.is_guest() && !is_whole() {
+        let is_whole = || outcomes.iter().all(is_open) && outcomes.len() == attempt.storage.recipients.len();
+        if !is_put_off(outcomes, has_broken_off) || self.shard.is_ending() || attempt.dispatch.is_guest() && !is_whole() {
             return Some(attempt);
         }
         let now = self.shard.now_ms();
-        if !self.shard.queue.borrow().has_other_host(self.destination, self.host, &mut attempt.tried, now) {
+        let is_of_address = |outcome: &RecipientOutcome| put_off_by(outcome.reply.line().as_bytes()) == PutOffBy::Address;
+        let by = if outcomes.iter().filter(|outcome| is_open(outcome)).any(is_of_address) { PutOffBy::Address } else { PutOffBy::Host };
+        if !self.shard.queue.borrow().has_other_host(self.destination, self.host, by, &mut attempt.tried, now) {
             return Some(attempt);
         }
         if let Some(outcome) =
-            outcomes.iter().find(|outcome| is_deferred(outcome) && asks_for_fewer_connections(outcome.reply.line().as_bytes()))
+            outcomes.iter().find(|outcome| is_open(outcome) && asks_for_fewer_connections(outcome.reply.line().as_bytes()))
         {
             // The other hosts come first for a moment, or it has a connection for each message.
             let reason = format!("{}: {}", self.relay, outcome.reply.line());
@@ -60,17 +83,19 @@ impl Outbound<'_> {
         }
         if self.declined.is_some() {
             // The one before it goes to that host now; the next connection has this one.
-            outcomes.iter_mut().filter(|outcome| is_deferred(outcome)).for_each(|outcome| outcome.verdict = Verdict::Untried);
+            outcomes.iter_mut().filter(|outcome| is_open(outcome)).for_each(|outcome| outcome.verdict = Verdict::Untried);
             return Some(attempt);
         }
         let relay = self.relay.clone();
-        let decided: Vec<_> = outcomes.extract_if(.., |outcome| !is_deferred(outcome)).collect();
+        let decided: Vec<_> = outcomes.extract_if(.., |outcome| !is_open(outcome)).collect();
         if !decided.is_empty()
             && let Err(decided) = self.shard.settle_some(&mut attempt.dispatch, decided, &relay)
         {
             attempt.storage.outcomes.extend(decided);
             return Some(attempt);
         }
+        // If nobody takes it, it was an attempt all the same.
+        attempt.storage.outcomes.iter_mut().for_each(|outcome| outcome.verdict = Verdict::Deferred);
         self.shard.metrics.tried_elsewhere.increment();
         let Attempt { dispatch, storage, tried, .. } = attempt;
         if !dispatch.is_guest() {

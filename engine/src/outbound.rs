@@ -90,7 +90,7 @@ pub(crate) struct Outbound<'s> {
     pub(crate) idling: Idling,
     greeted: bool,
     /// Attempts that the peer answered.
-    served: u32,
+    pub(crate) served: u32,
     /// It was idle, so that its end may have come before the message that met it.
     pub(crate) has_rested: bool,
     /// The end of the connection decided an attempt that the peer had begun to answer, or was its answer to the first one.
@@ -308,8 +308,7 @@ impl<'s> Outbound<'s> {
             self.shard.queue.borrow_mut().host_served(self.destination, self.host, self.shard.now_ms());
         }
         let Some(mut attempt) = self.decline(attempt) else { return };
-        let is_untried = attempt.storage.outcomes.iter().all(|outcome| outcome.verdict == Verdict::Untried);
-        match attempt.words.take().filter(|_| is_untried) {
+        match attempt.words.take().filter(|words| words.outweigh(&attempt.storage.outcomes)) {
             Some(words) => self.shard.settle_declined(attempt.dispatch, words),
             None => self.shard.settle_attempt(attempt, &self.relay),
         }

@@ -21,9 +21,9 @@ pub(crate) fn routes_of(config: &Config) -> Vec<Route> {
     for route in config.routes.as_slice() {
         let via = match &route.via {
             ringpost_config::Via::Smarthost { hosts } => smarthost(hosts),
-            ringpost_config::Via::Lmtp { hosts } => Via::Lmtp {
-                hosts: (0..).zip(hosts).map(|(preference, store)| NextHop { preference, ..NextHop::from(store_address(store)) }).collect(),
-            },
+            ringpost_config::Via::Lmtp { hosts } => {
+                Via::Lmtp { hosts: (0..).zip(hosts).map(|(number, store)| stored(number, store)).collect() }
+            }
             ringpost_config::Via::Maildir { path, unknown } => Via::Maildir { path: path.clone(), unknown: unknown_mailbox(*unknown) },
             ringpost_config::Via::Mx { port } => Via::Mx { port: *port },
             ringpost_config::Via::Discard => Via::Discard,
@@ -122,11 +122,13 @@ fn named_hosts(hosts: &[Smarthost]) -> Vec<NamedHost> {
     hosts.iter().map(named).collect()
 }
 
-fn store_address(store: &StoreAddress) -> HostAddress {
-    match store {
+/// The first store that answers has the mail.
+fn stored(number: u8, store: &StoreAddress) -> NextHop {
+    let address = match store {
         StoreAddress::Tcp(address) => HostAddress::Tcp(*address),
         StoreAddress::Unix(path) => HostAddress::Unix(path.clone()),
-    }
+    };
+    NextHop { preference: number.into(), host: number, ..address.into() }
 }
 
 fn millis(duration: Duration) -> u64 {

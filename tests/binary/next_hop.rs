@@ -285,7 +285,7 @@ fn converse(stream: TcpStream, mailbox: &Mailbox, busy: &AtomicBool, offer: &str
 }
 
 /// Reads to CRLF.CRLF and nothing else.
-fn content(reader: &mut impl BufRead) -> std::io::Result<Vec<u8>> {
+pub(crate) fn content(reader: &mut impl BufRead) -> std::io::Result<Vec<u8>> {
     let mut wire = Vec::new();
     loop {
         if reader.read_until(b'\n', &mut wire)? == 0 {

@@ -14,7 +14,7 @@ use crate::breaker::{Break, Breaker, BreakerChange};
 use crate::crowding::Crowding;
 use crate::guests::Guests;
 use crate::home::{Away, Part};
-use crate::hosts::{HostIndex, Hosts, HostsTried};
+use crate::hosts::{HostIndex, Hosts, HostsTried, PutOffBy};
 use crate::quota::Quota;
 use crate::rate::RateLimiter;
 use crate::ready::ReadyQueue;
@@ -360,9 +360,9 @@ impl Destination {
         Some(chosen)
     }
 
-    /// Is there a host besides `host` and those of `tried` that may be tried and has room? Then `tried` has all addresses of `host`.
-    pub(crate) fn has_other_host(&self, host: HostIndex, tried: &mut HostsTried, now: u64) -> bool {
-        self.hosts.has_other(host, tried, &self.limits.breaker, now)
+    /// May an attempt that `host` put off ask another one? See [`Hosts::has_other`].
+    pub(crate) fn has_other_host(&self, host: HostIndex, by: PutOffBy, tried: &mut HostsTried, now: u64) -> bool {
+        self.hosts.has_other(host, by, tried, &self.limits.breaker, now)
     }
 
     /// Replaces the hosts: what is known of those that stay is kept. True if something changed.

@@ -3,7 +3,7 @@
 use crate::breaker::{Break, BreakerChange};
 use crate::destination::DestinationId;
 use crate::dispatch::Dispatch;
-use crate::hosts::{HostIndex, HostsTried};
+use crate::hosts::{HostIndex, HostsTried, PutOffBy};
 use crate::outcome::Outcome;
 use crate::queue::Queue;
 use crate::throttling::{Asks, Said, Throttled, asks, speaks_of_connection};
@@ -22,7 +22,7 @@ pub enum Change {
 
 impl Queue {
     /// The host to connect to for an attempt: of those that may be tried and were not, one of the lowest preference, drawn by
-    /// weight. `None`: ask [`Queue::ends_round`] what the attempt counts for.
+    /// weight; the last that it may ask, of any preference. `None`: ask [`Queue::ends_round`] what the attempt counts for.
     pub fn next_host(&mut self, destination: DestinationId, tried: &mut HostsTried, now: u64) -> Option<HostIndex> {
         self.live(destination)?;
         let (host, is_half_open) = self.destinations[destination.index()].next_host(tried, now, &mut self.jitter)?;
@@ -31,9 +31,9 @@ impl Queue {
     }
 
     /// An attempt was put off by `host`, and had been put off by or not got through to those of `tried`: may another host have it? Then
-    /// `tried` has all addresses of this one, too.
-    pub fn has_other_host(&self, destination: DestinationId, host: HostIndex, tried: &mut HostsTried, now: u64) -> bool {
-        self.live(destination).is_some_and(|state| state.has_other_host(host, tried, now))
+    /// `tried` has this one, too: all of its addresses, or the one. An attempt asks a few hosts, not all that there may be.
+    pub fn has_other_host(&self, destination: DestinationId, host: HostIndex, by: PutOffBy, tried: &mut HostsTried, now: u64) -> bool {
+        self.live(destination).is_some_and(|state| state.has_other_host(host, by, tried, now))
     }
 
     /// None of the hosts that an attempt tried took it. True if it counts as one: all hosts were tried, by it alone or by it and those

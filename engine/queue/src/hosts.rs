@@ -40,9 +40,28 @@ const CROWDED_FIRST_MS: u64 = 1_000;
 const CROWDED_MAX_MS: u64 = 30_000;
 const CROWDED_JITTER_PERCENT: u8 = 20;
 
+/// Hosts that may put one attempt off, RFC 5321 5.1: at least two are to be tried. Each may be silent for minutes before it does, and is a
+/// connection that the message's destination is charged with. The last is drawn from all that are left, whatever their preference, so that
+/// over several attempts each has its turn, however many there are.
+const HOSTS_ASKED_MAX: u8 = 3;
+
 /// The hosts that an attempt has tried; a fresh one for each attempt.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct HostsTried(u32);
+pub struct HostsTried {
+    /// One bit for each slot.
+    slots: u32,
+    /// How many put it off.
+    asked: u8,
+}
+
+/// Whose word it is that put an attempt off: what the other addresses of the same name would say.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PutOffBy {
+    /// The host's, by whichever of its addresses.
+    Host,
+    /// That of the machine at this address, or of the line to it.
+    Address,
+}
 
 const _: () = assert!(HOSTS_MAX <= 32, "one bit per host");
 
@@ -123,8 +142,8 @@ impl Hosts {
         }
     }
 
-    /// The host to connect to: of those that may be tried and were not, one of the lowest preference, drawn by weight. The
-    /// second value says that this made it half-open.
+    /// The host to connect to: of those that may be tried and were not, one of the lowest preference, drawn by weight; of any preference if
+    /// it is the last that the attempt may ask. The second value says that this made it half-open.
     pub(crate) fn choose(
         &mut self,
         tried: &mut HostsTried,
@@ -132,37 +151,40 @@ impl Hosts {
         now: u64,
         jitter: &mut Jitter,
     ) -> Option<(HostIndex, bool)> {
-        let is_open = |slot: usize, host: &Host| tried.0 & (1 << slot) == 0 && host.circuit.may_try(settings, now);
+        let is_open = |slot: usize, host: &Host| tried.slots & (1 << slot) == 0 && host.circuit.may_try(settings, now);
         let has_room = |host: &Host| host.crowded_until <= now;
         let some_have_room = self.hosts.iter().enumerate().any(|(slot, host)| has_room(host) && is_open(slot, host));
         let may_try = |slot: usize, host: &Host| is_open(slot, host) && (has_room(host) || !some_have_room);
+        let is_last = tried.asked + 1 == HOSTS_ASKED_MAX;
         let (mut open, mut count, mut least) = ([0_u8; HOSTS_MAX], 0, u32::MAX);
         for (slot, host) in self.hosts.iter().enumerate().filter(|(slot, host)| may_try(*slot, host)) {
-            if host.hop.preference < least {
+            if host.hop.preference < least && !is_last {
                 (count, least) = (0, host.hop.preference);
             }
-            if host.hop.preference == least {
+            if host.hop.preference == least || is_last {
                 open[count] = slot as u8;
                 count += 1;
             }
         }
         let slot = usize::from(self.draw(&open[..count], |below| jitter.below(below))?);
-        tried.0 |= 1 << slot;
+        tried.slots |= 1 << slot;
         let Host { serial, circuit, .. } = &mut self.hosts[slot];
         let half_open = circuit.begin(now);
         Some((HostIndex { serial: *serial, slot: slot as u8 }, half_open))
     }
 
-    /// Does one besides `index` and those of `tried` have room and a circuit that may be tried? Then `tried` has all addresses of this one.
-    pub(crate) fn has_other(&self, index: HostIndex, tried: &mut HostsTried, settings: &BreakerSettings, now: u64) -> bool {
-        let Some(declined) = self.get(index).map(|host| host.hop.host) else { return false };
-        let of_it = self.hosts.iter().enumerate().filter(|(_, host)| host.hop.host == declined);
-        let all = of_it.fold(tried.0, |tried, (slot, _)| tried | 1 << slot);
+    /// An attempt was put off by `index`, and before by those of `tried`: may it ask another one, which has room and a circuit that may be
+    /// tried? Then `tried` has this one, too: all of its addresses, or the one.
+    pub(crate) fn has_other(&self, index: HostIndex, by: PutOffBy, tried: &mut HostsTried, settings: &BreakerSettings, now: u64) -> bool {
+        let Some(declined) = self.slot(index).filter(|_| tried.asked + 1 < HOSTS_ASKED_MAX) else { return false };
+        let number = self.hosts[declined].hop.host;
+        let is_it = |(slot, host): &(usize, &Host)| *slot == declined || by == PutOffBy::Host && host.hop.host == number;
+        let slots = self.hosts.iter().enumerate().filter(is_it).fold(tried.slots, |slots, (slot, _)| slots | 1 << slot);
         let is_other =
-            |(slot, host): (usize, &Host)| all & (1 << slot) == 0 && host.crowded_until <= now && host.circuit.may_try(settings, now);
+            |(slot, host): (usize, &Host)| slots & (1 << slot) == 0 && host.crowded_until <= now && host.circuit.may_try(settings, now);
         let has = self.hosts.iter().enumerate().any(is_other);
         if has {
-            tried.0 = all;
+            *tried = HostsTried { slots, asked: tried.asked + 1 };
         }
         has
     }
@@ -170,7 +192,7 @@ impl Hosts {
     /// An attempt has tried these in vain. True if all have been, by it and those before it since this was last true.
     pub(crate) fn ends_round(&mut self, tried: HostsTried) -> bool {
         for (slot, host) in self.hosts.iter_mut().enumerate() {
-            host.is_in_round |= tried.0 & (1 << slot) != 0;
+            host.is_in_round |= tried.slots & (1 << slot) != 0;
         }
         let ends = self.hosts.iter().all(|host| host.is_in_round);
         if ends {
@@ -304,21 +326,54 @@ mod tests {
         let (mut jitter, settings) = (Jitter::new(7), BreakerSettings::default());
         let mut tried = HostsTried::default();
         let (index, _) = hosts.choose(&mut tried, &settings, 0, &mut jitter).unwrap();
-        assert!(hosts.has_other(index, &mut tried, &settings, 0));
-        assert_eq!(tried, HostsTried(0b0011), "both addresses of the first");
+        assert!(hosts.has_other(index, PutOffBy::Host, &mut tried, &settings, 0));
+        assert_eq!(tried, HostsTried { slots: 0b0011, asked: 1 }, "both addresses of the first");
         let (index, _) = hosts.choose(&mut tried, &settings, 0, &mut jitter).unwrap();
         assert_eq!(index.position(), 2);
         kill(&mut hosts, 3);
         let before = tried;
-        assert!(!hosts.has_other(index, &mut tried, &settings, 0), "the last one is dead");
+        assert!(!hosts.has_other(index, PutOffBy::Host, &mut tried, &settings, 0), "the last one is dead");
         assert_eq!(tried, before);
         // Who was served over a kept connection has been to that host only.
         let mut fresh = HostsTried::default();
-        assert!(hosts.has_other(index, &mut fresh, &settings, 0));
-        assert_eq!(fresh, HostsTried(0b0100));
+        assert!(hosts.has_other(index, PutOffBy::Host, &mut fresh, &settings, 0));
+        assert_eq!(fresh, HostsTried { slots: 0b0100, asked: 1 });
         let all: Vec<_> = std::iter::from_fn(|| hosts.choose(&mut fresh, &settings, 0, &mut jitter)).map(|(index, _)| index).collect();
         all.iter().for_each(|&one| hosts.crowded(one, 0, &mut jitter));
-        assert!(!hosts.has_other(index, &mut HostsTried::default(), &settings, 0), "the others have enough connections");
+        assert!(!hosts.has_other(index, PutOffBy::Host, &mut HostsTried::default(), &settings, 0), "the others have enough connections");
+    }
+
+    #[test]
+    fn what_is_of_one_address_leaves_the_others_of_its_name() {
+        let mut hosts = hosts(&[(0, 1, 0), (0, 1, 0), (1, 1, 10)]);
+        let (mut jitter, settings) = (Jitter::new(7), BreakerSettings::default());
+        let mut tried = HostsTried::default();
+        let (first, _) = hosts.choose(&mut tried, &settings, 0, &mut jitter).unwrap();
+        assert!(hosts.has_other(first, PutOffBy::Address, &mut tried, &settings, 0));
+        let (second, _) = hosts.choose(&mut tried, &settings, 0, &mut jitter).unwrap();
+        assert_eq!(first.position() + second.position(), 1);
+    }
+
+    /// A host that comes third or later by preference had a message never, if those before it put it off each time.
+    #[test]
+    fn an_attempt_asks_three_hosts_and_each_has_its_turn_over_several_attempts() {
+        let of: Vec<_> = (0..8).map(|number| (number, 1, u32::from(number))).collect();
+        let (mut hosts, mut jitter, settings) = (hosts(&of), Jitter::new(7), BreakerSettings::default());
+        let mut counts = [0; 8];
+        for _ in 0..600 {
+            let (mut tried, mut asked) = (HostsTried::default(), 0);
+            loop {
+                let (index, _) = hosts.choose(&mut tried, &settings, 0, &mut jitter).expect("has_other says so");
+                counts[index.position()] += 1;
+                asked += 1;
+                if !hosts.has_other(index, PutOffBy::Host, &mut tried, &settings, 0) {
+                    break;
+                }
+            }
+            assert_eq!(asked, 3);
+        }
+        assert_eq!(counts[..2], [600, 600], "{counts:?}");
+        assert!(counts[2..].iter().all(|&count| is_share(count, 600, 1.0 / 6.0)), "{counts:?}");
     }
 
     /// A host that stayed, and was moved into the place of one that left, was another one for who had a connection to it, and that was closed.

@@ -82,7 +82,7 @@ pub use dispatch::Dispatch;
 pub use feedback::Change;
 pub use guest::{Guest, Refused};
 pub use home::{CONNECTIONS_PER_HOME, Homes};
-pub use hosts::{HostIndex, HostsTried};
+pub use hosts::{HostIndex, HostsTried, PutOffBy};
 pub use index::{TAG_BYTES_MAX, TAGS_MAX, TermKind};
 pub use kept_reply::REPLY_BYTES_MAX;
 pub use listing::{Cursor, CursorLost, Filter};
@@ -101,6 +101,6 @@ pub use route::{DestinationLimits, HOSTS_MAX, HostAddress, NamedHost, NextHop, R
 pub use routes::{Mail, RouteError, Routes};
 pub use settling::Settled;
 pub use site::{Lookup, Question, Resolution, Verdict};
-pub use throttling::{Throttled, asks_for_fewer_connections, has_enough_of_connection};
+pub use throttling::{Throttled, asks_for_fewer_connections, has_enough_of_connection, put_off_by};
 pub use view::{DestinationView, MessageView, QueueCounts, RecipientView, State};
 pub use wait::Wait;

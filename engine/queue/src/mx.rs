@@ -78,6 +78,8 @@ pub struct Candidates {
     pub exchanges: Vec<Exchange>,
     /// How many hosts the domain has, those beyond [`MX_HOSTS_MAX`] included.
     hosts: usize,
+    /// Of each, a number that is the same in each answer with the same hosts: by this, addresses are of one host.
+    numbers: Vec<u8>,
     /// The domain has no MX: the host is the domain itself.
     pub is_implicit: bool,
     /// That it has none, or these, was said with proof.
@@ -93,7 +95,14 @@ pub fn plan(domain: &str, answer: DnsAnswer<Exchange>, own: &Own<'_>, until: u64
         DnsAnswer::Found(exchanges) => exchanges,
         DnsAnswer::NoData { sure: is_sure } => {
             let exchanges = vec![Exchange { preference: 0, host: domain.to_owned() }];
-            return Plan::Hosts(Candidates { exchanges, hosts: 1, is_implicit: true, is_sure, key: format!("= {domain}") });
+            return Plan::Hosts(Candidates {
+                exchanges,
+                numbers: vec![0],
+                hosts: 1,
+                is_implicit: true,
+                is_sure,
+                key: format!("= {domain}"),
+            });
         }
         DnsAnswer::NoName { sure: true } => return refused(format!("550 5.1.2 {domain}: no such domain")),
         DnsAnswer::NoName { sure: false } => return unanswered("NXDOMAIN without proof"),
@@ -115,14 +124,17 @@ pub fn plan(domain: &str, answer: DnsAnswer<Exchange>, own: &Own<'_>, until: u64
         }
     }
     let key = exchanges.iter().map(|exchange| format!("{} {}", exchange.preference, exchange.host)).collect::<Vec<_>>().join(",");
+    // Before they are shuffled; those beyond 255 are as one host.
+    let mut exchanges: Vec<(u8, Exchange)> = (0..u8::MAX).chain(std::iter::repeat(u8::MAX)).zip(exchanges).collect();
     // RFC 5321 5.1: equal preferences are shuffled, so that of many not always the same are used.
     for last in (1..exchanges.len()).rev() {
         exchanges.swap(last, draw(last as u64 + 1) as usize);
     }
-    exchanges.sort_by_key(|exchange| exchange.preference);
+    exchanges.sort_by_key(|(_, exchange)| exchange.preference);
     let hosts = exchanges.len();
     exchanges.truncate(MX_HOSTS_MAX);
-    Plan::Hosts(Candidates { exchanges, hosts, is_implicit: false, is_sure: true, key })
+    let (numbers, exchanges) = exchanges.into_iter().unzip();
+    Plan::Hosts(Candidates { exchanges, numbers, hosts, is_implicit: false, is_sure: true, key })
 }
 
 impl Candidates {
@@ -143,14 +155,15 @@ pub fn site(
     allow_private: bool,
     until: u64,
 ) -> Resolution {
-    let hosts: Vec<_> = candidates.exchanges.iter().zip(addresses).map(|(exchange, answers)| Host::of(exchange, answers)).collect();
+    let numbered = candidates.exchanges.iter().zip(&candidates.numbers);
+    let hosts: Vec<_> = numbered.zip(addresses).map(|((exchange, number), answers)| Host::of(exchange, *number, answers)).collect();
     // RFC 5321 5.1: our own address cuts the list at its preference. What is behind the cut says nothing, and it leads back to us only
     // when nothing is before it: a host there that has no address today may have one tomorrow.
     let is_ours = |host: &&Host<'_>| host.addresses.iter().any(|&address| own.has(address, port));
     let cut = hosts.iter().filter(is_ours).map(|host| host.exchange.preference).min();
     let better: Vec<_> = hosts.into_iter().filter(|host| cut.is_none_or(|cut| host.exchange.preference < cut)).collect();
     let (mut hops, mut refusal) = (Vec::new(), None);
-    for Host { exchange, addresses, .. } in &better {
+    for Host { exchange, number, addresses, .. } in &better {
         let mut used = 0;
         let mut seen = BTreeSet::new();
         for address in in_turn(addresses.clone()) {
@@ -163,7 +176,8 @@ pub fn site(
             }
             used += 1;
             let name = format!("{}[{address}]:{port}", exchange.host);
-            hops.push(NextHop { name, preference: u32::from(exchange.preference), ..SocketAddr::new(address, port).into() });
+            let preference = u32::from(exchange.preference);
+            hops.push(NextHop { name, preference, host: *number, ..SocketAddr::new(address, port).into() });
         }
     }
     hops.truncate(HOSTS_MAX);
@@ -197,6 +211,7 @@ pub fn site(
 /// What DNS says about one host.
 struct Host<'a> {
     exchange: &'a Exchange,
+    number: u8,
     addresses: Vec<IpAddr>,
     /// That an address is missing, if one is, was said with proof.
     is_sure: bool,
@@ -205,8 +220,8 @@ struct Host<'a> {
 }
 
 impl<'a> Host<'a> {
-    fn of(exchange: &'a Exchange, answers: &[DnsAnswer<IpAddr>; 2]) -> Self {
-        let mut host = Self { exchange, addresses: Vec::new(), is_sure: true, failure: None };
+    fn of(exchange: &'a Exchange, number: u8, answers: &[DnsAnswer<IpAddr>; 2]) -> Self {
+        let mut host = Self { exchange, number, addresses: Vec::new(), is_sure: true, failure: None };
         for answer in answers {
             match answer {
                 DnsAnswer::Found(found) => host.addresses.extend(found.iter().copied().map(unmapped)),

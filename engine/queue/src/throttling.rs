@@ -5,6 +5,7 @@
 //! One such reply among deliveries only costs a place of the window, and so does each policy that may be about one sender alone.
 
 use crate::destination::DestinationId;
+use crate::hosts::PutOffBy;
 use crate::retry::{Jitter, back_off_ms};
 
 /// Spread of pauses to both sides.
@@ -44,6 +45,16 @@ pub(crate) fn asks(reply: &[u8]) -> Option<Asks> {
 /// the service (RFC 5321 4.2.1), and the host is alive.
 pub fn asks_for_fewer_connections(reply: &[u8]) -> bool {
     reply.starts_with(b"421") || asks(reply).is_some()
+}
+
+/// Whose word is it that put a message off? RFC 3463: X.3 is about the mail system, X.4 the network and X.5 the protocol, as it is at the
+/// address that was connected to; the end of a connection, in our own words, is X.4.2. A mailbox, a policy, a service that asks for less and
+/// what is not said that plainly are the host's, whatever its address. So is X.5.3, which counts recipients.
+pub fn put_off_by(reply: &[u8]) -> PutOffBy {
+    match reply.get(3..).and_then(enhanced) {
+        Some((3 | 4, _) | (5, 0..=2 | 4..)) if asks(reply).is_none() => PutOffBy::Address,
+        _ => PutOffBy::Host,
+    }
 }
 
 /// Is a refusal about the connection that it was said on, so that another one may be used at once?
@@ -235,6 +246,31 @@ mod tests {
             "",
         ] {
             assert_eq!(asks(reply.as_bytes()), None, "{reply}");
+        }
+    }
+
+    #[test]
+    fn what_is_of_one_machine_is_told_from_what_is_of_the_host() {
+        for reply in [
+            "421 4.4.2 connection closed by the next hop",
+            "452 4.3.1 disk full",
+            "451 4.3.0 local error",
+            "451 4.5.0 the next hop broke the protocol",
+        ] {
+            assert_eq!(put_off_by(reply.as_bytes()), PutOffBy::Address, "{reply}");
+        }
+        for reply in [
+            "450 4.2.1 mailbox busy",
+            "450 4.7.1 Greylisted",
+            "452 4.3.2 busy",
+            "421 4.7.0 slow down",
+            "451 4.4.5 congestion",
+            "452 4.5.3 too many recipients",
+            "451 local error",
+            "421",
+            "",
+        ] {
+            assert_eq!(put_off_by(reply.as_bytes()), PutOffBy::Host, "{reply}");
         }
     }
 

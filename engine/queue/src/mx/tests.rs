@@ -52,6 +52,27 @@ fn hosts_go_by_preference_and_a_domain_without_mx_is_its_own_host() {
     assert_eq!(hosts(DnsAnswer::NoData { sure: false }), ["d.test"]);
 }
 
+/// By its number an address is of a host; and it is one of a hop's marks, so that another one each time would end all connections.
+#[test]
+fn each_host_has_a_number_of_its_own_however_they_are_shuffled() {
+    let records: Vec<_> = ["a.test", "b.test", "c.test"].map(|host| exchange(10, host)).into();
+    let mut shuffles = BTreeSet::new();
+    for first in 0..6 {
+        let mut draws = [first % 3, first % 2].into_iter();
+        let Plan::Hosts(candidates) = plan("d.test", DnsAnswer::Found(records.clone()), &own(), UNTIL, |_| draws.next().unwrap()) else {
+            panic!("hosts")
+        };
+        shuffles.insert(candidates.exchanges.iter().map(|exchange| exchange.host.clone()).collect::<Vec<_>>());
+        let addresses = [found(&["192.0.2.1", "192.0.2.2"]), found(&["192.0.2.3"]), found(&["192.0.2.4"])];
+        let Resolution::Site { hosts, .. } = site("d.test", &candidates, &addresses, &own(), 25, false, UNTIL) else { panic!("a site") };
+        for hop in hosts {
+            let expected = ["a.test", "b.test", "c.test"].iter().position(|host| hop.name.starts_with(host)).unwrap();
+            assert_eq!(usize::from(hop.host), expected, "{}", hop.name);
+        }
+    }
+    assert_eq!(shuffles.len(), 6);
+}
+
 #[test]
 fn only_what_an_authority_said_for_good_is_refused_for_good() {
     assert_eq!(decided(DnsAnswer::NoName { sure: true }), "550 5.1.2 d.test: no such domain");

@@ -36,6 +36,12 @@ own_words! {
     CONTROL_CHARACTER = "553 5.1.3 an address has a control character";
 }
 
+/// Whether a reply is a word of ours about what a next hop does not offer: another host may. A next hop that says the same word for word is not
+/// told apart.
+pub fn is_about_offer(reply: &Reply) -> bool {
+    [NEEDS_SMTPUTF8, NEEDS_BINARYMIME, NEEDS_8BITMIME, TOO_LARGE, NEEDS_DELIVERBY, NEEDS_MORE_TIME].contains(&reply.line())
+}
+
 /// Whether a reply is a word of ours about content that we do not have or do not send: no other next hop would get it either. A next hop that
 /// says the same word for word is not told apart.
 pub fn is_about_content(reply: &Reply) -> bool {

@@ -1,0 +1,200 @@
+//! What one host of a destination puts off goes to the next one within the attempt, whatever the route and wherever the dialogue ends.
+
+use std::net::SocketAddr;
+
+use serde_json::Value;
+
+use crate::client::Client;
+use crate::faulty_hop::{Fault, FaultyHop, Script};
+use crate::name_server::NameServer;
+use crate::next_hop::NextHop;
+use crate::node::{Node, Setup, free_port};
+use crate::shards::{counter, on_one_core, two_shards};
+use crate::store::Store;
+
+/// No second attempt, and a silence of a few seconds: longer than a busy machine takes to answer.
+const ONE_ATTEMPT: &str = "[queue]\nretry_base = \"1h\"\nretry_cap = \"1h\"\n[delivery]\nconnections_max = 1\nconnect_timeout = \"5s\"\n\
+    banner_timeout = \"5s\"\nehlo_timeout = \"5s\"\nmail_timeout = \"5s\"\nrcpt_timeout = \"5s\"\ndata_timeout = \"5s\"\n\
+    block_timeout = \"5s\"\ndot_timeout = \"5s\"\n";
+
+fn at(host: u8, port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, host], port))
+}
+
+fn says(point: &'static str, line: &'static str) -> Script {
+    Script { point, fault: Fault::Says(line), pipelining: true }
+}
+
+const CLOSES_AT_MAIL: Script = Script { point: "mail", fault: Fault::Drop, pipelining: true };
+
+fn deliver(node: &Node, recipient: &str) {
+    Client::greeted(node.address).deliver(recipient, "Subject: x\r\n\r\nx");
+}
+
+fn is_deferred(message: &Value) -> bool {
+    message["recipients"][0]["state"] == "deferred"
+}
+
+/// All mail goes to these in turn.
+fn smarthosts(hosts: &[SocketAddr]) -> Setup {
+    let hosts: Vec<_> = (0..).zip(hosts).map(|(number, host)| format!("{{ host = \"{host}\", backup = {} }}", number > 0)).collect();
+    Setup { route: format!("via = \"smarthost\"\nhosts = [{}]", hosts.join(", ")), retries: ONE_ATTEMPT, ..Setup::new() }
+}
+
+/// One that greeted and closed at MAIL had the mail again and again until it expired, and the next one was never asked.
+#[test]
+fn wherever_the_first_host_fails_before_the_content_is_there_the_next_one_has_the_mail() {
+    let good = NextHop::start();
+    let mut scripts = Vec::new();
+    for point in ["connect", "ehlo", "mail", "rcpt", "data", "dot"] {
+        for fault in
+            [Fault::Drop, Fault::Silence, Fault::Says("451 4.3.0 Later"), Fault::Says("450 4.2.1 Busy"), Fault::Says("421 4.3.2 Closing")]
+        {
+            scripts.extend([true, false].map(|pipelining| Script { point, fault, pipelining }));
+        }
+    }
+    // Whoever has the whole content may keep it.
+    let may_have_it = |script: &Script| script.point == "dot" && !matches!(script.fault, Fault::Says(_));
+    let hops: Vec<_> = scripts.iter().map(|&script| FaultyHop::start(script)).collect();
+    let route = |(number, hop): (usize, &FaultyHop)| {
+        let hosts = format!("[\"{}\", {{ host = \"{}\", backup = true }}]", hop.address, good.address);
+        format!("[[route]]\ndomain = \"c{number}.test\"\nvia = \"smarthost\"\nhosts = {hosts}\n")
+    };
+    let extra: String = hops.iter().enumerate().map(route).collect();
+    let node = Node::start(&two_shards(Setup { retries: ONE_ATTEMPT, extra: extra.leak(), ..Setup::new() }));
+    // Over several connections, so that shards have mail for each other's destinations.
+    let mut clients: Vec<Client> = (0..6).map(|_| Client::greeted(node.address)).collect();
+    for number in 0..scripts.len() {
+        clients[number % 6].deliver(&format!("b@c{number}.test"), "Subject: x\r\n\r\nx");
+    }
+    let kept = scripts.iter().filter(|script| may_have_it(script)).count();
+    let queue = node.wait_for_queue(|queue| queue.len() == kept && queue.iter().all(is_deferred));
+    assert!(queue.iter().all(|message| message["recipients"][0]["attempts"] == 1), "{queue:?}");
+    let messages = good.messages();
+    for (number, (script, hop)) in scripts.iter().zip(&hops).enumerate() {
+        let address = format!("b@c{number}.test");
+        let copies = messages.iter().filter(|message| message.recipients == [address.as_str()]).count();
+        assert_eq!((copies, hop.connections()), (usize::from(!may_have_it(script)), 1), "{script:?}: {}", node.log());
+    }
+    assert_eq!(counter(&node, "deliveries_unknown"), kept as u64);
+    assert!(counter(&node, "dispatched_to_homes") > 0);
+}
+
+#[test]
+fn content_that_breaks_off_in_the_middle_goes_to_the_next_host() {
+    let (first, second) = (FaultyHop::start(Script { point: "content", ..CLOSES_AT_MAIL }), NextHop::start());
+    let node = Node::start(&smarthosts(&[first.address, second.address]));
+    // More than the buffers of both sides hold.
+    let body = "0123456789abcdef0123456789abcdef\r\n".repeat(400_000);
+    Client::greeted(node.address).deliver("b@y.test", &format!("Subject: x\r\n\r\n{body}"));
+    let messages = second.wait_for(1);
+    assert!(messages[0].body().starts_with(&body), "{} octets", messages[0].wire.len());
+    node.wait_for_queue(<[_]>::is_empty);
+    assert_eq!((first.connections(), second.messages().len()), (1, 1));
+}
+
+/// All hosts of a domain had the same number, as if they were addresses of one.
+#[test]
+fn a_domains_exchanges_are_asked_by_preference_and_once_for_all_their_addresses() {
+    let names = NameServer::start();
+    let port = free_port();
+    names.set_exchanges("y.test", &["mx1.y.test".to_owned(), "mx2.y.test".to_owned()]);
+    names.set("mx1.y.test", &[[127, 0, 0, 2], [127, 0, 0, 3]], 300);
+    names.set("mx2.y.test", &[[127, 0, 0, 4]], 300);
+    names.set_exchanges("z.test", &["mx3.z.test".to_owned()]);
+    names.set("mx3.z.test", &[[127, 0, 0, 5], [127, 0, 0, 6]], 300);
+    let busy = [2, 3].map(|host| FaultyHop::start_at(at(host, port), says("rcpt", "450 4.2.1 Busy")));
+    let closing = FaultyHop::start_at(at(5, port), CLOSES_AT_MAIL);
+    let (second, other) = (NextHop::start_at(at(4, port)), NextHop::start_at(at(6, port)));
+    let extra = format!("[dns]\nservers = [\"{}\"]\nallow_private = true\n", names.address).leak();
+    let route = format!("via = \"mx\"\nport = {port}\nmessages_per_connection = 1");
+    let node = Node::start(&on_one_core(Setup { route, extra, retries: ONE_ATTEMPT, ..Setup::new() }, 1));
+    deliver(&node, "b@y.test");
+    node.wait_for_queue(<[_]>::is_empty);
+    assert_eq!((busy.iter().map(FaultyHop::connections).sum::<usize>(), second.messages().len()), (1, 1));
+    let log = node.wait_for_mail_log("relay=mx2.y.test[127.0.0.4]");
+    assert!(log.contains("relay=mx1.y.test[127.0.0."), "{log}");
+
+    // An address that just ends is not all of its host. One of two is drawn each time.
+    for _ in 0..20 {
+        deliver(&node, "b@z.test");
+    }
+    node.wait_for_queue(<[_]>::is_empty);
+    assert_eq!(other.messages().len(), 20);
+    assert!(closing.connections() > 0);
+}
+
+#[test]
+fn a_store_that_fails_leaves_the_mail_to_the_next_one_recipient_by_recipient() {
+    let (store, stored) = Store::over_tcp();
+    let scripts = [
+        CLOSES_AT_MAIL,
+        Script { point: "data", ..CLOSES_AT_MAIL },
+        says("rcpt", "452 4.3.1 Disk full"),
+        says("dot", "452 4.2.2 Over quota"),
+    ];
+    let hops = scripts.map(FaultyHop::start);
+    let (first, first_at) = Store::over_tcp();
+    first.answer("c@mixed.test", "452 4.2.2 over quota");
+    let firsts = hops.iter().map(|hop| hop.address).enumerate().map(|(number, address)| (format!("c{number}.test"), address));
+    let route = |(domain, address)| format!("[[route]]\ndomain = \"{domain}\"\nvia = \"lmtp\"\nhosts = [\"{address}\", \"{stored}\"]\n");
+    let extra: String = firsts.chain([("mixed.test".to_owned(), first_at)]).map(route).collect();
+    let node = Node::start(&on_one_core(Setup { retries: ONE_ATTEMPT, extra: extra.leak(), ..Setup::new() }, 1));
+    (0..scripts.len()).for_each(|number| deliver(&node, &format!("b@c{number}.test")));
+    node.wait_for_queue(<[_]>::is_empty);
+    assert_eq!(hops.map(|hop| hop.connections()), [1; 4]);
+    let recipients = |store: &Store| store.saved().into_iter().map(|(recipient, _)| recipient).collect::<Vec<_>>();
+    assert_eq!(recipients(&store), ["b@c0.test", "b@c1.test", "b@c2.test", "b@c3.test"]);
+
+    let mut client = Client::greeted(node.address);
+    client.must("MAIL FROM:<a@x.test>", "250 2.1.0");
+    for local in ["b", "c", "d"] {
+        client.must(&format!("RCPT TO:<{local}@mixed.test>"), "250 2.1.5");
+    }
+    client.must("DATA", "354");
+    client.must("Subject: x\r\n\r\nx\r\n.", "250 2.0.0");
+    node.wait_for_queue(<[_]>::is_empty);
+    assert_eq!(recipients(&first), ["b@mixed.test", "d@mixed.test"]);
+    assert_eq!(recipients(&store)[4..], ["c@mixed.test"]);
+}
+
+#[test]
+fn an_attempt_asks_three_hosts_and_is_one() {
+    let hops: Vec<_> = (0..5).map(|_| FaultyHop::start(says("rcpt", "450 4.2.1 Busy"))).collect();
+    let node = Node::start(&smarthosts(&hops.iter().map(|hop| hop.address).collect::<Vec<_>>()));
+    deliver(&node, "b@y.test");
+    let queue = node.wait_for_queue(|queue| queue.iter().any(is_deferred));
+    assert_eq!(queue[0]["recipients"][0]["attempts"], 1);
+    assert_eq!(hops.iter().map(FaultyHop::connections).sum::<usize>(), 3);
+}
+
+/// A host that put it off would have had it in five minutes, but the next one offers less: it failed for good.
+#[test]
+fn what_the_next_host_does_not_offer_decides_nothing_that_the_first_put_off() {
+    let (first, second) = (FaultyHop::start(says("rcpt", "450 4.7.1 Greylisted")), NextHop::start());
+    second.offer_seven_bits();
+    let node = Node::start(&smarthosts(&[first.address, second.address]));
+    let mut client = Client::greeted(node.address);
+    client.must("MAIL FROM:<a@x.test> BODY=8BITMIME", "250 2.1.0");
+    client.must("RCPT TO:<b@y.test>", "250 2.1.5");
+    client.must("DATA", "354");
+    client.must("Subject: x\r\n\r\n\u{e9}\r\n.", "250 2.0.0");
+    let queue = node.wait_for_queue(|queue| queue.iter().any(is_deferred));
+    assert_eq!((queue.len(), &queue[0]["reason"]), (1, &"450 4.7.1 Greylisted".into()));
+    assert_eq!(second.connections_made(), 1, "it was asked");
+}
+
+/// And one that offers less than the next one is no reason to fail.
+#[test]
+fn what_the_first_host_does_not_offer_the_next_one_may() {
+    let (first, second) = (NextHop::start(), NextHop::start());
+    first.offer_seven_bits();
+    let node = Node::start(&smarthosts(&[first.address, second.address]));
+    let mut client = Client::greeted(node.address);
+    client.must("MAIL FROM:<a@x.test> BODY=8BITMIME", "250 2.1.0");
+    client.must("RCPT TO:<b@y.test>", "250 2.1.5");
+    client.must("DATA", "354");
+    client.must("Subject: x\r\n\r\n\u{e9}\r\n.", "250 2.0.0");
+    node.wait_for_queue(<[_]>::is_empty);
+    assert_eq!((first.messages().len(), second.messages().len()), (0, 1));
+}
