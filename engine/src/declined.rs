@@ -12,9 +12,9 @@ use crate::{
 /// A message that is to be brought to a host that was not asked yet.
 pub(crate) struct Declined {
     pub(crate) dispatch: Dispatch,
-    /// What it comes to if no other host takes it.
-    pub(crate) words: Words,
-    /// With all addresses of the host that put it off.
+    /// What it comes to if no other host takes it; none if none was asked.
+    pub(crate) words: Option<Words>,
+    /// With the host that put it off.
     pub(crate) tried: HostsTried,
 }
 
@@ -101,7 +101,19 @@ impl Outbound<'_> {
         if !dispatch.is_guest() {
             self.shard.log_outcomes(&dispatch, &storage.outcomes, &relay, now);
         }
-        self.declined = Some(Declined { dispatch, words: Words { storage, relay }, tried });
+        self.declined = Some(Declined { dispatch, words: Some(Words { storage, relay }), tried });
+        None
+    }
+
+    /// Is this message to be brought to another host first, because this one failed with it before? Then it is.
+    pub(crate) fn leave_to_others(&mut self, attempt: Attempt) -> Option<Attempt> {
+        let now = self.shard.now_ms();
+        if self.declined.is_some() || !self.shard.queue.borrow().comes_later(self.destination, self.host, attempt.tried, now) {
+            return Some(attempt);
+        }
+        let Attempt { dispatch, storage, tried, words, .. } = attempt;
+        self.shard.delivery.keep_storage(storage);
+        self.declined = Some(Declined { dispatch, words, tried });
         None
     }
 }

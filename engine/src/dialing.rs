@@ -109,7 +109,7 @@ async fn dial(
     mut soon_idle: Option<SoonIdle<Dispatch>>,
     used: Instant,
 ) -> Dialed {
-    let mut tried = HostsTried::default();
+    let mut tried = dispatch.as_ref().map_or_else(HostsTried::default, |dispatch| shard.queue.borrow().hosts_to_try(dispatch));
     let mut is_crowded = false;
     // Of the hosts that put `dispatch` off, the last one's.
     let mut words: Option<Words> = None;
@@ -151,7 +151,7 @@ async fn dial(
                 match outbound.run(dispatch, tried, words).await {
                     Ended::Served => return Dialed::Served,
                     Ended::Declined(declined) => {
-                        (dispatch, words, tried) = (Some(declined.dispatch), Some(declined.words), declined.tried);
+                        (dispatch, words, tried) = (Some(declined.dispatch), declined.words, declined.tried);
                         is_crowded = false;
                     }
                     // It did not come to a greeting: another host may be of a better mind.

@@ -71,7 +71,7 @@ pub(crate) struct Outbound<'s> {
     pub(crate) host: HostIndex,
     pub(crate) relay: String,
     /// Of its first attempt: the hosts that it has been to, and what the last of them said.
-    tried: HostsTried,
+    tried: Option<HostsTried>,
     words: Option<Words>,
     /// It takes no further message.
     pub(crate) declined: Option<Declined>,
@@ -122,7 +122,7 @@ impl<'s> Outbound<'s> {
             destination,
             host,
             relay,
-            tried: HostsTried::default(),
+            tried: None,
             words: None,
             declined: None,
             is_used_up: false,
@@ -148,7 +148,8 @@ impl<'s> Outbound<'s> {
 
     /// Runs until the connection ends. `first` has been to the hosts of `tried`, of which the last one may have put it off in `words`.
     pub(crate) async fn run(mut self, first: Option<Dispatch>, tried: HostsTried, words: Option<Words>) -> Ended {
-        (self.next, self.tried, self.words) = (first, tried, words);
+        self.tried = first.is_some().then_some(tried);
+        (self.next, self.words) = (first, words);
         let mut received: Option<Received> = None;
         let mut consumed = 0;
         // The reply that is waited for, and until when: a peer that dribbles gets no more time than one that is silent.
@@ -357,7 +358,9 @@ impl<'s> Outbound<'s> {
         self.idling.end(self.shard.ring.now());
         self.soon_idle = None;
         let mut attempt = Attempt::new(dispatch, self.shard.delivery.storage());
-        (attempt.tried, attempt.words) = (std::mem::take(&mut self.tried), self.words.take());
+        let tried = self.tried.take().unwrap_or_else(|| self.shard.queue.borrow().hosts_to_try(&attempt.dispatch));
+        (attempt.tried, attempt.words) = (tried, self.words.take());
+        let Some(mut attempt) = self.leave_to_others(attempt) else { return };
         let (stored, has_parts_beyond_ascii) = match self.shard.read_before_mail(&attempt.dispatch, self.client.offer().smtputf8).await {
             Ok(read) => read,
             Err(reason) => {

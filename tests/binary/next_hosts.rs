@@ -198,3 +198,41 @@ fn what_the_first_host_does_not_offer_the_next_one_may() {
     node.wait_for_queue(<[_]>::is_empty);
     assert_eq!((first.messages().len(), second.messages().len()), (0, 1));
 }
+
+/// One that closes behind the final dot each time, or has closed for this message alone, had it again and again until it expired.
+#[test]
+fn a_message_that_one_host_left_open_is_brought_to_another_the_next_time() {
+    let dropping = FaultyHop::start(Script { point: "dot", ..CLOSES_AT_MAIL });
+    let second = NextHop::start();
+    let setup = Setup { retries: "[queue]\nretry_base = \"1s\"\nretry_cap = \"1s\"\n", ..smarthosts(&[dropping.address, second.address]) };
+    let node = Node::start(&two_shards(setup));
+    let mut clients: Vec<Client> = (0..6).map(|_| Client::greeted(node.address)).collect();
+    clients.iter_mut().for_each(|client| drop(client.deliver("b@y.test", "Subject: x\r\n\r\nx")));
+    node.wait_for_queue(<[_]>::is_empty);
+    // Each went to the first host by its own right.
+    assert_eq!((second.messages().len(), counter(&node, "deliveries_unknown")), (6, 6));
+    assert_eq!(dropping.connections(), 6);
+}
+
+/// Connections that are kept with the host would have had it again, too.
+#[test]
+fn a_kept_connection_is_not_given_what_its_host_left_open() {
+    let (first, first_at) = Store::over_tcp();
+    let (second, second_at) = Store::over_tcp();
+    first.answer("b@y.test", "close");
+    first.answer("b@y.test", "close");
+    let setup = Setup {
+        route: format!("via = \"lmtp\"\nhosts = [\"{first_at}\", \"{second_at}\"]"),
+        retries: "[queue]\nretry_base = \"2s\"\nretry_cap = \"2s\"\n[delivery]\nidle_timeout = \"1h\"\n",
+        ..Setup::new()
+    };
+    let node = Node::start(&on_one_core(setup, 1));
+    deliver(&node, "b@y.test");
+    node.wait_for_queue(|queue| queue.iter().any(is_deferred));
+    deliver(&node, "c@y.test");
+    first.wait_for(1);
+    second.wait_for(1);
+    node.wait_for_queue(<[_]>::is_empty);
+    let recipients = |store: &Store| store.saved().into_iter().map(|(recipient, _)| recipient).collect::<Vec<_>>();
+    assert_eq!((recipients(&first), recipients(&second)), (vec!["c@y.test".to_owned()], vec!["b@y.test".to_owned()]));
+}

@@ -4,9 +4,10 @@ use crate::breaker::{Break, BreakerChange};
 use crate::destination::DestinationId;
 use crate::dispatch::Dispatch;
 use crate::hosts::{HostIndex, HostsTried, PutOffBy};
+use crate::kept_reply::split_reply;
 use crate::outcome::Outcome;
 use crate::queue::Queue;
-use crate::throttling::{Asks, Said, Throttled, asks, speaks_of_connection};
+use crate::throttling::{Asks, Said, Throttled, asks, put_off_by, speaks_of_connection};
 
 /// Changes kept for [`Queue::take_change`]; a driver that takes them after each turn never sees one dropped.
 const CHANGES_MAX: usize = 4096;
@@ -34,6 +35,35 @@ impl Queue {
     /// `tried` has this one, too: all of its addresses, or the one. An attempt asks a few hosts, not all that there may be.
     pub fn has_other_host(&self, destination: DestinationId, host: HostIndex, by: PutOffBy, tried: &mut HostsTried, now: u64) -> bool {
         self.live(destination).is_some_and(|state| state.has_other_host(host, by, tried, now))
+    }
+
+    /// None is tried yet. The host where the attempt before failed for reasons of its machine or the line, with content that it may have taken or
+    /// without, comes after the others: for a message that has it end each time, the next one is to be asked once.
+    pub fn hosts_to_try(&self, dispatch: &Dispatch) -> HostsTried {
+        let mut tried = HostsTried::default();
+        if dispatch.attempt() > 1
+            && let (Some(relay), Some(state)) = (self.failed_at(dispatch), self.live(dispatch.destination))
+        {
+            state.hosts.later(relay, &mut tried);
+        }
+        tried
+    }
+
+    /// Is there a host that comes before this one, by [`Queue::hosts_to_try`]?
+    pub fn comes_later(&self, destination: DestinationId, host: HostIndex, tried: HostsTried, now: u64) -> bool {
+        self.live(destination).is_some_and(|state| state.hosts.comes_later(host, tried, &state.limits.breaker, now))
+    }
+
+    /// The host where the attempt before failed so.
+    pub(crate) fn failed_at(&self, dispatch: &Dispatch) -> Option<&[u8]> {
+        if dispatch.is_guest() {
+            return self.guest_failed_at(dispatch.key);
+        }
+        let recipients = self.messages.recipients(dispatch.key.index);
+        self.recipients(dispatch).find_map(|(number, _)| {
+            let (words, relay) = split_reply(self.texts.get(recipients[usize::from(number)].reply()));
+            (!relay.is_empty() && put_off_by(words) == PutOffBy::Address).then_some(relay)
+        })
     }
 
     /// None of the hosts that an attempt tried took it. True if it counts as one: all hosts were tried, by it alone or by it and those

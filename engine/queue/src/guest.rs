@@ -63,6 +63,8 @@ pub struct Guest {
     text: Vec<u8>,
     /// Number in the message, and the end of the address in `text`.
     recipients: Vec<(u16, u32)>,
+    /// The host where the attempt before failed; empty where none did, see [`Queue::hosts_to_try`].
+    failed_at: Vec<u8>,
 }
 
 impl Guest {
@@ -200,6 +202,9 @@ impl Queue {
         (guest.attempt, guest.priority) = (dispatch.attempt, self.messages[dispatch.key.index].priority);
         guest.text.clear();
         guest.recipients.clear();
+        guest.failed_at.clear();
+        let failed_at = Some(dispatch).filter(|dispatch| dispatch.attempt() > 1).and_then(|dispatch| self.failed_at(dispatch));
+        guest.failed_at.extend_from_slice(failed_at.unwrap_or_default());
         let Some(envelope) = self.envelope(dispatch.key) else { return };
         (guest.id, guest.size, guest.accepted_at) = (envelope.id, envelope.size, envelope.accepted_at);
         (guest.eight_bit, guest.eight_bit_header) = (envelope.eight_bit, envelope.eight_bit_header);
@@ -412,6 +417,11 @@ impl Queue {
 
     pub(crate) fn guest_recipients(&self, key: MessageKey) -> impl Iterator<Item = (u16, &[u8])> + Clone {
         self.guests.get(key).into_iter().flat_map(Guest::recipients)
+    }
+
+    /// See [`Queue::failed_at`].
+    pub(crate) fn guest_failed_at(&self, key: MessageKey) -> Option<&[u8]> {
+        self.guests.get(key).map(|guest| &guest.failed_at[..]).filter(|relay| !relay.is_empty())
     }
 
     /// As [`Queue::settle`], for a guest: what the outcomes say of the destination is heeded here, the rest by its owner.

@@ -52,6 +52,8 @@ pub struct HostsTried {
     slots: u32,
     /// How many put it off.
     asked: u8,
+    /// One bit for each slot: the others come first.
+    later: u32,
 }
 
 /// Whose word it is that put an attempt off: what the other addresses of the same name would say.
@@ -152,9 +154,10 @@ impl Hosts {
         jitter: &mut Jitter,
     ) -> Option<(HostIndex, bool)> {
         let is_open = |slot: usize, host: &Host| tried.slots & (1 << slot) == 0 && host.circuit.may_try(settings, now);
-        let has_room = |host: &Host| host.crowded_until <= now;
-        let some_have_room = self.hosts.iter().enumerate().any(|(slot, host)| has_room(host) && is_open(slot, host));
-        let may_try = |slot: usize, host: &Host| is_open(slot, host) && (has_room(host) || !some_have_room);
+        let later = tried.later;
+        let comes_first = |slot: usize, host: &Host| host.crowded_until <= now && later & (1 << slot) == 0;
+        let some_come_first = self.hosts.iter().enumerate().any(|(slot, host)| comes_first(slot, host) && is_open(slot, host));
+        let may_try = |slot: usize, host: &Host| is_open(slot, host) && (comes_first(slot, host) || !some_come_first);
         let is_last = tried.asked + 1 == HOSTS_ASKED_MAX;
         let (mut open, mut count, mut least) = ([0_u8; HOSTS_MAX], 0, u32::MAX);
         for (slot, host) in self.hosts.iter().enumerate().filter(|(slot, host)| may_try(*slot, host)) {
@@ -184,9 +187,24 @@ impl Hosts {
             |(slot, host): (usize, &Host)| slots & (1 << slot) == 0 && host.crowded_until <= now && host.circuit.may_try(settings, now);
         let has = self.hosts.iter().enumerate().any(is_other);
         if has {
-            *tried = HostsTried { slots, asked: tried.asked + 1 };
+            *tried = HostsTried { slots, asked: tried.asked + 1, ..*tried };
         }
         has
+    }
+
+    /// The hosts with this name, as attempts name them, come after the others.
+    pub(crate) fn later(&self, relay: &[u8], tried: &mut HostsTried) {
+        let is_it = |name: &[u8]| name == relay || relay.ends_with(b"[") && name.starts_with(relay);
+        let slots = self.hosts.iter().enumerate().filter(|(_, host)| is_it(host.hop.name.as_bytes()));
+        tried.later = slots.fold(0, |slots, (slot, _)| slots | 1 << slot);
+    }
+
+    /// Is there one that this attempt is to be made at before `index`?
+    pub(crate) fn comes_later(&self, index: HostIndex, tried: HostsTried, settings: &BreakerSettings, now: u64) -> bool {
+        let comes_first = |(slot, host): (usize, &Host)| {
+            (tried.later | tried.slots) & (1 << slot) == 0 && host.crowded_until <= now && host.circuit.may_try(settings, now)
+        };
+        self.slot(index).is_some_and(|slot| tried.later & (1 << slot) != 0) && self.hosts.iter().enumerate().any(comes_first)
     }
 
     /// An attempt has tried these in vain. True if all have been, by it and those before it since this was last true.
@@ -327,7 +345,7 @@ mod tests {
         let mut tried = HostsTried::default();
         let (index, _) = hosts.choose(&mut tried, &settings, 0, &mut jitter).unwrap();
         assert!(hosts.has_other(index, PutOffBy::Host, &mut tried, &settings, 0));
-        assert_eq!(tried, HostsTried { slots: 0b0011, asked: 1 }, "both addresses of the first");
+        assert_eq!(tried, HostsTried { slots: 0b0011, asked: 1, later: 0 }, "both addresses of the first");
         let (index, _) = hosts.choose(&mut tried, &settings, 0, &mut jitter).unwrap();
         assert_eq!(index.position(), 2);
         kill(&mut hosts, 3);
@@ -337,7 +355,7 @@ mod tests {
         // Who was served over a kept connection has been to that host only.
         let mut fresh = HostsTried::default();
         assert!(hosts.has_other(index, PutOffBy::Host, &mut fresh, &settings, 0));
-        assert_eq!(fresh, HostsTried { slots: 0b0100, asked: 1 });
+        assert_eq!(fresh, HostsTried { slots: 0b0100, asked: 1, later: 0 });
         let all: Vec<_> = std::iter::from_fn(|| hosts.choose(&mut fresh, &settings, 0, &mut jitter)).map(|(index, _)| index).collect();
         all.iter().for_each(|&one| hosts.crowded(one, 0, &mut jitter));
         assert!(!hosts.has_other(index, PutOffBy::Host, &mut HostsTried::default(), &settings, 0), "the others have enough connections");
@@ -352,6 +370,24 @@ mod tests {
         assert!(hosts.has_other(first, PutOffBy::Address, &mut tried, &settings, 0));
         let (second, _) = hosts.choose(&mut tried, &settings, 0, &mut jitter).unwrap();
         assert_eq!(first.position() + second.position(), 1);
+    }
+
+    #[test]
+    fn a_host_that_comes_later_is_tried_when_no_other_can_be() {
+        let mut hosts = hosts(&[(0, 1, 0), (1, 1, 10), (2, 1, 20)]);
+        let (mut jitter, settings) = (Jitter::new(7), BreakerSettings::default());
+        let mut tried = HostsTried::default();
+        let (first, _) = hosts.choose(&mut HostsTried::default(), &settings, 0, &mut jitter).unwrap();
+        hosts.later(b"192.0.2.1:2", &mut tried);
+        assert_eq!(tried, HostsTried::default(), "another name");
+        hosts.later(b"192.0.2.1:25", &mut tried);
+        assert!(hosts.comes_later(first, tried, &settings, 0));
+        let order: Vec<_> =
+            std::iter::from_fn(|| hosts.choose(&mut tried, &settings, 0, &mut jitter)).map(|(index, _)| index.position()).collect();
+        assert_eq!(order, [1, 2, 0]);
+        assert!(!hosts.comes_later(first, tried, &settings, 0), "the others were tried");
+        hosts.later(b"192.0.2.[", &mut tried);
+        assert_eq!(tried.later, 0);
     }
 
     /// A host that comes third or later by preference had a message never, if those before it put it off each time.
