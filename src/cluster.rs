@@ -17,6 +17,7 @@ use ringpost_cluster::{
     handle::ClusterHandle,
     identity::{Epoch, Incarnation, Leadership, NodeId, Role},
     keyspace::Keyspace,
+    partition_count::PartitionCount,
     progress::Progress,
     surroundings::{AgentSettings, Boxed, LocalState, Surroundings},
     target::Target,
@@ -107,11 +108,13 @@ impl ClusterNode {
             capacity: u64::from(settings.queue_capacity),
             dead_max: u64::from(settings.dead_letters_max),
         };
+        let partitions = Arc::new(PartitionCount::new(bounds.partitions, settings.node_ttl));
         let queue = WorkQueue::new(valkey.clone(), keyspace.clone(), MAIL_QUEUE, bounds, key.clone(), me.clone())
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| error.to_string())?
+            .agreed_by(partitions.clone());
         let address = settings.address.clone().unwrap_or_else(|| config.listeners[0].address.to_string());
         let stalled_after = (settings.heartbeat_interval * STALLED_HEARTBEATS).max(STALLED_MIN);
-        let control = ControlPlane::new(valkey, keyspace).with_key(key);
+        let control = ControlPlane::new(valkey, keyspace).with_key(key).with_partitions(partitions);
         let surroundings = Arc::new(LocalNode {
             progress: Arc::new(Mutex::new(Progress::new(shards.len(), stalled_after, BootTime::now()))),
             shards,
@@ -251,6 +254,8 @@ struct Ills<'i> {
     lacks_memory: bool,
     /// It takes mail all the same, and shares none.
     queue_is_full: Option<String>,
+    /// The same.
+    partitions_differ: Option<String>,
 }
 
 impl Ills<'_> {
@@ -263,6 +268,9 @@ impl Ills<'_> {
         }
         if self.lacks_memory {
             return Some("its memory for mail that arrives in pieces was full: some of it got 452".to_owned());
+        }
+        if self.partitions_differ.is_some() {
+            return self.partitions_differ.clone();
         }
         self.queue_is_full.as_ref().map(|reason| format!("Valkey has no room, so that mail is not shared: {reason}"))
     }
@@ -322,10 +330,11 @@ impl Surroundings for LocalNode {
             local.load = (f64::from(u32::try_from(local.connections).unwrap_or(u32::MAX)) / f64::from(sessions_max)).min(1.0);
             let lacks_memory = memory_refused > refused_before.swap(memory_refused, Ordering::Relaxed);
             let spool_failure = spool_failure.get().map(String::as_str);
-            let ills = Ills { spool_failure, keeps_reserve, lacks_memory, queue_is_full: queue.is_full() };
+            let partitions_differ = queue.difference();
+            local.unfit = spool_failure.is_some() || partitions_differ.is_some();
+            let ills = Ills { spool_failure, keeps_reserve, lacks_memory, queue_is_full: queue.is_full(), partitions_differ };
             local.last_error = ills.tell();
             local.shedding = ills.sheds_mail();
-            local.unfit = spool_failure.is_some();
             local
         })
     }
@@ -428,6 +437,7 @@ mod tests {
             keeps_reserve: false,
             lacks_memory: false,
             queue_is_full: queue_is_full.map(str::to_owned),
+            partitions_differ: None,
         };
         let ills =
             |spool_failure, keeps_reserve, lacks_memory| Ills { spool_failure, keeps_reserve, lacks_memory, ..full(Some("OOM")) }.tell();

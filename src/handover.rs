@@ -379,6 +379,7 @@ impl Driver {
                         None => return,
                     },
                     _ = ticks.tick() => self.sweep().await,
+                    () = self.node.queue.begins() => self.sweep().await,
                 }
             }
         }

@@ -7,10 +7,12 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::{
+    boot_time::BootTime,
     election::{Answer, Step},
     identity::{Epoch, Incarnation, Leadership, NodeId},
     keyspace::Keyspace,
     membership::{Member, NodeRecord, RECORD_BYTES_MAX},
+    partition_count::PartitionCount,
     reply::Reply,
     shares::Division,
     throttle::{Flow, HORIZON, Reserved},
@@ -137,18 +139,25 @@ pub struct ControlPlane {
     keyspace: Keyspace,
     random: Arc<str>,
     key: Option<ItemKey>,
+    partitions: Option<Arc<PartitionCount>>,
 }
 
 impl ControlPlane {
     /// Calls under `keyspace`.
     pub fn new(valkey: Arc<Valkey>, keyspace: Keyspace) -> ControlPlane {
-        ControlPlane { valkey, keyspace, random: format!("{:016x}{:016x}", random_u64(), random_u64()).into(), key: None }
+        ControlPlane { valkey, keyspace, random: format!("{:016x}{:016x}", random_u64(), random_u64()).into(), key: None, partitions: None }
     }
 
     /// With the cluster's key: configs are published and run only with what it says of them.
     #[must_use]
     pub fn with_key(self, key: ItemKey) -> ControlPlane {
         ControlPlane { key: Some(key), ..self }
+    }
+
+    /// Heartbeats say how many partitions the work queue has, and hear it.
+    #[must_use]
+    pub fn with_partitions(self, partitions: Arc<PartitionCount>) -> ControlPlane {
+        ControlPlane { partitions: Some(partitions), ..self }
     }
 
     /// The hash by which configs are told apart, 64 characters in hexadecimal. With a key nobody else can make one; without, it is the
@@ -245,13 +254,14 @@ impl ControlPlane {
         rival_ttl: Duration,
     ) -> Result<Heartbeat, ValkeyError> {
         let k = &self.keyspace;
-        let keys = [k.members(), k.nodes(), k.leader(), k.epoch(), k.generation(), k.configs(), k.plan(), k.shares()];
+        let keys = [k.members(), k.nodes(), k.leader(), k.epoch(), k.generation(), k.configs(), k.plan(), k.shares(), k.partitions()];
         let json = serde_json::to_string(record).expect("a record is plain data");
         if json.len() > RECORD_BYTES_MAX {
             return Err(ValkeyError::Malformed("the own record is too long"));
         }
         let rival_ttl_ms = rival_ttl.as_millis().to_string();
-        let args = [me.node().as_str(), &me.to_string(), &floor.to_string(), &json, &rival_ttl_ms, &self.random, &k.events()];
+        let proposed = self.partitions.as_ref().map_or(0, |count| count.proposed(BootTime::now())).to_string();
+        let args = [me.node().as_str(), &me.to_string(), &floor.to_string(), &json, &rival_ttl_ms, &self.random, &k.events(), &proposed];
         let mut reply = Reply::new(self.run("heartbeat", &keys, &args).await?)?;
         if reply.number()? == 0 {
             return Ok(Heartbeat::Displaced(reply.text()?));
@@ -263,6 +273,10 @@ impl ControlPlane {
         // Whoever can write to Valkey makes nodes ask neither without pause nor never.
         let poll = (poll_ms > 0).then(|| Duration::from_millis(poll_ms).clamp(CONFIG_POLL_MIN, CONFIG_POLL_MAX));
         let shares = reply.text()?.parse().ok();
+        let partitions = reply.count()?;
+        if let Some(count) = &self.partitions {
+            count.heard(partitions, BootTime::now());
+        }
         self.announced(&mut reply)?;
         Ok(Heartbeat::Taken(Box::new(Pulse { now_ms, epoch, leader, generation, config_version, config_hash, poll, plan, shares })))
     }

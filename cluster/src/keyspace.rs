@@ -61,6 +61,11 @@ impl Keyspace {
         self.control("shares")
     }
 
+    /// How many partitions each work queue has.
+    pub fn partitions(&self) -> String {
+        self.control("partitions")
+    }
+
     /// Which node runs which config, by the leader's account.
     pub fn rollout(&self) -> String {
         self.control("rollout")

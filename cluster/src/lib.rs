@@ -22,6 +22,7 @@ pub mod item_queue;
 pub mod keyspace;
 pub mod membership;
 pub mod offer;
+pub mod partition_count;
 pub mod progress;
 pub mod pushed_config;
 mod reply;

@@ -19,6 +19,9 @@ pub enum ValkeyError {
     /// The operator has to act: password, rights, eviction policy. Go local, and say so loudly.
     #[error("Valkey refuses this node: {0}")]
     Misconfigured(String),
+    /// This node's number of the queue's partitions is not that of the cluster, or was not compared yet: nothing was sent. Go local.
+    #[error("{0}")]
+    NotAgreed(String),
     /// A script refused its arguments, or the server a command: our bug, or damaged data. Nothing was changed.
     #[error("Valkey refuses the call: {0}")]
     Refused(String),
@@ -33,7 +36,13 @@ pub enum ValkeyError {
 impl ValkeyError {
     /// Whether the server itself is to blame: go local.
     pub fn is_outage(&self) -> bool {
-        matches!(self, ValkeyError::Unreachable(_) | ValkeyError::Unavailable(_) | ValkeyError::Misconfigured(_) | ValkeyError::Full(_))
+        use ValkeyError::{Full, Misconfigured, NotAgreed, Unavailable, Unreachable};
+        matches!(self, Unreachable(_) | Unavailable(_) | Misconfigured(_) | Full(_) | NotAgreed(_))
+    }
+
+    /// Whether the call may have reached the server.
+    pub fn was_sent(&self) -> bool {
+        !matches!(self, ValkeyError::CircuitOpen | ValkeyError::NotAgreed(_))
     }
 
     /// Whether a key was of another type than the call wants: nothing was changed by a script that looks at its keys first.

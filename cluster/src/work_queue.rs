@@ -15,6 +15,7 @@ use crate::{
     completion::{Completion, RECORD_BYTES_MAX, SIGNATURE_BYTES, result_of},
     identity::{Incarnation, NodeId},
     keyspace::Keyspace,
+    partition_count::PartitionCount,
     reply::{Reply, number},
     target::Target,
     valkey::{Valkey, random_u64},
@@ -92,6 +93,8 @@ pub struct WorkQueue {
     bounds: QueueBounds,
     key: ItemKey,
     me: Incarnation,
+    /// Whether all nodes have as many partitions; `None`: nobody asks.
+    agreed: Option<Arc<PartitionCount>>,
     /// Partitions that have no room in Valkey, and what it said.
     full: Arc<Mutex<BTreeMap<u16, String>>>,
 }
@@ -111,12 +114,13 @@ impl WorkQueue {
         if !is_queue_name(name) {
             return Err(ItemError::Id(name.chars().take(128).collect()));
         }
-        Ok(WorkQueue { valkey, keyspace, name: name.into(), bounds, key, me, full: Arc::default() })
+        Ok(WorkQueue { valkey, keyspace, name: name.into(), bounds, key, me, agreed: None, full: Arc::default() })
     }
 
     /// Another queue of the same cluster, for items of another kind. Fails with [`ItemError::Id`] for a name that is none.
     pub fn named(&self, name: &str) -> Result<WorkQueue, ItemError> {
-        WorkQueue::new(self.valkey.clone(), self.keyspace.clone(), name, self.bounds, self.key.clone(), self.me.clone())
+        let named = WorkQueue::new(self.valkey.clone(), self.keyspace.clone(), name, self.bounds, self.key.clone(), self.me.clone())?;
+        Ok(WorkQueue { agreed: self.agreed.clone(), ..named })
     }
 
     /// The kind of its items.

@@ -145,7 +145,8 @@ impl Driver {
             };
             if is_local != was_local {
                 was_local = is_local;
-                if is_local {
+                // Why a node with another number of partitions does so was said.
+                if is_local && self.node.queue.difference().is_none() {
                     warn!("Valkey has been away for too long: this node delivers its mail itself");
                 }
                 for shard in 0..self.shards.len() {

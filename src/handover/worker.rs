@@ -14,7 +14,6 @@ use ringpost_cluster::{
     offer::OWN_AGAIN,
     restraint::{KEY_MARK, Restraint, is_shared},
     valkey::random_u64,
-    valkey_error::ValkeyError,
     work_queue::{ITEMS_PER_CALL, Leased, QueueError, Retry},
 };
 use ringpost_engine::{
@@ -165,6 +164,8 @@ impl Worker {
             "it is being emptied".to_owned()
         } else if !driver.takes_mail() {
             "it is about to end".to_owned()
+        } else if let Some(difference) = driver.node.queue.difference() {
+            difference
         } else if is_away {
             "Valkey does not answer it, or takes nothing".to_owned()
         } else if driver.partitions().all(|partition| driver.is_owners_turn(partition, now)) {
@@ -419,7 +420,7 @@ impl Worker {
                         }
                     }
                     Err(error) => {
-                        let was_sent = error != QueueError::Valkey(ValkeyError::CircuitOpen);
+                        let was_sent = !matches!(&error, QueueError::Valkey(error) if !error.was_sent());
                         for (lease, _) in &words {
                             let verdict = self.claims.unanswered(lease, was_sent, now);
                             self.decide(lease, verdict).await?;

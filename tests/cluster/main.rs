@@ -23,6 +23,7 @@ mod operators;
 mod partition;
 mod proxy;
 mod pushed_settings;
+mod queue_partitions;
 mod refused_writes;
 mod replacement;
 mod shared_limits;

@@ -1,16 +1,39 @@
 //! How a call of the queue is made, and what its answer says of the partition itself.
 
-use std::{collections::BTreeMap, sync::MutexGuard};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, MutexGuard},
+};
 
 use redis::Value;
 
 use super::WorkQueue;
-use crate::valkey_error::ValkeyError;
+use crate::{partition_count::PartitionCount, valkey_error::ValkeyError};
 
 /// Scripts that write whatever they find: their success tells that there is room.
 const ALWAYS_WRITE: [&str; 2] = ["queue_probe", "queue_retire"];
 
 impl WorkQueue {
+    /// Nothing is sent before, and unless, this node's number of partitions is that of the cluster: every call fails as one does while Valkey is
+    /// away.
+    #[must_use]
+    pub fn agreed_by(self, count: Arc<PartitionCount>) -> WorkQueue {
+        WorkQueue { agreed: Some(count), ..self }
+    }
+
+    /// Waits until calls are sent that were not before: see [`WorkQueue::agreed_by`]. One asks.
+    pub async fn begins(&self) {
+        match &self.agreed {
+            Some(count) => count.agreed().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Why no call is sent: see [`PartitionCount::difference`].
+    pub fn difference(&self) -> Option<String> {
+        self.agreed.as_ref().and_then(|count| count.difference())
+    }
+
     pub(super) async fn run(&self, script: &'static str, partition: u16, args: &[&[u8]]) -> Result<Value, ValkeyError> {
         self.run_for(script, partition, args, 0).await
     }
@@ -24,6 +47,9 @@ impl WorkQueue {
         answer_bytes_max: usize,
     ) -> Result<Value, ValkeyError> {
         assert!(partition < self.bounds.partitions, "the partition is one of this queue's");
+        if let Some(count) = &self.agreed {
+            count.check()?;
+        }
         let keys = self.keyspace.queue(&self.name, partition);
         let answer = match self.valkey.script_for(script, &keys, args, answer_bytes_max).await {
             Err(error) if error.is_of_a_type() && self.quarantine(partition, &keys).await.is_ok() => {

@@ -27,6 +27,7 @@ use ringpost_valkey_server::{Durability, Server};
 mod channels;
 mod configs;
 mod limits;
+mod partitions;
 mod secrets;
 
 const TTL: Duration = Duration::from_secs(60);
