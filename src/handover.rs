@@ -4,7 +4,7 @@
 //! does what they say, and tells them what came of it. Shards never wait for it: they are asked, and what nobody asks for stays theirs.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -126,8 +126,8 @@ struct Driver {
     enqueue_bytes: Semaphore,
     /// To each shard what others have of its mail. Bounded by what is being settled, each item of which is there once.
     handed_over: Vec<mpsc::UnboundedSender<(String, HandedOver)>>,
-    /// It answers, and takes no mail.
-    is_refused: AtomicBool,
+    /// Partitions that answer, and take no mail.
+    refused: Mutex<BTreeSet<u16>>,
     /// Leasing begins then, by partition; where nothing is said it has begun.
     lease_from: Mutex<BTreeMap<u16, BootTime>>,
     owner: Notify,
@@ -192,7 +192,7 @@ pub fn start(node: HandOverNode, shards: Vec<Arc<RequestLane>>) -> Result<Shared
         offers: Mutex::new(offers),
         enqueue_bytes: Semaphore::new(ENQUEUE_BYTES_MAX),
         handed_over,
-        is_refused: AtomicBool::new(false),
+        refused: Mutex::default(),
         lease_from: Mutex::default(),
         owner: Notify::new(),
         worker: Notify::new(),

@@ -1,8 +1,8 @@
 //! The owner's side: brings this node's mail into the work queue and does what the rules say of it.
 
 use std::{
-    collections::BTreeMap,
-    sync::{Arc, atomic::Ordering},
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, MutexGuard},
     time::Duration,
 };
 
@@ -66,6 +66,10 @@ impl Driver {
         }
     }
 
+    fn refused(&self) -> MutexGuard<'_, BTreeSet<u16>> {
+        self.refused.lock().expect("no panic happens under this lock")
+    }
+
     fn new_item(&self, offer: Offer) -> NewItem {
         NewItem {
             id: self.item(offer.id),
@@ -86,8 +90,8 @@ impl Driver {
         self.heard(partition, &answer);
         match answer {
             Ok((generation, answers)) => {
-                if self.is_refused.swap(false, Ordering::Relaxed) {
-                    info!("Valkey takes this node's mail again");
+                if self.refused().remove(&partition) {
+                    info!(partition, "Valkey takes this node's mail again");
                 }
                 let mut offers = self.offers();
                 items.iter().zip(answers).for_each(|(item, answer)| offers.enqueued(&item.id, answer));
@@ -99,8 +103,8 @@ impl Driver {
                 items.iter().for_each(|item| self.offers().unanswered(&item.id, now));
             }
             Err(reason) => {
-                if !self.is_refused.swap(true, Ordering::Relaxed) {
-                    error!(%reason, delivers = self.node.delivers, "Valkey answers and does not take this node's mail: it is tried again every ten \
+                if self.refused().insert(partition) {
+                    error!(partition, %reason, delivers = self.node.delivers, "Valkey answers and does not take this node's mail: it is tried again every ten \
                         seconds, and delivered here meanwhile where this node delivers");
                 }
                 let now = BootTime::now();

@@ -1,13 +1,21 @@
 //! A real Valkey that answers and takes no writes, for reasons that its operator mends while it runs.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicUsize, Ordering},
+};
+
 use super::{
-    shared_mail::{SHARES, mail_rig},
+    proxy::{Passage, runs},
+    shared_mail::{ONLY_OFFERS, SHARES, delivered, mail_rig},
     *,
 };
 
 const MAILS: usize = 6;
 /// What was offered before is delivered here a lease and a second later, which are four.
 const OWN_DELIVERY_MAX: Duration = Duration::from_secs(12);
+/// What was refused is offered again every ten seconds.
+const RECONCILED_MAX: Duration = Duration::from_secs(15).saturating_add(PATIENCE);
 
 impl Rig {
     /// What a command is answered with.
@@ -117,4 +125,41 @@ fn with_a_valkey_that_is_full_a_node_leads_on_and_says_why_its_mail_is_not_share
     rig.raw("CONFIG SET maxmemory 0");
     wait_for("its health again", || (itself(&rig)?["status"] == "healthy").then_some(()));
     assert_eq!((rig.leader(), elected(&rig)), (0, before), "it led all the time");
+}
+
+/// In the place of an enqueue: answered as by a partition whose data no script can be run over.
+const DAMAGED: &[u8] = b"*3\r\n$4\r\nEVAL\r\n$45\r\nreturn redis.error_reply('ERR damaged queue')\r\n$1\r\n0\r\n";
+
+/// One flag stood for all partitions, and the sound ones took it back: each mail brought an error and the word that all was well again.
+#[test]
+fn a_partition_that_takes_no_mail_is_told_of_once_however_many_others_do() {
+    let mut rig = mail_rig(&[ONLY_OFFERS, SHARES]);
+    let (is_damaged, refused) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicUsize::new(0)));
+    let (seen, count) = (is_damaged.clone(), refused.clone());
+    rig.by_way_of(0, move |words| {
+        let is_of_part = words.iter().any(|word| word.starts_with(b"{ringpost:cluster:q:email_delivery:0}"));
+        if !is_of_part || !runs(words, "queue_enqueue") || !seen.load(Ordering::SeqCst) {
+            return Passage::Through;
+        }
+        count.fetch_add(1, Ordering::SeqCst);
+        Passage::Instead(DAMAGED)
+    });
+    rig.start_node(0);
+    rig.start_node(1);
+    let mut sent = 0;
+    while refused.load(Ordering::SeqCst) < 3 {
+        rig.send(sent, sent + 1);
+        sent += 1;
+        wait_for("what becomes of it", || {
+            let here = rig.messages_at(0)?;
+            let there = delivered(&rig.folder.path().join("mail")).len();
+            (here + there >= sent && (here == 0 || refused.load(Ordering::SeqCst) >= here)).then_some(())
+        });
+    }
+    is_damaged.store(false, Ordering::SeqCst);
+    let all = wait_within(RECONCILED_MAX, "delivery of all", || rig.all_there(sent));
+    assert_eq!(all, sent, "each once");
+    let log = fs::read_to_string(rig.nodes[0].config.with_extension("log")).unwrap();
+    assert_eq!(log.matches("does not take this node's mail").count(), 1, "{log}");
+    assert_eq!(log.matches("takes this node's mail again").count(), 1, "{log}");
 }
