@@ -1,6 +1,8 @@
 //! `ringpost cluster`: asks the running engine and prints.
 
 use std::{
+    fs::File,
+    io::Read,
     path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
@@ -286,11 +288,20 @@ fn config(socket: &Path, call: ConfigCommand) -> ExitCode {
 
 /// A config as it is pushed, unless it is larger than what can be.
 fn pushed_text(path: &Path) -> Result<String, String> {
-    let size = std::fs::metadata(path).map_err(|error| error.to_string())?.len();
+    let too_long =
+        |size: &str| format!("is {size} bytes long, and a config that is pushed is at most {CONFIG_BYTES_MAX}: push what nodes share only");
+    let file = File::open(path).map_err(|error| error.to_string())?;
+    let size = file.metadata().map_err(|error| error.to_string())?.len();
     if size > CONFIG_BYTES_MAX as u64 {
-        return Err(format!("is {size} bytes long, and a config that is pushed is at most {CONFIG_BYTES_MAX}: push what nodes share only"));
+        return Err(too_long(&size.to_string()));
     }
-    std::fs::read_to_string(path).map_err(|error| error.to_string())
+    // A device or a pipe says no length, and may have no end.
+    let mut text = Vec::new();
+    file.take(CONFIG_BYTES_MAX as u64 + 1).read_to_end(&mut text).map_err(|error| error.to_string())?;
+    if text.len() > CONFIG_BYTES_MAX {
+        return Err(too_long(&format!("more than {CONFIG_BYTES_MAX}")));
+    }
+    String::from_utf8(text).map_err(|error| error.to_string())
 }
 
 /// Within the limits of `cluster.config_poll`.
@@ -405,6 +416,25 @@ mod tests {
         let passwd = "root:x:0:0:root:/root:/bin/sh\n\nnot a line\nann:x:1000:0::/:\n";
         let names = [0, 1000, 7].map(|uid| user_name(uid, passwd));
         assert_eq!(names, ["root", "ann", "uid:7"]);
+    }
+
+    /// A device and a pipe have no length: `/dev/zero` was read until memory was full.
+    #[test]
+    fn what_is_pushed_is_read_as_far_as_it_may_be_long() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let other_end = pipe.clone();
+        // The reader may leave before all is written.
+        let writer = std::thread::spawn(move || std::fs::write(other_end, vec![b'#'; 2 * CONFIG_BYTES_MAX]));
+        let reason = pushed_text(&pipe).expect_err("it is too long");
+        assert!(reason.contains("is more than 1048576 bytes long"), "{reason}");
+        let _may_have_ended = writer.join().unwrap();
+        let file = folder.path().join("file");
+        for (bytes, fits) in [(CONFIG_BYTES_MAX, true), (CONFIG_BYTES_MAX + 1, false)] {
+            std::fs::write(&file, vec![b'#'; bytes]).unwrap();
+            assert_eq!(pushed_text(&file).is_ok(), fits, "{bytes}");
+        }
     }
 
     #[test]
