@@ -153,14 +153,7 @@ pub fn queue(socket: &Path, name: Option<String>, call: QueueCommand) -> ExitCod
     match call {
         QueueCommand::Stats { output } => show(socket, about(QueueCall::Stats {}), output, object),
         QueueCommand::Dead { limit, output } => show(socket, about(QueueCall::Dead { limit }), output, |letter| {
-            say(&format!(
-                "{:<26}{:<16}{:>3} of {:<4}{}",
-                field(letter, "id"),
-                field(letter, "owner"),
-                field(letter, "attempts"),
-                field(letter, "max_attempts"),
-                field(letter, "reason")
-            ));
+            say(&dead_letter(letter));
         }),
         QueueCommand::Requeue(letters) => of_letters(socket, letters, |ids| about(QueueCall::Requeue { ids })),
         QueueCommand::Purge(letters) => of_letters(socket, letters, |ids| about(QueueCall::Purge { ids })),
@@ -201,6 +194,12 @@ pub fn queue(socket: &Path, name: Option<String>, call: QueueCommand) -> ExitCod
             say(&format!("{} taken back", field(swept, "count")));
         }),
     }
+}
+
+/// One line. Names can be longer than their columns: there is room behind each all the same.
+fn dead_letter(letter: &Value) -> String {
+    let [id, owner, attempts, max_attempts, reason] = ["id", "owner", "attempts", "max_attempts", "reason"].map(|name| field(letter, name));
+    format!("{id:<46}  {owner:<16}  {attempts:>3} of {max_attempts:<4}  {reason}")
 }
 
 /// Says what came of it; exit 1 when that is `bad`, or nobody knows the item.
@@ -255,4 +254,21 @@ pub(crate) fn queue_name(text: &str) -> Result<String, String> {
 
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A name of mail is longer than the column was: it ran into the owner's, and could not be taken out to be requeued.
+    #[test]
+    fn columns_of_a_dead_letter_stand_apart_however_long_its_names_are() {
+        for length in [1, 46, 128] {
+            let (id, owner) = ("i".repeat(length), "o".repeat(length.min(64)));
+            let letter = serde_json::json!({"id": id, "owner": owner, "attempts": 123, "max_attempts": 12345, "reason": "it failed"});
+            let line = dead_letter(&letter);
+            let words: Vec<&str> = line.split_whitespace().collect();
+            assert_eq!(words, [&id, &owner, "123", "of", "12345", "it", "failed"], "{line}");
+        }
+    }
 }
