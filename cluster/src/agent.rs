@@ -460,21 +460,24 @@ impl Agent {
         let now = BootTime::now();
         match command {
             Command::HandOver(done) => {
-                if let Some(mine) = self.standing.leadership(now) {
+                let (control, mine) = (self.control.clone(), self.standing.leadership(now));
+                if mine.is_some() {
                     self.standing.hand_over(now);
-                    let _ = done.send(Ok(Some(mine)));
-                } else {
-                    let control = self.control.clone();
-                    self.tasks.spawn(async move {
-                        let asked = control.ask_hand_over().await;
-                        let leader = asked.clone().ok().flatten();
-                        let _ = done.send(asked);
-                        if let Some(leader) = leader {
-                            control.repeat_hand_over(&leader).await;
-                        }
-                        Outcome::Nothing
-                    });
                 }
+                self.tasks.spawn(async move {
+                    if mine.is_some() {
+                        // It leads no longer in any case; while Valkey is away nobody can follow.
+                        let _ = done.send(control.holder().await.map(|_| mine));
+                        return Outcome::Nothing;
+                    }
+                    let asked = control.ask_hand_over().await;
+                    let leader = asked.clone().ok().flatten();
+                    let _ = done.send(asked);
+                    if let Some(leader) = leader {
+                        control.repeat_hand_over(&leader).await;
+                    }
+                    Outcome::Nothing
+                });
                 false
             }
             Command::RetryConfig => {

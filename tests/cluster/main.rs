@@ -331,7 +331,11 @@ fn without_valkey_each_node_goes_on_alone_and_comes_back() {
     let mut rig = Rig::start();
     rig.leader();
     let epoch = rig.nodes[0].get("/api/cluster/stats").unwrap()["epoch"].as_u64().unwrap();
+    let leader = rig.leader();
     rig.valkey = None;
+    // It answered 0 to whoever asked it while it had its lease, and nobody could follow.
+    let (code, _, errors) = rig.nodes[leader].cluster(&["handover"]);
+    assert!(code == 69 && errors.contains("Valkey"), "{code} {errors}");
     // On those that followed, too.
     for node in &rig.nodes {
         wait_for("the loss", || (node.get("/api/cluster/stats")?["leader"].is_null()).then_some(()));

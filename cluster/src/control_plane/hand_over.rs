@@ -14,7 +14,7 @@ const HAND_OVER_GAP: Duration = Duration::from_millis(250);
 
 impl ControlPlane {
     /// Who has the lease.
-    async fn holder(&self) -> Result<Option<Leadership>, ValkeyError> {
+    pub(crate) async fn holder(&self) -> Result<Option<Leadership>, ValkeyError> {
         let leader = match self.valkey.command(redis::cmd("GET").arg(self.keyspace.leader())).await? {
             Value::Nil => return Ok(None),
             Value::BulkString(text) => String::from_utf8(text).ok().and_then(|text| text.parse().ok()),
