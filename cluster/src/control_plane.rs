@@ -22,6 +22,7 @@ use crate::{
 };
 
 mod accounts;
+mod drains;
 mod hand_over;
 
 /// Replicas have this part of a lease to take it over: what is left must do for leading.

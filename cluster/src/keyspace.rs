@@ -66,6 +66,11 @@ impl Keyspace {
         self.control("partitions")
     }
 
+    /// Which processes are being emptied.
+    pub fn drains(&self) -> String {
+        self.control("drains")
+    }
+
     /// Which node runs which config, by the leader's account.
     pub fn rollout(&self) -> String {
         self.control("rollout")

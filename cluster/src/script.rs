@@ -46,6 +46,7 @@ const SOURCES: &[(&str, &str)] = &sources![
     "leader_write",
     "heartbeat",
     "leave",
+    "drain_begin",
     "members",
     "members_prune",
     "config_publish",

@@ -6,7 +6,12 @@ use std::{
     time::Duration,
 };
 
-use ringpost_cluster::{boot_time::BootTime, membership::Status, work_queue::QueueError};
+use ringpost_cluster::{
+    boot_time::BootTime,
+    identity::NodeId,
+    membership::{NodeView, Status},
+    work_queue::QueueError,
+};
 use ringpost_engine::control::{Answer, Command, DrainCounts, HandOver};
 use serde::{Deserialize, Serialize};
 use tokio::{task::JoinSet, time::sleep};
@@ -75,10 +80,6 @@ impl SharedDelivery {
     /// [`SharedDelivery::drain_progress`] wants.
     pub async fn begin_drain(&self) -> Result<u64, String> {
         let driver = &self.0;
-        let me = driver.node.me.to_string();
-        let takes = |node: &ringpost_cluster::membership::NodeView| {
-            node.id.to_string() != me && node.status != Status::Offline && node.metadata.contains_key(TAKES_MAIL)
-        };
         // One at a time: the second begins nothing, and hears of what the first could not do.
         let _begins = driver.drain_begins.lock().await;
         let failed = driver.probe_all().await;
@@ -91,12 +92,24 @@ impl SharedDelivery {
             let partitions: Vec<u16> = failed.iter().map(|(partition, _)| *partition).collect();
             warn!(?partitions, reason = %failed[0].1, "the drain begins without these partitions of the queue: their mail waits until they take it");
         }
-        if !driver.node.cluster.nodes().iter().any(takes) {
+        let takers = driver.takers();
+        if takers.is_empty() {
             return Err(
                 "no other node of the cluster takes mail: at least one needs delivery.mode = \"shared\" and delivery.deliver = true; \
                         nothing was offered"
                     .to_owned(),
             );
+        }
+        let cluster = &driver.node.cluster;
+        // What nodes say of themselves comes with their heartbeats: two that are told at the same moment do not see it of each other.
+        match cluster.control().begin_drain(cluster.me(), &takers).await {
+            Ok(true) => {}
+            Ok(false) => {
+                return Err(
+                    "no other node of the cluster takes mail: those that did are being emptied themselves; nothing was offered".to_owned()
+                );
+            }
+            Err(reason) => return Err(format!("{reason}; nothing was offered for the drain")),
         }
         let keeps = driver.clone();
         let marked = tokio::task::spawn_blocking(move || keeps.marking().keep(&keeps.offering)).await;
@@ -124,6 +137,12 @@ impl SharedDelivery {
 impl Driver {
     fn drain_progress(&self) -> MutexGuard<'_, DrainProgress> {
         self.drain_progress.lock().expect("no panic happens under this lock")
+    }
+
+    /// Other nodes that take mail, as far as this one knows.
+    fn takers(&self) -> Vec<NodeId> {
+        let takes = |node: &NodeView| node.id != self.node.me && node.status != Status::Offline && node.metadata.contains_key(TAKES_MAIL);
+        self.node.cluster.nodes().into_iter().filter(takes).map(|node| node.id).collect()
     }
 
     /// Which partitions do not take what is written, and why.

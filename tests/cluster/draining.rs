@@ -66,6 +66,37 @@ fn a_node_that_shares_is_emptied_without_taking_back_what_it_offers() {
     assert!(delivered(&rig.folder.path().join("mail/n1")).is_empty(), "a node that is emptied leases nothing");
 }
 
+/// Both were accepted, as neither had heard yet that the other takes nothing any more, and a third of the mail waited until a third node came.
+#[test]
+fn of_two_nodes_that_are_emptied_at_the_same_moment_one_is_told_that_nobody_is_left() {
+    let mut rig = mail_rig(&[SHARES, SHARES]);
+    for node in [0, 1] {
+        // Neither hears of the other meanwhile.
+        rig.nodes[node].set("heartbeat_interval = \"500ms\"\nnode_ttl = \"2s\"", "heartbeat_interval = \"10s\"\nnode_ttl = \"40s\"");
+    }
+    rig.start_node(0);
+    rig.start_node(1);
+    let takers = |node: usize| {
+        let nodes = rig.nodes[node].get("/api/cluster/nodes")?;
+        let takers = nodes.as_array()?.iter().filter(|other| other["metadata"]["takes_mail"] == "yes").count();
+        (takers == 2).then_some(())
+    };
+    (0..2).for_each(|node| wait_for("both that take mail", || takers(node)));
+    let (code, _, errors) = rig.nodes[0].ringpost("drain", &["--to-cluster"]);
+    assert_eq!(code, 0, "{errors}");
+    let (code, _, errors) = rig.nodes[1].ringpost("drain", &["--to-cluster"]);
+    assert!(code == 1 && errors.contains("no other node of the cluster takes mail"), "{code} {errors}");
+    rig.send(0, MAILS);
+    assert_eq!(wait_for("delivery of all", || rig.all_there(MAILS)), MAILS);
+    assert_eq!(delivered(&rig.folder.path().join("mail/n2")).len(), MAILS, "by the one that was not emptied");
+    // Once more it is no other's turn, and a process that came after is not emptied.
+    assert_eq!(rig.nodes[0].ringpost("drain", &["--to-cluster"]).0, 0);
+    rig.nodes[0].process = None;
+    rig.start_node(0);
+    rig.takers(1);
+    wait_for("a drain for which somebody is there", || (rig.nodes[1].ringpost("drain", &["--to-cluster"]).0 == 0).then_some(()));
+}
+
 #[test]
 fn a_drain_that_stands_still_says_so_and_goes_on() {
     let mut rig = mail_rig(&[LOCAL, SHARES]);
