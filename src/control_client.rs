@@ -1,7 +1,7 @@
 //! The other end of the control socket: one request, its answer lines, its end.
 
 use std::{
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader, ErrorKind, Write},
     os::unix::net::UnixStream,
     path::Path,
     time::Duration,
@@ -9,7 +9,9 @@ use std::{
 
 use crate::control_wire::{End, REQUEST_BYTES_MAX, WireRequest, too_long};
 
-/// The engine answers a page within moments; commands over a long queue take longer.
+/// The engine says at once that it has heard: one that does not is stopped, or hangs.
+const HEARD_TIMEOUT: Duration = Duration::from_secs(10);
+/// Then it answers a page within moments; commands over a long queue take longer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Why there is no answer.
@@ -22,6 +24,22 @@ pub enum ControlError {
         path: String,
         /// What the system said.
         reason: String,
+    },
+    /// It listens and does not hear.
+    #[error("{path}: the engine has not heard the call within {seconds} s: its process is stopped (`kill -CONT`), or hangs")]
+    Unheard {
+        /// The socket.
+        path: String,
+        /// So long.
+        seconds: u64,
+    },
+    /// It has heard, and says no more.
+    #[error("{path}: the engine has heard the call and not answered for {seconds} s: it goes on with it, or hangs")]
+    Silent {
+        /// The socket.
+        path: String,
+        /// So long.
+        seconds: u64,
     },
     /// The engine said why not.
     #[error("{0}")]
@@ -39,7 +57,8 @@ pub fn ask(socket: &Path, request: &WireRequest, mut each: impl FnMut(&str)) -> 
     let unreachable = |reason: std::io::Error| ControlError::Unreachable { path: socket.display().to_string(), reason: reason.to_string() };
     let broken = |reason: std::io::Error| ControlError::BrokenOff(reason.to_string());
     let mut stream = UnixStream::connect(socket).map_err(unreachable)?;
-    stream.set_read_timeout(Some(ANSWER_TIMEOUT)).map_err(broken)?;
+    stream.set_read_timeout(Some(HEARD_TIMEOUT)).map_err(broken)?;
+    stream.set_write_timeout(Some(HEARD_TIMEOUT)).map_err(broken)?;
     let mut line = serde_json::to_string(request).expect("a request is plain data");
     line.push('\n');
     if line.len() as u64 > REQUEST_BYTES_MAX {
@@ -47,12 +66,26 @@ pub fn ask(socket: &Path, request: &WireRequest, mut each: impl FnMut(&str)) -> 
     }
     // An engine that has no time may answer before it is asked, and hang up.
     let asked = stream.write_all(line.as_bytes());
+    let is_late = |reason: &std::io::Error| matches!(reason.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut);
+    let (path, mut is_heard) = (socket.display().to_string(), false);
+    let timeouts = stream.try_clone().map_err(broken)?;
     for line in BufReader::new(stream).lines() {
         let line = match (line, &asked) {
             (Ok(line), _) => line,
+            (Err(reason), _) if is_late(&reason) && is_heard => {
+                return Err(ControlError::Silent { path, seconds: ANSWER_TIMEOUT.as_secs() });
+            }
+            (Err(reason), _) if is_late(&reason) => return Err(ControlError::Unheard { path, seconds: HEARD_TIMEOUT.as_secs() }),
             (Err(_), Err(reason)) => return Err(ControlError::BrokenOff(reason.to_string())),
             (Err(reason), Ok(())) => return Err(broken(reason)),
         };
+        if !is_heard {
+            is_heard = true;
+            timeouts.set_read_timeout(Some(ANSWER_TIMEOUT)).map_err(broken)?;
+        }
+        if line.is_empty() {
+            continue;
+        }
         if line.starts_with("{\"end\":") {
             let end: End = serde_json::from_str(&line).map_err(|reason| ControlError::BrokenOff(reason.to_string()))?;
             return match end.error {

@@ -119,6 +119,8 @@ async fn converse(
 ) -> io::Result<()> {
     let (read, mut write) = stream.split();
     let request = timeout(CLIENT_TIMEOUT, read_request(read)).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    // Whoever asks can tell an engine that is at work from one that is stopped.
+    timeout(CLIENT_TIMEOUT, write.write_all(b"\n")).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
     let end: Result<u64, NotDone> = match request {
         Err(reason) => Err(reason.into()),
         Ok(WireRequest::Cluster { ask }) => match cluster_server::answer(ask, cluster).await {

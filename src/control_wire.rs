@@ -1,4 +1,5 @@
-//! The control socket's language: one JSON request line, JSON answer lines, the last of which is an [`End`].
+//! The control socket's language: one JSON request line, an empty line that says that it was heard, JSON answer
+//! lines, the last of which is an [`End`].
 
 use ringpost_cluster::control_plane::CONFIG_BYTES_MAX;
 use ringpost_engine::control::{Change, ListQuery, MessageFilter};

@@ -6,6 +6,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
+
 use crate::client::Client;
 use crate::next_hop::NextHop;
 use crate::node::{Node, PATIENCE, Setup};
@@ -36,6 +38,20 @@ fn nonsense_gets_one_line_and_harms_nobody() {
         }
     }
     assert!(node.is_running() && node.ask(&["stats"]).status.success());
+}
+
+/// A command to a stopped engine waited for two minutes, and said then that the answer broke off: a resource was temporarily unavailable.
+#[test]
+fn a_stopped_engine_is_told_from_one_that_is_at_work() {
+    let mut node = Node::start(&Setup::new());
+    node.signal(Signal::STOP);
+    let began = Instant::now();
+    let unheard = node.ask(&["stats"]);
+    let said = String::from_utf8_lossy(&unheard.stderr);
+    assert!(unheard.status.code() == Some(69) && said.contains("has not heard the call within 10 s"), "{said}");
+    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+    node.signal(Signal::CONT);
+    assert!(node.ask(&["stats"]).status.success() && node.is_running());
 }
 
 /// The connection was closed without a word, and the command said that the answer broke off.

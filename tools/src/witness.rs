@@ -56,8 +56,12 @@ pub fn ask_within(socket: &Path, request: &str, limit: Duration) -> io::Result<S
     stream.write_all(b"\n")?;
     let mut answer = String::new();
     for line in BufReader::new(stream).lines() {
-        answer.push_str(&line?);
-        answer.push('\n');
+        let line = line?;
+        // An empty one only says that the engine has heard.
+        if !line.is_empty() {
+            answer.push_str(&line);
+            answer.push('\n');
+        }
     }
     Ok(answer)
 }
