@@ -1,5 +1,7 @@
 //! Recipients that lead elsewhere than their groups say, because a command or another routing table sends them another way.
 
+use std::collections::HashMap;
+
 use crate::destination::DestinationId;
 use crate::message::{Flags, Group, Message, NO_RECIPIENT, Place};
 use crate::queue::Queue;
@@ -43,7 +45,9 @@ impl Queue {
 
     /// Moves each recipient that leads elsewhere, but for those that are being attempted: true if there are some of them.
     fn move_recipients(&mut self, index: u32, now: u64) -> bool {
-        let mut waits = false;
+        let (mut waits, mut moves) = (false, false);
+        // Each is looked for once: a message can have as many as recipients.
+        let mut towards = HashMap::new();
         for number in 0..self.messages.recipients(index).len() as u16 {
             let state = self.messages.recipients(index)[usize::from(number)];
             let destination = self.destination_now(index, number).slot;
@@ -55,75 +59,55 @@ impl Queue {
                 continue;
             }
             self.leave_ready(index, number, now);
-            self.leave_group(index, number);
-            let group = self.group_towards(index, destination);
-            self.enter_group(index, number, group);
+            if towards.is_empty() {
+                towards.extend(self.groups_of(index).map(|group| (self.groups[group].destination, group)));
+            }
+            let group = match towards.get(&destination) {
+                Some(&group) => group,
+                None => self.begin_group(index, destination),
+            };
+            towards.insert(destination, group);
+            // Who comes may not have been told yet of a delay that the others were told of.
+            self.groups[group].warned = false;
+            self.messages.recipients_mut(index)[usize::from(number)].group = group;
+            moves = true;
+        }
+        if moves {
+            self.link_recipients(index);
         }
         waits
     }
 
-    /// Takes a recipient, which is not ready, out of its group; without recipients that is given back.
-    fn leave_group(&mut self, index: u32, number: u16) {
-        let state = self.messages.recipients(index)[usize::from(number)];
-        match self.last_before(index, state.group, number) {
-            None => self.groups[state.group].first = state.next_in_group,
-            Some(before) => self.messages.recipients_mut(index)[usize::from(before)].next_in_group = state.next_in_group,
+    /// Links the recipients of each group in the order of their numbers, and gives groups without any back: none of an attempt is in them, so
+    /// that nobody will ask for them.
+    fn link_recipients(&mut self, index: u32) {
+        let groups: Vec<u32> = self.groups_of(index).collect();
+        for &group in &groups {
+            self.groups[group].first = NO_RECIPIENT;
         }
-        if self.groups[state.group].first == NO_RECIPIENT {
-            self.drop_group(index, state.group);
+        for (number, state) in self.messages.recipients_mut(index).iter_mut().enumerate().rev() {
+            state.next_in_group = std::mem::replace(&mut self.groups[state.group].first, number as u16);
+        }
+        let (empty, kept): (Vec<u32>, Vec<u32>) = groups.into_iter().partition(|&group| self.groups[group].first == NO_RECIPIENT);
+        let mut behind = NONE;
+        for &group in kept.iter().rev() {
+            self.groups[group].next_in_message = behind;
+            behind = group;
+        }
+        self.messages[index].first_group = behind;
+        for group in empty {
+            self.groups[group].next_in_message = NONE;
+            self.give_groups(group);
         }
     }
 
-    /// Puts a recipient into a group of its message, in the order of the recipients' numbers.
-    fn enter_group(&mut self, index: u32, number: u16, group: u32) {
-        let next = match self.last_before(index, group, number) {
-            None => std::mem::replace(&mut self.groups[group].first, number),
-            Some(before) => {
-                let before = &mut self.messages.recipients_mut(index)[usize::from(before)];
-                std::mem::replace(&mut before.next_in_group, number)
-            }
-        };
-        let state = &mut self.messages.recipients_mut(index)[usize::from(number)];
-        (state.group, state.next_in_group) = (group, next);
+    fn groups_of(&self, index: u32) -> impl Iterator<Item = u32> + '_ {
+        let some = |group: u32| (group != NONE).then_some(group);
+        std::iter::successors(some(self.messages[index].first_group), move |&group| some(self.groups[group].next_in_message))
     }
 
-    /// The last recipient of a group whose number is below this one.
-    fn last_before(&self, index: u32, group: u32, number: u16) -> Option<u16> {
-        let (mut before, mut next) = (None, self.groups[group].first);
-        while next != NO_RECIPIENT && next < number {
-            before = Some(next);
-            next = self.messages.recipients(index)[usize::from(next)].next_in_group;
-        }
-        before
-    }
-
-    /// The group of a message for a destination; a new one if it has none.
-    fn group_towards(&mut self, index: u32, destination: u32) -> u32 {
+    fn begin_group(&mut self, index: u32, destination: u32) -> u32 {
         let Message { first_group, priority, .. } = self.messages[index];
-        let mut group = first_group;
-        while group != NONE {
-            if self.groups[group].destination == destination {
-                return group;
-            }
-            group = self.groups[group].next_in_message;
-        }
         self.add_group_of(index, Group { message: index, destination, next_in_message: first_group, priority, ..Group::default() })
-    }
-
-    /// Gives a group without recipients back. None of an attempt is in it, so that nobody will ask for it.
-    fn drop_group(&mut self, index: u32, group: u32) {
-        let behind = self.groups[group].next_in_message;
-        let first = self.messages[index].first_group;
-        if first == group {
-            self.messages[index].first_group = behind;
-        } else {
-            let mut before = first;
-            while self.groups[before].next_in_message != group {
-                before = self.groups[before].next_in_message;
-            }
-            self.groups[before].next_in_message = behind;
-        }
-        self.groups[group].next_in_message = NONE;
-        self.give_groups(group);
     }
 }
