@@ -94,6 +94,8 @@ impl Outbound<'_> {
             attempt.storage.outcomes.extend(decided);
             return Some(attempt);
         }
+        // What the host before said stays the last word where this one says less.
+        let stands = attempt.words.take().filter(|words| words.outweigh(&attempt.storage.outcomes));
         // If nobody takes it, it was an attempt all the same.
         attempt.storage.outcomes.iter_mut().for_each(|outcome| outcome.verdict = Verdict::Deferred);
         self.shard.metrics.tried_elsewhere.increment();
@@ -101,7 +103,14 @@ impl Outbound<'_> {
         if !dispatch.is_guest() {
             self.shard.log_outcomes(&dispatch, &storage.outcomes, &relay, now);
         }
-        self.declined = Some(Declined { dispatch, words: Some(Words { storage, relay }), tried });
+        let words = match stands {
+            Some(words) => {
+                self.shard.delivery.keep_storage(storage);
+                words
+            }
+            None => Words { storage, relay },
+        };
+        self.declined = Some(Declined { dispatch, words: Some(words), tried });
         None
     }
 

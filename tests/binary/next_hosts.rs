@@ -184,6 +184,27 @@ fn what_the_next_host_does_not_offer_decides_nothing_that_the_first_put_off() {
     assert_eq!(second.connections_made(), 1, "it was asked");
 }
 
+/// Of three, the last two of which offer less, the word of the first was forgotten, and it failed for good.
+#[test]
+fn what_two_further_hosts_do_not_offer_decides_nothing_that_the_first_put_off() {
+    let (first, others) = (FaultyHop::start(says("rcpt", "450 4.7.1 Greylisted")), [NextHop::start(), NextHop::start()]);
+    others.iter().for_each(NextHop::offer_seven_bits);
+    let node = Node::start(&smarthosts(&[first.address, others[0].address, others[1].address]));
+    let mut client = Client::greeted(node.address);
+    client.must("MAIL FROM:<a@x.test> BODY=8BITMIME", "250 2.1.0");
+    client.must("RCPT TO:<b@y.test>", "250 2.1.5");
+    client.must("DATA", "354");
+    client.must("Subject: x\r\n\r\n\u{e9}\r\n.", "250 2.0.0");
+    let queue = node.wait_for_queue(|queue| queue.iter().any(is_deferred));
+    let log = node.wait_for_mail_log("to=<b@y.test> relay=");
+    assert_eq!(
+        (queue.len(), &queue[0]["recipients"][0]["address"], &queue[0]["reason"]),
+        (1, &"b@y.test".into(), &"450 4.7.1 Greylisted".into()),
+        "{queue:?} {log}"
+    );
+    assert_eq!(others.map(|hop| hop.connections_made()), [1, 1], "they were asked");
+}
+
 /// And one that offers less than the next one is no reason to fail.
 #[test]
 fn what_the_first_host_does_not_offer_the_next_one_may() {
