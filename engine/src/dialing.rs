@@ -169,12 +169,18 @@ async fn dial(
                 shard.metrics.connect_failures.increment();
                 let reason = format!("connect to {name}: {reason}");
                 debug!(shard = shard.id, reason, "no connection");
-                shard.queue.borrow_mut().shortage(destination, &reason, shard.now_ms());
+                // Connections that are up go on; only where there is none the destination waits.
+                let (up, now) = (shard.pool.up(destination), shard.now_ms());
+                match up {
+                    0 => shard.queue.borrow_mut().shortage(destination, &reason, now),
+                    up => shard.queue.borrow_mut().crowded(destination, up, now),
+                }
                 return match (dispatch, words) {
                     (Some(dispatch), Some(words)) => {
                         shard.settle_declined(dispatch, words);
                         Dialed::Served
                     }
+                    (dispatch, _) if up > 0 => Dialed::PutOff(dispatch),
                     (dispatch, _) => Dialed::NoHost(dispatch),
                 };
             }

@@ -23,3 +23,23 @@ fn a_shortage_of_descriptors_is_no_fault_of_the_next_hop() {
     hop.wait_for(1);
     node.wait_for_queue(<[_]>::is_empty);
 }
+
+/// Each connection that could not be made stopped all attempts at the destination for a second, those over connections that are up as well.
+#[test]
+fn a_shortage_of_descriptors_leaves_connections_that_are_up_at_work() {
+    let hop = NextHop::start();
+    let node = Node::start(&on_one_core(Setup { retries: "[delivery]\nidle_timeout = \"1h\"\n", ..Setup::to(hop.address) }, 1));
+    let mut client = Client::greeted(node.address);
+    client.deliver("b@y.test", "Subject: x\r\n\r\n");
+    node.wait_for_queue(<[_]>::is_empty);
+    hop.hold_content(true);
+    node.limit_open_files(Some(3));
+    // The first takes the connection, and the second would have one of its own.
+    (0..10).for_each(|_| drop(client.deliver("b@y.test", "Subject: x\r\n\r\n")));
+    hop.wait_for_contents(2);
+    hop.hold_content(false);
+    hop.wait_for(11);
+    assert_eq!(hop.connections_made(), 1);
+    let log = node.wait_for_mail_log("outcome=delivered");
+    assert!(!log.contains("outcome=deferred"), "{log}");
+}
