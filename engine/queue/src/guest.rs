@@ -59,12 +59,11 @@ pub struct Guest {
     /// It waits at its home.
     is_in_turn: bool,
     reverse_bytes: u16,
-    /// Reverse-path, then the addresses of the recipients.
+    /// Reverse-path, then the addresses of the recipients, then the host where the attempt before failed: nothing where none did, see
+    /// [`Queue::hosts_to_try`].
     text: Vec<u8>,
     /// Number in the message, and the end of the address in `text`.
     recipients: Vec<(u16, u32)>,
-    /// The host where the attempt before failed; empty where none did, see [`Queue::hosts_to_try`].
-    failed_at: Vec<u8>,
 }
 
 impl Guest {
@@ -76,6 +75,11 @@ impl Guest {
     /// The shard that it is of.
     pub fn owner(&self) -> u16 {
         self.owner
+    }
+
+    fn failed_at(&self) -> &[u8] {
+        let start = self.recipients.last().map_or(usize::from(self.reverse_bytes), |(_, end)| *end as usize);
+        self.text.get(start..).unwrap_or_default()
     }
 
     pub(crate) fn recipients(&self) -> impl Iterator<Item = (u16, &[u8])> + Clone {
@@ -202,9 +206,6 @@ impl Queue {
         (guest.attempt, guest.priority) = (dispatch.attempt, self.messages[dispatch.key.index].priority);
         guest.text.clear();
         guest.recipients.clear();
-        guest.failed_at.clear();
-        let failed_at = Some(dispatch).filter(|dispatch| dispatch.attempt() > 1).and_then(|dispatch| self.failed_at(dispatch));
-        guest.failed_at.extend_from_slice(failed_at.unwrap_or_default());
         let Some(envelope) = self.envelope(dispatch.key) else { return };
         (guest.id, guest.size, guest.accepted_at) = (envelope.id, envelope.size, envelope.accepted_at);
         (guest.eight_bit, guest.eight_bit_header) = (envelope.eight_bit, envelope.eight_bit_header);
@@ -214,6 +215,9 @@ impl Queue {
         for (number, address) in self.recipients(dispatch) {
             guest.text.extend_from_slice(address);
             guest.recipients.push((number, guest.text.len() as u32));
+        }
+        if dispatch.attempt() > 1 {
+            guest.text.extend_from_slice(self.failed_at(dispatch).unwrap_or_default());
         }
     }
 
@@ -421,7 +425,7 @@ impl Queue {
 
     /// See [`Queue::failed_at`].
     pub(crate) fn guest_failed_at(&self, key: MessageKey) -> Option<&[u8]> {
-        self.guests.get(key).map(|guest| &guest.failed_at[..]).filter(|relay| !relay.is_empty())
+        self.guests.get(key).map(Guest::failed_at).filter(|relay| !relay.is_empty())
     }
 
     /// As [`Queue::settle`], for a guest: what the outcomes say of the destination is heeded here, the rest by its owner.
