@@ -31,7 +31,10 @@ pub fn free_port() -> io::Result<SocketAddr> {
     let start = (std::process::id() % 500) as u16 * 40;
     for _ in 0..COUNT {
         let port = FIRST + (start + NEXT.fetch_add(1, Relaxed) % COUNT) % COUNT;
-        let Ok(kept) = UnixListener::bind_addr(&UnixAddr::from_abstract_name(format!("ringpost-port-{port}"))?) else { continue };
+        let kept = match UnixListener::bind_addr(&UnixAddr::from_abstract_name(format!("ringpost-port-{port}"))?) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => continue,
+            bound => bound?,
+        };
         let address = SocketAddr::from(([127, 0, 0, 1], port));
         if is_free(address)? {
             KEPT.lock().unwrap_or_else(PoisonError::into_inner).push(kept);
@@ -66,7 +69,7 @@ mod tests {
     fn processes_that_start_meanwhile_take_no_port() {
         std::thread::scope(|threads| {
             let listeners: Vec<_> =
-                (0..4).map(|_| threads.spawn(|| (0..500).for_each(|_| drop(TcpListener::bind(free_port().unwrap()).unwrap())))).collect();
+                (0..4).map(|_| threads.spawn(|| (0..100).for_each(|_| drop(TcpListener::bind(free_port().unwrap()).unwrap())))).collect();
             while !listeners.iter().all(|thread| thread.is_finished()) {
                 Command::new("/bin/true").status().unwrap();
             }
