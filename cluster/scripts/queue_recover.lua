@@ -37,7 +37,8 @@ for i, id in ipairs(ids) do
   if members[i] then redis.call('ZREM', HELD, members[i]) end
   if not meta then
     drop(id)
-  else
+  -- A trace of a lease of which the item knows nothing, as where its owner offered it again: it stays where it is.
+  elseif meta[1] == 'L' then
     redis.call('ZREM', HELD, meta[9] .. '/' .. id)
     meta[8], meta[9], meta[10] = '', '', 'its worker went away'
     -- That worker may have a copy, and ask for it.
@@ -68,6 +69,10 @@ local function cut(keys, max)
   for _, id in ipairs(redis.call('ZRANGE', keys[2], 0, beyond - 1)) do redis.call('HDEL', keys[1], id) end
   redis.call('ZREMRANGEBYRANK', keys[2], 0, beyond - 1)
   return beyond
+end
+-- Outcomes whose times were lost, as with a key that was put aside, age from now on.
+if redis.call('HLEN', OUTCOME) > redis.call('ZCARD', DONE) then
+  for _, id in ipairs(redis.call('HRANDFIELD', OUTCOME, 128)) do redis.call('ZADD', DONE, 'NX', now, id) end
 end
 local heard = redis.call('ZCOUNT', DONE, '-inf', '(0')
 local beyond = cut({OUTCOME, DONE}, outcomes_max)
