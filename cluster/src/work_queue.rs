@@ -12,6 +12,7 @@ use std::{
 use redis::Value;
 
 use crate::{
+    boot_time::BootTime,
     completion::{Completion, RECORD_BYTES_MAX, SIGNATURE_BYTES, result_of},
     identity::{Incarnation, NodeId},
     keyspace::Keyspace,
@@ -96,7 +97,7 @@ pub struct WorkQueue {
     /// Whether all nodes have as many partitions; `None`: nobody asks.
     agreed: Option<Arc<PartitionCount>>,
     /// Partitions that have no room in Valkey, and what it said.
-    full: Arc<Mutex<BTreeMap<u16, String>>>,
+    full: Arc<Mutex<BTreeMap<u16, (String, BootTime)>>>,
 }
 
 impl WorkQueue {

@@ -3,13 +3,16 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, MutexGuard},
+    time::Duration,
 };
 
 use redis::Value;
 
 use super::WorkQueue;
-use crate::{partition_count::PartitionCount, valkey_error::ValkeyError};
+use crate::{boot_time::BootTime, partition_count::PartitionCount, valkey_error::ValkeyError};
 
+/// How long it is believed that a partition has no room: nodes that share mail ask more than once a second, a leader for its chores each 5 s.
+const FULL_HOLDS: Duration = Duration::from_secs(15);
 /// Scripts that write whatever they find: their success tells that there is room.
 const ALWAYS_WRITE: [&str; 2] = ["queue_probe", "queue_retire"];
 
@@ -58,25 +61,43 @@ impl WorkQueue {
             answer => answer,
         };
         match &answer {
-            Err(ValkeyError::Full(reason)) => drop(self.full().insert(partition, reason.clone())),
+            Err(ValkeyError::Full(reason)) => drop(self.full().insert(partition, (reason.clone(), BootTime::now()))),
             Ok(_) if ALWAYS_WRITE.contains(&script) => drop(self.full().remove(&partition)),
             _ => {}
         }
         answer
     }
 
-    fn full(&self) -> MutexGuard<'_, BTreeMap<u16, String>> {
+    fn full(&self) -> MutexGuard<'_, BTreeMap<u16, (String, BootTime)>> {
         self.full.lock().expect("no panic happens under this lock")
     }
 
-    /// Why a partition takes nothing that is written, if its last word was that Valkey has no room (`maxmemory`); `None`: all take it, as far as this
-    /// node has asked.
+    /// Why a partition takes nothing that is written, if its last word was that Valkey has no room (`maxmemory`), and not long ago; `None`: all take
+    /// it, as far as this node has asked. Who asks no more, as a leader that was, hears of no room either.
     pub fn is_full(&self) -> Option<String> {
-        self.full().values().next().cloned()
+        latest(&self.full(), BootTime::now())
     }
 
     pub(super) async fn with_ids(&self, script: &'static str, partition: u16, first: &[&str], ids: &[&str]) -> Result<Value, ValkeyError> {
         let args: Vec<&[u8]> = first.iter().chain(ids).map(|text| text.as_bytes()).collect();
         self.run(script, partition, &args).await
+    }
+}
+
+fn latest(full: &BTreeMap<u16, (String, BootTime)>, now: BootTime) -> Option<String> {
+    full.values().find(|(_, said)| now.since(*said) < FULL_HOLDS).map(|(reason, _)| reason.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A node that led, and shares no mail, asked no more: it was degraded for ever.
+    #[test]
+    fn a_word_that_there_is_no_room_holds_for_a_while() {
+        let said = BootTime::now();
+        let full = BTreeMap::from([(3, ("maxmemory".to_owned(), said))]);
+        assert_eq!(latest(&full, said + (FULL_HOLDS - Duration::from_millis(1))).as_deref(), Some("maxmemory"));
+        assert_eq!(latest(&full, said + FULL_HOLDS), None);
     }
 }
