@@ -39,6 +39,8 @@ mod members;
 
 /// How often the election looks at the clock.
 const TICK: Duration = Duration::from_millis(50);
+/// How soon a first heartbeat that failed is sent again.
+const FIRST_BEAT_AGAIN: Duration = Duration::from_millis(250);
 /// How often a leader does its chores.
 const CHORES_EVERY: Duration = Duration::from_secs(5);
 /// Nodes not seen for so many times `node_ttl` are forgotten.
@@ -370,6 +372,10 @@ impl Agent {
             }
             Err(reason) => {
                 self.count("heartbeats_failed");
+                if self.is_first_beat {
+                    // The queue waits for it (`PartitionCount`), and other nodes leave owners two seconds to take out what they have delivered.
+                    self.next_heartbeat = self.next_heartbeat.min(now + FIRST_BEAT_AGAIN);
+                }
                 let is_told = reason.is_outage() || reason == ValkeyError::CircuitOpen;
                 if !is_told {
                     self.handle.known().ousted = Some(format!("its heartbeats are refused, to others it is offline: {reason}"));

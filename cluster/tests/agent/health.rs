@@ -79,3 +79,18 @@ fn a_valkey_that_is_full_has_a_leader_and_nodes_all_the_same() {
         wait_for("the next leader", || rig.nodes[1..].iter().all(|node| node.leader().as_deref() == Some("n1"))).await;
     });
 }
+
+/// Other nodes leave owners two seconds to take out of the queue what they have delivered, and a node that started without Valkey, which takes part
+/// in the queue with its first heartbeat, sent the next only after a whole interval: what it had delivered itself was delivered again.
+#[test]
+fn a_first_heartbeat_that_failed_is_not_put_off_for_a_whole_interval() {
+    with_nodes(&[], async |rig| {
+        rig.server.kill();
+        rig.heartbeat = PATIENCE * 100;
+        let node = Node::start(0, rig, Role::Master);
+        wait_for("a heartbeat that fails", || node.handle.stats().counters.get("heartbeats_failed").is_some_and(|count| *count > 0)).await;
+        rig.server.restart();
+        wait_for("one that is taken", || node.handle.stats().counts.healthy_nodes == 1).await;
+        node.task.abort();
+    });
+}

@@ -105,8 +105,8 @@ impl Node {
             address: "127.0.0.1:2525".to_owned(),
             version: "test".to_owned(),
             metadata: BTreeMap::new(),
-            heartbeat_interval: HEARTBEAT,
-            node_ttl: HEARTBEAT * 4,
+            heartbeat_interval: rig.heartbeat,
+            node_ttl: rig.heartbeat * 4,
             leader_ttl: LEADER_TTL,
             replicas_required: rig.replicas_required,
             config_poll: Duration::from_millis(500),
@@ -145,6 +145,7 @@ impl Node {
 struct Rig {
     server: Server,
     replicas_required: u32,
+    heartbeat: Duration,
     folder: tempfile::TempDir,
     nodes: Vec<Node>,
 }
@@ -169,7 +170,7 @@ fn with_nodes(roles: &[Role], test: impl AsyncFnOnce(&mut Rig)) {
 fn with_nodes_and_replicas(roles: &[Role], replicas_required: u32, test: impl AsyncFnOnce(&mut Rig)) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let server = Server::start(Durability::None);
-    let mut rig = Rig { server, replicas_required, folder: tempfile::tempdir().unwrap(), nodes: Vec::new() };
+    let mut rig = Rig { server, replicas_required, heartbeat: HEARTBEAT, folder: tempfile::tempdir().unwrap(), nodes: Vec::new() };
     runtime.block_on(async {
         for (number, role) in roles.iter().enumerate() {
             rig.nodes.push(Node::start(number, &rig, *role));
