@@ -379,7 +379,11 @@ impl Driver {
                         None => return,
                     },
                     _ = ticks.tick() => self.sweep().await,
-                    () = self.node.queue.begins() => self.sweep().await,
+                    () = self.node.queue.begins() => {
+                        // What was looked for before had no answer.
+                        self.connected.notify_one();
+                        self.sweep().await;
+                    }
                 }
             }
         }
