@@ -33,6 +33,9 @@ const OTHER_DESCRIPTORS: u64 = 256;
 /// Outbound connections of a node at least, whatever the limit of open files.
 const TOTAL_MIN: u64 = 64;
 
+/// A checkout has five look-ups, by numbers that this program has given: no peer chooses them, so that a fast hash serves.
+type ByDestination<V> = HashMap<DestinationId, V, foldhash::fast::RandomState>;
+
 /// The connections of one destination, as counted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct PoolView {
@@ -105,7 +108,7 @@ pub struct Pool<T> {
     /// By pattern of the routes, in order.
     limits: RefCell<RouteLimits>,
     /// Destinations with a connection or an attempt that waits for one.
-    places: RefCell<HashMap<DestinationId, Place<T>>>,
+    places: RefCell<ByDestination<Place<T>>>,
     total: Cell<u32>,
     total_max: u32,
     idle: Cell<u32>,

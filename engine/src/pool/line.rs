@@ -1,8 +1,10 @@
 //! Destinations in turn, each once.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{VecDeque, hash_map::Entry};
 
 use ringpost_queue::DestinationId;
+
+use super::ByDestination;
 
 /// Places of those that left which are kept beside as many as stand in the line.
 const LEFT_MAX: usize = 64;
@@ -13,16 +15,16 @@ pub(super) struct Line {
     /// First to last, with the number of the place; that of one which left is skipped.
     order: VecDeque<(u64, DestinationId)>,
     /// The places that are taken.
-    members: HashMap<DestinationId, u64>,
+    members: ByDestination<u64>,
     joined: u64,
 }
 
 impl Line {
     /// At the end, unless it is in the line.
     pub(super) fn join(&mut self, destination: DestinationId) {
-        if !self.members.contains_key(&destination) {
+        if let Entry::Vacant(place) = self.members.entry(destination) {
             self.joined += 1;
-            self.members.insert(destination, self.joined);
+            place.insert(self.joined);
             self.order.push_back((self.joined, destination));
         }
     }
