@@ -70,10 +70,6 @@ local function cut(keys, max)
   redis.call('ZREMRANGEBYRANK', keys[2], 0, beyond - 1)
   return beyond
 end
--- Outcomes whose times were lost, as with a key that was put aside, age from now on.
-if redis.call('HLEN', OUTCOME) > redis.call('ZCARD', DONE) then
-  for _, id in ipairs(redis.call('HRANDFIELD', OUTCOME, 128)) do redis.call('ZADD', DONE, 'NX', now, id) end
-end
 local heard = redis.call('ZCOUNT', DONE, '-inf', '(0')
 local beyond = cut({OUTCOME, DONE}, outcomes_max)
 local dropped = math.max(beyond - heard, 0)

@@ -203,22 +203,17 @@ fn a_key_that_is_damaged_is_put_aside_and_its_partition_goes_on() {
     }
 }
 
-/// An item that waits was scheduled as well by a trace of a lease of it, and leased twice; outcomes whose times were lost were kept for ever.
+/// An item that waits was scheduled as well by a trace of a lease of it, and leased twice.
 #[test]
-fn traces_of_leases_and_outcomes_without_a_time_are_cleared_away() {
+fn a_trace_of_a_lease_schedules_nothing_that_waits() {
     on_server(async |server| {
         let queue = queue(server, "n1");
         let (keys, raw) = (keyspace().queue("mail", 0), valkey(server, Scripts::shipped()));
-        let (timed, done) = (&keys[4], &keys[10]);
-        queue.enqueue(0, &[item("done", "n1")]).await.unwrap();
-        let leased = queue.lease(0, 1, 1000, 60_000, 100).await.unwrap().1.remove(0);
-        queue.complete(0, &[("done", &leased.token, "n1")]).await.unwrap();
-        raw.command(redis::cmd("DEL").arg(done)).await.unwrap();
+        let timed = &keys[4];
         queue.enqueue(0, &[item("ready", "n1")]).await.unwrap();
         raw.command(redis::cmd("ZADD").arg(timed).arg(1).arg("ready")).await.unwrap();
         assert_eq!(queue.recover(0, 0).await.unwrap(), Swept { waiting: 0, died: 0, dropped: 0 });
         assert_eq!(queue.stats().await.unwrap().pending, 1);
         assert_eq!(raw.command(redis::cmd("ZCARD").arg(timed)).await.unwrap(), redis::Value::Int(0));
-        assert_eq!(raw.command(redis::cmd("ZCARD").arg(done)).await.unwrap(), redis::Value::Int(1));
     });
 }
