@@ -46,7 +46,7 @@ pub const LEASE_DATA_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// How long an outcome waits for its owner: a day longer than mail can live.
 pub const OUTCOME_KEPT: Duration = Duration::from_secs(31 * 24 * 3600);
 /// Ended items of one partition that some worker was leased and left, of which it is remembered whose they are after their owner has settled them.
-const PAST_MAX: u64 = 8192;
+pub const PAST_MAX: u64 = 8192;
 /// The longest lease by time, as `cluster.lease_ttl` is bounded.
 pub(crate) const LEASE_MAX_MS: u64 = 300 * 1000;
 /// The longest text of a result (with its signature) or a reason, in bytes.
