@@ -1,7 +1,8 @@
 //! Headers within the content: those of MIME parts and of messages in them, and whether one has octets beyond ASCII.
 //!
 //! RFC 6531 3.2: mail that came with SMTPUTF8 and has such a header "at any level within its MIME structure" goes to no server that does
-//! not offer it. Looked for only where that decides: at a server that does not, in mail that is not decided by its addresses or its own header.
+//! not offer it. Looked for only where that decides: at a server that does not, in mail that is not decided by its addresses or its own header,
+//! and in what a report returns. In doubt of where a part begins it begins wherever one may.
 
 use memchr::{memchr, memchr2};
 
@@ -9,7 +10,7 @@ use memchr::{memchr, memchr2};
 const LINE_BYTES_MAX: usize = 1024;
 /// What is kept of a Content-Type field with its continuations.
 const FIELD_BYTES_MAX: usize = 4096;
-/// Multiparts within each other that are followed. What lies deeper is taken for the text of a part.
+/// Multiparts within each other that are followed by their boundaries. Of what lies deeper the boundaries are not known.
 const DEPTH_MAX: usize = 100;
 
 /// Reads the pieces of one content, from its header on.
@@ -18,6 +19,8 @@ pub struct PartHeaders {
     section: Section,
     /// Boundaries of the multiparts that are open, the outermost first.
     boundaries: Vec<Vec<u8>>,
+    /// So many of them stand around a multipart whose boundary is not known for sure: any line with two hyphens in front may begin a part of it.
+    unsure_within: Option<usize>,
     /// The line so far.
     line: Vec<u8>,
     line_is_ascii: bool,
@@ -25,6 +28,8 @@ pub struct PartHeaders {
     content_type: Vec<u8>,
     /// A line that begins with white space goes on with the Content-Type field.
     is_within_type: bool,
+    /// Not all of that field was kept, or there is a second one.
+    is_type_unsure: bool,
     /// Fields of the header that is read.
     fields: u32,
     is_found: bool,
@@ -54,10 +59,12 @@ impl Default for PartHeaders {
         Self {
             section: Section::Header { is_own: true },
             boundaries: Vec::new(),
+            unsure_within: None,
             line: Vec::new(),
             line_is_ascii: true,
             content_type: Vec::new(),
             is_within_type: false,
+            is_type_unsure: false,
             fields: 0,
             is_found: false,
         }
@@ -117,13 +124,19 @@ impl PartHeaders {
             Kind::Field => {
                 self.fields += 1;
                 self.is_within_type = false;
-                if let Some(value) = value_of(line, b"content-type").filter(|_| self.content_type.is_empty()) {
-                    self.is_within_type = true;
-                    self.content_type.extend_from_slice(value);
+                match value_of(line, b"content-type") {
+                    Some(value) if self.content_type.is_empty() => {
+                        self.is_within_type = true;
+                        self.is_type_unsure = whole.len() >= LINE_BYTES_MAX;
+                        self.content_type.extend_from_slice(value);
+                    }
+                    Some(_) => self.is_type_unsure = true,
+                    None => {}
                 }
             }
             Kind::Continuation if self.is_within_type => {
                 let room = FIELD_BYTES_MAX.saturating_sub(self.content_type.len());
+                self.is_type_unsure |= line.len() > room || whole.len() >= LINE_BYTES_MAX;
                 self.content_type.extend_from_slice(&line[..line.len().min(room)]);
             }
             Kind::Continuation => {}
@@ -133,10 +146,17 @@ impl PartHeaders {
 
     /// A line between the parts of an open multipart ends what is within it.
     fn take_boundary(&mut self, line: &[u8]) -> bool {
-        let Some(named) = line.strip_prefix(b"--") else { return false };
+        let Some(named) = line.strip_prefix(b"--").filter(|named| !named.is_empty()) else { return false };
         let is_open = |boundary: &Vec<u8>| named == boundary.as_slice();
         let is_close = |boundary: &Vec<u8>| named.strip_suffix(b"--") == Some(boundary.as_slice());
-        let Some(at) = self.boundaries.iter().rposition(|boundary| is_open(boundary) || is_close(boundary)) else { return false };
+        let Some(at) = self.boundaries.iter().rposition(|boundary| is_open(boundary) || is_close(boundary)) else {
+            let is_unsure = self.unsure_within.is_some();
+            if is_unsure {
+                self.begin_header(false);
+            }
+            return is_unsure;
+        };
+        self.unsure_within = self.unsure_within.filter(|&around| around <= at);
         if is_open(&self.boundaries[at]) {
             self.boundaries.truncate(at + 1);
             self.begin_header(false);
@@ -150,22 +170,23 @@ impl PartHeaders {
     fn begin_header(&mut self, is_own: bool) {
         self.section = Section::Header { is_own };
         self.content_type.clear();
-        (self.is_within_type, self.fields) = (false, 0);
+        (self.is_within_type, self.is_type_unsure, self.fields) = (false, false, 0);
     }
 
     /// What follows is a body of the type that the header said.
     fn end_header(&mut self) {
         let content_type = std::mem::take(&mut self.content_type);
-        let name = content_type.split(|&octet| octet == b';').next().unwrap_or_default().trim_ascii();
+        // A comment may stand behind the name (RFC 2045 5.1).
+        let name = content_type.split(|octet| matches!(octet, b';' | b'(')).next().unwrap_or_default().trim_ascii();
         let is = |other: &[u8]| name.eq_ignore_ascii_case(other);
         self.section = Section::Body;
         if is(b"message/rfc822") || is(b"message/global") {
             self.begin_header(false);
-        } else if name.get(..10).is_some_and(|kind| kind.eq_ignore_ascii_case(b"multipart/"))
-            && self.boundaries.len() < DEPTH_MAX
-            && let Some(boundary) = boundary_of(&content_type)
-        {
-            self.boundaries.push(boundary);
+        } else if name.get(..10).is_some_and(|kind| kind.eq_ignore_ascii_case(b"multipart/")) {
+            match boundary_of(&content_type).filter(|_| !self.is_type_unsure && self.boundaries.len() < DEPTH_MAX) {
+                Some(boundary) => self.boundaries.push(boundary),
+                None => self.unsure_within = self.unsure_within.or(Some(self.boundaries.len())),
+            }
         }
     }
 
@@ -186,11 +207,12 @@ fn value_of<'l>(line: &'l [u8], name: &[u8]) -> Option<&'l [u8]> {
     rest.trim_ascii_start().strip_prefix(b":").filter(|_| front.eq_ignore_ascii_case(name))
 }
 
-/// The boundary in the value of a Content-Type field (RFC 2045 5.1).
+/// The boundary in the value of a Content-Type field (RFC 2045 5.1). `None` where there is none, and where readers may find different ones: it
+/// is named twice, in pieces or encoded (RFC 2231 3 and 4), its quotes do not end, or a comment stands where a parameter does.
 fn boundary_of(content_type: &[u8]) -> Option<Vec<u8>> {
-    let mut rest = &content_type[memchr(b';', content_type)? + 1..];
-    loop {
-        let (name, behind) = rest.split_at(memchr2(b'=', b';', rest)?);
+    let (mut rest, mut found) = (&content_type[memchr(b';', content_type)? + 1..], None);
+    while let Some(end) = memchr2(b'=', b';', rest) {
+        let (name, behind) = rest.split_at(end);
         if behind[0] == b';' {
             // A parameter without a value is none, and says nothing of the next one.
             rest = &behind[1..];
@@ -198,36 +220,47 @@ fn boundary_of(content_type: &[u8]) -> Option<Vec<u8>> {
         }
         let behind = behind[1..].trim_ascii_start();
         let (value, after) = match behind.strip_prefix(b"\"") {
-            Some(quoted) => unquoted(quoted),
+            Some(quoted) => unquoted(quoted)?,
             None => {
                 let end = behind.iter().position(|octet| matches!(octet, b';' | b' ' | b'\t' | b'(')).unwrap_or(behind.len());
                 (behind[..end].to_vec(), &behind[end..])
             }
         };
-        if name.trim_ascii().eq_ignore_ascii_case(b"boundary") {
-            return Some(value).filter(|value| !value.is_empty());
+        let name = name.trim_ascii();
+        let (front, back) = name.split_at(name.len().min(b"boundary".len()));
+        if front.eq_ignore_ascii_case(b"boundary") && back.first().is_none_or(|&octet| octet == b'*') {
+            if found.is_some()
+                || !back.is_empty()
+                || value.is_empty()
+                || !matches!(after.trim_ascii_start().first(), None | Some(b';' | b'('))
+            {
+                return None;
+            }
+            found = Some(value);
+        } else if memchr(b'(', name).is_some() {
+            return None;
         }
-        rest = &after[memchr(b';', after)? + 1..];
+        rest = memchr(b';', after).map_or(&[], |at| &after[at + 1..]);
     }
+    found
 }
 
-/// A quoted string without its quotes, and what follows it.
-fn unquoted(quoted: &[u8]) -> (Vec<u8>, &[u8]) {
+/// A quoted string without its quotes, and what follows it; `None` if it does not end.
+fn unquoted(quoted: &[u8]) -> Option<(Vec<u8>, &[u8])> {
     let (mut value, mut at) = (Vec::new(), 0);
-    while let Some(&octet) = quoted.get(at) {
-        match octet {
-            b'"' => return (value, &quoted[at + 1..]),
-            b'\\' if at + 1 < quoted.len() => {
-                value.push(quoted[at + 1]);
+    loop {
+        match *quoted.get(at)? {
+            b'"' => return Some((value, &quoted[at + 1..])),
+            b'\\' => {
+                value.push(*quoted.get(at + 1)?);
                 at += 2;
             }
-            _ => {
+            octet => {
                 value.push(octet);
                 at += 1;
             }
         }
     }
-    (value, &[])
 }
 
 #[cfg(test)]
@@ -280,6 +313,47 @@ mod tests {
         let open = "Content-Type: multipart/x; boundary=in\r\n\r\n--in\r\n\r\nä\r\n--a \"b\r\nX: ä";
         check(&part(open, "x"), true);
         check("Content-Type: message/rfc822\r\n\r\nSubject: ä", true);
+    }
+
+    /// A boundary in the form of RFC 2231 was not read, and neither were the parts: mail with SMTPUTF8 whose attachment had a name beyond ASCII
+    /// went to servers that do not offer it. Now a part begins wherever one may.
+    #[test]
+    fn in_doubt_of_the_boundary_a_part_begins_wherever_one_may() {
+        let long = |bytes: usize| format!("charset=\"{}\"", "x".repeat(bytes));
+        let folded = vec![long(900); 5].join(";\r\n\t");
+        for parameters in [
+            "boundary*0=i; boundary*1=n",
+            "BOUNDARY*0=\"i\";\r\n\tboundary*1*=%6E",
+            "boundary*=us-ascii''in",
+            "boundary=out; boundary*0=in",
+            "boundary=out; boundary=in",
+            "(a comment; boundary=out) boundary=in",
+            "x (a comment; boundary=out); boundary=in",
+            "boundary=\"in",
+            "boundary=\"i\"n",
+            &format!("{}; boundary=in", long(1100)),
+            &format!("{folded}; boundary=in"),
+            "",
+        ] {
+            let content = |head: &str, body: &str, behind: &str| {
+                format!("Subject: s\r\nContent-Type: multipart/x; {parameters}\r\n\r\n--in\r\n{head}\r\n\r\n{body}\r\n--in--\r\n{behind}")
+            };
+            let is_in = |head: &str, body: &str, behind: &str| is_found(content(head, body, behind).as_bytes(), 10);
+            assert!(is_in("X: ä", "x", ""), "{parameters}");
+            assert!(!is_in("X: y", "Grüße: ä\r\n-- \r\nJürgen: ä", ""), "{parameters}");
+            let message = "Content-Type: message/rfc822 (comment)";
+            assert!(is_in(message, "Subject: ä\r\n\r\nx", ""), "{parameters}");
+        }
+        // What stands around it is known, and ends it.
+        let outer = |behind: &str| {
+            format!(
+                "Content-Type: multipart/x; boundary=out\r\n\r\n--out\r\nContent-Type: multipart/x; boundary*0=in\r\n\r\n--in\r\n\r\nx\r\n--out\r\n\r\n{behind}\r\n--out--\r\n"
+            )
+        };
+        check(&outer("ä\r\n--in\r\nX: ä"), false);
+        check(&outer("x\r\n--out\r\nX: ä"), true);
+        // A second field of this name: readers take the one or the other.
+        check("Content-Type: multipart/x; boundary=out\r\nContent-Type: multipart/x; boundary=in\r\n\r\n--in\r\nX: ä\r\n\r\nx", true);
     }
 
     #[test]
