@@ -130,12 +130,7 @@ fn a_sender_whose_mail_fails_for_its_eight_bits_is_told_in_seven() {
     hop.offer_seven_bits();
     let node = Node::start(&Setup::to(hop.address));
     let mut client = Client::greeted(node.address);
-    send(
-        &mut client,
-        "MAIL FROM:<a@x.test> BODY=8BITMIME",
-        &["<b@z.test>"],
-        "Subject: gr\u{f6}\u{df}e\r\nX-Plain: 1\r\n\r\nGr\u{f6}\u{df}e",
-    );
+    send(&mut client, "MAIL FROM:<a@x.test> BODY=8BITMIME", &["<b@z.test>"], "Subject: s\r\nX-Plain: 1\r\n\r\nGr\u{f6}\u{df}e");
     let reports = wait_for_reports(&hop, &node, 1);
     node.wait_for_queue(<[_]>::is_empty);
     assert!(reports[0].wire.is_ascii(), "{}", reports[0].text());
@@ -147,7 +142,7 @@ fn a_sender_whose_mail_fails_for_its_eight_bits_is_told_in_seven() {
     );
     assert_eq!((&report["status_type"], &report["returned"]["type"]), (&"message/delivery-status".into(), &"text/rfc822-headers".into()));
     let header = report["returned"]["text"].as_str().unwrap();
-    assert!(header.contains("X-Plain: 1") && header.contains("Subject: gr=C3=B6=C3=9Fe") && !header.contains("Gr"), "{header}");
+    assert!(header.contains("X-Plain: 1") && !header.contains("Gr"), "{header}");
     node.wait_for_mail_log("event=report about=failure to=<a@x.test> outcome=sent");
 }
 
@@ -155,7 +150,7 @@ fn a_sender_whose_mail_fails_for_its_eight_bits_is_told_in_seven() {
 /// as the hop answered, and at any sender's will, since whoever sends mail chooses who answers its report.
 #[test]
 fn a_report_that_is_refused_for_eight_bits_is_made_again_once_at_most() {
-    for (subject, reports) in [("Subject: plain", 1), ("Subject: gr\u{f6}\u{df}e", 2)] {
+    for (subject, reports) in [("Subject: plain", 1), ("Subject: gr\u{f6}\u{df}e", 1), ("Subject: s\r\n\r\ngr\u{f6}\u{df}e", 2)] {
         let hop = NextHop::start();
         let node = Node::start(&Setup::to(hop.address));
         send(&mut Client::greeted(node.address), "MAIL FROM:<eight-a@x.test> BODY=8BITMIME", &["<no-b@z.test>"], subject);

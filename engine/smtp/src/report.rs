@@ -7,11 +7,12 @@
 use std::borrow::Cow;
 use std::io::Write;
 
-use memchr::{memchr3_iter, memmem};
+use memchr::{memchr_iter, memchr3_iter, memmem};
 
 use crate::address::Path;
 use crate::extension::decode_xtext;
 use crate::header::{DateText, field_value};
+use crate::part_headers::PartHeaders;
 use crate::shown::is_steering;
 
 mod encoding;
@@ -90,8 +91,9 @@ pub struct ReportNeeds {
 /// leaves by DATA.
 pub fn write_report(report: &Report<'_>, out: &mut Vec<u8>) -> ReportNeeds {
     let body = Body::of(report);
-    let boundary = boundary(report.seed, [&body.text, &body.status, &body.returned]);
-    let eight_bit_body = [&body.status[..], &body.returned].iter().any(|part| !part.is_ascii());
+    let returned = body.returned.as_ref().map_or(&[][..], |part| &part.content);
+    let boundary = boundary(report.seed, [&body.text, &body.status, returned]);
+    let eight_bit_body = [&body.status, returned].iter().any(|part| !part.is_ascii());
     let needs = ReportNeeds { eight_bit: eight_bit_body || !report.to.as_str().is_ascii(), smtputf8: !report.to.as_str().is_ascii() };
     write_header(report, &boundary, eight_bit_body, out);
     let part = |out: &mut Vec<u8>, description: &str, kind: &str, is_quoted: bool, content: &[u8]| {
@@ -112,15 +114,8 @@ pub fn write_report(report: &Report<'_>, out: &mut Vec<u8>) -> ReportNeeds {
     part(out, "Notification", &format!("text/plain; charset={charset}"), !body.is_plain, &body.text);
     let status = if report.smtputf8 { "message/global-delivery-status" } else { "message/delivery-status" };
     part(out, "Delivery report", status, body.is_status_quoted, &body.status);
-    let (description, kind) = match (report.returned, report.smtputf8) {
-        (Returned::Nothing, _) => ("", ""),
-        (Returned::Header(_), false) => ("Header of the message", "text/rfc822-headers"),
-        (Returned::Header(_), true) => ("Header of the message", "message/global-headers"),
-        (Returned::Whole(_), false) => ("The message", "message/rfc822"),
-        (Returned::Whole(_), true) => ("The message", "message/global"),
-    };
-    if report.returned != Returned::Nothing {
-        part(out, description, kind, body.is_returned_quoted, &body.returned);
+    if let Some(ReturnedPart { description, kind, content, is_quoted }) = &body.returned {
+        part(out, description, kind, *is_quoted, content);
     }
     write(out, format_args!("--{boundary}--\r\n"));
     needs
@@ -132,13 +127,20 @@ struct Body<'a> {
     is_plain: bool,
     status: Vec<u8>,
     is_status_quoted: bool,
-    returned: Cow<'a, [u8]>,
-    is_returned_quoted: bool,
+    returned: Option<ReturnedPart<'a>>,
+}
+
+/// What goes back of the message.
+struct ReturnedPart<'a> {
+    description: &'static str,
+    kind: &'static str,
+    content: Cow<'a, [u8]>,
+    is_quoted: bool,
 }
 
 impl<'a> Body<'a> {
     fn of(report: &Report<'a>) -> Self {
-        let is_plain = report.text.is_ascii();
+        let is_plain = report.text.is_ascii() && !has_long_line(report.text.as_bytes());
         let mut text = Vec::with_capacity(report.text.len() + 64);
         for line in report.text.lines() {
             match is_plain {
@@ -153,24 +155,67 @@ impl<'a> Body<'a> {
             status.extend_from_slice(b"\r\n");
             fields::write_recipient_fields(recipient, report.smtputf8, &mut status);
         }
-        let returned = match report.returned {
-            Returned::Nothing => &[][..],
-            Returned::Header(bytes) | Returned::Whole(bytes) => bytes,
-        };
         // RFC 6533 6, RFC 6531 3.2: headers beyond ASCII at whatever level go with SMTPUTF8 or encoded, and a report goes with it only to an
-        // address that needs it: whoever relays it may know nothing of that. RFC 2046 5.2.1: a message/rfc822 is never encoded, and one that
-        // came without SMTPUTF8 goes back as it came.
+        // address that needs it: whoever relays it may know nothing of that.
         let is_encoded = report.smtputf8 && report.to.as_str().is_ascii();
-        let is_header = matches!(report.returned, Returned::Header(_));
         let (status, is_status_quoted) = encoded(status.into(), is_encoded);
-        let (returned, is_returned_quoted) = encoded(without_strays(returned), is_encoded || is_header && !report.smtputf8);
-        Self { text, is_plain, status: status.into_owned(), is_status_quoted, returned, is_returned_quoted }
+        let returned = returned_of(report, is_encoded);
+        Self { text, is_plain, status: status.into_owned(), is_status_quoted, returned }
     }
 }
 
-/// The content in quoted-printable where `is_encoded` and it needs that, and whether it is.
+/// What goes back of the message, as it stands in its part.
+///
+/// RFC 2046 5.2.1: a message/rfc822 is never encoded, and headers in it are ASCII. Where one in the message is not, it goes back as a
+/// message/global (RFC 6532 3.7), encoded, if it is UTF-8; else its header alone does, as text. So does the header of one with a line that
+/// is longer than 7bit and 8bit allow.
+fn returned_of<'a>(report: &Report<'a>, is_encoded: bool) -> Option<ReturnedPart<'a>> {
+    const WHOLE: &str = "The message";
+    const HEADER: &str = "Header of the message";
+    let header = |bytes: &'a [u8]| without_strays(&bytes[..header_bytes(bytes)]);
+    let (content, is_encoded, (description, kind)) = match report.returned {
+        Returned::Nothing => return None,
+        Returned::Header(bytes) if report.smtputf8 => (without_strays(bytes), is_encoded, (HEADER, "message/global-headers")),
+        Returned::Whole(bytes) if report.smtputf8 => (without_strays(bytes), is_encoded, (WHOLE, "message/global")),
+        // RFC 6522 4: a header that is broken so may be encoded.
+        Returned::Header(bytes) => (without_strays(bytes), true, (HEADER, "text/rfc822-headers")),
+        Returned::Whole(bytes) if has_header_beyond_ascii(bytes) && std::str::from_utf8(bytes).is_ok() => {
+            (without_strays(bytes), true, (WHOLE, "message/global"))
+        }
+        Returned::Whole(bytes) if has_header_beyond_ascii(bytes) || has_long_line(bytes) => {
+            (header(bytes), true, (HEADER, "text/rfc822-headers"))
+        }
+        Returned::Whole(bytes) => (without_strays(bytes), false, (WHOLE, "message/rfc822")),
+    };
+    let (content, is_quoted) = encoded(content, is_encoded);
+    Some(ReturnedPart { description, kind, content, is_quoted })
+}
+
+/// Whether a header of a content, or one within it, has an octet beyond ASCII.
+fn has_header_beyond_ascii(content: &[u8]) -> bool {
+    if content.is_ascii() {
+        return false;
+    }
+    let mut parts = PartHeaders::new();
+    !content[..header_bytes(content)].is_ascii() || parts.piece(content) || parts.finish()
+}
+
+/// RFC 2045 2.7, 2.8: octets of a line of what is 7bit or 8bit, without its end.
+const LINE_BYTES_MAX: usize = 998;
+
+fn has_long_line(content: &[u8]) -> bool {
+    let mut start = 0;
+    memchr_iter(b'\n', content).chain([content.len()]).any(|end| {
+        let line = &content[start.min(end)..end];
+        start = end + 1;
+        line.strip_suffix(b"\r").unwrap_or(line).len() > LINE_BYTES_MAX
+    })
+}
+
+/// The content in quoted-printable where it needs that, for a line that is too long or, if `is_encoded`, for its octets beyond ASCII; and
+/// whether it is.
 fn encoded(content: Cow<'_, [u8]>, is_encoded: bool) -> (Cow<'_, [u8]>, bool) {
-    if !is_encoded || content.is_ascii() {
+    if (!is_encoded || content.is_ascii()) && !has_long_line(&content) {
         return (content, false);
     }
     let mut quoted = Vec::with_capacity(content.len() * 2);

@@ -3,7 +3,7 @@
 use memchr::memmem;
 
 use super::encoding::quote_lines;
-use super::header_bytes;
+use super::{has_long_line, header_bytes};
 
 const EIGHT_BIT: &[u8] = b"Content-Transfer-Encoding: 8bit\r\n";
 
@@ -61,7 +61,7 @@ fn write_part(part: &[u8], out: &mut Vec<u8>) -> Option<()> {
         None => (description, kind, content),
     };
     out.extend_from_slice(format!("Content-Description: {description}\r\nContent-Type: {kind}\r\n").as_bytes());
-    if content.is_ascii() {
+    if content.is_ascii() && !has_long_line(content) {
         out.extend_from_slice(b"\r\n");
         out.extend_from_slice(content);
     } else {
