@@ -288,7 +288,15 @@ pub fn write_list(recipients: &[ReportedRecipient<'_>], out: &mut String) {
         out.push('>');
         if !recipient.reply.is_empty() {
             out.push_str(":\n    ");
-            out.extend(recipient.reply.chars().map(|character| if is_steering(character) { ' ' } else { character }));
+            let reply = match fields::refused_for_now(recipient) {
+                Some(said) => {
+                    out.push_str("refused for now, and tried again");
+                    out.push_str(if said.is_empty() { "" } else { "; the next hop says: " });
+                    said
+                }
+                None => recipient.reply,
+            };
+            out.extend(reply.chars().map(|character| if is_steering(character) { ' ' } else { character }));
         }
     }
 }

@@ -97,6 +97,8 @@ pub(super) fn write_recipient_fields(recipient: &ReportedRecipient<'_>, utf8: bo
 struct Said<'a> {
     status: EnhancedCode,
     text: &'a str,
+    /// It begins as a reply does.
+    has_code: bool,
     /// It came from a next hop. RFC 3464 2.3.5, 2.3.6: our own words about one are of another type, and not said by it.
     is_reply: bool,
 }
@@ -107,7 +109,7 @@ impl<'a> Said<'a> {
             // RFC 3464 2.3.6: what is said of a success is a next hop's word.
             Action::Delivered | Action::Relayed if is_remote => (2, false, recipient.reply),
             Action::Delivered | Action::Relayed => {
-                return Self { status: EnhancedCode { class: 2, subject: 0, detail: 0 }, text: "", is_reply: false };
+                return Self { status: EnhancedCode { class: 2, subject: 0, detail: 0 }, text: "", has_code: false, is_reply: false };
             }
             Action::Delayed => (4, false, recipient.reply),
             Action::Failed => match recipient.reply.strip_prefix(EXPIRED) {
@@ -127,8 +129,23 @@ impl<'a> Said<'a> {
             None if class != 2 && !has_code && !text.is_empty() => EnhancedCode { class, subject: 4, detail: 1 },
             None => EnhancedCode { class, subject: 0, detail: 0 },
         };
-        Self { status, text, is_reply }
+        Self { status, text, has_code, is_reply }
     }
+}
+
+/// What a next hop says, without its numbers, where those are of a refusal for good and the recipient is tried all the same, as after a 554 in
+/// place of a greeting: to people they would say that it has failed. `Diagnostic-Code` has the reply as it came (RFC 3464 2.3.6).
+pub(super) fn refused_for_now<'a>(recipient: &ReportedRecipient<'a>) -> Option<&'a str> {
+    let said = Said::of(recipient, false);
+    if recipient.action != Action::Delayed || !said.has_code || !said.text.starts_with('5') {
+        return None;
+    }
+    let rest = said.text.get(4..).unwrap_or("");
+    Some(match rest.split_once(' ') {
+        _ if enhanced_of(rest, 5).is_none() => rest,
+        Some((_, words)) => words,
+        None => "",
+    })
 }
 
 fn enhanced_of(text: &str, class: u8) -> Option<EnhancedCode> {

@@ -382,6 +382,31 @@ fn what_a_message_within_a_report_cannot_have_goes_back_otherwise() {
     }
 }
 
+/// A next hop that answers 554 in place of a greeting is tried again: its words told the sender of a delay that the mail had failed.
+#[test]
+fn a_delay_says_nothing_of_a_failure_for_good() {
+    let now = date(0);
+    for (reply, line) in [
+        ("554 5.7.1 go: away", "refused for now, and tried again; the next hop says: go: away"),
+        ("535 no", "refused for now, and tried again; the next hop says: no"),
+        ("554 5.7.1", "refused for now, and tried again"),
+        ("554", "refused for now, and tried again"),
+        ("450 4.2.1 busy", "450 4.2.1 busy"),
+        ("connect to h:25: refused", "connect to h:25: refused"),
+    ] {
+        let recipients = [ReportedRecipient { relay: Some("mx1.y.test[192.0.2.7]:25"), ..recipient("b@y.test", Action::Delayed, reply) }];
+        let mut list = String::new();
+        write_list(&recipients, &mut list);
+        assert_eq!(list, format!("<b@y.test>:\n    {line}"));
+        let (text, _) = text_of(&report(&recipients, Returned::Nothing, &now));
+        let group = group(&text, "rfc822; b@y.test");
+        assert!(group.iter().any(|line| line.starts_with("Status: 4.")), "{group:?}");
+    }
+    let mut list = String::new();
+    write_list(&[recipient("b@y.test", Action::Failed, "554 5.7.1 no")], &mut list);
+    assert_eq!(list, "<b@y.test>:\n    554 5.7.1 no");
+}
+
 #[test]
 fn the_header_of_a_content_ends_at_its_blank_line() {
     for (content, expected) in [("A: b\r\n\r\nbody", 6), ("\r\nbody", 0), ("A: b\r\nC: d", 10), ("", 0), ("A: b\r\n", 6)] {
