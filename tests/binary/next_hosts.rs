@@ -31,6 +31,15 @@ fn deliver(node: &Node, recipient: &str) {
     Client::greeted(node.address).deliver(recipient, "Subject: x\r\n\r\nx");
 }
 
+/// What only a host that offers 8BITMIME takes.
+fn deliver_eight_bits(node: &Node, recipient: &str) {
+    let mut client = Client::greeted(node.address);
+    client.must("MAIL FROM:<a@x.test> BODY=8BITMIME", "250 2.1.0");
+    client.must(&format!("RCPT TO:<{recipient}>"), "250 2.1.5");
+    client.must("DATA", "354");
+    client.must("Subject: x\r\n\r\n\u{e9}\r\n.", "250 2.0.0");
+}
+
 fn is_deferred(message: &Value) -> bool {
     message["recipients"][0]["state"] == "deferred"
 }
@@ -174,11 +183,7 @@ fn what_the_next_host_does_not_offer_decides_nothing_that_the_first_put_off() {
     let (first, second) = (FaultyHop::start(says("rcpt", "450 4.7.1 Greylisted")), NextHop::start());
     second.offer_seven_bits();
     let node = Node::start(&smarthosts(&[first.address, second.address]));
-    let mut client = Client::greeted(node.address);
-    client.must("MAIL FROM:<a@x.test> BODY=8BITMIME", "250 2.1.0");
-    client.must("RCPT TO:<b@y.test>", "250 2.1.5");
-    client.must("DATA", "354");
-    client.must("Subject: x\r\n\r\n\u{e9}\r\n.", "250 2.0.0");
+    deliver_eight_bits(&node, "b@y.test");
     let queue = node.wait_for_queue(|queue| queue.iter().any(is_deferred));
     assert_eq!((queue.len(), &queue[0]["reason"]), (1, &"450 4.7.1 Greylisted".into()));
     assert_eq!(second.connections_made(), 1, "it was asked");
@@ -190,11 +195,7 @@ fn what_two_further_hosts_do_not_offer_decides_nothing_that_the_first_put_off() 
     let (first, others) = (FaultyHop::start(says("rcpt", "450 4.7.1 Greylisted")), [NextHop::start(), NextHop::start()]);
     others.iter().for_each(NextHop::offer_seven_bits);
     let node = Node::start(&smarthosts(&[first.address, others[0].address, others[1].address]));
-    let mut client = Client::greeted(node.address);
-    client.must("MAIL FROM:<a@x.test> BODY=8BITMIME", "250 2.1.0");
-    client.must("RCPT TO:<b@y.test>", "250 2.1.5");
-    client.must("DATA", "354");
-    client.must("Subject: x\r\n\r\n\u{e9}\r\n.", "250 2.0.0");
+    deliver_eight_bits(&node, "b@y.test");
     let queue = node.wait_for_queue(|queue| queue.iter().any(is_deferred));
     let log = node.wait_for_mail_log("to=<b@y.test> relay=");
     assert_eq!(
@@ -211,11 +212,7 @@ fn what_the_first_host_does_not_offer_the_next_one_may() {
     let (first, second) = (NextHop::start(), NextHop::start());
     first.offer_seven_bits();
     let node = Node::start(&smarthosts(&[first.address, second.address]));
-    let mut client = Client::greeted(node.address);
-    client.must("MAIL FROM:<a@x.test> BODY=8BITMIME", "250 2.1.0");
-    client.must("RCPT TO:<b@y.test>", "250 2.1.5");
-    client.must("DATA", "354");
-    client.must("Subject: x\r\n\r\n\u{e9}\r\n.", "250 2.0.0");
+    deliver_eight_bits(&node, "b@y.test");
     node.wait_for_queue(<[_]>::is_empty);
     assert_eq!((first.messages().len(), second.messages().len()), (0, 1));
 }
