@@ -208,7 +208,13 @@ mod tests {
     /// new answer, which without mail on the shard that was asked nobody waited for.
     #[test]
     fn who_was_told_of_a_refusal_waits_for_what_is_asked_anew() {
-        let site = Resolution::Site { key: "h".into(), name: "h".into(), hosts: vec!["192.0.2.1:25".parse().unwrap()], until: 60_000 };
+        let site = Resolution::Site {
+            key: "h".into(),
+            name: "h".into(),
+            hosts: vec!["192.0.2.1:25".parse().unwrap()],
+            is_whole: true,
+            until: 60_000,
+        };
         let mut answers = Answers::new(10);
         answers.ask(&mx("a.test"), false, asker(0), 0);
         answers.answered(mx("a.test"), refused(3_600_000), 0, 0);
@@ -244,7 +250,13 @@ mod tests {
     #[test]
     fn hosts_that_the_operator_named_keep_their_addresses_while_dns_is_silent() {
         let question = Question::Hosts(Vec::new());
-        let site = |until| Resolution::Site { key: String::new(), name: "h".into(), hosts: vec!["192.0.2.1:25".parse().unwrap()], until };
+        let site = |until| Resolution::Site {
+            key: String::new(),
+            name: "h".into(),
+            hosts: vec!["192.0.2.1:25".parse().unwrap()],
+            is_whole: true,
+            until,
+        };
         let mut answers = Answers::new(10);
         answers.ask(&question, false, asker(0), 0);
         answers.answered(question.clone(), site(100), 7, 0);

@@ -1,7 +1,7 @@
 //! A message that a host of its destination put off: the other hosts are asked within the same attempt (RFC 5321 5.1).
 
 use ringpost_queue::{Dispatch, HostsTried, PutOffBy, asks_for_fewer_connections, put_off_by};
-use ringpost_smtp::client::{Verdict, is_about_content, is_about_offer};
+use ringpost_smtp::client::{Verdict, is_about_content, is_about_offer, put_off_offer};
 
 use crate::{
     attempt::{Attempt, RecipientOutcome, Words},
@@ -48,6 +48,13 @@ fn is_open(outcome: &RecipientOutcome) -> bool {
     }
 }
 
+/// What a host does not offer is waited for, because another host may.
+fn put_off_offers(outcomes: &mut [RecipientOutcome]) {
+    for outcome in outcomes.iter_mut().filter(|outcome| outcome.verdict == Verdict::Failed && is_about_offer(&outcome.reply)) {
+        (outcome.verdict, outcome.reply) = (Verdict::Deferred, put_off_offer(&outcome.reply));
+    }
+}
+
 impl Words {
     /// Do they stand, after another host came to this? It said nothing of the message, or does not offer what that needs while this one, which
     /// does, may take it later.
@@ -70,7 +77,12 @@ impl Outbound<'_> {
         }
         let now = self.shard.now_ms();
         let is_of_address = |outcome: &RecipientOutcome| put_off_by(outcome.reply.line().as_bytes()) == PutOffBy::Address;
-        let by = if outcomes.iter().filter(|outcome| is_open(outcome)).any(is_of_address) { PutOffBy::Address } else { PutOffBy::Host };
+        let open = || outcomes.iter().filter(|outcome| is_open(outcome));
+        let by = match open().all(|outcome| is_about_offer(&outcome.reply)) {
+            true => PutOffBy::Offer,
+            false if open().any(is_of_address) => PutOffBy::Address,
+            false => PutOffBy::Host,
+        };
         if !self.shard.queue.borrow().has_other_host(self.destination, self.host, by, &mut attempt.tried, now) {
             return Some(attempt);
         }
@@ -97,6 +109,7 @@ impl Outbound<'_> {
         // What the host before said stays the last word where this one says less.
         let stands = attempt.words.take().filter(|words| words.outweigh(&attempt.storage.outcomes));
         // If nobody takes it, it was an attempt all the same.
+        put_off_offers(&mut attempt.storage.outcomes);
         attempt.storage.outcomes.iter_mut().for_each(|outcome| outcome.verdict = Verdict::Deferred);
         self.shard.metrics.tried_elsewhere.increment();
         let Attempt { dispatch, storage, tried, .. } = attempt;
@@ -112,6 +125,15 @@ impl Outbound<'_> {
         };
         self.declined = Some(Declined { dispatch, words: Some(words), tried });
         None
+    }
+
+    /// The word of this host is the attempt's. What it does not offer is final only where each host of the destination was asked, and none does.
+    pub(crate) fn spare_what_others_may_offer(&self, attempt: &mut Attempt) {
+        let outcomes = &mut attempt.storage.outcomes;
+        let lacks = |outcome: &RecipientOutcome| outcome.verdict == Verdict::Failed && is_about_offer(&outcome.reply);
+        if outcomes.iter().any(lacks) && !self.shard.queue.borrow().all_hosts_lack(self.destination, attempt.tried) {
+            put_off_offers(outcomes);
+        }
     }
 
     /// Is this message to be brought to another host first, because this one failed with it before? Then it is.

@@ -311,7 +311,10 @@ impl<'s> Outbound<'s> {
         let Some(mut attempt) = self.decline(attempt) else { return };
         match attempt.words.take().filter(|words| words.outweigh(&attempt.storage.outcomes)) {
             Some(words) => self.shard.settle_declined(attempt.dispatch, words),
-            None => self.shard.settle_attempt(attempt, &self.relay),
+            None => {
+                self.spare_what_others_may_offer(&mut attempt);
+                self.shard.settle_attempt(attempt, &self.relay);
+            }
         }
     }
 

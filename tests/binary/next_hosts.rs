@@ -217,6 +217,48 @@ fn what_the_first_host_does_not_offer_the_next_one_may() {
     assert_eq!((first.messages().len(), second.messages().len()), (0, 1));
 }
 
+/// What a living host did not offer failed the message for good, although a dead one beside it might have offered it.
+#[test]
+fn what_a_host_does_not_offer_decides_nothing_while_another_one_cannot_be_asked() {
+    let (dead, seven) = (at(1, free_port()), NextHop::start());
+    seven.offer_seven_bits();
+    let setup = Setup { retries: "[queue]\nretry_base = \"1s\"\nretry_cap = \"1s\"\n", ..smarthosts(&[dead, seven.address]) };
+    let node = Node::start(&setup);
+    deliver_eight_bits(&node, "b@y.test");
+    let queue = node.wait_for_queue(|queue| queue.iter().any(is_deferred));
+    let words = "451 4.6.3 the next hop does not offer 8BITMIME, which this message needs; not every host could be asked";
+    assert_eq!(queue[0]["reason"], words);
+    let log = node.wait_for_mail_log("outcome=deferred");
+    assert!(log.contains("dsn=4.6.3 outcome=deferred"), "{log}");
+    let back = NextHop::start_at(dead);
+    back.wait_for(1);
+    node.wait_for_queue(<[_]>::is_empty);
+    assert_eq!(seven.messages().len(), 0);
+}
+
+/// Three hosts were asked and no more, whatever they said.
+#[test]
+fn a_host_behind_the_third_may_offer_what_none_before_it_does() {
+    let hops: Vec<_> = (0..5).map(|_| NextHop::start()).collect();
+    hops[..4].iter().for_each(NextHop::offer_seven_bits);
+    let node = Node::start(&smarthosts(&hops.iter().map(|hop| hop.address).collect::<Vec<_>>()));
+    deliver_eight_bits(&node, "b@y.test");
+    hops[4].wait_for(1);
+    node.wait_for_queue(<[_]>::is_empty);
+    assert_eq!(hops.iter().map(NextHop::connections_made).collect::<Vec<_>>(), [1; 5]);
+}
+
+#[test]
+fn what_no_host_offers_fails_once_all_were_asked() {
+    let hops: Vec<_> = (0..5).map(|_| NextHop::start()).collect();
+    hops.iter().for_each(NextHop::offer_seven_bits);
+    let node = Node::start(&smarthosts(&hops.iter().map(|hop| hop.address).collect::<Vec<_>>()));
+    deliver_eight_bits(&node, "b@y.test");
+    let log = node.wait_for_mail_log("outcome=bounced");
+    assert!(log.contains("dsn=5.6.3 outcome=bounced reply=\"554 5.6.3 the next hop does not offer 8BITMIME"), "{log}");
+    assert_eq!(hops.iter().map(NextHop::connections_made).filter(|&made| made > 0).count(), 5);
+}
+
 /// One that closes behind the final dot each time, or has closed for this message alone, had it again and again until it expired.
 #[test]
 fn a_message_that_one_host_left_open_is_brought_to_another_the_next_time() {

@@ -365,9 +365,15 @@ impl Destination {
         self.hosts.has_other(host, by, tried, &self.limits.breaker, now)
     }
 
-    /// Replaces the hosts: what is known of those that stay is kept. True if something changed.
-    pub(crate) fn set_hosts(&mut self, hops: &[NextHop]) -> bool {
-        if !self.hosts.replace(hops) {
+    /// Replaces the hosts, see [`Hosts::replace`]. True if something changed.
+    pub(crate) fn set_hosts(&mut self, hops: &[NextHop], is_whole: bool) -> bool {
+        let was_whole = self.hosts.is_whole();
+        if !self.hosts.replace(hops, is_whole) {
+            if let Some(away) = &mut self.away
+                && was_whole != is_whole
+            {
+                away.site = None;
+            }
             return false;
         }
         self.note_health(false);

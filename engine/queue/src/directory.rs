@@ -90,12 +90,12 @@ impl Queue {
         let Some(Destination { role: Role::Domain(domain), reason, route, .. }) = self.live_mut(destination) else { return };
         let route = *route;
         match resolution {
-            Resolution::Site { key, name, hosts, until } => {
+            Resolution::Site { key, name, hosts, is_whole, until } => {
                 reason.clear();
                 domain.answered(Answer::Known { until: *until });
                 let route = route.expect("a domain has a route");
                 let site = self.site_of(route, key, name);
-                self.destinations[site as usize].set_hosts(hosts);
+                self.destinations[site as usize].set_hosts(hosts, *is_whole);
                 self.join(slot, Some(site), now);
                 self.refresh(site, now);
             }
@@ -141,7 +141,7 @@ impl Queue {
     /// Replaces the hosts of a destination, at most [`HOSTS_MAX`](crate::HOSTS_MAX); what is known of those that stay is kept.
     pub fn set_hosts(&mut self, destination: DestinationId, hosts: &[NextHop], now: u64) {
         if let Some(state) = self.live_mut(destination)
-            && state.set_hosts(hosts)
+            && state.set_hosts(hosts, true)
         {
             self.refresh(destination.slot, now);
         }

@@ -32,9 +32,15 @@ impl Queue {
     }
 
     /// An attempt was put off by `host`, and had been put off by or not got through to those of `tried`: may another host have it? Then
-    /// `tried` has this one, too: all of its addresses, or the one. An attempt asks a few hosts, not all that there may be.
+    /// `tried` has this one, too: all of its addresses, or the one. An attempt is put off by a few hosts, not by all that there may be; for what
+    /// hosts do not offer it asks on, and [`Queue::all_hosts_lack`] says what that comes to.
     pub fn has_other_host(&self, destination: DestinationId, host: HostIndex, by: PutOffBy, tried: &mut HostsTried, now: u64) -> bool {
         self.live(destination).is_some_and(|state| state.has_other_host(host, by, tried, now))
+    }
+
+    /// Was each host of the destination asked by an attempt, and none offers what its message needs? Else another may, and nothing is final.
+    pub fn all_hosts_lack(&self, destination: DestinationId, tried: HostsTried) -> bool {
+        self.live(destination).is_some_and(|state| state.hosts.all_lack(tried))
     }
 
     /// None is tried yet. The host where the attempt before failed for reasons of its machine or the line, with content that it may have taken or

@@ -33,6 +33,7 @@ pub(crate) struct GuestSite {
     key: String,
     name: String,
     hosts: Vec<NextHop>,
+    is_whole: bool,
 }
 
 /// One dispatch of another shard. Goes to the home and comes back, its memory to be used again.
@@ -187,7 +188,8 @@ impl Destination {
     fn site_for_guests(&mut self) -> Option<Arc<GuestSite>> {
         let Role::Site(site) = &self.role else { return None };
         if self.away.as_ref()?.site.is_none() {
-            let told = GuestSite { key: site.key.clone(), name: self.name.clone(), hosts: self.hops().cloned().collect() };
+            let (hosts, is_whole) = (self.hops().cloned().collect(), self.hosts.is_whole());
+            let told = GuestSite { key: site.key.clone(), name: self.name.clone(), hosts, is_whole };
             self.away.as_mut()?.site = Some(Arc::new(told));
         }
         self.away.as_ref()?.site.clone()
@@ -295,7 +297,7 @@ impl Queue {
             (Some(site), Via::Mx { .. } | Via::Named { .. }) => {
                 let slot = self.site_of(route, &site.key, &site.name);
                 let state = &mut self.destinations[slot as usize];
-                state.take_hosts_of_guest(&site.hosts, guest.owner, now);
+                state.take_hosts_of_guest(&site.hosts, site.is_whole, guest.owner, now);
                 Some(slot)
             }
             (None, Via::Mx { .. } | Via::Named { .. }) | (Some(_), _) => None,

@@ -42,7 +42,8 @@ const CROWDED_JITTER_PERCENT: u8 = 20;
 
 /// Hosts that may put one attempt off, RFC 5321 5.1: at least two are to be tried. Each may be silent for minutes before it does, and is a
 /// connection that the message's destination is charged with. The last is drawn from all that are left, whatever their preference, so that
-/// over several attempts each has its turn, however many there are.
+/// over several attempts each has its turn, however many there are. A host that does not offer what the message needs is none of them: it
+/// answers EHLO at once, and what it lacks is the word of all only when each was asked.
 const HOSTS_ASKED_MAX: u8 = 3;
 
 /// The hosts that an attempt has tried; a fresh one for each attempt.
@@ -54,6 +55,9 @@ pub struct HostsTried {
     asked: u8,
     /// One bit for each slot: the others come first.
     later: u32,
+    /// One bit for each slot of a host that does not offer what the message needs, and of which set of hosts they are.
+    lacking: u32,
+    set: u32,
 }
 
 /// Whose word it is that put an attempt off: what the other addresses of the same name would say.
@@ -63,6 +67,8 @@ pub enum PutOffBy {
     Host,
     /// That of the machine at this address, or of the line to it.
     Address,
+    /// Nobody's: the host does not offer what the message needs, by whichever of its addresses.
+    Offer,
 }
 
 const _: () = assert!(HOSTS_MAX <= 32, "one bit per host");
@@ -90,16 +96,25 @@ impl Host {
 pub(crate) struct Hosts {
     hosts: Vec<Host>,
     next_serial: u32,
+    /// Counts the sets of hosts that it had.
+    set: u32,
+    /// They are all that the destination has: of no other is it known, or to be found out, that it takes mail.
+    is_whole: bool,
 }
 
 impl Hosts {
     pub(crate) fn new(hops: &[NextHop]) -> Self {
         let hosts: Vec<_> = (0..).zip(hops).map(|(serial, hop)| Host::new(hop.clone(), serial)).collect();
-        Self { next_serial: hosts.len() as u32, hosts }
+        Self { next_serial: hosts.len() as u32, hosts, set: 0, is_whole: true }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
         self.hosts.is_empty()
+    }
+
+    /// See [`Hosts::replace`].
+    pub(crate) fn is_whole(&self) -> bool {
+        self.is_whole
     }
 
     /// In the order of their slots.
@@ -177,19 +192,39 @@ impl Hosts {
     }
 
     /// An attempt was put off by `index`, and before by those of `tried`: may it ask another one, which has room and a circuit that may be
-    /// tried? Then `tried` has this one, too: all of its addresses, or the one.
+    /// tried? Then `tried` has this one, too: all of its addresses, or the one. What it lacks `tried` has in any case.
     pub(crate) fn has_other(&self, index: HostIndex, by: PutOffBy, tried: &mut HostsTried, settings: &BreakerSettings, now: u64) -> bool {
-        let Some(declined) = self.slot(index).filter(|_| tried.asked + 1 < HOSTS_ASKED_MAX) else { return false };
+        let Some(declined) = self.slot(index) else { return false };
         let number = self.hosts[declined].hop.host;
-        let is_it = |(slot, host): &(usize, &Host)| *slot == declined || by == PutOffBy::Host && host.hop.host == number;
-        let slots = self.hosts.iter().enumerate().filter(is_it).fold(tried.slots, |slots, (slot, _)| slots | 1 << slot);
+        let is_it = |(slot, host): &(usize, &Host)| *slot == declined || by != PutOffBy::Address && host.hop.host == number;
+        let of_it = self.hosts.iter().enumerate().filter(is_it).fold(0, |slots, (slot, _)| slots | 1 << slot);
+        let asked = match by {
+            PutOffBy::Offer => {
+                self.note_lack(of_it, tried);
+                tried.asked
+            }
+            PutOffBy::Host | PutOffBy::Address => tried.asked + 1,
+        };
+        let slots = tried.slots | of_it;
         let is_other =
             |(slot, host): (usize, &Host)| slots & (1 << slot) == 0 && host.crowded_until <= now && host.circuit.may_try(settings, now);
-        let has = self.hosts.iter().enumerate().any(is_other);
+        let has = asked < HOSTS_ASKED_MAX && self.hosts.iter().enumerate().any(is_other);
         if has {
-            *tried = HostsTried { slots, asked: tried.asked + 1, ..*tried };
+            *tried = HostsTried { slots, asked, ..*tried };
         }
         has
+    }
+
+    /// The hosts in these slots do not offer what the message of an attempt needs. Of another set than the attempt knows nothing is known.
+    fn note_lack(&self, slots: u32, tried: &mut HostsTried) {
+        let known = if tried.set == self.set { tried.lacking } else { 0 };
+        (tried.lacking, tried.set) = (known | slots, self.set);
+    }
+
+    /// Each host that the destination has was asked by this attempt, and none offers what the message needs. That is final; as long as one
+    /// could not be asked, because it is dead, has no room, or has no address just now, nothing is.
+    pub(crate) fn all_lack(&self, tried: HostsTried) -> bool {
+        !self.is_empty() && self.is_whole && tried.set == self.set && (0..self.hosts.len()).all(|slot| tried.lacking & (1 << slot) != 0)
     }
 
     /// The hosts with this name, as attempts name them, come after the others.
@@ -259,12 +294,15 @@ impl Hosts {
         }
     }
 
-    /// Replaces them, at most [`HOSTS_MAX`]: what is known of those that stay is kept. True if something changed.
-    pub(crate) fn replace(&mut self, hops: &[NextHop]) -> bool {
+    /// Replaces them, at most [`HOSTS_MAX`]: what is known of those that stay is kept. True if something changed. `is_whole`: the destination has
+    /// no other.
+    pub(crate) fn replace(&mut self, hops: &[NextHop], is_whole: bool) -> bool {
+        self.is_whole = is_whole && hops.len() <= HOSTS_MAX;
         let hops = &hops[..hops.len().min(HOSTS_MAX)];
         if self.hosts.len() == hops.len() && self.hosts.iter().all(|host| hops.contains(&host.hop)) {
             return false;
         }
+        self.set = self.set.wrapping_add(1);
         let came: Vec<_> = hops.iter().filter(|hop| self.hosts.iter().all(|host| host.hop != **hop)).cloned().collect();
         let serials = self.next_serial..;
         self.next_serial = self.next_serial.wrapping_add(came.len() as u32);

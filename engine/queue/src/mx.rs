@@ -163,7 +163,10 @@ pub fn site(
     let cut = hosts.iter().filter(is_ours).map(|host| host.exchange.preference).min();
     let better: Vec<_> = hosts.into_iter().filter(|host| cut.is_none_or(|cut| host.exchange.preference < cut)).collect();
     let (mut hops, mut refusal) = (Vec::new(), None);
-    for Host { exchange, number, addresses, .. } in &better {
+    // What is behind the cut takes no mail from us, asked or not.
+    let mut is_whole = cut.is_some() || candidates.hosts <= addresses.len();
+    for Host { exchange, number, addresses, is_sure, .. } in &better {
+        is_whole &= !addresses.is_empty() || *is_sure;
         let mut used = 0;
         let mut seen = BTreeSet::new();
         for address in in_turn(addresses.clone()) {
@@ -180,10 +183,11 @@ pub fn site(
             hops.push(NextHop { name, preference, host: *number, ..SocketAddr::new(address, port).into() });
         }
     }
+    is_whole &= hops.len() <= HOSTS_MAX;
     hops.truncate(HOSTS_MAX);
     if let Some(first) = hops.first() {
         let name = first.name.split('[').next().unwrap_or_default().to_owned();
-        return Resolution::Site { key: candidates.key.clone(), name, hosts: hops, until };
+        return Resolution::Site { key: candidates.key.clone(), name, hosts: hops, is_whole, until };
     }
     let failure = better.iter().find_map(|host| host.failure.clone());
     if let Some(reason) = failure.or(refusal) {
@@ -257,7 +261,7 @@ pub fn literal(domain: &str, own: &Own<'_>, port: u16, allow_private: bool, unti
     }
     Some(match unusable(address, allow_private) {
         Some(why) => Resolution::Unanswered { reason: format!("{domain} is {why}") },
-        None => Resolution::Site { key: domain.to_owned(), name: domain.to_owned(), hosts: vec![to.into()], until },
+        None => Resolution::Site { key: domain.to_owned(), name: domain.to_owned(), hosts: vec![to.into()], is_whole: true, until },
     })
 }
 

@@ -46,8 +46,10 @@ pub fn site(
         }
     }
     hops.truncate(HOSTS_MAX);
+    // A name that has no address just now may have one tomorrow.
+    let is_whole = of_hosts.iter().all(|addresses| !addresses.is_empty());
     match hops.iter().min_by_key(|hop| (hop.preference, hop.host)) {
-        Some(first) => Resolution::Site { key: String::new(), name: first.name.clone(), hosts: hops, until },
+        Some(first) => Resolution::Site { key: String::new(), name: first.name.clone(), hosts: hops, is_whole, until },
         None => Resolution::Unanswered { reason: failure.unwrap_or_else(|| "no host is named".to_owned()) },
     }
 }

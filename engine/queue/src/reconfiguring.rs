@@ -69,7 +69,7 @@ impl Queue {
                     _ => Vec::new(),
                 };
                 state.via = route.via.clone();
-                state.set_hosts(&hosts);
+                state.set_hosts(&hosts, true);
             }
             // Domains and sites of a route that is by mx no more are left when their mail is.
             Role::Domain(_) | Role::Site(_) => {

@@ -66,6 +66,8 @@ pub enum Resolution {
         name: String,
         /// At least one, at most [`HOSTS_MAX`](crate::HOSTS_MAX).
         hosts: Vec<NextHop>,
+        /// No other takes its mail: none was left out because they are many, or because DNS did not say where it is.
+        is_whole: bool,
         /// Asked again for mail that is to be sent later than this (unix ms).
         until: u64,
     },
@@ -269,13 +271,13 @@ pub(crate) struct Site {
 impl Destination {
     /// DNS told this to the shard of a guest. What it told this shard comes before; of what it told others, whose answers may differ, that of
     /// one stays while any of it is of use: if the hosts went to and fro, no connection to them could be kept.
-    pub(crate) fn take_hosts_of_guest(&mut self, hosts: &[NextHop], owner: u16, now: u64) {
+    pub(crate) fn take_hosts_of_guest(&mut self, hosts: &[NextHop], is_whole: bool, owner: u16, now: u64) {
         let knows_any = self.hops().any(|own| hosts.iter().any(|told| told.address == own.address));
         let is_of_use = knows_any && self.breaker(now) == Breaker::Closed;
         let Role::Site(site) = &mut self.role else { return };
         if site.members.is_empty() && (!is_of_use || site.told_by.is_none_or(|by| by == owner)) {
             site.told_by = Some(owner);
-            self.set_hosts(hosts);
+            self.set_hosts(hosts, is_whole);
         }
     }
 }

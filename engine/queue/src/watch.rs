@@ -237,7 +237,7 @@ mod tests {
             }
             if lost.ends_with("site") {
                 let hosts = vec!["192.0.2.1:25".parse().unwrap()];
-                let site = Resolution::Site { key: "k".into(), name: "mx.y.test".into(), hosts, until: 10_000_000 };
+                let site = Resolution::Site { key: "k".into(), name: "mx.y.test".into(), hosts, is_whole: true, until: 10_000_000 };
                 queue.resolved(domain, &site, 1000);
             }
             assert!(queue.look_for_forgotten(&mut cursor, 100, 1000).is_empty(), "{lost}");

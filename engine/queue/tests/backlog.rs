@@ -73,7 +73,11 @@ fn die(queue: &mut Queue) {
 fn resolve(queue: &mut Queue, lookups: &[Lookup], key: &str, host: &str) {
     for Lookup { destination, .. } in lookups {
         let hosts = vec![host.parse().unwrap()];
-        queue.resolved(*destination, &Resolution::Site { key: key.into(), name: key.into(), hosts, until: START + 60_000 }, START);
+        queue.resolved(
+            *destination,
+            &Resolution::Site { key: key.into(), name: key.into(), hosts, is_whole: true, until: START + 60_000 },
+            START,
+        );
     }
 }
 

@@ -385,6 +385,7 @@ impl World {
                 key: format!("site {}", site % 3),
                 name: "mx".into(),
                 hosts: (1..=1 + self.random.below(3)).map(|number| host(number + site % 3 * 10)).collect(),
+                is_whole: true,
                 until,
             },
         };

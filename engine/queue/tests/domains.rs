@@ -50,7 +50,7 @@ fn enqueue(queue: &mut Queue, sequence: u64, priority: u8, recipients: &[&str], 
 
 fn site(key: &str, hosts: &[&str], until: u64) -> Resolution {
     let hosts: Vec<NextHop> = hosts.iter().map(|host| host.parse().unwrap()).collect();
-    Resolution::Site { key: key.into(), name: hosts[0].name.clone(), hosts, until }
+    Resolution::Site { key: key.into(), name: hosts[0].name.clone(), hosts, is_whole: true, until }
 }
 
 fn work(queue: &mut Queue, now: u64) -> (Vec<Dispatch>, Vec<Lookup>) {

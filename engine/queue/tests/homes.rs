@@ -175,7 +175,7 @@ impl World {
                 let number: usize = domain[1..].trim_end_matches(".test").parse().unwrap();
                 let hosts = vec![hop(number)];
                 let until = self.now + 5000;
-                let answer = Resolution::Site { key: format!("site of {domain}"), name: domain.clone(), hosts, until };
+                let answer = Resolution::Site { key: format!("site of {domain}"), name: domain.clone(), hosts, is_whole: true, until };
                 self.shards[at].queue.resolved(lookup.destination, &answer, self.now);
                 return true;
             }
@@ -604,7 +604,11 @@ fn guest_for(domain: &str, shard: u16, hosts: Vec<NextHop>) -> Guest {
         match owner.poll(START, &mut Vec::new()) {
             Some(Work::Resolve(lookup)) => {
                 let (key, hosts) = (key.clone(), hosts.clone());
-                owner.resolved(lookup.destination, &Resolution::Site { key, name: "mx.test".into(), hosts, until: START + 60_000 }, START);
+                owner.resolved(
+                    lookup.destination,
+                    &Resolution::Site { key, name: "mx.test".into(), hosts, is_whole: true, until: START + 60_000 },
+                    START,
+                );
             }
             Some(Work::Attempt(dispatch)) => break dispatch,
             other => panic!("{other:?}"),

@@ -191,6 +191,7 @@ fn a_site_is_listed_along_its_domains() {
         key: resolved.into(),
         name: format!("mx.{resolved}"),
         hosts: vec!["192.0.2.1:25".parse().unwrap()],
+        is_whole: true,
         until: START + 1_000_000,
     };
     for (number, resolved) in [(0, "site"), (1, "site"), (2, "site")] {

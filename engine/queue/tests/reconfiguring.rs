@@ -191,7 +191,7 @@ fn old_mail_is_attempted_once_when_its_hold_ends() {
                 Some(Work::Attempt(dispatch)) => break dispatch,
                 Some(Work::Resolve(lookup)) => {
                     let hosts = vec!["192.0.2.1:25".parse().unwrap()];
-                    let site = Resolution::Site { key: "s".into(), name: "s".into(), hosts, until: now + DAY };
+                    let site = Resolution::Site { key: "s".into(), name: "s".into(), hosts, is_whole: true, until: now + DAY };
                     queue.resolved(lookup.destination, &site, now);
                 }
                 other => panic!("{other:?}"),

@@ -215,7 +215,11 @@ fn mail_of_others_for_one_of_many_domains_of_a_site_is_what_is_tried_next() {
                 Some(Work::Resolve(lookup)) => {
                     let hosts = vec!["192.0.2.1:25".parse().unwrap()];
                     let (key, name) = ("all".to_owned(), "mx.test".to_owned());
-                    queue.resolved(lookup.destination, &Resolution::Site { key, name, hosts, until: START + 100_000_000 }, now);
+                    queue.resolved(
+                        lookup.destination,
+                        &Resolution::Site { key, name, hosts, is_whole: true, until: START + 100_000_000 },
+                        now,
+                    );
                 }
                 None => assert_eq!(queue.next_due(now), Some(now), "there is mail, and the pause is over"),
                 Some(other) => panic!("{other:?}"),

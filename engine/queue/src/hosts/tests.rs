@@ -39,7 +39,7 @@ fn another_host_is_one_of_another_name_that_lives_and_has_room() {
     let mut tried = HostsTried::default();
     let (index, _) = hosts.choose(&mut tried, &settings, 0, &mut jitter).unwrap();
     assert!(hosts.has_other(index, PutOffBy::Host, &mut tried, &settings, 0));
-    assert_eq!(tried, HostsTried { slots: 0b0011, asked: 1, later: 0 }, "both addresses of the first");
+    assert_eq!(tried, HostsTried { slots: 0b0011, asked: 1, ..HostsTried::default() }, "both addresses of the first");
     let (index, _) = hosts.choose(&mut tried, &settings, 0, &mut jitter).unwrap();
     assert_eq!(index.position(), 2);
     kill(&mut hosts, 3);
@@ -49,7 +49,7 @@ fn another_host_is_one_of_another_name_that_lives_and_has_room() {
     // Who was served over a kept connection has been to that host only.
     let mut fresh = HostsTried::default();
     assert!(hosts.has_other(index, PutOffBy::Host, &mut fresh, &settings, 0));
-    assert_eq!(fresh, HostsTried { slots: 0b0100, asked: 1, later: 0 });
+    assert_eq!(fresh, HostsTried { slots: 0b0100, asked: 1, ..HostsTried::default() });
     let all: Vec<_> = std::iter::from_fn(|| hosts.choose(&mut fresh, &settings, 0, &mut jitter)).map(|(index, _)| index).collect();
     all.iter().for_each(|&one| hosts.crowded(one, 0, &mut jitter));
     assert!(!hosts.has_other(index, PutOffBy::Host, &mut HostsTried::default(), &settings, 0), "the others have enough connections");
@@ -115,12 +115,12 @@ fn a_host_that_stays_is_the_same_one_wherever_it_stands() {
     let mut indices: Vec<_> = std::iter::from_fn(|| hosts.choose(&mut tried, &settings, 0, &mut jitter)).map(|(index, _)| index).collect();
     indices.sort_by_key(|index| index.position());
     let [a, b, c] = *indices else { panic!("{indices:?}") };
-    assert!(hosts.replace(&hops[1..]));
+    assert!(hosts.replace(&hops[1..], true));
     assert_eq!([a, b, c].map(|index| hosts.hop(index)), [None, Some(&hops[1]), Some(&hops[2])]);
     hosts.circuit_mut(c).unwrap().failed(crate::breaker::Break::BeforeGreeting, 1, &settings, 0, &mut jitter);
     assert!(!hosts.circuit(c).unwrap().is_closed() && hosts.circuit(b).unwrap().is_closed());
     // One that comes back is not taken for what it was.
-    assert!(hosts.replace(&hops));
+    assert!(hosts.replace(&hops, true));
     assert_eq!([a, b, c].map(|index| hosts.hop(index)), [None, Some(&hops[1]), Some(&hops[2])]);
     assert!(
         (0..100)
@@ -169,4 +169,56 @@ fn an_attempt_tries_each_address_once_and_the_backup_last() {
         order.sort_unstable();
         assert_eq!(order, [0, 1, 2]);
     }
+}
+
+/// A message that needs what the living hosts do not offer failed for good while others were dead, or behind the third.
+#[test]
+fn what_hosts_lack_is_final_when_each_of_all_was_asked_and_costs_no_turn() {
+    let mut hosts = hosts(&[(0, 1, 0), (0, 1, 0), (1, 1, 10), (2, 1, 20), (3, 1, 30), (4, 1, 40)]);
+    let hops: Vec<_> = hosts.hops().cloned().collect();
+    let (mut jitter, settings) = (Jitter::new(7), BreakerSettings::default());
+    let ask_all = |hosts: &mut Hosts, tried: &mut HostsTried, jitter: &mut Jitter| {
+        let mut asked = Vec::new();
+        while let Some((index, _)) = hosts.choose(tried, &settings, 0, jitter) {
+            asked.push(hosts.hosts[index.position()].hop.host);
+            if !hosts.has_other(index, PutOffBy::Offer, tried, &settings, 0) {
+                break;
+            }
+            assert!(!hosts.all_lack(*tried), "{asked:?}");
+        }
+        asked
+    };
+    let mut tried = HostsTried::default();
+    assert_eq!(ask_all(&mut hosts, &mut tried, &mut jitter), [0, 1, 2, 3, 4]);
+    assert!(hosts.all_lack(tried));
+    // One that came, one that left: what was asked is another set.
+    assert!(hosts.replace(&hops[..5], true) && !hosts.all_lack(tried));
+    let mut fresh = HostsTried::default();
+    assert_eq!(ask_all(&mut hosts, &mut fresh, &mut jitter), [0, 1, 2, 3]);
+    assert!(hosts.all_lack(fresh));
+    // DNS knows of more than it has told.
+    assert!(!hosts.replace(&hops[..5], false) && !hosts.all_lack(fresh));
+    assert!(!hosts.replace(&hops[..5], true) && hosts.all_lack(fresh));
+    kill(&mut hosts, 3);
+    let mut of_the_living = HostsTried::default();
+    assert_eq!(ask_all(&mut hosts, &mut of_the_living, &mut jitter), [0, 1, 3]);
+    assert!(!hosts.all_lack(of_the_living), "the dead one may offer it");
+}
+
+/// Those that put it off count, those that do not offer what it needs do not.
+#[test]
+fn hosts_that_lack_something_stand_between_three_that_put_it_off() {
+    let of: Vec<_> = (0..8).map(|number| (number, 1, u32::from(number))).collect();
+    let (mut hosts, mut jitter, settings) = (hosts(&of), Jitter::new(7), BreakerSettings::default());
+    let (mut tried, mut asked) = (HostsTried::default(), 0);
+    loop {
+        let (index, _) = hosts.choose(&mut tried, &settings, 0, &mut jitter).expect("has_other says so");
+        asked += 1;
+        let by = if asked % 2 == 0 { PutOffBy::Offer } else { PutOffBy::Host };
+        if !hosts.has_other(index, by, &mut tried, &settings, 0) {
+            break;
+        }
+    }
+    assert_eq!(asked, 5);
+    assert!(!hosts.all_lack(tried));
 }

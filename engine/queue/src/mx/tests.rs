@@ -258,3 +258,23 @@ fn literals_lead_to_their_address() {
         assert!(to(bad, true).unwrap().starts_with("550 5.1.3 "), "{bad}");
     }
 }
+
+/// Only of hosts that are all is it said that none of them offers something.
+#[test]
+fn a_site_is_whole_when_no_host_was_left_out() {
+    let is_whole = |exchanges: &[(u16, &str)], addresses: &[[DnsAnswer<IpAddr>; 2]]| {
+        let answer = DnsAnswer::Found(exchanges.iter().map(|&(preference, host)| exchange(preference, host)).collect());
+        let Plan::Hosts(candidates) = plan("d.test", answer, &own(), UNTIL, |below| below - 1) else { panic!("hosts") };
+        match site("d.test", &candidates, addresses, &own(), 25, false, UNTIL) {
+            Resolution::Site { is_whole, .. } => is_whole,
+            other => panic!("{other:?}"),
+        }
+    };
+    let failed = || [DnsAnswer::Failed("SERVFAIL".into()), DnsAnswer::NoData { sure: true }];
+    let two = [(10, "a.test"), (20, "b.test")];
+    assert!(is_whole(&two, &[found(&["192.0.2.1"]), found(&["192.0.2.2"])]));
+    assert!(is_whole(&two, &[found(&["192.0.2.1"]), found(&[])]), "it has none for sure");
+    assert!(!is_whole(&two, &[found(&["192.0.2.1"]), failed()]));
+    assert!(!is_whole(&two, &[found(&["192.0.2.1"])]), "the second was not asked for");
+    assert!(is_whole(&two, &[found(&["192.0.2.1"]), found(&["198.51.100.1"])]), "the second is this host");
+}

@@ -29,7 +29,7 @@ mod transaction;
 pub use action::{Action, CloseReason, ContentForm, Disconnect, ProtocolError, RecipientOutcome, SuccessReport, TransactionId, Verdict};
 pub use connection::{Client, ClientSettings, Protocol};
 pub use offer::Offer;
-pub use own_words::{is_about_content, is_about_offer};
+pub use own_words::{is_about_content, is_about_offer, put_off_offer};
 pub use rcpt::Rcpt;
 pub use timeouts::Timeouts;
 pub use transaction::Transaction;

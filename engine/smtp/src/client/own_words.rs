@@ -9,7 +9,7 @@ macro_rules! own_words {
 
         /// Whether these are a client's own words. A next hop that says the same word for word is not told apart.
         pub(crate) fn is_own(line: &str) -> bool {
-            [$($name),*].contains(&line)
+            [$($name),*].contains(&line) || OFFERS.iter().any(|lack| is_put_off(line, lack))
         }
     };
 }
@@ -36,14 +36,54 @@ own_words! {
     CONTROL_CHARACTER = "553 5.1.3 an address has a control character";
 }
 
-/// Whether a reply is a word of ours about what a next hop does not offer: another host may. A next hop that says the same word for word is not
-/// told apart.
+/// What a next hop does not offer.
+const OFFERS: [&str; 6] = [NEEDS_SMTPUTF8, NEEDS_BINARYMIME, NEEDS_8BITMIME, TOO_LARGE, NEEDS_DELIVERBY, NEEDS_MORE_TIME];
+
+/// Before and behind the rest of one of them while another host may offer it.
+const PUT_OFF: (&str, &str) = ("451 4", "; not every host could be asked");
+
+/// Whether a reply is a word of ours about what a next hop does not offer, final or not: another host may. A next hop that says the same word for
+/// word is not told apart.
 pub fn is_about_offer(reply: &Reply) -> bool {
-    [NEEDS_SMTPUTF8, NEEDS_BINARYMIME, NEEDS_8BITMIME, TOO_LARGE, NEEDS_DELIVERBY, NEEDS_MORE_TIME].contains(&reply.line())
+    OFFERS.iter().any(|lack| reply.line() == *lack || is_put_off(reply.line(), lack))
+}
+
+/// What a next hop does not offer as a reason to wait, because another one may. Any other reply comes back as it is.
+pub fn put_off_offer(reply: &Reply) -> Reply {
+    match OFFERS.iter().find(|lack| reply.line() == **lack) {
+        Some(lack) => Reply::local(&format!("{}{}{}", PUT_OFF.0, &lack[PUT_OFF.0.len()..], PUT_OFF.1)),
+        None => *reply,
+    }
+}
+
+fn is_put_off(line: &str, lack: &str) -> bool {
+    line.strip_prefix(PUT_OFF.0).and_then(|rest| rest.strip_suffix(PUT_OFF.1)) == Some(&lack[PUT_OFF.0.len()..])
 }
 
 /// Whether a reply is a word of ours about content that we do not have or do not send: no other next hop would get it either. A next hop that
 /// says the same word for word is not told apart.
 pub fn is_about_content(reply: &Reply) -> bool {
     [UNREADABLE, ABANDONED, BARE_LINE_END].contains(&reply.line())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_offered_is_told_as_such_whether_it_is_final_or_waits() {
+        for lack in OFFERS {
+            let reply = put_off_offer(&Reply::local(lack));
+            assert!(reply.code() == 451 && reply.enhanced().is_some_and(|code| code.class == 4), "{}", reply.line());
+            assert!(is_about_offer(&reply) && is_own(reply.line()) && is_about_offer(&Reply::local(lack)));
+            assert_eq!(put_off_offer(&reply).line(), reply.line());
+        }
+        let waits = put_off_offer(&Reply::local(NEEDS_8BITMIME));
+        let expected = "451 4.6.3 the next hop does not offer 8BITMIME, which this message needs; not every host could be asked";
+        assert_eq!(waits.line(), expected);
+        for other in [UNREADABLE, CONTROL_CHARACTER, "451 4.6.3 the next hop", "554 5.6.3 conversion required"] {
+            let reply = Reply::local(other);
+            assert!(!is_about_offer(&reply) && put_off_offer(&reply).line() == other);
+        }
+    }
 }
