@@ -28,7 +28,7 @@ use crate::{
     cluster_server,
     control_wire::{End, NotChanged, NotDone, Progress, REQUEST_BYTES_MAX, WhyLine, WireRequest, too_long},
     handover::{AWAY_MAX, SharedDelivery},
-    in_turn::{self, InTurn},
+    in_turn,
     pauser::Pauser,
     reloader::Reloader,
     resolver::DnsCounters,
@@ -209,9 +209,9 @@ async fn answer(
         }
         WireRequest::QueueWhy { id } => {
             let id = parse_id(&id)?;
-            let in_turn = InTurn::of(vec![id], shards).await?.of_message(id);
+            let elsewhere = in_turn::elsewhere(id, shards).await?;
             for shard in shards {
-                if let Answer::Why(Some(why)) = ask(shard, Command::Why(id, in_turn.clone())).await? {
+                if let Answer::Why(Some(why)) = ask(shard, Command::Why(id, elsewhere.clone())).await? {
                     send(write, &WhyLine { id: id.to_string(), why }).await.map_err(|reason| reason.to_string())?;
                     return Ok(1);
                 }

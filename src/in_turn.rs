@@ -7,7 +7,7 @@ use std::{
 };
 
 use ringpost_engine::{
-    control::{Answer, Command, MessageView},
+    control::{Answer, Command, Elsewhere, MessageView},
     request_lane::RequestLane,
 };
 use ringpost_queue::QueueId;
@@ -36,7 +36,7 @@ impl InTurn {
     }
 
     /// The recipients of one message.
-    pub fn of_message(mut self, id: QueueId) -> Vec<u16> {
+    fn of_message(mut self, id: QueueId) -> Vec<u16> {
         self.0.remove(&id).unwrap_or_default().into_iter().collect()
     }
 
@@ -52,6 +52,18 @@ impl InTurn {
             }
         }
     }
+}
+
+/// What the shards that deliver know of this message.
+pub async fn elsewhere(id: QueueId, shards: &[Arc<RequestLane>]) -> Result<Elsewhere, String> {
+    let in_turn = InTurn::of(vec![id], shards).await?.of_message(id);
+    let mut said = Vec::new();
+    for shard in shards {
+        if let Answer::SaidBefore(of_shard) = ask(shard, Command::SaidBefore(id)).await? {
+            said.extend(of_shard);
+        }
+    }
+    Ok(Elsewhere { in_turn, said })
 }
 
 /// Makes views of messages say what their homes know.

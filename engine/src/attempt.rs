@@ -1,12 +1,14 @@
 //! A dispatch on its way to a next hop, and what is known of its recipients.
 
-use std::time::Instant;
+use std::{rc::Rc, time::Instant};
 
 use ringpost_queue::{Dispatch, HostsTried, Outcome};
 use ringpost_smtp::{
     client::{SuccessReport, TransactionId, Verdict},
     reply::Reply,
 };
+
+use crate::said_before::SaidBeforeNote;
 
 /// What one recipient came to.
 #[derive(Clone, Copy)]
@@ -54,6 +56,8 @@ pub struct Words {
     pub storage: AttemptStorage,
     /// The host, for people.
     pub relay: String,
+    /// What all of them said, for who asks meanwhile.
+    pub(crate) note: Rc<SaidBeforeNote>,
 }
 
 /// One attempt.

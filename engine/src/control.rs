@@ -29,8 +29,10 @@ pub enum Command {
     List(ListQuery),
     /// One message.
     Show(QueueId),
-    /// Why a message is still here. Of its recipients that are out at other shards these wait for their turn there, by [`Command::InTurn`].
-    Why(QueueId, Vec<u16>),
+    /// Why a message is still here.
+    Why(QueueId, Elsewhere),
+    /// What hosts said of attempts that this shard makes of a message, and that are at a further host now.
+    SaidBefore(QueueId),
     /// Which recipients of these messages wait for their turn here though their owner takes them to be attempted.
     InTurn(Vec<QueueId>),
     /// Each destination with mail, and those that are not well; or those of this name only.
@@ -364,6 +366,24 @@ pub enum Selection {
     Matching(MessageFilter),
 }
 
+/// What the shards that deliver know of a message, and the one that owns it does not.
+#[derive(Clone, Debug, Default)]
+pub struct Elsewhere {
+    /// Its recipients that wait for their turn at another shard, by [`Command::InTurn`].
+    pub in_turn: Vec<u16>,
+    /// By [`Command::SaidBefore`].
+    pub said: Vec<SaidBefore>,
+}
+
+/// What hosts said of an attempt that is at a further host now.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SaidBefore {
+    /// Their numbers in the message.
+    pub recipients: Vec<u16>,
+    /// For people.
+    pub text: String,
+}
+
 /// A shard's answer.
 #[derive(Clone, Debug)]
 pub enum Answer {
@@ -375,6 +395,8 @@ pub enum Answer {
     Why(Option<String>),
     /// Recipients by their numbers, of the messages that have some.
     InTurn(Vec<(QueueId, Vec<u16>)>),
+    /// One for each attempt.
+    SaidBefore(Vec<SaidBefore>),
     /// What is stuck on this shard.
     Summary(Summary),
     /// See there.

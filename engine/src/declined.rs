@@ -1,11 +1,14 @@
 //! A message that a host of its destination put off: the other hosts are asked within the same attempt (RFC 5321 5.1).
 
+use std::rc::Rc;
+
 use ringpost_queue::{Dispatch, HostsTried, PutOffBy, asks_for_fewer_connections, put_off_by};
 use ringpost_smtp::client::{Verdict, is_about_content, is_about_offer, put_off_offer};
 
 use crate::{
     attempt::{Attempt, RecipientOutcome, Words},
     outbound::Outbound,
+    said_before::SaidBeforeNote,
     shard::Shard,
 };
 
@@ -19,6 +22,12 @@ pub(crate) struct Declined {
 }
 
 impl Shard {
+    /// Of what hosts say of this attempt.
+    fn note_about(&self, dispatch: &Dispatch) -> Rc<SaidBeforeNote> {
+        let message = self.queue.borrow().envelope(dispatch.key()).map(|envelope| envelope.id);
+        Rc::new(self.said_before.begin(message.unwrap_or_default()))
+    }
+
     /// No other host could be asked, or none said a word: what the last one said is what the attempt came to, and the mail log has it.
     /// That of a guest has its owner, as for all guests.
     pub(crate) fn settle_declined(&self, dispatch: Dispatch, words: Words) {
@@ -106,22 +115,25 @@ impl Outbound<'_> {
             attempt.storage.outcomes.extend(decided);
             return Some(attempt);
         }
-        // What the host before said stays the last word where this one says less.
-        let stands = attempt.words.take().filter(|words| words.outweigh(&attempt.storage.outcomes));
+        let said_less = attempt.words.as_ref().is_some_and(|words| words.outweigh(&attempt.storage.outcomes));
         // If nobody takes it, it was an attempt all the same.
         put_off_offers(&mut attempt.storage.outcomes);
         attempt.storage.outcomes.iter_mut().for_each(|outcome| outcome.verdict = Verdict::Deferred);
         self.shard.metrics.tried_elsewhere.increment();
-        let Attempt { dispatch, storage, tried, .. } = attempt;
+        let Attempt { dispatch, storage, tried, words: before, .. } = attempt;
         if !dispatch.is_guest() {
             self.shard.log_outcomes(&dispatch, &storage.outcomes, &relay, now);
         }
-        let words = match stands {
-            Some(words) => {
+        let note = before.as_ref().map_or_else(|| self.shard.note_about(&dispatch), |before| before.note.clone());
+        let reply = storage.outcomes.first().map_or("", |outcome| outcome.reply.line());
+        note.said(&relay, reply, storage.outcomes.iter().map(|outcome| outcome.recipient));
+        let words = match before {
+            // What the host before said stays the last word where this one says less.
+            Some(before) if said_less => {
                 self.shard.delivery.keep_storage(storage);
-                words
+                before
             }
-            None => Words { storage, relay },
+            _ => Words { storage, relay, note },
         };
         self.declined = Some(Declined { dispatch, words: Some(words), tried });
         None

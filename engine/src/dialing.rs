@@ -142,6 +142,9 @@ async fn dial(
         };
         // Its hosts may have changed since.
         let Some(NextHop { name, address, .. }) = shard.queue.borrow().host_address(destination, host).cloned() else { continue };
+        if let Some(words) = &words {
+            words.note.trying(&name);
+        }
         match connect(shard, &address).await {
             Ok(conn) => {
                 shard.metrics.connects.increment();

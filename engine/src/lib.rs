@@ -59,6 +59,7 @@ mod report_origin;
 mod reporting;
 pub mod request_lane;
 pub mod routes;
+mod said_before;
 mod segment_files;
 pub mod settled_ids;
 pub mod shard;

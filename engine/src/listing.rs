@@ -4,7 +4,7 @@ use ringpost_queue::{Cursor, DestinationId, Filter, MessageView as QueuedView, Q
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::{
-    control::{ListQuery, MessageFilter, MessageView, PAGE_MESSAGES_MAX, RecipientView},
+    control::{Elsewhere, ListQuery, MessageFilter, MessageView, PAGE_MESSAGES_MAX, RecipientView},
     shard::Shard,
     why,
 };
@@ -30,11 +30,11 @@ pub(crate) fn show(shard: &Shard, id: QueueId) -> Option<MessageView> {
     Some(view_of(&view, shard.now_ms()))
 }
 
-/// Sentences about such a message, of which these recipients wait for their turn at another shard.
-pub(crate) fn why(shard: &Shard, id: QueueId, in_turn: &[u16]) -> Option<String> {
+/// Sentences about such a message.
+pub(crate) fn why(shard: &Shard, id: QueueId, elsewhere: &Elsewhere) -> Option<String> {
     let (queue, now) = (shard.queue.borrow(), shard.now_ms());
     let view = queue.key_of(id).and_then(|key| queue.show(key)).filter(|view| !view.is_closing())?;
-    Some(why::why(&view, |destination: DestinationId| queue.destination(destination, now), in_turn, now))
+    Some(why::why(&view, |destination: DestinationId| queue.destination(destination, now), elsewhere, now))
 }
 
 /// The filter in the queue's terms; `None` when nothing can match, because this shard knows no such destination.

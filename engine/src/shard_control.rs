@@ -96,7 +96,8 @@ fn reply(shard: &Rc<Shard>, command: Command) -> Answer {
             Err(reason) => Answer::Failed(reason),
         },
         Command::Show(id) => Answer::Message(listing::show(shard, id).map(Box::new)),
-        Command::Why(id, in_turn) => Answer::Why(listing::why(shard, id, &in_turn)),
+        Command::Why(id, elsewhere) => Answer::Why(listing::why(shard, id, &elsewhere)),
+        Command::SaidBefore(id) => Answer::SaidBefore(shard.said_before.of(id)),
         Command::InTurn(ids) => Answer::InTurn(shard.in_turn_of(ids)),
         Command::CanPause(names) => {
             let queue = shard.queue.borrow();

@@ -5,15 +5,16 @@ use std::{cell::LazyCell, fmt::Write as _};
 use ringpost_queue::{DestinationId, DestinationView, MessageView, RecipientView, ReportWait, State, Wait};
 use time::{OffsetDateTime, macros::format_description};
 
+use crate::control::Elsewhere;
+
 /// Different sentences about one message at most; further recipients are counted.
 const SENTENCES_MAX: usize = 8;
 
-/// One sentence for each situation, with the recipients that are in it. `destination` looks a destination up, the recipients `in_turn` wait at
-/// another shard. `now` is unix milliseconds.
+/// One sentence for each situation, with the recipients that are in it. `destination` looks a destination up. `now` is unix milliseconds.
 pub(crate) fn why<'q>(
     view: &MessageView<'q>,
     destination: impl Fn(DestinationId) -> Option<DestinationView<'q>>,
-    in_turn: &[u16],
+    elsewhere: &Elsewhere,
     now: u64,
 ) -> String {
     let mut situations: Vec<(String, Vec<String>)> = Vec::new();
@@ -22,8 +23,7 @@ pub(crate) fn why<'q>(
     let told = LazyCell::new(|| told(view.report_wait(now), now));
     for recipient in view.recipients().filter(|recipient| !recipient.is_settled()) {
         let Some(destination) = destination(recipient.destination()) else { continue };
-        let waits_there = in_turn.contains(&recipient.number());
-        let sentence = sentence(view, &recipient, &destination, waits_there, || told.clone(), now);
+        let sentence = sentence(view, &recipient, &destination, elsewhere, || told.clone(), now);
         let address = String::from_utf8_lossy(recipient.address()).into_owned();
         match situations.iter().position(|(other, _)| *other == sentence) {
             Some(at) => situations[at].1.push(address),
@@ -50,7 +50,7 @@ fn sentence(
     view: &MessageView<'_>,
     recipient: &RecipientView<'_>,
     destination: &DestinationView<'_>,
-    waits_there: bool,
+    elsewhere: &Elsewhere,
     told: impl Fn() -> String,
     now: u64,
 ) -> String {
@@ -76,7 +76,7 @@ fn sentence(
         State::Offered => "Offered to the nodes of the cluster: whichever takes it delivers it, and this node until then keeps it. \
              `ringpost cluster nodes` says which of them take no mail now, and why."
             .to_owned(),
-        State::Attempting if waits_there => {
+        State::Attempting if elsewhere.in_turn.contains(&recipient.number()) => {
             let there = match destination.wait_there {
                 Wait::Turn => String::new(),
                 wait => format!("; what is there {}", wait_of_those(wait)),
@@ -89,7 +89,9 @@ fn sentence(
             format!("Is being attempted at {name:?} by the shard that delivers there, attempt {attempt}{}.", history(recipient, now))
         }
         State::Attempting => {
-            format!("Is being attempted at {name:?} right now, attempt {}{}.", recipient.attempts() + 1, history(recipient, now))
+            let said = elsewhere.said.iter().find(|said| said.recipients.contains(&recipient.number()));
+            let said = said.map_or_else(String::new, |said| format!(", in which {}", said.text));
+            format!("Is being attempted at {name:?} right now, attempt {}{said}{}.", recipient.attempts() + 1, history(recipient, now))
         }
         State::Deferred => {
             let next = recipient.due_at().unwrap_or(now).max(now);
@@ -275,7 +277,7 @@ mod tests {
         let view = queue.show(key).unwrap();
         let fails_at = view.recipients().next().unwrap().fails_at().expect("it is not held");
         assert!(fails_at > now);
-        let text = why(&view, |id| queue.destination(id, now), &[], now);
+        let text = why(&view, |id| queue.destination(id, now), &Elsewhere::default(), now);
         assert!(text.contains("paused by command") && text.ends_with(&format!("; expires {}.", clock(fails_at, now))), "{text}");
     }
 

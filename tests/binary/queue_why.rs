@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::time::{Duration, Instant};
 
 use crate::client::Client;
+use crate::faulty_hop::{Fault, FaultyHop, Script};
 use crate::next_hop::NextHop;
 use crate::node::{Node, PATIENCE, Setup, free_port};
 use crate::shards::{on_one_core, shard_of};
@@ -177,6 +178,32 @@ fn answers_to_twelve_situations() {
         "Not in the queue any more: <grey-c@grey.test> expired at 20*Z: \"5.4.7 expired; last: 451 4.7.1 Greylisted, please try again \
          in 300 seconds\"; <a@x.test> was told by report *.",
     );
+}
+
+/// Until the attempt had ended nobody heard what the first host said, and the second may be silent for minutes.
+#[test]
+fn what_a_host_said_is_told_while_the_next_one_is_tried() {
+    let busy = FaultyHop::start(Script { point: "rcpt", fault: Fault::Says("450 4.2.1 Busy"), pipelining: true });
+    let silent = FaultyHop::start(Script { point: "ehlo", fault: Fault::Silence, pipelining: true });
+    let hosts = format!("hosts = [\"{}\", {{ host = \"{}\", backup = true }}]", busy.address, silent.address);
+    let route = format!("via = \"smarthost\"\n{hosts}");
+    let retries = "[queue]\nretry_base = \"1h\"\nretry_cap = \"1h\"\n[delivery]\nehlo_timeout = \"5s\"\n";
+    // Of another shard's, too.
+    let node = Node::start(&on_one_core(Setup { route, retries, ..Setup::new() }, 2));
+    let mut clients: Vec<Client> = (0..6).map(|_| Client::greeted(node.address)).collect();
+    let ids: Vec<String> = clients.iter_mut().map(|client| client.deliver("b@y.test", "Subject: x\r\n\r\nx")).collect();
+    assert!(ids.iter().any(|id| shard_of(id) != shard_of(&ids[0])), "both shards have mail");
+    let (busy, silent) = (busy.address, silent.address);
+    for id in [&ids[0], ids.iter().find(|id| shard_of(id) != shard_of(&ids[0])).unwrap()] {
+        quote(
+            &node,
+            id,
+            &format!("Is being attempted at \"*\" right now, attempt 1, in which {busy} said \"450 4.2.1 Busy\"; now trying {silent}."),
+        );
+    }
+    for id in &ids {
+        quote(&node, id, "Waits for its next attempt at * UTC (in * min); the answer at * UTC (attempt 1) was \"4*\"; expires 20* UTC.");
+    }
 }
 
 /// A shard that only hears of a destination from the one that delivers there says what that one would.
