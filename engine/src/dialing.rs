@@ -183,8 +183,10 @@ async fn dial(
                         shard.settle_declined(dispatch, words);
                         Dialed::Served
                     }
-                    (dispatch, _) if up > 0 => Dialed::PutOff(dispatch),
-                    (dispatch, _) => Dialed::NoHost(dispatch),
+                    (Some(dispatch), None) if up == 0 && shard.queue.borrow_mut().tells_shortage(destination, now) => {
+                        Dialed::NoHost(Some(dispatch))
+                    }
+                    (dispatch, _) => Dialed::PutOff(dispatch),
                 };
             }
             Err(reason) => {

@@ -1,5 +1,7 @@
 //! What this system has run out of is no word about a next hop.
 
+use std::time::{Duration, Instant};
+
 use crate::client::Client;
 use crate::next_hop::NextHop;
 use crate::node::{Node, Setup, free_port};
@@ -18,6 +20,13 @@ fn a_shortage_of_descriptors_is_no_fault_of_the_next_hop() {
     let line = log.lines().find(|line| line.contains(" dsn=4.3.0 ")).unwrap();
     assert!(line.contains("outcome=deferred reply=\"connect to ") && line.contains("Too many open files"), "{line}");
     assert!(!log.lines().any(|line| line.contains(" dsn=4.4.1 ") && line.contains("Too many open files")), "{log}");
+    // It was told each second.
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(4) {
+        let log = node.wait_for_mail_log(" dsn=4.3.0 ");
+        assert_eq!(log.matches(" dsn=4.3.0 ").count(), 1, "{log}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
     let hop = NextHop::start_at(address);
     node.limit_open_files(None);
     hop.wait_for(1);

@@ -20,6 +20,7 @@ use crate::rate::RateLimiter;
 use crate::ready::ReadyQueue;
 use crate::retry::Jitter;
 use crate::route::{DestinationLimits, NextHop, RouteId, Via};
+use crate::shortages::Shortages;
 use crate::site::Role;
 use crate::slab::NONE;
 use crate::throttling::{Said, Throttle};
@@ -106,6 +107,7 @@ pub(crate) struct Destination {
     throttle: Throttle,
     rate: RateLimiter,
     pub(crate) quota: Quota,
+    shortages: Shortages,
 }
 
 /// The line of a field, counted from the beginning.
@@ -160,6 +162,7 @@ impl Destination {
             rate: RateLimiter::default(),
             quota: Quota::default(),
             pause_until: 0,
+            shortages: Shortages::default(),
             failure_told: false,
             is_well: true,
         }
@@ -524,6 +527,16 @@ impl Destination {
         // The next connection that comes up ends it, and takes the reason away.
         self.is_well = false;
         self.keep_reason(reason);
+    }
+
+    /// An attempt has met that shortage: is it to be told? Then its reason says of how many nobody was told.
+    pub(crate) fn tells_shortage(&mut self, now: u64) -> bool {
+        let untold = self.shortages.found(now);
+        if let Some(untold @ 1..) = untold {
+            let reason = format!("{}; {untold} times more since that was last told", self.reason);
+            self.keep_reason(&reason);
+        }
+        untold.is_some()
     }
 
     /// What keeps it from being tried is a shortage, here or at its home.

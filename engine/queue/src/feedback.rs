@@ -109,11 +109,17 @@ impl Queue {
     }
 
     /// No connection could be made for a reason of this system, such as descriptors: that is no word about a host, whichever is next. The next
-    /// attempt waits a little; for this one call [`Queue::unreachable`]. `reason` is shown to operators.
+    /// attempt waits a little. `reason` is shown to operators. For this attempt ask [`Queue::tells_shortage`].
     pub fn shortage(&mut self, destination: DestinationId, reason: &str, now: u64) {
         if let Some(state) = self.live_mut(destination) {
             state.shortage(reason, now);
         }
+    }
+
+    /// Is it to be told that an attempt has met a [shortage](Queue::shortage)? The first one is, and then one a minute, with the number of the
+    /// others: then call [`Queue::unreachable`] for it, else [`Queue::abandon`].
+    pub fn tells_shortage(&mut self, destination: DestinationId, now: u64) -> bool {
+        self.live_mut(destination).is_none_or(|state| state.tells_shortage(now))
     }
 
     /// The connection to this host broke off, or nothing more was heard, with an attempt under way. For the attempt itself see

@@ -59,6 +59,7 @@ mod route;
 mod routes;
 mod senders;
 mod settling;
+mod shortages;
 mod site;
 mod slab;
 mod steering;
