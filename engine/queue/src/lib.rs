@@ -57,6 +57,7 @@ mod reroutes;
 mod retry;
 mod route;
 mod routes;
+mod sender_group;
 mod senders;
 mod settling;
 mod shortages;

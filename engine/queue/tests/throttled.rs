@@ -155,7 +155,7 @@ fn random_mail_of_refused_senders_and_others_agrees_with_one_list() {
                 let priority = if several_priorities { random(3) as u8 * 3 } else { 4 };
                 for _ in 0..count {
                     sequence += 1;
-                    enqueue_with(&mut queue, sequence, &format!("{sender}@x.test"), priority, now);
+                    enqueue_with(&mut queue, sequence, &format!("a@{sender}.test"), priority, now);
                     let turn = now / 1000 * 1000 + u64::from(9 - priority) * AGE_STEP_MS;
                     model.push(Waits { sequence, sender, turn, priority });
                 }
@@ -188,6 +188,29 @@ fn random_mail_of_refused_senders_and_others_agrees_with_one_list() {
                 now += random(3) * random(10_000);
             }
         }
+    }
+}
+
+/// By its reverse-path each message of a list was of somebody whom nobody had refused: each was tried, with a pause, before anybody else's.
+#[test]
+fn a_list_with_a_reverse_path_for_each_recipient_keeps_others_no_longer_than_one_sender_does() {
+    for (pauses, address) in [(1, "news+b{}=y.test@x.test"), (1, "prvs={}abc=news@x.test"), (4, "bounce-{}@x.test")] {
+        let mut queue = queue(Homes::default());
+        let destination = queue.route(b"y.test");
+        for sequence in 0..1000 {
+            enqueue(&mut queue, sequence, &address.replace("{}", &sequence.to_string()), START);
+        }
+        enqueue(&mut queue, 1000, "good@z.test", START);
+        let mut now = START;
+        for _ in 0..pauses {
+            let dispatch = poll_to_the_end(&mut queue, now).expect("it goes on");
+            assert!(sender(&queue, &dispatch).ends_with("@x.test"), "{address}");
+            settle(&mut queue, dispatch, REFUSED, now);
+            now = throttled_until(&queue, destination, now).expect("it is left alone");
+        }
+        let dispatch = poll_to_the_end(&mut queue, now).unwrap();
+        assert_eq!(sender(&queue, &dispatch), "good@z.test", "{address}");
+        settle(&mut queue, dispatch, DELIVERED, now);
     }
 }
 
