@@ -8,6 +8,7 @@ use std::{
 };
 
 use ringpost_engine::control::{Change, MessageFilter};
+use serde::Serialize;
 
 use crate::{
     cli::{Selection, WholeMessages},
@@ -53,8 +54,8 @@ pub fn change(socket: &Path, change: Change, selection: Selection, whole: WholeM
         eprint!("\r\x1b[K");
     }
     if let Ok(count) = result {
-        let NotChanged { unchanged, taken, unanswered, held, offered, ends_earlier, paused, unless_delivered, attempting, others } =
-            left.unwrap_or_default();
+        let left = left.unwrap_or_default();
+        let NotChanged { unchanged, taken, unanswered, held, offered, ends_earlier, paused, unless_delivered, attempting, others } = left;
         if unchanged > 0 {
             eprintln!("ringpost: {} stayed as before: {so_already}", messages(unchanged));
         }
@@ -97,36 +98,7 @@ pub fn change(socket: &Path, change: Change, selection: Selection, whole: WholeM
         }
         wanted -= (unchanged + taken + unanswered + held + offered).min(wanted);
         if output.json {
-            let mut answer = serde_json::json!({"changed": count});
-            if unchanged > 0 {
-                answer["unchanged"] = unchanged.into();
-            }
-            if taken + unanswered + held > 0 {
-                answer["taken"] = taken.into();
-                answer["unanswered"] = unanswered.into();
-            }
-            if held > 0 {
-                answer["held"] = held.into();
-            }
-            if offered > 0 {
-                answer["offered"] = offered.into();
-            }
-            if ends_earlier > 0 {
-                answer["ends_earlier"] = ends_earlier.into();
-            }
-            if paused > 0 {
-                answer["paused"] = paused.into();
-            }
-            if unless_delivered > 0 {
-                answer["unless_delivered"] = unless_delivered.into();
-            }
-            if attempting > 0 {
-                answer["attempting_recipients"] = attempting.into();
-            }
-            if others > 0 {
-                answer["other_recipients"] = others.into();
-            }
-            say_json(&answer.to_string());
+            say_json(&serde_json::to_string(&ChangeAnswer::of(count, &left)).expect("counts are JSON"));
         } else {
             say(&format!("{} {word}", messages(count)));
         }
@@ -138,6 +110,57 @@ pub fn change(socket: &Path, change: Change, selection: Selection, whole: WholeM
         }
     }
     code(result.map(|count| is_whole && (!by_id || count == wanted)))
+}
+
+/// What `--json` says, in the order of the names: counts of nothing are left out.
+#[derive(Serialize)]
+struct ChangeAnswer {
+    #[serde(skip_serializing_if = "is_nothing")]
+    attempting_recipients: u64,
+    changed: u64,
+    #[serde(skip_serializing_if = "is_nothing")]
+    ends_earlier: u64,
+    #[serde(skip_serializing_if = "is_nothing")]
+    held: u64,
+    #[serde(skip_serializing_if = "is_nothing")]
+    offered: u64,
+    #[serde(skip_serializing_if = "is_nothing")]
+    other_recipients: u64,
+    #[serde(skip_serializing_if = "is_nothing")]
+    paused: u64,
+    /// Both of these where mail was left alone for one of them, or because it is held.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    taken: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unanswered: Option<u64>,
+    #[serde(skip_serializing_if = "is_nothing")]
+    unchanged: u64,
+    #[serde(skip_serializing_if = "is_nothing")]
+    unless_delivered: u64,
+}
+
+impl ChangeAnswer {
+    fn of(changed: u64, left: &NotChanged) -> ChangeAnswer {
+        let NotChanged { unchanged, taken, unanswered, held, offered, ends_earlier, paused, unless_delivered, attempting, others } = *left;
+        let says_both = taken + unanswered + held > 0;
+        ChangeAnswer {
+            attempting_recipients: attempting,
+            changed,
+            ends_earlier,
+            held,
+            offered,
+            other_recipients: others,
+            paused,
+            taken: says_both.then_some(taken),
+            unanswered: says_both.then_some(unanswered),
+            unchanged,
+            unless_delivered,
+        }
+    }
+}
+
+fn is_nothing(count: &u64) -> bool {
+    *count == 0
 }
 
 /// What is said of messages that were changed so, and of those that were so already.
@@ -158,4 +181,31 @@ fn words_of(change: &Change) -> (&'static str, &'static str) {
 /// How many messages ids name.
 fn different(ids: &[String]) -> u64 {
     ids.iter().collect::<BTreeSet<_>>().len() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_answer_in_json_says_what_there_is_and_nothing_of_nothing() {
+        let of = |left: NotChanged| serde_json::to_string(&ChangeAnswer::of(7, &left)).unwrap();
+        assert_eq!(of(NotChanged::default()), r#"{"changed":7}"#);
+        assert_eq!(of(NotChanged { taken: 3, ..NotChanged::default() }), r#"{"changed":7,"taken":3,"unanswered":0}"#);
+        assert_eq!(of(NotChanged { held: 2, ..NotChanged::default() }), r#"{"changed":7,"held":2,"taken":0,"unanswered":0}"#);
+        let all = NotChanged {
+            unchanged: 1,
+            taken: 2,
+            unanswered: 3,
+            held: 4,
+            offered: 5,
+            ends_earlier: 6,
+            paused: 8,
+            unless_delivered: 9,
+            attempting: 10,
+            others: 11,
+        };
+        let expected = r#"{"attempting_recipients":10,"changed":7,"ends_earlier":6,"held":4,"offered":5,"other_recipients":11,"paused":8,"taken":2,"unanswered":3,"unchanged":1,"unless_delivered":9}"#;
+        assert_eq!(of(all), expected);
+    }
 }
