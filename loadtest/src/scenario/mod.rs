@@ -287,8 +287,10 @@ impl Scenario {
 
 impl LoadPlan {
     fn check(&self) -> Result<(), String> {
-        if self.sessions == 0 || self.recipients == 0 || self.domains == 0 {
-            return Err("sessions, recipients and domains are 1 at least".into());
+        for (name, value) in [("sessions", self.sessions), ("recipients", self.recipients), ("domains", self.domains)] {
+            if value == 0 {
+                return Err(format!("{name} = 0: 1 at least"));
+            }
         }
         for (name, value, most) in [("recipients", self.recipients, RECIPIENTS_MAX as usize), ("domains", self.domains, DOMAINS_MAX)] {
             if value > most {
@@ -301,11 +303,14 @@ impl LoadPlan {
         if !(self.timeout_s > 0.0 && self.timeout_s <= SECONDS_MAX) {
             return Err(format!("timeout_s = {:?} is no time above 0", self.timeout_s));
         }
-        if self.bytes_per_s == Some(0) || self.think_ms > MILLISECONDS_MAX {
-            return Err(format!("bytes_per_s is above 0, think_ms at most {MILLISECONDS_MAX}"));
+        if self.bytes_per_s == Some(0) {
+            return Err("bytes_per_s = 0: 1 at least; leave it out for senders that are not slow".into());
+        }
+        if self.think_ms > MILLISECONDS_MAX {
+            return Err(format!("think_ms = {}: {MILLISECONDS_MAX} at most", self.think_ms));
         }
         self.ingredients().check()?;
-        self.abort.iter().try_for_each(|abort| parse_abort(abort).map(drop))
+        self.abort.iter().try_for_each(|abort| parse_abort(abort).map(drop)).map_err(|error| format!("abort = {error}"))
     }
 
     fn ingredients(&self) -> Ingredients<'_> {
@@ -350,8 +355,10 @@ impl Expectations {
                 return Err(format!("{name} = {share:?}: a share is from 0 to 1"));
             }
         }
-        if !(self.messages_per_s_min >= 0.0 && self.drain_s_max >= 0.0) {
-            return Err("messages_per_s_min and drain_s_max are not below 0".into());
+        for (name, value) in [("messages_per_s_min", self.messages_per_s_min), ("drain_s_max", self.drain_s_max)] {
+            if value.is_nan() || value < 0.0 {
+                return Err(format!("{name} = {value:?}: 0 at least"));
+            }
         }
         Ok(())
     }
@@ -363,11 +370,22 @@ impl SinkPlan {
         if !(1..=100).contains(&self.hosts) {
             return Err(format!("hosts = {}: there are 1 to 100", self.hosts));
         }
-        if self.greylist_s.is_some_and(|greylist_s| !(0.0..=SECONDS_MAX).contains(&greylist_s)) || self.read_bytes_per_s == Some(0) {
-            return Err("greylist_s is a time, and read_bytes_per_s is above 0".into());
+        if let Some(greylist_s) = self.greylist_s.filter(|greylist_s| !(0.0..=SECONDS_MAX).contains(greylist_s)) {
+            return Err(format!("greylist_s = {greylist_s:?}: 0 at least, and at most {SECONDS_MAX:?}"));
         }
-        let faults: Vec<Fault> = self.fault.iter().map(|fault| fault.parse()).collect::<Result<_, _>>()?;
-        Ok((Faults::new(faults), self.flap.as_deref().map(parse_flapping).transpose()?))
+        for (name, value) in [
+            ("connections_max", self.connections_max),
+            ("per_client_max", self.per_client_max),
+            ("read_bytes_per_s", self.read_bytes_per_s),
+        ] {
+            if value == Some(0) {
+                return Err(format!("{name} = 0: 1 at least; leave it out for no limit"));
+            }
+        }
+        let faults = self.fault.iter().map(|fault| fault.parse()).collect::<Result<Vec<Fault>, _>>();
+        let faults = faults.map_err(|error| format!("fault = {error}"))?;
+        let flapping = self.flap.as_deref().map(parse_flapping).transpose().map_err(|error| format!("flap = {error}"))?;
+        Ok((Faults::new(faults), flapping))
     }
 }
 
@@ -424,7 +442,18 @@ mod tests {
     fn wrong_values_are_refused() {
         let base = "name = \"x\"\nabout = \"y\"\nseconds = 1\n";
         for (line, part) in [
-            ("[load]\nsessions = 0\n", "sessions"),
+            ("[load]\nsessions = 0\n", "[load] sessions = 0"),
+            // Which of several it was, and what it was, was not said of these.
+            ("[load]\ndomains = 0\n", "[load] domains = 0"),
+            ("[load]\nthink_ms = 864000001\n", "[load] think_ms = 864000001: 864000000 at most"),
+            ("[load]\nabort = [\"mail:2\"]\n", "[load] abort = \"mail:2\": "),
+            ("[load]\n[expect]\nmessages_per_s_min = -1\n", "[expect] messages_per_s_min = -1.0"),
+            ("[load]\n[sink]\nflap = \"5\"\n", "[sink] flap = \"5\" is not UP:DOWN"),
+            ("[load]\n[sink]\nfault = [\"dot:x:1\"]\n", "[sink] fault = \"dot:x:1\" is no fault"),
+            ("[load]\n[sink]\ngreylist_s = -1\n", "[sink] greylist_s = -1.0"),
+            // With these the next hop took nobody, and the queue was waited for in vain.
+            ("[load]\n[sink]\nconnections_max = 0\n", "[sink] connections_max = 0"),
+            ("[load]\n[sink]\nper_client_max = 0\n", "[sink] per_client_max = 0"),
             ("[load]\nrate = \"fast\"\n", "line 5"),
             ("[load]\nsize = \"4 parsecs\"\n", "line 5"),
             ("[load]\nabort = [\"mail:2\"]\n", "[load]"),

@@ -86,8 +86,8 @@ impl RunArguments {
             false => self.scenarios.iter().map(String::as_str).collect(),
         };
         let scenarios: Vec<Scenario> = names.into_iter().map(Scenario::find).collect::<Result<_, _>>().map_err(Failure::Data)?;
-        if self.seconds.is_some_and(|seconds| !(0.1..=86_400.0).contains(&seconds)) {
-            return Err(Failure::Usage("--seconds: a run lasts from 0.1 s to a day".into()));
+        if let Some(seconds) = self.seconds.filter(|seconds| !(0.1..=86_400.0).contains(seconds)) {
+            return Err(Failure::Usage(format!("--seconds {seconds}: a run lasts from 0.1 s to a day (86400)")));
         }
         let mut names = BTreeSet::new();
         if let Some(twice) = scenarios.iter().find(|scenario| !names.insert(&scenario.name)) {
@@ -221,7 +221,8 @@ fn list(name: &str) -> Result<u8, Failure> {
         return Ok(EXIT_OK);
     }
     let text = BUILT_IN.iter().find(|(built_in, _)| *built_in == name).map(|&(_, text)| text);
-    say(text.ok_or_else(|| Failure::Data(format!("{name} is no built-in scenario")))?.trim_end())?;
+    let known = || BUILT_IN.iter().map(|&(name, _)| name).collect::<Vec<_>>().join(", ");
+    say(text.ok_or_else(|| Failure::Data(format!("{name} is no built-in scenario; there are {}", known())))?.trim_end())?;
     Ok(EXIT_OK)
 }
 
