@@ -9,6 +9,7 @@ use clap::Args;
 
 use crate::{
     cli::{EXIT_NEGATIVE, EXIT_OK, Failure, say},
+    percentile::BEYOND_MIN,
     report::{
         format::{bytes, latency, number},
         suite::read_results,
@@ -83,6 +84,16 @@ pub fn text(comparison: &Comparison) -> String {
                 words(change)
             ));
         }
+        for missed in &test.not_compared {
+            let shown = |seconds: Option<f64>| seconds.map_or_else(|| "–".to_owned(), |seconds| value(missed.metric, seconds));
+            let [in_a, in_b] = missed.transactions;
+            text.push_str(&format!(
+                "  {:<22} {:>11} {:>11}  not compared: at most {in_a} transactions in a run of A and {in_b} of B, and {BEYOND_MIN} must lie beyond\n",
+                missed.metric,
+                shown(missed.a),
+                shown(missed.b)
+            ));
+        }
         test.notes.iter().for_each(|note| text.push_str(&format!("  note: {note}\n")));
     }
     if !comparison.unmatched.is_empty() {
@@ -151,5 +162,14 @@ mod tests {
         other.test_name = "other".into();
         other.write(&folder.path().join("other.json")).unwrap();
         assert!(matches!(call(&before, &folder.path().join("other.json"), false), Err(Failure::Data(_))));
+    }
+
+    #[test]
+    fn a_percentile_of_few_messages_is_a_dash_with_their_number() {
+        let run = |seconds| SampleRun { seconds, ..SampleRun::default() }.result();
+        let (few, many) = (run(1), run(3));
+        let text = text(&compare(std::slice::from_ref(&few), &[many], &Thresholds::default()));
+        let line = text.lines().find(|line| line.trim_start().starts_with("p99")).unwrap_or_default();
+        assert!(line.contains(" – ") && line.contains(&format!("at most {} transactions in a run of A", few.emails_sent)), "{text}");
     }
 }

@@ -27,6 +27,7 @@ pub mod measurement;
 pub mod omission;
 pub mod own_floor;
 pub mod parts;
+pub mod percentile;
 pub mod phase;
 pub mod pinning;
 pub mod process;

@@ -10,6 +10,7 @@ use hdrhistogram::Histogram;
 use crate::{
     measurement::{Measurement, Part},
     parts::CorePart,
+    percentile::told,
     phase::Phase,
     pinning,
     process::{ProcessMeter, ProcessSample, tree_use},
@@ -104,9 +105,9 @@ impl Viewer for Lines {
     }
 }
 
-/// A percentile of latencies for people.
+/// A percentile of latencies for people; a dash where it is not told.
 pub fn shown(latency: &Histogram<u64>, percentile: f64) -> String {
-    if latency.is_empty() { "-".into() } else { shown_ns(latency.value_at_percentile(percentile)) }
+    told(latency, percentile).map_or_else(|| "–".to_owned(), shown_ns)
 }
 
 /// A time for people: three digits or so, and its unit.

@@ -19,10 +19,9 @@ use clap::Args;
 
 use crate::{
     cli::{EXIT_NEGATIVE, EXIT_OK, Failure},
-    phase::Phase,
     run_result::{RunResult, write_whole},
 };
-use format::{count, number, percentile, printable};
+use format::{count, number, percentile_of, printable};
 use suite::{Suite, read_results};
 
 /// `ringpost-load report …`
@@ -82,7 +81,7 @@ pub fn text(results: &[RunResult], with_advice: bool) -> String {
         "test", "verdict", "messages", "per second", "p50", "p99", "p99.9", "max", "errors"
     );
     for run in results {
-        let at = |name: &str| run.phases.get(&Phase::Transaction).map_or_else(String::new, |summary| percentile(summary, name));
+        let at = |name: &str| percentile_of(run, name);
         text.push_str(&format!(
             "{:<24} {:>7} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10} {:>8}\n",
             printable(&run.test_name, &[]),
@@ -188,7 +187,7 @@ mod tests {
 
     #[test]
     fn the_names_that_users_of_other_load_tests_know_are_in_the_json() {
-        let suite = Suite::new("s", vec![SampleRun { seconds: 1, ..SampleRun::default() }.result()]);
+        let suite = Suite::new("s", vec![SampleRun { seconds: 3, ..SampleRun::default() }.result()]);
         let json = serde_json::to_value(&suite).unwrap();
         for name in
             ["test_suite", "timestamp", "total_tests", "passed_tests", "failed_tests", "results", "initial_metrics", "final_metrics"]

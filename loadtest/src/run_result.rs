@@ -16,8 +16,15 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use crate::{
-    cli::Failure, encoded_histogram::EncodedHistogram, error_kind::ErrorCounts, machine::Machine, measurement::Interval,
-    measurement::Measurement, phase::Phase, process::ProcessSample,
+    cli::Failure,
+    encoded_histogram::EncodedHistogram,
+    error_kind::ErrorCounts,
+    machine::Machine,
+    measurement::Interval,
+    measurement::Measurement,
+    percentile::{PERCENTILES, by_name, is_told, told},
+    phase::Phase,
+    process::ProcessSample,
 };
 
 /// Version of this file's shape; a reader refuses others.
@@ -27,27 +34,6 @@ const FILE_BYTES_MAX: u64 = 1 << 30;
 
 /// Fewer open connections than this say nothing of what a connection costs: the mail under way weighs more.
 pub const CONNECTIONS_THAT_COUNT: u64 = 500;
-
-/// Percentiles that summaries list, by the names they have in JSON.
-pub const PERCENTILES: [(&str, f64); 9] = [
-    ("p50", 50.0),
-    ("p75", 75.0),
-    ("p90", 90.0),
-    ("p95", 95.0),
-    ("p99", 99.0),
-    ("p99.9", 99.9),
-    ("p99.99", 99.99),
-    ("p99.999", 99.999),
-    ("p100", 100.0),
-];
-
-/// Values that lie beyond a percentile at least, or it is the luck of a few under a fine name and not shown.
-pub const BEYOND_MIN: f64 = 10.0;
-
-/// Does a percentile of so many values say something? The median and the longest always do.
-pub fn says_something(percentile: f64, values: u64) -> bool {
-    percentile <= 50.0 || percentile >= 100.0 || values as f64 * (100.0 - percentile) / 100.0 >= BEYOND_MIN - 1e-6
-}
 
 /// One run.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -68,10 +54,10 @@ pub struct RunResult {
     pub avg_response_time: f64,
     /// Median, seconds.
     pub median_response_time: f64,
-    /// 95th percentile, seconds.
-    pub p95_response_time: f64,
-    /// 99th percentile, seconds.
-    pub p99_response_time: f64,
+    /// 95th percentile, seconds, where it is told ([`crate::percentile`]).
+    pub p95_response_time: Option<f64>,
+    /// 99th percentile, the same.
+    pub p99_response_time: Option<f64>,
     /// Shortest, seconds.
     pub min_response_time: f64,
     /// Longest, seconds.
@@ -182,8 +168,8 @@ pub struct PhaseSummary {
     pub stdev_ns: f64,
     /// Longest.
     pub max_ns: u64,
-    /// By the names of [`PERCENTILES`].
-    pub percentiles_ns: BTreeMap<String, u64>,
+    /// By the names of [`PERCENTILES`]; nothing where `count` is too small for it ([`crate::percentile`]).
+    pub percentiles_ns: BTreeMap<String, Option<u64>>,
     /// All of it: HdrHistogram V2, deflate, base64.
     pub histogram: EncodedHistogram,
 }
@@ -197,14 +183,15 @@ impl PhaseSummary {
             mean_ns: histogram.mean(),
             stdev_ns: histogram.stdev(),
             max_ns: histogram.max(),
-            percentiles_ns: PERCENTILES.iter().map(|&(name, at)| (name.to_owned(), histogram.value_at_percentile(at))).collect(),
+            percentiles_ns: PERCENTILES.iter().map(|&(name, at)| (name.to_owned(), told(histogram, at))).collect(),
             histogram: EncodedHistogram::new(histogram),
         }
     }
 
-    /// A percentile of [`PERCENTILES`]; 0 when the file does not have it.
-    pub fn percentile_ns(&self, name: &str) -> u64 {
-        self.percentiles_ns.get(name).copied().unwrap_or(0)
+    /// A percentile of [`PERCENTILES`], where the file has it and it is told: files written before have those that are not, too.
+    pub fn percentile_ns(&self, name: &str) -> Option<u64> {
+        let is_told = by_name(name).is_some_and(|at| is_told(at, self.count));
+        self.percentiles_ns.get(name).copied().flatten().filter(|_| is_told)
     }
 }
 
@@ -260,9 +247,9 @@ impl RunResult {
             emails_sent: totals.acknowledged,
             emails_per_second: if facts.duration_s > 0.0 { totals.acknowledged as f64 / facts.duration_s } else { 0.0 },
             avg_response_time: response.mean_ns / 1e9,
-            median_response_time: seconds(response.percentile_ns("p50")),
-            p95_response_time: seconds(response.percentile_ns("p95")),
-            p99_response_time: seconds(response.percentile_ns("p99")),
+            median_response_time: response.percentile_ns("p50").map_or(0.0, seconds),
+            p95_response_time: response.percentile_ns("p95").map(seconds),
+            p99_response_time: response.percentile_ns("p99").map(seconds),
             min_response_time: seconds(response.min_ns),
             max_response_time: seconds(response.max_ns),
             errors: totals.errors.clone(),
@@ -294,6 +281,16 @@ impl RunResult {
             command_line: std::env::args().collect(),
             machine: facts.machine,
         }
+    }
+
+    /// A percentile of whole transactions, seconds, where it is told.
+    pub fn percentile_s(&self, name: &str) -> Option<f64> {
+        Some(self.phases.get(&Phase::Transaction)?.percentile_ns(name)? as f64 / 1e9)
+    }
+
+    /// Whole transactions that were timed: what their percentiles rest on.
+    pub fn transactions(&self) -> u64 {
+        self.phases.get(&Phase::Transaction).map_or(0, |summary| summary.count)
     }
 
     /// Reads a result. [`Failure::Io`] when it cannot be read, [`Failure::Data`] when it is none or of another format.
@@ -430,11 +427,25 @@ mod tests {
         assert_eq!((fs::read_to_string(&file).unwrap().as_str(), fs::read_link(&link).unwrap().as_path()), ("new", Path::new("file")));
     }
 
+    /// What happened: `p99.9` of five hundred messages stood in results as if it were one, and was the longest.
     #[test]
-    fn a_percentile_says_something_with_ten_values_beyond() {
-        for (percentile, values, says) in [(50.0, 1, true), (100.0, 1, true), (90.0, 99, false), (90.0, 100, true), (99.9, 10_000, true)] {
-            assert_eq!(says_something(percentile, values), says, "{percentile} {values}");
-        }
+    fn a_percentile_that_few_values_lie_beyond_is_null_beside_its_count() {
+        let json = |seconds| serde_json::to_value(SampleRun { seconds, ..SampleRun::default() }.result()).unwrap();
+        let (few, many) = (json(1), json(3));
+        assert!(few["phases"]["transaction"]["count"].as_u64().is_some_and(|count| (200..1000).contains(&count)));
+        assert!(few["phases"]["transaction"]["percentiles_ns"]["p99"].is_null() && few["p99_response_time"].is_null());
+        assert!(few["phases"]["transaction"]["percentiles_ns"]["p95"].is_u64() && few["p95_response_time"].is_f64());
+        assert!(many["phases"]["transaction"]["percentiles_ns"]["p99"].is_u64() && many["p99_response_time"].is_f64());
+    }
+
+    /// Results of before have all percentiles; they are read, and those that say nothing are not told.
+    #[test]
+    fn a_percentile_of_an_older_result_is_told_by_the_same_rule() {
+        let mut json = serde_json::to_value(SampleRun { seconds: 1, ..SampleRun::default() }.result()).unwrap();
+        json["phases"]["transaction"]["percentiles_ns"]["p99.9"] = 7_000_000.into();
+        json["p99_response_time"] = 0.007.into();
+        let run = RunResult::parse(&json.to_string()).unwrap();
+        assert_eq!((run.percentile_s("p99.9"), run.percentile_s("p95").is_some()), (None, true));
     }
 
     /// What happened: the means of a run were those of its intervals, one of a tenth of a second as good as one of two seconds.

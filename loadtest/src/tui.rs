@@ -20,9 +20,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use crate::{
     error_kind::ErrorCounts,
     live::{Second, Viewer, shown_ns},
+    percentile::told,
     phase::Phase,
     process::ProcessSample,
-    run_result::says_something,
 };
 
 /// Seconds that the curves go back.
@@ -252,8 +252,7 @@ impl Screen {
 
 impl PhaseRow {
     fn new(phase: Phase, latency: &Histogram<u64>) -> PhaseRow {
-        let percentile = |at| says_something(at, latency.len()).then(|| latency.value_at_percentile(at));
-        let percentiles_ns = [50.0, 90.0, 99.0, 99.9, 99.99, 100.0].map(percentile);
+        let percentiles_ns = [50.0, 90.0, 99.0, 99.9, 99.99, 100.0].map(|at| told(latency, at));
         let step = |ns: u64| ((ns.max(1) as f64).log2() * STEPS_PER_OCTAVE).floor() as u32;
         let (first, last) = (step(latency.min()), step(latency.max()));
         let mut counts = vec![0u64; (last - first) as usize + 1];

@@ -10,8 +10,9 @@ use super::change::{Change, median};
 use crate::{
     encoded_histogram::latency_histogram,
     measurement::Interval,
+    percentile::{by_name, has_enough_beyond},
     phase::Phase,
-    run_result::{BEYOND_MIN, RunResult},
+    run_result::RunResult,
 };
 
 /// Share of a threshold that one run's noise is assumed to be where there are no repeated runs: two single runs then have a band
@@ -97,6 +98,19 @@ pub struct MetricChange {
     pub unclear: bool,
 }
 
+/// A percentile that says too little on a side to be compared.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct NotCompared {
+    /// Its name.
+    pub metric: &'static str,
+    /// Median of A's runs, where they have it.
+    pub a: Option<f64>,
+    /// The same of B.
+    pub b: Option<f64>,
+    /// Transactions of the longest run of A and of B.
+    pub transactions: [u64; 2],
+}
+
 /// One test.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct TestComparison {
@@ -106,6 +120,8 @@ pub struct TestComparison {
     pub runs: [usize; 2],
     /// Its metrics, those that both sides have.
     pub metrics: Vec<MetricChange>,
+    /// Percentiles of which one side has no run with enough messages beyond them.
+    pub not_compared: Vec<NotCompared>,
     /// What a reader should know: other machine, other load, failed runs.
     pub notes: Vec<String>,
     /// The worst of the metrics.
@@ -163,15 +179,22 @@ fn compare_test(name: &str, a: &[&RunResult], b: &[&RunResult], thresholds: &Thr
         verdict = Verdict::Regressed;
     }
     // A metric that is compared nowhere would be missed by nobody.
+    let mut not_compared = Vec::new();
     for metric in &METRICS {
         let has = |runs: &[&RunResult]| !metric.values(runs).is_empty();
         match (has(a), has(b)) {
+            (true, true) => {}
+            _ if by_name(metric.name).is_some() => {
+                let most = |runs: &[&RunResult]| runs.iter().map(|run| run.transactions()).max().unwrap_or(0);
+                let (of_a, of_b) = (median(metric.values(a)), median(metric.values(b)));
+                not_compared.push(NotCompared { metric: metric.name, a: of_a, b: of_b, transactions: [most(a), most(b)] });
+            }
             (true, false) => notes.push(format!("{} is only in A: not compared", metric.name)),
             (false, true) => notes.push(format!("{} is only in B: not compared", metric.name)),
             _ => {}
         }
     }
-    TestComparison { test_name: name.to_owned(), runs: [a.len(), b.len()], metrics, notes, verdict }
+    TestComparison { test_name: name.to_owned(), runs: [a.len(), b.len()], metrics, not_compared, notes, verdict }
 }
 
 /// A metric that is above 0 and whose changes are factors.
@@ -195,17 +218,17 @@ const METRICS: [Metric; 6] = [
         more_is_better: true,
     },
     Metric {
-        value: |run| known(run, 50.0, run.median_response_time),
+        value: |run| known(run, "p50"),
         part: Some(|part| percentile(part, 50.0)),
         ..Metric::cost("p50", |thresholds| thresholds.p50)
     },
     Metric {
-        value: |run| known(run, 95.0, run.p95_response_time),
+        value: |run| known(run, "p95"),
         part: Some(|part| percentile(part, 95.0)),
         ..Metric::cost("p95", |thresholds| thresholds.p95)
     },
     Metric {
-        value: |run| known(run, 99.0, run.p99_response_time),
+        value: |run| known(run, "p99"),
         part: Some(|part| percentile(part, 99.0)),
         ..Metric::cost("p99", |thresholds| thresholds.p99)
     },
@@ -213,9 +236,9 @@ const METRICS: [Metric; 6] = [
     Metric { value: |run| run.cpu_us_per_message, ..Metric::cost("cpu_us_per_message", |thresholds| thresholds.cpu) },
 ];
 
-/// A percentile of a run, where enough messages lie beyond it.
-fn known(run: &RunResult, percentile: f64, value: f64) -> Option<f64> {
-    (run.emails_sent as f64 * (100.0 - percentile) / 100.0 >= BEYOND_MIN).then_some(value)
+/// A percentile of a run, where enough messages lie beyond it: the median, too.
+fn known(run: &RunResult, name: &str) -> Option<f64> {
+    has_enough_beyond(by_name(name)?, run.transactions()).then(|| run.percentile_s(name)).flatten()
 }
 
 impl Metric {
@@ -437,10 +460,17 @@ mod tests {
 
     #[test]
     fn a_percentile_that_few_messages_lie_beyond_is_not_compared() {
-        let mut few = runs(1, 1, 1.0, 0.0);
-        few[0].emails_sent = 250;
-        let names: Vec<&str> = compare(&few, &few, &Thresholds::default()).tests[0].metrics.iter().map(|m| m.metric).collect();
+        let run = |seconds| SampleRun { seconds, ..SampleRun::default() }.result();
+        let (few, many) = ([run(1)], [run(3)]);
+        let test = compare(&few, &many, &Thresholds::default()).tests.remove(0);
+        let names: Vec<&str> = test.metrics.iter().map(|m| m.metric).collect();
         assert_eq!(names, ["messages_per_second", "p50", "p95", "cpu_us_per_message", "errors_percent"]);
+        // That it was left out was not said where both sides lacked it.
+        let [missed] = test.not_compared.as_slice() else { panic!("{:?}", test.not_compared) };
+        assert_eq!((missed.metric, missed.a, missed.transactions), ("p99", None, [few[0].emails_sent, many[0].emails_sent]));
+        assert!(missed.b.is_some_and(|p99| p99 > 0.0));
+        let test = compare(&few, &few, &Thresholds::default()).tests.remove(0);
+        assert_eq!((test.not_compared[0].a, test.not_compared[0].b, test.notes.len()), (None, None, 0));
     }
 
     #[test]

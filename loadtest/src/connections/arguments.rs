@@ -8,8 +8,9 @@ use serde_json::json;
 use crate::{
     cli::{EXIT_INTERRUPTED, EXIT_NEGATIVE, EXIT_OK, EXIT_UNAVAILABLE, Failure, say},
     connections::{ConnectionsOptions, ConnectionsReport, Mode, run},
-    live::{Beside, Lines, shown_ns, usual_viewer},
+    live::{Beside, Lines, shown, usual_viewer},
     measurement::Measurement,
+    percentile::told,
     phase::Phase,
     process::tree_use,
     signals::StopSignal,
@@ -176,8 +177,8 @@ fn summary(
 ) -> serde_json::Value {
     let percentiles = |phase: Phase| {
         let latency = measurement.totals().histogram(phase);
-        json!({ "count": latency.len(), "p50_us": latency.value_at_percentile(50.0) / 1000, "p99_us": latency.value_at_percentile(99.0) / 1000,
-            "max_us": latency.max() / 1000 })
+        let at = |percentile: f64| told(latency, percentile).map(|ns| ns / 1000);
+        json!({ "count": latency.len(), "p50_us": at(50.0), "p99_us": at(99.0), "max_us": at(100.0) })
     };
     json!({
         "mode": name, "greeted": report.greeted, "failed": report.failed, "open_max": report.open_max, "open_at_end": report.open_at_end,
@@ -218,8 +219,8 @@ fn print(
     for phase in [Phase::Connect, Phase::Banner, Phase::Ehlo] {
         let latency = measurement.totals().histogram(phase);
         if !latency.is_empty() {
-            let at = |percentile: f64| shown_ns(latency.value_at_percentile(percentile));
-            say(&format!("{:<10} p50 {}, p99 {}, max {}", phase.title(), at(50.0), at(99.0), shown_ns(latency.max())))?;
+            let at = |percentile: f64| shown(latency, percentile);
+            say(&format!("{:<10} p50 {}, p99 {}, max {}", phase.title(), at(50.0), at(99.0), at(100.0)))?;
         }
     }
     if let Some(bytes) = memory_per_connection {

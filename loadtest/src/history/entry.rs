@@ -7,7 +7,6 @@ use time::{OffsetDateTime, macros::format_description};
 
 use super::MetricName;
 use crate::{
-    phase::Phase,
     report::format::{latency, number},
     run_result::RunResult,
 };
@@ -34,12 +33,18 @@ pub struct Entry {
     pub messages_per_second: f64,
     /// Whole transactions, seconds.
     pub p50: f64,
-    /// Whole transactions, seconds.
-    pub p95: f64,
-    /// Whole transactions, seconds.
-    pub p99: f64,
-    /// Whole transactions, seconds.
-    pub p99_9: f64,
+    /// Whole transactions that were timed; lines written before do not say.
+    #[serde(default)]
+    pub transactions: Option<u64>,
+    /// Whole transactions, seconds, where it is told ([`crate::percentile`]); lines without their number have it in any case.
+    #[serde(default)]
+    pub p95: Option<f64>,
+    /// The same.
+    #[serde(default)]
+    pub p99: Option<f64>,
+    /// The same.
+    #[serde(default)]
+    pub p99_9: Option<f64>,
     /// CPU of the server for each message, microseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_us_per_message: Option<f64>,
@@ -63,9 +68,10 @@ impl Entry {
             success: run.success,
             messages_per_second: run.emails_per_second,
             p50: run.median_response_time,
-            p95: run.p95_response_time,
-            p99: run.p99_response_time,
-            p99_9: run.phases.get(&Phase::Transaction).map_or(0.0, |summary| summary.percentile_ns("p99.9") as f64 / 1e9),
+            transactions: Some(run.transactions()),
+            p95: run.percentile_s("p95"),
+            p99: run.percentile_s("p99"),
+            p99_9: run.percentile_s("p99.9"),
             cpu_us_per_message: run.cpu_us_per_message,
             memory_mb: run.memory_usage_mb,
             errors: run.errors.total(),
@@ -93,15 +99,19 @@ impl Entry {
 
 impl fmt::Display for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let cell = |name| {
+            let metric = Metric::of(name);
+            (metric.value)(self).map_or_else(|| "–".to_owned(), metric.text)
+        };
         write!(
             f,
             "{:<16}  {:<20} {:>10} {:>9} {:>9} {:>9} {:>8} {:>8}  {}; {}{}",
             self.when(),
             self.test_name,
             number(self.messages_per_second),
-            latency(self.p50 * 1e9),
-            latency(self.p99 * 1e9),
-            latency(self.p99_9 * 1e9),
+            cell(MetricName::P50),
+            cell(MetricName::P99),
+            cell(MetricName::P999),
             self.cpu_us_per_message.map_or_else(|| "–".to_owned(), |cost| format!("{} us", number(cost))),
             self.errors,
             if self.server.is_empty() { "not known" } else { &self.server },
@@ -128,11 +138,43 @@ impl Metric {
         let measured = |title, value, text| Metric { title, value, text };
         match name {
             MetricName::MessagesPerSecond => measured("messages per second", |entry| Some(entry.messages_per_second), number),
-            MetricName::P50 => measured("p50", |entry| Some(entry.p50 * 1e9), latency),
-            MetricName::P99 => measured("p99", |entry| Some(entry.p99 * 1e9), latency),
-            MetricName::P999 => measured("p99.9", |entry| Some(entry.p99_9 * 1e9), latency),
+            MetricName::P50 => measured("p50", |entry| Some(entry.p50 * 1e9).filter(|&ns| ns > 0.0), latency),
+            MetricName::P99 => measured("p99", |entry| Some(entry.p99? * 1e9), latency),
+            MetricName::P999 => measured("p99.9", |entry| Some(entry.p99_9? * 1e9), latency),
             MetricName::CpuPerMessage => measured("server CPU per message, us", |entry| entry.cpu_us_per_message, number),
             MetricName::Memory => measured("server memory, MiB", |entry| Some(entry.memory_mb).filter(|&mb| mb > 0.0), number),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample_run::SampleRun;
+
+    /// What happened: of a run of four hundred messages the longest stood under p99.9, and a trend was drawn of it.
+    #[test]
+    fn a_percentile_of_few_messages_is_a_dash_and_null_beside_their_number() {
+        let run = SampleRun { seconds: 1, ..SampleRun::default() }.result();
+        let entry = Entry::new(&run);
+        let json: serde_json::Value = serde_json::from_str(&entry.json_line()).unwrap();
+        assert!(json["p99"].is_null() && json["p99_9"].is_null() && json["p95"].is_f64(), "{json}");
+        assert_eq!(json["transactions"], run.emails_sent);
+        let cells: Vec<String> = entry.to_string().split_whitespace().map(str::to_owned).collect();
+        assert_eq!(cells.iter().filter(|cell| *cell == "–").count(), 2, "{entry}");
+        assert_eq!((Metric::of(MetricName::P999).value)(&entry), None);
+        let long = Entry::new(&SampleRun { seconds: 30, ..SampleRun::default() }.result());
+        assert!(long.p99.is_some() && long.p99_9.is_some());
+    }
+
+    #[test]
+    fn lines_that_do_not_say_how_many_messages_are_read_as_they_are() {
+        let entry = Entry::new(&SampleRun { seconds: 3, ..SampleRun::default() }.result());
+        let mut json: serde_json::Value = serde_json::from_str(&entry.json_line()).unwrap();
+        json.as_object_mut().unwrap().remove("transactions");
+        json["p99_9"] = 0.5.into();
+        let old: Entry = serde_json::from_value(json).unwrap();
+        assert_eq!((old.transactions, old.p99_9), (None, Some(0.5)));
+        assert!(old.to_string().contains("500 ms"), "{old}");
     }
 }

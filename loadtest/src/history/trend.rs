@@ -19,7 +19,10 @@ pub fn text(entries: &[Entry], metric: Metric) -> String {
     let mut text = format!("{}, oldest to newest\n", metric.title);
     for test in tests(entries) {
         let values: Vec<f64> = entries.iter().filter(|entry| entry.test_name == test).filter_map(metric.value).collect();
-        let Some(&last) = values.last() else { continue };
+        let Some(&last) = values.last() else {
+            text.push_str(&format!("{test:<24} –  (not measured, or of too few messages)\n"));
+            continue;
+        };
         let shown = &values[values.len().saturating_sub(BARS_MAX)..];
         let (low, high) = shown.iter().fold((f64::MAX, f64::MIN), |(low, high), &value| (low.min(value), high.max(value)));
         text.push_str(&format!(
@@ -129,6 +132,9 @@ mod tests {
         }
         let lines = text(&entries, Metric::of(MetricName::P99));
         assert_eq!(lines.lines().count(), 3, "{lines}");
+        // Four hundred messages have no p99: a test that nothing is told of was left out.
+        assert_eq!(lines.matches('–').count(), 2, "{lines}");
+        assert!(!text(&entries, Metric::of(MetricName::P50)).contains('–'));
         let page = page(&entries);
         assert_eq!(page.matches("<h2>").count(), 2);
         assert_eq!(page.matches("<figure").count(), 8);

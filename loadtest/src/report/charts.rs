@@ -6,7 +6,7 @@ use super::{
     chart::{Chart, Mark, SERIES_MAX, Scale, Series},
     format::{latency, number},
 };
-use crate::{error_kind::ErrorKind, measurement::Interval, phase::Phase, run_result::RunResult};
+use crate::{error_kind::ErrorKind, measurement::Interval, percentile::told, phase::Phase, run_result::RunResult};
 
 /// Points for each halving of the distance to 100 %.
 const TICKS_PER_HALF_DISTANCE: u32 = 5;
@@ -91,9 +91,9 @@ pub fn throughput(run: &RunResult) -> String {
 pub fn latency_over_time(run: &RunResult) -> String {
     let phase = Phase::Transaction;
     let histograms: Vec<_> = whole_intervals(run).map(|i| (middle(i), i.histogram(phase))).filter(|(_, h)| !h.is_empty()).collect();
-    let at = |percentile: f64| histograms.iter().map(|(x, h)| (*x, h.value_at_percentile(percentile) as f64)).collect();
+    let at = |percentile: f64| histograms.iter().filter_map(|(x, h)| Some((*x, told(h, percentile)? as f64))).collect();
     let series = vec![Series::new("p50", at(50.0)), Series::new("p99", at(99.0)), Series::new("longest", at(100.0))];
-    Chart { y_scale: Scale::Log, ..time_chart_of("Transactions over time", &latency, series) }.figure()
+    Chart { y_scale: Scale::Log, ..time_chart_of("Transactions over time", &latency, present(series)) }.figure()
 }
 
 /// CPU of server and generator, percent of one core.

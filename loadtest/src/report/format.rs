@@ -1,11 +1,18 @@
 //! Numbers and text as people read them.
 
-use crate::run_result::{PERCENTILES, PhaseSummary, says_something};
+use crate::{
+    phase::Phase,
+    run_result::{PhaseSummary, RunResult},
+};
 
 /// A percentile by its name; a dash where it says nothing.
 pub fn percentile(summary: &PhaseSummary, name: &str) -> String {
-    let says = PERCENTILES.iter().any(|&(known, at)| known == name && says_something(at, summary.count));
-    if says { latency(summary.percentile_ns(name) as f64) } else { "–".to_owned() }
+    summary.percentile_ns(name).map_or_else(|| "–".to_owned(), |ns| latency(ns as f64))
+}
+
+/// The same of a run's whole transactions.
+pub fn percentile_of(run: &RunResult, name: &str) -> String {
+    run.phases.get(&Phase::Transaction).map_or_else(|| "–".to_owned(), |summary| percentile(summary, name))
 }
 
 /// Escapes text for HTML and attributes.

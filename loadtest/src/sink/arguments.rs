@@ -11,9 +11,9 @@ use clap::Args;
 use crate::{
     cli::{EXIT_NEGATIVE, EXIT_OK, Failure, say},
     live::{Lines, shown_ns, usual_viewer, watch_sink},
+    percentile::PERCENTILES,
     pinning,
     random::Random,
-    run_result::PERCENTILES,
     signals::StopSignal,
     sink::{
         Flapping, Sink, SinkOptions, SinkReport,
@@ -192,7 +192,9 @@ fn report_text(report: &SinkReport) -> String {
         ));
     }
     report.refusals.iter().for_each(|(code, count)| lines.push(format!("refused with {code}: {count}")));
-    let words = PERCENTILES.iter().filter_map(|&(name, _)| Some(format!("{name} {}", shown_ns(report.end_to_end_us.get(name)? * 1000))));
+    // What few messages would make of a percentile is left out.
+    let words =
+        PERCENTILES.iter().filter_map(|&(name, _)| Some(format!("{name} {}", shown_ns((*report.end_to_end_us.get(name)?)? * 1000))));
     let words: Vec<String> = words.collect();
     if report.intact > 0 {
         lines.push(format!("end to end: {}", words.join(", ")));

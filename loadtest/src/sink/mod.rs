@@ -37,6 +37,7 @@ use serde::Serialize;
 
 use crate::{
     parts::{CorePart, PartReceiver, channel},
+    percentile::{PERCENTILES, told},
     random::Random,
     sink::{announcement::Announcement, clients::Clients, delay::ReplyDelay, fault::Faults, verify::Damage},
     source::SourceError,
@@ -161,8 +162,10 @@ pub struct SinkReport {
     pub refusals: BTreeMap<u16, u64>,
     /// Connections dropped on purpose.
     pub dropped: u64,
-    /// From when a message was due at its source until it was whole here, microseconds, by percentile.
-    pub end_to_end_us: BTreeMap<String, u64>,
+    /// From when a message was due at its source until it was whole here, microseconds, by percentile; nothing where too few were timed.
+    pub end_to_end_us: BTreeMap<String, Option<u64>>,
+    /// Messages that were timed so.
+    pub end_to_end_count: u64,
     /// CPU time of its threads by message, microseconds.
     pub cpu_us_per_message: f64,
     #[serde(skip)]
@@ -208,9 +211,8 @@ impl SinkReport {
         self.cpu_us_per_message = self.cpu.as_secs_f64() * 1e6 / self.messages.max(1) as f64;
         self.concurrent_max = clients.concurrent_max;
         self.clients = clients.by_address.iter().map(|(address, client)| (address.to_string(), client.clone())).collect();
-        for (name, at) in crate::run_result::PERCENTILES {
-            self.end_to_end_us.insert(name.into(), end_to_end_ns.value_at_percentile(at) / 1000);
-        }
+        self.end_to_end_count = end_to_end_ns.len();
+        self.end_to_end_us = PERCENTILES.iter().map(|&(name, at)| (name.into(), told(end_to_end_ns, at).map(|ns| ns / 1000))).collect();
     }
 }
 

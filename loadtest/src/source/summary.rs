@@ -4,9 +4,10 @@ use serde_json::json;
 
 use crate::{
     cli::{EXIT_INTERRUPTED, EXIT_IO, EXIT_NEGATIVE, EXIT_OK, EXIT_UNAVAILABLE},
-    live::{SourceRun, shown_ns},
+    live::{SourceRun, shown},
+    percentile::told,
     phase::Phase,
-    run_result::{Fates, Load, says_something},
+    run_result::{Fates, Load},
     schedule::Schedule,
     source::{CoreReport, SourceOptions},
 };
@@ -116,7 +117,7 @@ pub fn summary(options: &SourceOptions, run: &SourceRun) -> serde_json::Value {
         .filter(|&phase| !totals.histogram(phase).is_empty())
         .map(|phase| {
             let latency = totals.histogram(phase);
-            let at = |percentile: f64| latency.value_at_percentile(percentile) / 1000;
+            let at = |percentile: f64| told(latency, percentile).map(|ns| ns / 1000);
             let text = json!({ "count": latency.len(), "mean_us": latency.mean() / 1000.0, "p50_us": at(50.0), "p90_us": at(90.0),
                 "p99_us": at(99.0), "p99.9_us": at(99.9), "p99.99_us": at(99.99), "max_us": latency.max() / 1000 });
             (phase.name().to_string(), text)
@@ -171,10 +172,7 @@ pub fn summary_text(options: &SourceOptions, run: &SourceRun) -> String {
     for phase in Phase::ALL {
         let latency = totals.histogram(phase);
         if !latency.is_empty() {
-            let at = |percentile: f64| match says_something(percentile, latency.len()) {
-                true => shown_ns(latency.value_at_percentile(percentile)),
-                false => "–".to_owned(),
-            };
+            let at = |percentile: f64| shown(latency, percentile);
             lines.push(format!(
                 "{:<20}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}",
                 phase.title(),
@@ -184,7 +182,7 @@ pub fn summary_text(options: &SourceOptions, run: &SourceRun) -> String {
                 at(99.0),
                 at(99.9),
                 at(99.99),
-                shown_ns(latency.max())
+                at(100.0)
             ));
         }
     }
