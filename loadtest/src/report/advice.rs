@@ -2,23 +2,28 @@
 //!
 //! Rules in order, the first that applies names the bottleneck: refusals at a limit, a server that was gone, the generator, the server's
 //! cores, the whole machine, the schedule (a server that kept up has no bottleneck), an open loop's sessions, the disk's sync, too few
-//! sessions. A next hop that falls
-//! behind does not slow acceptance (mail waits in the queue), so it is named only when nothing before it applies.
+//! sessions. A next hop that falls behind does not slow acceptance (mail waits in the queue), so it is named only when nothing before it
+//! applies.
 
 mod capacity;
+mod delivery;
+mod numbers;
 mod presence;
+mod refusals;
 
 use serde::Serialize;
 
 pub use capacity::Capacity;
 
-use presence::{gone, greeted_late, ungreeted};
+use delivery::backlog;
+use numbers::Numbers;
+use presence::{gone, greeted_late, killed, ungreeted};
 
-use crate::{error_kind::ErrorKind, phase::Phase, run_result::RunResult};
+use crate::{phase::Phase, run_result::RunResult};
 
 /// Share of its cores at which a process counts as busy: above it queues build up whatever the load's shape.
 const BUSY: f64 = 0.85;
-/// Share of begun transactions turned away from which a limit sets the pace.
+/// Share of connections, or of begun transactions, turned away from which a limit sets the pace.
 const LIMIT_SHARE: f64 = 0.01;
 /// Share of the offered messages acknowledged at which a server has kept up.
 const KEPT_UP: f64 = 0.98;
@@ -31,7 +36,7 @@ const BEHIND_SHARE: f64 = 0.05;
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Bottleneck {
-    /// A limit of the server turned mail away (421, 452, 451).
+    /// A limit of the server turned connections or mail away (421, other 4xx).
     Limit,
     /// The server was not there all the time, or ended connections.
     Gone,
@@ -70,10 +75,12 @@ pub fn advise(run: &RunResult) -> Advice {
     let numbers = Numbers::new(run);
     let (bottleneck, mut sentences) = verdict(run, &numbers);
     if bottleneck != Bottleneck::NextHop
-        && let Some(behind) = next_hop_behind(&numbers)
+        && let Some(backlog) = backlog(run)
     {
-        sentences.push(behind);
+        sentences.push(backlog.text);
     }
+    sentences.extend(refusals::for_good(run));
+    sentences.extend(killed(run));
     sentences.extend(greeted_late(run));
     if numbers.generator_share > 0.5 && bottleneck != Bottleneck::Generator {
         sentences.push(format!(
@@ -91,45 +98,6 @@ pub fn advise(run: &RunResult) -> Advice {
     Advice { bottleneck, sentences, capacity: capacity::capacity(run, &numbers) }
 }
 
-/// Numbers that several rules use.
-struct Numbers {
-    generator_threads: u32,
-    /// Of its threads, 0 to 1.
-    generator_share: f64,
-    server_cores: u32,
-    /// Of its cores, 0 to 1; none when the server's CPU was not measured.
-    server_share: Option<f64>,
-    /// Of all cores, server and generator, 0 to 1.
-    machine_share: f64,
-    turned_away: u64,
-    turned_away_share: f64,
-    accepted: f64,
-    settled: Option<f64>,
-    batches: Option<f64>,
-}
-
-impl Numbers {
-    fn new(run: &RunResult) -> Self {
-        let cores = run.machine.cores_allowed.max(1);
-        let generator_threads = run.load.generator_threads.max(1);
-        let server_cores = run.load.server_cores.unwrap_or(cores).max(1);
-        let turned_away: u64 = [421, 450, 451, 452].into_iter().map(|code| run.errors.of(ErrorKind::Reply(code))).sum();
-        let delta = |name: &str| Some(run.final_metrics.get(name)? - run.initial_metrics.get(name).copied().unwrap_or(0.0));
-        Numbers {
-            generator_threads,
-            generator_share: run.generator_cpu_usage / 100.0 / f64::from(generator_threads),
-            server_cores,
-            server_share: (run.cpu_usage > 0.0).then(|| run.cpu_usage / 100.0 / f64::from(server_cores)),
-            machine_share: (run.cpu_usage + run.generator_cpu_usage) / 100.0 / f64::from(cores),
-            turned_away,
-            turned_away_share: turned_away as f64 / (run.transactions_begun.max(turned_away).max(1)) as f64,
-            accepted: delta("accepted").unwrap_or(run.emails_sent as f64),
-            settled: delta("delivered").map(|delivered| delivered + delta("failed").unwrap_or(0.0)),
-            batches: delta("batches").filter(|&batches| batches > 0.0),
-        }
-    }
-}
-
 fn verdict(run: &RunResult, numbers: &Numbers) -> (Bottleneck, Vec<String>) {
     let server = numbers.server_share.map_or_else(
         || "the server's CPU was not measured (it runs elsewhere)".to_owned(),
@@ -138,18 +106,8 @@ fn verdict(run: &RunResult, numbers: &Numbers) -> (Bottleneck, Vec<String>) {
     if let Some(text) = ungreeted(run) {
         return (Bottleneck::Limit, vec![text]);
     }
-    if numbers.turned_away_share > LIMIT_SHARE {
-        let codes: Vec<String> = run.errors.iter().take(4).map(|(kind, count)| format!("{count} times {kind}")).collect();
-        return (
-            Bottleneck::Limit,
-            vec![format!(
-                "Mail or a connection was turned away {} times for now ({}), beside {} transactions begun: a limit of the server set the \
-                 pace, {server}. Raise the limit that its log names, or read the figures as what happens at that limit.",
-                numbers.turned_away,
-                codes.join(", "),
-                run.transactions_begun,
-            )],
-        );
+    if let Some(text) = refusals::at_a_limit(run, &server) {
+        return (Bottleneck::Limit, vec![text]);
     }
     if run.emails_sent == 0 {
         let errors: Vec<String> = run.errors.iter().take(4).map(|(kind, count)| format!("{count} times {kind}")).collect();
@@ -268,8 +226,8 @@ fn waiting(run: &RunResult, numbers: &Numbers, server: &str) -> (Bottleneck, Vec
         }
         return (Bottleneck::DiskSync, vec![text]);
     }
-    if let Some(behind) = next_hop_behind(numbers) {
-        return (Bottleneck::NextHop, vec![behind]);
+    if let Some(backlog) = backlog(run) {
+        return (Bottleneck::NextHop, vec![backlog.text]);
     }
     if run.load.offered_per_second.is_none() && all_busy {
         return (
@@ -294,22 +252,10 @@ fn waiting(run: &RunResult, numbers: &Numbers, server: &str) -> (Bottleneck, Vec
     )
 }
 
-fn next_hop_behind(numbers: &Numbers) -> Option<String> {
-    let left = numbers.accepted - numbers.settled?;
-    (left > numbers.accepted * BEHIND_SHARE && numbers.accepted > 0.0).then(|| {
-        format!(
-            "{left:.0} of {:.0} accepted messages ({:.0} %) were still queued at the end: the next hop, or delivery to it, is slower than \
-             acceptance.",
-            numbers.accepted,
-            left / numbers.accepted * 100.0
-        )
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sample_run::SampleRun;
+    use crate::{error_kind::ErrorKind, sample_run::SampleRun};
 
     fn judged(change: impl FnOnce(&mut RunResult)) -> Advice {
         let mut run = SampleRun::default().result();
@@ -377,6 +323,31 @@ mod tests {
         });
         assert_eq!(advice.bottleneck, Bottleneck::Limit);
         assert!(advice.sentences[0].contains("times 452"), "{advice:?}");
+    }
+
+    /// What happened: fifty of a hundred and fifty sessions were told 421 for the whole of a run, and the hundred others began so many
+    /// transactions that the refusals were less than a hundredth of them: the disk was named.
+    #[test]
+    fn sessions_told_421_are_counted_among_connections_and_not_among_transactions() {
+        let limited = |connections: u64| {
+            judged(|run| {
+                let mut connects = crate::encoded_histogram::latency_histogram();
+                connects.record_n(20_000, connections).unwrap();
+                run.phases.insert(Phase::Connect, crate::run_result::PhaseSummary::new(&connects));
+                run.errors.add(ErrorKind::Reply(421), run.transactions_begun / 200);
+            })
+        };
+        let advice = limited(150);
+        assert_eq!(advice.bottleneck, Bottleneck::Limit, "{advice:?}");
+        assert!(advice.sentences[0].contains(" of 150 connections were told 421"), "{advice:?}");
+        assert_eq!(limited(10_000).bottleneck, Bottleneck::DiskSync);
+    }
+
+    #[test]
+    fn mail_refused_for_good_is_told_and_is_no_limit() {
+        let advice = judged(|run| run.errors.add(ErrorKind::Reply(552), run.transactions_begun / 10));
+        assert_eq!(advice.bottleneck, Bottleneck::DiskSync);
+        assert!(advice.sentences.iter().any(|text| text.contains("times 552 refused mail for good")), "{advice:?}");
     }
 
     #[test]
@@ -447,11 +418,37 @@ mod tests {
         let advice = judged(|run| {
             run.phases.remove(&Phase::DotTo250);
             run.final_metrics.insert("accepted".into(), 1000.0);
-            run.final_metrics.insert("delivered".into(), 400.0);
+            run.final_metrics.insert("queue_messages".into(), 600.0);
         });
         assert_eq!(advice.bottleneck, Bottleneck::NextHop);
         assert!(advice.sentences[0].contains("600 of 1000"), "{advice:?}");
-        assert!(advice.capacity.unwrap().sentences.iter().any(|text| text.contains("queue grew")));
+        assert!(advice.capacity.unwrap().sentences.iter().any(|text| text.contains("queue grew by 60 messages/s")));
+    }
+
+    /// What happened: deliveries were counted by recipient and messages by message, and the counters were read when the queue had run empty:
+    /// neither of two recipients each nor of an own next hop was anything ever seen to be behind.
+    #[test]
+    fn deliveries_that_come_when_the_load_has_ended_are_behind() {
+        let with_arrivals = |seconds: std::ops::Range<u64>| {
+            judged(|run| {
+                run.phases.remove(&Phase::DotTo250);
+                let mut whole = crate::measurement::Measurement::new();
+                for second in seconds {
+                    let mut recorder = crate::measurement::Recorder::new();
+                    (0..100).for_each(|_| recorder.record_ns(Phase::EndToEnd, 5_000_000));
+                    whole.add(second, &recorder.take(0, 0));
+                }
+                run.intervals = whole.finish().1;
+                run.duration = 10.0;
+                run.final_metrics.insert("accepted".into(), 500.0);
+                run.final_metrics.insert("delivered".into(), 1000.0);
+            })
+        };
+        let late = with_arrivals(5..15);
+        assert_eq!(late.bottleneck, Bottleneck::NextHop, "{late:?}");
+        assert!(late.sentences[0].contains("500 of 1000 deliveries (50 %) came when the load had ended"), "{late:?}");
+        assert!(late.capacity.unwrap().sentences.iter().any(|text| text.contains("what leaves (25 messages/s)")));
+        assert_ne!(with_arrivals(0..10).bottleneck, Bottleneck::NextHop);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{BEHIND_SHARE, BUSY, Numbers};
+use super::{BUSY, Numbers, delivery::backlog};
 use crate::run_result::RunResult;
 
 /// Share of its cores below which the cost of a message is that of a lightly loaded server.
@@ -42,14 +42,11 @@ pub(super) fn capacity(run: &RunResult, numbers: &Numbers) -> Option<Capacity> {
         );
     }
     sentences.extend(memory_runs_out(run));
-    if let Some(settled) = numbers.settled {
-        let growth = (numbers.accepted - settled) / run.duration.max(1e-9);
-        if growth > run.emails_per_second * BEHIND_SHARE {
-            sentences.push(format!(
-                "The queue grew by {growth:.0} messages/s: what leaves ({:.0} messages/s) is what it can carry for long.",
-                settled / run.duration.max(1e-9)
-            ));
-        }
+    if let Some(backlog) = backlog(run) {
+        sentences.push(format!(
+            "The queue grew by {:.0} messages/s: what leaves ({:.0} messages/s) is what it can carry for long.",
+            backlog.growth_per_second, backlog.left_per_second
+        ));
     }
     Some(Capacity { messages_per_second: cpu_bound, at_least, sentences })
 }

@@ -50,3 +50,12 @@ pub(super) fn greeted_late(run: &RunResult) -> Option<String> {
         )
     })
 }
+
+/// A server that the scenario killed: the pause is in its figures.
+pub(super) fn killed(run: &RunResult) -> Option<String> {
+    let seconds = run.settings["recovery_s"].as_f64()?;
+    Some(format!(
+        "The scenario killed the server, and {seconds:.2} s later the next one greeted: the longest latencies are that pause, and CPU and memory \
+         are those of two processes, the second with what the first left."
+    ))
+}

@@ -1,0 +1,47 @@
+//! Did what was accepted leave as fast as it came?
+
+use super::BEHIND_SHARE;
+use crate::{phase::Phase, run_result::RunResult};
+
+/// Mail that was still there when the load had ended.
+pub(super) struct Backlog {
+    /// What became of it, with the numbers.
+    pub(super) text: String,
+    /// Messages that left while the load lasted, each second.
+    pub(super) left_per_second: f64,
+    /// Messages by which the queue grew, each second.
+    pub(super) growth_per_second: f64,
+}
+
+/// A queue that grew while the load lasted: what arrived after it, where the next hop is ours, and what is queued still.
+pub(super) fn backlog(run: &RunResult) -> Option<Backlog> {
+    let metric = |name: &str| Some(run.final_metrics.get(name)? - run.initial_metrics.get(name).copied().unwrap_or(0.0));
+    let queued = metric("queue_messages").unwrap_or(0.0).max(0.0);
+    // An interval that the load's end cuts is taken as before it.
+    let arrivals = |late: bool| -> u64 {
+        let intervals = run.intervals.iter().filter(|interval| (interval.start_s as f64 >= run.duration) == late);
+        intervals.map(|interval| interval.histogram(Phase::EndToEnd).len()).sum()
+    };
+    let (in_time, late) = (arrivals(false), arrivals(true));
+    let accepted = metric("accepted").unwrap_or(run.emails_sent as f64);
+    // Messages with several recipients may arrive in several parts: shares of what arrived are shares of what was accepted.
+    let late_share = late as f64 / (in_time + late).max(1) as f64;
+    let behind = late_share * (accepted - queued).max(0.0) + queued;
+    if behind <= accepted * BEHIND_SHARE || accepted <= 0.0 {
+        return None;
+    }
+    let mut parts = Vec::new();
+    if late > 0 {
+        parts.push(format!("{late} of {} deliveries ({:.0} %) came when the load had ended", in_time + late, late_share * 100.0));
+    }
+    if queued > 0.0 {
+        let share = queued / accepted * 100.0;
+        parts.push(format!("{queued:.0} of {accepted:.0} accepted messages ({share:.0} %) were still queued at the end"));
+    }
+    let duration = run.duration.max(1e-9);
+    Some(Backlog {
+        text: format!("{}: the next hop, or delivery to it, is slower than acceptance.", parts.join(", and ")),
+        left_per_second: (accepted - behind) / duration,
+        growth_per_second: behind / duration,
+    })
+}
