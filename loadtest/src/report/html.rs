@@ -160,12 +160,7 @@ fn facts(body: &mut String, run: &RunResult) {
         push(body, format_args!("<p>{}</p>", escape(about)));
     }
     let mut words = Vec::new();
-    if let Some(size) = scenario["load"]["size"].as_str().or_else(|| run.settings["size"].as_str()) {
-        words.push(match size.parse::<f64>() {
-            Ok(octets) => format!("messages of {}", bytes(octets)),
-            Err(_) => format!("sizes {size} octets"),
-        });
-    }
+    words.extend(content(if scenario.is_object() { &scenario["load"] } else { &run.settings }));
     let ledgers = &run.settings["difference"];
     let of = |name: &str| ledgers[name].as_u64().map(count).unwrap_or_default();
     if ledgers.is_object() {
@@ -188,6 +183,24 @@ fn facts(body: &mut String, run: &RunResult) {
     if !words.is_empty() {
         push(body, format_args!("<p class=\"quiet\">{}</p>", escape(&words.join(" · "))));
     }
+}
+
+/// What messages were made of. Sizes are of generated text only.
+fn content(load: &serde_json::Value) -> Option<String> {
+    for (key, what) in [("corpus", "the folder"), ("template", "the template")] {
+        if let Some(path) = load[key].as_str() {
+            return Some(format!("messages of {what} {path}"));
+        }
+    }
+    let some = |key: &str| load[key].as_array().map_or(0, Vec::len);
+    if some("header") + some("attach") > 0 {
+        return Some(format!("messages with {} header fields and {} attachments of their own", some("header"), some("attach")));
+    }
+    let size = load["size"].as_str()?;
+    Some(match size.parse::<f64>() {
+        Ok(octets) => format!("messages of {}", bytes(octets)),
+        Err(_) => format!("sizes {size} octets"),
+    })
 }
 
 fn tiles(body: &mut String, run: &RunResult) {
@@ -301,6 +314,18 @@ mod tests {
         }
         assert!(!text.contains("measured elsewhere"));
         assert_eq!(text.matches("<figure").count(), text.matches("</figure>").count());
+    }
+
+    /// What happened: of a run with a corpus the page said "messages of 4.00 KiB", the size of text that was not sent.
+    #[test]
+    fn messages_of_a_corpus_have_no_size_of_text() {
+        let text = |load| content(&load).unwrap_or_default();
+        assert_eq!(text(serde_json::json!({"size": "4096", "corpus": null, "header": []})), "messages of 4.00 KiB");
+        assert_eq!(text(serde_json::json!({"size": "4096", "corpus": "/mail"})), "messages of the folder /mail");
+        assert_eq!(text(serde_json::json!({"size": "4096", "template": "t.eml"})), "messages of the template t.eml");
+        let attached = serde_json::json!({"size": "4096", "header": [], "attach": ["a.pdf"]});
+        assert_eq!(text(attached), "messages with 0 header fields and 1 attachments of their own");
+        assert_eq!(content(&serde_json::json!({})), None);
     }
 
     #[test]

@@ -359,7 +359,10 @@ impl SourceArguments {
             interrupted: run.interrupted,
             fates: fates(&run.report),
             load: load_of(options),
-            settings: json!({ "to": self.to, "seed": options.seed, "size": self.size.to_string() }),
+            settings: json!({
+                "to": self.to, "seed": options.seed, "corpus": self.corpus, "template": self.template, "header": self.header,
+                "attach": self.attach, "size": matches!(options.content, ContentKind::Text(_)).then(|| self.size.to_string()),
+            }),
             initial_metrics: Default::default(),
             final_metrics: Default::default(),
             server_cpu_s: run.server_cpu.map(|cpu| cpu.as_secs_f64()),
