@@ -22,7 +22,7 @@ mod transaction;
 
 use std::{
     io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, SocketAddr, UdpSocket},
     path::PathBuf,
     sync::{Arc, atomic::Ordering::Relaxed},
     thread::JoinHandle,
@@ -159,6 +159,11 @@ const CONNECTIONS_PER_ADDRESS: usize = 20_000;
 pub fn local_addresses(to: SocketAddr, connections: usize, given: Vec<IpAddr>) -> Result<Vec<IpAddr>, SourceError> {
     if let Some(other) = given.iter().find(|address| address.is_ipv4() != to.is_ipv4()) {
         return Err(SourceError::Options(format!("no connection leads from {other} to {to}: one is IPv4, the other IPv6")));
+    }
+    // Each connection would fail by itself, and the load give up after its timeout.
+    for address in &given {
+        UdpSocket::bind((*address, 0))
+            .map_err(|error| SourceError::Options(format!("--from-address {address} is no address of this machine: {error}")))?;
     }
     if !given.is_empty() || connections <= CONNECTIONS_PER_ADDRESS || !to.ip().is_loopback() || to.is_ipv6() {
         return Ok(given);
@@ -382,5 +387,13 @@ mod tests {
         let given = vec![IpAddr::from([127, 0, 0, 9])];
         assert_eq!(addresses(to, 50_000, given.clone()), given);
         assert!(addresses(SocketAddr::from(([192, 0, 2, 1], 25)), 50_000, Vec::new()).is_empty());
+    }
+
+    /// What happened: a load from an address that this machine has not tried for a minute, and ended as if the server had been gone.
+    #[test]
+    fn an_address_that_this_machine_has_not_is_refused_before_the_load() {
+        let to = SocketAddr::from(([127, 0, 0, 1], 25));
+        let error = local_addresses(to, 1, vec![IpAddr::from([127, 0, 0, 9]), IpAddr::from([192, 0, 2, 9])]).unwrap_err();
+        assert!(matches!(&error, SourceError::Options(text) if text.contains("--from-address 192.0.2.9")), "{error}");
     }
 }
