@@ -8,6 +8,7 @@
 mod capacity;
 mod delivery;
 mod numbers;
+mod offer;
 mod presence;
 mod refusals;
 
@@ -17,6 +18,7 @@ pub use capacity::Capacity;
 
 use delivery::backlog;
 use numbers::Numbers;
+use offer::{due, kept_up};
 use presence::{gone, greeted_late, killed, ungreeted};
 
 use crate::{phase::Phase, run_result::RunResult};
@@ -25,8 +27,6 @@ use crate::{phase::Phase, run_result::RunResult};
 const BUSY: f64 = 0.85;
 /// Share of connections, or of begun transactions, turned away from which a limit sets the pace.
 const LIMIT_SHARE: f64 = 0.01;
-/// Share of the offered messages acknowledged at which a server has kept up.
-const KEPT_UP: f64 = 0.98;
 /// Share of a transaction between the last byte and the 250 from which the wait for the disk dominates.
 const SYNC_SHARE: f64 = 0.5;
 /// Share of accepted messages that stayed in the queue from which the next hop is behind.
@@ -80,7 +80,6 @@ pub fn advise(run: &RunResult) -> Advice {
         sentences.push(backlog.text);
     }
     sentences.extend(refusals::for_good(run));
-    sentences.extend(killed(run));
     sentences.extend(greeted_late(run));
     if numbers.generator_share > 0.5 && bottleneck != Bottleneck::Generator {
         sentences.push(format!(
@@ -95,7 +94,7 @@ pub fn advise(run: &RunResult) -> Advice {
             run.machine.load_average
         ));
     }
-    Advice { bottleneck, sentences, capacity: capacity::capacity(run, &numbers) }
+    Advice { bottleneck, sentences, capacity: capacity::capacity(run, &numbers, bottleneck) }
 }
 
 fn verdict(run: &RunResult, numbers: &Numbers) -> (Bottleneck, Vec<String>) {
@@ -119,7 +118,7 @@ fn verdict(run: &RunResult, numbers: &Numbers) -> (Bottleneck, Vec<String>) {
             )],
         );
     }
-    if let Some(text) = gone(run) {
+    if let Some(text) = killed(run).or_else(|| gone(run)) {
         return (Bottleneck::Gone, vec![text]);
     }
     if numbers.generator_share >= BUSY && numbers.server_share.is_none_or(|share| share < BUSY) {
@@ -171,20 +170,6 @@ fn verdict(run: &RunResult, numbers: &Numbers) -> (Bottleneck, Vec<String>) {
         );
     }
     waiting(run, numbers, &server)
-}
-
-/// Messages that an open loop's schedule had due.
-fn due(run: &RunResult) -> u64 {
-    run.transactions_begun + run.fates.never_begun
-}
-
-/// Was what was due acknowledged, and nothing of it much later than the schedule's end? What the last messages took by themselves is no
-/// falling behind. A Poisson schedule has its own count of messages: the nominal rate is not asked.
-fn kept_up(run: &RunResult) -> bool {
-    let (Some(_), due) = (run.load.offered_per_second, due(run)) else { return false };
-    let longest_s = run.phases.get(&Phase::TransactionNaive).map_or(0.0, |naive| naive.max_ns as f64 / 1e9);
-    let in_time = run.load.scheduled_s.is_none_or(|scheduled_s| run.duration <= (scheduled_s + longest_s).max(scheduled_s / KEPT_UP));
-    run.emails_sent as f64 >= due as f64 * KEPT_UP && in_time
 }
 
 /// Nobody was busy: who was waited for?
@@ -477,9 +462,38 @@ mod tests {
     #[test]
     fn a_capacity_from_a_lightly_loaded_server_is_the_least() {
         // Seen: 2,000 messages/s at 30 % of a core, and 78,000 on the same core in a closed loop, where all share flushes.
-        let light = judged(|run| run.cpu_usage = 30.0).capacity.unwrap();
+        let light = judged(|run| {
+            run.cpu_usage = 30.0;
+            run.load.offered_per_second = Some(run.emails_per_second);
+        });
+        let light = light.capacity.unwrap();
         assert!(light.at_least && light.sentences.iter().any(|text| text.contains("the least it can carry")));
         assert!(!judged(|run| run.cpu_usage = 86.0).capacity.unwrap().at_least);
+    }
+
+    /// What happened: of a closed loop that the disk held at 4,000 messages/s it was said that the server carries 18,000 at the least.
+    #[test]
+    fn what_its_cores_would_carry_is_no_capacity_where_something_else_ended_it() {
+        let advice = judged(|run| run.cpu_usage = 20.0);
+        assert_eq!(advice.bottleneck, Bottleneck::DiskSync);
+        let capacity = advice.capacity.unwrap();
+        assert!(!capacity.at_least, "{capacity:?}");
+        assert!(capacity.sentences[1].contains("the wait for the disk ended it before its cores did"), "{capacity:?}");
+    }
+
+    /// What happened: connections that waited while a killed server was started again were called those of a server that makes room slowly,
+    /// and the backlog of the pause too few sessions.
+    #[test]
+    fn a_pause_that_the_scenario_made_is_not_blamed_on_the_server() {
+        let advice = judged(|run| {
+            let mut late = crate::encoded_histogram::latency_histogram();
+            late.record_n(1_200_000_000, 50).unwrap();
+            run.phases.insert(Phase::Banner, crate::run_result::PhaseSummary::new(&late));
+            run.settings["recovery_s"] = 0.84.into();
+        });
+        assert_eq!(advice.bottleneck, Bottleneck::Gone);
+        assert!(advice.sentences[0].contains("killed the server, and 0.84 s later"), "{advice:?}");
+        assert!(!advice.sentences.iter().any(|text| text.contains("makes room")), "{advice:?}");
     }
 
     #[test]

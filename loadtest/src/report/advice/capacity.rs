@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{BUSY, Numbers, delivery::backlog};
+use super::{BUSY, Bottleneck, Numbers, delivery::backlog};
 use crate::run_result::RunResult;
 
 /// Share of its cores below which the cost of a message is that of a lightly loaded server.
@@ -20,13 +20,14 @@ pub struct Capacity {
 }
 
 /// None where CPU was not measured or nothing was carried.
-pub(super) fn capacity(run: &RunResult, numbers: &Numbers) -> Option<Capacity> {
+pub(super) fn capacity(run: &RunResult, numbers: &Numbers, bottleneck: Bottleneck) -> Option<Capacity> {
     let share = numbers.server_share?;
     if run.emails_per_second <= 0.0 {
         return None;
     }
     let cpu_bound = run.emails_per_second * BUSY / share;
-    let at_least = share < LOADED;
+    let before_cores = before_its_cores(bottleneck);
+    let at_least = share < LOADED && before_cores.is_none();
     let mut sentences = vec![format!(
         "At {:.0} messages/s the server used {:.0} % of its {} core(s); if the cost per message stays, its cores are 85 % busy at about \
          {cpu_bound:.0} messages/s.",
@@ -34,6 +35,12 @@ pub(super) fn capacity(run: &RunResult, numbers: &Numbers) -> Option<Capacity> {
         share * 100.0,
         numbers.server_cores
     )];
+    if let Some(what) = before_cores {
+        sentences.push(format!(
+            "It does not carry that as it was set up here: {what} ended it before its cores did, at {:.0} messages/s of this load.",
+            run.emails_per_second
+        ));
+    }
     if at_least {
         sentences.push(
             "Under more load messages share flushes and turns of the loop and cost less: read this as the least it can carry, and measure at \
@@ -49,6 +56,18 @@ pub(super) fn capacity(run: &RunResult, numbers: &Numbers) -> Option<Capacity> {
         ));
     }
     Some(Capacity { messages_per_second: cpu_bound, at_least, sentences })
+}
+
+/// What ends it before its cores do, where that is not for want of load: the cores alone then say nothing of what it carries.
+fn before_its_cores(bottleneck: Bottleneck) -> Option<&'static str> {
+    match bottleneck {
+        Bottleneck::Limit => Some("the limit"),
+        Bottleneck::Gone => Some("its absence"),
+        Bottleneck::DiskSync => Some("the wait for the disk"),
+        Bottleneck::NextHop => Some("delivery"),
+        Bottleneck::Generator | Bottleneck::EngineCpu | Bottleneck::Machine | Bottleneck::Nothing => None,
+        Bottleneck::Concurrency | Bottleneck::Unknown => None,
+    }
 }
 
 /// When the machine's memory is gone if the server's goes on growing as in the second half of the run.

@@ -1,6 +1,6 @@
 //! Was the server there: did it take connections, greet them, and stay?
 
-use super::{LIMIT_SHARE, due};
+use super::{LIMIT_SHARE, offer::due};
 use crate::{error_kind::ErrorKind, phase::Phase, run_result::RunResult};
 
 /// A banner that takes longer is late, nanoseconds.
@@ -38,7 +38,7 @@ pub(super) fn ungreeted(run: &RunResult) -> Option<String> {
 
 /// Connections that were greeted late: a server that starts its processes one by one is measured while it does.
 pub(super) fn greeted_late(run: &RunResult) -> Option<String> {
-    let banner = run.phases.get(&Phase::Banner)?;
+    let banner = run.phases.get(&Phase::Banner).filter(|_| killed(run).is_none())?;
     let histogram = banner.histogram.decode().ok()?;
     let late = histogram.count_between(LATE_NS, histogram.high());
     (late as f64 > banner.count as f64 * LIMIT_SHARE).then(|| {
