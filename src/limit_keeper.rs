@@ -176,9 +176,9 @@ impl LimitKeeper {
             return self.answer_alone(&question, cluster);
         }
         let name = name_of(&question.ask);
-        // A Valkey that is full opens no circuit, and has room for no limit.
+        // A Valkey that is full opens no circuit, and has room for no limit: three calls would tell no more than one.
         let is_full = matches!(error, ValkeyError::Full(_));
-        if self.unanswered.failed(&name, BootTime::now()) || is_full {
+        if self.unanswered.failed(&name, is_full, BootTime::now()) {
             if !std::mem::replace(&mut self.has_told_unanswered, true) {
                 warn!(limit = name, reason = %error, "limits of the cluster: Valkey answers, but not about this one, and perhaps others: this node goes by its own part of them");
             }

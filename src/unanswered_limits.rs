@@ -55,8 +55,8 @@ impl UnansweredLimits {
         }
     }
 
-    /// A call about it failed. True: this node answers alone.
-    pub fn failed(&mut self, name: &str, now: BootTime) -> bool {
+    /// A call about it failed; `is_settled`: so will the next ones, by what was answered. True: this node answers alone.
+    pub fn failed(&mut self, name: &str, is_settled: bool, now: BootTime) -> bool {
         if self.limits.len() >= LIMITS_MAX && !self.limits.contains_key(name) {
             self.limits.retain(|_, limit| now.since(limit.heard_at) < FORGOTTEN_AFTER);
             if self.limits.len() >= LIMITS_MAX {
@@ -66,6 +66,7 @@ impl UnansweredLimits {
         let new = Limit { state: State::Failing(0), ask_at: now, heard_at: now };
         let limit = self.limits.entry(name.to_owned()).or_insert(new);
         let failures = match limit.state {
+            _ if is_settled => FAILURES_MAX,
             State::Apart(_) => FAILURES_MAX,
             State::Failing(before) => before + 1,
             State::Returned(_) => 1,
@@ -139,34 +140,47 @@ mod tests {
     fn a_limit_that_is_not_answered_is_apart_after_three_calls_and_asked_about_each_second() {
         let mut limits = UnansweredLimits::default();
         assert!(limits.asks("a", at(0)));
-        assert!(!limits.failed("a", at(50)) && !limits.failed("a", at(100)), "a moment's failures");
+        assert!(!limits.failed("a", false, at(50)) && !limits.failed("a", false, at(100)), "a moment's failures");
         assert!(limits.asks("a", at(110)) && limits.apart_since("a").is_none());
-        assert!(limits.failed("a", at(150)));
+        assert!(limits.failed("a", false, at(150)));
         assert_eq!(limits.apart_since("a"), Some(at(150)));
         assert!(!limits.asks("a", at(1149)) && limits.asks("a", at(1150)) && !limits.asks("a", at(1151)), "one question a second");
-        assert!(limits.failed("a", at(1200)) && limits.apart_since("a") == Some(at(150)));
+        assert!(limits.failed("a", false, at(1200)) && limits.apart_since("a") == Some(at(150)));
         assert!(limits.asks("b", at(1200)), "others are asked about as ever");
     }
 
     #[test]
     fn the_first_answer_ends_it_and_is_left_unused() {
         let mut limits = UnansweredLimits::default();
-        assert_eq!([0, 1, 2].map(|ms| limits.failed("a", at(ms))), [false, false, true]);
+        assert_eq!([0, 1, 2].map(|ms| limits.failed("a", false, at(ms))), [false, false, true]);
         assert!(limits.answered("a", at(5000)));
         assert_eq!((limits.apart_since("a"), limits.since_return("a", at(5500))), (None, Some(Duration::from_millis(500))));
         assert!(limits.asks("a", at(5500)) && !limits.answered("a", at(6500)));
         assert!(!limits.answered("a", at(7000)) && limits.since_return("a", at(7000)).is_none(), "forgotten");
         // What fails now and then is not apart.
         for ms in 0..10 {
-            assert!(!limits.failed("c", at(ms)) && !limits.failed("c", at(ms)) && !limits.answered("c", at(ms)));
+            assert!(!limits.failed("c", false, at(ms)) && !limits.failed("c", false, at(ms)) && !limits.answered("c", at(ms)));
         }
     }
 
     #[test]
     fn what_finds_no_room_is_answered_alone() {
         let mut limits = UnansweredLimits::default();
-        assert!((0..LIMITS_MAX).all(|number| !limits.failed(&number.to_string(), at(0))));
-        assert!(limits.failed("one more", at(59_999)));
-        assert!(!limits.failed("one more", at(60_000)), "those of which nothing was heard make room");
+        assert!((0..LIMITS_MAX).all(|number| !limits.failed(&number.to_string(), false, at(0))));
+        assert!(limits.failed("one more", false, at(59_999)));
+        assert!(!limits.failed("one more", false, at(60_000)), "those of which nothing was heard make room");
+    }
+
+    /// A Valkey that is full says so at once: two more messages went past a limit that was to be closed, and its own part began while moments that
+    /// were reserved before could still be used.
+    #[test]
+    fn a_limit_of_which_it_is_said_that_it_has_no_room_is_apart_at_once() {
+        let mut limits = UnansweredLimits::default();
+        assert!(limits.failed("a", true, at(50)));
+        assert_eq!(limits.apart_since("a"), Some(at(50)));
+        assert!(!limits.asks("a", at(1049)) && limits.asks("a", at(1050)), "asked about each second");
+        assert!(limits.failed("a", true, at(1060)) && limits.apart_since("a") == Some(at(50)));
+        assert!(limits.answered("a", at(2100)) && limits.since_return("a", at(2200)) == Some(Duration::from_millis(100)));
+        assert!(!limits.failed("a", false, at(2300)) && limits.failed("a", true, at(2400)));
     }
 }
