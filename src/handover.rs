@@ -136,6 +136,8 @@ struct Driver {
     connected: Notify,
     is_draining: AtomicBool,
     drain_begins: tokio::sync::Mutex<()>,
+    /// What a drain that failed has told the other nodes is still to be taken back.
+    takes_drain_back: AtomicBool,
     /// The process is about to end.
     is_leaving: AtomicBool,
     is_retracting: AtomicBool,
@@ -199,6 +201,7 @@ pub fn start(node: HandOverNode, shards: Vec<Arc<RequestLane>>) -> Result<Shared
         connected: Notify::new(),
         is_draining: AtomicBool::new(false),
         drain_begins: tokio::sync::Mutex::default(),
+        takes_drain_back: AtomicBool::new(false),
         is_leaving: AtomicBool::new(false),
         is_retracting: AtomicBool::new(node.retracts),
         activated: Notify::new(),

@@ -47,6 +47,7 @@ const SOURCES: &[(&str, &str)] = &sources![
     "heartbeat",
     "leave",
     "drain_begin",
+    "drain_end",
     "members",
     "members_prune",
     "config_publish",

@@ -109,13 +109,20 @@ impl SharedDelivery {
                     "no other node of the cluster takes mail: those that did are being emptied themselves; nothing was offered".to_owned()
                 );
             }
-            Err(reason) => return Err(format!("{reason}; nothing was offered for the drain")),
+            Err(reason) => {
+                // It may have been written without an answer.
+                if reason.was_sent() {
+                    driver.is_not_emptied().await;
+                }
+                return Err(format!("{reason}; nothing was offered for the drain"));
+            }
         }
         let keeps = driver.clone();
         let marked = tokio::task::spawn_blocking(move || keeps.marking().keep(&keeps.offering)).await;
-        marked
-            .unwrap_or_else(|_| Err(io::Error::other("given up")))
-            .map_err(|reason| format!("that mail is offered cannot be noted in the spool: {reason}"))?;
+        if let Err(reason) = marked.unwrap_or_else(|_| Err(io::Error::other("given up"))) {
+            driver.is_not_emptied().await;
+            return Err(format!("that mail is offered cannot be noted in the spool: {reason}; nothing was offered for the drain"));
+        }
         if !driver.is_draining.swap(true, Ordering::SeqCst) {
             info!("the node is emptied into the cluster's queue and takes no more mail from it");
             driver.node.cluster.says_no_longer(TAKES_MAIL);
@@ -151,6 +158,31 @@ impl Driver {
         for partition in self.partitions() {
             let driver = self.clone();
             asked.spawn(async move {
+    /// Takes back what a drain that failed has told the other nodes, so that they can be emptied. Where Valkey does not answer that is tried again, as
+    /// long as this node is not emptied by a later call.
+    async fn is_not_emptied(self: &Arc<Self>) {
+        if self.has_taken_back().await || self.takes_drain_back.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let driver = self.clone();
+        tokio::spawn(async move {
+            loop {
+                sleep(LOOK_EVERY).await;
+                let _begins = driver.drain_begins.lock().await;
+                if driver.has_taken_back().await {
+                    driver.takes_drain_back.store(false, Ordering::SeqCst);
+                    return;
+                }
+            }
+        });
+    }
+
+    /// Once, under the lock of who begins. A node that is being emptied by an earlier call goes on.
+    async fn has_taken_back(&self) -> bool {
+        let cluster = &self.node.cluster;
+        self.is_draining.load(Ordering::SeqCst) || cluster.control().end_drain(cluster.me()).await.is_ok()
+    }
+
                 let answer = driver.node.queue.probe(partition).await;
                 driver.heard(partition, &answer);
                 answer.err().map(|reason| (partition, reason))

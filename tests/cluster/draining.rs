@@ -2,7 +2,12 @@
 
 use serde_json::json;
 
-use super::{pushed_settings::valkey, shared_mail::*, *};
+use super::{
+    proxy::{Passage, runs},
+    pushed_settings::valkey,
+    shared_mail::*,
+    *,
+};
 
 const MAILS: usize = 40;
 
@@ -22,6 +27,15 @@ impl Rig {
         let text: Vec<String> =
             fs::read_to_string(config).unwrap().lines().filter(|line| !line.starts_with("path = \"mail")).map(str::to_owned).collect();
         fs::write(config, text.join("\n")).unwrap();
+    }
+
+    /// Of two nodes each knows of both.
+    fn both_take_mail(&self) -> Option<()> {
+        let takers = |node: &Node| {
+            let nodes = node.get("/api/cluster/nodes")?;
+            Some(nodes.as_array()?.iter().filter(|other| other["metadata"]["takes_mail"] == "yes").count())
+        };
+        self.nodes.iter().all(|node| takers(node) == Some(2)).then_some(())
     }
 
     fn takers(&self, node: usize) {
@@ -76,12 +90,7 @@ fn of_two_nodes_that_are_emptied_at_the_same_moment_one_is_told_that_nobody_is_l
     }
     rig.start_node(0);
     rig.start_node(1);
-    let takers = |node: usize| {
-        let nodes = rig.nodes[node].get("/api/cluster/nodes")?;
-        let takers = nodes.as_array()?.iter().filter(|other| other["metadata"]["takes_mail"] == "yes").count();
-        (takers == 2).then_some(())
-    };
-    (0..2).for_each(|node| wait_for("both that take mail", || takers(node)));
+    wait_for("both that take mail", || rig.both_take_mail());
     let (code, _, errors) = rig.nodes[0].ringpost("drain", &["--to-cluster"]);
     assert_eq!(code, 0, "{errors}");
     let (code, _, errors) = rig.nodes[1].ringpost("drain", &["--to-cluster"]);
@@ -95,6 +104,43 @@ fn of_two_nodes_that_are_emptied_at_the_same_moment_one_is_told_that_nobody_is_l
     rig.start_node(0);
     rig.takers(1);
     wait_for("a drain for which somebody is there", || (rig.nodes[1].ringpost("drain", &["--to-cluster"]).0 == 0).then_some(()));
+}
+
+/// A drain that failed behind what it had told the others left them without one that may be emptied, until its process ended.
+#[test]
+fn a_drain_that_the_spool_cannot_note_leaves_the_others_free_to_be_emptied() {
+    let mut rig = mail_rig(&[SHARES, SHARES]);
+    rig.start_node(0);
+    rig.start_node(1);
+    wait_for("both that take mail", || rig.both_take_mail());
+    // Its file is a folder.
+    let note = rig.folder.path().join("spool1/cluster/offers");
+    fs::rename(&note, note.with_extension("away")).unwrap();
+    fs::create_dir(&note).unwrap();
+    let (code, _, errors) = rig.nodes[0].ringpost("drain", &["--to-cluster"]);
+    assert!(code == 1 && errors.contains("cannot be noted in the spool"), "{code} {errors}");
+    assert!(errors.contains("nothing was offered for the drain"), "{errors}");
+    let (code, _, errors) = rig.nodes[1].ringpost("drain", &["--to-cluster"]);
+    assert_eq!(code, 0, "{errors}");
+    // The first is the last that takes mail now.
+    fs::remove_dir(&note).unwrap();
+    fs::rename(note.with_extension("away"), &note).unwrap();
+    let (code, _, errors) = rig.nodes[0].ringpost("drain", &["--to-cluster"]);
+    assert!(code == 1 && errors.contains("no other node of the cluster takes mail"), "{code} {errors}");
+}
+
+/// The same where the answer alone is lost, and nothing else fails.
+#[test]
+fn a_drain_of_which_nobody_heard_that_it_had_begun_is_taken_back() {
+    let mut rig = mail_rig(&[SHARES, SHARES]);
+    rig.load("drain_begin");
+    rig.by_way_of(0, |words| if runs(words, "drain_begin") { Passage::OneWay } else { Passage::Through });
+    rig.start_node(0);
+    rig.start_node(1);
+    wait_for("both that take mail", || rig.both_take_mail());
+    let (code, _, errors) = rig.nodes[0].ringpost("drain", &["--to-cluster"]);
+    assert!(code == 1 && errors.contains("nothing was offered for the drain"), "{code} {errors}");
+    wait_for("a drain of the other", || (rig.nodes[1].ringpost("drain", &["--to-cluster"]).0 == 0).then_some(()));
 }
 
 #[test]

@@ -16,4 +16,9 @@ impl ControlPlane {
         let args: Vec<&str> = [me.node().as_str(), &process].into_iter().chain(takers.iter().map(NodeId::as_str)).collect();
         Ok(number(self.run("drain_begin", &keys, &args).await?)? == 1)
     }
+
+    /// This node is not emptied after all: the others may be. What was not said is none.
+    pub async fn end_drain(&self, me: &Incarnation) -> Result<(), ValkeyError> {
+        self.run("drain_end", &[self.keyspace.drains()], &[me.node().as_str(), &me.to_string()]).await.map(drop)
+    }
 }
