@@ -41,7 +41,7 @@ local function drop(id)
   redis.call('HDEL', KEYS[9], id)
   if redis.call('HDEL', KEYS[8], id) == 1 then
     tally('damaged', 1)
-    redis.call('HSET', KEYS[10], 'damaged_last', id)
+    redis.call('SET', KEYS[17], id)
   end
 end
 -- Where the outcomes stand of which their owners have heard, and which are kept for late workers alone: before all others, which lets them go first.
@@ -67,7 +67,7 @@ local function remove_dead(id, meta, now)
 end
 -- Each key is of its type, or the script ends here, before its first write: what is written by then is not taken back (Q8).
 local function check_keys()
-  local reads = {'ZCARD', 'ZCARD', 'ZCARD', 'ZCARD', 'ZCARD', 'ZCARD', 'ZCARD', 'HLEN', 'HLEN', 'HLEN', 'ZCARD', 'HLEN', 'STRLEN', 'STRLEN', 'HLEN', 'ZCARD'}
+  local reads = {'ZCARD', 'ZCARD', 'ZCARD', 'ZCARD', 'ZCARD', 'ZCARD', 'ZCARD', 'HLEN', 'HLEN', 'HLEN', 'ZCARD', 'HLEN', 'STRLEN', 'STRLEN', 'HLEN', 'ZCARD', 'STRLEN'}
   for i, key in ipairs(KEYS) do redis.call(reads[i], key) end
 end
 -- Whether a key has a member. Of one that is damaged that is not to be known.

@@ -2,7 +2,7 @@
 -- found anew: places by what each item says of itself (`queue_restore`), items and outcomes by their owners, which hear that data was lost.
 -- KEYS of the queue, and for each the key that it is put aside as, in the place of an earlier one    ARGV random
 -- {key, type, ...} the key by its number, from 1
-local TYPES = {'zset', 'zset', 'zset', 'zset', 'zset', 'zset', 'zset', 'hash', 'hash', 'hash', 'zset', 'hash', 'string', 'string', 'hash', 'zset'}
+local TYPES = {'zset', 'zset', 'zset', 'zset', 'zset', 'zset', 'zset', 'hash', 'hash', 'hash', 'zset', 'hash', 'string', 'string', 'hash', 'zset', 'string'}
 local answer, is_lost = {}, false
 for i, sound in ipairs(TYPES) do
   local found = redis.call('TYPE', KEYS[i]).ok

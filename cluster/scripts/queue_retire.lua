@@ -13,6 +13,12 @@ if not kept or not offset then return redis.error_reply('ERR ringpost: kept or o
 local ids, metas = redis.call('ZRANGE', DEAD, offset, offset + 127), {}
 for i, id in ipairs(ids) do metas[i] = meta_of(id) or false end
 redis.call('SET', EPOCH, string.format('%.0f', mine))
+-- Among the counts, where a version before wrote it, others take it for a count that is damaged.
+local damaged = redis.call('HGET', KEYS[10], 'damaged_last')
+if damaged then
+  redis.call('SET', KEYS[17], damaged)
+  redis.call('HDEL', KEYS[10], 'damaged_last')
+end
 local t = redis.call('TIME')
 local now = tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
 local looked_at = tonumber(redis.call('HGET', KEYS[10], 'watched_at') or '')

@@ -5,10 +5,12 @@ local oldest = redis.call('ZRANGE', KEYS[7], 0, 0, 'WITHSCORES')
 local due = redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')
 local first = redis.call('ZRANGE', KEYS[2], 0, 0)[1]
 local meta = first and meta_of(first)
+-- A version before wrote its name among the counts, where a leader moves it from (`queue_retire`).
+local damaged = redis.call('HGET', KEYS[10], 'damaged_last') or redis.pcall('GET', KEYS[17])
 local answer = {tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000), redis.call('ZCARD', KEYS[1]), redis.call('ZCARD', KEYS[3]),
   redis.call('ZCARD', KEYS[4]) + redis.call('ZCARD', KEYS[5]), redis.call('ZCARD', KEYS[7]), redis.call('HLEN', KEYS[12]),
   tonumber(oldest[2] or '0'), tonumber(due[2] or '0'), meta and meta[5] or 0,
-  redis.call('HGET', KEYS[10], 'damaged_last') or ''}
+  type(damaged) == 'string' and damaged or ''}
 local counters = redis.call('HGETALL', KEYS[10])
 for i = 1, #counters, 2 do
   local count = tonumber(counters[i + 1])

@@ -93,7 +93,7 @@ impl Keyspace {
 
     /// The keys of one partition of a work queue, in the order in which its scripts take them.
     pub fn queue(&self, queue: &str, partition: u16) -> Vec<String> {
-        const NAMES: [&str; 16] = [
+        const NAMES: [&str; 17] = [
             "ready",
             "ages",
             "scheduled",
@@ -110,6 +110,7 @@ impl Keyspace {
             "epoch",
             "past",
             "past_at",
+            "damaged_last",
         ];
         NAMES.iter().map(|name| format!("{{{}:q:{queue}:{partition}}}:{name}", self.0)).collect()
     }

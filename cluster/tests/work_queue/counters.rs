@@ -1,6 +1,9 @@
 //! Counts of the work queue that are no numbers.
 
-use ringpost_cluster::work_queue::{Completed, Ending, Enqueued, Failed, Retry, Swept};
+use ringpost_cluster::{
+    identity::Epoch,
+    work_queue::{Completed, Ending, Enqueued, Failed, Retry, Swept},
+};
 
 use super::{
     fixture::{item, keyspace, on_server},
@@ -25,6 +28,32 @@ const COUNTS: [&str; 16] = [
     "heard_dropped",
     "outcomes_dropped",
 ];
+
+/// The name of the last damaged item stood among the counts, where a node of a version that did not know it took it for a count that was damaged.
+#[test]
+fn the_name_of_a_damaged_item_is_none_of_the_counts() {
+    on_server(async |server| {
+        let queue = queue(server, "n1");
+        let keys = keyspace().queue("mail", 0);
+        let (metas, counts) = (&keys[7], &keys[9]);
+        let last = async || queue.stats().await.unwrap().damaged_last;
+        let is_a_count = || server.command(&format!("HEXISTS {counts} damaged_last")).trim() == ":1";
+        let find_damaged = async |id: &str| {
+            assert!(server.command(&format!("HSET {metas} {id} damaged")).starts_with(":1"));
+            queue.known(0, &[id]).await.unwrap();
+        };
+        assert_eq!(last().await, None);
+        find_damaged("n1:a").await;
+        assert_eq!((last().await.as_deref(), is_a_count()), (Some("n1:a"), false));
+        // A node of such a version found another, and the leader's next look moves its name.
+        server.command(&format!("HSET {counts} damaged_last n1:b"));
+        assert_eq!(last().await.as_deref(), Some("n1:b"));
+        queue.retire(0, Epoch(1), 60_000, 0).await.unwrap().unwrap();
+        assert_eq!((last().await.as_deref(), is_a_count()), (Some("n1:b"), false));
+        find_damaged("n1:c").await;
+        assert_eq!((last().await.as_deref(), queue.stats().await.unwrap().counters["damaged"]), (Some("n1:c"), 2));
+    });
+}
 
 /// Scripts came to their end at a count that was no number, after they had taken items out of their places: those were leased to nobody, and each
 /// further call of that kind failed as well.
