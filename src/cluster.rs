@@ -154,8 +154,8 @@ impl ClusterNode {
         Ok(Some(ClusterNode { handle, queue, reloader }))
     }
 
-    /// Whether a config could be pushed, or why not.
-    pub fn check_push(&self, text: &str) -> Result<(), String> {
+    /// Whether a config could be pushed, or why not: what `ringpost check` would warn of.
+    pub fn check_push(&self, text: &str) -> Result<Vec<String>, String> {
         self.reloader.check(text)
     }
 }

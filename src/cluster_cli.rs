@@ -254,6 +254,8 @@ fn config(socket: &Path, call: ConfigCommand) -> ExitCode {
             show(socket, ClusterCall::ConfigPush { text, author: author_or_user(author), dry_run }, output, published)
         }
         ConfigCommand::History { output } => show(socket, ClusterCall::ConfigHistory {}, output, |version| {
+        let warnings = value["warnings"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        warnings.for_each(|warning| eprintln!("ringpost: warning: {}", shown_text(warning)));
             let mark = if version["current"] == true { "*" } else { " " };
             let of = if version["of"] == 0 { String::new() } else { format!(" (again {})", version["of"]) };
             let hash: String = field(version, "hash").chars().take(12).collect();

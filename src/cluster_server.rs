@@ -62,12 +62,12 @@ pub async fn answer(call: ClusterCall, cluster: Option<&ClusterNode>) -> Result<
         }
         ClusterCall::ConfigPush { text, author, dry_run } => {
             // Refused here, it is refused whole and nobody else hears of it.
-            cluster.check_push(&text)?;
+            let warnings = cluster.check_push(&text)?;
             if dry_run {
-                return one(json(&PublishedView::new(cluster.handle.config_version(), "checked")));
+                return one(json(&PublishedView::new(cluster.handle.config_version(), "checked").with(warnings)));
             }
             let published = control.publish_config(&text, &author, 0, cluster.handle.config_version(), None).await.map_err(failed)?;
-            one(json(&PublishedView::of(published)?))
+            one(json(&PublishedView::of(published)?.with(warnings)))
         }
         ClusterCall::ConfigHistory {} => {
             let (current, history) = control.config_history().await.map_err(failed)?;
@@ -91,10 +91,11 @@ pub async fn answer(call: ClusterCall, cluster: Option<&ClusterNode>) -> Result<
             let target = rollback_target(current, &history, version)?;
             let (found, text) =
                 control.read_config(Some(target), "").await.map_err(failed)?.config().ok_or("that version is not kept any more")?;
-            cluster.check_push(&text).map_err(|why| format!("version {target} cannot run here: {why}; name another version"))?;
+            let warnings =
+                cluster.check_push(&text).map_err(|why| format!("version {target} cannot run here: {why}; name another version"))?;
             let floor = cluster.handle.config_version();
             let published = control.publish_config(&text, &author, found.version, floor, Some(current)).await.map_err(failed)?;
-            one(json(&PublishedView::of(published)?))
+            one(json(&PublishedView::of(published)?.with(warnings)))
         }
         ClusterCall::ConfigPoll { interval_ms } => {
             let interval = Duration::from_millis(interval_ms);

@@ -176,8 +176,17 @@ pub struct PublishedView {
 impl PublishedView {
     /// Without a warning.
     pub fn new(version: u64, result: &str) -> PublishedView {
-        PublishedView { version, result: result.to_owned(), warning: None }
+        PublishedView { version, result: result.to_owned(), warning: None, warnings: Vec::new() }
     }
+
+    /// The same with these.
+    #[must_use]
+    pub fn with(self, warnings: Vec<String>) -> PublishedView {
+        PublishedView { warnings, ..self }
+    }
+    /// What `ringpost check` warns of in a config like this one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 
     /// Err: somebody else published in between.
     pub fn of(published: Published) -> Result<PublishedView, String> {

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use ringpost_config::{Config, Difference};
+use ringpost_config::{Config, ConfigError, Difference};
 use ringpost_engine::{
     control::{Answer, Command},
     request_lane::{RequestLane, RequestRefused},
@@ -143,6 +143,7 @@ impl Reloader {
         let (Difference { reloaded, .. }, Difference { restart, .. }) = (changes_since(&old), changes_since(&self.started));
         let config = Arc::new(running.taking_over(&new.config));
         self.swap(&config, &running).await?;
+        self.warn_of(&config, &running);
         {
             let mut in_force = self.in_force();
             (in_force.own, in_force.config) = (own, config);
@@ -151,14 +152,26 @@ impl Reloader {
         Ok(Reloaded { reloaded, restart, is_moving: moved.is_err(), moved: moved.unwrap_or(0) })
     }
 
-    /// Whether [`Reloader::push`] would take it and it is for all nodes, or why not.
-    pub fn check(&self, pushed: &str) -> Result<(), String> {
+    /// Whether [`Reloader::push`] would take it and it is for all nodes, or why not: what `ringpost check` would warn of.
+    pub fn check(&self, pushed: &str) -> Result<Vec<String>, String> {
         Config::shareable(pushed)?;
         let (own, old) = {
             let in_force = self.in_force();
             (in_force.own.clone(), in_force.pushed.clone())
         };
-        self.pushed_over(&own, &old, pushed).map(drop)
+        let config = self.pushed_over(&own, &old, pushed)?;
+        let advice = config.advice();
+        Ok(self.cautions(&config).into_iter().chain(advice.iter().map(ConfigError::without_place)).collect())
+    }
+
+    fn cautions(&self, config: &Config) -> Vec<String> {
+        config.cautions(u32::try_from(self.shards.len()).unwrap_or(u32::MAX))
+    }
+
+    /// What a start with this config would have warned of, and what was before would not.
+    fn warn_of(&self, config: &Config, before: &Config) {
+        let known = self.cautions(before);
+        self.cautions(config).iter().filter(|caution| !known.contains(caution)).for_each(|caution| warn!("{caution}"));
     }
 
     /// The whole config with `pushed` in the place of `old`, or why a running engine cannot take it over.
@@ -182,6 +195,7 @@ impl Reloader {
         let new = self.pushed_over(&own, &old, &pushed)?;
         let config = Arc::new(running.taking_over(&new));
         self.swap(&config, &running).await?;
+        self.warn_of(&config, &running);
         {
             let mut in_force = self.in_force();
             (in_force.pushed, in_force.config) = (pushed, config);

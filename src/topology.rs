@@ -46,8 +46,7 @@ impl CorePlan {
         let machine = read_machine();
         let plan = Plan::new(&machine, &config.shards).map_err(|error| config.error_at(error.key, error.message))?;
         let mut warnings = plan.warnings.clone();
-        warnings.extend(config.exceeded_by_shards(u32::try_from(plan.shards.len()).unwrap_or(u32::MAX)));
-        warnings.extend(config.relay.open_to_strangers());
+        warnings.extend(config.cautions(u32::try_from(plan.shards.len()).unwrap_or(u32::MAX)));
         warnings.extend(machine_warnings(&plan));
         let shards = plan.shards.iter().enumerate().map(|(at, &core)| {
             let known = machine.core(core);

@@ -8,6 +8,13 @@ use crate::{Config, ConfigError, Domain, DomainPattern, Listener, Retry, Smartho
 const PORTS: [u16; 6] = [24, 25, 465, 587, 2525, 2600];
 
 impl Config {
+    /// What can do harm or is never reached, with so many shards: said at each start, by `ringpost check`, and where it is pushed.
+    pub fn cautions(&self, shards: u32) -> Vec<String> {
+        let mut cautions = self.exceeded_by_shards(shards);
+        cautions.extend(self.relay.open_to_strangers());
+        cautions
+    }
+
     /// What is hardly meant, in the order of the file's sections. Nothing of it keeps the engine from running.
     pub fn advice(&self) -> Vec<ConfigError> {
         let mut advice = Vec::new();

@@ -192,3 +192,43 @@ pub fn ask(rig: &Rig, command: &str) -> String {
     let count = stream.read(&mut answer).unwrap();
     String::from_utf8_lossy(&answer[..count]).into_owned()
 }
+
+/// `ringpost check` warned of a file that let strangers send through a node; pushed to all of them nobody did.
+#[test]
+fn a_pushed_config_that_lets_strangers_relay_is_warned_of_as_its_file_would_be() {
+    const OPEN: &str = "[relay]\nnetworks = [\"0.0.0.0/0\", \"::/0\"]\n";
+    let sentence = |network: &str| format!("relay.networks has \"{network}\": strangers are in it");
+    let rig = Rig::start();
+    // As the file of a node it is warned of.
+    let own = fs::read_to_string(&rig.nodes[2].config).unwrap();
+    let file = rig.folder.path().join("open.toml");
+    fs::write(&file, own.replace("[relay]\nnetworks = [\"127.0.0.0/8\"]\n", OPEN)).unwrap();
+    let checked = Command::new(env!("CARGO_BIN_EXE_ringpost")).arg("check").arg("-c").arg(&file).output().unwrap();
+    let said = String::from_utf8_lossy(&checked.stderr).into_owned();
+    let sentences: Vec<&str> = said.lines().filter(|line| line.contains("strangers are in it")).collect();
+    assert!(checked.status.success() && sentences.len() == 2, "{said}");
+
+    let has_all = |text: &str| sentences.iter().all(|sentence| text.contains(sentence));
+    let pushed = rig.folder.path().join("push.toml");
+    fs::write(&pushed, OPEN).unwrap();
+    let push_open = |more: &[&str]| rig.nodes[0].cluster(&[&["config", "push", pushed.to_str().unwrap()], more].concat());
+    let (code, _, errors) = push_open(&["--dry-run"]);
+    assert!(code == 0 && has_all(&errors), "{errors}");
+    let (code, answer, _) = push_open(&["--json"]);
+    let answer: Value = serde_json::from_str(&answer).unwrap();
+    let warnings: Vec<&str> = answer["warnings"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    assert_eq!((code, &answer["result"]), (0, &Value::from("published")));
+    for network in ["0.0.0.0/0", "::/0"] {
+        assert!(warnings.iter().any(|warning| warning.starts_with(&sentence(network))), "{answer}");
+    }
+    let version = answer["version"].as_u64().unwrap();
+    all_run(&rig, version);
+    for node in &rig.nodes {
+        assert_eq!(logged(node, "strangers are in it"), 2);
+    }
+    // One that has nothing of the kind is not spoken of, and one that is rolled back to is.
+    let (code, _, errors) = push(&rig, "[relay]\nnetworks = [\"127.0.0.0/8\"]\n");
+    assert_eq!((code, errors.as_str()), (0, ""));
+    let (code, _, errors) = rig.nodes[0].cluster(&["config", "rollback"]);
+    assert!(code == 0 && has_all(&errors), "{errors}");
+}
