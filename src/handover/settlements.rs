@@ -80,8 +80,9 @@ impl Driver {
                         Ok(()) => (noted, is_said) = (text, false),
                         Err(reason) if !is_said => {
                             is_said = true;
-                            warn!(%reason, "what this node has settled cannot be noted in the spool: a later start may leave some of it in the \
-                                cluster's queue, if Valkey goes back in time meanwhile");
+                            warn!(path = %self.settled_file.0.display(), %reason, "what this node has settled cannot be noted in the spool: a later \
+                                start may leave some of it in the cluster's queue, if Valkey goes back in time meanwhile. Let the engine's user write \
+                                that file and its folder, and give the disk room; it is tried again each ten seconds");
                         }
                         Err(_) => {}
                     }

@@ -191,3 +191,19 @@ fn what_a_part_has_lost_is_offered_again() {
     assert_eq!(wait_for("delivery of all", || rig.all_there(MAILS)), MAILS, "each once");
     wait_for("an empty spool", || rig.messages_at(0).filter(|count| *count == 0));
 }
+
+/// The warning named neither what could not be written nor what was to be done.
+#[test]
+fn what_cannot_be_noted_of_settled_mail_is_told_with_its_file() {
+    let mut rig = mail_rig(&[SHARES]);
+    let file = rig.folder.path().join("spool1/cluster/settled");
+    rig.start_node(0);
+    // The new file in its place is a folder.
+    wait_for("its place", || fs::create_dir(file.with_extension("new")).ok());
+    rig.send(0, 1);
+    let log = wait_for("the warning", || {
+        let log = fs::read_to_string(rig.nodes[0].config.with_extension("log")).unwrap();
+        log.lines().find(|line| line.contains("settled cannot be noted")).map(str::to_owned)
+    });
+    assert!(log.contains("spool1/cluster/settled") && log.contains("Let the engine's user write that file"), "{log}");
+}
