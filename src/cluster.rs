@@ -36,7 +36,7 @@ use tracing::warn;
 
 use crate::{
     chores::{Deaths, Walks, tidy},
-    handover::TAKES_MAIL,
+    handover::{Place, TAKES_MAIL},
     reloader::Reloader,
 };
 
@@ -175,6 +175,13 @@ fn secret(path: &Path) -> Result<String, String> {
     use std::io::Read;
     let mut text = String::new();
     let file = std::fs::File::open(path).map_err(|error| format!("{}: {error}", path.display()))?;
+/// Where the cluster's queue is by this config; `None`: in no cluster, or its URL, which the start says, is none.
+pub fn queue_place(config: &Config) -> Option<Place> {
+    let settings = &config.cluster;
+    let target = settings.enabled.then(|| target_of(settings).ok()).flatten()?;
+    Some(Place { database: target.database(), keyspace: settings.valkey_keyspace.clone(), url: target.to_string() })
+}
+
     file.take(SECRET_BYTES_MAX).read_to_string(&mut text).map_err(|error| format!("{}: {error}", path.display()))?;
     let line = text.lines().next().unwrap_or_default().trim();
     if line.is_empty() { Err(format!("{}: its first line is empty", path.display())) } else { Ok(line.to_owned()) }

@@ -49,8 +49,8 @@ mod worker;
 
 pub use drain::{AWAY_MAX, DrainProgress};
 use item_names::ItemNames;
-pub use offer_mark::OfferMark;
 use offer_mark::{Marking, Offering};
+pub use offer_mark::{OfferMark, Place};
 use settlements::SettledFile;
 
 /// Beyond the lease, for clocks and for what was under way.

@@ -80,6 +80,9 @@ pub enum NodeError {
     /// What an earlier run left paused could not be read.
     #[error("{0}")]
     Pauses(String),
+    /// The cluster's queue is another than that in which this spool's mail was offered.
+    #[error("{0}")]
+    OfferedElsewhere(String),
     /// A shard did not start.
     #[error("shard {shard}: {reason}")]
     Shard {
@@ -103,9 +106,12 @@ impl NodeError {
     /// The exit code that scripts see.
     pub fn exit_code(&self) -> u8 {
         match self {
-            NodeError::Listen { .. } | NodeError::Control(_) | NodeError::Admin(_) | NodeError::MailLog(_) | NodeError::Dns(_) => {
-                EXIT_CONFIG
-            }
+            NodeError::Listen { .. }
+            | NodeError::Control(_)
+            | NodeError::Admin(_)
+            | NodeError::MailLog(_)
+            | NodeError::Dns(_)
+            | NodeError::OfferedElsewhere(_) => EXIT_CONFIG,
             NodeError::Spool(_) | NodeError::Pauses(_) | NodeError::Shard { .. } | NodeError::Kernel(_) | NodeError::Coordinator(_) => {
                 EXIT_IO
             }
@@ -200,6 +206,11 @@ impl Node {
             let (all, names) = (pauses.is_all(), pauses.names().collect::<Vec<_>>());
             warn!(all, ?names, "destinations are paused since an earlier run: `ringpost queue resume` ends that");
         }
+        let offer_mark = OfferMark::new(cluster::cluster_folder(config));
+        // Before anything of it is delivered here.
+        if let Some(place) = cluster::queue_place(config) {
+            offer_mark.check_place(&place).map_err(NodeError::OfferedElsewhere)?;
+        }
         let shards = u16::try_from(plan.shards.len()).unwrap_or(u16::MAX);
         let mut sockets: Vec<Vec<TcpListener>> = (0..shards).map(|_| Vec::new()).collect();
         let listening = listening_shards(config, shards);
@@ -223,7 +234,6 @@ impl Node {
         };
         let mail_log = MailLogWriter::start(destination, config.log.mail_format, usize::from(shards)).map_err(NodeError::MailLog)?;
         let orphans = home.logs_beyond(shards)?;
-        let offer_mark = OfferMark::new(cluster::cluster_folder(config));
         let retracts = config.cluster.enabled && config.delivery.mode == DeliveryMode::Local && offer_mark.is_set();
         let spool_failed = Arc::new(AtomicBool::new(false));
         let (sender, events) = mpsc::unbounded_channel();

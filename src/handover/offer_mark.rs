@@ -54,6 +54,11 @@ impl Place {
         Place { database: target.database(), keyspace: keyspace.to_string(), url: target.to_string() }
     }
 
+    /// Whether both are one queue where their URLs lead to one server.
+    fn is_queue_of(&self, other: &Place) -> bool {
+        (self.database, &self.keyspace) == (other.database, &other.keyspace)
+    }
+
     fn parse(line: &str) -> Option<Place> {
         let mut words = line.strip_prefix("place=")?.splitn(3, ' ');
         let (database, keyspace, url) = (words.next()?.parse().ok()?, words.next()?.to_owned(), words.next()?.to_owned());
@@ -83,9 +88,9 @@ impl Offering {
                 After::AnotherQueue => warn!(
                     ?earlier,
                     ?now,
-                    "mail of this spool was offered under another cluster.node_id, over another cluster.queue_partitions, or in another \
-                     cluster.valkey_keyspace or database: what is still in the queue there is neither taken back nor settled from here, and is \
-                     delivered a second time. Empty a node (ringpost drain --to-cluster) before you change them"
+                    "mail of this spool was offered under another cluster.node_id, or over another cluster.queue_partitions: what is still in the \
+                     queue there is neither taken back nor settled from here, and is delivered a second time. Empty a node (ringpost drain --to-cluster) \
+                     before you change them"
                 ),
                 After::AnotherServer => warn!(
                     ?earlier,
@@ -102,7 +107,7 @@ impl Offering {
     fn after(&self, earlier: &Offering) -> After {
         let is_same = (&earlier.node, earlier.partitions) == (&self.node, self.partitions);
         match (&earlier.place, &self.place) {
-            (Some(earlier), Some(now)) if (earlier.database, &earlier.keyspace) != (now.database, &now.keyspace) => After::AnotherQueue,
+            (Some(earlier), Some(now)) if !earlier.is_queue_of(now) => After::AnotherQueue,
             _ if !is_same => After::AnotherQueue,
             (Some(earlier), Some(now)) if earlier.url != now.url => After::AnotherServer,
             _ => After::Same,
@@ -178,6 +183,25 @@ impl OfferMark {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Noted::Nothing),
             Err(error) => Err(error),
         }
+    }
+
+    /// Whether what earlier runs have offered is found by way of the queue at `place`, as far as they noted where that was. If not, a sentence for the
+    /// operator: from here it could neither be taken back nor settled. A note that cannot be read is told by who reads it next.
+    pub fn check_place(&self, place: &Place) -> Result<(), String> {
+        let Ok(Noted::Offered(Offering { place: Some(earlier), .. })) = self.read() else { return Ok(()) };
+        if earlier.is_queue_of(place) {
+            return Ok(());
+        }
+        Err(format!(
+            "cluster.valkey_keyspace: mail of this spool was offered in {} of database {}, and this is {} of database {}: what is still in the queue there \
+             would be delivered a second time. Set the earlier value again and start with delivery.mode = \"local\" until the log says that nothing of \
+             this node's mail is in the cluster's queue, then change it; or remove {} to leave behind what is there",
+            earlier.keyspace,
+            earlier.database,
+            place.keyspace,
+            place.database,
+            self.path.display()
+        ))
     }
 
     /// Durable when it returns: before the first mail is offered.
@@ -269,6 +293,26 @@ mod tests {
         mark.clear().unwrap();
         mark.clear().unwrap();
         assert!(!mark.is_set());
+    }
+
+    /// It was told in a warning, and all that was in the queue was delivered a second time.
+    #[test]
+    fn mail_that_was_offered_elsewhere_keeps_a_start_from_going_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let mark = OfferMark::new(folder.path().join("cluster"));
+        let at = |database, keyspace: &str| Place { database, keyspace: keyspace.to_owned(), url: "valkey://b".to_owned() };
+        assert_eq!(mark.check_place(&at(1, "k")), Ok(()), "nothing was offered");
+        mark.set(&offering(0)).unwrap();
+        assert_eq!(mark.check_place(&at(0, "ringpost:cluster")), Ok(()), "by another way");
+        for (place, words) in [(at(1, "ringpost:cluster"), "of database 1"), (at(0, "other"), "this is other")] {
+            let reason = mark.check_place(&place).expect_err("it is elsewhere");
+            assert!(
+                reason.contains(words) && reason.contains("delivery.mode = \"local\"") && reason.contains("cluster/offers"),
+                "{reason}"
+            );
+        }
+        mark.set(&Offering { place: None, ..offering(0) }).unwrap();
+        assert_eq!(mark.check_place(&at(1, "k")), Ok(()), "nobody can tell");
     }
 
     /// It was cleared while a drain began, by what had taken back an earlier run's mail: the next start would have delivered what was in the
