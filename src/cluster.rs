@@ -42,6 +42,8 @@ use crate::{
 
 /// The queue that mail is offered in.
 pub const MAIL_QUEUE: &str = "email_delivery";
+/// Part of what a node says of itself in its heartbeats: its `cluster.queue_partitions`.
+pub const QUEUE_PARTITIONS: &str = "queue_partitions";
 /// A shard answers the heartbeat's question within this, or the heartbeat goes without its answer.
 const SHARD_ANSWER_MAX: Duration = Duration::from_millis(800);
 /// A shard that has not answered for so many heartbeats, and at least this long, is stalled.
@@ -61,6 +63,8 @@ pub struct ClusterNode {
     pub handle: ClusterHandle,
     /// Offered mail.
     pub queue: WorkQueue,
+    /// `cluster.node_ttl`.
+    pub node_ttl: Duration,
     reloader: Arc<Reloader>,
 }
 
@@ -151,7 +155,7 @@ impl ClusterNode {
         let to_agent = handle.clone();
         reloader.when_reloaded(move || to_agent.retry_config());
         tokio::spawn(agent.run());
-        Ok(Some(ClusterNode { handle, queue, reloader }))
+        Ok(Some(ClusterNode { handle, queue, node_ttl: settings.node_ttl, reloader }))
     }
 
     /// Whether a config could be pushed, or why not: what `ringpost check` would warn of.
@@ -171,10 +175,6 @@ pub fn overlay(path: &Path, pushed: &str) -> Result<Config, String> {
     Config::overlay(&own, path, pushed)
 }
 
-fn secret(path: &Path) -> Result<String, String> {
-    use std::io::Read;
-    let mut text = String::new();
-    let file = std::fs::File::open(path).map_err(|error| format!("{}: {error}", path.display()))?;
 /// Where the cluster's queue is by this config; `None`: in no cluster, or its URL, which the start says, is none.
 pub fn queue_place(config: &Config) -> Option<Place> {
     let settings = &config.cluster;
@@ -182,6 +182,10 @@ pub fn queue_place(config: &Config) -> Option<Place> {
     Some(Place { database: target.database(), keyspace: settings.valkey_keyspace.clone(), url: target.to_string() })
 }
 
+fn secret(path: &Path) -> Result<String, String> {
+    use std::io::Read;
+    let mut text = String::new();
+    let file = std::fs::File::open(path).map_err(|error| format!("{}: {error}", path.display()))?;
     file.take(SECRET_BYTES_MAX).read_to_string(&mut text).map_err(|error| format!("{}: {error}", path.display()))?;
     let line = text.lines().next().unwrap_or_default().trim();
     if line.is_empty() { Err(format!("{}: its first line is empty", path.display())) } else { Ok(line.to_owned()) }
@@ -290,7 +294,8 @@ impl Ills<'_> {
 /// What a node says of itself beside the fields that all have.
 fn metadata(config: &Config) -> BTreeMap<String, String> {
     let takes_mail = config.delivery.mode == DeliveryMode::Shared && config.delivery.deliver;
-    takes_mail.then(|| (TAKES_MAIL.to_owned(), "yes".to_owned())).into_iter().collect()
+    let partitions = (QUEUE_PARTITIONS.to_owned(), config.cluster.queue_partitions.to_string());
+    takes_mail.then(|| (TAKES_MAIL.to_owned(), "yes".to_owned())).into_iter().chain([partitions]).collect()
 }
 
 /// Sessions that count as full load where the config names no limit.

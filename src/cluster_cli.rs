@@ -1,6 +1,7 @@
 //! `ringpost cluster`: asks the running engine and prints.
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     io::Read,
     path::{Path, PathBuf},
@@ -17,6 +18,7 @@ use serde_json::Value;
 
 use crate::{
     cli::{EXIT_NEGATIVE, Output},
+    cluster::QUEUE_PARTITIONS,
     cluster_queue_cli::{QueueCommand, queue, queue_name},
     cluster_wire::ClusterCall,
     control_client::{ControlError, ask},
@@ -179,8 +181,11 @@ pub(crate) fn field(value: &Value, name: &str) -> String {
 }
 
 fn nodes(socket: &Path, output: Output) -> ExitCode {
-    let mut listed = false;
-    show(socket, ClusterCall::Nodes {}, output, |node| {
+    let (mut listed, mut numbers) = (false, BTreeMap::new());
+    let code = show(socket, ClusterCall::Nodes {}, output, |node| {
+        if let Some(number) = node["metadata"][QUEUE_PARTITIONS].as_str() {
+            numbers.entry(number.to_owned()).or_insert_with(Vec::new).push(field(node, "id"));
+        }
         if !listed {
             say(&format!(
                 "{:<20}{:<10}{:<11}{:<24}{:>8}{:>10}{:>6}{:>8}",
@@ -216,7 +221,15 @@ fn nodes(socket: &Path, output: Output) -> ExitCode {
         if node["last_error"].is_string() {
             say(&format!("{:>20}{}", "", field(node, "last_error")));
         }
-    })
+    });
+    if numbers.len() > 1 {
+        let of_each = numbers.iter().map(|(number, nodes)| format!("{} ({})", shown_text(number), nodes.join(", ")));
+        let of_each = of_each.collect::<Vec<_>>().join(", ");
+        say(&format!(
+            "cluster.queue_partitions is not the same on all nodes: {of_each}; `ringpost cluster status` has the number in force"
+        ));
+    }
+    code
 }
 
 fn leader(socket: &Path, output: Output) -> ExitCode {
@@ -241,6 +254,8 @@ fn config(socket: &Path, call: ConfigCommand) -> ExitCode {
         if let Some(warning) = value["warning"].as_str() {
             eprintln!("ringpost: {}", shown_text(warning));
         }
+        let warnings = value["warnings"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        warnings.for_each(|warning| eprintln!("ringpost: warning: {}", shown_text(warning)));
     };
     match call {
         ConfigCommand::Push { path, author, dry_run, output } => {
@@ -254,8 +269,6 @@ fn config(socket: &Path, call: ConfigCommand) -> ExitCode {
             show(socket, ClusterCall::ConfigPush { text, author: author_or_user(author), dry_run }, output, published)
         }
         ConfigCommand::History { output } => show(socket, ClusterCall::ConfigHistory {}, output, |version| {
-        let warnings = value["warnings"].as_array().into_iter().flatten().filter_map(Value::as_str);
-        warnings.for_each(|warning| eprintln!("ringpost: warning: {}", shown_text(warning)));
             let mark = if version["current"] == true { "*" } else { " " };
             let of = if version["of"] == 0 { String::new() } else { format!(" (again {})", version["of"]) };
             let hash: String = field(version, "hash").chars().take(12).collect();

@@ -36,6 +36,17 @@ pub enum QueueCommand {
         #[command(flatten)]
         output: Output,
     },
+    /// Put another number of partitions in force, that of all nodes' files by then; exit 1 where one has another, or mail is in the queue.
+    Partitions {
+        /// As cluster.queue_partitions
+        #[arg(value_parser = clap::value_parser!(u16).range(1..=256))]
+        number: u16,
+        /// Leave behind what is in the queue
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        output: Output,
+    },
     /// Give dead letters their attempts back; exit 1 if one that is named is none.
     Requeue(Letters),
     /// Remove dead letters from the shared queue; the mail stays with the node that owns it. Exit 1 if one that is named is none.
@@ -155,6 +166,12 @@ pub fn queue(socket: &Path, name: Option<String>, call: QueueCommand) -> ExitCod
         QueueCommand::Dead { limit, output } => show(socket, about(QueueCall::Dead { limit }), output, |letter| {
             say(&dead_letter(letter));
         }),
+        QueueCommand::Partitions { number, force, output } => {
+            show(socket, ClusterCall::QueuePartitions { number, force }, output, |answer| {
+                let (number, before) = (field(answer, "queue_partitions"), field(answer, "before"));
+                say(&format!("the queue has {number} partitions; before: {before}"));
+            })
+        }
         QueueCommand::Requeue(letters) => of_letters(socket, letters, |ids| about(QueueCall::Requeue { ids })),
         QueueCommand::Purge(letters) => of_letters(socket, letters, |ids| about(QueueCall::Purge { ids })),
         QueueCommand::Enqueue { id, data, priority, max_attempts, delay, expires_in, output } => {

@@ -11,6 +11,7 @@ use crate::{
     cluster_queue_server,
     cluster_wire::{ClusterCall, ConfigText, HandOverView, LeaderView, PublishedView},
     control_wire::NotDone,
+    partitions_server,
 };
 
 /// Counts of the work queue that tell of damage in Valkey.
@@ -21,6 +22,10 @@ pub async fn answer(call: ClusterCall, cluster: Option<&ClusterNode>) -> Result<
     let cluster = cluster.ok_or("this node is in no cluster: set cluster.enabled = true in its config")?;
     let control = cluster.handle.control();
     let failed = |error: ValkeyError| not_answered(control.valkey(), &error);
+    let failed_queue = |error: QueueError| match error {
+        QueueError::Valkey(error) => not_answered(control.valkey(), &error),
+        QueueError::Item(error) => NotDone::Refused(error.to_string()),
+    };
     let one = |value: Value| Ok(vec![value]);
     match call {
         ClusterCall::Status {} => {
@@ -53,13 +58,8 @@ pub async fn answer(call: ClusterCall, cluster: Option<&ClusterNode>) -> Result<
             let asked = asked.ok_or("nobody leads: there is nobody to ask; the next election takes about cluster.leader_ttl")?;
             one(json(&HandOverView { leader: asked.incarnation.node().to_string(), epoch: asked.epoch.0 }))
         }
-        ClusterCall::Queue { name, ask } => {
-            let failed = |error: QueueError| match error {
-                QueueError::Valkey(error) => not_answered(control.valkey(), &error),
-                QueueError::Item(error) => NotDone::Refused(error.to_string()),
-            };
-            cluster_queue_server::answer(&cluster.queue, name.as_deref(), ask, failed).await
-        }
+        ClusterCall::Queue { name, ask } => cluster_queue_server::answer(&cluster.queue, name.as_deref(), ask, failed_queue).await,
+        ClusterCall::QueuePartitions { number, force } => partitions_server::set(cluster, number, force, failed, failed_queue).await,
         ClusterCall::ConfigPush { text, author, dry_run } => {
             // Refused here, it is refused whole and nobody else hears of it.
             let warnings = cluster.check_push(&text)?;

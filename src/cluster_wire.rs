@@ -23,6 +23,13 @@ pub enum ClusterCall {
         /// What of it.
         ask: QueueCall,
     },
+    /// Put another number of the work queue's partitions in force.
+    QueuePartitions {
+        /// The number.
+        number: u16,
+        /// Whatever the queue has under the number before.
+        force: bool,
+    },
     /// Check and publish a config.
     ConfigPush {
         /// The text.
@@ -171,6 +178,9 @@ pub struct PublishedView {
     /// What the operator should mend, though it is done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warning: Option<String>,
+    /// What `ringpost check` warns of in a config like this one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 impl PublishedView {
@@ -184,9 +194,6 @@ impl PublishedView {
     pub fn with(self, warnings: Vec<String>) -> PublishedView {
         PublishedView { warnings, ..self }
     }
-    /// What `ringpost check` warns of in a config like this one.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub warnings: Vec<String>,
 
     /// Err: somebody else published in between.
     pub fn of(published: Published) -> Result<PublishedView, String> {

@@ -30,6 +30,7 @@ mod mail_log_entry;
 mod mail_log_reader;
 mod mail_log_writer;
 mod node;
+mod partitions_server;
 mod pause_cli;
 mod pauser;
 mod queue_cli;

@@ -23,6 +23,7 @@ mod accounts;
 mod drains;
 mod hand_over;
 mod heartbeat;
+mod partitions;
 
 pub use heartbeat::{Heartbeat, Pulse};
 

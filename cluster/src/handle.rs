@@ -54,6 +54,12 @@ pub struct ClusterStats {
     pub config_version: u64,
     /// Whose part of shared limits is whose.
     pub shares: Shares,
+    /// This node's number of partitions of the work queue.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue_partitions: Option<u16>,
+    /// The number in force for all nodes: one that has another takes no part in the queue. Not known before Valkey was heard.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue_partitions_in_force: Option<u16>,
     /// Random, and new when Valkey's data began anew.
     pub generation: String,
     /// Channels that Valkey's rights refuse to this node: what is said there is heard later, by asking.
@@ -131,7 +137,7 @@ impl ClusterHandle {
         let is_known = valkey_available && nodes_unknown_since.is_none();
         let local_node_status = own.filter(|_| is_known).map_or(by_itself, |by_others| by_others.max(by_itself));
         let counts = known.members.counts();
-        let local = &known.local;
+        let (local, partitions) = (&known.local, self.control.partitions());
         ClusterStats {
             counts: if nodes_unknown_since.is_some() { counts.of_unknown(own.map(|_| by_itself)) } else { counts },
             leader: known.leader.as_ref().map(|leader| leader.incarnation.node().to_string()),
@@ -144,6 +150,8 @@ impl ClusterHandle {
             nodes_unknown_since,
             config_version: known.config_version,
             shares: known.shares,
+            queue_partitions: partitions.map(|(own, _)| own),
+            queue_partitions_in_force: partitions.and_then(|(_, in_force)| in_force),
             generation: known.generation.clone(),
             channels_refused: self.control.valkey().refused_channels(),
             counters: known.counters.clone(),

@@ -39,6 +39,20 @@ impl PartitionCount {
         PartitionCount { own, stand_back, heard: Mutex::new(Heard::Nothing), agreed: Notify::new() }
     }
 
+    /// This node's.
+    pub fn own(&self) -> u16 {
+        self.own
+    }
+
+    /// The cluster's, as it was heard last; `None`: it was not heard yet.
+    pub fn in_force(&self) -> Option<u16> {
+        match *self.state() {
+            Heard::Nothing => None,
+            Heard::Same => Some(self.own),
+            Heard::Other(number, _) => Some(number),
+        }
+    }
+
     fn state(&self) -> MutexGuard<'_, Heard> {
         self.heard.lock().expect("no panic happens under this lock")
     }
@@ -74,8 +88,8 @@ impl PartitionCount {
                 cluster = kept,
                 this_node = self.own,
                 "cluster.queue_partitions of this node is not that of the cluster: it neither offers mail nor takes any of others, and delivers \
-                 its own where delivery.deliver is true. Set the cluster's number in its file and restart it; how the number is changed for all nodes \
-                 is told in docs/cluster.md"
+                 its own where delivery.deliver is true. Set the cluster's number in its file and restart it. If this node's is the right one, set that \
+                 on all nodes and call `ringpost cluster queue partitions` with it (docs/cluster.md)"
             );
         }
     }
@@ -89,8 +103,8 @@ impl PartitionCount {
     pub fn difference(&self) -> Option<String> {
         let Heard::Other(kept, _) = *self.state() else { return None };
         Some(format!(
-            "its cluster.queue_partitions is {} and the cluster's work queue has {kept}, so that it takes no part in the queue: set {kept} in its \
-             file and restart it",
+            "its cluster.queue_partitions is {0} and the cluster's work queue has {kept}, so that it takes no part in the queue: set {kept} in its \
+             file and restart it, or, if {0} is right, set {0} on all nodes and call `ringpost cluster queue partitions {0}`",
             self.own
         ))
     }

@@ -48,6 +48,7 @@ const SOURCES: &[(&str, &str)] = &sources![
     "leave",
     "drain_begin",
     "drain_end",
+    "partitions_set",
     "members",
     "members_prune",
     "config_publish",

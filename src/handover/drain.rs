@@ -18,6 +18,7 @@ use tokio::{task::JoinSet, time::sleep};
 use tracing::{info, warn};
 
 use super::{Driver, SharedDelivery, TAKES_MAIL};
+use crate::cluster::QUEUE_PARTITIONS;
 
 /// How often the shards are looked through for mail that can be offered by now.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -148,16 +149,15 @@ impl Driver {
 
     /// Other nodes that take mail, as far as this one knows.
     fn takers(&self) -> Vec<NodeId> {
-        let takes = |node: &NodeView| node.id != self.node.me && node.status != Status::Offline && node.metadata.contains_key(TAKES_MAIL);
+        // One with another number of partitions says that it takes mail, and does not find this node's.
+        let own = self.node.queue.bounds().partitions.to_string();
+        let is_of_queue = |node: &NodeView| node.metadata.get(QUEUE_PARTITIONS).is_none_or(|number| *number == own);
+        let takes = |node: &NodeView| {
+            node.id != self.node.me && node.status != Status::Offline && node.metadata.contains_key(TAKES_MAIL) && is_of_queue(node)
+        };
         self.node.cluster.nodes().into_iter().filter(takes).map(|node| node.id).collect()
     }
 
-    /// Which partitions do not take what is written, and why.
-    async fn probe_all(self: &Arc<Self>) -> Vec<(u16, QueueError)> {
-        let mut asked = JoinSet::new();
-        for partition in self.partitions() {
-            let driver = self.clone();
-            asked.spawn(async move {
     /// Takes back what a drain that failed has told the other nodes, so that they can be emptied. Where Valkey does not answer that is tried again, as
     /// long as this node is not emptied by a later call.
     async fn is_not_emptied(self: &Arc<Self>) {
@@ -183,6 +183,12 @@ impl Driver {
         self.is_draining.load(Ordering::SeqCst) || cluster.control().end_drain(cluster.me()).await.is_ok()
     }
 
+    /// Which partitions do not take what is written, and why.
+    async fn probe_all(self: &Arc<Self>) -> Vec<(u16, QueueError)> {
+        let mut asked = JoinSet::new();
+        for partition in self.partitions() {
+            let driver = self.clone();
+            asked.spawn(async move {
                 let answer = driver.node.queue.probe(partition).await;
                 driver.heard(partition, &answer);
                 answer.err().map(|reason| (partition, reason))

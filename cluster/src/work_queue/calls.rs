@@ -8,7 +8,7 @@ use std::{
 
 use redis::Value;
 
-use super::WorkQueue;
+use super::{QueueBounds, WorkQueue};
 use crate::{boot_time::BootTime, partition_count::PartitionCount, valkey_error::ValkeyError};
 
 /// How long it is believed that a partition has no room: nodes that share mail ask more than once a second, a leader for its chores each 5 s.
@@ -22,6 +22,14 @@ impl WorkQueue {
     #[must_use]
     pub fn agreed_by(self, count: Arc<PartitionCount>) -> WorkQueue {
         WorkQueue { agreed: Some(count), ..self }
+    }
+
+    /// The same queue over another number of partitions, whatever this node's is: for an account of what was put into it by that number.
+    #[must_use]
+    pub fn over(&self, partitions: u16) -> WorkQueue {
+        assert!(partitions > 0, "a queue has a partition");
+        let bounds = QueueBounds { partitions, ..self.bounds };
+        WorkQueue { bounds, agreed: None, full: Arc::default(), ..self.clone() }
     }
 
     /// Waits until calls are sent that were not before: see [`WorkQueue::agreed_by`]. One asks.

@@ -23,6 +23,9 @@ pub struct QueueStats {
     pub scheduled: u64,
     /// Completed and not yet settled by their owners, or withdrawn by them a short while ago.
     pub unsettled: u64,
+    /// Of the unsettled, those of which their owners have not heard.
+    #[serde(default)]
+    pub unheard: u64,
     /// Age of the item that has waited for a worker for longest, in milliseconds.
     #[serde(default)]
     pub oldest_ready_age_ms: u64,
@@ -45,6 +48,7 @@ impl QueueStats {
     fn add(&mut self, mut reply: Reply) -> Result<(), ValkeyError> {
         let now = reply.count()?;
         let (ready, scheduled, leased, dead, unsettled) = (reply.count()?, reply.count()?, reply.count()?, reply.count()?, reply.count()?);
+        let unheard = reply.count()?;
         let (oldest_dead, _next_due, oldest_ready) = (reply.count()?, reply.count()?, reply.count()?);
         let damaged = reply.bytes()?;
         if !damaged.is_empty() {
@@ -56,6 +60,7 @@ impl QueueStats {
         add(&mut self.processing, leased);
         add(&mut self.failed, dead);
         add(&mut self.unsettled, unsettled);
+        add(&mut self.unheard, unheard);
         let age = |since: u64| if since > 0 { now.saturating_sub(since) } else { 0 };
         self.oldest_dead_age_ms = self.oldest_dead_age_ms.max(age(oldest_dead));
         self.oldest_ready_age_ms = self.oldest_ready_age_ms.max(age(oldest_ready));

@@ -1,0 +1,65 @@
+//! The running engine's side of `ringpost cluster queue partitions`: another number of partitions is put in force once nobody has mail under the old
+//! one.
+
+use ringpost_cluster::{membership::Member, valkey_error::ValkeyError, work_queue::QueueError};
+use serde_json::{Value, json};
+
+use crate::{cluster::ClusterNode, cluster::QUEUE_PARTITIONS, control_wire::NotDone};
+
+/// Puts `number` in force. Refuses, with a sentence for the operator, where a node has another number, which would go on with it until it hears, and
+/// where the queue has mail under the number before, which nobody would find there again; `force` leaves that behind.
+pub async fn set(
+    cluster: &ClusterNode,
+    number: u16,
+    force: bool,
+    failed: impl Fn(ValkeyError) -> NotDone,
+    failed_queue: impl Fn(QueueError) -> NotDone,
+) -> Result<Vec<Value>, NotDone> {
+    let control = cluster.handle.control();
+    let before = control.read_partitions().await.map_err(&failed)?;
+    let answer = |result: &str| Ok(vec![json!({ "queue_partitions": number, "before": before, "result": result })]);
+    if before == Some(number) {
+        return answer("unchanged");
+    }
+    let (now_ms, members) = control.members().await.map_err(&failed)?;
+    let node_ttl_ms = u64::try_from(cluster.node_ttl.as_millis()).unwrap_or(u64::MAX);
+    let others = with_another(&members, now_ms, node_ttl_ms, number);
+    if !others.is_empty() {
+        return Err(format!(
+            "{}: set cluster.queue_partitions = {number} in the file of each and restart it, one after another, then repeat this call",
+            others.join(", ")
+        )
+        .into());
+    }
+    if let (Some(before), false) = (before, force) {
+        let stats = cluster.queue.over(before).stats().await.map_err(failed_queue)?;
+        if let Some(&partition) = stats.unanswered.first() {
+            return Err(NotDone::Unavailable(format!("partition {partition} of the queue does not answer: what it has is not known")));
+        }
+        let left = stats.total + stats.unheard;
+        if left > 0 {
+            return Err(format!(
+                "the queue has {left} items that were put into it over {before} partitions, and nobody would find them there again: start their nodes \
+                 with cluster.queue_partitions = {before} and delivery.mode = \"local\" until `ringpost cluster queue stats` counts nothing; --force \
+                 leaves them behind, and that mail is delivered twice at most, or not before its node offers it again"
+            )
+            .into());
+        }
+    }
+    if control.set_partitions(before, number).await.map_err(&failed)? {
+        answer("set")
+    } else {
+        Err("another number came into force meanwhile: look at `ringpost cluster status` and repeat the call".into())
+    }
+}
+
+/// Nodes that are there and have another number. Those of a version that does not say it do not compare it, either.
+fn with_another(members: &[Member], now_ms: u64, node_ttl_ms: u64, number: u16) -> Vec<String> {
+    let number = number.to_string();
+    let is_there = |member: &&Member| now_ms.abs_diff(member.last_seen_ms) < node_ttl_ms;
+    let differs = |member: &Member| {
+        let own = member.record.metadata.get(QUEUE_PARTITIONS)?;
+        (*own != number).then(|| format!("{} has {own}", member.record.id))
+    };
+    members.iter().filter(is_there).filter_map(differs).collect()
+}
