@@ -11,10 +11,11 @@ use ringpost_engine::control::{Change, MessageFilter};
 use serde::Serialize;
 
 use crate::{
-    cli::{Selection, WholeMessages},
+    cli::{Selection, State, WholeMessages},
     control_client::ask,
     control_wire::{NotChanged, Progress, WireRequest},
     queue_cli::{code, messages, plural, say, say_json, tell_if_unknown, wrong_usage},
+    queue_filter,
 };
 
 /// Runs `queue retry|hold|release|bounce|purge|reroute|set-expiry` against the engine that listens at `socket`.
@@ -23,6 +24,10 @@ pub fn change(socket: &Path, change: Change, selection: Selection, whole: WholeM
     // What is being attempted is retried already.
     let or_else = if change == (Change::Retry {}) { "a report of theirs is being made" } else { "are being attempted" };
     let Selection { ids, matching, all, output } = selection;
+    if let Some(reason) = queue_filter::contradiction(&matching) {
+        wrong_usage(&reason);
+    }
+    let is_over = matches!(change, Change::Bounce { .. }) && matching.state == Some(State::Failed);
     let filter = MessageFilter::from(matching);
     let (is_filtered, mut wanted) = (filter != MessageFilter::default(), different(&ids));
     let mut is_whole = true;
@@ -101,6 +106,9 @@ pub fn change(socket: &Path, change: Change, selection: Selection, whole: WholeM
             say_json(&serde_json::to_string(&ChangeAnswer::of(count, &left)).expect("counts are JSON"));
         } else {
             say(&format!("{} {word}", messages(count)));
+        }
+        if is_over {
+            eprintln!("ringpost: what has failed is not bounced again: its sender is told without that, as NOTIFY asks");
         }
         if let (0, 0, Some(name)) = (count, unchanged + taken + unanswered + held + offered, &destination) {
             tell_if_unknown(socket, name);

@@ -293,7 +293,7 @@ pub enum QueueCall {
     /// Give up: the recipients that match fail, and their sender is told.
     Bounce {
         /// What the sender is told, in one line of at most 190 bytes
-        #[arg(long, value_name = "TEXT", value_parser = queue_filter::named, default_value = "returned by the operator of this system")]
+        #[arg(long, value_name = "TEXT", value_parser = queue_filter::reason, default_value = "returned by the operator of this system")]
         reason: String,
         #[command(flatten)]
         selection: Selection,
@@ -349,7 +349,7 @@ pub struct WholeSelection {
 pub struct PauseArguments {
     /// Destinations as `queue summary` names them, routes by their `domain` in the config, or "*.example.org": every domain below it that has
     /// a destination of its own
-    #[arg(value_name = "DESTINATION", value_parser = queue_filter::named)]
+    #[arg(value_name = "DESTINATION", value_parser = queue_filter::destination)]
     pub names: Vec<String>,
     /// Every destination that there is or that mail comes for; a resume also ends the pauses of those that were named
     #[arg(long)]
@@ -374,8 +374,8 @@ pub struct Matching {
     /// Only messages with a recipient that leads to this destination, as `queue summary` names it
     #[arg(long, value_name = "NAME", value_parser = queue_filter::named)]
     pub destination: Option<String>,
-    /// Only messages with this tag
-    #[arg(long, value_name = "TAG", value_parser = queue_filter::named)]
+    /// Only messages with this tag, at most 64 bytes
+    #[arg(long, value_name = "TAG", value_parser = queue_filter::tag)]
     pub tag: Option<String>,
     /// Only messages that are at least so old ("90s", "10m", "4h", "2d")
     #[arg(long, value_name = "TIME", value_parser = ringpost_config::parse_duration)]

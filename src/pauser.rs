@@ -23,7 +23,7 @@ use tracing::info;
 use crate::{control_server::ask, reloader::ask_each};
 
 /// Longest name: a destination's is a pattern of the config or a domain.
-const NAME_BYTES_MAX: usize = 255;
+pub const PAUSED_NAME_BYTES_MAX: usize = 255;
 
 /// What the file says.
 #[derive(Serialize, Deserialize, Debug, Default, PartialEq, Eq)]
@@ -145,8 +145,8 @@ impl Pauser {
             let word = "--all".to_owned();
             return Ok(if pauses.set_all(true) { (vec![word], Vec::new()) } else { (Vec::new(), vec![word]) });
         }
-        if let Some(long) = names.iter().find(|name| name.len() > NAME_BYTES_MAX) {
-            return Err(format!("a name is at most {NAME_BYTES_MAX} bytes long, and this one is {}", long.len()));
+        if let Some(long) = names.iter().find(|name| name.len() > PAUSED_NAME_BYTES_MAX) {
+            return Err(format!("a name is at most {PAUSED_NAME_BYTES_MAX} bytes long, and this one is {}", long.len()));
         }
         // Each has the same routes.
         if let Some(shard) = self.shards.first() {

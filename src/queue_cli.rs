@@ -122,6 +122,9 @@ fn end_of_life(text: &str) -> Result<u64, String> {
 }
 
 fn list(socket: &Path, filter: ListFilter, output: Output) -> ExitCode {
+    if let Some(reason) = queue_filter::contradiction(&filter.matching) {
+        wrong_usage(&reason);
+    }
     let query = ListQuery { filter: MessageFilter::from(filter.matching), after: None, limit: filter.limit };
     let destination = query.filter.destination.clone();
     let mut listed = 0_u64;

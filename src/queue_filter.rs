@@ -1,11 +1,14 @@
 //! What the ids and options that choose queued messages may say. A value that no message can have is refused as wrong usage, with what to write
 //! instead: "0 messages purged" would read like an answer.
 
-use ringpost_engine::control::MessageFilter;
-use ringpost_queue::QueueId;
-use ringpost_smtp::address::{PathKind, PathLimits, parse_path};
+use ringpost_engine::control::{MessageFilter, REASON_BYTES_MAX};
+use ringpost_queue::{QueueId, TAG_BYTES_MAX, canonical_domain};
+use ringpost_smtp::{
+    address::{PathKind, PathLimits, parse_path},
+    shown::is_steering,
+};
 
-use crate::cli::Matching;
+use crate::{cli::Matching, pauser::PAUSED_NAME_BYTES_MAX};
 
 impl From<Matching> for MessageFilter {
     fn from(matching: Matching) -> Self {
@@ -20,6 +23,14 @@ impl From<Matching> for MessageFilter {
             older_than_s: matching.older_than.map(|time| time.as_secs() + u64::from(time.subsec_nanos() > 0)),
         }
     }
+}
+
+/// Why no message can meet all of these, if none can.
+pub fn contradiction(matching: &Matching) -> Option<String> {
+    let (sender, domain) = (matching.sender.as_deref()?, matching.sender_domain.as_deref()?);
+    let own = sender.rsplit_once('@').map_or("", |(_, domain)| domain);
+    (canonical_domain(own.as_bytes()).to_ascii_lowercase() != canonical_domain(domain.as_bytes()).to_ascii_lowercase())
+        .then(|| format!("no message is from --sender {sender:?} and from --sender-domain {domain:?}: leave one of them out"))
 }
 
 /// A queue id in the form in which it is shown everywhere.
@@ -56,7 +67,43 @@ pub fn domain(text: &str) -> Result<String, String> {
     }
 }
 
-/// The name of a destination, of a tag or of a route, or a reason: whatever there is.
+/// A tag, as messages have it.
+pub fn tag(text: &str) -> Result<String, String> {
+    if text.len() > TAG_BYTES_MAX {
+        return Err(format!("is {} bytes long: of a tag {TAG_BYTES_MAX} are kept; write the first {TAG_BYTES_MAX} of it", text.len()));
+    }
+    named(text)
+}
+
+/// What the senders of returned mail are told. It goes into a report and into the mail log, as part of one line.
+pub fn reason(text: &str) -> Result<String, String> {
+    if text.len() > REASON_BYTES_MAX {
+        return Err(format!("is {} bytes long: at most {REASON_BYTES_MAX} fit into a report; say it shorter", text.len()));
+    }
+    if text.contains(is_steering) {
+        return Err("has a line break or another control character: write one line of text".to_owned());
+    }
+    if text.trim().is_empty() {
+        return Err("is empty: write what the senders are told, or leave the option out".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+/// A name that `queue pause` and `queue resume` take. With its final dot, `*.` would be the route `*`, which is all other mail.
+pub fn destination(text: &str) -> Result<String, String> {
+    if text.len() > PAUSED_NAME_BYTES_MAX {
+        return Err(format!("is {} bytes long: a name has at most {PAUSED_NAME_BYTES_MAX}", text.len()));
+    }
+    let bare = text.trim_end_matches('.');
+    if bare.is_empty() && !text.is_empty() || bare == "*" && text != "*" {
+        return Err(
+            "is no name: write \"*.example.org\" for all domains below that one, \"*\" for the route of that name, or --all".to_owned()
+        );
+    }
+    named(text)
+}
+
+/// The name of a destination or of a route: whatever there is.
 pub fn named(text: &str) -> Result<String, String> {
     if text.trim().is_empty() { Err("is empty: write the name, or leave the option out".to_owned()) } else { Ok(text.to_owned()) }
 }
@@ -101,6 +148,40 @@ mod tests {
         assert!(sender_domain("").unwrap_err().contains("--sender \"\""));
         assert!(named("").is_err() && named(" ").is_err() && count("0").is_err() && count("-1").is_err());
         assert_eq!((named("*").as_deref(), count("3")), (Ok("*"), Ok(3)));
+    }
+
+    /// A tag or a reason that is too long, or of several lines, was an answer ("0 messages") or a refusal of the engine; `*.` paused the route `*`.
+    #[test]
+    fn limits_are_named_and_what_is_no_name_is_none() {
+        assert_eq!(tag(&"x".repeat(64)), Ok("x".repeat(64)));
+        assert!(tag(&"x".repeat(65)).unwrap_err().contains("is 65 bytes long: of a tag 64 are kept"));
+        assert_eq!(reason(&"x".repeat(190)), Ok("x".repeat(190)));
+        assert!(reason(&"x".repeat(191)).unwrap_err().contains("is 191 bytes long: at most 190 fit"));
+        for text in ["a\nb", "a\r\nb", "a\tb", "\u{1b}[31m", "a\u{85}b", "a\u{2028}b", "", " "] {
+            let refused = reason(text).unwrap_err();
+            assert_eq!(refused.contains("line break"), !text.trim().is_empty(), "{text:?}: {refused}");
+        }
+        for text in ["*.", ".", "..", "*..", "", &"x".repeat(256)] {
+            assert!(destination(text).is_err(), "{text:?}");
+        }
+        for text in ["*", "y.test", "y.test.", "*.y.test", "*.y.test.", "* from @x.test", "unrouted"] {
+            assert_eq!(destination(text).as_deref(), Ok(text));
+        }
+    }
+
+    /// "0 messages purged" was the answer to what no message can meet.
+    #[test]
+    fn a_sender_of_another_domain_than_was_named_is_a_contradiction() {
+        let both = |sender: &str, domain: &str| {
+            contradiction(&Matching { sender: Some(sender.into()), sender_domain: Some(domain.into()), ..Matching::default() })
+        };
+        assert_eq!(both("a@x.test", "x.test"), None);
+        assert_eq!(both("a@X.test", "x.test"), None);
+        assert_eq!(both("a@b\u{fc}cher.test", "xn--bcher-kva.test"), None);
+        for sender in ["a@y.test", "a@sub.x.test", ""] {
+            assert!(both(sender, "x.test").unwrap().contains("--sender-domain \"x.test\""), "{sender}");
+        }
+        assert_eq!(contradiction(&Matching { sender: Some("a@x.test".into()), ..Matching::default() }), None);
     }
 
     /// Half a second was no time at all: `purge --older-than 500ms` meant every message.

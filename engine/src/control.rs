@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use ringpost_config::Config;
-use ringpost_queue::{Backlog, DestinationId, Pauses, QueueId, Resolution};
+use ringpost_queue::{Backlog, DestinationId, Pauses, QueueId, REPLY_BYTES_MAX, Resolution};
 use serde::{Deserialize, Serialize};
 
 pub use crate::destination_summary::DestinationSummary;
@@ -201,6 +201,9 @@ pub struct Changed {
     pub others: u64,
 }
 
+/// Bytes of the reason of [`Change::Bounce`] at most: with its code it is the last word about a recipient.
+pub const REASON_BYTES_MAX: usize = REPLY_BYTES_MAX - "554 5.0.0 ".len();
+
 /// How far ahead an end of life can be set: a year. What is meant to stay for longer is held.
 pub const EXPIRY_AHEAD_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
 
@@ -326,7 +329,7 @@ pub enum Change {
     Release {},
     /// Fail the recipients, so that their sender is told.
     Bounce {
-        /// What the sender is told, in one line of at most 190 bytes.
+        /// What the sender is told, in one line of at most [`REASON_BYTES_MAX`] bytes.
         reason: String,
     },
     /// Remove without telling anybody.

@@ -2,10 +2,11 @@
 
 use std::{collections::HashMap, rc::Rc};
 
-use ringpost_queue::{Cursor, Filter, MessageKey, MessageView, QueueId, REPLY_BYTES_MAX, RecipientView, RouteId, Settled, State};
+use ringpost_queue::{Cursor, Filter, MessageKey, MessageView, QueueId, RecipientView, RouteId, Settled, State};
+use ringpost_smtp::shown::is_steering;
 
 use crate::{
-    control::{Answer, Change, ChangeOrder, Changed, EXPIRY_AHEAD_MAX, MessageFilter, Recalled, Selection, time_text},
+    control::{Answer, Change, ChangeOrder, Changed, EXPIRY_AHEAD_MAX, MessageFilter, REASON_BYTES_MAX, Recalled, Selection, time_text},
     listing::filter_of,
     mail_log::{Escaped, EscapedWord},
     shard::Shard,
@@ -164,12 +165,14 @@ impl Steering {
             Change::Hold {} => Self::Hold,
             Change::Release {} => Self::Release,
             Change::Bounce { reason } => {
-                let reply = format!("554 5.0.0 {reason}");
-                if reply.len() > REPLY_BYTES_MAX {
-                    let most = REPLY_BYTES_MAX - (reply.len() - reason.len());
-                    return Err(format!("the reason is {} bytes long: at most {most} fit into a report; say it shorter", reason.len()));
+                if reason.len() > REASON_BYTES_MAX {
+                    let bytes = reason.len();
+                    return Err(format!("the reason is {bytes} bytes long: at most {REASON_BYTES_MAX} fit into a report; say it shorter"));
                 }
-                Self::Bounce(reply)
+                if reason.contains(is_steering) {
+                    return Err("the reason has a line break or another control character: it is one line of text".to_owned());
+                }
+                Self::Bounce(format!("554 5.0.0 {reason}"))
             }
             Change::Purge {} => Self::Purge,
             Change::Reroute { .. } if !shard.config().delivery.deliver => {

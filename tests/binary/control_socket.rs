@@ -40,6 +40,26 @@ fn nonsense_gets_one_line_and_harms_nobody() {
     assert!(node.is_running() && node.ask(&["stats"]).status.success());
 }
 
+/// What the command line refuses as wrong usage is refused of whoever asks without it.
+#[test]
+fn a_reason_that_is_too_long_or_no_line_is_refused_by_the_engine() {
+    let node = Node::start(&Setup::new());
+    let id = Client::greeted(node.address).deliver("b@y.test", "Subject: x\r\n\r\nx");
+    for (reason, said) in
+        [("a\nb".to_owned(), "a line break or another control character"), ("x".repeat(191), "the reason is 191 bytes long")]
+    {
+        let change = serde_json::json!({"action": "bounce", "reason": reason});
+        let asked = serde_json::json!({"call": "queue_change", "change": change, "ids": [id], "filter": null});
+        let mut stream = UnixStream::connect(node.folder.path().join("ringpost.sock")).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        stream.write_all(format!("{asked}\n").as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.contains(said), "{answer}");
+    }
+    assert_eq!(node.queue().len(), 1);
+}
+
 /// A command to a stopped engine waited for two minutes, and said then that the answer broke off: a resource was temporarily unavailable.
 #[test]
 fn a_stopped_engine_is_told_from_one_that_is_at_work() {

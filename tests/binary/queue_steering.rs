@@ -57,7 +57,15 @@ fn filters_narrow_down_what_is_listed_and_changed() {
     assert!(say(&node, &["queue", "summary", "--destination", "nowhere"]).contains(unknown));
     assert!(!say(&node, &["queue", "ls", "--destination", "*", "--older-than", "1h"]).contains(unknown), "there is one");
     // These said "0 messages purged", as if there was such mail and none left.
-    for (option, value) in [("--domain", ""), ("--domain", "b@y.test"), ("--sender", "x.test"), ("--tag", ""), ("--destination", " ")] {
+    let long = "x".repeat(65);
+    for (option, value) in [
+        ("--domain", ""),
+        ("--domain", "b@y.test"),
+        ("--sender", "x.test"),
+        ("--tag", ""),
+        ("--tag", long.as_str()),
+        ("--destination", " "),
+    ] {
         let output = node.ask(&["queue", "purge", option, value]);
         let said = String::from_utf8_lossy(&output.stderr);
         let named = format!("'{value}' for '{option} <");
@@ -189,10 +197,15 @@ fn a_reason_that_does_not_fit_is_refused_and_the_longest_is_found_again() {
     let node = Node::start(&Setup::new());
     let id = deliver(&node, "", &["b@y.test"]);
     let refused = node.ask(&["queue", "bounce", &id, "--reason", &"x".repeat(191)]);
-    assert_eq!(refused.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&refused.stderr).contains("the reason is 191 bytes long: at most 190 fit"));
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("is 191 bytes long: at most 190 fit"));
+    for lines in ["gone\nX-Forged: yes", "gone\u{1b}[31m"] {
+        let refused = node.ask(&["queue", "bounce", &id, "--reason", lines]);
+        assert_eq!(refused.status.code(), Some(2));
+        assert!(String::from_utf8_lossy(&refused.stderr).contains("has a line break or another control character"), "{refused:?}");
+    }
     assert_eq!(ids(&node, &[]), [id.as_str()]);
-    let longest = "\u{1}".repeat(190);
+    let longest = "\"".repeat(190);
     assert_eq!(say(&node, &["queue", "bounce", &id, "--reason", &longest]), "1 message bounced");
     node.wait_for_queue(<[_]>::is_empty);
     let log = node.folder.path().join("mail.log");

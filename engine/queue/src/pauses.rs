@@ -94,8 +94,10 @@ impl Pauses {
     }
 }
 
+/// A final dot makes no other name; `*.` with its dot taken off would be the route of all other mail.
 fn canonical_name(name: &str) -> String {
-    canonical_pattern(name.strip_suffix('.').unwrap_or(name))
+    let bare = name.strip_suffix('.').filter(|bare| !matches!(*bare, "" | "*"));
+    canonical_pattern(bare.unwrap_or(name))
 }
 
 impl Queue {
@@ -279,6 +281,8 @@ mod tests {
             ("y.test", "mail for y.test goes by the route \"*\", which is one destination for all of its mail: pause \"*\", or "),
             ("*.own.test", "mail for *.own.test goes by the route \"*\""),
             ("a b", "\"a b\" is no destination"),
+            // It was the route `*`, which has all other mail.
+            ("*.", "\"*.\" is no destination"),
             ("", "\"\" is no destination"),
         ] {
             let refused = own.can_be_paused(name).unwrap_err();
