@@ -65,7 +65,7 @@ pub fn change(socket: &Path, change: Change, selection: Selection, whole: WholeM
             eprintln!("ringpost: {} stayed as before: {so_already}", messages(unchanged));
         }
         // Held mail that was named is not as it was wanted; among all of it, it is passed over.
-        is_whole = taken + unanswered == 0 && (held + offered == 0 || !by_id);
+        is_whole = taken + unanswered + attempting == 0 && (held + offered == 0 || !by_id);
         if taken > 0 {
             eprintln!("ringpost: {} stayed as before: another node of the cluster is taking them over", messages(taken));
         }

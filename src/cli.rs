@@ -298,7 +298,7 @@ pub enum QueueCall {
         #[command(flatten)]
         selection: Selection,
     },
-    /// Remove the recipients that match for good and tell nobody.
+    /// Remove the recipients that match for good and tell nobody; what is being attempted when that has ended, unless it is delivered.
     #[command(alias = "delete")]
     Purge(Selection),
     /// Send by another route than the one of the recipients' domains; they are tried there at once. Where --domain, --destination or

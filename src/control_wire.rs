@@ -123,7 +123,7 @@ pub struct NotChanged {
     /// Messages that were purged while an attempt is under way, which may deliver all the same.
     #[serde(default)]
     pub unless_delivered: u64,
-    /// Recipients to purge or to bounce that are being attempted, and stay as they are.
+    /// Recipients to bounce that are being attempted, and stay as they are.
     #[serde(default)]
     pub attempting: u64,
     /// Recipients that the filter does not match and that were changed along with their messages.

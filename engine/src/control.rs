@@ -195,7 +195,7 @@ pub struct Changed {
     pub paused: u64,
     /// Changed: purged while an attempt is under way, which may deliver all the same.
     pub unless_delivered: u64,
-    /// Recipients to purge or to bounce that are being attempted, and stay as they are.
+    /// Recipients to bounce that are being attempted, and stay as they are.
     pub attempting: u64,
     /// Recipients that the filter does not match and that were changed all the same, as what was done is done with whole messages.
     pub others: u64,

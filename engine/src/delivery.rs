@@ -345,7 +345,9 @@ impl Shard {
         if dispatch.is_guest() {
             return self.guest_abandoned(dispatch);
         }
-        self.queue.borrow_mut().abandon(dispatch, self.now_ms());
+        let key = dispatch.key();
+        let settled = self.queue.borrow_mut().abandon(dispatch, self.now_ms());
+        self.persist(key, settled);
         self.delivery.attempt_ended(self);
     }
 

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, rc::Rc};
 
-use ringpost_queue::{Cursor, Filter, MessageKey, MessageView, QueueId, RecipientView, RouteId, Settled, State};
+use ringpost_queue::{Cursor, Filter, MessageKey, QueueId, RecipientView, RouteId, Settled, State};
 use ringpost_smtp::shown::is_steering;
 
 use crate::{
@@ -117,15 +117,10 @@ impl Changed {
 
 /// What of that which is to leave is being attempted.
 enum UnderWay {
-    /// It leaves with its message, whatever the attempt comes to; but what that delivers is delivered.
+    /// It leaves when the attempt has ended; but what that delivers is delivered.
     Leaves,
     /// So many recipients, and nothing is done with them.
     Stays(u64),
-}
-
-/// Does the purge of what meets a filter take the whole message out, as nothing else is open?
-fn leaves_whole(view: &MessageView<'_>, filter: &Filter) -> bool {
-    view.recipients().all(|recipient| recipient.matches(filter) || recipient.is_settled())
 }
 
 /// What keeps all that is meant of a message from being attempted here, so that there is nothing to retry.
@@ -297,9 +292,10 @@ impl Steering {
         let queue = shard.queue.borrow();
         let view = queue.show(key).filter(|view| matches!(self, Self::Bounce(_) | Self::Purge) && !view.is_closing());
         let Some(view) = view else { return UnderWay::Stays(0) };
-        let attempted = view.recipients().filter(|recipient| recipient.state() == State::Attempting && recipient.matches(filter)).count();
+        let is_attempted = |recipient: &RecipientView<'_>| recipient.state() == State::Attempting && !recipient.is_leaving();
+        let attempted = view.recipients().filter(|recipient| is_attempted(recipient) && recipient.matches(filter)).count();
         match self {
-            Self::Purge if attempted > 0 && leaves_whole(&view, filter) => UnderWay::Leaves,
+            Self::Purge if attempted > 0 => UnderWay::Leaves,
             _ => UnderWay::Stays(attempted as u64),
         }
     }
@@ -327,10 +323,9 @@ impl Steering {
         let queue = shard.queue.borrow();
         let Some(view) = queue.show(key).filter(|view| !view.is_closing()) else { return };
         let id = view.envelope().id;
-        let leaves_whole = leaves_whole(&view, filter);
         let is_taken = |recipient: &RecipientView<'_>| match self {
             Self::Bounce(_) => !matches!(recipient.state(), State::Attempting | State::Failed),
-            _ => leaves_whole || recipient.state() != State::Attempting,
+            _ => !recipient.is_leaving(),
         };
         let chosen = view.recipients().filter(|recipient| !recipient.is_settled() && recipient.matches(filter));
         for recipient in chosen.filter(is_taken) {

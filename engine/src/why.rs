@@ -55,6 +55,7 @@ fn sentence(
     now: u64,
 ) -> String {
     let name = destination.name;
+    let leaving = if recipient.is_leaving() { "; purged by command when that has ended, unless it delivers" } else { "" };
     match recipient.state() {
         State::Held if view.is_held() => {
             format!("Held by command until it is released{}{}.", history(recipient, now), held_end(recipient, now))
@@ -82,16 +83,18 @@ fn sentence(
                 wait => format!("; what is there {}", wait_of_those(wait)),
             };
             let (history, expiry) = (history(recipient, now), expiry(recipient, now));
-            format!("Ready, and waits for its turn at the shard that delivers to {name:?}{there}{history}{expiry}.")
+            format!("Ready, and waits for its turn at the shard that delivers to {name:?}{there}{history}{expiry}{leaving}.")
         }
         State::Attempting if !destination.is_home => {
             let attempt = recipient.attempts() + 1;
-            format!("Is being attempted at {name:?} by the shard that delivers there, attempt {attempt}{}.", history(recipient, now))
+            let history = history(recipient, now);
+            format!("Is being attempted at {name:?} by the shard that delivers there, attempt {attempt}{history}{leaving}.")
         }
         State::Attempting => {
             let said = elsewhere.said.iter().find(|said| said.recipients.contains(&recipient.number()));
             let said = said.map_or_else(String::new, |said| format!(", in which {}", said.text));
-            format!("Is being attempted at {name:?} right now, attempt {}{said}{}.", recipient.attempts() + 1, history(recipient, now))
+            let (attempt, history) = (recipient.attempts() + 1, history(recipient, now));
+            format!("Is being attempted at {name:?} right now, attempt {attempt}{said}{history}{leaving}.")
         }
         State::Deferred => {
             let next = recipient.due_at().unwrap_or(now).max(now);

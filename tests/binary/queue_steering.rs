@@ -178,16 +178,40 @@ fn what_is_being_attempted_is_purged_unless_that_delivers_and_is_said_so() {
     hop.hold_content(false);
     node.wait_for_queue(<[_]>::is_empty);
 
-    // Beside one that waits it is not purged, and comes again if the attempt fails.
+    // Beside one that waits, too.
     hop.hold_content(true);
     let both = deliver(&node, "", &["later-c@z.test", "b@y.test"]);
     hop.wait_for_contents(3);
     let said = say(&node, &["queue", "purge", "--domain", "y.test", "--json"]);
-    assert!(said.starts_with("{\"attempting_recipients\":1,\"changed\":0}\n"), "{said}");
-    let said = say(&node, &["queue", "purge", "--domain", "y.test"]);
-    assert!(said.contains("1 recipient is being attempted now and stays: say it again when the attempt has ended"), "{said}");
+    assert!(said.starts_with("{\"changed\":1,\"unless_delivered\":1}\n"), "{said}");
+    assert_eq!(say(&node, &["queue", "purge", "--domain", "y.test"]), "0 messages purged", "it is on its way out");
     hop.hold_content(false);
     node.wait_for_queue(|queue| queue.len() == 1 && queue[0]["id"] == *both && queue[0]["recipients"][1]["state"] == "delivered");
+}
+
+/// A purge by filter left what was being attempted just then: it came again at its retry, for days.
+#[test]
+fn what_is_being_attempted_beside_others_is_purged_when_the_attempt_ends_and_after_a_crash() {
+    // Takes connections and says nothing.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let quiet = listener.local_addr().unwrap();
+    let extra: &'static str = format!("[[route]]\ndomain = \"quiet.test\"\nvia = \"smarthost\"\nhosts = [\"{quiet}\"]\n").leak();
+    let mut node = Node::start(&Setup { extra, ..Setup::new() });
+    let id = deliver(&node, "a@x.test", &["b@quiet.test", "c@y.test"]);
+    node.wait_for_queue(|queue| queue.len() == 1 && queue[0]["recipients"][0]["state"] == "active");
+    let bounced = node.ask(&["queue", "bounce", "--domain", "quiet.test", "--json"]);
+    let left = "{\"attempting_recipients\":1,\"changed\":0}\n";
+    assert_eq!((bounced.status.code(), &*String::from_utf8_lossy(&bounced.stdout)), (Some(1), left), "what it leaves is an answer of no");
+    let said = say(&node, &["queue", "purge", "--domain", "quiet.test"]);
+    assert_eq!(said, "1 message purged\nringpost: 1 of them is being attempted now: purged unless this attempt delivers");
+    let why = say(&node, &["queue", "why", &id]);
+    assert!(why.contains("; purged by command when that has ended, unless it delivers."), "{why}");
+    node.kill();
+    node.restart();
+    let queue = node.wait_for_queue(|queue| queue.len() == 1);
+    assert_eq!((&queue[0]["id"], &queue[0]["recipients"][0]["state"]), (&id.clone().into(), &"purged".into()), "{queue:?}");
+    let log = node.wait_for_mail_log("to=<b@quiet.test> outcome=purged");
+    assert!(log.contains("reason=\"by command, unless the attempt that is under way delivers it\""), "{log}");
 }
 
 /// A reason of any length was taken: it was cut in the report, and its line in the mail log was cut within the quotes, so that

@@ -35,6 +35,7 @@ mod hosts;
 mod ids;
 mod index;
 mod kept_reply;
+mod leaving;
 mod listing;
 mod message;
 mod messages;

@@ -75,7 +75,7 @@ impl Queue {
             self.leave_ready(index, recipient, now);
             self.place(index, recipient, Place::Delivered);
         }
-        Some(self.conclude_steering(index, &waiting, now, record))
+        Some(self.conclude_steering(index, !waiting.is_empty(), now, record))
     }
 
     /// Handles the timer of an offered message: true if its life has ended.

@@ -13,6 +13,7 @@ use crate::guest::GuestBook;
 use crate::home::Homes;
 use crate::ids::Ids;
 use crate::index::Index;
+use crate::leaving::Leaving;
 use crate::message::{Envelope, Flags, Message, MessageKey, NOT_REROUTED, NewMessage, NewRecipient, PLACES, Place, Recipient};
 use crate::messages::Messages;
 use crate::offering::Offered;
@@ -125,6 +126,7 @@ pub struct Queue {
     pub(crate) ids: Ids,
     pub(crate) index: Index,
     pub(crate) reroutes: Reroutes,
+    pub(crate) leaving: Leaving,
     /// The domain that a recipient without one is routed by.
     pub(crate) local_domain: String,
     pub(crate) destinations: Vec<Destination>,
@@ -174,6 +176,7 @@ impl Queue {
             local_domain: String::new(),
             index: Index::new(seed.rotate_left(17)),
             reroutes: Reroutes::default(),
+            leaving: Leaving::default(),
             destination_timers: Wheel::new(now),
             directory: Directory::default(),
             pauses: Pauses::default(),
@@ -472,7 +475,8 @@ impl Queue {
                 || recipient.has_reply()
                 || recipient.next_attempt > 0
         };
-        let select = |number, recipient: &Recipient| is_changed(recipient) || self.has_own_route(index, number);
+        let select =
+            |number, recipient: &Recipient| is_changed(recipient) || self.leaving.has(index, number) || self.has_own_route(index, number);
         self.write_numbered(index, select, record);
         true
     }

@@ -436,9 +436,14 @@ impl Queue {
                 self.groups[group].warned = true;
                 let mut next = self.groups[group].first;
                 while next != NO_RECIPIENT {
+                    let is_leaving = self.leaving.has(index, next);
                     let recipient = &mut self.messages.recipients_mut(index)[usize::from(next)];
                     next = recipient.next_in_group;
-                    if recipient.place.is_open() && recipient.told & TOLD_DELAY == 0 && recipient.notify().wants(Notify::DELAY) {
+                    if recipient.place.is_open()
+                        && !is_leaving
+                        && recipient.told & TOLD_DELAY == 0
+                        && recipient.notify().wants(Notify::DELAY)
+                    {
                         recipient.told |= DELAY_DUE;
                         self.messages[index].flags.set(Flags::REPORT_DUE, true);
                     }

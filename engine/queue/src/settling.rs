@@ -176,12 +176,18 @@ impl Queue {
         self.conclude(&dispatch, true, now, record)
     }
 
-    /// The attempt was not made at all (drain, a task that was dropped): the recipients are ready again, nothing is counted.
-    pub fn abandon(&mut self, dispatch: Dispatch, now: u64) {
-        let index = dispatch.key.index;
+    /// The attempt was not made at all (drain, a task that was dropped): the recipients are ready again, nothing is counted. There is something
+    /// to persist only where a purge has waited for it.
+    pub fn abandon(&mut self, dispatch: Dispatch, now: u64) -> Settled {
+        let (index, leaving) = (dispatch.key.index, self.leaving.count());
         self.each_open(&dispatch, |queue, recipient| queue.make_ready_again(index, recipient, now));
         self.end_attempt(&dispatch, now);
-        self.go_on(index, now);
+        if self.leaving.count() == leaving {
+            self.go_on(index, now);
+            return Settled::Nothing;
+        }
+        // That they are purged is recorded since the purge.
+        self.conclude(&dispatch, false, now, &mut Vec::new())
     }
 
     /// A record of this message is acknowledged. The last one of a done or deleted message drops it.
@@ -215,6 +221,11 @@ impl Queue {
             return false;
         }
         state.attempted(now);
+        if !outcome.is_delivery() && self.leaves(index, recipient) {
+            return true;
+        }
+        self.leaving.take(index, recipient);
+        let state = &mut self.messages.recipients_mut(index)[usize::from(recipient)];
         match outcome {
             Outcome::Delivered { reply } | Outcome::Relayed { reply } | Outcome::Untimed { reply } | Outcome::PassedOn { reply } => {
                 let (has_reply, wants_success) = (state.has_reply(), wants_success(outcome, state.notify(), is_traced));
@@ -255,8 +266,11 @@ impl Queue {
         true
     }
 
-    /// Back from an attempt that said nothing: before all others, with the age it had.
+    /// Back from an attempt that said nothing: before all others, with the age it had; or out, if a purge has waited for that.
     pub(crate) fn make_ready_again(&mut self, index: u32, recipient: u16, now: u64) {
+        if self.leaves(index, recipient) {
+            return;
+        }
         let state = &mut self.messages.recipients_mut(index)[usize::from(recipient)];
         state.next_attempt = now;
         let group = state.group;

@@ -23,23 +23,27 @@ impl Queue {
             self.place(index, recipient, Place::Failed);
             self.keep_reply(index, recipient, &[&line[..length]], "");
         }
-        Some(self.conclude_steering(index, &chosen, now, record))
+        Some(self.conclude_steering(index, !chosen.is_empty(), now, record))
     }
 
-    /// Takes the recipients that meet the filter out for good and tells nobody. When none is left that is open, the message leaves; else
-    /// those that are being attempted stay.
+    /// Takes the recipients that meet the filter out for good and tells nobody; one that is being attempted when that has ended, unless it is
+    /// delivered. When none is left that is open, the message leaves.
     pub fn purge(&mut self, key: MessageKey, filter: &Filter, now: u64, record: &mut Vec<u8>) -> Option<Settled> {
         let index = self.find_open(key)?;
         let view = self.show(key).expect("it was found");
-        if view.recipients().all(|recipient| recipient.matches(filter) || recipient.is_settled()) {
+        if view.recipients().all(|recipient| recipient.matches(filter) || recipient.is_settled() || recipient.is_leaving()) {
             return self.delete(key, now);
         }
+        let attempted = self.chosen(key, filter, |place| place == Place::Attempting);
+        let leaving = self.leaving.count();
+        attempted.into_iter().for_each(|recipient| self.leaving.add(index, recipient));
+        let is_any_leaving = self.leaving.count() > leaving;
         let chosen = self.chosen(key, filter, |place| matches!(place, Place::Waiting | Place::Ready | Place::Failed));
         for &recipient in &chosen {
             self.leave_ready(index, recipient, now);
             self.place(index, recipient, Place::Purged);
         }
-        Some(self.conclude_steering(index, &chosen, now, record))
+        Some(self.conclude_steering(index, is_any_leaving || !chosen.is_empty(), now, record))
     }
 
     /// Sends the recipients that meet the filter another way, whatever their domains say; the others go theirs. One that is being attempted
@@ -108,11 +112,11 @@ impl Queue {
         }
     }
 
-    pub(crate) fn conclude_steering(&mut self, index: u32, chosen: &[u16], now: u64, record: &mut Vec<u8>) -> Settled {
-        if chosen.is_empty() {
+    pub(crate) fn conclude_steering(&mut self, index: u32, has_changed: bool, now: u64, record: &mut Vec<u8>) -> Settled {
+        if !has_changed {
             return Settled::Nothing;
         }
-        self.write_record(index, |recipient| !recipient.place.is_open(), record);
+        self.write_numbered(index, |number, recipient| !recipient.place.is_open() || self.leaving.has(index, number), record);
         self.messages[index].unrecorded += 1;
         self.arm(index);
         self.want_what_is_left(index, now);

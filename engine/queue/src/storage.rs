@@ -317,6 +317,7 @@ impl Queue {
         let Message { id_place, addresses, flags, fresh_place, .. } = *message;
         let first_group = std::mem::replace(&mut message.first_group, NONE);
         for state in recipients {
+            debug_assert!(state.place != Place::Attempting, "its attempts have ended, and what leaves with them has left");
             self.texts.give(state.reply());
             self.placed[state.place as usize] -= 1;
         }
@@ -369,7 +370,7 @@ impl Queue {
         for (number, recipient) in recipients.filter(|&(number, recipient)| select(number, recipient)) {
             writer.push(&RecipientState {
                 recipient: number,
-                settling: recipient.place.settling(),
+                settling: if self.leaving.has(index, number) { Settling::Purged } else { recipient.place.settling() },
                 told: recipient.told & TOLD_KNOWN,
                 deferrals: recipient.deferrals,
                 attempts: recipient.attempts,

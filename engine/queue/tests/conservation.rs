@@ -21,6 +21,8 @@ const DOMAINS: [&str; 8] =
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum Fate {
     Open,
+    /// Being attempted, and purged when that ends unless it is delivered.
+    Leaving,
     /// And its sender is told so, or does not want to know.
     Delivered,
     /// And its sender is still to be told.
@@ -53,6 +55,8 @@ struct Accepted {
     records: Vec<Vec<u8>>,
     settled: bool,
     deleted: bool,
+    /// Purged while they were being attempted: nobody is to be told.
+    left: BTreeSet<u16>,
 }
 
 impl Accepted {
@@ -189,6 +193,7 @@ impl World {
             records: vec![],
             settled: false,
             deleted: false,
+            left: BTreeSet::new(),
         };
         let (message, domains) = (new_message(id, self.now), destinations(&mut self.queue, &accepted));
         let key = self.queue.enqueue(&message, recipients_of(&accepted, &domains), self.now);
@@ -215,12 +220,31 @@ impl World {
         let accepted = self.accepted.get_mut(&id).unwrap();
         for (number, outcome) in outcomes {
             let wants_success = self.with_reports && accepted.notify[*number as usize].has(Notify::SUCCESS);
-            accepted.fate[*number as usize] = match outcome {
+            let fate = &mut accepted.fate[*number as usize];
+            if *fate == Fate::Leaving && !matches!(outcome, Outcome::Delivered { .. } | Outcome::Relayed { .. } | Outcome::PassedOn { .. })
+            {
+                *fate = Fate::Bounced;
+                self.told.insert((id, *number, false), self.restarts);
+                continue;
+            }
+            *fate = match outcome {
                 Outcome::Delivered { .. } | Outcome::Relayed { .. } if wants_success => Fate::SuccessDue,
                 Outcome::Delivered { .. } | Outcome::Relayed { .. } | Outcome::PassedOn { .. } => Fate::Delivered,
                 Outcome::Failed { .. } => Fate::Failed,
                 _ => Fate::Open,
             };
+        }
+    }
+
+    /// An attempt has ended that said nothing of these: those that leave have left.
+    fn note_untried(&mut self, id: QueueId, recipients: &[u16]) {
+        let accepted = self.accepted.get_mut(&id).unwrap();
+        for &number in recipients {
+            let fate = &mut accepted.fate[usize::from(number)];
+            if *fate == Fate::Leaving {
+                *fate = Fate::Bounced;
+                self.told.insert((id, number, false), self.restarts);
+            }
         }
     }
 
@@ -235,7 +259,9 @@ impl World {
                 None
             }
         };
-        let (fate, held, seen) = (accepted.fate.clone(), accepted.held, self.seen(id));
+        // The records say of what leaves that it has left.
+        let fate = accepted.fate.iter().map(|fate| if *fate == Fate::Leaving { Fate::Bounced } else { *fate }).collect();
+        let (held, seen) = (accepted.held, self.seen(id));
         self.unacknowledged.push(Unacknowledged { id, key: self.keys[&id], record, fate, held, seen, told: Vec::new() });
     }
 
@@ -392,6 +418,13 @@ impl World {
         self.queue.resolved(destination, &resolution, self.now);
     }
 
+    fn ended(&mut self, id: QueueId, recipients: &[u16], settled: Settled, record: Vec<u8>) {
+        if !self.accepted[&id].deleted {
+            self.note_untried(id, recipients);
+        }
+        self.persist(id, settled, record);
+    }
+
     fn finish_one(&mut self) {
         if self.in_flight.is_empty() {
             return;
@@ -406,7 +439,7 @@ impl World {
         let verdict = self.queue.verdict(&dispatch);
         if let Some(Verdict::Unanswered) = verdict {
             let settled = self.queue.unreachable(dispatch, self.now, &mut record);
-            return self.persist(id, settled, record);
+            return self.ended(id, &recipients, settled, record);
         }
         if verdict.is_none() && !matches!(self.queue.via(destination), Via::Discard) {
             let mut tried = HostsTried::default();
@@ -422,11 +455,12 @@ impl World {
             }
             if !reached {
                 let settled = self.queue.unreachable(dispatch, self.now, &mut record);
-                return self.persist(id, settled, record);
+                return self.ended(id, &recipients, settled, record);
             }
         }
         if self.random.below(20) == 0 {
-            return self.queue.abandon(dispatch, self.now);
+            let settled = self.queue.abandon(dispatch, self.now);
+            return self.ended(id, &recipients, settled, record);
         }
         let fates: Vec<(u16, u64)> = recipients.iter().map(|&number| (number, self.random.below(10))).collect();
         let outcomes: Vec<(u16, Outcome<'_>)> = fates
@@ -463,6 +497,7 @@ impl World {
             return;
         }
         self.note(id, outcomes);
+        self.note_untried(id, &recipients);
         let accepted = self.accepted.get_mut(&id).unwrap();
         // A deferral beyond the lifetime is a failure.
         let is_over = accepted.is_over(self.now);
@@ -523,7 +558,8 @@ impl World {
                 let domain = accepted.recipients[0].split_once('@').unwrap().1.to_owned();
                 let is_chosen: Vec<bool> = accepted.recipients.iter().map(|address| address.ends_with(&domain)).collect();
                 let filter = Filter { recipient_domain: Some(domain), ..Filter::default() };
-                let takes_all = accepted.fate.iter().zip(&is_chosen).all(|(fate, is_chosen)| fate.is_settled() || *is_chosen);
+                let takes_all =
+                    accepted.fate.iter().zip(&is_chosen).all(|(fate, is_chosen)| fate.is_settled() || *fate == Fate::Leaving || *is_chosen);
                 self.queue.purge(key, &filter, now, &mut record).inspect(|_| {
                     if takes_all {
                         accepted.fate.fill(Fate::Delivered);
@@ -531,7 +567,10 @@ impl World {
                         return;
                     }
                     for (number, fate) in accepted.fate.iter_mut().enumerate().filter(|(number, _)| is_chosen[*number]) {
-                        if *fate == Fate::Failed || *fate == Fate::Open && !attempting(number) {
+                        if *fate == Fate::Open && attempting(number) {
+                            *fate = Fate::Leaving;
+                            accepted.left.insert(number as u16);
+                        } else if matches!(*fate, Fate::Failed | Fate::Open) {
                             *fate = Fate::Bounced;
                             // Nobody is to be told.
                             self.told.insert((id, number as u16, false), self.restarts);
@@ -561,6 +600,7 @@ impl World {
                 for (recipient, fate) in message.recipients().zip(&accepted.fate) {
                     let attempting = attempting.contains(&(id, recipient.number()));
                     let expected = match (recipient.state(), attempting) {
+                        (State::Attempting, true) if recipient.is_leaving() => Fate::Leaving,
                         (State::Attempting, true) => Fate::Open,
                         (State::Delivered, false) if recipient.notice().is_some() => Fate::SuccessDue,
                         (State::Delivered, false) => Fate::Delivered,
@@ -620,7 +660,16 @@ impl World {
             let message = new_message(*id, accepted.accepted_at);
             let records = accepted.records.iter().map(Vec::as_slice);
             let Recovered { key, done, .. } = self.queue.recover(&message, recipients_of(accepted, &domains), records, self.now).unwrap();
-            assert!(!done, "a message that was delivered to all had a settled record, not outcomes");
+            for &number in accepted.left.iter().filter(|number| accepted.fate[usize::from(**number)] == Fate::Bounced) {
+                self.told.insert((*id, number, false), self.restarts);
+            }
+            if done {
+                // Whom it was not delivered to was about to leave when the process died.
+                assert!(accepted.fate.iter().all(|fate| fate.is_settled()));
+                accepted.settled = true;
+                self.queue.recorded(key);
+                continue;
+            }
             self.keys.insert(*id, key);
             let view = self.queue.show(key).unwrap();
             assert_eq!(view.priority(), accepted.durable.priority);

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use ringpost_queue::{
     DestinationLimits, Dispatch, Guest, Homes, HostsTried, NewMessage, NewRecipient, NextHop, Notify, Outcome, Queue, QueueId,
-    QueueSettings, Refused, RetryPolicy, Route, Routes, Via, Wait, Work,
+    QueueSettings, Refused, RetryPolicy, Route, Routes, Settled, Via, Wait, Work,
 };
 
 const START: u64 = 1_790_000_000_000;
@@ -111,7 +111,7 @@ impl World {
             let refused = queue.put_off_guest(dispatch, self.now);
             self.send_back(refused);
         } else {
-            queue.abandon(dispatch, self.now);
+            assert_eq!(queue.abandon(dispatch, self.now), Settled::Nothing);
         }
     }
 
@@ -142,7 +142,7 @@ impl World {
                     Back::Refused { until, wait, reason } => {
                         let queue = &mut self.shards[at].queue;
                         queue.home_sleeps(&dispatch, until, wait, &reason, self.now);
-                        queue.abandon(dispatch, self.now);
+                        assert_eq!(queue.abandon(dispatch, self.now), Settled::Nothing);
                     }
                 }
             }

@@ -86,7 +86,7 @@ fn connect(queue: &mut Queue, dispatch: Dispatch, answers: impl Fn(&str) -> bool
         failed.push(address);
     }
     if !queue.ends_round(destination, tried, now) {
-        queue.abandon(dispatch, now);
+        assert_eq!(queue.abandon(dispatch, now), Settled::Nothing);
         return Err(failed);
     }
     let key = dispatch.key();
@@ -279,7 +279,7 @@ fn a_driver_that_cannot_connect_does_not_spin() {
         let dispatch = sleep(&mut queue, &mut now);
         assert!((800..=1200).contains(&(now - before)));
         queue.next_host(dispatch.destination(), &mut HostsTried::default(), now);
-        queue.abandon(dispatch, now);
+        assert_eq!(queue.abandon(dispatch, now), Settled::Nothing);
     }
 }
 

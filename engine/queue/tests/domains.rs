@@ -269,7 +269,7 @@ fn a_refusal_of_dns_fails_each_message_with_its_words() {
     assert!(lookups[0].anew, "nobody has answered yet");
     queue.resolved(lookups[0].destination, &Resolution::Refused { reply: reply.into(), until: START + MINUTE }, START);
     let (attempts, _) = work(&mut queue, START + MINUTE);
-    attempts.into_iter().for_each(|dispatch| queue.abandon(dispatch, START + MINUTE));
+    attempts.into_iter().for_each(|dispatch| assert_eq!(queue.abandon(dispatch, START + MINUTE), Settled::Nothing));
 }
 
 /// Nobody asked for a domain without mail: after a retry of a message whose refused recipient had left, other shards, and those that had
@@ -302,7 +302,7 @@ fn a_retry_asks_about_a_refused_domain_at_once_though_its_mail_is_gone() {
     assert_eq!(queue.purge(key, &failed, START, &mut Vec::new()), Some(Settled::Outcome));
     assert_eq!(queue.retry(key, &Filter::default(), START + 1, &mut Vec::new()), Some(Settled::Outcome));
     let (attempts, lookups) = work(&mut queue, START + 1);
-    attempts.into_iter().for_each(|dispatch| queue.abandon(dispatch, START + 1));
+    attempts.into_iter().for_each(|dispatch| assert_eq!(queue.abandon(dispatch, START + 1), Settled::Nothing));
     assert_eq!(lookups.iter().map(|lookup| (lookup.destination, lookup.anew)).collect::<Vec<_>>(), [(refused, true)]);
     // Its question did not get through: it comes again soon, and nothing spins meanwhile.
     queue.not_asked(refused, START + 1);
@@ -322,8 +322,12 @@ fn a_retry_asks_about_a_refused_domain_at_once_though_its_mail_is_gone() {
     let (attempts, _) = work(&mut other, START);
     assert!(attempts.len() == 1 && other.verdict(&attempts[0]).is_none());
     other.resolved(destination, &Resolution::Awaited, START);
-    attempts.into_iter().for_each(|dispatch| other.abandon(dispatch, START));
-    assert_eq!(work(&mut other, START).0.into_iter().map(|dispatch| other.abandon(dispatch, START)).count(), 1, "hosts are no refusal");
+    attempts.into_iter().for_each(|dispatch| assert_eq!(other.abandon(dispatch, START), Settled::Nothing));
+    assert_eq!(
+        work(&mut other, START).0.into_iter().map(|dispatch| assert_eq!(other.abandon(dispatch, START), Settled::Nothing)).count(),
+        1,
+        "hosts are no refusal"
+    );
 }
 
 /// It was put off as one that mail waits for; without that mail nobody asked, and other shards went on refusing by the old answer.

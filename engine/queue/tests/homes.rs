@@ -288,7 +288,7 @@ impl World {
         if dispatch.is_guest() {
             assert!(queue.abandon_guest(dispatch, false, self.now).is_none());
         } else {
-            queue.abandon(dispatch, self.now);
+            assert_eq!(queue.abandon(dispatch, self.now), Settled::Nothing);
         }
     }
 
@@ -350,7 +350,7 @@ impl World {
                     }
                     End::Refused { until, wait, reason } => {
                         shard.queue.home_sleeps(&dispatch, until, wait, &reason, self.now);
-                        shard.queue.abandon(dispatch, self.now);
+                        assert_eq!(shard.queue.abandon(dispatch, self.now), Settled::Nothing);
                     }
                     end => self.settle(lane.1, dispatch, Some(&outcomes(&end, &numbers))),
                 }
@@ -617,7 +617,7 @@ fn guest_for(domain: &str, shard: u16, hosts: Vec<NextHop>) -> Guest {
     assert_eq!(dispatch.home(), Some(1));
     let mut guest = Guest::default();
     owner.describe(&dispatch, 1, &mut guest);
-    owner.abandon(dispatch, START);
+    assert_eq!(owner.abandon(dispatch, START), Settled::Nothing);
     guest
 }
 
@@ -695,13 +695,13 @@ fn a_guest_that_is_given_up_where_no_home_is_any_more_goes_back_to_its_owner() {
     assert!(of_guest.is_guest() && others.is_home(of_guest.destination()));
     others.set_routes(vec![route(1)], START).unwrap();
     assert!(!others.is_home(of_guest.destination()));
-    others.abandon(own, START);
+    assert_eq!(others.abandon(own, START), Settled::Nothing);
     assert!(others.abandon_guest(of_guest, false, START).is_none());
     assert_eq!(others.take_refused().map(|refused| refused.guest.owner()), Some(owner));
     let own = next(&mut others);
     assert_eq!((own.is_guest(), own.home()), (false, Some(home)));
-    others.abandon(own, START);
-    owners.abandon(sent, START);
+    assert_eq!(others.abandon(own, START), Settled::Nothing);
+    assert_eq!(owners.abandon(sent, START), Settled::Nothing);
 }
 
 /// What waited for its turn at a home was attempted though its domain had been paused: its owner had given it out before.

@@ -105,7 +105,7 @@ fn mail_for_later_waits_for_its_release_and_its_lifetime_counts_from_then() {
             assert!(attempt(&mut queue, START + DAY - 1).is_none());
         }
         let dispatch = attempt(&mut queue, START + DAY).unwrap();
-        queue.abandon(dispatch, START + DAY);
+        assert_eq!(queue.abandon(dispatch, START + DAY), Settled::Nothing);
         let destination = queue.route(b"y.test");
         queue.pause(destination, true, START + DAY);
         assert!(attempt(&mut queue, START + 6 * DAY - 1).is_none());
@@ -342,7 +342,7 @@ fn mail_of_a_clock_that_was_ahead_goes_on_at_the_next_start_and_expires_in_its_t
     assert!(view.next_attempt(START).unwrap() <= START + 5 * 60 * MINUTE);
     assert_eq!(view.expires_at(), START + 3 * DAY);
     let mut now = START;
-    while attempt(&mut queue, now).map(|dispatch| queue.abandon(dispatch, now)).is_none() {
+    while attempt(&mut queue, now).map(|dispatch| assert_eq!(queue.abandon(dispatch, now), Settled::Nothing)).is_none() {
         now = queue.next_due(now).unwrap();
     }
     assert!(now <= START + 5 * 60 * MINUTE, "{} min", (now - START) / MINUTE);

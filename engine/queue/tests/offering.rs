@@ -117,7 +117,7 @@ fn mail_that_is_taken_back_is_attempted_and_mail_that_another_has_leaves() {
     assert!(!queue.take_back(key, START + 5));
     let Some(Work::Attempt(dispatch)) = queue.poll(START + 5, &mut Vec::new()) else { panic!("it may go") };
     assert!(!queue.offer(key, START + 5), "what is being attempted is not offered");
-    queue.abandon(dispatch, START + 5);
+    assert_eq!(queue.abandon(dispatch, START + 5), Settled::Nothing);
     assert!(queue.offer(key, START + 6));
     assert!(queue.poll(START + 6, &mut Vec::new()).is_none());
     assert_eq!(queue.delete(key, START + 7), Some(Settled::Done));

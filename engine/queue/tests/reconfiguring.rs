@@ -64,7 +64,7 @@ fn attempt_to(queue: &mut Queue) -> Option<String> {
             let destination = dispatch.destination();
             let host = queue.next_host(destination, &mut HostsTried::default(), START);
             let name = host.and_then(|host| queue.host_address(destination, host)).map(|hop| hop.name.clone());
-            queue.abandon(dispatch, START);
+            assert_eq!(queue.abandon(dispatch, START), Settled::Nothing);
             name
         }
         other => panic!("{other:?}"),
@@ -182,7 +182,7 @@ fn old_mail_is_attempted_once_when_its_hold_ends() {
         queue.set_routes(after, now).unwrap();
         match queue.poll(now, &mut Vec::new()) {
             None => {}
-            Some(Work::Attempt(dispatch)) => queue.abandon(dispatch, now),
+            Some(Work::Attempt(dispatch)) => assert_eq!(queue.abandon(dispatch, now), Settled::Nothing),
             Some(other) => panic!("{other:?}"),
         }
         assert_eq!(queue.follow_routes(key, now), moves);

@@ -2,7 +2,7 @@
 
 use ringpost_queue::{
     Dispatch, Filter, NewMessage, NewRecipient, Notify, Outcome, Queue, QueueId, QueueSettings, ReportLimits, RetryPolicy, Route, RouteId,
-    Routes, Via, Work,
+    Routes, Settled, Via, Work,
 };
 
 const START: u64 = 1_790_000_000_000;
@@ -64,5 +64,5 @@ fn who_joins_others_that_were_told_of_a_delay_is_told_as_well() {
     let to_z = Filter { recipient_domain: Some("z.test".into()), ..Filter::default() };
     let _ = queue.reroute(key, &to_z, RouteId(2), now, &mut Vec::new());
     assert_eq!(defer_all(&mut queue, now + HOUR, |_| false).1, [[1, 2]]);
-    open.into_iter().for_each(|dispatch| queue.abandon(dispatch, now + HOUR));
+    open.into_iter().for_each(|dispatch| assert_eq!(queue.abandon(dispatch, now + HOUR), Settled::Nothing));
 }

@@ -94,7 +94,7 @@ fn bounce_leaves_what_is_being_attempted() {
     assert_eq!((count(&queue, State::Attempting), count(&queue, State::Failed)), (dispatch.recipients(), 3 - dispatch.recipients()));
     let nothing = queue.bounce(key, &Filter::default(), b"554 5.0.0 no", START, &mut record);
     assert_eq!(nothing, Some(Settled::Nothing));
-    queue.abandon(dispatch, START);
+    assert_eq!(queue.abandon(dispatch, START), Settled::Nothing);
 }
 
 #[test]
@@ -112,6 +112,76 @@ fn purge_of_some_recipients_keeps_the_others_and_of_all_the_message_goes() {
     assert_eq!(queue.purge(key, &by_domain("z.test"), START, &mut record), Some(Settled::Done), "nobody else is open");
     queue.recorded(key);
     assert!(queue.is_empty() && attempt(&mut queue, START).is_none());
+}
+
+/// A purge by filter left those that were being attempted, and they were tried again for days. Now it waits for the end of the attempt.
+#[test]
+fn a_purge_of_some_takes_those_that_are_being_attempted_when_that_ends_unless_they_are_delivered() {
+    const LATER: Outcome<'_> = Outcome::Deferred { reply: b"450 4.2.0 later" };
+    for (end, expected) in [
+        ("deferred", State::Purged),
+        ("failed", State::Purged),
+        ("untried", State::Purged),
+        ("abandoned", State::Purged),
+        ("unreachable", State::Purged),
+        ("delivered", State::Delivered),
+    ] {
+        let (mut queue, mut record) = (queue("backup.test"), Vec::new());
+        let key = enqueue(&mut queue);
+        let dispatch = loop {
+            let dispatch = attempt(&mut queue, START).unwrap();
+            if dispatch.recipients() == 2 {
+                break dispatch;
+            }
+            let _deferred = queue.settle(dispatch, &[(1, LATER)], START, &mut Vec::new());
+        };
+        assert_eq!(queue.purge(key, &by_domain("y.test"), START, &mut record), Some(Settled::Outcome), "{end}");
+        queue.recorded(key);
+        let is_leaving = |queue: &Queue| queue.show(key).unwrap().recipients().map(|recipient| recipient.is_leaving()).collect::<Vec<_>>();
+        assert_eq!((states(&queue, key)[0], is_leaving(&queue)), (State::Attempting, vec![true, false, true]), "{end}");
+        // A second one finds nothing to do. What a crash leaves is purged, in whatever form it is on the disk.
+        assert_eq!(queue.purge(key, &by_domain("y.test"), START, &mut Vec::new()), Some(Settled::Nothing), "{end}");
+        let mut whole = Vec::new();
+        assert!(queue.state(key, &mut whole));
+        for record in [&record, &whole] {
+            let (recovered, recovered_key) = recover(record, "backup.test");
+            assert_eq!(
+                (states(&recovered, recovered_key)[0], states(&recovered, recovered_key)[2]),
+                (State::Purged, State::Purged),
+                "{end}"
+            );
+        }
+        let mut after = Vec::new();
+        let all = |outcome| [(0, outcome), (2, outcome)];
+        let settled = match end {
+            "deferred" => queue.settle(dispatch, &all(LATER), START, &mut after),
+            "failed" => queue.settle(dispatch, &all(Outcome::Failed { reply: b"550 5.1.1 no" }), START, &mut after),
+            "untried" => queue.settle(dispatch, &[], START, &mut after),
+            "abandoned" => queue.abandon(dispatch, START),
+            "unreachable" => queue.unreachable(dispatch, START, &mut after),
+            _ => queue.settle(dispatch, &all(Outcome::PassedOn { reply: b"250 ok" }), START, &mut after),
+        };
+        assert_eq!(settled, if matches!(end, "abandoned" | "untried") { Settled::Nothing } else { Settled::Outcome }, "{end}");
+        assert_eq!((states(&queue, key)[0], states(&queue, key)[2], is_leaving(&queue)), (expected, expected, vec![false; 3]), "{end}");
+        assert_eq!(queue.report(key), None, "nobody is told: {end}");
+        assert!(queue.show(key).unwrap().recipients().nth(1).unwrap().is_open(), "{end}");
+    }
+    // The last that is open leaves with its message, also when the attempt was not made.
+    let (mut queue, mut record) = (queue("backup.test"), Vec::new());
+    let key = enqueue(&mut queue);
+    let dispatches: Vec<_> = std::iter::from_fn(|| attempt(&mut queue, START)).collect();
+    assert_eq!(queue.purge(key, &by_domain("y.test"), START, &mut record), Some(Settled::Outcome));
+    queue.recorded(key);
+    for dispatch in dispatches {
+        let settled = match dispatch.recipients() {
+            2 => queue.abandon(dispatch, START),
+            _ => queue.settle(dispatch, &[(1, Outcome::PassedOn { reply: b"250 ok" })], START, &mut Vec::new()),
+        };
+        if settled != Settled::Nothing {
+            queue.recorded(key);
+        }
+    }
+    assert!(queue.is_empty());
 }
 
 /// RFC 4865 5: nothing before the time of release. Both commands sent it at once, which no command can take back.
@@ -143,7 +213,7 @@ fn a_rerouted_message_goes_the_other_way_at_once_and_after_a_restart() {
     assert_eq!(destinations(&queue, key), ["backup.test"; 3]);
     let dispatch = attempt(&mut queue, START).unwrap();
     assert_eq!((dispatch.recipients(), queue.destinations(START).map(|one| one.messages).collect::<Vec<_>>()), (3, vec![0, 0, 0, 1]));
-    queue.abandon(dispatch, START);
+    assert_eq!(queue.abandon(dispatch, START), Settled::Nothing);
     let (recovered, key) = recover(&record, "backup.test");
     assert_eq!(destinations(&recovered, key), ["backup.test"; 3]);
     let (recovered, key) = recover(&record, "other.test");
@@ -223,9 +293,9 @@ fn what_is_rerouted_never_goes_the_old_way_again() {
     assert_eq!(begin(&mut queue, &mut others), (open, 0));
     assert!(queue.next_due(START).is_none_or(|at| at > START), "nothing spins meanwhile");
     assert!(queue.look_for_stuck(&mut 0, 100, START).is_empty());
-    queue.abandon(first, START);
+    assert_eq!(queue.abandon(first, START), Settled::Nothing);
     assert_eq!(begin(&mut queue, &mut others), (open, 3 - open));
-    others.into_iter().for_each(|dispatch| queue.abandon(dispatch, START));
+    others.into_iter().for_each(|dispatch| assert_eq!(queue.abandon(dispatch, START), Settled::Nothing));
 }
 
 /// A re-route of one recipient kept all others of its message back as long as any attempt ran, and what was deferred meanwhile beyond its time.
@@ -257,8 +327,8 @@ fn a_reroute_of_one_recipient_keeps_no_other_back() {
     assert!(queue.look_for_stuck(&mut 0, 100, now).is_empty());
     let moved = attempt(&mut queue, now + HOUR).unwrap();
     assert_eq!(queue.destination(moved.destination(), now).unwrap().name, "backup.test");
-    queue.abandon(moved, now + HOUR);
-    queue.abandon(others, now + HOUR);
+    assert_eq!(queue.abandon(moved, now + HOUR), Settled::Nothing);
+    assert_eq!(queue.abandon(others, now + HOUR), Settled::Nothing);
 }
 
 #[test]
@@ -292,12 +362,12 @@ fn a_message_rerouted_during_attempts_moves_as_each_of_them_ends() {
     let expected: Vec<_> =
         (0..3).map(|number| if moved(number) { "backup.test" } else { ["*", "z.test", "*"][usize::from(number)] }).collect();
     assert_eq!(destinations(&queue, key), expected, "the other attempt is still open");
-    queue.abandon(second, START);
+    assert_eq!(queue.abandon(second, START), Settled::Nothing);
     assert_eq!(destinations(&queue, key), ["backup.test"; 3]);
     // What was not decided goes at once, what was deferred at its time; both to the new destination.
     let dispatch = attempt(&mut queue, START).unwrap();
     assert_eq!(dispatch.recipients() + deferred.len(), 3);
-    queue.abandon(dispatch, START);
+    assert_eq!(queue.abandon(dispatch, START), Settled::Nothing);
     let counts = queue.counts();
     assert_eq!((counts.ready, counts.waiting, counts.attempting), (3 - deferred.len(), deferred.len(), 0));
 }
@@ -320,7 +390,7 @@ fn old_mail_that_is_rerouted_is_attempted_once_where_it_leads_now() {
         assert_eq!(queue.reroute(key, &Filter::default(), RouteId(2), now, &mut record), Some(Settled::Outcome));
         queue.recorded(key);
         if let Some(dispatch) = open {
-            queue.abandon(dispatch, now);
+            assert_eq!(queue.abandon(dispatch, now), Settled::Nothing);
         }
         let dispatch = attempt(&mut queue, now).expect("it is tried there at once");
         let outcomes: Vec<_> = queue.recipients(&dispatch).map(|(number, _)| (number, Outcome::Deferred { reply: b"450 later" })).collect();
@@ -348,7 +418,7 @@ fn what_waits_to_go_another_way_does_not_expire_by_the_old_one() {
     queue.recorded(key);
     let now = START + 2 * HOUR;
     let moved = attempt(&mut queue, now).expect("nothing expires");
-    queue.abandon(moved, now);
+    assert_eq!(queue.abandon(moved, now), Settled::Nothing);
     let outcomes: Vec<_> = queue.recipients(&open).map(|(number, _)| (number, Outcome::Deferred { reply: b"450 later" })).collect();
     assert_eq!(queue.settle(open, &outcomes, now, &mut record), Settled::Outcome);
     queue.recorded(key);
@@ -361,7 +431,7 @@ fn what_waits_to_go_another_way_does_not_expire_by_the_old_one() {
     assert_eq!(queue.set_expiry(key, now + 1, &mut record), Some(Settled::Outcome));
     queue.recorded(key);
     assert!(matches!(queue.poll(now + 1, &mut record), Some(Work::Expired(own, _)) if own == key));
-    queue.abandon(first, now + 1);
+    assert_eq!(queue.abandon(first, now + 1), Settled::Nothing);
 }
 
 /// A bare `postmaster` that was sent by an mx route was looked for in the domain "" after a restart.

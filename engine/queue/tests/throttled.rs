@@ -359,7 +359,7 @@ impl Pair {
         for refused in refused {
             let dispatch = self.out[refused.guest.owner_call as usize].take().unwrap();
             self.owner.home_sleeps(&dispatch, refused.until, refused.wait, &refused.reason, now);
-            self.owner.abandon(dispatch, now);
+            assert_eq!(self.owner.abandon(dispatch, now), Settled::Nothing);
         }
         tried
     }
