@@ -79,9 +79,9 @@ impl Outbound<'_> {
     pub(crate) fn decline(&mut self, mut attempt: Attempt) -> Option<Attempt> {
         let outcomes = &mut attempt.storage.outcomes;
         let has_broken_off = self.client.is_ending() && self.served == 0 && !self.has_rested;
-        // A guest goes elsewhere whole: its list of recipients is its owner's, and keeps those that are decided.
-        let is_whole = || outcomes.iter().all(is_open) && outcomes.len() == attempt.storage.recipients.len();
-        if !is_put_off(outcomes, has_broken_off) || self.shard.is_ending() || attempt.dispatch.is_guest() && !is_whole() {
+        // What goes on of a guest is what its list of recipients keeps: all that is open is to be known.
+        let is_known = || outcomes.len() == attempt.dispatch.recipients();
+        if !is_put_off(outcomes, has_broken_off) || self.shard.is_ending() || attempt.dispatch.is_guest() && !is_known() {
             return Some(attempt);
         }
         let now = self.shard.now_ms();
@@ -114,6 +114,11 @@ impl Outbound<'_> {
         {
             attempt.storage.outcomes.extend(decided);
             return Some(attempt);
+        }
+        if attempt.dispatch.is_guest() {
+            let mut open: Vec<u16> = attempt.storage.outcomes.iter().map(|outcome| outcome.recipient).collect();
+            open.sort_unstable();
+            self.shard.queue.borrow_mut().keep_of_guest(&attempt.dispatch, |number| open.binary_search(&number).is_ok());
         }
         let said_less = attempt.words.as_ref().is_some_and(|words| words.outweigh(&attempt.storage.outcomes));
         // If nobody takes it, it was an attempt all the same.

@@ -167,6 +167,30 @@ fn a_store_that_fails_leaves_the_mail_to_the_next_one_recipient_by_recipient() {
     assert_eq!(recipients(&store)[4..], ["c@mixed.test"]);
 }
 
+/// Mail of the other shard went on at its next attempt only, an hour later, where its first host had decided some of its recipients.
+#[test]
+fn the_rest_of_a_message_of_another_shard_goes_to_the_next_host_too() {
+    let ((first, first_at), (second, second_at)) = (Store::over_tcp(), Store::over_tcp());
+    first.answer("c@mixed.test", "452 4.2.2 over quota");
+    let hosts = format!("[\"{first_at}\", {{ host = \"{second_at}\", backup = true }}]");
+    let extra = format!("[[route]]\ndomain = \"mixed.test\"\nvia = \"lmtp\"\nhosts = {hosts}\n");
+    let node = Node::start(&two_shards(Setup { retries: ONE_ATTEMPT, extra: extra.leak(), ..Setup::new() }));
+    let mut clients: Vec<Client> = (0..10).map(|_| Client::greeted(node.address)).collect();
+    for client in &mut clients {
+        client.must("MAIL FROM:<a@x.test>", "250 2.1.0");
+        for local in ["b", "c", "d"] {
+            client.must(&format!("RCPT TO:<{local}@mixed.test>"), "250 2.1.5");
+        }
+        client.must("DATA", "354");
+        client.must("Subject: x\r\n\r\nx\r\n.", "250 2.0.0");
+    }
+    node.wait_for_queue(<[_]>::is_empty);
+    assert!(counter(&node, "dispatched_to_homes") > 0, "both shards have mail");
+    let count = |store: &Store, local: &str| store.saved().iter().filter(|(recipient, _)| recipient.starts_with(local)).count();
+    let counts = ["b", "c", "d"].map(|local| (count(&first, local), count(&second, local)));
+    assert_eq!((counts[0].0 + counts[0].1, counts[1], counts[2].0 + counts[2].1), (10, (0, 10), 10), "each once: {counts:?}");
+}
+
 #[test]
 fn an_attempt_asks_three_hosts_and_is_one() {
     let hops: Vec<_> = (0..5).map(|_| FaultyHop::start(says("rcpt", "450 4.2.1 Busy"))).collect();

@@ -8,6 +8,7 @@
 //! breaker is open or it asked for a pause, all guests are refused until then, and their owners keep them.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::destination::{Destination, DestinationId};
@@ -63,8 +64,10 @@ pub struct Guest {
     /// Reverse-path, then the addresses of the recipients, then the host where the attempt before failed: nothing where none did, see
     /// [`Queue::hosts_to_try`].
     text: Vec<u8>,
-    /// Number in the message, and the end of the address in `text`.
-    recipients: Vec<(u16, u32)>,
+    /// Where the addresses end in it.
+    addresses_end: usize,
+    /// Number in the message, and the address in `text`.
+    recipients: Vec<(u16, Range<u32>)>,
 }
 
 impl Guest {
@@ -79,16 +82,11 @@ impl Guest {
     }
 
     fn failed_at(&self) -> &[u8] {
-        let start = self.recipients.last().map_or(usize::from(self.reverse_bytes), |(_, end)| *end as usize);
-        self.text.get(start..).unwrap_or_default()
+        self.text.get(self.addresses_end..).unwrap_or_default()
     }
 
     pub(crate) fn recipients(&self) -> impl Iterator<Item = (u16, &[u8])> + Clone {
-        (0..self.recipients.len()).map(|position| {
-            let start = position.checked_sub(1).map_or(usize::from(self.reverse_bytes), |before| self.recipients[before].1 as usize);
-            let (number, end) = self.recipients[position];
-            (number, &self.text[start..end as usize])
-        })
+        self.recipients.iter().map(|(number, at)| (*number, &self.text[at.start as usize..at.end as usize]))
     }
 }
 
@@ -208,6 +206,7 @@ impl Queue {
         (guest.attempt, guest.priority) = (dispatch.attempt, self.messages[dispatch.key.index].priority);
         guest.text.clear();
         guest.recipients.clear();
+        guest.addresses_end = 0;
         let Some(envelope) = self.envelope(dispatch.key) else { return };
         (guest.id, guest.size, guest.accepted_at) = (envelope.id, envelope.size, envelope.accepted_at);
         (guest.eight_bit, guest.eight_bit_header) = (envelope.eight_bit, envelope.eight_bit_header);
@@ -215,9 +214,11 @@ impl Queue {
         guest.text.extend_from_slice(envelope.reverse_path);
         guest.reverse_bytes = envelope.reverse_path.len() as u16;
         for (number, address) in self.recipients(dispatch) {
+            let start = guest.text.len() as u32;
             guest.text.extend_from_slice(address);
-            guest.recipients.push((number, guest.text.len() as u32));
+            guest.recipients.push((number, start..guest.text.len() as u32));
         }
+        guest.addresses_end = guest.text.len();
         if dispatch.attempt() > 1 {
             guest.text.extend_from_slice(self.failed_at(dispatch).unwrap_or_default());
         }
@@ -423,6 +424,13 @@ impl Queue {
 
     pub(crate) fn guest_recipients(&self, key: MessageKey) -> impl Iterator<Item = (u16, &[u8])> + Clone {
         self.guests.get(key).into_iter().flat_map(Guest::recipients)
+    }
+
+    /// A guest goes on to another host with those of its recipients that `is_open` names. The others are decided, and its owner was told.
+    pub fn keep_of_guest(&mut self, dispatch: &Dispatch, is_open: impl Fn(u16) -> bool) {
+        let guest = self.guests.get_mut(dispatch.key).expect("it leaves with its dispatch");
+        guest.recipients.retain(|(number, _)| is_open(*number));
+        assert_eq!(guest.recipients.len(), dispatch.recipients(), "who is not decided goes on");
     }
 
     /// See [`Queue::failed_at`].
