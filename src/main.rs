@@ -178,11 +178,23 @@ fn with_pushed(config: Config) -> Result<StartConfig, Failure> {
     })
 }
 
+/// Where the engine is asked. A file in which something else is wrong keeps nobody from that: it is said, and the engine has an earlier one.
 fn socket_path(control: &Control) -> Result<PathBuf, Failure> {
-    match &control.socket {
-        Some(path) => Ok(path.clone()),
-        None => Ok(read_config(&control.config)?.control.socket),
+    if let Some(path) = &control.socket {
+        return Ok(path.clone());
     }
+    let Some((path, bytes)) = read_config_file(&control.config)? else { return Ok(Config::default().control.socket) };
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    let wrong = match Config::text(bytes, &path).map_err(|error| error.to_string()) {
+        Ok(text) => match Config::parse(&text, &path) {
+            Ok(config) => return Ok(config.control.socket),
+            Err(errors) => errors.to_string(),
+        },
+        Err(error) => error,
+    };
+    let socket = ringpost_config::Control::alone(&text, &path).map_err(Failure::config)?.socket;
+    wrong.lines().for_each(|line| eprintln!("ringpost: warning: {}", shown_lines(line)));
+    Ok(socket)
 }
 
 fn mail_log_file(place: &LogPlace) -> Result<PathBuf, Failure> {
@@ -199,16 +211,17 @@ fn mail_log_file(place: &LogPlace) -> Result<PathBuf, Failure> {
 
 /// The file named, else the first of the usual places, else the defaults.
 fn read_config(file: &ConfigFile) -> Result<Config, Failure> {
+    let Some((path, bytes)) = read_config_file(file)? else { return Ok(Config::default()) };
+    let text = Config::text(bytes, &path).map_err(Failure::config)?;
+    Config::parse(&text, &path).map_err(Failure::config)
+}
+
+/// What is in it; `None`: there is none, and the defaults hold.
+fn read_config_file(file: &ConfigFile) -> Result<Option<(PathBuf, Vec<u8>)>, Failure> {
     const USUAL: [&str; 2] = ["ringpost.toml", "/etc/ringpost/ringpost.toml"];
-    let path = match &file.file {
-        Some(path) => path.as_path(),
-        None => match USUAL.iter().map(Path::new).find(|path| path.exists()) {
-            Some(path) => path,
-            None => return Ok(Config::default()),
-        },
-    };
+    let usual = || USUAL.iter().map(PathBuf::from).find(|path| path.exists());
+    let Some(path) = file.file.clone().or_else(usual) else { return Ok(None) };
     let bytes =
-        std::fs::read(path).map_err(|error| Failure::config(format!("{}: cannot read the config file: {error}", path.display())))?;
-    let text = Config::text(bytes, path).map_err(Failure::config)?;
-    Config::parse(&text, path).map_err(Failure::config)
+        std::fs::read(&path).map_err(|error| Failure::config(format!("{}: cannot read the config file: {error}", path.display())))?;
+    Ok(Some((path, bytes)))
 }

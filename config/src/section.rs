@@ -37,10 +37,13 @@ impl<'t> Document<'t> {
 
     /// Reads the text; what is not TOML ends the reading, with each place that is wrong.
     pub(crate) fn tree(&self) -> Result<DeTable<'t>, ConfigErrors> {
+        let (tree, errors) = self.what_can_be_read();
+        if errors.is_empty() { Ok(tree) } else { Err(ConfigErrors(errors)) }
+    }
+
+    /// As much of the text as is TOML, and each place that is not.
+    pub(crate) fn what_can_be_read(&self) -> (DeTable<'t>, Vec<ConfigError>) {
         let (tree, errors) = DeTable::parse_recoverable(self.text);
-        if errors.is_empty() {
-            return Ok(tree.into_inner());
-        }
         let path = self.source.borrow().path().to_path_buf();
         let error = |error: toml::de::Error| ConfigError {
             path: path.clone(),
@@ -49,7 +52,7 @@ impl<'t> Document<'t> {
             value: error.span().filter(|span| !span.is_empty()).and_then(|span| written(self.text, span)),
             message: format!("is not TOML: {}", error.message()),
         };
-        Err(ConfigErrors(errors.into_iter().map(error).collect()))
+        (tree.into_inner(), errors.into_iter().map(error).collect())
     }
 
     pub(crate) fn refuse(&self, key: &str, message: impl Into<String>) {

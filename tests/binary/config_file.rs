@@ -138,6 +138,29 @@ fn serve_refuses_what_check_refuses() {
     assert!(!folder.path().join("spool").exists(), "nothing is made for a config that is refused");
 }
 
+/// Whoever had broken the file could not look into the queue of the engine that ran with the one before, and ended with 78.
+#[test]
+fn commands_find_the_running_engine_by_a_file_in_which_something_else_is_wrong() {
+    let node = Node::start(&Setup::new());
+    let file = node.folder.path().join("ringpost.toml");
+    let good = std::fs::read_to_string(&file).unwrap();
+    let break_with = |bytes: &[u8]| std::fs::write(&file, [good.as_bytes(), bytes].concat()).unwrap();
+    for (wrong, named) in [(&b"\n[queeue]\n"[..], "queeue"), (b"\n[queue\n", "is not TOML"), (b"\n# gr\xfcn\n", "is not UTF-8")] {
+        break_with(wrong);
+        for words in [&["queue", "ls"][..], &["queue", "hold", "--all"], &["stats"]] {
+            let output = node.ask(words);
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{words:?}: {said}");
+            assert!(said.starts_with("ringpost: warning: ") && said.contains(named), "{words:?}: {said}");
+        }
+        assert!(!node.ask(&["reload"]).status.success(), "the engine reads all of it");
+    }
+    std::fs::write(&file, good.replace("socket = \"", "soket = \"")).unwrap();
+    let output = node.ask(&["queue", "ls"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(CONFIG_IS_WRONG) && said.contains("control.soket"), "{said}");
+}
+
 #[test]
 fn the_embedded_defaults_are_a_good_file() {
     let output = ringpost().args(["config", "default"]).output().unwrap();
