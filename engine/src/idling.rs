@@ -180,7 +180,7 @@ impl Shard {
         if limits.min_idle == 0 || self.is_ending() || self.ring.now().duration_since(used) >= KEPT_WITHOUT_MAIL {
             return;
         }
-        if let Some((seat, soon_idle)) = self.pool.seat_for_idle(destination, &limits) {
+        if let Some((seat, soon_idle)) = self.pool.seat_for_idle(destination, &limits, self.ring.now()) {
             self.ring.spawn(dialing::warm(self.clone(), destination, seat, soon_idle, used)).detach();
         }
     }

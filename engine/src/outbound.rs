@@ -93,6 +93,8 @@ pub(crate) struct Outbound<'s> {
     pub(crate) served: u32,
     /// It was idle, so that its end may have come before the message that met it.
     pub(crate) has_rested: bool,
+    /// It was made without an attempt.
+    is_ahead: bool,
     /// The end of the connection decided an attempt that the peer had begun to answer, or was its answer to the first one.
     broke_off: bool,
     /// The content's last octets are queued; the client is told when the socket has them: an answer that comes before is not to this content.
@@ -137,6 +139,7 @@ impl<'s> Outbound<'s> {
             greeted: false,
             served: 0,
             has_rested: false,
+            is_ahead: false,
             broke_off: false,
             dot_queued: false,
             giving_way: OnceCell::new(),
@@ -149,6 +152,7 @@ impl<'s> Outbound<'s> {
     /// Runs until the connection ends. `first` has been to the hosts of `tried`, of which the last one may have put it off in `words`.
     pub(crate) async fn run(mut self, first: Option<Dispatch>, tried: HostsTried, words: Option<Words>) -> Ended {
         self.tried = first.is_some().then_some(tried);
+        self.is_ahead = first.is_none();
         (self.next, self.words) = (first, words);
         let mut received: Option<Received> = None;
         let mut consumed = 0;
@@ -306,6 +310,9 @@ impl<'s> Outbound<'s> {
             self.broke_off |= is_first || is_answered || attempt.dispatch.has_delivered();
         } else {
             self.served += 1;
+            if self.is_ahead && self.served == 1 {
+                self.shard.pool.served_ahead(self.destination);
+            }
             self.shard.queue.borrow_mut().host_served(self.destination, self.host, self.shard.now_ms());
         }
         let Some(mut attempt) = self.decline(attempt) else { return };
@@ -492,6 +499,10 @@ impl<'s> Outbound<'s> {
         }
         if let Some(key) = self.life.take() {
             self.shard.forget_waiter(key);
+        }
+        if self.is_ahead && self.served == 0 && !matches!(reason, CloseReason::Quit) {
+            let now = self.shard.ring.now();
+            self.shard.pool.lost_ahead(self.destination, self.age(now), now);
         }
         let now = self.shard.now_ms();
         if !self.greeted {

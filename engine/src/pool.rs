@@ -10,17 +10,19 @@ use std::{
     collections::{HashMap, VecDeque},
     rc::Rc,
     task::{Context, Poll, Waker},
+    time::{Duration, Instant},
 };
 
 use ringpost_config::Config;
 use ringpost_queue::{DestinationId, RouteId};
 
+mod ahead;
 mod line;
 mod parked;
 mod turn;
 mod waiting;
 
-use self::line::Line;
+use self::{ahead::Ahead, line::Line};
 pub use self::{parked::Parked, turn::GivingWay, waiting::Waiting};
 use crate::{
     metrics::Metrics,
@@ -100,6 +102,7 @@ struct Place<T> {
     /// Those of them that were greeted and have not ended.
     up: u32,
     connections_max: u32,
+    ahead: Ahead,
     waiting: VecDeque<Rc<Waiting<T>>>,
 }
 
@@ -277,18 +280,32 @@ impl<T> Pool<T> {
         Acquired::Waits(waiting)
     }
 
-    /// A seat for a connection without an attempt, to have `min_idle` of them.
-    pub fn seat_for_idle(self: &Rc<Self>, destination: DestinationId, limits: &PoolLimits) -> Option<(Seat<T>, SoonIdle<T>)> {
+    /// A seat for a connection without an attempt, to have `min_idle` of them; none for a while after the peer has ended such ones.
+    pub fn seat_for_idle(self: &Rc<Self>, destination: DestinationId, limits: &PoolLimits, now: Instant) -> Option<(Seat<T>, SoonIdle<T>)> {
         let mut places = self.places.borrow_mut();
         let place = places.entry(destination).or_default();
         let lacks = place.idle.len() + place.soon_idle < limits.min_idle && place.connections < limits.connections_max;
-        if !lacks || self.total.get() >= self.total_max || !place.waiting.is_empty() {
+        if !lacks || self.total.get() >= self.total_max || !place.waiting.is_empty() || !place.ahead.may_begin(now) {
             return None;
         }
         place.connections += 1;
         drop(places);
         self.total.set(self.total.get() + 1);
         Some((Seat { pool: self.clone(), destination }, self.soon_idle(destination)))
+    }
+
+    /// The peer has ended a connection that was made without an attempt, and has served none.
+    pub fn lost_ahead(&self, destination: DestinationId, age: Duration, now: Instant) {
+        if let Some(place) = self.places.borrow_mut().get_mut(&destination) {
+            place.ahead.lost(age, now);
+        }
+    }
+
+    /// One that was made without an attempt has served its first.
+    pub fn served_ahead(&self, destination: DestinationId) {
+        if let Some(place) = self.places.borrow_mut().get_mut(&destination) {
+            place.ahead.served();
+        }
     }
 
     /// A connection, which has a seat, was greeted: how many are up now.
@@ -486,7 +503,15 @@ impl<T> Pool<T> {
 
 impl<T> Default for Place<T> {
     fn default() -> Self {
-        Place { idle: VecDeque::new(), soon_idle: 0, connections: 0, up: 0, connections_max: 0, waiting: VecDeque::new() }
+        Place {
+            idle: VecDeque::new(),
+            soon_idle: 0,
+            connections: 0,
+            up: 0,
+            connections_max: 0,
+            ahead: Ahead::default(),
+            waiting: VecDeque::new(),
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::client::Client;
-use crate::next_hop::NextHop;
+use crate::next_hop::{NextHop, content};
 use crate::node::{Node, PATIENCE, Setup};
 use crate::shards::{counter, on_one_core};
 
@@ -253,6 +253,55 @@ pub(crate) fn close_at_mail(stream: TcpStream) -> std::io::Result<()> {
         writer.write_all(b"250 hop.test\r\n")?;
     }
     Ok(())
+}
+
+/// The first connection has all it wants; each further one is ended as soon as it has said EHLO.
+fn keep_the_first(stream: TcpStream, is_first: bool, tests: &AtomicUsize) -> std::io::Result<()> {
+    let (mut writer, mut reader) = (stream.try_clone()?, BufReader::new(stream));
+    writer.write_all(b"220 hop.test ESMTP\r\n")?;
+    let mut line = String::new();
+    while reader.read_line(&mut line)? > 0 {
+        let reply = match &line[..4] {
+            "DATA" => {
+                writer.write_all(b"354 go on\r\n")?;
+                content(&mut reader)?;
+                "250 2.0.0 ok\r\n"
+            }
+            "RSET" => {
+                tests.fetch_add(1, Ordering::SeqCst);
+                "250 2.0.0 ok\r\n"
+            }
+            _ => "250 hop.test\r\n",
+        };
+        writer.write_all(reply.as_bytes())?;
+        if !is_first {
+            return Ok(());
+        }
+        line.clear();
+    }
+    Ok(())
+}
+
+/// A host that ends connections without mail was called again at once, some thousand times a second, for five minutes after each message.
+#[test]
+fn a_host_that_keeps_no_idle_connections_is_not_called_again_and_again() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (address, made, tests) = (listener.local_addr().unwrap(), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (counted, tested) = (made.clone(), tests.clone());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (is_first, tested) = (counted.fetch_add(1, Ordering::SeqCst) == 0, tested.clone());
+            // A connection that breaks is the business of the test, not of its next hop.
+            std::thread::spawn(move || stream.and_then(|stream| keep_the_first(stream, is_first, &tested)));
+        }
+    });
+    let retries = "[delivery]\nmin_idle = 4\ntest_while_idle = true\ntest_interval = \"1s\"\n";
+    let node = Node::start(&on_one_core(Setup { retries, ..Setup::to(address) }, 1));
+    send(&node, 1);
+    wait("the third test", &node, || tests.load(Ordering::SeqCst) >= 3);
+    // One that has the mail, a few that were made together, and one or two later.
+    assert!((2..10).contains(&made.load(Ordering::SeqCst)), "{} connections", made.load(Ordering::SeqCst));
+    assert_eq!(counter(&node, "breakers_opened"), 0, "the host is well");
 }
 
 /// A usual way to keep a sender out. It said nothing about the host nor about the message, so that each message made three connections

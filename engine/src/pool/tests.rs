@@ -1,4 +1,4 @@
-use std::{task::Waker, time::Duration};
+use std::task::Waker;
 
 use ringpost_queue::{DestinationLimits, Jitter, Queue, QueueSettings, RetryPolicy, Route, Routes, Via};
 
@@ -247,23 +247,38 @@ fn idle_connections_are_handed_out_youngest_first_and_no_more_than_wanted_are_ke
 
 #[test]
 fn connections_that_are_about_to_be_idle_count_where_enough_are_to_be_kept() {
-    let (pool, to, limits) = (pool(100), destination(1), PoolLimits { min_idle: 2, ..limits(9) });
-    let first = pool.seat_for_idle(to, &limits).expect("none is there");
-    let second = pool.seat_for_idle(to, &limits).expect("one is being made");
-    assert!(pool.seat_for_idle(to, &limits).is_none(), "two are being made");
+    let (pool, to, limits, now) = (pool(100), destination(1), PoolLimits { min_idle: 2, ..limits(9) }, Instant::now());
+    let first = pool.seat_for_idle(to, &limits, now).expect("none is there");
+    let second = pool.seat_for_idle(to, &limits, now).expect("one is being made");
+    assert!(pool.seat_for_idle(to, &limits, now).is_none(), "two are being made");
     let (seat, soon) = first;
     let parked = Rc::default();
     assert!(pool.park(to, &parked, &limits));
     drop(soon);
-    assert!(pool.seat_for_idle(to, &limits).is_none() && pool.idle_of(to) == 2);
+    assert!(pool.seat_for_idle(to, &limits, now).is_none() && pool.idle_of(to) == 2);
     // A test, and one that failed.
     pool.leave(to, &parked);
     let test = pool.soon_idle(to);
-    assert!(pool.seat_for_idle(to, &limits).is_none());
+    assert!(pool.seat_for_idle(to, &limits, now).is_none());
     drop((test, seat));
-    assert!(pool.seat_for_idle(to, &limits).is_some());
+    assert!(pool.seat_for_idle(to, &limits, now).is_some());
     drop(second);
     assert_eq!((pool.idle_of(to), pool.all().total), (0, 0));
+}
+
+/// A peer that ended idle connections at once was called again as soon as another was idle, for five minutes after the last message.
+#[test]
+fn a_connection_made_ahead_that_the_peer_ends_is_not_made_again_at_once() {
+    let (pool, to, limits, now) = (pool(100), destination(1), PoolLimits { min_idle: 3, ..limits(9) }, Instant::now());
+    let Acquired::Seated(_, _used) = pool.acquire(to, 7, &limits) else { panic!("a seat is free") };
+    let ahead = pool.seat_for_idle(to, &limits, now).expect("too few are idle");
+    pool.lost_ahead(to, Duration::ZERO, now);
+    drop(ahead);
+    assert!(pool.seat_for_idle(to, &limits, now).is_none());
+    let ahead = pool.seat_for_idle(to, &limits, now + Duration::from_secs(1)).expect("it may be another one now");
+    pool.served_ahead(to);
+    drop(ahead);
+    assert!(pool.seat_for_idle(to, &limits, now).is_some());
 }
 
 #[test]
