@@ -1,24 +1,28 @@
 //! The receive arena: memory the kernel fills on its own initiative.
 //!
 //! A provided-buffer ring. An idle connection owns none of it: the kernel takes a buffer when bytes have arrived, and dropping the
-//! [`Received`] that lends it gives it back. What a connection has not read yet is a list threaded through the buffers themselves, so
-//! that an idle connection pays for an empty list only.
+//! [`Received`](crate::Received) that lends it gives it back. What a connection has not read yet is a list threaded through the buffers
+//! themselves, so that an idle connection pays for an empty list only.
 
 use std::{
     cell::{Cell, RefCell},
-    fmt, io,
-    ops::Deref,
-    ptr,
-    rc::Rc,
+    io, ptr,
     sync::atomic::{AtomicU16, Ordering},
 };
 
-use io_uring::types::BufRingEntry;
+use io_uring::{
+    opcode, squeue,
+    types::{self, BufRingEntry},
+};
 
-use crate::{kernel::Kernel, ring::Shared};
+use crate::{kernel::Kernel, mapping::Mapping};
 
 /// The arena's buffer group in its ring.
 pub(crate) const GROUP: u16 = 0;
+
+/// Where `optlen` lies in `struct io_uring_sqe`: the window of a multishot receive, which Linux has from 6.17 and the crate has not.
+const OPTLEN: usize = 44;
+const _: () = assert!(size_of::<squeue::Entry>() == 64, "the layout that OPTLEN relies on");
 
 /// End of a list of buffers. Never a buffer: there are at most 32,768 of them.
 const NONE: u16 = u16::MAX;
@@ -151,75 +155,16 @@ impl Arena {
 
     /// # Safety
     /// `bid` is taken and not shared with another list, and the kernel wrote `len` bytes of it.
-    unsafe fn bytes(&self, bid: u16, len: u32) -> &[u8] {
+    pub(crate) unsafe fn bytes(&self, bid: u16, len: u32) -> &[u8] {
         // SAFETY: the buffer lies inside `memory`, and nobody writes it before it is given back.
         unsafe { std::slice::from_raw_parts(self.start(bid), len as usize) }
     }
 }
 
-/// Received bytes, at least one, lent from the arena and given back on drop.
-///
-/// Drop it in the turn in which it was read: a reader that finds the arena empty waits for it.
-pub struct Received {
-    shared: Rc<Shared>,
-    bid: u16,
-    len: u32,
-}
-
-impl Received {
-    pub(crate) fn new(shared: Rc<Shared>, bid: u16, len: u32) -> Received {
-        Received { shared, bid, len }
-    }
-}
-
-impl Deref for Received {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        // SAFETY: the buffer was taken off its connection's list and is given back in `drop`; `len` is what the kernel wrote.
-        unsafe { self.shared.arena.bytes(self.bid, self.len) }
-    }
-}
-
-impl fmt::Debug for Received {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Received").field("len", &self.len).finish()
-    }
-}
-
-impl Drop for Received {
-    fn drop(&mut self) {
-        self.shared.give_back(self.bid);
-    }
-}
-
-/// Anonymous memory, aligned to pages, which cost nothing until touched.
-pub(crate) struct Mapping {
-    base: *mut u8,
-    len: usize,
-}
-
-impl Mapping {
-    pub(crate) fn new(len: usize) -> io::Result<Mapping> {
-        let (prot, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_ANONYMOUS | libc::MAP_PRIVATE);
-        // SAFETY: a fresh private mapping touches nothing that exists.
-        let base = unsafe { libc::mmap(ptr::null_mut(), len, prot, flags, -1, 0) };
-        if base == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        Ok(Mapping { base: base.cast(), len })
-    }
-
-    pub(crate) fn at(&self, offset: usize) -> *mut u8 {
-        assert!(offset < self.len, "an offset into the mapping");
-        // SAFETY: the offset lies inside the mapping.
-        unsafe { self.base.add(offset) }
-    }
-}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: the mapping is ours, and its owner hands out no reference that outlives it.
-        unsafe { libc::munmap(self.base.cast(), self.len) };
-    }
+/// A multishot receive that ends after about `window_bytes`.
+pub(crate) fn windowed_receive(fd: types::Fd, window_bytes: u32) -> squeue::Entry {
+    let mut entry = opcode::RecvMulti::new(fd, GROUP).build();
+    // SAFETY: an entry is a `struct io_uring_sqe`, 64 bytes of plain data, and the field lies within.
+    unsafe { (&raw mut entry).cast::<u8>().add(OPTLEN).cast::<u32>().write(window_bytes) };
+    entry
 }

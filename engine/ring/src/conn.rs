@@ -16,24 +16,13 @@ use std::{
 use io_uring::{cqueue, opcode, squeue, types};
 
 use crate::{
-    arena::{GROUP, Received, Unread},
+    arena::{GROUP, Unread, windowed_receive},
+    received::Received,
     ring::Shared,
     sending::{SendBuf, Sending},
     slot::Tag,
     socket,
 };
-
-/// Where `optlen` lies in `struct io_uring_sqe`: the window of a multishot receive, which Linux has from 6.17 and the crate has not.
-const OPTLEN: usize = 44;
-const _: () = assert!(size_of::<squeue::Entry>() == 64, "the layout that OPTLEN relies on");
-
-/// A multishot receive that ends after about `window_bytes`.
-pub(crate) fn windowed_receive(fd: types::Fd, window_bytes: u32) -> squeue::Entry {
-    let mut entry = opcode::RecvMulti::new(fd, GROUP).build();
-    // SAFETY: an entry is a `struct io_uring_sqe`, 64 bytes of plain data, and the field lies within.
-    unsafe { (&raw mut entry).cast::<u8>().add(OPTLEN).cast::<u32>().write(window_bytes) };
-    entry
-}
 
 /// What an idle connection costs, with the `Conn` and the kernel's own.
 pub(crate) struct ConnSlot {

@@ -26,8 +26,10 @@ mod file;
 mod kernel;
 mod listener;
 pub mod local;
+mod mapping;
 mod pages;
 pub mod probe;
+mod received;
 mod ring;
 mod sending;
 mod slot;
@@ -35,7 +37,6 @@ mod socket;
 mod write_sync;
 
 pub use crate::{
-    arena::Received,
     bell::Bell,
     conn::Conn,
     deadline::Deadline,
@@ -43,6 +44,7 @@ pub use crate::{
     file::File,
     listener::{Accepted, Listener},
     pages::{PAGE_BYTES, PageSlice, Pages, PagesMut},
+    received::Received,
     ring::{Ring, RingConfig, RingError},
     sending::{Gather, PIECES_MAX, SendBuf},
     write_sync::{WriteError, WriteSynced},

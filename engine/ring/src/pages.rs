@@ -17,7 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::arena::Mapping;
+use crate::mapping::Mapping;
 
 /// Alignment of every block, and the least there is of one: what O_DIRECT asks for.
 pub const PAGE_BYTES: usize = 4096;

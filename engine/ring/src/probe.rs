@@ -10,7 +10,7 @@ use std::{
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 
 use crate::{
-    arena::{Arena, GROUP},
+    arena::{Arena, GROUP, windowed_receive},
     kernel::{Completion, Kernel},
 };
 
@@ -187,7 +187,7 @@ impl Probe {
         const WHAT: &str = "a receive window";
         let (near, far) = UnixStream::pair().map_err(|e| Missing::from_io(WHAT, e))?;
         write_all(&far, &[7; 4 * BUFFER_BYTES as usize]).map_err(|e| Missing::from_io(WHAT, e))?;
-        let entry = crate::conn::windowed_receive(types::Fd(near.as_raw_fd()), 2 * BUFFER_BYTES);
+        let entry = windowed_receive(types::Fd(near.as_raw_fd()), 2 * BUFFER_BYTES);
         match self.run(WHAT, entry, usize::MAX) {
             Ok(done) => Ok(done.iter().map(|c| c.result).sum::<i32>() == 2 * BUFFER_BYTES as i32),
             Err(Missing::Feature { error, .. }) if error.raw_os_error() == Some(libc::EINVAL) => Ok(false),
