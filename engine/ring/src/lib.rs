@@ -20,9 +20,11 @@
 mod arena;
 mod bell;
 mod conn;
+mod connecting;
 mod deadline;
 mod driver;
 mod file;
+mod hearing;
 mod kernel;
 mod listener;
 pub mod local;

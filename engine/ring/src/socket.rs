@@ -1,23 +1,19 @@
-//! Sockets: addresses and options, and connecting.
+//! Sockets: their addresses and options.
 
 use std::{
     io, mem,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, SocketAddrV4, SocketAddrV6},
     os::{
-        fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+        fd::{FromRawFd, OwnedFd, RawFd},
         unix::ffi::OsStrExt,
     },
     path::Path,
 };
 
-use io_uring::{opcode, types};
-
-use crate::{conn::Conn, ring::Ring, slot::Lent};
-
 /// An address as the kernel reads it.
 pub(crate) struct RawAddress {
     storage: libc::sockaddr_storage,
-    len: libc::socklen_t,
+    pub(crate) len: libc::socklen_t,
 }
 
 impl RawAddress {
@@ -27,7 +23,7 @@ impl RawAddress {
     }
 
     /// The address of a socket in the file system.
-    fn local(path: &Path) -> io::Result<RawAddress> {
+    pub(crate) fn local(path: &Path) -> io::Result<RawAddress> {
         let bytes = path.as_os_str().as_bytes();
         let mut name = [0; size_of::<libc::sockaddr_un>() - size_of::<libc::sa_family_t>()];
         // The last byte stays 0: the kernel reads a string.
@@ -45,7 +41,7 @@ impl RawAddress {
         Ok(raw)
     }
 
-    fn as_ptr(&self) -> *const libc::sockaddr {
+    pub(crate) fn as_ptr(&self) -> *const libc::sockaddr {
         (&raw const self.storage).cast()
     }
 
@@ -100,48 +96,19 @@ impl From<SocketAddr> for RawAddress {
     }
 }
 
-impl Ring {
-    /// Connects to `to`, from `source` where given, without Nagle's delay. Dropping the future gives up; there is no time limit but the
-    /// kernel's.
-    pub async fn connect(&self, to: SocketAddr, source: Option<IpAddr>) -> io::Result<Conn> {
-        let socket = stream_socket(if to.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 })?;
-        set_option(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_NODELAY, &1i32)?;
-        if let Some(source) = source {
-            // The port is chosen with the peer known, so that one source has 64 Ki ports per peer, not in all.
-            set_option(socket.as_raw_fd(), libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, &1i32)?;
-            let from = RawAddress::from(SocketAddr::new(source, 0));
-            // SAFETY: the address is valid for the call.
-            check(unsafe { libc::bind(socket.as_raw_fd(), from.as_ptr(), from.len) })?;
-        }
-        self.connect_socket(socket, to.into()).await
-    }
-
-    /// Connects to the stream socket at `path`. Fails with `InvalidInput` if the path has more than 107 bytes or a NUL. Dropping the
-    /// future gives up.
-    pub async fn connect_unix(&self, path: &Path) -> io::Result<Conn> {
-        let address = RawAddress::local(path)?;
-        self.connect_socket(stream_socket(libc::AF_UNIX)?, address).await
-    }
-
-    async fn connect_socket(&self, socket: OwnedFd, to: RawAddress) -> io::Result<Conn> {
-        let entry = |lent: &mut Lent| {
-            let Lent::Connecting(socket, address) = lent else { unreachable!("it was lent as a socket and an address") };
-            opcode::Connect::new(types::Fd(socket.as_raw_fd()), address.as_ptr(), address.len).build()
-        };
-        // SAFETY: the address is boxed in the slot, which holds the socket, too.
-        let op = unsafe { self.0.issue(Lent::Connecting(socket, Box::new(to)), entry) }.cancel_on_drop();
-        let done = op.await;
-        done.result()?;
-        let Lent::Connecting(socket, _) = done.lent else { unreachable!("a slot gives back what it lent") };
-        Ok(self.0.adopt(socket))
-    }
-}
-
-fn stream_socket(domain: i32) -> io::Result<OwnedFd> {
+pub(crate) fn stream_socket(domain: i32) -> io::Result<OwnedFd> {
     // SAFETY: a system call without pointers.
     let raw = check(unsafe { libc::socket(domain, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) })?;
     // SAFETY: the descriptor is fresh and ours.
     Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+}
+
+/// Connections go out from this address. The port is chosen with the peer known, so that one source has 64 Ki ports per peer, not in all.
+pub(crate) fn bind_to(fd: RawFd, source: IpAddr) -> io::Result<()> {
+    set_option(fd, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, &1i32)?;
+    let from = RawAddress::from(SocketAddr::new(source, 0));
+    // SAFETY: the address is valid for the call.
+    check(unsafe { libc::bind(fd, from.as_ptr(), from.len) }).map(drop)
 }
 
 /// Replies and envelopes are small and waited for. Accepted sockets inherit it.
