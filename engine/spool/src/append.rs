@@ -5,24 +5,17 @@ use std::time::Instant;
 
 use thiserror::Error;
 
-use crate::batch::{BATCH_HEADER_BYTES, BLOCK_BYTES};
-use crate::commit::Ticket;
+use crate::batch::{BATCH_HEADER_BYTES, BLOCK_BYTES, Ticket};
 use crate::config::Role;
 use crate::index::{MessageState, PieceKind, Place};
 use crate::log::{Log, Phase};
 use crate::op::Host;
 use crate::open_batch::OpenBatch;
 use crate::read::Location;
-use crate::record::{RECORD_HEADER_BYTES, RecordHeader, RecordId, RecordKind, record_span};
+use crate::record::{CHUNKS_BYTES, HOMES_MAX, RECORD_HEADER_BYTES, RecordHeader, RecordId, RecordKind, record_span};
 use crate::release::Release;
 use crate::seal::Seal;
 use crate::segments::{RESERVE_SEGMENTS, SegmentState};
-
-/// Bytes in front of the payload of a message that has chunks: their bytes and the CRC over their CRCs.
-pub(crate) const CHUNKS_BYTES: usize = 16;
-
-/// Segments that a settled record can name as homes of its message.
-pub(crate) const HOMES_MAX: usize = 16;
 
 /// Why nothing was appended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]

@@ -12,6 +12,10 @@ pub const BATCH_HEADER_BYTES: usize = 80;
 /// Longest batch of the format. A reader takes buffers of this size; a writer may be set to less.
 pub const BATCH_BYTES_MAX: usize = 1 << 20;
 
+/// The batch that a record travels in: it is durable when this ticket is acknowledged. Tickets grow within one run of one log.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Ticket(pub u64);
+
 const MAGIC: u64 = u64::from_le_bytes(*b"RPBATCH1");
 
 /// The header of one batch, decoded. `check` is the CRC over all of it, and what the next batch is chained to.
@@ -108,6 +112,13 @@ pub(crate) fn verify_records(batch: &[u8], header: &BatchHeader, check_bodies: b
         at += record.span() as usize;
     }
     table == header.table_check && at == used
+}
+
+/// Whole blocks around `offset..offset + bytes`: start and length.
+pub(crate) fn blocks_around(offset: u64, bytes: u64) -> (u64, u64) {
+    let block = BLOCK_BYTES as u64;
+    let start = offset / block * block;
+    (start, (offset + bytes).next_multiple_of(block) - start)
 }
 
 #[cfg(test)]

@@ -5,11 +5,8 @@
 
 use std::collections::VecDeque;
 
+use crate::batch::Ticket;
 use crate::op::OpId;
-
-/// The batch that a record travels in: it is durable when this ticket is acknowledged. Tickets grow within one run of one log.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
-pub struct Ticket(pub u64);
 
 /// Batches being written and synced at once.
 pub const BATCHES_IN_FLIGHT_MAX: usize = 2;

@@ -6,14 +6,14 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use crate::append::{AppendError, Asks, HOMES_MAX};
+use crate::append::{AppendError, Asks};
+use crate::batch::Ticket;
 use crate::check::u64_at;
-use crate::commit::Ticket;
 use crate::event::{Damage, DamageKind, Event};
 use crate::index::{MessageState, PieceKind, Place};
-use crate::log::{Log, Purpose, filled};
-use crate::op::{BatchBuffer, Host, Op, OpKind, OpResult};
-use crate::record::{RecordHeader, RecordKind};
+use crate::log::{Log, Purpose};
+use crate::op::{BatchBuffer, Host, Op, OpKind, OpResult, filled};
+use crate::record::{HOMES_MAX, RecordHeader, RecordKind};
 use crate::release::Release;
 use crate::scan::{Scan, ScanOf, Step, Window};
 use crate::seal::Seal;

@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use crate::commit::Ticket;
+use crate::batch::Ticket;
 use crate::record::RecordId;
 use crate::segment::SegmentFile;
 

@@ -40,8 +40,8 @@ mod segments;
 mod supply;
 
 pub use append::{AppendError, Appended, Content, RecordWriter};
-pub use batch::{BATCH_BYTES_MAX, BATCH_HEADER_BYTES, BLOCK_BYTES};
-pub use commit::{BATCHES_IN_FLIGHT_MAX, Ticket};
+pub use batch::{BATCH_BYTES_MAX, BATCH_HEADER_BYTES, BLOCK_BYTES, Ticket};
+pub use commit::BATCHES_IN_FLIGHT_MAX;
 pub use compaction::Carried;
 pub use config::{LogConfig, PREPARE_RETRY, RIDE_IN_RESERVE_MAX, RIDE_MAX, Role, WITNESS_AFTER};
 #[cfg(feature = "controls")]

@@ -3,13 +3,12 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use crate::append::CHUNKS_BYTES;
 use crate::check::u64_at;
 use crate::event::{Event, RecoveryReport};
 use crate::index::{MessageState, PieceKind, Place};
 use crate::log::Log;
 use crate::op::Host;
-use crate::record::{RecordHeader, RecordId, RecordKind};
+use crate::record::{CHUNKS_BYTES, RecordHeader, RecordId, RecordKind};
 use crate::release::Release;
 
 /// A record that the driver is told of; its body stands in the window.

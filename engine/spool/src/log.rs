@@ -7,14 +7,14 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use crate::batch::BLOCK_BYTES;
+use crate::batch::Ticket;
 use crate::check::Generation;
-use crate::commit::{GroupCommit, Ticket};
+use crate::commit::GroupCommit;
 use crate::compaction::Compaction;
 use crate::config::{LogConfig, RIDE_IN_RESERVE_MAX, RIDE_MAX, WITNESS_AFTER};
 use crate::event::{Event, PoisonReason};
 use crate::index::Index;
-use crate::op::{BatchBuffer, Host, Op, OpId, OpKind, OpResult};
+use crate::op::{Host, Op, OpId, OpKind, OpResult};
 use crate::open_batch::{Chained, OpenBatch};
 use crate::recovery::Recovery;
 use crate::release::Release;
@@ -379,23 +379,4 @@ pub(crate) fn check_write<B>(result: &OpResult<B>, expected: usize) -> Result<()
         return Err(PoisonReason::Flush { result: sync });
     }
     Ok(())
-}
-
-/// The result of an operation that only succeeds or fails.
-pub(crate) fn done<B>(result: &OpResult<B>) -> i64 {
-    let OpResult::Done { result } = *result else { panic!("the answer to an operation without data") };
-    result
-}
-
-/// Whole blocks around `offset..offset + bytes`: start and length.
-pub(crate) fn blocks_around(offset: u64, bytes: u64) -> (u64, u64) {
-    let block = BLOCK_BYTES as u64;
-    let start = offset / block * block;
-    (start, (offset + bytes).next_multiple_of(block) - start)
-}
-
-/// The first `bytes` of a buffer that a read filled.
-pub(crate) fn filled<B: BatchBuffer>(buffer: &B, result: i64) -> &[u8] {
-    let bytes = buffer.bytes();
-    &bytes[..usize::try_from(result).unwrap_or(0).min(bytes.len())]
 }

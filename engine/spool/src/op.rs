@@ -1,6 +1,6 @@
 //! What the log asks its driver to do, and how the driver tells what became of it.
 
-use crate::commit::Ticket;
+use crate::batch::Ticket;
 use crate::segment::SegmentFile;
 
 /// A piece of memory that is written to disk or read into. The real one is 4 KiB-aligned and pooled.
@@ -151,4 +151,16 @@ pub enum OpResult<B> {
 /// ENOSPC and EDQUOT, negated: no room, which is no failure of the disk.
 pub(crate) fn is_no_space(result: i64) -> bool {
     matches!(result, -28 | -122)
+}
+
+/// The result of an operation that only succeeds or fails.
+pub(crate) fn done<B>(result: &OpResult<B>) -> i64 {
+    let OpResult::Done { result } = *result else { panic!("the answer to an operation without data") };
+    result
+}
+
+/// The first `bytes` of a buffer that a read filled.
+pub(crate) fn filled<B: BatchBuffer>(buffer: &B, result: i64) -> &[u8] {
+    let bytes = buffer.bytes();
+    &bytes[..usize::try_from(result).unwrap_or(0).min(bytes.len())]
 }

@@ -1,10 +1,10 @@
 //! Reading content back: where it stands, and whether what was read is what was written.
 
-use crate::append::CHUNKS_BYTES;
+use crate::batch::blocks_around;
 use crate::index::{MessageState, PieceKind, Place};
-use crate::log::{Log, blocks_around};
+use crate::log::Log;
 use crate::op::Host;
-use crate::record::{RECORD_HEADER_BYTES, RecordHeader, RecordId, RecordKind};
+use crate::record::{RECORD_HEADER_BYTES, RecordHeader, RecordId, payload};
 use crate::segment::SegmentFile;
 
 /// Where a record stands. Good as long as it is pinned or its message's record has not been carried forward: ask anew for each attempt.
@@ -101,14 +101,4 @@ impl<H: Host> Log<H> {
         }
         Ok(payload(&header, body))
     }
-}
-
-/// What the driver put into the body: without what the log put in front of it.
-pub(crate) fn payload<'b>(header: &RecordHeader, body: &'b [u8]) -> &'b [u8] {
-    let own = match header.kind {
-        RecordKind::Message if header.index > 0 => CHUNKS_BYTES,
-        RecordKind::Settled => header.index as usize * 8,
-        _ => 0,
-    };
-    body.get(own..).unwrap_or(&[])
 }

@@ -11,6 +11,12 @@ pub const RECORD_HEADER_BYTES: usize = 32;
 /// Largest value of [`RecordId::boot`] and [`RecordId::sequence`]: 48 bits.
 pub const ID_PART_MAX: u64 = (1 << 48) - 1;
 
+/// Bytes in front of the payload of a message that has chunks: their bytes and the CRC over their CRCs.
+pub(crate) const CHUNKS_BYTES: usize = 16;
+
+/// Segments that a settled record can name as homes of its message.
+pub(crate) const HOMES_MAX: usize = 16;
+
 /// Names one message of this node, for ever.
 ///
 /// `boot` is greater with every start of the process and synced before the first id is given out, `sequence` counts within it.
@@ -113,6 +119,16 @@ impl RecordHeader {
 /// Bytes that a record with a body of `body_bytes` takes: header, body, padding to 8.
 pub(crate) fn record_span(body_bytes: u32) -> u64 {
     RECORD_HEADER_BYTES as u64 + u64::from(body_bytes).next_multiple_of(8)
+}
+
+/// What the driver put into the body: without what the log put in front of it.
+pub(crate) fn payload<'b>(header: &RecordHeader, body: &'b [u8]) -> &'b [u8] {
+    let own = match header.kind {
+        RecordKind::Message if header.index > 0 => CHUNKS_BYTES,
+        RecordKind::Settled => header.index as usize * 8,
+        _ => 0,
+    };
+    body.get(own..).unwrap_or(&[])
 }
 
 #[cfg(test)]

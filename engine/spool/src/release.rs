@@ -1,11 +1,10 @@
 //! What keeps a segment: each record that counts is a hold on the segment it stands in, released when a later record is acknowledged.
 
-use crate::append::HOMES_MAX;
 use crate::controls::Controls;
 use crate::index::{Piece, PieceKind, Place};
 use crate::log::Log;
 use crate::op::Host;
-use crate::record::RecordId;
+use crate::record::{HOMES_MAX, RecordId};
 
 /// Something that stops counting once a later record is acknowledged.
 #[derive(Clone, Copy, Debug)]

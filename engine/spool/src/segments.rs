@@ -5,8 +5,8 @@
 
 use std::collections::VecDeque;
 
+use crate::batch::Ticket;
 use crate::check::Generation;
-use crate::commit::Ticket;
 use crate::record::record_span;
 use crate::seal::SEAL_BYTES;
 use crate::segment::{FIRST_BATCH, SegmentFile};

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use crate::batch::BLOCK_BYTES;
 use crate::config::PREPARE_RETRY;
 use crate::event::{Event, PoisonReason};
-use crate::log::{Log, Phase, Purpose, Space, check_write, done};
-use crate::op::{BatchBuffer, Host, Op, OpKind, OpResult, is_no_space};
+use crate::log::{Log, Phase, Purpose, Space, check_write};
+use crate::op::{BatchBuffer, Host, Op, OpKind, OpResult, done, is_no_space};
 use crate::segment::{FIRST_BATCH, SegmentFile, SegmentHeader};
 use crate::segments::{RESERVE_SEGMENTS, Segment, SegmentState};
 
