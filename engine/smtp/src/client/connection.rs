@@ -8,38 +8,10 @@ use super::action::{Action, CloseReason, ContentForm, Disconnect, ProtocolError,
 use super::offer::Offer;
 use super::own_words;
 use super::rcpt::Rcpt;
+use super::settings::{ClientSettings, Protocol};
 use super::timeouts::Timeouts;
 use super::transaction::{Slot, Stage, Transaction, verdict_of};
 use crate::reply::{Class, Reply, ReplyReader};
-
-/// What the peer speaks.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Protocol {
-    /// SMTP (RFC 5321).
-    #[default]
-    Smtp,
-    /// LMTP (RFC 2033): a store of mailboxes, which answers the content once for each accepted recipient.
-    Lmtp,
-}
-
-/// What holds for every connection.
-#[derive(Clone, Debug)]
-pub struct ClientSettings {
-    /// Our name for EHLO: a domain or an address literal, without CR and LF.
-    pub helo_name: String,
-    /// Send commands in groups to servers that announce it.
-    pub pipelining: bool,
-    /// Deadlines.
-    pub timeouts: Timeouts,
-    /// What the peer speaks.
-    pub protocol: Protocol,
-}
-
-impl Default for ClientSettings {
-    fn default() -> Self {
-        Self { helo_name: "localhost".into(), pipelining: true, timeouts: Timeouts::default(), protocol: Protocol::default() }
-    }
-}
 
 /// A command that was sent (or is in `out`) and not answered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

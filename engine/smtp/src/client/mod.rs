@@ -23,14 +23,16 @@ mod connection;
 mod offer;
 pub(crate) mod own_words;
 mod rcpt;
+mod settings;
 mod timeouts;
 mod transaction;
 
 pub use action::{Action, CloseReason, ContentForm, Disconnect, ProtocolError, RecipientOutcome, SuccessReport, TransactionId, Verdict};
-pub use connection::{Client, ClientSettings, Protocol};
+pub use connection::Client;
 pub use offer::Offer;
 pub use own_words::{is_about_content, is_about_offer, put_off_offer};
 pub use rcpt::Rcpt;
+pub use settings::{ClientSettings, Protocol};
 pub use timeouts::Timeouts;
 pub use transaction::Transaction;
 
