@@ -5,8 +5,14 @@
 
 use ringpost_prefetch::prefetch_later;
 
-use crate::index::{FRESH_MAX, LINKED_AT_ONCE};
 use crate::slab::NONE;
+
+/// Messages that wait to be linked: so many may pass unlisted, and so many are linked at once when somebody asks.
+pub(crate) const FRESH_MAX: usize = 16_384;
+
+/// Messages linked at once, each time so many have come. None is in the cache any more: what is loaded for several at a time takes little
+/// longer than what is loaded for one.
+pub(crate) const LINKED_AT_ONCE: usize = 16;
 
 /// A ring of [`FRESH_MAX`] messages at most.
 #[derive(Debug)]

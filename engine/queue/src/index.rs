@@ -2,7 +2,7 @@
 //!
 //! A term is one such domain or tag with its list. Lists are linked through nodes: two for each message (its sender's domain, its first
 //! recipient's), further ones where there are more domains or tags. Most mail is gone before anybody asks for it, so domains are
-//! linked only when a message has seen [`FRESH_MAX`] others come, or when somebody asks. Read [`Index::link`] first.
+//! linked only when a message has seen [`FRESH_MAX`](crate::fresh::FRESH_MAX) others come, or when somebody asks. Read [`Index::link`] first.
 
 use std::hint::black_box;
 
@@ -14,13 +14,6 @@ use crate::canonical::canonical_domain;
 use crate::fresh::Fresh;
 use crate::slab::{NONE, Slab};
 use crate::walks::{Chain, Walks};
-
-/// Messages that wait to be linked: so many may pass unlisted, and so many are linked at once when somebody asks.
-pub(crate) const FRESH_MAX: usize = 16_384;
-
-/// Messages linked at once, each time so many have come. None is in the cache any more: what is loaded for several at a time takes little
-/// longer than what is loaded for one.
-pub(crate) const LINKED_AT_ONCE: usize = 16;
 
 /// Longest tag, in bytes; of a longer one the beginning counts.
 pub const TAG_BYTES_MAX: usize = 64;

@@ -3,8 +3,9 @@
 use std::hint::black_box;
 
 use crate::destination::Destination;
+use crate::fresh::{FRESH_MAX, LINKED_AT_ONCE};
 use crate::groups::Groups;
-use crate::index::{FRESH_MAX, LINKED_AT_ONCE, TAGS_MAX};
+use crate::index::TAGS_MAX;
 use crate::kept_reply::{REPLY_BYTES_MAX, join_reply, split_reply};
 use crate::message::{
     Flags, Group, Message, MessageKey, NO_RECIPIENT, NOT_REROUTED, NewMessage, NewRecipient, PRIORITY_MAX, Place, RECIPIENTS_MAX, Recipient,
