@@ -97,10 +97,7 @@ impl Queue {
 
     /// Sets the timer of an offered message to its end.
     pub(crate) fn arm_offered(&mut self, index: u32) {
-        match self.end_of_offer(index) {
-            u64::MAX => self.groups.timers.cancel(index),
-            end => self.groups.timers.set(index, end),
-        }
+        self.groups.timers.set_or_cancel(index, self.end_of_offer(index));
     }
 
     /// When the last of the open recipients of a message expires.

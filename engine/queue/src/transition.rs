@@ -53,10 +53,7 @@ impl Queue {
         if going.before != NONE {
             self.groups[going.before].next = going.group;
         }
-        match going.nearest {
-            u64::MAX => self.groups.timers.cancel(index),
-            nearest => self.groups.timers.set(index, nearest),
-        }
+        self.groups.timers.set_or_cancel(index, going.nearest);
         self.refresh(going.destination, now);
     }
 
@@ -233,15 +230,11 @@ impl Queue {
             let state = &self.groups[group];
             if state.ready > 0 {
                 let destination = &self.destinations[state.destination as usize];
-                nearest = nearest.min(deadline(message, destination).unwrap_or(u64::MAX));
-                nearest = nearest.min(self.settings.warn_at(state, message, destination).unwrap_or(u64::MAX));
+                nearest = nearest.min(end_or_warning(&self.settings, state, message, destination));
             }
             group = state.next_in_message;
         }
-        match nearest {
-            u64::MAX => self.groups.timers.cancel(index),
-            nearest => self.groups.timers.set(index, nearest),
-        }
+        self.groups.timers.set_or_cancel(index, nearest);
     }
 
     /// Sets the message's one timer to the nearest of its retries, its warning and its end; while it is held, only what goes on.
@@ -275,15 +268,11 @@ impl Queue {
             }
             if open {
                 let destination = &self.destinations[state.destination as usize];
-                nearest = nearest.min(deadline(message, destination).unwrap_or(u64::MAX));
-                nearest = nearest.min(self.settings.warn_at(state, message, destination).unwrap_or(u64::MAX));
+                nearest = nearest.min(end_or_warning(&self.settings, state, message, destination));
             }
             group = state.next_in_message;
         }
-        match nearest {
-            u64::MAX => self.groups.timers.cancel(index),
-            nearest => self.groups.timers.set(index, nearest),
-        }
+        self.groups.timers.set_or_cancel(index, nearest);
     }
 
     /// Puts a destination into the list of those that may be served, or sees to it that it wakes when it may.
@@ -392,8 +381,7 @@ pub(crate) fn go(
 ) -> Going {
     recipient.place = Place::Ready;
     group.ready = 1;
-    let warn_at = settings.warn_at(group, message, destination).unwrap_or(u64::MAX);
-    let nearest = deadline(message, destination).unwrap_or(u64::MAX).min(warn_at);
+    let nearest = end_or_warning(settings, group, message, destination);
     let before = destination.ready.append(group, message.first_group, now);
     Going { group: message.first_group, before, destination: group.destination, nearest }
 }
@@ -409,6 +397,13 @@ fn end_with_grace(message: &Message, destination: &Destination) -> u64 {
         end = end.max(destination.spares_until);
     }
     message.expires_at.min(end).max(message.grace_until)
+}
+
+/// The nearer of the end and the warning of a group's recipients that are tried; `u64::MAX` where they have neither.
+#[inline]
+fn end_or_warning(settings: &QueueSettings, group: &Group, message: &Message, destination: &Destination) -> u64 {
+    let warn_at = settings.warn_at(group, message, destination).unwrap_or(u64::MAX);
+    deadline(message, destination).unwrap_or(u64::MAX).min(warn_at)
 }
 
 /// While mail is held, by command or by its route, or a part of it waits for the attempt after which it goes another way, the route's lifetime

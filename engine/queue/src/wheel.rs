@@ -138,6 +138,15 @@ impl<T: Default + AsRef<Node> + AsMut<Node>> Wheel<T> {
         self.link(index, deadline, place);
     }
 
+    /// Sets or moves the deadline of `index`; `u64::MAX` is none.
+    #[inline]
+    pub(crate) fn set_or_cancel(&mut self, index: u32, deadline: u64) {
+        match deadline {
+            u64::MAX => self.cancel(index),
+            deadline => self.set(index, deadline),
+        }
+    }
+
     /// Forgets the deadline of `index`, if it has one.
     #[inline]
     pub(crate) fn cancel(&mut self, index: u32) {
