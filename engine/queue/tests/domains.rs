@@ -23,19 +23,9 @@ fn enqueue(queue: &mut Queue, sequence: u64, priority: u8, recipients: &[&str], 
         id: QueueId { boot: 1, shard: 0, sequence },
         size: 10,
         accepted_at: now,
-        expires_at: None,
         priority,
-        eight_bit: false,
-        eight_bit_header: false,
-        smtputf8: false,
-        extended: false,
-        offered: Default::default(),
-        tags: &[],
-        not_before: None,
-        accepted_elsewhere: false,
-        warn_at: None,
-        traced: false,
         reverse_path: b"s@x.test",
+        ..NewMessage::default()
     };
     let recipients: Vec<_> = recipients
         .iter()
