@@ -14,7 +14,10 @@ use std::{
 
 use ringpost_smtp::shown::shown_bytes;
 
-use crate::spool_home::{SpoolHomeError, io_error, sync_folder};
+use crate::{
+    folder::sync_folder,
+    spool_home::{SpoolHomeError, io_error},
+};
 
 /// A slot is a sector, which a power cut leaves as it was or as it was to be.
 const SLOT_BYTES: usize = 512;

@@ -20,6 +20,7 @@ mod destination_summary;
 mod dialing;
 mod envelope_times;
 mod file_threads;
+mod folder;
 pub mod handed_mail;
 mod homes;
 mod housekeeping;

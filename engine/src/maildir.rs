@@ -6,17 +6,18 @@
 //! lines (BINARYMIME) is kept as it is.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
-    path::{Path, PathBuf},
+    os::unix::fs::OpenOptionsExt,
+    path::PathBuf,
 };
 
 use memchr::memchr;
 use tracing::warn;
 
+use crate::folder::{LinkToNothing, explained, has_anything_above, link_to_nothing, make_folder, sync_folder};
+
 /// Mailboxes are their owner's.
-const FOLDER_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
 
 /// One mailbox that a message is for.
@@ -203,19 +204,6 @@ fn may_be_made(mailbox: &Mailbox) -> io::Result<()> {
     }
 }
 
-/// Is something in the nearest folder that is there?
-fn has_anything_above(path: &Path) -> io::Result<bool> {
-    for folder in path.ancestors().skip(1) {
-        let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-        match fs::read_dir(folder) {
-            Ok(mut entries) => return Ok(entries.next().transpose()?.is_some()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(false)
-}
-
 fn has_few_inodes(all: u64, free: u64) -> bool {
     free < all / INODES_KEPT
 }
@@ -251,57 +239,6 @@ fn settle(file: &File, bytes: u64, mailbox: &Mailbox) -> io::Result<()> {
         renamed => renamed?,
     }
     sync_folder(&new)
-}
-
-/// Makes a folder with those above it, each durable: a name in a folder that is not itself on the disk would be lost with it.
-fn make_folder(path: &Path) -> io::Result<()> {
-    // Up to the first that is there or can be made, then down again. Each is tried twice at most: where a link leads to nothing, or a file
-    // system makes no folders, one below stays impossible whatever was made above it.
-    let mut above = Vec::new();
-    let mut next = Some(path);
-    while let Some(folder) = next.filter(|folder| !folder.as_os_str().is_empty()) {
-        match make_one(folder) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => above.push(folder),
-            made => {
-                made?;
-                break;
-            }
-        }
-        next = folder.parent();
-    }
-    above.into_iter().rev().try_for_each(|folder| make_one(folder).map_err(|error| explained(error, folder)))
-}
-
-fn make_one(path: &Path) -> io::Result<()> {
-    match DirBuilder::new().mode(FOLDER_MODE).create(path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        made => made.and_then(|()| path.parent().map_or(Ok(()), sync_folder)),
-    }
-}
-
-/// A part of a mailbox's path.
-#[derive(Debug, thiserror::Error)]
-#[error("{} is a symbolic link to nothing", .0.display())]
-struct LinkToNothing(PathBuf);
-
-/// "No such file or directory" of something that was just made is a link whose target is away: a disk that is not mounted.
-fn explained(error: io::Error, path: &Path) -> io::Error {
-    match link_to_nothing(path) {
-        Some(link) if error.kind() == io::ErrorKind::NotFound => io::Error::new(error.kind(), LinkToNothing(link.to_owned())),
-        _ => error,
-    }
-}
-
-/// The part of a path that is a symbolic link whose target is away.
-fn link_to_nothing(path: &Path) -> Option<&Path> {
-    let leads_nowhere = |path: &&Path| path.is_symlink() && fs::metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
-    path.ancestors().find(leads_nowhere)
-}
-
-fn sync_folder(path: &Path) -> io::Result<()> {
-    // A relative path of one name lies in the working folder.
-    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-    File::open(path)?.sync_all()
 }
 
 /// Nothing stays in `tmp`. A sync that failed is not tried again: the next attempt writes a file of its own.
@@ -354,7 +291,7 @@ pub fn refusal(error: &io::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
+    use std::{os::unix::fs::PermissionsExt, path::Path};
 
     use super::*;
 

@@ -9,7 +9,7 @@ use std::{
 
 use ringpost_spool::SegmentFile;
 
-use crate::spool_home::sync_folder;
+use crate::folder::sync_folder;
 
 const PIECE_BYTES: u64 = 1 << 20;
 

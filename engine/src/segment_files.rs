@@ -40,7 +40,7 @@ impl SegmentFiles {
     pub fn open(ring: Ring, directory: PathBuf, write_mode: WriteMode) -> io::Result<Self> {
         fs::create_dir_all(&directory)?;
         if let Some(parent) = directory.parent() {
-            crate::spool_home::sync_folder(parent)?;
+            crate::folder::sync_folder(parent)?;
         }
         Ok(SegmentFiles { ring, directory, write_mode, open: RefCell::default(), zeros: RefCell::default() })
     }
@@ -68,7 +68,7 @@ impl SegmentFiles {
     pub fn remove_directory(&self) -> io::Result<()> {
         self.open.borrow_mut().clear();
         fs::remove_dir(&self.directory)?;
-        self.directory.parent().map_or(Ok(()), crate::spool_home::sync_folder)
+        self.directory.parent().map_or(Ok(()), crate::folder::sync_folder)
     }
 
     /// Starts a write linked to its flush; `None` when the file cannot be opened.

@@ -11,17 +11,14 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read, Write},
-    os::{
-        fd::AsFd,
-        unix::fs::{FileExt, OpenOptionsExt},
-    },
+    os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
 use rustix::fs::{FlockOperation, OFlags};
 use tracing::warn;
 
-use crate::boot_number::next_boot;
+use crate::{boot_number::next_boot, folder::sync_folder};
 
 /// The folder format this build writes and the newest it reads.
 const FORMAT: u32 = 1;
@@ -283,12 +280,6 @@ fn write_synced(spool: &Path, name: &str, text: &str) -> io::Result<()> {
     file.sync_all()?;
     fs::rename(&temporary, spool.join(name))?;
     sync_folder(spool)
-}
-
-/// Makes creations, renames and removals in `folder` durable (S7).
-pub fn sync_folder(folder: &Path) -> io::Result<()> {
-    let folder = File::open(folder)?;
-    rustix::fs::fsync(folder.as_fd()).map_err(io::Error::from)
 }
 
 #[cfg(test)]

@@ -1,0 +1,76 @@
+//! Folders that outlive a power cut, and what keeps one from being made.
+
+use std::{
+    fs::{self, DirBuilder, File},
+    io,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+};
+
+/// What is made for mailboxes is their owner's.
+const FOLDER_MODE: u32 = 0o700;
+
+/// Makes a folder with those above it, each durable: a name in a folder that is not itself on the disk would be lost with it.
+pub(crate) fn make_folder(path: &Path) -> io::Result<()> {
+    // Up to the first that is there or can be made, then down again. Each is tried twice at most: where a link leads to nothing, or a file
+    // system makes no folders, one below stays impossible whatever was made above it.
+    let mut above = Vec::new();
+    let mut next = Some(path);
+    while let Some(folder) = next.filter(|folder| !folder.as_os_str().is_empty()) {
+        match make_one(folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => above.push(folder),
+            made => {
+                made?;
+                break;
+            }
+        }
+        next = folder.parent();
+    }
+    above.into_iter().rev().try_for_each(|folder| make_one(folder).map_err(|error| explained(error, folder)))
+}
+
+fn make_one(path: &Path) -> io::Result<()> {
+    match DirBuilder::new().mode(FOLDER_MODE).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        made => made.and_then(|()| path.parent().map_or(Ok(()), sync_folder)),
+    }
+}
+
+/// A part of a mailbox's path.
+#[derive(Debug, thiserror::Error)]
+#[error("{} is a symbolic link to nothing", .0.display())]
+pub(crate) struct LinkToNothing(pub(crate) PathBuf);
+
+/// "No such file or directory" of something that was just made is a link whose target is away: a disk that is not mounted.
+pub(crate) fn explained(error: io::Error, path: &Path) -> io::Error {
+    match link_to_nothing(path) {
+        Some(link) if error.kind() == io::ErrorKind::NotFound => io::Error::new(error.kind(), LinkToNothing(link.to_owned())),
+        _ => error,
+    }
+}
+
+/// The part of a path that is a symbolic link whose target is away.
+pub(crate) fn link_to_nothing(path: &Path) -> Option<&Path> {
+    let leads_nowhere = |path: &&Path| path.is_symlink() && fs::metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+    path.ancestors().find(leads_nowhere)
+}
+
+/// Is something in the nearest folder that is there?
+pub(crate) fn has_anything_above(path: &Path) -> io::Result<bool> {
+    for folder in path.ancestors().skip(1) {
+        let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+        match fs::read_dir(folder) {
+            Ok(mut entries) => return Ok(entries.next().transpose()?.is_some()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(false)
+}
+
+/// Makes creations, renames and removals in `folder` durable (S7).
+pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
+    // A relative path of one name lies in the working folder.
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    File::open(folder)?.sync_all()
+}
