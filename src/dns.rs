@@ -17,6 +17,7 @@ use hickory_resolver::{
     },
 };
 use ringpost_config::{Config, Dns as DnsSettings};
+use ringpost_engine::random::random_u64;
 use ringpost_queue::{
     Jitter, NamedHost, Question, Resolution,
     mx::{self, DnsAnswer, Exchange, MX_HOSTS_AT_ONCE, Own, Plan},
@@ -147,7 +148,7 @@ impl Dns {
     async fn exchanges(&self, domain: &str, records: Timed<Exchange>, own: &Own<'_>, port: u16, anew: bool) -> Resolution {
         let mut holds = records.holds;
         let plan = {
-            let mut random = Jitter::new(seed());
+            let mut random = Jitter::new(random_u64());
             mx::plan(domain, records.answer, own, millis(holds), |below| random.below(below))
         };
         let candidates = match plan {
@@ -340,12 +341,6 @@ pub fn about(question: &Question) -> String {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn seed() -> u64 {
-    let mut bytes = [0; 8];
-    getrandom::fill(&mut bytes).expect("the kernel gives random bytes");
-    u64::from_ne_bytes(bytes)
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ use ringpost_engine::{
     control::Command,
     load::Loads,
     mesh::mesh_of,
+    random::random_u64,
     request_lane::{RequestLane, RequestRefused, request_lane},
     shard::{self, ShardEvent, ShardPlan},
     spool_home::SpoolHome,
@@ -197,9 +198,7 @@ impl Node {
     fn start(start: StartConfig, plan: &CorePlan) -> Result<Node, NodeError> {
         let StartConfig { config, pushed, unfit } = start;
         let config = &config;
-        let mut node_if_new = [0; 8];
-        getrandom::fill(&mut node_if_new).expect("the kernel gives random bytes");
-        let home = SpoolHome::open(&config.spool.path, u64::from_ne_bytes(node_if_new), config.spool.allow_unsafe_spool)?;
+        let home = SpoolHome::open(&config.spool.path, random_u64(), config.spool.allow_unsafe_spool)?;
         let home = Arc::new(home);
         let pauses = pauser::read(home.path()).map_err(NodeError::Pauses)?;
         if !pauses.is_empty() {

@@ -9,6 +9,7 @@ use std::{
 use ringpost_config::Config;
 use ringpost_engine::{
     inspection::{self, Inspection},
+    random::random_u64,
     spool_home::SpoolHome,
 };
 use ringpost_smtp::shown::{shown, shown_bytes};
@@ -180,7 +181,7 @@ fn prepare(config: &Config, segments: u32) -> Result<ExitCode, Failure> {
         }
         Err(ControlError::Unreachable { .. }) => {
             let path = &config.spool.path;
-            let home = SpoolHome::open(path, fresh_node(), config.spool.allow_unsafe_spool)
+            let home = SpoolHome::open(path, random_u64(), config.spool.allow_unsafe_spool)
                 .map_err(|reason| Failure { message: reason.to_string(), code: EXIT_IO })?;
             let shards = crate::topology::CorePlan::new(config).map_err(Failure::config)?.shards.len();
             for number in 0..shards {
@@ -196,12 +197,6 @@ fn prepare(config: &Config, segments: u32) -> Result<ExitCode, Failure> {
         }
         Err(error) => Ok(code(Err(error))),
     }
-}
-
-fn fresh_node() -> u64 {
-    let mut bytes = [0; 8];
-    getrandom::fill(&mut bytes).expect("the kernel gives random bytes");
-    u64::from_ne_bytes(bytes)
 }
 
 #[cfg(test)]

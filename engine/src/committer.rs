@@ -21,6 +21,7 @@ use ringpost_spool::{
 
 use crate::{
     metrics::Metrics,
+    random::random_u64,
     segment_files::{PageBuffer, SegmentFiles, write_result},
 };
 
@@ -49,9 +50,7 @@ impl Host for LogHost {
     }
 
     fn random(&mut self) -> u64 {
-        let mut bytes = [0; 8];
-        getrandom::fill(&mut bytes).expect("the kernel gives random bytes");
-        u64::from_ne_bytes(bytes)
+        random_u64()
     }
 }
 

@@ -51,6 +51,7 @@ pub mod pool_limits;
 pub mod preparation;
 pub mod priority;
 mod queueing;
+pub mod random;
 mod recalling;
 mod record_id;
 mod recovering;

@@ -46,6 +46,7 @@ use crate::{
     pool::Pool,
     preparation,
     priority::Priorities,
+    random::random_u64,
     recalling::Recalling,
     reporting::Reporting,
     request_lane::RequestReceiver,
@@ -275,7 +276,7 @@ fn start(plan: ShardPlan) -> Result<Started, (OnEvent, String)> {
         reports: report_limits(&config, share),
         ..QueueSettings::default()
     };
-    let mut queue = Queue::new(settings, routes, random(), now);
+    let mut queue = Queue::new(settings, routes, random_u64(), now);
     queue.set_local_domain(&plan.hostname);
     queue.set_pauses(plan.pauses);
     queue.follow_pauses(0..queue.destination_slots(), now);
@@ -375,12 +376,6 @@ fn log_config(config: &Config, home: &SpoolHome, number: u16, role: Role) -> Log
     log.free_bytes_min = config.spool.min_free_bytes.bytes();
     log.free_inodes_min = u64::from(config.spool.min_free_inodes);
     log
-}
-
-fn random() -> u64 {
-    let mut bytes = [0; 8];
-    getrandom::fill(&mut bytes).expect("the kernel gives random bytes");
-    u64::from_ne_bytes(bytes)
 }
 
 impl Shard {
