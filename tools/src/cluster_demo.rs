@@ -20,6 +20,7 @@ use ringpost_loadtest::{
 
 use crate::{
     cluster::nodes::{NodeSetup, leader},
+    demo::print_difference,
     engine::{Engine, Route, rig_folder},
     machine,
     valkey_server::{ValkeyOptions, ValkeyServer},
@@ -87,12 +88,7 @@ pub fn run(arguments: &ClusterDemoArguments) -> Result<bool, Box<dyn std::error:
     sink.stop();
     sink.join()?;
     let result = compare(&[&ledgers[0], &ledgers[1]], &received)?;
-    println!("\n{:<28}{:>14}", "accepted", result.accepted);
-    println!("{:<28}{:>14}", "delivered", result.delivered);
-    println!("{:<28}{:>14}", "  of these without a 250", result.unacknowledged);
-    println!("{:<28}{:>14}", "lost", result.lost);
-    println!("{:<28}{:>14}", "damaged", result.damaged);
-    println!("{:<28}{:>14}", "duplicates", result.duplicated);
+    print_difference(&result);
     Ok(result.lost + result.damaged == 0 && is_clean && result.accepted > 0)
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use ringpost_loadtest::content::ContentKind;
-use ringpost_loadtest::diff::compare;
+use ringpost_loadtest::diff::{Difference, compare};
 use ringpost_loadtest::live::{Beside, Second, Viewer, run_source, shown};
 use ringpost_loadtest::phase::Phase;
 use ringpost_loadtest::schedule::Rate;
@@ -82,12 +82,7 @@ pub fn run(arguments: &DemoArguments) -> Result<bool, Box<dyn std::error::Error>
 
     let (report, latency) = (&ran.report, ran.measurement.totals().histogram(Phase::DotTo250));
     let wall = report.lasted.as_secs_f64().max(1e-9);
-    println!("\n{:<28}{:>14}", "accepted", result.accepted);
-    println!("{:<28}{:>14}", "delivered", result.delivered);
-    println!("{:<28}{:>14}", "  of these without a 250", result.unacknowledged);
-    println!("{:<28}{:>14}", "lost", result.lost);
-    println!("{:<28}{:>14}", "damaged", result.damaged);
-    println!("{:<28}{:>14}", "duplicates", result.duplicated);
+    print_difference(&result);
     println!("{:<28}{:>14}", "without answer at the kill", report.unknown);
     println!("{:<28}{:>14.0}", "accepted/s over all", report.acknowledged as f64 / wall);
     for (name, at) in [("p50", 50.0), ("p90", 90.0), ("p99", 99.0), ("p99.9", 99.9), ("max", 100.0)] {
@@ -99,6 +94,21 @@ pub fn run(arguments: &DemoArguments) -> Result<bool, Box<dyn std::error::Error>
         println!("SIGTERM at the end: {status}: {}", engine.last_words());
     }
     Ok(result.lost + result.damaged == 0 && status.success() && result.accepted > 0)
+}
+
+/// What became of the mail, a line each.
+pub(crate) fn print_difference(difference: &Difference) {
+    println!();
+    for (what, count) in [
+        ("accepted", difference.accepted),
+        ("delivered", difference.delivered),
+        ("  of these without a 250", difference.unacknowledged),
+        ("lost", difference.lost),
+        ("damaged", difference.damaged),
+        ("duplicates", difference.duplicated),
+    ] {
+        println!("{what:<28}{count:>14}");
+    }
 }
 
 /// `accepted / batches` over the lives that told both; `-` where none did.

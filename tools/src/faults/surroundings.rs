@@ -3,7 +3,8 @@
 use std::io;
 use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, chown};
-use std::process::{Command, Stdio};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::{Case, Needs, Place, Seen};
@@ -34,14 +35,20 @@ fn options(place: &Place<'_>) -> io::Result<EngineOptions> {
     Ok(options)
 }
 
-/// Runs `serve` under `wrapper`; it must end by itself and say all of `words`.
-fn is_refused(place: &Place<'_>, engine: &Engine, wrapper: &[&str], words: &[&str]) -> Seen {
+/// Runs `serve` under `wrapper`; the file is of what it says.
+fn serve(place: &Place<'_>, engine: &Engine, wrapper: &[&str]) -> io::Result<(Child, PathBuf)> {
     let binary = place.engine.canonicalize()?.to_string_lossy().into_owned();
     let config = engine.config().to_string_lossy().into_owned();
     let line: Vec<&str> = wrapper.iter().copied().chain([binary.as_str(), "serve", "-c", config.as_str()]).collect();
     let said = place.folder.join("said");
     let file = std::fs::File::create(&said)?;
-    let mut child = Command::new(line[0]).args(&line[1..]).stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).spawn()?;
+    let child = Command::new(line[0]).args(&line[1..]).stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).spawn()?;
+    Ok((child, said))
+}
+
+/// Runs `serve` under `wrapper`; it must end by itself and say all of `words`.
+fn is_refused(place: &Place<'_>, engine: &Engine, wrapper: &[&str], words: &[&str]) -> Seen {
+    let (mut child, said) = serve(place, engine, wrapper)?;
     let began = Instant::now();
     let status = loop {
         if let Some(status) = child.try_wait()? {
@@ -131,12 +138,7 @@ fn privileged_port(place: &Place<'_>) -> Seen {
 /// Starts under `wrapper` and takes a message.
 fn runs(place: &Place<'_>, wrapper: &[&str]) -> Seen {
     let engine = Engine::new(options(place)?)?;
-    let binary = place.engine.to_string_lossy().into_owned();
-    let config = engine.config().to_string_lossy().into_owned();
-    let line: Vec<&str> = wrapper.iter().copied().chain([binary.as_str(), "serve", "-c", config.as_str()]).collect();
-    let said = place.folder.join("said");
-    let file = std::fs::File::create(&said)?;
-    let mut child = Command::new(line[0]).args(&line[1..]).stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).spawn()?;
+    let (mut child, said) = serve(place, &engine, wrapper)?;
     let began = Instant::now();
     let seen = loop {
         if let Some(status) = child.try_wait()? {
