@@ -5,7 +5,8 @@
 //! before. Who the sender is, [`SenderGroup`] says: a list that writes with another address for each recipient is one. What is passed over is set aside ([`ReadyQueue`](crate::ready::ReadyQueue)), so that it is looked at once and not at each
 //! attempt; and no message is looked at while no destination asked for a pause.
 
-use crate::destination::{Destination, DestinationId};
+use crate::destination::Destination;
+use crate::destination_id::DestinationId;
 use crate::guests::Waiting;
 use crate::message::{Group, MessageKey};
 use crate::queue::Queue;

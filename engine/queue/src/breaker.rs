@@ -7,7 +7,7 @@
 //! all of them succeed it is closed. A host that could not be connected to has proved itself by a greeting, one that broke off
 //! after it by an answer to an attempt.
 
-use crate::destination::DestinationId;
+use crate::destination_id::DestinationId;
 use crate::hosts::HostIndex;
 use crate::retry::{Jitter, back_off_ms};
 

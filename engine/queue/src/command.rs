@@ -3,7 +3,7 @@
 //! Each call answers `None` if the message has left the queue, else what to persist before the command is confirmed. For
 //! "all", go through [`Queue::page`] and apply the command to each key.
 
-use crate::destination::DestinationId;
+use crate::destination_id::DestinationId;
 use crate::listing::Filter;
 use crate::message::{Flags, MessageKey, Place, Recipient};
 use crate::queue::Queue;

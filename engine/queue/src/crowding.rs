@@ -5,7 +5,8 @@
 //! long: it is no home, its own mail goes to the other homes, and the guests that it has go there, too. So the homes are as many as the
 //! destination bears. Where nobody else can deliver it tries again within seconds. No part of a limit moves, so limits hold as before.
 
-use crate::destination::{Destination, DestinationId};
+use crate::destination::Destination;
+use crate::destination_id::DestinationId;
 use crate::hosts::HostIndex;
 use crate::queue::Queue;
 use crate::retry::{Jitter, back_off_ms};

@@ -12,6 +12,7 @@ use ringpost_prefetch::LINE_BYTES;
 use crate::avoided::Avoided;
 use crate::breaker::{Break, Breaker, BreakerChange};
 use crate::crowding::Crowding;
+use crate::destination_id::DestinationId;
 use crate::guests::Guests;
 use crate::home::{Away, Part};
 use crate::hosts::{HostIndex, Hosts, HostsTried, PutOffBy};
@@ -32,24 +33,6 @@ const REASON_BYTES_MAX: usize = 200;
 
 /// Pause after an attempt that found no host for a reason of our own.
 const SHORTAGE_PAUSE_MS: u64 = 1000;
-
-/// A route, a domain of an mx route, or a site that domains share. Never means another one later: what is told about a
-/// destination that was dropped meanwhile is ignored.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct DestinationId {
-    pub(crate) slot: u32,
-    pub(crate) generation: u32,
-}
-
-impl DestinationId {
-    /// Where recipients wait for whom no route is configured (a restart with fewer routes): held until there is one.
-    pub const UNROUTED: Self = Self { slot: 0, generation: 0 };
-
-    /// A small number that no other destination has at the same time; 0 is [`Self::UNROUTED`].
-    pub fn index(self) -> usize {
-        self.slot as usize
-    }
-}
 
 /// Lines of the cache that a look at a destination touches are few, for messages go to many: what each message asks for stands together, and
 /// what is asked for seldom fills the room between (see the assertions below).

@@ -6,7 +6,8 @@ use std::hash::{BuildHasher, RandomState};
 use hashbrown::HashTable;
 
 use crate::canonical::canonical_domain;
-use crate::destination::{Destination, DestinationId};
+use crate::destination::Destination;
+use crate::destination_id::DestinationId;
 use crate::dispatch::Dispatch;
 use crate::hosts::HostIndex;
 use crate::message::{MessageKey, PRIORITY_MAX};

@@ -1,6 +1,6 @@
 //! Permissions to attempt: which recipients go next, and to whom they belong until they are settled.
 
-use crate::destination::DestinationId;
+use crate::destination_id::DestinationId;
 use crate::message::{Group, MessageKey, NO_RECIPIENT, Place};
 use crate::queue::Queue;
 use crate::site::Role;

@@ -1,7 +1,7 @@
 //! What attempts say about hosts and destinations: who was reached, who broke off, who asked for less.
 
 use crate::breaker::{Break, BreakerChange};
-use crate::destination::DestinationId;
+use crate::destination_id::DestinationId;
 use crate::dispatch::Dispatch;
 use crate::hosts::{HostIndex, HostsTried, PutOffBy};
 use crate::kept_reply::split_reply;

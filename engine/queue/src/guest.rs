@@ -11,7 +11,8 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::destination::{Destination, DestinationId};
+use crate::destination::Destination;
+use crate::destination_id::DestinationId;
 use crate::dispatch::{Dispatch, OWN};
 use crate::guests::Waiting;
 use crate::message::{Envelope, MessageKey, PRIORITY_MAX};

@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use crate::destination::DestinationId;
+use crate::destination_id::DestinationId;
 use crate::guest::GuestSite;
 use crate::queue::Queue;
 use crate::quota::Quota;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use crate::canonical::canonical_address;
-use crate::destination::DestinationId;
+use crate::destination_id::DestinationId;
 use crate::index::{TAG_BYTES_MAX, TermKind, after_at};
 use crate::message::Flags;
 use crate::queue::Queue;

@@ -2,7 +2,7 @@
 //! id.
 
 use crate::arena::Span;
-use crate::destination::DestinationId;
+use crate::destination_id::DestinationId;
 use crate::offering::Offered;
 use crate::outcome::{SUCCESS_DUE, Settling};
 use crate::queue_id::QueueId;

@@ -5,7 +5,8 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use hashbrown::HashTable;
 
 use crate::canonical::canonical_domain;
-use crate::destination::{Destination, DestinationId};
+use crate::destination::Destination;
+use crate::destination_id::DestinationId;
 use crate::queue::Queue;
 
 /// The slots of all destinations in use.

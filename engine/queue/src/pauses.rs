@@ -7,7 +7,8 @@ use std::fmt;
 use std::ops::Range;
 
 use crate::canonical::canonical_pattern;
-use crate::destination::{Destination, DestinationId};
+use crate::destination::Destination;
+use crate::destination_id::DestinationId;
 use crate::guest::Guest;
 use crate::queue::Queue;
 use crate::route::{RouteId, Via};

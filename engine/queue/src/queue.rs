@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 use std::hint::black_box;
 
 use crate::arena::Arena;
-use crate::destination::{Destination, DestinationId};
+use crate::destination::Destination;
+use crate::destination_id::DestinationId;
 use crate::directory::Directory;
 use crate::dispatch::Dispatch;
 use crate::feedback::Change;

@@ -4,7 +4,7 @@
 //! message goes at each. Nothing here waits for the answer: mail of this one destination stays in its ready queue meanwhile. So many are
 //! asked for as were used in the last quarter of a second, so that a shard with little to send takes little from the others.
 
-use crate::destination::DestinationId;
+use crate::destination_id::DestinationId;
 use crate::queue::Queue;
 use crate::rate::Rate;
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::destination::DestinationId;
+use crate::destination_id::DestinationId;
 use crate::message::{Flags, Group, Message, NO_RECIPIENT, Place};
 use crate::queue::Queue;
 use crate::routes::Mail;

@@ -1,6 +1,6 @@
 //! What comes of an attempt: each recipient is delivered, failed, waits or is ready again, and what has to be persisted is said.
 
-use crate::destination::DestinationId;
+use crate::destination_id::DestinationId;
 use crate::dispatch::Dispatch;
 use crate::message::{Flags, Message, MessageKey, NO_RECIPIENT, Place, Recipient};
 use crate::outcome::{Outcome, SUCCESS_DUE};

@@ -10,7 +10,8 @@
 use std::collections::VecDeque;
 
 use crate::breaker::Breaker;
-use crate::destination::{Destination, DestinationId};
+use crate::destination::Destination;
+use crate::destination_id::DestinationId;
 use crate::message::PRIORITY_MAX;
 use crate::retry::{Jitter, back_off_ms};
 use crate::route::{NamedHost, NextHop};

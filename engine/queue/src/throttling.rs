@@ -4,7 +4,7 @@
 //! the first (a throttled cohort) pause the destination; the pause doubles with each cohort until something is delivered.
 //! One such reply among deliveries only costs a place of the window, and so does each policy that may be about one sender alone.
 
-use crate::destination::DestinationId;
+use crate::destination_id::DestinationId;
 use crate::hosts::PutOffBy;
 use crate::retry::{Jitter, back_off_ms};
 

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use crate::breaker::Breaker;
-use crate::destination::DestinationId;
+use crate::destination_id::DestinationId;
 use crate::index::{TermKind, after_at};
 use crate::kept_reply::split_reply;
 use crate::message::{Envelope, Flags, MessageKey, Place, Recipient};

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::destination::DestinationId;
+use crate::destination_id::DestinationId;
 
 /// Listings that can be under way; a further one ends the one that was used longest ago.
 pub(crate) const WALKS_MAX: usize = 32;

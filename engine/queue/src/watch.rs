@@ -3,7 +3,7 @@
 //!
 //! There should be none. If there is one it is a bug of the queue, and mail must not pay for it: it is made to go on, and said.
 
-use crate::destination::DestinationId;
+use crate::destination_id::DestinationId;
 use crate::message::{Flags, Place};
 use crate::queue::Queue;
 use crate::queue_id::QueueId;

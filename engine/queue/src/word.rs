@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::destination::DestinationId;
+use crate::destination_id::DestinationId;
 use crate::kept_reply::UNNAMED;
 use crate::queue::Queue;
 use crate::route::Via;
