@@ -7,8 +7,6 @@
 //! all of them succeed it is closed. A host that could not be connected to has proved itself by a greeting, one that broke off
 //! after it by an answer to an attempt.
 
-use crate::destination_id::DestinationId;
-use crate::hosts::HostIndex;
 use crate::retry::{Jitter, back_off_ms};
 
 /// Spread of the time a breaker is open, to both sides.
@@ -63,19 +61,6 @@ impl Default for BreakerSettings {
     fn default() -> Self {
         Self { max_requests: 1, interval_ms: 60_000, timeout_ms: 1000, timeout_max_ms: 300_000, failure_percent: 60, minimum: 10 }
     }
-}
-
-/// A breaker that changed, for the log and the counters.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct BreakerChange {
-    /// Of which destination.
-    pub destination: DestinationId,
-    /// Of which of its hosts.
-    pub host: HostIndex,
-    /// What it says now.
-    pub now: Breaker,
-    /// It was open or half-open before, not closed.
-    pub was_broken: bool,
 }
 
 /// How an attempt at a host broke off.

@@ -1,9 +1,9 @@
 //! What attempts say about hosts and destinations: who was reached, who broke off, who asked for less.
 
-use crate::breaker::{Break, BreakerChange};
+use crate::breaker::Break;
 use crate::destination_id::DestinationId;
 use crate::dispatch::Dispatch;
-use crate::hosts::{HostIndex, HostsTried, PutOffBy};
+use crate::hosts::{BreakerChange, HostIndex, HostsTried, PutOffBy};
 use crate::kept_reply::split_reply;
 use crate::outcome::Outcome;
 use crate::queue::Queue;

@@ -3,6 +3,7 @@
 use std::hash::{Hash, Hasher};
 
 use crate::breaker::{Breaker, BreakerSettings, Circuit};
+use crate::destination_id::DestinationId;
 use crate::retry::{Jitter, back_off_ms};
 use crate::route::{HOSTS_MAX, NextHop};
 
@@ -33,6 +34,19 @@ impl Hash for HostIndex {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.serial.hash(state);
     }
+}
+
+/// A breaker that changed, for the log and the counters.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BreakerChange {
+    /// Of which destination.
+    pub destination: DestinationId,
+    /// Of which of its hosts.
+    pub host: HostIndex,
+    /// What it says now.
+    pub now: Breaker,
+    /// It was open or half-open before, not closed.
+    pub was_broken: bool,
 }
 
 /// A host that has enough connections is passed over for so long where another one may be tried, doubling until it greets.

@@ -79,14 +79,14 @@ mod word;
 mod wrong_clock;
 
 pub use backlog::{BACKLOG_PER_DESTINATION_MAX, Backlog, BacklogWalk, READY_PER_DESTINATION_MAX};
-pub use breaker::{Breaker, BreakerChange, BreakerSettings};
+pub use breaker::{Breaker, BreakerSettings};
 pub use canonical::canonical_domain;
 pub use destination_id::DestinationId;
 pub use dispatch::Dispatch;
 pub use feedback::Change;
 pub use guest::{Guest, Refused};
 pub use home::{CONNECTIONS_PER_HOME, Homes};
-pub use hosts::{HostIndex, HostsTried, PutOffBy};
+pub use hosts::{BreakerChange, HostIndex, HostsTried, PutOffBy};
 pub use index::{TAG_BYTES_MAX, TAGS_MAX, TermKind};
 pub use kept_reply::REPLY_BYTES_MAX;
 pub use listing::{Cursor, CursorLost, Filter};
