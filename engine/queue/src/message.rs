@@ -3,10 +3,10 @@
 
 use crate::arena::Span;
 use crate::destination_id::DestinationId;
+use crate::notify::Notify;
 use crate::offering::Offered;
 use crate::outcome::{SUCCESS_DUE, Settling};
 use crate::queue_id::QueueId;
-use crate::report::Notify;
 use crate::slab::NONE;
 
 /// Recipients of one message at most.

@@ -13,6 +13,7 @@ use std::num::NonZeroU32;
 
 use crate::destination::Destination;
 use crate::message::{Flags, Group, Message, MessageKey, NO_RECIPIENT, Place, Recipient};
+use crate::notify::Notify;
 use crate::outcome::{SUCCESS_DUE, SUCCESS_RELAYED, TOLD_DELAY, TOLD_KNOWN};
 use crate::queue::{Queue, QueueSettings};
 use crate::report_wait::ReportWait;
@@ -40,38 +41,6 @@ const AHEAD_MAX: usize = 10_000;
 const DELAY_DUE: u8 = 8;
 /// Where NOTIFY stands in [`Recipient::told`]; it is read from the envelope at each start.
 const NOTIFY_SHIFT: u32 = 4;
-
-/// The conditions of NOTIFY as a set (RFC 3461 4.1).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Notify(u8);
-
-impl Notify {
-    /// Nothing was said: failure and delay are reported.
-    pub const UNSAID: Self = Self(0);
-    /// NEVER.
-    pub const NEVER: Self = Self(1);
-    /// SUCCESS.
-    pub const SUCCESS: Self = Self(2);
-    /// FAILURE.
-    pub const FAILURE: Self = Self(4);
-    /// DELAY.
-    pub const DELAY: Self = Self(8);
-
-    /// Both sets together.
-    #[must_use]
-    pub const fn with(self, other: Self) -> Self {
-        Self(self.0 | other.0)
-    }
-
-    /// Whether all of `other` was asked for.
-    pub const fn has(self, other: Self) -> bool {
-        self.0 & other.0 == other.0
-    }
-
-    fn wants(self, condition: Self) -> bool {
-        self == Self::UNSAID || self.has(condition)
-    }
-}
 
 /// What a report says of a recipient: the Action of RFC 3464 2.3.3.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -3,9 +3,9 @@
 use crate::destination_id::DestinationId;
 use crate::dispatch::Dispatch;
 use crate::message::{Flags, Message, MessageKey, NO_RECIPIENT, Place, Recipient};
+use crate::notify::Notify;
 use crate::outcome::{Outcome, SUCCESS_DUE};
 use crate::queue::Queue;
-use crate::report::Notify;
 use crate::retry::Jitter;
 use crate::site::Role;
 
