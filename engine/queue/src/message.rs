@@ -4,7 +4,6 @@
 use crate::arena::Span;
 use crate::destination_id::DestinationId;
 use crate::notify::Notify;
-use crate::offering::Offered;
 use crate::outcome::{SUCCESS_DUE, Settling};
 use crate::queue_id::QueueId;
 use crate::slab::NONE;
@@ -61,6 +60,18 @@ pub struct NewMessage<'a> {
     pub reverse_path: &'a [u8],
     /// What operators find it by beside its addresses: at most [`TAGS_MAX`](crate::TAGS_MAX), the rest is left out. An empty one is none.
     pub tags: &'a [&'a [u8]],
+}
+
+/// Whether a message is offered to other nodes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Offered {
+    /// It is attempted here.
+    #[default]
+    No,
+    /// It is, unless it is found to be held or to have been begun here: that is ended here.
+    Untouched,
+    /// It is in any case: this node attempts nothing.
+    Always,
 }
 
 /// A recipient of a [`NewMessage`].

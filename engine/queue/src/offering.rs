@@ -8,18 +8,6 @@ use crate::message::{Flags, MessageKey, Place};
 use crate::queue::Queue;
 use crate::settling::Settled;
 
-/// Whether a message is offered to other nodes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Offered {
-    /// It is attempted here.
-    #[default]
-    No,
-    /// It is, unless it is found to be held or to have been begun here: that is ended here.
-    Untouched,
-    /// It is in any case: this node attempts nothing.
-    Always,
-}
-
 /// An overdue message is said again after so long, if nothing came of it.
 const OVERDUE_AGAIN_MS: u64 = 10_000;
 

@@ -8,9 +8,9 @@ use crate::groups::Groups;
 use crate::index::TAGS_MAX;
 use crate::kept_reply::{REPLY_BYTES_MAX, join_reply, split_reply};
 use crate::message::{
-    Flags, Group, Message, MessageKey, NO_RECIPIENT, NOT_REROUTED, NewMessage, NewRecipient, PRIORITY_MAX, Place, RECIPIENTS_MAX, Recipient,
+    Flags, Group, Message, MessageKey, NO_RECIPIENT, NOT_REROUTED, NewMessage, NewRecipient, Offered, PRIORITY_MAX, Place, RECIPIENTS_MAX,
+    Recipient,
 };
-use crate::offering::Offered;
 use crate::outcome::{
     DecodeError, RecipientState, RecordHead, RecordWriter, SUCCESS_DUE, SUCCESS_RELAYED, Settling, TOLD_KNOWN, read_record,
 };
