@@ -19,9 +19,9 @@ use crate::message::{Envelope, Flags, Message, MessageKey, NOT_REROUTED, NewMess
 use crate::messages::Messages;
 use crate::outcome::DecodeError;
 use crate::pauses::Pauses;
-use crate::quota::Reservation;
 use crate::report::{ReportLimits, Reports};
 use crate::reroutes::{RecordedReroutes, Reroutes};
+use crate::reserving::Reservation;
 use crate::retry::{Jitter, RetryPolicy};
 use crate::route::{DestinationLimits, RouteId, Via};
 use crate::routes::Routes;

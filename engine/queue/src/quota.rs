@@ -1,11 +1,10 @@
 //! A destination's part of a rate that all nodes of a cluster share: moments that were reserved for this shard, one for each message.
 //!
-//! The queue says how many it could use ([`Work::Reserve`](crate::Work::Reserve)), somebody reserves them ([`Queue::reserved`]), and a
-//! message goes at each. Nothing here waits for the answer: mail of this one destination stays in its ready queue meanwhile. So many are
-//! asked for as were used in the last quarter of a second, so that a shard with little to send takes little from the others.
+//! The queue says how many it could use ([`Work::Reserve`](crate::Work::Reserve)), somebody reserves them
+//! ([`Queue::reserved`](crate::Queue::reserved)), and a message goes at each. Nothing here waits for the answer: mail of this one
+//! destination stays in its ready queue meanwhile. So many are asked for as were used in the last quarter of a second, so that a shard with
+//! little to send takes little from the others.
 
-use crate::destination_id::DestinationId;
-use crate::queue::Queue;
 use crate::rate::Rate;
 
 const NANOS_PER_MS: u64 = 1_000_000;
@@ -15,8 +14,6 @@ const LASTS_MS: u64 = 250;
 const KEPT_MS: u64 = 1000;
 /// An answer that does not come within this was lost.
 const ANSWER_MS: u64 = 1000;
-/// What nobody could be asked for is asked for again after this.
-const NOT_ASKED_MS: u64 = 100;
 /// Moments in one reservation at most.
 pub const SLOTS_MAX: u32 = 100_000;
 
@@ -59,19 +56,6 @@ pub enum Reserved {
     Slots(Slots),
     /// Others have what there is; to be asked again after so many milliseconds.
     Later(u64),
-}
-
-/// What is to be reserved. Ends in [`Queue::reserved`] or [`Queue::not_reserved`].
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Reservation {
-    /// Whose mail waits.
-    pub destination: DestinationId,
-    /// The same on all nodes with the same routes.
-    pub name: String,
-    /// The limit.
-    pub limit: SharedRate,
-    /// So many could be used, 1 to [`SLOTS_MAX`].
-    pub slots: u32,
 }
 
 /// A run of moments that are left.
@@ -165,7 +149,8 @@ impl Quota {
         Some(self.wanted)
     }
 
-    fn answered(&mut self, reserved: Reserved, now: u64) {
+    /// Takes in what came of asking.
+    pub(crate) fn answered(&mut self, reserved: Reserved, now: u64) {
         match reserved {
             Reserved::Slots(slots) => {
                 let run = Run::new(slots, now);
@@ -176,54 +161,6 @@ impl Quota {
                 self.ask_at = now;
             }
             Reserved::Later(after_ms) => self.ask_at = now.saturating_add(after_ms.max(1)),
-        }
-    }
-}
-
-impl Queue {
-    /// Takes in what came of a [`Reservation`]. What was asked for a destination that was dropped meanwhile is lost.
-    pub fn reserved(&mut self, destination: DestinationId, reserved: Reserved, now: u64) {
-        if let Some(state) = self.live_mut(destination) {
-            state.quota.answered(reserved, now);
-            self.refresh(destination.slot, now);
-        }
-    }
-
-    /// A [`Reservation`] could not be passed on: it comes again soon.
-    pub fn not_reserved(&mut self, destination: DestinationId, now: u64) {
-        self.reserved(destination, Reserved::Later(NOT_ASKED_MS), now);
-    }
-
-    /// The next thing to reserve.
-    pub(crate) fn poll_reservation(&mut self) -> Option<Reservation> {
-        loop {
-            let (destination, slots) = self.reservations.pop_front()?;
-            let Some(state) = self.live(destination) else { continue };
-            let Some(limit) = state.limits.shared_rate else { continue };
-            return Some(Reservation { destination, name: self.shared_name(destination), limit, slots });
-        }
-    }
-
-    /// Route and site, whatever the shard or node.
-    fn shared_name(&self, destination: DestinationId) -> String {
-        let Some(state) = self.live(destination) else { return String::new() };
-        let route = state.route.map_or("", |route| &self.routes.all()[usize::from(route.0)].pattern);
-        match &state.role {
-            crate::site::Role::Site(site) => format!("{route}/{}", site.key),
-            _ => route.to_owned(),
-        }
-    }
-
-    /// Asks for more of a shared rate, if this destination could use it.
-    pub(crate) fn ask_for_quota(&mut self, slot: u32, now: u64) {
-        let state = &mut self.destinations[slot as usize];
-        let Some(limit) = state.limits.shared_rate else { return };
-        if state.away.is_some() || state.paused || state.is_held() || !state.has_mail() || state.blocked_until(now).is_some() {
-            return;
-        }
-        if let Some(slots) = state.quota.ask(limit.rate, now) {
-            let id = self.id(slot);
-            self.reservations.push_back((id, slots));
         }
     }
 }
