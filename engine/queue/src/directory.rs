@@ -5,16 +5,16 @@ use std::hash::{BuildHasher, RandomState};
 
 use hashbrown::HashTable;
 
-use crate::canonical::canonical_domain;
 use crate::destination::Destination;
 use crate::destination_id::DestinationId;
 use crate::dispatch::Dispatch;
+use crate::domain_name::{DOMAIN_BYTES_MAX, canonical_domain};
 use crate::hosts::HostIndex;
 use crate::message::{MessageKey, PRIORITY_MAX};
 use crate::names::Names;
 use crate::queue::{Queue, Work};
 use crate::route::{NextHop, RouteId, Via};
-use crate::routes::{DOMAIN_BYTES_MAX, Mail};
+use crate::routes::Mail;
 use crate::site::{Answer, Domain, Lookup, Question, Resolution, Role, Site, Step, Verdict};
 use crate::slab::NONE;
 

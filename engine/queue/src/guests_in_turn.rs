@@ -2,11 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::canonical::canonical_domain;
+use crate::domain_name::{DOMAIN_BYTES_MAX, canonical_domain};
 use crate::queue::Queue;
 use crate::queue_id::QueueId;
 use crate::route::Via;
-use crate::routes::DOMAIN_BYTES_MAX;
 
 impl Queue {
     /// Recipients of other shards that wait here, by the name of the destination that they have there: their owners know only that they

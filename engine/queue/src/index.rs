@@ -10,7 +10,7 @@ use hashbrown::HashTable;
 use ringpost_prefetch::prefetch_later;
 
 use crate::arena::{Arena, Span};
-use crate::canonical::canonical_domain;
+use crate::domain_name::{DOMAIN_BYTES_MAX, after_at, canonical_domain};
 use crate::fresh::Fresh;
 use crate::slab::{NONE, Slab};
 use crate::walks::{Chain, Walks};
@@ -23,9 +23,6 @@ pub const TAGS_MAX: usize = 4;
 
 /// Different tags at once; messages with further ones are listed without them.
 const TAG_TERMS_MAX: usize = 65_536;
-
-/// Longest domain that is told from others (RFC 5321 4.5.3.1.2).
-const NAME_BYTES_MAX: usize = 255;
 
 /// Marks a node that is not one of the two that each message has.
 const EXTRA: u32 = 1 << 31;
@@ -394,15 +391,10 @@ fn lower_case(word: u64) -> u64 {
     word | upper >> 2
 }
 
-/// What follows the last `@`; empty if there is none.
-pub(crate) fn after_at(address: &[u8]) -> &[u8] {
-    address.iter().rposition(|&byte| byte == b'@').map_or(&[][..], |at| &address[at + 1..])
-}
-
 /// A domain without a final dot, cut where no domain goes on.
 fn plain(domain: &[u8]) -> &[u8] {
     let domain = domain.strip_suffix(b".").unwrap_or(domain);
-    &domain[..domain.len().min(NAME_BYTES_MAX)]
+    &domain[..domain.len().min(DOMAIN_BYTES_MAX)]
 }
 
 #[cfg(test)]

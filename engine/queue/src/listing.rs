@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use crate::canonical::canonical_address;
 use crate::destination_id::DestinationId;
-use crate::index::{TAG_BYTES_MAX, TermKind, after_at};
+use crate::domain_name::{after_at, canonical_address};
+use crate::index::{TAG_BYTES_MAX, TermKind};
 use crate::message::Flags;
 use crate::queue::Queue;
 use crate::queue_id::QueueId;

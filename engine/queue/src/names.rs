@@ -4,9 +4,9 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 
 use hashbrown::HashTable;
 
-use crate::canonical::canonical_domain;
 use crate::destination::Destination;
 use crate::destination_id::DestinationId;
+use crate::domain_name::canonical_domain;
 use crate::queue::Queue;
 
 /// The slots of all destinations in use.

@@ -6,13 +6,12 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
 
-use crate::canonical::canonical_pattern;
 use crate::destination::Destination;
 use crate::destination_id::DestinationId;
+use crate::domain_name::{canonical_pattern, is_domain};
 use crate::guest::Guest;
 use crate::queue::Queue;
 use crate::route::{RouteId, Via};
-use crate::routes::{DOMAIN_BYTES_MAX, is_domain};
 use crate::site::Role;
 
 /// Names at most: each new destination is compared with them.
@@ -141,7 +140,7 @@ impl Queue {
             Some(domain) => (true, domain),
             None => (false, &*own),
         };
-        if !is_domain(domain) || domain.len() > DOMAIN_BYTES_MAX {
+        if !is_domain(domain) {
             return Err(format!("{name:?} is no destination: `ringpost queue summary` names those with mail, the config the routes"));
         }
         // No domain is called so: what no route names is routed as it is.

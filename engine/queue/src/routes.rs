@@ -4,12 +4,9 @@ use std::collections::HashMap;
 
 use thiserror::Error;
 
-use crate::canonical::{canonical_domain, canonical_pattern};
+use crate::domain_name::{DOMAIN_BYTES_MAX, canonical_domain, canonical_pattern, is_domain};
 use crate::route::{HOSTS_MAX, Route, RouteId, Via};
 use crate::senders::{Sender, Senders};
-
-/// Longest domain that is looked up, in bytes (RFC 5321 4.5.3.1.2); a longer one matches only `*`.
-pub(crate) const DOMAIN_BYTES_MAX: usize = 255;
 
 /// Longest pattern: its length is one byte of the record of a re-routed message.
 const PATTERN_BYTES_MAX: usize = 255;
@@ -209,11 +206,6 @@ impl<'a> Pattern<'a> {
         };
         Some(Self { domain, sender })
     }
-}
-
-/// Is it what a domain can be, or an address literal?
-pub(crate) fn is_domain(text: &str) -> bool {
-    !text.is_empty() && text.len() <= DOMAIN_BYTES_MAX && !text.contains('*') && text.bytes().all(|b| b > b' ' && b != b'@' && b != 0x7F)
 }
 
 #[cfg(test)]

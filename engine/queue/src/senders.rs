@@ -2,10 +2,8 @@
 
 use std::collections::HashMap;
 
-use crate::canonical::canonical_address;
-use crate::index::after_at;
+use crate::domain_name::{after_at, canonical_address, is_domain};
 use crate::route::RouteId;
-use crate::routes::is_domain;
 
 /// Longest reverse-path that is compared as a whole, in bytes; a longer one matches by its domain only.
 const ADDRESS_BYTES_MAX: usize = 512;

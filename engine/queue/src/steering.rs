@@ -2,7 +2,7 @@
 //!
 //! As in `command.rs`, each call answers `None` if the message has left the queue, else what to persist before the command is confirmed.
 
-use crate::index::after_at;
+use crate::domain_name::after_at;
 use crate::kept_reply::{REPLY_BYTES_MAX, sanitise};
 use crate::listing::Filter;
 use crate::message::{Flags, MessageKey, Place};

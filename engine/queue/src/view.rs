@@ -5,7 +5,8 @@ use std::ops::Range;
 
 use crate::breaker::Breaker;
 use crate::destination_id::DestinationId;
-use crate::index::{TermKind, after_at};
+use crate::domain_name::after_at;
+use crate::index::TermKind;
 use crate::kept_reply::split_reply;
 use crate::message::{Envelope, Flags, MessageKey, Place, Recipient};
 use crate::notify::Notify;

@@ -1,7 +1,12 @@
-//! Domains in the one form in which they are compared: A-labels in lower case (RFC 5890, UTS 46), so that `bücher.example`,
-//! `BÜCHER.example` and `xn--bcher-kva.example` are one domain. What is ASCII is that already, but for its case, which its users fold.
+//! The names of domains: what can be one, where it stands in an address, and the one form in which they are compared.
+//!
+//! That is A-labels in lower case (RFC 5890, UTS 46), so that `bücher.example`, `BÜCHER.example` and `xn--bcher-kva.example` are one
+//! domain. What is ASCII is that already, but for its case, which its users fold.
 
 use std::borrow::Cow;
+
+/// Longest domain that is told from others, in bytes (RFC 5321 4.5.3.1.2); of routes a longer one matches only `*`.
+pub(crate) const DOMAIN_BYTES_MAX: usize = 255;
 
 /// A domain as it is compared, but for the case of what is ASCII already; what cannot be one stays as it is.
 pub fn canonical_domain(domain: &[u8]) -> Cow<'_, [u8]> {
@@ -37,6 +42,16 @@ pub(crate) fn canonical_pattern(pattern: &str) -> String {
         None => part(pattern),
     };
     whole.to_ascii_lowercase()
+}
+
+/// Is it what a domain can be, or an address literal?
+pub(crate) fn is_domain(text: &str) -> bool {
+    !text.is_empty() && text.len() <= DOMAIN_BYTES_MAX && !text.contains('*') && text.bytes().all(|b| b > b' ' && b != b'@' && b != 0x7F)
+}
+
+/// What follows the last `@`; empty if there is none.
+pub(crate) fn after_at(address: &[u8]) -> &[u8] {
+    address.iter().rposition(|&byte| byte == b'@').map_or(&[][..], |at| &address[at + 1..])
 }
 
 #[cfg(test)]
