@@ -6,13 +6,12 @@
 
 use std::hint::black_box;
 
-use hashbrown::HashTable;
 use ringpost_prefetch::prefetch_later;
 
-use crate::arena::{Arena, Span};
 use crate::domain_name::{DOMAIN_BYTES_MAX, after_at, canonical_domain};
 use crate::fresh::Fresh;
 use crate::slab::{NONE, Slab};
+use crate::terms::{TermKind, Terms};
 use crate::walks::{Chain, Walks};
 
 /// Longest tag, in bytes; of a longer one the beginning counts.
@@ -21,48 +20,8 @@ pub const TAG_BYTES_MAX: usize = 64;
 /// Tags of one message at most.
 pub const TAGS_MAX: usize = 4;
 
-/// Different tags at once; messages with further ones are listed without them.
-const TAG_TERMS_MAX: usize = 65_536;
-
 /// Marks a node that is not one of the two that each message has.
 const EXTRA: u32 = 1 << 31;
-
-/// What a term is the name of.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum TermKind {
-    /// Domain of the reverse-path, lower case; empty for the null reverse-path.
-    SenderDomain,
-    /// Domain of a forward-path, lower case.
-    RecipientDomain,
-    /// A tag, as it was given.
-    Tag,
-}
-
-impl TermKind {
-    /// Case is nothing to domains: they are compared and hashed as they come, and kept in lower case.
-    fn is_domain(self) -> bool {
-        self != Self::Tag
-    }
-
-    fn is_same(self, kept: &[u8], name: &[u8]) -> bool {
-        if self.is_domain() { kept.eq_ignore_ascii_case(name) } else { kept == name }
-    }
-}
-
-#[derive(Debug)]
-struct Term {
-    kind: TermKind,
-    name: Span,
-    first: u32,
-    last: u32,
-    messages: u32,
-}
-
-impl Default for Term {
-    fn default() -> Self {
-        Self { kind: TermKind::Tag, name: Span::default(), first: NONE, last: NONE, messages: 0 }
-    }
-}
 
 #[derive(Clone, Copy, Debug)]
 struct Node {
@@ -106,16 +65,12 @@ impl Default for Extra {
     }
 }
 
-/// All terms of one queue.
+/// The lists of all terms of one queue.
 #[derive(Debug)]
 pub(crate) struct Index {
-    seed: u64,
-    terms: Slab<Term>,
-    by_name: HashTable<u32>,
-    names: Arena<u8, 8>,
+    terms: Terms,
     entries: Slab<Entry>,
     extras: Slab<Extra>,
-    tag_terms: usize,
     /// Messages whose domains are not linked yet.
     pub(crate) fresh: Fresh,
     /// The term of the sender linked last, or [`NONE`]: mail comes in runs of one sender, which need not be looked for each time.
@@ -128,13 +83,9 @@ impl Index {
     /// Without terms. `seed` keeps senders from aiming at one slot of the table.
     pub(crate) fn new(seed: u64) -> Self {
         Self {
-            seed: seed | 1,
-            terms: Slab::new(),
-            by_name: HashTable::new(),
-            names: Arena::new(),
+            terms: Terms::new(seed),
             entries: Slab::new(),
             extras: Slab::new(),
-            tag_terms: 0,
             fresh: Fresh::new(),
             sender: NONE,
             walks: Walks::default(),
@@ -158,7 +109,7 @@ impl Index {
     /// Puts a message under its sender's domain and its recipients'; once for each domain. Not while it is there.
     pub(crate) fn link<'a>(&mut self, message: u32, sender: &[u8], recipients: impl Iterator<Item = &'a [u8]>) {
         assert!(message < EXTRA / 2, "the caller bounds the number of messages");
-        self.sender = self.term_or(self.sender, TermKind::SenderDomain, plain(&canonical_domain(after_at(sender))));
+        self.sender = self.terms.guess_or_take(self.sender, TermKind::SenderDomain, plain(&canonical_domain(after_at(sender))));
         self.append(self.sender, message * 2);
         let (mut last, mut is_first) = (None, true);
         for address in recipients {
@@ -167,7 +118,7 @@ impl Index {
                 continue;
             }
             last = Some(own);
-            let term = self.term(TermKind::RecipientDomain, plain(&canonical_domain(own)));
+            let term = self.terms.find_or_take(TermKind::RecipientDomain, plain(&canonical_domain(own)));
             let newest = self.terms[term].last;
             if newest != NONE && self.message_of(newest) == message {
                 continue;
@@ -183,10 +134,10 @@ impl Index {
     /// Puts a message under a tag. False when there are too many different ones.
     pub(crate) fn tag(&mut self, message: u32, tag: &[u8]) -> bool {
         let tag = &tag[..tag.len().min(TAG_BYTES_MAX)];
-        if self.tag_terms >= TAG_TERMS_MAX && self.find(TermKind::Tag, tag).is_none() {
+        if !self.terms.takes_tags() && self.terms.find(TermKind::Tag, tag).is_none() {
             return false;
         }
-        let term = self.term(TermKind::Tag, tag);
+        let term = self.terms.find_or_take(TermKind::Tag, tag);
         let newest = self.terms[term].last;
         if newest == NONE || self.message_of(newest) != message {
             self.append_extra(term, message);
@@ -221,16 +172,12 @@ impl Index {
             Some(&self.terms[extra.node.term])
         })
         .filter(|term| term.kind == TermKind::Tag)
-        .map(|term| self.names.get(term.name))
+        .map(|term| self.terms.name(term))
     }
 
     /// Name and number of messages of each term of a kind, in no order.
     pub(crate) fn terms(&self, kind: TermKind) -> impl Iterator<Item = (&[u8], usize)> {
-        self.by_name
-            .iter()
-            .map(|&term| &self.terms[term])
-            .filter(move |term| term.kind == kind)
-            .map(|term| (self.names.get(term.name), term.messages as usize))
+        self.terms.iter().filter(move |term| term.kind == kind).map(|term| (self.terms.name(term), term.messages as usize))
     }
 
     /// The first node and the length of a term's list.
@@ -240,7 +187,7 @@ impl Index {
             TermKind::Tag => &name.as_bytes()[..name.len().min(TAG_BYTES_MAX)],
             TermKind::SenderDomain | TermKind::RecipientDomain => plain(&canonical),
         };
-        self.find(kind, name).map(|term| (self.terms[term].first, self.terms[term].messages as usize))
+        self.terms.find(kind, name).map(|term| (self.terms[term].first, self.terms[term].messages as usize))
     }
 
     /// The message of a node and the node behind it.
@@ -290,57 +237,11 @@ impl Index {
         self.walks.leaves(Chain::Term, node, next);
         self.terms[term].messages -= 1;
         if self.terms[term].messages == 0 {
-            self.forget(term);
+            self.terms.give(term);
+            if self.sender == term {
+                self.sender = NONE;
+            }
         }
-    }
-
-    fn forget(&mut self, term: u32) {
-        let Term { kind, name, .. } = self.terms[term];
-        let hash = self.hash(kind, self.names.get(name));
-        let entry = self.by_name.find_entry(hash, |&other| other == term);
-        entry.expect("a term is found by its name").remove();
-        self.names.give(name);
-        if self.sender == term {
-            self.sender = NONE;
-        }
-        self.tag_terms -= usize::from(kind == TermKind::Tag);
-        self.terms.give(term);
-    }
-
-    fn find(&self, kind: TermKind, name: &[u8]) -> Option<u32> {
-        self.by_name.find(self.hash(kind, name), |&term| self.is_named(term, kind, name)).copied()
-    }
-
-    fn is_named(&self, term: u32, kind: TermKind, name: &[u8]) -> bool {
-        let term = &self.terms[term];
-        term.kind == kind && kind.is_same(self.names.get(term.name), name)
-    }
-
-    /// As [`Index::term`], looking at `guess` first.
-    fn term_or(&mut self, guess: u32, kind: TermKind, name: &[u8]) -> u32 {
-        if guess != NONE && self.is_named(guess, kind, name) { guess } else { self.term(kind, name) }
-    }
-
-    fn term(&mut self, kind: TermKind, name: &[u8]) -> u32 {
-        if let Some(term) = self.find(kind, name) {
-            return term;
-        }
-        let span = self.names.take(name.len());
-        self.names.get_mut(span).copy_from_slice(name);
-        if kind.is_domain() {
-            self.names.get_mut(span).make_ascii_lowercase();
-        }
-        let term = self.terms.take();
-        self.terms[term] = Term { kind, name: span, ..Term::default() };
-        self.tag_terms += usize::from(kind == TermKind::Tag);
-        let (seed, terms, names) = (self.seed, &self.terms, &self.names);
-        let hash_of = |&other: &u32| hash(seed, terms[other].kind, names.get(terms[other].name));
-        self.by_name.insert_unique(hash(seed, kind, name), term, hash_of);
-        term
-    }
-
-    fn hash(&self, kind: TermKind, name: &[u8]) -> u64 {
-        hash(self.seed, kind, name)
     }
 
     fn message_of(&self, node: u32) -> u32 {
@@ -356,41 +257,6 @@ impl Index {
     }
 }
 
-/// A seeded hash by folded multiplication, eight bytes at a time; of domains, as if they were in lower case.
-fn hash(seed: u64, kind: TermKind, name: &[u8]) -> u64 {
-    let fold = |a: u64, b: u64| {
-        let wide = u128::from(a) * u128::from(b);
-        wide as u64 ^ (wide >> 64) as u64
-    };
-    let word = |chunk: [u8; 8]| match kind.is_domain() {
-        true => lower_case(u64::from_le_bytes(chunk)),
-        false => u64::from_le_bytes(chunk),
-    };
-    let mut state = seed ^ (kind as u64) << 56 ^ name.len() as u64;
-    for chunk in name.as_chunks::<8>().0 {
-        state = fold(state ^ word(*chunk), 0x9E37_79B9_7F4A_7C15 ^ seed);
-    }
-    // What is left over with some bytes before it, where there are any: copied without a loop.
-    let last = name.last_chunk().copied().unwrap_or_else(|| {
-        let mut last = [0; 8];
-        last[..name.len()].copy_from_slice(name);
-        last
-    });
-    fold(state ^ word(last), 0xD6E8_FEB8_6659_FD93 ^ seed.rotate_left(32))
-}
-
-/// 1 in each byte of a word.
-const EACH: u64 = 0x0101_0101_0101_0101;
-
-/// Eight characters in lower case; what is not ASCII stays as it is.
-fn lower_case(word: u64) -> u64 {
-    let low = word & (0x7F * EACH);
-    // The highest bit of a byte says that it is at least `A`, and more than `Z`; nothing is carried from one to the next.
-    let (from_a, beyond_z) = (low + (0x80 - b'A' as u64) * EACH, low + (0x7F - b'Z' as u64) * EACH);
-    let upper = from_a & !beyond_z & !word & (0x80 * EACH);
-    word | upper >> 2
-}
-
 /// A domain without a final dot, cut where no domain goes on.
 fn plain(domain: &[u8]) -> &[u8] {
     let domain = domain.strip_suffix(b".").unwrap_or(domain);
@@ -401,6 +267,7 @@ fn plain(domain: &[u8]) -> &[u8] {
 mod tests {
     use super::*;
     use crate::retry::Jitter;
+    use crate::terms::TAG_TERMS_MAX;
     use crate::walks::{Position, WALKS_MAX};
 
     struct Model {
@@ -514,17 +381,6 @@ mod tests {
                     let known = models.iter().filter(|model| model.kind == kind && !model.messages.is_empty()).count();
                     assert_eq!(index.terms(kind).count(), known);
                 }
-            }
-        }
-    }
-
-    #[test]
-    fn a_word_in_lower_case_is_that_of_its_bytes() {
-        for byte in 0..=u8::MAX {
-            for place in 0..8 {
-                let mut bytes = *b"aZ@[`{\xC1z";
-                bytes[place] = byte;
-                assert_eq!(lower_case(u64::from_le_bytes(bytes)).to_le_bytes(), bytes.map(|byte| byte.to_ascii_lowercase()));
             }
         }
     }

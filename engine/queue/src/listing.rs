@@ -6,12 +6,13 @@ use thiserror::Error;
 
 use crate::destination_id::DestinationId;
 use crate::domain_name::{after_at, canonical_address};
-use crate::index::{TAG_BYTES_MAX, TermKind};
+use crate::index::TAG_BYTES_MAX;
 use crate::message::Flags;
 use crate::queue::Queue;
 use crate::queue_id::QueueId;
 use crate::site::Role;
 use crate::slab::NONE;
+use crate::terms::TermKind;
 use crate::view::{MessageView, RecipientView, State};
 use crate::walks::{Chain, Position};
 

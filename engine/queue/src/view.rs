@@ -6,7 +6,6 @@ use std::ops::Range;
 use crate::breaker::Breaker;
 use crate::destination_id::DestinationId;
 use crate::domain_name::after_at;
-use crate::index::TermKind;
 use crate::kept_reply::split_reply;
 use crate::message::{Envelope, Flags, MessageKey, Place, Recipient};
 use crate::notify::Notify;
@@ -16,6 +15,7 @@ use crate::queue_id::QueueId;
 use crate::report::Notice;
 use crate::route::{DestinationLimits, RouteId, Via};
 use crate::site::Role;
+use crate::terms::TermKind;
 use crate::wait::Wait;
 
 /// What operators are told of mail that no route is for: a reload or a restart can have taken it away.
