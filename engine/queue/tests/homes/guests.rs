@@ -1,0 +1,182 @@
+//! Guests of a home: whose hosts it believes, and when they go back to their owners.
+
+use ringpost_queue::{
+    DestinationLimits, Guest, Homes, HostsTried, NewMessage, NewRecipient, NextHop, Notify, Pauses, Queue, QueueId, QueueSettings,
+    Resolution, RetryPolicy, Route, Routes, Settled, Via, Wait, Work,
+};
+
+use crate::world::{START, hop};
+
+fn limits_of_one_home() -> DestinationLimits {
+    DestinationLimits { connections_max: 1, window_initial: 1, ..DestinationLimits::default() }
+}
+
+/// One of three shards, with few destinations and one route by MX.
+fn one_of_three(shard: u16) -> Queue {
+    let route = Route { pattern: "*".into(), via: Via::Mx { port: 25 }, retry: RetryPolicy::default(), limits: limits_of_one_home() };
+    let settings = QueueSettings { homes: Homes { shard, shards: 3 }, destinations_max: 3, ..QueueSettings::default() };
+    Queue::new(settings, Routes::new(vec![route]).unwrap(), 1, START)
+}
+
+/// What one of three shards asks shard 1 for, when DNS told it these hosts of a site.
+fn guest_of(shard: u16, hosts: Vec<NextHop>) -> Guest {
+    guest_for("y.test", shard, hosts)
+}
+
+/// As [`guest_of`], for one of the domains of that site.
+fn guest_for(domain: &str, shard: u16, hosts: Vec<NextHop>) -> Guest {
+    let home_of = |key: &String| Homes { shard: 0, shards: 3 }.of("*", key, &limits_of_one_home())[0];
+    let key = (0..).map(|number| format!("10 mx{number}.test")).find(|key| home_of(key) == 1).unwrap();
+    let mut owner = one_of_three(shard);
+    let destination = owner.route(domain.as_bytes());
+    let message = NewMessage { id: QueueId { boot: 1, shard, sequence: 1 }, accepted_at: START, ..NewMessage::default() };
+    let address = format!("b@{domain}");
+    let recipient = NewRecipient { address: address.as_bytes(), destination, notify: Notify::default() };
+    owner.enqueue(&message, std::iter::once(recipient), START);
+    let dispatch = loop {
+        match owner.poll(START, &mut Vec::new()) {
+            Some(Work::Resolve(lookup)) => {
+                let (key, hosts) = (key.clone(), hosts.clone());
+                owner.resolved(
+                    lookup.destination,
+                    &Resolution::Site { key, name: "mx.test".into(), hosts, is_whole: true, until: START + 60_000 },
+                    START,
+                );
+            }
+            Some(Work::Attempt(dispatch)) => break dispatch,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(dispatch.home(), Some(1));
+    let mut guest = Guest::default();
+    owner.describe(&dispatch, 1, &mut guest);
+    assert_eq!(owner.abandon(dispatch, START), Settled::Nothing);
+    guest
+}
+
+/// While a reload goes from shard to shard they differ in who is home. A shard that was asked and is none made a site for the guest that
+/// nothing removed: each counted as a destination in use for ever.
+#[test]
+fn a_site_made_for_a_guest_that_is_sent_back_goes_again() {
+    let mut stranger = one_of_three(2);
+    let guest = guest_of(0, vec![hop(0)]);
+    assert!(stranger.has_room() && stranger.receive(guest, START).is_err() && !stranger.has_room());
+    let mut now = START;
+    while !stranger.has_room() {
+        now = stranger.next_due(now).expect("the site is there for ever").max(now + 1);
+        assert!(stranger.poll(now, &mut Vec::new()).is_none());
+    }
+}
+
+/// A home took over the hosts of each guest: where DNS told two shards different ones, they went to and fro, and with each change the
+/// connections to them were closed.
+#[test]
+fn the_hosts_of_a_site_do_not_go_to_and_fro_between_its_guests() {
+    let mut home = one_of_three(1);
+    home.receive(guest_of(0, vec![hop(0), hop(1)]), START).unwrap();
+    let Some(Work::Attempt(dispatch)) = home.poll(START, &mut Vec::new()) else { panic!("it is its turn") };
+    let (destination, mut tried) = (dispatch.destination(), HostsTried::default());
+    let mut hosts: Vec<_> = std::iter::from_fn(|| home.next_host(destination, &mut tried, START)).collect();
+    hosts.sort_by_key(|host| host.position());
+    let told = |home: &mut Queue, shard, told: &[usize]| {
+        home.receive(guest_of(shard, told.iter().map(|number| hop(*number)).collect()), START).unwrap();
+        hosts.iter().map(|host| home.host_address(destination, *host).is_some()).collect::<Vec<_>>()
+    };
+    assert_eq!(told(&mut home, 2, &[1, 2]), [true, true]);
+    assert_eq!(told(&mut home, 0, &[0, 1]), [true, true]);
+    assert_eq!(told(&mut home, 2, &[1, 2]), [true, true]);
+    // What the same shard is told later counts, and what another is told when nothing that is known is in it.
+    assert_eq!(told(&mut home, 0, &[1]), [false, true]);
+    assert_eq!(told(&mut home, 2, &[2]), [false, false]);
+    assert!(home.abandon_guest(dispatch, false, START).is_none());
+}
+
+/// A home that gave way took a guest whose attempt was given up, such as for want of a connection, back into its own line. From there it went
+/// to the pool again, where it is allowed none, and so on for as long as that shard had mail of its own for the destination.
+#[test]
+fn a_guest_that_is_given_up_where_no_home_is_any_more_goes_back_to_its_owner() {
+    let route = |connections_max| Route {
+        pattern: "*".into(),
+        via: Via::Smarthost { hosts: vec![hop(0)] },
+        retry: RetryPolicy::default(),
+        limits: DestinationLimits { connections_max, window_initial: connections_max, ..DestinationLimits::default() },
+    };
+    // With a message for the destination.
+    let queue = |shard, connections_max| {
+        let settings = QueueSettings { homes: Homes { shard, shards: 3 }, ..QueueSettings::default() };
+        let mut queue = Queue::new(settings, Routes::new(vec![route(connections_max)]).unwrap(), 1, START);
+        let destination = queue.route(b"y.test");
+        let message = NewMessage { id: QueueId { boot: 1, shard, sequence: 1 }, accepted_at: START, ..NewMessage::default() };
+        let recipient = NewRecipient { address: b"b@y.test", destination, notify: Notify::default() };
+        queue.enqueue(&message, std::iter::once(recipient), START);
+        queue
+    };
+    let next = |queue: &mut Queue| match queue.poll(START, &mut Vec::new()) {
+        Some(Work::Attempt(dispatch)) => dispatch,
+        other => panic!("{other:?}"),
+    };
+    let home = Homes { shard: 0, shards: 3 }.of("*", "", &limits_of_one_home())[0];
+    let (owner, other) = ((home + 1) % 3, (home + 2) % 3);
+    let mut owners = queue(owner, 1);
+    let sent = next(&mut owners);
+    let mut guest = Guest::default();
+    owners.describe(&sent, 1, &mut guest);
+    let mut others = queue(other, 24);
+    others.receive(guest, START).unwrap();
+    let (first, second) = (next(&mut others), next(&mut others));
+    let (of_guest, own) = if first.is_guest() { (first, second) } else { (second, first) };
+    assert!(of_guest.is_guest() && others.is_home(of_guest.destination()));
+    others.set_routes(vec![route(1)], START).unwrap();
+    assert!(!others.is_home(of_guest.destination()));
+    assert_eq!(others.abandon(own, START), Settled::Nothing);
+    assert!(others.abandon_guest(of_guest, false, START).is_none());
+    assert_eq!(others.take_refused().map(|refused| refused.guest.owner()), Some(owner));
+    let own = next(&mut others);
+    assert_eq!((own.is_guest(), own.home()), (false, Some(home)));
+    assert_eq!(others.abandon(own, START), Settled::Nothing);
+    assert_eq!(owners.abandon(sent, START), Settled::Nothing);
+}
+
+/// What waited for its turn at a home was attempted though its domain had been paused: its owner had given it out before.
+#[test]
+fn guests_of_a_paused_domain_go_home_and_those_of_others_stay() {
+    let mut home = one_of_three(1);
+    home.receive(guest_for("y.test", 0, vec![hop(0)]), START).unwrap();
+    home.receive(guest_for("z.test", 2, vec![hop(0)]), START).unwrap();
+    let mut pauses = Pauses::default();
+    pauses.insert("y.test");
+    home.set_pauses(pauses.clone());
+    home.follow_pauses(0..home.destination_slots(), START);
+    let refused = home.take_refused().expect("it is paused");
+    assert_eq!((refused.guest.owner(), refused.until, refused.wait), (0, START, Wait::Paused));
+    assert!(home.take_refused().is_none());
+    let Some(Work::Attempt(dispatch)) = home.poll(START, &mut Vec::new()) else { panic!("the other one's turn") };
+    assert_eq!(home.recipients(&dispatch).map(|(_, address)| address.to_vec()).collect::<Vec<_>>(), [b"b@z.test"]);
+    // One that was on its way.
+    home.receive(refused.guest, START).unwrap();
+    let refused = home.take_refused().expect("it is paused");
+    pauses.remove("y.test");
+    home.set_pauses(pauses.clone());
+    home.follow_pauses(0..home.destination_slots(), START);
+    home.receive(refused.guest, START).unwrap();
+    assert_eq!((home.take_refused().is_none(), home.guests_waiting()), (true, 1));
+    // The one under way is put off, and comes back to a pause of everything.
+    pauses.set_all(true);
+    home.set_pauses(pauses);
+    home.follow_pauses(0..home.destination_slots(), START);
+    assert_eq!(home.take_refused().map(|refused| refused.guest.owner()), Some(0));
+    assert!(home.abandon_guest(dispatch, false, START).is_none());
+    assert_eq!(home.take_refused().map(|refused| refused.guest.owner()), Some(2));
+}
+
+/// A site that is paused at its home by a name that its owner does not have for it: mail went to and fro between them without end.
+#[test]
+fn a_guest_of_a_paused_site_comes_again_after_a_while() {
+    let mut home = one_of_three(1);
+    let mut pauses = Pauses::default();
+    pauses.insert("mx.test");
+    home.set_pauses(pauses);
+    home.receive(guest_of(0, vec![hop(0)]), START).unwrap();
+    let refused = home.take_refused().expect("it is paused");
+    assert_eq!((refused.until, refused.wait), (START + 1000, Wait::Paused));
+}
