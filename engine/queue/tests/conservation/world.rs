@@ -1,126 +1,56 @@
-//! Random operations with restarts against a model: every recipient of every accepted message is in exactly one place, is never
-//! attempted twice at a time or after it was settled, survives restarts with what was recorded (attempts, times, replies, holds,
-//! routes, expiry, priority), and leaves only delivered, deleted, or with its failure reported; no report is lost, and none is made
-//! again that was recorded.
+//! A queue with its driver, its disk and its clock, and the model of what was accepted.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 
 use ringpost_queue::{
-    About, Cursor, DestinationId, DestinationLimits, Dispatch, Filter, HostsTried, Jitter, Lookup, MessageKey, NewMessage, NewRecipient,
-    Notice, Notify, Outcome, Queue, QueueId, QueueSettings, RecipientView, Recovered, ReportLimits, Resolution, RetryPolicy, Route,
-    RouteId, Routes, Settled, State, Verdict, Via, Work,
+    About, Cursor, DestinationId, DestinationLimits, Dispatch, Filter, HostsTried, Jitter, Lookup, MessageKey, Notice, Notify, Outcome,
+    Queue, QueueId, QueueSettings, RecipientView, Recovered, ReportLimits, Resolution, RetryPolicy, Route, RouteId, Routes, Settled, State,
+    Verdict, Via, Work,
 };
 
+use crate::accepted::{Accepted, Fate, HOUR, Seen, SeenRecipient, destinations, new_message, recipients_of};
+
 const START: u64 = 1_790_000_000_000;
-const HOUR: u64 = 3_600_000;
 const GRACE: u64 = 4 * HOUR;
 const DOMAINS: [&str; 8] =
     ["a.test", "b.test", "discard.test", "hold.test", "nowhere.example", "one.mx.test", "two.mx.test", "three.mx.test"];
 
-#[derive(Clone, Copy, PartialEq, Debug)]
-enum Fate {
-    Open,
-    /// Being attempted, and purged when that ends unless it is delivered.
-    Leaving,
-    /// And its sender is told so, or does not want to know.
-    Delivered,
-    /// And its sender is still to be told.
-    SuccessDue,
-    Failed,
-    Bounced,
-}
-
-impl Fate {
-    fn is_settled(self) -> bool {
-        matches!(self, Fate::Delivered | Fate::Bounced)
-    }
-}
-
-#[derive(Clone)]
-struct Accepted {
-    accepted_at: u64,
-    recipients: Vec<String>,
-    notify: Vec<Notify>,
-    fate: Vec<Fate>,
-    /// What records on disk say.
-    durable_fate: Vec<Fate>,
-    held: bool,
-    durable_held: bool,
-    /// Set by command.
-    expires: Option<u64>,
-    routes: Vec<Option<RouteId>>,
-    /// What a restart has to find.
-    durable: Seen,
-    records: Vec<Vec<u8>>,
-    settled: bool,
-    deleted: bool,
-    /// Purged while they were being attempted: nobody is to be told.
-    left: BTreeSet<u16>,
-}
-
-impl Accepted {
-    fn is_over(&self, now: u64) -> bool {
-        // The lifetime of its routes does not end what is held.
-        self.expires.is_some_and(|at| at <= now) || !self.held && now >= self.accepted_at + 30 * HOUR
-    }
-}
-
-/// What must not be forgotten of a message, by what the queue shows.
-#[derive(Clone, PartialEq, Debug, Default)]
-struct Seen {
-    priority: u8,
-    expires: Option<u64>,
-    routes: Vec<Option<RouteId>>,
-    recipients: Vec<SeenRecipient>,
-}
-
-#[derive(Clone, PartialEq, Debug)]
-struct SeenRecipient {
-    attempts: u16,
-    last_attempt: Option<u64>,
-    /// Of those that wait for it, held by their route or not.
-    next_attempt: Option<u64>,
-    /// Being attempted: what it waited for before is what its records say.
-    is_active: bool,
-    reply: String,
-}
-
 /// A record that the disk has not acknowledged, and the state that it makes durable.
-struct Unacknowledged {
-    id: QueueId,
-    key: MessageKey,
-    record: Option<Vec<u8>>,
-    fate: Vec<Fate>,
-    held: bool,
-    seen: Seen,
+pub struct Unacknowledged {
+    pub id: QueueId,
+    pub key: MessageKey,
+    pub record: Option<Vec<u8>>,
+    pub fate: Vec<Fate>,
+    pub held: bool,
+    pub seen: Seen,
     /// What was reported by it.
-    told: Vec<(QueueId, u16, bool)>,
+    pub told: Vec<(QueueId, u16, bool)>,
 }
 
-struct World {
-    queue: Queue,
-    random: Jitter,
-    now: u64,
-    accepted: BTreeMap<QueueId, Accepted>,
-    keys: BTreeMap<QueueId, MessageKey>,
-    in_flight: Vec<(Dispatch, QueueId, Vec<u16>)>,
-    attempting: BTreeSet<(QueueId, u16)>,
-    unacknowledged: Vec<Unacknowledged>,
+pub struct World {
+    pub queue: Queue,
+    pub random: Jitter,
+    pub now: u64,
+    pub accepted: BTreeMap<QueueId, Accepted>,
+    pub keys: BTreeMap<QueueId, MessageKey>,
+    pub in_flight: Vec<(Dispatch, QueueId, Vec<u16>)>,
+    pub attempting: BTreeSet<(QueueId, u16)>,
+    pub unacknowledged: Vec<Unacknowledged>,
     /// Reports that the driver is at.
-    reporting: Vec<(MessageKey, QueueId)>,
+    pub reporting: Vec<(MessageKey, QueueId)>,
     /// Reports that are durable: recipient and kind, with the restarts before it.
-    told: BTreeMap<(QueueId, u16, bool), usize>,
-    durable_told: BTreeSet<(QueueId, u16, bool)>,
-    restarts: usize,
-    with_reports: bool,
-    lookups: Vec<Lookup>,
-    dead: bool,
-    attempts: usize,
-    expired: usize,
-    reports: usize,
+    pub told: BTreeMap<(QueueId, u16, bool), usize>,
+    pub durable_told: BTreeSet<(QueueId, u16, bool)>,
+    pub restarts: usize,
+    pub with_reports: bool,
+    pub lookups: Vec<Lookup>,
+    pub dead: bool,
+    pub attempts: usize,
+    pub expired: usize,
+    pub reports: usize,
     /// Deferrals, holds, times and routes set by command that a restart brought back.
-    kept: [usize; 4],
+    pub kept: [usize; 4],
 }
 
 fn settings(with_reports: bool) -> QueueSettings {
@@ -128,7 +58,7 @@ fn settings(with_reports: bool) -> QueueSettings {
     QueueSettings { reports: with_reports.then_some(limits), ..QueueSettings::default() }
 }
 
-fn routes(hold_is_open: bool) -> Routes {
+pub fn routes(hold_is_open: bool) -> Routes {
     let route = |pattern: &str, via: Via| Route {
         pattern: pattern.into(),
         via,
@@ -147,7 +77,7 @@ fn routes(hold_is_open: bool) -> Routes {
 }
 
 impl World {
-    fn new(seed: u64) -> Self {
+    pub fn new(seed: u64) -> Self {
         Self {
             queue: Queue::new(settings(seed.is_multiple_of(2)), routes(false), seed, START),
             random: Jitter::new(seed),
@@ -171,7 +101,7 @@ impl World {
         }
     }
 
-    fn enqueue(&mut self) {
+    pub fn enqueue(&mut self) {
         let id = QueueId { boot: 1, shard: 0, sequence: self.accepted.len() as u64 };
         let count = 1 + self.random.below(8);
         let recipients: Vec<String> =
@@ -249,7 +179,7 @@ impl World {
     }
 
     /// Notes what has to be made durable.
-    fn persist(&mut self, id: QueueId, settled: Settled, record: Vec<u8>) {
+    pub fn persist(&mut self, id: QueueId, settled: Settled, record: Vec<u8>) {
         let accepted = &self.accepted[&id];
         let record = match settled {
             Settled::Nothing => return assert!(record.is_empty()),
@@ -265,7 +195,7 @@ impl World {
         self.unacknowledged.push(Unacknowledged { id, key: self.keys[&id], record, fate, held, seen, told: Vec::new() });
     }
 
-    fn acknowledge_one(&mut self) {
+    pub fn acknowledge_one(&mut self) {
         if self.unacknowledged.is_empty() {
             return;
         }
@@ -286,7 +216,7 @@ impl World {
         self.queue.envelope(key).expect("queued").id
     }
 
-    fn take(&mut self, dispatch: Dispatch) {
+    pub fn take(&mut self, dispatch: Dispatch) {
         let id = self.id_of(dispatch.key());
         let recipients: Vec<u16> = self.queue.recipients(&dispatch).map(|(number, _)| number).collect();
         assert_eq!(recipients.len(), dispatch.recipients());
@@ -310,7 +240,7 @@ impl World {
     }
 
     /// Polls once; false when there is nothing to do.
-    fn poll(&mut self) -> bool {
+    pub fn poll(&mut self) -> bool {
         let mut record = Vec::new();
         match self.queue.poll(self.now, &mut record) {
             None => return self.queue.next_due(self.now) == Some(self.now),
@@ -348,7 +278,7 @@ impl World {
         true
     }
 
-    fn finish_report(&mut self) {
+    pub fn finish_report(&mut self) {
         if self.reporting.is_empty() {
             return;
         }
@@ -398,7 +328,7 @@ impl World {
         self.unacknowledged.last_mut().expect("a report changes something").told = told;
     }
 
-    fn answer_one(&mut self) {
+    pub fn answer_one(&mut self) {
         let Some(Lookup { destination, .. }) = self.lookups.pop() else { return };
         let until = self.now + self.random.below(2 * HOUR);
         let draw = self.random.below(8);
@@ -425,7 +355,7 @@ impl World {
         self.persist(id, settled, record);
     }
 
-    fn finish_one(&mut self) {
+    pub fn finish_one(&mut self) {
         if self.in_flight.is_empty() {
             return;
         }
@@ -513,7 +443,7 @@ impl World {
         self.persist(id, settled, record);
     }
 
-    fn command(&mut self) {
+    pub fn command(&mut self) {
         let Some((&id, &key)) = self.keys.iter().nth(self.random.below(self.keys.len().max(1) as u64) as usize) else { return };
         let (now, mut record) = (self.now, Vec::new());
         let is_being_told = self.reporting.iter().any(|(_, other)| *other == id);
@@ -584,7 +514,7 @@ impl World {
         }
     }
 
-    fn check(&mut self) {
+    pub fn check(&mut self) {
         let mut cursor = 0;
         assert_eq!(self.queue.look_for_stuck(&mut cursor, usize::MAX, self.now), [], "nothing is out of all timers and queues");
         assert_eq!(self.queue.look_for_forgotten(&mut 0, usize::MAX, self.now), [], "no mail is where nobody looks");
@@ -639,7 +569,7 @@ impl World {
     }
 
     /// The process dies, with what was not acknowledged, and starts again from what was.
-    fn restart(&mut self, routes: Routes) {
+    pub fn restart(&mut self, routes: Routes) {
         self.in_flight.clear();
         self.attempting.clear();
         self.unacknowledged.clear();
@@ -702,123 +632,4 @@ impl World {
             accepted.records = vec![state];
         }
     }
-}
-
-fn new_message(id: QueueId, accepted_at: u64) -> NewMessage<'static> {
-    NewMessage {
-        id,
-        size: 100,
-        accepted_at,
-        expires_at: None,
-        priority: (id.sequence % 10) as u8,
-        eight_bit: false,
-        smtputf8: false,
-        reverse_path: b"sender@x.test",
-        ..NewMessage::default()
-    }
-}
-
-fn destinations(queue: &mut Queue, accepted: &Accepted) -> Vec<DestinationId> {
-    accepted.recipients.iter().map(|address| queue.route(address.split_once('@').unwrap().1.as_bytes())).collect()
-}
-
-fn recipients_of<'a>(accepted: &'a Accepted, destinations: &'a [DestinationId]) -> impl Iterator<Item = NewRecipient<'a>> + Clone {
-    let facts = accepted.recipients.iter().zip(destinations).zip(&accepted.notify);
-    facts.map(|((address, &destination), &notify)| NewRecipient { address: address.as_bytes(), destination, notify })
-}
-
-#[test]
-fn every_recipient_is_in_exactly_one_place_whatever_happens() {
-    let (mut attempts, mut expired, mut reports, mut kept) = (0, 0, 0, [0; 4]);
-    for seed in 0..60 {
-        eprintln!("seed {seed}");
-        let mut world = World::new(seed);
-        for step in 0..1500 {
-            match world.random.below(40) {
-                0..=3 => world.enqueue(),
-                4..=13 => _ = world.poll(),
-                14..=20 => world.finish_one(),
-                21..=22 => world.finish_report(),
-                23..=30 => world.acknowledge_one(),
-                31..=32 => world.command(),
-                33..=35 => world.now += world.random.below(60_000),
-                36 => {
-                    world.now = match world.random.below(8) {
-                        0 => world.now + world.random.below(12 * HOUR),
-                        _ => world.queue.next_due(world.now).unwrap_or(world.now),
-                    }
-                }
-                37 if world.random.below(2) == 0 => world.answer_one(),
-                37 => world.dead = world.random.below(3) == 0,
-                38 => {
-                    if let Some((dispatch, ..)) = world.in_flight.first()
-                        && let Some(behind) = world.queue.poll_behind(dispatch, world.now)
-                    {
-                        world.take(behind);
-                    }
-                }
-                _ if world.random.below(30) == 0 => {
-                    let hold_is_open = world.random.below(2) == 0;
-                    world.restart(routes(hold_is_open));
-                }
-                _ => {}
-            }
-            if step % 16 == 0 {
-                world.check();
-            }
-        }
-        attempts += world.attempts;
-        expired += world.expired;
-        reports += world.reports;
-        kept.iter_mut().zip(world.kept).for_each(|(all, one)| *all += one);
-        // All goes well from here on: waking only when told, all that is not held by a route leaves or fails.
-        world.dead = false;
-        for (&id, &key) in &world.keys.clone() {
-            let mut record = Vec::new();
-            if let Some(settled) = world.queue.release(key, world.now, &mut record) {
-                world.accepted.get_mut(&id).unwrap().held = false;
-                world.persist(id, settled, record);
-            }
-        }
-        for _ in 0..200_000 {
-            while world.poll() {}
-            while !world.lookups.is_empty() {
-                world.answer_one();
-            }
-            while !world.in_flight.is_empty() {
-                world.finish_one();
-            }
-            while !world.reporting.is_empty() {
-                world.finish_report();
-            }
-            while !world.unacknowledged.is_empty() {
-                world.acknowledge_one();
-            }
-            match world.queue.next_due(world.now) {
-                Some(at) => world.now = at,
-                None => break,
-            }
-        }
-        world.check();
-        let mut left = 0;
-        let page = world.queue.page(&Filter::default(), Cursor::default(), usize::MAX, |message| {
-            for recipient in message.recipients() {
-                let is_end = matches!(recipient.state(), State::Held | State::Delivered | State::Bounced | State::Purged);
-                assert!(is_end || recipient.state() == State::Failed && !world.with_reports, "{:?}", recipient.state());
-                left += 1;
-            }
-        });
-        assert_eq!(page, Ok(None));
-        let counts = world.queue.counts();
-        assert_eq!(left, counts.ready + counts.waiting + counts.failed + counts.delivered + counts.bounced + counts.purged);
-        assert_eq!((counts.waiting, counts.attempting, world.queue.reports_waiting()), (0, 0, 0));
-        for (id, accepted) in world.accepted.iter().filter(|(_, accepted)| !accepted.deleted) {
-            for (number, (fate, notify)) in (0..).zip(accepted.fate.iter().zip(&accepted.notify)) {
-                let is_told = *notify == Notify::UNSAID || notify.has(Notify::FAILURE);
-                assert!(*fate != Fate::Bounced || !is_told || world.told.contains_key(&(*id, number, false)), "a report was lost");
-            }
-        }
-    }
-    let work = format!("{attempts} attempts, {expired} expired, {reports} reports, kept over restarts: {kept:?}");
-    assert!(attempts > 10_000 && expired > 100 && reports > 500 && kept.iter().all(|count| *count > 50), "the test does its work: {work}");
 }
