@@ -10,11 +10,12 @@ use std::mem::offset_of;
 use ringpost_prefetch::LINE_BYTES;
 
 use crate::avoided::Avoided;
+use crate::away::Away;
 use crate::breaker::{Break, Breaker};
 use crate::crowding::Crowding;
 use crate::destination_id::DestinationId;
 use crate::guests::Guests;
-use crate::home::{Away, Part};
+use crate::home::Part;
 use crate::hosts::{BreakerChange, HostIndex, Hosts, HostsTried, PutOffBy};
 use crate::quota::Quota;
 use crate::rate::RateLimiter;

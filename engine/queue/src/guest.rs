@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
+use crate::away::GuestSite;
 use crate::destination::Destination;
 use crate::destination_id::DestinationId;
 use crate::dispatch::{Dispatch, OWN};
@@ -19,7 +20,7 @@ use crate::message::{Envelope, MessageKey, PRIORITY_MAX};
 use crate::outcome::Outcome;
 use crate::queue::Queue;
 use crate::queue_id::QueueId;
-use crate::route::{NextHop, RouteId, Via};
+use crate::route::{RouteId, Via};
 use crate::site::Role;
 use crate::slab::NONE;
 use crate::wait::Wait;
@@ -28,15 +29,6 @@ use crate::wait::Wait;
 const GUEST: u32 = 1 << 31;
 /// A destination that can do nothing for longer than this refuses its guests.
 const WAIT_MAX_MS: u64 = 1000;
-
-/// A site as a home learns it from the shard that has asked DNS.
-#[derive(Debug)]
-pub(crate) struct GuestSite {
-    key: String,
-    name: String,
-    hosts: Vec<NextHop>,
-    is_whole: bool,
-}
 
 /// One dispatch of another shard. Goes to the home and comes back, its memory to be used again.
 #[derive(Debug, Default)]

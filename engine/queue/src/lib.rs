@@ -15,7 +15,9 @@
 
 mod address_range;
 mod arena;
+mod assigning;
 mod avoided;
+mod away;
 mod backlog;
 mod breaker;
 mod command;
