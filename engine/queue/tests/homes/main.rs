@@ -4,13 +4,9 @@
 mod guests;
 mod world;
 
-use std::collections::BTreeMap;
+use ringpost_queue::{DestinationLimits, Homes, RetryPolicy, Route, Routes, Via};
 
-use ringpost_queue::{
-    DestinationLimits, Homes, NewMessage, NewRecipient, Notify, Queue, QueueId, QueueSettings, RetryPolicy, Route, Routes, Via,
-};
-
-use world::{End, START, Shard, World, domain, hop};
+use world::{End, Shard, World, domain, hop};
 
 /// Attempts of all runs together.
 const ATTEMPTS: usize = 1_000_000;
@@ -50,54 +46,16 @@ fn one_connection(shards: u16) -> (World, usize, Vec<usize>) {
     world.most = vec![0];
     let limits = DestinationLimits { connections_max: 1, window_initial: 1, ..DestinationLimits::default() };
     let route = || Route { pattern: domain(0), via: Via::Smarthost { hosts: vec![hop(0)] }, retry: RetryPolicy::default(), limits };
-    world.shards = (0..shards)
-        .map(|shard| Shard {
-            queue: Queue::new(
-                QueueSettings { homes: Homes { shard, shards }, ..QueueSettings::default() },
-                Routes::new(vec![route()]).unwrap(),
-                1,
-                START,
-            ),
-            next_sequence: 1,
-            out: BTreeMap::new(),
-            next_call: 0,
-            kept: Vec::new(),
-        })
-        .collect();
+    let routes = || Routes::new(vec![route()]).unwrap();
+    world.shards = (0..shards).map(|shard| Shard::new(Homes { shard, shards }, routes(), 1)).collect();
     let home = Homes { shard: 0, shards }.of(&domain(0), "", &limits)[0];
     let others = (0..shards).filter(|shard| *shard != home).map(usize::from).collect();
     (world, home.into(), others)
 }
 
 fn add(world: &mut World, at: usize, priority: u8, count: usize) {
-    let now = world.now;
-    for _ in 0..count {
-        let shard = &mut world.shards[at];
-        let id = QueueId { boot: 1, shard: at as u16, sequence: shard.next_sequence };
-        shard.next_sequence += 1;
-        let message = NewMessage {
-            id,
-            size: 1000,
-            accepted_at: now,
-            expires_at: None,
-            not_before: None,
-            accepted_elsewhere: false,
-            warn_at: None,
-            traced: false,
-            tags: &[],
-            priority,
-            eight_bit: false,
-            eight_bit_header: false,
-            smtputf8: false,
-            extended: false,
-            offered: Default::default(),
-            reverse_path: b"sender@x.test",
-        };
-        let destination = shard.queue.route(domain(0).as_bytes());
-        let recipient = NewRecipient { address: b"r0@d0.test", destination, notify: Notify::default() };
-        shard.queue.enqueue(&message, std::iter::once(recipient), now);
-        world.open.insert((id, 0));
-    }
+    let recipients = [(format!("r0@{}", domain(0)), domain(0))];
+    (0..count).for_each(|_| world.accept(at, priority, &recipients));
 }
 
 /// Lets everything happen that can, and delivers one message at the home; its owner.

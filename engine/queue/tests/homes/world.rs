@@ -40,6 +40,13 @@ pub struct Shard {
     pub kept: Vec<MessageKey>,
 }
 
+impl Shard {
+    pub fn new(homes: Homes, routes: Routes, seed: u64) -> Self {
+        let queue = Queue::new(QueueSettings { homes, ..QueueSettings::default() }, routes, seed, START);
+        Self { queue, next_sequence: 1, out: BTreeMap::new(), next_call: 0, kept: Vec::new() }
+    }
+}
+
 pub struct World {
     pub random: Jitter,
     pub now: u64,
@@ -78,18 +85,7 @@ impl World {
             limits: DestinationLimits { connections_max: *limit, window_initial: *limit, ..DestinationLimits::default() },
         };
         let routes = || Routes::new(limits.iter().enumerate().map(route).collect()).unwrap();
-        let shard = |shard| Shard {
-            queue: Queue::new(
-                QueueSettings { homes: Homes { shard, shards }, ..QueueSettings::default() },
-                routes(),
-                seed ^ u64::from(shard),
-                START,
-            ),
-            next_sequence: 1,
-            out: BTreeMap::new(),
-            next_call: 0,
-            kept: Vec::new(),
-        };
+        let shard = |shard| Shard::new(Homes { shard, shards }, routes(), seed ^ u64::from(shard));
         Self {
             now: START,
             shards: (0..shards).map(shard).collect(),
@@ -120,27 +116,16 @@ impl World {
                 (format!("r{number}@{domain}"), domain)
             })
             .collect();
+        self.accept(at, priority, &recipients);
+    }
+
+    /// Mail comes to a shard; recipients with their domains.
+    pub fn accept(&mut self, at: usize, priority: u8, recipients: &[(String, String)]) {
         let shard = &mut self.shards[at];
         let id = QueueId { boot: 1, shard: at as u16, sequence: shard.next_sequence };
         shard.next_sequence += 1;
-        let message = NewMessage {
-            id,
-            size: 1000,
-            accepted_at: self.now,
-            expires_at: None,
-            not_before: None,
-            accepted_elsewhere: false,
-            warn_at: None,
-            traced: false,
-            tags: &[],
-            priority,
-            eight_bit: false,
-            eight_bit_header: false,
-            smtputf8: false,
-            extended: false,
-            offered: Default::default(),
-            reverse_path: b"sender@x.test",
-        };
+        let message =
+            NewMessage { id, size: 1000, accepted_at: self.now, priority, reverse_path: b"sender@x.test", ..NewMessage::default() };
         let routed: Vec<_> = recipients.iter().map(|(address, domain)| (address, shard.queue.route(domain.as_bytes()))).collect();
         let recipients = routed.iter().map(|(address, destination)| NewRecipient {
             address: address.as_bytes(),
