@@ -400,6 +400,34 @@ fn a_421_closes_and_what_was_sent_ahead_is_unsent() {
     assert_eq!(dialogue.outcomes(), [Outcome::Refused { stage: Stage::Dot, code: 421 }, Outcome::Unsent]);
 }
 
+/// What happened: 354 to content was a refusal, though the server may have taken it, 250 to DATA another, and the dialogue went on with each
+/// reply taken for that of the command before it.
+#[test]
+fn a_reply_that_its_command_cannot_have_ends_the_connection() {
+    let ended = |pipelining: bool, replies: &[&str]| {
+        let mut dialogue = Dialogue::new(Script { pipelining, ..script() }, 5, 1000);
+        dialogue.server("220 hello\r\n");
+        dialogue.server(PIPELINING);
+        let (last, before) = replies.split_last().unwrap();
+        before.iter().for_each(|reply| assert_eq!(dialogue.server_result(&format!("{reply}\r\n")).0, Ok(Flow::Go), "{reply}"));
+        let (flow, _) = dialogue.server_result(&format!("{last}\r\n"));
+        assert!(matches!(flow, Err(ClientError::OutOfStep { .. })), "{replies:?}: {flow:?}");
+        dialogue.outcomes()
+    };
+    // What was sent ahead ends with it.
+    assert_eq!(ended(true, &["250 a", "250 b", "354 c", "354 d"]), [Outcome::Unknown, Outcome::Unsent]);
+    assert_eq!(ended(false, &["250 a", "250 b", "354 c", "354 d"]), [Outcome::Unknown]);
+    for pipelining in [true, false] {
+        assert_eq!(ended(pipelining, &["250 a", "250 b", "250 c"]), [Outcome::Unsent]);
+        assert_eq!(ended(pipelining, &["250 a", "354 b"]), [Outcome::Unsent]);
+        let twice = ["250 a", "250 b", "354 c", "250 d", "250 d", "250 e", "250 f"];
+        assert_eq!(ended(pipelining, &twice), [Outcome::Accepted { recipients: 1 }, Outcome::Unsent]);
+    }
+    // Nobody was to have it.
+    let refused = Outcome::Refused { stage: Stage::Rcpt, code: 550 };
+    assert_eq!(ended(true, &["250 a", "550 b", "250 c"]), [refused]);
+}
+
 #[test]
 fn a_connection_that_breaks_behind_the_dot_leaves_the_message_unknown() {
     let mut dialogue = Dialogue::new(script(), 5, 1000);

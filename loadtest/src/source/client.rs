@@ -6,6 +6,7 @@
 //! Read [`Client::receive`] first; [`Host`] is what the machine asks of its driver.
 
 mod flight;
+mod out_of_order;
 
 use std::{collections::VecDeque, time::Instant};
 
@@ -235,6 +236,15 @@ impl Client {
         out: &mut Outbox,
     ) -> Result<Flow, ClientError> {
         let good = code / 100 == 2;
+        // RFC 5321 4.2.1: 3yz asks for more, and only DATA has more to come; 2yz to DATA is the answer to something else.
+        let is_in_step = match asked {
+            Asked::Banner | Asked::Hello | Asked::Quit => true,
+            Asked::Data => !good,
+            Asked::Mail | Asked::Rcpt | Asked::Dot | Asked::LoneDot | Asked::Rset => code / 100 != 3,
+        };
+        if !is_in_step {
+            return Err(self.out_of_step(asked, code, line, now, host));
+        }
         match asked {
             Asked::Banner => {
                 host.observe(Phase::Banner, since, now);
@@ -351,19 +361,6 @@ impl Client {
     /// Behind the reply to EHLO: STARTTLS (with a new EHLO) and AUTH belong here.
     fn greeted(&mut self) {
         self.greeted = true;
-    }
-
-    /// The server takes what rests on what it refused: whatever it makes of the rest of the group, nothing of this session counts any more.
-    /// The message was refused, unless its content has left, which may have been taken.
-    fn out_of_order(&mut self, asked: Asked, code: u16, line: &[u8], now: Instant, host: &mut impl Host) -> ClientError {
-        let transaction = self.open.front().expect("the reply is about a message");
-        let first = transaction.refused.as_ref().expect("MAIL or all recipients were refused");
-        let (stage, refused) = (first.stage, first.code);
-        if transaction.sent.is_none() {
-            host.settle(transaction.ended(transaction.decided(line)), Outcome::Refused { stage, code: refused }, now);
-            self.open.pop_front();
-        }
-        ClientError::OutOfOrder { reply: asked.reply_name(), code, text: shown(line.get(4..).unwrap_or_default()), stage, refused }
     }
 
     fn ask(&mut self, asked: Asked, command: &[u8], now: Instant, out: &mut Outbox) {

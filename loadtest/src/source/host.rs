@@ -204,4 +204,14 @@ pub enum ClientError {
         /// With what.
         refused: u16,
     },
+    /// A reply that its command cannot have, such as 354 to content or 250 to DATA: the dialogue is out of step.
+    #[error("{reply} is {code} {text}, which is the answer to something else")]
+    OutOfStep {
+        /// The reply, in words.
+        reply: &'static str,
+        /// Its code.
+        code: u16,
+        /// The line behind it.
+        text: String,
+    },
 }

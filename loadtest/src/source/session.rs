@@ -270,7 +270,7 @@ async fn speak(core: &Rc<Core>, index: usize, conn: &Conn, client: &mut Client, 
                 let kind = match &error {
                     ClientError::Closing { code, .. } => ErrorKind::Reply(*code),
                     ClientError::NotAReply(_) | ClientError::Unasked(_) => ErrorKind::BrokenReply,
-                    ClientError::OutOfOrder { .. } => ErrorKind::OutOfOrder,
+                    ClientError::OutOfOrder { .. } | ClientError::OutOfStep { .. } => ErrorKind::OutOfOrder,
                 };
                 core.desk.borrow_mut().trouble(kind, || error.to_string());
                 return End::Badly;
