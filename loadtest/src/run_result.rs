@@ -117,7 +117,7 @@ pub struct RunResult {
 }
 
 /// Messages that were not acknowledged.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Fates {
     /// Answered with 4xx or 5xx.
@@ -132,6 +132,10 @@ pub struct Fates {
     pub recipients_refused: u64,
     /// Due by the schedule, and no session took them until the end; or still to be begun when a load gave up.
     pub never_begun: u64,
+    /// Times that a session waited to connect again after a failure.
+    pub pauses: u64,
+    /// How long all of them waited so, added up, seconds.
+    pub paused_s: f64,
 }
 
 /// How the load was offered.

@@ -12,10 +12,12 @@ use std::{
 use hdrhistogram::Histogram;
 use loopback::{core, load, loopback, wait_for};
 use ringpost_loadtest::{
+    content::ContentKind,
     error_kind::ErrorKind,
     live::SourceRun,
     phase::Phase,
     sink::{Sink, SinkCounters, SinkOptions, fault::Faults},
+    sizes::Sizes,
     source::{SourceOptions, host::Stage, summary},
 };
 
@@ -238,6 +240,33 @@ fn a_421_is_one_error() {
         let (report, _) = sink.join().unwrap();
         let errors = ran.measurement.totals().errors.of(ErrorKind::Reply(421));
         assert!(errors > 0 && errors == report.refusals[&421], "{fault}: {errors}, {report:?}");
+    }
+}
+
+/// What happened: each connection that broke let its session wait for twice as long as the one before, whatever came between, so that a
+/// server that loses one connection in ten had a load that fell from second to second.
+#[test]
+fn a_connection_that_breaks_behind_acknowledged_mail_costs_a_moment() {
+    let faults = Faults::new(vec!["dot:lose:0.1".parse().unwrap()]);
+    let sink = Sink::start(SinkOptions { faults, seed: 2, ..SinkOptions::new(loopback(), core()) }).unwrap();
+    let ran = load(sink.address, |o| o.messages = Some(800));
+    let report = &ran.report;
+    assert!(report.unknown > 30 && report.pauses > 30 && report.acknowledged + report.unknown + report.unsent == 800, "{report:?}");
+    // Half a second and more each, when all of them had doubled.
+    assert!(report.paused >= Duration::from_millis(10) && report.paused < report.pauses as u32 * Duration::from_millis(150), "{report:?}");
+    let told = summary::summary_text(&SourceOptions::new(sink.address, core(), ContentKind::Text(Sizes::fixed(1500))), &ran);
+    assert!(told.contains(&format!("sessions waited {} times to connect again", report.pauses)), "{told}");
+}
+
+/// A greeting is no sign that it goes better now: a server that closes behind it is not stormed.
+#[test]
+fn a_server_that_closes_behind_its_greeting_is_asked_ever_more_seldom() {
+    for fault in ["ehlo:drop:1", "mail:421:1"] {
+        let faults = Faults::new(vec![fault.parse().unwrap()]);
+        let sink = Sink::start(SinkOptions { faults, ..SinkOptions::new(loopback(), core()) }).unwrap();
+        let ran = load(sink.address, |o| (o.sessions, o.duration) = (1, Some(Duration::from_millis(600))));
+        // 10 ms and 20, 40, 80, 160 and 320 are more than that.
+        assert!(ran.measurement.totals().errors.total() <= 7, "{fault}: {:?}", ran.report);
     }
 }
 

@@ -42,7 +42,8 @@ pub struct SourceArguments {
     /// Cores of the generator: 0,1 or 0-3. Default: the last one this process may use.
     #[arg(long, value_parser = parse_cores)]
     pub cores: Option<Cores>,
-    /// Connections at once.
+    /// Connections at once. One that broke is made again after 10 ms where a message of it was acknowledged; else each try waits twice as long
+    /// as the one before it, 1 s at most.
     #[arg(long, default_value_t = 10)]
     pub sessions: usize,
     /// End after this many messages.

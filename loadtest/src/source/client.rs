@@ -37,6 +37,7 @@ pub struct Client {
     size: bool,
     left: Option<u32>,
     replies: u64,
+    delivered: bool,
 }
 
 impl Client {
@@ -53,6 +54,7 @@ impl Client {
             size: false,
             left: script.per_connection,
             replies: 0,
+            delivered: false,
         }
     }
 
@@ -79,6 +81,11 @@ impl Client {
     /// Replies that were read to their last line.
     pub fn replies(&self) -> u64 {
         self.replies
+    }
+
+    /// Has a message of it been acknowledged?
+    pub fn has_delivered(&self) -> bool {
+        self.delivered
     }
 
     /// Has it sent all it may, and stays?
@@ -408,6 +415,7 @@ impl Client {
             let (stage, code) = first.map_or((Stage::Dot, code), |first| (first.stage, first.code));
             Outcome::Refused { stage, code }
         };
+        self.delivered |= matches!(outcome, Outcome::Accepted { .. });
         let is_first = matches!(outcome, Outcome::Refused { stage, .. } if script.lmtp || stage != Stage::Dot);
         let decided = if is_first { transaction.decided(line) } else { line };
         host.settle(transaction.ended(decided), outcome, now);

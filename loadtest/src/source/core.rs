@@ -315,7 +315,7 @@ async fn supervise(core: &Rc<Core>, control: &Control, parts: &PartSender, began
             && (ended_at.is_some() || stopped || core.desk.borrow().closed || core.is_done() || found_nobody.is_some())
         {
             if let (Some(after), false) = (found_nobody, ended_at.is_some() || stopped) {
-                core.desk.borrow_mut().give_up(after);
+                core.desk.borrow_mut().give_up(now, after);
             }
             // One drain for all: an open loop that began what was due until the end of it has had it.
             let limit = ended_at.unwrap_or(now) + core.options.drain;

@@ -71,6 +71,10 @@ pub(super) struct Desk {
     sessions: u32,
     /// The first failure of a connection since the last word on one that was greeted.
     pub(super) failing_since: Option<Instant>,
+    /// When no message was begun any more.
+    closed_at: Option<Instant>,
+    /// The last connection that was tried was made.
+    pub(super) is_reached: bool,
     /// When the load was over by time or by somebody's wish: what is answered from then on are stragglers.
     ended_at: Option<Instant>,
     /// Closed loop: what sessions waited from then on for messages that were answered, added up.
@@ -203,6 +207,8 @@ impl Desk {
             began,
             sessions: part.of(options.sessions as u64).max(1) as u32,
             failing_since: None,
+            closed_at: None,
+            is_reached: false,
             ended_at: None,
             overtime: Duration::ZERO,
         }
@@ -259,6 +265,7 @@ impl Desk {
     /// Begins nothing any more. `on_time`: by time or by somebody's wish, not because all was done.
     pub(super) fn close(&mut self, now: Instant, on_time: bool) {
         self.closed = true;
+        self.closed_at = Some(now);
         if on_time {
             self.ended_at = Some(now);
             if self.scheduled_until.is_none() {
@@ -267,9 +274,19 @@ impl Desk {
         }
     }
 
-    /// Nobody was there for so long that the load ends: what a closed loop had still to begin is never begun.
-    pub(super) fn give_up(&mut self, after: Duration) {
+    /// A session waited from then to now to connect again after a failure. What follows the end of the load is nobody's loss.
+    pub(super) fn slept(&mut self, since: Instant, now: Instant) {
+        let until = self.closed_at.map_or(now, |closed_at| closed_at.min(now));
+        self.report.pauses += 1;
+        self.report.paused += until.saturating_duration_since(since);
+    }
+
+    /// Nobody was there, or no session could be opened, for so long that the load ends: what a closed loop had still to begin is never
+    /// begun. It lasted for as long as it tried.
+    pub(super) fn give_up(&mut self, now: Instant, after: Duration) {
         self.report.gave_up_after = Some(after);
+        self.report.gave_up_reached = self.is_reached;
+        self.report.lasted = self.report.lasted.max(now.saturating_duration_since(self.began));
         self.report.never_begun += self.left.filter(|_| !self.open_loop).unwrap_or(0);
     }
 

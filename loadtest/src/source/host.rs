@@ -175,7 +175,7 @@ pub enum Flow {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ClientError {
     /// The server closes: 421, or a refusal where none can be borne.
-    #[error("{stage}: {code} {text}")]
+    #[error("{stage} answered {code} {text}")]
     Closing {
         /// What it was the answer to.
         stage: Stage,

@@ -193,12 +193,19 @@ pub struct CoreReport {
     pub never_begun: u64,
     /// The load ended because nobody was there for so long.
     pub gave_up_after: Option<Duration>,
+    /// Somebody was there then and took connections, and opened no session on them.
+    pub gave_up_reached: bool,
+    /// Times that a session waited to connect again after a failure.
+    pub pauses: u64,
+    /// How long all of them waited so, added up.
+    pub paused: Duration,
     /// Connections without a banner when the load was over, though they had waited for [`GREETING_PATIENCE`] at least.
     pub ungreeted: u64,
     /// CPU time of its thread.
     pub cpu: Duration,
     /// How long the load lasted: to the last message that ended; where it ended by time, to that time at least. An open loop lasts as long
     /// as its schedule at least, and to the last reply; a closed one to the end and what its sessions waited then for replies, on average.
+    /// One that gave up lasted for as long as it tried.
     pub lasted: Duration,
     /// Why the ledger could not be written: the load ended with that.
     pub ledger_trouble: Option<String>,
@@ -217,6 +224,9 @@ impl CoreReport {
         self.recipients_refused += other.recipients_refused;
         self.never_begun += other.never_begun;
         self.gave_up_after = self.gave_up_after.max(other.gave_up_after);
+        self.gave_up_reached |= other.gave_up_reached;
+        self.pauses += other.pauses;
+        self.paused += other.paused;
         self.ungreeted += other.ungreeted;
         self.cpu += other.cpu;
         self.lasted = self.lasted.max(other.lasted);

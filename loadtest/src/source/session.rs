@@ -24,7 +24,8 @@ use crate::{
     },
 };
 
-/// After a failure a connection is tried again, first after this, then each time after twice as long.
+/// After a failure a connection is tried again, first after this, then each time after twice as long, until one of the session carries an
+/// acknowledged message. A banner or an EHLO is not enough for that: a server that closes behind them would be stormed.
 const RECONNECT_FIRST: Duration = Duration::from_millis(10);
 /// Never after longer than this.
 const RECONNECT_MOST: Duration = Duration::from_secs(1);
@@ -37,7 +38,9 @@ const FLUSHED_BYTES_MIN: usize = 64 << 10;
 enum End {
     /// As it should, or given up on purpose.
     Well,
-    /// By a failure: the next one waits.
+    /// By a failure behind an acknowledged message: the next one waits for a moment.
+    Broken,
+    /// By a failure, and nothing came of it: the next one waits for longer than the one before it.
     Badly,
 }
 
@@ -74,15 +77,20 @@ pub(super) async fn run(core: Rc<Core>, index: usize) {
         }
         match connection(&core, index, address, &deadline).await {
             End::Well => pause = RECONNECT_FIRST,
-            End::Badly => {
+            end => {
                 if core.desk.borrow().is_exhausted() {
                     break;
                 }
                 if core.held.get() {
                     continue;
                 }
-                deadline.set(Instant::now() + pause);
+                if end == End::Broken {
+                    pause = RECONNECT_FIRST;
+                }
+                let since = Instant::now();
+                deadline.set(since + pause);
                 deadline.expired().await;
+                core.desk.borrow_mut().slept(since, Instant::now());
                 pause = (pause * 2).min(RECONNECT_MOST);
             }
         }
@@ -141,18 +149,24 @@ async fn connection(core: &Rc<Core>, index: usize, address: Option<IpAddr>, dead
             return End::Well;
         }
         Err(error) => {
-            core.desk.borrow_mut().trouble(ErrorKind::from(&error), || format!("connect to {}: {error}", core.options.to));
+            let mut desk = core.desk.borrow_mut();
+            desk.is_reached = false;
+            desk.trouble(ErrorKind::from(&error), || format!("connect to {}: {error}", core.options.to));
             return End::Badly;
         }
     };
-    core.desk.borrow_mut().observe(Phase::Connect, began, now);
+    {
+        let mut desk = core.desk.borrow_mut();
+        desk.is_reached = true;
+        desk.observe(Phase::Connect, began, now);
+    }
     core.connections.set(core.connections.get() + 1);
     let mut client = Client::new(&core.script, now);
     let end = speak(core, index, &conn, &mut client, turn, deadline).await;
     // What is open when a connection ends by a failure; in all other cases there is nothing.
     client.broke(Instant::now(), &mut *core.desk.borrow_mut());
     core.connections.set(core.connections.get() - 1);
-    end
+    if end == End::Badly && client.has_delivered() { End::Broken } else { end }
 }
 
 /// Connects, until the deadline or the end of the load: then [`io::ErrorKind::Interrupted`].

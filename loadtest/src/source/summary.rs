@@ -47,7 +47,11 @@ pub fn interrupted_text(run: &SourceRun) -> String {
 pub fn never_begun_text(report: &CoreReport) -> Option<String> {
     if let Some(after) = report.gave_up_after {
         let (after, left) = (after.as_secs_f64(), report.never_begun);
-        return Some(format!("the load gave up: nobody was there for {after:.1} s (--timeout); {left} messages were not begun"));
+        let why = match &report.last_trouble {
+            Some(trouble) if report.gave_up_reached => format!("no session was opened: {trouble}, for {after:.1} s"),
+            _ => format!("nobody was there for {after:.1} s"),
+        };
+        return Some(format!("the load gave up: {why} (--timeout); {left} messages were not begun"));
     }
     (report.never_begun > 0).then(|| format!("{} messages were due and never begun: more sessions or a lower rate", report.never_begun))
 }
@@ -73,6 +77,8 @@ pub fn fates(report: &CoreReport) -> Fates {
         aborted: report.aborted,
         recipients_refused: report.recipients_refused,
         never_begun: report.never_begun,
+        pauses: report.pauses,
+        paused_s: report.paused.as_secs_f64(),
     }
 }
 
@@ -108,6 +114,19 @@ pub fn ungreeted_text(report: &CoreReport) -> Option<String> {
     })
 }
 
+/// A sentence where sessions waited to connect again after failures.
+fn paused_text(sessions: usize, report: &CoreReport) -> Option<String> {
+    let all = report.lasted.as_secs_f64() * sessions as f64;
+    (report.pauses > 0).then(|| {
+        format!(
+            "sessions waited {} times to connect again after a failure, {:.2} s in all: {:.0} % of their time",
+            report.pauses,
+            report.paused.as_secs_f64(),
+            (report.paused.as_secs_f64() / all.max(1e-9) * 100.0).min(100.0)
+        )
+    })
+}
+
 /// A run as one JSON object.
 pub fn summary(options: &SourceOptions, run: &SourceRun) -> serde_json::Value {
     let (report, totals) = (&run.report, run.measurement.totals());
@@ -126,7 +145,8 @@ pub fn summary(options: &SourceOptions, run: &SourceRun) -> serde_json::Value {
     json!({
         "acknowledged": report.acknowledged, "refused": report.refused, "unknown": report.unknown, "unsent": report.unsent,
         "aborted": report.aborted, "recipients_refused": report.recipients_refused, "never_begun": report.never_begun,
-        "gave_up_after_seconds": report.gave_up_after.map(|after| after.as_secs_f64()), "interrupted": run.interrupted, "ungreeted": report.ungreeted, "seconds": lasted, "messages_per_second": report.acknowledged as f64 / lasted.max(1e-9),
+        "gave_up_after_seconds": report.gave_up_after.map(|after| after.as_secs_f64()), "interrupted": run.interrupted, "ungreeted": report.ungreeted,
+        "pauses": report.pauses, "paused_s": report.paused.as_secs_f64(), "seconds": lasted, "messages_per_second": report.acknowledged as f64 / lasted.max(1e-9),
         "own_cpu_us_per_message": cpu_us_per_message(run), "own_cpu_seconds": run.cpu.as_secs_f64(),
         "errors": totals.errors, "last_trouble": report.last_trouble, "seed": options.seed,
         "run": format!("{:016x}", run.run), "phases": phases,
@@ -163,6 +183,7 @@ pub fn summary_text(options: &SourceOptions, run: &SourceRun) -> String {
             report.refused, report.unknown, report.unsent, report.never_begun
         ));
     }
+    lines.extend(paused_text(options.sessions, report));
     if Phase::ALL.into_iter().any(|phase| !totals.histogram(phase).is_empty()) {
         lines.push(format!(
             "{:<20}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}",
