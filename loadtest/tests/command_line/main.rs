@@ -202,6 +202,7 @@ fn connections_that_are_held_are_counted_by_the_time_of_their_greeting() {
 fn what_cannot_be_measured_is_said_before_the_run() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let silent = listener.local_addr().unwrap().to_string();
+    let own = std::process::id().to_string();
     let source = |more: &[&str]| {
         let output = ringpost_load(&[&["source", "--to", "127.0.0.1:1", "--messages", "1", "--seconds", "0.1"], more].concat());
         (output.status.code(), text(&output))
@@ -251,6 +252,10 @@ fn what_cannot_be_measured_is_said_before_the_run() {
         (vec!["slowloris", "--to", &silent, "--octet-every", "0"], 2, "--octet-every"),
         (vec!["churn", "--to", &silent, "--from-address", "::1"], 2, "IPv6"),
         (vec!["omission", "--seconds", "0"], 2, "--seconds"),
+        (vec!["omission", "--sessions", "0"], 2, "--sessions 0"),
+        (vec!["omission", "--to", "127.0.0.1:1", "--server-pid", "1"], 2, "init"),
+        (vec!["omission", "--to", "127.0.0.1:1", "--server-pid", &own], 69, "127.0.0.1:1: Connection refused"),
+        (vec!["sink", "--ledger", "/nowhere/l", "--seconds", "0.1"], 74, "/nowhere/l"),
         (vec!["omission", "--to", "127.0.0.1:1", "--server-pid", "4194305"], 2, "4194305: there is no such process"),
         (vec!["idle", "--to", "127.0.0.1:1", "--server-pid", "4194305"], 2, "whose CPU and memory are measured"),
         (vec!["run", "baseline", "--to", "127.0.0.1:1", "--server-pid", "4194305"], 2, "whose CPU and memory are measured"),
