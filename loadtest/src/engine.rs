@@ -7,7 +7,7 @@ use std::{
     fmt::Write as _,
     io,
     net::SocketAddr,
-    os::unix::process::CommandExt,
+    os::unix::{fs::PermissionsExt, process::CommandExt},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::Duration,
@@ -61,7 +61,10 @@ pub fn find_binary(given: Option<&Path>) -> Result<PathBuf, String> {
         None => std::env::current_exe().map_err(|error| format!("this program's own path: {error}"))?.with_file_name("ringpost"),
     };
     let hint = "build it with `cargo build --release`, or say --engine PATH, or --to HOST:PORT for a server that runs";
-    path.canonicalize().map_err(|error| format!("no engine at {}: {error}; {hint}", path.display()))
+    let nothing = |reason: &dyn std::fmt::Display| format!("no engine at {}: {reason}; {hint}", path.display());
+    let found = path.canonicalize().map_err(|error| nothing(&error))?;
+    let known = found.metadata().map_err(|error| nothing(&error))?;
+    if known.is_file() && known.permissions().mode() & 0o111 != 0 { Ok(found) } else { Err(nothing(&"it is no program")) }
 }
 
 /// What `ringpost --version` says; empty when it says nothing.
@@ -194,6 +197,7 @@ mod tests {
     fn an_engine_that_is_not_there_is_named_with_the_mend() {
         let error = find_binary(Some(Path::new("/nowhere/ringpost"))).unwrap_err();
         assert!(error.contains("/nowhere/ringpost") && error.contains("--to"), "{error}");
+        assert!(find_binary(Some(Path::new("/"))).unwrap_err().contains("it is no program"));
     }
 
     #[test]

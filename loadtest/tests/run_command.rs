@@ -86,3 +86,21 @@ fn settings_that_the_engine_refuses_are_the_scenarios_fault() {
     assert_eq!(output.status.code(), Some(65), "{}", text(&output));
     assert!(text(&output).contains("[engine.settings]") && text(&output).contains("unknown key"), "{}", text(&output));
 }
+
+/// What happened: an engine that had no room on its disk was a server that is not reachable.
+#[test]
+fn an_engine_that_the_disk_fails_at_its_start_is_the_disks_fault() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = folder.path().join("ringpost");
+    let ended = |script: &str| {
+        std::fs::write(&engine, format!("#!/bin/sh\n[ \"$1\" = serve ] || exit 0\n{script}\n")).unwrap();
+        std::fs::set_permissions(&engine, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ringpost-load"));
+        let output = command.args(["run", "baseline", "--folder"]).arg(folder.path()).arg("--engine").arg(&engine).output().unwrap();
+        (output.status.code(), text(&output))
+    };
+    let (code, said) = ended("echo 'spool: No space left on device' >&2; exit 74");
+    assert!(code == Some(74) && said.contains("No space left"), "{code:?} {said}");
+    let (code, said) = ended("exit 0");
+    assert!(code == Some(69) && said.contains("(exit status: 0) and said nothing"), "{code:?} {said}");
+}

@@ -3,6 +3,7 @@
 //! Whoever uses it writes the config file; it listens where that says.
 
 use std::{
+    fmt,
     fs::{File, OpenOptions},
     io::{self, BufRead, BufReader, Write},
     net::{SocketAddr, TcpStream},
@@ -20,6 +21,26 @@ const START_MAX: Duration = Duration::from_secs(60);
 
 /// Pace of looking whether something has happened that no event tells of.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+/// It ended instead of saying its banner.
+#[derive(Debug)]
+pub struct EndedAtStart {
+    /// How.
+    pub status: ExitStatus,
+    /// The last lines of its log.
+    words: String,
+}
+
+impl fmt::Display for EndedAtStart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.words.is_empty() {
+            true => write!(f, "the engine ended at its start ({}) and said nothing", self.status),
+            false => write!(f, "the engine ended at its start ({}): {}", self.status, self.words),
+        }
+    }
+}
+
+impl std::error::Error for EndedAtStart {}
 
 /// Can be started and killed any number of times. Killed when dropped.
 #[derive(Debug)]
@@ -94,7 +115,7 @@ impl EngineProcess {
         while began.elapsed() < START_MAX {
             if let Some(status) = self.child.as_mut().expect("the engine was spawned").try_wait()? {
                 self.child = None;
-                return Err(io::Error::other(format!("the engine ended at its start ({status}): {}", self.last_words())));
+                return Err(io::Error::other(EndedAtStart { status, words: self.last_words() }));
             }
             if has_banner(self.address) {
                 return Ok(());
@@ -279,6 +300,16 @@ mod tests {
         assert!(error.contains("exit status: 7") && error.ends_with("not today"), "{error}");
         assert!(process.pid().is_none() && process.terminate(Duration::ZERO).is_err() && process.must_run().is_err());
         assert!(!process.kill().unwrap());
+    }
+
+    /// What happened: a colon with nothing behind it.
+    #[test]
+    fn a_process_that_ends_at_its_start_without_a_word_is_said_to() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut process, command) = shell(folder.path(), "exit 0");
+        process.spawn(command).unwrap();
+        let error = process.wait_for_banner().unwrap_err().to_string();
+        assert_eq!(error, "the engine ended at its start (exit status: 0) and said nothing");
     }
 
     #[test]

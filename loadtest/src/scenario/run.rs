@@ -184,7 +184,10 @@ impl RunArguments {
                 Server::Running { to, next_hop, pid: self.server_pid, banner: greeting(to)? }
             }
             None => Server::Own {
-                binary: find_binary(self.engine.as_deref()).map_err(Failure::Unavailable)?,
+                binary: find_binary(self.engine.as_deref()).map_err(|reason| match &self.engine {
+                    Some(_) => Failure::Usage(format!("--engine: {reason}")),
+                    None => Failure::Unavailable(reason),
+                })?,
                 cores: match &self.engine_cores {
                     Some(cores) => cores.0.clone(),
                     None => engine_cores(&allowed, &cores.0),

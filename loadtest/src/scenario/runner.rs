@@ -15,9 +15,13 @@ use std::{
 use serde_json::json;
 
 use crate::{
-    cli::{Failure, say},
+    cli::{EXIT_IO, Failure, say},
     diff::{Difference, compare},
-    engine::{self, EngineOptions, Route, STOP_MAX, process::EngineProcess, version_of},
+    engine::{
+        self, EngineOptions, Route, STOP_MAX,
+        process::{EndedAtStart, EngineProcess},
+        version_of,
+    },
     leash::Folder,
     live::{Beside, SourceRun, Viewer, add_end_to_end, run_source},
     machine::Machine,
@@ -250,11 +254,14 @@ impl UnderTest {
                     route: if hops.is_empty() { Route::Discard } else { Route::Smarthosts { hops, domains: scenario.load.domains } },
                     settings: scenario.engine.settings.clone(),
                 };
-                let unavailable = |error: io::Error| Failure::Unavailable(format!("{}: {error}", scenario.name));
-                let mut engine = engine::prepare(&options).map_err(unavailable)?;
+                let mut engine = engine::prepare(&options).map_err(|error| match error.kind() {
+                    io::ErrorKind::InvalidData => Failure::Data(format!("{}: {error}", scenario.name)),
+                    _ => Failure::io(&scenario.name, error),
+                })?;
                 engine::start(&mut engine).map_err(|error| match wrong_settings(&engine) {
                     Some(words) => Failure::Data(format!("{}: [engine.settings] {words}", scenario.name)),
-                    None => unavailable(error),
+                    None if is_of_the_system(&error) => Failure::io(&scenario.name, error),
+                    None => Failure::Unavailable(format!("{}: {error}", scenario.name)),
                 })?;
                 let address = engine.address;
                 (Some(Arc::new(Mutex::new(engine))), address, None)
@@ -328,6 +335,12 @@ impl UnderTest {
             Err(error) => Some(error.to_string()),
         }
     }
+}
+
+/// Did the disk or the system keep the engine from starting: a log that cannot be had, or what the engine says with its exit code?
+fn is_of_the_system(error: &io::Error) -> bool {
+    let ended = error.get_ref().and_then(|inner| inner.downcast_ref::<EndedAtStart>());
+    ended.map_or(error.raw_os_error().is_some(), |ended| ended.status.code() == Some(i32::from(EXIT_IO)))
 }
 
 /// What the engine says of its config file, if that is why it did not start.

@@ -148,7 +148,12 @@ fn nobody_there_is_an_error_and_no_success() {
         let output = ringpost_load(&[&["source", "--to", "127.0.0.1:1"][..], &arguments].concat());
         assert!(output.status.code() == Some(2) && text(&output).contains(part), "{}", text(&output));
     }
-    assert_eq!(ringpost_load(&["run", "baseline", "--engine", "/nowhere/ringpost"]).status.code(), Some(69));
+    let no_engine = ringpost_load(&["run", "baseline", "--engine", "/nowhere/ringpost"]);
+    assert!(
+        no_engine.status.code() == Some(2) && text(&no_engine).contains("--engine: no engine at /nowhere/ringpost"),
+        "{}",
+        text(&no_engine)
+    );
 }
 
 #[test]
