@@ -65,6 +65,11 @@ impl Difference {
         self.lost == 0 && self.damaged == 0 && self.misdirected == 0
     }
 
+    /// Was there nothing to compare: no message acknowledged, and none that came?
+    fn is_of_nothing(&self) -> bool {
+        self.accepted + self.delivered + self.damaged + self.foreign + self.unacknowledged == 0
+    }
+
     /// Is every message there, whole, and nothing else?
     pub fn is_clean(&self, allow_duplicates: bool) -> bool {
         self.is_intact() && self.foreign == 0 && (allow_duplicates || self.duplicated == 0)
@@ -84,10 +89,15 @@ impl DiffArguments {
     /// Prints the difference. The exit code: 0 nothing lost, doubled, damaged or foreign; 1 something is.
     ///
     /// # Errors
-    /// A ledger that cannot be read.
+    /// A ledger that cannot be read, or ledgers of which none has a message: nothing was compared, which proves nothing.
     pub fn run(&self) -> Result<u8, Failure> {
         let accepted: Vec<&Path> = self.accepted.iter().map(PathBuf::as_path).collect();
         let difference = compare(&accepted, &self.delivered)?;
+        if difference.is_of_nothing() {
+            let sources: Vec<String> = accepted.iter().map(|path| path.display().to_string()).collect();
+            let (sources, sink) = (sources.join(", "), self.delivered.display());
+            return Err(Failure::Data(format!("nothing was compared: neither {sources} nor {sink} has a message in it")));
+        }
         if self.json {
             say(&serde_json::to_string(&difference).expect("a difference is plain data"))?;
         } else {

@@ -33,6 +33,10 @@ fn diff_ends_with_0_1_or_65() {
     assert_eq!(exit("accepted", "empty"), Some(1));
     assert_eq!(exit("accepted", "elsewhere"), Some(1));
     assert_eq!(exit("cut", "delivered"), Some(65));
+    // Nothing was compared, and all was well.
+    assert_eq!(exit("empty", "empty"), Some(65));
+    write("run-only", "# run 0000000000000002\n");
+    assert_eq!(exit("run-only", "empty"), Some(65));
     assert_eq!(exit("old", "delivered"), Some(65));
     // What follows was lost mail, or foreign, or nothing.
     assert_eq!(exit("delivered", "accepted"), Some(65));
