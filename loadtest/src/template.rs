@@ -189,7 +189,8 @@ pub fn check_field(field: &str) -> Result<(), String> {
     if !named || field.contains(['\r', '\n']) {
         return Err(format!("{field:?} is no header field such as \"Subject: number {{{{seq}}}}\""));
     }
-    Ok(())
+    let places = Template::parse(field.as_bytes());
+    places.map(drop).map_err(|error| format!("{field:?}: {}", error.trim_start_matches("line 1: ")))
 }
 
 #[cfg(test)]

@@ -25,6 +25,11 @@ use crate::{
     process::ProcessSample,
 };
 
+/// On a terminal of fewer columns or lines nothing of it could be read.
+const WIDTH_MIN: u16 = 60;
+/// The same of lines.
+const HEIGHT_MIN: u16 = 20;
+
 /// Seconds that the curves go back.
 const HISTORY_MAX: usize = 300;
 
@@ -114,6 +119,11 @@ impl Screen {
 
     /// Draws it all.
     pub fn draw(&self, frame: &mut Frame<'_>) {
+        let Rect { width, height, .. } = frame.area();
+        if width < WIDTH_MIN || height < HEIGHT_MIN {
+            frame.render_widget(Line::raw(format!("too small, needs {WIDTH_MIN}x{HEIGHT_MIN}")), frame.area());
+            return;
+        }
         // On a small terminal the phases keep their lines, and the curves and the foot give theirs.
         let (curves_min, foot_length) = if frame.area().height < 34 { (5, 5) } else { (8, 7) };
         let [head, middle, curves, foot] = Layout::vertical([
@@ -414,9 +424,14 @@ mod tests {
 
     #[test]
     fn no_screen_is_too_small_and_none_too_empty() {
-        for (width, height) in [(1, 1), (10, 5), (40, 12), (80, 24), (300, 100)] {
+        for (width, height) in [(1, 1), (10, 5), (60, 20), (80, 24), (300, 100)] {
             drawn(&filled(), width, height);
             drawn(&Screen::new("x"), width, height);
         }
+        for (width, height) in [(59, 24), (80, 19)] {
+            let text = drawn(&filled(), width, height);
+            assert_eq!(text.trim_end(), "too small, needs 60x20");
+        }
+        assert!(drawn(&filled(), 60, 20).contains("in flight"));
     }
 }

@@ -36,6 +36,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, lis
 use serde::Serialize;
 
 use crate::{
+    ledger::LedgerWriter,
     parts::{CorePart, PartReceiver, channel},
     percentile::{PERCENTILES, told},
     random::Random,
@@ -272,11 +273,13 @@ impl Sink {
     /// Binds and starts a thread on each core.
     ///
     /// # Errors
-    /// An address that cannot be had, no thread. What the ring lacks comes from [`Sink::join`].
+    /// A ledger that cannot be opened, an address that cannot be had, no thread. What the ring lacks comes from [`Sink::join`].
     pub fn start(options: SinkOptions) -> Result<Sink, SourceError> {
         if options.cores.is_empty() {
             return Err(SourceError::Options("a sink needs a core at least".into()));
         }
+        // Each core opens its own: whoever hears that the sink listens may rely on all of them.
+        LedgerWriter::open(options.ledger.as_deref())?;
         let mut listeners = vec![listener(options.listen, options.cores.len() > 1)?];
         let address = address_of(&listeners[0])?;
         for _ in 1..options.cores.len() {

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use serde_json::json;
 
 use crate::{
@@ -35,6 +35,7 @@ use crate::{
 
 /// Arguments of `source`.
 #[derive(Args, Debug, Clone)]
+#[command(group = ArgGroup::new("end").required(true).multiple(true).args(["messages", "seconds"]))]
 pub struct SourceArguments {
     /// Where to: HOST:PORT.
     #[arg(long)]
@@ -47,7 +48,7 @@ pub struct SourceArguments {
     #[arg(long, default_value_t = 10)]
     pub sessions: usize,
     /// End after this many messages.
-    #[arg(long, required_unless_present = "seconds", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     pub messages: Option<u64>,
     /// Begin messages for this long.
     #[arg(long)]
