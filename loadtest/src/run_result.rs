@@ -64,10 +64,13 @@ pub struct RunResult {
     pub max_response_time: f64,
     /// Errors by SMTP code or kind.
     pub errors: ErrorCounts,
-    /// CPU of the server under test, percent of one core, mean over the run; 0 when it is not on this machine.
-    pub cpu_usage: f64,
-    /// Most resident memory of the server under test, MiB; 0 when it is not on this machine.
-    pub memory_usage_mb: f64,
+    /// CPU of the server under test, percent of one core, mean over the run, where it was measured. Results written before have 0 where it
+    /// was not.
+    #[serde(default, deserialize_with = "measured")]
+    pub cpu_usage: Option<f64>,
+    /// Most resident memory of the server under test, MiB, the same.
+    #[serde(default, deserialize_with = "measured")]
+    pub memory_usage_mb: Option<f64>,
     /// When the run began.
     #[serde(with = "time::serde::rfc3339")]
     pub timestamp: OffsetDateTime,
@@ -241,8 +244,9 @@ impl RunResult {
         let seconds = |ns: u64| ns as f64 / 1e9;
         let server_cpu_s = facts.server_cpu_s.or_else(|| mean_cpu_s(&intervals, facts.duration_s, |interval| interval.engine));
         let generator_cpu_s = facts.generator_cpu_s.or_else(|| mean_cpu_s(&intervals, facts.duration_s, |interval| interval.generator));
-        let percent = |cpu_s: Option<f64>| cpu_s.filter(|_| facts.duration_s > 0.0).map_or(0.0, |cpu_s| cpu_s / facts.duration_s * 100.0);
-        let memory_max = intervals.iter().filter_map(|i| Some(i.engine?.memory_bytes)).max().unwrap_or(0);
+        let percent =
+            |cpu_s: Option<f64>| cpu_s.filter(|&cpu_s| cpu_s > 0.0 && facts.duration_s > 0.0).map(|cpu_s| cpu_s / facts.duration_s * 100.0);
+        let memory_max = intervals.iter().filter_map(|i| Some(i.engine?.memory_bytes)).max().filter(|&bytes| bytes > 0);
         RunResult {
             format: FORMAT,
             test_name: facts.test_name,
@@ -258,7 +262,7 @@ impl RunResult {
             max_response_time: seconds(response.max_ns),
             errors: totals.errors.clone(),
             cpu_usage: percent(server_cpu_s),
-            memory_usage_mb: memory_max as f64 / f64::from(1 << 20),
+            memory_usage_mb: memory_max.map(|bytes| bytes as f64 / f64::from(1 << 20)),
             timestamp: OffsetDateTime::from(facts.started),
             failures: facts.failures,
             interrupted: facts.interrupted,
@@ -268,9 +272,10 @@ impl RunResult {
             connections_max,
             memory_bytes_per_connection: facts
                 .server_memory_before
-                .filter(|_| memory_max > 0 && connections_max >= CONNECTIONS_THAT_COUNT)
-                .map(|before| memory_max.saturating_sub(before) as f64 / connections_max as f64),
-            generator_cpu_usage: percent(generator_cpu_s),
+                .filter(|_| connections_max >= CONNECTIONS_THAT_COUNT)
+                .zip(memory_max)
+                .map(|(before, most)| most.saturating_sub(before) as f64 / connections_max as f64),
+            generator_cpu_usage: percent(generator_cpu_s).unwrap_or(0.0),
             cpu_us_per_message: server_cpu_s.filter(|_| totals.acknowledged > 0).map(|cpu| cpu * 1e6 / totals.acknowledged as f64),
             load: facts.load,
             phases: Phase::ALL
@@ -338,6 +343,11 @@ impl RunResult {
         text.push('\n');
         write_whole(path, text.as_bytes()).map_err(|reason| Failure::io(path.display(), reason))
     }
+}
+
+/// What was measured; nothing of it is nothing measured, as older results say it.
+fn measured<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
+    Ok(Option::<f64>::deserialize(deserializer)?.filter(|&value| value > 0.0))
 }
 
 /// CPU seconds of so long a run, from the shares of its intervals; none where there is none, or it was nothing.
@@ -440,6 +450,17 @@ mod tests {
         assert!(few["phases"]["transaction"]["percentiles_ns"]["p99"].is_null() && few["p99_response_time"].is_null());
         assert!(few["phases"]["transaction"]["percentiles_ns"]["p95"].is_u64() && few["p95_response_time"].is_f64());
         assert!(many["phases"]["transaction"]["percentiles_ns"]["p99"].is_u64() && many["p99_response_time"].is_f64());
+    }
+
+    /// What happened: of a server that was not measured reports said 0 % and 0 MiB.
+    #[test]
+    fn what_was_not_measured_is_null_and_an_older_results_0_is_that() {
+        let mut json = serde_json::to_value(SampleRun { seconds: 1, ..SampleRun::default() }.result()).unwrap();
+        json["cpu_usage"] = 0.0.into();
+        json["memory_usage_mb"] = 0.0.into();
+        let run = RunResult::parse(&json.to_string()).unwrap();
+        assert_eq!((run.cpu_usage, run.memory_usage_mb), (None, None));
+        assert!(serde_json::to_value(&run).unwrap()["cpu_usage"].is_null());
     }
 
     /// Results of before have all percentiles; they are read, and those that say nothing are not told.

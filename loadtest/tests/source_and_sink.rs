@@ -313,7 +313,7 @@ fn the_generators_cost_per_message_and_its_share_of_a_core_agree() {
     let own_s = summary["own_cpu_us_per_message"].as_f64().unwrap() * result.emails_sent as f64 / 1e6;
     assert!((own_s - result.generator_cpu_usage / 100.0 * result.duration).abs() < 0.001, "{own_s} {result:?}");
     let server_s = result.cpu_us_per_message.unwrap() * result.emails_sent as f64 / 1e6;
-    assert!((server_s - result.cpu_usage / 100.0 * result.duration).abs() < 0.001, "{server_s} {result:?}");
+    assert!((server_s - result.cpu_usage.unwrap() / 100.0 * result.duration).abs() < 0.001, "{server_s} {result:?}");
 }
 
 /// What happened: a second sink on a port shared it in silence (SO_REUSEPORT), each got half of the connections, and the ledger of either

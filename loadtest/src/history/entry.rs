@@ -73,7 +73,7 @@ impl Entry {
             p99: run.percentile_s("p99"),
             p99_9: run.percentile_s("p99.9"),
             cpu_us_per_message: run.cpu_us_per_message,
-            memory_mb: run.memory_usage_mb,
+            memory_mb: run.memory_usage_mb.unwrap_or(0.0),
             errors: run.errors.total(),
         }
     }

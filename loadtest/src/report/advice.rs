@@ -1,14 +1,15 @@
 //! What set the pace of a run, and what the server could carry: from measured numbers only, in sentences that hold the numbers.
 //!
 //! Rules in order, the first that applies names the bottleneck: refusals at a limit, a server that was gone, the generator, the server's
-//! cores, the whole machine, the schedule (a server that kept up has no bottleneck), an open loop's sessions, the disk's sync, too few
-//! sessions. A next hop that falls behind does not slow acceptance (mail waits in the queue), so it is named only when nothing before it
+//! cores, the whole machine, the schedule (a server that kept up has no bottleneck), sessions that waited to connect again, an open loop's
+//! sessions, the disk's sync, too few sessions. A next hop that falls behind does not slow acceptance (mail waits in the queue), so it is named only when nothing before it
 //! applies.
 
 mod capacity;
 mod delivery;
 mod numbers;
 mod offer;
+mod pauses;
 mod presence;
 mod refusals;
 
@@ -52,6 +53,8 @@ pub enum Bottleneck {
     DiskSync,
     /// Delivery is slower than acceptance.
     NextHop,
+    /// Sessions that waited to connect again after failures.
+    Pauses,
     /// Too few sessions: each waits for its replies.
     Concurrency,
     /// The numbers do not say.
@@ -73,13 +76,17 @@ pub struct Advice {
 /// Judges a run.
 pub fn advise(run: &RunResult) -> Advice {
     let numbers = Numbers::new(run);
-    let (bottleneck, mut sentences) = verdict(run, &numbers);
+    let (bottleneck, found) = verdict(run, &numbers);
+    // What was refused is no part of the figures that the verdict is about: it comes first, unless it is the verdict.
+    let mut sentences: Vec<String> = refusals::for_good(run).into_iter().chain(found).collect();
+    if bottleneck != Bottleneck::Pauses {
+        sentences.extend(pauses::remark(run));
+    }
     if bottleneck != Bottleneck::NextHop
         && let Some(backlog) = backlog(run)
     {
         sentences.push(backlog.text);
     }
-    sentences.extend(refusals::for_good(run));
     sentences.extend(greeted_late(run));
     if numbers.generator_share > 0.5 && bottleneck != Bottleneck::Generator {
         sentences.push(format!(
@@ -99,7 +106,7 @@ pub fn advise(run: &RunResult) -> Advice {
 
 fn verdict(run: &RunResult, numbers: &Numbers) -> (Bottleneck, Vec<String>) {
     let server = numbers.server_share.map_or_else(
-        || "the server's CPU was not measured (it runs elsewhere)".to_owned(),
+        || "the server's CPU was not measured".to_owned(),
         |share| format!("the server used {:.0} % of its {} core(s)", share * 100.0, numbers.server_cores),
     );
     if let Some(text) = ungreeted(run) {
@@ -153,7 +160,7 @@ fn verdict(run: &RunResult, numbers: &Numbers) -> (Bottleneck, Vec<String>) {
                  other. Run the generator on a machine of its own, or pin both to cores of their own.",
                 numbers.machine_share * 100.0,
                 run.machine.cores_allowed,
-                run.cpu_usage,
+                run.cpu_usage.unwrap_or(0.0),
                 run.generator_cpu_usage
             )],
         );
@@ -178,6 +185,9 @@ fn waiting(run: &RunResult, numbers: &Numbers, server: &str) -> (Bottleneck, Vec
     let sessions = run.load.sessions as f64;
     let in_flight = whole.map_or(0.0, |whole| run.emails_per_second * whole.mean_ns / 1e9).min(sessions);
     let all_busy = sessions > 0.0 && in_flight >= sessions * 0.7;
+    if let Some(text) = pauses::set_the_pace(run, server) {
+        return (Bottleneck::Pauses, vec![text]);
+    }
     if run.load.offered_per_second.is_some() && all_busy {
         let late = run.phases.get(&Phase::Transaction).map_or(0.0, |whole| whole.mean_ns);
         return (
@@ -193,6 +203,19 @@ fn waiting(run: &RunResult, numbers: &Numbers, server: &str) -> (Bottleneck, Vec
     }
     let share = whole.zip(run.phases.get(&Phase::DotTo250)).filter(|(whole, _)| whole.mean_ns > 0.0);
     if let Some((whole, dot)) = share.filter(|(whole, dot)| dot.mean_ns / whole.mean_ns >= SYNC_SHARE) {
+        // Its cores may have been as busy as can be meanwhile.
+        if numbers.server_share.is_none() && numbers.batches.is_none() {
+            return (
+                Bottleneck::Unknown,
+                vec![format!(
+                    "{:.0} % of a transaction ({:.2} of {:.2} ms on average) passed between the last byte and the 250, and {server}: whether \
+                     its cores or the wait for stable storage set the pace is not known. Say --server-pid, where the server is on this machine.",
+                    dot.mean_ns / whole.mean_ns * 100.0,
+                    dot.mean_ns / 1e6,
+                    whole.mean_ns / 1e6
+                )],
+            );
+        }
         let mut text = format!(
             "{:.0} % of a transaction ({:.2} of {:.2} ms on average) passed between the last byte and the 250, and {server}: the wait \
              for stable storage set the pace.",
@@ -245,7 +268,7 @@ mod tests {
     fn judged(change: impl FnOnce(&mut RunResult)) -> Advice {
         let mut run = SampleRun::default().result();
         run.load.server_cores = Some(1);
-        run.cpu_usage = 50.0;
+        run.cpu_usage = Some(50.0);
         run.generator_cpu_usage = 40.0;
         run.machine.cores_allowed = 2;
         run.machine.load_average = 0.1;
@@ -256,7 +279,7 @@ mod tests {
     #[test]
     fn busy_cores_of_the_server_are_named_with_the_cost_per_message() {
         let advice = judged(|run| {
-            run.cpu_usage = 97.0;
+            run.cpu_usage = Some(97.0);
             run.cpu_us_per_message = Some(12.34);
         });
         assert_eq!(advice.bottleneck, Bottleneck::EngineCpu);
@@ -290,12 +313,12 @@ mod tests {
 
     #[test]
     fn both_busy_blames_the_server_and_both_half_busy_on_two_cores_nobody() {
-        let both = judged(|run| (run.cpu_usage, run.generator_cpu_usage) = (96.0, 96.0));
+        let both = judged(|run| (run.cpu_usage, run.generator_cpu_usage) = (Some(96.0), 96.0));
         assert_eq!(both.bottleneck, Bottleneck::EngineCpu);
         let shared = judged(|run| {
             run.load.server_cores = Some(2);
             run.load.generator_threads = 2;
-            (run.cpu_usage, run.generator_cpu_usage) = (100.0, 95.0);
+            (run.cpu_usage, run.generator_cpu_usage) = (Some(100.0), 95.0);
         });
         assert_eq!(shared.bottleneck, Bottleneck::Machine);
     }
@@ -303,7 +326,7 @@ mod tests {
     #[test]
     fn refusals_at_a_limit_come_before_everything() {
         let advice = judged(|run| {
-            run.cpu_usage = 99.0;
+            run.cpu_usage = Some(99.0);
             run.errors.add(ErrorKind::Reply(452), run.transactions_begun / 10);
         });
         assert_eq!(advice.bottleneck, Bottleneck::Limit);
@@ -332,7 +355,34 @@ mod tests {
     fn mail_refused_for_good_is_told_and_is_no_limit() {
         let advice = judged(|run| run.errors.add(ErrorKind::Reply(552), run.transactions_begun / 10));
         assert_eq!(advice.bottleneck, Bottleneck::DiskSync);
-        assert!(advice.sentences.iter().any(|text| text.contains("times 552 refused mail for good")), "{advice:?}");
+        assert!(advice.sentences[0].contains("times 552 refused mail for good"), "{advice:?}");
+    }
+
+    /// What happened: without a look at the server's CPU the disk was named, of a server that had none.
+    #[test]
+    fn what_was_waited_for_is_not_known_where_the_servers_cpu_was_not_measured() {
+        let advice = judged(|run| run.cpu_usage = None);
+        assert_eq!((advice.bottleneck, &advice.capacity), (Bottleneck::Unknown, &None), "{advice:?}");
+        assert!(advice.sentences[0].contains("is not known") && advice.sentences[0].contains("--server-pid"), "{advice:?}");
+        assert_eq!(judged(|_| ()).bottleneck, Bottleneck::DiskSync);
+    }
+
+    /// What happened: eight of ten sessions slept at any time, as their connections had broken, and the disk was named.
+    #[test]
+    fn sessions_that_wait_to_connect_again_set_the_pace_and_are_told_beside_what_does() {
+        let paused = |share: f64| {
+            judged(|run| {
+                run.fates.pauses = 40;
+                run.fates.paused_s = share * run.load.sessions as f64 * run.duration;
+            })
+        };
+        let most = paused(0.8);
+        assert_eq!(most.bottleneck, Bottleneck::Pauses);
+        assert!(most.sentences[0].contains("waited 40 times to connect again after a failure, 80 % of their time"), "{most:?}");
+        let some = paused(0.1);
+        assert_eq!(some.bottleneck, Bottleneck::DiskSync);
+        assert!(some.sentences.iter().any(|text| text.contains("10 % of their time: the load was smaller")), "{some:?}");
+        assert!(!paused(0.01).sentences.iter().any(|text| text.contains("to connect again")));
     }
 
     #[test]
@@ -450,7 +500,7 @@ mod tests {
         let advice = judged(|run| {
             run.phases.clear();
             run.intervals.clear();
-            run.cpu_usage = 0.0;
+            run.cpu_usage = None;
             run.emails_per_second = 0.0;
             run.emails_sent = 0;
             run.duration = 0.0;
@@ -463,18 +513,18 @@ mod tests {
     fn a_capacity_from_a_lightly_loaded_server_is_the_least() {
         // Seen: 2,000 messages/s at 30 % of a core, and 78,000 on the same core in a closed loop, where all share flushes.
         let light = judged(|run| {
-            run.cpu_usage = 30.0;
+            run.cpu_usage = Some(30.0);
             run.load.offered_per_second = Some(run.emails_per_second);
         });
         let light = light.capacity.unwrap();
         assert!(light.at_least && light.sentences.iter().any(|text| text.contains("the least it can carry")));
-        assert!(!judged(|run| run.cpu_usage = 86.0).capacity.unwrap().at_least);
+        assert!(!judged(|run| run.cpu_usage = Some(86.0)).capacity.unwrap().at_least);
     }
 
     /// What happened: of a closed loop that the disk held at 4,000 messages/s it was said that the server carries 18,000 at the least.
     #[test]
     fn what_its_cores_would_carry_is_no_capacity_where_something_else_ended_it() {
-        let advice = judged(|run| run.cpu_usage = 20.0);
+        let advice = judged(|run| run.cpu_usage = Some(20.0));
         assert_eq!(advice.bottleneck, Bottleneck::DiskSync);
         let capacity = advice.capacity.unwrap();
         assert!(!capacity.at_least, "{capacity:?}");

@@ -57,7 +57,7 @@ fn overview(results: &[RunResult]) -> String {
         push(
             &mut text,
             format_args!(
-                "<tr><td><a href=\"#run{index}\">{}</a></td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{} %</td><td>{} MiB</td></tr>",
+                "<tr><td><a href=\"#run{index}\">{}</a></td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
                 escape(&run.test_name),
                 if run.success { "<span class=\"good\">passed</span>" } else { "<span class=\"bad\">failed</span>" },
                 count(run.emails_sent),
@@ -67,13 +67,18 @@ fn overview(results: &[RunResult]) -> String {
                 percentile_of(run, "p99"),
                 percentile_of(run, "p100"),
                 count(run.errors.total()),
-                number(run.cpu_usage),
-                number(run.memory_usage_mb),
+                measured(run.cpu_usage, "%"),
+                measured(run.memory_usage_mb, "MiB"),
             ),
         );
     }
     text.push_str("</table></div>");
     text
+}
+
+/// A number with its unit; a dash where it was not measured.
+fn measured(value: Option<f64>, unit: &str) -> String {
+    value.map_or_else(|| "–".to_owned(), |value| format!("{} {unit}", number(value)))
 }
 
 fn machine(run: &RunResult) -> String {
@@ -94,12 +99,28 @@ fn machine(run: &RunResult) -> String {
     text + "</table>"
 }
 
-/// Runs that were measured elsewhere than the first, or on another server.
+/// Runs that were measured on another machine than the first, on another server, or with another tool: what of it differs.
 fn other_machines(body: &mut String, results: &[RunResult]) {
-    let place = |run: &RunResult| format!("{}; server {}; tool {}", run.machine.line(), run.machine.engine, run.machine.tool);
+    let known = |text: &str| if text.is_empty() { "not known".to_owned() } else { text.to_owned() };
     let Some((first, others)) = results.split_first() else { return };
-    for run in others.iter().filter(|run| place(run) != place(first)) {
-        push(body, format_args!("<p class=\"warn\">{} was measured elsewhere: {}</p>", escape(&run.test_name), escape(&place(run))));
+    for run in others {
+        let facts = [
+            ("measured elsewhere", first.machine.line(), run.machine.line()),
+            ("measured on another server", known(&first.machine.engine), known(&run.machine.engine)),
+            ("measured with another version of this tool", known(&first.machine.tool), known(&run.machine.tool)),
+        ];
+        for (what, of_first, of_run) in facts.into_iter().filter(|(_, of_first, of_run)| of_first != of_run) {
+            push(
+                body,
+                format_args!(
+                    "<p class=\"warn\">{} was {what}: {}, and {}: {}</p>",
+                    escape(&run.test_name),
+                    escape(&of_run),
+                    escape(&first.test_name),
+                    escape(&of_first)
+                ),
+            );
+        }
     }
 }
 
@@ -333,7 +354,15 @@ mod tests {
         let mut run = SampleRun { seconds: 1, ..SampleRun::default() }.result();
         let mut other = run.clone();
         other.machine.kernel = "Linux 7".into();
-        assert!(page(&Suite::new("two", vec![run.clone(), other])).contains("measured elsewhere"));
+        let text = page(&Suite::new("two", vec![run.clone(), other]));
+        assert!(text.contains("measured elsewhere") && !text.contains("another server"), "{text}");
+        // A run on the same machine was measured elsewhere, with nothing behind "server".
+        let mut other = run.clone();
+        other.machine.engine = "ringpost 0.1".into();
+        (other.cpu_usage, other.memory_usage_mb) = (None, None);
+        let text = page(&Suite::new("two", vec![run.clone(), other]));
+        assert!(text.contains("was measured on another server: ringpost 0.1, and baseline: not known"), "{text}");
+        assert!(!text.contains("measured elsewhere") && text.contains("<td>–</td><td>–</td></tr>") && !text.contains("<td>0 %"), "{text}");
         run.phases.clear();
         run.intervals.clear();
         run.emails_sent = 0;

@@ -176,6 +176,24 @@ fn a_load_whose_server_has_died_ends_with_69_its_ledger_and_its_result() {
     assert_eq!(ledger.lines().filter(|line| !line.starts_with('#')).count() as u64, result.emails_sent);
 }
 
+/// What happened: nobody was there, it said, of a server that had answered each of its connections, and the load had lasted no time.
+#[test]
+fn a_load_that_no_session_is_opened_for_says_what_the_server_answered() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.json");
+    let core = ringpost_loadtest::pinning::cores().unwrap()[0];
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+    let sink = ringpost_loadtest::sink::Sink::start(ringpost_loadtest::sink::SinkOptions::new(address, core)).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringpost-load"));
+    command.args(["source", "--lmtp", "--to", &sink.address.to_string(), "--messages", "1", "--timeout", "0.3", "--output"]);
+    let output = command.arg(&path).output().unwrap();
+    assert_eq!(output.status.code(), Some(69), "{}", text(&output));
+    assert!(text(&output).contains("no session was opened: ehlo answered 5"), "{}", text(&output));
+    assert!(!text(&output).contains("nobody was there"), "{}", text(&output));
+    let result = RunResult::read(&path).unwrap();
+    assert!(result.duration >= 0.3 && result.cpu_usage.is_none(), "{result:?}");
+}
+
 #[test]
 fn a_suite_that_is_interrupted_names_what_was_not_run() {
     let core = ringpost_loadtest::pinning::cores().unwrap()[0];

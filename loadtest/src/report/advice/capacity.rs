@@ -66,7 +66,7 @@ fn before_its_cores(bottleneck: Bottleneck) -> Option<&'static str> {
         Bottleneck::DiskSync => Some("the wait for the disk"),
         Bottleneck::NextHop => Some("delivery"),
         Bottleneck::Generator | Bottleneck::EngineCpu | Bottleneck::Machine | Bottleneck::Nothing => None,
-        Bottleneck::Concurrency | Bottleneck::Unknown => None,
+        Bottleneck::Pauses | Bottleneck::Concurrency | Bottleneck::Unknown => None,
     }
 }
 

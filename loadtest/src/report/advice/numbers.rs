@@ -26,8 +26,8 @@ impl Numbers {
             generator_threads,
             generator_share: run.generator_cpu_usage / 100.0 / f64::from(generator_threads),
             server_cores,
-            server_share: (run.cpu_usage > 0.0).then(|| run.cpu_usage / 100.0 / f64::from(server_cores)),
-            machine_share: (run.cpu_usage + run.generator_cpu_usage) / 100.0 / f64::from(cores),
+            server_share: run.cpu_usage.map(|percent| percent / 100.0 / f64::from(server_cores)),
+            machine_share: (run.cpu_usage.unwrap_or(0.0) + run.generator_cpu_usage) / 100.0 / f64::from(cores),
             accepted: delta("accepted").unwrap_or(run.emails_sent as f64),
             batches: delta("batches").filter(|&batches| batches > 0.0),
         }
