@@ -3,6 +3,8 @@
 //! The first fields have the names that users of other mail load tests know; times there are seconds. Everything behind them is
 //! what makes the numbers trustworthy: full percentiles (nanoseconds), intervals, machine, command line.
 
+mod check;
+
 use std::{
     collections::BTreeMap,
     fs,
@@ -312,29 +314,6 @@ impl RunResult {
         let result: RunResult = serde_json::from_str(text).map_err(|reason| format!("not a result: {reason}"))?;
         result.check()?;
         Ok(result)
-    }
-
-    /// Refuses a result of another version's shape, and one whose histograms are damaged: whatever is read from them would be empty.
-    ///
-    /// # Errors
-    /// A sentence that names the field.
-    pub fn check(&self) -> Result<(), String> {
-        if self.format != FORMAT {
-            return Err(format!("format {} is not the one this version reads ({FORMAT})", self.format));
-        }
-        for (phase, summary) in &self.phases {
-            let wrong = |reason: String| format!("phases.{}.histogram: {reason}", phase.name());
-            let values = summary.histogram.decode().map_err(wrong)?.len();
-            if values != summary.count {
-                return Err(wrong(format!("it has {values} values, and the count says {}", summary.count)));
-            }
-        }
-        for (at, interval) in self.intervals.iter().enumerate() {
-            for (phase, histogram) in &interval.histograms {
-                histogram.decode().map_err(|reason| format!("intervals[{at}].histograms.{}: {reason}", phase.name()))?;
-            }
-        }
-        Ok(())
     }
 
     /// Writes it, whole or not at all.
