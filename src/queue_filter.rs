@@ -70,7 +70,7 @@ pub fn domain(text: &str) -> Result<String, String> {
 /// A tag, as messages have it.
 pub fn tag(text: &str) -> Result<String, String> {
     if text.len() > TAG_BYTES_MAX {
-        return Err(format!("is {} bytes long: of a tag {TAG_BYTES_MAX} are kept; write the first {TAG_BYTES_MAX} of it", text.len()));
+        return Err(format!("is {} bytes long: of a tag {TAG_BYTES_MAX} are kept: write the first {TAG_BYTES_MAX} of it", text.len()));
     }
     named(text)
 }

@@ -172,8 +172,7 @@ fn a_store_that_fails_leaves_the_mail_to_the_next_one_recipient_by_recipient() {
 fn the_rest_of_a_message_of_another_shard_goes_to_the_next_host_too() {
     let ((first, first_at), (second, second_at)) = (Store::over_tcp(), Store::over_tcp());
     first.answer("c@mixed.test", "452 4.2.2 over quota");
-    let hosts = format!("[\"{first_at}\", {{ host = \"{second_at}\", backup = true }}]");
-    let extra = format!("[[route]]\ndomain = \"mixed.test\"\nvia = \"lmtp\"\nhosts = {hosts}\n");
+    let extra = format!("[[route]]\ndomain = \"mixed.test\"\nvia = \"lmtp\"\nhosts = [\"{first_at}\", \"{second_at}\"]\n");
     let node = Node::start(&two_shards(Setup { retries: ONE_ATTEMPT, extra: extra.leak(), ..Setup::new() }));
     let mut clients: Vec<Client> = (0..10).map(|_| Client::greeted(node.address)).collect();
     for client in &mut clients {
