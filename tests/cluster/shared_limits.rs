@@ -323,8 +323,8 @@ fn a_count_for_which_valkey_has_no_room_is_closed_with_its_first_message_where_i
         })
         .collect();
     println!("{passed:?} messages of {LIMIT} before the three nodes were closed");
-    // What comes while the one question is under way, as on a machine that stands still, is what a node may owe. Three questions let three pass at least.
-    assert!(passed.iter().all(|count| (1..=LIMIT / 4).contains(count)) && passed.iter().any(|count| *count < 3), "{passed:?}");
+    // What comes while the one question is under way, as on a machine that stands still, is what a node may owe.
+    assert!(passed.iter().all(|count| (1..=LIMIT / 4).contains(count)), "{passed:?}");
     assert_eq!(take(&rig.nodes[0], 1).0, 0, "as long as there is no room");
     valkey(&rig, "CONFIG SET maxmemory 0");
     for node in &rig.nodes {
