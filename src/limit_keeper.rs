@@ -39,6 +39,8 @@ const ANSWERS_PER_COMMAND: usize = 256;
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Limits of which this node keeps its own account. Beyond it, mail that comes in passes and mail that goes out waits.
 const ACCOUNTS_MAX: usize = 65_536;
+/// How often it is looked which of many accounts say nothing.
+const PRUNE_EVERY: Duration = Duration::from_secs(1);
 /// What cannot be had now is asked for again after this.
 const AGAIN_MS: u64 = 500;
 /// After one call that failed.
@@ -47,6 +49,22 @@ const CALL_FAILED_MS: u64 = 50;
 struct Question {
     shard: u16,
     ask: LimitAsk,
+    /// Messages of the same flow that this node let through alone, and of which Valkey is told with this.
+    untold: u32,
+}
+
+/// This node's own account of a limit.
+struct Own {
+    flow: Flow,
+    account: Account,
+    /// Messages that came in by it and of which Valkey does not know.
+    untold: u32,
+}
+
+impl Own {
+    fn is_idle(&self, now: BootTime) -> bool {
+        self.account.is_idle(self.flow, micros(now))
+    }
 }
 
 /// Where shards put their questions.
@@ -59,15 +77,18 @@ impl LimitQuestions {
     /// What a shard calls to ask; false when there is no room just now.
     pub fn of_shard(&self, shard: u16) -> AskLimits {
         let sender = self.sender.clone();
-        Box::new(move |ask| sender.try_send(Question { shard, ask }).is_ok())
+        Box::new(move |ask| sender.try_send(Question { shard, ask, untold: 0 }).is_ok())
     }
 }
 
 /// Answers the questions of all shards.
 pub struct LimitKeeper {
     questions: mpsc::Receiver<Question>,
-    /// This node's own accounts, by the limit's name: those of a node without a cluster, or while Valkey is away.
-    accounts: HashMap<String, (Flow, Account)>,
+    /// This node's own accounts, by the limit's name: those of a node without a cluster, or while Valkey is away. Those of mail that comes in are kept
+    /// while Valkey is there: what passed then is nothing that passes once more when it goes away.
+    accounts: HashMap<String, Own>,
+    /// When it was looked last which of them say nothing.
+    pruned_at: BootTime,
     /// Since when Valkey is away.
     away_since: Option<BootTime>,
     /// When it came back last.
@@ -89,6 +110,7 @@ impl LimitKeeper {
             LimitKeeper {
                 questions,
                 accounts: HashMap::new(),
+                pruned_at: BootTime::default(),
                 away_since: None,
                 returned_at: BootTime::default(),
                 unanswered: UnansweredLimits::default(),
@@ -124,7 +146,7 @@ impl LimitKeeper {
 
     fn take(
         &mut self,
-        question: Question,
+        mut question: Question,
         cluster: Option<&ClusterHandle>,
         calls: &mut JoinSet<(Question, Result<LimitAnswer, ValkeyError>)>,
     ) {
@@ -137,8 +159,9 @@ impl LimitKeeper {
                 }
                 let (control, shares) = (cluster.control().clone(), cluster.shares());
                 let since_return = self.unanswered.since_return(&name, now).unwrap_or_else(|| now.since(self.returned_at));
+                question.untold = self.untold(&name, now);
                 calls.spawn(async move {
-                    let answer = ask_valkey(&control, shares, since_return, &question.ask).await;
+                    let answer = ask_valkey(&control, shares, since_return, &question).await;
                     (question, answer)
                 });
             }
@@ -161,7 +184,9 @@ impl LimitKeeper {
                 self.accounts.remove(&name);
                 return;
             }
-            self.accounts.remove(&name);
+        }
+        if let LimitAsk::Charge { limit, messages, .. } = question.ask {
+            self.counted(name, limit, messages, cluster);
         }
         self.outboxes[usize::from(question.shard)].push_back(answer);
     }
@@ -169,6 +194,9 @@ impl LimitKeeper {
     /// A call failed. One alone costs a moment, or a message that nobody counted. A few in a row mean that Valkey is away, or what it has of
     /// this limit: then what the limit says of that holds.
     fn not_answered(&mut self, question: Question, error: &ValkeyError, cluster: Option<&ClusterHandle>) {
+        if let Some(own) = self.accounts.get_mut(&name_of(&question.ask)) {
+            own.untold = own.untold.saturating_add(question.untold);
+        }
         if cluster.is_none_or(|cluster| cluster.control().valkey().is_away()) {
             if cluster.is_some() {
                 self.look(true);
@@ -203,8 +231,9 @@ impl LimitKeeper {
         if !is_away {
             self.returned_at = now;
         }
-        // What Valkey knows counts again; what this node let through alone was its own part.
-        self.accounts.clear();
+        // What Valkey knows counts again. Moments of mail that goes out are given once, by the one account or by the other; what came in is in both, or an
+        // outage would begin with a whole part each time, and end with a whole limit.
+        self.accounts.retain(|name, _| !is_of_destination(name));
         self.unanswered.clear();
         self.has_told_unanswered = false;
         self.outboxes.iter_mut().for_each(|outbox| outbox.push_back(LimitAnswer::Apart(is_away)));
@@ -223,8 +252,8 @@ impl LimitKeeper {
                 let reserved = match of_limit(reservation.limit) {
                     (_, Apart::Closed) => ringpost_queue::Reserved::Later(AGAIN_MS),
                     (_, Apart::Open) => slots(Reserved::Moments { count: reservation.slots, first_in_us: 0 }, 0),
-                    (flow, Apart::Share) => match self.account(&destination_name(&reservation.name), flow, now) {
-                        Some(account) => slots(account.reserve(flow, reservation.slots, micros(now)), flow.step_ns()),
+                    (flow, Apart::Share) => match self.own(&destination_name(&reservation.name), flow, now) {
+                        Some(own) => slots(own.account.reserve(flow, reservation.slots, micros(now)), flow.step_ns()),
                         None => ringpost_queue::Reserved::Later(AGAIN_MS),
                     },
                 };
@@ -235,8 +264,11 @@ impl LimitKeeper {
                 (_, Apart::Closed) if self.away_since.is_none() => LimitAnswer::Shut(counted.clone()),
                 (_, Apart::Closed | Apart::Open) => LimitAnswer::Charged(counted.clone(), Duration::ZERO),
                 (flow, Apart::Share) => {
-                    let account = self.account(&counted.to_string(), flow, now);
-                    let closed_for = account.map_or(Duration::ZERO, |account| account.charge(flow, *messages, micros(now)));
+                    let own = self.own(&counted.to_string(), flow, now);
+                    let closed_for = own.map_or(Duration::ZERO, |own| {
+                        own.untold = own.untold.saturating_add(*messages);
+                        own.account.charge(flow, *messages, micros(now))
+                    });
                     LimitAnswer::Charged(counted.clone(), closed_for)
                 }
             },
@@ -245,20 +277,44 @@ impl LimitKeeper {
     }
 
     /// This node's own account of a limit; `None` when there are too many.
-    fn account(&mut self, name: &str, flow: Flow, now: BootTime) -> Option<&mut Account> {
+    fn own(&mut self, name: &str, flow: Flow, now: BootTime) -> Option<&mut Own> {
         if !self.accounts.contains_key(name) {
             if self.accounts.len() >= ACCOUNTS_MAX {
-                self.accounts.retain(|_, (flow, account)| !account.is_idle(*flow, micros(now)));
+                self.accounts.retain(|_, own| !own.is_idle(now));
             }
             if self.accounts.len() >= ACCOUNTS_MAX {
                 return None;
             }
             // Moments that were reserved before may still be used: the own part begins behind them.
             let since = self.away_since.or_else(|| self.unanswered.apart_since(name));
-            let begin = since.map_or_else(Account::default, |since| Account::beginning_at(micros(since + HORIZON)));
-            self.accounts.insert(name.to_owned(), (flow, begin));
+            let account = since.map_or_else(Account::default, |since| Account::beginning_at(micros(since + HORIZON)));
+            self.accounts.insert(name.to_owned(), Own { flow, account, untold: 0 });
         }
-        self.accounts.get_mut(name).map(|(_, account)| account)
+        let own = self.accounts.get_mut(name)?;
+        own.flow = flow;
+        Some(own)
+    }
+
+    /// Takes in what came in and was counted by Valkey. Where there are too many accounts it is not: looking for room takes longer than the call.
+    fn counted(&mut self, name: String, limit: SharedRate, messages: u32, cluster: Option<&ClusterHandle>) {
+        let now = BootTime::now();
+        if self.accounts.len() >= ACCOUNTS_MAX / 2 && now.since(self.pruned_at) >= PRUNE_EVERY {
+            self.accounts.retain(|_, own| !own.is_idle(now));
+            self.pruned_at = now;
+        }
+        if limit.apart != Apart::Share || self.accounts.len() >= ACCOUNTS_MAX / 2 && !self.accounts.contains_key(&name) {
+            return;
+        }
+        let flow = flow(limit).divided(cluster.map_or(1, |cluster| cluster.shares().nodes));
+        let own = self.accounts.entry(name).or_insert_with(|| Own { flow, account: Account::default(), untold: 0 });
+        own.flow = flow;
+        own.account.counted(flow, messages, micros(now));
+    }
+
+    /// What came in by the own account, Valkey does not know of, and time has not made good.
+    fn untold(&mut self, name: &str, now: BootTime) -> u32 {
+        let Some(own) = self.accounts.get_mut(name) else { return 0 };
+        std::mem::take(&mut own.untold).min(own.account.outstanding(own.flow, micros(now)))
     }
 
     fn send(&mut self, shards: &[Arc<RequestLane>]) {
@@ -276,8 +332,13 @@ impl LimitKeeper {
     }
 }
 
-async fn ask_valkey(control: &ControlPlane, shares: Shares, since_return: Duration, ask: &LimitAsk) -> Result<LimitAnswer, ValkeyError> {
-    match ask {
+async fn ask_valkey(
+    control: &ControlPlane,
+    shares: Shares,
+    since_return: Duration,
+    question: &Question,
+) -> Result<LimitAnswer, ValkeyError> {
+    match &question.ask {
         LimitAsk::Reserve(reservation) => {
             let Some(flow) = flow(reservation.limit).reduced(shares.connected_permille).after_return(since_return) else {
                 let later = slots(Reserved::Later(HORIZON.saturating_sub(since_return)), 0);
@@ -288,7 +349,8 @@ async fn ask_valkey(control: &ControlPlane, shares: Shares, since_return: Durati
         }
         LimitAsk::Charge { counted, limit, messages } => {
             let flow = flow(*limit).reduced(shares.connected_permille);
-            Ok(LimitAnswer::Charged(counted.clone(), control.charge(&counted.to_string(), flow, *messages).await?))
+            let messages = messages.saturating_add(question.untold);
+            Ok(LimitAnswer::Charged(counted.clone(), control.charge(&counted.to_string(), flow, messages).await?))
         }
     }
 }
@@ -301,8 +363,15 @@ fn name_of(ask: &LimitAsk) -> String {
     }
 }
 
+/// Before the name of a limit of mail that goes out.
+const DESTINATION: &str = "destination/";
+
 fn destination_name(name: &str) -> String {
-    format!("destination/{name}")
+    format!("{DESTINATION}{name}")
+}
+
+fn is_of_destination(name: &str) -> bool {
+    name.starts_with(DESTINATION)
 }
 
 fn flow(limit: SharedRate) -> Flow {

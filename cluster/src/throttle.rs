@@ -111,6 +111,17 @@ impl Account {
         Reserved::Moments { count, first_in_us: i64::try_from(i128::from(first) - i128::from(now_us)).unwrap_or(i64::MAX) }
     }
 
+    /// Counts what was let through by the account of all nodes: as much as leaves nothing of a burst, and owes nothing.
+    pub fn counted(&mut self, flow: Flow, cost: u32, now_us: u64) {
+        let full = self.on_time_us.max(now_us.saturating_add(flow.burst_us(flow.burst.max(1))));
+        self.on_time_us = self.on_time_us.max(now_us).saturating_add(flow.span_us(cost.into())).min(full);
+    }
+
+    /// Units that were let through and that time has not made good yet.
+    pub fn outstanding(&self, flow: Flow, now_us: u64) -> u32 {
+        u32::try_from(self.on_time_us.saturating_sub(now_us) / flow.span_us(1).max(1)).unwrap_or(u32::MAX)
+    }
+
     /// Counts what was let through, even beyond the limit, and says for how long nothing more is; zero: more may pass.
     pub fn charge(&mut self, flow: Flow, cost: u32, now_us: u64) -> Duration {
         let ahead = flow.burst_us(flow.burst.max(1));
@@ -125,6 +136,23 @@ impl Account {
 mod tests {
     use super::*;
     use crate::shares::Shares;
+
+    /// While all nodes have one account, a node's own goes with it: it is no fresh one when the nodes are on their own.
+    #[test]
+    fn what_passed_by_the_account_of_all_is_nothing_that_passes_once_more_by_the_own() {
+        let flow = Flow { units: 60, per: Duration::from_secs(60), burst: 60 }.divided(3);
+        let mut own = Account::default();
+        own.counted(flow, 15, START);
+        assert_eq!(own.outstanding(flow, START), 15);
+        assert_eq!((own.charge(flow, 4, START), own.outstanding(flow, START)), (Duration::ZERO, 19));
+        // More than its part, by far: nothing is left, and nothing is owed.
+        own.counted(flow, 600, START);
+        assert_eq!(own.outstanding(flow, START), 20);
+        assert_eq!(own.charge(flow, 1, START), Duration::from_secs(6), "one that was let through and one that would be");
+        own.counted(flow, 600, START);
+        assert_eq!(own.outstanding(flow, START), 21, "what it owes by itself stays");
+        assert_eq!(own.outstanding(flow, START + 3_600_000_000), 0);
+    }
 
     const START: u64 = 1_790_000_000_000_000;
 

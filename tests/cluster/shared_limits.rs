@@ -221,6 +221,34 @@ fn nodes_count_a_client_network_and_a_tenant_together() {
     }
 }
 
+/// Each outage began with a whole part, whatever the node had let through before.
+#[test]
+fn a_valkey_that_comes_and_goes_gives_no_new_burst_each_time() {
+    const LIMIT: usize = 48;
+    let rig = rig_with(|text| {
+        let text = text.replace("networks = [\"127.0.0.0/8\"]", "networks = []");
+        text + &format!("[smtp]\ncluster_messages_per_minute = {LIMIT}\n")
+    });
+    let is_there = |rig: &Rig, there: bool| {
+        let says_so = |node: &Node| node.get("/api/cluster/stats").is_some_and(|stats| stats["valkey_available"] == there);
+        wait_for("what became of Valkey", || rig.nodes.iter().all(says_so).then_some(()));
+    };
+    let began = Instant::now();
+    let (mut all, _) = take(&rig.nodes[0], 2 * LIMIT);
+    for _ in 0..4 {
+        rig.valkey.as_ref().unwrap().signal("-STOP");
+        is_there(&rig, false);
+        all += (0..3).map(|node| take(&rig.nodes[node], LIMIT).0).sum::<usize>();
+        rig.valkey.as_ref().unwrap().signal("-CONT");
+        is_there(&rig, true);
+        all += (0..3).map(|node| take(&rig.nodes[node], LIMIT).0).sum::<usize>();
+    }
+    // The limit, a quarter for each node, what it never lets wait, and what the rate has let in meanwhile.
+    let most = LIMIT + 3 * (LIMIT / 4) + 3 * 9 + began.elapsed().as_secs() as usize;
+    println!("{all} in {:?}, at most {most}", began.elapsed());
+    assert!(all <= most, "{all}, at most {most}");
+}
+
 /// Makes of every limit's number what none of ours is, and says of how many: calls about it fail while all others are answered, as with a part of
 /// Valkey away.
 fn damage_limits(rig: &Rig) -> u32 {
