@@ -17,7 +17,7 @@ use ringpost_smtp::shown::shown as shown_text;
 use serde_json::Value;
 
 use crate::{
-    cli::{EXIT_NEGATIVE, Output},
+    cli::{EXIT_IO, EXIT_NEGATIVE, Output},
     cluster::QUEUE_PARTITIONS,
     cluster_queue_cli::{QueueCommand, queue, queue_name},
     cluster_wire::ClusterCall,
@@ -261,9 +261,9 @@ fn config(socket: &Path, call: ConfigCommand) -> ExitCode {
         ConfigCommand::Push { path, author, dry_run, output } => {
             let text = match pushed_text(&path) {
                 Ok(text) => text,
-                Err(reason) => {
+                Err((code, reason)) => {
                     eprintln!("ringpost: {}: {reason}", path.display());
-                    return ExitCode::from(EXIT_NEGATIVE);
+                    return ExitCode::from(code);
                 }
             };
             show(socket, ClusterCall::ConfigPush { text, author: author_or_user(author), dry_run }, output, published)
@@ -301,22 +301,26 @@ fn config(socket: &Path, call: ConfigCommand) -> ExitCode {
     }
 }
 
-/// A config as it is pushed, unless it is larger than what can be.
-fn pushed_text(path: &Path) -> Result<String, String> {
-    let too_long =
-        |size: &str| format!("is {size} bytes long, and a config that is pushed is at most {CONFIG_BYTES_MAX}: push what nodes share only");
-    let file = File::open(path).map_err(|error| error.to_string())?;
-    let size = file.metadata().map_err(|error| error.to_string())?.len();
+/// A config as it is pushed, unless it is larger than what can be; else the exit code and why.
+fn pushed_text(path: &Path) -> Result<String, (u8, String)> {
+    let too_long = |size: &str| {
+        let sentence =
+            format!("is {size} bytes long, and a config that is pushed is at most {CONFIG_BYTES_MAX}: push what nodes share only");
+        (EXIT_NEGATIVE, sentence)
+    };
+    let unread = |error: std::io::Error| (EXIT_IO, error.to_string());
+    let file = File::open(path).map_err(unread)?;
+    let size = file.metadata().map_err(unread)?.len();
     if size > CONFIG_BYTES_MAX as u64 {
         return Err(too_long(&size.to_string()));
     }
     // A device or a pipe says no length, and may have no end.
     let mut text = Vec::new();
-    file.take(CONFIG_BYTES_MAX as u64 + 1).read_to_end(&mut text).map_err(|error| error.to_string())?;
+    file.take(CONFIG_BYTES_MAX as u64 + 1).read_to_end(&mut text).map_err(unread)?;
     if text.len() > CONFIG_BYTES_MAX {
         return Err(too_long(&format!("more than {CONFIG_BYTES_MAX}")));
     }
-    String::from_utf8(text).map_err(|error| error.to_string())
+    String::from_utf8(text).map_err(|error| (EXIT_NEGATIVE, error.to_string()))
 }
 
 /// Within the limits of `cluster.config_poll`.
@@ -442,8 +446,9 @@ mod tests {
         let other_end = pipe.clone();
         // The reader may leave before all is written.
         let writer = std::thread::spawn(move || std::fs::write(other_end, vec![b'#'; 2 * CONFIG_BYTES_MAX]));
-        let reason = pushed_text(&pipe).expect_err("it is too long");
-        assert!(reason.contains("is more than 1048576 bytes long"), "{reason}");
+        let (code, reason) = pushed_text(&pipe).expect_err("it is too long");
+        assert!(code == EXIT_NEGATIVE && reason.contains("is more than 1048576 bytes long"), "{code} {reason}");
+        assert_eq!(pushed_text(&folder.path().join("none")).expect_err("it is not there").0, EXIT_IO);
         let _may_have_ended = writer.join().unwrap();
         let file = folder.path().join("file");
         for (bytes, fits) in [(CONFIG_BYTES_MAX, true), (CONFIG_BYTES_MAX + 1, false)] {

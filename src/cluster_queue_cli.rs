@@ -6,7 +6,7 @@ use clap::Subcommand;
 use ringpost_cluster::{
     item_queue::{ATTEMPTS_MAX, PRIORITY},
     work_item::{ITEM_ID_BYTES_MAX, is_item_id},
-    work_queue::is_queue_name,
+    work_queue::{IDS_PER_CALL, is_queue_name},
 };
 use ringpost_config::parse_duration;
 use serde_json::Value;
@@ -76,10 +76,10 @@ pub enum QueueCommand {
     /// Lease items; whoever does so completes, fails or extends each in time. Exit 1 if there are none.
     Lease {
         /// At most so many, 128 in one call
-        #[arg(long, default_value_t = 1)]
+        #[arg(long, default_value_t = 1, value_parser = lease_count)]
         count: usize,
         /// For so long, five minutes at most
-        #[arg(long, default_value = "30s", value_parser = parse_duration)]
+        #[arg(long, default_value = "30s", value_parser = lease_time)]
         lease: Duration,
         #[command(flatten)]
         output: Output,
@@ -115,7 +115,7 @@ pub enum QueueCommand {
         #[command(flatten)]
         held: Held,
         /// So long, five minutes at most
-        #[arg(long, default_value = "30s", value_parser = parse_duration)]
+        #[arg(long, default_value = "30s", value_parser = lease_time)]
         lease: Duration,
         #[command(flatten)]
         output: Output,
@@ -257,6 +257,17 @@ fn of_letters(
     code(result.map(|_| done >= named))
 }
 
+/// None is nothing that could be leased.
+fn lease_count(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|count| (1..=IDS_PER_CALL).contains(count)).ok_or_else(|| format!("is not a number of 1 to {IDS_PER_CALL}"))
+}
+
+/// A lease of no time is over before anybody has it.
+fn lease_time(text: &str) -> Result<Duration, String> {
+    let lease = parse_duration(text)?;
+    if lease.is_zero() { Err("is no time: a lease lasts for 1ms at least".to_owned()) } else { Ok(lease) }
+}
+
 /// What is no name of an item is wrong usage.
 fn item_id(text: &str) -> Result<String, String> {
     let sentence = || format!("is not 1 to {ITEM_ID_BYTES_MAX} letters, digits, '.', ':', '_' and '-'");
@@ -276,6 +287,15 @@ fn millis(time: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// None was leased, with exit 1 as from an empty queue, or for the least time.
+    #[test]
+    fn a_lease_of_nothing_or_for_no_time_is_wrong_usage() {
+        assert_eq!((lease_count("1"), lease_count("128")), (Ok(1), Ok(128)));
+        assert!(["0", "129", "-1", "x"].iter().all(|text| lease_count(text).is_err()));
+        assert_eq!(lease_time("1ms"), Ok(Duration::from_millis(1)));
+        assert!(["0s", "0ms", "x"].iter().all(|text| lease_time(text).is_err()));
+    }
 
     /// A name of mail is longer than the column was: it ran into the owner's, and could not be taken out to be requeued.
     #[test]
