@@ -1,5 +1,5 @@
 -- What became of ids: the owner's question after silence (Q18). KEYS of the queue    ARGV random, id... (at most 128)
--- {generation, answer, ...}: '' unknown | R S L D, where it is (r s l d: it was in none of its places, and is there again) | 'X' and the record of its completion, as far as one can be long |
+-- {generation, answer, ...}: '' unknown | R S L D, where it is (r s l d: it was in none of its places, and is there again), behind R and S why a worker gave it back | 'X' and the record of its completion, as far as one can be long |
 -- 'W' and the record of its owner's having taken it back, or ended it
 local DONE, OUTCOME, GENERATION = KEYS[11], KEYS[12], KEYS[13]
 if #ARGV > 129 then return redis.error_reply('ERR ringpost: at most 128 ids') end
@@ -16,6 +16,7 @@ for i = 2, #ARGV do
   local meta = meta_of(ARGV[i])
   if meta then
     answer[i] = put_back(ARGV[i], meta, now) and string.lower(meta[1]) or meta[1]
+    if meta[1] == 'R' or meta[1] == 'S' then answer[i] = answer[i] .. string.sub(meta[10], 1, 512) end
   else
     if meta == false then drop(ARGV[i]) end
     local outcome = redis.call('HGET', OUTCOME, ARGV[i])

@@ -115,6 +115,8 @@ pub struct Offers {
     recalls: VecDeque<String>,
     /// Recalls wait for their answer however long that takes.
     retracts: bool,
+    /// The node delivers nothing any more.
+    is_emptied: bool,
     generations: BTreeMap<u16, String>,
     outages: Outages,
     ask_all_at: BootTime,
@@ -147,6 +149,7 @@ impl Offers {
             tell: VecDeque::new(),
             recalls: VecDeque::new(),
             retracts: false,
+            is_emptied: false,
             generations: BTreeMap::new(),
             outages: Outages::new(bounds.partitions),
             ask_all_at: now + bounds.reconcile_every,
@@ -174,9 +177,20 @@ impl Offers {
         self.delivers && self.outages.is_over(id)
     }
 
+    /// The node is emptied: what it has it delivers no more, also what it took itself.
+    pub fn empty(&mut self) {
+        self.is_emptied = true;
+    }
+
     /// A shard hands out an item.
     pub fn sending(&mut self, id: &str) -> Sending {
         match self.items.get(id) {
+            // Its own completion would be the answer as long as the queue has it in mind.
+            Some(State::Settled { .. }) if self.is_emptied => {
+                self.items.set(id, State::Freeing);
+                self.free.push_back(id.to_owned());
+                return Sending::Leave;
+            }
             // Settled, and still there: this node's own lease ended it.
             Some(State::Back | State::Leftover | State::Settled { .. }) if self.delivers => return Sending::TakeBack,
             // What is there, or on its way, is not sent a second time.

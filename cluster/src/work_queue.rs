@@ -18,6 +18,7 @@ use crate::{
     keyspace::Keyspace,
     partition_count::PartitionCount,
     reply::{Reply, number},
+    restraint::KEY_MARK,
     target::Target,
     valkey::{Valkey, random_u64},
     valkey_error::ValkeyError,
@@ -372,13 +373,14 @@ impl WorkQueue {
         let (mut answers, mut put_back) = (Vec::with_capacity(ids.len()), 0);
         for id in ids {
             let mut answer = reply.bytes()?;
-            if let [state @ (b'r' | b's' | b'l' | b'd')] = answer.as_mut_slice() {
+            if let [state @ (b'r' | b's' | b'l' | b'd'), ..] = answer.as_mut_slice() {
                 state.make_ascii_uppercase();
                 put_back += 1;
             }
             answers.push(match answer.as_slice() {
                 b"" => Known::Unknown,
-                b"R" | b"S" => Known::Waiting,
+                [b'R' | b'S', reason @ ..] if reason.ends_with(self.unread_by_mine().as_bytes()) => Known::Unreadable,
+                [b'R' | b'S', ..] => Known::Waiting,
                 b"L" => Known::Leased,
                 b"D" => Known::Dead,
                 [b'W', record @ ..] if record.len() <= RECORD_BYTES_MAX => {
@@ -397,6 +399,19 @@ impl WorkQueue {
         }
         self.tell_restored(partition, put_back);
         Ok((generation, answers))
+    }
+
+    /// How the reason ends that a worker with this node's key gives who could not read an item.
+    fn unread_by_mine(&self) -> String {
+        format!(" ({KEY_MARK} {})", self.key.mark())
+    }
+
+    /// Why an item is not used, as [`WorkQueue::fail`] is to have it: by it an owner tells that the item is not signed with the key that it has.
+    pub fn unread(&self, reason: &ItemError) -> String {
+        match reason {
+            ItemError::NotOurs => format!("{reason}{}", self.unread_by_mine()),
+            ItemError::Id(_) | ItemError::TooLarge(_) | ItemError::Newer | ItemError::Damaged(_) => reason.to_string(),
+        }
     }
 
     /// Replaces up to [`ITEMS_PER_CALL`] records that are [`Known::Unproven`] or [`Known::Unsigned`] by this node's signed word that it has these

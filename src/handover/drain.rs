@@ -127,6 +127,7 @@ impl SharedDelivery {
         if !driver.is_draining.swap(true, Ordering::SeqCst) {
             info!("the node is emptied into the cluster's queue and takes no more mail from it");
             driver.node.cluster.says_no_longer(TAKES_MAIL);
+            driver.offers().empty();
             driver.activated.notify_one();
             tokio::spawn(driver.clone().keep_draining());
         }

@@ -316,7 +316,7 @@ impl Worker {
                         warn!(item = lease.id, %owner, %reason, count, "items of the work queue are not used: said once a minute for each owner");
                     }
                     let retry = self.restraint.unread(&owner, &reason, || driver.shares_key(&owner), soon(), now);
-                    self.give_back(&lease, retry, &reason.to_string()).await;
+                    self.give_back(&lease, retry, &driver.node.queue.unread(&reason)).await;
                 }
             }
         }

@@ -143,6 +143,23 @@ fn a_drain_of_which_nobody_heard_that_it_had_begun_is_taken_back() {
     wait_for("a drain of the other", || (rig.nodes[1].ringpost("drain", &["--to-cluster"]).0 == 0).then_some(()));
 }
 
+/// The queue remembered for a minute that the node had the mail itself, took none of it again, and the drain said that no node had taken any.
+#[test]
+fn what_a_node_has_offered_and_taken_itself_is_offered_at_once_where_it_is_emptied() {
+    let mut rig = mail_rig(&[SHARES, SHARES]);
+    rig.hold_at(0);
+    rig.start_node(0);
+    rig.send(0, 5);
+    wait_for("its own leases", || (rig.nodes[0].get("/api/queue/stats")?["counters"]["completed"] == 5).then_some(()));
+    rig.start_node(1);
+    rig.takers(0);
+    let began = Instant::now();
+    let (code, _, errors) = rig.nodes[0].ringpost("drain", &["--to-cluster"]);
+    assert_eq!(code, 0, "{errors}");
+    assert!(began.elapsed() < Duration::from_secs(25), "{:?}", began.elapsed());
+    assert_eq!(wait_for("delivery of all", || rig.all_there(5)), 5);
+}
+
 #[test]
 fn a_drain_that_stands_still_says_so_and_goes_on() {
     let mut rig = mail_rig(&[LOCAL, SHARES]);

@@ -99,7 +99,7 @@ impl Offers {
             (State::Waiting | State::Reviving | State::Overdue | State::Unsure | State::Fetching, Known::Completed(result))
                 if result.starts_with(OWN_AGAIN) =>
             {
-                if self.delivers {
+                if self.delivers && !self.is_emptied {
                     self.back(id);
                 } else {
                     self.items.set(id, State::Freeing);
@@ -125,6 +125,13 @@ impl Offers {
             // Poison to its workers, or past its time: the owner sees to it.
             (State::Waiting, Known::Dead) if self.delivers => self.back(id),
             (State::Waiting, Known::Dead) => self.dead(id, now),
+            // Signed with a key that this node has no more, or damaged: no worker takes it. It is offered again once it has left the queue.
+            (State::Waiting, Known::Unreadable) => {
+                self.items.set(id, State::Reviving);
+                self.withdraw.push_back(id.to_owned());
+            }
+            (State::Reviving, Known::Unreadable) => self.withdraw.push_back(id.to_owned()),
+            (_, Known::Unreadable) => self.known(id, &Known::Waiting, now),
             // It was given another chance by command.
             (State::Reviving, Known::Waiting | Known::Leased) => drop(self.items.set(id, State::Waiting)),
             (State::Reviving, Known::Dead) => self.withdraw.push_back(id.to_owned()),
@@ -284,6 +291,45 @@ mod tests {
         let record = b"t\nn1\nn9 0001".to_vec();
         offers.known("a", &Known::Unproven(record.clone()), at(1));
         assert_eq!(offers.poll(at(1)), Some(Todo::Refuse(vec![("a".to_owned(), record)])));
+    }
+
+    /// The queue remembers for a minute that the node had it itself, and takes it no second time meanwhile.
+    #[test]
+    fn what_a_node_took_itself_is_offered_again_where_it_is_emptied() {
+        let mut offers = waiting(true);
+        offers.known("a", &Known::Completed(format!("{OWN_AGAIN} n1")), at(1));
+        assert_eq!(offers.poll(at(1)), Some(Todo::TakeBack(vec!["a".to_owned()])));
+        assert_eq!(offers.poll(at(1)), Some(Todo::Withdraw(vec!["a".to_owned()])));
+        offers.withdrawn("a", true);
+        assert_eq!(offers.poll(at(1)), Some(Todo::Ask(vec!["a".to_owned()])));
+        offers.known("a", &Known::Completed(format!("{OWN_AGAIN} n1")), at(1));
+        assert_eq!(offers.sending("a"), Sending::TakeBack);
+        offers.empty();
+        assert_eq!(offers.sending("a"), Sending::Leave);
+        assert_eq!(offers.poll(at(2)), Some(Todo::Forget(vec!["a".to_owned()])));
+        offers.forgotten("a", true, at(2));
+        assert_eq!(offers.poll(at(2)), Some(Todo::Offer(vec!["a".to_owned()])));
+        assert_eq!(offers.sending("a"), Sending::Send);
+    }
+
+    #[test]
+    fn what_workers_with_its_owners_key_cannot_read_leaves_the_queue_and_is_offered_again() {
+        for delivers in [true, false] {
+            let mut offers = waiting(delivers);
+            offers.known("a", &Known::Unreadable, at(1));
+            assert_eq!(offers.poll(at(1)), Some(Todo::Withdraw(vec!["a".to_owned()])));
+            offers.withdrawn("a", true);
+            assert_eq!(offers.poll(at(1)), Some(Todo::Ask(vec!["a".to_owned()])));
+            offers.known("a", &Known::Unsigned(Vec::new()), at(1));
+            assert_eq!(offers.poll(at(1)), Some(Todo::Offer(vec!["a".to_owned()])));
+            assert_eq!(offers.sending("a"), Sending::Send);
+        }
+        // What is wanted back is taken back as anything that waits.
+        let mut offers = waiting(true);
+        offers.recalled("a");
+        assert_eq!(offers.poll(at(1)), Some(Todo::Withdraw(vec!["a".to_owned()])));
+        offers.known("a", &Known::Unreadable, at(1));
+        assert_eq!(offers.poll(at(1)), Some(Todo::Withdraw(vec!["a".to_owned()])));
     }
 
     /// The owner settled what nobody had taken over.

@@ -20,9 +20,9 @@ pub(super) enum State {
     Overdue,
     /// In the queue, by its last word.
     Waiting,
-    /// A dead letter that is to be offered once more: to leave the queue first.
+    /// A dead letter, or what workers cannot read, that is to be offered once more: to leave the queue first.
     Reviving,
-    /// Completed by this node for itself in an earlier run, and this run does not deliver: the queue is to forget that first.
+    /// Completed by this node for itself, and it does not deliver any more: the queue is to forget that first.
     Freeing,
     /// Another has it; the spool does not know yet.
     Settling {

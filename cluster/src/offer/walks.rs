@@ -47,7 +47,7 @@ impl Offers {
     }
 
     pub(super) fn go_on_local(&mut self) {
-        let is_offered = |state| matches!(state, State::Sending | State::Unsure | State::Fetching | State::Overdue | State::Waiting);
+        let is_offered = |state: State| state.is_open() && state != State::Crossing;
         let (mut looks, mut found) = (WALK_ITEMS, Vec::new());
         while looks > 0
             && self.take_back.len() < IDS_PER_CALL

@@ -112,6 +112,8 @@ pub enum Known {
     Unknown,
     /// Ready or scheduled.
     Waiting,
+    /// The same, and a worker with this node's key found that it is not signed with that.
+    Unreadable,
     /// Leased.
     Leased,
     /// Among the dead letters.
