@@ -48,7 +48,7 @@ if not (poll >= 0 and poll <= 9007199254740991) then poll = 0 end
 -- Kept from whoever says it first. What is no such number is damage, as good as lost.
 local partitions = redis.pcall('GET', KEYS[9])
 partitions = type(partitions) == 'string' and tonumber(partitions) or 0
-if not (partitions >= 1 and partitions <= 65535 and partitions % 1 == 0) then
+if not (partitions >= 1 and partitions <= 256 and partitions % 1 == 0) then
   partitions = proposed
   if proposed > 0 then redis.call('SET', KEYS[9], string.format('%.0f', proposed)) end
 end

@@ -104,6 +104,12 @@ pub struct Agent {
     masters_alive: bool,
 }
 
+/// The world's clock.
+fn unix_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
 impl Agent {
     /// Reads what the node's disk knows of the cluster. Fails when that cannot be read: the epoch's floor must not be forgotten.
     pub fn new(settings: AgentSettings, control: ControlPlane, surroundings: Arc<dyn Surroundings>) -> io::Result<Agent> {
@@ -119,7 +125,8 @@ impl Agent {
         let (sender, commands) = mpsc::channel(16);
         let epoch = accepted.as_ref().map_or(Epoch(0), |accepted| accepted.epoch);
         let known = Known {
-            members: Members::new(settings.heartbeat_interval, settings.node_ttl),
+            members: Members::new(settings.heartbeat_interval, settings.node_ttl).unread_since(BootTime::now(), unix_ms()),
+            own: None,
             leader: None,
             is_leader: false,
             epoch,
@@ -312,7 +319,10 @@ impl Agent {
     fn beat(&mut self, local: LocalState) {
         let (stalled, is_unfit) = (local.stalled.clone(), local.unfit);
         let record = local.record(&self.settings, self.standing.floor(), &self.config, &self.handle.known());
-        self.handle.known().local = local;
+        {
+            let mut known = self.handle.known();
+            (known.local, known.own) = (local, Some(record.clone()));
+        }
         self.standing.set_fit(stalled.is_none() && !is_unfit);
         if let Some(reason) = stalled {
             // A node whose shards hang must not look alive.
@@ -377,7 +387,7 @@ impl Agent {
                     self.next_heartbeat = self.next_heartbeat.min(now + FIRST_BEAT_AGAIN);
                 }
                 let is_told = reason.is_outage() || reason == ValkeyError::CircuitOpen;
-                if !is_told {
+                if !is_told || matches!(reason, ValkeyError::Misconfigured(_)) {
                     self.handle.known().ousted = Some(format!("its heartbeats are refused, to others it is offline: {reason}"));
                 }
                 if !is_told && !std::mem::replace(&mut self.has_told_refusal, true) {
@@ -392,9 +402,9 @@ impl Agent {
         if self.handle.shares() != shares {
             info!(nodes = shares.nodes, connected_permille = shares.connected_permille, "shared limits are divided anew");
             self.handle.known().shares = shares;
-            let file = self.shares.clone();
+            let (file, handle) = (self.shares.clone(), self.handle.clone());
             self.tasks.spawn(async move {
-                if let Ok(Err(reason)) = tokio::task::spawn_blocking(move || file.keep(shares)).await {
+                if let Ok(Err(reason)) = tokio::task::spawn_blocking(move || file.keep(|| handle.shares())).await {
                     warn!(%reason, "how shared limits are divided could not be kept: a start without Valkey goes by what was kept before");
                 }
                 Outcome::Nothing

@@ -11,8 +11,9 @@ use tokio::sync::{mpsc, oneshot};
 use crate::{
     boot_time::BootTime,
     control_plane::ControlPlane,
-    identity::{Epoch, Incarnation, Leadership},
-    membership::{MemberCounts, Members, NodeView, Status},
+    identity::{Epoch, Incarnation, Leadership, NodeId},
+    membership::{Member, MemberCounts, Members, NodeRecord, NodeView, Status, view},
+    restraint::{KEY_MARK, key_differs},
     shares::Shares,
     surroundings::LocalState,
     valkey_error::ValkeyError,
@@ -72,6 +73,8 @@ pub struct ClusterStats {
 /// What the agent knows, shared with those who ask.
 pub(crate) struct Known {
     pub(crate) members: Members,
+    /// This node, as its last heartbeat says or would have said it.
+    pub(crate) own: Option<NodeRecord>,
     pub(crate) leader: Option<Leadership>,
     pub(crate) is_leader: bool,
     pub(crate) epoch: Epoch,
@@ -92,9 +95,15 @@ impl Known {
         (self.generation, self.ousted) = (generation, None);
     }
 
+    /// That this node has another key than others that are there, in words for an operator.
+    pub(crate) fn key_differs(&self, me: &NodeId) -> Option<String> {
+        key_differs(self.metadata.get(KEY_MARK)?, &self.members.said_by_others(me, KEY_MARK))
+    }
+
     /// How this node is by what it knows first hand.
-    fn by_itself(&self) -> Status {
-        let is_ill = self.local.stalled.is_some() || self.local.last_error.is_some() || self.local.shedding;
+    fn by_itself(&self, me: &NodeId) -> Status {
+        let is_ill =
+            self.local.stalled.is_some() || self.local.last_error.is_some() || self.local.shedding || self.key_differs(me).is_some();
         match (&self.ousted, is_ill) {
             (Some(_), _) => Status::Unhealthy,
             (None, true) => Status::Degraded,
@@ -133,7 +142,7 @@ impl ClusterHandle {
         let (known, now) = (self.known(), BootTime::now());
         let own = known.members.status_of(self.me.node());
         let nodes_unknown_since = known.members.unknown_since(now);
-        let by_itself = known.by_itself();
+        let by_itself = known.by_itself(self.me.node());
         let is_known = valkey_available && nodes_unknown_since.is_none();
         let local_node_status = own.filter(|_| is_known).map_or(by_itself, |by_others| by_others.max(by_itself));
         let counts = known.members.counts();
@@ -145,7 +154,12 @@ impl ClusterHandle {
             epoch: known.epoch,
             local_node_id: self.me.node().to_string(),
             local_node_status,
-            local_last_error: known.ousted.clone().or_else(|| local.stalled.clone()).or_else(|| local.last_error.clone()),
+            local_last_error: known
+                .ousted
+                .clone()
+                .or_else(|| local.stalled.clone())
+                .or_else(|| local.last_error.clone())
+                .or_else(|| known.key_differs(self.me.node())),
             valkey_available,
             nodes_unknown_since,
             config_version: known.config_version,
@@ -177,9 +191,14 @@ impl ClusterHandle {
     pub fn nodes_now(&self) -> Vec<NodeView> {
         let known = self.known();
         let (mut nodes, unknown_since) = (known.members.views(), known.members.unknown_since(BootTime::now()));
+        // A node that was never heard of knows itself.
+        if let Some(own) = known.own.clone().filter(|own| !nodes.iter().any(|node| node.id == own.id)) {
+            let own = Member { record: own, last_seen_ms: 0, started_at_ms: 0 };
+            nodes.push(view(&own, known.by_itself(self.me.node())));
+        }
         for node in nodes.iter_mut().filter(|_| unknown_since.is_some()) {
             node.unknown_since = unknown_since;
-            node.status = if node.id == *self.me.node() { known.by_itself() } else { Status::Unknown };
+            node.status = if node.id == *self.me.node() { known.by_itself(self.me.node()) } else { Status::Unknown };
         }
         nodes
     }

@@ -217,6 +217,8 @@ pub struct Members {
     nodes: BTreeMap<NodeId, Seen>,
     /// When they were read, by this node's clock, and by the server's in milliseconds.
     read: Option<(BootTime, u64)>,
+    /// Before the first reading: since when there could have been one.
+    unread_since: Option<(BootTime, u64)>,
 }
 
 /// A node as last read, and how it was then.
@@ -231,7 +233,12 @@ struct Seen {
 impl Members {
     /// None yet. `node_ttl` is at least three times `heartbeat_interval`, or nodes go from healthy to offline at once.
     pub fn new(heartbeat_interval: Duration, node_ttl: Duration) -> Members {
-        Members { heartbeat_interval, node_ttl, nodes: BTreeMap::new(), read: None }
+        Members { heartbeat_interval, node_ttl, nodes: BTreeMap::new(), read: None, unread_since: None }
+    }
+
+    /// It could be read since then: by this node's clock and in milliseconds of the world's.
+    pub(crate) fn unread_since(self, now: BootTime, unix_ms: u64) -> Members {
+        Members { unread_since: Some((now, unix_ms)), ..self }
     }
 
     /// Takes the whole list as read `now`, at `server_now_ms`, and says what changed.
@@ -271,7 +278,7 @@ impl Members {
     /// Since when, in milliseconds of the server's clock, it is not to be known how the nodes are; `None`: it is known. Two readings may fail, as two
     /// heartbeats may.
     pub fn unknown_since(&self, now: BootTime) -> Option<u64> {
-        let (read_at, server_ms) = self.read?;
+        let (read_at, server_ms) = self.read.or(self.unread_since)?;
         // A reading comes late by a quarter at most.
         let pause = self.heartbeat_interval.saturating_mul(Members::heartbeats_per_reading(self.nodes.len())) * 5 / 4;
         (now.since(read_at) > self.heartbeat_interval * 7 / 2 + pause).then_some(server_ms)
@@ -306,6 +313,12 @@ impl Members {
         self.nodes.get(id).map(|node| node.status)
     }
 
+    /// What the other nodes that are there say of themselves by a name.
+    pub(crate) fn said_by_others(&self, me: &NodeId, name: &str) -> BTreeMap<NodeId, String> {
+        let others = self.nodes.iter().filter(|(id, node)| *id != me && node.status != Status::Offline);
+        others.filter_map(|(id, node)| Some((id.clone(), node.member.record.metadata.get(name)?.clone()))).collect()
+    }
+
     /// Whose part of shared limits is whose: nodes that were not heard of for two heartbeats may be alive and keep theirs.
     pub fn shares(&self) -> Shares {
         let nodes = u32::try_from(self.nodes.len()).unwrap_or(u32::MAX);
@@ -338,7 +351,7 @@ impl Members {
     }
 }
 
-fn view(member: &Member, status: Status) -> NodeView {
+pub(crate) fn view(member: &Member, status: Status) -> NodeView {
     let NodeRecord {
         id,
         address,

@@ -14,6 +14,9 @@ use tracing::{error, info};
 
 use crate::{boot_time::BootTime, valkey_error::ValkeyError};
 
+/// As `cluster.queue_partitions`: what is more in Valkey is damage, which its scripts replace.
+pub(crate) const PARTITIONS_MAX: u16 = 256;
+
 /// This node's number of partitions beside that of the cluster.
 #[derive(Debug)]
 pub struct PartitionCount {
@@ -67,7 +70,7 @@ impl PartitionCount {
 
     /// Takes in what Valkey keeps; 0: nothing, or what is no such number. A difference is said when it is new, and its end.
     pub fn heard(&self, kept: u64, now: BootTime) {
-        let Ok(kept @ 1..) = u16::try_from(kept) else { return };
+        let Ok(kept @ 1..=PARTITIONS_MAX) = u16::try_from(kept) else { return };
         let before = *self.state();
         if kept == self.own {
             *self.state() = Heard::Same;
@@ -107,6 +110,11 @@ impl PartitionCount {
              file and restart it, or, if {0} is right, set {0} on all nodes and call `ringpost cluster queue partitions {0}`",
             self.own
         ))
+    }
+
+    /// Valkey has not said a number.
+    pub(crate) fn is_unheard(&self) -> bool {
+        matches!(*self.state(), Heard::Nothing)
     }
 
     /// Whether this node takes part in the queue. Fails, as when Valkey is away, where its number is another or it does not know yet.

@@ -27,6 +27,9 @@ const SAID_EVERY: Duration = Duration::from_secs(60);
 /// Owners that are remembered: far more than a cluster has.
 const OWNERS_MAX: usize = 4096;
 
+/// Nodes that a sentence names.
+const NAMED_MAX: usize = 8;
+
 /// How a worker holds itself back.
 #[derive(Debug, Default)]
 pub struct Restraint {
@@ -44,6 +47,20 @@ pub fn is_shared(mine: &str, owner: &NodeId, others: &BTreeMap<NodeId, String>) 
     let count = |mark: &str| others.values().filter(|other| *other == mark).count();
     let theirs = others.get(owner).filter(|theirs| *theirs != mine);
     count(mine) > 0 && theirs.is_none_or(|theirs| count(mine) >= count(theirs))
+}
+
+/// What an operator is to hear where other nodes have another key than this one: of the two sides the one says so that is not the larger.
+pub fn key_differs(mine: &str, others: &BTreeMap<NodeId, String>) -> Option<String> {
+    let mut by_mark: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    others.iter().for_each(|(node, mark)| by_mark.entry(mark).or_default().push(node.as_str()));
+    let with_mine = 1 + by_mark.remove(mine).map_or(0, |nodes| nodes.len());
+    let nodes = by_mark.into_values().max_by_key(Vec::len).filter(|nodes| nodes.len() >= with_mine)?;
+    let named = nodes.iter().take(NAMED_MAX).copied().collect::<Vec<_>>().join(", ");
+    let more = if nodes.len() > NAMED_MAX { format!(" and {} more", nodes.len() - NAMED_MAX) } else { String::new() };
+    Some(format!(
+        "cluster.key_file has another key here than at {named}{more}: mail that is offered here is not taken there, nor settings that are pushed, nor the \
+         other way round"
+    ))
 }
 
 impl Restraint {
@@ -211,6 +228,15 @@ mod tests {
         assert!(is_shared("n3", &[("n1", "a")]));
         assert!(!is_shared("n3", &[("n1", "b")]));
         assert!(is_shared("n3", &[("n3", "a")]), "damaged, or signed before it had this key");
+    }
+
+    #[test]
+    fn the_side_with_no_more_nodes_says_that_keys_differ() {
+        let differs = |marks: &[(&str, &str)]| key_differs("a", &marks.iter().map(|(id, mark)| (node(id), (*mark).to_owned())).collect());
+        assert_eq!(differs(&[]), None);
+        assert_eq!(differs(&[("n1", "a"), ("n2", "b")]), None);
+        assert!(differs(&[("n1", "b")]).is_some_and(|words| words.contains("at n1:")), "one against one");
+        assert!(differs(&[("n1", "a"), ("n2", "b"), ("n3", "b"), ("n4", "c")]).is_some_and(|words| words.contains("at n2, n3:")));
     }
 
     #[test]

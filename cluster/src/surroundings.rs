@@ -77,7 +77,7 @@ impl LocalState {
             queue_depth: self.queue_depth,
             load: self.load,
             shedding: self.shedding,
-            last_error: self.last_error.clone(),
+            last_error: self.last_error.clone().or_else(|| known.key_differs(settings.me.node())),
             unfit: self.unfit,
             progress: self.progress.iter().copied().take(PROGRESS_MAX).collect(),
             shares: known.shares.nodes,
@@ -160,6 +160,7 @@ mod tests {
             let config = ConfigWatch::refusing(ConfigName::new(u64::MAX, "aa"), text.clone(), Duration::from_secs(3));
             let known = Known {
                 members: Members::new(Duration::from_secs(1), Duration::from_secs(3)),
+                own: None,
                 leader: None,
                 is_leader: false,
                 epoch: Epoch(0),

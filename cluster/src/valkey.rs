@@ -48,6 +48,8 @@ const BYTES_PER_SECOND: u64 = 8 * 1024 * 1024;
 const SMALL_BYTES_MAX: usize = 64 * 1024;
 /// A connection may take longer than a call: TLS, Sentinel and the cluster's map come first.
 const CONNECT_DEADLINE: Duration = Duration::from_millis(500);
+/// How often one and the same refusal is said.
+const REFUSAL_SAID_EVERY: Duration = Duration::from_secs(60);
 
 /// One connection, made when it is needed and made anew after a failure.
 #[derive(Default)]
@@ -95,6 +97,10 @@ pub struct Valkey {
     replicated: Line,
     circuits: Mutex<Circuits>,
     channels: Mutex<RefusedChannels>,
+    /// What the last call came to that failed for want of a sound server.
+    last_outage: Mutex<Option<ValkeyError>>,
+    /// The refusal that was said last, and when: where a part of the rights is missing, each second call ends it.
+    refusal: Mutex<Option<(String, BootTime)>>,
     /// See [`Counters`].
     pub counters: Counters,
 }
@@ -131,6 +137,8 @@ impl Valkey {
             replicated: Line::default(),
             circuits: Mutex::default(),
             channels: Mutex::default(),
+            last_outage: Mutex::default(),
+            refusal: Mutex::default(),
             counters: Counters::default(),
         })
     }
@@ -143,6 +151,12 @@ impl Valkey {
     /// Whether the server is taken for gone, or all servers.
     pub fn is_away(&self) -> bool {
         self.circuits().is_open()
+    }
+
+    /// Why it is, by the last call that came to nothing; `None`: it is there.
+    pub fn outage(&self) -> Option<ValkeyError> {
+        let last = self.last_outage.lock().expect("no panic happens under this lock").clone();
+        last.filter(|_| self.is_away())
     }
 
     fn circuits(&self) -> std::sync::MutexGuard<'_, Circuits> {
@@ -277,19 +291,43 @@ impl Valkey {
 
     fn succeeded(&self, slot: Option<Slot>) {
         match self.circuits().succeeded(slot, BootTime::now()) {
+            // Said again and again it would stand beside what it refuses.
+            Some(Extent::All) if self.refuses_now() => {}
             Some(Extent::All) => info!(valkey = %self.target, "Valkey answers again"),
             Some(Extent::Part) => info!(valkey = %self.target, "all of Valkey answers again"),
             None => {}
         }
     }
 
+    /// Whether this is to be said: another reason than before, or the same after a minute.
+    fn is_new_refusal(&self, reason: &str) -> bool {
+        let (mut said, now) = (self.refusal.lock().expect("no panic happens under this lock"), BootTime::now());
+        let is_new = said.as_ref().is_none_or(|(before, at)| before != reason || now.since(*at) >= REFUSAL_SAID_EVERY);
+        if is_new {
+            *said = Some((reason.to_owned(), now));
+        }
+        is_new
+    }
+
+    /// A refusal was said within the last minute, and the last call that failed was refused.
+    fn refuses_now(&self) -> bool {
+        let last = self.last_outage.lock().expect("no panic happens under this lock");
+        let said = self.refusal.lock().expect("no panic happens under this lock");
+        matches!(*last, Some(ValkeyError::Misconfigured(_)))
+            && said.as_ref().is_some_and(|(_, at)| BootTime::now().since(*at) < REFUSAL_SAID_EVERY)
+    }
+
     fn failed(&self, slot: Option<Slot>, sent_at: BootTime, error: &ValkeyError) {
         self.counters.outages.fetch_add(1, Ordering::Relaxed);
+        *self.last_outage.lock().expect("no panic happens under this lock") = Some(error.clone());
         let opened = self.circuits().failed(slot, Failure { sent_at, failed_at: BootTime::now() }, random_u64());
         let Some(extent) = opened else { return };
         self.counters.opened.fetch_add(1, Ordering::Relaxed);
         match (extent, error) {
             (_, ValkeyError::Misconfigured(reason)) => {
+                if !self.is_new_refusal(reason) {
+                    return;
+                }
                 error!(valkey = %self.target, reason, "Valkey refuses this node, which goes on alone: mend password, rights or settings");
             }
             (Extent::All, error) => warn!(valkey = %self.target, reason = %error, "Valkey is away: this node goes on alone"),

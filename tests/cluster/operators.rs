@@ -115,6 +115,39 @@ fn wrong_usage_and_a_valkey_that_is_away_have_exit_codes_of_their_own() {
     wait_for("an answer that is no", || (rig.nodes[0].cluster(&["queue", "--name", "report", "lease"]).0 == 1).then_some(()));
 }
 
+/// `cluster nodes` was empty, what has to do with the queue said that a number had not been heard yet, and a node that was refused called itself healthy.
+#[test]
+fn a_node_that_never_reached_valkey_shows_itself_and_says_why() {
+    let folder = tempfile::tempdir().unwrap();
+    let valkey_port = free_port();
+    let nodes = vec![node_files(folder.path(), 1, valkey_port)];
+    let mut rig = Rig { folder, valkey_port, valkey: None, nodes };
+    rig.start_node(0);
+    for words in [["queue", "lease", "--count", "0"], ["queue", "lease", "--lease", "0s"]] {
+        assert_eq!(rig.nodes[0].cluster(&words).0, 2, "{words:?}");
+    }
+    assert_eq!(rig.nodes[0].cluster(&["config", "push", "/nonexistent"]).0, 74);
+    let shown = wait_for("itself, and since when nothing is known of others", || {
+        let nodes = rig.nodes[0].get("/api/cluster/nodes")?;
+        nodes.as_array()?.first().filter(|node| node["unknown_since"].is_u64()).cloned()
+    });
+    assert_eq!((&shown["id"], &shown["status"]), (&Value::from("n1"), &Value::from("healthy")), "{shown}");
+    assert!(rig.nodes[0].get("/api/cluster/stats").unwrap()["nodes_unknown_since"].is_u64());
+    for words in [["queue", "stats"], ["queue", "dead"]] {
+        let (code, _, errors) = rig.nodes[0].cluster(&words);
+        assert!(code == 69 && errors.contains("refused"), "{words:?}: {code} {errors}");
+    }
+    rig.start_valkey();
+    valkey(&rig, "CONFIG SET requirepass another");
+    rig.nodes[0].process = None;
+    rig.start_node(0);
+    let why = wait_for("that it is refused", || {
+        let stats = rig.nodes[0].get("/api/cluster/stats")?;
+        (stats["local_node_status"] == "unhealthy").then(|| stats["local_last_error"].as_str().unwrap_or_default().to_owned())
+    });
+    assert!(why.contains("Valkey refuses this node"), "{why}");
+}
+
 /// The file of the password was read at the start alone.
 #[test]
 fn a_password_is_changed_without_a_restart() {

@@ -59,6 +59,27 @@ fn a_node_that_was_given_another_key_takes_back_what_it_has_offered() {
     assert_eq!(wait_for("its own delivery", || rig.all_there(3)), 3);
 }
 
+/// A node that only offers never meets its own items: what it had signed with a wrong key lay in the queue, and each worker refused it each minute.
+#[test]
+fn what_a_node_that_only_offers_has_signed_with_a_wrong_key_is_offered_again_once_it_has_the_right_one() {
+    let mut rig = mail_rig(&[ONLY_OFFERS, SHARES, SHARES]);
+    for (number, key) in [(0, "b"), (1, "a"), (2, "a")] {
+        let path = rig.folder.path().join(format!("key-{key}"));
+        fs::write(&path, format!("the cluster's secret {key}\n")).unwrap();
+        rig.nodes[number].set("[cluster]\n", &format!("[cluster]\nkey_file = \"{}\"\n", path.display()));
+    }
+    (0..3).for_each(|number| rig.start_node(number));
+    let says_so = |node: &Node| node.get("/api/cluster/stats")?["local_last_error"].as_str()?.contains("key_file").then_some(());
+    wait_for("what is wrong with it", || says_so(&rig.nodes[0]));
+    assert!((1..3).all(|number| says_so(&rig.nodes[number]).is_none()), "the others are right");
+    rig.send(0, 5);
+    wait_for("the refusal", || (1..3).find_map(|number| rig.nodes[number].has_logged("is not signed with this cluster's key")));
+    rig.nodes[0].process = None;
+    rig.nodes[0].set("key-b", "key-a");
+    rig.start_node(0);
+    assert_eq!(wait_within(Duration::from_secs(40), "delivery by the others", || rig.all_there(5)), 5);
+}
+
 /// A node whose disk was lost, set up anew under its name, took what its first life had offered for mail that it had itself, and completed it
 /// as its own: the queue's was the last copy.
 #[test]

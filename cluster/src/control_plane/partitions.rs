@@ -3,7 +3,7 @@
 use redis::Value;
 
 use super::ControlPlane;
-use crate::{reply::number, valkey_error::ValkeyError};
+use crate::{partition_count::PARTITIONS_MAX, reply::number, valkey_error::ValkeyError};
 
 impl ControlPlane {
     /// This node's number, and the one in force as it was heard last; `None`: this node has no queue.
@@ -17,7 +17,7 @@ impl ControlPlane {
             Value::BulkString(text) => String::from_utf8(text).ok(),
             _ => None,
         };
-        Ok(text.and_then(|text| text.parse().ok()).filter(|number| *number > 0))
+        Ok(text.and_then(|text| text.parse().ok()).filter(|number| (1..=PARTITIONS_MAX).contains(number)))
     }
 
     /// Puts another number in force, in the place of the one that [`ControlPlane::read_partitions`] found. False: that has changed meanwhile.
