@@ -65,6 +65,8 @@ struct Run {
     /// Unix nanoseconds of the next.
     next_ns: u64,
     step_ns: u64,
+    /// When they were reserved, in milliseconds.
+    given_at: u64,
 }
 
 impl Run {
@@ -72,13 +74,14 @@ impl Run {
         let now_ns = now.saturating_mul(NANOS_PER_MS);
         let shift_ns = slots.first_in_us.unsigned_abs().saturating_mul(1000);
         let next_ns = if slots.first_in_us < 0 { now_ns.saturating_sub(shift_ns) } else { now_ns.saturating_add(shift_ns) };
-        Run { left: slots.count.min(SLOTS_MAX), next_ns, step_ns: slots.step_ns }
+        Run { left: slots.count.min(SLOTS_MAX), next_ns, step_ns: slots.step_ns, given_at: now }
     }
 
     /// The last millisecond at which one of them may be used.
     fn ends_at(&self) -> u64 {
         let last_ns = self.next_ns.saturating_add(self.step_ns.saturating_mul(u64::from(self.left.saturating_sub(1))));
-        (last_ns / NANOS_PER_MS).saturating_add(KEPT_MS)
+        // Those of a burst had passed before they were reserved.
+        (last_ns / NANOS_PER_MS).max(self.given_at).saturating_add(KEPT_MS)
     }
 
     fn is_left(&self, now: u64) -> bool {
@@ -196,6 +199,20 @@ mod tests {
         quota.answered(slots(2, 0), 1000);
         assert!(quota.next_at(2010).is_some_and(|at| at <= 2010));
         assert_eq!(quota.next_at(2011), None);
+    }
+
+    /// The moments of a burst have passed when they are given: those of more than a second before were lost with the answer.
+    #[test]
+    fn moments_that_had_passed_when_they_were_reserved_are_kept_as_long_as_others() {
+        let mut quota = Quota::default();
+        quota.answered(slots(3, -20_000_000), 100_000);
+        for now in [100_000, 100_500, 101_000] {
+            assert!(quota.next_at(now).is_some_and(|at| at <= now), "{now}");
+            quota.take(now);
+        }
+        assert_eq!(quota.next_at(101_000), None);
+        quota.answered(slots(3, -20_000_000), 102_000);
+        assert_eq!(quota.next_at(103_001), None);
     }
 
     #[test]
