@@ -32,8 +32,10 @@ use crate::{
 
 /// Descriptors that are neither a session's nor an outbound connection's: the spool, logs, control.
 const OTHER_DESCRIPTORS: u64 = 256;
-/// Outbound connections of a node at least, whatever the limit of open files.
-const TOTAL_MIN: u64 = 64;
+/// Outbound connections of a node that has few descriptors: so many, but at most half of the quarter that is not the sessions'.
+const TOTAL_FEW: u64 = 64;
+/// And at least so many.
+const TOTAL_MIN: u64 = 8;
 
 /// A checkout has five look-ups, by numbers that this program has given: no peer chooses them, so that a fast hash serves.
 type ByDestination<V> = HashMap<DestinationId, V, foldhash::fast::RandomState>;
@@ -49,6 +51,12 @@ pub struct PoolView {
     pub total: u32,
     /// Attempts that wait for one.
     pub waiting: u32,
+}
+
+/// Outbound connections of a node that may have so many descriptors: three quarters are the sessions'.
+fn total_max(descriptors: u64) -> u64 {
+    let quarter = descriptors / 4;
+    quarter.saturating_sub(OTHER_DESCRIPTORS).max(TOTAL_FEW.min(quarter / 2)).max(TOTAL_MIN)
 }
 
 fn wake(waker: &RefCell<Option<Waker>>) {
@@ -136,9 +144,7 @@ impl<T> Pool<T> {
     /// Without connections.
     pub fn new(config: &Config, share: Share, metrics: Rc<Metrics>) -> Self {
         let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
-        // Three quarters are the sessions'.
-        let total_max = (descriptors / 4).saturating_sub(OTHER_DESCRIPTORS).max(TOTAL_MIN);
-        let total_max = share.of(u32::try_from(total_max).unwrap_or(u32::MAX));
+        let total_max = share.of(u32::try_from(total_max(descriptors)).unwrap_or(u32::MAX));
         Pool::with_limits(RouteLimits::new(config), total_max, metrics)
     }
 

@@ -364,3 +364,13 @@ fn random_lives_keep_every_limit_and_lose_no_attempt() {
         }
     }
 }
+
+/// They were 64 whatever the limit, so that with the sessions' three quarters there were more connections than descriptors.
+#[test]
+fn few_descriptors_are_few_connections() {
+    for (descriptors, connections) in
+        [(16, 8), (64, 8), (128, 16), (256, 32), (512, 64), (1024, 64), (1280, 64), (2048, 256), (65_536, 16_128)]
+    {
+        assert_eq!(total_max(descriptors), connections, "{descriptors}");
+    }
+}
