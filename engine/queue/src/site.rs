@@ -217,6 +217,11 @@ impl Domain {
         self.answer = Answer::Unanswered { until: now + wait, told: false };
     }
 
+    /// DNS is being asked, or gave no answer that can be used.
+    pub(crate) fn is_asked(&self) -> bool {
+        matches!(self.answer, Answer::Asked { .. } | Answer::Refused { .. } | Answer::Unanswered { .. })
+    }
+
     /// What its mail waits for, if that is DNS.
     pub(crate) fn wait(&self, now: u64) -> Option<Wait> {
         match self.answer {

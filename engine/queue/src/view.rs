@@ -211,6 +211,8 @@ impl Queue {
         let state = &self.destinations[home as usize];
         match &state.role {
             Role::Domain(_) if state.paused => Wait::Paused,
+            // Nobody asks DNS for mail that waits for a time of its own.
+            Role::Domain(domain) if !domain.is_asked() && state.ready.is_empty() => self.acting(home).wait(now),
             Role::Domain(domain) => domain.wait(now).unwrap_or_else(|| self.acting(home).wait(now)),
             Role::Route | Role::Site(_) | Role::Vacant => state.wait(now),
         }

@@ -2,7 +2,7 @@
 
 use ringpost_queue::{
     DestinationLimits, Dispatch, Filter, HostsTried, Lookup, NewMessage, NewRecipient, NextHop, Notify, Outcome, Question, Queue, QueueId,
-    QueueSettings, Resolution, RetryPolicy, Route, Routes, Settled, State, Verdict, Via, Work,
+    QueueSettings, Resolution, RetryPolicy, Route, Routes, Settled, State, Verdict, Via, Wait, Work,
 };
 
 const START: u64 = 1_790_000_000_000;
@@ -99,6 +99,29 @@ fn a_domain_is_asked_about_once_and_its_mail_waits_visibly() {
     assert_eq!(work(&mut queue, START).0.len(), 1);
     queue.resolved(lookups[0].destination, &site("e", &["192.0.2.1:25"], START + MINUTE), START);
     assert_eq!(work(&mut queue, START).0.len(), 2, "the window of the site");
+}
+
+/// It was said to wait for DNS, which nobody was asking.
+#[test]
+fn mail_that_waits_for_its_next_attempt_does_not_wait_for_dns() {
+    let mut queue = queue();
+    enqueue(&mut queue, 0, 5, &["a@y.test"], START);
+    let destination = queue.route(b"y.test");
+    let wait = |queue: &Queue, now: u64| queue.destination(destination, now).unwrap().wait;
+    assert_eq!(wait(&queue, START), Wait::Asking, "it is about to be asked");
+    let (_, lookups) = work(&mut queue, START);
+    assert_eq!(wait(&queue, START), Wait::Asking);
+    queue.resolved(lookups[0].destination, &site("y", &["192.0.2.1:25"], START + MINUTE), START);
+    let (attempts, _) = work(&mut queue, START);
+    for dispatch in attempts {
+        let key = dispatch.key();
+        let settled = queue.settle(dispatch, &[(0, Outcome::Deferred { reply: b"450 busy" })], START, &mut Vec::new());
+        assert_eq!(settled, Settled::Outcome);
+        queue.recorded(key);
+    }
+    for now in [START, START + MINUTE, START + MINUTE + 1] {
+        assert_eq!(wait(&queue, now), Wait::Turn, "{}", now - START);
+    }
 }
 
 #[test]
