@@ -105,7 +105,7 @@ fn count(summary: &mut DestinationSummary, recipient: &RecipientView<'_>, accept
     }
     if let Some(at) = recipient.last_attempt().filter(|&at| summary.last_reply_ms.is_none_or(|last| at > last)) {
         let reply = recipient.reply();
-        if !reply.is_empty() {
+        if !reply.is_empty() && recipient.was_said_here() {
             (summary.last_reply, summary.last_reply_ms) = (Some(reply.into_owned()), Some(at));
         }
     }

@@ -506,3 +506,23 @@ fn an_end_of_life_is_ahead_and_within_reach() {
     assert_eq!(say(&node, &["queue", "set-expiry", &id, "0s"]), "1 message given another end of life");
     node.wait_for_mail_log("event=expired");
 }
+
+/// What is shown as the last word of a destination was that of another one.
+#[test]
+fn the_word_of_where_mail_was_before_is_not_told_of_where_it_was_rerouted_to() {
+    let hop = NextHop::start();
+    let extra = "[[route]]\ndomain = \"kept.test\"\nvia = \"hold\"\n";
+    let setup = Setup { retries: "[queue]\nretry_base = \"1h\"\nretry_cap = \"1h\"\n", extra, ..Setup::to(hop.address) };
+    let node = Node::start(&setup);
+    let id = deliver(&node, "a@x.test", &["later-b@z.test"]);
+    node.wait_for_queue(|queue| queue.iter().any(|message| message["recipients"][0]["state"] == "deferred"));
+    let last = |name: &str| {
+        let summary: serde_json::Value =
+            serde_json::from_str(&say(&node, &["queue", "summary", "--destination", name, "--json"])).expect("one line");
+        summary["last_reply"].clone()
+    };
+    assert!(last("*").as_str().unwrap().starts_with("450"), "{}", last("*"));
+    assert_eq!(say(&node, &["queue", "reroute", &id, "--to", "kept.test"]), "1 message re-routed");
+    assert_eq!(last("kept.test"), serde_json::Value::Null);
+    assert!(say(&node, &["queue", "show", &id]).contains("450"), "it is the message's all the same");
+}

@@ -446,6 +446,15 @@ impl<'q> RecipientView<'q> {
         Some(String::from_utf8_lossy(self.said().1)).filter(|relay| !relay.is_empty())
     }
 
+    /// Was it said at its destination? Who was re-routed may have the word of a host of another one.
+    pub fn was_said_here(&self) -> bool {
+        let queue = self.message.queue;
+        let relay = self.said().1;
+        let is_it = |name: &[u8]| name == relay || relay.ends_with(b"[") && name.starts_with(relay);
+        queue.rerouted_to(self.message.index, self.number()).is_none()
+            || queue.acting(self.home()).hops().any(|hop| is_it(hop.name.as_bytes()))
+    }
+
     fn said(&self) -> (&'q [u8], &'q [u8]) {
         split_reply(self.message.queue.texts.get(self.recipient().reply()))
     }
