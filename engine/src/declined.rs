@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use ringpost_queue::{Dispatch, HostsTried, PutOffBy, asks_for_fewer_connections, put_off_by};
+use ringpost_queue::{Dispatch, HostsTried, PutOffBy, asks_for_fewer_connections, asks_for_less, put_off_by};
 use ringpost_smtp::client::{Verdict, is_about_content, is_about_offer, put_off_offer};
 
 use crate::{
@@ -28,30 +28,38 @@ impl Shard {
         Rc::new(self.said_before.begin(message.unwrap_or_default()))
     }
 
+    /// May it be brought to a host that has heard nothing of it, with all of its recipients?
+    pub(crate) fn may_go_on(&self, dispatch: &Dispatch) -> bool {
+        let (mut queue, now) = (self.queue.borrow_mut(), self.now_ms());
+        let recipients: Vec<u16> = queue.recipients(dispatch).map(|(number, _)| number).collect();
+        recipients.into_iter().all(|number| queue.may_go_on(dispatch, number, now))
+    }
+
     /// No other host could be asked, or none said a word: what the last one said is what the attempt came to, and the mail log has it.
     /// That of a guest has its owner, as for all guests.
-    pub(crate) fn settle_declined(&self, dispatch: Dispatch, words: Words) {
+    pub(crate) fn settle_declined(&self, mut dispatch: Dispatch, words: Words, tried: HostsTried) {
+        dispatch.weigh(tried);
         self.settle_logged(Attempt::decided(dispatch, words.storage), &words.relay);
     }
 }
 
 /// May another host take what this one said these of? Content whose end was not answered may be there: it is not brought elsewhere at once.
-/// And content that cannot be sent can be sent nowhere. What nothing was said of goes along where the host broke off with its first message:
-/// else it is for another transaction, or another connection, with this one.
+/// And content that cannot be sent can be sent nowhere.
 fn is_put_off(outcomes: &[RecipientOutcome], has_broken_off: bool) -> bool {
     let is_of_host = |outcome: &RecipientOutcome| match outcome.verdict {
-        Verdict::Deferred => !is_about_content(&outcome.reply),
-        Verdict::Untried => has_broken_off && !is_about_content(&outcome.reply),
+        Verdict::Deferred | Verdict::Untried => !is_about_content(&outcome.reply),
         Verdict::Delivered | Verdict::Failed => true,
         Verdict::Unknown => false,
     };
-    outcomes.iter().all(is_of_host) && outcomes.iter().any(is_open)
+    outcomes.iter().all(is_of_host) && outcomes.iter().any(|outcome| is_open(outcome, has_broken_off))
 }
 
-/// After [`is_put_off`]: it goes to the next host, which may offer what this one does not.
-fn is_open(outcome: &RecipientOutcome) -> bool {
+/// After [`is_put_off`]: it goes to the next host, which may offer what this one does not. What nothing was said of goes along where the host
+/// broke off with its first message: else it is for another transaction, or another connection, with this one.
+fn is_open(outcome: &RecipientOutcome, has_broken_off: bool) -> bool {
     match outcome.verdict {
-        Verdict::Deferred | Verdict::Untried => true,
+        Verdict::Deferred => true,
+        Verdict::Untried => has_broken_off,
         Verdict::Failed => is_about_offer(&outcome.reply),
         Verdict::Delivered | Verdict::Unknown => false,
     }
@@ -85,30 +93,27 @@ impl Outbound<'_> {
             return Some(attempt);
         }
         let now = self.shard.now_ms();
-        let is_of_address = |outcome: &RecipientOutcome| put_off_by(outcome.reply.line().as_bytes()) == PutOffBy::Address;
-        let open = || outcomes.iter().filter(|outcome| is_open(outcome));
-        let by = match open().all(|outcome| is_about_offer(&outcome.reply)) {
-            true => PutOffBy::Offer,
-            false if open().any(is_of_address) => PutOffBy::Address,
-            false => PutOffBy::Host,
+        let mut decided: Vec<_> = {
+            let mut queue = self.shard.queue.borrow_mut();
+            let mut goes_on =
+                |outcome: &RecipientOutcome| is_open(outcome, has_broken_off) && queue.may_go_on(&attempt.dispatch, outcome.recipient, now);
+            outcomes.extract_if(.., |outcome| !goes_on(outcome)).collect()
         };
-        if !self.shard.queue.borrow().has_other_host(self.destination, self.host, by, &mut attempt.tried, now) {
+        if outcomes.is_empty() || !self.has_other_host(&mut attempt, now) {
+            attempt.storage.outcomes.append(&mut decided);
             return Some(attempt);
         }
-        if let Some(outcome) =
-            outcomes.iter().find(|outcome| is_open(outcome) && asks_for_fewer_connections(outcome.reply.line().as_bytes()))
-        {
-            // The other hosts come first for a moment, or it has a connection for each message.
-            let reason = format!("{}: {}", self.relay, outcome.reply.line());
-            self.shard.queue.borrow_mut().host_crowded(self.destination, self.host, &reason, now);
-        }
+        let outcomes = &mut attempt.storage.outcomes;
+        self.note_crowded(outcomes, now);
         if self.declined.is_some() {
             // The one before it goes to that host now; the next connection has this one.
-            outcomes.iter_mut().filter(|outcome| is_open(outcome)).for_each(|outcome| outcome.verdict = Verdict::Untried);
+            outcomes.iter_mut().for_each(|outcome| outcome.verdict = Verdict::Untried);
+            outcomes.append(&mut decided);
             return Some(attempt);
         }
         let relay = self.relay.clone();
-        let decided: Vec<_> = outcomes.extract_if(.., |outcome| !is_open(outcome)).collect();
+        // Of those that a command keeps from going on.
+        put_off_offers(&mut decided);
         if !decided.is_empty()
             && let Err(decided) = self.shard.settle_some(&mut attempt.dispatch, decided, &relay)
         {
@@ -134,7 +139,10 @@ impl Outbound<'_> {
         note.said(&relay, reply, storage.outcomes.iter().map(|outcome| outcome.recipient));
         let words = match before {
             // What the host before said stays the last word where this one says less.
-            Some(before) if said_less => {
+            Some(mut before) if said_less => {
+                // Of those that go on.
+                let goes_on = |one: &RecipientOutcome| storage.outcomes.iter().any(|outcome| outcome.recipient == one.recipient);
+                before.storage.outcomes.retain(goes_on);
                 self.shard.delivery.keep_storage(storage);
                 before
             }
@@ -144,8 +152,63 @@ impl Outbound<'_> {
         None
     }
 
+    /// May another host have what is in its outcomes, all of which goes on? Then it knows of this one.
+    fn has_other_host(&self, attempt: &mut Attempt, now: u64) -> bool {
+        let Attempt { storage, tried, .. } = attempt;
+        let outcomes = &storage.outcomes;
+        let is_of_address = |outcome: &RecipientOutcome| put_off_by(outcome.reply.line().as_bytes()) == PutOffBy::Address;
+        let by = match outcomes.iter().all(|outcome| is_about_offer(&outcome.reply)) {
+            true => PutOffBy::Offer,
+            false if outcomes.iter().any(is_of_address) => PutOffBy::Address,
+            false => PutOffBy::Host,
+        };
+        let has = self.shard.queue.borrow().has_other_host(self.destination, self.host, by, tried, now);
+        // One that broke off said nothing at all.
+        let says_otherwise = |outcome: &RecipientOutcome| outcome.reply.code() != 421 && !asks_for_less(outcome.reply.line().as_bytes());
+        if has && outcomes.iter().all(says_otherwise) {
+            tried.note_said_otherwise();
+        }
+        has
+    }
+
+    /// Other hosts come first for a moment where this one asks for less, or it has a connection for each message.
+    fn note_crowded(&self, outcomes: &[RecipientOutcome], now: u64) {
+        if let Some(outcome) = outcomes.iter().find(|outcome| asks_for_fewer_connections(outcome.reply.line().as_bytes())) {
+            let reason = format!("{}: {}", self.relay, outcome.reply.line());
+            self.shard.queue.borrow_mut().host_crowded(self.destination, self.host, &reason, now);
+        }
+    }
+
+    /// No other host is asked: the attempt is over.
+    pub(crate) fn conclude(&self, mut attempt: Attempt) {
+        self.spare_what_others_may_offer(&mut attempt);
+        match &attempt.words {
+            Some(words) if words.outweigh(&attempt.storage.outcomes) => self.settle_as_said_before(attempt),
+            _ => {
+                if attempt.tried.have_said_otherwise() {
+                    self.note_crowded(&attempt.storage.outcomes, self.shard.now_ms());
+                }
+                attempt.dispatch.weigh(attempt.tried);
+                self.shard.settle_attempt(attempt, &self.relay);
+            }
+        }
+    }
+
+    /// What the host before it said stays the attempt's word. This one has a line in the mail log for what it said.
+    pub(crate) fn settle_as_said_before(&self, attempt: Attempt) {
+        let Attempt { dispatch, storage, mut tried, words, .. } = attempt;
+        if storage.outcomes.iter().any(|outcome| is_about_offer(&outcome.reply)) {
+            tried.note_said_otherwise();
+        }
+        if !dispatch.is_guest() {
+            self.shard.log_outcomes(&dispatch, &storage.outcomes, &self.relay, self.shard.now_ms());
+        }
+        self.shard.delivery.keep_storage(storage);
+        self.shard.settle_declined(dispatch, words.expect("the caller asked"), tried);
+    }
+
     /// The word of this host is the attempt's. What it does not offer is final only where each host of the destination was asked, and none does.
-    pub(crate) fn spare_what_others_may_offer(&self, attempt: &mut Attempt) {
+    fn spare_what_others_may_offer(&self, attempt: &mut Attempt) {
         let outcomes = &mut attempt.storage.outcomes;
         let lacks = |outcome: &RecipientOutcome| outcome.verdict == Verdict::Failed && is_about_offer(&outcome.reply);
         if outcomes.iter().any(lacks) && !self.shard.queue.borrow().all_hosts_lack(self.destination, attempt.tried) {

@@ -312,6 +312,7 @@ impl Shard {
             self.queue.borrow_mut().settle_some(dispatch, &outcomes, relay, now, &mut record)
         };
         self.persist(dispatch.key(), settled);
+        self.delivery.kick();
         Ok(())
     }
 

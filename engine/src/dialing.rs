@@ -115,11 +115,13 @@ async fn dial(
     let mut words: Option<Words> = None;
     let settings = client_settings(shard, destination);
     loop {
-        let host = if shard.is_ending() { None } else { shard.queue.borrow_mut().next_host(destination, &mut tried, shard.now_ms()) };
+        let goes_on = |dispatch: &Option<Dispatch>| dispatch.as_ref().is_none_or(|dispatch| shard.may_go_on(dispatch));
+        let ends = shard.is_ending() || words.is_some() && !goes_on(&dispatch);
+        let host = if ends { None } else { shard.queue.borrow_mut().next_host(destination, &mut tried, shard.now_ms()) };
         if host.is_none() {
             match (dispatch, words) {
                 (Some(dispatch), Some(words)) => {
-                    shard.settle_declined(dispatch, words);
+                    shard.settle_declined(dispatch, words, tried);
                     return Dialed::Served;
                 }
                 left => (dispatch, words) = left,
@@ -180,7 +182,7 @@ async fn dial(
                 }
                 return match (dispatch, words) {
                     (Some(dispatch), Some(words)) => {
-                        shard.settle_declined(dispatch, words);
+                        shard.settle_declined(dispatch, words, tried);
                         Dialed::Served
                     }
                     (Some(dispatch), None) if up == 0 && shard.queue.borrow_mut().tells_shortage(destination, now) => {

@@ -11,7 +11,7 @@ use std::{
 };
 
 use ringpost_lane::{MeshCredit, Refusal};
-use ringpost_queue::{DestinationId, Dispatch, Guest, QueueId, Refused, Wait};
+use ringpost_queue::{Countermand, DestinationId, Dispatch, Guest, MessageKey, QueueId, Refused, Wait};
 use ringpost_ring::PageSlice;
 use slab::Slab;
 
@@ -79,6 +79,7 @@ struct Out {
     /// It was sent; else it waits for room in the lane.
     sent: bool,
     attached: bool,
+    countermand: Countermand,
 }
 
 /// A guest here.
@@ -138,7 +139,7 @@ impl HomeCalls {
 impl Shard {
     /// Has the attempt made by the home of its destination.
     pub(crate) fn send_home(&self, dispatch: Dispatch, home: u16) {
-        let out = Out { dispatch, home, sent: false, attached: false };
+        let out = Out { dispatch, home, sent: false, attached: false, countermand: Countermand::default() };
         let call = self.homes.out.borrow_mut().insert(out);
         let call = u32::try_from(call).expect("credits bound the dispatches that are out");
         let is_first = self.homes.waiting.borrow()[usize::from(home)].is_empty();
@@ -164,6 +165,7 @@ impl Shard {
         let mut out = self.homes.out.borrow_mut();
         let out = out.get_mut(call as usize).expect("it is out");
         self.queue.borrow_mut().describe(&out.dispatch, call, &mut parcel.guest);
+        out.countermand = parcel.guest.countermand();
         if self.homes.attached.get() < ATTACHED_MAX {
             let id = parcel.guest.id();
             let record = self.committer_of(id.shard).and_then(|log| MessageRecord::in_memory(&log, record_id(id)));
@@ -202,6 +204,17 @@ impl Shard {
         found
     }
 
+    /// These messages were changed by command: what of them is at other shards, and may not go on, begins nothing more there.
+    pub(crate) fn countermand(&self, changed: &[MessageKey]) {
+        let (mut queue, now) = (self.queue.borrow_mut(), self.now_ms());
+        for (_, out) in self.homes.out.borrow().iter().filter(|(_, out)| changed.contains(&out.dispatch.key())) {
+            let recipients: Vec<u16> = queue.recipients(&out.dispatch).map(|(number, _)| number).collect();
+            if !recipients.into_iter().all(|number| queue.may_go_on(&out.dispatch, number, now)) {
+                out.countermand.give();
+            }
+        }
+    }
+
     /// There may be room in the lanes again.
     pub(crate) fn launch_waiting(&self) {
         for home in 0..self.shards {
@@ -227,13 +240,14 @@ impl Shard {
     }
 
     fn come_back(&self, call: u32, end: End, parcel: Option<&mut Parcel>) {
-        let Out { dispatch, home, sent, attached } = self.homes.out.borrow_mut().remove(call as usize);
+        let Out { mut dispatch, home, sent, attached, .. } = self.homes.out.borrow_mut().remove(call as usize);
         if sent {
             self.homes.sent.borrow_mut()[usize::from(home)] -= 1;
             self.homes.attached.set(self.homes.attached.get() - usize::from(attached));
         }
         match (end, parcel) {
             (End::Settled, Some(parcel)) => {
+                dispatch.weigh_as(&parcel.guest);
                 self.queue.borrow_mut().home_said(&dispatch, parcel.busy_with);
                 // The parcel leaves with other vectors, so that the next outcomes find room in them.
                 let storage = std::mem::replace(&mut parcel.storage, self.delivery.storage());

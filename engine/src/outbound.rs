@@ -315,13 +315,8 @@ impl<'s> Outbound<'s> {
             }
             self.shard.queue.borrow_mut().host_served(self.destination, self.host, self.shard.now_ms());
         }
-        let Some(mut attempt) = self.decline(attempt) else { return };
-        match attempt.words.take().filter(|words| words.outweigh(&attempt.storage.outcomes)) {
-            Some(words) => self.shard.settle_declined(attempt.dispatch, words),
-            None => {
-                self.spare_what_others_may_offer(&mut attempt);
-                self.shard.settle_attempt(attempt, &self.relay);
-            }
+        if let Some(attempt) = self.decline(attempt) {
+            self.conclude(attempt);
         }
     }
 
@@ -371,6 +366,9 @@ impl<'s> Outbound<'s> {
         let tried = self.tried.take().unwrap_or_else(|| self.shard.queue.borrow().hosts_to_try(&attempt.dispatch));
         (attempt.tried, attempt.words) = (tried, self.words.take());
         let Some(mut attempt) = self.leave_to_others(attempt) else { return };
+        if attempt.words.is_some() && !self.shard.may_go_on(&attempt.dispatch) {
+            return self.settle_as_said_before(attempt);
+        }
         let (stored, has_parts_beyond_ascii) = match self.shard.read_before_mail(&attempt.dispatch, self.client.offer().smtputf8).await {
             Ok(read) => read,
             Err(reason) => {
@@ -541,7 +539,7 @@ impl<'s> Outbound<'s> {
             _ => {}
         }
         match (self.next.take(), self.words.take()) {
-            (Some(dispatch), Some(words)) => self.shard.settle_declined(dispatch, words),
+            (Some(dispatch), Some(words)) => self.shard.settle_declined(dispatch, words, self.tried.unwrap_or_default()),
             (Some(dispatch), None) => self.shard.attempt_abandoned(dispatch),
             (None, _) => {}
         }

@@ -225,6 +225,9 @@ impl Steering {
                 }
             }
         }
+        if !matches!(self, Self::Retry | Self::Release) {
+            shard.countermand(keys);
+        }
     }
 
     /// Counts the messages some of whose recipients the filter does not match, and those, as [`ChangeOrder::only_counts`] wants.

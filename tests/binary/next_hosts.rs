@@ -229,6 +229,93 @@ fn what_two_further_hosts_do_not_offer_decides_nothing_that_the_first_put_off() 
     assert_eq!(others.map(|hop| hop.connections_made()), [1, 1], "they were asked");
 }
 
+/// The 421 of the first host was the destination's where the next one lacked what a single message needs, and all mail waited.
+#[test]
+fn what_one_host_asks_for_keeps_no_mail_from_another_one_that_takes_it() {
+    let (busy, second) = (FaultyHop::start(says("mail", "421 4.3.2 Busy")), NextHop::start());
+    second.offer_seven_bits();
+    let node = Node::start(&on_one_core(smarthosts(&[busy.address, second.address]), 1));
+    deliver_eight_bits(&node, "b@y.test");
+    let queue = node.wait_for_queue(|queue| queue.iter().any(is_deferred));
+    assert_eq!(queue[0]["reason"], "421 4.3.2 Busy");
+    // The second host had no line.
+    let log = node.wait_for_mail_log(&format!("relay={}", second.address));
+    assert!(log.contains(&format!("relay={}", busy.address)) && log.contains("does not offer 8BITMIME"), "{log}");
+    deliver(&node, "c@y.test");
+    second.wait_for(1);
+    assert_eq!(counter(&node, "throttled"), 0, "{}", node.log());
+}
+
+#[test]
+fn a_destination_whose_hosts_all_ask_for_less_is_left_alone() {
+    let hops = [(); 2].map(|()| FaultyHop::start(says("mail", "421 4.3.2 Busy")));
+    let node = Node::start(&smarthosts(&hops.each_ref().map(|hop| hop.address)));
+    deliver(&node, "b@y.test");
+    node.wait_for_queue(|queue| queue.iter().any(is_deferred));
+    assert_eq!((counter(&node, "throttled"), hops.map(|hop| hop.connections())), (1, [1, 1]), "{}", node.log());
+}
+
+/// What a host put off of a message that it takes in parts stayed with that host for all parts but the last.
+#[test]
+fn each_part_of_a_message_that_a_host_takes_in_parts_goes_to_the_next_one_when_it_is_put_off() {
+    let (first, second) = (NextHop::start(), FaultyHop::start(Script { point: "", ..CLOSES_AT_MAIL }));
+    first.offer(&["LIMITS RCPTMAX=2"]);
+    let node = Node::start(&two_shards(smarthosts(&[first.address, second.address])));
+    for _ in 0..4 {
+        let mut client = Client::greeted(node.address);
+        client.must("MAIL FROM:<a@x.test>", "250 2.1.0");
+        for local in ["later-a", "later-b", "later-c", "d", "later-e"] {
+            client.must(&format!("RCPT TO:<{local}@z.test>"), "250 2.1.5");
+        }
+        client.must("DATA", "354");
+        client.must("Subject: x\r\n\r\nx\r\n.", "250 2.0.0");
+    }
+    node.wait_for_queue(<[_]>::is_empty);
+    assert!(first.messages().iter().all(|message| message.recipients == ["d@z.test"]), "{:?}", first.messages());
+}
+
+/// What an operator was told to be held, on another way, at its end or paused was delivered a moment later by the next host.
+#[test]
+fn what_a_command_has_stopped_is_not_brought_to_the_next_host() {
+    let silent = FaultyHop::start(Script { point: "mail", fault: Fault::Silence, pipelining: true });
+    let (second, other) = (NextHop::start(), NextHop::start());
+    let hosts = format!("[\"{}\", {{ host = \"{}\", backup = true }}]", silent.address, second.address);
+    let names = ["held", "rerouted", "expired", "paused", "purged", "plain"];
+    let route = |name: &str| format!("[[route]]\ndomain = \"{name}.test\"\nvia = \"smarthost\"\nhosts = {hosts}\n");
+    let mut extra: String = names.iter().map(|name| route(name)).collect();
+    extra += &format!("[[route]]\ndomain = \"other.test\"\nvia = \"smarthost\"\nhosts = [\"{}\"]\n", other.address);
+    let retries =
+        "[queue]\nretry_base = \"1h\"\nretry_cap = \"1h\"\n[delivery]\nconnections_max = 8\nwindow_initial = 8\nmail_timeout = \"15s\"\n";
+    let node = Node::start(&two_shards(Setup { retries, extra: extra.leak(), ..Setup::new() }));
+    // Each shard has mail for destinations that the other one delivers to.
+    let mut clients: Vec<Client> = (0..3).map(|_| Client::greeted(node.address)).collect();
+    for client in &mut clients {
+        names.iter().for_each(|name| drop(client.deliver(&format!("b@{name}.test"), "Subject: x\r\n\r\nx")));
+    }
+    let is_active = |message: &Value| message["recipients"][0]["state"] == "active";
+    node.wait_for_queue(|queue| queue.len() == 18 && queue.iter().all(is_active) && silent.connections() == 18);
+    for (words, told) in [
+        (&["hold", "--domain", "held.test"][..], "3 messages held"),
+        (&["reroute", "--domain", "rerouted.test", "--to", "other.test"], "3 messages re-routed"),
+        (&["set-expiry", "--domain", "expired.test", "0s"], "3 messages given another end of life"),
+        (&["purge", "--domain", "purged.test"], "3 messages purged"),
+        (&["pause", "paused.test"], "paused: paused.test"),
+    ] {
+        let output = node.ask(&[&["queue"], words].concat());
+        assert!(String::from_utf8_lossy(&output.stdout).starts_with(told), "{words:?}: {output:?}");
+    }
+    assert_eq!(second.messages().len(), 0, "the hosts are still silent");
+    second.wait_for(3);
+    // At once, whatever the retries of where it was.
+    other.wait_for(3);
+    let queue = node.wait_for_queue(|queue| !queue.iter().any(is_active) && queue.len() == 9);
+    let of = |name: &str| queue.iter().filter(|message| message["recipients"][0]["address"] == format!("b@{name}.test")).count();
+    assert_eq!((of("held"), of("paused")), (3, 3), "and three reports: {queue:?}");
+    let to = |hop: &NextHop| hop.messages().into_iter().flat_map(|message| message.recipients).collect::<Vec<_>>();
+    assert_eq!((to(&second), to(&other)), (vec!["b@plain.test".to_owned(); 3], vec!["b@rerouted.test".to_owned(); 3]));
+    assert!(counter(&node, "dispatched_to_homes") > 0, "both shards have mail");
+}
+
 /// And one that offers less than the next one is no reason to fail.
 #[test]
 fn what_the_first_host_does_not_offer_the_next_one_may() {

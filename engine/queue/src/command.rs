@@ -55,7 +55,7 @@ impl Queue {
     }
 
     /// Holds a message until it is released: it is not attempted, its sender is not warned, and its route's lifetime does not end it,
-    /// only a time of its own. Attempts in progress run to their end.
+    /// only a time of its own. What a host has begun to take of an attempt in progress runs to its end, see [`Queue::may_go_on`].
     pub fn hold(&mut self, key: MessageKey, now: u64, record: &mut Vec<u8>) -> Option<Settled> {
         let index = self.find_open(key)?;
         if self.messages[index].flags.has(Flags::HELD) {

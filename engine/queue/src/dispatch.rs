@@ -1,6 +1,8 @@
 //! Permissions to attempt: which recipients go next, and to whom they belong until they are settled.
 
 use crate::destination_id::DestinationId;
+use crate::guest::Guest;
+use crate::hosts::HostsTried;
 use crate::message::{Group, MessageKey, NO_RECIPIENT, Place};
 use crate::queue::Queue;
 use crate::site::Role;
@@ -21,6 +23,8 @@ pub struct Dispatch {
     pub(crate) home: u16,
     /// The next hop has taken it for some recipients, see [`Queue::settle_some`].
     pub(crate) has_delivered: bool,
+    /// What asks for less in its outcome is the word of one host, and another one said otherwise.
+    pub(crate) is_of_one_host: bool,
 }
 
 /// In place of a home: this shard makes the attempt.
@@ -45,6 +49,17 @@ impl Dispatch {
     /// The next hop has taken it for some recipients, which are settled and not among these any more.
     pub fn has_delivered(&self) -> bool {
         self.has_delivered
+    }
+
+    /// Its outcome is the word of the last of the hosts of `tried`. Where one asks for less, but another said otherwise, of this message alone or of
+    /// what it offers, the destination is not left alone for it.
+    pub fn weigh(&mut self, tried: HostsTried) {
+        self.is_of_one_host |= tried.have_said_otherwise();
+    }
+
+    /// As it was weighed at its home.
+    pub fn weigh_as(&mut self, guest: &Guest) {
+        self.is_of_one_host |= guest.is_of_one_host;
     }
 
     /// 1 for the first attempt of its most tried recipient.
@@ -128,7 +143,17 @@ impl Queue {
         state.started(now);
         let home = state.away.as_mut().and_then(|away| away.take(now)).unwrap_or(OWN);
         let destination = DestinationId { slot: destination, generation: state.generation };
-        Some(Dispatch { key, destination, group, number, recipients: taken, attempt: tried.saturating_add(1), home, has_delivered: false })
+        Some(Dispatch {
+            key,
+            destination,
+            group,
+            number,
+            recipients: taken,
+            attempt: tried.saturating_add(1),
+            home,
+            has_delivered: false,
+            is_of_one_host: false,
+        })
     }
 
     /// The recipients of an attempt: their number in the message (for [`Queue::settle`]) and forward-path.

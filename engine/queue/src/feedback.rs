@@ -159,6 +159,8 @@ impl Queue {
             Outcome::Untried { reply } if asks(reply) == Some(Asks::Pause) && !speaks_of_connection(reply) => Some((*reply, Said::OnUsed)),
             _ => None,
         });
+        // Another host has said otherwise: that one comes after it, and the destination is not left alone.
+        let throttling = throttling.filter(|_| !dispatch.is_of_one_host);
         let state = &mut self.destinations[destination.index()];
         if state.away.is_some() {
             // Its home has heeded it, and may have paused.

@@ -12,6 +12,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::away::GuestSite;
+use crate::countermand::Countermand;
 use crate::destination::Destination;
 use crate::destination_id::DestinationId;
 use crate::dispatch::{Dispatch, OWN};
@@ -53,6 +54,10 @@ pub struct Guest {
     revive: bool,
     /// It waits at its home.
     is_in_turn: bool,
+    /// See [`Dispatch::weigh`]: the home says so of what it came to.
+    pub(crate) is_of_one_host: bool,
+    /// Its owner says so when it is not to go on.
+    pub(crate) countermand: Countermand,
     reverse_bytes: u16,
     /// Reverse-path, then the addresses of the recipients, then the host where the attempt before failed: nothing where none did, see
     /// [`Queue::hosts_to_try`].
@@ -197,6 +202,8 @@ impl Queue {
         guest.site = destination.site_for_guests();
         (guest.owner, guest.owner_call) = (self.settings.homes.shard, owner_call);
         (guest.attempt, guest.priority) = (dispatch.attempt, self.messages[dispatch.key.index].priority);
+        guest.is_of_one_host = false;
+        guest.countermand.begin();
         guest.text.clear();
         guest.recipients.clear();
         guest.addresses_end = 0;
@@ -393,6 +400,7 @@ impl Queue {
             attempt,
             home: OWN,
             has_delivered: false,
+            is_of_one_host: false,
         })
     }
 
@@ -438,7 +446,8 @@ impl Queue {
         } else {
             self.heed(&dispatch, outcomes, now);
         }
-        self.end_guest(dispatch, now)
+        let is_of_one_host = dispatch.is_of_one_host;
+        Guest { is_of_one_host, ..self.end_guest(dispatch, now) }
     }
 
     /// As [`Queue::unreachable`], for a guest: when its owner may ask again, and why not before.

@@ -72,6 +72,20 @@ pub struct HostsTried {
     /// One bit for each slot of a host that does not offer what the message needs, and of which set of hosts they are.
     lacking: u32,
     set: u32,
+    /// One put it off and did not ask for less mail.
+    said_otherwise: bool,
+}
+
+impl HostsTried {
+    /// A host put it off for a reason of this message, or of what it offers.
+    pub fn note_said_otherwise(&mut self) {
+        self.said_otherwise = true;
+    }
+
+    /// See [`HostsTried::note_said_otherwise`].
+    pub fn have_said_otherwise(self) -> bool {
+        self.said_otherwise
+    }
 }
 
 /// Whose word it is that put an attempt off: what the other addresses of the same name would say.

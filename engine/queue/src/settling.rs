@@ -153,6 +153,10 @@ impl Queue {
             dispatch.has_delivered |= outcome.is_delivery();
             changed |= self.settle_recipient(index, *recipient, outcome, &attempted);
         }
+        if outcomes.iter().any(|(_, outcome)| outcome.is_untried()) {
+            // What is ready again need not wait for the others.
+            self.refresh(self.groups[dispatch.group].destination, now);
+        }
         if !changed || self.messages[index].flags.has(Flags::CLOSING) {
             return Settled::Nothing;
         }
@@ -225,6 +229,11 @@ impl Queue {
             return true;
         }
         self.leaving.take(index, recipient);
+        // Who goes another way now waits for nothing there.
+        let due = match outcome {
+            Outcome::Deferred { .. } if self.is_to_go_elsewhere(index, recipient) => Some(self.messages[index].may_go_at(now)),
+            _ => None,
+        };
         let state = &mut self.messages.recipients_mut(index)[usize::from(recipient)];
         match outcome {
             Outcome::Delivered { reply } | Outcome::Relayed { reply } | Outcome::Untimed { reply } | Outcome::PassedOn { reply } => {
@@ -248,7 +257,7 @@ impl Queue {
                 let policy = &self.destinations[attempted.destination.index()].retry;
                 state.deferrals = state.deferrals.saturating_add(1);
                 let wait = policy.delay_ms(u32::from(state.deferrals), &mut Jitter::new(attempted.draw));
-                state.next_attempt = now + wait;
+                state.next_attempt = due.unwrap_or(now + wait);
                 let group = state.group;
                 self.place(index, recipient, Place::Waiting);
                 self.keep_reply(index, recipient, &[reply], attempted.relay);

@@ -47,6 +47,11 @@ pub fn asks_for_fewer_connections(reply: &[u8]) -> bool {
     reply.starts_with(b"421") || asks(reply).is_some()
 }
 
+/// Does a reply to a message ask for less mail?
+pub fn asks_for_less(reply: &[u8]) -> bool {
+    asks(reply) == Some(Asks::Pause)
+}
+
 /// Whose word is it that put a message off? RFC 3463: X.3 is about the mail system, X.4 the network and X.5 the protocol, as it is at the
 /// address that was connected to; the end of a connection, in our own words, is X.4.2. A mailbox, a policy, a service that asks for less and
 /// what is not said that plainly are the host's, whatever its address. So is X.5.3, which counts recipients.

@@ -67,6 +67,24 @@ fn throttled_until(queue: &Queue, destination: DestinationId, now: u64) -> Optio
     queue.destination(destination, now).unwrap().throttled_until
 }
 
+/// One host of several that asked for less had the whole destination wait, although another one had put off no more than a message.
+#[test]
+fn what_one_host_asks_for_is_not_what_the_destination_asks_for() {
+    let mut queue = queue(Homes::default());
+    let destination = queue.route(b"y.test");
+    (0..3).for_each(|sequence| _ = enqueue(&mut queue, sequence, "a@x.test", START));
+    for says_otherwise in [true, false] {
+        let mut dispatch = poll(&mut queue, START).expect("nobody waits");
+        let mut tried = queue.hosts_to_try(&dispatch);
+        if says_otherwise {
+            tried.note_said_otherwise();
+        }
+        dispatch.weigh(tried);
+        settle(&mut queue, dispatch, REFUSED, START);
+        assert_eq!(throttled_until(&queue, destination, START).is_some(), !says_otherwise);
+    }
+}
+
 /// The next to be tried was the oldest, and of the sender that was refused as long as it had any: others waited for all of its mail, a pause of
 /// up to five minutes for each message.
 #[test]

@@ -1,0 +1,73 @@
+//! Commands that come while an attempt is under way: what the attempt has begun runs to its end, and it begins nothing more.
+//!
+//! One that a host put off goes on to the next host, with a transaction that is new: whoever was told that its message is held, goes another way,
+//! has come to its end or is purged, or that its destination is paused, is not to see it delivered there.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::dispatch::Dispatch;
+use crate::guest::Guest;
+use crate::message::Flags;
+use crate::queue::Queue;
+
+/// Says of a dispatch that another shard has whether it may go on there.
+#[derive(Clone, Debug, Default)]
+pub struct Countermand(Option<Arc<AtomicBool>>);
+
+impl Countermand {
+    /// Of a dispatch that leaves now; memory that nobody else has any more is used again.
+    pub(crate) fn begin(&mut self) {
+        match self.0.as_mut().and_then(Arc::get_mut) {
+            Some(given) => *given.get_mut() = false,
+            None => self.0 = Some(Arc::default()),
+        }
+    }
+
+    /// It is not to go on.
+    pub fn give(&self) {
+        if let Some(given) = &self.0 {
+            given.store(true, Ordering::Release);
+        }
+    }
+
+    fn is_given(&self) -> bool {
+        self.0.as_ref().is_some_and(|given| given.load(Ordering::Acquire))
+    }
+}
+
+impl Guest {
+    /// For its owner to keep.
+    pub fn countermand(&self) -> Countermand {
+        self.countermand.clone()
+    }
+}
+
+impl Queue {
+    /// May an attempt go on with this recipient at a host that has heard nothing of it yet? Not where a command has come meanwhile.
+    pub fn may_go_on(&mut self, dispatch: &Dispatch, recipient: u16, now: u64) -> bool {
+        let Some(acting) = self.live(dispatch.destination) else { return false };
+        if acting.paused {
+            return false;
+        }
+        if dispatch.is_guest() {
+            return self.guest(dispatch).is_some_and(|guest| !guest.countermand.is_given() && !self.is_guest_paused(guest));
+        }
+        let index = dispatch.key.index;
+        let message = &self.messages[index];
+        // A time of its own: the lifetime of a route ends nothing that is being attempted.
+        let is_at_end = message.expires_at.max(message.grace_until) <= now;
+        let is_kept = message.flags.has(Flags::KEPT | Flags::CLOSING) || self.leaving.has(index, recipient);
+        let is_paused = self.destinations[self.groups[dispatch.group].destination as usize].paused;
+        !is_at_end && !is_kept && !is_paused && !self.is_to_go_elsewhere(index, recipient)
+    }
+
+    /// Is this recipient, which is being attempted, to go where its group does not lead?
+    pub(crate) fn is_to_go_elsewhere(&mut self, index: u32, recipient: u16) -> bool {
+        if !self.messages[index].flags.has(Flags::REGROUP) {
+            return false;
+        }
+        let group = self.messages.recipients(index)[usize::from(recipient)].group;
+        self.destination_now(index, recipient).slot != self.groups[group].destination
+    }
+}
