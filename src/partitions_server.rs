@@ -40,8 +40,9 @@ pub async fn set(
         if left > 0 {
             return Err(format!(
                 "the queue has {left} items that were put into it over {before} partitions, and nobody would find them there again: start their nodes \
-                 with cluster.queue_partitions = {before} and delivery.mode = \"local\" until `ringpost cluster queue stats` counts nothing; --force \
-                 leaves them behind, and that mail is delivered twice at most, or not before its node offers it again"
+                 with cluster.queue_partitions = {before} and delivery.mode = \"local\" until `ringpost cluster queue stats` counts nothing; mail of a \
+                 node that does not come back is delivered by any node started with that number, delivery.mode = \"shared\" and deliver = true; --force \
+                 leaves all behind: mail of a node that is there is delivered twice at most, that of a node that is gone is not delivered"
             )
             .into());
         }

@@ -6,7 +6,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::{BTreeSet, VecDeque},
+    collections::{BTreeSet, HashSet, VecDeque},
     rc::Rc,
 };
 
@@ -206,8 +206,10 @@ impl Shard {
 
     /// These messages were changed by command: what of them is at other shards, and may not go on, begins nothing more there.
     pub(crate) fn countermand(&self, changed: &[MessageKey]) {
+        let out = self.homes.out.borrow();
+        let changed: HashSet<MessageKey> = changed.iter().copied().collect();
         let (mut queue, now) = (self.queue.borrow_mut(), self.now_ms());
-        for (_, out) in self.homes.out.borrow().iter().filter(|(_, out)| changed.contains(&out.dispatch.key())) {
+        for (_, out) in out.iter().filter(|(_, out)| changed.contains(&out.dispatch.key())) {
             let recipients: Vec<u16> = queue.recipients(&out.dispatch).map(|(number, _)| number).collect();
             if !recipients.into_iter().all(|number| queue.may_go_on(&out.dispatch, number, now)) {
                 out.countermand.give();

@@ -67,6 +67,7 @@ pub(crate) async fn follow_routes(shard: &Rc<Shard>) -> Answer {
             let (mut queue, now) = (shard.queue.borrow_mut(), shard.now_ms());
             moved += keys.iter().filter(|key| queue.follow_routes(**key, now)).count() as u64;
         }
+        shard.countermand(&keys);
         shard.delivery.kick();
         shard.ring.yield_now().await;
     }

@@ -195,7 +195,8 @@ impl OfferMark {
         Err(format!(
             "cluster.valkey_keyspace: mail of this spool was offered in {} of database {}, and this is {} of database {}: what is still in the queue there \
              would be delivered a second time. Set the earlier value again and start with delivery.mode = \"local\" until the log says that nothing of \
-             this node's mail is in the cluster's queue, then change it; or remove {} to leave behind what is there",
+             this node's mail is in the cluster's queue, then change it; or remove {} to leave behind what is there, as where nothing \
+             was offered or a drain has ended with 0",
             earlier.keyspace,
             earlier.database,
             place.keyspace,

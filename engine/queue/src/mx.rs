@@ -166,7 +166,6 @@ pub fn site(
     // What is behind the cut takes no mail from us, asked or not.
     let mut is_whole = cut.is_some() || candidates.hosts <= addresses.len();
     for Host { exchange, number, addresses, is_sure, .. } in &better {
-        is_whole &= !addresses.is_empty() || *is_sure;
         let mut used = 0;
         let mut seen = BTreeSet::new();
         for address in in_turn(addresses.clone()) {
@@ -182,6 +181,8 @@ pub fn site(
             let preference = u32::from(exchange.preference);
             hops.push(NextHop { name, preference, host: *number, ..SocketAddr::new(address, port).into() });
         }
+        // One whose addresses cannot be used may have others tomorrow.
+        is_whole &= used > 0 || addresses.is_empty() && *is_sure;
     }
     is_whole &= hops.len() <= HOSTS_MAX;
     hops.truncate(HOSTS_MAX);

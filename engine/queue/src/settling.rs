@@ -153,8 +153,13 @@ impl Queue {
             dispatch.has_delivered |= outcome.is_delivery();
             changed |= self.settle_recipient(index, *recipient, outcome, &attempted);
         }
-        if outcomes.iter().any(|(_, outcome)| outcome.is_untried()) {
-            // What is ready again need not wait for the others.
+        if outcomes.iter().any(|(_, outcome)| !outcome.is_delivery() && !matches!(outcome, Outcome::Failed { .. })) {
+            // Who was sent another way meanwhile goes there, and the rest need not wait for the others.
+            match self.messages[index].flags {
+                flags if flags.has(Flags::CLOSING) => {}
+                flags if flags.has(Flags::REGROUP) => self.regroup(index, now),
+                _ => self.arm(index),
+            }
             self.refresh(self.groups[dispatch.group].destination, now);
         }
         if !changed || self.messages[index].flags.has(Flags::CLOSING) {
