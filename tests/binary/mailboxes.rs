@@ -76,14 +76,14 @@ fn what_a_store_has_answered_survives_a_kill_while_it_is_silent_about_the_rest()
     send(&node, &["d@z.test"], "Subject: later\r\n\r\n");
     node.kill();
     node.restart();
-    let saved = store.wait_for(4);
-    let mut to: Vec<_> = saved.iter().map(|(recipient, _)| recipient.as_str()).collect();
-    // The kill may have swallowed that the last one was there already.
-    to.dedup();
-    assert_eq!(to, ["a@z.test", "b@z.test", "c@z.test", "d@z.test"]);
+    store.wait_for(4);
     node.wait_for_queue(<[_]>::is_empty);
-    let of_a_and_b = store.saved().iter().filter(|(recipient, _)| recipient < &"c".to_owned()).count();
-    assert_eq!(of_a_and_b, 2, "nothing twice");
+    let saved = store.saved();
+    let to: Vec<_> = saved.iter().map(|(recipient, _)| recipient.as_str()).collect();
+    let (first, later) = to.split_at(to.len().min(3));
+    assert_eq!(first, ["a@z.test", "b@z.test", "c@z.test"], "nothing twice: {to:?}");
+    // It may have been there before the kill, which swallowed that.
+    assert!(!later.is_empty() && later.iter().all(|recipient| *recipient == "d@z.test"), "{to:?}");
 }
 
 /// Only the shard with the connection knew, until the last answer.
