@@ -1,4 +1,4 @@
-//! Commands that come while an attempt is under way: what the attempt has begun runs to its end, and it begins nothing more.
+//! Commands that come while an attempt is under way: what the attempt has begun runs to its end, and once a host has put it off it begins nothing more.
 //!
 //! One that a host put off goes on to the next host, with a transaction that is new: whoever was told that its message is held, goes another way,
 //! has come to its end or is purged, or that its destination is paused, is not to see it delivered there.
