@@ -31,6 +31,8 @@ const SIZE: &str = "2KiB";
 const BURSTS: Rate = Rate::Spikes { base: 50.0, peak: 3000.0, every: Duration::from_secs(1), length: Duration::from_millis(100) };
 /// A worker is killed when it has leased so many items at least: it completes one or two before the signal comes.
 const LEASED_MIN: usize = 4;
+/// For each kill that is to find leases, kills at most: where disk and cores are fast a worker has often completed all when the signal comes.
+const TRIES_PER_KILL: u64 = 5;
 /// With leases of 3 s a dead worker's items are leased again within this.
 const AGAIN_MAX: Duration = Duration::from_secs(5);
 /// An owner hears of a completion within this.
@@ -109,9 +111,9 @@ pub(super) fn run(place: &Place<'_>, report: &mut Report) -> io::Result<()> {
     let options = SourceOptions { sessions: 4, rate: Some(BURSTS), ledger: Some(sent_to.clone()), ..texts(cluster[0].address, SIZE)? };
     let source = Source::start(options)?;
 
-    let (mut leases, mut again, mut empty_kills) = (Leases::default(), Vec::new(), 0_u64);
-    for kill in 0..place.kills {
-        let victim = 1 + usize::try_from(kill % 2).expect("0 or 1");
+    let (mut leases, mut again, mut kills, mut empty_kills) = (Leases::default(), Vec::new(), 0, 0);
+    while kills - empty_kills < place.kills && kills < place.kills * TRIES_PER_KILL {
+        let victim = 1 + usize::try_from(kills % 2).expect("0 or 1");
         let name = format!("n{}", victim + 1);
         let began = Instant::now();
         // It has leases now, and a flush of the disk until it completes them.
@@ -130,6 +132,7 @@ pub(super) fn run(place: &Place<'_>, report: &mut Report) -> io::Result<()> {
         thread::sleep(SENT_BEFORE_ITS_END);
         monitor.rest().for_each(|call| leases.take(&call));
         let held = leases.of(&name);
+        kills += 1;
         empty_kills += u64::from(held.is_empty());
         let mark = leases.log.len();
         let mut waiting: Vec<String> = held.clone();
@@ -183,7 +186,7 @@ pub(super) fn run(place: &Place<'_>, report: &mut Report) -> io::Result<()> {
     sink.join()?;
     let result = difference(&[&sent_to, &last_sent], &received)?;
     report.figure("accepted", result.accepted);
-    report.figure("kills", place.kills);
+    report.figure("kills", kills);
     report.figure("kills_of_a_worker_without_lease", empty_kills);
     report.figure("lost", result.lost);
     report.figure("damaged", result.damaged);
@@ -192,7 +195,8 @@ pub(super) fn run(place: &Place<'_>, report: &mut Report) -> io::Result<()> {
     let heard_p99 = report.times("owner_asks_after_completion", &leases.heard);
     report.must(result.is_intact(), format!("lost {}, damaged {}: {:?}", result.lost, result.damaged, result.examples));
     report.must(accepted.refused + accepted.unknown == 0, format!("{} refused, {} without answer", accepted.refused, accepted.unknown));
-    report.must(empty_kills * 2 <= place.kills, "most killed workers held nothing: they prove little");
+    report
+        .must(kills - empty_kills >= place.kills, format!("only {} killed workers held something: they prove little", kills - empty_kills));
     report.must(p99 <= AGAIN_MAX, format!("items of dead workers are leased again: p99 {p99:?}"));
     report.must(heard_p99 <= HEARD_MAX, format!("owners hear of completions: p99 {heard_p99:?}"));
     Ok(())
