@@ -370,6 +370,8 @@ impl Driver {
             let mut is_first = true;
             let mut ticks = tokio::time::interval(TICK);
             ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            // At most one at a time, and beside the messages: what others have completed is heard while a partition is waited for.
+            let mut sweeps = JoinSet::new();
             while self.is_active() {
                 tokio::select! {
                     message = messages.recv() => match message {
@@ -381,14 +383,16 @@ impl Driver {
                         Some(_) => self.reconnected(std::mem::take(&mut is_first)),
                         None => return,
                     },
-                    _ = ticks.tick() => self.sweep().await,
-                    () = self.node.queue.begins() => {
+                    Some(_) = sweeps.join_next() => {}
+                    _ = ticks.tick(), if sweeps.is_empty() => drop(sweeps.spawn(self.clone().sweep())),
+                    () = self.node.queue.begins(), if sweeps.is_empty() => {
                         // What was looked for before had no answer.
                         self.connected.notify_one();
-                        self.sweep().await;
+                        sweeps.spawn(self.clone().sweep());
                     }
                 }
             }
+            while sweeps.join_next().await.is_some() {}
         }
     }
 
@@ -421,7 +425,7 @@ impl Driver {
 
     /// All at the same time: one that does not answer keeps no other from being looked at. Each is the first in its turn, by chance: while the
     /// circuit is open only the first call is sent, and it decides.
-    async fn sweep(self: &Arc<Self>) {
+    async fn sweep(self: Arc<Self>) {
         let count = self.node.queue.bounds().partitions;
         let first = u16::try_from(random_u64() % u64::from(count)).expect("below the number of partitions");
         let mut calls = JoinSet::new();
