@@ -20,11 +20,13 @@ pub fn deliver_by_ms(envelope: &EnvelopeView<'_>, accepted_at_ms: u64) -> Option
     Some((from.saturating_add_signed(i64::from(by.seconds) * 1000), by.mode))
 }
 
-/// BY as it is passed on: the seconds that are left, rounded down, so that no hop is given more than there is (RFC 2852 4.1.3).
+/// BY as it is passed on: the sender's seconds less those that have passed in full (RFC 2852 4.1.3), so that what is left of one is one. 0 and
+/// less: the time is over.
 pub fn deliver_by_left(envelope: &EnvelopeView<'_>, accepted_at_ms: u64, now_ms: u64) -> Option<DeliverBy> {
     let (at, _) = deliver_by_ms(envelope, accepted_at_ms)?;
     let left_ms = i64::try_from(at).unwrap_or(i64::MAX) - i64::try_from(now_ms).unwrap_or(i64::MAX);
-    let seconds = i32::try_from(left_ms.div_euclid(1000)).unwrap_or(if left_ms < 0 { i32::MIN } else { i32::MAX });
+    let whole = left_ms.div_euclid(1000) + i64::from(left_ms.rem_euclid(1000) > 0);
+    let seconds = i32::try_from(whole).unwrap_or(if left_ms < 0 { i32::MIN } else { i32::MAX });
     Some(DeliverBy { seconds, ..envelope.deliver_by()? })
 }
 
@@ -63,8 +65,11 @@ mod tests {
             assert_eq!(deliver_by_ms(&timed.view(), NOW), Some((end, ByMode::Notify)));
             let left = |now| deliver_by_left(&timed.view(), NOW, now).map(|by| (by.seconds, by.trace));
             assert_eq!(left(end - 10_000), Some((10, true)));
-            assert_eq!(left(end - 999), Some((0, true)), "rounded down");
-            assert_eq!(left(end + 1), Some((-1, true)));
+            assert_eq!(left(end - 9_999), Some((10, true)), "nothing that a sender counts has passed");
+            // Until 2026 what was left of a second counted as nothing: with BY=1;R mail came back a millisecond after it had come.
+            assert_eq!(left(end - 1), Some((1, true)));
+            assert_eq!(left(end), Some((0, true)));
+            assert_eq!(left(end + 1000), Some((-1, true)));
         }
     }
 }
