@@ -18,7 +18,7 @@ use ringpost_loadtest::{
     phase::Phase,
     sink::{Sink, SinkCounters, SinkOptions, fault::Faults},
     sizes::Sizes,
-    source::{SourceOptions, host::Stage, summary},
+    source::{Reached, SourceOptions, host::Stage, summary},
 };
 
 /// What happened: Postfix with fewer processes than sessions left half of a load's sessions in its kernel's backlog; they were waited
@@ -74,6 +74,38 @@ fn a_closed_loop_of_so_many_messages_gives_up_when_its_server_has_died() {
     assert!(failures.iter().any(|text| text.contains("gave up") && text.contains(&report.never_begun.to_string())), "{failures:?}");
     assert_eq!(summary::exit_code(&ran, &failures), 69);
     assert!(ran.began.elapsed() < Duration::from_secs(15));
+}
+
+/// What happened: each message cost a connection and up to a second there, and each greeting said that somebody was there, so that a load of
+/// a million messages knocked for weeks. A refusal on a connection that stays is an answer, and such a load ends with its messages.
+#[test]
+fn a_closed_loop_gives_up_where_sessions_are_opened_and_none_comes_to_anything() {
+    let run = |fault: &str, messages, timeout| {
+        let faults = Faults::new(vec![fault.parse().unwrap()]);
+        let sink = Sink::start(SinkOptions { faults, ..SinkOptions::new(loopback(), core()) }).unwrap();
+        load(sink.address, |o| (o.sessions, o.messages, o.timeout) = (2, Some(messages), timeout))
+    };
+    let short = Duration::from_millis(300);
+    for (fault, trouble, timeout) in [
+        // Longer than the longest pause between two tries, as usual: no pause is taken for nobody.
+        ("mail:421:1", "mail answered 421", Duration::from_millis(1200)),
+        ("rcpt:drop:1", "while waiting for the reply to", short),
+        ("dot:half:1", "while waiting for the reply to the content", short),
+        ("mail:silence:1", "the reply to MAIL did not come in time", short),
+    ] {
+        let ran = run(fault, 1_000_000, timeout);
+        let report = &ran.report;
+        assert_eq!((report.acknowledged, report.gave_up_at), (0, Reached::Session), "{fault}: {report:?}");
+        assert!(report.gave_up_after.is_some_and(|after| after >= timeout) && report.settled >= 6, "{fault}: {report:?}");
+        assert_eq!(report.settled + report.never_begun, 1_000_000, "{fault}: {report:?}");
+        let failures = summary::failures(&ran);
+        let why = |text: &String| text.contains("ended without an acknowledged message") && text.contains(trouble);
+        assert!(failures.iter().any(why), "{fault}: {failures:?}");
+        assert_eq!(summary::exit_code(&ran, &failures), 69);
+        assert!(ran.began.elapsed() < Duration::from_secs(20), "{fault}");
+    }
+    let ran = run("mail:451:1", 2000, short);
+    assert_eq!((ran.report.refused, ran.report.never_begun, ran.report.gave_up_after), (2000, 0, None), "{:?}", ran.report);
 }
 
 /// A server that is away for less than `--timeout` is waited for, as often as that happens.

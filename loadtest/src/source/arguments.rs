@@ -126,7 +126,8 @@ pub struct SourceArguments {
     #[arg(long, help_heading = "Results")]
     pub seed: Option<u64>,
     /// How long a connection or a reply is waited for, seconds; when the load is over, what is under way and what an open loop still owes
-    /// are waited for as long, at most 30. Without --seconds a load gives up (exit code 69) when nobody was there for as long.
+    /// are waited for as long, at most 30. Without --seconds a load gives up (exit code 69) when nobody was there for as long, and
+    /// one of so many --messages also when no message was acknowledged for as long and three connections a session broke meanwhile.
     #[arg(long, default_value_t = 60.0, help_heading = "Results")]
     pub timeout: f64,
     /// Process of the server, when it is on this machine: CPU and memory of it and of all processes below it are measured.
@@ -315,7 +316,7 @@ impl SourceArguments {
         })
     }
 
-    /// Sends, shows, prints. The exit code: 0 all that was due was acknowledged; 69 nobody took a connection, or nobody was there any more;
+    /// Sends, shows, prints. The exit code: 0 all that was due was acknowledged; 69 nobody took a connection, or it gave up;
     /// 130 it was interrupted; 1 something else did not go well.
     ///
     /// # Errors

@@ -19,7 +19,7 @@ use crate::{
     pinning,
     schedule::Schedule,
     source::{
-        CoreReport, GREETING_PATIENCE, SourceError, SourceOptions,
+        CoreReport, GREETING_PATIENCE, Reached, SourceError, SourceOptions,
         connect_gate::ConnectGate,
         control::{Control, Progress},
         desk::{Desk, Part},
@@ -220,15 +220,20 @@ impl Core {
         !self.script.linger && desk.in_flight == 0 && desk.is_exhausted()
     }
 
-    /// For how long nobody has been there, where that ends the load: one without an end in time would knock at a dead server's door for
-    /// ever. An open loop that began has an end in its schedule, and one without a number of messages is stopped by whoever started it.
-    fn finds_nobody(&self, now: Instant) -> Option<Duration> {
+    /// How far and for how long the load has come to nothing, where that ends it: one without an end in time would knock at a dead server's
+    /// door for ever, or at that of one that greets and then closes. An open loop that began has an end in its schedule, and one without a
+    /// number of messages is stopped by whoever started it.
+    fn comes_to_nothing(&self, now: Instant) -> Option<(Reached, Duration)> {
         let desk = self.desk.borrow();
         let is_bound = self.options.rate.is_none() && self.options.messages.is_some();
-        if self.options.duration.is_some() || desk.in_flight > 0 || !(is_bound || desk.report.settled == 0) {
+        if self.options.duration.is_some() || !(is_bound || desk.report.settled == 0) {
             return None;
         }
-        desk.failing_since.map(|since| now - since).filter(|&failing| failing >= self.options.timeout)
+        let reached = if desk.is_reached { Reached::Connection } else { Reached::Nobody };
+        let nobody = desk.failing_since.filter(|_| desk.in_flight == 0).map(|since| (reached, now.saturating_duration_since(since)));
+        // A server that takes each message and loses the connection always has some in flight.
+        let fruitless = desk.fruitless_for(now).filter(|_| is_bound).map(|failing| (Reached::Session, failing));
+        [nobody, fruitless].into_iter().flatten().find(|&(_, failing)| failing >= self.options.timeout)
     }
 
     /// Begins nothing more and waits for replies until `limit`.
@@ -310,12 +315,12 @@ async fn supervise(core: &Rc<Core>, control: &Control, parts: &PartSender, began
         let ended_at = core.ended_at(now, began);
         let stopped = control.stop.load(Relaxed);
         core.obey(control, now);
-        let found_nobody = core.finds_nobody(now);
+        let came_to_nothing = core.comes_to_nothing(now);
         if replies_until.is_none()
-            && (ended_at.is_some() || stopped || core.desk.borrow().closed || core.is_done() || found_nobody.is_some())
+            && (ended_at.is_some() || stopped || core.desk.borrow().closed || core.is_done() || came_to_nothing.is_some())
         {
-            if let (Some(after), false) = (found_nobody, ended_at.is_some() || stopped) {
-                core.desk.borrow_mut().give_up(now, after);
+            if let (Some(nothing), false) = (came_to_nothing, ended_at.is_some() || stopped) {
+                core.desk.borrow_mut().give_up(now, nothing);
             }
             // One drain for all: an open loop that began what was due until the end of it has had it.
             let limit = ended_at.unwrap_or(now) + core.options.drain;

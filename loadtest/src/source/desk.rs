@@ -15,7 +15,7 @@ use crate::{
     phase::Phase,
     random::Random,
     source::{
-        CoreReport, SourceOptions,
+        CoreReport, Reached, SourceOptions,
         clock::Clock,
         control::Progress,
         host::{Ended, Host, Job, Outcome, Stage},
@@ -25,6 +25,9 @@ use crate::{
 
 /// Messages that may be due and wait for a session. Further ones are counted as never begun.
 const BACKLOG_MAX: usize = 1_000_000;
+
+/// Connections that fail, for each session, before a load without an acknowledged message among them is one that comes to nothing.
+const FRUITLESS_TRIES: u64 = 3;
 
 /// Which of several equal parts of a whole.
 #[derive(Debug, Clone, Copy)]
@@ -38,6 +41,13 @@ impl Part {
     pub(super) fn of(self, whole: u64) -> u64 {
         whole / self.shares as u64 + u64::from((self.share as u64) < whole % self.shares as u64)
     }
+}
+
+/// Connections that failed one after the other, without an acknowledged message between them.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Fruitless {
+    pub(super) since: Instant,
+    pub(super) connections: u64,
 }
 
 /// See the module.
@@ -71,6 +81,8 @@ pub(super) struct Desk {
     sessions: u32,
     /// The first failure of a connection since the last word on one that was greeted.
     pub(super) failing_since: Option<Instant>,
+    /// Connections that failed since the last message that was acknowledged, and when the first of them did.
+    fruitless: Option<Fruitless>,
     /// When no message was begun any more.
     closed_at: Option<Instant>,
     /// The last connection that was tried was made.
@@ -139,6 +151,7 @@ impl Host for Desk {
         match (outcome, ended.content) {
             (Outcome::Accepted { .. }, Some(sent)) => {
                 self.report.acknowledged += 1;
+                self.fruitless = None;
                 self.recorder.acknowledged(sent.content_bytes);
                 self.observe(Phase::Transaction, ended.job.due, now);
                 if self.open_loop {
@@ -207,6 +220,7 @@ impl Desk {
             began,
             sessions: part.of(options.sessions as u64).max(1) as u32,
             failing_since: None,
+            fruitless: None,
             closed_at: None,
             is_reached: false,
             ended_at: None,
@@ -281,11 +295,18 @@ impl Desk {
         self.report.paused += until.saturating_duration_since(since);
     }
 
-    /// Nobody was there, or no session could be opened, for so long that the load ends: what a closed loop had still to begin is never
-    /// begun. It lasted for as long as it tried.
-    pub(super) fn give_up(&mut self, now: Instant, after: Duration) {
+    /// For how long connection after connection has failed without an acknowledged message between them. None: not so often that each
+    /// session has tried [`FRUITLESS_TRIES`] times; a pause between messages, or a slow sender, may make one try as long as it likes.
+    pub(super) fn fruitless_for(&self, now: Instant) -> Option<Duration> {
+        let tries = u64::from(self.sessions) * FRUITLESS_TRIES;
+        self.fruitless.filter(|fruitless| fruitless.connections >= tries).map(|fruitless| now.saturating_duration_since(fruitless.since))
+    }
+
+    /// The load came to nothing for so long that it ends: what a closed loop had still to begin is never begun. It lasted for as long as it
+    /// tried.
+    pub(super) fn give_up(&mut self, now: Instant, (at, after): (Reached, Duration)) {
         self.report.gave_up_after = Some(after);
-        self.report.gave_up_reached = self.is_reached;
+        self.report.gave_up_at = at;
         self.report.lasted = self.report.lasted.max(now.saturating_duration_since(self.began));
         self.report.never_begun += self.left.filter(|_| !self.open_loop).unwrap_or(0);
     }
@@ -332,6 +353,7 @@ impl Desk {
         let now = Instant::now();
         self.second_of(now);
         self.failing_since.get_or_insert(now);
+        self.fruitless.get_or_insert(Fruitless { since: now, connections: 0 }).connections += 1;
         self.recorder.error(kind);
         self.progress.count_broken();
         self.report.last_trouble = Some(text());

@@ -96,7 +96,8 @@ pub struct SourceOptions {
     pub ledger: Option<PathBuf>,
     /// Decides content, sizes, recipients, Poisson arrivals, aborts.
     pub seed: u64,
-    /// How long a connection or a reply is waited for. Where nothing else ends the load, so long without anybody there does.
+    /// How long a connection or a reply is waited for. Where nothing else ends the load, so long without anybody there does, or without an
+    /// acknowledged message while connection after connection breaks.
     pub timeout: Duration,
     /// How long what is under way, and what an open loop still owes, is waited for when the load is over; never longer than `timeout`.
     pub drain: Duration,
@@ -172,6 +173,18 @@ pub fn local_addresses(to: SocketAddr, connections: usize, given: Vec<IpAddr>) -
     Ok((1..=count).map(|last| IpAddr::from([127, 0, 1, last])).collect())
 }
 
+/// How far a load that gave up had come with its server at last.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reached {
+    /// No connection could be had.
+    #[default]
+    Nobody,
+    /// Connections were taken, and no session was opened on them.
+    Connection,
+    /// Sessions were opened, and connection after connection ended by a failure without an acknowledged message.
+    Session,
+}
+
 /// What a core has done in all.
 #[derive(Debug, Clone, Default)]
 pub struct CoreReport {
@@ -191,10 +204,10 @@ pub struct CoreReport {
     pub recipients_refused: u64,
     /// Messages that were due but never taken, because all sessions were busy until the end, or nobody was there.
     pub never_begun: u64,
-    /// The load ended because nobody was there for so long.
+    /// The load ended because it came to nothing for so long.
     pub gave_up_after: Option<Duration>,
-    /// Somebody was there then and took connections, and opened no session on them.
-    pub gave_up_reached: bool,
+    /// How far it came in that time.
+    pub gave_up_at: Reached,
     /// Times that a session waited to connect again after a failure.
     pub pauses: u64,
     /// How long all of them waited so, added up.
@@ -224,7 +237,7 @@ impl CoreReport {
         self.recipients_refused += other.recipients_refused;
         self.never_begun += other.never_begun;
         self.gave_up_after = self.gave_up_after.max(other.gave_up_after);
-        self.gave_up_reached |= other.gave_up_reached;
+        self.gave_up_at = self.gave_up_at.max(other.gave_up_at);
         self.pauses += other.pauses;
         self.paused += other.paused;
         self.ungreeted += other.ungreeted;

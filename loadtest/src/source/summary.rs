@@ -9,7 +9,7 @@ use crate::{
     phase::Phase,
     run_result::{Fates, Load},
     schedule::Schedule,
-    source::{CoreReport, SourceOptions},
+    source::{CoreReport, Reached, SourceOptions},
 };
 
 /// What kept a run from going well; empty: all that was due was acknowledged.
@@ -47,8 +47,11 @@ pub fn interrupted_text(run: &SourceRun) -> String {
 pub fn never_begun_text(report: &CoreReport) -> Option<String> {
     if let Some(after) = report.gave_up_after {
         let (after, left) = (after.as_secs_f64(), report.never_begun);
-        let why = match &report.last_trouble {
-            Some(trouble) if report.gave_up_reached => format!("no session was opened: {trouble}, for {after:.1} s"),
+        let why = match (&report.last_trouble, report.gave_up_at) {
+            (Some(trouble), Reached::Connection) => format!("no session was opened: {trouble}, for {after:.1} s"),
+            (Some(trouble), Reached::Session) => {
+                format!("connection after connection ended without an acknowledged message: {trouble}, for {after:.1} s")
+            }
             _ => format!("nobody was there for {after:.1} s"),
         };
         return Some(format!("the load gave up: {why} (--timeout); {left} messages were not begun"));
