@@ -195,6 +195,22 @@ fn answer_then_stall(listener: std::net::TcpListener, messages: usize) {
     }
 }
 
+/// What happened: each session that had carried its message saw that one was left, and connected for it, so that three connections of four
+/// at the end of a load had nothing to say.
+#[test]
+fn no_connection_is_made_for_a_message_that_another_session_is_about_to_begin() {
+    for (messages, per_connection, connections) in [(41, Some(1), 41), (2, None, 2), (3, Some(1), 3)] {
+        for think in [Duration::ZERO, Duration::from_millis(2)] {
+            let sink = Sink::start(SinkOptions::new(loopback(), core())).unwrap();
+            let ran = load(sink.address, |o| (o.messages, o.per_connection, o.think) = (Some(messages), per_connection, think));
+            assert_eq!(ran.report.acknowledged, messages, "{:?}", ran.report);
+            sink.stop();
+            let (report, _) = sink.join().unwrap();
+            assert_eq!(report.connections, connections, "{messages} messages, {per_connection:?} for a connection, {think:?} between");
+        }
+    }
+}
+
 /// What happened: the 30 s of waiting for replies that did not come were a part of the load, so that its rate was a hundredth.
 #[test]
 fn the_wait_for_stragglers_is_no_part_of_a_closed_loop() {

@@ -37,6 +37,7 @@ pub struct Client {
     size: bool,
     left: Option<u32>,
     replies: u64,
+    begun: bool,
     delivered: bool,
 }
 
@@ -54,6 +55,7 @@ impl Client {
             size: false,
             left: script.per_connection,
             replies: 0,
+            begun: false,
             delivered: false,
         }
     }
@@ -66,6 +68,11 @@ impl Client {
     /// Has the server answered banner and EHLO?
     pub fn is_greeted(&self) -> bool {
         self.greeted
+    }
+
+    /// Has a message of it been begun?
+    pub fn has_begun(&self) -> bool {
+        self.begun
     }
 
     /// Has it waited for its banner since it was connected?

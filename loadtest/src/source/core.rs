@@ -24,6 +24,7 @@ use crate::{
         control::{Control, Progress},
         desk::{Desk, Part},
         host::Script,
+        opening::Openings,
         outbox::Outbox,
         session,
     },
@@ -64,6 +65,7 @@ pub(super) struct Core {
     /// Sessions that rest, the one that rests longest first.
     idle: RefCell<VecDeque<usize>>,
     pub(super) connect_gate: ConnectGate,
+    pub(super) openings: Openings,
     pub(super) live: Cell<usize>,
     pub(super) connections: Cell<u64>,
     /// No connections are wanted for now.
@@ -125,6 +127,7 @@ impl Core {
             ring,
             script,
             connect_gate: ConnectGate::new(options.gently),
+            openings: Openings::default(),
             options,
             desk: RefCell::new(desk),
             outbox: RefCell::default(),

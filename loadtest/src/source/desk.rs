@@ -308,7 +308,7 @@ impl Desk {
         self.report.gave_up_after = Some(after);
         self.report.gave_up_at = at;
         self.report.lasted = self.report.lasted.max(now.saturating_duration_since(self.began));
-        self.report.never_begun += self.left.filter(|_| !self.open_loop).unwrap_or(0);
+        self.report.never_begun += self.wanted().unwrap_or(0);
     }
 
     /// The accounts at the end. What was due and waits still is never begun. A closed loop's rate is that of sessions that were busy: each
@@ -357,6 +357,11 @@ impl Desk {
         self.recorder.error(kind);
         self.progress.count_broken();
         self.report.last_trouble = Some(text());
+    }
+
+    /// Messages that have still to be begun, and are nobody's yet. None: an open loop's, or as many as the time allows.
+    pub(super) fn wanted(&self) -> Option<u64> {
+        self.left.filter(|_| !self.open_loop)
     }
 
     /// Will there never be another message to begin?

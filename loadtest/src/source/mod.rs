@@ -13,6 +13,7 @@ mod core;
 mod desk;
 mod forward_paths;
 pub mod host;
+mod opening;
 pub mod outbox;
 mod pace;
 mod reply;

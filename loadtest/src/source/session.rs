@@ -19,6 +19,7 @@ use crate::{
         connect_gate::Inside,
         core::Core,
         host::{ClientError, Flow, Host},
+        opening::Opening,
         outbox::Piece,
         pace::{Pace, Step},
     },
@@ -65,6 +66,8 @@ pub(super) async fn run(core: Rc<Core>, index: usize) {
         ref addresses => Some(addresses[index % addresses.len()]),
     };
     let mut pause = RECONNECT_FIRST;
+    // From before it connects until it begins a message, its failures and the pauses behind them included.
+    let mut opening = None;
     let waits_for_due = core.options.rate.is_some() && core.options.per_connection == Some(1);
     while !core.desk.borrow().is_exhausted() {
         if core.held.get() {
@@ -75,7 +78,13 @@ pub(super) async fn run(core: Rc<Core>, index: usize) {
         if waits_for_due && !due_or_over(&core, index).await {
             break;
         }
-        match connection(&core, index, address, &deadline).await {
+        if opening.is_none() {
+            opening = core.openings.open(core.desk.borrow().wanted());
+            if opening.is_none() {
+                break;
+            }
+        }
+        match connection(&core, index, address, &mut opening, &deadline).await {
             End::Well => pause = RECONNECT_FIRST,
             end => {
                 if core.desk.borrow().is_exhausted() {
@@ -127,7 +136,7 @@ async fn due_or_over(core: &Core, index: usize) -> bool {
     .await
 }
 
-async fn connection(core: &Rc<Core>, index: usize, address: Option<IpAddr>, deadline: &Deadline) -> End {
+async fn connection(core: &Rc<Core>, index: usize, address: Option<IpAddr>, opening: &mut Option<Opening<'_>>, deadline: &Deadline) -> End {
     let turn = core.connect_gate.enter().await;
     if core.held.get() {
         return End::Well;
@@ -162,7 +171,7 @@ async fn connection(core: &Rc<Core>, index: usize, address: Option<IpAddr>, dead
     }
     core.connections.set(core.connections.get() + 1);
     let mut client = Client::new(&core.script, now);
-    let end = speak(core, index, &conn, &mut client, turn, deadline).await;
+    let end = speak(core, index, &conn, &mut client, turn, opening, deadline).await;
     // What is open when a connection ends by a failure; in all other cases there is nothing.
     client.broke(Instant::now(), &mut *core.desk.borrow_mut());
     core.connections.set(core.connections.get() - 1);
@@ -194,8 +203,16 @@ pub(crate) async fn connect(ring: &Ring, to: SocketAddr, from: Option<IpAddr>, d
     .await
 }
 
-/// `turn` is given back when the peer has spoken.
-async fn speak(core: &Rc<Core>, index: usize, conn: &Conn, client: &mut Client, mut turn: Option<Inside<'_>>, deadline: &Deadline) -> End {
+/// `turn` is given back when the peer has spoken, `opening` when a message has begun.
+async fn speak(
+    core: &Rc<Core>,
+    index: usize,
+    conn: &Conn,
+    client: &mut Client,
+    mut turn: Option<Inside<'_>>,
+    opening: &mut Option<Opening<'_>>,
+    deadline: &Deadline,
+) -> End {
     let connected = Instant::now();
     let mut pace = core.options.bytes_per_s.map(|rate| Pace::new(rate, connected));
     // Since when the next reply is waited for, in however many lines it comes.
@@ -263,6 +280,9 @@ async fn speak(core: &Rc<Core>, index: usize, conn: &Conn, client: &mut Client, 
                 return End::Badly;
             }
         };
+        if opening.is_some() && client.has_begun() {
+            *opening = None;
+        }
         let sent = send(core, conn, client, put, &mut pace, deadline).await;
         if !is_line || client.replies() != replies {
             waits_since = Instant::now();

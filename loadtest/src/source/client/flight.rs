@@ -20,6 +20,7 @@ impl Client {
             *left -= 1;
         }
         host.began();
+        self.begun = true;
         let plan = host.composer().plan(job.sequence, job.due_us, self.form());
         let content_bytes = plan.content_bytes;
         self.open.push_back(Transaction {
