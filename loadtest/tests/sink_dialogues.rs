@@ -239,3 +239,19 @@ fn a_quoted_local_part_is_whole_in_the_ledger() {
     assert_eq!(answered(false, 20, "MAIL FROM:<\"> SIZE=1\"@x> SIZE=21\r\n").0, [552]);
     assert_eq!(answered(false, 20, "MAIL FROM:<\"a@x>\r\n").0, [501]);
 }
+
+/// What happened: what stood between the first `<` and a `>` was a path, whatever stood in and around it, so that a client that wrote an
+/// address without quotes, or something behind the bracket, was told that all was well.
+#[test]
+fn what_no_server_may_take_for_a_path_is_refused() {
+    for broken in ["FROM:<a b>", "FROM:<a b@x>", "FROM:a@x", "FROM:<a@x>y", "FROM:<a@x> <b@x>", "TO:<a@x>", "FROM:y<a@x>", "FROM:<a@x> =1"]
+    {
+        let (codes, good) = answered(false, 0, &format!("MAIL {broken}\r\nMAIL FROM:<>\r\n"));
+        assert_eq!((codes, good.refused), (vec![501, 250], vec![501]), "{broken}");
+    }
+    for broken in ["TO:<a b@y>", "TO:b@y", "TO:<>", "TO:<b@y>z", "TO:<b>", "FROM:<b@y>"] {
+        let (codes, good) = answered(false, 0, &format!("MAIL FROM:<a@x>\r\nRCPT {broken}\r\nRCPT TO:<b@y>\r\nDATA\r\nhello\r\n.\r\n"));
+        assert_eq!(codes, [250, 501, 250, 354, 250], "{broken}");
+        assert_eq!(good.arrived, [(7, "b@y".to_string())], "{broken}");
+    }
+}

@@ -11,7 +11,7 @@ use crate::{
     sink::{
         announcement::Announcement,
         fault::FaultKind,
-        path::{bracketed, declared_bytes},
+        path::{PathKind, are_parameters, declared_bytes, path_and_parameters},
         terminator::Terminator,
         verify::{Arrival, Verifier},
     },
@@ -26,6 +26,9 @@ const RECIPIENTS_MAX: u32 = 10_000;
 
 /// Behind a 552, to MAIL with `SIZE=` and to the end of content (RFC 1870 6).
 const TOO_LARGE: &str = "5.3.4 Larger than announced";
+
+/// Behind a path.
+const NO_PARAMETERS: &str = "5.5.4 No parameters";
 
 /// The reply to a message that was taken, up to its number.
 const TAKEN: &[u8] = b"250 2.0.0 Ok: taken as number ";
@@ -177,7 +180,7 @@ impl ServerSession {
         if is(b"MAIL") {
             self.mail(argument, announcement, behaviour, out)
         } else if is(b"RCPT") {
-            self.rcpt(argument, behaviour, out)
+            self.rcpt(argument, announcement, behaviour, out)
         } else if is(b"DATA") {
             self.data(behaviour, out)
         } else if is_bdat {
@@ -209,7 +212,12 @@ impl ServerSession {
         if self.greeting != Greeting::Given || self.reverse_path.is_some() {
             return refuse(503, "5.5.1 Out of order", behaviour, out);
         }
-        let Some((path, parameters)) = bracketed(argument) else { return refuse(501, "5.1.7 No path", behaviour, out) };
+        let Some((path, parameters)) = path_and_parameters(argument, PathKind::Reverse, announcement.smtputf8) else {
+            return refuse(501, "5.1.7 No path", behaviour, out);
+        };
+        if !are_parameters(parameters) {
+            return refuse(501, NO_PARAMETERS, behaviour, out);
+        }
         let Some(declared) = declared_bytes(parameters) else { return refuse(501, "5.5.4 SIZE=OCTETS", behaviour, out) };
         if announcement.is_too_large(declared) {
             return refuse(552, TOO_LARGE, behaviour, out);
@@ -221,9 +229,14 @@ impl ServerSession {
         })
     }
 
-    fn rcpt(&mut self, argument: &[u8], behaviour: &mut impl Behaviour, out: &mut Vec<u8>) -> Step {
+    fn rcpt(&mut self, argument: &[u8], announcement: &Announcement, behaviour: &mut impl Behaviour, out: &mut Vec<u8>) -> Step {
         let Some(reverse_path) = &self.reverse_path else { return refuse(503, "5.5.1 Out of order", behaviour, out) };
-        let Some((path, _)) = bracketed(argument) else { return refuse(501, "5.1.3 No path", behaviour, out) };
+        let Some((path, parameters)) = path_and_parameters(argument, PathKind::Forward, announcement.smtputf8) else {
+            return refuse(501, "5.1.3 No path", behaviour, out);
+        };
+        if !are_parameters(parameters) {
+            return refuse(501, NO_PARAMETERS, behaviour, out);
+        }
         if self.recipients_taken >= RECIPIENTS_MAX {
             return refuse(452, "4.5.3 Too many recipients", behaviour, out);
         }
