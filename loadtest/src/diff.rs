@@ -46,7 +46,7 @@ pub struct Difference {
     pub lost: u64,
     /// Deliveries beyond the first to the same recipient.
     pub duplicated: u64,
-    /// Arrivals with bare line ends, missing stuffing, or another length or checksum than sent.
+    /// Arrivals with bare line ends, missing stuffing, another length or checksum than sent, or another sender.
     pub damaged: u64,
     /// Arrivals without a mark, or of a run that no source's ledger knows, and deliveries to somebody whom the message was not for.
     pub foreign: u64,
@@ -148,7 +148,7 @@ mod tests {
     use crate::{
         checksum::Checksum,
         identity::{Mark, MessageId},
-        ledger::LedgerWriter,
+        ledger::{Envelope, LedgerWriter},
         sink::verify::{Arrival, Damage},
     };
 
@@ -160,15 +160,23 @@ mod tests {
         Arrival { mark: Some(mark(sequence)), damage, bytes: 10, bare_line_ends: 0 }
     }
 
-    /// What was sent to these recipients, and what arrived.
+    /// What was sent to these recipients, and what arrived, all from one sender.
     fn compared(sent: &[u64], recipients: &str, received: &[(Arrival, &str)]) -> Difference {
+        compared_from(b"s@x", sent, recipients, received)
+    }
+
+    /// What arrived is from this sender.
+    fn compared_from(reverse_path: &[u8], sent: &[u64], recipients: &str, received: &[(Arrival, &str)]) -> Difference {
         let folder = tempfile::tempdir().unwrap();
         let (a, b) = (folder.path().join("accepted"), folder.path().join("delivered"));
         let mut writer = LedgerWriter::open(Some(&a)).unwrap();
+        writer.run(1, b"s@x").unwrap();
         sent.iter().for_each(|&sequence| writer.accepted(&mark(sequence), 5, recipients.as_bytes(), b"7F3A").unwrap());
         writer.flush().unwrap();
         let mut writer = LedgerWriter::open(Some(&b)).unwrap();
-        received.iter().for_each(|(arrival, recipients)| writer.delivered(arrival, 6, recipients.as_bytes()).unwrap());
+        for (arrival, recipients) in received {
+            writer.delivered(arrival, 6, Envelope { reverse_path, recipients: recipients.as_bytes() }).unwrap();
+        }
         writer.flush().unwrap();
         compare(&[&a], &b).unwrap()
     }
@@ -201,6 +209,38 @@ mod tests {
         let result = compared(&[1], "a@y.test", &[(arrival(1, None), "a@y.test,b@y.test")]);
         assert_eq!((result.lost, result.foreign, result.delivered), (0, 1, 1), "{result:?}");
         assert!(!result.is_intact());
+    }
+
+    /// What happened: neither ledger had the sender, so that a server that changed it, to whom bounces go, was not noticed.
+    #[test]
+    fn another_sender_than_sent_is_damage() {
+        for (sender, shown) in [(&b""[..], "<>"), (b"other@x", "other@x"), (b"S@x", "S@x")] {
+            let result = compared_from(sender, &[1], "a", &[(arrival(1, None), "a")]);
+            assert_eq!((result.damaged, result.delivered, result.lost), (1, 0, 1), "{result:?}");
+            let example = format!("damaged (from {shown}, and not s@x): 0000000000000001-000000000001");
+            assert!(result.examples.contains(&example) && !result.is_intact(), "{result:?}");
+        }
+        assert!(compared_from(b"s@X", &[1], "a", &[(arrival(1, None), "a")]).is_clean(false), "a domain is the same in any case");
+    }
+
+    /// Ledgers of a source or a sink that did not name the sender are compared with any.
+    #[test]
+    fn ledgers_without_senders_are_still_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let (sent, received) = (folder.path().join("accepted"), folder.path().join("delivered"));
+        let mark = "0000000000000001-000000000001 10 0000000000000001 5";
+        for (from, by) in [("", ""), (" s@x", ""), ("", " other@x"), (" <>", " <>")] {
+            std::fs::write(&sent, format!("# run 0000000000000001{from}\n{mark} a@x -\n")).unwrap();
+            std::fs::write(&received, format!("{mark} ok a@x{by}\n")).unwrap();
+            assert!(compare(&[&sent], &received).unwrap().is_clean(false), "{from:?} {by:?}");
+        }
+        for (accepted, delivered) in
+            [("# run 0000000000000001 a@x b@x", ""), ("# run 0000000000000001 ", ""), ("", "- - - 5 ok a@x b@x c@x")]
+        {
+            std::fs::write(&sent, format!("{accepted}\n").trim_start_matches('\n')).unwrap();
+            std::fs::write(&received, format!("{delivered}\n").trim_start_matches('\n')).unwrap();
+            assert!(compare(&[&sent], &received).unwrap_err().to_string().contains("sender"), "{accepted:?} {delivered:?}");
+        }
     }
 
     #[test]

@@ -2,10 +2,11 @@
 //!
 //! A line of the accepted ledger is made when the 250 was read: `ID LENGTH CHECKSUM TIME_US RECIPIENT,RECIPIENT QUEUE-ID`, the
 //! recipients those that the server took, the last as the 250 named it. A line of the delivered one is made before the sink says 250:
-//! `ID LENGTH CHECKSUM TIME_US VERDICT RECIPIENT,RECIPIENT`. `-` stands for a part that is not known. Up to version 0.1 at commit
-//! 146c506 the accepted ledger had the number of recipients in their place; [`crate::diff`] refuses it.
-//! Before them a source names its run, `# run RUN` (the first half of its identities), so that what arrived of a run of which no 250 was read
-//! is known as its own. Lines are gathered for 20 ms and written whole, so that several threads, and several processes, may share a file. A ledger survives
+//! `ID LENGTH CHECKSUM TIME_US VERDICT RECIPIENT,RECIPIENT SENDER`. `-` stands for a part that is not known, `<>` for the null sender. Up to
+//! version 0.1 at commit 146c506 the accepted ledger had the number of recipients in their place; [`crate::diff`] refuses it.
+//! Before them a source names its run, `# run RUN SENDER` (the first half of its identities, and the sender of all its messages), so that what
+//! arrived of a run of which no 250 was read is known as its own. Lines of version 0.1 up to commit f8177c0 have no sender. Lines are gathered
+//! for 20 ms and written whole, so that several threads, and several processes, may share a file. A ledger survives
 //! the end of the server under test, not a kill of the process that keeps it.
 
 use std::{
@@ -22,6 +23,15 @@ use crate::{
 
 /// Lines are written when this many octets have been gathered, unless [`LedgerWriter::flush`] comes first.
 const GATHERED_BYTES_MAX: usize = 64 << 10;
+
+/// Whom a message came from and whom it came to, as its transaction said it.
+#[derive(Debug, Clone, Copy)]
+pub struct Envelope<'a> {
+    /// The sender without brackets, empty for the null one.
+    pub reverse_path: &'a [u8],
+    /// Joined by commas and each by [`push_address`].
+    pub recipients: &'a [u8],
+}
 
 /// Appends to a ledger, or to none.
 #[derive(Debug)]
@@ -40,8 +50,8 @@ impl LedgerWriter {
         Ok(LedgerWriter { file: path.map(open).transpose()?, gathered: Vec::new() })
     }
 
-    /// Names a run whose acknowledgements follow, if there are any.
-    pub fn run(&mut self, run: u64) -> io::Result<()> {
+    /// Names a run whose acknowledgements follow, if there are any, and the sender of all of its messages.
+    pub fn run(&mut self, run: u64, reverse_path: &[u8]) -> io::Result<()> {
         if self.file.is_none() {
             return Ok(());
         }
@@ -49,6 +59,7 @@ impl LedgerWriter {
         write_hex(run, &mut text);
         self.gathered.extend_from_slice(b"# run ");
         self.gathered.extend_from_slice(&text);
+        self.push_sender(reverse_path);
         self.end_line()
     }
 
@@ -65,8 +76,8 @@ impl LedgerWriter {
         self.end_line()
     }
 
-    /// Records an arrival; `recipients` are joined by commas and each by [`push_address`].
-    pub fn delivered(&mut self, arrival: &Arrival, time_us: u64, recipients: &[u8]) -> io::Result<()> {
+    /// Records an arrival.
+    pub fn delivered(&mut self, arrival: &Arrival, time_us: u64, envelope: Envelope<'_>) -> io::Result<()> {
         if self.file.is_none() {
             return Ok(());
         }
@@ -78,7 +89,8 @@ impl LedgerWriter {
         };
         self.gathered.extend_from_slice(verdict.as_bytes());
         self.gathered.push(b' ');
-        self.push_known(recipients);
+        self.push_known(envelope.recipients);
+        self.push_sender(envelope.reverse_path);
         self.end_line()
     }
 
@@ -96,6 +108,14 @@ impl LedgerWriter {
 
     fn push_known(&mut self, part: &[u8]) {
         self.gathered.extend_from_slice(if part.is_empty() { b"-" } else { part });
+    }
+
+    fn push_sender(&mut self, reverse_path: &[u8]) {
+        self.gathered.push(b' ');
+        match reverse_path {
+            b"" => self.gathered.extend_from_slice(b"<>"),
+            path => push_address(path, &mut self.gathered),
+        }
     }
 
     fn push_mark(&mut self, mark: Option<&Mark>, time_us: u64) {

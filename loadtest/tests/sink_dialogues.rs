@@ -1,6 +1,7 @@
 //! The server side of the sink against clients of any kind, without a socket.
 
 use ringpost_loadtest::{
+    ledger::Envelope,
     sink::{
         announcement::Announcement,
         fault::{Fault, FaultKind},
@@ -26,8 +27,8 @@ impl Behaviour for Good {
         false
     }
 
-    fn arrived(&mut self, arrival: &Arrival, recipients: &[u8]) {
-        self.arrived.push((arrival.bytes, String::from_utf8(recipients.to_vec()).unwrap()));
+    fn arrived(&mut self, arrival: &Arrival, envelope: Envelope<'_>) {
+        self.arrived.push((arrival.bytes, String::from_utf8(envelope.recipients.to_vec()).unwrap()));
     }
 
     fn refused(&mut self, code: u16) {
@@ -50,8 +51,8 @@ impl Behaviour for Faulty {
         false
     }
 
-    fn arrived(&mut self, arrival: &Arrival, recipients: &[u8]) {
-        self.good.arrived(arrival, recipients);
+    fn arrived(&mut self, arrival: &Arrival, envelope: Envelope<'_>) {
+        self.good.arrived(arrival, envelope);
     }
 
     fn refused(&mut self, code: u16) {

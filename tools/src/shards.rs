@@ -226,7 +226,7 @@ fn lines(path: &Path) -> io::Result<Vec<String>> {
 /// Deliveries of a line of the sink's ledger.
 fn deliveries(line: &str) -> Vec<Delivery> {
     let words: Vec<&str> = line.split(' ').collect();
-    let [id, _, _, _, "ok", recipients] = words[..] else { return Vec::new() };
+    let [id, _, _, _, "ok", recipients, ..] = words[..] else { return Vec::new() };
     let Some(id) = MessageId::parse(id.as_bytes()) else { return Vec::new() };
     recipients.split(',').map(|recipient| (id, recipient.to_string())).collect()
 }

@@ -1,10 +1,6 @@
 //! What is owed to whom, and what came, line by line of the ledgers.
 
-use std::{
-    borrow::Cow,
-    collections::{HashMap, HashSet},
-    rc::Rc,
-};
+use std::{borrow::Cow, collections::HashMap, rc::Rc};
 
 use super::{
     Difference,
@@ -72,7 +68,8 @@ struct Sent {
 pub(super) struct Account {
     addresses: Addresses,
     sent: HashMap<MessageId, Sent>,
-    runs: HashSet<u64>,
+    /// The runs of the sources, and the sender of all messages of each, where its ledger says it.
+    runs: HashMap<u64, Option<Address>>,
     /// Messages that nobody saw a 250 for, and whom they reached.
     unacknowledged: HashMap<MessageId, Vec<Address>>,
     result: Difference,
@@ -82,17 +79,24 @@ pub(super) struct Account {
 impl Account {
     /// Enters a line of a source.
     pub(super) fn accepted(&mut self, words: &[&str]) -> Result<(), Wrong> {
-        if let ["#", "run", run] = words {
-            self.runs.insert(parse_run(run).ok_or("no run")?);
+        if let ["#", "run", run, sender @ ..] = words {
+            let run = parse_run(run).ok_or("no run")?;
+            let sender = match sender {
+                [] => None,
+                [sender] if !sender.is_empty() => Some(self.addresses.number(sender)),
+                _ => return Err("no sender behind the run"),
+            };
+            self.runs.insert(run, sender);
             return Ok(());
         }
-        let [id, length, checksum, time, recipients, _queue_id] = words else { return Err("not six parts") };
-        let id = MessageId::parse(id.as_bytes()).ok_or("no identity")?;
-        let (length, checksum) = length_and_checksum(length, checksum)?;
-        check_time(time)?;
+        let [id, length, checksum, time, recipients, behind @ ..] = words else { return Err("not six parts") };
         if is_verdict(recipients) {
             return Err("it is one of a sink's: the source's ledger comes first");
         }
+        let [_queue_id] = behind else { return Err("not six parts") };
+        let id = MessageId::parse(id.as_bytes()).ok_or("no identity")?;
+        let (length, checksum) = length_and_checksum(length, checksum)?;
+        check_time(time)?;
         if recipients.bytes().all(|octet| octet.is_ascii_digit()) {
             return Err("it says how many recipients there were and not which, as older versions wrote it: take the diff of the version \
                         that wrote it");
@@ -108,7 +112,7 @@ impl Account {
         }
         self.result.accepted += 1;
         self.result.owed += owed.len() as u64;
-        self.runs.insert(id.run);
+        self.runs.entry(id.run).or_default();
         match self.sent.insert(id, Sent { length, checksum, owed: owed.into() }) {
             None => Ok(()),
             Some(_) => Err("an identity acknowledged twice"),
@@ -117,8 +121,13 @@ impl Account {
 
     /// Enters a line of the sink. Recipients of a message may come in several.
     pub(super) fn delivered(&mut self, words: &[&str]) -> Result<(), Wrong> {
-        let [id, length, checksum, time, verdict, recipients] = words else { return Err("not six parts") };
+        let [id, length, checksum, time, verdict, recipients, sender @ ..] = words else { return Err("not six or seven parts") };
         check_time(time)?;
+        let sender = match sender {
+            [] => None,
+            [sender] if !sender.is_empty() => Some(*sender),
+            _ => return Err("no sender behind the recipients"),
+        };
         if !is_verdict(verdict) {
             return Err("no verdict behind the time: in a sink's ledger there is one, and that of the source comes first");
         }
@@ -128,7 +137,7 @@ impl Account {
             id => Some(MessageId::parse(id.as_bytes()).ok_or("no identity")?),
         };
         let (result, examples) = (&mut self.result, &mut self.examples);
-        let Some(id) = id.filter(|id| self.runs.contains(&id.run)) else {
+        let Some((id, sent_by)) = id.and_then(|id| Some((id, *self.runs.get(&id.run)?))) else {
             // Without a mark a damaged message of ours and a foreign one look alike; either is a reason to look.
             if *verdict == "foreign" || *verdict == "ok" {
                 result.foreign += 1;
@@ -146,6 +155,13 @@ impl Account {
             result.damaged += 1;
             let what = if *verdict == "ok" { "another length or checksum than acknowledged" } else { verdict };
             examples.add(Kind::Damaged, || format!("damaged ({what}): {id}"));
+            return Ok(());
+        }
+        if let (Some(sent_by), Some(sender)) = (sent_by, sender)
+            && self.addresses.number(sender) != sent_by
+        {
+            result.damaged += 1;
+            examples.add(Kind::Damaged, || format!("damaged (from {sender}, and not {}): {id}", self.addresses.name(sent_by)));
             return Ok(());
         }
         for recipient in recipients.split(',') {

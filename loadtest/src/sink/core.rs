@@ -23,7 +23,7 @@ use ringpost_ring::{Conn, Deadline, Listener, Received, Ring, RingConfig, local,
 use crate::{
     encoded_histogram::latency_histogram,
     error_kind::ErrorKind,
-    ledger::LedgerWriter,
+    ledger::{Envelope, LedgerWriter},
     measurement::Recorder,
     parts::PartSender,
     phase::Phase,
@@ -174,7 +174,7 @@ impl Behaviour for Desk {
         })
     }
 
-    fn arrived(&mut self, arrival: &Arrival, recipients: &[u8]) {
+    fn arrived(&mut self, arrival: &Arrival, envelope: Envelope<'_>) {
         let report = &mut self.report;
         report.messages += 1;
         report.bytes += arrival.bytes;
@@ -194,10 +194,10 @@ impl Behaviour for Desk {
             self.recorder.record(Phase::EndToEnd, latency);
             self.end_to_end.saturating_record((latency.as_nanos() as u64).max(1));
         }
-        if let Err(error) = self.ledger.delivered(arrival, now_us, recipients) {
+        if let Err(error) = self.ledger.delivered(arrival, now_us, envelope) {
             self.ledger_failed.get_or_insert(error);
         }
-        let recipients = memchr::memchr_iter(b',', recipients).count() as u64 + 1;
+        let recipients = memchr::memchr_iter(b',', envelope.recipients).count() as u64 + 1;
         self.shared.deliveries.fetch_add(recipients, SeqCst);
         self.shared.messages.fetch_add(1, SeqCst);
     }

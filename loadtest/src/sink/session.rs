@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 
 use crate::{
     identity::push_decimal,
-    ledger::push_address,
+    ledger::{Envelope, push_address},
     sink::{
         announcement::Announcement,
         fault::FaultKind,
@@ -39,8 +39,8 @@ pub trait Behaviour {
     fn fault(&mut self, stage: Stage) -> Option<FaultKind>;
     /// Is this sender and recipient to come again later?
     fn is_greylisted(&mut self, reverse_path: &[u8], forward_path: &[u8]) -> bool;
-    /// A message is whole, before it is answered. `recipients` are joined by commas.
-    fn arrived(&mut self, arrival: &Arrival, recipients: &[u8]);
+    /// A message is whole, before it is answered.
+    fn arrived(&mut self, arrival: &Arrival, envelope: Envelope<'_>);
     /// A message was refused, or a command answered by 4xx or 5xx.
     fn refused(&mut self, code: u16);
 }
@@ -339,12 +339,14 @@ impl ServerSession {
         self.state = State::Command;
         let arrival = self.verifier.finish();
         let recipients = std::mem::take(&mut self.recipients);
+        let reverse_path = self.reverse_path.take().unwrap_or_default();
         let replies = if announcement.lmtp { self.recipients_taken } else { 1 };
         let too_large = announcement.is_too_large(arrival.bytes);
         self.reset();
         if !announcement.lmtp {
+            let envelope = Envelope { reverse_path: &reverse_path, recipients: &recipients };
             let step = self.or_fault_with(Stage::Dot, behaviour, out, |session, behaviour, out| {
-                session.take_or_refuse(&arrival, &recipients, too_large, behaviour, out);
+                session.take_or_refuse(&arrival, envelope, too_large, behaviour, out);
             });
             self.recipients = recipients;
             self.recipients.clear();
@@ -352,8 +354,9 @@ impl ServerSession {
         }
         // RFC 2033 4.2: a reply for each recipient, which may differ.
         for recipient in recipients.split(|&byte| byte == b',').take(replies as usize) {
+            let envelope = Envelope { reverse_path: &reverse_path, recipients: recipient };
             let step = self.or_fault_with(Stage::Dot, behaviour, out, |session, behaviour, out| {
-                session.take_or_refuse(&arrival, recipient, too_large, behaviour, out);
+                session.take_or_refuse(&arrival, envelope, too_large, behaviour, out);
             });
             // A reply behind one that is not given would be taken for it.
             if step.is_break() || matches!(self.state, State::Silent) {
@@ -363,13 +366,20 @@ impl ServerSession {
         Step::Continue(())
     }
 
-    fn take_or_refuse(&mut self, arrival: &Arrival, recipients: &[u8], too_large: bool, behaviour: &mut impl Behaviour, out: &mut Vec<u8>) {
+    fn take_or_refuse(
+        &mut self,
+        arrival: &Arrival,
+        envelope: Envelope<'_>,
+        too_large: bool,
+        behaviour: &mut impl Behaviour,
+        out: &mut Vec<u8>,
+    ) {
         if too_large {
             let _goes_on = refuse(552, TOO_LARGE, behaviour, out);
             return;
         }
         self.messages += 1;
-        behaviour.arrived(arrival, recipients);
+        behaviour.arrived(arrival, envelope);
         out.extend_from_slice(TAKEN);
         push_decimal(self.messages, out);
         out.extend_from_slice(b" here\r\n");

@@ -87,7 +87,7 @@ pub(super) fn run(setup: Setup) -> Result<CoreReport, SourceError> {
     pinning::pin(core_number)?;
     let mut ledger = LedgerWriter::open(setup.options.ledger.as_deref())?;
     if setup.part.share == 0 {
-        ledger.run(setup.run)?;
+        ledger.run(setup.run, &setup.script.reverse_path)?;
     }
     let sessions = setup.part.of(setup.options.sessions as u64) as usize;
     let buffers = (sessions * 2).next_power_of_two().clamp(256, 4096) as u16;

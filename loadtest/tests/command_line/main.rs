@@ -42,6 +42,9 @@ fn diff_ends_with_0_1_or_65() {
     assert_eq!(exit("delivered", "accepted"), Some(65));
     assert_eq!(exit("delivered", "delivered"), Some(65));
     assert_eq!(exit("accepted", "accepted"), Some(65));
+    write("sinks", "0000000000000001-000000000001 10 000000000000000a 6 ok a@b s@x\n");
+    let swapped = ringpost_load(&["diff", &path("sinks"), &path("accepted")]);
+    assert!(text(&swapped).contains("the source's ledger comes first"), "{}", text(&swapped));
     write("crlf-accepted", "0000000000000001-000000000001 10 000000000000000a 5 a@b -\r\n");
     write("crlf-delivered", "0000000000000001-000000000001 10 000000000000000a 6 ok a@b\r\n");
     assert_eq!(exit("crlf-accepted", "crlf-delivered"), Some(0));
@@ -85,8 +88,9 @@ fn diff_notices_mail_that_came_to_somebody_else() {
     assert_eq!(ringpost_load(&["diff", &path("accepted"), &path("delivered")]).status.code(), Some(0));
     // Each line has the recipients of the one before it.
     let ledger = std::fs::read_to_string(path("delivered")).unwrap();
-    let lines: Vec<(&str, &str)> = ledger.lines().map(|line| line.rsplit_once(' ').unwrap()).collect();
-    let exchanged: String = (0..3).map(|at| format!("{} {}\n", lines[at].0, lines[(at + 2) % 3].1)).collect();
+    let lines: Vec<Vec<&str>> = ledger.lines().map(|line| line.rsplitn(3, ' ').collect()).collect();
+    assert!(lines.iter().all(|line| line[0] == "sender@load.test"), "{ledger}");
+    let exchanged: String = (0..3).map(|at| format!("{} {} {}\n", lines[at][2], lines[(at + 2) % 3][1], lines[at][0])).collect();
     std::fs::write(path("exchanged"), exchanged).unwrap();
     let output = ringpost_load(&["diff", "--json", &path("accepted"), &path("exchanged")]);
     assert_eq!(output.status.code(), Some(1), "{}", text(&output));
