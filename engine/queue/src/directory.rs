@@ -28,7 +28,8 @@ const IDLE_MAX: usize = 4096;
 #[derive(Debug, Default)]
 pub(crate) struct Directory {
     entries: HashTable<u32>,
-    /// Domains come from outside: nobody is to choose those that collide.
+    /// Domains come from outside and are put in: nobody is to choose those that collide, or to learn which do from how long look-ups
+    /// take, which faster hashers do not promise.
     hasher: RandomState,
     vacant: Vec<u32>,
     idle: usize,

@@ -23,6 +23,10 @@ pub struct Mail<'a> {
     pub domain: &'a [u8],
 }
 
+/// What a table of patterns is looked up by. Each process has a seed of its own. SipHash is not needed here: what comes from outside is only
+/// looked up, and never put in, so that nobody can make the table worse than its patterns, which are the operator's, make it.
+pub(crate) type ByPattern<V> = HashMap<Box<[u8]>, V, foldhash::fast::RandomState>;
+
 /// The routing table.
 ///
 /// The recipient's domain comes first: the most specific pattern wins (exact, then the longest `*.suffix`, then `*`), so that mail for
@@ -31,8 +35,8 @@ pub struct Mail<'a> {
 #[derive(Clone, Debug, Default)]
 pub struct Routes {
     routes: Vec<Route>,
-    exact: HashMap<Box<[u8]>, Senders>,
-    below: HashMap<Box<[u8]>, Senders>,
+    exact: ByPattern<Senders>,
+    below: ByPattern<Senders>,
     all: Senders,
 }
 

@@ -1,9 +1,8 @@
 //! Which senders a route is for, and the route among several for the same domain that a reverse-path leads to.
 
-use std::collections::HashMap;
-
 use crate::domain_name::{after_at, canonical_address, is_domain};
 use crate::route::RouteId;
+use crate::routes::ByPattern;
 
 /// Longest reverse-path that is compared as a whole, in bytes; a longer one matches by its domain only.
 const ADDRESS_BYTES_MAX: usize = 512;
@@ -49,9 +48,9 @@ pub(crate) struct Senders {
 #[derive(Clone, Debug, Default)]
 struct Named {
     null: Option<RouteId>,
-    addresses: HashMap<Box<[u8]>, RouteId>,
-    domains: HashMap<Box<[u8]>, RouteId>,
-    below: HashMap<Box<[u8]>, RouteId>,
+    addresses: ByPattern<RouteId>,
+    domains: ByPattern<RouteId>,
+    below: ByPattern<RouteId>,
 }
 
 impl Senders {
