@@ -3,29 +3,46 @@
 use std::{
     io::{BufRead, BufReader, Read},
     path::Path,
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
 };
 
-use ringpost_loadtest::run_result::RunResult;
+use ringpost_loadtest::{
+    pinning,
+    run_result::RunResult,
+    sink::{Sink, SinkOptions},
+};
 
 use super::{ringpost_load, text};
+
+/// A good next hop on a free port.
+fn sink() -> Sink {
+    let options = SinkOptions::new(([127, 0, 0, 1], 0).into(), pinning::cores().unwrap()[0]);
+    Sink::start(options).unwrap()
+}
+
+/// Waits until so many messages of a load have come, which runs on.
+fn wait_for_messages(sink: &Sink, count: u64, load: &mut Child) {
+    while sink.messages() < count {
+        assert_eq!(load.try_wait().unwrap(), None);
+        std::thread::yield_now();
+    }
+}
+
+fn signal(name: &str, process: u32) {
+    assert!(Command::new("kill").args([name, &process.to_string()]).status().unwrap().success());
+}
 
 /// What was ended early was taken for a whole run that had gone well: exit code 0, and nothing in the result.
 #[test]
 fn a_run_that_is_interrupted_says_so() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x.json");
-    let core = ringpost_loadtest::pinning::cores().unwrap()[0];
-    let address = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
-    let sink = ringpost_loadtest::sink::Sink::start(ringpost_loadtest::sink::SinkOptions::new(address, core)).unwrap();
+    let sink = sink();
     let mut command = Command::new(env!("CARGO_BIN_EXE_ringpost-load"));
     command.args(["source", "--to", &sink.address.to_string(), "--seconds", "60", "--output", path.to_str().unwrap()]);
-    let mut source = command.stdout(std::process::Stdio::null()).spawn().unwrap();
-    while sink.messages() == 0 {
-        assert_eq!(source.try_wait().unwrap(), None);
-        std::thread::yield_now();
-    }
-    assert!(Command::new("kill").args(["-INT", &source.id().to_string()]).status().unwrap().success());
+    let mut source = command.stdout(Stdio::null()).spawn().unwrap();
+    wait_for_messages(&sink, 1, &mut source);
+    signal("-INT", source.id());
     assert_eq!(source.wait().unwrap().code(), Some(130));
     let result = RunResult::read(&path).unwrap();
     assert!(result.interrupted && !result.success && result.emails_sent > 0, "{:?}", result.failures);
@@ -43,18 +60,13 @@ fn a_terminal_that_is_gone_ends_a_run_in_order_unless_nobody_minds() {
     let folder = tempfile::tempdir().unwrap();
     let (results, spools) = (folder.path().join("results"), folder.path().join("spools"));
     std::fs::create_dir(&spools).unwrap();
-    let core = ringpost_loadtest::pinning::cores().unwrap()[0];
-    let address = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
     let start = |call: &str| {
-        let sink = ringpost_loadtest::sink::Sink::start(ringpost_loadtest::sink::SinkOptions::new(address, core)).unwrap();
+        let sink = sink();
         let mut command = Command::new("sh");
         command.args(["-c", call, env!("CARGO_BIN_EXE_ringpost-load"), &sink.address.to_string()]).stdout(Stdio::null());
         let mut run = command.args([&results, &spools]).spawn().unwrap();
-        while sink.messages() == 0 {
-            assert_eq!(run.try_wait().unwrap(), None);
-            std::thread::yield_now();
-        }
-        assert!(Command::new("kill").args(["-HUP", &run.id().to_string()]).status().unwrap().success());
+        wait_for_messages(&sink, 1, &mut run);
+        signal("-HUP", run.id());
         run.wait().unwrap().code()
     };
     // Whoever tests may do so under `nohup`.
@@ -73,19 +85,14 @@ fn a_terminal_that_is_gone_ends_a_run_in_order_unless_nobody_minds() {
 fn a_full_screen_whose_terminal_is_gone_ends_the_run_in_order() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
-    let core = ringpost_loadtest::pinning::cores().unwrap()[0];
-    let address = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
-    let sink = ringpost_loadtest::sink::Sink::start(ringpost_loadtest::sink::SinkOptions::new(address, core)).unwrap();
+    let sink = sink();
     let call = "echo $$ > pid; exec \"$LOAD\" run baseline --seconds 60 --tui --to \"$TO\" --output results --folder .";
     // It gives what it runs a terminal, which is gone when it is.
     let mut command = Command::new("script");
     command.args(["-qec", call, "/dev/null"]).current_dir(&folder).stdin(Stdio::piped()).stdout(Stdio::null());
     command.env("LOAD", env!("CARGO_BIN_EXE_ringpost-load")).env("TO", sink.address.to_string()).env("SHELL", "/bin/sh");
     let mut terminal = command.spawn().unwrap();
-    while sink.messages() == 0 {
-        assert_eq!(terminal.try_wait().unwrap(), None);
-        std::thread::yield_now();
-    }
+    wait_for_messages(&sink, 1, &mut terminal);
     terminal.kill().unwrap();
     terminal.wait().unwrap();
     let began = std::time::Instant::now();
@@ -107,9 +114,7 @@ fn a_full_screen_whose_terminal_is_gone_ends_the_run_in_order() {
 fn a_place_that_cannot_be_written_does_not_cost_what_belongs_elsewhere() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
-    let core = ringpost_loadtest::pinning::cores().unwrap()[0];
-    let address = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
-    let sink = ringpost_loadtest::sink::Sink::start(ringpost_loadtest::sink::SinkOptions::new(address, core)).unwrap();
+    let sink = sink();
     let to = sink.address.to_string();
     let mut command = Command::new(env!("CARGO_BIN_EXE_ringpost-load"));
     command.args(["source", "--to", &to, "--messages", "5", "--output", &path("x.json")]);
@@ -139,9 +144,7 @@ fn a_place_that_cannot_be_written_does_not_cost_what_belongs_elsewhere() {
 fn a_ledger_that_cannot_be_written_ends_the_load_and_not_its_figures() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x.json");
-    let core = ringpost_loadtest::pinning::cores().unwrap()[0];
-    let address = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
-    let sink = ringpost_loadtest::sink::Sink::start(ringpost_loadtest::sink::SinkOptions::new(address, core)).unwrap();
+    let sink = sink();
     let arguments = ["--seconds", "60", "--ledger", "/dev/full", "--output", path.to_str().unwrap()];
     let output = ringpost_load(&[&["source", "--to", &sink.address.to_string()][..], &arguments].concat());
     assert_eq!(output.status.code(), Some(74), "{}", text(&output));
@@ -155,17 +158,12 @@ fn a_ledger_that_cannot_be_written_ends_the_load_and_not_its_figures() {
 fn a_load_whose_server_has_died_ends_with_69_its_ledger_and_its_result() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
-    let core = ringpost_loadtest::pinning::cores().unwrap()[0];
-    let address = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
-    let sink = ringpost_loadtest::sink::Sink::start(ringpost_loadtest::sink::SinkOptions::new(address, core)).unwrap();
+    let sink = sink();
     let mut command = Command::new(env!("CARGO_BIN_EXE_ringpost-load"));
     command.args(["source", "--to", &sink.address.to_string(), "--messages", "100000000", "--timeout", "0.5"]);
-    command.args(["--ledger", &path("accepted"), "--output", &path("x.json")]).stdout(std::process::Stdio::piped());
+    command.args(["--ledger", &path("accepted"), "--output", &path("x.json")]).stdout(Stdio::piped());
     let mut source = command.spawn().unwrap();
-    while sink.messages() < 20 {
-        assert_eq!(source.try_wait().unwrap(), None);
-        std::thread::yield_now();
-    }
+    wait_for_messages(&sink, 20, &mut source);
     drop(sink);
     let output = source.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(69), "{}", text(&output));
@@ -181,9 +179,7 @@ fn a_load_whose_server_has_died_ends_with_69_its_ledger_and_its_result() {
 fn a_load_that_no_session_is_opened_for_says_what_the_server_answered() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x.json");
-    let core = ringpost_loadtest::pinning::cores().unwrap()[0];
-    let address = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
-    let sink = ringpost_loadtest::sink::Sink::start(ringpost_loadtest::sink::SinkOptions::new(address, core)).unwrap();
+    let sink = sink();
     let mut command = Command::new(env!("CARGO_BIN_EXE_ringpost-load"));
     command.args(["source", "--lmtp", "--to", &sink.address.to_string(), "--messages", "1", "--timeout", "0.3", "--output"]);
     let output = command.arg(&path).output().unwrap();
@@ -196,18 +192,14 @@ fn a_load_that_no_session_is_opened_for_says_what_the_server_answered() {
 
 #[test]
 fn a_suite_that_is_interrupted_names_what_was_not_run() {
-    let core = ringpost_loadtest::pinning::cores().unwrap()[0];
-    let address = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
-    let sink = ringpost_loadtest::sink::Sink::start(ringpost_loadtest::sink::SinkOptions::new(address, core)).unwrap();
+    let sink = sink();
     let folder = tempfile::tempdir().unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_ringpost-load"));
     command.args(["run", "baseline", "concurrent", "--seconds", "60", "--to", &sink.address.to_string()]);
     command.args(["--folder", folder.path().to_str().unwrap()]);
-    let run = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
-    while sink.messages() == 0 {
-        std::thread::yield_now();
-    }
-    assert!(Command::new("kill").args(["-INT", &run.id().to_string()]).status().unwrap().success());
+    let mut run = command.stdout(Stdio::piped()).spawn().unwrap();
+    wait_for_messages(&sink, 1, &mut run);
+    signal("-INT", run.id());
     let output = run.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130), "{}", text(&output));
     assert!(text(&output).contains("not run: concurrent") && text(&output).contains("it was interrupted"), "{}", text(&output));
@@ -224,9 +216,7 @@ fn a_scenario_that_cannot_be_run_leaves_the_report_of_those_before_it() {
         path(&format!("{name}.toml"))
     };
     let scenarios = [write("first", ""), write("second", "corpus = \"/nowhere\"\n"), write("third", "")];
-    let core = ringpost_loadtest::pinning::cores().unwrap()[0];
-    let address = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
-    let sink = ringpost_loadtest::sink::Sink::start(ringpost_loadtest::sink::SinkOptions::new(address, core)).unwrap();
+    let sink = sink();
     let to = sink.address.to_string();
     let arguments = ["--to", &to, "--output", &path("results"), "--folder", &path("")];
     let output = ringpost_load(&[&["run"][..], &scenarios.each_ref().map(String::as_str)[..], &arguments[..]].concat());
@@ -274,8 +264,8 @@ fn two_signals_end_a_run_at_once_and_its_engine_with_it() {
         }
     };
     // The run waits for a banner that does not come; both signals find it there. Equal ones can merge, so that they differ.
-    for signal in ["-INT", "-TERM"] {
-        assert!(Command::new("kill").args([signal, &run.id().to_string()]).status().unwrap().success());
+    for name in ["-INT", "-TERM"] {
+        signal(name, run.id());
     }
     assert!(matches!(run.wait().unwrap().code(), Some(130 | 143)));
     let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_dir()).collect();
@@ -297,7 +287,7 @@ fn a_standstill_that_is_interrupted_has_no_verdict() {
     let mut words = BufReader::new(run.stdout.take().unwrap());
     let mut said = String::new();
     words.read_line(&mut said).unwrap();
-    assert!(Command::new("kill").args(["-INT", &run.id().to_string()]).status().unwrap().success());
+    signal("-INT", run.id());
     words.read_to_string(&mut said).unwrap();
     assert_eq!(run.wait().unwrap().code(), Some(130), "{said}");
     assert!(said.contains("interrupted") && !said.contains("open loop"), "{said}");
@@ -317,8 +307,8 @@ fn two_signals_leave_no_server_standing_still() {
         assert_eq!(run.try_wait().unwrap(), None);
         std::thread::yield_now();
     }
-    for signal in ["-INT", "-TERM"] {
-        assert!(Command::new("kill").args([signal, &run.id().to_string()]).status().unwrap().success());
+    for name in ["-INT", "-TERM"] {
+        signal(name, run.id());
     }
     run.wait().unwrap();
     let still = stands_still();
