@@ -5,6 +5,7 @@ mod client;
 mod config_file;
 mod control_socket;
 mod delay_reports;
+mod double_bounces;
 mod early_answer;
 mod exchanges;
 mod extensions;
