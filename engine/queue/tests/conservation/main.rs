@@ -4,6 +4,8 @@
 //! again that was recorded.
 
 mod accepted;
+mod commands;
+mod restart;
 mod world;
 
 use ringpost_queue::{Cursor, Filter, Notify, State};

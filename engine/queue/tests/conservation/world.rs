@@ -4,15 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 
 use ringpost_queue::{
-    About, Cursor, DestinationId, DestinationLimits, Dispatch, Filter, HostsTried, Jitter, Lookup, MessageKey, Notice, Notify, Outcome,
-    Queue, QueueId, QueueSettings, RecipientView, Recovered, ReportLimits, Resolution, RetryPolicy, Route, RouteId, Routes, Settled, State,
-    Verdict, Via, Work,
+    About, Cursor, DestinationLimits, Dispatch, Filter, HostsTried, Jitter, Lookup, MessageKey, Notice, Notify, Outcome, Queue, QueueId,
+    QueueSettings, RecipientView, ReportLimits, Resolution, RetryPolicy, Route, Routes, Settled, State, Verdict, Via, Work,
 };
 
 use crate::accepted::{Accepted, Fate, HOUR, Seen, SeenRecipient, destinations, new_message, recipients_of};
 
 const START: u64 = 1_790_000_000_000;
-const GRACE: u64 = 4 * HOUR;
+pub const GRACE: u64 = 4 * HOUR;
 const DOMAINS: [&str; 8] =
     ["a.test", "b.test", "discard.test", "hold.test", "nowhere.example", "one.mx.test", "two.mx.test", "three.mx.test"];
 
@@ -53,7 +52,7 @@ pub struct World {
     pub kept: [usize; 4],
 }
 
-fn settings(with_reports: bool) -> QueueSettings {
+pub fn settings(with_reports: bool) -> QueueSettings {
     let limits = ReportLimits { per_second: NonZeroU32::new(2), per_minute_and_sender: NonZeroU32::new(30) };
     QueueSettings { reports: with_reports.then_some(limits), ..QueueSettings::default() }
 }
@@ -443,77 +442,6 @@ impl World {
         self.persist(id, settled, record);
     }
 
-    pub fn command(&mut self) {
-        let Some((&id, &key)) = self.keys.iter().nth(self.random.below(self.keys.len().max(1) as u64) as usize) else { return };
-        let (now, mut record) = (self.now, Vec::new());
-        let is_being_told = self.reporting.iter().any(|(_, other)| *other == id);
-        let accepted = self.accepted.get_mut(&id).unwrap();
-        let attempting = |number: usize| self.attempting.contains(&(id, number as u16));
-        let answer = match self.random.below(14) {
-            0..=1 => self.queue.hold(key, now, &mut record).inspect(|_| accepted.held = true),
-            2..=4 => self.queue.release(key, now, &mut record).inspect(|_| accepted.held = false),
-            5..=6 => self.queue.retry(key, &Filter::default(), now, &mut record).inspect(|_| {
-                accepted.fate.iter_mut().filter(|fate| **fate == Fate::Failed && !is_being_told).for_each(|fate| *fate = Fate::Open);
-            }),
-            7 => self.queue.delete(key, now).inspect(|_| {
-                accepted.fate.fill(Fate::Delivered);
-                accepted.deleted = true;
-            }),
-            8..=9 => {
-                let at = now + self.random.below(60 * HOUR);
-                self.queue.set_expiry(key, at, &mut record).inspect(|_| accepted.expires = Some(at))
-            }
-            10..=11 => {
-                let route = RouteId(self.random.below(5) as u16);
-                // At times only those of one domain.
-                let domain = accepted.recipients[0].split_once('@').unwrap().1.to_owned();
-                let recipient_domain = (self.random.below(2) == 0).then_some(domain);
-                let filter = Filter { recipient_domain: recipient_domain.clone(), ..Filter::default() };
-                self.queue.reroute(key, &filter, route, now, &mut record).inspect(|_| {
-                    for (address, own) in accepted.recipients.iter().zip(&mut accepted.routes) {
-                        if recipient_domain.as_ref().is_none_or(|domain| address.ends_with(domain)) {
-                            *own = Some(route);
-                        }
-                    }
-                })
-            }
-            12 => self.queue.bounce(key, &Filter::default(), b"554 5.0.0 given up", now, &mut record).inspect(|_| {
-                for (number, fate) in accepted.fate.iter_mut().enumerate().filter(|(_, fate)| **fate == Fate::Open) {
-                    if !attempting(number) {
-                        *fate = Fate::Failed;
-                    }
-                }
-            }),
-            _ => {
-                let domain = accepted.recipients[0].split_once('@').unwrap().1.to_owned();
-                let is_chosen: Vec<bool> = accepted.recipients.iter().map(|address| address.ends_with(&domain)).collect();
-                let filter = Filter { recipient_domain: Some(domain), ..Filter::default() };
-                let takes_all =
-                    accepted.fate.iter().zip(&is_chosen).all(|(fate, is_chosen)| fate.is_settled() || *fate == Fate::Leaving || *is_chosen);
-                self.queue.purge(key, &filter, now, &mut record).inspect(|_| {
-                    if takes_all {
-                        accepted.fate.fill(Fate::Delivered);
-                        accepted.deleted = true;
-                        return;
-                    }
-                    for (number, fate) in accepted.fate.iter_mut().enumerate().filter(|(number, _)| is_chosen[*number]) {
-                        if *fate == Fate::Open && attempting(number) {
-                            *fate = Fate::Leaving;
-                            accepted.left.insert(number as u16);
-                        } else if matches!(*fate, Fate::Failed | Fate::Open) {
-                            *fate = Fate::Bounced;
-                            // Nobody is to be told.
-                            self.told.insert((id, number as u16, false), self.restarts);
-                        }
-                    }
-                })
-            }
-        };
-        if let Some(settled) = answer {
-            self.persist(id, settled, record);
-        }
-    }
-
     pub fn check(&mut self) {
         let mut cursor = 0;
         assert_eq!(self.queue.look_for_stuck(&mut cursor, usize::MAX, self.now), [], "nothing is out of all timers and queues");
@@ -566,70 +494,5 @@ impl World {
         }
         // Deleted messages leave when their last attempt ended, so there may be more of these.
         assert!(counts.attempting >= self.attempting.len());
-    }
-
-    /// The process dies, with what was not acknowledged, and starts again from what was.
-    pub fn restart(&mut self, routes: Routes) {
-        self.in_flight.clear();
-        self.attempting.clear();
-        self.unacknowledged.clear();
-        self.lookups.clear();
-        self.keys.clear();
-        self.reporting.clear();
-        self.restarts += 1;
-        self.queue = Queue::new(settings(self.with_reports), routes, 7, self.now);
-        for (id, accepted) in &mut self.accepted {
-            if accepted.settled {
-                continue;
-            }
-            accepted.fate = accepted.durable_fate.clone();
-            accepted.held = accepted.durable_held;
-            (accepted.expires, accepted.routes) = (accepted.durable.expires, accepted.durable.routes.clone());
-            accepted.deleted = false;
-            let domains = destinations(&mut self.queue, accepted);
-            let message = new_message(*id, accepted.accepted_at);
-            let records = accepted.records.iter().map(Vec::as_slice);
-            let Recovered { key, done, .. } = self.queue.recover(&message, recipients_of(accepted, &domains), records, self.now).unwrap();
-            for &number in accepted.left.iter().filter(|number| accepted.fate[usize::from(**number)] == Fate::Bounced) {
-                self.told.insert((*id, number, false), self.restarts);
-            }
-            if done {
-                // Whom it was not delivered to was about to leave when the process died.
-                assert!(accepted.fate.iter().all(|fate| fate.is_settled()));
-                accepted.settled = true;
-                self.queue.recorded(key);
-                continue;
-            }
-            self.keys.insert(*id, key);
-            let view = self.queue.show(key).unwrap();
-            assert_eq!(view.priority(), accepted.durable.priority);
-            for (recipient, before) in view.recipients().zip(&accepted.durable.recipients) {
-                let now = (recipient.attempts(), recipient.last_attempt(), recipient.reply().into_owned());
-                assert_eq!(now, (before.attempts, before.last_attempt, before.reply.clone()));
-                match (recipient.due_at(), before.next_attempt) {
-                    (Some(at), before_at) if !before.is_active && !accepted.held => assert_eq!(Some(at), before_at),
-                    (None, Some(at)) if recipient.state() == State::Ready => assert!(at <= self.now),
-                    _ => {}
-                }
-                let by_age = accepted.accepted_at + if recipient.destination() == DestinationId::UNROUTED { 120 } else { 30 } * HOUR;
-                let (end, grace) = (accepted.expires.map_or(by_age, |at| at.min(by_age)), self.now + GRACE);
-                // One recipient that is past its time has the time of grace given to all of them.
-                assert!(recipient.expires_at() == end.max(grace) || end > self.now && recipient.expires_at() == end);
-                let route = accepted.routes[usize::from(recipient.number())];
-                let is_over = matches!(recipient.state(), State::Delivered | State::Bounced | State::Purged);
-                let own = self.queue.route_of(recipient.destination());
-                assert!(
-                    is_over || route.map_or_else(|| own == self.queue.route_of(domains[usize::from(recipient.number())]), |_| own == route)
-                );
-                self.kept[0] += usize::from(recipient.state() == State::Deferred);
-            }
-            self.kept[1] += usize::from(accepted.held);
-            self.kept[2] += usize::from(accepted.expires.is_some());
-            self.kept[3] += usize::from(accepted.routes.iter().any(Option::is_some));
-            // Compaction writes one record in place of all.
-            let mut state = Vec::new();
-            assert!(self.queue.state(key, &mut state));
-            accepted.records = vec![state];
-        }
     }
 }
