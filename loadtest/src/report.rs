@@ -8,6 +8,8 @@ pub mod hgrm;
 pub mod html;
 pub mod interval_log;
 pub mod suite;
+#[cfg(test)]
+mod viewers;
 
 use std::{
     collections::BTreeSet,
