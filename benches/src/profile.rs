@@ -65,11 +65,83 @@ impl Profile {
 #[cfg(test)]
 mod tests {
     use std::hint::black_box;
+    use std::process::Command;
 
     use pprof::protos::Profile as Pprof;
 
     use super::*;
     use crate::profile_file;
+
+    /// Reads a profile by its octets (protobuf, and `profile.proto` of pprof), and says what does not hold.
+    const READER: &str = r#"
+import sys
+
+def fields(octets):
+    at = 0
+    def varint():
+        nonlocal at
+        number = shift = 0
+        while True:
+            octet = octets[at]
+            at += 1
+            number |= (octet & 0x7F) << shift
+            shift += 7
+            if octet < 0x80:
+                return number
+    while at < len(octets):
+        key = varint()
+        if key & 7 == 0:
+            yield key >> 3, varint()
+        else:
+            assert key & 7 == 2, key
+            length = varint()
+            yield key >> 3, octets[at:at + length]
+            at += length
+
+def packed(octets):
+    if isinstance(octets, int):
+        return [octets]
+    numbers, number, shift = [], 0, 0
+    for octet in octets:
+        number |= (octet & 0x7F) << shift
+        shift += 7
+        if octet < 0x80:
+            numbers.append(number)
+            number = shift = 0
+    return numbers
+
+profile = list(fields(open(sys.argv[1], "rb").read()))
+every = lambda number: [value for field, value in profile if field == number]
+text = [value.decode() for value in every(6)]
+assert text[0] == "", "the first string is empty"
+kind = lambda octets: tuple(text[value] for _, value in sorted(fields(octets)))
+assert [kind(one) for one in every(1)] == [("samples", "count"), ("cpu", "nanoseconds")], every(1)
+assert [kind(one) for one in every(11)] == [("cpu", "nanoseconds")], every(11)
+(period,) = every(12)
+assert period == 1_000_000_000 // 997, period
+assert every(9)[0] > 1_600_000_000 * 10**9 and every(10)[0] > 0, (every(9), every(10))
+functions = {dict(fields(one))[1]: text[dict(fields(one))[2]] for one in every(5)}
+places = {}
+for one in every(4):
+    place = dict(fields(one))
+    places[place[1]] = functions[dict(fields(place[4]))[1]]
+assert all(places.values()) and 0 not in places, "each place has a function with a name"
+stacks = []
+for one in every(2):
+    ids, values = [], []
+    for field, value in fields(one):
+        ids += packed(value) if field == 1 else []
+        values += packed(value) if field == 2 else []
+    count, cpu = values
+    assert count > 0 and cpu == count * 1_000_000_000 // 997, values
+    stacks.append([places[id] for id in ids])
+assert stacks, "there are samples"
+# The leaf comes first.
+def at(stack, word):
+    return next((index for index, name in enumerate(stack) if word in name), None)
+order = [(at(stack, "each_bench_leaves"), at(stack, "rust_begin_short_backtrace")) for stack in stacks]
+assert any(inner is not None and outer is not None and inner < outer for inner, outer in order), stacks
+"#;
 
     /// What several benches do that are given one folder, without the processes between them. Then one that does nothing itself, as
     /// `instructions`: it left two files with nothing in them.
@@ -88,6 +160,9 @@ mod tests {
         for name in ["one", "two"] {
             let profile = Pprof::decode(fs::read(folder.path().join(format!("{name}.pb"))).unwrap().as_slice()).unwrap();
             assert!(!profile.sample.is_empty(), "{name}");
+            let path = folder.path().join(format!("{name}.pb"));
+            let read = Command::new("python3").args(["-c", READER]).arg(path).status().expect("this test needs python3");
+            assert!(read.success(), "see above");
             let picture = fs::read_to_string(folder.path().join(format!("{name}.svg"))).unwrap();
             assert!(picture.starts_with("<svg") && picture.contains("<title>"), "{picture}");
         }
