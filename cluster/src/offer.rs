@@ -29,12 +29,14 @@ mod late;
 mod outages;
 mod soon;
 mod todo;
+mod unread;
 mod walks;
 
 use items::{Items, State, WALK_ITEMS};
 use late::Late;
 use outages::Outages;
 use soon::Soon;
+use unread::Unread;
 use walks::Walks;
 
 pub use todo::{Recall, Sending, Todo};
@@ -99,6 +101,7 @@ pub struct Offers {
     take_back: VecDeque<String>,
     /// Of a node that does not deliver.
     dead: BTreeMap<String, DeadLetter>,
+    unread: Unread,
     withdraw: VecDeque<String>,
     leftover: VecDeque<String>,
     free: VecDeque<String>,
@@ -138,6 +141,7 @@ impl Offers {
             settle_later: VecDeque::new(),
             take_back: VecDeque::new(),
             dead: BTreeMap::new(),
+            unread: Unread::default(),
             withdraw: VecDeque::new(),
             leftover: VecDeque::new(),
             free: VecDeque::new(),
@@ -400,8 +404,10 @@ impl Offers {
         self.unproven.clear();
         self.offer.clear();
         self.unheard.clear();
-        let Offers { dead, items, .. } = self;
-        dead.retain(|id, _| items.get(id).is_some_and(State::is_open));
+        let Offers { dead, unread, items, .. } = self;
+        let is_open = |id: &str| items.get(id).is_some_and(State::is_open);
+        dead.retain(|id, _| is_open(id));
+        unread.retain(is_open);
         self.go_round();
     }
 

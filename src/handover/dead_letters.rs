@@ -1,4 +1,4 @@
-//! Dead letters of the queue: said in the log, and given another chance where no owner is there that would.
+//! Dead letters of the queue: said in the log, and given another chance where no owner is there that would. So is what no worker can read.
 
 use std::{
     collections::HashSet,
@@ -22,12 +22,13 @@ const LOOK_EVERY: Duration = Duration::from_secs(60);
 
 impl Driver {
     pub(super) async fn see_to_dead_letters(self: Arc<Self>) {
-        let mut said = 0;
+        let (mut said, mut said_unreadable) = (0, 0);
         loop {
             sleep(LOOK_EVERY + Duration::from_millis(random_u64() % 60_000)).await;
             if !self.node.shares {
                 continue;
             }
+            said_unreadable = self.tell_unreadable(said_unreadable);
             let Some(owners) = owners_there(&self.node.cluster.nodes(), self.node.me.as_str()) else { continue };
             let found = self.revive(&owners).await;
             if found.requeued > 0 {
@@ -46,6 +47,20 @@ impl Driver {
             }
             said = count;
         }
+    }
+
+    /// Mail that no worker can read although it has this node's key; `said`: how much of it was told before. Returns how much there is.
+    fn tell_unreadable(&self, said: u64) -> u64 {
+        let count = self.offers().unreadable();
+        if count > said {
+            warn!(
+                count,
+                delivers = self.node.delivers,
+                "workers with this node's cluster.key_file could not read mail that it offered, four times each: the workers' warnings say why. A node that \
+                 delivers has taken it back; one that does not offers it again after five minutes, and after twice as long each further time"
+            );
+        }
+        count
     }
 
     async fn revive(&self, owners: &HashSet<String>) -> Revived {

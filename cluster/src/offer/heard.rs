@@ -125,11 +125,7 @@ impl Offers {
             // Poison to its workers, or past its time: the owner sees to it.
             (State::Waiting, Known::Dead) if self.delivers => self.back(id),
             (State::Waiting, Known::Dead) => self.dead(id, now),
-            // Signed with a key that this node has no more, or damaged: no worker takes it. It is offered again once it has left the queue.
-            (State::Waiting, Known::Unreadable) => {
-                self.items.set(id, State::Reviving);
-                self.withdraw.push_back(id.to_owned());
-            }
+            (State::Waiting, Known::Unreadable) => self.unread(id, now),
             (State::Reviving, Known::Unreadable) => self.withdraw.push_back(id.to_owned()),
             (_, Known::Unreadable) => self.known(id, &Known::Waiting, now),
             // It was given another chance by command.

@@ -16,7 +16,7 @@ pub(super) enum State {
     Unsure,
     /// The same, and its shard was asked for the content: it answers each item it was asked for, so nothing asks once more.
     Fetching,
-    /// No call is known to have brought it in, for too long: to leave the queue, if one has. Then this node delivers it.
+    /// No call is known to have brought it in, for too long, or no worker can read it: to leave the queue, if it is there. Then this node delivers it.
     Overdue,
     /// In the queue, by its last word.
     Waiting,
