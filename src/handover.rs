@@ -40,6 +40,7 @@ mod appetite;
 mod dead_letters;
 mod drain;
 mod item_names;
+mod marking;
 mod offer_mark;
 mod owner;
 mod retracting;
@@ -49,7 +50,8 @@ mod worker;
 
 pub use drain::{AWAY_MAX, DrainProgress};
 use item_names::ItemNames;
-use offer_mark::{Marking, Offering};
+use marking::Marking;
+use offer_mark::Offering;
 pub use offer_mark::{OfferMark, Place};
 use settlements::SettledFile;
 
@@ -121,6 +123,9 @@ struct Driver {
     offering: Offering,
     /// Under one lock, so that what is being set is not cleared.
     marking: Mutex<Marking>,
+    /// The spool says, durably, that mail of this node may be in the queue; what is cleared after that is set again by a drain.
+    is_marked: AtomicBool,
+    has_told_unmarked: AtomicBool,
     offers: Mutex<Offers>,
     /// Of [`ENQUEUE_BYTES_MAX`], those that are free.
     enqueue_bytes: Semaphore,
@@ -154,7 +159,7 @@ struct Driver {
 struct Ended;
 
 /// Starts handing over mail, for the life of the process. Call it on the coordinator's runtime. A node that does not share is silent
-/// until it is to be emptied. Fails with a sentence where the spool cannot note that mail is offered.
+/// until it is to be emptied. Fails with a sentence where the spool cannot note how mail is offered.
 pub fn start(node: HandOverNode, shards: Vec<Arc<RequestLane>>) -> Result<SharedDelivery, String> {
     let now = BootTime::now();
     node.cluster.says(KEY_MARK, node.queue.key_mark());
@@ -171,8 +176,11 @@ pub fn start(node: HandOverNode, shards: Vec<Arc<RequestLane>>) -> Result<Shared
     let offering = Offering::of(&node).map_err(|reason| format!("how mail was offered cannot be read in the spool: {reason}"))?;
     let starts = start_numbers::of_this_start(&node)
         .map_err(|reason| format!("how mail is called that is offered cannot be noted in the spool: {reason}"))?;
+    let is_marked = node.mark.is_set();
     if node.shares {
-        node.mark.set(&offering).map_err(|reason| format!("that mail is offered cannot be noted in the spool: {reason}"))?;
+        if is_marked {
+            node.mark.set(&offering).map_err(|reason| format!("how mail is offered cannot be noted in the spool: {reason}"))?;
+        }
         info!(node = %node.me, delivers = node.delivers, "mail is shared with the cluster");
     } else if node.retracts {
         offers.retract();
@@ -191,6 +199,8 @@ pub fn start(node: HandOverNode, shards: Vec<Arc<RequestLane>>) -> Result<Shared
         settled_file,
         offering,
         marking: Mutex::new(Marking::new(node.mark.clone())),
+        is_marked: AtomicBool::new(is_marked),
+        has_told_unmarked: AtomicBool::new(false),
         offers: Mutex::new(offers),
         enqueue_bytes: Semaphore::new(ENQUEUE_BYTES_MAX),
         handed_over,
@@ -256,20 +266,6 @@ impl Driver {
 
     fn open_claims(&self) -> u64 {
         self.open_claims.load(Ordering::Relaxed)
-    }
-
-    fn marking(&self) -> MutexGuard<'_, Marking> {
-        self.marking.lock().expect("no panic happens under this lock")
-    }
-
-    /// Nothing of this node's mail is in the queue any more.
-    fn has_retracted(&self) {
-        self.is_retracting.store(false, Ordering::Relaxed);
-        match self.marking().clear_unless_kept() {
-            Ok(true) => info!("nothing that this node has, or has settled, is in the cluster's queue"),
-            Ok(false) => {}
-            Err(reason) => warn!(%reason, "the next start looks once more for mail in the cluster's queue"),
-        }
     }
 
     fn item(&self, id: QueueId) -> String {

@@ -1,5 +1,6 @@
 //! A file that says that mail of this spool may be in the cluster's queue, and how it is called there: a run that does not share takes it
-//! back first.
+//! back first. It is written before a spool's first mail is offered, or the first of others is stored: a run that did neither, as one with a wrong
+//! keyspace that nobody else has, leaves nothing behind that a later one would have to look for.
 //!
 //! ```text
 //! spool/cluster/offers   mail of this spool may be in the cluster's queue
@@ -192,11 +193,11 @@ impl OfferMark {
         if earlier.is_queue_of(place) {
             return Ok(());
         }
+        let key = if earlier.keyspace == place.keyspace { "cluster.valkey_url" } else { "cluster.valkey_keyspace" };
         Err(format!(
-            "cluster.valkey_keyspace: mail of this spool was offered in {} of database {}, and this is {} of database {}: what is still in the queue there \
+            "{key}: mail of this spool was offered in {} of database {}, and this is {} of database {}: what is still in the queue there \
              would be delivered a second time. Set the earlier value again and start with delivery.mode = \"local\" until the log says that nothing of \
-             this node's mail is in the cluster's queue, then change it; or remove {} to leave behind what is there, as where nothing \
-             was offered or a drain has ended with 0",
+             this node's mail is in the cluster's queue, then change it; or remove {} to leave behind what is there, as where a drain has ended with 0",
             earlier.keyspace,
             earlier.database,
             place.keyspace,
@@ -224,35 +225,6 @@ impl OfferMark {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }
-    }
-}
-
-/// The mark of a node that runs: who has taken back what earlier runs had offered clears it, unless the node is being emptied.
-#[derive(Debug)]
-pub struct Marking {
-    mark: OfferMark,
-    is_kept: bool,
-}
-
-impl Marking {
-    /// Not kept so far.
-    pub fn new(mark: OfferMark) -> Marking {
-        Marking { mark, is_kept: false }
-    }
-
-    /// The node is being emptied: as [`OfferMark::set`], and stays for this process's life.
-    pub fn keep(&mut self, offering: &Offering) -> io::Result<()> {
-        self.mark.set(offering)?;
-        self.is_kept = true;
-        Ok(())
-    }
-
-    /// As [`OfferMark::clear`]; false: it is kept.
-    pub fn clear_unless_kept(&mut self) -> io::Result<bool> {
-        if !self.is_kept {
-            self.mark.clear()?;
-        }
-        Ok(!self.is_kept)
     }
 }
 
@@ -305,33 +277,22 @@ mod tests {
         assert_eq!(mark.check_place(&at(1, "k")), Ok(()), "nothing was offered");
         mark.set(&offering(0)).unwrap();
         assert_eq!(mark.check_place(&at(0, "ringpost:cluster")), Ok(()), "by another way");
-        for (place, words) in [(at(1, "ringpost:cluster"), "of database 1"), (at(0, "other"), "this is other")] {
+        for (place, key, words) in [
+            (at(1, "ringpost:cluster"), "cluster.valkey_url: ", "of database 1"),
+            (at(0, "other"), "cluster.valkey_keyspace: ", "this is other"),
+            (at(2, "other"), "cluster.valkey_keyspace: ", "in ringpost:cluster of database 0, and this is other of database 2"),
+        ] {
             let reason = mark.check_place(&place).expect_err("it is elsewhere");
             assert!(
-                reason.contains(words) && reason.contains("delivery.mode = \"local\"") && reason.contains("cluster/offers"),
+                reason.starts_with(key)
+                    && reason.contains(words)
+                    && reason.contains("delivery.mode = \"local\"")
+                    && reason.contains("cluster/offers"),
                 "{reason}"
             );
         }
         mark.set(&Offering { place: None, ..offering(0) }).unwrap();
         assert_eq!(mark.check_place(&at(1, "k")), Ok(()), "nobody can tell");
-    }
-
-    /// It was cleared while a drain began, by what had taken back an earlier run's mail: the next start would have delivered what was in the
-    /// queue by then.
-    #[test]
-    fn a_mark_is_kept_while_the_node_is_emptied() {
-        let folder = tempfile::tempdir().unwrap();
-        let mark = OfferMark::new(folder.path().join("cluster"));
-        let mut marking = Marking::new(mark.clone());
-        mark.set(&offering(0)).unwrap();
-        assert!(marking.clear_unless_kept().unwrap() && !mark.is_set());
-        marking.keep(&offering(0)).unwrap();
-        assert!(!marking.clear_unless_kept().unwrap() && mark.is_set(), "kept");
-        // What could not be noted is not kept.
-        let file = folder.path().join("file");
-        fs::write(&file, "").unwrap();
-        let mut marking = Marking::new(OfferMark::new(file));
-        assert!(marking.keep(&offering(0)).is_err() && !marking.is_kept);
     }
 
     #[test]

@@ -84,6 +84,10 @@ impl Driver {
     }
 
     async fn enqueue(self: Arc<Self>, partition: u16, items: Vec<NewItem>) {
+        if !self.marks().await {
+            let now = BootTime::now();
+            return items.iter().for_each(|item| self.offers().refused(&item.id, now));
+        }
         let bytes = items.iter().map(|item| item.data.len()).sum::<usize>().min(ENQUEUE_BYTES_MAX);
         let _room = self.enqueue_bytes.acquire_many(u32::try_from(bytes).expect("below the bound")).await;
         let answer = self.node.queue.enqueue(partition, &items).await;

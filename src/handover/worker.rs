@@ -224,6 +224,13 @@ impl Worker {
             driver.heard(partition, &answer);
             let Ok((generation, items)) = answer else { continue };
             driver.generation(partition, &generation);
+            if !items.is_empty() && !driver.marks().await {
+                for Leased { id, token, .. } in items {
+                    let retry = self.restraint.no_room(soon(), BootTime::now());
+                    self.give_back(&Lease { id, token }, retry, "this worker cannot write to its spool").await;
+                }
+                return Ok(false);
+            }
             if driver.is_owners_turn(partition, BootTime::now()) {
                 // The data became another's, or of another time, since it was looked.
                 for Leased { id, token, .. } in items {

@@ -1,7 +1,7 @@
 //! A node whose mail is in one queue, and that is started with the settings of another.
 
 use super::{
-    shared_mail::{LOCAL, ONLY_OFFERS, mail_rig},
+    shared_mail::{LOCAL, ONLY_OFFERS, SHARES, mail_rig},
     *,
 };
 
@@ -60,6 +60,40 @@ fn a_start_with_another_keyspace_or_database_is_refused_until_the_queue_there_is
     fs::remove_file(rig.folder.path().join("spool1/cluster/offers")).unwrap();
     rig.start_node(0);
     wait_for("three offers there", || (rig.pending(0)? == 3).then_some(()));
+}
+
+/// Each start in shared mode noted where it would offer mail: a wrong keyspace, set right a moment later, was refused with 78 although nothing had been
+/// offered there.
+#[test]
+fn a_start_that_offered_nothing_and_took_nothing_binds_its_spool_to_no_queue() {
+    let mut rig = mail_rig(&[ONLY_OFFERS, SHARES]);
+    let (right, wrong) = ("heartbeat_interval", "valkey_keyspace = \"ringpost:wrnog\"\nheartbeat_interval");
+    let mark = |spool: &str| rig.folder.path().join(spool).join("cluster/offers");
+    let marks = [mark("spool1"), mark("spool2")];
+    for node in 0..2 {
+        rig.nodes[node].set(right, wrong);
+        rig.start_node(node);
+        wait_for("its share in the cluster", || rig.nodes[node].has_logged("mail is shared with the cluster"));
+    }
+    assert!(!marks.iter().any(|mark| mark.exists()));
+    for node in 0..2 {
+        rig.nodes[node].process = None;
+        rig.nodes[node].set(wrong, right);
+        rig.start_node(node);
+    }
+    rig.send(0, 3);
+    assert_eq!(wait_for("their delivery", || rig.all_there(3)), 3, "each once");
+    // The owner has offered, and the worker has taken.
+    for (node, mark) in marks.iter().enumerate() {
+        assert!(mark.exists(), "{node}");
+        rig.nodes[node].process = None;
+        rig.nodes[node].set(right, wrong);
+        let (code, said) = refused(&rig.nodes[node]);
+        assert!(
+            code == Some(78) && said.contains("cluster.valkey_keyspace: mail of this spool was offered in ringpost:cluster"),
+            "{code:?} {said}"
+        );
+    }
 }
 
 /// Another URL can lead to the same data, and another number may be that of the cluster: who has to change them is told what they leave behind.

@@ -1,0 +1,115 @@
+//! When a node that runs writes and clears the mark that its mail may be in the cluster's queue.
+
+use std::{
+    io,
+    sync::{Arc, MutexGuard, atomic::Ordering},
+};
+
+use tracing::{error, info, warn};
+
+use super::{
+    Driver,
+    offer_mark::{OfferMark, Offering},
+};
+
+/// The mark of a node that runs: who has taken back what earlier runs had offered clears it, unless the node is being emptied.
+#[derive(Debug)]
+pub struct Marking {
+    mark: OfferMark,
+    is_kept: bool,
+}
+
+impl Marking {
+    /// Not kept so far.
+    pub fn new(mark: OfferMark) -> Marking {
+        Marking { mark, is_kept: false }
+    }
+
+    /// As [`OfferMark::set`].
+    pub fn set(&self, offering: &Offering) -> io::Result<()> {
+        self.mark.set(offering)
+    }
+
+    /// The node is being emptied: as [`OfferMark::set`], and stays for this process's life.
+    pub fn keep(&mut self, offering: &Offering) -> io::Result<()> {
+        self.mark.set(offering)?;
+        self.is_kept = true;
+        Ok(())
+    }
+
+    /// As [`OfferMark::clear`]; false: it is kept.
+    pub fn clear_unless_kept(&mut self) -> io::Result<bool> {
+        if !self.is_kept {
+            self.mark.clear()?;
+        }
+        Ok(!self.is_kept)
+    }
+}
+
+impl Driver {
+    pub(super) fn marking(&self) -> MutexGuard<'_, Marking> {
+        self.marking.lock().expect("no panic happens under this lock")
+    }
+
+    /// Before this node's mail goes into the queue, or that of others into its spool: the next start is to know that, and where. False: the spool
+    /// cannot note it, and nothing may go.
+    pub(super) async fn marks(self: &Arc<Self>) -> bool {
+        if self.is_marked.load(Ordering::Acquire) {
+            return true;
+        }
+        let driver = self.clone();
+        let marked = tokio::task::spawn_blocking(move || driver.marking().set(&driver.offering)).await;
+        match marked.unwrap_or_else(|_| Err(io::Error::other("given up"))) {
+            Ok(()) => self.is_marked.store(true, Ordering::Release),
+            Err(reason) => {
+                if !self.has_told_unmarked.swap(true, Ordering::Relaxed) {
+                    error!(%reason, delivers = self.node.delivers, "that mail is offered cannot be noted in cluster/offers of the spool, so none is offered and \
+                        none is taken of others: let the engine's user write that file, and give the disk room. It is tried again every ten seconds; \
+                        this node delivers its mail itself meanwhile where it delivers");
+                }
+            }
+        }
+        self.is_marked.load(Ordering::Acquire)
+    }
+
+    /// Nothing of this node's mail is in the queue any more.
+    pub(super) fn has_retracted(&self) {
+        self.is_retracting.store(false, Ordering::Relaxed);
+        match self.marking().clear_unless_kept() {
+            Ok(true) => info!("nothing that this node has, or has settled, is in the cluster's queue"),
+            Ok(false) => {}
+            Err(reason) => warn!(%reason, "the next start looks once more for mail in the cluster's queue"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::handover::offer_mark::Place;
+
+    fn offering() -> Offering {
+        let place = Place { database: 0, keyspace: "ringpost:cluster".to_owned(), url: "valkey://127.0.0.1:6379".to_owned() };
+        Offering { node: "n1".to_owned(), partitions: 4, named_since: 0, spread_since: Some(0), place: Some(place) }
+    }
+
+    /// It was cleared while a drain began, by what had taken back an earlier run's mail: the next start would have delivered what was in the
+    /// queue by then.
+    #[test]
+    fn a_mark_is_kept_while_the_node_is_emptied() {
+        let folder = tempfile::tempdir().unwrap();
+        let mark = OfferMark::new(folder.path().join("cluster"));
+        let mut marking = Marking::new(mark.clone());
+        mark.set(&offering()).unwrap();
+        assert!(marking.clear_unless_kept().unwrap() && !mark.is_set());
+        marking.keep(&offering()).unwrap();
+        assert!(!marking.clear_unless_kept().unwrap() && mark.is_set(), "kept");
+        // What could not be noted is not kept.
+        let file = folder.path().join("file");
+        fs::write(&file, "").unwrap();
+        let mut marking = Marking::new(OfferMark::new(file));
+        assert!(marking.keep(&offering()).is_err() && !marking.is_kept);
+    }
+}
