@@ -45,10 +45,10 @@ local version, poll = tonumber(config[1] or '0') or 0, tonumber(config[3] or '0'
 -- What is no version is damage, as good as lost: nodes give it back.
 if not (version >= 0 and version <= 9007199254740991) then version = 0 end
 if not (poll >= 0 and poll <= 9007199254740991) then poll = 0 end
--- Kept from whoever says it first. What is no such number is damage, as good as lost.
+-- Kept from whoever says it first. What is no such number is damage, as good as lost; so is "8.0", which not all that read it take for one.
 local partitions = redis.pcall('GET', KEYS[9])
-partitions = type(partitions) == 'string' and tonumber(partitions) or 0
-if not (partitions >= 1 and partitions <= 256 and partitions % 1 == 0) then
+partitions = type(partitions) == 'string' and string.match(partitions, '^%d+$') and tonumber(partitions) or 0
+if not (partitions >= 1 and partitions <= 256) then
   partitions = proposed
   if proposed > 0 then redis.call('SET', KEYS[9], string.format('%.0f', proposed)) end
 end

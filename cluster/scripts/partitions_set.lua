@@ -5,9 +5,9 @@
 local before, number = tonumber(ARGV[1]), tonumber(ARGV[2])
 if not before or not number or number < 1 or number > 256 or number % 1 ~= 0 then return redis.error_reply('ERR ringpost: before or number') end
 local kept = redis.pcall('GET', KEYS[1])
-kept = type(kept) == 'string' and tonumber(kept) or 0
 -- As heartbeats take it.
-if not (kept >= 1 and kept <= 256 and kept % 1 == 0) then kept = 0 end
+kept = type(kept) == 'string' and string.match(kept, '^%d+$') and tonumber(kept) or 0
+if not (kept >= 1 and kept <= 256) then kept = 0 end
 if kept ~= before then return 0 end
 redis.call('SET', KEYS[1], string.format('%.0f', number))
 return 1

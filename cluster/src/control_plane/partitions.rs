@@ -17,7 +17,9 @@ impl ControlPlane {
             Value::BulkString(text) => String::from_utf8(text).ok(),
             _ => None,
         };
-        Ok(text.and_then(|text| text.parse().ok()).filter(|number| (1..=PARTITIONS_MAX).contains(number)))
+        // As the scripts take it: digits alone.
+        let digits = text.filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+        Ok(digits.and_then(|text| text.parse().ok()).filter(|number| (1..=PARTITIONS_MAX).contains(number)))
     }
 
     /// Puts another number in force, in the place of the one that [`ControlPlane::read_partitions`] found. False: that has changed meanwhile.

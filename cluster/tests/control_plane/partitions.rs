@@ -40,8 +40,9 @@ fn what_is_no_number_of_partitions_is_as_good_as_lost() {
         let control = control.with_partitions(count.clone());
         pulse(&control, 1, 0, true).await;
         let kept = async || control.valkey().command(redis::cmd("GET").arg(key())).await.unwrap();
-        for damage in ["", "x", "0", "-1", "1.5", "70000", "1e400", "nan", "0x"] {
+        for damage in ["", "x", "0", "-1", "1.5", "70000", "1e400", "nan", "0x", "8.0", "+8", " 8", "8 ", "0x8", "8e0"] {
             control.valkey().command(redis::cmd("SET").arg(key()).arg(damage)).await.unwrap();
+            assert_eq!(control.read_partitions().await, Ok(None), "{damage:?}");
             pulse(&control, 1, 0, false).await;
             assert_eq!(kept().await, redis::Value::BulkString(b"4".to_vec()), "{damage:?}");
         }
@@ -50,5 +51,21 @@ fn what_is_no_number_of_partitions_is_as_good_as_lost() {
         pulse(&control, 1, 0, false).await;
         assert_eq!(kept().await, redis::Value::BulkString(b"4".to_vec()));
         assert_eq!(count.difference(), None);
+    });
+}
+
+/// Scripts took "8.0" for eight and the command that replaces it for nothing: it said that another number had come into force meanwhile, each time.
+#[test]
+fn what_is_no_number_of_partitions_is_replaced_by_an_operators() {
+    on_server(async |_, control| {
+        let kept = async || control.valkey().command(redis::cmd("GET").arg(key())).await.unwrap();
+        for damage in ["8.0", "+8", "8e0", "x"] {
+            control.valkey().command(redis::cmd("SET").arg(key()).arg(damage)).await.unwrap();
+            let before = control.read_partitions().await.unwrap();
+            assert_eq!((before, control.set_partitions(before, 4).await), (None, Ok(true)), "{damage:?}");
+            assert_eq!(kept().await, redis::Value::BulkString(b"4".to_vec()), "{damage:?}");
+        }
+        assert_eq!(control.read_partitions().await, Ok(Some(4)));
+        assert_eq!(control.set_partitions(Some(3), 8).await, Ok(false), "another is in force");
     });
 }
