@@ -37,9 +37,10 @@ const CALLS_MAX: usize = 256;
 const ANSWERS_PER_COMMAND: usize = 256;
 /// How often it is looked whether Valkey is there, and a full lane to a shard is tried again.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// Limits of which this node keeps its own account. Beyond it, mail that comes in passes and mail that goes out waits.
+/// Limits of which this node keeps its own account, about 150 bytes each. Beyond it, mail that comes in passes and mail that goes out waits. While Valkey is
+/// there, half of them are for what comes in.
 const ACCOUNTS_MAX: usize = 65_536;
-/// How often it is looked which of many accounts say nothing.
+/// How often it is looked at most which of many accounts say nothing: all of them take some milliseconds, in which no question is answered.
 const PRUNE_EVERY: Duration = Duration::from_secs(1);
 /// What cannot be had now is asked for again after this.
 const AGAIN_MS: u64 = 500;
@@ -276,13 +277,19 @@ impl LimitKeeper {
         self.outboxes[usize::from(question.shard)].push_back(answer);
     }
 
+    /// Whether there are fewer accounts than so many. Those that say nothing make room, and are looked for once in [`PRUNE_EVERY`].
+    fn has_room(&mut self, accounts_max: usize, now: BootTime) -> bool {
+        if self.accounts.len() >= accounts_max && now.since(self.pruned_at) >= PRUNE_EVERY {
+            self.accounts.retain(|_, own| !own.is_idle(now));
+            self.pruned_at = now;
+        }
+        self.accounts.len() < accounts_max
+    }
+
     /// This node's own account of a limit; `None` when there are too many.
     fn own(&mut self, name: &str, flow: Flow, now: BootTime) -> Option<&mut Own> {
         if !self.accounts.contains_key(name) {
-            if self.accounts.len() >= ACCOUNTS_MAX {
-                self.accounts.retain(|_, own| !own.is_idle(now));
-            }
-            if self.accounts.len() >= ACCOUNTS_MAX {
+            if !self.has_room(ACCOUNTS_MAX, now) {
                 return None;
             }
             // Moments that were reserved before may still be used: the own part begins behind them.
@@ -295,14 +302,11 @@ impl LimitKeeper {
         Some(own)
     }
 
-    /// Takes in what came in and was counted by Valkey. Where there are too many accounts it is not: looking for room takes longer than the call.
+    /// Takes in what came in and was counted by Valkey. Where there are too many accounts it is not: of that an outage begins with a whole part.
     fn counted(&mut self, name: String, limit: SharedRate, messages: u32, cluster: Option<&ClusterHandle>) {
         let now = BootTime::now();
-        if self.accounts.len() >= ACCOUNTS_MAX / 2 && now.since(self.pruned_at) >= PRUNE_EVERY {
-            self.accounts.retain(|_, own| !own.is_idle(now));
-            self.pruned_at = now;
-        }
-        if limit.apart != Apart::Share || self.accounts.len() >= ACCOUNTS_MAX / 2 && !self.accounts.contains_key(&name) {
+        let has_room = self.has_room(ACCOUNTS_MAX / 2, now);
+        if limit.apart != Apart::Share || !has_room && !self.accounts.contains_key(&name) {
             return;
         }
         let flow = flow(limit).divided(cluster.map_or(1, |cluster| cluster.shares().nodes));
@@ -391,4 +395,28 @@ fn slots(reserved: Reserved, step_ns: u64) -> ringpost_queue::Reserved {
 
 fn micros(time: BootTime) -> u64 {
     u64::try_from(time.since(BootTime::default()).as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// With all accounts in use each question about a further limit, as each new sender's is in a flood, went through all of them, and mail of all shards
+    /// waited.
+    #[test]
+    fn room_among_many_accounts_is_looked_for_once_a_second() {
+        let (_questions, mut keeper) = LimitKeeper::new(1);
+        let at = |ms| BootTime::after_boot(Duration::from_secs(100_000) + Duration::from_millis(ms));
+        let flow = Flow { units: 1, per: Duration::from_secs(3600), burst: 1 };
+        for number in 0..ACCOUNTS_MAX {
+            let own = keeper.own(&number.to_string(), flow, at(0)).expect("there is room");
+            own.account.charge(flow, 1, micros(at(0)));
+        }
+        assert!(keeper.own("one more", flow, at(0)).is_none(), "all are in use");
+        keeper.accounts.get_mut("7").expect("it is there").account = Account::default();
+        assert!(keeper.own("one more", flow, at(999)).is_none(), "it was looked for less than a second ago");
+        assert!(keeper.own("7", flow, at(999)).is_some(), "those that are there have their accounts");
+        keeper.own("one more", flow, at(1000)).expect("there is room").account.charge(flow, 1, micros(at(1000)));
+        assert!(keeper.own("another", flow, at(2000)).is_none(), "as many as there may be");
+    }
 }
