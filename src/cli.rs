@@ -99,7 +99,7 @@ pub enum Command {
         output: Output,
     },
     /// Empty a node that is to be retired: what it holds goes to other nodes, and it takes no more of theirs. It goes on accepting; stop it
-    /// when it is empty. Exit 1 if something is left that does not go by itself.
+    /// when it is empty. Exit 1 if something is left that does not go by itself, or if nobody takes it, and 69 while Valkey is away.
     Drain {
         /// Into the cluster's queue, from which nodes with delivery.mode = "shared" take it
         #[arg(long, required = true)]

@@ -133,7 +133,7 @@ async fn converse(
             }
         },
         Ok(WireRequest::Reload {}) => reload(reloader, &mut write).await.map_err(NotDone::from),
-        Ok(WireRequest::DrainToCluster {}) => drain(sharing, &mut write).await.map_err(NotDone::from),
+        Ok(WireRequest::DrainToCluster {}) => drain(sharing, &mut write).await,
         Ok(request @ (WireRequest::QueuePause { .. } | WireRequest::QueuePaused {})) => {
             pause(request, pauser, &mut write).await.map_err(NotDone::from)
         }
@@ -270,7 +270,7 @@ async fn answer(
 }
 
 /// Empties the node into the cluster's queue and tells how far it is, until nothing is left that goes by itself.
-async fn drain(sharing: Option<&SharedDelivery>, write: &mut (impl AsyncWriteExt + Unpin)) -> Result<u64, Refusal> {
+async fn drain(sharing: Option<&SharedDelivery>, write: &mut (impl AsyncWriteExt + Unpin)) -> Result<u64, NotDone> {
     let sharing = sharing.ok_or("this node is in no cluster: set cluster.enabled = true in its config")?;
     let begun = sharing.begin_drain().await?;
     loop {
@@ -290,13 +290,15 @@ async fn drain(sharing: Option<&SharedDelivery>, write: &mut (impl AsyncWriteExt
                 "{} messages are held and {} are larger than what can be offered: release, purge or bounce the held ones with \
                  `ringpost queue`; the large ones are delivered here",
                 progress.counts.held, progress.counts.too_large
-            ));
+            )
+            .into());
         }
         if Duration::from_millis(progress.valkey_away_ms) >= AWAY_MAX {
-            return Err(format!(
-                "Valkey has not answered for {} s: this node delivers what it can itself; the drain goes on when Valkey is back",
+            return Err(NotDone::Unavailable(format!(
+                "Valkey has not answered for {} s: this node delivers what it can itself; the drain goes on when Valkey is back. See that Valkey runs and \
+                 that it is reached from here, then repeat the call to wait for the rest",
                 progress.valkey_away_ms / 1000
-            ));
+            )));
         }
         tokio::time::sleep(PROGRESS_EVERY).await;
     }

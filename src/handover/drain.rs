@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 use tokio::{task::JoinSet, time::sleep};
 use tracing::{info, warn};
 
-use super::{Driver, SharedDelivery, TAKES_MAIL};
-use crate::cluster::QUEUE_PARTITIONS;
+use super::{Driver, SharedDelivery, TAKES_MAIL, is_outage};
+use crate::{cluster::QUEUE_PARTITIONS, control_wire::NotDone};
 
 /// How often the shards are looked through for mail that can be offered by now.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -79,7 +79,7 @@ impl Taking {
 impl SharedDelivery {
     /// Begins to empty the node, for the rest of the process's life. A sentence for the operator where that cannot be. Returns what
     /// [`SharedDelivery::drain_progress`] wants.
-    pub async fn begin_drain(&self) -> Result<u64, String> {
+    pub async fn begin_drain(&self) -> Result<u64, NotDone> {
         let driver = &self.0;
         // One at a time: the second begins nothing, and hears of what the first could not do.
         let _begins = driver.drain_begins.lock().await;
@@ -87,7 +87,7 @@ impl SharedDelivery {
         if failed.len() == driver.partitions().len()
             && let Some((_, reason)) = failed.first()
         {
-            return Err(format!("{reason}; nothing was offered for the drain"));
+            return Err(driver.not_begun(reason));
         }
         if !failed.is_empty() {
             let partitions: Vec<u16> = failed.iter().map(|(partition, _)| *partition).collect();
@@ -98,7 +98,7 @@ impl SharedDelivery {
             return Err(
                 "no other node of the cluster takes mail: at least one needs delivery.mode = \"shared\" and delivery.deliver = true; \
                         nothing was offered"
-                    .to_owned(),
+                    .into(),
             );
         }
         let cluster = &driver.node.cluster;
@@ -107,7 +107,7 @@ impl SharedDelivery {
             Ok(true) => {}
             Ok(false) => {
                 return Err(
-                    "no other node of the cluster takes mail: those that did are being emptied themselves; nothing was offered".to_owned()
+                    "no other node of the cluster takes mail: those that did are being emptied themselves; nothing was offered".into()
                 );
             }
             Err(reason) => {
@@ -115,14 +115,14 @@ impl SharedDelivery {
                 if reason.was_sent() {
                     driver.is_not_emptied().await;
                 }
-                return Err(format!("{reason}; nothing was offered for the drain"));
+                return Err(driver.not_begun(&reason.into()));
             }
         }
         let keeps = driver.clone();
         let marked = tokio::task::spawn_blocking(move || keeps.marking().keep(&keeps.offering)).await;
         if let Err(reason) = marked.unwrap_or_else(|_| Err(io::Error::other("given up"))) {
             driver.is_not_emptied().await;
-            return Err(format!("that mail is offered cannot be noted in the spool: {reason}; nothing was offered for the drain"));
+            return Err(format!("that mail is offered cannot be noted in the spool: {reason}; nothing was offered for the drain").into());
         }
         if !driver.is_draining.swap(true, Ordering::SeqCst) {
             info!("the node is emptied into the cluster's queue and takes no more mail from it");
@@ -146,6 +146,19 @@ impl SharedDelivery {
 impl Driver {
     fn drain_progress(&self) -> MutexGuard<'_, DrainProgress> {
         self.drain_progress.lock().expect("no panic happens under this lock")
+    }
+
+    /// Why a drain does not begin for which the queue did not answer, or would not take anything.
+    fn not_begun(&self, reason: &QueueError) -> NotDone {
+        let sentence = format!("{}: {reason}; nothing was offered for the drain", self.node.valkey.target());
+        // Its number of partitions is another, which no waiting mends.
+        if !is_outage(reason) || self.node.queue.difference().is_some() {
+            return NotDone::Refused(sentence);
+        }
+        NotDone::Unavailable(format!(
+            "Valkey does not answer this node, or takes nothing, and a node is emptied by way of it: {sentence}. See that Valkey runs and that it is \
+             reached from here (`ringpost cluster status`), then repeat the call; stopping the node without emptying it keeps its mail in its spool"
+        ))
     }
 
     /// Other nodes that take mail, as far as this one knows.
