@@ -65,6 +65,8 @@ pub struct ClusterNode {
     pub queue: WorkQueue,
     /// `cluster.node_ttl`.
     pub node_ttl: Duration,
+    /// `cluster.leader_ttl`.
+    pub leader_ttl: Duration,
     reloader: Arc<Reloader>,
 }
 
@@ -155,7 +157,7 @@ impl ClusterNode {
         let to_agent = handle.clone();
         reloader.when_reloaded(move || to_agent.retry_config());
         tokio::spawn(agent.run());
-        Ok(Some(ClusterNode { handle, queue, node_ttl: settings.node_ttl, reloader }))
+        Ok(Some(ClusterNode { handle, queue, node_ttl: settings.node_ttl, leader_ttl: settings.leader_ttl, reloader }))
     }
 
     /// Whether a config could be pushed, or why not: what `ringpost check` would warn of.

@@ -45,7 +45,7 @@ pub enum ClusterCommand {
         #[command(flatten)]
         output: Output,
     },
-    /// Ask the leader to let another node lead; exit 1 if nobody leads.
+    /// Ask the leader to let another node lead, and wait until one does; exit 1 if nobody leads or nobody takes over, 69 while Valkey is away.
     Handover {
         #[command(flatten)]
         output: Output,
@@ -137,7 +137,7 @@ pub fn cluster(socket: &Path, command: ClusterCommand) -> ExitCode {
         ClusterCommand::Nodes { output } => nodes(socket, output),
         ClusterCommand::Leader { output } => leader(socket, output),
         ClusterCommand::Handover { output } => show(socket, ClusterCall::HandOver {}, output, |asked| {
-            say(&format!("{} was asked to let another lead", field(asked, "leader")));
+            say(&format!("{} leads in place of {}, epoch {}", field(asked, "next"), field(asked, "leader"), field(asked, "next_epoch")));
         }),
         ClusterCommand::Queue { name, call } => queue(socket, name, call),
         ClusterCommand::Config { call } => config(socket, call),

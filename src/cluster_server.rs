@@ -17,6 +17,9 @@ use crate::{
 /// Counts of the work queue that tell of damage in Valkey.
 const DAMAGE: [&str; 3] = ["damaged", "quarantined", "counters_reset"];
 
+/// A leader that is dead is followed once its lease has ended, and one that no other follows leads again after as long: within this more.
+const SUCCESSOR_BEYOND_LEASE: Duration = Duration::from_secs(3);
+
 /// Answers a call: one value for each line. Err is a sentence for the operator.
 pub async fn answer(call: ClusterCall, cluster: Option<&ClusterNode>) -> Result<Vec<Value>, NotDone> {
     let cluster = cluster.ok_or("this node is in no cluster: set cluster.enabled = true in its config")?;
@@ -56,7 +59,8 @@ pub async fn answer(call: ClusterCall, cluster: Option<&ClusterNode>) -> Result<
         ClusterCall::HandOver {} => {
             let asked = cluster.handle.hand_over().await.map_err(failed)?;
             let asked = asked.ok_or("nobody leads: there is nobody to ask; the next election takes about cluster.leader_ttl")?;
-            one(json(&HandOverView { leader: asked.incarnation.node().to_string(), epoch: asked.epoch.0 }))
+            let next = control.successor(&asked, cluster.leader_ttl + SUCCESSOR_BEYOND_LEASE).await.map_err(failed)?;
+            one(json(&HandOverView::of(&asked, next)?))
         }
         ClusterCall::Queue { name, ask } => cluster_queue_server::answer(&cluster.queue, name.as_deref(), ask, failed_queue).await,
         ClusterCall::QueuePartitions { number, force } => partitions_server::set(cluster, number, force, failed, failed_queue).await,

@@ -1,6 +1,9 @@
 //! What `ringpost cluster` asks of a running engine, and the answers.
 
-use ringpost_cluster::control_plane::{ConfigVersion, Published};
+use ringpost_cluster::{
+    control_plane::{ConfigVersion, Published},
+    identity::Leadership,
+};
 use serde::{Deserialize, Serialize};
 
 /// A call of `ringpost cluster`. Each is answered with one JSON object a line.
@@ -13,7 +16,7 @@ pub enum ClusterCall {
     Nodes {},
     /// `LeaderView`.
     Leader {},
-    /// Let another lead.
+    /// `HandOverView`, once another leads.
     HandOver {},
     /// The work queue.
     Queue {
@@ -145,6 +148,37 @@ pub struct HandOverView {
     pub leader: String,
     /// What it led with.
     pub epoch: u64,
+    /// Who leads in its place.
+    pub next: String,
+    /// What that one leads with.
+    pub next_epoch: u64,
+}
+
+impl HandOverView {
+    /// Of a leader that was asked, and who had the lease at the end. Err, for the operator: no other node has taken over.
+    pub fn of(asked: &Leadership, next: Option<Leadership>) -> Result<HandOverView, String> {
+        let leader = asked.incarnation.node();
+        match next {
+            Some(next) if next.incarnation.node() != leader => Ok(HandOverView {
+                leader: leader.to_string(),
+                epoch: asked.epoch.0,
+                next: next.incarnation.node().to_string(),
+                next_epoch: next.epoch.0,
+            }),
+            Some(next) if next == *asked => Err(format!(
+                "{leader} was asked to let another lead, and nobody took over: it has the lease still. It does not hear Valkey's messages, or its process is \
+                 stopped; where it is dead the lease ends within cluster.leader_ttl"
+            )),
+            Some(_) => Err(format!(
+                "{leader} was asked to let another lead, and nobody took over: it leads again. No other node stands: see `ringpost cluster nodes` for masters \
+                 that are there and healthy"
+            )),
+            None => Err(format!(
+                "{leader} was asked to let another lead, and nobody took over: nobody leads now. No node that is there stands: a master has to run, be healthy, \
+                 and reach Valkey; mail goes on without a leader"
+            )),
+        }
+    }
 }
 
 /// The answer to `leader`.

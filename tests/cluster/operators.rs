@@ -36,7 +36,7 @@ fn a_node_that_turns_mail_away_says_that_it_is_degraded_and_why() {
 
 /// `handover` ended with 0 and said nothing when there was nobody to ask, and commands that change something had no `--json`.
 #[test]
-fn every_command_speaks_json_and_handover_says_who_was_asked() {
+fn every_command_speaks_json_and_handover_says_who_was_asked_and_who_follows() {
     let mut rig = Rig::start();
     let leader = rig.leader();
     let json = |node: usize, words: &[&str]| {
@@ -45,6 +45,9 @@ fn every_command_speaks_json_and_handover_says_who_was_asked() {
     };
     let (code, asked, errors) = json((leader + 1) % 3, &["handover"]);
     assert_eq!((code, asked["leader"].as_str()), (0, Some(format!("n{}", leader + 1).as_str())), "{errors}");
+    // Of the other master.
+    assert_eq!(asked["next"], format!("n{}", 2 - leader), "{asked}");
+    assert!(asked["next_epoch"].as_u64() > asked["epoch"].as_u64(), "{asked}");
     assert_eq!(json(0, &["config", "poll", "2s"]).1["interval_ms"], 2000);
     assert_eq!(json(0, &["queue", "requeue", "--all"]).1["count"], 0);
     assert_eq!(json(0, &["queue", "purge", "--all"]).1["count"], 0);
@@ -60,8 +63,13 @@ fn every_command_speaks_json_and_handover_says_who_was_asked() {
     rig.start_node(2);
     wait_for("the end of the lease", || {
         let (code, _, errors) = rig.nodes[2].cluster(&["handover"]);
-        (code == 1 && errors.contains("nobody leads")).then_some(())
+        // One that is dead is asked as long as it has its lease: that was all, and done.
+        assert_eq!(code, 1, "{errors}");
+        errors.contains("nobody leads: there is nobody to ask").then_some(())
     });
+    rig.raw("SET {ringpost:cluster:c}:leader n9:00000000000000000000000000000001/99 PX 60000");
+    let (code, output, errors) = rig.nodes[2].cluster(&["handover"]);
+    assert!(code == 1 && output.is_empty() && errors.contains("n9 was asked to let another lead, and nobody took over"), "{code} {errors}");
 }
 
 /// There was no way to the work queue but for mail.

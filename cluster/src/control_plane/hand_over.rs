@@ -5,12 +5,14 @@ use std::time::Duration;
 use redis::Value;
 
 use super::ControlPlane;
-use crate::{identity::Leadership, valkey_error::ValkeyError};
+use crate::{boot_time::BootTime, identity::Leadership, valkey_error::ValkeyError};
 
 /// A leader that is asked to step down is asked again so often, while it has the lease.
 const HAND_OVER_REPEATS: u32 = 10;
 /// After so long each time.
 const HAND_OVER_GAP: Duration = Duration::from_millis(250);
+/// How often it is looked who follows.
+const SUCCESSOR_LOOK: Duration = Duration::from_millis(50);
 
 impl ControlPlane {
     /// Who has the lease.
@@ -40,6 +42,19 @@ impl ControlPlane {
                 Ok(Some(holder)) if holder == *leader => drop(self.tell_hand_over(leader).await),
                 Ok(_) => return,
                 Err(_) => {}
+            }
+        }
+    }
+
+    /// Waits until somebody has the lease by another election than that of `before`, for `patience` at most. Returns who has it then: `before` itself, who
+    /// leads on; the same node by a later election; another node; or `None`, nobody. Fails where Valkey does not answer at the end.
+    pub async fn successor(&self, before: &Leadership, patience: Duration) -> Result<Option<Leadership>, ValkeyError> {
+        let until = BootTime::now() + patience;
+        loop {
+            match self.holder().await {
+                Ok(Some(holder)) if holder != *before => return Ok(Some(holder)),
+                found if BootTime::now() >= until => return found,
+                _ => tokio::time::sleep(SUCCESSOR_LOOK).await,
             }
         }
     }

@@ -466,6 +466,32 @@ fn a_leader_that_does_not_listen_yet_is_asked_again() {
     });
 }
 
+/// Whoever had asked a leader that was dead heard that it was asked, and nothing else.
+#[test]
+fn who_follows_a_leader_is_waited_for() {
+    with_nodes(&[Role::Worker], async |rig| {
+        let control = rig.nodes[0].handle.control();
+        let (soon, long) = (Duration::from_millis(200), Duration::from_secs(60));
+        let elect = async |node: &str| {
+            let leader = Incarnation::of_this_process(node.parse().unwrap());
+            let Answer::Acquired(epoch) = control.elect(&leader, &Step::Acquire(Epoch(0)), long, 0).await else { panic!("not elected") };
+            Leadership { incarnation: leader, epoch }
+        };
+        let dead = elect("n8").await;
+        assert_eq!(control.successor(&dead, soon).await, Ok(Some(dead.clone())), "it has the lease still");
+        let delete = || rig.run(redis::cmd("DEL").arg(keyspace().leader()));
+        delete();
+        assert_eq!(control.successor(&dead, soon).await, Ok(None));
+        let following = control.successor(&dead, PATIENCE);
+        let (found, next) = tokio::join!(following, elect("n9"));
+        assert_eq!(found, Ok(Some(next.clone())));
+        delete();
+        let again = elect("n9").await;
+        assert!(again.epoch > next.epoch);
+        assert_eq!(control.successor(&next, soon).await, Ok(Some(again)), "the same node, elected anew");
+    });
+}
+
 /// The same word, said again for a leader of before, is none to the next one.
 #[test]
 fn only_the_leader_that_is_asked_hands_over() {
