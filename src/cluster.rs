@@ -93,7 +93,7 @@ impl ClusterNode {
         }
         let keyspace = Keyspace::new(&settings.valkey_keyspace)
             .map_err(|why| format!("cluster.valkey_keyspace: {:?} {why}", settings.valkey_keyspace))?;
-        let key = match key(settings)? {
+        let key = match cluster_key(settings)? {
             Some(key) => ItemKey::new(key.as_bytes()),
             None => {
                 warn!(
@@ -204,13 +204,14 @@ pub fn check_secrets(config: &Config) -> Result<(), String> {
         admin_token(config)?;
     }
     if config.cluster.enabled {
-        key(&config.cluster)?;
+        cluster_key(&config.cluster)?;
         target_of(&config.cluster)?;
     }
     Ok(())
 }
 
-fn key(settings: &Settings) -> Result<Option<String>, String> {
+/// The key that all nodes share, where there is a file of it.
+pub fn cluster_key(settings: &Settings) -> Result<Option<String>, String> {
     let Some(path) = settings.key_file.as_deref() else { return Ok(None) };
     let key = secret(path).map_err(|why| format!("cluster.key_file: {why}"))?;
     if key.len() < KEY_BYTES_MIN {
@@ -224,7 +225,7 @@ fn key(settings: &Settings) -> Result<Option<String>, String> {
 }
 
 /// Where Valkey is, with what the files of secrets have now.
-fn target_of(settings: &Settings) -> Result<Target, String> {
+pub fn target_of(settings: &Settings) -> Result<Target, String> {
     let password = match &settings.valkey_password_file {
         Some(path) => Some(secret(path).map_err(|why| format!("cluster.valkey_password_file: {why}"))?),
         None => std::env::var("RINGPOST_VALKEY_PASSWORD").ok(),

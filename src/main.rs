@@ -37,6 +37,7 @@ mod queue_cli;
 mod queue_filter;
 mod reloader;
 mod resolver;
+mod secret_advice;
 mod socket;
 mod spool_cli;
 mod topology;
@@ -53,6 +54,7 @@ use cli::{Cli, Command, ConfigCall, ConfigFile, Control, EXIT_CONFIG, EXIT_IO, E
 use node::StartConfig;
 use ringpost_config::{Config, MailOutput};
 use ringpost_smtp::shown::shown_lines;
+use secret_advice::secret_advice;
 use topology::CorePlan;
 
 #[cfg(not(feature = "count-allocations"))]
@@ -94,6 +96,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
             cluster::check_secrets(&config).map_err(Failure::config)?;
             plan.warnings.iter().for_each(|warning| eprintln!("ringpost: warning: {warning}"));
             config.advice().iter().for_each(|advice| eprintln!("ringpost: warning: {advice}"));
+            secret_advice(&config).iter().for_each(|advice| eprintln!("ringpost: warning: {advice}"));
             queue_cli::say("the config is good");
             Ok(ExitCode::from(EXIT_OK))
         }

@@ -124,6 +124,16 @@ impl Target {
         }
     }
 
+    /// Whether Valkey is told a password, or Sentinels are.
+    pub fn has_password(&self) -> bool {
+        let has = |server: &ConnectionInfo| server.redis_settings().password().is_some();
+        match &self.place {
+            Place::Single(server) => has(server),
+            Place::Sentinel { sentinels, node, .. } => has(node) || sentinels.iter().any(has),
+            Place::Cluster(servers) => servers.iter().any(has),
+        }
+    }
+
     /// Whether what is sent can be read on the way, and the way leaves this machine.
     pub fn is_exposed(&self) -> bool {
         let hosts = self.shown.split_once("://").map_or("", |(_, rest)| rest).split('/').next().unwrap_or_default();
@@ -158,6 +168,17 @@ mod tests {
             assert!(!Target::parse(url, Some("p"), None).unwrap().is_exposed(), "{url}");
         }
         let sentinel = Target::parse("valkey+sentinel://a:26379,b:26379/mail", None, None).unwrap();
+        for (target, has_password) in [
+            (Target::parse("valkey://a", None, None), false),
+            (Target::parse("valkey://u@a", None, None), false),
+            (Target::parse("valkey://u:p@a", None, None), true),
+            (Target::parse("valkey+cluster://a:1,b:2", Some("p"), None), true),
+            (Ok(sentinel.clone()), false),
+            (sentinel.clone().with_sentinel_login(None, Some("p")), true),
+        ] {
+            let target = target.unwrap();
+            assert_eq!(target.has_password(), has_password, "{target}");
+        }
         assert!(matches!(&sentinel.place, Place::Sentinel { sentinels, name, .. } if sentinels.len() == 2 && name == "mail"));
         let with_database = Target::parse("valkey+sentinel://u:p@a:26379/mail/3", None, None).unwrap();
         assert!(matches!(&with_database.place, Place::Sentinel { name, node, .. } if name == "mail" && node.redis_settings().db() == 3));
