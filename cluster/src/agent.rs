@@ -136,6 +136,7 @@ impl Agent {
             counters: BTreeMap::new(),
             shares: shares.kept(),
             ousted: None,
+            config_unusable: None,
             metadata: settings.metadata.clone(),
         };
         let handle =

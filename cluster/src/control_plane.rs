@@ -332,8 +332,9 @@ impl ControlPlane {
         }
         let seal = reply.text()?;
         let is_sealed = |hash: &str| self.config_seal(version, hash) == seal;
-        const FORGED: ValkeyError =
-            ValkeyError::Malformed("a config does not have its hash, or was not pushed under its number with this cluster's key");
+        const FORGED: ValkeyError = ValkeyError::Malformed(
+            "it is not signed with this node's cluster.key_file: another key was in that of the node that pushed it, or it was forged or damaged",
+        );
         if reply.is_empty() {
             return if is_sealed(known_hash) { Ok(Fetched::Unchanged(version)) } else { Err(FORGED) };
         }

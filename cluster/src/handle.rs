@@ -85,6 +85,8 @@ pub(crate) struct Known {
     pub(crate) shares: Shares,
     /// Why this node is none to the others, if it is so: its heartbeats are refused, or another process has its name.
     pub(crate) ousted: Option<String>,
+    /// Why what Valkey has as the pushed config is none, if it is so.
+    pub(crate) config_unusable: Option<String>,
     /// What else the node says of itself.
     pub(crate) metadata: BTreeMap<String, String>,
 }
@@ -100,10 +102,14 @@ impl Known {
         key_differs(self.metadata.get(KEY_MARK)?, &self.members.said_by_others(me, KEY_MARK))
     }
 
+    /// What is wrong with this node, as its heartbeats say it.
+    pub(crate) fn last_error(&self, local: &LocalState, me: &NodeId) -> Option<String> {
+        local.last_error.clone().or_else(|| self.config_unusable.clone()).or_else(|| self.key_differs(me))
+    }
+
     /// How this node is by what it knows first hand.
     fn by_itself(&self, me: &NodeId) -> Status {
-        let is_ill =
-            self.local.stalled.is_some() || self.local.last_error.is_some() || self.local.shedding || self.key_differs(me).is_some();
+        let is_ill = self.local.stalled.is_some() || self.local.shedding || self.last_error(&self.local, me).is_some();
         match (&self.ousted, is_ill) {
             (Some(_), _) => Status::Unhealthy,
             (None, true) => Status::Degraded,
@@ -154,12 +160,7 @@ impl ClusterHandle {
             epoch: known.epoch,
             local_node_id: self.me.node().to_string(),
             local_node_status,
-            local_last_error: known
-                .ousted
-                .clone()
-                .or_else(|| local.stalled.clone())
-                .or_else(|| local.last_error.clone())
-                .or_else(|| known.key_differs(self.me.node())),
+            local_last_error: known.ousted.clone().or_else(|| local.stalled.clone()).or_else(|| known.last_error(local, self.me.node())),
             valkey_available,
             nodes_unknown_since,
             config_version: known.config_version,

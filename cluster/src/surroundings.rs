@@ -77,7 +77,7 @@ impl LocalState {
             queue_depth: self.queue_depth,
             load: self.load,
             shedding: self.shedding,
-            last_error: self.last_error.clone().or_else(|| known.key_differs(settings.me.node())),
+            last_error: known.last_error(self, settings.me.node()),
             unfit: self.unfit,
             progress: self.progress.iter().copied().take(PROGRESS_MAX).collect(),
             shares: known.shares.nodes,
@@ -170,6 +170,7 @@ mod tests {
                 counters: BTreeMap::new(),
                 shares: Shares::default(),
                 ousted: None,
+                config_unusable: None,
                 metadata: BTreeMap::from([("leases_none".to_owned(), text.clone()), ("takes_mail".to_owned(), "yes".to_owned())]),
             };
             let record = local.record(&settings, Epoch(EPOCH_MAX), &config, &known);

@@ -26,6 +26,7 @@ impl Agent {
             }
             Ok(fetched) => {
                 self.has_refused_config = false;
+                self.handle.known().config_unusable = None;
                 fetched
             }
             Err(ValkeyError::Malformed(why)) => {
@@ -49,6 +50,7 @@ impl Agent {
     /// What is current is not to be run: told once, until something else is. If it is what runs here, and only not signed, it is signed.
     fn refuse_config(&mut self, why: &str) {
         self.count("configs_not_ours");
+        self.handle.known().config_unusable = Some(format!("it does not run the config that was pushed to all nodes: {why}"));
         if !std::mem::replace(&mut self.has_refused_config, true) {
             error!(why, "what Valkey has as the pushed config is not taken: restore the key configs, or push again");
         }

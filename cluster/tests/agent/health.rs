@@ -94,3 +94,24 @@ fn a_first_heartbeat_that_failed_is_not_put_off_for_a_whole_interval() {
         node.task.abort();
     });
 }
+
+/// It was counted, and said in one line of the log: `cluster nodes` showed a healthy node that did not run what all others ran.
+#[test]
+fn a_config_that_was_pushed_with_another_key_is_what_is_wrong_with_a_node() {
+    with_nodes(&[Role::Worker], async |rig| {
+        let other = ControlPlane::new(Valkey::new(target(&rig.server)), keyspace()).with_key(ItemKey::new(b"the key of another cluster"));
+        wait_for("its health", || rig.nodes[0].handle.stats().counts.healthy_nodes == 1).await;
+        other.publish_config("a = 1\n", "ann", 0, 0, None).await.unwrap();
+        let stats = || rig.nodes[0].handle.stats();
+        wait_for("its word", || stats().local_last_error.is_some()).await;
+        let error = stats().local_last_error.unwrap();
+        assert!(error.starts_with("it does not run the config that was pushed") && error.contains("cluster.key_file"), "{error}");
+        assert_eq!(stats().local_node_status, Status::Degraded);
+        let as_read = || rig.nodes[0].handle.nodes().first().and_then(|node| node.last_error.clone());
+        wait_for("its heartbeat", || as_read().as_ref() == Some(&error)).await;
+        let version = rig.nodes[0].push("a = 2\n").await;
+        wait_for("a config of its own key", || rig.nodes[0].handle.config_version() == version).await;
+        assert_eq!(stats().local_last_error, None);
+        wait_for("its health again", || stats().local_node_status == Status::Healthy).await;
+    });
+}
