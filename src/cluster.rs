@@ -270,6 +270,8 @@ struct Ills<'i> {
     queue_is_full: Option<String>,
     /// The same.
     partitions_differ: Option<String>,
+    /// It takes mail all the same, and shares less of it.
+    queue_is_crowded: Option<String>,
 }
 
 impl Ills<'_> {
@@ -286,7 +288,8 @@ impl Ills<'_> {
         if self.partitions_differ.is_some() {
             return self.partitions_differ.clone();
         }
-        self.queue_is_full.as_ref().map(|reason| format!("Valkey has no room, so that mail is not shared: {reason}"))
+        let full = self.queue_is_full.as_ref().map(|reason| format!("Valkey has no room, so that mail is not shared: {reason}"));
+        full.or_else(|| self.queue_is_crowded.clone())
     }
 
     fn sheds_mail(&self) -> bool {
@@ -347,7 +350,8 @@ impl Surroundings for LocalNode {
             let spool_failure = spool_failure.get().map(String::as_str);
             let partitions_differ = queue.difference();
             local.unfit = spool_failure.is_some() || partitions_differ.is_some();
-            let ills = Ills { spool_failure, keeps_reserve, lacks_memory, queue_is_full: queue.is_full(), partitions_differ };
+            let (queue_is_full, queue_is_crowded) = (queue.is_full(), queue.crowded());
+            let ills = Ills { spool_failure, keeps_reserve, lacks_memory, queue_is_full, partitions_differ, queue_is_crowded };
             local.last_error = ills.tell();
             local.shedding = ills.sheds_mail();
             local
@@ -453,10 +457,12 @@ mod tests {
             lacks_memory: false,
             queue_is_full: queue_is_full.map(str::to_owned),
             partitions_differ: None,
+            queue_is_crowded: Some("crowded".to_owned()),
         };
         let ills =
             |spool_failure, keeps_reserve, lacks_memory| Ills { spool_failure, keeps_reserve, lacks_memory, ..full(Some("OOM")) }.tell();
-        assert_eq!(full(None).tell(), None);
+        assert_eq!(Ills { queue_is_crowded: None, ..full(None) }.tell(), None);
+        assert_eq!((full(None).tell().as_deref(), full(None).sheds_mail()), (Some("crowded"), false));
         assert!(full(Some("OOM")).tell().unwrap().ends_with(": OOM") && !full(Some("OOM")).sheds_mail());
         assert!(ills(None, false, false).unwrap().contains("Valkey has no room"));
         assert!(ills(None, false, true).unwrap().contains("memory"));

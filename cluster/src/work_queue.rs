@@ -28,6 +28,7 @@ use crate::{
 
 mod answers;
 mod calls;
+mod crowding;
 mod damage;
 mod dead_letters;
 mod statistics;
@@ -35,6 +36,8 @@ mod statistics;
 pub use answers::{Completed, Ending, Enqueued, Failed, Known, Leased, Retry, Swept};
 pub use dead_letters::{DeadLetter, DeadPage, Revived};
 pub use statistics::QueueStats;
+
+use crowding::Crowding;
 
 /// The most items in one call of enqueue, lease or complete.
 pub const ITEMS_PER_CALL: usize = 64;
@@ -99,6 +102,8 @@ pub struct WorkQueue {
     agreed: Option<Arc<PartitionCount>>,
     /// Partitions that have no room in Valkey, and what it said.
     full: Arc<Mutex<BTreeMap<u16, (String, BootTime)>>>,
+    /// Partitions that have [`QueueBounds::capacity`] items.
+    crowding: Arc<Mutex<Crowding>>,
 }
 
 impl WorkQueue {
@@ -116,7 +121,7 @@ impl WorkQueue {
         if !is_queue_name(name) {
             return Err(ItemError::Id(name.chars().take(128).collect()));
         }
-        Ok(WorkQueue { valkey, keyspace, name: name.into(), bounds, key, me, agreed: None, full: Arc::default() })
+        Ok(WorkQueue { valkey, keyspace, name: name.into(), bounds, key, me, agreed: None, full: Arc::default(), crowding: Arc::default() })
     }
 
     /// Another queue of the same cluster, for items of another kind. Fails with [`ItemError::Id`] for a name that is none.
@@ -212,6 +217,7 @@ impl WorkQueue {
             });
         }
         self.valkey.announced(&channel, reply.number()?);
+        self.tell_crowding(partition, answers.iter().filter(|answer| **answer == Enqueued::Full).count() as u64);
         Ok((generation, answers))
     }
 

@@ -29,7 +29,7 @@ impl WorkQueue {
     pub fn over(&self, partitions: u16) -> WorkQueue {
         assert!(partitions > 0, "a queue has a partition");
         let bounds = QueueBounds { partitions, ..self.bounds };
-        WorkQueue { bounds, agreed: None, full: Arc::default(), ..self.clone() }
+        WorkQueue { bounds, agreed: None, full: Arc::default(), crowding: Arc::default(), ..self.clone() }
     }
 
     /// Waits until calls are sent that were not before: see [`WorkQueue::agreed_by`]. One asks.

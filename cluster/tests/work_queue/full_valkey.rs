@@ -1,12 +1,14 @@
-//! A Valkey without room: nothing is written into the queue, and what is in it can be ended.
+//! A Valkey without room, or a partition: nothing is written into the queue, and what is in it can be ended.
 
 use ringpost_cluster::{
+    script::Scripts,
     valkey_error::ValkeyError,
-    work_queue::{Completed, QueueError},
+    work_queue::{Completed, Enqueued, QueueBounds, QueueError},
 };
 
 use super::{
-    fixture::{item, on_server},
+    ROOMY,
+    fixture::{self, item, on_server},
     queue,
 };
 
@@ -34,5 +36,20 @@ fn what_has_no_room_is_asked_on_and_its_word_is_the_last_that_was_said() {
         assert!(server.command("CONFIG SET maxmemory 0").starts_with("+OK"));
         queue.probe(0).await.unwrap();
         assert_eq!(queue.is_full(), None);
+    });
+}
+
+/// Mail stayed with its node for hours, and neither a log nor a command said why.
+#[test]
+fn a_partition_that_has_as_many_items_as_there_may_be_is_told() {
+    on_server(async |server| {
+        let queue = fixture::queue(server, Scripts::shipped(), "n1", QueueBounds { capacity: 2, ..ROOMY });
+        let added = queue.enqueue(0, &[item("a", "n1"), item("b", "n1")]).await.unwrap().1;
+        assert_eq!((added, queue.crowded()), (vec![Enqueued::Added; 2], None));
+        assert_eq!(queue.enqueue(0, &[item("c", "n1")]).await.unwrap().1, [Enqueued::Full]);
+        let words = queue.clone().crowded().expect("it is crowded");
+        assert!(words.contains("1 of 1 partitions have cluster.queue_capacity (2) items") && words.ends_with(": 0"), "{words}");
+        // An account of another number of partitions has no part in it.
+        assert_eq!(queue.over(3).crowded(), None);
     });
 }
