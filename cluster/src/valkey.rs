@@ -28,6 +28,7 @@ mod channels;
 mod connection;
 mod eviction;
 mod messages;
+mod refusals;
 mod replicas;
 mod reply_meter;
 mod secrets;
@@ -36,6 +37,7 @@ mod stream;
 use channels::RefusedChannels;
 use connection::Connection;
 pub use messages::Message;
+use refusals::Refusals;
 use secrets::Secrets;
 pub use secrets::TargetSource;
 use stream::ANSWER_BYTES_MAX;
@@ -48,8 +50,6 @@ const BYTES_PER_SECOND: u64 = 8 * 1024 * 1024;
 const SMALL_BYTES_MAX: usize = 64 * 1024;
 /// A connection may take longer than a call: TLS, Sentinel and the cluster's map come first.
 const CONNECT_DEADLINE: Duration = Duration::from_millis(500);
-/// How often one and the same refusal is said.
-const REFUSAL_SAID_EVERY: Duration = Duration::from_secs(60);
 
 /// One connection, made when it is needed and made anew after a failure.
 #[derive(Default)]
@@ -99,8 +99,7 @@ pub struct Valkey {
     channels: Mutex<RefusedChannels>,
     /// What the last call came to that failed for want of a sound server.
     last_outage: Mutex<Option<ValkeyError>>,
-    /// The refusal that was said last, and when: where a part of the rights is missing, each second call ends it.
-    refusal: Mutex<Option<(String, BootTime)>>,
+    refusals: Mutex<Refusals>,
     /// See [`Counters`].
     pub counters: Counters,
 }
@@ -138,7 +137,7 @@ impl Valkey {
             circuits: Mutex::default(),
             channels: Mutex::default(),
             last_outage: Mutex::default(),
-            refusal: Mutex::default(),
+            refusals: Mutex::default(),
             counters: Counters::default(),
         })
     }
@@ -290,42 +289,31 @@ impl Valkey {
     }
 
     fn succeeded(&self, slot: Option<Slot>) {
-        match self.circuits().succeeded(slot, BootTime::now()) {
-            // Said again and again it would stand beside what it refuses.
-            Some(Extent::All) if self.refuses_now() => {}
-            Some(Extent::All) => info!(valkey = %self.target, "Valkey answers again"),
-            Some(Extent::Part) => info!(valkey = %self.target, "all of Valkey answers again"),
-            None => {}
+        let now = BootTime::now();
+        let closed = self.circuits().succeeded(slot, now);
+        if self.refusals().answered(closed == Some(Extent::All), now) {
+            info!(valkey = %self.target, "Valkey answers again");
+        }
+        if closed == Some(Extent::Part) {
+            info!(valkey = %self.target, "all of Valkey answers again");
         }
     }
 
-    /// Whether this is to be said: another reason than before, or the same after a minute.
-    fn is_new_refusal(&self, reason: &str) -> bool {
-        let (mut said, now) = (self.refusal.lock().expect("no panic happens under this lock"), BootTime::now());
-        let is_new = said.as_ref().is_none_or(|(before, at)| before != reason || now.since(*at) >= REFUSAL_SAID_EVERY);
-        if is_new {
-            *said = Some((reason.to_owned(), now));
-        }
-        is_new
-    }
-
-    /// A refusal was said within the last minute, and the last call that failed was refused.
-    fn refuses_now(&self) -> bool {
-        let last = self.last_outage.lock().expect("no panic happens under this lock");
-        let said = self.refusal.lock().expect("no panic happens under this lock");
-        matches!(*last, Some(ValkeyError::Misconfigured(_)))
-            && said.as_ref().is_some_and(|(_, at)| BootTime::now().since(*at) < REFUSAL_SAID_EVERY)
+    fn refusals(&self) -> std::sync::MutexGuard<'_, Refusals> {
+        self.refusals.lock().expect("no panic happens under this lock")
     }
 
     fn failed(&self, slot: Option<Slot>, sent_at: BootTime, error: &ValkeyError) {
         self.counters.outages.fetch_add(1, Ordering::Relaxed);
         *self.last_outage.lock().expect("no panic happens under this lock") = Some(error.clone());
-        let opened = self.circuits().failed(slot, Failure { sent_at, failed_at: BootTime::now() }, random_u64());
+        let failed_at = BootTime::now();
+        self.refusals().failed(matches!(error, ValkeyError::Misconfigured(_)), failed_at);
+        let opened = self.circuits().failed(slot, Failure { sent_at, failed_at }, random_u64());
         let Some(extent) = opened else { return };
         self.counters.opened.fetch_add(1, Ordering::Relaxed);
         match (extent, error) {
             (_, ValkeyError::Misconfigured(reason)) => {
-                if !self.is_new_refusal(reason) {
+                if !self.refusals().opened(reason, failed_at) {
                     return;
                 }
                 error!(valkey = %self.target, reason, "Valkey refuses this node, which goes on alone: mend password, rights or settings");
