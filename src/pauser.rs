@@ -10,7 +10,7 @@ use std::{
     sync::Arc,
 };
 
-use ringpost_cluster::floor_file::{remove, replace};
+use ringpost_cluster::durable_file::{remove, replace};
 use ringpost_engine::{
     control::{Answer, Command},
     request_lane::RequestLane,

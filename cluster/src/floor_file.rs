@@ -1,32 +1,11 @@
 //! What this node has accepted, on disk: a restart must not follow a leader of an earlier epoch (L6).
 
 use std::{
-    fs::{self, File},
-    io::{self, Write},
+    fs, io,
     path::{Path, PathBuf},
 };
 
-use crate::identity::Leadership;
-
-/// Replaces a file whole and durably: new file, sync, rename, sync of the folder.
-pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let fresh = path.with_extension("new");
-    let mut file = File::create(&fresh)?;
-    file.write_all(content)?;
-    file.sync_all()?;
-    fs::rename(&fresh, path)?;
-    File::open(folder)?.sync_all()
-}
-
-/// Removes a file durably; one that is not there is removed.
-pub fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        other => other?,
-    }
-    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
-}
+use crate::{durable_file::replace, identity::Leadership};
 
 /// The file of the highest leadership accepted.
 #[derive(Clone, Debug)]

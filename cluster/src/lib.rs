@@ -13,6 +13,7 @@ pub mod claim;
 mod completion;
 pub mod config_watch;
 pub mod control_plane;
+pub mod durable_file;
 pub mod election;
 pub mod fence;
 pub mod floor_file;

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::floor_file::{remove, replace};
+use crate::durable_file::{remove, replace};
 
 /// The file: one line with the version, then the text as it was pushed.
 #[derive(Clone, Debug)]

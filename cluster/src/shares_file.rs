@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use crate::{floor_file::replace, shares::Shares};
+use crate::{durable_file::replace, shares::Shares};
 
 /// The file: one line, [`Shares`] as text.
 #[derive(Clone, Debug)]

@@ -16,7 +16,7 @@ use std::{
     path::PathBuf,
 };
 
-use ringpost_cluster::{floor_file::replace, work_queue::WorkQueue};
+use ringpost_cluster::{durable_file::replace, work_queue::WorkQueue};
 use tracing::warn;
 
 use super::HandOverNode;

@@ -13,7 +13,7 @@ use std::{
     sync::Arc,
 };
 
-use ringpost_cluster::floor_file::replace;
+use ringpost_cluster::durable_file::replace;
 use ringpost_engine::{
     control::{Answer, HandOver, Missing},
     settled_ids::SettledIds,

@@ -14,7 +14,7 @@ use std::{
     path::PathBuf,
 };
 
-use ringpost_cluster::{floor_file::replace, valkey::random_u64};
+use ringpost_cluster::{durable_file::replace, valkey::random_u64};
 use tracing::warn;
 
 use super::{HandOverNode, offer_mark::Noted};
