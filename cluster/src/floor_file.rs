@@ -5,7 +5,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{durable_file::replace, identity::Leadership};
+use crate::{
+    durable_file::{make_folder, replace},
+    identity::Leadership,
+};
 
 /// The file of the highest leadership accepted.
 #[derive(Clone, Debug)]
@@ -16,7 +19,7 @@ pub struct FloorFile {
 impl FloorFile {
     /// In `folder`, which is made if it is missing.
     pub fn open(folder: &Path) -> io::Result<FloorFile> {
-        fs::create_dir_all(folder)?;
+        make_folder(folder)?;
         Ok(FloorFile { path: folder.join("leadership") })
     }
 

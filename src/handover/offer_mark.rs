@@ -10,13 +10,12 @@
 //! The second line is missing where a version wrote it that gave names without the spool, `spread_since` where one did that put the spool
 //! before the message, the third where one did that did not note the place.
 
-use std::{
-    fs::{self, File},
-    io,
-    path::PathBuf,
-};
+use std::{fs, io, path::PathBuf};
 
-use ringpost_cluster::{durable_file::replace, work_queue::WorkQueue};
+use ringpost_cluster::{
+    durable_file::{make_folder, replace},
+    work_queue::WorkQueue,
+};
 use tracing::warn;
 
 use super::HandOverNode;
@@ -211,11 +210,7 @@ impl OfferMark {
         if self.read()? == Noted::Offered(offering.clone()) {
             return Ok(());
         }
-        let folder = self.path.parent().expect("it is in a folder");
-        fs::create_dir_all(folder)?;
-        if let Some(spool) = folder.parent() {
-            File::open(spool)?.sync_all()?;
-        }
+        make_folder(self.path.parent().expect("it is in a folder"))?;
         replace(&self.path, offering.text().as_bytes())
     }
 

@@ -13,7 +13,7 @@ use std::{
     sync::Arc,
 };
 
-use ringpost_cluster::durable_file::replace;
+use ringpost_cluster::durable_file::{make_folder, replace};
 use ringpost_engine::{
     control::{Answer, HandOver, Missing},
     settled_ids::SettledIds,
@@ -50,7 +50,7 @@ impl SettledFile {
 
     /// Durable when it returns.
     fn write(&self, text: &str) -> io::Result<()> {
-        fs::create_dir_all(self.0.parent().expect("it is in a folder"))?;
+        make_folder(self.0.parent().expect("it is in a folder"))?;
         replace(&self.0, text.as_bytes())
     }
 }

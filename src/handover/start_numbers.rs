@@ -14,7 +14,10 @@ use std::{
     path::PathBuf,
 };
 
-use ringpost_cluster::{durable_file::replace, valkey::random_u64};
+use ringpost_cluster::{
+    durable_file::{make_folder, replace},
+    valkey::random_u64,
+};
 use tracing::warn;
 
 use super::{HandOverNode, offer_mark::Noted};
@@ -107,11 +110,7 @@ impl StartsFile {
         };
         numbers.begin(boot, number, before);
         let noted = read.and_then(|()| {
-            let folder = self.0.parent().expect("it is in a folder");
-            fs::create_dir_all(folder)?;
-            if let Some(spool) = folder.parent() {
-                fs::File::open(spool)?.sync_all()?;
-            }
+            make_folder(self.0.parent().expect("it is in a folder"))?;
             replace(&self.0, numbers.text().as_bytes())
         });
         (numbers, noted)
