@@ -23,6 +23,7 @@ use std::{
 
 use crate::{boot_time::BootTime, work_queue::IDS_PER_CALL};
 
+mod crowd;
 mod heard;
 mod items;
 mod late;
@@ -32,6 +33,7 @@ mod todo;
 mod unread;
 mod walks;
 
+use crowd::Crowd;
 use items::{Items, State, WALK_ITEMS};
 use late::Late;
 use outages::Outages;
@@ -94,6 +96,8 @@ pub struct Offers {
     /// Calls that ask since one offered; one more than the most: it has, and what is to be forgotten comes next.
     asks_in_a_row: u32,
     offer: VecDeque<String>,
+    /// What there was no room for.
+    crowd: Crowd,
     /// What others have, with what they said.
     settle: VecDeque<(String, String)>,
     /// Of that, what its shard could not settle.
@@ -137,6 +141,7 @@ impl Offers {
             soon_in_a_row: 0,
             asks_in_a_row: 0,
             offer: VecDeque::new(),
+            crowd: Crowd::default(),
             settle: VecDeque::new(),
             settle_later: VecDeque::new(),
             take_back: VecDeque::new(),
@@ -322,6 +327,7 @@ impl Offers {
             self.begin_round();
         }
         self.go_on_round();
+        self.offer_crowd(now);
         // What this node delivers itself leaves the queue first: workers are about to lease again.
         if let Some(ids) = self.chosen(|offers| take(&mut offers.withdraw), State::is_to_leave) {
             return Some(Todo::Withdraw(ids));
@@ -365,7 +371,8 @@ impl Offers {
         let is_awaited = self.delivers || !self.recalls.is_empty();
         let over = self.outages.first_fresh().filter(|_| is_awaited).map(|since| since + self.bounds.lease_ttl + self.bounds.guard);
         let due = if self.outages.all() { over.unwrap_or(rounds) } else { rounds.min(over.unwrap_or(rounds)) };
-        let later = [self.settle_later.front().map(|(at, _)| *at), self.late.next_due()];
+        let crowd = self.crowd.next_due().filter(|_| !self.outages.all());
+        let later = [self.settle_later.front().map(|(at, _)| *at), self.late.next_due(), crowd];
         later.into_iter().flatten().fold(due, BootTime::min)
     }
 

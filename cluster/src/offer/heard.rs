@@ -12,6 +12,7 @@ impl Offers {
         let Some(state) = self.items.get(id) else { return };
         if answer != Enqueued::Full {
             self.late.came_in(id);
+            self.has_room(id);
         }
         match (state, answer) {
             (State::Sending | State::Unsure, Enqueued::Added | Enqueued::Present) => drop(self.items.set(id, State::Waiting)),
@@ -21,7 +22,7 @@ impl Offers {
                 self.ask_soon.push(id);
             }
             (State::Sending, Enqueued::Full) if self.delivers => self.back(id),
-            (State::Sending, Enqueued::Full) => drop(self.items.set(id, State::Unsure)),
+            (State::Sending, Enqueued::Full) => self.crowded(id),
             (State::Crossing, _) => self.recall(id),
             _ => {}
         }
@@ -69,6 +70,7 @@ impl Offers {
     pub fn done(&mut self, id: &str) {
         if matches!(self.items.get(id), Some(State::Sending | State::Overdue | State::Waiting | State::Unsure | State::Fetching)) {
             self.ask_soon.push(id);
+            self.has_room(id);
         }
     }
 

@@ -27,6 +27,10 @@ impl Soon {
         }
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.order.is_empty()
+    }
+
     /// The next, so many at most; what is heard of them from now on has them asked for again.
     pub(super) fn take(&mut self, count: usize) -> Option<Vec<String>> {
         let ids: Vec<Arc<str>> = self.order.drain(..count.min(self.order.len())).collect();
