@@ -45,6 +45,8 @@ const QUERIES_PER_CONNECTION: usize = 4096;
 pub struct Dns {
     resolver: TokioResolver,
     own: Arc<OwnHost>,
+    /// Shuffles hosts of equal preference in the same way whenever it is the turn of further ones.
+    seed: u64,
     settings: Arc<DnsSettings>,
 }
 
@@ -98,7 +100,7 @@ impl Dns {
             listeners: config.listeners.iter().map(|listener| listener.address).collect(),
             addresses: settings.own_addresses.clone(),
         };
-        Ok(Dns { resolver, own: Arc::new(own), settings: Arc::new(settings) })
+        Ok(Dns { resolver, own: Arc::new(own), seed: random_u64(), settings: Arc::new(settings) })
     }
 
     /// The answer to a question. `until` of what comes back is relative: milliseconds from now.
@@ -112,17 +114,17 @@ impl Dns {
         let about = about(&question);
         let answer = async {
             match question {
-                Question::Mx { domain, port } => self.mx(&domain, port, anew).await,
+                Question::Mx { domain, port, turn } => self.mx(&domain, port, turn, anew).await,
                 Question::Hosts(hosts) => self.hosts(hosts, anew).await,
             }
         };
         match tokio::time::timeout(limit, answer).await {
             Ok(resolution) => resolution,
-            Err(_) => Resolution::Unanswered { reason: format!("{about}: timed out") },
+            Err(_) => Resolution::Unanswered { reason: format!("{about}: timed out"), has_more: false },
         }
     }
 
-    async fn mx(&self, domain: &str, port: u16, anew: bool) -> Resolution {
+    async fn mx(&self, domain: &str, port: u16, turn: u16, anew: bool) -> Resolution {
         let is_name = |host: &str| self.own.names.iter().any(|name| host.eq_ignore_ascii_case(name));
         let is_listener = |address| self.own.is_exchange(address);
         let own = Own { is_name: &is_name, is_listener: &is_listener };
@@ -134,10 +136,10 @@ impl Dns {
         };
         let records = self.ask(name.clone(), RecordType::MX, anew, exchange).await;
         let is_negative = matches!(records.answer, DnsAnswer::NoData { .. } | DnsAnswer::NoName { .. });
-        let resolution = self.exchanges(domain, records, &own, port, anew).await;
+        let resolution = self.exchanges(domain, records, &own, port, turn, anew).await;
         match resolution {
             Resolution::Refused { .. } if is_negative => match self.circle(name, anew).await {
-                Some(why) => Resolution::Unanswered { reason: format!("MX of {domain}: {why}") },
+                Some(why) => Resolution::Unanswered { reason: format!("MX of {domain}: {why}"), has_more: false },
                 None => resolution,
             },
             resolution => resolution,
@@ -145,11 +147,11 @@ impl Dns {
     }
 
     /// What the MX records of a domain, or that it has none, mean.
-    async fn exchanges(&self, domain: &str, records: Timed<Exchange>, own: &Own<'_>, port: u16, anew: bool) -> Resolution {
+    async fn exchanges(&self, domain: &str, records: Timed<Exchange>, own: &Own<'_>, port: u16, turn: u16, anew: bool) -> Resolution {
         let mut holds = records.holds;
         let plan = {
-            let mut random = Jitter::new(random_u64());
-            mx::plan(domain, records.answer, own, millis(holds), |below| random.below(below))
+            let mut random = Jitter::new(if turn == 0 { random_u64() } else { self.seed });
+            mx::plan(domain, records.answer, own, turn, millis(holds), |below| random.below(below))
         };
         let candidates = match plan {
             Plan::Decided(resolution) => return resolution,

@@ -151,7 +151,7 @@ fn goes(start: &StartConfig, route: Option<&Route>, domain: &str) -> Result<Goes
             return Ok(Goes::Site { site: None, hosts: hosts.iter().cloned().map(HostView::from).collect(), ttl_s: None });
         }
         Some(Via::Named { hosts }) => Question::Hosts(hosts.clone()),
-        Some(Via::Mx { port }) => Question::Mx { domain: domain.to_owned(), port: *port },
+        Some(Via::Mx { port }) => Question::Mx { domain: domain.to_owned(), port: *port, turn: 0 },
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|reason| reason.to_string())?;
     let config = &start.config;
@@ -164,7 +164,7 @@ fn goes(start: &StartConfig, route: Option<&Route>, domain: &str) -> Result<Goes
             Goes::Site { site: Some(key), hosts: hosts.into_iter().map(HostView::from).collect(), ttl_s: Some(until / 1000) }
         }
         Resolution::Refused { reply, until } => Goes::Refused { reason: reply, ttl_s: until / 1000 },
-        Resolution::Unanswered { reason } => Goes::Unanswered { reason },
+        Resolution::Unanswered { reason, .. } => Goes::Unanswered { reason },
         Resolution::Awaited => unreachable!("it is no answer of DNS"),
     })
 }

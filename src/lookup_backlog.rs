@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     fn mx(number: usize) -> Question {
-        Question::Mx { domain: format!("d{number}.test"), port: 25 }
+        Question::Mx { domain: format!("d{number}.test"), port: 25, turn: 0 }
     }
 
     fn asked(backlog: &mut LookupBacklog) -> Vec<Ask> {

@@ -163,13 +163,13 @@ impl Resolver {
             Asked::Ask if self.backlog.push(question.clone(), anew) => {}
             Asked::Ask => {
                 let reason = format!("{}: too many questions are waiting", about(&question));
-                self.answer(question, Resolution::Unanswered { reason });
+                self.answer(question, Resolution::Unanswered { reason, has_more: false });
             }
         }
     }
 
     fn answer(&mut self, question: Question, resolution: Resolution) {
-        if let Resolution::Unanswered { reason } = &resolution {
+        if let Resolution::Unanswered { reason, .. } = &resolution {
             self.counters.unanswered.fetch_add(1, Ordering::Relaxed);
             debug!(reason, "DNS gave no answer");
         }

@@ -133,6 +133,25 @@ fn a_domains_exchanges_are_asked_by_preference_and_once_for_all_their_addresses(
     assert!(closing.connections() > 0);
 }
 
+/// It was deferred until it expired, because no more than sixteen hosts were ever asked for.
+#[test]
+fn a_domain_whose_first_sixteen_exchanges_are_dead_gets_its_mail_by_a_later_one() {
+    let names = NameServer::start();
+    let port = free_port();
+    let hosts: Vec<String> = (0..20).map(|number| format!("m{number}.y.test")).collect();
+    names.set_exchanges("y.test", &hosts);
+    (0..).zip(&hosts).for_each(|(number, host)| names.set(host, &[[127, 0, 0, 20 + number]], 300));
+    let last_but_one = NextHop::start_at(at(38, port));
+    let extra = format!("[dns]\nservers = [\"{}\"]\nallow_private = true\n", names.address).leak();
+    let route = format!("via = \"mx\"\nport = {port}");
+    let node = Node::start(&on_one_core(Setup { route, extra, retries: ONE_ATTEMPT, ..Setup::new() }, 1));
+    deliver(&node, "b@y.test");
+    last_but_one.wait_for(1);
+    node.wait_for_queue(<[_]>::is_empty);
+    let log = node.wait_for_mail_log("relay=m18.y.test[127.0.0.38]");
+    assert!(!log.contains("event=bounced"), "{log}");
+}
+
 #[test]
 fn a_store_that_fails_leaves_the_mail_to_the_next_one_recipient_by_recipient() {
     let (store, stored) = Store::over_tcp();

@@ -15,7 +15,7 @@ use crate::names::Names;
 use crate::queue::{Queue, Work};
 use crate::route::{NextHop, RouteId, Via};
 use crate::routes::Mail;
-use crate::site::{Answer, Domain, Lookup, Question, Resolution, Role, Site, Step, Verdict};
+use crate::site::{Answer, Domain, Lookup, Question, Resolution, Role, Site, Step, Verdict, later_turn};
 use crate::slab::NONE;
 
 /// How long a destination without mail is kept, so that its answer, its window and its breaker are still known to the next.
@@ -90,14 +90,15 @@ impl Queue {
     pub fn resolved(&mut self, destination: DestinationId, resolution: &Resolution, now: u64) {
         let slot = destination.slot;
         let Some(Destination { role: Role::Domain(domain), reason, route, .. }) = self.live_mut(destination) else { return };
-        let route = *route;
+        let (route, turn) = (*route, domain.turn);
         match resolution {
             Resolution::Site { key, name, hosts, is_whole, until } => {
                 reason.clear();
                 domain.answered(Answer::Known { until: *until });
                 let route = route.expect("a domain has a route");
                 let site = self.site_of(route, key, name);
-                self.destinations[site as usize].set_hosts(hosts, *is_whole);
+                let turn = self.destinations[site as usize].take_hosts_of_turn(hosts, *is_whole, turn, now);
+                self.set_turn(slot, turn);
                 self.join(slot, Some(site), now);
                 self.refresh(site, now);
             }
@@ -111,16 +112,34 @@ impl Queue {
                     reason.clear();
                 }
             }
-            Resolution::Unanswered { reason: why } => {
+            Resolution::Unanswered { reason: why, has_more } => {
                 reason.clone_from(why);
                 let mut jitter = self.jitter.clone();
                 if let Role::Domain(domain) = &mut self.destinations[slot as usize].role {
-                    domain.no_answer(now, &mut jitter);
+                    domain.no_answer(*has_more, now, &mut jitter);
                 }
                 self.jitter = jitter;
             }
         }
         self.refresh(slot, now);
+    }
+
+    fn set_turn(&mut self, slot: u32, turn: u16) {
+        if let Role::Domain(domain) = &mut self.destinations[slot as usize].role {
+            domain.turn = turn;
+        }
+    }
+
+    /// None of the hosts of a domain's site answers: if that has others, DNS is asked for them when it is their turn.
+    pub(crate) fn await_turn(&mut self, home: u32, now: u64) {
+        let Role::Domain(Domain { site: Some((site, _)), answer: Answer::Known { .. }, .. }) = self.destinations[home as usize].role else {
+            return;
+        };
+        let Some(at) = self.destinations[site as usize].awaits_turn(now, &mut self.jitter) else { return };
+        if let Role::Domain(Domain { answer: Answer::Known { until }, .. }) = &mut self.destinations[home as usize].role {
+            *until = at.min(*until);
+        }
+        self.refresh(home, now);
     }
 
     /// A [`Lookup`] could not be passed on: it comes again soon.
@@ -413,8 +432,15 @@ impl Queue {
             match domain.step(now) {
                 Step::Ask => {
                     domain.asked(now);
+                    if let (Some((site, _)), own) = (domain.site, domain.turn) {
+                        // Its own is later where none of those that it asked for last had an address.
+                        let of_site = self.destinations[site as usize].take_turn(now);
+                        self.set_turn(slot, later_turn(own, of_site));
+                    }
+                    let state = &self.destinations[slot as usize];
+                    let Role::Domain(domain) = &state.role else { unreachable!("the caller looked") };
                     let question = match &state.via {
-                        Via::Mx { port } => Question::Mx { domain: state.name.clone(), port: *port },
+                        Via::Mx { port } => Question::Mx { domain: state.name.clone(), port: *port, turn: domain.turn },
                         Via::Named { hosts } => Question::Hosts(hosts.clone()),
                         _ => unreachable!("other routes need no DNS"),
                     };

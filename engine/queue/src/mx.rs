@@ -13,8 +13,17 @@ use crate::site::Resolution;
 /// Hosts whose addresses are asked for at a time; the next so many only where none of those before has one that can be used.
 pub const MX_HOSTS_AT_ONCE: usize = 16;
 
-/// Hosts whose addresses are asked for at most: of 200 MX records the best so many.
+/// Hosts whose addresses are asked for by one question at most: of 200 MX records the best so many, or those whose turn it is.
 pub const MX_HOSTS_MAX: usize = 4 * MX_HOSTS_AT_ONCE;
+
+/// Of more than [`MX_HOSTS_AT_ONCE`] hosts the best so many are asked for in each turn; the other places go round, so that each host has its turn.
+const MX_HOSTS_EACH_TURN: usize = MX_HOSTS_AT_ONCE / 2;
+
+/// Further hosts that come with each turn.
+const MX_HOSTS_PER_TURN: usize = MX_HOSTS_AT_ONCE - MX_HOSTS_EACH_TURN;
+
+/// Turns that a question has had when none of the hosts that it asked for has an address.
+pub(crate) const TURNS_PER_QUESTION: u16 = ((MX_HOSTS_MAX - MX_HOSTS_EACH_TURN) / MX_HOSTS_PER_TURN) as u16;
 
 /// Addresses of one host that are used at most.
 pub(crate) const ADDRESSES_PER_HOST_MAX: usize = 8;
@@ -74,7 +83,7 @@ pub enum Plan {
 /// Hosts whose addresses are wanted.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Candidates {
-    /// In order of preference, equal ones shuffled; at most [`MX_HOSTS_MAX`].
+    /// In order of preference, equal ones shuffled; at most [`MX_HOSTS_MAX`]. Of many, first the best of all, then those whose turn it is.
     pub exchanges: Vec<Exchange>,
     /// How many hosts the domain has, those beyond [`MX_HOSTS_MAX`] included.
     hosts: usize,
@@ -87,10 +96,12 @@ pub struct Candidates {
     key: String,
 }
 
-/// Which hosts are asked for their addresses. `draw(n)` gives a number below `n`; `until` is when the answer grows old, unix ms.
-pub fn plan(domain: &str, answer: DnsAnswer<Exchange>, own: &Own<'_>, until: u64, mut draw: impl FnMut(u64) -> u64) -> Plan {
+/// Which hosts are asked for their addresses. `turn` is that of [`Question::Mx`](crate::Question::Mx): of a domain with many hosts each has one
+/// of those turns, as long as `draw` shuffles them in the same way. `draw(n)` gives a number below `n`; `until` is when the answer grows old,
+/// unix ms.
+pub fn plan(domain: &str, answer: DnsAnswer<Exchange>, own: &Own<'_>, turn: u16, until: u64, mut draw: impl FnMut(u64) -> u64) -> Plan {
     let refused = |reply: String| Plan::Decided(Resolution::Refused { reply, until });
-    let unanswered = |why: &str| Plan::Decided(Resolution::Unanswered { reason: format!("MX of {domain}: {why}") });
+    let unanswered = |why: &str| Plan::Decided(Resolution::Unanswered { reason: format!("MX of {domain}: {why}"), has_more: false });
     let mut exchanges = match answer {
         DnsAnswer::Found(exchanges) => exchanges,
         DnsAnswer::NoData { sure: is_sure } => {
@@ -132,6 +143,10 @@ pub fn plan(domain: &str, answer: DnsAnswer<Exchange>, own: &Own<'_>, until: u64
     }
     exchanges.sort_by_key(|(_, exchange)| exchange.preference);
     let hosts = exchanges.len();
+    if hosts > MX_HOSTS_AT_ONCE {
+        let others = &mut exchanges[MX_HOSTS_EACH_TURN..];
+        others.rotate_left(usize::from(turn) * MX_HOSTS_PER_TURN % others.len());
+    }
     exchanges.truncate(MX_HOSTS_MAX);
     let (numbers, exchanges) = exchanges.into_iter().unzip();
     Plan::Hosts(Candidates { exchanges, numbers, hosts, is_implicit: false, is_sure: true, key })
@@ -162,55 +177,71 @@ pub fn site(
     let is_ours = |host: &&Host<'_>| host.addresses.iter().any(|&address| own.has(address, port));
     let cut = hosts.iter().filter(is_ours).map(|host| host.exchange.preference).min();
     let better: Vec<_> = hosts.into_iter().filter(|host| cut.is_none_or(|cut| host.exchange.preference < cut)).collect();
-    let (mut hops, mut refusal) = (Vec::new(), None);
+    let (mut usable, mut refusal) = (Vec::with_capacity(better.len()), None);
     // What is behind the cut takes no mail from us, asked or not.
     let mut is_whole = cut.is_some() || candidates.hosts <= addresses.len();
-    for Host { exchange, number, addresses, is_sure, .. } in &better {
-        let mut used = 0;
-        let mut seen = BTreeSet::new();
+    for Host { exchange, addresses, is_sure, .. } in &better {
+        let mut of_host = Vec::new();
         for address in in_turn(addresses.clone()) {
-            if !seen.insert(address) || used == ADDRESSES_PER_HOST_MAX {
+            if of_host.contains(&address) || of_host.len() == ADDRESSES_PER_HOST_MAX {
                 continue;
             }
             if let Some(why) = unusable(address, allow_private) {
                 refusal.get_or_insert_with(|| format!("{} has the address {address}, which is {why}", exchange.host));
                 continue;
             }
-            used += 1;
+            of_host.push(address);
+        }
+        // One whose addresses cannot be used may have others tomorrow.
+        is_whole &= !of_host.is_empty() || addresses.is_empty() && *is_sure;
+        usable.push(of_host);
+    }
+    let most = addresses_of_each(&usable);
+    is_whole &= most == ADDRESSES_PER_HOST_MAX;
+    let mut hops = Vec::new();
+    for (Host { exchange, number, .. }, of_host) in better.iter().zip(usable) {
+        for address in of_host.into_iter().take(most) {
             let name = format!("{}[{address}]:{port}", exchange.host);
             let preference = u32::from(exchange.preference);
             hops.push(NextHop { name, preference, host: *number, ..SocketAddr::new(address, port).into() });
         }
-        // One whose addresses cannot be used may have others tomorrow.
-        is_whole &= used > 0 || addresses.is_empty() && *is_sure;
     }
-    is_whole &= hops.len() <= HOSTS_MAX;
     hops.truncate(HOSTS_MAX);
     if let Some(first) = hops.first() {
         let name = first.name.split('[').next().unwrap_or_default().to_owned();
         return Resolution::Site { key: candidates.key.clone(), name, hosts: hops, is_whole, until };
     }
     let failure = better.iter().find_map(|host| host.failure.clone());
+    let has_more = cut.is_none() && candidates.hosts > addresses.len();
     if let Some(reason) = failure.or(refusal) {
-        return Resolution::Unanswered { reason: format!("MX of {domain}: {reason}") };
+        return Resolution::Unanswered { reason: format!("MX of {domain}: {reason}"), has_more };
     }
     if better.is_empty() && cut.is_some() {
         return match candidates.is_sure {
             true => Resolution::Refused { reply: loops_back(domain), until },
-            false => Resolution::Unanswered { reason: format!("MX of {domain}: leads back to this host, without proof that it has no MX") },
+            false => Resolution::Unanswered {
+                reason: format!("MX of {domain}: leads back to this host, without proof that it has no MX"),
+                has_more: false,
+            },
         };
     }
     let all_sure = candidates.is_sure && better.iter().all(|host| host.is_sure);
     // MX records that lead nowhere are somebody's mistake of today. RFC 5321 5.1: the domain's own address is no way round them.
     match candidates.is_implicit {
         true if all_sure => Resolution::Refused { reply: format!("550 5.4.4 {domain} has neither MX nor address"), until },
-        true => Resolution::Unanswered { reason: format!("MX of {domain}: neither MX nor address, without proof") },
-        false if candidates.hosts > addresses.len() => {
+        true => Resolution::Unanswered { reason: format!("MX of {domain}: neither MX nor address, without proof"), has_more: false },
+        false if has_more => {
             let (asked, hosts) = (addresses.len(), candidates.hosts);
-            Resolution::Unanswered { reason: format!("MX of {domain}: none of the best {asked} of its {hosts} hosts has an address") }
+            Resolution::Unanswered { reason: format!("MX of {domain}: none of {asked} of its {hosts} hosts has an address"), has_more }
         }
-        false => Resolution::Unanswered { reason: format!("MX of {domain}: none of its hosts has an address") },
+        false => Resolution::Unanswered { reason: format!("MX of {domain}: none of its hosts has an address"), has_more: false },
     }
+}
+
+/// How many addresses of a host are used at most, so that each host has some: the last one is not to be left out for the eighth address of the first.
+fn addresses_of_each(hosts: &[Vec<IpAddr>]) -> usize {
+    let all = |most: usize| hosts.iter().map(|addresses| addresses.len().min(most)).sum::<usize>();
+    (1..=ADDRESSES_PER_HOST_MAX).rev().find(|most| all(*most) <= HOSTS_MAX).unwrap_or(1)
 }
 
 /// What DNS says about one host.
@@ -261,7 +292,7 @@ pub fn literal(domain: &str, own: &Own<'_>, port: u16, allow_private: bool, unti
         return Some(Resolution::Refused { reply: loops_back(domain), until });
     }
     Some(match unusable(address, allow_private) {
-        Some(why) => Resolution::Unanswered { reason: format!("{domain} is {why}") },
+        Some(why) => Resolution::Unanswered { reason: format!("{domain} is {why}"), has_more: false },
         None => Resolution::Site { key: domain.to_owned(), name: domain.to_owned(), hosts: vec![to.into()], is_whole: true, until },
     })
 }

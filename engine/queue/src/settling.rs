@@ -181,6 +181,7 @@ impl Queue {
             state.last_attempt = now;
             queue.make_ready_again(index, recipient, now);
         });
+        self.await_turn(self.groups[dispatch.group].destination, now);
         self.end_attempt(&dispatch, now);
         self.conclude(&dispatch, true, now, record)
     }

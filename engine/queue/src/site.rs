@@ -13,8 +13,9 @@ use crate::breaker::Breaker;
 use crate::destination::Destination;
 use crate::destination_id::DestinationId;
 use crate::message::PRIORITY_MAX;
+use crate::mx::TURNS_PER_QUESTION;
 use crate::retry::{Jitter, back_off_ms};
-use crate::route::{NamedHost, NextHop};
+use crate::route::{NamedHost, NextHop, Via};
 use crate::wait::Wait;
 
 const PRIORITIES: usize = PRIORITY_MAX as usize + 1;
@@ -23,6 +24,10 @@ const PRIORITIES: usize = PRIORITY_MAX as usize + 1;
 const UNANSWERED_FIRST_MS: u64 = 5_000;
 const UNANSWERED_MAX_MS: u64 = 900_000;
 const UNANSWERED_JITTER_PERCENT: u8 = 20;
+
+/// First wait for the turn of further hosts of a site that has many.
+const TURN_FIRST_MS: u64 = 5_000;
+const TURN_JITTER_PERCENT: u8 = 20;
 
 /// A question that nobody came back to is put again after this.
 const ASKED_MAX_MS: u64 = 120_000;
@@ -39,6 +44,8 @@ pub enum Question {
         domain: String,
         /// Port of the hosts.
         port: u16,
+        /// Which of its hosts, where they are more than are asked for at once: 0 means the best, each further turn other ones beside those.
+        turn: u16,
     },
     /// The addresses of the hosts of a route.
     Hosts(Vec<NamedHost>),
@@ -83,6 +90,8 @@ pub enum Resolution {
     Unanswered {
         /// `MX of example.org: SERVFAIL`.
         reason: String,
+        /// It has hosts that were not asked for, which may have addresses.
+        has_more: bool,
     },
     /// A refusal counts no more, because somebody asks anew: the answer comes.
     Awaited,
@@ -130,6 +139,8 @@ pub(crate) struct Domain {
     pub(crate) queued_at: Option<u8>,
     /// Questions without an answer in a row.
     unanswered: u32,
+    /// Which of its many hosts it asks for, see [`Question::Mx`].
+    pub(crate) turn: u16,
     /// The next answer is to be a new one.
     pub(crate) anew: bool,
 }
@@ -173,7 +184,7 @@ pub(crate) enum Step {
 
 impl Domain {
     pub(crate) fn new() -> Self {
-        Self { answer: Answer::Unknown, site: None, queued_at: None, unanswered: 0, anew: false }
+        Self { answer: Answer::Unknown, site: None, queued_at: None, unanswered: 0, turn: 0, anew: false }
     }
 
     pub(crate) fn step(&self, now: u64) -> Step {
@@ -210,9 +221,13 @@ impl Domain {
         self.answer = answer;
     }
 
-    pub(crate) fn no_answer(&mut self, now: u64, jitter: &mut Jitter) {
+    /// `has_more`: as in [`Resolution::Unanswered`].
+    pub(crate) fn no_answer(&mut self, has_more: bool, now: u64, jitter: &mut Jitter) {
         self.unanswered = self.unanswered.saturating_add(1);
         self.anew = false;
+        if has_more {
+            self.turn = self.turn.wrapping_add(TURNS_PER_QUESTION);
+        }
         let wait = back_off_ms(UNANSWERED_FIRST_MS, UNANSWERED_MAX_MS, self.unanswered, UNANSWERED_JITTER_PERCENT, jitter);
         self.answer = Answer::Unanswered { until: now + wait, told: false };
     }
@@ -267,6 +282,10 @@ pub(crate) struct Site {
     pub(crate) key: String,
     /// The shard whose guest told the hosts, if one did.
     pub(crate) told_by: Option<u16>,
+    /// Which of many its hosts are, see [`Question::Mx`].
+    turn: u16,
+    /// No host answers, and there are more: when it is the turn of others (unix ms). 0 where it is not to come.
+    turns_at: u64,
     /// Domains whose last answer led here.
     pub(crate) members: Vec<u32>,
     /// Domains with ready mail, by the priority of their best; a domain whose `queued_at` says otherwise has moved on.
@@ -280,12 +299,62 @@ impl Destination {
     pub(crate) fn take_hosts_of_guest(&mut self, hosts: &[NextHop], is_whole: bool, owner: u16, now: u64) {
         let knows_any = self.hops().any(|own| hosts.iter().any(|told| told.address == own.address));
         let is_of_use = knows_any && self.breaker(now) == Breaker::Closed;
+        // Of a site with many hosts others may be told while those that were told here are dead.
+        let has_more = !self.hosts.is_whole() && self.breaker(now) != Breaker::Closed;
         let Role::Site(site) = &mut self.role else { return };
-        if site.members.is_empty() && (!is_of_use || site.told_by.is_none_or(|by| by == owner)) {
+        if (site.members.is_empty() || has_more) && (!is_of_use || site.told_by.is_none_or(|by| by == owner)) {
             site.told_by = Some(owner);
             self.set_hosts(hosts, is_whole);
         }
     }
+}
+
+impl Destination {
+    /// DNS told this shard the hosts, of which those were asked for whose turn is `turn`. Where a site has too many to be asked for at once it
+    /// keeps those that it has, while one of them lives or if they came later: its domains, each with a time of its own to ask at, would exchange
+    /// them with each answer. Returns the turn of those that it has.
+    pub(crate) fn take_hosts_of_turn(&mut self, hosts: &[NextHop], is_whole: bool, turn: u16, now: u64) -> u16 {
+        let (is_part, is_alive) = (!is_whole && !self.hosts.is_whole(), self.breaker(now) == Breaker::Closed);
+        let Role::Site(site) = &mut self.role else { unreachable!("domains join sites") };
+        if is_part && turn != site.turn && (is_alive || later_turn(site.turn, turn) != turn) {
+            return site.turn;
+        }
+        site.turn = if is_whole { 0 } else { turn };
+        let turn = site.turn;
+        self.set_hosts(hosts, is_whole);
+        turn
+    }
+
+    /// An attempt found that none of its hosts answers. Where it has others: when to ask for those (unix ms). The time doubles from turn to
+    /// turn up to that for which a host counts as dead at most, for those of a new turn are tried at once.
+    pub(crate) fn awaits_turn(&mut self, now: u64, jitter: &mut Jitter) -> Option<u64> {
+        if self.hosts.is_whole() || !matches!(self.via, Via::Mx { .. }) || self.breaker(now) == Breaker::Closed {
+            return None;
+        }
+        let most = self.limits.breaker.timeout_max_ms.max(TURN_FIRST_MS);
+        let Role::Site(site) = &mut self.role else { return None };
+        if site.turns_at == 0 {
+            let wait = back_off_ms(TURN_FIRST_MS, most, u32::from(site.turn).saturating_add(1), TURN_JITTER_PERCENT, jitter);
+            site.turns_at = now + wait;
+        }
+        Some(site.turns_at)
+    }
+
+    /// Whose turn it is when DNS is asked now: that of others if it has come, and none of these has answered.
+    pub(crate) fn take_turn(&mut self, now: u64) -> u16 {
+        let is_dead = self.away.is_some() || self.breaker(now) != Breaker::Closed;
+        let Role::Site(site) = &mut self.role else { return 0 };
+        if site.turns_at == 0 || site.turns_at > now {
+            return site.turn;
+        }
+        site.turns_at = 0;
+        site.turn.wrapping_add(u16::from(is_dead))
+    }
+}
+
+/// The one that comes after the other.
+pub(crate) fn later_turn(one: u16, other: u16) -> u16 {
+    if one.wrapping_sub(other).cast_signed() > 0 { one } else { other }
 }
 
 impl Site {

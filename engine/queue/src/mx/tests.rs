@@ -12,16 +12,16 @@ fn exchange(preference: u16, host: &str) -> Exchange {
 }
 
 fn hosts(answer: DnsAnswer<Exchange>) -> Vec<String> {
-    match plan("d.test", answer, &own(), UNTIL, |_| 0) {
+    match plan("d.test", answer, &own(), 0, UNTIL, |_| 0) {
         Plan::Hosts(candidates) => candidates.exchanges.into_iter().map(|exchange| exchange.host).collect(),
         Plan::Decided(resolution) => panic!("{resolution:?}"),
     }
 }
 
 fn decided(answer: DnsAnswer<Exchange>) -> String {
-    match plan("d.test", answer, &own(), UNTIL, |_| 0) {
+    match plan("d.test", answer, &own(), 0, UNTIL, |_| 0) {
         Plan::Decided(Resolution::Refused { reply, .. }) => reply,
-        Plan::Decided(Resolution::Unanswered { reason }) => reason,
+        Plan::Decided(Resolution::Unanswered { reason, .. }) => reason,
         other => panic!("{other:?}"),
     }
 }
@@ -36,11 +36,11 @@ fn found(addresses: &[&str]) -> [DnsAnswer<IpAddr>; 2] {
 
 fn site_of(exchanges: &[(u16, &str)], addresses: &[[DnsAnswer<IpAddr>; 2]], allow_private: bool) -> Result<Vec<String>, String> {
     let answer = DnsAnswer::Found(exchanges.iter().map(|&(preference, host)| exchange(preference, host)).collect());
-    let Plan::Hosts(candidates) = plan("d.test", answer, &own(), UNTIL, |below| below - 1) else { panic!("hosts") };
+    let Plan::Hosts(candidates) = plan("d.test", answer, &own(), 0, UNTIL, |below| below - 1) else { panic!("hosts") };
     match site("d.test", &candidates, addresses, &own(), 25, allow_private, UNTIL) {
         Resolution::Site { hosts, .. } => Ok(hosts.into_iter().map(|hop| hop.name).collect()),
         Resolution::Refused { reply, .. } => Err(reply),
-        Resolution::Unanswered { reason } => Err(reason),
+        Resolution::Unanswered { reason, .. } => Err(reason),
         Resolution::Awaited => unreachable!("it is no answer of DNS"),
     }
 }
@@ -59,7 +59,7 @@ fn each_host_has_a_number_of_its_own_however_they_are_shuffled() {
     let mut shuffles = BTreeSet::new();
     for first in 0..6 {
         let mut draws = [first % 3, first % 2].into_iter();
-        let Plan::Hosts(candidates) = plan("d.test", DnsAnswer::Found(records.clone()), &own(), UNTIL, |_| draws.next().unwrap()) else {
+        let Plan::Hosts(candidates) = plan("d.test", DnsAnswer::Found(records.clone()), &own(), 0, UNTIL, |_| draws.next().unwrap()) else {
             panic!("hosts")
         };
         shuffles.insert(candidates.exchanges.iter().map(|exchange| exchange.host.clone()).collect::<Vec<_>>());
@@ -126,7 +126,7 @@ fn both_families_are_tried_in_turn_and_all_is_bounded() {
     let records: Vec<_> = (0..200).map(|number| exchange(10 + number % 2, &format!("mx{number}.test"))).collect();
     let names = hosts(DnsAnswer::Found(records.clone()));
     assert_eq!(names.len(), MX_HOSTS_MAX);
-    let key = |draw: u64| match plan("d.test", DnsAnswer::Found(records.clone()), &own(), UNTIL, |below| draw % below) {
+    let key = |draw: u64| match plan("d.test", DnsAnswer::Found(records.clone()), &own(), 0, UNTIL, |below| draw % below) {
         Plan::Hosts(candidates) => (candidates.key, candidates.exchanges),
         other => panic!("{other:?}"),
     };
@@ -137,14 +137,48 @@ fn both_families_are_tried_in_turn_and_all_is_bounded() {
     let exchanges: Vec<_> = (0..16).map(|number| (number, "mx.test")).collect();
     let exchanges: Vec<_> = exchanges.iter().map(|&(number, _)| (number, format!("mx{number}.test"))).collect();
     let exchanges: Vec<_> = exchanges.iter().map(|(number, name)| (*number, name.as_str())).collect();
-    assert_eq!(site_of(&exchanges, &vec![found(&many); 16], false).unwrap().len(), HOSTS_MAX);
+    let names = site_of(&exchanges, &vec![found(&many); 16], false).unwrap();
+    assert_eq!(names.len(), HOSTS_MAX);
+    // The first four hosts had all places.
+    for (_, name) in exchanges {
+        assert_eq!(names.iter().filter(|one| one.starts_with(&format!("{name}["))).count(), 2, "{name}: {names:?}");
+    }
+}
+
+/// A domain whose first sixteen hosts are dead was deferred until it expired: nobody ever asked for the seventeenth.
+#[test]
+fn of_many_hosts_each_has_its_turn_beside_the_best() {
+    for equal in [false, true] {
+        let records: Vec<_> = (0..200).map(|number| exchange(if equal { 10 } else { number }, &format!("mx{number}.test"))).collect();
+        let of_turn = |turn: u16, first: usize| {
+            let mut random = crate::Jitter::new(7);
+            let answer = DnsAnswer::Found(records.clone());
+            let Plan::Hosts(candidates) = plan("d.test", answer, &own(), turn, UNTIL, |below| random.below(below)) else { panic!("hosts") };
+            candidates.exchanges.into_iter().take(first).map(|exchange| exchange.host).collect::<Vec<_>>()
+        };
+        let best = of_turn(0, MX_HOSTS_EACH_TURN);
+        if !equal {
+            assert_eq!(of_turn(0, MX_HOSTS_MAX), (0..MX_HOSTS_MAX).map(|number| format!("mx{number}.test")).collect::<Vec<_>>());
+        }
+        let turns = 200_usize.div_ceil(MX_HOSTS_PER_TURN) as u16;
+        // As many as are asked for first.
+        let all: BTreeSet<_> = (0..turns).flat_map(|turn| of_turn(turn, MX_HOSTS_AT_ONCE)).collect();
+        assert_eq!(all.len(), 200);
+        assert!((0..turns).all(|turn| of_turn(turn, MX_HOSTS_EACH_TURN) == best));
+        // Where none of them has an address.
+        let all: BTreeSet<_> = (0..4).flat_map(|question| of_turn(question * TURNS_PER_QUESTION, MX_HOSTS_MAX)).collect();
+        assert_eq!(all.len(), 200);
+    }
+    let few: Vec<_> = (0..16).map(|number| exchange(number, &format!("mx{number}.test"))).collect();
+    let of_few = |turn| plan("d.test", DnsAnswer::Found(few.clone()), &own(), turn, UNTIL, |below| below - 1);
+    assert_eq!(of_few(5), of_few(0));
 }
 
 /// The rest was not looked at, and mail for such a domain expired as if no host of it had an address.
 #[test]
 fn beyond_the_first_hosts_the_next_are_asked_while_none_can_be_used() {
     let records: Vec<_> = (0..200).map(|number| exchange(number, &format!("mx{number}.test"))).collect();
-    let Plan::Hosts(candidates) = plan("d.test", DnsAnswer::Found(records), &own(), UNTIL, |below| below - 1) else { panic!("hosts") };
+    let Plan::Hosts(candidates) = plan("d.test", DnsAnswer::Found(records), &own(), 0, UNTIL, |below| below - 1) else { panic!("hosts") };
     let resolution = |addresses: &[[DnsAnswer<IpAddr>; 2]]| site("d.test", &candidates, addresses, &own(), 25, false, UNTIL);
     let none = [DnsAnswer::NoName { sure: true }, DnsAnswer::NoName { sure: true }];
     let (mut addresses, mut rounds) = (Vec::new(), 0);
@@ -156,8 +190,8 @@ fn beyond_the_first_hosts_the_next_are_asked_while_none_can_be_used() {
         assert_eq!((next.len(), &next[0].host), (MX_HOSTS_AT_ONCE, &format!("mx{}.test", addresses.len())));
         addresses.resize(addresses.len() + next.len(), none.clone());
         rounds += 1;
-        let reason = format!("MX of d.test: none of the best {} of its 200 hosts has an address", addresses.len());
-        assert_eq!(resolution(&addresses), Resolution::Unanswered { reason });
+        let reason = format!("MX of d.test: none of {} of its 200 hosts has an address", addresses.len());
+        assert_eq!(resolution(&addresses), Resolution::Unanswered { reason, has_more: true });
     }
     assert_eq!((rounds, addresses.len()), (4, MX_HOSTS_MAX));
     addresses.truncate(MX_HOSTS_AT_ONCE);
@@ -199,7 +233,7 @@ fn private_and_impossible_addresses_are_not_chosen_by_whoever_writes_mx_records(
 fn an_address_that_no_host_has_is_not_ours() {
     let all_is_ours = Own { is_listener: &|_| true, ..own() };
     for address in ["0.0.0.0", "224.0.0.1", "255.255.255.255", "ff02::1"] {
-        let Plan::Hosts(candidates) = plan("d.test", DnsAnswer::Found(vec![exchange(10, "a.test")]), &all_is_ours, UNTIL, |_| 0) else {
+        let Plan::Hosts(candidates) = plan("d.test", DnsAnswer::Found(vec![exchange(10, "a.test")]), &all_is_ours, 0, UNTIL, |_| 0) else {
             panic!("hosts")
         };
         let resolution = site("d.test", &candidates, &[found(&[address])], &all_is_ours, 25, true, UNTIL);
@@ -221,7 +255,7 @@ fn hosts_without_addresses_are_waited_for_and_the_domain_itself_is_no_way_round_
     assert_eq!(site_of(&[(10, "a.test"), (20, "b.test")], &one, false).unwrap(), ["b.test[192.0.2.2]:25"]);
 
     let implicit_if = |sure, answers: [DnsAnswer<IpAddr>; 2]| {
-        let Plan::Hosts(candidates) = plan("d.test", DnsAnswer::NoData { sure }, &own(), UNTIL, |_| 0) else { panic!("hosts") };
+        let Plan::Hosts(candidates) = plan("d.test", DnsAnswer::NoData { sure }, &own(), 0, UNTIL, |_| 0) else { panic!("hosts") };
         site("d.test", &candidates, &[answers], &own(), 25, false, UNTIL)
     };
     let implicit = |answers| implicit_if(true, answers);
@@ -240,7 +274,7 @@ fn literals_lead_to_their_address() {
     let to = |text: &str, allow_private| match literal(text, &own(), 2525, allow_private, UNTIL)? {
         Resolution::Site { hosts, .. } => Some(hosts[0].name.clone()),
         Resolution::Refused { reply, .. } => Some(reply),
-        Resolution::Unanswered { reason } => Some(reason),
+        Resolution::Unanswered { reason, .. } => Some(reason),
         Resolution::Awaited => unreachable!("it is no answer of DNS"),
     };
     assert_eq!(to("d.test", false), None);
@@ -264,7 +298,7 @@ fn literals_lead_to_their_address() {
 fn a_site_is_whole_when_no_host_was_left_out() {
     let is_whole = |exchanges: &[(u16, &str)], addresses: &[[DnsAnswer<IpAddr>; 2]]| {
         let answer = DnsAnswer::Found(exchanges.iter().map(|&(preference, host)| exchange(preference, host)).collect());
-        let Plan::Hosts(candidates) = plan("d.test", answer, &own(), UNTIL, |below| below - 1) else { panic!("hosts") };
+        let Plan::Hosts(candidates) = plan("d.test", answer, &own(), 0, UNTIL, |below| below - 1) else { panic!("hosts") };
         match site("d.test", &candidates, addresses, &own(), 25, false, UNTIL) {
             Resolution::Site { is_whole, .. } => is_whole,
             other => panic!("{other:?}"),
