@@ -10,6 +10,7 @@ use crate::destination_id::DestinationId;
 use crate::guests::Waiting;
 use crate::message::{Group, MessageKey};
 use crate::queue::Queue;
+use crate::queued_domains::QueuedAt;
 use crate::sender_group::{OF_DOMAIN_MAX, Sender, SenderGroup};
 use crate::site::Role;
 use crate::wait::Wait;
@@ -21,7 +22,7 @@ use crate::wait::Wait;
 /// domain pushes out others. Each look at a group compares as many, see [`GROUPS_PER_POLL`].
 const SENDERS_MAX: usize = 32;
 
-/// Groups of one ready queue set aside in one go, and domains of a site passed over. A search that is not at its end goes on at the next
+/// Groups of one ready queue set aside in one go, and domains of a site set aside. A search that is not at its end goes on at the next
 /// poll, so that other tasks get their turn: 512 looks take 13 us where one sender is avoided and 57 us where 32 are (measured), a ninth of the
 /// 500 us after which a shard looks after its other tasks. Of 32 domains, each sets aside many only when it is looked at for the first time.
 const GROUPS_PER_POLL: usize = 512;
@@ -35,8 +36,6 @@ pub(crate) struct Avoided {
     until: u64,
     /// No other of the queue's has the same: the cause for which groups are set aside.
     number: u64,
-    /// Of a site, the domains passed over since the last pause, or since one had mail of others.
-    passed: usize,
 }
 
 impl Avoided {
@@ -70,7 +69,6 @@ impl Destination {
     pub(crate) fn avoid_on(&mut self, until: u64, now: u64) {
         if let Some(avoided) = &mut self.avoided {
             avoided.until = avoided.until.max(until + until.saturating_sub(now));
-            avoided.passed = 0;
         }
     }
 }
@@ -92,7 +90,7 @@ impl Queue {
         let state = &mut self.destinations[destination.index()];
         let avoided = state.avoided.get_or_insert_with(|| {
             *number += 1;
-            Box::new(Avoided { senders: Vec::new(), until, number: *number, passed: 0 })
+            Box::new(Avoided { senders: Vec::new(), until, number: *number })
         });
         avoided.add(&sender);
         state.avoid_on(until, now);
@@ -143,39 +141,48 @@ impl Queue {
     /// The domain whose turn it is at a site; one with nothing but mail of avoided senders only when there is no other. It is no longer
     /// queued. `None` with mail there: the search goes on at the next poll.
     pub(crate) fn next_domain_of_another_sender(&mut self, site: u32, now: u64) -> Option<u32> {
+        self.forget_avoided(site, now);
+        if !self.rejoin_domains(site, now) {
+            return None;
+        }
         for _ in 0..DOMAINS_PER_POLL {
-            let home = self.next_domain(site, now)?;
-            if self.destinations[site as usize].avoided.is_none() {
+            let (home, at) = self.next_domain(site, now)?;
+            if matches!(at, QueuedAt::Aside(_)) || self.destinations[site as usize].avoided.is_none() {
                 return Some(home);
             }
             let next = self.next_group(home, site, now);
-            if next.is_some() && !self.passes_over(home, site) {
+            if next.is_some() && !self.has_only_avoided(home, site) {
                 return Some(home);
             }
-            // Behind the others.
+            // Set aside; or behind the others, where the search in it is not at its end.
             self.refresh_domain(home, now);
             next?;
         }
         None
     }
 
-    /// Is another domain's turn before that of this one? Not if each that is queued was passed over.
-    fn passes_over(&mut self, home: u32, site: u32) -> bool {
-        let is_all_aside = self.has_only_avoided(home, site);
-        let state = &mut self.destinations[site as usize];
-        let (Role::Site(queue), Some(avoided)) = (&state.role, &mut state.avoided) else { return false };
-        let passes = is_all_aside && avoided.passed <= queue.entries();
-        avoided.passed = match is_all_aside {
-            true => avoided.passed + usize::from(passes),
-            false => 0,
-        };
-        passes
+    /// Puts domains back in turn that were set aside for another cause than that of now. False if some are left for the next poll.
+    fn rejoin_domains(&mut self, site: u32, now: u64) -> bool {
+        let cause = self.avoidance(site);
+        for _ in 0..GROUPS_PER_POLL {
+            let Role::Site(state) = &mut self.destinations[site as usize].role else { unreachable!("the caller looked") };
+            let queued = &mut state.queued;
+            let Some((at, domain)) = queued.pop_outdated(cause) else { return true };
+            if self.leaves_queue(domain, site, at) {
+                self.refresh_domain(domain, now);
+            }
+        }
+        false
+    }
+
+    /// The number of what a destination avoids now.
+    pub(crate) fn avoidance(&self, destination: u32) -> Option<u64> {
+        self.destinations[destination as usize].avoided.as_ref().map(|avoided| avoided.number)
     }
 
     /// All that is ready for a domain was passed over, for what its site avoids now.
-    pub(crate) fn has_only_avoided(&self, home: u32, site: u32) -> bool {
-        let avoided = &self.destinations[site as usize].avoided;
-        avoided.as_ref().is_some_and(|avoided| self.destinations[home as usize].ready.is_all_aside(avoided.number))
+    fn has_only_avoided(&self, home: u32, site: u32) -> bool {
+        self.avoidance(site).is_some_and(|cause| self.destinations[home as usize].ready.is_all_aside(cause))
     }
 
     /// Which of the guests that wait is next, counted from the front.
@@ -219,7 +226,7 @@ mod tests {
     /// Thirty-two messages of one list, each with a reverse-path of its own, and whoever else was refused was forgotten.
     #[test]
     fn one_list_pushes_nobody_out() {
-        let mut avoided = Avoided { senders: Vec::new(), until: 0, number: 0, passed: 0 };
+        let mut avoided = Avoided { senders: Vec::new(), until: 0, number: 0 };
         (0..20).for_each(|number| avoided.add(format!("a@{number}.test").as_bytes()));
         for number in 0..1000 {
             avoided.add(format!("news+b{number}=y.test@x.test").as_bytes());

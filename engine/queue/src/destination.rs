@@ -195,7 +195,7 @@ impl Destination {
     /// Is there mail of this shard that may be attempted here?
     pub(crate) fn has_ready(&self) -> bool {
         match &self.role {
-            Role::Site(site) => site.has_queued(),
+            Role::Site(site) => !site.queued.is_empty(),
             Role::Route | Role::Domain(_) | Role::Vacant => !self.ready.is_empty(),
         }
     }

@@ -10,7 +10,7 @@ use crate::destination_id::DestinationId;
 use crate::dispatch::Dispatch;
 use crate::domain_name::{DOMAIN_BYTES_MAX, canonical_domain};
 use crate::hosts::HostIndex;
-use crate::message::{MessageKey, PRIORITY_MAX};
+use crate::message::MessageKey;
 use crate::names::Names;
 use crate::queue::{Queue, Work};
 use crate::route::{NextHop, RouteId, Via};
@@ -333,7 +333,7 @@ impl Queue {
         if before.map(|(site, _)| site) == site {
             return;
         }
-        (domain.site, domain.queued_at) = (None, None);
+        (domain.site, domain.queued_at, domain.aside_at) = (None, None, 0);
         if let Some((left, position)) = before {
             let Role::Site(old) = &mut self.destinations[left as usize].role else { unreachable!("domains join sites") };
             old.members.swap_remove(position as usize);
@@ -384,13 +384,7 @@ impl Queue {
             Step::Ask | Step::Tell => self.serve(slot),
             Step::Wait { until } => self.destination_timers.set(slot, until),
             Step::Serve { site, until } => {
-                let best = state.ready.best_priority();
-                if domain.queued_at.is_none_or(|at| at < best) {
-                    domain.queued_at = Some(best);
-                    let Role::Site(queue) = &mut self.destinations[site as usize].role else { unreachable!("domains join sites") };
-                    queue.push(slot, best);
-                    self.refresh(site, now);
-                }
+                self.queue_at_site(slot, site, now);
                 // Mail that waits for a dead site is not to wait there for ever: its domain may have another one by now.
                 self.destination_timers.set(slot, until);
             }
@@ -458,49 +452,6 @@ impl Queue {
         };
         self.refresh(slot, now);
         work
-    }
-
-    /// The domain whose turn it is at a site, among those with ready mail and an answer that is not old. It is no longer queued.
-    pub(crate) fn next_domain(&mut self, site: u32, now: u64) -> Option<u32> {
-        loop {
-            let Role::Site(queue) = &self.destinations[site as usize].role else { unreachable!("the caller looked") };
-            let mut best: Option<(u64, u8, u32)> = None;
-            for priority in (0..=PRIORITY_MAX).rev() {
-                let Some(domain) = queue.first(priority) else { continue };
-                let turn = self.turn_of(domain, site, priority).unwrap_or(0);
-                if best.is_none_or(|(least, ..)| turn < least) {
-                    best = Some((turn, priority, domain));
-                }
-            }
-            let (_, priority, slot) = best?;
-            let Role::Site(queue) = &mut self.destinations[site as usize].role else { unreachable!("the caller looked") };
-            queue.pop(priority);
-            let state = &mut self.destinations[slot as usize];
-            let Role::Domain(domain) = &mut state.role else { continue };
-            let is_here = domain.site.is_some_and(|(at, _)| at == site) && domain.queued_at == Some(priority);
-            if !is_here {
-                continue;
-            }
-            domain.queued_at = None;
-            match domain.step(now) {
-                Step::Serve { .. } if !state.ready.is_empty() && !state.paused => return Some(slot),
-                // It is asked about first, or has nothing to send any more.
-                _ => self.refresh(slot, now),
-            }
-        }
-    }
-
-    /// When the first message of a domain has its turn, if it is queued at the site under this priority.
-    fn turn_of(&self, slot: u32, site: u32, priority: u8) -> Option<u64> {
-        let state = &self.destinations[slot as usize];
-        let Role::Domain(domain) = &state.role else { return None };
-        if domain.queued_at != Some(priority) || domain.site.is_none_or(|(at, _)| at != site) {
-            return None;
-        }
-        let turn =
-            state.ready.first(&self.groups, self.settings.age_step_ms).map(|group| self.groups[group].turn(self.settings.age_step_ms));
-        // No time since the epoch is as long as half of all numbers.
-        turn.map(|turn| if self.has_only_avoided(slot, site) { turn + u64::MAX / 2 } else { turn })
     }
 }
 

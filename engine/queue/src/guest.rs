@@ -311,7 +311,7 @@ impl Queue {
     pub(crate) fn is_guests_turn(&mut self, destination: u32) -> bool {
         let state = &mut self.destinations[destination as usize];
         let own = match &state.role {
-            Role::Site(site) => (0..=PRIORITY_MAX).rev().find(|priority| site.first(*priority).is_some()),
+            Role::Site(site) => site.queued.best_priority(),
             _ => state.ready.first(&self.groups, self.settings.age_step_ms).map(|group| self.groups[group].priority),
         };
         state.guests.go_first(own)

@@ -52,6 +52,7 @@ mod outcome;
 mod pauses;
 mod queue;
 mod queue_id;
+mod queued_domains;
 mod quota;
 mod rate;
 mod ready;

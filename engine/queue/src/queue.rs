@@ -390,7 +390,7 @@ impl Queue {
         for &destination in self.serving.iter().take(destinations) {
             let state = &self.destinations[destination as usize];
             let home = match &state.role {
-                Role::Site(site) => site.foremost().map_or(state, |domain| &self.destinations[domain as usize]),
+                Role::Site(site) => site.queued.foremost().map_or(state, |domain| &self.destinations[domain as usize]),
                 Role::Route | Role::Domain(_) | Role::Vacant => state,
             };
             let mut next = home.ready.first(&self.groups, self.settings.age_step_ms).unwrap_or(NONE);

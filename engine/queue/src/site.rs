@@ -7,18 +7,14 @@
 //!                  -> refused (its mail fails) · unanswered (its mail waits for the next question)
 //! ```
 
-use std::collections::VecDeque;
-
 use crate::breaker::Breaker;
 use crate::destination::Destination;
 use crate::destination_id::DestinationId;
-use crate::message::PRIORITY_MAX;
 use crate::mx::TURNS_PER_QUESTION;
+use crate::queued_domains::{QueuedAt, QueuedDomains};
 use crate::retry::{Jitter, back_off_ms};
 use crate::route::{NamedHost, NextHop, Via};
 use crate::wait::Wait;
-
-const PRIORITIES: usize = PRIORITY_MAX as usize + 1;
 
 /// First wait after a question that got no answer; doubles up to [`UNANSWERED_MAX_MS`].
 const UNANSWERED_FIRST_MS: u64 = 5_000;
@@ -135,8 +131,10 @@ pub(crate) struct Domain {
     pub(crate) answer: Answer,
     /// The site of the last answer and the domain's position among its members.
     pub(crate) site: Option<(u32, u32)>,
-    /// The priority under which it is queued at its site.
-    pub(crate) queued_at: Option<u8>,
+    /// Where it is queued at its site.
+    pub(crate) queued_at: Option<QueuedAt>,
+    /// The priorities under which it is in its site's lists of what is set aside, queued there or not: one bit each, so that it is in none twice.
+    pub(crate) aside_at: u16,
     /// Questions without an answer in a row.
     unanswered: u32,
     /// Which of its many hosts it asks for, see [`Question::Mx`].
@@ -184,7 +182,7 @@ pub(crate) enum Step {
 
 impl Domain {
     pub(crate) fn new() -> Self {
-        Self { answer: Answer::Unknown, site: None, queued_at: None, unanswered: 0, turn: 0, anew: false }
+        Self { answer: Answer::Unknown, site: None, queued_at: None, aside_at: 0, unanswered: 0, turn: 0, anew: false }
     }
 
     pub(crate) fn step(&self, now: u64) -> Step {
@@ -288,9 +286,8 @@ pub(crate) struct Site {
     turns_at: u64,
     /// Domains whose last answer led here.
     pub(crate) members: Vec<u32>,
-    /// Domains with ready mail, by the priority of their best; a domain whose `queued_at` says otherwise has moved on.
-    queued: [VecDeque<u32>; PRIORITIES],
-    entries: usize,
+    /// Domains with ready mail; one whose `queued_at` says otherwise has moved on.
+    pub(crate) queued: QueuedDomains,
 }
 
 impl Destination {
@@ -360,33 +357,5 @@ pub(crate) fn later_turn(one: u16, other: u16) -> u16 {
 impl Site {
     pub(crate) fn new(key: String) -> Self {
         Self { key, ..Self::default() }
-    }
-
-    pub(crate) fn has_queued(&self) -> bool {
-        self.entries > 0
-    }
-
-    /// Domains queued, those that have moved on among them.
-    pub(crate) fn entries(&self) -> usize {
-        self.entries
-    }
-
-    pub(crate) fn push(&mut self, domain: u32, priority: u8) {
-        self.queued[usize::from(priority)].push_back(domain);
-        self.entries += 1;
-    }
-
-    pub(crate) fn first(&self, priority: u8) -> Option<u32> {
-        self.queued[usize::from(priority)].front().copied()
-    }
-
-    /// A domain whose turn comes soon.
-    pub(crate) fn foremost(&self) -> Option<u32> {
-        self.queued.iter().rev().find_map(VecDeque::front).copied()
-    }
-
-    pub(crate) fn pop(&mut self, priority: u8) {
-        let popped = self.queued[usize::from(priority)].pop_front();
-        self.entries -= usize::from(popped.is_some());
     }
 }

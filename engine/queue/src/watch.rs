@@ -68,7 +68,7 @@ impl Queue {
             Role::Domain(domain) => match domain.step(now) {
                 Step::Ask | Step::Tell | Step::Wait { .. } => !is_timed(),
                 Step::Serve { site, .. } => {
-                    let is_queued = matches!(&self.destinations[site as usize].role, Role::Site(site) if site.has_queued());
+                    let is_queued = matches!(&self.destinations[site as usize].role, Role::Site(site) if !site.queued.is_empty());
                     !is_timed() || domain.queued_at.is_none() || !is_queued
                 }
             },

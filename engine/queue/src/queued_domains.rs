@@ -1,0 +1,239 @@
+//! The domains of a site that have ready mail, by the priority of their best; behind all others those with nothing but mail of avoided senders.
+//!
+//! Where many wait for an avoided sender, a poll that went round them for each message of another one would look at thousands: such a domain is set
+//! aside, as groups are in a ready queue ([`ReadyQueue`](crate::ready::ReadyQueue)), and looked at once for each cause.
+
+use std::collections::VecDeque;
+
+use crate::message::PRIORITY_MAX;
+use crate::queue::Queue;
+use crate::site::{Role, Step};
+
+const PRIORITIES: usize = PRIORITY_MAX as usize + 1;
+
+/// A site forgets who of those that it set aside has left only when there are more entries than this, and than its domains can have.
+const ENTRIES_ASIDE_MIN: usize = 64;
+
+/// Where a domain is queued at its site. A greater one comes first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum QueuedAt {
+    /// Set aside, under this priority.
+    Aside(u8),
+    /// In turn, under this priority.
+    InTurn(u8),
+}
+
+/// One list per priority, each in the order of coming. A domain that is queued elsewhere by now, or not at all, may still be in one.
+#[derive(Debug, Default)]
+struct Lists {
+    domains: [VecDeque<u32>; PRIORITIES],
+    entries: usize,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct QueuedDomains {
+    in_turn: Lists,
+    aside: Option<Box<Aside>>,
+}
+
+#[derive(Debug)]
+struct Aside {
+    lists: Lists,
+    /// Names the cause, so that those of an earlier one are told from them.
+    cause: u64,
+}
+
+impl QueuedDomains {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.in_turn.entries + self.entries_aside() == 0
+    }
+
+    /// A domain whose turn comes soon.
+    pub(crate) fn foremost(&self) -> Option<u32> {
+        self.foremost_lists().domains.iter().rev().find_map(VecDeque::front).copied()
+    }
+
+    /// The highest priority of a domain whose turn may be next.
+    pub(crate) fn best_priority(&self) -> Option<u8> {
+        let domains = &self.foremost_lists().domains;
+        (0..=PRIORITY_MAX).rev().find(|priority| !domains[usize::from(*priority)].is_empty())
+    }
+
+    /// The first of each priority, the highest first: of those that were set aside only when there is no other.
+    pub(crate) fn first_of_each(&self) -> impl Iterator<Item = (QueuedAt, u32)> {
+        let at: fn(u8) -> QueuedAt = if self.in_turn.entries > 0 { QueuedAt::InTurn } else { QueuedAt::Aside };
+        let domains = &self.foremost_lists().domains;
+        (0..=PRIORITY_MAX).rev().filter_map(move |priority| Some((at(priority), *domains[usize::from(priority)].front()?)))
+    }
+
+    pub(crate) fn push(&mut self, domain: u32, priority: u8) {
+        self.in_turn.push(domain, priority);
+    }
+
+    /// Those for another cause have [left](QueuedDomains::pop_outdated) first.
+    pub(crate) fn set_aside(&mut self, domain: u32, priority: u8, cause: u64) {
+        let aside = self.aside.get_or_insert_with(|| Box::new(Aside { lists: Lists::default(), cause }));
+        assert_eq!(aside.cause, cause, "those of another cause have left");
+        aside.lists.push(domain, priority);
+    }
+
+    /// Set aside, those that have moved on among them.
+    pub(crate) fn entries_aside(&self) -> usize {
+        self.aside.as_ref().map_or(0, |aside| aside.lists.entries)
+    }
+
+    /// Forgets those that were set aside and have moved on.
+    pub(crate) fn retain_aside(&mut self, is_there: impl Fn(u32, u8) -> bool) {
+        let Some(aside) = &mut self.aside else { return };
+        for (priority, domains) in (0..).zip(&mut aside.lists.domains) {
+            domains.retain(|domain| is_there(*domain, priority));
+        }
+        aside.lists.entries = aside.lists.domains.iter().map(VecDeque::len).sum();
+        self.aside.take_if(|aside| aside.lists.entries == 0);
+    }
+
+    /// Takes out the first of these.
+    pub(crate) fn pop(&mut self, at: QueuedAt) -> Option<u32> {
+        match at {
+            QueuedAt::InTurn(priority) => self.in_turn.pop(priority),
+            QueuedAt::Aside(priority) => {
+                let popped = self.aside.as_mut()?.lists.pop(priority);
+                self.aside.take_if(|aside| aside.lists.entries == 0);
+                popped
+            }
+        }
+    }
+
+    /// May domains be set aside for this cause? Not while others are for an earlier one, see [`QueuedDomains::pop_outdated`].
+    pub(crate) fn may_set_aside(&self, cause: u64) -> bool {
+        self.aside.as_ref().is_none_or(|aside| aside.cause == cause)
+    }
+
+    /// One that was set aside for another cause than `cause`; it is so no more.
+    pub(crate) fn pop_outdated(&mut self, cause: Option<u64>) -> Option<(QueuedAt, u32)> {
+        let aside = self.aside.as_ref().filter(|aside| Some(aside.cause) != cause)?;
+        let priority = (0..=PRIORITY_MAX).rev().find(|priority| !aside.lists.domains[usize::from(*priority)].is_empty())?;
+        self.pop(QueuedAt::Aside(priority)).map(|domain| (QueuedAt::Aside(priority), domain))
+    }
+
+    fn foremost_lists(&self) -> &Lists {
+        match &self.aside {
+            Some(aside) if self.in_turn.entries == 0 => &aside.lists,
+            _ => &self.in_turn,
+        }
+    }
+}
+
+impl Lists {
+    fn push(&mut self, domain: u32, priority: u8) {
+        self.domains[usize::from(priority)].push_back(domain);
+        self.entries += 1;
+    }
+
+    fn pop(&mut self, priority: u8) -> Option<u32> {
+        let popped = self.domains[usize::from(priority)].pop_front();
+        self.entries -= usize::from(popped.is_some());
+        popped
+    }
+}
+
+impl Queue {
+    /// Queues a domain with ready mail at its site, or before where it is: aside if all of its mail was, see `avoided.rs`.
+    pub(crate) fn queue_at_site(&mut self, slot: u32, site: u32, now: u64) {
+        let Role::Site(state) = &self.destinations[site as usize].role else { unreachable!("domains join sites") };
+        let queued = &state.queued;
+        let ready = &self.destinations[slot as usize].ready;
+        let cause = self.avoidance(site).filter(|cause| ready.is_all_aside(*cause) && queued.may_set_aside(*cause));
+        let best = ready.best_priority();
+        let at = if cause.is_some() { QueuedAt::Aside(best) } else { QueuedAt::InTurn(best) };
+        let Role::Domain(domain) = &mut self.destinations[slot as usize].role else { unreachable!("the caller looked") };
+        if domain.queued_at.is_some_and(|before| before >= at) {
+            return;
+        }
+        domain.queued_at = Some(at);
+        let was_aside_at = domain.aside_at;
+        domain.aside_at |= u16::from(cause.is_some()) << best;
+        let Role::Site(state) = &mut self.destinations[site as usize].role else { unreachable!("domains join sites") };
+        let queued = &mut state.queued;
+        match cause {
+            None => queued.push(slot, best),
+            // It is in this list already, from before it was in turn.
+            Some(_) if was_aside_at & 1 << best != 0 => {}
+            Some(cause) => {
+                queued.set_aside(slot, best, cause);
+                self.bound_aside(site);
+            }
+        }
+        self.refresh(site, now);
+    }
+
+    /// Domains that left a site while they were set aside there are forgotten when they are many.
+    fn bound_aside(&mut self, site: u32) {
+        let Role::Site(state) = &mut self.destinations[site as usize].role else { unreachable!("the caller looked") };
+        if state.queued.entries_aside() <= ENTRIES_ASIDE_MIN + usize::from(PRIORITY_MAX + 1) * state.members.len() {
+            return;
+        }
+        let mut queued = std::mem::take(&mut state.queued);
+        queued.retain_aside(|domain, priority| match &self.destinations[domain as usize].role {
+            Role::Domain(domain) => domain.aside_at & 1 << priority != 0 && domain.site.is_some_and(|(of, _)| of == site),
+            Role::Route | Role::Site(_) | Role::Vacant => false,
+        });
+        let Role::Site(state) = &mut self.destinations[site as usize].role else { unreachable!("the caller looked") };
+        state.queued = queued;
+    }
+
+    /// The domain whose turn it is at a site, among those with ready mail and an answer that is not old; and where it was: it is no longer
+    /// queued.
+    pub(crate) fn next_domain(&mut self, site: u32, now: u64) -> Option<(u32, QueuedAt)> {
+        loop {
+            let Role::Site(state) = &self.destinations[site as usize].role else { unreachable!("the caller looked") };
+            let queued = &state.queued;
+            let mut best: Option<(u64, QueuedAt)> = None;
+            for (at, domain) in queued.first_of_each() {
+                let turn = self.turn_of(domain, site, at).unwrap_or(0);
+                if best.is_none_or(|(least, ..)| turn < least) {
+                    best = Some((turn, at));
+                }
+            }
+            let (_, at) = best?;
+            let Role::Site(state) = &mut self.destinations[site as usize].role else { unreachable!("the caller looked") };
+            let queued = &mut state.queued;
+            let slot = queued.pop(at).expect("it was the first");
+            if !self.leaves_queue(slot, site, at) {
+                continue;
+            }
+            let state = &self.destinations[slot as usize];
+            let Role::Domain(domain) = &state.role else { continue };
+            match domain.step(now) {
+                Step::Serve { .. } if !state.ready.is_empty() && !state.paused => return Some((slot, at)),
+                // It is asked about first, or has nothing to send any more.
+                _ => self.refresh(slot, now),
+            }
+        }
+    }
+
+    /// This was taken out of a list of the site's. False if the domain had moved on; else it is queued no longer.
+    pub(crate) fn leaves_queue(&mut self, slot: u32, site: u32, at: QueuedAt) -> bool {
+        let Role::Domain(domain) = &mut self.destinations[slot as usize].role else { return false };
+        if domain.site.is_none_or(|(of, _)| of != site) {
+            return false;
+        }
+        if let QueuedAt::Aside(priority) = at {
+            domain.aside_at &= !(1 << priority);
+        }
+        let is_here = domain.queued_at == Some(at);
+        domain.queued_at.take_if(|_| is_here);
+        is_here
+    }
+
+    /// When the first message of a domain has its turn, if that is where it is queued at the site.
+    fn turn_of(&self, slot: u32, site: u32, at: QueuedAt) -> Option<u64> {
+        let state = &self.destinations[slot as usize];
+        let Role::Domain(domain) = &state.role else { return None };
+        if domain.queued_at != Some(at) || domain.site.is_none_or(|(of, _)| of != site) {
+            return None;
+        }
+        let age_step_ms = self.settings.age_step_ms;
+        state.ready.first(&self.groups, age_step_ms).map(|group| self.groups[group].turn(age_step_ms))
+    }
+}
