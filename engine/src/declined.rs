@@ -36,7 +36,6 @@ impl Shard {
     }
 
     /// No other host could be asked, or none said a word: what the last one said is what the attempt came to, and the mail log has it.
-    /// That of a guest has its owner, as for all guests.
     pub(crate) fn settle_declined(&self, mut dispatch: Dispatch, words: Words, tried: HostsTried) {
         dispatch.weigh(tried);
         self.settle_logged(Attempt::decided(dispatch, words.storage), &words.relay);
@@ -70,6 +69,12 @@ fn put_off_offers(outcomes: &mut [RecipientOutcome]) {
     for outcome in outcomes.iter_mut().filter(|outcome| outcome.verdict == Verdict::Failed && is_about_offer(&outcome.reply)) {
         (outcome.verdict, outcome.reply) = (Verdict::Deferred, put_off_offer(&outcome.reply));
     }
+}
+
+/// Of what goes on to the next host: if nobody takes it, it was an attempt all the same.
+fn defer(outcomes: &mut [RecipientOutcome]) {
+    put_off_offers(outcomes);
+    outcomes.iter_mut().for_each(|outcome| outcome.verdict = Verdict::Deferred);
 }
 
 impl Words {
@@ -114,9 +119,16 @@ impl Outbound<'_> {
         let relay = self.relay.clone();
         // Of those that a command keeps from going on.
         put_off_offers(&mut decided);
-        if !decided.is_empty()
-            && let Err(decided) = self.shard.settle_some(&mut attempt.dispatch, decided, &relay)
-        {
+        let told = if attempt.dispatch.is_guest() {
+            let mut put_off = attempt.storage.outcomes.clone();
+            defer(&mut put_off);
+            self.shard.tell_owner_what_goes_on(&mut attempt.dispatch, decided, put_off, &relay)
+        } else if decided.is_empty() {
+            Ok(())
+        } else {
+            self.shard.settle_some(&mut attempt.dispatch, decided, &relay)
+        };
+        if let Err(decided) = told {
             attempt.storage.outcomes.extend(decided);
             return Some(attempt);
         }
@@ -126,9 +138,12 @@ impl Outbound<'_> {
             self.shard.queue.borrow_mut().keep_of_guest(&attempt.dispatch, |number| open.binary_search(&number).is_ok());
         }
         let said_less = attempt.words.as_ref().is_some_and(|words| words.outweigh(&attempt.storage.outcomes));
-        // If nobody takes it, it was an attempt all the same.
-        put_off_offers(&mut attempt.storage.outcomes);
-        attempt.storage.outcomes.iter_mut().for_each(|outcome| outcome.verdict = Verdict::Deferred);
+        // One that broke off said nothing at all.
+        let says_otherwise = |outcome: &RecipientOutcome| outcome.reply.code() != 421 && !asks_for_less(outcome.reply.line().as_bytes());
+        if attempt.storage.outcomes.iter().all(says_otherwise) {
+            attempt.tried.note_said_otherwise();
+        }
+        defer(&mut attempt.storage.outcomes);
         self.shard.metrics.tried_elsewhere.increment();
         let Attempt { dispatch, storage, tried, words: before, .. } = attempt;
         if !dispatch.is_guest() {
@@ -162,13 +177,7 @@ impl Outbound<'_> {
             false if outcomes.iter().any(is_of_address) => PutOffBy::Address,
             false => PutOffBy::Host,
         };
-        let has = self.shard.queue.borrow().has_other_host(self.destination, self.host, by, tried, now);
-        // One that broke off said nothing at all.
-        let says_otherwise = |outcome: &RecipientOutcome| outcome.reply.code() != 421 && !asks_for_less(outcome.reply.line().as_bytes());
-        if has && outcomes.iter().all(says_otherwise) {
-            tried.note_said_otherwise();
-        }
-        has
+        self.shard.queue.borrow().has_other_host(self.destination, self.host, by, tried, now)
     }
 
     /// Other hosts come first for a moment where this one asks for less, or it has a connection for each message.
@@ -200,8 +209,9 @@ impl Outbound<'_> {
         if storage.outcomes.iter().any(|outcome| is_about_offer(&outcome.reply)) {
             tried.note_said_otherwise();
         }
-        if !dispatch.is_guest() {
-            self.shard.log_outcomes(&dispatch, &storage.outcomes, &self.relay, self.shard.now_ms());
+        match dispatch.is_guest() {
+            true => self.shard.keep_for_log(&dispatch, storage.outcomes.clone(), &self.relay),
+            false => self.shard.log_outcomes(&dispatch, &storage.outcomes, &self.relay, self.shard.now_ms()),
         }
         self.shard.delivery.keep_storage(storage);
         self.shard.settle_declined(dispatch, words.expect("the caller asked"), tried);

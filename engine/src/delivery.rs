@@ -259,16 +259,17 @@ impl Shard {
 
     /// Takes in what an attempt came to: mail log, queue, spool.
     pub(crate) fn settle_attempt(&self, attempt: Attempt, relay: &str) {
-        if !attempt.dispatch.is_guest() {
-            self.log_outcomes(&attempt.dispatch, &attempt.storage.outcomes, relay, self.now_ms());
+        if attempt.dispatch.is_guest() {
+            return self.settle_guest(attempt, false, relay);
         }
+        self.log_outcomes(&attempt.dispatch, &attempt.storage.outcomes, relay, self.now_ms());
         self.settle_logged(attempt, relay);
     }
 
-    /// As [`Shard::settle_attempt`], of what the mail log has already, or will have from a guest's owner.
+    /// As [`Shard::settle_attempt`], of what the mail log has already.
     pub(crate) fn settle_logged(&self, attempt: Attempt, relay: &str) {
         if attempt.dispatch.is_guest() {
-            return self.settle_guest(attempt, relay);
+            return self.settle_guest(attempt, true, relay);
         }
         let now = self.now_ms();
         let key = attempt.dispatch.key();
@@ -301,10 +302,23 @@ impl Shard {
         relay: &str,
     ) -> Result<(), Vec<RecipientOutcome>> {
         if dispatch.is_guest() {
-            return self.tell_owner(dispatch, outcomes, relay);
+            return self.tell_owner(dispatch, outcomes, false, relay);
+        }
+        self.log_outcomes(dispatch, &outcomes, relay, self.now_ms());
+        self.settle_some_logged(dispatch, outcomes, relay)
+    }
+
+    /// As [`Shard::settle_some`], of what the mail log has already.
+    pub(crate) fn settle_some_logged(
+        &self,
+        dispatch: &mut Dispatch,
+        outcomes: Vec<RecipientOutcome>,
+        relay: &str,
+    ) -> Result<(), Vec<RecipientOutcome>> {
+        if dispatch.is_guest() {
+            return self.tell_owner(dispatch, outcomes, true, relay);
         }
         let now = self.now_ms();
-        self.log_outcomes(dispatch, &outcomes, relay, now);
         let settled = {
             let mut record = self.delivery.record.borrow_mut();
             record.clear();

@@ -59,6 +59,10 @@ pub(crate) struct Parcel {
     storage: AttemptStorage,
     /// Who gave the outcomes.
     relay: String,
+    /// The mail log has them.
+    is_logged: bool,
+    /// What other hosts said that the log has not: of the last one, and of those before it that could not be told at once.
+    for_log: Vec<(Vec<RecipientOutcome>, String)>,
     end: End,
     /// What others of its owner's wait for at the home.
     busy_with: Wait,
@@ -69,6 +73,10 @@ pub(crate) struct PartOutcomes {
     /// The owner's, of the dispatch.
     call: u32,
     outcomes: Vec<RecipientOutcome>,
+    /// The mail log has them.
+    is_logged: bool,
+    /// Of those that go on to the next host: for the mail log alone.
+    put_off: Vec<RecipientOutcome>,
     relay: String,
 }
 
@@ -237,6 +245,7 @@ impl Shard {
         let mut spare = self.homes.spare.borrow_mut();
         if spare.len() < SPARE_MAX {
             parcel.record = None;
+            parcel.for_log.clear();
             spare.push(parcel);
         }
     }
@@ -253,7 +262,14 @@ impl Shard {
                 self.queue.borrow_mut().home_said(&dispatch, parcel.busy_with);
                 // The parcel leaves with other vectors, so that the next outcomes find room in them.
                 let storage = std::mem::replace(&mut parcel.storage, self.delivery.storage());
-                self.settle_attempt(Attempt::decided(dispatch, storage), &parcel.relay);
+                for (outcomes, relay) in parcel.for_log.drain(..) {
+                    self.log_outcomes(&dispatch, &outcomes, &relay, self.now_ms());
+                }
+                let attempt = Attempt::decided(dispatch, storage);
+                match parcel.is_logged {
+                    true => self.settle_logged(attempt, &parcel.relay),
+                    false => self.settle_attempt(attempt, &parcel.relay),
+                }
             }
             (End::Unreachable { until, wait, reason }, _) => {
                 self.queue.borrow_mut().home_sleeps(&dispatch, until, wait, &reason, self.now_ms());
@@ -276,9 +292,14 @@ impl Shard {
 
     /// Some recipients of a dispatch are decided: the rest comes behind it on the same lane.
     pub(crate) fn take_part(&self, part: PartOutcomes) {
-        let PartOutcomes { call, outcomes, relay } = part;
+        let PartOutcomes { call, outcomes, is_logged, put_off, relay } = part;
         if let Some(Out { dispatch, .. }) = self.homes.out.borrow_mut().get_mut(call as usize) {
-            let settled = self.settle_some(dispatch, outcomes, &relay);
+            self.log_outcomes(dispatch, &put_off, &relay, self.now_ms());
+            let settled = match (outcomes.is_empty(), is_logged) {
+                (true, _) => Ok(()),
+                (false, true) => self.settle_some_logged(dispatch, outcomes, &relay),
+                (false, false) => self.settle_some(dispatch, outcomes, &relay),
+            };
             debug_assert!(settled.is_ok(), "it is this shard's own");
         }
     }
@@ -371,11 +392,49 @@ impl Shard {
         }
     }
 
-    /// As [`Shard::settle_some`], for a guest.
+    /// As [`Shard::settle_some`], for a guest; `is_logged`: as [`Shard::settle_some_logged`].
     pub(crate) fn tell_owner(
         &self,
         dispatch: &mut Dispatch,
         outcomes: Vec<RecipientOutcome>,
+        is_logged: bool,
+        relay: &str,
+    ) -> Result<(), Vec<RecipientOutcome>> {
+        self.tell_owner_of(dispatch, outcomes, is_logged, &[], relay)
+    }
+
+    /// The host at `relay` decided `decided` of a guest, and put the others off, in the words of `put_off`, which go on to the next host: that is
+    /// for the owner's mail log. `decided` comes back when it cannot be told just now.
+    pub(crate) fn tell_owner_what_goes_on(
+        &self,
+        dispatch: &mut Dispatch,
+        decided: Vec<RecipientOutcome>,
+        put_off: Vec<RecipientOutcome>,
+        relay: &str,
+    ) -> Result<(), Vec<RecipientOutcome>> {
+        let is_any_decided = !decided.is_empty();
+        match self.tell_owner_of(dispatch, decided, false, &put_off, relay) {
+            Err(decided) if is_any_decided => return Err(decided),
+            Err(_) => self.keep_for_log(dispatch, put_off, relay),
+            Ok(()) => {}
+        }
+        Ok(())
+    }
+
+    /// What a host said of a guest goes to its owner's mail log with the end of the attempt, whose word is another host's.
+    pub(crate) fn keep_for_log(&self, dispatch: &Dispatch, outcomes: Vec<RecipientOutcome>, relay: &str) {
+        let Some(call) = self.queue.borrow().guest(dispatch).map(|guest| guest.home_call) else { return };
+        if let Some(call) = self.homes.guests.borrow_mut().get_mut(call as usize) {
+            call.parcel.for_log.push((outcomes, relay.to_owned()));
+        }
+    }
+
+    fn tell_owner_of(
+        &self,
+        dispatch: &mut Dispatch,
+        outcomes: Vec<RecipientOutcome>,
+        is_logged: bool,
+        put_off: &[RecipientOutcome],
         relay: &str,
     ) -> Result<(), Vec<RecipientOutcome>> {
         let queue = self.queue.borrow();
@@ -384,12 +443,13 @@ impl Shard {
         let Ok(permit) = self.mesh.reserve(owner) else { return Err(outcomes) };
         let told: Vec<_> = outcomes.iter().map(|outcome| (outcome.recipient, outcome.outcome())).collect();
         dispatch.told_some(&told);
-        self.mesh.send(permit, ShardRequest::Outcomes(Box::new(PartOutcomes { call, outcomes, relay: relay.to_owned() })));
+        let part = PartOutcomes { call, outcomes, is_logged, put_off: put_off.to_vec(), relay: relay.to_owned() };
+        self.mesh.send(permit, ShardRequest::Outcomes(Box::new(part)));
         Ok(())
     }
 
-    /// As [`Shard::settle_attempt`], for a guest.
-    pub(crate) fn settle_guest(&self, attempt: Attempt, relay: &str) {
+    /// As [`Shard::settle_attempt`], for a guest; `is_logged`: as [`Shard::settle_logged`].
+    pub(crate) fn settle_guest(&self, attempt: Attempt, is_logged: bool, relay: &str) {
         let Attempt { dispatch, mut storage, .. } = attempt;
         let destination = dispatch.destination();
         let guest = {
@@ -407,6 +467,7 @@ impl Shard {
             call.parcel.busy_with = self.queue.borrow().guests_wait_for(destination, self.now_ms());
             call.parcel.relay.clear();
             call.parcel.relay.push_str(relay);
+            call.parcel.is_logged = is_logged;
         }
         self.delivery.keep_storage(storage);
         self.answer(guest, End::Settled);

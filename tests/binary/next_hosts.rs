@@ -209,6 +209,37 @@ fn the_rest_of_a_message_of_another_shard_goes_to_the_next_host_too() {
     assert_eq!((counts[0].0 + counts[0].1, counts[1], counts[2].0 + counts[2].1), (10, (0, 10), 10), "each once: {counts:?}");
 }
 
+/// Of mail that another shard delivers the mail log had what the last host of an attempt said, and of those before it nothing.
+#[test]
+fn each_host_of_an_attempt_has_its_line_whichever_shard_makes_it() {
+    let first = FaultyHop::start(says("rcpt", "451 4.7.1 Greylisted"));
+    let (second, other) = (NextHop::start(), FaultyHop::start(says("rcpt", "452 4.2.2 Over quota")));
+    let route = |domain: &str, last: SocketAddr| {
+        let hosts = format!("[\"{}\", {{ host = \"{last}\", backup = true }}]", first.address);
+        format!("[[route]]\ndomain = \"{domain}\"\nvia = \"smarthost\"\nhosts = {hosts}\nmessages_per_connection = 1\n")
+    };
+    let extra = route("taken.test", second.address) + &route("kept.test", other.address);
+    let node = Node::start(&two_shards(Setup { retries: ONE_ATTEMPT, extra: extra.leak(), ..Setup::new() }));
+    // Each shard has mail for both.
+    let mut clients: Vec<Client> = (0..6).map(|_| Client::greeted(node.address)).collect();
+    for client in &mut clients {
+        ["b@taken.test", "b@kept.test"].iter().for_each(|to| drop(client.deliver(to, "Subject: x\r\n\r\nx")));
+    }
+    node.wait_for_queue(|queue| queue.len() == 6 && queue.iter().all(is_deferred));
+    assert!(counter(&node, "dispatched_to_homes") > 0, "both shards have mail");
+    let lines = |log: &str, to: &str, relay: SocketAddr| {
+        let (to, relay) = (format!("to=<{to}>"), format!("relay={relay} "));
+        log.lines().filter(|line| line.contains("event=attempt") && line.contains(&to) && line.contains(&relay)).count()
+    };
+    let are_all_there = |log: &str| {
+        let [kept, taken] = ["b@kept.test", "b@taken.test"].map(|to| lines(log, to, first.address));
+        (kept, taken, lines(log, "b@kept.test", other.address), lines(log, "b@taken.test", second.address)) == (6, 6, 6, 6)
+    };
+    let log = node.wait_for_mail_log_that("a line of each host for each message", are_all_there);
+    assert_eq!(log.lines().filter(|line| line.contains("event=attempt")).count(), 24, "{log}");
+    assert_eq!((counter(&node, "deferred"), counter(&node, "delivered")), (18, 6));
+}
+
 #[test]
 fn an_attempt_asks_three_hosts_and_is_one() {
     let hops: Vec<_> = (0..5).map(|_| FaultyHop::start(says("rcpt", "450 4.2.1 Busy"))).collect();

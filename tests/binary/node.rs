@@ -194,13 +194,18 @@ impl Node {
 
     /// Waits until the mail log has `text`; returns the whole of it.
     pub(crate) fn wait_for_mail_log(&self, text: &str) -> String {
+        self.wait_for_mail_log_that(text, |log| log.contains(text))
+    }
+
+    /// Waits until the mail log satisfies `is_wanted`; `what` says for people what is waited for.
+    pub(crate) fn wait_for_mail_log_that(&self, what: &str, is_wanted: impl Fn(&str) -> bool) -> String {
         let began = Instant::now();
         loop {
             let log = String::from_utf8_lossy(&std::fs::read(self.folder.path().join("mail.log")).unwrap_or_default()).into_owned();
-            if log.contains(text) {
+            if is_wanted(&log) {
                 return log;
             }
-            assert!(began.elapsed() < PATIENCE, "no {text:?} in {log}; {}", self.log());
+            assert!(began.elapsed() < PATIENCE, "no {what:?} in {log}; {}", self.log());
             std::thread::sleep(Duration::from_millis(20));
         }
     }
