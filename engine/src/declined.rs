@@ -3,7 +3,10 @@
 use std::rc::Rc;
 
 use ringpost_queue::{Dispatch, HostsTried, PutOffBy, asks_for_fewer_connections, asks_for_less, put_off_by};
-use ringpost_smtp::client::{Verdict, is_about_content, is_about_offer, put_off_offer};
+use ringpost_smtp::{
+    client::{SuccessReport, Verdict, is_about_content, is_about_offer, put_off_offer},
+    reply::Reply,
+};
 
 use crate::{
     attempt::{Attempt, RecipientOutcome, Words},
@@ -28,11 +31,42 @@ impl Shard {
         Rc::new(self.said_before.begin(message.unwrap_or_default()))
     }
 
-    /// May it be brought to a host that has heard nothing of it, with all of its recipients?
-    pub(crate) fn may_go_on(&self, dispatch: &Dispatch) -> bool {
-        let (mut queue, now) = (self.queue.borrow_mut(), self.now_ms());
-        let recipients: Vec<u16> = queue.recipients(dispatch).map(|(number, _)| number).collect();
-        recipients.into_iter().all(|number| queue.may_go_on(dispatch, number, now))
+    /// An attempt is about to be brought to a further host. Recipients whom a command has stopped meanwhile leave it, with what the last host said
+    /// of them in `words`, or untried. False where nobody may go on, or the owner of a guest has no time now: then it has all that it had.
+    pub(crate) fn goes_on(&self, dispatch: &mut Dispatch, words: Option<&mut Words>) -> bool {
+        let stopped: Vec<u16> = {
+            let (mut queue, now) = (self.queue.borrow_mut(), self.now_ms());
+            let mut recipients: Vec<u16> = queue.recipients(dispatch).map(|(number, _)| number).collect();
+            recipients.retain(|number| !queue.may_go_on(dispatch, *number, now));
+            recipients.sort_unstable();
+            recipients
+        };
+        if stopped.is_empty() || stopped.len() == dispatch.recipients() {
+            return stopped.is_empty();
+        }
+        let is_stopped = |recipient: u16| stopped.binary_search(&recipient).is_ok();
+        let (mut said, relay, note) = match words {
+            Some(words) => (Some(&mut words.storage.outcomes), words.relay.clone(), Some(&words.note)),
+            None => (None, String::new(), None),
+        };
+        let outcomes = said.as_mut().map(|said| said.extract_if(.., |outcome| is_stopped(outcome.recipient)).collect::<Vec<_>>());
+        let mut outcomes = outcomes.unwrap_or_default();
+        for &recipient in &stopped {
+            if outcomes.iter().all(|outcome| outcome.recipient != recipient) {
+                let reply = Reply::local("451 4.3.2 stopped by command before another host was tried");
+                outcomes.push(RecipientOutcome { recipient, verdict: Verdict::Untried, reply, success_report: SuccessReport::Delivered });
+            }
+        }
+        if let Err(mut outcomes) = self.settle_some_logged(dispatch, outcomes, &relay) {
+            outcomes.retain(|outcome| outcome.verdict != Verdict::Untried);
+            said.into_iter().for_each(|said| said.append(&mut outcomes));
+            return false;
+        }
+        if dispatch.is_guest() {
+            self.queue.borrow_mut().keep_of_guest(dispatch, |number| !is_stopped(number));
+        }
+        note.into_iter().for_each(|note| note.left(&stopped));
+        true
     }
 
     /// No other host could be asked, or none said a word: what the last one said is what the attempt came to, and the mail log has it.

@@ -96,7 +96,7 @@ enum Dialed {
     /// None of the hosts took it.
     NoHost(Option<Dispatch>),
     /// None of the hosts that were tried took it, and it says nothing about the message: one of them has enough connections, or others
-    /// were tried just before, and it is all of them that count as an attempt.
+    /// were tried just before, and it is all of them that count as an attempt; or a command has come meanwhile.
     PutOff(Option<Dispatch>),
     /// The shard drains.
     Ending(Option<Dispatch>),
@@ -114,10 +114,16 @@ async fn dial(
     // Of the hosts that put `dispatch` off, the last one's.
     let mut words: Option<Words> = None;
     let settings = client_settings(shard, destination);
+    // What the first host is told is the attempt's; a further one is not asked after a command.
+    let mut is_further = false;
     loop {
-        let goes_on = |dispatch: &Option<Dispatch>| dispatch.as_ref().is_none_or(|dispatch| shard.may_go_on(dispatch));
-        let ends = shard.is_ending() || words.is_some() && !goes_on(&dispatch);
-        let host = if ends { None } else { shard.queue.borrow_mut().next_host(destination, &mut tried, shard.now_ms()) };
+        let is_stopped = |dispatch: &mut Dispatch| !shard.goes_on(dispatch, words.as_mut());
+        let is_stopped = std::mem::replace(&mut is_further, true) && !shard.is_ending() && dispatch.as_mut().is_some_and(is_stopped);
+        let host = if is_stopped || shard.is_ending() {
+            None
+        } else {
+            shard.queue.borrow_mut().next_host(destination, &mut tried, shard.now_ms())
+        };
         if host.is_none() {
             match (dispatch, words) {
                 (Some(dispatch), Some(words)) => {
@@ -129,6 +135,9 @@ async fn dial(
         }
         if shard.is_ending() {
             return Dialed::Ending(dispatch);
+        }
+        if is_stopped {
+            return Dialed::PutOff(dispatch);
         }
         let Some(host) = host else {
             let (mut queue, now) = (shard.queue.borrow_mut(), shard.now_ms());

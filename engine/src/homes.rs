@@ -218,9 +218,10 @@ impl Shard {
         let changed: HashSet<MessageKey> = changed.iter().copied().collect();
         let (mut queue, now) = (self.queue.borrow_mut(), self.now_ms());
         for (_, out) in out.iter().filter(|(_, out)| changed.contains(&out.dispatch.key())) {
-            let recipients: Vec<u16> = queue.recipients(&out.dispatch).map(|(number, _)| number).collect();
-            if !recipients.into_iter().all(|number| queue.may_go_on(&out.dispatch, number, now)) {
-                out.countermand.give();
+            let mut stopped: Vec<u16> = queue.recipients(&out.dispatch).map(|(number, _)| number).collect();
+            stopped.retain(|number| !queue.may_go_on(&out.dispatch, *number, now));
+            if !stopped.is_empty() {
+                out.countermand.give(stopped.into_iter());
             }
         }
     }

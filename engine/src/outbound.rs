@@ -366,8 +366,13 @@ impl<'s> Outbound<'s> {
         let tried = self.tried.take().unwrap_or_else(|| self.shard.queue.borrow().hosts_to_try(&attempt.dispatch));
         (attempt.tried, attempt.words) = (tried, self.words.take());
         let Some(mut attempt) = self.leave_to_others(attempt) else { return };
-        if attempt.words.is_some() && !self.shard.may_go_on(&attempt.dispatch) {
-            return self.settle_as_said_before(attempt);
+        let is_further = attempt.words.is_some() || attempt.tried.are_several();
+        if is_further && !self.shard.goes_on(&mut attempt.dispatch, attempt.words.as_mut()) {
+            if attempt.words.is_some() {
+                return self.settle_as_said_before(attempt);
+            }
+            self.shard.delivery.keep_storage(attempt.storage);
+            return self.shard.attempt_put_off(attempt.dispatch);
         }
         let (stored, has_parts_beyond_ascii) = match self.shard.read_before_mail(&attempt.dispatch, self.client.offer().smtputf8).await {
             Ok(read) => read,

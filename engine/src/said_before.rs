@@ -81,6 +81,11 @@ impl SaidBeforeNote {
         });
     }
 
+    /// These recipients are not among those that are left.
+    pub(crate) fn left(&self, gone: &[u16]) {
+        self.change(|entry| entry.recipients.retain(|recipient| !gone.contains(recipient)));
+    }
+
     /// This host is tried.
     pub(crate) fn trying(&self, relay: &str) {
         self.change(|entry| entry.trying = cut(relay, RELAY_BYTES_MAX));

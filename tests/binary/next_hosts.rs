@@ -366,6 +366,56 @@ fn what_a_command_has_stopped_is_not_brought_to_the_next_host() {
     assert!(counter(&node, "dispatched_to_homes") > 0, "both shards have mail");
 }
 
+/// Whom no command was for had to wait for the next attempt, an hour later, because it shared a message with one who was purged.
+#[test]
+fn whom_no_command_was_for_goes_on_to_the_next_host() {
+    let silent = FaultyHop::start(Script { point: "mail", fault: Fault::Silence, pipelining: true });
+    let mute = FaultyHop::start(Script { point: "connect", fault: Fault::Silence, pipelining: true });
+    let (second, other) = (NextHop::start(), NextHop::start());
+    let route = |domain: &str, hosts: &[SocketAddr]| {
+        let hosts: Vec<_> = (0..).zip(hosts).map(|(at, host)| format!("{{ host = \"{host}\", backup = {} }}", at > 0)).collect();
+        format!("[[route]]\ndomain = \"{domain}\"\nvia = \"smarthost\"\nhosts = [{}]\n", hosts.join(", "))
+    };
+    let extra = route("other.test", &[other.address])
+        + &route("*.said.test", &[silent.address, second.address])
+        + &route("*.unsaid.test", &[mute.address, second.address]);
+    let retries = "[queue]\nretry_base = \"1h\"\nretry_cap = \"1h\"\n[delivery]\nconnections_max = 8\nwindow_initial = 8\n\
+        mail_timeout = \"12s\"\nbanner_timeout = \"12s\"\n";
+    let node = Node::start(&two_shards(Setup { retries, extra: extra.leak(), ..Setup::new() }));
+    // Each shard has mail for destinations that the other one delivers to.
+    let mut clients: Vec<Client> = (0..3).map(|_| Client::greeted(node.address)).collect();
+    for client in &mut clients {
+        for hop in ["said", "unsaid"] {
+            client.must("MAIL FROM:<a@x.test>", "250 2.1.0");
+            ["plain", "purged", "rerouted"].iter().for_each(|to| drop(client.must(&format!("RCPT TO:<b@{to}.{hop}.test>"), "250 2.1.5")));
+            client.must("DATA", "354");
+            client.must("Subject: x\r\n\r\nx\r\n.", "250 2.0.0");
+        }
+        client.deliver("b@held.unsaid.test", "Subject: x\r\n\r\nx");
+    }
+    node.wait_for_queue(|queue| queue.len() == 9 && silent.connections() == 3 && mute.connections() == 6);
+    for (words, told) in [
+        (&["purge", "--domain", "purged.said.test"][..], "3 messages purged"),
+        (&["purge", "--domain", "purged.unsaid.test"], "3 messages purged"),
+        (&["reroute", "--domain", "rerouted.said.test", "--to", "other.test"], "3 messages re-routed"),
+        (&["reroute", "--domain", "rerouted.unsaid.test", "--to", "other.test"], "3 messages re-routed"),
+        // Nothing was put off yet: no host has so much as greeted.
+        (&["hold", "--domain", "held.unsaid.test"], "3 messages held"),
+    ] {
+        let output = node.ask(&[&["queue"], words].concat());
+        assert!(String::from_utf8_lossy(&output.stdout).starts_with(told), "{words:?}: {output:?}");
+    }
+    assert_eq!((second.messages().len(), other.messages().len()), (0, 0), "the hosts are still silent");
+    second.wait_for(6);
+    other.wait_for(6);
+    let queue = node.wait_for_queue(|queue| queue.len() == 3 && queue.iter().all(|message| message["recipients"][0]["state"] == "held"));
+    assert!(queue.iter().all(|message| message["recipients"][0]["address"] == "b@held.unsaid.test"), "{queue:?}");
+    let to = |hop: &NextHop, what: &str| hop.messages().iter().filter(|message| message.recipients == [what]).count();
+    let counts = ["said", "unsaid"].map(|hop| (to(&second, &format!("b@plain.{hop}.test")), to(&other, &format!("b@rerouted.{hop}.test"))));
+    assert_eq!((counts, second.messages().len(), other.messages().len()), ([(3, 3); 2], 6, 6), "and nobody else");
+    assert!(counter(&node, "dispatched_to_homes") > 0, "both shards have mail");
+}
+
 /// And one that offers less than the next one is no reason to fail.
 #[test]
 fn what_the_first_host_does_not_offer_the_next_one_may() {

@@ -1,38 +1,52 @@
-//! Commands that come while an attempt is under way: what the attempt has begun runs to its end, and once a host has put it off it begins nothing more.
+//! Commands that come while an attempt is under way: what the attempt has begun runs to its end, but no further host is asked for whom they are about.
 //!
-//! One that a host put off goes on to the next host, with a transaction that is new: whoever was told that its message is held, goes another way,
+//! One that a host did not take goes on to the next host, with a transaction that is new: whoever was told that its message is held, goes another way,
 //! has come to its end or is purged, or that its destination is paused, is not to see it delivered there.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::dispatch::Dispatch;
 use crate::guest::Guest;
 use crate::message::Flags;
 use crate::queue::Queue;
 
-/// Says of a dispatch that another shard has whether it may go on there.
+/// Says of a dispatch that another shard has which of its recipients may not go on there.
 #[derive(Clone, Debug, Default)]
-pub struct Countermand(Option<Arc<AtomicBool>>);
+pub struct Countermand(Option<Arc<Given>>);
+
+#[derive(Debug, Default)]
+struct Given {
+    /// Without it nobody looks further: commands are few.
+    is_given: AtomicBool,
+    /// Numbers in the message; held for a few instructions.
+    recipients: Mutex<BTreeSet<u16>>,
+}
 
 impl Countermand {
     /// Of a dispatch that leaves now; memory that nobody else has any more is used again.
     pub(crate) fn begin(&mut self) {
         match self.0.as_mut().and_then(Arc::get_mut) {
-            Some(given) => *given.get_mut() = false,
+            Some(given) => {
+                *given.is_given.get_mut() = false;
+                given.recipients.get_mut().unwrap_or_else(PoisonError::into_inner).clear();
+            }
             None => self.0 = Some(Arc::default()),
         }
     }
 
-    /// It is not to go on.
-    pub fn give(&self) {
+    /// These are not to go on, by their numbers in the message.
+    pub fn give(&self, recipients: impl Iterator<Item = u16>) {
         if let Some(given) = &self.0 {
-            given.store(true, Ordering::Release);
+            given.recipients.lock().unwrap_or_else(PoisonError::into_inner).extend(recipients);
+            given.is_given.store(true, Ordering::Release);
         }
     }
 
-    fn is_given(&self) -> bool {
-        self.0.as_ref().is_some_and(|given| given.load(Ordering::Acquire))
+    fn is_given_to(&self, recipient: u16) -> bool {
+        let is_among = |given: &Arc<Given>| given.recipients.lock().unwrap_or_else(PoisonError::into_inner).contains(&recipient);
+        self.0.as_ref().is_some_and(|given| given.is_given.load(Ordering::Acquire) && is_among(given))
     }
 }
 
@@ -51,7 +65,7 @@ impl Queue {
             return false;
         }
         if dispatch.is_guest() {
-            return self.guest(dispatch).is_some_and(|guest| !guest.countermand.is_given() && !self.is_guest_paused(guest));
+            return self.guest(dispatch).is_some_and(|guest| !guest.countermand.is_given_to(recipient) && !self.is_guest_paused(guest));
         }
         let index = dispatch.key.index;
         let message = &self.messages[index];

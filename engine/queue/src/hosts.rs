@@ -82,6 +82,11 @@ impl HostsTried {
         self.said_otherwise = true;
     }
 
+    /// It was at more than one, or at all addresses of one.
+    pub fn are_several(self) -> bool {
+        self.slots.count_ones() > 1
+    }
+
     /// See [`HostsTried::note_said_otherwise`].
     pub fn have_said_otherwise(self) -> bool {
         self.said_otherwise
