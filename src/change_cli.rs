@@ -60,12 +60,12 @@ pub fn change(socket: &Path, change: Change, selection: Selection, whole: WholeM
     }
     if let Ok(count) = result {
         let left = left.unwrap_or_default();
-        let NotChanged { unchanged, taken, unanswered, held, offered, ends_earlier, paused, unless_delivered, attempting, others } = left;
+        let NotChanged { unchanged, taken, unanswered, held, offered, ends_earlier, paused, unless_delivered, others } = left;
         if unchanged > 0 {
             eprintln!("ringpost: {} stayed as before: {so_already}", messages(unchanged));
         }
         // Held mail that was named is not as it was wanted; among all of it, it is passed over.
-        is_whole = taken + unanswered + attempting == 0 && (held + offered == 0 || !by_id);
+        is_whole = taken + unanswered == 0 && (held + offered == 0 || !by_id);
         if taken > 0 {
             eprintln!("ringpost: {} stayed as before: another node of the cluster is taking them over", messages(taken));
         }
@@ -88,12 +88,7 @@ pub fn change(socket: &Path, change: Change, selection: Selection, whole: WholeM
         }
         if unless_delivered > 0 {
             let are = if unless_delivered == 1 { "is" } else { "are" };
-            eprintln!("ringpost: {unless_delivered} of them {are} being attempted now: purged unless this attempt delivers");
-        }
-        if attempting > 0 {
-            let (plural, are) =
-                if attempting == 1 { ("", "is being attempted now and stays") } else { ("s", "are being attempted now and stay") };
-            eprintln!("ringpost: {attempting} recipient{plural} {are}: say it again when the attempt has ended");
+            eprintln!("ringpost: {unless_delivered} of them {are} being attempted now: {word} unless this attempt delivers");
         }
         if others > 0 {
             let (plural, are) = (plural(others), if others == 1 { "is" } else { "are" });
@@ -123,8 +118,6 @@ pub fn change(socket: &Path, change: Change, selection: Selection, whole: WholeM
 /// What `--json` says, in the order of the names: counts of nothing are left out.
 #[derive(Serialize)]
 struct ChangeAnswer {
-    #[serde(skip_serializing_if = "is_nothing")]
-    attempting_recipients: u64,
     changed: u64,
     #[serde(skip_serializing_if = "is_nothing")]
     ends_earlier: u64,
@@ -149,10 +142,9 @@ struct ChangeAnswer {
 
 impl ChangeAnswer {
     fn of(changed: u64, left: &NotChanged) -> ChangeAnswer {
-        let NotChanged { unchanged, taken, unanswered, held, offered, ends_earlier, paused, unless_delivered, attempting, others } = *left;
+        let NotChanged { unchanged, taken, unanswered, held, offered, ends_earlier, paused, unless_delivered, others } = *left;
         let says_both = taken + unanswered + held > 0;
         ChangeAnswer {
-            attempting_recipients: attempting,
             changed,
             ends_earlier,
             held,
@@ -210,10 +202,9 @@ mod tests {
             ends_earlier: 6,
             paused: 8,
             unless_delivered: 9,
-            attempting: 10,
             others: 11,
         };
-        let expected = r#"{"attempting_recipients":10,"changed":7,"ends_earlier":6,"held":4,"offered":5,"other_recipients":11,"paused":8,"taken":2,"unanswered":3,"unchanged":1,"unless_delivered":9}"#;
+        let expected = r#"{"changed":7,"ends_earlier":6,"held":4,"offered":5,"other_recipients":11,"paused":8,"taken":2,"unanswered":3,"unchanged":1,"unless_delivered":9}"#;
         assert_eq!(of(all), expected);
     }
 }

@@ -290,7 +290,7 @@ pub enum QueueCall {
     Hold(WholeSelection),
     /// End a hold, of whole messages as with `hold`.
     Release(WholeSelection),
-    /// Give up: the recipients that match fail, and their sender is told.
+    /// Give up: the recipients that match fail, and their sender is told; what is being attempted when that has ended, unless it is delivered.
     Bounce {
         /// What the sender is told, in one line of at most 190 bytes
         #[arg(long, value_name = "TEXT", value_parser = queue_filter::reason, default_value = "returned by the operator of this system")]

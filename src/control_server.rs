@@ -356,7 +356,6 @@ async fn change_all(order: &ChangeOrder, shards: &[Arc<RequestLane>], write: &mu
             left.ends_earlier += answer.ends_earlier;
             left.paused += answer.paused;
             left.unless_delivered += answer.unless_delivered;
-            left.attempting += answer.attempting;
             left.others += answer.others;
             after = answer.next;
             if after.is_none() {

@@ -120,12 +120,9 @@ pub struct NotChanged {
     /// Messages that were changed and go when their destinations are resumed.
     #[serde(default)]
     pub paused: u64,
-    /// Messages that were purged while an attempt is under way, which may deliver all the same.
+    /// Messages that were purged or bounced while an attempt is under way, which may deliver all the same.
     #[serde(default)]
     pub unless_delivered: u64,
-    /// Recipients to bounce that are being attempted, and stay as they are.
-    #[serde(default)]
-    pub attempting: u64,
     /// Recipients that the filter does not match and that were changed along with their messages.
     #[serde(default)]
     pub others: u64,

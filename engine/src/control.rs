@@ -193,10 +193,8 @@ pub struct Changed {
     pub ends_earlier: u64,
     /// Changed, and not attempted before destinations are resumed.
     pub paused: u64,
-    /// Changed: purged while an attempt is under way, which may deliver all the same.
+    /// Changed: purged or bounced while an attempt is under way, which may deliver all the same.
     pub unless_delivered: u64,
-    /// Recipients to bounce that are being attempted, and stay as they are.
-    pub attempting: u64,
     /// Recipients that the filter does not match and that were changed all the same, as what was done is done with whole messages.
     pub others: u64,
 }

@@ -115,14 +115,6 @@ impl Changed {
     }
 }
 
-/// What of that which is to leave is being attempted.
-enum UnderWay {
-    /// It leaves when the attempt has ended; but what that delivers is delivered.
-    Leaves,
-    /// So many recipients, and nothing is done with them.
-    Stays(u64),
-}
-
 /// What keeps all that is meant of a message from being attempted here, so that there is nothing to retry.
 enum Kept {
     /// Until it is released, or goes by another route.
@@ -242,16 +234,13 @@ impl Steering {
     /// Changes one message, and counts what came of it.
     fn change_one(&self, shard: &Shard, key: MessageKey, filter: &Filter, changed: &mut Changed) {
         let (others, is_paused) = (self.others(shard, key, filter), self.is_paused(shard, key, filter));
-        let under_way = self.under_way(shard, key, filter);
+        let is_under_way = self.is_under_way(shard, key, filter);
         let applied = match self.apply(shard, key, filter) {
             // It is ready already, and waits all the same: that is told as it is of what was deferred.
             Applied::Unchanged if is_paused && matches!(self, Self::Retry) => Applied::Changed,
             applied => applied,
         };
-        match under_way {
-            UnderWay::Leaves => changed.unless_delivered += u64::from(matches!(applied, Applied::Changed)),
-            UnderWay::Stays(recipients) => changed.attempting += recipients,
-        }
+        changed.unless_delivered += u64::from(is_under_way && matches!(applied, Applied::Changed));
         changed.others += if matches!(applied, Applied::Changed) { others } else { 0 };
         changed.ends_earlier += u64::from(self.ends_earlier(shard, key));
         changed.paused += u64::from(is_paused && matches!(applied, Applied::Changed));
@@ -290,17 +279,19 @@ impl Steering {
         Applied::Changed
     }
 
-    /// What is being attempted of that which is to leave.
-    fn under_way(&self, shard: &Shard, key: MessageKey, filter: &Filter) -> UnderWay {
+    /// Is some of that which is to leave being attempted? It leaves when that has ended; but what it delivers is delivered.
+    fn is_under_way(&self, shard: &Shard, key: MessageKey, filter: &Filter) -> bool {
         let queue = shard.queue.borrow();
         let view = queue.show(key).filter(|view| matches!(self, Self::Bounce(_) | Self::Purge) && !view.is_closing());
-        let Some(view) = view else { return UnderWay::Stays(0) };
-        let is_attempted = |recipient: &RecipientView<'_>| recipient.state() == State::Attempting && !recipient.is_leaving();
-        let attempted = view.recipients().filter(|recipient| is_attempted(recipient) && recipient.matches(filter)).count();
-        match self {
-            Self::Purge if attempted > 0 => UnderWay::Leaves,
-            _ => UnderWay::Stays(attempted as u64),
-        }
+        view.is_some_and(|view| {
+            let is_attempted = |recipient: &RecipientView<'_>| recipient.state() == State::Attempting && !self.is_to_leave(recipient);
+            view.recipients().any(|recipient| is_attempted(&recipient) && recipient.matches(filter))
+        })
+    }
+
+    /// Has a command been for this before, while it is being attempted? What is bounced can be purged yet.
+    fn is_to_leave(&self, recipient: &RecipientView<'_>) -> bool {
+        recipient.is_leaving() || recipient.is_failing() && matches!(self, Self::Bounce(_))
     }
 
     /// Is something meant that is not attempted all the same, because its destination is paused?
@@ -327,20 +318,23 @@ impl Steering {
         let Some(view) = queue.show(key).filter(|view| !view.is_closing()) else { return };
         let id = view.envelope().id;
         let is_taken = |recipient: &RecipientView<'_>| match self {
-            Self::Bounce(_) => !matches!(recipient.state(), State::Attempting | State::Failed),
-            _ => !recipient.is_leaving(),
+            Self::Bounce(_) => recipient.state() != State::Failed && !self.is_to_leave(recipient),
+            _ => !self.is_to_leave(recipient),
         };
         let chosen = view.recipients().filter(|recipient| !recipient.is_settled() && recipient.matches(filter));
         for recipient in chosen.filter(is_taken) {
             let to = EscapedWord(recipient.address());
+            let is_attempted = recipient.state() == State::Attempting;
             match self {
-                Self::Bounce(reply) => shard.log_mail(format_args!(
-                    "queue_id={id} event=bounced to=<{to}> dsn=5.0.0 outcome=bounced reply=\"{}\"",
-                    Escaped(reply.as_bytes())
-                )),
+                Self::Bounce(reply) => {
+                    let unless = if is_attempted { " reason=\"unless the attempt that is under way delivers it\"" } else { "" };
+                    let reply = Escaped(reply.as_bytes());
+                    shard.log_mail(format_args!(
+                        "queue_id={id} event=bounced to=<{to}> dsn=5.0.0 outcome=bounced reply=\"{reply}\"{unless}"
+                    ));
+                }
                 _ => {
-                    let unless =
-                        if recipient.state() == State::Attempting { ", unless the attempt that is under way delivers it" } else { "" };
+                    let unless = if is_attempted { ", unless the attempt that is under way delivers it" } else { "" };
                     shard.log_mail(format_args!("queue_id={id} event=purged to=<{to}> outcome=purged reason=\"by command{unless}\""));
                 }
             }

@@ -55,7 +55,11 @@ fn sentence(
     now: u64,
 ) -> String {
     let name = destination.name;
-    let leaving = if recipient.is_leaving() { "; purged by command when that has ended, unless it delivers" } else { "" };
+    let leaving = match (recipient.is_leaving(), recipient.is_failing()) {
+        (true, _) => "; purged by command when that has ended, unless it delivers",
+        (false, true) => "; bounced by command when that has ended, unless it delivers",
+        (false, false) => "",
+    };
     match recipient.state() {
         State::Held if view.is_held() => {
             format!("Held by command until it is released{}{}.", history(recipient, now), held_end(recipient, now))

@@ -5,6 +5,7 @@ use std::net::TcpListener;
 use std::process::{Command, Stdio};
 
 use crate::client::Client;
+use crate::faulty_hop::{Fault, FaultyHop, Script};
 use crate::next_hop::NextHop;
 use crate::node::{Node, Setup, ringpost};
 
@@ -128,32 +129,6 @@ fn an_id_that_is_named_twice_is_one_message() {
     assert_eq!((purged.status.code(), &*String::from_utf8_lossy(&purged.stdout)), (Some(0), "1 message purged\n"), "{purged:?}");
 }
 
-/// Such a recipient was counted, and logged, as bounced, and was delivered a moment later.
-#[test]
-fn what_is_being_attempted_is_not_said_to_be_bounced() {
-    // Takes connections and says nothing.
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let node = Node::start(&Setup::to(listener.local_addr().unwrap()));
-    let id = deliver(&node, "", &["b@y.test"]);
-    node.wait_for_queue(|queue| queue.len() == 1 && queue[0]["recipients"][0]["state"] == "active");
-    let answer = node.ask(&["queue", "bounce", &id]);
-    assert_eq!(answer.status.code(), Some(1));
-    assert_eq!(String::from_utf8_lossy(&answer.stdout), "0 messages bounced\n");
-    assert!(String::from_utf8_lossy(&answer.stderr).contains("1 of 1 ids are not in the queue, or are being attempted"));
-    assert_eq!(say(&node, &["queue", "hold", &id]), "1 message held");
-    let log = node.folder.path().join("mail.log");
-    let began = std::time::Instant::now();
-    let text = loop {
-        let text = std::fs::read_to_string(&log).unwrap_or_default();
-        if text.contains("command=hold") {
-            break text;
-        }
-        assert!(began.elapsed() < crate::node::PATIENCE);
-        std::thread::sleep(std::time::Duration::from_millis(10));
-    };
-    assert!(!text.contains("event=bounced"), "{text}");
-}
-
 /// It was said to be purged, and was delivered a moment later.
 #[test]
 fn what_is_being_attempted_is_purged_unless_that_delivers_and_is_said_so() {
@@ -199,9 +174,6 @@ fn what_is_being_attempted_beside_others_is_purged_when_the_attempt_ends_and_aft
     let mut node = Node::start(&Setup { extra, ..Setup::new() });
     let id = deliver(&node, "a@x.test", &["b@quiet.test", "c@y.test"]);
     node.wait_for_queue(|queue| queue.len() == 1 && queue[0]["recipients"][0]["state"] == "active");
-    let bounced = node.ask(&["queue", "bounce", "--domain", "quiet.test", "--json"]);
-    let left = "{\"attempting_recipients\":1,\"changed\":0}\n";
-    assert_eq!((bounced.status.code(), &*String::from_utf8_lossy(&bounced.stdout)), (Some(1), left), "what it leaves is an answer of no");
     let said = say(&node, &["queue", "purge", "--domain", "quiet.test"]);
     assert_eq!(said, "1 message purged\nringpost: 1 of them is being attempted now: purged unless this attempt delivers");
     let why = say(&node, &["queue", "why", &id]);
@@ -212,6 +184,27 @@ fn what_is_being_attempted_beside_others_is_purged_when_the_attempt_ends_and_aft
     node.restart();
     let queue = node.wait_for_queue(|queue| queue.len() == 1);
     assert_eq!((&queue[0]["id"], &queue[0]["recipients"][0]["state"]), (&id.clone().into(), &"purged".into()), "{queue:?}");
+}
+
+/// `queue bounce` left what was being attempted just then, with exit code 1: it came again at its retry, for days.
+#[test]
+fn what_is_being_attempted_is_bounced_when_the_attempt_ends() {
+    let silent = FaultyHop::start(Script { point: "mail", fault: Fault::Silence, pipelining: true });
+    let extra = format!("[[route]]\ndomain = \"slow.test\"\nvia = \"smarthost\"\nhosts = [\"{}\"]\n", silent.address);
+    let hop = NextHop::start();
+    let retries = "[delivery]\nmail_timeout = \"8s\"\n";
+    let node = Node::start(&Setup { extra: extra.leak(), retries, ..Setup::to(hop.address) });
+    let id = deliver(&node, "a@x.test", &["b@slow.test"]);
+    node.wait_for_queue(|queue| queue.len() == 1 && silent.connections() == 1);
+    let said = say(&node, &["queue", "bounce", "--domain", "slow.test", "--reason", "no such campaign"]);
+    assert_eq!(said, "1 message bounced\nringpost: 1 of them is being attempted now: bounced unless this attempt delivers");
+    let why = say(&node, &["queue", "why", &id]);
+    assert!(why.contains("; bounced by command when that has ended, unless it delivers."), "{why}");
+    let report = &hop.wait_for(1)[0];
+    assert!(report.recipients == ["a@x.test"] && report.text().contains("no such campaign"), "{}", report.text());
+    node.wait_for_queue(<[_]>::is_empty);
+    let log = node.wait_for_mail_log("event=bounced to=<b@slow.test>");
+    assert!(log.contains("reason=\"unless the attempt that is under way delivers it\""), "{log}");
 }
 
 /// A reason of any length was taken: it was cut in the report, and its line in the mail log was cut within the quotes, so that

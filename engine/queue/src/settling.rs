@@ -187,7 +187,7 @@ impl Queue {
     }
 
     /// The attempt was not made at all (drain, a task that was dropped): the recipients are ready again, nothing is counted. There is something
-    /// to persist only where a purge has waited for it.
+    /// to persist only where a purge or a bounce has waited for it.
     pub fn abandon(&mut self, dispatch: Dispatch, now: u64) -> Settled {
         let (index, leaving) = (dispatch.key.index, self.leaving.count());
         self.each_open(&dispatch, |queue, recipient| queue.make_ready_again(index, recipient, now));
@@ -196,7 +196,7 @@ impl Queue {
             self.go_on(index, now);
             return Settled::Nothing;
         }
-        // That they are purged is recorded since the purge.
+        // What they came to is recorded since the command.
         self.conclude(&dispatch, false, now, &mut Vec::new())
     }
 
@@ -281,7 +281,7 @@ impl Queue {
         true
     }
 
-    /// Back from an attempt that said nothing: before all others, with the age it had; or out, if a purge has waited for that.
+    /// Back from an attempt that said nothing: before all others, with the age it had; or out, if a purge or a bounce has waited for that.
     pub(crate) fn make_ready_again(&mut self, index: u32, recipient: u16, now: u64) {
         if self.leaves(index, recipient) {
             return;

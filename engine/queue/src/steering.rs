@@ -4,6 +4,7 @@
 
 use crate::domain_name::after_at;
 use crate::kept_reply::{REPLY_BYTES_MAX, sanitise};
+use crate::leaving::Leave;
 use crate::listing::Filter;
 use crate::message::{Flags, MessageKey, Place};
 use crate::queue::Queue;
@@ -11,8 +12,8 @@ use crate::route::RouteId;
 use crate::settling::Settled;
 
 impl Queue {
-    /// Fails the recipients that meet the filter and are not being attempted, with `reply` as the last word about them, so that their
-    /// sender is told. A held message is bounced, too.
+    /// Fails the recipients that meet the filter, with `reply` as the last word about them, so that their sender is told; one that is being
+    /// attempted when that has ended, unless it is delivered. A held message is bounced, too.
     pub fn bounce(&mut self, key: MessageKey, filter: &Filter, reply: &[u8], now: u64, record: &mut Vec<u8>) -> Option<Settled> {
         let index = self.find_open(key)?;
         let mut line = [0; REPLY_BYTES_MAX];
@@ -23,7 +24,11 @@ impl Queue {
             self.place(index, recipient, Place::Failed);
             self.keep_reply(index, recipient, &[&line[..length]], "");
         }
-        Some(self.conclude_steering(index, !chosen.is_empty(), now, record))
+        let mut is_any_leaving = false;
+        for recipient in self.chosen(key, filter, |place| place == Place::Attempting) {
+            is_any_leaving |= self.leaving.add(index, recipient, Leave::Bounced(line[..length].into()));
+        }
+        Some(self.conclude_steering(index, is_any_leaving || !chosen.is_empty(), now, record))
     }
 
     /// Takes the recipients that meet the filter out for good and tells nobody; one that is being attempted when that has ended, unless it is
@@ -34,10 +39,10 @@ impl Queue {
         if view.recipients().all(|recipient| recipient.matches(filter) || recipient.is_settled() || recipient.is_leaving()) {
             return self.delete(key, now);
         }
-        let attempted = self.chosen(key, filter, |place| place == Place::Attempting);
-        let leaving = self.leaving.count();
-        attempted.into_iter().for_each(|recipient| self.leaving.add(index, recipient));
-        let is_any_leaving = self.leaving.count() > leaving;
+        let mut is_any_leaving = false;
+        for recipient in self.chosen(key, filter, |place| place == Place::Attempting) {
+            is_any_leaving |= self.leaving.add(index, recipient, Leave::Purged);
+        }
         let chosen = self.chosen(key, filter, |place| matches!(place, Place::Waiting | Place::Ready | Place::Failed));
         for &recipient in &chosen {
             self.leave_ready(index, recipient, now);

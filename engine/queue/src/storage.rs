@@ -7,6 +7,7 @@ use crate::fresh::{FRESH_MAX, LINKED_AT_ONCE};
 use crate::groups::Groups;
 use crate::index::TAGS_MAX;
 use crate::kept_reply::{REPLY_BYTES_MAX, join_reply, split_reply};
+use crate::leaving::Leave;
 use crate::message::{
     Flags, Group, Message, MessageKey, NO_RECIPIENT, NOT_REROUTED, NewMessage, NewRecipient, Offered, PRIORITY_MAX, Place, RECIPIENTS_MAX,
     Recipient,
@@ -369,15 +370,16 @@ impl Queue {
         let mut writer = RecordWriter::new(record, &head);
         let recipients = (0..).zip(recipients);
         for (number, recipient) in recipients.filter(|&(number, recipient)| select(number, recipient)) {
+            let (settling, reply) = self.leaving.get(index, number).map_or_else(|| (recipient.place.settling(), None), Leave::settling);
             writer.push(&RecipientState {
                 recipient: number,
-                settling: if self.leaving.has(index, number) { Settling::Purged } else { recipient.place.settling() },
+                settling,
                 told: recipient.told & TOLD_KNOWN,
                 deferrals: recipient.deferrals,
                 attempts: recipient.attempts,
                 last_attempt: recipient.last_attempt,
                 next_attempt: recipient.next_attempt,
-                reply: self.texts.get(recipient.reply()),
+                reply: reply.unwrap_or_else(|| self.texts.get(recipient.reply())),
                 route: if is_partly_rerouted { self.rerouted_to(index, number).map(|route| pattern_of(route.0)) } else { None },
             });
         }

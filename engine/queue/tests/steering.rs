@@ -82,19 +82,66 @@ fn bounce_fails_those_it_is_about_with_the_reason() {
     assert!(attempt(&mut queue, START).is_none());
 }
 
+/// It left what was being attempted just then: it was tried again for days.
 #[test]
-fn bounce_leaves_what_is_being_attempted() {
-    let (mut queue, mut record) = (queue("backup.test"), Vec::new());
-    let key = enqueue(&mut queue);
-    let dispatch = attempt(&mut queue, START).unwrap();
-    let changed = queue.bounce(key, &Filter::default(), b"554 5.0.0 no", START, &mut record);
-    assert_eq!(changed, Some(Settled::Outcome));
-    queue.recorded(key);
-    let count = |queue: &Queue, state| states(queue, key).iter().filter(|own| **own == state).count();
-    assert_eq!((count(&queue, State::Attempting), count(&queue, State::Failed)), (dispatch.recipients(), 3 - dispatch.recipients()));
-    let nothing = queue.bounce(key, &Filter::default(), b"554 5.0.0 no", START, &mut record);
-    assert_eq!(nothing, Some(Settled::Nothing));
-    assert_eq!(queue.abandon(dispatch, START), Settled::Nothing);
+fn a_bounce_fails_those_that_are_being_attempted_when_that_ends_unless_they_are_delivered() {
+    const LATER: Outcome<'_> = Outcome::Deferred { reply: b"450 4.2.0 later" };
+    const REASON: &[u8] = b"554 5.0.0 no such campaign";
+    for (end, expected) in [
+        ("deferred", State::Failed),
+        ("failed", State::Failed),
+        ("untried", State::Failed),
+        ("abandoned", State::Failed),
+        ("unreachable", State::Failed),
+        ("delivered", State::Delivered),
+        ("purged", State::Purged),
+    ] {
+        let (mut queue, mut record) = (queue("backup.test"), Vec::new());
+        let key = enqueue(&mut queue);
+        let dispatch = loop {
+            let dispatch = attempt(&mut queue, START).unwrap();
+            if dispatch.recipients() == 2 {
+                break dispatch;
+            }
+            let _deferred = queue.settle(dispatch, &[(1, LATER)], START, &mut Vec::new());
+        };
+        let recorded = queue.bounce(key, &by_domain("y.test"), REASON, START, &mut record);
+        assert_eq!(recorded, Some(Settled::Outcome), "{end}");
+        queue.recorded(key);
+        let is_failing = |queue: &Queue| queue.show(key).unwrap().recipients().map(|recipient| recipient.is_failing()).collect::<Vec<_>>();
+        assert_eq!((states(&queue, key)[0], is_failing(&queue)), (State::Attempting, vec![true, false, true]), "{end}");
+        assert!(!queue.may_go_on(&dispatch, 0, START), "no other host is to have it");
+        // A second one finds nothing to do. What a crash leaves has failed, in whatever form it is on the disk, and its sender is told why.
+        assert_eq!(queue.bounce(key, &by_domain("y.test"), b"554 5.0.0 again", START, &mut Vec::new()), Some(Settled::Nothing), "{end}");
+        let mut whole = Vec::new();
+        assert!(queue.state(key, &mut whole));
+        for record in [&record, &whole] {
+            let (recovered, recovered_key) = recover(record, "backup.test");
+            let view = recovered.show(recovered_key).unwrap();
+            let failed: Vec<_> = view.recipients().map(|one| (one.state() == State::Failed, one.reply().as_bytes() == REASON)).collect();
+            assert_eq!((failed[0], failed[2], failed[1].0), ((true, true), (true, true), false), "{end}");
+        }
+        if end == "purged" {
+            assert_eq!(queue.purge(key, &by_domain("y.test"), START, &mut Vec::new()), Some(Settled::Outcome), "it can be yet");
+            queue.recorded(key);
+        }
+        let mut after = Vec::new();
+        let all = |outcome| [(0, outcome), (2, outcome)];
+        let settled = match end {
+            "deferred" | "purged" => queue.settle(dispatch, &all(LATER), START, &mut after),
+            "failed" => queue.settle(dispatch, &all(Outcome::Failed { reply: b"550 5.1.1 no" }), START, &mut after),
+            "untried" => queue.settle(dispatch, &[], START, &mut after),
+            "abandoned" => queue.abandon(dispatch, START),
+            "unreachable" => queue.unreachable(dispatch, START, &mut after),
+            _ => queue.settle(dispatch, &all(Outcome::PassedOn { reply: b"250 ok" }), START, &mut after),
+        };
+        assert_eq!(settled, if matches!(end, "abandoned" | "untried") { Settled::Nothing } else { Settled::Outcome }, "{end}");
+        assert_eq!((states(&queue, key)[0], states(&queue, key)[2], is_failing(&queue)), (expected, expected, vec![false; 3]), "{end}");
+        if expected == State::Failed {
+            assert_eq!(queue.show(key).unwrap().recipients().next().unwrap().reply().as_bytes(), REASON, "{end}");
+        }
+        assert!(queue.show(key).unwrap().recipients().nth(1).unwrap().is_open(), "{end}");
+    }
 }
 
 #[test]

@@ -11,6 +11,8 @@ pub enum Fate {
     Open,
     /// Being attempted, and purged when that ends unless it is delivered.
     Leaving,
+    /// As that, and bounced.
+    Failing,
     /// And its sender is told so, or does not want to know.
     Delivered,
     /// And its sender is still to be told.

@@ -3,7 +3,7 @@
 use ringpost_queue::{Filter, RouteId};
 
 use crate::accepted::{Fate, HOUR};
-use crate::world::World;
+use crate::world::{GIVEN_UP, World};
 
 impl World {
     pub fn command(&mut self) {
@@ -40,11 +40,9 @@ impl World {
                     }
                 })
             }
-            12 => self.queue.bounce(key, &Filter::default(), b"554 5.0.0 given up", now, &mut record).inspect(|_| {
+            12 => self.queue.bounce(key, &Filter::default(), GIVEN_UP.as_bytes(), now, &mut record).inspect(|_| {
                 for (number, fate) in accepted.fate.iter_mut().enumerate().filter(|(_, fate)| **fate == Fate::Open) {
-                    if !attempting(number) {
-                        *fate = Fate::Failed;
-                    }
+                    *fate = if attempting(number) { Fate::Failing } else { Fate::Failed };
                 }
             }),
             _ => {
@@ -60,7 +58,7 @@ impl World {
                         return;
                     }
                     for (number, fate) in accepted.fate.iter_mut().enumerate().filter(|(number, _)| is_chosen[*number]) {
-                        if *fate == Fate::Open && attempting(number) {
+                        if matches!(*fate, Fate::Open | Fate::Failing) && attempting(number) {
                             *fate = Fate::Leaving;
                             accepted.left.insert(number as u16);
                         } else if matches!(*fate, Fate::Failed | Fate::Open) {

@@ -10,6 +10,8 @@ use ringpost_queue::{
 
 use crate::accepted::{Accepted, Fate, HOUR, Seen, SeenRecipient, destinations, new_message, recipients_of};
 
+/// What senders of bounced mail are told.
+pub const GIVEN_UP: &str = "554 5.0.0 given up";
 const START: u64 = 1_790_000_000_000;
 pub const GRACE: u64 = 4 * HOUR;
 const DOMAINS: [&str; 8] =
@@ -138,7 +140,8 @@ impl World {
             last_attempt: recipient.last_attempt(),
             next_attempt: recipient.due_at(),
             is_active: recipient.state() == State::Attempting,
-            reply: recipient.reply().into_owned(),
+            // The records say of what fails that it has failed.
+            reply: if recipient.is_failing() { GIVEN_UP.to_owned() } else { recipient.reply().into_owned() },
         };
         let recipients = view.recipients().map(seen).collect();
         Seen { priority: view.priority(), expires: accepted.expires, routes: accepted.routes.clone(), recipients }
@@ -150,10 +153,14 @@ impl World {
         for (number, outcome) in outcomes {
             let wants_success = self.with_reports && accepted.notify[*number as usize].has(Notify::SUCCESS);
             let fate = &mut accepted.fate[*number as usize];
-            if *fate == Fate::Leaving && !matches!(outcome, Outcome::Delivered { .. } | Outcome::Relayed { .. } | Outcome::PassedOn { .. })
-            {
+            let is_delivery = matches!(outcome, Outcome::Delivered { .. } | Outcome::Relayed { .. } | Outcome::PassedOn { .. });
+            if *fate == Fate::Leaving && !is_delivery {
                 *fate = Fate::Bounced;
                 self.told.insert((id, *number, false), self.restarts);
+                continue;
+            }
+            if *fate == Fate::Failing && !is_delivery {
+                *fate = Fate::Failed;
                 continue;
             }
             *fate = match outcome {
@@ -173,6 +180,8 @@ impl World {
             if *fate == Fate::Leaving {
                 *fate = Fate::Bounced;
                 self.told.insert((id, number, false), self.restarts);
+            } else if *fate == Fate::Failing {
+                *fate = Fate::Failed;
             }
         }
     }
@@ -189,7 +198,12 @@ impl World {
             }
         };
         // The records say of what leaves that it has left.
-        let fate = accepted.fate.iter().map(|fate| if *fate == Fate::Leaving { Fate::Bounced } else { *fate }).collect();
+        let recorded = |fate: &Fate| match fate {
+            Fate::Leaving => Fate::Bounced,
+            Fate::Failing => Fate::Failed,
+            other => *other,
+        };
+        let fate = accepted.fate.iter().map(recorded).collect();
         let (held, seen) = (accepted.held, self.seen(id));
         self.unacknowledged.push(Unacknowledged { id, key: self.keys[&id], record, fate, held, seen, told: Vec::new() });
     }
@@ -459,6 +473,7 @@ impl World {
                     let attempting = attempting.contains(&(id, recipient.number()));
                     let expected = match (recipient.state(), attempting) {
                         (State::Attempting, true) if recipient.is_leaving() => Fate::Leaving,
+                        (State::Attempting, true) if recipient.is_failing() => Fate::Failing,
                         (State::Attempting, true) => Fate::Open,
                         (State::Delivered, false) if recipient.notice().is_some() => Fate::SuccessDue,
                         (State::Delivered, false) => Fate::Delivered,
