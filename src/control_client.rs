@@ -13,7 +13,7 @@ use rustix::{
     net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with},
 };
 
-use crate::control_wire::{End, REQUEST_BYTES_MAX, WireRequest, too_long};
+use crate::control_wire::{End, WireRequest};
 
 /// The engine says at once that it has heard: one that does not is stopped, or hangs.
 const HEARD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -54,6 +54,9 @@ pub enum ControlError {
         /// So long.
         seconds: u64,
     },
+    /// Nobody was asked: more was said than one call can say.
+    #[error("{0}")]
+    TooLong(String),
     /// The engine said why not.
     #[error("{0}")]
     Refused(String),
@@ -67,6 +70,8 @@ pub enum ControlError {
 
 /// Asks, hands each answer line to `each`, returns the count of the end.
 pub fn ask(socket: &Path, request: &WireRequest, mut each: impl FnMut(&str)) -> Result<u64, ControlError> {
+    let mut line = request.line().map_err(ControlError::TooLong)?;
+    line.push('\n');
     let unreachable = |reason: io::Error| ControlError::Unreachable { path: socket.display().to_string(), reason: reason.to_string() };
     let broken = |reason: io::Error| ControlError::BrokenOff(reason.to_string());
     let path = socket.display().to_string();
@@ -76,11 +81,6 @@ pub fn ask(socket: &Path, request: &WireRequest, mut each: impl FnMut(&str)) -> 
     let mut stream = connected.map_err(|reason| if is_late(&reason) { unheard() } else { unreachable(reason) })?;
     stream.set_read_timeout(Some(HEARD_TIMEOUT)).map_err(broken)?;
     stream.set_write_timeout(Some(HEARD_TIMEOUT)).map_err(broken)?;
-    let mut line = serde_json::to_string(request).expect("a request is plain data");
-    line.push('\n');
-    if line.len() as u64 > REQUEST_BYTES_MAX {
-        return Err(ControlError::Refused(too_long()));
-    }
     // An engine that has no time may answer before it is asked, and hang up.
     let asked = stream.write_all(line.as_bytes());
     let mut is_heard = false;
@@ -135,9 +135,25 @@ fn connected_within(path: &Path, patience: Duration) -> io::Result<UnixStream> {
 
 #[cfg(test)]
 mod tests {
+    use ringpost_engine::control::Change;
     use rustix::net::{bind, listen, socket};
 
     use super::*;
+
+    /// It was an answer of the engine, with exit code 1, although it was never asked.
+    #[test]
+    fn more_ids_than_one_call_can_name_are_wrong_usage() {
+        let retry = |ids: usize| WireRequest::QueueChange {
+            change: Change::Retry {},
+            ids: Some(vec!["1NG9X0G00003".to_owned(); ids]),
+            filter: None,
+            whole_messages: false,
+        };
+        let nobody = Path::new("/nowhere/c.sock");
+        let refused = ask(nobody, &retry(200_000), |_| ()).unwrap_err();
+        assert!(matches!(&refused, ControlError::TooLong(why) if why.contains("at most 2162688 bytes long: name fewer ids")), "{refused}");
+        assert!(matches!(ask(nobody, &retry(100_000), |_| ()), Err(ControlError::Unreachable { .. })));
+    }
 
     /// To a stopped engine that many calls wait for a further one waited without end, before it could wait ten seconds for a word.
     #[test]

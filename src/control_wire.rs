@@ -128,6 +128,14 @@ pub struct NotChanged {
     pub others: u64,
 }
 
+impl WireRequest {
+    /// The line, without its end; or the sentence that says why it is none, of one that is too long.
+    pub fn line(&self) -> Result<String, String> {
+        let line = serde_json::to_string(self).expect("a request is plain data");
+        if line.len() as u64 >= REQUEST_BYTES_MAX { Err(too_long()) } else { Ok(line) }
+    }
+}
+
 /// Why a call was not done, as a sentence.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum NotDone {

@@ -367,6 +367,7 @@ pub fn code(result: Result<bool, ControlError>) -> ExitCode {
     ExitCode::from(match result {
         Ok(true) => EXIT_OK,
         Ok(false) => EXIT_NEGATIVE,
+        Err(ControlError::TooLong(reason)) => wrong_usage(&reason),
         Err(error) => {
             eprintln!("ringpost: {}", shown_lines(&error.to_string()));
             if matches!(error, ControlError::Refused(_)) { EXIT_NEGATIVE } else { EXIT_UNAVAILABLE }
