@@ -98,8 +98,15 @@ impl Client {
 
     /// Sends one whole message and returns the queue id of its 250.
     pub(crate) fn deliver(&mut self, recipient: &str, content: &str) -> String {
+        self.deliver_to(&[recipient], content)
+    }
+
+    /// As [`Client::deliver`], to several at once.
+    pub(crate) fn deliver_to(&mut self, recipients: &[&str], content: &str) -> String {
         self.must("MAIL FROM:<a@x.test>", "250 2.1.0");
-        self.must(&format!("RCPT TO:<{recipient}>"), "250 2.1.5");
+        for recipient in recipients {
+            self.must(&format!("RCPT TO:<{recipient}>"), "250 2.1.5");
+        }
         self.must("DATA", "354");
         let reply = self.say(&format!("{content}\r\n."));
         assert!(reply.starts_with("250 2.0.0 "), "{reply}");

@@ -174,13 +174,7 @@ fn a_store_that_fails_leaves_the_mail_to_the_next_one_recipient_by_recipient() {
     let recipients = |store: &Store| store.saved().into_iter().map(|(recipient, _)| recipient).collect::<Vec<_>>();
     assert_eq!(recipients(&store), ["b@c0.test", "b@c1.test", "b@c2.test", "b@c3.test"]);
 
-    let mut client = Client::greeted(node.address);
-    client.must("MAIL FROM:<a@x.test>", "250 2.1.0");
-    for local in ["b", "c", "d"] {
-        client.must(&format!("RCPT TO:<{local}@mixed.test>"), "250 2.1.5");
-    }
-    client.must("DATA", "354");
-    client.must("Subject: x\r\n\r\nx\r\n.", "250 2.0.0");
+    Client::greeted(node.address).deliver_to(&["b@mixed.test", "c@mixed.test", "d@mixed.test"], "Subject: x\r\n\r\nx");
     node.wait_for_queue(<[_]>::is_empty);
     assert_eq!(recipients(&first), ["b@mixed.test", "d@mixed.test"]);
     assert_eq!(recipients(&store)[4..], ["c@mixed.test"]);
@@ -195,12 +189,7 @@ fn the_rest_of_a_message_of_another_shard_goes_to_the_next_host_too() {
     let node = Node::start(&two_shards(Setup { retries: ONE_ATTEMPT, extra: extra.leak(), ..Setup::new() }));
     let mut clients: Vec<Client> = (0..10).map(|_| Client::greeted(node.address)).collect();
     for client in &mut clients {
-        client.must("MAIL FROM:<a@x.test>", "250 2.1.0");
-        for local in ["b", "c", "d"] {
-            client.must(&format!("RCPT TO:<{local}@mixed.test>"), "250 2.1.5");
-        }
-        client.must("DATA", "354");
-        client.must("Subject: x\r\n\r\nx\r\n.", "250 2.0.0");
+        client.deliver_to(&["b@mixed.test", "c@mixed.test", "d@mixed.test"], "Subject: x\r\n\r\nx");
     }
     node.wait_for_queue(<[_]>::is_empty);
     assert!(counter(&node, "dispatched_to_homes") > 0, "both shards have mail");
@@ -386,10 +375,8 @@ fn whom_no_command_was_for_goes_on_to_the_next_host() {
     let mut clients: Vec<Client> = (0..3).map(|_| Client::greeted(node.address)).collect();
     for client in &mut clients {
         for hop in ["said", "unsaid"] {
-            client.must("MAIL FROM:<a@x.test>", "250 2.1.0");
-            ["plain", "purged", "rerouted"].iter().for_each(|to| drop(client.must(&format!("RCPT TO:<b@{to}.{hop}.test>"), "250 2.1.5")));
-            client.must("DATA", "354");
-            client.must("Subject: x\r\n\r\nx\r\n.", "250 2.0.0");
+            let to = ["plain", "purged", "rerouted"].map(|to| format!("b@{to}.{hop}.test"));
+            client.deliver_to(&to.each_ref().map(String::as_str), "Subject: x\r\n\r\nx");
         }
         client.deliver("b@held.unsaid.test", "Subject: x\r\n\r\nx");
     }

@@ -29,13 +29,20 @@ impl Rig {
         fs::write(config, text.join("\n")).unwrap();
     }
 
-    /// Of two nodes each knows of both.
-    fn both_take_mail(&self) -> Option<()> {
+    /// Starts two nodes, and waits until each knows of both.
+    fn start_both(&mut self) {
+        self.start_node(0);
+        self.start_node(1);
         let takers = |node: &Node| {
             let nodes = node.get("/api/cluster/nodes")?;
             Some(nodes.as_array()?.iter().filter(|other| other["metadata"]["takes_mail"] == "yes").count())
         };
-        self.nodes.iter().all(|node| takers(node) == Some(2)).then_some(())
+        wait_for("both that take mail", || self.nodes.iter().all(|node| takers(node) == Some(2)).then_some(()));
+    }
+
+    /// Empties a node as soon as another one knows that it may.
+    fn drains_in_time(&self, node: usize) {
+        wait_for("a drain for which somebody is there", || (self.nodes[node].ringpost("drain", &["--to-cluster"]).0 == 0).then_some(()));
     }
 
     fn takers(&self, node: usize) {
@@ -88,9 +95,7 @@ fn of_two_nodes_that_are_emptied_at_the_same_moment_one_is_told_that_nobody_is_l
         // Neither hears of the other meanwhile.
         rig.nodes[node].set("heartbeat_interval = \"500ms\"\nnode_ttl = \"2s\"", "heartbeat_interval = \"10s\"\nnode_ttl = \"40s\"");
     }
-    rig.start_node(0);
-    rig.start_node(1);
-    wait_for("both that take mail", || rig.both_take_mail());
+    rig.start_both();
     let (code, _, errors) = rig.nodes[0].ringpost("drain", &["--to-cluster"]);
     assert_eq!(code, 0, "{errors}");
     let (code, _, errors) = rig.nodes[1].ringpost("drain", &["--to-cluster"]);
@@ -103,16 +108,14 @@ fn of_two_nodes_that_are_emptied_at_the_same_moment_one_is_told_that_nobody_is_l
     rig.nodes[0].process = None;
     rig.start_node(0);
     rig.takers(1);
-    wait_for("a drain for which somebody is there", || (rig.nodes[1].ringpost("drain", &["--to-cluster"]).0 == 0).then_some(()));
+    rig.drains_in_time(1);
 }
 
 /// A drain that failed behind what it had told the others left them without one that may be emptied, until its process ended.
 #[test]
 fn a_drain_that_the_spool_cannot_note_leaves_the_others_free_to_be_emptied() {
     let mut rig = mail_rig(&[SHARES, SHARES]);
-    rig.start_node(0);
-    rig.start_node(1);
-    wait_for("both that take mail", || rig.both_take_mail());
+    rig.start_both();
     // Its file is a folder.
     let note = rig.folder.path().join("spool1/cluster/offers");
     fs::create_dir(&note).unwrap();
@@ -133,12 +136,10 @@ fn a_drain_of_which_nobody_heard_that_it_had_begun_is_taken_back() {
     let mut rig = mail_rig(&[SHARES, SHARES]);
     rig.load("drain_begin");
     rig.by_way_of(0, |words| if runs(words, "drain_begin") { Passage::OneWay } else { Passage::Through });
-    rig.start_node(0);
-    rig.start_node(1);
-    wait_for("both that take mail", || rig.both_take_mail());
+    rig.start_both();
     let (code, _, errors) = rig.nodes[0].ringpost("drain", &["--to-cluster"]);
     assert!(code == 69 && errors.contains("nothing was offered for the drain"), "{code} {errors}");
-    wait_for("a drain of the other", || (rig.nodes[1].ringpost("drain", &["--to-cluster"]).0 == 0).then_some(()));
+    rig.drains_in_time(1);
 }
 
 /// The queue remembered for a minute that the node had the mail itself, took none of it again, and the drain said that no node had taken any.
