@@ -8,10 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ringpost_queue::{DestinationId, Dispatch, HostIndex, HostsTried, asks_for_fewer_connections, has_enough_of_connection};
+use ringpost_queue::{DestinationId, Dispatch, HostIndex, HostsTried, has_enough_of_connection};
 use ringpost_ring::{Conn, Deadline, Received};
 use ringpost_smtp::{
-    client::{Action, Client, ClientSettings, CloseReason, Disconnect, MESSAGE_UNREADABLE, Rcpt, Transaction, TransactionId, Verdict},
+    client::{Action, Client, ClientSettings, Disconnect, MESSAGE_UNREADABLE, Rcpt, Transaction, TransactionId, Verdict},
     extension::{Body, Notify},
     reply::Reply,
 };
@@ -27,15 +27,14 @@ use crate::{
     stored_envelope::StoredEnvelope,
 };
 
+mod closing;
+
 /// Transactions of one connection at once: one whose content is sent or awaited, and one chained behind it.
 const TRANSACTIONS: usize = 2;
 
 /// How long the first answers of a store wait for others to be recorded with, for each recipient: a record has all of them, and one for
 /// each answer would be a hundred megabytes for a thousand.
 const RECORD_AFTER: Duration = Duration::from_millis(1);
-
-/// How long the socket may take for a farewell. It takes it at once, unless the peer reads nothing.
-const FAREWELL_MAX: Duration = Duration::from_secs(1);
 
 /// How a connection ended.
 pub(crate) enum Ended {
@@ -478,77 +477,6 @@ impl<'s> Outbound<'s> {
             self.client.content_sent();
         }
         left
-    }
-
-    /// Has the socket take a QUIT whose answer is not waited for, or it would end with the connection before it was sent.
-    async fn bid_farewell(&self) {
-        self.deadline.set(self.shard.before_drain_ends(self.shard.ring.now() + FAREWELL_MAX));
-        poll_fn(|cx| match self.conn.poll_flush(cx) {
-            // It went first.
-            Poll::Ready(Ok(()) | Err(_)) => Poll::Ready(()),
-            Poll::Pending => self.deadline.poll_expired(cx),
-        })
-        .await;
-    }
-
-    async fn close(mut self, reason: CloseReason) -> Ended {
-        self.send_out();
-        if matches!(reason, CloseReason::Quit | CloseReason::Refused(_)) {
-            self.bid_farewell().await;
-        }
-        self.shard.metrics.pool_destroyed.increment();
-        if self.idling.has_failed() {
-            self.shard.metrics.pool_health_check_fail.increment();
-        }
-        if let Some(key) = self.life.take() {
-            self.shard.forget_waiter(key);
-        }
-        if self.is_ahead && self.served == 0 && !matches!(reason, CloseReason::Quit) {
-            let now = self.shard.ring.now();
-            self.shard.pool.lost_ahead(self.destination, self.age(now), now);
-        }
-        let now = self.shard.now_ms();
-        if !self.greeted {
-            let is_crowded = match &reason {
-                CloseReason::Refused(reply) | CloseReason::ServiceClosing(reply) => asks_for_fewer_connections(reply.line().as_bytes()),
-                CloseReason::Protocol(_) | CloseReason::Disconnected(_) | CloseReason::Quit => false,
-            };
-            let word = match reason {
-                CloseReason::Refused(reply) | CloseReason::ServiceClosing(reply) => reply.line().to_owned(),
-                CloseReason::Protocol(error) => error.to_string(),
-                CloseReason::Disconnected(why) => why.to_string(),
-                CloseReason::Quit => "closed".to_owned(),
-            };
-            let reason = format!("{}: {word}", self.relay);
-            let mut queue = self.shard.queue.borrow_mut();
-            match is_crowded {
-                true => queue.host_crowded(self.destination, self.host, &reason, now),
-                false => queue.host_failed(self.destination, self.host, &reason, now),
-            }
-            drop(queue);
-            return Ended::Ungreeted { dispatch: self.next.take(), words: self.words.take(), is_crowded };
-        }
-        self.shard.pool.went_down(self.destination);
-        match reason {
-            CloseReason::ServiceClosing(_) => self.shard.queue.borrow_mut().refused(self.destination),
-            CloseReason::Protocol(_) | CloseReason::Disconnected(Disconnect::Closed | Disconnect::Lost | Disconnect::TimedOut)
-                if self.broke_off =>
-            {
-                let word = match reason {
-                    CloseReason::Protocol(error) => error.to_string(),
-                    CloseReason::Disconnected(why) => why.to_string(),
-                    _ => String::new(),
-                };
-                self.shard.queue.borrow_mut().host_faltered(self.destination, self.host, &format!("{}: {word}", self.relay), now);
-            }
-            _ => {}
-        }
-        match (self.next.take(), self.words.take()) {
-            (Some(dispatch), Some(words)) => self.shard.settle_declined(dispatch, words, self.tried.unwrap_or_default()),
-            (Some(dispatch), None) => self.shard.attempt_abandoned(dispatch),
-            (None, _) => {}
-        }
-        self.declined.take().map_or(Ended::Served, Ended::Declined)
     }
 }
 

@@ -7,7 +7,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::{HashMap, VecDeque},
+    collections::HashMap,
     rc::Rc,
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
@@ -19,11 +19,12 @@ use ringpost_queue::{DestinationId, RouteId};
 mod ahead;
 mod line;
 mod parked;
+mod place;
 mod turn;
 mod waiting;
 
-use self::{ahead::Ahead, line::Line};
-pub use self::{parked::Parked, turn::GivingWay, waiting::Waiting};
+use self::{line::Line, place::Place};
+pub use self::{parked::Parked, place::PoolView, turn::GivingWay, waiting::Waiting};
 use crate::{
     metrics::Metrics,
     pool_limits::{PoolLimits, RouteLimits},
@@ -39,19 +40,6 @@ const TOTAL_MIN: u64 = 8;
 
 /// A checkout has five look-ups, by numbers that this program has given: no peer chooses them, so that a fast hash serves.
 type ByDestination<V> = HashMap<DestinationId, V, foldhash::fast::RandomState>;
-
-/// The connections of one destination, as counted.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct PoolView {
-    /// Dialing, in use or saying goodbye.
-    pub active: u32,
-    /// Idle.
-    pub idle: u32,
-    /// Both.
-    pub total: u32,
-    /// Attempts that wait for one.
-    pub waiting: u32,
-}
 
 /// Outbound connections of a node that may have so many descriptors: three quarters are the sessions'.
 fn total_max(descriptors: u64) -> u64 {
@@ -100,18 +88,6 @@ pub enum Acquired<T> {
     Seated(T, Seat<T>),
     /// It waits.
     Waits(Rc<Waiting<T>>),
-}
-
-struct Place<T> {
-    /// The one used last is at the back and is used next, so that the others may time out.
-    idle: VecDeque<Rc<Parked<T>>>,
-    soon_idle: usize,
-    connections: u32,
-    /// Those of them that were greeted and have not ended.
-    up: u32,
-    connections_max: u32,
-    ahead: Ahead,
-    waiting: VecDeque<Rc<Waiting<T>>>,
 }
 
 /// The connections of a shard.
@@ -504,31 +480,6 @@ impl<T> Pool<T> {
         waiting.seat.set(Some(Seat { pool: self.clone(), destination }));
         wake(&waiting.waker);
         true
-    }
-}
-
-impl<T> Default for Place<T> {
-    fn default() -> Self {
-        Place {
-            idle: VecDeque::new(),
-            soon_idle: 0,
-            connections: 0,
-            up: 0,
-            connections_max: 0,
-            ahead: Ahead::default(),
-            waiting: VecDeque::new(),
-        }
-    }
-}
-
-impl<T> Place<T> {
-    fn is_unused(&self) -> bool {
-        self.connections == 0 && self.waiting.is_empty()
-    }
-
-    /// It wants a connection, which its own limit allows.
-    fn may_have_more(&self) -> bool {
-        !self.waiting.is_empty() && self.connections < self.connections_max
     }
 }
 
