@@ -170,6 +170,10 @@ impl Circuit {
             self.served = self.served.saturating_add(1);
             return false;
         }
+        // An attempt of before, as those are that fail now: it opened because too many of them break off, not because none is answered.
+        if matches!(self.state, State::Open { until } if now < until && self.broke_after_greeting) {
+            return false;
+        }
         self.succeed(settings)
     }
 
@@ -337,6 +341,23 @@ mod tests {
         assert!(circuit.failed(Break::AfterGreeting, 1, &settings, 2000, &mut jitter));
         circuit.begin(10_000);
         assert!(!circuit.reached(&settings) && circuit.served(&settings, 10_000));
+    }
+
+    /// Of a host that broke off three attempts of four each opening ended within milliseconds, with the next of its attempts that was answered: it was
+    /// opened and closed 28 times, and tried a hundred times, in the second in which it should have been left alone.
+    #[test]
+    fn an_attempt_of_before_that_is_answered_does_not_close_what_breaks_off_too_often() {
+        let (mut circuit, mut jitter) = (Circuit::new(), Jitter::new(1));
+        for at in 0..10 {
+            circuit.failed(Break::AfterGreeting, 20, &SETTINGS, at, &mut jitter);
+        }
+        let Breaker::Open { until } = circuit.breaker(20) else { panic!("open") };
+        assert!(!circuit.served(&SETTINGS, 20) && !circuit.reached(&SETTINGS));
+        assert_eq!(circuit.breaker(21), Breaker::Open { until });
+        for _ in 0..SETTINGS.max_requests {
+            circuit.begin(until);
+        }
+        assert!(!circuit.served(&SETTINGS, until) && circuit.served(&SETTINGS, until), "the probes do");
     }
 
     #[test]
