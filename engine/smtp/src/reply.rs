@@ -179,7 +179,7 @@ impl ReplyReader {
         loop {
             let Some(end) = memchr(b'\n', input) else {
                 if self.carry.len() + input.len() >= REPLY_LINE_BYTES_MAX {
-                    return Err(ReplyError::LineTooLong);
+                    return Err(self.too_long(input));
                 }
                 self.carry.extend_from_slice(input);
                 *input = &[];
@@ -188,7 +188,7 @@ impl ReplyReader {
             let (line, rest) = input.split_at(end + 1);
             *input = rest;
             if self.carry.len() + line.len() > REPLY_LINE_BYTES_MAX {
-                return Err(ReplyError::LineTooLong);
+                return Err(self.too_long(line));
             }
             let complete = if self.carry.is_empty() {
                 self.line(line, &mut on_line)?
@@ -206,6 +206,25 @@ impl ReplyReader {
                 return Ok(complete);
             }
         }
+    }
+
+    /// After [`ReplyError::LineTooLong`] and [`ReplyError::TooManyLines`] what had come of the reply, whose code is known; `None` if it is not, and after
+    /// other errors.
+    pub fn cut_off(&self, error: ReplyError) -> Option<Reply> {
+        self.partial.filter(|_| matches!(error, ReplyError::LineTooLong | ReplyError::TooManyLines))
+    }
+
+    /// Keeps of a line that is too long what its beginning says.
+    fn too_long(&mut self, more: &[u8]) -> ReplyError {
+        let mut head = std::mem::take(&mut self.carry);
+        head.extend_from_slice(&more[..more.len().min(REPLY_TEXT_BYTES_MAX)]);
+        head.truncate(REPLY_TEXT_BYTES_MAX);
+        // One line too many, or another code, is not this reply any more.
+        self.partial = match self.line(&head, &mut |_| {}) {
+            Ok(complete) => complete.or(self.partial),
+            Err(_) => None,
+        };
+        ReplyError::LineTooLong
     }
 
     /// A reply has begun and is not complete.

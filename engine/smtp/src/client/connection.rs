@@ -161,7 +161,15 @@ impl Client {
             match read {
                 Ok(None) => {}
                 Ok(Some(reply)) => self.answered(&reply, out),
-                Err(error) => self.give_up(CloseReason::Protocol(error.into())),
+                Err(error) => {
+                    // RFC 5321 4.2: the code decides, and it stands in front of what is too long. Nothing is sent any more.
+                    if let (Some(reply), Some(Expected::Mail(_) | Expected::Rcpt(..) | Expected::Data(_) | Expected::Dot(..))) =
+                        (self.reader.cut_off(error), self.expected.front())
+                    {
+                        self.answered(&reply, &mut Vec::new());
+                    }
+                    self.give_up(CloseReason::Protocol(error.into()));
+                }
             }
         }
     }

@@ -112,8 +112,48 @@ fn endless_long_and_garbled_replies_end_the_connection() {
         for place in ["EHLO", "MAIL", "RCPT", "DATA", "."] {
             for chunk in [13, usize::MAX] {
                 let log = converse(&mut Server::with(PIPELINED, &[(place, reply)]), &[mail(&["b@y.test"])], chunk, usize::MAX);
-                assert_eq!(log.close, CloseReason::Protocol(ProtocolError::Reply(error)), "{place}");
-                assert!(log.verdicts().iter().all(|verdict| matches!(verdict, Verdict::Deferred | Verdict::Unknown)), "{place}: {log:?}");
+                let has_code = matches!(error, ReplyError::TooManyLines | ReplyError::LineTooLong);
+                let why = if place == "DATA" && has_code { ProtocolError::Class } else { ProtocolError::Reply(error) };
+                assert_eq!(log.close, CloseReason::Protocol(why), "{place}");
+                let is_taken = place == "." && has_code;
+                let is_expected = |verdict: &Verdict| match verdict {
+                    Verdict::Delivered => is_taken,
+                    Verdict::Deferred | Verdict::Unknown => !is_taken,
+                    _ => false,
+                };
+                assert!(log.verdicts().iter().all(is_expected), "{place}: {log:?}");
+            }
+        }
+    }
+}
+
+/// A host that said 250 to the content in a line of 2,100 octets had the message once more at each retry, and its sender was told after days that it
+/// was not delivered.
+#[test]
+fn the_code_in_front_of_a_reply_that_is_too_long_decides() {
+    let text = "x".repeat(3000);
+    let lines = |code: &str| format!("{code}-more\r\n").repeat(200);
+    for (place, reply, expected) in [
+        (".", format!("250 {text}\r\n"), Verdict::Delivered),
+        (".", lines("250"), Verdict::Delivered),
+        (".", format!("250-a\r\n250-b\r\n250-{text}"), Verdict::Delivered),
+        (".", format!("554 {text}\r\n"), Verdict::Failed),
+        (".", format!("451 {text}\r\n"), Verdict::Deferred),
+        ("RCPT", format!("550 5.1.1 {text}\r\n"), Verdict::Failed),
+        ("RCPT", lines("550"), Verdict::Failed),
+        ("RCPT", format!("250 {text}\r\n"), Verdict::Deferred),
+        ("MAIL", format!("550 {text}\r\n"), Verdict::Failed),
+        ("DATA", format!("354 {text}\r\n"), Verdict::Deferred),
+        // Which of the two is not known.
+        (".", format!("250-a\r\n554 {text}\r\n"), Verdict::Unknown),
+        (".", format!("999 {text}\r\n"), Verdict::Unknown),
+        (".", format!("250{text}\r\n"), Verdict::Unknown),
+    ] {
+        for ehlo in [PLAIN, PIPELINED] {
+            for chunk in [1, 13, usize::MAX] {
+                let log = converse(&mut Server::with(ehlo, &[(place, &reply)]), &[mail(&["b@y.test"])], chunk, usize::MAX);
+                assert!(matches!(log.close, CloseReason::Protocol(ProtocolError::Reply(_))), "{:?}", log.close);
+                assert_eq!(log.verdicts(), [expected], "{place} {} {chunk}", &reply[..12]);
             }
         }
     }
