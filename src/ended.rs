@@ -1,4 +1,4 @@
-//! When and how a message ended that is not in the queue any more, by what the mail log says.
+//! When and how a message ended that is not in the queue any more, by what the mail log says; or how far it had come when the engine stopped.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -6,11 +6,15 @@ use std::path::PathBuf;
 use crate::mail_log_entry::MailLogEntry;
 use crate::mail_log_reader::grep;
 
+/// Of what has no end in the log while nobody can be asked.
+const MAY_WAIT: &str = "the log has no end of it, so it waits in the spool (`ringpost spool ls`) or its last lines were lost at a crash";
+
 /// Recipients told of one by one at most.
 const RECIPIENTS_MAX: usize = 8;
 
-/// One sentence for each recipient, or why there is none. `Ok(None)` when no line names the message.
-pub fn ended(files: &[PathBuf], id: &str) -> std::io::Result<Option<String>> {
+/// One sentence for each recipient, or why there is none. `Ok(None)` when no line names the message. `is_running`: the engine has said that it is not
+/// in the queue; else what has no end here may wait in the spool.
+pub fn ended(files: &[PathBuf], id: &str, is_running: bool) -> std::io::Result<Option<String>> {
     let mut last: Vec<(String, MailLogEntry)> = Vec::new();
     let mut told: HashMap<String, MailLogEntry> = HashMap::new();
     let (mut accepted, mut deleted, mut handed_over, mut known) = (None, None, None, false);
@@ -60,9 +64,10 @@ pub fn ended(files: &[PathBuf], id: &str) -> std::io::Result<Option<String>> {
             (Some("purged"), _) => format!("<{to}> was removed by command at {at}."),
             (_, _) => match end {
                 Some(end) => format!("<{to}> was last deferred at {at}: {reply:?}; {end}."),
-                None => {
+                None if is_running => {
                     format!("<{to}> was last deferred at {at}: {reply:?}; how it ended is not in the log (lines can be lost at a crash).")
                 }
+                None => format!("<{to}> was last deferred at {at}: {reply:?}; {MAY_WAIT}."),
             },
         });
     }
@@ -81,10 +86,12 @@ pub fn ended(files: &[PathBuf], id: &str) -> std::io::Result<Option<String>> {
         sentences.push(match end {
             Some(end) if taken_over.is_some() => format!("It was accepted at {at}, and {end}."),
             Some(end) => format!("It was accepted at {at}, and {end} before any attempt."),
-            None => format!("It was accepted at {at} and is not in the queue; what became of it is not in the log."),
+            None if is_running => format!("It was accepted at {at} and is not in the queue; what became of it is not in the log."),
+            None => format!("It was accepted at {at}; {MAY_WAIT}."),
         });
     }
-    Ok(Some(format!("Not in the queue any more: {}", sentences.join("\n"))))
+    let known_by = if is_running { "Not in the queue any more" } else { "By the mail log alone" };
+    Ok(Some(format!("{known_by}: {}", sentences.join("\n"))))
 }
 
 /// Where a message is now that another node has.
@@ -135,10 +142,14 @@ mod tests {
     }
 
     fn why(lines: &[&str]) -> String {
+        why_while(true, lines)
+    }
+
+    fn why_while(is_running: bool, lines: &[&str]) -> String {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("mail.log");
         std::fs::write(&file, lines.join("\n") + "\n").unwrap();
-        ended(&[file], HERE).unwrap().expect("its lines are there")
+        ended(&[file], HERE, is_running).unwrap().expect("its lines are there")
     }
 
     /// The node that accepted a message once said that its end is not in the log, although the line that names the other node was there.
@@ -152,5 +163,15 @@ mod tests {
         assert_eq!(why(&[ACCEPTED, without_id]), format!("{accepted} the node n3 took it over at 2026-11-29T10:00:02.000Z."));
         let told = why(&[ACCEPTED, &attempt("b@y.test", "delivered"), HANDED_OVER]);
         assert!(told.contains("<b@y.test> was delivered to h:25") && told.ends_with(&format!("\nWhat else was open: {THERE}")), "{told}");
+    }
+
+    /// Of mail that waited in the spool it said, with the engine stopped, that it was not in the queue any more.
+    #[test]
+    fn with_the_engine_stopped_mail_without_an_end_may_wait_in_the_spool() {
+        let waits = format!("By the mail log alone: It was accepted at 2026-11-29T10:00:00.000Z; {MAY_WAIT}.");
+        assert_eq!(why_while(false, &[ACCEPTED]), waits);
+        let deferred = format!("By the mail log alone: <b@y.test> was last deferred at 2026-11-29T10:00:01.000Z: \"words\"; {MAY_WAIT}.");
+        assert_eq!(why_while(false, &[ACCEPTED, &attempt("b@y.test", "deferred")]), deferred);
+        assert!(why_while(false, &[ACCEPTED, &attempt("b@y.test", "delivered")]).starts_with("By the mail log alone: <b@y.test> was delivered to"));
     }
 }

@@ -381,14 +381,8 @@ impl Node {
                 _ = hangup.recv() => drop(tokio::spawn(reload_file(reloader.clone()))),
                 () = &mut resolver => unreachable!("the resolver does not end"),
                 () = &mut limits => unreachable!("the keeper of limits does not end"),
-                _ = terminate.recv() => {
-                    leaving.await;
-                    break drain(&self.shards, &mut self.events, &mut terminate, &mut interrupt).await;
-                }
-                _ = interrupt.recv() => {
-                    leaving.await;
-                    break drain(&self.shards, &mut self.events, &mut terminate, &mut interrupt).await;
-                }
+                _ = terminate.recv() => break None,
+                _ = interrupt.recv() => break None,
                 event = self.events.recv() => match event {
                     Some(ShardEvent::Ready { shard }) => {
                         ready += 1;
@@ -422,11 +416,22 @@ impl Node {
                     Some(ShardEvent::Ended { shard, failure }) => {
                         let reason = failure.unwrap_or_else(|| "it ended by itself".to_owned());
                         error!(shard, reason, "shard ended");
-                        break EXIT_IO;
+                        break Some(EXIT_IO);
                     }
-                    None => break EXIT_IO,
+                    None => break Some(EXIT_IO),
                 },
             }
+        };
+        let code = match code {
+            Some(code) => code,
+            // What is still being attempted can be asked for until the end.
+            None => tokio::select! {
+                () = &mut control => unreachable!("the control server does not end"),
+                code = async {
+                    leaving.await;
+                    drain(&self.shards, &mut self.events, &mut terminate, &mut interrupt).await
+                } => code,
+            },
         };
         let _ = std::fs::remove_file(&self.control_path);
         self.mail_log.finish();

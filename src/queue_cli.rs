@@ -229,35 +229,40 @@ fn why(socket: &Path, id: &str, output: Output, mail_log: Option<&MailOutput>) -
             tell(&line);
         }
     });
-    match result {
-        Ok(0) => {}
-        // Without a running engine the log still knows.
-        Err(ControlError::Unreachable { .. }) => eprintln!("ringpost: the engine is not running: only the mail log is searched"),
-        result => return code(result.map(|_| true)),
+    let is_running = match &result {
+        Ok(0) => true,
+        // Without a running engine the log still knows something.
+        Err(ControlError::Unreachable { .. }) => false,
+        _ => return code(result.map(|_| true)),
+    };
+    if !is_running {
+        eprintln!("ringpost: the engine is not running: only the mail log is searched, the queue cannot be asked");
     }
+    let unknown = ExitCode::from(if is_running { EXIT_NEGATIVE } else { EXIT_UNAVAILABLE });
     let Some(MailOutput::File(path)) = mail_log else {
         eprintln!(
-            "ringpost: no message {id} in the queue; the mail log, which would know of earlier ones, is no file that can be searched"
+            "ringpost: no word of message {id}: the mail log, which would know of earlier ones, is no file that can be searched"
         );
-        return ExitCode::from(EXIT_NEGATIVE);
+        return unknown;
     };
     let files = mail_log_reader::files(path);
-    match ended(&files, id) {
+    match ended(&files, id, is_running) {
         Ok(Some(why)) => {
             tell(&WhyLine { id: id.to_owned(), why });
-            ExitCode::from(EXIT_OK)
+            ExitCode::from(if is_running { EXIT_OK } else { EXIT_UNAVAILABLE })
         }
         Ok(None) => {
             eprintln!(
-                "ringpost: no message {id}: it is not in the queue, and {} and its {} rotated files have no line of it",
+                "ringpost: no message {id}{}: {} and its {} rotated files have no line of it",
+                if is_running { " in the queue" } else { "" },
                 path.display(),
                 files.len().saturating_sub(1)
             );
-            ExitCode::from(EXIT_NEGATIVE)
+            unknown
         }
         Err(reason) => {
             eprintln!("ringpost: no message {id} in the queue; {} cannot be searched: {reason}", path.display());
-            ExitCode::from(EXIT_NEGATIVE)
+            unknown
         }
     }
 }
