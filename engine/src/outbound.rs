@@ -186,6 +186,10 @@ impl<'s> Outbound<'s> {
                         Event::Ended(Disconnect::TimedOut) if dot_left && !self.shard.is_ending() => {}
                         // What was answered so far is recorded.
                         Event::Ended(Disconnect::TimedOut) if self.shard.ring.now() < self.shard.before_drain_ends(due) => {}
+                        // The drain's time is over and not the host's.
+                        Event::Ended(Disconnect::TimedOut) if self.shard.ring.now() < due => {
+                            self.client.disconnected(Disconnect::Abandoned);
+                        }
                         Event::Ended(why) => self.client.disconnected(why),
                         Event::TimeOut | Event::Handed(_) => self.client.disconnected(Disconnect::TimedOut),
                     }
