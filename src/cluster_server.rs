@@ -115,7 +115,7 @@ pub async fn answer(call: ClusterCall, cluster: Option<&ClusterNode>) -> Result<
 /// A call that Valkey did not answer, or refused, by the place where it is looked for.
 fn not_answered(valkey: &Valkey, error: &ValkeyError) -> NotDone {
     let reason = format!("{}: {error}", valkey.target());
-    if error.is_outage() || *error == ValkeyError::CircuitOpen { NotDone::Unavailable(reason) } else { NotDone::Refused(reason) }
+    if error.is_away() { NotDone::Unavailable(reason) } else { NotDone::Refused(reason) }
 }
 
 /// The nodes that run each version, by the leader's account.

@@ -20,7 +20,6 @@ use ringpost_cluster::{
     offer::{OfferBounds, Offers},
     restraint::KEY_MARK,
     valkey::{Message, Valkey, random_u64},
-    valkey_error::ValkeyError,
     work_queue::{QueueError, Swept, WorkQueue},
 };
 use ringpost_engine::{
@@ -449,7 +448,7 @@ impl Driver {
 
 /// An open circuit is the outage that opened it.
 fn is_outage(error: &QueueError) -> bool {
-    matches!(error, QueueError::Valkey(error) if error.is_outage() || *error == ValkeyError::CircuitOpen)
+    matches!(error, QueueError::Valkey(error) if error.is_away())
 }
 
 /// Makes the call of each partition, all of them at the same time, and waits for all.

@@ -317,7 +317,11 @@ impl Agent {
         }
     }
 
-    fn beat(&mut self, local: LocalState) {
+    fn beat(&mut self, mut local: LocalState) {
+        if local.last_error.is_none() {
+            let refusal = self.control.valkey().refusal();
+            local.last_error = refusal.map(|reason| format!("Valkey answers, and refuses what this node asks: {reason}"));
+        }
         let (stalled, is_unfit) = (local.stalled.clone(), local.unfit);
         let record = local.record(&self.settings, self.standing.floor(), &self.config, &self.handle.known());
         {
@@ -387,7 +391,7 @@ impl Agent {
                     // The queue waits for it (`PartitionCount`), and other nodes leave owners two seconds to take out what they have delivered.
                     self.next_heartbeat = self.next_heartbeat.min(now + FIRST_BEAT_AGAIN);
                 }
-                let is_told = reason.is_outage() || reason == ValkeyError::CircuitOpen;
+                let is_told = reason.is_away();
                 if !is_told || matches!(reason, ValkeyError::Misconfigured(_)) {
                     self.handle.known().ousted = Some(format!("its heartbeats are refused, to others it is offline: {reason}"));
                 }

@@ -160,7 +160,12 @@ impl ClusterHandle {
             epoch: known.epoch,
             local_node_id: self.me.node().to_string(),
             local_node_status,
-            local_last_error: known.ousted.clone().or_else(|| local.stalled.clone()).or_else(|| known.last_error(local, self.me.node())),
+            local_last_error: known
+                .ousted
+                .clone()
+                .or_else(|| local.stalled.clone())
+                .or_else(|| known.last_error(local, self.me.node()))
+                .or_else(|| self.valkey_is_away()),
             valkey_available,
             nodes_unknown_since,
             config_version: known.config_version,
@@ -171,6 +176,11 @@ impl ClusterHandle {
             channels_refused: self.control.valkey().refused_channels(),
             counters: known.counters.clone(),
         }
+    }
+
+    /// Why Valkey does not serve this node, which says nothing of how the node is.
+    fn valkey_is_away(&self) -> Option<String> {
+        Some(format!("Valkey is away, and this node goes on alone: {}", self.control.valkey().outage()?))
     }
 
     /// Who leads, as known here.
@@ -200,6 +210,11 @@ impl ClusterHandle {
         for node in nodes.iter_mut().filter(|_| unknown_since.is_some()) {
             node.unknown_since = unknown_since;
             node.status = if node.id == *self.me.node() { known.by_itself(self.me.node()) } else { Status::Unknown };
+        }
+        if let Some(own) = nodes.iter_mut().find(|node| unknown_since.is_some() && node.id == *self.me.node()) {
+            // What it would say with its next heartbeat.
+            let told = known.ousted.clone().or_else(|| known.last_error(&known.local, self.me.node()));
+            own.last_error = told.or_else(|| self.valkey_is_away());
         }
         nodes
     }

@@ -25,6 +25,7 @@ use crate::{
 };
 
 mod channels;
+mod complaints;
 mod connection;
 mod eviction;
 mod messages;
@@ -35,6 +36,7 @@ mod secrets;
 mod stream;
 
 use channels::RefusedChannels;
+use complaints::{Complaints, Word};
 use connection::Connection;
 pub use messages::Message;
 use refusals::Refusals;
@@ -100,6 +102,7 @@ pub struct Valkey {
     /// What the last call came to that failed for want of a sound server.
     last_outage: Mutex<Option<ValkeyError>>,
     refusals: Mutex<Refusals>,
+    complaints: Mutex<Complaints>,
     /// See [`Counters`].
     pub counters: Counters,
 }
@@ -138,6 +141,7 @@ impl Valkey {
             channels: Mutex::default(),
             last_outage: Mutex::default(),
             refusals: Mutex::default(),
+            complaints: Mutex::default(),
             counters: Counters::default(),
         })
     }
@@ -154,8 +158,25 @@ impl Valkey {
 
     /// Why it is, by the last call that came to nothing; `None`: it is there.
     pub fn outage(&self) -> Option<ValkeyError> {
-        let last = self.last_outage.lock().expect("no panic happens under this lock").clone();
-        last.filter(|_| self.is_away())
+        self.last_outage().clone().filter(|_| self.is_away())
+    }
+
+    /// What it refuses to do for this node though it answers, the gravest of it; `None`: nothing, as far as this node has asked of late.
+    pub fn refusal(&self) -> Option<ValkeyError> {
+        self.complaints().gravest(BootTime::now()).cloned()
+    }
+
+    /// Why it does not serve this node, or not in all: [`Valkey::outage`], [`Valkey::refusal`].
+    pub fn complaint(&self) -> Option<ValkeyError> {
+        self.outage().or_else(|| self.refusal())
+    }
+
+    fn last_outage(&self) -> std::sync::MutexGuard<'_, Option<ValkeyError>> {
+        self.last_outage.lock().expect("no panic happens under this lock")
+    }
+
+    fn complaints(&self) -> std::sync::MutexGuard<'_, Complaints> {
+        self.complaints.lock().expect("no panic happens under this lock")
     }
 
     fn circuits(&self) -> std::sync::MutexGuard<'_, Circuits> {
@@ -204,10 +225,19 @@ impl Valkey {
         };
         let slot = self.slot(keys);
         let by_hash = self.call(line, slot, &build("EVALSHA", script.hash()), deadline).await;
-        match by_hash {
+        let answer = match by_hash {
             Err(ValkeyError::NoScript) => self.call(line, slot, &build("EVAL", Script::source(script)), deadline).await,
             answer => answer,
+        };
+        let word = self.complaints().ended(name, slot, answer.as_ref().err(), BootTime::now());
+        match word {
+            Some(Word::Refused(reason)) => {
+                warn!(valkey = %self.target, call = name, reason, "Valkey answers, and refuses what this node asks: it goes on without that")
+            }
+            Some(Word::Over) => info!(valkey = %self.target, "Valkey refuses nothing of what this node asks any more"),
+            None => {}
         }
+        answer
     }
 
     /// Runs one command, of no slot, under the deadline and the circuit.
@@ -220,7 +250,8 @@ impl Valkey {
         let sent_at = BootTime::now();
         if !self.circuits().allows(slot, sent_at) {
             self.counters.skipped.fetch_add(1, Ordering::Relaxed);
-            return Err(ValkeyError::CircuitOpen);
+            let last = self.last_outage().as_ref().map_or_else(String::new, ToString::to_string);
+            return Err(ValkeyError::CircuitOpen(last));
         }
         let mut permit = Permit { valkey: self, slot, sent_at, is_settled: false };
         let answer = self.send(line, slot, command, deadline).await;
@@ -305,7 +336,13 @@ impl Valkey {
 
     fn failed(&self, slot: Option<Slot>, sent_at: BootTime, error: &ValkeyError) {
         self.counters.outages.fetch_add(1, Ordering::Relaxed);
-        *self.last_outage.lock().expect("no panic happens under this lock") = Some(error.clone());
+        // That a call was given up says less than what others were answered.
+        let is_given_up = matches!(error, ValkeyError::Unreachable(reason) if reason == GIVEN_UP);
+        let mut last = self.last_outage();
+        if !is_given_up || last.is_none() {
+            *last = Some(error.clone());
+        }
+        drop(last);
         let failed_at = BootTime::now();
         self.refusals().failed(matches!(error, ValkeyError::Misconfigured(_)), failed_at);
         let opened = self.circuits().failed(slot, Failure { sent_at, failed_at }, random_u64());
@@ -326,6 +363,9 @@ impl Valkey {
     }
 }
 
+/// What a call came to for which nobody waits any more.
+const GIVEN_UP: &str = "the call was given up";
+
 /// A call that is given up while it waits must not leave its circuit half open for ever.
 struct Permit<'v> {
     valkey: &'v Valkey,
@@ -337,7 +377,7 @@ struct Permit<'v> {
 impl Drop for Permit<'_> {
     fn drop(&mut self) {
         if !self.is_settled {
-            self.valkey.failed(self.slot, self.sent_at, &ValkeyError::Unreachable("the call was given up".to_owned()));
+            self.valkey.failed(self.slot, self.sent_at, &ValkeyError::Unreachable(GIVEN_UP.to_owned()));
         }
     }
 }

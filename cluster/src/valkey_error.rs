@@ -3,9 +3,9 @@
 /// A call that brought no answer.
 #[derive(thiserror::Error, Debug, Clone, PartialEq, Eq)]
 pub enum ValkeyError {
-    /// The circuit is open: nothing was sent.
-    #[error("Valkey is left alone for the moment: earlier calls failed")]
-    CircuitOpen,
+    /// The circuit is open: nothing was sent. What the last call came to that failed.
+    #[error("Valkey is left alone for the moment: earlier calls failed, the last with: {0}")]
+    CircuitOpen(String),
     /// No connection, or no answer within the deadline: it may have been done or not. Safe to repeat (Q9).
     #[error("Valkey cannot be reached: {0}")]
     Unreachable(String),
@@ -40,9 +40,14 @@ impl ValkeyError {
         matches!(self, Unreachable(_) | Unavailable(_) | Misconfigured(_) | Full(_) | NotAgreed(_))
     }
 
+    /// The same, or it is left alone since it was.
+    pub fn is_away(&self) -> bool {
+        self.is_outage() || matches!(self, ValkeyError::CircuitOpen(_))
+    }
+
     /// Whether the call may have reached the server.
     pub fn was_sent(&self) -> bool {
-        !matches!(self, ValkeyError::CircuitOpen | ValkeyError::NotAgreed(_))
+        !matches!(self, ValkeyError::CircuitOpen(_) | ValkeyError::NotAgreed(_))
     }
 
     /// Whether a key was of another type than the call wants: nothing was changed by a script that looks at its keys first.

@@ -60,8 +60,8 @@ impl WorkQueue {
         assert!(partition < self.bounds.partitions, "the partition is one of this queue's");
         if let Some(count) = &self.agreed {
             // Whoever was never heard could not say a number: why is what the caller wants to know.
-            let unheard = || count.is_unheard().then(|| self.valkey.outage()).flatten();
-            count.check().map_err(|error| unheard().map_or(error, |outage| ValkeyError::NotAgreed(outage.to_string())))?;
+            let unheard = || count.is_unheard().then(|| self.valkey.complaint()).flatten();
+            count.check().map_err(|error| unheard().map_or(error, |reason| ValkeyError::NotAgreed(reason.to_string())))?;
         }
         let keys = self.keyspace.queue(&self.name, partition);
         let answer = match self.valkey.script_for(script, &keys, args, answer_bytes_max).await {

@@ -115,3 +115,40 @@ fn a_config_that_was_pushed_with_another_key_is_what_is_wrong_with_a_node() {
         wait_for("its health again", || stats().local_node_status == Status::Healthy).await;
     });
 }
+
+/// Heartbeats failed from the start, what is only read was answered: the node said that it was healthy, and nothing said what was wrong.
+#[test]
+fn a_valkey_that_takes_no_writes_is_what_is_wrong_with_a_node() {
+    with_nodes(&[], async |rig| {
+        assert!(rig.server.command("REPLICAOF 127.0.0.1 1").starts_with("+OK"));
+        let node = Node::start(0, rig, Role::Master);
+        let stats = || node.handle.stats();
+        wait_for("its word", || stats().local_last_error.is_some_and(|error| error.contains("READONLY"))).await;
+        wait_for("its status", || stats().local_node_status == Status::Degraded).await;
+        let itself = node.handle.nodes_now().pop().unwrap();
+        assert!(itself.last_error.as_ref().is_some_and(|error| error.contains("READONLY")), "{:?}", itself.last_error);
+        assert!(rig.server.command("REPLICAOF NO ONE").starts_with("+OK"));
+        wait_for("its health", || stats().local_node_status == Status::Healthy && stats().local_last_error.is_none()).await;
+        node.task.abort();
+    });
+}
+
+/// `cluster status` and `nodes` said that Valkey was away, and the reason, as a certificate that is not trusted, was in the log alone.
+#[test]
+fn why_valkey_is_away_is_told_and_its_return() {
+    with_nodes(&[Role::Master], async |rig| {
+        let stats = || rig.nodes[0].handle.stats();
+        wait_for("its health", || stats().counts.healthy_nodes == 1).await;
+        rig.server.kill();
+        wait_for("its word", || stats().local_last_error.is_some_and(|error| error.contains("Connection refused"))).await;
+        wait_for("the same of the nodes", || {
+            let itself = rig.nodes[0].handle.nodes_now().pop().unwrap();
+            itself.last_error.is_some_and(|error| error.contains("Connection refused"))
+        })
+        .await;
+        assert_eq!(stats().local_node_status, Status::Healthy, "that is Valkey's state, and not its own");
+        rig.server.restart();
+        wait_for("its return", || stats().counts.healthy_nodes == 1 && stats().local_last_error.is_none()).await;
+        assert_eq!(rig.nodes[0].handle.nodes_now().pop().unwrap().last_error, None, "it was not put into a heartbeat");
+    });
+}
