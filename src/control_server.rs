@@ -137,7 +137,7 @@ async fn converse(
         Ok(request @ (WireRequest::QueuePause { .. } | WireRequest::QueuePaused {})) => {
             pause(request, pauser, &mut write).await.map_err(NotDone::from)
         }
-        Ok(request) => answer(request, shards, dns, &mut write).await.map_err(NotDone::from),
+        Ok(request) => answer(request, shards, dns, sharing, &mut write).await.map_err(NotDone::from),
     };
     let end = match end {
         Ok(count) => End { end: true, count, ..End::default() },
@@ -191,16 +191,18 @@ async fn answer(
     request: WireRequest,
     shards: &[Arc<RequestLane>],
     dns: &DnsCounters,
+    sharing: Option<&SharedDelivery>,
     write: &mut (impl AsyncWriteExt + Unpin),
 ) -> Result<u64, Refusal> {
     match request {
         WireRequest::Cluster { .. } | WireRequest::DrainToCluster {} => unreachable!("answered by the cluster's own server"),
-        WireRequest::QueueList { query } => list(query, shards, write).await,
+        WireRequest::QueueList { query } => list(query, shards, sharing, write).await,
         WireRequest::QueueShow { id } => {
             let id = parse_id(&id)?;
             for shard in shards {
                 if let Answer::Message(Some(mut view)) = ask(shard, Command::Show(id)).await? {
                     in_turn::correct(std::slice::from_mut(&mut *view), shards).await?;
+                    sharing.into_iter().for_each(|sharing| sharing.correct(std::slice::from_mut(&mut *view)));
                     send(write, &view).await.map_err(|reason| reason.to_string())?;
                     return Ok(1);
                 }
@@ -209,7 +211,8 @@ async fn answer(
         }
         WireRequest::QueueWhy { id } => {
             let id = parse_id(&id)?;
-            let elsewhere = in_turn::elsewhere(id, shards).await?;
+            let mut elsewhere = in_turn::elsewhere(id, shards).await?;
+            elsewhere.unoffered = sharing.and_then(|sharing| sharing.waits_for(id));
             for shard in shards {
                 if let Answer::Why(Some(why)) = ask(shard, Command::Why(id, elsewhere.clone())).await? {
                     send(write, &WhyLine { id: id.to_string(), why }).await.map_err(|reason| reason.to_string())?;
@@ -401,7 +404,12 @@ async fn summary(
     Ok(all.len() as u64)
 }
 
-async fn list(query: ListQuery, shards: &[Arc<RequestLane>], write: &mut (impl AsyncWriteExt + Unpin)) -> Result<u64, Refusal> {
+async fn list(
+    query: ListQuery,
+    shards: &[Arc<RequestLane>],
+    sharing: Option<&SharedDelivery>,
+    write: &mut (impl AsyncWriteExt + Unpin),
+) -> Result<u64, Refusal> {
     let limit = query.limit.unwrap_or(usize::MAX);
     let mut listed = 0;
     for shard in shards {
@@ -413,6 +421,7 @@ async fn list(query: ListQuery, shards: &[Arc<RequestLane>], write: &mut (impl A
                 in_turn::correct(&mut views, shards).await?;
                 views.retain(|view| in_turn::is_in_state(view, query.filter.state.as_deref()));
             }
+            sharing.into_iter().for_each(|sharing| sharing.correct(&mut views));
             for view in &views {
                 send(write, view).await.map_err(|reason| reason.to_string())?;
             }

@@ -45,6 +45,7 @@ mod owner;
 mod retracting;
 mod settlements;
 mod start_numbers;
+mod unoffered;
 mod worker;
 
 pub use drain::{AWAY_MAX, DrainProgress};

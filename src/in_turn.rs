@@ -63,7 +63,7 @@ pub async fn elsewhere(id: QueueId, shards: &[Arc<RequestLane>]) -> Result<Elsew
             said.extend(of_shard);
         }
     }
-    Ok(Elsewhere { in_turn, said })
+    Ok(Elsewhere { in_turn, said, unoffered: None })
 }
 
 /// Makes views of messages say what their homes know.

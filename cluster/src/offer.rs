@@ -244,6 +244,11 @@ impl Offers {
         }
     }
 
+    /// Whether a call has brought an item into the queue, as far as this node has heard. One that is wanted back may be there all the same.
+    pub fn was_brought_in(&self, id: &str) -> bool {
+        self.items.get(id).is_some_and(State::was_brought_in)
+    }
+
     /// A shard wants an item back.
     pub fn recalled(&mut self, id: &str) {
         match self.items.get(id) {

@@ -367,13 +367,15 @@ pub enum Selection {
     Matching(MessageFilter),
 }
 
-/// What the shards that deliver know of a message, and the one that owns it does not.
+/// What the shards that deliver, or hand-over, know of a message, and the one that owns it does not.
 #[derive(Clone, Debug, Default)]
 pub struct Elsewhere {
     /// Its recipients that wait for their turn at another shard, by [`Command::InTurn`].
     pub in_turn: Vec<u16>,
     /// By [`Command::SaidBefore`].
     pub said: Vec<SaidBefore>,
+    /// Why it is not in the cluster's queue, where it is to be offered; `None`: it is, or was.
+    pub unoffered: Option<String>,
 }
 
 /// What hosts said of an attempt that is at a further host now.

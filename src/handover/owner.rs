@@ -66,7 +66,7 @@ impl Driver {
         }
     }
 
-    fn refused(&self) -> MutexGuard<'_, BTreeSet<u16>> {
+    pub(super) fn refused(&self) -> MutexGuard<'_, BTreeSet<u16>> {
         self.refused.lock().expect("no panic happens under this lock")
     }
 

@@ -111,6 +111,31 @@ fn with_valkey_away_a_node_that_delivers_goes_on_by_itself() {
     println!("delivered {:?} after Valkey went away", began.elapsed());
 }
 
+/// It was said to be offered to the nodes of the cluster, whichever took it, of mail that no call had brought into the queue.
+#[test]
+fn mail_that_waits_to_be_offered_says_for_what() {
+    let mut rig = mail_rig(&[ONLY_OFFERS]);
+    rig.valkey = None;
+    rig.start_node(0);
+    rig.send(0, 1);
+    let ask = |rig: &Rig, words: &[&str]| rig.nodes[0].ringpost("queue", words).1;
+    let mail = |rig: &Rig| serde_json::from_str::<Value>(ask(rig, &["ls", "--json"]).lines().next()?).ok();
+    let id = wait_for("its mail", || Some(mail(&rig)?["id"].as_str()?.to_owned()));
+    let reason = wait_for("why it waits", || {
+        let reason = mail(&rig)?["reason"].as_str()?.to_owned();
+        reason.contains("Connection refused").then_some(reason)
+    });
+    assert!(reason.starts_with("waits to be offered to the nodes of the cluster: Valkey is away: "), "{reason}");
+    let why = ask(&rig, &["why", &id]);
+    assert!(why.contains("Waits to be offered to the nodes of the cluster") && why.contains("Connection refused"), "{why}");
+    assert!(ask(&rig, &["show", &id, "--json"]).contains("waits to be offered"));
+    rig.start_valkey();
+    wait_for("its offer", || (mail(&rig)?["reason"] == "offered to the nodes of the cluster").then_some(()));
+    wait_for("the same in a sentence", || {
+        ask(&rig, &["why", &id]).contains("Offered to the nodes of the cluster: whichever").then_some(())
+    });
+}
+
 /// What only answers was never away: each answer ended the outage that each refused write had begun.
 #[test]
 fn with_a_valkey_that_answers_and_takes_nothing_a_node_that_delivers_goes_on_by_itself() {

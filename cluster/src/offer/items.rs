@@ -73,6 +73,11 @@ impl State {
         }
     }
 
+    /// A call has brought it into the queue, as far as this node has heard, or it has come to its end.
+    pub(super) fn was_brought_in(self) -> bool {
+        !matches!(self, State::Sending | State::Unsure | State::Fetching | State::Overdue | State::Crossing)
+    }
+
     /// Another node may have taken it over: the queue's word on that counts. Not while it is just being sent, nor once that is known.
     pub(super) fn may_be_taken(self) -> bool {
         self == State::Leftover || self.is_this_nodes()

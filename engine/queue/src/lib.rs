@@ -116,5 +116,5 @@ pub use settling::Settled;
 pub use site::{Lookup, Question, Resolution, Verdict};
 pub use terms::TermKind;
 pub use throttling::{Throttled, asks_for_fewer_connections, asks_for_less, has_enough_of_connection, put_off_by};
-pub use view::{DestinationView, MessageView, QueueCounts, RecipientView, State};
+pub use view::{DestinationView, MessageView, OFFERED_REASON, QueueCounts, RecipientView, State};
 pub use wait::Wait;

@@ -21,6 +21,9 @@ use crate::wait::Wait;
 /// What operators are told of mail that no route is for: a reload or a restart can have taken it away.
 const UNROUTED: &str = "no route of the config is for it (any more): a route for its domain, or `queue reroute`, sends it";
 
+/// The reason of mail that is to be offered, as far as the queue knows; whether it was is known elsewhere.
+pub const OFFERED_REASON: &str = "offered to the nodes of the cluster";
+
 /// Where a recipient is, in the operator's words.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum State {
@@ -473,7 +476,7 @@ impl<'q> RecipientView<'q> {
                 )
                 .into()
             }
-            State::Offered => "offered to the nodes of the cluster".into(),
+            State::Offered => OFFERED_REASON.into(),
             State::Held if self.destination() == DestinationId::UNROUTED => UNROUTED.into(),
             State::Held => format!("held by route {:?}", destination.name).into(),
             State::Ready | State::Deferred if self.paused().is_some() => {
