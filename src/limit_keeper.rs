@@ -251,7 +251,7 @@ impl LimitKeeper {
         let answer = match &question.ask {
             LimitAsk::Reserve(reservation) => {
                 let reserved = match of_limit(reservation.limit) {
-                    (_, Apart::Closed) => ringpost_queue::Reserved::Later(AGAIN_MS),
+                    (_, Apart::Closed) => ringpost_queue::Reserved::Shut(AGAIN_MS),
                     (_, Apart::Open) => slots(Reserved::Moments { count: reservation.slots, first_in_us: 0 }, 0),
                     (flow, Apart::Share) => match self.own(&destination_name(&reservation.name), flow, now) {
                         Some(own) => slots(own.account.reserve(flow, reservation.slots, micros(now)), flow.step_ns()),

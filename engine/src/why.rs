@@ -200,6 +200,14 @@ fn waiting(destination: &DestinationView<'_>, now: u64) -> (String, String) {
             format!("Ready, but the rate of {name:?} over all nodes, {rate}, is used up{}", among(" by others, and it waits among ")),
             end("this node has a part of it again"),
         ),
+        Wait::SharedShut { rate, .. } => (
+            format!(
+                "Ready, but Valkey does not answer about the rate of {name:?} over all nodes, {rate}, and nothing goes without it \
+                 (cluster_rate_without_valkey = \"closed\"){}",
+                among(", among ")
+            ),
+            end("it is asked again"),
+        ),
         Wait::Turn => (format!("Ready: its turn at {name:?} comes at once"), String::new()),
     }
 }

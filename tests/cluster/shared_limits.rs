@@ -297,6 +297,13 @@ fn assert_they_hold_as_they_say(rig: &Rig, [share, open, closed]: &[Sink; 3], se
     assert!(most <= 2 * part + burst + part + 2, "{most} in 2 s: its part, its burst and a second's worth");
     let passed = closed.times().len() - sent;
     assert!(passed <= 2, "{passed} of 5: closed, but for moments that were reserved before");
+    // It was said to be used up by others.
+    let waiting = rig.nodes[0].ringpost("queue", &["ls", "--domain", "closed.test", "--json"]).1;
+    let mail: Value = serde_json::from_str(waiting.lines().last().expect("some of it waits")).unwrap();
+    assert!(mail["reason"].as_str().unwrap().starts_with("Valkey does not answer about the rate"), "{mail}");
+    let why = rig.nodes[0].ringpost("queue", &["why", mail["id"].as_str().unwrap()]).1;
+    let says = "Valkey does not answer about the rate of \"closed.test\" over all nodes, 5/s, and nothing goes without it";
+    assert!(why.contains(says) && !why.contains("used up"), "{why}");
 }
 
 /// The one circuit stays closed while Valkey answers other calls: limits that were to be closed let all mail through, and those that were to be

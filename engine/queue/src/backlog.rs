@@ -83,7 +83,7 @@ fn counts(wait: Wait) -> Counts {
         | Wait::Probing
         | Wait::Throttled { .. }
         | Wait::Crowded { .. } => Counts::Nothing,
-        Wait::Asking | Wait::Rate { .. } | Wait::SharedRate { .. } => Counts::AtItsTime,
+        Wait::Asking | Wait::Rate { .. } | Wait::SharedRate { .. } | Wait::SharedShut { .. } => Counts::AtItsTime,
         Wait::Shortage { .. } | Wait::Window { .. } | Wait::Full { .. } | Wait::Home { .. } | Wait::Turn => Counts::InTurn,
     }
 }

@@ -294,7 +294,10 @@ impl Destination {
             _ => {}
         }
         match self.limits.shared_rate {
-            Some(shared) if self.quota.wakes_at(now) > now => Wait::SharedRate { until: self.quota.wakes_at(now), rate: shared.rate },
+            Some(shared) if self.quota.wakes_at(now) > now => {
+                let (until, rate) = (self.quota.wakes_at(now), shared.rate);
+                if self.quota.is_shut() { Wait::SharedShut { until, rate } } else { Wait::SharedRate { until, rate } }
+            }
             _ => Wait::Turn,
         }
     }

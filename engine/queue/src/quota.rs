@@ -56,6 +56,8 @@ pub enum Reserved {
     Slots(Slots),
     /// Others have what there is; to be asked again after so many milliseconds.
     Later(u64),
+    /// Nothing goes while Valkey does not answer about it, as the limit says; to be asked again after so many milliseconds.
+    Shut(u64),
 }
 
 /// A run of moments that are left.
@@ -105,9 +107,16 @@ pub(crate) struct Quota {
     wanted: u32,
     /// Not asked for before this: the answer is under way, or there is nothing before.
     ask_at: u64,
+    /// The last answer was [`Reserved::Shut`].
+    is_shut: bool,
 }
 
 impl Quota {
+    /// Nothing goes until Valkey answers.
+    pub(crate) fn is_shut(&self) -> bool {
+        self.is_shut
+    }
+
     /// When the next message may go, as far as what is reserved says.
     pub(crate) fn next_at(&self, now: u64) -> Option<u64> {
         self.runs.iter().find(|run| run.is_left(now)).map(Run::next_at)
@@ -154,6 +163,7 @@ impl Quota {
 
     /// Takes in what came of asking.
     pub(crate) fn answered(&mut self, reserved: Reserved, now: u64) {
+        self.is_shut = matches!(reserved, Reserved::Shut(_));
         match reserved {
             Reserved::Slots(slots) => {
                 let run = Run::new(slots, now);
@@ -163,7 +173,7 @@ impl Quota {
                 self.since = now.max(run.next_at());
                 self.ask_at = now;
             }
-            Reserved::Later(after_ms) => self.ask_at = now.saturating_add(after_ms.max(1)),
+            Reserved::Later(after_ms) | Reserved::Shut(after_ms) => self.ask_at = now.saturating_add(after_ms.max(1)),
         }
     }
 }

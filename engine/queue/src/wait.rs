@@ -71,6 +71,13 @@ pub enum Wait {
         /// The rate of all nodes.
         rate: Rate,
     },
+    /// Valkey does not answer about the cluster's rate, which lets nothing go without it.
+    SharedShut {
+        /// When it is asked again, unix milliseconds.
+        until: u64,
+        /// The rate of all nodes.
+        rate: Rate,
+    },
     /// Nothing: its turn comes at once.
     #[default]
     Turn,
@@ -86,7 +93,8 @@ impl Wait {
             | Self::Crowded { until }
             | Self::Shortage { until }
             | Self::Rate { until, .. }
-            | Self::SharedRate { until, .. } => Some(until),
+            | Self::SharedRate { until, .. }
+            | Self::SharedShut { until, .. } => Some(until),
             Self::Held
             | Self::Paused
             | Self::Asking
@@ -107,6 +115,7 @@ impl Wait {
             Self::Crowded { .. } => Self::Crowded { until },
             Self::Rate { rate, .. } => Self::Rate { until, rate },
             Self::SharedRate { rate, .. } => Self::SharedRate { until, rate },
+            Self::SharedShut { rate, .. } => Self::SharedShut { until, rate },
             Self::BreakerOpen { .. } | Self::Probing => Self::BreakerOpen { until },
             // Until it is resumed; then is only asked again.
             Self::Paused => Self::Paused,
@@ -127,7 +136,7 @@ impl Wait {
             Self::Shortage { .. } => "shortage",
             Self::Window { .. } | Self::Full { .. } | Self::Home { .. } => "window",
             Self::Rate { .. } => "rate",
-            Self::SharedRate { .. } => "cluster-rate",
+            Self::SharedRate { .. } | Self::SharedShut { .. } => "cluster-rate",
             Self::Turn => "turn",
         }
     }
@@ -160,6 +169,9 @@ impl fmt::Display for Wait {
             Self::Home { out } => write!(f, "waits for its turn behind {out} attempts at the shard that delivers there"),
             Self::Rate { rate, .. } => write!(f, "waits for the rate of the destination, {rate}"),
             Self::SharedRate { rate, .. } => write!(f, "waits for the rate of the destination over all nodes, {rate}"),
+            Self::SharedShut { rate, .. } => {
+                write!(f, "Valkey does not answer about the rate of the destination over all nodes, {rate}, and nothing goes without it")
+            }
             Self::Turn => f.write_str("its turn comes at once"),
         }
     }

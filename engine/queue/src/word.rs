@@ -109,7 +109,7 @@ impl<'q> RecipientView<'q> {
             Wait::Held => HELD,
             Wait::Paused => SUSPENDED,
             Wait::Shortage { .. } => SHORTAGE,
-            Wait::Rate { .. } | Wait::SharedRate { .. } => RATE,
+            Wait::Rate { .. } | Wait::SharedRate { .. } | Wait::SharedShut { .. } => RATE,
             Wait::Window { .. } | Wait::Full { .. } | Wait::Home { .. } => TURN,
             Wait::Turn => "",
         };

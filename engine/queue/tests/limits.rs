@@ -161,6 +161,11 @@ fn mail_goes_at_the_moments_that_were_reserved_and_its_neighbour_does_not_wait()
             }
         }
     }
+    // A limit that is shut while Valkey does not answer is not one that others have used up.
+    queue.reserved(destination, Reserved::Shut(500), now);
+    assert_eq!(wait(&queue, destination, now), Wait::SharedShut { until: now + 500, rate });
+    queue.reserved(destination, Reserved::Later(500), now);
+    assert_eq!(wait(&queue, destination, now), Wait::SharedRate { until: now + 500, rate });
     let faster = Some(SharedRate { rate: Rate { messages: 90, ..rate }, apart: Apart::Share });
     let routes = queue_routes(DestinationLimits { shared_rate: faster, ..other });
     queue.set_routes(routes, now).unwrap();
