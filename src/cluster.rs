@@ -231,7 +231,12 @@ pub fn target_of(settings: &Settings) -> Result<Target, String> {
         None => std::env::var("RINGPOST_VALKEY_PASSWORD").ok(),
     };
     let ca = match &settings.valkey_ca_file {
-        Some(path) => Some(std::fs::read(path).map_err(|error| format!("cluster.valkey_ca_file: {}: {error}", path.display()))?),
+        Some(path) => {
+            let fails = |error: String| format!("cluster.valkey_ca_file: {} {error}", path.display());
+            let pem = std::fs::read(path).map_err(|error| format!("cluster.valkey_ca_file: {}: {error}", path.display()))?;
+            Target::check_ca(&pem).map_err(fails)?;
+            Some(pem)
+        }
         None => None,
     };
     let target = Target::parse(&settings.valkey_url, password.as_deref(), ca);

@@ -7,6 +7,8 @@ use std::fmt;
 
 use redis::{ConnectionInfo, IntoConnectionInfo, TlsCertificates};
 
+use crate::valkey::roots_of;
+
 /// A parsed `valkey_url`. Its text shows no password.
 #[derive(Clone)]
 pub struct Target {
@@ -64,6 +66,9 @@ impl Target {
             Ok(info.set_redis_settings(settings))
         };
         let place = match form {
+            "" if hosts.len() == 1 && !is_database(path.split('?').next().unwrap_or_default()) => {
+                return Err(format!("names {path:?} as the database, which is a number from 0 on: /3"));
+            }
             "" if hosts.len() == 1 => Place::Single(open(hosts[0], user, path)?),
             "" => return Err("names several hosts: write valkey+sentinel:// or valkey+cluster://".to_owned()),
             "sentinel" if path.is_empty() => return Err("lacks the primary's name: valkey+sentinel://host:26379/NAME".to_owned()),
@@ -77,8 +82,8 @@ impl Target {
                 if name.is_empty() {
                     return Err("lacks the primary's name before its database: valkey+sentinel://host:26379/NAME/3".to_owned());
                 }
-                if !database.is_empty() && database.parse::<u32>().is_err() {
-                    return Err(format!("names {database:?} as the database, which is a number: /{name}/3"));
+                if !is_database(database) {
+                    return Err(format!("names {database:?} as the database, which is a number from 0 on: /{name}/3"));
                 }
                 Place::Sentinel { sentinels, name: name.to_owned(), node: open(hosts[0], user, database)? }
             }
@@ -91,6 +96,12 @@ impl Target {
         let certificates = ca.map(|ca| TlsCertificates { client_tls: None, root_cert: Some(ca) });
         let shown = format!("{scheme}://{}{}{path}", hosts.join(","), if path.is_empty() { "" } else { "/" });
         Ok(Target { place, certificates, uses_tls, shown })
+    }
+
+    /// Whether PEM that is to be the `ca` of [`Target::parse`] has a certificate, and nothing that is none. Fails with a sentence that goes on
+    /// after the file's name.
+    pub fn check_ca(pem: &[u8]) -> Result<(), String> {
+        roots_of(pem).map(drop)
     }
 
     /// PEM that a server's certificate must lead to.
@@ -142,6 +153,11 @@ impl Target {
     }
 }
 
+/// How many there are the server knows; nothing is the first.
+fn is_database(text: &str) -> bool {
+    text.is_empty() || text.parse::<u32>().is_ok() && !text.starts_with('+')
+}
+
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.shown)
@@ -157,6 +173,19 @@ impl fmt::Debug for Target {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A file without a certificate was taken, and no server was trusted.
+    #[test]
+    fn a_ca_that_has_no_certificate_is_refused() {
+        let key = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
+        let not_one = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        for (pem, said) in
+            [("", "has no certificate"), ("junk\n", "has no certificate"), (key, "has no certificate"), (not_one, "cannot be read")]
+        {
+            let error = Target::check_ca(pem.as_bytes()).unwrap_err();
+            assert!(error.contains(said), "{pem}: {error}");
+        }
+    }
 
     #[test]
     fn every_form_is_read_and_no_password_is_shown() {
@@ -193,6 +222,10 @@ mod tests {
         // A cluster's keys went to database 0 whatever the URL said.
         let refused = Target::parse("valkey+cluster://a:1/3", None, None).unwrap_err();
         assert!(refused.contains("leave out /3"), "{refused}");
+        // A database that is none was told by Valkey alone, call by call.
+        for (database, fits) in [("", true), ("/", true), ("/0", true), ("/40", true), ("/-1", false), ("/x", false), ("/+1", false)] {
+            assert_eq!(Target::parse(&format!("valkey://a{database}"), None, None).is_ok(), fits, "{database}");
+        }
         for bad in ["", "http://x", "valkey://a,b", "valkey+sentinel://a", "valkey+ring://a", "valkey://", "valkey://a:notaport"] {
             assert!(Target::parse(bad, None, None).is_err(), "{bad}");
         }

@@ -43,6 +43,7 @@ use refusals::Refusals;
 use secrets::Secrets;
 pub use secrets::TargetSource;
 use stream::ANSWER_BYTES_MAX;
+pub(crate) use stream::roots_of;
 
 /// No call waits longer for its answer (Q17), but for what it carries.
 pub const CALL_DEADLINE: Duration = Duration::from_millis(50);

@@ -73,14 +73,23 @@ async fn tcp(host: &str, port: u16) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
+/// The authorities of a PEM file. Fails with a sentence that goes on after the file's name where there is none, or one that is not to be read.
+pub(crate) fn roots_of(pem: &[u8]) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem) {
+        let certificate = certificate.map_err(|error| format!("is no PEM of a certificate: {error:?}"))?;
+        roots.add(certificate).map_err(|error| format!("has a certificate that cannot be read: {error}"))?;
+    }
+    if roots.is_empty() {
+        return Err("has no certificate: it is to be a CA's, in PEM, from -----BEGIN CERTIFICATE----- on".to_owned());
+    }
+    Ok(roots)
+}
+
 fn connector(ca: Option<&[u8]>) -> io::Result<TlsConnector> {
     let mut roots = RootCertStore::empty();
     match ca {
-        Some(pem) => {
-            for certificate in CertificateDer::pem_slice_iter(pem) {
-                roots.add(certificate.map_err(io::Error::other)?).map_err(io::Error::other)?;
-            }
-        }
+        Some(pem) => roots = roots_of(pem).map_err(io::Error::other)?,
         // One that cannot be read is one authority less.
         None => drop(roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs)),
     }
