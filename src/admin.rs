@@ -81,7 +81,12 @@ impl Admin {
     }
 
     fn may(&self, headers: &HeaderMap, writes: bool) -> Result<(), StatusCode> {
-        if self.is_loopback && !headers.get(header::HOST).and_then(|host| host.to_str().ok()).is_some_and(is_this_machine) {
+        let is_meant = match headers.get(header::HOST) {
+            Some(host) => host.to_str().is_ok_and(is_this_machine),
+            // Health checks speak HTTP/1.0. No browser leaves it out, and so none can be led here.
+            None => !writes,
+        };
+        if self.is_loopback && !is_meant {
             return Err(StatusCode::FORBIDDEN);
         }
         if self.is_loopback && !writes {
@@ -334,7 +339,11 @@ mod tests {
         for host in ["evil.example", "127.0.0.1.evil.example:8080", "localhost.evil.example", "[::2]"] {
             assert_eq!(local.may(&headers(host, None), false), Err(StatusCode::FORBIDDEN), "{host}");
         }
-        assert_eq!(local.may(&HeaderMap::new(), false), Err(StatusCode::FORBIDDEN));
+        // A health check that speaks HTTP/1.0 was refused.
+        assert_eq!(local.may(&HeaderMap::new(), false), Ok(()));
+        let token = HeaderMap::from_iter([(header::AUTHORIZATION, "Bearer secret".parse().unwrap())]);
+        assert_eq!(admin("127.0.0.1:8080", Some("secret")).may(&token, true), Err(StatusCode::FORBIDDEN));
+        assert_eq!(admin("192.0.2.1:8080", Some("secret")).may(&HeaderMap::new(), false), Err(StatusCode::UNAUTHORIZED));
     }
 
     /// How long a test waits for what is to happen at once: less than any deadline of a connection.
