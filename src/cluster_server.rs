@@ -22,7 +22,8 @@ const SUCCESSOR_BEYOND_LEASE: Duration = Duration::from_secs(3);
 
 /// Answers a call: one value for each line. Err is a sentence for the operator.
 pub async fn answer(call: ClusterCall, cluster: Option<&ClusterNode>) -> Result<Vec<Value>, NotDone> {
-    let cluster = cluster.ok_or("this node is in no cluster: set cluster.enabled = true in its config")?;
+    let cluster =
+        cluster.ok_or_else(|| NotDone::Config("this node is in no cluster: set cluster.enabled = true in its config".to_owned()))?;
     let control = cluster.handle.control();
     let failed = |error: ValkeyError| not_answered(control.valkey(), &error);
     let failed_queue = |error: QueueError| match error {

@@ -63,6 +63,9 @@ pub enum ControlError {
     /// The engine said that what the call needs is away.
     #[error("{0}")]
     Unavailable(String),
+    /// The engine said that its config has to be another for it.
+    #[error("{0}")]
+    Config(String),
     /// The answer broke off.
     #[error("the engine's answer broke off: {0}")]
     BrokenOff(String),
@@ -106,6 +109,7 @@ pub fn ask(socket: &Path, request: &WireRequest, mut each: impl FnMut(&str)) -> 
             let end: End = serde_json::from_str(&line).map_err(|reason| ControlError::BrokenOff(reason.to_string()))?;
             return match end.error {
                 Some(reason) if end.is_unavailable => Err(ControlError::Unavailable(reason)),
+                Some(reason) if end.is_config => Err(ControlError::Config(reason)),
                 Some(reason) => Err(ControlError::Refused(reason)),
                 None => Ok(end.count),
             };

@@ -38,6 +38,8 @@ use crate::{
 const CONNECTIONS_MAX: usize = 64;
 /// A client that neither asks nor reads for so long is dropped.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(30);
+/// Who connects asks at once: others wait for the place.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// A shard answers within milliseconds, or when it has loaded the mail of earlier runs; one that does not is reported.
 const SHARD_TIMEOUT: Duration = Duration::from_secs(100);
 
@@ -102,7 +104,7 @@ impl ControlServer {
 /// One too many. What it is told has room in the fresh socket's buffer, so nobody waits for it to be read.
 fn turn_away(stream: &UnixStream) {
     let error = format!("the engine answers {CONNECTIONS_MAX} connections to its control socket at a time, and all are in use: try again");
-    if let Ok(mut line) = serde_json::to_vec(&End { end: true, error: Some(error), ..End::default() }) {
+    if let Ok(mut line) = serde_json::to_vec(&End { end: true, error: Some(error), is_unavailable: true, ..End::default() }) {
         line.push(b'\n');
         let _unheard = stream.try_write(&line);
     }
@@ -118,7 +120,7 @@ async fn converse(
     sharing: Option<&SharedDelivery>,
 ) -> io::Result<()> {
     let (read, mut write) = stream.split();
-    let request = timeout(CLIENT_TIMEOUT, read_request(read)).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    let request = timeout(REQUEST_TIMEOUT, read_request(read)).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
     // Whoever asks can tell an engine that is at work from one that is stopped.
     timeout(CLIENT_TIMEOUT, write.write_all(b"\n")).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
     let end: Result<u64, NotDone> = match request {
@@ -142,6 +144,7 @@ async fn converse(
     let end = match end {
         Ok(count) => End { end: true, count, ..End::default() },
         Err(NotDone::Refused(reason)) => End { end: true, error: Some(reason), ..End::default() },
+        Err(NotDone::Config(reason)) => End { end: true, error: Some(reason), is_config: true, ..End::default() },
         Err(NotDone::Unavailable(reason)) => End { end: true, error: Some(reason), is_unavailable: true, ..End::default() },
     };
     send(&mut write, &end).await
@@ -274,7 +277,8 @@ async fn answer(
 
 /// Empties the node into the cluster's queue and tells how far it is, until nothing is left that goes by itself.
 async fn drain(sharing: Option<&SharedDelivery>, write: &mut (impl AsyncWriteExt + Unpin)) -> Result<u64, NotDone> {
-    let sharing = sharing.ok_or("this node is in no cluster: set cluster.enabled = true in its config")?;
+    let sharing =
+        sharing.ok_or_else(|| NotDone::Config("this node is in no cluster: set cluster.enabled = true in its config".to_owned()))?;
     let begun = sharing.begin_drain().await?;
     loop {
         let Some(progress) = sharing.drain_progress(begun) else {

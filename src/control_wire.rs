@@ -143,6 +143,8 @@ pub enum NotDone {
     Refused(String),
     /// What it needs is away, as Valkey can be: try again.
     Unavailable(String),
+    /// The config has to be another for it.
+    Config(String),
 }
 
 impl From<String> for NotDone {
@@ -170,4 +172,7 @@ pub struct End {
     /// That is for want of what is away.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_unavailable: bool,
+    /// The config has to be another for it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_config: bool,
 }

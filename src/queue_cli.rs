@@ -15,7 +15,9 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::{
     change_cli::change,
-    cli::{Cli, EXIT_NEGATIVE, EXIT_OK, EXIT_UNAVAILABLE, ListFilter, Output, QueueCall, Selection, WholeMessages, WholeSelection},
+    cli::{
+        Cli, EXIT_CONFIG, EXIT_NEGATIVE, EXIT_OK, EXIT_UNAVAILABLE, ListFilter, Output, QueueCall, Selection, WholeMessages, WholeSelection,
+    },
     control_client::{ControlError, ask},
     control_wire::{WhyLine, WireRequest},
     ended::ended,
@@ -375,7 +377,11 @@ pub fn code(result: Result<bool, ControlError>) -> ExitCode {
         Err(ControlError::TooLong(reason)) => wrong_usage(&reason),
         Err(error) => {
             eprintln!("ringpost: {}", shown_lines(&error.to_string()));
-            if matches!(error, ControlError::Refused(_)) { EXIT_NEGATIVE } else { EXIT_UNAVAILABLE }
+            match error {
+                ControlError::Refused(_) => EXIT_NEGATIVE,
+                ControlError::Config(_) => EXIT_CONFIG,
+                _ => EXIT_UNAVAILABLE,
+            }
         }
     })
 }

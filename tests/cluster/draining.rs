@@ -204,7 +204,9 @@ fn a_drain_that_cannot_be_is_refused_and_changes_nothing() {
     rig.start_node(0);
     rig.start_node(1);
     let (code, _, errors) = rig.nodes[1].ringpost("drain", &["--to-cluster"]);
-    assert!(code == 1 && errors.contains("cluster.enabled = true"), "{code} {errors}");
+    assert!(code == 78 && errors.contains("cluster.enabled = true"), "{code} {errors}");
+    let (code, _, errors) = rig.nodes[1].cluster(&["status"]);
+    assert!(code == 78 && errors.contains("cluster.enabled = true"), "{code} {errors}");
     let (code, _, errors) = rig.nodes[0].ringpost("drain", &["--to-cluster"]);
     assert!(code == 1 && errors.contains("no other node of the cluster takes mail"), "{code} {errors}");
     rig.valkey = None;
