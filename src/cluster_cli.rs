@@ -250,7 +250,7 @@ fn leader(socket: &Path, output: Output) -> ExitCode {
 
 fn config(socket: &Path, call: ConfigCommand) -> ExitCode {
     let published = |value: &Value| {
-        say(&format!("version {} {}", field(value, "version"), field(value, "result")));
+        say(&published_text(value));
         if let Some(warning) = value["warning"].as_str() {
             eprintln!("ringpost: {}", shown_text(warning));
         }
@@ -298,6 +298,15 @@ fn config(socket: &Path, call: ConfigCommand) -> ExitCode {
                 say(&format!("nodes ask every {}", format_duration(interval)))
             })
         }
+    }
+}
+
+/// What came of a push; of one that was only to be checked, that nothing was pushed.
+fn published_text(value: &Value) -> String {
+    match (value["result"].as_str(), value["version"].as_u64()) {
+        (Some("checked"), Some(0)) => "it can be pushed, and was not: this node runs no pushed config".to_owned(),
+        (Some("checked"), Some(version)) => format!("it can be pushed, and was not: this node runs version {version}"),
+        _ => format!("version {} {}", field(value, "version"), field(value, "result")),
     }
 }
 
@@ -372,6 +381,9 @@ fn diff(socket: &Path, from: Option<u64>, to: Option<u64>, output: Output) -> Re
         return Ok(lines.is_empty());
     }
     let name = |version: Option<u64>| version.map_or("nothing".to_owned(), |version| format!("version {version}"));
+    if (from, to) == (None, None) {
+        say("no config was pushed yet: there is nothing to compare");
+    }
     if !lines.is_empty() {
         say(&format!("--- {}\n+++ {}", name(from), name(to)));
     }
@@ -455,6 +467,15 @@ mod tests {
             std::fs::write(&file, vec![b'#'; bytes]).unwrap();
             assert_eq!(pushed_text(&file).is_ok(), fits, "{bytes}");
         }
+    }
+
+    /// `version 0 checked` looked as if there were such a version.
+    #[test]
+    fn a_push_that_is_only_checked_says_that_nothing_was_pushed() {
+        let text = |version: u64, result: &str| published_text(&serde_json::json!({ "version": version, "result": result }));
+        assert_eq!(text(0, "checked"), "it can be pushed, and was not: this node runs no pushed config");
+        assert_eq!(text(7, "checked"), "it can be pushed, and was not: this node runs version 7");
+        assert_eq!(text(8, "published"), "version 8 published");
     }
 
     #[test]

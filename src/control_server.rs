@@ -294,9 +294,10 @@ async fn drain(sharing: Option<&SharedDelivery>, write: &mut (impl AsyncWriteExt
         }
         if progress.is_stuck() {
             return Err(format!(
-                "{} messages are held and {} are larger than what can be offered: release, purge or bounce the held ones with \
-                 `ringpost queue`; the large ones are delivered here",
-                progress.counts.held, progress.counts.too_large
+                "{} held and {} larger than what can be offered: release, purge or bounce what is held with `ringpost queue`; what is larger \
+                 is delivered here",
+                messages_are(progress.counts.held),
+                messages_are(progress.counts.too_large)
             )
             .into());
         }
@@ -309,6 +310,10 @@ async fn drain(sharing: Option<&SharedDelivery>, write: &mut (impl AsyncWriteExt
         }
         tokio::time::sleep(PROGRESS_EVERY).await;
     }
+}
+
+fn messages_are(count: u64) -> String {
+    if count == 1 { "1 message is".to_owned() } else { format!("{count} messages are") }
 }
 
 /// Refuses, before anything is changed, what would be done with recipients that the filter does not match.
