@@ -51,6 +51,19 @@ impl Leaving {
         if self.0.is_empty() { None } else { self.0.remove(&(index, recipient)) }
     }
 
+    /// The message has left the queue: whoever has its place next is not to leave for it. True if there was something left to forget.
+    #[inline]
+    pub(crate) fn forget(&mut self, index: u32) -> bool {
+        let mut found = false;
+        while !self.0.is_empty()
+            && let Some((&key, _)) = self.0.range((index, 0)..=(index, u16::MAX)).next()
+        {
+            self.0.remove(&key);
+            found = true;
+        }
+        found
+    }
+
     pub(crate) fn count(&self) -> usize {
         self.0.len()
     }

@@ -108,6 +108,10 @@ impl Queue {
         if !outcome.is_delivery() || recipient.has_reply() || recipient.told & SUCCESS_DUE != 0 || message.flags.has(Flags::CLOSING) {
             return None;
         }
+        // A command was for it: that has to be forgotten with it.
+        if self.leaving.has(dispatch.key.index, 0) {
+            return None;
+        }
         if wants_success(outcome, recipient.notify(), message.flags.has(Flags::TRACED)) {
             return None;
         }

@@ -334,6 +334,8 @@ impl Queue {
         self.texts.give(addresses);
         self.groups.timers.cancel(index);
         self.reports.forget(index);
+        let was_left = self.leaving.forget(index);
+        debug_assert!(!was_left, "what leaves with its attempts has left");
         self.ids.remove(id_place);
         self.messages.give(index);
     }

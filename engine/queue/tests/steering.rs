@@ -144,6 +144,30 @@ fn a_bounce_fails_those_that_are_being_attempted_when_that_ends_unless_they_are_
     }
 }
 
+/// The word of a bounce stayed where a message with one recipient had been, and fell on the next one that came to that place.
+#[test]
+fn what_was_delivered_in_spite_of_a_bounce_leaves_nothing_for_who_comes_next() {
+    let mut queue = queue("backup.test");
+    let mut alone = |queue: &mut Queue, sequence| {
+        let recipient = recipients(queue).swap_remove(0);
+        let id = QueueId { sequence, ..ID };
+        let key = queue.enqueue(&NewMessage { id, ..message() }, [recipient].into_iter(), START);
+        (key, attempt(queue, START).unwrap())
+    };
+    let (bounced, dispatch) = alone(&mut queue, 1);
+    assert_eq!(queue.bounce(bounced, &Filter::default(), b"554 5.0.0 no", START, &mut Vec::new()), Some(Settled::Outcome));
+    queue.recorded(bounced);
+    let delivered = Outcome::PassedOn { reply: b"250 ok" };
+    assert_eq!(queue.settle(dispatch, &[(0, delivered)], START, &mut Vec::new()), Settled::Done);
+    queue.recorded(bounced);
+    assert!(queue.is_empty());
+
+    let (next, dispatch) = alone(&mut queue, 2);
+    assert!(queue.may_go_on(&dispatch, 0, START));
+    queue.settle(dispatch, &[(0, Outcome::Deferred { reply: b"450 4.2.0 later" })], START, &mut Vec::new());
+    assert_eq!(states(&queue, next), [State::Deferred]);
+}
+
 #[test]
 fn purge_of_some_recipients_keeps_the_others_and_of_all_the_message_goes() {
     let (mut queue, mut record) = (queue("backup.test"), Vec::new());
