@@ -89,6 +89,16 @@ impl Queue {
     /// Takes in an answer to a [`Lookup`]. What was asked for a destination that was dropped meanwhile is ignored.
     pub fn resolved(&mut self, destination: DestinationId, resolution: &Resolution, now: u64) {
         let slot = destination.slot;
+        // Its turn was reckoned by other hosts than it has now: the best of these are asked for first.
+        if let (Resolution::Site { key, .. }, Some(Destination { role: Role::Domain(Domain { site: Some((site, _)), turn: 1.., .. }), .. })) =
+            (resolution, self.live(destination))
+            && matches!(&self.destinations[*site as usize].role, Role::Site(site) if site.key != *key)
+        {
+            self.set_turn(slot, 0);
+            self.join(slot, None, now);
+            let changed = Resolution::Unanswered { reason: "its MX have changed: they are asked for anew".into(), has_more: false };
+            return self.resolved(destination, &changed, now);
+        }
         let Some(Destination { role: Role::Domain(domain), reason, route, .. }) = self.live_mut(destination) else { return };
         let (route, turn) = (*route, domain.turn);
         match resolution {

@@ -87,6 +87,8 @@ pub struct Candidates {
     pub exchanges: Vec<Exchange>,
     /// How many hosts the domain has, those beyond [`MX_HOSTS_MAX`] included.
     hosts: usize,
+    /// So many of the first are the best of all; what comes behind is further down, with others between.
+    best: usize,
     /// Of each, a number that is the same in each answer with the same hosts: by this, addresses are of one host.
     numbers: Vec<u8>,
     /// The domain has no MX: the host is the domain itself.
@@ -110,6 +112,7 @@ pub fn plan(domain: &str, answer: DnsAnswer<Exchange>, own: &Own<'_>, turn: u16,
                 exchanges,
                 numbers: vec![0],
                 hosts: 1,
+                best: 1,
                 is_implicit: true,
                 is_sure,
                 key: format!("= {domain}"),
@@ -143,13 +146,16 @@ pub fn plan(domain: &str, answer: DnsAnswer<Exchange>, own: &Own<'_>, turn: u16,
     }
     exchanges.sort_by_key(|(_, exchange)| exchange.preference);
     let hosts = exchanges.len();
+    let mut best = hosts;
     if hosts > MX_HOSTS_AT_ONCE {
         let others = &mut exchanges[MX_HOSTS_EACH_TURN..];
-        others.rotate_left(usize::from(turn) * MX_HOSTS_PER_TURN % others.len());
+        let begin = usize::from(turn) * MX_HOSTS_PER_TURN % others.len();
+        others.rotate_left(begin);
+        best = if begin == 0 { hosts } else { MX_HOSTS_EACH_TURN };
     }
     exchanges.truncate(MX_HOSTS_MAX);
     let (numbers, exchanges) = exchanges.into_iter().unzip();
-    Plan::Hosts(Candidates { exchanges, numbers, hosts, is_implicit: false, is_sure: true, key })
+    Plan::Hosts(Candidates { exchanges, numbers, hosts, best, is_implicit: false, is_sure: true, key })
 }
 
 impl Candidates {
@@ -176,10 +182,12 @@ pub fn site(
     // when nothing is before it: a host there that has no address today may have one tomorrow.
     let is_ours = |host: &&Host<'_>| host.addresses.iter().any(|&address| own.has(address, port));
     let cut = hosts.iter().filter(is_ours).map(|host| host.exchange.preference).min();
+    // In a turn of hosts further down others before the cut were not asked for: they are the turn of another time.
+    let is_cut_short = hosts.iter().take(candidates.best).any(|host| is_ours(&host));
     let better: Vec<_> = hosts.into_iter().filter(|host| cut.is_none_or(|cut| host.exchange.preference < cut)).collect();
     let (mut usable, mut refusal) = (Vec::with_capacity(better.len()), None);
     // What is behind the cut takes no mail from us, asked or not.
-    let mut is_whole = cut.is_some() || candidates.hosts <= addresses.len();
+    let mut is_whole = is_cut_short || candidates.hosts <= addresses.len();
     for Host { exchange, addresses, is_sure, .. } in &better {
         let mut of_host = Vec::new();
         for address in in_turn(addresses.clone()) {
@@ -212,7 +220,7 @@ pub fn site(
         return Resolution::Site { key: candidates.key.clone(), name, hosts: hops, is_whole, until };
     }
     let failure = better.iter().find_map(|host| host.failure.clone());
-    let has_more = cut.is_none() && candidates.hosts > addresses.len();
+    let has_more = !is_cut_short && candidates.hosts > addresses.len();
     if let Some(reason) = failure.or(refusal) {
         return Resolution::Unanswered { reason: format!("MX of {domain}: {reason}"), has_more };
     }
