@@ -33,6 +33,8 @@ pub fn ended(files: &[PathBuf], id: &str, is_running: bool) -> std::io::Result<O
                 }
             }
             (_, Some(to)) if entry.get("outcome").is_some() => match last.iter().position(|(other, _)| other == to) {
+                // A command had ended it, unless it was delivered: the attempt that was under way says nothing of that.
+                Some(at) if entry.get("outcome") == Some("deferred") && is_by_command(&last[at].1) => {}
                 Some(at) => last[at].1 = entry,
                 None => last.push((to.to_owned(), entry)),
             },
@@ -92,6 +94,11 @@ pub fn ended(files: &[PathBuf], id: &str, is_running: bool) -> std::io::Result<O
     }
     let known_by = if is_running { "Not in the queue any more" } else { "By the mail log alone" };
     Ok(Some(format!("{known_by}: {}", sentences.join("\n"))))
+}
+
+/// A line about a recipient that an operator bounced or purged.
+fn is_by_command(entry: &MailLogEntry) -> bool {
+    matches!(entry.get("event"), Some("bounced" | "purged"))
 }
 
 /// Where a message is now that another node has.
@@ -172,6 +179,19 @@ mod tests {
         assert_eq!(why_while(false, &[ACCEPTED]), waits);
         let deferred = format!("By the mail log alone: <b@y.test> was last deferred at 2026-11-29T10:00:01.000Z: \"words\"; {MAY_WAIT}.");
         assert_eq!(why_while(false, &[ACCEPTED, &attempt("b@y.test", "deferred")]), deferred);
-        assert!(why_while(false, &[ACCEPTED, &attempt("b@y.test", "delivered")]).starts_with("By the mail log alone: <b@y.test> was delivered to"));
+        assert!(
+            why_while(false, &[ACCEPTED, &attempt("b@y.test", "delivered")])
+                .starts_with("By the mail log alone: <b@y.test> was delivered to")
+        );
+    }
+
+    /// Of mail that was bounced while it was attempted it said that it was last deferred, and nothing of its end.
+    #[test]
+    fn what_a_command_ended_during_an_attempt_did_not_end_deferred() {
+        let bounced =
+            format!("2026-11-29T10:00:00.500Z queue_id={HERE} event=bounced to=<b@y.test> outcome=bounced reply=\"554 5.0.0 no\"");
+        let told = why(&[ACCEPTED, &bounced, &attempt("b@y.test", "deferred")]);
+        assert!(told.contains("<b@y.test> failed for good at 2026-11-29T10:00:00.500Z: \"554 5.0.0 no\""), "{told}");
+        assert!(why(&[ACCEPTED, &bounced, &attempt("b@y.test", "delivered")]).contains("<b@y.test> was delivered to h:25"));
     }
 }

@@ -242,9 +242,7 @@ fn why(socket: &Path, id: &str, output: Output, mail_log: Option<&MailOutput>) -
     }
     let unknown = ExitCode::from(if is_running { EXIT_NEGATIVE } else { EXIT_UNAVAILABLE });
     let Some(MailOutput::File(path)) = mail_log else {
-        eprintln!(
-            "ringpost: no word of message {id}: the mail log, which would know of earlier ones, is no file that can be searched"
-        );
+        eprintln!("ringpost: no word of message {id}: the mail log, which would know of earlier ones, is no file that can be searched");
         return unknown;
     };
     let files = mail_log_reader::files(path);
