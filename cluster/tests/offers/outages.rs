@@ -28,7 +28,7 @@ fn after_a_late_call_only_what_was_not_answered_is_repeated() {
     let mut offers = Offers::new(BOUNDS, false, at(0));
     for id in ["asked", "quiet", "sent"] {
         offers.sending(id);
-        offers.enqueued(id, if id == "sent" { Enqueued::Full } else { Enqueued::Added });
+        if id == "sent" { offers.refused(id, at(0)) } else { offers.enqueued(id, Enqueued::Added) }
     }
     offers.done("asked");
     assert_eq!(offers.poll(at(1)), Some(Todo::Ask(one("asked"))));
