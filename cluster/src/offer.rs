@@ -25,6 +25,7 @@ use crate::{boot_time::BootTime, work_queue::IDS_PER_CALL};
 
 mod crowd;
 mod heard;
+mod held_by_lease;
 mod items;
 mod late;
 mod outages;
@@ -34,6 +35,7 @@ mod unread;
 mod walks;
 
 use crowd::Crowd;
+use held_by_lease::HeldByLease;
 use items::{Items, State, WALK_ITEMS};
 use late::Late;
 use outages::Outages;
@@ -108,6 +110,8 @@ pub struct Offers {
     unread: Unread,
     withdraw: VecDeque<String>,
     leftover: VecDeque<String>,
+    /// Of those, and of what is to be withdrawn, what a worker had.
+    held: HeldByLease,
     free: VecDeque<String>,
     /// Records of completions that are not signed, and of withdrawals that are not yet.
     unproven: VecDeque<(String, Vec<u8>)>,
@@ -149,6 +153,7 @@ impl Offers {
             unread: Unread::default(),
             withdraw: VecDeque::new(),
             leftover: VecDeque::new(),
+            held: HeldByLease::default(),
             free: VecDeque::new(),
             unproven: VecDeque::new(),
             forget: VecDeque::new(),
@@ -333,6 +338,7 @@ impl Offers {
         }
         self.go_on_round();
         self.offer_crowd(now);
+        self.ask_for_held(now);
         // What this node delivers itself leaves the queue first: workers are about to lease again.
         if let Some(ids) = self.chosen(|offers| take(&mut offers.withdraw), State::is_to_leave) {
             return Some(Todo::Withdraw(ids));
@@ -377,7 +383,8 @@ impl Offers {
         let over = self.outages.first_fresh().filter(|_| is_awaited).map(|since| since + self.bounds.lease_ttl + self.bounds.guard);
         let due = if self.outages.all() { over.unwrap_or(rounds) } else { rounds.min(over.unwrap_or(rounds)) };
         let crowd = self.crowd.next_due().filter(|_| !self.outages.all());
-        let later = [self.settle_later.front().map(|(at, _)| *at), self.late.next_due(), crowd];
+        let held = self.held.next_due().filter(|_| !self.outages.all());
+        let later = [self.settle_later.front().map(|(at, _)| *at), self.late.next_due(), crowd, held];
         later.into_iter().flatten().fold(due, BootTime::min)
     }
 

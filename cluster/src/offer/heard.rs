@@ -150,10 +150,11 @@ impl Offers {
     /// The queue's answer to the wish to have an item back; false: a worker has it.
     pub fn withdrawn(&mut self, id: &str, is_out: bool) {
         match self.items.get(id) {
-            // Out of the queue is what was completed, too: the queue's next answer tells. A leased one is asked for in the next round.
+            // Out of the queue is what was completed, too: the queue's next answer tells. A leased one is asked for again soon.
             Some(State::Back | State::Parted | State::Recalled | State::Reviving | State::Overdue) if is_out => self.ask_soon.push(id),
             Some(State::Reviving | State::Overdue) => drop(self.items.set(id, State::Waiting)),
             Some(State::Recalled) => self.is_leased(id),
+            Some(State::Back | State::Parted) => self.is_held(id),
             _ => {}
         }
     }
@@ -163,8 +164,7 @@ impl Offers {
         if self.items.get(id) == Some(State::Leftover) {
             match ending {
                 Ending::Out => self.ask_soon.push(id),
-                // In the next round.
-                Ending::Leased => {}
+                Ending::Leased => self.is_held(id),
                 // Somebody delivers it, and it is nothing to this node.
                 Ending::Stays => self.items.remove(id),
             }

@@ -208,12 +208,11 @@ impl World {
                     }
                 }
                 Todo::Withdraw(ids) => {
-                    let keeps_over = self.rules == Rules::WithdrawsNoLeaseThatIsOver;
                     let leaves_trace = self.rules != Rules::WithdrawsWithoutTrace;
                     let answers = self.call(node, |valkey, _| {
                         ids.iter()
                             .map(|id| match valkey.items.get(id) {
-                                Some(Some(lease)) if now < lease.until || keeps_over => false,
+                                Some(Some(lease)) if now < lease.until => false,
                                 Some(_) => {
                                     valkey.items.remove(id);
                                     if leaves_trace {

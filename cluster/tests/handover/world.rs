@@ -181,8 +181,6 @@ pub enum Rules {
     GivesWhatIsRecalled,
     /// What is offered again waits for room like new mail.
     GatesWhatIsOfferedAgain,
-    /// A lease that is over keeps its item in the queue until it is swept.
-    WithdrawsNoLeaseThatIsOver,
     /// On Valkey's return a worker repeats its completions at once.
     RepeatsBeforeOwners,
     /// The queue does not remember what was withdrawn.

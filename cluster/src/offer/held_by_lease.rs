@@ -1,0 +1,127 @@
+//! What is to leave the queue and was leased when that was asked: perhaps by a call whose answer no worker has heard, and then until the lease ends and the
+//! next worker has it. It is asked again until then, so that this node is there before that worker.
+
+use std::time::Duration;
+
+use super::{Offers, State, soon::Soon};
+use crate::{boot_time::BootTime, work_queue::IDS_PER_CALL};
+
+/// One call's worth so often: a lease that has ended is swept within half a second, and may wait as long again before another has it.
+const AGAIN_EVERY: Duration = Duration::from_millis(100);
+
+/// Those of one node; no more than it has items.
+#[derive(Debug, Default)]
+pub(super) struct HeldByLease {
+    items: Soon,
+    /// `None`: the next poll says when.
+    again_at: Option<BootTime>,
+}
+
+impl HeldByLease {
+    /// When some are asked for again; the distant past: a poll has not looked yet.
+    pub(super) fn next_due(&self) -> Option<BootTime> {
+        (!self.items.is_empty()).then(|| self.again_at.unwrap_or_default())
+    }
+}
+
+impl Offers {
+    /// A worker has an item that this node delivers, or has delivered.
+    pub(super) fn is_held(&mut self, id: &str) {
+        self.held.items.push(id);
+    }
+
+    /// Asks again, a call's worth at a time.
+    pub(super) fn ask_for_held(&mut self, now: BootTime) {
+        if self.held.items.is_empty() {
+            self.held.again_at = None;
+            return;
+        }
+        let again_at = *self.held.again_at.get_or_insert(now + AGAIN_EVERY);
+        if now >= again_at {
+            self.held.again_at = Some(now + AGAIN_EVERY);
+            let ids = self.held.items.take(IDS_PER_CALL).unwrap_or_default();
+            // What has another state by now is seen to elsewhere.
+            let is_one = |id: &String| matches!(self.items.get(id), Some(State::Back | State::Parted | State::Leftover));
+            let ids: Vec<String> = ids.into_iter().filter(is_one).collect();
+            ids.into_iter().for_each(|id| self.look_after(id));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        offer::{OfferBounds, Todo},
+        work_queue::{Ending, Known},
+    };
+
+    fn at(millis: u64) -> BootTime {
+        BootTime::after_boot(Duration::from_millis(100_000 + millis))
+    }
+
+    fn offers() -> Offers {
+        let second = Duration::from_secs(1);
+        let bounds = OfferBounds {
+            lease_ttl: 3 * second,
+            guard: second,
+            reconcile_every: 10 * second,
+            forget_after: 30 * second,
+            open_max: 1000,
+            dead_wait: 300 * second,
+            partitions: 1,
+        };
+        Offers::new(bounds, true, at(0))
+    }
+
+    /// Leased by a call whose answer was lost, it was not asked for again within ten seconds: the lease ended, and the next worker delivered what its owner
+    /// had delivered long before.
+    #[test]
+    fn what_its_owner_has_delivered_leaves_the_queue_when_the_lease_that_held_it_ends() {
+        let mut offers = offers();
+        offers.keeps("a");
+        let withdraw = || Some(Todo::Withdraw(vec!["a".to_owned()]));
+        assert_eq!(offers.poll(at(0)), withdraw());
+        for tenth in 0..30 {
+            offers.withdrawn("a", false);
+            assert_eq!(offers.poll(at(tenth * 100)), None, "not at once");
+            assert_eq!(offers.next_due(), at(tenth * 100 + 100));
+            assert_eq!(offers.poll(at(tenth * 100 + 100)), withdraw());
+        }
+        offers.withdrawn("a", true);
+        assert_eq!(offers.poll(at(3000)), Some(Todo::Ask(vec!["a".to_owned()])));
+        offers.known("a", &Known::Unknown, at(3000));
+        assert_eq!(offers.poll(at(3200)), None);
+        assert_eq!(offers.next_due(), at(10_000), "the next round");
+    }
+
+    #[test]
+    fn what_was_settled_and_is_leased_again_is_asked_for_until_the_lease_ends() {
+        let mut offers = offers();
+        offers.orphan("a");
+        let end = || Some(Todo::End(vec!["a".to_owned()]));
+        assert_eq!(offers.poll(at(0)), end());
+        offers.ended_there("a", Ending::Leased);
+        assert_eq!((offers.poll(at(0)), offers.poll(at(100))), (None, end()));
+        offers.ended_there("a", Ending::Stays);
+        assert_eq!(offers.poll(at(300)), None);
+    }
+
+    #[test]
+    fn many_are_asked_for_a_call_at_a_time() {
+        let mut offers = offers();
+        (0..300).for_each(|number| offers.keeps(&number.to_string()));
+        let asked = |offers: &mut Offers, millis| {
+            let mut count = 0;
+            while let Some(Todo::Withdraw(ids)) = offers.poll(at(millis)) {
+                ids.iter().for_each(|id| offers.withdrawn(id, false));
+                count += ids.len();
+            }
+            count
+        };
+        assert_eq!(
+            [0, 0, 100, 150, 200, 300].map(|millis| asked(&mut offers, millis)),
+            [300, 0, IDS_PER_CALL, 0, IDS_PER_CALL, IDS_PER_CALL]
+        );
+    }
+}
