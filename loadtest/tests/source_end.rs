@@ -108,6 +108,42 @@ fn a_closed_loop_gives_up_where_sessions_are_opened_and_none_comes_to_anything()
     assert_eq!((ran.report.refused, ran.report.never_begun, ran.report.gave_up_after), (2000, 0, None), "{:?}", ran.report);
 }
 
+/// What happened: the last session failed a timeout after the one before it, so that the load was said to have given up, and no session to
+/// have been opened, although all of its messages were begun and most acknowledged.
+#[test]
+fn a_load_that_has_begun_all_does_not_give_up_when_its_last_sessions_time_out_one_after_the_other() {
+    let listener = std::net::TcpListener::bind(loopback()).unwrap();
+    let address = listener.local_addr().unwrap();
+    // Both think at first; then one has no reply any more, and the other one acknowledged message, a pause in which the first fails, and no
+    // reply after that.
+    let server = std::thread::spawn(move || {
+        let mut first = listener.accept().unwrap().0;
+        let mut second = BufReader::new(listener.accept().unwrap().0);
+        first.write_all(b"220 here\r\n250 ok\r\n").unwrap();
+        second.get_mut().write_all(b"220 here\r\n").unwrap();
+        let (mut line, mut in_content, mut taken) = (String::new(), false, false);
+        while second.read_line(&mut line).is_ok_and(|octets| octets > 0) {
+            let ends = line == ".\r\n";
+            if !taken && (!in_content || ends) {
+                second.get_mut().write_all(if line.starts_with("DATA") { b"354 go\r\n" } else { b"250 ok\r\n" }).unwrap();
+            }
+            taken |= ends;
+            in_content = line.starts_with("DATA") || (in_content && !ends);
+            line.clear();
+        }
+    });
+    let ran = load(address, |o| {
+        (o.sessions, o.messages, o.pipelining) = (2, Some(3), false);
+        (o.timeout, o.think) = (Duration::from_millis(300), Duration::from_millis(500));
+    });
+    server.join().unwrap();
+    let report = &ran.report;
+    assert_eq!((report.acknowledged, report.unsent, report.never_begun, report.gave_up_after), (1, 2, 0, None), "{report:?}");
+    let failures = summary::failures(&ran);
+    assert!(failures.iter().any(|text| text.contains("2 messages were not acknowledged")), "{failures:?}");
+    assert_eq!(summary::exit_code(&ran, &failures), 1);
+}
+
 /// A server that is away for less than `--timeout` is waited for, as often as that happens.
 #[test]
 fn a_server_that_comes_back_in_time_is_found_again() {

@@ -322,7 +322,8 @@ async fn supervise(core: &Rc<Core>, control: &Control, parts: &PartSender, began
         if replies_until.is_none()
             && (ended_at.is_some() || stopped || core.desk.borrow().closed || core.is_done() || came_to_nothing.is_some())
         {
-            if let (Some(nothing), false) = (came_to_nothing, ended_at.is_some() || stopped) {
+            // Who began all there was to begin has nothing to give up, however long ago the first of its last connections failed.
+            if let (Some(nothing), false) = (came_to_nothing, ended_at.is_some() || stopped || core.is_done()) {
                 core.desk.borrow_mut().give_up(now, nothing);
             }
             // One drain for all: an open loop that began what was due until the end of it has had it.
