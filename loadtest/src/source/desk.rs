@@ -288,9 +288,10 @@ impl Desk {
         }
     }
 
-    /// A session waited from then to now to connect again after a failure. What follows the end of the load is nobody's loss.
+    /// A session waited from then to now to connect again after a failure. What follows the end of the load is nobody's loss: an open
+    /// loop's is that of its schedule, as the time that it lasts is, and not that of the drain behind it.
     pub(super) fn slept(&mut self, since: Instant, now: Instant) {
-        let until = self.closed_at.map_or(now, |closed_at| closed_at.min(now));
+        let until = [self.closed_at, self.scheduled_until].into_iter().flatten().fold(now, Instant::min);
         self.report.pauses += 1;
         self.report.paused += until.saturating_duration_since(since);
     }
