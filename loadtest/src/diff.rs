@@ -6,8 +6,7 @@ mod account;
 mod examples;
 
 use std::{
-    fs::File,
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Read},
     path::{Path, PathBuf},
 };
 
@@ -15,7 +14,13 @@ use clap::Args;
 use serde::Serialize;
 
 use self::account::{Account, Wrong};
-use crate::cli::{EXIT_NEGATIVE, EXIT_OK, Failure, say};
+use crate::{
+    cli::{EXIT_NEGATIVE, EXIT_OK, Failure, say},
+    input_file,
+};
+
+/// The longest line that is read: ten thousand recipients with the longest addresses are a third of it.
+const LINE_BYTES_MAX: u64 = 16 << 20;
 
 /// Arguments of `diff`.
 #[derive(Args, Debug, Clone)]
@@ -122,14 +127,17 @@ pub fn compare(accepted: &[&Path], delivered: &Path) -> Result<Difference, Failu
 }
 
 fn read_lines(path: &Path, mut take: impl FnMut(&[&str]) -> Result<(), Wrong>) -> Result<(), Failure> {
-    let file = File::open(path).map_err(|error| Failure::Data(format!("{}: {error}", path.display())))?;
+    let file = input_file::open(path).map_err(|error| Failure::Data(format!("{}: {error}", path.display())))?;
     let mut reader = BufReader::with_capacity(1 << 20, file);
     let mut line = String::new();
     for number in 1u64.. {
         line.clear();
         let wrong = |what: &dyn std::fmt::Display| Failure::Data(format!("{}:{number}: {what}", path.display()));
-        if reader.read_line(&mut line).map_err(|error| wrong(&error))? == 0 {
+        if reader.by_ref().take(LINE_BYTES_MAX).read_line(&mut line).map_err(|error| wrong(&error))? == 0 {
             break;
+        }
+        if line.len() as u64 == LINE_BYTES_MAX {
+            return Err(wrong(&"no line of a ledger is as long"));
         }
         let whole = line.strip_suffix('\n').ok_or_else(|| {
             wrong(&"the last line is cut off: whoever wrote it was killed or had a full disk, and what it says is not all")

@@ -157,6 +157,10 @@ pub fn read(file: &Path) -> Result<Vec<Entry>, Failure> {
 /// Adds results, keeps the newest [`ENTRIES_MAX`]; how many were new, and how many there are. The file is replaced whole; a lock
 /// beside it lets several commands add at once.
 pub fn add(file: &Path, results: &[RunResult]) -> Result<(usize, usize), Failure> {
+    // Before the lock, which would lie beside a device.
+    if fs::metadata(file).is_ok_and(|known| !known.is_file()) {
+        return Err(Failure::Data(format!("{}: it is no regular file, and no history", file.display())));
+    }
     let mut lock_name = file.as_os_str().to_owned();
     lock_name.push(".lock");
     let lock_path = PathBuf::from(lock_name);

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use crate::{
     content::ContentKind,
+    input_file::{self, MESSAGE_BYTES_MAX},
     sizes::Sizes,
     template::{Template, read_corpus},
 };
@@ -49,7 +50,7 @@ impl Ingredients<'_> {
             return read_corpus(folder).map(ContentKind::Corpus);
         }
         if let Some(path) = self.template {
-            let text = std::fs::read(path).map_err(|error| format!("the template {}: {error}", path.display()))?;
+            let text = input_file::read(path, MESSAGE_BYTES_MAX).map_err(|error| format!("the template {}: {error}", path.display()))?;
             return Template::parse(&text).map(ContentKind::Template).map_err(|error| format!("{}: {error}", path.display()));
         }
         if !self.header.is_empty() || !self.attach.is_empty() {

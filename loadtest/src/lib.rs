@@ -19,6 +19,7 @@ pub mod free_port;
 pub mod history;
 pub mod identity;
 pub mod ingredients;
+pub mod input_file;
 pub mod leash;
 pub mod ledger;
 pub mod live;

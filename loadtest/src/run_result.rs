@@ -21,6 +21,7 @@ use crate::{
     cli::Failure,
     encoded_histogram::EncodedHistogram,
     error_kind::ErrorCounts,
+    input_file,
     machine::Machine,
     measurement::Interval,
     measurement::Measurement,
@@ -336,20 +337,19 @@ fn mean_cpu_s(intervals: &[Interval], duration_s: f64, of: impl Fn(&Interval) ->
     (weighted > 0.0).then(|| weighted / length_s / 100.0 * duration_s)
 }
 
-/// Reads a text file of at most 1 GiB.
+/// Reads a regular text file of at most 1 GiB.
 pub fn read_text(path: &Path) -> Result<String, Failure> {
     // What is not there, or is something else, is a wrong argument's fault and not the disk's.
     let fail = |reason: io::Error| match reason.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory | io::ErrorKind::InvalidData => {
-            Failure::Data(format!("{}: {reason}", path.display()))
-        }
+        io::ErrorKind::NotFound
+        | io::ErrorKind::NotADirectory
+        | io::ErrorKind::IsADirectory
+        | io::ErrorKind::InvalidData
+        | io::ErrorKind::InvalidInput
+        | io::ErrorKind::FileTooLarge => Failure::Data(format!("{}: {reason}", path.display())),
         _ => Failure::io(path.display(), reason),
     };
-    let bytes = fs::metadata(path).map_err(fail)?.len();
-    if bytes > FILE_BYTES_MAX {
-        return Err(Failure::Data(format!("{}: {bytes} bytes are more than a result has", path.display())));
-    }
-    fs::read_to_string(path).map_err(fail)
+    input_file::read_text(path, FILE_BYTES_MAX).map_err(fail)
 }
 
 /// Refuses a place where a file could not be written, before what it is for takes its time.

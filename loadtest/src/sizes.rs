@@ -2,7 +2,7 @@
 
 use std::{fmt, path::Path, str::FromStr};
 
-use crate::random::Random;
+use crate::{input_file, random::Random};
 
 /// The largest message a load may have, in octets: what one block of memory for its text can hold with stuffing.
 pub const MESSAGE_BYTES_MAX: u64 = 512 << 20;
@@ -53,7 +53,8 @@ impl Sizes {
     }
 
     fn read_mix(path: &Path) -> Result<Sizes, String> {
-        let text = std::fs::read_to_string(path).map_err(|error| format!("the mix file {}: {error}", path.display()))?;
+        let text =
+            input_file::read_text(path, input_file::TEXT_BYTES_MAX).map_err(|error| format!("the mix file {}: {error}", path.display()))?;
         let mut entries = Vec::new();
         for (number, line) in text.lines().enumerate() {
             let line = line.split('#').next().unwrap_or_default().trim();

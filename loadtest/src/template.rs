@@ -6,10 +6,11 @@ use crate::{
     checksum::Checksum,
     content::{Form, Item, normalise, stuff},
     identity::{ID_CHARS, MessageId, push_decimal},
+    input_file::{self, MESSAGE_BYTES_MAX},
 };
 
-/// The largest attachment, in octets.
-const ATTACHMENT_BYTES_MAX: u64 = 256 << 20;
+/// All messages of a corpus together, in octets: they are held in memory, twice.
+const CORPUS_BYTES_MAX: u64 = 1 << 30;
 
 /// What separates the parts of a message with attachments. Nothing that base64 or a text without it can contain.
 const BOUNDARY: &str = "=_ringpost_load_part";
@@ -130,11 +131,7 @@ fn push_fixed(pieces: &mut Vec<Piece>, raw: &[u8], line_starts: bool) {
 
 fn attach(path: &Path) -> Result<String, String> {
     let wrong = |what: &dyn std::fmt::Display| format!("the attachment {}: {what}", path.display());
-    let bytes = std::fs::metadata(path).map_err(|error| wrong(&error))?.len();
-    if bytes > ATTACHMENT_BYTES_MAX {
-        return Err(wrong(&"larger than 256 MiB"));
-    }
-    let content = std::fs::read(path).map_err(|error| wrong(&error))?;
+    let content = input_file::read(path, MESSAGE_BYTES_MAX).map_err(|error| wrong(&error))?;
     let name: String =
         path.file_name().unwrap_or_default().to_string_lossy().chars().filter(|c| c.is_ascii_graphic() && *c != '"').collect();
     let mut part = format!(
@@ -163,7 +160,7 @@ fn push_base64(bytes: &[u8], out: &mut String) {
 /// Reads all `.eml` files of a folder, in the order of their names, with CRLF as line end.
 ///
 /// # Errors
-/// A folder or file that cannot be read, or no such file.
+/// A folder or file that cannot be read, no such file, or more of them than [`CORPUS_BYTES_MAX`] in all.
 pub fn read_corpus(folder: &Path) -> Result<Vec<Item>, String> {
     let wrong = |path: &Path, error: std::io::Error| format!("the corpus {}: {error}", path.display());
     let mut paths = Vec::new();
@@ -177,7 +174,14 @@ pub fn read_corpus(folder: &Path) -> Result<Vec<Item>, String> {
         return Err(format!("the corpus {} has no file whose name ends in .eml", folder.display()));
     }
     paths.sort();
-    paths.iter().map(|path| Ok(Item::new(normalise(&std::fs::read(path).map_err(|error| wrong(path, error))?)))).collect()
+    let mut left = CORPUS_BYTES_MAX;
+    let mut items = Vec::with_capacity(paths.len());
+    for path in &paths {
+        let content = input_file::read(path, MESSAGE_BYTES_MAX.min(left)).map_err(|error| wrong(path, error))?;
+        left -= content.len() as u64;
+        items.push(Item::new(normalise(&content)));
+    }
+    Ok(items)
 }
 
 /// Is this a header field?

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     addresses::{DOMAINS_MAX, RecipientPlan, Spread},
     ingredients::Ingredients,
+    input_file,
     schedule::Rate,
     sink::{
         arguments::parse_flapping,
@@ -239,7 +240,7 @@ impl Scenario {
         if let Some((name, text)) = BUILT_IN.iter().find(|(built_in, _)| *built_in == name) {
             return Scenario::parse(text, name);
         }
-        let text = std::fs::read_to_string(Path::new(name)).map_err(|error| {
+        let text = input_file::read_text(Path::new(name), input_file::TEXT_BYTES_MAX).map_err(|error| {
             if error.kind() != std::io::ErrorKind::NotFound {
                 return format!("{name}: {error}");
             }
