@@ -17,6 +17,7 @@ use self::account::{Account, Wrong};
 use crate::{
     cli::{EXIT_NEGATIVE, EXIT_OK, Failure, say},
     input_file,
+    ledger::CUT_OFF,
 };
 
 /// The longest line that is read: ten thousand recipients with the longest addresses are a third of it.
@@ -59,6 +60,8 @@ pub struct Difference {
     pub misdirected: u64,
     /// Messages that arrived without a 250 that was read: allowed, the reply was cut off.
     pub unacknowledged: u64,
+    /// Lines that earlier runs left unfinished, in all ledgers: what they said is not known, and nothing is taken from them.
+    pub cut_off: u64,
     /// Some of each kind, what was lost first, and how many more there are.
     pub examples: Vec<String>,
 }
@@ -85,6 +88,9 @@ impl Difference {
             "accepted {} (owed {} deliveries), delivered {}: lost {}, duplicated {}, damaged {}, foreign {}, unacknowledged {}",
             self.accepted, self.owed, self.delivered, self.lost, self.duplicated, self.damaged, self.foreign, self.unacknowledged
         );
+        if self.cut_off > 0 {
+            text.push_str(&format!(", lines cut off {}", self.cut_off));
+        }
         self.examples.iter().for_each(|example| text.push_str(&format!("\n  {example}")));
         text
     }
@@ -115,18 +121,18 @@ impl DiffArguments {
 /// Compares the ledgers of some sources with that of the sink, delivery by delivery.
 ///
 /// # Errors
-/// A file that cannot be read, a line that is not one of a ledger (a ledger that is cut off proves nothing, and one that does not name
-/// recipients not enough), or an identity that was acknowledged twice.
+/// A file that cannot be read, a line that is not one of a ledger (a ledger whose last line is cut off proves nothing, and one that does not
+/// name recipients not enough; lines that earlier runs left cut off are counted), or an identity that was acknowledged twice.
 pub fn compare(accepted: &[&Path], delivered: &Path) -> Result<Difference, Failure> {
     let mut account = Account::default();
     for path in accepted {
-        read_lines(path, |words| account.accepted(words))?;
+        read_lines(path, &mut account, Account::accepted)?;
     }
-    read_lines(delivered, |words| account.delivered(words))?;
+    read_lines(delivered, &mut account, Account::delivered)?;
     Ok(account.close())
 }
 
-fn read_lines(path: &Path, mut take: impl FnMut(&[&str]) -> Result<(), Wrong>) -> Result<(), Failure> {
+fn read_lines(path: &Path, account: &mut Account, take: fn(&mut Account, &[&str]) -> Result<(), Wrong>) -> Result<(), Failure> {
     let file = input_file::open(path).map_err(|error| Failure::Data(format!("{}: {error}", path.display())))?;
     let mut reader = BufReader::with_capacity(1 << 20, file);
     let mut line = String::new();
@@ -144,8 +150,12 @@ fn read_lines(path: &Path, mut take: impl FnMut(&[&str]) -> Result<(), Wrong>) -
         })?;
         // Ledgers travel through editors and mail.
         let whole = whole.strip_suffix('\r').unwrap_or(whole);
+        if whole.ends_with(CUT_OFF) {
+            account.cut_off(&format!("{}:{number}", path.display()));
+            continue;
+        }
         let words: Vec<&str> = whole.split(' ').collect();
-        take(&words).map_err(|what| wrong(&format!("not a line of this ledger ({what}): {whole:?}")))?;
+        take(account, &words).map_err(|what| wrong(&format!("not a line of this ledger ({what}): {whole:?}")))?;
     }
     Ok(())
 }
@@ -285,6 +295,24 @@ mod tests {
     fn another_checksum_than_acknowledged_is_damage() {
         let other = Arrival { mark: Some(Mark { checksum: Checksum::from_bits(77), ..mark(1) }), ..arrival(1, None) };
         assert_eq!(compared(&[1], "a", &[(other, "a")]).damaged, 1);
+    }
+
+    /// What happened: the next run's first line was glued to the one that a kill had cut off, and the ledger was refused from then on.
+    #[test]
+    fn a_line_that_an_earlier_run_left_unfinished_is_named_and_spoils_no_later_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let (sent, received) = (folder.path().join("accepted"), folder.path().join("delivered"));
+        std::fs::write(&sent, "# run 0000000000000002 s@x\n0000000000000002-000000000001 10 0000000000000001 5 a@x,b").unwrap();
+        std::fs::write(&received, "0000000000000002-000000000001 10 0000000000000001 5 ok a@x,b").unwrap();
+        for _ in 0..2 {
+            let mut source = LedgerWriter::open(Some(&sent)).unwrap();
+            drop(LedgerWriter::open(Some(&received)).unwrap());
+            source.run(1, b"s@x").unwrap();
+        }
+        let result = compare(&[&sent], &received).unwrap();
+        assert_eq!(result, Difference { cut_off: 2, examples: result.examples.clone(), ..Difference::default() });
+        assert!(result.examples[0].starts_with("cut off: ") && result.examples[0].contains("accepted:2"), "{:?}", result.examples);
+        assert!(result.text().contains("lines cut off 2"), "{}", result.text());
     }
 
     #[test]

@@ -7,22 +7,28 @@
 //! Before them a source names its run, `# run RUN SENDER` (the first half of its identities, and the sender of all its messages), so that what
 //! arrived of a run of which no 250 was read is known as its own. Lines of version 0.1 up to commit f8177c0 have no sender. Lines are gathered
 //! for 20 ms and written whole, so that several threads, and several processes, may share a file. A ledger survives
-//! the end of the server under test, not a kill of the process that keeps it.
+//! the end of the server under test, not a kill of the process that keeps it. A line that such a kill cut off is ended by [`CUT_OFF`] when a
+//! later run appends to the ledger.
 
 use std::{
     fs::{File, OpenOptions},
     io::{self, Write},
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
 };
 
 use crate::{
     checksum::CHECKSUM_CHARS,
     identity::{Mark, push_decimal, write_hex},
+    input_file,
     sink::verify::Arrival,
 };
 
 /// Lines are written when this many octets have been gathered, unless [`LedgerWriter::flush`] comes first.
 const GATHERED_BYTES_MAX: usize = 64 << 10;
+
+/// What the next run puts behind a line that was cut off, so that nobody takes a part of it for all.
+pub const CUT_OFF: &str = " (cut off)";
 
 /// Whom a message came from and whom it came to, as its transaction said it.
 #[derive(Debug, Clone, Copy)]
@@ -41,13 +47,18 @@ pub struct LedgerWriter {
 }
 
 impl LedgerWriter {
-    /// Opens for appending; `None`: keeps none.
+    /// Opens for appending, and ends a line that an earlier run left unfinished; `None`: keeps none.
     pub fn open(path: Option<&Path>) -> io::Result<LedgerWriter> {
         let open = |path: &Path| {
-            let file = OpenOptions::new().append(true).create(true).open(path);
-            file.map(|file| (file, path.to_path_buf())).map_err(|error| about(path, &error))
+            let mut file = OpenOptions::new().append(true).create(true).open(path)?;
+            // Two that open it at once may both write it: the second line of those has nothing before the mark.
+            if is_cut_off(path) {
+                file.write_all(format!("{CUT_OFF}\n").as_bytes())?;
+            }
+            Ok((file, path.to_path_buf()))
         };
-        Ok(LedgerWriter { file: path.map(open).transpose()?, gathered: Vec::new() })
+        let opened = path.map(|path| open(path).map_err(|error| about(path, &error)));
+        Ok(LedgerWriter { file: opened.transpose()?, gathered: Vec::new() })
     }
 
     /// Names a run whose acknowledgements follow, if there are any, and the sender of all of its messages.
@@ -146,6 +157,17 @@ impl LedgerWriter {
 /// Appends an address as ledgers have it: what would end a line or a part of it, and what is not printable, is a `?`.
 pub fn push_address(path: &[u8], out: &mut Vec<u8>) {
     out.extend(path.iter().map(|&octet| if octet.is_ascii_graphic() && octet != b',' { octet } else { b'?' }));
+}
+
+/// Is this a file whose last line has no end? One that cannot be read is appended to as it is.
+fn is_cut_off(path: &Path) -> bool {
+    let last_octet = || {
+        let file = input_file::open(path)?;
+        let mut octet = [0];
+        file.read_exact_at(&mut octet, file.metadata()?.len().saturating_sub(1))?;
+        io::Result::Ok(octet[0])
+    };
+    last_octet().is_ok_and(|octet| octet != b'\n')
 }
 
 fn about(path: &Path, error: &io::Error) -> io::Error {

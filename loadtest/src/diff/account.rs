@@ -194,6 +194,12 @@ impl Account {
         Ok(())
     }
 
+    /// Notes a line that an earlier run left unfinished.
+    pub(super) fn cut_off(&mut self, place: &str) {
+        self.result.cut_off += 1;
+        self.examples.add(Kind::CutOff, || format!("cut off: {place}, by the end of an earlier run; left out"));
+    }
+
     /// Closes the accounts: what did not come is lost.
     pub(super) fn close(mut self) -> Difference {
         self.result.unacknowledged = self.unacknowledged.len() as u64;

@@ -10,11 +10,12 @@ pub(super) enum Kind {
     Damaged,
     Duplicated,
     Foreign,
+    CutOff,
 }
 
 /// Examples by kind: the first of each, and how many there are.
 #[derive(Debug, Default)]
-pub(super) struct Examples([(Vec<String>, u64); 4]);
+pub(super) struct Examples([(Vec<String>, u64); 5]);
 
 impl Examples {
     pub(super) fn add(&mut self, kind: Kind, text: impl FnOnce() -> String) {
@@ -26,7 +27,7 @@ impl Examples {
     }
 
     pub(super) fn lines(self) -> Vec<String> {
-        let names = ["lost", "damaged", "duplicated", "foreign"];
+        let names = ["lost", "damaged", "duplicated", "foreign", "cut off"];
         let of_kind = |(name, (mut texts, count)): (&str, (Vec<String>, u64))| {
             let more = count - texts.len() as u64;
             if more > 0 {

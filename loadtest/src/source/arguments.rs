@@ -119,7 +119,7 @@ pub struct SourceArguments {
     /// A folder of .eml files that are sent in turn.
     #[arg(long, help_heading = "Content")]
     pub corpus: Option<PathBuf>,
-    /// Where acknowledged messages are recorded, a line each.
+    /// Where acknowledged messages are recorded, a line each; a file that is there is appended to.
     #[arg(long, help_heading = "Results")]
     pub ledger: Option<PathBuf>,
     /// Decides content, sizes, recipients and arrivals; chosen and printed when absent.
