@@ -37,7 +37,7 @@ pub struct Part {
     pub acknowledged_bytes: u64,
     /// Transactions open at the end of the time.
     pub in_flight: u64,
-    /// Connections open at the end of the time.
+    /// Most connections open at once within the time; of several threads the sum of that of each.
     pub connections: u64,
     /// What went wrong.
     pub errors: ErrorCounts,
@@ -94,6 +94,8 @@ pub struct Recorder {
     part: Box<Part>,
     /// The second that `part` is of.
     second: u64,
+    /// Connections that are open.
+    connections: u64,
     ended: Vec<(u64, Box<Part>)>,
 }
 
@@ -117,26 +119,34 @@ impl Recorder {
         match self.ended.get_mut(ENDED_MAX - 1) {
             Some((last, late)) => {
                 late.merge_counts(&part);
+                late.connections = late.connections.max(part.connections);
                 *last = self.second;
             }
             None => self.ended.push((self.second, part)),
         }
         self.second = second;
+        self.part.connections = self.connections;
     }
 
-    /// The oldest second that is over, with the gauges as they are now.
-    pub fn ended(&mut self, in_flight: u64, connections: u64) -> Option<(u64, Box<Part>)> {
+    /// So many connections are open from now on.
+    pub fn connections(&mut self, open: u64) {
+        self.connections = open;
+        self.part.connections = self.part.connections.max(open);
+    }
+
+    /// The oldest second that is over, with so many transactions open at its end.
+    pub fn ended(&mut self, in_flight: u64) -> Option<(u64, Box<Part>)> {
         if self.ended.is_empty() {
             return None;
         }
         let (second, mut part) = self.ended.remove(0);
-        (part.in_flight, part.connections) = (in_flight, connections);
+        part.in_flight = in_flight;
         Some((second, part))
     }
 
     /// Ends it: the second that has begun, unless nothing happened in it and others were before.
-    pub fn last(&mut self, in_flight: u64, connections: u64) -> Option<(u64, Box<Part>)> {
-        (self.second == 0 || !self.part.is_empty()).then(|| (self.second, self.take(in_flight, connections)))
+    pub fn last(&mut self, in_flight: u64) -> Option<(u64, Box<Part>)> {
+        (self.second == 0 || !self.part.is_empty()).then(|| (self.second, self.take(in_flight, self.connections)))
     }
 
     /// Records a latency; beyond an hour it counts as an hour.
@@ -169,11 +179,13 @@ impl Recorder {
         self.part.errors.add(kind, 1);
     }
 
-    /// Ends an interval: what was recorded since the last call, with the gauges as they are now.
+    /// Ends an interval: what was recorded since the last call, with so many transactions and connections open at its end.
     pub fn take(&mut self, in_flight: u64, connections: u64) -> Box<Part> {
         self.part.in_flight = in_flight;
+        self.connections(connections);
+        let part = std::mem::take(&mut self.part);
         self.part.connections = connections;
-        std::mem::take(&mut self.part)
+        part
     }
 }
 
@@ -192,7 +204,7 @@ pub struct Interval {
     pub acknowledged_bytes: u64,
     /// Transactions open at its end.
     pub in_flight: u64,
-    /// Connections open at its end.
+    /// Most connections open at once within it.
     pub connections: u64,
     /// What went wrong.
     pub errors: ErrorCounts,
@@ -226,7 +238,7 @@ impl Interval {
         self.acknowledged += later.acknowledged;
         self.acknowledged_bytes += later.acknowledged_bytes;
         self.in_flight = later.in_flight;
-        self.connections = later.connections;
+        self.connections = self.connections.max(later.connections);
         self.errors.merge(&later.errors);
         self.engine = mean(self.engine, later.engine);
         self.generator = mean(self.generator, later.generator);
@@ -319,7 +331,7 @@ impl Measurement {
         self.open.get(&second).map(|open| &open.part)
     }
 
-    /// Most connections open at the end of a second.
+    /// Most connections open at once; of several threads the sum of that of each.
     pub fn connections_max(&self) -> u64 {
         self.connections_max
     }
@@ -431,23 +443,46 @@ mod tests {
         recorder.at(2);
         recorder.sent();
         let mut seen = Vec::new();
-        while let Some((second, part)) = recorder.ended(7, 2) {
-            assert_eq!((part.in_flight, part.connections), (7, 2));
+        while let Some((second, part)) = recorder.ended(7) {
+            assert_eq!(part.in_flight, 7);
             seen.push((second, part.sent));
         }
         assert_eq!(seen, [(0, 1), (1, 2)]);
-        assert_eq!(recorder.last(0, 0).map(|(second, part)| (second, part.sent)), Some((3, 2)));
+        assert_eq!(recorder.last(0).map(|(second, part)| (second, part.sent)), Some((3, 2)));
         // The end is looked at in a second of its own: no second without throughput is made up.
         recorder.at(4);
-        assert_eq!(recorder.ended(0, 0).map(|(second, _)| second), Some(3));
-        assert!(recorder.last(0, 0).is_none());
+        assert_eq!(recorder.ended(0).map(|(second, _)| second), Some(3));
+        assert!(recorder.last(0).is_none());
         // Nobody takes them: they stay few, and nothing is lost.
         (5..50).for_each(|second| {
             recorder.at(second);
             recorder.sent();
         });
-        let taken: Vec<(u64, u64)> = std::iter::from_fn(|| recorder.ended(0, 0)).map(|(second, part)| (second, part.sent)).collect();
+        let taken: Vec<(u64, u64)> = std::iter::from_fn(|| recorder.ended(0)).map(|(second, part)| (second, part.sent)).collect();
         assert_eq!(taken, [(4, 0), (5, 1), (6, 1), (48, 42)]);
+    }
+
+    /// What happened: the number was that at the turn of the second, so that a run of less than a second had none, and neither had one whose
+    /// connections were made anew again and again.
+    #[test]
+    fn connections_are_the_most_at_once_within_each_second() {
+        let mut recorder = Recorder::new();
+        [1, 2, 3, 2].into_iter().for_each(|open| recorder.connections(open));
+        recorder.at(1);
+        recorder.connections(1);
+        recorder.at(2);
+        recorder.connections(0);
+        let ended: Vec<u64> = std::iter::from_fn(|| recorder.ended(0)).map(|(_, part)| part.connections).collect();
+        assert_eq!(ended, [3, 2]);
+        recorder.sent();
+        assert_eq!(recorder.last(0).map(|(_, part)| part.connections), Some(1));
+        // Seconds that nobody takes become one, with the most of all.
+        for second in 3..20 {
+            recorder.at(second);
+            recorder.connections(if second == 10 { 9 } else { 0 });
+        }
+        let ended: Vec<u64> = std::iter::from_fn(|| recorder.ended(0)).map(|(_, part)| part.connections).collect();
+        assert_eq!(ended, [0, 0, 0, 9]);
     }
 
     #[test]

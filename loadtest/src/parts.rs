@@ -48,12 +48,12 @@ pub(crate) fn channel() -> (PartSender, PartReceiver) {
 
 impl PartSender {
     /// Hands in the seconds of a recorder that are over, as far as there is room, and at the end all there is.
-    pub(crate) fn hand_in(&self, recorder: &mut Recorder, in_flight: u64, connections: u64, over: bool) {
+    pub(crate) fn hand_in(&self, recorder: &mut Recorder, in_flight: u64, over: bool) {
         while over || self.has_room() {
-            let Some((second, part)) = recorder.ended(in_flight, connections) else { break };
+            let Some((second, part)) = recorder.ended(in_flight) else { break };
             self.send(CorePart { second, part });
         }
-        if over && let Some((second, part)) = recorder.last(in_flight, connections) {
+        if over && let Some((second, part)) = recorder.last(in_flight) {
             self.send(CorePart { second, part });
         }
     }

@@ -90,7 +90,7 @@ pub struct RunResult {
     pub transactions_begun: u64,
     /// Content bytes acknowledged.
     pub acknowledged_bytes: u64,
-    /// Most connections open at the end of a second.
+    /// Most connections open at once; of several generator threads the sum of that of each.
     pub connections_max: u64,
     /// What the server's memory grew by for each of [`Self::connections_max`], mail under way included; known where its process
     /// is and at least [`CONNECTIONS_THAT_COUNT`] were open.

@@ -135,7 +135,7 @@ async fn supervise(core: &Core, began: Instant, parts: &PartSender) {
         let over = now >= core.ends || core.shared.stop.load(Relaxed);
         let mut desk = core.desk.borrow_mut();
         desk.recorder.at((now - began).as_secs());
-        parts.hand_in(&mut desk.recorder, 0, core.open.get(), over);
+        parts.hand_in(&mut desk.recorder, 0, over);
         if over {
             return;
         }
@@ -178,6 +178,7 @@ async fn keep(core: Rc<Core>, index: usize) {
 fn count(core: &Core, opens: bool) {
     let open = if opens { core.open.get() + 1 } else { core.open.get() - 1 };
     core.open.set(open);
+    core.desk.borrow_mut().recorder.connections(open);
     if opens {
         core.shared.open.fetch_add(1, Relaxed);
         let mut desk = core.desk.borrow_mut();

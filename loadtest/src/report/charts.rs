@@ -116,7 +116,7 @@ pub fn memory(run: &RunResult) -> String {
     time_chart("Resident memory, MiB", &number, present(series))
 }
 
-/// Transactions and connections open at the end of each interval.
+/// Transactions open at the end of each interval, and the most connections within it.
 pub fn in_flight(run: &RunResult) -> String {
     let series = vec![
         Series::new("transactions open", over_time(run, |i| Some(i.in_flight as f64))),

@@ -120,6 +120,14 @@ impl Drop for Owed<'_> {
 }
 
 impl Core {
+    /// So many connections are open from now on.
+    fn count_connections(&self, open: u64) {
+        self.connections.set(open);
+        let mut desk = self.desk.borrow_mut();
+        desk.recorder.at(self.began.elapsed().as_secs());
+        desk.recorder.connections(open);
+    }
+
     /// Goes down or comes up, as it is asked for.
     fn follow_down(&self) {
         let by_file = self.options.down_file.as_ref().is_some_and(|file| file.exists());
@@ -273,7 +281,7 @@ async fn supervise(core: &Core, share: usize, parts: &PartSender) -> Result<(), 
             return Err(error.into());
         }
         desk.recorder.at(core.began.elapsed().as_secs());
-        parts.hand_in(&mut desk.recorder, 0, core.connections.get(), over);
+        parts.hand_in(&mut desk.recorder, 0, over);
         let asked = core.shared.ledger_asked.load(SeqCst);
         desk.ledger.flush()?;
         core.shared.ledger_written[share].store(asked, SeqCst);
@@ -342,13 +350,13 @@ async fn connection(core: Rc<Core>, conn: Conn, ends: Option<Instant>) {
         let _unsent = conn.flush().await;
         return;
     }
-    core.connections.set(core.connections.get() + 1);
+    core.count_connections(core.connections.get() + 1);
     let number = core.accepted.get();
     let open = Rc::new(Open { peer: peer.ip(), deadline: core.ring.deadline(), messages: Cell::new(0) });
     core.accepted.set(number + 1);
     core.open.borrow_mut().insert(number, open.clone());
     speak(&core, conn, &open, ends).await;
-    core.connections.set(core.connections.get() - 1);
+    core.count_connections(core.connections.get() - 1);
     let is_counted = core.open.borrow_mut().remove(&number).is_none();
     if !is_counted {
         core.close(&open);

@@ -140,6 +140,14 @@ impl Core {
         }
     }
 
+    /// So many connections are open from now on.
+    pub(super) fn count_connections(&self, open: u64, now: Instant) {
+        self.connections.set(open);
+        let mut desk = self.desk.borrow_mut();
+        desk.second_of(now);
+        desk.recorder.connections(open);
+    }
+
     pub(super) fn body(&self, form: Form, body: Body) -> PageSlice {
         let item = &self.items[body.item];
         match form {
@@ -335,7 +343,7 @@ async fn supervise(core: &Rc<Core>, control: &Control, parts: &PartSender, began
         let mut desk = core.desk.borrow_mut();
         desk.second_of(now);
         let in_flight = desk.in_flight;
-        parts.hand_in(&mut desk.recorder, in_flight, core.connections.get(), over);
+        parts.hand_in(&mut desk.recorder, in_flight, over);
         desk.report.last_trouble.iter().for_each(|trouble| control.note(trouble));
         desk.flush_ledger();
         if over {

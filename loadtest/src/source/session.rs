@@ -169,12 +169,13 @@ async fn connection(core: &Rc<Core>, index: usize, address: Option<IpAddr>, open
         desk.is_reached = true;
         desk.observe(Phase::Connect, began, now);
     }
-    core.connections.set(core.connections.get() + 1);
+    core.count_connections(core.connections.get() + 1, now);
     let mut client = Client::new(&core.script, now);
     let end = speak(core, index, &conn, &mut client, turn, opening, deadline).await;
     // What is open when a connection ends by a failure; in all other cases there is nothing.
-    client.broke(Instant::now(), &mut *core.desk.borrow_mut());
-    core.connections.set(core.connections.get() - 1);
+    let ended = Instant::now();
+    client.broke(ended, &mut *core.desk.borrow_mut());
+    core.count_connections(core.connections.get() - 1, ended);
     if end == End::Badly && client.has_delivered() { End::Broken } else { end }
 }
 
