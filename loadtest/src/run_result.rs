@@ -305,6 +305,12 @@ impl RunResult {
         self.phases.get(&Phase::Transaction).map_or(0, |summary| summary.count)
     }
 
+    /// Transactions that were begun and failed: refused, or the connection ended before the reply. One that went to some of its recipients did
+    /// not.
+    pub fn transactions_failed(&self) -> u64 {
+        self.fates.refused + self.fates.unknown + self.fates.unsent
+    }
+
     /// Reads a result. [`Failure::Io`] when it cannot be read, [`Failure::Data`] when it is none or of another format.
     pub fn read(path: &Path) -> Result<Self, Failure> {
         Self::parse(&read_text(path)?).map_err(|reason| Failure::Data(format!("{}: {reason}", path.display())))

@@ -310,11 +310,11 @@ fn percentile(part: &[Interval], at: f64) -> f64 {
     sum.value_at_percentile(at) as f64
 }
 
-/// Errors are a share, often 0: compared as points, with the noise that counting has.
+/// Transactions that failed are a share, often 0: compared as points, with the noise that counting has.
 fn compare_errors(a: &[&RunResult], b: &[&RunResult], thresholds: &Thresholds) -> MetricChange {
     let counted = |runs: &[&RunResult]| -> (f64, f64) {
-        let errors: u64 = runs.iter().map(|run| run.errors.total()).sum();
-        let begun: u64 = runs.iter().map(|run| run.transactions_begun.max(run.errors.total())).sum();
+        let errors: u64 = runs.iter().map(|run| run.transactions_failed()).sum();
+        let begun: u64 = runs.iter().map(|run| run.transactions_begun.max(run.transactions_failed())).sum();
         (errors as f64, begun.max(1) as f64)
     };
     let ((errors_a, all_a), (errors_b, all_b)) = (counted(a), counted(b));
@@ -422,7 +422,10 @@ mod tests {
     fn errors_count_in_points_and_a_failed_run_is_a_regression() {
         let a = runs(1, 3, 1.0, 0.01);
         let mut b = a.clone();
+        // What happened: each refused recipient was an error of a transaction, though others had all of the mail.
         b.iter_mut().for_each(|run| run.errors.add(ErrorKind::Reply(451), run.transactions_begun / 20));
+        assert_eq!(compare(&a, &b, &Thresholds::default()).verdict, Verdict::Same);
+        b.iter_mut().for_each(|run| run.fates.refused = run.transactions_begun / 20);
         assert_eq!(compare(&a, &b, &Thresholds::default()).verdict, Verdict::Regressed);
         assert_eq!(compare(&a, &b, &Thresholds { errors: 10.0, ..Thresholds::default() }).verdict, Verdict::Same);
         let mut failed = a.clone();

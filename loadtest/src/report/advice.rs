@@ -193,7 +193,15 @@ mod tests {
 
     #[test]
     fn mail_refused_for_good_is_told_and_is_no_limit() {
-        let advice = judged(|run| run.errors.add(ErrorKind::Reply(552), run.transactions_begun / 10));
+        let refused = |messages: u64| {
+            judged(|run| {
+                run.errors.add(ErrorKind::Reply(552), run.transactions_begun / 10);
+                run.fates.refused = messages;
+            })
+        };
+        // Recipients beside whom others had the mail.
+        assert!(!refused(0).sentences.iter().any(|text| text.contains("for good")));
+        let advice = refused(1_000_000);
         assert_eq!(advice.bottleneck, Bottleneck::DiskSync);
         assert!(advice.sentences[0].contains("times 552 refused mail for good"), "{advice:?}");
     }

@@ -33,7 +33,9 @@ pub(super) fn at_a_limit(run: &RunResult, server: &str) -> Option<String> {
 pub(super) fn for_good(run: &RunResult) -> Option<String> {
     let refused = replies(run, |code| (500..600).contains(&code));
     let count: u64 = refused.iter().map(|(_, count)| count).sum();
-    (share(count, run.transactions_begun.max(count)) > LIMIT_SHARE).then(|| {
+    // Recipients that were refused are errors, too, and a message that others had was not.
+    let messages = count.min(run.fates.refused);
+    (share(messages, run.transactions_begun.max(messages)) > LIMIT_SHARE).then(|| {
         format!(
             "{} refused mail for good, beside {} transactions begun: the figures are those of the mail that was left.",
             words(&refused),
