@@ -149,7 +149,7 @@ pub fn run(scenario: &Scenario, place: &Place, stop: &StopSignal, viewer: &mut d
     let server_cpu_s = under_test.cpu().zip(cpu_before).map(|(after, before)| after.saturating_sub(before).as_secs_f64());
     let final_metrics = under_test.counters();
     let mut failures = judge(scenario, &ran, &deliveries);
-    failures.extend(under_test.end());
+    failures.extend(under_test.end().filter(|failure| !deliveries.failures.contains(failure)));
     let mut load = load_of(&options);
     load.server_cores = place.server.cores();
     let settings = json!({
@@ -328,13 +328,23 @@ impl UnderTest {
 
     /// Ends it in order; what went wrong with that.
     fn end(self) -> Option<String> {
-        let ended = hold(self.engine.as_ref()?).terminate(STOP_MAX);
+        let mut engine = hold(self.engine.as_ref()?);
+        if let Some(death) = death(&mut engine) {
+            return Some(death);
+        }
+        let ended = engine.terminate(STOP_MAX);
         match ended {
             Ok(status) if status.success() => None,
             Ok(status) => Some(format!("the engine ended with {status}")),
             Err(error) => Some(error.to_string()),
         }
     }
+}
+
+/// How the engine ended, where nobody here asked it to, as one line.
+fn death(engine: &mut EngineProcess) -> Option<String> {
+    let error = engine.must_run().err()?.to_string();
+    Some(error.lines().map(str::trim).collect::<Vec<_>>().join("; "))
 }
 
 /// Did the disk or the system keep the engine from starting: a log that cannot be had, or what the engine says with its exit code?
@@ -353,8 +363,8 @@ fn hold(engine: &Mutex<EngineProcess>) -> MutexGuard<'_, EngineProcess> {
     engine.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Waits until the queue is empty, ends the next hops and compares the ledgers. Where the wait is interrupted there is nothing to compare:
-/// what did not come is in the queue.
+/// Waits until the queue is empty, ends the next hops and compares the ledgers. Where the wait is interrupted, or the engine has died, there is
+/// nothing to compare: what did not come is in the queue.
 fn account(
     scenario: &Scenario,
     under_test: &mut UnderTest,
@@ -369,18 +379,25 @@ fn account(
     }
     let (began, patience) = (Instant::now(), Duration::from_secs_f64(scenario.expect.drain_s_max.clamp(0.1, 1e6)));
     let arrived = || sinks.iter().map(Sink::messages).sum();
+    let mut dead = None;
     let waited = match &under_test.engine {
-        Some(engine) => match hold(engine).drain_unless(patience, arrived, || stop.is_asked()) {
-            Ok(true) => {
-                deliveries.drain_s = Some(began.elapsed().as_secs_f64());
-                true
+        Some(engine) => {
+            let mut engine = hold(engine);
+            match engine.drain_unless(patience, arrived, || stop.is_asked()) {
+                Ok(true) => {
+                    deliveries.drain_s = Some(began.elapsed().as_secs_f64());
+                    true
+                }
+                Ok(false) => false,
+                Err(error) => {
+                    dead = death(&mut engine);
+                    if dead.is_none() {
+                        deliveries.failures.push(error.to_string());
+                    }
+                    true
+                }
             }
-            Ok(false) => false,
-            Err(error) => {
-                deliveries.failures.push(error.to_string());
-                true
-            }
-        },
+        }
         None => wait_for_arrivals(scenario, &sinks, (accepted, delivered), patience, stop),
     };
     sinks.iter().for_each(Sink::stop);
@@ -390,7 +407,12 @@ fn account(
         add_end_to_end(&mut ran.measurement, ran.began, sink_began, parts);
         deliveries.sinks.push(report);
     }
-    if waited {
+    if let Some(death) = dead {
+        deliveries.failures.push(death);
+        deliveries.failures.push(
+            "what was accepted and what arrived is not compared: what did not come may be in the spool of the engine that is gone".into(),
+        );
+    } else if waited {
         let difference = compare(&[accepted], delivered)?;
         if difference.lost > 0 && under_test.engine.is_none() {
             deliveries.failures.push(format!(
@@ -483,4 +505,30 @@ fn judge(scenario: &Scenario, ran: &SourceRun, deliveries: &Deliveries) -> Vec<S
         }
     }
     failures
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What happened: the last lines of a killed engine's log were one with `\n` in it, and behind them stood that there was no such process.
+    #[test]
+    fn an_engine_that_died_is_told_once_and_on_one_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut engine = EngineProcess::new(Path::new("/bin/sh"), folder.path(), SocketAddr::from(([127, 0, 0, 1], 1))).unwrap();
+        let mut command = std::process::Command::new("/bin/sh");
+        command.args(["-c", "echo one; echo two; kill -9 $$"]);
+        engine.spawn(command).unwrap();
+        let told = loop {
+            match death(&mut engine) {
+                Some(death) => break death,
+                None => std::thread::yield_now(),
+            }
+        };
+        assert!(told.contains("signal: 9") && told.ends_with("one; two"), "{told}");
+        let engine = Some(Arc::new(Mutex::new(engine)));
+        let under_test =
+            UnderTest { address: SocketAddr::from(([127, 0, 0, 1], 1)), engine, foreign_pid: None, cpu_gone: Arc::default(), killer: None };
+        assert_eq!(under_test.end(), Some(told));
+    }
 }
