@@ -333,7 +333,7 @@ impl RunResult {
 
 /// What was measured; nothing of it is nothing measured, as older results say it.
 fn measured<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
-    Ok(Option::<f64>::deserialize(deserializer)?.filter(|&value| value > 0.0))
+    Ok(Option::<f64>::deserialize(deserializer)?.filter(|&value| value != 0.0))
 }
 
 /// CPU seconds of so long a run, from the shares of its intervals; none where there is none, or it was nothing.

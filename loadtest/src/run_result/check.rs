@@ -31,6 +31,21 @@ impl RunResult {
                 self.emails_per_second
             ));
         }
+        if self.success && !self.failures.is_empty() {
+            return Err(format!("success: true contradicts failures, of which there are {}", self.failures.len()));
+        }
+        for (field, said) in [
+            ("cpu_usage", self.cpu_usage),
+            ("memory_usage_mb", self.memory_usage_mb),
+            ("memory_bytes_per_connection", self.memory_bytes_per_connection),
+            ("generator_cpu_usage", Some(self.generator_cpu_usage)),
+            ("cpu_us_per_message", self.cpu_us_per_message),
+            ("paused_s", Some(self.fates.paused_s)),
+        ] {
+            if let Some(said) = said.filter(|said| !said.is_finite() || *said < 0.0) {
+                return Err(format!("{field}: {said} cannot be"));
+            }
+        }
         for (phase, summary) in &self.phases {
             summary.check().map_err(|reason| format!("phases.{}.{reason}", phase.name()))?;
         }
@@ -119,9 +134,17 @@ mod tests {
             ("/phases/transaction/mean_ns", serde_json::json!(1.0), "phases.transaction.mean_ns"),
             ("/p99_response_time", serde_json::json!(0.5), "p99_response_time"),
             ("/median_response_time", serde_json::json!(0.5), "median_response_time"),
+            ("/success", serde_json::json!(true), "success"),
+            ("/cpu_usage", serde_json::json!(-1.0), "cpu_usage"),
+            ("/memory_usage_mb", serde_json::json!(-1.0), "memory_usage_mb"),
+            ("/cpu_us_per_message", serde_json::json!(-1.0), "cpu_us_per_message"),
+            ("/generator_cpu_usage", serde_json::json!(-1.0), "generator_cpu_usage"),
             ("/intervals/1/length_s", serde_json::json!(0), "intervals[1].length_s"),
         ] {
             let mut bad = good.clone();
+            if at == "/success" {
+                bad["failures"] = serde_json::json!(["lost 3"]);
+            }
             *bad.pointer_mut(at).unwrap() = value;
             let error = RunResult::parse(&bad.to_string()).unwrap_err();
             assert!(error.starts_with(field), "{at}: {error}");
