@@ -234,6 +234,12 @@ fn pick(form: Form, cut: &Cut) -> usize {
     }
 }
 
+/// Octets of the smallest generated message: header, mark and the line that ends it.
+pub fn text_bytes_least() -> u64 {
+    let (_, cuts) = generate(0, 0);
+    (head_bytes(true) + cuts[0].raw as usize + last_line_bytes(0)) as u64
+}
+
 /// A text for messages of up to `bytes` octets, and its cuts: the first behind its header, one behind each line.
 fn generate(bytes: usize, seed: u64) -> (Item, Vec<Cut>) {
     let mut random = Random::new(seed);
@@ -346,6 +352,7 @@ mod tests {
         let (mut composer, items) = Composer::new(&ContentKind::Text(Sizes::fixed(1)), 7, 1, 0);
         let (plan, content) = compose(&mut composer, &items, 3, Form::Raw);
         assert_eq!(plan.content_bytes, content.len() as u64);
+        assert_eq!(plan.content_bytes, text_bytes_least());
         assert_eq!(plan.mark.checksum, Checksum::of(covered(&content)));
     }
 

@@ -52,6 +52,15 @@ impl Sizes {
         }
     }
 
+    /// The smallest that was asked for; none of a distribution, whose small ones are few.
+    pub fn least_asked(&self) -> Option<u64> {
+        match self {
+            Sizes::Weighted(entries) => entries.iter().map(|&(size, _)| size).min(),
+            Sizes::Uniform { least, .. } => Some(*least),
+            Sizes::LogNormal { .. } => None,
+        }
+    }
+
     fn read_mix(path: &Path) -> Result<Sizes, String> {
         let text =
             input_file::read_text(path, input_file::TEXT_BYTES_MAX).map_err(|error| format!("the mix file {}: {error}", path.display()))?;

@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::{
     addresses::{DOMAINS_MAX, RecipientPlan, Spread},
     cli::{Failure, say},
-    content::ContentKind,
+    content::{self, ContentKind},
     ingredients::Ingredients,
     live::{Beside, Lines, SourceRun, Viewer, run_source, usual_viewer},
     machine::Machine,
@@ -57,7 +57,8 @@ pub struct SourceArguments {
     #[arg(long, help_heading = "Load", long_help = RATE_FORM)]
     pub rate: Option<Rate>,
     /// Octets of a message: 4KiB, 1KiB..5MiB, 4KiB*8,64KiB*2, lognormal:MEDIAN:SIGMA[:LEAST..MOST] or @FILE.
-    #[arg(long, default_value = "4KiB", value_parser = Sizes::read, help_heading = "Load", long_help = SIZES_FORM)]
+    #[arg(long, default_value = "4KiB", value_parser = Sizes::read, conflicts_with_all = ["template", "header", "attach", "corpus"],
+          help_heading = "Load", long_help = SIZES_FORM)]
     pub size: Sizes,
     /// Messages per connection; 0: no limit.
     #[arg(long, default_value_t = 0, help_heading = "Load")]
@@ -270,6 +271,10 @@ impl SourceArguments {
     fn content(&self) -> Result<ContentKind, Failure> {
         let (corpus, template) = (self.corpus.as_ref(), self.template.as_ref());
         self.header.iter().try_for_each(|field| check_field(field)).map_err(|error| Failure::Usage(format!("--header: {error}")))?;
+        let least = content::text_bytes_least();
+        if let Some(size) = self.size.least_asked().filter(|&size| size < least) {
+            return Err(Failure::Usage(format!("--size {size}: a message that says what it is has {least} octets at least")));
+        }
         let ingredients = Ingredients { corpus, template, header: &self.header, attach: &self.attach, size: &self.size };
         ingredients.read().map_err(Failure::Data)
     }
