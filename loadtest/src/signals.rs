@@ -11,11 +11,22 @@ use std::{
 };
 
 use signal_hook::{
-    consts::{SIGHUP, SIGINT, SIGTERM},
+    consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ},
+    flag,
     iterator::Signals,
 };
 
 use crate::leash;
+
+/// A file that reaches the limit of files (`ulimit -f`) is from now on an error of the write, which names it, and not the end of this process.
+/// Programs that it starts are not changed by that.
+///
+/// # Errors
+/// The system gives no handler.
+pub fn outlive_file_size_limit() -> io::Result<()> {
+    // Nobody looks at the flag: the write itself fails.
+    flag::register(SIGXFSZ, Arc::default()).map(drop)
+}
 
 /// Whether somebody asked for the end.
 #[derive(Debug, Clone)]

@@ -373,3 +373,13 @@ fn what_a_server_says_is_printed_without_control_characters() {
     let load = ringpost_load(&["source", "--to", &address, "--messages", "1", "--timeout", "0.2"]);
     assert!(!text(&load).contains('\u{1b}') && text(&load).contains("554 \\u{1b}[2Jno"), "{}", text(&load));
 }
+
+/// What happened: the kernel's signal ended the command in the middle, without a word and without its result.
+#[test]
+fn a_limit_of_file_sizes_is_an_error_of_the_write() {
+    let folder = tempfile::tempdir().unwrap();
+    let limited = "ulimit -f 1; exec \"$0\" man --dir \"$1\"";
+    let output = Command::new("/bin/sh").args(["-c", limited, env!("CARGO_BIN_EXE_ringpost-load")]).arg(folder.path()).output().unwrap();
+    assert_eq!(output.status.code(), Some(74), "{:?}: {}", output.status, text(&output));
+    assert!(text(&output).contains("too large"), "{}", text(&output));
+}
