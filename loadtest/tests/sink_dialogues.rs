@@ -27,7 +27,7 @@ impl Behaviour for Good {
         false
     }
 
-    fn arrived(&mut self, arrival: &Arrival, envelope: Envelope<'_>) {
+    fn arrived(&mut self, arrival: &Arrival, envelope: Envelope<'_>, _: bool) {
         self.arrived.push((arrival.bytes, String::from_utf8(envelope.recipients.to_vec()).unwrap()));
     }
 
@@ -51,8 +51,8 @@ impl Behaviour for Faulty {
         false
     }
 
-    fn arrived(&mut self, arrival: &Arrival, envelope: Envelope<'_>) {
-        self.good.arrived(arrival, envelope);
+    fn arrived(&mut self, arrival: &Arrival, envelope: Envelope<'_>, is_first: bool) {
+        self.good.arrived(arrival, envelope, is_first);
     }
 
     fn refused(&mut self, code: u16) {

@@ -93,7 +93,7 @@ fn every_way_of_sending_arrives_whole() {
 fn lmtp_delivers_to_each_recipient() {
     let (ran, sink, difference) = run(|o| o.announcement.lmtp = true, |o| (o.lmtp, o.recipients.per_message) = (true, 3));
     assert_clean(&ran, &sink, &difference, 200);
-    assert_eq!((sink.messages, difference.owed), (600, 600));
+    assert_eq!((sink.messages, sink.deliveries, difference.owed), (200, 600, 600));
 }
 
 #[test]

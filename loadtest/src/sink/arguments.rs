@@ -165,8 +165,9 @@ impl SinkArguments {
 fn report_text(report: &SinkReport) -> String {
     let mut lines = Vec::new();
     lines.push(format!(
-        "{} messages in {:.2} s: {:.0}/s; intact {}, damaged {}, foreign {}, bare CR or LF {}",
+        "{} messages, {} deliveries in {:.2} s: {:.0} messages/s; intact {}, damaged {}, foreign {}, bare CR or LF {}",
         report.messages,
+        report.deliveries,
         report.seconds,
         report.messages_per_second,
         report.intact,

@@ -182,9 +182,11 @@ impl Behaviour for Desk {
         })
     }
 
-    fn arrived(&mut self, arrival: &Arrival, envelope: Envelope<'_>) {
+    fn arrived(&mut self, arrival: &Arrival, envelope: Envelope<'_>, is_first: bool) {
+        let recipients = memchr::memchr_iter(b',', envelope.recipients).count() as u64 + 1;
         let report = &mut self.report;
-        report.messages += 1;
+        report.messages += u64::from(is_first);
+        report.deliveries += recipients;
         report.bytes += arrival.bytes;
         report.bare_line_ends += arrival.bare_line_ends;
         let at = self.now.saturating_duration_since(self.began);
@@ -205,9 +207,8 @@ impl Behaviour for Desk {
         if let Err(error) = self.ledger.delivered(arrival, now_us, envelope) {
             self.ledger_failed.get_or_insert(error);
         }
-        let recipients = memchr::memchr_iter(b',', envelope.recipients).count() as u64 + 1;
         self.shared.deliveries.fetch_add(recipients, SeqCst);
-        self.shared.messages.fetch_add(1, SeqCst);
+        self.shared.messages.fetch_add(u64::from(is_first), SeqCst);
     }
 
     fn refused(&mut self, code: u16) {

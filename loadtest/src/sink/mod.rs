@@ -133,11 +133,13 @@ pub struct ClientReport {
 pub struct SinkReport {
     /// Seconds from the first message to the last.
     pub seconds: f64,
-    /// Messages taken, damaged ones and other people's, too. Under LMTP one per recipient.
+    /// Messages taken, damaged ones and other people's, too: one each, however many recipients it had.
     pub messages: u64,
+    /// Recipients that they were taken for.
+    pub deliveries: u64,
     /// Messages per second.
     pub messages_per_second: f64,
-    /// Messages with a mark that are as they were sent.
+    /// Arrivals with a mark that are as they were sent: messages, and under LMTP deliveries, as each has a reply of its own.
     pub intact: u64,
     /// By what is wrong.
     pub damaged: BTreeMap<&'static str, u64>,
@@ -192,6 +194,7 @@ impl SinkReport {
             (own, other) => own.or(other),
         };
         self.messages += other.messages;
+        self.deliveries += other.deliveries;
         self.intact += other.intact;
         self.foreign += other.foreign;
         self.bytes += other.bytes;

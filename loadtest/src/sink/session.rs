@@ -39,8 +39,8 @@ pub trait Behaviour {
     fn fault(&mut self, stage: Stage) -> Option<FaultKind>;
     /// Is this sender and recipient to come again later?
     fn is_greylisted(&mut self, reverse_path: &[u8], forward_path: &[u8]) -> bool;
-    /// A message is whole, before it is answered.
-    fn arrived(&mut self, arrival: &Arrival, envelope: Envelope<'_>);
+    /// A message is whole, before it is answered; under LMTP for each of its recipients, of whom one is the first.
+    fn arrived(&mut self, arrival: &Arrival, envelope: Envelope<'_>, is_first: bool);
     /// A message was refused, or a command answered by 4xx or 5xx.
     fn refused(&mut self, code: u16);
 }
@@ -95,6 +95,8 @@ pub struct ServerSession {
     chunked: bool,
     verifier: Verifier,
     messages: u64,
+    /// Replies that said so: under LMTP one for each recipient.
+    taken: u64,
 }
 
 /// Ends the handling of what was read with this.
@@ -113,6 +115,7 @@ impl ServerSession {
             chunked: false,
             verifier: Verifier::new(),
             messages: 0,
+            taken: 0,
         };
         let kind = if announcement.lmtp { "LMTP" } else { "ESMTP" };
         let step = session.or_fault(Stage::Banner, behaviour, out, |_, out| {
@@ -346,17 +349,19 @@ impl ServerSession {
         if !announcement.lmtp {
             let envelope = Envelope { reverse_path: &reverse_path, recipients: &recipients };
             let step = self.or_fault_with(Stage::Dot, behaviour, out, |session, behaviour, out| {
-                session.take_or_refuse(&arrival, envelope, too_large, behaviour, out);
+                session.take_or_refuse(&arrival, envelope, too_large, true, behaviour, out);
             });
             self.recipients = recipients;
             self.recipients.clear();
             return step;
         }
+        let taken_before = self.taken;
         // RFC 2033 4.2: a reply for each recipient, which may differ.
         for recipient in recipients.split(|&byte| byte == b',').take(replies as usize) {
             let envelope = Envelope { reverse_path: &reverse_path, recipients: recipient };
             let step = self.or_fault_with(Stage::Dot, behaviour, out, |session, behaviour, out| {
-                session.take_or_refuse(&arrival, envelope, too_large, behaviour, out);
+                let is_first = session.taken == taken_before;
+                session.take_or_refuse(&arrival, envelope, too_large, is_first, behaviour, out);
             });
             // A reply behind one that is not given would be taken for it.
             if step.is_break() || matches!(self.state, State::Silent) {
@@ -371,6 +376,7 @@ impl ServerSession {
         arrival: &Arrival,
         envelope: Envelope<'_>,
         too_large: bool,
+        is_first: bool,
         behaviour: &mut impl Behaviour,
         out: &mut Vec<u8>,
     ) {
@@ -378,10 +384,11 @@ impl ServerSession {
             let _goes_on = refuse(552, TOO_LARGE, behaviour, out);
             return;
         }
-        self.messages += 1;
-        behaviour.arrived(arrival, envelope);
+        self.messages += u64::from(is_first);
+        self.taken += 1;
+        behaviour.arrived(arrival, envelope, is_first);
         out.extend_from_slice(TAKEN);
-        push_decimal(self.messages, out);
+        push_decimal(self.taken, out);
         out.extend_from_slice(b" here\r\n");
     }
 
