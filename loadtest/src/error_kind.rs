@@ -18,7 +18,7 @@ pub enum ErrorKind {
     ConnectRefused,
     /// No connection in time.
     ConnectTimeout,
-    /// Connected, and no banner in time or until the end: the kernel took the connection, and no process of the server did.
+    /// Connected, and no octet of a banner in time or until the end: the kernel took the connection, and no process of the server did.
     NoBanner,
     /// No reply in time.
     ReplyTimeout,

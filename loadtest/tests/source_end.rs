@@ -33,6 +33,28 @@ fn connections_that_nobody_greets_are_counted_and_do_not_hold_up_the_end() {
     assert!(ran.began.elapsed() < Duration::from_secs(10));
 }
 
+/// What happened: a server that said the first line of its banner and no more was said to have left the connection to its kernel.
+#[test]
+fn a_banner_without_an_end_is_a_reply_that_is_missing() {
+    for (messages, duration) in [(Some(1), None), (None, Some(Duration::from_millis(400)))] {
+        let listener = std::net::TcpListener::bind(loopback()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = std::thread::spawn(move || {
+            let mut stream = listener.accept().unwrap().0;
+            stream.write_all(b"220-here\r\n220").unwrap();
+            let _until_its_end = std::io::copy(&mut stream, &mut std::io::sink());
+        });
+        let ran = load(address, |o| {
+            (o.sessions, o.messages, o.duration) = (1, messages, duration);
+            o.timeout = if messages.is_some() { Duration::from_millis(300) } else { Duration::from_secs(60) };
+        });
+        server.join().unwrap();
+        let errors = &ran.measurement.totals().errors;
+        assert_eq!((ran.report.ungreeted, errors.of(ErrorKind::NoBanner)), (0, 0), "{:?}", ran.report);
+        assert_eq!(errors.of(ErrorKind::ReplyTimeout), 1, "{:?}", ran.report);
+    }
+}
+
 /// A server with one process: one connection is served, the others stay where the kernel keeps them.
 #[test]
 fn messages_that_are_all_sent_end_a_load_though_some_sessions_were_never_greeted() {
@@ -276,7 +298,7 @@ fn the_end_of_a_load_ends_the_longest_pause_between_two_messages() {
 /// What happened: each line of a reply began the wait for it anew, so that a reply without an end held its session for ever.
 #[test]
 fn a_reply_that_never_ends_is_given_up_after_the_timeout() {
-    for (first, line, kind) in [("", "220-x\r\n", ErrorKind::NoBanner), ("220 here\r\n", "250-x\r\n", ErrorKind::ReplyTimeout)] {
+    for (first, line, kind) in [("", "220-x\r\n", ErrorKind::ReplyTimeout), ("220 here\r\n", "250-x\r\n", ErrorKind::ReplyTimeout)] {
         let listener = std::net::TcpListener::bind(loopback()).unwrap();
         let address = listener.local_addr().unwrap();
         // Ends with the process: it waits for connections that do not come any more.

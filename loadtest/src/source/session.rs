@@ -218,6 +218,8 @@ async fn speak(
     let mut pace = core.options.bytes_per_s.map(|rate| Pace::new(rate, connected));
     // Since when the next reply is waited for, in however many lines it comes.
     let mut waits_since = connected;
+    // Somebody is there, though the banner has not come to its end.
+    let mut is_heard = false;
     loop {
         deadline.set(core.patience(waits_since));
         let replies = client.replies();
@@ -228,6 +230,7 @@ async fn speak(
         let flow = match event {
             Event::Bytes(received) => {
                 let now = Instant::now();
+                is_heard = true;
                 let (mut desk, mut outbox) = (core.desk.borrow_mut(), core.outbox.borrow_mut());
                 let mut flow = client.receive(&core.script, &received, now, &mut *desk, &mut outbox);
                 drop(received);
@@ -259,7 +262,7 @@ async fn speak(
             Event::TimedOut => {
                 let waited = connected.elapsed();
                 let mut desk = core.desk.borrow_mut();
-                if client.awaits_banner() {
+                if client.awaits_banner() && !is_heard {
                     desk.report.ungreeted += 1;
                     desk.trouble(ErrorKind::NoBanner, || no_banner(waited));
                 } else {
@@ -271,8 +274,14 @@ async fn speak(
                 let waited = connected.elapsed();
                 if waited >= core.greeting_patience() {
                     let mut desk = core.desk.borrow_mut();
-                    desk.report.ungreeted += 1;
-                    desk.trouble(ErrorKind::NoBanner, || no_banner(waited));
+                    if is_heard {
+                        desk.trouble(ErrorKind::ReplyTimeout, || {
+                            format!("the banner did not come to its end in {:.1} s", waited.as_secs_f64())
+                        });
+                    } else {
+                        desk.report.ungreeted += 1;
+                        desk.trouble(ErrorKind::NoBanner, || no_banner(waited));
+                    }
                 }
                 return End::Well;
             }
