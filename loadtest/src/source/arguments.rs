@@ -1,7 +1,7 @@
 //! `ringpost-load source`: its command line, and what it prints.
 
 use std::{
-    io::{self, IsTerminal},
+    io::{self, IsTerminal, Write},
     net::{IpAddr, SocketAddr, ToSocketAddrs},
     path::{Path, PathBuf},
     time::Duration,
@@ -339,6 +339,8 @@ impl SourceArguments {
         let beside = Beside { server_pid: Some(&server_pid), sinks: &[] };
         let run = run_source(options.clone(), beside, &stop, &mut *viewer)?;
         drop(viewer);
+        // What it used is known until then, and looks as if it were that of the whole run.
+        let gone = self.server_pid.filter(|&pid| tree_use(pid).is_err());
         let text = if self.json { summary(&options, &run).to_string() } else { summary_text(&options, &run) };
         let failures = failures(&run);
         let code = exit_code(&run, &failures);
@@ -348,6 +350,10 @@ impl SourceArguments {
             None => Ok(()),
         };
         say(&text)?;
+        if let Some(pid) = gone {
+            let text = format!("--server-pid {pid}: the process ended before the run did: its CPU and memory are those until then");
+            let _unread = writeln!(io::stderr(), "ringpost-load: {text}");
+        }
         written.map(|()| code)
     }
 

@@ -383,3 +383,24 @@ fn a_limit_of_file_sizes_is_an_error_of_the_write() {
     assert_eq!(output.status.code(), Some(74), "{:?}: {}", output.status, text(&output));
     assert!(text(&output).contains("too large"), "{}", text(&output));
 }
+
+/// What happened: a server's process that ended during the run had figures that looked like those of the whole of it.
+#[test]
+fn a_server_process_that_ends_during_the_run_is_told() {
+    let mut server = Command::new("/bin/sh").args(["-c", "read line"]).stdin(std::process::Stdio::piped()).spawn().unwrap();
+    let pid = server.id().to_string();
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let to = nobody.local_addr().unwrap().to_string();
+    let load = Command::new(env!("CARGO_BIN_EXE_ringpost-load"))
+        .args(["source", "--to", &to, "--seconds", "2", "--quiet", "--server-pid", &pid])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Its first connection tells that it has begun.
+    drop(nobody.accept().unwrap());
+    drop(server.stdin.take());
+    server.wait().unwrap();
+    let output = load.wait_with_output().unwrap();
+    assert!(text(&output).contains(&format!("--server-pid {pid}: the process ended before the run did")), "{}", text(&output));
+}
