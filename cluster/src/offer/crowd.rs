@@ -1,13 +1,18 @@
-//! What a partition had no room for, of a node that does not deliver: it is offered again as room is made, one item for each place that is heard
-//! of, and a few now and then, since what others complete nobody tells this node.
+//! What a partition had no room for, of a node that does not deliver: a few are offered now and then, and two for each that comes in, so that room
+//! is found soon and filled fast, and a queue that stays full costs little. What was completed holds its place until its owner has settled it, so
+//! a completion says nothing of room.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{Offers, State, soon::Soon};
 use crate::{boot_time::BootTime, work_queue::IDS_PER_CALL};
 
-/// How often a few are offered without a word that there is room.
+/// How often a few are offered without a word that there is room: as often as places of what was completed are swept.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// So many: each costs a read from the spool, and a call's bytes.
+const LOOKED_WITH: usize = 4;
+/// For each that came in.
+const MORE_OFFERED: usize = 2;
 
 /// By partition; no more than items are open.
 #[derive(Debug, Default)]
@@ -18,7 +23,7 @@ pub(super) struct Crowd {
 #[derive(Debug, Default)]
 struct Waiting {
     items: Soon,
-    /// Places that were heard of since it was full.
+    /// So many are to be offered.
     room: usize,
     /// `None`: at the next poll it is said when.
     look_at: Option<BootTime>,
@@ -43,10 +48,10 @@ impl Offers {
         waiting.room = 0;
     }
 
-    /// An item has left a partition, or found room there.
+    /// An item found room in its partition, or what was completed gave its place.
     pub(super) fn has_room(&mut self, id: &str) {
         if let Some(waiting) = self.crowd.partitions.get_mut(&self.outages.partition(id)) {
-            waiting.room = (waiting.room + 1).min(IDS_PER_CALL);
+            waiting.room = (waiting.room + MORE_OFFERED).min(IDS_PER_CALL);
         }
     }
 
@@ -56,7 +61,7 @@ impl Offers {
         self.crowd.partitions.retain(|_, waiting| {
             let look_at = *waiting.look_at.get_or_insert(now + LOOK_EVERY);
             if now >= look_at {
-                waiting.room = IDS_PER_CALL;
+                waiting.room = waiting.room.max(LOOKED_WITH);
             }
             if waiting.room > 0 {
                 waiting.look_at = Some(now + LOOK_EVERY);
@@ -73,7 +78,7 @@ mod tests {
     use super::*;
     use crate::{
         offer::{OfferBounds, Sending, Todo},
-        work_queue::Enqueued,
+        work_queue::{Enqueued, Known},
     };
 
     fn at(millis: u64) -> BootTime {
@@ -100,7 +105,7 @@ mod tests {
         while let Some(todo) = offers.poll(now) {
             let ids = match todo {
                 Todo::Offer(ids) => ids,
-                Todo::Ask(_) => continue,
+                Todo::Ask(_) | Todo::Settle(_) => continue,
                 other => panic!("{other:?}"),
             };
             for id in &ids {
@@ -124,13 +129,16 @@ mod tests {
         }
         assert_eq!(offered(&mut offers, at(0), &mut 0), Vec::<String>::new());
         assert_eq!(offers.next_due(), at(500));
-        // A worker has completed two.
-        (100..102).for_each(|number| offers.done(&number.to_string()));
-        assert_eq!(offered(&mut offers, at(10), &mut 2), ["103", "104", "105", "106"], "each that comes in has the next one tried");
-        assert_eq!(offered(&mut offers, at(509), &mut 0), Vec::<String>::new());
-        assert_eq!(offered(&mut offers, at(510), &mut 0).len(), IDS_PER_CALL, "others may have made room");
-        assert_eq!(offered(&mut offers, at(1000), &mut 0).len(), 0);
-        assert!(offered(&mut offers, at(1010), &mut 1000).len() > 200, "room is found as fast as answers come");
+        assert_eq!(offered(&mut offers, at(499), &mut 9), Vec::<String>::new());
+        assert_eq!(offered(&mut offers, at(500), &mut 0), ["103", "104", "105", "106"], "others may have made room, and have not");
+        // The place of one that was completed is given back.
+        offers.done("100");
+        offers.known("100", &Known::Completed("n2 x".into()), at(550));
+        offers.settled("100", at(560));
+        assert_eq!(offered(&mut offers, at(600), &mut 9), Vec::<String>::new(), "its record has the place yet");
+        offers.forgotten("100", true, at(700));
+        assert_eq!(offered(&mut offers, at(700), &mut 1), ["107", "108"], "two are tried for it, and one comes in");
+        assert!(offered(&mut offers, at(1200), &mut 1000).len() > 200, "room is found as fast as answers come");
         assert!(offers.crowd.partitions.is_empty() && offers.next_due() > at(2000));
     }
 }

@@ -12,6 +12,8 @@ impl Offers {
         let Some(state) = self.items.get(id) else { return };
         if answer != Enqueued::Full {
             self.late.came_in(id);
+        }
+        if answer == Enqueued::Added {
             self.has_room(id);
         }
         match (state, answer) {
@@ -70,7 +72,6 @@ impl Offers {
     pub fn done(&mut self, id: &str) {
         if matches!(self.items.get(id), Some(State::Sending | State::Overdue | State::Waiting | State::Unsure | State::Fetching)) {
             self.ask_soon.push(id);
-            self.has_room(id);
         }
     }
 
@@ -202,7 +203,10 @@ impl Offers {
                 self.offer.push_back(id.to_owned());
             }
             Some(State::Freeing) => self.unheard(vec![id.to_owned()]),
-            Some(State::Settled { .. } | State::Gone { .. }) if is_answered => self.items.remove(id),
+            Some(State::Settled { .. } | State::Gone { .. }) if is_answered => {
+                self.items.remove(id);
+                self.has_room(id);
+            }
             Some(State::Settled { .. }) => self.remember(id, |until| State::Settled { until }, again_at),
             Some(State::Gone { .. }) => self.remember(id, |until| State::Gone { until }, again_at),
             _ => {}
