@@ -148,7 +148,7 @@ fn a_bounce_fails_those_that_are_being_attempted_when_that_ends_unless_they_are_
 #[test]
 fn what_was_delivered_in_spite_of_a_bounce_leaves_nothing_for_who_comes_next() {
     let mut queue = queue("backup.test");
-    let mut alone = |queue: &mut Queue, sequence| {
+    let alone = |queue: &mut Queue, sequence| {
         let recipient = recipients(queue).swap_remove(0);
         let id = QueueId { sequence, ..ID };
         let key = queue.enqueue(&NewMessage { id, ..message() }, [recipient].into_iter(), START);
@@ -164,7 +164,8 @@ fn what_was_delivered_in_spite_of_a_bounce_leaves_nothing_for_who_comes_next() {
 
     let (next, dispatch) = alone(&mut queue, 2);
     assert!(queue.may_go_on(&dispatch, 0, START));
-    queue.settle(dispatch, &[(0, Outcome::Deferred { reply: b"450 4.2.0 later" })], START, &mut Vec::new());
+    let deferred = Outcome::Deferred { reply: b"450 4.2.0 later" };
+    assert_eq!(queue.settle(dispatch, &[(0, deferred)], START, &mut Vec::new()), Settled::Outcome);
     assert_eq!(states(&queue, next), [State::Deferred]);
 }
 
