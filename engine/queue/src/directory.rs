@@ -90,11 +90,16 @@ impl Queue {
     pub fn resolved(&mut self, destination: DestinationId, resolution: &Resolution, now: u64) {
         let slot = destination.slot;
         // Its turn was reckoned by other hosts than it has now: the best of these are asked for first.
-        if let (Resolution::Site { key, .. }, Some(Destination { role: Role::Domain(Domain { site: Some((site, _)), turn: 1.., .. }), .. })) =
-            (resolution, self.live(destination))
+        if let (
+            Resolution::Site { key, is_whole: false, .. },
+            Some(Destination { role: Role::Domain(Domain { site: Some((site, _)), turn: 1.., .. }), .. }),
+        ) = (resolution, self.live(destination))
             && matches!(&self.destinations[*site as usize].role, Role::Site(site) if site.key != *key)
         {
-            self.set_turn(slot, 0);
+            if let Role::Domain(domain) = &mut self.destinations[slot as usize].role {
+                // Those that were before it were of the other hosts.
+                (domain.turn, domain.unanswered) = (0, 0);
+            }
             self.join(slot, None, now);
             let changed = Resolution::Unanswered { reason: "its MX have changed: they are asked for anew".into(), has_more: false };
             return self.resolved(destination, &changed, now);
@@ -115,6 +120,7 @@ impl Queue {
             Resolution::Refused { reply, until } => {
                 reason.clone_from(reply);
                 domain.answered(Answer::Refused { until: *until, reply: reply.clone() });
+                domain.turn = 0;
                 self.join(slot, None, now);
             }
             Resolution::Awaited => {

@@ -136,7 +136,7 @@ pub(crate) struct Domain {
     /// The priorities under which it is in its site's lists of what is set aside, queued there or not: one bit each, so that it is in none twice.
     pub(crate) aside_at: u16,
     /// Questions without an answer in a row.
-    unanswered: u32,
+    pub(crate) unanswered: u32,
     /// Which of its many hosts it asks for, see [`Question::Mx`].
     pub(crate) turn: u16,
     /// The next answer is to be a new one.
