@@ -33,8 +33,8 @@ pub fn ended(files: &[PathBuf], id: &str, is_running: bool) -> std::io::Result<O
                 }
             }
             (_, Some(to)) if entry.get("outcome").is_some() => match last.iter().position(|(other, _)| other == to) {
-                // A command had ended it, unless it was delivered: the attempt that was under way says nothing of that.
-                Some(at) if entry.get("outcome") == Some("deferred") && is_by_command(&last[at].1) => {}
+                // A command had ended it, unless it was delivered: what else the attempt that was under way came to is nothing to it.
+                Some(at) if is_undelivered(&entry) && is_by_command(&last[at].1) => {}
                 Some(at) => last[at].1 = entry,
                 None => last.push((to.to_owned(), entry)),
             },
@@ -94,6 +94,11 @@ pub fn ended(files: &[PathBuf], id: &str, is_running: bool) -> std::io::Result<O
     }
     let known_by = if is_running { "Not in the queue any more" } else { "By the mail log alone" };
     Ok(Some(format!("{known_by}: {}", sentences.join("\n"))))
+}
+
+/// A line of an attempt that did not deliver.
+fn is_undelivered(entry: &MailLogEntry) -> bool {
+    entry.get("event") == Some("attempt") && entry.get("outcome") != Some("delivered")
 }
 
 /// A line about a recipient that an operator bounced or purged.
@@ -190,8 +195,10 @@ mod tests {
     fn what_a_command_ended_during_an_attempt_did_not_end_deferred() {
         let bounced =
             format!("2026-11-29T10:00:00.500Z queue_id={HERE} event=bounced to=<b@y.test> outcome=bounced reply=\"554 5.0.0 no\"");
-        let told = why(&[ACCEPTED, &bounced, &attempt("b@y.test", "deferred")]);
-        assert!(told.contains("<b@y.test> failed for good at 2026-11-29T10:00:00.500Z: \"554 5.0.0 no\""), "{told}");
+        for outcome in ["deferred", "bounced"] {
+            let told = why(&[ACCEPTED, &bounced, &attempt("b@y.test", outcome)]);
+            assert!(told.contains("<b@y.test> failed for good at 2026-11-29T10:00:00.500Z: \"554 5.0.0 no\""), "{told}");
+        }
         assert!(why(&[ACCEPTED, &bounced, &attempt("b@y.test", "delivered")]).contains("<b@y.test> was delivered to h:25"));
     }
 }

@@ -253,8 +253,8 @@ fn why(socket: &Path, id: &str, output: Output, mail_log: Option<&MailOutput>) -
         }
         Ok(None) => {
             eprintln!(
-                "ringpost: no message {id}{}: {} and its {} rotated files have no line of it",
-                if is_running { " in the queue" } else { "" },
+                "ringpost: no message {id}: {}{} and its {} rotated files have no line of it",
+                if is_running { "it is not in the queue, and " } else { "" },
                 path.display(),
                 files.len().saturating_sub(1)
             );
