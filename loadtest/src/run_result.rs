@@ -306,9 +306,12 @@ impl RunResult {
     }
 
     /// Transactions that were begun and failed: refused, or the connection ended before the reply. One that went to some of its recipients did
-    /// not.
+    /// not. Results written before have no fates: of them what is known are their errors.
     pub fn transactions_failed(&self) -> u64 {
-        self.fates.refused + self.fates.unknown + self.fates.unsent
+        match self.fates.refused + self.fates.unknown + self.fates.unsent {
+            0 if self.fates == Fates::default() => self.errors.total(),
+            failed => failed,
+        }
     }
 
     /// Reads a result. [`Failure::Io`] when it cannot be read, [`Failure::Data`] when it is none or of another format.

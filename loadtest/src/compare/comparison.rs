@@ -424,6 +424,8 @@ mod tests {
         let mut b = a.clone();
         // What happened: each refused recipient was an error of a transaction, though others had all of the mail.
         b.iter_mut().for_each(|run| run.errors.add(ErrorKind::Reply(451), run.transactions_begun / 20));
+        assert_eq!(compare(&a, &b, &Thresholds::default()).verdict, Verdict::Regressed, "of results without fates nothing else is known");
+        b.iter_mut().for_each(|run| run.fates.recipients_refused = run.transactions_begun / 20);
         assert_eq!(compare(&a, &b, &Thresholds::default()).verdict, Verdict::Same);
         b.iter_mut().for_each(|run| run.fates.refused = run.transactions_begun / 20);
         assert_eq!(compare(&a, &b, &Thresholds::default()).verdict, Verdict::Regressed);
