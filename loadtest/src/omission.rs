@@ -21,6 +21,7 @@ use crate::{
     leash::Stopped,
     live::{Beside, Lines, run_source, shown, usual_viewer},
     measurement::Part,
+    percentile::told,
     phase::Phase,
     schedule::Rate,
     signals::StopSignal,
@@ -65,7 +66,7 @@ pub struct OmissionArguments {
 
 impl OmissionArguments {
     /// Measures twice and prints both. The exit code: 0 the open loop's p99.9 shows the standstill and the closed loop's does not,
-    /// 130 it was interrupted, 1 otherwise.
+    /// 130 it was interrupted, 1 otherwise, as where too few messages were measured for a p99.9.
     ///
     /// # Errors
     /// No server, or one that acknowledges nothing; a process that cannot be stopped, or must not be.
@@ -125,10 +126,15 @@ impl OmissionArguments {
             {
                 say(&text)?;
             }
-            p999.push(latency.value_at_percentile(99.9));
+            p999.push(told(latency, 99.9));
         }
         let stall_ns = stall.as_nanos() as u64;
-        let (hidden, seen) = (p999[0] < stall_ns / 4, p999[1] > stall_ns / 2);
+        // A dash above is no figure to judge by.
+        let (Some(closed), Some(open)) = (p999[0], p999[1]) else {
+            say("no verdict: p99.9 is that of 10000 messages at least, in each loop: say more --seconds or a higher --rate")?;
+            return Ok(EXIT_NEGATIVE);
+        };
+        let (hidden, seen) = (closed < stall_ns / 4, open > stall_ns / 2);
         let verdict = |holds: bool, yes: &'static str, no: &'static str| if holds { yes } else { no };
         say(&format!(
             "p99.9: the open loop {} the standstill, the closed loop {} it",
