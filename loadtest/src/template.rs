@@ -160,7 +160,7 @@ fn push_base64(bytes: &[u8], out: &mut String) {
 /// Reads all `.eml` files of a folder, in the order of their names, with CRLF as line end.
 ///
 /// # Errors
-/// A folder or file that cannot be read, no such file, or more of them than [`CORPUS_BYTES_MAX`] in all.
+/// A folder or file that cannot be read, no such file, or more of them than 1 GiB in all.
 pub fn read_corpus(folder: &Path) -> Result<Vec<Item>, String> {
     let wrong = |path: &Path, error: std::io::Error| format!("the corpus {}: {error}", path.display());
     let mut paths = Vec::new();

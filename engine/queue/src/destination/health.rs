@@ -17,19 +17,19 @@ const REASON_BYTES_MAX: usize = 200;
 const SHORTAGE_PAUSE_MS: u64 = 1000;
 
 impl Destination {
-    /// The host to connect to, see [`Hosts::choose`].
+    /// The host to connect to, see [`crate::hosts::Hosts::choose`].
     pub(crate) fn next_host(&mut self, tried: &mut HostsTried, now: u64, jitter: &mut Jitter) -> Option<(HostIndex, bool)> {
         let chosen = self.hosts.choose(tried, &self.limits.breaker, now, jitter)?;
         self.is_well &= self.hosts.circuit(chosen.0).is_some_and(|circuit| circuit.is_well());
         Some(chosen)
     }
 
-    /// May an attempt that `host` put off ask another one? See [`Hosts::has_other`].
+    /// May an attempt that `host` put off ask another one? See [`crate::hosts::Hosts::has_other`].
     pub(crate) fn has_other_host(&self, host: HostIndex, by: PutOffBy, tried: &mut HostsTried, now: u64) -> bool {
         self.hosts.has_other(host, by, tried, &self.limits.breaker, now)
     }
 
-    /// Replaces the hosts, see [`Hosts::replace`]. True if something changed.
+    /// Replaces the hosts, see [`crate::hosts::Hosts::replace`]. True if something changed.
     pub(crate) fn set_hosts(&mut self, hops: &[NextHop], is_whole: bool) -> bool {
         let was_whole = self.hosts.is_whole();
         if !self.hosts.replace(hops, is_whole) {
