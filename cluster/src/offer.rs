@@ -29,6 +29,8 @@ mod held_by_lease;
 mod items;
 mod late;
 mod outages;
+#[cfg(test)]
+mod sample_bounds;
 mod soon;
 mod todo;
 mod unread;

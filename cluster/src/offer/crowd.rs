@@ -77,7 +77,7 @@ impl Offers {
 mod tests {
     use super::*;
     use crate::{
-        offer::{OfferBounds, Sending, Todo},
+        offer::{Sending, Todo, sample_bounds::SAMPLE_BOUNDS},
         work_queue::{Enqueued, Known},
     };
 
@@ -86,17 +86,7 @@ mod tests {
     }
 
     fn front() -> Offers {
-        let second = Duration::from_secs(1);
-        let bounds = OfferBounds {
-            lease_ttl: 3 * second,
-            guard: second,
-            reconcile_every: 10 * second,
-            forget_after: 30 * second,
-            open_max: 1000,
-            dead_wait: 300 * second,
-            partitions: 1,
-        };
-        Offers::new(bounds, false, at(0))
+        Offers::new(SAMPLE_BOUNDS, false, at(0))
     }
 
     /// What is offered now, each taken in as long as there is room.

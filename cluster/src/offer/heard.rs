@@ -265,24 +265,14 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::offer::{OfferBounds, Sending, Todo};
-
-    const SECOND: Duration = Duration::from_secs(1);
+    use crate::offer::{OfferBounds, Sending, Todo, sample_bounds::SAMPLE_BOUNDS};
 
     fn at(seconds: u64) -> BootTime {
         BootTime::after_boot(Duration::from_secs(100 + seconds))
     }
 
     fn waiting(delivers: bool) -> Offers {
-        let bounds = OfferBounds {
-            lease_ttl: 3 * SECOND,
-            guard: SECOND,
-            reconcile_every: 10 * SECOND,
-            forget_after: 30 * SECOND,
-            open_max: 2,
-            dead_wait: 300 * SECOND,
-            partitions: 1,
-        };
+        let bounds = OfferBounds { open_max: 2, ..SAMPLE_BOUNDS };
         let mut offers = Offers::new(bounds, delivers, at(0));
         offers.sending("a");
         offers.enqueued("a", Enqueued::Added);

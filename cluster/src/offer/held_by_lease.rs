@@ -52,7 +52,7 @@ impl Offers {
 mod tests {
     use super::*;
     use crate::{
-        offer::{OfferBounds, Todo},
+        offer::{Todo, sample_bounds::SAMPLE_BOUNDS},
         work_queue::{Ending, Known},
     };
 
@@ -61,17 +61,7 @@ mod tests {
     }
 
     fn offers() -> Offers {
-        let second = Duration::from_secs(1);
-        let bounds = OfferBounds {
-            lease_ttl: 3 * second,
-            guard: second,
-            reconcile_every: 10 * second,
-            forget_after: 30 * second,
-            open_max: 1000,
-            dead_wait: 300 * second,
-            partitions: 1,
-        };
-        Offers::new(bounds, true, at(0))
+        Offers::new(SAMPLE_BOUNDS, true, at(0))
     }
 
     /// Leased by a call whose answer was lost, it was not asked for again within ten seconds: the lease ended, and the next worker delivered what its owner

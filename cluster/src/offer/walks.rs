@@ -104,7 +104,7 @@ mod tests {
     use super::*;
     use crate::{
         boot_time::BootTime,
-        offer::{OfferBounds, Todo},
+        offer::{OfferBounds, Todo, sample_bounds::SAMPLE_BOUNDS},
         work_queue::Enqueued,
     };
 
@@ -116,16 +116,7 @@ mod tests {
     }
 
     fn offered() -> Offers {
-        let second = Duration::from_secs(1);
-        let bounds = OfferBounds {
-            lease_ttl: 3 * second,
-            guard: second,
-            reconcile_every: 10 * second,
-            forget_after: 30 * second,
-            open_max: ITEMS,
-            dead_wait: 300 * second,
-            partitions: PARTITIONS,
-        };
+        let bounds = OfferBounds { open_max: ITEMS, partitions: PARTITIONS, ..SAMPLE_BOUNDS };
         let mut offers = Offers::new(bounds, true, at(0));
         for number in 0..ITEMS {
             let id = number.to_string();
