@@ -159,9 +159,17 @@ async fn read_request(stream: impl AsyncRead + Unpin) -> io::Result<Result<WireR
 }
 
 async fn send(write: &mut (impl AsyncWriteExt + Unpin), value: &impl Serialize) -> io::Result<()> {
-    let mut line = serde_json::to_vec(value)?;
-    line.push(b'\n');
-    timeout(CLIENT_TIMEOUT, write.write_all(&line)).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+    send_all(write, std::slice::from_ref(value)).await
+}
+
+/// A line of each, in one piece: who reads is woken once for all of them.
+async fn send_all(write: &mut (impl AsyncWriteExt + Unpin), values: &[impl Serialize]) -> io::Result<()> {
+    let mut lines = Vec::new();
+    for value in values {
+        serde_json::to_writer(&mut lines, value)?;
+        lines.push(b'\n');
+    }
+    timeout(CLIENT_TIMEOUT, write.write_all(&lines)).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
 }
 
 pub(crate) async fn ask(shard: &RequestLane, command: Command) -> Result<Answer, Refusal> {
@@ -431,9 +439,7 @@ async fn list(
                 views.retain(|view| in_turn::is_in_state(view, query.filter.state.as_deref()));
             }
             sharing.into_iter().for_each(|sharing| sharing.correct(&mut views));
-            for view in &views {
-                send(write, view).await.map_err(|reason| reason.to_string())?;
-            }
+            send_all(write, &views).await.map_err(|reason| reason.to_string())?;
             listed += views.len();
             match next {
                 Some(next) => after = Some(next),

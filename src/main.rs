@@ -23,6 +23,7 @@ mod ended;
 mod handover;
 mod in_turn;
 mod limit_keeper;
+mod lines;
 mod log_cli;
 mod logging;
 mod lookup_backlog;

@@ -21,6 +21,7 @@ use crate::{
     control_client::{ControlError, ask},
     control_wire::{WhyLine, WireRequest},
     ended::ended,
+    lines::{Lines, ended_by},
     mail_log_reader, pause_cli, queue_filter,
     reloader::Reloaded,
 };
@@ -129,21 +130,21 @@ fn list(socket: &Path, filter: ListFilter, output: Output) -> ExitCode {
     }
     let query = ListQuery { filter: MessageFilter::from(filter.matching), after: None, limit: filter.limit };
     let destination = query.filter.destination.clone();
-    let mut listed = 0_u64;
+    let (mut listed, mut lines) = (0_u64, Lines::default());
     let result = ask(socket, &WireRequest::QueueList { query }, |line| {
         if output.json {
-            return say_json(line);
+            return lines.say_json(line);
         }
         let Ok(view) = serde_json::from_str::<MessageView>(line) else { return };
         if listed == 0 {
-            say(&format!("{:<24}{:>10}  {:<25}{:>3}  {:<25}sender -> recipients", "id", "size", "accepted", "try", "next attempt"));
+            lines.say(&format!("{:<24}{:>10}  {:<25}{:>3}  {:<25}sender -> recipients", "id", "size", "accepted", "try", "next attempt"));
         }
         listed += 1;
         let recipients: Vec<_> =
             view.recipients.iter().map(|recipient| format!("{} ({})", shown(&recipient.address), recipient.state)).collect();
         let sender = if view.sender.is_empty() { "<>" } else { &view.sender };
         let next = view.next_attempt.as_deref().unwrap_or("-");
-        say(&format!(
+        lines.say(&format!(
             "{:<24}{:>10}  {:<25}{:>3}  {:<25}{} -> {}",
             view.id,
             view.size,
@@ -154,9 +155,10 @@ fn list(socket: &Path, filter: ListFilter, output: Output) -> ExitCode {
             recipients.join(", ")
         ));
         if !view.reason.is_empty() {
-            say(&format!("{:>24}{}", "", shown(&view.reason)));
+            lines.say(&format!("{:>24}{}", "", shown(&view.reason)));
         }
     });
+    lines.end();
     if let (Ok(count), false) = (&result, output.json) {
         say(&messages(*count));
     }
@@ -362,9 +364,7 @@ pub fn say_json(object: &str) {
 }
 
 fn print(text: &str) {
-    if writeln!(io::stdout(), "{text}").is_err() {
-        std::process::exit(i32::from(EXIT_OK));
-    }
+    ended_by(writeln!(io::stdout(), "{text}"));
 }
 
 /// The exit code of an answer.

@@ -181,7 +181,14 @@ impl Node {
 
     /// Runs `ringpost ARGUMENTS -c CONFIG`.
     pub(crate) fn ask(&self, arguments: &[&str]) -> Output {
-        ringpost().args(arguments).arg("-c").arg(&self.config).output().unwrap()
+        self.call(arguments).output().unwrap()
+    }
+
+    /// A command against this node, to be run as the test likes.
+    pub(crate) fn call(&self, arguments: &[&str]) -> Command {
+        let mut command = ringpost();
+        command.args(arguments).arg("-c").arg(&self.config);
+        command
     }
 
     /// The lines of `queue ls --json`.

@@ -1,5 +1,7 @@
 //! `ringpost queue` and `ringpost spool` against a running engine.
 
+use std::fs::File;
+use std::io;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -12,6 +14,7 @@ use crate::shards::{shard_of, two_shards};
 
 const ANSWER_IS_NO: i32 = 1;
 const NOT_RUNNING: i32 = 69;
+const DISK: i32 = 74;
 
 fn state(message: &Value) -> &str {
     message["recipients"][0]["state"].as_str().unwrap_or("none")
@@ -37,6 +40,23 @@ fn ls_shows_what_was_accepted() {
     let shown = node.ask(&["queue", "show", &id]);
     assert!(shown.status.success());
     assert!(String::from_utf8_lossy(&shown.stdout).contains("b@y.test"));
+}
+
+/// A list that a full disk had cut counted as whole: nothing was said, and the exit code was 0.
+#[test]
+fn a_list_that_cannot_be_written_is_an_error_and_one_that_nobody_reads_is_none() {
+    let node = Node::start(&Setup::new());
+    Client::greeted(node.address).deliver("b@y.test", "Subject: x\r\n\r\nx");
+    for call in [&["queue", "ls"][..], &["queue", "ls", "--json"], &["queue", "summary"]] {
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let cut = node.call(call).stdout(full).output().unwrap();
+        assert_eq!(cut.status.code(), Some(DISK), "{cut:?}");
+        assert!(String::from_utf8_lossy(&cut.stderr).contains("standard output cannot be written"), "{cut:?}");
+        let (reader, writer) = io::pipe().unwrap();
+        drop(reader);
+        let unread = node.call(call).stdout(writer).output().unwrap();
+        assert!(unread.status.success() && unread.stderr.is_empty(), "{unread:?}");
+    }
 }
 
 #[test]
