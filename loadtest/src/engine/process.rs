@@ -201,7 +201,14 @@ impl EngineProcess {
     /// # Errors
     /// No binary.
     pub fn call(&self, arguments: &[&str]) -> io::Result<Output> {
-        Command::new(&self.binary).args(arguments).arg("-c").arg(&self.config).stdin(Stdio::null()).output()
+        self.command(arguments).output()
+    }
+
+    /// The same, not run yet.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.binary);
+        command.args(arguments).arg("-c").arg(&self.config).stdin(Stdio::null());
+        command
     }
 
     /// The same, and returns what it printed.
