@@ -17,13 +17,14 @@ use ringpost_config::Config;
 use ringpost_queue::{DestinationId, RouteId};
 
 mod ahead;
+mod chain;
 mod line;
 mod parked;
 mod place;
 mod turn;
 mod waiting;
 
-use self::{line::Line, place::Place};
+use self::{chain::Chain, line::Line, place::Place};
 pub use self::{parked::Parked, place::PoolView, turn::GivingWay, waiting::Waiting};
 use crate::{
     metrics::Metrics,
@@ -38,7 +39,7 @@ const TOTAL_FEW: u64 = 64;
 /// And at least so many.
 const TOTAL_MIN: u64 = 8;
 
-/// A checkout has five look-ups, by numbers that this program has given: no peer chooses them, so that a fast hash serves.
+/// A checkout and the return have a look-up each, by numbers that this program has given: no peer chooses them, so that a fast hash serves.
 type ByDestination<V> = HashMap<DestinationId, V, foldhash::fast::RandomState>;
 
 /// Outbound connections of a node that may have so many descriptors: three quarters are the sessions'.
@@ -111,8 +112,9 @@ pub struct Pool<T> {
     starved: RefCell<Line>,
     /// Connections that end so that one of those has a seat.
     giving_way: Cell<u32>,
-    /// Destinations with an idle connection.
-    resting: RefCell<Line>,
+    /// Destinations with an idle connection: each connection that becomes idle or is handed an attempt may change it, so that a place knows
+    /// where it stands.
+    resting: RefCell<Chain>,
     metrics: Rc<Metrics>,
 }
 
@@ -162,7 +164,7 @@ impl<T> Pool<T> {
                 self.idle.set(self.idle.get() - 1);
                 parked.retire();
             }
-            self.rested(*destination, place);
+            self.rested(place);
             place.idle.iter().for_each(|parked| parked.look());
             if place.connections_max == 0 {
                 for one in place.waiting.drain(..) {
@@ -236,7 +238,7 @@ impl<T> Pool<T> {
         let place = places.entry(destination).or_default();
         place.connections_max = limits.connections_max;
         if let Some(parked) = place.idle.pop_back() {
-            self.rested(destination, place);
+            self.rested(place);
             drop(places);
             self.idle.set(self.idle.get() - 1);
             self.metrics.pool_acquire_success.increment();
@@ -339,7 +341,7 @@ impl<T> Pool<T> {
                 self.starved.borrow_mut().leave(waiting.destination);
             }
             if place.is_unused() {
-                places.remove(&waiting.destination);
+                self.forget(&mut places, waiting.destination);
             }
         }
         drop(places);
@@ -354,13 +356,15 @@ impl<T> Pool<T> {
             return false;
         }
         let mut places = self.places.borrow_mut();
-        let idle = &mut places.entry(destination).or_default().idle;
-        if idle.len() >= limits.max_idle {
+        let place = places.entry(destination).or_default();
+        if place.idle.len() >= limits.max_idle {
             return false;
         }
-        idle.push_back(parked.clone());
+        place.idle.push_back(parked.clone());
         self.idle.set(self.idle.get() + 1);
-        self.resting.borrow_mut().join(destination);
+        if place.rests_at.is_none() {
+            place.rests_at = Some(self.resting.borrow_mut().push(destination));
+        }
         true
     }
 
@@ -374,7 +378,7 @@ impl<T> Pool<T> {
             // It waits for nothing, or for a connection of its own: when that ends it stands in the line again.
             starved.leave(destination);
             if places.get(&destination).is_some_and(Place::is_unused) {
-                places.remove(&destination);
+                self.forget(&mut places, destination);
             }
         }
         false
@@ -384,12 +388,13 @@ impl<T> Pool<T> {
     fn end_an_idle_one(&self) {
         let (mut places, mut resting) = (self.places.borrow_mut(), self.resting.borrow_mut());
         while self.idle.get() > 0
-            && let Some(destination) = resting.next()
+            && let Some(destination) = resting.pop()
         {
             let Some(place) = places.get_mut(&destination) else { continue };
+            place.rests_at = None;
             let Some(parked) = place.idle.pop_front() else { continue };
             if !place.idle.is_empty() {
-                resting.join(destination);
+                place.rests_at = Some(resting.push(destination));
             }
             self.idle.set(self.idle.get() - 1);
             parked.retire();
@@ -405,14 +410,23 @@ impl<T> Pool<T> {
         if let Some(at) = place.idle.iter().position(|other| Rc::ptr_eq(other, parked)) {
             place.idle.remove(at);
             self.idle.set(self.idle.get() - 1);
-            self.rested(destination, place);
+            self.rested(place);
         }
     }
 
     /// An idle connection was taken out.
-    fn rested(&self, destination: DestinationId, place: &Place<T>) {
-        if place.idle.is_empty() {
-            self.resting.borrow_mut().leave(destination);
+    fn rested(&self, place: &mut Place<T>) {
+        if place.idle.is_empty()
+            && let Some(link) = place.rests_at.take()
+        {
+            self.resting.borrow_mut().remove(link);
+        }
+    }
+
+    /// A destination without a connection and an attempt that waits for one holds no place.
+    fn forget(&self, places: &mut ByDestination<Place<T>>, destination: DestinationId) {
+        if let Some(link) = places.remove(&destination).and_then(|place| place.rests_at) {
+            self.resting.borrow_mut().remove(link);
         }
     }
 
@@ -443,7 +457,7 @@ impl<T> Pool<T> {
         let place = places.get_mut(&destination).expect("a seat is counted at its destination");
         place.connections -= 1;
         if place.is_unused() {
-            places.remove(&destination);
+            self.forget(&mut places, destination);
         } else if !place.waiting.is_empty() {
             // It may wait from now on because of the others.
             self.starved.borrow_mut().join(destination);
@@ -467,7 +481,7 @@ impl<T> Pool<T> {
         let mut places = self.places.borrow_mut();
         let Some(place) = places.get_mut(&destination) else { return false };
         if place.is_unused() {
-            places.remove(&destination);
+            self.forget(&mut places, destination);
             return false;
         }
         if place.connections >= place.connections_max || self.total.get() >= self.total_max {

@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, rc::Rc};
 
-use super::{ahead::Ahead, parked::Parked, waiting::Waiting};
+use super::{ahead::Ahead, chain::Link, parked::Parked, waiting::Waiting};
 
 /// The connections of one destination, as counted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -21,6 +21,8 @@ pub struct PoolView {
 pub(super) struct Place<T> {
     /// The one used last is at the back and is used next, so that the others may time out.
     pub(super) idle: VecDeque<Rc<Parked<T>>>,
+    /// Where it stands among the destinations with an idle connection, while it has one.
+    pub(super) rests_at: Option<Link>,
     pub(super) soon_idle: usize,
     pub(super) connections: u32,
     /// Those of them that were greeted and have not ended.
@@ -34,6 +36,7 @@ impl<T> Default for Place<T> {
     fn default() -> Self {
         Place {
             idle: VecDeque::new(),
+            rests_at: None,
             soon_idle: 0,
             connections: 0,
             up: 0,

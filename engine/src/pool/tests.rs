@@ -32,7 +32,7 @@ fn destination(index: usize) -> DestinationId {
     destinations(4)[index]
 }
 
-fn destinations(count: usize) -> Vec<DestinationId> {
+pub(super) fn destinations(count: usize) -> Vec<DestinationId> {
     let route =
         Route { pattern: "*".to_owned(), via: Via::Mx { port: 25 }, retry: RetryPolicy::default(), limits: DestinationLimits::default() };
     let mut queue = Queue::new(QueueSettings::default(), Routes::new(vec![route]).unwrap(), 1, 0);
@@ -79,7 +79,7 @@ fn destinations_take_turns_for_the_last_seats_and_their_line_is_bounded() {
         let in_vain = wait(other, item);
         assert_eq!(pool.give_up(&in_vain), Some(item));
     }
-    assert!(pool.starved.borrow().places() <= 65);
+    assert_eq!(pool.starved.borrow().len(), 0);
     // Its own limit kept these waiting; when a seat of its own comes back the other one is first.
     let mine: Vec<_> = (3..6).map(|item| wait(busy, item)).collect();
     let theirs: Vec<_> = (7..9).map(|item| wait(other, item)).collect();
@@ -104,6 +104,32 @@ fn an_idle_connection_ends_where_others_have_no_seat() {
     drop(seat);
     assert!(matches!(poll(&waiting), Poll::Ready(Some((2, _)))));
     assert_eq!(pool.all().idle, 0);
+}
+
+#[test]
+fn the_destination_that_has_rested_longest_gives_up_its_oldest_connection_first() {
+    let (pool, limits, ids) = (pool(5), limits(5), destinations(4));
+    let [busy, two, one, other] = ids[..] else { unreachable!("four were made") };
+    let mut seats = Vec::new();
+    for to in [busy, two, two, one, busy] {
+        let Acquired::Seated(_, seat) = pool.acquire(to, 1, &limits) else { panic!("a seat is free") };
+        seats.push(seat);
+    }
+    let parked: Vec<Rc<Parked<u64>>> = (0..4).map(|_| Rc::default()).collect();
+    for (to, parked) in [busy, two, two, one].into_iter().zip(&parked) {
+        assert!(pool.park(to, parked, &limits));
+    }
+    // Used in between it has rested less than the others.
+    assert!(matches!(pool.acquire(busy, 7, &limits), Acquired::Handed));
+    assert!(parked[0].take() == Some(7) && pool.park(busy, &parked[0], &limits));
+    let mut retired = Vec::new();
+    for item in 0..4 {
+        let Acquired::Waits(waiting) = pool.acquire(other, item, &limits) else { panic!("no seat is free") };
+        retired.extend((0..4).filter(|at| parked[*at].is_retired() && !retired.contains(at)).collect::<Vec<_>>());
+        assert_eq!(pool.give_up(&waiting), Some(item));
+    }
+    assert_eq!(retired, [1, 3, 0, 2], "in turn: of two the older one, the other one when its turn comes again");
+    assert_eq!((pool.all().idle, pool.resting.borrow().len()), (0, 0));
 }
 
 /// Only one that was idle when another found no seat ended for it: one that came to rest a moment later kept its seat until its time
@@ -218,7 +244,7 @@ fn who_has_no_idle_connection_any_more_holds_no_place() {
         assert!(pool.park(*id, &parked, &limits));
         pool.leave(*id, &parked);
         drop(seat);
-        assert!(pool.resting.borrow().places() <= 65);
+        assert_eq!(pool.resting.borrow().len(), 0);
     }
     assert!(pool.places.borrow().is_empty());
     // Nor does who has given up.
@@ -226,7 +252,7 @@ fn who_has_no_idle_connection_any_more_holds_no_place() {
     for id in &ids[1..] {
         let Acquired::Waits(waiting) = pool.acquire(*id, 1, &limits) else { panic!("no seat is free") };
         assert_eq!(pool.give_up(&waiting), Some(1));
-        assert!(pool.starved.borrow().places() <= 65);
+        assert_eq!(pool.starved.borrow().len(), 0);
     }
     assert_eq!((all.len(), pool.places.borrow().len()), (100, 1));
 }
