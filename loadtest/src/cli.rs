@@ -158,7 +158,8 @@ impl Cli {
             false => argument,
         };
         let command = Cli::command().mut_subcommands(|call| call.mut_args(below_zero));
-        Cli::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit())
+        let read = command.try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
+        read.unwrap_or_else(|error| refuse(&error))
     }
 
     /// Does what was asked; the exit code is [`EXIT_OK`] or [`EXIT_NEGATIVE`].
@@ -185,6 +186,17 @@ impl Cli {
             Command::Man { dir } => man(dir.as_deref()).map(|()| ExitCode::from(EXIT_OK)),
         }
     }
+}
+
+/// Says what is wrong with the command line, or helps, and ends the process. A value that holds what a terminal obeys is shown without that.
+fn refuse(error: &clap::Error) -> ! {
+    let text = error.render().to_string();
+    let shown = printable(&text, &['\n', '\t']);
+    if !error.use_stderr() || shown == text {
+        error.exit();
+    }
+    let _unread = write!(io::stderr(), "{shown}");
+    std::process::exit(error.exit_code())
 }
 
 fn man(folder: Option<&Path>) -> Result<(), Failure> {

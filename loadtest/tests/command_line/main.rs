@@ -361,6 +361,9 @@ fn names_are_printed_without_control_characters() {
     ringpost_load(&["history", "--file", &history, "add", path.to_str().unwrap()]);
     let kept = ringpost_load(&["history", "--file", &history, "list"]);
     assert!(!text(&kept).contains('\u{1b}') && text(&kept).contains("a\\u{1b}[31m"), "{}", text(&kept));
+    let wrong = ringpost_load(&["source", "--to", "127.0.0.1:1", "--size", "\u{1b}[31m"]);
+    assert_eq!(wrong.status.code(), Some(2), "{}", text(&wrong));
+    assert!(!text(&wrong).contains('\u{1b}') && text(&wrong).contains("--size"), "{}", text(&wrong));
 }
 
 /// What happened: the words of a server were printed as they came.
