@@ -6,9 +6,10 @@
 //! version 0.1 at commit 146c506 the accepted ledger had the number of recipients in their place; [`crate::diff`] refuses it.
 //! Before them a source names its run, `# run RUN SENDER` (the first half of its identities, and the sender of all its messages), so that what
 //! arrived of a run of which no 250 was read is known as its own. Lines of version 0.1 up to commit f8177c0 have no sender. Lines are gathered
-//! for 20 ms and written whole, so that several threads, and several processes, may share a file. A ledger survives
-//! the end of the server under test, not a kill of the process that keeps it. A line that such a kill cut off is ended by [`CUT_OFF`] when a
-//! later run appends to the ledger.
+//! and written whole, so that several threads, and several processes, may share a file: those of a sink before the replies that they are
+//! about leave, those of a source every 20 ms. So a kill of a sink loses no line whose 250 anybody has read, while a source that is killed
+//! lacks those of its last 20 ms, and their messages are unacknowledged to [`crate::diff`]; what a machine has when its power is gone is not
+//! promised. A line that a kill cut off is ended by [`CUT_OFF`] when a later run appends to the ledger.
 
 use std::{
     fs::{File, OpenOptions},

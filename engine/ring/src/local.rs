@@ -25,6 +25,9 @@ use crate::{
 
 type Task = Pin<Box<dyn Future<Output = ()>>>;
 
+/// What is done before each turn, where something is.
+type BeforeTurn = Rc<RefCell<Option<Box<dyn FnMut()>>>>;
+
 /// Which tasks may go on. The main future is number 0, task k is number k + 1.
 struct Ready {
     queue: Mutex<VecDeque<usize>>,
@@ -73,10 +76,17 @@ struct Spawned {
 pub struct Spawner {
     /// A task is `None` while it runs.
     tasks: Rc<RefCell<Slab<Option<Spawned>>>>,
+    before_turn: BeforeTurn,
     ready: Arc<Ready>,
 }
 
 impl Spawner {
+    /// From now on `work` is done before each turn of the ring, in place of what was said here before: what tasks have asked the ring for
+    /// since the last turn, such as sends, leaves behind it. It is to ask nothing of the ring or of this spawner. Dropped with the tasks.
+    pub fn before_each_turn(&self, work: impl FnMut() + 'static) {
+        *self.before_turn.borrow_mut() = Some(Box::new(work));
+    }
+
     /// Runs `task` from the next turn on.
     pub fn spawn(&self, task: impl Future<Output = ()> + 'static) {
         let mut tasks = self.tasks.borrow_mut();
@@ -103,7 +113,7 @@ pub fn run<T, F: Future<Output = T>>(config: RingConfig, main: impl FnOnce(Ring,
     let ring = Ring::new(config)?;
     let shared = ring.0.clone();
     let ready = Arc::new(Ready { queue: Mutex::default(), bell: ring.bell(), thread: thread::current().id() });
-    let spawner = Spawner { tasks: Rc::default(), ready: ready.clone() };
+    let spawner = Spawner { tasks: Rc::default(), before_turn: Rc::default(), ready: ready.clone() };
     let main_waker = Arc::new(TaskWaker { number: 0, queued: AtomicBool::new(false), ready: ready.clone() });
     let waker = Waker::from(main_waker.clone());
     let mut main = pin!(main(ring, spawner.clone()));
@@ -116,14 +126,17 @@ pub fn run<T, F: Future<Output = T>>(config: RingConfig, main: impl FnOnce(Ring,
                 Some(0) => {
                     main_waker.queued.store(false, Ordering::Release);
                     if let Poll::Ready(value) = main.as_mut().poll(&mut Context::from_waker(&waker)) {
-                        let tasks = spawner.tasks.take();
-                        drop(tasks);
+                        let (tasks, before_turn) = (spawner.tasks.take(), spawner.before_turn.take());
+                        drop((tasks, before_turn));
                         return Ok(value);
                     }
                 }
                 Some(number) => spawner.run(number - 1),
                 None => break,
             }
+        }
+        if let Some(work) = &mut *spawner.before_turn.borrow_mut() {
+            work();
         }
         let woken = shared.turn().expect("io_uring_enter");
         if woken == 0 && ready.is_empty() && !shared.has_work() {

@@ -37,7 +37,7 @@ pub struct SinkArguments {
     /// LMTP instead of SMTP.
     #[arg(long)]
     pub lmtp: bool,
-    /// Where arrivals are recorded, a line each; a file that is there is appended to.
+    /// Where arrivals are recorded, a line each, before they are answered; a file that is there is appended to.
     #[arg(long)]
     pub ledger: Option<PathBuf>,
     /// End after this many messages.

@@ -166,6 +166,15 @@ struct Desk {
     began: Instant,
 }
 
+impl Desk {
+    /// Writes what arrived since the last turn, whose replies leave with the next one.
+    fn write_ledger(&mut self) {
+        if let Err(error) = self.ledger.flush() {
+            self.ledger_failed.get_or_insert(error);
+        }
+    }
+}
+
 impl Behaviour for Desk {
     fn fault(&mut self, stage: Stage) -> Option<FaultKind> {
         let fault = self.options.faults.draw(stage, &mut self.random);
@@ -253,6 +262,8 @@ pub(super) fn run(setup: Setup) -> Result<(SinkReport, Histogram<u64>), SourceEr
             connections: Cell::new(0),
             began,
         });
+        let keeper = core.clone();
+        spawner.before_each_turn(move || keeper.desk.borrow_mut().write_ledger());
         spawner.spawn(serve(core.clone(), setup.listener, spawner.clone()));
         supervise(&core, setup.share, &setup.parts).await?;
         core.open.take().into_values().for_each(|open| core.close(&open));
