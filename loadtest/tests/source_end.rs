@@ -271,6 +271,19 @@ fn no_connection_is_made_for_a_message_that_another_session_is_about_to_begin() 
     }
 }
 
+/// What happened: in an open loop a session whose connection had carried all it may connected again beside others that waited for a message
+/// on theirs: of six messages, two for each connection, and three sessions, that made five connections.
+#[test]
+fn an_open_loop_makes_no_connection_beside_those_that_wait_for_its_last_messages() {
+    let sink = Sink::start(SinkOptions::new(loopback(), core())).unwrap();
+    // Slow enough that each session rests when the next message is due, also on a busy machine.
+    let rate = Some("10".parse().unwrap());
+    let ran = load(sink.address, |o| (o.sessions, o.messages, o.per_connection, o.rate) = (3, Some(6), Some(2), rate));
+    assert_eq!(ran.report.acknowledged, 6, "{:?}", ran.report);
+    sink.stop();
+    assert_eq!(sink.join().unwrap().0.connections, 3);
+}
+
 /// What happened: the 30 s of waiting for replies that did not come were a part of the load, so that its rate was a hundredth.
 #[test]
 fn the_wait_for_stragglers_is_no_part_of_a_closed_loop() {

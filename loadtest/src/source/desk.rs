@@ -61,7 +61,7 @@ pub(super) struct Desk {
     pub(super) report: CoreReport,
     pub(super) progress: Arc<Progress>,
     clock: Clock,
-    /// Closed loop: messages still to be begun; none: no limit.
+    /// Messages still to be begun, of an open loop those that are not due yet; none: no limit.
     pub(super) left: Option<u64>,
     backlog: Option<VecDeque<Instant>>,
     /// The schedule has nothing more to give: since when.
@@ -262,6 +262,7 @@ impl Desk {
 
     /// A message is due by the schedule.
     pub(super) fn is_due(&mut self, due: Instant) {
+        self.left = self.left.map(|left| left.saturating_sub(1));
         let backlog = self.backlog.as_mut().expect("a schedule fills a backlog");
         if backlog.len() < BACKLOG_MAX {
             backlog.push_back(due);
@@ -273,6 +274,7 @@ impl Desk {
     /// The schedule ends at `end`, and with it the least that an open loop lasts.
     pub(super) fn scheduled_all(&mut self, end: Instant) {
         self.scheduled_until = Some(end);
+        self.left = Some(0);
         self.report.lasted = self.report.lasted.max(end.saturating_duration_since(self.began));
     }
 
@@ -360,9 +362,9 @@ impl Desk {
         self.report.last_trouble = Some(text());
     }
 
-    /// Messages that have still to be begun, and are nobody's yet. None: an open loop's, or as many as the time allows.
+    /// Messages that have still to be begun, and are nobody's yet. None: as many as the time allows.
     pub(super) fn wanted(&self) -> Option<u64> {
-        self.left.filter(|_| !self.open_loop)
+        Some(self.left? + self.backlog.as_ref().map_or(0, VecDeque::len) as u64)
     }
 
     /// Will there never be another message to begin?

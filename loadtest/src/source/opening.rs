@@ -1,11 +1,12 @@
-//! Sessions that are about to begin a message, and how many more there may be.
+//! Sessions that are about to begin a message, or could at once, and how many more there may be.
 //!
 //! A session without a connection makes one, and begins its first message a few round trips later. Near the end of a load of so many
-//! messages each session saw until then that some were left, so that several connected for the last one.
+//! messages each session saw until then that some were left, so that several connected for the last one. So did one whose connection had
+//! carried all it may, in an open loop, beside others that waited for a message on theirs.
 
 use std::cell::Cell;
 
-/// Counts the sessions that have not begun a message since they last connected.
+/// Counts the sessions that have not begun a message since they last connected, and those that rest on their connection.
 #[derive(Debug, Default)]
 pub(super) struct Openings(Cell<u64>);
 
@@ -14,15 +15,21 @@ impl Openings {
     ///
     /// Whoever gets none is not needed any more: those that are about to begin a message try until they can, or until there are none left.
     pub(super) fn open(&self, left: Option<u64>) -> Option<Opening<'_>> {
-        let is_needed = left.is_none_or(|left| left > self.0.get());
-        is_needed.then(|| {
-            self.0.set(self.0.get() + 1);
-            Opening(self)
-        })
+        left.is_none_or(|left| left > self.0.get()).then(|| self.count())
+    }
+
+    /// One that has begun a message on its connection before, and rests on it: it begins the next that is due.
+    pub(super) fn rest(&self) -> Opening<'_> {
+        self.count()
+    }
+
+    fn count(&self) -> Opening<'_> {
+        self.0.set(self.0.get() + 1);
+        Opening(self)
     }
 }
 
-/// A session that has no message yet. Dropped when it has begun one, or is over.
+/// A session that has no message yet, or none at the moment. Dropped when it has begun one, or is over.
 #[derive(Debug)]
 pub(super) struct Opening<'a>(&'a Openings);
 
@@ -47,5 +54,14 @@ mod tests {
         assert!(openings.open(Some(2)).is_some() && openings.open(None).is_some());
         drop(second);
         assert!(openings.open(Some(1)).is_some() && openings.open(Some(0)).is_none());
+    }
+
+    #[test]
+    fn one_that_rests_is_as_good_as_one_that_connects() {
+        let openings = Openings::default();
+        let resting = openings.rest();
+        assert!(openings.open(Some(1)).is_none() && openings.open(Some(2)).is_some());
+        drop(resting); // its connection broke, or it has begun a message
+        assert!(openings.open(Some(1)).is_some());
     }
 }

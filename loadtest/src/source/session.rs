@@ -223,6 +223,8 @@ async fn speak(
     loop {
         deadline.set(core.patience(waits_since));
         let replies = client.replies();
+        // One whose opening still counts is not to count twice.
+        let resting = (opening.is_none() && client.rests()).then(|| core.openings.rest());
         let event = next_event(core, index, conn, client, deadline).await;
         let is_line = matches!(event, Event::Bytes(_));
         drop(turn.take());
@@ -290,6 +292,7 @@ async fn speak(
                 return End::Badly;
             }
         };
+        drop(resting);
         if opening.is_some() && client.has_begun() {
             *opening = None;
         }
