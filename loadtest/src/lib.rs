@@ -20,6 +20,7 @@ pub mod history;
 pub mod identity;
 pub mod ingredients;
 pub mod input_file;
+pub mod interval;
 pub mod leash;
 pub mod ledger;
 pub mod live;

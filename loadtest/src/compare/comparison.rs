@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::change::{Change, median};
 use crate::{
     encoded_histogram::latency_histogram,
-    measurement::Interval,
+    interval::Interval,
     percentile::{by_name, has_enough_beyond},
     phase::Phase,
     run_result::RunResult,

@@ -6,7 +6,7 @@ use super::{
     chart::{Chart, Mark, SERIES_MAX, Scale, Series},
     format::{latency, number},
 };
-use crate::{error_kind::ErrorKind, measurement::Interval, percentile::told, phase::Phase, run_result::RunResult};
+use crate::{error_kind::ErrorKind, interval::Interval, percentile::told, phase::Phase, run_result::RunResult};
 
 /// Points for each halving of the distance to 100 %.
 const TICKS_PER_HALF_DISTANCE: u32 = 5;

@@ -7,7 +7,7 @@ use std::fmt::Write;
 
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use crate::{measurement::Interval, phase::Phase};
+use crate::{interval::Interval, phase::Phase};
 
 /// Nanoseconds to milliseconds, as the writers of the reference implementation do.
 const MAX_VALUE_UNIT_RATIO: f64 = 1e6;
