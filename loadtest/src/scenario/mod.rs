@@ -4,6 +4,7 @@ pub mod greeting;
 pub mod run;
 pub mod runner;
 pub mod text;
+mod under_test;
 
 use std::{
     net::IpAddr,

@@ -1,33 +1,26 @@
 //! One scenario from its start to its result: engine, next hops, load, accounts, verdict.
 
 use std::{
-    collections::BTreeMap,
-    io,
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        mpsc::{Receiver, Sender, channel},
-    },
     time::{Duration, Instant},
 };
 
 use serde_json::json;
 
 use crate::{
-    cli::{EXIT_IO, Failure, say},
+    cli::{Failure, say},
     diff::{Difference, compare},
-    engine::{
-        self, EngineOptions, Route, STOP_MAX,
-        process::{EndedAtStart, EngineProcess},
-        version_of,
-    },
+    engine::version_of,
     leash::Folder,
     live::{Beside, SourceRun, Viewer, add_end_to_end, run_source},
     machine::Machine,
     process::tree_use,
     run_result::{RunFacts, RunResult},
-    scenario::Scenario,
+    scenario::{
+        Scenario,
+        under_test::{UnderTest, death, hold},
+    },
     signals::StopSignal,
     sink::{Sink, SinkOptions, SinkReport},
     source::{
@@ -36,9 +29,6 @@ use crate::{
         summary::{fates, interrupted_text, load_of, never_begun_text},
     },
 };
-
-/// The engine's exit code for a config file that is wrong.
-const ENGINE_EXIT_CONFIG: i32 = 78;
 
 /// Where a scenario runs.
 #[derive(Debug, Clone)]
@@ -224,145 +214,6 @@ fn start_sinks(scenario: &Scenario, place: &Place, ledger: &Path) -> Result<Vec<
     (0..hosts).map(|_| Ok(Sink::start(options.clone())?)).collect()
 }
 
-/// The thread that kills the engine and starts it again.
-struct Killer {
-    /// Calls the kill off; dropped when the engine may end.
-    cancel: Sender<()>,
-    /// How long the new start took.
-    done: Receiver<io::Result<Duration>>,
-}
-
-/// The server while a scenario runs.
-struct UnderTest {
-    address: SocketAddr,
-    engine: Option<Arc<Mutex<EngineProcess>>>,
-    foreign_pid: Option<u32>,
-    /// CPU of processes that were killed.
-    cpu_gone: Arc<Mutex<Duration>>,
-    killer: Option<Killer>,
-}
-
-impl UnderTest {
-    fn start(scenario: &Scenario, place: &Place, folder: &Path, hops: Vec<SocketAddr>) -> Result<UnderTest, Failure> {
-        let (engine, address, foreign_pid) = match &place.server {
-            Server::Running { to, pid, .. } => (None, *to, *pid),
-            Server::Own { binary, cores } => {
-                let options = EngineOptions {
-                    binary: binary.clone(),
-                    folder: folder.join("engine"),
-                    cores: cores.clone(),
-                    route: if hops.is_empty() { Route::Discard } else { Route::Smarthosts { hops, domains: scenario.load.domains } },
-                    settings: scenario.engine.settings.clone(),
-                };
-                let mut engine = engine::prepare(&options).map_err(|error| match error.kind() {
-                    io::ErrorKind::InvalidData => Failure::Data(format!("{}: {error}", scenario.name)),
-                    _ => Failure::io(&scenario.name, error),
-                })?;
-                engine::start(&mut engine).map_err(|error| match wrong_settings(&engine) {
-                    Some(words) => Failure::Data(format!("{}: [engine.settings] {words}", scenario.name)),
-                    None if is_of_the_system(&error) => Failure::io(&scenario.name, error),
-                    None => Failure::Unavailable(format!("{}: {error}", scenario.name)),
-                })?;
-                let address = engine.address;
-                (Some(Arc::new(Mutex::new(engine))), address, None)
-            }
-        };
-        Ok(UnderTest { address, engine, foreign_pid, cpu_gone: Arc::default(), killer: None })
-    }
-
-    fn pid(&self) -> Option<u32> {
-        match &self.engine {
-            // While it is killed and started again somebody else holds it, and it has no process to look at.
-            Some(engine) => engine.try_lock().ok().and_then(|engine| engine.pid()),
-            None => self.foreign_pid,
-        }
-    }
-
-    fn counters(&self) -> BTreeMap<String, f64> {
-        self.engine.as_ref().map(|engine| engine::counters(&hold(engine))).unwrap_or_default()
-    }
-
-    /// CPU time of all processes it was.
-    fn cpu(&self) -> Option<Duration> {
-        let gone = *self.cpu_gone.lock().unwrap_or_else(PoisonError::into_inner);
-        let pid = match &self.engine {
-            Some(engine) => hold(engine).pid(),
-            None => self.foreign_pid,
-        };
-        Some(gone + tree_use(pid?).ok()?.cpu)
-    }
-
-    /// Kills it after so many seconds and starts it again.
-    fn kill_later(&mut self, after_s: Option<f64>) {
-        let (Some(engine), Some(after_s)) = (&self.engine, after_s) else { return };
-        let (engine, cpu_gone) = (engine.clone(), self.cpu_gone.clone());
-        let ((cancel, cancelled), (tell, done)) = (channel::<()>(), channel());
-        std::thread::spawn(move || {
-            if cancelled.recv_timeout(Duration::from_secs_f64(after_s)).is_ok() {
-                return;
-            }
-            let again = || {
-                let mut engine = hold(&engine);
-                if let Some(used) = engine.pid().and_then(|pid| tree_use(pid).ok()) {
-                    *cpu_gone.lock().unwrap_or_else(PoisonError::into_inner) += used.cpu;
-                }
-                engine.kill()?;
-                engine::start(&mut engine)
-            };
-            let _nobody_waits = tell.send(again());
-            // What it started ends with this thread (see `leash`), so it stays until nobody wants the engine any more.
-            while cancelled.recv().is_ok() {}
-        });
-        self.killer = Some(Killer { cancel, done });
-    }
-
-    /// Waits for the kill and the new start; how long the start took.
-    fn killed(&mut self) -> Result<Option<f64>, Failure> {
-        let Some(killer) = &self.killer else { return Ok(None) };
-        let _called_off = killer.cancel.send(());
-        // It ends without a word when it was called off in time.
-        let Ok(took) = killer.done.recv() else { return Ok(None) };
-        let took = took.map_err(|error| Failure::Unavailable(format!("after SIGKILL: {error}")))?;
-        Ok(Some(took.as_secs_f64()))
-    }
-
-    /// Ends it in order; what went wrong with that.
-    fn end(self) -> Option<String> {
-        let mut engine = hold(self.engine.as_ref()?);
-        if let Some(death) = death(&mut engine) {
-            return Some(death);
-        }
-        let ended = engine.terminate(STOP_MAX);
-        match ended {
-            Ok(status) if status.success() => None,
-            Ok(status) => Some(format!("the engine ended with {status}")),
-            Err(error) => Some(error.to_string()),
-        }
-    }
-}
-
-/// How the engine ended, where nobody here asked it to, as one line.
-fn death(engine: &mut EngineProcess) -> Option<String> {
-    let error = engine.must_run().err()?.to_string();
-    Some(error.lines().map(str::trim).collect::<Vec<_>>().join("; "))
-}
-
-/// Did the disk or the system keep the engine from starting: a log that cannot be had, or what the engine says with its exit code?
-fn is_of_the_system(error: &io::Error) -> bool {
-    let ended = error.get_ref().and_then(|inner| inner.downcast_ref::<EndedAtStart>());
-    ended.map_or(error.raw_os_error().is_some(), |ended| ended.status.code() == Some(i32::from(EXIT_IO)))
-}
-
-/// What the engine says of its config file, if that is why it did not start.
-fn wrong_settings(engine: &EngineProcess) -> Option<String> {
-    let checked = engine.call(&["check"]).ok().filter(|checked| checked.status.code() == Some(ENGINE_EXIT_CONFIG))?;
-    Some(String::from_utf8_lossy(&checked.stderr).trim().to_owned())
-}
-
-fn hold(engine: &Mutex<EngineProcess>) -> MutexGuard<'_, EngineProcess> {
-    engine.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// Waits until the queue is empty, ends the next hops and compares the ledgers. Where the wait is interrupted, or the engine has died, there is
 /// nothing to compare: what did not come is in the queue.
 fn account(
@@ -505,30 +356,4 @@ fn judge(scenario: &Scenario, ran: &SourceRun, deliveries: &Deliveries) -> Vec<S
         }
     }
     failures
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// What happened: the last lines of a killed engine's log were one with `\n` in it, and behind them stood that there was no such process.
-    #[test]
-    fn an_engine_that_died_is_told_once_and_on_one_line() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut engine = EngineProcess::new(Path::new("/bin/sh"), folder.path(), SocketAddr::from(([127, 0, 0, 1], 1))).unwrap();
-        let mut command = std::process::Command::new("/bin/sh");
-        command.args(["-c", "echo one; echo two; kill -9 $$"]);
-        engine.spawn(command).unwrap();
-        let told = loop {
-            match death(&mut engine) {
-                Some(death) => break death,
-                None => std::thread::yield_now(),
-            }
-        };
-        assert!(told.contains("signal: 9") && told.ends_with("one; two"), "{told}");
-        let engine = Some(Arc::new(Mutex::new(engine)));
-        let under_test =
-            UnderTest { address: SocketAddr::from(([127, 0, 0, 1], 1)), engine, foreign_pid: None, cpu_gone: Arc::default(), killer: None };
-        assert_eq!(under_test.end(), Some(told));
-    }
 }
