@@ -48,8 +48,10 @@ pub struct Difference {
     pub owed: u64,
     /// Deliveries of them, message by recipient, each counted once.
     pub delivered: u64,
-    /// Deliveries that are owed and did not come.
+    /// Deliveries that are owed and did not come as they were sent.
     pub lost: u64,
+    /// Of those the ones that did not come damaged either.
+    pub absent: u64,
     /// Deliveries beyond the first to the same recipient.
     pub duplicated: u64,
     /// Arrivals with bare line ends, missing stuffing, another length or checksum than sent, or another sender.
@@ -88,6 +90,9 @@ impl Difference {
             "accepted {} (owed {} deliveries), delivered {}: lost {}, duplicated {}, damaged {}, foreign {}, unacknowledged {}",
             self.accepted, self.owed, self.delivered, self.lost, self.duplicated, self.damaged, self.foreign, self.unacknowledged
         );
+        if self.absent < self.lost {
+            text.push_str(&format!(", of the lost {} came damaged", self.lost - self.absent));
+        }
         if self.cut_off > 0 {
             text.push_str(&format!(", lines cut off {}", self.cut_off));
         }
@@ -220,7 +225,7 @@ mod tests {
     #[test]
     fn mail_at_the_wrong_recipient_is_lost_there_and_foreign_here() {
         let result = compared(&[1], "a@y.test", &[(arrival(1, None), "b@y.test")]);
-        assert_eq!((result.lost, result.foreign, result.misdirected, result.delivered), (1, 1, 1, 0), "{result:?}");
+        assert_eq!((result.lost, result.absent, result.foreign, result.misdirected, result.delivered), (1, 1, 1, 1, 0), "{result:?}");
         assert!(!result.is_intact() && !result.is_clean(true));
         assert!(result.examples[1].ends_with(" to b@y.test, whom it was not for"), "{result:?}");
         // Whoever it was for has it, and somebody else, too.
@@ -234,7 +239,7 @@ mod tests {
     fn another_sender_than_sent_is_damage() {
         for (sender, shown) in [(&b""[..], "<>"), (b"other@x", "other@x"), (b"S@x", "S@x")] {
             let result = compared_from(sender, &[1], "a", &[(arrival(1, None), "a")]);
-            assert_eq!((result.damaged, result.delivered, result.lost), (1, 0, 1), "{result:?}");
+            assert_eq!((result.damaged, result.delivered, result.lost, result.absent), (1, 0, 1, 0), "{result:?}");
             let example = format!("damaged (from {shown}, and not s@x): 0000000000000001-000000000001");
             assert!(result.examples.contains(&example) && !result.is_intact(), "{result:?}");
         }
@@ -275,7 +280,8 @@ mod tests {
         let other_run = Arrival { mark: Some(Mark { id: MessageId { run: 2, sequence: 1 }, ..mark(1) }), ..arrival(1, None) };
         let result =
             compared(&[1], "a", &[(arrival(1, Some(Damage::Checksum)), "a"), (foreign, "a"), (other_run, "a"), (arrival(9, None), "a")]);
-        assert_eq!((result.damaged, result.foreign, result.unacknowledged, result.lost), (1, 2, 1, 1));
+        assert_eq!((result.damaged, result.foreign, result.unacknowledged, result.lost, result.absent), (1, 2, 1, 1, 0));
+        assert!(result.text().contains("of the lost 1 came damaged"), "{}", result.text());
         assert_eq!(result.examples.len(), 4);
     }
 

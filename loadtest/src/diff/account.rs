@@ -54,6 +54,7 @@ fn comparable(address: &str) -> Cow<'_, str> {
 struct Owed {
     to: Address,
     arrivals: u32,
+    came_damaged: bool,
 }
 
 #[derive(Debug)]
@@ -108,7 +109,7 @@ impl Account {
             if owed.iter().any(|other| other.to == to) {
                 return Err("a recipient twice");
             }
-            owed.push(Owed { to, arrivals: 0 });
+            owed.push(Owed { to, arrivals: 0, came_damaged: false });
         }
         self.result.accepted += 1;
         self.result.owed += owed.len() as u64;
@@ -155,6 +156,7 @@ impl Account {
             result.damaged += 1;
             let what = if *verdict == "ok" { "another length or checksum than acknowledged" } else { verdict };
             examples.add(Kind::Damaged, || format!("damaged ({what}): {id}"));
+            self.came_damaged(id, recipients);
             return Ok(());
         }
         if let (Some(sent_by), Some(sender)) = (sent_by, sender)
@@ -162,6 +164,7 @@ impl Account {
         {
             result.damaged += 1;
             examples.add(Kind::Damaged, || format!("damaged (from {sender}, and not {}): {id}", self.addresses.name(sent_by)));
+            self.came_damaged(id, recipients);
             return Ok(());
         }
         for recipient in recipients.split(',') {
@@ -194,6 +197,15 @@ impl Account {
         Ok(())
     }
 
+    /// A message that is owed to these recipients is there, if not as it was sent.
+    fn came_damaged(&mut self, id: MessageId, recipients: &str) {
+        let Some(sent) = self.sent.get_mut(&id) else { return };
+        for recipient in recipients.split(',') {
+            let to = self.addresses.number(recipient);
+            sent.owed.iter_mut().filter(|owed| owed.to == to).for_each(|owed| owed.came_damaged = true);
+        }
+    }
+
     /// Notes a line that an earlier run left unfinished.
     pub(super) fn cut_off(&mut self, place: &str) {
         self.result.cut_off += 1;
@@ -206,6 +218,7 @@ impl Account {
         for (id, one) in &self.sent {
             for owed in one.owed.iter().filter(|owed| owed.arrivals == 0) {
                 self.result.lost += 1;
+                self.result.absent += u64::from(!owed.came_damaged);
                 self.examples.add(Kind::Lost, || format!("lost: {id} to {}", self.addresses.name(owed.to)));
             }
         }

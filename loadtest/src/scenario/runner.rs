@@ -265,7 +265,7 @@ fn account(
         );
     } else if waited {
         let difference = compare(&[accepted], delivered)?;
-        if difference.lost > 0 && under_test.engine.is_none() {
+        if difference.absent > 0 && under_test.engine.is_none() {
             deliveries.failures.push(format!(
                 "nothing more came for {} s: what is lost may wait in the server's queue, whose retries are its own and not the scenario's",
                 patience.as_secs_f64()
@@ -279,8 +279,8 @@ fn account(
     Ok(deliveries)
 }
 
-/// For a server that cannot be asked for its queue: until all that was accepted has come, whatever else it had queued, or nothing more comes
-/// for so long. False: until somebody asked for the end.
+/// For a server that cannot be asked for its queue: until all that was accepted has come, damaged or not and whatever else it had queued, or
+/// nothing more comes for so long. False: until somebody asked for the end.
 fn wait_for_arrivals(
     scenario: &Scenario,
     sinks: &[Sink],
@@ -294,7 +294,7 @@ fn wait_for_arrivals(
         if seen >= wanted {
             sinks.iter().for_each(Sink::write_ledger);
             // A ledger whose last line is just being written is looked at again when more has come.
-            let missing = compare(&[accepted], delivered).map_or(1, |difference| difference.lost);
+            let missing = compare(&[accepted], delivered).map_or(1, |difference| difference.absent);
             if missing == 0 {
                 return true;
             }
@@ -356,4 +356,35 @@ fn judge(scenario: &Scenario, ran: &SourceRun, deliveries: &Deliveries) -> Vec<S
         }
     }
     failures
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        checksum::Checksum,
+        identity::{Mark, MessageId},
+        ledger::{Envelope, LedgerWriter},
+        sink::verify::{Arrival, Damage},
+    };
+
+    /// What happened: a server that sends mail on damaged was waited for until nothing had come for a minute, though all was there.
+    #[test]
+    fn mail_that_came_damaged_is_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let (accepted, delivered) = (folder.path().join("accepted"), folder.path().join("delivered"));
+        let mark = Mark { id: MessageId { run: 1, sequence: 1 }, length: 10, checksum: Checksum::from_bits(1), due_us: 0 };
+        let mut writer = LedgerWriter::open(Some(&accepted)).unwrap();
+        writer.accepted(&mark, 5, b"a@x,b@x", b"7F3A").unwrap();
+        writer.flush().unwrap();
+        let mut writer = LedgerWriter::open(Some(&delivered)).unwrap();
+        for (recipients, damage) in [(b"a@x", None), (b"b@x", Some(Damage::Length))] {
+            let arrival = Arrival { mark: Some(mark), damage, bytes: 10, bare_line_ends: 0 };
+            writer.delivered(&arrival, 6, Envelope { reverse_path: b"s@x", recipients }).unwrap();
+        }
+        writer.flush().unwrap();
+        let (scenario, patience, began) = (Scenario::find("relay").unwrap(), Duration::from_secs(20), Instant::now());
+        assert!(wait_for_arrivals(&scenario, &[], (&accepted, &delivered), patience, &StopSignal::never()));
+        assert!(began.elapsed() < patience, "it had nothing to wait for");
+    }
 }
