@@ -162,6 +162,10 @@ fn push_base64(bytes: &[u8], out: &mut String) {
 /// # Errors
 /// A folder or file that cannot be read, no such file, or more of them than 1 GiB in all.
 pub fn read_corpus(folder: &Path) -> Result<Vec<Item>, String> {
+    read_corpus_of(folder, CORPUS_BYTES_MAX)
+}
+
+fn read_corpus_of(folder: &Path, bytes_max: u64) -> Result<Vec<Item>, String> {
     let wrong = |path: &Path, error: std::io::Error| format!("the corpus {}: {error}", path.display());
     let mut paths = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(|error| wrong(folder, error))? {
@@ -174,10 +178,17 @@ pub fn read_corpus(folder: &Path) -> Result<Vec<Item>, String> {
         return Err(format!("the corpus {} has no file whose name ends in .eml", folder.display()));
     }
     paths.sort();
-    let mut left = CORPUS_BYTES_MAX;
+    let mut left = bytes_max;
     let mut items = Vec::with_capacity(paths.len());
     for path in &paths {
-        let content = input_file::read(path, MESSAGE_BYTES_MAX.min(left)).map_err(|error| wrong(path, error))?;
+        let content = input_file::read(path, MESSAGE_BYTES_MAX.min(left)).map_err(|error| match error.kind() {
+            std::io::ErrorKind::FileTooLarge if left < MESSAGE_BYTES_MAX => format!(
+                "the corpus {}: with {} its files are larger than the {bytes_max} octets that are held of a corpus: take some out",
+                folder.display(),
+                path.display()
+            ),
+            _ => wrong(path, error),
+        })?;
         left -= content.len() as u64;
         items.push(Item::new(normalise(&content)));
     }
@@ -253,5 +264,16 @@ mod tests {
             items.iter().map(|item| item.raw.as_slice()).collect::<Vec<_>>(),
             [b"Subject: a\r\n\r\na\r\n".as_slice(), b"Subject: b\r\n\r\nb\r\n"]
         );
+    }
+
+    /// What happened: of a file that did not fit in behind the others it was said that no more octets than were left are read of such a file.
+    #[test]
+    fn files_that_are_too_much_together_are_told_from_one_that_is() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("a.eml"), [b'a'; 60]).unwrap();
+        std::fs::write(folder.path().join("b.eml"), [b'b'; 60]).unwrap();
+        assert_eq!(read_corpus_of(folder.path(), 120).unwrap().len(), 2);
+        let told = read_corpus_of(folder.path(), 119).unwrap_err();
+        assert!(told.contains("with ") && told.contains("b.eml") && told.contains("the 119 octets that are held of a corpus"), "{told}");
     }
 }
