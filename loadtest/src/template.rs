@@ -15,6 +15,15 @@ const CORPUS_BYTES_MAX: u64 = 1 << 30;
 /// What separates the parts of a message with attachments. Nothing that base64 or a text without it can contain.
 const BOUNDARY: &str = "=_ringpost_load_part";
 
+/// The header fields of an assembled message, where no others of their names are given.
+const OWN_FIELDS: [&str; 5] = [
+    "Date: Thu, 01 Jan 2026 00:00:00 +0000",
+    "From: <sender@load.test>",
+    "Message-ID: <{{id}}@load.test>",
+    "Subject: Ringpost load {{seq}}",
+    "MIME-Version: 1.0",
+];
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Piece {
     Fixed { raw: Vec<u8>, stuffed: Vec<u8> },
@@ -56,19 +65,22 @@ impl Template {
         Ok(Template { pieces })
     }
 
-    /// A message of these header fields (`Name: value`), this text and these files as attachments.
+    /// A message of these header fields (`Name: value`), this text and these files as attachments. RFC 5322 3.6: Date and From are there
+    /// once, and so are Message-ID and Subject, those of `fields` where it has them.
     ///
     /// # Errors
     /// A file that cannot be read or is larger than 256 MiB, a field without colon, and what [`Template::parse`] refuses.
     pub fn assemble(fields: &[String], text: &[u8], attachments: &[std::path::PathBuf]) -> Result<Template, String> {
-        let mut message = String::from("From: <sender@load.test>\r\nMIME-Version: 1.0\r\n");
+        let is_given = |own: &str| fields.iter().any(|field| name_of(field).eq_ignore_ascii_case(name_of(own)));
+        let mut message = String::new();
+        for own in OWN_FIELDS.iter().filter(|own| !is_given(own)) {
+            message.push_str(own);
+            message.push_str("\r\n");
+        }
         for field in fields {
             check_field(field)?;
             message.push_str(field);
             message.push_str("\r\n");
-        }
-        if !fields.iter().any(|field| field.to_ascii_lowercase().starts_with("subject:")) {
-            message.push_str("Subject: Ringpost load {{seq}}\r\n");
         }
         if attachments.is_empty() {
             message.push_str("\r\n");
@@ -195,6 +207,11 @@ fn read_corpus_of(folder: &Path, bytes_max: u64) -> Result<Vec<Item>, String> {
     Ok(items)
 }
 
+/// What stands before the colon of a header field.
+fn name_of(field: &str) -> &str {
+    field.split_once(':').map_or(field, |(name, _)| name)
+}
+
 /// Is this a header field?
 ///
 /// # Errors
@@ -250,6 +267,21 @@ mod tests {
         push_base64(b"a", &mut out);
         push_base64(b"ab", &mut out);
         assert_eq!(out, "YQ==YWI=");
+    }
+
+    /// What happened: messages with attachments had no Date, and with a From of one's own they had two.
+    #[test]
+    fn an_assembled_message_has_each_field_once_that_a_message_has_to_have() {
+        for given in [vec![], vec!["FROM: <a@x>", "date: Fri, 02 Jan 2026 00:00:00 +0000", "Message-Id: <{{seq}}@x>", "Subject: s"]] {
+            let given: Vec<String> = given.into_iter().map(String::from).collect();
+            let text = rendered(&Template::assemble(&given, b"hello", &[]).unwrap(), Form::Raw);
+            let (header, _) = text.split_once("\r\n\r\n").unwrap();
+            for name in ["Date", "From", "Message-ID", "Subject", "MIME-Version"] {
+                let count = header.lines().filter(|line| name_of(line).eq_ignore_ascii_case(name)).count();
+                assert_eq!(count, 1, "{name} in {header}");
+            }
+            assert!(given.iter().all(|field| header.contains(&field.replace("{{seq}}", "42"))), "{header}");
+        }
     }
 
     #[test]

@@ -111,7 +111,8 @@ pub struct SourceArguments {
     /// A message with {{seq}} and {{id}} in it.
     #[arg(long, conflicts_with_all = ["corpus", "header", "attach"], help_heading = "Content")]
     pub template: Option<PathBuf>,
-    /// A header field, {{seq}} and {{id}} allowed. May be repeated.
+    /// A header field, {{seq}} and {{id}} allowed. May be repeated. Date, From, Message-ID, Subject and MIME-Version are written without it, and
+    /// one of these names stands in the place of that.
     #[arg(long, conflicts_with = "corpus", help_heading = "Content")]
     pub header: Vec<String>,
     /// A file to attach. May be repeated.
