@@ -1,6 +1,10 @@
 //! `ringpost-load run`: scenarios by name or file, one or the whole suite.
 
-use std::{collections::BTreeSet, path::PathBuf};
+use std::{
+    collections::BTreeSet,
+    fs::{File, TryLockError},
+    path::{Path, PathBuf},
+};
 
 use clap::Args;
 
@@ -18,6 +22,9 @@ use crate::{
     signals::StopSignal,
     source::arguments::{Cores, MEASURED, check_server_pid, parse_cores, resolve, viewer},
 };
+
+/// Results of earlier calls that are named.
+const EARLIER_SHOWN: usize = 10;
 
 /// `ringpost-load run …`
 #[derive(Args, Debug, Clone)]
@@ -58,7 +65,8 @@ pub struct RunArguments {
     /// Keep spool, logs and ledgers.
     #[arg(long, help_heading = "Server")]
     pub keep: bool,
-    /// Write each result as DIR/NAME.json, and suite.json and report.html beside them.
+    /// Write each result as DIR/NAME.json, and suite.json and report.html beside them, in place of files that have these names. One call at
+    /// a time.
     #[arg(long, value_name = "DIR", help_heading = "Results")]
     pub output: Option<PathBuf>,
     /// No live lines.
@@ -99,10 +107,14 @@ impl RunArguments {
             return Err(Failure::Usage(format!("{name} is of a server that runs: say --to HOST:PORT, too")));
         }
         let place = self.place(&scenarios)?;
-        if let Some(folder) = &self.output {
-            std::fs::create_dir_all(folder).map_err(|error| Failure::io(folder.display(), error))?;
-            check_place(&folder.join("suite.json"))?;
-        }
+        let _mine = match &self.output {
+            Some(folder) => {
+                std::fs::create_dir_all(folder).map_err(|error| Failure::io(folder.display(), error))?;
+                check_place(&folder.join("suite.json"))?;
+                claim(folder)?
+            }
+            None => None,
+        };
         pinning::raise_open_files();
         let stop = StopSignal::listen().map_err(|error| Failure::io("signals", error))?;
         let mut results = Vec::new();
@@ -202,11 +214,43 @@ impl RunArguments {
         let suite = Suite::new(if self.suite { "Ringpost load test" } else { "Ringpost scenarios" }, results);
         let code = if suite.failed_tests == 0 { EXIT_OK } else { EXIT_NEGATIVE };
         let Some(folder) = &self.output else { return Ok((code, String::new())) };
+        let earlier = earlier_text(folder, &suite.results.iter().map(|result| format!("{}.json", result.test_name)).collect());
         suite.write(&folder.join("suite.json"))?;
         let page = folder.join("report.html");
         write_whole(&page, html::page(&suite).as_bytes()).map_err(|error| Failure::io(page.display(), error))?;
-        Ok((code, format!("{} of {} held; {}\n", suite.passed_tests, suite.total_tests, page.display())))
+        Ok((code, format!("{} of {} held; {}\n{earlier}", suite.passed_tests, suite.total_tests, page.display())))
     }
+}
+
+/// Keeps other calls out of the folder of results until what this returns is dropped: of two at once each would replace files of the other, so
+/// that those there would be of neither. None: the file system knows no locks.
+fn claim(folder: &Path) -> Result<Option<File>, Failure> {
+    let held = File::open(folder).map_err(|error| Failure::io(folder.display(), error))?;
+    match held.try_lock() {
+        Ok(()) => Ok(Some(held)),
+        Err(TryLockError::WouldBlock) => Err(Failure::Usage(format!(
+            "--output {}: another call of run writes its results there: name another folder, or wait for its end",
+            folder.display()
+        ))),
+        Err(TryLockError::Error(_)) => Ok(None),
+    }
+}
+
+/// What is said of results that stood in the folder before, where there are some: `written` are the files of this call, and `suite.json` has
+/// nothing of the others.
+fn earlier_text(folder: &Path, written: &BTreeSet<String>) -> String {
+    let names = std::fs::read_dir(folder).into_iter().flatten().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let others: BTreeSet<String> =
+        names.filter(|name| name.ends_with(".json") && name != "suite.json" && !written.contains(name)).collect();
+    if others.is_empty() {
+        return String::new();
+    }
+    let mut shown: Vec<&str> = others.iter().take(EARLIER_SHOWN).map(String::as_str).collect();
+    let more = format!("{} more", others.len().saturating_sub(EARLIER_SHOWN));
+    if others.len() > EARLIER_SHOWN {
+        shown.push(&more);
+    }
+    format!("of earlier calls there, and neither in suite.json nor in report.html: {}\n", shown.join(", "))
 }
 
 /// All cores but the generator's, or where none is left, the generator's too.
@@ -237,5 +281,26 @@ mod tests {
     fn the_engine_gets_what_the_generator_leaves() {
         assert_eq!(engine_cores(&[0, 1, 2], &[2]), [0, 1]);
         assert_eq!(engine_cores(&[3], &[3]), [3]);
+    }
+
+    /// What happened: results of an earlier call stood beside those of the last one as if they were of it.
+    #[test]
+    fn what_earlier_calls_left_in_the_folder_is_told_from_what_this_one_wrote() {
+        let folder = tempfile::tempdir().unwrap();
+        let written = BTreeSet::from(["relay.json".to_owned()]);
+        ["suite.json", "report.html", "relay.json"].iter().for_each(|name| std::fs::write(folder.path().join(name), "").unwrap());
+        assert_eq!(earlier_text(folder.path(), &written), "");
+        (0..12).for_each(|number| std::fs::write(folder.path().join(format!("{number:02}.json")), "").unwrap());
+        let text = earlier_text(folder.path(), &written);
+        assert!(text.contains(": 00.json, ") && text.ends_with("09.json, 2 more\n"), "{text}");
+    }
+
+    #[test]
+    fn a_folder_of_results_is_one_calls_until_it_ends() {
+        let folder = tempfile::tempdir().unwrap();
+        let mine = claim(folder.path()).unwrap();
+        assert!(mine.is_some() && matches!(claim(folder.path()), Err(Failure::Usage(told)) if told.contains("another call")));
+        drop(mine);
+        assert!(claim(folder.path()).unwrap().is_some());
     }
 }

@@ -138,7 +138,7 @@ pub struct SourceArguments {
     /// Name in the result.
     #[arg(long, default_value = "source", help_heading = "Results")]
     pub name: String,
-    /// Write the result as JSON.
+    /// Write the result as JSON, in place of a file that has this name.
     #[arg(long, help_heading = "Results")]
     pub output: Option<PathBuf>,
     /// Print a summary as one JSON object instead of lines.
