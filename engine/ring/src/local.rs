@@ -144,3 +144,37 @@ pub fn run<T, F: Future<Output = T>>(config: RingConfig, main: impl FnOnce(Ring,
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{cell::Cell, future::poll_fn};
+
+    use super::*;
+
+    #[test]
+    fn work_before_a_turn_sees_what_tasks_have_done_and_ends_with_them() {
+        let (done, seen) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
+        let (theirs, outside) = ((done.clone(), seen.clone()), seen.clone());
+        run(RingConfig::default(), |_ring, spawner| async move {
+            let (done, seen) = theirs.clone();
+            spawner.before_each_turn(move || theirs.1.set(theirs.0.get()));
+            for step in 1..=3 {
+                done.set(step);
+                assert_eq!(seen.get(), step - 1, "no turn has come between");
+                let mut has_turned = false;
+                poll_fn(|cx| match std::mem::replace(&mut has_turned, true) {
+                    true => Poll::Ready(()),
+                    false => {
+                        cx.waker().wake_by_ref();
+                        Poll::Pending
+                    }
+                })
+                .await;
+                assert_eq!(seen.get(), step);
+            }
+        })
+        .unwrap();
+        drop((done, outside));
+        assert_eq!(Rc::strong_count(&seen), 1, "nothing holds what the work held");
+    }
+}
