@@ -1,7 +1,10 @@
 //! Routes by mx: domains have destinations of their own, wait for DNS, share sites, move when DNS says so, and are dropped.
 
+mod refusals;
+mod turns;
+
 use ringpost_queue::{
-    DestinationLimits, Dispatch, Filter, HostsTried, Lookup, NewMessage, NewRecipient, NextHop, Notify, Outcome, Question, Queue, QueueId,
+    DestinationLimits, Dispatch, HostsTried, Lookup, NewMessage, NewRecipient, NextHop, Notify, Outcome, Question, Queue, QueueId,
     QueueSettings, Resolution, RetryPolicy, Route, Routes, Settled, State, Verdict, Via, Wait, Work,
 };
 
@@ -194,96 +197,6 @@ fn mail_of_a_domain_whose_mx_set_changed_goes_to_the_new_site_even_when_the_old_
     assert_eq!(delivered, 10);
 }
 
-/// What DNS says of a domain with three hosts beside its first, of which each turn brings another one.
-fn part_of_site(turn: u16, until: u64) -> Resolution {
-    let hosts = ["192.0.2.1:25".to_owned(), format!("192.0.2.{}:25", 2 + turn % 3)].map(|host| host.parse().unwrap());
-    Resolution::Site { key: "many".into(), name: "mx.test".into(), hosts: hosts.into(), is_whole: false, until }
-}
-
-fn turn_of(lookup: &Lookup) -> u16 {
-    let Question::Mx { turn, .. } = &lookup.question else { panic!("of a route by mx") };
-    *turn
-}
-
-/// Mail of a domain whose first hosts are dead was deferred until it expired: the others were never asked for.
-#[test]
-fn where_no_host_of_many_answers_others_are_asked_for_after_a_back_off() {
-    let mut queue = queue();
-    enqueue(&mut queue, 1, 5, &["a@one.test"], START);
-    let (mut now, mut turns, mut delivered) = (START, Vec::new(), false);
-    while !delivered {
-        let (attempts, lookups) = work(&mut queue, now);
-        for dispatch in attempts {
-            let (destination, mut tried) = (dispatch.destination(), HostsTried::default());
-            let mut alive = None;
-            while let Some(host) = queue.next_host(destination, &mut tried, now) {
-                if queue.host_address(destination, host).unwrap().name == "192.0.2.4:25" {
-                    alive = Some(host);
-                    break;
-                }
-                queue.host_failed(destination, host, "connect: refused", now);
-            }
-            if let Some(host) = alive {
-                queue.host_reached(destination, host, now);
-                deliver(&mut queue, dispatch, now);
-                delivered = true;
-            } else if queue.ends_round(destination, tried, now) {
-                let key = dispatch.key();
-                assert_eq!(queue.unreachable(dispatch, now, &mut Vec::new()), Settled::Outcome);
-                queue.recorded(key);
-            } else {
-                assert_eq!(queue.abandon(dispatch, now), Settled::Nothing);
-            }
-        }
-        for lookup in lookups {
-            turns.push((turn_of(&lookup), now - START));
-            queue.resolved(lookup.destination, &part_of_site(turn_of(&lookup), now + 600 * MINUTE), now);
-        }
-        now = if delivered { now } else { queue.next_due(now).unwrap().max(now + 1) };
-        assert!(now < START + 10 * MINUTE, "{turns:?}");
-    }
-    let [(0, 0), (1, first), (2, second)] = turns[..] else { panic!("{turns:?}") };
-    assert!((4000..8000).contains(&first) && (8000..30_000).contains(&(second - first)), "{turns:?}");
-
-    // Others at this site go by what it found, and do not exchange its hosts for the first ones.
-    enqueue(&mut queue, 2, 5, &["a@two.test"], now);
-    let (_, lookups) = work(&mut queue, now);
-    assert_eq!(turn_of(&lookups[0]), 0, "nothing is known of it");
-    queue.resolved(lookups[0].destination, &part_of_site(0, now + 1000), now);
-    let (attempts, _) = work(&mut queue, now);
-    let hosts: Vec<_> = queue.hosts(attempts[0].destination()).map(|host| host.name.as_str()).collect();
-    assert_eq!(hosts, ["192.0.2.1:25", "192.0.2.4:25"]);
-    attempts.into_iter().for_each(|dispatch| deliver(&mut queue, dispatch, now));
-    enqueue(&mut queue, 3, 5, &["a@two.test"], now + 1000);
-    let (_, lookups) = work(&mut queue, now + 1000);
-    assert_eq!(turn_of(&lookups[0]), 2);
-}
-
-#[test]
-fn where_no_host_of_those_asked_for_has_an_address_the_next_question_is_about_others() {
-    let mut queue = queue();
-    enqueue(&mut queue, 1, 5, &["a@one.test"], START);
-    let (mut now, mut turns) = (START, Vec::new());
-    for has_more in [false, true, true, false] {
-        let lookup = loop {
-            let (attempts, mut lookups) = work(&mut queue, now);
-            for dispatch in attempts {
-                let key = dispatch.key();
-                assert_eq!(queue.unreachable(dispatch, now, &mut Vec::new()), Settled::Outcome);
-                queue.recorded(key);
-            }
-            if let Some(lookup) = lookups.pop() {
-                break lookup;
-            }
-            now = queue.next_due(now).unwrap().max(now + 1);
-        };
-        turns.push(turn_of(&lookup));
-        queue.resolved(lookup.destination, &Resolution::Unanswered { reason: "none".into(), has_more }, now);
-    }
-    // Seven times eight hosts, and the best eight, are sixty-four.
-    assert_eq!(turns, [0, 0, 7, 14]);
-}
-
 #[test]
 fn an_old_answer_is_asked_for_again_before_the_next_attempt_and_not_before() {
     let mut queue = queue();
@@ -344,123 +257,6 @@ fn without_an_answer_one_attempt_tells_so_and_the_question_comes_again_after_a_b
     assert!((questions.len() - 1..=questions.len()).contains(&told));
     assert!(questions[1] - questions[0] <= 6000);
     assert_eq!(queue.counts().ready, 100, "nobody was deferred by name");
-}
-
-#[test]
-fn a_refusal_of_dns_fails_each_message_with_its_words() {
-    let mut queue = queue();
-    for sequence in 0..3 {
-        enqueue(&mut queue, sequence, 5, &["a@nosuch.test", "b@nosuch.test"], START);
-    }
-    let (_, lookups) = work(&mut queue, START);
-    assert!(!lookups[0].anew);
-    let reply = "556 5.1.10 nosuch.test takes no mail (null MX)";
-    queue.resolved(lookups[0].destination, &Resolution::Refused { reply: reply.into(), until: START + MINUTE }, START);
-    let (attempts, _) = work(&mut queue, START);
-    assert_eq!(attempts.len(), 3);
-    let key = attempts[0].key();
-    for dispatch in attempts {
-        assert_eq!(queue.verdict(&dispatch), Some(Verdict::Refused(reply.into())));
-        let outcomes: Vec<_> =
-            queue.recipients(&dispatch).map(|(number, _)| (number, Outcome::Failed { reply: reply.as_bytes() })).collect();
-        assert_eq!(outcomes.len(), 2);
-        assert_eq!(queue.settle(dispatch, &outcomes, START, &mut Vec::new()), Settled::Outcome);
-    }
-    assert_eq!(queue.counts().failed, 6);
-    // Who retries has mended it, or believes so: what was said before says nothing.
-    assert_eq!(queue.retry(key, &Filter::default(), START, &mut Vec::new()), Some(Settled::Outcome));
-    let (attempts, lookups) = work(&mut queue, START);
-    assert!(attempts.is_empty() && lookups.len() == 1 && lookups[0].anew);
-    queue.not_asked(lookups[0].destination, START);
-    let (_, lookups) = work(&mut queue, START + 1000);
-    assert!(lookups[0].anew, "nobody has answered yet");
-    queue.resolved(lookups[0].destination, &Resolution::Refused { reply: reply.into(), until: START + MINUTE }, START);
-    let (attempts, _) = work(&mut queue, START + MINUTE);
-    attempts.into_iter().for_each(|dispatch| assert_eq!(queue.abandon(dispatch, START + MINUTE), Settled::Nothing));
-}
-
-/// Nobody asked for a domain without mail: after a retry of a message whose refused recipient had left, other shards, and those that had
-/// never heard of the domain, went on refusing mail for it by the old answer.
-#[test]
-fn a_retry_asks_about_a_refused_domain_at_once_though_its_mail_is_gone() {
-    let mut queue = queue();
-    enqueue(&mut queue, 1, 5, &["a@nosuch.test", "b@known.test"], START);
-    let (_, lookups) = work(&mut queue, START);
-    let (mut refused, mut key) = (None, None);
-    for lookup in lookups {
-        let is_known = lookup.question == Question::Mx { domain: "known.test".into(), port: 25, turn: 0 };
-        let refusal = Resolution::Refused { reply: "550 5.1.2 no".into(), until: START + 60 * MINUTE };
-        let resolution = if is_known { site("s", &["192.0.2.1:25"], START + 60 * MINUTE) } else { refusal };
-        refused = if is_known { refused } else { Some(lookup.destination) };
-        queue.resolved(lookup.destination, &resolution, START);
-    }
-    let refused = refused.unwrap();
-    for dispatch in work(&mut queue, START).0 {
-        key = Some(dispatch.key());
-        let number = queue.recipients(&dispatch).next().unwrap().0;
-        let outcome = match queue.verdict(&dispatch) {
-            Some(_) => Outcome::Failed { reply: b"550 5.1.2 no" },
-            None => Outcome::Deferred { reply: b"450 later" },
-        };
-        assert_eq!(queue.settle(dispatch, &[(number, outcome)], START, &mut Vec::new()), Settled::Outcome);
-    }
-    let key = key.unwrap();
-    let failed = Filter { state: Some(State::Failed), ..Filter::default() };
-    assert_eq!(queue.purge(key, &failed, START, &mut Vec::new()), Some(Settled::Outcome));
-    assert_eq!(queue.retry(key, &Filter::default(), START + 1, &mut Vec::new()), Some(Settled::Outcome));
-    let (attempts, lookups) = work(&mut queue, START + 1);
-    attempts.into_iter().for_each(|dispatch| assert_eq!(queue.abandon(dispatch, START + 1), Settled::Nothing));
-    assert_eq!(lookups.iter().map(|lookup| (lookup.destination, lookup.anew)).collect::<Vec<_>>(), [(refused, true)]);
-    // Its question did not get through: it comes again soon, and nothing spins meanwhile.
-    queue.not_asked(refused, START + 1);
-    assert!(work(&mut queue, START + 100).1.is_empty() && queue.next_due(START + 100).is_some_and(|at| at > START + 100));
-    let (_, lookups) = work(&mut queue, START + 101);
-    assert_eq!(lookups.iter().map(|lookup| (lookup.destination, lookup.anew)).collect::<Vec<_>>(), [(refused, true)]);
-    // Another shard hears that the refusal counts no more, and fails nobody by it.
-    let mut other = self::queue();
-    enqueue(&mut other, 1, 5, &["a@nosuch.test"], START);
-    let destination = work(&mut other, START).1[0].destination;
-    let refusal = Resolution::Refused { reply: "550 5.1.2 no".into(), until: START + 60 * MINUTE };
-    other.resolved(destination, &refusal, START);
-    other.resolved(destination, &Resolution::Awaited, START);
-    let (attempts, lookups) = work(&mut other, START);
-    assert!(attempts.is_empty() && lookups.is_empty(), "it waits");
-    other.resolved(destination, &site("s", &["192.0.2.1:25"], START + MINUTE), START);
-    let (attempts, _) = work(&mut other, START);
-    assert!(attempts.len() == 1 && other.verdict(&attempts[0]).is_none());
-    other.resolved(destination, &Resolution::Awaited, START);
-    attempts.into_iter().for_each(|dispatch| assert_eq!(other.abandon(dispatch, START), Settled::Nothing));
-    assert_eq!(
-        work(&mut other, START).0.into_iter().map(|dispatch| assert_eq!(other.abandon(dispatch, START), Settled::Nothing)).count(),
-        1,
-        "hosts are no refusal"
-    );
-}
-
-/// It was put off as one that mail waits for; without that mail nobody asked, and other shards went on refusing by the old answer.
-#[test]
-fn a_retrys_question_that_was_put_off_is_asked_though_its_mail_is_withdrawn_meanwhile() {
-    let mut queue = queue();
-    enqueue(&mut queue, 1, 5, &["a@nosuch.test"], START);
-    let refused = work(&mut queue, START).1[0].destination;
-    let refusal = Resolution::Refused { reply: "550 5.1.2 no".into(), until: START + 60 * MINUTE };
-    queue.resolved(refused, &refusal, START);
-    let dispatch = work(&mut queue, START).0.pop().unwrap();
-    let key = dispatch.key();
-    let _ = queue.settle(dispatch, &[(0, Outcome::Failed { reply: b"550 5.1.2 no" })], START, &mut Vec::new());
-    assert_eq!(queue.retry(key, &Filter::default(), START + 1, &mut Vec::new()), Some(Settled::Outcome));
-    assert_eq!(work(&mut queue, START + 1).1.iter().map(|lookup| lookup.anew).collect::<Vec<_>>(), [true]);
-    queue.not_asked(refused, START + 1);
-    assert!(queue.purge(key, &Filter::default(), START + 50, &mut Vec::new()).is_some());
-    assert!(work(&mut queue, START + 100).1.is_empty());
-    assert!(queue.next_due(START + 100).is_some_and(|at| at > START + 100), "a time of its own brings it back");
-    let (_, lookups) = work(&mut queue, START + 101);
-    assert_eq!(lookups.iter().map(|lookup| (lookup.destination, lookup.anew)).collect::<Vec<_>>(), [(refused, true)]);
-    // Nobody comes back to it: it is asked once more after two minutes, and no longer when there is an answer.
-    assert!(work(&mut queue, START + 101 + 2 * MINUTE - 1).1.is_empty());
-    assert_eq!(work(&mut queue, START + 101 + 2 * MINUTE).1.len(), 1);
-    queue.resolved(refused, &refusal, START + 3 * MINUTE);
-    assert!(work(&mut queue, START + 9 * MINUTE).1.is_empty());
 }
 
 #[test]
