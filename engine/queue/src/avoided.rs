@@ -168,8 +168,8 @@ impl Queue {
             let Role::Site(state) = &mut self.destinations[site as usize].role else { unreachable!("the caller looked") };
             let queued = &mut state.queued;
             let Some((at, domain)) = queued.pop_outdated(cause) else { return true };
-            if self.leaves_queue(domain, site, at) {
-                self.refresh_domain(domain, now);
+            if self.leaves_queue(domain, at) {
+                self.refresh_domain(domain.slot, now);
             }
         }
         false

@@ -33,6 +33,8 @@ pub(crate) struct Directory {
     hasher: RandomState,
     vacant: Vec<u32>,
     idle: usize,
+    /// Of domains to sites.
+    joinings: u32,
     pub(crate) names: Names,
 }
 
@@ -349,7 +351,7 @@ impl Queue {
         if before.map(|(site, _)| site) == site {
             return;
         }
-        (domain.site, domain.queued_at, domain.aside_at) = (None, None, 0);
+        (domain.site, domain.joining, domain.queued_at, domain.aside_at) = (None, 0, None, 0);
         if let Some((left, position)) = before {
             let Role::Site(old) = &mut self.destinations[left as usize].role else { unreachable!("domains join sites") };
             old.members.swap_remove(position as usize);
@@ -366,6 +368,8 @@ impl Queue {
             new.members.push(slot);
             if let Role::Domain(domain) = &mut self.destinations[slot as usize].role {
                 domain.site = Some((joined, position));
+                self.directory.joinings = self.directory.joinings.checked_add(1).unwrap_or(1);
+                domain.joining = self.directory.joinings;
             }
         }
     }

@@ -23,10 +23,18 @@ pub(crate) enum QueuedAt {
     InTurn(u8),
 }
 
+/// A domain in a list of its site's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Entry {
+    pub(crate) slot: u32,
+    /// Tells what a domain left behind when it went from what it has since it came again.
+    pub(crate) joining: u32,
+}
+
 /// One list per priority, each in the order of coming. A domain that is queued elsewhere by now, or not at all, may still be in one.
 #[derive(Debug, Default)]
 struct Lists {
-    domains: [VecDeque<u32>; PRIORITIES],
+    domains: [VecDeque<Entry>; PRIORITIES],
     entries: usize,
 }
 
@@ -50,7 +58,7 @@ impl QueuedDomains {
 
     /// A domain whose turn comes soon.
     pub(crate) fn foremost(&self) -> Option<u32> {
-        self.foremost_lists().domains.iter().rev().find_map(VecDeque::front).copied()
+        self.foremost_lists().domains.iter().rev().find_map(VecDeque::front).map(|entry| entry.slot)
     }
 
     /// The highest priority of a domain whose turn may be next.
@@ -60,18 +68,18 @@ impl QueuedDomains {
     }
 
     /// The first of each priority, the highest first: of those that were set aside only when there is no other.
-    pub(crate) fn first_of_each(&self) -> impl Iterator<Item = (QueuedAt, u32)> {
+    pub(crate) fn first_of_each(&self) -> impl Iterator<Item = (QueuedAt, Entry)> {
         let at: fn(u8) -> QueuedAt = if self.in_turn.entries > 0 { QueuedAt::InTurn } else { QueuedAt::Aside };
         let domains = &self.foremost_lists().domains;
         (0..=PRIORITY_MAX).rev().filter_map(move |priority| Some((at(priority), *domains[usize::from(priority)].front()?)))
     }
 
-    pub(crate) fn push(&mut self, domain: u32, priority: u8) {
+    pub(crate) fn push(&mut self, domain: Entry, priority: u8) {
         self.in_turn.push(domain, priority);
     }
 
     /// Those for another cause have [left](QueuedDomains::pop_outdated) first.
-    pub(crate) fn set_aside(&mut self, domain: u32, priority: u8, cause: u64) {
+    pub(crate) fn set_aside(&mut self, domain: Entry, priority: u8, cause: u64) {
         let aside = self.aside.get_or_insert_with(|| Box::new(Aside { lists: Lists::default(), cause }));
         assert_eq!(aside.cause, cause, "those of another cause have left");
         aside.lists.push(domain, priority);
@@ -83,7 +91,7 @@ impl QueuedDomains {
     }
 
     /// Forgets those that were set aside and have moved on.
-    pub(crate) fn retain_aside(&mut self, is_there: impl Fn(u32, u8) -> bool) {
+    pub(crate) fn retain_aside(&mut self, is_there: impl Fn(Entry, u8) -> bool) {
         let Some(aside) = &mut self.aside else { return };
         for (priority, domains) in (0..).zip(&mut aside.lists.domains) {
             domains.retain(|domain| is_there(*domain, priority));
@@ -93,7 +101,7 @@ impl QueuedDomains {
     }
 
     /// Takes out the first of these.
-    pub(crate) fn pop(&mut self, at: QueuedAt) -> Option<u32> {
+    pub(crate) fn pop(&mut self, at: QueuedAt) -> Option<Entry> {
         match at {
             QueuedAt::InTurn(priority) => self.in_turn.pop(priority),
             QueuedAt::Aside(priority) => {
@@ -110,7 +118,7 @@ impl QueuedDomains {
     }
 
     /// One that was set aside for another cause than `cause`; it is so no more.
-    pub(crate) fn pop_outdated(&mut self, cause: Option<u64>) -> Option<(QueuedAt, u32)> {
+    pub(crate) fn pop_outdated(&mut self, cause: Option<u64>) -> Option<(QueuedAt, Entry)> {
         let aside = self.aside.as_ref().filter(|aside| Some(aside.cause) != cause)?;
         let priority = (0..=PRIORITY_MAX).rev().find(|priority| !aside.lists.domains[usize::from(*priority)].is_empty())?;
         self.pop(QueuedAt::Aside(priority)).map(|domain| (QueuedAt::Aside(priority), domain))
@@ -125,12 +133,12 @@ impl QueuedDomains {
 }
 
 impl Lists {
-    fn push(&mut self, domain: u32, priority: u8) {
+    fn push(&mut self, domain: Entry, priority: u8) {
         self.domains[usize::from(priority)].push_back(domain);
         self.entries += 1;
     }
 
-    fn pop(&mut self, priority: u8) -> Option<u32> {
+    fn pop(&mut self, priority: u8) -> Option<Entry> {
         let popped = self.domains[usize::from(priority)].pop_front();
         self.entries -= usize::from(popped.is_some());
         popped
@@ -152,15 +160,16 @@ impl Queue {
         }
         domain.queued_at = Some(at);
         let was_aside_at = domain.aside_at;
+        let entry = Entry { slot, joining: domain.joining };
         domain.aside_at |= u16::from(cause.is_some()) << best;
         let Role::Site(state) = &mut self.destinations[site as usize].role else { unreachable!("domains join sites") };
         let queued = &mut state.queued;
         match cause {
-            None => queued.push(slot, best),
+            None => queued.push(entry, best),
             // It is in this list already, from before it was in turn.
             Some(_) if was_aside_at & 1 << best != 0 => {}
             Some(cause) => {
-                queued.set_aside(slot, best, cause);
+                queued.set_aside(entry, best, cause);
                 self.bound_aside(site);
             }
         }
@@ -174,8 +183,8 @@ impl Queue {
             return;
         }
         let mut queued = std::mem::take(&mut state.queued);
-        queued.retain_aside(|domain, priority| match &self.destinations[domain as usize].role {
-            Role::Domain(domain) => domain.aside_at & 1 << priority != 0 && domain.site.is_some_and(|(of, _)| of == site),
+        queued.retain_aside(|entry, priority| match &self.destinations[entry.slot as usize].role {
+            Role::Domain(domain) => domain.aside_at & 1 << priority != 0 && domain.joining == entry.joining,
             Role::Route | Role::Site(_) | Role::Vacant => false,
         });
         let Role::Site(state) = &mut self.destinations[site as usize].role else { unreachable!("the caller looked") };
@@ -190,7 +199,7 @@ impl Queue {
             let queued = &state.queued;
             let mut best: Option<(u64, QueuedAt)> = None;
             for (at, domain) in queued.first_of_each() {
-                let turn = self.turn_of(domain, site, at).unwrap_or(0);
+                let turn = self.turn_of(domain, at).unwrap_or(0);
                 if best.is_none_or(|(least, ..)| turn < least) {
                     best = Some((turn, at));
                 }
@@ -198,10 +207,11 @@ impl Queue {
             let (_, at) = best?;
             let Role::Site(state) = &mut self.destinations[site as usize].role else { unreachable!("the caller looked") };
             let queued = &mut state.queued;
-            let slot = queued.pop(at).expect("it was the first");
-            if !self.leaves_queue(slot, site, at) {
+            let entry = queued.pop(at).expect("it was the first");
+            if !self.leaves_queue(entry, at) {
                 continue;
             }
+            let slot = entry.slot;
             let state = &self.destinations[slot as usize];
             let Role::Domain(domain) = &state.role else { continue };
             match domain.step(now) {
@@ -213,9 +223,9 @@ impl Queue {
     }
 
     /// This was taken out of a list of the site's. False if the domain had moved on; else it is queued no longer.
-    pub(crate) fn leaves_queue(&mut self, slot: u32, site: u32, at: QueuedAt) -> bool {
-        let Role::Domain(domain) = &mut self.destinations[slot as usize].role else { return false };
-        if domain.site.is_none_or(|(of, _)| of != site) {
+    pub(crate) fn leaves_queue(&mut self, entry: Entry, at: QueuedAt) -> bool {
+        let Role::Domain(domain) = &mut self.destinations[entry.slot as usize].role else { return false };
+        if domain.joining != entry.joining {
             return false;
         }
         if let QueuedAt::Aside(priority) = at {
@@ -227,13 +237,88 @@ impl Queue {
     }
 
     /// When the first message of a domain has its turn, if that is where it is queued at the site.
-    fn turn_of(&self, slot: u32, site: u32, at: QueuedAt) -> Option<u64> {
-        let state = &self.destinations[slot as usize];
+    fn turn_of(&self, entry: Entry, at: QueuedAt) -> Option<u64> {
+        let state = &self.destinations[entry.slot as usize];
         let Role::Domain(domain) = &state.role else { return None };
-        if domain.queued_at != Some(at) || domain.site.is_none_or(|(of, _)| of != site) {
+        if domain.queued_at != Some(at) || domain.joining != entry.joining {
             return None;
         }
         let age_step_ms = self.settings.age_step_ms;
         state.ready.first(&self.groups, age_step_ms).map(|group| self.groups[group].turn(age_step_ms))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        DestinationLimits, NewMessage, NewRecipient, Notify, Outcome, QueueId, QueueSettings, Resolution, RetryPolicy, Route, Routes, Via,
+        Work,
+    };
+
+    const START: u64 = 1_790_000_000_000;
+
+    fn site_of(key: &str) -> Resolution {
+        let hosts = vec![format!("192.0.2.{}:25", key.len()).parse().unwrap()];
+        Resolution::Site { key: key.to_owned(), name: key.to_owned(), hosts, is_whole: true, until: START + 100_000_000 }
+    }
+
+    /// Each time that a domain left its site while it was set aside, and came again, it was in the list once more: nothing bounded that, it was
+    /// looked through at each further one, and the domain had as many turns as places.
+    #[test]
+    fn a_domain_that_leaves_and_comes_again_is_set_aside_once() {
+        let limits = DestinationLimits { connections_max: 1, window_initial: 1, throttle_pause_ms: 10_000, ..DestinationLimits::default() };
+        let route = Route { pattern: "*".into(), via: Via::Mx { port: 25 }, retry: RetryPolicy::default(), limits };
+        let mut queue = Queue::new(QueueSettings::default(), Routes::new(vec![route]).unwrap(), 1, START);
+        let enqueue = |queue: &mut Queue, sequence: u64, sender: &str, domain: &str| {
+            let id = QueueId { boot: 1, shard: 0, sequence };
+            let message = NewMessage { id, accepted_at: START, reverse_path: sender.as_bytes(), ..NewMessage::default() };
+            let (address, destination) = (format!("b@{domain}"), queue.route(domain.as_bytes()));
+            queue.enqueue(&message, [NewRecipient { address: address.as_bytes(), destination, notify: Notify::UNSAID }].into_iter(), START);
+            destination
+        };
+        enqueue(&mut queue, 1, "bad@x.test", "first.test");
+        let leaver = enqueue(&mut queue, 2, "bad@x.test", "leaver.test");
+        (3..6).for_each(|sequence| _ = enqueue(&mut queue, sequence, "good@x.test", "good.test"));
+        let poll = |queue: &mut Queue, now: u64| loop {
+            match queue.poll(now, &mut Vec::new())? {
+                Work::Attempt(dispatch) => return Some(dispatch),
+                Work::Resolve(lookup) => queue.resolved(lookup.destination, &site_of("all"), now),
+                other => panic!("{other:?}"),
+            }
+        };
+        let dispatch = poll(&mut queue, START).unwrap();
+        let site = dispatch.destination();
+        assert!(poll(&mut queue, START).is_none(), "the others are asked about meanwhile");
+        let refused = Outcome::Deferred { reply: b"421 4.7.0 your reputation is bad" };
+        let _ = queue.settle(dispatch, &[(0, refused)], START, &mut Vec::new());
+        let now = queue.destination(site, START).unwrap().throttled_until.unwrap();
+        let good = poll(&mut queue, now).unwrap();
+        assert_eq!(queue.envelope(good.key()).unwrap().reverse_path, b"good@x.test");
+
+        let entries = |queue: &Queue| {
+            let Role::Site(state) = &queue.destinations[site.index()].role else { unreachable!("it is one") };
+            let Role::Domain(domain) = &queue.destinations[leaver.index()].role else { unreachable!("it is one") };
+            let entry = Entry { slot: leaver.slot, joining: domain.joining };
+            let aside = state.queued.aside.as_ref().expect("it was passed over");
+            let here = aside.lists.domains.iter().flatten().filter(|other| **other == entry).count();
+            (here, aside.lists.entries, state.members.len())
+        };
+        assert_eq!(entries(&queue), (1, 1, 3));
+        for _ in 0..1000 {
+            for key in ["another", "all"] {
+                queue.resolved(leaver, &site_of(key), now);
+            }
+            let (here, all, members) = entries(&queue);
+            assert!(here == 1 && all <= ENTRIES_ASIDE_MIN + (usize::from(PRIORITY_MAX) + 1) * members, "{here} of {all}");
+        }
+        // It has its turn once, when no other is left.
+        let _ = queue.settle(good, &[(0, Outcome::Delivered { reply: b"250 ok" })], now, &mut Vec::new());
+        let mut senders = Vec::new();
+        while let Some(dispatch) = poll(&mut queue, now) {
+            senders.push(queue.envelope(dispatch.key()).unwrap().reverse_path.to_vec());
+            let _ = queue.settle(dispatch, &[(0, Outcome::Delivered { reply: b"250 ok" })], now, &mut Vec::new());
+        }
+        assert_eq!(senders, [&b"good@x.test"[..], b"good@x.test", b"bad@x.test"]);
     }
 }

@@ -131,12 +131,14 @@ pub(crate) struct Domain {
     pub(crate) answer: Answer,
     /// The site of the last answer and the domain's position among its members.
     pub(crate) site: Option<(u32, u32)>,
+    /// Names the time that it is at its site, among all that any domain was at one: 0 while it is at none.
+    pub(crate) joining: u32,
     /// Where it is queued at its site.
     pub(crate) queued_at: Option<QueuedAt>,
     /// The priorities under which it is in its site's lists of what is set aside, queued there or not: one bit each, so that it is in none twice.
     pub(crate) aside_at: u16,
     /// Questions without an answer in a row.
-    pub(crate) unanswered: u32,
+    pub(crate) unanswered: u8,
     /// Which of its many hosts it asks for, see [`Question::Mx`].
     pub(crate) turn: u16,
     /// The next answer is to be a new one.
@@ -182,7 +184,7 @@ pub(crate) enum Step {
 
 impl Domain {
     pub(crate) fn new() -> Self {
-        Self { answer: Answer::Unknown, site: None, queued_at: None, aside_at: 0, unanswered: 0, turn: 0, anew: false }
+        Self { answer: Answer::Unknown, site: None, joining: 0, queued_at: None, aside_at: 0, unanswered: 0, turn: 0, anew: false }
     }
 
     pub(crate) fn step(&self, now: u64) -> Step {
@@ -226,7 +228,7 @@ impl Domain {
         if has_more {
             self.turn = self.turn.wrapping_add(TURNS_PER_QUESTION);
         }
-        let wait = back_off_ms(UNANSWERED_FIRST_MS, UNANSWERED_MAX_MS, self.unanswered, UNANSWERED_JITTER_PERCENT, jitter);
+        let wait = back_off_ms(UNANSWERED_FIRST_MS, UNANSWERED_MAX_MS, self.unanswered.into(), UNANSWERED_JITTER_PERCENT, jitter);
         self.answer = Answer::Unanswered { until: now + wait, told: false };
     }
 
