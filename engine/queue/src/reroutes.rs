@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use crate::message::{Flags, NOT_REROUTED, Recipient};
+use crate::message::{Flags, NOT_REROUTED};
 use crate::outcome::{DecodeError, names_routes, read_head, read_record};
 use crate::queue::Queue;
 use crate::route::RouteId;
@@ -89,15 +89,10 @@ impl Queue {
 
     /// Sends these recipients by a route, the others as before.
     pub(crate) fn reroute_some(&mut self, index: u32, chosen: &[u16], to: RouteId) {
-        let recipients = self.messages.recipients(index);
         let is_chosen = |number: u16| chosen.binary_search(&number).is_ok();
-        // Where those that are over would go is nothing to anybody.
-        let goes_there = |(number, one): (u16, &Recipient)| one.place.is_over() || is_chosen(number);
-        if (0..).zip(recipients).all(goes_there) {
-            return self.reroute_whole(index, to.0);
-        }
+        // Those that are over stay where they went.
         let word = |number| if is_chosen(number) { to.0 } else { self.route_word(index, number) };
-        let routes = (0..).take(recipients.len()).map(word).collect();
+        let routes = (0..).take(self.messages.recipients(index).len()).map(word).collect();
         self.set_reroutes(index, routes);
     }
 

@@ -73,6 +73,38 @@ fn whole_state(queue: &Queue, key: MessageKey) -> Vec<u8> {
     record
 }
 
+/// `queue show` said of who had been delivered or purged before that it went by the route that the rest was sent by later.
+#[test]
+fn who_is_over_stays_where_it_went_also_after_a_restart() {
+    let (mut queue, mut records) = (queue("backup.test"), vec![Vec::new(), Vec::new(), Vec::new()]);
+    let key = enqueue(&mut queue);
+    let dispatch = loop {
+        let dispatch = attempt(&mut queue, START).unwrap();
+        if dispatch.recipients() == 2 {
+            break dispatch;
+        }
+        let later = Outcome::Deferred { reply: b"450 later" };
+        assert_eq!(queue.settle(dispatch, &[(1, later)], START, &mut Vec::new()), Settled::Outcome);
+        queue.recorded(key);
+    };
+    let outcomes = [(0, Outcome::PassedOn { reply: b"250 ok" }), (2, Outcome::Deferred { reply: b"450 later" })];
+    assert_eq!(queue.settle(dispatch, &outcomes, START, &mut records[0]), Settled::Outcome);
+    queue.recorded(key);
+    assert_eq!(queue.purge(key, &by_domain("z.test"), START, &mut records[1]), Some(Settled::Outcome));
+    queue.recorded(key);
+    assert_eq!(queue.reroute(key, &Filter::default(), RouteId(2), START, &mut records[2]), Some(Settled::Outcome));
+    queue.recorded(key);
+    let expected = ["*", "z.test", "backup.test"];
+    let routes = |queue: &Queue, key| queue.show(key).unwrap().recipients().map(|one| one.route_name().to_owned()).collect::<Vec<_>>();
+    assert_eq!((destinations(&queue, key), routes(&queue, key)), (expected.map(str::to_owned).into(), expected.map(str::to_owned).into()));
+    for records in [records, vec![whole_state(&queue, key)]] {
+        let mut again = self::queue("backup.test");
+        let recipients = recipients(&mut again);
+        let recovered = again.recover(&message(), recipients.into_iter(), records.iter().map(Vec::as_slice), START + HOUR).unwrap();
+        assert_eq!(routes(&again, recovered.key), expected);
+    }
+}
+
 /// While an attempt of the message was under way, its other recipients went on going the old way.
 #[test]
 fn what_is_rerouted_never_goes_the_old_way_again() {
