@@ -99,6 +99,13 @@ impl Reply {
         self.append(text);
     }
 
+    /// RFC 2034 4: each line of a reply has the enhanced code; in one line it stands once.
+    fn without_enhanced<'t>(&self, text: &'t [u8]) -> &'t [u8] {
+        let is_again = self.enhanced.is_some() && enhanced_of(self.code, text) == self.enhanced;
+        let behind = memchr(b' ', text).map_or(text.len(), |at| at + 1);
+        if is_again { &text[behind..] } else { text }
+    }
+
     /// Appends a line's text after a space, sanitised, never cutting a character.
     fn append(&mut self, text: &[u8]) {
         if text.is_empty() || !self.push(' ') {
@@ -252,7 +259,7 @@ impl ReplyReader {
             }
             Some(reply) if reply.code != code => return Err(ReplyError::TwoCodes),
             Some(reply) => {
-                reply.append(text);
+                reply.append(reply.without_enhanced(text));
                 self.lines += 1;
             }
         }
@@ -346,6 +353,14 @@ mod tests {
     fn text_is_one_printable_line() {
         assert_eq!(read(b"550-a\x00b\x1b[2J\r\n550 \xFFc\rd\r\n").unwrap().unwrap().line(), "550 a b [2J ?c d");
         assert_eq!(read(b"250\n").unwrap().unwrap().line(), "250");
+        // The status code stood before the words of each line: "550 5.1.1 no 5.1.1 such 5.1.1 user".
+        for (reply, line) in [
+            (&b"550-5.1.1 no\r\n550-5.1.1 such\r\n550 5.1.1 user\r\n"[..], "550 5.1.1 no such user"),
+            (b"550-5.1.1 no\r\n550-5.1.1\r\n550 5.1.2 such user\r\n", "550 5.1.1 no 5.1.2 such user"),
+            (b"550-no\r\n550 5.1.1 such user\r\n", "550 no 5.1.1 such user"),
+        ] {
+            assert_eq!(read(reply).unwrap().unwrap().line(), line);
+        }
         let long = format!("550 {}\r\n", "ü".repeat(300));
         assert_eq!(read(long.as_bytes()).unwrap().unwrap().line().len(), REPLY_TEXT_BYTES_MAX);
     }
