@@ -124,7 +124,7 @@ pub struct DeliverBy {
 pub enum Hold {
     /// HOLDFOR: seconds from the acceptance.
     For(u32),
-    /// HOLDUNTIL: seconds since 1970.
+    /// HOLDUNTIL: seconds since 1970, rounded up.
     Until(i64),
 }
 
@@ -379,12 +379,11 @@ fn priority(value: &[u8]) -> Result<i8, ParameterError> {
     }
 }
 
-/// RFC 4865 5: a date-time of RFC 3339.
+/// RFC 4865 5: a date-time of RFC 3339. Of one with a fraction the next second: nothing leaves before its time.
 fn date_time(value: &[u8]) -> Result<i64, ParameterError> {
     let text = std::str::from_utf8(value).map_err(|_| ParameterError::Value)?;
-    time::OffsetDateTime::parse(text, &time::format_description::well_known::Rfc3339)
-        .map(time::OffsetDateTime::unix_timestamp)
-        .map_err(|_| ParameterError::Value)
+    let time = time::OffsetDateTime::parse(text, &time::format_description::well_known::Rfc3339).map_err(|_| ParameterError::Value)?;
+    Ok(time.unix_timestamp() + i64::from(time.nanosecond() > 0))
 }
 
 /// RFC 3461 4.2: `addr-type ";" xtext`; under SMTPUTF8 the address may be UTF-8 as it is (RFC 6533 3).

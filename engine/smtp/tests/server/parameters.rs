@@ -33,6 +33,10 @@ fn values_are_read() {
     assert_eq!(mail("BY=-5;nt").unwrap().deliver_by, Some(DeliverBy { seconds: -5, mode: ByMode::Notify, trace: true }));
     assert_eq!(mail("HOLDFOR=86400").unwrap().hold, Some(Hold::For(86400)));
     assert_eq!(mail("HOLDUNTIL=1970-01-02T01:00:00+01:00").unwrap().hold, Some(Hold::Until(86400)));
+    // The fraction was cut off, and the mail left up to a second before its time.
+    for (time, seconds) in [("1970-01-02T00:00:00.000Z", 86_400), ("1970-01-02T00:00:00.001Z", 86_401), ("1969-12-31T23:59:58.5Z", -1)] {
+        assert_eq!(mail(&format!("HOLDUNTIL={time}")).unwrap().hold, Some(Hold::Until(seconds)), "{time}");
+    }
     assert_eq!(mail("MT-PRIORITY=-9").unwrap().priority, Some(-9));
     assert_eq!(mail("MT-PRIORITY=9").unwrap().priority, Some(9));
     let notify = rcpt("NOTIFY=success,Delay").unwrap().notify;
