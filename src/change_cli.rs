@@ -11,7 +11,7 @@ use ringpost_engine::control::{Change, MessageFilter};
 use serde::Serialize;
 
 use crate::{
-    cli::{Selection, State, WholeMessages},
+    cli::{Selection, WholeMessages},
     control_client::ask,
     control_wire::{NotChanged, Progress, WireRequest},
     queue_cli::{code, messages, plural, say, say_json, tell_if_unknown, wrong_usage},
@@ -27,7 +27,6 @@ pub fn change(socket: &Path, change: Change, selection: Selection, whole: WholeM
     if let Some(reason) = queue_filter::contradiction(&matching) {
         wrong_usage(&reason);
     }
-    let is_over = matches!(change, Change::Bounce { .. }) && matching.state == Some(State::Failed);
     let filter = MessageFilter::from(matching);
     let (is_filtered, mut wanted) = (filter != MessageFilter::default(), different(&ids));
     let mut is_whole = true;
@@ -60,12 +59,24 @@ pub fn change(socket: &Path, change: Change, selection: Selection, whole: WholeM
     }
     if let Ok(count) = result {
         let left = left.unwrap_or_default();
-        let NotChanged { unchanged, taken, unanswered, held, offered, ends_earlier, paused, unless_delivered, others } = left;
+        let NotChanged {
+            unchanged,
+            taken,
+            unanswered,
+            held,
+            offered,
+            failed,
+            once_retried,
+            ends_earlier,
+            paused,
+            unless_delivered,
+            others,
+        } = left;
         if unchanged > 0 {
             eprintln!("ringpost: {} stayed as before: {so_already}", messages(unchanged));
         }
         // Held mail that was named is not as it was wanted; among all of it, it is passed over.
-        is_whole = taken + unanswered == 0 && (held + offered == 0 || !by_id);
+        is_whole = taken + unanswered == 0 && (held + offered + failed == 0 || !by_id);
         if taken > 0 {
             eprintln!("ringpost: {} stayed as before: another node of the cluster is taking them over", messages(taken));
         }
@@ -79,6 +90,16 @@ pub fn change(socket: &Path, change: Change, selection: Selection, whole: WholeM
         if offered > 0 {
             let who = "the node of the cluster that takes them tries them at once; `ringpost cluster queue requeue` has dead letters tried";
             eprintln!("ringpost: {} stayed as before: offered to the cluster; {who}", messages(offered));
+        }
+        if failed > 0 {
+            let mend = "what is still to come is the report to their senders, where one is due (`ringpost queue why`); until it is made \
+                        `ringpost queue retry` tries them once more, and `purge` takes them out without a word";
+            eprintln!("ringpost: {} stayed as before: failed already; {mend}", messages(failed));
+        }
+        if once_retried > 0 {
+            let of = if once_retried == 1 { "1 of them has" } else { &format!("{once_retried} of them have") };
+            let then = "for those it counts only if `ringpost queue retry` comes before their senders are told";
+            eprintln!("ringpost: {of} recipients that have failed already: {then}");
         }
         if ends_earlier > 0 {
             eprintln!("ringpost: {ends_earlier} of them end earlier all the same, by the `expiry` of their route");
@@ -96,16 +117,14 @@ pub fn change(socket: &Path, change: Change, selection: Selection, whole: WholeM
                 "ringpost: {others} recipient{plural} that the filter does not match {are} {word} along with them: this is done with whole messages"
             );
         }
-        wanted -= (unchanged + taken + unanswered + held + offered).min(wanted);
+        let left_alone = unchanged + taken + unanswered + held + offered + failed;
+        wanted -= left_alone.min(wanted);
         if output.json {
             say_json(&serde_json::to_string(&ChangeAnswer::of(count, &left)).expect("counts are JSON"));
         } else {
             say(&format!("{} {word}", messages(count)));
         }
-        if is_over {
-            eprintln!("ringpost: what has failed is not bounced again: its sender is told without that, as NOTIFY asks");
-        }
-        if let (0, 0, Some(name)) = (count, unchanged + taken + unanswered + held + offered, &destination) {
+        if let (0, 0, Some(name)) = (count, left_alone, &destination) {
             tell_if_unknown(socket, name);
         }
         if by_id && count < wanted {
@@ -122,9 +141,13 @@ struct ChangeAnswer {
     #[serde(skip_serializing_if = "is_nothing")]
     ends_earlier: u64,
     #[serde(skip_serializing_if = "is_nothing")]
+    failed: u64,
+    #[serde(skip_serializing_if = "is_nothing")]
     held: u64,
     #[serde(skip_serializing_if = "is_nothing")]
     offered: u64,
+    #[serde(skip_serializing_if = "is_nothing")]
+    once_retried: u64,
     #[serde(skip_serializing_if = "is_nothing")]
     other_recipients: u64,
     #[serde(skip_serializing_if = "is_nothing")]
@@ -142,13 +165,27 @@ struct ChangeAnswer {
 
 impl ChangeAnswer {
     fn of(changed: u64, left: &NotChanged) -> ChangeAnswer {
-        let NotChanged { unchanged, taken, unanswered, held, offered, ends_earlier, paused, unless_delivered, others } = *left;
+        let NotChanged {
+            unchanged,
+            taken,
+            unanswered,
+            held,
+            offered,
+            failed,
+            once_retried,
+            ends_earlier,
+            paused,
+            unless_delivered,
+            others,
+        } = *left;
         let says_both = taken + unanswered + held > 0;
         ChangeAnswer {
             changed,
             ends_earlier,
+            failed,
             held,
             offered,
+            once_retried,
             other_recipients: others,
             paused,
             taken: says_both.then_some(taken),
@@ -199,12 +236,14 @@ mod tests {
             unanswered: 3,
             held: 4,
             offered: 5,
+            failed: 10,
+            once_retried: 12,
             ends_earlier: 6,
             paused: 8,
             unless_delivered: 9,
             others: 11,
         };
-        let expected = r#"{"changed":7,"ends_earlier":6,"held":4,"offered":5,"other_recipients":11,"paused":8,"taken":2,"unanswered":3,"unchanged":1,"unless_delivered":9}"#;
+        let expected = r#"{"changed":7,"ends_earlier":6,"failed":10,"held":4,"offered":5,"once_retried":12,"other_recipients":11,"paused":8,"taken":2,"unanswered":3,"unchanged":1,"unless_delivered":9}"#;
         assert_eq!(of(all), expected);
     }
 }

@@ -373,6 +373,8 @@ async fn change_all(order: &ChangeOrder, shards: &[Arc<RequestLane>], write: &mu
             left.unanswered += answer.unanswered;
             left.held += answer.held;
             left.offered += answer.offered;
+            left.failed += answer.failed;
+            left.once_retried += answer.once_retried;
             left.ends_earlier += answer.ends_earlier;
             left.paused += answer.paused;
             left.unless_delivered += answer.unless_delivered;

@@ -114,6 +114,12 @@ pub struct NotChanged {
     /// Messages to retry that are in the cluster's queue.
     #[serde(default)]
     pub offered: u64,
+    /// Messages of which nothing that is meant is attempted any more: it has failed, and the sender is still to be told.
+    #[serde(default)]
+    pub failed: u64,
+    /// Messages that were changed and of which something has failed already: for that the change counts once it is retried.
+    #[serde(default)]
+    pub once_retried: u64,
     /// Messages that were changed and that their route's `expiry` ends earlier all the same.
     #[serde(default)]
     pub ends_earlier: u64,

@@ -189,6 +189,11 @@ pub struct Changed {
     pub held: u64,
     /// Found, and not changed: to retry, and in the cluster's queue, among its dead letters perhaps.
     pub offered: u64,
+    /// Found, and not changed: nothing that is meant of them is attempted any more, mostly because it has failed, and their senders are still
+    /// to be told.
+    pub failed: u64,
+    /// Changed, and something meant of them has failed already: for that it counts once it is retried.
+    pub once_retried: u64,
     /// Changed, and without effect for some recipient, whose route ends it earlier.
     pub ends_earlier: u64,
     /// Changed, and not attempted before destinations are resumed.

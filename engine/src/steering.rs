@@ -101,6 +101,8 @@ enum Applied {
     Changed,
     /// It was so already.
     Unchanged,
+    /// Nothing that is meant of it is attempted any more.
+    Failed,
     /// It is not queued, or all that could be changed of it is being attempted.
     Absent,
 }
@@ -110,6 +112,7 @@ impl Changed {
         match applied {
             Applied::Changed => self.count += 1,
             Applied::Unchanged => self.unchanged += 1,
+            Applied::Failed => self.failed += 1,
             Applied::Absent => {}
         }
     }
@@ -132,6 +135,14 @@ fn kept(shard: &Shard, key: MessageKey, filter: &Filter) -> Option<Kept> {
         return Some(Kept::Held);
     }
     meant().all(|recipient| recipient.state() == State::Offered).then_some(Kept::Offered)
+}
+
+/// Is nothing of what is meant of a message attempted any more? Its sender is to be told of a failure, or of a delivery.
+fn is_over(shard: &Shard, key: MessageKey, filter: &Filter) -> bool {
+    let queue = shard.queue.borrow();
+    let Some(view) = queue.show(key).filter(|view| !view.is_closing()) else { return false };
+    let mut meant = view.recipients().filter(|recipient| !recipient.is_settled() && recipient.matches(filter)).peekable();
+    meant.peek().is_some() && meant.all(|recipient| !recipient.is_open())
 }
 
 /// A change with what has to be looked up once.
@@ -235,12 +246,14 @@ impl Steering {
     fn change_one(&self, shard: &Shard, key: MessageKey, filter: &Filter, changed: &mut Changed) {
         let (others, is_paused) = (self.others(shard, key, filter), self.is_paused(shard, key, filter));
         let is_under_way = self.is_under_way(shard, key, filter);
+        let has_failed = self.has_failed(shard, key, filter);
         let applied = match self.apply(shard, key, filter) {
             // It is ready already, and waits all the same: that is told as it is of what was deferred.
             Applied::Unchanged if is_paused && matches!(self, Self::Retry) => Applied::Changed,
             applied => applied,
         };
         changed.unless_delivered += u64::from(is_under_way && matches!(applied, Applied::Changed));
+        changed.once_retried += u64::from(has_failed && matches!(applied, Applied::Changed));
         changed.others += if matches!(applied, Applied::Changed) { others } else { 0 };
         changed.ends_earlier += u64::from(self.ends_earlier(shard, key));
         changed.paused += u64::from(is_paused && matches!(applied, Applied::Changed));
@@ -254,6 +267,16 @@ impl Steering {
             self.log_recipients(shard, key, filter);
         }
         let chosen = self.chosen(shard, key, filter);
+        let whole = Filter::default();
+        let is_over = match self {
+            Self::Bounce(_) | Self::Reroute(..) => is_over(shard, key, filter),
+            Self::Hold | Self::Release | Self::SetExpiry(_) => is_over(shard, key, &whole),
+            Self::Retry | Self::Purge => false,
+        };
+        // Nothing of it is attempted that could be kept back or come to another end. A release and another way are for what is retried yet.
+        if is_over && matches!(self, Self::Hold | Self::SetExpiry(_)) {
+            return Applied::Failed;
+        }
         let settled = {
             let (mut queue, mut record) = (shard.queue.borrow_mut(), Vec::new());
             match self {
@@ -268,6 +291,7 @@ impl Steering {
         };
         match (settled, self) {
             (None, _) => return Applied::Absent,
+            (Some(Settled::Nothing), _) if is_over => return Applied::Failed,
             // An attempt runs to its end; what had failed before stays as it is.
             (Some(Settled::Nothing), Self::Bounce(_) | Self::Purge | Self::Reroute(..)) => return Applied::Absent,
             (Some(Settled::Nothing), Self::Hold | Self::Release | Self::Retry) => return Applied::Unchanged,
@@ -287,6 +311,19 @@ impl Steering {
             let is_attempted = |recipient: &RecipientView<'_>| recipient.state() == State::Attempting && !self.is_to_leave(recipient);
             view.recipients().any(|recipient| is_attempted(&recipient) && recipient.matches(filter))
         })
+    }
+
+    /// Is the change for something that has failed? For that a release or another way counts once it is retried.
+    fn has_failed(&self, shard: &Shard, key: MessageKey, filter: &Filter) -> bool {
+        let whole = Filter::default();
+        let meant = match self {
+            Self::Reroute(..) => filter,
+            Self::Release => &whole,
+            _ => return false,
+        };
+        let queue = shard.queue.borrow();
+        let Some(view) = queue.show(key) else { return false };
+        view.recipients().any(|recipient| recipient.state() == State::Failed && recipient.matches(meant))
     }
 
     /// Has a command been for this before, while it is being attempted? What is bounced can be purged yet.

@@ -9,6 +9,7 @@ mod double_bounces;
 mod early_answer;
 mod exchanges;
 mod extensions;
+mod failed_mail;
 mod faulty_hop;
 mod homes;
 mod hostile_input;

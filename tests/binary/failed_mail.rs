@@ -1,0 +1,81 @@
+//! Commands on mail that has failed already, whose sender is still to be told.
+
+use std::process::Output;
+
+use crate::client::Client;
+use crate::next_hop::NextHop;
+use crate::node::{Node, Setup};
+
+/// A node on which failed mail stays, as its reports are not made.
+fn node(hop: &NextHop) -> Node {
+    let extra = "[bounce]\nenabled = false\n[[route]]\ndomain = \"backup.test\"\nvia = \"hold\"\n";
+    Node::start(&Setup { extra, retries: "[queue]\nretry_base = \"1h\"\nretry_cap = \"1h\"\n", ..Setup::to(hop.address) })
+}
+
+fn deliver(node: &Node, recipients: &[&str]) -> String {
+    let id = Client::greeted(node.address).deliver_to(recipients, "Subject: x\r\n\r\nx");
+    node.wait_for_queue(|queue| queue.iter().all(|message| message["recipients"][0]["state"] == "failed" && message["attempts"] != 0));
+    id
+}
+
+fn said(output: &Output) -> (String, String) {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_owned();
+    (text(&output.stdout), text(&output.stderr))
+}
+
+/// `hold`, `release` and `set-expiry` said "1 message held" and the like of mail that nothing is attempted of any more, and `bounce` that it is
+/// not in the queue.
+#[test]
+fn what_has_failed_already_is_not_held_nor_given_another_end_and_the_answer_says_so() {
+    let hop = NextHop::start();
+    let node = node(&hop);
+    let id = deliver(&node, &["no-b@z.test"]);
+    for (words, count) in
+        [(&["hold"][..], "0 messages held"), (&["release"], "0 messages released"), (&["bounce", "--reason", "gone"], "0 messages bounced")]
+    {
+        for by in [id.as_str(), "--all"] {
+            let output = node.ask(&[&["queue"], words, &[by]].concat());
+            let (out, told) = said(&output);
+            assert_eq!((&*out, output.status.code()), (count, Some(i32::from(by == id))), "{words:?} {by}: {told}");
+            let expected = "ringpost: 1 message stayed as before: failed already; what is still to come is the report to their senders";
+            assert!(told.starts_with(expected) && !told.contains("not in the queue"), "{words:?} {by}: {told}");
+        }
+    }
+    let (out, told) = said(&node.ask(&["queue", "set-expiry", &id, "2d"]));
+    assert!(out == "0 messages given another end of life" && told.contains("failed already"), "{out} {told}");
+    assert_eq!(said(&node.ask(&["queue", "hold", "--state", "failed", "--json"])).0, "{\"changed\":0,\"failed\":1}");
+    // Nothing of it was done: it is retried at once, and fails again.
+    assert_eq!(said(&node.ask(&["queue", "retry", &id])).0, "1 message retried");
+    node.wait_for_queue(|queue| {
+        queue.len() == 1 && queue[0]["recipients"][0]["attempts"] == 2 && queue[0]["recipients"][0]["state"] == "failed"
+    });
+    let log = node.wait_for_mail_log("command=retry");
+    assert!(["hold", "release", "set-expiry"].iter().all(|command| !log.contains(&format!("command={command}"))), "{log}");
+}
+
+/// A re-route said "1 message re-routed", which counts only for who is retried; so does the release of what was held when it was bounced.
+#[test]
+fn another_way_for_what_has_failed_counts_once_it_is_retried_and_the_answer_says_so() {
+    let hop = NextHop::start();
+    let node = node(&hop);
+    let (failed, partly) = (deliver(&node, &["no-b@z.test"]), deliver(&node, &["no-b@z.test", "later-c@z.test"]));
+    let (out, told) = said(&node.ask(&["queue", "reroute", &failed, &partly, "--to", "backup.test"]));
+    let then = "for those it counts only if `ringpost queue retry` comes before their senders are told";
+    assert_eq!(
+        (&*out, &*told),
+        ("2 messages re-routed", &*format!("ringpost: 2 of them have recipients that have failed already: {then}"))
+    );
+    let (out, _) = said(&node.ask(&["queue", "reroute", "--state", "failed", "--to", "backup.test", "--json"]));
+    assert_eq!(out, "{\"changed\":2,\"once_retried\":2}");
+    let (out, told) = said(&node.ask(&["queue", "reroute", "--state", "held", "--to", "*"]));
+    assert_eq!((&*out, &*told), ("1 message re-routed", ""), "nothing else is meant");
+    assert_eq!(said(&node.ask(&["queue", "retry", "--state", "failed"])).0, "2 messages retried");
+    node.wait_for_queue(|queue| queue.iter().all(|message| message["recipients"][0]["state"] == "held"));
+
+    assert_eq!(said(&node.ask(&["queue", "hold", &failed])).0, "1 message held");
+    assert_eq!(said(&node.ask(&["queue", "bounce", &failed, "--reason", "gone"])).0, "1 message bounced");
+    assert_eq!(said(&node.ask(&["queue", "retry", &failed])).0, "0 messages retried", "it is held yet");
+    let (out, told) = said(&node.ask(&["queue", "release", &failed]));
+    assert_eq!((&*out, &*told), ("1 message released", &*format!("ringpost: 1 of them has recipients that have failed already: {then}")));
+    assert_eq!(said(&node.ask(&["queue", "retry", &failed])).0, "1 message retried");
+}
