@@ -227,7 +227,7 @@ mod tests {
         assert_eq!(answers.ask(&mx("a.test"), true, asker(1), 9000), Asked::Ask);
         assert_eq!(answers.take_revoked(), [asker(2), asker(0), asker(3)]);
         // No answer is none for all of them: their mail waits.
-        let nothing = Resolution::Unanswered { reason: "SERVFAIL".into(), has_more: false };
+        let nothing = Resolution::Unanswered { reason: "SERVFAIL".into(), turns: 0 };
         assert_eq!(answers.answered(mx("a.test"), nothing.clone(), 0, 9100), (vec![asker(1), asker(2), asker(0), asker(3)], nothing));
         assert_eq!(answers.ask(&mx("a.test"), false, asker(3), 9200), Asked::Ask, "the refusal is forgotten");
         assert_eq!(answers.answered(mx("a.test"), site.clone(), 0, 9300), (vec![asker(3)], site.clone()));
@@ -241,7 +241,7 @@ mod tests {
     #[test]
     fn what_got_no_answer_is_not_kept() {
         let mut answers = Answers::new(10);
-        let nothing = Resolution::Unanswered { reason: "SERVFAIL".into(), has_more: false };
+        let nothing = Resolution::Unanswered { reason: "SERVFAIL".into(), turns: 0 };
         answers.ask(&mx("a.test"), false, asker(0), 0);
         assert_eq!(answers.answered(mx("a.test"), nothing.clone(), 0, 0), (vec![asker(0)], nothing));
         assert_eq!(answers.ask(&mx("a.test"), false, asker(0), 0), Asked::Ask);
@@ -261,7 +261,7 @@ mod tests {
         answers.ask(&question, false, asker(0), 0);
         answers.answered(question.clone(), site(100), 7, 0);
         assert_eq!(answers.ask(&question, false, asker(0), 200), Asked::Ask);
-        let silent = Resolution::Unanswered { reason: "timed out".into(), has_more: false };
+        let silent = Resolution::Unanswered { reason: "timed out".into(), turns: 0 };
         assert_eq!(answers.answered(question.clone(), silent, 7, 200).1, site(7));
         assert_eq!(answers.ask(&question, false, asker(0), 206), Asked::Known(site(1)));
     }

@@ -3,7 +3,7 @@
 use std::{
     net::{IpAddr, SocketAddr, UdpSocket},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use hickory_resolver::{
@@ -23,7 +23,7 @@ use ringpost_queue::{
     mx::{self, DnsAnswer, Exchange, MX_HOSTS_AT_ONCE, Own, Plan},
     named_hosts,
 };
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::Instant};
 
 /// An answer holds at least so long, whatever its TTL: the mail of a burst asks once.
 const HOLDS_MIN: Duration = Duration::from_secs(1);
@@ -35,6 +35,8 @@ const NEGATIVE_DEFAULT: Duration = Duration::from_secs(60);
 const NEGATIVE_MAX: Duration = Duration::from_secs(3600);
 /// CNAMEs that are followed to see whether they have an end.
 const ALIASES_MAX: usize = 16;
+/// What was answered by the end of the time for a question is worked up in this.
+const SLACK: Duration = Duration::from_secs(1);
 /// Port of a name server.
 const DNS_PORT: u16 = 53;
 /// Queries at once over one connection to a name server.
@@ -84,6 +86,15 @@ fn is_of_this_machine(address: SocketAddr) -> bool {
     address.ip().is_loopback() || source_of().is_ok_and(|source| source.ip() == address.ip())
 }
 
+/// What is wanted of a domain's hosts.
+#[derive(Clone, Copy)]
+struct Asking {
+    port: u16,
+    turn: u16,
+    anew: bool,
+    until: Instant,
+}
+
 /// An answer and how long it holds.
 struct Timed<T> {
     answer: DnsAnswer<T>,
@@ -111,20 +122,21 @@ impl Dns {
     /// As [`Dns::resolve`]; `anew`: what was said before is forgotten, for who asks after this, too.
     pub async fn resolve_as(&self, question: Question, anew: bool) -> Resolution {
         let limit = self.settings.timeout * u32::from(self.settings.attempts) * 4;
+        let until = Instant::now() + limit;
         let about = about(&question);
         let answer = async {
             match question {
-                Question::Mx { domain, port, turn } => self.mx(&domain, port, turn, anew).await,
-                Question::Hosts(hosts) => self.hosts(hosts, anew).await,
+                Question::Mx { domain, port, turn } => self.mx(&domain, port, turn, anew, until).await,
+                Question::Hosts(hosts) => self.hosts(hosts, anew, until).await,
             }
         };
-        match tokio::time::timeout(limit, answer).await {
+        match tokio::time::timeout_at(until + SLACK, answer).await {
             Ok(resolution) => resolution,
-            Err(_) => Resolution::Unanswered { reason: format!("{about}: timed out"), has_more: false },
+            Err(_) => Resolution::Unanswered { reason: format!("{about}: timed out"), turns: 0 },
         }
     }
 
-    async fn mx(&self, domain: &str, port: u16, turn: u16, anew: bool) -> Resolution {
+    async fn mx(&self, domain: &str, port: u16, turn: u16, anew: bool, until: Instant) -> Resolution {
         let is_name = |host: &str| self.own.names.iter().any(|name| host.eq_ignore_ascii_case(name));
         let is_listener = |address| self.own.is_exchange(address);
         let own = Own { is_name: &is_name, is_listener: &is_listener };
@@ -136,10 +148,10 @@ impl Dns {
         };
         let records = self.ask(name.clone(), RecordType::MX, anew, exchange).await;
         let is_negative = matches!(records.answer, DnsAnswer::NoData { .. } | DnsAnswer::NoName { .. });
-        let resolution = self.exchanges(domain, records, &own, port, turn, anew).await;
+        let resolution = self.exchanges(domain, records, &own, Asking { port, turn, anew, until }).await;
         match resolution {
             Resolution::Refused { .. } if is_negative => match self.circle(name, anew).await {
-                Some(why) => Resolution::Unanswered { reason: format!("MX of {domain}: {why}"), has_more: false },
+                Some(why) => Resolution::Unanswered { reason: format!("MX of {domain}: {why}"), turns: 0 },
                 None => resolution,
             },
             resolution => resolution,
@@ -147,7 +159,8 @@ impl Dns {
     }
 
     /// What the MX records of a domain, or that it has none, mean.
-    async fn exchanges(&self, domain: &str, records: Timed<Exchange>, own: &Own<'_>, port: u16, turn: u16, anew: bool) -> Resolution {
+    async fn exchanges(&self, domain: &str, records: Timed<Exchange>, own: &Own<'_>, asking: Asking) -> Resolution {
+        let Asking { port, turn, anew, until } = asking;
         let mut holds = records.holds;
         let plan = {
             let mut random = Jitter::new(if turn == 0 { random_u64() } else { self.seed });
@@ -160,12 +173,14 @@ impl Dns {
         let mut addresses = Vec::with_capacity(candidates.exchanges.len().min(MX_HOSTS_AT_ONCE));
         loop {
             let names = candidates.next(addresses.len()).iter().map(|exchange| exchange.host.clone()).collect();
-            for [four, six] in self.addresses(names, anew).await {
+            for [four, six] in self.addresses(names, anew, until).await {
                 holds = holds.min(four.holds).min(six.holds);
                 addresses.push([four.answer, six.answer]);
             }
             let resolution = mx::site(domain, &candidates, &addresses, own, port, self.settings.allow_private, millis(holds));
-            if !matches!(resolution, Resolution::Unanswered { .. }) || candidates.next(addresses.len()).is_empty() {
+            // When the time is over, whoever was not asked for is asked for at another turn.
+            let is_over = candidates.next(addresses.len()).is_empty() || Instant::now() >= until;
+            if is_over || !matches!(resolution, Resolution::Unanswered { .. }) {
                 return resolution;
             }
         }
@@ -198,9 +213,9 @@ impl Dns {
         }
     }
 
-    async fn hosts(&self, hosts: Vec<NamedHost>, anew: bool) -> Resolution {
+    async fn hosts(&self, hosts: Vec<NamedHost>, anew: bool, until: Instant) -> Resolution {
         let names = hosts.iter().map(|host| &host.name).filter(|name| name.parse::<IpAddr>().is_err());
-        let mut asked = self.addresses(names.cloned().collect(), anew).await.into_iter();
+        let mut asked = self.addresses(names.cloned().collect(), anew, until).await.into_iter();
         let (mut holds, mut addresses) = (HOLDS_MAX, Vec::with_capacity(hosts.len()));
         for host in &hosts {
             let is_name = host.name.parse::<IpAddr>().is_err();
@@ -213,8 +228,8 @@ impl Dns {
         named_hosts::site(&hosts, &addresses, |address| self.own.is_listener(address), millis(holds))
     }
 
-    /// A and AAAA of each name, in their order; all are asked at once.
-    async fn addresses(&self, names: Vec<String>, anew: bool) -> Vec<[Timed<IpAddr>; 2]> {
+    /// A and AAAA of each name, in their order; all are asked at once. What has not come by `until` counts as timed out.
+    async fn addresses(&self, names: Vec<String>, anew: bool, until: Instant) -> Vec<[Timed<IpAddr>; 2]> {
         let mut asked = JoinSet::new();
         let count = names.len();
         for (at, name) in names.into_iter().enumerate() {
@@ -238,11 +253,12 @@ impl Dns {
             });
         }
         let mut all: Vec<_> = (0..count).map(|_| None).collect();
-        while let Some(joined) = asked.join_next().await {
+        while let Ok(Some(joined)) = tokio::time::timeout_at(until, asked.join_next()).await {
             let (at, answers) = joined.expect("a query does not panic");
             all[at] = Some(answers);
         }
-        all.into_iter().map(|answers| answers.expect("each was asked")).collect()
+        let late = || [failed(NetError::Timeout), failed(NetError::Timeout)];
+        all.into_iter().map(|answers| answers.unwrap_or_else(late)).collect()
     }
 
     async fn ask<T>(&self, name: Name, kind: RecordType, anew: bool, pick: impl Fn(&RData) -> Option<T>) -> Timed<T> {
@@ -282,7 +298,7 @@ fn resolver(settings: &DnsSettings) -> Result<TokioResolver, String> {
 
 fn found<T>(lookup: &Lookup, pick: impl Fn(&RData) -> Option<T>) -> Timed<T> {
     let records: Vec<T> = lookup.answers().iter().filter_map(|record| pick(&record.data)).collect();
-    let holds = lookup.valid_until().saturating_duration_since(Instant::now()).clamp(HOLDS_MIN, HOLDS_MAX);
+    let holds = lookup.valid_until().saturating_duration_since(std::time::Instant::now()).clamp(HOLDS_MIN, HOLDS_MAX);
     match records.is_empty() {
         true => Timed { answer: DnsAnswer::NoData { sure: false }, holds: NEGATIVE_DEFAULT },
         false => Timed { answer: DnsAnswer::Found(records), holds },
@@ -348,6 +364,58 @@ fn millis(duration: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A name server that says which hosts take the mail of a domain, 65 of them, and nothing of their addresses.
+    fn server_without_addresses() -> SocketAddr {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let address = socket.local_addr().unwrap();
+        std::thread::spawn(move || {
+            let mut query = [0; 1024];
+            while let Ok((length, client)) = socket.recv_from(&mut query) {
+                // The name, its end, kind and class.
+                let end = 12 + query[12..length].iter().position(|&octet| octet == 0).unwrap() + 5;
+                if query[end - 4..end - 2] != 15_u16.to_be_bytes() {
+                    continue;
+                }
+                let mut answer = query[..2].to_vec();
+                answer.extend([0x84, 0x80, 0, 1, 0, 65, 0, 0, 0, 0]);
+                answer.extend_from_slice(&query[12..end]);
+                for host in 0..65_u8 {
+                    // MX in IN for a minute: preference, and a label before the name of the question; of one octet where there is one, since
+                    // it is to be one datagram.
+                    let letters = b"abcdefghijklmnopqrstuvwxyz0123456789";
+                    let label = match letters.get(usize::from(host)) {
+                        Some(letter) => vec![*letter],
+                        None => vec![b'x', letters[usize::from(host) - letters.len()]],
+                    };
+                    answer.extend([0xC0, 12, 0, 15, 0, 1, 0, 0, 0, 60, 0, 5 + label.len() as u8, 0, host, label.len() as u8]);
+                    answer.extend(label);
+                    answer.extend([0xC0, 12]);
+                }
+                assert!(answer.len() <= 1232, "{}", answer.len());
+                let _gone = socket.send_to(&answer, client);
+            }
+        });
+        address
+    }
+
+    /// Where look-ups of addresses timed out, the time for the whole question ended with them, and the next one was about the same hosts again:
+    /// the others were never asked for.
+    #[tokio::test]
+    async fn hosts_whose_addresses_are_not_said_in_time_have_had_their_turn() {
+        let settings = DnsSettings {
+            servers: vec![server_without_addresses()],
+            timeout: Duration::from_millis(200),
+            attempts: 1,
+            ..DnsSettings::default()
+        };
+        let mut config = Config::default();
+        config.dns = settings;
+        let dns = Dns::new(&config, "here.test").unwrap();
+        let question = Question::Mx { domain: "m.test".into(), port: 25, turn: 0 };
+        let Resolution::Unanswered { reason, turns } = dns.resolve(question).await else { panic!("nobody said an address") };
+        assert!(turns > 0 && reason.contains("timed out"), "{reason}, {turns} turns");
+    }
 
     /// Where keepalived or HAProxy had set `net.ipv4.ip_nonlocal_bind`, every address in the world passed for ours, and all mail by MX
     /// failed for good as if it led back to us. So did what no host can have: a multicast address can be bound anywhere.

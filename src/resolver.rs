@@ -163,7 +163,7 @@ impl Resolver {
             Asked::Ask if self.backlog.push(question.clone(), anew) => {}
             Asked::Ask => {
                 let reason = format!("{}: too many questions are waiting", about(&question));
-                self.answer(question, Resolution::Unanswered { reason, has_more: false });
+                self.answer(question, Resolution::Unanswered { reason, turns: 0 });
             }
         }
     }

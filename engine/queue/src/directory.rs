@@ -103,7 +103,7 @@ impl Queue {
                 (domain.turn, domain.unanswered) = (0, 0);
             }
             self.join(slot, None, now);
-            let changed = Resolution::Unanswered { reason: "its MX have changed: they are asked for anew".into(), has_more: false };
+            let changed = Resolution::Unanswered { reason: "its MX have changed: they are asked for anew".into(), turns: 0 };
             return self.resolved(destination, &changed, now);
         }
         let Some(Destination { role: Role::Domain(domain), reason, route, .. }) = self.live_mut(destination) else { return };
@@ -130,11 +130,11 @@ impl Queue {
                     reason.clear();
                 }
             }
-            Resolution::Unanswered { reason: why, has_more } => {
+            Resolution::Unanswered { reason: why, turns } => {
                 reason.clone_from(why);
                 let mut jitter = self.jitter.clone();
                 if let Role::Domain(domain) = &mut self.destinations[slot as usize].role {
-                    domain.no_answer(*has_more, now, &mut jitter);
+                    domain.no_answer(*turns, now, &mut jitter);
                 }
                 self.jitter = jitter;
             }

@@ -22,8 +22,10 @@ const MX_HOSTS_EACH_TURN: usize = MX_HOSTS_AT_ONCE / 2;
 /// Further hosts that come with each turn.
 const MX_HOSTS_PER_TURN: usize = MX_HOSTS_AT_ONCE - MX_HOSTS_EACH_TURN;
 
-/// Turns that a question has had when none of the hosts that it asked for has an address.
-pub(crate) const TURNS_PER_QUESTION: u16 = ((MX_HOSTS_MAX - MX_HOSTS_EACH_TURN) / MX_HOSTS_PER_TURN) as u16;
+/// Turns that a question has had when so many hosts were asked for, and none of them has an address.
+fn turns_of(asked: usize) -> u16 {
+    (asked.min(MX_HOSTS_MAX).saturating_sub(MX_HOSTS_EACH_TURN) / MX_HOSTS_PER_TURN).max(1) as u16
+}
 
 /// Addresses of one host that are used at most.
 pub(crate) const ADDRESSES_PER_HOST_MAX: usize = 8;
@@ -103,7 +105,7 @@ pub struct Candidates {
 /// unix ms.
 pub fn plan(domain: &str, answer: DnsAnswer<Exchange>, own: &Own<'_>, turn: u16, until: u64, mut draw: impl FnMut(u64) -> u64) -> Plan {
     let refused = |reply: String| Plan::Decided(Resolution::Refused { reply, until });
-    let unanswered = |why: &str| Plan::Decided(Resolution::Unanswered { reason: format!("MX of {domain}: {why}"), has_more: false });
+    let unanswered = |why: &str| Plan::Decided(Resolution::Unanswered { reason: format!("MX of {domain}: {why}"), turns: 0 });
     let mut exchanges = match answer {
         DnsAnswer::Found(exchanges) => exchanges,
         DnsAnswer::NoData { sure: is_sure } => {
@@ -221,15 +223,16 @@ pub fn site(
     }
     let failure = better.iter().find_map(|host| host.failure.clone());
     let has_more = !is_cut_short && candidates.hosts > addresses.len();
+    let turns = if has_more { turns_of(addresses.len()) } else { 0 };
     if let Some(reason) = failure.or(refusal) {
-        return Resolution::Unanswered { reason: format!("MX of {domain}: {reason}"), has_more };
+        return Resolution::Unanswered { reason: format!("MX of {domain}: {reason}"), turns };
     }
     if better.is_empty() && cut.is_some() {
         return match candidates.is_sure {
             true => Resolution::Refused { reply: loops_back(domain), until },
             false => Resolution::Unanswered {
                 reason: format!("MX of {domain}: leads back to this host, without proof that it has no MX"),
-                has_more: false,
+                turns: 0,
             },
         };
     }
@@ -237,12 +240,12 @@ pub fn site(
     // MX records that lead nowhere are somebody's mistake of today. RFC 5321 5.1: the domain's own address is no way round them.
     match candidates.is_implicit {
         true if all_sure => Resolution::Refused { reply: format!("550 5.4.4 {domain} has neither MX nor address"), until },
-        true => Resolution::Unanswered { reason: format!("MX of {domain}: neither MX nor address, without proof"), has_more: false },
+        true => Resolution::Unanswered { reason: format!("MX of {domain}: neither MX nor address, without proof"), turns: 0 },
         false if has_more => {
             let (asked, hosts) = (addresses.len(), candidates.hosts);
-            Resolution::Unanswered { reason: format!("MX of {domain}: none of {asked} of its {hosts} hosts has an address"), has_more }
+            Resolution::Unanswered { reason: format!("MX of {domain}: none of {asked} of its {hosts} hosts has an address"), turns }
         }
-        false => Resolution::Unanswered { reason: format!("MX of {domain}: none of its hosts has an address"), has_more: false },
+        false => Resolution::Unanswered { reason: format!("MX of {domain}: none of its hosts has an address"), turns: 0 },
     }
 }
 
@@ -300,7 +303,7 @@ pub fn literal(domain: &str, own: &Own<'_>, port: u16, allow_private: bool, unti
         return Some(Resolution::Refused { reply: loops_back(domain), until });
     }
     Some(match unusable(address, allow_private) {
-        Some(why) => Resolution::Unanswered { reason: format!("{domain} is {why}"), has_more: false },
+        Some(why) => Resolution::Unanswered { reason: format!("{domain} is {why}"), turns: 0 },
         None => Resolution::Site { key: domain.to_owned(), name: domain.to_owned(), hosts: vec![to.into()], is_whole: true, until },
     })
 }

@@ -50,7 +50,7 @@ pub fn site(
     let is_whole = of_hosts.iter().all(|addresses| !addresses.is_empty());
     match hops.iter().min_by_key(|hop| (hop.preference, hop.host)) {
         Some(first) => Resolution::Site { key: String::new(), name: first.name.clone(), hosts: hops, is_whole, until },
-        None => Resolution::Unanswered { reason: failure.unwrap_or_else(|| "no host is named".to_owned()), has_more: false },
+        None => Resolution::Unanswered { reason: failure.unwrap_or_else(|| "no host is named".to_owned()), turns: 0 },
     }
 }
 
@@ -147,13 +147,10 @@ mod tests {
         let addresses = [gone(), Some([failed(), failed()]), Some([a(&["192.0.2.1"]), failed()])];
         assert_eq!(hops(site(&hosts, &addresses, |_| false, UNTIL)), [("well.test[192.0.2.1]:587".to_owned(), 2)]);
         for (count, reason) in [(2, "address of gone.test: there is none"), (1, "address of gone.test: there is none")] {
-            assert_eq!(
-                site(&hosts[..count], &addresses, |_| false, UNTIL),
-                Resolution::Unanswered { reason: reason.into(), has_more: false }
-            );
+            assert_eq!(site(&hosts[..count], &addresses, |_| false, UNTIL), Resolution::Unanswered { reason: reason.into(), turns: 0 });
         }
         let ill = site(&hosts[1..2], &addresses[1..2], |_| false, UNTIL);
-        assert_eq!(ill, Resolution::Unanswered { reason: "A of ill.test: SERVFAIL".into(), has_more: false });
+        assert_eq!(ill, Resolution::Unanswered { reason: "A of ill.test: SERVFAIL".into(), turns: 0 });
     }
 
     #[test]
@@ -163,6 +160,6 @@ mod tests {
         let is_listener = |address: SocketAddr| address == "192.0.2.1:587".parse().unwrap();
         assert_eq!(hops(site(&hosts, &addresses, is_listener, UNTIL)), [("other.test[192.0.2.2]:587".to_owned(), 1)]);
         let alone = site(&hosts[..1], &addresses, is_listener, UNTIL);
-        assert_eq!(alone, Resolution::Unanswered { reason: "self.test:587 is a listener of this node".into(), has_more: false });
+        assert_eq!(alone, Resolution::Unanswered { reason: "self.test:587 is a listener of this node".into(), turns: 0 });
     }
 }

@@ -10,7 +10,6 @@
 use crate::breaker::Breaker;
 use crate::destination::Destination;
 use crate::destination_id::DestinationId;
-use crate::mx::TURNS_PER_QUESTION;
 use crate::queued_domains::{QueuedAt, QueuedDomains};
 use crate::retry::{Jitter, back_off_ms};
 use crate::route::{NamedHost, NextHop, Via};
@@ -86,8 +85,8 @@ pub enum Resolution {
     Unanswered {
         /// `MX of example.org: SERVFAIL`.
         reason: String,
-        /// It has hosts that were not asked for, which may have addresses.
-        has_more: bool,
+        /// It has hosts that were not asked for, which may have addresses: it is their turn after so many more. 0 where it has none.
+        turns: u16,
     },
     /// A refusal counts no more, because somebody asks anew: the answer comes.
     Awaited,
@@ -221,13 +220,11 @@ impl Domain {
         self.answer = answer;
     }
 
-    /// `has_more`: as in [`Resolution::Unanswered`].
-    pub(crate) fn no_answer(&mut self, has_more: bool, now: u64, jitter: &mut Jitter) {
+    /// `turns`: as in [`Resolution::Unanswered`].
+    pub(crate) fn no_answer(&mut self, turns: u16, now: u64, jitter: &mut Jitter) {
         self.unanswered = self.unanswered.saturating_add(1);
         self.anew = false;
-        if has_more {
-            self.turn = self.turn.wrapping_add(TURNS_PER_QUESTION);
-        }
+        self.turn = self.turn.wrapping_add(turns);
         let wait = back_off_ms(UNANSWERED_FIRST_MS, UNANSWERED_MAX_MS, self.unanswered.into(), UNANSWERED_JITTER_PERCENT, jitter);
         self.answer = Answer::Unanswered { until: now + wait, told: false };
     }

@@ -160,7 +160,7 @@ fn domains_with_the_same_hosts_are_one_destination() {
     enqueue(&mut queue, "broken.test", MANY);
     let (_, lookups) = work(&mut queue);
     for lookup in &lookups {
-        queue.resolved(lookup.destination, &Resolution::Unanswered { reason: "SERVFAIL".into(), has_more: false }, START);
+        queue.resolved(lookup.destination, &Resolution::Unanswered { reason: "SERVFAIL".into(), turns: 0 }, START);
     }
     // One attempt tells the mail of it.
     die(&mut queue);

@@ -349,7 +349,7 @@ impl World {
         let resolution = match draw {
             0 => return self.queue.not_asked(destination, self.now),
             1 => Resolution::Refused { reply: "550 5.1.2 no such domain".into(), until },
-            2 => Resolution::Unanswered { reason: "MX of it: SERVFAIL".into(), has_more: false },
+            2 => Resolution::Unanswered { reason: "MX of it: SERVFAIL".into(), turns: 0 },
             site => Resolution::Site {
                 key: format!("site {}", site % 3),
                 name: "mx".into(),

@@ -245,11 +245,7 @@ fn without_an_answer_one_attempt_tells_so_and_the_question_comes_again_after_a_b
         }
         for lookup in lookups {
             questions.push(now);
-            queue.resolved(
-                lookup.destination,
-                &Resolution::Unanswered { reason: "MX of broken.test: SERVFAIL".into(), has_more: false },
-                now,
-            );
+            queue.resolved(lookup.destination, &Resolution::Unanswered { reason: "MX of broken.test: SERVFAIL".into(), turns: 0 }, now);
         }
         now = queue.next_due(now).unwrap().max(now + 1);
     }
