@@ -1,16 +1,18 @@
 //! How recipients move between their places; every move goes through [`Queue::place`].
 
+use std::borrow::Cow;
+
 use crate::destination::Destination;
 use crate::groups::Groups;
-use crate::kept_reply::{REPLY_BYTES_MAX, sanitise, split_reply};
+use crate::kept_reply::{REPLY_BYTES_MAX, sanitise};
 use crate::message::{Flags, Group, Message, NO_RECIPIENT, Place, Recipient};
 use crate::queue::{Queue, QueueSettings};
 use crate::ready::ReadyQueue;
 use crate::site::Role;
 use crate::slab::NONE;
-use crate::word::{SUSPENDED, Word};
+use crate::view::{MessageView, RecipientView};
 
-/// How the text of a recipient that expired begins; the last reply stands behind it. RFC 3463 3.5: X.4.7, delivery time expired.
+/// How the text of a recipient that expired begins; the last reply, or what it waited for, stands behind it. RFC 3463 3.5: X.4.7, delivery time expired.
 const EXPIRED: &str = "5.4.7 expired";
 
 impl Queue {
@@ -135,8 +137,9 @@ impl Queue {
                 while next != NO_RECIPIENT {
                     let recipient = self.messages.recipients(index)[usize::from(next)];
                     if matches!(recipient.place, Place::Waiting | Place::Ready) {
-                        self.subtract_ready(group, u16::from(recipient.place == Place::Ready));
+                        // What it waits for is asked while it waits.
                         self.fail_expired(index, next, now);
+                        self.subtract_ready(group, u16::from(recipient.place == Place::Ready));
                         expired.push(next);
                     }
                     next = recipient.next_in_group;
@@ -149,23 +152,13 @@ impl Queue {
     }
 
     pub(crate) fn fail_expired(&mut self, index: u32, recipient: u16, now: u64) {
-        let state = self.messages.recipients(index)[usize::from(recipient)];
-        let (mut last, mut relay) = ([0; REPLY_BYTES_MAX], String::new());
-        let destination = self.groups[state.group].destination;
-        let length = if self.is_given_out(index) {
-            sanitise(b"no node of the cluster has taken it over", &mut last)
-        } else if state.reply().len() > 0 {
-            let (reply, by) = split_reply(self.texts.get(state.reply()));
-            relay.push_str(std::str::from_utf8(by).unwrap_or(""));
-            sanitise(reply, &mut last)
-        } else if self.messages[index].flags.has(Flags::HELD) {
-            sanitise(b"held by command", &mut last)
-        } else if self.destinations[destination as usize].paused || self.acting(destination).paused {
-            sanitise(SUSPENDED.as_bytes(), &mut last)
+        let mut last = [0; REPLY_BYTES_MAX];
+        let (length, relay) = if self.is_given_out(index) {
+            (sanitise(b"no node of the cluster has taken it over", &mut last), String::new())
         } else {
-            let Word { text, relay: by } = self.word_of(destination, state.attempts > 0, now);
-            relay.push_str(by.unwrap_or(""));
-            sanitise(text.as_bytes(), &mut last)
+            let view = RecipientView { message: MessageView { queue: self, index }, number: recipient };
+            let (text, by) = view.last_word(now);
+            (sanitise(text.as_bytes(), &mut last), by.map_or_else(String::new, Cow::into_owned))
         };
         self.place(index, recipient, Place::Failed);
         self.messages[index].flags.set(Flags::REPORT_DUE, true);

@@ -15,7 +15,7 @@ use crate::wait::Wait;
 
 // RFC 3463 3.4: X.3.2, the system does not take part for now, maintenance among the reasons.
 const HELD: &str = "451 4.3.2 held by the operator of this system";
-pub(crate) const SUSPENDED: &str = "451 4.3.2 delivery to this destination is suspended by the operator of this system";
+const SUSPENDED: &str = "451 4.3.2 delivery to this destination is suspended by the operator of this system";
 const NOT_HERE: &str = "451 4.3.2 this system does not deliver it at present";
 // RFC 3463 3.4: X.3.0, of the mail system, and none of those that have a number.
 const SHORTAGE: &str = "451 4.3.0 no connection could be made for a reason of this system";
@@ -91,6 +91,28 @@ impl<'q> RecipientView<'q> {
             State::Deferred | State::Attempting | State::Delivered | State::Failed | State::Bounced | State::Purged => "",
         };
         (own.into(), None)
+    }
+
+    /// What its sender is told of it when its life ends: the last word about it, else what it waited for, so that mail that was never tried says why.
+    pub(crate) fn last_word(&self, now: u64) -> (Cow<'q, str>, Option<Cow<'q, str>>) {
+        let queue = self.queue();
+        if !self.reply().is_empty() {
+            return (self.reply(), self.relay());
+        }
+        let home = self.home();
+        let waits_for_nothing = match self.state() {
+            State::Deferred => self.paused().is_none(),
+            State::Ready => self.paused().is_none() && queue.wait_of(home, now) == Wait::Turn,
+            _ => false,
+        };
+        if !waits_for_nothing {
+            return self.word(now);
+        }
+        match queue.word_of(home, self.attempts() > 0, now) {
+            // What kept it is over just now, and it was behind the others.
+            Word { text: "", .. } if self.attempts() == 0 && queue.destinations[home as usize].ready.len() > 1 => (TURN.into(), None),
+            Word { text, relay } => (text.into(), relay.map(Cow::from)),
+        }
     }
 
     /// Of mail that is ready, and that nothing was said about.

@@ -275,7 +275,7 @@ fn a_time_of_its_own_ends_held_mail_and_its_restart_keeps_it() {
         assert!(attempt(&mut queue, START + DAY - 1).is_none());
         assert_eq!(state(&queue, key).0, State::Held);
         expire(&mut queue, START + DAY);
-        assert_eq!(state(&queue, key), (State::Failed, "5.4.7 expired; last: held by command".into()));
+        assert_eq!(state(&queue, key), (State::Failed, "5.4.7 expired; last: 451 4.3.2 held by the operator of this system".into()));
     }
     // Without one nothing ends it.
     let mut queue = self::queue();

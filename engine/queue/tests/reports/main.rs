@@ -4,7 +4,7 @@ mod pace;
 
 use ringpost_queue::{
     About, DestinationLimits, Dispatch, Filter, HostsTried, MessageKey, NewMessage, NewRecipient, Notice, Notify, Offered, Outcome, Queue,
-    QueueId, QueueSettings, Rate, Recovered, ReportLimits, RetryPolicy, Route, RouteId, Routes, Settled, State, Via, Work,
+    QueueId, QueueSettings, Rate, Recovered, ReportLimits, Resolution, RetryPolicy, Route, RouteId, Routes, Settled, State, Via, Work,
 };
 
 const START: u64 = 1_790_000_000_000;
@@ -292,6 +292,78 @@ fn what_keeps_mail_here_is_told_by_its_number_and_without_names_of_this_system()
         assert!(["rate", "window", "dead", "nowhere"].iter().any(|front| domain.starts_with(front)) || reason.contains(domain), "{reason}");
         let _ = queue.hold(key, START, &mut Vec::new());
         assert_eq!(word(&queue).0, "451 4.3.2 held by the operator of this system", "{domain}");
+    }
+    drop(open);
+}
+
+/// Mail that waited for its rate, for its turn, on a held route or for a route was reported as expired without a word of why it was never
+/// tried, and a hold by command without a number.
+#[test]
+fn mail_that_expires_without_an_attempt_says_what_it_waited_for() {
+    let rate = Some(Rate { messages: 1, per_ms: 24 * HOUR, burst: 1 });
+    let one = DestinationLimits { connections_max: 1, window_initial: 1, ..DestinationLimits::default() };
+    let smarthost = || Via::Smarthost { hosts: vec!["192.0.2.1:25".parse().unwrap()] };
+    let routes = [
+        ("rate.test", smarthost(), DestinationLimits { rate, ..one }),
+        ("window.test", smarthost(), one),
+        ("hold.test", Via::Hold, one),
+        ("command.test", smarthost(), one),
+        ("paused.test", smarthost(), one),
+        ("dns.test", Via::Mx { port: 25 }, one),
+    ];
+    let route = |(pattern, via, limits): (&str, Via, DestinationLimits)| Route {
+        pattern: pattern.into(),
+        via,
+        retry: RetryPolicy::default(),
+        limits,
+    };
+    let mut queue = Queue::new(QueueSettings::default(), Routes::new(routes.map(route).into()).unwrap(), 1, START);
+    let add = |queue: &mut Queue, sequence: u64, domain: &str| {
+        let message = NewMessage { expires_at: Some(START + HOUR), ..message(sequence) };
+        enqueue(queue, &message, &[(&format!("b@{domain}"), Notify::UNSAID)])
+    };
+    for (sequence, domain) in [(1, "rate.test"), (2, "window.test")] {
+        add(&mut queue, sequence, domain);
+    }
+    let mut open = Vec::new();
+    while let Some(Work::Attempt(dispatch)) = queue.poll(START, &mut Vec::new()) {
+        let address = queue.recipients(&dispatch).next().unwrap().1.to_vec();
+        match &address[..] {
+            b"b@rate.test" => assert_eq!(queue.settle(dispatch, &[(0, DELIVERED)], START, &mut Vec::new()), Settled::Done),
+            _ => open.push(dispatch),
+        }
+    }
+    let paused = queue.route(b"paused.test");
+    queue.pause(paused, true, START);
+    let expected = [
+        ("rate.test", "451 4.4.5 waits for its turn: mail goes to this destination at a limited rate"),
+        ("window.test", "451 4.4.5 waits for its turn behind other mail for this destination"),
+        ("hold.test", "451 4.3.2 held by the operator of this system"),
+        ("command.test", "451 4.3.2 held by the operator of this system"),
+        ("paused.test", "451 4.3.2 delivery to this destination is suspended by the operator of this system"),
+        ("dns.test", "451 4.4.3 MX of dns.test: SERVFAIL"),
+        ("nowhere.test", "451 4.4.4 no route for this domain"),
+    ];
+    let keys: Vec<_> = (10..).zip(expected).map(|(sequence, (domain, _))| add(&mut queue, sequence, domain)).collect();
+    assert_eq!(queue.hold(keys[3], START, &mut Vec::new()), Some(Settled::Outcome));
+    while let Some(work) = queue.poll(START, &mut Vec::new()) {
+        match work {
+            Work::Resolve(lookup) => {
+                let none = Resolution::Unanswered { reason: "MX of dns.test: SERVFAIL".into(), turns: 0 };
+                queue.resolved(lookup.destination, &none, START);
+            }
+            Work::Attempt(dispatch) => assert_eq!(queue.unreachable(dispatch, START, &mut Vec::new()), Settled::Outcome),
+            other => panic!("{other:?}"),
+        }
+    }
+    while let Some(work) = queue.poll(START + HOUR, &mut Vec::new()) {
+        assert!(matches!(work, Work::Expired(..)), "{work:?}");
+    }
+    for (key, (domain, reason)) in keys.into_iter().zip(expected) {
+        let view = queue.show(key).unwrap();
+        let recipient = view.recipients().next().unwrap();
+        let said = (recipient.state(), recipient.reply().into_owned(), recipient.relay().is_some());
+        assert_eq!(said, (State::Failed, format!("5.4.7 expired; last: {reason}"), false), "{domain}");
     }
     drop(open);
 }
