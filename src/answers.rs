@@ -50,9 +50,13 @@ struct Known {
 }
 
 impl Known {
+    fn is_refusal(&self) -> bool {
+        matches!(self.resolution, Resolution::Refused { .. })
+    }
+
     /// Mail of these is refused until the answer grows old, or they hear another.
     fn tell(&mut self, askers: &[Asker]) {
-        if matches!(self.resolution, Resolution::Refused { .. }) {
+        if self.is_refusal() {
             for asker in askers {
                 if self.told.len() < TOLD_MAX && !self.told.contains(asker) {
                     self.told.push(*asker);
@@ -78,7 +82,8 @@ impl Answers {
     /// Somebody asks; `anew`: an answer from before does not count, and if it was a refusal it counts for nobody: who goes by it waits, too,
     /// see [`Answers::take_revoked`]. All times are milliseconds of one steady clock.
     pub fn ask(&mut self, question: &Question, anew: bool, asker: Asker, now: u64) -> Asked {
-        if let Some(known) = self.known.get_mut(question).filter(|known| !anew || now < known.since + ANEW_MS)
+        let place = if self.is_refused(question, now) { of_all_turns(question) } else { question.clone() };
+        if let Some(known) = self.known.get_mut(&place).filter(|known| !anew || now < known.since + ANEW_MS)
             && let Some(until) = until(&known.resolution)
             && until > now
         {
@@ -106,13 +111,19 @@ impl Answers {
         std::mem::take(&mut self.revoked)
     }
 
+    /// Is all mail of the domain refused, as was said for one of its turns?
+    fn is_refused(&self, question: &Question, now: u64) -> bool {
+        let known = self.known.get(&of_all_turns(question));
+        known.is_some_and(|known| known.is_refusal() && until(&known.resolution).is_some_and(|until| until > now))
+    }
+
     /// Forgets a refusal. Who goes by it; when its time is over they ask by themselves.
     fn revoke(&mut self, question: &Question, now: u64) -> Vec<Asker> {
-        let is_refusal = |known: &Known| matches!(known.resolution, Resolution::Refused { .. });
-        if !self.known.get(question).is_some_and(is_refusal) {
+        let place = of_all_turns(question);
+        if !self.known.get(&place).is_some_and(Known::is_refusal) {
             return Vec::new();
         }
-        let refusal = self.known.remove(question);
+        let refusal = self.known.remove(&place);
         refusal.filter(|known| until(&known.resolution).is_some_and(|until| until > now)).map(|known| known.told).unwrap_or_default()
     }
 
@@ -126,10 +137,14 @@ impl Answers {
         if until(&resolution).is_some() {
             self.arrivals += 1;
             let resolution = resolution.clone().map_until(|until| now + until);
+            // A refusal is of the domain. Whatever else is said of it ends one that was said for another turn.
+            let told = self.revoke(&question, now);
             let mut known = Known { resolution, since: now, arrival: self.arrivals, told: Vec::new() };
+            let place = if known.is_refusal() { of_all_turns(&question) } else { question };
+            known.tell(&told);
             known.tell(&askers);
-            self.order.push_back((question.clone(), self.arrivals));
-            self.known.insert(question, known);
+            self.order.push_back((place.clone(), self.arrivals));
+            self.known.insert(place, known);
             self.give_way();
         }
         (askers, resolution)
@@ -153,6 +168,14 @@ impl Answers {
                 self.known.remove(&question);
             }
         }
+    }
+}
+
+/// The question that is about all hosts of a domain, of whichever of them this one is.
+fn of_all_turns(question: &Question) -> Question {
+    match question {
+        Question::Mx { domain, port, turn: 1.. } => Question::Mx { domain: domain.clone(), port: *port, turn: 0 },
+        other => other.clone(),
     }
 }
 
@@ -236,6 +259,41 @@ mod tests {
         answers.answered(mx("b.test"), refused(100), 0, 0);
         assert_eq!(answers.ask(&mx("b.test"), false, asker(1), 100), Asked::Ask);
         assert_eq!(answers.answered(mx("b.test"), site, 0, 100).0, [asker(1)]);
+    }
+
+    /// A domain whose many hosts are asked for in turns was refused for the turn that had been asked for alone: others asked again, and a retry
+    /// left those refused who went by it.
+    #[test]
+    fn a_refusal_is_of_the_domain_in_whichever_turn_it_was_said() {
+        let of_turn = |turn| Question::Mx { domain: "a.test".into(), port: 25, turn };
+        let site = Resolution::Site {
+            key: "h".into(),
+            name: "h".into(),
+            hosts: vec!["192.0.2.1:25".parse().unwrap()],
+            is_whole: false,
+            until: 60_000,
+        };
+        let mut answers = Answers::new(10);
+        for (shard, turn) in [(0, 0), (1, 3)] {
+            assert_eq!(answers.ask(&of_turn(turn), false, asker(shard), 0), Asked::Ask);
+        }
+        answers.answered(of_turn(0), site.clone(), 0, 0);
+        answers.answered(of_turn(3), refused(3_600_000), 0, 0);
+        for (shard, turn) in [(0, 0), (2, 3), (3, 7)] {
+            assert_eq!(answers.ask(&of_turn(turn), false, asker(shard), 10), Asked::Known(refused(3_599_990)), "turn {turn}");
+        }
+        assert_eq!((answers.ask(&of_turn(0), true, asker(0), 5000), answers.take_revoked()), (Asked::Ask, [1, 2, 3].map(asker).into()));
+        assert_eq!(answers.ask(&of_turn(5), false, asker(4), 5000), Asked::Ask);
+        // Who is refused in one turn stays known while another one hears the same; and hosts are no refusal in any turn.
+        answers.answered(of_turn(0), refused(3_600_000), 0, 5100);
+        answers.answered(of_turn(5), refused(3_600_000), 0, 5200);
+        assert_eq!(
+            (answers.ask(&of_turn(1), true, asker(9), 9000), answers.take_revoked()),
+            (Asked::Ask, [0, 1, 2, 3, 4].map(asker).into())
+        );
+        answers.answered(of_turn(1), site.clone(), 0, 9100);
+        assert_eq!(answers.ask(&of_turn(1), false, asker(0), 9200), Asked::Known(site.map_until(|until| until - 100)));
+        assert_eq!(answers.ask(&of_turn(0), false, asker(1), 9200), Asked::Ask);
     }
 
     #[test]
