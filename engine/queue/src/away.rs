@@ -17,6 +17,8 @@ pub(crate) struct GuestSite {
     pub(crate) name: String,
     pub(crate) hosts: Vec<NextHop>,
     pub(crate) is_whole: bool,
+    /// Of which of many hosts these are, see [`Question::Mx`](crate::Question::Mx).
+    pub(crate) turn: u16,
 }
 
 /// How a shard that is no home of a destination stands with those that are.
@@ -128,6 +130,13 @@ impl Away {
     pub(crate) fn set_busy(&mut self, shard: u16, busy_with: Wait) {
         if let Some(home) = self.homes.iter_mut().find(|home| home.shard == shard) {
             home.busy_with = busy_with;
+        }
+    }
+
+    /// Others have their turn than those that no home could reach.
+    pub(crate) fn hosts_changed(&mut self) {
+        for home in self.homes.iter_mut().filter(|home| matches!(home.wait, Wait::BreakerOpen { .. })) {
+            home.sleeps_until = 0;
         }
     }
 

@@ -185,7 +185,7 @@ impl Destination {
         let Role::Site(site) = &self.role else { return None };
         if self.away.as_ref()?.site.is_none() {
             let (hosts, is_whole) = (self.hops().cloned().collect(), self.hosts.is_whole());
-            let told = GuestSite { key: site.key.clone(), name: self.name.clone(), hosts, is_whole };
+            let told = GuestSite { key: site.key.clone(), name: self.name.clone(), hosts, is_whole, turn: site.turn };
             self.away.as_mut()?.site = Some(Arc::new(told));
         }
         self.away.as_ref()?.site.clone()
@@ -238,6 +238,9 @@ impl Queue {
             if matches!(wait, Wait::Throttled { .. }) {
                 destination.avoid_on(until, now);
             }
+        }
+        if matches!(wait, Wait::BreakerOpen { .. }) {
+            self.await_turn(self.groups[dispatch.group].destination, now);
         }
     }
 
@@ -299,7 +302,7 @@ impl Queue {
             (Some(site), Via::Mx { .. } | Via::Named { .. }) => {
                 let slot = self.site_of(route, &site.key, &site.name);
                 let state = &mut self.destinations[slot as usize];
-                state.take_hosts_of_guest(&site.hosts, site.is_whole, guest.owner, now);
+                state.take_hosts_of_guest(site, guest.owner, now);
                 Some(slot)
             }
             (None, Via::Mx { .. } | Via::Named { .. }) | (Some(_), _) => None,

@@ -7,6 +7,7 @@
 //!                  -> refused (its mail fails) · unanswered (its mail waits for the next question)
 //! ```
 
+use crate::away::GuestSite;
 use crate::breaker::Breaker;
 use crate::destination::Destination;
 use crate::destination_id::DestinationId;
@@ -280,7 +281,7 @@ pub(crate) struct Site {
     /// The shard whose guest told the hosts, if one did.
     pub(crate) told_by: Option<u16>,
     /// Which of many its hosts are, see [`Question::Mx`].
-    turn: u16,
+    pub(crate) turn: u16,
     /// No host answers, and there are more: when it is the turn of others (unix ms). 0 where it is not to come.
     turns_at: u64,
     /// Domains whose last answer led here.
@@ -291,16 +292,24 @@ pub(crate) struct Site {
 
 impl Destination {
     /// DNS told this to the shard of a guest. What it told this shard comes before; of what it told others, whose answers may differ, that of
-    /// one stays while any of it is of use: if the hosts went to and fro, no connection to them could be kept.
-    pub(crate) fn take_hosts_of_guest(&mut self, hosts: &[NextHop], is_whole: bool, owner: u16, now: u64) {
-        let knows_any = self.hops().any(|own| hosts.iter().any(|told| told.address == own.address));
-        let is_of_use = knows_any && self.breaker(now) == Breaker::Closed;
-        // Of a site with many hosts others may be told while those that were told here are dead.
-        let has_more = !self.hosts.is_whole() && self.breaker(now) != Breaker::Closed;
+    /// one stays while any of it is of use: if the hosts went to and fro, no connection to them could be kept. Of a site with many hosts those
+    /// of a later turn are taken when all that it has are dead, whoever tells them.
+    pub(crate) fn take_hosts_of_guest(&mut self, told: &GuestSite, owner: u16, now: u64) {
+        let knows_any = self.hops().any(|own| told.hosts.iter().any(|told| told.address == own.address));
+        let (is_whole, is_alive) = (self.hosts.is_whole(), self.breaker(now) == Breaker::Closed);
+        let is_part = !is_whole && !told.is_whole;
         let Role::Site(site) = &mut self.role else { return };
-        if (site.members.is_empty() || has_more) && (!is_of_use || site.told_by.is_none_or(|by| by == owner)) {
-            site.told_by = Some(owner);
-            self.set_hosts(hosts, is_whole);
+        let is_taken = if is_part && told.turn != site.turn {
+            !is_alive && later_turn(site.turn, told.turn) == told.turn
+        } else {
+            // That they are dead says nothing of the turn of others.
+            let is_of_use = knows_any && (is_alive || is_part);
+            let is_mended = told.is_whole && !is_whole && !is_alive;
+            (site.members.is_empty() || is_mended) && (!is_of_use || site.told_by.is_none_or(|by| by == owner))
+        };
+        if is_taken {
+            (site.told_by, site.turn) = (Some(owner), if told.is_whole { 0 } else { told.turn });
+            self.set_hosts(&told.hosts, told.is_whole);
         }
     }
 }
@@ -315,9 +324,16 @@ impl Destination {
         if is_part && turn != site.turn && (is_alive || later_turn(site.turn, turn) != turn) {
             return site.turn;
         }
-        site.turn = if is_whole { 0 } else { turn };
+        let before = std::mem::replace(&mut site.turn, if is_whole { 0 } else { turn });
         let turn = site.turn;
         self.set_hosts(hosts, is_whole);
+        if let Some(away) = &mut self.away
+            && before != turn
+        {
+            // Its homes hear of it with the next guest, and try them at once.
+            away.site = None;
+            away.hosts_changed();
+        }
         turn
     }
 

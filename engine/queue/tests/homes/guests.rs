@@ -1,8 +1,8 @@
 //! Guests of a home: whose hosts it believes, and when they go back to their owners.
 
 use ringpost_queue::{
-    DestinationLimits, Guest, Homes, HostsTried, NewMessage, NewRecipient, NextHop, Notify, Pauses, Queue, QueueId, QueueSettings,
-    Resolution, RetryPolicy, Route, Routes, Settled, Via, Wait, Work,
+    DestinationLimits, Dispatch, Guest, Homes, HostsTried, NewMessage, NewRecipient, NextHop, Notify, Pauses, Question, Queue, QueueId,
+    QueueSettings, Refused, Resolution, RetryPolicy, Route, Routes, Settled, Via, Wait, Work,
 };
 
 use crate::world::{START, hop};
@@ -13,7 +13,11 @@ fn limits_of_one_home() -> DestinationLimits {
 
 /// One of three shards, with few destinations and one route by MX.
 fn one_of_three(shard: u16) -> Queue {
-    let route = Route { pattern: "*".into(), via: Via::Mx { port: 25 }, retry: RetryPolicy::default(), limits: limits_of_one_home() };
+    one_of_three_with(shard, limits_of_one_home())
+}
+
+fn one_of_three_with(shard: u16, limits: DestinationLimits) -> Queue {
+    let route = Route { pattern: "*".into(), via: Via::Mx { port: 25 }, retry: RetryPolicy::default(), limits };
     let settings = QueueSettings { homes: Homes { shard, shards: 3 }, destinations_max: 3, ..QueueSettings::default() };
     Queue::new(settings, Routes::new(vec![route]).unwrap(), 1, START)
 }
@@ -89,6 +93,110 @@ fn the_hosts_of_a_site_do_not_go_to_and_fro_between_its_guests() {
     assert_eq!(told(&mut home, 0, &[1]), [false, true]);
     assert_eq!(told(&mut home, 2, &[2]), [false, false]);
     assert!(home.abandon_guest(dispatch, false, START).is_none());
+}
+
+/// What DNS says of a domain with more hosts than are asked for at once, two of each turn.
+fn part_of_site(turn: u16, now: u64) -> Resolution {
+    let home_of = |key: &String| Homes { shard: 0, shards: 3 }.of("*", key, &limits_of_one_home())[0];
+    let key = (0..).map(|number| format!("10 mx{number}.test")).find(|key| home_of(key) == 1).unwrap();
+    let hosts = vec![hop(2 * usize::from(turn)), hop(2 * usize::from(turn) + 1)];
+    Resolution::Site { key, name: "mx.test".into(), hosts, is_whole: false, until: now + 3_600_000 }
+}
+
+/// The next attempt of a shard, which hears of DNS what [`part_of_site`] says; the turns that it asked for go behind `turns`.
+fn next_of(owner: &mut Queue, turns: &mut Vec<u16>, now: u64) -> Option<Dispatch> {
+    loop {
+        match owner.poll(now, &mut Vec::new())? {
+            Work::Resolve(lookup) => {
+                let Question::Mx { turn, .. } = lookup.question else { panic!("it is by MX") };
+                turns.push(turn);
+                owner.resolved(lookup.destination, &part_of_site(turn, now), now);
+            }
+            Work::Attempt(dispatch) => return Some(dispatch),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// The home tries all that it knows for a guest, and reaches none.
+fn reach_none(home: &mut Queue, now: u64) -> (Vec<String>, Refused) {
+    let Some(Work::Attempt(dispatch)) = home.poll(now, &mut Vec::new()) else { panic!("it is the guest's turn") };
+    let (destination, mut tried, mut names) = (dispatch.destination(), HostsTried::default(), Vec::new());
+    while let Some(host) = home.next_host(destination, &mut tried, now) {
+        names.push(home.host_address(destination, host).unwrap().name.clone());
+        home.host_failed(destination, host, "connect: refused", now);
+    }
+    names.sort();
+    (names, home.unreachable_guest(dispatch, now))
+}
+
+/// Where another shard delivers, mail of a domain with many hosts waited as long as those of the first turn counted as dead before others were
+/// asked for; and guests of several shards, each at its own turn, exchanged the hosts at the home.
+#[test]
+fn hosts_of_the_next_turn_are_tried_at_once_at_the_home_and_those_of_an_earlier_one_change_nothing() {
+    let names = |turn: usize| vec![hop(2 * turn).name, hop(2 * turn + 1).name];
+    // A host that fails counts as dead for a minute.
+    let mut limits = limits_of_one_home();
+    limits.breaker.timeout_ms = 60_000;
+    let mut home = one_of_three_with(1, limits);
+    let owner_of = |shard| {
+        let mut owner = one_of_three_with(shard, limits);
+        let destination = owner.route(b"y.test");
+        let message = NewMessage { id: QueueId { boot: 1, shard, sequence: 1 }, accepted_at: START, ..NewMessage::default() };
+        owner.enqueue(&message, [NewRecipient { address: b"b@y.test", destination, notify: Notify::default() }].into_iter(), START);
+        owner
+    };
+    let (mut owner, mut other) = (owner_of(0), owner_of(2));
+    let (mut turns, mut now) = (Vec::new(), START);
+    for turn in 0..2_u16 {
+        let dispatch = next_of(&mut owner, &mut turns, now).expect("nothing is known to be dead");
+        let mut guest = Guest::default();
+        owner.describe(&dispatch, 1, &mut guest);
+        home.receive(guest, now).unwrap();
+        let (tried, refused) = reach_none(&mut home, now);
+        assert_eq!(tried, names(turn.into()));
+        owner.home_sleeps(&dispatch, refused.until, refused.wait, &refused.reason, now);
+        assert_eq!(owner.unreachable(dispatch, now, &mut Vec::new()), Settled::Outcome);
+        // Its domain asks for the hosts of the next turn after a back-off, long before these are tried again.
+        assert!(refused.until >= now + 20_000, "{}", refused.until - now);
+        let refused_until = refused.until;
+        while turns.len() == usize::from(turn) + 1 {
+            now = owner.next_due(now).unwrap().max(now + 1);
+            if let Some(dispatch) = next_of(&mut owner, &mut turns, now) {
+                assert_eq!(owner.abandon(dispatch, now), Settled::Nothing);
+            }
+        }
+        assert!(now < refused_until && turns.last() == Some(&(turn + 1)), "{turns:?}");
+    }
+    // The other one is at its first turn: its guest is refused by what the home has, and hears that it is to ask for others.
+    let mut its_turns = Vec::new();
+    let dispatch = next_of(&mut other, &mut its_turns, now).unwrap();
+    let mut guest = Guest::default();
+    other.describe(&dispatch, 1, &mut guest);
+    home.receive(guest, now).unwrap();
+    let refused = home.take_refused().expect("all that the home has are dead");
+    assert!(matches!(refused.wait, Wait::BreakerOpen { .. }), "{refused:?}");
+    other.home_sleeps(&dispatch, refused.until, refused.wait, &refused.reason, now);
+    assert_eq!(other.abandon(dispatch, now), Settled::Nothing);
+    while its_turns.len() == 1 {
+        now = other.next_due(now).unwrap().max(now + 1);
+        assert!(now < refused.until, "it asks before");
+        if let Some(dispatch) = next_of(&mut other, &mut its_turns, now) {
+            assert_eq!(other.abandon(dispatch, now), Settled::Nothing);
+        }
+    }
+    assert_eq!(its_turns, [0, 1]);
+    // The first one goes on to its third turn, and there is one that lives.
+    let dispatch = next_of(&mut owner, &mut turns, now).expect("it is tried at once");
+    let mut guest = Guest::default();
+    owner.describe(&dispatch, 1, &mut guest);
+    home.receive(guest, now).unwrap();
+    let Some(Work::Attempt(at_home)) = home.poll(now, &mut Vec::new()) else { panic!("it is the guest's turn") };
+    let mut known: Vec<_> = home.hosts(at_home.destination()).map(|host| host.name.clone()).collect();
+    known.sort();
+    assert_eq!(known, names(2));
+    assert!(home.abandon_guest(at_home, true, now).is_some());
+    assert_eq!(owner.abandon(dispatch, now), Settled::Nothing);
 }
 
 /// A home that gave way took a guest whose attempt was given up, such as for want of a connection, back into its own line. From there it went
