@@ -85,6 +85,9 @@ pub fn reload(socket: &Path, output: Output) -> ExitCode {
                 if done.moved == 1 { "s" } else { "" }
             ));
         }
+        if done.held > 0 {
+            say(&format!("{} queued message{} held from now on", done.held, if done.held == 1 { " is" } else { "s are" }));
+        }
         if done.is_moving {
             say("queued mail is still being looked through: what leads elsewhere now follows");
         }

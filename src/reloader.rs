@@ -37,6 +37,9 @@ pub struct Reloaded {
     pub restart: Vec<String>,
     /// Queued messages that lead elsewhere now.
     pub moved: u64,
+    /// Queued messages that a route holds now, and none did before.
+    #[serde(default)]
+    pub held: u64,
     /// Not all of them have been looked at yet.
     #[serde(default)]
     pub is_moving: bool,
@@ -105,8 +108,8 @@ impl Reloader {
         let _turn = self.turn.lock().await;
         let result = self.reload_file().await;
         match &result {
-            Ok(Reloaded { reloaded, restart, moved, is_moving }) => {
-                info!(?reloaded, moved, is_moving, "the config file was read again");
+            Ok(Reloaded { reloaded, restart, moved, held, is_moving }) => {
+                info!(?reloaded, moved, held, is_moving, "the config file was read again");
                 if !restart.is_empty() {
                     warn!(?restart, "these settings changed and count from the next start");
                 }
@@ -148,8 +151,10 @@ impl Reloader {
             let mut in_force = self.in_force();
             (in_force.own, in_force.config) = (own, config);
         }
-        let moved = timeout(FOLLOW_MAX, self.follow_routes()).await;
-        Ok(Reloaded { reloaded, restart, is_moving: moved.is_err(), moved: moved.unwrap_or(0) })
+        let followed = timeout(FOLLOW_MAX, self.follow_routes()).await;
+        let is_moving = followed.is_err();
+        let (moved, held) = followed.unwrap_or_default();
+        Ok(Reloaded { reloaded, restart, moved, held, is_moving })
     }
 
     /// Whether [`Reloader::push`] would take it and it is for all nodes, or why not: what `ringpost check` would warn of.
@@ -230,19 +235,19 @@ impl Reloader {
     }
 
     /// Sends queued mail where the routes in force say. It is done whether or not what comes back is waited for: how many messages lead
-    /// elsewhere.
-    fn follow_routes(&self) -> impl Future<Output = u64> + use<> {
+    /// elsewhere, and how many are held that were not.
+    fn follow_routes(&self) -> impl Future<Output = (u64, u64)> + use<> {
         let asked = ask_all(&self.shards, &Command::FollowRoutes);
         async move {
-            let mut moved = 0;
+            let mut all = (0, 0);
             for answer in asked {
                 match answer.await {
-                    Ok(Ok(Answer::Followed(count))) => moved += count,
+                    Ok(Ok(Answer::Followed { moved, held })) => all = (all.0 + moved, all.1 + held),
                     Ok(Ok(Answer::Failed(reason)) | Err(reason)) => warn!(reason, "queued mail does not follow the new routes"),
                     Ok(Ok(_)) | Err(_) => {}
                 }
             }
-            moved
+            all
         }
     }
 }
@@ -360,7 +365,7 @@ mod tests {
         assert_eq!(config.routes, Config::parse(AFTER, Path::new("")).unwrap().routes, "those of the file that was read again");
         answer(Answer::Done);
         assert_eq!(push.await.unwrap(), Ok(()));
-        (following.answer)(Answer::Followed(1));
+        (following.answer)(Answer::Followed { moved: 1, held: 0 });
     }
 
     /// Pushes of `[log]` and the like were published, and each node refused them: the operator was told that all was well.

@@ -409,8 +409,13 @@ pub enum Answer {
     Summary(Summary),
     /// See there.
     Changed(Changed),
-    /// All queued mail follows its routes; so many messages lead elsewhere now.
-    Followed(u64),
+    /// All queued mail follows its routes.
+    Followed {
+        /// Messages that lead elsewhere now.
+        moved: u64,
+        /// Messages that a route holds now, and none did before; among them some that lead elsewhere.
+        held: u64,
+    },
     /// There are no more connections than allowed since the change of the limits that has this number.
     LimitsKept(u64),
     /// What pauses each of them, as `queue resume` takes it.

@@ -55,7 +55,7 @@ async fn reconfigure_all(shard: &Rc<Shard>) {
 pub(crate) async fn follow_routes(shard: &Rc<Shard>) -> Answer {
     // Mail of earlier runs that is still being loaded was given its destinations by the old table, in part.
     shard.loaded().await;
-    let (mut moved, mut cursor, mut keys) = (0, Some(Cursor::default()), Vec::with_capacity(LOOKS_PER_TURN));
+    let (mut moved, mut held, mut cursor, mut keys) = (0, 0, Some(Cursor::default()), Vec::with_capacity(LOOKS_PER_TURN));
     while let Some(at) = cursor {
         keys.clear();
         let page = shard.queue.borrow_mut().page(&Filter::default(), at, LOOKS_PER_TURN, |view| keys.push(view.key()));
@@ -65,13 +65,17 @@ pub(crate) async fn follow_routes(shard: &Rc<Shard>) -> Answer {
         };
         {
             let (mut queue, now) = (shard.queue.borrow_mut(), shard.now_ms());
-            moved += keys.iter().filter(|key| queue.follow_routes(**key, now)).count() as u64;
+            for key in &keys {
+                let followed = queue.follow_routes(*key, now);
+                moved += u64::from(followed.moves);
+                held += u64::from(followed.is_held_now);
+            }
         }
         shard.countermand(&keys);
         shard.delivery.kick();
         shard.ring.yield_now().await;
     }
-    Answer::Followed(moved)
+    Answer::Followed { moved, held }
 }
 
 /// Waits until this shard has no more connections to any destination than its part, which since a change of the limits is the lesser of

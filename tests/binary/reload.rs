@@ -62,6 +62,36 @@ fn routes_and_policy_change_without_a_session_ending() {
     assert!(hop.wait_for(3)[2].text().contains("Subject: still"));
 }
 
+/// A route that was made to hold its mail, which goes nowhere else by that, was taken over without a word of that mail.
+#[test]
+fn how_much_mail_a_reload_holds_is_said() {
+    let hop = NextHop::start();
+    hop.set_busy(true);
+    let setup = Setup { retries: "[queue]\nretry_base = \"1h\"\nretry_cap = \"1h\"\n", ..Setup::to(hop.address) };
+    let node = Node::start(&setup);
+    let mut client = Client::greeted(setup.address);
+    for domain in ["y.test", "z.test"] {
+        client.deliver(&format!("b@{domain}"), "Subject: x\r\n\r\nx");
+    }
+    node.wait_for_queue(|queue| queue.len() == 2 && queue.iter().all(|message| message["recipients"][0]["state"] == "deferred"));
+    let with =
+        |route: String, extra| node.reconfigure(&Setup { route, extra, address: setup.address, retries: setup.retries, ..Setup::new() });
+    with(setup.route.clone(), "[[route]]\ndomain = \"y.test\"\nvia = \"hold\"\n");
+    let (done, said) = reload(&node);
+    assert!(done && said.ends_with("1 queued message now leads elsewhere\n1 queued message is held from now on\n"), "{said}");
+    with("via = \"hold\"".into(), "[[route]]\ndomain = \"y.test\"\nvia = \"hold\"\n");
+    node.signal(Signal::HUP);
+    let began = Instant::now();
+    while !node.log().contains("moved=0 held=1") {
+        assert!(began.elapsed() < PATIENCE, "{}", node.log());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    node.wait_for_queue(|queue| queue.iter().all(|message| message["recipients"][0]["state"] == "held"));
+    with("via = \"hold\"".into(), "");
+    let (done, said) = reload(&node);
+    assert!(done && said.ends_with("1 queued message now leads elsewhere\n"), "it was held before: {said}");
+}
+
 #[test]
 fn mail_follows_a_more_exact_route_and_a_wrong_file_changes_nothing() {
     let hop = NextHop::start();

@@ -86,6 +86,8 @@ pub(crate) struct Destination {
     rate: RateLimiter,
     pub(crate) quota: Quota,
     shortages: Shortages,
+    /// Its route began to hold with the table of now.
+    pub(crate) holds_anew: bool,
 }
 
 /// The line of a field, counted from the beginning.
@@ -125,6 +127,7 @@ impl Destination {
             oldest_group: NONE,
             newest_group: NONE,
             paused: false,
+            holds_anew: false,
             listed: false,
             in_flight: 0,
             chained: 0,

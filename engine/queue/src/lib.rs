@@ -106,6 +106,7 @@ pub use queue::{Queue, QueueSettings, Recovered, Work};
 pub use queue_id::{ParseQueueIdError, QueueId};
 pub use quota::{Apart, Reserved, SLOTS_MAX, SharedRate, Slots};
 pub use rate::{RATE_PERIOD_MS_MAX, Rate};
+pub use reconfiguring::Followed;
 pub use report::{About, Notice, REPORT_RECIPIENTS_MAX, Report, ReportLimits};
 pub use report_wait::ReportWait;
 pub use reserving::Reservation;

@@ -13,6 +13,15 @@ use crate::slab::NONE;
 /// Tables that may follow each other before the shards have come down to the limits of the first.
 const TABLES_MAX: usize = 16;
 
+/// What another table means for a message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Followed {
+    /// A recipient leads elsewhere than before.
+    pub moves: bool,
+    /// A route holds a recipient, and none did before.
+    pub is_held_now: bool,
+}
+
 impl Queue {
     /// Takes another table, as [`Queue::begin_routes`], at all destinations at once.
     pub fn set_routes(&mut self, routes: Vec<Route>, now: u64) -> Result<(), RouteError> {
@@ -83,6 +92,7 @@ impl Queue {
             }
             Role::Vacant => return,
         }
+        state.holds_anew = !was_held && state.is_held();
         // Mail that was not too old, or did not grow old, now is. It is found message by message, and is not to fail until then.
         if was_held && !state.is_held() || state.retry.lifetime_ms < lifetime_before {
             (state.spares_since, state.spares_until) = (now, now + self.settings.grace_ms);
@@ -90,11 +100,11 @@ impl Queue {
         self.assign_homes(slot, now);
     }
 
-    /// Sends the recipients of a message where the table now says. True if any leads elsewhere than before; nothing is to be persisted,
-    /// because a restart finds the same. A re-routed message stays so while its route exists. Mail that is past its lifetime by the new table
-    /// gets one more attempt.
-    pub fn follow_routes(&mut self, key: MessageKey, now: u64) -> bool {
-        let Some(index) = self.find_open(key) else { return false };
+    /// Sends the recipients of a message where the table now says. Nothing is to be persisted, because a restart finds the same. A re-routed
+    /// message stays so while its route exists. Mail that is past its lifetime by the new table gets one more attempt.
+    pub fn follow_routes(&mut self, key: MessageKey, now: u64) -> Followed {
+        let Some(index) = self.find_open(key) else { return Followed::default() };
+        let was_held = self.is_any(index, |destination| destination.is_held() && !destination.holds_anew);
         self.forget_lost_reroutes(index);
         let moves = self.leads_elsewhere(index);
         if moves {
@@ -106,7 +116,13 @@ impl Queue {
             }
             self.arm(index);
         }
-        moves
+        Followed { moves, is_held_now: !was_held && self.is_any(index, Destination::is_held) }
+    }
+
+    /// Does an open recipient of a message lead to such a destination?
+    fn is_any(&self, index: u32, is_such: impl Fn(&Destination) -> bool) -> bool {
+        let mut recipients = self.messages.recipients(index).iter();
+        recipients.any(|one| one.place.is_open() && is_such(&self.destinations[self.groups[one.group].destination as usize]))
     }
 
     fn leads_elsewhere(&mut self, index: u32) -> bool {

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use ringpost_queue::{
-    Cursor, DestinationLimits, Filter, HostsTried, MessageKey, NewMessage, NewRecipient, Outcome, Queue, QueueId, QueueSettings,
+    Cursor, DestinationLimits, Filter, Followed, HostsTried, MessageKey, NewMessage, NewRecipient, Outcome, Queue, QueueId, QueueSettings,
     Resolution, RetryPolicy, Route, RouteError, Routes, Settled, State, Via, Work,
 };
 
@@ -51,7 +51,7 @@ fn reconfigure(queue: &mut Queue, routes: Vec<Route>) -> usize {
     (0..queue.destination_slots()).for_each(|slot| queue.reconfigure(slot..slot + 1, START));
     let mut keys = Vec::new();
     assert_eq!(queue.page(&Filter::default(), Cursor::default(), usize::MAX, |view| keys.push(view.key())), Ok(None));
-    keys.into_iter().filter(|key| queue.follow_routes(*key, START)).count()
+    keys.into_iter().filter(|key| queue.follow_routes(*key, START).moves).count()
 }
 
 fn names(queue: &Queue, key: MessageKey) -> Vec<&str> {
@@ -127,7 +127,7 @@ fn mail_whose_route_is_gone_is_held_says_so_and_does_not_expire() {
     let back = START + 24 * 30 * HOUR;
     queue.begin_routes(vec![route("y.test", smarthost(27))], back).unwrap();
     queue.reconfigure(0..queue.destination_slots(), back);
-    assert!(queue.follow_routes(key, back));
+    assert!(queue.follow_routes(key, back).moves);
     assert!(matches!(queue.poll(back, &mut Vec::new()), Some(Work::Attempt(dispatch)) if dispatch.key() == key));
 }
 
@@ -185,7 +185,7 @@ fn old_mail_is_attempted_once_when_its_hold_ends() {
             Some(Work::Attempt(dispatch)) => assert_eq!(queue.abandon(dispatch, now), Settled::Nothing),
             Some(other) => panic!("{other:?}"),
         }
-        assert_eq!(queue.follow_routes(key, now), moves);
+        assert_eq!(queue.follow_routes(key, now).moves, moves);
         let dispatch = loop {
             match queue.poll(now, &mut Vec::new()) {
                 Some(Work::Attempt(dispatch)) => break dispatch,
@@ -199,6 +199,28 @@ fn old_mail_is_attempted_once_when_its_hold_ends() {
         };
         let _ = queue.settle(dispatch, &[(0, LATER)], now, &mut Vec::new());
         assert_eq!(state(&queue, key), State::Failed, "once");
+    }
+}
+
+/// A reload that made the route of queued mail hold it, or sent it to one that does, said nothing of that mail.
+#[test]
+fn what_a_new_table_holds_is_told_once() {
+    for (before, after, moves, is_held_now) in [
+        (vec![route("*", smarthost(25))], vec![route("*", Via::Hold)], false, true),
+        (vec![route("*", Via::Mx { port: 25 })], vec![route("*", Via::Hold)], true, true),
+        (vec![route("*", smarthost(25))], vec![route("*", smarthost(25)), route("y.test", Via::Hold)], true, true),
+        (vec![route("*", smarthost(25))], vec![], true, true),
+        (vec![route("*", smarthost(25))], vec![route("*", smarthost(26))], false, false),
+        (vec![route("*", Via::Hold)], vec![route("*", Via::Hold), route("y.test", Via::Hold)], true, false),
+        (vec![route("*", Via::Hold)], vec![route("*", smarthost(25))], false, false),
+    ] {
+        let (from, to) = (format!("{before:?}"), after.clone());
+        let mut queue = queue(before);
+        let key = enqueue(&mut queue, 1, &["b@y.test"]);
+        queue.set_routes(after.clone(), START).unwrap();
+        assert_eq!(queue.follow_routes(key, START), Followed { moves, is_held_now }, "{from} to {to:?}");
+        queue.set_routes(after, START).unwrap();
+        assert_eq!(queue.follow_routes(key, START), Followed::default(), "{from} to {to:?}, again");
     }
 }
 
@@ -220,7 +242,7 @@ fn a_shorter_lifetime_leaves_old_mail_one_attempt_and_the_time_for_it() {
         assert!(queue.poll(now, &mut Vec::new()).is_none());
         queue.set_routes(with(HOUR), now).unwrap();
         if is_found_at_once {
-            assert!(!queue.follow_routes(key, now));
+            assert!(!queue.follow_routes(key, now).moves);
         }
         let dispatch = loop {
             match queue.poll(now, &mut Vec::new()) {
@@ -242,7 +264,7 @@ fn a_shorter_lifetime_is_that_of_all_other_mail() {
     let young = enqueue(&mut queue, 1, &["b@y.test"]);
     let now = START + 30 * 60_000;
     queue.set_routes(vec![short_lived(HOUR)], now).unwrap();
-    assert!(!queue.follow_routes(young, now));
+    assert!(!queue.follow_routes(young, now).moves);
     let message = NewMessage { id: QueueId { boot: 1, shard: 0, sequence: 2 }, accepted_at: now, ..NewMessage::default() };
     let destination = queue.route(b"y.test");
     let recipient = NewRecipient { address: b"c@y.test", destination, notify: Default::default() };
@@ -261,7 +283,7 @@ fn the_time_for_one_more_attempt_is_given_once() {
     queue.pause(destination, true, START);
     for hour in 2..6 {
         queue.set_routes(vec![short_lived(HOUR)], START + hour * HOUR).unwrap();
-        assert!(!queue.follow_routes(key, START + hour * HOUR));
+        assert!(!queue.follow_routes(key, START + hour * HOUR).moves);
         assert!(queue.poll(START + hour * HOUR, &mut Vec::new()).is_none());
     }
     assert!(matches!(queue.poll(START + 6 * HOUR, &mut Vec::new()), Some(Work::Expired(own, _)) if own == key));
