@@ -415,7 +415,8 @@ async fn summary(
             summary.wait_in_turn(recipients);
         }
     }
-    let mut all: Vec<_> = all.into_values().collect();
+    // One without mail says something only to who asked for it.
+    let mut all: Vec<_> = all.into_values().filter(|summary| summary.recipients > 0 || destination.is_some()).collect();
     all.sort_by_key(|summary| std::cmp::Reverse(summary.messages));
     for summary in &all {
         send(write, summary).await.map_err(|reason| reason.to_string())?;

@@ -26,6 +26,7 @@ mod priorities;
 mod queue_commands;
 mod queue_pause;
 mod queue_steering;
+mod queue_summary;
 mod queue_why;
 mod relay;
 mod reload;

@@ -9,7 +9,7 @@ use crate::faulty_hop::{Fault, FaultyHop, Script};
 use crate::next_hop::NextHop;
 use crate::node::{Node, Setup, ringpost};
 
-fn deliver(node: &Node, sender: &str, recipients: &[&str]) -> String {
+pub(crate) fn deliver(node: &Node, sender: &str, recipients: &[&str]) -> String {
     let mut client = Client::greeted(node.address);
     client.must(&format!("MAIL FROM:<{sender}>"), "250");
     for recipient in recipients {
@@ -37,7 +37,7 @@ fn sorted(ids: [&String; 2]) -> [String; 2] {
     ids
 }
 
-fn say(node: &Node, words: &[&str]) -> String {
+pub(crate) fn say(node: &Node, words: &[&str]) -> String {
     let output = node.ask(words);
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)).trim_end().to_owned()
 }
@@ -290,40 +290,6 @@ fn a_filter_for_recipients_reroutes_those_alone_and_a_hold_of_others_has_to_be_m
     assert!(say(&node, &["queue", "show", &other]).contains("<b@y.test> purged, 0 attempts"));
 }
 
-#[test]
-fn the_summary_names_what_is_stuck() {
-    let hop = NextHop::start();
-    hop.set_busy(true);
-    let slow = "[queue]\nretry_base = \"1h\"\nretry_cap = \"2h\"\n";
-    let extra = "[[route]]\ndomain = \"held.test\"\nvia = \"hold\"\n";
-    let node = Node::start(&Setup { retries: slow, extra, ..Setup::to(hop.address) });
-    (0..2).for_each(|_| drop(deliver(&node, "a@x.test", &["b@y.test"])));
-    // A message with recipients for one destination on both sides of one for another counted twice at the first; and messages stood beside
-    // recipients as if they were the same.
-    deliver(&node, "a@x.test", &["b@y.test", "b@held.test", "c@y.test"]);
-    node.wait_for_queue(|queue| queue.iter().filter(|message| message["recipients"][0]["state"] == "deferred").count() == 3);
-    let output = node.ask(&["queue", "summary", "--json"]);
-    let lines: Vec<serde_json::Value> =
-        String::from_utf8(output.stdout).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!(lines.len(), 2, "{lines:?}");
-    let (stuck, held) = (&lines[0], &lines[1]);
-    assert_eq!((&stuck["destination"], &stuck["messages"]), (&"*".into(), &3.into()));
-    assert_eq!((&stuck["recipients"], &stuck["deferred"]), (&4.into(), &4.into()));
-    assert_eq!((&stuck["last_reply"], &stuck["breaker"]), (&"450 4.2.1 Busy".into(), &"closed".into()));
-    assert!(stuck["oldest"].is_string() && stuck["next_attempt"].is_string());
-    assert_eq!((&held["destination"], &held["held"], &held["wait"]), (&"held.test".into(), &1.into(), &"held".into()));
-    let text = say(&node, &["queue", "summary"]);
-    assert!(text.contains("450 4.2.1 Busy") && text.ends_with("5 recipients at 2 destinations"), "{text}");
-    let columns: Vec<&str> = text.lines().find(|line| line.starts_with("* ")).unwrap().split_whitespace().take(5).collect();
-    assert_eq!(columns, ["*", "3", "4", "0", "4"], "{text}");
-    let one = say(&node, &["queue", "summary", "--destination", "Held.test"]);
-    assert!(one.contains("held.test") && !one.contains("Busy") && one.ends_with("1 recipient at 1 destination"), "{one}");
-    assert!(
-        say(&node, &["queue", "summary", "--destination", "nowhere"])
-            .starts_with("0 recipients at 0 destinations\nringpost: --destination")
-    );
-}
-
 /// What kept a message here was said to be the word about a recipient that had been told of and was done with.
 #[test]
 fn the_reason_of_a_message_is_that_of_what_is_still_open() {
@@ -498,24 +464,4 @@ fn an_end_of_life_is_ahead_and_within_reach() {
     assert!(told.contains("1 of them end earlier all the same"), "{told}");
     assert_eq!(say(&node, &["queue", "set-expiry", &id, "0s"]), "1 message given another end of life");
     node.wait_for_mail_log("event=expired");
-}
-
-/// What is shown as the last word of a destination was that of another one.
-#[test]
-fn the_word_of_where_mail_was_before_is_not_told_of_where_it_was_rerouted_to() {
-    let hop = NextHop::start();
-    let extra = "[[route]]\ndomain = \"kept.test\"\nvia = \"hold\"\n";
-    let setup = Setup { retries: "[queue]\nretry_base = \"1h\"\nretry_cap = \"1h\"\n", extra, ..Setup::to(hop.address) };
-    let node = Node::start(&setup);
-    let id = deliver(&node, "a@x.test", &["later-b@z.test"]);
-    node.wait_for_queue(|queue| queue.iter().any(|message| message["recipients"][0]["state"] == "deferred"));
-    let last = |name: &str| {
-        let summary: serde_json::Value =
-            serde_json::from_str(&say(&node, &["queue", "summary", "--destination", name, "--json"])).expect("one line");
-        summary["last_reply"].clone()
-    };
-    assert!(last("*").as_str().unwrap().starts_with("450"), "{}", last("*"));
-    assert_eq!(say(&node, &["queue", "reroute", &id, "--to", "kept.test"]), "1 message re-routed");
-    assert_eq!(last("kept.test"), serde_json::Value::Null);
-    assert!(say(&node, &["queue", "show", &id]).contains("450"), "it is the message's all the same");
 }

@@ -1,0 +1,76 @@
+//! `ringpost queue summary`: where mail is stuck, and why.
+
+use crate::next_hop::NextHop;
+use crate::node::{Node, Setup, free_port};
+use crate::queue_steering::{deliver, say};
+
+#[test]
+fn the_summary_names_what_is_stuck() {
+    let hop = NextHop::start();
+    hop.set_busy(true);
+    let slow = "[queue]\nretry_base = \"1h\"\nretry_cap = \"2h\"\n";
+    let extra = "[[route]]\ndomain = \"held.test\"\nvia = \"hold\"\n";
+    let node = Node::start(&Setup { retries: slow, extra, ..Setup::to(hop.address) });
+    (0..2).for_each(|_| drop(deliver(&node, "a@x.test", &["b@y.test"])));
+    // A message with recipients for one destination on both sides of one for another counted twice at the first; and messages stood beside
+    // recipients as if they were the same.
+    deliver(&node, "a@x.test", &["b@y.test", "b@held.test", "c@y.test"]);
+    node.wait_for_queue(|queue| queue.iter().filter(|message| message["recipients"][0]["state"] == "deferred").count() == 3);
+    let output = node.ask(&["queue", "summary", "--json"]);
+    let lines: Vec<serde_json::Value> =
+        String::from_utf8(output.stdout).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    let (stuck, held) = (&lines[0], &lines[1]);
+    assert_eq!((&stuck["destination"], &stuck["messages"]), (&"*".into(), &3.into()));
+    assert_eq!((&stuck["recipients"], &stuck["deferred"]), (&4.into(), &4.into()));
+    assert_eq!((&stuck["last_reply"], &stuck["breaker"]), (&"450 4.2.1 Busy".into(), &"closed".into()));
+    assert!(stuck["oldest"].is_string() && stuck["next_attempt"].is_string());
+    assert_eq!((&held["destination"], &held["held"], &held["wait"]), (&"held.test".into(), &1.into(), &"held".into()));
+    let text = say(&node, &["queue", "summary"]);
+    assert!(text.contains("450 4.2.1 Busy") && text.ends_with("5 recipients at 2 destinations"), "{text}");
+    let columns: Vec<&str> = text.lines().find(|line| line.starts_with("* ")).unwrap().split_whitespace().take(5).collect();
+    assert_eq!(columns, ["*", "3", "4", "0", "4"], "{text}");
+    let one = say(&node, &["queue", "summary", "--destination", "Held.test"]);
+    assert!(one.contains("held.test") && !one.contains("Busy") && one.ends_with("1 recipient at 1 destination"), "{one}");
+    assert!(
+        say(&node, &["queue", "summary", "--destination", "nowhere"])
+            .starts_with("0 recipients at 0 destinations\nringpost: --destination")
+    );
+}
+
+/// A destination that did not answer had a line of nothing when its mail had gone another way, and was counted.
+#[test]
+fn a_destination_without_mail_has_no_line_unless_it_is_asked_for() {
+    let extra = "[[route]]\ndomain = \"kept.test\"\nvia = \"hold\"\n";
+    let node = Node::start(&Setup { extra, ..Setup::to(std::net::SocketAddr::from(([127, 0, 0, 1], free_port()))) });
+    deliver(&node, "a@x.test", &["b@y.test"]);
+    node.wait_for_queue(|queue| queue[0]["reason"].as_str().is_some_and(|reason| reason.contains("refused")));
+    assert!(say(&node, &["queue", "summary"]).ends_with("1 recipient at 1 destination"));
+    assert_eq!(say(&node, &["queue", "reroute", "--all", "--to", "kept.test"]), "1 message re-routed");
+    let moved = node.wait_for_queue(|queue| queue[0]["recipients"][0]["state"] == "held");
+    let summary = say(&node, &["queue", "summary"]);
+    assert!(summary.ends_with("1 recipient at 1 destination") && !summary.contains("\n* "), "{summary} {moved:?}");
+    let one = say(&node, &["queue", "summary", "--destination", "*", "--json"]);
+    let one: serde_json::Value = serde_json::from_str(&one).expect("it does not answer, and who asks for it sees that");
+    assert_eq!((&one["recipients"], &one["messages"]), (&0.into(), &0.into()), "{one}");
+}
+
+/// What is shown as the last word of a destination was that of another one.
+#[test]
+fn the_word_of_where_mail_was_before_is_not_told_of_where_it_was_rerouted_to() {
+    let hop = NextHop::start();
+    let extra = "[[route]]\ndomain = \"kept.test\"\nvia = \"hold\"\n";
+    let setup = Setup { retries: "[queue]\nretry_base = \"1h\"\nretry_cap = \"1h\"\n", extra, ..Setup::to(hop.address) };
+    let node = Node::start(&setup);
+    let id = deliver(&node, "a@x.test", &["later-b@z.test"]);
+    node.wait_for_queue(|queue| queue.iter().any(|message| message["recipients"][0]["state"] == "deferred"));
+    let last = |name: &str| {
+        let summary: serde_json::Value =
+            serde_json::from_str(&say(&node, &["queue", "summary", "--destination", name, "--json"])).expect("one line");
+        summary["last_reply"].clone()
+    };
+    assert!(last("*").as_str().unwrap().starts_with("450"), "{}", last("*"));
+    assert_eq!(say(&node, &["queue", "reroute", &id, "--to", "kept.test"]), "1 message re-routed");
+    assert_eq!(last("kept.test"), serde_json::Value::Null);
+    assert!(say(&node, &["queue", "show", &id]).contains("450"), "it is the message's all the same");
+}
