@@ -139,6 +139,13 @@ async fn converse(
         Ok(request @ (WireRequest::QueuePause { .. } | WireRequest::QueuePaused {})) => {
             pause(request, pauser, &mut write).await.map_err(NotDone::from)
         }
+        Ok(
+            request @ (WireRequest::QueueList { .. }
+            | WireRequest::QueueShow { .. }
+            | WireRequest::QueueWhy { .. }
+            | WireRequest::QueueSummary { .. }
+            | WireRequest::Stats {}),
+        ) => tell(request, shards, dns, sharing, &mut write).await.map_err(NotDone::from),
         Ok(request) => answer(request, shards, dns, sharing, &mut write).await.map_err(NotDone::from),
     };
     let end = match end {
@@ -196,6 +203,28 @@ async fn pause(request: WireRequest, pauser: &Pauser, write: &mut (impl AsyncWri
     };
     send(write, &paused).await.map_err(|reason| reason.to_string())?;
     Ok(paused.changed.len() as u64)
+}
+
+/// Answers what changes nothing by what can be asked: in a drain shards end one after the other, and who still delivers can say so. What those
+/// have that have ended is not known to be nothing.
+async fn tell(
+    request: WireRequest,
+    shards: &[Arc<RequestLane>],
+    dns: &DnsCounters,
+    sharing: Option<&SharedDelivery>,
+    write: &mut (impl AsyncWriteExt + Unpin),
+) -> Result<u64, Refusal> {
+    let living: Vec<_> = shards.iter().filter(|shard| !shard.has_ended()).cloned().collect();
+    let is_about_one = matches!(request, WireRequest::QueueShow { .. } | WireRequest::QueueWhy { .. });
+    let count = answer(request, &living, dns, sharing, write).await?;
+    let ended = shards.len() - living.len();
+    if ended == 0 || is_about_one && count > 0 {
+        return Ok(count);
+    }
+    Err(format!(
+        "the node drains, and {ended} of its {} shards have ended: what they keep is not told, and is there at the next start",
+        shards.len()
+    ))
 }
 
 async fn answer(

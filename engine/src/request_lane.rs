@@ -42,10 +42,15 @@ pub enum RequestRefused {
 impl RequestLane {
     /// Passes a command on; `answer` is called on the shard's thread.
     pub fn send(&self, command: Command, answer: Box<dyn FnOnce(Answer) + Send>) -> Result<(), RequestRefused> {
-        if self.sender.is_closed() {
+        if self.has_ended() {
             return Err(RequestRefused::Ended);
         }
         self.sender.try_send(Request { command, answer }).map_err(|_| RequestRefused::Full)
+    }
+
+    /// Nobody takes requests any more: the shard has drained, and others may still do.
+    pub fn has_ended(&self) -> bool {
+        self.sender.is_closed()
     }
 
     /// Wakes the shard to look at what it shares with others.

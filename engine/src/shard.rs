@@ -388,7 +388,7 @@ impl Shard {
         self.ring.spawn(self.clone().deliver()).detach();
         self.ring.spawn(self.clone().keep_house()).detach();
         self.ring.spawn(self.clone().watch_progress()).detach();
-        self.ring.spawn(shard_control::answer_requests(self.clone(), requests)).detach();
+        let answering = self.ring.spawn(shard_control::answer_requests(self.clone(), requests));
         if self.shards > 1 {
             self.passing.observe(&self.ring, self.id);
             self.ring.spawn(self.clone().serve_mesh()).detach();
@@ -411,7 +411,11 @@ impl Shard {
             poll_fn(|cx| self.poll_life(cx, |shard| shard.life.get() == Life::Draining)).await;
             return Err("the spool failed before".to_owned());
         }
-        self.drain().await
+        let end = self.drain().await;
+        // The executor keeps what it does not run any more: whoever asks now, or has asked, is to hear at once that nobody answers, and not when
+        // the last shard has ended.
+        answering.cancel().await;
+        end
     }
 
     /// The settings in force. To be asked for again after a wait: a reload may have come between.

@@ -7,7 +7,8 @@ use rustix::process::Signal;
 
 use crate::client::Client;
 use crate::next_hop::NextHop;
-use crate::node::{Node, Setup};
+use crate::node::{Node, PATIENCE, Setup};
+use crate::shards::on_one_core;
 
 #[test]
 fn a_message_goes_in_and_comes_out_byte_by_byte() {
@@ -114,6 +115,71 @@ fn a_second_signal_ends_at_once() {
     assert!(began.elapsed() < Duration::from_secs(10), "the second signal did not end it: {}", node.log());
     node.restart();
     assert_eq!(node.wait_for_queue(|queue| !queue.is_empty())[0]["id"], id.as_str());
+}
+
+/// A node that drains with so many shards, one of which waits for the answer of its next hop about this message.
+fn draining(hop: &NextHop, shards: u32) -> (Node, String) {
+    hop.hold_content(true);
+    let node = Node::start(&on_one_core(Setup::to(hop.address), shards));
+    let id = Client::greeted(node.address).deliver("b@y.test", "Subject: x\r\n\r\nx");
+    hop.wait_for_contents(1);
+    let began = Instant::now();
+    node.signal(Signal::TERM);
+    while node.log().matches("shard drains").count() < shards as usize {
+        assert!(began.elapsed() < PATIENCE, "{}", node.log());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    (node, id)
+}
+
+/// What a next hop had not answered when the time of a drain was over is deferred, and said to be so by us and not by it; and as long as that
+/// lasts commands are answered.
+#[test]
+fn an_attempt_that_a_drain_cuts_off_is_deferred_in_our_words_and_commands_are_answered_meanwhile() {
+    let hop = NextHop::start();
+    let (mut node, id) = draining(&hop, 1);
+    let why = node.ask(&["queue", "why", &id]);
+    let said = String::from_utf8_lossy(&why.stdout).into_owned();
+    assert!(why.status.success() && said.starts_with("Is being attempted at \"*\" right now, attempt 1"), "{why:?}");
+    for words in [&["stats"][..], &["queue", "ls"], &["queue", "summary"], &["queue", "set-expiry", &id, "2d"]] {
+        let output = node.ask(words);
+        assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    assert!(node.is_running(), "all that was said while it drained");
+    assert!(node.wait().success(), "{}", node.log());
+    let log = node.wait_for_mail_log("outcome=deferred");
+    let line = log.lines().find(|line| line.contains("outcome=deferred")).unwrap();
+    assert!(line.contains(&id) && line.contains("dsn=4.3.0") && line.contains("delivery=unknown"), "{line}");
+    assert!(line.contains("reply=\"451 4.3.0 the attempt was given up\""), "{line}");
+    assert!(node.ask(&["stats"]).status.code() == Some(69), "nobody answers any more");
+    hop.hold_content(false);
+    node.restart();
+    node.wait_for_mail_log("outcome=delivered");
+}
+
+/// A shard that had drained took no request any more and did not say so: while another one still delivered, no command was answered.
+#[test]
+fn while_one_shard_drains_commands_do_not_wait_for_those_that_have_ended() {
+    let hop = NextHop::start();
+    let (mut node, id) = draining(&hop, 2);
+    let why = node.ask(&["queue", "why", &id]);
+    assert!(why.status.success() && String::from_utf8_lossy(&why.stdout).starts_with("Is being attempted at \"*\""), "{why:?}");
+    let began = Instant::now();
+    // The other one is about to end.
+    let listed = loop {
+        let listed = node.ask(&["queue", "ls", "--json"]);
+        if !listed.status.success() {
+            break listed;
+        }
+        assert!(began.elapsed() < PATIENCE);
+    };
+    let (said, told) = (String::from_utf8_lossy(&listed.stdout).into_owned(), String::from_utf8_lossy(&listed.stderr).into_owned());
+    assert!(said.contains(&id) && told.contains("1 of its 2 shards have ended"), "{said} {told}");
+    let held = node.ask(&["queue", "hold", "--all"]);
+    assert!(!held.status.success() && String::from_utf8_lossy(&held.stderr).contains("a shard has ended"), "{held:?}");
+    assert!(node.is_running());
+    hop.hold_content(false);
+    assert!(node.wait().success());
 }
 
 #[test]
