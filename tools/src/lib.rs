@@ -32,6 +32,7 @@ pub mod odd_content;
 pub mod peer;
 pub mod postfix;
 pub mod powercut;
+pub mod priorities;
 pub mod shards;
 pub mod traffic;
 pub mod unpacked;

@@ -48,6 +48,8 @@ enum Command {
     Destinations(ringpost_tools::destinations::DestinationsArguments),
     /// Enqueue to first attempt, retries to their millisecond, wake-ups of an idle engine.
     Events(ringpost_tools::events::EventsArguments),
+    /// An urgent message behind many others, and others behind urgent mail without end.
+    Priorities(ringpost_tools::priorities::PrioritiesArguments),
     /// Commands over a million queued messages, and acceptance meanwhile.
     Million(ringpost_tools::million::MillionArguments),
     /// Allocations per message in the steady state.
@@ -77,6 +79,7 @@ fn main() -> ExitCode {
         Command::Connections(arguments) => ringpost_tools::connections::run(&arguments),
         Command::Destinations(arguments) => ringpost_tools::destinations::run(&arguments),
         Command::Events(arguments) => ringpost_tools::events::run(&arguments),
+        Command::Priorities(arguments) => ringpost_tools::priorities::run(&arguments),
         Command::Million(arguments) => ringpost_tools::million::run(&arguments),
         Command::Allocations(arguments) => ringpost_tools::allocations::run(&arguments),
         Command::Dns(arguments) => ringpost_tools::dns::run(&arguments),
