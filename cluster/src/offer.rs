@@ -210,14 +210,14 @@ impl Offers {
             // Settled, and still there: this node's own lease ended it.
             Some(State::Back | State::Leftover | State::Settled { .. }) if self.delivers => return Sending::TakeBack,
             // What is there, or on its way, is not sent a second time.
-            Some(State::Sending | State::Overdue | State::Waiting | State::Reviving | State::Freeing) => return Sending::Leave,
+            Some(State::Sending { .. } | State::Overdue | State::Waiting | State::Reviving | State::Freeing) => return Sending::Leave,
             Some(State::Crossing | State::Recalled | State::Leftover | State::Settling { .. } | State::Settled { .. }) => {
                 return Sending::Leave;
             }
             None | Some(State::Parted | State::Gone { .. }) if self.is_local_for(id) => return Sending::TakeBack,
             None | Some(State::Unsure | State::Fetching | State::Back | State::Parted | State::Gone { .. }) => {}
         }
-        self.items.set(id, State::Sending);
+        self.items.set(id, State::Sending { is_done: false });
         Sending::Send
     }
 
@@ -261,7 +261,7 @@ impl Offers {
         match self.items.get(id) {
             Some(State::Leftover | State::Settling { .. } | State::Settled { .. }) => self.tell.push_back((id.to_owned(), Recall::Taken)),
             Some(State::Crossing | State::Recalled) => {}
-            Some(State::Sending) => drop(self.items.set(id, State::Crossing)),
+            Some(State::Sending { .. }) => drop(self.items.set(id, State::Crossing)),
             None | Some(State::Back | State::Parted | State::Gone { .. }) => self.recall(id),
             Some(State::Unsure | State::Fetching | State::Waiting | State::Reviving | State::Freeing | State::Overdue) => {
                 self.recall(id);
@@ -278,7 +278,15 @@ impl Offers {
     pub fn gone(&mut self, id: &str) {
         if matches!(
             self.items.get(id),
-            Some(State::Sending | State::Unsure | State::Fetching | State::Overdue | State::Waiting | State::Reviving | State::Freeing)
+            Some(
+                State::Sending { .. }
+                    | State::Unsure
+                    | State::Fetching
+                    | State::Overdue
+                    | State::Waiting
+                    | State::Reviving
+                    | State::Freeing
+            )
         ) {
             self.items.set(id, State::Back);
             self.withdraw.push_back(id.to_owned());
@@ -440,7 +448,7 @@ impl Offers {
             Some(State::Leftover) => self.leftover.push_back(id),
             Some(State::Freeing) => self.free.push_back(id),
             Some(State::Back | State::Recalled | State::Parted | State::Reviving | State::Overdue) => self.withdraw.push_back(id),
-            Some(State::Sending | State::Fetching | State::Crossing)
+            Some(State::Sending { .. } | State::Fetching | State::Crossing)
             | Some(State::Settling { .. } | State::Settled { .. } | State::Gone { .. })
             | None => {}
         }

@@ -17,14 +17,15 @@ impl Offers {
             self.has_room(id);
         }
         match (state, answer) {
-            (State::Sending | State::Unsure, Enqueued::Added | Enqueued::Present) => drop(self.items.set(id, State::Waiting)),
             // By whom, and whether for good, is asked for.
-            (State::Sending | State::Unsure, Enqueued::Completed) => {
+            (State::Sending { is_done: true }, Enqueued::Added | Enqueued::Present)
+            | (State::Sending { .. } | State::Unsure, Enqueued::Completed) => {
                 self.items.set(id, State::Waiting);
                 self.ask_soon.push(id);
             }
-            (State::Sending, Enqueued::Full) if self.delivers => self.back(id),
-            (State::Sending, Enqueued::Full) => self.crowded(id),
+            (State::Sending { .. } | State::Unsure, Enqueued::Added | Enqueued::Present) => drop(self.items.set(id, State::Waiting)),
+            (State::Sending { .. }, Enqueued::Full) if self.delivers => self.back(id),
+            (State::Sending { .. }, Enqueued::Full) => self.crowded(id),
             (State::Crossing, _) => self.recall(id),
             _ => {}
         }
@@ -34,8 +35,8 @@ impl Offers {
     /// brought it in for as long as an outage lasts before a node that delivers goes on by itself, that node delivers it.
     pub fn unanswered(&mut self, id: &str, now: BootTime) {
         match self.items.get(id) {
-            Some(State::Sending) if self.is_local_for(id) => self.back(id),
-            Some(State::Sending) => {
+            Some(State::Sending { .. }) if self.is_local_for(id) => self.back(id),
+            Some(State::Sending { .. }) => {
                 self.failed(id, true, now);
                 self.unheard(vec![id.to_owned()]);
             }
@@ -47,14 +48,16 @@ impl Offers {
     /// Valkey is there, and would not take an item. The same as without an answer, but that it is offered again in the next round only.
     pub fn refused(&mut self, id: &str, now: BootTime) {
         match self.items.get(id) {
-            Some(State::Sending) => self.failed(id, false, now),
+            Some(State::Sending { .. }) => self.failed(id, false, now),
             Some(State::Crossing) => self.recall(id),
             _ => {}
         }
     }
 
     fn failed(&mut self, id: &str, may_be_there: bool, now: BootTime) {
-        self.items.set(id, State::Unsure);
+        if self.items.set(id, State::Unsure) == Some(State::Sending { is_done: true }) {
+            self.ask_soon.push(id);
+        }
         if self.delivers {
             self.late.failed(id, now + self.bounds.lease_ttl + self.bounds.guard, may_be_there);
         }
@@ -70,8 +73,11 @@ impl Offers {
     /// A message says that an item was completed. It may be from before a loss of data, after which the item was offered again: only the
     /// queue's answer counts, and it is asked for now.
     pub fn done(&mut self, id: &str) {
-        if matches!(self.items.get(id), Some(State::Sending | State::Overdue | State::Waiting | State::Unsure | State::Fetching)) {
-            self.ask_soon.push(id);
+        match self.items.get(id) {
+            // The worker was faster than the answer to the call that brought it in. Until that is there the queue's word on it means nothing.
+            Some(State::Sending { .. }) => drop(self.items.set(id, State::Sending { is_done: true })),
+            Some(State::Overdue | State::Waiting | State::Unsure | State::Fetching) => self.ask_soon.push(id),
+            _ => {}
         }
     }
 
@@ -189,7 +195,7 @@ impl Offers {
     pub fn refused_record(&mut self, id: &str, is_gone: bool, now: BootTime) {
         match self.items.get(id) {
             Some(_) if is_gone => self.known(id, &Known::Withdrawn, now),
-            Some(State::Sending | State::Settling { .. } | State::Settled { .. }) | None => {}
+            Some(State::Sending { .. } | State::Settling { .. } | State::Settled { .. }) | None => {}
             Some(_) => self.ask_soon.push(id),
         }
     }

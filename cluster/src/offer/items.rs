@@ -11,7 +11,10 @@ pub(super) const WALK_ITEMS: usize = 2048;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum State {
     /// On its way into the queue.
-    Sending,
+    Sending {
+        /// A message says that a worker has completed it: the answer to this call comes later, and then the queue is asked.
+        is_done: bool,
+    },
     /// The queue has it or not: nobody answered, or there was no room. Its content is asked for again.
     Unsure,
     /// The same, and its shard was asked for the content: it answers each item it was asked for, so nothing asks once more.
@@ -55,7 +58,7 @@ impl State {
     /// It is offered and nobody is known to have it. The others have come to an end, and are remembered for a bounded time.
     pub(super) fn is_open(self) -> bool {
         match self {
-            State::Sending
+            State::Sending { .. }
             | State::Unsure
             | State::Fetching
             | State::Waiting
@@ -75,7 +78,7 @@ impl State {
 
     /// A call has brought it into the queue, as far as this node has heard, or it has come to its end.
     pub(super) fn was_brought_in(self) -> bool {
-        !matches!(self, State::Sending | State::Unsure | State::Fetching | State::Overdue | State::Crossing)
+        !matches!(self, State::Sending { .. } | State::Unsure | State::Fetching | State::Overdue | State::Crossing)
     }
 
     /// Another node may have taken it over: the queue's word on that counts. Not while it is just being sent, nor once that is known.
@@ -240,7 +243,7 @@ mod tests {
     }
 
     const STATES: [State; 5] = [
-        State::Sending,
+        State::Sending { is_done: false },
         State::Waiting,
         State::Back,
         State::Settling { is_again: false },

@@ -64,7 +64,7 @@ impl Offers {
             }
             Some(State::Unsure | State::Fetching | State::Overdue) => self.back(id),
             // The answer to this call comes first.
-            Some(State::Sending) => self.late.failed(id, now + self.bounds.guard, may_be_there),
+            Some(State::Sending { .. }) => self.late.failed(id, now + self.bounds.guard, may_be_there),
             _ => {}
         }
     }

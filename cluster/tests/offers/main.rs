@@ -48,6 +48,26 @@ fn a_completed_item_is_settled_and_forgotten_later() {
     assert!(offers.is_empty());
 }
 
+/// A worker had leased and completed it before its owner read the answer to the call that brought it in. It was asked for at once, when the queue's word
+/// meant nothing yet, and then with the next round, up to ten seconds later.
+#[test]
+fn what_is_completed_before_its_owner_hears_that_it_came_in_is_asked_for_as_soon_as_it_hears_that() {
+    let completed = Known::Completed("n2 0001".to_owned());
+    for answer in [Some(Enqueued::Added), Some(Enqueued::Present), None] {
+        let mut offers = Offers::new(BOUNDS, true, at(0));
+        assert_eq!(offers.sending("a"), Sending::Send);
+        offers.done("a");
+        assert_eq!(offers.poll(at(1)), None, "its call is under way");
+        match answer {
+            Some(answer) => offers.enqueued("a", answer),
+            None => offers.unanswered("a", at(1)),
+        }
+        assert_eq!(offers.poll(at(1)), Some(Todo::Ask(one("a"))), "{answer:?}");
+        offers.known("a", &completed, at(1));
+        assert_eq!(offers.poll(at(1)), Some(Todo::Settle(vec![("a".to_owned(), "n2 0001".to_owned())])));
+    }
+}
+
 #[test]
 fn a_node_that_does_not_deliver_takes_nothing_back() {
     let mut offers = Offers::new(BOUNDS, false, at(0));
