@@ -296,20 +296,32 @@ impl Driver {
     }
 
     /// Takes in how a call went that always writes.
-    fn heard<R>(&self, partition: u16, answer: &Result<R, QueueError>) {
+    fn heard<R>(self: &Arc<Self>, partition: u16, answer: &Result<R, QueueError>) {
         match answer {
             // Nothing was sent.
             Err(QueueError::Item(_)) => {}
-            Err(error) if is_outage(error) => self.offers().away(partition, BootTime::now()),
+            Err(error) if is_outage(error) => self.is_away(partition),
             // What Valkey refuses it has at least answered.
             Ok(_) | Err(_) => self.is_there(partition),
         }
     }
 
     /// Takes in how a call went that may find nothing to write: a server can answer that and take no mail, so it ends no outage.
-    fn noticed<R>(&self, partition: u16, answer: &Result<R, QueueError>) {
+    fn noticed<R>(self: &Arc<Self>, partition: u16, answer: &Result<R, QueueError>) {
         if answer.as_ref().is_err_and(is_outage) {
-            self.offers().away(partition, BootTime::now());
+            self.is_away(partition);
+        }
+    }
+
+    /// What had no answer is repeated once the partition is there again. Where one call came late it is there: it is looked for at once, by one more call,
+    /// as the next sweep comes up to half a second later.
+    fn is_away(self: &Arc<Self>, partition: u16) {
+        if self.offers().away(partition, BootTime::now()) {
+            let driver = self.clone();
+            tokio::spawn(async move {
+                let answer = driver.node.queue.probe(partition).await;
+                driver.heard(partition, &answer);
+            });
         }
     }
 

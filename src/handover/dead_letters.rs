@@ -63,7 +63,7 @@ impl Driver {
         count
     }
 
-    async fn revive(&self, owners: &HashSet<String>) -> Revived {
+    async fn revive(self: &Arc<Self>, owners: &HashSet<String>) -> Revived {
         let now_ms = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
         let mut sum = Revived::default();
         for partition in self.partitions() {

@@ -61,7 +61,7 @@ impl Driver {
 
     /// Mail that was settled while the queue could not be told, perhaps in an earlier run, leaves it: nobody is to deliver it again.
     /// Repeats until Valkey has answered for all of it.
-    pub(super) async fn look_for_orphans(&self) -> Result<(), Ended> {
+    pub(super) async fn look_for_orphans(self: &Arc<Self>) -> Result<(), Ended> {
         let mut left: BTreeSet<u16> = self.partitions().collect();
         loop {
             look_through(&mut left, |partition| self.orphans(partition)).await?;
@@ -73,7 +73,7 @@ impl Driver {
     }
 
     /// Takes out what one partition has of this node's and this spool has settled.
-    async fn orphans(&self, partition: u16) -> Result<(), Incomplete> {
+    async fn orphans(self: &Arc<Self>, partition: u16) -> Result<(), Incomplete> {
         let (found, left) = self.find_orphans(partition).await?;
         if found > 0 {
             info!(partition, found, "mail that this node has settled was still in the cluster's queue and is taken out");
@@ -91,7 +91,7 @@ impl Driver {
     }
 
     /// How many those were, and how many it does not have and knows nothing of.
-    async fn find_orphans(&self, partition: u16) -> Result<(usize, usize), Incomplete> {
+    async fn find_orphans(self: &Arc<Self>, partition: u16) -> Result<(usize, usize), Incomplete> {
         // Of another spool of this name nothing is known here: it stays.
         let (mine, mut count, mut left, mut cursor) = (self.names.prefix(), 0, 0, "0".to_owned());
         loop {

@@ -240,9 +240,9 @@ impl Offers {
         self.outages.since(partition)
     }
 
-    /// A partition does not answer, or takes nothing.
-    pub fn away(&mut self, partition: u16, now: BootTime) {
-        self.outages.begin(partition, now);
+    /// A partition does not answer, or takes nothing. True: since now.
+    pub fn away(&mut self, partition: u16, now: BootTime) -> bool {
+        self.outages.begin(partition, now)
     }
 
     /// A partition answers and takes mail. True: it was away for so long that nodes may have begun to deliver what they had offered, this one or another

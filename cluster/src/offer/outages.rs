@@ -28,8 +28,11 @@ impl Outages {
         partition_of(id, self.partitions)
     }
 
-    pub(super) fn begin(&mut self, partition: u16, now: BootTime) {
+    /// True: one begins.
+    pub(super) fn begin(&mut self, partition: u16, now: BootTime) -> bool {
+        let begins = !self.away.contains_key(&partition);
         self.away.entry(partition).or_insert(Outage { since: now, is_over: false });
+        begins
     }
 
     /// Returns since when there was one.

@@ -147,7 +147,7 @@ mod tests {
     #[test]
     fn an_outage_of_all_partitions_and_its_end_look_at_a_bounded_number_of_items_in_a_call() {
         let mut offers = offered();
-        (0..PARTITIONS).for_each(|partition| offers.away(partition, at(1)));
+        (0..PARTITIONS).for_each(|partition| assert!(offers.away(partition, at(1))));
         let Some(Todo::TakeBack(first)) = offers.poll(at(5)) else { panic!("nothing is taken back") };
         assert!(first.len() <= IDS_PER_CALL && count(&offers, State::Back) <= WALK_ITEMS);
         let mut taken: HashSet<String> = first.into_iter().collect();
@@ -172,7 +172,7 @@ mod tests {
     #[test]
     fn a_partition_that_is_back_before_its_mail_was_taken_back_keeps_the_rest_offered() {
         let mut offers = offered();
-        (0..PARTITIONS).for_each(|partition| offers.away(partition, at(1)));
+        (0..PARTITIONS).for_each(|partition| assert!(offers.away(partition, at(1))));
         assert!(matches!(offers.poll(at(5)), Some(Todo::TakeBack(_))));
         (0..PARTITIONS).for_each(|partition| assert!(offers.returned(partition, at(6))));
         let back = count(&offers, State::Back);
@@ -192,7 +192,7 @@ mod tests {
     fn wishes_without_an_answer_are_looked_through_a_part_at_a_time() {
         let mut offers = offered();
         (0..ITEMS).for_each(|number| offers.recalled(&number.to_string()));
-        (0..PARTITIONS).for_each(|partition| offers.away(partition, at(1)));
+        (0..PARTITIONS).for_each(|partition| assert!(offers.away(partition, at(1))));
         let Some(Todo::Tell(first)) = offers.poll(at(2)) else { panic!("nothing is told") };
         assert!(first.len() <= IDS_PER_CALL && count(&offers, State::Waiting) <= WALK_ITEMS);
         let told = all(&mut offers, at(2)).into_iter().map(|todo| match todo {

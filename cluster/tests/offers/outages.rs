@@ -32,7 +32,8 @@ fn after_a_late_call_only_what_was_not_answered_is_repeated() {
     }
     offers.done("asked");
     assert_eq!(offers.poll(at(1)), Some(Todo::Ask(one("asked"))));
-    offers.away(0, at(1));
+    assert!(offers.away(0, at(1)), "it is looked for at once");
+    assert!(!offers.away(0, at(1)), "and once");
     offers.unheard(one("asked"));
     assert!(!offers.returned(0, at(3)), "no owner has acted on it");
     assert_eq!(offers.poll(at(3)), Some(Todo::Ask(one("asked"))));
