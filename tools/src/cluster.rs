@@ -17,6 +17,7 @@ mod blackhole;
 mod failovers;
 mod flush;
 mod leader;
+mod listener;
 mod monitor;
 mod network;
 pub(crate) mod nodes;
