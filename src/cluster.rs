@@ -275,8 +275,6 @@ struct Ills<'i> {
     queue_is_full: Option<String>,
     /// The same.
     partitions_differ: Option<String>,
-    /// It takes mail all the same, and shares less of it.
-    queue_is_crowded: Option<String>,
 }
 
 impl Ills<'_> {
@@ -293,8 +291,7 @@ impl Ills<'_> {
         if self.partitions_differ.is_some() {
             return self.partitions_differ.clone();
         }
-        let full = self.queue_is_full.as_ref().map(|reason| format!("Valkey has no room, so that mail is not shared: {reason}"));
-        full.or_else(|| self.queue_is_crowded.clone())
+        self.queue_is_full.as_ref().map(|reason| format!("Valkey has no room, so that mail is not shared: {reason}"))
     }
 
     fn sheds_mail(&self) -> bool {
@@ -355,9 +352,10 @@ impl Surroundings for LocalNode {
             let spool_failure = spool_failure.get().map(String::as_str);
             let partitions_differ = queue.difference();
             local.unfit = spool_failure.is_some() || partitions_differ.is_some();
-            let (queue_is_full, queue_is_crowded) = (queue.is_full(), queue.crowded());
-            let ills = Ills { spool_failure, keeps_reserve, lacks_memory, queue_is_full, partitions_differ, queue_is_crowded };
+            let ills = Ills { spool_failure, keeps_reserve, lacks_memory, queue_is_full: queue.is_full(), partitions_differ };
             local.last_error = ills.tell();
+            // It takes mail all the same, and shares less of it. Why the queue is so full is told first, where it is known.
+            local.symptom = queue.crowded();
             local.shedding = ills.sheds_mail();
             local
         })
@@ -462,12 +460,10 @@ mod tests {
             lacks_memory: false,
             queue_is_full: queue_is_full.map(str::to_owned),
             partitions_differ: None,
-            queue_is_crowded: Some("crowded".to_owned()),
         };
         let ills =
             |spool_failure, keeps_reserve, lacks_memory| Ills { spool_failure, keeps_reserve, lacks_memory, ..full(Some("OOM")) }.tell();
-        assert_eq!(Ills { queue_is_crowded: None, ..full(None) }.tell(), None);
-        assert_eq!((full(None).tell().as_deref(), full(None).sheds_mail()), (Some("crowded"), false));
+        assert_eq!((full(None).tell(), full(None).sheds_mail()), (None, false));
         assert!(full(Some("OOM")).tell().unwrap().ends_with(": OOM") && !full(Some("OOM")).sheds_mail());
         assert!(ills(None, false, false).unwrap().contains("Valkey has no room"));
         assert!(ills(None, false, true).unwrap().contains("memory"));

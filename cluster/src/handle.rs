@@ -102,9 +102,10 @@ impl Known {
         key_differs(self.metadata.get(KEY_MARK)?, &self.members.said_by_others(me, KEY_MARK))
     }
 
-    /// What is wrong with this node, as its heartbeats say it.
+    /// What is wrong with this node, as its heartbeats say it: a cause before what comes of it.
     pub(crate) fn last_error(&self, local: &LocalState, me: &NodeId) -> Option<String> {
-        local.last_error.clone().or_else(|| self.config_unusable.clone()).or_else(|| self.key_differs(me))
+        let error = local.last_error.clone().or_else(|| self.config_unusable.clone()).or_else(|| self.key_differs(me));
+        error.or_else(|| local.symptom.clone())
     }
 
     /// How this node is by what it knows first hand.

@@ -52,6 +52,8 @@ pub struct LocalState {
     pub shedding: bool,
     /// What is wrong.
     pub last_error: Option<String>,
+    /// What comes of something that is wrong, here or elsewhere: told where nothing else is, as that would be its cause.
+    pub symptom: Option<String>,
     /// Neither leads nor stands, though it is there: what a leader has to keep may be lost with its disk.
     pub unfit: bool,
     /// How often each shard answered.

@@ -39,7 +39,8 @@ impl Driver {
         let refused = || {
             self.refused().contains(&partition).then(|| format!("its partition of the queue, {partition}, takes no mail; the log says why"))
         };
-        let reason = queue.difference().or_else(outage).or_else(refusal).or_else(refused).or_else(|| queue.crowded()).or_else(away);
+        let crowded = || queue.crowded_in(partition);
+        let reason = queue.difference().or_else(outage).or_else(refusal).or_else(refused).or_else(away).or_else(crowded);
         Some(reason.unwrap_or_else(|| "it is its turn at once".to_owned()))
     }
 }

@@ -10,12 +10,12 @@ use crate::boot_time::BootTime;
 /// So long after the last item that found no room a partition counts as crowded: items come and go all the time where there are that many.
 const CROWDED_FOR: Duration = Duration::from_secs(60);
 
-/// Those that are, by when an item found no room there last, and how many did since that began.
+/// Those that are, by when an item found no room there last, and how often one did since that began: an item that is offered again counts again.
 #[derive(Debug, Default)]
 pub(super) struct Crowding(BTreeMap<u16, (BootTime, u64)>);
 
 impl Crowding {
-    /// So many items found no room. True: that is new.
+    /// So many times an item found no room. True: that is new.
     pub(super) fn turned_away(&mut self, partition: u16, count: u64, now: BootTime) -> bool {
         let is_new = !self.0.contains_key(&partition);
         let (at, sum) = self.0.entry(partition).or_insert((now, 0));
@@ -23,7 +23,7 @@ impl Crowding {
         is_new
     }
 
-    /// Those in which that is over, with how many found no room; each is told once.
+    /// Those in which that is over, with how often an item found no room; each is told once.
     pub(super) fn over(&mut self, now: BootTime) -> Vec<(u16, u64)> {
         let mut over = Vec::new();
         self.0.retain(|partition, (at, count)| {
@@ -60,9 +60,14 @@ impl WorkQueue {
                  Valkey's maxmemory with it"
             );
         }
-        for (partition, count) in self.crowding().over(now) {
-            info!(queue = %self.name, partition, count, "a partition of the cluster's queue has had room for a minute: so many items had found none");
+        for (partition, refusals) in self.crowding().over(now) {
+            info!(queue = %self.name, partition, refusals, "a partition of the cluster's queue has had room for a minute: so many times an item, perhaps the same one, had found none");
         }
+    }
+
+    /// The same, where this partition is one of them.
+    pub fn crowded_in(&self, partition: u16) -> Option<String> {
+        self.crowded().filter(|_| self.crowding().partitions().any(|crowded| crowded == partition))
     }
 
     /// That partitions have no room for this node's items, in words for an operator; `None`: all had, for a minute.

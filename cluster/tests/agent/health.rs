@@ -116,6 +116,22 @@ fn a_config_that_was_pushed_with_another_key_is_what_is_wrong_with_a_node() {
     });
 }
 
+/// That the queue was full hid what kept others from taking what was in it.
+#[test]
+fn what_makes_the_queue_full_is_told_before_that_it_is() {
+    with_nodes(&[Role::Master], async |rig| {
+        let node = &rig.nodes[0];
+        let told = || node.handle.stats().local_last_error.unwrap_or_default();
+        node.process.lock().unwrap().local.symptom = Some("the queue is crowded".to_owned());
+        wait_for("what is wrong", || told() == "the queue is crowded").await;
+        // Of what it asks by itself the list of nodes alone wants it.
+        assert!(rig.server.command("ACL SETUSER default -zrange").starts_with("+OK"));
+        wait_for("the cause", || told().contains("'zrange'")).await;
+        assert!(rig.server.command("ACL SETUSER default +zrange").starts_with("+OK"));
+        wait_for("what is wrong beside it", || told() == "the queue is crowded").await;
+    });
+}
+
 /// Heartbeats failed from the start, what is only read was answered: the node said that it was healthy, and nothing said what was wrong.
 #[test]
 fn a_valkey_that_takes_no_writes_is_what_is_wrong_with_a_node() {
