@@ -50,6 +50,11 @@ impl Circuits {
         self.all.is_open()
     }
 
+    /// Whether calls to all of it are sent.
+    pub fn is_whole(&self) -> bool {
+        !self.is_open() && self.open_slots == 0
+    }
+
     /// A call was answered. Says what that closed.
     pub fn succeeded(&mut self, slot: Option<Slot>, now: BootTime) -> Option<Extent> {
         let was_open = slot.is_some_and(|slot| self.slots.entry(slot).or_default().succeeded(now));
@@ -105,8 +110,9 @@ mod tests {
         // Probes, slot by slot.
         assert!(circuits.allows(slot(7), at(400)) && !circuits.allows(slot(7), at(400)) && circuits.allows(slot(8), at(400)));
         assert_eq!(circuits.succeeded(slot(7), at(410)), None);
+        assert!(!circuits.is_whole());
         assert_eq!(circuits.succeeded(slot(8), at(410)), Some(Extent::Part));
-        assert_eq!(circuits.open_slots, 0);
+        assert!(circuits.is_whole());
     }
 
     /// With an answer the slot's account ended, and with it what was known of that answer: three calls that had been sent before it, and failed after

@@ -322,7 +322,13 @@ impl Valkey {
 
     fn succeeded(&self, slot: Option<Slot>) {
         let now = BootTime::now();
-        let closed = self.circuits().succeeded(slot, now);
+        let mut circuits = self.circuits();
+        let (closed, is_whole) = (circuits.succeeded(slot, now), circuits.is_whole());
+        drop(circuits);
+        if is_whole {
+            // Of the next outage that says nothing.
+            self.last_outage().take();
+        }
         if self.refusals().answered(closed == Some(Extent::All), now) {
             info!(valkey = %self.target, "Valkey answers again");
         }

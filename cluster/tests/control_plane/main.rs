@@ -313,6 +313,35 @@ fn a_frozen_server_costs_a_deadline_and_then_nothing() {
     });
 }
 
+/// What was said of the next outage was what had come of a call of the one before, where nothing was heard of calls that were given up.
+#[test]
+fn an_outage_that_is_over_says_nothing_of_the_next() {
+    on_server(async |server, control| {
+        let valkey = control.valkey().clone();
+        assert!(control.members().await.is_ok());
+        server.kill();
+        let began = Instant::now();
+        while !valkey.is_away() {
+            assert!(control.members().await.is_err() && began.elapsed() < Duration::from_secs(10));
+        }
+        let refused = valkey.outage().expect("it is away").to_string();
+        assert!(refused.contains("refused"), "{refused}");
+        server.restart();
+        while control.members().await.is_err() {
+            assert!(began.elapsed() < Duration::from_secs(20), "the way back is not found");
+            tokio::task::yield_now().await;
+        }
+        server.pause(true);
+        while !valkey.is_away() {
+            let given_up = tokio::time::timeout(Duration::from_millis(5), control.members()).await;
+            assert!(given_up.is_err() && began.elapsed() < Duration::from_secs(30));
+        }
+        let outage = valkey.outage().expect("it is away").to_string();
+        server.pause(false);
+        assert!(outage.ends_with("the call was given up"), "{outage}");
+    });
+}
+
 async fn first_error(url: &str, password: Option<&str>) -> ValkeyError {
     let valkey: Arc<Valkey> = Valkey::with_scripts(Target::parse(url, password, None).unwrap(), Scripts::shipped(), Duration::from_secs(5));
     ControlPlane::new(valkey, keyspace()).members().await.unwrap_err()
