@@ -164,7 +164,7 @@ impl Valkey {
 
     /// What it refuses to do for this node though it answers, the gravest of it; `None`: nothing, as far as this node has asked of late.
     pub fn refusal(&self) -> Option<ValkeyError> {
-        self.complaints().gravest(BootTime::now()).cloned()
+        self.complaints().gravest(BootTime::now())
     }
 
     /// Why it does not serve this node, or not in all: [`Valkey::outage`], [`Valkey::refusal`].
@@ -314,6 +314,7 @@ impl Valkey {
         }
         let late = || ValkeyError::Unreachable(format!("no connection within {} ms", CONNECT_DEADLINE.as_millis()));
         let made = timeout(CONNECT_DEADLINE, self.connect()).await.unwrap_or_else(|_| Err(late()));
+        self.complaints().connecting(made.as_ref().err());
         let made = made.inspect_err(|error| held.failed = Some((BootTime::now(), error.clone())))?;
         let number = self.counters.connections.fetch_add(1, Ordering::Relaxed) + 1;
         *held = Held { connection: Some((number, made.clone())), failed: None };

@@ -55,6 +55,11 @@ impl ValkeyError {
         matches!(self, ValkeyError::Refused(text) if text.contains("WRONGTYPE"))
     }
 
+    /// Whether the user lacks a right: what was asked is refused until somebody gives it that.
+    pub(crate) fn is_of_rights(&self) -> bool {
+        matches!(self, ValkeyError::Misconfigured(text) if text.contains("NOPERM") || text.contains("ACL failure in script"))
+    }
+
     /// By the first word of a server's error and the whole of it.
     pub(crate) fn of_reply(code: &str, text: String) -> ValkeyError {
         match code {
