@@ -66,10 +66,10 @@ impl ValkeyError {
             "OOM" => ValkeyError::Full(text),
             "LOADING" | "READONLY" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" | "NOREPLICAS" | "MISCONF" | "BUSY" | "EXECABORT"
             | "MOVED" | "ASK" | "UNKILLABLE" => ValkeyError::Unavailable(text),
-            "NOAUTH" | "NOPERM" | "WRONGPASS" | "DENIED" => ValkeyError::Misconfigured(text),
+            "NOAUTH" | "NOPERM" | "WRONGPASS" | "DENIED" => ValkeyError::Misconfigured(without_user(text)),
             "NOSCRIPT" => ValkeyError::NoScript,
             // Inside a script a missing right has no code of its own.
-            _ if text.contains("ACL failure in script") => ValkeyError::Misconfigured(text),
+            _ if text.contains("ACL failure in script") => ValkeyError::Misconfigured(without_user(text)),
             _ => ValkeyError::Refused(text),
         }
     }
@@ -88,9 +88,39 @@ impl ValkeyError {
     }
 }
 
+/// Who asks `/ready` need not know as whom this node logs in; the operator does. The command that the user may not run stays.
+fn without_user(text: String) -> String {
+    let after_name = |(before, rest): (&str, &str)| {
+        let (name, after) = rest.split_once(" has no permissions")?;
+        (!name.contains(' ')).then(|| format!("{before}its user has no permissions{after}"))
+    };
+    text.split_once("User ").and_then(after_name).unwrap_or(text)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The name came into `last_error`, and with it into the answer to `/ready`, which anybody may ask.
+    #[test]
+    fn a_missing_right_is_named_and_the_user_is_not() {
+        for (text, told) in [
+            (
+                "NOPERM User ringpost has no permissions to run the 'evalsha' command",
+                "NOPERM its user has no permissions to run the 'evalsha' command",
+            ),
+            (
+                "NOPERM ACL failure in script: User a.b has no permissions to run the 'time' command script: ab, on @user_script:3.",
+                "NOPERM ACL failure in script: its user has no permissions to run the 'time' command script: ab, on @user_script:3.",
+            ),
+            ("NOPERM No permissions to access a key", "NOPERM No permissions to access a key"),
+        ] {
+            let error = ValkeyError::of_reply("NOPERM", text.to_owned());
+            assert_eq!(error, ValkeyError::Misconfigured(told.to_owned()));
+            assert!(error.is_of_rights());
+        }
+        assert!(!ValkeyError::of_reply("WRONGPASS", "WRONGPASS invalid username-password pair".to_owned()).is_of_rights());
+    }
 
     #[test]
     fn server_errors_are_told_apart() {
