@@ -433,10 +433,11 @@ impl Offers {
         self.unproven.clear();
         self.offer.clear();
         self.unheard.clear();
-        let Offers { dead, unread, items, .. } = self;
+        let Offers { dead, unread, held, items, .. } = self;
         let is_open = |id: &str| items.get(id).is_some_and(State::is_open);
         dead.retain(|id, _| is_open(id));
         unread.retain(is_open);
+        held.retain(|id| items.get(id).is_some_and(State::can_be_held));
         self.go_round();
     }
 

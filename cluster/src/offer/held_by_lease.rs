@@ -1,7 +1,11 @@
 //! What is to leave the queue and was leased when that was asked: perhaps by a call whose answer no worker has heard, and then until the lease ends and the
-//! next worker has it. It is asked again until then, so that this node is there before that worker.
+//! next worker has it. It is asked again until then, so that this node is there before that worker. What is held for longer than a lease lasts, as where
+//! the queue has another owner's item under that name, is asked for at growing gaps.
 
-use std::time::Duration;
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
 
 use super::{Offers, State, soon::Soon};
 use crate::{boot_time::BootTime, work_queue::IDS_PER_CALL};
@@ -15,12 +19,43 @@ pub(super) struct HeldByLease {
     items: Soon,
     /// `None`: the next poll says when.
     again_at: Option<BootTime>,
+    asked: HashMap<String, Asked>,
+    /// Those whose turn comes later than that of the others, by when.
+    later: BTreeSet<(BootTime, String)>,
+}
+
+/// When an item was asked for again.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    first: BootTime,
+    last: BootTime,
 }
 
 impl HeldByLease {
     /// When some are asked for again; the distant past: a poll has not looked yet.
     pub(super) fn next_due(&self) -> Option<BootTime> {
-        (!self.items.is_empty()).then(|| self.again_at.unwrap_or_default())
+        let soon = (!self.items.is_empty()).then(|| self.again_at.unwrap_or_default());
+        soon.into_iter().chain(self.later.first().map(|(due, _)| *due)).min()
+    }
+
+    /// Whether an item is to be asked for now; if not it comes later. A lease ends within `lease`; from then on each gap is as long as all before it
+    /// together, `gap_max` at most.
+    fn is_due(&mut self, id: &str, now: BootTime, lease: Duration, gap_max: Duration) -> bool {
+        let asked = self.asked.entry(id.to_owned()).or_insert(Asked { first: now, last: now });
+        let so_far = asked.last.since(asked.first);
+        let due = if so_far < lease { asked.last } else { asked.last + so_far.min(gap_max) };
+        if now < due {
+            self.later.insert((due, id.to_owned()));
+            return false;
+        }
+        asked.last = now;
+        true
+    }
+
+    /// What is held no more is forgotten.
+    pub(super) fn retain(&mut self, is_held: impl Fn(&str) -> bool) {
+        self.asked.retain(|id, _| is_held(id));
+        self.later.retain(|(_, id)| is_held(id));
     }
 }
 
@@ -32,6 +67,10 @@ impl Offers {
 
     /// Asks again, a call's worth at a time.
     pub(super) fn ask_for_held(&mut self, now: BootTime) {
+        while self.held.later.first().is_some_and(|(due, _)| now >= *due) {
+            let (_, id) = self.held.later.pop_first().expect("it was looked at");
+            self.held.items.push(&id);
+        }
         if self.held.items.is_empty() {
             self.held.again_at = None;
             return;
@@ -41,9 +80,12 @@ impl Offers {
             self.held.again_at = Some(now + AGAIN_EVERY);
             let ids = self.held.items.take(IDS_PER_CALL).unwrap_or_default();
             // What has another state by now is seen to elsewhere.
-            let is_one = |id: &String| matches!(self.items.get(id), Some(State::Back | State::Parted | State::Leftover));
-            let ids: Vec<String> = ids.into_iter().filter(is_one).collect();
-            ids.into_iter().for_each(|id| self.look_after(id));
+            let (lease, gap_max) = (self.bounds.lease_ttl + self.bounds.guard, self.bounds.reconcile_every);
+            for id in ids {
+                if self.items.get(&id).is_some_and(State::can_be_held) && self.held.is_due(&id, now, lease, gap_max) {
+                    self.look_after(id);
+                }
+            }
         }
     }
 }
@@ -83,6 +125,29 @@ mod tests {
         offers.known("a", &Known::Unknown, at(3000));
         assert_eq!(offers.poll(at(3200)), None);
         assert_eq!(offers.next_due(), at(10_000), "the next round");
+    }
+
+    /// The queue had another owner's item under that name: it was asked for ten times a second, for ever.
+    #[test]
+    fn what_is_held_for_longer_than_a_lease_is_asked_for_more_and_more_seldom() {
+        let mut offers = offers();
+        offers.keeps("a");
+        let mut asked = Vec::new();
+        for tenth in 0..1200 {
+            while let Some(Todo::Withdraw(ids)) = offers.poll(at(tenth * 100)) {
+                assert_eq!(ids, ["a"]);
+                offers.withdrawn("a", false);
+                asked.push(tenth);
+            }
+        }
+        let within = |tenths: std::ops::Range<u64>| asked.iter().filter(|tenth| tenths.contains(tenth)).count();
+        assert!(within(0..41) >= 40, "as long as the lease may last: {asked:?}");
+        assert!(within(41..200) < 8 && within(200..1200) <= 21, "each round asks as well: {asked:?}");
+        // It is forgotten with the item.
+        offers.withdrawn("a", true);
+        offers.known("a", &Known::Unknown, at(120_000));
+        while offers.poll(at(130_000)).is_some() {}
+        assert!(offers.held.asked.is_empty() && offers.held.later.is_empty());
     }
 
     #[test]

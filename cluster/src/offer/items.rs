@@ -111,6 +111,11 @@ impl State {
         matches!(self, State::Waiting | State::Unsure | State::Freeing | State::Leftover) || self.is_to_leave()
     }
 
+    /// A worker may have it while it is to leave the queue, and that is waited for.
+    pub(super) fn can_be_held(self) -> bool {
+        matches!(self, State::Back | State::Parted | State::Leftover)
+    }
+
     /// The queue is not to have it.
     pub(super) fn is_to_leave(self) -> bool {
         matches!(self, State::Back | State::Recalled | State::Parted | State::Reviving | State::Overdue)
