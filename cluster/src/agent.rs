@@ -43,6 +43,8 @@ const TICK: Duration = Duration::from_millis(50);
 const FIRST_BEAT_AGAIN: Duration = Duration::from_millis(250);
 /// How often a leader does its chores.
 const CHORES_EVERY: Duration = Duration::from_secs(5);
+/// How often it is looked whether Valkey's settings are still such that it can be used.
+const POLICY_EVERY: Duration = Duration::from_secs(60);
 /// Nodes not seen for so many times `node_ttl` are forgotten.
 const FORGOTTEN_AFTER_TTLS: u32 = 20;
 
@@ -75,6 +77,7 @@ pub struct Agent {
     tasks: JoinSet<Outcome>,
     next_heartbeat: BootTime,
     next_chores: BootTime,
+    next_policy_look: BootTime,
     is_beating: bool,
     is_first_beat: bool,
     is_persisting: bool,
@@ -157,6 +160,7 @@ impl Agent {
             tasks: JoinSet::new(),
             next_heartbeat: BootTime::default(),
             next_chores: BootTime::default(),
+            next_policy_look: BootTime::now() + POLICY_EVERY,
             is_beating: false,
             is_first_beat: true,
             is_persisting: false,
@@ -237,6 +241,14 @@ impl Agent {
         if now >= self.next_chores && !self.is_doing_chores {
             self.next_chores = now + CHORES_EVERY;
             self.do_chores(now);
+        }
+        if now >= self.next_policy_look {
+            self.next_policy_look = now + POLICY_EVERY;
+            let valkey = self.control.valkey().clone();
+            self.tasks.spawn(async move {
+                valkey.check_policy().await;
+                Outcome::Nothing
+            });
         }
         self.publish(now);
     }

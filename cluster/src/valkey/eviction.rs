@@ -7,9 +7,28 @@ use redis::{
     cluster_routing::{Route, RoutingInfo, SingleNodeRoutingInfo, Slot, SlotAddr},
 };
 use tokio::{task::JoinSet, time::timeout};
+use tracing::warn;
 
-use super::connection::{Connection, Metered, SERVER_CONNECT_DEADLINE};
+use super::{
+    CONNECT_DEADLINE, Valkey,
+    connection::{Connection, Metered, SERVER_CONNECT_DEADLINE},
+};
 use crate::{reply::Reply, valkey_error::ValkeyError};
+
+impl Valkey {
+    /// Looks whether the server that calls go to now would still be connected to: its policy can be changed while it runs. If not its connections are given
+    /// up, and none is made before that is mended. Without a connection there is nothing to look at.
+    pub async fn check_policy(&self) {
+        let held = self.small.held.lock().await.connection.clone();
+        let Some((_, mut connection)) = held else { return };
+        if let Ok(Err(ValkeyError::Misconfigured(reason))) = timeout(CONNECT_DEADLINE, refuse(&mut connection)).await {
+            warn!(valkey = %self.target, reason, "Valkey's settings were changed, and this node uses it no longer");
+            for line in [&self.small, &self.bulk, &self.replicated] {
+                line.held.lock().await.connection = None;
+            }
+        }
+    }
+}
 
 /// Asks the server, or each primary of a cluster. One that does not answer now is not asked again before the next connection: the others serve.
 pub(super) async fn refuse(connection: &mut Connection) -> Result<(), ValkeyError> {

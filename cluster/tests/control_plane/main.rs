@@ -313,6 +313,29 @@ fn a_frozen_server_costs_a_deadline_and_then_nothing() {
     });
 }
 
+/// It was looked at for each connection alone: one that stood went on, with leases and epochs that could vanish.
+#[test]
+fn a_policy_that_is_changed_while_a_connection_stands_ends_it() {
+    on_server(async |server, control| {
+        let valkey = control.valkey().clone();
+        assert!(control.members().await.is_ok());
+        valkey.check_policy().await;
+        assert!(server.command("CONFIG SET maxmemory-policy allkeys-lru").starts_with("+OK"));
+        assert!(control.members().await.is_ok(), "nobody has looked");
+        valkey.check_policy().await;
+        let error = control.members().await.unwrap_err();
+        assert!(matches!(&error, ValkeyError::Misconfigured(why) if why.contains("allkeys-lru")), "{error}");
+        assert_eq!(valkey.refusal(), Some(error));
+        assert!(server.command("CONFIG SET maxmemory-policy noeviction").starts_with("+OK"));
+        let began = Instant::now();
+        while control.members().await.is_err() {
+            assert!(began.elapsed() < Duration::from_secs(10), "the way back is not found");
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(valkey.refusal(), None);
+    });
+}
+
 /// What was said of the next outage was what had come of a call of the one before, where nothing was heard of calls that were given up.
 #[test]
 fn an_outage_that_is_over_says_nothing_of_the_next() {
