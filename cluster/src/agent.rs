@@ -79,6 +79,8 @@ pub struct Agent {
     next_chores: BootTime,
     next_policy_look: BootTime,
     is_beating: bool,
+    /// Valkey answers, and does not take its heartbeats: to others it is not there.
+    are_beats_refused: bool,
     is_first_beat: bool,
     is_persisting: bool,
     is_reading_members: bool,
@@ -162,6 +164,7 @@ impl Agent {
             next_chores: BootTime::default(),
             next_policy_look: BootTime::now() + POLICY_EVERY,
             is_beating: false,
+            are_beats_refused: false,
             is_first_beat: true,
             is_persisting: false,
             is_reading_members: false,
@@ -340,7 +343,7 @@ impl Agent {
             let mut known = self.handle.known();
             (known.local, known.own) = (local, Some(record.clone()));
         }
-        self.standing.set_fit(stalled.is_none() && !is_unfit);
+        self.standing.set_fit(stalled.is_none() && !is_unfit && !self.are_beats_refused);
         if let Some(reason) = stalled {
             // A node whose shards hang must not look alive.
             self.is_beating = false;
@@ -365,6 +368,7 @@ impl Agent {
                 self.is_first_beat = false;
                 self.is_displaced = false;
                 self.has_told_refusal = false;
+                self.are_beats_refused = false;
                 self.standing.saw(now, pulse.epoch, pulse.leader.clone());
                 if let Some(leader) = pulse.leader.clone() {
                     // Following is accepting: from now on its predecessors are refused here.
@@ -406,6 +410,9 @@ impl Agent {
                 let is_told = reason.is_away();
                 if !is_told || matches!(reason, ValkeyError::Misconfigured(_)) {
                     self.handle.known().ousted = Some(format!("its heartbeats are refused, to others it is offline: {reason}"));
+                    // The election's own calls may need fewer rights. Whom nobody sees is not to lead, nor to stand.
+                    self.are_beats_refused = true;
+                    self.standing.set_fit(false);
                 }
                 if !is_told && !std::mem::replace(&mut self.has_told_refusal, true) {
                     error!(%reason, "heartbeats of this node are refused: to others it is offline");

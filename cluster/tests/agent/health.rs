@@ -149,6 +149,29 @@ fn a_valkey_that_takes_no_writes_is_what_is_wrong_with_a_node() {
     });
 }
 
+/// Its election's calls need fewer rights than its heartbeats: it led, and was offline to all others.
+#[test]
+fn a_node_that_may_not_send_heartbeats_says_why_and_neither_leads_nor_stands() {
+    with_nodes(&[Role::Master], async |rig| {
+        let node = &rig.nodes[0];
+        let stats = || node.handle.stats();
+        wait_for("its leadership", || node.handle.is_leader()).await;
+        assert!(rig.server.command("ACL SETUSER default -time").starts_with("+OK"));
+        wait_for("its word", || stats().local_last_error.is_some_and(|error| error.contains("'time'"))).await;
+        let error = stats().local_last_error.unwrap();
+        assert!(error.starts_with("its heartbeats are refused") && !error.contains("default"), "{error}");
+        wait_for("the end of its leadership", || !node.handle.is_leader()).await;
+        // For longer than a lease lasts, by heartbeats.
+        let failed = || stats().counters.get("heartbeats_failed").copied().unwrap_or(0);
+        let (before, elected) = (failed(), stats().counters["elected"]);
+        wait_for("heartbeats in vain", || failed() > before + 2 * u64::try_from(LEADER_TTL.as_millis() / HEARTBEAT.as_millis()).unwrap())
+            .await;
+        assert_eq!((stats().counters["elected"], node.handle.is_leader()), (elected, false));
+        assert!(rig.server.command("ACL SETUSER default +time").starts_with("+OK"));
+        wait_for("its leadership again", || node.handle.is_leader() && stats().local_last_error.is_none()).await;
+    });
+}
+
 /// `cluster status` and `nodes` said that Valkey was away, and the reason, as a certificate that is not trusted, was in the log alone.
 #[test]
 fn why_valkey_is_away_is_told_and_its_return() {
