@@ -53,6 +53,11 @@ fn text(progress: &DrainProgress) -> String {
     more.into_iter().filter(|(count, _)| *count > 0).for_each(|(count, what)| text.push_str(&format!(", {count} {what}")));
     if progress.valkey_away_ms > 0 {
         text.push_str("; Valkey does not answer");
+    } else if progress.partitions_away > 0 {
+        text.push_str(&format!(
+            "; partitions of the queue that do not answer: {}, and what is offered there waits for them",
+            progress.partitions_away
+        ));
     } else if progress.not_taken_s > 0 {
         text.push_str(&format!(
             "; no node has taken any of them for {} s: the nodes that deliver are down or have enough to deliver, which their logs say",
@@ -77,5 +82,10 @@ mod tests {
         progress.not_taken_s = 10;
         let still = text(&progress);
         assert!(still.starts_with("287 handed over, 463 left: 463 offered; no node has taken any of them for 10 s"), "{still}");
+        // One that does not answer is no Valkey that is away, and says why nobody takes them.
+        progress.partitions_away = 1;
+        assert!(text(&progress).contains("463 offered; partitions of the queue that do not answer: 1, and"), "{}", text(&progress));
+        progress.valkey_away_ms = 1;
+        assert!(text(&progress).ends_with("; Valkey does not answer"));
     }
 }

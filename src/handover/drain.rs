@@ -39,8 +39,11 @@ pub struct DrainProgress {
     pub handed_over: u64,
     /// Mail is offered of which no node has taken any for so long, in steps of ten seconds.
     pub not_taken_s: u64,
-    /// Valkey has not answered for so long.
+    /// Valkey, all of it, has not answered for so long.
     pub valkey_away_ms: u64,
+    /// So many partitions of the queue do not answer: what is offered there waits for them.
+    #[serde(default)]
+    pub partitions_away: u64,
     /// The look through the shards that found this.
     #[serde(skip)]
     look: u64,
@@ -136,10 +139,14 @@ impl SharedDelivery {
 
     /// How far it is; `None` before the shards have been looked through anew since `begun`.
     pub fn drain_progress(&self, begun: u64) -> Option<DrainProgress> {
-        let away = self.0.offers().away_since().map_or(Duration::ZERO, |since| BootTime::now().since(since));
+        let (away, partitions_away) = {
+            let offers = self.0.offers();
+            let away = offers.all_away_since().map_or(Duration::ZERO, |since| BootTime::now().since(since));
+            (away, u64::try_from(offers.partitions_away()).unwrap_or(u64::MAX))
+        };
         let progress = *self.0.drain_progress();
         let valkey_away_ms = u64::try_from(away.as_millis()).unwrap_or(u64::MAX);
-        (progress.look > begun).then(|| DrainProgress { claims: self.0.open_claims(), valkey_away_ms, ..progress })
+        (progress.look > begun).then(|| DrainProgress { claims: self.0.open_claims(), valkey_away_ms, partitions_away, ..progress })
     }
 }
 

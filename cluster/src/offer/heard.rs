@@ -235,6 +235,16 @@ impl Offers {
         self.outages.first()
     }
 
+    /// Since when all of it does not.
+    pub fn all_away_since(&self) -> Option<BootTime> {
+        self.outages.all_since()
+    }
+
+    /// How many partitions do not answer.
+    pub fn partitions_away(&self) -> usize {
+        self.outages.count()
+    }
+
     /// Since when a partition does not answer.
     pub fn is_away(&self, partition: u16) -> Option<BootTime> {
         self.outages.since(partition)

@@ -49,6 +49,15 @@ impl Outages {
         self.away.values().map(|outage| outage.since).min()
     }
 
+    /// Since when no partition has answered; `None`: one does.
+    pub(super) fn all_since(&self) -> Option<BootTime> {
+        self.all().then(|| self.away.values().map(|outage| outage.since).max()).flatten()
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.away.len()
+    }
+
     /// The first that has not lasted long enough.
     pub(super) fn first_fresh(&self) -> Option<BootTime> {
         self.away.values().filter(|outage| !outage.is_over).map(|outage| outage.since).min()

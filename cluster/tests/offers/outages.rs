@@ -128,6 +128,18 @@ fn mail_that_came_in_without_an_answer_is_left_to_the_worker_that_has_it() {
     assert_eq!(unheard.poll(at(9)), Some(Todo::TakeBack(one("a"))), "nor is that waited for for ever");
 }
 
+/// A drain said that Valkey was away, and ended with that, where one partition of many did not answer.
+#[test]
+fn valkey_is_away_since_the_last_of_its_partitions_is() {
+    let mut offers = Offers::new(OfferBounds { partitions: 2, ..BOUNDS }, true, at(0));
+    offers.away(1, at(1));
+    assert_eq!((offers.all_away_since(), offers.partitions_away()), (None, 1));
+    offers.away(0, at(9));
+    assert_eq!((offers.all_away_since(), offers.partitions_away()), (Some(at(9)), 2));
+    offers.returned(1, at(10));
+    assert_eq!((offers.all_away_since(), offers.partitions_away()), (None, 1));
+}
+
 /// One part of a Valkey Cluster without a primary was no outage as long as the others answered: what was offered there waited for it.
 #[test]
 fn a_partition_that_is_away_takes_no_other_with_it() {
