@@ -3,31 +3,43 @@
 use std::{
     io,
     sync::{Arc, MutexGuard, atomic::Ordering},
+    time::Duration,
 };
 
+use ringpost_cluster::boot_time::BootTime;
 use tracing::{error, info, warn};
 
 use super::{
-    Driver,
+    Driver, RECONCILE_EVERY, TICK,
     offer_mark::{OfferMark, Offering},
 };
+
+/// A mark that could not be written is not tried again before: with the round that offers what was kept back, whatever else asks for it.
+const AGAIN_AFTER: Duration = RECONCILE_EVERY.saturating_sub(TICK);
 
 /// The mark of a node that runs: who has taken back what earlier runs had offered clears it, unless the node is being emptied.
 #[derive(Debug)]
 pub struct Marking {
     mark: OfferMark,
     is_kept: bool,
+    /// When it could not be written last.
+    failed_at: Option<BootTime>,
 }
 
 impl Marking {
     /// Not kept so far.
     pub fn new(mark: OfferMark) -> Marking {
-        Marking { mark, is_kept: false }
+        Marking { mark, is_kept: false, failed_at: None }
     }
 
-    /// As [`OfferMark::set`].
-    pub fn set(&self, offering: &Offering) -> io::Result<()> {
-        self.mark.set(offering)
+    /// As [`OfferMark::set`]; `None`: that has failed a moment ago, and is not tried yet.
+    pub fn set(&mut self, offering: &Offering, now: BootTime) -> Option<io::Result<()>> {
+        if self.failed_at.is_some_and(|at| now.since(at) < AGAIN_AFTER) {
+            return None;
+        }
+        let written = self.mark.set(offering);
+        self.failed_at = written.is_err().then_some(now);
+        Some(written)
     }
 
     /// The node is being emptied: as [`OfferMark::set`], and stays for this process's life.
@@ -58,16 +70,22 @@ impl Driver {
             return true;
         }
         let driver = self.clone();
-        let marked = tokio::task::spawn_blocking(move || driver.marking().set(&driver.offering)).await;
-        match marked.unwrap_or_else(|_| Err(io::Error::other("given up"))) {
-            Ok(()) => self.is_marked.store(true, Ordering::Release),
-            Err(reason) => {
-                if !self.has_told_unmarked.swap(true, Ordering::Relaxed) {
-                    error!(%reason, delivers = self.node.delivers, "that mail is offered cannot be noted in cluster/offers of the spool, so none is offered and \
-                        none is taken of others: let the engine's user write that file, and give the disk room. It is tried again every ten seconds; \
-                        this node delivers its mail itself meanwhile where it delivers");
+        let marked = tokio::task::spawn_blocking(move || driver.marking().set(&driver.offering, BootTime::now())).await;
+        match marked.unwrap_or_else(|_| Some(Err(io::Error::other("given up")))) {
+            Some(Ok(())) => {
+                self.is_marked.store(true, Ordering::Release);
+                if self.has_told_unmarked.swap(false, Ordering::Relaxed) {
+                    info!(
+                        "that mail is offered is noted in cluster/offers of the spool: mail goes into the cluster's queue, and is taken of others, again"
+                    );
                 }
             }
+            Some(Err(reason)) if !self.has_told_unmarked.swap(true, Ordering::Relaxed) => {
+                error!(%reason, delivers = self.node.delivers, "that mail is offered cannot be noted in cluster/offers of the spool, so none is offered and \
+                    none is taken of others: let the engine's user write that file, and give the disk room. It is tried again every ten seconds; \
+                    this node delivers its mail itself meanwhile where it delivers");
+            }
+            None | Some(Err(_)) => {}
         }
         self.is_marked.load(Ordering::Acquire)
     }
@@ -93,6 +111,23 @@ mod tests {
     fn offering() -> Offering {
         let place = Place { database: 0, keyspace: "ringpost:cluster".to_owned(), url: "valkey://127.0.0.1:6379".to_owned() };
         Offering { node: "n1".to_owned(), partitions: 4, named_since: 0, spread_since: Some(0), place: Some(place) }
+    }
+
+    /// It was said that it is tried each ten seconds, and it was with each mail and each lease: a disk that was full was asked for a sync each time.
+    #[test]
+    fn a_mark_that_cannot_be_written_is_tried_again_with_the_next_round_and_not_before() {
+        let at = |ms| BootTime::after_boot(Duration::from_secs(100) + Duration::from_millis(ms));
+        let folder = tempfile::tempdir().unwrap();
+        let in_the_way = folder.path().join("cluster");
+        fs::write(&in_the_way, "").unwrap();
+        let mut marking = Marking::new(OfferMark::new(in_the_way.clone()));
+        assert!(marking.set(&offering(), at(0)).is_some_and(|written| written.is_err()));
+        fs::remove_file(&in_the_way).unwrap();
+        for ms in [0, 5000, 9000] {
+            assert!(marking.set(&offering(), at(ms)).is_none(), "{ms}");
+        }
+        assert!(marking.set(&offering(), at(10_000)).is_some_and(|written| written.is_ok()));
+        assert!(marking.set(&offering(), at(10_001)).is_some_and(|written| written.is_ok()), "nothing keeps it from being looked at");
     }
 
     /// It was cleared while a drain began, by what had taken back an earlier run's mail: the next start would have delivered what was in the
