@@ -252,7 +252,7 @@ async fn answer(
         WireRequest::QueueWhy { id } => {
             let id = parse_id(&id)?;
             let mut elsewhere = in_turn::elsewhere(id, shards).await?;
-            elsewhere.unoffered = sharing.and_then(|sharing| sharing.waits_for(id));
+            elsewhere.unoffered = sharing.and_then(|sharing| sharing.unoffered(id)).map(|unoffered| unoffered.sentence());
             for shard in shards {
                 if let Answer::Why(Some(why)) = ask(shard, Command::Why(id, elsewhere.clone())).await? {
                     send(write, &WhyLine { id: id.to_string(), why }).await.map_err(|reason| reason.to_string())?;

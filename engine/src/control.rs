@@ -379,7 +379,7 @@ pub struct Elsewhere {
     pub in_turn: Vec<u16>,
     /// By [`Command::SaidBefore`].
     pub said: Vec<SaidBefore>,
-    /// Why it is not in the cluster's queue, where it is to be offered; `None`: it is, or was.
+    /// That it is not in the cluster's queue, where it is to be offered, or not as it should be, and why: a sentence without its end. `None`: it is, or was.
     pub unoffered: Option<String>,
 }
 

@@ -78,9 +78,7 @@ fn sentence(
             let end = held_end(recipient, now);
             format!("Held by the route {name:?}, which holds all of its mail; `queue reroute` sends it another way{end}.")
         }
-        State::Offered if let Some(reason) = &elsewhere.unoffered => {
-            format!("Waits to be offered to the nodes of the cluster, and stays with this node: {reason}{}.", expiry(recipient, now))
-        }
+        State::Offered if let Some(sentence) = &elsewhere.unoffered => format!("{sentence}{}.", expiry(recipient, now)),
         State::Offered => "Offered to the nodes of the cluster: whichever takes it delivers it, and this node until then keeps it. \
              `ringpost cluster nodes` says which of them take no mail now, and why."
             .to_owned(),

@@ -1,4 +1,4 @@
-//! Mail that is to be offered and that no call has brought into the queue yet: that it waits for that, and for what.
+//! Mail that is to be offered and that no call has brought into the queue yet, or that no worker could read there: that it waits, and for what.
 
 use ringpost_cluster::boot_time::BootTime;
 use ringpost_engine::control::MessageView;
@@ -6,28 +6,60 @@ use ringpost_queue::{OFFERED_REASON, QueueId};
 
 use super::{Driver, SharedDelivery};
 
+/// What keeps mail that is to be offered from being taken by another node.
+pub enum Unoffered {
+    /// It is not in the queue yet: why, as far as is known.
+    Waits(String),
+    /// No worker could read its item: what comes next.
+    Unread(&'static str),
+}
+
+impl Unoffered {
+    /// As `queue ls` and `queue show` say it.
+    fn reason(&self) -> String {
+        match self {
+            Unoffered::Waits(reason) => format!("waits to be offered to the nodes of the cluster: {reason}"),
+            Unoffered::Unread(next) => format!("its item in the cluster's queue could not be read: {next}"),
+        }
+    }
+
+    /// As `queue why` says it, but for the end of the sentence.
+    pub fn sentence(&self) -> String {
+        match self {
+            Unoffered::Waits(reason) => format!("Waits to be offered to the nodes of the cluster, and stays with this node: {reason}"),
+            Unoffered::Unread(next) => format!(
+                "Stays with this node, as the worker that leased its item in the cluster's queue could not read it (it was signed with another \
+                 cluster.key_file, or damaged): {next}"
+            ),
+        }
+    }
+}
+
 impl SharedDelivery {
-    /// Why mail that is to be offered is not in the queue yet, as far as is known, in words for an operator; `None`: it is, by the queue's last word.
-    pub fn waits_for(&self, id: QueueId) -> Option<String> {
-        self.0.waits_for(id)
+    /// What keeps offered mail from being taken; `None`: it is in the queue, by the queue's last word, and can be read, as far as is known.
+    pub fn unoffered(&self, id: QueueId) -> Option<Unoffered> {
+        self.0.unoffered(id)
     }
 
     /// Says so in views of messages that are said to be offered.
     pub fn correct(&self, views: &mut [MessageView]) {
         for view in views.iter_mut().filter(|view| view.reason == OFFERED_REASON) {
-            if let Some(reason) = view.id.parse().ok().and_then(|id| self.waits_for(id)) {
-                view.reason = format!("waits to be offered to the nodes of the cluster: {reason}");
+            if let Some(unoffered) = view.id.parse().ok().and_then(|id| self.unoffered(id)) {
+                view.reason = unoffered.reason();
             }
         }
     }
 }
 
 impl Driver {
-    fn waits_for(&self, id: QueueId) -> Option<String> {
+    fn unoffered(&self, id: QueueId) -> Option<Unoffered> {
         let (item, queue, valkey) = (self.item(id), &self.node.queue, &self.node.valkey);
         let partition = queue.partition(&item);
         let away = {
             let offers = self.offers();
+            if let Some(next) = offers.unread_next(&item) {
+                return Some(Unoffered::Unread(next));
+            }
             if offers.was_brought_in(&item) {
                 return None;
             }
@@ -41,6 +73,6 @@ impl Driver {
         };
         let crowded = || queue.crowded_in(partition);
         let reason = queue.difference().or_else(outage).or_else(refusal).or_else(refused).or_else(away).or_else(crowded);
-        Some(reason.unwrap_or_else(|| "it is its turn at once".to_owned()))
+        Some(Unoffered::Waits(reason.unwrap_or_else(|| "it is its turn at once".to_owned())))
     }
 }

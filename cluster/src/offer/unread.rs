@@ -36,6 +36,23 @@ impl Offers {
         self.unread.given_up
     }
 
+    /// What comes next of an item that no worker with this node's key could read, in words for an operator; `None`: one that was read, or waits for the next
+    /// worker.
+    pub fn unread_next(&self, id: &str) -> Option<&'static str> {
+        if !self.unread.times.contains_key(id) {
+            return None;
+        }
+        match self.items.get(id)? {
+            State::Overdue => Some("it leaves the queue, and this node delivers it"),
+            State::Reviving => Some("it leaves the queue, and is offered again"),
+            State::Unsure | State::Fetching | State::Sending { .. } => Some("it is offered again at once"),
+            State::Waiting if self.dead.get(id).is_some_and(|letter| letter.again_at.is_some()) => {
+                Some("it is offered again as seldom as a dead letter: after five minutes, and after twice as long each further time")
+            }
+            _ => None,
+        }
+    }
+
     /// Signed with a key that this node has no more, or damaged: no worker takes it. It is offered again once it has left the queue. What comes to that
     /// again and again is damaged on its way each time, or the workers' key only looks like this node's.
     pub(super) fn unread(&mut self, id: &str, now: BootTime) {
@@ -97,7 +114,9 @@ mod tests {
     #[test]
     fn what_workers_cannot_read_again_and_again_is_delivered_by_its_owner_once_it_has_left_the_queue() {
         let mut offers = unreadable(true);
+        assert_eq!(offers.unread_next("a"), None, "it waits for the next worker");
         offers.known("a", &Known::Unreadable, at(4));
+        assert_eq!(offers.unread_next("a"), Some("it leaves the queue, and this node delivers it"));
         is_out(&mut offers, at(4));
         assert_eq!(offers.sending("a"), Sending::Leave, "a worker may have it still");
         offers.known("a", &Known::Unsigned(b"t".to_vec()), at(4));
@@ -123,6 +142,7 @@ mod tests {
             for seconds in [0, wait - 1] {
                 offers.known("a", &Known::Unreadable, at(now + seconds));
                 assert_eq!(offers.poll(at(0)), None, "{wait}");
+                assert!(offers.unread_next("a").is_some_and(|next| next.contains("as seldom as a dead letter")));
             }
             now += wait;
             is_offered_again(&mut offers, at(now));
