@@ -6,7 +6,13 @@ use super::*;
 fn push(rig: &Rig, text: &str) -> (i32, String, String) {
     let file = rig.folder.path().join("push.toml");
     fs::write(&file, text).unwrap();
-    rig.nodes[0].cluster(&["config", "push", file.to_str().unwrap(), "--author", "ann"])
+    answered(&rig.nodes[0], &["config", "push", file.to_str().unwrap(), "--author", "ann"])
+}
+
+/// What a command of `ringpost cluster` ends with once Valkey has answered it: on a busy machine a call can be late. One that is repeated does no more
+/// than it did before.
+fn answered(node: &Node, words: &[&str]) -> (i32, String, String) {
+    wait_for("Valkey's answer", || Some(node.cluster(words)).filter(|(code, ..)| *code != 69))
 }
 
 fn all_run(rig: &Rig, version: u64) -> Duration {
@@ -59,7 +65,8 @@ fn pushed_routes_and_limits_are_taken_over_by_running_nodes() {
         mail.display()
     );
     let (code, output, errors) = push(&rig, &text);
-    assert_eq!((code, output.trim()), (0, "version 1 published"), "{errors}");
+    // One whose answer came too late was published all the same.
+    assert!(code == 0 && output.starts_with("version 1 "), "{output} {errors}");
     all_run(&rig, 1);
     let is_delivered = || mail.join("y.test/b/new").read_dir().is_ok_and(|mut files| files.next().is_some());
     wait_for("mail that was held and follows the pushed route", || is_delivered().then_some(()));
@@ -79,7 +86,7 @@ fn pushed_routes_and_limits_are_taken_over_by_running_nodes() {
     rig.nodes[1].process = None;
     rig.start_node(1);
     assert!(rig.nodes[1].rcpt("c@own.test").starts_with("550 5.1.1"));
-    assert_eq!(rig.nodes[1].config_version(), 1);
+    wait_for("its version", || (rig.nodes[1].config_version() == 1).then_some(()));
     // A file that the pushed config does not go with: said, and the node carries mail by its file.
     let clashing =
         own.replace("open_max = \"64 MiB\"", "open_max = \"60 MiB\"").replace("[control]", "[smtp]\ncontent_max = \"55 MiB\"\n[control]");
@@ -111,7 +118,7 @@ fn pushed_routes_and_limits_are_taken_over_by_running_nodes() {
     fs::write(&rig.nodes[1].config, own.clone() + "[log]\nlevel = \"warn\"\n").unwrap();
     rig.start_node(1);
     let (_, output, errors) = push(&rig, "[log]\nlevel = \"info\"\n[smtp]\nrecipients_max = 101\n");
-    assert_eq!(output.trim(), "version 3 published", "{errors}");
+    assert!(output.starts_with("version 3 "), "{output} {errors}");
     wait_for("the refusal", || {
         let nodes = rig.nodes[0].get("/api/cluster/nodes")?;
         let node = nodes.as_array()?.iter().find(|node| node["id"] == "n2")?.clone();
@@ -120,9 +127,9 @@ fn pushed_routes_and_limits_are_taken_over_by_running_nodes() {
     });
     wait_for("the others", || [0, 2].iter().all(|node| rig.nodes[*node].config_version() == 3).then_some(()));
     // Nor does a roll-back through that node publish it again.
-    let (code, _, errors) = rig.nodes[1].cluster(&["config", "rollback", "3"]);
+    let (code, _, errors) = answered(&rig.nodes[1], &["config", "rollback", "3"]);
     assert!(code == 1 && errors.contains("version 3 cannot run here: log.level cannot change"), "{code} {errors}");
-    let (code, _, errors) = rig.nodes[2].cluster(&["config", "rollback"]);
+    let (code, _, errors) = answered(&rig.nodes[2], &["config", "rollback", "2"]);
     assert_eq!(code, 0, "{errors}");
     all_run(&rig, 4);
 }
