@@ -16,6 +16,24 @@ fn refused(node: &Node) -> (Option<i32>, String) {
     (code, said)
 }
 
+/// A file that is there and has nothing in it, as one that a tool was about to write.
+#[test]
+fn a_ca_file_without_a_certificate_is_refused_by_check_and_by_a_start() {
+    let mut rig = Rig { valkey: None, folder: tempfile::tempdir().unwrap(), valkey_port: free_port(), nodes: Vec::new() };
+    rig.nodes.push(node_files(rig.folder.path(), 1, rig.valkey_port));
+    let ca = rig.folder.path().join("ca.pem");
+    rig.nodes[0].set("valkey_url = \"valkey://", &format!("valkey_ca_file = \"{}\"\nvalkey_url = \"valkeys://", ca.display()));
+    for content in ["", "\n", "no PEM\n"] {
+        fs::write(&ca, content).unwrap();
+        let (checked, _, why) = rig.nodes[0].ringpost("check", &[]);
+        let (started, said) = refused(&rig.nodes[0]);
+        assert_eq!((checked, started), (78, Some(78)), "{content:?}: {why} {said}");
+        for text in [why, said] {
+            assert!(text.contains("cluster.valkey_ca_file") && text.contains("ca.pem has no certificate"), "{content:?}: {text}");
+        }
+    }
+}
+
 /// What a start with another keyspace or database said, once all of it was in force, was a warning: the mail in the queue there was delivered a second
 /// time.
 #[test]

@@ -8,6 +8,7 @@ use std::sync::{
 use super::{
     proxy::{Passage, proxy, runs},
     pushed_settings::{ask, valkey},
+    shared_mail::{ONLY_OFFERS, mail_rig},
     *,
 };
 
@@ -34,6 +35,29 @@ fn a_node_that_turns_mail_away_says_that_it_is_degraded_and_why() {
     assert!(lines.contains("new mail gets 452"), "{lines}");
 }
 
+/// The commands and `/ready` say which right is missing, for what, and not whose; no mail and no other call has to come for it to stay said.
+#[test]
+fn a_right_that_the_user_lacks_is_named_until_it_is_given() {
+    let mut rig = mail_rig(&[ONLY_OFFERS]);
+    rig.start_node(0);
+    rig.leader();
+    let told = |rig: &Rig| rig.nodes[0].get("/ready")?["local_last_error"].as_str().map(str::to_owned);
+    wait_for("its health", || told(&rig).is_none().then_some(()));
+    // Of all that it asks the queue alone wants it.
+    valkey(&rig, "ACL SETUSER default -zrangebyscore");
+    let reason = wait_for("its word", || told(&rig).filter(|reason| reason.starts_with("Valkey answers")));
+    for words in ["and refuses what this node asks: ", "'zrangebyscore'", "(for queue_"] {
+        assert!(reason.contains(words), "{reason}");
+    }
+    assert!(!reason.contains("default"), "{reason}");
+    let (code, status, errors) = rig.nodes[0].cluster(&["status", "--json"]);
+    assert!(code == 0 && status.contains("'zrangebyscore'") && !status.contains("User default"), "{status} {errors}");
+    let shown = || rig.nodes[0].cluster(&["nodes"]).1;
+    wait_for("the same of the nodes", || shown().contains("'zrangebyscore'").then_some(()));
+    valkey(&rig, "ACL SETUSER default +zrangebyscore");
+    wait_for("its health again", || told(&rig).is_none().then_some(()));
+}
+
 /// `handover` ended with 0 and said nothing when there was nobody to ask, and commands that change something had no `--json`.
 #[test]
 fn every_command_speaks_json_and_handover_says_who_was_asked_and_who_follows() {
@@ -56,6 +80,14 @@ fn every_command_speaks_json_and_handover_says_who_was_asked_and_who_follows() {
     assert_eq!(json(1, &["config", "push", file.to_str().unwrap()]).1["version"], 1);
     let (code, changed, _) = json(1, &["config", "diff"]);
     assert_eq!((code, &changed["to"], &changed["lines"][1]), (1, &Value::from(1), &Value::from("+recipients_max = 500")));
+    // Of a version with itself there is none, and nothing to show.
+    let (code, same, _) = json(1, &["config", "diff", "1", "1"]);
+    assert_eq!(
+        (code, &same["from"], &same["to"], &same["lines"]),
+        (0, &Value::from(1), &Value::from(1), &Value::from(Vec::<Value>::new()))
+    );
+    let (code, shown, _) = rig.nodes[1].cluster(&["config", "diff", "1", "1"]);
+    assert_eq!((code, shown.as_str()), (0, ""));
     // Nobody leads where only a worker is left.
     let text = fs::read_to_string(&rig.nodes[2].config).unwrap();
     rig.nodes.iter_mut().for_each(|node| node.process = None);
