@@ -16,14 +16,13 @@
 //! completed it; silence, a restart, lost data or a record that nobody signed only make the owner ask, or offer again by the same id. Pure:
 //! the driver reports what it heard and does what [`Offers::poll`] says.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
-    time::Duration,
-};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::{boot_time::BootTime, work_queue::IDS_PER_CALL};
 
+mod bounds;
 mod crowd;
+mod dead_letters;
 mod heard;
 mod held_by_lease;
 mod items;
@@ -37,6 +36,7 @@ mod unread;
 mod walks;
 
 use crowd::Crowd;
+use dead_letters::DeadLetter;
 use held_by_lease::HeldByLease;
 use items::{Items, State, WALK_ITEMS};
 use late::Late;
@@ -45,45 +45,14 @@ use soon::Soon;
 use unread::Unread;
 use walks::Walks;
 
+pub use bounds::OfferBounds;
 pub use todo::{Recall, Sending, Todo};
 
 /// How the completer's word begins that gives an item back to its own owner.
 pub const OWN_AGAIN: &str = "own-again";
 
-/// When an owner does what, and how much it has offered at a time.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct OfferBounds {
-    /// With Valkey away for so long no worker begins to complete what it has leased before.
-    pub lease_ttl: Duration,
-    /// And for so long more, for clocks and for what was under way.
-    pub guard: Duration,
-    /// How often the owner asks for what it has heard nothing of.
-    pub reconcile_every: Duration,
-    /// How long the queue remembers what was settled: a worker that comes back within it gets an exact answer.
-    pub forget_after: Duration,
-    /// Of the queue.
-    pub partitions: u16,
-    /// Offered at most, of what nobody is known to have; what is accepted beyond waits in its shard. What has ended does not count, and is
-    /// remembered for `forget_after`: that many more are kept as are settled in that time.
-    pub open_max: usize,
-    /// A node that does not deliver offers a dead letter again after so long, and after twice as long each further time.
-    pub dead_wait: Duration,
-}
-
 /// Calls that ask, after which one that offers and one that has something forgotten come before the next.
 const ASKS_IN_A_ROW_MAX: u32 = 3;
-/// So many times the first wait a dead letter waits at most.
-const DEAD_WAITS_MAX: u32 = 16;
-
-/// A dead letter that nobody but other nodes can deliver.
-#[derive(Debug)]
-struct DeadLetter {
-    /// How long it waits this time, or the next.
-    wait: Duration,
-    /// `None`: it was offered again, and has not died again.
-    again_at: Option<BootTime>,
-}
-
 /// All that this node has offered.
 #[derive(Debug)]
 pub struct Offers {
@@ -459,23 +428,6 @@ impl Offers {
         self.items.set(id, State::Back);
         self.take_back.push_back(id.to_owned());
         self.withdraw.push_back(id.to_owned());
-    }
-
-    /// The workers could not take it, which says nothing of the mail: their disks were slow, or the network. It leaves the queue and is offered
-    /// once more when it has waited.
-    fn dead(&mut self, id: &str, now: BootTime) {
-        let first = DeadLetter { wait: self.bounds.dead_wait, again_at: None };
-        let letter = self.dead.entry(id.to_owned()).or_insert(first);
-        match letter.again_at {
-            None => letter.again_at = Some(now + letter.wait),
-            Some(at) if now >= at => {
-                letter.wait = (letter.wait * 2).min(self.bounds.dead_wait * DEAD_WAITS_MAX);
-                letter.again_at = None;
-                self.items.set(id, State::Reviving);
-                self.withdraw.push_back(id.to_owned());
-            }
-            Some(_) => {}
-        }
     }
 
     fn recall(&mut self, id: &str) {
