@@ -177,12 +177,7 @@ impl Cli {
             Command::Report(arguments) => arguments.run().map(ExitCode::from),
             Command::Compare(arguments) => arguments.run().map(ExitCode::from),
             Command::History(arguments) => arguments.run().map(ExitCode::from),
-            Command::Completions { shell } => {
-                let mut script = Vec::new();
-                clap_complete::generate(shell, &mut Cli::command(), "ringpost-load", &mut script);
-                say(&String::from_utf8_lossy(&script))?;
-                Ok(ExitCode::from(EXIT_OK))
-            }
+            Command::Completions { shell } => say(&completions(shell)).map(|()| ExitCode::from(EXIT_OK)),
             Command::Man { dir } => man(dir.as_deref()).map(|()| ExitCode::from(EXIT_OK)),
         }
     }
@@ -197,6 +192,15 @@ fn refuse(error: &clap::Error) -> ! {
     }
     let _unread = write!(io::stderr(), "{shown}");
     std::process::exit(error.exit_code())
+}
+
+/// The completion script for a shell.
+fn completions(shell: clap_complete::Shell) -> String {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "ringpost-load", &mut script);
+    let script = String::from_utf8(script).expect("what is made of texts is text");
+    // clap_complete 4.6 goes to states of bash by the first name and describes them under the second, as the program's name has a hyphen.
+    script.replace("ringpost__subcmd__load__subcmd__", "ringpost__load__subcmd__")
 }
 
 fn man(folder: Option<&Path>) -> Result<(), Failure> {

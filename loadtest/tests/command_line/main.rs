@@ -1,5 +1,6 @@
 //! The built program from outside: what it prints and how it ends.
 
+mod completions;
 mod ends;
 
 use ringpost_loadtest::run_result::RunResult;
