@@ -48,10 +48,10 @@ pub struct Difference {
     pub owed: u64,
     /// Deliveries of them, message by recipient, each counted once.
     pub delivered: u64,
-    /// Deliveries that are owed and did not come as they were sent.
+    /// Deliveries that are owed and did not come, not even damaged.
     pub lost: u64,
-    /// Of those the ones that did not come damaged either.
-    pub absent: u64,
+    /// Deliveries that are owed and only came damaged: with `delivered` and `lost` they are all that is owed.
+    pub damaged_only: u64,
     /// Deliveries beyond the first to the same recipient.
     pub duplicated: u64,
     /// Arrivals with bare line ends, missing stuffing, another length or checksum than sent, or another sender.
@@ -90,8 +90,8 @@ impl Difference {
             "accepted {} (owed {} deliveries), delivered {}: lost {}, duplicated {}, damaged {}, foreign {}, unacknowledged {}",
             self.accepted, self.owed, self.delivered, self.lost, self.duplicated, self.damaged, self.foreign, self.unacknowledged
         );
-        if self.absent < self.lost {
-            text.push_str(&format!(", of the lost {} came damaged", self.lost - self.absent));
+        if self.damaged_only > 0 {
+            text.push_str(&format!(", of the owed {} only came damaged", self.damaged_only));
         }
         if self.cut_off > 0 {
             text.push_str(&format!(", lines cut off {}", self.cut_off));
@@ -225,7 +225,7 @@ mod tests {
     #[test]
     fn mail_at_the_wrong_recipient_is_lost_there_and_foreign_here() {
         let result = compared(&[1], "a@y.test", &[(arrival(1, None), "b@y.test")]);
-        assert_eq!((result.lost, result.absent, result.foreign, result.misdirected, result.delivered), (1, 1, 1, 1, 0), "{result:?}");
+        assert_eq!((result.lost, result.damaged_only, result.foreign, result.misdirected, result.delivered), (1, 0, 1, 1, 0), "{result:?}");
         assert!(!result.is_intact() && !result.is_clean(true));
         assert!(result.examples[1].ends_with(" to b@y.test, whom it was not for"), "{result:?}");
         // Whoever it was for has it, and somebody else, too.
@@ -239,7 +239,7 @@ mod tests {
     fn another_sender_than_sent_is_damage() {
         for (sender, shown) in [(&b""[..], "<>"), (b"other@x", "other@x"), (b"S@x", "S@x")] {
             let result = compared_from(sender, &[1], "a", &[(arrival(1, None), "a")]);
-            assert_eq!((result.damaged, result.delivered, result.lost, result.absent), (1, 0, 1, 0), "{result:?}");
+            assert_eq!((result.damaged, result.delivered, result.lost, result.damaged_only), (1, 0, 0, 1), "{result:?}");
             let example = format!("damaged (from {shown}, and not s@x): 0000000000000001-000000000001");
             assert!(result.examples.contains(&example) && !result.is_intact(), "{result:?}");
         }
@@ -280,9 +280,34 @@ mod tests {
         let other_run = Arrival { mark: Some(Mark { id: MessageId { run: 2, sequence: 1 }, ..mark(1) }), ..arrival(1, None) };
         let result =
             compared(&[1], "a", &[(arrival(1, Some(Damage::Checksum)), "a"), (foreign, "a"), (other_run, "a"), (arrival(9, None), "a")]);
-        assert_eq!((result.damaged, result.foreign, result.unacknowledged, result.lost, result.absent), (1, 2, 1, 1, 0));
-        assert!(result.text().contains("of the lost 1 came damaged"), "{}", result.text());
-        assert_eq!(result.examples.len(), 4);
+        assert_eq!((result.damaged, result.foreign, result.unacknowledged, result.lost, result.damaged_only), (1, 2, 1, 0, 1));
+        assert!(result.text().contains("of the owed 1 only came damaged"), "{}", result.text());
+        assert_eq!(result.examples.len(), 3);
+    }
+
+    /// What happened: a message that came damaged was counted twice, as damaged and as lost, and was "lost to" somebody who had it.
+    #[test]
+    fn what_came_damaged_is_not_lost_and_what_did_not_come_is() {
+        let damaged = || arrival(1, Some(Damage::Checksum));
+        let counts = |d: &Difference| (d.owed, d.delivered, d.lost, d.damaged, d.damaged_only, d.duplicated);
+        let result = compared(&[1], "a", &[(damaged(), "a")]);
+        assert_eq!(counts(&result), (1, 0, 0, 1, 1, 0), "{result:?}");
+        assert!(!result.is_intact() && !result.is_clean(true) && !result.text().contains("lost:"), "{}", result.text());
+        // One of three has it damaged, one not at all.
+        let result = compared(&[1], "a,b,c", &[(damaged(), "a"), (arrival(1, None), "b")]);
+        assert_eq!(counts(&result), (3, 1, 1, 1, 1, 0), "{result:?}");
+        assert!(result.examples.contains(&"lost: 0000000000000001-000000000001 to c".to_owned()), "{result:?}");
+        // Whoever it was not for has it damaged: it was for a.
+        assert_eq!(counts(&compared(&[1], "a", &[(damaged(), "b")])), (1, 0, 1, 1, 0, 0));
+        // A whole copy and a damaged one, in either order.
+        for came in [[(damaged(), "a"), (arrival(1, None), "a")], [(arrival(1, None), "a"), (damaged(), "a")]] {
+            let result = compared(&[1], "a", &came);
+            assert_eq!(counts(&result), (1, 1, 0, 1, 0, 0), "{result:?}");
+            assert!(!result.is_intact());
+        }
+        // Without a mark nobody knows whose it was.
+        let nameless = Arrival { mark: None, damage: Some(Damage::BareLineEnd), bytes: 3, bare_line_ends: 0 };
+        assert_eq!(counts(&compared(&[1], "a", &[(nameless, "a")])), (1, 0, 1, 1, 0, 0));
     }
 
     /// What happened: ten examples in all, so that ten doubled messages hid what was lost.

@@ -212,13 +212,16 @@ impl Account {
         self.examples.add(Kind::CutOff, || format!("cut off: {place}, by the end of an earlier run; left out"));
     }
 
-    /// Closes the accounts: what did not come is lost.
+    /// Closes the accounts: what did not come is lost, unless it came damaged, which has been counted.
     pub(super) fn close(mut self) -> Difference {
         self.result.unacknowledged = self.unacknowledged.len() as u64;
         for (id, one) in &self.sent {
             for owed in one.owed.iter().filter(|owed| owed.arrivals == 0) {
+                if owed.came_damaged {
+                    self.result.damaged_only += 1;
+                    continue;
+                }
                 self.result.lost += 1;
-                self.result.absent += u64::from(!owed.came_damaged);
                 self.examples.add(Kind::Lost, || format!("lost: {id} to {}", self.addresses.name(owed.to)));
             }
         }

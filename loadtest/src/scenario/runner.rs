@@ -265,7 +265,7 @@ fn account(
         );
     } else if waited {
         let difference = compare(&[accepted], delivered)?;
-        if difference.absent > 0 && under_test.engine.is_none() {
+        if difference.lost > 0 && under_test.engine.is_none() {
             deliveries.failures.push(format!(
                 "nothing more came for {} s: what is lost may wait in the server's queue, whose retries are its own and not the scenario's",
                 patience.as_secs_f64()
@@ -294,7 +294,7 @@ fn wait_for_arrivals(
         if seen >= wanted {
             sinks.iter().for_each(Sink::write_ledger);
             // A ledger whose last line is just being written is looked at again when more has come.
-            let missing = compare(&[accepted], delivered).map_or(1, |difference| difference.absent);
+            let missing = compare(&[accepted], delivered).map_or(1, |difference| difference.lost);
             if missing == 0 {
                 return true;
             }
