@@ -2,8 +2,8 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Write},
-    net::TcpStream,
+    io::{BufRead, BufReader, Read, Write},
+    net::{Shutdown, TcpStream},
     time::{Duration, Instant},
 };
 
@@ -49,5 +49,27 @@ fn an_arrival_stands_in_the_ledger_before_it_is_answered() {
         }
         // What a process has written a kill leaves there.
         assert_eq!(fs::read_to_string(&ledger).unwrap().lines().count(), message);
+    }
+}
+
+/// What happened: a client that ended its side with its last octet was not answered, and its message stood in the ledger.
+#[test]
+fn a_client_that_says_no_more_is_answered_all_it_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = folder.path().join("delivered");
+    let options = SinkOptions::new(([127, 0, 0, 1], 0).into(), pinning::cores().unwrap()[0]);
+    let sink = Sink::start(SinkOptions { ledger: Some(ledger.clone()), ..options }).unwrap();
+    let begin = "EHLO me\r\nMAIL FROM:<a@x>\r\nRCPT TO:<b@y>\r\nDATA\r\n\r\nhello\r\n";
+    // The message is whole; or it is not, and what went before it is answered; or the last line is not.
+    for (end, taken, last) in [(".\r\n", true, "250 2.0.0 Ok: taken"), ("", false, "354 "), (".\r\nNOO", true, "250 2.0.0 Ok: taken")] {
+        let before = sink.messages();
+        let mut stream = TcpStream::connect(sink.address).unwrap();
+        stream.write_all(format!("{begin}{end}").as_bytes()).unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        let mut replies = String::new();
+        stream.read_to_string(&mut replies).unwrap();
+        assert!(replies.lines().last().is_some_and(|line| line.starts_with(last)), "{end:?}: {replies:?}");
+        assert_eq!(sink.messages() - before, u64::from(taken), "{end:?}");
+        assert_eq!(fs::read_to_string(&ledger).unwrap().lines().count() as u64, sink.messages());
     }
 }

@@ -406,16 +406,20 @@ async fn speak(core: &Core, conn: Conn, open: &Open, ends: Option<Instant>) {
                 drop(reply);
             }
         }
-        if next == Next::Close {
-            // The client may be gone; nothing is owed to it any more.
-            let _unsent = conn.flush().await;
-            return;
-        }
         let idle = Instant::now() + core.options.idle_timeout;
         deadline.set(ends.map_or(idle, |ends| ends.min(idle)));
+        if next == Next::Close {
+            // The client may be gone; nothing is owed to it any more.
+            let _unsent = flush(&conn, deadline).await;
+            return;
+        }
         let received = match next_read(&conn, deadline).await {
             Ok(Some(received)) => received,
-            Ok(None) => return,
+            Ok(None) => {
+                // It says no more, and may still listen for what it is owed.
+                let _unsent = flush(&conn, deadline).await;
+                return;
+            }
             Err(_) => {
                 // Time is over, for the client or for the sink.
                 conn.abort();
@@ -443,6 +447,16 @@ async fn speak(core: &Core, conn: Conn, open: &Open, ends: Option<Instant>) {
 async fn pause(deadline: &Deadline, length: Duration) {
     deadline.set(Instant::now() + length);
     deadline.expired().await;
+}
+
+/// Lets what was said leave, until the deadline.
+async fn flush(conn: &Conn, deadline: &Deadline) -> io::Result<()> {
+    poll_fn(|cx| match conn.poll_flush(cx) {
+        Poll::Ready(outcome) => Poll::Ready(outcome),
+        Poll::Pending if deadline.poll_expired(cx).is_ready() => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+        Poll::Pending => Poll::Pending,
+    })
+    .await
 }
 
 async fn next_read(conn: &Conn, deadline: &Deadline) -> io::Result<Option<Received>> {
