@@ -138,7 +138,8 @@ async fn due_or_over(core: &Core, index: usize) -> bool {
 
 async fn connection(core: &Rc<Core>, index: usize, address: Option<IpAddr>, opening: &mut Option<Opening<'_>>, deadline: &Deadline) -> End {
     let turn = core.connect_gate.enter().await;
-    if core.held.get() {
+    // The wait for a place may have lasted until there was nothing left to connect for.
+    if core.held.get() || core.desk.borrow().is_exhausted() {
         return End::Well;
     }
     let began = Instant::now();
