@@ -68,4 +68,6 @@ fn connections_that_come_and_go_are_many() {
     assert_eq!((report.greeted, report.failed, sink.connections_refused), (2, 3, 3), "{report:?}");
     // They were `other`, as if nobody had said why.
     assert_eq!((errors.of(ErrorKind::Reply(421)), errors.total()), (3, 3), "{errors:?}");
+    // And the report said beside them that it had told nobody.
+    assert_eq!(report.told_421, 3, "{report:?}");
 }

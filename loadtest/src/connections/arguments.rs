@@ -213,8 +213,10 @@ fn print(
         say(&format!("{silent} were connected, or tried to be, and never greeted: the server has too few processes or threads"))?;
     }
     if let Some((least, most)) = report.closed_after {
-        let (closed, told) = (report.closed_by_server, report.told_421);
-        say(&format!("the server closed {closed} of them, {told} with 421, after {least:.1?} to {most:.1?}"))?;
+        say(&format!("the server closed {} of them after {least:.1?} to {most:.1?}", report.closed_by_server))?;
+    }
+    if report.told_421 > 0 {
+        say(&format!("421 was its answer to {}, as a greeting or at the end", report.told_421))?;
     }
     for phase in [Phase::Connect, Phase::Banner, Phase::Ehlo] {
         let latency = measurement.totals().histogram(phase);

@@ -72,8 +72,10 @@ struct Desk {
 
 impl Desk {
     fn failed(&mut self, error: &io::Error) {
+        let kind = kind_of(error);
         self.report.failed += 1;
-        self.recorder.error(kind_of(error));
+        self.report.told_421 += u64::from(kind == ErrorKind::Reply(421));
+        self.recorder.error(kind);
         self.report.last_trouble = Some(error.to_string());
     }
 }

@@ -71,7 +71,7 @@ pub struct ConnectionsReport {
     pub failed: u64,
     /// Greeted connections that the server closed before their time.
     pub closed_by_server: u64,
-    /// Those of them that it told why, by 421.
+    /// Connections that it told by 421 that it has enough: instead of a greeting, or before it closed them.
     pub told_421: u64,
     /// How long after the greeting, the shortest and the longest.
     pub closed_after: Option<(Duration, Duration)>,
