@@ -240,6 +240,18 @@ pub fn text_bytes_least() -> u64 {
     (head_bytes(true) + cuts[0].raw as usize + last_line_bytes(0)) as u64
 }
 
+/// Are none of these sizes below [`text_bytes_least`]? A distribution's small ones are made that large.
+///
+/// # Errors
+/// The least of them, and what there is at least.
+pub fn check_sizes(sizes: &Sizes) -> Result<(), String> {
+    let least = text_bytes_least();
+    match sizes.least_asked().filter(|&size| size < least) {
+        Some(size) => Err(format!("{size}: a message that says what it is has {least} octets at least")),
+        None => Ok(()),
+    }
+}
+
 /// A text for messages of up to `bytes` octets, and its cuts: the first behind its header, one behind each line.
 fn generate(bytes: usize, seed: u64) -> (Item, Vec<Cut>) {
     let mut random = Random::new(seed);

@@ -1,6 +1,10 @@
 //! How large messages are: one size, a weighted list, a range, a log-normal distribution, or a mix from a file.
 
-use std::{fmt, path::Path, str::FromStr};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
 
 use crate::{input_file, random::Random};
 
@@ -41,17 +45,6 @@ impl Sizes {
         Sizes::Weighted(vec![(bytes, 1.0)])
     }
 
-    /// Reads what [`SIZES_FORM`] describes, a mix file included.
-    ///
-    /// # Errors
-    /// A sentence that names the text and what is allowed; for a file also the line.
-    pub fn read(text: &str) -> Result<Sizes, String> {
-        match text.strip_prefix('@') {
-            Some(path) => Sizes::read_mix(Path::new(path)),
-            None => text.parse(),
-        }
-    }
-
     /// The smallest that was asked for; none of a distribution, whose small ones are few.
     pub fn least_asked(&self) -> Option<u64> {
         match self {
@@ -61,7 +54,11 @@ impl Sizes {
         }
     }
 
-    fn read_mix(path: &Path) -> Result<Sizes, String> {
+    /// Reads a mix file of at most [`input_file::TEXT_BYTES_MAX`].
+    ///
+    /// # Errors
+    /// A sentence that names the file, and the line where one is wrong.
+    pub fn read_mix(path: &Path) -> Result<Sizes, String> {
         let text =
             input_file::read_text(path, input_file::TEXT_BYTES_MAX).map_err(|error| format!("the mix file {}: {error}", path.display()))?;
         let mut entries = Vec::new();
@@ -102,6 +99,39 @@ impl Sizes {
                 let size = *median as f64 * (sigma * random.normal()).exp();
                 (size as u64).clamp(*least, *most)
             }
+        }
+    }
+}
+
+/// What [`SIZES_FORM`] describes, a mix file included, which is not read yet: what is wrong with a file is no wrong usage.
+#[derive(Debug, Clone, PartialEq)]
+pub enum SizesArgument {
+    /// Sizes.
+    Given(Sizes),
+    /// The file that has them.
+    Mix(PathBuf),
+}
+
+impl FromStr for SizesArgument {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<SizesArgument, String> {
+        match text.strip_prefix('@') {
+            Some(path) => Ok(SizesArgument::Mix(path.into())),
+            None => text.parse().map(SizesArgument::Given),
+        }
+    }
+}
+
+impl SizesArgument {
+    /// The sizes.
+    ///
+    /// # Errors
+    /// What [`Sizes::read_mix`] says.
+    pub fn read(&self) -> Result<Sizes, String> {
+        match self {
+            SizesArgument::Given(sizes) => Ok(sizes.clone()),
+            SizesArgument::Mix(path) => Sizes::read_mix(path),
         }
     }
 }
@@ -213,7 +243,7 @@ mod tests {
             let error = text.parse::<Sizes>().unwrap_err();
             assert!(error.contains(SIZES_FORM), "{text}: {error}");
         }
-        assert!(Sizes::read("@/nowhere/mix").unwrap_err().contains("/nowhere/mix"));
+        assert!(Sizes::read_mix(Path::new("/nowhere/mix")).unwrap_err().contains("/nowhere/mix"));
     }
 
     #[test]
@@ -234,9 +264,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("mix");
         std::fs::write(&path, "# small\n1KiB 80\n\n64KiB 20 # large\n").unwrap();
-        let argument = format!("@{}", path.display());
-        assert_eq!(Sizes::read(&argument), Ok(Sizes::Weighted(vec![(1024, 80.0), (65_536, 20.0)])));
+        let read = || format!("@{}", path.display()).parse::<SizesArgument>().unwrap().read();
+        assert_eq!(read(), Ok(Sizes::Weighted(vec![(1024, 80.0), (65_536, 20.0)])));
         std::fs::write(&path, "1KiB 80\nmany 3\n").unwrap();
-        assert!(Sizes::read(&argument).unwrap_err().contains("mix:2: "));
+        assert!(read().unwrap_err().contains("mix:2: "));
     }
 }

@@ -23,7 +23,7 @@ use crate::{
     run_result::{RunFacts, RunResult, check_place},
     schedule::{RATE_FORM, Rate},
     signals::StopSignal,
-    sizes::{SIZES_FORM, Sizes},
+    sizes::{SIZES_FORM, SizesArgument},
     source::{
         SourceError, SourceOptions,
         host::Stage,
@@ -57,9 +57,9 @@ pub struct SourceArguments {
     #[arg(long, help_heading = "Load", long_help = RATE_FORM)]
     pub rate: Option<Rate>,
     /// Octets of a message: 4KiB, 1KiB..5MiB, 4KiB*8,64KiB*2, lognormal:MEDIAN:SIGMA[:LEAST..MOST] or @FILE.
-    #[arg(long, default_value = "4KiB", value_parser = Sizes::read, conflicts_with_all = ["template", "header", "attach", "corpus"],
+    #[arg(long, default_value = "4KiB", conflicts_with_all = ["template", "header", "attach", "corpus"],
           help_heading = "Load", long_help = SIZES_FORM)]
-    pub size: Sizes,
+    pub size: SizesArgument,
     /// Messages per connection; 0: no limit.
     #[arg(long, default_value_t = 0, help_heading = "Load")]
     pub per_connection: u32,
@@ -272,11 +272,12 @@ impl SourceArguments {
     fn content(&self) -> Result<ContentKind, Failure> {
         let (corpus, template) = (self.corpus.as_ref(), self.template.as_ref());
         self.header.iter().try_for_each(|field| check_field(field)).map_err(|error| Failure::Usage(format!("--header: {error}")))?;
-        let least = content::text_bytes_least();
-        if let Some(size) = self.size.least_asked().filter(|&size| size < least) {
-            return Err(Failure::Usage(format!("--size {size}: a message that says what it is has {least} octets at least")));
-        }
-        let ingredients = Ingredients { corpus, template, header: &self.header, attach: &self.attach, size: &self.size };
+        let size = self.size.read().map_err(Failure::Data)?;
+        content::check_sizes(&size).map_err(|error| match &self.size {
+            SizesArgument::Given(_) => Failure::Usage(format!("--size {error}")),
+            SizesArgument::Mix(path) => Failure::Data(format!("the mix file {}: {error}", path.display())),
+        })?;
+        let ingredients = Ingredients { corpus, template, header: &self.header, attach: &self.attach, size: &size };
         ingredients.read().map_err(Failure::Data)
     }
 
@@ -366,6 +367,10 @@ impl SourceArguments {
         server_memory_before: Option<u64>,
         machine: Machine,
     ) -> RunResult {
+        let size = match &options.content {
+            ContentKind::Text(sizes) => Some(sizes.to_string()),
+            _ => None,
+        };
         let facts = RunFacts {
             test_name: self.name.clone(),
             started: run.started,
@@ -376,7 +381,7 @@ impl SourceArguments {
             load: load_of(options),
             settings: json!({
                 "to": self.to, "seed": options.seed, "corpus": self.corpus, "template": self.template, "header": self.header,
-                "attach": self.attach, "size": matches!(options.content, ContentKind::Text(_)).then(|| self.size.to_string()),
+                "attach": self.attach, "size": size,
             }),
             initial_metrics: Default::default(),
             final_metrics: Default::default(),

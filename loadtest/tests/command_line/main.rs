@@ -233,6 +233,9 @@ fn what_cannot_be_measured_is_said_before_the_run() {
         (vec!["--from-address", "::1"], 2, "IPv6"),
         (vec!["--header", "no field"], 2, "--header"),
         (vec!["--size", "100"], 2, "octets at least"),
+        // These are files, and ended as wrong usage does.
+        (vec!["--size", "@/nowhere/mix"], 65, "the mix file /nowhere/mix: No such file"),
+        (vec!["--size", "@/dev/zero"], 65, "the mix file /dev/zero: it is no regular file"),
         (vec!["--size", "1KiB", "--attach", "/dev/null"], 2, "--attach"),
         (vec!["--size", "1KiB", "--corpus", "/"], 2, "--corpus"),
         (vec!["--size", "1KiB", "--template", "/dev/null"], 2, "--template"),
