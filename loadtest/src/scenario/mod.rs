@@ -1,6 +1,7 @@
 //! Scenarios: what is sent, to what kind of engine and next hop, for how long, and what must hold. TOML files, some of them built in.
 
 pub mod greeting;
+mod mix;
 pub mod run;
 pub mod runner;
 pub mod text;
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     addresses::{DOMAINS_MAX, RecipientPlan, Spread},
+    content,
     ingredients::Ingredients,
     input_file,
     schedule::Rate,
@@ -84,7 +86,7 @@ pub struct LoadPlan {
     pub messages: Option<u64>,
     /// Open loop; absent: closed loop.
     pub rate: Option<Text<Rate>>,
-    /// Octets of a message.
+    /// Octets of a message; of `@FILE`, whose folder is the scenario's, what is in the file.
     pub size: Text<Sizes>,
     /// Messages per connection, 0: no limit.
     pub per_connection: u32,
@@ -223,12 +225,14 @@ impl Default for Expectations {
 }
 
 impl Scenario {
-    /// Reads a scenario's text. `origin` names it in errors.
+    /// Reads a scenario's text. `origin` names it in errors, and its folder is that of mix files.
     ///
     /// # Errors
-    /// Line, key, and what is allowed.
+    /// Line, key, and what is allowed; a mix file that is not there or wrong.
     pub fn parse(text: &str, origin: &str) -> Result<Scenario, String> {
-        let scenario: Scenario = toml::from_str(text).map_err(|error| format!("{origin}: {error}"))?;
+        let folder = Path::new(origin).parent().unwrap_or(Path::new(""));
+        let text = mix::read_mixes(text, folder).map_err(|error| format!("{origin}: {error}"))?;
+        let scenario: Scenario = toml::from_str(&text).map_err(|error| format!("{origin}: {error}"))?;
         scenario.check().map_err(|error| format!("{origin}: {error}"))?;
         Ok(scenario)
     }
@@ -311,6 +315,7 @@ impl LoadPlan {
         if self.think_ms > MILLISECONDS_MAX {
             return Err(format!("think_ms = {}: {MILLISECONDS_MAX} at most", self.think_ms));
         }
+        content::check_sizes(&self.size.0).map_err(|error| format!("size = {error}"))?;
         self.ingredients().check()?;
         self.abort.iter().try_for_each(|abort| parse_abort(abort).map(drop)).map_err(|error| format!("abort = {error}"))
     }
@@ -460,6 +465,9 @@ mod tests {
             ("[load]\nsize = \"4 parsecs\"\n", "line 5"),
             ("[load]\nabort = [\"mail:2\"]\n", "[load]"),
             ("[load]\nrecipients = 10001\n", "recipients"),
+            // The command line refuses it, and a larger one was sent.
+            ("[load]\nsize = 100\n", "[load] size = 100: "),
+            ("[load]\nsize = \"@nowhere/mix\"\n", "size = \"@nowhere/mix\": the mix file nowhere/mix: No such file"),
             ("[load]\nmessages = 0\n", "messages"),
             ("[load]\ntimeout_s = 0\n", "timeout_s"),
             ("[load]\ntimeout_s = nan\n", "timeout_s"),
