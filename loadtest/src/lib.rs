@@ -30,6 +30,7 @@ pub mod omission;
 pub mod own_floor;
 pub mod parts;
 pub mod percentile;
+pub mod permissions;
 pub mod phase;
 pub mod pinning;
 pub mod process;

@@ -26,6 +26,7 @@ use crate::{
     machine::Machine,
     measurement::Measurement,
     percentile::{PERCENTILES, by_name, is_told, told},
+    permissions,
     phase::Phase,
     process::ProcessSample,
 };
@@ -382,8 +383,8 @@ fn is_no_file(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|known| !known.is_file() && !known.is_dir())
 }
 
-/// Writes a file under another name in the same folder and renames it, so that a reader sees the old or the new one. A device or a pipe is
-/// written as it is, and a link is followed.
+/// Writes a file under another name in the same folder and renames it, so that a reader sees the old or the new one. Mode and owner stay those
+/// of a file that is replaced ([`permissions::take_over`]). A device or a pipe is written as it is, and a link is followed.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     if is_no_file(path) {
         return fs::OpenOptions::new().write(true).open(path)?.write_all(bytes);
@@ -397,6 +398,7 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     // Synced first: after a power cut the name must not be there without the bytes.
     let write = || {
         let mut file = fs::File::create(&fresh)?;
+        permissions::take_over(path, &file)?;
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&fresh, path)
