@@ -100,8 +100,8 @@ impl HistoryArguments {
             HistoryCall::Add { results } => {
                 let (interrupted, whole): (Vec<_>, Vec<_>) = read_results(results)?.into_iter().partition(|run| run.interrupted);
                 interrupted.iter().try_for_each(|run| say(&format!("{} of {}: left out, interrupted", run.test_name, run.timestamp)))?;
-                let (added, kept) = add(&self.file, &whole)?;
-                say(&format!("added {added}, {kept} kept in {}", self.file.display()))?;
+                let added = add(&self.file, &whole)?;
+                say(&added.text(&self.file))?;
             }
             HistoryCall::List { filter, json } => {
                 let entries = filter.pick(read(&self.file)?)?;
@@ -154,9 +154,37 @@ pub fn read(file: &Path) -> Result<Vec<Entry>, Failure> {
         .collect()
 }
 
-/// Adds results, keeps the newest [`ENTRIES_MAX`]; how many were new, and how many there are. The file is replaced whole; a lock
-/// beside it lets several commands add at once.
-pub fn add(file: &Path, results: &[RunResult]) -> Result<(usize, usize), Failure> {
+/// What became of results and of what was kept before them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Added {
+    /// Results that are kept and were not before.
+    pub added: usize,
+    /// Results that are not, as there are [`ENTRIES_MAX`] that are newer.
+    pub too_old: usize,
+    /// Runs of before that went for newer ones.
+    pub dropped: usize,
+    /// Runs that are kept now.
+    pub kept: usize,
+}
+
+impl Added {
+    fn text(self, file: &Path) -> String {
+        let mut text = format!("added {}, {} kept in {}", self.added, self.kept, file.display());
+        if self.too_old > 0 {
+            text.push_str(&format!("; {} not added: the {ENTRIES_MAX} that are kept are newer", self.too_old));
+        }
+        if self.dropped > 0 {
+            text.push_str(&format!("; the {} oldest went", self.dropped));
+        }
+        text
+    }
+}
+
+/// Adds results, keeps the newest [`ENTRIES_MAX`]. The file is replaced whole; a lock beside it lets several commands add at once.
+///
+/// # Errors
+/// [`Failure::Data`]: a file that is no history. [`Failure::Io`]: the disk.
+pub fn add(file: &Path, results: &[RunResult]) -> Result<Added, Failure> {
     // Before the lock, which would lie beside a device.
     if fs::metadata(file).is_ok_and(|known| !known.is_file()) {
         return Err(Failure::Data(format!("{}: it is no regular file, and no history", file.display())));
@@ -166,19 +194,20 @@ pub fn add(file: &Path, results: &[RunResult]) -> Result<(usize, usize), Failure
     let lock_path = PathBuf::from(lock_name);
     let lock = fs::File::create(&lock_path).map_err(|reason| Failure::io(lock_path.display(), reason))?;
     flock(&lock, FlockOperation::LockExclusive).map_err(|reason| Failure::io(lock_path.display(), reason))?;
-    let mut entries = if file.exists() { read(file)? } else { Vec::new() };
-    let mut added = 0;
-    for entry in results.iter().map(Entry::new) {
-        if !entries.iter().any(|known| known.timestamp == entry.timestamp && known.test_name == entry.test_name) {
-            entries.push(entry);
-            added += 1;
+    let known = if file.exists() { read(file)? } else { Vec::new() };
+    let mut entries: Vec<(Entry, bool)> = known.into_iter().map(|entry| (entry, false)).collect();
+    for new in results.iter().map(Entry::new) {
+        if !entries.iter().any(|(known, _)| known.timestamp == new.timestamp && known.test_name == new.test_name) {
+            entries.push((new, true));
         }
     }
-    entries.sort_by_key(|entry| entry.timestamp);
-    let entries = entries.split_off(entries.len().saturating_sub(ENTRIES_MAX));
-    let text: String = entries.iter().map(|entry| entry.json_line() + "\n").collect();
+    entries.sort_by_key(|(entry, _)| entry.timestamp);
+    let kept = entries.split_off(entries.len().saturating_sub(ENTRIES_MAX));
+    let text: String = kept.iter().map(|(entry, _)| entry.json_line() + "\n").collect();
     write_whole(file, text.as_bytes()).map_err(|reason| Failure::io(file.display(), reason))?;
-    Ok((added, entries.len()))
+    let new = |entries: &[(Entry, bool)]| entries.iter().filter(|(_, is_new)| *is_new).count();
+    let too_old = new(&entries);
+    Ok(Added { added: new(&kept), too_old, dropped: entries.len() - too_old, kept: kept.len() })
 }
 
 #[cfg(test)]
@@ -197,8 +226,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("history.jsonl");
         let (first, second) = (run(5), run(9));
-        assert_eq!(add(&file, &[second.clone(), first.clone()]).unwrap(), (2, 2));
-        assert_eq!(add(&file, std::slice::from_ref(&first)).unwrap(), (0, 2));
+        assert_eq!(add(&file, &[second.clone(), first.clone()]).unwrap(), Added { added: 2, kept: 2, ..Added::default() });
+        assert_eq!(add(&file, std::slice::from_ref(&first)).unwrap(), Added { kept: 2, ..Added::default() });
         let entries = read(&file).unwrap();
         assert_eq!(entries, [Entry::new(&first), Entry::new(&second)]);
         assert_eq!(Filter { test: None, limit: Some(1) }.pick(entries.clone()).unwrap(), [Entry::new(&second)]);
@@ -211,11 +240,22 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("history.jsonl");
         let one = run(1);
-        let many: Vec<RunResult> = (0..ENTRIES_MAX as i64 + 7)
-            .map(|n| RunResult { timestamp: one.timestamp + time::Duration::seconds(n), ..one.clone() })
-            .collect();
-        assert_eq!(add(&file, &many).unwrap(), (ENTRIES_MAX + 7, ENTRIES_MAX));
+        let at = |n| RunResult { timestamp: one.timestamp + time::Duration::seconds(n), ..one.clone() };
+        let many: Vec<RunResult> = (0..ENTRIES_MAX as i64 + 7).map(at).collect();
+        let full = Added { kept: ENTRIES_MAX, ..Added::default() };
+        assert_eq!(add(&file, &many).unwrap(), Added { added: ENTRIES_MAX, too_old: 7, ..full });
         assert_eq!(read(&file).unwrap()[0].timestamp, one.timestamp + time::Duration::seconds(7));
+        // What happened: the same again had "added 7", which were too old and went at once.
+        let again = add(&file, &many).unwrap();
+        assert_eq!(again, Added { too_old: 7, ..full });
+        assert!(
+            again.text(&file).starts_with("added 0, 1000 kept in ") && again.text(&file).contains("; 7 not added"),
+            "{}",
+            again.text(&file)
+        );
+        let newer = add(&file, &[at(2000), at(2001), at(3)]).unwrap();
+        assert_eq!(newer, Added { added: 2, too_old: 1, dropped: 2, ..full });
+        assert!(newer.text(&file).ends_with("; the 2 oldest went"), "{}", newer.text(&file));
     }
 
     #[test]
