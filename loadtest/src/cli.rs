@@ -30,7 +30,8 @@ pub const EXIT_NEGATIVE: u8 = 1;
 pub const EXIT_USAGE: u8 = 2;
 /// An input file is not what it should be (sysexits EX_DATAERR).
 pub const EXIT_DATA: u8 = 65;
-/// The server under test could not be reached, was gone, or took nothing, until the load gave up (sysexits EX_UNAVAILABLE).
+/// The server under test could not be reached, was gone, or took nothing, until the load gave up; or another process kept the lock of a history
+/// (sysexits EX_UNAVAILABLE).
 pub const EXIT_UNAVAILABLE: u8 = 69;
 /// The disk or the system failed (sysexits EX_IOERR).
 pub const EXIT_IO: u8 = 74;
@@ -42,7 +43,7 @@ pub const EXIT_INTERRUPTED: u8 = 130;
 #[derive(Parser)]
 #[command(name = "ringpost-load", version = version(), propagate_version = true, subcommand_required = true, arg_required_else_help = true)]
 #[command(
-    after_help = "Exit codes: 0 done; 1 the answer is no (a regression, lost mail, a scenario that failed); 2 wrong usage, or an\nargument that does not fit this machine; 65 an input file is wrong; 69 the server is not reachable, was gone, or\ntook nothing, until the load gave up; 74 disk or system error; 130 interrupted (SIGINT, SIGTERM, SIGHUP), with the figures until then."
+    after_help = "Exit codes: 0 done; 1 the answer is no (a regression, lost mail, a scenario that failed); 2 wrong usage, or an\nargument that does not fit this machine; 65 an input file is wrong; 69 the server is not reachable, was gone, or\ntook nothing, until the load gave up, or another process kept the lock of a history; 74 disk or system error; 130\ninterrupted (SIGINT, SIGTERM, SIGHUP), with the figures until then."
 )]
 pub struct Cli {
     /// What to do.
@@ -107,7 +108,7 @@ pub enum Failure {
     /// A file that was given is not what it should be.
     #[error("{0}")]
     Data(String),
-    /// The server under test could not be reached.
+    /// The server under test could not be reached, or what another process has was not to be had.
     #[error("{0}")]
     Unavailable(String),
     /// Disk or system.

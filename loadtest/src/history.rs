@@ -1,6 +1,7 @@
 //! `ringpost-load history`: the figures of every run that was kept, one JSON object a line, and how they went over time.
 
 pub mod entry;
+mod lock;
 pub mod trend;
 
 use std::{
@@ -10,7 +11,6 @@ use std::{
 };
 
 use clap::{Args, Subcommand, ValueEnum};
-use rustix::fs::{FlockOperation, flock};
 
 use crate::{
     cli::{EXIT_OK, Failure, say},
@@ -18,6 +18,7 @@ use crate::{
     run_result::{RunResult, read_text, write_whole},
 };
 use entry::{Entry, Metric};
+use lock::lock;
 
 /// Runs that are kept; of more, the oldest go.
 pub const ENTRIES_MAX: usize = 1000;
@@ -183,17 +184,13 @@ impl Added {
 /// Adds results, keeps the newest [`ENTRIES_MAX`]. The file is replaced whole; a lock beside it lets several commands add at once.
 ///
 /// # Errors
-/// [`Failure::Data`]: a file that is no history. [`Failure::Io`]: the disk.
+/// [`Failure::Data`]: a file that is no history. [`Failure::Unavailable`]: somebody else has the lock and keeps it. [`Failure::Io`]: the disk.
 pub fn add(file: &Path, results: &[RunResult]) -> Result<Added, Failure> {
     // Before the lock, which would lie beside a device.
     if fs::metadata(file).is_ok_and(|known| !known.is_file()) {
         return Err(Failure::Data(format!("{}: it is no regular file, and no history", file.display())));
     }
-    let mut lock_name = file.as_os_str().to_owned();
-    lock_name.push(".lock");
-    let lock_path = PathBuf::from(lock_name);
-    let lock = fs::File::create(&lock_path).map_err(|reason| Failure::io(lock_path.display(), reason))?;
-    flock(&lock, FlockOperation::LockExclusive).map_err(|reason| Failure::io(lock_path.display(), reason))?;
+    let _lock = lock(file, lock::PATIENCE)?;
     let known = if file.exists() { read(file)? } else { Vec::new() };
     let mut entries: Vec<(Entry, bool)> = known.into_iter().map(|entry| (entry, false)).collect();
     for new in results.iter().map(Entry::new) {

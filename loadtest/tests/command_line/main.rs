@@ -2,6 +2,7 @@
 
 mod completions;
 mod ends;
+mod history;
 
 use ringpost_loadtest::run_result::RunResult;
 use std::{
