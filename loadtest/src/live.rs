@@ -22,6 +22,9 @@ use crate::{
 /// How often a run is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
+/// A trouble that goes on is said again after so long.
+const TROUBLE_EVERY: Duration = Duration::from_secs(10);
+
 /// One second of a run.
 #[derive(Debug)]
 pub struct Second<'a> {
@@ -302,10 +305,18 @@ pub fn run_source(
     Ok(SourceRun { started, began, measurement, report, cpu, server_cpu, interrupted, run })
 }
 
-/// Watches a sink until it is over or the end is asked for.
+/// Watches a sink until it is over or the end is asked for. Where it cannot take connections, it says so on standard error, once in ten seconds.
 pub fn watch_sink(sink: &Sink, threads: usize, limit: Option<Duration>, stop: &StopSignal, viewer: &mut dyn Viewer) {
     let mut gatherer = Gatherer::new(threads, Beside::default(), viewer);
+    let mut quiet_since: Option<Instant> = None;
     while !sink.is_over() {
+        if quiet_since.is_none_or(|since| since.elapsed() >= TROUBLE_EVERY)
+            && let Some(trouble) = sink.accept_trouble()
+        {
+            quiet_since = Some(Instant::now());
+            let _unread =
+                writeln!(stderr(), "ringpost-load: no connection can be taken: {trouble}; they wait for others to end (see ulimit -n)");
+        }
         if stop.is_asked() || !gatherer.viewer.goes_on() || limit.is_some_and(|limit| sink.began.elapsed() >= limit) {
             return;
         }

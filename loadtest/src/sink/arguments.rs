@@ -175,6 +175,9 @@ fn report_text(report: &SinkReport) -> String {
         report.foreign,
         report.bare_line_ends
     ));
+    if report.accepts_failed > 0 {
+        lines.push(format!("{} times no connection could be taken: the descriptors of this process were used up", report.accepts_failed));
+    }
     report.damaged.iter().for_each(|(name, count)| lines.push(format!("damaged, {name}: {count}")));
     lines.push(format!(
         "{} connections, at most {} at once, {} refused, {} dropped; messages per connection {:.1}, at most {}{}",

@@ -343,8 +343,13 @@ async fn accept(core: &Rc<Core>, listener: &Listener, ends: Option<Instant>, spa
             None => return,
             Some(Ok(conn)) => spawner.spawn(connection(core.clone(), conn, ends)),
             Some(Err(error)) if error.raw_os_error() == Some(rustix::io::Errno::SHUTDOWN.raw_os_error()) => return,
-            Some(Err(_)) => {
-                core.desk.borrow_mut().recorder.error(ErrorKind::Local);
+            Some(Err(error)) => {
+                {
+                    let mut desk = core.desk.borrow_mut();
+                    desk.recorder.error(ErrorKind::Local);
+                    desk.report.accepts_failed += 1;
+                }
+                *core.shared.accept_trouble.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
                 deadline.set(Instant::now() + ACCEPT_AGAIN);
                 deadline.expired().await;
             }

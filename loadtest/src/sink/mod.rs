@@ -165,6 +165,8 @@ pub struct SinkReport {
     pub refusals: BTreeMap<u16, u64>,
     /// Connections dropped on purpose.
     pub dropped: u64,
+    /// Times that no connection could be taken, as this process had no descriptors left: twenty a second while that lasts.
+    pub accepts_failed: u64,
     /// From when a message was due at its source until it was whole here, microseconds, by percentile; nothing where too few were timed.
     pub end_to_end_us: BTreeMap<String, Option<u64>>,
     /// Messages that were timed so.
@@ -202,6 +204,7 @@ impl SinkReport {
         self.connections += other.connections;
         self.connections_refused += other.connections_refused;
         self.dropped += other.dropped;
+        self.accepts_failed += other.accepts_failed;
         self.cpu += other.cpu;
         self.messages_per_connection_max = self.messages_per_connection_max.max(other.messages_per_connection_max);
         other.damaged.into_iter().for_each(|(name, count)| *self.damaged.entry(name).or_default() += count);
@@ -230,6 +233,8 @@ pub(crate) struct Shared {
     /// How often somebody has asked for the ledger to be written, and what of it each core has done.
     pub(crate) ledger_asked: AtomicU64,
     pub(crate) ledger_written: Box<[AtomicU64]>,
+    /// Why no connection could be taken, until somebody asks.
+    pub(crate) accept_trouble: Mutex<Option<String>>,
     pub(crate) clients: Mutex<Clients>,
     pub(crate) greylist: Mutex<core::Greylist>,
 }
@@ -328,6 +333,11 @@ impl Sink {
         while self.shared.ledger_written.iter().any(|written| written.load(SeqCst) < asked) && !self.is_over() {
             std::thread::sleep(LOOK_EVERY);
         }
+    }
+
+    /// Why no connection could be taken lately. None: that did not happen since this was asked last.
+    pub fn accept_trouble(&self) -> Option<String> {
+        self.shared.accept_trouble.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Ends it soon, connections and all.

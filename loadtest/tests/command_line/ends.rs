@@ -316,3 +316,32 @@ fn two_signals_leave_no_server_standing_still() {
     server.wait().unwrap();
     assert!(!still);
 }
+
+/// What happened: a sink whose descriptors were used up took no connection any more and said nothing of it.
+#[test]
+fn a_sink_without_descriptors_says_so_and_goes_on() {
+    let mut command = Command::new("/bin/sh");
+    command.args([
+        "-c",
+        "ulimit -n 40; exec \"$0\" sink --listen 127.0.0.1:0 --seconds 60 --quiet --json",
+        env!("CARGO_BIN_EXE_ringpost-load"),
+    ]);
+    let mut sink = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(sink.stderr.take().unwrap());
+    let mut line = String::new();
+    said.read_line(&mut line).unwrap();
+    let address = line.trim_end().strip_prefix("listening on ").unwrap().to_owned();
+    let connections: Vec<_> = (0..60).map(|_| std::net::TcpStream::connect(&address).unwrap()).collect();
+    line.clear();
+    said.read_line(&mut line).unwrap();
+    assert!(line.contains("no connection can be taken: ") && line.contains("ulimit -n"), "{line}");
+    drop(connections);
+    // It takes others again.
+    let mut banner = String::new();
+    BufReader::new(std::net::TcpStream::connect(&address).unwrap()).read_line(&mut banner).unwrap();
+    assert!(banner.starts_with("220 "), "{banner}");
+    signal("-INT", sink.id());
+    let output = sink.wait_with_output().unwrap();
+    let value: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(value["accepts_failed"].as_u64().is_some_and(|count| count > 0), "{value}");
+}
