@@ -1,6 +1,6 @@
 //! Messages made from a template: `{{seq}}` and `{{id}}` in any line, further header fields, attachments.
 
-use std::{fmt::Write as _, path::Path};
+use std::{fmt::Write as _, os::unix::ffi::OsStrExt, path::Path};
 
 use crate::{
     checksum::Checksum,
@@ -144,11 +144,10 @@ fn push_fixed(pieces: &mut Vec<Piece>, raw: &[u8], line_starts: bool) {
 fn attach(path: &Path) -> Result<String, String> {
     let wrong = |what: &dyn std::fmt::Display| format!("the attachment {}: {what}", path.display());
     let content = input_file::read(path, MESSAGE_BYTES_MAX).map_err(|error| wrong(&error))?;
-    let name: String =
-        path.file_name().unwrap_or_default().to_string_lossy().chars().filter(|c| c.is_ascii_graphic() && *c != '"').collect();
+    let name = file_name_parameter(path.file_name().unwrap_or_default().as_bytes());
     let mut part = format!(
         "--{BOUNDARY}\r\nContent-Type: application/octet-stream\r\nContent-Transfer-Encoding: base64\r\n\
-         Content-Disposition: attachment; filename=\"{name}\"\r\n\r\n"
+         Content-Disposition: attachment;\r\n {name}\r\n\r\n"
     );
     // 57 octets make a line of 76 characters (RFC 2045 6.8).
     content.chunks(57).for_each(|line| {
@@ -156,6 +155,26 @@ fn attach(path: &Path) -> Result<String, String> {
         part.push_str("\r\n");
     });
     Ok(part)
+}
+
+/// A file's name as the parameter of its part: a quoted string, or where that cannot say it, octet by octet (RFC 2231 4). Its line stays below
+/// the 998 octets of RFC 5322 2.1.1, as no system has names of more than 255.
+fn file_name_parameter(name: &[u8]) -> String {
+    // A brace could be taken for a place that is filled.
+    let is_plain = |octet: u8| (octet.is_ascii_graphic() || octet == b' ') && !b"\"\\{}".contains(&octet);
+    match std::str::from_utf8(name) {
+        Ok(name) if name.bytes().all(is_plain) => format!("filename=\"{name}\""),
+        known => {
+            let mut parameter = format!("filename*={}''", if known.is_ok() { "UTF-8" } else { "" });
+            for &octet in name {
+                match octet.is_ascii_alphanumeric() || b"-._".contains(&octet) {
+                    true => parameter.push(char::from(octet)),
+                    false => write!(parameter, "%{octet:02X}").expect("writing to a string does not fail"),
+                }
+            }
+            parameter
+        }
+    }
 }
 
 fn push_base64(bytes: &[u8], out: &mut String) {
@@ -259,7 +278,7 @@ mod tests {
         std::fs::write(&path, [b"Man".as_slice(), &[0xFF; 100]].concat()).unwrap();
         let template = Template::assemble(&["X-One: {{seq}}".into()], b"hello", &[path]).unwrap();
         let text = rendered(&template, Form::Raw);
-        assert!(text.contains("X-One: 42\r\n") && text.contains("\r\nTWFu") && text.contains("filename=\"ab.bin\""));
+        assert!(text.contains("X-One: 42\r\n") && text.contains("\r\nTWFu") && text.contains("filename=\"a b.bin\""));
         assert!(text.ends_with(&format!("--{BOUNDARY}--\r\n")));
         assert!(text.split("\r\n").all(|line| line.len() <= 78));
         assert!(Template::assemble(&["no colon".into()], b"", &[]).is_err());
@@ -267,6 +286,17 @@ mod tests {
         push_base64(b"a", &mut out);
         push_base64(b"ab", &mut out);
         assert_eq!(out, "YQ==YWI=");
+    }
+
+    /// What happened: of a name all was left out that is no ASCII or a quote, without a word.
+    #[test]
+    fn an_attachments_name_is_the_files() {
+        let named = |name: &[u8]| file_name_parameter(name);
+        assert_eq!(named(b"a (1)'s.bin"), "filename=\"a (1)'s.bin\"");
+        assert_eq!(named("ä \"q\" x.bin".as_bytes()), "filename*=UTF-8''%C3%A4%20%22q%22%20x.bin");
+        assert_eq!(named(b"{{seq}}\\\r\n"), "filename*=UTF-8''%7B%7Bseq%7D%7D%5C%0D%0A");
+        assert_eq!(named(b"\xff-1"), "filename*=''%FF-1");
+        assert!(named("ä".repeat(127).as_bytes()).len() < 998);
     }
 
     /// What happened: messages with attachments had no Date, and with a From of one's own they had two.
