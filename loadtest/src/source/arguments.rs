@@ -100,7 +100,7 @@ pub struct SourceArguments {
     #[arg(long, default_value = "load.test", value_parser = parse_domain, help_heading = "Addresses")]
     pub domain: String,
     /// Sender of all messages; an empty one is the null reverse-path of bounces.
-    #[arg(long, default_value = "sender@load.test", value_parser = parse_path, help_heading = "Addresses")]
+    #[arg(long, default_value = "sender@load.test", value_parser = parse_sender, help_heading = "Addresses")]
     pub sender: String,
     /// Name in EHLO.
     #[arg(long, default_value = "source.load.test", value_parser = parse_domain, help_heading = "Addresses")]
@@ -176,6 +176,17 @@ pub fn parse_cores(text: &str) -> Result<Cores, String> {
 fn parse_domain(text: &str) -> Result<String, String> {
     if text.is_empty() || text.len() > 255 {
         return Err("a domain has 1 to 255 octets".into());
+    }
+    parse_path(text)
+}
+
+/// Octets of an address between its brackets: RFC 5321 4.5.3.1.3 has 256 with them.
+const ADDRESS_BYTES_MAX: usize = 254;
+
+/// Reads a sender for clap.
+fn parse_sender(text: &str) -> Result<String, String> {
+    if text.len() > ADDRESS_BYTES_MAX {
+        return Err(format!("an address has {ADDRESS_BYTES_MAX} octets at most (RFC 5321 4.5.3.1.3), and this one {}", text.len()));
     }
     parse_path(text)
 }

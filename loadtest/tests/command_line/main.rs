@@ -247,6 +247,8 @@ fn what_cannot_be_measured_is_said_before_the_run() {
         (vec!["--think-ms", "18446744073709551615"], 2, "think-ms"),
         (vec!["--hello", "x\r\nQUIT"], 2, "RFC 5321"),
         (vec!["--sender", "a b>c"], 2, "RFC 5321"),
+        // It was sent, whatever its length, and refused by each server.
+        (vec!["--sender", &"a".repeat(255)], 2, "254 octets at most (RFC 5321 4.5.3.1.3), and this one 255"),
         (vec!["--domain", ""], 2, "octets"),
     ] {
         let (ended, said) = source(&arguments);
