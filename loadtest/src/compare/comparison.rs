@@ -21,6 +21,9 @@ const ASSUMED_NOISE_SHARE: f64 = 0.3;
 /// Parts a single run is cut into, to see how steady it was.
 const BATCHES: usize = 8;
 
+/// The largest threshold of a metric that can become worse without an end.
+const PERCENT_MORE_MAX: f64 = 1000.0;
+
 /// From which change on a metric counts as regressed (or, the other way, improved). All are percent.
 #[derive(Args, Clone, Debug, Serialize)]
 pub struct Thresholds {
@@ -28,19 +31,19 @@ pub struct Thresholds {
     #[arg(long, value_name = "PERCENT", default_value_t = 10.0, value_parser = percent)]
     pub throughput: f64,
     /// Longer median by so many percent
-    #[arg(long, value_name = "PERCENT", default_value_t = 10.0, value_parser = percent)]
+    #[arg(long, value_name = "PERCENT", default_value_t = 10.0, value_parser = percent_more)]
     pub p50: f64,
     /// Longer 95th percentile by so many percent
-    #[arg(long, value_name = "PERCENT", default_value_t = 15.0, value_parser = percent)]
+    #[arg(long, value_name = "PERCENT", default_value_t = 15.0, value_parser = percent_more)]
     pub p95: f64,
     /// Longer 99th percentile by so many percent
-    #[arg(long, value_name = "PERCENT", default_value_t = 20.0, value_parser = percent)]
+    #[arg(long, value_name = "PERCENT", default_value_t = 20.0, value_parser = percent_more)]
     pub p99: f64,
     /// More memory for each connection by so many percent
-    #[arg(long, value_name = "PERCENT", default_value_t = 20.0, value_parser = percent)]
+    #[arg(long, value_name = "PERCENT", default_value_t = 20.0, value_parser = percent_more)]
     pub memory: f64,
     /// More CPU for each message by so many percent
-    #[arg(long, value_name = "PERCENT", default_value_t = 10.0, value_parser = percent)]
+    #[arg(long, value_name = "PERCENT", default_value_t = 10.0, value_parser = percent_more)]
     pub cpu: f64,
     /// Transactions that fail: more by so many percent of all
     #[arg(long, value_name = "POINTS", default_value_t = 1.0, value_parser = percent)]
@@ -60,6 +63,14 @@ fn percent(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(value) if value > 0.0 && value < 100.0 => Ok(value),
         _ => Err("a number above 0 and below 100 is wanted".to_owned()),
+    }
+}
+
+/// The same of what has no upper end: ten times as long is a threshold, too.
+fn percent_more(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if value > 0.0 && value <= PERCENT_MORE_MAX => Ok(value),
+        _ => Err(format!("a number above 0 and up to {PERCENT_MORE_MAX} is wanted")),
     }
 }
 
@@ -254,20 +265,18 @@ impl Metric {
     fn compare(&self, a: &[&RunResult], b: &[&RunResult], thresholds: &Thresholds) -> Option<MetricChange> {
         let (of_a, of_b) = (self.values(a), self.values(b));
         let threshold = (self.threshold)(thresholds);
+        // Better or worse, turned so that more is worse: a loss of 10 % and the gain that undoes it are one threshold.
+        let (sign, limit) =
+            if self.more_is_better { (-1.0, -(1.0 - threshold / 100.0).ln()) } else { (1.0, (1.0 + threshold / 100.0).ln()) };
         let assumed = match thresholds.noise {
             Some(noise) => noise / 100.0,
             None => {
                 let shown = a.iter().chain(b).filter_map(|run| self.unsteadiness(run)).fold(0.0, f64::max);
-                (threshold / 100.0 * ASSUMED_NOISE_SHARE).max(shown)
+                (limit * ASSUMED_NOISE_SHARE).max(shown)
             }
         };
         let change = Change::between(&of_a, &of_b, assumed)?;
-        // Better or worse, turned so that more is worse: a loss of 10 % and the gain that undoes it are one threshold.
-        let (worse, limit) = if self.more_is_better {
-            (-change.log_ratio, -(1.0 - threshold / 100.0).ln())
-        } else {
-            (change.log_ratio, (1.0 + threshold / 100.0).ln())
-        };
+        let worse = sign * change.log_ratio;
         let counts = worse.abs() >= limit;
         let verdict = match (counts && change.beyond_noise(), worse > 0.0) {
             (false, _) => Verdict::Same,
@@ -394,6 +403,24 @@ mod tests {
             let (a, b) = (runs(200 + attempt, 5, 1.0, 0.05), runs(300 + attempt, 5, 1.0, 0.05));
             let found = compare(&a, &b, &Thresholds::default());
             assert_eq!(found.verdict, Verdict::Same, "try {attempt}: {found:#?}");
+        }
+    }
+
+    /// What happened: no threshold could be 100 % or more, though a p99 can become three times as long.
+    #[test]
+    fn what_can_become_worse_without_end_may_have_a_threshold_of_several_hundred_percent() {
+        assert_eq!((percent_more("250"), percent_more("1000")), (Ok(250.0), Ok(1000.0)));
+        for wrong in ["0", "-5", "1001", "nan", "inf", "x"] {
+            assert!(percent_more(wrong).unwrap_err().contains("up to 1000"), "{wrong}");
+        }
+        assert!(percent("100").is_err(), "no throughput can fall by all of it and more");
+        // Also with single runs, whose noise is assumed by the threshold.
+        for (p50, slowness, verdict) in [(250.0, 4.0, Verdict::Regressed), (250.0, 3.0, Verdict::Same), (1000.0, 12.0, Verdict::Regressed)]
+        {
+            let thresholds = Thresholds { p50, ..Thresholds::default() };
+            let compared = compare(&runs(1, 1, 1.0, 0.0), &runs(2, 1, slowness, 0.0), &thresholds);
+            let found = compared.tests[0].metrics.iter().find(|change| change.metric == "p50").unwrap();
+            assert_eq!(found.verdict, verdict, "{found:?}");
         }
     }
 
