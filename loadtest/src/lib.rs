@@ -41,6 +41,7 @@ pub mod run_result;
 mod sample_run;
 pub mod scenario;
 pub mod schedule;
+pub mod server_cpu;
 pub mod signals;
 pub mod sink;
 pub mod sizes;

@@ -13,7 +13,7 @@ use crate::{
     percentile::told,
     phase::Phase,
     pinning,
-    process::{ProcessMeter, ProcessSample, tree_use},
+    process::{Look, ProcessMeter, ProcessSample, tree_use},
     signals::StopSignal,
     sink::Sink,
     source::{CoreReport, Source, SourceError, SourceOptions},
@@ -141,7 +141,8 @@ pub struct SourceRun {
     pub report: CoreReport,
     /// CPU time that this process used meanwhile, sinks in it included.
     pub cpu: Duration,
-    /// CPU time that the server used meanwhile, where it is one process tree on this machine all the time.
+    /// CPU time that the server used meanwhile, where it is one process tree on this machine all the time; of one that was not what is known
+    /// is [`Measurement::server_cpu`].
     pub server_cpu: Option<Duration>,
     /// It was ended from outside while it ran.
     pub interrupted: bool,
@@ -190,7 +191,7 @@ impl<'a> Gatherer<'a> {
             server: None,
             generator: ProcessMeter::own().ok(),
         };
-        gatherer.sample_server();
+        gatherer.look_at_server();
         gatherer
     }
 
@@ -207,10 +208,10 @@ impl<'a> Gatherer<'a> {
     }
 
     /// What the server used since the last call. One that was started meanwhile counts from now on.
-    fn sample_server(&mut self) -> Option<ProcessSample> {
+    fn look_at_server(&mut self) -> Option<Look> {
         let pid = self.beside.server_pid.and_then(|pid| pid())?;
         match &mut self.server {
-            Some((known, meter)) if *known == pid => meter.sample().ok(),
+            Some((known, meter)) if *known == pid => meter.look().ok(),
             _ => {
                 self.server = ProcessMeter::server(pid).ok().map(|meter| (pid, meter));
                 None
@@ -220,9 +221,10 @@ impl<'a> Gatherer<'a> {
 
     fn show(&mut self) {
         self.parts_seen = 0;
-        let server = self.sample_server();
-        let generator = self.generator.as_mut().and_then(|meter| meter.sample().ok());
+        let server = self.look_at_server();
+        let generator = self.generator.as_mut().and_then(|meter| Some(meter.look().ok()?.sample()));
         self.measurement.sample(self.second, server, generator);
+        let server = server.map(|look| look.sample());
         if let Some(part) = self.measurement.second(self.second) {
             let totals = self.measurement.totals();
             self.viewer.second(&Second { number: self.second, part, totals, server, generator });

@@ -13,7 +13,8 @@ use crate::{
     error_kind::{ErrorCounts, ErrorKind},
     interval::Interval,
     phase::Phase,
-    process::ProcessSample,
+    process::{Look, ProcessSample},
+    server_cpu::ServerCpu,
 };
 
 /// Intervals one run keeps. At the bound neighbours are merged and an interval becomes twice as long: 1 s for the first hour,
@@ -207,6 +208,9 @@ pub struct Measurement {
     intervals_max: usize,
     connections_max: u64,
     first_open: u64,
+    server_cpu: Option<ServerCpu>,
+    /// Messages that had been acknowledged at the last look at the server.
+    acknowledged_before: u64,
 }
 
 impl Default for Measurement {
@@ -230,6 +234,8 @@ impl Measurement {
             intervals_max,
             connections_max: 0,
             first_open: 0,
+            server_cpu: None,
+            acknowledged_before: 0,
         }
     }
 
@@ -254,10 +260,21 @@ impl Measurement {
         }
     }
 
-    /// Notes what the processes used in a second.
-    pub fn sample(&mut self, second: u64, engine: Option<ProcessSample>, generator: Option<ProcessSample>) {
+    /// Notes what the processes used in a second, all of which has been added. What was acknowledged since the call before is what the engine's
+    /// CPU was for; without a look at it that counts for nothing.
+    pub fn sample(&mut self, second: u64, engine: Option<Look>, generator: Option<ProcessSample>) {
+        let acknowledged = self.totals.acknowledged;
+        let messages = acknowledged - std::mem::replace(&mut self.acknowledged_before, acknowledged);
+        if let Some(look) = &engine {
+            self.server_cpu.get_or_insert_default().add(look, messages);
+        }
         let open = self.open_second(second);
-        (open.engine, open.generator) = (engine, generator);
+        (open.engine, open.generator) = (engine.map(|look| look.sample()), generator);
+    }
+
+    /// The server's CPU in the seconds in which it was looked at, and what it was for; none where it never was.
+    pub fn server_cpu(&self) -> Option<ServerCpu> {
+        self.server_cpu
     }
 
     /// Everything so far. The gauges are zero.

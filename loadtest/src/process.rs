@@ -16,6 +16,25 @@ pub struct ProcessSample {
     pub memory_bytes: u64,
 }
 
+/// What a look at a process tells: what it used since the look before, and its memory now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Look {
+    /// CPU time of all threads.
+    pub cpu: Duration,
+    /// How long that was.
+    pub wall: Duration,
+    /// Memory, bytes.
+    pub memory_bytes: u64,
+}
+
+impl Look {
+    /// As results keep it.
+    pub fn sample(&self) -> ProcessSample {
+        let (cpu, wall) = (self.cpu.as_secs_f64(), self.wall.as_secs_f64());
+        ProcessSample { cpu_percent: if wall > 0.0 { cpu / wall * 100.0 } else { 0.0 }, memory_bytes: self.memory_bytes }
+    }
+}
+
 /// CPU time and memory of a process, or of a server's processes, since the start.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ProcessUse {
@@ -29,7 +48,7 @@ pub struct ProcessUse {
 #[derive(Debug)]
 pub struct ProcessMeter {
     pid: u32,
-    look: fn(u32) -> io::Result<ProcessUse>,
+    see: fn(u32) -> io::Result<ProcessUse>,
     last: ProcessUse,
     last_at: Instant,
 }
@@ -45,17 +64,16 @@ impl ProcessMeter {
         Self::new(std::process::id(), process_use)
     }
 
-    fn new(pid: u32, look: fn(u32) -> io::Result<ProcessUse>) -> io::Result<Self> {
-        Ok(ProcessMeter { pid, look, last: look(pid)?, last_at: Instant::now() })
+    fn new(pid: u32, see: fn(u32) -> io::Result<ProcessUse>) -> io::Result<Self> {
+        Ok(ProcessMeter { pid, see, last: see(pid)?, last_at: Instant::now() })
     }
 
     /// What it used since the last look. Fails when it has ended.
-    pub fn sample(&mut self) -> io::Result<ProcessSample> {
-        let (now, used) = (Instant::now(), (self.look)(self.pid)?);
-        let wall = now.duration_since(self.last_at).as_secs_f64();
-        let cpu = used.cpu.saturating_sub(self.last.cpu).as_secs_f64();
+    pub fn look(&mut self) -> io::Result<Look> {
+        let (now, used) = (Instant::now(), (self.see)(self.pid)?);
+        let (wall, cpu) = (now.duration_since(self.last_at), used.cpu.saturating_sub(self.last.cpu));
         (self.last, self.last_at) = (used, now);
-        Ok(ProcessSample { cpu_percent: if wall > 0.0 { cpu / wall * 100.0 } else { 0.0 }, memory_bytes: used.memory_bytes })
+        Ok(Look { cpu, wall, memory_bytes: used.memory_bytes })
     }
 }
 
@@ -159,7 +177,7 @@ mod tests {
 
     #[test]
     fn this_process_has_memory_and_a_process_that_is_not_is_an_error() {
-        assert!(ProcessMeter::own().unwrap().sample().unwrap().memory_bytes > 100_000);
+        assert!(ProcessMeter::own().unwrap().look().unwrap().memory_bytes > 100_000);
         assert!(ProcessMeter::server(u32::MAX).is_err());
         let text = "7 (a ) b) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15";
         assert_eq!(parse_stat(text), Some(Stat { parent: 1, cpu_ticks: 11 + 12, cpu_ticks_of_ended: 13 + 14 }));

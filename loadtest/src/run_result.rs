@@ -28,7 +28,7 @@ use crate::{
     percentile::{PERCENTILES, by_name, is_told, told},
     permissions,
     phase::Phase,
-    process::ProcessSample,
+    server_cpu::{MeasuredPart, ServerCpu},
 };
 
 /// Version of this file's shape; a reader refuses others.
@@ -68,8 +68,8 @@ pub struct RunResult {
     pub max_response_time: f64,
     /// Errors by SMTP code or kind.
     pub errors: ErrorCounts,
-    /// CPU of the server under test, percent of one core, mean over the run, where it was measured. Results written before have 0 where it
-    /// was not.
+    /// CPU of the server under test, percent of one core, mean over the run or [`Self::server_cpu_measured`], where it was measured. Results
+    /// written before have 0 where it was not.
     #[serde(default, deserialize_with = "measured")]
     pub cpu_usage: Option<f64>,
     /// Most resident memory of the server under test, MiB, the same.
@@ -99,9 +99,12 @@ pub struct RunResult {
     pub memory_bytes_per_connection: Option<f64>,
     /// CPU of the generator, percent of one core, mean.
     pub generator_cpu_usage: f64,
-    /// CPU of the server for each acknowledged message, microseconds.
+    /// CPU of the server for each acknowledged message, microseconds; of those of [`Self::server_cpu_measured`], where that is there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_us_per_message: Option<f64>,
+    /// The part of the run that the server's CPU is of, where it is not known of all: its process ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_cpu_measured: Option<MeasuredPart>,
     /// The load that was asked for.
     pub load: Load,
     /// Latencies by phase.
@@ -229,10 +232,11 @@ pub struct RunFacts {
     pub initial_metrics: BTreeMap<String, f64>,
     /// Server counters after.
     pub final_metrics: BTreeMap<String, f64>,
-    /// CPU seconds the server used during the run, where that is known exactly; else the mean of the intervals counts, by their length.
+    /// CPU seconds the server used during the whole run, where that is known; else what was measured of it counts
+    /// ([`Measurement::server_cpu`]).
     pub server_cpu_s: Option<f64>,
-    /// The same of the generator.
-    pub generator_cpu_s: Option<f64>,
+    /// CPU seconds the generator used.
+    pub generator_cpu_s: f64,
     /// Memory of the server before the load, bytes.
     pub server_memory_before: Option<u64>,
     /// The machine.
@@ -242,14 +246,12 @@ pub struct RunFacts {
 impl RunResult {
     /// Puts a result together. The command line is this process's.
     pub fn new(measurement: Measurement, facts: RunFacts) -> Self {
-        let connections_max = measurement.connections_max();
+        let (connections_max, measured) = (measurement.connections_max(), measurement.server_cpu());
         let (totals, intervals) = measurement.finish();
         let response = PhaseSummary::new(totals.histogram(Phase::Transaction));
         let seconds = |ns: u64| ns as f64 / 1e9;
-        let server_cpu_s = facts.server_cpu_s.or_else(|| mean_cpu_s(&intervals, facts.duration_s, |interval| interval.engine));
-        let generator_cpu_s = facts.generator_cpu_s.or_else(|| mean_cpu_s(&intervals, facts.duration_s, |interval| interval.generator));
-        let percent =
-            |cpu_s: Option<f64>| cpu_s.filter(|&cpu_s| cpu_s > 0.0 && facts.duration_s > 0.0).map(|cpu_s| cpu_s / facts.duration_s * 100.0);
+        let whole = MeasuredPart { seconds: facts.duration_s, messages: totals.acknowledged };
+        let server_cpu = facts.server_cpu_s.map(|cpu_s| ServerCpu { cpu_s, within: whole }).or(measured);
         let memory_max = intervals.iter().filter_map(|i| Some(i.engine?.memory_bytes)).max().filter(|&bytes| bytes > 0);
         RunResult {
             format: FORMAT,
@@ -265,7 +267,7 @@ impl RunResult {
             min_response_time: seconds(response.min_ns),
             max_response_time: seconds(response.max_ns),
             errors: totals.errors.clone(),
-            cpu_usage: percent(server_cpu_s),
+            cpu_usage: server_cpu.and_then(|cpu| cpu.percent()),
             memory_usage_mb: memory_max.map(|bytes| bytes as f64 / f64::from(1 << 20)),
             timestamp: OffsetDateTime::from(facts.started),
             failures: facts.failures,
@@ -279,8 +281,9 @@ impl RunResult {
                 .filter(|_| connections_max >= CONNECTIONS_THAT_COUNT)
                 .zip(memory_max)
                 .map(|(before, most)| most.saturating_sub(before) as f64 / connections_max as f64),
-            generator_cpu_usage: percent(generator_cpu_s).unwrap_or(0.0),
-            cpu_us_per_message: server_cpu_s.filter(|_| totals.acknowledged > 0).map(|cpu| cpu * 1e6 / totals.acknowledged as f64),
+            generator_cpu_usage: if facts.duration_s > 0.0 { facts.generator_cpu_s / facts.duration_s * 100.0 } else { 0.0 },
+            cpu_us_per_message: server_cpu.and_then(|cpu| cpu.us_per_message()),
+            server_cpu_measured: measured.filter(|_| facts.server_cpu_s.is_none()).map(|cpu| cpu.within),
             load: facts.load,
             phases: Phase::ALL
                 .into_iter()
@@ -299,6 +302,11 @@ impl RunResult {
     /// A percentile of whole transactions, seconds, where it is told.
     pub fn percentile_s(&self, name: &str) -> Option<f64> {
         Some(self.phases.get(&Phase::Transaction)?.percentile_ns(name)? as f64 / 1e9)
+    }
+
+    /// Messages acknowledged per second while the server's CPU was measured, where it was.
+    pub fn per_second_when_measured(&self) -> f64 {
+        self.server_cpu_measured.map_or(self.emails_per_second, |part| part.per_second())
     }
 
     /// Whole transactions that were timed: what their percentiles rest on.
@@ -338,13 +346,6 @@ impl RunResult {
 /// What was measured; nothing of it is nothing measured, as older results say it.
 fn measured<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
     Ok(Option::<f64>::deserialize(deserializer)?.filter(|&value| value != 0.0))
-}
-
-/// CPU seconds of so long a run, from the shares of its intervals; none where there is none, or it was nothing.
-fn mean_cpu_s(intervals: &[Interval], duration_s: f64, of: impl Fn(&Interval) -> Option<ProcessSample>) -> Option<f64> {
-    let known = intervals.iter().filter_map(|interval| Some((of(interval)?.cpu_percent, interval.length_s as f64)));
-    let (weighted, length_s) = known.fold((0.0, 0.0), |(sum, whole), (percent, length_s)| (sum + percent * length_s, whole + length_s));
-    (weighted > 0.0).then(|| weighted / length_s / 100.0 * duration_s)
 }
 
 /// Reads a regular text file of at most 1 GiB.
@@ -413,8 +414,10 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
-    use crate::sample_run::SampleRun;
+    use crate::{measurement::Recorder, process::Look, sample_run::SampleRun};
 
     /// What happened: whoever asked for a page in `/dev/stdout` as root had a file in that place from then on, and no page.
     #[test]
@@ -463,18 +466,31 @@ mod tests {
         assert_eq!((run.percentile_s("p99.9"), run.percentile_s("p95").is_some()), (None, true));
     }
 
-    /// What happened: the means of a run were those of its intervals, one of a tenth of a second as good as one of two seconds.
+    /// What happened: the mean of the seconds in which the server lived was multiplied by the length of the whole run, so that one that died
+    /// after a quarter of it had used twice and four times what it had.
     #[test]
-    fn cpu_is_that_of_the_whole_run_or_the_mean_by_length() {
-        let mut result = SampleRun::default().result();
-        let sample = |cpu_percent| Some(ProcessSample { cpu_percent, memory_bytes: 1 });
-        result.intervals.truncate(2);
-        for (interval, (length_s, cpu_percent)) in result.intervals.iter_mut().zip([(3, 100.0), (1, 20.0)]) {
-            (interval.length_s, interval.engine) = (length_s, sample(cpu_percent));
+    fn cpu_of_a_server_that_ended_is_that_of_the_seconds_and_messages_it_was_measured_for() {
+        let mut run = Measurement::new();
+        for second in 0..8 {
+            let mut recorder = Recorder::new();
+            // It dies within the third second: what it used there nobody knows.
+            (0..if second < 2 { 500 } else { 100 * u64::from(second == 2) }).for_each(|_| {
+                recorder.acknowledged(1);
+                recorder.record_ns(Phase::Transaction, 1000);
+            });
+            run.add(second, &recorder.take(0, 0));
+            let look = Look { cpu: Duration::from_millis(100), wall: Duration::from_secs(1), memory_bytes: 1 };
+            run.sample(second, (second < 2).then_some(look), None);
         }
-        assert_eq!(mean_cpu_s(&result.intervals, 10.0, |interval| interval.engine), Some(8.0));
-        result.intervals.iter_mut().for_each(|interval| interval.engine = None);
-        assert_eq!(mean_cpu_s(&result.intervals, 10.0, |interval| interval.engine), None);
+        let result = RunResult::new(run, RunFacts { server_cpu_s: None, ..SampleRun { seconds: 8, ..SampleRun::default() }.facts() });
+        let about = |value: Option<f64>, wanted: f64| value.is_some_and(|value| (value - wanted).abs() < 1e-9);
+        assert!(about(result.cpu_usage, 10.0) && about(result.cpu_us_per_message, 200.0), "{result:?}");
+        assert_eq!(result.server_cpu_measured, Some(MeasuredPart { seconds: 2.0, messages: 1000 }));
+        assert_eq!((result.emails_sent, result.per_second_when_measured()), (1100, 500.0));
+        assert_eq!(RunResult::parse(&serde_json::to_string(&result).unwrap()).unwrap(), result);
+        // What is known of the whole run needs no part.
+        let whole = SampleRun::default().result();
+        assert_eq!((whole.server_cpu_measured, whole.per_second_when_measured()), (None, whole.emails_per_second));
     }
 
     #[test]

@@ -1,12 +1,15 @@
 //! Runs that never took place, for tests: latencies and rates from a seeded model of a noisy machine.
 
-use std::{collections::BTreeMap, time::SystemTime};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime},
+};
 
 use crate::{
     machine::Machine,
     measurement::{Measurement, Recorder},
     phase::Phase,
-    process::ProcessSample,
+    process::{Look, ProcessSample},
     random::Random,
     run_result::{Fates, Load, RunFacts, RunResult},
 };
@@ -52,28 +55,30 @@ impl SampleRun {
                 recorder.record_ns(Phase::Transaction, (dot + 100_000.0 * pace) as u64);
             }
             run.add(second, &recorder.take(8, self.connections));
-            let engine = ProcessSample { cpu_percent: 60.0 + random.normal(), memory_bytes: 50_000_000 + second * 10_000 };
+            let cpu = Duration::from_secs_f64((60.0 + random.normal()) / 100.0);
+            let engine = Look { cpu, wall: Duration::from_secs(1), memory_bytes: 50_000_000 + second * 10_000 };
             run.sample(second, Some(engine), Some(ProcessSample { cpu_percent: 40.0, memory_bytes: 9_000_000 }));
         }
-        let cpu_s = self.seconds as f64 * 0.6;
-        RunResult::new(
-            run,
-            RunFacts {
-                test_name: "baseline".into(),
-                started: SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_700_000_000 + self.seed % 1_000_000),
-                duration_s: self.seconds as f64,
-                failures: vec![],
-                interrupted: false,
-                fates: Fates::default(),
-                load: Load { sessions: 8, generator_threads: 1, server_cores: Some(1), pipelined: true, ..Load::default() },
-                settings: serde_json::json!({"size": "4 KiB"}),
-                initial_metrics: BTreeMap::new(),
-                final_metrics: BTreeMap::new(),
-                server_cpu_s: Some(cpu_s),
-                generator_cpu_s: None,
-                server_memory_before: Some(40_000_000),
-                machine: Machine { cores: 2, cores_allowed: 2, memory_mib: 1000, kernel: "Linux 6.1".into(), ..Machine::default() },
-            },
-        )
+        RunResult::new(run, self.facts())
+    }
+
+    /// What is known of it beside what was measured.
+    pub fn facts(&self) -> RunFacts {
+        RunFacts {
+            test_name: "baseline".into(),
+            started: SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000 + self.seed % 1_000_000),
+            duration_s: self.seconds as f64,
+            failures: vec![],
+            interrupted: false,
+            fates: Fates::default(),
+            load: Load { sessions: 8, generator_threads: 1, server_cores: Some(1), pipelined: true, ..Load::default() },
+            settings: serde_json::json!({"size": "4 KiB"}),
+            initial_metrics: BTreeMap::new(),
+            final_metrics: BTreeMap::new(),
+            server_cpu_s: Some(self.seconds as f64 * 0.6),
+            generator_cpu_s: self.seconds as f64 * 0.4,
+            server_memory_before: Some(40_000_000),
+            machine: Machine { cores: 2, cores_allowed: 2, memory_mib: 1000, kernel: "Linux 6.1".into(), ..Machine::default() },
+        }
     }
 }

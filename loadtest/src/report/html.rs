@@ -238,6 +238,9 @@ fn tiles(body: &mut String, run: &RunResult) {
     if let Some(cost) = run.cpu_us_per_message {
         tiles.push((format!("{} us", number(cost)), "server CPU per message"));
     }
+    if let Some(part) = run.server_cpu_measured {
+        tiles.push((format!("{} s", number(part.seconds)), "server's CPU measured"));
+    }
     if let Some(cost) = run.memory_bytes_per_connection {
         tiles.push((bytes(cost), "server memory per connection"));
     }

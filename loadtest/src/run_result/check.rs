@@ -46,6 +46,11 @@ impl RunResult {
                 return Err(format!("{field}: {said} cannot be"));
             }
         }
+        if let Some(part) = self.server_cpu_measured
+            && !(part.seconds >= 0.0 && part.seconds <= DURATION_MAX_S && part.messages <= self.emails_sent)
+        {
+            return Err(format!("server_cpu_measured: {} messages in {} s are no part of the run", part.messages, part.seconds));
+        }
         for (phase, summary) in &self.phases {
             summary.check().map_err(|reason| format!("phases.{}.{reason}", phase.name()))?;
         }

@@ -159,7 +159,7 @@ pub fn run(scenario: &Scenario, place: &Place, stop: &StopSignal, viewer: &mut d
         initial_metrics,
         final_metrics,
         server_cpu_s,
-        generator_cpu_s: Some(ran.cpu.as_secs_f64()),
+        generator_cpu_s: ran.cpu.as_secs_f64(),
         server_memory_before,
         machine,
     };

@@ -397,7 +397,7 @@ impl SourceArguments {
             initial_metrics: Default::default(),
             final_metrics: Default::default(),
             server_cpu_s: run.server_cpu.map(|cpu| cpu.as_secs_f64()),
-            generator_cpu_s: Some(run.cpu.as_secs_f64()),
+            generator_cpu_s: run.cpu.as_secs_f64(),
             server_memory_before,
             machine,
         };

@@ -22,18 +22,19 @@ pub struct Capacity {
 /// None where CPU was not measured or nothing was carried.
 pub(super) fn capacity(run: &RunResult, numbers: &Numbers, bottleneck: Bottleneck) -> Option<Capacity> {
     let share = numbers.server_share?;
-    if run.emails_per_second <= 0.0 {
+    let pace = run.per_second_when_measured();
+    if pace <= 0.0 {
         return None;
     }
-    let cpu_bound = run.emails_per_second * BUSY / share;
+    let cpu_bound = pace * BUSY / share;
     let before_cores = before_its_cores(bottleneck);
     let at_least = share < LOADED && before_cores.is_none();
     let mut sentences = vec![format!(
-        "At {:.0} messages/s the server used {:.0} % of its {} core(s); if the cost per message stays, its cores are 85 % busy at about \
+        "At {pace:.0} messages/s the server used {:.0} % of its {} core(s){}; if the cost per message stays, its cores are 85 % busy at about \
          {cpu_bound:.0} messages/s.",
-        run.emails_per_second,
         share * 100.0,
-        numbers.server_cores
+        numbers.server_cores,
+        when_measured(run)
     )];
     if let Some(what) = before_cores {
         sentences.push(format!(
@@ -56,6 +57,13 @@ pub(super) fn capacity(run: &RunResult, numbers: &Numbers, bottleneck: Bottlenec
         ));
     }
     Some(Capacity { messages_per_second: cpu_bound, at_least, sentences })
+}
+
+/// Which part of the run a figure of the server's CPU is of, where it is not the whole.
+pub(super) fn when_measured(run: &RunResult) -> String {
+    let part =
+        run.server_cpu_measured.map(|part| format!(" in the {:.1} of {:.1} s in which that was measured", part.seconds, run.duration));
+    part.unwrap_or_default()
 }
 
 /// What ends it before its cores do, where that is not for want of load: the cores alone then say nothing of what it carries.

@@ -7,6 +7,7 @@
 
 use super::{
     BUSY, Bottleneck,
+    capacity::when_measured,
     delivery::backlog,
     numbers::Numbers,
     offer::{due, kept_up},
@@ -57,10 +58,11 @@ pub(super) fn verdict(run: &RunResult, numbers: &Numbers) -> (Bottleneck, Vec<St
     }
     if let Some(share) = numbers.server_share.filter(|&share| share >= BUSY) {
         let mut text = format!(
-            "The server used {:.0} % of its {} core(s) at {:.0} messages/s: its CPU set the pace",
+            "The server used {:.0} % of its {} core(s) at {:.0} messages/s{}: its CPU set the pace",
             share * 100.0,
             numbers.server_cores,
-            run.emails_per_second
+            run.per_second_when_measured(),
+            when_measured(run)
         );
         if let Some(cost) = run.cpu_us_per_message {
             text.push_str(&format!(", {cost:.1} us for each message"));
