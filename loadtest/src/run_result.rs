@@ -120,7 +120,7 @@ pub struct RunResult {
     /// What the scenario was told, all of it.
     #[serde(default)]
     pub settings: serde_json::Value,
-    /// Arguments of the command that made this.
+    /// Arguments of the command that made this; octets that are no UTF-8 as U+FFFD.
     pub command_line: Vec<String>,
     /// Where it was measured.
     pub machine: Machine,
@@ -294,7 +294,7 @@ impl RunResult {
             initial_metrics: facts.initial_metrics,
             final_metrics: facts.final_metrics,
             settings: facts.settings,
-            command_line: std::env::args().collect(),
+            command_line: std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect(),
             machine: facts.machine,
         }
     }

@@ -382,6 +382,8 @@ impl SourceArguments {
             ContentKind::Text(sizes) => Some(sizes.to_string()),
             _ => None,
         };
+        // As text they may be anything: serde takes no path that is no UTF-8.
+        let shown = |path: &PathBuf| path.to_string_lossy().into_owned();
         let facts = RunFacts {
             test_name: self.name.clone(),
             started: run.started,
@@ -391,8 +393,8 @@ impl SourceArguments {
             fates: fates(&run.report),
             load: load_of(options),
             settings: json!({
-                "to": self.to, "seed": options.seed, "corpus": self.corpus, "template": self.template, "header": self.header,
-                "attach": self.attach, "size": size,
+                "to": self.to, "seed": options.seed, "corpus": self.corpus.as_ref().map(shown), "template": self.template.as_ref().map(shown),
+                "header": self.header, "attach": self.attach.iter().map(shown).collect::<Vec<_>>(), "size": size,
             }),
             initial_metrics: Default::default(),
             final_metrics: Default::default(),

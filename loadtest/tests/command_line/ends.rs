@@ -1,7 +1,9 @@
 //! Runs that end before their time: by a signal, a disk, a server that is gone.
 
 use std::{
+    ffi::OsStr,
     io::{BufRead, BufReader, Read},
+    os::unix::ffi::OsStrExt,
     path::Path,
     process::{Child, Command, Stdio},
 };
@@ -172,6 +174,27 @@ fn a_load_whose_server_has_died_ends_with_69_its_ledger_and_its_result() {
     assert!(!result.success && result.failures.iter().any(|text| text.contains("gave up")), "{:?}", result.failures);
     let ledger = std::fs::read_to_string(path("accepted")).unwrap();
     assert_eq!(ledger.lines().filter(|line| !line.starts_with('#')).count() as u64, result.emails_sent);
+}
+
+/// What happened: an argument that was no UTF-8 ended the call by a panic when the load was over, and its result was lost.
+#[test]
+fn arguments_of_any_octets_leave_their_result() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &[u8]| folder.path().join(OsStr::from_bytes(name));
+    std::fs::create_dir(path(b"\xfecorpus")).unwrap();
+    for name in [b"\xfetext".as_slice(), b"\xfecorpus/1.eml"] {
+        std::fs::write(path(name), "Subject: x\r\n\r\nx\r\n").unwrap();
+    }
+    let (sink, result) = (sink(), path(b"\xff.json"));
+    for (key, name) in [("--attach", b"\xfetext".as_slice()), ("--template", b"\xfetext"), ("--corpus", b"\xfecorpus")] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ringpost-load"));
+        command.args(["source", "--to", &sink.address.to_string(), "--messages", "2", "--quiet", "--output"]).arg(&result);
+        let output = command.arg(key).arg(path(name)).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{key}: {}", text(&output));
+        let written = RunResult::read(&result).unwrap();
+        assert!(written.command_line.iter().any(|argument| argument.ends_with("\u{fffd}.json")), "{:?}", written.command_line);
+        std::fs::remove_file(&result).unwrap();
+    }
 }
 
 /// What happened: nobody was there, it said, of a server that had answered each of its connections, and the load had lasted no time.
