@@ -6,7 +6,10 @@ use clap::Args;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use super::change::{Change, median};
+use super::{
+    change::{Change, median},
+    settings,
+};
 use crate::{
     encoded_histogram::latency_histogram,
     interval::Interval,
@@ -350,10 +353,10 @@ fn compare_errors(a: &[&RunResult], b: &[&RunResult], thresholds: &Thresholds) -
     }
 }
 
-/// What was not the same between the sides although it should have been. Seeds and addresses may differ.
+/// What was not the same between the sides although it should have been.
 fn differences(a: &[&RunResult], b: &[&RunResult]) -> Vec<String> {
     type Fact = (&'static str, fn(&RunResult) -> String);
-    let facts: [Fact; 10] = [
+    let facts: [Fact; 8] = [
         ("processor", |run| run.machine.cpu_model.clone()),
         ("cores", |run| run.machine.cores_allowed.to_string()),
         ("kernel", |run| run.machine.kernel.clone()),
@@ -362,8 +365,6 @@ fn differences(a: &[&RunResult], b: &[&RunResult]) -> Vec<String> {
         ("sessions", |run| run.load.sessions.to_string()),
         ("pipelining", |run| run.load.pipelined.to_string()),
         ("offered rate", |run| run.load.offered_per_second.map_or_else(|| "closed loop".to_owned(), |rate| rate.to_string())),
-        ("scenario", |run| run.settings["scenario"].to_string()),
-        ("sizes", |run| run.settings["size"].to_string()),
     ];
     let mut notes = Vec::new();
     for (name, fact) in facts {
@@ -375,6 +376,12 @@ fn differences(a: &[&RunResult], b: &[&RunResult]) -> Vec<String> {
             notes.push(if short { format!("not the same {name}: {first} / {last}") } else { format!("not the same {name}") });
         }
     }
+    let told = settings::differences(a, b);
+    // The schedule says more than its mean.
+    if told.iter().any(|note| note.starts_with("not the same rate:") || note.starts_with("not the same load.rate:")) {
+        notes.retain(|note| !note.starts_with("not the same offered rate:"));
+    }
+    notes.extend(told);
     notes
 }
 

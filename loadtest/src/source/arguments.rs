@@ -8,7 +8,6 @@ use std::{
 };
 
 use clap::{ArgGroup, Args};
-use serde_json::json;
 
 use crate::{
     addresses::{DOMAINS_MAX, RecipientPlan, Spread},
@@ -27,6 +26,7 @@ use crate::{
     source::{
         SourceError, SourceOptions,
         host::Stage,
+        settings::settings,
         summary::{exit_code, failures, fates, load_of, summary, summary_text},
     },
     template::check_field,
@@ -378,12 +378,6 @@ impl SourceArguments {
         server_memory_before: Option<u64>,
         machine: Machine,
     ) -> RunResult {
-        let size = match &options.content {
-            ContentKind::Text(sizes) => Some(sizes.to_string()),
-            _ => None,
-        };
-        // As text they may be anything: serde takes no path that is no UTF-8.
-        let shown = |path: &PathBuf| path.to_string_lossy().into_owned();
         let facts = RunFacts {
             test_name: self.name.clone(),
             started: run.started,
@@ -392,10 +386,7 @@ impl SourceArguments {
             interrupted: run.interrupted,
             fates: fates(&run.report),
             load: load_of(options),
-            settings: json!({
-                "to": self.to, "seed": options.seed, "corpus": self.corpus.as_ref().map(shown), "template": self.template.as_ref().map(shown),
-                "header": self.header, "attach": self.attach.iter().map(shown).collect::<Vec<_>>(), "size": size,
-            }),
+            settings: settings(self, options),
             initial_metrics: Default::default(),
             final_metrics: Default::default(),
             server_cpu_s: run.server_cpu.map(|cpu| cpu.as_secs_f64()),

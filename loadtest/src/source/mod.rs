@@ -18,6 +18,7 @@ pub mod outbox;
 mod pace;
 mod reply;
 pub(crate) mod session;
+mod settings;
 pub mod summary;
 mod transaction;
 
