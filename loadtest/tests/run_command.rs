@@ -104,3 +104,30 @@ fn an_engine_that_the_disk_fails_at_its_start_is_the_disks_fault() {
     let (code, said) = ended("exit 0");
     assert!(code == Some(69) && said.contains("(exit status: 0) and said nothing"), "{code:?} {said}");
 }
+
+/// What happened: a ramp of ten seconds ran within three, and the result had the one of ten beside the seconds that it lasted.
+#[test]
+fn the_result_of_a_shorter_run_has_the_schedule_that_ran() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
+    std::fs::write(path("ramp.toml"), "name = \"ramp\"\nabout = \"Grows.\"\nseconds = 10\n[load]\nrate = \"10..90/10\"\n").unwrap();
+    let sink = Sink::start(SinkOptions::new(([127, 0, 0, 1], 0).into(), pinning::cores().unwrap()[0])).unwrap();
+    let run = |seconds: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ringpost-load"));
+        command.args(["run", &path("ramp.toml"), "--to", &sink.address.to_string(), "--folder", &path(""), "--seconds", seconds]);
+        let output = command.args(["--output", &path(seconds)]).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+        path(&format!("{seconds}/ramp.json"))
+    };
+    let (shorter, longer) = (run("0.5"), run("1"));
+    let result = RunResult::read(shorter.as_ref()).unwrap();
+    assert_eq!(
+        (&result.settings["scenario"]["load"]["rate"], &result.settings["scenario"]["seconds"]),
+        (&"10..90/0.5".into(), &0.5.into())
+    );
+    assert_eq!((&result.settings["seconds"], &result.settings["planned_s"], result.emails_sent), (&0.5.into(), &10.0.into(), 25));
+    let compared = Command::new(env!("CARGO_BIN_EXE_ringpost-load")).args(["compare", &shorter, &longer]).output().unwrap();
+    for note in ["not the same seconds: 0.5 / 1.0", "not the same load.rate: 10..90/0.5 / 10..90/1"] {
+        assert!(text(&compared).contains(note), "{}", text(&compared));
+    }
+}

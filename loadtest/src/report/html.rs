@@ -195,6 +195,12 @@ fn facts(body: &mut String, run: &RunResult) {
             of("foreign")
         ));
     }
+    let seconds = |name: &str| run.settings[name].as_f64();
+    if let (Some(ran), Some(planned)) = (seconds("seconds"), seconds("planned_s"))
+        && ran != planned
+    {
+        words.push(format!("its course of {} s was fitted into {} s", number(planned), number(ran)));
+    }
     if let Some(seconds) = run.settings["recovery_s"].as_f64() {
         words.push(format!("killed, and greeting again {} after the new start", latency(seconds * 1e9)));
     }

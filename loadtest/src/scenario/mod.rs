@@ -237,6 +237,18 @@ impl Scenario {
         Ok(scenario)
     }
 
+    /// The same course within so many seconds: ramps and spikes, of the background, too, and the kill keep their share of the run, so that each
+    /// phase of it comes. Steady rates stay, and what the next hop does in seconds of its own.
+    pub fn within(&self, seconds: f64) -> Scenario {
+        let factor = seconds / self.seconds;
+        let mut scenario = Scenario { seconds, ..self.clone() };
+        for load in std::iter::once(&mut scenario.load).chain(&mut scenario.background) {
+            load.rate = load.rate.take().map(|rate| Text(rate.0.stretched(factor)));
+        }
+        scenario.engine.kill_after_s = self.engine.kill_after_s.map(|after| after * factor);
+        scenario
+    }
+
     /// A built-in scenario by name, else a file.
     ///
     /// # Errors
@@ -325,17 +337,17 @@ impl LoadPlan {
         Ingredients { corpus, template, header: &self.header, attach: &self.attach, size: &self.size.0 }
     }
 
-    /// The options of a source that does this, to `to` from these cores for `seconds`, `stretch` times what was planned.
+    /// The options of a source that does this, to `to` from these cores for `seconds`.
     ///
     /// # Errors
     /// A file of its content that cannot be read.
-    pub fn options(&self, to: std::net::SocketAddr, cores: &Cores, seconds: f64, stretch: f64) -> Result<SourceOptions, String> {
+    pub fn options(&self, to: std::net::SocketAddr, cores: &Cores, seconds: f64) -> Result<SourceOptions, String> {
         Ok(SourceOptions {
             cores: cores.0.clone(),
             sessions: self.sessions,
             messages: self.messages,
             duration: Some(Duration::from_secs_f64(seconds)),
-            rate: self.rate.as_ref().map(|rate| rate.0.stretched(stretch)),
+            rate: self.rate.as_ref().map(|rate| rate.0),
             recipients: RecipientPlan {
                 per_message: self.recipients,
                 domains: self.domains,
@@ -422,6 +434,19 @@ mod tests {
         assert!(error.contains("baseline") && error.contains("no-such"), "{error}");
         // One that is there and cannot be read is a file.
         assert!(Scenario::find("/").unwrap_err().starts_with("/: "));
+    }
+
+    /// What happened: a run of other seconds followed a schedule that its result did not have.
+    #[test]
+    fn a_course_within_other_seconds_keeps_its_phases() {
+        let load = "rate = \"100..900/10\"\n[background]\nrate = \"spikes:1:9:4:1\"\n[engine]\nkill_after_s = 5\n";
+        let text = format!("name = \"x\"\nabout = \"y\"\nseconds = 10\n[load]\n{load}");
+        let short = Scenario::parse(&text, "f").unwrap().within(4.0);
+        assert_eq!((short.seconds, short.engine.kill_after_s), (4.0, Some(2.0)));
+        let rate = |load: &LoadPlan| load.rate.as_ref().unwrap().0.to_string();
+        assert_eq!((rate(&short.load), rate(short.background.as_ref().unwrap())), ("100..900/4".into(), "spikes:1:9:1.6:0.4".into()));
+        let steady = Scenario { load: LoadPlan { rate: Some(Text(Rate::Fixed(7.0))), ..LoadPlan::default() }, ..short };
+        assert_eq!(rate(&steady.within(1.0).load), "7");
     }
 
     /// `rate = 500` was no rate, though `--rate 500` is one, and a wrong number as a delay was "any variant" that it did not match.

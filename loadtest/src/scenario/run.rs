@@ -38,7 +38,8 @@ pub struct RunArguments {
     /// Print the built-in scenarios and what they show; with a name: its text, to begin a scenario of one's own from.
     #[arg(long, num_args = 0..=1, default_missing_value = "", value_name = "SCENARIO", conflicts_with_all = ["scenarios", "suite"])]
     pub list: Option<String>,
-    /// Seconds of each run instead of the scenario's own.
+    /// Seconds of each run instead of the scenario's own. Its course is fitted into them: ramps, spikes and the kill keep their share of the
+    /// run, steady rates stay. The result has the schedule that ran.
     #[arg(long)]
     pub seconds: Option<f64>,
     /// A server that runs: HOST:PORT, instead of an engine of one's own.

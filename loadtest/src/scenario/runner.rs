@@ -41,7 +41,7 @@ pub struct Place {
     pub folder: PathBuf,
     /// Keep what a run leaves there.
     pub keep: bool,
-    /// Instead of the scenario's seconds; what happens within it is moved in proportion.
+    /// Instead of the scenario's seconds ([`Scenario::within`]).
     pub seconds: Option<f64>,
 }
 
@@ -101,6 +101,9 @@ struct Deliveries {
 /// # Errors
 /// What makes a run impossible. A run that shows something bad is a result with `success` false.
 pub fn run(scenario: &Scenario, place: &Place, stop: &StopSignal, viewer: &mut dyn Viewer) -> Result<RunResult, Failure> {
+    // The result has the course that ran, and how long it was meant to be.
+    let planned_s = scenario.seconds;
+    let scenario = &scenario.within(place.seconds.unwrap_or(planned_s));
     let folder = Folder::new(&format!("ringpost-{}-", scenario.name), &place.folder);
     let mut folder = folder.map_err(|error| Failure::io(place.folder.display(), error))?;
     if place.keep {
@@ -111,14 +114,13 @@ pub fn run(scenario: &Scenario, place: &Place, stop: &StopSignal, viewer: &mut d
     let (accepted, delivered) = (folder.path().join("accepted.ledger"), folder.path().join("delivered.ledger"));
     let sinks = start_sinks(scenario, place, &delivered)?;
     let mut under_test = UnderTest::start(scenario, place, folder.path(), sinks.iter().map(|sink| sink.address).collect())?;
-    let seconds = place.seconds.unwrap_or(scenario.seconds);
-    let stretch = seconds / scenario.seconds;
+    let seconds = scenario.seconds;
     let data = |error: String| Failure::Data(format!("{}: {error}", scenario.name));
-    let mut options = scenario.load.options(under_test.address, &place.cores, seconds, stretch).map_err(data)?;
+    let mut options = scenario.load.options(under_test.address, &place.cores, seconds).map_err(data)?;
     options.ledger = Some(accepted.clone());
     let background = match &scenario.background {
         Some(plan) => {
-            let mut options = plan.options(under_test.address, &place.cores, seconds + 5.0, stretch).map_err(data)?;
+            let mut options = plan.options(under_test.address, &place.cores, seconds + 5.0).map_err(data)?;
             // Nobody measures it, and yet its mail is mail that must arrive.
             options.ledger = Some(accepted.clone());
             Some(Source::start(options)?)
@@ -128,7 +130,7 @@ pub fn run(scenario: &Scenario, place: &Place, stop: &StopSignal, viewer: &mut d
     let initial_metrics = under_test.counters();
     let cpu_before = under_test.cpu();
     let server_memory_before = under_test.pid().and_then(|pid| Some(tree_use(pid).ok()?.memory_bytes));
-    under_test.kill_later(scenario.engine.kill_after_s.map(|after| after * stretch));
+    under_test.kill_later(scenario.engine.kill_after_s);
     let pid = || under_test.pid();
     let beside = Beside { server_pid: Some(&pid), sinks: &sinks };
     let mut ran = run_source(options.clone(), beside, stop, viewer)?;
@@ -143,7 +145,7 @@ pub fn run(scenario: &Scenario, place: &Place, stop: &StopSignal, viewer: &mut d
     let mut load = load_of(&options);
     load.server_cores = place.server.cores();
     let settings = json!({
-        "scenario": scenario, "seconds": seconds, "seed": options.seed, "server": place.server.describe(), "recovery_s": recovery_s,
+        "scenario": scenario, "seconds": seconds, "planned_s": planned_s, "seed": options.seed, "server": place.server.describe(), "recovery_s": recovery_s,
         "sinks": deliveries.sinks, "difference": deliveries.difference, "drain_s": deliveries.drain_s,
         "last_trouble": ran.report.last_trouble,
     });
