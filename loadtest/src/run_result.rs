@@ -165,8 +165,14 @@ pub struct Load {
     /// Cores given to the server, where that is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server_cores: Option<u32>,
-    /// MAIL, RCPT and DATA leave in one flight.
+    /// MAIL, RCPT and DATA left in one flight, of one transaction at least. Results written before say so where it was asked for.
     pub pipelined: bool,
+    /// It was asked for; the server may not have offered it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pipelining_asked: Option<bool>,
+    /// Transactions of which they did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub transactions_pipelined: Option<u64>,
 }
 
 /// Latencies of one phase, nanoseconds.

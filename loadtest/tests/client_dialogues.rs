@@ -69,7 +69,7 @@ impl Host for Desk {
         &mut self.composer
     }
 
-    fn began(&mut self) {}
+    fn began(&mut self, _: bool) {}
 
     fn has_its_turn(&mut self, job: &mut Job, now: Instant) {
         if !self.open_loop {

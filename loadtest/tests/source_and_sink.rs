@@ -298,6 +298,25 @@ fn a_sink_that_is_down_refuses_connections_and_is_found_again() {
     assert_eq!((difference.lost, difference.damaged, difference.foreign), (0, 0, 0), "{difference:?}");
 }
 
+/// What happened: a result said that its load was pipelined wherever that was asked for, also before a server that does not offer it.
+#[test]
+fn a_result_says_whether_the_load_was_pipelined_and_not_only_whether_it_was_to_be() {
+    for (offered, asked) in [(true, true), (false, true), (true, false)] {
+        let mut options = None;
+        let (ran, ..) = run(
+            |sink| sink.announcement.pipelining = offered,
+            |source| {
+                source.pipelining = asked;
+                options = Some(source.clone());
+            },
+        );
+        let load = summary::load_of(&options.unwrap(), &ran.report);
+        let done = offered && asked;
+        assert_eq!((load.pipelined, load.pipelining_asked), (done, Some(asked)), "{offered} {asked}");
+        assert_eq!(load.transactions_pipelined, Some(if done { 200 } else { 0 }));
+    }
+}
+
 /// What happened: CPU was the mean of the seconds, the last of them a fragment, so that what a message cost and the share of a core did not
 /// agree.
 #[test]

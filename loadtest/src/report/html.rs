@@ -138,7 +138,7 @@ fn run(body: &mut String, index: usize, run: &RunResult) {
             number(run.duration),
             run.load.sessions,
             if run.load.sessions == 1 { "" } else { "s" },
-            if run.load.pipelined { "pipelined" } else { "not pipelined" },
+            pipelining(run),
         ),
     );
     facts(body, run);
@@ -172,6 +172,17 @@ fn run(body: &mut String, index: usize, run: &RunResult) {
         ),
     );
     counters(body, run);
+}
+
+/// Whether commands waited for each other's replies, and why.
+fn pipelining(run: &RunResult) -> String {
+    let begun = run.transactions_begun;
+    match (run.load.pipelining_asked, run.load.transactions_pipelined) {
+        (Some(true), Some(0)) if begun > 0 => "not pipelined, as the server did not offer it".to_owned(),
+        (Some(true), Some(some)) if some < begun => format!("{} of {} transactions pipelined", count(some), count(begun)),
+        _ if run.load.pipelined => "pipelined".to_owned(),
+        _ => "not pipelined".to_owned(),
+    }
 }
 
 /// What the scenario is for, what its messages were like, and what the ledgers of both ends say.
@@ -324,6 +335,22 @@ fn counters(body: &mut String, run: &RunResult) {
 mod tests {
     use super::*;
     use crate::{error_kind::ErrorKind, sample_run::SampleRun};
+
+    #[test]
+    fn what_was_not_pipelined_is_told_with_its_reason() {
+        let mut run = SampleRun::default().result();
+        let mut told = |asked, of| {
+            let pipelined = of != Some(0);
+            run.load = crate::run_result::Load { pipelined, pipelining_asked: asked, transactions_pipelined: of, ..run.load.clone() };
+            pipelining(&run)
+        };
+        // Of results written before nothing else is known.
+        assert_eq!(told(None, None), "pipelined");
+        assert_eq!(told(Some(true), Some(0)), "not pipelined, as the server did not offer it");
+        assert_eq!(told(Some(false), Some(0)), "not pipelined");
+        assert!(told(Some(true), Some(3)).starts_with("3 of "));
+        assert_eq!(told(Some(true), Some(u64::MAX)), "pipelined");
+    }
 
     #[test]
     fn a_report_needs_no_network_and_shows_what_was_measured() {

@@ -142,7 +142,7 @@ pub fn run(scenario: &Scenario, place: &Place, stop: &StopSignal, viewer: &mut d
     let final_metrics = under_test.counters();
     let mut failures = judge(scenario, &ran, &deliveries);
     failures.extend(under_test.end().filter(|failure| !deliveries.failures.contains(failure)));
-    let mut load = load_of(&options);
+    let mut load = load_of(&options, &ran.report);
     load.server_cores = place.server.cores();
     let settings = json!({
         "scenario": scenario, "seconds": seconds, "planned_s": planned_s, "seed": options.seed, "server": place.server.describe(), "recovery_s": recovery_s,

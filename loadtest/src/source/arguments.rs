@@ -385,7 +385,7 @@ impl SourceArguments {
             failures,
             interrupted: run.interrupted,
             fates: fates(&run.report),
-            load: load_of(options),
+            load: load_of(options, &run.report),
             settings: settings(self, options),
             initial_metrics: Default::default(),
             final_metrics: Default::default(),

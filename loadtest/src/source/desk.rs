@@ -121,7 +121,8 @@ impl Host for Desk {
         &mut self.composer
     }
 
-    fn began(&mut self) {
+    fn began(&mut self, pipelined: bool) {
+        self.report.pipelined += u64::from(pipelined);
         self.recorder.sent();
         self.in_flight += 1;
     }

@@ -145,8 +145,8 @@ pub trait Host {
     fn push_recipient(&mut self, out: &mut Vec<u8>);
     /// What composes the messages.
     fn composer(&mut self) -> &mut Composer;
-    /// MAIL was sent.
-    fn began(&mut self);
+    /// MAIL was sent, and where it is `pipelined` what follows it does not wait for the reply.
+    fn began(&mut self, pipelined: bool);
     /// The message before `job` on its connection has had its last reply, and `job`'s MAIL was sent before that: it is its turn now. A
     /// closed loop has it due now; under an open loop it stays due when it was.
     fn has_its_turn(&mut self, job: &mut Job, now: Instant);

@@ -202,6 +202,8 @@ pub struct CoreReport {
     pub refused: u64,
     /// Messages whose session was given up on purpose.
     pub aborted: u64,
+    /// Messages begun whose commands did not wait for each other's replies.
+    pub pipelined: u64,
     /// Recipients that were refused, those of refused messages too.
     pub recipients_refused: u64,
     /// Messages that were due but never taken, because all sessions were busy until the end, or nobody was there.
@@ -236,6 +238,7 @@ impl CoreReport {
         self.unsent += other.unsent;
         self.refused += other.refused;
         self.aborted += other.aborted;
+        self.pipelined += other.pipelined;
         self.recipients_refused += other.recipients_refused;
         self.never_begun += other.never_begun;
         self.gave_up_after = self.gave_up_after.max(other.gave_up_after);

@@ -85,8 +85,8 @@ pub fn fates(report: &CoreReport) -> Fates {
     }
 }
 
-/// What was asked for, as results keep it.
-pub fn load_of(options: &SourceOptions) -> Load {
+/// What was asked for, and how it was done, as results keep it.
+pub fn load_of(options: &SourceOptions, report: &CoreReport) -> Load {
     Load {
         // Of a ramp or of spikes the mean over the run; without an end in time nobody knows it, and the highest is said.
         offered_per_second: options.rate.map(|rate| match options.duration {
@@ -97,7 +97,9 @@ pub fn load_of(options: &SourceOptions) -> Load {
         sessions: options.sessions as u64,
         generator_threads: options.cores.len().min(options.sessions) as u32,
         server_cores: None,
-        pipelined: options.pipelining,
+        pipelined: report.pipelined > 0,
+        pipelining_asked: Some(options.pipelining),
+        transactions_pipelined: Some(report.pipelined),
     }
 }
 

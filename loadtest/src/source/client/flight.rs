@@ -19,7 +19,7 @@ impl Client {
         if let Some(left) = &mut self.left {
             *left -= 1;
         }
-        host.began();
+        host.began(self.pipelining);
         self.begun = true;
         let plan = host.composer().plan(job.sequence, job.due_us, self.form());
         let content_bytes = plan.content_bytes;
