@@ -240,16 +240,17 @@ pub fn text_bytes_least() -> u64 {
     (head_bytes(true) + cuts[0].raw as usize + last_line_bytes(0)) as u64
 }
 
-/// Are none of these sizes below [`text_bytes_least`]? A distribution's small ones are made that large.
+/// Refuses sizes below [`text_bytes_least`], of a distribution when half of them were: others would be sent in their place.
 ///
 /// # Errors
-/// The least of them, and what there is at least.
+/// The sizes, and what there is at least.
 pub fn check_sizes(sizes: &Sizes) -> Result<(), String> {
-    let least = text_bytes_least();
-    match sizes.least_asked().filter(|&size| size < least) {
-        Some(size) => Err(format!("{size}: a message that says what it is has {least} octets at least")),
-        None => Ok(()),
+    let (asked, least) = (sizes.least_asked(), text_bytes_least());
+    if asked >= least {
+        return Ok(());
     }
+    let half = if matches!(sizes, Sizes::LogNormal { .. }) { "half of them would have no more than " } else { "" };
+    Err(format!("{sizes}: {half}{asked} octets, and a message that says what it is has {least} octets at least"))
 }
 
 /// A text for messages of up to `bytes` octets, and its cuts: the first behind its header, one behind each line.

@@ -45,12 +45,12 @@ impl Sizes {
         Sizes::Weighted(vec![(bytes, 1.0)])
     }
 
-    /// The smallest that was asked for; none of a distribution, whose small ones are few.
-    pub fn least_asked(&self) -> Option<u64> {
+    /// The smallest that was asked for; of a distribution, whose small ones are few, the size that half of them have at most.
+    pub fn least_asked(&self) -> u64 {
         match self {
-            Sizes::Weighted(entries) => entries.iter().map(|&(size, _)| size).min(),
-            Sizes::Uniform { least, .. } => Some(*least),
-            Sizes::LogNormal { .. } => None,
+            Sizes::Weighted(entries) => entries.iter().map(|&(size, _)| size).min().unwrap_or_default(),
+            Sizes::Uniform { least, .. } => *least,
+            Sizes::LogNormal { median, least, most, .. } => (*median).clamp(*least, *most),
         }
     }
 

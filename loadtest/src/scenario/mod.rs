@@ -494,6 +494,9 @@ mod tests {
             ("[load]\nsize = 100\n", "[load] size = 100: "),
             ("[load]\nsize = \"@nowhere/mix\"\n", "size = \"@nowhere/mix\": the mix file nowhere/mix: No such file"),
             ("[load]\nmessages = 0\n", "messages"),
+            // The command line refuses these, and here all messages were of the least.
+            ("[load]\nsize = 100\n", "[load] size = 100: "),
+            ("[load]\nsize = \"lognormal:100:1\"\n", "[load] size = lognormal:100:1:"),
             ("[load]\ntimeout_s = 0\n", "timeout_s"),
             ("[load]\ntimeout_s = nan\n", "timeout_s"),
             ("[load]\nbytes_per_s = 0\n", "bytes_per_s"),

@@ -237,6 +237,9 @@ fn what_cannot_be_measured_is_said_before_the_run() {
         // These are files, and ended as wrong usage does.
         (vec!["--size", "@/nowhere/mix"], 65, "the mix file /nowhere/mix: No such file"),
         (vec!["--size", "@/dev/zero"], 65, "the mix file /dev/zero: it is no regular file"),
+        // These were of the smallest that there is, half of them or all, and nothing was said.
+        (vec!["--size", "lognormal:0:1"], 2, "half of them would have no more than 256 octets"),
+        (vec!["--size", "lognormal:100:1:100..1k"], 2, "no more than 100 octets"),
         (vec!["--size", "1KiB", "--attach", "/dev/null"], 2, "--attach"),
         (vec!["--size", "1KiB", "--corpus", "/"], 2, "--corpus"),
         (vec!["--size", "1KiB", "--template", "/dev/null"], 2, "--template"),
