@@ -11,6 +11,11 @@ use crate::{
     run_result::RunResult,
 };
 
+/// Characters of a command line that are kept.
+const COMMAND_CHARS_MAX: usize = 4096;
+/// Characters of a disk and of a command line that tables show.
+const SHOWN_CHARS_MAX: usize = 60;
+
 /// The figures of a run that are kept, and where they come from.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Entry {
@@ -27,6 +32,12 @@ pub struct Entry {
     pub machine: String,
     /// Kernel.
     pub kernel: String,
+    /// The disk under the spool; empty in lines written before.
+    #[serde(default)]
+    pub disk: String,
+    /// The command, at most [`COMMAND_CHARS_MAX`] characters of it; empty in lines written before.
+    #[serde(default)]
+    pub command_line: String,
     /// Its demands held.
     pub success: bool,
     /// Messages acknowledged per second.
@@ -65,6 +76,8 @@ impl Entry {
             tool: machine.tool.clone(),
             machine: format!("{}, {} cores", machine.cpu_model, machine.cores_allowed),
             kernel: machine.kernel.clone(),
+            disk: machine.disk.clone(),
+            command_line: cut(&run.command_line.join(" "), COMMAND_CHARS_MAX),
             success: run.success,
             messages_per_second: run.emails_per_second,
             p50: run.median_response_time,
@@ -88,12 +101,27 @@ impl Entry {
         self.timestamp.format(format_description!("[year]-[month]-[day] [hour]:[minute]")).unwrap_or_default()
     }
 
+    /// Where it comes from, for tables: server, tool, machine, kernel, disk, and the beginning of the command line.
+    pub fn places(&self) -> [String; 6] {
+        let known = |text: &str| if text.is_empty() { "not known".to_owned() } else { text.to_owned() };
+        let (disk, command) = (cut(&self.disk, SHOWN_CHARS_MAX), cut(&self.command_line, SHOWN_CHARS_MAX));
+        [known(&self.server), known(&self.tool), known(&self.machine), known(&self.kernel), known(&disk), known(&command)]
+    }
+
     /// The heading above entries as text.
     pub fn heading() -> String {
         format!(
             "{:<16}  {:<20} {:>10} {:>9} {:>9} {:>9} {:>8} {:>8}  {}",
-            "when", "test", "messages/s", "p50", "p99", "p99.9", "CPU/msg", "errors", "server; kernel"
+            "when", "test", "messages/s", "p50", "p99", "p99.9", "CPU/msg", "errors", "server; tool; machine; kernel; disk; command line"
         )
+    }
+}
+
+/// At most so many characters of a text, and a sign where there are more.
+fn cut(text: &str, chars_max: usize) -> String {
+    match text.char_indices().nth(chars_max) {
+        Some((at, _)) => format!("{}…", &text[..at]),
+        None => text.to_owned(),
     }
 }
 
@@ -105,7 +133,7 @@ impl fmt::Display for Entry {
         };
         write!(
             f,
-            "{:<16}  {:<20} {:>10} {:>9} {:>9} {:>9} {:>8} {:>8}  {}; {}{}",
+            "{:<16}  {:<20} {:>10} {:>9} {:>9} {:>9} {:>8} {:>8}  {}{}",
             self.when(),
             self.test_name,
             number(self.messages_per_second),
@@ -114,8 +142,7 @@ impl fmt::Display for Entry {
             cell(MetricName::P999),
             self.cpu_us_per_message.map_or_else(|| "–".to_owned(), |cost| format!("{} us", number(cost))),
             self.errors,
-            if self.server.is_empty() { "not known" } else { &self.server },
-            self.kernel,
+            self.places().join("; "),
             if self.success { "" } else { "  FAILED" }
         )
     }
@@ -165,6 +192,29 @@ mod tests {
         assert_eq!((Metric::of(MetricName::P999).value)(&entry), None);
         let long = Entry::new(&SampleRun { seconds: 30, ..SampleRun::default() }.result());
         assert!(long.p99.is_some() && long.p99_9.is_some());
+    }
+
+    /// What happened: a history had neither disk nor command line, and its tables no commit of the tool either, all of which a figure is
+    /// reported with or is a rumour.
+    #[test]
+    fn where_a_figure_comes_from_is_kept_and_shown_with_it() {
+        let mut run = SampleRun { seconds: 1, ..SampleRun::default() }.result();
+        run.machine.disk = "ext4 on /dev/vda, not rotational".into();
+        run.machine.tool = "0.1.0 (abcdef)".into();
+        run.command_line = vec!["ringpost-load".into(), "source".into(), "--header".into(), "x".repeat(100)];
+        let entry = Entry::new(&run);
+        let json: serde_json::Value = serde_json::from_str(&entry.json_line()).unwrap();
+        assert_eq!((&json["disk"], &json["command_line"]), (&run.machine.disk.clone().into(), &run.command_line.join(" ").into()));
+        let shown = entry.to_string();
+        for part in ["ext4 on /dev/vda", "0.1.0 (abcdef)", "2 cores", "Linux 6.1", "ringpost-load source --header xx", "xx…"] {
+            assert!(shown.contains(part), "{part}: {shown}");
+        }
+        let page = super::super::trend::page(std::slice::from_ref(&entry));
+        assert!(page.contains("ext4 on /dev/vda") && page.contains("0.1.0 (abcdef)") && page.contains(&entry.command_line), "{page}");
+        // Lines written before are read.
+        let mut old = json;
+        ["disk", "command_line"].iter().for_each(|name| drop(old.as_object_mut().unwrap().remove(*name)));
+        assert!(serde_json::from_value::<Entry>(old).unwrap().to_string().ends_with("not known; not known"));
     }
 
     #[test]

@@ -68,7 +68,8 @@ pub fn page(entries: &[Entry]) -> String {
         body.push_str(
             "</div><div class=\"scroll\"><table><tr><th>#</th><th>when</th><th>messages/s</th><th>p50</th><th>p99</th><th>p99.9</th>",
         );
-        body.push_str("<th>CPU per message</th><th>memory</th><th>errors</th><th class=\"text\">server</th><th class=\"text\">kernel</th><th class=\"text\">machine</th></tr>");
+        body.push_str("<th>CPU per message</th><th>memory</th><th>errors</th><th class=\"text\">server</th><th class=\"text\">tool</th><th class=\"text\">machine</th><th class=\"text\">kernel</th>");
+        body.push_str("<th class=\"text\">disk</th><th class=\"text\">command line</th></tr>");
         for (n, entry) in of_test.iter().enumerate() {
             let cell = |name| {
                 let metric = Metric::of(name);
@@ -83,15 +84,14 @@ pub fn page(entries: &[Entry]) -> String {
                 MetricName::Memory,
             ];
             let figures: String = names.into_iter().map(|name| format!("<td>{}</td>", cell(name))).collect();
-            body.push_str(&format!(
-                "<tr><td>{}</td><td>{}</td>{figures}<td>{}</td><td class=\"text\">{}</td><td class=\"text\">{}</td><td class=\"text\">{}</td></tr>",
-                n + 1,
-                entry.when(),
-                entry.errors,
-                escape(&entry.server),
-                escape(&entry.kernel),
-                escape(&entry.machine)
-            ));
+            let [server, tool, machine, kernel, disk, command] = entry.places();
+            let place = |shown: &str, whole: &str| format!("<td class=\"text\" title=\"{}\">{}</td>", escape(whole), escape(shown));
+            let places: String = [(server, &entry.server), (tool, &entry.tool), (machine, &entry.machine), (kernel, &entry.kernel)]
+                .into_iter()
+                .chain([(disk, &entry.disk), (command, &entry.command_line)])
+                .map(|(shown, whole)| place(&shown, whole))
+                .collect();
+            body.push_str(&format!("<tr><td>{}</td><td>{}</td>{figures}<td>{}</td>{places}</tr>", n + 1, entry.when(), entry.errors));
         }
         body.push_str("</table></div>");
     }
