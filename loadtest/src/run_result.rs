@@ -4,6 +4,7 @@
 //! what makes the numbers trustworthy: full percentiles (nanoseconds), intervals, machine, command line.
 
 mod check;
+mod load;
 
 use std::{
     collections::BTreeMap,
@@ -16,6 +17,8 @@ use std::{
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
+
+pub use load::Load;
 
 use crate::{
     cli::Failure,
@@ -146,33 +149,6 @@ pub struct Fates {
     pub pauses: u64,
     /// How long all of them waited so, added up, seconds.
     pub paused_s: f64,
-}
-
-/// How the load was offered.
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Load {
-    /// Messages per second that the schedule asked for; absent in a closed loop, where the server sets the pace.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub offered_per_second: Option<f64>,
-    /// Seconds of the schedule, where it has an end in time.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub scheduled_s: Option<f64>,
-    /// Sessions at once.
-    pub sessions: u64,
-    /// Threads of the generator.
-    pub generator_threads: u32,
-    /// Cores given to the server, where that is known.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub server_cores: Option<u32>,
-    /// MAIL, RCPT and DATA left in one flight, of one transaction at least. Results written before say so where it was asked for.
-    pub pipelined: bool,
-    /// It was asked for; the server may not have offered it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub pipelining_asked: Option<bool>,
-    /// Transactions of which they did.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub transactions_pipelined: Option<u64>,
 }
 
 /// Latencies of one phase, nanoseconds.
