@@ -99,6 +99,7 @@ mod tests {
             attempts: 0,
             next_attempt: None,
             paused_by: None,
+            after_attempt: None,
             expires_at: None,
             last_reply: None,
         };

@@ -209,6 +209,9 @@ fn show(socket: &Path, id: String, output: Output) -> ExitCode {
             if let Some(by) = &recipient.paused_by {
                 say(&format!("           paused until `queue resume {}`", shown(by)));
             }
+            if let Some(after) = &recipient.after_attempt {
+                say(&format!("           {}", shown(after)));
+            }
             if let Some(expires) = &recipient.expires_at {
                 say(&format!("           expires {expires}"));
             }

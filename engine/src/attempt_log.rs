@@ -1,7 +1,10 @@
 //! What the mail log says of attempts: a line for each recipient that one decided, or that ran out of time.
 
 use ringpost_queue::{Dispatch, MessageKey, QueueId, RecipientView, State};
-use ringpost_smtp::{client::Verdict, reply::EnhancedCode};
+use ringpost_smtp::{
+    client::Verdict,
+    reply::{EnhancedCode, Reply},
+};
 
 use crate::{
     attempt::{AttemptStorage, RecipientOutcome},
@@ -12,12 +15,18 @@ use crate::{
 impl Shard {
     /// Counts what recipients of an attempt came to, and says so in the mail log.
     pub(crate) fn log_outcomes(&self, dispatch: &Dispatch, outcomes: &[RecipientOutcome], relay: &str, now: u64) {
+        let go_elsewhere: Vec<u16> = {
+            let failed = outcomes.iter().filter(|outcome| outcome.verdict == Verdict::Failed).map(|outcome| outcome.recipient);
+            failed.filter(|recipient| self.queue.borrow_mut().goes_elsewhere(dispatch, *recipient)).collect()
+        };
         let queue = self.queue.borrow();
         let Some(envelope) = queue.envelope(dispatch.key()) else { return };
         for (number, address) in queue.recipients(dispatch) {
             if let Some(outcome) = outcomes.iter().find(|outcome| outcome.recipient == number) {
-                self.count(outcome.verdict);
-                self.log_outcome(envelope.id, address, relay, now.saturating_sub(envelope.accepted_at), outcome);
+                // As the queue takes it in.
+                let verdict = if go_elsewhere.contains(&number) { Verdict::Deferred } else { outcome.verdict };
+                self.count(verdict);
+                self.log_outcome(envelope.id, address, relay, now.saturating_sub(envelope.accepted_at), verdict, &outcome.reply);
             }
         }
     }
@@ -35,8 +44,8 @@ impl Shard {
         }
     }
 
-    fn log_outcome(&self, id: QueueId, address: &[u8], relay: &str, delay_ms: u64, outcome: &RecipientOutcome) {
-        let word = match outcome.verdict {
+    fn log_outcome(&self, id: QueueId, address: &[u8], relay: &str, delay_ms: u64, verdict: Verdict, reply: &Reply) {
+        let word = match verdict {
             Verdict::Delivered => "delivered",
             Verdict::Deferred => "deferred",
             // RFC 5321 4.2.5, 6.1: the next hop may have it.
@@ -44,9 +53,9 @@ impl Shard {
             Verdict::Failed => "bounced",
             Verdict::Untried => return,
         };
-        let line = outcome.reply.line();
-        let unsaid = EnhancedCode { class: (outcome.reply.code() / 100) as u8, subject: 0, detail: 0 };
-        let EnhancedCode { class, subject, detail } = outcome.reply.enhanced().unwrap_or(unsaid);
+        let line = reply.line();
+        let unsaid = EnhancedCode { class: (reply.code() / 100) as u8, subject: 0, detail: 0 };
+        let EnhancedCode { class, subject, detail } = reply.enhanced().unwrap_or(unsaid);
         self.write_mail_log(|out| {
             out.text("queue_id=").id(id).text(" event=attempt to=<").word(address).text("> relay=").text(relay);
             out.text(" delay_ms=").number(delay_ms).text(" dsn=").number(class.into()).text(".").number(subject.into());
@@ -57,8 +66,7 @@ impl Shard {
     /// What the queue made, at `now`, of recipients that an attempt did not decide: those that were not tried for so many times that they are deferred,
     /// which were attempts that came to nothing, too, and those whose time is over.
     pub(crate) fn log_undecided(&self, key: MessageKey, storage: &AttemptStorage, relay: &str, now: u64) {
-        let is_decided = |verdict| matches!(verdict, Verdict::Delivered | Verdict::Failed);
-        if storage.outcomes.iter().all(|outcome| is_decided(outcome.verdict)) {
+        if storage.outcomes.iter().all(|outcome| outcome.verdict == Verdict::Delivered) {
             return;
         }
         let queue = self.queue.borrow();
@@ -66,7 +74,7 @@ impl Shard {
         let (id, delay_ms) = (view.envelope().id, now.saturating_sub(view.envelope().accepted_at));
         for recipient in view.recipients() {
             let of_it = storage.outcomes.iter().find(|outcome| outcome.recipient == recipient.number());
-            let Some(outcome) = of_it.filter(|outcome| !is_decided(outcome.verdict)) else { continue };
+            let Some(outcome) = of_it.filter(|outcome| outcome.verdict != Verdict::Delivered) else { continue };
             match recipient.state() {
                 // It was an attempt for the queue. A hold may have come meanwhile, or its route have gone: the state does not tell.
                 _ if outcome.verdict == Verdict::Untried && recipient.is_open() && recipient.last_attempt() == Some(now) => {
@@ -80,7 +88,8 @@ impl Shard {
                         Escaped(recipient.reply().as_bytes())
                     ));
                 }
-                State::Failed => self.log_expired(id, &recipient, delay_ms),
+                // What a command has ended has a line of that.
+                State::Failed if recipient.has_expired() => self.log_expired(id, &recipient, delay_ms),
                 _ => {}
             }
         }

@@ -493,7 +493,10 @@ pub struct RecipientView {
     /// Its destination is paused by command, and this is what `queue resume` takes to end that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused_by: Option<String>,
-    /// RFC 3339: when it is given up; absent when nothing is left to do, and while it is held without a time of its own.
+    /// It is being attempted, and commands have said what comes of it when that has ended: for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after_attempt: Option<String>,
+    /// RFC 3339: when it is given up; absent when it has failed or nothing is left to do, and while it is held without a time of its own.
     #[serde(default)]
     pub expires_at: Option<String>,
     /// What the next hop said last, or why it could not be asked.

@@ -86,7 +86,8 @@ fn view_of(view: &QueuedView<'_>, now: u64) -> MessageView {
             attempts: u32::from(recipient.attempts()),
             next_attempt: recipient.next_attempt(now).map(time_text),
             paused_by: paused_by(&recipient),
-            expires_at: recipient.fails_at().filter(|_| !recipient.is_settled()).map(time_text),
+            after_attempt: why::after_attempt(view, &recipient, now),
+            expires_at: recipient.fails_at().filter(|_| recipient.is_open()).map(time_text),
             last_reply: Some(recipient.reply()).filter(|reply| !reply.is_empty()).map(|reply| reply.into_owned()),
         })
         .collect();

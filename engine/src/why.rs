@@ -55,10 +55,9 @@ fn sentence(
     now: u64,
 ) -> String {
     let name = destination.name;
-    let leaving = match (recipient.is_leaving(), recipient.is_failing()) {
-        (true, _) => "; purged by command when that has ended, unless it delivers",
-        (false, true) => "; bounced by command when that has ended, unless it delivers",
-        (false, false) => "",
+    let after = match after_attempt(view, recipient, now) {
+        Some(after) => format!("; {after}"),
+        None => String::new(),
     };
     match recipient.state() {
         State::Held if view.is_held() => {
@@ -88,18 +87,18 @@ fn sentence(
                 wait => format!("; what is there {}", wait_of_those(wait)),
             };
             let (history, expiry) = (history(recipient, now), expiry(recipient, now));
-            format!("Ready, and waits for its turn at the shard that delivers to {name:?}{there}{history}{expiry}{leaving}.")
+            format!("Ready, and waits for its turn at the shard that delivers to {name:?}{there}{history}{expiry}{after}.")
         }
         State::Attempting if !destination.is_home => {
             let attempt = recipient.attempts() + 1;
             let history = history(recipient, now);
-            format!("Is being attempted at {name:?} by the shard that delivers there, attempt {attempt}{history}{leaving}.")
+            format!("Is being attempted at {name:?} by the shard that delivers there, attempt {attempt}{history}{after}.")
         }
         State::Attempting => {
             let said = elsewhere.said.iter().find(|said| said.recipients.contains(&recipient.number()));
             let said = said.map_or_else(String::new, |said| format!(", in which {}", said.text));
             let (attempt, history) = (recipient.attempts() + 1, history(recipient, now));
-            format!("Is being attempted at {name:?} right now, attempt {attempt}{said}{history}{leaving}.")
+            format!("Is being attempted at {name:?} right now, attempt {attempt}{said}{history}{after}.")
         }
         State::Deferred => {
             let next = recipient.due_at().unwrap_or(now).max(now);
@@ -121,6 +120,32 @@ fn sentence(
             format!("Failed for good{at}: {reply:?}; {}.", told())
         }
         State::Delivered | State::Bounced | State::Purged => "Nothing is left to do.".to_owned(),
+    }
+}
+
+/// What comes of a recipient that is being attempted when that has ended, where commands have said so: `held by command when that has ended, unless
+/// it delivers`. `now` is unix milliseconds.
+pub(crate) fn after_attempt(view: &MessageView<'_>, recipient: &RecipientView<'_>, now: u64) -> Option<String> {
+    if recipient.state() != State::Attempting {
+        return None;
+    }
+    let end = view.end_by_command();
+    let mut comes: Vec<String> = Vec::new();
+    match (recipient.is_leaving(), recipient.is_failing()) {
+        (true, _) => comes.push("purged by command".to_owned()),
+        (false, true) => comes.push("bounced by command".to_owned()),
+        (false, false) => {
+            comes.extend(recipient.next_route_name().map(|route| format!("sent by the route {route:?}")));
+            comes.extend(view.is_held().then(|| "held by command".to_owned()));
+            comes.extend(recipient.paused().map(|by| format!("kept until `queue resume {by}`")));
+            comes.extend(end.filter(|&at| at <= now).map(|_| "expired by command".to_owned()));
+        }
+    }
+    let after = (!comes.is_empty()).then(|| format!("{} when that has ended, unless it delivers", comes.join(" and ")));
+    match (after, end.filter(|&at| at > now)) {
+        (after, None) => after,
+        (None, Some(end)) => Some(format!("expires {} by command", clock(end, now))),
+        (Some(after), Some(end)) => Some(format!("{after}; expires {} by command", clock(end, now))),
     }
 }
 

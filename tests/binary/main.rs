@@ -2,6 +2,7 @@
 
 mod breaking_off;
 mod client;
+mod commanded_meanwhile;
 mod config_file;
 mod control_socket;
 mod delay_reports;

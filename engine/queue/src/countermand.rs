@@ -76,6 +76,12 @@ impl Queue {
         !is_at_end && !is_kept && !is_paused && !self.is_to_go_elsewhere(index, recipient)
     }
 
+    /// Is this recipient of an attempt, which has not delivered to it, to go another way now? Then what the attempt was told of it is not the last
+    /// word, be it a refusal.
+    pub fn goes_elsewhere(&mut self, dispatch: &Dispatch, recipient: u16) -> bool {
+        !dispatch.is_guest() && !self.leaving.has(dispatch.key.index, recipient) && self.is_to_go_elsewhere(dispatch.key.index, recipient)
+    }
+
     /// Is this recipient, which is being attempted, to go where its group does not lead?
     pub(crate) fn is_to_go_elsewhere(&mut self, index: u32, recipient: u16) -> bool {
         if !self.messages[index].flags.has(Flags::REGROUP) {

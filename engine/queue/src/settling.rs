@@ -152,12 +152,13 @@ impl Queue {
             draw: self.jitter.below(u64::MAX),
             progress: true,
         };
-        let mut changed = false;
+        let (mut changed, mut is_any_open) = (false, false);
         for (recipient, outcome) in outcomes {
             dispatch.has_delivered |= outcome.is_delivery();
             changed |= self.settle_recipient(index, *recipient, outcome, &attempted);
+            is_any_open |= self.messages.recipients(index)[usize::from(*recipient)].place.is_open();
         }
-        if outcomes.iter().any(|(_, outcome)| !outcome.is_delivery() && !matches!(outcome, Outcome::Failed { .. })) {
+        if is_any_open {
             // Who was sent another way meanwhile goes there, and the rest need not wait for the others.
             match self.messages[index].flags {
                 flags if flags.has(Flags::CLOSING) => {}
@@ -239,10 +240,12 @@ impl Queue {
             return true;
         }
         self.leaving.take(index, recipient);
-        // Who goes another way now waits for nothing there.
-        let due = match outcome {
-            Outcome::Deferred { .. } if self.is_to_go_elsewhere(index, recipient) => Some(self.messages[index].may_go_at(now)),
-            _ => None,
+        // Who goes another way now waits for nothing there, and a refusal on the old way is not the last word.
+        let goes_elsewhere = !outcome.is_delivery() && self.is_to_go_elsewhere(index, recipient);
+        let due = goes_elsewhere.then(|| self.messages[index].may_go_at(now));
+        let outcome = match *outcome {
+            Outcome::Failed { reply } if goes_elsewhere => &Outcome::Deferred { reply },
+            _ => outcome,
         };
         let state = &mut self.messages.recipients_mut(index)[usize::from(recipient)];
         match outcome {

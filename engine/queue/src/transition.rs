@@ -13,7 +13,7 @@ use crate::slab::NONE;
 use crate::view::{MessageView, RecipientView};
 
 /// How the text of a recipient that expired begins; the last reply, or what it waited for, stands behind it. RFC 3463 3.5: X.4.7, delivery time expired.
-const EXPIRED: &str = "5.4.7 expired";
+pub(crate) const EXPIRED: &str = "5.4.7 expired";
 
 impl Queue {
     /// Lets a message live in the queue: what is due is ready, the rest waits for its time.

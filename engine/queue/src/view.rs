@@ -16,6 +16,7 @@ use crate::report::Notice;
 use crate::route::{DestinationLimits, RouteId, Via};
 use crate::site::Role;
 use crate::terms::TermKind;
+use crate::transition::EXPIRED;
 use crate::wait::Wait;
 
 /// What operators are told of mail that no route is for: a reload or a restart can have taken it away.
@@ -272,6 +273,12 @@ impl<'q> MessageView<'q> {
         self.queue.last_end(self.index)
     }
 
+    /// The end of life that a command gave it, unix milliseconds.
+    pub fn end_by_command(&self) -> Option<u64> {
+        let message = &self.queue.messages[self.index];
+        message.flags.has(Flags::EXPIRY_SET).then_some(message.expires_at)
+    }
+
     /// A recipient is neither delivered nor failed.
     pub fn is_open(&self) -> bool {
         self.recipients().any(|recipient| recipient.is_open())
@@ -365,6 +372,15 @@ impl<'q> RecipientView<'q> {
         route.map_or("", |route| &queue.routes.all()[usize::from(route.0)].pattern)
     }
 
+    /// The name of the route that a command sent it by while it is being attempted: it goes there when that has ended without a delivery.
+    pub fn next_route_name(&self) -> Option<&'q str> {
+        let queue = self.message.queue;
+        let is_attempted = self.place() == Place::Attempting && queue.messages[self.message.index].flags.has(Flags::REGROUP);
+        let route = queue.rerouted_to(self.message.index, self.number).filter(|_| is_attempted)?;
+        let leads_elsewhere = queue.destinations[self.home() as usize].route != Some(route);
+        leads_elsewhere.then(|| &*queue.routes.all()[usize::from(route.0)].pattern)
+    }
+
     /// Nothing is left to do for it.
     pub fn is_settled(&self) -> bool {
         self.recipient().is_settled()
@@ -442,6 +458,11 @@ impl<'q> RecipientView<'q> {
     /// The last word of the next hop about it; may be empty.
     pub fn reply(&self) -> Cow<'q, str> {
         String::from_utf8_lossy(self.said().0)
+    }
+
+    /// Did its time end it? Not a next hop or a command.
+    pub fn has_expired(&self) -> bool {
+        matches!(self.place(), Place::Failed | Place::Bounced) && self.said().0.starts_with(EXPIRED.as_bytes())
     }
 
     /// The next hop that said it, or the place where it was kept; `?` if the name was too long to be kept. `None` if it was said by none.

@@ -147,8 +147,8 @@ impl World {
         Seen { priority: view.priority(), expires: accepted.expires, routes: accepted.routes.clone(), recipients }
     }
 
-    /// What an attempt came to for some recipients.
-    fn note(&mut self, id: QueueId, outcomes: &[(u16, Outcome<'_>)]) {
+    /// What an attempt came to for some recipients. A refusal is not the last word about those that go `elsewhere`.
+    fn note(&mut self, id: QueueId, outcomes: &[(u16, Outcome<'_>)], elsewhere: &[u16]) {
         let accepted = self.accepted.get_mut(&id).unwrap();
         for (number, outcome) in outcomes {
             let wants_success = self.with_reports && accepted.notify[*number as usize].has(Notify::SUCCESS);
@@ -166,7 +166,7 @@ impl World {
             *fate = match outcome {
                 Outcome::Delivered { .. } | Outcome::Relayed { .. } if wants_success => Fate::SuccessDue,
                 Outcome::Delivered { .. } | Outcome::Relayed { .. } | Outcome::PassedOn { .. } => Fate::Delivered,
-                Outcome::Failed { .. } => Fate::Failed,
+                Outcome::Failed { .. } if !elsewhere.contains(number) => Fate::Failed,
                 _ => Fate::Open,
             };
         }
@@ -422,6 +422,7 @@ impl World {
             })
             .collect();
         let deleted = self.queue.show(key).is_some_and(|message| message.is_closing());
+        let elsewhere: Vec<u16> = recipients.iter().copied().filter(|number| self.queue.goes_elsewhere(&dispatch, *number)).collect();
         // At times some are decided before the others.
         let is_decided = |(_, outcome): &&(u16, Outcome<'_>)| !matches!(outcome, Outcome::Untried { .. } | Outcome::Deferred { .. });
         let decided = outcomes.iter().take_while(is_decided).count().min(recipients.len() - 1);
@@ -430,7 +431,7 @@ impl World {
             let settled = self.queue.settle_some(&mut dispatch, early, "", self.now, &mut record);
             assert_eq!(settled, if deleted { Settled::Nothing } else { Settled::Outcome });
             if !deleted {
-                self.note(id, early);
+                self.note(id, early, &elsewhere);
                 self.persist(id, settled, std::mem::take(&mut record));
             }
         }
@@ -439,7 +440,7 @@ impl World {
             assert_eq!(settled, Settled::Nothing);
             return;
         }
-        self.note(id, outcomes);
+        self.note(id, outcomes, &elsewhere);
         self.note_untried(id, &recipients);
         let accepted = self.accepted.get_mut(&id).unwrap();
         // A deferral beyond the lifetime is a failure.

@@ -135,6 +135,50 @@ fn what_is_rerouted_never_goes_the_old_way_again() {
     others.into_iter().for_each(|dispatch| assert_eq!(queue.abandon(dispatch, START), Settled::Nothing));
 }
 
+/// A host that refused, after an operator had sent the mail away from it, failed it for good.
+#[test]
+fn a_refusal_on_the_old_way_fails_nobody_who_was_rerouted_before() {
+    for is_in_part in [false, true] {
+        let (mut queue, mut record) = (queue("backup.test"), Vec::new());
+        let key = enqueue(&mut queue);
+        let (first, second) = (attempt(&mut queue, START).unwrap(), attempt(&mut queue, START).unwrap());
+        let (mut two, other) = if first.recipients() == 2 { (first, second) } else { (second, first) };
+        assert_eq!((two.recipients(), other.recipients()), (2, 1));
+        assert_eq!(queue.reroute(key, &by_domain("y.test"), RouteId(2), START, &mut record), Some(Settled::Outcome));
+        queue.recorded(key);
+        let refused = |number| (number, Outcome::Failed { reply: b"550 5.7.1 no" });
+        assert_eq!((queue.goes_elsewhere(&two, 0), queue.goes_elsewhere(&other, 1)), (true, false));
+        if is_in_part {
+            assert_eq!(queue.settle_some(&mut two, &[refused(0)], "", START, &mut record), Settled::Outcome);
+            queue.recorded(key);
+            assert_eq!(
+                attempt(&mut queue, START).map(|dispatch| queue.abandon(dispatch, START)),
+                Some(Settled::Nothing),
+                "it goes at once"
+            );
+            assert_eq!(queue.settle(two, &[refused(2)], START, &mut record), Settled::Outcome);
+        } else {
+            assert_eq!(queue.settle(two, &[refused(0), refused(2)], START, &mut record), Settled::Outcome);
+        }
+        queue.recorded(key);
+        // Of its own way it is the last word.
+        assert_eq!(queue.settle(other, &[refused(1)], START, &mut record), Settled::Outcome);
+        queue.recorded(key);
+        assert_eq!(states(&queue, key), [State::Ready, State::Failed, State::Ready]);
+        let whole = whole_state(&queue, key);
+        let (recovered, again) = recover(&whole, "backup.test");
+        assert_eq!((states(&recovered, again)[0], states(&recovered, again)[1]), (State::Ready, State::Failed));
+        for (queue, key) in [(&queue, key), (&recovered, again)] {
+            assert_eq!(destinations(queue, key), ["backup.test", "z.test", "backup.test"]);
+        }
+        let dispatch = attempt(&mut queue, START).unwrap();
+        assert_eq!((queue.destination(dispatch.destination(), START).unwrap().name, dispatch.recipients()), ("backup.test", 2));
+        // There it is the last word, too.
+        assert_eq!(queue.settle(dispatch, &[refused(0), refused(2)], START, &mut record), Settled::Outcome);
+        assert_eq!(states(&queue, key), [State::Failed; 3]);
+    }
+}
+
 /// Some of an attempt's recipients go on to another host; who comes back before them went the old way once more, or waited for them.
 #[test]
 fn who_comes_back_before_the_others_of_the_attempt_goes_where_it_was_rerouted_to() {

@@ -1,0 +1,143 @@
+//! Commands for mail that is being attempted: what they say, and what comes of it when the attempt has ended.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+
+use crate::next_hop::NextHop;
+use crate::node::{Node, PATIENCE, Setup};
+use crate::queue_steering::{deliver, say};
+use crate::shards::on_one_core;
+
+/// Takes one message up to the end of its content, and answers that when it is told to.
+struct Held {
+    stream: TcpStream,
+    reader: BufReader<TcpStream>,
+}
+
+impl Held {
+    fn accept(listener: &TcpListener) -> Self {
+        let (stream, _) = listener.accept().unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let reader = BufReader::new(stream.try_clone().unwrap());
+        Self { stream, reader }
+    }
+
+    fn up_to_the_dot(listener: &TcpListener) -> Self {
+        let mut held = Self::accept(listener);
+        held.say("220 slow.test ESMTP");
+        for (command, reply) in [("EHLO", "250 slow.test"), ("MAIL", "250 2.1.0 Ok"), ("RCPT", "250 2.1.5 Ok"), ("DATA", "354 Go on")] {
+            held.hear(command);
+            held.say(reply);
+        }
+        held.hear_content();
+        held
+    }
+
+    fn hear(&mut self, command: &str) {
+        let mut line = String::new();
+        self.reader.read_line(&mut line).unwrap();
+        assert!(line.starts_with(command), "{line:?} instead of {command}");
+    }
+
+    fn hear_content(&mut self) {
+        let mut content = String::new();
+        while !content.ends_with("\r\n.\r\n") {
+            assert!(self.reader.read_line(&mut content).unwrap() > 0, "the end of {content:?}");
+        }
+    }
+
+    /// Without a reply it ends.
+    fn end(mut self, reply: &str) {
+        if !reply.is_empty() {
+            self.say(reply);
+        }
+    }
+
+    fn say(&mut self, reply: &str) {
+        self.stream.write_all(format!("{reply}\r\n").as_bytes()).unwrap();
+    }
+}
+
+/// Mail of slow.test goes to `slow`, all other, and that of backup.test, to `hop`.
+fn start(slow: SocketAddr, hop: SocketAddr, shards: u32) -> Node {
+    let route = |domain: &str, host: SocketAddr| format!("[[route]]\ndomain = \"{domain}\"\nvia = \"smarthost\"\nhosts = [\"{host}\"]\n");
+    let extra = route("slow.test", slow) + &route("backup.test", hop);
+    Node::start(&on_one_core(Setup { extra: extra.leak(), ..Setup::to(hop) }, shards))
+}
+
+/// The log told of an expiry as well, and `queue why` of that alone.
+#[test]
+fn what_is_bounced_meanwhile_has_one_end_and_did_not_expire() {
+    for end in ["451 4.3.0 later", "550 5.7.1 no", ""] {
+        let (listener, hop) = (TcpListener::bind("127.0.0.1:0").unwrap(), NextHop::start());
+        let node = start(listener.local_addr().unwrap(), hop.address, 1);
+        let id = deliver(&node, "a@x.test", &["b@slow.test"]);
+        let held = Held::up_to_the_dot(&listener);
+        assert!(say(&node, &["queue", "bounce", &id, "--reason", "by hand"]).starts_with("1 message bounced\n"));
+        held.end(end);
+        assert!(hop.wait_for(1)[0].text().contains("by hand"), "{end}");
+        node.wait_for_queue(<[_]>::is_empty);
+        let log = node.wait_for_mail_log("event=report");
+        assert!(log.contains("event=bounced to=<b@slow.test>") && !log.contains("event=expired"), "{log}");
+        let why = say(&node, &["queue", "why", &id]);
+        assert!(why.contains("<b@slow.test> failed for good at ") && why.contains("\"554 5.0.0 by hand\""), "{why}");
+    }
+}
+
+/// A host that refused, after an operator had sent the mail away from it, failed it for good.
+#[test]
+fn what_is_rerouted_meanwhile_goes_the_other_way_unless_it_is_delivered() {
+    for (shards, end) in [(1, "550 5.7.1 no"), (2, "550 5.7.1 no"), (1, "451 4.3.0 later"), (1, "250 2.0.0 Ok"), (1, "kill")] {
+        let (listener, hop) = (TcpListener::bind("127.0.0.1:0").unwrap(), NextHop::start());
+        let mut node = start(listener.local_addr().unwrap(), hop.address, shards);
+        // With several shards some are of the one that does not deliver there.
+        for count in 1..=2 * shards as usize {
+            let id = deliver(&node, "a@x.test", &["b@slow.test"]);
+            let held = Held::up_to_the_dot(&listener);
+            assert_eq!(say(&node, &["queue", "reroute", &id, "--to", "backup.test"]), "1 message re-routed");
+            let comes = "sent by the route \"backup.test\" when that has ended, unless it delivers";
+            for words in [["queue", "why", &id], ["queue", "show", &id]] {
+                let said = say(&node, &words);
+                assert!(said.contains(comes), "{said}");
+            }
+            if end == "kill" {
+                node.kill();
+                node.restart();
+            } else {
+                held.end(end);
+            }
+            node.wait_for_queue(<[_]>::is_empty);
+            let is_delivered = |line: &str| line.contains(&*id) && line.contains("outcome=delivered");
+            let log = node.wait_for_mail_log_that("a delivery", |log| log.lines().any(is_delivered));
+            let why = say(&node, &["queue", "why", &id]);
+            if end.starts_with("250") {
+                assert!(hop.wait_for(0).is_empty() && why.contains("was delivered to"), "{why}");
+                continue;
+            }
+            assert_eq!(hop.wait_for(count).last().unwrap().recipients, ["b@slow.test"], "nobody is told of a failure");
+            assert!(why.contains("<b@slow.test> was delivered to"), "{why}");
+            assert!(!log.contains("outcome=bounced"), "{log}");
+        }
+    }
+}
+
+/// `why` and `show` spoke of the attempt alone.
+#[test]
+fn what_comes_after_the_attempt_is_told() {
+    let (listener, hop) = (TcpListener::bind("127.0.0.1:0").unwrap(), NextHop::start());
+    let node = start(listener.local_addr().unwrap(), hop.address, 1);
+    let id = deliver(&node, "a@x.test", &["b@slow.test"]);
+    let held = Held::up_to_the_dot(&listener);
+    let say_both = || [["queue", "why", &id], ["queue", "show", &id]].map(|words| say(&node, &words));
+    assert!(say_both().iter().all(|said| !said.contains("when that has ended")));
+    assert!(node.ask(&["queue", "set-expiry", &id, "1h"]).status.success());
+    assert!(say_both().iter().all(|said| said.contains(" by command") && said.contains("expires ")), "{:?}", say_both());
+    assert!(node.ask(&["queue", "set-expiry", &id, "0s"]).status.success());
+    assert!(say_both().iter().all(|said| said.contains("expired by command when that has ended, unless it delivers")));
+    assert!(node.ask(&["queue", "pause", "slow.test"]).status.success());
+    assert!(say_both().iter().all(|said| said.contains("kept until `queue resume slow.test` and expired by command when that has ended")));
+    assert!(node.ask(&["queue", "hold", &id]).status.success());
+    assert!(say_both().iter().all(|said| said.contains("held by command and kept until `queue resume slow.test` and expired")));
+    held.end("550 5.7.1 no");
+    hop.wait_for(1);
+}
