@@ -21,6 +21,14 @@ impl Outbound<'_> {
         let named = self.shard.queue.borrow().envelope(key).map(|envelope| (envelope.id, envelope.size));
         let Some((queue_id, size)) = named else { return Err(self.give_up_reading(id, &RecordError::Gone)) };
         let shard = self.shard;
+        let is_taken_out = {
+            let queue = shard.queue.borrow();
+            let dispatch = &self.attempt_of(id).dispatch;
+            !dispatch.is_guest() && queue.is_taken_out(dispatch)
+        };
+        if is_taken_out {
+            return Err(self.give_up_reading(id, &RecordError::TakenOut));
+        }
         let opened = MessageContent::open(shard, &self.attempt_of(id).dispatch, queue_id).await;
         let content = match opened {
             Ok(content) => content,

@@ -121,6 +121,34 @@ fn what_is_rerouted_meanwhile_goes_the_other_way_unless_it_is_delivered() {
     }
 }
 
+/// The message was gone at once, and may have been delivered a moment later.
+#[test]
+fn what_is_purged_meanwhile_is_seen_until_its_attempt_has_ended() {
+    for shards in [1, 2] {
+        let (listener, hop) = (TcpListener::bind("127.0.0.1:0").unwrap(), NextHop::start());
+        let node = start(listener.local_addr().unwrap(), hop.address, shards);
+        for end in ["451 4.3.0 later", "550 5.7.1 no", "", "250 2.0.0 Ok"] {
+            let id = deliver(&node, "a@x.test", &["b@slow.test"]);
+            let held = Held::up_to_the_dot(&listener);
+            assert!(say(&node, &["queue", "purge", &id]).ends_with("purged unless this attempt delivers"));
+            let queue = node.queue();
+            assert_eq!((queue.len(), &queue[0]["recipients"][0]["state"]), (1, &"active".into()), "{queue:?}");
+            for words in [["queue", "why", &id], ["queue", "show", &id]] {
+                let said = say(&node, &words);
+                assert!(said.contains("purged by command when that has ended, unless it delivers"), "{said}");
+            }
+            held.end(end);
+            node.wait_for_queue(<[_]>::is_empty);
+            let log = node.wait_for_mail_log_that("the end of the attempt", |log| log.contains(&format!("queue_id={id} event=attempt")));
+            assert!(!log.contains("event=expired") && !log.contains("event=report"), "{log}");
+            let why = say(&node, &["queue", "why", &id]);
+            let expected = if end.starts_with("250") { "was delivered to" } else { "was removed by command at" };
+            assert!(why.contains(expected), "{why}");
+        }
+        assert!(hop.wait_for(0).is_empty(), "nobody is told");
+    }
+}
+
 /// `why` and `show` spoke of the attempt alone.
 #[test]
 fn what_comes_after_the_attempt_is_told() {

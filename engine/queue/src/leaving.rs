@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::dispatch::Dispatch;
 use crate::message::{Flags, Place};
 use crate::outcome::Settling;
 use crate::queue::Queue;
@@ -96,6 +97,17 @@ impl Queue {
             }
         }
         true
+    }
+}
+
+impl Queue {
+    /// Is nothing of an attempt wanted any more, because a purge was for all of its recipients or the message was deleted? Its content is not begun
+    /// then. Of an attempt that another shard makes for this one, ask there.
+    pub fn is_taken_out(&self, dispatch: &Dispatch) -> bool {
+        let index = dispatch.key.index;
+        let is_purged = |recipient| self.leaving.get(index, recipient) == Some(&Leave::Purged);
+        self.messages[index].flags.has(Flags::CLOSING)
+            || self.leaving.count() > 0 && self.recipients(dispatch).all(|(recipient, _)| is_purged(recipient))
     }
 }
 

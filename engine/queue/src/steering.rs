@@ -10,6 +10,7 @@ use crate::message::{Flags, MessageKey, Place};
 use crate::queue::Queue;
 use crate::route::RouteId;
 use crate::settling::Settled;
+use crate::view::RecipientView;
 
 impl Queue {
     /// Fails the recipients that meet the filter, with `reply` as the last word about them, so that their sender is told; one that is being
@@ -36,7 +37,9 @@ impl Queue {
     pub fn purge(&mut self, key: MessageKey, filter: &Filter, now: u64, record: &mut Vec<u8>) -> Option<Settled> {
         let index = self.find_open(key)?;
         let view = self.show(key).expect("it was found");
-        if view.recipients().all(|recipient| recipient.matches(filter) || recipient.is_settled() || recipient.is_leaving()) {
+        let stays =
+            |recipient: &RecipientView<'_>| recipient.place() == Place::Attempting || !recipient.matches(filter) && !recipient.is_settled();
+        if !view.recipients().any(|recipient| stays(&recipient)) {
             return self.delete(key, now);
         }
         let mut is_any_leaving = false;

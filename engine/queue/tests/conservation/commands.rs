@@ -49,8 +49,9 @@ impl World {
                 let domain = accepted.recipients[0].split_once('@').unwrap().1.to_owned();
                 let is_chosen: Vec<bool> = accepted.recipients.iter().map(|address| address.ends_with(&domain)).collect();
                 let filter = Filter { recipient_domain: Some(domain), ..Filter::default() };
-                let takes_all =
-                    accepted.fate.iter().zip(&is_chosen).all(|(fate, is_chosen)| fate.is_settled() || *fate == Fate::Leaving || *is_chosen);
+                // What is being attempted keeps the message until that has ended.
+                let leaves = |number: usize, fate: &Fate| !attempting(number) && (fate.is_settled() || is_chosen[number]);
+                let takes_all = accepted.fate.iter().enumerate().all(|(number, fate)| leaves(number, fate));
                 self.queue.purge(key, &filter, now, &mut record).inspect(|_| {
                     if takes_all {
                         accepted.fate.fill(Fate::Delivered);
