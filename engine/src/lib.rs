@@ -77,3 +77,4 @@ mod stored_envelope;
 mod summary;
 mod tags;
 mod why;
+mod withheld;

@@ -11,7 +11,7 @@ use std::{
 use ringpost_queue::{DestinationId, Dispatch, HostIndex, HostsTried, has_enough_of_connection};
 use ringpost_ring::{Conn, Deadline, Received};
 use ringpost_smtp::{
-    client::{Action, Client, ClientSettings, Disconnect, MESSAGE_UNREADABLE, Rcpt, Transaction, TransactionId, Verdict},
+    client::{Action, Client, ClientSettings, Disconnect, MESSAGE_UNREADABLE, Rcpt, Transaction, TransactionId, Verdict, is_about_offer},
     extension::{Body, Notify},
     reply::Reply,
 };
@@ -25,6 +25,7 @@ use crate::{
     pool_limits::PoolLimits,
     shard::Shard,
     stored_envelope::StoredEnvelope,
+    withheld,
 };
 
 mod closing;
@@ -309,7 +310,8 @@ impl<'s> Outbound<'s> {
         if self.client.is_ending() {
             // Whoever greets and closes at the first MAIL means it: a usual way to keep a sender out.
             let is_first = self.served == 0 && !self.has_rested;
-            let is_answered = attempt.storage.outcomes.iter().any(|outcome| outcome.verdict != Verdict::Untried);
+            let is_of_it = |outcome: &RecipientOutcome| outcome.verdict != Verdict::Untried && !is_about_offer(&outcome.reply);
+            let is_answered = attempt.storage.outcomes.iter().any(is_of_it);
             self.broke_off |= is_first || is_answered || attempt.dispatch.has_delivered();
         } else {
             self.served += 1;
@@ -338,7 +340,11 @@ impl<'s> Outbound<'s> {
             let mut at = *record_at.get_or_insert(later);
             if now >= at || self.shard.is_ending() {
                 *record_at = None;
-                let is_final = |outcome: &mut RecipientOutcome| matches!(outcome.verdict, Verdict::Delivered | Verdict::Failed);
+                // Another host may take what this one does not offer.
+                let is_final = |outcome: &mut RecipientOutcome| match outcome.verdict {
+                    Verdict::Failed => !is_about_offer(&outcome.reply),
+                    verdict => verdict == Verdict::Delivered,
+                };
                 let decided: Vec<_> = storage.outcomes.extract_if(.., is_final).collect();
                 let Err(decided) = self.shard.settle_some(dispatch, decided, &self.relay) else { continue };
                 // Its owner has no time now.
@@ -408,6 +414,12 @@ impl<'s> Outbound<'s> {
             transaction.deliver_by = deliver_by_left(view, envelope.accepted_at, self.shard.now_ms());
         }
         let recipients = queue.recipients(&attempt.dispatch);
+        let withheld = match self.client.offer().smtputf8 {
+            true => Vec::new(),
+            false => withheld::beyond_ascii(&envelope, transaction.eight_bit_header, recipients.clone(), view.as_ref()),
+        };
+        withheld::decide(&withheld, &mut attempt.storage);
+        let recipients = recipients.filter(|(number, _)| withheld.binary_search(number).is_err());
         attempt.storage.recipients.extend(recipients.clone().map(|(number, _)| number));
         attempt.transaction = Some(match view {
             None => self.client.begin(&transaction, recipients.map(|(_, address)| address), out),

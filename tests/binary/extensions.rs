@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use crate::client::Client;
 use crate::next_hop::NextHop;
 use crate::node::{Node, Setup};
+use crate::shards::on_one_core;
 
 /// Sends one message whose MAIL has these parameters, by BDAT; returns the final reply.
 fn send(client: &mut Client, parameters: &str, content: &[u8]) -> String {
@@ -206,4 +207,55 @@ fn a_header_of_a_part_beyond_ascii_goes_to_no_hop_without_smtputf8() {
     send(&node, asked, "\u{e4}");
     let message = hop.wait_for(1).remove(0);
     assert!(message.commands[0].contains(" SMTPUTF8") && message.text().contains("filename=\"\u{e4}\""), "{:?}", message.commands);
+}
+
+/// One recipient beyond ASCII had all others of its message refused where the next hop does not offer SMTPUTF8.
+#[test]
+fn only_who_needs_smtputf8_fails_at_a_hop_without_it() {
+    let sent = |node: &Node, sender: &str, subject: &str| {
+        let mut client = Client::greeted(node.address);
+        client.must(&format!("MAIL FROM:<{sender}> BODY=8BITMIME SMTPUTF8"), "250");
+        for recipient in ["b@one.test", "\u{fc}@two.test", "c@three.test"] {
+            client.must(&format!("RCPT TO:<{recipient}> NOTIFY=NEVER"), "250");
+        }
+        client.must("DATA", "354");
+        client.must(&format!("Subject: {subject}\r\n\r\nx\r\n."), "250");
+        node.wait_for_queue(<[_]>::is_empty);
+    };
+    for shards in [1, 2] {
+        let (plain, modern) = (NextHop::start(), NextHop::start());
+        plain.offer_eight_bit_bodies();
+        let node = Node::start(&on_one_core(Setup::to(plain.address), shards));
+        // With two shards some are of the one that does not deliver there.
+        for count in 1..=2 * shards as usize {
+            sent(&node, "a@x.test", "s");
+            let message = plain.wait_for(count).pop().unwrap();
+            let mut recipients = message.recipients;
+            recipients.sort();
+            assert!(recipients == ["b@one.test", "c@three.test"] && !message.commands[0].contains("SMTPUTF8"), "{:?}", message.commands);
+        }
+        let log = node.wait_for_mail_log("outcome=bounced");
+        let refused: Vec<&str> = log.lines().filter(|line| line.contains("outcome=bounced")).collect();
+        assert!(refused.iter().all(|line| line.contains("to=<\u{fc}@two.test>") && line.contains("reply=\"553 5.6.7 ")), "{log}");
+        // What all of them need is asked for once, and nobody is sent it.
+        for (sender, subject) in [("\u{e4}@x.test", "s"), ("a@x.test", "\u{e4}")] {
+            sent(&node, sender, subject);
+        }
+        assert_eq!(plain.messages().len(), 2 * shards as usize);
+        drop(node);
+        // Another host of the destination offers it: it has the one, and the others are not sent twice.
+        let route = format!("via = \"smarthost\"\nhosts = [\"{}\", \"{}\"]", plain.address, modern.address);
+        let before = plain.messages().len();
+        let node = Node::start(&on_one_core(Setup { route, ..Setup::new() }, shards));
+        for count in 1..=2 * shards as usize {
+            sent(&node, "a@x.test", "s");
+            let at_both = [plain.messages().split_off(before), modern.messages()].concat();
+            let mut recipients: Vec<String> = at_both.into_iter().flat_map(|message| message.recipients).collect();
+            recipients.sort();
+            let once = ["b@one.test", "c@three.test", "\u{fc}@two.test"].map(str::to_owned);
+            let mut expected: Vec<String> = once.iter().cycle().take(3 * count).cloned().collect();
+            expected.sort();
+            assert_eq!(recipients, expected);
+        }
+    }
 }

@@ -38,3 +38,6 @@ pub use transaction::Transaction;
 
 /// What an attempt says in the place of a next hop when the message cannot be given to it; a report knows it as our own word.
 pub const MESSAGE_UNREADABLE: &str = own_words::UNREADABLE;
+
+/// What the client says where an address or a header needs SMTPUTF8 and the server does not offer it: another one may (RFC 6531 3.2).
+pub const NEEDS_SMTPUTF8: &str = own_words::NEEDS_SMTPUTF8;
