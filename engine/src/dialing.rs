@@ -16,7 +16,7 @@ use tracing::debug;
 
 use crate::{
     attempt::Words,
-    outbound::{Ended, Outbound},
+    outbound::{COMMANDS_EVERY, Ended, Outbound},
     pool::{Seat, SoonIdle, Waiting},
     shard::Shard,
 };
@@ -156,10 +156,12 @@ async fn dial(
         if let Some(words) = &words {
             words.note.trying(&name);
         }
-        match connect(shard, &address).await {
-            Ok(conn) => {
+        let is_stopped = || !shard.is_ending() && dispatch.as_mut().is_some_and(|dispatch| !shard.goes_on(dispatch, words.as_mut()));
+        match connect(shard, &address, is_stopped).await {
+            // There it is put off.
+            Ok(None) => {}
+            Ok(Some(conn)) => {
                 shard.metrics.connects.increment();
-                let had_one = dispatch.is_some();
                 let mut outbound = Outbound::new(shard, conn, &settings, destination, host, name, used);
                 outbound.soon_idle = soon_idle.take();
                 match outbound.run(dispatch, tried, words).await {
@@ -171,7 +173,8 @@ async fn dial(
                     // It did not come to a greeting: another host may be of a better mind.
                     Ended::Ungreeted { dispatch: back, words: kept, is_crowded: crowded } => {
                         is_crowded |= crowded;
-                        if !had_one && back.is_none() && !crowded {
+                        // It had none, or a command took it back.
+                        if back.is_none() && !crowded {
                             return Dialed::NoHost(None);
                         }
                         (dispatch, words) = (back, kept);
@@ -243,9 +246,11 @@ fn connect_reason(error: &io::Error) -> String {
     }
 }
 
-async fn connect(shard: &Shard, address: &HostAddress) -> io::Result<Conn> {
+/// `Ok(None)` when `is_stopped`, which is asked now and then, says so.
+async fn connect(shard: &Shard, address: &HostAddress, mut is_stopped: impl FnMut() -> bool) -> io::Result<Option<Conn>> {
     let deadline = shard.ring.deadline();
-    deadline.set(shard.ring.now() + shard.config().delivery.connect_timeout);
+    let due = shard.ring.now() + shard.config().delivery.connect_timeout;
+    deadline.set(due.min(shard.ring.now() + COMMANDS_EVERY));
     let mut connecting = pin!(async {
         match address {
             HostAddress::Tcp(to) => shard.ring.connect(*to, None).await,
@@ -255,11 +260,18 @@ async fn connect(shard: &Shard, address: &HostAddress) -> io::Result<Conn> {
     let mut registered = None;
     let result = poll_fn(|cx| {
         if let Poll::Ready(result) = connecting.as_mut().poll(cx) {
-            return Poll::Ready(result);
+            return Poll::Ready(result.map(Some));
         }
         registered.get_or_insert_with(|| shard.remember_waiter(cx.waker().clone()));
-        if deadline.poll_expired(cx).is_ready() || shard.is_ending() {
-            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        while deadline.poll_expired(cx).is_ready() || shard.is_ending() {
+            let now = shard.ring.now();
+            if now >= due || shard.is_ending() {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+            if is_stopped() {
+                return Poll::Ready(Ok(None));
+            }
+            deadline.set(due.min(now + COMMANDS_EVERY));
         }
         Poll::Pending
     })

@@ -37,6 +37,9 @@ const TRANSACTIONS: usize = 2;
 /// each answer would be a hundred megabytes for a thousand.
 const RECORD_AFTER: Duration = Duration::from_millis(1);
 
+/// How often an attempt whose host has not greeted yet is looked at for commands: a host can take minutes for a greeting, and commands are few.
+pub(crate) const COMMANDS_EVERY: Duration = Duration::from_millis(500);
+
 /// How a connection ended.
 pub(crate) enum Ended {
     /// It was greeted.
@@ -82,7 +85,7 @@ pub(crate) struct Outbound<'s> {
     life: Option<usize>,
     pub(crate) out: Vec<u8>,
     attempts: [Option<Attempt>; TRANSACTIONS],
-    /// Waits for the connection to be greeted, or for a test to be answered.
+    /// Waits for the connection to be greeted, or for a test to be answered; a command may take it back until then, see [`COMMANDS_EVERY`].
     pub(crate) next: Option<Dispatch>,
     since: Instant,
     /// How it is kept.
@@ -175,7 +178,10 @@ impl<'s> Outbound<'s> {
                     };
                     awaited = Some((owed, due));
                     self.send_out();
-                    let until = self.record_decided(now).map_or(due, |at| at.min(due));
+                    let mut until = self.record_decided(now).map_or(due, |at| at.min(due));
+                    if !self.greeted && self.next.is_some() {
+                        until = until.min(now + COMMANDS_EVERY);
+                    }
                     let event = self.wait(until.saturating_duration_since(now), None).await;
                     let dot_left = self.note_dot();
                     if dot_left {
@@ -185,8 +191,16 @@ impl<'s> Outbound<'s> {
                     match event {
                         Event::Bytes(bytes) => (received, consumed) = (Some(bytes), 0),
                         Event::Ended(Disconnect::TimedOut) if dot_left && !self.shard.is_ending() => {}
-                        // What was answered so far is recorded.
-                        Event::Ended(Disconnect::TimedOut) if self.shard.ring.now() < self.shard.before_drain_ends(due) => {}
+                        // What was answered so far is recorded, and a command may have come for what waits.
+                        Event::Ended(Disconnect::TimedOut) if self.shard.ring.now() < self.shard.before_drain_ends(due) => {
+                            let waits = self.next.take_if(|_| !self.greeted && !self.shard.is_ending());
+                            if let Some(dispatch) = waits {
+                                self.next = self.unless_stopped(dispatch);
+                                if self.next.is_none() {
+                                    self.client.disconnected(Disconnect::Abandoned);
+                                }
+                            }
+                        }
                         // The drain's time is over and not the host's.
                         Event::Ended(Disconnect::TimedOut) if self.shard.ring.now() < due => {
                             self.client.disconnected(Disconnect::Abandoned);
@@ -209,8 +223,14 @@ impl<'s> Outbound<'s> {
                         self.shard.delivery.kick();
                     }
                     self.idling.passed();
-                    let next = self.next.take().or_else(|| self.take_waiting()).or_else(|| self.take_next());
-                    match next {
+                    // What has waited for the connection, for a greeting or for a test, may have been stopped by a command.
+                    let waited = self.next.take().or_else(|| self.take_waiting());
+                    let is_new = self.served == 0;
+                    let next = match waited {
+                        Some(dispatch) if is_new && !self.shard.is_ending() => self.unless_stopped(dispatch),
+                        waited => waited,
+                    };
+                    match next.or_else(|| self.take_next()) {
                         Some(dispatch) => self.begin_now(dispatch).await,
                         None => match self.idle().await {
                             Some(bytes) => (received, consumed) = (Some(bytes), 0),
@@ -272,6 +292,20 @@ impl<'s> Outbound<'s> {
         let dispatch = self.shard.queue.borrow_mut().poll_next(self.destination, self.shard.now_ms())?;
         self.shard.delivery.attempt_began();
         Some(dispatch)
+    }
+
+    /// An attempt of which its host has heard nothing yet comes to nothing where commands have come for all of its recipients, and those it is
+    /// about leave it where they are some.
+    fn unless_stopped(&mut self, mut dispatch: Dispatch) -> Option<Dispatch> {
+        if self.shard.goes_on(&mut dispatch, self.words.as_mut()) {
+            return Some(dispatch);
+        }
+        let tried = self.tried.take().unwrap_or_default();
+        match self.words.take() {
+            Some(words) => self.shard.settle_declined(dispatch, words, tried),
+            None => self.shard.attempt_put_off(dispatch),
+        }
+        None
     }
 
     /// A message that waits in the pool for a connection.

@@ -169,3 +169,53 @@ fn what_comes_after_the_attempt_is_told() {
     held.end("550 5.7.1 no");
     hop.wait_for(1);
 }
+
+/// The attempt ran to the end of `banner_timeout`, five minutes, whatever was commanded.
+#[test]
+fn a_command_ends_an_attempt_at_a_host_that_has_not_greeted() {
+    for (shards, is_greeted) in [(1, false), (1, true), (2, false), (2, true)] {
+        let (listener, hop) = (TcpListener::bind("127.0.0.1:0").unwrap(), NextHop::start());
+        let node = start(listener.local_addr().unwrap(), hop.address, shards);
+        let silent = |listener: &TcpListener| {
+            let mut held = Held::accept(listener);
+            if is_greeted {
+                held.say("220 slow.test ESMTP");
+                held.hear("EHLO");
+            }
+            held
+        };
+        let moved = deliver(&node, "a@x.test", &["b@slow.test"]);
+        let mut first = silent(&listener);
+        assert_eq!(say(&node, &["queue", "reroute", &moved, "--to", "backup.test"]), "1 message re-routed");
+        assert_eq!(hop.wait_for(1)[0].recipients, ["b@slow.test"]);
+        let mut line = String::new();
+        assert_eq!(first.reader.read_line(&mut line).unwrap(), 0, "it was told {line:?}");
+        // With two shards some is of the one that does not deliver there.
+        for state in ["held", "gone", "failed", "expired", "ready"].repeat(shards as usize) {
+            let id = deliver(&node, "", &["c@slow.test"]);
+            let _silent = silent(&listener);
+            let command: &[&str] = match state {
+                "held" => &["queue", "hold", &id],
+                "gone" => &["queue", "purge", &id],
+                "failed" => &["queue", "bounce", &id],
+                "expired" => &["queue", "set-expiry", &id, "0s"],
+                _ => &["queue", "pause", "slow.test"],
+            };
+            assert!(node.ask(command).status.success(), "{state}");
+            node.wait_for_queue(|queue| {
+                let found = queue.iter().find(|one| one["id"] == *id);
+                match state {
+                    "held" | "ready" => found.is_some_and(|one| one["recipients"][0]["state"] == state),
+                    _ => found.is_none(),
+                }
+            });
+            assert!(node.ask(&["queue", "purge", "--all"]).status.success());
+            node.wait_for_queue(<[_]>::is_empty);
+            assert!(node.ask(&["queue", "resume", "slow.test"]).status.success());
+        }
+        let last = deliver(&node, "a@x.test", &["last@slow.test"]);
+        Held::up_to_the_dot(&listener).end("250 2.0.0 Ok");
+        node.wait_for_queue(|queue| queue.iter().all(|one| one["id"] != *last));
+        assert_eq!(hop.messages().len(), 1, "nothing was sent twice");
+    }
+}

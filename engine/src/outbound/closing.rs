@@ -39,6 +39,10 @@ impl Outbound<'_> {
             self.shard.pool.lost_ahead(self.destination, self.age(now), now);
         }
         let now = self.shard.now_ms();
+        // It was not the host's time that was over.
+        if !self.greeted && matches!(reason, CloseReason::Disconnected(Disconnect::Abandoned)) {
+            return Ended::Ungreeted { dispatch: self.next.take(), words: self.words.take(), is_crowded: false };
+        }
         if !self.greeted {
             let is_crowded = match &reason {
                 CloseReason::Refused(reply) | CloseReason::ServiceClosing(reply) => asks_for_fewer_connections(reply.line().as_bytes()),
