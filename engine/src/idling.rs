@@ -81,6 +81,7 @@ impl Outbound<'_> {
         let event = self.wait(self.idle_patience(now, idle_since), Some(&parked)).await;
         self.shard.pool.leave(self.destination, &parked);
         let now = self.shard.ring.now();
+        self.renew_limits();
         match event {
             // Nothing tells an idle one that DNS has other hosts now.
             Event::Handed(dispatch) if !self.has_host() => {

@@ -88,8 +88,9 @@ pub(crate) struct Outbound<'s> {
     /// Waits for the connection to be greeted, or for a test to be answered; a command may take it back until then, see [`COMMANDS_EVERY`].
     pub(crate) next: Option<Dispatch>,
     since: Instant,
-    /// How it is kept.
+    /// How it is kept, since the pool's change of this number.
     pub(crate) limits: PoolLimits,
+    limits_since: u64,
     pub(crate) idling: Idling,
     greeted: bool,
     /// Attempts that the peer answered.
@@ -138,6 +139,7 @@ impl<'s> Outbound<'s> {
             next: None,
             since: shard.ring.now(),
             limits: shard.pool_limits(destination),
+            limits_since: shard.pool.changes(),
             idling: Idling::new(used),
             greeted: false,
             served: 0,
@@ -223,6 +225,7 @@ impl<'s> Outbound<'s> {
                         self.shard.delivery.kick();
                     }
                     self.idling.passed();
+                    self.renew_limits();
                     // What has waited for the connection, for a greeting or for a test, may have been stopped by a command.
                     let waited = self.next.take().or_else(|| self.take_waiting());
                     let is_new = self.served == 0;
@@ -328,6 +331,14 @@ impl<'s> Outbound<'s> {
     /// Is its host one of the destination's still? DNS or a reload can have taken it away: what it has is finished, and no more begun.
     pub(crate) fn has_host(&self) -> bool {
         is_host(self.shard, self.destination, self.host)
+    }
+
+    /// After a reload it is kept as is said now.
+    pub(crate) fn renew_limits(&mut self) {
+        let changes = self.shard.pool.changes();
+        if self.limits_since != changes {
+            (self.limits, self.limits_since) = (self.shard.pool_limits(self.destination), changes);
+        }
     }
 
     fn is_beyond(&self) -> bool {
@@ -486,7 +497,7 @@ impl<'s> Outbound<'s> {
         self.deadline.set(self.shard.before_drain_ends(now + patience));
         let shard = self.shard.clone();
         let mut draining_since = None;
-        let (destination, host) = (self.destination, self.host);
+        let (destination, host, limits_since) = (self.destination, self.host, self.limits_since);
         let (conn, deadline, life) = (&self.conn, &self.deadline, &mut self.life);
         poll_fn(|cx| {
             if let Some(Poll::Ready(dispatch)) = parked.map(|parked| parked.poll_handed(cx)) {
@@ -501,7 +512,10 @@ impl<'s> Outbound<'s> {
             if life.is_none() {
                 *life = Some(shard.remember_waiter(cx.waker().clone()));
             }
-            if parked.is_some_and(|parked| parked.is_retired() || !is_host(&shard, destination, host)) {
+            let is_over = |parked: &Parked<Dispatch>| {
+                parked.is_retired() || shard.pool.changes() != limits_since || !is_host(&shard, destination, host)
+            };
+            if parked.is_some_and(is_over) {
                 return Poll::Ready(Event::TimeOut);
             }
             if shard.is_ending() && draining_since.is_none() {

@@ -30,7 +30,8 @@ pub(crate) async fn swap(shard: &Rc<Shard>, config: Arc<Config>) -> Result<(), S
     elsewhere.into_iter().for_each(|dispatch| shard.attempt_abandoned(dispatch));
     shard.admission.set_limits(&config, shard.share);
     shard.set_config(config);
-    shard.delivery.kick();
+    // Idle connections look at how long they stay.
+    shard.wake_life();
     Ok(())
 }
 

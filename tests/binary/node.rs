@@ -79,7 +79,7 @@ impl Setup {
 pub(crate) struct Node {
     pub(crate) folder: TempDir,
     pub(crate) address: SocketAddr,
-    config: PathBuf,
+    pub(crate) config: PathBuf,
     open_files: Option<u32>,
     child: Option<Child>,
 }

@@ -324,3 +324,24 @@ fn a_host_that_greets_and_closes_at_mail_is_left_alone() {
     // As many as it takes to see a share, and those that were open then.
     assert!(made.load(Ordering::SeqCst) < 40, "{} connections", made.load(Ordering::SeqCst));
 }
+
+/// A reload that shortened `idle_timeout`, or wanted no idle connections any more, reached those that came later alone.
+#[test]
+fn a_reload_of_the_pool_is_for_connections_that_are_idle_already() {
+    for (before, after) in [
+        (["min_idle = 2", "idle_timeout = \"1s\""], ["min_idle = 0", "idle_timeout = \"1s\""]),
+        (["min_idle = 0", "idle_timeout = \"200s\""], ["min_idle = 0", "idle_timeout = \"1s\""]),
+        (["min_idle = 0", "max_lifetime = \"200s\""], ["min_idle = 0", "max_lifetime = \"1s\""]),
+    ] {
+        let hop = NextHop::start();
+        let node = self::node(&hop, &before);
+        send(&node, 1);
+        wait("an idle connection", &node, || counter(&node, "pool_idle") > 0);
+        let text = std::fs::read_to_string(&node.config).unwrap();
+        let (min_idle, other) = (text.replace(before[0], after[0]), before[1]);
+        std::fs::write(&node.config, min_idle.replace(other, after[1])).unwrap();
+        let reloaded = node.ask(&["reload"]);
+        assert!(reloaded.status.success(), "{reloaded:?}");
+        wait("its end", &node, || hop.connections_open() == 0);
+    }
+}
