@@ -90,8 +90,8 @@ impl Via {
 pub struct RouteOverrides {
     /// Connections to one destination of this route.
     pub connections_max: Option<u32>,
-    /// Messages over one connection.
-    pub messages_per_connection: Option<u32>,
+    /// Messages over one connection; `Some(None)`: "off", whatever `[delivery]` says.
+    pub messages_per_connection: Option<Option<u32>>,
     /// How a destination of this route is treated.
     pub policy: PolicyOverrides,
 }
@@ -129,7 +129,7 @@ impl Route {
 
     /// Messages over one connection of this route; None: as many as its lifetime allows.
     pub fn messages_per_connection(&self, delivery: &Delivery) -> Option<u32> {
-        self.overrides.messages_per_connection.or(delivery.messages_per_connection)
+        self.overrides.messages_per_connection.unwrap_or(delivery.messages_per_connection)
     }
 
     /// How each destination of this route is treated.
@@ -151,9 +151,11 @@ impl Route {
         }
         let word: Option<ViaWord> = section.optional("via");
         let via = Route::read_via(&mut section, word);
+        let has_messages = section.has("messages_per_connection");
+        let messages_per_connection = section.word_or_within("messages_per_connection", "off", None, 1..=MESSAGES_PER_CONNECTION_MAX);
         let overrides = RouteOverrides {
             connections_max: section.optional_within("connections_max", 1..=CONNECTIONS_MAX),
-            messages_per_connection: section.optional_within("messages_per_connection", 1..=MESSAGES_PER_CONNECTION_MAX),
+            messages_per_connection: has_messages.then_some(messages_per_connection),
             policy: PolicyOverrides::read(&mut section),
         };
         // Against the defaults: what [delivery] says is read after the routes, and is checked by itself.

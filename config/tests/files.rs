@@ -76,7 +76,7 @@ fn every_commented_example_of_the_defaults_is_a_right_value() {
     assert_eq!(config.listeners[0].name, "public");
     assert_eq!(config.domains.get("example.org").unwrap().recipients().map(<[String]>::len), Some(2));
     let route = &config.routes.as_slice()[0];
-    assert_eq!(route.overrides.messages_per_connection, Some(1000));
+    assert_eq!(route.overrides.messages_per_connection, Some(Some(1000)));
     assert_eq!(route.retry, config.queue.retry);
 }
 
@@ -342,4 +342,15 @@ fn own_hosts_are_names_and_addresses() {
         let said = parse(wrong).unwrap_err().to_string();
         assert!(said.contains("is neither a host's name nor an address"), "{wrong}: {said}");
     }
+}
+
+/// It was refused, so that no route could undo a limit that [delivery] sets.
+#[test]
+fn a_route_undoes_a_limit_of_messages_per_connection() {
+    let text = "hostname = \"mx1.example.test\"\n[delivery]\nmessages_per_connection = 7\n\
+        [[route]]\ndomain = \"a.test\"\nvia = \"mx\"\nmessages_per_connection = \"off\"\n\
+        [[route]]\ndomain = \"b.test\"\nvia = \"mx\"\nmessages_per_connection = 2\n[[route]]\ndomain = \"*\"\nvia = \"mx\"\n";
+    let config = parse(text);
+    let of_routes: Vec<_> = config.routes.as_slice().iter().map(|route| route.messages_per_connection(&config.delivery)).collect();
+    assert_eq!(of_routes, [None, Some(2), Some(7)]);
 }
