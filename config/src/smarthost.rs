@@ -58,7 +58,17 @@ impl FromStr for SmarthostAddress {
     /// An IP address or a host name, with or without a port.
     fn from_str(text: &str) -> Result<SmarthostAddress, String> {
         const FORMS: &str = "write for instance \"smart.example.net:587\", \"192.0.2.1:25\" or \"[2001:db8::1]:25\"";
-        let no_port = || "has no port: it is 1 to 65535".to_owned();
+        // Of what else has a colon the words are not about a port.
+        if text.starts_with("unix:") {
+            return Err(format!("names a socket, which via = \"lmtp\" takes and a smarthost does not: {FORMS}"));
+        }
+        if text.contains("://") {
+            return Err(format!("is a URL: {FORMS}"));
+        }
+        let no_port = || match text.rsplit_once(':') {
+            Some((_, port)) if !port.is_empty() => format!("has {port:?} as its port: it is 1 to 65535"),
+            _ => "has no port: it is 1 to 65535".to_owned(),
+        };
         let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
         let address = text.parse().ok().or_else(|| bare.parse::<IpAddr>().ok().map(|address| SocketAddr::new(address, SMTP_PORT)));
         if let Some(address) = address {
@@ -195,8 +205,19 @@ mod tests {
         for (text, shown) in cases {
             assert_eq!(text.parse().map(|host: SmarthostAddress| host.to_string()), Ok(shown.to_owned()), "{text}");
         }
-        for text in ["127.0.0.1:0", "smart.example:0", "smart.example:65536", "127.0.0.1:65536", "smart.example:", "smart.example:x"] {
-            assert!(text.parse::<SmarthostAddress>().unwrap_err().contains("has no port"), "{text}");
+        // Each of these was said to have no port.
+        let said = [
+            ("127.0.0.1:0", "has \"0\" as its port: it is 1 to 65535"),
+            ("smart.example:0", "has \"0\" as its port"),
+            ("smart.example:65536", "has \"65536\" as its port"),
+            ("1.2.3.4:99999", "has \"99999\" as its port"),
+            ("smart.example:", "has no port: it is 1 to 65535"),
+            ("smart.example:x", "has \"x\" as its port"),
+            ("unix:/run/x", "names a socket, which via = \"lmtp\" takes"),
+            ("smtp://smart.example", "is a URL: write for instance"),
+        ];
+        for (text, words) in said {
+            assert!(text.parse::<SmarthostAddress>().unwrap_err().contains(words), "{text}");
         }
         for text in ["[smart.example]", "[smart.example]:587"] {
             assert!(text.parse::<SmarthostAddress>().unwrap_err().contains("without them"), "{text}");
