@@ -355,7 +355,7 @@ impl Surroundings for LocalNode {
             let ills = Ills { spool_failure, keeps_reserve, lacks_memory, queue_is_full: queue.is_full(), partitions_differ };
             local.last_error = ills.tell();
             // It takes mail all the same, and shares less of it. Why the queue is so full is told first, where it is known.
-            local.symptom = queue.crowded();
+            local.symptom = queue.slowness().or_else(|| queue.crowded());
             local.shedding = ills.sheds_mail();
             local
         })

@@ -317,12 +317,16 @@ impl Driver {
     /// as the next sweep comes up to half a second later.
     fn is_away(self: &Arc<Self>, partition: u16) {
         if self.offers().away(partition, BootTime::now()) {
-            let driver = self.clone();
-            tokio::spawn(async move {
-                let answer = driver.node.queue.probe(partition).await;
-                driver.heard(partition, &answer);
-            });
+            self.look_for(partition);
         }
+    }
+
+    fn look_for(self: &Arc<Self>, partition: u16) {
+        let driver = self.clone();
+        tokio::spawn(async move {
+            let answer = driver.node.queue.probe(partition).await;
+            driver.heard(partition, &answer);
+        });
     }
 
     fn is_there(&self, partition: u16) {
@@ -462,6 +466,11 @@ impl Driver {
 /// An open circuit is the outage that opened it.
 fn is_outage(error: &QueueError) -> bool {
     matches!(error, QueueError::Valkey(error) if error.is_away())
+}
+
+/// No answer in time.
+fn is_unreachable(error: &QueueError) -> bool {
+    matches!(error, QueueError::Valkey(error) if error.is_unreachable())
 }
 
 /// Makes the call of each partition, all of them at the same time, and waits for all.

@@ -14,7 +14,7 @@ use crate::{
     partition_count::PartitionCount,
     reply::Reply,
     throttle::{Flow, HORIZON, Reserved},
-    valkey::{Valkey, random_u64},
+    valkey::{Allowance, Valkey, random_u64},
     valkey_error::ValkeyError,
     work_item::ItemKey,
 };
@@ -325,7 +325,11 @@ impl ControlPlane {
     pub async fn read_config(&self, version: Option<u64>, known_hash: &str) -> Result<Fetched, ValkeyError> {
         let version = version.map_or(String::new(), |version| version.to_string());
         let args = [version.as_bytes(), known_hash.as_bytes()];
-        let mut reply = Reply::new(self.valkey.script_for("config_read", &[self.keyspace.configs()], &args, CONFIG_BYTES_MAX).await?)?;
+        let mut reply = Reply::new(
+            self.valkey
+                .script_for("config_read", &[self.keyspace.configs()], &args, Allowance { answer_bytes_max: CONFIG_BYTES_MAX, tries: 0 })
+                .await?,
+        )?;
         let version = reply.count()?;
         if reply.is_empty() {
             return Ok(Fetched::Nothing);

@@ -24,6 +24,7 @@ mod bounds;
 mod crowd;
 mod dead_letters;
 mod heard;
+mod heavy;
 mod held_by_lease;
 mod items;
 mod late;
@@ -37,6 +38,7 @@ mod walks;
 
 use crowd::Crowd;
 use dead_letters::DeadLetter;
+use heavy::Heavy;
 use held_by_lease::HeldByLease;
 use items::{Items, State, WALK_ITEMS};
 use late::Late;
@@ -89,6 +91,8 @@ pub struct Offers {
     forget: VecDeque<(BootTime, String)>,
     /// What no call has brought in, until the node delivers it itself.
     late: Late,
+    /// What no call has carried in time.
+    heavy: Heavy,
     /// Items of calls that were not answered, or wait for it, by partition: to be repeated when that is back.
     unheard: BTreeMap<u16, BTreeSet<String>>,
     walks: Walks,
@@ -129,6 +133,7 @@ impl Offers {
             unproven: VecDeque::new(),
             forget: VecDeque::new(),
             late: Late::default(),
+            heavy: Heavy::default(),
             unheard: BTreeMap::new(),
             walks: Walks::default(),
             tell: VecDeque::new(),
@@ -318,6 +323,7 @@ impl Offers {
         self.go_on_round();
         self.offer_crowd(now);
         self.ask_for_held(now);
+        self.ask_for_heavy(now);
         // What this node delivers itself leaves the queue first: workers are about to lease again.
         if let Some(ids) = self.chosen(|offers| take(&mut offers.withdraw), State::is_to_leave) {
             return Some(Todo::Withdraw(ids));
@@ -363,7 +369,8 @@ impl Offers {
         let due = if self.outages.all() { over.unwrap_or(rounds) } else { rounds.min(over.unwrap_or(rounds)) };
         let crowd = self.crowd.next_due().filter(|_| !self.outages.all());
         let held = self.held.next_due().filter(|_| !self.outages.all());
-        let later = [self.settle_later.front().map(|(at, _)| *at), self.late.next_due(), crowd, held];
+        let heavy = self.heavy.next_due().filter(|_| !self.outages.all());
+        let later = [self.settle_later.front().map(|(at, _)| *at), self.late.next_due(), crowd, held, heavy];
         later.into_iter().flatten().fold(due, BootTime::min)
     }
 
@@ -402,10 +409,11 @@ impl Offers {
         self.unproven.clear();
         self.offer.clear();
         self.unheard.clear();
-        let Offers { dead, unread, held, items, .. } = self;
+        let Offers { dead, unread, held, heavy, items, .. } = self;
         let is_open = |id: &str| items.get(id).is_some_and(State::is_open);
         dead.retain(|id, _| is_open(id));
         unread.retain(is_open);
+        heavy.retain(is_open);
         held.retain(|id| items.get(id).is_some_and(State::can_be_held));
         self.go_round();
     }
@@ -414,6 +422,7 @@ impl Offers {
     fn look_after(&mut self, id: String) {
         match self.items.get(&id) {
             Some(State::Waiting) => self.ask.push_back(id),
+            Some(State::Unsure) if self.heavy.has(&id) => self.ask.push_back(id),
             Some(State::Unsure) => self.offer.push_back(id),
             Some(State::Leftover) => self.leftover.push_back(id),
             Some(State::Freeing) => self.free.push_back(id),

@@ -49,6 +49,10 @@ pub(crate) use stream::roots_of;
 pub const CALL_DEADLINE: Duration = Duration::from_millis(50);
 /// What a call carries may take so long: a network of 100 Mbit/s, and other traffic on it.
 const BYTES_PER_SECOND: u64 = 8 * 1024 * 1024;
+/// A call that came to nothing may take so many times as long the next time: what a line carries in time is found in few calls, each of which fills it.
+const PATIENCE_GROWTH: u32 = 4;
+/// The longest that any call may take: 4 MiB, the largest that is offered, on a line of 70 KB/s.
+pub const PATIENCE_MAX: Duration = Duration::from_secs(60);
 /// A call that carries more goes by a connection of its own kind: answers come in order, and those of small calls would be late.
 const SMALL_BYTES_MAX: usize = 64 * 1024;
 /// A connection may take longer than a call: TLS, Sentinel and the cluster's map come first.
@@ -66,6 +70,16 @@ struct Held {
     connection: Option<(u64, Connection)>,
     /// When the last attempt to make it came to nothing, and why.
     failed: Option<(BootTime, ValkeyError)>,
+}
+
+/// What a call is given beside what it carries.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Allowance {
+    /// The longest answer, for which there is time.
+    pub answer_bytes_max: usize,
+    /// How often it came to nothing. One that did goes by a connection of its own, with more time each time; whoever makes such calls makes one at a
+    /// time, or they wait for one another.
+    pub tries: u32,
 }
 
 /// How the calls went, for metrics.
@@ -96,6 +110,8 @@ pub struct Valkey {
     call_deadline: Duration,
     small: Line,
     bulk: Line,
+    /// For those that may take long: others do not wait behind them.
+    patient: Line,
     /// Waiting for replicas stops whatever comes behind it on a connection.
     replicated: Line,
     circuits: Mutex<Circuits>,
@@ -137,6 +153,7 @@ impl Valkey {
             call_deadline,
             small: Line::default(),
             bulk: Line::default(),
+            patient: Line::default(),
             replicated: Line::default(),
             circuits: Mutex::default(),
             channels: Mutex::default(),
@@ -193,21 +210,32 @@ impl Valkey {
     ///
     /// Fails within the deadlines; see [`ValkeyError`] for what that says about whether it was done.
     pub async fn script(&self, name: &'static str, keys: &[String], args: &[&[u8]]) -> Result<Value, ValkeyError> {
-        self.script_for(name, keys, args, 0).await
+        self.script_for(name, keys, args, Allowance::default()).await
     }
 
-    /// As [`Valkey::script`], where the answer can be long: up to `answer_bytes_max`, for which there is time.
+    /// As [`Valkey::script`], where the answer can be long, or where the call was made before and came to nothing.
     pub async fn script_for(
         &self,
         name: &'static str,
         keys: &[String],
         args: &[&[u8]],
-        answer_bytes_max: usize,
+        Allowance { answer_bytes_max, tries }: Allowance,
     ) -> Result<Value, ValkeyError> {
         ANSWER_BYTES_MAX.fetch_max(answer_bytes_max.saturating_mul(2), Ordering::Relaxed);
         let bytes = args.iter().map(|arg| arg.len()).sum::<usize>() + answer_bytes_max;
-        let line = if bytes > SMALL_BYTES_MAX { &self.bulk } else { &self.small };
-        self.script_on(line, name, keys, args, self.call_deadline + time_for(bytes)).await.map(|(_, answer)| answer)
+        let line = match tries {
+            1.. => &self.patient,
+            0 if bytes > SMALL_BYTES_MAX => &self.bulk,
+            0 => &self.small,
+        };
+        self.script_on(line, name, keys, args, self.time_of_call(bytes, tries)).await.map(|(_, answer)| answer)
+    }
+
+    /// How long a call may take that carries so many bytes and came to nothing so often: [`PATIENCE_MAX`] at most, but for what any call of its size may
+    /// take.
+    pub fn time_of_call(&self, bytes: usize, tries: u32) -> Duration {
+        let first = self.call_deadline + time_for(bytes);
+        first.saturating_mul(PATIENCE_GROWTH.saturating_pow(tries)).min(PATIENCE_MAX.max(first))
     }
 
     async fn script_on(
@@ -292,8 +320,9 @@ impl Valkey {
                 held.connection = None;
                 drop(held);
                 // A server that is gone is gone for all; one that is late may be so for what this one carries.
-                let others =
-                    [&self.small, &self.bulk, &self.replicated].into_iter().filter(|other| !is_late && !std::ptr::eq(*other, line));
+                let others = [&self.small, &self.bulk, &self.patient, &self.replicated]
+                    .into_iter()
+                    .filter(|other| !is_late && !std::ptr::eq(*other, line));
                 others.filter_map(|other| other.held.try_lock().ok()).for_each(|mut held| held.connection = None);
             }
         }

@@ -45,6 +45,11 @@ impl ValkeyError {
         self.is_outage() || matches!(self, ValkeyError::CircuitOpen(_))
     }
 
+    /// No connection, or no answer in time.
+    pub fn is_unreachable(&self) -> bool {
+        matches!(self, ValkeyError::Unreachable(_))
+    }
+
     /// Whether the call may have reached the server.
     pub fn was_sent(&self) -> bool {
         !matches!(self, ValkeyError::CircuitOpen(_) | ValkeyError::NotAgreed(_))

@@ -19,7 +19,7 @@ use crate::{
     partition_count::PartitionCount,
     reply::{Reply, number},
     target::Target,
-    valkey::{Valkey, random_u64},
+    valkey::{Allowance, Valkey, random_u64},
     valkey_error::ValkeyError,
     withdrawal::Withdrawal,
     work_item::{ITEM_ID_BYTES_MAX, ItemError, ItemKey, Label, NewItem, is_item_id},
@@ -31,6 +31,7 @@ mod crowding;
 mod damage;
 mod dead_letters;
 mod reconciliation;
+mod slowness;
 mod statistics;
 
 pub use answers::{Completed, Ending, Enqueued, Failed, Known, Leased, Retry, Swept};
@@ -38,6 +39,7 @@ pub use dead_letters::{DeadLetter, DeadPage, Revived};
 pub use statistics::QueueStats;
 
 use crowding::Crowding;
+use slowness::Slowness;
 
 /// The most items in one call of enqueue, lease or complete.
 pub const ITEMS_PER_CALL: usize = 64;
@@ -104,6 +106,8 @@ pub struct WorkQueue {
     full: Arc<Mutex<BTreeMap<u16, (String, BootTime)>>>,
     /// Partitions that have [`QueueBounds::capacity`] items.
     crowding: Arc<Mutex<Crowding>>,
+    /// Of the line to Valkey.
+    slowness: Arc<Mutex<Slowness>>,
 }
 
 impl WorkQueue {
@@ -121,7 +125,18 @@ impl WorkQueue {
         if !is_queue_name(name) {
             return Err(ItemError::Id(name.chars().take(128).collect()));
         }
-        Ok(WorkQueue { valkey, keyspace, name: name.into(), bounds, key, me, agreed: None, full: Arc::default(), crowding: Arc::default() })
+        Ok(WorkQueue {
+            valkey,
+            keyspace,
+            name: name.into(),
+            bounds,
+            key,
+            me,
+            agreed: None,
+            full: Arc::default(),
+            crowding: Arc::default(),
+            slowness: Arc::default(),
+        })
     }
 
     /// Another queue of the same cluster, for items of another kind. Fails with [`ItemError::Id`] for a name that is none.
@@ -174,6 +189,11 @@ impl WorkQueue {
     /// Adds up to [`ITEMS_PER_CALL`] items. Each is of this partition ([`WorkQueue::partition`]): in another nobody would find it. Returns the
     /// data's generation and an answer for each item.
     pub async fn enqueue(&self, partition: u16, items: &[NewItem]) -> Result<(String, Vec<Enqueued>), QueueError> {
+        self.enqueue_again(partition, items, 0).await
+    }
+
+    /// The same after so many calls with these items that came to nothing: with more time each time ([`Allowance::tries`]).
+    pub async fn enqueue_again(&self, partition: u16, items: &[NewItem], tries: u32) -> Result<(String, Vec<Enqueued>), QueueError> {
         let (new_data, capacity, channel) = (generation_of_new_data(), self.bounds.capacity.to_string(), self.work_channel());
         let mut texts = Vec::with_capacity(items.len());
         for item in items {
@@ -204,7 +224,8 @@ impl WorkQueue {
                 body,
             ]);
         }
-        let mut reply = Reply::new(self.run("queue_enqueue", partition, &args).await?)?;
+        let allowance = Allowance { answer_bytes_max: 0, tries };
+        let mut reply = Reply::new(self.run_for("queue_enqueue", partition, &args, allowance).await?)?;
         let generation = reply.text()?;
         let mut answers = Vec::with_capacity(items.len());
         for _ in items {
@@ -245,7 +266,7 @@ impl WorkQueue {
         ];
         let args: Vec<&[u8]> = args.iter().map(String::as_bytes).collect();
         let answer_bytes_max = LEASE_BYTES_MAX.max(data_bytes_max);
-        let mut reply = Reply::new(self.run_for("queue_lease", partition, &args, answer_bytes_max).await?)?;
+        let mut reply = Reply::new(self.run_for("queue_lease", partition, &args, Allowance { answer_bytes_max, tries: 0 }).await?)?;
         let (generation, now_ms) = (reply.text()?, reply.count()?);
         let mut items = Vec::new();
         while !reply.is_empty() {

@@ -30,7 +30,7 @@ fn target(server: &Server) -> Target {
 }
 
 /// The way to the server; each connection has a line of its own.
-fn slow_way_to(server: u16) -> u16 {
+fn slow_way_to(server: u16, bytes_per_second: usize) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     std::thread::spawn(move || {
@@ -38,18 +38,18 @@ fn slow_way_to(server: u16) -> u16 {
             let (client, server) = (client.unwrap(), TcpStream::connect(("127.0.0.1", server)).unwrap());
             let (back, forth) = ((server.try_clone().unwrap(), client.try_clone().unwrap()), (client, server));
             for (from, to) in [back, forth] {
-                std::thread::spawn(move || pass_slowly(from, to));
+                std::thread::spawn(move || pass_slowly(from, to, bytes_per_second));
             }
         }
     });
     port
 }
 
-fn pass_slowly(mut from: TcpStream, mut to: TcpStream) {
+fn pass_slowly(mut from: TcpStream, mut to: TcpStream, bytes_per_second: usize) {
     to.set_nodelay(true).unwrap();
-    let mut part = vec![0; 64 << 10];
+    let mut part = vec![0; 16 << 10];
     while let Ok(bytes @ 1..) = from.read(&mut part) {
-        std::thread::sleep(Duration::from_secs_f64(bytes as f64 / BYTES_PER_SECOND as f64));
+        std::thread::sleep(Duration::from_secs_f64(bytes as f64 / bytes_per_second as f64));
         if to.write_all(&part[..bytes]).is_err() {
             break;
         }
@@ -76,7 +76,7 @@ fn item(id: &str, data: Vec<u8>) -> NewItem {
 #[test]
 fn large_items_have_the_time_they_take_and_delay_no_small_call() {
     let server = Server::start(Durability::None);
-    let way = slow_way_to(server.port());
+    let way = slow_way_to(server.port(), BYTES_PER_SECOND);
     let valkey = Valkey::new(Target::parse(&format!("valkey://127.0.0.1:{way}"), None, None).unwrap());
     let (bounds, me) = (QueueBounds { partitions: 1, capacity: 1000, dead_max: 100 }, Incarnation::new("n1".parse().unwrap(), 7));
     let queue = WorkQueue::new(valkey, keyspace(), "mail", bounds, ItemKey::new(b"k"), me).unwrap();
@@ -106,6 +106,42 @@ fn large_items_have_the_time_they_take_and_delay_no_small_call() {
             number += 1;
             in_time();
         }
+    });
+}
+
+/// What took longer than a network of 100 Mbit/s would was sent again with the same time, for ever.
+#[test]
+fn an_item_that_came_to_nothing_has_more_time_and_small_calls_do_not_wait_for_it() {
+    let server = Server::start(Durability::None);
+    let way = slow_way_to(server.port(), 1 << 20);
+    let valkey = Valkey::new(Target::parse(&format!("valkey://127.0.0.1:{way}"), None, None).unwrap());
+    let (bounds, me) = (QueueBounds { partitions: 1, capacity: 1000, dead_max: 100 }, Incarnation::new("n1".parse().unwrap(), 7));
+    let queue = WorkQueue::new(valkey.clone(), keyspace(), "mail", bounds, ItemKey::new(b"k"), me).unwrap();
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+        // Half a second on its way, of which a first call has a quarter.
+        let items = [item("large", noise(512 << 10))];
+        assert!(queue.enqueue(0, &items).await.is_err());
+        let mut tries = 1;
+        let small = async {
+            loop {
+                let began = Instant::now();
+                if queue.known(0, &["other"]).await.is_ok() {
+                    return began.elapsed();
+                }
+            }
+        };
+        let (_, small) = tokio::join!(
+            async {
+                while let Err(error) = queue.enqueue_again(0, &items, tries).await {
+                    assert!(tries < 5, "{error}");
+                    tries += 1;
+                }
+            },
+            small
+        );
+        assert!(small < Duration::from_millis(100), "{small:?}");
+        assert_eq!(valkey.time_of_call(512 << 10, tries), (Duration::from_millis(50) + Duration::from_micros(62_500)) * 4u32.pow(tries));
+        assert_eq!(valkey.time_of_call(25 << 20, 9), Duration::from_secs(60), "it is bounded");
     });
 }
 

@@ -17,12 +17,15 @@ use ringpost_queue::QueueId;
 use tokio::{sync::mpsc, time::sleep};
 use tracing::{error, info, warn};
 
-use super::{Driver, ENQUEUE_BYTES_MAX, Ended, TICK, in_each, is_outage};
+use super::{Driver, ENQUEUE_BYTES_MAX, Ended, TICK, in_each, is_outage, is_unreachable};
 
 /// How soon a full hand-over looks again whether there is room for new mail.
 const ROOM_LOOKED_FOR: Duration = Duration::from_millis(20);
 /// Bytes of one enqueue: it is to be done within the deadline of a call.
 const ENQUEUE_BYTES: usize = 256 * 1024;
+/// A call that carries so much and is not answered in time says nothing of Valkey: the line can be slow for that. A line of 0.25 MB/s carries less in the
+/// time of any call.
+const MUCH_BYTES: usize = 8 * 1024;
 /// Mails that a shard settles at a time.
 const SETTLED_PER_CALL: usize = 512;
 /// Leases that end without a word before an item is poison.
@@ -44,7 +47,7 @@ impl Driver {
                 return;
             }
             let mut back = Vec::new();
-            let mut items = Vec::with_capacity(offers.items.len());
+            let (mut items, mut slow) = (Vec::with_capacity(offers.items.len()), Vec::new());
             {
                 let mut known = self.offers();
                 offers.kept.iter().for_each(|id| known.keeps(&self.item(*id)));
@@ -52,7 +55,10 @@ impl Driver {
                 for offer in offers.items {
                     let (id, item) = (offer.id, self.new_item(offer));
                     match known.sending(&item.id) {
-                        Sending::Send => items.push(item),
+                        Sending::Send => match known.tries(&item.id) {
+                            0 => items.push(item),
+                            tries => slow.push((item, tries)),
+                        },
                         Sending::TakeBack => back.push(id),
                         Sending::Leave => {}
                     }
@@ -61,7 +67,15 @@ impl Driver {
             if !back.is_empty() && self.ask(shard, HandOver::TakeBack(back)).await.is_err() {
                 return;
             }
-            in_each(self.by_partition(items, |item| &item.id), |partition, items| self.clone().enqueue(partition, items)).await;
+            // The rules give one at a time, for which nothing else waits.
+            for (item, tries) in slow {
+                let (driver, partition) = (self.clone(), self.node.queue.partition(&item.id));
+                tokio::spawn(async move {
+                    driver.clone().enqueue(partition, vec![item], tries).await;
+                    driver.owner.notify_one();
+                });
+            }
+            in_each(self.by_partition(items, |item| &item.id), |partition, items| self.clone().enqueue(partition, items, 0)).await;
             self.owner.notify_one();
         }
     }
@@ -83,17 +97,28 @@ impl Driver {
         }
     }
 
-    async fn enqueue(self: Arc<Self>, partition: u16, items: Vec<NewItem>) {
+    /// `tries`: calls with them that came to nothing.
+    async fn enqueue(self: Arc<Self>, partition: u16, items: Vec<NewItem>, tries: u32) {
         if !self.marks().await {
             let now = BootTime::now();
             return items.iter().for_each(|item| self.offers().refused(&item.id, now));
         }
-        let bytes = items.iter().map(|item| item.data.len()).sum::<usize>().min(ENQUEUE_BYTES_MAX);
-        let _room = self.enqueue_bytes.acquire_many(u32::try_from(bytes).expect("below the bound")).await;
-        let answer = self.node.queue.enqueue(partition, &items).await;
+        let bytes = items.iter().map(|item| item.data.len()).sum::<usize>();
+        let room = u32::try_from(bytes.min(ENQUEUE_BYTES_MAX)).expect("below the bound");
+        // What may take long holds no room of what may not.
+        let _room = if tries == 0 { self.enqueue_bytes.acquire_many(room).await.ok() } else { None };
+        let answer = self.node.queue.enqueue_again(partition, &items, tries).await;
+        if bytes >= MUCH_BYTES && answer.as_ref().is_err_and(is_unreachable) && !self.node.valkey.is_away() {
+            let (now, was_alone) = (BootTime::now(), items.len() == 1);
+            self.node.queue.is_slow_for(&items[0].id, bytes, self.node.valkey.time_of_call(bytes, tries));
+            items.iter().for_each(|item| self.offers().too_slow(&item.id, was_alone, now));
+            // Whether the partition is there a small call says.
+            return self.look_for(partition);
+        }
         self.heard(partition, &answer);
         match answer {
             Ok((generation, answers)) => {
+                self.node.queue.has_carried(bytes);
                 if self.refused().remove(&partition) {
                     info!(partition, "Valkey takes this node's mail again");
                 }

@@ -55,7 +55,7 @@ impl Driver {
     fn unoffered(&self, id: QueueId) -> Option<Unoffered> {
         let (item, queue, valkey) = (self.item(id), &self.node.queue, &self.node.valkey);
         let partition = queue.partition(&item);
-        let away = {
+        let (away, is_slow) = {
             let offers = self.offers();
             if let Some(next) = offers.unread_next(&item) {
                 return Some(Unoffered::Unread(next));
@@ -63,7 +63,9 @@ impl Driver {
             if offers.was_brought_in(&item) {
                 return None;
             }
-            offers.is_away(partition).map(|since| BootTime::now().since(since).as_secs())
+            // One call that came late is no outage.
+            let away = offers.is_away(partition).map(|since| BootTime::now().since(since).as_secs()).filter(|seconds| *seconds > 0);
+            (away, offers.tries(&item) > 0)
         };
         let outage = || Some(format!("Valkey is away: {}", valkey.outage()?));
         let refusal = || Some(format!("Valkey answers, and refuses what this node asks: {}", valkey.refusal()?));
@@ -71,8 +73,9 @@ impl Driver {
         let refused = || {
             self.refused().contains(&partition).then(|| format!("its partition of the queue, {partition}, takes no mail; the log says why"))
         };
+        let slow = || queue.slowness().filter(|_| is_slow);
         let crowded = || queue.crowded_in(partition);
-        let reason = queue.difference().or_else(outage).or_else(refusal).or_else(refused).or_else(away).or_else(crowded);
+        let reason = queue.difference().or_else(outage).or_else(refusal).or_else(refused).or_else(away).or_else(slow).or_else(crowded);
         Some(Unoffered::Waits(reason.unwrap_or_else(|| "it is its turn at once".to_owned())))
     }
 }

@@ -10,6 +10,7 @@ impl Offers {
     /// The queue's answer to an item.
     pub fn enqueued(&mut self, id: &str, answer: Enqueued) {
         let Some(state) = self.items.get(id) else { return };
+        self.heavy.came_in(id);
         if answer != Enqueued::Full {
             self.late.came_in(id);
         }
@@ -54,7 +55,8 @@ impl Offers {
         }
     }
 
-    fn failed(&mut self, id: &str, may_be_there: bool, now: BootTime) {
+    pub(super) fn failed(&mut self, id: &str, may_be_there: bool, now: BootTime) {
+        self.heavy.ended(id);
         if self.items.set(id, State::Unsure) == Some(State::Sending { is_done: true }) {
             self.ask_soon.push(id);
         }
@@ -145,7 +147,11 @@ impl Offers {
             (State::Overdue, Known::Leased) => drop(self.items.set(id, State::Waiting)),
             (State::Overdue, Known::Waiting | Known::Dead) => self.withdraw.push_back(id.to_owned()),
             // What is being fetched is given by its shard in any case.
-            (State::Unsure, Known::Waiting | Known::Leased | Known::Dead) => drop(self.items.set(id, State::Waiting)),
+            (State::Unsure, Known::Waiting | Known::Leased | Known::Dead) => {
+                self.heavy.came_in(id);
+                self.items.set(id, State::Waiting);
+            }
+            (State::Unsure, Known::Unknown | Known::Withdrawn | Known::Unsigned(_)) => self.is_not_there(id, now),
             (State::Back | State::Leftover | State::Parted, Known::Unknown) => self.items.remove(id),
             (State::Back | State::Parted, Known::Withdrawn) => {
                 self.remember(id, |until| State::Gone { until }, now + self.bounds.forget_after);

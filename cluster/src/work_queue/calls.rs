@@ -9,7 +9,7 @@ use std::{
 use redis::Value;
 
 use super::{QueueBounds, WorkQueue};
-use crate::{boot_time::BootTime, partition_count::PartitionCount, valkey_error::ValkeyError};
+use crate::{boot_time::BootTime, partition_count::PartitionCount, valkey::Allowance, valkey_error::ValkeyError};
 
 /// How long it is believed that a partition has no room: nodes that share mail ask more than once a second, a leader for its chores each 5 s.
 const FULL_HOLDS: Duration = Duration::from_secs(15);
@@ -29,7 +29,7 @@ impl WorkQueue {
     pub fn over(&self, partitions: u16) -> WorkQueue {
         assert!(partitions > 0, "a queue has a partition");
         let bounds = QueueBounds { partitions, ..self.bounds };
-        WorkQueue { bounds, agreed: None, full: Arc::default(), crowding: Arc::default(), ..self.clone() }
+        WorkQueue { bounds, agreed: None, full: Arc::default(), crowding: Arc::default(), slowness: Arc::default(), ..self.clone() }
     }
 
     /// Waits until calls are sent that were not before: see [`WorkQueue::agreed_by`]. One asks.
@@ -46,16 +46,16 @@ impl WorkQueue {
     }
 
     pub(super) async fn run(&self, script: &'static str, partition: u16, args: &[&[u8]]) -> Result<Value, ValkeyError> {
-        self.run_for(script, partition, args, 0).await
+        self.run_for(script, partition, args, Allowance::default()).await
     }
 
-    /// Where the answer can be long. A key that is damaged ends a script before it changes anything: it is put aside, and the call made again.
+    /// With such an allowance. A key that is damaged ends a script before it changes anything: it is put aside, and the call made again.
     pub(super) async fn run_for(
         &self,
         script: &'static str,
         partition: u16,
         args: &[&[u8]],
-        answer_bytes_max: usize,
+        allowance: Allowance,
     ) -> Result<Value, ValkeyError> {
         assert!(partition < self.bounds.partitions, "the partition is one of this queue's");
         if let Some(count) = &self.agreed {
@@ -64,9 +64,9 @@ impl WorkQueue {
             count.check().map_err(|error| unheard().map_or(error, |reason| ValkeyError::NotAgreed(reason.to_string())))?;
         }
         let keys = self.keyspace.queue(&self.name, partition);
-        let answer = match self.valkey.script_for(script, &keys, args, answer_bytes_max).await {
+        let answer = match self.valkey.script_for(script, &keys, args, allowance).await {
             Err(error) if error.is_of_a_type() && self.quarantine(partition, &keys).await.is_ok() => {
-                self.valkey.script_for(script, &keys, args, answer_bytes_max).await
+                self.valkey.script_for(script, &keys, args, allowance).await
             }
             answer => answer,
         };

@@ -1,0 +1,254 @@
+//! What calls could not carry in their time though Valkey answers to others: a line is slow for what they weigh. Whether such an item has come in all the
+//! same is asked first, by a small call; only what is known not to be there is sent again, later each time, and what went alone with more time each time
+//! and one at a time, so that it does come in at last and fills the line once only.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
+
+use super::{Offers, State};
+use crate::boot_time::BootTime;
+
+/// The gap before the second time; it doubles.
+const GAP_MIN: Duration = Duration::from_millis(500);
+/// The longest.
+const GAP_MAX: Duration = Duration::from_secs(30);
+
+#[derive(Clone, Copy, Debug)]
+struct Tried {
+    /// Calls with it alone that came to nothing, and all calls after the first.
+    tries: u32,
+    /// It is not sent before.
+    due: BootTime,
+}
+
+/// Those of one node, by name: no more than items are open.
+#[derive(Debug, Default)]
+pub(super) struct Heavy {
+    tried: HashMap<String, Tried>,
+    /// Those to be asked for, by when.
+    asked_at: BTreeSet<(BootTime, String)>,
+    /// The one that is sent with more time.
+    under_way: Option<String>,
+}
+
+impl Heavy {
+    fn failed(&mut self, id: &str, was_alone: bool, now: BootTime) {
+        let tries = self.tried.get(id).map_or(u32::from(was_alone), |tried| tried.tries.saturating_add(1));
+        let gap = GAP_MIN.saturating_mul(1 << tries.min(10)).min(GAP_MAX);
+        self.wait(id, Tried { tries, due: now + gap });
+    }
+
+    fn wait(&mut self, id: &str, tried: Tried) {
+        if let Some(before) = self.tried.insert(id.to_owned(), tried) {
+            self.asked_at.remove(&(before.due, id.to_owned()));
+        }
+        self.asked_at.insert((tried.due, id.to_owned()));
+    }
+
+    pub(super) fn has(&self, id: &str) -> bool {
+        self.tried.contains_key(id)
+    }
+
+    /// A call has brought it in, or could have.
+    pub(super) fn came_in(&mut self, id: &str) {
+        if let Some(tried) = self.tried.remove(id) {
+            self.asked_at.remove(&(tried.due, id.to_owned()));
+        }
+        self.ended(id);
+    }
+
+    /// Nothing with it is under way.
+    pub(super) fn ended(&mut self, id: &str) {
+        self.under_way.take_if(|under_way| under_way == id);
+    }
+
+    pub(super) fn retain(&mut self, is_open: impl Fn(&str) -> bool) {
+        self.tried.retain(|id, _| is_open(id));
+        self.asked_at.retain(|(_, id)| is_open(id));
+    }
+
+    pub(super) fn next_due(&self) -> Option<BootTime> {
+        self.asked_at.first().map(|(due, _)| *due)
+    }
+}
+
+impl Offers {
+    /// No answer in its time to a call that carried much, while Valkey answers to others, as far as is known: the queue may have the item. `was_alone`:
+    /// the call had no other. It is asked for before it is sent again.
+    pub fn too_slow(&mut self, id: &str, was_alone: bool, now: BootTime) {
+        match self.items.get(id) {
+            Some(State::Sending { .. }) if self.is_local_for(id) => self.back(id),
+            Some(State::Sending { .. }) => {
+                self.failed(id, true, now);
+                self.heavy.failed(id, was_alone, now);
+            }
+            Some(State::Crossing) => self.recall(id),
+            _ => {}
+        }
+    }
+
+    /// How often an item was not carried in time: 0 as often as it goes with others, in the time that any call has. A node that delivers gives it no more
+    /// time, and delivers it.
+    pub fn tries(&self, id: &str) -> u32 {
+        if self.delivers { 0 } else { self.heavy.tried.get(id).map_or(0, |tried| tried.tries) }
+    }
+
+    /// Asks for those whose time has come.
+    pub(super) fn ask_for_heavy(&mut self, now: BootTime) {
+        while self.heavy.asked_at.first().is_some_and(|(due, _)| now >= *due) {
+            let (_, id) = self.heavy.asked_at.pop_first().expect("it was looked at");
+            if self.items.get(&id) == Some(State::Unsure) {
+                self.ask_soon.push(&id);
+            }
+        }
+    }
+
+    /// The queue does not have it: it is sent again once its time has come, and that of the one before is over.
+    pub(super) fn is_not_there(&mut self, id: &str, now: BootTime) {
+        let Some(tried) = self.heavy.tried.get(id).copied().filter(|tried| now >= tried.due) else { return };
+        if tried.tries > 0 {
+            let is_pending = |state: State| matches!(state, State::Unsure | State::Fetching | State::Sending { .. });
+            let other = self.heavy.under_way.as_deref().filter(|other| *other != id);
+            if other.is_some_and(|other| self.items.get(other).is_some_and(is_pending)) {
+                return self.heavy.wait(id, Tried { due: now + GAP_MIN, ..tried });
+            }
+            self.heavy.under_way = Some(id.to_owned());
+        }
+        self.offer.push_back(id.to_owned());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        offer::{Sending, Todo, sample_bounds::SAMPLE_BOUNDS},
+        work_queue::{Enqueued, Known},
+    };
+
+    fn at(millis: u64) -> BootTime {
+        BootTime::after_boot(Duration::from_millis(100_000 + millis))
+    }
+
+    fn front() -> Offers {
+        Offers::new(SAMPLE_BOUNDS, false, at(0))
+    }
+
+    fn one(id: &str) -> Vec<String> {
+        vec![id.to_owned()]
+    }
+
+    /// When it is sent, as each call comes to nothing and none is known to have brought it in.
+    fn sent(offers: &mut Offers, until: u64) -> Vec<u64> {
+        let mut sent = Vec::new();
+        for now in (0..until).step_by(100) {
+            while let Some(todo) = offers.poll(at(now)) {
+                match todo {
+                    Todo::Ask(ids) => ids.iter().for_each(|id| offers.known(id, &Known::Unknown, at(now))),
+                    Todo::Offer(ids) => ids.iter().for_each(|id| {
+                        assert_eq!(offers.sending(id), Sending::Send);
+                        offers.too_slow(id, true, at(now));
+                        sent.push(now);
+                    }),
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+        sent
+    }
+
+    /// Mail of 3 MB on a line of 2 MB a second was sent again as soon as its time was over, without end, and never settled though a worker had delivered it
+    /// long before: the time came back with each answer to another call.
+    #[test]
+    fn what_no_call_carries_in_time_is_sent_more_and_more_seldom() {
+        let mut offers = front();
+        offers.sending("a");
+        offers.too_slow("a", true, at(0));
+        assert_eq!(offers.next_due(), at(1000));
+        let sent = sent(&mut offers, 200_000);
+        assert_eq!(sent[..4], [1000, 3000, 7000, 15_000]);
+        assert!(sent.len() <= 11 && sent.windows(2).all(|pair| pair[1] - pair[0] <= 30_500), "{sent:?}");
+        assert_eq!(offers.tries("a") as usize, sent.len() + 1, "with more time each time");
+    }
+
+    #[test]
+    fn what_came_in_without_an_answer_is_asked_for_and_not_sent_again() {
+        for known in [Known::Waiting, Known::Leased, Known::Completed("n2 0001".into())] {
+            let mut offers = front();
+            offers.sending("a");
+            offers.too_slow("a", true, at(0));
+            assert!(!offers.returned(0, at(100)) && offers.poll(at(999)).is_none(), "not with any answer");
+            assert_eq!(offers.poll(at(1000)), Some(Todo::Ask(one("a"))));
+            offers.known("a", &known, at(1000));
+            let is_settled = matches!(offers.poll(at(1000)), Some(Todo::Settle(_)));
+            assert_eq!(is_settled, matches!(known, Known::Completed(_)));
+            assert_eq!((offers.poll(at(5000)), offers.was_brought_in("a")), (None, true));
+        }
+        // A worker was faster than the answer that never came: that is asked for at once.
+        let mut offers = front();
+        offers.sending("a");
+        offers.done("a");
+        offers.too_slow("a", true, at(0));
+        assert_eq!(offers.poll(at(0)), Some(Todo::Ask(one("a"))));
+    }
+
+    /// The round does not send them before their time.
+    #[test]
+    fn a_round_asks_for_them_and_sends_nothing() {
+        let mut offers = front();
+        offers.sending("a");
+        for _ in 0..7 {
+            offers.items.set("a", State::Sending { is_done: false });
+            offers.too_slow("a", true, at(0));
+        }
+        assert_eq!(offers.poll(at(10_000)), Some(Todo::Ask(one("a"))));
+        offers.known("a", &Known::Unknown, at(10_000));
+        assert_eq!(offers.poll(at(10_000)), None);
+    }
+
+    #[test]
+    fn one_at_a_time_is_sent_with_more_time_and_those_of_one_call_once_more_together() {
+        let mut offers = front();
+        for id in ["a", "b"] {
+            offers.sending(id);
+            offers.too_slow(id, true, at(0));
+        }
+        let both = vec!["a".to_owned(), "b".to_owned()];
+        assert_eq!(offers.poll(at(1000)), Some(Todo::Ask(both.clone())));
+        both.iter().for_each(|id| offers.known(id, &Known::Unknown, at(1000)));
+        assert_eq!(offers.poll(at(1000)), Some(Todo::Offer(one("a"))));
+        assert_eq!(offers.sending("a"), Sending::Send);
+        assert_eq!(offers.poll(at(1500)), Some(Todo::Ask(one("b"))));
+        offers.known("b", &Known::Unknown, at(1500));
+        assert_eq!(offers.poll(at(1500)), None, "the other is under way");
+        offers.enqueued("a", Enqueued::Added);
+        assert_eq!(offers.poll(at(2000)), Some(Todo::Ask(one("b"))));
+        offers.known("b", &Known::Unknown, at(2000));
+        assert_eq!(offers.poll(at(2000)), Some(Todo::Offer(one("b"))));
+
+        let mut offers = front();
+        for id in ["a", "b"] {
+            offers.sending(id);
+            offers.too_slow(id, false, at(0));
+        }
+        assert_eq!(offers.poll(at(500)), Some(Todo::Ask(both.clone())));
+        both.iter().for_each(|id| offers.known(id, &Known::Unknown, at(500)));
+        assert_eq!((offers.poll(at(500)), offers.tries("a")), (Some(Todo::Offer(both)), 0));
+    }
+
+    #[test]
+    fn a_node_that_delivers_does_so_with_what_is_not_carried_in_time() {
+        let mut offers = Offers::new(SAMPLE_BOUNDS, true, at(0));
+        offers.sending("a");
+        offers.too_slow("a", true, at(0));
+        sent(&mut offers, 3900);
+        assert_eq!(offers.tries("a"), 0, "it waits for nothing long");
+        assert_eq!(offers.poll(at(4000)), Some(Todo::Withdraw(one("a"))));
+        offers.withdrawn("a", true);
+        assert_eq!(offers.poll(at(4000)), Some(Todo::Ask(one("a"))));
+        offers.known("a", &Known::Unknown, at(4000));
+        assert_eq!(offers.poll(at(4000)), Some(Todo::TakeBack(one("a"))));
+    }
+}
