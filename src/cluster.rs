@@ -67,6 +67,8 @@ pub struct ClusterNode {
     pub node_ttl: Duration,
     /// `cluster.leader_ttl`.
     pub leader_ttl: Duration,
+    /// `cluster.replicas_required`.
+    pub replicas_required: u32,
     reloader: Arc<Reloader>,
 }
 
@@ -157,7 +159,14 @@ impl ClusterNode {
         let to_agent = handle.clone();
         reloader.when_reloaded(move || to_agent.retry_config());
         tokio::spawn(agent.run());
-        Ok(Some(ClusterNode { handle, queue, node_ttl: settings.node_ttl, leader_ttl: settings.leader_ttl, reloader }))
+        Ok(Some(ClusterNode {
+            handle,
+            queue,
+            node_ttl: settings.node_ttl,
+            leader_ttl: settings.leader_ttl,
+            replicas_required: settings.replicas_required,
+            reloader,
+        }))
     }
 
     /// Whether a config could be pushed, or why not: what `ringpost check` would warn of.

@@ -60,7 +60,8 @@ pub async fn answer(call: ClusterCall, cluster: Option<&ClusterNode>) -> Result<
         ClusterCall::HandOver {} => {
             let asked = cluster.handle.hand_over().await.map_err(failed)?;
             let asked = asked.ok_or("nobody leads: there is nobody to ask; the next election takes about cluster.leader_ttl")?;
-            let next = control.successor(&asked, cluster.leader_ttl + SUCCESSOR_BEYOND_LEASE).await.map_err(failed)?;
+            let patience = cluster.leader_ttl + SUCCESSOR_BEYOND_LEASE;
+            let next = control.successor(&asked, cluster.replicas_required, cluster.leader_ttl, patience).await.map_err(failed)?;
             one(json(&HandOverView::of(&asked, next)?))
         }
         ClusterCall::Queue { name, ask } => cluster_queue_server::answer(&cluster.queue, name.as_deref(), ask, failed_queue).await,

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use redis::Value;
 
-use super::ControlPlane;
-use crate::{boot_time::BootTime, identity::Leadership, valkey_error::ValkeyError};
+use super::{ControlPlane, REPLICATION_TTL_PARTS};
+use crate::{boot_time::BootTime, identity::Leadership, valkey::CALL_DEADLINE, valkey_error::ValkeyError};
 
 /// A leader that is asked to step down is asked again so often, while it has the lease.
 const HAND_OVER_REPEATS: u32 = 10;
@@ -13,6 +13,8 @@ const HAND_OVER_REPEATS: u32 = 10;
 const HAND_OVER_GAP: Duration = Duration::from_millis(250);
 /// How often it is looked who follows.
 const SUCCESSOR_LOOK: Duration = Duration::from_millis(50);
+/// Beside the wait for replicas an election that fails makes a call to get the lease, two for its replicas and one to give it back.
+const CALLS_OF_ELECTION: Duration = CALL_DEADLINE.saturating_mul(4);
 
 impl ControlPlane {
     /// Who has the lease.
@@ -48,12 +50,34 @@ impl ControlPlane {
 
     /// Waits until somebody has the lease by another election than that of `before`, for `patience` at most. Returns who has it then: `before` itself, who
     /// leads on; the same node by a later election; another node; or `None`, nobody. Fails where Valkey does not answer at the end.
-    pub async fn successor(&self, before: &Leadership, patience: Duration) -> Result<Option<Leadership>, ValkeyError> {
+    ///
+    /// Where `replicas` above 0 must have the lease, who has it is not elected yet, and gives it back when they do not get it within a part of `ttl`: who
+    /// has it for longer counts.
+    pub async fn successor(
+        &self,
+        before: &Leadership,
+        replicas: u32,
+        ttl: Duration,
+        patience: Duration,
+    ) -> Result<Option<Leadership>, ValkeyError> {
         let until = BootTime::now() + patience;
+        let to_be_elected = if replicas == 0 { Duration::ZERO } else { ttl / REPLICATION_TTL_PARTS + CALLS_OF_ELECTION };
+        let mut seen: Option<(Leadership, BootTime)> = None;
         loop {
+            let now = BootTime::now();
             match self.holder().await {
-                Ok(Some(holder)) if holder != *before => return Ok(Some(holder)),
-                found if BootTime::now() >= until => return found,
+                Ok(Some(holder)) if holder != *before => {
+                    let since = seen.take().filter(|(candidate, _)| *candidate == holder).map_or(now, |(_, since)| since);
+                    if BootTime::now().since(since) >= to_be_elected {
+                        return Ok(Some(holder));
+                    }
+                    if now >= until {
+                        return Ok(None);
+                    }
+                    seen = Some((holder, since));
+                    tokio::time::sleep(SUCCESSOR_LOOK).await;
+                }
+                found if now >= until => return found,
                 _ => tokio::time::sleep(SUCCESSOR_LOOK).await,
             }
         }

@@ -313,17 +313,27 @@ fn who_follows_a_leader_is_waited_for() {
             Leadership { incarnation: leader, epoch }
         };
         let dead = elect("n8").await;
-        assert_eq!(control.successor(&dead, soon).await, Ok(Some(dead.clone())), "it has the lease still");
+        assert_eq!(control.successor(&dead, 0, soon, soon).await, Ok(Some(dead.clone())), "it has the lease still");
         let delete = || rig.run(redis::cmd("DEL").arg(keyspace().leader()));
         delete();
-        assert_eq!(control.successor(&dead, soon).await, Ok(None));
-        let following = control.successor(&dead, PATIENCE);
+        assert_eq!(control.successor(&dead, 0, soon, soon).await, Ok(None));
+        let following = control.successor(&dead, 0, soon, PATIENCE);
         let (found, next) = tokio::join!(following, elect("n9"));
         assert_eq!(found, Ok(Some(next.clone())));
         delete();
         let again = elect("n9").await;
         assert!(again.epoch > next.epoch);
-        assert_eq!(control.successor(&next, soon).await, Ok(Some(again)), "the same node, elected anew");
+        assert_eq!(control.successor(&next, 0, soon, soon).await, Ok(Some(again.clone())), "the same node, elected anew");
+        // Whose lease must be with replicas has it before it is elected, and gives it back: it was named as the next leader.
+        let ttl = Duration::from_secs(3);
+        let gives_back = async {
+            tokio::time::sleep(ttl / 12).await;
+            delete();
+        };
+        let (found, ()) = tokio::join!(control.successor(&next, 1, ttl, Duration::from_secs(1)), gives_back);
+        assert_eq!(found, Ok(None), "it was never elected");
+        let stays = elect("n9").await;
+        assert_eq!(control.successor(&next, 1, ttl, PATIENCE).await, Ok(Some(stays)));
     });
 }
 
