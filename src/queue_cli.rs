@@ -290,7 +290,7 @@ fn summary(socket: &Path, destination: Option<String>, limit: usize, output: Out
         }
         if listed == 1 {
             say(&format!(
-                "{:<32}{:>9}{:>12}{:>9}{:>10}{:>8}{:>8}{:>8}   {:<10}{:<14}{:<26}{:<26}",
+                "{:<32}{:>9}{:>12}{:>9}{:>10}{:>8}{:>8}{:>9}{:>8}   {:<10}{:<14}{:<26}{:<26}",
                 "destination",
                 "messages",
                 "recipients:",
@@ -298,6 +298,7 @@ fn summary(socket: &Path, destination: Option<String>, limit: usize, output: Out
                 "deferred",
                 "active",
                 "held",
+                "offered",
                 "failed",
                 "breaker",
                 "waits for",
@@ -306,7 +307,7 @@ fn summary(socket: &Path, destination: Option<String>, limit: usize, output: Out
             ));
         }
         say(&format!(
-            "{:<32}{:>9}{:>11} {:>9}{:>10}{:>8}{:>8}{:>8}   {:<10}{:<14}{:<26}{:<26}",
+            "{:<32}{:>9}{:>11} {:>9}{:>10}{:>8}{:>8}{:>9}{:>8}   {:<10}{:<14}{:<26}{:<26}",
             shown(&summary.destination),
             summary.messages,
             summary.recipients,
@@ -314,6 +315,7 @@ fn summary(socket: &Path, destination: Option<String>, limit: usize, output: Out
             summary.deferred,
             summary.active,
             summary.held,
+            summary.offered,
             summary.failed,
             summary.breaker,
             summary.wait,

@@ -18,8 +18,11 @@ pub struct DestinationSummary {
     pub deferred: u64,
     /// Recipients being attempted; of one shard with those that wait for their turn at another, which is its home.
     pub active: u64,
-    /// Recipients held by route or command, or offered to the cluster.
+    /// Recipients held by route or command.
     pub held: u64,
+    /// Recipients that are offered to the cluster.
+    #[serde(default)]
+    pub offered: u64,
     /// Recipients that failed, whose sender is to be told.
     pub failed: u64,
     /// Attempts open, and allowed at a time.
@@ -65,6 +68,7 @@ impl DestinationSummary {
         self.deferred += other.deferred;
         self.active += other.active;
         self.held += other.held;
+        self.offered += other.offered;
         self.failed += other.failed;
         self.connections += other.connections;
         self.window += other.window;

@@ -94,7 +94,8 @@ fn count(summary: &mut DestinationSummary, recipient: &RecipientView<'_>, accept
         State::Deferred => &mut summary.deferred,
         State::Ready => &mut summary.ready,
         State::Attempting => &mut summary.active,
-        State::Held | State::Offered => &mut summary.held,
+        State::Held => &mut summary.held,
+        State::Offered => &mut summary.offered,
         State::Failed | State::Delivered | State::Bounced | State::Purged => &mut summary.failed,
     };
     *count += 1;

@@ -59,6 +59,9 @@ fn what_is_purged_bounced_or_held_is_delivered_by_nobody() {
         rig.send(number, number + 1);
         ids.push(wait_for("the mail in its queue", || rig.ids(0).into_iter().find(|id| !ids.contains(id))));
     }
+    // What is offered was counted as held.
+    let summary: Value = serde_json::from_str(&rig.nodes[0].ringpost("queue", &["summary", "--json"]).1).unwrap();
+    assert_eq!((&summary["offered"], &summary["held"], &summary["recipients"]), (&6.into(), &0.into(), &6.into()), "{summary}");
     wait_for("six offers", || (rig.pending(0)? == 6).then_some(()));
     for (command, id) in [("purge", &ids[0]), ("bounce", &ids[1]), ("hold", &ids[2])] {
         let (code, text, errors) = rig.nodes[0].ringpost("queue", &[command, id]);
