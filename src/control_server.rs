@@ -318,6 +318,7 @@ async fn drain(sharing: Option<&SharedDelivery>, write: &mut (impl AsyncWriteExt
         sharing.ok_or_else(|| NotDone::Config("this node is in no cluster: set cluster.enabled = true in its config".to_owned()))?;
     let begun = sharing.begin_drain().await?;
     loop {
+        sharing.has_spool()?;
         let Some(progress) = sharing.drain_progress(begun) else {
             tokio::time::sleep(PROGRESS_EVERY).await;
             continue;

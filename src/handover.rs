@@ -6,7 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{
-        Arc, Mutex, MutexGuard,
+        Arc, Mutex, MutexGuard, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -100,6 +100,8 @@ pub struct HandOverNode {
     pub boot: u64,
     /// For who else is there.
     pub cluster: ClusterHandle,
+    /// Set when the spool has failed, and says why.
+    pub spool_failure: Arc<OnceLock<String>>,
 }
 
 /// Part of what a node says of itself in its heartbeats, if it does: that it takes mail over from others.

@@ -291,7 +291,7 @@ impl Node {
         })
     }
 
-    fn start_sharing(&self, cluster: &ClusterNode) -> Result<SharedDelivery, String> {
+    fn start_sharing(&self, cluster: &ClusterNode, spool_failure: Arc<OnceLock<String>>) -> Result<SharedDelivery, String> {
         let node = HandOverNode {
             queue: cluster.queue.clone(),
             valkey: cluster.handle.control().valkey().clone(),
@@ -304,6 +304,7 @@ impl Node {
             spool: self.home.node(),
             boot: self.home.boot(),
             cluster: cluster.handle.clone(),
+            spool_failure,
         };
         handover::start(node, self.shards.clone())
     }
@@ -333,7 +334,7 @@ impl Node {
                 std::process::exit(i32::from(EXIT_CONFIG));
             }
         };
-        let sharing = match cluster.as_ref().map(|cluster| self.start_sharing(cluster)).transpose() {
+        let sharing = match cluster.as_ref().map(|cluster| self.start_sharing(cluster, spool_failure.clone())).transpose() {
             Ok(sharing) => sharing,
             Err(reason) => {
                 error!(reason, "mail cannot be shared with the cluster");

@@ -84,6 +84,7 @@ impl SharedDelivery {
     /// [`SharedDelivery::drain_progress`] wants.
     pub async fn begin_drain(&self) -> Result<u64, NotDone> {
         let driver = &self.0;
+        self.has_spool()?;
         // One at a time: the second begins nothing, and hears of what the first could not do.
         let _begins = driver.drain_begins.lock().await;
         let failed = driver.probe_all().await;
@@ -135,6 +136,18 @@ impl SharedDelivery {
             tokio::spawn(driver.clone().keep_draining());
         }
         Ok(driver.drain_looks.load(Ordering::SeqCst))
+    }
+
+    /// Err, for the operator: the spool failed, so that nothing that it holds can be read for others or be settled.
+    pub fn has_spool(&self) -> Result<(), NotDone> {
+        match self.0.node.spool_failure.get() {
+            None => Ok(()),
+            Some(reason) => Err(format!(
+                "this node's spool failed, and what it holds can be neither offered nor settled before a restart: {reason}. Mend the disk, restart the node \
+                 and repeat the call"
+            )
+            .into()),
+        }
     }
 
     /// How far it is; `None` before the shards have been looked through anew since `begun`.

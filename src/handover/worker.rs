@@ -162,6 +162,8 @@ impl Worker {
         let is_away = driver.partitions().all(|partition| driver.offers().is_away(partition).is_some());
         let hindrance = if driver.is_draining.load(Ordering::Relaxed) {
             "it is being emptied".to_owned()
+        } else if driver.node.spool_failure.get().is_some() {
+            "its spool failed, and it takes no mail until it is restarted".to_owned()
         } else if !driver.takes_mail() {
             "it is about to end".to_owned()
         } else if let Some(difference) = driver.node.queue.difference() {

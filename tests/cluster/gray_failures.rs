@@ -180,6 +180,9 @@ fn a_node_whose_disk_failed_and_that_is_kept_says_so_and_leads_no_longer() {
     assert_eq!(rig.said(1, "n1", "status").as_deref(), Some("degraded"));
     assert_eq!(rig.nodes[0].own_status().as_deref(), Some("degraded"));
     assert!(rig.nodes[0].get("/ready").is_none_or(|answer| answer["ready"] != true));
+    // A drain went on for ever, and said that the others had enough to deliver.
+    let (code, _, refusal) = rig.nodes[0].ringpost("drain", &["--to-cluster"]);
+    assert!(code == 1 && refusal.contains("this node's spool failed"), "{code} {refusal}");
     rig.live_without_disk(mails);
 }
 
