@@ -47,6 +47,15 @@ impl Target {
         if hosts.len() > HOSTS_MAX || hosts.iter().any(|host| host.is_empty()) {
             return Err(format!("names no host, an empty one, or more than {HOSTS_MAX}"));
         }
+        // Not shown: where there is no @, it is a password.
+        if hosts.iter().filter_map(|host| port_of(host)).any(|port| !port.parse::<u16>().is_ok_and(|port| port > 0)) {
+            return Err("names a port that is no number from 1 to 65535: valkey://host:6379".to_owned());
+        }
+        if let Some((path, query)) = path.split_once('?')
+            && !matches!(query, "protocol=resp2" | "protocol=resp3")
+        {
+            return Err(format!("has ?{query} behind it, which means nothing here: end it with /{path}"));
+        }
         let user = match (user, password) {
             (user, Some(_)) => user.split(':').next().unwrap_or_default(),
             (user, None) => user,
@@ -170,6 +179,12 @@ impl fmt::Debug for Target {
     }
 }
 
+/// What stands behind a host's colon.
+fn port_of(host: &str) -> Option<&str> {
+    let (name, port) = host.rsplit_once(':')?;
+    (!name.starts_with('[') || name.ends_with(']')).then_some(port)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -184,6 +199,26 @@ mod tests {
         {
             let error = Target::check_ca(pem.as_bytes()).unwrap_err();
             assert!(error.contains(said), "{pem}: {error}");
+        }
+    }
+
+    /// They were taken by the check, and the start waited for a server that cannot be.
+    #[test]
+    fn a_port_and_a_query_that_cannot_be_are_refused() {
+        for (url, said) in [
+            ("valkey://a:99999", "no number from 1 to 65535"),
+            ("valkey://a:0/2", "no number from 1 to 65535"),
+            ("valkey+cluster://a:6379,b:x", "no number from 1 to 65535"),
+            ("valkey+sentinel://[::1]:70000/mail", "no number from 1 to 65535"),
+            ("valkey://a/?a=b", "has ?a=b behind it"),
+            ("valkey+sentinel://a/mail?a=b", "end it with /mail"),
+        ] {
+            let error = Target::parse(url, None, None).unwrap_err();
+            assert!(error.contains(said), "{url}: {error}");
+        }
+        assert!(!Target::parse("valkey://user:secret", None, None).unwrap_err().contains("secret"));
+        for url in ["valkey://[::1]", "valkey://[::1]:6379/3", "valkey://a:65535", "valkey://a/?protocol=resp3"] {
+            assert!(Target::parse(url, None, None).is_ok(), "{url}");
         }
     }
 

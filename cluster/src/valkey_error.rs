@@ -80,7 +80,7 @@ impl ValkeyError {
     }
 
     pub(crate) fn of_client(error: &redis::RedisError) -> ValkeyError {
-        let text = error.to_string();
+        let text = in_words(&error.to_string(), error.kind() == redis::ErrorKind::Parse);
         match error.code() {
             Some(code) => ValkeyError::of_reply(code, text),
             None => match error.kind() {
@@ -90,6 +90,18 @@ impl ValkeyError {
                 _ => ValkeyError::Unreachable(text),
             },
         }
+    }
+}
+
+/// In one line, whatever a server that is none of Valkey's says, and with what is likely to be wrong.
+fn in_words(text: &str, is_not_parsed: bool) -> String {
+    let line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if line.contains("received corrupt message") {
+        format!("{line}: this does not speak TLS, which valkeys:// wants: write valkey://, or name the server's port for TLS")
+    } else if is_not_parsed {
+        format!("this does not answer as a Valkey does, another service may have its port: {line}")
+    } else {
+        line
     }
 }
 
@@ -125,6 +137,19 @@ mod tests {
             assert!(error.is_of_rights());
         }
         assert!(!ValkeyError::of_reply("WRONGPASS", "WRONGPASS invalid username-password pair".to_owned()).is_of_rights());
+    }
+
+    /// What an SMTP server says to a call broke the entry of the process log over several lines, and did not say what was wrong.
+    #[test]
+    fn what_is_no_valkey_is_told_so_in_one_line() {
+        let told = in_words("Incompatible type - Parse error at 1\nUnexpected `2`\x1b[31m", true);
+        assert_eq!(
+            told,
+            "this does not answer as a Valkey does, another service may have its port: Incompatible type - Parse error at 1 Unexpected `2` [31m"
+        );
+        let told = in_words("received corrupt message of type InvalidContentType", false);
+        assert!(told.contains("this does not speak TLS, which valkeys:// wants"), "{told}");
+        assert_eq!(in_words("timed out", false), "timed out");
     }
 
     #[test]
