@@ -125,10 +125,11 @@ pub struct ItemQueue {
 impl ItemQueue {
     /// Over all partitions of `queue`.
     pub fn new(queue: WorkQueue) -> ItemQueue {
-        ItemQueue { queue, next: AtomicU16::new(0) }
+        ItemQueue { queue: queue.untold(), next: AtomicU16::new(0) }
     }
 
-    /// Adds work, and answers for each item in turn. After an error some of it may be there: it is safe to repeat.
+    /// Adds work, and answers for each item in turn. Where there is no room, leases that ran out are taken back and the oldest outcomes beyond half of the
+    /// capacity forgotten first. After an error some of it may be there: it is safe to repeat.
     pub async fn enqueue(&self, work: &[Work]) -> Result<Vec<Enqueued>, QueueError> {
         let mut groups: BTreeMap<u16, Vec<usize>> = BTreeMap::new();
         for (index, work) in work.iter().enumerate() {
@@ -141,7 +142,16 @@ impl ItemQueue {
         for (partition, indexes) in groups {
             for indexes in indexes.chunks(ITEMS_PER_CALL) {
                 let items: Vec<NewItem> = indexes.iter().map(|index| self.new_item(&work[*index])).collect();
-                let (_, of_call) = self.queue.enqueue(partition, &items).await?;
+                let (_, mut of_call) = self.queue.enqueue(partition, &items).await?;
+                if of_call.contains(&Enqueued::Full) {
+                    // Nobody else may cut outcomes to their half: an owner that asks for none would fill the queue for ever.
+                    self.queue.recover(partition, 0).await?;
+                    let (_, again) = self.queue.enqueue(partition, &items).await?;
+                    // What came in with the first call is there with the second.
+                    std::iter::zip(&mut of_call, again)
+                        .filter(|(first, _)| **first == Enqueued::Full)
+                        .for_each(|(first, again)| *first = again);
+                }
                 indexes.iter().zip(of_call).for_each(|(index, answer)| answers[*index] = answer);
             }
         }

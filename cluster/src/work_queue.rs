@@ -106,6 +106,8 @@ pub struct WorkQueue {
     full: Arc<Mutex<BTreeMap<u16, (String, BootTime)>>>,
     /// Partitions that have [`QueueBounds::capacity`] items.
     crowding: Arc<Mutex<Crowding>>,
+    /// The log says so.
+    tells_crowding: bool,
     /// Of the line to Valkey.
     slowness: Arc<Mutex<Slowness>>,
 }
@@ -135,6 +137,7 @@ impl WorkQueue {
             agreed: None,
             full: Arc::default(),
             crowding: Arc::default(),
+            tells_crowding: true,
             slowness: Arc::default(),
         })
     }

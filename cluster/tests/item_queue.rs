@@ -27,6 +27,28 @@ fn queue_by(server: &Server, scripts: &'static Scripts, node: &str) -> ItemQueue
     ItemQueue::new(WorkQueue::new(valkey, Keyspace::new("ringpost:test").unwrap(), "report", bounds, ItemKey::new(b"k"), me).unwrap())
 }
 
+/// A queue whose owner asks for no outcome, and for which nobody calls `recover`, took nothing more once it had completed as many items as it has places.
+#[test]
+fn outcomes_that_nobody_asks_for_take_half_of_a_queue_at_most() {
+    let server = Server::start(Durability::None);
+    let valkey = Valkey::with_scripts(Target::parse(&server.url(), None, None).unwrap(), Scripts::shipped(), Duration::from_secs(2));
+    let (bounds, me) = (QueueBounds { partitions: 1, capacity: 10, dead_max: 10 }, Incarnation::new("n1".parse().unwrap(), 7));
+    let queue = WorkQueue::new(valkey, Keyspace::new("ringpost:test").unwrap(), "report", bounds, ItemKey::new(b"k"), me).unwrap();
+    let queue = ItemQueue::new(queue);
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+        for number in 0..40 {
+            assert_eq!(queue.enqueue(&[Work::new(format!("w{number}"), "x")]).await.unwrap(), [Enqueued::Added], "{number}");
+            let item = queue.dequeue(1, LEASE).await.unwrap().remove(0);
+            assert_eq!(queue.complete(&item, "done").await.unwrap(), Completed::Done);
+        }
+        // What waits keeps its place.
+        let work: Vec<Work> = (100..120).map(|number| Work::new(format!("w{number}"), "x")).collect();
+        let answers = queue.enqueue(&work).await.unwrap();
+        assert_eq!(answers.iter().filter(|answer| **answer == Enqueued::Added).count(), 5);
+        assert_eq!(queue.enqueue(&work[..1]).await.unwrap(), [Enqueued::Present]);
+    });
+}
+
 #[test]
 fn work_is_enqueued_leased_and_ended_by_its_id() {
     let server = Server::start(Durability::None);

@@ -47,9 +47,18 @@ impl WorkQueue {
         self.crowding.lock().expect("no panic happens under this lock")
     }
 
+    /// The same queue, of whose want of room the log says nothing: whoever enqueues is answered, and it is no mail.
+    #[must_use]
+    pub(crate) fn untold(self) -> WorkQueue {
+        WorkQueue { tells_crowding: false, ..self }
+    }
+
     /// Says that partitions are crowded, and that they are so no longer. So many items of a call found no room in this one.
     pub(super) fn tell_crowding(&self, partition: u16, count: u64) {
         let now = BootTime::now();
+        if !self.tells_crowding {
+            return;
+        }
         if count > 0 && self.crowding().turned_away(partition, count, now) {
             warn!(
                 queue = %self.name,
