@@ -95,7 +95,7 @@ pub enum ConfigCommand {
         #[command(flatten)]
         output: Output,
     },
-    /// Print what changed from one version to another.
+    /// Print what changed from one version to another; exit 1 when the texts differ, as diff does.
     Diff {
         /// From this version [default: the one before]
         from: Option<u64>,
@@ -160,12 +160,15 @@ pub(crate) fn object(value: &Value) {
     let Value::Object(fields) = value else { return };
     for (name, value) in fields {
         match value {
-            Value::Object(inner) => {
-                inner.iter().for_each(|(inner, value)| say(&format!("{:<28}{}", format!("{name}.{inner}"), shown(value))))
-            }
-            value => say(&format!("{name:<28}{}", shown(value))),
+            Value::Object(inner) => inner.iter().for_each(|(inner, value)| say(&row(&format!("{name}.{inner}"), value))),
+            value => say(&row(name, value)),
         }
     }
+}
+
+/// A name that is longer than its column has a blank behind it all the same.
+fn row(name: &str, value: &Value) -> String {
+    format!("{name:<27} {}", shown(value))
 }
 
 fn shown(value: &Value) -> String {
@@ -434,6 +437,13 @@ fn changed_lines(before: &str, after: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// `counters.elections_not_replicated1`: the count looked like a part of the name.
+    #[test]
+    fn a_long_name_and_its_value_are_apart() {
+        assert_eq!(row("counters.elections_not_replicated", &1.into()), "counters.elections_not_replicated 1");
+        assert_eq!(row("leader", &"n1".into()), format!("{:<28}n1", "leader"));
+    }
 
     #[test]
     fn the_command_line_is_sound() {
