@@ -161,9 +161,14 @@ async fn health(State(admin): State<Admin>) -> Response {
 }
 
 async fn ready(State(admin): State<Admin>) -> Response {
-    let is_ready = admin.is_ready.load(Ordering::Acquire);
+    let runs = admin.is_ready.load(Ordering::Acquire);
+    let lacks_disk = runs && all_keep_reserve(&shard_stats(&admin.shards).await);
+    let is_ready = runs && !lacks_disk;
     let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let mut answer = serde_json::json!({ "ready": is_ready });
+    if lacks_disk {
+        answer["reason"] = "the disk has no more than spool.min_free_bytes and spool.min_free_inodes left: new mail gets 452".into();
+    }
     // Mail is taken with a cluster and without: how that is says nothing of being ready, and is said beside it.
     if let Some(cluster) = &admin.cluster {
         let stats = cluster.handle.stats();
@@ -177,6 +182,12 @@ async fn ready(State(admin): State<Admin>) -> Response {
         }
     }
     (status, Json(answer)).into_response()
+}
+
+/// Whether whatever shard a connection comes to turns its mail away: each that answers keeps what the disk has left.
+fn all_keep_reserve(stats: &[Option<Vec<(&'static str, u64)>>]) -> bool {
+    let mut answered = stats.iter().flatten().peekable();
+    answered.peek().is_some() && answered.all(|counters| counters.iter().any(|(name, value)| *name == "spool_reserve" && *value > 0))
 }
 
 async fn metrics(State(admin): State<Admin>) -> Response {
@@ -303,6 +314,14 @@ mod tests {
 
     use super::*;
     use crate::admin_connections::CONNECTIONS_MAX;
+
+    /// A balancer went on sending mail to a node that answered each MAIL with 452.
+    #[test]
+    fn a_node_of_which_all_shards_keep_the_disks_reserve_is_not_ready() {
+        let shard = |reserve| Some(vec![("sessions", 3), ("spool_reserve", reserve)]);
+        assert!(all_keep_reserve(&[shard(1), shard(1)]) && all_keep_reserve(&[shard(1), None]));
+        assert!(!all_keep_reserve(&[shard(1), shard(0)]) && !all_keep_reserve(&[None]) && !all_keep_reserve(&[]));
+    }
 
     fn headers(host: &str, token: Option<&str>) -> HeaderMap {
         let mut headers = HeaderMap::new();

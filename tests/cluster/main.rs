@@ -106,13 +106,18 @@ impl Rig {
     }
 
     /// The command is ringpost, or becomes it with the arguments that follow.
-    fn start_node_by(&mut self, number: usize, mut command: Command) {
+    fn start_node_by(&mut self, number: usize, command: Command) {
+        self.spawn_node_by(number, command);
+        let node = &self.nodes[number];
+        wait_for("a node's readiness", || node.get("/ready").filter(|answer| answer["ready"] == true));
+    }
+
+    /// The same, ready or not.
+    fn spawn_node_by(&mut self, number: usize, mut command: Command) {
         let node = &mut self.nodes[number];
         let log = fs::File::create(node.config.with_extension("log")).unwrap();
         command.arg("serve").arg("-c").arg(&node.config).stdout(Stdio::null()).stderr(log);
         node.process = Some(Process(command.spawn().unwrap()));
-        let node = &self.nodes[number];
-        wait_for("a node's readiness", || node.get("/ready").filter(|answer| answer["ready"] == true));
     }
 
     /// One leader that all running nodes agree on.

@@ -1,5 +1,6 @@
 //! What operators see and ask: how nodes are, what the queue has, and every command with what it says.
 
+use std::process::Command;
 use std::sync::{
     Arc,
     atomic::{AtomicU64, Ordering},
@@ -23,7 +24,11 @@ fn a_node_that_turns_mail_away_says_that_it_is_degraded_and_why() {
     // More than this disk has.
     fs::write(&rig.nodes[0].config, text.replace("min_free_bytes = \"1 MiB\"", "min_free_bytes = \"1024 GiB\"")).unwrap();
     rig.start_valkey();
-    (0..2).for_each(|number| rig.start_node(number));
+    rig.spawn_node_by(0, Command::new(env!("CARGO_BIN_EXE_ringpost")));
+    rig.start_node(1);
+    // It was ready all the same, and a balancer went on sending mail there.
+    let unready = wait_for("its word on readiness", || rig.nodes[0].get("/ready").filter(|answer| answer["ready"] == false));
+    assert!(unready.to_string().contains("min_free_bytes"), "{unready}");
     let shown = wait_for("its word", || {
         let nodes = rig.nodes[1].get("/api/cluster/nodes")?;
         nodes.as_array()?.iter().find(|node| node["id"] == "n1" && node["status"] == "degraded").cloned()
