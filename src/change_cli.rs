@@ -94,7 +94,7 @@ pub fn change(socket: &Path, change: Change, selection: Selection, whole: WholeM
         if failed > 0 {
             let mend = "what is still to come is the report to their senders, where one is due (`ringpost queue why`); until it is made \
                         `ringpost queue retry` tries them once more, and `purge` takes them out without a word";
-            eprintln!("ringpost: {} stayed as before: failed already; {mend}", messages(failed));
+            eprintln!("ringpost: {} stayed as before: failed or delivered already; {mend}", messages(failed));
         }
         if once_retried > 0 {
             let of = if once_retried == 1 { "1 of them has" } else { &format!("{once_retried} of them have") };

@@ -176,7 +176,16 @@ async fn send_all(write: &mut (impl AsyncWriteExt + Unpin), values: &[impl Seria
         serde_json::to_writer(&mut lines, value)?;
         lines.push(b'\n');
     }
-    timeout(CLIENT_TIMEOUT, write.write_all(&lines)).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+    // Who reads slowly may: the time is for each step and not for all of them.
+    let mut left = &lines[..];
+    while !left.is_empty() {
+        let written = timeout(CLIENT_TIMEOUT, write.write(left)).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        if written == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        left = &left[written..];
+    }
+    Ok(())
 }
 
 pub(crate) async fn ask(shard: &RequestLane, command: Command) -> Result<Answer, Refusal> {
@@ -392,6 +401,9 @@ async fn refuse_partly_meant(order: &ChangeOrder, shards: &[Arc<RequestLane>]) -
 
 /// One shard after the other, each until nothing is left.
 async fn change_all(order: &ChangeOrder, shards: &[Arc<RequestLane>], write: &mut (impl AsyncWriteExt + Unpin)) -> Result<u64, Refusal> {
+    if shards.iter().any(|shard| shard.has_ended()) {
+        return Err("the node drains, and some of its shards have ended: nothing was changed; repeat it after the next start".to_owned());
+    }
     let (mut changed, mut left) = (0, NotChanged::default());
     for shard in shards {
         let mut after = None;

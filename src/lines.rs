@@ -6,10 +6,11 @@ use ringpost_smtp::shown::{shown_json, shown_lines};
 
 use crate::cli::{EXIT_IO, EXIT_OK};
 
-/// Written in one piece: a system call for each of a million lines costs more than all else about them.
-const PIECE_BYTES: usize = 64 * 1024;
+/// Written in one piece: a system call for each of a million lines costs more than all else about them. No larger, since the engine waits as long as
+/// the reader takes for one.
+const PIECE_BYTES: usize = 8 * 1024;
 
-/// Many lines, written in large pieces: nothing of the process may be printed in another way meanwhile.
+/// Many lines, written in pieces: nothing of the process may be printed in another way meanwhile.
 pub struct Lines(BufWriter<StdoutLock<'static>>);
 
 impl Default for Lines {

@@ -37,6 +37,8 @@ pub struct Delivery {
     kicked: Cell<bool>,
     /// Appended and not acknowledged, oldest first, with the number of the log.
     unrecorded: RefCell<VecDeque<(u16, Ticket, MessageKey)>>,
+    /// A log took no record any more.
+    has_closed: Cell<bool>,
     /// Settled in the queue, not appended for want of room.
     backlog: RefCell<VecDeque<(MessageKey, Settled)>>,
     /// Attempts under way, connecting ones included.
@@ -54,6 +56,7 @@ impl Delivery {
             waker: RefCell::default(),
             kicked: Cell::new(true),
             unrecorded: RefCell::default(),
+            has_closed: Cell::default(),
             backlog: RefCell::default(),
             attempts: Cell::default(),
             record: RefCell::default(),
@@ -423,6 +426,11 @@ impl Shard {
         }
     }
 
+    /// Is what commands change recorded? Not once a log has taken no more, at the end of the process or after an error of the disk.
+    pub(crate) fn keeps_records(&self) -> bool {
+        !self.delivery.has_closed.get() && !self.spool_has_failed()
+    }
+
     /// False when there is no room just now.
     fn try_persist(&self, key: MessageKey, settled: Settled) -> bool {
         let id = match self.queue.borrow().envelope(key) {
@@ -453,7 +461,10 @@ impl Shard {
             }
             Err(AppendError::Full | AppendError::NoSpace | AppendError::NotOpen) => false,
             // The process is leaving; the next start finds the outcome missing and tries again (at least once).
-            Err(AppendError::Closed) => true,
+            Err(AppendError::Closed) => {
+                self.delivery.has_closed.set(true);
+                true
+            }
             Err(AppendError::Unknown) if settled == Settled::Done => {
                 self.queue.borrow_mut().recorded(key);
                 true

@@ -413,8 +413,9 @@ impl Shard {
         }
         let end = self.drain().await;
         // The executor keeps what it does not run any more: whoever asks now, or has asked, is to hear at once that nobody answers, and not when
-        // the last shard has ended.
-        answering.cancel().await;
+        // the last shard has ended. What is dropped wakes nobody before the next turn, and the ring sleeps where no task was polled since its last one.
+        drop(answering);
+        self.ring.yield_now().await;
         end
     }
 

@@ -21,6 +21,10 @@ const CHANGES_PER_ORDER: usize = 16_384;
 /// Orders without a match end after so many pages, so that who waits for them hears something.
 const PAGES_PER_ORDER: usize = 256;
 
+/// The log takes no more: what was done before this was noticed is in memory alone.
+const NOT_RECORDED: &str = "the engine's spool failed, or the engine is about to end: what was changed last is not on disk, and does not hold after the \
+                            next start; repeat it then";
+
 /// Carries out an order and waits until it is durable.
 pub(crate) async fn steer(shard: &Rc<Shard>, order: ChangeOrder) -> Answer {
     shard.loaded().await;
@@ -28,6 +32,11 @@ pub(crate) async fn steer(shard: &Rc<Shard>, order: ChangeOrder) -> Answer {
         Ok(steering) => steering,
         Err(reason) => return Answer::Failed(reason),
     };
+    if !order.only_counts && !shard.keeps_records() {
+        return Answer::Failed(
+            "the engine's spool failed, or the engine is about to end: nothing was changed; repeat it after the next start".to_owned(),
+        );
+    }
     let mut changed = Changed::default();
     match order.selection {
         Selection::Ids(ids) => {
@@ -70,6 +79,9 @@ pub(crate) async fn steer(shard: &Rc<Shard>, order: ChangeOrder) -> Answer {
     }
     shard.delivery.kick();
     shard.records_durable().await;
+    if !order.only_counts && !shard.keeps_records() {
+        return Answer::Failed(NOT_RECORDED.to_owned());
+    }
     Answer::Changed(changed)
 }
 
@@ -355,8 +367,9 @@ impl Steering {
         let Some(view) = queue.show(key).filter(|view| !view.is_closing()) else { return };
         let id = view.envelope().id;
         let is_taken = |recipient: &RecipientView<'_>| match self {
-            Self::Bounce(_) => recipient.state() != State::Failed && !self.is_to_leave(recipient),
-            _ => !self.is_to_leave(recipient),
+            // What has failed, or was delivered and is to be told to its sender, has its end.
+            Self::Bounce(_) => recipient.is_open() && !self.is_to_leave(recipient),
+            _ => recipient.state() != State::Delivered && !self.is_to_leave(recipient),
         };
         let chosen = view.recipients().filter(|recipient| !recipient.is_settled() && recipient.matches(filter));
         for recipient in chosen.filter(is_taken) {

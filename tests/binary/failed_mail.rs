@@ -37,12 +37,13 @@ fn what_has_failed_already_is_not_held_nor_given_another_end_and_the_answer_says
             let output = node.ask(&[&["queue"], words, &[by]].concat());
             let (out, told) = said(&output);
             assert_eq!((&*out, output.status.code()), (count, Some(i32::from(by == id))), "{words:?} {by}: {told}");
-            let expected = "ringpost: 1 message stayed as before: failed already; what is still to come is the report to their senders";
+            let expected =
+                "ringpost: 1 message stayed as before: failed or delivered already; what is still to come is the report to their senders";
             assert!(told.starts_with(expected) && !told.contains("not in the queue"), "{words:?} {by}: {told}");
         }
     }
     let (out, told) = said(&node.ask(&["queue", "set-expiry", &id, "2d"]));
-    assert!(out == "0 messages given another end of life" && told.contains("failed already"), "{out} {told}");
+    assert!(out == "0 messages given another end of life" && told.contains("failed or delivered already"), "{out} {told}");
     assert_eq!(said(&node.ask(&["queue", "hold", "--state", "failed", "--json"])).0, "{\"changed\":0,\"failed\":1}");
     // Nothing of it was done: it is retried at once, and fails again.
     assert_eq!(said(&node.ask(&["queue", "retry", &id])).0, "1 message retried");

@@ -176,10 +176,43 @@ fn while_one_shard_drains_commands_do_not_wait_for_those_that_have_ended() {
     let (said, told) = (String::from_utf8_lossy(&listed.stdout).into_owned(), String::from_utf8_lossy(&listed.stderr).into_owned());
     assert!(said.contains(&id) && told.contains("1 of its 2 shards have ended"), "{said} {told}");
     let held = node.ask(&["queue", "hold", "--all"]);
-    assert!(!held.status.success() && String::from_utf8_lossy(&held.stderr).contains("a shard has ended"), "{held:?}");
+    assert!(
+        !held.status.success() && String::from_utf8_lossy(&held.stderr).contains("some of its shards have ended: nothing was changed"),
+        "{held:?}"
+    );
     assert!(node.is_running());
     hop.hold_content(false);
     assert!(node.wait().success());
+}
+
+/// How often the threads of a process have gone to sleep.
+fn sleeps(pid: u32) -> u64 {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let statuses = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("status")).ok());
+    let counts = statuses.filter_map(|status| {
+        let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?;
+        line.trim().parse::<u64>().ok()
+    });
+    counts.sum()
+}
+
+/// A shard that slept without a time of its own ended as late as the time of its drain.
+#[test]
+fn a_node_that_has_long_been_idle_ends_at_once() {
+    let mut node = Node::start(&Setup::new());
+    let (began, mut since, mut known) = (Instant::now(), Instant::now(), sleeps(node.pid()));
+    while since.elapsed() < Duration::from_secs(1) {
+        assert!(began.elapsed() < PATIENCE, "it is never idle: {}", node.log());
+        std::thread::sleep(Duration::from_millis(20));
+        let now = sleeps(node.pid());
+        if now != known {
+            (since, known) = (Instant::now(), now);
+        }
+    }
+    let asked = Instant::now();
+    node.signal(Signal::TERM);
+    assert!(node.wait().success(), "{}", node.log());
+    assert!(asked.elapsed() < Duration::from_secs(5), "{:?}: {}", asked.elapsed(), node.log());
 }
 
 #[test]

@@ -184,6 +184,11 @@ impl Node {
         self.call(arguments).output().unwrap()
     }
 
+    /// Of the running process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.as_ref().expect("it runs").id()
+    }
+
     /// A command against this node, to be run as the test likes.
     pub(crate) fn call(&self, arguments: &[&str]) -> Command {
         let mut command = ringpost();
