@@ -59,7 +59,7 @@ impl FromStr for SmarthostAddress {
     fn from_str(text: &str) -> Result<SmarthostAddress, String> {
         const FORMS: &str = "write for instance \"smart.example.net:587\", \"192.0.2.1:25\" or \"[2001:db8::1]:25\"";
         // Of what else has a colon the words are not about a port.
-        if text.starts_with("unix:") {
+        if text.strip_prefix("unix:").is_some_and(|path| path.parse::<u16>().is_err()) {
             return Err(format!("names a socket, which via = \"lmtp\" takes and a smarthost does not: {FORMS}"));
         }
         if text.contains("://") {
@@ -199,6 +199,7 @@ mod tests {
             ("Smart.Example.NET:587", "smart.example.net:587"),
             ("smart.example.net", "smart.example.net:25"),
             ("localhost:2600", "localhost:2600"),
+            ("unix:25", "unix:25"),
             ("4.mail.example", "4.mail.example:25"),
             ("xn--bcher-kva.example:26", "xn--bcher-kva.example:26"),
         ];

@@ -255,7 +255,7 @@ impl Outbound<'_> {
     fn spare_what_others_may_offer(&self, attempt: &mut Attempt) {
         let outcomes = &mut attempt.storage.outcomes;
         let lacks = |outcome: &RecipientOutcome| outcome.verdict == Verdict::Failed && is_about_offer(&outcome.reply);
-        if outcomes.iter().any(lacks) && !self.shard.queue.borrow().all_hosts_lack(self.destination, attempt.tried) {
+        if outcomes.iter().any(lacks) && !self.shard.queue.borrow().all_hosts_lack(self.destination, self.host, attempt.tried) {
             put_off_offers(outcomes);
         }
     }

@@ -43,6 +43,11 @@ impl Idling {
         self.is_testing = false;
     }
 
+    /// A test came before what it does next.
+    pub(crate) fn was_tested(&self) -> bool {
+        self.tested.is_some()
+    }
+
     /// It ended with a test under way.
     pub(crate) fn has_failed(&self) -> bool {
         self.is_testing

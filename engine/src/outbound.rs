@@ -226,11 +226,11 @@ impl<'s> Outbound<'s> {
                     }
                     self.idling.passed();
                     self.renew_limits();
-                    // What has waited for the connection, for a greeting or for a test, may have been stopped by a command.
+                    // What has waited for the connection, in the pool, for a greeting or for a test, may have been stopped by a command.
+                    let has_waited = self.next.is_none() || self.served == 0 || self.idling.was_tested();
                     let waited = self.next.take().or_else(|| self.take_waiting());
-                    let is_new = self.served == 0;
                     let next = match waited {
-                        Some(dispatch) if is_new && !self.shard.is_ending() => self.unless_stopped(dispatch),
+                        Some(dispatch) if has_waited && !self.shard.is_ending() => self.unless_stopped(dispatch),
                         waited => waited,
                     };
                     match next.or_else(|| self.take_next()) {
@@ -276,6 +276,7 @@ impl<'s> Outbound<'s> {
 
     /// A message to be chained behind the one whose content is about to be sent.
     pub(crate) fn take_behind(&mut self, before: TransactionId) -> Option<Dispatch> {
+        self.renew_limits();
         // What waits for a connection goes first, over this one when it has nothing to do.
         let is_awaited = self.shard.pool.view(self.destination).waiting > 0;
         if is_awaited || !self.client.chains() || !self.may_serve() {

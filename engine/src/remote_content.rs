@@ -137,12 +137,21 @@ impl Shard {
             .map_err(|reason| reason.map_or(RecordError::TakenOut, RecordError::Elsewhere))
     }
 
+    /// Is nothing of this message to be delivered any more, because a command purged it during its attempt?
+    fn is_leaving(&self, id: QueueId) -> bool {
+        let queue = self.queue.borrow();
+        let view = queue.key_of(id).and_then(|key| queue.show(key));
+        view.is_some_and(|view| view.is_closing() || view.recipients().all(|recipient| recipient.is_settled() || recipient.is_leaving()))
+    }
+
     /// Reads a piece for the home that asks for it.
     pub(crate) fn read_for_home(self: &Rc<Self>, fetch: u32, id: QueueId, piece: u32, credit: MeshCredit) {
         let shard = self.clone();
         self.ring
             .spawn(async move {
                 let piece = match shard.committer_of(id.shard) {
+                    // A command has taken out all that is left: what is not begun by now is not begun.
+                    _ if piece == 0 && shard.is_leaving(id) => Err(RecordError::TakenOut),
                     None => Err(RecordError::Gone),
                     Some(log) => match piece.checked_sub(1) {
                         None => MessageRecord::read(&log, record_id(id)).await.map(MessageRecord::into_parts),
@@ -151,6 +160,7 @@ impl Shard {
                 };
                 let is_taken_out = || shard.queue.borrow().key_of(id).is_none_or(|key| shard.is_taken_out(key));
                 let piece = piece.map_err(|reason| match reason {
+                    RecordError::TakenOut => None,
                     RecordError::Gone if is_taken_out() => None,
                     reason => Some(reason.to_string().into_boxed_str()),
                 });

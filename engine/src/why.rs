@@ -135,9 +135,11 @@ pub(crate) fn after_attempt(view: &MessageView<'_>, recipient: &RecipientView<'_
         (true, _) => comes.push("purged by command".to_owned()),
         (false, true) => comes.push("bounced by command".to_owned()),
         (false, false) => {
-            comes.extend(recipient.next_route_name().map(|route| format!("sent by the route {route:?}")));
+            let next_route = recipient.next_route_name();
+            comes.extend(next_route.map(|route| format!("sent by the route {route:?}")));
             comes.extend(view.is_held().then(|| "held by command".to_owned()));
-            comes.extend(recipient.paused().map(|by| format!("kept until `queue resume {by}`")));
+            // A pause of where it is now is nothing to what goes elsewhere.
+            comes.extend(recipient.paused().filter(|_| next_route.is_none()).map(|by| format!("kept until `queue resume {by}`")));
             comes.extend(end.filter(|&at| at <= now).map(|_| "expired by command".to_owned()));
         }
     }

@@ -95,11 +95,14 @@ fn what_is_rerouted_meanwhile_goes_the_other_way_unless_it_is_delivered() {
             let id = deliver(&node, "a@x.test", &["b@slow.test"]);
             let held = Held::up_to_the_dot(&listener);
             assert_eq!(say(&node, &["queue", "reroute", &id, "--to", "backup.test"]), "1 message re-routed");
+            // A pause of the way that it leaves is nothing to it.
+            assert!(node.ask(&["queue", "pause", "slow.test"]).status.success());
             let comes = "sent by the route \"backup.test\" when that has ended, unless it delivers";
             for words in [["queue", "why", &id], ["queue", "show", &id]] {
                 let said = say(&node, &words);
                 assert!(said.contains(comes), "{said}");
             }
+            assert!(node.ask(&["queue", "resume", "slow.test"]).status.success());
             if end == "kill" {
                 node.kill();
                 node.restart();

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::client::Client;
+use crate::faulty_hop::{Fault, FaultyHop, Script};
 use crate::next_hop::NextHop;
 use crate::node::{Node, Setup};
 use crate::shards::on_one_core;
@@ -258,4 +259,24 @@ fn only_who_needs_smtputf8_fails_at_a_hop_without_it() {
             assert_eq!(recipients, expected);
         }
     }
+}
+
+/// It was put off with those whom the host was too busy for, and told as an expiry days later.
+#[test]
+fn who_needs_smtputf8_fails_also_where_others_are_put_off() {
+    let hop = FaultyHop::start(Script { point: "rcpt", fault: Fault::Says("450 4.2.1 Busy"), pipelining: true });
+    let node = Node::start(&Setup::to(hop.address));
+    let mut client = Client::greeted(node.address);
+    client.must("MAIL FROM:<a@x.test> SMTPUTF8", "250");
+    for recipient in ["b@one.test", "\u{fc}@two.test"] {
+        client.must(&format!("RCPT TO:<{recipient}> NOTIFY=NEVER"), "250");
+    }
+    client.must("DATA", "354");
+    client.must("Subject: s\r\n\r\nx\r\n.", "250");
+    let log = node.wait_for_mail_log("outcome=bounced");
+    let refused: Vec<&str> = log.lines().filter(|line| line.contains("outcome=bounced")).collect();
+    assert!(refused.iter().all(|line| line.contains("to=<\u{fc}@two.test>") && line.contains("reply=\"553 5.6.7 ")), "{log}");
+    let queue = node.queue();
+    let waits: Vec<_> = queue[0]["recipients"].as_array().unwrap().iter().filter(|one| one["state"] != "bounced").collect();
+    assert!(waits.len() == 1 && waits[0]["address"] == "b@one.test", "{queue:?}");
 }

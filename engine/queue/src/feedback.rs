@@ -38,9 +38,10 @@ impl Queue {
         self.live(destination).is_some_and(|state| state.has_other_host(host, by, tried, now))
     }
 
-    /// Was each host of the destination asked by an attempt, and none offers what its message needs? Else another may, and nothing is final.
-    pub fn all_hosts_lack(&self, destination: DestinationId, tried: HostsTried) -> bool {
-        self.live(destination).is_some_and(|state| state.hosts.all_lack(tried))
+    /// Was each host of the destination asked by an attempt, the last time `host`, and none offers what its message, or some of its recipients,
+    /// need? Else another may, and nothing is final.
+    pub fn all_hosts_lack(&self, destination: DestinationId, host: HostIndex, tried: HostsTried) -> bool {
+        self.live(destination).is_some_and(|state| state.hosts.all_lack(state.hosts.lacking(host, tried)))
     }
 
     /// None is tried yet. The host where the attempt before failed for reasons of its machine or the line, with content that it may have taken or

@@ -228,9 +228,7 @@ impl Hosts {
     /// tried? Then `tried` has this one, too: all of its addresses, or the one. What it lacks `tried` has in any case.
     pub(crate) fn has_other(&self, index: HostIndex, by: PutOffBy, tried: &mut HostsTried, settings: &BreakerSettings, now: u64) -> bool {
         let Some(declined) = self.slot(index) else { return false };
-        let number = self.hosts[declined].hop.host;
-        let is_it = |(slot, host): &(usize, &Host)| *slot == declined || by != PutOffBy::Address && host.hop.host == number;
-        let of_it = self.hosts.iter().enumerate().filter(is_it).fold(0, |slots, (slot, _)| slots | 1 << slot);
+        let of_it = if by == PutOffBy::Address { 1 << declined } else { self.slots_of(declined) };
         let asked = match by {
             PutOffBy::Offer => {
                 self.note_lack(of_it, tried);
@@ -248,10 +246,26 @@ impl Hosts {
         has
     }
 
+    /// All addresses of the host in this slot.
+    fn slots_of(&self, slot: usize) -> u32 {
+        let number = self.hosts[slot].hop.host;
+        let of_it = self.hosts.iter().enumerate().filter(|(_, host)| host.hop.host == number);
+        of_it.fold(1 << slot, |slots, (slot, _)| slots | 1 << slot)
+    }
+
     /// The hosts in these slots do not offer what the message of an attempt needs. Of another set than the attempt knows nothing is known.
     fn note_lack(&self, slots: u32, tried: &mut HostsTried) {
         let known = if tried.set == self.set { tried.lacking } else { 0 };
         (tried.lacking, tried.set) = (known | slots, self.set);
+    }
+
+    /// What an attempt knows that `index` put off, for the sake of some recipients, for what it does not offer. It may have put off others for
+    /// other reasons, so that the attempt does not keep it.
+    pub(crate) fn lacking(&self, index: HostIndex, mut tried: HostsTried) -> HostsTried {
+        if let Some(slot) = self.slot(index) {
+            self.note_lack(self.slots_of(slot), &mut tried);
+        }
+        tried
     }
 
     /// Each host that the destination has was asked by this attempt, and none offers what the message needs. That is final; as long as one
