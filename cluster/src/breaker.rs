@@ -69,8 +69,8 @@ impl Breaker {
             return false;
         }
         self.failures = self.failures.saturating_add(1);
-        if self.open_until.is_some() && !self.is_probing {
-            // A call that was sent before the circuit opened.
+        // A call that was sent before the circuit opened says nothing of the probe, which may be under way.
+        if self.open_until.is_some_and(|until| !self.is_probing || sent_at < until) {
             return false;
         }
         if self.failures < FAILURES_MAX && self.open_until.is_none() {
@@ -109,6 +109,16 @@ mod tests {
         }
         // Then all of it.
         assert!(!fails(&mut breaker, 1500, 1550) && !fails(&mut breaker, 1500, 1550) && fails(&mut breaker, 1500, 1550));
+    }
+
+    /// A call that had a minute ended the probe of another, and a second went beside it.
+    #[test]
+    fn a_call_that_was_sent_before_the_circuit_opened_does_not_end_the_probe() {
+        let mut breaker = Breaker::default();
+        assert_eq!([10, 11, 12].map(|ms| fails(&mut breaker, ms, ms)), [false, false, true]);
+        assert!(breaker.allows(at(120)));
+        assert!(!fails(&mut breaker, 5, 130) && !breaker.allows(at(1200)), "the probe is under way");
+        assert!(!fails(&mut breaker, 120, 1300) && !breaker.allows(at(1301)) && breaker.allows(at(1500)));
     }
 
     #[test]

@@ -45,6 +45,11 @@ impl Circuits {
         }
     }
 
+    /// Whether a call may be sent that takes too long to be a probe: others would wait for its end.
+    pub fn are_closed(&self, slot: Option<Slot>) -> bool {
+        !self.is_open() && slot.and_then(|slot| self.slots.get(&slot)).is_none_or(|breaker| !breaker.is_open())
+    }
+
     /// Whether Valkey as a whole is taken for gone.
     pub fn is_open(&self) -> bool {
         self.all.is_open()
@@ -103,6 +108,7 @@ mod tests {
         circuits.succeeded(slot(1), at(0));
         assert_eq!([0, 50, 100].map(|ms| fails(&mut circuits, slot(7), ms)), [None, None, Some(Extent::Part)]);
         assert!(!circuits.allows(slot(7), at(151)) && circuits.allows(slot(1), at(151)) && circuits.allows(None, at(151)));
+        assert!(!circuits.are_closed(slot(7)) && circuits.are_closed(slot(1)) && circuits.are_closed(None));
         assert!(!circuits.is_open());
         // Another slot of the dead server is told with the first.
         assert_eq!([150, 200, 250].map(|ms| fails(&mut circuits, slot(8), ms)), [None; 3]);
@@ -142,7 +148,7 @@ mod tests {
         }
         assert!(!circuits.is_open());
         assert_eq!([950, 1000, 1050].map(|ms| fails(&mut circuits, slot(5), ms)), [None, None, Some(Extent::All)]);
-        assert!(circuits.is_open() && !circuits.allows(None, at(1101)));
+        assert!(circuits.is_open() && !circuits.allows(None, at(1101)) && !circuits.are_closed(slot(9)));
         // Any answer ends it, and each slot asks for itself.
         assert!(circuits.allows(slot(9), at(1200)));
         assert_eq!(circuits.succeeded(slot(9), at(1210)), Some(Extent::All));

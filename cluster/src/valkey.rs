@@ -110,7 +110,7 @@ pub struct Valkey {
     call_deadline: Duration,
     small: Line,
     bulk: Line,
-    /// For those that may take long: others do not wait behind them.
+    /// For those that may take long: others do not wait behind them. None of them is a probe, so whoever has one waits for those.
     patient: Line,
     /// Waiting for replicas stops whatever comes behind it on a connection.
     replicated: Line,
@@ -277,7 +277,12 @@ impl Valkey {
     /// The answer, and the number of the connection that it came by.
     async fn call(&self, line: &Line, slot: Option<Slot>, command: &Cmd, deadline: Duration) -> Result<(u64, Value), ValkeyError> {
         let sent_at = BootTime::now();
-        if !self.circuits().allows(slot, sent_at) {
+        let is_patient = std::ptr::eq(line, &self.patient);
+        let is_allowed = {
+            let mut circuits = self.circuits();
+            if is_patient { circuits.are_closed(slot) } else { circuits.allows(slot, sent_at) }
+        };
+        if !is_allowed {
             self.counters.skipped.fetch_add(1, Ordering::Relaxed);
             let last = self.last_outage().as_ref().map_or_else(String::new, ToString::to_string);
             return Err(ValkeyError::CircuitOpen(last));

@@ -11,8 +11,9 @@ use ringpost_cluster::{
     keyspace::Keyspace,
     target::Target,
     valkey::{Valkey, random_u64},
+    valkey_error::ValkeyError,
     work_item::{ItemKey, NewItem},
-    work_queue::{Enqueued, Known, QueueBounds, WorkQueue},
+    work_queue::{Enqueued, Known, QueueBounds, QueueError, WorkQueue},
 };
 use ringpost_valkey_server::{Durability, Server};
 
@@ -142,6 +143,28 @@ fn an_item_that_came_to_nothing_has_more_time_and_small_calls_do_not_wait_for_it
         assert!(small < Duration::from_millis(100), "{small:?}");
         assert_eq!(valkey.time_of_call(512 << 10, tries), (Duration::from_millis(50) + Duration::from_micros(62_500)) * 4u32.pow(tries));
         assert_eq!(valkey.time_of_call(25 << 20, 9), Duration::from_secs(60), "it is bounded");
+    });
+}
+
+/// It was the only one that went through an open circuit, and had a minute: until then no heartbeat was sent.
+#[test]
+fn a_call_that_may_take_long_is_no_probe() {
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let valkey = Valkey::new(Target::parse(&format!("valkey://127.0.0.1:{nobody}"), None, None).unwrap());
+    let (bounds, me) = (QueueBounds { partitions: 1, capacity: 1000, dead_max: 100 }, Incarnation::new("n1".parse().unwrap(), 7));
+    let queue = WorkQueue::new(valkey.clone(), keyspace(), "mail", bounds, ItemKey::new(b"k"), me).unwrap();
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+        let items = [item("large", noise(1024))];
+        let (began, mut probes) = (Instant::now(), 0);
+        while !valkey.is_away() {
+            assert!(queue.known(0, &["a"]).await.is_err() && began.elapsed() < PATIENCE);
+        }
+        while probes < 3 {
+            let answer = queue.enqueue_again(0, &items, 1).await;
+            assert!(matches!(answer, Err(QueueError::Valkey(ValkeyError::CircuitOpen(_)))), "{answer:?}");
+            probes += u32::from(!matches!(queue.known(0, &["a"]).await, Err(QueueError::Valkey(ValkeyError::CircuitOpen(_)))));
+            assert!(began.elapsed() < PATIENCE, "nothing is a probe");
+        }
     });
 }
 
