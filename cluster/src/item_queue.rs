@@ -146,11 +146,11 @@ impl ItemQueue {
                 if of_call.contains(&Enqueued::Full) {
                     // Nobody else may cut outcomes to their half: an owner that asks for none would fill the queue for ever.
                     self.queue.recover(partition, 0).await?;
-                    let (_, again) = self.queue.enqueue(partition, &items).await?;
-                    // What came in with the first call is there with the second.
-                    std::iter::zip(&mut of_call, again)
-                        .filter(|(first, _)| **first == Enqueued::Full)
-                        .for_each(|(first, again)| *first = again);
+                    // What came in with the first call can be done and forgotten by now: sent again it would be done twice.
+                    let left: Vec<NewItem> =
+                        std::iter::zip(items, &of_call).filter(|(_, answer)| **answer == Enqueued::Full).map(|(item, _)| item).collect();
+                    let (_, again) = self.queue.enqueue(partition, &left).await?;
+                    of_call.iter_mut().filter(|answer| **answer == Enqueued::Full).zip(again).for_each(|(answer, again)| *answer = again);
                 }
                 indexes.iter().zip(of_call).for_each(|(index, answer)| answers[*index] = answer);
             }

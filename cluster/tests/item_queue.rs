@@ -49,6 +49,35 @@ fn outcomes_that_nobody_asks_for_take_half_of_a_queue_at_most() {
     });
 }
 
+/// Where one had found no room all of its call were sent once more, and one of them that was done and forgotten meanwhile was there a second time.
+#[test]
+fn what_found_room_is_not_sent_again_with_what_found_none() {
+    let server = Server::start(Durability::None);
+    // Says how many items each call had.
+    let counting = |name: &str, source: &str| match name {
+        "queue_enqueue" => source.replacen("local items =", "redis.call('RPUSH', 'counts', (#ARGV - 3) / 7)\nlocal items =", 1),
+        _ => source.to_owned(),
+    };
+    let scripts: &'static Scripts = Box::leak(Box::new(Scripts::changed(counting)));
+    let valkey = Valkey::with_scripts(Target::parse(&server.url(), None, None).unwrap(), scripts, Duration::from_secs(2));
+    let (bounds, me) = (QueueBounds { partitions: 1, capacity: 3, dead_max: 10 }, Incarnation::new("n1".parse().unwrap(), 7));
+    let queue = WorkQueue::new(valkey, Keyspace::new("ringpost:test").unwrap(), "report", bounds, ItemKey::new(b"k"), me).unwrap();
+    let queue = ItemQueue::new(queue);
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+        // Of three places outcomes that nobody asks for keep one.
+        for number in 0..2 {
+            assert_eq!(queue.enqueue(&[Work::new(format!("w{number}"), "x")]).await.unwrap(), [Enqueued::Added]);
+            let item = queue.dequeue(1, LEASE).await.unwrap().remove(0);
+            assert_eq!(queue.complete(&item, "done").await.unwrap(), Completed::Done);
+        }
+        let work: Vec<Work> = ["a", "w1", "b", "c"].map(|id| Work::new(id, "x")).into();
+        let answers = queue.enqueue(&work).await.unwrap();
+        assert_eq!(answers, [Enqueued::Added, Enqueued::Completed, Enqueued::Added, Enqueued::Full]);
+        let counts = server.command("LRANGE counts 0 -1").replace("\r\n", " ");
+        assert!(counts.ends_with("$1 1 $1 1 $1 4 $1 2 "), "{counts}");
+    });
+}
+
 #[test]
 fn work_is_enqueued_leased_and_ended_by_its_id() {
     let server = Server::start(Durability::None);
