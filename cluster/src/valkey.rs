@@ -201,6 +201,11 @@ impl Valkey {
         self.circuits.lock().expect("no panic happens under this lock")
     }
 
+    /// All that calls go by.
+    fn lines(&self) -> [&Line; 4] {
+        [&self.small, &self.bulk, &self.patient, &self.replicated]
+    }
+
     /// Whose circuit a call passes.
     fn slot(&self, keys: &[String]) -> Option<Slot> {
         matches!(self.target.place, Place::Cluster(_)).then(|| keys.first().map(Slot::for_key)).flatten()
@@ -325,9 +330,7 @@ impl Valkey {
                 held.connection = None;
                 drop(held);
                 // A server that is gone is gone for all; one that is late may be so for what this one carries.
-                let others = [&self.small, &self.bulk, &self.patient, &self.replicated]
-                    .into_iter()
-                    .filter(|other| !is_late && !std::ptr::eq(*other, line));
+                let others = self.lines().into_iter().filter(|other| !is_late && !std::ptr::eq(*other, line));
                 others.filter_map(|other| other.held.try_lock().ok()).for_each(|mut held| held.connection = None);
             }
         }

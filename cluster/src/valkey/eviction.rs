@@ -23,7 +23,7 @@ impl Valkey {
         let Some((_, mut connection)) = held else { return };
         if let Ok(Err(ValkeyError::Misconfigured(reason))) = timeout(CONNECT_DEADLINE, refuse(&mut connection)).await {
             warn!(valkey = %self.target, reason, "Valkey's settings were changed, and this node uses it no longer");
-            for line in [&self.small, &self.bulk, &self.replicated] {
+            for line in self.lines() {
                 line.held.lock().await.connection = None;
             }
         }

@@ -2,7 +2,7 @@
 
 use std::{
     cell::Cell,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -19,7 +19,7 @@ use ringpost_cluster::{
     throttle::{Account, Flow, Reserved},
     valkey::Valkey,
     valkey_error::ValkeyError,
-    work_item::ItemKey,
+    work_item::{ItemKey, NewItem},
     work_queue::{QueueBounds, WorkQueue},
 };
 use ringpost_valkey_server::{Durability, Server};
@@ -319,6 +319,19 @@ fn a_policy_that_is_changed_while_a_connection_stands_ends_it() {
     on_server(async |server, control| {
         let valkey = control.valkey().clone();
         assert!(control.members().await.is_ok());
+        let bounds = QueueBounds { partitions: 1, capacity: 10, dead_max: 10 };
+        let queue = WorkQueue::new(valkey.clone(), keyspace(), "mail", bounds, ItemKey::new(b"k"), me(1)).unwrap();
+        let large = NewItem {
+            id: "large".to_owned(),
+            owner: "n1".parse().unwrap(),
+            priority: 5,
+            max_attempts: 3,
+            delay_ms: 0,
+            expires_in_ms: 0,
+            data: vec![],
+        };
+        // By the connection of calls that may take long.
+        assert!(queue.enqueue_again(0, std::slice::from_ref(&large), 1).await.is_ok());
         valkey.check_policy().await;
         assert!(server.command("CONFIG SET maxmemory-policy allkeys-lru").starts_with("+OK"));
         assert!(control.members().await.is_ok(), "nobody has looked");
@@ -333,6 +346,9 @@ fn a_policy_that_is_changed_while_a_connection_stands_ends_it() {
             tokio::task::yield_now().await;
         }
         assert_eq!(valkey.refusal(), None);
+        let made = valkey.counters.connections.load(Ordering::Relaxed);
+        assert!(queue.enqueue_again(0, &[large], 1).await.is_ok());
+        assert_eq!(valkey.counters.connections.load(Ordering::Relaxed), made + 1, "each connection was given up");
     });
 }
 
