@@ -470,11 +470,6 @@ fn is_outage(error: &QueueError) -> bool {
     matches!(error, QueueError::Valkey(error) if error.is_away())
 }
 
-/// No answer in time.
-fn is_unreachable(error: &QueueError) -> bool {
-    matches!(error, QueueError::Valkey(error) if error.is_unreachable())
-}
-
 /// Makes the call of each partition, all of them at the same time, and waits for all.
 async fn in_each<T, F>(groups: BTreeMap<u16, Vec<T>>, call: impl Fn(u16, Vec<T>) -> F)
 where

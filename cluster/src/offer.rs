@@ -39,6 +39,7 @@ mod walks;
 use crowd::Crowd;
 use dead_letters::DeadLetter;
 use heavy::Heavy;
+pub use heavy::NotCarried;
 use held_by_lease::HeldByLease;
 use items::{Items, State, WALK_ITEMS};
 use late::Late;

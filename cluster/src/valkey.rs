@@ -312,10 +312,8 @@ impl Valkey {
 
     async fn send(&self, line: &Line, slot: Option<Slot>, command: &Cmd, deadline: Duration) -> Result<(u64, Value), ValkeyError> {
         let (number, mut connection) = self.connected(line).await?;
-        let ended = timeout(deadline, connection.run(command, slot)).await;
-        let is_late = ended.is_err();
-        let answer = match ended {
-            Err(_) => Err(ValkeyError::Unreachable(format!("no answer within {} ms", deadline.as_millis()))),
+        let answer = match timeout(deadline, connection.run(command, slot)).await {
+            Err(_) => Err(ValkeyError::Late(deadline)),
             Ok(Err(error)) => Err(ValkeyError::of_client(&error)),
             // Scripts that refuse give an error inside a value.
             Ok(Ok(Value::ServerError(error))) => {
@@ -323,12 +321,15 @@ impl Valkey {
             }
             Ok(Ok(value)) => Ok(value),
         };
-        if let Err(ValkeyError::Unreachable(_) | ValkeyError::Unavailable(_) | ValkeyError::Misconfigured(_)) = &answer {
+        if let Err(ValkeyError::Unreachable(_) | ValkeyError::Late(_) | ValkeyError::Unavailable(_) | ValkeyError::Misconfigured(_)) =
+            &answer
+        {
             // The next call connects anew: to the new primary, with another password, or to the same server.
             let mut held = line.held.lock().await;
             if held.connection.as_ref().is_some_and(|(held, _)| *held == number) {
                 held.connection = None;
                 drop(held);
+                let is_late = matches!(answer, Err(ValkeyError::Late(_)));
                 // A server that is gone is gone for all; one that is late may be so for what this one carries.
                 let others = self.lines().into_iter().filter(|other| !is_late && !std::ptr::eq(*other, line));
                 others.filter_map(|other| other.held.try_lock().ok()).for_each(|mut held| held.connection = None);

@@ -1,14 +1,19 @@
 //! What can go wrong with a call to Valkey, told apart by what the caller does about it (Q16).
 
+use std::time::Duration;
+
 /// A call that brought no answer.
 #[derive(thiserror::Error, Debug, Clone, PartialEq, Eq)]
 pub enum ValkeyError {
     /// The circuit is open: nothing was sent. What the last call came to that failed.
     #[error("Valkey is left alone for the moment: earlier calls failed, the last with: {0}")]
     CircuitOpen(String),
-    /// No connection, or no answer within the deadline: it may have been done or not. Safe to repeat (Q9).
+    /// No connection, or one that broke: it may have been done or not. Safe to repeat (Q9).
     #[error("Valkey cannot be reached: {0}")]
     Unreachable(String),
+    /// The same by a sound connection: no answer within this deadline of the call's own.
+    #[error("Valkey cannot be reached: no answer within {} ms", .0.as_millis())]
+    Late(Duration),
     /// It answers, but cannot serve now: loading, read-only, without replicas, a busy script. Go local, try later.
     #[error("Valkey cannot serve: {0}")]
     Unavailable(String),
@@ -36,8 +41,8 @@ pub enum ValkeyError {
 impl ValkeyError {
     /// Whether the server itself is to blame: go local.
     pub fn is_outage(&self) -> bool {
-        use ValkeyError::{Full, Misconfigured, NotAgreed, Unavailable, Unreachable};
-        matches!(self, Unreachable(_) | Unavailable(_) | Misconfigured(_) | Full(_) | NotAgreed(_))
+        use ValkeyError::{Full, Late, Misconfigured, NotAgreed, Unavailable, Unreachable};
+        matches!(self, Unreachable(_) | Late(_) | Unavailable(_) | Misconfigured(_) | Full(_) | NotAgreed(_))
     }
 
     /// The same, or it is left alone since it was.
@@ -47,7 +52,7 @@ impl ValkeyError {
 
     /// No connection, or no answer in time.
     pub fn is_unreachable(&self) -> bool {
-        matches!(self, ValkeyError::Unreachable(_))
+        matches!(self, ValkeyError::Unreachable(_) | ValkeyError::Late(_))
     }
 
     /// Whether the call may have reached the server.

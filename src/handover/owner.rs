@@ -8,16 +8,17 @@ use std::{
 
 use ringpost_cluster::{
     boot_time::BootTime,
-    offer::{Recall, Sending, Todo},
+    offer::{NotCarried, Recall, Sending, Todo},
+    valkey_error::ValkeyError,
     work_item::NewItem,
-    work_queue::ITEMS_PER_CALL,
+    work_queue::{ITEMS_PER_CALL, QueueError},
 };
 use ringpost_engine::control::{Answer, HandOver, HandedOver, Offer, Recalled, Take, Which};
 use ringpost_queue::QueueId;
 use tokio::{sync::mpsc, time::sleep};
 use tracing::{error, info, warn};
 
-use super::{Driver, ENQUEUE_BYTES_MAX, Ended, TICK, in_each, is_outage, is_unreachable};
+use super::{Driver, ENQUEUE_BYTES_MAX, Ended, TICK, in_each, is_outage};
 
 /// How soon a full hand-over looks again whether there is room for new mail.
 const ROOM_LOOKED_FOR: Duration = Duration::from_millis(20);
@@ -108,10 +109,24 @@ impl Driver {
         // What may take long holds no room of what may not.
         let _room = if tries == 0 { self.enqueue_bytes.acquire_many(room).await.ok() } else { None };
         let answer = self.node.queue.enqueue_again(partition, &items, tries).await;
-        if bytes >= MUCH_BYTES && answer.as_ref().is_err_and(is_unreachable) && !self.node.valkey.is_away() {
-            let (now, was_alone) = (BootTime::now(), items.len() == 1);
-            self.node.queue.is_slow_for(&items[0].id, bytes, self.node.valkey.time_of_call(bytes, tries));
-            items.iter().for_each(|item| self.offers().too_slow(&item.id, was_alone, now));
+        if bytes >= MUCH_BYTES
+            && let Err(QueueError::Valkey(error)) = &answer
+            && error.is_unreachable()
+            && !self.node.valkey.is_away()
+        {
+            let ended = match error {
+                ValkeyError::Late(deadline) => {
+                    // Where small calls come to nothing, too, it can be more than the line.
+                    if self.offers().is_away(partition).is_none() {
+                        self.node.queue.is_slow_for(&items[0].id, bytes, *deadline);
+                    }
+                    NotCarried::Late { was_alone: items.len() == 1 }
+                }
+                // Valkey was ended or restarted, which says nothing of the line.
+                _ => NotCarried::Cut,
+            };
+            let now = BootTime::now();
+            items.iter().for_each(|item| self.offers().not_carried(&item.id, ended, now));
             // Whether the partition is there a small call says.
             return self.look_for(partition);
         }

@@ -23,6 +23,18 @@ struct Tried {
     due: BootTime,
 }
 
+/// How a call that carried much came to nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NotCarried {
+    /// Its time was over.
+    Late {
+        /// It had no other item.
+        was_alone: bool,
+    },
+    /// There was no connection, or it broke: with more time it would not have come in either.
+    Cut,
+}
+
 /// Those of one node, by name: no more than items are open.
 #[derive(Debug, Default)]
 pub(super) struct Heavy {
@@ -34,8 +46,13 @@ pub(super) struct Heavy {
 }
 
 impl Heavy {
-    fn failed(&mut self, id: &str, was_alone: bool, now: BootTime) {
-        let tries = self.tried.get(id).map_or(u32::from(was_alone), |tried| tried.tries.saturating_add(1));
+    fn failed(&mut self, id: &str, ended: NotCarried, now: BootTime) {
+        let before = self.tried.get(id).map(|tried| tried.tries);
+        let tries = match (ended, before) {
+            (NotCarried::Cut, before) => before.unwrap_or(0),
+            (NotCarried::Late { was_alone }, None) => u32::from(was_alone),
+            (NotCarried::Late { .. }, Some(before)) => before.saturating_add(1),
+        };
         let gap = GAP_MIN.saturating_mul(1 << tries.min(10)).min(GAP_MAX);
         self.wait(id, Tried { tries, due: now + gap });
     }
@@ -75,14 +92,14 @@ impl Heavy {
 }
 
 impl Offers {
-    /// No answer in its time to a call that carried much, while Valkey answers to others, as far as is known: the queue may have the item. `was_alone`:
-    /// the call had no other. It is asked for before it is sent again.
-    pub fn too_slow(&mut self, id: &str, was_alone: bool, now: BootTime) {
+    /// No answer to a call that carried much, while Valkey answers to others, as far as is known: the queue may have the item. It is asked for before it is
+    /// sent again.
+    pub fn not_carried(&mut self, id: &str, ended: NotCarried, now: BootTime) {
         match self.items.get(id) {
             Some(State::Sending { .. }) if self.is_local_for(id) => self.back(id),
             Some(State::Sending { .. }) => {
                 self.failed(id, true, now);
-                self.heavy.failed(id, was_alone, now);
+                self.heavy.failed(id, ended, now);
             }
             Some(State::Crossing) => self.recall(id),
             _ => {}
@@ -128,6 +145,8 @@ mod tests {
         work_queue::{Enqueued, Known},
     };
 
+    const ALONE: NotCarried = NotCarried::Late { was_alone: true };
+
     fn at(millis: u64) -> BootTime {
         BootTime::after_boot(Duration::from_millis(100_000 + millis))
     }
@@ -149,7 +168,7 @@ mod tests {
                     Todo::Ask(ids) => ids.iter().for_each(|id| offers.known(id, &Known::Unknown, at(now))),
                     Todo::Offer(ids) => ids.iter().for_each(|id| {
                         assert_eq!(offers.sending(id), Sending::Send);
-                        offers.too_slow(id, true, at(now));
+                        offers.not_carried(id, ALONE, at(now));
                         sent.push(now);
                     }),
                     other => panic!("{other:?}"),
@@ -165,7 +184,7 @@ mod tests {
     fn what_no_call_carries_in_time_is_sent_more_and_more_seldom() {
         let mut offers = front();
         offers.sending("a");
-        offers.too_slow("a", true, at(0));
+        offers.not_carried("a", ALONE, at(0));
         assert_eq!(offers.next_due(), at(1000));
         let sent = sent(&mut offers, 200_000);
         assert_eq!(sent[..4], [1000, 3000, 7000, 15_000]);
@@ -178,7 +197,7 @@ mod tests {
         for known in [Known::Waiting, Known::Leased, Known::Completed("n2 0001".into())] {
             let mut offers = front();
             offers.sending("a");
-            offers.too_slow("a", true, at(0));
+            offers.not_carried("a", ALONE, at(0));
             assert!(!offers.returned(0, at(100)) && offers.poll(at(999)).is_none(), "not with any answer");
             assert_eq!(offers.poll(at(1000)), Some(Todo::Ask(one("a"))));
             offers.known("a", &known, at(1000));
@@ -190,7 +209,7 @@ mod tests {
         let mut offers = front();
         offers.sending("a");
         offers.done("a");
-        offers.too_slow("a", true, at(0));
+        offers.not_carried("a", ALONE, at(0));
         assert_eq!(offers.poll(at(0)), Some(Todo::Ask(one("a"))));
     }
 
@@ -201,7 +220,7 @@ mod tests {
         offers.sending("a");
         for _ in 0..7 {
             offers.items.set("a", State::Sending { is_done: false });
-            offers.too_slow("a", true, at(0));
+            offers.not_carried("a", ALONE, at(0));
         }
         assert_eq!(offers.poll(at(10_000)), Some(Todo::Ask(one("a"))));
         offers.known("a", &Known::Unknown, at(10_000));
@@ -213,7 +232,7 @@ mod tests {
         let mut offers = front();
         for id in ["a", "b"] {
             offers.sending(id);
-            offers.too_slow(id, true, at(0));
+            offers.not_carried(id, ALONE, at(0));
         }
         let both = vec!["a".to_owned(), "b".to_owned()];
         assert_eq!(offers.poll(at(1000)), Some(Todo::Ask(both.clone())));
@@ -231,18 +250,39 @@ mod tests {
         let mut offers = front();
         for id in ["a", "b"] {
             offers.sending(id);
-            offers.too_slow(id, false, at(0));
+            offers.not_carried(id, NotCarried::Late { was_alone: false }, at(0));
         }
         assert_eq!(offers.poll(at(500)), Some(Todo::Ask(both.clone())));
         both.iter().for_each(|id| offers.known(id, &Known::Unknown, at(500)));
         assert_eq!((offers.poll(at(500)), offers.tries("a")), (Some(Todo::Offer(both)), 0));
     }
 
+    /// A Valkey that was restarted under a call that carried much: each such item went alone from then on.
+    #[test]
+    fn a_connection_that_broke_counts_for_nothing_towards_going_alone() {
+        let mut offers = front();
+        offers.sending("a");
+        for now in [0, 500, 1000] {
+            offers.not_carried("a", NotCarried::Cut, at(now));
+            assert_eq!((offers.poll(at(now + 499)), offers.tries("a")), (None, 0));
+            assert_eq!(offers.poll(at(now + 500)), Some(Todo::Ask(one("a"))));
+            offers.known("a", &Known::Unknown, at(now + 500));
+            assert_eq!(offers.poll(at(now + 500)), Some(Todo::Offer(one("a"))));
+            assert_eq!(offers.sending("a"), Sending::Send);
+        }
+        offers.not_carried("a", ALONE, at(1500));
+        assert_eq!(offers.tries("a"), 1);
+        // What is known of the line stays known.
+        offers.items.set("a", State::Sending { is_done: false });
+        offers.not_carried("a", NotCarried::Cut, at(2000));
+        assert_eq!(offers.tries("a"), 1);
+    }
+
     #[test]
     fn a_node_that_delivers_does_so_with_what_is_not_carried_in_time() {
         let mut offers = Offers::new(SAMPLE_BOUNDS, true, at(0));
         offers.sending("a");
-        offers.too_slow("a", true, at(0));
+        offers.not_carried("a", ALONE, at(0));
         sent(&mut offers, 3900);
         assert_eq!(offers.tries("a"), 0, "it waits for nothing long");
         assert_eq!(offers.poll(at(4000)), Some(Todo::Withdraw(one("a"))));

@@ -93,7 +93,7 @@ impl Complaints {
                 is_due.then(|| Word::Refused(error.to_string()))
             }
             // Nothing was heard of what it would say.
-            Some(ValkeyError::Unreachable(_) | ValkeyError::CircuitOpen(_) | ValkeyError::NotAgreed(_)) => None,
+            Some(ValkeyError::Unreachable(_) | ValkeyError::Late(_) | ValkeyError::CircuitOpen(_) | ValkeyError::NotAgreed(_)) => None,
             _ if self.calls.is_empty() => None,
             _ => {
                 self.calls.remove(&call);
