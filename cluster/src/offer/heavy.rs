@@ -126,8 +126,9 @@ impl Offers {
     pub(super) fn is_not_there(&mut self, id: &str, now: BootTime) {
         let Some(tried) = self.heavy.tried.get(id).copied().filter(|tried| now >= tried.due) else { return };
         if tried.tries > 0 {
-            let is_pending = |state: State| matches!(state, State::Unsure | State::Fetching | State::Sending { .. });
-            let other = self.heavy.under_way.as_deref().filter(|other| *other != id);
+            let is_pending = |state: State| matches!(state, State::Unsure | State::Fetching | State::Sending { .. } | State::Crossing);
+            // One whose partition is away comes to nothing for as long as that is.
+            let other = self.heavy.under_way.as_deref().filter(|other| *other != id && !self.outages.has(other));
             if other.is_some_and(|other| self.items.get(other).is_some_and(is_pending)) {
                 return self.heavy.wait(id, Tried { due: now + GAP_MIN, ..tried });
             }
@@ -141,8 +142,8 @@ impl Offers {
 mod tests {
     use super::*;
     use crate::{
-        offer::{Sending, Todo, sample_bounds::SAMPLE_BOUNDS},
-        work_queue::{Enqueued, Known},
+        offer::{OfferBounds, Sending, Todo, sample_bounds::SAMPLE_BOUNDS},
+        work_queue::{Enqueued, Known, partition_of},
     };
 
     const ALONE: NotCarried = NotCarried::Late { was_alone: true };
@@ -276,6 +277,29 @@ mod tests {
         offers.items.set("a", State::Sending { is_done: false });
         offers.not_carried("a", NotCarried::Cut, at(2000));
         assert_eq!(offers.tries("a"), 1);
+    }
+
+    /// With one primary of a cluster away no such item of any other partition was sent.
+    #[test]
+    fn one_whose_partition_is_away_stops_none_of_another() {
+        let mut offers = Offers::new(OfferBounds { partitions: 2, ..SAMPLE_BOUNDS }, false, at(0));
+        let of = |partition: u16| (0..).map(|n| n.to_string()).find(|id| partition_of(id, 2) == partition).unwrap();
+        let (first, second) = (of(0), of(1));
+        for (id, now) in [(&first, 0), (&second, 500)] {
+            offers.sending(id);
+            offers.not_carried(id, ALONE, at(now));
+        }
+        let ask = |offers: &mut Offers, id: &str, now: u64| {
+            assert_eq!(offers.poll(at(now)), Some(Todo::Ask(one(id))));
+            offers.known(id, &Known::Unknown, at(now));
+        };
+        ask(&mut offers, &first, 1000);
+        assert_eq!(offers.poll(at(1000)), Some(Todo::Offer(one(&first))));
+        ask(&mut offers, &second, 1500);
+        assert_eq!(offers.poll(at(1500)), None, "the other is under way");
+        offers.away(0, at(1600));
+        ask(&mut offers, &second, 2000);
+        assert_eq!(offers.poll(at(2000)), Some(Todo::Offer(one(&second))));
     }
 
     #[test]
