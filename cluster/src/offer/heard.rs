@@ -56,12 +56,17 @@ impl Offers {
     }
 
     pub(super) fn failed(&mut self, id: &str, may_be_there: bool, now: BootTime) {
+        self.failed_until(id, may_be_there, now + self.bounds.lease_ttl + self.bounds.guard);
+    }
+
+    /// A node that delivers does so with the item then, if none has brought it in.
+    pub(super) fn failed_until(&mut self, id: &str, may_be_there: bool, due: BootTime) {
         self.heavy.ended(id);
         if self.items.set(id, State::Unsure) == Some(State::Sending { is_done: true }) {
             self.ask_soon.push(id);
         }
         if self.delivers {
-            self.late.failed(id, now + self.bounds.lease_ttl + self.bounds.guard, may_be_there);
+            self.late.failed(id, due, may_be_there);
         }
     }
 

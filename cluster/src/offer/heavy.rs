@@ -15,6 +15,9 @@ const GAP_MIN: Duration = Duration::from_millis(500);
 /// The longest.
 const GAP_MAX: Duration = Duration::from_secs(30);
 
+/// A node that is emptied delivers what has not come in for so long: by then it was sent with the most time that a call has.
+const EMPTYING_FOR: Duration = Duration::from_secs(300);
+
 #[derive(Clone, Copy, Debug)]
 struct Tried {
     /// Calls with it alone that came to nothing, and all calls after the first.
@@ -98,7 +101,8 @@ impl Offers {
         match self.items.get(id) {
             Some(State::Sending { .. }) if self.is_local_for(id) => self.back(id),
             Some(State::Sending { .. }) => {
-                self.failed(id, true, now);
+                let lasts = self.bounds.lease_ttl + self.bounds.guard;
+                self.failed_until(id, true, now + if self.is_emptied { EMPTYING_FOR.max(lasts) } else { lasts });
                 self.heavy.failed(id, ended, now);
             }
             Some(State::Crossing) => self.recall(id),
@@ -107,9 +111,9 @@ impl Offers {
     }
 
     /// How often an item was not carried in time: 0 as often as it goes with others, in the time that any call has. A node that delivers gives it no more
-    /// time, and delivers it.
+    /// time, and delivers it, unless it is emptied.
     pub fn tries(&self, id: &str) -> u32 {
-        if self.delivers { 0 } else { self.heavy.tried.get(id).map_or(0, |tried| tried.tries) }
+        if self.delivers && !self.is_emptied { 0 } else { self.heavy.tried.get(id).map_or(0, |tried| tried.tries) }
     }
 
     /// Asks for those whose time has come.
@@ -300,6 +304,39 @@ mod tests {
         offers.away(0, at(1600));
         ask(&mut offers, &second, 2000);
         assert_eq!(offers.poll(at(2000)), Some(Todo::Offer(one(&second))));
+    }
+
+    /// It took back what did not come in within `lease_ttl` and a second, and what could not be delivered at once never left it.
+    #[test]
+    fn a_node_that_is_emptied_gives_what_is_heavy_more_time_and_delivers_what_does_not_come_in_at_all() {
+        let mut offers = Offers::new(SAMPLE_BOUNDS, true, at(0));
+        offers.empty();
+        for id in ["a", "b"] {
+            offers.sending(id);
+        }
+        offers.not_carried("a", ALONE, at(0));
+        offers.refused("b", at(1));
+        let begun = sent(&mut offers, 4000);
+        assert_eq!(begun, [1000, 3000]);
+        assert_eq!(offers.poll(at(4001)), Some(Todo::TakeBack(one("b"))), "it does not wait for the other");
+        while let Some(now) = Some(offers.next_due()).filter(|now| *now < at(300_000)) {
+            while let Some(todo) = offers.poll(now) {
+                match todo {
+                    Todo::Ask(ids) => ids.iter().for_each(|id| offers.known(id, &Known::Unknown, now)),
+                    Todo::Offer(ids) => ids.iter().for_each(|id| {
+                        assert_eq!(offers.sending(id), Sending::Send);
+                        offers.not_carried(id, ALONE, now);
+                    }),
+                    Todo::Withdraw(ids) => {
+                        assert_eq!(ids, one("b"));
+                        offers.withdrawn("b", true);
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+        assert!(offers.tries("a") > 10);
+        assert_eq!(offers.poll(at(300_000)), Some(Todo::Withdraw(one("a"))));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Items that no call has brought into the queue, by the time at which that has lasted for too long: whatever the reason is, and however
 //! well the queue answers to other calls.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap};
 
 use super::{Offers, State};
 use crate::boot_time::BootTime;
@@ -16,8 +16,8 @@ struct Failed {
 #[derive(Debug, Default)]
 pub(super) struct Late {
     due: HashMap<String, Failed>,
-    /// In this order; what has no time any more, or another, is left out when it is its turn.
-    order: VecDeque<(BootTime, String)>,
+    /// What has no time any more, or another, is left out when it is its turn.
+    order: BTreeSet<(BootTime, String)>,
 }
 
 impl Late {
@@ -28,7 +28,7 @@ impl Late {
             return;
         }
         self.due.insert(id.to_owned(), Failed { due, may_be_there });
-        self.order.push_back((due, id.to_owned()));
+        self.order.insert((due, id.to_owned()));
     }
 
     /// It is there.
@@ -37,12 +37,13 @@ impl Late {
     }
 
     pub(super) fn next_due(&self) -> Option<BootTime> {
-        self.order.front().map(|(due, _)| *due)
+        self.order.first().map(|(due, _)| *due)
     }
 
     /// The next that has failed for too long, and whether it may be there all the same; each is told once.
     pub(super) fn pop(&mut self, now: BootTime) -> Option<(String, bool)> {
-        while let Some((due, id)) = self.order.pop_front_if(|(due, _)| now >= *due) {
+        while self.next_due().is_some_and(|due| now >= due) {
+            let (due, id) = self.order.pop_first().expect("it was looked at");
             if let Some(failed) = self.due.get(&id).copied().filter(|failed| failed.due == due) {
                 self.due.remove(&id);
                 return Some((id, failed.may_be_there));
