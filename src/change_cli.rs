@@ -81,7 +81,10 @@ pub fn change(socket: &Path, change: Change, selection: Selection, whole: WholeM
             eprintln!("ringpost: {} stayed as before: another node of the cluster is taking them over", messages(taken));
         }
         if unanswered > 0 {
-            eprintln!("ringpost: {} stayed as before: offered to the cluster, and Valkey does not answer; try again", messages(unanswered));
+            eprintln!(
+                "ringpost: {} stayed as before: offered to the cluster, and Valkey does not answer, or is long taking them; try again",
+                messages(unanswered)
+            );
         }
         if held > 0 {
             let mend = "`ringpost queue release` comes first, or `reroute` where a route holds";

@@ -106,7 +106,7 @@ pub struct NotChanged {
     pub unchanged: u64,
     /// Messages that another node of the cluster is taking over.
     pub taken: u64,
-    /// Messages that are offered to the cluster while Valkey does not answer.
+    /// Messages that are offered to the cluster while Valkey does not answer, or is long taking them.
     pub unanswered: u64,
     /// Messages that are held.
     #[serde(default)]

@@ -236,6 +236,8 @@ impl Offers {
         match self.items.get(id) {
             Some(State::Leftover | State::Settling { .. } | State::Settled { .. }) => self.tell.push_back((id.to_owned(), Recall::Taken)),
             Some(State::Crossing | State::Recalled) => {}
+            // Its call may take a minute. What may be in the queue after it is not out.
+            Some(State::Sending { .. }) if self.tries(id) > 0 && !self.retracts => self.tell.push_back((id.to_owned(), Recall::Unanswered)),
             Some(State::Sending { .. }) => drop(self.items.set(id, State::Crossing)),
             None | Some(State::Back | State::Parted | State::Gone { .. }) => self.recall(id),
             Some(State::Unsure | State::Fetching | State::Waiting | State::Reviving | State::Freeing | State::Overdue) => {

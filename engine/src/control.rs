@@ -140,7 +140,7 @@ pub enum Recalled {
     Out,
     /// Another node has leased it, or has taken it over.
     Taken,
-    /// Nobody can say now: Valkey does not answer.
+    /// Nobody can say now: Valkey does not answer, or is long taking it.
     Unanswered,
 }
 
@@ -183,7 +183,7 @@ pub struct Changed {
     pub unchanged: u64,
     /// Found, and not changed: another node of the cluster is taking them over.
     pub taken: u64,
-    /// Found, and not changed: they are offered to the cluster, and Valkey does not answer.
+    /// Found, and not changed: they are offered to the cluster, and Valkey does not answer, or is long taking them.
     pub unanswered: u64,
     /// Found, and not changed: they are held, and what was asked for comes after a release.
     pub held: u64,

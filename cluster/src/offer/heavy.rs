@@ -146,7 +146,7 @@ impl Offers {
 mod tests {
     use super::*;
     use crate::{
-        offer::{OfferBounds, Sending, Todo, sample_bounds::SAMPLE_BOUNDS},
+        offer::{OfferBounds, Recall, Sending, Todo, sample_bounds::SAMPLE_BOUNDS},
         work_queue::{Enqueued, Known, partition_of},
     };
 
@@ -304,6 +304,31 @@ mod tests {
         offers.away(0, at(1600));
         ask(&mut offers, &second, 2000);
         assert_eq!(offers.poll(at(2000)), Some(Todo::Offer(one(&second))));
+    }
+
+    /// Who wanted it back waited for a call that may take a minute.
+    #[test]
+    fn what_is_wanted_back_while_it_is_sent_with_more_time_stays_offered() {
+        for retracts in [false, true] {
+            let mut offers = front();
+            offers.sending("a");
+            offers.not_carried("a", ALONE, at(0));
+            assert_eq!(offers.poll(at(1000)), Some(Todo::Ask(one("a"))));
+            offers.known("a", &Known::Unknown, at(1000));
+            assert_eq!(offers.poll(at(1000)), Some(Todo::Offer(one("a"))));
+            assert_eq!((offers.sending("a"), offers.tries("a")), (Sending::Send, 1));
+            if retracts {
+                offers.retract();
+            }
+            offers.recalled("a");
+            let told = (!retracts).then(|| Todo::Tell(vec![("a".to_owned(), Recall::Unanswered)]));
+            assert_eq!((offers.poll(at(1000)), offers.poll(at(1000))), (told, None));
+            offers.enqueued("a", Enqueued::Added);
+            assert_eq!(offers.poll(at(1500)), retracts.then(|| Todo::Withdraw(one("a"))));
+            // It is there: now it can be had.
+            offers.recalled("a");
+            assert_eq!(offers.poll(at(1500)), (!retracts).then(|| Todo::Withdraw(one("a"))));
+        }
     }
 
     /// It took back what did not come in within `lease_ttl` and a second, and what could not be delivered at once never left it.

@@ -23,7 +23,7 @@ pub enum Recall {
     Out,
     /// A worker has leased it, or has taken it over.
     Taken,
-    /// Valkey does not answer; it is offered as before.
+    /// Valkey does not answer, or the call that brings it in takes long; it is offered as before.
     Unanswered,
 }
 
