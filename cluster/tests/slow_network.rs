@@ -30,7 +30,8 @@ fn target(server: &Server) -> Target {
     Target::parse(&server.url(), None, None).unwrap()
 }
 
-/// The way to the server; each connection has a line of its own.
+/// The way to the server. Each connection has a line of its own: what these tests say of small calls is that they stand behind no large one, not that a line that
+/// all share has room for them.
 fn slow_way_to(server: u16, bytes_per_second: usize) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();

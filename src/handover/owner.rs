@@ -68,7 +68,7 @@ impl Driver {
             if !back.is_empty() && self.ask(shard, HandOver::TakeBack(back)).await.is_err() {
                 return;
             }
-            // The rules give one at a time, for which nothing else waits.
+            // The rules give one at a time, and what is offered beside it does not wait for its end.
             for (item, tries) in slow {
                 let (driver, partition) = (self.clone(), self.node.queue.partition(&item.id));
                 tokio::spawn(async move {
