@@ -89,8 +89,13 @@ pub fn tree_use(root: u32) -> io::Result<ProcessUse> {
     let mut pages = Pages::of(root)?.resident;
     let mut ticks = 0;
     for pid in descendants(root)? {
-        // Whoever ended between the listing and now has left its time with its parent.
-        let Ok(stat) = read_stat(pid) else { continue };
+        let stat = match read_stat(pid) {
+            Ok(stat) => stat,
+            // It would have used nothing.
+            Err(reason) if pid == root => return Err(reason),
+            // Whoever ended between the listing and now has left its time with its parent.
+            Err(_) => continue,
+        };
         ticks += stat.cpu_ticks + stat.cpu_ticks_of_ended;
         if pid != root {
             pages += Pages::of(pid).map_or(0, |pages| pages.resident.saturating_sub(pages.shared));
