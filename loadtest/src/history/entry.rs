@@ -35,7 +35,7 @@ pub struct Entry {
     /// The disk under the spool; empty in lines written before.
     #[serde(default)]
     pub disk: String,
-    /// The command, at most [`COMMAND_CHARS_MAX`] characters of it; empty in lines written before.
+    /// The command, at most 4,096 characters of it; empty in lines written before.
     #[serde(default)]
     pub command_line: String,
     /// Its demands held.
