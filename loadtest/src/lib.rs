@@ -11,6 +11,7 @@ pub mod cli;
 pub mod compare;
 pub mod connections;
 pub mod content;
+mod deadlines;
 pub mod diff;
 pub mod encoded_histogram;
 pub mod engine;

@@ -21,6 +21,7 @@ use hdrhistogram::Histogram;
 use ringpost_ring::{Conn, Deadline, Listener, Received, Ring, RingConfig, local, local::Spawner};
 
 use crate::{
+    deadlines::flush,
     encoded_histogram::latency_histogram,
     error_kind::ErrorKind,
     ledger::{Envelope, LedgerWriter},
@@ -452,16 +453,6 @@ async fn speak(core: &Core, conn: Conn, open: &Open, ends: Option<Instant>) {
 async fn pause(deadline: &Deadline, length: Duration) {
     deadline.set(Instant::now() + length);
     deadline.expired().await;
-}
-
-/// Lets what was said leave, until the deadline.
-async fn flush(conn: &Conn, deadline: &Deadline) -> io::Result<()> {
-    poll_fn(|cx| match conn.poll_flush(cx) {
-        Poll::Ready(outcome) => Poll::Ready(outcome),
-        Poll::Pending if deadline.poll_expired(cx).is_ready() => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
-        Poll::Pending => Poll::Pending,
-    })
-    .await
 }
 
 async fn next_read(conn: &Conn, deadline: &Deadline) -> io::Result<Option<Received>> {

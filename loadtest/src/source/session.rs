@@ -12,6 +12,7 @@ use std::{
 use ringpost_ring::{Conn, Deadline, Received, Ring};
 
 use crate::{
+    deadlines::flush,
     error_kind::ErrorKind,
     phase::Phase,
     source::{
@@ -448,13 +449,4 @@ async fn send_slowly(core: &Core, conn: &Conn, mut octets: &[u8], pace: &mut Pac
     }
     deadline.set(core.patience(Instant::now()));
     flush(conn, deadline).await
-}
-
-async fn flush(conn: &Conn, deadline: &Deadline) -> io::Result<()> {
-    poll_fn(|cx| match conn.poll_flush(cx) {
-        Poll::Ready(outcome) => Poll::Ready(outcome),
-        Poll::Pending if deadline.poll_expired(cx).is_ready() => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
-        Poll::Pending => Poll::Pending,
-    })
-    .await
 }
