@@ -190,6 +190,9 @@ pub fn add(file: &Path, results: &[RunResult]) -> Result<Added, Failure> {
     if fs::metadata(file).is_ok_and(|known| !known.is_file()) {
         return Err(Failure::Data(format!("{}: it is no regular file, and no history", file.display())));
     }
+    // By whichever link it is named, its lock is one.
+    let real = fs::canonicalize(file);
+    let file = real.as_deref().unwrap_or(file);
     let _lock = lock(file, lock::PATIENCE)?;
     let known = if file.exists() { read(file)? } else { Vec::new() };
     let mut entries: Vec<(Entry, bool)> = known.into_iter().map(|entry| (entry, false)).collect();

@@ -301,7 +301,8 @@ pub fn run_source(
     let report = source.join()?;
     let cpu = pinning::process_cpu().saturating_sub(own);
     let server_cpu = match (server, beside.server_cpu()) {
-        (Some((pid, before)), Some((same, after))) if pid == same => Some(after.saturating_sub(before)),
+        // One that has died, and that nobody has waited for, has less than it had with those below it: that is no figure.
+        (Some((pid, before)), Some((same, after))) if pid == same => after.checked_sub(before),
         _ => None,
     };
     Ok(SourceRun { started, began, measurement, report, cpu, server_cpu, interrupted, run })

@@ -10,6 +10,7 @@ use std::{
     collections::BTreeMap,
     fs,
     io::{self, Write},
+    os::unix::fs::OpenOptionsExt as _,
     path::Path,
     time::SystemTime,
 };
@@ -380,7 +381,10 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let fresh = path.with_file_name(name);
     // Synced first: after a power cut the name must not be there without the bytes.
     let write = || {
-        let mut file = fs::File::create(&fresh)?;
+        let mut options = fs::File::options();
+        // Until it has the mode of what it replaces it is nobody else's.
+        let mode = if target.is_ok() { 0o600 } else { 0o666 };
+        let mut file = options.write(true).create(true).truncate(true).mode(mode).open(&fresh)?;
         permissions::take_over(path, &file)?;
         file.write_all(bytes)?;
         file.sync_all()?;

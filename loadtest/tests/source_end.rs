@@ -16,6 +16,7 @@ use ringpost_loadtest::{
     error_kind::ErrorKind,
     live::SourceRun,
     phase::Phase,
+    schedule::Rate,
     sink::{Sink, SinkCounters, SinkOptions, fault::Faults},
     sizes::Sizes,
     source::{Reached, SourceOptions, host::Stage, summary},
@@ -96,6 +97,16 @@ fn a_closed_loop_of_so_many_messages_gives_up_when_its_server_has_died() {
     assert!(failures.iter().any(|text| text.contains("gave up") && text.contains(&report.never_begun.to_string())), "{failures:?}");
     assert_eq!(summary::exit_code(&ran, &failures), 69);
     assert!(ran.began.elapsed() < Duration::from_secs(15));
+}
+
+/// What happened: what was due when it gave up counted twice.
+#[test]
+fn an_open_loop_that_gives_up_counts_each_message_once() {
+    let free = std::net::TcpListener::bind(loopback()).unwrap().local_addr().unwrap();
+    let ran = load(free, |o| (o.messages, o.rate, o.timeout) = (Some(100_000), Some(Rate::Fixed(1000.0)), Duration::from_millis(300)));
+    let report = &ran.report;
+    assert!(report.gave_up_after.is_some() && report.settled == 0, "{report:?}");
+    assert_eq!(report.never_begun, 100_000, "{report:?}");
 }
 
 /// What happened: each message cost a connection and up to a second there, and each greeting said that somebody was there, so that a load of

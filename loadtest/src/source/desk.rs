@@ -306,13 +306,13 @@ impl Desk {
         self.fruitless.filter(|fruitless| fruitless.connections >= tries).map(|fruitless| now.saturating_duration_since(fruitless.since))
     }
 
-    /// The load came to nothing for so long that it ends: what a closed loop had still to begin is never begun. It lasted for as long as it
-    /// tried.
+    /// The load came to nothing for so long that it ends: what had still to become due is never begun. It lasted for as long as it tried.
     pub(super) fn give_up(&mut self, now: Instant, (at, after): (Reached, Duration)) {
         self.report.gave_up_after = Some(after);
         self.report.gave_up_at = at;
         self.report.lasted = self.report.lasted.max(now.saturating_duration_since(self.began));
-        self.report.never_begun += self.wanted().unwrap_or(0);
+        // What was due and waits is counted at the end.
+        self.report.never_begun += self.left.unwrap_or(0);
     }
 
     /// The accounts at the end. What was due and waits still is never begun. A closed loop's rate is that of sessions that were busy: each
