@@ -4,7 +4,7 @@ mod loopback;
 
 use std::{
     io::{BufRead, BufReader, Write},
-    net::TcpStream,
+    net::{IpAddr, SocketAddr, TcpStream},
     path::Path,
     time::{Duration, Instant},
 };
@@ -278,6 +278,70 @@ fn no_connection_is_made_for_a_message_that_another_session_is_about_to_begin() 
             sink.stop();
             let (report, _) = sink.join().unwrap();
             assert_eq!(report.connections, connections, "{messages} messages, {per_connection:?} for a connection, {think:?} between");
+        }
+    }
+}
+
+/// A server that closes connections from one address before a word, and leads others to a sink.
+fn closed_to(address: IpAddr, sink: SocketAddr) -> SocketAddr {
+    let listener = std::net::TcpListener::bind(loopback()).unwrap();
+    let here = listener.local_addr().unwrap();
+    // Ends with the process: it waits for connections that do not come any more.
+    std::thread::spawn(move || {
+        for mut client in
+            listener.incoming().map_while(Result::ok).filter(|client| client.peer_addr().is_ok_and(|peer| peer.ip() != address))
+        {
+            std::thread::spawn(move || {
+                let mut hop = TcpStream::connect(sink).unwrap();
+                let (mut from_client, mut to_hop) = (client.try_clone().unwrap(), hop.try_clone().unwrap());
+                std::thread::spawn(move || std::io::copy(&mut from_client, &mut to_hop));
+                let _ended = std::io::copy(&mut hop, &mut client);
+            });
+        }
+    });
+    here
+}
+
+/// What happened: sessions from an address that no session ever came of held the last messages of a load, each for itself, and the others,
+/// which saw that enough were about to begin them, had left.
+#[test]
+fn an_address_that_comes_to_nothing_holds_no_message_up() {
+    let [well, closed] = [1, 2].map(|last| IpAddr::from([127, 0, 0, last]));
+    for rate in [None, Some(Rate::Fixed(200.0))] {
+        for (messages, per_connection) in [(20, Some(1)), (20, Some(3)), (2, None)] {
+            let sink = Sink::start(SinkOptions::new(loopback(), core())).unwrap();
+            let server = closed_to(closed, sink.address);
+            let ran = load(server, |o| {
+                (o.messages, o.per_connection, o.rate, o.timeout) = (Some(messages), per_connection, rate, Duration::from_secs(3));
+                o.addresses = vec![closed, well];
+            });
+            let report = &ran.report;
+            assert_eq!(
+                (report.acknowledged, report.never_begun, report.gave_up_after),
+                (messages, 0, None),
+                "{rate:?} {per_connection:?}: {report:?}"
+            );
+            sink.stop();
+            assert_eq!(sink.join().unwrap().0.messages, messages, "each of them once");
+        }
+    }
+}
+
+/// Where no address comes to anything, what each session gave up is still there at the end, and counted once.
+#[test]
+fn a_load_all_of_whose_addresses_come_to_nothing_ends_and_counts_each_message_once() {
+    let closed = IpAddr::from([127, 0, 0, 2]);
+    for rate in [None, Some(Rate::Fixed(1000.0))] {
+        for messages in [1, 3, 9] {
+            let server = closed_to(closed, loopback());
+            let ran = load(server, |o| {
+                (o.messages, o.rate, o.timeout) = (Some(messages), rate, Duration::from_millis(300));
+                o.addresses = vec![closed];
+            });
+            let report = &ran.report;
+            // An open loop that has begun ends with its schedule.
+            assert!((report.gave_up_after.is_some() || rate.is_some()) && ran.began.elapsed() < Duration::from_secs(15), "{report:?}");
+            assert_eq!((report.settled, report.never_begun), (0, messages), "{rate:?}: {report:?}");
         }
     }
 }

@@ -64,6 +64,8 @@ pub(super) struct Core {
     pub(super) slots: RefCell<Vec<Slot>>,
     /// Sessions that rest, the one that rests longest first.
     idle: RefCell<VecDeque<usize>>,
+    /// Sessions that wait for an opening, the one that waits longest first.
+    waiting: RefCell<VecDeque<usize>>,
     pub(super) connect_gate: ConnectGate,
     pub(super) openings: Openings,
     pub(super) live: Cell<usize>,
@@ -79,6 +81,7 @@ pub(super) struct Slot {
     pub(super) deadline: Rc<Deadline>,
     waker: Option<Waker>,
     idle: bool,
+    waits: bool,
 }
 
 /// Runs a core to its end.
@@ -98,7 +101,7 @@ pub(super) fn run(setup: Setup) -> Result<CoreReport, SourceError> {
         let schedule = setup.options.rate.map(|rate| Schedule::new(rate, setup.part.share, setup.part.shares, setup.options.seed));
         let core = Rc::new(Core::new(ring, setup, ledger));
         for index in 0..sessions {
-            let slot = Slot { deadline: Rc::new(core.ring.deadline()), waker: None, idle: false };
+            let slot = Slot { deadline: Rc::new(core.ring.deadline()), waker: None, idle: false, waits: false };
             core.slots.borrow_mut().push(slot);
             core.live.set(core.live.get() + 1);
             spawner.spawn(session::run(core.clone(), index));
@@ -133,6 +136,7 @@ impl Core {
             outbox: RefCell::default(),
             slots: RefCell::default(),
             idle: RefCell::default(),
+            waiting: RefCell::default(),
             live: Cell::new(0),
             connections: Cell::new(0),
             held: Cell::new(false),
@@ -188,12 +192,34 @@ impl Core {
         }
     }
 
+    /// Lists a session as waiting for an opening.
+    pub(super) fn wait_for_opening(&self, index: usize, waker: &Waker) {
+        self.keep(index, waker);
+        let slot = &mut self.slots.borrow_mut()[index];
+        if !slot.waits {
+            slot.waits = true;
+            self.waiting.borrow_mut().push_back(index);
+        }
+    }
+
+    /// An opening has been given up: wakes the session that has waited longest for one.
+    pub(super) fn wake_for_opening(&self) {
+        let Some(index) = self.waiting.borrow_mut().pop_front() else { return };
+        let waker = {
+            let slot = &mut self.slots.borrow_mut()[index];
+            slot.waits = false;
+            slot.waker.take()
+        };
+        waker.into_iter().for_each(Waker::wake);
+    }
+
     /// Wakes all sessions that wait for more than the next event of their connection.
     fn wake_all(&self) {
         self.idle.borrow_mut().clear();
+        self.waiting.borrow_mut().clear();
         let mut wakers = Vec::new();
         for slot in self.slots.borrow_mut().iter_mut() {
-            slot.idle = false;
+            (slot.idle, slot.waits) = (false, false);
             wakers.extend(slot.waker.take());
         }
         wakers.into_iter().for_each(Waker::wake);

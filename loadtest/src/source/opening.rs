@@ -3,6 +3,9 @@
 //! A session without a connection makes one, and begins its first message a few round trips later. Near the end of a load of so many
 //! messages each session saw until then that some were left, so that several connected for the last one. So did one whose connection had
 //! carried all it may, in an open loop, beside others that waited for a message on theirs.
+//!
+//! A session that fails gives its opening up before it pauses, and one that had none takes it: from an address that no connection leads
+//! from, or that the server closes to, the last messages would never be begun.
 
 use std::cell::Cell;
 
@@ -13,7 +16,7 @@ pub(super) struct Openings(Cell<u64>);
 impl Openings {
     /// One more; none where each of the `left` messages already has a session that is about to begin it. `None` of them: no limit.
     ///
-    /// Whoever gets none is not needed any more: those that are about to begin a message try until they can, or until there are none left.
+    /// Whoever gets none is not needed while those that have one come to something, and waits for one of them to give it up.
     pub(super) fn open(&self, left: Option<u64>) -> Option<Opening<'_>> {
         left.is_none_or(|left| left > self.0.get()).then(|| self.count())
     }
@@ -29,7 +32,7 @@ impl Openings {
     }
 }
 
-/// A session that has no message yet, or none at the moment. Dropped when it has begun one, or is over.
+/// A session that has no message yet, or none at the moment. Dropped when it has begun one, has failed, or is over.
 #[derive(Debug)]
 pub(super) struct Opening<'a>(&'a Openings);
 

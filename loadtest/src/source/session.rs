@@ -67,7 +67,7 @@ pub(super) async fn run(core: Rc<Core>, index: usize) {
         ref addresses => Some(addresses[index % addresses.len()]),
     };
     let mut pause = RECONNECT_FIRST;
-    // From before it connects until it begins a message, its failures and the pauses behind them included.
+    // From before it connects until it begins a message or fails.
     let mut opening = None;
     let waits_for_due = core.options.rate.is_some() && core.options.per_connection == Some(1);
     while !core.desk.borrow().is_exhausted() {
@@ -80,17 +80,21 @@ pub(super) async fn run(core: Rc<Core>, index: usize) {
             break;
         }
         if opening.is_none() {
-            opening = core.openings.open(core.desk.borrow().wanted());
+            opening = opening_or_over(&core, index).await;
             if opening.is_none() {
-                break;
+                continue;
             }
         }
         match connection(&core, index, address, &mut opening, &deadline).await {
             End::Well => pause = RECONNECT_FIRST,
             end => {
+                // While it waits, what it was to begin is for whoever can: one behind an address that leads nowhere never will.
+                opening = None;
+                core.wake_for_opening();
                 if core.desk.borrow().is_exhausted() {
                     break;
                 }
+                pass_on_what_is_due(&core);
                 if core.held.get() {
                     continue;
                 }
@@ -104,12 +108,33 @@ pub(super) async fn run(core: Rc<Core>, index: usize) {
                 pause = (pause * 2).min(RECONNECT_MOST);
             }
         }
-        // It may have been woken for a message that it could not take.
-        if core.options.rate.is_some() && core.desk.borrow().has_due() {
-            core.wake_idle(1);
-        }
+        pass_on_what_is_due(&core);
     }
     core.live.set(core.live.get() - 1);
+}
+
+/// It may have been woken for a message that it could not take.
+fn pass_on_what_is_due(core: &Core) {
+    if core.options.rate.is_some() && core.desk.borrow().has_due() {
+        core.wake_idle(1);
+    }
+}
+
+/// Waits for an opening: whoever has one may fail, and give it up. None: there is nothing to begin any more, or no connection is wanted.
+async fn opening_or_over(core: &Core, index: usize) -> Option<Opening<'_>> {
+    poll_fn(|cx| {
+        let desk = core.desk.borrow();
+        if core.held.get() || desk.is_exhausted() {
+            return Poll::Ready(None);
+        }
+        let opening = core.openings.open(desk.wanted());
+        if opening.is_none() {
+            core.wait_for_opening(index, cx.waker());
+            return Poll::Pending;
+        }
+        Poll::Ready(opening)
+    })
+    .await
 }
 
 /// Waits until connections are wanted again.
