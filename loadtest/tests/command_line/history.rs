@@ -1,8 +1,12 @@
-//! A history whose lock somebody else has.
+//! A history whose lock somebody else has, or has left.
 
 use std::{
-    fs::File,
+    fs::{File, Permissions},
     io::{BufRead, BufReader},
+    os::unix::{
+        fs::{PermissionsExt, chown},
+        process::CommandExt,
+    },
     process::{Command, Stdio},
 };
 
@@ -33,4 +37,44 @@ fn whoever_waits_for_a_lock_says_so() {
     flock(&lock, FlockOperation::Unlock).unwrap();
     assert_eq!(add.wait().unwrap().code(), Some(0));
     assert_eq!(ringpost_loadtest::history::read(&folder.path().join("history.jsonl")).unwrap().len(), 1);
+}
+
+/// What happened: root added to a user's history, and left a lock that was root's, so that the user could not add any more.
+#[test]
+fn a_user_adds_to_a_history_to_which_root_has_added() {
+    let (user, group) = (12_345, 12_346);
+    let sink = Sink::start(SinkOptions::new(([127, 0, 0, 1], 0).into(), pinning::cores().unwrap()[0])).unwrap();
+    for left_before in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
+        let (history, lock) = (path("history.jsonl"), path("history.jsonl.lock"));
+        for name in ["1.json", "2.json"] {
+            let sent = ringpost_load(&["source", "--to", &sink.address.to_string(), "--messages", "5", "--output", &path(name)]);
+            assert_eq!(sent.status.code(), Some(0), "{}", text(&sent));
+        }
+        std::fs::write(&history, "").unwrap();
+        for name in ["", "history.jsonl", "1.json", "2.json"] {
+            if let Err(reason) = chown(path(name), Some(user), Some(group)) {
+                // Only root gives files away, and only root can leave a lock that the history's owner may not write.
+                println!("not tested, as this is not root: {}: {reason}", path(name));
+                return;
+            }
+        }
+        if left_before {
+            std::fs::write(&lock, "").unwrap();
+            std::fs::set_permissions(&lock, Permissions::from_mode(0o644)).unwrap();
+        }
+        let add = |result: &str, uid: Option<u32>| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_ringpost-load"));
+            command.args(["history", "--file", &history, "add", &path(result)]);
+            if let Some(uid) = uid {
+                command.uid(uid).gid(group);
+            }
+            let added = command.output().unwrap();
+            assert_eq!(added.status.code(), Some(0), "{uid:?}, a lock was there: {left_before}: {}", text(&added));
+        };
+        add("1.json", None);
+        add("2.json", Some(user));
+        assert_eq!(ringpost_loadtest::history::read(history.as_ref()).unwrap().len(), 2);
+    }
 }
