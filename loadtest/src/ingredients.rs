@@ -1,6 +1,9 @@
 //! What messages are made of, as the command line and scenarios say it.
 
-use std::path::PathBuf;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use crate::{
     content::ContentKind,
@@ -15,6 +18,8 @@ const TEXT: &[u8] = b"A message of a load test, number {{seq}}.\r\n";
 /// A corpus, a template, or a text with what is added to it; where there is none of them, generated text of these sizes.
 #[derive(Debug, Clone, Copy)]
 pub struct Ingredients<'a> {
+    /// What paths are relative to; an empty one is the working directory.
+    pub folder: &'a Path,
     /// A folder of .eml files.
     pub corpus: Option<&'a PathBuf>,
     /// A file with `{{seq}}` and `{{id}}` in it.
@@ -40,6 +45,20 @@ impl Ingredients<'_> {
         }
     }
 
+    /// Are the files and the folder there?
+    ///
+    /// # Errors
+    /// Key and value as a scenario has them, the path that was tried, and what the system says.
+    pub fn check_places(&self) -> Result<(), String> {
+        let files = self.template.into_iter().map(|path| ("template", path)).chain(self.attach.iter().map(|path| ("attach", path)));
+        let files = files.map(|(key, path)| (key, path, input_file::open(&self.folder.join(path)).map(drop)));
+        let folder = self.corpus.map(|path| ("corpus", path, fs::read_dir(self.folder.join(path)).map(drop)));
+        for (key, path, found) in files.chain(folder) {
+            found.map_err(|error| format!("{key} = {path:?}: {}: {error}", self.folder.join(path).display()))?;
+        }
+        Ok(())
+    }
+
     /// Reads the files.
     ///
     /// # Errors
@@ -47,14 +66,16 @@ impl Ingredients<'_> {
     pub fn read(&self) -> Result<ContentKind, String> {
         self.check()?;
         if let Some(folder) = self.corpus {
-            return read_corpus(folder).map(ContentKind::Corpus);
+            return read_corpus(&self.folder.join(folder)).map(ContentKind::Corpus);
         }
         if let Some(path) = self.template {
+            let path = &self.folder.join(path);
             let text = input_file::read(path, MESSAGE_BYTES_MAX).map_err(|error| format!("the template {}: {error}", path.display()))?;
             return Template::parse(&text).map(ContentKind::Template).map_err(|error| format!("{}: {error}", path.display()));
         }
         if !self.header.is_empty() || !self.attach.is_empty() {
-            return Template::assemble(self.header, TEXT, self.attach).map(ContentKind::Template);
+            let attach: Vec<PathBuf> = self.attach.iter().map(|path| self.folder.join(path)).collect();
+            return Template::assemble(self.header, TEXT, &attach).map(ContentKind::Template);
         }
         Ok(ContentKind::Text(self.size.clone()))
     }

@@ -9,7 +9,7 @@ mod under_test;
 
 use std::{
     net::IpAddr,
-    path::{Path, PathBuf},
+    path::{self, Path, PathBuf},
     time::Duration,
 };
 
@@ -74,6 +74,9 @@ pub struct Scenario {
     /// What must hold.
     #[serde(default)]
     pub expect: Expectations,
+    /// The folder of its file, which its paths are relative to; of a built-in scenario, which has none, the working directory.
+    #[serde(skip)]
+    pub folder: PathBuf,
 }
 
 /// Sessions and what they send. The keys are those of `ringpost-load source`.
@@ -106,7 +109,7 @@ pub struct LoadPlan {
     pub bytes_per_s: Option<u64>,
     /// Where sessions are given up: `STAGE:PROBABILITY`.
     pub abort: Vec<String>,
-    /// A folder of .eml files instead of generated text.
+    /// A folder of .eml files instead of generated text. Paths are relative to the scenario's folder.
     pub corpus: Option<PathBuf>,
     /// A file with `{{seq}}` and `{{id}}` in it, instead.
     pub template: Option<PathBuf>,
@@ -225,16 +228,19 @@ impl Default for Expectations {
 }
 
 impl Scenario {
-    /// Reads a scenario's text. `origin` names it in errors, and its folder is that of mix files.
+    /// Reads a scenario's text. `origin` names it in errors, and its folder is what relative paths in it begin from.
     ///
     /// # Errors
-    /// Line, key, and what is allowed; a mix file that is not there or wrong.
+    /// Line, key, and what is allowed; a file that is not there, with key, value and the path that was tried; a mix file that is wrong.
     pub fn parse(text: &str, origin: &str) -> Result<Scenario, String> {
-        let folder = Path::new(origin).parent().unwrap_or(Path::new(""));
-        let text = mix::read_mixes(text, folder).map_err(|error| format!("{origin}: {error}"))?;
-        let scenario: Scenario = toml::from_str(&text).map_err(|error| format!("{origin}: {error}"))?;
-        scenario.check().map_err(|error| format!("{origin}: {error}"))?;
-        Ok(scenario)
+        let folder = path::absolute(origin).ok().and_then(|origin| Some(origin.parent()?.to_owned())).unwrap_or_default();
+        let read = || -> Result<Scenario, String> {
+            let text = mix::read_mixes(text, &folder)?;
+            let scenario = Scenario { folder: folder.clone(), ..toml::from_str(&text).map_err(|error| error.to_string())? };
+            scenario.check()?;
+            Ok(scenario)
+        };
+        read().map_err(|error| format!("{origin}: {error}"))
     }
 
     /// The same course within so many seconds: ramps and spikes, of the background, too, and the kill keep their share of the run, so that each
@@ -289,7 +295,7 @@ impl Scenario {
         }
         self.expect.check().map_err(|error| format!("[expect] {error}"))?;
         for (name, load) in std::iter::once(("load", &self.load)).chain(self.background.as_ref().map(|load| ("background", load))) {
-            load.check().map_err(|error| format!("[{name}] {error}"))?;
+            load.check(&self.folder).map_err(|error| format!("[{name}] {error}"))?;
         }
         let Some(sink) = &self.sink else { return Ok(()) };
         let (faults, _) = sink.parts().map_err(|error| format!("[sink] {error}"))?;
@@ -304,7 +310,7 @@ impl Scenario {
 }
 
 impl LoadPlan {
-    fn check(&self) -> Result<(), String> {
+    fn check(&self, folder: &Path) -> Result<(), String> {
         for (name, value) in [("sessions", self.sessions), ("recipients", self.recipients), ("domains", self.domains)] {
             if value == 0 {
                 return Err(format!("{name} = 0: 1 at least"));
@@ -328,20 +334,21 @@ impl LoadPlan {
             return Err(format!("think_ms = {}: {MILLISECONDS_MAX} at most", self.think_ms));
         }
         content::check_sizes(&self.size.0).map_err(|error| format!("size = {error}"))?;
-        self.ingredients().check()?;
-        self.abort.iter().try_for_each(|abort| parse_abort(abort).map(drop)).map_err(|error| format!("abort = {error}"))
+        self.ingredients(folder).check()?;
+        self.abort.iter().try_for_each(|abort| parse_abort(abort).map(drop)).map_err(|error| format!("abort = {error}"))?;
+        self.ingredients(folder).check_places()
     }
 
-    fn ingredients(&self) -> Ingredients<'_> {
+    fn ingredients<'a>(&'a self, folder: &'a Path) -> Ingredients<'a> {
         let (corpus, template) = (self.corpus.as_ref(), self.template.as_ref());
-        Ingredients { corpus, template, header: &self.header, attach: &self.attach, size: &self.size.0 }
+        Ingredients { folder, corpus, template, header: &self.header, attach: &self.attach, size: &self.size.0 }
     }
 
-    /// The options of a source that does this, to `to` from these cores for `seconds`.
+    /// The options of a source that does this, to `to` from these cores for `seconds`; `folder` is that of its scenario.
     ///
     /// # Errors
     /// A file of its content that cannot be read.
-    pub fn options(&self, to: std::net::SocketAddr, cores: &Cores, seconds: f64) -> Result<SourceOptions, String> {
+    pub fn options(&self, folder: &Path, to: std::net::SocketAddr, cores: &Cores, seconds: f64) -> Result<SourceOptions, String> {
         Ok(SourceOptions {
             cores: cores.0.clone(),
             sessions: self.sessions,
@@ -362,7 +369,7 @@ impl LoadPlan {
             addresses: self.from_address.clone(),
             aborts: self.abort.iter().map(|abort| parse_abort(abort)).collect::<Result<_, _>>()?,
             timeout: Duration::from_secs_f64(self.timeout_s),
-            ..SourceOptions::new(to, cores.0[0], self.ingredients().read()?)
+            ..SourceOptions::new(to, cores.0[0], self.ingredients(folder).read()?)
         })
     }
 }
@@ -470,6 +477,38 @@ mod tests {
         }
     }
 
+    /// What happened: mix files lay beside their scenario, and corpus, template and attachments were looked for where the call was made, when
+    /// the server had been started.
+    #[test]
+    fn every_path_of_a_scenario_begins_from_its_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        std::fs::create_dir(at("mail")).unwrap();
+        for name in ["mail/one.eml", "t.eml", "a.txt"] {
+            std::fs::write(at(name), "Subject: x\r\n\r\ntext\r\n").unwrap();
+        }
+        let find = |load: &str| {
+            std::fs::write(at("mine.toml"), format!("name = \"x\"\nabout = \"y\"\nseconds = 1\n[load]\n{load}")).unwrap();
+            Scenario::find(at("mine.toml").to_str().unwrap())
+        };
+        let there = |path: &str| format!("{:?}", at(path).display().to_string());
+        for (key, name, is_list) in [("corpus", "mail", false), ("template", "t.eml", false), ("attach", "a.txt", true)] {
+            let line = |value: String| if is_list { format!("{key} = [{value}]\n") } else { format!("{key} = {value}\n") };
+            for value in [format!("{name:?}"), format!("\"./mail/../{name}\""), there(name)] {
+                let scenario = find(&line(value.clone())).unwrap();
+                let read = scenario.load.options(&scenario.folder, ([127, 0, 0, 1], 25).into(), &Cores(vec![0]), 1.0);
+                assert!(!matches!(read.unwrap().content, content::ContentKind::Text(_)), "{key} = {value}");
+                // Results of one scenario are the same wherever it lies.
+                assert!(toml::to_string(&scenario).unwrap().contains(&line(value)), "as it was written");
+            }
+            let error = find(&line("\"none.x\"".into())).unwrap_err();
+            let told = format!("mine.toml: [load] {key} = \"none.x\": {}: No such file", at("none.x").display());
+            assert!(error.contains(&told), "{error}");
+        }
+        let error = find("attach = [\"mail\"]\n").unwrap_err();
+        assert!(error.contains("attach = \"mail\"") && error.contains("directory"), "{error}");
+    }
+
     #[test]
     fn wrong_values_are_refused() {
         let base = "name = \"x\"\nabout = \"y\"\nseconds = 1\n";
@@ -492,7 +531,8 @@ mod tests {
             ("[load]\nrecipients = 10001\n", "recipients"),
             // The command line refuses it, and a larger one was sent.
             ("[load]\nsize = 100\n", "[load] size = 100: "),
-            ("[load]\nsize = \"@nowhere/mix\"\n", "size = \"@nowhere/mix\": the mix file nowhere/mix: No such file"),
+            ("[load]\nsize = \"@nowhere/mix\"\n", "size = \"@nowhere/mix\": the mix file /"),
+            ("[load]\nsize = \"@nowhere/mix\"\n", "/nowhere/mix: No such file"),
             ("[load]\nmessages = 0\n", "messages"),
             // The command line refuses these, and here all messages were of the least.
             ("[load]\nsize = 100\n", "[load] size = 100: "),

@@ -29,7 +29,7 @@ const EARLIER_SHOWN: usize = 10;
 /// `ringpost-load run …`
 #[derive(Args, Debug, Clone)]
 pub struct RunArguments {
-    /// Built-in scenarios by name, or files.
+    /// Built-in scenarios by name, or files. Paths in a file begin from its folder.
     #[arg(required_unless_present_any = ["suite", "list"], value_name = "SCENARIO")]
     pub scenarios: Vec<String>,
     /// All built-in scenarios, one after the other, into one report.

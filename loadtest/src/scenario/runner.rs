@@ -116,11 +116,11 @@ pub fn run(scenario: &Scenario, place: &Place, stop: &StopSignal, viewer: &mut d
     let mut under_test = UnderTest::start(scenario, place, folder.path(), sinks.iter().map(|sink| sink.address).collect())?;
     let seconds = scenario.seconds;
     let data = |error: String| Failure::Data(format!("{}: {error}", scenario.name));
-    let mut options = scenario.load.options(under_test.address, &place.cores, seconds).map_err(data)?;
+    let mut options = scenario.load.options(&scenario.folder, under_test.address, &place.cores, seconds).map_err(data)?;
     options.ledger = Some(accepted.clone());
     let background = match &scenario.background {
         Some(plan) => {
-            let mut options = plan.options(under_test.address, &place.cores, seconds + 5.0).map_err(data)?;
+            let mut options = plan.options(&scenario.folder, under_test.address, &place.cores, seconds + 5.0).map_err(data)?;
             // Nobody measures it, and yet its mail is mail that must arrive.
             options.ledger = Some(accepted.clone());
             Some(Source::start(options)?)

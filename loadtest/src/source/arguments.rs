@@ -288,7 +288,7 @@ impl SourceArguments {
             SizesArgument::Given(_) => Failure::Usage(format!("--size {error}")),
             SizesArgument::Mix(path) => Failure::Data(format!("the mix file {}: {error}", path.display())),
         })?;
-        let ingredients = Ingredients { corpus, template, header: &self.header, attach: &self.attach, size: &size };
+        let ingredients = Ingredients { folder: Path::new(""), corpus, template, header: &self.header, attach: &self.attach, size: &size };
         ingredients.read().map_err(Failure::Data)
     }
 

@@ -238,13 +238,15 @@ fn a_scenario_that_cannot_be_run_leaves_the_report_of_those_before_it() {
         std::fs::write(path(&format!("{name}.toml")), text).unwrap();
         path(&format!("{name}.toml"))
     };
-    let scenarios = [write("first", ""), write("second", "corpus = \"/nowhere\"\n"), write("third", "")];
+    // A folder without a message.
+    std::fs::create_dir(path("none")).unwrap();
+    let scenarios = [write("first", ""), write("second", "corpus = \"none\"\n"), write("third", "")];
     let sink = sink();
     let to = sink.address.to_string();
     let arguments = ["--to", &to, "--output", &path("results"), "--folder", &path("")];
     let output = ringpost_load(&[&["run"][..], &scenarios.each_ref().map(String::as_str)[..], &arguments[..]].concat());
     assert_eq!(output.status.code(), Some(65), "{}", text(&output));
-    assert!(text(&output).contains("\nnot run: second, third") && text(&output).contains("/nowhere"), "{}", text(&output));
+    assert!(text(&output).contains("\nnot run: second, third") && text(&output).contains("/none has no file"), "{}", text(&output));
     for file in ["first.json", "suite.json", "report.html"] {
         assert!(folder.path().join("results").join(file).exists(), "{file}");
     }
