@@ -32,7 +32,7 @@ use crate::{
     percentile::{PERCENTILES, by_name, is_told, told},
     permissions,
     phase::Phase,
-    server_cpu::{MeasuredPart, ServerCpu},
+    server_cpu::{CpuByPhase, MeasuredPart, ServerCpu},
 };
 
 /// Version of this file's shape; a reader refuses others.
@@ -72,8 +72,8 @@ pub struct RunResult {
     pub max_response_time: f64,
     /// Errors by SMTP code or kind.
     pub errors: ErrorCounts,
-    /// CPU of the server under test, percent of one core, mean over the run or [`Self::server_cpu_measured`], where it was measured. Results
-    /// written before have 0 where it was not.
+    /// CPU of the server under test, percent of one core, mean over the load or [`Self::server_cpu_measured`], where it was measured. Results
+    /// written before have 0 where it was not; those of scenarios with a next hop have that of the drain behind the load in it, too.
     #[serde(default, deserialize_with = "measured")]
     pub cpu_usage: Option<f64>,
     /// Most resident memory of the server under test, MiB, the same.
@@ -103,9 +103,13 @@ pub struct RunResult {
     pub memory_bytes_per_connection: Option<f64>,
     /// CPU of the generator, percent of one core, mean.
     pub generator_cpu_usage: f64,
-    /// CPU of the server for each acknowledged message, microseconds; of those of [`Self::server_cpu_measured`], where that is there.
+    /// CPU of the server for each acknowledged message, microseconds; of those of [`Self::server_cpu_measured`], where that is there, or of all
+    /// [`Self::server_cpu_by_phase`] that was used for them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_us_per_message: Option<f64>,
+    /// CPU of the server during the load and behind it, where a scenario measured both.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_cpu_by_phase: Option<CpuByPhase>,
     /// The part of the run that the server's CPU is of, where it is not known of all: its process ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server_cpu_measured: Option<MeasuredPart>,
@@ -215,9 +219,11 @@ pub struct RunFacts {
     pub initial_metrics: BTreeMap<String, f64>,
     /// Server counters after.
     pub final_metrics: BTreeMap<String, f64>,
-    /// CPU seconds the server used during the whole run, where that is known; else what was measured of it counts
+    /// CPU seconds the server used during the whole load, where that is known; else what was measured of it counts
     /// ([`Measurement::server_cpu`]).
     pub server_cpu_s: Option<f64>,
+    /// The same, and what it used behind the load, where its queue was waited for.
+    pub server_cpu_by_phase: Option<CpuByPhase>,
     /// CPU seconds the generator used.
     pub generator_cpu_s: f64,
     /// Memory of the server before the load, bytes.
@@ -265,7 +271,11 @@ impl RunResult {
                 .zip(memory_max)
                 .map(|(before, most)| most.saturating_sub(before) as f64 / connections_max as f64),
             generator_cpu_usage: if facts.duration_s > 0.0 { facts.generator_cpu_s / facts.duration_s * 100.0 } else { 0.0 },
-            cpu_us_per_message: server_cpu.and_then(|cpu| cpu.us_per_message()),
+            cpu_us_per_message: match facts.server_cpu_by_phase {
+                Some(cpu) => cpu.us_per_message(),
+                None => server_cpu.and_then(|cpu| cpu.us_per_message()),
+            },
+            server_cpu_by_phase: facts.server_cpu_by_phase,
             server_cpu_measured: measured.filter(|_| facts.server_cpu_s.is_none()).map(|cpu| cpu.within),
             load: facts.load,
             phases: Phase::ALL
@@ -477,6 +487,26 @@ mod tests {
         // What is known of the whole run needs no part.
         let whole = SampleRun::default().result();
         assert_eq!((whole.server_cpu_measured, whole.per_second_when_measured()), (None, whole.emails_per_second));
+    }
+
+    /// What happened: what the server used while its queue emptied behind the load was divided by the seconds of the load, and what the
+    /// background's mail cost was charged to the others'.
+    #[test]
+    fn cpu_of_the_drain_is_apart_and_a_messages_cost_is_that_of_all_it_was_for() {
+        let sample = SampleRun { seconds: 10, ..SampleRun::default() };
+        let result = |is_drained| {
+            let whole = sample.result();
+            let cpu = CpuByPhase { load_s: 6.0, drain_s: 3.0, drain_lasted_s: 4.0, messages: whole.emails_sent + 1000, is_drained };
+            let facts = RunFacts { server_cpu_s: Some(6.0), server_cpu_by_phase: Some(cpu), ..sample.facts() };
+            RunResult::new(sample.measurement(), facts)
+        };
+        let run = result(true);
+        assert_eq!((run.cpu_usage.map(f64::round), run.server_cpu_by_phase.map(|cpu| cpu.drain_s)), (Some(60.0), Some(3.0)));
+        let cost = 9e6 / (run.emails_sent + 1000) as f64;
+        assert!(run.cpu_us_per_message.is_some_and(|us| (us - cost).abs() < 1e-9), "{:?}", run.cpu_us_per_message);
+        let read = RunResult::parse(&serde_json::to_string(&run).unwrap()).unwrap();
+        assert_eq!(read.server_cpu_by_phase, run.server_cpu_by_phase);
+        assert_eq!(result(false).cpu_us_per_message, None, "some were accepted only");
     }
 
     #[test]

@@ -38,6 +38,11 @@ impl Default for SampleRun {
 impl SampleRun {
     /// The result of such a run: 8 sessions in a closed loop, a wait of about 0.4 ms for the 250.
     pub fn result(&self) -> RunResult {
+        RunResult::new(self.measurement(), self.facts())
+    }
+
+    /// What was measured of it.
+    pub fn measurement(&self) -> Measurement {
         let mut random = Random::part(self.seed, 0);
         let pace = self.slowness * (random.normal() * self.noise).exp();
         let tail = (random.normal() * self.noise * 2.0).exp();
@@ -59,7 +64,7 @@ impl SampleRun {
             let engine = Look { cpu, wall: Duration::from_secs(1), memory_bytes: 50_000_000 + second * 10_000 };
             run.sample(second, Some(engine), Some(ProcessSample { cpu_percent: 40.0, memory_bytes: 9_000_000 }));
         }
-        RunResult::new(run, self.facts())
+        run
     }
 
     /// What is known of it beside what was measured.
@@ -76,6 +81,7 @@ impl SampleRun {
             initial_metrics: BTreeMap::new(),
             final_metrics: BTreeMap::new(),
             server_cpu_s: Some(self.seconds as f64 * 0.6),
+            server_cpu_by_phase: None,
             generator_cpu_s: self.seconds as f64 * 0.4,
             server_memory_before: Some(40_000_000),
             machine: Machine { cores: 2, cores_allowed: 2, memory_mib: 1000, kernel: "Linux 6.1".into(), ..Machine::default() },

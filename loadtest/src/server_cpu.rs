@@ -22,6 +22,34 @@ pub struct MeasuredPart {
     pub messages: u64,
 }
 
+/// CPU time of a server during the load and behind it, of a run whose queue was waited for.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+pub struct CpuByPhase {
+    /// Seconds of CPU from the beginning of the load to its last reply.
+    pub load_s: f64,
+    /// Seconds of CPU from then on, until what was owed to the next hop had come or was not waited for any more.
+    pub drain_s: f64,
+    /// How long that took, seconds.
+    pub drain_lasted_s: f64,
+    /// Messages acknowledged by then, those of the background too: what all of it was used for.
+    pub messages: u64,
+    /// All of these were settled. If not, some were accepted only, and what a whole one costs is not known.
+    pub is_drained: bool,
+}
+
+impl CpuByPhase {
+    /// Microseconds for each message, from its MAIL to its delivery; none where some had still to be delivered, or there was none.
+    pub fn us_per_message(&self) -> Option<f64> {
+        let cpu_s = self.load_s + self.drain_s;
+        (self.is_drained && cpu_s > 0.0 && self.messages > 0).then(|| cpu_s * 1e6 / self.messages as f64)
+    }
+
+    /// How many times what was used during the load was used in all; 1 where nothing was.
+    pub fn whole_by_load(&self) -> f64 {
+        if self.load_s > 0.0 { (self.load_s + self.drain_s) / self.load_s } else { 1.0 }
+    }
+}
+
 impl ServerCpu {
     /// Adds what was used since the look before, for so many acknowledged messages.
     pub fn add(&mut self, look: &Look, messages: u64) {

@@ -72,6 +72,39 @@ fn what_does_not_come_from_a_server_that_runs_may_wait_there() {
     }
 }
 
+/// What happened: what a server used while its queue was waited for was that of the load, which had then used several cores' time on one.
+#[test]
+fn the_servers_cpu_behind_the_load_is_not_that_of_the_load() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
+    let scenario = "name = \"drain\"\nabout = \"Waits.\"\nseconds = 60\n[load]\nmessages = 5\n[sink]\n[expect]\ndrain_s_max = 0.5\n";
+    std::fs::write(path("drain.toml"), scenario).unwrap();
+    // The server is this process. It sends nothing on, and when the load is over it works.
+    let sink = Sink::start(SinkOptions::new(([127, 0, 0, 1], 0).into(), pinning::cores().unwrap()[0])).unwrap();
+    let counters = sink.counters();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringpost-load"));
+    command.args(["run", &path("drain.toml"), "--to", &sink.address.to_string(), "--next-hop", "127.0.0.1:0", "--folder", &path("")]);
+    command.args(["--server-pid", &std::process::id().to_string(), "--output", &path("results")]).stdout(Stdio::null());
+    let mut run = command.spawn().unwrap();
+    while counters.messages() < 5 || counters.connections_open() > 0 {
+        assert_eq!(run.try_wait().unwrap(), None);
+        std::thread::yield_now();
+    }
+    let status = loop {
+        match run.try_wait().unwrap() {
+            Some(status) => break status,
+            None => std::hint::black_box((0..1_000_000_u64).sum::<u64>()),
+        };
+    };
+    assert_eq!(status.code(), Some(1), "what it did not send on is lost");
+    let result = RunResult::read(&folder.path().join("results/drain.json")).unwrap();
+    let cpu = result.server_cpu_by_phase.unwrap();
+    assert!(cpu.drain_lasted_s >= 0.5 && cpu.drain_s > 0.0 && cpu.messages == 5 && !cpu.is_drained, "{cpu:?}");
+    let of_load = result.cpu_usage.unwrap_or(0.0) / 100.0 * result.duration;
+    assert!((of_load - cpu.load_s).abs() < 0.001, "{of_load} {cpu:?}");
+    assert_eq!(result.cpu_us_per_message, None, "what a message costs whose delivery did not come is not known");
+}
+
 /// What happened: a key of `[engine.settings]` that the engine does not know was a server that is not reachable.
 #[test]
 fn settings_that_the_engine_refuses_are_the_scenarios_fault() {

@@ -103,7 +103,7 @@ pub fn advise(run: &RunResult) -> Advice {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{error_kind::ErrorKind, phase::Phase, sample_run::SampleRun};
+    use crate::{error_kind::ErrorKind, phase::Phase, sample_run::SampleRun, server_cpu::CpuByPhase};
 
     fn judged(change: impl FnOnce(&mut RunResult)) -> Advice {
         let mut run = SampleRun::default().result();
@@ -377,6 +377,17 @@ mod tests {
         let capacity = advice.capacity.unwrap();
         assert!(!capacity.at_least, "{capacity:?}");
         assert!(capacity.sentences[1].contains("the wait for the disk ended it before its cores did"), "{capacity:?}");
+    }
+
+    #[test]
+    fn what_the_queue_costs_behind_the_load_lowers_the_capacity() {
+        let capacity = |drain_s| {
+            let cpu = CpuByPhase { load_s: 6.0, drain_s, drain_lasted_s: 2.0, messages: 100, is_drained: true };
+            judged(|run| run.server_cpu_by_phase = Some(cpu)).capacity.unwrap()
+        };
+        let (whole, part) = (capacity(0.0), capacity(3.0));
+        assert!((whole.messages_per_second / part.messages_per_second - 1.5).abs() < 1e-9, "{whole:?} {part:?}");
+        assert!(part.sentences[0].contains("and 50 % of that again behind the load") && !whole.sentences[0].contains("behind"), "{part:?}");
     }
 
     /// What happened: connections that waited while a killed server was started again were called those of a server that makes room slowly,

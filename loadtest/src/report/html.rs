@@ -218,6 +218,9 @@ fn facts(body: &mut String, run: &RunResult) {
     if let Some(seconds) = run.settings["drain_s"].as_f64() {
         words.push(format!("queue empty {} after the load", latency(seconds * 1e9)));
     }
+    if let Some(cpu) = run.server_cpu_by_phase.filter(|cpu| cpu.drain_s > 0.0) {
+        words.push(format!("the server used {} s of CPU during the load and {} s behind it", number(cpu.load_s), number(cpu.drain_s)));
+    }
     if !words.is_empty() {
         push(body, format_args!("<p class=\"quiet\">{}</p>", escape(&words.join(" · "))));
     }

@@ -51,6 +51,11 @@ impl RunResult {
         {
             return Err(format!("server_cpu_measured: {} messages in {} s are no part of the run", part.messages, part.seconds));
         }
+        if let Some(cpu) = self.server_cpu_by_phase
+            && let Some(said) = [cpu.load_s, cpu.drain_s, cpu.drain_lasted_s].into_iter().find(|said| !said.is_finite() || *said < 0.0)
+        {
+            return Err(format!("server_cpu_by_phase: {said} cannot be"));
+        }
         for (phase, summary) in &self.phases {
             summary.check().map_err(|reason| format!("phases.{}.{reason}", phase.name()))?;
         }

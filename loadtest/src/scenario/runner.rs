@@ -21,6 +21,7 @@ use crate::{
         Scenario,
         under_test::{UnderTest, death, hold},
     },
+    server_cpu::CpuByPhase,
     signals::StopSignal,
     sink::{Sink, SinkOptions, SinkReport},
     source::{
@@ -93,6 +94,8 @@ struct Deliveries {
     sinks: Vec<SinkReport>,
     difference: Option<Difference>,
     drain_s: Option<f64>,
+    /// Nothing that was accepted is still to be delivered, or there is no next hop that it is for.
+    is_drained: bool,
     failures: Vec<String>,
 }
 
@@ -118,6 +121,8 @@ pub fn run(scenario: &Scenario, place: &Place, stop: &StopSignal, viewer: &mut d
     let data = |error: String| Failure::Data(format!("{}: {error}", scenario.name));
     let mut options = scenario.load.options(&scenario.folder, under_test.address, &place.cores, seconds).map_err(data)?;
     options.ledger = Some(accepted.clone());
+    let initial_metrics = under_test.counters();
+    let cpu_before = under_test.cpu();
     let background = match &scenario.background {
         Some(plan) => {
             let mut options = plan.options(&scenario.folder, under_test.address, &place.cores, seconds + 5.0).map_err(data)?;
@@ -127,18 +132,32 @@ pub fn run(scenario: &Scenario, place: &Place, stop: &StopSignal, viewer: &mut d
         }
         None => None,
     };
-    let initial_metrics = under_test.counters();
-    let cpu_before = under_test.cpu();
     let server_memory_before = under_test.pid().and_then(|pid| Some(tree_use(pid).ok()?.memory_bytes));
     under_test.kill_later(scenario.engine.kill_after_s);
     let pid = || under_test.pid();
     let beside = Beside { server_pid: Some(&pid), sinks: &sinks };
     let mut ran = run_source(options.clone(), beside, stop, viewer)?;
-    // The noise in the background ends with what was measured; how it fared is not asked.
-    drop(background);
+    let (cpu_loaded, loaded) = (under_test.cpu(), Instant::now());
+    // The noise in the background ends with what was measured; how it fared is not asked, and yet the server worked for it.
+    let in_background = background.and_then(|source| {
+        source.stop();
+        source.join().ok()
+    });
     let recovery_s = under_test.killed()?;
     let deliveries = account(scenario, &mut under_test, sinks, stop, &mut ran, (&accepted, &delivered))?;
-    let server_cpu_s = under_test.cpu().zip(cpu_before).map(|(after, before)| after.saturating_sub(before).as_secs_f64());
+    let drain_lasted_s = loaded.elapsed().as_secs_f64();
+    let used = |from: Duration, to: Duration| to.saturating_sub(from).as_secs_f64();
+    // Of one that has died behind the load what it used there is not known, and what its mail would have cost neither.
+    let server_cpu_by_phase = match (cpu_before, cpu_loaded, under_test.cpu()) {
+        (Some(before), Some(loaded), Some(after)) => Some(CpuByPhase {
+            load_s: used(before, loaded),
+            drain_s: used(loaded, after),
+            drain_lasted_s,
+            messages: ran.report.acknowledged + in_background.map_or(0, |report| report.acknowledged),
+            is_drained: deliveries.is_drained,
+        }),
+        _ => None,
+    };
     let final_metrics = under_test.counters();
     let mut failures = judge(scenario, &ran, &deliveries);
     failures.extend(under_test.end().filter(|failure| !deliveries.failures.contains(failure)));
@@ -160,7 +179,8 @@ pub fn run(scenario: &Scenario, place: &Place, stop: &StopSignal, viewer: &mut d
         settings,
         initial_metrics,
         final_metrics,
-        server_cpu_s,
+        server_cpu_s: server_cpu_by_phase.map(|cpu| cpu.load_s),
+        server_cpu_by_phase,
         generator_cpu_s: ran.cpu.as_secs_f64(),
         server_memory_before,
         machine,
@@ -226,7 +246,8 @@ fn account(
     ran: &mut SourceRun,
     (accepted, delivered): (&Path, &Path),
 ) -> Result<Deliveries, Failure> {
-    let mut deliveries = Deliveries { sinks: Vec::new(), difference: None, drain_s: None, failures: Vec::new() };
+    let mut deliveries =
+        Deliveries { sinks: Vec::new(), difference: None, drain_s: None, is_drained: sinks.is_empty(), failures: Vec::new() };
     if sinks.is_empty() {
         return Ok(deliveries);
     }
@@ -267,6 +288,7 @@ fn account(
         );
     } else if waited {
         let difference = compare(&[accepted], delivered)?;
+        deliveries.is_drained = if under_test.engine.is_some() { deliveries.drain_s.is_some() } else { difference.lost == 0 };
         if difference.lost > 0 && under_test.engine.is_none() {
             deliveries.failures.push(format!(
                 "nothing more came for {} s: what is lost may wait in the server's queue, whose retries are its own and not the scenario's",

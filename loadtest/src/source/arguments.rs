@@ -390,6 +390,7 @@ impl SourceArguments {
             initial_metrics: Default::default(),
             final_metrics: Default::default(),
             server_cpu_s: run.server_cpu.map(|cpu| cpu.as_secs_f64()),
+            server_cpu_by_phase: None,
             generator_cpu_s: run.cpu.as_secs_f64(),
             server_memory_before,
             machine,

@@ -8,6 +8,9 @@ use crate::run_result::RunResult;
 /// Share of its cores below which the cost of a message is that of a lightly loaded server.
 const LOADED: f64 = 0.6;
 
+/// Share of what was used during the load from which on what was used behind it is told.
+const BEHIND_TOLD: f64 = 0.01;
+
 /// An estimate of what the server could carry.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct Capacity {
@@ -26,15 +29,22 @@ pub(super) fn capacity(run: &RunResult, numbers: &Numbers, bottleneck: Bottlenec
     if pace <= 0.0 {
         return None;
     }
-    let cpu_bound = pace * BUSY / share;
+    // What waited in the queue when the load ended costs what it costs then.
+    let behind = run.server_cpu_by_phase.map_or(0.0, |cpu| cpu.whole_by_load() - 1.0);
+    let cpu_bound = pace * BUSY / (share * (1.0 + behind));
     let before_cores = before_its_cores(bottleneck);
     let at_least = share < LOADED && before_cores.is_none();
     let mut sentences = vec![format!(
-        "At {pace:.0} messages/s the server used {:.0} % of its {} core(s){}; if the cost per message stays, its cores are 85 % busy at about \
+        "At {pace:.0} messages/s the server used {:.0} % of its {} core(s){}{}; if the cost per message stays, its cores are 85 % busy at about \
          {cpu_bound:.0} messages/s.",
         share * 100.0,
         numbers.server_cores,
-        when_measured(run)
+        when_measured(run),
+        if behind >= BEHIND_TOLD {
+            format!(", and {:.0} % of that again behind the load, for what was queued", behind * 100.0)
+        } else {
+            String::new()
+        },
     )];
     if let Some(what) = before_cores {
         sentences.push(format!(
